@@ -1,0 +1,171 @@
+"""From labelled cells to a trained reference."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+from anndata import AnnData
+
+from spikgpt.data import check_trainable, labels_of
+from spikgpt.embedders import Embedder, fit_embedder
+from spikgpt.errors import LabelsError
+from spikgpt.metrics import measure
+from spikgpt.model import SpikingClassifier
+from spikgpt.reference import LabelMap, Reference
+from spikgpt.thresholds import PAPER_THRESHOLD, confidence_of, conformal_threshold, is_unknown
+from spikgpt.training import Progress, fit, hold_out, network_config, recipe_named
+
+# obs columns that hold Cell Ontology ids: ours, and that of the CELLxGENE schema.
+ONTOLOGY_COLUMNS = ("cell_ontology_id", "cell_type_ontology_term_id")
+
+
+def train(
+    adata: AnnData,
+    label_key: str,
+    *,
+    batch_key: str | None = None,
+    embedder: str = "pca",
+    layer: str | None = None,
+    recipe: str = "default",
+    name: str = "reference",
+    seed: int = 0,
+    device: str | None = None,
+    provenance: dict[str, Any] | None = None,
+    checkpoints: Path | None = None,
+    on_epoch: Callable[[str, Progress], None] | None = None,
+) -> Reference:
+    """Train a reference on labelled cells.
+
+    A part of the cells is held out, whole donors or batches if ``batch_key`` names their column, else 30% of each
+    label. What the reference states about itself, and its threshold, is measured on that part. The default recipe
+    then trains again on all cells.
+
+    Parameters
+    ----------
+    label_key
+        Column of ``obs`` with the cell types. Cells without a label, and types of fewer than 5 cells, are left out.
+    embedder
+        ``pca``, or ``obsm:KEY`` for an embedding that the AnnData brings.
+    recipe
+        ``default`` or ``paper``.
+    provenance
+        More about the cells that the reference should keep, such as their source and licence; plain JSON values.
+    checkpoints
+        Folder to keep the state of the training in, to resume from after an interruption.
+    on_epoch
+        Called with the stage and its progress after each epoch.
+
+    Raises
+    ------
+    DataError
+        When the cells cannot be read or the labels cannot be learned from.
+    ConfigError
+        When an option is out of range.
+    CheckpointError
+        When ``checkpoints`` holds the state of another training.
+    """
+    chosen = recipe_named(recipe)
+    labels, labelled = labels_of(adata, label_key)
+    dropped = check_trainable(labels[labelled])
+    used = labelled & ~np.isin(labels, list(dropped))
+    groups = None if batch_key is None else _groups(adata, batch_key)[used]
+    cells, labels = adata[used], labels[used]
+    names, label_index = np.unique(labels, return_inverse=True)
+
+    def trained(stage: str, part: npt.NDArray[Any]) -> tuple[Embedder, SpikingClassifier, tuple[str, ...]]:
+        fitted = fit_embedder(embedder, cells[part], labels[part], layer=layer, seed=seed)
+        vectors = fitted.embed(cells[part], layer=layer, scaling="reference").vectors
+        present, index = np.unique(label_index[part], return_inverse=True)
+        classifier = fit(
+            network_config(chosen, fitted.dim, len(present)),
+            chosen,
+            vectors,
+            index,
+            seed=seed,
+            device=device,
+            checkpoint=checkpoints / f"{stage}.safetensors" if checkpoints else None,
+            on_epoch=(lambda progress: on_epoch(stage, progress)) if on_epoch else None,
+        )
+        return fitted, classifier, tuple(names[present].tolist())
+
+    train_part, held_part = hold_out(labels, groups, seed=seed)
+    fitted, classifier, known = trained("held-out", train_part)
+    held_known = held_part[np.isin(labels[held_part], known)]
+    embedding = fitted.embed(cells[held_known], layer=layer)
+    ontology_ids = _ontology_ids(cells, labels, names)
+    measured = Reference(
+        name=name,
+        embedder=fitted,
+        classifier=classifier,
+        labels=_label_map(known, ontology_ids),
+        thresholds=conformal_threshold(np.ones(1)),
+        metrics={},
+        provenance={},
+    )
+    probabilities = measured.probabilities(embedding.vectors)
+    confidence = confidence_of(probabilities)
+    predicted = np.array(known)[probabilities.argmax(axis=1)]
+    if chosen.refit:
+        fitted, classifier, known = trained("all-cells", np.arange(len(labels)))
+    return Reference(
+        name=name,
+        embedder=fitted,
+        classifier=classifier,
+        labels=_label_map(known, ontology_ids),
+        thresholds=conformal_threshold(confidence),
+        metrics={
+            "cells": len(labels),
+            "cells_per_label": {label: int((labels == label).sum()) for label in known},
+            "held_out_by": _held_out_by(batch_key, groups, held_part),
+            "held_out": measure(labels[held_known], predicted).to_dict(),
+            "paper_threshold_rejects": float(is_unknown(confidence, PAPER_THRESHOLD).mean()),
+        },
+        provenance={
+            **(provenance or {}),
+            "label_key": label_key,
+            "batch_key": batch_key,
+            "recipe": chosen.to_dict(),
+            "seed": seed,
+            "cells_without_label": int((~labelled).sum()),
+            "labels_left_out": dropped,
+        },
+    )
+
+
+def _groups(adata: AnnData, batch_key: str) -> npt.NDArray[np.str_]:
+    """Return the donor or batch of each cell."""
+    groups, stated = labels_of(adata, batch_key)
+    if not stated.all():
+        msg = f"{int((~stated).sum())} cells have no value in obs[{batch_key!r}]; fill them in, or leave the batch key out."
+        raise LabelsError(msg)
+    return groups
+
+
+def _ontology_ids(adata: AnnData, labels: npt.NDArray[np.str_], names: npt.NDArray[np.str_]) -> dict[str, str | None]:
+    """Return the Cell Ontology id of each label, where one column gives all its cells the same id."""
+    column = next((key for key in ONTOLOGY_COLUMNS if key in adata.obs), None)
+    ids: dict[str, str | None] = dict.fromkeys(names.tolist())
+    if column is None:
+        return ids
+    stated = adata.obs[column].astype(str).to_numpy()
+    for name in names.tolist():
+        found = np.unique(stated[labels == name])
+        if len(found) == 1 and found[0].startswith("CL:"):
+            ids[name] = str(found[0])
+    return ids
+
+
+def _label_map(names: tuple[str, ...], ontology_ids: dict[str, str | None]) -> LabelMap:
+    """Return the label map of the labels that a classifier knows."""
+    return LabelMap(names, tuple(ontology_ids[name] for name in names))
+
+
+def _held_out_by(batch_key: str | None, groups: npt.NDArray[np.str_] | None, held: npt.NDArray[Any]) -> str:
+    """Say in words which cells were held out."""
+    if groups is None:
+        return "30% of the cells of each label"
+    return f"{batch_key} {', '.join(np.unique(groups[held]).tolist())}"

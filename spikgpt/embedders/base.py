@@ -1,0 +1,81 @@
+"""What every embedder offers: cells in, one vector a cell out."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any, Protocol
+
+import numpy as np
+import numpy.typing as npt
+from anndata import AnnData
+
+from spikgpt.genes import GeneList
+
+Floats = npt.NDArray[np.floating[Any]]
+
+
+@dataclass(frozen=True)
+class EmbeddingReport:
+    """How the cells were read and embedded, for the user and for provenance.
+
+    ``genes_matched`` counts the reference's genes found in the query; both gene counts are 0 for an embedding that the
+    user brings. ``notes`` are whole sentences on anything suspicious.
+    """
+
+    source: str
+    values: str
+    scaling: str
+    genes_matched: int
+    genes_total: int
+    notes: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True)
+class Embedding:
+    """Cell embeddings.
+
+    ``vectors`` has shape (n, dim), float64; ``empty``, shape (n,), marks cells without any counts, whose vectors mean
+    nothing.
+    """
+
+    vectors: npt.NDArray[np.float64]
+    empty: npt.NDArray[np.bool_]
+    report: EmbeddingReport
+
+
+class Embedder(Protocol):
+    """Turns cells into vectors, the same way for the reference and for a query."""
+
+    @property
+    def kind(self) -> str:
+        """Name on the command line: ``pca``, or ``obsm:KEY``."""
+
+    @property
+    def dim(self) -> int:
+        """Length of a cell's vector."""
+
+    @property
+    def genes(self) -> GeneList | None:
+        """Genes that the embedder reads, in order; None when it reads no expression."""
+
+    def embed(self, adata: AnnData, *, layer: str | None = None, scaling: str = "auto") -> Embedding:
+        """Embed every cell of ``adata``.
+
+        Parameters
+        ----------
+        layer
+            Layer to read; by default the best expression values that the AnnData holds.
+        scaling
+            How query genes are brought to the reference's scale, for embedders that scale.
+
+        Raises
+        ------
+        DataError
+            When the cells cannot be embedded.
+        """
+
+    def settings(self) -> dict[str, Any]:
+        """Return what ``config.json`` keeps of the embedder."""
+
+    def tensors(self) -> dict[str, Floats]:
+        """Return what ``model.safetensors`` keeps of the embedder."""

@@ -1,0 +1,91 @@
+"""An embedding that the user brings in ``obsm``."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from anndata import AnnData
+from scipy import sparse
+
+from spikgpt.embedders.base import Embedding, EmbeddingReport, Floats
+from spikgpt.errors import ConfigError, DataError
+
+PREFIX = "obsm:"
+SCALINGS = ("auto", "reference")
+
+
+@dataclass(frozen=True)
+class PrecomputedEmbedder:
+    """Reads ``obsm[key]``, which must come from the same embedding model for reference and query."""
+
+    key: str
+    dim: int
+    genes: None = None
+
+    @property
+    def kind(self) -> str:
+        """Name on the command line."""
+        return PREFIX + self.key
+
+    @classmethod
+    def fit(cls, adata: AnnData, key: str) -> PrecomputedEmbedder:
+        """Take the length of ``obsm[key]`` of the reference.
+
+        Raises
+        ------
+        DataError
+            When there is no such embedding, or it holds values that are not finite.
+        """
+        return cls(key, _vectors(adata, key).shape[1])
+
+    def embed(self, adata: AnnData, *, layer: str | None = None, scaling: str = "auto") -> Embedding:
+        """Return ``obsm[key]`` as it is.
+
+        Raises
+        ------
+        DataError
+            When there is no such embedding, it has another length, or it holds values that are not finite.
+        ConfigError
+            When a layer or a scaling is asked for, which an embedding has no use for.
+        """
+        if layer is not None or scaling not in SCALINGS:
+            msg = (
+                f"This reference classifies obsm[{self.key!r}] as it is, so layer={layer!r} and scaling={scaling!r} "
+                "have no meaning; leave them out."
+            )
+            raise ConfigError(msg)
+        vectors = _vectors(adata, self.key)
+        if vectors.shape[1] != self.dim:
+            msg = (
+                f"obsm[{self.key!r}] has {vectors.shape[1]} columns; the reference was trained on {self.dim}. "
+                "Embed the query with the model that embedded the reference."
+            )
+            raise DataError(msg)
+        report = EmbeddingReport(f"obsm[{self.key!r}]", "embedding", "none", genes_matched=0, genes_total=0)
+        return Embedding(vectors, np.zeros(len(vectors), dtype=bool), report)
+
+    def settings(self) -> dict[str, Any]:
+        """Return what ``config.json`` keeps of the embedder."""
+        return {"kind": "obsm", "key": self.key, "dim": self.dim}
+
+    def tensors(self) -> dict[str, Floats]:
+        """Return no tensors: everything is in the settings."""
+        return {}
+
+
+def _vectors(adata: AnnData, key: str) -> Floats:
+    """Return ``obsm[key]``, shape (n, dim), float64, checked."""
+    if key not in adata.obsm:
+        available = ", ".join(sorted(adata.obsm)) or "none"
+        msg = f"There is no obsm[{key!r}]; this AnnData has: {available}. Add the embedding, or name one of these."
+        raise DataError(msg)
+    stored = adata.obsm[key]
+    dense = stored.toarray() if sparse.issparse(stored) else np.asarray(stored)
+    vectors: Floats = np.atleast_2d(dense).astype(np.float64)
+    if not np.isfinite(vectors).all():
+        cells = int((~np.isfinite(vectors).all(axis=1)).sum())
+        msg = f"obsm[{key!r}] holds NaN or infinite values in {cells} cells; remove those cells or embed them again."
+        raise DataError(msg)
+    return vectors
