@@ -131,7 +131,7 @@ def annotate(
     """
     used = reference.thresholds.threshold if threshold is None else threshold
     is_unknown(np.empty(0), used)  # refuse a bad threshold before the work
-    embedding = reference.embedder.embed(adata, layer=layer, scaling=scaling)
+    embedding = reference.embedder.embed(adata, layer=layer, scaling=scaling, classify=reference.probabilities)
     probabilities = reference.probabilities(embedding.vectors, batch_size=batch_size, on_cells=on_cells)
     probabilities[embedding.empty] = 0
     names = np.array(reference.labels.names)

@@ -95,7 +95,6 @@ def train(
     train_part, held_part = hold_out(labels, groups, seed=seed)
     fitted, classifier, known = trained("held-out", train_part)
     held_known = held_part[np.isin(labels[held_part], known)]
-    embedding = fitted.embed(cells[held_known], layer=layer)
     ontology_ids = _ontology_ids(cells, labels, names)
     measured = Reference(
         name=name,
@@ -106,6 +105,7 @@ def train(
         metrics={},
         provenance={},
     )
+    embedding = fitted.embed(cells[held_known], layer=layer, classify=measured.probabilities)
     probabilities = measured.probabilities(embedding.vectors)
     confidence = confidence_of(probabilities)
     predicted = np.array(known)[probabilities.argmax(axis=1)]
@@ -140,7 +140,8 @@ def _groups(adata: AnnData, batch_key: str) -> npt.NDArray[np.str_]:
     """Return the donor or batch of each cell."""
     groups, stated = labels_of(adata, batch_key)
     if not stated.all():
-        msg = f"{int((~stated).sum())} cells have no value in obs[{batch_key!r}]; fill them in, or leave the batch key out."
+        missing = int((~stated).sum())
+        msg = f"{missing} cells have no value in obs[{batch_key!r}]; fill them in, or leave the batch key out."
         raise LabelsError(msg)
     return groups
 

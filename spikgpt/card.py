@@ -28,6 +28,9 @@ def card(
     table = "\n".join(rows)
     origin = provenance.get("source") or "not stated"
     licence = provenance.get("licence") or "other"
+    recipe, seed = provenance["recipe"]["name"], provenance["seed"]
+    threshold, rate = thresholds["threshold"], 100 * thresholds["unknown_rate"]
+    paper_rejects = 100 * metrics["paper_threshold_rejects"]
     return f"""---
 license: {licence.lower()}
 library_name: spikgpt
@@ -38,7 +41,7 @@ tags:
 ---
 # {name}
 
-A SpikGPT reference with {len(labels)} labels, trained on {metrics["cells"]} cells (recipe `{provenance["recipe"]["name"]}`, seed {provenance["seed"]}).
+A SpikGPT reference with {len(labels)} labels, trained on {metrics["cells"]} cells (recipe `{recipe}`, seed {seed}).
 Origin of the cells: {origin}
 
 ```python
@@ -52,7 +55,8 @@ spikgpt annotate QUERY.h5ad --model {name} --out OUT.h5ad
 
 ## Measured on held-out reference cells
 
-Held out: {metrics["held_out_by"]}. {held_out["cells"]} cells, accuracy {held_out["accuracy"]:.3f}, macro-F1 {held_out["macro_f1"]:.3f}.
+Held out: {metrics["held_out_by"]}. Over {held_out["cells"]} cells, accuracy is {held_out["accuracy"]:.3f} and
+macro-F1 {held_out["macro_f1"]:.3f}.
 
 | label | Cell Ontology id | cells in the reference | held-out cells | recall | F1 |
 |---|---|---|---|---|---|
@@ -60,7 +64,8 @@ Held out: {metrics["held_out_by"]}. {held_out["cells"]} cells, accuracy {held_ou
 
 ## Unknown
 
-A cell whose largest class probability is below {thresholds["threshold"]:.4f} is Unknown. The threshold rejects at most
-{100 * thresholds["unknown_rate"]:.0f}% of known cells like the {thresholds["calibration_cells"]} held-out ones; the paper's fixed threshold, {thresholds["paper_threshold"]}, rejected {100 * metrics["paper_threshold_rejects"]:.1f}% of them.
-Cells from another study, technology or tissue state can be rejected more or less often than that.
+A cell whose largest class probability is below {threshold:.4f} is Unknown. That rejects at most {rate:.0f}% of known
+cells like the {thresholds["calibration_cells"]} held-out ones. The paper's fixed threshold,
+{thresholds["paper_threshold"]}, rejected {paper_rejects:.1f}% of them. Cells from another study, technology or tissue
+state can be rejected more or less often.
 """

@@ -21,6 +21,7 @@ Zhou et al., Spikformer: When Spiking Neural Network Meets Transformer (2023), f
 from __future__ import annotations
 
 import copy
+import logging
 from collections.abc import Mapping
 
 import torch
@@ -29,6 +30,9 @@ from torch import Tensor, nn
 
 from spikgpt.config import SpikGPTConfig
 from spikgpt.errors import DamagedReference
+
+# SpikingJelly's kernels look for triton when they load. On a CPU there is none, which is no news to a user.
+logging.getLogger("torch._library.triton").setLevel(logging.ERROR)
 
 _SURROGATES = {"atan": surrogate.ATan, "sigmoid": surrogate.Sigmoid}
 
@@ -70,8 +74,8 @@ class Projection(nn.Module):
         """Fold the BatchNorm's running statistics into the linear layer, for inference."""
         if not isinstance(self.norm, nn.BatchNorm1d):
             return
-        mean, variance = self.norm.running_mean, self.norm.running_var
-        assert mean is not None and variance is not None  # BatchNorm1d tracks both unless told otherwise
+        statistics = self.norm.state_dict()
+        mean, variance = statistics["running_mean"], statistics["running_var"]  # each (out_features,)
         gain = self.norm.weight / torch.sqrt(variance + self.norm.eps)  # (out_features,)
         folded = nn.Linear(self.linear.in_features, self.linear.out_features, dtype=gain.dtype, device=gain.device)
         with torch.no_grad():

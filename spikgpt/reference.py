@@ -100,7 +100,8 @@ class LabelMap:
                 or not isinstance(row["name"], str)
                 or not (ontology_id is None or isinstance(ontology_id, str))
             ):
-                msg = f"Row {index} of labels.json is {row}; expected index {index}, a name and a Cell Ontology id or null."
+                expected = f"index {index}, a name, and a Cell Ontology id or null"
+                msg = f"Row {index} of labels.json is {row}; expected {expected}."
                 raise DamagedReference(msg)
         try:
             return cls(tuple(row["name"] for row in rows), tuple(row["cell_ontology_id"] for row in rows))
@@ -278,7 +279,8 @@ def verified_files(folder: Path) -> dict[str, bytes]:
         content = _read(folder, name)
         found = {"size": len(content), "sha256": hashlib.sha256(content).hexdigest()}
         if found != entries[name]:
-            msg = f"{folder / name} differs from what {MANIFEST} lists (found {found}, listed {entries[name]}). Get the reference again."
+            listed = f"found {found}, listed {entries[name]}"
+            msg = f"{folder / name} differs from what {MANIFEST} lists ({listed}). Get the reference again."
             raise DamagedReference(msg)
         files[name] = content
     return files

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any, Protocol
 
@@ -12,6 +13,8 @@ from anndata import AnnData
 from spikgpt.genes import GeneList
 
 Floats = npt.NDArray[np.floating[Any]]
+# From vectors, shape (n, dim), to label probabilities, shape (n, labels).
+Classify = Callable[[npt.NDArray[np.float64]], npt.NDArray[np.float64]]
 
 
 @dataclass(frozen=True)
@@ -58,7 +61,9 @@ class Embedder(Protocol):
     def genes(self) -> GeneList | None:
         """Genes that the embedder reads, in order; None when it reads no expression."""
 
-    def embed(self, adata: AnnData, *, layer: str | None = None, scaling: str = "auto") -> Embedding:
+    def embed(
+        self, adata: AnnData, *, layer: str | None = None, scaling: str = "auto", classify: Classify | None = None
+    ) -> Embedding:
         """Embed every cell of ``adata``.
 
         Parameters
@@ -67,6 +72,8 @@ class Embedder(Protocol):
             Layer to read; by default the best expression values that the AnnData holds.
         scaling
             How query genes are brought to the reference's scale, for embedders that scale.
+        classify
+            Label probabilities of vectors, for a scaling that depends on them.
 
         Raises
         ------

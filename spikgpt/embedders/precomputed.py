@@ -9,8 +9,8 @@ import numpy as np
 from anndata import AnnData
 from scipy import sparse
 
-from spikgpt.embedders.base import Embedding, EmbeddingReport, Floats
-from spikgpt.errors import ConfigError, DataError
+from spikgpt.embedders.base import Classify, Embedding, EmbeddingReport, Floats
+from spikgpt.errors import ConfigError, DamagedReference, DataError
 
 PREFIX = "obsm:"
 SCALINGS = ("auto", "reference")
@@ -40,7 +40,9 @@ class PrecomputedEmbedder:
         """
         return cls(key, _vectors(adata, key).shape[1])
 
-    def embed(self, adata: AnnData, *, layer: str | None = None, scaling: str = "auto") -> Embedding:
+    def embed(
+        self, adata: AnnData, *, layer: str | None = None, scaling: str = "auto", classify: Classify | None = None
+    ) -> Embedding:
         """Return ``obsm[key]`` as it is.
 
         Raises
@@ -69,6 +71,21 @@ class PrecomputedEmbedder:
     def settings(self) -> dict[str, Any]:
         """Return what ``config.json`` keeps of the embedder."""
         return {"kind": "obsm", "key": self.key, "dim": self.dim}
+
+    @classmethod
+    def from_settings(cls, settings: dict[str, Any]) -> PrecomputedEmbedder:
+        """Rebuild a stored embedder.
+
+        Raises
+        ------
+        DamagedReference
+            When a setting is missing or of another type.
+        """
+        key, dim = settings.get("key"), settings.get("dim")
+        if not isinstance(key, str) or not isinstance(dim, int):
+            msg = f"The obsm embedder of config.json is {settings}; expected a key and a dim."
+            raise DamagedReference(msg)
+        return cls(key, dim)
 
     def tensors(self) -> dict[str, Floats]:
         """Return no tensors: everything is in the settings."""

@@ -1,0 +1,296 @@
+"""Variable genes, scaling, principal components, unit length.
+
+A query from another technology has other gene means than the reference, and the reference's own scaling then misplaces
+its cells. Scaling the query by its own means corrects that, but takes a query of few cell types for one of all types.
+``composition`` scaling tells the two apart. It estimates which share of the query each label has, asks which gene means
+and deviations the reference's cells would have in these shares, and maps the query's onto them.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import scanpy
+from anndata import AnnData
+from scipy import sparse
+from sklearn.feature_selection import f_classif
+
+from spikgpt.data import AlignedCells, align, find_expression, log_normalise
+from spikgpt.embedders.base import Classify, Embedding, EmbeddingReport, Floats
+from spikgpt.errors import ConfigError, DamagedReference
+from spikgpt.genes import GeneList, genes_of
+
+KIND = "pca"
+SCALINGS = ("auto", "reference", "query", "composition")
+
+# Cells embedded at a time.
+CHUNK = 4096
+# Fewer cells than this say too little about their gene means, and auto keeps the reference's.
+MINIMUM_CELLS = 100
+# Composition scaling is found from two starting points, the reference's scaling and the query's own. Within a species
+# they end in the same labels for 98% of cells or more, between human and mouse for 25% to 80%.
+MINIMUM_AGREEMENT = 0.9
+COMPOSITION_ROUNDS = 2
+# Softens the ratio of two small deviations of log expression, and bounds it.
+SPREAD_FLOOR, SPREAD_RANGE = 0.1, (0.3, 3.0)
+
+Scale = tuple[npt.NDArray[np.float64], npt.NDArray[np.float64]]
+
+
+@dataclass(frozen=True)
+class PCAEmbedder:
+    """Principal components of a reference's variable genes.
+
+    G genes, D components, L labels. ``mean`` and ``std``, shape (G,), scale log expression; ``components``, shape
+    (G, D), projects it; ``label_means`` and ``label_stds``, shape (L, G), describe each label.
+    All float32, so that a stored embedder is the one that was trained with.
+    """
+
+    genes: GeneList
+    mean: npt.NDArray[np.float32]
+    std: npt.NDArray[np.float32]
+    components: npt.NDArray[np.float32]
+    label_means: npt.NDArray[np.float32]
+    label_stds: npt.NDArray[np.float32]
+    clip: float
+    target_sum: float = 1e4
+
+    @property
+    def kind(self) -> str:
+        """Name on the command line."""
+        return KIND
+
+    @property
+    def dim(self) -> int:
+        """Length of a cell's vector."""
+        return int(self.components.shape[1])
+
+    @classmethod
+    def fit(
+        cls,
+        adata: AnnData,
+        labels: npt.NDArray[np.str_],
+        *,
+        layer: str | None = None,
+        n_genes: int = 1500,
+        n_components: int = 64,
+        clip: float = 5.0,
+        seed: int = 0,
+    ) -> PCAEmbedder:
+        """Fit to labelled cells.
+
+        Genes are chosen by how much their mean differs between labels (ANOVA F): across studies this beat genes chosen
+        by dispersion alone.
+
+        Parameters
+        ----------
+        labels
+            Label of each cell, shape (n,).
+        layer
+            Layer to read; by default the best expression values that the AnnData holds.
+        clip
+            Largest scaled value, in standard deviations, either way.
+        seed
+            For the randomised start of the PCA.
+
+        Raises
+        ------
+        DataError
+            When the cells cannot be read.
+        """
+        expression = find_expression(adata, layer=layer)
+        everything = genes_of(expression.var)
+        cells = align(expression, everything)
+        used = ~cells.empty
+        logs, labels = log_normalise(cells.values, cells.totals)[used], labels[used]
+        chosen = _most_variable(logs, labels, n_genes)
+        genes = GeneList(
+            tuple(everything.symbols[index] for index in chosen),
+            tuple(everything.ensembl_ids[index] for index in chosen),
+        )
+        logs = sparse.csr_matrix(logs[:, chosen])
+        training = AnnData(logs.toarray())
+        scanpy.pp.scale(training, max_value=clip)
+        np.clip(training.X, -clip, None, out=training.X)
+        size = min(n_components, len(genes) - 1, training.n_obs - 1)
+        scanpy.pp.pca(training, n_comps=size, zero_center=True, svd_solver="arpack", random_state=seed)
+        names = np.unique(labels)
+        by_label = [_mean_and_std(logs[labels == name]) for name in names]
+        return cls(
+            genes=genes,
+            mean=training.var["mean"].to_numpy().astype(np.float32),
+            std=training.var["std"].to_numpy().astype(np.float32),
+            components=np.ascontiguousarray(training.varm["PCs"], dtype=np.float32),
+            label_means=np.stack([mean for mean, _ in by_label]).astype(np.float32),
+            label_stds=np.stack([std for _, std in by_label]).astype(np.float32),
+            clip=float(clip),
+        )
+
+    def embed(
+        self, adata: AnnData, *, layer: str | None = None, scaling: str = "auto", classify: Classify | None = None
+    ) -> Embedding:
+        """Embed every cell of ``adata``.
+
+        Parameters
+        ----------
+        layer
+            Layer to read; by default the best expression values that the AnnData holds.
+        scaling
+            ``reference``: the reference's gene means and deviations. ``query``: the query's own. ``composition``: the
+            query's, corrected for its label composition. ``auto``: composition where that is stable, query where the
+            query is too far off, reference for small queries.
+        classify
+            From vectors, shape (n, dim), to label probabilities, shape (n, L); needed for ``auto`` and ``composition``.
+
+        Raises
+        ------
+        DataError
+            When the cells cannot be read or share too few genes with the reference.
+        ConfigError
+            When there is no such scaling.
+        """
+        if scaling not in SCALINGS:
+            msg = f"There is no scaling {scaling!r}; choose one of {', '.join(SCALINGS)}."
+            raise ConfigError(msg)
+        expression = find_expression(adata, layer=layer)
+        cells = align(expression, self.genes)
+        scale, used, notes = self.query_scale(cells, scaling, classify)
+        report = EmbeddingReport(
+            source=expression.source,
+            values=cells.kind,
+            scaling=used,
+            genes_matched=int(cells.found.sum()),
+            genes_total=len(self.genes),
+            notes=cells.notes + notes,
+        )
+        return Embedding(self.project(cells.values, cells.totals, scale), cells.empty, report)
+
+    def project(
+        self, values: sparse.csr_matrix | Floats, totals: Floats, scale: Scale | None = None
+    ) -> npt.NDArray[np.float64]:
+        """Turn aligned linear values, shape (n, G), and totals, shape (n,), into vectors, shape (n, dim).
+
+        Parameters
+        ----------
+        scale
+            Gene means and deviations, each of shape (G,); by default the reference's.
+        """
+        mean, std = scale or self.reference_scale()
+        rows = sparse.csr_matrix(values)
+        vectors = np.empty((rows.shape[0], self.dim))
+        components = self.components.astype(np.float64)
+        for start in range(0, len(vectors), CHUNK):
+            part = slice(start, start + CHUNK)
+            logs = log_normalise(rows[part], totals[part], self.target_sum).toarray().astype(np.float64)  # (chunk, G)
+            scaled = np.clip((logs - mean) / std, -self.clip, self.clip)  # (chunk, G)
+            vectors[part] = scaled @ components  # (chunk, dim)
+        lengths = np.linalg.norm(vectors, axis=1, keepdims=True)
+        return vectors / np.maximum(lengths, 1e-12)
+
+    def reference_scale(self, found: npt.NDArray[np.bool_] | None = None) -> Scale:
+        """Return the reference's gene means and deviations; the mean of a gene that was not found is 0, its value."""
+        mean, std = self.mean.astype(np.float64), self.std.astype(np.float64)
+        return (mean if found is None else np.where(found, mean, 0.0)), std
+
+    def query_scale(
+        self, cells: AlignedCells, scaling: str, classify: Classify | None = None
+    ) -> tuple[Scale, str, tuple[str, ...]]:
+        """Return the gene means and deviations to scale a query with, the scaling that was used, and notes on it."""
+        n_cells = int((~cells.empty).sum())
+        reference = self.reference_scale(cells.found)
+        if scaling == "auto" and (n_cells < MINIMUM_CELLS or classify is None):
+            return reference, "reference", ()
+        if scaling == "reference" or n_cells < 2:
+            return reference, "reference", ()
+        used = ~cells.empty
+        logs, totals = cells.values[used], cells.totals[used]
+        mean, std = _mean_and_std(log_normalise(logs, totals, self.target_sum))
+        own = (np.where(cells.found, mean, 0.0), np.where(std < 1e-6, self.std, std))
+        if scaling == "query":
+            return own, "query", ()
+        if classify is None:
+            msg = "Composition scaling needs a classifier; name another scaling."
+            raise ConfigError(msg)
+
+        def settle(start: Scale) -> tuple[Scale, npt.NDArray[np.int64]]:
+            scale = start
+            for _ in range(COMPOSITION_ROUNDS):
+                shares = classify(self.project(logs, totals, scale)).mean(axis=0)
+                scale = self._composition_scale(shares, mean, std, cells.found)
+            return scale, classify(self.project(logs, totals, scale)).argmax(axis=1)
+
+        settled, labels = settle(own)
+        if scaling == "composition":
+            return settled, "composition", ()
+        agreement = float((settle(reference)[1] == labels).mean())
+        if agreement >= MINIMUM_AGREEMENT:
+            return settled, "composition", ()
+        note = (
+            f"Gene expression differs so much from the reference's that the labels of {100 * (1 - agreement):.0f}% of "
+            "the cells depend on how it is scaled; check the species and the tissue, and trust no label blindly."
+        )
+        return own, "query", (note,)
+
+    def _composition_scale(self, shares: Floats, mean: Floats, std: Floats, found: npt.NDArray[np.bool_]) -> Scale:
+        """Return the scale that maps a query onto reference cells of the same label shares, shape (L,)."""
+        label_means = self.label_means.astype(np.float64)
+        expected_mean = shares @ label_means
+        within = shares @ self.label_stds.astype(np.float64) ** 2
+        expected_std = np.sqrt(within + shares @ (label_means - expected_mean) ** 2)
+        ratio = np.clip((std + SPREAD_FLOOR) / (expected_std + SPREAD_FLOOR), *SPREAD_RANGE)
+        corrected = mean - (expected_mean - self.mean) * ratio
+        return np.where(found, corrected, 0.0), self.std * np.where(found, ratio, 1.0)
+
+    def settings(self) -> dict[str, Any]:
+        """Return what ``config.json`` keeps of the embedder."""
+        return {"kind": KIND, "clip": self.clip, "target_sum": self.target_sum}
+
+    def tensors(self) -> dict[str, Floats]:
+        """Return what ``model.safetensors`` keeps of the embedder."""
+        return {name: getattr(self, name) for name in ("mean", "std", "components", "label_means", "label_stds")}
+
+    @classmethod
+    def from_tensors(cls, settings: dict[str, Any], tensors: dict[str, Floats], genes: GeneList) -> PCAEmbedder:
+        """Rebuild a stored embedder.
+
+        Raises
+        ------
+        DamagedReference
+            When a setting or a tensor is missing, or shapes do not fit each other.
+        """
+        names = {"mean", "std", "components", "label_means", "label_stds"}
+        numbers = [settings.get("clip"), settings.get("target_sum")]
+        if tensors.keys() != names or not all(isinstance(number, float) and number > 0 for number in numbers):
+            found = f"{sorted(tensors)} and {settings}"
+            msg = f"The pca embedder holds {found}; expected {sorted(names)}, clip and target_sum."
+            raise DamagedReference(msg)
+        size, labels = len(genes), len(tensors["label_means"])
+        shapes = {"mean": (size,), "std": (size,), "label_means": (labels, size), "label_stds": (labels, size)}
+        shapes["components"] = (size, tensors["components"].shape[-1])
+        for name, shape in shapes.items():
+            if tensors[name].shape != shape or tensors[name].dtype != np.float32:
+                found = f"{tensors[name].dtype} {tensors[name].shape}"
+                msg = f"The tensor embedder.{name} is {found}; expected float32 {shape}."
+                raise DamagedReference(msg)
+        return cls(genes, **tensors, clip=settings["clip"], target_sum=settings["target_sum"])  # type: ignore[arg-type]
+
+
+def _most_variable(logs: sparse.csr_matrix, labels: npt.NDArray[np.str_], n_genes: int) -> npt.NDArray[np.int64]:
+    """Return the sorted columns of the genes whose means differ most between labels, of those that vary."""
+    mean, std = _mean_and_std(logs)
+    varying = np.flatnonzero(std > 1e-6)
+    ratio, _ = f_classif(sparse.csr_matrix(logs[:, varying]), labels)
+    # Stable, so that ties fall by gene name.
+    best = np.argsort(-np.nan_to_num(ratio, nan=-1.0, posinf=np.finfo(float).max), kind="stable")[:n_genes]
+    return np.sort(varying[best])
+
+
+def _mean_and_std(logs: sparse.csr_matrix) -> tuple[npt.NDArray[np.float64], npt.NDArray[np.float64]]:
+    """Return the mean and the standard deviation of each gene."""
+    values = logs.astype(np.float64)
+    mean = np.asarray(values.mean(axis=0)).ravel()
+    squares = np.asarray(values.multiply(values).mean(axis=0)).ravel()
+    return mean, np.sqrt(np.maximum(squares - mean**2, 0.0))
