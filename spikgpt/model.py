@@ -68,7 +68,8 @@ class Projection(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         """Project the last axis of ``x``, of any leading shape."""
         y = self.linear(x)  # (..., out_features)
-        return self.norm(y.reshape(-1, y.shape[-1])).reshape(y.shape)
+        normal: Tensor = self.norm(y.reshape(-1, y.shape[-1])).reshape(y.shape)
+        return normal
 
     def fold(self) -> None:
         """Fold the BatchNorm's running statistics into the linear layer, for inference."""

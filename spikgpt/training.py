@@ -264,7 +264,7 @@ def _epoch_seed(seed: int, epoch: int) -> int:
 
 def _batches(n: int, size: int) -> Iterator[Tensor]:
     """Yield the shuffled indices of each batch; a last batch of one cell is left out, as BatchNorm needs two."""
-    for batch in torch.randperm(n).split(size):
+    for batch in torch.split(torch.randperm(n), size):
         if len(batch) > 1:
             yield batch
 

@@ -55,6 +55,8 @@ class _EmbeddingGraph(nn.Module):
 class _CountsGraph(nn.Module):
     """Aligned counts to probabilities: normalise, log1p, scale, clip, project, L2, classify."""
 
+    components: Tensor
+
     def __init__(self, embedder: PCAEmbedder, classifier: nn.Module) -> None:
         super().__init__()
         self.classifier = classifier

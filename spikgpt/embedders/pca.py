@@ -169,7 +169,7 @@ class PCAEmbedder:
         return Embedding(self.project(cells.values, cells.totals, scale), cells.empty, report)
 
     def project(
-        self, values: sparse.csr_matrix | Floats, totals: Floats, scale: Scale | None = None
+        self, values: sparse.csr_matrix | Floats, totals: npt.NDArray[np.float64], scale: Scale | None = None
     ) -> npt.NDArray[np.float64]:
         """Turn aligned linear values, shape (n, G), and totals, shape (n,), into vectors, shape (n, dim).
 
@@ -188,7 +188,8 @@ class PCAEmbedder:
             scaled = np.clip((logs - mean) / std, -self.clip, self.clip)  # (chunk, G)
             vectors[part] = scaled @ components  # (chunk, dim)
         lengths = np.linalg.norm(vectors, axis=1, keepdims=True)
-        return vectors / np.maximum(lengths, 1e-12)
+        vectors /= np.maximum(lengths, 1e-12)
+        return vectors
 
     def reference_scale(self, found: npt.NDArray[np.bool_] | None = None) -> Scale:
         """Return the reference's gene means and deviations; the mean of a gene that was not found is 0, its value."""
@@ -208,7 +209,7 @@ class PCAEmbedder:
         used = ~cells.empty
         logs, totals = cells.values[used], cells.totals[used]
         mean, std = _mean_and_std(log_normalise(logs, totals, self.target_sum))
-        own = (np.where(cells.found, mean, 0.0), np.where(std < 1e-6, self.std, std))
+        own = (np.where(cells.found, mean, 0.0), np.where(std < 1e-6, reference[1], std))
         if scaling == "query":
             return own, "query", ()
         if classify is None:
@@ -275,7 +276,7 @@ class PCAEmbedder:
                 found = f"{tensors[name].dtype} {tensors[name].shape}"
                 msg = f"The tensor embedder.{name} is {found}; expected float32 {shape}."
                 raise DamagedReference(msg)
-        return cls(genes, **tensors, clip=settings["clip"], target_sum=settings["target_sum"])  # type: ignore[arg-type]
+        return cls(genes, **tensors, clip=settings["clip"], target_sum=settings["target_sum"])
 
 
 def _most_variable(logs: sparse.csr_matrix, labels: npt.NDArray[np.str_], n_genes: int) -> npt.NDArray[np.int64]:

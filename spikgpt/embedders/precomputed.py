@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
+import numpy.typing as npt
 from anndata import AnnData
 from scipy import sparse
 
@@ -92,7 +93,7 @@ class PrecomputedEmbedder:
         return {}
 
 
-def _vectors(adata: AnnData, key: str) -> Floats:
+def _vectors(adata: AnnData, key: str) -> npt.NDArray[np.float64]:
     """Return ``obsm[key]``, shape (n, dim), float64, checked."""
     if key not in adata.obsm:
         available = ", ".join(sorted(adata.obsm)) or "none"
@@ -100,7 +101,7 @@ def _vectors(adata: AnnData, key: str) -> Floats:
         raise DataError(msg)
     stored = adata.obsm[key]
     dense = stored.toarray() if sparse.issparse(stored) else np.asarray(stored)
-    vectors: Floats = np.atleast_2d(dense).astype(np.float64)
+    vectors: npt.NDArray[np.float64] = np.atleast_2d(dense).astype(np.float64)
     if not np.isfinite(vectors).all():
         cells = int((~np.isfinite(vectors).all(axis=1)).sum())
         msg = f"obsm[{key!r}] holds NaN or infinite values in {cells} cells; remove those cells or embed them again."

@@ -1,0 +1,135 @@
+"""Three fixed tasks across donors and studies: both recipes, and logistic regression on the same embedding.
+
+    python benchmarks/accuracy.py --data DIR [--seeds 5] [--recipe default --recipe paper]
+
+DIR holds pancreas_baron_human.h5ad, pancreas_xin_980genes.h5ad, pbmc_10x_3k.h5ad and pbmc_kang_ifnb.h5ad. As in the
+published comparisons, a reference is trained on the genes that it shares with the query.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+from anndata import AnnData, read_h5ad
+from rich.console import Console
+from rich.table import Table
+from sklearn.linear_model import LogisticRegression
+from sklearn.preprocessing import StandardScaler
+from spikgpt.annotate import annotate
+from spikgpt.building import train
+from spikgpt.metrics import Metrics, measure
+from spikgpt.reference import Reference
+
+# What the two PBMC studies call the same type; cells with other labels are left out.
+PBMC_LABELS = {
+    "Naive CD4 T": "CD4 T",
+    "Memory CD4 T": "CD4 T",
+    "CD4 Naive T": "CD4 T",
+    "CD4 Memory T": "CD4 T",
+    "CD8 T": "CD8 T",
+    "B": "B",
+    "NK": "NK",
+    "CD14+ Mono": "CD14 Mono",
+    "CD14 Mono": "CD14 Mono",
+    "FCGR3A+ Mono": "CD16 Mono",
+    "CD16 Mono": "CD16 Mono",
+    "DC": "DC",
+    "Platelet": "Mk",
+    "Mk": "Mk",
+}
+# Accuracy and macro-F1 to reach, mean over seeds.
+TARGETS = {"pbmc": (0.90, 0.78), "baron": (0.965, 0.90), "xin": (0.95, 0.95)}
+
+
+def load_task(name: str, data: Path) -> tuple[AnnData, AnnData]:
+    """Return the reference and the query of a task, on their shared genes, with ``obs["cell_type"]``."""
+    if name == "pbmc":
+        pair = [read_h5ad(data / f"{file}.h5ad") for file in ("pbmc_10x_3k", "pbmc_kang_ifnb")]
+        for adata in pair:
+            adata.obs["cell_type"] = adata.obs["cell_type"].astype(str).map(PBMC_LABELS)
+        reference, query = (adata[adata.obs["cell_type"].notna()].copy() for adata in pair)
+    else:
+        human = read_h5ad(data / "pancreas_baron_human.h5ad")
+        if name == "baron":
+            is_reference = human.obs["donor"].isin(["human1", "human3"]).to_numpy()
+            reference, query = human[is_reference].copy(), human[~is_reference].copy()
+        else:
+            reference, query = human, read_h5ad(data / "pancreas_xin_980genes.h5ad")
+    counts = reference.obs["cell_type"].value_counts()
+    kept = reference.obs["cell_type"].isin(counts.index[counts >= 5]).to_numpy()
+    shared = reference.var_names[reference.var_names.isin(query.var_names)]
+    return reference[kept, shared].copy(), query[:, shared].copy()
+
+
+def logistic_regression(reference: Reference, cells: AnnData, query: AnnData, *, balanced: bool) -> npt.NDArray[Any]:
+    """Return the labels that logistic regression gives, on the reference's own embedding, standardised."""
+    trained = reference.embedder.embed(cells, scaling="reference").vectors
+    asked = reference.embedder.embed(query, classify=reference.probabilities).vectors
+    scaler = StandardScaler().fit(trained)
+    model = LogisticRegression(max_iter=5000, class_weight="balanced" if balanced else None)
+    model.fit(scaler.transform(trained), cells.obs["cell_type"].astype(str))
+    return np.asarray(model.predict(scaler.transform(asked)))
+
+
+def main() -> None:
+    """Run the tasks and print one row for each method."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--data", type=Path, default=os.environ.get("SPIKGPT_DATA"))
+    parser.add_argument("--seeds", type=int, default=5)
+    parser.add_argument("--task", action="append", choices=list(TARGETS))
+    parser.add_argument("--recipe", action="append", choices=["default", "paper"])
+    parser.add_argument("--json", type=Path)
+    options = parser.parse_args()
+    if options.data is None:
+        parser.error("name the folder of the studies with --data or SPIKGPT_DATA")
+    console = Console()
+    results: dict[str, Any] = {}
+    for task in options.task or TARGETS:
+        cells, query = load_task(task, Path(options.data))
+        known = query.obs["cell_type"].isin(cells.obs["cell_type"]).to_numpy()
+        asked = query[known].copy()
+        truth = asked.obs["cell_type"].astype(str).to_numpy()
+        scores: dict[str, list[Metrics]] = {}
+        below, scalings = [], set()
+        for recipe in options.recipe or ["default", "paper"]:
+            for seed in range(options.seeds):
+                reference = train(cells, "cell_type", recipe=recipe, seed=seed)
+                annotation = annotate(reference, asked)
+                scores.setdefault(f"spikgpt {recipe}", []).append(measure(truth, annotation.best_labels))
+                if recipe == "default":
+                    scalings.add(annotation.report.scaling)
+                    below.append(float((annotation.confidence < annotation.threshold).mean()))
+                if seed == 0:
+                    for balanced in (False, True):
+                        name = f"logistic regression{' balanced' if balanced else ''}, embedding of {recipe}"
+                        labels = logistic_regression(reference, cells, asked, balanced=balanced)
+                        scores[name] = [measure(truth, labels)]
+        table = Table("method", "accuracy", "macro-F1", "seeds", title=f"{task}: {len(truth)} cells")
+        for name, rows in scores.items():
+            accuracy, macro = (np.array([getattr(row, key) for row in rows]) for key in ("accuracy", "macro_f1"))
+            table.add_row(
+                name,
+                f"{accuracy.mean():.4f} ± {accuracy.std():.4f}",
+                f"{macro.mean():.4f} ± {macro.std():.4f}",
+                str(len(rows)),
+            )
+            results.setdefault(task, {})[name] = {"accuracy": accuracy.tolist(), "macro_f1": macro.tolist()}
+        console.print(table)
+        one_error = (TARGETS[task][0] * (1 - TARGETS[task][0]) / len(truth)) ** 0.5
+        rejected = f"{100 * np.mean(below):.1f}%" if below else "-"
+        console.print(
+            f"Targets {TARGETS[task]}; one standard error of an accuracy here is {one_error:.4f}. Scaling used: "
+            f"{', '.join(sorted(scalings)) or '-'}. Known cells called Unknown by default: {rejected}."
+        )
+    if options.json:
+        options.json.write_text(json.dumps(results, indent=1) + "\n")
+
+
+if __name__ == "__main__":
+    main()
