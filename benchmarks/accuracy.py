@@ -21,6 +21,7 @@ from rich.console import Console
 from rich.table import Table
 from sklearn.linear_model import LogisticRegression
 from sklearn.preprocessing import StandardScaler
+
 from spikgpt.annotate import annotate
 from spikgpt.building import train
 from spikgpt.metrics import Metrics, measure

@@ -7,6 +7,7 @@ import json
 from pathlib import Path
 
 import anndata
+
 from spikgpt import SpikGPT
 from spikgpt.data import read_h5ad
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import tempfile
+import warnings
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -12,9 +13,9 @@ import numpy as np
 import numpy.typing as npt
 import onnx
 import torch
-from spikgpt.embedders.pca import PCAEmbedder
 from torch import Tensor, nn
 
+from spikgpt.embedders.pca import PCAEmbedder
 from spikgpt.errors import ConfigError, ParityError
 from spikgpt.reference import Reference
 from spikgpt.thresholds import confidence_of, is_unknown
@@ -133,16 +134,19 @@ def build_graph(reference: Reference) -> onnx.ModelProto:
         module = _EmbeddingGraph(classifier)
         example = {contract.EMBEDDING: torch.ones(2, embedder.dim)}
         defaults = {}
-    program = torch.onnx.export(
-        module.eval(),
-        tuple(example.values()),
-        dynamo=True,
-        opset_version=OPSET,
-        input_names=list(example),
-        output_names=[contract.PROBABILITIES],
-        dynamic_shapes=tuple(None if name in defaults else {0: cells} for name in example),
-        verbose=False,
-    )
+    with warnings.catch_warnings():
+        # Of torch's own workings, and of membrane potentials that start at 0 in each run anyway.
+        warnings.simplefilter("ignore")
+        program = torch.onnx.export(
+            module.eval(),
+            tuple(example.values()),
+            dynamo=True,
+            opset_version=OPSET,
+            input_names=list(example),
+            output_names=[contract.PROBABILITIES],
+            dynamic_shapes=tuple(None if name in defaults else {0: cells} for name in example),
+            verbose=False,
+        )
     if program is None:
         msg = "torch.onnx.export returned no program."
         raise ParityError(msg)

@@ -26,7 +26,10 @@ class Graph:
         folder = Path(folder)
         self.labels: tuple[str, ...] = tuple(row["name"] for row in json.loads((folder / contract.LABELS).read_text()))
         self.threshold = float(json.loads((folder / contract.THRESHOLDS).read_text())["threshold"])
-        self.session = onnxruntime.InferenceSession(folder / contract.GRAPH, providers=["CPUExecutionProvider"])
+        options = onnxruntime.SessionOptions()
+        # Errors only: inputs that have a default are meant to, and no cause for a warning.
+        options.log_severity_level = 3
+        self.session = onnxruntime.InferenceSession(folder / contract.GRAPH, options, ["CPUExecutionProvider"])
 
     @property
     def metadata(self) -> dict[str, str]:

@@ -1,0 +1,37 @@
+# Everything runs in .venv, which is made on the first call. PYTHON chooses the interpreter it is made with.
+PYTHON ?= python3
+VENV := .venv
+BIN := $(VENV)/bin
+READY := $(VENV)/.ready
+
+.PHONY: demo test lint bench reference clean
+
+demo: $(READY)
+	$(BIN)/python examples/demo.py
+
+test: $(READY) lint
+	$(BIN)/pytest
+
+lint: $(READY)
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+
+# SPIKGPT_DATA names the folder of the studies that may not be committed; without it, speed alone is measured.
+bench: $(READY)
+	$(BIN)/python benchmarks/speed.py
+	$(if $(SPIKGPT_DATA),$(BIN)/python benchmarks/accuracy.py --data "$(SPIKGPT_DATA)",@echo "Set SPIKGPT_DATA=DIR to measure accuracy across studies too.")
+
+# Train the shipped reference again; the same machine gives the same bytes.
+reference: $(READY)
+	$(BIN)/python hub_cards/build.py pancreas --out spikgpt/references/pancreas
+
+$(READY): pyproject.toml export/pyproject.toml constraints.txt
+	$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "Python 3.11 or newer is needed; say make PYTHON=python3.11")'
+	$(PYTHON) -m venv $(VENV)
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check --constraint constraints.txt torch==2.13.0
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check --constraint constraints.txt --editable '.[dev,parquet]' --editable './export[export,cpu]'
+	touch $@
+
+clean:
+	rm -rf $(VENV)

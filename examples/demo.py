@@ -1,0 +1,94 @@
+"""Annotate real pancreas cells of donors that the reference never saw, in torch and through ONNX Runtime.
+
+python examples/demo.py
+"""
+
+from __future__ import annotations
+
+import sys
+import tempfile
+from pathlib import Path
+
+import numpy as np
+from rich.console import Console
+from rich.table import Table
+
+from spikgpt import Evaluation, SpikGPT
+from spikgpt.data import align, find_expression, read_h5ad
+from spikgpt.embedders.pca import PCAEmbedder
+from spikgpt.evaluation import evaluate
+from spikgpt.metrics import measure
+from spikgpt.thresholds import UNKNOWN
+from spikgpt_onnx import Graph
+from spikgpt_onnx.exporter import export
+
+CELLS = Path(__file__).resolve().parents[1] / "tests" / "data" / "pancreas_baron_human2_human4.h5ad"
+
+
+def show(console: Console, evaluation: Evaluation) -> None:
+    """Print the figures of each type, and what it was mistaken for."""
+    metrics = evaluation.metrics
+    table = Table("type", "cells", "right", "mistaken for")
+    for score, row in zip(metrics.per_label, _rows(evaluation), strict=True):
+        mistakes = [f"{label} {count}" for label, count in row.items() if count and label != score.label]
+        table.add_row(score.label, str(score.cells), str(row[score.label]), ", ".join(mistakes) or "-")
+    console.print(table)
+
+
+def _rows(evaluation: Evaluation) -> list[dict[str, int]]:
+    """Return the confusion counts of each true type by predicted label."""
+    labels = evaluation.metrics.confusion_labels
+    counts = dict(zip(labels, evaluation.metrics.confusion, strict=True))
+    return [dict(zip(labels, counts[score.label], strict=True)) for score in evaluation.metrics.per_label]
+
+
+def main() -> int:
+    """Run the demo; exit code 1 when the two ways disagree."""
+    console = Console(highlight=False)
+    model = SpikGPT.from_pretrained("pancreas")
+    cells = read_h5ad(CELLS)
+    console.print(
+        f"[bold]1. Annotate[/] {cells.n_obs} cells, donors {', '.join(cells.obs['donor'].unique())}: {model!r}"
+    )
+    annotation = model.annotate(cells)
+    evaluation = evaluate(annotation, cells, "cell_type")
+    show(console, evaluation)
+    metrics = evaluation.metrics
+    console.print(f"Accuracy {metrics.accuracy:.4f}, macro-F1 {metrics.macro_f1:.4f} over {metrics.cells} cells.")
+    console.print(
+        f"{100 * evaluation.known_unknown_rate:.1f}% of the cells of known types were called {UNKNOWN}; "
+        f"accuracy with these counted as errors {evaluation.accuracy_after_rejection:.4f}."
+    )
+
+    embedder = model.reference.embedder
+    if not isinstance(embedder, PCAEmbedder):
+        msg = "The pancreas reference is expected to have the pca embedder."
+        raise TypeError(msg)
+    with tempfile.TemporaryDirectory() as folder:
+        parity = export(model.reference, Path(folder) / "onnx")
+        graph = Graph(Path(folder) / "onnx")
+        console.print(f"\n[bold]2. Export to ONNX[/] and check {parity.cells} random cells: every label equal.")
+        aligned = align(find_expression(cells), embedder.genes)
+        (gene_mean, gene_std), scaling, _ = embedder.query_scale(aligned, "auto", model.reference.probabilities)
+        probabilities = graph.probabilities(
+            {
+                "counts": aligned.values.toarray(),
+                "total": aligned.totals,
+                "gene_mean": gene_mean,
+                "gene_std": gene_std,
+            }
+        )
+    best = np.array(graph.labels)[probabilities.argmax(axis=1)]
+    labels = np.where(probabilities.max(axis=1) < graph.threshold, UNKNOWN, best)
+    truth = cells.obs["cell_type"].astype(str).to_numpy()
+    known = np.isin(truth, graph.labels)
+    same = int((labels == annotation.labels).sum())
+    difference = float(np.abs(probabilities - annotation.probabilities).max())
+    console.print(f"\n[bold]3. Annotate again[/] through ONNX Runtime, scaling {scaling}.")
+    console.print(f"Accuracy {measure(truth[known], best[known]).accuracy:.4f} over {int(known.sum())} cells.")
+    console.print(f"{same} of {len(labels)} labels are the same; probabilities differ by at most {difference:.1e}.")
+    return 0 if same == len(labels) else 1
+
+
+if __name__ == "__main__":
+    sys.exit(main())
