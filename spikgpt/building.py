@@ -78,13 +78,15 @@ def train(
 
     def trained(stage: str, part: npt.NDArray[Any]) -> tuple[Embedder, SpikingClassifier, tuple[str, ...]]:
         fitted = fit_embedder(embedder, cells[part], labels[part], layer=layer, seed=seed)
-        vectors = fitted.embed(cells[part], layer=layer, scaling="reference").vectors
+        vectors = [fitted.embed(cells[part], layer=layer, scaling="reference").vectors]
+        for copy in range(chosen.augmented_copies):
+            vectors += fitted.augment(cells[part], layer=layer, seed=seed + copy)
         present, index = np.unique(label_index[part], return_inverse=True)
         classifier = fit(
             network_config(chosen, fitted.dim, len(present)),
             chosen,
-            vectors,
-            index,
+            np.concatenate(vectors),
+            np.tile(index, len(vectors)),
             seed=seed,
             device=device,
             checkpoint=checkpoints / f"{stage}.safetensors" if checkpoints else None,

@@ -6,6 +6,7 @@ import hashlib
 import json
 import math
 from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
@@ -48,6 +49,8 @@ class Recipe:
     label_smoothing: float = 0.0
     # Weight of a label in the loss: (its share of cells) ** -class_balance, with mean 1 over cells.
     class_balance: float = 0.0
+    # Copies of each cell, as another sample might show it, that an embedder adds to the training cells.
+    augmented_copies: int = 0
     # Train again on every labelled cell once the held-out cells have been measured.
     refit: bool = False
     network: dict[str, Any] = field(default_factory=dict)
@@ -73,8 +76,9 @@ DEFAULT = Recipe(
     optimizer="adamw",
     learning_rate=2e-3,
     weight_decay=0.01,
-    epochs=20,
+    epochs=10,
     minimum_steps=400,
+    augmented_copies=1,
     warmup=0.1,
     label_smoothing=0.05,
     class_balance=0.5,
@@ -157,7 +161,8 @@ def hold_out(
         return np.sort(train), np.sort(held)
     n_groups = len(np.unique(groups))
     if n_groups < 2:
-        msg = f"All cells are of one donor or batch, {groups[0]!r}, so none can be held out. Leave the batch key out."
+        only = str(groups[0])
+        msg = f"All cells are of one donor or batch, {only!r}, so none can be held out. Leave the batch key out."
         raise LabelsError(msg)
     folds = StratifiedGroupKFold(min(n_groups, round(1 / share)), shuffle=True, random_state=seed)
     splits = list(folds.split(labels, labels, groups))
@@ -207,7 +212,8 @@ def fit(
     y = torch.as_tensor(np.asarray(labels, dtype=np.int64), device=target)  # (n,)
     batches = max(1, math.ceil(len(x) / recipe.batch_size))
     epochs = max(recipe.epochs, math.ceil(recipe.minimum_steps / batches))
-    with torch.random.fork_rng(devices=[target] if target.type == "cuda" else []):
+    cuda = [target] if target.type == "cuda" else []
+    with _one_thread(), torch.random.fork_rng(devices=cuda):
         torch.manual_seed(seed)
         classifier = SpikingClassifier(config).to(target)
         optimizer = _optimizer(recipe, classifier)
@@ -255,6 +261,20 @@ def fingerprint(config: SpikGPTConfig, recipe: Recipe, vectors: Floats, labels: 
     digest.update(np.ascontiguousarray(vectors, dtype="<f4").tobytes())
     digest.update(np.ascontiguousarray(labels, dtype="<i8").tobytes())
     return digest.hexdigest()
+
+
+@contextmanager
+def _one_thread() -> Iterator[None]:
+    """Run torch's CPU operations on one thread.
+
+    Sums then do not depend on the number of cores, and matrices this small are no faster on several.
+    """
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(threads)
 
 
 def _epoch_seed(seed: int, epoch: int) -> int:

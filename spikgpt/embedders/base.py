@@ -81,6 +81,12 @@ class Embedder(Protocol):
             When the cells cannot be embedded.
         """
 
+    def augment(self, adata: AnnData, *, layer: str | None = None, seed: int = 0) -> list[npt.NDArray[np.float64]]:
+        """Return the vectors of the cells once more, as another sample might show them, for training.
+
+        One array of shape (n, dim), or none where the embedder cannot tell.
+        """
+
     def settings(self) -> dict[str, Any]:
         """Return what ``config.json`` keeps of the embedder."""
 

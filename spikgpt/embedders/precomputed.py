@@ -69,6 +69,10 @@ class PrecomputedEmbedder:
         report = EmbeddingReport(f"obsm[{self.key!r}]", "embedding", "none", genes_matched=0, genes_total=0)
         return Embedding(vectors, np.zeros(len(vectors), dtype=bool), report)
 
+    def augment(self, adata: AnnData, *, layer: str | None = None, seed: int = 0) -> list[npt.NDArray[np.float64]]:
+        """Return nothing: another sample's embedding is not known."""
+        return []
+
     def settings(self) -> dict[str, Any]:
         """Return what ``config.json`` keeps of the embedder."""
         return {"kind": "obsm", "key": self.key, "dim": self.dim}

@@ -1,0 +1,48 @@
+"""Real cells and real references that several test files share."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+from anndata import AnnData
+
+from spikgpt import SpikGPT
+from spikgpt.building import train
+from spikgpt.data import read_h5ad
+from spikgpt.reference import Reference
+
+DATA = Path(__file__).parent / "data"
+QUERY_FILE = DATA / "pancreas_baron_human2_human4.h5ad"
+
+
+@pytest.fixture(scope="session")
+def cells() -> AnnData:
+    """360 cells of donor human1, 60 of each of its six largest types, in two made-up batches."""
+    adata = read_h5ad(DATA / "pancreas_baron_human1.h5ad")
+    labels = adata.obs["cell_type"].astype(str).to_numpy()
+    names, counts = np.unique(labels, return_counts=True)
+    largest = names[np.argsort(-counts, kind="stable")[:6]]
+    chosen = np.sort(np.concatenate([np.flatnonzero(labels == name)[:60] for name in largest]))
+    subset = adata[chosen].copy()
+    subset.obs["batch"] = np.where(np.arange(subset.n_obs) % 3 == 0, "one", "two")
+    return subset
+
+
+@pytest.fixture(scope="session")
+def small(cells: AnnData) -> Reference:
+    """Train a reference on ``cells`` by the default recipe."""
+    return train(cells, "cell_type", name="small", seed=1)
+
+
+@pytest.fixture(scope="session")
+def shipped() -> SpikGPT:
+    """Load the pancreas reference inside the package."""
+    return SpikGPT.from_pretrained("pancreas")
+
+
+@pytest.fixture(scope="session")
+def query() -> AnnData:
+    """300 cells of donors that no reference here has seen."""
+    return read_h5ad(QUERY_FILE)[::2][:300].copy()

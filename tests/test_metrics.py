@@ -1,0 +1,49 @@
+from __future__ import annotations
+
+import json
+
+import numpy as np
+import pytest
+
+from spikgpt.errors import LabelsError
+from spikgpt.metrics import measure, unknown_auroc
+
+
+def test_figures_by_hand() -> None:
+    truth = ["a", "a", "a", "b", "b", "c"]
+    predicted = ["a", "a", "b", "b", "d", "c"]
+    metrics = measure(truth, predicted)
+    assert metrics.cells == 6
+    assert metrics.accuracy == pytest.approx(4 / 6)
+    assert [(s.label, s.cells) for s in metrics.per_label] == [("a", 3), ("b", 2), ("c", 1)]
+    assert [s.precision for s in metrics.per_label] == pytest.approx([1, 1 / 2, 1])
+    assert [s.recall for s in metrics.per_label] == pytest.approx([2 / 3, 1 / 2, 1])
+    assert [s.f1 for s in metrics.per_label] == pytest.approx([0.8, 0.5, 1])
+    assert metrics.macro_f1 == pytest.approx(2.3 / 3)
+    assert metrics.macro_precision == pytest.approx(2.5 / 3)
+    assert metrics.macro_recall == pytest.approx((2 / 3 + 1 / 2 + 1) / 3)
+
+
+def test_the_confusion_has_a_row_for_each_true_label() -> None:
+    metrics = measure(["a", "a", "b"], ["a", "c", "b"])
+    assert metrics.confusion_labels == ("a", "b", "c")
+    assert metrics.confusion == ((1, 0, 1), (0, 1, 0), (0, 0, 0))
+
+
+def test_metrics_are_plain_json() -> None:
+    values = measure(["a", "b"], ["a", "a"]).to_dict()
+    assert json.loads(json.dumps(values)) == values
+    assert {"accuracy", "macro_precision", "macro_recall", "macro_f1", "per_label", "confusion"} <= values.keys()
+
+
+def test_no_cells_are_refused() -> None:
+    with pytest.raises(LabelsError, match="no labelled cells to compare"):
+        measure([], [])
+
+
+def test_auroc_of_unknown() -> None:
+    known = np.array([True, True, False, False])
+    assert unknown_auroc(np.array([0.9, 0.8, 0.2, 0.1]), known) == 1
+    assert unknown_auroc(np.array([0.1, 0.2, 0.8, 0.9]), known) == 0
+    assert unknown_auroc(np.array([0.9, 0.3, 0.5, 0.1]), known) == pytest.approx(0.75)
+    assert unknown_auroc(np.array([0.9, 0.3]), np.array([True, True])) is None
