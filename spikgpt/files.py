@@ -43,7 +43,9 @@ def write_annotated(annotation: Annotation, adata: AnnData, source: Path, target
                 ("obsm", PROBABILITIES, adata.obsm[PROBABILITIES]),
                 ("uns", PROVENANCE, adata.uns[PROVENANCE]),
             ):
-                write_elem(file.require_group(group), key, value)
+                if group not in file:
+                    write_elem(file, group, {})  # with the encoding metadata that h5py's own groups lack
+                write_elem(file[group], key, value)
 
 
 def write_table(annotation: Annotation, path: Path) -> None:

@@ -49,8 +49,9 @@ class Thresholds:
             When the method or the fields are not those of this format.
         """
         fields = {"method", "threshold", "unknown_rate", "calibration_cells", "paper_threshold"}
-        if values.keys() != fields or values["method"] != "maximum probability":
-            msg = f"thresholds.json holds {sorted(values)}; expected {sorted(fields)}, method 'maximum probability'."
+        if not isinstance(values, dict) or values.keys() != fields or values["method"] != "maximum probability":
+            found = sorted(values) if isinstance(values, dict) else values
+            msg = f"thresholds.json holds {found}; expected {sorted(fields)}, method 'maximum probability'."
             raise DamagedReference(msg)
         numbers = {name: value for name, value in values.items() if name != "method"}
         for name, value in numbers.items():

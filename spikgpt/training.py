@@ -49,6 +49,8 @@ class Recipe:
     label_smoothing: float = 0.0
     # Weight of a label in the loss: (its share of cells) ** -class_balance, with mean 1 over cells.
     class_balance: float = 0.0
+    # Gaussian noise added to each vector at each step, in standard deviations of each of its values.
+    noise: float = 0.0
     # Copies of each cell, as another sample might show it, that an embedder adds to the training cells.
     augmented_copies: int = 0
     # Train again on every labelled cell once the held-out cells have been measured.
@@ -71,17 +73,19 @@ PAPER = Recipe(
     network={"width": None, "residual": False, "shared_dropout": False, "attention_scale": 0.125},
 )
 
+# Few steps, strong weight decay and noise: on held-out donors and studies each of them beat longer training. Without
+# label smoothing, which caps the confidence, the probabilities are better calibrated.
 DEFAULT = Recipe(
     name="default",
     optimizer="adamw",
     learning_rate=2e-3,
-    weight_decay=0.01,
-    epochs=10,
-    minimum_steps=400,
-    augmented_copies=1,
+    weight_decay=1.0,
+    epochs=5,
+    minimum_steps=200,
     warmup=0.1,
-    label_smoothing=0.05,
     class_balance=0.5,
+    noise=0.5,
+    augmented_copies=1,
     refit=True,
 )
 
@@ -208,8 +212,8 @@ def fit(
     """
     target = torch.device(device or ("cuda" if torch.cuda.is_available() else "cpu"))
     run = fingerprint(config, recipe, vectors, labels, seed)
-    x = torch.as_tensor(np.asarray(vectors, dtype=np.float32), device=target)  # (n, input_dim)
-    y = torch.as_tensor(np.asarray(labels, dtype=np.int64), device=target)  # (n,)
+    x = torch.as_tensor(np.ascontiguousarray(vectors, dtype=np.float32), device=target)  # (n, input_dim)
+    y = torch.as_tensor(np.ascontiguousarray(labels, dtype=np.int64), device=target)  # (n,)
     batches = max(1, math.ceil(len(x) / recipe.batch_size))
     epochs = max(recipe.epochs, math.ceil(recipe.minimum_steps / batches))
     cuda = [target] if target.type == "cuda" else []
@@ -217,6 +221,7 @@ def fit(
         torch.manual_seed(seed)
         classifier = SpikingClassifier(config).to(target)
         optimizer = _optimizer(recipe, classifier)
+        spread = recipe.noise * x.std(dim=0)  # (input_dim,)
         criterion = nn.CrossEntropyLoss(
             _label_weights(y, config.n_labels, recipe), label_smoothing=recipe.label_smoothing
         )
@@ -230,7 +235,7 @@ def fit(
                 rate = learning_rate(recipe, epoch * batches + step, epochs * batches)
                 for group in optimizer.param_groups:
                     group["lr"] = rate
-                logits = classifier(x[batch])  # (batch, n_labels)
+                logits = classifier(_noisy(x[batch], spread))  # (batch, n_labels)
                 loss = criterion(logits, y[batch])
                 optimizer.zero_grad()
                 loss.backward()
@@ -289,13 +294,24 @@ def _batches(n: int, size: int) -> Iterator[Tensor]:
             yield batch
 
 
+def _noisy(vectors: Tensor, spread: Tensor) -> Tensor:
+    """Add Gaussian noise of a standard deviation for each value, shape (input_dim,)."""
+    return vectors + spread * torch.randn_like(vectors) if spread.any() else vectors
+
+
 def _optimizer(recipe: Recipe, classifier: SpikingClassifier) -> torch.optim.Optimizer:
     """Return the recipe's optimiser."""
     if recipe.optimizer == "sgd":
         return torch.optim.SGD(
             classifier.parameters(), recipe.learning_rate, momentum=recipe.momentum, weight_decay=recipe.weight_decay
         )
-    return torch.optim.AdamW(classifier.parameters(), recipe.learning_rate, weight_decay=recipe.weight_decay)
+    parameters = list(classifier.parameters())
+    groups = [
+        {"params": [p for p in parameters if p.ndim > 1], "weight_decay": recipe.weight_decay},
+        # Decay would pull BatchNorm's gains, and with them all firing, towards 0.
+        {"params": [p for p in parameters if p.ndim <= 1], "weight_decay": 0.0},
+    ]
+    return torch.optim.AdamW(groups, recipe.learning_rate)
 
 
 def _label_weights(labels: Tensor, n_labels: int, recipe: Recipe) -> Tensor:

@@ -11,7 +11,7 @@ from anndata import AnnData
 from spikgpt import SpikGPT
 from spikgpt.building import train
 from spikgpt.data import read_h5ad
-from spikgpt.reference import Reference
+from spikgpt.reference import Reference, save
 
 DATA = Path(__file__).parent / "data"
 QUERY_FILE = DATA / "pancreas_baron_human2_human4.h5ad"
@@ -46,3 +46,15 @@ def shipped() -> SpikGPT:
 def query() -> AnnData:
     """300 cells of donors that no reference here has seen."""
     return read_h5ad(QUERY_FILE)[::2][:300].copy()
+
+
+@pytest.fixture(scope="session")
+def few(query: AnnData) -> AnnData:
+    """120 of those cells, enough for composition scaling."""
+    return query[:120].copy()
+
+
+@pytest.fixture(scope="session")
+def small_folder(small: Reference, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Save ``small``; tests leave the folder as it is."""
+    return save(small, tmp_path_factory.mktemp("references") / "small")

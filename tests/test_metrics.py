@@ -4,6 +4,7 @@ import json
 
 import numpy as np
 import pytest
+from sklearn.metrics import accuracy_score, classification_report
 
 from spikgpt.errors import LabelsError
 from spikgpt.metrics import measure, unknown_auroc
@@ -28,6 +29,28 @@ def test_the_confusion_has_a_row_for_each_true_label() -> None:
     metrics = measure(["a", "a", "b"], ["a", "c", "b"])
     assert metrics.confusion_labels == ("a", "b", "c")
     assert metrics.confusion == ((1, 0, 1), (0, 1, 0), (0, 0, 0))
+
+
+@pytest.mark.parametrize("seed", range(5))
+def test_figures_equal_those_of_sklearn(seed: int) -> None:
+    random = np.random.default_rng(seed)
+    truth, predicted = random.choice(list("abcd"), 200), random.choice(list("abcdef"), 200)
+    report = classification_report(truth, predicted, labels=list("abcd"), output_dict=True, zero_division=0)
+    metrics = measure(truth, predicted)
+    assert metrics.accuracy == accuracy_score(truth, predicted)
+    assert metrics.macro_f1 == pytest.approx(report["macro avg"]["f1-score"])
+    assert metrics.macro_precision == pytest.approx(report["macro avg"]["precision"])
+    assert metrics.macro_recall == pytest.approx(report["macro avg"]["recall"])
+    for score in metrics.per_label:
+        row = report[score.label]
+        found = (score.precision, score.recall, score.f1, score.cells)
+        assert found == pytest.approx((row["precision"], row["recall"], row["f1-score"], row["support"]))
+    assert np.sum(metrics.confusion) == 200
+
+
+def test_a_label_that_is_never_predicted_scores_zero() -> None:
+    scores = {score.label: score for score in measure(["a", "b"], ["a", "a"]).per_label}
+    assert (scores["b"].precision, scores["b"].recall, scores["b"].f1) == (0, 0, 0)
 
 
 def test_metrics_are_plain_json() -> None:

@@ -70,9 +70,22 @@ def test_golden_json() -> None:
         ({"unknown_rate": -1}, "unknown_rate in thresholds.json is -1"),
         ({"calibration_cells": True}, "calibration_cells in thresholds.json is True"),
         ({"method": "entropy"}, "method 'maximum probability'"),
-        ({"extra": 1}, "expected"),
+        (
+            {"paper_threshold": float("inf")},
+            "paper_threshold in thresholds.json is inf; expected",
+        ),
+        (
+            {"extra": 1},
+            r"holds \['calibration_cells', 'extra', .*; expected \['calibration_cells', 'm",
+        ),
     ],
 )
 def test_damaged_thresholds_are_refused(change: dict[str, Any], message: str) -> None:
     with pytest.raises(DamagedReference, match=message):
         Thresholds.from_dict(Thresholds(0.5, 0.05, 100).to_dict() | change)
+
+
+@pytest.mark.parametrize("values", [{}, {"threshold": 0.5}, [], None])
+def test_values_that_are_not_thresholds_are_refused(values: Any) -> None:
+    with pytest.raises(DamagedReference, match=r"expected \['calibration_cells'"):
+        Thresholds.from_dict(values)

@@ -79,6 +79,42 @@ def test_a_checkpoint_of_another_run_is_refused(tmp_path: Path) -> None:
             fitted(checkpoint=checkpoint, **options)
 
 
+def test_a_checkpoint_of_other_cells_is_refused(tmp_path: Path) -> None:
+    checkpoint = tmp_path / "fit.safetensors"
+    fitted(checkpoint=checkpoint)
+    vectors, labels = toy()
+    for other, names in ((vectors + 1e-3, labels), (vectors, labels[::-1]), (vectors[:-1], labels[:-1])):
+        with pytest.raises(CheckpointError, match="belongs to other cells"):
+            fit(network_config(QUICK, DIM, LABELS), QUICK, other, names, checkpoint=checkpoint)
+
+
+def test_a_finished_run_is_not_trained_again(tmp_path: Path) -> None:
+    checkpoint = tmp_path / "fit.safetensors"
+    first = fitted(checkpoint=checkpoint)
+    states: list[Progress] = []
+    assert equal(fitted(checkpoint=checkpoint, on_epoch=states.append), first)
+    assert states == []
+    assert [path.name for path in tmp_path.iterdir()] == ["fit.safetensors"]
+
+
+def test_the_number_of_threads_is_given_back_and_changes_no_bit() -> None:
+    before = torch.get_num_threads()
+    try:
+        torch.set_num_threads(1)
+        one = fitted()
+        torch.set_num_threads(2)
+        two = fitted()
+        assert torch.get_num_threads() == 2
+    finally:
+        torch.set_num_threads(before)
+    assert equal(one, two)
+
+
+def test_a_last_batch_of_one_cell_is_left_out() -> None:
+    vectors, labels = toy()
+    assert fit(network_config(QUICK, DIM, LABELS), QUICK, vectors[:129], labels[:129]).config.input_dim == DIM
+
+
 def test_a_damaged_checkpoint_is_refused(tmp_path: Path) -> None:
     checkpoint = tmp_path / "fit.safetensors"
     checkpoint.write_bytes(b"not safetensors")
@@ -87,7 +123,9 @@ def test_a_damaged_checkpoint_is_refused(tmp_path: Path) -> None:
 
 
 def test_it_learns() -> None:
+    # Far enough apart for the best possible classifier to be right on 99.5% of such cells.
     vectors, labels = toy()
+    vectors = vectors + 2 * np.eye(DIM)[labels]
     states: list[Progress] = []
     recipe = replace(QUICK, epochs=60)
     classifier = fit(network_config(recipe, DIM, LABELS), recipe, vectors, labels, on_epoch=states.append)
@@ -116,7 +154,7 @@ def test_the_learning_rate_rises_then_falls_along_a_cosine() -> None:
 def test_the_paper_recipe_is_the_published_one() -> None:
     assert (PAPER.optimizer, PAPER.learning_rate, PAPER.momentum, PAPER.weight_decay) == ("sgd", 0.01, 0.9, 1e-4)
     assert (PAPER.epochs, PAPER.minimum_steps, PAPER.batch_size, PAPER.warmup) == (10, 0, 128, 0)
-    assert (PAPER.label_smoothing, PAPER.class_balance, PAPER.refit) == (0, 0, False)
+    assert (PAPER.label_smoothing, PAPER.class_balance, PAPER.augmented_copies, PAPER.refit) == (0, 0, 0, False)
     config = network_config(PAPER, 512, 14)
     assert (config.width, config.copies, config.time_steps, config.dropout) == (512, 300, 4, 0.1)
     assert not config.residual

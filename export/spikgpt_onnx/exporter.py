@@ -54,7 +54,7 @@ class _EmbeddingGraph(nn.Module):
 
 
 class _CountsGraph(nn.Module):
-    """Aligned counts to probabilities: normalise, log1p, scale, clip, project, classify."""
+    """Aligned counts to probabilities: normalise, log1p, scale, clip, project, L2, classify."""
 
     components: Tensor
 
@@ -70,6 +70,7 @@ class _CountsGraph(nn.Module):
         expression = torch.log1p(counts * per_count[:, None])  # (B, genes)
         scaled = ((expression - gene_mean) / gene_std).clamp(-self.clip, self.clip)  # (B, genes)
         vectors = scaled @ self.components  # (B, dim)
+        vectors = vectors / vectors.norm(dim=1, keepdim=True).clamp(min=1e-12)  # (B, dim)
         return self.classifier(vectors).softmax(dim=1)  # type: ignore[no-any-return]
 
 
