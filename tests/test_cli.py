@@ -133,7 +133,7 @@ def test_help_names_every_command(run: Run) -> None:
 
 
 def test_version_of_the_installed_command() -> None:
-    command = [Path(sys.executable).with_name("spikgpt"), "--version"]
+    command = [str(Path(sys.executable).with_name("spikgpt")), "--version"]
     ran = subprocess.run(command, capture_output=True, text=True, check=True)
     assert ran.stdout == f"spikgpt {spikgpt.__version__}\n"
     assert ran.stderr == ""

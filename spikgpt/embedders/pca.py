@@ -33,7 +33,6 @@ MINIMUM_CELLS = 100
 # Composition scaling is found from the query's own scaling. Started from the reference's instead, it should end in the
 # same labels; between human and mouse it does for 30% to 80% of cells, and then the user is told.
 MINIMUM_AGREEMENT = 0.9
-COMPOSITION_ROUNDS = 3
 # Added to a gene's deviation within labels, as a share of the median deviation, so that no gene is blown up.
 WITHIN_FLOOR = 0.1
 # Genes seen in fewer cells differ between labels by chance.
@@ -254,14 +253,11 @@ class PCAEmbedder:
             return np.asarray(classify(self.project(values, totals, scale)).argmax(axis=1))
 
         def settle(start: Scale) -> tuple[Scale, npt.NDArray[np.int64]]:
-            scale, labels = start, best(start)
-            for _ in range(COMPOSITION_ROUNDS):
-                # Counted labels, not mean probabilities: smoothed probabilities make every label seem present, and
-                # the rounds then drift away from the truth.
-                shares = np.bincount(labels, minlength=len(self.label_means)) / len(labels)
-                scale = self._composition_scale(shares, mean, std, cells.found)
-                labels = best(scale)
-            return scale, labels
+            # Counted labels, not mean probabilities, in which every label seems present. Once, not again and again: within
+            # a species that changes nothing, and across a large shift the rounds drift away from the truth.
+            shares = np.bincount(best(start), minlength=len(self.label_means)) / n_cells
+            scale = self._composition_scale(shares, mean, std, cells.found)
+            return scale, best(scale)
 
         settled, labels = settle(own)
         agreement = float((settle(reference)[1] == labels).mean())

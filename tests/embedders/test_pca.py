@@ -27,7 +27,8 @@ def columns(adata: AnnData, embedder: PCAEmbedder) -> list[int]:
 
 def labels_by(reference: Reference, adata: AnnData, scaling: str) -> npt.NDArray[np.str_]:
     vectors = reference.embedder.embed(adata, scaling=scaling, classify=reference.probabilities).vectors
-    return np.array(reference.labels.names)[reference.probabilities(vectors).argmax(axis=1)]
+    labels: npt.NDArray[np.str_] = np.array(reference.labels.names)[reference.probabilities(vectors).argmax(axis=1)]
+    return labels
 
 
 def test_vectors_equal_a_plain_numpy_computation(small: Reference, query: AnnData) -> None:
