@@ -26,7 +26,7 @@ console = Console(stderr=True, highlight=False)
 
 Model = Annotated[str, typer.Option(help="Reference: a name that `spikgpt list` shows, or a folder.")]
 Layer = Annotated[str | None, typer.Option(help="Layer to read; by default the best expression values in the file.")]
-Scaling = Annotated[str, typer.Option(help="Scale of query genes: auto, reference or query.")]
+Scaling = Annotated[str, typer.Option(help="Scale of query genes: auto, composition, reference or query.")]
 Threshold = Annotated[
     float | None, typer.Option(help="Confidence below which a cell is Unknown; by default the reference's own.")
 ]
@@ -302,6 +302,8 @@ def _bar(unit: str, *more: TextColumn) -> Progress:
         *more,
         TimeRemainingColumn(),
         console=console,
+        # Without a terminal a bar would only leave stray lines in a log.
+        disable=not console.is_terminal,
     )
 
 

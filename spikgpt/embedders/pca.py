@@ -253,8 +253,8 @@ class PCAEmbedder:
             return np.asarray(classify(self.project(values, totals, scale)).argmax(axis=1))
 
         def settle(start: Scale) -> tuple[Scale, npt.NDArray[np.int64]]:
-            # Counted labels, not mean probabilities, in which every label seems present. Once, not again and again: within
-            # a species that changes nothing, and across a large shift the rounds drift away from the truth.
+            # Counted labels, not mean probabilities, in which every label seems present. Once, not again and again:
+            # within a species that changes nothing, and across a large shift the rounds drift from the truth.
             shares = np.bincount(best(start), minlength=len(self.label_means)) / n_cells
             scale = self._composition_scale(shares, mean, std, cells.found)
             return scale, best(scale)
