@@ -87,6 +87,10 @@ class GeneList:
     def __len__(self) -> int:
         return len(self.symbols)
 
+    def to_dict(self) -> dict[str, Any]:
+        """Return plain JSON values, as ``genes.json`` holds them."""
+        return {"sha256": self.sha256, "symbols": list(self.symbols), "ensembl_ids": list(self.ensembl_ids)}
+
     @property
     def sha256(self) -> str:
         """Hex digest of the canonical JSON of both tuples."""

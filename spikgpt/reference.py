@@ -304,9 +304,7 @@ def _contents(reference: Reference) -> dict[str, bytes]:
         "model.safetensors": save_tensors({name: tensor.contiguous() for name, tensor in tensors.items()}),
         "labels.json": _dump(reference.labels.to_list()),
         "thresholds.json": _dump(reference.thresholds.to_dict()),
-        "genes.json": _dump(
-            {"sha256": genes.sha256, "symbols": list(genes.symbols), "ensembl_ids": list(genes.ensembl_ids)}
-        ),
+        "genes.json": _dump(genes.to_dict()),
         "metrics.json": _dump(reference.metrics),
         "README.md": card(
             reference.name,

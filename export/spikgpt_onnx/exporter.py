@@ -101,11 +101,7 @@ def export(reference: Reference, folder: str | Path) -> Parity:
         _write_json(fresh / contract.LABELS, reference.labels.to_list())
         _write_json(fresh / contract.THRESHOLDS, reference.thresholds.to_dict())
         if reference.embedder.genes:
-            genes = reference.embedder.genes
-            _write_json(
-                fresh / contract.GENES,
-                {"sha256": genes.sha256, "symbols": list(genes.symbols), "ensembl_ids": list(genes.ensembl_ids)},
-            )
+            _write_json(fresh / contract.GENES, reference.embedder.genes.to_dict())
         parity = check_parity(reference, Graph(fresh))
         _write_json(fresh / contract.PARITY, asdict(parity))
         if folder.exists():

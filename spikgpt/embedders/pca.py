@@ -24,6 +24,7 @@ from spikgpt.errors import ConfigError, DamagedReference
 from spikgpt.genes import GeneList, genes_of
 
 KIND = "pca"
+TENSORS = ("mean", "std", "components", "label_means", "label_stds", "label_shares")
 SCALINGS = ("auto", "reference", "query", "composition")
 
 # Cells embedded at a time.
@@ -235,9 +236,8 @@ class PCAEmbedder:
         """Return the gene means and deviations to scale a query with, the scaling that was used, and notes on it."""
         n_cells = int((~cells.empty).sum())
         reference = self.reference_scale(cells.found)
-        if scaling == "auto" and (n_cells < MINIMUM_CELLS or classify is None):
-            return reference, "reference", ()
-        if scaling == "reference" or n_cells < 2:
+        too_few = n_cells < 2 or (scaling == "auto" and (n_cells < MINIMUM_CELLS or classify is None))
+        if scaling == "reference" or too_few:
             return reference, "reference", ()
         used = ~cells.empty
         values, totals = cells.values[used], cells.totals[used]
@@ -285,10 +285,7 @@ class PCAEmbedder:
 
     def tensors(self) -> dict[str, Floats]:
         """Return what ``model.safetensors`` keeps of the embedder."""
-        return {
-            name: getattr(self, name)
-            for name in ("mean", "std", "components", "label_means", "label_stds", "label_shares")
-        }
+        return {name: getattr(self, name) for name in TENSORS}
 
     @classmethod
     def from_tensors(cls, settings: dict[str, Any], tensors: dict[str, Floats], genes: GeneList) -> PCAEmbedder:
@@ -299,11 +296,10 @@ class PCAEmbedder:
         DamagedReference
             When a setting or a tensor is missing, or shapes do not fit each other.
         """
-        names = {"mean", "std", "components", "label_means", "label_stds", "label_shares"}
         numbers = [settings.get("clip"), settings.get("target_sum")]
-        if tensors.keys() != names or not all(isinstance(number, float) and number > 0 for number in numbers):
+        if tensors.keys() != set(TENSORS) or not all(isinstance(number, float) and number > 0 for number in numbers):
             found = f"{sorted(tensors)} and {settings}"
-            msg = f"The pca embedder holds {found}; expected {sorted(names)}, clip and target_sum."
+            msg = f"The pca embedder holds {found}; expected {sorted(TENSORS)}, clip and target_sum."
             raise DamagedReference(msg)
         size, labels = len(genes), len(tensors["label_means"])
         shapes = {"mean": (size,), "std": (size,), "label_means": (labels, size), "label_stds": (labels, size)}
