@@ -68,10 +68,12 @@ def load_task(name: str, data: Path) -> tuple[AnnData, AnnData]:
     return reference[kept, shared].copy(), query[:, shared].copy()
 
 
-def logistic_regression(reference: Reference, cells: AnnData, query: AnnData, *, balanced: bool) -> npt.NDArray[Any]:
+def logistic_regression(
+    reference: Reference, cells: AnnData, query: AnnData, *, scaling: str, balanced: bool
+) -> npt.NDArray[Any]:
     """Return the labels that logistic regression gives, on the reference's own embedding, standardised."""
     trained = reference.embedder.embed(cells, scaling="reference").vectors
-    asked = reference.embedder.embed(query, classify=reference.probabilities).vectors
+    asked = reference.embedder.embed(query, scaling=scaling, classify=reference.probabilities).vectors
     scaler = StandardScaler().fit(trained)
     model = LogisticRegression(max_iter=5000, class_weight="balanced" if balanced else None)
     model.fit(scaler.transform(trained), cells.obs["cell_type"].astype(str))
@@ -101,7 +103,12 @@ def main() -> None:
         for recipe in options.recipe or ["default", "paper"]:
             for seed in range(options.seeds):
                 reference = train(cells, "cell_type", recipe=recipe, seed=seed)
-                annotation = annotate(reference, asked)
+                # The paper labels each cell alone, in the reference's scale.
+                scaling = "reference" if recipe == "paper" else "auto"
+                annotation = annotate(reference, asked, scaling=scaling, neighbours=recipe != "paper")
+                if recipe == "default":
+                    alone = annotate(reference, asked, neighbours=False)
+                    scores.setdefault("spikgpt default, each cell alone", []).append(measure(truth, alone.best_labels))
                 scores.setdefault(f"spikgpt {recipe}", []).append(measure(truth, annotation.best_labels))
                 if recipe == "default":
                     scalings.add(annotation.report.scaling)
@@ -109,7 +116,7 @@ def main() -> None:
                 if seed == 0:
                     for balanced in (False, True):
                         name = f"logistic regression{' balanced' if balanced else ''}, embedding of {recipe}"
-                        labels = logistic_regression(reference, cells, asked, balanced=balanced)
+                        labels = logistic_regression(reference, cells, asked, scaling=scaling, balanced=balanced)
                         scores[name] = [measure(truth, labels)]
         table = Table("method", "accuracy", "macro-F1", "seeds", title=f"{task}: {len(truth)} cells")
         for name, rows in scores.items():

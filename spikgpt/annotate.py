@@ -13,6 +13,7 @@ import pandas as pd
 from anndata import AnnData
 
 from spikgpt.embedders import EmbeddingReport
+from spikgpt.neighbours import smooth
 from spikgpt.reference import Reference
 from spikgpt.thresholds import UNKNOWN, confidence_of, is_unknown
 
@@ -41,6 +42,7 @@ class Annotation:
     empty: npt.NDArray[np.bool_]
     label_names: tuple[str, ...]
     threshold: float
+    neighbours: bool
     reference_name: str
     report: EmbeddingReport
 
@@ -67,6 +69,7 @@ class Annotation:
             "threshold": self.threshold,
             "values": f"{self.report.values} from {self.report.source}",
             "scaling": self.report.scaling,
+            "neighbours": self.neighbours,
             "genes_matched": self.report.genes_matched,
             "genes_total": self.report.genes_total,
         }
@@ -103,6 +106,7 @@ def annotate(
     *,
     layer: str | None = None,
     scaling: str = "auto",
+    neighbours: bool = True,
     threshold: float | None = None,
     batch_size: int = 4096,
     on_cells: Callable[[int], None] | None = None,
@@ -115,6 +119,8 @@ def annotate(
         Layer to read; by default the best expression values that the AnnData holds.
     scaling
         How query genes are brought to the reference's scale; ``auto`` decides by evidence.
+    neighbours
+        Average each cell's probabilities with those of the cells nearest to it; else each cell is labelled alone.
     threshold
         Confidence below which a cell is Unknown; by default the reference's own.
     batch_size
@@ -133,6 +139,8 @@ def annotate(
     is_unknown(np.empty(0), used)  # refuse a bad threshold before the work
     embedding = reference.embedder.embed(adata, layer=layer, scaling=scaling, classify=reference.probabilities)
     probabilities = reference.probabilities(embedding.vectors, batch_size=batch_size, on_cells=on_cells)
+    if neighbours:
+        probabilities[~embedding.empty] = smooth(probabilities[~embedding.empty], embedding.points)
     probabilities[embedding.empty] = 0
     names = np.array(reference.labels.names)
     confidence = confidence_of(probabilities)
@@ -147,6 +155,7 @@ def annotate(
         empty=embedding.empty,
         label_names=reference.labels.names,
         threshold=used,
+        neighbours=neighbours,
         reference_name=reference.name,
         report=embedding.report,
     )

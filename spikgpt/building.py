@@ -10,13 +10,14 @@ import numpy as np
 import numpy.typing as npt
 from anndata import AnnData
 
+from spikgpt.annotate import annotate
 from spikgpt.data import check_trainable, labels_of
 from spikgpt.embedders import Embedder, fit_embedder
 from spikgpt.errors import LabelsError
 from spikgpt.metrics import measure
 from spikgpt.model import SpikingClassifier
 from spikgpt.reference import LabelMap, Reference
-from spikgpt.thresholds import PAPER_THRESHOLD, confidence_of, conformal_threshold, is_unknown
+from spikgpt.thresholds import PAPER_THRESHOLD, conformal_threshold, is_unknown
 from spikgpt.training import Progress, fit, hold_out, network_config, recipe_named
 
 # obs columns that hold Cell Ontology ids: ours, and that of the CELLxGENE schema.
@@ -107,10 +108,8 @@ def train(
         metrics={},
         provenance={},
     )
-    embedding = fitted.embed(cells[held_known], layer=layer, classify=measured.probabilities)
-    probabilities = measured.probabilities(embedding.vectors)
-    confidence = confidence_of(probabilities)
-    predicted = np.array(known)[probabilities.argmax(axis=1)]
+    annotation = annotate(measured, cells[held_known], layer=layer)
+    confidence = annotation.confidence[~annotation.empty]
     if chosen.refit:
         fitted, classifier, known = trained("all-cells", np.arange(len(labels)))
     return Reference(
@@ -123,7 +122,7 @@ def train(
             "cells": len(labels),
             "cells_per_label": {label: int((labels == label).sum()) for label in known},
             "held_out_by": _held_out_by(batch_key, groups, held_part),
-            "held_out": measure(labels[held_known], predicted).to_dict(),
+            "held_out": measure(labels[held_known], annotation.best_labels).to_dict(),
             "paper_threshold_rejects": float(is_unknown(confidence, PAPER_THRESHOLD).mean()),
         },
         provenance={

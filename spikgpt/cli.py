@@ -27,6 +27,9 @@ console = Console(stderr=True, highlight=False)
 Model = Annotated[str, typer.Option(help="Reference: a name that `spikgpt list` shows, or a folder.")]
 Layer = Annotated[str | None, typer.Option(help="Layer to read; by default the best expression values in the file.")]
 Scaling = Annotated[str, typer.Option(help="Scale of query genes: auto, composition, reference or query.")]
+Neighbours = Annotated[
+    bool, typer.Option("--neighbours/--alone", help="Average each cell with those most like it, or label it alone.")
+]
 Threshold = Annotated[
     float | None, typer.Option(help="Confidence below which a cell is Unknown; by default the reference's own.")
 ]
@@ -36,7 +39,7 @@ BatchSize = Annotated[int, typer.Option(help="Cells classified at a time; the la
 def main() -> None:
     """Run the command line; a user's mistake is one line and exit code 2."""
     try:
-        app()
+        app(prog_name="spikgpt")
     except SpikGPTError as error:
         console.print(f"[bold red]Error:[/] {_plain(str(error))}", soft_wrap=True)
         sys.exit(2)
@@ -58,6 +61,7 @@ def annotate(
     table: Annotated[Path | None, typer.Option(help="Also write one row a cell, .csv or .parquet.")] = None,
     layer: Layer = None,
     scaling: Scaling = "auto",
+    neighbours: Neighbours = True,
     threshold: Threshold = None,
     batch_size: BatchSize = 4096,
 ) -> None:
@@ -80,6 +84,7 @@ def annotate(
             adata,
             layer=layer,
             scaling=scaling,
+            neighbours=neighbours,
             threshold=threshold,
             batch_size=batch_size,
             on_cells=lambda cells: progress.advance(task, cells),
@@ -111,6 +116,7 @@ def evaluate(
     json_file: Annotated[Path | None, typer.Option("--json", help="Write all figures to this file.")] = None,
     layer: Layer = None,
     scaling: Scaling = "auto",
+    neighbours: Neighbours = True,
     threshold: Threshold = None,
     batch_size: BatchSize = 4096,
 ) -> None:
@@ -123,6 +129,7 @@ def evaluate(
         label_key,
         layer=layer,
         scaling=scaling,
+        neighbours=neighbours,
         threshold=threshold,
         batch_size=batch_size,
     )

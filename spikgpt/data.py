@@ -277,6 +277,14 @@ def log_normalise(
     return normalised.astype(np.float32)
 
 
+def mean_and_std(logs: sparse.csr_matrix) -> tuple[npt.NDArray[np.float64], npt.NDArray[np.float64]]:
+    """Return the mean and the standard deviation of each gene, (n, G) to two of (G,)."""
+    values = logs.astype(np.float64)
+    mean = np.asarray(values.mean(axis=0)).ravel()
+    squares = np.asarray(values.multiply(values).mean(axis=0)).ravel()
+    return mean, np.sqrt(np.maximum(squares - mean**2, 0.0))
+
+
 def labels_of(adata: AnnData, key: str) -> tuple[npt.NDArray[np.str_], npt.NDArray[np.bool_]]:
     """Return the labels of n cells, shape (n,), and whether each cell has one, shape (n,).
 

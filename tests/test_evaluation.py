@@ -24,6 +24,7 @@ def annotated(best: list[str], confidence: list[float]) -> Annotation:
         empty=np.zeros(len(best), dtype=bool),
         label_names=("a", "b"),
         threshold=0.5,
+        neighbours=True,
         reference_name="hand-made",
         report=EmbeddingReport("X", "counts", "reference", 10, 10),
     )

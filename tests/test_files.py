@@ -39,6 +39,7 @@ def annotation() -> Annotation:
         empty=np.zeros(N_CELLS, dtype=bool),
         label_names=("alpha", "beta"),
         threshold=0.5,
+        neighbours=True,
         reference_name="hand-made",
         report=EmbeddingReport("X", "counts", "reference", 5, 7),
     )

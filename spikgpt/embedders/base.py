@@ -37,13 +37,15 @@ class EmbeddingReport:
 class Embedding:
     """Cell embeddings.
 
-    ``vectors`` has shape (n, dim), float64; ``empty``, shape (n,), marks cells without any counts, whose vectors mean
-    nothing.
+    ``vectors`` has shape (n, dim), float64, and is what the classifier reads; ``empty``, shape
+    (n,), marks cells without any counts, whose vectors mean nothing. ``points``, one row for each cell that is not
+    empty, places the cells among themselves, whatever the reference.
     """
 
     vectors: npt.NDArray[np.float64]
     empty: npt.NDArray[np.bool_]
     report: EmbeddingReport
+    points: npt.NDArray[np.float64]
 
 
 class Embedder(Protocol):

@@ -18,10 +18,11 @@ from anndata import AnnData
 from scipy import sparse
 from sklearn.feature_selection import f_classif
 
-from spikgpt.data import AlignedCells, align, find_expression, log_normalise
+from spikgpt.data import AlignedCells, align, find_expression, log_normalise, mean_and_std
 from spikgpt.embedders.base import Classify, Embedding, EmbeddingReport, Floats
 from spikgpt.errors import ConfigError, DamagedReference
 from spikgpt.genes import GeneList, genes_of
+from spikgpt.neighbours import own_components
 
 KIND = "pca"
 TENSORS = ("mean", "std", "components", "label_means", "label_stds", "label_shares")
@@ -121,9 +122,9 @@ class PCAEmbedder:
         )
         logs = sparse.csr_matrix(logs[:, chosen])
         names, shares = np.unique(labels, return_counts=True)
-        by_label = [_mean_and_std(logs[labels == name]) for name in names]
+        by_label = [mean_and_std(logs[labels == name]) for name in names]
         label_means, label_stds = (np.stack(rows) for rows in zip(*by_label, strict=True))
-        mean, overall = _mean_and_std(logs)
+        mean, overall = mean_and_std(logs)
         within = np.sqrt(shares / shares.sum() @ label_stds**2)
         std = within + WITHIN_FLOOR * np.median(overall)
         training = AnnData(np.clip((logs.toarray() - mean) / std, -clip, clip).astype(np.float32))
@@ -176,7 +177,7 @@ class PCAEmbedder:
             genes_total=len(self.genes),
             notes=cells.notes + notes,
         )
-        return Embedding(self.project(cells.values, cells.totals, scale), cells.empty, report)
+        return Embedding(self.project(cells.values, cells.totals, scale), cells.empty, report, self.points(cells))
 
     def project(
         self, values: sparse.csr_matrix | Floats, totals: npt.NDArray[np.float64], scale: Scale | None = None
@@ -200,6 +201,11 @@ class PCAEmbedder:
         lengths = np.linalg.norm(vectors, axis=1, keepdims=True)
         vectors /= np.maximum(lengths, 1e-12)
         return vectors
+
+    def points(self, cells: AlignedCells) -> npt.NDArray[np.float64]:
+        """Place the cells that are not empty, n of them, where their neighbours are sought, shape (n, D)."""
+        logs = log_normalise(cells.values, cells.totals, self.target_sum)
+        return own_components(logs[~cells.empty][:, cells.found])
 
     def augment(self, adata: AnnData, *, layer: str | None = None, seed: int = 0) -> list[npt.NDArray[np.float64]]:
         """Return the vectors of the cells as another sample might show them: fewer counts, and ambient RNA among them.
@@ -241,7 +247,7 @@ class PCAEmbedder:
             return reference, "reference", ()
         used = ~cells.empty
         values, totals = cells.values[used], cells.totals[used]
-        mean, std = _mean_and_std(log_normalise(values, totals, self.target_sum))
+        mean, std = mean_and_std(log_normalise(values, totals, self.target_sum))
         own = self._composition_scale(self.label_shares.astype(np.float64), mean, std, cells.found)
         if scaling == "query":
             return own, "query", ()
@@ -315,17 +321,9 @@ class PCAEmbedder:
 
 def _most_variable(logs: sparse.csr_matrix, labels: npt.NDArray[np.str_], n_genes: int) -> npt.NDArray[np.int64]:
     """Return the sorted columns of the genes whose means differ most between labels, of those that vary."""
-    _, std = _mean_and_std(logs)
+    _, std = mean_and_std(logs)
     varying = np.flatnonzero((std > 1e-6) & (logs.getnnz(axis=0) >= MINIMUM_EXPRESSING))
     ratio, _ = f_classif(sparse.csr_matrix(logs[:, varying]), labels)
     # Stable, so that ties fall by gene name.
     best = np.argsort(-np.nan_to_num(ratio, nan=-1.0, posinf=np.finfo(float).max), kind="stable")[:n_genes]
     return np.sort(varying[best])
-
-
-def _mean_and_std(logs: sparse.csr_matrix) -> tuple[npt.NDArray[np.float64], npt.NDArray[np.float64]]:
-    """Return the mean and the standard deviation of each gene."""
-    values = logs.astype(np.float64)
-    mean = np.asarray(values.mean(axis=0)).ravel()
-    squares = np.asarray(values.multiply(values).mean(axis=0)).ravel()
-    return mean, np.sqrt(np.maximum(squares - mean**2, 0.0))

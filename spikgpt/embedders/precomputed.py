@@ -67,7 +67,7 @@ class PrecomputedEmbedder:
             )
             raise DataError(msg)
         report = EmbeddingReport(f"obsm[{self.key!r}]", "embedding", "none", genes_matched=0, genes_total=0)
-        return Embedding(vectors, np.zeros(len(vectors), dtype=bool), report)
+        return Embedding(vectors, np.zeros(len(vectors), dtype=bool), report, vectors)
 
     def augment(self, adata: AnnData, *, layer: str | None = None, seed: int = 0) -> list[npt.NDArray[np.float64]]:
         """Return nothing: another sample's embedding is not known."""

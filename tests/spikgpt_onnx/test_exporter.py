@@ -48,7 +48,7 @@ def pca_of(model: SpikGPT) -> PCAEmbedder:
 
 
 def test_real_cells_get_the_same_labels(model: SpikGPT, folder: Path, query: anndata.AnnData) -> None:
-    annotation = model.annotate(query.copy())
+    annotation = model.annotate(query.copy(), neighbours=False)
     aligned = align(find_expression(query), pca_of(model).genes)
     (mean, std), scaling, _ = pca_of(model).query_scale(aligned, "auto", model.reference.probabilities)
     assert scaling == annotation.report.scaling == "composition"
@@ -64,7 +64,7 @@ def test_real_cells_get_the_same_labels(model: SpikGPT, folder: Path, query: ann
 
 
 def test_scaling_inputs_default_to_the_reference(model: SpikGPT, folder: Path, query: anndata.AnnData) -> None:
-    annotation = model.annotate(query.copy(), scaling="reference")
+    annotation = model.annotate(query.copy(), scaling="reference", neighbours=False)
     aligned = align(find_expression(query), pca_of(model).genes)
     inputs = {contract.COUNTS: aligned.values.toarray(), contract.TOTAL: aligned.totals}
     found = Graph(folder).probabilities(inputs)
