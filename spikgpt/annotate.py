@@ -12,7 +12,7 @@ import numpy.typing as npt
 import pandas as pd
 from anndata import AnnData
 
-from spikgpt.embedders import EmbeddingReport
+from spikgpt.embedders import Embedding, EmbeddingReport
 from spikgpt.neighbours import smooth
 from spikgpt.reference import Reference
 from spikgpt.thresholds import UNKNOWN, confidence_of, is_unknown
@@ -126,7 +126,7 @@ def annotate(
     batch_size
         Cells classified at a time; the labels do not depend on it.
     on_cells
-        Called with the number of cells done after each batch.
+        Called with the number of cells embedded since the last call.
 
     Raises
     ------
@@ -135,10 +135,27 @@ def annotate(
     ConfigError
         When an option is out of range.
     """
+    is_unknown(np.empty(0), threshold or 0.0)  # refuse a bad threshold before the work
+    embedding = reference.embedder.embed(
+        adata, layer=layer, scaling=scaling, classify=reference.probabilities, on_cells=on_cells
+    )
+    return label(
+        reference, embedding, adata.obs_names, neighbours=neighbours, threshold=threshold, batch_size=batch_size
+    )
+
+
+def label(
+    reference: Reference,
+    embedding: Embedding,
+    cells: pd.Index,
+    *,
+    neighbours: bool = True,
+    threshold: float | None = None,
+    batch_size: int = 4096,
+) -> Annotation:
+    """Label cells that are embedded already; the options are those of :func:`annotate`."""
     used = reference.thresholds.threshold if threshold is None else threshold
-    is_unknown(np.empty(0), used)  # refuse a bad threshold before the work
-    embedding = reference.embedder.embed(adata, layer=layer, scaling=scaling, classify=reference.probabilities)
-    probabilities = reference.probabilities(embedding.vectors, batch_size=batch_size, on_cells=on_cells)
+    probabilities = reference.probabilities(embedding.vectors, batch_size=batch_size)
     if neighbours:
         probabilities[~embedding.empty] = smooth(probabilities[~embedding.empty], embedding.points)
     probabilities[embedding.empty] = 0
@@ -147,7 +164,7 @@ def annotate(
     best = np.where(embedding.empty, UNKNOWN, names[probabilities.argmax(axis=1)])
     rejected = is_unknown(confidence, used) | embedding.empty
     return Annotation(
-        cells=adata.obs_names,
+        cells=cells,
         labels=np.where(rejected, UNKNOWN, best),
         best_labels=best,
         confidence=confidence.astype(np.float32),

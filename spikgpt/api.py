@@ -63,8 +63,14 @@ class SpikGPT:
         return f"SpikGPT({self.reference.name!r}, {len(labels)} labels, embedder {self.reference.embedder.kind})"
 
     @classmethod
-    def from_pretrained(cls, name: str | Path) -> SpikGPT:
+    def from_pretrained(cls, name: str | Path, *, scgpt: str | Path | None = None) -> SpikGPT:
         """Load a reference by name or from a folder.
+
+        Parameters
+        ----------
+        scgpt
+            Folder of the scGPT checkpoint that the reference was trained with, where it neither carries it nor names a
+            repository.
 
         Raises
         ------
@@ -75,7 +81,7 @@ class SpikGPT:
         FormatError
             When it was written by a newer library.
         """
-        return cls(load(locate(name)))
+        return cls(load(locate(name), scgpt=scgpt))
 
     @classmethod
     def train(cls, adata: AnnData, label_key: str, **options: Any) -> SpikGPT:

@@ -10,9 +10,9 @@ import numpy as np
 import numpy.typing as npt
 from anndata import AnnData
 
-from spikgpt.annotate import annotate
+from spikgpt.annotate import label
 from spikgpt.data import check_trainable, labels_of
-from spikgpt.embedders import Embedder, fit_embedder
+from spikgpt.embedders import Classify, Embedder, Embedding, fit_embedder
 from spikgpt.errors import LabelsError
 from spikgpt.metrics import measure
 from spikgpt.model import SpikingClassifier
@@ -29,7 +29,7 @@ def train(
     label_key: str,
     *,
     batch_key: str | None = None,
-    embedder: str = "pca",
+    embedder: str | Embedder = "pca",
     layer: str | None = None,
     recipe: str = "default",
     name: str = "reference",
@@ -37,6 +37,7 @@ def train(
     device: str | None = None,
     provenance: dict[str, Any] | None = None,
     checkpoints: Path | None = None,
+    on_cells: Callable[[int], None] | None = None,
     on_epoch: Callable[[str, Progress], None] | None = None,
 ) -> Reference:
     """Train a reference on labelled cells.
@@ -50,13 +51,16 @@ def train(
     label_key
         Column of ``obs`` with the cell types. Cells without a label, and types of fewer than 5 cells, are left out.
     embedder
-        ``pca``, or ``obsm:KEY`` for an embedding that the AnnData brings.
+        ``pca``, ``obsm:KEY`` for an embedding that the AnnData brings, or an embedder that needs no fitting, such as
+        :func:`spikgpt.embedders.open_scgpt` returns.
     recipe
         ``default`` or ``paper``.
     provenance
         More about the cells that the reference should keep, such as their source and licence; plain JSON values.
     checkpoints
         Folder to keep the state of the training in, to resume from after an interruption.
+    on_cells
+        Called with the number of cells embedded since the last call, by an embedder that needs no fitting.
     on_epoch
         Called with the stage and its progress after each epoch.
 
@@ -77,9 +81,20 @@ def train(
     cells, labels = adata[used], labels[used]
     names, label_index = np.unique(labels, return_inverse=True)
 
+    everything: Embedding | None = None
+
+    def embedded(fitted: Embedder, part: npt.NDArray[Any], classify: Classify | None = None) -> Embedding:
+        # An embedder that was not fitted gives a cell the same vector every time, so it is asked once.
+        nonlocal everything
+        if fitted.fitted:
+            scaling = "auto" if classify else "reference"
+            return fitted.embed(cells[part], layer=layer, scaling=scaling, classify=classify)
+        everything = everything or fitted.embed(cells, layer=layer, on_cells=on_cells)
+        return everything.part(part)
+
     def trained(stage: str, part: npt.NDArray[Any]) -> tuple[Embedder, SpikingClassifier, tuple[str, ...]]:
         fitted = fit_embedder(embedder, cells[part], labels[part], layer=layer, seed=seed)
-        vectors = [fitted.embed(cells[part], layer=layer, scaling="reference").vectors]
+        vectors = [embedded(fitted, part).vectors]
         for copy in range(chosen.augmented_copies):
             vectors += fitted.augment(cells[part], layer=layer, seed=seed + copy)
         present, index = np.unique(label_index[part], return_inverse=True)
@@ -108,7 +123,8 @@ def train(
         metrics={},
         provenance={},
     )
-    annotation = annotate(measured, cells[held_known], layer=layer)
+    embedding = embedded(fitted, held_known, measured.probabilities)
+    annotation = label(measured, embedding, cells.obs_names[held_known])
     confidence = annotation.confidence[~annotation.empty]
     if chosen.refit:
         fitted, classifier, known = trained("all-cells", np.arange(len(labels)))

@@ -11,7 +11,7 @@ from typing import Annotated, Any
 
 import typer
 from rich.console import Console
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, ProgressColumn, Task, TextColumn, TimeRemainingColumn
 from rich.table import Table
 
 from spikgpt.errors import ConfigError, SpikGPTError
@@ -33,6 +33,11 @@ Neighbours = Annotated[
 Threshold = Annotated[
     float | None, typer.Option(help="Confidence below which a cell is Unknown; by default the reference's own.")
 ]
+ScGPT = Annotated[
+    str | None,
+    typer.Option("--scgpt", help="Folder of the scGPT checkpoint that the reference needs, if it does not bring it."),
+]
+MaxLength = Annotated[int, typer.Option(help="scGPT tokens of a cell at most.")]
 BatchSize = Annotated[int, typer.Option(help="Cells classified at a time; the labels do not depend on it.")]
 
 
@@ -63,6 +68,7 @@ def annotate(
     scaling: Scaling = "auto",
     neighbours: Neighbours = True,
     threshold: Threshold = None,
+    scgpt: ScGPT = None,
     batch_size: BatchSize = 4096,
 ) -> None:
     """Label the cells of QUERY."""
@@ -75,7 +81,7 @@ def annotate(
     if out.exists() and out.samefile(query):
         msg = f"{out} is the input; name another file for the output."
         raise ConfigError(msg)
-    reference = SpikGPT.from_pretrained(model).reference
+    reference = SpikGPT.from_pretrained(model, scgpt=scgpt).reference
     adata = data.read_h5ad(query, backed=True)
     with _bar("cells") as progress:
         task = progress.add_task("Annotating", total=adata.n_obs)
@@ -118,13 +124,14 @@ def evaluate(
     scaling: Scaling = "auto",
     neighbours: Neighbours = True,
     threshold: Threshold = None,
+    scgpt: ScGPT = None,
     batch_size: BatchSize = 4096,
 ) -> None:
     """Label the cells of QUERY and hold the labels against the truth."""
     from spikgpt import data, files
     from spikgpt.api import SpikGPT
 
-    evaluation = SpikGPT.from_pretrained(model).evaluate(
+    evaluation = SpikGPT.from_pretrained(model, scgpt=scgpt).evaluate(
         data.read_h5ad(query),
         label_key,
         layer=layer,
@@ -161,7 +168,12 @@ def train(
     batch_key: Annotated[
         str | None, typer.Option(help="Column of obs with the donor or batch, to hold out whole ones.")
     ] = None,
-    embedder: Annotated[str, typer.Option(help="pca, or obsm:KEY for an embedding in the file.")] = "pca",
+    embedder: Annotated[str, typer.Option(help="pca, scgpt, or obsm:KEY for an embedding in the file.")] = "pca",
+    scgpt: Annotated[
+        str | None, typer.Option("--scgpt", help="scGPT checkpoint: a folder, or ORG/REPO[@REVISION] on the Hub.")
+    ] = None,
+    max_length: MaxLength = 1200,
+    bundle: Annotated[bool, typer.Option("--bundle", help="Put the scGPT checkpoint into the reference.")] = False,
     recipe: Annotated[str, typer.Option(help="default, or paper for the published settings.")] = "default",
     name: Annotated[str | None, typer.Option(help="Name of the reference; by default that of the folder.")] = None,
     seed: Annotated[int, typer.Option(help="The same seed gives the same reference.")] = 0,
@@ -171,13 +183,25 @@ def train(
     """Train a reference. An interrupted training goes on from the last epoch when started again."""
     from spikgpt import data
     from spikgpt.building import train as train_reference
+    from spikgpt.embedders import open_scgpt
     from spikgpt.reference import check_writable, save
 
     check_writable(out, overwrite=overwrite)
+    chosen: Any = embedder
+    if (embedder == "scgpt") != (scgpt is not None):
+        msg = "--embedder scgpt and --scgpt CHECKPOINT go together; give both or neither."
+        raise ConfigError(msg)
+    if scgpt is not None:
+        chosen = open_scgpt(scgpt, max_length=max_length, bundled=bundle)
     adata = data.read_h5ad(reference)
     checkpoints = out.with_name(f".{out.name}.training")
     with _bar("epochs", TextColumn("{task.fields[figures]}")) as progress:
         tasks: dict[str, Any] = {}
+
+        def on_cells(cells: int) -> None:
+            if "cells" not in tasks:
+                tasks["cells"] = progress.add_task("Embedding (cells)", total=adata.n_obs, figures="")
+            progress.advance(tasks["cells"], cells)
 
         def on_epoch(stage: str, state: Any) -> None:
             if stage not in tasks:
@@ -189,12 +213,13 @@ def train(
             adata,
             label_key,
             batch_key=batch_key,
-            embedder=embedder,
+            embedder=chosen,
             layer=layer,
             recipe=recipe,
             name=name or out.name,
             seed=seed,
             checkpoints=checkpoints,
+            on_cells=on_cells,
             on_epoch=on_epoch,
         )
     save(trained, out, overwrite=overwrite)
@@ -215,13 +240,127 @@ def train(
 
 
 @app.command()
+def embed(
+    query: Annotated[Path, typer.Argument(help="Cells to embed, an h5ad file.")],
+    scgpt: Annotated[str, typer.Option("--scgpt", help="Checkpoint: a folder, or ORG/REPO[@REVISION] on the Hub.")],
+    out: Annotated[Path, typer.Option(help="h5ad file to write: the input with the embedding in obsm.")],
+    key: Annotated[str, typer.Option(help="Name of the embedding in obsm.")] = "X_scGPT",
+    layer: Layer = None,
+    max_length: MaxLength = 1200,
+    batch_size: Annotated[str, typer.Option(help="Cells at a time; auto takes what is fast and fits.")] = "auto",
+    precision: Annotated[str, typer.Option(help="float32; bfloat16 or float16 on a GPU.")] = "float32",
+    upstream_seeds: Annotated[
+        tuple[int, int] | None,
+        typer.Option(help="Follow upstream's random draws, from these seeds of NumPy and torch."),
+    ] = None,
+    cache: Annotated[bool, typer.Option(help="Keep finished cells, to resume from and to reuse.")] = True,
+) -> None:
+    """Write scGPT's embedding of QUERY. An interrupted run goes on from its last finished cells."""
+    from spikgpt import data, files
+    from spikgpt.embedders import open_scgpt
+    from spikgpt.scgpt.embedding import cache_folder
+    from spikgpt.scgpt.tokens import UpstreamDraws
+
+    if out.exists() and out.samefile(query):
+        msg = f"{out} is the input; name another file for the output."
+        raise ConfigError(msg)
+    if batch_size != "auto" and not batch_size.isdecimal():
+        msg = f"--batch-size is {batch_size!r}; expected auto or a number of cells."
+        raise ConfigError(msg)
+    embedder = open_scgpt(
+        scgpt,
+        max_length=max_length,
+        batch_size=None if batch_size == "auto" else int(batch_size),
+        precision=precision,
+        draws=UpstreamDraws(*upstream_seeds) if upstream_seeds else None,
+        cache=cache_folder() if cache else None,
+    )
+    adata = data.read_h5ad(query, backed=True)
+    with _bar("cells", _Speed()) as progress:
+        task = progress.add_task("Embedding", total=adata.n_obs)
+        embedding = embedder.embed(adata, layer=layer, on_cells=lambda cells: progress.advance(task, cells))
+    adata.file.close()
+    files.write_added(query, out, {("obsm", key): embedding.vectors.astype("float32")})
+    report = embedding.report
+    console.print(f"Read {report.values} from {report.source}.", soft_wrap=True)
+    console.print(f"{report.genes_matched} of the query's {report.genes_total} genes are in the vocabulary.")
+    if embedding.empty.any():
+        console.print(
+            f"[yellow]Note:[/] {int(embedding.empty.sum())} cells have no such genes; their vectors mean nothing."
+        )
+    for note in report.notes:
+        console.print(f"[yellow]Note:[/] {_plain(note)}", soft_wrap=True)
+    console.print(f"Wrote {out}, obsm[{key!r}], {embedder.dim} values a cell.".replace("[", r"\["), soft_wrap=True)
+
+
+@app.command(name="convert-scgpt")
+def convert_scgpt(
+    checkpoint: Annotated[str, typer.Argument(help="Checkpoint: a folder, or ORG/REPO[@REVISION] on the Hub.")],
+    out: Annotated[Path, typer.Option(help="Folder to write.")],
+    upstream: Annotated[bool, typer.Option("--upstream", help="Write best_model.pt instead of safetensors.")] = False,
+) -> None:
+    """Write an scGPT checkpoint with safetensors weights, or as upstream's package reads it."""
+    from spikgpt.embedders import open_scgpt
+    from spikgpt.scgpt.checkpoint import save_checkpoint
+
+    found = open_scgpt(checkpoint).checkpoint
+    save_checkpoint(found, out, upstream=upstream)
+    console.print(f"Wrote {out}: {len(found.vocabulary)} tokens, sha256 {found.sha256}.", soft_wrap=True)
+
+
+@app.command()
+def pretrain(
+    cells: Annotated[Path, typer.Argument(help="Cells to learn from, an h5ad file; no labels are needed.")],
+    out: Annotated[Path, typer.Option(help="Folder to write the checkpoint to.")],
+    genes: Annotated[int, typer.Option(help="Size of the vocabulary: the most variable genes.")] = 3000,
+    dim: Annotated[int, typer.Option(help="Length of a cell's vector.")] = 128,
+    layers: Annotated[int, typer.Option(help="Layers of the transformer.")] = 4,
+    heads: Annotated[int, typer.Option(help="Attention heads of a layer.")] = 4,
+    max_length: Annotated[int, typer.Option(help="Tokens of a cell at most.")] = 600,
+    epochs: Annotated[int, typer.Option(help="Passes over the cells.")] = 20,
+    batch_size: Annotated[int, typer.Option(help="Cells to a step.")] = 32,
+    learning_rate: Annotated[float, typer.Option(help="Largest learning rate.")] = 1e-3,
+    seed: Annotated[int, typer.Option(help="The same seed gives the same weights on a CPU.")] = 0,
+    layer: Layer = None,
+) -> None:
+    """Train an scGPT network of your own. An interrupted training goes on from the last epoch when started again."""
+    from spikgpt import data
+    from spikgpt.scgpt.checkpoint import save_checkpoint
+    from spikgpt.scgpt.encoder import ScGPTConfig
+    from spikgpt.scgpt.pretraining import Pretraining
+    from spikgpt.scgpt.pretraining import pretrain as pretrain_network
+
+    if out.exists():
+        msg = f"{out} exists already; name a new folder for the checkpoint."
+        raise ConfigError(msg)
+    config = ScGPTConfig(dim=dim, heads=heads, hidden=2 * dim, layers=layers, dropout=0.0)
+    settings = Pretraining(genes, max_length, epochs, batch_size, learning_rate, seed=seed)
+    adata = data.read_h5ad(cells)
+    state = out.with_name(f".{out.name}.training.safetensors")
+    with _bar("epochs", TextColumn("{task.fields[figures]}")) as progress:
+        task = progress.add_task("Training", total=epochs, figures="")
+        checkpoint = pretrain_network(
+            adata,
+            config,
+            settings,
+            layer=layer,
+            state=state,
+            on_epoch=lambda epoch, _, loss: progress.update(task, completed=epoch, figures=f"loss {loss:.3f}"),
+        )
+    save_checkpoint(checkpoint, out)
+    state.unlink(missing_ok=True)
+    console.print(f"Wrote {out}; embed with: spikgpt embed QUERY.h5ad --scgpt {out} --out OUT.h5ad", soft_wrap=True)
+
+
+@app.command()
 def info(
     model: Annotated[str, typer.Argument(help="Reference: a name that `spikgpt list` shows, or a folder.")],
+    scgpt: ScGPT = None,
 ) -> None:
     """Show what a reference is and what was measured."""
     from spikgpt.api import SpikGPT
 
-    reference = SpikGPT.from_pretrained(model).reference
+    reference = SpikGPT.from_pretrained(model, scgpt=scgpt).reference
     scores = {row["label"]: row for row in reference.metrics["held_out"]["per_label"]}
     table = Table("label", "Cell Ontology id", "cells", "F1, held out", title=reference.name)
     for row in reference.labels.to_list():
@@ -299,7 +438,14 @@ def _version(
         raise typer.Exit
 
 
-def _bar(unit: str, *more: TextColumn) -> Progress:
+class _Speed(ProgressColumn):
+    """Cells a second, once known."""
+
+    def render(self, task: Task) -> str:
+        return f"{task.speed:.1f} cells/s" if task.speed else ""
+
+
+def _bar(unit: str, *more: ProgressColumn) -> Progress:
     """Return a progress bar on standard error that counts units."""
     return Progress(
         TextColumn("{task.description}"),

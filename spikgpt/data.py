@@ -216,6 +216,7 @@ def align(
     expression: Expression,
     genes: GeneList,
     *,
+    minimum_share: float = 0.1,
     chunk_size: int = 4096,
     progress: Callable[[int], None] | None = None,
 ) -> AlignedCells:
@@ -223,6 +224,8 @@ def align(
 
     Parameters
     ----------
+    minimum_share
+        Share of the genes to be found, at least.
     chunk_size
         Cells read at a time.
     progress
@@ -235,7 +238,7 @@ def align(
     DataError
         When a value cannot be read.
     """
-    match = match_genes(expression.var, genes)
+    match = match_genes(expression.var, genes, minimum_share=minimum_share)
     values, totals = [], []
     for start in range(0, expression.n_cells, chunk_size):
         stop = min(start + chunk_size, expression.n_cells)

@@ -7,8 +7,10 @@ import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
 import h5py
+import pandas as pd
 from anndata import AnnData
 from anndata.io import write_elem
 
@@ -29,20 +31,26 @@ def replacing(path: Path) -> Iterator[Path]:
 
 
 def write_annotated(annotation: Annotation, adata: AnnData, source: Path, target: Path) -> None:
-    """Write a copy of the file ``source``, which ``adata`` was read from, with the annotation added.
+    """Write a copy of the file ``source``, which ``adata`` was read from, with the annotation added."""
+    annotation.write_to(adata)
+    added = {("obsm", PROBABILITIES): adata.obsm[PROBABILITIES], ("uns", PROVENANCE): adata.uns[PROVENANCE]}
+    write_added(source, target, added, obs=adata.obs)
+
+
+def write_added(
+    source: Path, target: Path, added: dict[tuple[str, str], Any], *, obs: pd.DataFrame | None = None
+) -> None:
+    """Write a copy of an h5ad file with elements added or replaced, by group and key, such as obsm and X_pca.
 
     Everything else is copied as it is: matrices, layers, ``raw``, and their compression.
     """
-    annotation.write_to(adata)
     with replacing(target) as temporary:
         shutil.copyfile(source, temporary)
         temporary.chmod(0o644)
         with h5py.File(temporary, "r+") as file:
-            write_elem(file, "obs", adata.obs)
-            for group, key, value in (
-                ("obsm", PROBABILITIES, adata.obsm[PROBABILITIES]),
-                ("uns", PROVENANCE, adata.uns[PROVENANCE]),
-            ):
+            if obs is not None:
+                write_elem(file, "obs", obs)
+            for (group, key), value in added.items():
                 if group not in file:
                     write_elem(file, group, {})  # with the encoding metadata that h5py's own groups lack
                 write_elem(file[group], key, value)

@@ -17,7 +17,6 @@ from __future__ import annotations
 import hashlib
 import json
 import tempfile
-from collections.abc import Callable
 from dataclasses import dataclass
 from importlib.metadata import version
 from pathlib import Path
@@ -34,7 +33,15 @@ from torch import Tensor
 from spikgpt.card import card
 from spikgpt.config import SpikGPTConfig
 from spikgpt.embedders import Embedder, load_embedder
-from spikgpt.errors import ConfigError, DamagedReference, FormatError, LabelsError, SpikGPTError
+from spikgpt.errors import (
+    CheckpointError,
+    ConfigError,
+    DamagedReference,
+    FormatError,
+    LabelsError,
+    ReferenceNotFound,
+    SpikGPTError,
+)
 from spikgpt.genes import GeneList
 from spikgpt.model import SpikingClassifier
 from spikgpt.thresholds import UNKNOWN, Thresholds
@@ -124,9 +131,7 @@ class Reference:
     metrics: dict[str, Any]
     provenance: dict[str, Any]
 
-    def probabilities(
-        self, vectors: npt.NDArray[np.float64], *, batch_size: int = 4096, on_cells: Callable[[int], None] | None = None
-    ) -> npt.NDArray[np.float64]:
+    def probabilities(self, vectors: npt.NDArray[np.float64], *, batch_size: int = 4096) -> npt.NDArray[np.float64]:
         """Classify embedded cells.
 
         Runs in float64, in which rounding does not depend on the batch size in any digit that could move a spike.
@@ -137,8 +142,6 @@ class Reference:
             Cell embeddings, shape (n, dim).
         batch_size
             Cells at a time; memory grows with it, results do not change.
-        on_cells
-            Called with the number of cells done after each batch.
 
         Returns
         -------
@@ -153,8 +156,6 @@ class Reference:
             for start in range(0, len(vectors), batch_size):
                 batch = torch.as_tensor(vectors[start : start + batch_size], dtype=torch.float64)
                 rows.append(folded(batch).softmax(dim=1).numpy())
-                if on_cells:
-                    on_cells(len(batch))
         return np.concatenate(rows)
 
     def folded_classifier(self) -> SpikingClassifier:
@@ -209,11 +210,19 @@ def check_writable(folder: Path, *, overwrite: bool) -> None:
         raise ConfigError(msg)
 
 
-def load(folder: str | Path) -> Reference:
+def load(folder: str | Path, *, scgpt: str | Path | None = None) -> Reference:
     """Read a reference folder, strictly: nothing is guessed, and every file is checked against the manifest.
+
+    Parameters
+    ----------
+    scgpt
+        Folder of the scGPT checkpoint that the reference was trained with, where it neither carries it nor names a
+        repository.
 
     Raises
     ------
+    CheckpointError
+        When the scGPT checkpoint is missing, or another one.
     FormatError
         When the folder was written by a newer library.
     DamagedReference
@@ -238,7 +247,7 @@ def load(folder: str | Path) -> Reference:
             msg = f"model.safetensors holds unexpected tensors: {', '.join(unknown)}."
             raise DamagedReference(msg)
         _check_finite(tensors)
-        embedder = load_embedder(settings["embedder"], others, genes)
+        embedder = load_embedder(settings["embedder"], others, genes, scgpt=scgpt)
         if embedder.dim != network.input_dim:
             msg = f"The embedder makes vectors of {embedder.dim} values; the network takes {network.input_dim}."
             raise DamagedReference(msg)
@@ -254,7 +263,7 @@ def load(folder: str | Path) -> Reference:
     except SafetensorError as error:
         msg = f"{folder / 'model.safetensors'} is not a safetensors file ({error}). Get the reference again."
         raise DamagedReference(msg) from error
-    except DamagedReference:
+    except (DamagedReference, CheckpointError, ReferenceNotFound):
         raise
     except SpikGPTError as error:
         msg = f"The reference in {folder} is inconsistent: {error}"

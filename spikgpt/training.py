@@ -217,7 +217,7 @@ def fit(
     batches = max(1, math.ceil(len(x) / recipe.batch_size))
     epochs = max(recipe.epochs, math.ceil(recipe.minimum_steps / batches))
     cuda = [target] if target.type == "cuda" else []
-    with _one_thread(), torch.random.fork_rng(devices=cuda):
+    with one_thread(), torch.random.fork_rng(devices=cuda):
         torch.manual_seed(seed)
         classifier = SpikingClassifier(config).to(target)
         optimizer = _optimizer(recipe, classifier)
@@ -225,10 +225,10 @@ def fit(
         criterion = nn.CrossEntropyLoss(
             _label_weights(y, config.n_labels, recipe), label_smoothing=recipe.label_smoothing
         )
-        first = _resume(checkpoint, run, classifier, optimizer) if checkpoint else 0
+        first = load_state(checkpoint, run, classifier, optimizer) if checkpoint else 0
         for epoch in range(first, epochs):
             # Every epoch draws from a seed of its own, so a resumed run needs no saved random state.
-            torch.manual_seed(_epoch_seed(seed, epoch))
+            torch.manual_seed(epoch_seed(seed, epoch))
             classifier.train()
             total_loss = correct = seen = 0.0
             for step, batch in enumerate(_batches(len(x), recipe.batch_size)):
@@ -244,7 +244,7 @@ def fit(
                 correct += float((logits.argmax(1) == y[batch]).sum())
                 seen += len(batch)
             if checkpoint:
-                _save_checkpoint(checkpoint, run, classifier, optimizer, epoch + 1)
+                save_state(checkpoint, run, classifier, optimizer, epoch + 1)
             if on_epoch:
                 on_epoch(Progress(epoch + 1, epochs, total_loss / seen, correct / seen))
     return classifier.cpu().eval()
@@ -269,7 +269,7 @@ def fingerprint(config: SpikGPTConfig, recipe: Recipe, vectors: Floats, labels: 
 
 
 @contextmanager
-def _one_thread() -> Iterator[None]:
+def one_thread() -> Iterator[None]:
     """Run torch's CPU operations on one thread.
 
     Sums then do not depend on the number of cores, and matrices this small are no faster on several.
@@ -282,7 +282,7 @@ def _one_thread() -> Iterator[None]:
         torch.set_num_threads(threads)
 
 
-def _epoch_seed(seed: int, epoch: int) -> int:
+def epoch_seed(seed: int, epoch: int) -> int:
     """Return a seed that differs between epochs and does not collide with those of neighbouring seeds."""
     return int.from_bytes(hashlib.sha256(f"{seed}/{epoch}".encode()).digest()[:7], "big")
 
@@ -321,11 +321,9 @@ def _label_weights(labels: Tensor, n_labels: int, recipe: Recipe) -> Tensor:
     return weights * counts.sum() / (weights * counts).sum()
 
 
-def _save_checkpoint(
-    path: Path, run: str, classifier: SpikingClassifier, optimizer: torch.optim.Optimizer, epochs_done: int
-) -> None:
-    """Write the state after an epoch, in safetensors, under a temporary name first."""
-    tensors = {f"classifier.{name}": tensor for name, tensor in classifier.state_dict().items()}
+def save_state(path: Path, run: str, network: nn.Module, optimizer: torch.optim.Optimizer, epochs_done: int) -> None:
+    """Write the state of a run after an epoch, in safetensors, under a temporary name first."""
+    tensors = {f"network.{name}": tensor for name, tensor in network.state_dict().items()}
     for index, state in optimizer.state_dict()["state"].items():
         tensors |= {
             f"optimizer.{index}.{name}": torch.as_tensor(value) for name, value in state.items() if value is not None
@@ -340,8 +338,14 @@ def _save_checkpoint(
     temporary.replace(path)
 
 
-def _resume(path: Path, run: str, classifier: SpikingClassifier, optimizer: torch.optim.Optimizer) -> int:
-    """Load a checkpoint if there is one, and return the number of epochs done."""
+def load_state(path: Path, run: str, network: nn.Module, optimizer: torch.optim.Optimizer) -> int:
+    """Load the state of a run if there is one, and return the number of epochs done.
+
+    Raises
+    ------
+    CheckpointError
+        When the file is damaged or belongs to another run.
+    """
     if not path.exists():
         return 0
     try:
@@ -357,8 +361,8 @@ def _resume(path: Path, run: str, classifier: SpikingClassifier, optimizer: torc
             "Delete it to train from the start, or choose another output folder."
         )
         raise CheckpointError(msg)
-    classifier.load_state_dict(
-        {name.removeprefix("classifier."): t for name, t in tensors.items() if name.startswith("classifier.")}
+    network.load_state_dict(
+        {name.removeprefix("network."): t for name, t in tensors.items() if name.startswith("network.")}
     )
     states: dict[int, dict[str, Tensor]] = {}
     for name, tensor in tensors.items():

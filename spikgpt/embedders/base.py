@@ -47,13 +47,23 @@ class Embedding:
     report: EmbeddingReport
     points: npt.NDArray[np.float64]
 
+    def part(self, cells: npt.NDArray[np.int64]) -> Embedding:
+        """Return the embedding of some of the cells, by their indices."""
+        rows = np.cumsum(~self.empty) - 1
+        filled = cells[~self.empty[cells]]
+        return Embedding(self.vectors[cells], self.empty[cells], self.report, self.points[rows[filled]])
+
 
 class Embedder(Protocol):
     """Turns cells into vectors, the same way for the reference and for a query."""
 
     @property
     def kind(self) -> str:
-        """Name on the command line: ``pca``, or ``obsm:KEY``."""
+        """Name on the command line: ``pca``, ``scgpt``, or ``obsm:KEY``."""
+
+    @property
+    def fitted(self) -> bool:
+        """Whether it was fitted to the cells of the reference; if not, it gives any cell the same vector."""
 
     @property
     def dim(self) -> int:
@@ -64,7 +74,13 @@ class Embedder(Protocol):
         """Genes that the embedder reads, in order; None when it reads no expression."""
 
     def embed(
-        self, adata: AnnData, *, layer: str | None = None, scaling: str = "auto", classify: Classify | None = None
+        self,
+        adata: AnnData,
+        *,
+        layer: str | None = None,
+        scaling: str = "auto",
+        classify: Classify | None = None,
+        on_cells: Callable[[int], None] | None = None,
     ) -> Embedding:
         """Embed every cell of ``adata``.
 
@@ -76,6 +92,8 @@ class Embedder(Protocol):
             How query genes are brought to the reference's scale, for embedders that scale.
         classify
             Label probabilities of vectors, for a scaling that depends on them.
+        on_cells
+            Called with the number of cells done since the last call.
 
         Raises
         ------

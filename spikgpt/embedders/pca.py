@@ -8,6 +8,7 @@ and deviations the reference's cells would have in these shares, and maps the qu
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
@@ -66,6 +67,7 @@ class PCAEmbedder:
     label_shares: npt.NDArray[np.float32]
     clip: float
     target_sum: float = 1e4
+    fitted = True
 
     @property
     def kind(self) -> str:
@@ -142,7 +144,13 @@ class PCAEmbedder:
         )
 
     def embed(
-        self, adata: AnnData, *, layer: str | None = None, scaling: str = "auto", classify: Classify | None = None
+        self,
+        adata: AnnData,
+        *,
+        layer: str | None = None,
+        scaling: str = "auto",
+        classify: Classify | None = None,
+        on_cells: Callable[[int], None] | None = None,
     ) -> Embedding:
         """Embed every cell of ``adata``.
 
@@ -155,6 +163,8 @@ class PCAEmbedder:
             query's, corrected for its label composition. ``auto``: composition, or reference for small queries.
         classify
             From vectors, shape (n, dim), to label probabilities, shape (n, L); needed for ``auto`` and ``composition``.
+        on_cells
+            Called with the number of cells done since the last call.
 
         Raises
         ------
@@ -177,10 +187,16 @@ class PCAEmbedder:
             genes_total=len(self.genes),
             notes=cells.notes + notes,
         )
-        return Embedding(self.project(cells.values, cells.totals, scale), cells.empty, report, self.points(cells))
+        return Embedding(
+            self.project(cells.values, cells.totals, scale, on_cells), cells.empty, report, self.points(cells)
+        )
 
     def project(
-        self, values: sparse.csr_matrix | Floats, totals: npt.NDArray[np.float64], scale: Scale | None = None
+        self,
+        values: sparse.csr_matrix | Floats,
+        totals: npt.NDArray[np.float64],
+        scale: Scale | None = None,
+        on_cells: Callable[[int], None] | None = None,
     ) -> npt.NDArray[np.float64]:
         """Turn aligned linear values, shape (n, G), and totals, shape (n,), into vectors, shape (n, dim).
 
@@ -198,6 +214,8 @@ class PCAEmbedder:
             logs = log_normalise(rows[part], totals[part], self.target_sum).toarray().astype(np.float64)  # (chunk, G)
             scaled = np.clip((logs - mean) / std, -self.clip, self.clip)  # (chunk, G)
             vectors[part] = scaled @ components  # (chunk, dim)
+            if on_cells:
+                on_cells(len(scaled))
         lengths = np.linalg.norm(vectors, axis=1, keepdims=True)
         vectors /= np.maximum(lengths, 1e-12)
         return vectors

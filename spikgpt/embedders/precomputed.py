@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
@@ -24,6 +25,7 @@ class PrecomputedEmbedder:
     key: str
     dim: int
     genes: None = None
+    fitted: bool = False
 
     @property
     def kind(self) -> str:
@@ -42,7 +44,13 @@ class PrecomputedEmbedder:
         return cls(key, _vectors(adata, key).shape[1])
 
     def embed(
-        self, adata: AnnData, *, layer: str | None = None, scaling: str = "auto", classify: Classify | None = None
+        self,
+        adata: AnnData,
+        *,
+        layer: str | None = None,
+        scaling: str = "auto",
+        classify: Classify | None = None,
+        on_cells: Callable[[int], None] | None = None,
     ) -> Embedding:
         """Return ``obsm[key]`` as it is.
 
@@ -66,6 +74,8 @@ class PrecomputedEmbedder:
                 "Embed the query with the model that embedded the reference."
             )
             raise DataError(msg)
+        if on_cells:
+            on_cells(len(vectors))
         report = EmbeddingReport(f"obsm[{self.key!r}]", "embedding", "none", genes_matched=0, genes_total=0)
         return Embedding(vectors, np.zeros(len(vectors), dtype=bool), report, vectors)
 

@@ -1,0 +1,1 @@
+"""scGPT, the foundation model whose cell embeddings the classifier can read: checkpoints, tokens, encoder, training."""

@@ -1,0 +1,260 @@
+"""scGPT checkpoints: a folder with the weights, the sizes and the vocabulary.
+
+==========================================  ==================================================================
+``args.json``                               sizes, under upstream's names
+``vocab.json``                              token to index
+``best_model.pt`` or ``model.safetensors``  the weights, as upstream publishes them or as ``convert`` writes them
+==========================================  ==================================================================
+
+Weights are data: ``best_model.pt`` is read with ``weights_only=True``, so nothing in it is ever executed.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import pickle
+import tempfile
+import warnings
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors import SafetensorError
+from safetensors.torch import load_file, save
+from torch import Tensor
+
+from spikgpt.errors import CheckpointError
+from spikgpt.genes import GeneList, ensembl_ids_of
+from spikgpt.scgpt.encoder import Encoder, ScGPTConfig
+
+ARGS, VOCABULARY, UPSTREAM_WEIGHTS, WEIGHTS = "args.json", "vocab.json", "best_model.pt", "model.safetensors"
+CLS, END = "<cls>", "<eoc>"
+# Under these names some trainings keep the weights, beside the state of the optimiser.
+NESTED = ("model_state_dict", "state_dict", "model")
+# Tensors of a checkpoint that the cell embedding needs.
+ENCODER = ("encoder.", "value_encoder.", "transformer_encoder.")
+
+
+@dataclass(frozen=True)
+class Checkpoint:
+    """An scGPT model: sizes, vocabulary (token to index) and weights, those of extra heads included."""
+
+    config: ScGPTConfig
+    vocabulary: dict[str, int]
+    weights: dict[str, Tensor] = field(repr=False)
+
+    @property
+    def pad_id(self) -> int:
+        """Vocabulary index of padding."""
+        return self.vocabulary[self.config.pad_token]
+
+    @property
+    def cls_id(self) -> int:
+        """Vocabulary index of ``<cls>``."""
+        return self.vocabulary[CLS]
+
+    @property
+    def gene_tokens(self) -> list[str]:
+        """Tokens that name genes, in the order of their indices."""
+        special = {self.config.pad_token, CLS, END}
+        return sorted(
+            (token for token in self.vocabulary if token not in special and not token.startswith("<")),
+            key=self.vocabulary.__getitem__,
+        )
+
+    def genes(self) -> GeneList:
+        """Return the genes of the vocabulary, in the order of their indices, with the Ensembl ids that are known."""
+        tokens = self.gene_tokens
+        ids = ensembl_ids_of(tokens)
+        # Of an old and a new symbol of one gene, the newer, which is looked up by itself, keeps the id.
+        owner: dict[str, int] = {}
+        for index, gene_id in enumerate(ids):
+            if gene_id is not None:
+                owner.setdefault(gene_id, index)
+        return GeneList(tuple(tokens), tuple(g if g and owner[g] == index else None for index, g in enumerate(ids)))
+
+    def check(self) -> None:
+        """Refuse weights that do not fit the sizes and the vocabulary.
+
+        Raises
+        ------
+        CheckpointError
+            Naming the first weight that is missing, of another shape, or not finite.
+        """
+        with torch.device("meta"):
+            expected = Encoder(self.config, len(self.vocabulary), self.pad_id).state_dict()
+        table = self.weights.get("encoder.embedding.weight")
+        if table is not None and len(table) != len(self.vocabulary):
+            msg = (
+                f"The vocabulary has {len(self.vocabulary)} tokens, special ones included; the weights have "
+                f"{len(table)} gene embeddings. This {VOCABULARY} is of another model; get the one that came with the "
+                "weights."
+            )
+            raise CheckpointError(msg)
+        for name, tensor in expected.items():
+            found = self.weights.get(name)
+            if found is None or found.shape != tensor.shape:
+                shape = "nothing" if found is None else tuple(found.shape)
+                msg = f"The weights hold {shape} for {name}; {ARGS} asks for {tuple(tensor.shape)}."
+                raise CheckpointError(msg)
+            if not found.is_floating_point() or not bool(found.isfinite().all()):
+                msg = f"The weight {name} holds values that are no finite numbers. Get the checkpoint again."
+                raise CheckpointError(msg)
+
+    def encoder(self) -> Encoder:
+        """Return the network of the cell embedding, for evaluation, float32."""
+        encoder = Encoder(self.config, len(self.vocabulary), self.pad_id)
+        used = {name: tensor.float() for name, tensor in self.weights.items() if name.startswith(ENCODER)}
+        encoder.load_state_dict(used)
+        return encoder.eval().requires_grad_(False)
+
+    @cached_property
+    def sha256(self) -> str:
+        """Digest of everything that the embedding depends on."""
+        digest = hashlib.sha256(json.dumps(self.config.to_args(), sort_keys=True).encode())
+        digest.update(json.dumps(self.vocabulary, sort_keys=True).encode())
+        for name in sorted(name for name in self.weights if name.startswith(ENCODER)):
+            digest.update(name.encode())
+            digest.update(self.weights[name].float().contiguous().numpy().tobytes())
+        return digest.hexdigest()
+
+
+def load_checkpoint(folder: str | Path) -> Checkpoint:
+    """Read an scGPT checkpoint folder, upstream's or ours.
+
+    Attention weights may be named as flash-attn or as PyTorch names them, with or without ``module.``; heads that the
+    embedding does not need are kept.
+
+    Raises
+    ------
+    CheckpointError
+        When a file is missing or damaged, holds something else than weights, or the three do not fit each other.
+    """
+    folder = Path(folder)
+    if not folder.is_dir():
+        msg = f"{folder} is no folder; give the folder of an scGPT checkpoint, with {ARGS}, {VOCABULARY} and weights."
+        raise CheckpointError(msg)
+    config = ScGPTConfig.from_args(_json(folder / ARGS))
+    vocabulary = _vocabulary(_json(folder / VOCABULARY), config, folder / VOCABULARY)
+    weights = _weights(folder)
+    checkpoint = Checkpoint(config, vocabulary, weights)
+    checkpoint.check()
+    return checkpoint
+
+
+def convert(source: str | Path, target: str | Path, *, upstream: bool = False) -> Path:
+    """Write a checkpoint again, with safetensors or with upstream's weights file; returns the new folder.
+
+    Raises
+    ------
+    CheckpointError
+        When the source cannot be read, or the target exists.
+    """
+    return save_checkpoint(load_checkpoint(source), target, upstream=upstream)
+
+
+def save_checkpoint(checkpoint: Checkpoint, target: str | Path, *, upstream: bool = False) -> Path:
+    """Write a checkpoint folder, all of it or nothing.
+
+    Parameters
+    ----------
+    upstream
+        Write ``best_model.pt`` for upstream's package, instead of safetensors.
+
+    Raises
+    ------
+    CheckpointError
+        When the target exists.
+    """
+    target = Path(target)
+    if target.exists():
+        msg = f"{target} exists already; name a new folder for the checkpoint."
+        raise CheckpointError(msg)
+    target.parent.mkdir(parents=True, exist_ok=True)
+    with tempfile.TemporaryDirectory(dir=target.parent, prefix=f".{target.name}.") as temporary:
+        fresh = Path(temporary) / "fresh"
+        fresh.mkdir()
+        (fresh / ARGS).write_text(json.dumps(checkpoint.config.to_args(), indent=1) + "\n")
+        (fresh / VOCABULARY).write_text(json.dumps(checkpoint.vocabulary, indent=0, ensure_ascii=False) + "\n")
+        weights = {name: tensor.contiguous() for name, tensor in checkpoint.weights.items()}
+        if upstream:
+            torch.save({_upstream_name(name): tensor for name, tensor in weights.items()}, fresh / UPSTREAM_WEIGHTS)
+        else:
+            (fresh / WEIGHTS).write_bytes(save(weights))
+        fresh.replace(target)
+    return target
+
+
+def _our_name(name: str) -> str:
+    """Return the name of a weight here, from any of upstream's."""
+    name = name.removeprefix("module.")
+    return name.replace("self_attn.Wqkv.", "self_attn.in_proj.").replace("self_attn.in_proj_", "self_attn.in_proj.")
+
+
+def _upstream_name(name: str) -> str:
+    """Return the name of a weight in upstream's PyTorch layers."""
+    return name.replace("self_attn.in_proj.", "self_attn.in_proj_")
+
+
+def _json(path: Path) -> Any:
+    """Read a JSON file of a checkpoint."""
+    try:
+        return json.loads(path.read_text(encoding="utf-8"))
+    except FileNotFoundError as error:
+        msg = (
+            f"{path.parent} has no {path.name}, which every scGPT checkpoint has. Name another folder, or get it again."
+        )
+        raise CheckpointError(msg) from error
+    except (OSError, ValueError) as error:
+        msg = f"{path} cannot be read as JSON ({error}). Get the checkpoint again."
+        raise CheckpointError(msg) from error
+
+
+def _vocabulary(found: Any, config: ScGPTConfig, path: Path) -> dict[str, int]:
+    """Return a checked vocabulary; as upstream does, missing special tokens are added at the end."""
+    if not isinstance(found, dict) or not all(isinstance(index, int) for index in found.values()):
+        msg = f"{path} does not map tokens to indices. Get the checkpoint again."
+        raise CheckpointError(msg)
+    if sorted(found.values()) != list(range(len(found))):
+        msg = f"The indices in {path} are not 0 to {len(found) - 1}, each once. Get the checkpoint again."
+        raise CheckpointError(msg)
+    vocabulary = dict(sorted(found.items(), key=lambda item: item[1]))
+    for token in (config.pad_token, CLS, END):
+        vocabulary.setdefault(token, len(vocabulary))
+    return vocabulary
+
+
+def _weights(folder: Path) -> dict[str, Tensor]:
+    """Return the weights of a checkpoint under our names."""
+    ours, upstream = folder / WEIGHTS, folder / UPSTREAM_WEIGHTS
+    if not ours.is_file() and not upstream.is_file():
+        msg = (
+            f"{folder} has neither {WEIGHTS} nor {UPSTREAM_WEIGHTS}. Name another folder, or get the checkpoint again."
+        )
+        raise CheckpointError(msg)
+    found: Any
+    try:
+        with warnings.catch_warnings():
+            # A file of another pickle protocol is not torch's own, and refused below if it holds anything but weights.
+            warnings.filterwarnings("ignore", "Detected pickle protocol", UserWarning)
+            found = load_file(ours) if ours.is_file() else torch.load(upstream, map_location="cpu", weights_only=True)
+    except SafetensorError as error:
+        msg = f"{ours} is not a safetensors file ({error}). Get the checkpoint again."
+        raise CheckpointError(msg) from error
+    except pickle.UnpicklingError as error:
+        msg = f"{upstream} holds more than weights, and was not executed. Use a checkpoint that holds weights alone."
+        raise CheckpointError(msg) from error
+    except (OSError, RuntimeError, EOFError, ValueError, KeyError) as error:
+        msg = f"{upstream} is damaged or incomplete ({str(error).splitlines()[0]}). Get the checkpoint again."
+        raise CheckpointError(msg) from error
+    for name in NESTED:
+        if isinstance(found, Mapping) and isinstance(found.get(name), Mapping):
+            found = found[name]
+    if not isinstance(found, Mapping) or not all(isinstance(tensor, Tensor) for tensor in found.values()):
+        msg = f"The weights in {folder} are not named tensors. Get the checkpoint again."
+        raise CheckpointError(msg)
+    return {_our_name(str(name)): tensor for name, tensor in found.items()}

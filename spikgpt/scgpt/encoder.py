@@ -1,0 +1,230 @@
+"""scGPT's network in plain PyTorch, read top-down: gene and value embeddings, transformer, heads.
+
+The parameter names are upstream's, so that a checkpoint loads name by name. Attention is torch's own fused kernel;
+neither flash-attn nor torchtext is needed. For cell embeddings the last layer is computed for ``<cls>`` alone, and the
+gene and value embeddings, which depend on a vocabulary id and on a bin, are looked up in tables.
+
+Source: Cui et al., "scGPT: toward building a foundation model for single-cell multi-omics using generative AI", Nature
+Methods 2024, and its package scgpt 0.2.4.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.nn.functional import normalize, relu, scaled_dot_product_attention
+
+from spikgpt.errors import CheckpointError
+
+# Names in args.json.
+FIELDS = {"dim": "embsize", "heads": "nheads", "hidden": "d_hid", "layers": "nlayers", "dropout": "dropout"}
+
+
+@dataclass(frozen=True)
+class ScGPTConfig:
+    """Sizes and special values of an scGPT network; the defaults are those of the published whole-human model."""
+
+    dim: int = 512
+    heads: int = 8
+    hidden: int = 512
+    layers: int = 12
+    dropout: float = 0.2
+    pad_token: str = "<pad>"
+    pad_value: int = -2
+    mask_value: int = -1
+    n_bins: int = 51
+
+    def __post_init__(self) -> None:
+        sizes = (self.dim, self.heads, self.hidden, self.layers)
+        if min(sizes) < 1 or self.dim % self.heads or not 0 <= self.dropout < 1 or self.n_bins < 3:
+            msg = f"These are no sizes of an scGPT network: {self}. Sizes are positive, and heads divide dim."
+            raise CheckpointError(msg)
+
+    @classmethod
+    def from_args(cls, args: Any) -> ScGPTConfig:
+        """Read ``args.json``.
+
+        Raises
+        ------
+        CheckpointError
+            When a size is missing or no number, or the network is of a kind that is not supported.
+        """
+        if not isinstance(args, dict):
+            msg = f"args.json holds {type(args).__name__}; expected an object with {', '.join(FIELDS.values())}."
+            raise CheckpointError(msg)
+        for field, expected in {"input_emb_style": "continuous", "cell_emb_style": "cls", "pre_norm": False}.items():
+            if args.get(field, expected) != expected:
+                msg = f"args.json says {field} = {args[field]!r}; only {expected!r} is supported."
+                raise CheckpointError(msg)
+        values: dict[str, Any] = {field: args.get(name) for field, name in FIELDS.items()}
+        values["dropout"] = args.get("dropout", 0.0)
+        for field in ("pad_value", "mask_value", "n_bins"):
+            # Upstream's embedding always uses 51 bins; a null stands where a training did not set the value.
+            values[field] = getattr(cls, field) if args.get(field) is None else args[field]
+        for field, value in values.items():
+            whole = isinstance(value, int) or (isinstance(value, float) and value.is_integer())
+            if isinstance(value, bool) or not (whole or (field == "dropout" and isinstance(value, float))):
+                msg = f"args.json has {FIELDS.get(field, field)} = {value!r}; expected a number."
+                raise CheckpointError(msg)
+            values[field] = float(value) if field == "dropout" else int(value)
+        pad_token = args.get("pad_token", cls.pad_token)
+        return cls(**values, pad_token=str(pad_token))
+
+    def to_args(self) -> dict[str, Any]:
+        """Return what ``args.json`` holds, upstream's fields included that its own loader asks for."""
+        return {name: getattr(self, field) for field, name in FIELDS.items()} | {
+            "n_layers_cls": 3,
+            "pad_token": self.pad_token,
+            "pad_value": self.pad_value,
+            "mask_value": self.mask_value,
+            "n_bins": self.n_bins,
+            "input_emb_style": "continuous",
+        }
+
+
+class GeneEncoder(nn.Module):
+    """Vocabulary ids to vectors: an embedding and a layer norm."""
+
+    def __init__(self, n_tokens: int, dim: int, pad_id: int) -> None:
+        super().__init__()
+        self.embedding = nn.Embedding(n_tokens, dim, padding_idx=pad_id)
+        self.enc_norm = nn.LayerNorm(dim)
+
+    def forward(self, genes: Tensor) -> Tensor:
+        """Return vectors: (n, length) to (n, length, dim)."""
+        vectors: Tensor = self.enc_norm(self.embedding(genes))
+        return vectors
+
+
+class ValueEncoder(nn.Module):
+    """Bins, taken as numbers, to vectors: two linear layers and a layer norm."""
+
+    def __init__(self, dim: int, dropout: float) -> None:
+        super().__init__()
+        self.linear1 = nn.Linear(1, dim)
+        self.linear2 = nn.Linear(dim, dim)
+        self.norm = nn.LayerNorm(dim)
+        self.dropout = nn.Dropout(dropout)
+
+    def forward(self, bins: Tensor) -> Tensor:
+        """Return vectors: (n, length) to (n, length, dim). Upstream cuts values at 512."""
+        values = bins.to(self.linear1.weight.dtype).clamp(max=512)[..., None]
+        vectors: Tensor = self.dropout(self.norm(self.linear2(relu(self.linear1(values)))))
+        return vectors
+
+
+class Attention(nn.Module):
+    """Multi-head self-attention."""
+
+    def __init__(self, config: ScGPTConfig) -> None:
+        super().__init__()
+        self.heads, self.dropout = config.heads, config.dropout
+        self.in_proj = nn.Linear(config.dim, 3 * config.dim)
+        self.out_proj = nn.Linear(config.dim, config.dim)
+
+    def forward(self, vectors: Tensor, attended: Tensor | None, queries: int | None) -> Tensor:
+        """Return what the first ``queries`` tokens (all by default) attend to: (n, length, dim) to (n, queries, dim).
+
+        ``attended``, (n, 1, 1, length), is False for padding.
+        """
+        dim = vectors.shape[-1]
+
+        def projected(start: int, stop: int, tokens: Tensor) -> Tensor:
+            weight, bias = self.in_proj.weight[start * dim : stop * dim], self.in_proj.bias[start * dim : stop * dim]
+            parts = nn.functional.linear(tokens, weight, bias)  # (n, tokens, parts * dim)
+            parts = parts.view(*tokens.shape[:2], stop - start, self.heads, -1)
+            return parts.permute(2, 0, 3, 1, 4)  # (parts, n, heads, tokens, dim / heads)
+
+        if queries is None:
+            query, key, value = projected(0, 3, vectors)
+        else:
+            (query,), (key, value) = projected(0, 1, vectors[:, :queries]), projected(1, 3, vectors)
+        mixed = scaled_dot_product_attention(
+            query, key, value, attn_mask=attended, dropout_p=self.dropout if self.training else 0.0
+        )  # (n, heads, queries, dim / heads)
+        result: Tensor = self.out_proj(mixed.transpose(1, 2).flatten(2))  # (n, queries, dim)
+        return result
+
+
+class Layer(nn.Module):
+    """One layer of the transformer, normalised after each half."""
+
+    def __init__(self, config: ScGPTConfig) -> None:
+        super().__init__()
+        self.self_attn = Attention(config)
+        self.linear1 = nn.Linear(config.dim, config.hidden)
+        self.linear2 = nn.Linear(config.hidden, config.dim)
+        self.norm1, self.norm2 = nn.LayerNorm(config.dim), nn.LayerNorm(config.dim)
+        self.dropout = nn.Dropout(config.dropout)
+
+    def forward(self, vectors: Tensor, attended: Tensor | None, queries: int | None = None) -> Tensor:
+        """Return the vectors of the first ``queries`` tokens: (n, length, dim) to (n, queries, dim)."""
+        mixed = self.norm1(vectors[:, :queries] + self.dropout(self.self_attn(vectors, attended, queries)))
+        hidden = self.dropout(relu(self.linear1(mixed)))
+        result: Tensor = self.norm2(mixed + self.dropout(self.linear2(hidden)))
+        return result
+
+
+class Transformer(nn.Module):
+    """The layers, one after the other."""
+
+    def __init__(self, config: ScGPTConfig) -> None:
+        super().__init__()
+        self.layers = nn.ModuleList(Layer(config) for _ in range(config.layers))
+
+    def forward(self, vectors: Tensor, attended: Tensor | None, queries: int | None = None) -> Tensor:
+        """Return the last vectors of the first ``queries`` tokens: (n, length, dim) to (n, queries, dim)."""
+        *lower, last = self.layers
+        for layer in lower:
+            vectors = layer(vectors, attended)
+        result: Tensor = last(vectors, attended, queries)
+        return result
+
+
+class Encoder(nn.Module):
+    """What turns a cell's tokens into its embedding.
+
+    Parameters
+    ----------
+    n_tokens
+        Size of the vocabulary.
+    pad_id
+        Vocabulary id of the padding token.
+    """
+
+    def __init__(self, config: ScGPTConfig, n_tokens: int, pad_id: int) -> None:
+        super().__init__()
+        self.config, self.pad_id = config, pad_id
+        self.encoder = GeneEncoder(n_tokens, config.dim, pad_id)
+        self.value_encoder = ValueEncoder(config.dim, config.dropout)
+        self.transformer_encoder = Transformer(config)
+        self._gene_table: Tensor | None = None
+        self._value_table: Tensor | None = None
+
+    def forward(self, genes: Tensor, bins: Tensor) -> Tensor:
+        """Return the vector of every token: (n, length) twice, to (n, length, dim)."""
+        vectors = self.encoder(genes) + self.value_encoder(bins)
+        attended = self._attended(genes)
+        result: Tensor = self.transformer_encoder(vectors, attended)
+        return result
+
+    @torch.inference_mode()
+    def embed(self, genes: Tensor, bins: Tensor) -> Tensor:
+        """Return each cell's embedding, that of ``<cls>`` at unit length: (n, length) twice, to (n, dim) in float32."""
+        if self._gene_table is None or self._value_table is None:
+            self._lowest = min(self.config.pad_value, self.config.mask_value)
+            every_bin = torch.arange(self._lowest, self.config.n_bins + 1, device=genes.device)
+            self._gene_table = self.encoder.enc_norm(self.encoder.embedding.weight)
+            self._value_table = self.value_encoder(every_bin)
+        vectors = self._gene_table[genes] + self._value_table[bins - self._lowest]  # (n, length, dim)
+        attended = self._attended(genes)
+        cells = self.transformer_encoder(vectors, attended, queries=1)[:, 0]  # (n, dim)
+        return normalize(cells.float(), dim=1)
+
+    def _attended(self, genes: Tensor) -> Tensor | None:
+        """Return which tokens are no padding, (n, 1, 1, length), or None when none is."""
+        padding = genes == self.pad_id
+        return ~padding[:, None, None, :] if bool(padding.any()) else None

@@ -1,0 +1,38 @@
+"""Checkpoints of the scGPT format: random ones of any size, on real gene names."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import pytest
+import torch
+from anndata import AnnData
+
+from spikgpt.scgpt.checkpoint import CLS, END, Checkpoint
+from spikgpt.scgpt.encoder import Encoder, ScGPTConfig
+
+SMALL = ScGPTConfig(dim=32, heads=4, hidden=48, layers=3, dropout=0.1)
+
+
+@pytest.fixture(scope="session")
+def random_checkpoint(query: AnnData) -> Callable[[ScGPTConfig], Checkpoint]:
+    """Make checkpoints of random weights, whose vocabulary is the genes of the test cells."""
+
+    def make(config: ScGPTConfig = SMALL) -> Checkpoint:
+        tokens = (*query.var_names[:12_000], config.pad_token, CLS, END)
+        vocabulary = {token: index for index, token in enumerate(tokens)}
+        with torch.random.fork_rng():
+            torch.manual_seed(0)
+            network = Encoder(config, len(vocabulary), vocabulary[config.pad_token])
+            for name, weight in network.named_parameters():
+                if "norm" in name or name.endswith("bias"):
+                    torch.nn.init.normal_(weight, mean=float("norm" in name), std=0.1)
+        return Checkpoint(config, vocabulary, {name: tensor.detach() for name, tensor in network.state_dict().items()})
+
+    return make
+
+
+@pytest.fixture(scope="session")
+def checkpoint(random_checkpoint: Callable[[ScGPTConfig], Checkpoint]) -> Checkpoint:
+    """Make a small checkpoint of random weights."""
+    return random_checkpoint(SMALL)

@@ -1,0 +1,182 @@
+"""Checkpoint folders: every form of upstream's reads the same, and nothing else is read at all."""
+
+from __future__ import annotations
+
+import json
+import os
+import pickle
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from safetensors.torch import save_file
+
+from spikgpt.errors import CheckpointError
+from spikgpt.scgpt.checkpoint import (
+    ARGS,
+    UPSTREAM_WEIGHTS,
+    VOCABULARY,
+    WEIGHTS,
+    Checkpoint,
+    convert,
+    load_checkpoint,
+    save_checkpoint,
+)
+from tests import upstream
+
+
+@pytest.fixture
+def folder(checkpoint: Checkpoint, tmp_path: Path) -> Path:
+    """Write the checkpoint as upstream does, heads included."""
+    path = save_checkpoint(checkpoint, tmp_path / "checkpoint")
+    (path / WEIGHTS).unlink()
+    torch.save(upstream.model(checkpoint).state_dict(), path / UPSTREAM_WEIGHTS)
+    return path
+
+
+def stored(folder: Path) -> dict[str, Any]:
+    weights: dict[str, Any] = torch.load(folder / UPSTREAM_WEIGHTS, weights_only=True)
+    return weights
+
+
+def test_upstreams_folder_is_read(checkpoint: Checkpoint, folder: Path) -> None:
+    found = load_checkpoint(folder)
+
+    assert found.sha256 == checkpoint.sha256
+    assert found.vocabulary == checkpoint.vocabulary
+    assert "cls_decoder.out_layer.weight" in found.weights
+
+
+@pytest.mark.parametrize(
+    "renamed",
+    [
+        lambda weights: {name.replace("in_proj_", "Wqkv."): tensor for name, tensor in weights.items()},
+        lambda weights: {f"module.{name}": tensor for name, tensor in weights.items()},
+        lambda weights: {"model_state_dict": weights, "epoch": 3},
+        lambda weights: {name: tensor.half() for name, tensor in weights.items() if "decoder" not in name},
+    ],
+    ids=["flash-attn", "parallel", "nested", "half, no heads"],
+)
+def test_every_form_of_weights_is_read(
+    checkpoint: Checkpoint, folder: Path, renamed: Callable[[dict[str, Any]], dict[str, Any]]
+) -> None:
+    torch.save(renamed(stored(folder)), folder / UPSTREAM_WEIGHTS)
+
+    found = load_checkpoint(folder).encoder().state_dict()
+
+    for name, tensor in checkpoint.encoder().state_dict().items():
+        assert found[name] == pytest.approx(tensor, abs=1e-3, rel=1e-3)
+
+
+def test_conversion_there_and_back(checkpoint: Checkpoint, folder: Path, tmp_path: Path) -> None:
+    ours = convert(folder, tmp_path / "ours")
+    back = convert(ours, tmp_path / "back", upstream=True)
+
+    assert sorted(path.name for path in ours.iterdir()) == [ARGS, WEIGHTS, VOCABULARY]
+    assert sorted(path.name for path in back.iterdir()) == [ARGS, UPSTREAM_WEIGHTS, VOCABULARY]
+    assert load_checkpoint(ours).sha256 == load_checkpoint(back).sha256 == checkpoint.sha256
+    before, after = stored(folder), stored(back)
+    assert before.keys() == after.keys()
+    assert all(torch.equal(before[name], after[name]) for name in before)
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["back", "checkpoint", "ours"]
+
+
+def test_missing_special_tokens_are_added_at_the_end(checkpoint: Checkpoint, folder: Path) -> None:
+    vocabulary = json.loads((folder / VOCABULARY).read_text())
+    del vocabulary["<eoc>"]  # the last
+    (folder / VOCABULARY).write_text(json.dumps(vocabulary))
+
+    assert load_checkpoint(folder).vocabulary == checkpoint.vocabulary
+
+
+def test_genes_have_their_ids_once(checkpoint: Checkpoint) -> None:
+    genes = checkpoint.genes()
+
+    assert list(genes.symbols) == checkpoint.gene_tokens
+    assert sum(gene_id is not None for gene_id in genes.ensembl_ids) > 0.9 * len(genes)
+
+
+class Payload:
+    """Runs a command when it is unpickled."""
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+
+    def __reduce__(self) -> tuple[Any, tuple[str]]:
+        return os.mkdir, (str(self.path),)
+
+
+def test_code_in_a_checkpoint_is_not_executed(folder: Path, tmp_path: Path) -> None:
+    trap = tmp_path / "executed"
+    for content in (pickle.dumps(Payload(trap)), None):
+        if content:
+            (folder / UPSTREAM_WEIGHTS).write_bytes(content)
+        else:
+            torch.save({"weights": Payload(trap)}, folder / UPSTREAM_WEIGHTS)
+        with pytest.raises(CheckpointError, match="holds more than weights, and was not executed"):
+            load_checkpoint(folder)
+    assert not trap.exists()
+
+
+def truncate(path: Path) -> None:
+    path.write_bytes(path.read_bytes()[: path.stat().st_size // 2])
+
+
+def damaged_archive(folder: Path) -> None:
+    truncate(folder / UPSTREAM_WEIGHTS)
+
+
+def damaged_safetensors(folder: Path) -> None:
+    save_file({name: tensor.contiguous() for name, tensor in stored(folder).items()}, folder / WEIGHTS)
+    truncate(folder / WEIGHTS)
+
+
+def other_vocabulary(folder: Path) -> None:
+    vocabulary = json.loads((folder / VOCABULARY).read_text())
+    (folder / VOCABULARY).write_text(json.dumps(vocabulary | {"ANOTHER": len(vocabulary)}))
+
+
+def indices_with_a_gap(folder: Path) -> None:
+    vocabulary = json.loads((folder / VOCABULARY).read_text())
+    (folder / VOCABULARY).write_text(json.dumps(vocabulary | {"ANOTHER": len(vocabulary) + 5}))
+
+
+def other_sizes(folder: Path) -> None:
+    (folder / ARGS).write_text(json.dumps(json.loads((folder / ARGS).read_text()) | {"nlayers": 4}))
+
+
+def not_finite(folder: Path) -> None:
+    weights = stored(folder)
+    weights["encoder.enc_norm.bias"][0] = float("nan")
+    torch.save(weights, folder / UPSTREAM_WEIGHTS)
+
+
+@pytest.mark.parametrize(
+    ("damage", "message"),
+    [
+        (damaged_archive, r"best_model.pt is damaged or incomplete"),
+        (damaged_safetensors, r"model.safetensors is not a safetensors file"),
+        (other_vocabulary, r"has 12004 tokens, special ones included; the weights have 12003 gene embeddings"),
+        (indices_with_a_gap, r"are not 0 to 12003, each once"),
+        (other_sizes, r"The weights hold nothing for transformer_encoder.layers.3.self_attn.in_proj.weight"),
+        (not_finite, r"encoder.enc_norm.bias holds values that are no finite numbers"),
+        (lambda folder: (folder / ARGS).unlink(), r"has no args.json, which every scGPT checkpoint has"),
+        (lambda folder: (folder / VOCABULARY).write_text("{"), r"vocab.json cannot be read as JSON"),
+        (lambda folder: (folder / VOCABULARY).write_text("[]"), r"does not map tokens to indices"),
+        (lambda folder: (folder / UPSTREAM_WEIGHTS).unlink(), r"has neither model.safetensors nor best_model.pt"),
+        (lambda folder: torch.save([1, 2], folder / UPSTREAM_WEIGHTS), r"are not named tensors"),
+        (lambda folder: shutil.rmtree(folder), r"is no folder; give the folder of an scGPT checkpoint"),
+    ],
+)
+def test_other_things_are_refused(folder: Path, damage: Callable[[Path], object], message: str) -> None:
+    damage(folder)
+    with pytest.raises(CheckpointError, match=message):
+        load_checkpoint(folder)
+
+
+def test_nothing_is_overwritten(checkpoint: Checkpoint, folder: Path) -> None:
+    with pytest.raises(CheckpointError, match="exists already; name a new folder"):
+        save_checkpoint(checkpoint, folder)

@@ -1,0 +1,158 @@
+"""Embedding many cells: the same vector for the same cell, shards that survive an interruption, nothing done twice."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import numpy.typing as npt
+import pytest
+import torch
+from anndata import AnnData
+from scipy import sparse
+
+from spikgpt.errors import ConfigError
+from spikgpt.scgpt import embedding
+from spikgpt.scgpt.checkpoint import Checkpoint
+from spikgpt.scgpt.embedding import cache_folder, embed_cells
+from spikgpt.scgpt.encoder import Encoder
+from spikgpt.scgpt.tokens import UpstreamDraws
+from tests import upstream
+
+
+@pytest.fixture(scope="module")
+def values(query: AnnData) -> sparse.csr_matrix:
+    """50 real cells on the genes of the checkpoint, one of them without counts."""
+    counts = query.X[:50, :12_000].tocsr().astype(np.float32)
+    return sparse.csr_matrix(sparse.vstack([counts, sparse.csr_matrix((1, 12_000), dtype=np.float32)]))
+
+
+IDS = np.arange(12_000)
+
+
+@pytest.fixture(scope="module")
+def vectors(checkpoint: Checkpoint, values: sparse.csr_matrix) -> npt.NDArray[np.float32]:
+    return embed_cells(checkpoint, values, IDS, max_length=400)
+
+
+def test_vectors_are_those_of_single_cells(
+    checkpoint: Checkpoint, values: sparse.csr_matrix, vectors: npt.NDArray[np.float32]
+) -> None:
+    for cell in (0, 17, 49, 50):
+        assert vectors[cell] == pytest.approx(embed_cells(checkpoint, values[cell], IDS, max_length=400)[0], abs=1e-6)
+    assert np.linalg.norm(vectors, axis=1) == pytest.approx(1, abs=1e-6)
+
+
+@pytest.mark.parametrize("batch_size", [1, 7, 64])
+def test_vectors_do_not_depend_on_order_or_batch(
+    checkpoint: Checkpoint,
+    values: sparse.csr_matrix,
+    vectors: npt.NDArray[np.float32],
+    batch_size: int,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(embedding, "SHARD", 20)
+    order = np.random.default_rng(batch_size).permutation(values.shape[0])
+
+    found = embed_cells(checkpoint, values[order], IDS, max_length=400, batch_size=batch_size)
+
+    assert found == pytest.approx(vectors[order], abs=1e-6)
+
+
+def test_upstreams_draws_give_upstreams_vectors(checkpoint: Checkpoint, values: sparse.csr_matrix) -> None:
+    cells = values[:20]
+    collate = upstream.collator(checkpoint.pad_id, checkpoint.config.pad_value, 400)
+    state = np.random.get_state()
+    np.random.seed(1)
+    with torch.random.fork_rng():
+        torch.manual_seed(2)
+        batch = collate(upstream.examples(cells, IDS, checkpoint.cls_id, checkpoint.config.pad_value))
+    np.random.set_state(state)
+    expected = upstream.embed(upstream.model(checkpoint), batch["gene"], batch["expr"], checkpoint.pad_id)
+
+    found = embed_cells(checkpoint, cells, IDS, max_length=400, draws=UpstreamDraws(1, 2))
+
+    assert found == pytest.approx(expected.numpy(), abs=1e-5)
+
+
+class Interrupted(Exception):
+    """Stands for the user's Ctrl-C."""
+
+
+def test_an_interrupted_run_goes_on(
+    checkpoint: Checkpoint,
+    values: sparse.csr_matrix,
+    vectors: npt.NDArray[np.float32],
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(embedding, "SHARD", 16)
+    done = 0
+
+    def stop_half_way(cells: int) -> None:
+        nonlocal done
+        done += cells
+        if done > 30:
+            raise Interrupted
+
+    with pytest.raises(Interrupted):
+        embed_cells(checkpoint, values, IDS, max_length=400, batch_size=8, cache=tmp_path, on_cells=stop_half_way)
+    embedded: list[int] = []
+    original = Encoder.embed
+    monkeypatch.setattr(Encoder, "embed", lambda *args: (embedded.append(len(args[1])), original(*args))[1])
+    told: list[int] = []
+
+    found = embed_cells(checkpoint, values, IDS, max_length=400, batch_size=8, cache=tmp_path, on_cells=told.append)
+
+    assert found == pytest.approx(vectors, abs=1e-6)
+    assert sum(embedded) == 51 - 16
+    assert sum(told) == 51
+    embedded.clear()
+    assert np.array_equal(embed_cells(checkpoint, values, IDS, max_length=400, cache=tmp_path), found)
+    assert not embedded
+
+
+def test_other_cells_and_settings_are_not_taken_for_kept_ones(
+    checkpoint: Checkpoint, values: sparse.csr_matrix, tmp_path: Path
+) -> None:
+    for changed, length in ((values, 400), (values, 300), (values * 2, 400), (values[:50], 400)):
+        embed_cells(checkpoint, changed, IDS, max_length=length, cache=tmp_path)
+
+    assert len(list(tmp_path.iterdir())) == 4
+
+
+def test_a_damaged_shard_is_made_again(
+    checkpoint: Checkpoint, values: sparse.csr_matrix, vectors: npt.NDArray[np.float32], tmp_path: Path
+) -> None:
+    embed_cells(checkpoint, values, IDS, max_length=400, cache=tmp_path)
+    (shard,) = tmp_path.rglob("*.safetensors")
+    shard.write_bytes(shard.read_bytes()[:100])
+
+    assert embed_cells(checkpoint, values, IDS, max_length=400, cache=tmp_path) == pytest.approx(vectors, abs=1e-6)
+    assert shard.stat().st_size > 100
+
+
+@pytest.mark.parametrize("precision", ["bfloat16", "float16"])
+def test_lower_precision_is_close(
+    checkpoint: Checkpoint, values: sparse.csr_matrix, vectors: npt.NDArray[np.float32], precision: str
+) -> None:
+    found = embed_cells(checkpoint, values[:8], IDS, max_length=400, precision=precision)
+
+    assert found.dtype == np.float32
+    assert ((found * vectors[:8]).sum(axis=1) > 0.999).all()
+
+
+@pytest.mark.parametrize("options", [{"precision": "int4"}, {"max_length": 1}, {"batch_size": 0}])
+def test_options_out_of_range_are_refused(
+    checkpoint: Checkpoint, values: sparse.csr_matrix, options: dict[str, object]
+) -> None:
+    with pytest.raises(ConfigError, match="expected one of float32, bfloat16, float16, at least 2 tokens"):
+        embed_cells(checkpoint, values, IDS, **options)  # type: ignore[arg-type]
+
+
+def test_the_cache_is_where_the_user_says(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.setenv("SPIKGPT_CACHE", str(tmp_path))
+    assert cache_folder() == tmp_path / "embeddings"
+    monkeypatch.delenv("SPIKGPT_CACHE")
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "caches"))
+    assert cache_folder() == tmp_path / "caches" / "spikgpt" / "embeddings"

@@ -1,0 +1,100 @@
+"""Upstream's scGPT, the oracle of the tests: its model and its collator, loaded without the package around them.
+
+The package itself does not import on current torch, as its tokenizer needs torchtext.
+"""
+
+from __future__ import annotations
+
+import importlib
+import importlib.util
+import logging
+import sys
+import types
+import warnings
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import torch
+from scipy import sparse
+from torch import nn
+
+from spikgpt.scgpt.checkpoint import Checkpoint
+
+
+def module(name: str) -> Any:
+    """Return a module of the installed scgpt, its packages replaced by empty ones."""
+    found = importlib.util.find_spec("scgpt") if "scgpt" not in sys.modules else None
+    if found is not None and found.submodule_search_locations:
+        root = Path(found.submodule_search_locations[0])
+        for package, folder in (("scgpt", root), ("scgpt.model", root / "model")):
+            empty = types.ModuleType(package)
+            empty.__path__ = [str(folder)]
+            empty.__dict__["logger"] = logging.getLogger(package)
+            sys.modules[package] = empty
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # flash-attn is not installed
+        return importlib.import_module(name)
+
+
+def model(checkpoint: Checkpoint) -> Any:
+    """Return upstream's network with the weights of a checkpoint."""
+    config = checkpoint.config
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        network = module("scgpt.model.model").TransformerModel(
+            len(checkpoint.vocabulary),
+            config.dim,
+            config.heads,
+            config.hidden,
+            config.layers,
+            vocab=checkpoint.vocabulary,
+            dropout=config.dropout,
+            pad_token=config.pad_token,
+            pad_value=config.pad_value,
+            do_mvc=True,
+        )
+    ours = {name.replace("in_proj.", "in_proj_"): tensor for name, tensor in checkpoint.weights.items()}
+    missing, unexpected = network.load_state_dict(ours, strict=False)
+    assert not unexpected
+    assert all(name.startswith(("decoder.", "cls_decoder.", "mvc_decoder.")) for name in missing)
+    return network.eval()
+
+
+def embed(network: nn.Module, genes: torch.Tensor, bins: torch.Tensor, pad_id: int) -> torch.Tensor:
+    """Return the cell embeddings as ``get_batch_cell_embeddings`` computes them."""
+    with torch.no_grad(), warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # nested tensors are a prototype
+        vectors = network._encode(genes, bins.float(), src_key_padding_mask=genes.eq(pad_id))[:, 0]  # type: ignore[operator]
+    result: torch.Tensor = vectors / vectors.norm(dim=1, keepdim=True)
+    return result
+
+
+def collator(pad_id: int, pad_value: int, max_length: int) -> Any:
+    """Return upstream's collator with the settings of its embedding."""
+    return module("scgpt.data_collator").DataCollator(
+        do_padding=True,
+        pad_token_id=pad_id,
+        pad_value=pad_value,
+        do_mlm=False,
+        do_binning=True,
+        max_length=max_length,
+        sampling=True,
+        keep_first_n_tokens=1,
+    )
+
+
+def examples(
+    values: sparse.csr_matrix, gene_ids: npt.NDArray[np.int64], cls_id: int, pad_value: int
+) -> list[dict[str, Any]]:
+    """Return the cells as upstream's dataset hands them to the collator."""
+    cells = []
+    for row in range(values.shape[0]):
+        part = slice(values.indptr[row], values.indptr[row + 1])
+        genes = np.insert(gene_ids[values.indices[part]], 0, cls_id)
+        expressions = np.insert(values.data[part].astype(np.float32), 0, pad_value)
+        cells.append(
+            {"id": row, "genes": torch.from_numpy(genes), "expressions": torch.from_numpy(expressions)}
+        )
+    return cells
