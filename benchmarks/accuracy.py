@@ -24,6 +24,7 @@ from sklearn.preprocessing import StandardScaler
 
 from spikgpt.annotate import annotate
 from spikgpt.building import train
+from spikgpt.embedders import ScGPTEmbedder, open_scgpt
 from spikgpt.metrics import Metrics, measure
 from spikgpt.neighbours import smooth
 from spikgpt.reference import Reference
@@ -90,11 +91,13 @@ def main() -> None:
     parser.add_argument("--seeds", type=int, default=5)
     parser.add_argument("--task", action="append", choices=list(TARGETS))
     parser.add_argument("--recipe", action="append", choices=["default", "paper"])
+    parser.add_argument("--scgpt", help="embed with this scGPT checkpoint instead of pca")
     parser.add_argument("--json", type=Path)
     options = parser.parse_args()
     if options.data is None:
         parser.error("name the folder of the studies with --data or SPIKGPT_DATA")
     console = Console()
+    embedder: str | ScGPTEmbedder = open_scgpt(options.scgpt) if options.scgpt else "pca"
     results: dict[str, Any] = {}
     for task in options.task or TARGETS:
         cells, query = load_task(task, Path(options.data))
@@ -105,7 +108,7 @@ def main() -> None:
         below, scalings = [], set()
         for recipe in options.recipe or ["default", "paper"]:
             for seed in range(options.seeds):
-                reference = train(cells, "cell_type", recipe=recipe, seed=seed)
+                reference = train(cells, "cell_type", recipe=recipe, seed=seed, embedder=embedder)
                 # The paper labels each cell alone, in the reference's scale.
                 scaling = "reference" if recipe == "paper" else "auto"
                 annotation = annotate(reference, asked, scaling=scaling, neighbours=recipe != "paper")

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import json
+import os
 import subprocess
 import sys
+import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import NamedTuple
@@ -17,9 +19,11 @@ from anndata import AnnData
 
 import spikgpt
 from spikgpt.cli import main
+from spikgpt.embedders import open_scgpt
 from spikgpt.reference import load
 
-COMMANDS = ("annotate", "evaluate", "train", "info", "list", "export")
+COMMANDS = ("annotate", "evaluate", "train", "embed", "convert-scgpt", "pretrain", "info", "list", "export")
+SCGPT = Path(__file__).parent / "data" / "scgpt_baron"
 
 
 class Ran(NamedTuple):
@@ -112,6 +116,92 @@ def test_train_then_info(run: Run, cells: AnnData, tmp_path: Path) -> None:
     assert all(name in shown.out for name in reference.labels.names)
     again = run("train", source, "--label-key", "cell_type", "--out", out, "--recipe", "paper")
     assert_refused(again, "already holds a reference; choose another folder, or ask to overwrite it.")
+
+
+def test_embed_adds_the_embedding(run: Run, query_file: Path, few: AnnData, tmp_path: Path) -> None:
+    out = tmp_path / "embedded.h5ad"
+    ran = run("embed", query_file, "--scgpt", SCGPT, "--out", out, "--key", "X_mine", "--batch-size", 16)
+    assert ran.code == 0, ran.err
+    assert "Read counts from X." in ran.err
+    assert f"genes are in the vocabulary.\nWrote {out}, obsm['X_mine'], 96 values a cell." in ran.err
+    embedded, expected = anndata.read_h5ad(out), open_scgpt(SCGPT, cache=None).embed(few).vectors
+    assert embedded.obsm["X_mine"] == pytest.approx(expected, abs=1e-6)
+    assert embedded.obsm["X_mine"].dtype == np.float32
+    assert embedded.obs_names.equals(few.obs_names)
+    again = run("embed", query_file, "--scgpt", SCGPT, "--out", tmp_path / "upstream.h5ad", "--upstream-seeds", 1, 2)
+    assert again.code == 0, again.err
+    drawn = anndata.read_h5ad(tmp_path / "upstream.h5ad").obsm["X_scGPT"]
+    assert not np.array_equal(drawn, embedded.obsm["X_mine"])
+
+
+def test_a_killed_embedding_goes_on(tmp_path: Path) -> None:
+    environment = os.environ | {"SPIKGPT_CACHE": str(tmp_path / "cache"), "OMP_NUM_THREADS": "1"}
+    source, out = Path(__file__).parent / "data" / "pancreas_baron_human3.h5ad", tmp_path / "embedded.h5ad"
+    program = "from spikgpt.cli import main; main()"
+    command = [sys.executable, "-c", program, "embed", str(source), "--scgpt", str(SCGPT), "--out", str(out)]
+    first = subprocess.Popen([*command, "--batch-size", "1"], env=environment, stderr=subprocess.DEVNULL)
+    while first.poll() is None and len(list(tmp_path.rglob("*.safetensors"))) < 2:
+        time.sleep(0.002)
+    first.kill()
+    first.wait()
+    kept = {path: path.stat().st_mtime_ns for path in tmp_path.rglob("*.safetensors")}
+    assert 2 <= len(kept) < 8
+    assert not out.exists()
+
+    subprocess.run(command, env=environment, check=True, capture_output=True)
+
+    shards = list(tmp_path.rglob("*.safetensors"))
+    assert len(shards) == 8  # of 128 cells, for 914
+    assert all(path.stat().st_mtime_ns == written for path, written in kept.items())
+    expected = open_scgpt(SCGPT, cache=None).embed(anndata.read_h5ad(source)).vectors
+    assert anndata.read_h5ad(out).obsm["X_scGPT"] == pytest.approx(expected, abs=1e-6)
+
+
+def test_a_reference_on_scgpt(run: Run, cells: AnnData, query_file: Path, tmp_path: Path) -> None:
+    source, out, converted = written(cells, tmp_path / "cells.h5ad"), tmp_path / "mine", tmp_path / "upstream"
+    options = ("--label-key", "cell_type", "--out", out, "--embedder", "scgpt", "--scgpt", SCGPT)
+    ran = run("train", source, *options)
+    assert ran.code == 0, ran.err
+    ran = run("convert-scgpt", SCGPT, "--out", converted, "--upstream")
+    assert ran.code == 0, ran.err
+    assert (converted / "best_model.pt").is_file()
+
+    ran = run("evaluate", query_file, "--model", out, "--label-key", "cell_type", "--scgpt", converted)
+
+    assert ran.code == 0, ran.err
+    assert "Accuracy 0." in ran.err
+    assert_refused(
+        run("annotate", query_file, "--model", out, "--out", tmp_path / "out.h5ad"),
+        "needs the scGPT checkpoint 'scgpt_baron'; give its folder with scgpt= or --scgpt.",
+    )
+    assert_refused(
+        run("train", source, "--label-key", "cell_type", "--out", tmp_path / "other", "--embedder", "scgpt"),
+        "--embedder scgpt and --scgpt CHECKPOINT go together; give both or neither.",
+    )
+
+
+def test_pretrain_then_embed(run: Run, cells: AnnData, query_file: Path, tmp_path: Path) -> None:
+    source, out = written(cells, tmp_path / "cells.h5ad"), tmp_path / "network"
+    sizes = ("--genes", 100, "--dim", 16, "--layers", 1, "--heads", 2, "--epochs", 1, "--max-length", 50)
+    ran = run("pretrain", source, "--out", out, *sizes)
+    assert ran.code == 0, ran.err
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["cells.h5ad", "network"]
+    ran = run("embed", query_file, "--scgpt", out, "--out", tmp_path / "out.h5ad", "--no-cache")
+    assert ran.code == 0, ran.err
+    assert_refused(run("pretrain", source, "--out", out, *sizes), "exists already; name a new folder")
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        (["--scgpt", "nowhere"], "nowhere is no folder; give the folder of an scGPT checkpoint"),
+        (["--scgpt", SCGPT, "--batch-size", "many"], "--batch-size is 'many'; expected auto or a number of cells."),
+        (["--scgpt", SCGPT, "--precision", "int4"], "expected one of float32, bfloat16, float16"),
+    ],
+)
+def test_embed_refuses(run: Run, query_file: Path, tmp_path: Path, options: list[object], message: str) -> None:
+    assert_refused(run("embed", query_file, "--out", tmp_path / "out.h5ad", *options), message)
+    assert not (tmp_path / "out.h5ad").exists()
 
 
 def test_list_shows_the_shipped_references(run: Run) -> None:
@@ -230,7 +320,10 @@ def test_the_input_is_never_the_output(run: Run, query_file: Path, small_folder:
     [
         (["--label-key", "celltype"], "obs has no column 'celltype'; it has cell_type, donor"),
         (["--label-key", "cell_type", "--recipe", "best"], "There is no recipe 'best'; choose one of default, paper."),
-        (["--label-key", "cell_type", "--embedder", "scgpt"], "There is no embedder 'scgpt'; choose pca, or obsm:KEY"),
+        (
+            ["--label-key", "cell_type", "--embedder", "umap"],
+            "There is no embedder 'umap'; choose pca, scgpt, or obsm:KEY",
+        ),
         (["--label-key", "cell_type", "--embedder", "obsm:X"], "There is no obsm['X']; this AnnData has: none."),
         (["--label-key", "cell_type", "--batch-key", "lane"], "obs has no column 'lane'"),
     ],

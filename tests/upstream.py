@@ -11,6 +11,8 @@ import logging
 import sys
 import types
 import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -71,6 +73,17 @@ def embed(network: nn.Module, genes: torch.Tensor, bins: torch.Tensor, pad_id: i
     return result
 
 
+@contextmanager
+def seeded(numpy_seed: int, torch_seed: int) -> Iterator[None]:
+    """Seed the global generators that upstream draws from, and set them back."""
+    state = np.random.get_state()  # noqa: NPY002
+    np.random.seed(numpy_seed)  # noqa: NPY002
+    with torch.random.fork_rng():
+        torch.manual_seed(torch_seed)
+        yield
+    np.random.set_state(state)  # noqa: NPY002
+
+
 def collator(pad_id: int, pad_value: int, max_length: int) -> Any:
     """Return upstream's collator with the settings of its embedding."""
     return module("scgpt.data_collator").DataCollator(
@@ -94,7 +107,5 @@ def examples(
         part = slice(values.indptr[row], values.indptr[row + 1])
         genes = np.insert(gene_ids[values.indices[part]], 0, cls_id)
         expressions = np.insert(values.data[part].astype(np.float32), 0, pad_value)
-        cells.append(
-            {"id": row, "genes": torch.from_numpy(genes), "expressions": torch.from_numpy(expressions)}
-        )
+        cells.append({"id": row, "genes": torch.from_numpy(genes), "expressions": torch.from_numpy(expressions)})
     return cells

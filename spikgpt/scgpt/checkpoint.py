@@ -57,7 +57,7 @@ class Checkpoint:
         """Vocabulary index of ``<cls>``."""
         return self.vocabulary[CLS]
 
-    @property
+    @cached_property
     def gene_tokens(self) -> list[str]:
         """Tokens that name genes, in the order of their indices."""
         special = {self.config.pad_token, CLS, END}
@@ -70,7 +70,7 @@ class Checkpoint:
         """Return the genes of the vocabulary, in the order of their indices, with the Ensembl ids that are known."""
         tokens = self.gene_tokens
         ids = ensembl_ids_of(tokens)
-        # Of an old and a new symbol of one gene, the newer, which is looked up by itself, keeps the id.
+        # Two spellings of one symbol share an id; the first keeps it.
         owner: dict[str, int] = {}
         for index, gene_id in enumerate(ids):
             if gene_id is not None:

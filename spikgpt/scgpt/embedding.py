@@ -21,9 +21,9 @@ from spikgpt.scgpt.encoder import Encoder
 from spikgpt.scgpt.tokens import Tokens, UpstreamDraws, tokenise
 
 # Cells to a shard, the unit that is kept and resumed from.
-SHARD = 512
+SHARD = 128
 # Tokens to a batch on a CPU, where larger batches are no faster, and at most on a GPU.
-CPU_TOKENS, GPU_TOKENS = 8192, 1 << 19
+CPU_TOKENS, GPU_TOKENS = 8192, 1 << 18
 # Bytes of GPU memory that a token takes for each value of its vector, with room to spare.
 BYTES_A_VALUE = 48
 PRECISIONS = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}

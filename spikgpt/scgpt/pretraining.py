@@ -67,7 +67,7 @@ class Pretrainer(nn.Module):
         self.mvc_decoder = nn.ModuleDict({"gene2query": nn.Linear(dim, dim), "W": nn.Linear(dim, dim, bias=False)})
 
     def forward(self, genes: Tensor, bins: Tensor, asked: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-        """Return the bins of ``genes``, (n, length), those of ``asked`` from ``<cls>`` alone, and ``<cls>``, (n, dim)."""
+        """Return the bins of ``genes``, (n, length), those of ``asked`` from ``<cls>`` alone, and that, (n, dim)."""
         vectors = self.network(genes, bins)  # (n, length, dim)
         around: Tensor = self.decoder["fc"](vectors)[..., 0]  # (n, length)
         queries = self.mvc_decoder["W"](self.mvc_decoder["gene2query"](self.network.encoder(asked)).sigmoid())
@@ -154,14 +154,14 @@ def pretrain(
                 rate = _rate(settings, epoch * steps + step, settings.epochs * steps)
                 for group in optimizer.param_groups:
                     group["lr"] = rate
-                losses, cells = [], []
+                losses, embedded = [], []
                 for tokens in views:
                     arrays = tokens.padded(batch.numpy(), pad_id, config.pad_value)
                     ids, bins = (torch.as_tensor(array).to(target) for array in arrays)
                     predicted, vectors = _loss(network, ids, bins, settings)
                     losses.append(predicted)
-                    cells.append(vectors)
-                loss = (losses[0] + losses[1]) / 2 + _contrast(cells[0], cells[1])
+                    embedded.append(vectors)
+                loss = (losses[0] + losses[1]) / 2 + _contrast(embedded[0], embedded[1])
                 optimizer.zero_grad()
                 torch.autograd.backward(loss)
                 nn.utils.clip_grad_norm_(network.parameters(), 1.0)
@@ -203,7 +203,9 @@ def _loss(network: Pretrainer, genes: Tensor, bins: Tensor, settings: Pretrainin
     absent = absent.to(genes.device)
     # An absent gene that the cell does have is no question.
     fair = ~(absent[:, :, None] == genes[:, None, :]).any(dim=2)  # (n, absent)
-    around, alone, cells = network(genes, bins.masked_fill(masked, config.mask_value), torch.cat([genes, absent], dim=1))
+    around, alone, cells = network(
+        genes, bins.masked_fill(masked, config.mask_value), torch.cat([genes, absent], dim=1)
+    )
     truth = bins.float()
     from_genes = ((around - truth)[masked] ** 2).mean()
     from_cell = ((alone[:, : genes.shape[1]] - truth)[masked] ** 2).mean()

@@ -45,12 +45,12 @@ class Tokens:
         self, cells: npt.NDArray[np.int64], pad_id: int, pad_value: int
     ) -> tuple[npt.NDArray[np.int64], npt.NDArray[np.int64]]:
         """Return genes and bins of some cells, both of shape (cells, longest of them)."""
-        lengths = self.lengths[cells]
-        places = np.arange(lengths.max())
-        used = places < lengths[:, None]  # (cells, longest)
-        sources = (self.offsets[cells][:, None] + places)[used]
-        genes, bins = np.full(used.shape, pad_id, dtype=np.int64), np.full(used.shape, pad_value, dtype=np.int64)
-        genes[used], bins[used] = self.genes[sources], self.bins[sources]
+        shape = (len(cells), int(self.lengths[cells].max()))
+        genes, bins = np.full(shape, pad_id, dtype=np.int64), np.full(shape, pad_value, dtype=np.int64)
+        for row, cell in enumerate(cells):
+            part = slice(self.offsets[cell], self.offsets[cell + 1])
+            size = part.stop - part.start
+            genes[row, :size], bins[row, :size] = self.genes[part], self.bins[part]
         return genes, bins
 
 

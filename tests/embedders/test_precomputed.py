@@ -96,7 +96,7 @@ def test_damaged_settings_are_refused(settings: dict[str, Any]) -> None:
 
 @pytest.mark.parametrize("kind", ["umap", "obsm:", "obsm", "PCA"])
 def test_an_unknown_embedder_is_refused(kind: str) -> None:
-    with pytest.raises(ConfigError, match=f"There is no embedder '{kind}'; choose pca, or obsm:KEY"):
+    with pytest.raises(ConfigError, match=f"There is no embedder '{kind}'; choose pca, scgpt, or obsm:KEY"):
         fit_embedder(kind, with_embedding(), LABELS)
 
 

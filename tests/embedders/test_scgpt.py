@@ -39,9 +39,7 @@ def reference(cells: AnnData, checkpoint: Checkpoint) -> Reference:
     return train(cells, "cell_type", embedder=ScGPTEmbedder(checkpoint, "scgpt_baron"), name="islets")
 
 
-def test_vectors_do_not_depend_on_storage_names_or_order(
-    embedder: ScGPTEmbedder, few: AnnData, tmp_path: Path
-) -> None:
+def test_vectors_do_not_depend_on_storage_names_or_order(embedder: ScGPTEmbedder, few: AnnData, tmp_path: Path) -> None:
     expected = embedder.embed(few)
     ids = ensembl_ids_of(few.var_names)
     known = np.array([gene is not None for gene in ids])
@@ -77,7 +75,7 @@ def test_upstream_draws_follow_the_querys_order(embedder: ScGPTEmbedder, few: An
     assert np.array_equal(drawn(few), drawn(few))
     assert np.abs(drawn(few) - drawn(shuffled)).max() > 1e-4
     # Draws of ties move a cell little.
-    assert ((drawn(few) * embedder.embed(few).vectors).sum(axis=1) > 0.9).all()
+    assert np.median((drawn(few) * embedder.embed(few).vectors).sum(axis=1)) > 0.95
 
 
 def test_cells_without_counts_are_marked(embedder: ScGPTEmbedder, few: AnnData) -> None:

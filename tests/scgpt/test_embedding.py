@@ -7,9 +7,9 @@ from pathlib import Path
 import numpy as np
 import numpy.typing as npt
 import pytest
-import torch
 from anndata import AnnData
 from scipy import sparse
+from torch import Tensor
 
 from spikgpt.errors import ConfigError
 from spikgpt.scgpt import embedding
@@ -62,12 +62,8 @@ def test_vectors_do_not_depend_on_order_or_batch(
 def test_upstreams_draws_give_upstreams_vectors(checkpoint: Checkpoint, values: sparse.csr_matrix) -> None:
     cells = values[:20]
     collate = upstream.collator(checkpoint.pad_id, checkpoint.config.pad_value, 400)
-    state = np.random.get_state()
-    np.random.seed(1)
-    with torch.random.fork_rng():
-        torch.manual_seed(2)
+    with upstream.seeded(1, 2):
         batch = collate(upstream.examples(cells, IDS, checkpoint.cls_id, checkpoint.config.pad_value))
-    np.random.set_state(state)
     expected = upstream.embed(upstream.model(checkpoint), batch["gene"], batch["expr"], checkpoint.pad_id)
 
     found = embed_cells(checkpoint, cells, IDS, max_length=400, draws=UpstreamDraws(1, 2))
@@ -99,7 +95,12 @@ def test_an_interrupted_run_goes_on(
         embed_cells(checkpoint, values, IDS, max_length=400, batch_size=8, cache=tmp_path, on_cells=stop_half_way)
     embedded: list[int] = []
     original = Encoder.embed
-    monkeypatch.setattr(Encoder, "embed", lambda *args: (embedded.append(len(args[1])), original(*args))[1])
+
+    def counted(encoder: Encoder, genes: Tensor, bins: Tensor) -> Tensor:
+        embedded.append(len(genes))
+        return original(encoder, genes, bins)
+
+    monkeypatch.setattr(Encoder, "embed", counted)
     told: list[int] = []
 
     found = embed_cells(checkpoint, values, IDS, max_length=400, batch_size=8, cache=tmp_path, on_cells=told.append)

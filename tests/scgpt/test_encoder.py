@@ -55,7 +55,14 @@ def test_the_whole_network_gives_the_same_as_its_shortcuts(checkpoint: Checkpoin
 
 def test_args_are_read_back() -> None:
     assert ScGPTConfig.from_args(SMALL.to_args()) == SMALL
-    published = {"embsize": 512, "nheads": 8, "d_hid": 512, "nlayers": 12, "n_layers_cls": 3, "dropout": 0.2}
+    published: dict[str, Any] = {
+        "embsize": 512,
+        "nheads": 8,
+        "d_hid": 512,
+        "nlayers": 12,
+        "n_layers_cls": 3,
+        "dropout": 0.2,
+    }
     published |= {"pad_token": "<pad>", "pad_value": -2, "mask_value": -1, "n_bins": 51, "max_seq_len": 1200}
     assert ScGPTConfig.from_args(published) == FULL
 
