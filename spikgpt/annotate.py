@@ -78,7 +78,7 @@ class Annotation:
         """Return whole sentences on anything suspicious."""
         notes = list(self.report.notes)
         matched, total = self.report.genes_matched, self.report.genes_total
-        if matched < SUSPICIOUS_GENES * total:
+        if not self.report.of_query and matched < SUSPICIOUS_GENES * total:
             notes.append(
                 f"Only {matched} of the reference's {total} genes are in the query; labels may be less certain."
             )

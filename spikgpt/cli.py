@@ -106,8 +106,8 @@ def annotate(
     console.print(summary)
     report = annotation.report
     console.print(f"Read {report.values} from {report.source}; scaling: {report.scaling}.", soft_wrap=True)
-    if report.genes_total:
-        console.print(f"{report.genes_matched} of the reference's {report.genes_total} genes are in the query.")
+    if report.genes:
+        console.print(report.genes)
     console.print(f"{100 * annotation.unknown_rate:.1f}% Unknown at threshold {annotation.threshold:.4f}.")
     for note in annotation.notes():
         console.print(f"[yellow]Note:[/] {_plain(note)}", soft_wrap=True)
@@ -234,8 +234,9 @@ def train(
         f"macro-F1 {held_out['macro_f1']:.4f} over {held_out['cells']} cells.",
         soft_wrap=True,
     )
+    needed = f" --scgpt {scgpt}" if scgpt is not None and not bundle else ""
     console.print(
-        f"Wrote {out}; annotate with: spikgpt annotate QUERY.h5ad --model {out} --out OUT.h5ad", soft_wrap=True
+        f"Wrote {out}; annotate with: spikgpt annotate QUERY.h5ad --model {out}{needed} --out OUT.h5ad", soft_wrap=True
     )
 
 
@@ -283,7 +284,7 @@ def embed(
     files.write_added(query, out, {("obsm", key): embedding.vectors.astype("float32")})
     report = embedding.report
     console.print(f"Read {report.values} from {report.source}.", soft_wrap=True)
-    console.print(f"{report.genes_matched} of the query's {report.genes_total} genes are in the vocabulary.")
+    console.print(report.genes)
     if embedding.empty.any():
         console.print(
             f"[yellow]Note:[/] {int(embedding.empty.sum())} cells have no such genes; their vectors mean nothing."
@@ -373,11 +374,12 @@ def info(
         )
     Console().print(table)
     held_out = reference.metrics["held_out"]
-    genes = len(reference.embedder.genes or ())
+    genes = reference.embedder.genes
     for line in (
         f"Trained on {reference.metrics['cells']} cells, recipe {reference.provenance['recipe']['name']}, "
         f"seed {reference.provenance['seed']}; source: {reference.provenance.get('source', 'not stated')}.",
-        f"Embedder {reference.embedder.kind}, {reference.embedder.dim} values a cell, {genes} genes.",
+        f"Embedder {reference.embedder.kind}, {reference.embedder.dim} values a cell"
+        + (f", {len(genes)} genes." if genes else "."),
         f"Held out ({reference.metrics['held_out_by']}): accuracy {held_out['accuracy']:.4f}, "
         f"macro-F1 {held_out['macro_f1']:.4f} over {held_out['cells']} cells.",
         f"Unknown below {reference.thresholds.threshold:.4f}.",
@@ -410,6 +412,7 @@ def list_references() -> None:
 def export(
     model: Annotated[str, typer.Argument(help="Reference: a name that `spikgpt list` shows, or a folder.")],
     out: Annotated[Path, typer.Option(help="Folder to write the ONNX graph and its parity report to.")],
+    scgpt: ScGPT = None,
 ) -> None:
     """Write a reference as an ONNX graph, from counts to probabilities, checked against the trained model."""
     try:
@@ -419,7 +422,7 @@ def export(
         raise ConfigError(msg) from error
     from spikgpt.api import SpikGPT
 
-    parity = export_reference(SpikGPT.from_pretrained(model).reference, out)
+    parity = export_reference(SpikGPT.from_pretrained(model, scgpt=scgpt).reference, out)
     console.print(
         f"Wrote {out}. Parity over {parity.cells} cells: every label equal, "
         f"probabilities within {parity.largest_difference:.1e}.",

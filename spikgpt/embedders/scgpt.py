@@ -124,6 +124,7 @@ class ScGPTEmbedder:
             genes_matched=int(cells.found.sum()),
             genes_total=len(expression.var),
             notes=cells.notes,
+            of_query=True,
         )
         return Embedding(vectors, empty, report, vectors[~empty])
 
