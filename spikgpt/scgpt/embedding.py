@@ -76,7 +76,7 @@ def embed_cells(
     Raises
     ------
     ConfigError
-        When an option is out of range.
+        When an option is out of range, or the cache cannot be written.
     """
     if precision not in PRECISIONS or max_length < 2 or (batch_size is not None and batch_size < 1):
         msg = (
@@ -88,7 +88,6 @@ def embed_cells(
     kept = None
     if cache is not None and draws is None:
         kept = cache / _key(checkpoint, values, gene_ids, f"{VERSION}/{max_length}/{precision}")
-        kept.mkdir(parents=True, exist_ok=True)
     # Cells of like length side by side, so that a batch has little padding; the longest first, as memory fails there.
     order = np.argsort(-np.minimum(np.diff(values.indptr), max_length - 1), kind="stable")
     shards = [order[start : start + SHARD] for start in range(0, len(order), SHARD)]
@@ -194,5 +193,10 @@ def _read(path: Path, shape: tuple[int, int]) -> npt.NDArray[np.float32] | None:
 def _write(path: Path, vectors: npt.NDArray[np.float32]) -> None:
     """Keep a shard, under a temporary name first."""
     temporary = path.with_suffix(f".{os.getpid()}.tmp")
-    save_file({"vectors": vectors}, temporary)
-    temporary.replace(path)
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        save_file({"vectors": vectors}, temporary)
+        temporary.replace(path)
+    except (OSError, SafetensorError) as error:
+        msg = f"Embeddings cannot be kept in {path.parent} ({error}); name a folder with room in SPIKGPT_CACHE."
+        raise ConfigError(msg) from error

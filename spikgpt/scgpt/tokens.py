@@ -43,10 +43,10 @@ class Tokens:
 
     def padded(
         self, cells: npt.NDArray[np.int64], pad_id: int, pad_value: int
-    ) -> tuple[npt.NDArray[np.int64], npt.NDArray[np.int64]]:
+    ) -> tuple[npt.NDArray[np.int32], npt.NDArray[np.int32]]:
         """Return genes and bins of some cells, both of shape (cells, longest of them)."""
         shape = (len(cells), int(self.lengths[cells].max()))
-        genes, bins = np.full(shape, pad_id, dtype=np.int64), np.full(shape, pad_value, dtype=np.int64)
+        genes, bins = np.full(shape, pad_id, dtype=np.int32), np.full(shape, pad_value, dtype=np.int32)
         for row, cell in enumerate(cells):
             part = slice(self.offsets[cell], self.offsets[cell + 1])
             size = part.stop - part.start
@@ -259,7 +259,7 @@ def _tokenise(
                         index = middle + 1
                     else:
                         end = middle
-            share = np.float64(word & np.uint64(0xFFFFFFFF)) * 2.0**-32
+            share = np.float64(np.int64(word & np.uint64(0xFFFFFFFF))) * 2.0**-32
             genes[target] = gene_ids[columns[entry]]
             bins[target] = int(np.ceil(share * (below[index] - above[index]) + above[index]))
             target += 1

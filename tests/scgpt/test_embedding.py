@@ -133,6 +133,14 @@ def test_a_damaged_shard_is_made_again(
     assert shard.stat().st_size > 100
 
 
+def test_a_cache_that_cannot_be_written_is_named(
+    checkpoint: Checkpoint, values: sparse.csr_matrix, tmp_path: Path
+) -> None:
+    (tmp_path / "file").write_text("no folder")
+    with pytest.raises(ConfigError, match=r"Embeddings cannot be kept in .*file.* name a folder with room"):
+        embed_cells(checkpoint, values[:2], IDS, cache=tmp_path / "file")
+
+
 @pytest.mark.parametrize("precision", ["bfloat16", "float16"])
 def test_lower_precision_is_close(
     checkpoint: Checkpoint, values: sparse.csr_matrix, vectors: npt.NDArray[np.float32], precision: str
