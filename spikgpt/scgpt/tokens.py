@@ -47,10 +47,7 @@ class Tokens:
         """Return genes and bins of some cells, both of shape (cells, longest of them)."""
         shape = (len(cells), int(self.lengths[cells].max()))
         genes, bins = np.full(shape, pad_id, dtype=np.int32), np.full(shape, pad_value, dtype=np.int32)
-        for row, cell in enumerate(cells):
-            part = slice(self.offsets[cell], self.offsets[cell + 1])
-            size = part.stop - part.start
-            genes[row, :size], bins[row, :size] = self.genes[part], self.bins[part]
+        _fill(self.offsets, self.genes, self.bins, cells, genes, bins)
         return genes, bins
 
 
@@ -154,6 +151,23 @@ def _nth(words: npt.NDArray[np.uint64], n: int) -> np.uint64:
     return nth
 
 
+@_compiled(nogil=True, cache=True)
+def _fill(
+    offsets: npt.NDArray[np.int64],
+    genes: npt.NDArray[np.int32],
+    bins: npt.NDArray[np.int16],
+    cells: npt.NDArray[np.int64],
+    padded_genes: npt.NDArray[np.int32],
+    padded_bins: npt.NDArray[np.int32],
+) -> None:
+    """Copy the tokens of some cells to the starts of the rows."""
+    for row in range(len(cells)):
+        start = offsets[cells[row]]
+        for place in range(offsets[cells[row] + 1] - start):
+            padded_genes[row, place] = genes[start + place]
+            padded_bins[row, place] = bins[start + place]
+
+
 @_compiled(parallel=True, nogil=True, cache=True)
 def _tokenise(
     indptr: npt.NDArray[np.int64],
@@ -177,10 +191,12 @@ def _tokenise(
         content = _mix(np.uint64(draw))
         counted = np.zeros(_COUNTED, dtype=np.int64)
         rest = np.empty(size, dtype=np.float32)
+        named = np.empty(size, dtype=np.int32)
         n_rest = 0
         for entry in range(start, stop):
             value = values[entry]
-            gene = np.uint64(gene_ids[columns[entry]])
+            named[entry - start] = gene_ids[columns[entry]]
+            gene = np.uint64(named[entry - start])
             content += _mix((gene << np.uint64(32)) ^ np.uint64(words[entry]) ^ _GOLDEN)
             whole = int(value)
             if whole < _COUNTED and whole == value:
@@ -237,8 +253,8 @@ def _tokenise(
             if ordered[index] < _COUNTED and ordered[index] == np.floor(ordered[index]):
                 where[int(ordered[index])] = index
         draws = np.empty(size, dtype=np.uint64)
-        for entry in range(start, stop):
-            draws[entry - start] = _mix(content ^ (np.uint64(gene_ids[columns[entry]]) * _GOLDEN))
+        for entry in range(size):
+            draws[entry] = _mix(content ^ (np.uint64(named[entry]) * _GOLDEN))
         # A long cell keeps the genes of the smallest draws.
         kept = offsets[cell + 1] - offsets[cell] - 1
         largest = _nth(draws, kept) if kept < size else np.uint64(0xFFFFFFFFFFFFFFFF)
@@ -260,7 +276,7 @@ def _tokenise(
                     else:
                         end = middle
             share = np.float64(np.int64(word & np.uint64(0xFFFFFFFF))) * 2.0**-32
-            genes[target] = gene_ids[columns[entry]]
+            genes[target] = named[entry - start]
             bins[target] = int(np.ceil(share * (below[index] - above[index]) + above[index]))
             target += 1
 
