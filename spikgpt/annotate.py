@@ -44,6 +44,7 @@ class Annotation:
     threshold: float
     neighbours: bool
     reference_name: str
+    reference_origin: str | None
     report: EmbeddingReport
 
     @property
@@ -64,6 +65,7 @@ class Annotation:
         """Return where the labels come from, as values that an h5ad file can hold."""
         return {
             "reference": self.reference_name,
+            "reference_origin": self.reference_origin or "",
             "spikgpt_version": version("spikgpt"),
             "labels": np.array(self.label_names, dtype=object),
             "threshold": self.threshold,
@@ -174,5 +176,6 @@ def label(
         threshold=used,
         neighbours=neighbours,
         reference_name=reference.name,
+        reference_origin=reference.origin,
         report=embedding.report,
     )

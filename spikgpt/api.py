@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-import difflib
-from importlib.resources import files
+import tempfile
 from pathlib import Path
 from typing import Any
 
@@ -11,39 +10,10 @@ from anndata import AnnData
 
 from spikgpt.annotate import Annotation, annotate
 from spikgpt.building import train
-from spikgpt.errors import ReferenceNotFound
 from spikgpt.evaluation import Evaluation, evaluate
-from spikgpt.reference import MANIFEST, Reference, load, save
-
-
-def shipped_references() -> dict[str, Path]:
-    """Return the folders of the references inside this package, by name."""
-    root = Path(str(files("spikgpt"))) / "references"
-    return {folder.name: folder for folder in sorted(root.iterdir()) if (folder / MANIFEST).is_file()}
-
-
-def locate(name: str | Path) -> Path:
-    """Return the folder of a reference given by name or by folder.
-
-    A bare name means a shipped reference first; write ``./name`` for a folder of that name.
-
-    Raises
-    ------
-    ReferenceNotFound
-        When there is neither.
-    """
-    shipped = shipped_references()
-    if str(name) in shipped:
-        return shipped[str(name)]
-    if Path(name).is_dir():
-        return Path(name)
-    close = difflib.get_close_matches(str(name), shipped, n=1)
-    hint = f" Did you mean {close[0]!r}?" if close else ""
-    msg = (
-        f"There is no reference or folder {str(name)!r}.{hint} Shipped references: {', '.join(shipped)}. "
-        "Train your own with: spikgpt train"
-    )
-    raise ReferenceNotFound(msg)
+from spikgpt.hub import Hub, Push
+from spikgpt.reference import Reference, save
+from spikgpt.sharing import open_reference, push
 
 
 class SpikGPT:
@@ -63,11 +33,35 @@ class SpikGPT:
         return f"SpikGPT({self.reference.name!r}, {len(labels)} labels, embedder {self.reference.embedder.kind})"
 
     @classmethod
-    def from_pretrained(cls, name: str | Path, *, scgpt: str | Path | None = None) -> SpikGPT:
-        """Load a reference by name or from a folder.
+    def from_pretrained(
+        cls,
+        name: str | Path,
+        *,
+        revision: str | None = None,
+        token: str | bool | None = None,
+        cache_dir: str | Path | None = None,
+        endpoint: str | None = None,
+        local_files_only: bool = False,
+        scgpt: str | Path | None = None,
+    ) -> SpikGPT:
+        """Load a reference by name, from a folder, or from the Hugging Face Hub.
 
         Parameters
         ----------
+        name
+            A name such as ``pancreas``, a folder, or ``org/repo[@revision]``. A name means the reference that ships
+            with this package, else the repository of that name in the namespace ``SPIKGPT_NAMESPACE``.
+        revision
+            Branch, tag or commit of the repository. With one, a name always means the repository.
+        token
+            Token for the Hub, True for that of ``hf auth login``, False for none. By default the stored one is used
+            with the default endpoint, and none with another.
+        cache_dir
+            Where to keep what is downloaded; by default the cache of huggingface_hub.
+        endpoint
+            Address of the Hub; by default ``HF_ENDPOINT``, or huggingface.co.
+        local_files_only
+            Take what is cached and ask nothing of the Hub.
         scgpt
             Folder of the scGPT checkpoint that the reference was trained with, where it neither carries it nor names a
             repository.
@@ -77,11 +71,13 @@ class SpikGPT:
         ReferenceNotFound
             When there is no such reference.
         DamagedReference
-            When a file of it is missing or altered.
+            When a file of it is missing or altered, even after it was fetched again.
         FormatError
             When it was written by a newer library.
+        HubError
+            When the Hub refuses or cannot be reached, and the reference is not cached.
         """
-        return cls(load(locate(name), scgpt=scgpt))
+        return cls(open_reference(name, revision, hub=Hub(endpoint, token, cache_dir, local_files_only), scgpt=scgpt))
 
     @classmethod
     def train(cls, adata: AnnData, label_key: str, **options: Any) -> SpikGPT:
@@ -97,6 +93,42 @@ class SpikGPT:
             When something is in the way.
         """
         return save(self.reference, folder, overwrite=overwrite)
+
+    def push_to_hub(
+        self,
+        repo: str,
+        *,
+        private: bool = False,
+        branch: str | None = None,
+        tag: str | None = None,
+        pull_request: bool = False,
+        message: str | None = None,
+        dry_run: bool = False,
+        token: str | bool | None = None,
+        endpoint: str | None = None,
+    ) -> Push:
+        """Put the reference into a repository ``org/name`` of the Hub, in one commit.
+
+        A graph that is there is removed, since nothing says that it was made from these weights; to share one, export
+        to a folder and use :func:`spikgpt.sharing.push`. The options are those of that function.
+
+        Raises
+        ------
+        HubError
+            When the Hub refuses, or somebody else has committed meanwhile. Nothing was committed then.
+        """
+        with tempfile.TemporaryDirectory() as folder:
+            return push(
+                self.save_pretrained(Path(folder) / "reference"),
+                repo,
+                private=private,
+                branch=branch,
+                tag=tag,
+                pull_request=pull_request,
+                message=message,
+                dry_run=dry_run,
+                hub=Hub(endpoint, token),
+            )
 
     def annotate(self, adata: AnnData, **options: Any) -> Annotation:
         """Label every cell and write the result into the AnnData.

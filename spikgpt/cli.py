@@ -14,7 +14,7 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, ProgressColumn, Task, TextColumn, TimeRemainingColumn
 from rich.table import Table
 
-from spikgpt.errors import ConfigError, SpikGPTError
+from spikgpt.errors import ConfigError, HubError, SpikGPTError
 
 app = typer.Typer(
     help="Annotate single-cell RNA-seq with trained references, or train your own.",
@@ -24,7 +24,10 @@ app = typer.Typer(
 )
 console = Console(stderr=True, highlight=False)
 
-Model = Annotated[str, typer.Option(help="Reference: a name that `spikgpt list` shows, or a folder.")]
+MODEL_HELP = "Reference: a name that `spikgpt list` shows, a folder, or ORG/REPO[@REVISION] on the Hub."
+Model = Annotated[str, typer.Option(help=MODEL_HELP)]
+ModelArgument = Annotated[str, typer.Argument(help=MODEL_HELP)]
+Endpoint = Annotated[str | None, typer.Option(help="Address of the Hub; by default HF_ENDPOINT, or huggingface.co.")]
 Layer = Annotated[str | None, typer.Option(help="Layer to read; by default the best expression values in the file.")]
 Scaling = Annotated[str, typer.Option(help="Scale of query genes: auto, composition, reference or query.")]
 Neighbours = Annotated[
@@ -100,9 +103,9 @@ def annotate(
     if table:
         files.write_table(annotation, table)
     counts = Counter(annotation.labels.tolist())
-    summary = Table("label", "cells", "share", title=f"{query.name} by {reference.name}")
+    summary = Table("label", "cells", "share", title=_plain(f"{query.name} by {reference.name}"))
     for label, cells in counts.most_common():
-        summary.add_row(label, str(cells), f"{100 * cells / adata.n_obs:.1f}%")
+        summary.add_row(_plain(label), str(cells), f"{100 * cells / adata.n_obs:.1f}%")
     console.print(summary)
     report = annotation.report
     console.print(f"Read {report.values} from {report.source}; scaling: {report.scaling}.", soft_wrap=True)
@@ -177,6 +180,12 @@ def train(
     recipe: Annotated[str, typer.Option(help="default, or paper for the published settings.")] = "default",
     name: Annotated[str | None, typer.Option(help="Name of the reference; by default that of the folder.")] = None,
     seed: Annotated[int, typer.Option(help="The same seed gives the same reference.")] = 0,
+    source: Annotated[str | None, typer.Option(help="Where the cells come from, for the card.")] = None,
+    licence: Annotated[str | None, typer.Option(help="Licence of the reference, such as MIT, for the card.")] = None,
+    dataset: Annotated[list[str] | None, typer.Option(help="Accession of the cells, for the card; repeatable.")] = None,
+    description: Annotated[
+        Path | None, typer.Option(help="Markdown file with intended use and limits, for the card.")
+    ] = None,
     layer: Layer = None,
     overwrite: Annotated[bool, typer.Option(help="Replace a reference that is already there.")] = False,
 ) -> None:
@@ -184,9 +193,16 @@ def train(
     from spikgpt import data
     from spikgpt.building import train as train_reference
     from spikgpt.embedders import open_scgpt
-    from spikgpt.reference import check_writable, save
+    from spikgpt.layout import check_writable
+    from spikgpt.reference import save
 
     check_writable(out, overwrite=overwrite)
+    about: dict[str, Any] = {"source": source, "licence": licence, "datasets": dataset}
+    if description:
+        if not description.is_file():
+            msg = f"There is no file {description}; --description takes a Markdown file."
+            raise ConfigError(msg)
+        about["description"] = description.read_text(encoding="utf-8").strip()
     chosen: Any = embedder
     if (embedder == "scgpt") != (scgpt is not None):
         msg = "--embedder scgpt and --scgpt CHECKPOINT go together; give both or neither."
@@ -219,6 +235,7 @@ def train(
             name=name or out.name,
             seed=seed,
             checkpoints=checkpoints,
+            provenance={key: value for key, value in about.items() if value},
             on_cells=on_cells,
             on_epoch=on_epoch,
         )
@@ -355,20 +372,20 @@ def pretrain(
 
 @app.command()
 def info(
-    model: Annotated[str, typer.Argument(help="Reference: a name that `spikgpt list` shows, or a folder.")],
+    model: ModelArgument,
     scgpt: ScGPT = None,
 ) -> None:
     """Show what a reference is and what was measured."""
-    from spikgpt.api import SpikGPT
+    from spikgpt.sharing import open_reference
 
-    reference = SpikGPT.from_pretrained(model, scgpt=scgpt).reference
+    reference = open_reference(model, scgpt=scgpt)
     scores = {row["label"]: row for row in reference.metrics["held_out"]["per_label"]}
-    table = Table("label", "Cell Ontology id", "cells", "F1, held out", title=reference.name)
+    table = Table("label", "Cell Ontology id", "cells", "F1, held out", title=_plain(reference.name))
     for row in reference.labels.to_list():
         score = scores.get(row["name"])
         table.add_row(
-            row["name"],
-            row["cell_ontology_id"] or "-",
+            _plain(row["name"]),
+            _plain(row["cell_ontology_id"] or "-"),
             str(reference.metrics["cells_per_label"][row["name"]]),
             f"{score['f1']:.3f}" if score else "not measured",
         )
@@ -383,38 +400,125 @@ def info(
         f"Held out ({reference.metrics['held_out_by']}): accuracy {held_out['accuracy']:.4f}, "
         f"macro-F1 {held_out['macro_f1']:.4f} over {held_out['cells']} cells.",
         f"Unknown below {reference.thresholds.threshold:.4f}.",
+        f"From {reference.origin or model}.",
     ):
         typer.echo(line)
 
 
 @app.command(name="list")
-def list_references() -> None:
-    """List the references that can be named."""
-    from spikgpt.api import shipped_references
-    from spikgpt.reference import load
+def list_references(
+    endpoint: Endpoint = None,
+    offline: Annotated[bool, typer.Option("--offline", help="Do not ask the Hub.")] = False,
+) -> None:
+    """List the references that can be named: shipped with this package, in the cache, and on the Hub."""
+    from spikgpt.hub import Hub
+    from spikgpt.layout import parsed, verified_files
+    from spikgpt.sharing import cached_references, namespace, shipped_references
 
-    table = Table("name", "labels", "cells", "accuracy", "macro-F1", "held out")
-    for name, folder in shipped_references().items():
-        metrics = load(folder).metrics
+    hub = Hub(endpoint, local_files_only=offline)
+    table = Table("name", "where", "labels", "cells", "accuracy", "macro-F1", "held out")
+    rows = [(name, "shipped", folder) for name, folder in shipped_references().items()]
+    rows += [
+        (f"{cached.repository}@{cached.commit[:12]}", ", ".join(("cached", *cached.refs)), cached.folder)
+        for cached in cached_references(hub)
+    ]
+    for name, where, folder in rows:
+        try:
+            metrics = parsed(verified_files(folder)["metrics.json"], "metrics.json")
+        except SpikGPTError as error:
+            table.add_row(_plain(name), f"{where}, damaged")
+            console.print(f"[yellow]Note:[/] {_plain(str(error))}", soft_wrap=True)
+            continue
         held_out = metrics["held_out"]
         table.add_row(
-            name,
+            _plain(name),
+            _plain(where),
             str(len(metrics["cells_per_label"])),
             str(metrics["cells"]),
             f"{held_out['accuracy']:.3f}",
             f"{held_out['macro_f1']:.3f}",
-            metrics["held_out_by"],
+            _plain(metrics["held_out_by"]),
         )
+    try:
+        for name in hub.references(namespace()):
+            table.add_row(_plain(name), "Hub")
+    except HubError as error:
+        console.print(f"[yellow]Note:[/] {_plain(str(error))}", soft_wrap=True)
     Console().print(table)
 
 
 @app.command()
+def verify(model: ModelArgument, scgpt: ScGPT = None) -> None:
+    """Check that a reference is whole and consistent; exit code 2 when it is not."""
+    from spikgpt import sharing
+
+    found = sharing.find(model)
+    for check in sharing.verify(found.folder, scgpt=scgpt).checks:
+        typer.echo(f"ok: {check}")
+    typer.echo(f"{found.origin or found.folder} is whole.")
+
+
+@app.command()
+def pull(
+    model: ModelArgument,
+    out: Annotated[Path, typer.Option(help="Folder to write the reference to.")],
+    endpoint: Endpoint = None,
+) -> None:
+    """Get a reference from the Hub into a folder."""
+    from spikgpt import sharing
+    from spikgpt.hub import Hub
+
+    found = sharing.pull(model, out, hub=Hub(endpoint))
+    console.print(f"Wrote {out}, {found.origin or f'the shipped reference {model}'}.", soft_wrap=True)
+
+
+@app.command()
+def push(
+    folder: Annotated[Path, typer.Argument(help="Folder of the reference.")],
+    repository: Annotated[str, typer.Argument(help="ORG/NAME on the Hub; made if there is none.")],
+    private: Annotated[bool, typer.Option("--private", help="Make a new repository private.")] = False,
+    branch: Annotated[str | None, typer.Option(help="Branch to commit to, instead of main.")] = None,
+    tag: Annotated[str | None, typer.Option(help="Name for the commit, such as v1.")] = None,
+    pull_request: Annotated[bool, typer.Option("--pull-request", help="Open a pull request instead.")] = False,
+    message: Annotated[str | None, typer.Option(help="Commit message.")] = None,
+    dry_run: Annotated[bool, typer.Option("--dry-run", help="Change nothing, show what would go.")] = False,
+    scgpt: ScGPT = None,
+    endpoint: Endpoint = None,
+) -> None:
+    """Put a reference on the Hub, in one commit. Log in first with `hf auth login`, or set HF_TOKEN."""
+    from spikgpt import sharing
+    from spikgpt.hub import Hub
+
+    pushed = sharing.push(
+        folder,
+        repository,
+        private=private,
+        branch=branch,
+        tag=tag,
+        pull_request=pull_request,
+        message=message,
+        dry_run=dry_run,
+        scgpt=scgpt,
+        hub=Hub(endpoint),
+    )
+    table = Table("file", "bytes", "")
+    for change in pushed.changes:
+        table.add_row(change.path, f"{change.size:,}", change.kind)
+    Console().print(table)
+    if pushed.commit is None:
+        console.print(f"Nothing was sent: this is what would go to {repository}.", soft_wrap=True)
+        return
+    console.print(f"{repository} is at commit {pushed.commit}: {pushed.url}", soft_wrap=True)
+    console.print(f"Use it with: spikgpt annotate QUERY.h5ad --model {repository} --out OUT.h5ad", soft_wrap=True)
+
+
+@app.command()
 def export(
-    model: Annotated[str, typer.Argument(help="Reference: a name that `spikgpt list` shows, or a folder.")],
-    out: Annotated[Path, typer.Option(help="Folder to write the ONNX graph and its parity report to.")],
+    model: ModelArgument,
+    out: Annotated[Path, typer.Option(help="Folder to write; that of the reference itself gets the graph added.")],
     scgpt: ScGPT = None,
 ) -> None:
-    """Write a reference as an ONNX graph, from counts to probabilities, checked against the trained model."""
+    """Write a reference with its ONNX graph, from counts to probabilities, checked against the trained model."""
     try:
         from spikgpt_onnx.exporter import export as export_reference
     except ImportError as error:
@@ -472,11 +576,11 @@ def _scores(metrics: dict[str, Any]) -> Table:
         confused.pop(row["label"])
         mistakes = sorted(((n, name) for name, n in confused.items() if n), reverse=True)
         table.add_row(
-            row["label"],
+            _plain(row["label"]),
             str(row["cells"]),
             f"{row['precision']:.3f}",
             f"{row['recall']:.3f}",
             f"{row['f1']:.3f}",
-            ", ".join(f"{name} {n}" for n, name in mistakes) or "-",
+            _plain(", ".join(f"{name} {n}" for n, name in mistakes)) or "-",
         )
     return table

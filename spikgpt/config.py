@@ -4,11 +4,15 @@ from __future__ import annotations
 
 import dataclasses
 import json
+import math
 from dataclasses import dataclass
 from typing import Any
 
 from spikgpt.errors import ConfigError
 
+# A file that states more would only use up time or memory.
+LARGEST = 100_000
+MOST_STEPS = 1000
 SURROGATES = ("atan", "sigmoid")
 
 
@@ -62,6 +66,14 @@ class SpikGPTConfig:
             if getattr(self, name) < 1:
                 msg = f"{name} is {getattr(self, name)}; it must be at least 1."
                 raise ConfigError(msg)
+            largest = MOST_STEPS if name in ("time_steps", "depth") else LARGEST
+            if getattr(self, name) > largest:
+                msg = f"{name} is {getattr(self, name)}; this library runs at most {largest:,}."
+                raise ConfigError(msg)
+        numbers = (self.dropout, self.tau, self.v_threshold, self.mlp_ratio, self.surrogate_alpha, self.scale)
+        if not all(map(math.isfinite, numbers)):
+            msg = f"The model config holds {numbers}; all of these must be finite."
+            raise ConfigError(msg)
         if self.n_labels < 2:
             msg = f"n_labels is {self.n_labels}; a classifier needs at least 2 labels."
             raise ConfigError(msg)
@@ -76,6 +88,9 @@ class SpikGPTConfig:
             raise ConfigError(msg)
         if self.v_threshold <= 0 or self.mlp_ratio <= 0 or self.surrogate_alpha <= 0 or self.scale <= 0:
             msg = "v_threshold, mlp_ratio, surrogate_alpha and attention_scale must be positive."
+            raise ConfigError(msg)
+        if self.mlp_ratio > MOST_STEPS:
+            msg = f"mlp_ratio is {self.mlp_ratio}; this library runs at most {MOST_STEPS:,}."
             raise ConfigError(msg)
         if self.surrogate not in SURROGATES:
             msg = f"surrogate is {self.surrogate!r}; choose one of {', '.join(SURROGATES)}."

@@ -10,6 +10,7 @@ The family::
     ├── DamagedReference     a reference folder is incomplete, altered or inconsistent
     │   └── FormatError      the format is newer than this library
     ├── ReferenceNotFound    no reference of that name is known here
+    ├── HubError             the Hub refuses, or does not answer properly
     ├── CheckpointError      a training checkpoint does not belong to this run
     └── ParityError          an exported graph disagrees with the trained model
 
@@ -49,6 +50,10 @@ class FormatError(DamagedReference):
 
 class ReferenceNotFound(SpikGPTError):
     """No reference of that name or folder is known here."""
+
+
+class HubError(SpikGPTError):
+    """The Hugging Face Hub refuses what it was asked for, or does not answer properly."""
 
 
 class CheckpointError(SpikGPTError):

@@ -1,22 +1,8 @@
-"""A trained reference, and its folder on disk (format 1).
-
-======================  ==========================================================================
-``config.json``         format and library versions, network, embedder, recipe and provenance
-``model.safetensors``   weights of the classifier (``classifier.*``) and of the embedder (``embedder.*``)
-``labels.json``         label index to name and Cell Ontology id
-``thresholds.json``     when a cell is Unknown
-``genes.json``          genes that the embedder reads, in order, with their sha256
-``metrics.json``        what was measured on held-out reference cells
-``README.md``           the card
-``manifest.json``       size and sha256 of every other file
-======================  ==========================================================================
-"""
+"""A trained reference: embedder, classifier, labels, thresholds, and where they come from."""
 
 from __future__ import annotations
 
-import hashlib
-import json
-import tempfile
+from collections.abc import Mapping
 from dataclasses import dataclass
 from importlib.metadata import version
 from pathlib import Path
@@ -30,35 +16,37 @@ from safetensors.torch import load as load_tensors
 from safetensors.torch import save as save_tensors
 from torch import Tensor
 
-from spikgpt.card import card
+from spikgpt.card import card, confusion_picture
 from spikgpt.config import SpikGPTConfig
-from spikgpt.embedders import Embedder, load_embedder
+from spikgpt.embedders import Embedder, PCAEmbedder, load_embedder
 from spikgpt.errors import (
     CheckpointError,
     ConfigError,
     DamagedReference,
-    FormatError,
+    HubError,
     LabelsError,
     ReferenceNotFound,
     SpikGPTError,
 )
 from spikgpt.genes import GeneList
+from spikgpt.hub import Hub
+from spikgpt.layout import (
+    FORMAT_VERSION,
+    GRAPH,
+    LIBRARY_RANGE,
+    PICTURE,
+    check_graph,
+    check_writable,
+    dumped,
+    fields_of,
+    parsed,
+    verified_files,
+    with_manifest,
+    write_files,
+)
+from spikgpt.metrics import check_metrics
 from spikgpt.model import SpikingClassifier
 from spikgpt.thresholds import UNKNOWN, Thresholds
-
-FORMAT_VERSION = 1
-# The versions of this library that read format 1.
-LIBRARY_RANGE = ">=0.1,<1"
-MANIFEST = "manifest.json"
-FILES = (
-    "config.json",
-    "model.safetensors",
-    "labels.json",
-    "thresholds.json",
-    "genes.json",
-    "metrics.json",
-    "README.md",
-)
 
 
 @dataclass(frozen=True)
@@ -75,6 +63,9 @@ class LabelMap:
         if len(set(self.names)) != len(self.names):
             twice = sorted({name for name in self.names if self.names.count(name) > 1})
             msg = f"Label names must differ; {', '.join(twice)} occurs more than once."
+            raise LabelsError(msg)
+        if strange := [name for name in self.names if not name or not name.isprintable()]:
+            msg = f"Label names are printed, so {strange[0]!r} cannot be one; it is empty or has control characters."
             raise LabelsError(msg)
         if UNKNOWN in self.names:
             msg = f"{UNKNOWN!r} is what rejected cells are called, so no label may have that name; rename it."
@@ -120,7 +111,8 @@ class LabelMap:
 class Reference:
     """Everything that is needed to label cells: embedder, classifier, labels, thresholds, and where they come from.
 
-    ``provenance`` and ``metrics`` are plain JSON values.
+    ``provenance`` and ``metrics`` are plain JSON values. ``origin`` is the repository and the commit that it was pulled
+    from.
     """
 
     name: str
@@ -130,6 +122,7 @@ class Reference:
     thresholds: Thresholds
     metrics: dict[str, Any]
     provenance: dict[str, Any]
+    origin: str | None = None
 
     def probabilities(self, vectors: npt.NDArray[np.float64], *, batch_size: int = 4096) -> npt.NDArray[np.float64]:
         """Classify embedded cells.
@@ -163,7 +156,9 @@ class Reference:
         return SpikingClassifier.from_weights(self.classifier.config, self.classifier.state_dict()).double().folded()
 
 
-def save(reference: Reference, folder: str | Path, *, overwrite: bool = False) -> Path:
+def save(
+    reference: Reference, folder: str | Path, *, overwrite: bool = False, onnx: Mapping[str, bytes] | None = None
+) -> Path:
     """Write a reference folder, all of it or nothing.
 
     Parameters
@@ -172,6 +167,8 @@ def save(reference: Reference, folder: str | Path, *, overwrite: bool = False) -
         Where to write. The files are written to a temporary folder beside it, which then takes its name.
     overwrite
         Replace a reference that is already there.
+    onnx
+        The exported graph and its parity report, by file name.
 
     Raises
     ------
@@ -180,37 +177,10 @@ def save(reference: Reference, folder: str | Path, *, overwrite: bool = False) -
     """
     folder = Path(folder)
     check_writable(folder, overwrite=overwrite)
-    folder.parent.mkdir(parents=True, exist_ok=True)
-    with tempfile.TemporaryDirectory(dir=folder.parent, prefix=f".{folder.name}.") as temporary:
-        fresh = Path(temporary) / "fresh"
-        fresh.mkdir()
-        for name, content in _contents(reference).items():
-            (fresh / name).write_bytes(content)
-        if folder.exists():
-            folder.replace(Path(temporary) / "replaced")
-        fresh.replace(folder)
-    return folder
+    return write_files(contents(reference, onnx), folder)
 
 
-def check_writable(folder: Path, *, overwrite: bool) -> None:
-    """Refuse to write a reference over something else, before hours of work depend on it.
-
-    Raises
-    ------
-    ConfigError
-        When something is in the way.
-    """
-    if not folder.exists() or (folder.is_dir() and not any(folder.iterdir())):
-        return
-    if not (folder / MANIFEST).is_file():
-        msg = f"{folder} exists and is not a reference; choose another folder."
-        raise ConfigError(msg)
-    if not overwrite:
-        msg = f"{folder} already holds a reference; choose another folder, or ask to overwrite it."
-        raise ConfigError(msg)
-
-
-def load(folder: str | Path, *, scgpt: str | Path | None = None) -> Reference:
+def load(folder: str | Path, *, scgpt: str | Path | None = None, hub: Hub | None = None) -> Reference:
     """Read a reference folder, strictly: nothing is guessed, and every file is checked against the manifest.
 
     Parameters
@@ -218,6 +188,8 @@ def load(folder: str | Path, *, scgpt: str | Path | None = None) -> Reference:
     scgpt
         Folder of the scGPT checkpoint that the reference was trained with, where it neither carries it nor names a
         repository.
+    hub
+        How to get an scGPT checkpoint that the reference names on the Hub.
 
     Raises
     ------
@@ -229,172 +201,130 @@ def load(folder: str | Path, *, scgpt: str | Path | None = None) -> Reference:
         When a file is missing, altered or inconsistent with the others.
     """
     folder = Path(folder)
-    config = _json(_read(folder, "config.json"), "config.json")
-    _check_format(config, folder)
     files = verified_files(folder)
-    settings = _fields(config, "config.json", {"name": str, "model": dict, "embedder": dict, "provenance": dict})
+    config = parsed(files["config.json"], "config.json")
+    settings = fields_of(config, "config.json", {"name": str, "model": dict, "embedder": dict, "provenance": dict})
+    if not settings["name"] or not settings["name"].isprintable():
+        msg = f"The name of the reference, {settings['name']!r}, is empty or has control characters."
+        raise DamagedReference(msg)
     try:
         network = SpikGPTConfig.from_dict(settings["model"])
-        labels = LabelMap.from_list(_json(files["labels.json"], "labels.json"))
+        labels = LabelMap.from_list(parsed(files["labels.json"], "labels.json"))
         if len(labels.names) != network.n_labels:
             msg = f"labels.json names {len(labels.names)} labels; the network has {network.n_labels}."
             raise DamagedReference(msg)
-        genes = _genes(_json(files["genes.json"], "genes.json"))
+        metrics = parsed(files["metrics.json"], "metrics.json")
+        check_metrics(metrics, labels.names)
+        genes = _genes(parsed(files["genes.json"], "genes.json"))
+        check_graph(files)
         tensors = load_tensors(files["model.safetensors"])
         weights = {n.removeprefix("classifier."): t for n, t in tensors.items() if n.startswith("classifier.")}
-        others = {n.removeprefix("embedder."): t.numpy() for n, t in tensors.items() if n.startswith("embedder.")}
+        others = {n.removeprefix("embedder."): t for n, t in tensors.items() if n.startswith("embedder.")}
         if unknown := sorted(name for name in tensors if not name.startswith(("classifier.", "embedder."))):
             msg = f"model.safetensors holds unexpected tensors: {', '.join(unknown)}."
             raise DamagedReference(msg)
-        _check_finite(tensors)
-        embedder = load_embedder(settings["embedder"], others, genes, scgpt=scgpt)
+        _check_numbers(tensors)
+        arrays = {name: tensor.numpy() for name, tensor in others.items()}
+        embedder = load_embedder(settings["embedder"], arrays, genes, scgpt=scgpt, hub=hub)
         if embedder.dim != network.input_dim:
             msg = f"The embedder makes vectors of {embedder.dim} values; the network takes {network.input_dim}."
+            raise DamagedReference(msg)
+        if isinstance(embedder, PCAEmbedder) and len(embedder.label_means) != network.n_labels:
+            msg = f"The embedder knows {len(embedder.label_means)} labels; the network has {network.n_labels}."
             raise DamagedReference(msg)
         return Reference(
             name=settings["name"],
             embedder=embedder,
             classifier=SpikingClassifier.from_weights(network, weights),
             labels=labels,
-            thresholds=Thresholds.from_dict(_json(files["thresholds.json"], "thresholds.json")),
-            metrics=_json(files["metrics.json"], "metrics.json"),
+            thresholds=Thresholds.from_dict(parsed(files["thresholds.json"], "thresholds.json")),
+            metrics=metrics,
             provenance=settings["provenance"],
         )
     except SafetensorError as error:
         msg = f"{folder / 'model.safetensors'} is not a safetensors file ({error}). Get the reference again."
         raise DamagedReference(msg) from error
-    except (DamagedReference, CheckpointError, ReferenceNotFound):
+    except (DamagedReference, CheckpointError, ReferenceNotFound, HubError):
         raise
     except SpikGPTError as error:
         msg = f"The reference in {folder} is inconsistent: {error}"
         raise DamagedReference(msg) from error
 
 
-def verified_files(folder: Path) -> dict[str, bytes]:
-    """Return the content of every file of a reference, each checked against the manifest.
-
-    Raises
-    ------
-    DamagedReference
-        When the manifest does not list the files of format 1, or a file differs from what it lists.
-    """
-    manifest = _json(_read(folder, MANIFEST), MANIFEST)
-    entries = _fields(manifest, MANIFEST, {"files": dict})["files"]
-    if missing := sorted(set(FILES) - entries.keys()):
-        msg = f"{MANIFEST} does not list {', '.join(missing)}. Get the reference again."
-        raise DamagedReference(msg)
-    files = {}
-    for name in FILES:
-        content = _read(folder, name)
-        found = {"size": len(content), "sha256": hashlib.sha256(content).hexdigest()}
-        if found != entries[name]:
-            listed = f"found {found}, listed {entries[name]}"
-            msg = f"{folder / name} differs from what {MANIFEST} lists ({listed}). Get the reference again."
-            raise DamagedReference(msg)
-        files[name] = content
-    return files
-
-
-def _contents(reference: Reference) -> dict[str, bytes]:
+def contents(reference: Reference, onnx: Mapping[str, bytes] | None = None) -> dict[str, bytes]:
     """Return every file of a reference by name, the manifest last."""
     tensors = {f"classifier.{name}": tensor for name, tensor in reference.classifier.state_dict().items()}
     tensors |= {f"embedder.{name}": torch.as_tensor(array) for name, array in reference.embedder.tensors().items()}
     genes = reference.embedder.genes or GeneList((), ())
     config = {
         "format_version": FORMAT_VERSION,
-        "library": {"name": "spikgpt", "version": version("spikgpt"), "requires": LIBRARY_RANGE},
+        "library": _library(),
         "name": reference.name,
         "model": reference.classifier.config.to_dict(),
         "embedder": reference.embedder.settings(),
         "provenance": reference.provenance,
     }
     files = {
-        "config.json": _dump(config),
+        "config.json": dumped(config),
         "model.safetensors": save_tensors({name: tensor.contiguous() for name, tensor in tensors.items()}),
-        "labels.json": _dump(reference.labels.to_list()),
-        "thresholds.json": _dump(reference.thresholds.to_dict()),
-        "genes.json": _dump(genes.to_dict()),
-        "metrics.json": _dump(reference.metrics),
+        "labels.json": dumped(reference.labels.to_list()),
+        "thresholds.json": dumped(reference.thresholds.to_dict()),
+        "genes.json": dumped(genes.to_dict()),
+        "metrics.json": dumped(reference.metrics),
+    }
+    return with_card(files | dict(onnx or {}))
+
+
+def addressed(files: Mapping[str, bytes], repository: str) -> dict[str, bytes]:
+    """Return the files of a reference with a card that says where to pull it from."""
+    config = parsed(files["config.json"], "config.json")
+    config["provenance"]["repository"] = repository
+    config["library"] = _library()
+    return with_card({**files, "config.json": dumped(config)})
+
+
+def _library() -> dict[str, str]:
+    """Return what ``config.json`` says of this library."""
+    return {"name": "spikgpt", "version": version("spikgpt"), "requires": LIBRARY_RANGE}
+
+
+def with_card(files: Mapping[str, bytes]) -> dict[str, bytes]:
+    """Return the files of a reference in order, with the card, its picture and the manifest made from the others."""
+    config, labels, thresholds, metrics = (
+        parsed(files[name], name) for name in ("config.json", "labels.json", "thresholds.json", "metrics.json")
+    )
+    made = {
+        **files,
         "README.md": card(
-            reference.name,
-            reference.labels.to_list(),
-            reference.thresholds.to_dict(),
-            reference.metrics,
-            reference.provenance,
+            config["name"], labels, thresholds, metrics, config["provenance"], onnx=GRAPH in files
         ).encode(),
+        PICTURE: files.get(PICTURE) or confusion_picture(metrics["held_out"]["confusion"]),
     }
-    entries = {
-        name: {"size": len(content), "sha256": hashlib.sha256(content).hexdigest()} for name, content in files.items()
-    }
-    return files | {MANIFEST: _dump({"files": entries})}
-
-
-def _dump(value: object) -> bytes:
-    """Return JSON that is the same bytes for the same value."""
-    return (json.dumps(value, indent=1, ensure_ascii=False, allow_nan=False) + "\n").encode()
-
-
-def _read(folder: Path, name: str) -> bytes:
-    """Return the content of a file of a reference."""
-    if not folder.is_dir():
-        msg = f"There is no folder {folder}."
-        raise DamagedReference(msg)
-    try:
-        return (folder / name).read_bytes()
-    except FileNotFoundError as error:
-        msg = f"{folder} has no {name}, which every reference has. Get the reference again, or name another folder."
-        raise DamagedReference(msg) from error
-    except OSError as error:
-        msg = f"{folder / name} cannot be read: {error.strerror}."
-        raise DamagedReference(msg) from error
-
-
-def _json(content: bytes, name: str) -> Any:
-    """Parse a JSON file of a reference."""
-    try:
-        return json.loads(content)
-    except ValueError as error:
-        msg = f"{name} is not valid JSON ({error}). Get the reference again."
-        raise DamagedReference(msg) from error
-
-
-def _fields(values: Any, name: str, types: dict[str, type]) -> dict[str, Any]:
-    """Return a JSON object after checking that it has fields of the given types."""
-    for field, expected in types.items():
-        if not isinstance(values, dict) or not isinstance(values.get(field), expected):
-            msg = f"{name} has no valid {field!r} (expected {expected.__name__}). Get the reference again."
-            raise DamagedReference(msg)
-    return dict(values)
-
-
-def _check_format(config: Any, folder: Path) -> None:
-    """Refuse a format that this library does not know."""
-    found = _fields(config, "config.json", {"format_version": int, "library": dict})["format_version"]
-    if found > FORMAT_VERSION:
-        needs = config["library"].get("requires", "a newer version")
-        msg = (
-            f"{folder} is in format {found}; spikgpt {version('spikgpt')} reads up to format {FORMAT_VERSION}. "
-            f"It needs spikgpt {needs}: pip install --upgrade spikgpt"
-        )
-        raise FormatError(msg)
-    if found < 1:
-        msg = f"config.json states format {found}; formats start at 1. Get the reference again."
-        raise DamagedReference(msg)
+    return with_manifest(made)
 
 
 def _genes(values: Any) -> GeneList:
     """Return the gene list of ``genes.json`` after checking its sha256."""
-    fields = _fields(values, "genes.json", {"sha256": str, "symbols": list, "ensembl_ids": list})
-    genes = GeneList(tuple(fields["symbols"]), tuple(fields["ensembl_ids"]))
+    fields = fields_of(values, "genes.json", {"sha256": str, "symbols": list, "ensembl_ids": list})
+    symbols, ids = fields["symbols"], fields["ensembl_ids"]
+    if not all(isinstance(s, str) for s in symbols) or not all(i is None or isinstance(i, str) for i in ids):
+        msg = "genes.json holds names that are no text. Get the reference again."
+        raise DamagedReference(msg)
+    genes = GeneList(tuple(symbols), tuple(ids))
     if genes.sha256 != fields["sha256"]:
         msg = f"genes.json states sha256 {fields['sha256']}, its genes have {genes.sha256}. Get the reference again."
         raise DamagedReference(msg)
     return genes
 
 
-def _check_finite(tensors: dict[str, Tensor]) -> None:
-    """Refuse weights that are NaN or infinite."""
+def _check_numbers(tensors: dict[str, Tensor]) -> None:
+    """Refuse weights that are NaN or infinite, or of a type that no reference has."""
     for name, tensor in tensors.items():
-        if tensor.is_floating_point() and not torch.isfinite(tensor).all():
+        if tensor.dtype not in (torch.float32, torch.int64):
+            msg = (
+                f"The tensor {name} in model.safetensors is {tensor.dtype}; expected float32. Get the reference again."
+            )
+            raise DamagedReference(msg)
+        if not torch.isfinite(tensor).all():
             msg = f"The tensor {name} in model.safetensors holds NaN or infinite values. Get the reference again."
             raise DamagedReference(msg)

@@ -55,8 +55,9 @@ class Thresholds:
             raise DamagedReference(msg)
         numbers = {name: value for name, value in values.items() if name != "method"}
         for name, value in numbers.items():
-            if isinstance(value, bool) or not isinstance(value, int | float) or not 0 <= value < math.inf:
-                msg = f"{name} in thresholds.json is {value!r}; expected a number of at least 0."
+            largest = math.inf if name == "calibration_cells" else 1
+            if isinstance(value, bool) or not isinstance(value, int | float) or not 0 <= value <= largest:
+                msg = f"{name} in thresholds.json is {value!r}; expected a number from 0 to {largest}."
                 raise DamagedReference(msg)
         return cls(**numbers)
 

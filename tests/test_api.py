@@ -9,43 +9,8 @@ import pytest
 from anndata import AnnData
 
 from spikgpt import SpikGPT
-from spikgpt.api import locate, shipped_references
-from spikgpt.errors import ConfigError, LabelsError, ReferenceNotFound
-from spikgpt.reference import Reference, verified_files
-
-
-def test_every_shipped_reference_is_whole() -> None:
-    assert "pancreas" in shipped_references()
-    for name, folder in shipped_references().items():
-        assert len(verified_files(folder)) == 7, name
-        assert SpikGPT.from_pretrained(name).reference.name == name
-
-
-@pytest.mark.parametrize("name", ["pancreaz", "Pancreas", "pancras"])
-def test_a_name_that_is_nearly_right_is_suggested(name: str) -> None:
-    expected = (
-        f"^There is no reference or folder '{name}'. Did you mean 'pancreas'\\? Shipped references: pancreas. "
-        "Train your own with: spikgpt train$"
-    )
-    with pytest.raises(ReferenceNotFound, match=expected):
-        SpikGPT.from_pretrained(name)
-
-
-def test_an_unknown_name_lists_what_there_is() -> None:
-    with pytest.raises(
-        ReferenceNotFound, match=r"^There is no reference or folder 'xyz'\. Shipped references: pancreas"
-    ):
-        SpikGPT.from_pretrained("xyz")
-
-
-def test_a_folder_is_found_by_path_and_a_name_means_a_shipped_one(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.chdir(tmp_path)
-    (tmp_path / "pancreas").mkdir()
-    assert locate("pancreas") == shipped_references()["pancreas"]
-    assert locate("./pancreas").resolve() == (tmp_path / "pancreas").resolve()
-    assert locate(tmp_path / "pancreas") == tmp_path / "pancreas"
+from spikgpt.errors import ConfigError, LabelsError
+from spikgpt.reference import Reference
 
 
 def test_a_reference_goes_to_a_folder_and_back(small: Reference, few: AnnData, tmp_path: Path) -> None:

@@ -20,7 +20,7 @@ def test_the_family_is_drawn_as_it_is() -> None:
         if issubclass(kind, errors.SpikGPTError)
     }
     assert drawn == family
-    assert len(family) == 10
+    assert len(family) == 11
 
 
 def test_every_error_says_when_it_is_raised() -> None:

@@ -25,6 +25,7 @@ def annotated(best: list[str], confidence: list[float]) -> Annotation:
         label_names=("a", "b"),
         threshold=0.5,
         neighbours=True,
+        reference_origin=None,
         reference_name="hand-made",
         report=EmbeddingReport("X", "counts", "reference", 10, 10),
     )

@@ -38,6 +38,7 @@ def annotation() -> Annotation:
         probabilities=np.stack([confidence, 1 - confidence], axis=1),
         empty=np.zeros(N_CELLS, dtype=bool),
         label_names=("alpha", "beta"),
+        reference_origin=None,
         threshold=0.5,
         neighbours=True,
         reference_name="hand-made",

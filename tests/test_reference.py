@@ -17,9 +17,10 @@ from spikgpt import reference as module
 from spikgpt.config import SpikGPTConfig
 from spikgpt.embedders.precomputed import PrecomputedEmbedder
 from spikgpt.errors import ConfigError, DamagedReference, FormatError, LabelsError
+from spikgpt.layout import FILES, PICTURE
 from spikgpt.metrics import measure
 from spikgpt.model import SpikingClassifier
-from spikgpt.reference import FILES, LabelMap, Reference, load, save
+from spikgpt.reference import LabelMap, Reference, load, save
 from spikgpt.thresholds import Thresholds
 
 
@@ -80,7 +81,7 @@ def test_a_reference_loads_as_it_was_saved(small: Reference, tmp_path: Path) -> 
 
 def test_saving_gives_the_same_bytes_again(small: Reference, tmp_path: Path) -> None:
     first, second = save(small, tmp_path / "a"), save(load(tmp_path / "a"), tmp_path / "b")
-    assert sorted(file.name for file in first.iterdir()) == sorted((*FILES, "manifest.json"))
+    assert sorted(file.name for file in first.iterdir()) == sorted((*FILES, PICTURE, "manifest.json"))
     for file in first.iterdir():
         assert file.read_bytes() == (second / file.name).read_bytes(), file.name
 
@@ -98,7 +99,7 @@ def test_golden_bytes(folder: Path) -> None:
     content = (folder / "labels.json").read_bytes()
     digest = hashlib.sha256(content).hexdigest()
     assert f'  "labels.json": {{\n   "size": {len(content)},\n   "sha256": "{digest}"\n  }},\n' in manifest
-    assert list(json.loads(manifest)["files"]) == list(FILES)
+    assert list(json.loads(manifest)["files"]) == [*FILES, PICTURE]
     config = json.loads((folder / "config.json").read_text())
     assert list(config) == ["format_version", "library", "name", "model", "embedder", "provenance"]
     assert config["format_version"] == 1

@@ -1,5 +1,5 @@
 """Run SpikGPT references through ONNX Runtime, without torch."""
 
-from spikgpt_onnx.runtime import Graph
+from spikgpt_onnx.runtime import Graph, GraphError
 
-__all__ = ["Graph"]
+__all__ = ["Graph", "GraphError"]

@@ -4,11 +4,11 @@ from __future__ import annotations
 
 FORMAT_VERSION = 1
 
-GRAPH = "model.onnx"
+GRAPH = "onnx/model.onnx"
 LABELS = "labels.json"
 THRESHOLDS = "thresholds.json"
 GENES = "genes.json"
-PARITY = "parity.json"
+PARITY = "onnx/parity.json"
 
 COUNTS = "counts"
 TOTAL = "total"

@@ -16,8 +16,10 @@ import torch
 from torch import Tensor, nn
 
 from spikgpt.embedders.pca import PCAEmbedder
-from spikgpt.errors import ConfigError, ParityError
-from spikgpt.reference import Reference
+from spikgpt.errors import ParityError
+from spikgpt.genes import GeneList
+from spikgpt.layout import check_writable, dumped, graph_sources, write_files
+from spikgpt.reference import Reference, contents, save
 from spikgpt.thresholds import confidence_of, is_unknown
 from spikgpt_onnx import contract
 from spikgpt_onnx.runtime import Graph
@@ -75,12 +77,12 @@ class _CountsGraph(nn.Module):
 
 
 def export(reference: Reference, folder: str | Path) -> Parity:
-    """Write ``model.onnx`` with labels, thresholds, genes and the parity report, all of it or nothing.
+    """Write the reference with ``onnx/model.onnx`` and its parity report, all of it or nothing.
 
     Parameters
     ----------
     folder
-        A folder that does not exist yet, or an earlier export, which is replaced.
+        A folder that does not exist yet, or one that holds this reference or an earlier export, which is replaced.
 
     Raises
     ------
@@ -90,23 +92,16 @@ def export(reference: Reference, folder: str | Path) -> Parity:
         When the graph disagrees with the trained model. Nothing is written then.
     """
     folder = Path(folder)
-    if folder.exists() and any(folder.iterdir()) and not (folder / contract.PARITY).is_file():
-        msg = f"{folder} exists and is not an export; choose another folder."
-        raise ConfigError(msg)
-    folder.parent.mkdir(parents=True, exist_ok=True)
-    with tempfile.TemporaryDirectory(dir=folder.parent, prefix=f".{folder.name}.") as temporary:
-        fresh = Path(temporary) / "fresh"
-        fresh.mkdir()
-        onnx.save(build_graph(reference), fresh / contract.GRAPH)
-        _write_json(fresh / contract.LABELS, reference.labels.to_list())
-        _write_json(fresh / contract.THRESHOLDS, reference.thresholds.to_dict())
-        if reference.embedder.genes:
-            _write_json(fresh / contract.GENES, reference.embedder.genes.to_dict())
-        parity = check_parity(reference, Graph(fresh))
-        _write_json(fresh / contract.PARITY, asdict(parity))
-        if folder.exists():
-            folder.replace(Path(temporary) / "replaced")
-        fresh.replace(folder)
+    files = contents(reference)
+    here = folder / "model.safetensors"
+    same = here.is_file() and here.read_bytes() == files["model.safetensors"]
+    check_writable(folder, overwrite=same or (folder / contract.PARITY).is_file())
+    graph = build_graph(reference).SerializeToString()
+    with tempfile.TemporaryDirectory() as temporary:
+        trial = write_files(files | {contract.GRAPH: graph}, Path(temporary) / "trial")
+        parity = check_parity(reference, Graph(trial))
+    report = dumped(asdict(parity) | {"made_from": graph_sources(files)})
+    save(reference, folder, overwrite=True, onnx={contract.GRAPH: graph, contract.PARITY: report})
     return parity
 
 
@@ -157,7 +152,7 @@ def build_graph(reference: Reference) -> onnx.ModelProto:
             "reference": reference.name,
             "labels": json.dumps(reference.labels.to_list()),
             "thresholds": json.dumps(reference.thresholds.to_dict()),
-            "genes_sha256": embedder.genes.sha256 if embedder.genes else "",
+            "genes_sha256": (embedder.genes or GeneList((), ())).sha256,
         },
     )
     onnx.checker.check_model(model, full_check=True)
@@ -213,7 +208,3 @@ def _random_cells(reference: Reference) -> tuple[dict[str, npt.NDArray[Any]], np
     share = np.expm1(embedder.mean) / embedder.target_sum * spread
     counts = random.poisson(np.minimum(share, 1) * total[:, None]).astype(np.float32)
     return {contract.COUNTS: counts, contract.TOTAL: total}, embedder.project(counts, total)
-
-
-def _write_json(path: Path, value: object) -> None:
-    path.write_text(json.dumps(value, indent=1, ensure_ascii=False, allow_nan=False) + "\n")

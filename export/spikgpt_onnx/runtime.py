@@ -13,23 +13,49 @@ import onnxruntime
 from spikgpt_onnx import contract
 
 
+class GraphError(Exception):
+    """A graph is not the one that the files beside it belong to."""
+
+
 class Graph:
     """An exported reference.
 
     Parameters
     ----------
     folder
-        What ``spikgpt export`` wrote.
+        What ``spikgpt export`` or ``spikgpt pull`` wrote.
+
+    Raises
+    ------
+    GraphError
+        When the folder has no graph, or one that carries other labels, thresholds or genes than the files beside it.
     """
 
     def __init__(self, folder: str | Path) -> None:
         folder = Path(folder)
-        self.labels: tuple[str, ...] = tuple(row["name"] for row in json.loads((folder / contract.LABELS).read_text()))
-        self.threshold = float(json.loads((folder / contract.THRESHOLDS).read_text())["threshold"])
+        if not (folder / contract.GRAPH).is_file():
+            msg = f"{folder} has no {contract.GRAPH}; make one with: spikgpt export MODEL --out FOLDER"
+            raise GraphError(msg)
+        labels = json.loads((folder / contract.LABELS).read_text())
+        thresholds = json.loads((folder / contract.THRESHOLDS).read_text())
+        genes = json.loads((folder / contract.GENES).read_text())
+        self.labels: tuple[str, ...] = tuple(row["name"] for row in labels)
+        self.threshold = float(thresholds["threshold"])
         options = onnxruntime.SessionOptions()
         # Errors only: inputs that have a default are meant to, and no cause for a warning.
         options.log_severity_level = 3
-        self.session = onnxruntime.InferenceSession(folder / contract.GRAPH, options, ["CPUExecutionProvider"])
+        content = (folder / contract.GRAPH).read_bytes()
+        try:
+            # From memory, so that the graph cannot name other files to read.
+            self.session = onnxruntime.InferenceSession(content, options, ["CPUExecutionProvider"])
+        except Exception as error:  # onnxruntime's errors share no other base
+            msg = f"{folder / contract.GRAPH} cannot be run: {error}"
+            raise GraphError(msg) from error
+        expected = {"labels": labels, "thresholds": thresholds}
+        found = {name: json.loads(self.metadata.get(name, "null")) for name in expected}
+        if found != expected or self.metadata.get("genes_sha256") != genes["sha256"]:
+            msg = f"{folder / contract.GRAPH} carries other labels, thresholds or genes than the files beside it."
+            raise GraphError(msg)
 
     @property
     def metadata(self) -> dict[str, str]:

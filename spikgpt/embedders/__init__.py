@@ -17,7 +17,7 @@ from spikgpt.embedders.scgpt import KIND as SCGPT
 from spikgpt.embedders.scgpt import ScGPTEmbedder
 from spikgpt.errors import CheckpointError, ConfigError, DamagedReference
 from spikgpt.genes import GeneList
-from spikgpt.hub import download, parse
+from spikgpt.hub import Hub, parse
 from spikgpt.scgpt.checkpoint import ARGS, UPSTREAM_WEIGHTS, VOCABULARY, WEIGHTS, load_checkpoint
 from spikgpt.scgpt.embedding import cache_folder
 
@@ -26,6 +26,7 @@ __all__ = [
     "Embedder",
     "Embedding",
     "EmbeddingReport",
+    "PCAEmbedder",
     "ScGPTEmbedder",
     "fit_embedder",
     "load_embedder",
@@ -62,13 +63,15 @@ def fit_embedder(
     raise ConfigError(msg)
 
 
-def open_scgpt(name: str | Path, **options: Any) -> ScGPTEmbedder:
+def open_scgpt(name: str | Path, *, hub: Hub | None = None, **options: Any) -> ScGPTEmbedder:
     """Return the embedder of an scGPT checkpoint.
 
     Parameters
     ----------
     name
         A folder, or ``org/repo[@revision]`` on the Hugging Face Hub.
+    hub
+        How to reach the Hub; by default as its environment variables say.
     options
         Fields of :class:`ScGPTEmbedder`, such as ``max_length`` and ``precision``. By default finished cells are kept
         in the user's cache folder, or in ``SPIKGPT_CACHE``; ``cache=None`` keeps nothing.
@@ -78,19 +81,26 @@ def open_scgpt(name: str | Path, **options: Any) -> ScGPTEmbedder:
     CheckpointError
         When there is no such folder, or no checkpoint in it.
     ReferenceNotFound
-        When the Hub has no such repository, or cannot be reached.
+        When the Hub has no such repository.
+    HubError
+        When the Hub refuses or cannot be reached.
     """
     options.setdefault("cache", cache_folder())
     path = Path(name)
     if not path.is_dir() and (asked := parse(str(name))):
         repo, revision = asked
-        folder, commit = download(repo, revision, CHECKPOINT_FILES)
-        return ScGPTEmbedder(load_checkpoint(folder), repo, commit, **options)
+        folder = (hub or Hub()).snapshot(repo, revision, CHECKPOINT_FILES, required=(ARGS, VOCABULARY))
+        return ScGPTEmbedder(load_checkpoint(folder), repo, folder.name, **options)
     return ScGPTEmbedder(load_checkpoint(path), path.resolve().name, **options)
 
 
 def load_embedder(
-    settings: dict[str, Any], tensors: dict[str, Floats], genes: GeneList, *, scgpt: str | Path | None = None
+    settings: dict[str, Any],
+    tensors: dict[str, Floats],
+    genes: GeneList,
+    *,
+    scgpt: str | Path | None = None,
+    hub: Hub | None = None,
 ) -> Embedder:
     """Rebuild a stored embedder.
 
@@ -98,6 +108,8 @@ def load_embedder(
     ----------
     scgpt
         Folder of the scGPT checkpoint, for a reference that was trained with one from a folder.
+    hub
+        How to get a checkpoint that the reference names on the Hub.
 
     Raises
     ------
@@ -116,7 +128,7 @@ def load_embedder(
             if revision is None:
                 msg = f"This reference needs the scGPT checkpoint {source!r}; give its folder with scgpt= or --scgpt."
                 raise CheckpointError(msg)
-            return download(source, revision, CHECKPOINT_FILES)[0]
+            return (hub or Hub()).snapshot(source, revision, CHECKPOINT_FILES, required=(ARGS, VOCABULARY))
 
         return ScGPTEmbedder.from_settings(settings, tensors, genes, find).running(cache=cache_folder())
     msg = f"config.json names the embedder {settings.get('kind')!r}; this version of spikgpt has pca, scgpt and obsm."

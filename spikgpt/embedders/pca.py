@@ -325,6 +325,9 @@ class PCAEmbedder:
             found = f"{sorted(tensors)} and {settings}"
             msg = f"The pca embedder holds {found}; expected {sorted(TENSORS)}, clip and target_sum."
             raise DamagedReference(msg)
+        if flat := [name for name in ("label_means", "label_stds", "components") if tensors[name].ndim != 2]:
+            msg = f"The tensor embedder.{flat[0]} has {tensors[flat[0]].ndim} dimensions; expected 2."
+            raise DamagedReference(msg)
         size, labels = len(genes), len(tensors["label_means"])
         shapes = {"mean": (size,), "std": (size,), "label_means": (labels, size), "label_stds": (labels, size)}
         shapes["label_shares"] = (labels,)
@@ -334,6 +337,9 @@ class PCAEmbedder:
                 found = f"{tensors[name].dtype} {tensors[name].shape}"
                 msg = f"The tensor embedder.{name} is {found}; expected float32 {shape}."
                 raise DamagedReference(msg)
+        if any((tensors[name] < 0).any() for name in ("std", "label_stds", "label_shares")) or not tensors["std"].all():
+            msg = "The pca embedder holds standard deviations or shares that are negative, or a deviation of 0."
+            raise DamagedReference(msg)
         return cls(genes, **tensors, clip=settings["clip"], target_sum=settings["target_sum"])
 
 

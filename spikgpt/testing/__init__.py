@@ -1,0 +1,1 @@
+"""Helpers to try and to test SpikGPT with."""
