@@ -1,12 +1,6 @@
 """Cell-type annotation with trained references and spiking attention."""
 
-from importlib.metadata import version
+import lazy_loader
 
-from spikgpt.annotate import Annotation
-from spikgpt.api import SpikGPT
-from spikgpt.errors import SpikGPTError
-from spikgpt.evaluation import Evaluation
-
-__all__ = ["Annotation", "Evaluation", "SpikGPT", "SpikGPTError", "__version__"]
-
-__version__ = version("spikgpt")
+# What is public stands in __init__.pyi. It is imported at first use: torch and scanpy take seconds.
+__getattr__, __dir__, __all__ = lazy_loader.attach_stub(__name__, __file__)

@@ -32,6 +32,7 @@ from huggingface_hub.errors import (
     RepositoryNotFoundError,
     RevisionNotFoundError,
 )
+from huggingface_hub.utils import build_hf_headers, get_session, hf_raise_for_status
 
 from spikgpt.errors import ConfigError, DamagedReference, HubError, ReferenceNotFound
 
@@ -277,7 +278,15 @@ class Hub:
         if self.local_files_only:
             return []
         with self._explained(author, None):
-            return _retried(lambda: sorted(model.id for model in self._api.list_models(author=author, filter=TAG)))
+            # The client's own list_models asks for half a minute before it says that nothing is there.
+            response = get_session().get(
+                f"{self._api.endpoint}/api/models",
+                params={"author": author, "filter": TAG, "limit": 1000},
+                headers=build_hf_headers(token=self._token, library_name="spikgpt"),
+                timeout=TIMEOUT,
+            )
+            hf_raise_for_status(response)
+            return sorted(str(model["id"]) for model in response.json())
 
     def forget(self, folder: Path, names: Collection[str]) -> None:
         """Delete some files of a cached commit, to get them again."""

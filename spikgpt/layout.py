@@ -86,23 +86,18 @@ def altered_files(folder: Path) -> list[str]:
     ------
     FormatError
         When a newer library wrote the folder.
+    DamagedReference
+        When the manifest itself cannot be used.
     """
-    try:
-        entries = _entries(folder)
-        _checked_format(folder)
-    except FormatError:
-        raise
-    except DamagedReference:
-        return [MANIFEST, *FILES]
-    wrong = []
-    for name, entry in entries.items():
+    _checked_format(folder)
+
+    def is_right(name: str, entry: dict[str, Any]) -> bool:
         try:
-            right = _entry(_read(folder, name, limit=entry["size"])) == entry
+            return _entry(_read(folder, name, limit=entry["size"])) == entry
         except DamagedReference:
-            right = False
-        if not right:
-            wrong.append(name)
-    return wrong
+            return False
+
+    return [name for name, entry in _entries(folder).items() if not is_right(name, entry)]
 
 
 def check_graph(files: dict[str, bytes]) -> None:

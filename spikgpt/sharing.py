@@ -274,7 +274,9 @@ def _pulled(repo: str, revision: str | None, hub: Hub) -> Found:
 
 def _damaged(folder: Path) -> list[str]:
     """Return the files of a cached reference that its manifest or the Hub knows otherwise."""
-    return sorted({*altered_files(folder), *altered(folder, LAYOUT)})
+    wrong = set(altered(folder, LAYOUT))
+    # What is wrong with a manifest that came as the Hub lists it is its owner's doing, and is said.
+    return sorted(wrong if wrong & {MANIFEST, "config.json"} else wrong.union(altered_files(folder)))
 
 
 def _refuse_other_models(repo: str, commit: str, hub: Hub) -> None:

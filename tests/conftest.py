@@ -2,8 +2,18 @@
 
 from __future__ import annotations
 
+import os
+import tempfile
 from collections.abc import Iterator
 from pathlib import Path
+
+# Read by huggingface_hub when it is imported. The tests' own Hub has no xet storage.
+os.environ["HF_HUB_DISABLE_XET"] = os.environ["HF_HUB_DISABLE_PROGRESS_BARS"] = "1"
+os.environ["HF_HUB_DISABLE_TELEMETRY"] = "1"
+# Neither the user's cache nor the user's token.
+os.environ["HF_HOME"] = tempfile.mkdtemp(prefix="spikgpt-tests-")
+# Nothing listens there, so that no test asks the real one.
+os.environ["HF_ENDPOINT"] = "http://127.0.0.1:9"
 
 import numpy as np
 import pytest
@@ -12,7 +22,10 @@ from anndata import AnnData
 from spikgpt import SpikGPT
 from spikgpt.building import train
 from spikgpt.data import read_h5ad
+from spikgpt.hub import Hub
 from spikgpt.reference import Reference, save
+from spikgpt.testing.hub import LoopbackHub
+from spikgpt_onnx.exporter import export
 
 DATA = Path(__file__).parent / "data"
 QUERY_FILE = DATA / "pancreas_baron_human2_human4.h5ad"
@@ -67,3 +80,24 @@ def few(query: AnnData) -> AnnData:
 def small_folder(small: Reference, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Save ``small``; tests leave the folder as it is."""
     return save(small, tmp_path_factory.mktemp("references") / "small")
+
+
+@pytest.fixture(scope="session")
+def graph_folder(small: Reference, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Export ``small``; tests leave the folder as it is."""
+    folder = tmp_path_factory.mktemp("references") / "small-onnx"
+    export(small, folder)
+    return folder
+
+
+@pytest.fixture
+def hub() -> Iterator[LoopbackHub]:
+    """Start a Hub on this machine where anyone may write."""
+    with LoopbackHub() as server:
+        yield server
+
+
+@pytest.fixture
+def client(hub: LoopbackHub, tmp_path: Path) -> Hub:
+    """Return a client of that Hub with an empty cache."""
+    return Hub(hub.endpoint, cache_dir=tmp_path / "cache")

@@ -12,9 +12,12 @@ import onnxruntime
 
 from spikgpt_onnx import contract
 
+# What ONNX Runtime calls each kind of device.
+PROVIDERS = {"cpu": "CPUExecutionProvider", "cuda": "CUDAExecutionProvider"}
+
 
 class GraphError(Exception):
-    """A graph is not the one that the files beside it belong to."""
+    """A graph is not the one that the files beside it belong to, or cannot run where it was asked to."""
 
 
 class Graph:
@@ -24,14 +27,17 @@ class Graph:
     ----------
     folder
         What ``spikgpt export`` or ``spikgpt pull`` wrote.
+    provider
+        ``cpu`` or ``cuda``. A graph that was asked onto a GPU runs there or nowhere.
 
     Raises
     ------
     GraphError
-        When the folder has no graph, or one that carries other labels, thresholds or genes than the files beside it.
+        When the folder has no graph, or one that carries other labels, thresholds or genes than the files beside it;
+        or when there is no such device.
     """
 
-    def __init__(self, folder: str | Path) -> None:
+    def __init__(self, folder: str | Path, *, provider: str = "cpu") -> None:
         folder = Path(folder)
         if not (folder / contract.GRAPH).is_file():
             msg = f"{folder} has no {contract.GRAPH}; make one with: spikgpt export MODEL --out FOLDER"
@@ -44,13 +50,25 @@ class Graph:
         options = onnxruntime.SessionOptions()
         # Errors only: inputs that have a default are meant to, and no cause for a warning.
         options.log_severity_level = 3
+        if provider not in PROVIDERS:
+            msg = f"There is no provider {provider!r}; choose {' or '.join(PROVIDERS)}."
+            raise GraphError(msg)
+        if PROVIDERS[provider] not in onnxruntime.get_available_providers():
+            msg = f"This onnxruntime has no {provider}: pip uninstall onnxruntime, then pip install onnxruntime-gpu"
+            raise GraphError(msg)
+        if provider != "cpu":
+            # Else ONNX Runtime goes to the CPU without a word.
+            options.add_session_config_entry("session.disable_cpu_ep_fallback", "1")
         content = (folder / contract.GRAPH).read_bytes()
         try:
             # From memory, so that the graph cannot name other files to read.
-            self.session = onnxruntime.InferenceSession(content, options, ["CPUExecutionProvider"])
+            self.session = onnxruntime.InferenceSession(content, options, [PROVIDERS[provider]])
         except Exception as error:  # onnxruntime's errors share no other base
-            msg = f"{folder / contract.GRAPH} cannot be run: {error}"
+            msg = f"{folder / contract.GRAPH} cannot be run on {provider}: {error}"
             raise GraphError(msg) from error
+        if self.session.get_providers()[0] != PROVIDERS[provider]:
+            msg = f"ONNX Runtime took {self.session.get_providers()[0]} instead of {provider}; is there such a device?"
+            raise GraphError(msg)
         expected = {"labels": labels, "thresholds": thresholds}
         found = {name: json.loads(self.metadata.get(name, "null")) for name in expected}
         if found != expected or self.metadata.get("genes_sha256") != genes["sha256"]:

@@ -147,6 +147,16 @@ class LoopbackHub:
         with self._lock:
             self._faults.extend(faults)
 
+    def forgive(self) -> None:
+        """Let nothing go wrong any more."""
+        with self._lock:
+            self._faults.clear()
+
+    @property
+    def faults(self) -> tuple[Fault, ...]:
+        """What is still to go wrong."""
+        return tuple(self._faults)
+
     def put(self, name: str, files: Mapping[str, bytes], *, private: bool = False, ref: str = MAIN) -> str:
         """Commit files without a client, whatever they are and are called; return the commit."""
         with self._lock:
