@@ -13,7 +13,6 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
-from spikgpt import reference as module
 from spikgpt.config import SpikGPTConfig
 from spikgpt.embedders.precomputed import PrecomputedEmbedder
 from spikgpt.errors import ConfigError, DamagedReference, FormatError, LabelsError
@@ -108,10 +107,8 @@ def test_golden_bytes(folder: Path) -> None:
 def test_the_card_states_what_was_measured(folder: Path) -> None:
     card = (folder / "README.md").read_text()
     assert "accuracy is 0.500" in card
-    assert "| T cell | CL:0000084 | 12 | 2 | 0.500 | 0.667 |" in card
-    assert "| β | - | 8 | 0 | not measured | not measured |" in card
-    assert "below 0.5000 is Unknown" in card
-    assert "rejected 25.0% of them" in card
+    assert "| T cell | CL:0000084 | 12 | 2 | 1.000 | 0.500 | 0.667 |" in card
+    assert (folder / "confusion_matrix.png").read_bytes().startswith(b"\x89PNG")
 
 
 @pytest.mark.parametrize("name", [*FILES, "manifest.json"])
@@ -143,7 +140,8 @@ def test_a_manifest_must_list_every_file(folder: Path) -> None:
 
 def test_a_newer_format_says_what_to_install(folder: Path) -> None:
     rewrite(folder, "config.json", lambda c: c | {"format_version": 2, "library": {"requires": ">=3"}})
-    with pytest.raises(FormatError, match=r"is in format 2; .*up to format 1. It needs spikgpt >=3: pip install"):
+    expected = r"is in format 2 and needs spikgpt >=3; .*up to format 1. Install .*: pip install --upgrade 'spikgpt>=3'"
+    with pytest.raises(FormatError, match=expected):
         load(folder)
 
 
@@ -236,11 +234,15 @@ def test_anything_else_is_never_replaced(tmp_path: Path) -> None:
 def test_nothing_is_half_written(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     before = {file.name: file.read_bytes() for file in folder.iterdir()}
 
-    def fail(*_arguments: object) -> str:
-        msg = "disk full"
-        raise OSError(msg)
+    write = Path.write_bytes
 
-    monkeypatch.setattr(module, "card", fail)
+    def fail(path: Path, content: bytes) -> int:
+        if path.name == "metrics.json":
+            msg = "disk full"
+            raise OSError(msg)
+        return write(path, content)
+
+    monkeypatch.setattr(Path, "write_bytes", fail)
     with pytest.raises(OSError, match="disk full"):
         save(tiny(), folder, overwrite=True)
     with pytest.raises(OSError, match="disk full"):

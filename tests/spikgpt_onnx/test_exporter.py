@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
+import shutil
 from pathlib import Path
 from typing import Any
 
@@ -16,7 +18,8 @@ from spikgpt.data import align, find_expression, read_h5ad
 from spikgpt.embedders.pca import PCAEmbedder
 from spikgpt.embedders.precomputed import PrecomputedEmbedder
 from spikgpt.errors import ConfigError, ParityError
-from spikgpt.reference import LabelMap, Reference
+from spikgpt.metrics import measure
+from spikgpt.reference import LabelMap, Reference, load, save
 from spikgpt.thresholds import UNKNOWN, Thresholds
 from spikgpt.training import DEFAULT, PAPER, fit, network_config
 from spikgpt_onnx import Graph, contract, exporter
@@ -108,8 +111,7 @@ def test_parity_cells_cover_many_labels_and_both_decisions(model: SpikGPT) -> No
 
 
 def test_a_graph_of_other_weights_fails_the_parity_check(model: SpikGPT, folder: Path, tmp_path: Path) -> None:
-    for file in folder.iterdir():
-        (tmp_path / file.name).write_bytes(file.read_bytes())
+    shutil.copytree(folder, tmp_path, dirs_exist_ok=True)
     graph = onnx.load(tmp_path / contract.GRAPH)
     weights = next(tensor for tensor in graph.graph.initializer if tensor.name.endswith("head.weight"))
     array = onnx.numpy_helper.to_array(weights)
@@ -137,7 +139,7 @@ def test_an_export_replaces_an_export_and_nothing_else(model: SpikGPT, folder: P
     export(model.reference, folder)
     assert (folder / contract.GRAPH).read_bytes() == first
     (tmp_path / "thesis.docx").write_text("precious")
-    with pytest.raises(ConfigError, match="is not an export; choose another folder"):
+    with pytest.raises(ConfigError, match="is not a reference; choose another folder"):
         export(model.reference, tmp_path)
     assert [file.name for file in tmp_path.iterdir()] == ["thesis.docx"]
 
@@ -153,12 +155,32 @@ def test_a_reference_on_an_embedding_exports_too(tmp_path: Path, recipe: Any) ->
         classifier=fit(network_config(recipe, 12, 3), recipe, vectors, labels),
         labels=LabelMap(("a", "b", "c"), (None, None, None)),
         thresholds=Thresholds(0.5, 0.05, 100),
-        metrics={},
-        provenance={},
+        metrics={
+            "cells": 200,
+            "cells_per_label": {"a": 67, "b": 67, "c": 66},
+            "held_out_by": "nothing",
+            "held_out": measure(["a", "b"], ["a", "b"]).to_dict(),
+            "paper_threshold_rejects": 0.0,
+        },
+        provenance={"recipe": {"name": recipe.name}, "seed": 0},
     )
     parity = export(reference, tmp_path / "out")
     assert parity.labels_equal == parity.cells
     graph = Graph(tmp_path / "out")
     found = graph.probabilities({contract.EMBEDDING: vectors})
     np.testing.assert_allclose(found, reference.probabilities(vectors), atol=1e-5)
-    assert not (tmp_path / "out" / contract.GENES).exists()
+    assert load(tmp_path / "out").labels == reference.labels
+
+
+def test_the_graph_joins_the_reference_in_its_own_folder(model: SpikGPT, folder: Path, tmp_path: Path) -> None:
+    own = save(model.reference, tmp_path / "own")
+    export(model.reference, own)
+    assert load(own).name == "pancreas"
+    for file in (contract.GRAPH, contract.PARITY, "manifest.json"):
+        assert (own / file).read_bytes() == (folder / file).read_bytes()
+    other = save(dataclasses.replace(model.reference, thresholds=Thresholds(0.1, 0.05, 10)), tmp_path / "other")
+    weights = bytearray((other / "model.safetensors").read_bytes())
+    weights[-1] ^= 1
+    (other / "model.safetensors").write_bytes(weights)
+    with pytest.raises(ConfigError, match="already holds a reference"):
+        export(model.reference, other)
