@@ -10,7 +10,7 @@ from typing import Any
 
 import pytest
 import yaml
-from huggingface_hub import ModelCard, metadata_load
+from huggingface_hub import HfApi, ModelCard, metadata_load
 from huggingface_hub.repocard import RepoCard
 
 from spikgpt.card import card, card_figures, confusion_picture, untrained_card
@@ -142,8 +142,9 @@ def test_the_hub_accepts_every_card(hub: LoopbackHub, monkeypatch: pytest.Monkey
         (tmp_path / "README.md").write_text(content)
         assert metadata_load(tmp_path / "README.md") == yaml.safe_load(content.split("---\n")[1])
     assert len(hub.requests) == len(cards)
-    with pytest.raises(ValueError, match="no YAML mapping"):
-        RepoCard("# nothing").validate(repo_type="model")
+    for broken in ("# no front matter", "---\n- a: [\n---\n", "---\n- a\n---\n"):
+        with pytest.raises(ValueError, match="no YAML mapping"):
+            HfApi(endpoint=hub.endpoint, token=False)._validate_yaml(broken)
 
 
 def test_the_three_tissues_have_recipes() -> None:

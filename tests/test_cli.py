@@ -18,11 +18,19 @@ import pytest
 from anndata import AnnData
 
 import spikgpt
+from spikgpt import SpikGPT
 from spikgpt.cli import main
 from spikgpt.embedders import open_scgpt
+from spikgpt.hub import Hub
+from spikgpt.layout import LAYOUT
 from spikgpt.reference import load
+from spikgpt.sharing import push
+from spikgpt.testing.hub import LoopbackHub
 
-COMMANDS = ("annotate", "evaluate", "train", "embed", "convert-scgpt", "pretrain", "info", "list", "export")
+COMMANDS = (
+    *("annotate", "evaluate", "train", "embed", "convert-scgpt", "pretrain"),
+    *("info", "list", "verify", "pull", "push", "export"),
+)
 SCGPT = Path(__file__).parent / "data" / "scgpt_baron"
 
 
@@ -204,10 +212,99 @@ def test_embed_refuses(run: Run, query_file: Path, tmp_path: Path, options: list
     assert not (tmp_path / "out.h5ad").exists()
 
 
-def test_list_shows_the_shipped_references(run: Run) -> None:
-    ran = run("list")
+def test_list_shows_what_is_shipped_cached_and_on_the_hub(
+    run: Run, small_folder: Path, hub: LoopbackHub, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    monkeypatch.setenv("SPIKGPT_NAMESPACE", "listed")
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_CACHE", str(tmp_path / "cache"))
+    monkeypatch.setattr("huggingface_hub.utils._cache_manager.HF_HUB_CACHE", str(tmp_path / "cache"), raising=False)
+    commit = push(small_folder, "listed/islets", hub=Hub(hub.endpoint)).commit
+    hub.put("listed/other", {"README.md": b"---\ntags:\n- cats\n---\n"})
+    folder = Hub(hub.endpoint).snapshot("listed/islets", None, LAYOUT, required=())
+    ran = run("list", "--endpoint", hub.endpoint)
+    rows = {line.split("│")[1].strip(): line.split("│")[2:] for line in ran.out.splitlines() if line.count("│") > 3}
+    assert ran.code == 0
+    assert rows["pancreas"][0].strip() == "shipped"
+    assert [cell.strip() for cell in rows[f"listed/islets@{str(commit)[:12]}"][:3]] == ["cached, main", "6", "360"]
+    assert rows["listed/islets"][0].strip() == "Hub"
+    assert "listed/other" not in ran.out
+    (folder / "labels.json").resolve().write_bytes(b"[]")
+    ran = run("list", "--offline")
+    assert "cached, main, damaged" in ran.out
+    assert "labels.json differs from what manifest.json lists" in ran.err
+    assert "Hub " not in ran.out
+    ran = run("list", "--endpoint", "http://127.0.0.1:9")
     assert ran.code == 0
     assert "pancreas" in ran.out
+    assert "The Hub cannot be reached (ConnectError" in ran.err
+
+
+def test_push_pull_and_verify(
+    run: Run, small_folder: Path, hub: LoopbackHub, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    where = ("--endpoint", hub.endpoint)
+    ran = run("push", small_folder, "shared/islets", "--dry-run", *where)
+    assert ran.code == 0
+    assert "Nothing was sent: this is what would go to shared/islets." in ran.err
+    assert ran.out.count("│ new ") == 9
+    assert hub.repositories == {}
+    ran = run("push", small_folder, "shared/islets", "--tag", "v1", "--message", "Six types", *where)
+    commit = hub.repositories["shared/islets"].refs["v1"]
+    assert f"shared/islets is at commit {commit}: {hub.endpoint}/shared/islets/tree/main" in ran.err
+    assert hub.repositories["shared/islets"].commits[commit].title == "Six types"
+    ran = run("pull", "shared/islets@v1", "--out", tmp_path / "pulled", *where)
+    assert f"Wrote {tmp_path}/pulled, shared/islets@{commit}." in ran.err
+    ran = run("verify", tmp_path / "pulled")
+    assert ran.code == 0
+    assert ran.out.splitlines() == [
+        "ok: 8 files have the size and sha256 that manifest.json lists",
+        "ok: weights, 6 labels, thresholds, genes and metrics fit together",
+        "ok: the card states the figures of metrics.json",
+        f"{tmp_path}/pulled is whole.",
+    ]
+    (tmp_path / "pulled" / "labels.json").write_text("[]")
+    assert_refused(run("verify", tmp_path / "pulled"), "labels.json differs from what manifest.json lists")
+    assert_refused(run("push", tmp_path / "pulled", "shared/islets", *where), "labels.json differs from what")
+    assert_refused(
+        run("push", small_folder, "islets", *where), "'islets' is no name of a repository; expected ORG/NAME"
+    )
+    assert_refused(run("pull", "shared/none", "--out", tmp_path / "none", *where), "There is no repository shared/none")
+    assert_refused(run("pull", "shared/islets", "--out", tmp_path / "pulled", *where), "already holds a reference")
+    assert_refused(
+        run("push", small_folder, "shared/x", "--endpoint", "http://127.0.0.1:9"), "The Hub cannot be reached"
+    )
+
+
+def test_a_process_with_an_empty_cache_pulls_by_name_and_annotates(
+    run: Run, query_file: Path, hub: LoopbackHub, cells: AnnData, few: AnnData, tmp_path: Path
+) -> None:
+    cells.write_h5ad(tmp_path / "reference.h5ad")
+    about = ("--source", "Donor human1", "--licence", "CC-BY-4.0", "--dataset", "GSE84133")
+    (tmp_path / "card.md").write_text("## Intended use\n\nTests.\n")
+    ran = run(
+        *("train", tmp_path / "reference.h5ad", "--label-key", "cell_type", "--out", tmp_path / "islets"),
+        *(*about, "--description", tmp_path / "card.md"),
+    )
+    assert ran.code == 0
+    card = (tmp_path / "islets" / "README.md").read_text()
+    for stated in ("license: cc-by-4.0", "datasets:\n- GSE84133", "cells: Donor human1", "## Intended use\n\nTests."):
+        assert stated in card
+    assert run("push", tmp_path / "islets", "shared/islets", "--endpoint", hub.endpoint).code == 0
+    command = [str(Path(sys.executable).with_name("spikgpt")), "annotate", str(query_file), "--model", "islets"]
+    environment = {
+        "HF_ENDPOINT": hub.endpoint,
+        "SPIKGPT_NAMESPACE": "shared",
+        "HF_HOME": str(tmp_path / "home"),
+        "HF_HUB_CACHE": str(tmp_path / "home" / "hub"),
+    }
+    out = tmp_path / "out.h5ad"
+    subprocess.run([*command, "--out", str(out)], env=os.environ | environment, check=True)
+    expected = SpikGPT.from_pretrained(tmp_path / "islets").annotate(anndata.read_h5ad(query_file))
+    found = anndata.read_h5ad(out)
+    assert found.obsm["spikgpt_probabilities"].tobytes() == expected.probabilities.tobytes()
+    assert found.obs["spikgpt_label"].tolist() == expected.labels.tolist()
+    commit = hub.repositories["shared/islets"].refs["main"]
+    assert found.uns["spikgpt"]["reference_origin"] == f"shared/islets@{commit}"
 
 
 @pytest.mark.parametrize("command", COMMANDS)

@@ -1,0 +1,210 @@
+"""What sharing a reference promises, one test a promise."""
+
+from __future__ import annotations
+
+import dataclasses
+import hashlib
+import json
+import re
+import shutil
+import time
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+
+import numpy as np
+import onnxruntime
+import pytest
+from anndata import AnnData
+
+from spikgpt import SpikGPT
+from spikgpt.annotate import annotate
+from spikgpt.card import card_figures
+from spikgpt.data import align, find_expression
+from spikgpt.embedders import PCAEmbedder
+from spikgpt.errors import DamagedReference, FormatError, ParityError
+from spikgpt.hub import Hub
+from spikgpt.layout import GRAPH, MANIFEST, PARITY, with_manifest
+from spikgpt.reference import Reference, load, save
+from spikgpt.sharing import find, open_reference, push
+from spikgpt.testing.hub import Fault, LoopbackHub
+from spikgpt.thresholds import UNKNOWN
+from spikgpt_onnx import Graph, GraphError, contract, exporter
+
+REPO = "islets/small"
+FORMAT_1 = Path(__file__).parent / "data" / "format_1" / "counts"
+
+
+def files_of(folder: Path) -> dict[str, bytes]:
+    return {str(path.relative_to(folder)): path.read_bytes() for path in folder.rglob("*") if path.is_file()}
+
+
+def test_safetensors_only_refuses_pickle(hub: LoopbackHub, client: Hub) -> None:
+    hub.put(REPO, {"config.json": b"{}", "pytorch_model.bin": b"\x80\x04."})
+    with pytest.raises(DamagedReference, match=r"holds pytorch_model.bin, and pickled weights are never opened"):
+        open_reference(REPO, hub=client)
+    assert not any("pytorch_model.bin" in request.path for request in hub.requests)
+
+
+def test_label_map_in_the_config_and_inside_the_onnx_metadata_props_checked_equal(
+    graph_folder: Path, small: Reference, tmp_path: Path
+) -> None:
+    session = onnxruntime.InferenceSession(graph_folder / GRAPH, providers=["CPUExecutionProvider"])
+    inside = json.loads(session.get_modelmeta().custom_metadata_map["labels"])
+    assert inside == json.loads((graph_folder / "labels.json").read_text()) == small.labels.to_list()
+    folder = shutil.copytree(graph_folder, tmp_path / "other")
+    (folder / "labels.json").write_text(json.dumps(inside[::-1]))
+    with pytest.raises(GraphError, match="carries other labels, thresholds or genes than the files beside it"):
+        Graph(folder)
+
+
+def test_thresholds_stored_with_the_weights_applied_identically_in_torch_and_onnx_runtime(
+    small: Reference, few: AnnData, tmp_path: Path
+) -> None:
+    confidence = annotate(small, few, neighbours=False).confidence
+    middle = dataclasses.replace(small, thresholds=dataclasses.replace(small.thresholds, threshold=0.9))
+    exporter.export(middle, tmp_path / "out")
+    reference, graph = load(tmp_path / "out"), Graph(tmp_path / "out")
+    assert graph.threshold == reference.thresholds.threshold == 0.9
+    annotation = annotate(reference, few, neighbours=False)
+    embedder = reference.embedder
+    assert isinstance(embedder, PCAEmbedder)
+    aligned = align(find_expression(few), embedder.genes)
+    (mean, std), _, _ = embedder.query_scale(aligned, "auto", reference.probabilities)
+    inputs = {"counts": aligned.values.toarray(), "total": aligned.totals, "gene_mean": mean, "gene_std": std}
+    found = graph.probabilities(inputs)
+    unknown = found.max(axis=1) < graph.threshold
+    np.testing.assert_array_equal(unknown, annotation.labels == UNKNOWN)
+    assert 0 < unknown.sum() < len(unknown)
+    assert ((confidence < 0.9) == unknown).all()
+
+
+def test_gene_vocabulary_with_sha256(small_folder: Path, small: Reference) -> None:
+    genes = json.loads((small_folder / "genes.json").read_text())
+    canonical = {"symbols": genes["symbols"], "ensembl_ids": genes["ensembl_ids"]}
+    digest = hashlib.sha256(json.dumps(canonical, sort_keys=True, separators=(",", ":")).encode()).hexdigest()
+    assert genes["sha256"] == digest
+    assert small.embedder.genes is not None
+    assert genes["symbols"] == list(small.embedder.genes.symbols)
+
+
+def test_format_version_library_version_range_migration_of_old_files(tmp_path: Path) -> None:
+    # Migrations themselves are in test_layout.py; the frozen files of format 1 are read in any version.
+    assert load(FORMAT_1).name == "islets"
+    files = files_of(FORMAT_1)
+    config = json.loads(files["config.json"])
+    assert config["format_version"] == 1
+    assert config["library"]["requires"] == ">=0.1,<1"
+    config["format_version"] = 2
+    for name, content in with_manifest(files | {"config.json": json.dumps(config).encode()}).items():
+        (tmp_path / name).write_bytes(content)
+    with pytest.raises(FormatError, match="reads up to format 1. Install what it needs: pip install --upgrade"):
+        load(tmp_path)
+
+
+def test_per_file_sha256_manifest_verified_on_load(graph_folder: Path, tmp_path: Path) -> None:
+    files = files_of(graph_folder)
+    entries = json.loads(files[MANIFEST])["files"]
+    assert entries.keys() == files.keys() - {MANIFEST}
+    for name in entries:
+        folder = shutil.copytree(graph_folder, tmp_path / name.replace("/", "_"))
+        content = files[name]
+        (folder / name).write_bytes(content[:-1] + bytes([content[-1] ^ 1]))
+        with pytest.raises(DamagedReference, match="differs from what manifest.json lists|is not valid JSON"):
+            load(folder)
+
+
+def test_strict_load_no_silent_defaults(tmp_path: Path) -> None:
+    for part in ("model", "embedder"):
+        fields = json.loads((FORMAT_1 / "config.json").read_text())[part]
+        for field in fields:
+            files = files_of(FORMAT_1)
+            config = json.loads(files["config.json"])
+            del config[part][field]
+            for name, content in with_manifest(files | {"config.json": json.dumps(config).encode()}).items():
+                (tmp_path / name).write_bytes(content)
+            with pytest.raises(DamagedReference):
+                load(tmp_path)
+
+
+def test_card_weights_config_from_one_resolved_commit(hub: LoopbackHub, client: Hub, small_folder: Path) -> None:
+    before = hub.put(REPO, files_of(FORMAT_1))
+    # The branch moves on while its files are fetched.
+    hub.fail(Fault("slow", "HEAD .*model.safetensors", 1, 1.0))
+    with ThreadPoolExecutor() as pool:
+        pulling = pool.submit(find, REPO, hub=client)
+        while not any(request.method == "HEAD" for request in hub.requests):
+            time.sleep(0.01)
+        moved = hub.put(REPO, files_of(small_folder))
+        folder = pulling.result().folder
+    assert folder.name == before != moved
+    asked = {r.path.split("/resolve/")[1].split("/")[0] for r in hub.requests if "/resolve/" in r.path}
+    assert asked == {folder.name}
+    assert files_of(folder) == files_of(FORMAT_1)
+    again = find(REPO, hub=client).folder
+    assert again.name == moved
+    assert files_of(again) == files_of(small_folder)
+
+
+def test_one_atomic_commit_with_parent_commit(hub: LoopbackHub, client: Hub, small_folder: Path) -> None:
+    parent = hub.put(REPO, {".gitattributes": b""})
+    push(small_folder, REPO, hub=client)
+    commits = hub.repositories[REPO].commits
+    assert [commit.parent for commit in commits.values()] == [None, parent]
+    assert len([request for request in hub.requests if "/commit/" in request.path]) == 1
+
+
+def test_model_index_generated_from_the_metrics_file(small_folder: Path) -> None:
+    held_out = json.loads((small_folder / "metrics.json").read_text())["held_out"]
+    figures = card_figures((small_folder / "README.md").read_text())
+    assert figures == {"accuracy": held_out["accuracy"], "f1": held_out["macro_f1"]}
+
+
+def test_fully_offline_onnx_included(graph_folder: Path, hub: LoopbackHub, client: Hub, tmp_path: Path) -> None:
+    # In a process that is denied networking: test_sharing.py.
+    push(graph_folder, REPO, hub=client)
+    find(REPO, hub=client)
+    hub.requests.clear()
+    local = Hub(hub.endpoint, cache_dir=tmp_path / "cache", local_files_only=True)
+    folder = find(REPO, hub=local).folder
+    assert Graph(folder).labels == load(folder).labels.names
+    assert hub.requests == []
+
+
+def test_endpoint_argument(hub: LoopbackHub, small: Reference, tmp_path: Path) -> None:
+    pushed = SpikGPT(small).push_to_hub(REPO, endpoint=hub.endpoint)
+    model = SpikGPT.from_pretrained(REPO, endpoint=hub.endpoint, cache_dir=tmp_path)
+    assert model.reference.origin == f"{REPO}@{pushed.commit}"
+
+
+def test_parity_gate_that_fails_the_export(small: Reference, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    other = dataclasses.replace(small, classifier=type(small.classifier)(small.classifier.config).eval())
+    wrong = exporter.build_graph(other)
+    monkeypatch.setattr(exporter, "build_graph", lambda reference: wrong)
+    with pytest.raises(ParityError, match="disagrees with the trained model"):
+        exporter.export(small, tmp_path / "out")
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_strict_gpu_provider(graph_folder: Path) -> None:
+    assert Graph(graph_folder, provider="cpu").session.get_providers() == ["CPUExecutionProvider"]
+    with pytest.raises(GraphError, match="There is no provider 'tpu'; choose cpu or cuda"):
+        Graph(graph_folder, provider="tpu")
+    if "CUDAExecutionProvider" not in onnxruntime.get_available_providers():
+        with pytest.raises(GraphError, match="has no cuda: .* pip install onnxruntime-gpu"):
+            Graph(graph_folder, provider="cuda")
+    else:
+        try:
+            providers = Graph(graph_folder, provider="cuda").session.get_providers()
+        except GraphError as error:
+            providers = [str(error)]
+        assert re.match("CUDAExecutionProvider|.*(cannot be run on cuda|instead of cuda)", providers[0])
+
+
+def test_real_http_push_and_pull_in_ci(graph_folder: Path, hub: LoopbackHub, client: Hub, few: AnnData) -> None:
+    push(graph_folder, REPO, hub=client)
+    pulled, local = open_reference(REPO, hub=client), load(graph_folder)
+    assert annotate(pulled, few).probabilities.tobytes() == annotate(local, few).probabilities.tobytes()
+    methods = {request.method for request in hub.requests}
+    assert methods == {"GET", "HEAD", "POST", "PUT"}
+    assert contract.PARITY == PARITY
+    assert save(pulled, graph_folder.parent / "again").is_dir()
