@@ -10,8 +10,7 @@ from typing import Any
 
 import pytest
 import yaml
-from huggingface_hub import HfApi, ModelCard, metadata_load
-from huggingface_hub.repocard import RepoCard
+from huggingface_hub import CommitOperationAdd, HfApi, ModelCard, metadata_load
 
 from spikgpt.card import card, card_figures, confusion_picture, untrained_card
 from spikgpt.sharing import shipped_references
@@ -133,18 +132,24 @@ def test_the_card_of_a_shipped_reference_equals_its_metrics(name: str) -> None:
         assert f"| {cells} | {row['cells']} | {figures} |\n" in content
 
 
-def test_the_hub_accepts_every_card(hub: LoopbackHub, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
-    monkeypatch.setattr("huggingface_hub.constants.ENDPOINT", hub.endpoint)
-    monkeypatch.setattr("huggingface_hub.repocard.constants.ENDPOINT", hub.endpoint)
+def test_the_hub_accepts_every_card(hub: LoopbackHub, tmp_path: Path) -> None:
+    api = HfApi(endpoint=hub.endpoint, token=False)
+    api.create_repo("me/model")
+
+    def commit(content: str) -> None:
+        # The client asks the Hub to validate a card before it commits it.
+        operation = CommitOperationAdd("README.md", content.encode())
+        api.create_commit("me/model", [operation], commit_message=content)
+
     cards = [text(), text(onnx=True), *(untrained_card(recipe_of(name)) for name in NAMES)]
     for content in cards:
-        RepoCard(content).validate(repo_type="model")
+        commit(content)
         (tmp_path / "README.md").write_text(content)
         assert metadata_load(tmp_path / "README.md") == yaml.safe_load(content.split("---\n")[1])
-    assert len(hub.requests) == len(cards)
+    assert len([request for request in hub.requests if request.path == "/api/validate-yaml"]) == len(cards)
     for broken in ("# no front matter", "---\n- a: [\n---\n", "---\n- a\n---\n"):
         with pytest.raises(ValueError, match="no YAML mapping"):
-            HfApi(endpoint=hub.endpoint, token=False)._validate_yaml(broken)
+            commit(broken)
 
 
 def test_the_three_tissues_have_recipes() -> None:
