@@ -12,7 +12,7 @@ from typing import Annotated, Any
 import typer
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, ProgressColumn, Task, TextColumn, TimeRemainingColumn
-from rich.table import Table
+from rich.table import Column, Table
 
 from spikgpt.errors import ConfigError, HubError, SpikGPTError
 
@@ -411,12 +411,12 @@ def list_references(
     offline: Annotated[bool, typer.Option("--offline", help="Do not ask the Hub.")] = False,
 ) -> None:
     """List the references that can be named: shipped with this package, in the cache, and on the Hub."""
+    from spikgpt.catalogue import cached_references, namespace, shipped_references
     from spikgpt.hub import Hub
     from spikgpt.layout import parsed, verified_files
-    from spikgpt.sharing import cached_references, namespace, shipped_references
 
     hub = Hub(endpoint, local_files_only=offline)
-    table = Table("name", "where", "labels", "cells", "accuracy", "macro-F1", "held out")
+    table = Table(Column("name", overflow="fold"), "where", "labels", "cells", "accuracy", "macro-F1")
     rows = [(name, "shipped", folder) for name, folder in shipped_references().items()]
     rows += [
         (f"{cached.repository}@{cached.commit[:12]}", ", ".join(("cached", *cached.refs)), cached.folder)
@@ -437,7 +437,6 @@ def list_references(
             str(metrics["cells"]),
             f"{held_out['accuracy']:.3f}",
             f"{held_out['macro_f1']:.3f}",
-            _plain(metrics["held_out_by"]),
         )
     try:
         for name in hub.references(namespace()):

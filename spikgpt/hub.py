@@ -277,7 +277,7 @@ class Hub:
         """
         if self.local_files_only:
             return []
-        with self._explained(author, None):
+        with self._explained(f"the namespace {author}", None):
             # The client's own list_models asks for half a minute before it says that nothing is there.
             response = get_session().get(
                 f"{self._api.endpoint}/api/models",

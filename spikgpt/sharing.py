@@ -3,17 +3,16 @@
 from __future__ import annotations
 
 import difflib
-import os
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from importlib.metadata import version
-from importlib.resources import files
 from pathlib import Path
 
 from spikgpt.card import card_figures
+from spikgpt.catalogue import namespace, shipped_references
 from spikgpt.errors import ConfigError, DamagedReference, HubError, ParityError, ReferenceNotFound
-from spikgpt.hub import Cached, Hub, Push, altered, parse
+from spikgpt.hub import Hub, Push, altered, parse
 from spikgpt.layout import (
     FILES,
     GRAPH,
@@ -28,8 +27,6 @@ from spikgpt.layout import (
 )
 from spikgpt.reference import Reference, addressed, load, with_card
 
-NAMESPACE_VARIABLE = "SPIKGPT_NAMESPACE"
-DEFAULT_NAMESPACE = "spikgpt"
 SHORT_NAME = re.compile(r"(?P<name>[\w.-]+)(@(?P<revision>[\w./-]+))?")
 # Files that hold code when they are loaded as weights. They are never opened.
 PICKLES = (".bin", ".pt", ".pth", ".ckpt", ".pkl", ".pickle", ".joblib", ".npy", ".npz")
@@ -49,22 +46,6 @@ class Found:
 
     folder: Path
     origin: str | None = None
-
-
-def namespace() -> str:
-    """Return the namespace on the Hub that short names mean: ``SPIKGPT_NAMESPACE``, or ``spikgpt``."""
-    return os.environ.get(NAMESPACE_VARIABLE) or DEFAULT_NAMESPACE
-
-
-def shipped_references() -> dict[str, Path]:
-    """Return the folders of the references inside this package, by name."""
-    root = Path(str(files("spikgpt"))) / "references"
-    return {folder.name: folder for folder in sorted(root.iterdir()) if (folder / MANIFEST).is_file()}
-
-
-def cached_references(hub: Hub | None = None) -> list[Cached]:
-    """Return the references in the cache."""
-    return (hub or Hub()).cached((*FILES, MANIFEST))
 
 
 def find(name: str | Path, revision: str | None = None, *, hub: Hub | None = None) -> Found:

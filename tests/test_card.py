@@ -13,7 +13,7 @@ import yaml
 from huggingface_hub import CommitOperationAdd, HfApi, ModelCard, metadata_load
 
 from spikgpt.card import card, card_figures, confusion_picture, untrained_card
-from spikgpt.sharing import shipped_references
+from spikgpt.catalogue import shipped_references
 from spikgpt.testing.hub import LoopbackHub
 
 RECIPES = Path(__file__).parents[1] / "hub_cards"

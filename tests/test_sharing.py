@@ -13,29 +13,27 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import pytest
 import torch
 from anndata import AnnData
 from safetensors.torch import load as load_tensors
 from safetensors.torch import save as save_tensors
 
-from spikgpt import SpikGPT, sharing
+from spikgpt import SpikGPT
 from spikgpt.annotate import annotate
+from spikgpt.catalogue import shipped_references
 from spikgpt.data import read_h5ad
 from spikgpt.errors import (
     CheckpointError,
     ConfigError,
     DamagedReference,
-    FormatError,
     HubError,
     ReferenceNotFound,
-    SpikGPTError,
 )
 from spikgpt.hub import Hub
 from spikgpt.layout import FILES, GRAPH, MANIFEST, PARITY, PICTURE
 from spikgpt.reference import Reference, load, save
-from spikgpt.sharing import find, open_reference, pull, push, shipped_references, verify
+from spikgpt.sharing import find, open_reference, pull, push, verify
 from spikgpt.testing.hub import Fault, LoopbackHub
 from spikgpt_onnx import Graph
 
@@ -628,9 +626,3 @@ def test_verify_reads_the_card(small_folder: Path, tmp_path: Path) -> None:
 def forge(folder: Path, changed: dict[str, bytes]) -> None:
     for name, content in listed(files_of(folder) | changed).items():
         (folder / name).write_bytes(content)
-
-
-def test_every_refusal_is_one_of_ours() -> None:
-    assert issubclass(FormatError, SpikGPTError)
-    assert sharing.namespace() == "spikgpt"
-    assert np.all([name.startswith(".") for name in sharing.PICKLES])
