@@ -104,6 +104,7 @@ class SpikGPT:
         pull_request: bool = False,
         message: str | None = None,
         dry_run: bool = False,
+        scgpt: str | Path | None = None,
         token: str | bool | None = None,
         endpoint: str | None = None,
     ) -> Push:
@@ -127,6 +128,7 @@ class SpikGPT:
                 pull_request=pull_request,
                 message=message,
                 dry_run=dry_run,
+                scgpt=scgpt,
                 hub=Hub(endpoint, token),
             )
 

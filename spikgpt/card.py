@@ -8,8 +8,13 @@ from typing import Any
 
 import yaml
 
+from spikgpt.errors import DamagedReference
+from spikgpt.layout import fields_of
+
 # Keys of ``provenance`` that the card shows; all but these come from the training.
 DESCRIPTION, DATASETS, TISSUE, ORGANISM, PAPER = "description", "datasets", "tissue", "organism", "paper"
+ONE_LINE = ("source", "licence", TISSUE, ORGANISM, "repository")
+PAPER_FIELDS = ("reference", "query", "figures")
 TAGS = ("spikgpt", "single-cell", "scrna-seq", "cell-type-annotation", "spiking-neural-network")
 TASK = "tabular-classification"
 
@@ -78,6 +83,30 @@ macro-F1 {held_out["macro_f1"]:.3f}. On another study, technology or tissue stat
 
 Cells from another study, technology or tissue state can be rejected more or less often.
 """
+
+
+def check_provenance(provenance: dict[str, Any]) -> None:
+    """Refuse a provenance that cards and tables cannot show.
+
+    Raises
+    ------
+    DamagedReference
+        When the recipe or the seed is missing, or a field is not text that can be printed.
+    """
+    recipe = fields_of(provenance, "provenance in config.json", {"recipe": dict, "seed": int})["recipe"]
+    lines = {"recipe": recipe.get("name"), **{key: provenance[key] for key in ONE_LINE if key in provenance}}
+    datasets, paper = provenance.get(DATASETS, []), provenance.get(PAPER, dict.fromkeys(PAPER_FIELDS, ""))
+    if not isinstance(datasets, list) or not isinstance(paper, dict) or paper.keys() != set(PAPER_FIELDS):
+        msg = f"provenance in config.json holds {DATASETS} or {PAPER} in another form. Get the reference again."
+        raise DamagedReference(msg)
+    lines |= {f"{DATASETS} {index}": value for index, value in enumerate(datasets)} | paper
+    for name, value in lines.items():
+        if not isinstance(value, str) or not value.isprintable():
+            msg = f"{name} in the provenance is {value!r}; expected a line of text. Get the reference again."
+            raise DamagedReference(msg)
+    if not isinstance(provenance.get(DESCRIPTION, ""), str):
+        msg = f"{DESCRIPTION} in the provenance is no text. Get the reference again."
+        raise DamagedReference(msg)
 
 
 def untrained_card(recipe: dict[str, Any]) -> str:

@@ -129,7 +129,7 @@ class Hub:
         required
             Those that make a cached commit good enough not to ask.
         fresh
-            Ask the Hub in any case.
+            Ask the Hub in any case, and do not do without it.
 
         Returns
         -------
@@ -144,6 +144,9 @@ class Hub:
         HubError
             When the Hub refuses, or cannot be reached and nothing is cached.
         """
+        if revision and ".." in revision:
+            msg = f"{revision!r} is no revision, for git has none with '..'; name a branch, a tag or a commit."
+            raise ReferenceNotFound(msg)
         found = self._cached_folder(repo, revision)
         if self.local_files_only:
             return found or self._download(repo, revision, files)
@@ -153,8 +156,8 @@ class Hub:
         try:
             info = self._info(repo, revision)
         except _Unreachable as error:
-            if found is None:
-                msg = f"{_named(repo, revision)} is not in the local cache. {error}"
+            if found is None or fresh:
+                msg = f"{_named(repo, revision)} is not {'whole ' if found else ''}in the local cache. {error}"
                 raise HubError(msg) from error
             return found
         there = {sibling.rfilename for sibling in info.siblings or ()}.intersection(files)

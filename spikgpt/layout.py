@@ -19,6 +19,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import shutil
 import tempfile
 from collections.abc import Callable, Mapping
 from importlib.metadata import version
@@ -119,13 +120,23 @@ def graph_sources(files: Mapping[str, bytes]) -> dict[str, str]:
 
 
 def write_files(files: Mapping[str, bytes], folder: Path) -> Path:
-    """Write files into a folder, all or none, in place of what is there."""
+    """Write files into a folder, all or none, in place of the reference that is there.
+
+    Other files in it stay.
+    """
     folder.parent.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(dir=folder.parent, prefix=f".{folder.name}.") as temporary:
         fresh = Path(temporary) / "fresh"
         for name, content in files.items():
             (fresh / name).parent.mkdir(parents=True, exist_ok=True)
             (fresh / name).write_bytes(content)
+        kept = [
+            path for path in folder.rglob("*") if path.is_file() and path.relative_to(folder).as_posix() not in LAYOUT
+        ]
+        for path in kept:
+            copy = fresh / path.relative_to(folder)
+            copy.parent.mkdir(parents=True, exist_ok=True)
+            shutil.copy2(path, copy)
         if folder.exists():
             folder.replace(Path(temporary) / "replaced")
         fresh.replace(folder)

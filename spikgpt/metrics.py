@@ -151,6 +151,6 @@ def check_metrics(metrics: Any, labels: tuple[str, ...]) -> None:
     if not square or not all(type(n) is int and n >= 0 for row in counts for n in row):
         msg = "The confusion matrix in metrics.json is no square of counts."
         raise DamagedReference(msg)
-    if not all(isinstance(name, str) and name.isprintable() for name in names):
-        msg = "The confusion matrix in metrics.json has labels that are no printable text."
+    if not all(isinstance(name, str) and name.isprintable() for name in (*names, top["held_out_by"])):
+        msg = "metrics.json has names that are no printable text."
         raise DamagedReference(msg)

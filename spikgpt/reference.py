@@ -16,7 +16,7 @@ from safetensors.torch import load as load_tensors
 from safetensors.torch import save as save_tensors
 from torch import Tensor
 
-from spikgpt.card import card, confusion_picture
+from spikgpt.card import card, check_provenance, confusion_picture
 from spikgpt.config import SpikGPTConfig
 from spikgpt.embedders import Embedder, PCAEmbedder, load_embedder
 from spikgpt.errors import (
@@ -66,6 +66,9 @@ class LabelMap:
             raise LabelsError(msg)
         if strange := [name for name in self.names if not name or not name.isprintable()]:
             msg = f"Label names are printed, so {strange[0]!r} cannot be one; it is empty or has control characters."
+            raise LabelsError(msg)
+        if strange := [i for i in self.cell_ontology_ids if i is not None and not i.isprintable()]:
+            msg = f"{strange[0]!r} is no Cell Ontology id, such as CL:0000169."
             raise LabelsError(msg)
         if UNKNOWN in self.names:
             msg = f"{UNKNOWN!r} is what rejected cells are called, so no label may have that name; rename it."
@@ -207,6 +210,7 @@ def load(folder: str | Path, *, scgpt: str | Path | None = None, hub: Hub | None
     if not settings["name"] or not settings["name"].isprintable():
         msg = f"The name of the reference, {settings['name']!r}, is empty or has control characters."
         raise DamagedReference(msg)
+    check_provenance(settings["provenance"])
     try:
         network = SpikGPTConfig.from_dict(settings["model"])
         labels = LabelMap.from_list(parsed(files["labels.json"], "labels.json"))

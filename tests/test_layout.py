@@ -112,6 +112,17 @@ def test_files_are_replaced_all_or_none(folder: Path) -> None:
     write_files({"a": b"1", "onnx/b": b"2"}, folder)
     assert sorted(str(path.relative_to(folder)) for path in folder.rglob("*")) == ["a", "onnx", "onnx/b"]
     assert [path.name for path in folder.parent.iterdir()] == ["reference"]
+
+
+def test_other_files_in_the_folder_stay(folder: Path) -> None:
+    (folder / "notes").mkdir()
+    (folder / "notes" / "today.txt").write_text("mine")
+    write_files({MANIFEST: b"{}"}, folder)
+    assert sorted(str(path.relative_to(folder)) for path in folder.rglob("*.*")) == [MANIFEST, "notes/today.txt"]
+
+
+def test_only_references_are_overwritten(folder: Path) -> None:
+    (folder / MANIFEST).unlink()
     with pytest.raises(ConfigError, match="exists and is not a reference"):
         layout.check_writable(folder, overwrite=True)
 

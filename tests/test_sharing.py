@@ -291,6 +291,24 @@ def test_a_damaged_cache_is_refused_offline_and_kept(hub: LoopbackHub, client: H
     assert (folder / "model.safetensors").exists()
 
 
+def test_a_cache_that_is_not_whole_says_so_when_the_hub_is_away(hub: LoopbackHub, client: Hub, tmp_path: Path) -> None:
+    hub.put(REPO, files_of(FORMAT_1))
+    folder = find(REPO, hub=client).folder
+    (folder / "labels.json").unlink()
+    with pytest.raises(HubError, match=f"{folder.name} is not whole in the local cache. The Hub cannot be reached"):
+        find(REPO, hub=Hub("http://127.0.0.1:9", cache_dir=tmp_path / "cache"))
+    assert load(find(REPO, hub=client).folder).name == "islets"
+
+
+def test_a_revision_cannot_leave_the_cache(tmp_path: Path, client: Hub, hub: LoopbackHub) -> None:
+    hub.put(REPO, files_of(FORMAT_1))
+    find(REPO, hub=client)
+    shutil.copytree(FORMAT_1, tmp_path / "outside")
+    local = Hub(cache_dir=tmp_path / "cache", local_files_only=True)
+    with pytest.raises(ReferenceNotFound, match="is no revision, for git has none with"):
+        find(REPO, "../../../outside", hub=local)
+
+
 def test_an_interrupted_pull_goes_on(hub: LoopbackHub, client: Hub) -> None:
     hub.put(REPO, files_of(FORMAT_1))
     folder = find(REPO, hub=client).folder
@@ -528,6 +546,22 @@ MALICIOUS: dict[str, tuple[Change, str]] = {
     "a confusion matrix that is none": (
         held_out(confusion={"labels": ["a"], "counts": [[1, 2]]}),
         "is no square of counts",
+    ),
+    "a provenance without a recipe": (
+        rewritten("config.json", lambda config: config | {"provenance": {"seed": 1}}),
+        "provenance in config.json has no valid 'recipe'",
+    ),
+    "a source that moves the cursor": (
+        rewritten("config.json", lambda config: config | {"provenance": config["provenance"] | {"source": "\x1b[9A"}}),
+        "source in the provenance is .* expected a line of text",
+    ),
+    "datasets that are no list": (
+        rewritten("config.json", lambda config: config | {"provenance": config["provenance"] | {"datasets": "GSE1"}}),
+        "holds datasets or paper in another form",
+    ),
+    "an ontology id that moves the cursor": (
+        rewritten("labels.json", lambda rows: [rows[0] | {"cell_ontology_id": "\x1b[9A"}, *rows[1:]]),
+        "is no Cell Ontology id, such as",
     ),
     "a newer format": (
         rewritten("config.json", lambda config: config | {"format_version": 99}),
