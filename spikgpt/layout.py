@@ -130,13 +130,11 @@ def write_files(files: Mapping[str, bytes], folder: Path) -> Path:
         for name, content in files.items():
             (fresh / name).parent.mkdir(parents=True, exist_ok=True)
             (fresh / name).write_bytes(content)
-        kept = [
-            path for path in folder.rglob("*") if path.is_file() and path.relative_to(folder).as_posix() not in LAYOUT
-        ]
-        for path in kept:
-            copy = fresh / path.relative_to(folder)
-            copy.parent.mkdir(parents=True, exist_ok=True)
-            shutil.copy2(path, copy)
+        for path in [path for path in folder.rglob("*") if path.is_file()]:
+            name = path.relative_to(folder)
+            if name.as_posix() not in LAYOUT:
+                (fresh / name).parent.mkdir(parents=True, exist_ok=True)
+                shutil.copy2(path, fresh / name)
         if folder.exists():
             folder.replace(Path(temporary) / "replaced")
         fresh.replace(folder)
