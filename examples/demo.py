@@ -5,9 +5,13 @@ python examples/demo.py
 
 from __future__ import annotations
 
+import os
 import sys
 import tempfile
 from pathlib import Path
+
+# Read by huggingface_hub when it is imported; the Hub on this machine has no xet storage.
+os.environ["HF_HUB_DISABLE_XET"] = os.environ["HF_HUB_DISABLE_PROGRESS_BARS"] = "1"
 
 import anndata
 import numpy as np
@@ -21,8 +25,11 @@ from spikgpt.data import align, find_expression, read_h5ad
 from spikgpt.embedders import open_scgpt
 from spikgpt.embedders.pca import PCAEmbedder
 from spikgpt.evaluation import evaluate
+from spikgpt.hub import Hub
 from spikgpt.metrics import measure
 from spikgpt.neighbours import smooth
+from spikgpt.sharing import open_reference, push
+from spikgpt.testing.hub import LoopbackHub
 from spikgpt.thresholds import UNKNOWN
 from spikgpt_onnx import Graph
 from spikgpt_onnx.exporter import export
@@ -120,7 +127,20 @@ def main() -> int:
     reference = SpikGPT.train(anndata.concat(donors), "cell_type", embedder=scgpt, name="pancreas on scGPT")
     metrics = reference.evaluate(cells, "cell_type").metrics
     console.print(f"Accuracy {metrics.accuracy:.4f}, macro-F1 {metrics.macro_f1:.4f} over {metrics.cells} cells.")
-    return 0 if same == len(labels) else 1
+
+    console.print("\n[bold]5. Share[/]: push the reference with its graph to a Hub on this machine, and pull it again.")
+    with tempfile.TemporaryDirectory() as folder, LoopbackHub() as hub:
+        export(model.reference, Path(folder) / "pancreas")
+        client = Hub(hub.endpoint, cache_dir=Path(folder) / "cache")
+        pushed = push(Path(folder) / "pancreas", "me/pancreas", hub=client)
+        pulled = open_reference("me/pancreas", hub=client)
+        again = SpikGPT(pulled).annotate(cells.copy())
+    equal = bool((again.probabilities == annotation.probabilities).all())
+    console.print(
+        f"{len(pushed.changes)} files in one commit. The pulled reference, {pulled.origin}, gives "
+        f"{'the same' if equal else 'OTHER'} probabilities to the last bit."
+    )
+    return 0 if same == len(labels) and equal else 1
 
 
 if __name__ == "__main__":

@@ -131,10 +131,10 @@ def write_files(files: Mapping[str, bytes], folder: Path) -> Path:
             (fresh / name).parent.mkdir(parents=True, exist_ok=True)
             (fresh / name).write_bytes(content)
         for path in [path for path in folder.rglob("*") if path.is_file()]:
-            name = path.relative_to(folder)
-            if name.as_posix() not in LAYOUT:
-                (fresh / name).parent.mkdir(parents=True, exist_ok=True)
-                shutil.copy2(path, fresh / name)
+            kept = fresh / path.relative_to(folder)
+            if path.relative_to(folder).as_posix() not in LAYOUT:
+                kept.parent.mkdir(parents=True, exist_ok=True)
+                shutil.copy2(path, kept)
         if folder.exists():
             folder.replace(Path(temporary) / "replaced")
         fresh.replace(folder)
