@@ -3,29 +3,38 @@ PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 READY := $(VENV)/.ready
+# Without torch, and with the oldest ONNX Runtime that spikgpt-onnx claims.
+RUNTIME := .venv-runtime
+OLDEST := onnxruntime==1.20.0
 
-.PHONY: demo test lint bench reference scgpt clean
+.PHONY: demo test test-contract lint bench reference scgpt clean
 
 demo: $(READY)
 	$(BIN)/python examples/demo.py
 
-test: $(READY) lint
+test: $(READY) $(RUNTIME)/.ready lint
 	$(BIN)/pytest
+
+# The graph from another language: needs node and npm.
+test-contract: $(READY)
+	cd export/examples/node && npm install --ignore-scripts --no-audit --no-fund
+	$(BIN)/python export/examples/node/check.py
 
 lint: $(READY)
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
 
+# BENCH_SPEED takes options, such as "--largest 100000" where there is no room for 13 GB of cells.
 # SPIKGPT_DATA names the folder of the studies that may not be committed; without it, speed alone is measured.
 bench: $(READY)
-	$(BIN)/python benchmarks/speed.py
+	$(BIN)/python benchmarks/speed.py $(BENCH_SPEED)
 	$(BIN)/python -m benchmarks.scgpt
 	$(if $(SPIKGPT_DATA),$(BIN)/python benchmarks/accuracy.py --data "$(SPIKGPT_DATA)",@echo "Set SPIKGPT_DATA=DIR to measure accuracy across studies too.")
 
 # Train the shipped reference again; the same machine gives the same bytes.
 reference: $(READY)
-	$(BIN)/python hub_cards/build.py pancreas --out spikgpt/references/pancreas
+	$(BIN)/python hub_cards/build.py pancreas --out export/spikgpt_onnx/references/pancreas
 
 # Train the small scGPT of the tests again.
 scgpt: $(READY)
@@ -40,5 +49,11 @@ $(READY): pyproject.toml export/pyproject.toml constraints.txt
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check --no-deps scgpt==0.2.4
 	touch $@
 
+$(RUNTIME)/.ready: export/pyproject.toml constraints.txt $(shell find export/spikgpt_onnx -type f -not -path '*/__pycache__/*')
+	$(PYTHON) -m venv $(RUNTIME)
+	sed '/^onnxruntime==/d' constraints.txt > $(RUNTIME)/constraints.txt
+	$(RUNTIME)/bin/python -m pip install --quiet --disable-pip-version-check --constraint $(RUNTIME)/constraints.txt --force-reinstall './export[cpu]' $(OLDEST)
+	touch $@
+
 clean:
-	rm -rf $(VENV)
+	rm -rf $(VENV) $(RUNTIME)

@@ -28,11 +28,11 @@ from rich.console import Console
 from rich.table import Table
 from scipy import sparse
 
-from spikgpt.data import align, find_expression
 from spikgpt.scgpt.checkpoint import CLS, END, Checkpoint, load_checkpoint, save_checkpoint
 from spikgpt.scgpt.embedding import embed_cells
 from spikgpt.scgpt.encoder import Encoder, ScGPTConfig
 from spikgpt.scgpt.tokens import UpstreamDraws, tokenise
+from spikgpt_onnx.expression import align, find_expression
 from tests import upstream
 
 CELLS = Path(__file__).resolve().parents[1] / "tests" / "data" / "pancreas_baron_human1.h5ad"

@@ -1,88 +1,226 @@
-"""Cells per second of the literal model, the collapsed model and ONNX Runtime, in one run on this machine.
+"""Cells per second from an h5ad file to labels: torch in both forms, and ONNX Runtime, in one run on this machine.
 
-    python benchmarks/speed.py [--model pancreas]
+    python benchmarks/speed.py [--cells 100000] [--largest 1000000] [--folder FOLDER]
 
-Real demo cells through the whole network of a trained reference, from cell embeddings (both torch forms) and from
-aligned counts (ONNX Runtime) to probabilities. Each figure is the best of several rounds, taken in turn.
+The demo cells, all their genes, are repeated to the number of cells and written to FOLDER (12 KB a cell, uncompressed;
+removed at the end). Each way to annotate is a process of its own, which states its time without imports and its peak
+memory. Then the graph alone is held against a graph of nothing but its matrix products, on the same threads.
 """
 
 from __future__ import annotations
 
 import argparse
+import json
+import resource
+import shutil
+import subprocess
+import sys
 import tempfile
 import time
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+from typing import Any
 
 import numpy as np
-import torch
-from rich.console import Console
-from rich.table import Table
 
-from spikgpt import SpikGPT
-from spikgpt.data import align, find_expression, read_h5ad
-from spikgpt.embedders.pca import PCAEmbedder
-from spikgpt_onnx import Graph
-from spikgpt_onnx.exporter import export
-
-BATCH = 1024
 CELLS = Path(__file__).resolve().parents[1] / "tests" / "data" / "pancreas_baron_human2_human4.h5ad"
+BYTES_A_CELL = 13_000
+BATCH = 512
+MODES = {
+    "torch, literal": "m copies over T steps; the classifier alone, on a few cells",
+    "torch, collapsed": "spikgpt annotate, float64",
+    "ONNX Runtime, fp32": "spikgpt-onnx annotate",
+    "ONNX Runtime, int8": "spikgpt-onnx annotate --precision int8",
+}
 
 
-def best_rate(run: Callable[[], object], cells: int, rounds: int) -> float:
-    """Return the cells per second of the fastest round."""
+def best(run: Callable[[], object], rounds: int = 7) -> float:
+    """Return the seconds of the fastest round."""
     seconds = []
     for _ in range(rounds):
         start = time.perf_counter()
         run()
         seconds.append(time.perf_counter() - start)
-    return cells / min(seconds)
+    return min(seconds)
+
+
+def write_cells(path: Path, cells: int) -> None:
+    """Write the demo cells, repeated, a block of rows at a time."""
+    import h5py
+    from scipy import sparse
+
+    from spikgpt.data import read_h5ad
+
+    adata = read_h5ad(CELLS)
+    adata.obs = adata.obs[[]]
+    rows = sparse.csr_matrix(adata.X)
+    adata.X = None
+    adata.write_h5ad(path)
+    lengths = np.diff(rows.indptr)
+    with h5py.File(path, "r+") as file:
+        del file["obs/_index"]
+        names = np.array([f"cell {cell}" for cell in range(cells)], dtype=object)
+        index = file["obs"].create_dataset("_index", data=names, dtype=h5py.string_dtype())
+        index.attrs["encoding-type"], index.attrs["encoding-version"] = "string-array", "0.2.0"
+        matrix = file.create_group("X")
+        matrix.attrs["encoding-type"], matrix.attrs["encoding-version"] = "csr_matrix", "0.1.0"
+        matrix.attrs["shape"] = (cells, rows.shape[1])
+        starts = np.concatenate([[0], np.cumsum(np.resize(lengths, cells), dtype=np.int64)])
+        matrix["indptr"] = starts
+        parts = {"data": rows.data, "indices": rows.indices}
+        for name, part in parts.items():
+            stored = matrix.create_dataset(name, (starts[-1],), part.dtype, chunks=(1 << 18,))
+            for place in range(0, starts[-1], len(part)):
+                stop = min(place + len(part), starts[-1])
+                stored[place:stop] = part[: stop - place]
+
+
+def measured(mode: str, path: Path) -> dict[str, Any]:
+    """Annotate a file by one of the ways, and return the seconds, the cells and the labels' counts."""
+    before = peak()
+    if mode.startswith("ONNX"):
+        from spikgpt_onnx import Annotator
+
+        annotator = Annotator.from_pretrained("pancreas", precision=mode[-4:], provider="cpu")
+        start = time.perf_counter()
+        annotation = annotator.annotate(path, progress=False)
+    else:
+        import torch
+
+        from spikgpt import SpikGPT
+        from spikgpt.annotate import annotate
+        from spikgpt.data import read_h5ad
+
+        reference = SpikGPT.from_pretrained("pancreas").reference
+        if mode.endswith("literal"):
+            vectors = torch.as_tensor(reference.embedder.embed(read_h5ad(CELLS)).vectors[:32], dtype=torch.float32)
+            with torch.inference_mode():
+                seconds = best(lambda: reference.classifier(vectors, literal=True), rounds=2)
+            return {"cells": len(vectors), "seconds": seconds, "before": before, "peak": peak(), "labels": {}}
+        start = time.perf_counter()
+        annotation = annotate(reference, read_h5ad(path, backed=True))
+    seconds = time.perf_counter() - start
+    counts = annotation.counts()
+    return {"cells": sum(counts.values()), "seconds": seconds, "before": before, "peak": peak(), "labels": counts}
+
+
+def peak() -> float:
+    """Return the largest memory of this process so far, in MB."""
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
+
+
+def in_a_process(mode: str, path: Path) -> dict[str, Any]:
+    """Return what :func:`measured` says in a process of its own."""
+    command = [sys.executable, __file__, "--measure", mode, "--file", str(path)]
+    result: dict[str, Any] = json.loads(subprocess.run(command, check=True, stdout=subprocess.PIPE).stdout)
+    return result
+
+
+def products_alone(graph: Any) -> Any:
+    """Return a graph of the matrix products of another, each by itself."""
+    from onnx import TensorProto, helper, numpy_helper
+
+    from spikgpt_onnx.graph import IR_VERSION, OPSET
+
+    weights = {tensor.name: numpy_helper.to_array(tensor) for tensor in graph.graph.initializer}
+    nodes, inputs, outputs = [], {}, []
+    for place, node in enumerate(node for node in graph.graph.node if node.op_type in ("Gemm", "MatMul")):
+        rows, columns = weights[node.input[1]].shape
+        inputs[f"x{rows}"] = helper.make_tensor_value_info(f"x{rows}", TensorProto.FLOAT, ["cells", rows])
+        nodes.append(helper.make_node("MatMul", [f"x{rows}", node.input[1]], [f"y{place}"]))
+        outputs.append(helper.make_tensor_value_info(f"y{place}", TensorProto.FLOAT, ["cells", columns]))
+    used = {node.input[1] for node in nodes}
+    constants = [tensor for tensor in graph.graph.initializer if tensor.name in used]
+    alone = helper.make_graph(nodes, "products", list(inputs.values()), outputs, constants)
+    return helper.make_model(alone, opset_imports=[helper.make_opsetid("", OPSET)], ir_version=IR_VERSION)
+
+
+def graph_against_products(cells: int = 16_384) -> dict[int, tuple[float, float]]:
+    """Return the cells per second of the graph, and of its products alone, by the number of threads."""
+    import onnx
+
+    from spikgpt.data import read_h5ad
+    from spikgpt_onnx import Annotator
+    from spikgpt_onnx.expression import align, find_expression
+    from spikgpt_onnx.layout import GRAPH
+    from spikgpt_onnx.runtime import Options, Session
+
+    annotator = Annotator.from_pretrained("pancreas", provider="cpu")
+    content = annotator.stored.files[GRAPH]
+    aligned = align(find_expression(read_h5ad(CELLS)), annotator.stored.genes)
+    chosen = np.resize(np.arange(len(aligned.totals)), BATCH)
+    real = {"counts": aligned.values[chosen].toarray(), "total": aligned.totals[chosen], "found": aligned.found}
+    alone = products_alone(onnx.load_from_string(content))
+    random = np.random.default_rng(0)
+    made_up = {
+        node.name: random.random((BATCH, node.type.tensor_type.shape.dim[1].dim_value), dtype=np.float32)
+        for node in alone.graph.input
+    }
+    sessions = [
+        (Session(content, Options("cpu")), real),
+        (Session(alone.SerializeToString(), Options("cpu")), made_up),
+    ]
+    rates = {}
+    for threads in sorted({1, Options().workers}):
+        with ThreadPoolExecutor(threads) as pool:
+            times = [
+                best(lambda s=s, x=x: list(pool.map(lambda _: s.run(x), range(cells // BATCH)))) for s, x in sessions
+            ]
+        rates[threads] = (cells / times[0], cells / times[1])
+    return rates
 
 
 def main() -> None:
     """Measure and print."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--model", default="pancreas")
-    parser.add_argument("--rounds", type=int, default=5)
-    parser.add_argument("--literal-cells", type=int, default=16)
-    parser.add_argument("--cells", type=int, default=8192)
+    parser.add_argument("--cells", type=int, default=100_000)
+    parser.add_argument(
+        "--largest", type=int, default=1_000_000, help="cells of the largest file, for the cost against cells"
+    )
+    parser.add_argument("--folder", type=Path, help="where to write the cells; by default a temporary folder")
+    parser.add_argument("--measure", choices=MODES, help=argparse.SUPPRESS)
+    parser.add_argument("--file", type=Path, help=argparse.SUPPRESS)
     options = parser.parse_args()
-    reference = SpikGPT.from_pretrained(options.model).reference
-    if not isinstance(reference.embedder, PCAEmbedder):
-        parser.error("name a reference with the pca embedder")
-    aligned = align(find_expression(read_h5ad(CELLS)), reference.embedder.genes)
-    repeated = np.resize(np.arange(len(aligned.totals)), options.cells)
-    values, totals = aligned.values[repeated], aligned.totals[repeated]
-    vectors = torch.as_tensor(reference.embedder.project(values, totals), dtype=torch.float32)
-    few = vectors[: options.literal_cells]
-    literal, collapsed = reference.classifier, reference.folded_classifier().float()
-    with tempfile.TemporaryDirectory() as folder:
-        export(reference, Path(folder) / "graph")
-        graph = Graph(Path(folder) / "graph")
-    inputs = {"counts": values.toarray(), "total": totals}
-    with torch.inference_mode():
-        difference = float((literal(few, literal=True) - collapsed(few)).abs().max())
-        rates = {
-            "torch, literal (m copies)": best_rate(lambda: literal(few, literal=True), len(few), options.rounds),
-            "torch, collapsed": best_rate(
-                lambda: [collapsed(part) for part in vectors.split(BATCH)], len(vectors), options.rounds
-            ),
-        }
-    rates["ONNX Runtime, counts to probabilities"] = best_rate(
-        lambda: graph.probabilities(inputs, batch_size=BATCH), len(totals), options.rounds
-    )
-    rates["torch, counts to probabilities"] = best_rate(
-        lambda: reference.probabilities(reference.embedder.project(values, totals)), len(totals), options.rounds
-    )
-    base = rates["torch, literal (m copies)"]
-    table = Table("form", "cells/s", "times literal", title=f"{reference.name}, m = {literal.config.copies}, float32")
-    for name, rate in rates.items():
-        table.add_row(name, f"{rate:,.1f}", f"{rate / base:,.0f}")
-    Console().print(table)
-    Console().print(
-        f"Largest difference of the logits, collapsed against literal: {difference:.1e}. "
-        f"torch {torch.__version__}, {torch.get_num_threads()} threads. The last row runs in float64."
-    )
+    if options.measure:
+        sys.stdout.write(json.dumps(measured(options.measure, options.file)))
+        return
+    from rich.console import Console
+    from rich.table import Table
+
+    console = Console(width=120)
+    with tempfile.TemporaryDirectory(dir=options.folder) as folder:
+        path = Path(folder) / "cells.h5ad"
+        write_cells(path, options.cells)
+        table = Table("way", "", "cells", "cells/s", "times collapsed", "peak MB", title="From h5ad to labels")
+        results = {mode: in_a_process(mode, path) for mode in MODES}
+        base = results["torch, collapsed"]["cells"] / results["torch, collapsed"]["seconds"]
+        for mode, result in results.items():
+            rate = result["cells"] / result["seconds"]
+            cells = f"{result['cells']:,}"
+            table.add_row(mode, MODES[mode], cells, f"{rate:,.0f}", f"{rate / base:.3g}", f"{result['peak']:,.0f}")
+        console.print(table)
+        labels = [results[mode]["labels"] for mode in ("torch, collapsed", "ONNX Runtime, fp32", "ONNX Runtime, int8")]
+        moved = [
+            sum(abs(labels[0].get(name, 0) - other.get(name, 0)) for name in labels[0] | other) for other in labels[1:]
+        ]
+        console.print(f"Labels counted otherwise than by torch: fp32 {moved[0] // 2}, int8 {moved[1] // 2}.")
+        path.unlink()
+        table = Table("cells", "seconds", "cells/s", "peak MB", title="ONNX Runtime, fp32: cost against cells")
+        for cells in (1_000, 10_000, 100_000, 1_000_000):
+            if cells > options.largest or shutil.disk_usage(folder).free < 1.2 * cells * BYTES_A_CELL:
+                console.print(f"{cells:,} cells were left out: --largest, or too little room in {folder}.")
+                continue
+            write_cells(path, cells)
+            result = in_a_process("ONNX Runtime, fp32", path)
+            path.unlink()
+            rate = cells / result["seconds"]
+            table.add_row(f"{cells:,}", f"{result['seconds']:.1f}", f"{rate:,.0f}", f"{result['peak']:,.0f}")
+        console.print(table)
+    table = Table("threads", "graph, cells/s", "its products alone", "times", title=f"The graph, batches of {BATCH}")
+    for threads, (graph, products) in graph_against_products().items():
+        table.add_row(str(threads), f"{graph:,.0f}", f"{products:,.0f}", f"{products / graph:.2f}")
+    console.print(table)
 
 
 if __name__ == "__main__":

@@ -21,18 +21,19 @@ from rich.console import Console
 from rich.table import Table
 
 from spikgpt import Annotation, Evaluation, SpikGPT
-from spikgpt.data import align, find_expression, read_h5ad
+from spikgpt.data import read_h5ad
 from spikgpt.embedders import open_scgpt
 from spikgpt.embedders.pca import PCAEmbedder
 from spikgpt.evaluation import evaluate
-from spikgpt.hub import Hub
 from spikgpt.metrics import measure
-from spikgpt.neighbours import smooth
 from spikgpt.sharing import open_reference, push
 from spikgpt.testing.hub import LoopbackHub
-from spikgpt.thresholds import UNKNOWN
 from spikgpt_onnx import Graph
 from spikgpt_onnx.exporter import export
+from spikgpt_onnx.expression import align, find_expression
+from spikgpt_onnx.hub import Hub
+from spikgpt_onnx.neighbours import smooth
+from spikgpt_onnx.thresholds import UNKNOWN
 
 # Acinar enzymes, then genes of duct cells.
 MARKERS = ("PRSS1", "CPA1", "CTRB2", "KRT19", "CFTR", "MMP7")

@@ -13,6 +13,8 @@ import anndata
 from spikgpt import SpikGPT
 from spikgpt.card import DESCRIPTION, untrained_card
 from spikgpt.data import read_h5ad
+from spikgpt_onnx.exporter import export
+from spikgpt_onnx.layout import GRAPHS
 
 HERE = Path(__file__).resolve().parent
 NAMES = sorted(path.parent.name for path in HERE.glob("*/recipe.json"))
@@ -26,7 +28,7 @@ def recipe_of(name: str) -> dict[str, Any]:
 
 
 def main() -> None:
-    """Train on the recipe's cells and write the reference."""
+    """Train on the recipe's cells and write the reference with its graphs."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("name", choices=NAMES)
     parser.add_argument("--cells", type=Path, nargs="+", help="h5ad files, where this repository has none")
@@ -51,6 +53,8 @@ def main() -> None:
         provenance=recipe["provenance"],
     )
     trained.save_pretrained(options.out, overwrite=True)
+    for name, parity in export(trained.reference, options.out, precisions=tuple(GRAPHS)).items():
+        sys.stdout.write(f"{name}, {parity}\n")
 
 
 if __name__ == "__main__":

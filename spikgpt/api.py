@@ -8,12 +8,13 @@ from typing import Any
 
 from anndata import AnnData
 
-from spikgpt.annotate import Annotation, annotate
+from spikgpt.annotate import annotate
 from spikgpt.building import train
 from spikgpt.evaluation import Evaluation, evaluate
-from spikgpt.hub import Hub, Push
 from spikgpt.reference import Reference, save
 from spikgpt.sharing import open_reference, push
+from spikgpt_onnx.annotation import Annotation
+from spikgpt_onnx.hub import Hub, Push
 
 
 class SpikGPT:

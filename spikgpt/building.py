@@ -16,9 +16,10 @@ from spikgpt.embedders import Classify, Embedder, Embedding, fit_embedder
 from spikgpt.errors import LabelsError
 from spikgpt.metrics import measure
 from spikgpt.model import SpikingClassifier
-from spikgpt.reference import LabelMap, Reference
-from spikgpt.thresholds import PAPER_THRESHOLD, conformal_threshold, is_unknown
+from spikgpt.reference import Reference
 from spikgpt.training import Progress, fit, hold_out, network_config, recipe_named
+from spikgpt_onnx.labels import LabelMap
+from spikgpt_onnx.thresholds import PAPER_THRESHOLD, conformal_threshold, is_unknown
 
 # obs columns that hold Cell Ontology ids: ours, and that of the CELLxGENE schema.
 ONTOLOGY_COLUMNS = ("cell_ontology_id", "cell_type_ontology_term_id")

@@ -9,7 +9,7 @@ from typing import Any
 import yaml
 
 from spikgpt.errors import DamagedReference
-from spikgpt.layout import fields_of
+from spikgpt_onnx.layout import fields_of
 
 # Keys of ``provenance`` that the card shows; all but these come from the training.
 DESCRIPTION, DATASETS, TISSUE, ORGANISM, PAPER = "description", "datasets", "tissue", "organism", "paper"
@@ -184,9 +184,8 @@ def origin(provenance: dict[str, Any]) -> str:
 
 def usage(name: str, *, onnx: bool) -> str:
     """Return how to label cells from Python, on the command line and through ONNX Runtime."""
-    through_onnx = f"""from spikgpt_onnx import Graph  # needs neither torch nor spikgpt
-graph = Graph("FOLDER")  # from: spikgpt pull {name} --out FOLDER
-graph.probabilities({{"counts": counts, "total": total}})"""
+    through_onnx = f"""from spikgpt_onnx import Annotator  # needs neither torch nor spikgpt
+Annotator.from_pretrained("{name}").annotate("QUERY.h5ad").write_h5ad("QUERY.h5ad", "labelled.h5ad")"""
     if not onnx:
         through_onnx = f"""# This reference carries no graph; make one with: spikgpt export {name} --out FOLDER"""
     return f"""```python

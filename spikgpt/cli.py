@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import shutil
 import sys
-from collections import Counter
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -99,12 +98,11 @@ def annotate(
             on_cells=lambda cells: progress.advance(task, cells),
         )
     adata.file.close()
-    files.write_annotated(annotation, adata, query, out)
+    annotation.write_h5ad(query, out)
     if table:
         files.write_table(annotation, table)
-    counts = Counter(annotation.labels.tolist())
     summary = Table("label", "cells", "share", title=_plain(f"{query.name} by {reference.name}"))
-    for label, cells in counts.most_common():
+    for label, cells in annotation.counts().items():
         summary.add_row(_plain(label), str(cells), f"{100 * cells / adata.n_obs:.1f}%")
     console.print(summary)
     report = annotation.report
@@ -131,8 +129,9 @@ def evaluate(
     batch_size: BatchSize = 4096,
 ) -> None:
     """Label the cells of QUERY and hold the labels against the truth."""
-    from spikgpt import data, files
+    from spikgpt import data
     from spikgpt.api import SpikGPT
+    from spikgpt_onnx.files import replacing
 
     evaluation = SpikGPT.from_pretrained(model, scgpt=scgpt).evaluate(
         data.read_h5ad(query),
@@ -158,7 +157,7 @@ def evaluate(
             soft_wrap=True,
         )
     if json_file:
-        with files.replacing(json_file) as temporary:
+        with replacing(json_file) as temporary:
             temporary.write_text(json.dumps(evaluation.to_dict(), indent=1) + "\n")
         console.print(f"Wrote {json_file}", soft_wrap=True)
 
@@ -193,8 +192,8 @@ def train(
     from spikgpt import data
     from spikgpt.building import train as train_reference
     from spikgpt.embedders import open_scgpt
-    from spikgpt.layout import check_writable
     from spikgpt.reference import save
+    from spikgpt_onnx.layout import check_writable
 
     check_writable(out, overwrite=overwrite)
     about: dict[str, Any] = {"source": source, "licence": licence, "datasets": dataset}
@@ -411,9 +410,9 @@ def list_references(
     offline: Annotated[bool, typer.Option("--offline", help="Do not ask the Hub.")] = False,
 ) -> None:
     """List the references that can be named: shipped with this package, in the cache, and on the Hub."""
-    from spikgpt.catalogue import cached_references, namespace, shipped_references
-    from spikgpt.hub import Hub
-    from spikgpt.layout import parsed, verified_files
+    from spikgpt_onnx.catalogue import cached_references, namespace, shipped_references
+    from spikgpt_onnx.hub import Hub
+    from spikgpt_onnx.layout import parsed, verified_files
 
     hub = Hub(endpoint, local_files_only=offline)
     table = Table(Column("name", overflow="fold"), "where", "labels", "cells", "accuracy", "macro-F1")
@@ -450,8 +449,9 @@ def list_references(
 def verify(model: ModelArgument, scgpt: ScGPT = None) -> None:
     """Check that a reference is whole and consistent; exit code 2 when it is not."""
     from spikgpt import sharing
+    from spikgpt_onnx.catalogue import find
 
-    found = sharing.find(model)
+    found = find(model)
     for check in sharing.verify(found.folder, scgpt=scgpt).checks:
         typer.echo(f"ok: {check}")
     typer.echo(f"{found.origin or found.folder} is whole.")
@@ -465,7 +465,7 @@ def pull(
 ) -> None:
     """Get a reference from the Hub into a folder."""
     from spikgpt import sharing
-    from spikgpt.hub import Hub
+    from spikgpt_onnx.hub import Hub
 
     found = sharing.pull(model, out, hub=Hub(endpoint))
     console.print(f"Wrote {out}, {found.origin or f'the shipped reference {model}'}.", soft_wrap=True)
@@ -486,7 +486,7 @@ def push(
 ) -> None:
     """Put a reference on the Hub, in one commit. Log in first with `hf auth login`, or set HF_TOKEN."""
     from spikgpt import sharing
-    from spikgpt.hub import Hub
+    from spikgpt_onnx.hub import Hub
 
     pushed = sharing.push(
         folder,
@@ -514,22 +514,32 @@ def push(
 @app.command()
 def export(
     model: ModelArgument,
-    out: Annotated[Path, typer.Option(help="Folder to write; that of the reference itself gets the graph added.")],
+    out: Annotated[Path, typer.Option(help="Folder to write; that of the reference itself gets the graphs added.")],
+    precision: Annotated[
+        list[str] | None, typer.Option(help="fp32, fp16 for GPUs, or int8 for CPUs; repeatable. [default: fp32]")
+    ] = None,
+    literal: Annotated[
+        bool, typer.Option("--literal", help="Write one .onnx file with the paper's m copies, for comparison.")
+    ] = False,
     scgpt: ScGPT = None,
 ) -> None:
-    """Write a reference with its ONNX graph, from counts to probabilities, checked against the trained model."""
+    """Write a reference with its ONNX graphs, from counts to labels, each checked against the trained model."""
     try:
-        from spikgpt_onnx.exporter import export as export_reference
+        from spikgpt_onnx import exporter
     except ImportError as error:
         msg = f"The exporter is not installed ({error}): pip install 'spikgpt-onnx[export,cpu]'"
         raise ConfigError(msg) from error
     from spikgpt.api import SpikGPT
 
-    parity = export_reference(SpikGPT.from_pretrained(model, scgpt=scgpt).reference, out)
+    reference = SpikGPT.from_pretrained(model, scgpt=scgpt).reference
+    if literal:
+        exporter.export_literal(reference, out)
+        console.print(f"Wrote {out}, m = {reference.config.copies}.", soft_wrap=True)
+        return
+    for name, parity in exporter.export(reference, out, precisions=precision or ["fp32"]).items():
+        console.print(f"{name}, {parity}.", soft_wrap=True)
     console.print(
-        f"Wrote {out}. Parity over {parity.cells} cells: every label equal, "
-        f"probabilities within {parity.largest_difference:.1e}.",
-        soft_wrap=True,
+        f"Wrote {out}; run it with: spikgpt-onnx annotate QUERY.h5ad --model {out} --out OUT.h5ad", soft_wrap=True
     )
 
 

@@ -8,11 +8,11 @@ from typing import Any
 import numpy as np
 from anndata import AnnData
 
-from spikgpt.annotate import Annotation
 from spikgpt.data import labels_of
 from spikgpt.errors import LabelsError
 from spikgpt.metrics import Metrics, measure, unknown_auroc
-from spikgpt.thresholds import UNKNOWN
+from spikgpt_onnx.annotation import Annotation
+from spikgpt_onnx.thresholds import UNKNOWN
 
 
 @dataclass(frozen=True)

@@ -3,43 +3,20 @@
 from __future__ import annotations
 
 import shutil
-import tempfile
-from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 import h5py
-import pandas as pd
-from anndata import AnnData
 from anndata.io import write_elem
 
-from spikgpt.annotate import PROBABILITIES, PROVENANCE, Annotation
 from spikgpt.errors import ConfigError
+from spikgpt_onnx.annotation import Annotation
+from spikgpt_onnx.files import replacing
 
 TABLE_SUFFIXES = (".csv", ".parquet")
 
 
-@contextmanager
-def replacing(path: Path) -> Iterator[Path]:
-    """Give a temporary file in the folder of ``path``, which takes its name when all went well."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    with tempfile.TemporaryDirectory(dir=path.parent, prefix=f".{path.name}.") as folder:
-        temporary = Path(folder) / path.name
-        yield temporary
-        temporary.replace(path)
-
-
-def write_annotated(annotation: Annotation, adata: AnnData, source: Path, target: Path) -> None:
-    """Write a copy of the file ``source``, which ``adata`` was read from, with the annotation added."""
-    annotation.write_to(adata)
-    added = {("obsm", PROBABILITIES): adata.obsm[PROBABILITIES], ("uns", PROVENANCE): adata.uns[PROVENANCE]}
-    write_added(source, target, added, obs=adata.obs)
-
-
-def write_added(
-    source: Path, target: Path, added: dict[tuple[str, str], Any], *, obs: pd.DataFrame | None = None
-) -> None:
+def write_added(source: Path, target: Path, added: dict[tuple[str, str], Any]) -> None:
     """Write a copy of an h5ad file with elements added or replaced, by group and key, such as obsm and X_pca.
 
     Everything else is copied as it is: matrices, layers, ``raw``, and their compression.
@@ -48,8 +25,6 @@ def write_added(
         shutil.copyfile(source, temporary)
         temporary.chmod(0o644)
         with h5py.File(temporary, "r+") as file:
-            if obs is not None:
-                write_elem(file, "obs", obs)
             for (group, key), value in added.items():
                 if group not in file:
                     write_elem(file, group, {})  # with the encoding metadata that h5py's own groups lack
@@ -64,11 +39,11 @@ def write_table(annotation: Annotation, path: Path) -> None:
     ConfigError
         When parquet is asked for and pyarrow is not installed.
     """
+    if path.suffix == ".csv":
+        annotation.write_csv(path)
+        return
     table = annotation.table()
     with replacing(path) as temporary:
-        if path.suffix == ".csv":
-            table.to_csv(temporary)
-            return
         try:
             table.to_parquet(temporary)
         except ImportError as error:

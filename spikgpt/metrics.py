@@ -11,7 +11,7 @@ import numpy.typing as npt
 from sklearn.metrics import confusion_matrix, precision_recall_fscore_support, roc_auc_score
 
 from spikgpt.errors import DamagedReference, LabelsError
-from spikgpt.layout import fields_of
+from spikgpt_onnx.layout import fields_of
 
 Labels = npt.NDArray[np.str_]
 

@@ -28,8 +28,8 @@ import torch
 from spikingjelly.activation_based import functional, neuron, surrogate
 from torch import Tensor, nn
 
-from spikgpt.config import SpikGPTConfig
 from spikgpt.errors import DamagedReference
+from spikgpt_onnx.config import SpikGPTConfig
 
 # SpikingJelly's kernels look for triton when they load. On a CPU there is none, which is no news to a user.
 logging.getLogger("torch._library.triton").setLevel(logging.ERROR)
@@ -137,9 +137,12 @@ class SpikingSelfAttention(nn.Module):
             attended = (query @ key.transpose(-2, -1)) @ value  # (T, B, H, N, E)
         else:
             attended = self.config.copies * (query * key).sum(-1, keepdim=True) * value  # (T, B, H, 1, E)
-        # Both forms are whole numbers up to here, hence exactly equal; the scale comes last for that reason.
+        # Both forms are whole numbers up to here, hence exactly equal; the scale comes last for that reason. Divided by
+        # m they stay whole: m (1 / m) may fall short of 1 in rounding, and with it a potential of its threshold.
         attended = attended.movedim(2, -2).flatten(-2)  # (T, B, N, D)
-        spikes_out: Tensor = self.output_neurons(attended * self.config.scale)  # (T, B, N, D)
+        scale = self.config.attention_scale
+        currents = attended / self.config.copies if scale is None else attended * scale  # (T, B, N, D)
+        spikes_out: Tensor = self.output_neurons(currents)  # (T, B, N, D)
         return spikes_out
 
 

@@ -1,35 +1,18 @@
-"""References by name: find, pull, push and verify them."""
+"""References by name: open, pull, push and verify them."""
 
 from __future__ import annotations
 
-import difflib
-import re
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
-from importlib.metadata import version
 from pathlib import Path
 
 from spikgpt.card import card_figures
-from spikgpt.catalogue import namespace, shipped_references
-from spikgpt.errors import ConfigError, DamagedReference, HubError, ParityError, ReferenceNotFound
-from spikgpt.hub import Hub, Push, altered, parse
-from spikgpt.layout import (
-    FILES,
-    GRAPH,
-    LAYOUT,
-    MANIFEST,
-    OPTIONAL,
-    altered_files,
-    check_writable,
-    parsed,
-    verified_files,
-    write_files,
-)
+from spikgpt.errors import DamagedReference, GraphError, ParityError
 from spikgpt.reference import Reference, addressed, load, with_card
-
-SHORT_NAME = re.compile(r"(?P<name>[\w.-]+)(@(?P<revision>[\w./-]+))?")
-# Files that hold code when they are loaded as weights. They are never opened.
-PICKLES = (".bin", ".pt", ".pth", ".ckpt", ".pkl", ".pickle", ".joblib", ".npy", ".npz")
+from spikgpt_onnx.catalogue import Found, find
+from spikgpt_onnx.hub import Hub, Push
+from spikgpt_onnx.layout import LAYOUT, MANIFEST, OPTIONAL, PARITY, check_writable, parsed, verified_files, write_files
+from spikgpt_onnx.version import __version__
 
 
 @dataclass(frozen=True)
@@ -38,62 +21,6 @@ class Verified:
 
     reference: Reference
     checks: tuple[str, ...]
-
-
-@dataclass(frozen=True)
-class Found:
-    """Where a reference is; ``origin`` is the repository and commit, for one that was pulled."""
-
-    folder: Path
-    origin: str | None = None
-
-
-def find(name: str | Path, revision: str | None = None, *, hub: Hub | None = None) -> Found:
-    """Return where a reference is, after pulling it if it is on the Hub; every file of it was checked.
-
-    A bare name means a shipped reference first, then a folder, then a repository of the namespace; write ``./name`` for
-    a folder in any case.
-
-    Raises
-    ------
-    ReferenceNotFound
-        When there is none of that name.
-    DamagedReference
-        When a file of it differs from its manifest or from what the Hub listed, even after it was fetched again.
-    HubError
-        When the Hub refuses or cannot be reached, and the reference is not cached.
-    """
-    hub = hub or Hub()
-    shipped = shipped_references()
-    if revision is None and str(name) in shipped:
-        return Found(shipped[str(name)])
-    if Path(name).is_dir():
-        if revision is not None:
-            msg = f"{name} is a folder, which has no revisions; leave revision={revision!r} out."
-            raise ConfigError(msg)
-        return Found(Path(name))
-    if asked := parse(str(name)):
-        repo, stated = asked
-    elif match := SHORT_NAME.fullmatch(str(name)):
-        repo, stated = f"{namespace()}/{match['name']}", match["revision"]
-    else:
-        msg = f"There is no folder {str(name)!r}; give the name of a reference, a folder, or ORG/REPO[@REVISION]."
-        raise ReferenceNotFound(msg)
-    if revision and stated:
-        msg = f"{name} names the revision {stated}, and revision={revision!r} was given too; give one of them."
-        raise ConfigError(msg)
-    try:
-        return _pulled(repo, revision or stated, hub)
-    except (ReferenceNotFound, HubError) as error:
-        if "/" in str(name):
-            raise
-        close = difflib.get_close_matches(str(name), shipped, n=1)
-        hint = f" Did you mean {close[0]!r}?" if close else ""
-        msg = (
-            f"There is no reference or folder {str(name)!r}.{hint} Shipped references: {', '.join(shipped)}. "
-            f"Tried {repo} on the Hub too: {error}"
-        )
-        raise type(error)(msg) from error
 
 
 def open_reference(
@@ -199,15 +126,15 @@ def verify(folder: str | Path, *, hub: Hub | None = None, scgpt: str | Path | No
     ]
     _check_card(content)
     checks.append("the card states the figures of metrics.json")
-    if GRAPH in content:
-        checks.append(_checked_graph(reference, folder))
+    if PARITY in content:
+        checks += _checked_graphs(reference, content)
     return Verified(reference, tuple(checks))
 
 
 def _check_card(content: Mapping[str, bytes]) -> None:
     """Refuse a card whose figures are not those of the metrics."""
     config = parsed(content["config.json"], "config.json")
-    same_version = config["library"].get("version") == version("spikgpt")
+    same_version = config["library"].get("version") == __version__
     held_out = parsed(content["metrics.json"], "metrics.json")["held_out"]
     stated = card_figures(content["README.md"].decode(errors="replace"))
     measured = {"accuracy": held_out["accuracy"], "f1": held_out["macro_f1"]}
@@ -217,53 +144,15 @@ def _check_card(content: Mapping[str, bytes]) -> None:
         raise DamagedReference(msg)
 
 
-def _checked_graph(reference: Reference, folder: Path) -> str:
-    """Run the graph beside the weights, where the packages for that are installed."""
+def _checked_graphs(reference: Reference, content: Mapping[str, bytes]) -> list[str]:
+    """Run the graphs beside the weights, where the packages for that are installed."""
     try:
-        from spikgpt_onnx import Graph, GraphError
-        from spikgpt_onnx.exporter import check_parity
+        from spikgpt_onnx.exporter import check_again
     except ImportError:
-        return f"{GRAPH} was made from these files (it was not run: spikgpt-onnx[export] is not installed)"
+        return ["the graphs were made from these files (not run: pip install 'spikgpt-onnx[export,cpu]' for that)"]
     try:
-        parity = check_parity(reference, Graph(folder))
+        reports = check_again(reference, content)
     except (GraphError, ParityError) as error:
-        msg = f"{GRAPH} does not do what the weights do: {error}"
+        msg = f"A graph does not do what the weights do: {error}"
         raise DamagedReference(msg) from error
-    return f"{GRAPH} carries the same labels and thresholds, and gives {parity.cells} random cells the same labels"
-
-
-def _pulled(repo: str, revision: str | None, hub: Hub) -> Found:
-    """Pull a reference, and fetch once more what arrived or was cached damaged."""
-    folder = hub.snapshot(repo, revision, LAYOUT, required=(*FILES, MANIFEST))
-    if not (folder / MANIFEST).is_file() or not (folder / "config.json").is_file():
-        _refuse_other_models(repo, folder.name, hub)
-    if damaged := _damaged(folder):
-        if hub.local_files_only:
-            msg = f"The cached copy of {repo} is damaged ({', '.join(damaged)}); pull it again while online."
-            raise DamagedReference(msg)
-        hub.forget(folder, damaged)
-        folder = hub.snapshot(repo, folder.name, LAYOUT, required=LAYOUT, fresh=True)
-        if damaged := _damaged(folder):
-            hub.forget(folder, damaged)
-            msg = (
-                f"{repo} at {folder.name} does not hold what it lists, fetched twice: {', '.join(damaged)}. "
-                "Nothing of it was used; tell its owner."
-            )
-            raise DamagedReference(msg)
-    return Found(folder, f"{repo}@{folder.name}")
-
-
-def _damaged(folder: Path) -> list[str]:
-    """Return the files of a cached reference that its manifest or the Hub knows otherwise."""
-    wrong = set(altered(folder, LAYOUT))
-    # What is wrong with a manifest that came as the Hub lists it is its owner's doing, and is said.
-    return sorted(wrong if wrong & {MANIFEST, "config.json"} else wrong.union(altered_files(folder)))
-
-
-def _refuse_other_models(repo: str, commit: str, hub: Hub) -> None:
-    """Say what a repository holds that is no reference."""
-    names = [] if hub.local_files_only else hub.names(repo, commit)
-    pickles = [name for name in names if name.endswith(PICKLES)]
-    holds = f"It holds {', '.join(pickles)}, and pickled weights are never opened. " if pickles else ""
-    msg = f"{repo} is no SpikGPT reference: it has no {MANIFEST} and config.json. {holds}Look at its page on the Hub."
-    raise DamagedReference(msg)
+    return [f"{name} carries the same labels and thresholds; {parity}" for name, parity in reports.items()]

@@ -19,9 +19,9 @@ from safetensors.torch import save_file
 from sklearn.model_selection import StratifiedGroupKFold, train_test_split
 from torch import Tensor, nn
 
-from spikgpt.config import SpikGPTConfig
 from spikgpt.errors import CheckpointError, ConfigError, LabelsError
 from spikgpt.model import SpikingClassifier
+from spikgpt_onnx.config import SpikGPTConfig
 
 Floats = npt.NDArray[np.floating[Any]]
 Integers = npt.NDArray[np.integer[Any]]

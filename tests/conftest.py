@@ -22,10 +22,10 @@ from anndata import AnnData
 from spikgpt import SpikGPT
 from spikgpt.building import train
 from spikgpt.data import read_h5ad
-from spikgpt.hub import Hub
 from spikgpt.reference import Reference, save
 from spikgpt.testing.hub import LoopbackHub
 from spikgpt_onnx.exporter import export
+from spikgpt_onnx.hub import Hub
 
 DATA = Path(__file__).parent / "data"
 QUERY_FILE = DATA / "pancreas_baron_human2_human4.h5ad"

@@ -16,8 +16,8 @@ from spikgpt import Annotation, SpikGPT
 from spikgpt.annotate import annotate
 from spikgpt.data import read_h5ad
 from spikgpt.errors import ConfigError, DataError, GenesError
-from spikgpt.genes import ensembl_ids_of
 from spikgpt.reference import Reference
+from spikgpt_onnx.genes import ensembl_ids_of
 
 
 @pytest.fixture(scope="module")

@@ -13,8 +13,8 @@ import yaml
 from huggingface_hub import CommitOperationAdd, HfApi, ModelCard, metadata_load
 
 from spikgpt.card import card, card_figures, confusion_picture, untrained_card
-from spikgpt.catalogue import shipped_references
 from spikgpt.testing.hub import LoopbackHub
+from spikgpt_onnx.catalogue import shipped_references
 
 RECIPES = Path(__file__).parents[1] / "hub_cards"
 NAMES = sorted(path.parent.name for path in RECIPES.glob("*/recipe.json"))
@@ -89,7 +89,7 @@ def test_everything_is_stated(stated: str) -> None:
 
 def test_the_graph_is_used_where_there_is_one() -> None:
     assert "make one with: spikgpt export org/islets --out FOLDER" in text()
-    assert "from spikgpt_onnx import Graph" in text(onnx=True)
+    assert "from spikgpt_onnx import Annotator" in text(onnx=True)
     assert "make one with" not in text(onnx=True)
 
 

@@ -21,11 +21,11 @@ import spikgpt
 from spikgpt import SpikGPT
 from spikgpt.cli import main
 from spikgpt.embedders import open_scgpt
-from spikgpt.hub import Hub
-from spikgpt.layout import LAYOUT
 from spikgpt.reference import load
 from spikgpt.sharing import push
 from spikgpt.testing.hub import LoopbackHub
+from spikgpt_onnx.hub import Hub
+from spikgpt_onnx.layout import LAYOUT
 
 COMMANDS = (
     *("annotate", "evaluate", "train", "embed", "convert-scgpt", "pretrain"),

@@ -8,17 +8,17 @@ import pytest
 from anndata import AnnData
 
 from spikgpt import Annotation
-from spikgpt.embedders import EmbeddingReport
 from spikgpt.errors import LabelsError
 from spikgpt.evaluation import evaluate
+from spikgpt_onnx.embedding import EmbeddingReport
 
 
 def annotated(best: list[str], confidence: list[float]) -> Annotation:
     rejected = np.array(confidence) < 0.5
     return Annotation(
         cells=pd.Index([f"cell{i}" for i in range(len(best))]),
-        labels=np.where(rejected, "Unknown", best),
-        best_labels=np.array(best),
+        best=np.array([["a", "b"].index(name) for name in best], dtype=np.int16),
+        rejected=rejected,
         confidence=np.array(confidence, dtype=np.float32),
         probabilities=np.zeros((len(best), 2), dtype=np.float32),
         empty=np.zeros(len(best), dtype=bool),

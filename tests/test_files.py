@@ -17,10 +17,10 @@ from anndata import AnnData
 from scipy import sparse
 
 from spikgpt import Annotation
-from spikgpt.data import read_h5ad
-from spikgpt.embedders import EmbeddingReport
 from spikgpt.errors import ConfigError
-from spikgpt.files import check_table, replacing, write_annotated, write_table
+from spikgpt.files import check_table, write_table
+from spikgpt_onnx.embedding import EmbeddingReport
+from spikgpt_onnx.files import replacing
 
 N_CELLS, N_GENES = 12, 7
 ADDED = ("obs", "obsm/spikgpt_probabilities", "uns/spikgpt")
@@ -29,11 +29,10 @@ ADDED = ("obs", "obsm/spikgpt_probabilities", "uns/spikgpt")
 @pytest.fixture
 def annotation() -> Annotation:
     confidence = np.linspace(0.1, 0.95, N_CELLS).astype(np.float32)
-    best = np.array(["alpha", "beta"] * (N_CELLS // 2))
     return Annotation(
         cells=pd.Index([f"cell {row}" for row in range(N_CELLS)]),
-        labels=np.where(confidence < 0.5, "Unknown", best),
-        best_labels=best,
+        best=np.arange(N_CELLS, dtype=np.int16) % 2,
+        rejected=confidence < 0.5,
         confidence=confidence,
         probabilities=np.stack([confidence, 1 - confidence], axis=1),
         empty=np.zeros(N_CELLS, dtype=bool),
@@ -76,9 +75,7 @@ def source(tmp_path: Path) -> Path:
 
 
 def write(annotation: Annotation, source: Path, target: Path) -> None:
-    adata = read_h5ad(source, backed=True)
-    adata.file.close()
-    write_annotated(annotation, adata, source, target)
+    annotation.write_h5ad(source, target)
 
 
 def contents(path: Path) -> dict[str, Any]:
@@ -157,16 +154,15 @@ def test_a_file_without_obsm_and_uns_gets_them(annotation: Annotation, source: P
 
 
 def test_nothing_is_written_on_failure(annotation: Annotation, source: Path, tmp_path: Path) -> None:
-    adata = read_h5ad(source)
     damaged = tmp_path / "damaged.h5ad"
     damaged.write_bytes(source.read_bytes()[:1000])
     target = tmp_path / "out.h5ad"
     with pytest.raises(OSError, match="truncated"):
-        write_annotated(annotation, adata, damaged, target)
+        annotation.write_h5ad(damaged, target)
     assert leftovers(tmp_path) == ["damaged.h5ad", "query.h5ad"]
     target.write_text("older")
     with pytest.raises(OSError, match="truncated"):
-        write_annotated(annotation, adata, damaged, target)
+        annotation.write_h5ad(damaged, target)
     assert target.read_text() == "older"
     assert leftovers(tmp_path) == ["damaged.h5ad", "out.h5ad", "query.h5ad"]
 

@@ -10,9 +10,9 @@ import pytest
 import torch
 from spikingjelly.activation_based import neuron
 
-from spikgpt.config import SpikGPTConfig
 from spikgpt.errors import DamagedReference
 from spikgpt.model import CopyDropout, SpikingClassifier
+from spikgpt_onnx.config import SpikGPTConfig
 
 Array = npt.NDArray[Any]
 

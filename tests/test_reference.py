@@ -13,14 +13,15 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
-from spikgpt.config import SpikGPTConfig
-from spikgpt.embedders.precomputed import PrecomputedEmbedder
 from spikgpt.errors import ConfigError, DamagedReference, FormatError, LabelsError
-from spikgpt.layout import FILES, PICTURE
 from spikgpt.metrics import measure
 from spikgpt.model import SpikingClassifier
-from spikgpt.reference import LabelMap, Reference, load, save
-from spikgpt.thresholds import Thresholds
+from spikgpt.reference import Reference, load, save
+from spikgpt_onnx.config import SpikGPTConfig
+from spikgpt_onnx.labels import LabelMap
+from spikgpt_onnx.layout import FILES, PICTURE
+from spikgpt_onnx.precomputed import PrecomputedEmbedder
+from spikgpt_onnx.thresholds import Thresholds
 
 
 def tiny() -> Reference:

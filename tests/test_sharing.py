@@ -13,6 +13,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import onnx
 import pytest
 import torch
 from anndata import AnnData
@@ -21,7 +22,6 @@ from safetensors.torch import save as save_tensors
 
 from spikgpt import SpikGPT
 from spikgpt.annotate import annotate
-from spikgpt.catalogue import shipped_references
 from spikgpt.data import read_h5ad
 from spikgpt.errors import (
     CheckpointError,
@@ -30,12 +30,13 @@ from spikgpt.errors import (
     HubError,
     ReferenceNotFound,
 )
-from spikgpt.hub import Hub
-from spikgpt.layout import FILES, GRAPH, MANIFEST, PARITY, PICTURE
 from spikgpt.reference import Reference, load, save
-from spikgpt.sharing import find, open_reference, pull, push, verify
+from spikgpt.sharing import open_reference, pull, push, verify
 from spikgpt.testing.hub import Fault, LoopbackHub
-from spikgpt_onnx import Graph
+from spikgpt_onnx import Annotator
+from spikgpt_onnx.catalogue import find, shipped_references
+from spikgpt_onnx.hub import Hub
+from spikgpt_onnx.layout import FILES, GRAPH, GRAPHS, MANIFEST, PARITY, PICTURE, graph_sources
 
 REPO = "islets/small"
 FORMAT_1 = Path(__file__).parent / "data" / "format_1" / "counts"
@@ -63,7 +64,8 @@ def test_every_shipped_reference_is_whole() -> None:
     for name, folder in shipped_references().items():
         found = verify(folder)
         assert found.reference.name == name
-        assert found.checks[0] == "8 files have the size and sha256 that manifest.json lists"
+        assert found.checks[0] == "12 files have the size and sha256 that manifest.json lists"
+        assert len(found.checks) == 3 + len(GRAPHS)
 
 
 @pytest.mark.parametrize("name", ["pancreaz", "Pancreas", "pancras"])
@@ -181,7 +183,7 @@ def test_an_old_revision_stays_the_old_one(
         assert files_of(found.folder) == old
         assert found.origin == f"{REPO}@{first.commit}"
         assert load(found.folder).thresholds == small.thresholds
-        assert Graph(found.folder).threshold == small.thresholds.threshold
+        assert Annotator(found.folder).threshold == small.thresholds.threshold
         assert "| default | 0.9900 |" not in (found.folder / "README.md").read_text()
     newest = open_reference(REPO, hub=client)
     assert newest.thresholds.threshold == 0.99
@@ -217,16 +219,14 @@ def denied(*_arguments, **_options):
 socket.socket.connect = socket.create_connection = socket.getaddrinfo = denied
 from spikgpt import SpikGPT, SpikGPTError
 from spikgpt.data import read_h5ad
-from spikgpt_onnx import Graph
-import numpy as np
-from spikgpt.sharing import find
+from spikgpt_onnx import Annotator
 for name in sys.argv[2:]:
     try:
         model = SpikGPT.from_pretrained(name)
-        annotation = model.annotate(read_h5ad(sys.argv[1])[:120].copy())
-        genes = len(model.reference.embedder.genes)
-        found = Graph(find(name).folder).probabilities({"counts": np.ones((3, genes)), "total": np.full(3, genes)})
-        print(annotation.probabilities.tobytes().hex()[:64], found.shape, model.reference.origin)
+        cells = read_h5ad(sys.argv[1])[:120].copy()
+        annotation = model.annotate(cells)
+        same = (Annotator.from_pretrained(name).annotate(cells).labels == annotation.labels).all()
+        print(annotation.probabilities.tobytes().hex()[:64], same, model.reference.origin)
     except SpikGPTError as error:
         print(type(error).__name__, error)
 """
@@ -251,7 +251,7 @@ def test_without_a_network_what_was_pulled_annotates_through_onnx_too(
     commit = push(graph_folder, REPO, hub=client).commit
     model = SpikGPT.from_pretrained(REPO, endpoint=hub.endpoint, cache_dir=tmp_path / "cache")
     cells = read_h5ad(Path(__file__).parent / "data" / "pancreas_baron_human2_human4.h5ad")[:120].copy()
-    expected = f"{model.annotate(cells).probabilities.tobytes().hex()[:64]} (3, 6) {REPO}@{commit}"
+    expected = f"{model.annotate(cells).probabilities.tobytes().hex()[:64]} True {REPO}@{commit}"
     found, missing = offline(tmp_path / "cache", REPO, "islets/other")
     assert found == expected
     assert missing.startswith("HubError islets/other is not in the local cache. The Hub cannot be reached")
@@ -391,6 +391,7 @@ def first(name: str, index: tuple[int, ...], value: float) -> Change:
 
 # os.system("true")
 PICKLE = b"\x80\x04\x8c\x05posix\x94\x8c\x06system\x94\x93\x94\x8c\x04true\x94\x85\x94R\x94."
+SHA_OF_ONNX = {"sha256": hashlib.sha256(b"onnx").hexdigest()}
 MALICIOUS: dict[str, tuple[Change, str]] = {
     "only pickled weights": (
         lambda files: {"config.json": b"{}", "pytorch_model.bin": PICKLE, "model.pkl": PICKLE},
@@ -485,7 +486,7 @@ MALICIOUS: dict[str, tuple[Change, str]] = {
     "a tensor too many": (tensors(lambda weights: weights.update(extra=torch.zeros(1))), "unexpected tensors: extra"),
     "a tensor of another type": (
         tensors(lambda weights: weights.update({"embedder.mean": weights["embedder.mean"].double()})),
-        "is torch.float64; expected float32",
+        "is float64; expected float32",
     ),
     "an embedder of other dimensions": (
         tensors(lambda weights: weights.update({"embedder.components": torch.zeros(())})),
@@ -573,11 +574,30 @@ MALICIOUS: dict[str, tuple[Change, str]] = {
     ),
     "a graph without a report": (
         lambda files: listed(files | {GRAPH: b"onnx"}),
-        "has both onnx/model.onnx and onnx/parity.json or none",
+        "has both graphs and onnx/parity.json or none",
     ),
     "a graph of other weights": (
-        lambda files: listed(files | {GRAPH: b"onnx", PARITY: json.dumps({"made_from": {}}).encode()}),
+        lambda files: listed(files | {GRAPH: b"onnx", PARITY: json.dumps({"made_from": {}, "graphs": {}}).encode()}),
         "was made from other weights, labels, thresholds or genes",
+    ),
+    "a report without a graph": (
+        lambda files: listed(files | {PARITY: json.dumps({"made_from": graph_sources(files), "graphs": {}}).encode()}),
+        "has both graphs and onnx/parity.json or none",
+    ),
+    "a graph that nobody checked": (
+        lambda files: listed(
+            files
+            | {GRAPH: b"onnx", PARITY: json.dumps({"made_from": graph_sources(files), "graphs": {GRAPH: {}}}).encode()}
+        ),
+        "was written for another onnx/model.onnx than this",
+    ),
+    "a second graph that nobody checked": (
+        lambda files: listed(
+            files
+            | {GRAPHS["int8"]: b"x", GRAPH: b"onnx"}
+            | {PARITY: json.dumps({"made_from": graph_sources(files), "graphs": {GRAPH: SHA_OF_ONNX}}).encode()}
+        ),
+        "was written for another onnx/model_int8.onnx than this",
     ),
 }
 
@@ -625,24 +645,27 @@ def test_links_out_of_the_folder_are_refused(tmp_path: Path, name: str) -> None:
 
 def test_verify_runs_the_graph(graph_folder: Path, tmp_path: Path) -> None:
     checks = verify(graph_folder).checks
-    assert checks[-1] == (
-        "onnx/model.onnx carries the same labels and thresholds, and gives 1024 random cells the same labels"
+    assert checks[-1].startswith(
+        "onnx/model.onnx carries the same labels and thresholds; fp32: of 2048 cells 2048 have the same label"
     )
     folder = tmp_path / "forged"
     shutil.copytree(graph_folder, folder)
-    import onnx
-
     graph = onnx.load(folder / GRAPH)
-    head = next(tensor for tensor in graph.graph.initializer if tensor.name.endswith("head.weight"))
+    head = next(tensor for tensor in graph.graph.initializer if tensor.name == "head.weight")
     head.CopyFrom(onnx.numpy_helper.from_array(onnx.numpy_helper.to_array(head)[::-1].copy(), head.name))
-    forge(folder, {GRAPH: graph.SerializeToString()})
+    forge_graph(folder, graph)
     with pytest.raises(DamagedReference, match="does not do what the weights do: The graph disagrees"):
         verify(folder)
-    graph = onnx.load(graph_folder / GRAPH)
-    next(entry for entry in graph.metadata_props if entry.key == "thresholds").value = "{}"
-    forge(folder, {GRAPH: graph.SerializeToString()})
-    with pytest.raises(DamagedReference, match="carries other labels, thresholds or genes than the files beside it"):
-        verify(folder)
+    for key, message in (
+        ("thresholds", "carries other thresholds than thresholds.json"),
+        ("labels", "carries other labels than labels.json"),
+        ("genes_sha256", "was made for other genes, or another order of them"),
+    ):
+        graph = onnx.load(graph_folder / GRAPH)
+        next(entry for entry in graph.metadata_props if entry.key == key).value = "{}"
+        forge_graph(folder, graph)
+        with pytest.raises(DamagedReference, match=message):
+            verify(folder)
 
 
 def test_verify_reads_the_card(small_folder: Path, tmp_path: Path) -> None:
@@ -660,3 +683,11 @@ def test_verify_reads_the_card(small_folder: Path, tmp_path: Path) -> None:
 def forge(folder: Path, changed: dict[str, bytes]) -> None:
     for name, content in listed(files_of(folder) | changed).items():
         (folder / name).write_bytes(content)
+
+
+def forge_graph(folder: Path, graph: onnx.ModelProto) -> None:
+    """Put another graph into a reference, with a report and a manifest that list it."""
+    content = graph.SerializeToString()
+    report = json.loads((folder / PARITY).read_text())
+    report["graphs"][GRAPH]["sha256"] = hashlib.sha256(content).hexdigest()
+    forge(folder, {GRAPH: content, PARITY: json.dumps(report).encode()})

@@ -1,103 +1,228 @@
-"""A graph and its labels, run by ONNX Runtime."""
+"""A graph in ONNX Runtime, where it was asked to run, and nowhere else without a word."""
 
 from __future__ import annotations
 
-import json
+import os
+from collections.abc import Mapping
+from contextlib import suppress
+from dataclasses import dataclass
+from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
+from types import ModuleType
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
-import onnxruntime
 
-from spikgpt_onnx import contract
+from spikgpt_onnx.errors import ConfigError, DamagedReference, GraphError
+from spikgpt_onnx.layout import parsed
 
-# What ONNX Runtime calls each kind of device.
-PROVIDERS = {"cpu": "CPUExecutionProvider", "cuda": "CUDAExecutionProvider"}
+DISTRIBUTIONS = ("onnxruntime", "onnxruntime-gpu")
+# What ONNX Runtime calls each kind of device. TensorRT hands CUDA what it cannot run.
+PROVIDERS = {
+    "cpu": ("CPUExecutionProvider",),
+    "cuda": ("CUDAExecutionProvider",),
+    "tensorrt": ("TensorrtExecutionProvider", "CUDAExecutionProvider"),
+}
+DTYPES: dict[str, Any] = {"tensor(float)": np.float32, "tensor(int64)": np.int64, "tensor(bool)": np.bool_}
 
 
-class GraphError(Exception):
-    """A graph is not the one that the files beside it belong to, or cannot run where it was asked to."""
+@dataclass(frozen=True)
+class Options:
+    """How to run a graph.
+
+    Attributes
+    ----------
+    provider
+        ``cpu``, ``cuda`` or ``tensorrt``; ``auto`` takes CUDA where it works, else the CPU.
+    strict
+        Refuse a GPU that cannot run every part of the graph, instead of running some of it on the CPU.
+    threads
+        Batches run at a time on a CPU, each by one thread; by default one for each core.
+    memory_arena
+        Keep freed memory for the next batch; without it less is held, and each batch takes longer.
+    engine_cache
+        Folder for the engines that TensorRT builds, which takes minutes.
+    io_binding
+        On a GPU, leave the copies between it and the host to ONNX Runtime's bindings.
+    """
+
+    provider: str = "auto"
+    strict: bool = True
+    threads: int | None = None
+    memory_arena: bool = True
+    engine_cache: Path | None = None
+    io_binding: bool = True
+
+    def __post_init__(self) -> None:
+        if self.provider not in ("auto", *PROVIDERS):
+            msg = f"There is no provider {self.provider!r}; choose auto, {', '.join(PROVIDERS)}."
+            raise ConfigError(msg)
+        if self.threads is not None and self.threads < 1:
+            msg = f"threads is {self.threads}; it must be at least 1."
+            raise ConfigError(msg)
+
+    @property
+    def workers(self) -> int:
+        """Batches to run at a time on a CPU."""
+        if self.threads is not None:
+            return self.threads
+        # What this process may use, not what the machine has.
+        return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
-class Graph:
-    """An exported reference.
+class Session:
+    """A graph, ready to run.
 
     Parameters
     ----------
-    folder
-        What ``spikgpt export`` or ``spikgpt pull`` wrote.
-    provider
-        ``cpu`` or ``cuda``. A graph that was asked onto a GPU runs there or nowhere.
+    content
+        The graph itself. It is read from memory, so that it cannot name other files to read.
+    options
+        Where and how to run it.
+    threads
+        Threads within a batch.
 
     Raises
     ------
     GraphError
-        When the folder has no graph, or one that carries other labels, thresholds or genes than the files beside it;
-        or when there is no such device.
+        When ONNX Runtime is missing, installed twice, too old for the graph, or has no such device.
     """
 
-    def __init__(self, folder: str | Path, *, provider: str = "cpu") -> None:
-        folder = Path(folder)
-        if not (folder / contract.GRAPH).is_file():
-            msg = f"{folder} has no {contract.GRAPH}; make one with: spikgpt export MODEL --out FOLDER"
-            raise GraphError(msg)
-        labels = json.loads((folder / contract.LABELS).read_text())
-        thresholds = json.loads((folder / contract.THRESHOLDS).read_text())
-        genes = json.loads((folder / contract.GENES).read_text())
-        self.labels: tuple[str, ...] = tuple(row["name"] for row in labels)
-        self.threshold = float(thresholds["threshold"])
-        options = onnxruntime.SessionOptions()
-        # Errors only: inputs that have a default are meant to, and no cause for a warning.
-        options.log_severity_level = 3
-        if provider not in PROVIDERS:
-            msg = f"There is no provider {provider!r}; choose {' or '.join(PROVIDERS)}."
-            raise GraphError(msg)
-        if PROVIDERS[provider] not in onnxruntime.get_available_providers():
-            msg = f"This onnxruntime has no {provider}: pip uninstall onnxruntime, then pip install onnxruntime-gpu"
-            raise GraphError(msg)
-        if provider != "cpu":
-            # Else ONNX Runtime goes to the CPU without a word.
-            options.add_session_config_entry("session.disable_cpu_ep_fallback", "1")
-        content = (folder / contract.GRAPH).read_bytes()
-        try:
-            # From memory, so that the graph cannot name other files to read.
-            self.session = onnxruntime.InferenceSession(content, options, [PROVIDERS[provider]])
-        except Exception as error:  # onnxruntime's errors share no other base
-            msg = f"{folder / contract.GRAPH} cannot be run on {provider}: {error}"
-            raise GraphError(msg) from error
-        if self.session.get_providers()[0] != PROVIDERS[provider]:
-            msg = f"ONNX Runtime took {self.session.get_providers()[0]} instead of {provider}; is there such a device?"
-            raise GraphError(msg)
-        expected = {"labels": labels, "thresholds": thresholds}
-        found = {name: json.loads(self.metadata.get(name, "null")) for name in expected}
-        if found != expected or self.metadata.get("genes_sha256") != genes["sha256"]:
-            msg = f"{folder / contract.GRAPH} carries other labels, thresholds or genes than the files beside it."
-            raise GraphError(msg)
+    def __init__(self, content: bytes, options: Options | None = None, *, threads: int = 1) -> None:
+        self.options = options or Options()
+        self._session, self.provider = _opened(content, self.options, threads)
+        self.metadata: dict[str, str] = dict(self._session.get_modelmeta().custom_metadata_map)
+        taken = [*self._session.get_inputs(), *self._session.get_overridable_initializers()]
+        self._dtypes = {node.name: DTYPES[node.type] for node in taken}
+        self._outputs = [node.name for node in self._session.get_outputs()]
 
-    @property
-    def metadata(self) -> dict[str, str]:
-        """What the exporter wrote into the graph."""
-        return dict(self.session.get_modelmeta().custom_metadata_map)
+    @classmethod
+    def of(cls, files: Mapping[str, bytes], name: str, options: Options | None = None, *, threads: int = 1) -> Session:
+        """Open one graph of a reference, whose files were verified.
 
-    def probabilities(self, inputs: dict[str, npt.NDArray[Any]], *, batch_size: int = 4096) -> npt.NDArray[np.float32]:
-        """Run the graph in batches.
+        Raises
+        ------
+        GraphError
+            When there is no such graph.
+        DamagedReference
+            When it carries other labels, thresholds or genes than the files beside it.
+        """
+        if name not in files:
+            msg = f"This reference has no {name}; make it with: spikgpt export MODEL --out FOLDER"
+            raise GraphError(msg)
+        session = cls(files[name], options, threads=threads)
+        for file in ("labels.json", "thresholds.json"):
+            what = file.removesuffix(".json")
+            if parsed(session.metadata.get(what, "null").encode(), name) != parsed(files[file], file):
+                msg = f"{name} carries other {what} than {file}. Export the reference again."
+                raise DamagedReference(msg)
+        if session.metadata.get("genes_sha256") != parsed(files["genes.json"], "genes.json")["sha256"]:
+            msg = f"{name} was made for other genes, or another order of them, than genes.json. Export it again."
+            raise DamagedReference(msg)
+        return session
+
+    def run(self, inputs: Mapping[str, npt.NDArray[Any]]) -> dict[str, npt.NDArray[Any]]:
+        """Run one batch; several threads may do so at a time.
 
         Parameters
         ----------
         inputs
-            Arrays by input name. ``gene_mean`` and ``gene_std`` hold for every cell; the others have a row a cell.
+            Arrays by name, as :mod:`spikgpt_onnx.contract` has them; those with a default may be left out.
 
         Returns
         -------
-        Class probabilities, shape (cells, labels).
+        Every output by name.
         """
-        whole = {name: inputs[name] for name in (contract.GENE_MEAN, contract.GENE_STD) if name in inputs}
-        rows = {name: array for name, array in inputs.items() if name not in whole}
-        cells = len(next(iter(rows.values())))
-        outputs = [np.empty((0, len(self.labels)), dtype=np.float32)]
-        for start in range(0, cells, batch_size):
-            batch = {name: array[start : start + batch_size] for name, array in rows.items()}
-            feeds = {name: np.ascontiguousarray(array, dtype=np.float32) for name, array in (batch | whole).items()}
-            outputs.append(self.session.run([contract.PROBABILITIES], feeds)[0])
-        return np.concatenate(outputs)
+        feeds = {name: np.asarray(array, dtype=self._dtypes[name], order="C") for name, array in inputs.items()}
+        if self.provider == "cpu" or not self.options.io_binding:
+            return dict(zip(self._outputs, self._session.run(self._outputs, feeds), strict=True))
+        binding = self._session.io_binding()
+        for name, array in feeds.items():
+            binding.bind_cpu_input(name, array)
+        for name in self._outputs:
+            binding.bind_output(name)
+        self._session.run_with_iobinding(binding)
+        return dict(zip(self._outputs, binding.copy_outputs_to_cpu(), strict=True))
+
+
+def onnxruntime_module() -> ModuleType:
+    """Return the onnxruntime module.
+
+    Raises
+    ------
+    GraphError
+        When it is not installed, or two distributions of it are, which break each other.
+    """
+    installed = installed_distributions()
+    if len(installed) > 1:
+        msg = (
+            f"{' and '.join(f'{name} {number}' for name, number in installed.items())} are both installed, into one "
+            "folder, and break each other. Run: pip uninstall -y onnxruntime onnxruntime-gpu, then install one of them."
+        )
+        raise GraphError(msg)
+    try:
+        import onnxruntime
+    except ImportError as error:
+        msg = f"ONNX Runtime cannot be imported ({error}). Run: pip install 'spikgpt-onnx[cpu]', or [gpu], not both."
+        raise GraphError(msg) from error
+    module: ModuleType = onnxruntime
+    return module
+
+
+def installed_distributions() -> dict[str, str]:
+    """Return the versions of the distributions of ONNX Runtime that are installed."""
+    found = {}
+    for name in DISTRIBUTIONS:
+        with suppress(PackageNotFoundError):
+            found[name] = version(name)
+    return found
+
+
+def _opened(content: bytes, options: Options, threads: int) -> tuple[Any, str]:
+    """Return a session of onnxruntime, and the provider that it runs on."""
+    onnxruntime = onnxruntime_module()
+    if options.provider != "auto":
+        return _session(onnxruntime, content, options, options.provider, threads), options.provider
+    try:
+        return _session(onnxruntime, content, options, "cuda", threads), "cuda"
+    except GraphError:
+        return _session(onnxruntime, content, options, "cpu", threads), "cpu"
+
+
+def _session(onnxruntime: ModuleType, content: bytes, options: Options, provider: str, threads: int) -> Any:
+    """Return a session on one provider, or say why there is none."""
+    wanted = PROVIDERS[provider]
+    available = onnxruntime.get_available_providers()
+    if wanted[0] not in available:
+        installed = " and ".join(f"{name} {number}" for name, number in installed_distributions().items())
+        msg = (
+            f"{installed or 'This ONNX Runtime'} has no {provider}. Run: pip uninstall -y onnxruntime, then "
+            "pip install 'spikgpt-onnx[gpu]'; or take provider 'cpu' or 'auto'."
+        )
+        raise GraphError(msg)
+    settings = onnxruntime.SessionOptions()
+    # Errors alone, and those are raised: that a GPU is missing is told below.
+    settings.log_severity_level = 4
+    settings.intra_op_num_threads = threads
+    settings.enable_cpu_mem_arena = options.memory_arena
+    if provider != "cpu" and options.strict:
+        # Else ONNX Runtime runs on the CPU what the GPU cannot, without a word.
+        settings.add_session_config_entry("session.disable_cpu_ep_fallback", "1")
+    engines: dict[str, Any] = {}
+    if provider == "tensorrt" and options.engine_cache is not None:
+        engines = {"trt_engine_cache_enable": True, "trt_engine_cache_path": str(options.engine_cache)}
+    try:
+        providers = [(wanted[0], engines), *((name, {}) for name in wanted[1:])]
+        session = onnxruntime.InferenceSession(content, settings, providers)
+    except Exception as error:  # onnxruntime's errors share no other base
+        remedy = "" if provider == "cpu" else " Run `spikgpt-onnx doctor`, or take provider 'cpu' or 'auto'."
+        msg = f"The graph cannot be run on {provider} by onnxruntime {onnxruntime.__version__}: {error}.{remedy}"
+        raise GraphError(msg) from error
+    if (taken := session.get_providers()[0]) != wanted[0]:
+        msg = (
+            f"ONNX Runtime took {taken} instead of {provider}: there is no such device, or its driver, CUDA or cuDNN "
+            "is missing. Run `spikgpt-onnx doctor`, or take provider 'cpu' or 'auto'."
+        )
+        raise GraphError(msg)
+    return session

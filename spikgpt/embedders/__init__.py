@@ -9,23 +9,24 @@ import numpy as np
 import numpy.typing as npt
 from anndata import AnnData
 
-from spikgpt.embedders.base import Classify, Embedder, Embedding, EmbeddingReport, Floats
-from spikgpt.embedders.pca import KIND as PCA
+from spikgpt.embedders.base import Classify, Embedder
 from spikgpt.embedders.pca import PCAEmbedder
-from spikgpt.embedders.precomputed import PREFIX, PrecomputedEmbedder
 from spikgpt.embedders.scgpt import KIND as SCGPT
 from spikgpt.embedders.scgpt import ScGPTEmbedder
 from spikgpt.errors import CheckpointError, ConfigError, DamagedReference
-from spikgpt.genes import GeneList
-from spikgpt.hub import Hub, parse
 from spikgpt.scgpt.checkpoint import ARGS, UPSTREAM_WEIGHTS, VOCABULARY, WEIGHTS, load_checkpoint
 from spikgpt.scgpt.embedding import cache_folder
+from spikgpt_onnx.embedding import Embedding
+from spikgpt_onnx.genes import GeneList
+from spikgpt_onnx.hub import Hub, parse
+from spikgpt_onnx.neighbours import Floats
+from spikgpt_onnx.pca import KIND as PCA
+from spikgpt_onnx.precomputed import PREFIX, PrecomputedEmbedder
 
 __all__ = [
     "Classify",
     "Embedder",
     "Embedding",
-    "EmbeddingReport",
     "PCAEmbedder",
     "ScGPTEmbedder",
     "fit_embedder",

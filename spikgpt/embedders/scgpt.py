@@ -13,14 +13,17 @@ import numpy.typing as npt
 import torch
 from anndata import AnnData
 
-from spikgpt.data import align, find_expression
-from spikgpt.embedders.base import Classify, Embedding, EmbeddingReport, Floats
+from spikgpt.embedders.base import Classify
 from spikgpt.errors import CheckpointError, ConfigError, DamagedReference
-from spikgpt.genes import GeneList
 from spikgpt.scgpt.checkpoint import ENCODER, Checkpoint, load_checkpoint
 from spikgpt.scgpt.embedding import embed_cells
 from spikgpt.scgpt.encoder import ScGPTConfig
 from spikgpt.scgpt.tokens import UpstreamDraws
+from spikgpt_onnx.embedding import Embedding, EmbeddingReport
+from spikgpt_onnx.encoder import Encoder
+from spikgpt_onnx.expression import align, find_expression
+from spikgpt_onnx.genes import GeneList
+from spikgpt_onnx.neighbours import Floats, content_keys, sample_of
 
 KIND = "scgpt"
 SCALINGS = ("auto", "reference")
@@ -126,7 +129,15 @@ class ScGPTEmbedder:
             notes=cells.notes,
             of_query=True,
         )
-        return Embedding(vectors, empty, report, vectors[~empty])
+        points = vectors[~empty]
+        return Embedding(vectors, empty, report, points, sample_of(content_keys(points)))
+
+    def encoder(self) -> Encoder:
+        """Return the checkpoint's network as graphs are made of it."""
+        config = self.checkpoint.config
+        weights = {name: weight.float().numpy() for name, weight in self.checkpoint.weights.items()}
+        lowest = min(config.pad_value, config.mask_value)
+        return Encoder(config.heads, config.layers, lowest, config.n_bins, self.max_length, weights)
 
     def augment(self, adata: AnnData, *, layer: str | None = None, seed: int = 0) -> list[npt.NDArray[np.float64]]:
         """Return nothing: embedding cells twice would double the longest part of a training."""

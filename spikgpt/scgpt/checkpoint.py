@@ -28,8 +28,8 @@ from safetensors.torch import load_file, save
 from torch import Tensor
 
 from spikgpt.errors import CheckpointError
-from spikgpt.genes import GeneList, ensembl_ids_of
 from spikgpt.scgpt.encoder import Encoder, ScGPTConfig
+from spikgpt_onnx.genes import GeneList, ensembl_ids_of
 
 ARGS, VOCABULARY, UPSTREAM_WEIGHTS, WEIGHTS = "args.json", "vocab.json", "best_model.pt", "model.safetensors"
 CLS, END = "<cls>", "<eoc>"

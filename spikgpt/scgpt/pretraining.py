@@ -24,13 +24,13 @@ from scipy import sparse
 from torch import Tensor, nn
 from torch.nn.functional import cross_entropy, normalize
 
-from spikgpt.data import align, find_expression, log_normalise
 from spikgpt.errors import DataError
-from spikgpt.genes import GeneList, genes_of
 from spikgpt.scgpt.checkpoint import CLS, END, Checkpoint
 from spikgpt.scgpt.encoder import Encoder, ScGPTConfig
 from spikgpt.scgpt.tokens import tokenise
 from spikgpt.training import epoch_seed, load_state, save_state
+from spikgpt_onnx.expression import align, find_expression, log_normalise
+from spikgpt_onnx.genes import GeneList, genes_of
 
 # Genes asked of <cls> that the cell lacks, for each that it has; upstream's loss on bins is divided by this.
 ABSENT_GENES, LOSS_SCALE = 256, 100.0

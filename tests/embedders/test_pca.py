@@ -10,8 +10,8 @@ from scipy import sparse
 
 from spikgpt.embedders.pca import PCAEmbedder
 from spikgpt.errors import ConfigError, DamagedReference
-from spikgpt.genes import GeneList
 from spikgpt.reference import Reference
+from spikgpt_onnx.genes import GeneList
 
 
 def embedder_of(reference: Reference) -> PCAEmbedder:

@@ -1,147 +1,181 @@
-"""The exported graph in a real ONNX Runtime session against the trained model in torch."""
+"""Nothing is exported that does not give the labels of the trained model, by the weights that were trained."""
 
 from __future__ import annotations
 
 import dataclasses
 import json
-import shutil
 from pathlib import Path
 from typing import Any
 
-import anndata
 import numpy as np
 import onnx
 import pytest
+from anndata import AnnData
 
 from spikgpt import SpikGPT
-from spikgpt.data import align, find_expression, read_h5ad
-from spikgpt.embedders.pca import PCAEmbedder
-from spikgpt.embedders.precomputed import PrecomputedEmbedder
-from spikgpt.errors import ConfigError, ParityError
+from spikgpt.annotate import annotate
+from spikgpt.embedders import open_scgpt
 from spikgpt.metrics import measure
-from spikgpt.reference import LabelMap, Reference, load, save
-from spikgpt.thresholds import UNKNOWN, Thresholds
+from spikgpt.model import SpikingClassifier
+from spikgpt.reference import Reference, load, save
 from spikgpt.training import DEFAULT, PAPER, fit, network_config
-from spikgpt_onnx import Graph, contract, exporter
-from spikgpt_onnx.exporter import Parity, check_parity, export
-
-QUERY = Path(__file__).resolve().parents[1] / "data" / "pancreas_baron_human2_human4.h5ad"
-
-
-@pytest.fixture(scope="module")
-def model() -> SpikGPT:
-    return SpikGPT.from_pretrained("pancreas")
-
-
-@pytest.fixture(scope="module")
-def folder(model: SpikGPT, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    out = tmp_path_factory.mktemp("export") / "pancreas-onnx"
-    export(model.reference, out)
-    return out
+from spikgpt_onnx import Annotator, Session, exporter
+from spikgpt_onnx.errors import ConfigError, DamagedReference, ParityError
+from spikgpt_onnx.exporter import check_again, check_parity, export, export_literal, golden_cells, weight_difference
+from spikgpt_onnx.graph import labelling_graph
+from spikgpt_onnx.labels import LabelMap
+from spikgpt_onnx.layout import COMBINED, ENCODER, GRAPH, GRAPHS, PARITY, parsed, verified_files
+from spikgpt_onnx.precomputed import PrecomputedEmbedder
+from spikgpt_onnx.thresholds import Thresholds
+from tests.conftest import DATA
 
 
-@pytest.fixture(scope="module")
-def query() -> anndata.AnnData:
-    return read_h5ad(QUERY)
+def untrained(reference: Reference) -> Reference:
+    return dataclasses.replace(reference, classifier=SpikingClassifier(reference.config).eval())
 
 
-def pca_of(model: SpikGPT) -> PCAEmbedder:
-    assert isinstance(model.reference.embedder, PCAEmbedder)
-    return model.reference.embedder
+def with_weight(graph: onnx.ModelProto, name: str, change: Any) -> onnx.ModelProto:
+    """Return a graph with one of its weights changed."""
+    other = onnx.load_from_string(graph.SerializeToString())
+    (tensor,) = [tensor for tensor in other.graph.initializer if tensor.name == name]
+    tensor.CopyFrom(onnx.numpy_helper.from_array(change(onnx.numpy_helper.to_array(tensor).copy()), name))
+    return other
 
 
-def test_real_cells_get_the_same_labels(model: SpikGPT, folder: Path, query: anndata.AnnData) -> None:
-    annotation = model.annotate(query.copy(), neighbours=False)
-    aligned = align(find_expression(query), pca_of(model).genes)
-    (mean, std), scaling, _ = pca_of(model).query_scale(aligned, "auto", model.reference.probabilities)
-    assert scaling == annotation.report.scaling == "composition"
-    graph = Graph(folder)
-    inputs: dict[str, Any] = {contract.COUNTS: aligned.values.toarray(), contract.TOTAL: aligned.totals}
-    found = graph.probabilities(inputs | {contract.GENE_MEAN: mean, contract.GENE_STD: std})
-    best = np.array(graph.labels)[found.argmax(axis=1)]
-    np.testing.assert_array_equal(best, annotation.best_labels)
-    np.testing.assert_array_equal(np.where(found.max(axis=1) < graph.threshold, UNKNOWN, best), annotation.labels)
-    close = np.abs(found - annotation.probabilities).max(axis=1) <= 1e-5
-    assert close.mean() > 0.99
-    assert len(np.unique(best)) > 8
+def test_every_precision_passes_its_gate_and_says_how(small: Reference, tmp_path: Path) -> None:
+    reports = export(small, tmp_path / "out", precisions=tuple(GRAPHS))
+    written = json.loads((tmp_path / "out" / PARITY).read_text())["graphs"]
+    assert written.keys() == reports.keys() == set(GRAPHS.values())
+    for name, report in reports.items():
+        assert written[name].items() >= dataclasses.asdict(report).items()
+        assert report.cells == 2048
+    exact = reports[GRAPH]
+    assert exact.labels_equal == exact.unknown_equal == exact.cells
+    assert (exact.opset, exact.ir_version, exact.largest_flip) == (18, 8, 0)
+    for name in GRAPHS.values():
+        onnx.checker.check_model(onnx.load(tmp_path / "out" / name), full_check=True)
+    assert load(tmp_path / "out").labels == small.labels
+    assert check_again(small, verified_files(tmp_path / "out")) == reports
 
 
-def test_scaling_inputs_default_to_the_reference(model: SpikGPT, folder: Path, query: anndata.AnnData) -> None:
-    annotation = model.annotate(query.copy(), scaling="reference", neighbours=False)
-    aligned = align(find_expression(query), pca_of(model).genes)
-    inputs = {contract.COUNTS: aligned.values.toarray(), contract.TOTAL: aligned.totals}
-    found = Graph(folder).probabilities(inputs)
-    np.testing.assert_array_equal(np.array(annotation.label_names)[found.argmax(axis=1)], annotation.best_labels)
+def test_what_the_graph_carries(small: Reference, graph_folder: Path) -> None:
+    metadata = Session((graph_folder / GRAPH).read_bytes()).metadata
+    assert json.loads(metadata["labels"]) == small.labels.to_list()
+    assert json.loads(metadata["thresholds"]) == small.thresholds.to_dict()
+    assert metadata["genes_sha256"] == parsed((graph_folder / "genes.json").read_bytes(), "genes.json")["sha256"]
+    assert (metadata["reference"], metadata["revision"], metadata["format_version"]) == ("small", "", "1")
+    pulled = dataclasses.replace(small, origin="me/small@0123")
+    assert exporter.network_of(pulled).metadata is not None
+    assert (exporter.network_of(pulled).metadata or {})["revision"] == "me/small@0123"
 
 
-@pytest.mark.parametrize("batch_size", [1, 7, 300])
-def test_any_batch_size_gives_the_same_labels(
-    model: SpikGPT, folder: Path, query: anndata.AnnData, batch_size: int
+def test_golden_cells_cover_every_label_and_both_decisions(small: Reference) -> None:
+    probabilities = small.probabilities(golden_cells(small).vectors)
+    assert set(probabilities.argmax(axis=1)) == set(range(len(small.labels.names)))
+    unknown = probabilities.max(axis=1) < small.thresholds.threshold
+    assert 0.02 < unknown.mean() < 0.9
+
+
+@pytest.mark.parametrize("layer", ["stem", "blocks.0.attention.query_key_value", "blocks.0.mlp.output", "head"])
+def test_a_weight_that_is_not_the_trained_one_fails(small: Reference, layer: str) -> None:
+    graph = labelling_graph(exporter.network_of(small))
+    assert weight_difference(small, graph) < 1e-6
+
+    def nudge(weight: Any) -> Any:
+        weight[0, 0] += 0.01 * np.abs(weight).max()
+        return weight
+
+    assert weight_difference(small, with_weight(graph, f"{layer}.weight", nudge)) > 1e-3
+    with pytest.raises(ParityError, match=r"disagrees with the trained model .*weights by"):
+        check_parity(small, with_weight(graph, f"{layer}.weight", nudge), "fp32", golden_cells(small))
+
+
+def test_two_untrained_networks_do_not_pass_for_each_other(small: Reference) -> None:
+    one, other = untrained(small), untrained(small)
+    graph = labelling_graph(exporter.network_of(one))
+    assert weight_difference(one, graph) < 1e-6
+    # Their labels may well agree; their weights do not.
+    with pytest.raises(ParityError, match="disagrees with the trained model"):
+        check_parity(other, graph, "fp32", golden_cells(other))
+    assert weight_difference(other, graph) > 0.1
+
+
+def test_a_graph_without_a_layer_fails(small: Reference) -> None:
+    graph = labelling_graph(exporter.network_of(small))
+    for tensor in graph.graph.initializer:
+        tensor.name = tensor.name.replace("head", "foot")
+    with pytest.raises(ParityError, match="has no weights of the layer head"):
+        weight_difference(small, graph)
+
+
+def test_a_wrong_label_fails_and_a_flip_beyond_the_margin_too(small: Reference) -> None:
+    golden = golden_cells(small)
+    graph = labelling_graph(exporter.network_of(small))
+    outputs = Session(graph.SerializeToString()).run(golden.inputs)
+    expected = small.probabilities(golden.vectors)
+
+    def report(precision: str, **changed: Any) -> exporter.Parity:
+        return exporter._parity(small, expected, outputs | changed, precision, 0.0)
+
+    assert report("fp32").passed
+    unsure = int(np.argmin(np.sort(expected, axis=1)[:, -1] - np.sort(expected, axis=1)[:, -2]))
+    sure = int(expected.max(axis=1).argmax())
+    for cell, passes in ((unsure, True), (sure, False)):
+        best = outputs["best_label"].copy()
+        best[cell] = expected[cell].argsort()[-2]
+        assert not report("fp32", best_label=best).passed
+        assert report("fp16", best_label=best).passed == passes
+    label = outputs["label"].copy()
+    label[sure] = -1
+    assert report("int8", label=label).largest_flip > 0.05
+    assert not report("int8", label=label).passed
+    many = np.roll(outputs["best_label"], 1)
+    assert not report("fp16", best_label=many).passed
+
+
+def test_nothing_is_written_when_a_gate_fails(
+    small: Reference, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    aligned = align(find_expression(query[:300]), pca_of(model).genes)
-    inputs = {contract.COUNTS: aligned.values.toarray(), contract.TOTAL: aligned.totals}
-    whole = Graph(folder).probabilities(inputs)
-    batches = Graph(folder).probabilities(inputs, batch_size=batch_size)
-    np.testing.assert_array_equal(batches.argmax(axis=1), whole.argmax(axis=1))
-    assert batches.shape == (300, len(model.reference.labels.names))
+    right = labelling_graph
 
+    def wrong(network: Any, precision: str = "fp32", **options: Any) -> onnx.ModelProto:
+        graph = right(network, precision, **options)
+        return with_weight(graph, "head.weight", lambda weight: weight[:, ::-1]) if precision == "int8" else graph
 
-def test_the_graph_carries_labels_thresholds_and_genes(model: SpikGPT, folder: Path) -> None:
-    metadata = Graph(folder).metadata
-    assert json.loads(metadata["labels"]) == model.reference.labels.to_list()
-    assert json.loads(metadata["thresholds"]) == model.reference.thresholds.to_dict()
-    assert metadata["genes_sha256"] == pca_of(model).genes.sha256
-    assert metadata["reference"] == "pancreas"
-    genes = json.loads((folder / contract.GENES).read_text())
-    assert tuple(genes["symbols"]) == pca_of(model).genes.symbols
-
-
-def test_the_parity_report_is_written(folder: Path) -> None:
-    parity = json.loads((folder / contract.PARITY).read_text())
-    assert parity["labels_equal"] == parity["unknown_equal"] == parity["cells"] == exporter.PARITY_CELLS
-    assert parity["within_tolerance"] >= 0.99 * parity["cells"]
-
-
-def test_parity_cells_cover_many_labels_and_both_decisions(model: SpikGPT) -> None:
-    _, vectors = exporter._random_cells(model.reference)
-    probabilities = model.reference.probabilities(vectors)
-    assert len(np.unique(probabilities.argmax(axis=1))) >= 5
-    unknown = probabilities.max(axis=1) < model.reference.thresholds.threshold
-    assert 0 < unknown.mean() < 1
-
-
-def test_a_graph_of_other_weights_fails_the_parity_check(model: SpikGPT, folder: Path, tmp_path: Path) -> None:
-    shutil.copytree(folder, tmp_path, dirs_exist_ok=True)
-    graph = onnx.load(tmp_path / contract.GRAPH)
-    weights = next(tensor for tensor in graph.graph.initializer if tensor.name.endswith("head.weight"))
-    array = onnx.numpy_helper.to_array(weights)
-    weights.CopyFrom(onnx.numpy_helper.from_array(array[::-1].copy(), weights.name))
-    onnx.save(graph, tmp_path / contract.GRAPH)
-    with pytest.raises(ParityError, match="disagrees with the trained model: of 1024 cells"):
-        check_parity(model.reference, Graph(tmp_path))
-
-
-def test_nothing_is_written_when_the_parity_check_fails(
-    model: SpikGPT, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    def fail(_reference: Reference, _graph: Graph) -> Parity:
-        msg = "disagrees"
-        raise ParityError(msg)
-
-    monkeypatch.setattr(exporter, "check_parity", fail)
-    with pytest.raises(ParityError):
-        export(model.reference, tmp_path / "out")
+    monkeypatch.setattr(exporter, "labelling_graph", wrong)
+    with pytest.raises(ParityError, match=r"int8: of 2048 cells .* Nothing was written\."):
+        export(small, tmp_path / "out", precisions=["fp32", "int8"])
     assert list(tmp_path.iterdir()) == []
 
 
-def test_an_export_replaces_an_export_and_nothing_else(model: SpikGPT, folder: Path, tmp_path: Path) -> None:
-    first = (folder / contract.GRAPH).read_bytes()
-    export(model.reference, folder)
-    assert (folder / contract.GRAPH).read_bytes() == first
-    (tmp_path / "thesis.docx").write_text("precious")
+def test_an_export_replaces_an_export_and_nothing_else(small: Reference, tmp_path: Path) -> None:
+    export(small, tmp_path / "out", precisions=["fp32", "int8"])
+    first = (tmp_path / "out" / GRAPH).read_bytes()
+    export(small, tmp_path / "out")
+    assert (tmp_path / "out" / GRAPH).read_bytes() == first
+    assert not (tmp_path / "out" / GRAPHS["int8"]).exists()
+    (tmp_path / "mine").mkdir()
+    (tmp_path / "mine" / "thesis.docx").write_text("precious")
     with pytest.raises(ConfigError, match="is not a reference; choose another folder"):
-        export(model.reference, tmp_path)
-    assert [file.name for file in tmp_path.iterdir()] == ["thesis.docx"]
+        export(small, tmp_path / "mine")
+    assert [file.name for file in (tmp_path / "mine").iterdir()] == ["thesis.docx"]
+    with pytest.raises(ConfigError, match="Found the precisions fp8; choose from fp32, fp16, int8"):
+        export(small, tmp_path / "new", precisions=["fp8"])
+    with pytest.raises(ConfigError, match="Found the precisions none; choose from"):
+        export(small, tmp_path / "new", precisions=())
+
+
+def test_the_graph_joins_the_reference_in_its_own_folder(small: Reference, graph_folder: Path, tmp_path: Path) -> None:
+    own = save(small, tmp_path / "own")
+    export(small, own)
+    for file in (GRAPH, PARITY, "manifest.json"):
+        assert (own / file).read_bytes() == (graph_folder / file).read_bytes()
+    other = save(dataclasses.replace(small, thresholds=Thresholds(0.1, 0.05, 10)), tmp_path / "other")
+    weights = bytearray((other / "model.safetensors").read_bytes())
+    weights[-1] ^= 1
+    (other / "model.safetensors").write_bytes(weights)
+    with pytest.raises(ConfigError, match="already holds a reference"):
+        export(small, other)
 
 
 @pytest.mark.parametrize("recipe", [DEFAULT, PAPER], ids=lambda recipe: recipe.name)
@@ -164,23 +198,39 @@ def test_a_reference_on_an_embedding_exports_too(tmp_path: Path, recipe: Any) ->
         },
         provenance={"recipe": {"name": recipe.name}, "seed": 0},
     )
-    parity = export(reference, tmp_path / "out")
-    assert parity.labels_equal == parity.cells
-    graph = Graph(tmp_path / "out")
-    found = graph.probabilities({contract.EMBEDDING: vectors})
-    np.testing.assert_allclose(found, reference.probabilities(vectors), atol=1e-5)
-    assert load(tmp_path / "out").labels == reference.labels
+    export(reference, tmp_path / "out")
+    query = AnnData(np.ones((200, 1), dtype=np.float32), obsm={"X_test": vectors})
+    expected = annotate(reference, query)
+    found = Annotator(tmp_path / "out").annotate(query)
+    np.testing.assert_array_equal(found.labels, expected.labels)
+    np.testing.assert_allclose(found.probabilities, expected.probabilities, atol=1e-5)
+    assert query.obs["spikgpt_label"].tolist() == found.labels.tolist()
 
 
-def test_the_graph_joins_the_reference_in_its_own_folder(model: SpikGPT, folder: Path, tmp_path: Path) -> None:
-    own = save(model.reference, tmp_path / "own")
-    export(model.reference, own)
-    assert load(own).name == "pancreas"
-    for file in (contract.GRAPH, contract.PARITY, "manifest.json"):
-        assert (own / file).read_bytes() == (folder / file).read_bytes()
-    other = save(dataclasses.replace(model.reference, thresholds=Thresholds(0.1, 0.05, 10)), tmp_path / "other")
-    weights = bytearray((other / "model.safetensors").read_bytes())
-    weights[-1] ^= 1
-    (other / "model.safetensors").write_bytes(weights)
-    with pytest.raises(ConfigError, match="already holds a reference"):
-        export(model.reference, other)
+def test_a_reference_on_scgpt_has_graphs_of_encoder_and_both(cells: AnnData, tmp_path: Path) -> None:
+    embedder = open_scgpt(DATA / "scgpt_baron", max_length=100, cache=None)
+    reference = SpikGPT.train(cells, "cell_type", embedder=embedder, name="scgpt").reference
+    reports = export(reference, tmp_path / "out")
+    assert reports.keys() == {GRAPH, COMBINED}
+    assert (tmp_path / "out" / ENCODER).is_file()
+    assert reports[COMBINED].labels_equal == reports[COMBINED].cells == 64
+    again = load(tmp_path / "out", scgpt=DATA / "scgpt_baron")
+    assert again.labels == reference.labels
+    graph = (tmp_path / "out" / ENCODER).read_bytes()
+    (tmp_path / "out" / ENCODER).write_bytes(graph[:-1] + b"x")
+    with pytest.raises(DamagedReference, match=r"encoder.onnx differs from what manifest.json lists"):
+        load(tmp_path / "out", scgpt=DATA / "scgpt_baron")
+
+
+def test_the_literal_graph_is_a_file_of_its_own(small: Reference, tmp_path: Path) -> None:
+    few = dataclasses.replace(
+        small,
+        classifier=SpikingClassifier.from_weights(
+            dataclasses.replace(small.config, copies=10), small.classifier.state_dict()
+        ),
+    )
+    export_literal(few, tmp_path / "literal.onnx")
+    golden = golden_cells(few, 40)
+    found = Session((tmp_path / "literal.onnx").read_bytes()).run(golden.inputs)
+    np.testing.assert_allclose(found["probabilities"], few.probabilities(golden.vectors), atol=1e-5)
+    assert [file.name for file in tmp_path.iterdir()] == ["literal.onnx"]

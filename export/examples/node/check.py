@@ -1,0 +1,49 @@
+"""Hold the labels of annotate.mjs against those of the library, on real cells: python export/examples/node/check.py."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+import tempfile
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+
+from spikgpt import SpikGPT
+from spikgpt.annotate import annotate
+from spikgpt.data import read_h5ad
+from spikgpt_onnx.catalogue import shipped_references
+
+HERE = Path(__file__).resolve().parent
+CELLS = HERE.parents[2] / "tests" / "data" / "pancreas_baron_human2_human4.h5ad"
+
+
+def main() -> int:
+    """Run both on all cells, whole and with a third of the genes left out; exit code 1 when any label differs."""
+    reference = SpikGPT.from_pretrained("pancreas").reference
+    cells = read_h5ad(CELLS)
+    kept = np.random.default_rng(0).random(cells.n_vars) < 2 / 3
+    different = 0
+    with tempfile.TemporaryDirectory() as folder:
+        counts, labels = Path(folder) / "counts.csv", Path(folder) / "labels.csv"
+        for query in (cells, cells[:, kept].copy()):
+            pd.DataFrame(query.X.toarray(), query.obs_names, query.var_names).to_csv(counts)
+            arguments = [shipped_references()["pancreas"], counts, labels]
+            subprocess.run(["node", HERE / "annotate.mjs", *arguments], check=True)
+            found = pd.read_csv(labels, index_col="cell")
+            expected = annotate(reference, query, scaling="reference", neighbours=False)
+            wrong = (found["label"].to_numpy() != expected.labels) | (
+                found["best_label"].to_numpy() != expected.best_labels
+            )
+            difference = float(np.abs(found["confidence"].to_numpy() - expected.confidence).max())
+            different += int(wrong.sum())
+            same, genes = int((~wrong).sum()), expected.report.genes_matched
+            sys.stdout.write(
+                f"{query.n_obs} cells, {genes} genes: {same} labels the same; confidence within {difference:.1e}\n"
+            )
+    return 1 if different else 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

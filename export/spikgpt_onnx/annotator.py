@@ -1,0 +1,387 @@
+"""The main path without torch: cells and a reference's graph in, labels out."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import AbstractContextManager, nullcontext
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+from scipy import sparse
+from tqdm import tqdm
+
+from spikgpt_onnx import contract
+from spikgpt_onnx.annotation import Annotation, decided
+from spikgpt_onnx.catalogue import find
+from spikgpt_onnx.embedding import Embedding, EmbeddingReport
+from spikgpt_onnx.errors import ConfigError, DataError, GraphError
+from spikgpt_onnx.expression import AlignedCells, Cells, Expression, aligned_chunks, find_expression
+from spikgpt_onnx.h5ad import H5adFile
+from spikgpt_onnx.hub import Hub
+from spikgpt_onnx.layout import GRAPHS
+from spikgpt_onnx.neighbours import Neighbourhood, smooth
+from spikgpt_onnx.pca import KIND as PCA
+from spikgpt_onnx.pca import PCAProjection, Scale
+from spikgpt_onnx.precomputed import PrecomputedEmbedder
+from spikgpt_onnx.runtime import Options, Session
+from spikgpt_onnx.spool import Spool
+from spikgpt_onnx.stored import EMBEDDER, read_stored
+from spikgpt_onnx.thresholds import is_unknown
+
+# Cells to a batch on a CPU, whose values then stay in its cache, and on a GPU.
+CPU_BATCH, GPU_BATCH = 512, 8192
+# Cells read at a time.
+CHUNK = 4096
+Floats = npt.NDArray[np.floating[Any]]
+
+
+class Annotator:
+    """A reference that labels cells through ONNX Runtime; most users call :meth:`from_pretrained`.
+
+    Parameters
+    ----------
+    folder
+        A reference with its graph, as ``spikgpt export`` writes it.
+    origin
+        Repository and commit that it came from.
+    precision
+        Which of its graphs to run: ``fp32``, ``fp16`` or ``int8``.
+    options
+        Fields of :class:`spikgpt_onnx.runtime.Options`: provider, strict, threads, memory_arena, engine_cache,
+        io_binding.
+
+    Raises
+    ------
+    DamagedReference
+        When a file is missing, altered or inconsistent with the others.
+    GraphError
+        When it has no such graph, or that cannot run where it was asked to.
+    """
+
+    def __init__(
+        self, folder: str | Path, *, origin: str | None = None, precision: str = "fp32", **options: Any
+    ) -> None:
+        if precision not in GRAPHS:
+            msg = f"There is no precision {precision!r}; choose {', '.join(GRAPHS)}."
+            raise ConfigError(msg)
+        self.origin = origin
+        self.options = Options(**options)
+        self.stored = read_stored(Path(folder))
+        self.session = Session.of(self.stored.files, GRAPHS[precision], self.options)
+
+    @classmethod
+    def from_pretrained(
+        cls,
+        name: str | Path,
+        *,
+        revision: str | None = None,
+        token: str | bool | None = None,
+        cache_dir: str | Path | None = None,
+        endpoint: str | None = None,
+        local_files_only: bool = False,
+        precision: str = "fp32",
+        **options: Any,
+    ) -> Annotator:
+        """Load a reference by name, from a folder, or from the Hugging Face Hub.
+
+        Parameters
+        ----------
+        name
+            A name such as ``pancreas``, a folder, or ``org/repo[@revision]``. A name means the reference that ships
+            with this package, else the repository of that name in the namespace ``SPIKGPT_NAMESPACE``.
+        revision
+            Branch, tag or commit of the repository. With one, a name always means the repository.
+        token
+            Token for the Hub, True for that of ``hf auth login``, False for none. By default the stored one is used
+            with the default endpoint, and none with another.
+        cache_dir
+            Where to keep what is downloaded; by default the cache of huggingface_hub.
+        endpoint
+            Address of the Hub; by default ``HF_ENDPOINT``, or huggingface.co.
+        local_files_only
+            Take what is cached and ask nothing of the Hub.
+        precision, options
+            As for the class.
+
+        Raises
+        ------
+        ReferenceNotFound
+            When there is no such reference.
+        DamagedReference
+            When a file of it is missing or altered, even after it was fetched again.
+        HubError
+            When the Hub refuses or cannot be reached, and the reference is not cached.
+        GraphError
+            When it has no such graph, or that cannot run where it was asked to.
+        """
+        found = find(name, revision, hub=Hub(endpoint, token, cache_dir, local_files_only))
+        return cls(found.folder, origin=found.origin, precision=precision, **options)
+
+    def __repr__(self) -> str:
+        return f"Annotator({self.stored.name!r}, {len(self.labels)} labels, on {self.provider})"
+
+    @property
+    def provider(self) -> str:
+        """Where the graph runs: cpu, cuda or tensorrt."""
+        return self.session.provider
+
+    @property
+    def labels(self) -> tuple[str, ...]:
+        """Names of the labels, by index."""
+        return self.stored.labels.names
+
+    @property
+    def threshold(self) -> float:
+        """Confidence below which a cell is Unknown, if no other is asked for."""
+        return self.stored.thresholds.threshold
+
+    def annotate(
+        self,
+        cells: Any,
+        *,
+        genes: Sequence[str] | None = None,
+        layer: str | None = None,
+        scaling: str = "auto",
+        neighbours: bool = True,
+        threshold: float | None = None,
+        batch_size: int | None = None,
+        progress: bool | None = None,
+    ) -> Annotation:
+        """Label every cell.
+
+        Parameters
+        ----------
+        cells
+            An AnnData, which gets the labels in ``obs``, ``obsm`` and ``uns``; the path of an h5ad file, which is read
+            a few cells at a time; or a matrix, dense or sparse, shape (n, genes).
+        genes
+            Symbols or Ensembl ids of the columns of a matrix.
+        layer
+            Layer to read; by default the best expression values that there are.
+        scaling
+            How query genes are brought to the reference's scale; ``auto`` decides by evidence.
+        neighbours
+            Average each cell's probabilities with those of the cells nearest to it; else each cell is labelled alone.
+        threshold
+            Confidence below which a cell is Unknown; by default the reference's own.
+        batch_size
+            Cells classified at a time; the labels do not depend on it.
+        progress
+            Whether to show a bar; by default where there is a terminal.
+
+        Raises
+        ------
+        DataError
+            When the cells cannot be read or share too few genes with the reference.
+        ConfigError
+            When an option is out of range.
+        """
+        is_unknown(np.empty(0), threshold or 0.0)  # refuse a bad threshold before the work
+        size = (CPU_BATCH if self.provider == "cpu" else GPU_BATCH) if batch_size is None else batch_size
+        if size < 1:
+            msg = f"batch_size is {batch_size}; it must be at least 1."
+            raise ConfigError(msg)
+        workers = self.options.workers if self.provider == "cpu" else 1
+        with _opened(cells, genes) as source, ThreadPoolExecutor(workers) as pool:
+            run = _Run(self.session, pool, size, len(self.labels), progress, neighbours)
+            if self.stored.embedder.get("kind") == PCA:
+                expression, tensors = find_expression(source, layer=layer), self.stored.part(EMBEDDER)
+                projection = PCAProjection.from_tensors(self.stored.embedder, tensors, self.stored.genes)
+                probabilities, empty, report = run.of_counts(expression, projection, scaling)
+            else:
+                probabilities, empty, report = run.of_embedding(self._embedded(source, layer, scaling))
+            names = source.obs_names
+        used = self.threshold if threshold is None else threshold
+        best, unknown, confidence = decided(probabilities, used)
+        annotation = Annotation(
+            cells=names,
+            best=best,
+            rejected=unknown | empty,
+            confidence=confidence,
+            probabilities=probabilities.astype(np.float32, copy=False),
+            empty=empty,
+            label_names=self.labels,
+            threshold=used,
+            neighbours=neighbours,
+            reference_name=self.stored.name,
+            reference_origin=self.origin,
+            report=report,
+        )
+        if hasattr(cells, "uns"):
+            annotation.write_to(cells)
+        return annotation
+
+    def _embedded(self, source: Cells, layer: str | None, scaling: str) -> Embedding:
+        """Return the cells as vectors, for a reference that classifies an embedding."""
+        if self.stored.embedder.get("kind") == "obsm":
+            return PrecomputedEmbedder.from_settings(self.stored.embedder).embed(source, layer=layer, scaling=scaling)
+        msg = f"References with the embedder {self.stored.embedder.get('kind')!r} need spikgpt itself."
+        raise GraphError(msg)
+
+
+@dataclass(frozen=True)
+class _Run:
+    """One query on its way through the graph, ``batch`` cells at a time."""
+
+    session: Session
+    pool: ThreadPoolExecutor
+    batch: int
+    n_labels: int
+    progress: bool | None
+    neighbours: bool
+
+    def of_counts(
+        self, expression: Expression, projection: PCAProjection, scaling: str
+    ) -> tuple[Floats, npt.NDArray[np.bool_], EmbeddingReport]:
+        """Return probabilities, which cells are empty, and how they were read.
+
+        Twice through the cells: what the query's scale and its own space are is learned from a sample of them first.
+        """
+        with Spool() as spool:
+            with self._bar("Reading", expression.n_cells) as bar:
+                for chunk in aligned_chunks(expression, projection.genes, chunk_size=CHUNK):
+                    spool.add(chunk)
+                    bar.update(len(chunk.totals))
+            sample, shown = spool.sample()
+            scale, used, notes = projection.query_scale(sample, scaling, self.classified)
+            among = None
+            if self.neighbours:
+                space = projection.own_space(sample)
+                points = space.place(projection.logs(sample))
+                among = Neighbourhood(shown, points, self.classified(sample, scale))
+            probabilities = np.zeros((expression.n_cells, self.n_labels), dtype=np.float32)
+            empty = np.zeros(expression.n_cells, dtype=bool)
+            start = passed = 0
+            with self._bar("Labelling", expression.n_cells) as bar:
+                for chunk in spool.chunks():
+                    part = slice(start, start + len(chunk.totals))
+                    empty[part] = chunk.empty
+                    filled = chunk.part(~chunk.empty)
+                    found = self.classified(filled, scale)
+                    if among is not None:
+                        cells = passed + np.arange(len(filled.totals))
+                        found = among.smooth(found, space.place(projection.logs(filled)), cells)
+                    probabilities[part][~chunk.empty] = found
+                    start, passed = part.stop, passed + len(filled.totals)
+                    bar.update(len(chunk.totals))
+        report = EmbeddingReport(
+            source=expression.source,
+            values=expression.kind,
+            scaling=used,
+            genes_matched=int(sample.found.sum()),
+            genes_total=len(projection.genes),
+            notes=sample.notes + notes,
+        )
+        return probabilities, empty, report
+
+    def of_embedding(self, embedding: Embedding) -> tuple[Floats, npt.NDArray[np.bool_], EmbeddingReport]:
+        """Return the same for cells that are vectors already."""
+        with self._bar("Labelling", len(embedding.vectors)) as bar:
+            inputs = ({contract.EMBEDDING: embedding.vectors[part]} for part in self._parts(len(embedding.vectors)))
+            probabilities = self._run(inputs, bar).astype(np.float64)
+        filled = ~embedding.empty
+        if self.neighbours:
+            probabilities[filled] = smooth(probabilities[filled], embedding.points, embedding.shown)
+        probabilities[embedding.empty] = 0
+        return probabilities, embedding.empty, embedding.report
+
+    def classified(self, cells: AlignedCells, scale: Scale) -> Floats:
+        """Return the probabilities of cells, each seen alone, shape (n, labels)."""
+        mean, std = scale
+        return self._run(
+            {
+                contract.COUNTS: cells.values[part],
+                contract.TOTAL: cells.totals[part],
+                contract.FOUND: cells.found,
+                contract.GENE_MEAN: mean,
+                contract.GENE_STD: std,
+            }
+            for part in self._parts(len(cells.totals))
+        )
+
+    def _parts(self, cells: int) -> Iterator[slice]:
+        return (slice(start, start + self.batch) for start in range(0, cells, self.batch))
+
+    def _run(self, batches: Iterable[Mapping[str, Any]], bar: Any = None) -> npt.NDArray[np.float32]:
+        """Run batches side by side and join their probabilities."""
+
+        def one(batch: Mapping[str, Any]) -> npt.NDArray[np.float32]:
+            dense = {name: array.toarray() if sparse.issparse(array) else array for name, array in batch.items()}
+            found: npt.NDArray[np.float32] = self.session.run(dense)[contract.PROBABILITIES]
+            if bar is not None:
+                bar.update(len(found))
+            return found
+
+        return np.concatenate([np.empty((0, self.n_labels), dtype=np.float32), *self.pool.map(one, batches)])
+
+    def _bar(self, what: str, cells: int) -> Any:
+        # With None, tqdm shows nothing where there is no terminal.
+        return tqdm(desc=what, total=cells, unit=" cells", disable=None if self.progress is None else not self.progress)
+
+
+@dataclass(frozen=True)
+class _Matrix:
+    """A matrix of cells and named genes, with the attributes of an AnnData that annotation reads."""
+
+    X: Any
+    names: _Names
+
+    @property
+    def n_obs(self) -> int:
+        return int(self.X.shape[0])
+
+    @property
+    def n_vars(self) -> int:
+        return int(self.X.shape[1])
+
+    @property
+    def obs_names(self) -> Any:
+        return np.arange(self.n_obs).astype(str)
+
+    @property
+    def var(self) -> _Names:
+        return self.names
+
+    layers: Mapping[str, Any] = field(default_factory=dict)
+    obsm: Mapping[str, Any] = field(default_factory=dict)
+    raw: None = None
+
+
+@dataclass(frozen=True)
+class _Names:
+    """Gene names without columns."""
+
+    index: Sequence[str]
+    columns: tuple[str, ...] = ()
+
+    def __len__(self) -> int:
+        return len(self.index)
+
+    def __getitem__(self, column: str) -> Any:
+        raise KeyError(column)
+
+
+def _opened(cells: Any, genes: Sequence[str] | None) -> AbstractContextManager[Cells]:
+    """Return the cells as something that can be read: an AnnData, a file, or a matrix with gene names."""
+    if isinstance(cells, str | Path):
+        opened: AbstractContextManager[Cells] = H5adFile(cells)
+    elif hasattr(cells, "obs_names") and hasattr(cells, "var"):
+        opened = nullcontext(cells)
+    else:
+        matrix = cells if sparse.issparse(cells) else np.asarray(cells)
+        if matrix.ndim != 2 or genes is None or len(genes) != matrix.shape[1]:
+            named = "no genes" if genes is None else f"{len(genes)} genes"
+            msg = (
+                f"Found a matrix of shape {matrix.shape} with {named}; expected cells as rows, and genes=, the name of "
+                "each column. Or give an AnnData, or the path of an h5ad file."
+            )
+            raise DataError(msg)
+        return nullcontext(_Matrix(matrix, _Names(list(genes))))
+    if genes is not None:
+        msg = "An AnnData names its genes itself; leave genes= out."
+        raise ConfigError(msg)
+    return opened
