@@ -52,7 +52,8 @@ $(READY): pyproject.toml export/pyproject.toml constraints.txt
 $(RUNTIME)/.ready: export/pyproject.toml constraints.txt $(shell find export/spikgpt_onnx -type f -not -path '*/__pycache__/*')
 	$(PYTHON) -m venv $(RUNTIME)
 	sed '/^onnxruntime==/d' constraints.txt > $(RUNTIME)/constraints.txt
-	$(RUNTIME)/bin/python -m pip install --quiet --disable-pip-version-check --constraint $(RUNTIME)/constraints.txt --force-reinstall './export[cpu]' $(OLDEST)
+	$(RUNTIME)/bin/python -m pip install --quiet --disable-pip-version-check --constraint $(RUNTIME)/constraints.txt './export[cpu]' $(OLDEST)
+	$(RUNTIME)/bin/python -m pip install --quiet --disable-pip-version-check --force-reinstall --no-deps ./export
 	touch $@
 
 clean:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, field
@@ -248,9 +248,8 @@ class _Run:
                     bar.update(len(chunk.totals))
             sample, shown = spool.sample()
             scale, used, notes = projection.query_scale(sample, scaling, self.classified)
-            among = None
+            among, space = None, projection.own_space(sample)
             if self.neighbours:
-                space = projection.own_space(sample)
                 points = space.place(projection.logs(sample))
                 among = Neighbourhood(shown, points, self.classified(sample, scale))
             probabilities = np.zeros((expression.n_cells, self.n_labels), dtype=np.float32)
@@ -261,6 +260,7 @@ class _Run:
                     part = slice(start, start + len(chunk.totals))
                     empty[part] = chunk.empty
                     filled = chunk.part(~chunk.empty)
+
                     found = self.classified(filled, scale)
                     if among is not None:
                         cells = passed + np.arange(len(filled.totals))
@@ -281,8 +281,13 @@ class _Run:
     def of_embedding(self, embedding: Embedding) -> tuple[Floats, npt.NDArray[np.bool_], EmbeddingReport]:
         """Return the same for cells that are vectors already."""
         with self._bar("Labelling", len(embedding.vectors)) as bar:
-            inputs = ({contract.EMBEDDING: embedding.vectors[part]} for part in self._parts(len(embedding.vectors)))
-            probabilities = self._run(inputs, bar).astype(np.float64)
+
+            def one(part: slice) -> Floats:
+                found = self.session.run({contract.EMBEDDING: embedding.vectors[part]})[contract.PROBABILITIES]
+                bar.update(len(found))
+                return found
+
+            probabilities = self._joined(one, len(embedding.vectors)).astype(np.float64)
         filled = ~embedding.empty
         if self.neighbours:
             probabilities[filled] = smooth(probabilities[filled], embedding.points, embedding.shown)
@@ -290,33 +295,26 @@ class _Run:
         return probabilities, embedding.empty, embedding.report
 
     def classified(self, cells: AlignedCells, scale: Scale) -> Floats:
-        """Return the probabilities of cells, each seen alone, shape (n, labels)."""
+        """Return the probabilities of cells, none of them empty, each seen alone, shape (n, labels)."""
         mean, std = scale
-        return self._run(
-            {
-                contract.COUNTS: cells.values[part],
+
+        def one(part: slice) -> Floats:
+            inputs = {
+                contract.COUNTS: cells.values[part].toarray(),
                 contract.TOTAL: cells.totals[part],
                 contract.FOUND: cells.found,
                 contract.GENE_MEAN: mean,
                 contract.GENE_STD: std,
             }
-            for part in self._parts(len(cells.totals))
-        )
-
-    def _parts(self, cells: int) -> Iterator[slice]:
-        return (slice(start, start + self.batch) for start in range(0, cells, self.batch))
-
-    def _run(self, batches: Iterable[Mapping[str, Any]], bar: Any = None) -> npt.NDArray[np.float32]:
-        """Run batches side by side and join their probabilities."""
-
-        def one(batch: Mapping[str, Any]) -> npt.NDArray[np.float32]:
-            dense = {name: array.toarray() if sparse.issparse(array) else array for name, array in batch.items()}
-            found: npt.NDArray[np.float32] = self.session.run(dense)[contract.PROBABILITIES]
-            if bar is not None:
-                bar.update(len(found))
+            found: Floats = self.session.run(inputs)[contract.PROBABILITIES]
             return found
 
-        return np.concatenate([np.empty((0, self.n_labels), dtype=np.float32), *self.pool.map(one, batches)])
+        return self._joined(one, len(cells.totals))
+
+    def _joined(self, one: Callable[[slice], Floats], cells: int) -> Floats:
+        """Run batches side by side and join what they give."""
+        parts = (slice(start, min(start + self.batch, cells)) for start in range(0, cells, self.batch))
+        return np.concatenate([np.empty((0, self.n_labels), dtype=np.float32), *self.pool.map(one, parts)])
 
     def _bar(self, what: str, cells: int) -> Any:
         # With None, tqdm shows nothing where there is no terminal.

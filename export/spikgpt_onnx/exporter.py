@@ -331,13 +331,16 @@ def weight_difference(reference: Trained, graph: onnx.ModelProto) -> float:
             continue
         layer = name.removesuffix(".weight").removesuffix(".linear")
         found = [constants[f"{layer}.weight"].astype(np.float64)] if f"{layer}.weight" in constants else []
+        if f"{layer}.weight.turned" in constants:
+            found.append(constants[f"{layer}.weight.turned"].astype(np.float64).T)
         if f"{layer}.weight.int8" in constants:
             found.append(constants[f"{layer}.weight.int8"] * constants[f"{layer}.scale"].astype(np.float64))
         if not found:
             msg = f"The graph has no weights of the layer {layer}. Nothing was written."
             raise ParityError(msg)
-        # In the graph a layer may carry the division by tau, or by the number of steps.
-        expected = [weight.astype(np.float64).T / divisor for divisor in (1, config.tau, config.time_steps)]
+        # In the graph a layer may carry the division by tau, with the sign turned round, or by the number of steps.
+        divisors = (1, config.tau, -config.tau, config.time_steps)
+        expected = [weight.astype(np.float64).T / divisor for divisor in divisors]
         differences = [min(np.abs(one - other).max() / np.abs(other).max() for other in expected) for one in found]
         largest = max(largest, float(max(differences)))
     return largest

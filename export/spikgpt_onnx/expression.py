@@ -474,9 +474,11 @@ def _linear(rows: sparse.csr_matrix, log_base: float | None) -> sparse.csr_matri
 def _row_sums(linear: sparse.csr_matrix) -> npt.NDArray[np.float64]:
     """Return the sum of each row, shape (n,), in a way that does not depend on the order of columns.
 
-    Values are rounded to a grid of 2**-32 times the row's largest power of two. Sums on the grid are exact in float64
-    for up to a million genes, and the grid holds every count, so whole numbers add up exactly.
+    Whole numbers add up exactly as they are. Others are rounded to a grid of 2**-32 times the row's largest power of
+    two: sums on the grid are exact in float64 for up to a million genes.
     """
+    if (np.rint(linear.data) == linear.data).all():
+        return np.asarray(linear.sum(axis=1), dtype=np.float64).ravel()
     largest = linear.max(axis=1).toarray().ravel()
     grid = np.repeat(np.ldexp(1.0, np.frexp(largest)[1] - 32), np.diff(linear.indptr))
     rounded = sparse.csr_matrix((np.rint(linear.data / grid) * grid, linear.indices, linear.indptr), shape=linear.shape)

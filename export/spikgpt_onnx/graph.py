@@ -9,8 +9,8 @@ Two rewritings of the neurons save most of their cost. With ``a = 1 - 1 / tau`` 
 
 - *A constant current* (queries, keys and values of the first block) makes a neuron fire every d steps, where d is the
   first step at which ``c (1 + a + ... + a^(d-1)) >= v_threshold``. So T comparisons of the current give all spikes.
-- *A varying current*: with the sign of the potential turned round, keeping that of those that do not fire is one ONNX
-  operator, ThresholdedRelu.
+- *A varying current*: with the sign of everything turned round, keeping the potential of those that do not fire is one
+  ONNX operator, ThresholdedRelu; and the leak is left to currents and thresholds that grow from step to step.
 """
 
 from __future__ import annotations
@@ -31,6 +31,8 @@ from spikgpt_onnx.pca import PCAProjection
 
 # The oldest that has every operator, so that old runtimes load the graph: ONNX 1.13 and 1.14, of 2022 and 2023.
 OPSET, IR_VERSION = 18, 8
+# Of currents from the first step to the last; float32 has room for much more, but many steps grow without bound.
+LARGEST_GROWTH = 2.0**20
 # Of torch's BatchNorm1d.
 NORM_EPSILON = 1e-5
 
@@ -74,36 +76,67 @@ class Builder:
         """Add a cast, to float32 by default."""
         return self.add("Cast", value, to=dtype)
 
-    def linear(self, value: str, layer: Linear, *, whole: bool = False) -> str:
+    def linear(
+        self,
+        value: str,
+        layer: Linear,
+        *,
+        whole: bool = False,
+        plus: tuple[str, float] | None = None,
+        times: float = 1.0,
+    ) -> str:
         """Add a linear layer, (B, in) to (B, out).
 
         Parameters
         ----------
         whole
             Whether the values are whole numbers, 0 to 255, which int8 multiplies without rounding them.
+        plus
+            What is added in place of a bias, (B, out), and the number that it is multiplied with before.
+        times
+            A number that the result is multiplied with.
         """
-        if self.precision == "int8" and whole:
-            return self._whole_linear(value, layer)
+        if self.precision == "fp32" or (self.precision == "int8" and not whole):
+            weight = self.constant(f"{layer.name}.weight", layer.weight.T)
+            if plus is not None:
+                return self.add("Gemm", value, weight, plus[0], beta=plus[1])
+            if layer.bias is None:
+                return self.add("MatMul", value, weight) if times == 1 else self.add("Gemm", value, weight, alpha=times)
+            return self.add("Gemm", value, weight, self._bias(layer, times), alpha=times)
+        product = self._half_product(value, layer) if self.precision == "fp16" else self._whole_product(value, layer)
+        if plus is not None:
+            return self.add("Add", product, self.add("Mul", plus[0], self.number(plus[1])))
+        product = product if times == 1 else self.add("Mul", product, self.number(times))
+        return product if layer.bias is None else self.add("Add", product, self._bias(layer, times))
+
+    def turned_linear(self, value: str, layer: Linear, *, times: float = 1.0) -> str:
+        """Add a linear layer whose results are turned, (B, in) to (out, B), and multiplied with a number."""
+        bias = np.zeros((len(layer.weight), 1)) if layer.bias is None else layer.bias[:, None]
+        added = self.constant(f"{layer.name}.bias.turned {times!r}", bias * times)
         if self.precision == "fp16":
-            weight = self.constant(f"{layer.name}.weight", layer.weight.T, np.float16)
-            product = self.cast(self.add("MatMul", self.cast(value, TensorProto.FLOAT16), weight))
-            return product if layer.bias is None else self.add("Add", product, self._bias(layer))
-        weight = self.constant(f"{layer.name}.weight", layer.weight.T)
-        if layer.bias is None:
-            return self.add("MatMul", value, weight)
-        return self.add("Gemm", value, weight, self._bias(layer))
+            weight = self.constant(f"{layer.name}.weight.turned", layer.weight, np.float16)
+            turned = self.add("Transpose", self.cast(value, TensorProto.FLOAT16), perm=[1, 0])
+            product = self.cast(self.add("MatMul", weight, turned))
+            return self.add("Add", product if times == 1 else self.add("Mul", product, self.number(times)), added)
+        weight = self.constant(f"{layer.name}.weight.turned", layer.weight)
+        return self.add("Gemm", weight, value, added, transB=1, alpha=times)
 
-    def _bias(self, layer: Linear) -> str:
-        return self.constant(f"{layer.name}.bias", layer.bias)
+    def _bias(self, layer: Linear, times: float = 1.0) -> str:
+        name = f"{layer.name}.bias" if times == 1 else f"{layer.name}.bias {times!r}"
+        return self.constant(name, None if layer.bias is None else layer.bias * times)
 
-    def _whole_linear(self, value: str, layer: Linear) -> str:
-        """Add a linear layer of whole values with 8-bit weights, one scale for each output."""
+    def _half_product(self, value: str, layer: Linear) -> str:
+        """Add a product of which both factors are in half precision."""
+        weight = self.constant(f"{layer.name}.weight", layer.weight.T, np.float16)
+        return self.cast(self.add("MatMul", self.cast(value, TensorProto.FLOAT16), weight))
+
+    def _whole_product(self, value: str, layer: Linear) -> str:
+        """Add a product of whole values with 8-bit weights, one scale for each output."""
         scale = np.abs(layer.weight).max(axis=1) / 127  # (out,)
         rounded = np.rint(layer.weight / np.maximum(scale, 1e-30)[:, None]).T
         weight = self.constant(f"{layer.name}.weight.int8", rounded, np.int8)
         product = self.cast(self.add("MatMulInteger", self.cast(value, TensorProto.UINT8), weight))
-        product = self.add("Mul", product, self.constant(f"{layer.name}.scale", scale))
-        return product if layer.bias is None else self.add("Add", product, self._bias(layer))
+        return self.add("Mul", product, self.constant(f"{layer.name}.scale", scale))
 
 
 @dataclass(frozen=True)
@@ -112,7 +145,7 @@ class Linear:
 
     name: str
     weight: npt.NDArray[np.float64]
-    bias: npt.NDArray[np.float64] | None
+    bias: npt.NDArray[np.float64] | None = None
 
     def times(self, factor: float) -> Linear:
         """Return the layer with its results multiplied."""
@@ -121,6 +154,11 @@ class Linear:
     def without_bias(self) -> Linear:
         """Return the layer without its bias; the two share their weight in the graph."""
         return Linear(self.name, self.weight, None)
+
+    def carrying(self, before: Linear) -> Linear:
+        """Return the layer with the bias of the layer before it, which then needs none."""
+        own, other = (0.0 if layer.bias is None else layer.bias for layer in (self, before))
+        return Linear(self.name, self.weight, own + self.weight @ (np.zeros(self.weight.shape[1]) + other))
 
     @classmethod
     def of(cls, weights: Mapping[str, Floats], name: str) -> Linear:
@@ -164,20 +202,30 @@ class Neurons:
                     last = periods.pop(0)
                 within = reached[last - 1]
                 if first > 1:
-                    within = add("And", within, add("Not", reached[first - 2]))
+                    # Who reached it by then has reached it later too, so this leaves the others.
+                    within = add("Xor", within, reached[first - 2])
                 fired = add("Or", fired, within) if fired else within
             every.append(fired)
         return every
 
+    @property
+    def factors(self) -> list[float]:
+        """What :meth:`of` wants the currents of each step to be multiplied with."""
+        # Potentials that leak by ``a`` at each step are the same as currents and thresholds that grow by 1 / a.
+        growth = (1 / self.leak) ** np.arange(self.steps)
+        return growth.tolist() if growth[-1] <= LARGEST_GROWTH else [1.0] * self.steps
+
     def of(self, currents: Sequence[str]) -> list[str]:
-        """Return the spikes of each step, bool, from the currents of each."""
+        """Return the spikes of each step, bool, from the currents of each, times their factors, times -1."""
         add, number = self.builder.add, self.builder.number
         spikes, kept = [], ""
-        for step, current in enumerate(currents):
-            charged = add("Sub", add("Mul", kept, number(self.leak)), current) if kept else add("Neg", current)
-            spikes.append(add("LessOrEqual", charged, number(-self.threshold)))
+        for step, (current, factor) in enumerate(zip(currents, self.factors, strict=True)):
+            if kept and self.factors[-1] == 1:
+                kept = add("Mul", kept, number(self.leak))
+            charged = add("Add", kept, current) if kept else current
+            spikes.append(add("LessOrEqual", charged, number(-self.threshold * factor)))
             if step < len(currents) - 1:
-                kept = add("ThresholdedRelu", charged, alpha=-self.threshold)
+                kept = add("ThresholdedRelu", charged, alpha=-self.threshold * factor)
         return spikes
 
 
@@ -200,32 +248,38 @@ def classifier(
         name = f"blocks.{index}"
         projection = Linear.of(weights, f"{name}.attention.query_key_value")
         spikes = attention(builder, config, projection, inputs, literal=literal)
-        hidden = Linear.of(weights, f"{name}.mlp.hidden").times(1 / config.tau)
+        hidden = Linear.of(weights, f"{name}.mlp.hidden").times(-1 / config.tau)
         output = Linear.of(weights, f"{name}.mlp.output")
         floats = [builder.cast(spike) for spike in spikes]  # T times (B, D)
         summed = floats  # what the residual connection gives
         if config.residual:
             summed = [add("Add", inputs[t if len(inputs) > 1 else 0], spike) for t, spike in enumerate(floats)]
+        neurons = Neurons(builder, config)
         if config.residual and builder.precision == "int8":
             # The spikes apart from the rest, so that they are whole.
             base = [builder.linear(value, hidden) for value in inputs]
-            currents = [
-                add("Add", base[t if len(base) > 1 else 0], builder.linear(spike, hidden.without_bias(), whole=True))
-                for t, spike in enumerate(spikes)
-            ]
+            currents = []
+            for step, (spike, factor) in enumerate(zip(spikes, neurons.factors, strict=True)):
+                added = base[step if len(base) > 1 else 0], 1.0
+                product = builder.linear(spike, hidden.without_bias(), whole=True, plus=added)
+                currents.append(add("Mul", product, builder.number(factor)))
         else:
-            currents = [builder.linear(value, hidden, whole=not config.residual) for value in summed]
-        fired = [builder.cast(spike) for spike in Neurons(builder, config).of(currents)]  # T times (B, F)
+            currents = [
+                builder.linear(value, hidden, whole=not config.residual, times=factor)
+                for value, factor in zip(summed, neurons.factors, strict=True)
+            ]
+        fired = [builder.cast(spike) for spike in neurons.of(currents)]  # T times (B, F)
         if index == config.depth - 1:
             # Linear from here on, so the average over time comes first.
-            mean = Linear(output.name, output.weight / config.time_steps, output.bias)
-            x = builder.linear(_sum(builder, fired), mean, whole=True)
-            if config.residual:
-                x = add("Add", x, add("Mul", _sum(builder, summed), builder.number(1 / config.time_steps)))
+            # What is added takes the place of the bias in a Gemm, so the head carries that.
+            mean = Linear(output.name, output.weight / config.time_steps)
+            head = Linear.of(weights, "head").carrying(output)
+            rest = (_sum(builder, summed), 1 / config.time_steps) if config.residual else None
+            x = builder.linear(_sum(builder, fired), mean, whole=True, plus=rest)
             if literal:
                 x = add("Reshape", x, builder.integers(-1, config.copies, config.width))
                 x = add("ReduceMean", x, builder.integers(1), keepdims=0)  # (cells, D)
-            return builder.linear(x, Linear.of(weights, "head"))
+            return builder.linear(x, head)
         inputs = [builder.linear(spike, output, whole=True) for spike in fired]
         if config.residual:
             inputs = [add("Add", value, rest) for value, rest in zip(inputs, summed, strict=True)]
@@ -236,29 +290,34 @@ def attention(
     builder: Builder, config: SpikGPTConfig, layer: Linear, inputs: Sequence[str], *, literal: bool = False
 ) -> list[str]:
     """Add spiking self-attention ``SN(Q Kᵀ V s)`` and return its spikes at each step, bool, (B, D)."""
-    add = builder.add
+    add, heads, size = builder.add, config.heads, config.width // config.heads
     neurons = Neurons(builder, config)
-    if len(inputs) == 1:
-        spikes = neurons.of_constant(builder.linear(inputs[0], layer.times(1 / config.tau)))
-    else:
-        spikes = neurons.of([builder.linear(x, layer.times(1 / config.tau)) for x in inputs])
-    by_head = builder.integers(0, 3, config.heads, -1)
     # m copies that agree weigh m; over m that is 1, exactly.
     gain = 1.0 if config.attention_scale is None else config.copies * config.attention_scale
-    currents = []
+    out = Neurons(builder, config, gain / config.tau / (config.copies if literal else 1))
+    # Cells last, unless literal: what is weighted by head is then weighted in long runs, not E values at a time.
+    project = builder.linear if literal else builder.turned_linear
+    if len(inputs) == 1:
+        spikes = neurons.of_constant(project(inputs[0], layer.times(1 / config.tau)))
+    else:
+        negative = layer.times(-1 / config.tau)
+        spikes = neurons.of([project(x, negative, times=t) for x, t in zip(inputs, neurons.factors, strict=True)])
     if literal:
-        currents = [_attended(builder, config, spike) for spike in spikes]
-        return Neurons(builder, config, gain / config.tau / config.copies).of(currents)
-    for spike in spikes:
+        weighted = [_attended(builder, config, spike) for spike in spikes]  # T times (B, D)
+        times = [builder.number(-factor) for factor in out.factors]
+        return out.of([add("Mul", current, factor) for current, factor in zip(weighted, times, strict=True)])
+    attended = []
+    for spike, factor in zip(spikes, out.factors, strict=True):  # (3 D, B)
         parts = f"{spike} q", f"{spike} k", f"{spike} v"
-        split = add("Reshape", spike, by_head)  # (B, 3, H, E)
-        builder.nodes.append(helper.make_node("Split", [split], list(parts), f"{spike} split", axis=1, num_outputs=3))
-        query, key, value = parts  # each (B, 1, H, E)
+        split = add("Reshape", spike, builder.integers(3, heads, size, -1))  # (3, H, E, B)
+        builder.nodes.append(helper.make_node("Split", [split], list(parts), f"{spike} split", axis=0, num_outputs=3))
+        query, key, value = parts  # each (1, H, E, B)
         both = builder.cast(add("And", query, key))
-        weight = add("ReduceSum", both, builder.integers(3), keepdims=1)  # (B, 1, H, 1)
-        attended = add("Mul", weight, builder.cast(value))  # (B, 1, H, E)
-        currents.append(add("Reshape", attended, builder.integers(0, config.width)))  # (B, D)
-    return Neurons(builder, config, gain / config.tau).of(currents)
+        weight = add("ReduceSum", both, builder.integers(2), keepdims=1)  # (1, H, 1, B)
+        weight = add("Mul", weight, builder.number(-factor))
+        current = add("Mul", weight, builder.cast(value))  # (1, H, E, B)
+        attended.append(add("Reshape", current, builder.integers(config.width, -1)))  # (D, B)
+    return [add("Transpose", spike, perm=[1, 0]) for spike in out.of(attended)]
 
 
 def _attended(builder: Builder, config: SpikGPTConfig, spike: str) -> str:
@@ -287,7 +346,7 @@ def expression(builder: Builder, projection: PCAProjection) -> str:
     scaled = add("Sub", add("Mul", logs, inverse), shift)  # (B, G)
     clipped = add("Clip", scaled, number(-projection.clip), number(projection.clip))
     components = projection.components.astype(np.float64)
-    vectors = builder.linear(clipped, Linear("components", components.T, None))  # (B, D)
+    vectors = builder.linear(clipped, Linear("components", components.T))  # (B, D)
     return unit_length(builder, vectors)
 
 

@@ -153,19 +153,20 @@ class SparseOnDisk:
     def __getitem__(self, index: slice | npt.NDArray[np.int64]) -> sparse.csr_matrix:
         """Return some rows, by a slice or by ascending indices."""
         if isinstance(index, slice):
-            return self._rows(*index.indices(self.shape[0])[:2])
-        return sparse.csr_matrix(sparse.vstack([self._rows(row, row + 1) for row in index.tolist()], format="csr"))
+            first, last = index.indices(self.shape[0])[:2]
+            return self._rows([slice(first, max(first, last))])
+        return self._rows([slice(row, row + 1) for row in index.tolist()])
 
-    def _rows(self, start: int, stop: int) -> sparse.csr_matrix:
-        starts = self._starts[start : stop + 1]
-        part = slice(int(starts[0]), int(starts[-1]))
-        columns = self._group["indices"][part]
+    def _rows(self, parts: list[slice]) -> sparse.csr_matrix:
+        """Return the rows of some parts, one after the other."""
+        spans = [slice(int(self._starts[part.start]), int(self._starts[part.stop])) for part in parts]
+        lengths = np.concatenate([np.diff(self._starts[part.start : part.stop + 1]) for part in parts])
+        values, columns = (np.concatenate([self._group[name][span] for span in spans]) for name in ("data", "indices"))
         if len(columns) and not 0 <= columns.min() <= columns.max() < self.shape[1]:
             msg = f"{self._group.name} names genes beyond its {self.shape[1]}. The file is damaged. {REMEDY}"
             raise DataError(msg)
-        return sparse.csr_matrix(
-            (self._group["data"][part], columns, starts - starts[0]), (stop - start, self.shape[1])
-        )
+        starts = np.concatenate([[0], np.cumsum(lengths)])
+        return sparse.csr_matrix((values, columns, starts), (len(lengths), self.shape[1]))
 
     def to_memory(self) -> sparse.csc_matrix:
         """Return a CSC matrix as a whole: its rows cannot be read one by one."""

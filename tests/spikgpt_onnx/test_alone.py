@@ -32,7 +32,7 @@ def _made() -> None:
 
 
 def test_there_is_no_torch_and_the_oldest_onnxruntime() -> None:
-    ran = subprocess.run([BIN / "python", "-c", LOOK], capture_output=True, text=True, check=True)
+    ran = subprocess.run([BIN / "python", "-I", "-c", LOOK], capture_output=True, text=True, check=True)
     version, found, imported = json.loads(ran.stdout)
     claimed = (ROOT / "export" / "pyproject.toml").read_text()
     assert f'cpu = ["onnxruntime>={version.removesuffix(".0")}"]' in claimed
@@ -41,7 +41,15 @@ def test_there_is_no_torch_and_the_oldest_onnxruntime() -> None:
 
 @pytest.mark.parametrize("precision", ["fp32", "int8", "fp16"])
 def test_the_demo_cells_get_the_labels_of_the_library(precision: str, shipped: SpikGPT, tmp_path: Path) -> None:
-    command = [BIN / "spikgpt-onnx", "annotate", QUERY_FILE, "--model", "pancreas", "--precision", precision]
+    command: list[str | Path] = [
+        BIN / "spikgpt-onnx",
+        "annotate",
+        QUERY_FILE,
+        "--model",
+        "pancreas",
+        "--precision",
+        precision,
+    ]
     subprocess.run([*command, "--out", tmp_path / "out.h5ad", "--table", tmp_path / "out.csv"], check=True)
     found = pd.read_csv(tmp_path / "out.csv", index_col="cell")
     expected = annotate(shipped.reference, read_h5ad(QUERY_FILE))
