@@ -29,6 +29,7 @@ lint: $(READY)
 # SPIKGPT_DATA names the folder of the studies that may not be committed; without it, speed alone is measured.
 bench: $(READY)
 	$(BIN)/python benchmarks/speed.py $(BENCH_SPEED)
+	$(BIN)/python benchmarks/footprint.py
 	$(BIN)/python -m benchmarks.scgpt
 	$(if $(SPIKGPT_DATA),$(BIN)/python benchmarks/accuracy.py --data "$(SPIKGPT_DATA)",@echo "Set SPIKGPT_DATA=DIR to measure accuracy across studies too.")
 

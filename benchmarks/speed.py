@@ -169,7 +169,7 @@ def graph_against_products() -> dict[int, tuple[float, float]]:
         batches = 2 * threads
         with ThreadPoolExecutor(threads) as pool:
 
-            def seconds(session: Session, inputs: dict[str, Any]) -> float:
+            def seconds(session: Session, inputs: dict[str, Any], batches: int = batches) -> float:
                 return best(lambda: list(pool.map(lambda _: session.run(inputs), range(batches))), 1)
 
             # Short rounds, in turn: both meet the same machine, and each some of its quiet moments.

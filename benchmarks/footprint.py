@@ -1,0 +1,86 @@
+"""What it takes to label the demo cells with and without torch: installed size, and seconds from a cold start.
+
+    python benchmarks/footprint.py
+
+Installed size is that of each package and of everything it requires, as installed beside this script. Each start is a
+process of its own, best of three, and annotates the demo cells from file to file.
+"""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+import tempfile
+import time
+from importlib.metadata import PackageNotFoundError, distribution
+from pathlib import Path
+
+from packaging.requirements import Requirement
+from rich.console import Console
+from rich.table import Table
+
+CELLS = Path(__file__).resolve().parents[1] / "tests" / "data" / "pancreas_baron_human2_human4.h5ad"
+BIN = Path(sys.executable).parent
+WAYS = {"spikgpt": ("spikgpt", ""), "spikgpt-onnx": ("spikgpt-onnx", "cpu")}
+
+
+def required(name: str, extra: str = "") -> set[str]:
+    """Return a distribution and all that it requires, by name."""
+    found: set[str] = set()
+    left = [(name, {"", extra})]
+    while left:
+        current, extras = left.pop()
+        try:
+            stated = distribution(current).requires or []
+        except PackageNotFoundError:
+            continue
+        for requirement in map(Requirement, stated):
+            marker = requirement.marker
+            wanted = marker is None or any(marker.evaluate({"extra": chosen}) for chosen in extras)
+            if wanted and requirement.name.lower() not in found:
+                left.append((requirement.name, {"", *requirement.extras}))
+                found.add(requirement.name.lower())
+    return found | {name}
+
+
+def megabytes(names: set[str]) -> float:
+    """Return the size of the files of some distributions, in MB."""
+    total = 0
+    for name in names:
+        try:
+            files = distribution(name).files or []
+        except PackageNotFoundError:
+            continue
+        total += sum(path.stat().st_size for file in files if (path := Path(str(file.locate()))).is_file())
+    return total / 1e6
+
+
+def seconds(command: list[str | Path]) -> float:
+    """Return the seconds of the fastest of three runs."""
+    taken = []
+    for _ in range(3):
+        start = time.perf_counter()
+        subprocess.run(command, check=True, capture_output=True)
+        taken.append(time.perf_counter() - start)
+    return min(taken)
+
+
+def main() -> None:
+    """Measure and print."""
+    table = Table("package", "packages", "installed, MB", "--version, s", "demo cells, s")
+    with tempfile.TemporaryDirectory() as folder:
+        for package, (command, extra) in WAYS.items():
+            names = required(package, extra)
+            annotate = [BIN / command, "annotate", CELLS, "--model", "pancreas", "--out", Path(folder) / "out.h5ad"]
+            table.add_row(
+                package + (rf"\[{extra}]" if extra else ""),
+                str(len(names)),
+                f"{megabytes(names):,.0f}",
+                f"{seconds([BIN / command, '--version']):.2f}",
+                f"{seconds([*annotate]):.1f}",
+            )
+    Console().print(table)
+
+
+if __name__ == "__main__":
+    main()
