@@ -45,7 +45,7 @@ $(READY): pyproject.toml export/pyproject.toml constraints.txt
 	$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "Python 3.11 or newer is needed; say make PYTHON=python3.11")'
 	$(PYTHON) -m venv $(VENV)
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check --constraint constraints.txt torch==2.13.0
-	$(BIN)/python -m pip install --quiet --disable-pip-version-check --constraint constraints.txt --editable '.[dev,parquet]' --editable './export[export,cpu]'
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check --constraint constraints.txt --editable './export[export,cpu]' --editable '.[dev,parquet]'
 	# The oracle of the scGPT tests; without its dependencies, which no current torch satisfies.
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check --no-deps scgpt==0.2.4
 	touch $@
