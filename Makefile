@@ -18,7 +18,7 @@ test: $(READY) $(RUNTIME)/.ready lint
 # The graph from another language: needs node and npm.
 test-contract: $(READY)
 	cd export/examples/node && npm install --ignore-scripts --no-audit --no-fund
-	$(BIN)/python export/examples/node/check.py
+	$(BIN)/python tests/contract.py
 
 lint: $(READY)
 	$(BIN)/ruff check .

@@ -16,14 +16,16 @@ os.environ["HF_HOME"] = tempfile.mkdtemp(prefix="spikgpt-tests-")
 os.environ["HF_ENDPOINT"] = "http://127.0.0.1:9"
 
 import numpy as np
+import pandas as pd
 import pytest
 from anndata import AnnData
 
-from spikgpt import SpikGPT
+from spikgpt import Annotation, SpikGPT
 from spikgpt.building import train
 from spikgpt.data import read_h5ad
 from spikgpt.reference import Reference, save
 from spikgpt.testing.hub import LoopbackHub
+from spikgpt_onnx.embedding import EmbeddingReport
 from spikgpt_onnx.exporter import export
 from spikgpt_onnx.hub import Hub
 
@@ -101,3 +103,23 @@ def hub() -> Iterator[LoopbackHub]:
 def client(hub: LoopbackHub, tmp_path: Path) -> Hub:
     """Return a client of that Hub with an empty cache."""
     return Hub(hub.endpoint, cache_dir=tmp_path / "cache")
+
+
+@pytest.fixture
+def annotation() -> Annotation:
+    """Make up an annotation of twelve cells."""
+    confidence = np.linspace(0.1, 0.95, 12).astype(np.float32)
+    return Annotation(
+        cells=pd.Index([f"cell {row}" for row in range(12)]),
+        best=np.arange(12, dtype=np.int16) % 2,
+        rejected=confidence < 0.5,
+        confidence=confidence,
+        probabilities=np.stack([confidence, 1 - confidence], axis=1),
+        empty=np.zeros(12, dtype=bool),
+        label_names=("alpha", "beta"),
+        reference_origin=None,
+        threshold=0.5,
+        neighbours=True,
+        reference_name="hand-made",
+        report=EmbeddingReport("X", "counts", "reference", 5, 7),
+    )

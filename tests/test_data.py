@@ -6,43 +6,16 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-import anndata
 import h5py
 import numpy as np
 import numpy.typing as npt
 import pandas as pd
 import pytest
 from anndata import AnnData
-from scipy import sparse
 
 from spikgpt.data import check_trainable, labels_of, read_h5ad
 from spikgpt.errors import DataError, LabelsError
-from spikgpt_onnx.genes import GeneList, ensembl_ids_of
-
-BARON = Path(__file__).parent / "data" / "pancreas_baron_human3.h5ad"
-
-
-N_CELLS, N_GENES = 60, 1200
-
-
-@pytest.fixture(scope="module")
-def real() -> AnnData:
-    """Return counts of 60 pancreas cells and 1200 genes that have an Ensembl id; the sixth cell is empty."""
-    cells = anndata.read_h5ad(BARON)[::15]
-    # Symbols in the spelling of today, so that they differ from their ids in nothing but the name.
-    ids = ensembl_ids_of(cells.var_names)
-    named = [gene_id is not None and "." not in name for name, gene_id in zip(cells.var_names, ids, strict=True)]
-    cells = cells[:N_CELLS, np.flatnonzero(named)[::13][:N_GENES]].copy()
-    counts = cells.X.toarray().astype(np.float32)
-    counts[5] = 0
-    return AnnData(sparse.csr_matrix(counts), obs=cells.obs, var=cells.var)
-
-
-@pytest.fixture(scope="module")
-def genes(real: AnnData) -> GeneList:
-    """Return every third gene of the cells, in reverse."""
-    symbols = real.var_names[::3][::-1].tolist()
-    return GeneList(tuple(symbols), tuple(ensembl_ids_of(symbols)))
+from spikgpt_onnx.genes import ensembl_ids_of
 
 
 def test_read_missing_file(tmp_path: Path) -> None:
@@ -65,17 +38,17 @@ def test_read_hdf5_of_another_kind(tmp_path: Path) -> None:
         read_h5ad(tmp_path / "10x.h5")
 
 
-def test_read_truncated(real: AnnData, tmp_path: Path) -> None:
+def test_read_truncated(few: AnnData, tmp_path: Path) -> None:
     path = tmp_path / "half.h5ad"
-    real.write_h5ad(path)
+    few.write_h5ad(path)
     path.write_bytes(path.read_bytes()[:-1000])
     with pytest.raises(DataError, match=r"half\.h5ad cannot be read: .*truncated.*damaged, incomplete.*write_h5ad"):
         read_h5ad(path)
 
 
-def test_read_damaged_element(real: AnnData, tmp_path: Path) -> None:
+def test_read_damaged_element(few: AnnData, tmp_path: Path) -> None:
     path = tmp_path / "damaged.h5ad"
-    real.write_h5ad(path)
+    few.write_h5ad(path)
     with h5py.File(path, "r+") as file:
         del file["X/indptr"]
     with pytest.raises(DataError, match=r"damaged\.h5ad cannot be read: .*The file is damaged"):
@@ -96,9 +69,9 @@ def annotated(**columns: Any) -> AnnData:
     return AnnData(np.ones((length, 1), dtype=np.float32), obs=obs)
 
 
-def test_labels(real: AnnData) -> None:
-    labels, labelled = labels_of(real, "cell_type")
-    assert labels.tolist() == real.obs["cell_type"].tolist()
+def test_labels(few: AnnData) -> None:
+    labels, labelled = labels_of(few, "cell_type")
+    assert labels.tolist() == few.obs["cell_type"].tolist()
     assert labels.dtype.kind == "U"
     assert labelled.all()
 

@@ -7,70 +7,14 @@ import subprocess
 import sys
 from pathlib import Path
 
-import numpy as np
 import pandas as pd
 import pytest
-from anndata import AnnData
-from scipy import sparse
 
 from spikgpt import Annotation
 from spikgpt.errors import ConfigError
 from spikgpt.files import check_table, write_table
-from spikgpt_onnx.embedding import EmbeddingReport
 
-N_CELLS, N_GENES = 12, 7
-
-
-@pytest.fixture
-def annotation() -> Annotation:
-    confidence = np.linspace(0.1, 0.95, N_CELLS).astype(np.float32)
-    return Annotation(
-        cells=pd.Index([f"cell {row}" for row in range(N_CELLS)]),
-        best=np.arange(N_CELLS, dtype=np.int16) % 2,
-        rejected=confidence < 0.5,
-        confidence=confidence,
-        probabilities=np.stack([confidence, 1 - confidence], axis=1),
-        empty=np.zeros(N_CELLS, dtype=bool),
-        label_names=("alpha", "beta"),
-        reference_origin=None,
-        threshold=0.5,
-        neighbours=True,
-        reference_name="hand-made",
-        report=EmbeddingReport("X", "counts", "reference", 5, 7),
-    )
-
-
-@pytest.fixture
-def source(tmp_path: Path) -> Path:
-    """Write a file with something in every place an AnnData has."""
-    random = np.random.default_rng(0)
-    counts = random.poisson(2, (N_CELLS, N_GENES))
-    obs = pd.DataFrame(
-        {
-            "type": pd.Categorical(["b", "a"] * (N_CELLS // 2), categories=["b", "a"], ordered=True),
-            "depth": random.random(N_CELLS),
-            "note": ["text"] * N_CELLS,
-            "flag": pd.array([True, None] * (N_CELLS // 2), dtype="boolean"),
-        },
-        index=[f"cell {row}" for row in range(N_CELLS)],
-    )
-    full = AnnData(sparse.csr_matrix(counts), obs=obs, var=pd.DataFrame(index=[f"gene{i}" for i in range(N_GENES)]))
-    adata = full[:, :5].copy()
-    adata.raw = full
-    adata.layers["dense"] = adata.X.toarray().astype(np.float64)
-    adata.layers["columns"] = sparse.csc_matrix(adata.X).astype(np.float32)
-    adata.obsm["X_umap"] = random.random((N_CELLS, 2))
-    adata.varm["PCs"] = random.random((5, 3))
-    adata.obsp["distances"] = sparse.csr_matrix(random.random((N_CELLS, N_CELLS)))
-    adata.uns["type_colors"] = np.array(["#000000", "#ffffff"], dtype=object)
-    adata.uns["nested"] = {"deeper": {"number": 3.5, "name": "x"}}
-    path = tmp_path / "query.h5ad"
-    adata.write_h5ad(path, compression="gzip")
-    return path
-
-
-def write(annotation: Annotation, source: Path, target: Path) -> None:
-    annotation.write_h5ad(source, target)
+N_CELLS = 12
 
 
 def leftovers(folder: Path) -> list[str]:

@@ -14,30 +14,10 @@ from anndata import AnnData
 from scipy import sparse
 
 from spikgpt import Annotation
-from spikgpt_onnx.embedding import EmbeddingReport
 from spikgpt_onnx.files import replacing
 
 N_CELLS, N_GENES = 12, 7
 ADDED = ("obs", "obsm/spikgpt_probabilities", "uns/spikgpt")
-
-
-@pytest.fixture
-def annotation() -> Annotation:
-    confidence = np.linspace(0.1, 0.95, N_CELLS).astype(np.float32)
-    return Annotation(
-        cells=pd.Index([f"cell {row}" for row in range(N_CELLS)]),
-        best=np.arange(N_CELLS, dtype=np.int16) % 2,
-        rejected=confidence < 0.5,
-        confidence=confidence,
-        probabilities=np.stack([confidence, 1 - confidence], axis=1),
-        empty=np.zeros(N_CELLS, dtype=bool),
-        label_names=("alpha", "beta"),
-        reference_origin=None,
-        threshold=0.5,
-        neighbours=True,
-        reference_name="hand-made",
-        report=EmbeddingReport("X", "counts", "reference", 5, 7),
-    )
 
 
 @pytest.fixture

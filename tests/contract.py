@@ -1,4 +1,4 @@
-"""Hold the labels of annotate.mjs against those of the library, on real cells: python export/examples/node/check.py."""
+"""Hold the labels of the Node.js example against those of the library, on real cells: `make test-contract`."""
 
 from __future__ import annotations
 
@@ -15,8 +15,9 @@ from spikgpt.annotate import annotate
 from spikgpt.data import read_h5ad
 from spikgpt_onnx.catalogue import shipped_references
 
-HERE = Path(__file__).resolve().parent
-CELLS = HERE.parents[2] / "tests" / "data" / "pancreas_baron_human2_human4.h5ad"
+ROOT = Path(__file__).resolve().parents[1]
+CELLS = ROOT / "tests" / "data" / "pancreas_baron_human2_human4.h5ad"
+EXAMPLE = ROOT / "export" / "examples" / "node" / "annotate.mjs"
 
 
 def main() -> int:
@@ -30,7 +31,7 @@ def main() -> int:
         for query in (cells, cells[:, kept].copy()):
             pd.DataFrame(query.X.toarray(), query.obs_names, query.var_names).to_csv(counts)
             arguments = [shipped_references()["pancreas"], counts, labels]
-            subprocess.run(["node", HERE / "annotate.mjs", *arguments], check=True)
+            subprocess.run(["node", EXAMPLE, *arguments], check=True)
             found = pd.read_csv(labels, index_col="cell")
             expected = annotate(reference, query, scaling="reference", neighbours=False)
             wrong = (found["label"].to_numpy() != expected.labels) | (
