@@ -578,7 +578,7 @@ MALICIOUS: dict[str, tuple[Change, str]] = {
     ),
     "a graph of other weights": (
         lambda files: listed(files | {GRAPH: b"onnx", PARITY: json.dumps({"made_from": {}, "graphs": {}}).encode()}),
-        "was made from other weights, labels, thresholds or genes",
+        "was made from another model.safetensors and labels.json and thresholds.json and genes.json than this",
     ),
     "a report without a graph": (
         lambda files: listed(files | {PARITY: json.dumps({"made_from": graph_sources(files), "graphs": {}}).encode()}),

@@ -117,8 +117,9 @@ def check_graphs(files: Mapping[str, bytes]) -> None:
         msg = f"A reference has both graphs and {PARITY} or none of them. Get the reference again."
         raise DamagedReference(msg)
     report = fields_of(parsed(files[PARITY], PARITY), PARITY, {"made_from": dict, "graphs": dict})
-    if report["made_from"] != graph_sources(files):
-        msg = f"{', '.join(sorted(graphs))} was made from other weights, labels, thresholds or genes. Export it again."
+    sources = graph_sources(files)
+    if others := [name for name, digest in sources.items() if report["made_from"].get(name) != digest]:
+        msg = f"{', '.join(sorted(graphs))} was made from another {' and '.join(others)} than this. Export it again."
         raise DamagedReference(msg)
     checked = {name: row.get("sha256") for name, row in report["graphs"].items() if isinstance(row, dict)}
     found = {name: hashlib.sha256(files[name]).hexdigest() for name in graphs}

@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import json
 import shutil
 import subprocess
 import sys
+from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import anndata
 import h5py
@@ -24,8 +27,9 @@ from spikgpt.testing.hub import LoopbackHub
 from spikgpt_onnx import Annotation, Annotator, annotator, neighbours, spool
 from spikgpt_onnx.errors import ConfigError, DamagedReference, DataError, GenesError, GraphError
 from spikgpt_onnx.exporter import export
+from spikgpt_onnx.genes import GeneList
 from spikgpt_onnx.hub import Hub
-from spikgpt_onnx.layout import GRAPH
+from spikgpt_onnx.layout import GRAPH, GRAPH_SOURCES, PARITY, dumped, graph_sources, with_manifest
 from tests.conftest import QUERY_FILE
 
 
@@ -182,6 +186,44 @@ def test_damaged_folders_are_refused_each_for_its_reason(small: Reference, graph
     (folder / "labels.json").write_text(labels.replace("alpha", "omega"))
     with pytest.raises(DamagedReference, match=r"labels\.json differs from what manifest\.json lists"):
         Annotator(folder)
+
+
+def forged(source: Path, folder: Path, name: str, change: Callable[[Any], Any]) -> Path:
+    """Copy a reference with one file changed, and a manifest that lists it as if it had always been so."""
+    shutil.copytree(source, folder)
+    files = {str(path.relative_to(folder)): path.read_bytes() for path in folder.rglob("*") if path.is_file()}
+    files[name] = dumped(change(json.loads(files[name])))
+    del files["manifest.json"]
+    for path, content in with_manifest(files).items():
+        (folder / path).write_bytes(content)
+    return folder
+
+
+def turned(genes: dict[str, Any]) -> dict[str, Any]:
+    """Return the same genes in another order, with their own sha256."""
+    return GeneList(tuple(genes["symbols"][::-1]), tuple(genes["ensembl_ids"][::-1])).to_dict()
+
+
+@pytest.mark.parametrize(
+    ("name", "change"),
+    [
+        ("labels.json", lambda rows: [row | {"name": f"other {row['name']}"} for row in rows]),
+        ("genes.json", turned),
+        ("thresholds.json", lambda thresholds: thresholds | {"threshold": 0.1}),
+    ],
+    ids=["labels of another reference", "another order of genes", "an edited threshold"],
+)
+def test_files_that_the_graph_was_not_made_from_are_refused_though_the_manifest_lists_them(
+    name: str, change: Callable[[Any], Any], graph_folder: Path, tmp_path: Path
+) -> None:
+    folder = forged(graph_folder, tmp_path / "out", name, change)
+    with pytest.raises(DamagedReference, match=rf"onnx/model\.onnx was made from another {name} than this"):
+        Annotator(folder)
+    # And though the report lists them too: the graph itself carries what it was made for.
+    sources = graph_sources({path: (folder / path).read_bytes() for path in GRAPH_SOURCES})
+    again = forged(folder, tmp_path / "again", PARITY, lambda report: report | {"made_from": sources})
+    with pytest.raises(DamagedReference, match=r"onnx/model\.onnx (carries other|was made for other genes)"):
+        Annotator(again)
 
 
 def test_a_reference_is_pulled_by_name(
