@@ -23,7 +23,7 @@ app = typer.Typer(
 )
 console = Console(stderr=True, highlight=False)
 
-MODEL_HELP = "Reference: a name that `spikgpt list` shows, a folder, or ORG/REPO[@REVISION] on the Hub."
+MODEL_HELP = "Reference: a name that `spikgpt list` shows, a folder, or ORG/REPO\\[@REVISION] on the Hub."
 Model = Annotated[str, typer.Option(help=MODEL_HELP)]
 ModelArgument = Annotated[str, typer.Argument(help=MODEL_HELP)]
 Endpoint = Annotated[str | None, typer.Option(help="Address of the Hub; by default HF_ENDPOINT, or huggingface.co.")]
@@ -172,7 +172,7 @@ def train(
     ] = None,
     embedder: Annotated[str, typer.Option(help="pca, scgpt, or obsm:KEY for an embedding in the file.")] = "pca",
     scgpt: Annotated[
-        str | None, typer.Option("--scgpt", help="scGPT checkpoint: a folder, or ORG/REPO[@REVISION] on the Hub.")
+        str | None, typer.Option("--scgpt", help="scGPT checkpoint: a folder, or ORG/REPO\\[@REVISION] on the Hub.")
     ] = None,
     max_length: MaxLength = 1200,
     bundle: Annotated[bool, typer.Option("--bundle", help="Put the scGPT checkpoint into the reference.")] = False,
@@ -259,7 +259,7 @@ def train(
 @app.command()
 def embed(
     query: Annotated[Path, typer.Argument(help="Cells to embed, an h5ad file.")],
-    scgpt: Annotated[str, typer.Option("--scgpt", help="Checkpoint: a folder, or ORG/REPO[@REVISION] on the Hub.")],
+    scgpt: Annotated[str, typer.Option("--scgpt", help="Checkpoint: a folder, or ORG/REPO\\[@REVISION] on the Hub.")],
     out: Annotated[Path, typer.Option(help="h5ad file to write: the input with the embedding in obsm.")],
     key: Annotated[str, typer.Option(help="Name of the embedding in obsm.")] = "X_scGPT",
     layer: Layer = None,
@@ -275,8 +275,8 @@ def embed(
     """Write scGPT's embedding of QUERY. An interrupted run goes on from its last finished cells."""
     from spikgpt import data, files
     from spikgpt.embedders import open_scgpt
+    from spikgpt.scgpt.draws import UpstreamDraws
     from spikgpt.scgpt.embedding import cache_folder
-    from spikgpt.scgpt.tokens import UpstreamDraws
 
     if out.exists() and out.samefile(query):
         msg = f"{out} is the input; name another file for the output."
@@ -312,7 +312,7 @@ def embed(
 
 @app.command(name="convert-scgpt")
 def convert_scgpt(
-    checkpoint: Annotated[str, typer.Argument(help="Checkpoint: a folder, or ORG/REPO[@REVISION] on the Hub.")],
+    checkpoint: Annotated[str, typer.Argument(help="Checkpoint: a folder, or ORG/REPO\\[@REVISION] on the Hub.")],
     out: Annotated[Path, typer.Option(help="Folder to write.")],
     upstream: Annotated[bool, typer.Option("--upstream", help="Write best_model.pt instead of safetensors.")] = False,
 ) -> None:
@@ -516,7 +516,7 @@ def export(
     model: ModelArgument,
     out: Annotated[Path, typer.Option(help="Folder to write; that of the reference itself gets the graphs added.")],
     precision: Annotated[
-        list[str] | None, typer.Option(help="fp32, fp16 for GPUs, or int8 for CPUs; repeatable. [default: fp32]")
+        list[str] | None, typer.Option(help="fp32, the default, fp16 for GPUs, or int8 for CPUs; repeatable.")
     ] = None,
     literal: Annotated[
         bool, typer.Option("--literal", help="Write one .onnx file with the paper's m copies, for comparison.")

@@ -452,3 +452,21 @@ def test_a_missing_option_is_a_usage_error(run: Run, query_file: Path) -> None:
     assert ran.code == 2
     assert "Missing option" in ran.err
     assert "Traceback" not in ran.err
+
+
+def test_export_writes_what_was_asked_for(run: Run, small_folder: Path, tmp_path: Path) -> None:
+    out = tmp_path / "out"
+    ran = run("export", small_folder, "--out", out, "--precision", "int8", "--precision", "fp32")
+    assert ran.code == 0
+    assert sorted(path.name for path in (out / "onnx").iterdir()) == ["model.onnx", "model_int8.onnx", "parity.json"]
+    assert "onnx/model_int8.onnx, int8: of 2048 cells" in ran.err
+    assert f"spikgpt-onnx annotate QUERY.h5ad --model {out} --out OUT.h5ad" in ran.err
+    ran = run("export", small_folder, "--out", tmp_path / "literal.onnx", "--literal")
+    assert "literal.onnx, m = 300." in ran.err
+    assert (tmp_path / "literal.onnx").stat().st_size > 100_000
+    ran = run("export", small_folder, "--out", tmp_path / "new", "--precision", "fp8")
+    assert_refused(ran, "Found the precisions fp8; choose from fp32, fp16, int8.")
+
+
+def test_help_shows_what_stands_in_brackets(run: Run) -> None:
+    assert "[@REVISION]" in run("annotate", "--help").out

@@ -18,12 +18,13 @@ from spikgpt_onnx import contract
 from spikgpt_onnx.annotation import Annotation, decided
 from spikgpt_onnx.catalogue import find
 from spikgpt_onnx.embedding import Embedding, EmbeddingReport
-from spikgpt_onnx.errors import ConfigError, DataError, GraphError
+from spikgpt_onnx.encoder import Vocabulary
+from spikgpt_onnx.errors import ConfigError, DamagedReference, DataError, GraphError
 from spikgpt_onnx.expression import AlignedCells, Cells, Expression, aligned_chunks, find_expression
 from spikgpt_onnx.h5ad import H5adFile
 from spikgpt_onnx.hub import Hub
-from spikgpt_onnx.layout import GRAPHS
-from spikgpt_onnx.neighbours import Neighbourhood, smooth
+from spikgpt_onnx.layout import ENCODER, GRAPHS
+from spikgpt_onnx.neighbours import Neighbourhood, content_keys, sample_of, smooth
 from spikgpt_onnx.pca import KIND as PCA
 from spikgpt_onnx.pca import PCAProjection, Scale
 from spikgpt_onnx.precomputed import PrecomputedEmbedder
@@ -36,7 +37,11 @@ from spikgpt_onnx.thresholds import is_unknown
 CPU_BATCH, GPU_BATCH = 512, 8192
 # Cells read at a time.
 CHUNK = 4096
+# Tokens to a batch of scGPT's encoder.
+CPU_TOKENS, GPU_TOKENS = 8192, 1 << 18
 Floats = npt.NDArray[np.floating[Any]]
+# From what is done and the number of cells to a progress bar.
+Bar = Callable[[str, int], Any]
 
 
 class Annotator:
@@ -193,7 +198,7 @@ class Annotator:
                 projection = PCAProjection.from_tensors(self.stored.embedder, tensors, self.stored.genes)
                 probabilities, empty, report = run.of_counts(expression, projection, scaling)
             else:
-                probabilities, empty, report = run.of_embedding(self._embedded(source, layer, scaling))
+                probabilities, empty, report = run.of_embedding(self._embedded(source, layer, scaling, run.bar))
             names = source.obs_names
         used = self.threshold if threshold is None else threshold
         best, unknown, confidence = decided(probabilities, used)
@@ -215,12 +220,21 @@ class Annotator:
             annotation.write_to(cells)
         return annotation
 
-    def _embedded(self, source: Cells, layer: str | None, scaling: str) -> Embedding:
+    def _embedded(self, source: Cells, layer: str | None, scaling: str, bar: Bar) -> Embedding:
         """Return the cells as vectors, for a reference that classifies an embedding."""
         if self.stored.embedder.get("kind") == "obsm":
             return PrecomputedEmbedder.from_settings(self.stored.embedder).embed(source, layer=layer, scaling=scaling)
-        msg = f"References with the embedder {self.stored.embedder.get('kind')!r} need spikgpt itself."
-        raise GraphError(msg)
+        if scaling not in ("auto", "reference"):
+            msg = f"scGPT reads the ranks of genes within a cell, so scaling={scaling!r} has no meaning; leave it out."
+            raise ConfigError(msg)
+        # One batch of tokens at a time, by all threads: it takes much memory.
+        session = Session.of(self.stored.files, ENCODER, self.options, threads=self.options.workers)
+        vocabulary = Vocabulary.from_json(session.metadata.get("vocabulary", ""))
+        if vocabulary.sha256 != self.stored.embedder.get("sha256"):
+            msg = f"{ENCODER} is another scGPT than the reference was trained on. Export the reference again."
+            raise DamagedReference(msg)
+        expression = find_expression(source, layer=layer)
+        return scgpt_embedding(session, vocabulary, self.stored.config.input_dim, expression, bar)
 
 
 @dataclass(frozen=True)
@@ -242,7 +256,7 @@ class _Run:
         Twice through the cells: what the query's scale and its own space are is learned from a sample of them first.
         """
         with Spool() as spool:
-            with self._bar("Reading", expression.n_cells) as bar:
+            with self.bar("Reading", expression.n_cells) as bar:
                 for chunk in aligned_chunks(expression, projection.genes, chunk_size=CHUNK):
                     spool.add(chunk)
                     bar.update(len(chunk.totals))
@@ -255,7 +269,7 @@ class _Run:
             probabilities = np.zeros((expression.n_cells, self.n_labels), dtype=np.float32)
             empty = np.zeros(expression.n_cells, dtype=bool)
             start = passed = 0
-            with self._bar("Labelling", expression.n_cells) as bar:
+            with self.bar("Labelling", expression.n_cells) as bar:
                 for chunk in spool.chunks():
                     part = slice(start, start + len(chunk.totals))
                     empty[part] = chunk.empty
@@ -280,7 +294,7 @@ class _Run:
 
     def of_embedding(self, embedding: Embedding) -> tuple[Floats, npt.NDArray[np.bool_], EmbeddingReport]:
         """Return the same for cells that are vectors already."""
-        with self._bar("Labelling", len(embedding.vectors)) as bar:
+        with self.bar("Labelling", len(embedding.vectors)) as bar:
 
             def one(part: slice) -> Floats:
                 found = self.session.run({contract.EMBEDDING: embedding.vectors[part]})[contract.PROBABILITIES]
@@ -316,9 +330,62 @@ class _Run:
         parts = (slice(start, min(start + self.batch, cells)) for start in range(0, cells, self.batch))
         return np.concatenate([np.empty((0, self.n_labels), dtype=np.float32), *self.pool.map(one, parts)])
 
-    def _bar(self, what: str, cells: int) -> Any:
+    def bar(self, what: str, cells: int) -> Any:
+        """Return a progress bar."""
         # With None, tqdm shows nothing where there is no terminal.
         return tqdm(desc=what, total=cells, unit=" cells", disable=None if self.progress is None else not self.progress)
+
+
+def scgpt_embedding(session: Session, vocabulary: Vocabulary, dim: int, expression: Expression, bar: Bar) -> Embedding:
+    """Embed cells with the graph of an scGPT encoder, as vectors of ``dim`` values.
+
+    Raises
+    ------
+    GraphError
+        When numba is not installed.
+    """
+    try:
+        from spikgpt_onnx.tokens import tokenise
+    except ImportError as error:
+        msg = f"scGPT's tokens need numba ({error}): pip install 'spikgpt-onnx[cpu,scgpt]'"
+        raise GraphError(msg) from error
+    most = CPU_TOKENS if session.provider == "cpu" else GPU_TOKENS
+    vectors, empty = [], []
+    with bar("Embedding", expression.n_cells) as progress:
+        for chunk in aligned_chunks(expression, vocabulary.genes, minimum_share=0, chunk_size=CHUNK):
+            tokens = tokenise(
+                chunk.values,
+                vocabulary.gene_ids,
+                cls_id=vocabulary.cls_id,
+                pad_value=vocabulary.pad_value,
+                n_bins=vocabulary.n_bins,
+                max_length=vocabulary.length,
+            )
+            found = np.empty((len(tokens.lengths), dim))
+            # Cells of like length side by side, so that a batch has little padding.
+            order = np.argsort(-tokens.lengths, kind="stable")
+            start = 0
+            while start < len(order):
+                cells = order[start : start + max(1, most // int(tokens.lengths[order[start]]))]
+                ids, bins = tokens.padded(cells, vocabulary.pad_id, vocabulary.pad_value)
+                inputs = {contract.TOKEN_IDS: ids, contract.VALUES: bins, contract.MASK: ids != vocabulary.pad_id}
+                found[cells] = session.run(inputs)[contract.EMBEDDING]
+                start += len(cells)
+                progress.update(len(cells))
+            vectors.append(found)
+            empty.append(np.diff(chunk.values.indptr) == 0)
+    joined, none = np.concatenate(vectors), np.concatenate(empty)
+    points = joined[~none]
+    report = EmbeddingReport(
+        source=expression.source,
+        values=chunk.kind,
+        scaling="none",
+        genes_matched=int(chunk.found.sum()),
+        genes_total=len(expression.var),
+        notes=chunk.notes,
+        of_query=True,
+    )
+    return Embedding(joined, none, report, points, sample_of(content_keys(points)))
 
 
 @dataclass(frozen=True)

@@ -303,12 +303,12 @@ def check_tokens(reference: Trained, encoder: Encoder, separate: bytes, combined
         When it may not be published.
     """
     random = np.random.default_rng(0)
-    shape = (64, min(encoder.length, 100))
+    shape = (64, min(encoder.vocabulary.length, 100))
     lengths = random.integers(2, shape[1] + 1, size=(shape[0], 1))
     size = len(encoder.weights["encoder.embedding.weight"])
     tokens: dict[str, npt.NDArray[Any]] = {
         contract.TOKEN_IDS: random.integers(size, size=shape),
-        contract.VALUES: random.integers(encoder.lowest, encoder.n_bins, size=shape),
+        contract.VALUES: random.integers(encoder.lowest, encoder.vocabulary.n_bins, size=shape),
         contract.MASK: np.arange(shape[1]) < lengths,
     }
     vectors = Session(separate).run(tokens)[contract.EMBEDDING].astype(np.float64)

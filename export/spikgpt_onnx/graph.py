@@ -375,7 +375,7 @@ def encoded(builder: Builder, encoder: Encoder) -> str:
 
     # Both depend on a vocabulary index or a bin alone, so they are looked up in tables.
     gene_table = _layer_norm(weights["encoder.embedding.weight"], weights, "encoder.enc_norm")
-    bins = np.minimum(np.arange(encoder.lowest, encoder.n_bins + 1), 512).astype(np.float64)[:, None]
+    bins = np.minimum(np.arange(encoder.lowest, encoder.vocabulary.n_bins + 1), 512).astype(np.float64)[:, None]
     hidden = np.maximum(bins @ part("value_encoder.linear1.weight").T + part("value_encoder.linear1.bias"), 0)
     hidden = hidden @ part("value_encoder.linear2.weight").T + part("value_encoder.linear2.bias")
     value_table = _layer_norm(hidden, weights, "value_encoder.norm")
@@ -497,7 +497,8 @@ def encoder_graph(network: Network, precision: str = "fp32") -> onnx.ModelProto:
     builder = Builder(precision)
     builder.add("Identity", encoded(builder, _encoder_of(network)), name=contract.EMBEDDING)
     outputs = [_input(contract.EMBEDDING, ["cells", _encoder_of(network).dim])]
-    return _model(builder, _token_inputs(), outputs, {}, network.metadata)
+    metadata = {**(network.metadata or {}), "vocabulary": _encoder_of(network).vocabulary.to_json()}
+    return _model(builder, _token_inputs(), outputs, {}, metadata)
 
 
 def _encoder_of(network: Network) -> Encoder:

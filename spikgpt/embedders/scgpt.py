@@ -16,9 +16,9 @@ from anndata import AnnData
 from spikgpt.embedders.base import Classify
 from spikgpt.errors import CheckpointError, ConfigError, DamagedReference
 from spikgpt.scgpt.checkpoint import ENCODER, Checkpoint, load_checkpoint
+from spikgpt.scgpt.draws import UpstreamDraws
 from spikgpt.scgpt.embedding import embed_cells
 from spikgpt.scgpt.encoder import ScGPTConfig
-from spikgpt.scgpt.tokens import UpstreamDraws
 from spikgpt_onnx.embedding import Embedding, EmbeddingReport
 from spikgpt_onnx.encoder import Encoder
 from spikgpt_onnx.expression import align, find_expression
@@ -137,7 +137,7 @@ class ScGPTEmbedder:
         config = self.checkpoint.config
         weights = {name: weight.float().numpy() for name, weight in self.checkpoint.weights.items()}
         lowest = min(config.pad_value, config.mask_value)
-        return Encoder(config.heads, config.layers, lowest, config.n_bins, self.max_length, weights)
+        return Encoder(config.heads, config.layers, lowest, self.checkpoint.described(self.max_length), weights)
 
     def augment(self, adata: AnnData, *, layer: str | None = None, seed: int = 0) -> list[npt.NDArray[np.float64]]:
         """Return nothing: embedding cells twice would double the longest part of a training."""

@@ -29,10 +29,10 @@ from torch import Tensor
 
 from spikgpt.errors import CheckpointError
 from spikgpt.scgpt.encoder import Encoder, ScGPTConfig
-from spikgpt_onnx.genes import GeneList, ensembl_ids_of
+from spikgpt_onnx.encoder import CLS, END, Vocabulary
+from spikgpt_onnx.genes import GeneList
 
 ARGS, VOCABULARY, UPSTREAM_WEIGHTS, WEIGHTS = "args.json", "vocab.json", "best_model.pt", "model.safetensors"
-CLS, END = "<cls>", "<eoc>"
 # Under these names some trainings keep the weights, beside the state of the optimiser.
 NESTED = ("model_state_dict", "state_dict", "model")
 # Tensors of a checkpoint that the cell embedding needs.
@@ -57,25 +57,24 @@ class Checkpoint:
         """Vocabulary index of ``<cls>``."""
         return self.vocabulary[CLS]
 
+    def described(self, length: int) -> Vocabulary:
+        """Return the vocabulary with what else turns cells into tokens, at most ``length`` of them."""
+        names = tuple(sorted(self.vocabulary, key=self.vocabulary.__getitem__))
+        config = self.config
+        return Vocabulary(names, config.pad_token, config.pad_value, config.n_bins, length, self.sha256)
+
     @cached_property
     def gene_tokens(self) -> list[str]:
         """Tokens that name genes, in the order of their indices."""
-        special = {self.config.pad_token, CLS, END}
-        return sorted(
-            (token for token in self.vocabulary if token not in special and not token.startswith("<")),
-            key=self.vocabulary.__getitem__,
-        )
+        return list(self.genes().symbols)
 
     def genes(self) -> GeneList:
         """Return the genes of the vocabulary, in the order of their indices, with the Ensembl ids that are known."""
-        tokens = self.gene_tokens
-        ids = ensembl_ids_of(tokens)
-        # Two spellings of one symbol share an id; the first keeps it.
-        owner: dict[str, int] = {}
-        for index, gene_id in enumerate(ids):
-            if gene_id is not None:
-                owner.setdefault(gene_id, index)
-        return GeneList(tuple(tokens), tuple(g if g and owner[g] == index else None for index, g in enumerate(ids)))
+        return self._described.genes
+
+    @cached_property
+    def _described(self) -> Vocabulary:
+        return self.described(0)
 
     def check(self) -> None:
         """Refuse weights that do not fit the sizes and the vocabulary.

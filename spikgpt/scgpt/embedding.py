@@ -17,8 +17,9 @@ from scipy import sparse
 
 from spikgpt.errors import ConfigError
 from spikgpt.scgpt.checkpoint import Checkpoint
+from spikgpt.scgpt.draws import UpstreamDraws
 from spikgpt.scgpt.encoder import Encoder
-from spikgpt.scgpt.tokens import Tokens, UpstreamDraws, tokenise
+from spikgpt_onnx.tokens import Tokens, tokenise
 
 # Cells to a shard, the unit that is kept and resumed from.
 SHARD = 128

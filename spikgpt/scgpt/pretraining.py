@@ -25,12 +25,13 @@ from torch import Tensor, nn
 from torch.nn.functional import cross_entropy, normalize
 
 from spikgpt.errors import DataError
-from spikgpt.scgpt.checkpoint import CLS, END, Checkpoint
+from spikgpt.scgpt.checkpoint import Checkpoint
 from spikgpt.scgpt.encoder import Encoder, ScGPTConfig
-from spikgpt.scgpt.tokens import tokenise
 from spikgpt.training import epoch_seed, load_state, save_state
+from spikgpt_onnx.encoder import CLS, END
 from spikgpt_onnx.expression import align, find_expression, log_normalise
 from spikgpt_onnx.genes import GeneList, genes_of
+from spikgpt_onnx.tokens import tokenise
 
 # Genes asked of <cls> that the cell lacks, for each that it has; upstream's loss on bins is divided by this.
 ABSENT_GENES, LOSS_SCALE = 256, 100.0

@@ -17,8 +17,8 @@ from spikgpt.embedders import ScGPTEmbedder, load_embedder, open_scgpt
 from spikgpt.errors import CheckpointError, ConfigError, DamagedReference, GenesError
 from spikgpt.reference import Reference, load, save
 from spikgpt.scgpt.checkpoint import Checkpoint, load_checkpoint, save_checkpoint
+from spikgpt.scgpt.draws import UpstreamDraws
 from spikgpt.scgpt.encoder import ScGPTConfig
-from spikgpt.scgpt.tokens import UpstreamDraws
 from spikgpt_onnx.genes import GeneList, ensembl_ids_of
 
 CHECKPOINT = Path(__file__).parents[1] / "data" / "scgpt_baron"

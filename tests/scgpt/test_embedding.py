@@ -14,9 +14,9 @@ from torch import Tensor
 from spikgpt.errors import ConfigError
 from spikgpt.scgpt import embedding
 from spikgpt.scgpt.checkpoint import Checkpoint
+from spikgpt.scgpt.draws import UpstreamDraws
 from spikgpt.scgpt.embedding import cache_folder, embed_cells
 from spikgpt.scgpt.encoder import Encoder
-from spikgpt.scgpt.tokens import UpstreamDraws
 from tests import upstream
 
 

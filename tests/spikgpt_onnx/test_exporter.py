@@ -211,7 +211,7 @@ def test_a_reference_on_an_embedding_exports_too(tmp_path: Path, recipe: Any) ->
     assert query.obs["spikgpt_label"].tolist() == found.labels.tolist()
 
 
-def test_a_reference_on_scgpt_has_graphs_of_encoder_and_both(cells: AnnData, tmp_path: Path) -> None:
+def test_a_reference_on_scgpt_has_graphs_of_encoder_and_both(cells: AnnData, query: AnnData, tmp_path: Path) -> None:
     embedder = open_scgpt(DATA / "scgpt_baron", max_length=100, cache=None)
     reference = SpikGPT.train(cells, "cell_type", embedder=embedder, name="scgpt").reference
     reports = export(reference, tmp_path / "out")
@@ -220,6 +220,14 @@ def test_a_reference_on_scgpt_has_graphs_of_encoder_and_both(cells: AnnData, tmp
     assert reports[COMBINED].labels_equal == reports[COMBINED].cells == 64
     again = load(tmp_path / "out", scgpt=DATA / "scgpt_baron")
     assert again.labels == reference.labels
+    expected = annotate(again, query)
+    annotator = Annotator(tmp_path / "out")
+    found = annotator.annotate(query.copy())
+    np.testing.assert_array_equal(found.labels, expected.labels)
+    np.testing.assert_allclose(found.probabilities, expected.probabilities, atol=1e-4)
+    assert found.report == expected.report
+    with pytest.raises(ConfigError, match="scGPT reads the ranks of genes within a cell"):
+        annotator.annotate(query, scaling="query")
     graph = (tmp_path / "out" / ENCODER).read_bytes()
     (tmp_path / "out" / ENCODER).write_bytes(graph[:-1] + b"x")
     with pytest.raises(DamagedReference, match=r"encoder.onnx differs from what manifest.json lists"):

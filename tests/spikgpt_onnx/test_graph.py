@@ -287,7 +287,7 @@ def scgpt() -> Encoder:
     checkpoint = load_checkpoint(DATA / "scgpt_baron")
     config = checkpoint.config
     weights = {name: weight.float().numpy() for name, weight in checkpoint.weights.items()}
-    return Encoder(config.heads, config.layers, config.pad_value, config.n_bins, 1200, weights)
+    return Encoder(config.heads, config.layers, config.pad_value, checkpoint.described(1200), weights)
 
 
 def tokens_of(cells: int, length: int) -> dict[str, Array]:

@@ -10,8 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from scipy import sparse
 
-from spikgpt.scgpt.tokens import Tokens, UpstreamDraws, tokenise
-from tests import upstream
+from spikgpt_onnx.tokens import Tokens, tokenise
 
 PAD, CLS, PAD_VALUE = 0, 1, -2
 
@@ -32,25 +31,6 @@ def cell(tokens: Tokens, index: int) -> tuple[npt.NDArray[np.int32], npt.NDArray
     """Return genes and bins of a cell, without <cls>."""
     part = slice(tokens.offsets[index] + 1, tokens.offsets[index + 1])
     return tokens.genes[part], tokens.bins[part]
-
-
-@pytest.mark.parametrize("max_length", [1200, 300])
-@pytest.mark.parametrize("logs", [False, True])
-def test_upstream_draws_are_those_of_its_collator(
-    values: sparse.csr_matrix, gene_ids: npt.NDArray[np.int64], max_length: int, logs: bool
-) -> None:
-    used = values[:-1].log1p() if logs else values[:-1]  # upstream fails on a cell without counts
-    collate = upstream.collator(PAD, PAD_VALUE, max_length)
-    cells = upstream.examples(used, gene_ids, CLS, PAD_VALUE)
-    with upstream.seeded(5, 6):
-        expected = [collate(cells[start : start + 16]) for start in range(0, len(cells), 16)]
-
-    tokens = UpstreamDraws(5, 6).tokenise(used, gene_ids, cls_id=CLS, pad_value=PAD_VALUE, max_length=max_length)
-
-    for start, batch in zip(range(0, len(cells), 16), expected, strict=True):
-        genes, bins = tokens.padded(np.arange(start, min(start + 16, len(cells))), PAD, PAD_VALUE)
-        assert np.array_equal(genes, batch["gene"].numpy())
-        assert np.array_equal(bins, batch["expr"].numpy())
 
 
 @pytest.mark.parametrize("scale", [1.0, 0.37])

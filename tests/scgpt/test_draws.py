@@ -1,0 +1,52 @@
+"""Upstream's draws exactly."""
+
+from __future__ import annotations
+
+import numpy as np
+import numpy.typing as npt
+import pytest
+from anndata import AnnData
+from scipy import sparse
+
+from spikgpt.scgpt.draws import UpstreamDraws
+from spikgpt_onnx.tokens import Tokens
+from tests import upstream
+
+PAD, CLS, PAD_VALUE = 0, 1, -2
+
+
+@pytest.fixture(scope="module")
+def values(query: AnnData) -> sparse.csr_matrix:
+    """60 real cells, and one without counts."""
+    counts = query.X[:60].tocsr()
+    return sparse.csr_matrix(sparse.vstack([counts, sparse.csr_matrix((1, counts.shape[1]), dtype=counts.dtype)]))
+
+
+@pytest.fixture(scope="module")
+def gene_ids(query: AnnData) -> npt.NDArray[np.int64]:
+    return np.arange(query.n_vars) + 2
+
+
+def cell(tokens: Tokens, index: int) -> tuple[npt.NDArray[np.int32], npt.NDArray[np.int16]]:
+    """Return genes and bins of a cell, without <cls>."""
+    part = slice(tokens.offsets[index] + 1, tokens.offsets[index + 1])
+    return tokens.genes[part], tokens.bins[part]
+
+
+@pytest.mark.parametrize("max_length", [1200, 300])
+@pytest.mark.parametrize("logs", [False, True])
+def test_upstream_draws_are_those_of_its_collator(
+    values: sparse.csr_matrix, gene_ids: npt.NDArray[np.int64], max_length: int, logs: bool
+) -> None:
+    used = values[:-1].log1p() if logs else values[:-1]  # upstream fails on a cell without counts
+    collate = upstream.collator(PAD, PAD_VALUE, max_length)
+    cells = upstream.examples(used, gene_ids, CLS, PAD_VALUE)
+    with upstream.seeded(5, 6):
+        expected = [collate(cells[start : start + 16]) for start in range(0, len(cells), 16)]
+
+    tokens = UpstreamDraws(5, 6).tokenise(used, gene_ids, cls_id=CLS, pad_value=PAD_VALUE, max_length=max_length)
+
+    for start, batch in zip(range(0, len(cells), 16), expected, strict=True):
+        genes, bins = tokens.padded(np.arange(start, min(start + 16, len(cells))), PAD, PAD_VALUE)
+        assert np.array_equal(genes, batch["gene"].numpy())
+        assert np.array_equal(bins, batch["expr"].numpy())
