@@ -262,8 +262,8 @@ class _Run:
                     bar.update(len(chunk.totals))
             sample, shown = spool.sample()
             scale, used, notes = projection.query_scale(sample, scaling, self.classified)
-            among, space = None, projection.own_space(sample)
-            if self.neighbours:
+            space = projection.own_space(sample) if self.neighbours else None
+            if space is not None:
                 points = space.place(projection.logs(sample))
                 among = Neighbourhood(shown, points, self.classified(sample, scale))
             probabilities = np.zeros((expression.n_cells, self.n_labels), dtype=np.float32)
@@ -274,9 +274,8 @@ class _Run:
                     part = slice(start, start + len(chunk.totals))
                     empty[part] = chunk.empty
                     filled = chunk.part(~chunk.empty)
-
                     found = self.classified(filled, scale)
-                    if among is not None:
+                    if space is not None:
                         cells = passed + np.arange(len(filled.totals))
                         found = among.smooth(found, space.place(projection.logs(filled)), cells)
                     probabilities[part][~chunk.empty] = found
