@@ -110,7 +110,12 @@ def _parser() -> argparse.ArgumentParser:
     providers = ("auto", "cpu", "cuda", "tensorrt")
     add.add_argument("--provider", default="auto", choices=providers, help="where the graph runs (default: auto)")
     add.add_argument("--not-strict", dest="strict", action="store_false", help="let the CPU run what the GPU cannot")
-    add.add_argument("--precision", default="fp32", choices=("fp32", "fp16", "int8"), help="(default: fp32)")
+    add.add_argument(
+        "--precision",
+        default="fp32",
+        choices=("fp32", "fp16", "int8"),
+        help="which of the graphs to run (default: fp32)",
+    )
     add.add_argument("--threads", type=int, help="batches run at a time on a CPU; by default one for each core")
     add.add_argument(
         "--no-memory-arena", dest="memory_arena", action="store_false", help="hold less memory, run slower"
