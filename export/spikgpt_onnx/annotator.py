@@ -18,7 +18,7 @@ from spikgpt_onnx import contract
 from spikgpt_onnx.annotation import Annotation, decided
 from spikgpt_onnx.catalogue import find
 from spikgpt_onnx.embedding import Embedding, EmbeddingReport
-from spikgpt_onnx.encoder import Vocabulary
+from spikgpt_onnx.encoder import Vocabulary, check_scaling
 from spikgpt_onnx.errors import ConfigError, DamagedReference, DataError, GraphError
 from spikgpt_onnx.expression import AlignedCells, Cells, Expression, aligned_chunks, find_expression
 from spikgpt_onnx.h5ad import H5adFile
@@ -224,9 +224,7 @@ class Annotator:
         """Return the cells as vectors, for a reference that classifies an embedding."""
         if self.stored.embedder.get("kind") == "obsm":
             return PrecomputedEmbedder.from_settings(self.stored.embedder).embed(source, layer=layer, scaling=scaling)
-        if scaling not in ("auto", "reference"):
-            msg = f"scGPT reads the ranks of genes within a cell, so scaling={scaling!r} has no meaning; leave it out."
-            raise ConfigError(msg)
+        check_scaling(scaling)
         # One batch of tokens at a time, by all threads: it takes much memory.
         session = Session.of(self.stored.files, ENCODER, self.options, threads=self.options.workers)
         vocabulary = Vocabulary.from_json(session.metadata.get("vocabulary", ""))

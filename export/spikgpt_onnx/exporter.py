@@ -194,10 +194,9 @@ def export(reference: Trained, folder: str | Path, *, precisions: Sequence[str] 
     files = reference.files(graphs | {PARITY: dumped(report)})
     with tempfile.TemporaryDirectory() as temporary:
         # As users will load it: manifest, hashes and what the graph carries are checked once more.
-        trial = write_files(files, Path(temporary) / "trial")
-        for name in GRAPHS.values():
-            if name in graphs:
-                Session.of(verified_files(trial), name)
+        trial = verified_files(write_files(files, Path(temporary) / "trial"))
+        for name in graphs:
+            Session.of(trial, name)
     write_files(files, folder)
     return reports
 

@@ -17,6 +17,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Any
 
 import numpy as np
@@ -208,7 +209,7 @@ class Neurons:
             every.append(fired)
         return every
 
-    @property
+    @cached_property
     def factors(self) -> list[float]:
         """What :meth:`of` wants the currents of each step to be multiplied with."""
         # Potentials that leak by ``a`` at each step are the same as currents and thresholds that grow by 1 / a.

@@ -14,19 +14,18 @@ import torch
 from anndata import AnnData
 
 from spikgpt.embedders.base import Classify
-from spikgpt.errors import CheckpointError, ConfigError, DamagedReference
+from spikgpt.errors import CheckpointError, DamagedReference
 from spikgpt.scgpt.checkpoint import ENCODER, Checkpoint, load_checkpoint
 from spikgpt.scgpt.draws import UpstreamDraws
 from spikgpt.scgpt.embedding import embed_cells
 from spikgpt.scgpt.encoder import ScGPTConfig
 from spikgpt_onnx.embedding import Embedding, EmbeddingReport
-from spikgpt_onnx.encoder import Encoder
+from spikgpt_onnx.encoder import Encoder, check_scaling
 from spikgpt_onnx.expression import align, find_expression
 from spikgpt_onnx.genes import GeneList
 from spikgpt_onnx.neighbours import Floats, content_keys, sample_of
 
 KIND = "scgpt"
-SCALINGS = ("auto", "reference")
 # Tokens of a cell at most, as upstream embeds.
 MAX_LENGTH = 1200
 
@@ -96,9 +95,7 @@ class ScGPTEmbedder:
         ConfigError
             When a scaling is asked for, which ranks have no use for.
         """
-        if scaling not in SCALINGS:
-            msg = f"scGPT reads the ranks of genes within a cell, so scaling={scaling!r} has no meaning; leave it out."
-            raise ConfigError(msg)
+        check_scaling(scaling)
         expression = find_expression(adata, layer=layer)
         cells = align(expression, self.vocabulary, minimum_share=0)
         ids = np.array([self.checkpoint.vocabulary[token] for token in self.checkpoint.gene_tokens])
