@@ -4,15 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
-import numpy as np
 import pandas as pd
 from anndata import AnnData
 
 from spikgpt.embedders import Embedding
 from spikgpt.reference import Reference
-from spikgpt_onnx.annotation import Annotation, decided
-from spikgpt_onnx.neighbours import smooth
-from spikgpt_onnx.thresholds import is_unknown
+from spikgpt_onnx.annotation import Annotation, annotated
+from spikgpt_onnx.reading import Readings, read_embedding
+from spikgpt_onnx.thresholds import Rejection
 
 __all__ = ["Annotation", "annotate", "label"]
 
@@ -24,7 +23,9 @@ def annotate(
     layer: str | None = None,
     scaling: str = "auto",
     neighbours: bool = True,
+    unknown_rate: float | None = None,
     threshold: float | None = None,
+    recalibrate: bool = False,
     batch_size: int = 4096,
     on_cells: Callable[[int], None] | None = None,
 ) -> Annotation:
@@ -38,8 +39,12 @@ def annotate(
         How query genes are brought to the reference's scale; ``auto`` decides by evidence.
     neighbours
         Average each cell's probabilities with those of the cells nearest to it; else each cell is labelled alone.
+    unknown_rate
+        Share of the known cells that may be Unknown, by familiarity; by default 5%. 0 rejects no cell.
     threshold
-        Confidence below which a cell is Unknown; by default the reference's own.
+        Confidence below which a cell is Unknown, instead: the paper's rule, with 0.95.
+    recalibrate
+        Lower the limits of familiarity to what the query itself suggests, for one that lies far from the reference.
     batch_size
         Cells classified at a time; the labels do not depend on it.
     on_cells
@@ -52,12 +57,12 @@ def annotate(
     ConfigError
         When an option is out of range.
     """
-    is_unknown(np.empty(0), threshold or 0.0)  # refuse a bad threshold before the work
+    rejection = Rejection(unknown_rate, threshold, recalibrate)  # refuse bad options before the work
     embedding = reference.embedder.embed(
         adata, layer=layer, scaling=scaling, classify=reference.probabilities, on_cells=on_cells
     )
     return label(
-        reference, embedding, adata.obs_names, neighbours=neighbours, threshold=threshold, batch_size=batch_size
+        reference, embedding, adata.obs_names, neighbours=neighbours, rejection=rejection, batch_size=batch_size
     )
 
 
@@ -67,28 +72,26 @@ def label(
     cells: pd.Index,
     *,
     neighbours: bool = True,
-    threshold: float | None = None,
+    rejection: Rejection | None = None,
     batch_size: int = 4096,
 ) -> Annotation:
     """Label cells that are embedded already; the options are those of :func:`annotate`."""
-    used = reference.thresholds.threshold if threshold is None else threshold
-    probabilities = reference.probabilities(embedding.vectors, batch_size=batch_size)
-    if neighbours:
-        filled = probabilities[~embedding.empty]
-        probabilities[~embedding.empty] = smooth(filled, embedding.points, embedding.shown)
-    probabilities[embedding.empty] = 0
-    best, unknown, confidence = decided(probabilities, used)
-    return Annotation(
-        cells=cells,
-        best=best,
-        rejected=unknown | embedding.empty,
-        confidence=confidence,
-        probabilities=probabilities.astype(np.float32),
-        empty=embedding.empty,
-        label_names=reference.labels.names,
-        threshold=used,
+    return annotated(
+        cells,
+        read(reference, embedding, neighbours=neighbours, batch_size=batch_size),
+        embedding.empty,
+        embedding.report,
+        thresholds=reference.thresholds,
+        rejection=rejection or Rejection(),
+        labels=reference.labels,
         neighbours=neighbours,
         reference_name=reference.name,
         reference_origin=reference.origin,
-        report=embedding.report,
     )
+
+
+def read(reference: Reference, embedding: Embedding, *, neighbours: bool = True, batch_size: int = 4096) -> Readings:
+    """Return what the cells of an embedding that are not empty look like to a reference."""
+    vectors = embedding.vectors[~embedding.empty]
+    probabilities, energies = reference.classified(vectors, batch_size=batch_size)
+    return read_embedding(embedding, probabilities, energies, reference.familiarity, neighbours)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -10,16 +11,26 @@ import numpy as np
 import numpy.typing as npt
 from anndata import AnnData
 
-from spikgpt.annotate import label
+from spikgpt.annotate import label, read
 from spikgpt.data import check_trainable, labels_of
 from spikgpt.embedders import Classify, Embedder, Embedding, fit_embedder
 from spikgpt.errors import LabelsError
-from spikgpt.metrics import measure
+from spikgpt.metrics import measure, reliability
 from spikgpt.model import SpikingClassifier
 from spikgpt.reference import Reference
 from spikgpt.training import Progress, fit, hold_out, network_config, recipe_named
+from spikgpt_onnx.familiarity import Familiarity
 from spikgpt_onnx.labels import LabelMap
-from spikgpt_onnx.thresholds import PAPER_THRESHOLD, conformal_threshold, is_unknown
+from spikgpt_onnx.thresholds import (
+    PAPER_THRESHOLD,
+    Calibration,
+    Rejection,
+    Thresholds,
+    confidence_of,
+    conformal_threshold,
+    fit_temperature,
+    tempered,
+)
 
 # obs columns that hold Cell Ontology ids: ours, and that of the CELLxGENE schema.
 ONTOLOGY_COLUMNS = ("cell_ontology_id", "cell_type_ontology_term_id")
@@ -93,7 +104,7 @@ def train(
         everything = everything or fitted.embed(cells, layer=layer, on_cells=on_cells)
         return everything.part(part)
 
-    def trained(stage: str, part: npt.NDArray[Any]) -> tuple[Embedder, SpikingClassifier, tuple[str, ...]]:
+    def trained(stage: str, part: npt.NDArray[Any]) -> tuple[Embedder, SpikingClassifier, Familiarity, tuple[str, ...]]:
         fitted = fit_embedder(embedder, cells[part], labels[part], layer=layer, seed=seed)
         vectors = [embedded(fitted, part).vectors]
         for copy in range(chosen.augmented_copies):
@@ -109,10 +120,10 @@ def train(
             checkpoint=checkpoints / f"{stage}.safetensors" if checkpoints else None,
             on_epoch=(lambda progress: on_epoch(stage, progress)) if on_epoch else None,
         )
-        return fitted, classifier, tuple(names[present].tolist())
+        return fitted, classifier, Familiarity.fit(vectors[0], index), tuple(names[present].tolist())
 
     train_part, held_part = hold_out(labels, groups, seed=seed)
-    fitted, classifier, known = trained("held-out", train_part)
+    fitted, classifier, familiarity, known = trained("held-out", train_part)
     held_known = held_part[np.isin(labels[held_part], known)]
     ontology_ids = _ontology_ids(cells, labels, names)
     measured = Reference(
@@ -123,24 +134,30 @@ def train(
         thresholds=conformal_threshold(np.ones(1)),
         metrics={},
         provenance={},
+        familiarity=familiarity,
     )
     embedding = embedded(fitted, held_known, measured.probabilities)
+    truth = np.searchsorted(np.array(known), labels[held_known])[~embedding.empty]
+    measured = replace(measured, thresholds=calibrated(measured, embedding, truth, temperature=chosen.calibrate))
     annotation = label(measured, embedding, cells.obs_names[held_known])
-    confidence = annotation.confidence[~annotation.empty]
+    by_probability = label(
+        measured, embedding, cells.obs_names[held_known], rejection=Rejection(threshold=PAPER_THRESHOLD)
+    )
     if chosen.refit:
-        fitted, classifier, known = trained("all-cells", np.arange(len(labels)))
+        fitted, classifier, familiarity, known = trained("all-cells", np.arange(len(labels)))
     return Reference(
         name=name,
         embedder=fitted,
         classifier=classifier,
         labels=_label_map(known, ontology_ids),
-        thresholds=conformal_threshold(confidence),
+        thresholds=measured.thresholds,
         metrics={
             "cells": len(labels),
             "cells_per_label": {label: int((labels == label).sum()) for label in known},
             "held_out_by": _held_out_by(batch_key, groups, held_part),
             "held_out": measure(labels[held_known], annotation.best_labels).to_dict(),
-            "paper_threshold_rejects": float(is_unknown(confidence, PAPER_THRESHOLD).mean()),
+            "reliability": held_out_reliability(measured, embedding, truth, temperature=chosen.calibrate),
+            "paper_threshold_rejects": float(by_probability.rejected[~embedding.empty].mean()),
         },
         provenance={
             **(provenance or {}),
@@ -151,7 +168,55 @@ def train(
             "cells_without_label": int((~labelled).sum()),
             "labels_left_out": dropped,
         },
+        familiarity=familiarity,
     )
+
+
+def calibrated(
+    reference: Reference, embedding: Embedding, truth: npt.NDArray[Any], *, temperature: bool = True
+) -> Thresholds:
+    """Return thresholds set on held-out cells.
+
+    Parameters
+    ----------
+    reference
+        What was trained without these cells, with a temperature of 1.
+    embedding
+        The held-out cells.
+    truth
+        Index of the label of each that is not empty, shape (n,).
+    temperature
+        Whether to calibrate the probabilities too.
+    """
+    names = np.array(reference.labels.names)
+
+    def calibration(thresholds: Thresholds, neighbours: bool) -> Calibration:
+        found = read(replace(reference, thresholds=thresholds), embedding, neighbours=neighbours)
+        fitted = fit_temperature(found.probabilities, truth) if temperature else 1.0
+        assert found.scores is not None  # the reference has been given a familiarity
+        return Calibration.of(found.scores, names[found.probabilities.argmax(axis=1)], fitted)
+
+    alone = calibration(reference.thresholds, False)
+    seen_alone = read(reference, embedding, neighbours=False).probabilities
+    confidence = confidence_of(tempered(seen_alone, alone.temperature))
+    thresholds = replace(conformal_threshold(confidence), alone=alone, together=alone)
+    return replace(thresholds, together=calibration(thresholds, True))
+
+
+def held_out_reliability(
+    reference: Reference, embedding: Embedding, truth: npt.NDArray[Any], *, temperature: bool
+) -> dict[str, Any]:
+    """Return how well probabilities agree with how often labels are right, on cells that set no temperature.
+
+    One half of the held-out cells sets the temperature for the other.
+    """
+    found = read(reference, embedding).probabilities
+    confidence, right = np.empty(len(truth)), found.argmax(axis=1) == truth
+    halves = np.arange(len(truth)) % 2 == 0
+    for half in (halves, ~halves):
+        fitted = fit_temperature(found[~half], truth[~half]) if temperature and (~half).any() else 1.0
+        confidence[half] = confidence_of(tempered(found[half], fitted))
+    return reliability(confidence, right)
 
 
 def _groups(adata: AnnData, batch_key: str) -> npt.NDArray[np.str_]:

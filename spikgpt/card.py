@@ -4,12 +4,16 @@ from __future__ import annotations
 
 import io
 import re
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import yaml
 
 from spikgpt.errors import DamagedReference
 from spikgpt_onnx.layout import fields_of
+from spikgpt_onnx.thresholds import MINIMUM_CELLS
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
 
 # Keys of ``provenance`` that the card shows; all but these come from the training.
 DESCRIPTION, DATASETS, TISSUE, ORGANISM, PAPER = "description", "datasets", "tissue", "organism", "paper"
@@ -49,8 +53,6 @@ def card(
         rows.append(f"| {label['name']} | {label['cell_ontology_id'] or '-'} | {cells} | {figures} |")
     table = "\n".join(rows)
     recipe, seed = provenance["recipe"]["name"], provenance["seed"]
-    threshold, rate = thresholds["threshold"], 100 * thresholds["unknown_rate"]
-    paper_rejects = 100 * metrics["paper_threshold_rejects"]
     return f"""{front_matter(name, provenance, metrics)}
 # {name}
 
@@ -74,13 +76,63 @@ macro-F1 {held_out["macro_f1"]:.3f}. On another study, technology or tissue stat
 
 ![Confusion matrix: true labels in rows, predicted labels in columns](confusion_matrix.png)
 
-## Unknown
+{calibration(metrics)}{unknown(thresholds, metrics)}"""
 
-| threshold | a cell is Unknown when its confidence is below | known cells rejected |
+
+def calibration(metrics: dict[str, Any]) -> str:
+    """Return how far probabilities can be believed, where that was measured."""
+    if "reliability" not in metrics:
+        return ""
+    error = metrics["reliability"]["expected_calibration_error"]
+    rows = "\n".join(
+        f"| {row['cells']} | {row['confidence']:.3f} | {row['accuracy']:.3f} |"
+        for row in metrics["reliability"]["bins"]
+    )
+    return f"""## Calibration
+
+Expected calibration error {error:.3f}, over held-out cells that did not set the temperature.
+
+| held-out cells | mean confidence | labels that are right |
 |---|---|---|
-| default | {threshold:.4f} | at most {rate:.0f}% of cells like the {thresholds["calibration_cells"]} held-out ones |
-| the paper's | {thresholds["paper_threshold"]} | {paper_rejects:.1f}% of the held-out cells |
+{rows}
 
+![Reliability diagram: share of right labels by confidence](reliability.png)
+
+"""
+
+
+def unknown(thresholds: dict[str, Any], metrics: dict[str, Any]) -> str:
+    """Return when a cell is Unknown, and how many known cells that takes."""
+    threshold, rate = thresholds["threshold"], 100 * thresholds["unknown_rate"]
+    paper = (
+        f"| the paper's | its confidence is below {thresholds['paper_threshold']} | "
+        f"{100 * metrics['paper_threshold_rejects']:.1f}% of the held-out cells |"
+    )
+    if "together" not in thresholds:
+        cells = thresholds["calibration_cells"]
+        default = (
+            f"its confidence is below {threshold:.4f} | at most {rate:.0f}% of cells like the {cells} held-out ones"
+        )
+        promise = ""
+    else:
+        scores = thresholds["together"]
+        own = [name for name, row in scores["labels"].items() if row["cells"] >= MINIMUM_CELLS]
+        default = (
+            f"it is less familiar than {100 - rate:.0f}% of the held-out cells | at most {rate:.0f}% of cells like the "
+            f"{scores['everything']['cells']} held-out ones"
+        )
+        each = f", and of those that get the label {' or '.join(own)}" if own else ""
+        promise = (
+            f"\nThe default is a promise (split conformal prediction): of cells that could be exchanged with the "
+            f"held-out ones{each}, at most {rate:.0f}% are Unknown on average, with the model that was measured. "
+        )
+    return f"""## Unknown
+
+| rule | a cell is Unknown when | known cells rejected |
+|---|---|---|
+| default | {default} |
+{paper}
+{promise}
 Cells from another study, technology or tissue state can be rejected more or less often.
 """
 
@@ -205,6 +257,31 @@ spikgpt annotate QUERY.h5ad --model {name} --out labelled.h5ad
 ```"""
 
 
+def reliability_picture(bins: list[dict[str, Any]]) -> bytes:
+    """Draw how often labels are right by confidence, as PNG.
+
+    Parameters
+    ----------
+    bins
+        Mean ``confidence``, ``accuracy`` and number of ``cells`` of each.
+    """
+    from matplotlib.figure import Figure
+
+    figure = Figure(figsize=(4, 4), layout="constrained")
+    axes = figure.add_subplot()
+    axes.plot([0, 1], [0, 1], color="grey", linewidth=1)
+    largest = max(row["cells"] for row in bins)
+    for row in bins:
+        size = 20 + 180 * (row["cells"] / largest) ** 0.5
+        axes.scatter([row["confidence"]], [row["accuracy"]], s=size, color="tab:blue", alpha=0.7)
+        axes.annotate(str(row["cells"]), (row["confidence"], row["accuracy"]), fontsize=7, ha="center", va="center")
+    axes.set_xlim(0, 1.05)
+    axes.set_ylim(0, 1.05)
+    axes.set_xlabel("confidence")
+    axes.set_ylabel("share of labels that are right")
+    return _png(figure)
+
+
 def confusion_picture(confusion: dict[str, Any]) -> bytes:
     """Draw a confusion matrix, each row as shares of its cells, as PNG.
 
@@ -231,6 +308,10 @@ def confusion_picture(confusion: dict[str, Any]) -> bytes:
             if count:
                 colour = "white" if shares[row][column] > 0.5 else "black"
                 axes.text(column, row, str(count), ha="center", va="center", fontsize=7, color=colour)
+    return _png(figure)
+
+
+def _png(figure: Figure) -> bytes:
     picture = io.BytesIO()
     figure.savefig(picture, format="png", dpi=100, metadata={"Software": None})
     return picture.getvalue()

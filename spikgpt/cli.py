@@ -32,8 +32,16 @@ Scaling = Annotated[str, typer.Option(help="Scale of query genes: auto, composit
 Neighbours = Annotated[
     bool, typer.Option("--neighbours/--alone", help="Average each cell with those most like it, or label it alone.")
 ]
+UnknownRate = Annotated[
+    float | None, typer.Option(help="Share of the known cells that may be Unknown; by default 0.05.", min=0, max=1)
+]
+NoUnknown = Annotated[bool, typer.Option("--no-unknown", help="Give every cell the label that fits it best.")]
 Threshold = Annotated[
-    float | None, typer.Option(help="Confidence below which a cell is Unknown; by default the reference's own.")
+    float | None,
+    typer.Option(help="Confidence below which a cell is Unknown, instead; the paper's is 0.95.", min=0, max=1),
+]
+Recalibrate = Annotated[
+    bool, typer.Option("--recalibrate", help="Be as lenient as the query suggests, if it lies far from the reference.")
 ]
 ScGPT = Annotated[
     str | None,
@@ -66,10 +74,17 @@ def annotate(
     model: Model,
     out: Annotated[Path, typer.Option(help="h5ad file to write: the input with the labels added.")],
     table: Annotated[Path | None, typer.Option(help="Also write one row a cell, .csv or .parquet.")] = None,
+    cluster_key: Annotated[
+        str | None, typer.Option(help="Column of obs with clusters: name each by vote, and find new types among them.")
+    ] = None,
+    cluster_table: Annotated[Path | None, typer.Option(help="Also write one row a cluster, .csv.")] = None,
     layer: Layer = None,
     scaling: Scaling = "auto",
     neighbours: Neighbours = True,
+    unknown_rate: UnknownRate = None,
+    no_unknown: NoUnknown = False,
     threshold: Threshold = None,
+    recalibrate: Recalibrate = False,
     scgpt: ScGPT = None,
     batch_size: BatchSize = 4096,
 ) -> None:
@@ -77,14 +92,20 @@ def annotate(
     from spikgpt import data, files
     from spikgpt.annotate import annotate as annotate_cells
     from spikgpt.api import SpikGPT
+    from spikgpt.clusters import CLUSTER_LABEL, summarise
 
     if table:
         files.check_table(table)
+    if (cluster_table is not None) > (cluster_key is not None):
+        msg = "--cluster-table needs --cluster-key, the column of obs that holds the clusters."
+        raise ConfigError(msg)
     if out.exists() and out.samefile(query):
         msg = f"{out} is the input; name another file for the output."
         raise ConfigError(msg)
     reference = SpikGPT.from_pretrained(model, scgpt=scgpt).reference
     adata = data.read_h5ad(query, backed=True)
+    if cluster_key:
+        data.labels_of(adata, cluster_key)  # refuse a wrong column before the work
     with _bar("cells") as progress:
         task = progress.add_task("Annotating", total=adata.n_obs)
         annotation = annotate_cells(
@@ -93,14 +114,19 @@ def annotate(
             layer=layer,
             scaling=scaling,
             neighbours=neighbours,
+            unknown_rate=_rate(unknown_rate, threshold, no_unknown),
             threshold=threshold,
+            recalibrate=recalibrate,
             batch_size=batch_size,
             on_cells=lambda cells: progress.advance(task, cells),
         )
+    clusters = summarise(annotation, adata, cluster_key, layer=layer) if cluster_key else None
     adata.file.close()
-    annotation.write_h5ad(query, out)
+    annotation.write_h5ad(query, out, {} if clusters is None else {CLUSTER_LABEL: clusters.labels})
     if table:
         files.write_table(annotation, table)
+    if clusters is not None:
+        _show_clusters(clusters, cluster_table)
     summary = Table("label", "cells", "share", title=_plain(f"{query.name} by {reference.name}"))
     for label, cells in annotation.counts().items():
         summary.add_row(_plain(label), str(cells), f"{100 * cells / adata.n_obs:.1f}%")
@@ -109,7 +135,7 @@ def annotate(
     console.print(f"Read {report.values} from {report.source}; scaling: {report.scaling}.", soft_wrap=True)
     if report.genes:
         console.print(report.genes)
-    console.print(f"{100 * annotation.unknown_rate:.1f}% Unknown at threshold {annotation.threshold:.4f}.")
+    console.print(f"{100 * annotation.unknown_rate:.1f}% Unknown: {annotation.decision.rule}.", soft_wrap=True)
     for note in annotation.notes():
         console.print(f"[yellow]Note:[/] {_plain(note)}", soft_wrap=True)
     console.print(f"Wrote {out}" + (f" and {table}" if table else ""), soft_wrap=True)
@@ -124,7 +150,10 @@ def evaluate(
     layer: Layer = None,
     scaling: Scaling = "auto",
     neighbours: Neighbours = True,
+    unknown_rate: UnknownRate = None,
+    no_unknown: NoUnknown = False,
     threshold: Threshold = None,
+    recalibrate: Recalibrate = False,
     scgpt: ScGPT = None,
     batch_size: BatchSize = 4096,
 ) -> None:
@@ -139,7 +168,9 @@ def evaluate(
         layer=layer,
         scaling=scaling,
         neighbours=neighbours,
+        unknown_rate=_rate(unknown_rate, threshold, no_unknown),
         threshold=threshold,
+        recalibrate=recalibrate,
         batch_size=batch_size,
     )
     console.print(_scores(evaluation.metrics.to_dict()))
@@ -254,6 +285,59 @@ def train(
     console.print(
         f"Wrote {out}; annotate with: spikgpt annotate QUERY.h5ad --model {out}{needed} --out OUT.h5ad", soft_wrap=True
     )
+
+
+@app.command()
+def novelty(
+    reference: Annotated[Path, typer.Argument(help="Labelled cells, an h5ad file.")],
+    label_key: Annotated[str, typer.Option(help="Column of obs with the cell types.")],
+    batch_key: Annotated[
+        str | None, typer.Option(help="Column of obs with the donor or batch, to hold out whole ones.")
+    ] = None,
+    types: Annotated[
+        list[str] | None, typer.Option("--type", help="Type to leave out; repeatable, by default all of 30 cells.")
+    ] = None,
+    embedder: Annotated[str, typer.Option(help="pca, or obsm:KEY for an embedding in the file.")] = "pca",
+    table_file: Annotated[Path | None, typer.Option("--table", help="Also write one row a type, .csv.")] = None,
+    plot: Annotated[Path | None, typer.Option(help="Also draw the figures, .png.")] = None,
+    seed: Annotated[int, typer.Option(help="The same seed gives the same figures.")] = 0,
+    layer: Layer = None,
+) -> None:
+    """Leave each type out of a reference in turn, and see whether its cells come out as Unknown."""
+    from spikgpt import data
+    from spikgpt.novelty import study
+    from spikgpt_onnx.files import replacing
+
+    adata = data.read_h5ad(reference)
+    with _bar("types") as progress:
+        task = progress.add_task("Leaving out", total=None)
+        report = study(
+            adata,
+            label_key,
+            batch_key=batch_key,
+            types=types,
+            seed=seed,
+            embedder=embedder,
+            layer=layer,
+            on_type=lambda _: progress.advance(task),
+        )
+    table = Table("left out", "cells", "AUROC", "found at 5%", "Unknown", "known Unknown", "mistaken for")
+    for row in report.rows:
+        mistaken = ", ".join(f"{name} {cells}" for name, cells in list(row.mistaken_for.items())[:3])
+        shares = (f"{100 * share:.1f}%" for share in (row.unseen_found, row.unseen_unknown, row.known_unknown))
+        table.add_row(_plain(row.label), str(row.unseen_cells), f"{row.auroc:.3f}", *shares, _plain(mistaken))
+    Console().print(table)
+    console.print(
+        f"Mean AUROC {report.mean_auroc:.3f}. Found at 5%: unseen cells that are less familiar than all but 5% of the "
+        "known ones; Unknown: by the reference's own limits.",
+        soft_wrap=True,
+    )
+    if table_file:
+        with replacing(table_file) as temporary:
+            report.table().to_csv(temporary, index=False)
+    if plot:
+        with replacing(plot) as temporary:
+            temporary.write_bytes(report.picture())
 
 
 @app.command()
@@ -398,7 +482,7 @@ def info(
         + (f", {len(genes)} genes." if genes else "."),
         f"Held out ({reference.metrics['held_out_by']}): accuracy {held_out['accuracy']:.4f}, "
         f"macro-F1 {held_out['macro_f1']:.4f} over {held_out['cells']} cells.",
-        f"Unknown below {reference.thresholds.threshold:.4f}.",
+        _unknown_rule(reference.thresholds),
         f"From {reference.origin or model}.",
     ):
         typer.echo(line)
@@ -552,6 +636,44 @@ def _version(
 
         typer.echo(f"spikgpt {__version__}")
         raise typer.Exit
+
+
+def _rate(unknown_rate: float | None, threshold: float | None, no_unknown: bool) -> float | None:
+    """Return the unknown rate that options ask for."""
+    if not no_unknown:
+        return unknown_rate
+    if unknown_rate is not None or threshold is not None:
+        msg = "--no-unknown rejects no cell; leave --unknown-rate and --threshold out."
+        raise ConfigError(msg)
+    return 0.0
+
+
+def _show_clusters(report: Any, path: Path | None) -> None:
+    """Print what the clusters are, and write their table."""
+    from spikgpt_onnx.files import replacing
+    from spikgpt_onnx.thresholds import UNKNOWN
+
+    table = Table("cluster", "cells", "label", "share", "Unknown", "nearest known type", "marker genes")
+    for cluster in report.clusters:
+        label = f"[bold]{UNKNOWN}, a new type?[/]" if cluster.candidate else _plain(cluster.label)
+        row = (f"{100 * cluster.share:.0f}%", f"{100 * cluster.unknown_share:.0f}%", _plain(cluster.nearest or "-"))
+        genes = ", ".join(marker.gene for marker in cluster.markers) or cluster.note or "-"
+        table.add_row(_plain(cluster.name), str(cluster.cells), label, *row, _plain(genes))
+    console.print(table)
+    if path is not None:
+        with replacing(path) as temporary:
+            report.table().to_csv(temporary, index=False)
+        console.print(f"Wrote {path}", soft_wrap=True)
+
+
+def _unknown_rule(thresholds: Any) -> str:
+    """Say when a cell is Unknown."""
+    if thresholds.together is None:
+        return f"Unknown below a probability of {thresholds.threshold:.4f}."
+    return (
+        f"Unknown: at most {100 * thresholds.unknown_rate:g}% of cells like the {thresholds.together.everything.cells} "
+        "held-out ones."
+    )
 
 
 class _Speed(ProgressColumn):

@@ -21,7 +21,8 @@ class Evaluation:
 
     ``metrics`` compares the labels before rejection, over the cells whose true type the reference knows.
     ``accuracy_after_rejection`` counts every Unknown among those cells as an error. Shares go from 0 to 1;
-    ``unseen_unknown_rate`` and ``auroc_unknown`` are None without cells of unseen types.
+    ``unseen_unknown_rate`` and ``auroc_unknown`` are None without cells of unseen types; the latter is that of
+    familiarity, or of the confidence where that made cells Unknown.
     """
 
     metrics: Metrics
@@ -60,6 +61,9 @@ def evaluate(annotation: Annotation, adata: AnnData, label_key: str) -> Evaluati
         )
         raise LabelsError(msg)
     rejected = annotation.labels == UNKNOWN
+    # What made cells Unknown, or would have.
+    familiarity = annotation.familiarity if annotation.decision.threshold is None else None
+    certainty = annotation.confidence if familiarity is None else familiarity
     names, counts = np.unique(truth[unseen], return_counts=True)
     return Evaluation(
         metrics=measure(truth[known], annotation.best_labels[known]),
@@ -67,7 +71,7 @@ def evaluate(annotation: Annotation, adata: AnnData, label_key: str) -> Evaluati
         unknown_rate=float(rejected[labelled].mean()),
         known_unknown_rate=float(rejected[known].mean()),
         unseen_unknown_rate=float(rejected[unseen].mean()) if unseen.any() else None,
-        auroc_unknown=unknown_auroc(annotation.confidence[labelled], known[labelled]),
+        auroc_unknown=unknown_auroc(certainty[labelled], known[labelled]),
         unseen_labels=dict(zip(names.tolist(), counts.tolist(), strict=True)),
         unlabelled_cells=int((~labelled).sum()),
     )

@@ -14,6 +14,8 @@ from spikgpt.errors import DamagedReference, LabelsError
 from spikgpt_onnx.layout import fields_of
 
 Labels = npt.NDArray[np.str_]
+# Of the reliability diagram.
+BINS = 15
 
 
 @dataclass(frozen=True)
@@ -101,6 +103,34 @@ def measure(truth: Sequence[str] | Labels, predicted: Sequence[str] | Labels) ->
     )
 
 
+def reliability(confidence: npt.NDArray[np.floating[Any]], right: npt.NDArray[np.bool_]) -> dict[str, Any]:
+    """Return how well confidence agrees with how often labels are right (Guo et al., 2017).
+
+    Parameters
+    ----------
+    confidence
+        Probability of each cell's best label, shape (n,).
+    right
+        Whether that label is right, shape (n,).
+
+    Returns
+    -------
+    ``expected_calibration_error``, the mean difference of the two over 15 bins of equal width, weighted by their cells,
+    and for each bin that has cells its mean ``confidence``, its ``accuracy`` and its ``cells``.
+    """
+    places = np.minimum((np.asarray(confidence, dtype=np.float64) * BINS).astype(int), BINS - 1)
+    bins = [
+        {
+            "confidence": float(np.mean(confidence[places == place])),
+            "accuracy": float(np.mean(right[places == place])),
+            "cells": int((places == place).sum()),
+        }
+        for place in np.unique(places)
+    ]
+    errors = [row["cells"] * abs(row["confidence"] - row["accuracy"]) for row in bins]
+    return {"expected_calibration_error": sum(errors) / max(1, len(right)), "bins": bins}
+
+
 def unknown_auroc(confidence: npt.NDArray[np.floating[Any]], known: npt.NDArray[np.bool_]) -> float | None:
     """Return how well confidence separates known from unseen types, as the area under the ROC curve.
 
@@ -118,6 +148,22 @@ def unknown_auroc(confidence: npt.NDArray[np.floating[Any]], known: npt.NDArray[
     if known.all() or not known.any():
         return None
     return float(roc_auc_score(known, confidence))
+
+
+def unseen_found(
+    confidence: npt.NDArray[np.floating[Any]], known: npt.NDArray[np.bool_], known_rejected: float
+) -> float:
+    """Return the share of unseen cells below the confidence that a share of the known cells is below.
+
+    Parameters
+    ----------
+    confidence
+        Confidence of each cell, shape (n,).
+    known
+        Whether the true type of each cell is in the reference, shape (n,); there must be cells of both kinds.
+    """
+    rank = int(known_rejected * known.sum())
+    return float((confidence[~known] < np.sort(confidence[known])[rank]).mean())
 
 
 def check_metrics(metrics: Any, labels: tuple[str, ...]) -> None:
@@ -139,6 +185,15 @@ def check_metrics(metrics: Any, labels: tuple[str, ...]) -> None:
     shares = {"paper_threshold_rejects": top.get("paper_threshold_rejects")}
     shares |= {name: held_out.get(name) for name in ("accuracy", "macro_f1")}
     shares |= {f"{name} of {row['label']}": row.get(name) for row in rows for name in ("precision", "recall", "f1")}
+    if "reliability" in top:
+        table = fields_of(top["reliability"], "reliability of metrics.json", {"bins": list})
+        shares |= {"expected_calibration_error": table.get("expected_calibration_error")}
+        rows = [fields_of(row, "bins of metrics.json", {"cells": int}) for row in table["bins"]]
+        shares |= {
+            f"{name} of bin {place}": row.get(name)
+            for place, row in enumerate(rows)
+            for name in ("confidence", "accuracy")
+        }
     for name, share in shares.items():
         if isinstance(share, bool) or not isinstance(share, int | float) or not 0 <= share <= 1:
             msg = f"{name} in metrics.json is {share!r}; expected a share from 0 to 1."

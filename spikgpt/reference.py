@@ -12,7 +12,7 @@ import numpy.typing as npt
 import torch
 from safetensors.torch import save as save_tensors
 
-from spikgpt.card import card, check_provenance, confusion_picture
+from spikgpt.card import card, check_provenance, confusion_picture, reliability_picture
 from spikgpt.embedders import Embedder, PCAEmbedder, load_embedder
 from spikgpt.errors import (
     CheckpointError,
@@ -25,6 +25,7 @@ from spikgpt.errors import (
 from spikgpt.metrics import check_metrics
 from spikgpt.model import SpikingClassifier
 from spikgpt_onnx.config import SpikGPTConfig
+from spikgpt_onnx.familiarity import Familiarity
 from spikgpt_onnx.genes import GeneList
 from spikgpt_onnx.hub import Hub
 from spikgpt_onnx.labels import LabelMap
@@ -33,6 +34,7 @@ from spikgpt_onnx.layout import (
     GRAPH,
     LIBRARY_RANGE,
     PICTURE,
+    RELIABILITY,
     check_writable,
     dumped,
     parsed,
@@ -59,9 +61,16 @@ class Reference:
     thresholds: Thresholds
     metrics: dict[str, Any]
     provenance: dict[str, Any]
+    familiarity: Familiarity | None = None
     origin: str | None = None
 
     def probabilities(self, vectors: npt.NDArray[np.float64], *, batch_size: int = 4096) -> npt.NDArray[np.float64]:
+        """Return the class probabilities of :meth:`classified`."""
+        return self.classified(vectors, batch_size=batch_size)[0]
+
+    def classified(
+        self, vectors: npt.NDArray[np.float64], *, batch_size: int = 4096
+    ) -> tuple[npt.NDArray[np.float64], npt.NDArray[np.float64]]:
         """Classify embedded cells.
 
         Runs in float64, in which rounding does not depend on the batch size in any digit that could move a spike.
@@ -75,18 +84,21 @@ class Reference:
 
         Returns
         -------
-        Class probabilities, shape (n, n_labels).
+        Class probabilities, shape (n, n_labels), and energies, the log of the summed exponentials of the logits, shape
+        (n,).
         """
         if batch_size < 1:
             msg = f"batch_size is {batch_size}; it must be at least 1."
             raise ConfigError(msg)
         folded = self.folded_classifier()
-        rows = [np.empty((0, len(self.labels.names)))]
+        rows, energies = [np.empty((0, len(self.labels.names)))], [np.empty(0)]
         with torch.inference_mode():
             for start in range(0, len(vectors), batch_size):
                 batch = torch.as_tensor(vectors[start : start + batch_size], dtype=torch.float64)
-                rows.append(folded(batch).softmax(dim=1).numpy())
-        return np.concatenate(rows)
+                logits = folded(batch)
+                rows.append((logits / self.thresholds.temperature).softmax(dim=1).numpy())
+                energies.append(logits.logsumexp(dim=1).numpy())
+        return np.concatenate(rows), np.concatenate(energies)
 
     @property
     def config(self) -> SpikGPTConfig:
@@ -177,6 +189,7 @@ def load(folder: str | Path, *, scgpt: str | Path | None = None, hub: Hub | None
         thresholds=stored.thresholds,
         metrics=stored.metrics,
         provenance=stored.provenance,
+        familiarity=stored.familiarity,
     )
 
 
@@ -184,6 +197,8 @@ def contents(reference: Reference, onnx: Mapping[str, bytes] | None = None) -> d
     """Return every file of a reference by name, the manifest last."""
     tensors = {f"classifier.{name}": tensor for name, tensor in reference.classifier.state_dict().items()}
     tensors |= {f"embedder.{name}": torch.as_tensor(array) for name, array in reference.embedder.tensors().items()}
+    where = reference.familiarity.tensors() if reference.familiarity else {}
+    tensors |= {f"familiarity.{name}": torch.as_tensor(array) for name, array in where.items()}
     genes = reference.embedder.genes or GeneList((), ())
     config = {
         "format_version": FORMAT_VERSION,
@@ -229,4 +244,6 @@ def with_card(files: Mapping[str, bytes]) -> dict[str, bytes]:
         ).encode(),
         PICTURE: files.get(PICTURE) or confusion_picture(metrics["held_out"]["confusion"]),
     }
+    if "reliability" in metrics:
+        made[RELIABILITY] = files.get(RELIABILITY) or reliability_picture(metrics["reliability"]["bins"])
     return with_manifest(made)

@@ -53,6 +53,8 @@ class Recipe:
     noise: float = 0.0
     # Copies of each cell, as another sample might show it, that an embedder adds to the training cells.
     augmented_copies: int = 0
+    # Set the temperature of the probabilities on held-out cells.
+    calibrate: bool = True
     # Train again on every labelled cell once the held-out cells have been measured.
     refit: bool = False
     network: dict[str, Any] = field(default_factory=dict)
@@ -70,6 +72,7 @@ PAPER = Recipe(
     weight_decay=1e-4,
     epochs=10,
     minimum_steps=0,
+    calibrate=False,
     network={"width": None, "residual": False, "shared_dropout": False, "attention_scale": 0.125},
 )
 

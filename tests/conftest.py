@@ -28,6 +28,7 @@ from spikgpt.testing.hub import LoopbackHub
 from spikgpt_onnx.embedding import EmbeddingReport
 from spikgpt_onnx.exporter import export
 from spikgpt_onnx.hub import Hub
+from spikgpt_onnx.thresholds import Decision
 
 DATA = Path(__file__).parent / "data"
 QUERY_FILE = DATA / "pancreas_baron_human2_human4.h5ad"
@@ -113,12 +114,14 @@ def annotation() -> Annotation:
         cells=pd.Index([f"cell {row}" for row in range(12)]),
         best=np.arange(12, dtype=np.int16) % 2,
         rejected=confidence < 0.5,
+        broad=np.arange(12, dtype=np.int16) % 2,
+        broad_names=("alpha", "islet cell"),
+        decision=Decision(confidence < 0.5, confidence / np.float32(2), "less familiar than 95%", unknown_rate=0.05),
         confidence=confidence,
         probabilities=np.stack([confidence, 1 - confidence], axis=1),
         empty=np.zeros(12, dtype=bool),
         label_names=("alpha", "beta"),
         reference_origin=None,
-        threshold=0.5,
         neighbours=True,
         reference_name="hand-made",
         report=EmbeddingReport("X", "counts", "reference", 5, 7),

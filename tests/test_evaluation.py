@@ -11,6 +11,7 @@ from spikgpt import Annotation
 from spikgpt.errors import LabelsError
 from spikgpt.evaluation import evaluate
 from spikgpt_onnx.embedding import EmbeddingReport
+from spikgpt_onnx.thresholds import Decision
 
 
 def annotated(best: list[str], confidence: list[float]) -> Annotation:
@@ -19,11 +20,13 @@ def annotated(best: list[str], confidence: list[float]) -> Annotation:
         cells=pd.Index([f"cell{i}" for i in range(len(best))]),
         best=np.array([["a", "b"].index(name) for name in best], dtype=np.int16),
         rejected=rejected,
+        broad=np.zeros(len(best), dtype=np.int16),
+        broad_names=("a",),
+        decision=Decision(rejected, None, "a probability below 0.5000", threshold=0.5),
         confidence=np.array(confidence, dtype=np.float32),
         probabilities=np.zeros((len(best), 2), dtype=np.float32),
         empty=np.zeros(len(best), dtype=bool),
         label_names=("a", "b"),
-        threshold=0.5,
         neighbours=True,
         reference_origin=None,
         reference_name="hand-made",

@@ -64,7 +64,7 @@ def test_thresholds_stored_with_the_weights_applied_identically_in_torch_and_onn
     middle = dataclasses.replace(small, thresholds=dataclasses.replace(small.thresholds, threshold=0.9))
     exporter.export(middle, tmp_path / "out")
     reference, annotator = load(tmp_path / "out"), Annotator(tmp_path / "out")
-    assert annotator.threshold == reference.thresholds.threshold == 0.9
+    assert annotator.stored.thresholds == reference.thresholds
     expected = annotate(reference, few, neighbours=False)
     found = annotator.annotate(few, neighbours=False)
     np.testing.assert_array_equal(found.rejected, expected.rejected)

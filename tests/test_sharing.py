@@ -10,6 +10,7 @@ import struct
 import subprocess
 import sys
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -175,7 +176,8 @@ def test_an_old_revision_stays_the_old_one(
     first = push(graph_folder, REPO, hub=client, tag="v1")
     old = files_of(find(REPO, hub=client).folder)
     model = SpikGPT.from_pretrained(small_folder)
-    stricter = Reference(**(vars(model.reference) | {"thresholds": type(small.thresholds)(0.99, 0.2, 10)}))
+    thresholds = replace(small.thresholds, unknown_rate=0.2)
+    stricter = replace(model.reference, thresholds=thresholds)
     second = push(save(stricter, tmp_path / "stricter"), REPO, hub=client)
     assert first.commit != second.commit
     for revision in ("v1", str(first.commit)):
@@ -183,11 +185,11 @@ def test_an_old_revision_stays_the_old_one(
         assert files_of(found.folder) == old
         assert found.origin == f"{REPO}@{first.commit}"
         assert load(found.folder).thresholds == small.thresholds
-        assert Annotator(found.folder).threshold == small.thresholds.threshold
-        assert "| default | 0.9900 |" not in (found.folder / "README.md").read_text()
+        assert Annotator(found.folder).stored.thresholds == small.thresholds
+        assert "at most 20% of cells" not in (found.folder / "README.md").read_text()
     newest = open_reference(REPO, hub=client)
-    assert newest.thresholds.threshold == 0.99
-    assert "| default | 0.9900 |" in (find(REPO, hub=client).folder / "README.md").read_text()
+    assert newest.thresholds.unknown_rate == 0.2
+    assert "at most 20% of cells" in (find(REPO, hub=client).folder / "README.md").read_text()
 
 
 def test_a_reference_on_scgpt_says_what_it_needs(hub: LoopbackHub, client: Hub, tmp_path: Path) -> None:

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import csv
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -13,19 +14,25 @@ import numpy.typing as npt
 from spikgpt_onnx.embedding import EmbeddingReport
 from spikgpt_onnx.files import replacing
 from spikgpt_onnx.h5ad import write_with
-from spikgpt_onnx.thresholds import UNKNOWN, confidence_of, is_unknown
+from spikgpt_onnx.labels import LabelMap
+from spikgpt_onnx.ontology import broad_labels
+from spikgpt_onnx.reading import Readings
+from spikgpt_onnx.thresholds import UNKNOWN, Decision, Rejection, Thresholds, confidence_of, decide, tempered
 from spikgpt_onnx.version import __version__
 
 if TYPE_CHECKING:
     import pandas as pd
     from anndata import AnnData
 
-LABEL, BEST_LABEL, CONFIDENCE = "spikgpt_label", "spikgpt_best_label", "spikgpt_confidence"
+LABEL, BEST_LABEL, BROAD_LABEL = "spikgpt_label", "spikgpt_best_label", "spikgpt_label_broad"
+CONFIDENCE, FAMILIARITY = "spikgpt_confidence", "spikgpt_familiarity"
 PROBABILITIES, PROVENANCE = "spikgpt_probabilities", "spikgpt"
 
 # Above this share of Unknown cells, or below this share of matched genes, the summary speaks up.
 SUSPICIOUS_UNKNOWN = 0.5
 SUSPICIOUS_GENES = 0.5
+# A promise that is missed by more than this factor, by the estimate, is called so.
+SUSPICIOUS_SHIFT = 2.0
 # Rows of a table written at a time.
 ROWS = 10_000
 
@@ -39,8 +46,10 @@ class Annotation:
     """Labels of n cells.
 
     ``best`` is the index of the most probable of the ``label_names``, shape (n,), and ``rejected`` says which cells are
-    Unknown; ``confidence`` is the largest of the ``probabilities``, shape (n, n_labels). A cell without counts is
-    Unknown with confidence 0. ``cells`` are their names, by index.
+    Unknown; ``confidence`` is the largest of the ``probabilities``, shape (n, n_labels), and answers which label it is,
+    if it is one of them. ``decision`` holds how familiar the cell is, and answers whether it is. ``broad`` are indices
+    of ``broad_names``, terms of the Cell Ontology where labels are too close to call. A cell without counts is Unknown
+    with confidence 0. ``cells`` are their names, by index.
     """
 
     cells: Any
@@ -50,7 +59,9 @@ class Annotation:
     probabilities: npt.NDArray[np.float32]
     empty: npt.NDArray[np.bool_]
     label_names: tuple[str, ...]
-    threshold: float
+    broad: npt.NDArray[np.int16]
+    broad_names: tuple[str, ...]
+    decision: Decision
     neighbours: bool
     reference_name: str
     reference_origin: str | None
@@ -67,21 +78,31 @@ class Annotation:
         return self._named(self.empty)
 
     @property
+    def broad_labels(self) -> npt.NDArray[np.str_]:
+        """Labels after rejection, or what ambiguous ones have in common, shape (n,)."""
+        return np.where(self.rejected, UNKNOWN, np.array(self.broad_names)[self.broad])
+
+    @property
+    def familiarity(self) -> npt.NDArray[np.float32] | None:
+        """Share of held-out known cells that are less familiar, shape (n,), if the reference measured that."""
+        return self.decision.familiarity
+
+    @property
     def unknown_rate(self) -> float:
         """Share of cells that are Unknown."""
         return float(self.rejected.mean()) if self.rejected.size else 0.0
 
     def counts(self) -> dict[str, int]:
         """Return the number of cells of each label, the largest first."""
-        codes, names = self._coded(self.rejected)
+        codes, names = _coded(self.best, self.label_names, self.rejected)
         counts = zip(names, np.bincount(codes, minlength=len(names)).tolist(), strict=True)
         return dict(sorted(counts, key=lambda pair: -pair[1]))
 
     def table(self) -> pd.DataFrame:
-        """Return one row a cell: label, best label, confidence, and the probability of every label."""
+        """Return one row a cell: labels, confidence, familiarity, and the probability of every label."""
         import pandas as pd
 
-        labels = {LABEL: self.labels, BEST_LABEL: self.best_labels, CONFIDENCE: self.confidence}
+        labels = {LABEL: self.labels, BEST_LABEL: self.best_labels, BROAD_LABEL: self.broad_labels} | self._numbers()
         names = [f"probability of {name}" for name in self.label_names]
         parts = [pd.DataFrame(labels), pd.DataFrame(self.probabilities, columns=names)]
         return pd.concat(parts, axis=1).set_axis(pd.Index(self.cells[:], name="cell"))
@@ -93,7 +114,10 @@ class Annotation:
             "reference_origin": self.reference_origin or "",
             "spikgpt_version": __version__,
             "labels": np.array(self.label_names, dtype=object),
-            "threshold": self.threshold,
+            "rule": self.decision.rule,
+            "threshold": np.nan if self.decision.threshold is None else self.decision.threshold,
+            "unknown_rate": np.nan if self.decision.unknown_rate is None else self.decision.unknown_rate,
+            "recalibrated": self.decision.recalibrated,
             "values": f"{self.report.values} from {self.report.source}",
             "scaling": self.report.scaling,
             "neighbours": self.neighbours,
@@ -111,6 +135,13 @@ class Annotation:
             )
         if self.empty.any():
             notes.append(f"{int(self.empty.sum())} cells have no counts and are {UNKNOWN}.")
+        rate, expected = self.decision.unknown_rate, self.decision.expected
+        if rate and expected is not None and expected > SUSPICIOUS_SHIFT * rate and not self.decision.recalibrated:
+            notes.append(
+                f"These cells lie farther from the reference than its own held-out cells, so about "
+                f"{100 * expected:.0f}% of the cells of known types are {UNKNOWN}, not at most {100 * rate:g}%. "
+                "Recalibrate on the query to get nearer to that, at the risk of naming some cells of unseen types."
+            )
         if self.unknown_rate > SUSPICIOUS_UNKNOWN:
             notes.append(
                 f"{100 * self.unknown_rate:.0f}% of the cells are {UNKNOWN}; is {self.reference_name!r} the right "
@@ -122,20 +153,25 @@ class Annotation:
         """Write the labels into ``obs``, the probabilities into ``obsm`` and the provenance into ``uns``."""
         import pandas as pd
 
-        for column, unknown in ((LABEL, self.rejected), (BEST_LABEL, self.empty)):
-            codes, names = self._coded(unknown)
+        for column, (codes, names) in self._texts().items():
             adata.obs[column] = pd.Categorical.from_codes(codes, pd.Index(names))
-        adata.obs[CONFIDENCE] = self.confidence
+        for column, numbers in self._numbers().items():
+            adata.obs[column] = numbers
         adata.obsm[PROBABILITIES] = self.probabilities
         adata.uns[PROVENANCE] = self.provenance()
 
-    def write_h5ad(self, source: Path, target: Path) -> None:
-        """Write a copy of the h5ad file that the cells came from, with what :meth:`write_to` adds."""
-        columns = {
-            LABEL: self._coded(self.rejected),
-            BEST_LABEL: self._coded(self.empty),
-            CONFIDENCE: self.confidence,
-        }
+    def write_h5ad(self, source: Path, target: Path, more: Mapping[str, npt.NDArray[np.str_]] | None = None) -> None:
+        """Write a copy of the h5ad file that the cells came from, with what :meth:`write_to` adds.
+
+        Parameters
+        ----------
+        more
+            More columns of labels for ``obs``, shape (n,) each.
+        """
+        columns: dict[str, Any] = self._texts() | self._numbers()
+        for name, labels in (more or {}).items():
+            names, codes = np.unique(labels, return_inverse=True)
+            columns[name] = codes.astype(np.int16), names.tolist()
         write_with(source, target, columns, {PROBABILITIES: self.probabilities}, {PROVENANCE: self.provenance()})
 
     def write_csv(self, path: Path) -> None:
@@ -143,11 +179,13 @@ class Annotation:
         with replacing(path) as temporary, temporary.open("w", newline="", encoding="utf-8") as file:
             rows = csv.writer(file, lineterminator="\n")
             names = [f"probability of {name}" for name in self.label_names]
-            rows.writerow(["cell", LABEL, BEST_LABEL, CONFIDENCE, *names])
+            rows.writerow(["cell", *self._texts(), *self._numbers(), *names])
+            broad = np.array([*self.broad_names, UNKNOWN])[np.where(self.rejected, -1, self.broad)]
             for start in range(0, len(self.best), ROWS):
                 part = slice(start, start + ROWS)
-                texts = (self.cells[part], self._named(self.rejected, part), self._named(self.empty, part))
-                numbers = np.column_stack([self.confidence[part], self.probabilities[part]])
+                named = (self._named(unknown, part) for unknown in (self.rejected, self.empty))
+                texts = (self.cells[part], *named, broad[part])
+                numbers = np.column_stack([*(n[part] for n in self._numbers().values()), self.probabilities[part]])
                 rows.writerows(
                     [*text, *map(str, row)]
                     for *text, row in zip(*texts, numbers, strict=True)  # float32, shortest
@@ -157,20 +195,87 @@ class Annotation:
         """Return labels as text, Unknown where ``unknown`` says so."""
         return np.where(unknown[part], UNKNOWN, np.array(self.label_names)[self.best[part]])
 
-    def _coded(self, unknown: npt.NDArray[np.bool_]) -> Coded:
-        """Return labels as numbers of the names that occur, in alphabetical order."""
-        names = [*self.label_names, UNKNOWN]
-        codes = np.where(unknown, len(self.label_names), self.best)
-        present = sorted(np.unique(codes).tolist(), key=lambda code: names[code])
-        places = np.zeros(len(names), dtype=np.int16)
-        places[present] = np.arange(len(present))
-        return places[codes], [names[code] for code in present]
+    def _texts(self) -> dict[str, Coded]:
+        """Return the columns of labels."""
+        return {
+            LABEL: _coded(self.best, self.label_names, self.rejected),
+            BEST_LABEL: _coded(self.best, self.label_names, self.empty),
+            BROAD_LABEL: _coded(self.broad, self.broad_names, self.rejected),
+        }
+
+    def _numbers(self) -> dict[str, npt.NDArray[np.float32]]:
+        """Return the columns of numbers."""
+        return {CONFIDENCE: self.confidence} | ({} if self.familiarity is None else {FAMILIARITY: self.familiarity})
 
 
-def decided(
-    probabilities: Floats, threshold: float
-) -> tuple[npt.NDArray[np.int16], npt.NDArray[np.bool_], npt.NDArray[np.float32]]:
-    """Return each cell's best label, whether it is Unknown, and its confidence, from probabilities, shape (n, L)."""
-    confidence = confidence_of(probabilities)
-    best = probabilities.argmax(axis=1).astype(np.int16)
-    return best, is_unknown(confidence, threshold), confidence.astype(np.float32)
+def annotated(
+    cells: Any,
+    readings: Readings,
+    empty: npt.NDArray[np.bool_],
+    report: EmbeddingReport,
+    *,
+    thresholds: Thresholds,
+    rejection: Rejection,
+    labels: LabelMap,
+    neighbours: bool,
+    reference_name: str,
+    reference_origin: str | None,
+) -> Annotation:
+    """Decide what is Unknown, and put everything together.
+
+    Parameters
+    ----------
+    readings
+        Of the cells that are not empty.
+    neighbours
+        Whether cells were to be seen with their neighbours.
+
+    Raises
+    ------
+    ConfigError
+        When familiarity is asked for and the reference has none.
+    """
+    known = readings.probabilities
+    if readings.together and thresholds.together is not None:
+        known = tempered(known, thresholds.together.temperature)
+    decision = decide(thresholds, rejection, labels.names, known, readings.scores, together=readings.together)
+    everything = np.zeros((len(empty), len(labels.names)), dtype=np.float32)
+    everything[~empty] = known
+    broad, broad_names = broad_labels(everything, labels.names, labels.cell_ontology_ids)
+    return Annotation(
+        cells=cells,
+        best=everything.argmax(axis=1).astype(np.int16),
+        rejected=_spread(decision.rejected, empty, True),
+        confidence=np.asarray(confidence_of(everything), dtype=np.float32),
+        probabilities=everything,
+        empty=empty,
+        label_names=labels.names,
+        broad=broad,
+        broad_names=broad_names,
+        decision=replace(
+            decision,
+            rejected=_spread(decision.rejected, empty, True),
+            familiarity=None if decision.familiarity is None else _spread(decision.familiarity, empty, 0),
+        ),
+        neighbours=neighbours,
+        reference_name=reference_name,
+        reference_origin=reference_origin,
+        report=report,
+    )
+
+
+def _spread(values: npt.NDArray[Any], empty: npt.NDArray[np.bool_], fill: Any) -> npt.NDArray[Any]:
+    """Return values of the cells that are not empty as values of all, with another for those that are."""
+    everything = np.full(len(empty), fill, dtype=values.dtype)
+    everything[~empty] = values
+    return everything
+
+
+def _coded(best: npt.NDArray[np.int16], names: tuple[str, ...], unknown: npt.NDArray[np.bool_]) -> Coded:
+    """Return labels as numbers of the names that occur, in alphabetical order, Unknown where ``unknown`` says so."""
+    texts = list(dict.fromkeys([*names, UNKNOWN]))
+    codes = np.where(unknown, texts.index(UNKNOWN), best)
+    present = sorted(np.unique(codes).tolist(), key=lambda code: texts[code])
+    places = np.zeros(len(texts), dtype=np.int16)
+    places[present] = np.arange(len(present))
+    return places[codes], [texts[code] for code in present]

@@ -15,23 +15,25 @@ from scipy import sparse
 from tqdm import tqdm
 
 from spikgpt_onnx import contract
-from spikgpt_onnx.annotation import Annotation, decided
+from spikgpt_onnx.annotation import Annotation, annotated
 from spikgpt_onnx.catalogue import find
 from spikgpt_onnx.embedding import Embedding, EmbeddingReport
 from spikgpt_onnx.encoder import Vocabulary, check_scaling
 from spikgpt_onnx.errors import ConfigError, DamagedReference, DataError, GraphError
 from spikgpt_onnx.expression import AlignedCells, Cells, Expression, aligned_chunks, find_expression
+from spikgpt_onnx.familiarity import Familiarity, Traits
 from spikgpt_onnx.h5ad import H5adFile
 from spikgpt_onnx.hub import Hub
 from spikgpt_onnx.layout import ENCODER, GRAPHS
-from spikgpt_onnx.neighbours import Neighbourhood, content_keys, sample_of, smooth
+from spikgpt_onnx.neighbours import Neighbourhood, content_keys, sample_of
 from spikgpt_onnx.pca import KIND as PCA
 from spikgpt_onnx.pca import PCAProjection, Scale
 from spikgpt_onnx.precomputed import PrecomputedEmbedder
+from spikgpt_onnx.reading import Reader, Readings, read_embedding
 from spikgpt_onnx.runtime import Options, Session
 from spikgpt_onnx.spool import Spool
 from spikgpt_onnx.stored import EMBEDDER, read_stored
-from spikgpt_onnx.thresholds import is_unknown
+from spikgpt_onnx.thresholds import Rejection
 
 # Cells to a batch on a CPU, whose values then stay in its cache, and on a GPU.
 CPU_BATCH, GPU_BATCH = 512, 8192
@@ -39,6 +41,8 @@ CPU_BATCH, GPU_BATCH = 512, 8192
 CHUNK = 4096
 # Tokens to a batch of scGPT's encoder.
 CPU_TOKENS, GPU_TOKENS = 8192, 1 << 18
+# What is kept of what the graph gives.
+KEPT = (contract.PROBABILITIES, contract.ENERGY, contract.VECTOR)
 Floats = npt.NDArray[np.floating[Any]]
 # From what is done and the number of cells to a progress bar.
 Bar = Callable[[str, int], Any]
@@ -139,11 +143,6 @@ class Annotator:
         """Names of the labels, by index."""
         return self.stored.labels.names
 
-    @property
-    def threshold(self) -> float:
-        """Confidence below which a cell is Unknown, if no other is asked for."""
-        return self.stored.thresholds.threshold
-
     def annotate(
         self,
         cells: Any,
@@ -152,7 +151,9 @@ class Annotator:
         layer: str | None = None,
         scaling: str = "auto",
         neighbours: bool = True,
+        unknown_rate: float | None = None,
         threshold: float | None = None,
+        recalibrate: bool = False,
         batch_size: int | None = None,
         progress: bool | None = None,
     ) -> Annotation:
@@ -171,8 +172,12 @@ class Annotator:
             How query genes are brought to the reference's scale; ``auto`` decides by evidence.
         neighbours
             Average each cell's probabilities with those of the cells nearest to it; else each cell is labelled alone.
+        unknown_rate
+            Share of the known cells that may be Unknown, by familiarity; by default 5%. 0 rejects no cell.
         threshold
-            Confidence below which a cell is Unknown; by default the reference's own.
+            Confidence below which a cell is Unknown, instead: the paper's rule, with 0.95.
+        recalibrate
+            Lower the limits of familiarity to what the query itself suggests, for one that lies far from the reference.
         batch_size
             Cells classified at a time; the labels do not depend on it.
         progress
@@ -185,36 +190,33 @@ class Annotator:
         ConfigError
             When an option is out of range.
         """
-        is_unknown(np.empty(0), threshold or 0.0)  # refuse a bad threshold before the work
+        rejection = Rejection(unknown_rate, threshold, recalibrate)  # refuse bad options before the work
         size = (CPU_BATCH if self.provider == "cpu" else GPU_BATCH) if batch_size is None else batch_size
         if size < 1:
             msg = f"batch_size is {batch_size}; it must be at least 1."
             raise ConfigError(msg)
         workers = self.options.workers if self.provider == "cpu" else 1
         with _opened(cells, genes) as source, ThreadPoolExecutor(workers) as pool:
-            run = _Run(self.session, pool, size, len(self.labels), progress, neighbours)
+            run = _Run(self.session, pool, size, len(self.labels), progress, neighbours, self.stored.familiarity)
             if self.stored.embedder.get("kind") == PCA:
                 expression, tensors = find_expression(source, layer=layer), self.stored.part(EMBEDDER)
                 projection = PCAProjection.from_tensors(self.stored.embedder, tensors, self.stored.genes)
-                probabilities, empty, report = run.of_counts(expression, projection, scaling)
+                read, empty, report = run.of_counts(expression, projection, scaling)
             else:
-                probabilities, empty, report = run.of_embedding(self._embedded(source, layer, scaling, run.bar))
+                embedding = self._embedded(source, layer, scaling, run.bar)
+                read, empty, report = run.of_embedding(embedding), embedding.empty, embedding.report
             names = source.obs_names
-        used = self.threshold if threshold is None else threshold
-        best, unknown, confidence = decided(probabilities, used)
-        annotation = Annotation(
-            cells=names,
-            best=best,
-            rejected=unknown | empty,
-            confidence=confidence,
-            probabilities=probabilities.astype(np.float32, copy=False),
-            empty=empty,
-            label_names=self.labels,
-            threshold=used,
+        annotation = annotated(
+            names,
+            read,
+            empty,
+            report,
+            thresholds=self.stored.thresholds,
+            rejection=rejection,
+            labels=self.stored.labels,
             neighbours=neighbours,
             reference_name=self.stored.name,
             reference_origin=self.origin,
-            report=report,
         )
         if hasattr(cells, "uns"):
             annotation.write_to(cells)
@@ -245,11 +247,12 @@ class _Run:
     n_labels: int
     progress: bool | None
     neighbours: bool
+    familiarity: Familiarity | None
 
     def of_counts(
         self, expression: Expression, projection: PCAProjection, scaling: str
-    ) -> tuple[Floats, npt.NDArray[np.bool_], EmbeddingReport]:
-        """Return probabilities, which cells are empty, and how they were read.
+    ) -> tuple[Readings, npt.NDArray[np.bool_], EmbeddingReport]:
+        """Return what the cells that are not empty look like, which cells are empty, and how they were read.
 
         Twice through the cells: what the query's scale and its own space are is learned from a sample of them first.
         """
@@ -259,25 +262,32 @@ class _Run:
                     spool.add(chunk)
                     bar.update(len(chunk.totals))
             sample, shown = spool.sample()
-            scale, used, notes = projection.query_scale(sample, scaling, self.classified)
+            scale, used, notes = projection.query_scale(sample, scaling, self.probabilities)
+            logs = projection.logs(sample)
             space = projection.own_space(sample) if self.neighbours else None
-            if space is not None:
-                points = space.place(projection.logs(sample))
-                among = Neighbourhood(shown, points, self.classified(sample, scale))
-            probabilities = np.zeros((expression.n_cells, self.n_labels), dtype=np.float32)
-            empty = np.zeros(expression.n_cells, dtype=bool)
-            start = passed = 0
+
+            def placed(logs: sparse.csr_matrix) -> Floats:
+                return space.place(logs) if space else np.empty((logs.shape[0], 0))
+
+            seen = self.classified(sample, scale)
+            reader = Reader.of(
+                Neighbourhood(shown, placed(logs), seen[contract.PROBABILITIES]),
+                self.familiarity,
+                _traits(seen, logs) if self.familiarity else None,
+                projection.profiles(sample.found),
+                together=self.neighbours,
+            )
+            readings, empty = [], []
+            passed = 0
             with self.bar("Labelling", expression.n_cells) as bar:
                 for chunk in spool.chunks():
-                    part = slice(start, start + len(chunk.totals))
-                    empty[part] = chunk.empty
+                    empty.append(chunk.empty)
                     filled = chunk.part(~chunk.empty)
-                    found = self.classified(filled, scale)
-                    if space is not None:
-                        cells = passed + np.arange(len(filled.totals))
-                        found = among.smooth(found, space.place(projection.logs(filled)), cells)
-                    probabilities[part][~chunk.empty] = found
-                    start, passed = part.stop, passed + len(filled.totals)
+                    seen, logs = self.classified(filled, scale), projection.logs(filled)
+                    cells = passed + np.arange(len(filled.totals))
+                    traits = _traits(seen, logs) if self.familiarity else None
+                    readings.append(reader.read(seen[contract.PROBABILITIES], placed(logs), cells, traits))
+                    passed += len(filled.totals)
                     bar.update(len(chunk.totals))
         report = EmbeddingReport(
             source=expression.source,
@@ -287,29 +297,32 @@ class _Run:
             genes_total=len(projection.genes),
             notes=sample.notes + notes,
         )
-        return probabilities, empty, report
+        return Readings.joined(readings, self.n_labels), np.concatenate(empty), report
 
-    def of_embedding(self, embedding: Embedding) -> tuple[Floats, npt.NDArray[np.bool_], EmbeddingReport]:
-        """Return the same for cells that are vectors already."""
-        with self.bar("Labelling", len(embedding.vectors)) as bar:
+    def of_embedding(self, embedding: Embedding) -> Readings:
+        """Return what the cells that are not empty look like, for cells that are vectors already."""
+        vectors = embedding.vectors[~embedding.empty]
+        with self.bar("Labelling", len(vectors)) as bar:
 
-            def one(part: slice) -> Floats:
-                found = self.session.run({contract.EMBEDDING: embedding.vectors[part]})[contract.PROBABILITIES]
-                bar.update(len(found))
+            def one(part: slice) -> dict[str, Floats]:
+                found = self.session.run({contract.EMBEDDING: vectors[part]})
+                bar.update(len(vectors[part]))
                 return found
 
-            probabilities = self._joined(one, len(embedding.vectors)).astype(np.float64)
-        filled = ~embedding.empty
-        if self.neighbours:
-            probabilities[filled] = smooth(probabilities[filled], embedding.points, embedding.shown)
-        probabilities[embedding.empty] = 0
-        return probabilities, embedding.empty, embedding.report
+            seen = self._joined(one, len(vectors))
+        return read_embedding(
+            embedding, seen[contract.PROBABILITIES], seen.get(contract.ENERGY), self.familiarity, self.neighbours
+        )
 
-    def classified(self, cells: AlignedCells, scale: Scale) -> Floats:
+    def probabilities(self, cells: AlignedCells, scale: Scale) -> Floats:
         """Return the probabilities of cells, none of them empty, each seen alone, shape (n, labels)."""
+        return self.classified(cells, scale)[contract.PROBABILITIES]
+
+    def classified(self, cells: AlignedCells, scale: Scale) -> dict[str, Floats]:
+        """Return what the graph says of cells, none of them empty, each seen alone."""
         mean, std = scale
 
-        def one(part: slice) -> Floats:
+        def one(part: slice) -> dict[str, Floats]:
             inputs = {
                 contract.COUNTS: cells.values[part].toarray(),
                 contract.TOTAL: cells.totals[part],
@@ -317,20 +330,25 @@ class _Run:
                 contract.GENE_MEAN: mean,
                 contract.GENE_STD: std,
             }
-            found: Floats = self.session.run(inputs)[contract.PROBABILITIES]
-            return found
+            return self.session.run(inputs)
 
         return self._joined(one, len(cells.totals))
 
-    def _joined(self, one: Callable[[slice], Floats], cells: int) -> Floats:
-        """Run batches side by side and join what they give."""
-        parts = (slice(start, min(start + self.batch, cells)) for start in range(0, cells, self.batch))
-        return np.concatenate([np.empty((0, self.n_labels), dtype=np.float32), *self.pool.map(one, parts)])
+    def _joined(self, one: Callable[[slice], dict[str, Floats]], cells: int) -> dict[str, Floats]:
+        """Run batches side by side and join what they give of each cell; no cells are one batch of none."""
+        starts = range(0, cells, self.batch) or (0,)
+        parts = list(self.pool.map(one, (slice(start, min(start + self.batch, cells)) for start in starts)))
+        return {name: np.concatenate([part[name] for part in parts]) for name in KEPT if name in parts[0]}
 
     def bar(self, what: str, cells: int) -> Any:
         """Return a progress bar."""
         # With None, tqdm shows nothing where there is no terminal.
         return tqdm(desc=what, total=cells, unit=" cells", disable=None if self.progress is None else not self.progress)
+
+
+def _traits(seen: Mapping[str, Floats], logs: sparse.csr_matrix) -> Traits:
+    """Return the traits of cells from what the graph says of them."""
+    return Traits(seen[contract.VECTOR], seen[contract.ENERGY], logs)
 
 
 def scgpt_embedding(session: Session, vocabulary: Vocabulary, dim: int, expression: Expression, bar: Bar) -> Embedding:

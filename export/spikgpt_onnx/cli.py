@@ -53,7 +53,9 @@ def annotate(options: argparse.Namespace) -> int:
         layer=options.layer,
         scaling=options.scaling,
         neighbours=options.neighbours,
+        unknown_rate=0.0 if options.no_unknown else options.unknown_rate,
         threshold=options.threshold,
+        recalibrate=options.recalibrate,
         batch_size=options.batch_size,
     )
     if out is not None:
@@ -68,7 +70,7 @@ def annotate(options: argparse.Namespace) -> int:
     _say(f"Read {report.values} from {report.source}; scaling: {report.scaling}; ran on {annotator.provider}.")
     if report.genes:
         _say(report.genes)
-    _say(f"{100 * annotation.unknown_rate:.1f}% Unknown at threshold {annotation.threshold:.4f}.")
+    _say(f"{100 * annotation.unknown_rate:.1f}% Unknown: {annotation.decision.rule}.")
     for note in annotation.notes():
         _say(f"Note: {note}")
     _say(f"Wrote {' and '.join(str(path) for path in (out, table) if path is not None)}")
@@ -105,7 +107,13 @@ def _parser() -> argparse.ArgumentParser:
     scalings = ("auto", "composition", "reference", "query")
     add.add_argument("--scaling", default="auto", choices=scalings, help="scale of query genes (default: auto)")
     add.add_argument("--alone", dest="neighbours", action="store_false", help="label each cell without its neighbours")
-    add.add_argument("--threshold", type=float, help="confidence below which a cell is Unknown")
+    unknown = add.add_mutually_exclusive_group()
+    unknown.add_argument(
+        "--unknown-rate", type=float, help="share of the known cells that may be Unknown (default: 0.05)"
+    )
+    unknown.add_argument("--threshold", type=float, help="confidence below which a cell is Unknown, as in the paper")
+    unknown.add_argument("--no-unknown", action="store_true", help="give every cell the label that fits it best")
+    add.add_argument("--recalibrate", action="store_true", help="be as lenient as the query suggests")
     add.add_argument("--batch-size", type=int, help="cells classified at a time; the labels do not depend on it")
     providers = ("auto", "cpu", "cuda", "tensorrt")
     add.add_argument("--provider", default="auto", choices=providers, help="where the graph runs (default: auto)")

@@ -19,5 +19,9 @@ THRESHOLD = "threshold"
 PROBABILITIES = "probabilities"
 # The largest of them, (cells,).
 CONFIDENCE = "confidence"
+# Log of the summed exponentials of the logits, (cells,), low where no label is supported.
+ENERGY = "energy"
+# What the classifier reads, (cells, dim), of a graph that starts from counts.
+VECTOR = "vector"
 # Index of the most probable label, (cells,), and the same or -1 for Unknown, (cells,).
 BEST_LABEL, LABEL = "best_label", "label"

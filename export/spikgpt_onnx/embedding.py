@@ -6,6 +6,7 @@ from dataclasses import dataclass
 
 import numpy as np
 import numpy.typing as npt
+from scipy import sparse
 
 from spikgpt_onnx.neighbours import content_keys, sample_of
 
@@ -44,7 +45,8 @@ class Embedding:
     ``vectors`` has shape (n, dim), float64, and is what the classifier reads; ``empty``, shape
     (n,), marks cells without any counts, whose vectors mean nothing. ``points``, one row for each cell that is not
     empty, places the cells among themselves, whatever the reference; ``shown`` are the rows of it among which
-    neighbours are sought.
+    neighbours are sought. Of an embedding that was made from expression, ``logs`` are the cells' log expression of the
+    genes that were found, one row for each that is not empty, and ``profiles`` the labels' means of it.
     """
 
     vectors: npt.NDArray[np.float64]
@@ -52,6 +54,8 @@ class Embedding:
     report: EmbeddingReport
     points: npt.NDArray[np.float64]
     shown: npt.NDArray[np.int64]
+    logs: sparse.csr_matrix | None = None
+    profiles: npt.NDArray[np.float32] | None = None
 
     def part(self, cells: npt.NDArray[np.int64]) -> Embedding:
         """Return the embedding of some of the cells, by their indices."""

@@ -237,6 +237,7 @@ def network_of(reference: Trained) -> Network:
         config=reference.config,
         weights=reference.weights(),
         threshold=reference.thresholds.threshold,
+        temperature=reference.thresholds.temperature,
         projection=embedder if isinstance(embedder, PCAProjection) else None,
         encoder=embedder.encoder() if isinstance(embedder, EncoderSource) else None,
         metadata={

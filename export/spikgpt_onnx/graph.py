@@ -418,13 +418,16 @@ def _layer_norm(rows: Floats, weights: Mapping[str, Floats], name: str) -> npt.N
     return np.asarray(normal * weights[f"{name}.weight"] + weights[f"{name}.bias"])
 
 
-def decide(builder: Builder, logits: str) -> None:
-    """Add what follows the logits: probabilities, confidence, best label, and the label or Unknown, -1.
+def decide(builder: Builder, logits: str, temperature: float = 1.0) -> None:
+    """Add what follows the logits: energy, probabilities, confidence, best label, and the label or Unknown, -1.
 
     A cell without counts is Unknown, with probabilities of 0, where counts are what came in.
     """
     add = builder.add
     counted = any(contract.TOTAL in node.input for node in builder.nodes)
+    add("ReduceLogSumExp", logits, builder.integers(1), keepdims=0, name=contract.ENERGY)  # (B,)
+    if temperature != 1:
+        logits = add("Mul", logits, builder.number(1 / temperature))  # (B, L)
     shares = add("Softmax", logits, axis=1, name=None if counted else contract.PROBABILITIES)  # (B, L)
     if counted:
         filled = builder.cast(add("Greater", contract.TOTAL, builder.number(0.0)))  # (B,)
@@ -441,13 +444,14 @@ def decide(builder: Builder, logits: str) -> None:
 class Network:
     """What graphs are made of: a classifier, and what stands before it.
 
-    ``weights`` are the classifier's, by their names in ``model.safetensors`` less the prefix. ``metadata`` is what the
-    graph carries.
+    ``weights`` are the classifier's, by their names in ``model.safetensors`` less the prefix. Logits are divided by
+    ``temperature``. ``metadata`` is what the graph carries.
     """
 
     config: SpikGPTConfig
     weights: Mapping[str, Floats]
     threshold: float
+    temperature: float = 1.0
     projection: PCAProjection | None = None
     encoder: Encoder | None = None
     metadata: Mapping[str, str] | None = None
@@ -479,17 +483,20 @@ def labelling_graph(
         scale = {contract.GENE_MEAN: network.projection.mean, contract.GENE_STD: network.projection.std}
         inputs += [_input(name, [size]) for name in (contract.FOUND, *scale)]
         defaults |= scale
-        x = expression(builder, network.projection)
+        x = builder.add("Identity", expression(builder, network.projection), name=contract.VECTOR)
     else:
         inputs.append(_input(contract.EMBEDDING, ["cells", network.config.input_dim]))
         x = contract.EMBEDDING
-    decide(builder, classifier(builder, network.config, network.weights, x, literal=literal))
+    decide(builder, classifier(builder, network.config, network.weights, x, literal=literal), network.temperature)
     outputs = [
         _input(contract.PROBABILITIES, ["cells", network.config.n_labels]),
         _input(contract.CONFIDENCE, ["cells"]),
+        _input(contract.ENERGY, ["cells"]),
         _input(contract.BEST_LABEL, ["cells"], TensorProto.INT64),
         _input(contract.LABEL, ["cells"], TensorProto.INT64),
     ]
+    if x == contract.VECTOR:
+        outputs.append(_input(contract.VECTOR, ["cells", network.config.input_dim]))
     return _model(builder, inputs, outputs, defaults, network.metadata)
 
 

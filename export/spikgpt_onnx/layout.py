@@ -1,14 +1,15 @@
-"""The files of a reference (format 1), each checked against the manifest before anything reads it.
+"""The files of a reference (format 2), each checked against the manifest before anything reads it.
 
 =========================  =======================================================================
 ``config.json``            format and library versions, network, embedder, recipe and provenance
-``model.safetensors``      weights of the classifier (``classifier.*``) and of the embedder (``embedder.*``)
+``model.safetensors``      weights: ``classifier.*``, ``embedder.*``, and where the labels lie, ``familiarity.*``
 ``labels.json``            label index to name and Cell Ontology id
 ``thresholds.json``        when a cell is Unknown
 ``genes.json``             genes that the embedder reads, in order, with their sha256
 ``metrics.json``           what was measured on held-out reference cells
 ``README.md``              the card
-``confusion_matrix.png``   its picture; optional
+``confusion_matrix.png``   its picture; optional, and so is the next
+``reliability.png``        how often labels of a confidence are right
 ``onnx/model.onnx``        the exported graph; optional, and so are the next
 ``onnx/model_fp16.onnx``   the same in half precision, for GPUs
 ``onnx/model_int8.onnx``   the same with 8-bit weights, for CPUs
@@ -34,9 +35,9 @@ from packaging.specifiers import InvalidSpecifier, SpecifierSet
 from spikgpt_onnx.errors import ConfigError, DamagedReference, FormatError
 from spikgpt_onnx.version import __version__
 
-FORMAT_VERSION = 1
-# The oldest version of this library that reads format 1. Newer ones read older formats too.
-LIBRARY_RANGE = ">=0.1"
+FORMAT_VERSION = 2
+# The oldest version of this library that reads format 2. Newer ones read older formats too.
+LIBRARY_RANGE = ">=0.4"
 MANIFEST = "manifest.json"
 FILES = (
     "config.json",
@@ -47,19 +48,22 @@ FILES = (
     "metrics.json",
     "README.md",
 )
-PICTURE = "confusion_matrix.png"
+PICTURE, RELIABILITY = "confusion_matrix.png", "reliability.png"
 GRAPH, PARITY = "onnx/model.onnx", "onnx/parity.json"
 ENCODER, COMBINED = "onnx/encoder.onnx", "onnx/combined.onnx"
 # The graph of each precision.
 GRAPHS = {"fp32": GRAPH, "fp16": "onnx/model_fp16.onnx", "int8": "onnx/model_int8.onnx"}
-OPTIONAL = (PICTURE, *GRAPHS.values(), ENCODER, COMBINED, PARITY)
+OPTIONAL = (PICTURE, RELIABILITY, *GRAPHS.values(), ENCODER, COMBINED, PARITY)
 LAYOUT = (*FILES, *OPTIONAL, MANIFEST)
 # What the graph is made from; its parity report states the sha256 of each.
 GRAPH_SOURCES = ("model.safetensors", "labels.json", "thresholds.json", "genes.json")
 # Of JSON files, which are read whole before anything is known of them. The gene list of scGPT has 3 MB.
 LARGEST_JSON = 64 * 1024 * 1024
 # From the files of each older format to those of the next one.
-MIGRATIONS: dict[int, Callable[[dict[str, bytes]], dict[str, bytes]]] = {}
+MIGRATIONS: dict[int, Callable[[dict[str, bytes]], dict[str, bytes]]] = {
+    # Format 1 has no familiarity; what it has, format 2 has too.
+    1: dict,
+}
 
 
 def verified_files(folder: Path) -> dict[str, bytes]:

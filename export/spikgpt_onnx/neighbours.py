@@ -25,6 +25,8 @@ Floats = npt.NDArray[np.floating[Any]]
 # Among fewer cells the nearest may be of another type.
 MINIMUM_CELLS = 100
 NEIGHBOURS = 5
+# Neighbours whose expression is averaged with a cell's own, to tell how familiar its kind is: many, against noise.
+AROUND = 14
 # Share of a cell's probabilities that its neighbours make up.
 NEIGHBOUR_SHARE = 0.5
 # Components of the space in which neighbours are sought, and what softens the scaling of genes that hardly vary.
@@ -110,11 +112,31 @@ class Neighbourhood:
     points: Floats
     probabilities: Floats
 
-    def smooth(self, probabilities: Floats, points: Floats, cells: npt.NDArray[np.int64]) -> npt.NDArray[np.float64]:
+    def smooth(self, probabilities: Floats, near: npt.NDArray[np.int64]) -> npt.NDArray[np.float64]:
         """Average each cell's label probabilities, shape (n, L), with those of its nearest cells.
 
-        Half of the result is the cell's own; each neighbour adds to the other half by how confident it is itself. With
-        fewer than 100 cells there are too few neighbours to ask, and the probabilities stay as they are.
+        Half of the result is the cell's own; each neighbour adds to the other half by how confident it is itself.
+
+        Parameters
+        ----------
+        near
+            What :meth:`nearest` returns for these cells. Without neighbours the probabilities stay as they are.
+        """
+        if not near.shape[1]:
+            return np.asarray(probabilities, dtype=np.float64)
+        smoothed = np.empty(probabilities.shape)
+        for start in range(0, len(near), CHUNK):
+            part = slice(start, start + CHUNK)
+            lent = self.probabilities[near[part, :NEIGHBOURS]]  # (chunk, neighbours, L)
+            weights = lent.max(axis=2)  # (chunk, neighbours)
+            around = np.einsum("nk,nkl->nl", weights, lent) / weights.sum(axis=1, keepdims=True)  # (chunk, L)
+            smoothed[part] = (1 - NEIGHBOUR_SHARE) * probabilities[part] + NEIGHBOUR_SHARE * around
+        return smoothed
+
+    def nearest(self, points: Floats, cells: npt.NDArray[np.int64]) -> npt.NDArray[np.int64]:
+        """Return the positions in ``self.cells`` of each cell's 14 nearest other cells, nearest first.
+
+        With fewer than 100 cells there are too few neighbours to ask, and none is returned, shape (n, 0).
 
         Parameters
         ----------
@@ -124,18 +146,14 @@ class Neighbourhood:
             Indices of the cells in the query, shape (n,): no cell is a neighbour of itself.
         """
         if len(self.cells) < MINIMUM_CELLS:
-            return np.asarray(probabilities, dtype=np.float64)
-        smoothed = np.empty(probabilities.shape)
+            return np.empty((len(points), 0), dtype=np.int64)
+        near = np.empty((len(points), AROUND), dtype=np.int64)
         for start in range(0, len(points), DISTANCES):
             part = slice(start, start + DISTANCES)
-            near = self.probabilities[self.nearest(points[part], cells[part])]  # (chunk, neighbours, L)
-            weights = near.max(axis=2)  # (chunk, neighbours)
-            around = np.einsum("nk,nkl->nl", weights, near) / weights.sum(axis=1, keepdims=True)  # (chunk, L)
-            smoothed[part] = (1 - NEIGHBOUR_SHARE) * probabilities[part] + NEIGHBOUR_SHARE * around
-        return smoothed
+            near[part] = self._nearest(points[part], cells[part])
+        return near
 
-    def nearest(self, points: Floats, cells: npt.NDArray[np.int64]) -> npt.NDArray[np.int64]:
-        """Return the positions in ``self.cells`` of each point's 5 nearest other cells, nearest first."""
+    def _nearest(self, points: Floats, cells: npt.NDArray[np.int64]) -> npt.NDArray[np.int64]:
         # Squared, less each point's own squared length, in one product.
         distances = np.concatenate([-2 * points, np.ones((len(points), 1))], axis=1) @ self._others  # (n, blocks BLOCK)
         place = np.searchsorted(self.cells, cells)
@@ -143,10 +161,10 @@ class Neighbourhood:
         distances[own, place[own]] = np.inf
         # The nearest are in the blocks that hold the smallest distances.
         blocks = distances.reshape(len(points), BLOCK, -1)
-        near = _smallest(blocks.min(axis=1), NEIGHBOURS)  # (n, 5 or fewer)
+        near = _smallest(blocks.min(axis=1), AROUND)  # (n, 14 or fewer)
         some = (near[:, None] + np.arange(BLOCK)[:, None] * blocks.shape[2]).reshape(len(points), -1)
         of_some = np.take_along_axis(distances, some, axis=1)
-        best = np.take_along_axis(some, _smallest(of_some, NEIGHBOURS), axis=1)  # (n, 5)
+        best = np.take_along_axis(some, _smallest(of_some, AROUND), axis=1)  # (n, 14)
         order = np.argsort(np.take_along_axis(distances, best, axis=1), axis=1, kind="stable")
         return np.asarray(np.take_along_axis(best, order, axis=1))
 
@@ -163,7 +181,7 @@ class Neighbourhood:
 def smooth(probabilities: Floats, points: Floats, shown: npt.NDArray[np.int64]) -> npt.NDArray[np.float64]:
     """Return :meth:`Neighbourhood.smooth` of all cells, n of them, among those of the indices ``shown``."""
     among = Neighbourhood(shown, points[shown], probabilities[shown])
-    return among.smooth(probabilities, points, np.arange(len(points)))
+    return among.smooth(probabilities, among.nearest(points, np.arange(len(points))))
 
 
 def _smallest(values: npt.NDArray[np.float64], count: int) -> npt.NDArray[np.int64]:

@@ -98,6 +98,10 @@ class PCAProjection:
         """Return the log expression of cells for the genes that the query has, shape (n, found genes)."""
         return sparse.csr_matrix(log_normalise(cells.values, cells.totals, self.target_sum)[:, cells.found])
 
+    def profiles(self, found: npt.NDArray[np.bool_]) -> npt.NDArray[np.float32]:
+        """Return each label's mean log expression of the genes that a query has, shape (L, found genes)."""
+        return self.label_means[:, found]
+
     def own_space(self, cells: AlignedCells) -> OwnSpace:
         """Return the space in which the neighbours of a query's cells are sought, learned from a sample of them."""
         return own_space(self.logs(cells))

@@ -14,12 +14,13 @@ from safetensors.numpy import load as load_tensors
 
 from spikgpt_onnx.config import SpikGPTConfig
 from spikgpt_onnx.errors import ConfigError, DamagedReference, GenesError
+from spikgpt_onnx.familiarity import Familiarity
 from spikgpt_onnx.genes import GeneList
 from spikgpt_onnx.labels import LabelMap
 from spikgpt_onnx.layout import check_graphs, fields_of, parsed, verified_files
 from spikgpt_onnx.thresholds import Thresholds
 
-CLASSIFIER, EMBEDDER = "classifier.", "embedder."
+CLASSIFIER, EMBEDDER, FAMILIARITY = "classifier.", "embedder.", "familiarity."
 
 
 @dataclass(frozen=True)
@@ -38,12 +39,13 @@ class Stored:
     thresholds: Thresholds
     genes: GeneList
     metrics: Any
+    familiarity: Familiarity | None
     tensors: dict[str, npt.NDArray[Any]]
     files: dict[str, bytes]
 
     def part(self, prefix: str) -> dict[str, npt.NDArray[Any]]:
         """Return the tensors of ``CLASSIFIER`` or ``EMBEDDER``, without the prefix."""
-        return {name.removeprefix(prefix): array for name, array in self.tensors.items() if name.startswith(prefix)}
+        return _part(self.tensors, prefix)
 
 
 def read_stored(folder: Path) -> Stored:
@@ -77,22 +79,33 @@ def read_stored(folder: Path) -> Stored:
         msg = f"labels.json names {len(labels.names)} labels; the network has {network.n_labels}."
         raise DamagedReference(msg)
     check_graphs(files)
-    if unknown := sorted(name for name in tensors if not name.startswith((CLASSIFIER, EMBEDDER))):
+    if unknown := sorted(name for name in tensors if not name.startswith((CLASSIFIER, EMBEDDER, FAMILIARITY))):
         msg = f"model.safetensors holds unexpected tensors: {', '.join(unknown)}."
         raise DamagedReference(msg)
     _check_numbers(tensors)
+    thresholds = Thresholds.from_dict(parsed(files["thresholds.json"], "thresholds.json"))
+    familiarity = None
+    if thresholds.alone is not None:
+        where = _part(tensors, FAMILIARITY)
+        familiarity = Familiarity.from_tensors(where, network.n_labels, network.input_dim)
     return Stored(
         name=settings["name"],
         config=network,
         embedder=settings["embedder"],
         provenance=settings["provenance"],
         labels=labels,
-        thresholds=Thresholds.from_dict(parsed(files["thresholds.json"], "thresholds.json")),
+        thresholds=thresholds,
         genes=genes,
         metrics=parsed(files["metrics.json"], "metrics.json"),
+        familiarity=familiarity,
         tensors=tensors,
         files=files,
     )
+
+
+def _part(tensors: Mapping[str, npt.NDArray[Any]], prefix: str) -> dict[str, npt.NDArray[Any]]:
+    """Return the tensors of a prefix, without it."""
+    return {name.removeprefix(prefix): array for name, array in tensors.items() if name.startswith(prefix)}
 
 
 def _genes(values: Any) -> GeneList:

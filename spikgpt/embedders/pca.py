@@ -148,8 +148,9 @@ class PCAEmbedder(PCAProjection):
             notes=cells.notes + notes,
         )
         vectors = self.project(cells.values, cells.totals, scale, on_cells)
-        points = self.own_space(sample).place(self.logs(filled))
-        return Embedding(vectors, cells.empty, report, points, shown)
+        logs = self.logs(filled)
+        points = self.own_space(sample).place(logs)
+        return Embedding(vectors, cells.empty, report, points, shown, logs, self.profiles(cells.found))
 
     def augment(self, adata: AnnData, *, layer: str | None = None, seed: int = 0) -> list[npt.NDArray[np.float64]]:
         """Return the vectors of the cells as another sample might show them: fewer counts, and ambient RNA among them.

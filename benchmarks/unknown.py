@@ -1,0 +1,303 @@
+"""Unknown cells: types left out of the reference, rivals, the promise, calibration, and cells that belong nowhere.
+
+    python benchmarks/unknown.py --data DIR [--seeds 5] [--splits 200] [--part fixed --part rivals ...]
+
+DIR holds pancreas_baron_human.h5ad, pancreas_baron_mouse.h5ad, pancreas_xin_980genes.h5ad, pbmc_10x_3k.h5ad and
+pbmc_kang_ifnb.h5ad. CellTypist is measured where it is installed. Thresholds are set on the reference alone throughout,
+but for the rows that say recalibrated.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import warnings
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import scanpy
+from accuracy import load_task
+from anndata import AnnData, read_h5ad
+from rich.console import Console
+from rich.progress import track
+from rich.table import Table
+from scipy import sparse
+from scipy.stats import binom
+from sklearn.linear_model import LogisticRegression
+from sklearn.neighbors import NearestNeighbors
+from sklearn.preprocessing import StandardScaler
+
+from spikgpt.annotate import annotate
+from spikgpt.building import train
+from spikgpt.evaluation import evaluate
+from spikgpt.metrics import reliability, unknown_auroc, unseen_found
+from spikgpt.reference import Reference
+
+LABEL = "cell_type"
+# Task, type left out, and the AUROC of the best rival measured on it.
+FIXED = {"pbmc": ("B", 0.813), "baron": ("alpha", 0.985), "xin": ("alpha", 0.960)}
+MINIMUM_CELLS = 30
+PARTS = ("fixed", "rivals", "promise", "calibration", "strange")
+console = Console()
+
+Floats = npt.NDArray[np.floating[Any]]
+
+
+def without(cells: AnnData, query: AnnData, left_out: str) -> tuple[AnnData, AnnData]:
+    """Return a reference without a type, and the query's cells of its types and of that one."""
+    cells = cells[cells.obs[LABEL] != left_out].copy()
+    counts = cells.obs[LABEL].value_counts()
+    cells = cells[cells.obs[LABEL].isin(counts.index[counts >= 5])].copy()
+    return cells, query[query.obs[LABEL].isin([*cells.obs[LABEL].unique(), left_out])].copy()
+
+
+def batch_key_of(cells: AnnData) -> str | None:
+    """Return the column of donors, where there are several."""
+    return "donor" if cells.obs["donor"].nunique() > 1 else None
+
+
+def fixed(data: Path, seeds: int) -> dict[str, Any]:
+    """Measure the tasks of the published comparisons, with one type removed from the reference."""
+    rules: dict[str, dict[str, Any]] = {
+        "default, at most 5% of known": {},
+        "the same, recalibrated": {"recalibrate": True},
+        "each cell alone": {"neighbours": False},
+        "the paper's 0.95": {"threshold": 0.95},
+    }
+    results: dict[str, Any] = {}
+    table = Table("task", "rule", "AUROC", "best rival", "unseen Unknown", "known Unknown", title="One type left out")
+    for task, (left_out, rival) in FIXED.items():
+        cells, query = without(*load_task(task, data), left_out)
+        found: dict[str, list[tuple[float, float, float]]] = {rule: [] for rule in rules}
+        for seed in range(seeds):
+            reference = train(cells, LABEL, batch_key=batch_key_of(cells), seed=seed)
+            for rule, options in rules.items():
+                result = evaluate(annotate(reference, query, **options), query, LABEL)
+                assert result.auroc_unknown is not None
+                assert result.unseen_unknown_rate is not None
+                found[rule].append((result.auroc_unknown, result.unseen_unknown_rate, result.known_unknown_rate))
+        for rule, rows in found.items():
+            means, spreads = np.mean(rows, axis=0), np.std(rows, axis=0)
+            figures = [f"{mean:.3f} ± {spread:.3f}" for mean, spread in zip(means, spreads, strict=True)]
+            table.add_row(f"{task} without {left_out}", rule, figures[0], f"{rival:.3f}", *figures[1:])
+        results[task] = found
+    console.print(table)
+    return results
+
+
+def rivals(data: Path) -> dict[str, Any]:
+    """Leave out every type with at least 30 cells, and measure other scores on the same cells."""
+    results: dict[str, Any] = {}
+    for task in ("pbmc", "baron"):
+        everything, asked = load_task(task, data)
+        counts = [adata.obs[LABEL].value_counts() for adata in (everything, asked)]
+        types = [name for name in counts[0].index if min(count.get(name, 0) for count in counts) >= MINIMUM_CELLS]
+        for left_out in track(sorted(types), task, console=console):
+            cells, query = without(everything, asked, left_out)
+            known = (query.obs[LABEL] != left_out).to_numpy()
+            reference = train(cells, LABEL, batch_key=batch_key_of(cells))
+            annotation = annotate(reference, query)
+            assert annotation.familiarity is not None
+            scores = {"familiarity (spikgpt)": annotation.familiarity, **others(reference, cells, query)}
+            scores |= celltypist_scores(cells, query)
+            for name, score in scores.items():
+                row = unknown_auroc(score, known), unseen_found(score, known, 0.05)
+                results.setdefault(task, {}).setdefault(name, {})[left_out] = row
+        table = Table("score", *sorted(types), "mean AUROC", "mean found at 5%", title=f"{task}: each type left out")
+        order = sorted(results[task].items(), key=lambda item: -np.mean([row[0] for row in item[1].values()]))
+        for name, rows in order:
+            means = np.mean(list(rows.values()), axis=0)
+            table.add_row(name, *(f"{rows[key][0]:.3f}" for key in sorted(types)), *(f"{mean:.3f}" for mean in means))
+        console.print(table)
+    return results
+
+
+def others(reference: Reference, cells: AnnData, query: AnnData) -> dict[str, Floats]:
+    """Return what else could tell unseen cells, each cell alone, on the reference's own embedding."""
+    trained = reference.embedder.embed(cells, scaling="reference").vectors
+    vectors = reference.embedder.embed(query, classify=reference.probabilities).vectors
+    probabilities, energies = reference.classified(vectors)
+    scaler = StandardScaler().fit(trained)
+    model = LogisticRegression(max_iter=5000).fit(scaler.transform(trained), cells.obs[LABEL].astype(str))
+    assert reference.familiarity is not None
+    whitening = reference.familiarity.whitening.astype(np.float64)
+    places = reference.familiarity.centroids @ whitening
+    distances, _ = NearestNeighbors(n_neighbors=10, metric="cosine").fit(trained).kneighbors(vectors)
+    return {
+        "softmax": probabilities.max(axis=1),
+        "entropy": (probabilities * np.log(np.maximum(probabilities, 1e-300))).sum(axis=1),
+        "energy": energies,
+        "Mahalanobis": -np.linalg.norm((vectors @ whitening)[:, None] - places[None], axis=2).min(axis=1),
+        "distance to 10 nearest": -distances.mean(axis=1),
+        "logistic regression": model.predict_proba(scaler.transform(vectors)).max(axis=1),
+    }
+
+
+def celltypist_scores(cells: AnnData, query: AnnData) -> dict[str, Floats]:
+    """Return CellTypist's confidence, with its defaults, where it is installed."""
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            import celltypist
+    except ImportError:
+        return {}
+    pair = []
+    for adata in (cells, query):
+        normal = AnnData(sparse.csr_matrix(adata.X), obs=adata.obs, var=adata.var)
+        scanpy.pp.normalize_total(normal, target_sum=1e4)
+        scanpy.pp.log1p(normal)
+        pair.append(normal)
+    celltypist.logger.set_level(40)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        model = celltypist.train(pair[0], labels=LABEL, n_jobs=1)
+        confidence = celltypist.annotate(pair[1], model=model).probability_matrix.to_numpy().max(axis=1)
+    return {"CellTypist": confidence}
+
+
+def promise(data: Path, splits: int) -> dict[str, Any]:
+    """Count known cells that are Unknown at 5%, over splits of a reference into its own cells and new ones."""
+    results: dict[str, Any] = {}
+    for task in ("baron", "pbmc"):
+        cells, _ = load_task(task, data)
+        labels = cells.obs[LABEL].astype(str).to_numpy()
+        counted: dict[str, list[tuple[int, int]]] = {}
+        for seed in track(range(splits), f"{task}, by cell", console=console):
+            new = np.random.default_rng(seed).permutation(len(labels)) < 0.3 * len(labels)
+            reference = train(cells[~new].copy(), LABEL, seed=seed)
+            part = cells[new & np.isin(labels, reference.labels.names)].copy()
+            annotation = annotate(reference, part)
+            assert reference.thresholds.together is not None
+            promised = reference.thresholds.together.labels
+            groups = {"all": np.ones(part.n_obs, dtype=bool)}
+            groups |= {f"given the label {name}": annotation.best_labels == name for name in promised}
+            truth = part.obs[LABEL].astype(str).to_numpy()
+            groups |= {f"truly {name}": truth == name for name in np.unique(truth)}
+            for name, group in groups.items():
+                counted.setdefault(name, []).append((int(annotation.rejected[group].sum()), int(group.sum())))
+        table = Table(
+            "cells", "cells a split", "Unknown", "splits above the bound", title=f"{task}: {splits} splits by cell"
+        )
+        for name, rows in counted.items():
+            rejected, sizes = np.array(rows).T
+            # What 99% of splits stay below if the true share is 5%; conformal thresholds vary by calibration set too.
+            above = float((rejected > binom.ppf(0.99, sizes, 0.05)).mean())
+            results.setdefault(task, {})[name] = rows
+            if sizes.mean() >= 20:
+                share = f"{100 * rejected.sum() / sizes.sum():.2f}%"
+                table.add_row(name, f"{sizes.mean():.0f}", share, f"{100 * above:.1f}%")
+        console.print(table)
+    human = read_h5ad(data / "pancreas_baron_human.h5ad")
+    table = Table("donor", "cells", "Unknown", "expected", title="baron: each donor held out of the other three")
+    for donor in human.obs["donor"].unique():
+        apart = (human.obs["donor"] == donor).to_numpy()
+        reference = train(human[~apart].copy(), LABEL, batch_key="donor")
+        query = human[apart & human.obs[LABEL].isin(reference.labels.names).to_numpy()].copy()
+        annotation = annotate(reference, query)
+        expected = "-" if annotation.decision.expected is None else f"{100 * annotation.decision.expected:.1f}%"
+        table.add_row(str(donor), str(query.n_obs), f"{100 * annotation.unknown_rate:.1f}%", expected)
+        results.setdefault("donors", {})[str(donor)] = annotation.unknown_rate
+    console.print(table)
+    return results
+
+
+def calibration(data: Path, seeds: int) -> dict[str, Any]:
+    """Measure the expected calibration error on donors that were held out."""
+    table = Table("cells", "expected calibration error", title="baron")
+    cells, query = load_task("baron", data)
+    query = query[query.obs[LABEL].isin(cells.obs[LABEL])].copy()
+    truth = query.obs[LABEL].astype(str).to_numpy()
+    inside, outside = [], []
+    for seed in range(seeds):
+        reference = train(cells, LABEL, batch_key="donor", seed=seed)
+        inside.append(reference.metrics["reliability"]["expected_calibration_error"])
+        annotation = annotate(reference, query)
+        measured = reliability(annotation.confidence, annotation.best_labels == truth)
+        outside.append(measured["expected_calibration_error"])
+    rows = {f"{reference.metrics['held_out_by']}, held out of the reference": inside, "human2 and human4": outside}
+    for name, errors in rows.items():
+        table.add_row(name, f"{np.mean(errors):.4f} ± {np.std(errors):.4f}")
+    console.print(table)
+    return rows
+
+
+def strange(data: Path, seeds: int) -> dict[str, Any]:
+    """Count Unknown cells among those that a human pancreas reference has no label for."""
+    cells, query = load_task("baron", data)
+    human = read_h5ad(data / "pancreas_baron_human.h5ad")
+    cells = human[human.obs_names.isin(cells.obs_names)].copy()
+    query = human[human.obs_names.isin(query.obs_names)].copy()
+    table = Table("cells", "number", "Unknown", "the same, alone", "0.95", title="Human pancreas, human1 and human3")
+    results: dict[str, Any] = {}
+    for seed in range(seeds):
+        reference = train(cells, LABEL, batch_key="donor", seed=seed)
+        for name, strangers in strangers_of(data, query):
+            shares = [
+                annotate(reference, strangers, **options).unknown_rate
+                for options in ({}, {"neighbours": False}, {"threshold": 0.95})
+            ]
+            results.setdefault(name, []).append((strangers.n_obs, *shares))
+    for name, rows in results.items():
+        means = np.mean(rows, axis=0)
+        table.add_row(name, f"{means[0]:.0f}", *(f"{100 * mean:.1f}%" for mean in means[1:]))
+    console.print(table)
+    return results
+
+
+def strangers_of(data: Path, query: AnnData) -> Iterator[tuple[str, AnnData]]:
+    """Give cells of other kinds, each with its name."""
+    random = np.random.default_rng(0)
+    yield "human2 and human4, which belong there", query
+    mouse = read_h5ad(data / "pancreas_baron_mouse.h5ad")
+    mouse.var_names = mouse.var_names.str.upper()
+    yield "mouse pancreas, upper-cased symbols", mouse[:, ~mouse.var_names.duplicated()].copy()
+    yield "blood (PBMC 3k)", read_h5ad(data / "pbmc_10x_3k.h5ad")
+    counts = sparse.csr_matrix(query.X)
+    profile = np.asarray(counts.sum(axis=0)).ravel() / counts.sum()
+    totals = random.integers(100, 1000, 500)
+    empty = sparse.csr_matrix(random.poisson(totals[:, None] * profile).astype(np.float32))
+    yield "empty droplets, 100 to 1000 counts", AnnData(empty, var=query.var)
+    with_empty = sparse.csr_matrix(sparse.vstack([counts, empty]))
+    yield "the same cells and empty droplets together", AnnData(with_empty, var=query.var)
+    labels = query.obs[LABEL].astype(str).to_numpy()
+    first, second = random.integers(query.n_obs, size=(2, 1000))
+    apart = labels[first] != labels[second]
+    pairs = sparse.csr_matrix(counts[first[apart]] + counts[second[apart]])
+    yield "doublets, sums of two cells of different types", AnnData(pairs, var=query.var)
+    few = sparse.csr_matrix(sparse.vstack([counts, pairs[:75]]))
+    yield "the same cells and 75 doublets together", AnnData(few, var=query.var)
+
+
+def main() -> None:
+    """Run the parts that are asked for and print their tables."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--data", type=Path, default=os.environ.get("SPIKGPT_DATA"))
+    parser.add_argument("--seeds", type=int, default=5)
+    parser.add_argument("--splits", type=int, default=200)
+    parser.add_argument("--part", action="append", choices=PARTS)
+    parser.add_argument("--json", type=Path)
+    options = parser.parse_args()
+    if options.data is None:
+        parser.error("name the folder of the studies with --data or SPIKGPT_DATA")
+    data, results = Path(options.data), {}
+    for part in options.part or PARTS:
+        if part == "fixed":
+            results[part] = fixed(data, options.seeds)
+        elif part == "rivals":
+            results[part] = rivals(data)
+        elif part == "promise":
+            results[part] = promise(data, options.splits)
+        elif part == "calibration":
+            results[part] = calibration(data, options.seeds)
+        else:
+            results[part] = strange(data, options.seeds)
+    if options.json:
+        options.json.write_text(json.dumps(results, indent=1) + "\n")
+
+
+if __name__ == "__main__":
+    main()
