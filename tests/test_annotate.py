@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 from collections import Counter
 from pathlib import Path
 from typing import Any
@@ -18,6 +19,7 @@ from spikgpt.data import read_h5ad
 from spikgpt.errors import ConfigError, DataError, GenesError
 from spikgpt.reference import Reference
 from spikgpt_onnx.genes import ensembl_ids_of
+from spikgpt_onnx.thresholds import Thresholds
 
 
 @pytest.fixture(scope="module")
@@ -141,6 +143,26 @@ def test_the_threshold_decides(small: Reference, query: AnnData) -> None:
     assert any("is 'small' the right reference" in note for note in nothing.notes())
 
 
+def test_the_unknown_rate_decides(small: Reference, query: AnnData) -> None:
+    shares = [annotate(small, query, unknown_rate=rate).unknown_rate for rate in (0.0, 0.02, 0.2, 0.9)]
+    assert shares[0] == 0
+    assert shares == sorted(shares)
+    assert shares[-1] > 0.5
+    lenient = annotate(small, query, recalibrate=True)
+    assert lenient.unknown_rate <= annotate(small, query).unknown_rate
+    assert lenient.decision.recalibrated
+
+
+def test_a_reference_without_familiarity_goes_by_the_probability(small: Reference, query: AnnData) -> None:
+    numbers = {name: getattr(small.thresholds, name) for name in ("threshold", "unknown_rate", "calibration_cells")}
+    old = dataclasses.replace(small, thresholds=Thresholds(**numbers), familiarity=None)
+    annotation = annotate(old, query)
+    assert annotation.familiarity is None
+    np.testing.assert_array_equal(annotation.rejected, annotation.confidence < small.thresholds.threshold)
+    with pytest.raises(ConfigError, match="before familiarity was measured"):
+        annotate(old, query, unknown_rate=0.02)
+
+
 @pytest.mark.parametrize("threshold", [-1.0, 1.5])
 def test_a_bad_threshold_is_refused(small: Reference, query: AnnData, threshold: float) -> None:
     with pytest.raises(ConfigError, match="expected a probability"):
@@ -177,14 +199,17 @@ def test_the_annotation_is_written_and_survives_a_file(small: Reference, query: 
     assert again.uns["spikgpt"]["labels"].tolist() == list(small.labels.names)
     assert again.uns["spikgpt"]["reference"] == "small"
     assert again.uns["spikgpt"]["scaling"] == "composition"
-    assert again.uns["spikgpt"]["threshold"] == small.thresholds.threshold
+    np.testing.assert_array_equal(again.obs["spikgpt_familiarity"], annotation.familiarity)
+    assert again.uns["spikgpt"]["rule"] == "less familiar than 95% of held-out known cells"
+    assert again.uns["spikgpt"]["unknown_rate"] == 0.05
 
 
 def test_the_table_has_a_row_a_cell(expected: Annotation, named: AnnData) -> None:
     table = expected.table()
     assert table.index.tolist() == named.obs_names.tolist()
     assert table.index.name == "cell"
-    assert table.columns[:3].tolist() == ["spikgpt_label", "spikgpt_best_label", "spikgpt_confidence"]
+    columns = ["label", "best_label", "label_broad", "confidence", "familiarity"]
+    assert table.columns[:5].tolist() == [f"spikgpt_{column}" for column in columns]
     np.testing.assert_array_equal(
         table["probability of beta"], expected.probabilities[:, list(expected.label_names).index("beta")]
     )

@@ -30,7 +30,8 @@ def test_a_reference_goes_to_a_folder_and_back(small: Reference, few: AnnData, t
 def test_annotating_adds_and_changes_nothing_else(small: Reference, few: AnnData) -> None:
     adata = few.copy()
     annotation = SpikGPT(small).annotate(adata)
-    assert set(adata.obs) - set(few.obs) == {"spikgpt_label", "spikgpt_best_label", "spikgpt_confidence"}
+    labels, numbers = {"label", "best_label", "label_broad"}, {"confidence", "familiarity"}
+    assert set(adata.obs) - set(few.obs) == {f"spikgpt_{name}" for name in labels | numbers}
     assert set(adata.obsm) - set(few.obsm) == {"spikgpt_probabilities"}
     assert set(adata.uns) - set(few.uns) == {"spikgpt"}
     assert adata.obsm["spikgpt_probabilities"].shape == (few.n_obs, 6)

@@ -12,7 +12,7 @@ import pytest
 import yaml
 from huggingface_hub import CommitOperationAdd, HfApi, ModelCard, metadata_load
 
-from spikgpt.card import card, card_figures, confusion_picture, untrained_card
+from spikgpt.card import card, card_figures, confusion_picture, reliability_picture, untrained_card
 from spikgpt.testing.hub import LoopbackHub
 from spikgpt_onnx.catalogue import shipped_references
 
@@ -75,8 +75,8 @@ def recipe_of(name: str) -> dict[str, Any]:
         "Held out: donor human3. Over 30 cells, accuracy is 0.988 and\nmacro-F1 0.876.",
         "| alpha | CL:0000171 | 70 | 30 | 1.000 | 0.900 | 0.800 |\n",
         "| rare | - | 7 | 0 | not measured | not measured | not measured |\n",
-        "| default | 0.6123 | at most 5% of cells like the 321 held-out ones |\n",
-        "| the paper's | 0.95 | 43.2% of the held-out cells |\n",
+        "| default | its confidence is below 0.6123 | at most 5% of cells like the 321 held-out ones |\n",
+        "| the paper's | its confidence is below 0.95 | 43.2% of the held-out cells |\n",
         "## Intended use\n\nIslets.\n",
         'SpikGPT.from_pretrained("org/islets").annotate(adata)\n',
         "spikgpt annotate QUERY.h5ad --model org/islets --out labelled.h5ad\n",
@@ -85,6 +85,24 @@ def recipe_of(name: str) -> dict[str, Any]:
 )
 def test_everything_is_stated(stated: str) -> None:
     assert stated in text()
+
+
+@pytest.mark.parametrize(
+    "stated",
+    [
+        "Expected calibration error 0.012, over held-out cells",
+        "| 28 | 0.980 | 1.000 |\n",
+        "(reliability.png)",
+        "| default | it is less familiar than 95% of the held-out cells | at most 5% of cells like the 300 held-out",
+        "and of those that get the label alpha, at most 5% are Unknown on average",
+    ],
+)
+def test_calibration_and_the_promise_are_stated(stated: str) -> None:
+    scores = {"everything": {"cells": 300}, "labels": {"alpha": {"cells": 30}, "rare": {"cells": 12}}}
+    bins = [{"confidence": 0.4, "accuracy": 0.5, "cells": 2}, {"confidence": 0.98, "accuracy": 1.0, "cells": 28}]
+    metrics = METRICS | {"reliability": {"expected_calibration_error": 0.0123, "bins": bins}}
+    assert stated in card("islets", LABELS, THRESHOLDS | {"together": scores}, metrics, PROVENANCE)
+    assert reliability_picture(bins).startswith(b"\x89PNG")
 
 
 def test_the_graph_is_used_where_there_is_one() -> None:

@@ -246,7 +246,7 @@ def test_push_pull_and_verify(
     ran = run("push", small_folder, "shared/islets", "--dry-run", *where)
     assert ran.code == 0
     assert "Nothing was sent: this is what would go to shared/islets." in ran.err
-    assert ran.out.count("│ new ") == 9
+    assert ran.out.count("│ new ") == 10
     assert hub.repositories == {}
     ran = run("push", small_folder, "shared/islets", "--tag", "v1", "--message", "Six types", *where)
     commit = hub.repositories["shared/islets"].refs["v1"]

@@ -60,8 +60,8 @@ def test_label_map_in_the_config_and_inside_the_onnx_metadata_props_checked_equa
 def test_thresholds_stored_with_the_weights_applied_identically_in_torch_and_onnx_runtime(
     small: Reference, few: AnnData, tmp_path: Path
 ) -> None:
-    confidence = annotate(small, few, neighbours=False).confidence
-    middle = dataclasses.replace(small, thresholds=dataclasses.replace(small.thresholds, threshold=0.9))
+    familiarity = annotate(small, few, neighbours=False).familiarity
+    middle = dataclasses.replace(small, thresholds=dataclasses.replace(small.thresholds, unknown_rate=0.2))
     exporter.export(middle, tmp_path / "out")
     reference, annotator = load(tmp_path / "out"), Annotator(tmp_path / "out")
     assert annotator.stored.thresholds == reference.thresholds
@@ -69,7 +69,8 @@ def test_thresholds_stored_with_the_weights_applied_identically_in_torch_and_onn
     found = annotator.annotate(few, neighbours=False)
     np.testing.assert_array_equal(found.rejected, expected.rejected)
     assert 0 < found.rejected.sum() < len(few)
-    assert ((confidence < 0.9) == found.rejected).all()
+    assert familiarity is not None
+    assert (familiarity[found.rejected] < 0.2).all()
 
 
 def test_gene_vocabulary_with_sha256(small_folder: Path, small: Reference) -> None:
@@ -88,10 +89,10 @@ def test_format_version_library_version_range_migration_of_old_files(tmp_path: P
     config = json.loads(files["config.json"])
     assert config["format_version"] == 1
     assert config["library"]["requires"] == ">=0.1,<1"
-    config["format_version"] = 2
+    config["format_version"] = 3
     for name, content in with_manifest(files | {"config.json": json.dumps(config).encode()}).items():
         (tmp_path / name).write_bytes(content)
-    with pytest.raises(FormatError, match="reads up to format 1. Install what it needs: pip install --upgrade"):
+    with pytest.raises(FormatError, match="reads up to format 2. Install what it needs: pip install --upgrade"):
         load(tmp_path)
 
 

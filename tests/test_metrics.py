@@ -7,7 +7,7 @@ import pytest
 from sklearn.metrics import accuracy_score, classification_report
 
 from spikgpt.errors import LabelsError
-from spikgpt.metrics import measure, unknown_auroc
+from spikgpt.metrics import measure, reliability, unknown_auroc, unseen_found
 
 
 def test_figures_by_hand() -> None:
@@ -70,3 +70,22 @@ def test_auroc_of_unknown() -> None:
     assert unknown_auroc(np.array([0.1, 0.2, 0.8, 0.9]), known) == 0
     assert unknown_auroc(np.array([0.9, 0.3, 0.5, 0.1]), known) == pytest.approx(0.75)
     assert unknown_auroc(np.array([0.9, 0.3]), np.array([True, True])) is None
+
+
+def test_reliability_by_hand() -> None:
+    confidence = np.array([0.95, 0.99, 0.97, 0.4, 1.0])
+    right = np.array([True, True, False, True, True])
+    found = reliability(confidence, right)
+    # One bin from 14/15 to 1, and the one that holds 0.4.
+    assert found["bins"] == [
+        {"confidence": 0.4, "accuracy": 1.0, "cells": 1},
+        {"confidence": pytest.approx((0.95 + 0.99 + 0.97 + 1.0) / 4), "accuracy": 0.75, "cells": 4},
+    ]
+    assert found["expected_calibration_error"] == pytest.approx((0.6 + 4 * abs(0.9775 - 0.75)) / 5)
+
+
+def test_unseen_cells_below_nearly_all_known_ones_are_found() -> None:
+    confidence = np.array([0.1, *np.linspace(0.5, 1, 39), 0.2, 0.4, 0.55, 0.9])
+    known = np.arange(44) < 40
+    assert unseen_found(confidence, known, 0.05) == pytest.approx(0.5)  # two of 40 known ones may be below
+    assert unseen_found(confidence, known, 0.0) == 0

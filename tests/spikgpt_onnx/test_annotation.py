@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 from pathlib import Path
 from typing import Any
 
@@ -99,16 +100,34 @@ def test_columns_of_obs_are_kept_and_ours_are_added(annotation: Annotation, sour
     write(annotation, source, tmp_path / "out.h5ad")
     before, after = anndata.read_h5ad(source), anndata.read_h5ad(tmp_path / "out.h5ad")
     pd.testing.assert_frame_equal(after.obs[before.obs.columns], before.obs)
-    added = ["spikgpt_label", "spikgpt_best_label", "spikgpt_confidence"]
+    added = ["spikgpt_label", "spikgpt_best_label", "spikgpt_label_broad", "spikgpt_confidence", "spikgpt_familiarity"]
     assert after.obs.columns.tolist() == [*before.obs.columns, *added]
     np.testing.assert_array_equal(after.obs["spikgpt_label"].astype(str), annotation.labels)
     np.testing.assert_array_equal(after.obs["spikgpt_best_label"].astype(str), annotation.best_labels)
+    np.testing.assert_array_equal(after.obs["spikgpt_label_broad"].astype(str), annotation.broad_labels)
     np.testing.assert_array_equal(after.obs["spikgpt_confidence"], annotation.confidence)
+    np.testing.assert_array_equal(after.obs["spikgpt_familiarity"], annotation.familiarity)
     np.testing.assert_array_equal(after.obsm["spikgpt_probabilities"], annotation.probabilities)
     assert after.uns["spikgpt"].keys() == annotation.provenance().keys()
     assert after.uns["spikgpt"]["reference"] == "hand-made"
     assert after.uns["spikgpt"]["labels"].tolist() == ["alpha", "beta"]
     assert after.uns["spikgpt"]["values"] == "counts from X"
+
+
+def test_more_columns_of_labels_are_written(annotation: Annotation, source: Path, tmp_path: Path) -> None:
+    clusters = np.array(["b", "a", "a"] * 4)
+    annotation.write_h5ad(source, tmp_path / "out.h5ad", {"spikgpt_cluster_label": clusters})
+    after = anndata.read_h5ad(tmp_path / "out.h5ad")
+    np.testing.assert_array_equal(after.obs["spikgpt_cluster_label"].astype(str), clusters)
+
+
+def test_a_query_that_lies_far_away_is_told(annotation: Annotation) -> None:
+    assert not any("farther" in note for note in annotation.notes())
+    far = dataclasses.replace(annotation.decision, expected=0.31)
+    said = dataclasses.replace(annotation, decision=far).notes()
+    assert any("about 31% of the cells of known types are Unknown, not at most 5%" in note for note in said)
+    done = dataclasses.replace(annotation, decision=dataclasses.replace(far, recalibrated=True))
+    assert not any("farther" in note for note in done.notes())
 
 
 def test_an_annotated_file_can_be_annotated_again(annotation: Annotation, source: Path, tmp_path: Path) -> None:

@@ -41,8 +41,18 @@ def test_every_option_reaches_the_run(tmp_path: Path, capsys: pytest.CaptureFixt
     assert run("annotate", QUERY_FILE, "--model", "pancreas", "--table", tmp_path / "a.csv", *options) == 0
     said = capsys.readouterr().err
     assert "scaling: reference" in said
-    assert "at threshold 0.9900" in said
+    assert "% Unknown: a probability below 0.9900." in said
     assert [path.name for path in tmp_path.iterdir()] == ["a.csv"]
+
+
+def test_which_cells_are_unknown_is_the_users_to_choose(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    for options, said in (
+        (["--unknown-rate", "0.02"], "Unknown: less familiar than 98% of held-out known cells."),
+        (["--recalibrate"], "Unknown: less familiar than 95% of held-out known cells, as far as this query spreads."),
+        (["--no-unknown"], "0.0% Unknown: no cell is rejected."),
+    ):
+        assert run("annotate", QUERY_FILE, "--model", "pancreas", "--table", tmp_path / "a.csv", *options) == 0
+        assert said in capsys.readouterr().err
 
 
 @pytest.mark.parametrize(

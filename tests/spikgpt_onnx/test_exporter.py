@@ -65,9 +65,9 @@ def test_every_precision_passes_its_gate_and_says_how(small: Reference, tmp_path
 def test_what_the_graph_carries(small: Reference, graph_folder: Path) -> None:
     metadata = Session((graph_folder / GRAPH).read_bytes()).metadata
     assert json.loads(metadata["labels"]) == small.labels.to_list()
-    assert json.loads(metadata["thresholds"]) == small.thresholds.to_dict()
+    assert Thresholds.from_dict(json.loads(metadata["thresholds"])) == small.thresholds
     assert metadata["genes_sha256"] == parsed((graph_folder / "genes.json").read_bytes(), "genes.json")["sha256"]
-    assert (metadata["reference"], metadata["revision"], metadata["format_version"]) == ("small", "", "1")
+    assert (metadata["reference"], metadata["revision"], metadata["format_version"]) == ("small", "", "2")
     pulled = dataclasses.replace(small, origin="me/small@0123")
     assert exporter.network_of(pulled).metadata is not None
     assert (exporter.network_of(pulled).metadata or {})["revision"] == "me/small@0123"

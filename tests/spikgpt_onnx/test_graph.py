@@ -242,7 +242,8 @@ def test_what_the_graph_states_is_checked_and_old_enough() -> None:
     model = labelling_graph(network_of(classifier_for(config, 0)))
     onnx.checker.check_model(model, full_check=True)
     assert (model.opset_import[0].version, model.ir_version) == (OPSET, IR_VERSION) == (18, 8)
-    assert [node.name for node in model.graph.output] == ["probabilities", "confidence", "best_label", "label"]
+    names = ["probabilities", "confidence", "energy", "best_label", "label"]
+    assert [node.name for node in model.graph.output] == names
     assert model.graph.output[0].type.tensor_type.shape.dim[0].dim_param == "cells"
 
 

@@ -31,6 +31,7 @@ def test_format_1_on_an_embedding_is_read_for_ever() -> None:
     np.testing.assert_allclose(found, EXPECTED["embedded"]["probabilities"], atol=1e-9)
     assert reference.labels.names == ("T cell", "β")
     assert reference.thresholds.threshold == 0.5
+    assert reference.familiarity is None
 
 
 def test_format_1_on_counts_is_read_for_ever() -> None:
@@ -82,7 +83,7 @@ def test_a_range_that_reaches_this_version_or_ends_before_it_is_read(folder: Pat
     assert load(folder).name == "tiny"
 
 
-@pytest.mark.parametrize(("found", "requires"), [(1, ">=7"), (1, ">7,<9"), (2, ">=0.1"), (2, ">=7")])
+@pytest.mark.parametrize(("found", "requires"), [(1, ">=7"), (1, ">7,<9"), (3, ">=0.1"), (3, ">=7")])
 def test_what_needs_a_newer_library_says_which(folder: Path, found: int, requires: str) -> None:
     library = {"format_version": found, "library": {"requires": requires}}
     changed(folder, "config.json", lambda config: config | library)

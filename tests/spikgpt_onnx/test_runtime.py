@@ -49,7 +49,7 @@ def test_every_way_to_run_gives_the_same(content: bytes, small: Reference) -> No
     expected = Session(content, Options(provider="cpu")).run(inputs)
     for options in (Options(), Options(memory_arena=False), Options(provider="cpu", strict=False, io_binding=False)):
         found = Session(content, options, threads=2).run(inputs)
-        assert found.keys() == {"probabilities", "confidence", "best_label", "label"}
+        assert found.keys() == {"probabilities", "confidence", "energy", "vector", "best_label", "label"}
         np.testing.assert_allclose(found["probabilities"], expected["probabilities"], atol=1e-6)
         np.testing.assert_array_equal(found["label"], expected["label"])
 

@@ -26,7 +26,11 @@ def test_everything_is_there(small: Reference, small_folder: Path) -> None:
     assert weights.keys() == small.classifier.state_dict().keys()
     assert isinstance(small.embedder, PCAEmbedder)
     np.testing.assert_array_equal(tensors["components"], small.embedder.components)
-    assert stored.tensors.keys() == {f"classifier.{n}" for n in weights} | {f"embedder.{n}" for n in tensors}
+    where = {"familiarity.centroids", "familiarity.whitening"}
+    assert stored.tensors.keys() == {f"classifier.{n}" for n in weights} | {f"embedder.{n}" for n in tensors} | where
+    assert stored.familiarity is not None
+    assert small.familiarity is not None
+    np.testing.assert_array_equal(stored.familiarity.whitening, small.familiarity.whitening)
 
 
 @pytest.mark.parametrize(

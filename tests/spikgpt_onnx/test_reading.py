@@ -1,0 +1,45 @@
+"""Cells are read the same at once and a few at a time, with and without familiarity."""
+
+from __future__ import annotations
+
+import dataclasses
+
+import numpy as np
+from anndata import AnnData
+
+from spikgpt.annotate import read
+from spikgpt.reference import Reference
+from spikgpt_onnx.familiarity import Traits
+from spikgpt_onnx.neighbours import Neighbourhood, smooth
+from spikgpt_onnx.reading import Reader, Readings
+
+
+def test_a_few_at_a_time_is_the_same(small: Reference, query: AnnData) -> None:
+    embedding = small.embedder.embed(query, classify=small.probabilities)
+    probabilities, energies = small.classified(embedding.vectors)
+    whole = read(small, embedding)
+    traits = Traits(embedding.vectors, energies, embedding.logs)
+    among = Neighbourhood(embedding.shown, embedding.points[embedding.shown], probabilities[embedding.shown])
+    reader = Reader.of(among, small.familiarity, traits.part(embedding.shown), embedding.profiles, together=True)
+    parts = [
+        reader.read(probabilities[cells], embedding.points[cells], cells, traits.part(cells))
+        for cells in np.array_split(np.arange(query.n_obs), 7)
+    ]
+    joined = Readings.joined(parts, len(small.labels.names))
+    np.testing.assert_allclose(joined.probabilities, whole.probabilities, atol=1e-12)
+    np.testing.assert_allclose(joined.scores, whole.scores, atol=1e-9)  # type: ignore[arg-type]
+    assert joined.together
+
+
+def test_without_familiarity_the_probabilities_are_the_same(small: Reference, query: AnnData) -> None:
+    embedding = small.embedder.embed(query, classify=small.probabilities)
+    without = read(dataclasses.replace(small, familiarity=None), embedding)
+    assert without.scores is None
+    expected = smooth(small.probabilities(embedding.vectors), embedding.points, embedding.shown)
+    np.testing.assert_array_equal(without.probabilities, expected)
+
+
+def test_no_cells_are_read_as_none() -> None:
+    nothing = Readings.joined([], 3)
+    assert nothing.probabilities.shape == (0, 3)
+    assert nothing.scores is None
