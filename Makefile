@@ -31,7 +31,8 @@ bench: $(READY)
 	$(BIN)/python benchmarks/speed.py $(BENCH_SPEED)
 	$(BIN)/python benchmarks/footprint.py
 	$(BIN)/python -m benchmarks.scgpt
-	$(if $(SPIKGPT_DATA),$(BIN)/python benchmarks/accuracy.py --data "$(SPIKGPT_DATA)",@echo "Set SPIKGPT_DATA=DIR to measure accuracy across studies too.")
+	$(if $(SPIKGPT_DATA),$(BIN)/python benchmarks/accuracy.py --data "$(SPIKGPT_DATA)",@echo "Set SPIKGPT_DATA=DIR to measure accuracy and unknown cells across studies too.")
+	$(if $(SPIKGPT_DATA),$(BIN)/python benchmarks/unknown.py --data "$(SPIKGPT_DATA)")
 
 # Train the shipped reference again; the same machine gives the same bytes.
 reference: $(READY)

@@ -118,7 +118,7 @@ def main() -> None:
                 scores.setdefault(f"spikgpt {recipe}", []).append(measure(truth, annotation.best_labels))
                 if recipe == "default":
                     scalings.add(annotation.report.scaling)
-                    below.append(float((annotation.confidence < annotation.threshold).mean()))
+                    below.append(annotation.unknown_rate)
                 if seed == 0:
                     for balanced in (False, True):
                         name = f"logistic regression{' balanced' if balanced else ''}, embedding of {recipe}"

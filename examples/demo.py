@@ -126,6 +126,18 @@ def main() -> int:
         f"{len(pushed.changes)} files in one commit. The pulled reference, {pulled.origin}, gives "
         f"{'the same' if equal else 'OTHER'} probabilities to the last bit."
     )
+
+    console.print(
+        "\n[bold]6. A type that the reference lacks[/]: trained again without alpha cells, shown the same cells."
+    )
+    everything = anndata.concat(donors)
+    lacking = SpikGPT.train(everything[everything.obs["cell_type"] != "alpha"].copy(), "cell_type", batch_key="donor")
+    for rule, options in (("by familiarity", {}), ("by the paper's 0.95", {"threshold": 0.95})):
+        found = lacking.evaluate(cells, "cell_type", **options)
+        console.print(
+            f"Unknown {rule}: {100 * (found.unseen_unknown_rate or 0):.1f}% of the {sum(found.unseen_labels.values())} "
+            f"unseen cells, {100 * found.known_unknown_rate:.1f}% of the others; AUROC {found.auroc_unknown:.3f}."
+        )
     return 0 if same == total and equal else 1
 
 

@@ -33,12 +33,11 @@ Neighbours = Annotated[
     bool, typer.Option("--neighbours/--alone", help="Average each cell with those most like it, or label it alone.")
 ]
 UnknownRate = Annotated[
-    float | None, typer.Option(help="Share of the known cells that may be Unknown; by default 0.05.", min=0, max=1)
+    float | None, typer.Option(help="Share of the known cells that may be Unknown; by default 0.05.")
 ]
 NoUnknown = Annotated[bool, typer.Option("--no-unknown", help="Give every cell the label that fits it best.")]
 Threshold = Annotated[
-    float | None,
-    typer.Option(help="Confidence below which a cell is Unknown, instead; the paper's is 0.95.", min=0, max=1),
+    float | None, typer.Option(help="Confidence below which a cell is Unknown, instead; the paper's is 0.95.")
 ]
 Recalibrate = Annotated[
     bool, typer.Option("--recalibrate", help="Be as lenient as the query suggests, if it lies far from the reference.")

@@ -28,7 +28,7 @@ from spikgpt_onnx.hub import Hub
 from spikgpt_onnx.layout import LAYOUT
 
 COMMANDS = (
-    *("annotate", "evaluate", "train", "embed", "convert-scgpt", "pretrain"),
+    *("annotate", "evaluate", "train", "novelty", "embed", "convert-scgpt", "pretrain"),
     *("info", "list", "verify", "pull", "push", "export"),
 )
 SCGPT = Path(__file__).parent / "data" / "scgpt_baron"
@@ -96,6 +96,50 @@ def test_annotate_writes_the_file_and_the_table(
     expected = spikgpt.SpikGPT.from_pretrained(small_folder).annotate(few.copy())
     np.testing.assert_array_equal(annotated.obsm["spikgpt_probabilities"], expected.probabilities)
     assert (annotated.X != few.X).nnz == 0
+
+
+def test_which_cells_are_unknown_is_the_users_to_choose(
+    run: Run, query_file: Path, small_folder: Path, tmp_path: Path
+) -> None:
+    where = ("annotate", query_file, "--model", small_folder, "--out", tmp_path / "out.h5ad")
+    for options, said in (
+        (["--unknown-rate", 0.02], "Unknown: less familiar than 98% of held-out known cells."),
+        (["--recalibrate"], "Unknown: less familiar than 95% of held-out known cells,"),
+        (["--threshold", 0.95], "Unknown: a probability below 0.9500."),
+        (["--no-unknown"], "0.0% Unknown: no cell is rejected."),
+    ):
+        ran = run(*where, *options)
+        assert ran.code == 0, ran.err
+        assert said in ran.err
+    assert_refused(run(*where, "--no-unknown", "--threshold", 0.95), "--no-unknown rejects no cell; leave")
+    assert_refused(run(*where, "--threshold", 0.95, "--unknown-rate", 0.1), "choose one")
+
+
+def test_clusters_are_named_by_vote(
+    run: Run, query_file: Path, few: AnnData, small_folder: Path, tmp_path: Path
+) -> None:
+    out, table = tmp_path / "out.h5ad", tmp_path / "clusters.csv"
+    where = ("annotate", query_file, "--model", small_folder, "--out", out)
+    ran = run(*where, "--cluster-key", "cell_type", "--cluster-table", table)
+    assert ran.code == 0, ran.err
+    clusters = pd.read_csv(table)
+    assert sorted(clusters["cluster"]) == sorted(few.obs["cell_type"].astype(str).unique())
+    labels = anndata.read_h5ad(out).obs["spikgpt_cluster_label"].astype(str)
+    assert set(labels[few.obs["cell_type"] == "beta"]) == {"beta"}
+    assert "nearest known type" in ran.err
+    assert_refused(run(*where, "--cluster-table", table), "--cluster-table needs --cluster-key")
+    assert_refused(run(*where, "--cluster-key", "leiden"), "obs['leiden']")
+
+
+def test_novelty_leaves_a_type_out(run: Run, cells: AnnData, tmp_path: Path) -> None:
+    source = written(cells, tmp_path / "cells.h5ad")
+    table, plot = tmp_path / "types.csv", tmp_path / "types.png"
+    ran = run("novelty", source, "--label-key", "cell_type", "--type", "ductal", "--table", table, "--plot", plot)
+    assert ran.code == 0, ran.err
+    assert "Mean AUROC" in ran.err
+    assert "ductal" in ran.out
+    assert pd.read_csv(table)["label"].tolist() == ["ductal"]
+    assert plot.read_bytes().startswith(b"\x89PNG")
 
 
 def test_evaluate_writes_its_figures(run: Run, query_file: Path, small_folder: Path, tmp_path: Path) -> None:
@@ -257,7 +301,7 @@ def test_push_pull_and_verify(
     ran = run("verify", tmp_path / "pulled")
     assert ran.code == 0
     assert ran.out.splitlines() == [
-        "ok: 8 files have the size and sha256 that manifest.json lists",
+        "ok: 9 files have the size and sha256 that manifest.json lists",
         "ok: weights, 6 labels, thresholds, genes and metrics fit together",
         "ok: the card states the figures of metrics.json",
         f"{tmp_path}/pulled is whole.",
@@ -390,6 +434,7 @@ def test_cells_that_cannot_be_read(
         (["--model", "pancreaz"], "There is no reference or folder 'pancreaz'. Did you mean 'pancreas'?"),
         (["--table", "labels.xlsx"], "labels.xlsx ends in '.xlsx'; a table is written as .csv or .parquet."),
         (["--threshold", "2"], "The threshold is 2.0; expected a probability from 0 to 1."),
+        (["--unknown-rate", "1"], "unknown_rate is 1.0; expected a share of at least 0 and below 1."),
         (["--batch-size", "0"], "batch_size is 0; it must be at least 1."),
         (["--scaling", "own"], "There is no scaling 'own'; choose one of auto"),
         (["--layer", "spliced"], "spliced"),

@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -18,10 +19,11 @@ from spikgpt.metrics import measure
 from spikgpt.model import SpikingClassifier
 from spikgpt.reference import Reference, load, save
 from spikgpt_onnx.config import SpikGPTConfig
+from spikgpt_onnx.familiarity import Familiarity
 from spikgpt_onnx.labels import LabelMap
-from spikgpt_onnx.layout import FILES, PICTURE
+from spikgpt_onnx.layout import FILES, PICTURE, RELIABILITY
 from spikgpt_onnx.precomputed import PrecomputedEmbedder
-from spikgpt_onnx.thresholds import Thresholds
+from spikgpt_onnx.thresholds import Calibration, Thresholds
 
 
 def tiny() -> Reference:
@@ -81,7 +83,7 @@ def test_a_reference_loads_as_it_was_saved(small: Reference, tmp_path: Path) -> 
 
 def test_saving_gives_the_same_bytes_again(small: Reference, tmp_path: Path) -> None:
     first, second = save(small, tmp_path / "a"), save(load(tmp_path / "a"), tmp_path / "b")
-    assert sorted(file.name for file in first.iterdir()) == sorted((*FILES, PICTURE, "manifest.json"))
+    assert sorted(file.name for file in first.iterdir()) == sorted((*FILES, PICTURE, RELIABILITY, "manifest.json"))
     for file in first.iterdir():
         assert file.read_bytes() == (second / file.name).read_bytes(), file.name
 
@@ -102,7 +104,27 @@ def test_golden_bytes(folder: Path) -> None:
     assert list(json.loads(manifest)["files"]) == [*FILES, PICTURE]
     config = json.loads((folder / "config.json").read_text())
     assert list(config) == ["format_version", "library", "name", "model", "embedder", "provenance"]
-    assert config["format_version"] == 1
+    assert config["format_version"] == 2
+
+
+def test_golden_bytes_of_familiarity(tmp_path: Path) -> None:
+    calibration = Calibration.of(np.array([0.25, -1.5]), np.array(["β", "β"]), 1.5)
+    thresholds = Thresholds(0.5, 0.05, 2, alone=calibration, together=calibration)
+    where = Familiarity(np.zeros((2, 3), dtype=np.float32), np.eye(3, dtype=np.float32))
+    folder = save(replace(tiny(), thresholds=thresholds, familiarity=where), tmp_path / "tiny")
+    scores = b'{\n   "cells": 2,\n   "ranks": [\n    1,\n    2\n   ],\n   "values": [\n    -1.5,\n    0.25\n   ]\n  }'
+    mode = b'{\n  "everything": ' + scores + b',\n  "labels": {},\n  "temperature": 1.5\n }'
+    assert (folder / "thresholds.json").read_bytes() == (
+        b'{\n "method": "familiarity",\n "threshold": 0.5,\n "unknown_rate": 0.05,\n "calibration_cells": 2,\n'
+        b' "paper_threshold": 0.95,\n "alone": ' + mode + b',\n "together": ' + mode + b"\n}\n"
+    )
+    again = load(folder)
+    assert again.thresholds == thresholds
+    assert again.familiarity is not None
+    np.testing.assert_array_equal(again.familiarity.whitening, where.whitening)
+    replace_tensors(folder, lambda tensors: tensors.update({"familiarity.whitening": torch.eye(4)}))
+    with pytest.raises(DamagedReference, match="familiarity tensors of model.safetensors are"):
+        load(folder)
 
 
 def test_the_card_states_what_was_measured(folder: Path) -> None:
@@ -140,8 +162,8 @@ def test_a_manifest_must_list_every_file(folder: Path) -> None:
 
 
 def test_a_newer_format_says_what_to_install(folder: Path) -> None:
-    rewrite(folder, "config.json", lambda c: c | {"format_version": 2, "library": {"requires": ">=3"}})
-    expected = r"is in format 2 and needs spikgpt >=3; .*up to format 1. Install .*: pip install --upgrade 'spikgpt>=3'"
+    rewrite(folder, "config.json", lambda c: c | {"format_version": 3, "library": {"requires": ">=3"}})
+    expected = r"is in format 3 and needs spikgpt >=3; .*up to format 2. Install .*: pip install --upgrade 'spikgpt>=3'"
     with pytest.raises(FormatError, match=expected):
         load(folder)
 

@@ -235,12 +235,15 @@ def annotated(
     ConfigError
         When familiarity is asked for and the reference has none.
     """
-    known = readings.probabilities
-    if readings.together and thresholds.together is not None:
-        known = tempered(known, thresholds.together.temperature)
-    decision = decide(thresholds, rejection, labels.names, known, readings.scores, together=readings.together)
+    calibration = thresholds.together if readings.together else None
+    filled = np.flatnonzero(~empty)
     everything = np.zeros((len(empty), len(labels.names)), dtype=np.float32)
-    everything[~empty] = known
+    for start in range(0, len(filled), ROWS):
+        part = slice(start, start + ROWS)
+        # Those of cells seen alone are calibrated by the network.
+        everything[filled[part]] = tempered(readings.probabilities[part], calibration.temperature if calibration else 1)
+    known = everything if len(filled) == len(empty) else everything[filled]
+    decision = decide(thresholds, rejection, labels.names, known, readings.scores, together=readings.together)
     broad, broad_names = broad_labels(everything, labels.names, labels.cell_ontology_ids)
     return Annotation(
         cells=cells,

@@ -277,7 +277,9 @@ class _Run:
                 projection.profiles(sample.found),
                 together=self.neighbours,
             )
-            readings, empty = [], []
+            probabilities = np.empty((expression.n_cells, self.n_labels), dtype=np.float32)
+            scores = np.empty(expression.n_cells)
+            empty = []
             passed = 0
             with self.bar("Labelling", expression.n_cells) as bar:
                 for chunk in spool.chunks():
@@ -286,7 +288,10 @@ class _Run:
                     seen, logs = self.classified(filled, scale), projection.logs(filled)
                     cells = passed + np.arange(len(filled.totals))
                     traits = _traits(seen, logs) if self.familiarity else None
-                    readings.append(reader.read(seen[contract.PROBABILITIES], placed(logs), cells, traits))
+                    found = reader.read(seen[contract.PROBABILITIES], placed(logs), cells, traits)
+                    probabilities[cells] = found.probabilities
+                    if found.scores is not None:
+                        scores[cells] = found.scores
                     passed += len(filled.totals)
                     bar.update(len(chunk.totals))
         report = EmbeddingReport(
@@ -297,7 +302,8 @@ class _Run:
             genes_total=len(projection.genes),
             notes=sample.notes + notes,
         )
-        return Readings.joined(readings, self.n_labels), np.concatenate(empty), report
+        readings = Readings(probabilities[:passed], scores[:passed] if reader.judge else None, reader.together)
+        return readings, np.concatenate([np.empty(0, dtype=bool), *empty]), report
 
     def of_embedding(self, embedding: Embedding) -> Readings:
         """Return what the cells that are not empty look like, for cells that are vectors already."""

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -23,18 +22,9 @@ class Readings:
     ``together`` says whether the cells were seen with their neighbours.
     """
 
-    probabilities: npt.NDArray[np.float64]
+    probabilities: Floats
     scores: npt.NDArray[np.float64] | None
     together: bool
-
-    @classmethod
-    def joined(cls, parts: Sequence[Readings], labels: int) -> Readings:
-        """Join those of successive cells."""
-        if not parts:
-            return cls(np.empty((0, labels)), None, together=False)
-        scores = [part.scores for part in parts if part.scores is not None]
-        probabilities = np.concatenate([part.probabilities for part in parts])
-        return cls(probabilities, np.concatenate(scores) if scores else None, parts[0].together)
 
 
 @dataclass(frozen=True)

@@ -47,6 +47,12 @@ def assert_same(found: Annotation, expected: Annotation) -> None:
     np.testing.assert_array_equal(found.labels, expected.labels)
     np.testing.assert_array_equal(found.best_labels, expected.best_labels)
     np.testing.assert_allclose(found.probabilities, expected.probabilities, atol=1e-5)
+    np.testing.assert_array_equal(found.rejected, expected.rejected)
+    np.testing.assert_array_equal(found.broad_labels, expected.broad_labels)
+    assert found.familiarity is not None
+    assert expected.familiarity is not None
+    np.testing.assert_allclose(found.familiarity, expected.familiarity, atol=1e-4)
+    assert found.decision.rule == expected.decision.rule
     assert (found.report.scaling, found.report.source) == (expected.report.scaling, expected.report.source)
 
 
@@ -58,7 +64,20 @@ def test_a_file_gets_the_labels_of_the_library(pancreas: Annotator, expected: An
     assert found.provenance().keys() == expected.provenance().keys()
 
 
-@pytest.mark.parametrize("options", [{"neighbours": False}, {"scaling": "reference"}, {"threshold": 0.95}], ids=str)
+@pytest.mark.parametrize(
+    "options",
+    [
+        {"neighbours": False},
+        {"scaling": "reference"},
+        {"threshold": 0.95},
+        {"unknown_rate": 0.02},
+        {"unknown_rate": 0.3},
+        {"unknown_rate": 0},
+        {"recalibrate": True},
+        {"recalibrate": True, "neighbours": False, "unknown_rate": 0.1},
+    ],
+    ids=str,
+)
 def test_options_mean_what_they_mean_in_the_library(
     pancreas: Annotator, shipped: SpikGPT, options: dict[str, float]
 ) -> None:

@@ -11,6 +11,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+from anndata import AnnData
 
 from spikgpt.annotate import annotate
 from spikgpt.data import read_h5ad
@@ -41,6 +42,18 @@ def test_format_1_on_counts_is_read_for_ever() -> None:
     assert annotation.best_labels.tolist() == expected["best_labels"]
     assert annotation.labels.tolist() == expected["labels"]
     np.testing.assert_allclose(annotation.confidence, expected["confidence"], atol=1e-5)
+
+
+def test_format_2_is_read_for_ever() -> None:
+    folder, expected = DATA / "format_2" / "embedded", json.loads((DATA / "format_2" / "expected.json").read_text())
+    reference = load(folder)
+    cells = AnnData(np.zeros((120, 1), dtype=np.float32), obsm={"X_test": np.array(expected["vectors"])})
+    annotation = annotate(reference, cells)
+    assert annotation.labels.tolist() == expected["labels"]
+    np.testing.assert_allclose(annotation.confidence, expected["confidence"], atol=1e-6)
+    np.testing.assert_allclose(annotation.familiarity, expected["familiarity"], atol=1e-5)  # type: ignore[arg-type]
+    alone = annotate(reference, cells, neighbours=False)
+    assert alone.labels.tolist() == expected["alone"]
 
 
 def changed(folder: Path, name: str, change: Callable[[Any], Any]) -> Path:

@@ -11,7 +11,7 @@ from spikgpt.annotate import read
 from spikgpt.reference import Reference
 from spikgpt_onnx.familiarity import Traits
 from spikgpt_onnx.neighbours import Neighbourhood, smooth
-from spikgpt_onnx.reading import Reader, Readings
+from spikgpt_onnx.reading import Reader
 
 
 def test_a_few_at_a_time_is_the_same(small: Reference, query: AnnData) -> None:
@@ -25,10 +25,12 @@ def test_a_few_at_a_time_is_the_same(small: Reference, query: AnnData) -> None:
         reader.read(probabilities[cells], embedding.points[cells], cells, traits.part(cells))
         for cells in np.array_split(np.arange(query.n_obs), 7)
     ]
-    joined = Readings.joined(parts, len(small.labels.names))
-    np.testing.assert_allclose(joined.probabilities, whole.probabilities, atol=1e-12)
-    np.testing.assert_allclose(joined.scores, whole.scores, atol=1e-9)  # type: ignore[arg-type]
-    assert joined.together
+    joined = np.concatenate([part.probabilities for part in parts])
+    np.testing.assert_allclose(joined, whole.probabilities, atol=1e-12)
+    scores = np.concatenate([part.scores for part in parts if part.scores is not None])
+    np.testing.assert_allclose(scores, whole.scores, atol=1e-9)  # type: ignore[arg-type]
+    assert whole.together
+    assert all(part.together for part in parts)
 
 
 def test_without_familiarity_the_probabilities_are_the_same(small: Reference, query: AnnData) -> None:
@@ -37,9 +39,3 @@ def test_without_familiarity_the_probabilities_are_the_same(small: Reference, qu
     assert without.scores is None
     expected = smooth(small.probabilities(embedding.vectors), embedding.points, embedding.shown)
     np.testing.assert_array_equal(without.probabilities, expected)
-
-
-def test_no_cells_are_read_as_none() -> None:
-    nothing = Readings.joined([], 3)
-    assert nothing.probabilities.shape == (0, 3)
-    assert nothing.scores is None
