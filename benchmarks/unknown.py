@@ -3,8 +3,8 @@
     python benchmarks/unknown.py --data DIR [--seeds 5] [--splits 200] [--part fixed --part rivals ...]
 
 DIR holds pancreas_baron_human.h5ad, pancreas_baron_mouse.h5ad, pancreas_xin_980genes.h5ad, pbmc_10x_3k.h5ad and
-pbmc_kang_ifnb.h5ad. CellTypist is measured where it is installed. Thresholds are set on the reference alone throughout,
-but for the rows that say recalibrated.
+pbmc_kang_ifnb.h5ad. CellTypist is measured where it is installed; its version 1.7.1 needs
+scikit-learn 1.6. Thresholds are set on the reference alone throughout, but for the rows that say recalibrated.
 """
 
 from __future__ import annotations
