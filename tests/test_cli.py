@@ -128,7 +128,7 @@ def test_clusters_are_named_by_vote(
     assert set(labels[few.obs["cell_type"] == "beta"]) == {"beta"}
     assert "nearest known type" in ran.err
     assert_refused(run(*where, "--cluster-table", table), "--cluster-table needs --cluster-key")
-    assert_refused(run(*where, "--cluster-key", "leiden"), "obs['leiden']")
+    assert_refused(run(*where, "--cluster-key", "leiden"), "obs has no column 'leiden'; it has cell_type, donor")
 
 
 def test_novelty_leaves_a_type_out(run: Run, cells: AnnData, tmp_path: Path) -> None:
