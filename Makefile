@@ -12,9 +12,10 @@ OLDEST := onnxruntime==1.20.0
 demo: $(READY)
 	$(BIN)/python examples/demo.py
 
-# One thread: the matrices are small, and on busy cores threads that wait for each other take several times as long.
+# One process for each core, and one thread in each: the matrices are small, and threads that wait for each other on busy
+# cores take several times as long.
 test: $(READY) $(RUNTIME)/.ready lint
-	OMP_NUM_THREADS=1 OPENBLAS_NUM_THREADS=1 $(BIN)/pytest
+	OMP_NUM_THREADS=1 OPENBLAS_NUM_THREADS=1 $(BIN)/pytest --numprocesses auto --maxprocesses 4 --dist loadfile
 
 # The graph from another language: needs node and npm.
 test-contract: $(READY)

@@ -19,7 +19,7 @@ from anndata import AnnData
 
 import spikgpt
 from spikgpt import SpikGPT
-from spikgpt.cli import main
+from spikgpt.cli import console, main
 from spikgpt.embedders import open_scgpt
 from spikgpt.reference import load
 from spikgpt.sharing import push
@@ -50,6 +50,7 @@ def run(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> 
     def command(*arguments: object) -> Ran:
         monkeypatch.setattr(sys, "argv", ["spikgpt", *map(str, arguments)])
         monkeypatch.setenv("COLUMNS", "160")
+        monkeypatch.setattr(console, "width", 160)
         capsys.readouterr()
         with pytest.raises(SystemExit) as left:
             main()
