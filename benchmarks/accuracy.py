@@ -27,7 +27,7 @@ from spikgpt.building import train
 from spikgpt.embedders import ScGPTEmbedder, open_scgpt
 from spikgpt.metrics import Metrics, measure
 from spikgpt.reference import Reference
-from spikgpt_onnx.neighbours import smooth
+from spikgpt_onnx.reading import read_embedding
 
 # What the two PBMC studies call the same type; cells with other labels are left out.
 PBMC_LABELS = {
@@ -80,7 +80,7 @@ def logistic_regression(
     model = LogisticRegression(max_iter=5000, class_weight="balanced" if balanced else None)
     model.fit(scaler.transform(trained), cells.obs["cell_type"].astype(str))
     probabilities = model.predict_proba(scaler.transform(embedding.vectors))
-    together = smooth(probabilities, embedding.points, embedding.shown)
+    together = read_embedding(embedding, probabilities, None, None, True).probabilities
     return model.classes_[probabilities.argmax(axis=1)], model.classes_[together.argmax(axis=1)]
 
 

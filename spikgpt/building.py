@@ -21,14 +21,15 @@ from spikgpt.reference import Reference
 from spikgpt.training import Progress, fit, hold_out, network_config, recipe_named
 from spikgpt_onnx.familiarity import Familiarity
 from spikgpt_onnx.labels import LabelMap
+from spikgpt_onnx.reading import Readings
 from spikgpt_onnx.thresholds import (
     PAPER_THRESHOLD,
     Calibration,
-    Rejection,
     Thresholds,
     confidence_of,
     conformal_threshold,
     fit_temperature,
+    is_unknown,
     tempered,
 )
 
@@ -140,9 +141,6 @@ def train(
     truth = np.searchsorted(np.array(known), labels[held_known])[~embedding.empty]
     measured = replace(measured, thresholds=calibrated(measured, embedding, truth, temperature=chosen.calibrate))
     annotation = label(measured, embedding, cells.obs_names[held_known])
-    by_probability = label(
-        measured, embedding, cells.obs_names[held_known], rejection=Rejection(threshold=PAPER_THRESHOLD)
-    )
     if chosen.refit:
         fitted, classifier, familiarity, known = trained("all-cells", np.arange(len(labels)))
     return Reference(
@@ -157,7 +155,9 @@ def train(
             "held_out_by": _held_out_by(batch_key, groups, held_part),
             "held_out": measure(labels[held_known], annotation.best_labels).to_dict(),
             "reliability": held_out_reliability(measured, embedding, truth, temperature=chosen.calibrate),
-            "paper_threshold_rejects": float(by_probability.rejected[~embedding.empty].mean()),
+            "paper_threshold_rejects": float(
+                is_unknown(annotation.confidence[~embedding.empty], PAPER_THRESHOLD).mean()
+            ),
         },
         provenance={
             **(provenance or {}),
@@ -190,17 +190,18 @@ def calibrated(
     """
     names = np.array(reference.labels.names)
 
-    def calibration(thresholds: Thresholds, neighbours: bool) -> Calibration:
-        found = read(replace(reference, thresholds=thresholds), embedding, neighbours=neighbours)
+    def calibration(found: Readings) -> Calibration:
         fitted = fit_temperature(found.probabilities, truth) if temperature else 1.0
         assert found.scores is not None  # the reference has been given a familiarity
         return Calibration.of(found.scores, names[found.probabilities.argmax(axis=1)], fitted)
 
-    alone = calibration(reference.thresholds, False)
-    seen_alone = read(reference, embedding, neighbours=False).probabilities
-    confidence = confidence_of(tempered(seen_alone, alone.temperature))
+    seen_alone = read(reference, embedding, neighbours=False)
+    alone = calibration(seen_alone)
+    confidence = confidence_of(tempered(seen_alone.probabilities, alone.temperature))
     thresholds = replace(conformal_threshold(confidence), alone=alone, together=alone)
-    return replace(thresholds, together=calibration(thresholds, True))
+    # Neighbours lend each other calibrated probabilities.
+    together = calibration(read(replace(reference, thresholds=thresholds), embedding))
+    return replace(thresholds, together=together)
 
 
 def held_out_reliability(

@@ -279,7 +279,7 @@ def reliability_picture(bins: list[dict[str, Any]]) -> bytes:
     axes.set_ylim(0, 1.05)
     axes.set_xlabel("confidence")
     axes.set_ylabel("share of labels that are right")
-    return _png(figure)
+    return png(figure)
 
 
 def confusion_picture(confusion: dict[str, Any]) -> bytes:
@@ -308,10 +308,11 @@ def confusion_picture(confusion: dict[str, Any]) -> bytes:
             if count:
                 colour = "white" if shares[row][column] > 0.5 else "black"
                 axes.text(column, row, str(count), ha="center", va="center", fontsize=7, color=colour)
-    return _png(figure)
+    return png(figure)
 
 
-def _png(figure: Figure) -> bytes:
+def png(figure: Figure) -> bytes:
+    """Return a figure as PNG, the same bytes for the same figure."""
     picture = io.BytesIO()
     figure.savefig(picture, format="png", dpi=100, metadata={"Software": None})
     return picture.getvalue()

@@ -95,7 +95,7 @@ def annotate(
 
     if table:
         files.check_table(table)
-    if (cluster_table is not None) > (cluster_key is not None):
+    if cluster_table and not cluster_key:
         msg = "--cluster-table needs --cluster-key, the column of obs that holds the clusters."
         raise ConfigError(msg)
     if out.exists() and out.samefile(query):

@@ -12,7 +12,7 @@ import pandas as pd
 from anndata import AnnData
 from scipy import sparse
 
-from spikgpt.data import labels_of
+from spikgpt.data import counted, labels_of
 from spikgpt.errors import DataError
 from spikgpt_onnx.annotation import Annotation
 from spikgpt_onnx.expression import Expression, find_expression, log_normalise
@@ -206,9 +206,7 @@ def _voted(name: str, labels: Labels, best_labels: Labels) -> Cluster:
 
 def _frequencies(labels: Labels) -> dict[str, float]:
     """Return the share of each label, the largest first, equal ones by name."""
-    names, counts = np.unique(labels, return_counts=True)
-    order = np.argsort(-counts, kind="stable")
-    return {str(names[index]): float(counts[index] / len(labels)) for index in order}
+    return {name: cells / len(labels) for name, cells in counted(labels).items()}
 
 
 def _expression_of(adata: AnnData, layer: str | None) -> Expression | DataError:

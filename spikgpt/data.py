@@ -53,6 +53,13 @@ def read_h5ad(path: str | Path, *, backed: bool = False) -> AnnData:
         raise DataError(msg) from error
 
 
+def counted(labels: npt.NDArray[np.str_]) -> dict[str, int]:
+    """Return the number of cells of each label, the largest first, equal ones by name."""
+    names, counts = np.unique(labels, return_counts=True)
+    order = np.argsort(-counts, kind="stable")
+    return {str(names[place]): int(counts[place]) for place in order}
+
+
 def labels_of(adata: AnnData, key: str) -> tuple[npt.NDArray[np.str_], npt.NDArray[np.bool_]]:
     """Return the labels of n cells, shape (n,), and whether each cell has one, shape (n,).
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import io
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
@@ -12,7 +11,8 @@ from anndata import AnnData
 
 from spikgpt.annotate import annotate
 from spikgpt.building import train
-from spikgpt.data import check_trainable, labels_of
+from spikgpt.card import png
+from spikgpt.data import check_trainable, counted, labels_of
 from spikgpt.errors import LabelsError
 from spikgpt.evaluation import evaluate
 from spikgpt.metrics import unseen_found
@@ -79,9 +79,7 @@ class NoveltyReport:
         axes.set_xlim(0, 1)
         axes.set_xlabel("type left out of the reference")
         figure.legend(loc="outside upper center", ncols=2)
-        picture = io.BytesIO()
-        figure.savefig(picture, format="png", dpi=100, metadata={"Software": None})
-        return picture.getvalue()
+        return png(figure)
 
 
 def study(
@@ -144,8 +142,6 @@ def study(
         annotation = annotate(reference, query)
         result = evaluate(annotation, query, label_key)
         is_known = labels_of(query, label_key)[0] != name
-        mistaken, times = np.unique(annotation.best_labels[~is_known], return_counts=True)
-        order = np.argsort(-times, kind="stable")
         assert annotation.familiarity is not None  # it was trained just now
         rows.append(
             LeftOut(
@@ -156,7 +152,7 @@ def study(
                 unseen_found=unseen_found(annotation.familiarity, is_known, KNOWN_REJECTED),
                 unseen_unknown=float(result.unseen_unknown_rate or 0.0),
                 known_unknown=result.known_unknown_rate,
-                mistaken_for={str(mistaken[place]): int(times[place]) for place in order},
+                mistaken_for=counted(annotation.best_labels[~is_known]),
             )
         )
         if on_type:

@@ -113,7 +113,6 @@ def annotation() -> Annotation:
     return Annotation(
         cells=pd.Index([f"cell {row}" for row in range(12)]),
         best=np.arange(12, dtype=np.int16) % 2,
-        rejected=confidence < 0.5,
         broad=np.arange(12, dtype=np.int16) % 2,
         broad_names=("alpha", "islet cell"),
         decision=Decision(confidence < 0.5, confidence / np.float32(2), "less familiar than 95%", unknown_rate=0.05),

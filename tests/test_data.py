@@ -13,7 +13,7 @@ import pandas as pd
 import pytest
 from anndata import AnnData
 
-from spikgpt.data import check_trainable, labels_of, read_h5ad
+from spikgpt.data import check_trainable, counted, labels_of, read_h5ad
 from spikgpt.errors import DataError, LabelsError
 from spikgpt_onnx.genes import ensembl_ids_of
 
@@ -145,3 +145,10 @@ def test_too_few_classes() -> None:
         check_trainable(labels)
     with pytest.raises(LabelsError, match=r"^0 of 0 classes have 5 cells or more.*Largest: none"):
         check_trainable(labels[:0])
+
+
+def test_labels_are_counted_the_largest_first_and_equal_ones_by_name() -> None:
+    found = counted(np.array(["delta", "beta", "alpha", "delta", "beta", "delta"]))
+    assert list(found.items()) == [("delta", 3), ("beta", 2), ("alpha", 1)]
+    assert list(counted(np.array(["b", "a", "a", "b"]))) == ["a", "b"]
+    assert counted(np.array([], dtype=np.str_)) == {}

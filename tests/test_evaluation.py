@@ -19,7 +19,6 @@ def annotated(best: list[str], confidence: list[float]) -> Annotation:
     return Annotation(
         cells=pd.Index([f"cell{i}" for i in range(len(best))]),
         best=np.array([["a", "b"].index(name) for name in best], dtype=np.int16),
-        rejected=rejected,
         broad=np.zeros(len(best), dtype=np.int16),
         broad_names=("a",),
         decision=Decision(rejected, None, "a probability below 0.5000", threshold=0.5),

@@ -39,22 +39,23 @@ ROWS = 10_000
 Floats = npt.NDArray[np.floating[Any]]
 # The numbers of the labels of n cells, shape (n,), and the names that they number.
 Coded = tuple[npt.NDArray[np.int16], list[str]]
+# The same before rejection, and which cells are Unknown, shape (n,).
+Column = tuple[npt.NDArray[np.int16], tuple[str, ...], npt.NDArray[np.bool_]]
 
 
 @dataclass(frozen=True)
 class Annotation:
     """Labels of n cells.
 
-    ``best`` is the index of the most probable of the ``label_names``, shape (n,), and ``rejected`` says which cells are
-    Unknown; ``confidence`` is the largest of the ``probabilities``, shape (n, n_labels), and answers which label it is,
-    if it is one of them. ``decision`` holds how familiar the cell is, and answers whether it is. ``broad`` are indices
-    of ``broad_names``, terms of the Cell Ontology where labels are too close to call. A cell without counts is Unknown
-    with confidence 0. ``cells`` are their names, by index.
+    ``best`` is the index of the most probable of the ``label_names``, shape (n,); ``confidence`` is the largest of the
+    ``probabilities``, shape (n, n_labels), and answers which label it is, if it is one of them. ``decision`` says which
+    cells are Unknown and how familiar each is, and answers whether it is. ``broad`` are indices of ``broad_names``,
+    terms of the Cell Ontology where labels are too close to call. A cell without counts is Unknown with confidence 0.
+    ``cells`` are their names, by index.
     """
 
     cells: Any
     best: npt.NDArray[np.int16]
-    rejected: npt.NDArray[np.bool_]
     confidence: npt.NDArray[np.float32]
     probabilities: npt.NDArray[np.float32]
     empty: npt.NDArray[np.bool_]
@@ -68,19 +69,24 @@ class Annotation:
     report: EmbeddingReport
 
     @property
+    def rejected(self) -> npt.NDArray[np.bool_]:
+        """Which cells are Unknown, shape (n,)."""
+        return self.decision.rejected
+
+    @property
     def labels(self) -> npt.NDArray[np.str_]:
         """Labels after rejection, shape (n,)."""
-        return self._named(self.rejected)
+        return _named(*self._columns()[LABEL])
 
     @property
     def best_labels(self) -> npt.NDArray[np.str_]:
         """Labels before rejection, shape (n,)."""
-        return self._named(self.empty)
+        return _named(*self._columns()[BEST_LABEL])
 
     @property
     def broad_labels(self) -> npt.NDArray[np.str_]:
         """Labels after rejection, or what ambiguous ones have in common, shape (n,)."""
-        return np.where(self.rejected, UNKNOWN, np.array(self.broad_names)[self.broad])
+        return _named(*self._columns()[BROAD_LABEL])
 
     @property
     def familiarity(self) -> npt.NDArray[np.float32] | None:
@@ -94,7 +100,7 @@ class Annotation:
 
     def counts(self) -> dict[str, int]:
         """Return the number of cells of each label, the largest first."""
-        codes, names = _coded(self.best, self.label_names, self.rejected)
+        codes, names = _coded(*self._columns()[LABEL])
         counts = zip(names, np.bincount(codes, minlength=len(names)).tolist(), strict=True)
         return dict(sorted(counts, key=lambda pair: -pair[1]))
 
@@ -102,7 +108,7 @@ class Annotation:
         """Return one row a cell: labels, confidence, familiarity, and the probability of every label."""
         import pandas as pd
 
-        labels = {LABEL: self.labels, BEST_LABEL: self.best_labels, BROAD_LABEL: self.broad_labels} | self._numbers()
+        labels = {name: _named(*column) for name, column in self._columns().items()} | self._numbers()
         names = [f"probability of {name}" for name in self.label_names]
         parts = [pd.DataFrame(labels), pd.DataFrame(self.probabilities, columns=names)]
         return pd.concat(parts, axis=1).set_axis(pd.Index(self.cells[:], name="cell"))
@@ -153,10 +159,11 @@ class Annotation:
         """Write the labels into ``obs``, the probabilities into ``obsm`` and the provenance into ``uns``."""
         import pandas as pd
 
-        for column, (codes, names) in self._texts().items():
-            adata.obs[column] = pd.Categorical.from_codes(codes, pd.Index(names))
-        for column, numbers in self._numbers().items():
-            adata.obs[column] = numbers
+        for name, column in self._columns().items():
+            codes, names = _coded(*column)
+            adata.obs[name] = pd.Categorical.from_codes(codes, pd.Index(names))
+        for name, numbers in self._numbers().items():
+            adata.obs[name] = numbers
         adata.obsm[PROBABILITIES] = self.probabilities
         adata.uns[PROVENANCE] = self.provenance()
 
@@ -168,7 +175,8 @@ class Annotation:
         more
             More columns of labels for ``obs``, shape (n,) each.
         """
-        columns: dict[str, Any] = self._texts() | self._numbers()
+        columns: dict[str, Any] = {name: _coded(*column) for name, column in self._columns().items()}
+        columns |= self._numbers()
         for name, labels in (more or {}).items():
             names, codes = np.unique(labels, return_inverse=True)
             columns[name] = codes.astype(np.int16), names.tolist()
@@ -179,28 +187,24 @@ class Annotation:
         with replacing(path) as temporary, temporary.open("w", newline="", encoding="utf-8") as file:
             rows = csv.writer(file, lineterminator="\n")
             names = [f"probability of {name}" for name in self.label_names]
-            rows.writerow(["cell", *self._texts(), *self._numbers(), *names])
-            broad = np.array([*self.broad_names, UNKNOWN])[np.where(self.rejected, -1, self.broad)]
+            labels, scores = self._columns(), self._numbers()
+            rows.writerow(["cell", *labels, *scores, *names])
             for start in range(0, len(self.best), ROWS):
                 part = slice(start, start + ROWS)
-                named = (self._named(unknown, part) for unknown in (self.rejected, self.empty))
-                texts = (self.cells[part], *named, broad[part])
-                numbers = np.column_stack([*(n[part] for n in self._numbers().values()), self.probabilities[part]])
+                named = (_named(codes[part], known, unknown[part]) for codes, known, unknown in labels.values())
+                texts = (self.cells[part], *named)
+                numbers = np.column_stack([*(score[part] for score in scores.values()), self.probabilities[part]])
                 rows.writerows(
                     [*text, *map(str, row)]
                     for *text, row in zip(*texts, numbers, strict=True)  # float32, shortest
                 )
 
-    def _named(self, unknown: npt.NDArray[np.bool_], part: slice = slice(None)) -> npt.NDArray[np.str_]:
-        """Return labels as text, Unknown where ``unknown`` says so."""
-        return np.where(unknown[part], UNKNOWN, np.array(self.label_names)[self.best[part]])
-
-    def _texts(self) -> dict[str, Coded]:
+    def _columns(self) -> dict[str, Column]:
         """Return the columns of labels."""
         return {
-            LABEL: _coded(self.best, self.label_names, self.rejected),
-            BEST_LABEL: _coded(self.best, self.label_names, self.empty),
-            BROAD_LABEL: _coded(self.broad, self.broad_names, self.rejected),
+            LABEL: (self.best, self.label_names, self.rejected),
+            BEST_LABEL: (self.best, self.label_names, self.empty),
+            BROAD_LABEL: (self.broad, self.broad_names, self.rejected),
         }
 
     def _numbers(self) -> dict[str, npt.NDArray[np.float32]]:
@@ -248,7 +252,6 @@ def annotated(
     return Annotation(
         cells=cells,
         best=everything.argmax(axis=1).astype(np.int16),
-        rejected=_spread(decision.rejected, empty, True),
         confidence=np.asarray(confidence_of(everything), dtype=np.float32),
         probabilities=everything,
         empty=empty,
@@ -274,10 +277,17 @@ def _spread(values: npt.NDArray[Any], empty: npt.NDArray[np.bool_], fill: Any) -
     return everything
 
 
-def _coded(best: npt.NDArray[np.int16], names: tuple[str, ...], unknown: npt.NDArray[np.bool_]) -> Coded:
-    """Return labels as numbers of the names that occur, in alphabetical order, Unknown where ``unknown`` says so."""
+def _named(
+    codes: npt.NDArray[np.int16], names: tuple[str, ...], unknown: npt.NDArray[np.bool_]
+) -> npt.NDArray[np.str_]:
+    """Return a column of labels as text."""
+    return np.where(unknown, UNKNOWN, np.array(names)[codes])
+
+
+def _coded(codes: npt.NDArray[np.int16], names: tuple[str, ...], unknown: npt.NDArray[np.bool_]) -> Coded:
+    """Return a column of labels as numbers of the names that occur, in alphabetical order."""
     texts = list(dict.fromkeys([*names, UNKNOWN]))
-    codes = np.where(unknown, texts.index(UNKNOWN), best)
+    codes = np.where(unknown, texts.index(UNKNOWN), codes)
     present = sorted(np.unique(codes).tolist(), key=lambda code: texts[code])
     places = np.zeros(len(texts), dtype=np.int16)
     places[present] = np.arange(len(present))

@@ -273,7 +273,7 @@ class _Run:
             reader = Reader.of(
                 Neighbourhood(shown, placed(logs), seen[contract.PROBABILITIES]),
                 self.familiarity,
-                _traits(seen, logs) if self.familiarity else None,
+                self.traits(seen, logs),
                 projection.profiles(sample.found),
                 together=self.neighbours,
             )
@@ -287,8 +287,7 @@ class _Run:
                     filled = chunk.part(~chunk.empty)
                     seen, logs = self.classified(filled, scale), projection.logs(filled)
                     cells = passed + np.arange(len(filled.totals))
-                    traits = _traits(seen, logs) if self.familiarity else None
-                    found = reader.read(seen[contract.PROBABILITIES], placed(logs), cells, traits)
+                    found = reader.read(seen[contract.PROBABILITIES], placed(logs), cells, self.traits(seen, logs))
                     probabilities[cells] = found.probabilities
                     if found.scores is not None:
                         scores[cells] = found.scores
@@ -320,6 +319,10 @@ class _Run:
             embedding, seen[contract.PROBABILITIES], seen.get(contract.ENERGY), self.familiarity, self.neighbours
         )
 
+    def traits(self, seen: Mapping[str, Floats], logs: sparse.csr_matrix) -> Traits | None:
+        """Return what familiarity is told by, from what the graph says of cells, if the reference has it."""
+        return Traits(seen[contract.VECTOR], seen[contract.ENERGY], logs) if self.familiarity else None
+
     def probabilities(self, cells: AlignedCells, scale: Scale) -> Floats:
         """Return the probabilities of cells, none of them empty, each seen alone, shape (n, labels)."""
         return self.classified(cells, scale)[contract.PROBABILITIES]
@@ -350,11 +353,6 @@ class _Run:
         """Return a progress bar."""
         # With None, tqdm shows nothing where there is no terminal.
         return tqdm(desc=what, total=cells, unit=" cells", disable=None if self.progress is None else not self.progress)
-
-
-def _traits(seen: Mapping[str, Floats], logs: sparse.csr_matrix) -> Traits:
-    """Return the traits of cells from what the graph says of them."""
-    return Traits(seen[contract.VECTOR], seen[contract.ENERGY], logs)
 
 
 def scgpt_embedding(session: Session, vocabulary: Vocabulary, dim: int, expression: Expression, bar: Bar) -> Embedding:

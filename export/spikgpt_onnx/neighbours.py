@@ -178,12 +178,6 @@ class Neighbourhood:
         return others
 
 
-def smooth(probabilities: Floats, points: Floats, shown: npt.NDArray[np.int64]) -> npt.NDArray[np.float64]:
-    """Return :meth:`Neighbourhood.smooth` of all cells, n of them, among those of the indices ``shown``."""
-    among = Neighbourhood(shown, points[shown], probabilities[shown])
-    return among.smooth(probabilities, among.nearest(points, np.arange(len(points))))
-
-
 def _smallest(values: npt.NDArray[np.float64], count: int) -> npt.NDArray[np.int64]:
     """Return where the smallest values of each row are, in no order: (n, k) to (n, count), or (n, k) for fewer."""
     if values.shape[1] <= count:

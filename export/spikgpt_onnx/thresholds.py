@@ -272,7 +272,7 @@ def decide(
         expected = float(np.median([(mirrored < most).mean() for mirrored in spreads]))
         if rejection.recalibrate:
             # Of the mirrored halves: they hold each familiar cell once, and its mirror image is what is asked about.
-            lowest = float(np.median([np.quantile(mirrored, min(1.0, rate)) for mirrored in spreads]))
+            lowest = float(np.median([np.quantile(mirrored, rate) for mirrored in spreads]))
             limits = np.minimum(limits, lowest)
     rule = f"less familiar than {100 * (1 - rate):g}% of held-out known cells"
     if rejection.recalibrate:
@@ -281,10 +281,9 @@ def decide(
         np.asarray(scores < limits[best]),
         familiarity,
         rule,
-        None,
-        rate,
-        rejection.recalibrate and bool(spreads),
-        expected,
+        unknown_rate=rate,
+        recalibrated=rejection.recalibrate and bool(spreads),
+        expected=expected,
     )
 
 

@@ -14,7 +14,7 @@ from spikgpt.data import read_h5ad
 from spikgpt.reference import Reference
 from spikgpt_onnx import neighbours
 from spikgpt_onnx.expression import align, find_expression, log_normalise
-from spikgpt_onnx.neighbours import MINIMUM_CELLS, Floats, Neighbourhood, content_keys, own_space, sample_of, smooth
+from spikgpt_onnx.neighbours import MINIMUM_CELLS, Floats, Neighbourhood, content_keys, own_space, sample_of
 from tests.conftest import QUERY_FILE
 
 
@@ -24,6 +24,12 @@ def logs(small: Reference, query: AnnData) -> sparse.csr_matrix:
     assert small.embedder.genes is not None
     cells = align(find_expression(query), small.embedder.genes)
     return log_normalise(cells.values, cells.totals)
+
+
+def smooth(probabilities: Floats, points: Floats) -> np.ndarray:
+    everything = np.arange(len(points))
+    among = Neighbourhood(everything, points, probabilities)
+    return among.smooth(probabilities, among.nearest(points, everything))
 
 
 def nearest(points: Floats) -> np.ndarray:
@@ -106,7 +112,7 @@ def test_smoothing_is_a_weighted_mean_written_as_a_loop(logs: sparse.csr_matrix)
     probabilities = np.random.default_rng(0).dirichlet(np.ones(4), len(points))
     around = nearest(points)[:, :5]
 
-    smoothed = smooth(probabilities, points, np.arange(len(points)))
+    smoothed = smooth(probabilities, points)
 
     for cell in range(len(points)):
         weights = [probabilities[other].max() for other in around[cell]]
@@ -119,7 +125,7 @@ def test_few_cells_stay_as_they_are() -> None:
     size = MINIMUM_CELLS - 1
     probabilities = np.random.default_rng(0).dirichlet(np.ones(3), size)
 
-    assert np.array_equal(smooth(probabilities, np.zeros((size, 2)), np.arange(size)), probabilities)
+    assert np.array_equal(smooth(probabilities, np.zeros((size, 2))), probabilities)
 
 
 def test_neighbours_correct_noise_of_the_classifier(shipped: SpikGPT) -> None:

@@ -10,7 +10,7 @@ from anndata import AnnData
 from spikgpt.annotate import read
 from spikgpt.reference import Reference
 from spikgpt_onnx.familiarity import Traits
-from spikgpt_onnx.neighbours import Neighbourhood, smooth
+from spikgpt_onnx.neighbours import Neighbourhood
 from spikgpt_onnx.reading import Reader
 
 
@@ -37,5 +37,7 @@ def test_without_familiarity_the_probabilities_are_the_same(small: Reference, qu
     embedding = small.embedder.embed(query, classify=small.probabilities)
     without = read(dataclasses.replace(small, familiarity=None), embedding)
     assert without.scores is None
-    expected = smooth(small.probabilities(embedding.vectors), embedding.points, embedding.shown)
+    alone, shown = small.probabilities(embedding.vectors), embedding.shown
+    among = Neighbourhood(shown, embedding.points[shown], alone[shown])
+    expected = among.smooth(alone, among.nearest(embedding.points, np.arange(query.n_obs)))
     np.testing.assert_array_equal(without.probabilities, expected)
