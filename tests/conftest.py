@@ -42,8 +42,18 @@ def _own_cache(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
         yield
 
 
+def unchanged(adata: AnnData) -> Iterator[AnnData]:
+    """Give cells that tests share, and see that all of them left these as they were."""
+    before = adata.copy()
+    yield adata
+    pd.testing.assert_frame_equal(adata.obs, before.obs)
+    pd.testing.assert_frame_equal(adata.var, before.var)
+    assert (list(adata.obsm), list(adata.layers), list(adata.uns)) == ([], [], [])
+    assert (adata.X != before.X).nnz == 0
+
+
 @pytest.fixture(scope="session")
-def cells() -> AnnData:
+def cells() -> Iterator[AnnData]:
     """360 cells of donor human1, 60 of each of its six largest types, in two made-up batches."""
     adata = read_h5ad(DATA / "pancreas_baron_human1.h5ad")
     labels = adata.obs["cell_type"].astype(str).to_numpy()
@@ -51,8 +61,8 @@ def cells() -> AnnData:
     largest = names[np.argsort(-counts, kind="stable")[:6]]
     chosen = np.sort(np.concatenate([np.flatnonzero(labels == name)[:60] for name in largest]))
     subset = adata[chosen].copy()
-    subset.obs["batch"] = np.where(np.arange(subset.n_obs) % 3 == 0, "one", "two")
-    return subset
+    subset.obs["batch"] = pd.Categorical(np.where(np.arange(subset.n_obs) % 3 == 0, "one", "two"))
+    yield from unchanged(subset)
 
 
 @pytest.fixture(scope="session")
@@ -68,15 +78,15 @@ def shipped() -> SpikGPT:
 
 
 @pytest.fixture(scope="session")
-def query() -> AnnData:
+def query() -> Iterator[AnnData]:
     """300 cells of donors that no reference here has seen."""
-    return read_h5ad(QUERY_FILE)[::2][:300].copy()
+    yield from unchanged(read_h5ad(QUERY_FILE)[::2][:300].copy())
 
 
 @pytest.fixture(scope="session")
-def few(query: AnnData) -> AnnData:
+def few(query: AnnData) -> Iterator[AnnData]:
     """120 of those cells, enough for composition scaling."""
-    return query[:120].copy()
+    yield from unchanged(query[:120].copy())
 
 
 @pytest.fixture(scope="session")

@@ -66,7 +66,7 @@ def test_thresholds_stored_with_the_weights_applied_identically_in_torch_and_onn
     reference, annotator = load(tmp_path / "out"), Annotator(tmp_path / "out")
     assert annotator.stored.thresholds == reference.thresholds
     expected = annotate(reference, few, neighbours=False)
-    found = annotator.annotate(few, neighbours=False)
+    found = annotator.annotate(few.copy(), neighbours=False)
     np.testing.assert_array_equal(found.rejected, expected.rejected)
     assert 0 < found.rejected.sum() < len(few)
     assert familiarity is not None
