@@ -3,7 +3,7 @@ PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 READY := $(VENV)/.ready
-# Without torch, and with the oldest ONNX Runtime that spikgpt-onnx claims.
+# Without torch, and with the oldest ONNX Runtime that is claimed.
 RUNTIME := .venv-runtime
 OLDEST := onnxruntime==1.20.0
 
@@ -38,26 +38,26 @@ bench: $(READY)
 
 # Train the shipped reference again; the same machine gives the same bytes.
 reference: $(READY)
-	$(BIN)/python hub_cards/build.py pancreas --out export/spikgpt_onnx/references/pancreas
+	$(BIN)/python hub_cards/build.py pancreas --out spikgpt/references/pancreas
 
 # Train the small scGPT of the tests again.
 scgpt: $(READY)
 	$(BIN)/python hub_cards/pretrain_scgpt.py --out scgpt_baron
 
-$(READY): pyproject.toml export/pyproject.toml constraints.txt
+$(READY): pyproject.toml constraints.txt
 	$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "Python 3.11 or newer is needed; say make PYTHON=python3.11")'
 	$(PYTHON) -m venv $(VENV)
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check --constraint constraints.txt torch==2.13.0
-	$(BIN)/python -m pip install --quiet --disable-pip-version-check --constraint constraints.txt --editable './export[export,cpu]' --editable '.[dev,parquet]'
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check --constraint constraints.txt --editable '.[cpu,train,parquet,dev]'
 	# The oracle of the scGPT tests; without its dependencies, which no current torch satisfies.
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check --no-deps scgpt==0.2.4
 	touch $@
 
-$(RUNTIME)/.ready: export/pyproject.toml constraints.txt $(shell find export/spikgpt_onnx -type f -not -path '*/__pycache__/*')
+$(RUNTIME)/.ready: pyproject.toml constraints.txt $(shell find spikgpt export/spikgpt_onnx -type f -not -path '*/__pycache__/*')
 	$(PYTHON) -m venv $(RUNTIME)
 	sed '/^onnxruntime==/d' constraints.txt > $(RUNTIME)/constraints.txt
-	$(RUNTIME)/bin/python -m pip install --quiet --disable-pip-version-check --constraint $(RUNTIME)/constraints.txt './export[cpu]' $(OLDEST)
-	$(RUNTIME)/bin/python -m pip install --quiet --disable-pip-version-check --force-reinstall --no-deps ./export
+	$(RUNTIME)/bin/python -m pip install --quiet --disable-pip-version-check --constraint $(RUNTIME)/constraints.txt '.[cpu]' $(OLDEST)
+	$(RUNTIME)/bin/python -m pip install --quiet --disable-pip-version-check --force-reinstall --no-deps .
 	touch $@
 
 clean:

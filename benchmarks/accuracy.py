@@ -22,12 +22,12 @@ from rich.table import Table
 from sklearn.linear_model import LogisticRegression
 from sklearn.preprocessing import StandardScaler
 
-from spikgpt.annotate import annotate
-from spikgpt.building import train
-from spikgpt.embedders import ScGPTEmbedder, open_scgpt
-from spikgpt.metrics import Metrics, measure
-from spikgpt.reference import Reference
-from spikgpt_onnx.reading import read_embedding
+from spikgpt.labels.reading import read_embedding
+from spikgpt.pipeline import annotate
+from spikgpt.training.embedders import ScGPTEmbedder, open_scgpt
+from spikgpt.training.metrics import Metrics, measure
+from spikgpt.training.reference import Reference
+from spikgpt.training.train import train
 
 # What the two PBMC studies call the same type; cells with other labels are left out.
 PBMC_LABELS = {

@@ -28,12 +28,12 @@ from rich.console import Console
 from rich.table import Table
 from scipy import sparse
 
+from spikgpt.cells.expression import align, find_expression
+from spikgpt.embedding.tokens import tokenise
 from spikgpt.scgpt.checkpoint import CLS, END, Checkpoint, load_checkpoint, save_checkpoint
 from spikgpt.scgpt.draws import UpstreamDraws
 from spikgpt.scgpt.embedding import embed_cells
 from spikgpt.scgpt.encoder import Encoder, ScGPTConfig
-from spikgpt_onnx.expression import align, find_expression
-from spikgpt_onnx.tokens import tokenise
 from tests import upstream
 
 CELLS = Path(__file__).resolve().parents[1] / "tests" / "data" / "pancreas_baron_human1.h5ad"

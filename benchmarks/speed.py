@@ -50,7 +50,7 @@ def write_cells(path: Path, cells: int) -> None:
     import h5py
     from scipy import sparse
 
-    from spikgpt.data import read_h5ad
+    from spikgpt.cells.obs import read_h5ad
 
     adata = read_h5ad(CELLS)
     adata.obs = adata.obs[[]]
@@ -80,7 +80,7 @@ def measured(mode: str, path: Path) -> dict[str, Any]:
     """Annotate a file by one of the ways, and return the seconds, the cells and the labels' counts."""
     before = peak()
     if mode.startswith("ONNX"):
-        from spikgpt_onnx import Annotator
+        from spikgpt_onnx.annotator import Annotator
 
         annotator = Annotator.from_pretrained("pancreas", precision=mode[-4:], provider="cpu")
         start = time.perf_counter()
@@ -89,8 +89,8 @@ def measured(mode: str, path: Path) -> dict[str, Any]:
         import torch
 
         from spikgpt import SpikGPT
-        from spikgpt.annotate import annotate
-        from spikgpt.data import read_h5ad
+        from spikgpt.cells.obs import read_h5ad
+        from spikgpt.pipeline import annotate
 
         reference = SpikGPT.from_pretrained("pancreas").reference
         if mode.endswith("literal"):
@@ -143,11 +143,11 @@ def graph_against_products() -> dict[int, tuple[float, float]]:
     """Return the cells per second of the graph, and of its products alone, by the number of threads."""
     import onnx
 
-    from spikgpt.data import read_h5ad
-    from spikgpt_onnx import Annotator
-    from spikgpt_onnx.expression import align, find_expression
-    from spikgpt_onnx.layout import GRAPH
-    from spikgpt_onnx.runtime import Options, Session
+    from spikgpt.cells.expression import align, find_expression
+    from spikgpt.cells.obs import read_h5ad
+    from spikgpt.reference.layout import GRAPH
+    from spikgpt_onnx.annotator import Annotator
+    from spikgpt_onnx.session import Options, Session
 
     annotator = Annotator.from_pretrained("pancreas", provider="cpu")
     content = annotator.stored.files[GRAPH]

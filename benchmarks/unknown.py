@@ -31,13 +31,13 @@ from sklearn.linear_model import LogisticRegression
 from sklearn.neighbors import NearestNeighbors
 from sklearn.preprocessing import StandardScaler
 
-from spikgpt.annotate import annotate, read
-from spikgpt.building import train
-from spikgpt.evaluation import evaluate
-from spikgpt.metrics import reliability, unknown_auroc, unseen_found
-from spikgpt.reference import Reference
-from spikgpt_onnx.reading import Readings
-from spikgpt_onnx.thresholds import Calibration
+from spikgpt.labels.reading import Readings
+from spikgpt.labels.thresholds import Calibration
+from spikgpt.pipeline import annotate, read
+from spikgpt.training.evaluation import evaluate
+from spikgpt.training.metrics import reliability, unknown_auroc, unseen_found
+from spikgpt.training.reference import Reference
+from spikgpt.training.train import train
 
 LABEL = "cell_type"
 # Task, type left out, and the AUROC of the best rival measured on it.

@@ -21,16 +21,16 @@ from rich.console import Console
 from rich.table import Table
 
 from spikgpt import Annotation, Evaluation, SpikGPT
-from spikgpt.data import read_h5ad
-from spikgpt.embedders import open_scgpt
-from spikgpt.evaluation import evaluate
-from spikgpt.metrics import measure
-from spikgpt.sharing import open_reference, push
+from spikgpt.cells.obs import read_h5ad
+from spikgpt.labels.thresholds import UNKNOWN
+from spikgpt.reference.hub import Hub
 from spikgpt.testing.hub import LoopbackHub
-from spikgpt_onnx import Annotator
+from spikgpt.training.embedders import open_scgpt
+from spikgpt.training.evaluation import evaluate
+from spikgpt.training.metrics import measure
+from spikgpt.training.sharing import open_reference, push
+from spikgpt_onnx.annotator import Annotator
 from spikgpt_onnx.exporter import export
-from spikgpt_onnx.hub import Hub
-from spikgpt_onnx.thresholds import UNKNOWN
 
 # Acinar enzymes, then genes of duct cells.
 MARKERS = ("PRSS1", "CPA1", "CTRB2", "KRT19", "CFTR", "MMP7")

@@ -11,10 +11,10 @@ from typing import Any
 import anndata
 
 from spikgpt import SpikGPT
-from spikgpt.card import DESCRIPTION, untrained_card
-from spikgpt.data import read_h5ad
+from spikgpt.cells.obs import read_h5ad
+from spikgpt.reference.card import DESCRIPTION, untrained_card
+from spikgpt.reference.layout import GRAPHS
 from spikgpt_onnx.exporter import export
-from spikgpt_onnx.layout import GRAPHS
 
 HERE = Path(__file__).resolve().parent
 NAMES = sorted(path.parent.name for path in HERE.glob("*/recipe.json"))

@@ -12,10 +12,10 @@ import anndata
 import torch
 from rich.console import Console
 
-from spikgpt.data import read_h5ad
+from spikgpt.cells.obs import read_h5ad
 from spikgpt.scgpt.checkpoint import save_checkpoint
 from spikgpt.scgpt.encoder import ScGPTConfig
-from spikgpt.scgpt.pretraining import Pretraining, pretrain
+from spikgpt.training.pretraining import Pretraining, pretrain
 
 DATA = Path(__file__).resolve().parents[1] / "tests" / "data"
 CONFIG = ScGPTConfig(dim=96, heads=4, hidden=192, layers=2, dropout=0.0)

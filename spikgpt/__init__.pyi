@@ -1,7 +1,7 @@
-from .annotate import Annotation
 from .api import SpikGPT
 from .errors import SpikGPTError
-from .evaluation import Evaluation
+from .labels.annotation import Annotation
+from .training.evaluation import Evaluation
 from .version import __version__
 
 __all__ = ["Annotation", "Evaluation", "SpikGPT", "SpikGPTError", "__version__"]

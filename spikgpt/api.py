@@ -8,13 +8,13 @@ from typing import Any
 
 from anndata import AnnData
 
-from spikgpt.annotate import annotate
-from spikgpt.building import train
-from spikgpt.evaluation import Evaluation, evaluate
-from spikgpt.reference import Reference, save
-from spikgpt.sharing import open_reference, push
-from spikgpt_onnx.annotation import Annotation
-from spikgpt_onnx.hub import Hub, Push
+from spikgpt.labels.annotation import Annotation
+from spikgpt.pipeline import annotate
+from spikgpt.reference.hub import Hub, Push
+from spikgpt.training.evaluation import Evaluation, evaluate
+from spikgpt.training.reference import Reference, save
+from spikgpt.training.sharing import open_reference, push
+from spikgpt.training.train import train
 
 
 class SpikGPT:
@@ -82,7 +82,7 @@ class SpikGPT:
 
     @classmethod
     def train(cls, adata: AnnData, label_key: str, **options: Any) -> SpikGPT:
-        """Train a reference; the options are those of :func:`spikgpt.building.train`."""
+        """Train a reference; the options are those of :func:`spikgpt.training.train.train`."""
         return cls(train(adata, label_key, **options))
 
     def save_pretrained(self, folder: str | Path, *, overwrite: bool = False) -> Path:
@@ -112,7 +112,7 @@ class SpikGPT:
         """Put the reference into a repository ``org/name`` of the Hub, in one commit.
 
         A graph that is there is removed, since nothing says that it was made from these weights; to share one, export
-        to a folder and use :func:`spikgpt.sharing.push`. The options are those of that function.
+        to a folder and use :func:`spikgpt.training.sharing.push`. The options are those of that function.
 
         Raises
         ------
@@ -138,7 +138,7 @@ class SpikGPT:
 
         Sets ``obs["spikgpt_label"]``, ``obs["spikgpt_confidence"]``, ``obs["spikgpt_best_label"]`` (before rejection),
         ``obsm["spikgpt_probabilities"]`` and ``uns["spikgpt"]``. The options are those of
-        :func:`spikgpt.annotate.annotate`.
+        :func:`spikgpt.pipeline.annotate`.
 
         Raises
         ------

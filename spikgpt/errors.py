@@ -1,31 +1,69 @@
-"""The exception family, which :mod:`spikgpt_onnx.errors` draws; both packages raise the same."""
+"""Errors that a user of SpikGPT can meet.
 
-from spikgpt_onnx.errors import (
-    CheckpointError,
-    ConfigError,
-    DamagedReference,
-    DataError,
-    FormatError,
-    GenesError,
-    GraphError,
-    HubError,
-    LabelsError,
-    ParityError,
-    ReferenceNotFound,
-    SpikGPTError,
-)
+The family::
 
-__all__ = [
-    "CheckpointError",
-    "ConfigError",
-    "DamagedReference",
-    "DataError",
-    "FormatError",
-    "GenesError",
-    "GraphError",
-    "HubError",
-    "LabelsError",
-    "ParityError",
-    "ReferenceNotFound",
-    "SpikGPTError",
-]
+    SpikGPTError
+    ├── DataError            the cells or their annotations cannot be used as they are
+    │   ├── GenesError       too few genes are shared with the reference
+    │   └── LabelsError      the label column is missing or cannot be learned from
+    ├── ConfigError          a setting is out of range or contradicts another
+    ├── DamagedReference     a reference folder is incomplete, altered or inconsistent
+    │   └── FormatError      the format is newer than this library
+    ├── ReferenceNotFound    no reference of that name is known here
+    ├── HubError             the Hub refuses, or does not answer properly
+    ├── CheckpointError      a training checkpoint does not belong to this run
+    ├── ParityError          an exported graph disagrees with the trained model
+    └── GraphError           a graph cannot be run, or not where it was asked to
+
+Every message says what was found, what was expected and what to do.
+"""
+
+from __future__ import annotations
+
+
+class SpikGPTError(Exception):
+    """Base of every error that SpikGPT raises for a reason a user can mend."""
+
+
+class DataError(SpikGPTError):
+    """The cells or their annotations cannot be used as they are."""
+
+
+class GenesError(DataError):
+    """Too few genes are shared between the query and the reference."""
+
+
+class LabelsError(DataError):
+    """The label column is missing or cannot be learned from."""
+
+
+class ConfigError(SpikGPTError):
+    """A setting is out of range or contradicts another."""
+
+
+class DamagedReference(SpikGPTError):
+    """A reference folder is incomplete, altered or inconsistent."""
+
+
+class FormatError(DamagedReference):
+    """A reference was written in a format that this library cannot read."""
+
+
+class ReferenceNotFound(SpikGPTError):
+    """No reference of that name or folder is known here."""
+
+
+class HubError(SpikGPTError):
+    """The Hugging Face Hub refuses what it was asked for, or does not answer properly."""
+
+
+class CheckpointError(SpikGPTError):
+    """A training checkpoint belongs to another run."""
+
+
+class ParityError(SpikGPTError):
+    """An exported graph disagrees with the model that it was made from."""
+
+
+class GraphError(SpikGPTError):
+    """A graph cannot be run, or not where it was asked to."""

@@ -21,14 +21,14 @@ import pytest
 from anndata import AnnData
 
 from spikgpt import Annotation, SpikGPT
-from spikgpt.building import train
-from spikgpt.data import read_h5ad
-from spikgpt.reference import Reference, save
+from spikgpt.cells.obs import read_h5ad
+from spikgpt.embedding.result import EmbeddingReport
+from spikgpt.labels.thresholds import Decision
+from spikgpt.reference.hub import Hub
 from spikgpt.testing.hub import LoopbackHub
-from spikgpt_onnx.embedding import EmbeddingReport
+from spikgpt.training.reference import Reference, save
+from spikgpt.training.train import train
 from spikgpt_onnx.exporter import export
-from spikgpt_onnx.hub import Hub
-from spikgpt_onnx.thresholds import Decision
 
 DATA = Path(__file__).parent / "data"
 QUERY_FILE = DATA / "pancreas_baron_human2_human4.h5ad"

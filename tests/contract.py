@@ -11,9 +11,9 @@ import numpy as np
 import pandas as pd
 
 from spikgpt import SpikGPT
-from spikgpt.annotate import annotate
-from spikgpt.data import read_h5ad
-from spikgpt_onnx.catalogue import shipped_references
+from spikgpt.cells.obs import read_h5ad
+from spikgpt.pipeline import annotate
+from spikgpt.reference.registry import shipped_references
 
 ROOT = Path(__file__).resolve().parents[1]
 CELLS = ROOT / "tests" / "data" / "pancreas_baron_human2_human4.h5ad"

@@ -10,7 +10,7 @@ from anndata import AnnData
 
 from spikgpt import SpikGPT
 from spikgpt.errors import ConfigError, LabelsError
-from spikgpt.reference import Reference
+from spikgpt.training.reference import Reference
 
 
 def test_a_reference_goes_to_a_folder_and_back(small: Reference, few: AnnData, tmp_path: Path) -> None:

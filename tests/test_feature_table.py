@@ -17,18 +17,19 @@ import pytest
 from anndata import AnnData
 
 from spikgpt import SpikGPT
-from spikgpt.annotate import annotate
-from spikgpt.card import card_figures
 from spikgpt.errors import ConfigError, DamagedReference, FormatError, GraphError, ParityError
-from spikgpt.reference import Reference, load, save
-from spikgpt.sharing import open_reference, push
+from spikgpt.pipeline import annotate
+from spikgpt.reference.card import card_figures
+from spikgpt.reference.hub import Hub
+from spikgpt.reference.layout import GRAPH, MANIFEST, with_manifest
+from spikgpt.reference.registry import find
 from spikgpt.testing.hub import Fault, LoopbackHub
-from spikgpt_onnx import Annotator, exporter
-from spikgpt_onnx.catalogue import find
+from spikgpt.training.reference import Reference, load, save
+from spikgpt.training.sharing import open_reference, push
+from spikgpt_onnx import exporter
+from spikgpt_onnx.annotator import Annotator
 from spikgpt_onnx.graph import labelling_graph
-from spikgpt_onnx.hub import Hub
-from spikgpt_onnx.layout import GRAPH, MANIFEST, with_manifest
-from spikgpt_onnx.runtime import Session
+from spikgpt_onnx.session import Session
 
 REPO = "islets/small"
 FORMAT_1 = Path(__file__).parent / "data" / "format_1" / "counts"

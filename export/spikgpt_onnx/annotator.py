@@ -14,26 +14,26 @@ import numpy.typing as npt
 from scipy import sparse
 from tqdm import tqdm
 
+from spikgpt.cells.expression import AlignedCells, Cells, Expression, aligned_chunks, find_expression
+from spikgpt.cells.h5ad import H5adFile
+from spikgpt.cells.spool import Spool
+from spikgpt.embedding.obsm import PrecomputedEmbedder
+from spikgpt.embedding.pca import KIND as PCA
+from spikgpt.embedding.pca import PCAProjection, Scale
+from spikgpt.embedding.result import Embedding, EmbeddingReport
+from spikgpt.embedding.vocabulary import Vocabulary, check_scaling
+from spikgpt.errors import ConfigError, DamagedReference, DataError, GraphError
+from spikgpt.labels.annotation import Annotation, annotated
+from spikgpt.labels.familiarity import Familiarity, Traits
+from spikgpt.labels.neighbours import Neighbourhood, content_keys, sample_of
+from spikgpt.labels.reading import Reader, Readings, read_embedding
+from spikgpt.labels.thresholds import Rejection
+from spikgpt.reference.hub import Hub
+from spikgpt.reference.layout import ENCODER, GRAPHS
+from spikgpt.reference.registry import find
+from spikgpt.reference.stored import EMBEDDER, read_stored
 from spikgpt_onnx import contract
-from spikgpt_onnx.annotation import Annotation, annotated
-from spikgpt_onnx.catalogue import find
-from spikgpt_onnx.embedding import Embedding, EmbeddingReport
-from spikgpt_onnx.encoder import Vocabulary, check_scaling
-from spikgpt_onnx.errors import ConfigError, DamagedReference, DataError, GraphError
-from spikgpt_onnx.expression import AlignedCells, Cells, Expression, aligned_chunks, find_expression
-from spikgpt_onnx.familiarity import Familiarity, Traits
-from spikgpt_onnx.h5ad import H5adFile
-from spikgpt_onnx.hub import Hub
-from spikgpt_onnx.layout import ENCODER, GRAPHS
-from spikgpt_onnx.neighbours import Neighbourhood, content_keys, sample_of
-from spikgpt_onnx.pca import KIND as PCA
-from spikgpt_onnx.pca import PCAProjection, Scale
-from spikgpt_onnx.precomputed import PrecomputedEmbedder
-from spikgpt_onnx.reading import Reader, Readings, read_embedding
-from spikgpt_onnx.runtime import Options, Session
-from spikgpt_onnx.spool import Spool
-from spikgpt_onnx.stored import EMBEDDER, read_stored
-from spikgpt_onnx.thresholds import Rejection
+from spikgpt_onnx.session import Options, Session
 
 # Cells to a batch on a CPU, whose values then stay in its cache, and on a GPU.
 CPU_BATCH, GPU_BATCH = 512, 8192
@@ -60,7 +60,7 @@ class Annotator:
     precision
         Which of its graphs to run: ``fp32``, ``fp16`` or ``int8``.
     options
-        Fields of :class:`spikgpt_onnx.runtime.Options`: provider, strict, threads, memory_arena, engine_cache,
+        Fields of :class:`spikgpt_onnx.session.Options`: provider, strict, threads, memory_arena, engine_cache,
         io_binding.
 
     Raises
@@ -364,7 +364,7 @@ def scgpt_embedding(session: Session, vocabulary: Vocabulary, dim: int, expressi
         When numba is not installed.
     """
     try:
-        from spikgpt_onnx.tokens import tokenise
+        from spikgpt.embedding.tokens import tokenise
     except ImportError as error:
         msg = f"scGPT's tokens need numba ({error}): pip install 'spikgpt-onnx[cpu,scgpt]'"
         raise GraphError(msg) from error

@@ -6,11 +6,11 @@ import platform
 from dataclasses import dataclass
 from importlib.metadata import PackageNotFoundError, version
 
+from spikgpt.errors import SpikGPTError
+from spikgpt.reference.registry import shipped_references
+from spikgpt.version import __version__
 from spikgpt_onnx.annotator import Annotator
-from spikgpt_onnx.catalogue import shipped_references
-from spikgpt_onnx.errors import SpikGPTError
-from spikgpt_onnx.runtime import PROVIDERS, installed_distributions, onnxruntime_module
-from spikgpt_onnx.version import __version__
+from spikgpt_onnx.session import PROVIDERS, installed_distributions, onnxruntime_module
 
 PACKAGES = ("numpy", "scipy", "h5py", "safetensors", "huggingface_hub", "anndata")
 

@@ -15,15 +15,15 @@ import numpy.typing as npt
 import onnx
 from onnx import numpy_helper
 
-from spikgpt_onnx import contract
-from spikgpt_onnx.config import SpikGPTConfig
-from spikgpt_onnx.encoder import Encoder
-from spikgpt_onnx.errors import ConfigError, ParityError
-from spikgpt_onnx.files import replacing
-from spikgpt_onnx.genes import GeneList
-from spikgpt_onnx.graph import IR_VERSION, OPSET, Network, encoder_graph, labelling_graph
-from spikgpt_onnx.labels import LabelMap
-from spikgpt_onnx.layout import (
+from spikgpt.cells.genes import GeneList
+from spikgpt.embedding.pca import PCAProjection
+from spikgpt.embedding.vocabulary import Encoder
+from spikgpt.errors import ConfigError, ParityError
+from spikgpt.files import replacing
+from spikgpt.labels.label_map import LabelMap
+from spikgpt.labels.thresholds import Thresholds, confidence_of, is_unknown
+from spikgpt.reference.config import SpikGPTConfig
+from spikgpt.reference.layout import (
     COMBINED,
     ENCODER,
     FORMAT_VERSION,
@@ -35,10 +35,10 @@ from spikgpt_onnx.layout import (
     verified_files,
     write_files,
 )
-from spikgpt_onnx.pca import PCAProjection
-from spikgpt_onnx.runtime import Session
-from spikgpt_onnx.thresholds import Thresholds, confidence_of, is_unknown
-from spikgpt_onnx.version import __version__
+from spikgpt.version import __version__
+from spikgpt_onnx import contract
+from spikgpt_onnx.graph import IR_VERSION, OPSET, Network, encoder_graph, labelling_graph
+from spikgpt_onnx.session import Session
 
 GOLDEN_CELLS = 2048
 # float32 probabilities agree to rounding unless a membrane potential is within rounding of the firing threshold. Such a
@@ -62,7 +62,7 @@ class EncoderSource(Protocol):
 
 
 class Trained(Protocol):
-    """What is exported: :class:`spikgpt.reference.Reference` offers it."""
+    """What is exported: :class:`spikgpt.training.reference.Reference` offers it."""
 
     @property
     def name(self) -> str:

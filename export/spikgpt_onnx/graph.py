@@ -1,8 +1,8 @@
 """The network of a reference as an ONNX graph, read top-down: expression, projection, spiking classifier, decision.
 
-The LIF steps are unrolled, the m copies collapsed into one (see :mod:`spikgpt.model`), each BatchNorm and each division
-by the membrane time constant folded into a linear layer. In the shape comments B is cells, G genes, N tokens, D the
-width, H heads, E = D / H, F hidden neurons of the MLP, L labels, T time steps.
+The LIF steps are unrolled, the m copies collapsed into one (see :mod:`spikgpt.engines.model`), each BatchNorm and each
+division by the membrane time constant folded into a linear layer. In the shape comments B is cells, G genes, N tokens,
+D the width, H heads, E = D / H, F hidden neurons of the MLP, L labels, T time steps.
 
 Two rewritings of the neurons save most of their cost. With ``a = 1 - 1 / tau`` and the current ``c`` already divided by
 ``tau``, a neuron charges ``h = a v + c``, fires at ``h >= v_threshold`` and is reset to 0.
@@ -25,10 +25,10 @@ import numpy.typing as npt
 import onnx
 from onnx import TensorProto, helper, numpy_helper
 
+from spikgpt.embedding.pca import PCAProjection
+from spikgpt.embedding.vocabulary import Encoder
+from spikgpt.reference.config import SpikGPTConfig
 from spikgpt_onnx import contract
-from spikgpt_onnx.config import SpikGPTConfig
-from spikgpt_onnx.encoder import Encoder
-from spikgpt_onnx.pca import PCAProjection
 
 # The oldest that has every operator, so that old runtimes load the graph: ONNX 1.13 and 1.14, of 2022 and 2023.
 OPSET, IR_VERSION = 18, 8

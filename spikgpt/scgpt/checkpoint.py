@@ -27,10 +27,10 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file, save
 from torch import Tensor
 
+from spikgpt.cells.genes import GeneList
+from spikgpt.embedding.vocabulary import CLS, END, Vocabulary
 from spikgpt.errors import CheckpointError
 from spikgpt.scgpt.encoder import Encoder, ScGPTConfig
-from spikgpt_onnx.encoder import CLS, END, Vocabulary
-from spikgpt_onnx.genes import GeneList
 
 ARGS, VOCABULARY, UPSTREAM_WEIGHTS, WEIGHTS = "args.json", "vocab.json", "best_model.pt", "model.safetensors"
 # Under these names some trainings keep the weights, beside the state of the optimiser.

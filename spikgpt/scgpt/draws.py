@@ -7,7 +7,7 @@ import numpy.typing as npt
 import torch
 from scipy import sparse
 
-from spikgpt_onnx.tokens import Tokens
+from spikgpt.embedding.tokens import Tokens
 
 
 class UpstreamDraws:

@@ -15,11 +15,11 @@ from safetensors import SafetensorError
 from safetensors.numpy import load_file, save_file
 from scipy import sparse
 
+from spikgpt.embedding.tokens import Tokens, tokenise
 from spikgpt.errors import ConfigError
 from spikgpt.scgpt.checkpoint import Checkpoint
 from spikgpt.scgpt.draws import UpstreamDraws
 from spikgpt.scgpt.encoder import Encoder
-from spikgpt_onnx.tokens import Tokens, tokenise
 
 # Cells to a shard, the unit that is kept and resumed from.
 SHARD = 128

@@ -27,7 +27,7 @@ from urllib.parse import parse_qs, unquote, urlsplit
 
 import yaml
 
-from spikgpt_onnx.hub import git_oid
+from spikgpt.reference.hub import git_oid
 
 LFS_SUFFIXES = (".safetensors", ".onnx", ".bin", ".pt", ".pkl", ".h5")
 LFS_SIZE = 10 * 1024 * 1024

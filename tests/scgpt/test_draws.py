@@ -8,8 +8,8 @@ import pytest
 from anndata import AnnData
 from scipy import sparse
 
+from spikgpt.embedding.tokens import Tokens
 from spikgpt.scgpt.draws import UpstreamDraws
-from spikgpt_onnx.tokens import Tokens
 from tests import upstream
 
 PAD, CLS, PAD_VALUE = 0, 1, -2

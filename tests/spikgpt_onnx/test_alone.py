@@ -10,8 +10,8 @@ import pandas as pd
 import pytest
 
 from spikgpt import SpikGPT
-from spikgpt.annotate import annotate
-from spikgpt.data import read_h5ad
+from spikgpt.cells.obs import read_h5ad
+from spikgpt.pipeline import annotate
 from tests.conftest import QUERY_FILE
 
 ROOT = Path(__file__).resolve().parents[2]

@@ -19,17 +19,21 @@ from anndata import AnnData
 from scipy import sparse
 
 from spikgpt import SpikGPT
-from spikgpt.annotate import annotate
-from spikgpt.data import read_h5ad
-from spikgpt.reference import Reference
-from spikgpt.sharing import push
+from spikgpt.cells import spool
+from spikgpt.cells.genes import GeneList
+from spikgpt.cells.obs import read_h5ad
+from spikgpt.errors import ConfigError, DamagedReference, DataError, GenesError, GraphError
+from spikgpt.labels import neighbours
+from spikgpt.labels.annotation import Annotation
+from spikgpt.pipeline import annotate
+from spikgpt.reference.hub import Hub
+from spikgpt.reference.layout import GRAPH, GRAPH_SOURCES, PARITY, dumped, graph_sources, with_manifest
 from spikgpt.testing.hub import LoopbackHub
-from spikgpt_onnx import Annotation, Annotator, annotator, neighbours, spool
-from spikgpt_onnx.errors import ConfigError, DamagedReference, DataError, GenesError, GraphError
+from spikgpt.training.reference import Reference
+from spikgpt.training.sharing import push
+from spikgpt_onnx import annotator
+from spikgpt_onnx.annotator import Annotator
 from spikgpt_onnx.exporter import export
-from spikgpt_onnx.genes import GeneList
-from spikgpt_onnx.hub import Hub
-from spikgpt_onnx.layout import GRAPH, GRAPH_SOURCES, PARITY, dumped, graph_sources, with_manifest
 from tests.conftest import QUERY_FILE
 
 
@@ -264,7 +268,7 @@ import sys
 for name in ("torch", "spikgpt", "scanpy", "anndata", "pandas", "sklearn", "numba", "onnx"):
     sys.modules[name] = None
 from pathlib import Path
-from spikgpt_onnx import Annotator
+from spikgpt_onnx.annotator import Annotator
 found = Annotator.from_pretrained("pancreas").annotate(Path(sys.argv[1]))
 found.write_h5ad(Path(sys.argv[1]), Path(sys.argv[2]))
 found.write_csv(Path(sys.argv[3]))

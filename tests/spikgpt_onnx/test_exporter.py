@@ -13,20 +13,22 @@ import pytest
 from anndata import AnnData
 
 from spikgpt import SpikGPT
-from spikgpt.annotate import annotate
-from spikgpt.embedders import open_scgpt
-from spikgpt.metrics import measure
-from spikgpt.model import SpikingClassifier
-from spikgpt.reference import Reference, load, save
-from spikgpt.training import DEFAULT, PAPER, fit, network_config
-from spikgpt_onnx import Annotator, Session, exporter
-from spikgpt_onnx.errors import ConfigError, DamagedReference, ParityError
+from spikgpt.embedding.obsm import PrecomputedEmbedder
+from spikgpt.engines.model import SpikingClassifier
+from spikgpt.errors import ConfigError, DamagedReference, ParityError
+from spikgpt.labels.label_map import LabelMap
+from spikgpt.labels.thresholds import Thresholds
+from spikgpt.pipeline import annotate
+from spikgpt.reference.layout import COMBINED, ENCODER, GRAPH, GRAPHS, PARITY, parsed, verified_files
+from spikgpt.training.embedders import open_scgpt
+from spikgpt.training.fit import DEFAULT, PAPER, fit, network_config
+from spikgpt.training.metrics import measure
+from spikgpt.training.reference import Reference, load, save
+from spikgpt_onnx import exporter
+from spikgpt_onnx.annotator import Annotator
 from spikgpt_onnx.exporter import check_again, check_parity, export, export_literal, golden_cells, weight_difference
 from spikgpt_onnx.graph import labelling_graph
-from spikgpt_onnx.labels import LabelMap
-from spikgpt_onnx.layout import COMBINED, ENCODER, GRAPH, GRAPHS, PARITY, parsed, verified_files
-from spikgpt_onnx.precomputed import PrecomputedEmbedder
-from spikgpt_onnx.thresholds import Thresholds
+from spikgpt_onnx.session import Session
 from tests.conftest import DATA
 
 

@@ -15,13 +15,13 @@ from hypothesis import strategies as st
 from onnx import TensorProto, helper
 from spikingjelly.activation_based import neuron
 
-from spikgpt.model import SpikingClassifier
+from spikgpt.embedding.vocabulary import Encoder
+from spikgpt.engines.model import SpikingClassifier
+from spikgpt.reference.config import SpikGPTConfig
 from spikgpt.scgpt.checkpoint import load_checkpoint
 from spikgpt_onnx import contract
-from spikgpt_onnx.config import SpikGPTConfig
-from spikgpt_onnx.encoder import Encoder
 from spikgpt_onnx.graph import IR_VERSION, OPSET, Builder, Network, Neurons, encoder_graph, labelling_graph
-from spikgpt_onnx.runtime import Session
+from spikgpt_onnx.session import Session
 from tests.conftest import DATA
 
 Array = npt.NDArray[Any]

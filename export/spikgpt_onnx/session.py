@@ -1,0 +1,228 @@
+"""A graph in ONNX Runtime, where it was asked to run, and nowhere else without a word."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Mapping
+from contextlib import suppress
+from dataclasses import dataclass
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+from types import ModuleType
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from spikgpt.errors import ConfigError, DamagedReference, GraphError
+from spikgpt.reference.layout import parsed
+
+DISTRIBUTIONS = ("onnxruntime", "onnxruntime-gpu")
+# What ONNX Runtime calls each kind of device. TensorRT hands CUDA what it cannot run.
+PROVIDERS = {
+    "cpu": ("CPUExecutionProvider",),
+    "cuda": ("CUDAExecutionProvider",),
+    "tensorrt": ("TensorrtExecutionProvider", "CUDAExecutionProvider"),
+}
+DTYPES: dict[str, Any] = {"tensor(float)": np.float32, "tensor(int64)": np.int64, "tensor(bool)": np.bool_}
+
+
+@dataclass(frozen=True)
+class Options:
+    """How to run a graph.
+
+    Attributes
+    ----------
+    provider
+        ``cpu``, ``cuda`` or ``tensorrt``; ``auto`` takes CUDA where it works, else the CPU.
+    strict
+        Refuse a GPU that cannot run every part of the graph, instead of running some of it on the CPU.
+    threads
+        Batches run at a time on a CPU, each by one thread; by default one for each core.
+    memory_arena
+        Keep freed memory for the next batch; without it less is held, and each batch takes longer.
+    engine_cache
+        Folder for the engines that TensorRT builds, which takes minutes.
+    io_binding
+        On a GPU, leave the copies between it and the host to ONNX Runtime's bindings.
+    """
+
+    provider: str = "auto"
+    strict: bool = True
+    threads: int | None = None
+    memory_arena: bool = True
+    engine_cache: Path | None = None
+    io_binding: bool = True
+
+    def __post_init__(self) -> None:
+        if self.provider not in ("auto", *PROVIDERS):
+            msg = f"There is no provider {self.provider!r}; choose auto, {', '.join(PROVIDERS)}."
+            raise ConfigError(msg)
+        if self.threads is not None and self.threads < 1:
+            msg = f"threads is {self.threads}; it must be at least 1."
+            raise ConfigError(msg)
+
+    @property
+    def workers(self) -> int:
+        """Batches to run at a time on a CPU."""
+        if self.threads is not None:
+            return self.threads
+        # What this process may use, not what the machine has.
+        return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+
+
+class Session:
+    """A graph, ready to run.
+
+    Parameters
+    ----------
+    content
+        The graph itself. It is read from memory, so that it cannot name other files to read.
+    options
+        Where and how to run it.
+    threads
+        Threads within a batch.
+
+    Raises
+    ------
+    GraphError
+        When ONNX Runtime is missing, installed twice, too old for the graph, or has no such device.
+    """
+
+    def __init__(self, content: bytes, options: Options | None = None, *, threads: int = 1) -> None:
+        self.options = options or Options()
+        self._session, self.provider = _opened(content, self.options, threads)
+        self.metadata: dict[str, str] = dict(self._session.get_modelmeta().custom_metadata_map)
+        taken = [*self._session.get_inputs(), *self._session.get_overridable_initializers()]
+        self._dtypes = {node.name: DTYPES[node.type] for node in taken}
+        self._outputs = [node.name for node in self._session.get_outputs()]
+
+    @classmethod
+    def of(cls, files: Mapping[str, bytes], name: str, options: Options | None = None, *, threads: int = 1) -> Session:
+        """Open one graph of a reference, whose files were verified.
+
+        Raises
+        ------
+        GraphError
+            When there is no such graph.
+        DamagedReference
+            When it carries other labels, thresholds or genes than the files beside it.
+        """
+        if name not in files:
+            msg = f"This reference has no {name}; make it with: spikgpt export MODEL --out FOLDER"
+            raise GraphError(msg)
+        session = cls(files[name], options, threads=threads)
+        for file in ("labels.json", "thresholds.json"):
+            what = file.removesuffix(".json")
+            if parsed(session.metadata.get(what, "null").encode(), name) != parsed(files[file], file):
+                msg = f"{name} carries other {what} than {file}. Export the reference again."
+                raise DamagedReference(msg)
+        if session.metadata.get("genes_sha256") != parsed(files["genes.json"], "genes.json")["sha256"]:
+            msg = f"{name} was made for other genes, or another order of them, than genes.json. Export it again."
+            raise DamagedReference(msg)
+        return session
+
+    def run(self, inputs: Mapping[str, npt.NDArray[Any]]) -> dict[str, npt.NDArray[Any]]:
+        """Run one batch; several threads may do so at a time.
+
+        Parameters
+        ----------
+        inputs
+            Arrays by name, as :mod:`spikgpt_onnx.contract` has them; those with a default may be left out.
+
+        Returns
+        -------
+        Every output by name.
+        """
+        feeds = {name: np.asarray(array, dtype=self._dtypes[name], order="C") for name, array in inputs.items()}
+        if self.provider == "cpu" or not self.options.io_binding:
+            return dict(zip(self._outputs, self._session.run(self._outputs, feeds), strict=True))
+        binding = self._session.io_binding()
+        for name, array in feeds.items():
+            binding.bind_cpu_input(name, array)
+        for name in self._outputs:
+            binding.bind_output(name)
+        self._session.run_with_iobinding(binding)
+        return dict(zip(self._outputs, binding.copy_outputs_to_cpu(), strict=True))
+
+
+def onnxruntime_module() -> ModuleType:
+    """Return the onnxruntime module.
+
+    Raises
+    ------
+    GraphError
+        When it is not installed, or two distributions of it are, which break each other.
+    """
+    installed = installed_distributions()
+    if len(installed) > 1:
+        msg = (
+            f"{' and '.join(f'{name} {number}' for name, number in installed.items())} are both installed, into one "
+            "folder, and break each other. Run: pip uninstall -y onnxruntime onnxruntime-gpu, then install one of them."
+        )
+        raise GraphError(msg)
+    try:
+        import onnxruntime
+    except ImportError as error:
+        msg = f"ONNX Runtime cannot be imported ({error}). Run: pip install 'spikgpt-onnx[cpu]', or [gpu], not both."
+        raise GraphError(msg) from error
+    module: ModuleType = onnxruntime
+    return module
+
+
+def installed_distributions() -> dict[str, str]:
+    """Return the versions of the distributions of ONNX Runtime that are installed."""
+    found = {}
+    for name in DISTRIBUTIONS:
+        with suppress(PackageNotFoundError):
+            found[name] = version(name)
+    return found
+
+
+def _opened(content: bytes, options: Options, threads: int) -> tuple[Any, str]:
+    """Return a session of onnxruntime, and the provider that it runs on."""
+    onnxruntime = onnxruntime_module()
+    if options.provider != "auto":
+        return _session(onnxruntime, content, options, options.provider, threads), options.provider
+    try:
+        return _session(onnxruntime, content, options, "cuda", threads), "cuda"
+    except GraphError:
+        return _session(onnxruntime, content, options, "cpu", threads), "cpu"
+
+
+def _session(onnxruntime: ModuleType, content: bytes, options: Options, provider: str, threads: int) -> Any:
+    """Return a session on one provider, or say why there is none."""
+    wanted = PROVIDERS[provider]
+    available = onnxruntime.get_available_providers()
+    if wanted[0] not in available:
+        installed = " and ".join(f"{name} {number}" for name, number in installed_distributions().items())
+        msg = (
+            f"{installed or 'This ONNX Runtime'} has no {provider}. Run: pip uninstall -y onnxruntime, then "
+            "pip install 'spikgpt-onnx[gpu]'; or take provider 'cpu' or 'auto'."
+        )
+        raise GraphError(msg)
+    settings = onnxruntime.SessionOptions()
+    # Errors alone, and those are raised: that a GPU is missing is told below.
+    settings.log_severity_level = 4
+    settings.intra_op_num_threads = threads
+    settings.enable_cpu_mem_arena = options.memory_arena
+    if provider != "cpu" and options.strict:
+        # Else ONNX Runtime runs on the CPU what the GPU cannot, without a word.
+        settings.add_session_config_entry("session.disable_cpu_ep_fallback", "1")
+    engines: dict[str, Any] = {}
+    if provider == "tensorrt" and options.engine_cache is not None:
+        engines = {"trt_engine_cache_enable": True, "trt_engine_cache_path": str(options.engine_cache)}
+    try:
+        providers = [(wanted[0], engines), *((name, {}) for name in wanted[1:])]
+        session = onnxruntime.InferenceSession(content, settings, providers)
+    except Exception as error:  # onnxruntime's errors share no other base
+        remedy = "" if provider == "cpu" else " Run `spikgpt-onnx doctor`, or take provider 'cpu' or 'auto'."
+        msg = f"The graph cannot be run on {provider} by onnxruntime {onnxruntime.__version__}: {error}.{remedy}"
+        raise GraphError(msg) from error
+    if (taken := session.get_providers()[0]) != wanted[0]:
+        msg = (
+            f"ONNX Runtime took {taken} instead of {provider}: there is no such device, or its driver, CUDA or cuDNN "
+            "is missing. Run `spikgpt-onnx doctor`, or take provider 'cpu' or 'auto'."
+        )
+        raise GraphError(msg)
+    return session

@@ -1,0 +1,367 @@
+"""Human gene names: the genes of a reference, and how a query's genes are found among them."""
+
+from __future__ import annotations
+
+import gzip
+import hashlib
+import json
+import math
+import re
+from collections import Counter
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass
+from functools import cache, cached_property
+from importlib.resources import files
+from typing import Any, Protocol
+
+import numpy as np
+import numpy.typing as npt
+from scipy import sparse
+
+from spikgpt.errors import GenesError
+
+# Columns of var that name genes in files from scanpy, Cell Ranger, CELLxGENE, Seurat and Monocle, in lower case.
+NAME_COLUMNS = (
+    "gene_ids",
+    "gene_id",
+    "ensembl_id",
+    "ensembl_ids",
+    "ensembl",
+    "feature_id",
+    "feature_name",
+    "gene_symbols",
+    "gene_symbol",
+    "gene_names",
+    "gene_name",
+    "gene_short_name",
+    "symbol",
+    "symbols",
+    "hgnc_symbol",
+)
+
+# What missing values of NumPy and pandas read as.
+MISSING = ("nan", "<NA>", "None", "NaT")
+
+# Fewer found genes than this are refused whatever their share, unless the reference itself is smaller.
+MINIMUM_GENES = 50
+
+HUMAN_ID = re.compile(r"(ENSG\d{11})(\.\d+)?(_PAR_Y)?", re.IGNORECASE)
+SPECIES_PREFIXES = {
+    "ENSMUSG": "mouse",
+    "ENSRNOG": "rat",
+    "ENSDARG": "zebrafish",
+    "ENSSSCG": "pig",
+    "ENSBTAG": "cow",
+    "ENSGALG": "chicken",
+    "ENSMMUG": "rhesus macaque",
+    "ENSMFAG": "crab-eating macaque",
+    "ENSCJAG": "marmoset",
+    "ENSPTRG": "chimpanzee",
+    "FBGN": "fruit fly",
+    "WBGENE": "roundworm",
+}
+
+
+class Frame(Protocol):
+    """What is read of a ``var`` frame: an index of names and named columns."""
+
+    @property
+    def index(self) -> Any:
+        """Names of the genes."""
+
+    @property
+    def columns(self) -> Any:
+        """Names of the columns."""
+
+    def __getitem__(self, column: Any) -> Any:
+        """Return the values of a column."""
+
+    def __len__(self) -> int: ...
+
+
+@dataclass(frozen=True)
+class GeneList:
+    """The genes of a reference, in order. An Ensembl id is None where it is not known.
+
+    Raises
+    ------
+    GenesError
+        When the two differ in length, or a symbol or an id stands there twice.
+    """
+
+    symbols: tuple[str, ...]
+    ensembl_ids: tuple[str | None, ...]
+
+    def __post_init__(self) -> None:
+        if len(self.symbols) != len(self.ensembl_ids):
+            msg = (
+                f"{len(self.symbols)} symbols for {len(self.ensembl_ids)} Ensembl ids; give one id, or None, a symbol."
+            )
+            raise GenesError(msg)
+        for names in (self.symbols, [gene_id for gene_id in self.ensembl_ids if gene_id is not None]):
+            if repeated := [name for name, count in Counter(names).items() if count > 1]:
+                msg = f"A gene list names {_examples(repeated)} more than once; name every gene of a reference once."
+                raise GenesError(msg)
+
+    def __len__(self) -> int:
+        return len(self.symbols)
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return plain JSON values, as ``genes.json`` holds them."""
+        return {"sha256": self.sha256, "symbols": list(self.symbols), "ensembl_ids": list(self.ensembl_ids)}
+
+    @property
+    def sha256(self) -> str:
+        """Hex digest of the canonical JSON of both tuples."""
+        values = {"symbols": self.symbols, "ensembl_ids": self.ensembl_ids}
+        return hashlib.sha256(json.dumps(values, sort_keys=True, separators=(",", ":")).encode()).hexdigest()
+
+
+@dataclass(frozen=True)
+class GeneMatch:
+    """Where a reference's G genes are among a query's genes.
+
+    ``selection``, shape (query genes, G), holds a one for every query column of a gene: linear values times
+    ``selection`` are the values of the reference's genes, columns of the same gene summed. ``how`` counts the found
+    genes by the kind of name that found them, ``naming`` says which names of the query were used, and ``notes`` are
+    whole sentences on anything suspicious.
+    """
+
+    selection: sparse.csc_matrix
+    how: dict[str, int]
+    naming: str
+    notes: tuple[str, ...] = ()
+
+    @cached_property
+    def columns(self) -> npt.NDArray[np.int64]:
+        """Query column of every gene, shape (G,): the first if it has several, -1 if it has none."""
+        first = np.full(self.selection.shape[1], -1, dtype=np.int64)
+        first[self.found] = self.selection.indices[self.selection.indptr[:-1][self.found]]
+        return first
+
+    @cached_property
+    def found(self) -> npt.NDArray[np.bool_]:
+        """Whether the query has the gene, shape (G,)."""
+        return np.asarray(np.diff(self.selection.indptr) > 0)
+
+
+def ensembl_ids_of(symbols: Iterable[str]) -> list[str | None]:
+    """Return the human Ensembl gene id of each symbol, in any spelling that :func:`match_genes` takes, or None."""
+    table = _table()
+    return [table.ids.get(symbol) or table.respelled_ids.get(_respelled(symbol)) for symbol in symbols]
+
+
+def symbols_of(ensembl_ids: Iterable[str]) -> list[str | None]:
+    """Return the symbol of each human Ensembl gene id, with or without a version such as ``.12``, or None."""
+    table = _table()
+    return [table.symbols.get(_human_id(gene_id) or "") for gene_id in ensembl_ids]
+
+
+def genes_of(var: Frame) -> GeneList:
+    """Return the genes of a training set, each once, sorted by symbol so that their order in the file does not matter.
+
+    Symbols and Ensembl ids complete each other from the table of human genes. A gene that is not in it keeps its name.
+
+    Parameters
+    ----------
+    var
+        The ``var`` of the training set. Of its index and its columns, that with the most human gene names is read.
+    """
+    table = _table()
+
+    def known(naming: tuple[str, list[str]]) -> int:
+        return sum(name in table.ids or _human_id(name) in table.symbols for name in naming[1])
+
+    names = sorted(set(max(_namings(var), key=known)[1]) - {""})
+    symbols: dict[str, str | None] = {}
+    used_ids: set[str | None] = set()
+    for name, named_id, found_id in zip(names, map(_human_id, names), ensembl_ids_of(names), strict=True):
+        if named_id is not None and named_id in used_ids:
+            continue
+        symbol = table.symbols.get(named_id, named_id) if named_id else name
+        gene_id = named_id or found_id
+        if named_id and symbol in symbols:
+            symbol = named_id
+        symbols.setdefault(symbol, None if gene_id in used_ids else gene_id)
+        used_ids.add(gene_id)
+    ordered = sorted(symbols)
+    return GeneList(tuple(ordered), tuple(symbols[symbol] for symbol in ordered))
+
+
+def match_genes(query: Frame, genes: GeneList, *, minimum_share: float = 0.1) -> GeneMatch:
+    """Find a reference's genes among a query's.
+
+    Names may be symbols or Ensembl ids, with or without version, in the index or in a column such as ``gene_ids`` or
+    ``feature_name``; the naming that finds most genes is used, the index before the columns. A gene is looked for by
+    its exact symbol, then by its Ensembl id, then by its symbol in any case with ``.`` and ``_`` read as ``-`` (R
+    writes ``HLA.A``), then by the Ensembl id of a newer symbol.
+
+    Parameters
+    ----------
+    query
+        The ``var`` of the query.
+    minimum_share
+        Share of the reference's genes to be found, at least. 50 genes, or all of a smaller reference, are needed
+        in any case.
+
+    Raises
+    ------
+    GenesError
+        When too few genes are found.
+    """
+    namings = _namings(query)
+    finder = _Finder(genes)
+    found = [finder.find(names) for _, names in namings]
+    best = max(range(len(namings)), key=lambda index: len(found[index]))
+    (label, names), chosen = namings[best], found[best]
+    species = next(filter(None, (_species_of(candidates) for _, candidates in namings)), None)
+    needed = min(len(genes), max(MINIMUM_GENES, math.ceil(minimum_share * len(genes))))
+    if len(chosen) < needed:
+        raise GenesError(_too_few(len(chosen), needed, genes, label, names, species))
+    how = Counter(kind for kind, _ in chosen.values())
+    return GeneMatch(
+        selection=_selection(chosen, len(names), len(genes)),
+        how={kind: how[kind] for kind in ("symbol", "Ensembl id", "respelled symbol")},
+        naming=label,
+        notes=tuple(_notes(chosen, how, species)),
+    )
+
+
+@dataclass(frozen=True)
+class _Table:
+    """Human genes: Ensembl id to symbol, and symbol to Ensembl id."""
+
+    symbols: dict[str, str]
+    ids: dict[str, str]
+    respelled_ids: dict[str, str]
+
+
+# Reference gene -> the kind of name that found it, and the query columns that bear such a name.
+_Found = dict[int, tuple[str, list[int]]]
+
+
+class _Finder:
+    """Looks up query names among the genes of a reference."""
+
+    def __init__(self, genes: GeneList) -> None:
+        by_symbol = {symbol: gene for gene, symbol in enumerate(genes.symbols)}
+        by_id = {gene_id: gene for gene, gene_id in enumerate(genes.ensembl_ids) if gene_id is not None}
+        by_respelling: dict[str, int] = {}
+        for gene, (symbol, looked_up) in enumerate(zip(genes.symbols, ensembl_ids_of(genes.symbols), strict=True)):
+            by_respelling.setdefault(_respelled(symbol), gene)
+            if genes.ensembl_ids[gene] is None and looked_up is not None:
+                by_id.setdefault(looked_up, gene)
+        newer_ids = _table().ids
+        self._tiers: tuple[tuple[str, Callable[[str], int | None]], ...] = (
+            ("symbol", by_symbol.get),
+            ("Ensembl id", lambda name: by_id.get(_human_id(name) or "")),
+            ("respelled symbol", lambda name: by_respelling.get(_respelled(name))),
+            ("Ensembl id", lambda name: by_id.get(newer_ids.get(name, ""))),
+        )
+
+    def find(self, names: list[str]) -> _Found:
+        """Return the genes found; one found by a better kind of name is not looked for by a worse."""
+        found: _Found = {}
+        left = [column for column, name in enumerate(names) if name]
+        for kind, gene_of in self._tiers:
+            new: _Found = {}
+            rest = []
+            for column in left:
+                gene = gene_of(names[column])
+                if gene is None or gene in found:
+                    rest.append(column)
+                else:
+                    new.setdefault(gene, (kind, []))[1].append(column)
+            found |= new
+            left = rest
+        return found
+
+
+@cache
+def _table() -> _Table:
+    """Read the table that ships with the library."""
+    text = gzip.decompress((files("spikgpt") / "resources" / "human_genes.tsv.gz").read_bytes()).decode()
+    symbols = {f"ENSG{int(number):011}": symbol for number, symbol in (line.split("\t") for line in text.splitlines())}
+    ids: dict[str, str] = {}
+    for gene_id, symbol in symbols.items():
+        # Of the copies of a gene, as on X and Y, the oldest id is the one in use.
+        ids.setdefault(symbol, gene_id)
+    return _Table(symbols, ids, {_respelled(symbol): gene_id for symbol, gene_id in ids.items()})
+
+
+def _respelled(symbol: str) -> str:
+    """Return a symbol as it reads whatever its case and its R or Seurat spelling."""
+    return symbol.upper().replace(".", "-").replace("_", "-")
+
+
+def _human_id(name: str) -> str | None:
+    """Return a human Ensembl gene id without its version, or None for any other name."""
+    match = HUMAN_ID.fullmatch(name)
+    return match[1].upper() if match else None
+
+
+def _namings(var: Frame) -> list[tuple[str, list[str]]]:
+    """Return every list of names that a var frame offers, the index first; a missing name is empty."""
+    columns = {str(column).lower(): column for column in reversed(list(var.columns))}
+    offered: list[tuple[str, Any]] = [("var_names", var.index)]
+    offered += [(f"var[{columns[key]!r}]", var[columns[key]]) for key in NAME_COLUMNS if key in columns]
+    return [(label, list(map(_name, names))) for label, names in offered]
+
+
+def _name(value: object) -> str:
+    """Return a name as text, empty for a missing one: None, NaN, or pandas' NA."""
+    text = value if isinstance(value, str) else str(value)
+    return "" if text in MISSING and not isinstance(value, str) else text.strip()
+
+
+def _species_of(names: list[str]) -> str | None:
+    """Return another species that most names look like, or None."""
+    prefixes = Counter(match[0].upper() for name in names if (match := re.match(r"ENS[A-Z]+G(?=\d)|FBgn|WBGene", name)))
+    if prefixes:
+        prefix, count = prefixes.most_common(1)[0]
+        if count > len(names) / 2:
+            return None if prefix == "ENSG" else SPECIES_PREFIXES.get(prefix, f"another species ({prefix} ids)")
+    capitalised = sum(bool(re.fullmatch(r"[A-Z][^A-Z]*[a-z][^A-Z]*", name)) for name in names)
+    return "mouse" if capitalised > len(names) / 2 else None
+
+
+def _selection(found: _Found, n_query_genes: int, n_genes: int) -> sparse.csc_matrix:
+    """Return the selection matrix, shape (n_query_genes, n_genes)."""
+    pairs = [(column, gene) for gene, (_, columns) in found.items() for column in columns]
+    rows, genes = (np.array(pairs, dtype=np.int64).reshape(-1, 2)).T
+    selection = sparse.csc_matrix((np.ones(len(pairs)), (rows, genes)), shape=(n_query_genes, n_genes))
+    selection.sort_indices()
+    return selection
+
+
+def _notes(found: _Found, how: Counter[str], species: str | None) -> Iterable[str]:
+    """Say what is suspicious in a match that is good enough."""
+    several = sum(len(columns) > 1 for _, columns in found.values())
+    if several:
+        yield f"The query has several columns for {several} of the genes; their values were summed."
+    if species is not None and how["respelled symbol"] > len(found) / 2:
+        yield (
+            f"The query looks like {species}: {how['respelled symbol']} of its {len(found)} matched genes share only "
+            "the letters of a human symbol. Labels may be wrong; map the genes to human orthologues first."
+        )
+
+
+def _too_few(n_found: int, needed: int, genes: GeneList, label: str, names: list[str], species: str | None) -> str:
+    """Return the message for a query that has too few of the reference's genes."""
+    remedy = (
+        f"The query looks like {species}; this reference is human: map the genes to human orthologues first."
+        if species is not None
+        else "Put human gene symbols or Ensembl gene ids into var_names, or into a column such as var['gene_ids']."
+    )
+    ids = [gene_id for gene_id in genes.ensembl_ids if gene_id is not None]
+    expected = f"{_examples(genes.symbols)}" + (f", or {_examples(ids)}" if ids else "")
+    return (
+        f"Found {n_found} of the reference's {len(genes)} genes in the query; at least {needed} are needed. The query "
+        f"names {len(names)} genes like {_examples(names)} ({label}), the reference like {expected}. {remedy}"
+    )
+
+
+def _examples(names: Iterable[str]) -> str:
+    """Return a few names as text."""
+    few = [name or "''" for name, _ in zip(names, range(3), strict=False)]
+    return ", ".join(few) or "none"

@@ -1,0 +1,137 @@
+"""Reading cells and their labels."""
+
+from __future__ import annotations
+
+import difflib
+import warnings
+from collections import Counter
+from pathlib import Path
+
+import anndata
+import numpy as np
+import numpy.typing as npt
+import pandas as pd
+from anndata import AnnData
+
+from spikgpt.cells.expression import listed
+from spikgpt.cells.h5ad import check_is_anndata
+from spikgpt.errors import DataError, LabelsError
+
+# Labels that say that there is none, in lower case. CELLxGENE writes "unknown".
+NO_LABEL = frozenset(
+    {"", "nan", "na", "n/a", "<na>", "none", "null", "unknown", "unassigned", "unlabeled", "unlabelled"}
+)
+
+
+def read_h5ad(path: str | Path, *, backed: bool = False) -> AnnData:
+    """Read an h5ad file; repeated cell or gene names are accepted.
+
+    Parameters
+    ----------
+    backed
+        Leave the matrix on disk, to be read a few cells at a time.
+
+    Raises
+    ------
+    DataError
+        When there is no such file, or it is not AnnData, or it cannot be read to the end.
+    """
+    path = Path(path)
+    if not path.is_file():
+        found = "a folder" if path.is_dir() else "nothing there"
+        msg = f"{path} is no file ({found}); give the path of an .h5ad file."
+        raise DataError(msg)
+    remedy = "Write it again with adata.write_h5ad(), or copy it again if it was copied."
+    try:
+        check_is_anndata(path)
+        with warnings.catch_warnings():
+            # Neither is an obstacle: cells go by row, and columns of the same gene are summed.
+            warnings.filterwarnings("ignore", r"(Observation|Variable) names are not unique", UserWarning)
+            return anndata.read_h5ad(path, backed="r" if backed else None)
+    except (OSError, KeyError, ValueError, TypeError, IndexError, RuntimeError, AttributeError) as error:
+        msg = f"{path} cannot be read: {error}. The file is damaged, incomplete or not readable for you. {remedy}"
+        raise DataError(msg) from error
+
+
+def counted(labels: npt.NDArray[np.str_]) -> dict[str, int]:
+    """Return the number of cells of each label, the largest first, equal ones by name."""
+    names, counts = np.unique(labels, return_counts=True)
+    order = np.argsort(-counts, kind="stable")
+    return {str(names[place]): int(counts[place]) for place in order}
+
+
+def labels_of(adata: AnnData, key: str) -> tuple[npt.NDArray[np.str_], npt.NDArray[np.bool_]]:
+    """Return the labels of n cells, shape (n,), and whether each cell has one, shape (n,).
+
+    NaN, empty text and words such as "nan", "NA" and "unknown" are no label; these cells get an empty one.
+
+    Parameters
+    ----------
+    key
+        Column of ``obs``: text, categories, booleans, or whole numbers such as cluster numbers.
+
+    Raises
+    ------
+    LabelsError
+        When there is no such column, it is a measurement, or no cell has a label.
+    """
+    if key not in adata.obs:
+        near = difflib.get_close_matches(key, [str(column) for column in adata.obs.columns], n=1, cutoff=0.5)
+        hint = f" Did you mean {near[0]!r}?" if near else ""
+        msg = f"obs has no column {key!r}; it has {listed(adata.obs.columns)}.{hint}"
+        raise LabelsError(msg)
+    column = adata.obs[key]
+    stated = column.dropna()
+    if pd.api.types.is_numeric_dtype(stated) and not pd.api.types.is_bool_dtype(stated):
+        distinct = stated.nunique()
+        if (stated % 1 != 0).any() or distinct > max(50, len(stated) / 5):
+            msg = (
+                f"obs[{key!r}] holds {distinct} different numbers in {len(stated)} cells: a measurement, not labels. "
+                f"Choose a column of cell types; obs has {listed(adata.obs.columns)}."
+            )
+            raise LabelsError(msg)
+        # A missing value turns whole numbers into floats; "1.0" and "1" are the same label.
+        stated = stated.astype(np.int64)
+    labels = np.zeros(adata.n_obs, dtype=object)
+    labels[:] = ""
+    labels[column.notna().to_numpy()] = [_label(value) for value in stated.tolist()]
+    labelled = labels != ""
+    if not labelled.any():
+        msg = f"obs[{key!r}] holds no label in any of {adata.n_obs} cells; choose another column or fill it in."
+        raise LabelsError(msg)
+    return labels.astype(np.str_), np.asarray(labelled, dtype=bool)
+
+
+def check_trainable(
+    labels: npt.NDArray[np.str_], *, minimum_classes: int = 2, minimum_cells: int = 5
+) -> dict[str, int]:
+    """Return the classes that are too small to be learned, with their cells, and refuse labels that leave too few.
+
+    Parameters
+    ----------
+    labels
+        Labels of the labelled cells, shape (n,).
+    minimum_cells
+        A class with fewer cells cannot be split into a part to learn from and a part to test on.
+
+    Raises
+    ------
+    LabelsError
+        When fewer than ``minimum_classes`` classes have enough cells.
+    """
+    counts = {str(label): int(count) for label, count in zip(*np.unique(labels, return_counts=True), strict=True)}
+    dropped = {label: count for label, count in counts.items() if count < minimum_cells}
+    if len(counts) - len(dropped) < minimum_classes:
+        largest = ", ".join(f"{label} ({count})" for label, count in Counter(counts).most_common(5))
+        msg = (
+            f"{len(counts) - len(dropped)} of {len(counts)} classes have {minimum_cells} cells or more; at least "
+            f"{minimum_classes} are needed. Largest: {largest or 'none'}. Add cells, or join or choose other labels."
+        )
+        raise LabelsError(msg)
+    return dropped
+
+
+def _label(value: object) -> str:
+    """Return a label as text, empty when it says that there is none."""
+    text = str(value).strip()
+    return "" if text.lower() in NO_LABEL else text

@@ -1,0 +1,1 @@
+"""Cells to vectors: principal components, an embedding in ``obsm``, scGPT's tokens."""

@@ -1,0 +1,257 @@
+"""The spiking classifier: expansion, spiking self-attention, MLP, global average, linear head.
+
+The network exists in two forms that share one set of weights.
+
+*Literal*, as in the paper: a cell embedding is repeated ``m`` times and over ``T`` time steps, and attention runs over
+the ``m`` tokens.
+
+*Collapsed*: the ``m`` tokens of a cell are identical, so every layer that acts on a token gives ``m`` times the same
+result, and ``Q Kᵀ V`` over identical tokens is ``m (q · k) v``. One token with gain ``m`` therefore gives the same
+spikes and the same logits. The first projection sees the same input at each time step and is computed once.
+
+In the shape comments T is time steps, B cells, N tokens of a cell (``m``, or 1 when collapsed), D the width,
+H heads, E = D / H, F hidden neurons of the MLP.
+
+References
+----------
+SpikGPT: A High-Accuracy and Interpretable Spiking Attention Framework for Single-Cell Annotation.
+Zhou et al., Spikformer: When Spiking Neural Network Meets Transformer (2023), for spiking self-attention.
+"""
+
+from __future__ import annotations
+
+import copy
+import logging
+from collections.abc import Mapping
+
+import torch
+from spikingjelly.activation_based import functional, neuron, surrogate
+from torch import Tensor, nn
+
+from spikgpt.errors import DamagedReference
+from spikgpt.reference.config import SpikGPTConfig
+
+# SpikingJelly's kernels look for triton when they load. On a CPU there is none, which is no news to a user.
+logging.getLogger("torch._library.triton").setLevel(logging.ERROR)
+
+_SURROGATES = {"atan": surrogate.ATan, "sigmoid": surrogate.Sigmoid}
+
+
+def spiking_neurons(config: SpikGPTConfig) -> neuron.LIFNode:
+    """Return a layer of multi-step leaky integrate-and-fire neurons.
+
+    At each step the membrane potential is charged, ``h = v + (x - v) / tau``; a neuron with ``h >= v_threshold``
+    emits a spike and its potential is reset to 0.
+    """
+    return neuron.LIFNode(
+        tau=float(config.tau),
+        v_threshold=config.v_threshold,
+        surrogate_function=_SURROGATES[config.surrogate](alpha=config.surrogate_alpha),
+        # The reset is kept out of the gradient, as is usual with surrogate gradients: it only adds noise there.
+        detach_reset=True,
+        step_mode="m",
+    )
+
+
+class Projection(nn.Module):
+    """A linear layer with BatchNorm.
+
+    An L2-normalised embedding has values far below any firing threshold. BatchNorm gives each neuron an input of unit
+    variance; without it nothing fires.
+    """
+
+    def __init__(self, in_features: int, out_features: int) -> None:
+        super().__init__()
+        self.linear = nn.Linear(in_features, out_features, bias=False)
+        self.norm: nn.Module = nn.BatchNorm1d(out_features)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Project the last axis of ``x``, of any leading shape."""
+        y = self.linear(x)  # (..., out_features)
+        normal: Tensor = self.norm(y.reshape(-1, y.shape[-1])).reshape(y.shape)
+        return normal
+
+    def fold(self) -> None:
+        """Fold the BatchNorm's running statistics into the linear layer, for inference."""
+        if not isinstance(self.norm, nn.BatchNorm1d):
+            return
+        statistics = self.norm.state_dict()
+        mean, variance = statistics["running_mean"], statistics["running_var"]  # each (out_features,)
+        gain = self.norm.weight / torch.sqrt(variance + self.norm.eps)  # (out_features,)
+        folded = nn.Linear(self.linear.in_features, self.linear.out_features, dtype=gain.dtype, device=gain.device)
+        with torch.no_grad():
+            folded.weight.copy_(self.linear.weight * gain[:, None])
+            folded.bias.copy_(self.norm.bias - mean * gain)
+        self.linear, self.norm = folded, nn.Identity()
+
+
+class CopyDropout(nn.Module):
+    """Dropout for one token that stands for ``m`` copies.
+
+    With a shared mask it is plain dropout. Otherwise each copy draws its own mask, and what follows is linear up to
+    the average over copies, so the copies' average mask matters alone: Binomial(m, 1 - p) / (m (1 - p)).
+    """
+
+    def __init__(self, p: float, copies: int, *, shared: bool) -> None:
+        super().__init__()
+        self.p, self.copies, self.shared = p, copies, shared
+
+    def forward(self, x: Tensor, *, literal: bool) -> Tensor:
+        """Drop units of ``x`` in training; in evaluation return it unchanged."""
+        if self.shared or literal or not self.training:
+            return nn.functional.dropout(x, self.p, self.training)
+        kept = torch.binomial(torch.full_like(x, self.copies), torch.full_like(x, 1 - self.p))
+        return x * kept / (self.copies * (1 - self.p))
+
+
+class SpikingSelfAttention(nn.Module):
+    """Multi-head attention on spikes: ``SN(Q Kᵀ V s)``, without a softmax."""
+
+    def __init__(self, config: SpikGPTConfig) -> None:
+        super().__init__()
+        self.config = config
+        self.query_key_value = Projection(config.width, 3 * config.width)
+        self.projection_neurons = spiking_neurons(config)
+        self.output_neurons = spiking_neurons(config)
+
+    def forward(self, x: Tensor, *, literal: bool) -> Tensor:
+        """Attend among the tokens of each cell.
+
+        Parameters
+        ----------
+        x
+            Shape (T, B, N, D), or (1, B, N, D) when it is the same at every time step.
+        literal
+            Whether the N tokens are the m copies, or one token stands for all of them.
+
+        Returns
+        -------
+        Spikes (0 or 1), shape (T, B, N, D).
+        """
+        currents = self.query_key_value(x)  # (T or 1, B, N, 3D)
+        currents = currents.expand(self.config.time_steps, *currents.shape[1:])  # (T, B, N, 3D)
+        spikes = self.projection_neurons(currents)  # (T, B, N, 3D)
+        by_head = spikes.unflatten(-1, (3, self.config.heads, -1))  # (T, B, N, 3, H, E)
+        query, key, value = by_head.movedim(-2, 2).unbind(-2)  # each (T, B, H, N, E)
+        if literal:
+            attended = (query @ key.transpose(-2, -1)) @ value  # (T, B, H, N, E)
+        else:
+            attended = self.config.copies * (query * key).sum(-1, keepdim=True) * value  # (T, B, H, 1, E)
+        # Both forms are whole numbers up to here, hence exactly equal; the scale comes last for that reason. Divided by
+        # m they stay whole: m (1 / m) may fall short of 1 in rounding, and with it a potential of its threshold.
+        attended = attended.movedim(2, -2).flatten(-2)  # (T, B, N, D)
+        scale = self.config.attention_scale
+        currents = attended / self.config.copies if scale is None else attended * scale  # (T, B, N, D)
+        spikes_out: Tensor = self.output_neurons(currents)  # (T, B, N, D)
+        return spikes_out
+
+
+class SpikingMLP(nn.Module):
+    """Projection, spiking neurons, dropout and a linear layer."""
+
+    def __init__(self, config: SpikGPTConfig) -> None:
+        super().__init__()
+        self.config = config
+        self.hidden = Projection(config.width, config.hidden_dim)
+        self.hidden_neurons = spiking_neurons(config)
+        self.dropout = CopyDropout(config.dropout, config.copies, shared=config.shared_dropout)
+        self.output = nn.Linear(config.hidden_dim, config.width)
+
+    def forward(self, x: Tensor, *, literal: bool) -> Tensor:
+        """Map (T, B, N, D) to (T, B, N, D)."""
+        spikes = self.hidden_neurons(self.hidden(x))  # (T, B, N, F)
+        y: Tensor = self.output(self.dropout(spikes, literal=literal))  # (T, B, N, D)
+        return y
+
+
+class SpikingBlock(nn.Module):
+    """Spiking self-attention and MLP, each with a residual connection if the config asks for it."""
+
+    def __init__(self, config: SpikGPTConfig) -> None:
+        super().__init__()
+        self.residual = config.residual
+        self.attention = SpikingSelfAttention(config)
+        self.mlp = SpikingMLP(config)
+
+    def forward(self, x: Tensor, *, literal: bool) -> Tensor:
+        """Map (T or 1, B, N, D) to (T, B, N, D)."""
+        attended = self.attention(x, literal=literal)  # (T, B, N, D)
+        if not self.residual:
+            return self.mlp(attended, literal=literal)  # type: ignore[no-any-return]
+        x = x + attended  # (T, B, N, D)
+        return x + self.mlp(x, literal=literal)  # type: ignore[no-any-return]
+
+
+class SpikingClassifier(nn.Module):
+    """Cell embeddings to class logits.
+
+    Parameters
+    ----------
+    config
+        Shape and neuron settings.
+    """
+
+    def __init__(self, config: SpikGPTConfig) -> None:
+        super().__init__()
+        self.config = config
+        self.stem: nn.Module = Projection(config.input_dim, config.width) if config.has_stem else nn.Identity()
+        self.blocks = nn.ModuleList(SpikingBlock(config) for _ in range(config.depth))
+        self.head = nn.Linear(config.width, config.n_labels)
+
+    def forward(self, embedding: Tensor, *, literal: bool = False) -> Tensor:
+        """Classify cells.
+
+        Parameters
+        ----------
+        embedding
+            One vector a cell, shape (B, input_dim).
+        literal
+            Run the paper's m copies over T steps instead of the collapsed form. The same up to rounding, and
+            hundreds of times slower.
+
+        Returns
+        -------
+        Logits, shape (B, n_labels).
+        """
+        functional.reset_net(self)
+        x = self.stem(embedding)[None, :, None]  # (1, B, 1, D)
+        if literal:
+            x = x.expand(self.config.time_steps, -1, self.config.copies, -1)  # (T, B, m, D)
+        for block in self.blocks:
+            x = block(x, literal=literal)  # (T, B, N, D)
+        logits: Tensor = self.head(x.mean(dim=(0, 2)))  # (B, n_labels)
+        return logits
+
+    @classmethod
+    def from_weights(cls, config: SpikGPTConfig, weights: Mapping[str, Tensor]) -> SpikingClassifier:
+        """Build a classifier in evaluation mode from a state dict.
+
+        Raises
+        ------
+        DamagedReference
+            When a tensor is missing, unexpected or of another shape.
+        """
+        if config.depth > len(weights):
+            msg = f"The config states {config.depth} blocks; {len(weights)} tensors are too few for that."
+            raise DamagedReference(msg)
+        # Without memory first: what a config states may be far larger than the weights that come with it.
+        with torch.device("meta"):
+            expected = {name: tuple(tensor.shape) for name, tensor in cls(config).state_dict().items()}
+        found = {name: tuple(tensor.shape) for name, tensor in weights.items()}
+        if expected != found:
+            names = sorted(name for name in expected | found if expected.get(name) != found.get(name))
+            shown = ", ".join(f"{n} (expected {expected.get(n)}, found {found.get(n)})" for n in names[:3])
+            msg = f"The weights do not fit the network: {len(names)} tensors differ, such as {shown}."
+            raise DamagedReference(msg)
+        classifier = cls(config)
+        classifier.load_state_dict(weights)
+        return classifier.eval()
+
+    def folded(self) -> SpikingClassifier:
+        """Return a copy for inference, in evaluation mode with every BatchNorm folded into its linear layer."""
+        functional.reset_net(self)
+        folded = copy.deepcopy(self).eval()
+        for module in folded.modules():
+            if isinstance(module, Projection):
+                module.fold()
+        return folded.requires_grad_(False)

@@ -1,0 +1,1 @@
+"""Vectors and probabilities to a label, or Unknown."""

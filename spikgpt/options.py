@@ -1,0 +1,251 @@
+"""What can be asked for, with one meaning in Python and on the command line.
+
+Each options object is frozen and checked when it is made from a user's keywords by :func:`options_of`. The descriptions
+are the help of the command line and the text of the Python reference. The ``Keywords`` classes beside them tell type
+checkers and editors the same fields as keywords; a test holds the two against each other.
+"""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Annotated, Any, Literal, TypedDict, TypeVar
+
+import msgspec
+from msgspec import Meta
+
+from spikgpt.errors import ConfigError
+
+Share = Annotated[float, Meta(ge=0, lt=1)]
+Probability = Annotated[float, Meta(ge=0, le=1)]
+Count = Annotated[int, Meta(ge=1)]
+EngineName = Literal["auto", "onnx", "torch"]
+Precision = Literal["fp32", "fp16", "int8"]
+Provider = Literal["auto", "cpu", "cuda", "tensorrt"]
+Scaling = Literal["auto", "composition", "reference", "query"]
+
+T = TypeVar("T", bound="Options")
+
+
+class Options(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """Base of all options objects."""
+
+
+class AnnotateOptions(Options, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """How the cells of a query are labelled."""
+
+    layer: Annotated[
+        str | None, Meta(description="Layer to read; by default the best expression values that there are.")
+    ] = None
+    scaling: Annotated[
+        Scaling, Meta(description="Scale of query genes: auto decides by evidence; or composition, reference, query.")
+    ] = "auto"
+    neighbours: Annotated[
+        bool,
+        Meta(
+            description="Average each cell with those most like it, or label it alone.",
+            extra={"flag": "--neighbours/--alone"},
+        ),
+    ] = True
+    unknown_rate: Annotated[
+        Share | None, Meta(description="Share of the known cells that may be Unknown, by default 0.05; 0 rejects none.")
+    ] = None
+    threshold: Annotated[
+        Probability | None,
+        Meta(description="Confidence below which a cell is Unknown, instead of familiarity; the paper's is 0.95."),
+    ] = None
+    recalibrate: Annotated[
+        bool,
+        Meta(
+            description="Be as lenient as the query suggests, if it lies far from the reference.",
+            extra={"flag": "--recalibrate"},
+        ),
+    ] = False
+    batch_size: Annotated[
+        Count | None, Meta(description="Cells classified at a time; the labels do not depend on it.")
+    ] = None
+    progress: Annotated[bool | None, Meta(description="Show a progress bar; by default where there is a terminal.")] = (
+        None
+    )
+
+    def __post_init__(self) -> None:
+        if self.threshold is not None and (self.unknown_rate is not None or self.recalibrate):
+            msg = (
+                "threshold goes with neither unknown_rate nor recalibrate (--threshold with neither --unknown-rate, "
+                "--no-unknown nor --recalibrate); choose one rule."
+            )
+            raise ConfigError(msg)
+
+
+class EngineOptions(Options, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """What runs the network of a reference, and where."""
+
+    engine: Annotated[
+        EngineName, Meta(description="auto takes ONNX Runtime where it and a graph are there, else torch.")
+    ] = "auto"
+    precision: Annotated[Precision, Meta(description="Which of the reference's graphs to run.")] = "fp32"
+    provider: Annotated[
+        Provider, Meta(description="Where ONNX Runtime runs; auto takes CUDA where it works, else the CPU.")
+    ] = "auto"
+    strict: Annotated[
+        bool,
+        Meta(
+            description="Refuse a GPU that cannot run every part of the graph.", extra={"flag": "--strict/--not-strict"}
+        ),
+    ] = True
+    threads: Annotated[
+        Count | None, Meta(description="Batches run at a time on a CPU, each by one thread; by default one a core.")
+    ] = None
+    memory_arena: Annotated[bool, Meta(description="Keep freed memory of ONNX Runtime for the next batch.")] = True
+    engine_cache: Annotated[Path | None, Meta(description="Folder for the engines that TensorRT builds.")] = None
+    io_binding: Annotated[bool, Meta(description="On a GPU, leave copies to ONNX Runtime's bindings.")] = True
+
+
+class HubOptions(Options, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """How the Hugging Face Hub is reached."""
+
+    token: Annotated[
+        str | bool | None,
+        Meta(description="Token for the Hub, True for that of `hf auth login`, False for none."),
+    ] = None
+    cache_dir: Annotated[
+        Path | None, Meta(description="Where to keep what is downloaded; by default the cache of huggingface_hub.")
+    ] = None
+    endpoint: Annotated[
+        str | None, Meta(description="Address of the Hub; by default HF_ENDPOINT, or huggingface.co.")
+    ] = None
+    local_files_only: Annotated[
+        bool, Meta(description="Take what is cached and ask nothing of the Hub.", extra={"flag": "--offline"})
+    ] = False
+
+
+class TrainOptions(Options, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """How a reference is trained."""
+
+    batch_key: Annotated[
+        str | None, Meta(description="Column of obs with the donor or batch, to hold out whole ones.")
+    ] = None
+    layer: Annotated[
+        str | None, Meta(description="Layer to read; by default the best expression values that there are.")
+    ] = None
+    recipe: Annotated[
+        Literal["default", "paper"], Meta(description="default, or paper for the published settings.")
+    ] = "default"
+    name: Annotated[str, Meta(min_length=1, description="Name of the reference.")] = "reference"
+    seed: Annotated[int, Meta(ge=0, description="The same seed gives the same reference.")] = 0
+    device: Annotated[str | None, Meta(description="A torch device; by default a GPU when there is one.")] = None
+    checkpoints: Annotated[
+        Path | None, Meta(description="Folder for the state of the training, to resume from after an interruption.")
+    ] = None
+    provenance: Annotated[
+        dict[str, Any] | None, Meta(description="More that the reference should keep, such as source and licence.")
+    ] = None
+
+
+class PushOptions(Options, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """How a reference is put on the Hub."""
+
+    private: Annotated[bool, Meta(description="Make a new repository private.", extra={"flag": "--private"})] = False
+    branch: Annotated[str | None, Meta(description="Branch to commit to, instead of main.")] = None
+    tag: Annotated[str | None, Meta(description="Name for the commit, such as v1.")] = None
+    pull_request: Annotated[
+        bool, Meta(description="Open a pull request instead of committing.", extra={"flag": "--pull-request"})
+    ] = False
+    message: Annotated[str | None, Meta(description="Commit message.")] = None
+    dry_run: Annotated[bool, Meta(description="Change nothing; show what would go.", extra={"flag": "--dry-run"})] = (
+        False
+    )
+
+
+class AnnotateKeywords(TypedDict, total=False):
+    """Keywords of :class:`AnnotateOptions`."""
+
+    layer: str | None
+    scaling: Scaling
+    neighbours: bool
+    unknown_rate: float | None
+    threshold: float | None
+    recalibrate: bool
+    batch_size: int | None
+    progress: bool | None
+
+
+class EngineKeywords(TypedDict, total=False):
+    """Keywords of :class:`EngineOptions`."""
+
+    engine: EngineName
+    precision: Precision
+    provider: Provider
+    strict: bool
+    threads: int | None
+    memory_arena: bool
+    engine_cache: str | Path | None
+    io_binding: bool
+
+
+class HubKeywords(TypedDict, total=False):
+    """Keywords of :class:`HubOptions`."""
+
+    token: str | bool | None
+    cache_dir: str | Path | None
+    endpoint: str | None
+    local_files_only: bool
+
+
+class LoadKeywords(HubKeywords, EngineKeywords, total=False):
+    """Keywords of :class:`HubOptions` and :class:`EngineOptions` together."""
+
+
+class TrainKeywords(TypedDict, total=False):
+    """Keywords of :class:`TrainOptions`."""
+
+    batch_key: str | None
+    layer: str | None
+    recipe: Literal["default", "paper"]
+    name: str
+    seed: int
+    device: str | None
+    checkpoints: str | Path | None
+    provenance: dict[str, Any] | None
+
+
+class PushKeywords(TypedDict, total=False):
+    """Keywords of :class:`PushOptions`."""
+
+    private: bool
+    branch: str | None
+    tag: str | None
+    pull_request: bool
+    message: str | None
+    dry_run: bool
+
+
+def options_of(kind: type[T], keywords: Mapping[str, Any]) -> T:
+    """Return an options object from a user's keywords.
+
+    Raises
+    ------
+    ConfigError
+        When there is no such option, or a value is of another type or out of range.
+    """
+    known = kind.__struct_fields__
+    for name in keywords:
+        if name not in known:
+            near = difflib.get_close_matches(name, known, n=1)
+            hint = f" Did you mean {near[0]!r}?" if near else ""
+            msg = f"There is no option {name!r}; the options are {', '.join(known)}.{hint}"
+            raise ConfigError(msg)
+    # NumPy's numbers and paths are taken as what they are meant to be.
+    plain = {name: value.item() if hasattr(value, "item") else value for name, value in keywords.items()}
+    plain |= {name: str(value) for name, value in plain.items() if isinstance(value, Path)}
+    try:
+        return msgspec.convert(plain, kind, dec_hook=lambda to, value: to(value))
+    except msgspec.ValidationError as error:
+        if isinstance(error.__cause__, ConfigError):
+            raise error.__cause__ from None
+        what, _, place = str(error).partition(" - at `$.")
+        name = place.rstrip("`")
+        given = f"{name} is {keywords.get(name)!r}: " if name in keywords else ""
+        msg = f"{given}{what[:1].lower() if given else what[:1]}{what[1:]}. See the options of {kind.__name__}."
+        raise ConfigError(msg) from None

@@ -1,0 +1,1 @@
+"""The files of a reference, and where they come from."""

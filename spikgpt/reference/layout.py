@@ -1,0 +1,297 @@
+"""The files of a reference (format 2), each checked against the manifest before anything reads it.
+
+=========================  =======================================================================
+``config.json``            format and library versions, network, embedder, recipe and provenance
+``model.safetensors``      weights: ``classifier.*``, ``embedder.*``, and where the labels lie, ``familiarity.*``
+``labels.json``            label index to name and Cell Ontology id
+``thresholds.json``        when a cell is Unknown
+``genes.json``             genes that the embedder reads, in order, with their sha256
+``metrics.json``           what was measured on held-out reference cells
+``README.md``              the card
+``confusion_matrix.png``   its picture; optional, and so is the next
+``reliability.png``        how often labels of a confidence are right
+``onnx/model.onnx``        the exported graph; optional, and so are the next
+``onnx/model_fp16.onnx``   the same in half precision, for GPUs
+``onnx/model_int8.onnx``   the same with 8-bit weights, for CPUs
+``onnx/encoder.onnx``      scGPT's network, from tokens to an embedding
+``onnx/combined.onnx``     both in one, from tokens to labels
+``onnx/parity.json``       what the graphs were made from, and how well they agree with it
+``manifest.json``          size and sha256 of every other file
+=========================  =======================================================================
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import shutil
+import tempfile
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any
+
+from packaging.specifiers import InvalidSpecifier, SpecifierSet
+
+from spikgpt.errors import ConfigError, DamagedReference, FormatError
+from spikgpt.version import __version__
+
+FORMAT_VERSION = 2
+# The oldest version of this library that reads format 2. Newer ones read older formats too.
+LIBRARY_RANGE = ">=0.4"
+MANIFEST = "manifest.json"
+FILES = (
+    "config.json",
+    "model.safetensors",
+    "labels.json",
+    "thresholds.json",
+    "genes.json",
+    "metrics.json",
+    "README.md",
+)
+PICTURE, RELIABILITY = "confusion_matrix.png", "reliability.png"
+GRAPH, PARITY = "onnx/model.onnx", "onnx/parity.json"
+ENCODER, COMBINED = "onnx/encoder.onnx", "onnx/combined.onnx"
+# The graph of each precision.
+GRAPHS = {"fp32": GRAPH, "fp16": "onnx/model_fp16.onnx", "int8": "onnx/model_int8.onnx"}
+OPTIONAL = (PICTURE, RELIABILITY, *GRAPHS.values(), ENCODER, COMBINED, PARITY)
+LAYOUT = (*FILES, *OPTIONAL, MANIFEST)
+# What the graph is made from; its parity report states the sha256 of each.
+GRAPH_SOURCES = ("model.safetensors", "labels.json", "thresholds.json", "genes.json")
+# Of JSON files, which are read whole before anything is known of them. The gene list of scGPT has 3 MB.
+LARGEST_JSON = 64 * 1024 * 1024
+# From the files of each older format to those of the next one.
+MIGRATIONS: dict[int, Callable[[dict[str, bytes]], dict[str, bytes]]] = {
+    # Format 1 has no familiarity; what it has, format 2 has too.
+    1: dict,
+}
+
+
+def verified_files(folder: Path) -> dict[str, bytes]:
+    """Return the content of every file of a reference, each checked against the manifest, in the present format.
+
+    Raises
+    ------
+    FormatError
+        When a newer library wrote the folder.
+    DamagedReference
+        When the manifest lists too few files or strange ones, or a file is missing or differs from what it lists.
+    """
+    found_format = _checked_format(folder)
+    entries = _entries(folder)
+    files = {}
+    for name in (*FILES, *(name for name in OPTIONAL if name in entries)):
+        content = _read(folder, name, limit=entries[name]["size"])
+        if (found := _entry(content)) != entries[name]:
+            listed = f"found {found}, listed {entries[name]}"
+            msg = f"{folder / name} differs from what {MANIFEST} lists ({listed}). Get the reference again."
+            raise DamagedReference(msg)
+        files[name] = content
+    for older in range(found_format, FORMAT_VERSION):
+        files = MIGRATIONS[older](files)
+    return files
+
+
+def altered_files(folder: Path) -> list[str]:
+    """Return the files of a folder that are missing or are not as the manifest lists them.
+
+    Raises
+    ------
+    FormatError
+        When a newer library wrote the folder.
+    DamagedReference
+        When the manifest itself cannot be used.
+    """
+    _checked_format(folder)
+
+    def is_right(name: str, entry: dict[str, Any]) -> bool:
+        try:
+            return _entry(_read(folder, name, limit=entry["size"])) == entry
+        except DamagedReference:
+            return False
+
+    return [name for name, entry in _entries(folder).items() if not is_right(name, entry)]
+
+
+def check_graphs(files: Mapping[str, bytes]) -> None:
+    """Refuse graphs that were made from other files than these, or that nobody has checked."""
+    graphs = {name for name in files if name.endswith(".onnx")}
+    if not graphs and PARITY not in files:
+        return
+    if not graphs or PARITY not in files:
+        msg = f"A reference has both graphs and {PARITY} or none of them. Get the reference again."
+        raise DamagedReference(msg)
+    report = fields_of(parsed(files[PARITY], PARITY), PARITY, {"made_from": dict, "graphs": dict})
+    sources = graph_sources(files)
+    if others := [name for name, digest in sources.items() if report["made_from"].get(name) != digest]:
+        msg = f"{', '.join(sorted(graphs))} was made from another {' and '.join(others)} than this. Export it again."
+        raise DamagedReference(msg)
+    checked = {name: row.get("sha256") for name, row in report["graphs"].items() if isinstance(row, dict)}
+    found = {name: hashlib.sha256(files[name]).hexdigest() for name in graphs}
+    if checked != found:
+        wrong = sorted(name for name in checked.keys() | found if checked.get(name) != found.get(name))
+        msg = f"{PARITY} was written for another {', '.join(wrong)} than this. Export it again."
+        raise DamagedReference(msg)
+
+
+def graph_sources(files: Mapping[str, bytes]) -> dict[str, str]:
+    """Return the sha256 of each file that a graph is made from."""
+    return {name: hashlib.sha256(files[name]).hexdigest() for name in GRAPH_SOURCES}
+
+
+def write_files(files: Mapping[str, bytes], folder: Path) -> Path:
+    """Write files into a folder, all or none, in place of the reference that is there.
+
+    Other files in it stay.
+    """
+    folder.parent.mkdir(parents=True, exist_ok=True)
+    with tempfile.TemporaryDirectory(dir=folder.parent, prefix=f".{folder.name}.") as temporary:
+        fresh = Path(temporary) / "fresh"
+        for name, content in files.items():
+            (fresh / name).parent.mkdir(parents=True, exist_ok=True)
+            (fresh / name).write_bytes(content)
+        for path in [path for path in folder.rglob("*") if path.is_file()]:
+            kept = fresh / path.relative_to(folder)
+            if path.relative_to(folder).as_posix() not in LAYOUT:
+                kept.parent.mkdir(parents=True, exist_ok=True)
+                shutil.copy2(path, kept)
+        if folder.exists():
+            folder.replace(Path(temporary) / "replaced")
+        fresh.replace(folder)
+    return folder
+
+
+def check_writable(folder: Path, *, overwrite: bool) -> None:
+    """Refuse to write a reference over something else, before hours of work depend on it.
+
+    Raises
+    ------
+    ConfigError
+        When something is in the way.
+    """
+    if not folder.exists() or (folder.is_dir() and not any(folder.iterdir())):
+        return
+    if not (folder / MANIFEST).is_file():
+        msg = f"{folder} exists and is not a reference; choose another folder."
+        raise ConfigError(msg)
+    if not overwrite:
+        msg = f"{folder} already holds a reference; choose another folder, or ask to overwrite it."
+        raise ConfigError(msg)
+
+
+def with_manifest(files: Mapping[str, bytes]) -> dict[str, bytes]:
+    """Return the files of a reference in their order, the manifest last."""
+    ordered = {name: files[name] for name in (*FILES, *OPTIONAL) if name in files}
+    return ordered | {MANIFEST: dumped({"files": {name: _entry(content) for name, content in ordered.items()}})}
+
+
+def parsed(content: bytes, name: str) -> Any:
+    """Parse a JSON file of a reference: no value twice, no NaN, no endless nesting.
+
+    Raises
+    ------
+    DamagedReference
+        When it is not JSON, or one that two readers could understand differently.
+    """
+
+    def once(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+        values = dict(pairs)
+        if len(values) < len(pairs):
+            msg = f"one of {', '.join(sorted(values))} stands there twice"
+            raise ValueError(msg)
+        return values
+
+    def refuse(constant: str) -> None:
+        msg = f"{constant} is no number"
+        raise ValueError(msg)
+
+    try:
+        return json.loads(content, object_pairs_hook=once, parse_constant=refuse)
+    except (ValueError, RecursionError) as error:
+        msg = f"{name} is not valid JSON ({error}). Get the reference again."
+        raise DamagedReference(msg) from error
+
+
+def dumped(value: object) -> bytes:
+    """Return JSON that is the same bytes for the same value."""
+    return (json.dumps(value, indent=1, ensure_ascii=False, allow_nan=False) + "\n").encode()
+
+
+def fields_of(values: Any, name: str, types: dict[str, type]) -> dict[str, Any]:
+    """Return a JSON object after checking that it has fields of the given types."""
+    for field, expected in types.items():
+        if not isinstance(values, dict) or not isinstance(values.get(field), expected):
+            msg = f"{name} has no valid {field!r} (expected {expected.__name__}). Get the reference again."
+            raise DamagedReference(msg)
+    return dict(values)
+
+
+def _entry(content: bytes) -> dict[str, Any]:
+    """Return what the manifest says of a file."""
+    return {"size": len(content), "sha256": hashlib.sha256(content).hexdigest()}
+
+
+def _entries(folder: Path) -> dict[str, dict[str, Any]]:
+    """Return what the manifest lists, after checking that it lists the files of a reference and nothing else."""
+    manifest = parsed(_read(folder, MANIFEST, limit=LARGEST_JSON), MANIFEST)
+    entries: dict[str, dict[str, Any]] = fields_of(manifest, MANIFEST, {"files": dict})["files"]
+    if missing := sorted(set(FILES) - entries.keys()):
+        msg = f"{MANIFEST} does not list {', '.join(missing)}. Get the reference again."
+        raise DamagedReference(msg)
+    if strange := sorted(entries.keys() - set(FILES) - set(OPTIONAL)):
+        msg = f"{MANIFEST} lists {', '.join(map(repr, strange))}, which no reference has. Do not use this one."
+        raise DamagedReference(msg)
+    for name, entry in entries.items():
+        size = entry.get("size") if isinstance(entry, dict) else None
+        if type(size) is not int or size < 0 or entry.keys() != {"size", "sha256"}:
+            msg = f"{MANIFEST} says {entry!r} of {name}; expected its size and sha256. Get the reference again."
+            raise DamagedReference(msg)
+    return entries
+
+
+def _read(folder: Path, name: str, *, limit: int) -> bytes:
+    """Return the content of a file of a reference, which has at most ``limit`` bytes."""
+    if not folder.is_dir():
+        msg = f"There is no folder {folder}."
+        raise DamagedReference(msg)
+    path = folder / name
+    try:
+        target, home = path.resolve(strict=True), folder.resolve()
+        # The cache of huggingface_hub keeps REPOSITORY/snapshots/COMMIT/FILE as a link into REPOSITORY/blobs.
+        blobs = home.parents[1] / "blobs" if len(home.parents) > 1 and home.parent.name == "snapshots" else home
+        if not (target.is_relative_to(home) or target.is_relative_to(blobs)):
+            msg = f"{path} is a link that leaves its folder. Do not use this reference."
+            raise DamagedReference(msg)
+        if (size := target.stat().st_size) > limit:
+            msg = f"{path} has {size} bytes; expected at most {limit}. It differs from what {MANIFEST} lists."
+            raise DamagedReference(msg)
+        return target.read_bytes()
+    except FileNotFoundError as error:
+        msg = f"{folder} has no {name}, which every reference has. Get the reference again, or name another folder."
+        raise DamagedReference(msg) from error
+    except (OSError, RuntimeError) as error:
+        msg = f"{path} cannot be read: {error}."
+        raise DamagedReference(msg) from error
+
+
+def _checked_format(folder: Path) -> int:
+    """Return the format of a folder, after refusing those that this library does not know."""
+    config = parsed(_read(folder, "config.json", limit=LARGEST_JSON), "config.json")
+    fields = fields_of(config, "config.json", {"format_version": int, "library": dict})
+    found, needs = fields["format_version"], fields["library"].get("requires")
+    if isinstance(found, bool) or found < 1:
+        msg = f"config.json states format {found}; formats start at 1. Get the reference again."
+        raise DamagedReference(msg)
+    try:
+        wanted = SpecifierSet(needs)
+    except (InvalidSpecifier, AttributeError, TypeError) as error:
+        msg = f"config.json requires spikgpt {needs!r}; expected a range such as '>=0.1'. Get the reference again."
+        raise DamagedReference(msg) from error
+    # A range may end below this version: what is older is still read.
+    too_old = any(not part.contains(__version__, prereleases=True) for part in wanted if ">" in part.operator)
+    if found > FORMAT_VERSION or too_old:
+        msg = (
+            f"{folder} is in format {found} and needs spikgpt {wanted}; spikgpt {__version__} reads up to "
+            f"format {FORMAT_VERSION}. Install what it needs: pip install --upgrade 'spikgpt{wanted}'"
+        )
+        raise FormatError(msg)
+    return int(found)

@@ -1,0 +1,129 @@
+"""The references that can be named: shipped with this package, in the cache, in a folder, and on the Hub."""
+
+from __future__ import annotations
+
+import difflib
+import os
+import re
+from dataclasses import dataclass
+from importlib.resources import files
+from pathlib import Path
+
+from spikgpt.errors import ConfigError, DamagedReference, HubError, ReferenceNotFound
+from spikgpt.reference.hub import Cached, Hub, altered, parse
+from spikgpt.reference.layout import FILES, LAYOUT, MANIFEST, altered_files
+
+SHORT_NAME = re.compile(r"(?P<name>[\w.-]+)(@(?P<revision>[\w./-]+))?")
+# Files that hold code when they are loaded as weights. They are never opened.
+PICKLES = (".bin", ".pt", ".pth", ".ckpt", ".pkl", ".pickle", ".joblib", ".npy", ".npz")
+NAMESPACE_VARIABLE = "SPIKGPT_NAMESPACE"
+DEFAULT_NAMESPACE = "spikgpt"
+
+
+def namespace() -> str:
+    """Return the namespace on the Hub that short names mean: ``SPIKGPT_NAMESPACE``, or ``spikgpt``."""
+    return os.environ.get(NAMESPACE_VARIABLE) or DEFAULT_NAMESPACE
+
+
+def shipped_references() -> dict[str, Path]:
+    """Return the folders of the references inside this package, by name."""
+    root = Path(str(files("spikgpt"))) / "references"
+    return {folder.name: folder for folder in sorted(root.iterdir()) if (folder / MANIFEST).is_file()}
+
+
+def cached_references(hub: Hub | None = None) -> list[Cached]:
+    """Return the references in the cache."""
+    return (hub or Hub()).cached((*FILES, MANIFEST))
+
+
+@dataclass(frozen=True)
+class Found:
+    """Where a reference is; ``origin`` is the repository and commit, for one that was pulled."""
+
+    folder: Path
+    origin: str | None = None
+
+
+def find(name: str | Path, revision: str | None = None, *, hub: Hub | None = None) -> Found:
+    """Return where a reference is, after pulling it if it is on the Hub; every file of it was checked.
+
+    A bare name means a shipped reference first, then a folder, then a repository of the namespace; write ``./name`` for
+    a folder in any case.
+
+    Raises
+    ------
+    ReferenceNotFound
+        When there is none of that name.
+    DamagedReference
+        When a file of it differs from its manifest or from what the Hub listed, even after it was fetched again.
+    HubError
+        When the Hub refuses or cannot be reached, and the reference is not cached.
+    """
+    hub = hub or Hub()
+    shipped = shipped_references()
+    if revision is None and str(name) in shipped:
+        return Found(shipped[str(name)])
+    if Path(name).is_dir():
+        if revision is not None:
+            msg = f"{name} is a folder, which has no revisions; leave revision={revision!r} out."
+            raise ConfigError(msg)
+        return Found(Path(name))
+    if asked := parse(str(name)):
+        repo, stated = asked
+    elif match := SHORT_NAME.fullmatch(str(name)):
+        repo, stated = f"{namespace()}/{match['name']}", match["revision"]
+    else:
+        msg = f"There is no folder {str(name)!r}; give the name of a reference, a folder, or ORG/REPO[@REVISION]."
+        raise ReferenceNotFound(msg)
+    if revision and stated:
+        msg = f"{name} names the revision {stated}, and revision={revision!r} was given too; give one of them."
+        raise ConfigError(msg)
+    try:
+        return _pulled(repo, revision or stated, hub)
+    except (ReferenceNotFound, HubError) as error:
+        if "/" in str(name):
+            raise
+        close = difflib.get_close_matches(str(name), shipped, n=1)
+        hint = f" Did you mean {close[0]!r}?" if close else ""
+        msg = (
+            f"There is no reference or folder {str(name)!r}.{hint} Shipped references: {', '.join(shipped)}. "
+            f"Tried {repo} on the Hub too: {error}"
+        )
+        raise type(error)(msg) from error
+
+
+def _pulled(repo: str, revision: str | None, hub: Hub) -> Found:
+    """Pull a reference, and fetch once more what arrived or was cached damaged."""
+    folder = hub.snapshot(repo, revision, LAYOUT, required=(*FILES, MANIFEST))
+    if not (folder / MANIFEST).is_file() or not (folder / "config.json").is_file():
+        _refuse_other_models(repo, folder.name, hub)
+    if damaged := _damaged(folder):
+        if hub.local_files_only:
+            msg = f"The cached copy of {repo} is damaged ({', '.join(damaged)}); pull it again while online."
+            raise DamagedReference(msg)
+        hub.forget(folder, damaged)
+        folder = hub.snapshot(repo, folder.name, LAYOUT, required=LAYOUT, fresh=True)
+        if damaged := _damaged(folder):
+            hub.forget(folder, damaged)
+            msg = (
+                f"{repo} at {folder.name} does not hold what it lists, fetched twice: {', '.join(damaged)}. "
+                "Nothing of it was used; tell its owner."
+            )
+            raise DamagedReference(msg)
+    return Found(folder, f"{repo}@{folder.name}")
+
+
+def _damaged(folder: Path) -> list[str]:
+    """Return the files of a cached reference that its manifest or the Hub knows otherwise."""
+    wrong = set(altered(folder, LAYOUT))
+    # What is wrong with a manifest that came as the Hub lists it is its owner's doing, and is said.
+    return sorted(wrong if wrong & {MANIFEST, "config.json"} else wrong.union(altered_files(folder)))
+
+
+def _refuse_other_models(repo: str, commit: str, hub: Hub) -> None:
+    """Say what a repository holds that is no reference."""
+    names = [] if hub.local_files_only else hub.names(repo, commit)
+    pickles = [name for name in names if name.endswith(PICKLES)]
+    holds = f"It holds {', '.join(pickles)}, and pickled weights are never opened. " if pickles else ""
+    msg = f"{repo} is no SpikGPT reference: it has no {MANIFEST} and config.json. {holds}Look at its page on the Hub."
+    raise DamagedReference(msg)

@@ -1,0 +1,1 @@
+"""What is made of labels for people to read."""

@@ -1,0 +1,323 @@
+"""What the clusters of a query are, by the labels of their cells, and which of them may be a new type."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import asdict, dataclass, replace
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import pandas as pd
+from anndata import AnnData
+from scipy import sparse
+
+from spikgpt.cells.expression import Expression, find_expression, log_normalise
+from spikgpt.cells.genes import HUMAN_ID, NAME_COLUMNS
+from spikgpt.cells.obs import counted, labels_of
+from spikgpt.errors import DataError
+from spikgpt.labels.annotation import Annotation
+from spikgpt.labels.thresholds import UNKNOWN
+
+CLUSTER_LABEL = "spikgpt_cluster_label"
+
+# A cluster with at least this share of Unknown cells may be a new type.
+CANDIDATE_SHARE = 0.5
+# Cells that a candidate needs, and cells to compare it with.
+MINIMUM_CELLS = 10
+# Cells compared on each side at most, to bound memory and time.
+MOST_CELLS = 5000
+# Marker genes reported, and what makes one.
+MOST_MARKERS = 10
+MINIMUM_LOG2_FOLD_CHANGE = 1.0
+LARGEST_ADJUSTED_P = 0.05
+# Rows of the matrix read at a time.
+ROWS = 4096
+
+Labels = npt.NDArray[np.str_]
+Rows = npt.NDArray[np.int64]
+
+
+@dataclass(frozen=True)
+class MarkerGene:
+    """A gene that is higher inside a cluster than outside; the shares are those of cells that express it."""
+
+    gene: str
+    log2_fold_change: float
+    adjusted_p: float
+    share_inside: float
+    share_outside: float
+
+
+@dataclass(frozen=True)
+class Cluster:
+    """A cluster and the votes of its cells.
+
+    Attributes
+    ----------
+    label
+        The most frequent label, the first by name among equals; Unknown for a candidate.
+    frequencies
+        Share of the cells that each label has, the largest first.
+    nearest
+        The most frequent label before rejection, or None when all cells are empty.
+    candidate
+        Whether the cluster may be a new type.
+    markers
+        Marker genes of a candidate, best first.
+    compared_with
+        The cells outside that the marker genes were found against; empty when there was no comparison.
+    note
+        Why a candidate has no marker genes; empty when it has some.
+    """
+
+    name: str
+    cells: int
+    label: str
+    frequencies: dict[str, float]
+    nearest: str | None
+    candidate: bool
+    markers: tuple[MarkerGene, ...] = ()
+    compared_with: str = ""
+    note: str = ""
+
+    @property
+    def share(self) -> float:
+        """Share of the cells that have the cluster's label."""
+        return self.frequencies[self.label]
+
+    @property
+    def unknown_share(self) -> float:
+        """Share of the cells that are Unknown."""
+        return self.frequencies.get(UNKNOWN, 0.0)
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return plain JSON values."""
+        shares = {"share": self.share, "unknown_share": self.unknown_share}
+        return asdict(self) | shares | {"markers": [asdict(marker) for marker in self.markers]}
+
+
+@dataclass(frozen=True)
+class ClusterReport:
+    """The clusters of n cells.
+
+    ``labels`` holds the label of each cell's cluster, shape (n,); cells of no cluster keep their own label.
+    """
+
+    cluster_key: str
+    clusters: tuple[Cluster, ...]
+    labels: Labels
+    unclustered_cells: int
+
+    def table(self) -> pd.DataFrame:
+        """Return one row a cluster."""
+        rows = [
+            {
+                "cluster": cluster.name,
+                "cells": cluster.cells,
+                "label": cluster.label,
+                "share": cluster.share,
+                "unknown share": cluster.unknown_share,
+                "nearest known type": cluster.nearest or "",
+                "candidate": cluster.candidate,
+                "frequencies": ", ".join(f"{name} {_percent(share)}" for name, share in cluster.frequencies.items()),
+                "marker genes": ", ".join(marker.gene for marker in cluster.markers),
+                "compared with": cluster.compared_with,
+                "note": cluster.note,
+            }
+            for cluster in self.clusters
+        ]
+        return pd.DataFrame(rows)
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return plain JSON values: the clusters, without the labels of the cells."""
+        return {
+            "cluster_key": self.cluster_key,
+            "unclustered_cells": self.unclustered_cells,
+            "clusters": [cluster.to_dict() for cluster in self.clusters],
+        }
+
+
+def summarise(annotation: Annotation, adata: AnnData, cluster_key: str, *, layer: str | None = None) -> ClusterReport:
+    """Let the cells of each cluster vote on its label, and find marker genes of clusters that may be a new type.
+
+    A candidate for a new type has at least 10 cells, half of which or more are Unknown, and is not made of empty cells
+    alone. Its marker genes set it apart from the query's cells of the nearest known type or, if there are fewer than
+    10 of these, from all cells that are in no candidate: by a Wilcoxon rank-sum test on log-normalised values, with a
+    log2 fold change above 1 and an adjusted p below 0.05. At most 5000 cells on each side, evenly spaced, are compared.
+
+    Parameters
+    ----------
+    annotation
+        Labels of the cells of ``adata``, in the same order.
+    adata
+        Stays as it is. When its matrix is on disk, only the cells compared are kept in memory.
+    cluster_key
+        Column of ``obs``. Cells without a value there belong to no cluster.
+    layer
+        Layer with the expression values; see :func:`spikgpt.cells.expression.find_expression`.
+
+    Raises
+    ------
+    LabelsError
+        When the column does not exist, is a measurement, or holds no cluster.
+    """
+    names, clustered = labels_of(adata, cluster_key)
+    labels, best_labels = annotation.labels, annotation.best_labels
+    members = {name: np.flatnonzero(names == name) for name in sorted(set(names[clustered].tolist()), key=_by_number)}
+    clusters = [_voted(name, labels[rows], best_labels[rows]) for name, rows in members.items()]
+    candidates = [cluster.name for cluster in clusters if cluster.candidate]
+    if candidates:
+        in_candidates = np.isin(names, candidates)
+        expression = _expression_of(adata, layer)
+        clusters = [
+            _with_markers(cluster, members[cluster.name], labels, in_candidates, expression)
+            if cluster.candidate
+            else cluster
+            for cluster in clusters
+        ]
+    by_cell = labels.astype(object)
+    for cluster in clusters:
+        by_cell[members[cluster.name]] = cluster.label
+    return ClusterReport(cluster_key, tuple(clusters), by_cell.astype(np.str_), int((~clustered).sum()))
+
+
+def _by_number(name: str) -> tuple[bool, int, str]:
+    """Return a sort key that puts cluster 9 before cluster 10, and numbers before other names."""
+    number = name.isdecimal()
+    return not number, int(name) if number else 0, name
+
+
+def _voted(name: str, labels: Labels, best_labels: Labels) -> Cluster:
+    """Return a cluster by the labels of its cells, without marker genes."""
+    frequencies = _frequencies(labels)
+    nearest = next(iter(_frequencies(best_labels[best_labels != UNKNOWN])), None)
+    mostly_unknown = frequencies.get(UNKNOWN, 0.0) >= CANDIDATE_SHARE
+    candidate = mostly_unknown and len(labels) >= MINIMUM_CELLS and nearest is not None
+    return Cluster(
+        name=name,
+        cells=len(labels),
+        label=UNKNOWN if candidate else next(iter(frequencies)),
+        frequencies=frequencies,
+        nearest=nearest,
+        candidate=candidate,
+    )
+
+
+def _frequencies(labels: Labels) -> dict[str, float]:
+    """Return the share of each label, the largest first, equal ones by name."""
+    return {name: cells / len(labels) for name, cells in counted(labels).items()}
+
+
+def _expression_of(adata: AnnData, layer: str | None) -> Expression | DataError:
+    """Return the expression values, or why there are none: a query annotated by an embedding may lack them."""
+    try:
+        return find_expression(adata, layer=layer)
+    except DataError as error:
+        return error
+
+
+def _with_markers(
+    cluster: Cluster,
+    inside: Rows,
+    labels: Labels,
+    in_candidates: npt.NDArray[np.bool_],
+    expression: Expression | DataError,
+) -> Cluster:
+    """Return a candidate with its marker genes, or with a note that says why it has none."""
+    if isinstance(expression, DataError):
+        return replace(cluster, note=f"No marker genes: {expression}")
+    elsewhere = np.ones(len(labels), dtype=bool)
+    elsewhere[inside] = False
+    outside, what = np.flatnonzero(elsewhere & (labels == cluster.nearest)), f"{cluster.nearest} cells"
+    if len(outside) < MINIMUM_CELLS:
+        outside, what = np.flatnonzero(~in_candidates), "cells of no candidate"
+    if len(outside) < MINIMUM_CELLS:
+        note = (
+            f"No marker genes: the query has fewer than {MINIMUM_CELLS} {cluster.nearest} cells outside the cluster, "
+            f"and only {len(outside)} cells of no candidate to compare with."
+        )
+        return replace(cluster, note=note)
+    try:
+        markers = _markers(expression, _evenly_chosen(inside), _evenly_chosen(outside))
+    except DataError as error:
+        return replace(cluster, note=f"No marker genes: {error}")
+    note = "" if markers else "No marker genes: no gene is clearly higher in the cluster."
+    return replace(cluster, markers=markers, compared_with=f"{len(outside)} {what}", note=note)
+
+
+def _evenly_chosen(rows: Rows) -> Rows:
+    """Return at most ``MOST_CELLS`` rows, evenly spaced."""
+    if len(rows) <= MOST_CELLS:
+        return rows
+    return rows[np.linspace(0, len(rows) - 1, MOST_CELLS).astype(np.int64)]
+
+
+def _markers(expression: Expression, inside: Rows, outside: Rows) -> tuple[MarkerGene, ...]:
+    """Return the genes that are higher in the cells ``inside`` than in those ``outside``, best first.
+
+    Raises
+    ------
+    DataError
+        When a value cannot be read.
+    """
+    import scanpy  # takes seconds to import, and few annotations need it
+
+    rows = np.sort(np.concatenate([inside, outside]))
+    is_inside = np.isin(rows, inside)
+    logs = _log_values(expression, rows)
+    # Numbers as names: gene names may be repeated.
+    cells = AnnData(
+        logs,
+        obs=pd.DataFrame(
+            {"side": pd.Categorical(np.where(is_inside, "inside", "outside"))}, index=np.arange(len(rows)).astype(str)
+        ),
+        var=pd.DataFrame(index=np.arange(logs.shape[1]).astype(str)),
+    )
+    scanpy.tl.rank_genes_groups(cells, "side", groups=["inside"], reference="outside", method="wilcoxon", use_raw=False)
+    best = scanpy.get.rank_genes_groups_df(
+        cells, "inside", pval_cutoff=LARGEST_ADJUSTED_P, log2fc_min=MINIMUM_LOG2_FOLD_CHANGE
+    ).head(MOST_MARKERS)
+    columns = best["names"].astype(int).to_list()
+    names = _gene_names(expression)
+    share_inside, share_outside = (logs[side].getnnz(axis=0) / side.sum() for side in (is_inside, ~is_inside))
+    return tuple(
+        MarkerGene(names[column], float(change), float(p), float(share_inside[column]), float(share_outside[column]))
+        for column, change, p in zip(columns, best["logfoldchanges"], best["pvals_adj"], strict=True)
+    )
+
+
+def _log_values(expression: Expression, rows: Rows) -> sparse.csr_matrix:
+    """Return natural logarithms, normalised unless they are stored as logarithms, of some cells in ascending order."""
+    parts = []
+    for start in range(0, expression.n_cells, ROWS):
+        chosen = rows[(rows >= start) & (rows < start + ROWS)]
+        if chosen.size:
+            parts.append(expression.rows(int(chosen[0]), int(chosen[-1]) + 1)[chosen - chosen[0]])
+    values = sparse.csr_matrix(sparse.vstack(parts, format="csr"))
+    if expression.log_base is not None:
+        return values * math.log(expression.log_base)
+    return log_normalise(values, np.asarray(values.sum(axis=1, dtype=np.float64)).ravel())
+
+
+def _gene_names(expression: Expression) -> list[str]:
+    """Return the names of the genes: the index, or a column of symbols when the index holds Ensembl ids."""
+    names = [str(name) for name in expression.var.index]
+    if not _are_ids(names):
+        return names
+    for column in expression.var.columns:
+        if str(column).lower() in NAME_COLUMNS:
+            symbols = [str(name) for name in expression.var[column]]
+            if not _are_ids(symbols):
+                return symbols
+    return names
+
+
+def _are_ids(names: list[str]) -> bool:
+    """Return whether most names are Ensembl ids."""
+    return 2 * sum(HUMAN_ID.fullmatch(name) is not None for name in names) > len(names)
+
+
+def _percent(share: float) -> str:
+    """Return a share as text, such as 80%."""
+    return "<1%" if share < 0.01 else f"{100 * share:.0f}%"

@@ -1,0 +1,160 @@
+"""How well a reference tells the types that it lacks: each type is left out in turn, and should come out Unknown."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+from anndata import AnnData
+
+from spikgpt.cells.obs import check_trainable, counted, labels_of
+from spikgpt.errors import LabelsError
+from spikgpt.pipeline import annotate
+from spikgpt.reference.card import png
+from spikgpt.training.evaluation import evaluate
+from spikgpt.training.fit import hold_out
+from spikgpt.training.metrics import unseen_found
+from spikgpt.training.train import train
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+# Types of fewer cells are not left out: so few say nothing.
+MINIMUM_CELLS = 30
+# Share of known cells that may be rejected where unseen ones are counted.
+KNOWN_REJECTED = 0.05
+
+
+@dataclass(frozen=True)
+class LeftOut:
+    """What became of one type that the reference did not know.
+
+    ``unseen_cells`` and ``known_cells`` count the query. ``auroc`` is that of familiarity, known against unseen;
+    ``unseen_found`` is the share of unseen cells that are less familiar than all but 5% of the known ones.
+    ``unseen_unknown`` and ``known_unknown`` are the shares Unknown by the reference's own limits. ``mistaken_for``
+    counts the labels that fit the unseen cells best.
+    """
+
+    label: str
+    unseen_cells: int
+    known_cells: int
+    auroc: float
+    unseen_found: float
+    unseen_unknown: float
+    known_unknown: float
+    mistaken_for: dict[str, int]
+
+
+@dataclass(frozen=True)
+class NoveltyReport:
+    """The study over all types of a reference, in their order."""
+
+    rows: tuple[LeftOut, ...]
+
+    @property
+    def mean_auroc(self) -> float:
+        """Mean over the types."""
+        return float(np.mean([row.auroc for row in self.rows]))
+
+    def table(self) -> pd.DataFrame:
+        """Return one row a type."""
+        import pandas as pd
+
+        texts = [{"mistaken_for": ", ".join(f"{n} {k}" for n, k in row.mistaken_for.items())} for row in self.rows]
+        return pd.DataFrame([vars(row) | text for row, text in zip(self.rows, texts, strict=True)])
+
+    def picture(self) -> bytes:
+        """Draw AUROC and the share of unseen cells found, for each type, as PNG."""
+        from matplotlib.figure import Figure
+
+        figure = Figure(figsize=(6, 1 + 0.35 * len(self.rows)), layout="constrained")
+        axes = figure.add_subplot()
+        places = np.arange(len(self.rows))[::-1]
+        axes.barh(places + 0.2, [row.auroc for row in self.rows], 0.38, label="AUROC")
+        shares = [row.unseen_found for row in self.rows]
+        axes.barh(places - 0.2, shares, 0.38, label=f"found with {100 * KNOWN_REJECTED:g}% of known cells rejected")
+        axes.set_yticks(places, [row.label for row in self.rows])
+        axes.set_xlim(0, 1)
+        axes.set_xlabel("type left out of the reference")
+        figure.legend(loc="outside upper center", ncols=2)
+        return png(figure)
+
+
+def study(
+    adata: AnnData,
+    label_key: str,
+    *,
+    batch_key: str | None = None,
+    types: list[str] | None = None,
+    seed: int = 0,
+    on_type: Callable[[str], None] | None = None,
+    **options: Any,
+) -> NoveltyReport:
+    """Leave each type with at least 30 cells out of a reference in turn.
+
+    A part of the cells is the query, whole donors or batches if ``batch_key`` names their column, else 30% of each
+    label. A reference is trained on the rest without the type, and shown the query, in which the type is.
+
+    Parameters
+    ----------
+    label_key
+        Column of ``obs`` with the cell types.
+    types
+        Types to leave out; by default all that can be.
+    on_type
+        Called with each type that is done.
+    options
+        More options of :func:`spikgpt.training.train.train`.
+
+    Raises
+    ------
+    LabelsError
+        When there are fewer than 3 types, or none can be left out.
+    """
+    labels, labelled = labels_of(adata, label_key)
+    dropped = check_trainable(labels[labelled])
+    used = labelled & ~np.isin(labels, list(dropped))
+    cells, labels = adata[used].copy(), labels[used]
+    groups = None if batch_key is None else labels_of(cells, batch_key)[0]
+    rest, asked = hold_out(labels, groups, seed=seed)
+    names, counts = np.unique(labels, return_counts=True)
+    possible = [
+        str(name)
+        for name, count in zip(names, counts, strict=True)
+        if count >= MINIMUM_CELLS and (labels[asked] == name).any() and (types is None or name in types)
+    ]
+    if len(names) < 3 or not possible:
+        msg = (
+            f"obs[{label_key!r}] has {len(names)} types, of which {len(possible)} can be left out; expected at least "
+            f"3, and one with at least {MINIMUM_CELLS} cells."
+        )
+        raise LabelsError(msg)
+    rows = []
+    for name in possible:
+        known = rest[labels[rest] != name]
+        several = groups is not None and len(np.unique(groups[known])) > 1
+        reference = train(
+            cells[known].copy(), label_key, batch_key=batch_key if several else None, seed=seed, **options
+        )
+        query = cells[asked[np.isin(labels[asked], [*reference.labels.names, name])]].copy()
+        annotation = annotate(reference, query)
+        result = evaluate(annotation, query, label_key)
+        is_known = labels_of(query, label_key)[0] != name
+        assert annotation.familiarity is not None  # it was trained just now
+        rows.append(
+            LeftOut(
+                label=name,
+                unseen_cells=int((~is_known).sum()),
+                known_cells=int(is_known.sum()),
+                auroc=float(result.auroc_unknown or 0.0),
+                unseen_found=unseen_found(annotation.familiarity, is_known, KNOWN_REJECTED),
+                unseen_unknown=float(result.unseen_unknown_rate or 0.0),
+                known_unknown=result.known_unknown_rate,
+                mistaken_for=counted(annotation.best_labels[~is_known]),
+            )
+        )
+        if on_type:
+            on_type(name)
+    return NoveltyReport(tuple(rows))

@@ -1,0 +1,68 @@
+"""Types and small values that the whole library shares, each with one home."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+Floats = npt.NDArray[np.floating[Any]]
+Integers = npt.NDArray[np.integer[Any]]
+Bools = npt.NDArray[np.bool_]
+Strings = npt.NDArray[np.str_]
+# Row numbers of cells.
+Rows = npt.NDArray[np.int64]
+# Mean and standard deviation of each gene's log expression, each of shape (genes,).
+Scale = tuple[npt.NDArray[np.float64], npt.NDArray[np.float64]]
+# Called with the number of cells done since the last call.
+OnCells = Callable[[int], None]
+
+UNKNOWN = "Unknown"
+
+
+@dataclass(frozen=True)
+class NetworkOutput:
+    """What a reference's network says of n cells, each seen alone.
+
+    ``vectors``, shape (n, D), is what the classifier read; ``probabilities``, shape (n, L), are the labels', already
+    divided by the reference's temperature; ``energies``, shape (n,), the log of the summed exponentials of the logits,
+    low where no label is supported.
+    """
+
+    vectors: Floats
+    probabilities: Floats
+    energies: Floats
+
+    def part(self, cells: Rows | slice | Bools) -> NetworkOutput:
+        """Return what it says of some of the cells."""
+        return NetworkOutput(self.vectors[cells], self.probabilities[cells], self.energies[cells])
+
+
+@dataclass(frozen=True)
+class InputReport:
+    """How the cells of a query were read, for the user and for provenance.
+
+    ``genes_matched`` counts the genes that reference and query share, of ``genes_total`` genes of the reference; or of
+    the query, where ``of_query`` says so, as a vocabulary of all human genes is never found whole. Both counts are 0
+    for an embedding that the user brings. ``notes`` are whole sentences on anything suspicious.
+    """
+
+    source: str
+    values: str
+    scaling: str
+    genes_matched: int
+    genes_total: int
+    notes: tuple[str, ...] = ()
+    of_query: bool = False
+
+    @property
+    def genes(self) -> str:
+        """Say how many genes matched, in a sentence; nothing for an embedding that the user brings."""
+        if not self.genes_total:
+            return ""
+        if self.of_query:
+            return f"{self.genes_matched} of the query's {self.genes_total} genes are in the vocabulary."
+        return f"{self.genes_matched} of the reference's {self.genes_total} genes are in the query."

@@ -1,0 +1,247 @@
+"""Gene names: the table, the genes of a reference, and how a query's genes are matched."""
+
+from __future__ import annotations
+
+import hashlib
+from importlib.resources import files
+
+import numpy as np
+import pandas as pd
+import pytest
+
+from spikgpt.cells.genes import GeneList, ensembl_ids_of, genes_of, match_genes, symbols_of
+from spikgpt.errors import GenesError
+
+# Widely published ids; C1orf112 is now called FIRRM.
+KNOWN = {
+    "GCG": "ENSG00000115263",
+    "INS": "ENSG00000254647",
+    "SST": "ENSG00000157005",
+    "CD3E": "ENSG00000198851",
+    "MS4A1": "ENSG00000156738",
+    "HLA-A": "ENSG00000206503",
+    "C1orf112": None,
+}
+
+
+def human_symbols(n: int) -> list[str]:
+    lines = symbols_of(f"ENSG{number:011}" for number in range(3, 9000))
+    return [symbol for symbol in lines if symbol is not None][:n]
+
+
+@pytest.fixture(scope="module")
+def reference() -> GeneList:
+    symbols = human_symbols(200)
+    return GeneList(tuple(symbols), tuple(ensembl_ids_of(symbols)))
+
+
+def var_of(names: list[str] | tuple[str, ...], **columns: list[str]) -> pd.DataFrame:
+    return pd.DataFrame(columns, index=pd.Index(names))
+
+
+def test_known_genes() -> None:
+    assert ensembl_ids_of(KNOWN) == list(KNOWN.values())
+    known = {gene_id: symbol for symbol, gene_id in KNOWN.items() if gene_id is not None}
+    assert symbols_of(known) == list(known.values())
+    assert symbols_of(["ENSG00000115263.16", "ENSG00000254647.7_PAR_Y", "GCG", "ENSMUSG00000000394"]) == [
+        "GCG",
+        "INS",
+        None,
+        None,
+    ]
+
+
+def test_ids_of_other_spellings() -> None:
+    assert ensembl_ids_of(["gcg", "HLA.A", "hla_a", "no such gene"]) == [
+        KNOWN["GCG"],
+        KNOWN["HLA-A"],
+        KNOWN["HLA-A"],
+        None,
+    ]
+
+
+def test_symbol_of_several_genes() -> None:
+    # CD99 is on X and Y; Y_RNA names hundreds of genes and so identifies none.
+    assert ensembl_ids_of(["CD99", "Y_RNA"]) == ["ENSG00000002586", None]
+    assert symbols_of(["ENSG00000292348"]) == ["CD99"]
+
+
+def test_table_is_the_one_that_was_checked() -> None:
+    content = (files("spikgpt") / "resources" / "human_genes.tsv.gz").read_bytes()
+    assert hashlib.sha256(content).hexdigest() == "312656d138c38d63920194c91052a7fa4802888507a74267abf12f25181b5ba4"
+
+
+def test_gene_list_digest() -> None:
+    genes = GeneList(("GCG", "novel"), ("ENSG00000115263", None))
+    canonical = b'{"ensembl_ids":["ENSG00000115263",null],"symbols":["GCG","novel"]}'
+    assert len(genes) == 2
+    assert genes.sha256 == hashlib.sha256(canonical).hexdigest()
+    assert genes.sha256 != GeneList(("novel", "GCG"), (None, "ENSG00000115263")).sha256
+
+
+@pytest.mark.parametrize(
+    ("symbols", "ids", "message"),
+    [
+        (("GCG",), (), r"^1 symbols for 0 Ensembl ids; give one id, or None, a symbol\.$"),
+        (
+            ("GCG", "GCG"),
+            (None, None),
+            r"^A gene list names GCG more than once; name every gene of a reference once\.$",
+        ),
+        (("GCG", "INS"), ("ENSG00000115263", "ENSG00000115263"), "names ENSG00000115263 more than once"),
+    ],
+)
+def test_gene_list_refuses(symbols: tuple[str, ...], ids: tuple[str | None, ...], message: str) -> None:
+    with pytest.raises(GenesError, match=message):
+        GeneList(symbols, ids)
+
+
+def test_genes_of_a_training_set() -> None:
+    expected = GeneList(("GCG", "INS", "novel"), (KNOWN["GCG"], KNOWN["INS"], None))
+    assert genes_of(var_of(["novel", "INS", "GCG", "INS"])) == expected
+    ids = ["ENSG00000254647.8", "ENSG00000115263", "ENSG00000115263.2", "novel"]
+    assert genes_of(var_of(ids)) == expected
+    assert genes_of(var_of(["0", "1", "2", "3"], gene_ids=ids)) == expected
+
+
+def test_genes_of_a_gene_without_symbol() -> None:
+    assert genes_of(var_of(["ENSG00000999999.1", "ENSG00000292348", "ENSG00000002586"])) == GeneList(
+        ("CD99", "ENSG00000292348", "ENSG00000999999"), ("ENSG00000002586", "ENSG00000292348", "ENSG00000999999")
+    )
+
+
+def test_match_by_symbol_in_any_order(reference: GeneList) -> None:
+    order = np.random.default_rng(0).permutation(len(reference))
+    match = match_genes(var_of([reference.symbols[gene] for gene in order]), reference)
+    assert np.array_equal(order[match.columns], np.arange(len(reference)))
+    assert match.how == {"symbol": 200, "Ensembl id": 0, "respelled symbol": 0}
+    assert match.naming == "var_names"
+    assert match.notes == ()
+
+
+def test_match_by_versioned_id(reference: GeneList) -> None:
+    match = match_genes(var_of([f"{gene_id}.12" for gene_id in reference.ensembl_ids]), reference)
+    assert match.columns.tolist() == list(range(200))
+    assert match.how == {"symbol": 0, "Ensembl id": 200, "respelled symbol": 0}
+
+
+@pytest.mark.parametrize("column", ["gene_ids", "feature_id", "Ensembl_ID"])
+def test_match_by_column(reference: GeneList, column: str) -> None:
+    ids = [gene_id or "" for gene_id in reference.ensembl_ids]
+    match = match_genes(var_of([str(gene) for gene in range(200)], **{column: ids}), reference)
+    assert match.found.all()
+    assert match.naming == f"var[{column!r}]"
+
+
+def test_match_by_column_that_finds_most(reference: GeneList) -> None:
+    half = [symbol if gene % 2 else "" for gene, symbol in enumerate(reference.symbols)]
+    var = var_of(half, gene_symbols=list(reference.symbols), gene_ids=half)
+    assert match_genes(var, reference).naming == "var['gene_symbols']"
+
+
+def test_match_takes_missing_names_in_a_category(reference: GeneList) -> None:
+    var = var_of([str(gene) for gene in range(200)])
+    var["feature_name"] = pd.Categorical([None, *reference.symbols[1:]])
+    match = match_genes(var, reference)
+    assert match.columns[0] == -1
+    assert match.found.sum() == 199
+
+
+def test_match_respelled(reference: GeneList) -> None:
+    names = [symbol.lower().replace("-", ".") for symbol in reference.symbols]
+    match = match_genes(var_of(names), reference)
+    assert match.columns.tolist() == list(range(200))
+    assert match.how["respelled symbol"] == 200
+    assert match.notes == ()
+
+
+def test_exact_symbol_beats_other_spelling(reference: GeneList) -> None:
+    first = reference.symbols[0]
+    match = match_genes(var_of([first.lower(), *reference.symbols]), reference)
+    assert match.selection[:, 0].nonzero()[0].tolist() == [1]
+
+
+def test_match_by_newer_symbol() -> None:
+    # AARS was renamed AARS1; its id stayed.
+    filler = human_symbols(60)
+    genes = GeneList(("AARS", *filler), ("ENSG00000090861", *ensembl_ids_of(filler)))
+    match = match_genes(var_of([*filler, "AARS1"]), genes)
+    assert match.columns[0] == 60
+    assert match.how == {"symbol": 60, "Ensembl id": 1, "respelled symbol": 0}
+
+
+def test_match_by_id_that_the_reference_does_not_state() -> None:
+    symbols = human_symbols(60)
+    match = match_genes(
+        var_of([gene_id or "" for gene_id in ensembl_ids_of(symbols)]), GeneList(tuple(symbols), (None,) * 60)
+    )
+    assert match.how["Ensembl id"] == 60
+
+
+def test_same_name_twice_is_summed(reference: GeneList) -> None:
+    names = [*reference.symbols, reference.symbols[3], reference.symbols[3]]
+    match = match_genes(var_of(names), reference)
+    assert match.selection[:, 3].nonzero()[0].tolist() == [3, 200, 201]
+    assert match.columns[3] == 3
+    assert match.selection.sum() == 202
+    assert match.notes == ("The query has several columns for 1 of the genes; their values were summed.",)
+
+
+def test_unique_suffixes_are_left_alone(reference: GeneList) -> None:
+    match = match_genes(var_of([*reference.symbols, f"{reference.symbols[3]}-1"]), reference)
+    assert match.selection.sum() == 200
+
+
+def test_too_few_genes(reference: GeneList) -> None:
+    names = [*reference.symbols[:49], "novel1", "novel2"]
+    expected = (
+        rf"^Found 49 of the reference's 200 genes in the query; at least 50 are needed\. The query names 51 genes like "
+        rf"{', '.join(names[:3])} \(var_names\), the reference like {', '.join(names[:3])}, or ENSG00000000003, "
+        r"ENSG00000000005, ENSG00000000419\. Put human gene symbols or Ensembl gene ids into var_names, or into a "
+        r"column such as var\['gene_ids'\]\.$"
+    )
+    with pytest.raises(GenesError, match=expected):
+        match_genes(var_of(names), reference)
+    assert match_genes(var_of([*names, reference.symbols[49]]), reference).found.sum() == 50
+
+
+def test_minimum_share(reference: GeneList) -> None:
+    query = var_of(reference.symbols[:100])
+    assert match_genes(query, reference, minimum_share=0.5).found.sum() == 100
+    with pytest.raises(
+        GenesError, match="Found 100 of the reference's 200 genes in the query; at least 120 are needed"
+    ):
+        match_genes(query, reference, minimum_share=0.6)
+
+
+def test_small_reference_needs_all_genes(reference: GeneList) -> None:
+    small = GeneList(reference.symbols[:10], reference.ensembl_ids[:10])
+    assert match_genes(var_of(reference.symbols), small).found.all()
+    with pytest.raises(GenesError, match="Found 9 of the reference's 10 genes in the query; at least 10 are needed"):
+        match_genes(var_of(reference.symbols[1:]), small)
+
+
+@pytest.mark.parametrize(
+    ("prefix", "species"),
+    [
+        ("ENSMUSG", "mouse"),
+        ("ENSRNOG", "rat"),
+        ("ENSDARG", "zebrafish"),
+        ("ENSXETG", r"another species \(ENSXETG ids\)"),
+    ],
+)
+def test_ids_of_another_species(reference: GeneList, prefix: str, species: str) -> None:
+    names = [f"{prefix}{gene:011}" for gene in range(300)]
+    with pytest.raises(GenesError, match=f"The query looks like {species}; this reference is human"):
+        match_genes(var_of(names), reference)
+
+
+def test_mouse_symbols_that_match_too_little(reference: GeneList) -> None:
+    with pytest.raises(GenesError, match="The query looks like mouse; this reference is human: map the genes"):
+        match_genes(var_of([f"Gm{gene}" for gene in range(300)]), reference)
+
+
+def test_mouse_symbols_that_match_are_noted(reference: GeneList) -> None:
+    match = match_genes(var_of([symbol.capitalize() for symbol in reference.symbols]), reference)
+    assert match.found.all()
+    assert match.notes[0].startswith("The query looks like mouse: 200 of its 200 matched genes share only the letters")

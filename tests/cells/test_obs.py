@@ -1,0 +1,154 @@
+"""Labels are those that the file states, and files that cannot be read are refused with the reason."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import h5py
+import numpy as np
+import numpy.typing as npt
+import pandas as pd
+import pytest
+from anndata import AnnData
+
+from spikgpt.cells.genes import ensembl_ids_of
+from spikgpt.cells.obs import check_trainable, counted, labels_of, read_h5ad
+from spikgpt.errors import DataError, LabelsError
+
+
+def test_read_missing_file(tmp_path: Path) -> None:
+    with pytest.raises(DataError, match=r"none\.h5ad is no file \(nothing there\); give the path of an \.h5ad file"):
+        read_h5ad(tmp_path / "none.h5ad")
+    with pytest.raises(DataError, match=r"is no file \(a folder\)"):
+        read_h5ad(tmp_path)
+
+
+def test_read_text(tmp_path: Path) -> None:
+    (tmp_path / "text.h5ad").write_text("cell,gene\n")
+    with pytest.raises(DataError, match=r"text\.h5ad is no HDF5 file, which every \.h5ad file is; give a file written"):
+        read_h5ad(tmp_path / "text.h5ad")
+
+
+def test_read_hdf5_of_another_kind(tmp_path: Path) -> None:
+    with h5py.File(tmp_path / "10x.h5", "w") as file:
+        file.create_group("matrix")
+    with pytest.raises(DataError, match=r"is HDF5 but not AnnData: it has matrix and lacks obs, var\. Read it with"):
+        read_h5ad(tmp_path / "10x.h5")
+
+
+def test_read_truncated(few: AnnData, tmp_path: Path) -> None:
+    path = tmp_path / "half.h5ad"
+    few.write_h5ad(path)
+    path.write_bytes(path.read_bytes()[:-1000])
+    with pytest.raises(DataError, match=r"half\.h5ad cannot be read: .*truncated.*damaged, incomplete.*write_h5ad"):
+        read_h5ad(path)
+
+
+def test_read_damaged_element(few: AnnData, tmp_path: Path) -> None:
+    path = tmp_path / "damaged.h5ad"
+    few.write_h5ad(path)
+    with h5py.File(path, "r+") as file:
+        del file["X/indptr"]
+    with pytest.raises(DataError, match=r"damaged\.h5ad cannot be read: .*The file is damaged"):
+        read_h5ad(path)
+
+
+NAMED: dict[str, Callable[[list[str]], list[str | None]]] = {
+    "id": ensembl_ids_of,
+    "id with version": lambda names: [f"{gene_id}.7" for gene_id in ensembl_ids_of(names)],
+    "lower case": lambda names: [name.lower() for name in names],
+    "R": lambda names: [name.replace("-", ".") for name in names],
+}
+
+
+def annotated(**columns: Any) -> AnnData:
+    length = len(next(iter(columns.values())))
+    obs = pd.DataFrame(columns, index=[f"cell {row}" for row in range(length)])
+    return AnnData(np.ones((length, 1), dtype=np.float32), obs=obs)
+
+
+def test_labels(few: AnnData) -> None:
+    labels, labelled = labels_of(few, "cell_type")
+    assert labels.tolist() == few.obs["cell_type"].tolist()
+    assert labels.dtype.kind == "U"
+    assert labelled.all()
+
+
+def test_missing_labels_are_masked() -> None:
+    cells = annotated(cell_type=["alpha ", None, "", "nan", "NA", "Unknown", "beta", np.nan])
+    labels, labelled = labels_of(cells, "cell_type")
+    assert labels.tolist() == ["alpha", "", "", "", "", "", "beta", ""]
+    assert labelled.tolist() == [True, False, False, False, False, False, True, False]
+
+
+@pytest.mark.parametrize(
+    "column",
+    [
+        pd.Categorical(["1", None, "2"]),
+        pd.array([1, None, 2], dtype="Int64"),
+        np.array([1.0, np.nan, 2.0]),
+        pd.array(["1", None, "2"], dtype="string"),
+    ],
+)
+def test_labels_of_any_type(column: Any) -> None:
+    labels, labelled = labels_of(annotated(cluster=column), "cluster")
+    assert labels.tolist() == ["1", "", "2"]
+    assert labelled.tolist() == [True, False, True]
+
+
+def test_boolean_labels() -> None:
+    assert labels_of(annotated(doublet=[True, False]), "doublet")[0].tolist() == ["True", "False"]
+
+
+def test_label_column_is_missing() -> None:
+    cells = annotated(cell_type=["alpha"], donor=["1"])
+    with pytest.raises(
+        LabelsError, match=r"^obs has no column 'celltype'; it has cell_type, donor\. Did you mean 'cell_type'\?$"
+    ):
+        labels_of(cells, "celltype")
+    with pytest.raises(LabelsError, match=r"^obs has no column 'zzz'; it has cell_type, donor\.$"):
+        labels_of(cells, "zzz")
+
+
+@pytest.mark.parametrize("column", [np.linspace(0, 1, 200), np.arange(200)])
+def test_measurements_are_no_labels(column: npt.NDArray[Any]) -> None:
+    cells = annotated(n_counts=column, cell_type=["alpha"] * 200)
+    expected = (
+        r"^obs\['n_counts'\] holds 200 different numbers in 200 cells: a measurement, not labels\. "
+        r"Choose a column of cell types; obs has n_counts, cell_type\.$"
+    )
+    with pytest.raises(LabelsError, match=expected):
+        labels_of(cells, "n_counts")
+
+
+def test_no_label_at_all() -> None:
+    cells = annotated(cell_type=["unknown", "", "nan"])
+    with pytest.raises(LabelsError, match=r"^obs\['cell_type'\] holds no label in any of 3 cells; choose another"):
+        labels_of(cells, "cell_type")
+
+
+def test_small_classes_are_left_out() -> None:
+    labels = np.array(["alpha"] * 5 + ["beta"] * 6 + ["delta"] * 4)
+    assert check_trainable(labels) == {"delta": 4}
+    assert check_trainable(labels, minimum_cells=4) == {}
+
+
+def test_too_few_classes() -> None:
+    labels = np.array(["alpha"] * 50 + ["beta"] * 4)
+    expected = (
+        r"^1 of 2 classes have 5 cells or more; at least 2 are needed\. Largest: alpha \(50\), beta \(4\)\. "
+        r"Add cells, or join or choose other labels\.$"
+    )
+    with pytest.raises(LabelsError, match=expected):
+        check_trainable(labels)
+    with pytest.raises(LabelsError, match=r"^0 of 0 classes have 5 cells or more.*Largest: none"):
+        check_trainable(labels[:0])
+
+
+def test_labels_are_counted_the_largest_first_and_equal_ones_by_name() -> None:
+    found = counted(np.array(["delta", "beta", "alpha", "delta", "beta", "delta"]))
+    assert list(found.items()) == [("delta", 3), ("beta", 2), ("alpha", 1)]
+    assert list(counted(np.array(["b", "a", "a", "b"]))) == ["a", "b"]
+    assert counted(np.array([], dtype=np.str_)) == {}

@@ -1,0 +1,98 @@
+"""Labels that are too close to call get the term that they share, where it says something."""
+
+from __future__ import annotations
+
+import hashlib
+from importlib.resources import files
+
+import numpy as np
+import pytest
+
+from spikgpt.labels.ontology import broad_labels, ontology
+from spikgpt.labels.thresholds import UNKNOWN
+
+BLOOD = {
+    "CD4 T": "CL:0000624",
+    "CD8 T": "CL:0000625",
+    "NK": "CL:0000623",
+    "B": "CL:0000236",
+    "CD14 Mono": "CL:0001054",
+    "CD16 Mono": "CL:0002396",
+    "DC": "CL:0000451",
+    "Mk": "CL:0000233",
+}
+PANCREAS = {
+    "acinar": "CL:0002064",
+    "alpha": "CL:0000171",
+    "beta": "CL:0000169",
+    "ductal": "CL:0002079",
+    "activated_stellate": "CL:0002410",
+    "quiescent_stellate": "CL:0002410",
+    "mast": "CL:0000097",
+}
+
+
+def broad(labels: dict[str, str | None], **probabilities: float) -> str:
+    row = np.array([[probabilities.get(name.replace(" ", "_"), 0.0) for name in labels]])
+    codes, names = broad_labels(row, tuple(labels), list(labels.values()))
+    return str(names[codes[0]])
+
+
+@pytest.mark.parametrize(
+    ("labels", "probabilities", "expected"),
+    [
+        (BLOOD, {"CD4_T": 0.96, "Mk": 0.04}, "CD4 T"),
+        (BLOOD, {"CD4_T": 0.5, "CD8_T": 0.5}, "mature alpha-beta T cell"),
+        (BLOOD, {"CD4_T": 0.5, "CD8_T": 0.46, "Mk": 0.04}, "mature alpha-beta T cell"),
+        (BLOOD, {"CD8_T": 0.6, "NK": 0.4}, "lymphocyte"),
+        (BLOOD, {"CD14_Mono": 0.7, "CD16_Mono": 0.3}, "CD14-positive monocyte"),
+        (BLOOD, {"CD14_Mono": 0.6, "DC": 0.4}, "mononuclear phagocyte"),
+        (BLOOD, {"B": 0.5, "CD4_T": 0.5}, "lymphocyte"),
+        (BLOOD, {"B": 0.5, "Mk": 0.5}, UNKNOWN),
+        (PANCREAS, {"alpha": 0.6, "beta": 0.4}, "pancreatic endocrine cell"),
+        (PANCREAS, {"acinar": 0.6, "ductal": 0.4}, "epithelial cell of exocrine pancreas"),
+        (PANCREAS, {"acinar": 0.6, "beta": 0.4}, "epithelial cell of pancreas"),
+        (PANCREAS, {"activated_stellate": 0.6, "quiescent_stellate": 0.4}, "pancreatic stellate cell"),
+        (PANCREAS, {"beta": 0.6, "mast": 0.4}, UNKNOWN),
+    ],
+)
+def test_labels_too_close_to_call(
+    labels: dict[str, str | None], probabilities: dict[str, float], expected: str
+) -> None:
+    assert broad(dict(labels), **probabilities) == expected
+
+
+def test_labels_without_ids_stay_as_they_are() -> None:
+    assert broad({"x": None, "y": None}, x=0.6, y=0.4) == "x"
+    # Of one label alone something is known: the other keeps its name, and the known one has nothing to share.
+    assert broad({"CD4 T": BLOOD["CD4 T"], "y": None}, CD4_T=0.4, y=0.6) == "y"
+    assert broad({"CD4 T": BLOOD["CD4 T"], "y": None}, CD4_T=0.6, y=0.4) == UNKNOWN
+    assert broad({"CD4 T": "CL:9999999", "y": None}, CD4_T=0.6, y=0.4) == "CD4 T"
+
+
+def test_a_label_that_is_above_another_covers_it() -> None:
+    assert broad({"T": "CL:0000084", "CD4 T": BLOOD["CD4 T"]}, T=0.5, CD4_T=0.5) == "T cell"
+
+
+def test_each_cell_gets_what_it_would_get_alone() -> None:
+    random = np.random.default_rng(0)
+    rows = random.dirichlet(np.full(len(BLOOD), 0.2), 300)
+    rows[0] = 0  # a cell without counts
+    codes, names = broad_labels(rows, tuple(BLOOD), list(BLOOD.values()))
+    alone = [broad_labels(row[None], tuple(BLOOD), list(BLOOD.values()))[0][0] for row in rows]
+    assert codes.tolist() == alone
+    assert names[codes[0]] == UNKNOWN
+    assert len(set(codes.tolist())) > 8
+
+
+def test_the_table_is_the_published_one() -> None:
+    content = (files("spikgpt") / "resources" / "cell_ontology.tsv.gz").read_bytes()
+    assert hashlib.sha256(content).hexdigest() == SHA256
+    table = ontology()
+    assert len(table.names) == 3324
+    assert table.names["CL:0000169"] == "type B pancreatic cell"
+    assert table.above("CL:0000624") >= {"CL:0000084", "CL:0000542", "CL:0000000"}
+    assert table.below["CL:0000738"] == 572
+
+
+SHA256 = "6ddf9b8b667a4df2e20b532bda8cbc9f45514650ddbd26d70052b7c0ad09dda9"

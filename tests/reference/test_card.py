@@ -1,0 +1,219 @@
+"""Cards: the Hub's own validation accepts them, and their figures are those that were measured."""
+
+from __future__ import annotations
+
+import importlib.util
+import json
+import struct
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+from huggingface_hub import CommitOperationAdd, HfApi, ModelCard, metadata_load
+
+from spikgpt.reference.card import card, card_figures, confusion_picture, reliability_picture, untrained_card
+from spikgpt.reference.registry import shipped_references
+from spikgpt.testing.hub import LoopbackHub
+
+RECIPES = Path(__file__).parents[2] / "hub_cards"
+NAMES = sorted(path.parent.name for path in RECIPES.glob("*/recipe.json"))
+LABELS = [
+    {"index": 0, "name": "alpha", "cell_ontology_id": "CL:0000171"},
+    {"index": 1, "name": "rare", "cell_ontology_id": None},
+]
+THRESHOLDS = {"threshold": 0.61234, "unknown_rate": 0.05, "calibration_cells": 321, "paper_threshold": 0.95}
+CONFUSION = {"labels": ["alpha", "rare"], "counts": [[27, 3], [0, 0]]}
+METRICS: dict[str, Any] = {
+    "cells": 77,
+    "cells_per_label": {"alpha": 70, "rare": 7},
+    "held_out_by": "donor human3",
+    "paper_threshold_rejects": 0.432,
+    "held_out": {
+        "cells": 30,
+        "accuracy": 0.9876,
+        "macro_f1": 0.8765,
+        "per_label": [{"label": "alpha", "cells": 30, "precision": 1.0, "recall": 0.9, "f1": 0.8}],
+        "confusion": CONFUSION,
+    },
+}
+PROVENANCE = {
+    "recipe": {"name": "default"},
+    "seed": 5,
+    "source": "GSE84133",
+    "licence": "MIT",
+    "datasets": ["GSE84133"],
+    "tissue": "pancreas",
+    "description": "## Intended use\n\nIslets.",
+    "repository": "org/islets",
+}
+
+
+def text(provenance: dict[str, Any] | None = None, *, onnx: bool = False) -> str:
+    return card("islets", LABELS, THRESHOLDS, METRICS, provenance or PROVENANCE, onnx=onnx)
+
+
+def recipe_of(name: str) -> dict[str, Any]:
+    spec = importlib.util.spec_from_file_location("build", RECIPES / "build.py")
+    assert spec is not None
+    assert spec.loader is not None
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    recipe: dict[str, Any] = module.recipe_of(name)
+    return recipe
+
+
+@pytest.mark.parametrize(
+    "stated",
+    [
+        "# islets\n",
+        "license: mit\n",
+        "library_name: spikgpt\npipeline_tag: tabular-classification\ntags:\n- spikgpt\n",
+        "- pancreas\ndatasets:\n- GSE84133\nmodel-index:\n- name: islets\n",
+        "2 labels, trained on 77 cells\n(recipe `default`, seed 5).",
+        "Origin of the cells: GSE84133\n",
+        "Held out: donor human3. Over 30 cells, accuracy is 0.988 and\nmacro-F1 0.876.",
+        "| alpha | CL:0000171 | 70 | 30 | 1.000 | 0.900 | 0.800 |\n",
+        "| rare | - | 7 | 0 | not measured | not measured | not measured |\n",
+        "| default | its confidence is below 0.6123 | at most 5% of cells like the 321 held-out ones |\n",
+        "| the paper's | its confidence is below 0.95 | 43.2% of the held-out cells |\n",
+        "## Intended use\n\nIslets.\n",
+        'SpikGPT.from_pretrained("org/islets").annotate(adata)\n',
+        "spikgpt annotate QUERY.h5ad --model org/islets --out labelled.h5ad\n",
+        "(confusion_matrix.png)",
+    ],
+)
+def test_everything_is_stated(stated: str) -> None:
+    assert stated in text()
+
+
+@pytest.mark.parametrize(
+    "stated",
+    [
+        "Expected calibration error 0.012, over held-out cells",
+        "| 28 | 0.980 | 1.000 |\n",
+        "(reliability.png)",
+        "| default | it is less familiar than 95% of the held-out cells | at most 5% of cells like the 300 held-out",
+        "and of those that get the label alpha, at most 5% are Unknown on average",
+    ],
+)
+def test_calibration_and_the_promise_are_stated(stated: str) -> None:
+    scores = {"everything": {"cells": 300}, "labels": {"alpha": {"cells": 30}, "rare": {"cells": 12}}}
+    bins = [{"confidence": 0.4, "accuracy": 0.5, "cells": 2}, {"confidence": 0.98, "accuracy": 1.0, "cells": 28}]
+    metrics = METRICS | {"reliability": {"expected_calibration_error": 0.0123, "bins": bins}}
+    assert stated in card("islets", LABELS, THRESHOLDS | {"together": scores}, metrics, PROVENANCE)
+    assert reliability_picture(bins).startswith(b"\x89PNG")
+
+
+def test_the_graph_is_used_where_there_is_one() -> None:
+    assert "make one with: spikgpt export org/islets --out FOLDER" in text()
+    assert "from spikgpt_onnx import Annotator" in text(onnx=True)
+    assert "make one with" not in text(onnx=True)
+
+
+def test_what_is_not_known_is_not_made_up() -> None:
+    unstated = text({"recipe": {"name": "paper"}, "seed": 0})
+    assert "Origin of the cells: not stated\n" in unstated
+    assert "license: other\n" in unstated
+    assert "has not said what it is meant for" in unstated
+    assert 'from_pretrained("islets")' in unstated
+    assert "datasets:" not in unstated
+
+
+def test_the_hub_reads_the_figures_that_were_measured(tmp_path: Path) -> None:
+    (tmp_path / "README.md").write_text(text())
+    found = ModelCard.load(tmp_path / "README.md").data
+    assert found.model_name == "islets"
+    assert {result.metric_type: result.metric_value for result in found.eval_results or ()} == {
+        "accuracy": 0.9876,
+        "f1": 0.8765,
+    }
+    result = (found.eval_results or [])[0]
+    assert (result.task_type, result.dataset_type, result.dataset_name) == (
+        "tabular-classification",
+        "GSE84133",
+        "held out: donor human3",
+    )
+    assert card_figures(text()) == {"accuracy": 0.9876, "f1": 0.8765}
+
+
+@pytest.mark.parametrize("name", shipped_references())
+def test_the_card_of_a_shipped_reference_equals_its_metrics(name: str) -> None:
+    folder = shipped_references()[name]
+    metrics = json.loads((folder / "metrics.json").read_text())
+    content = (folder / "README.md").read_text()
+    held_out = metrics["held_out"]
+    assert card_figures(content) == {"accuracy": held_out["accuracy"], "f1": held_out["macro_f1"]}
+    for row in held_out["per_label"]:
+        cells = metrics["cells_per_label"][row["label"]]
+        figures = f"{row['precision']:.3f} | {row['recall']:.3f} | {row['f1']:.3f}"
+        assert f"| {cells} | {row['cells']} | {figures} |\n" in content
+
+
+def test_the_hub_accepts_every_card(hub: LoopbackHub, tmp_path: Path) -> None:
+    api = HfApi(endpoint=hub.endpoint, token=False)
+    api.create_repo("me/model")
+
+    def commit(content: str) -> None:
+        # The client asks the Hub to validate a card before it commits it.
+        operation = CommitOperationAdd("README.md", content.encode())
+        api.create_commit("me/model", [operation], commit_message=content)
+
+    cards = [text(), text(onnx=True), *(untrained_card(recipe_of(name)) for name in NAMES)]
+    for content in cards:
+        commit(content)
+        (tmp_path / "README.md").write_text(content)
+        assert metadata_load(tmp_path / "README.md") == yaml.safe_load(content.split("---\n")[1])
+    assert len([request for request in hub.requests if request.path == "/api/validate-yaml"]) == len(cards)
+    for broken in ("# no front matter", "---\n- a: [\n---\n", "---\n- a\n---\n"):
+        with pytest.raises(ValueError, match="no YAML mapping"):
+            commit(broken)
+
+
+def test_the_three_tissues_have_recipes() -> None:
+    assert {"lung", "pancreas", "retina"} <= set(NAMES)
+    for name in NAMES:
+        recipe = recipe_of(name)
+        assert recipe.keys() == {"name", "cells", "label_key", "batch_key", "seed", "query", "provenance"}
+        assert recipe["name"] == name
+        assert recipe["query"]
+        assert recipe["provenance"].keys() == {
+            "source",
+            "licence",
+            "datasets",
+            "tissue",
+            "organism",
+            "paper",
+            "description",
+        }
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_a_reference_that_was_not_trained_says_so_and_states_no_figure(name: str) -> None:
+    recipe = recipe_of(name)
+    content = untrained_card(recipe)
+    assert "**Not trained yet.** There are no weights here, and nothing was measured." in content
+    assert card_figures(content) == {}
+    assert "model-index" not in content
+    paper = recipe["provenance"]["paper"]["figures"]
+    assert f"{paper}. These are the paper's figures, not measurements of this reference." in content
+
+
+def test_the_front_matter_is_closed() -> None:
+    assert text().startswith("---\nlicense: ")
+    assert text().splitlines().count("---") == 2
+
+
+@pytest.mark.parametrize("content", ["", "---\n", "---\n[\n---\n", "---\nmodel-index: 3\n---\n", "# no front matter"])
+def test_a_card_without_figures_has_none(content: str) -> None:
+    assert card_figures(content) == {}
+
+
+def test_the_confusion_matrix_is_drawn_the_same_each_time() -> None:
+    picture = confusion_picture(CONFUSION)
+    assert picture == confusion_picture(CONFUSION)
+    assert picture != confusion_picture({"labels": ["alpha", "rare"], "counts": [[30, 0], [0, 0]]})
+    assert picture[:8] == b"\x89PNG\r\n\x1a\n"
+    width, height = struct.unpack(">II", picture[16:24])
+    assert 200 < width < 1000
+    assert 200 < height < 1000

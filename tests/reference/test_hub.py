@@ -1,0 +1,361 @@
+"""The Hub over real HTTP, from a small one on this machine."""
+
+from __future__ import annotations
+
+import logging
+import os
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+from huggingface_hub import constants
+
+from spikgpt.errors import CheckpointError, ConfigError, DamagedReference, HubError, ReferenceNotFound, SpikGPTError
+from spikgpt.reference import hub as module
+from spikgpt.reference.hub import TAG, Hub, altered, git_oid, parse
+from spikgpt.scgpt.checkpoint import load_checkpoint
+from spikgpt.testing.hub import Fault, LoopbackHub
+from spikgpt.training.embedders import open_scgpt
+
+CHECKPOINT = Path(__file__).parents[1] / "data" / "scgpt_baron"
+REPO = "islets/small"
+CARD = f"---\ntags:\n- {TAG}\n---\n# small\n".encode()
+FILES = {"README.md": CARD, "a.json": b"{}\n", "model.safetensors": bytes(range(256)) * 8}
+SECRET = "hf_secretsecretsecret"
+
+
+def push(client: Hub, files: dict[str, bytes] = FILES, **options: Any) -> module.Push:
+    return client.push(REPO, files, removable=("old.json",), message="A push", **options)
+
+
+def pulled(client: Hub, revision: str | None = None) -> dict[str, bytes]:
+    folder = client.snapshot(REPO, revision, tuple(FILES), required=tuple(FILES))
+    return {name: (folder / name).read_bytes() for name in FILES if (folder / name).exists()}
+
+
+def kinds(pushed: module.Push) -> dict[str, str]:
+    return {change.path: change.kind for change in pushed.changes}
+
+
+def test_files_go_up_and_come_down(hub: LoopbackHub, client: Hub) -> None:
+    pushed = push(client)
+    assert set(kinds(pushed).values()) == {"new"}
+    assert hub.repositories[REPO].refs["main"] == pushed.commit
+    assert pushed.url == f"{hub.endpoint}/{REPO}/tree/main"
+    assert pulled(client) == FILES
+    assert client.names(REPO, None) == [".gitattributes", *sorted(FILES)]
+
+
+def test_a_push_sends_what_differs_and_removes_what_it_may(hub: LoopbackHub, client: Hub) -> None:
+    first = hub.put(REPO, {**FILES, "old.json": b"{}", "notes.txt": b"mine", ".gitattributes": b""})
+    pushed = push(client, {**FILES, "a.json": b"[]\n"})
+    assert kinds(pushed) == {
+        "README.md": "unchanged",
+        "a.json": "changed",
+        "model.safetensors": "unchanged",
+        "old.json": "removed",
+    }
+    repository = hub.repositories[REPO]
+    assert set(repository.commits[str(pushed.commit)].files) == {*FILES, "notes.txt", ".gitattributes"}
+    assert repository.commits[str(pushed.commit)].parent == first
+    assert not [request for request in hub.requests if request.method == "PUT"]
+    again = push(client, {**FILES, "a.json": b"[]\n"})
+    assert again.commit == pushed.commit
+    assert len(repository.commits) == 2
+
+
+def test_a_dry_run_changes_nothing(hub: LoopbackHub, client: Hub) -> None:
+    pushed = push(client, dry_run=True, private=True)
+    assert (pushed.commit, pushed.url) == (None, None)
+    assert set(kinds(pushed).values()) == {"new"}
+    assert hub.repositories == {}
+    hub.put(REPO, {"old.json": b"{}", "a.json": b"{}\n"})
+    assert kinds(push(client, dry_run=True)) == {
+        "README.md": "new",
+        "a.json": "unchanged",
+        "model.safetensors": "new",
+        "old.json": "removed",
+    }
+    assert len(hub.repositories[REPO].commits) == 1
+    assert {request.method for request in hub.requests} == {"GET"}
+
+
+def test_branches_tags_and_pull_requests(hub: LoopbackHub, client: Hub) -> None:
+    first = push(client, tag="v1")
+    second = push(client, {**FILES, "a.json": b"[2]"}, branch="next")
+    third = push(client, {**FILES, "a.json": b"[3]"}, pull_request=True)
+    assert hub.repositories[REPO].refs == {
+        "main": first.commit,
+        "v1": first.commit,
+        "next": second.commit,
+        "refs/pr/1": third.commit,
+    }
+    assert third.url == f"{hub.endpoint}/{REPO}/discussions/1"
+    assert [pulled(client, revision)["a.json"] for revision in (None, "v1", "next")] == [b"{}\n", b"{}\n", b"[2]"]
+    with pytest.raises(ConfigError, match="A pull request goes to main"):
+        push(client, branch="next", pull_request=True)
+    with pytest.raises(ConfigError, match="'small' is no name of a repository; expected ORG/NAME"):
+        client.push("small", FILES, removable=(), message="m")
+
+
+def test_nothing_private_goes_to_a_public_repository(hub: LoopbackHub, client: Hub) -> None:
+    push(client)
+    with pytest.raises(HubError, match="exists and is public, so nothing private goes there"):
+        push(client, {**FILES, "a.json": b"[secret]"}, private=True)
+    assert len(hub.repositories[REPO].commits) == 2
+    client.push("islets/hidden", FILES, removable=(), message="m", private=True)
+    assert hub.repositories["islets/hidden"].private
+
+
+def test_somebody_elses_commit_is_not_overwritten(hub: LoopbackHub, client: Hub) -> None:
+    push(client)
+    hub.fail(Fault("race", "POST .*/commit/"))
+    with pytest.raises(HubError, match="Somebody else has committed to islets/small meanwhile, so nothing was pushed"):
+        push(client, {**FILES, "a.json": b"[]"})
+    files = hub.repositories[REPO].at("main")
+    assert files is not None
+    assert files.files["a.json"] == b"{}\n"
+    push(client, {**FILES, "a.json": b"[]"})
+    assert pulled(client)["a.json"] == b"[]"
+
+
+@pytest.mark.parametrize(
+    ("fault", "message"),
+    [
+        (Fault("error", "POST .*/commit/", 9), "it answered 500"),
+        (Fault("cut", "POST .*/commit/", 9), "cannot be reached"),
+        (Fault("rate limit", "POST .*/commit/", 9), "asks for fewer requests, so islets/small was not written"),
+        (Fault("error", "POST .*/validate-yaml", 9), "it answered 500"),
+        (Fault("error", "PUT /lfs"), None),
+        (Fault("error", "GET /api/models/islets/small"), None),
+    ],
+    ids=lambda value: f"{value.kind} {value.request}" if isinstance(value, Fault) else None,
+)
+def test_a_push_is_whole_or_nothing_and_can_be_repeated(
+    hub: LoopbackHub, client: Hub, fault: Fault, message: str | None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("time.sleep", lambda seconds: None)
+    hub.fail(fault)
+    if message is None:
+        push(client)
+    else:
+        with pytest.raises(HubError, match=message):
+            push(client)
+    hub.forgive()
+    push(client)
+    assert pulled(client) == FILES
+    # The first one, of the Hub itself, and ours: what arrived before the answer was lost is not committed twice.
+    assert len(hub.repositories[REPO].commits) == 2
+
+
+def test_tokens_open_what_they_may(tmp_path: Path) -> None:
+    with LoopbackHub(tokens={SECRET: "islets", "hf_other": "other"}) as hub:
+
+        def client(token: str | None) -> Hub:
+            return Hub(hub.endpoint, token, tmp_path / "cache")
+
+        with pytest.raises(HubError, match="does not know this token, or wants one.*hf auth login"):
+            push(client(None))
+        with pytest.raises(HubError, match="This token may not write to islets/small"):
+            push(client("hf_other"))
+        push(client(SECRET), private=True)
+        for token in (None, "hf_other"):
+            with pytest.raises(
+                ReferenceNotFound, match="There is no repository islets/small on the Hub, or it is priv"
+            ):
+                pulled(client(token))
+        with pytest.raises(HubError, match="The Hub does not know this token"):
+            pulled(client("hf_wrong"))
+        assert pulled(client(SECRET)) == FILES
+
+
+def test_tokens_stay_with_the_hub_and_out_of_logs(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture, capfd: pytest.CaptureFixture[str]
+) -> None:
+    caplog.set_level(logging.DEBUG)
+    with LoopbackHub(tokens={SECRET: "islets"}) as hub:
+        client = Hub(hub.endpoint, SECRET, tmp_path / "cache")
+        push(client, private=True)
+        assert pulled(client) == FILES
+        hub.fail(Fault("error", "GET /api/models", 9))
+        with pytest.raises(HubError) as raised:
+            client.references("islets")
+        sent = {request.host: set[str | None]() for request in hub.requests}
+        for request in hub.requests:
+            sent[request.host].add(request.authorization)
+    # Large files come from another host, by the redirect or the address that the Hub gave.
+    assert sent == {"127.0.0.1": {f"Bearer {SECRET}"}, "localhost": {None}}
+    out, err = capfd.readouterr()
+    for text in (caplog.text, out, err, repr(client), str(raised.value)):
+        assert SECRET not in text
+
+
+def test_the_stored_token_goes_to_the_default_endpoint_only(tmp_path: Path) -> None:
+    program = (
+        "import sys; from spikgpt.reference.hub import Hub\n"
+        f"Hub(sys.argv[1] or None, cache_dir=sys.argv[2]).snapshot('{REPO}', None, ['a.json'], required=[])"
+    )
+    for endpoint_variable, expected in ((False, {None}), (True, {f"Bearer {SECRET}"})):
+        with LoopbackHub() as hub:
+            hub.put(REPO, FILES)
+            environment = os.environ | {"HF_TOKEN": SECRET}
+            if endpoint_variable:
+                environment["HF_ENDPOINT"] = hub.endpoint
+            arguments = ["" if endpoint_variable else hub.endpoint, str(tmp_path / str(endpoint_variable))]
+            subprocess.run([sys.executable, "-c", program, *arguments], env=environment, check=True)
+            assert {request.authorization for request in hub.requests} == expected
+
+
+@pytest.mark.parametrize(
+    "name", ["../evil.json", "onnx/../../evil.json", "/etc/evil.json", "..\\evil.json", "a\x1b.json"]
+)
+def test_names_that_leave_the_folder_are_refused(hub: LoopbackHub, client: Hub, name: str, tmp_path: Path) -> None:
+    hub.put(REPO, {**FILES, name: b"evil"})
+    with pytest.raises(DamagedReference, match=r"has a file called .*, which leaves its folder. Do not use"):
+        pulled(client)
+    assert not list(tmp_path.rglob("*evil*"))
+
+
+@pytest.mark.parametrize(
+    "fault",
+    [
+        Fault("error", "GET /api/models"),
+        Fault("error", "GET .*/tree/"),
+        Fault("error", "HEAD .*a.json"),
+        Fault("error", "GET .*/resolve/.*a.json"),
+        Fault("error", "GET /cdn"),
+        Fault("cut", "GET /api/models"),
+        Fault("cut", "GET /cdn", 2),
+        Fault("cut", "GET .*/resolve/.*a.json"),
+        Fault("rate limit", "GET /api/models"),
+        Fault("rate limit", "GET /cdn"),
+    ],
+    ids=lambda fault: f"{fault.kind} {fault.request}",
+)
+def test_what_goes_wrong_once_is_tried_again(hub: LoopbackHub, client: Hub, fault: Fault) -> None:
+    hub.put(REPO, FILES)
+    hub.fail(fault)
+    assert pulled(client) == FILES
+    assert hub.faults == ()
+
+
+@pytest.mark.parametrize(
+    ("fault", "message"),
+    [
+        (Fault("error", "GET ", 99), "is not in the local cache. The Hub cannot be reached .it answered 500"),
+        (Fault("error", "GET /cdn", 99), "The Hub cannot be reached .it answered 500"),
+        (Fault("cut", "GET /api", 99), "The Hub cannot be reached .RemoteProtocolError"),
+        (Fault("rate limit", "GET /api", 99), "The Hub asks for fewer requests, so islets/small was not read"),
+        (Fault("slow", "GET /api", 99, 1.0), "The Hub cannot be reached .ReadTimeout"),
+    ],
+    ids=["error", "error of a file", "cut", "rate limit", "slow"],
+)
+def test_what_stays_wrong_is_said(
+    hub: LoopbackHub, client: Hub, fault: Fault, message: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(module, "TIMEOUT", 0.2)
+    monkeypatch.setattr(module, "TRIES", 2)
+    hub.put(REPO, FILES)
+    hub.fail(fault)
+    with pytest.raises(HubError, match=message):
+        pulled(client)
+    hub.forgive()
+    monkeypatch.setattr(module, "TIMEOUT", 10.0)
+    assert pulled(client) == FILES
+
+
+def test_a_slow_body_is_waited_for(hub: LoopbackHub, client: Hub, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(constants, "HF_HUB_DOWNLOAD_TIMEOUT", 0.3)
+    hub.put(REPO, FILES)
+    hub.fail(Fault("slow", "GET /cdn", 1, 1.0))
+    assert pulled(client) == FILES
+
+
+def test_what_is_cached_is_used_when_the_hub_is_away(hub: LoopbackHub, client: Hub, tmp_path: Path) -> None:
+    commit = hub.put(REPO, FILES)
+    assert pulled(client) == FILES
+    away = Hub("http://127.0.0.1:9", cache_dir=tmp_path / "cache")
+    local = Hub(cache_dir=tmp_path / "cache", local_files_only=True)
+    for revision in (None, "main", commit):
+        assert pulled(away, revision) == pulled(local, revision) == FILES
+    with pytest.raises(
+        HubError, match="islets/small@v2 is not in the local cache. The Hub cannot be reached .ConnectErr"
+    ):
+        pulled(away, "v2")
+    with pytest.raises(
+        ReferenceNotFound, match=r"small@v2 is not in the local cache. Once online, spikgpt pull islets"
+    ):
+        pulled(local, "v2")
+    assert local.references("islets") == []
+    assert [(found.repository, found.commit) for found in local.cached(tuple(FILES))] == [(REPO, commit)]
+    assert Hub(cache_dir=tmp_path / "none").cached(()) == []
+
+
+def test_a_pinned_commit_that_is_cached_needs_no_request(hub: LoopbackHub, client: Hub) -> None:
+    commit = hub.put(REPO, FILES)
+    pulled(client)
+    hub.put(REPO, {**FILES, "a.json": b"[]"})
+    hub.requests.clear()
+    assert pulled(client, commit) == FILES
+    assert hub.requests == []
+    assert pulled(client)["a.json"] == b"[]"
+
+
+def test_cached_files_are_named_by_their_content(hub: LoopbackHub, client: Hub) -> None:
+    hub.put(REPO, FILES)
+    folder = client.snapshot(REPO, None, tuple(FILES), required=())
+    assert altered(folder, tuple(FILES)) == []
+    (folder / "a.json").resolve().write_bytes(b"{ }")
+    (folder / "model.safetensors").resolve().write_bytes(FILES["model.safetensors"][::-1])
+    (folder / "README.md").resolve().unlink()
+    assert altered(folder, tuple(FILES)) == ["README.md", "a.json", "model.safetensors"]
+    client.forget(folder, ["a.json", "model.safetensors", "README.md"])
+    assert pulled(client) == FILES
+    # git hash-object
+    assert git_oid(b"hello\n") == "ce013625030ba8dba906f756967f9e9ca394464a"
+
+
+def test_references_are_found_by_their_tag(hub: LoopbackHub, client: Hub) -> None:
+    hub.put(REPO, FILES)
+    hub.put("islets/other", {"README.md": b"---\ntags:\n- cats\n---\n"})
+    hub.put("lungs/small", FILES)
+    assert client.references("islets") == [REPO]
+
+
+def test_checkpoints_are_pulled_and_kept(hub: LoopbackHub, client: Hub) -> None:
+    files = {file.name: file.read_bytes() for file in CHECKPOINT.iterdir()} | {"large.bin": b"0" * 1000}
+    commit = hub.put("islets/scgpt", files)
+    embedder = open_scgpt("islets/scgpt", hub=client, cache=None)
+    assert (embedder.source, embedder.revision) == ("islets/scgpt", commit)
+    assert embedder.checkpoint.sha256 == load_checkpoint(CHECKPOINT).sha256
+    bodies = [r.path for r in hub.requests if r.method == "GET" and ("/resolve/" in r.path or "/cdn/" in r.path)]
+    assert sorted(path.rsplit("/", 1)[1] for path in bodies) == ["args.json", "model.safetensors", "vocab.json"]
+    with pytest.raises(ReferenceNotFound, match=r"There is no repository nobody/nothing on the Hub, or it is private"):
+        open_scgpt("nobody/nothing", hub=client)
+    with pytest.raises(ReferenceNotFound, match="islets/scgpt has no revision 'v9'; name a branch, a tag or a commit"):
+        open_scgpt("islets/scgpt@v9", hub=client)
+    with pytest.raises(ReferenceNotFound, match="is no name of a repository"):
+        open_scgpt("islets/..scgpt--", hub=client)
+    with pytest.raises(CheckpointError, match="no-such-folder is no folder"):
+        open_scgpt("no-such-folder", hub=client)
+
+
+@pytest.mark.parametrize(
+    ("name", "expected"),
+    [
+        ("org/repo", ("org/repo", None)),
+        ("org/repo@v1.2", ("org/repo", "v1.2")),
+        ("repo", None),
+        ("/tmp/a/b", None),
+        ("a/b/c", None),
+        ("org/repo@", None),
+    ],
+)
+def test_names_of_repositories(name: str, expected: tuple[str, str | None] | None) -> None:
+    assert parse(name) == expected
+
+
+def test_every_failure_is_one_of_ours() -> None:
+    assert issubclass(module._Unreachable, SpikGPTError)

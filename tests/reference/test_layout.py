@@ -1,0 +1,156 @@
+"""Formats: those of the past are read for ever, those of the future are refused."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from collections.abc import Callable
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from anndata import AnnData
+
+from spikgpt.cells.obs import read_h5ad
+from spikgpt.errors import ConfigError, DamagedReference, FormatError
+from spikgpt.pipeline import annotate
+from spikgpt.reference import layout
+from spikgpt.reference.layout import MANIFEST, altered_files, parsed, verified_files, with_manifest, write_files
+from spikgpt.training.reference import load
+from spikgpt.training.sharing import verify
+
+DATA = Path(__file__).parents[1] / "data"
+FORMAT_1 = DATA / "format_1"
+EXPECTED = json.loads((FORMAT_1 / "expected.json").read_text())
+
+
+def test_format_1_on_an_embedding_is_read_for_ever() -> None:
+    reference = load(FORMAT_1 / "embedded")
+    found = reference.probabilities(np.array(EXPECTED["embedded"]["vectors"]))
+    np.testing.assert_allclose(found, EXPECTED["embedded"]["probabilities"], atol=1e-9)
+    assert reference.labels.names == ("T cell", "β")
+    assert reference.thresholds.threshold == 0.5
+    assert reference.familiarity is None
+
+
+def test_format_1_on_counts_is_read_for_ever() -> None:
+    assert [check.split()[0] for check in verify(FORMAT_1 / "counts").checks] == ["7", "weights,", "the"]
+    annotation = annotate(load(FORMAT_1 / "counts"), read_h5ad(DATA / "pancreas_baron_human2_human4.h5ad")[:40].copy())
+    expected = EXPECTED["counts"]
+    assert annotation.best_labels.tolist() == expected["best_labels"]
+    assert annotation.labels.tolist() == expected["labels"]
+    np.testing.assert_allclose(annotation.confidence, expected["confidence"], atol=1e-5)
+
+
+def test_format_2_is_read_for_ever() -> None:
+    folder, expected = DATA / "format_2" / "embedded", json.loads((DATA / "format_2" / "expected.json").read_text())
+    reference = load(folder)
+    cells = AnnData(np.zeros((120, 1), dtype=np.float32), obsm={"X_test": np.array(expected["vectors"])})
+    annotation = annotate(reference, cells)
+    assert annotation.labels.tolist() == expected["labels"]
+    np.testing.assert_allclose(annotation.confidence, expected["confidence"], atol=1e-6)
+    np.testing.assert_allclose(annotation.familiarity, expected["familiarity"], atol=1e-5)  # type: ignore[arg-type]
+    alone = annotate(reference, cells, neighbours=False)
+    assert alone.labels.tolist() == expected["alone"]
+
+
+def changed(folder: Path, name: str, change: Callable[[Any], Any]) -> Path:
+    files = {path.name: path.read_bytes() for path in folder.iterdir()}
+    files[name] = json.dumps(change(json.loads(files[name]))).encode()
+    for path, content in with_manifest(files).items():
+        (folder / path).write_bytes(content)
+    return folder
+
+
+@pytest.fixture
+def folder(tmp_path: Path) -> Path:
+    return Path(shutil.copytree(FORMAT_1 / "embedded", tmp_path / "reference"))
+
+
+def test_an_older_format_is_migrated_step_by_step(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def renamed(files: dict[str, bytes]) -> dict[str, bytes]:
+        thresholds = parsed(files["thresholds.json"], "thresholds.json")
+        thresholds["threshold"] = thresholds.pop("cutoff")
+        return files | {"thresholds.json": json.dumps(thresholds).encode()}
+
+    def halved(files: dict[str, bytes]) -> dict[str, bytes]:
+        thresholds = parsed(files["thresholds.json"], "thresholds.json")
+        return files | {"thresholds.json": json.dumps(thresholds | {"threshold": thresholds["threshold"] / 2}).encode()}
+
+    changed(folder, "thresholds.json", lambda values: {"cutoff": values.pop("threshold"), **values})
+    with pytest.raises(DamagedReference, match=r"thresholds.json holds .*'cutoff'"):
+        load(folder)
+    monkeypatch.setattr(layout, "FORMAT_VERSION", 3)
+    monkeypatch.setattr(layout, "MIGRATIONS", {1: renamed, 2: halved})
+    assert load(folder).thresholds.threshold == 0.25
+    changed(folder, "config.json", lambda config: config | {"format_version": 2})
+    changed(folder, "thresholds.json", lambda values: {"threshold": values.pop("cutoff"), **values})
+    assert load(folder).thresholds.threshold == 0.25
+
+
+@pytest.mark.parametrize("requires", [">=0.1,<1", ">=0.1", f"=={version('spikgpt')}", "", "<0.0.1"])
+def test_a_range_that_reaches_this_version_or_ends_before_it_is_read(folder: Path, requires: str) -> None:
+    changed(folder, "config.json", lambda config: config | {"library": {"requires": requires}})
+    assert load(folder).name == "tiny"
+
+
+@pytest.mark.parametrize(("found", "requires"), [(1, ">=7"), (1, ">7,<9"), (3, ">=0.1"), (3, ">=7")])
+def test_what_needs_a_newer_library_says_which(folder: Path, found: int, requires: str) -> None:
+    library = {"format_version": found, "library": {"requires": requires}}
+    changed(folder, "config.json", lambda config: config | library)
+    for read in (load, verified_files, altered_files):
+        with pytest.raises(FormatError, match=rf"is in format {found} and needs spikgpt .* --upgrade 'spikgpt[<>]"):
+            read(folder)
+
+
+@pytest.mark.parametrize("found", [0, -1, True, "1", None, 1.5])
+def test_a_format_is_a_whole_number(folder: Path, found: object) -> None:
+    changed(folder, "config.json", lambda config: config | {"format_version": found})
+    with pytest.raises(DamagedReference, match="format_version|formats start at 1"):
+        load(folder)
+
+
+def test_altered_files_are_named(folder: Path) -> None:
+    assert altered_files(folder) == []
+    (folder / "labels.json").write_bytes(b"[]")
+    (folder / "README.md").unlink()
+    assert altered_files(folder) == ["labels.json", "README.md"]
+    (folder / MANIFEST).unlink()
+    with pytest.raises(DamagedReference, match=r"has no manifest.json, which every reference has"):
+        altered_files(folder)
+
+
+def test_files_are_replaced_all_or_none(folder: Path) -> None:
+    write_files({"a": b"1", "onnx/b": b"2"}, folder)
+    assert sorted(str(path.relative_to(folder)) for path in folder.rglob("*")) == ["a", "onnx", "onnx/b"]
+    assert [path.name for path in folder.parent.iterdir()] == ["reference"]
+
+
+def test_other_files_in_the_folder_stay(folder: Path) -> None:
+    (folder / "notes").mkdir()
+    (folder / "notes" / "today.txt").write_text("mine")
+    write_files({MANIFEST: b"{}"}, folder)
+    assert sorted(str(path.relative_to(folder)) for path in folder.rglob("*.*")) == [MANIFEST, "notes/today.txt"]
+
+
+def test_only_references_are_overwritten(folder: Path) -> None:
+    (folder / MANIFEST).unlink()
+    with pytest.raises(ConfigError, match="exists and is not a reference"):
+        layout.check_writable(folder, overwrite=True)
+
+
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [
+        (b'{"a": 1, "a": 2}', "one of a stands there twice"),
+        (b"[Infinity]", "Infinity is no number"),
+        (b"{'a': 1}", "is not valid JSON"),
+        (b"\xff", "is not valid JSON"),
+        (b'{"a":' * 9999, "is not valid JSON"),
+    ],
+)
+def test_json_is_read_strictly(content: bytes, message: str) -> None:
+    with pytest.raises(DamagedReference, match=message):
+        parsed(content, "x.json")

@@ -1,0 +1,38 @@
+"""The references that can be named."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from spikgpt.reference.hub import Hub
+from spikgpt.reference.layout import LAYOUT
+from spikgpt.reference.registry import cached_references, namespace, shipped_references
+from spikgpt.testing.hub import LoopbackHub
+
+FORMAT_1 = Path(__file__).parents[1] / "data" / "format_1" / "counts"
+
+
+def test_shipped_references_are_named_by_their_folders() -> None:
+    assert "pancreas" in shipped_references()
+    assert all((folder / "manifest.json").is_file() for folder in shipped_references().values())
+
+
+def test_the_namespace_can_be_chosen(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv("SPIKGPT_NAMESPACE", raising=False)
+    assert namespace() == "spikgpt"
+    monkeypatch.setenv("SPIKGPT_NAMESPACE", "my-lab")
+    assert namespace() == "my-lab"
+
+
+def test_only_references_are_listed_from_the_cache(hub: LoopbackHub, client: Hub) -> None:
+    files = {path.name: path.read_bytes() for path in FORMAT_1.iterdir()}
+    commit = hub.put("islets/small", files)
+    hub.put("cats/large", {"config.json": b"{}", "pytorch_model.bin": b"0"})
+    assert cached_references(client) == []
+    for name in ("islets/small", "cats/large"):
+        client.snapshot(name, None, LAYOUT, required=())
+    assert [(found.repository, found.commit, found.refs) for found in cached_references(client)] == [
+        ("islets/small", commit, ("main",))
+    ]

@@ -1,0 +1,279 @@
+from __future__ import annotations
+
+import json
+import math
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import pytest
+import scanpy
+from anndata import AnnData
+from scipy import sparse
+
+from spikgpt import Annotation
+from spikgpt.cells.obs import read_h5ad
+from spikgpt.errors import LabelsError
+from spikgpt.labels.thresholds import UNKNOWN
+from spikgpt.report.clusters import CLUSTER_LABEL, Cluster, ClusterReport, summarise
+
+
+class Labelled(Annotation):
+    """An annotation whose labels are given; nothing else of it may be read."""
+
+    def __init__(self, labels: list[str], best_labels: list[str]) -> None:
+        object.__setattr__(self, "given", (np.array(labels), np.array(best_labels)))
+
+    @property
+    def labels(self) -> np.ndarray[tuple[int], np.dtype[np.str_]]:
+        labels: np.ndarray[tuple[int], np.dtype[np.str_]] = self.__dict__["given"][0]
+        return labels
+
+    @property
+    def best_labels(self) -> np.ndarray[tuple[int], np.dtype[np.str_]]:
+        labels: np.ndarray[tuple[int], np.dtype[np.str_]] = self.__dict__["given"][1]
+        return labels
+
+
+def labelled(best_labels: list[str], *, unknown: list[int] | None = None) -> Labelled:
+    """Return an annotation by labels before rejection and the cells that were rejected."""
+    rejected = set(unknown or [])
+    return Labelled([UNKNOWN if i in rejected else label for i, label in enumerate(best_labels)], best_labels)
+
+
+def clustered(clusters: Sequence[object]) -> AnnData:
+    """Return cells with one gene and a column of clusters."""
+    obs = pd.DataFrame({"leiden": clusters}, index=[f"cell {i}" for i in range(len(clusters))])
+    return AnnData(np.ones((len(clusters), 1), dtype=np.float32), obs=obs)
+
+
+def without_alpha(adata: AnnData, nearest: str = "beta") -> Labelled:
+    """Return the true types, as from a reference without alpha cells, which lie nearest to another type."""
+    types = adata.obs["cell_type"].astype(str).to_numpy()
+    alpha = np.flatnonzero(types == "alpha").tolist()
+    return labelled(np.where(types == "alpha", nearest, types).tolist(), unknown=alpha)
+
+
+def only_candidate(report: ClusterReport) -> Cluster:
+    (candidate,) = [cluster for cluster in report.clusters if cluster.candidate]
+    return candidate
+
+
+def genes_of(cluster: Cluster) -> list[str]:
+    return [marker.gene for marker in cluster.markers]
+
+
+def test_votes_by_hand() -> None:
+    annotation = labelled(["beta", "beta", "beta", "beta", "delta", "delta", "alpha"], unknown=[5])
+    report = summarise(annotation, clustered(["1", "1", "1", "1", "1", "0", "0"]), "leiden")
+    zero, one = report.clusters
+    assert (one.name, one.cells, one.label, one.share, one.unknown_share) == ("1", 5, "beta", 0.8, 0.0)
+    assert one.frequencies == {"beta": 0.8, "delta": 0.2}
+    assert (one.nearest, one.candidate, one.markers, one.note) == ("beta", False, (), "")
+    assert (zero.frequencies, zero.unknown_share) == ({UNKNOWN: 0.5, "alpha": 0.5}, 0.5)
+    assert report.labels.tolist() == ["beta"] * 5 + [UNKNOWN] * 2
+    assert CLUSTER_LABEL == "spikgpt_cluster_label"
+
+
+def test_ties_go_by_name() -> None:
+    report = summarise(labelled(["delta", "beta", "delta", "beta", "gamma"]), clustered([0, 0, 0, 0, 0]), "leiden")
+    (cluster,) = report.clusters
+    assert (cluster.label, cluster.nearest) == ("beta", "beta")
+    assert list(cluster.frequencies) == ["beta", "delta", "gamma"]
+
+
+def test_clusters_are_in_the_order_of_their_numbers() -> None:
+    report = summarise(labelled(["a"] * 4), clustered(["10", "b", "9", "a"]), "leiden")
+    assert [cluster.name for cluster in report.clusters] == ["9", "10", "a", "b"]
+
+
+def test_cells_of_no_cluster_keep_their_label() -> None:
+    annotation = labelled(["b", "b", "a", "a longer name"])
+    report = summarise(annotation, clustered([0, 0, 0, math.nan]), "leiden")
+    assert report.labels.tolist() == ["b", "b", "b", "a longer name"]
+    assert [(cluster.name, cluster.cells) for cluster in report.clusters] == [("0", 3)]
+    assert report.unclustered_cells == 1
+
+
+def test_a_missing_column_lists_those_that_exist() -> None:
+    with pytest.raises(LabelsError, match=r"obs has no column 'leidn'; it has leiden. Did you mean 'leiden'\?"):
+        summarise(labelled(["a", "b"]), clustered([0, 1]), "leidn")
+
+
+def test_an_unknown_type_is_found_by_its_hormone(query: AnnData) -> None:
+    report = summarise(without_alpha(query), query, "cell_type")
+    alpha = only_candidate(report)
+    assert (alpha.name, alpha.label, alpha.share, alpha.nearest) == ("alpha", UNKNOWN, 1.0, "beta")
+    assert alpha.compared_with == f"{(query.obs['cell_type'] == 'beta').sum()} beta cells"
+    assert "GCG" in genes_of(alpha)
+    assert 1 < len(alpha.markers) <= 10
+    for marker in alpha.markers:
+        assert marker.log2_fold_change > 1
+        assert marker.adjusted_p < 0.05
+        assert 0 <= marker.share_outside < marker.share_inside <= 1
+
+
+def test_figures_of_markers_agree_with_scanpy(query: AnnData) -> None:
+    alpha = only_candidate(summarise(without_alpha(query), query, "cell_type"))
+    cells = query[query.obs["cell_type"].isin(["alpha", "beta"])].copy()
+    cells.X = cells.X.astype(np.float32)
+    scanpy.pp.normalize_total(cells, target_sum=1e4)
+    scanpy.pp.log1p(cells)
+    scanpy.tl.rank_genes_groups(cells, "cell_type", groups=["alpha"], reference="beta", method="wilcoxon", pts=True)
+    table = scanpy.get.rank_genes_groups_df(cells, "alpha").set_index("names")
+    for marker in alpha.markers:
+        row = table.loc[marker.gene]
+        assert marker.log2_fold_change == pytest.approx(row["logfoldchanges"], rel=1e-3)
+        assert marker.adjusted_p == pytest.approx(row["pvals_adj"], rel=1e-3)
+        expressed = cells[:, marker.gene].X.toarray().ravel() > 0
+        inside = (cells.obs["cell_type"] == "alpha").to_numpy()
+        assert marker.share_inside == pytest.approx(expressed[inside].mean())
+        assert marker.share_outside == pytest.approx(expressed[~inside].mean())
+
+
+def test_without_cells_of_the_nearest_type_all_others_are_compared(query: AnnData) -> None:
+    alpha = only_candidate(summarise(without_alpha(query, "epsilon"), query, "cell_type"))
+    assert alpha.nearest == "epsilon"
+    assert alpha.compared_with == f"{(query.obs['cell_type'] != 'alpha').sum()} cells of no candidate"
+    assert "GCG" in genes_of(alpha)
+
+
+def test_without_other_cells_there_are_no_markers(query: AnnData) -> None:
+    alpha = query[query.obs["cell_type"] == "alpha"]
+    cluster = only_candidate(summarise(without_alpha(alpha), alpha, "cell_type"))
+    assert (cluster.label, cluster.markers, cluster.compared_with) == (UNKNOWN, (), "")
+    assert cluster.note == (
+        "No marker genes: the query has fewer than 10 beta cells outside the cluster, and only 0 cells of no candidate "
+        "to compare with."
+    )
+
+
+def test_cells_that_differ_in_nothing_have_no_markers() -> None:
+    annotation = labelled(["beta"] * 40, unknown=list(range(20)))
+    cluster = only_candidate(summarise(annotation, clustered([0] * 20 + [1] * 20), "leiden"))
+    assert cluster.note == "No marker genes: no gene is clearly higher in the cluster."
+    assert cluster.compared_with == "20 beta cells"
+
+
+@pytest.mark.parametrize(("cells", "unknown", "candidate"), [(10, 5, True), (10, 4, False), (9, 9, False)])
+def test_a_candidate_needs_ten_cells_and_half_of_them_unknown(cells: int, unknown: int, candidate: bool) -> None:
+    annotation = labelled(["Alpha"] * cells, unknown=list(range(unknown)))
+    (cluster,) = summarise(annotation, clustered([0] * cells), "leiden").clusters
+    assert cluster.candidate == candidate
+    # Half Unknown is Unknown, though "Alpha" comes first by name.
+    assert cluster.label == (UNKNOWN if unknown >= 5 else "Alpha")
+
+
+def test_empty_cells_are_no_new_type() -> None:
+    (cluster,) = summarise(labelled([UNKNOWN] * 12), clustered([0] * 12), "leiden").clusters
+    assert (cluster.label, cluster.candidate, cluster.nearest) == (UNKNOWN, False, None)
+
+
+def test_empty_cells_among_others_do_no_harm(query: AnnData) -> None:
+    adata = query.copy()
+    counts = adata.X.tolil()
+    counts[np.flatnonzero(adata.obs["cell_type"] == "alpha")[0]] = 0
+    adata.X = counts.tocsr()
+    assert "GCG" in genes_of(only_candidate(summarise(without_alpha(adata), adata, "cell_type")))
+
+
+def test_query_without_readable_values_is_labelled_still(query: AnnData) -> None:
+    scaled = AnnData(np.full(query.shape, -1, dtype=np.float32), obs=query.obs)
+    alpha = only_candidate(summarise(without_alpha(query), scaled, "cell_type"))
+    assert alpha.label == UNKNOWN
+    assert alpha.note.startswith("No marker genes: No expression values can be read: X holds negative values")
+
+
+def test_backed_cells_have_the_same_markers(query: AnnData, tmp_path: Path) -> None:
+    query.write_h5ad(tmp_path / "query.h5ad")
+    backed = read_h5ad(tmp_path / "query.h5ad", backed=True)
+    assert backed.isbacked
+    in_memory = summarise(without_alpha(query), query, "cell_type")
+    assert summarise(without_alpha(query), backed, "cell_type").to_dict() == in_memory.to_dict()
+    backed.file.close()
+
+
+@pytest.mark.parametrize("base", [math.e, 2.0])
+def test_log_values_have_the_same_markers_in_any_base(query: AnnData, base: float) -> None:
+    counts = only_candidate(summarise(without_alpha(query), query, "cell_type"))
+    logs = query.copy()
+    logs.X = logs.X.astype(np.float64)
+    scanpy.pp.normalize_total(logs, target_sum=1e4)
+    logs.X = sparse.csr_matrix(logs.X.log1p() / math.log(base), dtype=np.float32)
+    cluster = only_candidate(summarise(without_alpha(logs), logs, "cell_type"))
+    assert genes_of(cluster) == genes_of(counts)
+    for marker, same in zip(cluster.markers, counts.markers, strict=True):
+        assert marker.log2_fold_change == pytest.approx(same.log2_fold_change, rel=1e-2)
+
+
+def test_a_layer_may_be_named(query: AnnData) -> None:
+    adata = query.copy()
+    adata.layers["mine"] = adata.X
+    adata.X = None
+    alpha = only_candidate(summarise(without_alpha(adata), adata, "cell_type", layer="mine"))
+    assert "GCG" in genes_of(alpha)
+
+
+def test_markers_are_symbols_where_the_index_holds_ids(query: AnnData) -> None:
+    adata = query.copy()
+    adata.var["feature_id"] = [f"ENSG{i:011d}" for i in range(adata.n_vars)]
+    adata.var["feature_name"] = adata.var_names
+    adata.var_names = adata.var["feature_id"].to_list()
+    assert "GCG" in genes_of(only_candidate(summarise(without_alpha(adata), adata, "cell_type")))
+
+
+def test_repeated_gene_names_are_no_obstacle(query: AnnData) -> None:
+    adata = query.copy()
+    names = adata.var_names.to_numpy().astype(object)
+    names[0] = "GCG"
+    adata.var.index = pd.Index(names)
+    assert "GCG" in genes_of(only_candidate(summarise(without_alpha(adata), adata, "cell_type")))
+
+
+def test_the_cells_given_stay_as_they_are(query: AnnData) -> None:
+    before = query.copy()
+    summarise(without_alpha(query), query, "cell_type")
+    assert (query.X != before.X).nnz == 0
+    assert query.X.dtype == before.X.dtype
+    pd.testing.assert_frame_equal(query.obs, before.obs)
+    pd.testing.assert_frame_equal(query.var, before.var)
+    assert dict(query.uns) == dict(before.uns)
+
+
+def test_large_clusters_are_compared_by_a_part(query: AnnData, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("spikgpt.report.clusters.MOST_CELLS", 20)
+    monkeypatch.setattr("spikgpt.report.clusters.ROWS", 50)
+    alpha = only_candidate(summarise(without_alpha(query), query, "cell_type"))
+    assert "GCG" in genes_of(alpha)
+    assert all(round(20 * marker.share_inside, 6).is_integer() for marker in alpha.markers)
+
+
+def test_table_and_json(query: AnnData) -> None:
+    report = summarise(without_alpha(query), query, "cell_type")
+    table = report.table().set_index("cluster")
+    assert len(table) == len(report.clusters) == query.obs["cell_type"].nunique()
+    assert table.columns.to_list() == [
+        "cells",
+        "label",
+        "share",
+        "unknown share",
+        "nearest known type",
+        "candidate",
+        "frequencies",
+        "marker genes",
+        "compared with",
+        "note",
+    ]
+    assert table.loc["alpha", "frequencies"] == "Unknown 100%"
+    assert "GCG" in str(table.loc["alpha", "marker genes"]).split(", ")
+    assert table["candidate"].to_list() == [name == "alpha" for name in table.index]
+    values = report.to_dict()
+    assert json.loads(json.dumps(values)) == values
+    assert values["clusters"][0]["share"] == report.clusters[0].share
+
+
+def test_frequencies_as_text() -> None:
+    annotation = labelled(["beta"] * 160 + ["delta"] * 39 + ["gamma"])
+    report = summarise(annotation, clustered([0] * 200), "leiden")
+    assert report.table()["frequencies"].to_list() == ["beta 80%, delta 20%, gamma <1%"]

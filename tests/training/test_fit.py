@@ -1,0 +1,199 @@
+from __future__ import annotations
+
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import pytest
+import torch
+
+from spikgpt.errors import CheckpointError, ConfigError, LabelsError
+from spikgpt.training.fit import (
+    DEFAULT,
+    PAPER,
+    Progress,
+    Recipe,
+    fit,
+    hold_out,
+    learning_rate,
+    network_config,
+    recipe_named,
+)
+
+QUICK = replace(DEFAULT, epochs=4, minimum_steps=0)
+N, DIM, LABELS = 150, 10, 3
+
+
+def toy() -> tuple[npt.NDArray[np.float64], npt.NDArray[np.int64]]:
+    labels = np.arange(N) % LABELS
+    return np.random.default_rng(0).standard_normal((N, DIM)) + 2 * np.eye(DIM)[labels], labels
+
+
+def fitted(recipe: Recipe = QUICK, **options: Any) -> dict[str, torch.Tensor]:
+    vectors, labels = toy()
+    return fit(network_config(recipe, DIM, LABELS), recipe, vectors, labels, **options).state_dict()
+
+
+def equal(one: dict[str, torch.Tensor], other: dict[str, torch.Tensor]) -> bool:
+    return all(torch.equal(one[name], other[name]) for name in one)
+
+
+def test_the_same_seed_gives_the_same_weights_to_the_bit_and_another_does_not() -> None:
+    first = fitted(seed=3)
+    torch.rand(7)
+    assert equal(first, fitted(seed=3))
+    assert not equal(first, fitted(seed=4))
+
+
+def test_training_leaves_the_callers_random_state_alone() -> None:
+    torch.manual_seed(5)
+    expected = torch.rand(3)
+    torch.manual_seed(5)
+    fitted()
+    assert torch.equal(torch.rand(3), expected)
+
+
+@pytest.mark.parametrize("recipe", [QUICK, replace(PAPER, epochs=4)], ids=lambda recipe: recipe.name)
+def test_an_interrupted_run_resumes_to_the_same_weights(tmp_path: Path, recipe: Recipe) -> None:
+    checkpoint = tmp_path / "state" / "fit.safetensors"
+
+    def interrupt(progress: Progress) -> None:
+        if progress.epoch == 2:
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        fitted(recipe, checkpoint=checkpoint, on_epoch=interrupt)
+    epochs: list[int] = []
+    resumed = fitted(recipe, checkpoint=checkpoint, on_epoch=lambda progress: epochs.append(progress.epoch))
+    assert epochs == [3, 4]
+    assert equal(resumed, fitted(recipe))
+
+
+def test_a_checkpoint_of_another_run_is_refused(tmp_path: Path) -> None:
+    checkpoint = tmp_path / "fit.safetensors"
+    fitted(checkpoint=checkpoint)
+    for options in ({"seed": 1}, {"recipe": replace(QUICK, learning_rate=0.1)}):
+        with pytest.raises(CheckpointError, match="belongs to other cells, another recipe or another seed. Delete it"):
+            fitted(checkpoint=checkpoint, **options)
+
+
+def test_a_checkpoint_of_other_cells_is_refused(tmp_path: Path) -> None:
+    checkpoint = tmp_path / "fit.safetensors"
+    fitted(checkpoint=checkpoint)
+    vectors, labels = toy()
+    for other, names in ((vectors + 1e-3, labels), (vectors, labels[::-1]), (vectors[:-1], labels[:-1])):
+        with pytest.raises(CheckpointError, match="belongs to other cells"):
+            fit(network_config(QUICK, DIM, LABELS), QUICK, other, names, checkpoint=checkpoint)
+
+
+def test_a_finished_run_is_not_trained_again(tmp_path: Path) -> None:
+    checkpoint = tmp_path / "fit.safetensors"
+    first = fitted(checkpoint=checkpoint)
+    states: list[Progress] = []
+    assert equal(fitted(checkpoint=checkpoint, on_epoch=states.append), first)
+    assert states == []
+    assert [path.name for path in tmp_path.iterdir()] == ["fit.safetensors"]
+
+
+def test_the_number_of_threads_is_given_back_and_changes_no_bit() -> None:
+    before = torch.get_num_threads()
+    try:
+        torch.set_num_threads(1)
+        one = fitted()
+        torch.set_num_threads(2)
+        two = fitted()
+        assert torch.get_num_threads() == 2
+    finally:
+        torch.set_num_threads(before)
+    assert equal(one, two)
+
+
+def test_a_last_batch_of_one_cell_is_left_out() -> None:
+    vectors, labels = toy()
+    assert fit(network_config(QUICK, DIM, LABELS), QUICK, vectors[:129], labels[:129]).config.input_dim == DIM
+
+
+def test_a_damaged_checkpoint_is_refused(tmp_path: Path) -> None:
+    checkpoint = tmp_path / "fit.safetensors"
+    checkpoint.write_bytes(b"not safetensors")
+    with pytest.raises(CheckpointError, match="cannot be read .* Delete it to train from the start"):
+        fitted(checkpoint=checkpoint)
+
+
+def test_it_learns() -> None:
+    # Far enough apart for the best possible classifier to be right on 99.5% of such cells.
+    vectors, labels = toy()
+    vectors = vectors + 2 * np.eye(DIM)[labels]
+    states: list[Progress] = []
+    recipe = replace(QUICK, epochs=60)
+    classifier = fit(network_config(recipe, DIM, LABELS), recipe, vectors, labels, on_epoch=states.append)
+    predicted = classifier(torch.as_tensor(vectors, dtype=torch.float32)).argmax(1).numpy()
+    assert (predicted == labels).mean() > 0.95
+    assert states[-1].loss < states[0].loss
+    assert [state.epoch for state in states] == list(range(1, 61))
+
+
+def test_few_cells_get_the_minimum_number_of_steps() -> None:
+    states: list[Progress] = []
+    fitted(replace(QUICK, minimum_steps=11), on_epoch=states.append)
+    assert states[-1].epochs == 6  # 2 batches an epoch
+
+
+def test_the_learning_rate_rises_then_falls_along_a_cosine() -> None:
+    recipe = replace(DEFAULT, learning_rate=1.0, warmup=0.1)
+    rates = [learning_rate(recipe, step, 100) for step in range(100)]
+    assert rates[:10] == pytest.approx(np.arange(1, 11) / 10)
+    assert rates[10] == 1
+    assert rates[55] == pytest.approx(0.5)
+    assert rates[99] < 0.001
+    assert learning_rate(PAPER, 0, 100) == 0.01
+
+
+def test_the_paper_recipe_is_the_published_one() -> None:
+    assert (PAPER.optimizer, PAPER.learning_rate, PAPER.momentum, PAPER.weight_decay) == ("sgd", 0.01, 0.9, 1e-4)
+    assert (PAPER.epochs, PAPER.minimum_steps, PAPER.batch_size, PAPER.warmup) == (10, 0, 128, 0)
+    assert (PAPER.label_smoothing, PAPER.class_balance, PAPER.augmented_copies, PAPER.refit) == (0, 0, 0, False)
+    config = network_config(PAPER, 512, 14)
+    assert (config.width, config.copies, config.time_steps, config.dropout) == (512, 300, 4, 0.1)
+    assert not config.residual
+    assert not config.shared_dropout
+    assert not config.has_stem
+
+
+@pytest.mark.parametrize(("dim", "heads"), [(8, 8), (30, 2), (7, 1), (64, 8)])
+def test_heads_divide_the_width_of_any_embedding(dim: int, heads: int) -> None:
+    assert network_config(PAPER, dim, 3).heads == heads
+
+
+def test_an_unknown_recipe_is_refused() -> None:
+    with pytest.raises(ConfigError, match="no recipe 'best'; choose one of default, paper"):
+        recipe_named("best")
+
+
+def test_a_stratified_split_has_every_label_on_both_sides() -> None:
+    labels = np.array(["a"] * 90 + ["b"] * 8 + ["c"] * 2)
+    train, held = hold_out(labels, seed=1)
+    assert sorted([*train, *held]) == list(range(100))
+    assert set(labels[train]) == set(labels[held]) == {"a", "b", "c"}
+    assert len(held) == 30
+    np.testing.assert_array_equal(hold_out(labels, seed=1)[1], held)
+
+
+def test_whole_groups_are_held_out() -> None:
+    labels = np.array(["a", "b"] * 50)
+    groups = np.repeat(["d1", "d2", "d3", "d4"], [20, 30, 30, 20])
+    train, held = hold_out(labels, groups)
+    assert not set(groups[train]) & set(groups[held])
+    assert 0.2 <= len(held) / 100 <= 0.4
+
+
+def test_one_group_cannot_be_held_out() -> None:
+    with pytest.raises(LabelsError, match="All cells are of one donor or batch, 'd1'"):
+        hold_out(np.array(["a", "b"] * 5), np.array(["d1"] * 10))
+
+
+def test_a_label_with_one_cell_cannot_be_split() -> None:
+    with pytest.raises(LabelsError, match="c: a single labelled cell"):
+        hold_out(np.array(["a"] * 5 + ["b"] * 5 + ["c"]))

@@ -1,0 +1,48 @@
+"""The leave-one-type-out study trains without the type, and counts what became of it."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+from anndata import AnnData
+
+from spikgpt.errors import LabelsError
+from spikgpt.training.novelty import NoveltyReport, study
+
+
+@pytest.fixture(scope="module")
+def done() -> list[str]:
+    return []
+
+
+@pytest.fixture(scope="module")
+def report(cells: AnnData, done: list[str]) -> NoveltyReport:
+    return study(cells, "cell_type", types=["ductal", "beta"], on_type=done.append)
+
+
+def test_types_that_are_left_out_are_found(report: NoveltyReport, done: list[str]) -> None:
+    assert [row.label for row in report.rows] == done == ["beta", "ductal"]
+    for row in report.rows:
+        assert row.unseen_cells == 18
+        assert row.known_cells == 90
+        assert row.auroc > 0.9
+        assert row.unseen_found > 0.5
+        assert 0 <= row.known_unknown < 0.2
+        assert row.label not in row.mistaken_for
+        assert sum(row.mistaken_for.values()) == row.unseen_cells
+    assert report.mean_auroc == pytest.approx(np.mean([row.auroc for row in report.rows]))
+
+
+def test_the_table_and_the_picture(report: NoveltyReport) -> None:
+    table = report.table()
+    assert table["label"].tolist() == ["beta", "ductal"]
+    assert table["mistaken_for"].str.contains(r"[a-z_]+ \d+").all()
+    assert report.picture().startswith(b"\x89PNG")
+
+
+def test_too_few_types_are_refused(cells: AnnData) -> None:
+    two = cells[cells.obs["cell_type"].isin(["beta", "ductal"])].copy()
+    with pytest.raises(LabelsError, match="has 2 types, of which 2 can be left out"):
+        study(two, "cell_type")
+    with pytest.raises(LabelsError, match="of which 0 can be left out"):
+        study(cells, "cell_type", types=["hepatocyte"])

@@ -1,0 +1,92 @@
+"""Training an scGPT network: it learns, resumes to the same weights, and upstream's package reads the result."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from anndata import AnnData
+from sklearn.linear_model import LogisticRegression
+
+from spikgpt.errors import CheckpointError, DataError
+from spikgpt.scgpt.checkpoint import Checkpoint, load_checkpoint, save_checkpoint
+from spikgpt.scgpt.encoder import ScGPTConfig
+from spikgpt.training.embedders import ScGPTEmbedder
+from spikgpt.training.pretraining import Pretraining, pretrain
+from tests import upstream
+
+CONFIG = ScGPTConfig(dim=16, heads=2, hidden=32, layers=1, dropout=0.0)
+SETTINGS = Pretraining(genes=200, max_length=64, epochs=3, batch_size=32)
+
+
+@pytest.fixture(scope="module")
+def trained(cells: AnnData) -> tuple[Checkpoint, list[float]]:
+    losses: list[float] = []
+    checkpoint = pretrain(cells, CONFIG, SETTINGS, device="cpu", on_epoch=lambda _, __, loss: losses.append(loss))
+    return checkpoint, losses
+
+
+def test_training_lowers_the_loss(trained: tuple[Checkpoint, list[float]]) -> None:
+    _, losses = trained
+    assert len(losses) == 3
+    assert losses[2] < losses[0]
+
+
+def test_the_embedding_tells_types_apart(trained: tuple[Checkpoint, list[float]], cells: AnnData) -> None:
+    vectors = ScGPTEmbedder(trained[0], "mine").embed(cells).vectors
+    labels = cells.obs["cell_type"].to_numpy()
+    train = np.arange(cells.n_obs) % 2 == 0
+    model = LogisticRegression(C=100, max_iter=2000).fit(vectors[train], labels[train])
+
+    # Six types of equal size.
+    assert model.score(vectors[~train], labels[~train]) > 0.5
+
+
+def test_an_interrupted_training_goes_on_to_the_same_weights(
+    trained: tuple[Checkpoint, list[float]], cells: AnnData, tmp_path: Path
+) -> None:
+    state = tmp_path / "state.safetensors"
+
+    def stop(epoch: int, _: int, __: float) -> None:
+        if epoch == 2:
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        pretrain(cells, CONFIG, SETTINGS, device="cpu", state=state, on_epoch=stop)
+    epochs: list[int] = []
+    resumed = pretrain(
+        cells, CONFIG, SETTINGS, device="cpu", state=state, on_epoch=lambda epoch, _, __: epochs.append(epoch)
+    )
+
+    assert epochs == [3]
+    assert resumed.sha256 == trained[0].sha256
+    with pytest.raises(CheckpointError, match="belongs to other cells, another recipe or another seed"):
+        pretrain(cells, CONFIG, Pretraining(genes=200, max_length=64, epochs=4), device="cpu", state=state)
+
+
+def test_upstream_reads_the_checkpoint(trained: tuple[Checkpoint, list[float]], tmp_path: Path) -> None:
+    folder = save_checkpoint(trained[0], tmp_path / "mine", upstream=True)
+    checkpoint = load_checkpoint(folder)
+    genes = torch.tensor([[checkpoint.cls_id, 5, 9, 20], [checkpoint.cls_id, 7, 8, checkpoint.pad_id]])
+    bins = torch.tensor([[-2, 3, 50, 12], [-2, 4, 4, -2]])
+
+    expected = upstream.embed(upstream.model(checkpoint), genes, bins, checkpoint.pad_id)
+
+    assert (checkpoint.encoder().embed(genes, bins) - expected).abs().max() < 1e-5
+
+
+def test_the_pretraining_heads_are_upstreams(trained: tuple[Checkpoint, list[float]]) -> None:
+    checkpoint = trained[0]
+    network = upstream.model(checkpoint)
+    heads = {name for name in network.state_dict() if name.startswith(("decoder.", "mvc_decoder."))}
+
+    assert heads == {name for name in checkpoint.weights if name.startswith(("decoder.", "mvc_decoder."))} | {
+        name for name in heads if name.endswith("gene2query.bias")
+    }
+
+
+def test_cells_without_genes_are_refused() -> None:
+    with pytest.raises(DataError, match="Only 10 genes are seen in 3 cells or more; at least 50 are needed"):
+        pretrain(AnnData(np.ones((40, 10), np.float32)), CONFIG, SETTINGS)
