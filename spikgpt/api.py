@@ -9,11 +9,12 @@ from typing import Any
 from anndata import AnnData
 
 from spikgpt.labels.annotation import Annotation
+from spikgpt.options import PushOptions
 from spikgpt.pipeline import annotate
 from spikgpt.reference.hub import Hub, Push
+from spikgpt.sharing import open_reference, push
 from spikgpt.training.evaluation import Evaluation, evaluate
-from spikgpt.training.reference import Reference, save
-from spikgpt.training.sharing import open_reference, push
+from spikgpt.training.reference import Reference, save, trained
 from spikgpt.training.train import train
 
 
@@ -78,7 +79,8 @@ class SpikGPT:
         HubError
             When the Hub refuses or cannot be reached, and the reference is not cached.
         """
-        return cls(open_reference(name, revision, hub=Hub(endpoint, token, cache_dir, local_files_only), scgpt=scgpt))
+        hub = Hub(endpoint, token, cache_dir, local_files_only)
+        return cls(trained(open_reference(name, revision, hub=hub), scgpt=scgpt, hub=hub))
 
     @classmethod
     def train(cls, adata: AnnData, label_key: str, **options: Any) -> SpikGPT:
@@ -112,7 +114,7 @@ class SpikGPT:
         """Put the reference into a repository ``org/name`` of the Hub, in one commit.
 
         A graph that is there is removed, since nothing says that it was made from these weights; to share one, export
-        to a folder and use :func:`spikgpt.training.sharing.push`. The options are those of that function.
+        to a folder and use :func:`spikgpt.sharing.push`. The options are those of that function.
 
         Raises
         ------
@@ -123,12 +125,14 @@ class SpikGPT:
             return push(
                 self.save_pretrained(Path(folder) / "reference"),
                 repo,
-                private=private,
-                branch=branch,
-                tag=tag,
-                pull_request=pull_request,
-                message=message,
-                dry_run=dry_run,
+                PushOptions(
+                    private=private,
+                    branch=branch,
+                    tag=tag,
+                    pull_request=pull_request,
+                    message=message,
+                    dry_run=dry_run,
+                ),
                 scgpt=scgpt,
                 hub=Hub(endpoint, token),
             )

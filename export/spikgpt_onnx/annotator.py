@@ -28,10 +28,10 @@ from spikgpt.labels.familiarity import Familiarity, Traits
 from spikgpt.labels.neighbours import Neighbourhood, content_keys, sample_of
 from spikgpt.labels.reading import Reader, Readings, read_embedding
 from spikgpt.labels.thresholds import Rejection
+from spikgpt.reference.files import EMBEDDER, read_reference
 from spikgpt.reference.hub import Hub
 from spikgpt.reference.layout import ENCODER, GRAPHS
 from spikgpt.reference.registry import find
-from spikgpt.reference.stored import EMBEDDER, read_stored
 from spikgpt_onnx import contract
 from spikgpt_onnx.session import Options, Session
 
@@ -79,7 +79,7 @@ class Annotator:
             raise ConfigError(msg)
         self.origin = origin
         self.options = Options(**options)
-        self.stored = read_stored(Path(folder))
+        self.stored = read_reference(folder, origin)
         self.session = Session.of(self.stored.files, GRAPHS[precision], self.options)
 
     @classmethod

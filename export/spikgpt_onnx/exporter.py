@@ -19,7 +19,7 @@ from spikgpt.cells.genes import GeneList
 from spikgpt.embedding.pca import PCAProjection
 from spikgpt.embedding.vocabulary import Encoder
 from spikgpt.errors import ConfigError, ParityError
-from spikgpt.files import replacing
+from spikgpt.files import dumped, replacing
 from spikgpt.labels.label_map import LabelMap
 from spikgpt.labels.thresholds import Thresholds, confidence_of, is_unknown
 from spikgpt.reference.config import SpikGPTConfig
@@ -30,7 +30,6 @@ from spikgpt.reference.layout import (
     GRAPHS,
     PARITY,
     check_writable,
-    dumped,
     graph_sources,
     verified_files,
     write_files,

@@ -15,7 +15,7 @@ import numpy as np
 import numpy.typing as npt
 
 from spikgpt.errors import ConfigError, DamagedReference, GraphError
-from spikgpt.reference.layout import parsed
+from spikgpt.files import parsed
 
 DISTRIBUTIONS = ("onnxruntime", "onnxruntime-gpu")
 # What ONNX Runtime calls each kind of device. TensorRT hands CUDA what it cannot run.

@@ -2,23 +2,13 @@
 
 from __future__ import annotations
 
-import io
 import re
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import yaml
 
-from spikgpt.errors import DamagedReference
 from spikgpt.labels.thresholds import MINIMUM_CELLS
-from spikgpt.reference.layout import fields_of
 
-if TYPE_CHECKING:
-    from matplotlib.figure import Figure
-
-# Keys of ``provenance`` that the card shows; all but these come from the training.
-DESCRIPTION, DATASETS, TISSUE, ORGANISM, PAPER = "description", "datasets", "tissue", "organism", "paper"
-ONE_LINE = ("source", "licence", TISSUE, ORGANISM, "repository")
-PAPER_FIELDS = ("reference", "query", "figures")
 TAGS = ("spikgpt", "single-cell", "scrna-seq", "cell-type-annotation", "spiking-neural-network")
 TASK = "tabular-classification"
 
@@ -63,7 +53,7 @@ A SpikGPT reference with {len(labels)} labels, trained on {metrics["cells"]} cel
 
 {usage(provenance.get("repository") or name, onnx=onnx)}
 
-{provenance.get(DESCRIPTION) or NO_DESCRIPTION}
+{provenance.get("description") or NO_DESCRIPTION}
 
 ## Measured on held-out reference cells
 
@@ -137,30 +127,6 @@ Cells from another study, technology or tissue state can be rejected more or les
 """
 
 
-def check_provenance(provenance: dict[str, Any]) -> None:
-    """Refuse a provenance that cards and tables cannot show.
-
-    Raises
-    ------
-    DamagedReference
-        When the recipe or the seed is missing, or a field is not text that can be printed.
-    """
-    recipe = fields_of(provenance, "provenance in config.json", {"recipe": dict, "seed": int})["recipe"]
-    lines = {"recipe": recipe.get("name"), **{key: provenance[key] for key in ONE_LINE if key in provenance}}
-    datasets, paper = provenance.get(DATASETS, []), provenance.get(PAPER, dict.fromkeys(PAPER_FIELDS, ""))
-    if not isinstance(datasets, list) or not isinstance(paper, dict) or paper.keys() != set(PAPER_FIELDS):
-        msg = f"provenance in config.json holds {DATASETS} or {PAPER} in another form. Get the reference again."
-        raise DamagedReference(msg)
-    lines |= {f"{DATASETS} {index}": value for index, value in enumerate(datasets)} | paper
-    for name, value in lines.items():
-        if not isinstance(value, str) or not value.isprintable():
-            msg = f"{name} in the provenance is {value!r}; expected a line of text. Get the reference again."
-            raise DamagedReference(msg)
-    if not isinstance(provenance.get(DESCRIPTION, ""), str):
-        msg = f"{DESCRIPTION} in the provenance is no text. Get the reference again."
-        raise DamagedReference(msg)
-
-
 def untrained_card(recipe: dict[str, Any]) -> str:
     """Return the card of a recipe that no reference was trained by yet: it says so and states no figure of ours."""
     name, provenance = recipe["name"], recipe["provenance"]
@@ -171,7 +137,7 @@ def untrained_card(recipe: dict[str, Any]) -> str:
 
 {origin(provenance)}
 
-{provenance[DESCRIPTION]}
+{provenance["description"]}
 """
 
 
@@ -187,13 +153,13 @@ def front_matter(name: str, provenance: dict[str, Any], metrics: dict[str, Any] 
         "license": (provenance.get("licence") or "other").lower(),
         "library_name": "spikgpt",
         "pipeline_tag": TASK,
-        "tags": [*TAGS, *(provenance[key] for key in (TISSUE, ORGANISM) if provenance.get(key))],
+        "tags": [*TAGS, *(provenance[key] for key in ("tissue", "organism") if provenance.get(key))],
     }
-    if provenance.get(DATASETS):
-        values["datasets"] = list(provenance[DATASETS])
+    if provenance.get("datasets"):
+        values["datasets"] = list(provenance["datasets"])
     if metrics is not None:
         held_out = metrics["held_out"]
-        dataset = ", ".join(provenance.get(DATASETS) or ()) or "not stated"
+        dataset = ", ".join(provenance.get("datasets") or ()) or "not stated"
         values["model-index"] = [
             {
                 "name": name,
@@ -226,7 +192,7 @@ def card_figures(text: str) -> dict[str, float]:
 def origin(provenance: dict[str, Any]) -> str:
     """Return where the cells come from, and what the paper reports for them."""
     lines = [f"Origin of the cells: {provenance.get('source') or 'not stated'}"]
-    if paper := provenance.get(PAPER):
+    if paper := provenance.get("paper"):
         lines.append(
             f"\nThe paper trains on {paper['reference']} and reports, on {paper['query']}: {paper['figures']}. "
             "These are the paper's figures, not measurements of this reference."
@@ -235,11 +201,15 @@ def origin(provenance: dict[str, Any]) -> str:
 
 
 def usage(name: str, *, onnx: bool) -> str:
-    """Return how to label cells from Python, on the command line and through ONNX Runtime."""
-    through_onnx = f"""from spikgpt_onnx import Annotator  # needs neither torch nor spikgpt
-Annotator.from_pretrained("{name}").annotate("QUERY.h5ad").write_h5ad("QUERY.h5ad", "labelled.h5ad")"""
+    """Return how to label cells from Python and on the command line, with torch and without."""
+    without_torch = f"""Without torch, through ONNX Runtime:
+
+```
+spikgpt.SpikGPT.from_pretrained("{name}", engine="onnx").annotate(adata)
+spikgpt annotate QUERY.h5ad --model {name} --engine onnx --out labelled.h5ad
+```"""
     if not onnx:
-        through_onnx = f"""# This reference carries no graph; make one with: spikgpt export {name} --out FOLDER"""
+        without_torch = f"It has no graph to be run without torch; make one with: spikgpt export {name} --out FOLDER"
     return f"""```python
 import anndata, spikgpt
 adata = anndata.read_h5ad("QUERY.h5ad")
@@ -252,67 +222,4 @@ spikgpt info FOLDER
 spikgpt annotate QUERY.h5ad --model {name} --out labelled.h5ad
 ```
 
-```python
-{through_onnx}
-```"""
-
-
-def reliability_picture(bins: list[dict[str, Any]]) -> bytes:
-    """Draw how often labels are right by confidence, as PNG.
-
-    Parameters
-    ----------
-    bins
-        Mean ``confidence``, ``accuracy`` and number of ``cells`` of each.
-    """
-    from matplotlib.figure import Figure
-
-    figure = Figure(figsize=(4, 4), layout="constrained")
-    axes = figure.add_subplot()
-    axes.plot([0, 1], [0, 1], color="grey", linewidth=1)
-    largest = max(row["cells"] for row in bins)
-    for row in bins:
-        size = 20 + 180 * (row["cells"] / largest) ** 0.5
-        axes.scatter([row["confidence"]], [row["accuracy"]], s=size, color="tab:blue", alpha=0.7)
-        axes.annotate(str(row["cells"]), (row["confidence"], row["accuracy"]), fontsize=7, ha="center", va="center")
-    axes.set_xlim(0, 1.05)
-    axes.set_ylim(0, 1.05)
-    axes.set_xlabel("confidence")
-    axes.set_ylabel("share of labels that are right")
-    return png(figure)
-
-
-def confusion_picture(confusion: dict[str, Any]) -> bytes:
-    """Draw a confusion matrix, each row as shares of its cells, as PNG.
-
-    Parameters
-    ----------
-    confusion
-        ``labels``, and ``counts`` with a row for each as truth and a column as prediction.
-    """
-    # Here, for the half second that it takes to import.
-    from matplotlib.figure import Figure
-
-    labels, counts = confusion["labels"], confusion["counts"]
-    shares = [[count / max(1, sum(row)) for count in row] for row in counts]
-    size = 2.5 + 0.32 * len(labels)
-    figure = Figure(figsize=(size, size), layout="constrained")
-    axes = figure.add_subplot()
-    axes.imshow(shares, cmap="Blues", vmin=0, vmax=1)
-    axes.set_xticks(range(len(labels)), labels, rotation=90)
-    axes.set_yticks(range(len(labels)), labels)
-    axes.set_xlabel("predicted")
-    axes.set_ylabel("true")
-    for row, line in enumerate(counts):
-        for column, count in enumerate(line):
-            if count:
-                colour = "white" if shares[row][column] > 0.5 else "black"
-                axes.text(column, row, str(count), ha="center", va="center", fontsize=7, color=colour)
-    return png(figure)
-
-
-def png(figure: Figure) -> bytes:
-    """Return a figure as PNG, the same bytes for the same figure."""
-    picture = io.BytesIO()
-    figure.savefig(picture, format="png", dpi=100, metadata={"Software": None})
-    return picture.getvalue()
+{without_torch}"""

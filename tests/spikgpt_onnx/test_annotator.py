@@ -23,14 +23,15 @@ from spikgpt.cells import spool
 from spikgpt.cells.genes import GeneList
 from spikgpt.cells.obs import read_h5ad
 from spikgpt.errors import ConfigError, DamagedReference, DataError, GenesError, GraphError
+from spikgpt.files import dumped
 from spikgpt.labels import neighbours
 from spikgpt.labels.annotation import Annotation
 from spikgpt.pipeline import annotate
 from spikgpt.reference.hub import Hub
-from spikgpt.reference.layout import GRAPH, GRAPH_SOURCES, PARITY, dumped, graph_sources, with_manifest
+from spikgpt.reference.layout import GRAPH, GRAPH_SOURCES, PARITY, graph_sources, with_manifest
+from spikgpt.sharing import push
 from spikgpt.testing.hub import LoopbackHub
 from spikgpt.training.reference import Reference
-from spikgpt.training.sharing import push
 from spikgpt_onnx import annotator
 from spikgpt_onnx.annotator import Annotator
 from spikgpt_onnx.exporter import export

@@ -6,20 +6,14 @@ import hashlib
 import json
 import os
 import shutil
-import struct
 import subprocess
 import sys
-from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
 
 import onnx
 import pytest
-import torch
 from anndata import AnnData
-from safetensors.torch import load as load_tensors
-from safetensors.torch import save as save_tensors
 
 from spikgpt import SpikGPT
 from spikgpt.cells.obs import read_h5ad
@@ -30,14 +24,17 @@ from spikgpt.errors import (
     HubError,
     ReferenceNotFound,
 )
+from spikgpt.options import PushOptions
 from spikgpt.pipeline import annotate
+from spikgpt.reference.files import CLASSIFIER, contents, read_reference
 from spikgpt.reference.hub import Hub
-from spikgpt.reference.layout import FILES, GRAPH, GRAPHS, MANIFEST, PARITY, PICTURE, graph_sources
+from spikgpt.reference.layout import FILES, GRAPH, GRAPHS, MANIFEST, PARITY, PICTURE, write_files
 from spikgpt.reference.registry import find, shipped_references
+from spikgpt.sharing import open_reference, pull, push, verify
 from spikgpt.testing.hub import Fault, LoopbackHub
-from spikgpt.training.reference import Reference, load, save
-from spikgpt.training.sharing import open_reference, pull, push, verify
+from spikgpt.training.reference import Reference
 from spikgpt_onnx.annotator import Annotator
+from tests.damage import MALICIOUS, PICKLE, listed
 
 REPO = "islets/small"
 FORMAT_1 = Path(__file__).parent / "data" / "format_1" / "counts"
@@ -45,16 +42,6 @@ FORMAT_1 = Path(__file__).parent / "data" / "format_1" / "counts"
 
 def files_of(folder: Path) -> dict[str, bytes]:
     return {str(path.relative_to(folder)): path.read_bytes() for path in folder.rglob("*") if path.is_file()}
-
-
-def listed(files: dict[str, bytes]) -> dict[str, bytes]:
-    """List the files anew, as a careful forger would."""
-    entries = {
-        name: {"size": len(content), "sha256": hashlib.sha256(content).hexdigest()}
-        for name, content in files.items()
-        if name != MANIFEST
-    }
-    return files | {MANIFEST: json.dumps({"files": entries}).encode()}
 
 
 # Where references are found
@@ -174,18 +161,16 @@ def test_a_reference_that_is_not_whole_is_not_pushed(hub: LoopbackHub, client: H
 def test_an_old_revision_stays_the_old_one(
     small: Reference, small_folder: Path, graph_folder: Path, hub: LoopbackHub, client: Hub, tmp_path: Path
 ) -> None:
-    first = push(graph_folder, REPO, hub=client, tag="v1")
+    first = push(graph_folder, REPO, PushOptions(tag="v1"), hub=client)
     old = files_of(find(REPO, hub=client).folder)
-    model = SpikGPT.from_pretrained(small_folder)
-    thresholds = replace(small.thresholds, unknown_rate=0.2)
-    stricter = replace(model.reference, thresholds=thresholds)
-    second = push(save(stricter, tmp_path / "stricter"), REPO, hub=client)
+    stricter = replace(read_reference(small_folder), thresholds=replace(small.thresholds, unknown_rate=0.2))
+    second = push(write_files(contents(stricter), tmp_path / "stricter"), REPO, hub=client)
     assert first.commit != second.commit
     for revision in ("v1", str(first.commit)):
         found = find(REPO, revision, hub=client)
         assert files_of(found.folder) == old
         assert found.origin == f"{REPO}@{first.commit}"
-        assert load(found.folder).thresholds == small.thresholds
+        assert read_reference(found.folder).thresholds == small.thresholds
         assert Annotator(found.folder).stored.thresholds == small.thresholds
         assert "at most 20% of cells" not in (found.folder / "README.md").read_text()
     newest = open_reference(REPO, hub=client)
@@ -194,22 +179,14 @@ def test_an_old_revision_stays_the_old_one(
 
 
 def test_a_reference_on_scgpt_says_what_it_needs(hub: LoopbackHub, client: Hub, tmp_path: Path) -> None:
-    folder = tmp_path / "mine"
-    shutil.copytree(FORMAT_1, folder)
-    config = json.loads((folder / "config.json").read_text())
-    config["embedder"] = {
-        "kind": "scgpt",
-        "source": "human",
-        "revision": None,
-        "sha256": "0" * 64,
-        "max_length": 1200,
-        "bundled": False,
-    }
-    (folder / "config.json").write_text(json.dumps(config))
-    for name, content in listed(files_of(folder)).items():
-        (folder / name).write_bytes(content)
+    settings = {"kind": "scgpt", "source": "human", "revision": None, "sha256": "0" * 64, "max_length": 1200}
+    stored = read_reference(FORMAT_1)
+    weights = {name: array for name, array in stored.tensors.items() if name.startswith(CLASSIFIER)}
+    stored = replace(stored, embedder=settings | {"bundled": False}, tensors=weights)
+    folder = write_files(contents(stored), tmp_path / "mine")
     with pytest.raises(CheckpointError, match="needs the scGPT checkpoint 'human'; give its folder"):
         push(folder, REPO, hub=client)
+    assert pull(str(folder), tmp_path / "copy").origin is None
 
 
 # Offline
@@ -223,6 +200,7 @@ socket.socket.connect = socket.create_connection = socket.getaddrinfo = denied
 from spikgpt import SpikGPT, SpikGPTError
 from spikgpt.cells.obs import read_h5ad
 from spikgpt_onnx.annotator import Annotator
+from tests.damage import MALICIOUS, PICKLE, listed
 for name in sys.argv[2:]:
     try:
         model = SpikGPT.from_pretrained(name)
@@ -273,15 +251,15 @@ def test_what_arrives_damaged_is_fetched_again_once_then_refused(
     hub.fail(Fault("damage", f"GET .*{name}"))
     folder = find(REPO, hub=client).folder
     assert hub.faults == ()
-    assert load(folder).name == "small"
+    assert read_reference(folder).name == "small"
     (folder / name).resolve().write_bytes(b"cosmic ray")
-    assert load(find(REPO, hub=client).folder).name == "small"
+    assert read_reference(find(REPO, hub=client).folder).name == "small"
     (folder / name).resolve().write_bytes(b"cosmic ray")
     hub.fail(Fault("damage", f"GET .*{name}", 9))
     with pytest.raises(DamagedReference, match=f"does not hold what it lists, fetched twice: .*{name}"):
         find(REPO, hub=client)
     hub.forgive()
-    assert load(find(REPO, hub=client).folder).name == "small"
+    assert read_reference(find(REPO, hub=client).folder).name == "small"
 
 
 def test_a_damaged_cache_is_refused_offline_and_kept(hub: LoopbackHub, client: Hub, tmp_path: Path) -> None:
@@ -300,7 +278,7 @@ def test_a_cache_that_is_not_whole_says_so_when_the_hub_is_away(hub: LoopbackHub
     (folder / "labels.json").unlink()
     with pytest.raises(HubError, match=f"{folder.name} is not whole in the local cache. The Hub cannot be reached"):
         find(REPO, hub=Hub("http://127.0.0.1:9", cache_dir=tmp_path / "cache"))
-    assert load(find(REPO, hub=client).folder).name == "islets"
+    assert read_reference(find(REPO, hub=client).folder).name == "islets"
 
 
 def test_a_revision_cannot_leave_the_cache(tmp_path: Path, client: Hub, hub: LoopbackHub) -> None:
@@ -317,292 +295,13 @@ def test_an_interrupted_pull_goes_on(hub: LoopbackHub, client: Hub) -> None:
     folder = find(REPO, hub=client).folder
     (folder / "model.safetensors").unlink()
     hub.requests.clear()
-    assert load(find(REPO, hub=client).folder).name == "islets"
+    assert read_reference(find(REPO, hub=client).folder).name == "islets"
     (folder / "model.safetensors").resolve().unlink()
     commit = folder.name
-    assert load(find(REPO, commit, hub=client).folder).name == "islets"
+    assert read_reference(find(REPO, commit, hub=client).folder).name == "islets"
 
 
 # Malicious and damaged repositories
-
-Change = Callable[[dict[str, bytes]], dict[str, bytes]]
-
-
-def rewritten(name: str, change: Callable[[Any], Any]) -> Change:
-    """Change a JSON file, and the manifest with it."""
-    return lambda files: listed(files | {name: json.dumps(change(json.loads(files[name]))).encode()})
-
-
-def replaced(name: str, content: bytes) -> Change:
-    return lambda files: listed(files | {name: content})
-
-
-def without(*names: str) -> Change:
-    return lambda files: {name: content for name, content in files.items() if name not in names}
-
-
-def tensors(change: Callable[[dict[str, torch.Tensor]], object]) -> Change:
-    def forged(files: dict[str, bytes]) -> dict[str, bytes]:
-        weights = load_tensors(files["model.safetensors"])
-        change(weights)
-        return listed(files | {"model.safetensors": save_tensors(weights)})
-
-    return forged
-
-
-def manifest(change: Callable[[dict[str, Any]], object]) -> Change:
-    def forged(files: dict[str, bytes]) -> dict[str, bytes]:
-        values = json.loads(files[MANIFEST])
-        change(values["files"])
-        return files | {MANIFEST: json.dumps(values).encode()}
-
-    return forged
-
-
-def header(change: Callable[[dict[str, Any]], object]) -> Change:
-    """Change the header of the safetensors file and leave its data."""
-
-    def forged(files: dict[str, bytes]) -> dict[str, bytes]:
-        content = files["model.safetensors"]
-        (size,) = struct.unpack("<Q", content[:8])
-        values = json.loads(content[8 : 8 + size])
-        change(values)
-        text = json.dumps(values).encode()
-        return listed(files | {"model.safetensors": struct.pack("<Q", len(text)) + text + content[8 + size :]})
-
-    return forged
-
-
-def model(**values: Any) -> Change:
-    return rewritten("config.json", lambda config: config | {"model": config["model"] | values})
-
-
-def embedder(**values: Any) -> Change:
-    return rewritten("config.json", lambda config: config | {"embedder": config["embedder"] | values})
-
-
-def held_out(**values: Any) -> Change:
-    return rewritten("metrics.json", lambda metrics: metrics | {"held_out": metrics["held_out"] | values})
-
-
-def first(name: str, index: tuple[int, ...], value: float) -> Change:
-    def change(weights: dict[str, torch.Tensor]) -> None:
-        weights[name][index] = value
-
-    return tensors(change)
-
-
-# os.system("true")
-PICKLE = b"\x80\x04\x8c\x05posix\x94\x8c\x06system\x94\x93\x94\x8c\x04true\x94\x85\x94R\x94."
-SHA_OF_ONNX = {"sha256": hashlib.sha256(b"onnx").hexdigest()}
-MALICIOUS: dict[str, tuple[Change, str]] = {
-    "only pickled weights": (
-        lambda files: {"config.json": b"{}", "pytorch_model.bin": PICKLE, "model.pkl": PICKLE},
-        "is no SpikGPT reference: .* holds model.pkl, pytorch_model.bin, and pickled weights are never opened",
-    ),
-    "an empty repository": (lambda files: {}, "is no SpikGPT reference: it has no manifest.json"),
-    "a pickle called safetensors": (replaced("model.safetensors", PICKLE), "is not a safetensors file"),
-    "a pickle in the manifest": (
-        lambda files: listed(files | {"weights.bin": PICKLE}),
-        "lists 'weights.bin', which no reference has",
-    ),
-    "a path out of the folder in the manifest": (
-        manifest(lambda entries: entries.update({"../../../etc/passwd": {"size": 1, "sha256": "0" * 64}})),
-        "lists '../../../etc/passwd', which no reference has",
-    ),
-    "an absolute path in the manifest": (
-        manifest(lambda entries: entries.update({"/etc/passwd": {"size": 1, "sha256": "0" * 64}})),
-        "lists '/etc/passwd', which no reference has",
-    ),
-    "a path out of the folder in the repository": (
-        lambda files: files | {"../evil.json": b"{}"},
-        "has a file called '../evil.json', which leaves its folder",
-    ),
-    "a manifest of other bytes": (
-        manifest(lambda entries: entries["labels.json"].update(sha256="0" * 64)),
-        "does not hold what it lists, fetched twice: labels.json",
-    ),
-    "a manifest of another size": (
-        manifest(lambda entries: entries["labels.json"].update(size=10**15)),
-        "does not hold what it lists, fetched twice: labels.json",
-    ),
-    "a manifest with a size that is no number": (
-        manifest(lambda entries: entries["labels.json"].update(size="1")),
-        "manifest.json says .* of labels.json; expected its size and sha256",
-    ),
-    "a manifest that leaves a file out": (
-        manifest(lambda entries: entries.pop("thresholds.json")),
-        "manifest.json does not list thresholds.json",
-    ),
-    "a manifest that is no JSON": (lambda files: files | {MANIFEST: b"{"}, "manifest.json is not valid JSON"),
-    "a file that is not there": (without("genes.json"), "fetched twice: genes.json"),
-    "endless nesting": (replaced("metrics.json", b"[" * 100_000), "metrics.json is not valid JSON"),
-    "a threshold stated twice": (
-        lambda files: listed(
-            files
-            | {
-                "thresholds.json": files["thresholds.json"].replace(
-                    b'"unknown_rate"', b'"threshold": 0.0, "unknown_rate"'
-                )
-            }
-        ),
-        "thresholds.json is not valid JSON .*stands there twice",
-    ),
-    "NaN in JSON": (
-        lambda files: listed(files | {"thresholds.json": files["thresholds.json"].replace(b"0.95", b"NaN")}),
-        "thresholds.json is not valid JSON .NaN is no number",
-    ),
-    "a threshold above 1": (
-        rewritten("thresholds.json", lambda values: values | {"threshold": 7}),
-        "threshold in thresholds.json is 7; expected a number from 0 to 1",
-    ),
-    "an unknown method": (
-        rewritten("thresholds.json", lambda values: values | {"method": "magic"}),
-        "expected .* method 'maximum probability'",
-    ),
-    "a label map that is too short": (
-        rewritten("labels.json", lambda rows: rows[:-1]),
-        "labels.json names 3 labels; the network has 4",
-    ),
-    "labels that are the same": (
-        rewritten("labels.json", lambda rows: [row | {"name": "beta"} for row in rows]),
-        "beta occurs more than once",
-    ),
-    "labels out of order": (rewritten("labels.json", lambda rows: rows[::-1]), "Row 0 of labels.json"),
-    "a label with control characters": (
-        rewritten("labels.json", lambda rows: [rows[0] | {"name": "\x1b[2Jalpha"}, *rows[1:]]),
-        "Label names are printed, so",
-    ),
-    "a name with control characters": (
-        rewritten("config.json", lambda config: config | {"name": "a\x1b]0;owned\x07"}),
-        "The name of the reference, .* is empty or has control characters",
-    ),
-    "weights that are NaN": (first("classifier.head.weight", (0, 0), float("nan")), "head.weight .* holds NaN or inf"),
-    "an embedder that is infinite": (first("embedder.mean", (0,), float("inf")), "embedder.mean .* holds NaN or inf"),
-    "a deviation of zero": (first("embedder.std", (0,), 0.0), "negative, or a deviation of 0"),
-    "negative shares": (first("embedder.label_shares", (0,), -1.0), "negative, or a deviation of 0"),
-    "a tensor of another shape": (
-        tensors(lambda weights: weights.update({"classifier.head.bias": torch.zeros(5)})),
-        r"head.bias \(expected \(4,\), found \(5,\)\)",
-    ),
-    "a tensor too few": (tensors(lambda weights: weights.pop("classifier.head.bias")), "found None"),
-    "a tensor too many": (tensors(lambda weights: weights.update(extra=torch.zeros(1))), "unexpected tensors: extra"),
-    "a tensor of another type": (
-        tensors(lambda weights: weights.update({"embedder.mean": weights["embedder.mean"].double()})),
-        "is float64; expected float32",
-    ),
-    "an embedder of other dimensions": (
-        tensors(lambda weights: weights.update({"embedder.components": torch.zeros(())})),
-        "embedder.components has 0 dimensions; expected 2",
-    ),
-    "an embedder of other labels": (
-        tensors(
-            lambda weights: weights.update(
-                {
-                    f"embedder.{name}": weights[f"embedder.{name}"][:3].clone()
-                    for name in ("label_means", "label_stds", "label_shares")
-                }
-            )
-        ),
-        "The embedder knows 3 labels; the network has 4",
-    ),
-    "a huge shape in the safetensors header": (
-        header(lambda values: values["embedder.mean"].update(shape=[2**50])),
-        "is not a safetensors file",
-    ),
-    "data that lies outside of the file": (
-        header(lambda values: values["embedder.mean"].update(data_offsets=[10**12, 10**12 + 320])),
-        "is not a safetensors file",
-    ),
-    "a huge safetensors header": (
-        replaced("model.safetensors", struct.pack("<Q", 2**60) + b"{}"),
-        "is not a safetensors file",
-    ),
-    "a huge network": (model(width=10**12, heads=1), "width is 1000000000000; this library runs at most"),
-    "a wide network": (model(width=99_000, heads=1), "The weights do not fit the network"),
-    "a deep network": (model(depth=900), "states 900 blocks"),
-    "endless time": (model(time_steps=10**9), "time_steps is 1000000000; this library runs at most 1,000"),
-    "a tau that overflows": (
-        lambda files: listed(files | {"config.json": files["config.json"].replace(b'"tau": 2.0', b'"tau": 1e999')}),
-        "all of these must be finite",
-    ),
-    "a setting that is missing": (
-        rewritten("config.json", lambda config: config | {"model": {"width": 8}}),
-        "The model config lacks",
-    ),
-    "a setting that is unknown": (model(backdoor=True), "unknown fields backdoor"),
-    "an embedder that is unknown": (embedder(kind="eval"), "names the embedder 'eval'"),
-    "an embedder with a bad number": (embedder(clip="10"), "expected .*clip and target_sum"),
-    "genes that are not the hashed ones": (
-        rewritten("genes.json", lambda genes: genes | {"symbols": [*genes["symbols"][1:], "EVIL"]}),
-        "genes.json states sha256",
-    ),
-    "genes that are no text": (
-        rewritten("genes.json", lambda genes: genes | {"symbols": [["INS"]] * len(genes["symbols"])}),
-        "genes.json holds names that are no text",
-    ),
-    "an accuracy above 1": (held_out(accuracy=1.7), "accuracy in metrics.json is 1.7; expected a share"),
-    "an accuracy that is text": (held_out(accuracy="[bold]"), "accuracy in metrics.json is '.bold.'"),
-    "metrics of other labels": (
-        rewritten("metrics.json", lambda metrics: metrics | {"cells_per_label": {"x": 1}}),
-        "cells_per_label in metrics.json does not count the cells of each label",
-    ),
-    "a confusion matrix that is none": (
-        held_out(confusion={"labels": ["a"], "counts": [[1, 2]]}),
-        "is no square of counts",
-    ),
-    "a provenance without a recipe": (
-        rewritten("config.json", lambda config: config | {"provenance": {"seed": 1}}),
-        "provenance in config.json has no valid 'recipe'",
-    ),
-    "a source that moves the cursor": (
-        rewritten("config.json", lambda config: config | {"provenance": config["provenance"] | {"source": "\x1b[9A"}}),
-        "source in the provenance is .* expected a line of text",
-    ),
-    "datasets that are no list": (
-        rewritten("config.json", lambda config: config | {"provenance": config["provenance"] | {"datasets": "GSE1"}}),
-        "holds datasets or paper in another form",
-    ),
-    "an ontology id that moves the cursor": (
-        rewritten("labels.json", lambda rows: [rows[0] | {"cell_ontology_id": "\x1b[9A"}, *rows[1:]]),
-        "is no Cell Ontology id, such as",
-    ),
-    "a newer format": (
-        rewritten("config.json", lambda config: config | {"format_version": 99}),
-        "is in format 99 .* pip install --upgrade",
-    ),
-    "a library range that is code": (
-        rewritten("config.json", lambda config: config | {"library": {"requires": "; rm -rf ~"}}),
-        "requires spikgpt '; rm -rf ~'; expected a range",
-    ),
-    "a graph without a report": (
-        lambda files: listed(files | {GRAPH: b"onnx"}),
-        "has both graphs and onnx/parity.json or none",
-    ),
-    "a graph of other weights": (
-        lambda files: listed(files | {GRAPH: b"onnx", PARITY: json.dumps({"made_from": {}, "graphs": {}}).encode()}),
-        "was made from another model.safetensors and labels.json and thresholds.json and genes.json than this",
-    ),
-    "a report without a graph": (
-        lambda files: listed(files | {PARITY: json.dumps({"made_from": graph_sources(files), "graphs": {}}).encode()}),
-        "has both graphs and onnx/parity.json or none",
-    ),
-    "a graph that nobody checked": (
-        lambda files: listed(
-            files
-            | {GRAPH: b"onnx", PARITY: json.dumps({"made_from": graph_sources(files), "graphs": {GRAPH: {}}}).encode()}
-        ),
-        "was written for another onnx/model.onnx than this",
-    ),
-    "a second graph that nobody checked": (
-        lambda files: listed(
-            files
-            | {GRAPHS["int8"]: b"x", GRAPH: b"onnx"}
-            | {PARITY: json.dumps({"made_from": graph_sources(files), "graphs": {GRAPH: SHA_OF_ONNX}}).encode()}
-        ),
-        "was written for another onnx/model_int8.onnx than this",
-    ),
-}
 
 
 @pytest.mark.parametrize("kind", MALICIOUS)
@@ -624,7 +323,7 @@ def test_there_are_at_least_thirty_of_them() -> None:
 def test_pickles_beside_a_reference_are_not_even_fetched(hub: LoopbackHub, client: Hub) -> None:
     hub.put(REPO, files_of(FORMAT_1) | {"pytorch_model.bin": PICKLE})
     found = find(REPO, hub=client)
-    assert load(found.folder).name == "islets"
+    assert read_reference(found.folder).name == "islets"
     assert not (found.folder / "pytorch_model.bin").exists()
     assert not any("pytorch_model.bin" in request.path for request in hub.requests)
 
@@ -636,11 +335,11 @@ def test_links_out_of_the_folder_are_refused(tmp_path: Path, name: str) -> None:
     (folder / name).rename(tmp_path / "outside")
     (folder / name).symlink_to(tmp_path / "outside")
     with pytest.raises(DamagedReference, match="is a link that leaves its folder"):
-        load(folder)
+        read_reference(folder)
     (folder / name).unlink()
     (tmp_path / "outside").rename(folder / "inside")
     (folder / name).symlink_to("inside")
-    assert load(folder).name == "islets"
+    assert read_reference(folder).name == "islets"
 
 
 # Verify
@@ -694,3 +393,26 @@ def forge_graph(folder: Path, graph: onnx.ModelProto) -> None:
     report = json.loads((folder / PARITY).read_text())
     report["graphs"][GRAPH]["sha256"] = hashlib.sha256(content).hexdigest()
     forge(folder, {GRAPH: content, PARITY: json.dumps(report).encode()})
+
+
+def verified_without(missing: str, folder: Path) -> list[str]:
+    """Verify a folder in a process that lacks some packages; return the checks."""
+    program = f"""
+import sys
+sys.modules |= dict.fromkeys({missing!r}.split())
+from spikgpt.sharing import verify
+print(*verify(sys.argv[1]).checks, sep="\\n")
+"""
+    ran = subprocess.run([sys.executable, "-c", program, folder], capture_output=True, text=True, check=True)
+    return ran.stdout.splitlines()
+
+
+def test_verify_says_what_it_did_not_run(graph_folder: Path) -> None:
+    checks = verified_without("torch spikingjelly sklearn scanpy matplotlib onnx numba", graph_folder)
+    assert checks[:3] == list(verify(graph_folder).checks[:3])
+    assert checks[3].startswith(
+        "onnx/model.onnx carries the same labels and thresholds; not held against the weights ("
+    )
+    assert checks[3].endswith(": pip install 'spikgpt[train]')")
+    (check,) = verified_without("torch onnxruntime", graph_folder)[3:]
+    assert check.startswith("the graphs were made from these files; none was run: ONNX Runtime cannot be imported")
