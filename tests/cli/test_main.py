@@ -168,7 +168,7 @@ def test_train_then_info(run: Run, cells: AnnData, tmp_path: Path) -> None:
     assert f"Trained on {cells.n_obs} cells, recipe paper, seed 3; source: not stated." in shown.out
     assert all(name in shown.out for name in reference.labels.names)
     again = run("train", source, "--label-key", "cell_type", "--out", out, "--recipe", "paper")
-    assert_refused(again, "already holds a reference; choose another folder, or ask to overwrite it.")
+    assert_refused(again, "already holds a reference; choose another folder, or ask to overwrite it: ")
 
 
 def test_embed_adds_the_embedding(run: Run, query_file: Path, few: AnnData, tmp_path: Path) -> None:
