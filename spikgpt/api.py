@@ -126,9 +126,7 @@ class SpikGPT:
         with needs("train"):
             from spikgpt.training.train import train
         reference = train(adata, label_key, embedder=embedder, options=options_of(TrainOptions, keywords))
-        if isinstance(embedder, str):
-            return cls(reference)
-        return cls(reference, torch_engine(reference, checkpoint=embedder.checkpoint))
+        return cls(reference, torch_engine(reference, source=None if isinstance(embedder, str) else embedder))
 
     def save_pretrained(self, folder: str | Path, *, overwrite: bool = False) -> Path:
         """Write the reference to a folder.

@@ -167,7 +167,7 @@ class QueryModel:
 
     def calibrated(self, thresholds: Thresholds, probabilities: Floats) -> npt.NDArray[np.float32]:
         """Return probabilities at the temperature of cells seen with neighbours; alone, the network has done it."""
-        calibration = thresholds.calibration(smoothed=True) if self.smoothed else None
+        calibration = thresholds.smoothed if self.smoothed else None
         return tempered(probabilities, calibration.temperature if calibration else 1.0).astype(np.float32)
 
     def save(self) -> bytes:
@@ -184,7 +184,9 @@ class QueryModel:
             arrays["profiles"] = self.scorer.profiles
             if self.scorer.logs is not None:
                 arrays |= {f"logs.{name}": getattr(self.scorer.logs, name) for name in ("data", "indices", "indptr")}
-        cutoffs = None if self.cutoffs is None else msgspec.to_builtins(self.cutoffs)
+        cutoffs = None
+        if self.cutoffs is not None:
+            arrays["limits"], cutoffs = self.cutoffs.limits, asdict(replace(self.cutoffs, limits=None))
         told = {"smoothed": self.smoothed, "report": asdict(self.report), "cutoffs": cutoffs}
         kept = {name: np.ascontiguousarray(array) for name, array in arrays.items() if array is not None}
         return save_tensors(kept, metadata={"query_model": msgspec.json.encode(told).decode()})
@@ -215,7 +217,7 @@ class QueryModel:
             scores=CellScores(arrays["probabilities"], arrays.get("familiarity")),
             smoothed=told.smoothed,
             report=told.report,
-            cutoffs=told.cutoffs,
+            cutoffs=Cutoffs(**told.cutoffs | {"limits": arrays.get("limits")}) if told.cutoffs else None,
         )
 
     def _scored(self, output: NetworkOutput, logs: sparse.csr_matrix | None, rows: Rows) -> CellScores:
@@ -237,7 +239,7 @@ class _Told(msgspec.Struct):
 
     smoothed: bool
     report: InputReport
-    cutoffs: Cutoffs | None
+    cutoffs: dict[str, Any] | None
 
 
 @dataclass(frozen=True)
@@ -293,7 +295,7 @@ def label_cells(
     rejected = np.ones(len(rows), dtype=bool)
     rejected[filled] = model.cutoffs.rejects(known, scores.familiarity)
     familiarity = None
-    calibration = reference.thresholds.calibration(smoothed=model.smoothed)
+    calibration = reference.thresholds.calibration(model.smoothed)
     if calibration is not None and scores.familiarity is not None:
         familiarity = np.zeros(len(rows), dtype=np.float32)
         familiarity[filled] = calibration.everything.share_below(scores.familiarity)

@@ -10,15 +10,13 @@ import numpy.typing as npt
 
 from spikgpt.cells.align import AlignedCells
 from spikgpt.embedding.base import Embedding
-from spikgpt.embedding.obsm import ObsmEmbedding
-from spikgpt.embedding.pca import KIND as PCA
-from spikgpt.embedding.pca import PCAProjection
 from spikgpt.embedding.scgpt import ScGPTEmbedding
 from spikgpt.embedding.vocabulary import Vocabulary
+from spikgpt.engines.opening import stored_embedding
 from spikgpt.errors import DamagedReference
 from spikgpt.extras import needs
 from spikgpt.options import EngineOptions
-from spikgpt.reference.files import EMBEDDER, ReferenceFiles
+from spikgpt.reference.files import ReferenceFiles
 from spikgpt.reference.layout import ENCODER, GRAPHS
 from spikgpt.types import Floats, NetworkOutput, OnCells, Scale
 from spikgpt_onnx import contract
@@ -128,15 +126,12 @@ class OnnxEngine:
 
     def _embedding_of(self, reference: ReferenceFiles) -> Embedding:
         """Return how the cells are read that the graph takes."""
-        settings = reference.embedder
-        if settings.get("kind") == PCA:
-            return PCAProjection.from_tensors(settings, reference.part(EMBEDDER), reference.genes)
-        if settings.get("kind") == "obsm":
-            return ObsmEmbedding.from_settings(settings)
+        if reference.embedder.get("kind") != "scgpt":
+            return stored_embedding(reference)
         # One batch of tokens at a time, by all threads: it takes much memory.
         self.encoder = Session.of(reference.files, ENCODER, self.options, threads=workers_of(self.options))
         vocabulary = Vocabulary.from_json(self.encoder.metadata.get("vocabulary", ""))
-        if vocabulary.sha256 != settings.get("sha256"):
+        if vocabulary.sha256 != reference.embedder.get("sha256"):
             msg = f"{ENCODER} is another scGPT than the reference was trained on. Export the reference again."
             raise DamagedReference(msg)
-        return ScGPTEmbedding(vocabulary, reference.config.input_dim, settings)
+        return ScGPTEmbedding(vocabulary, reference.config.input_dim, reference.embedder)

@@ -10,7 +10,7 @@ from spikgpt.embedding.base import Embedding, Engine
 from spikgpt.embedding.obsm import ObsmEmbedding
 from spikgpt.embedding.pca import KIND as PCA
 from spikgpt.embedding.pca import PCAProjection
-from spikgpt.errors import CheckpointError, DamagedReference, HubError, ReferenceNotFound, SpikGPTError
+from spikgpt.errors import DamagedReference
 from spikgpt.extras import needs
 from spikgpt.options import EngineOptions
 from spikgpt.reference.files import CLASSIFIER, EMBEDDER, ReferenceFiles
@@ -19,6 +19,7 @@ from spikgpt.reference.layout import GRAPHS
 
 if TYPE_CHECKING:
     from spikgpt.engines.torch import TorchEngine
+    from spikgpt.scgpt.source import ScGPTSource
 
 
 def open_engine(
@@ -59,30 +60,50 @@ def open_engine(
     return torch_engine(reference, scgpt=scgpt, hub=hub)
 
 
-def torch_engine(reference: ReferenceFiles, *, scgpt: str | Path | None = None, hub: Hub | None = None) -> TorchEngine:
-    """Return the torch engine of a reference; see :func:`open_engine`."""
+def torch_engine(
+    reference: ReferenceFiles,
+    *,
+    scgpt: str | Path | None = None,
+    hub: Hub | None = None,
+    source: ScGPTSource | None = None,
+) -> TorchEngine:
+    """Return the torch engine of a reference; see :func:`open_engine`. A ``source`` is scGPT, opened already."""
     with needs("train"):
         import torch
 
         from spikgpt.engines.model import SpikingClassifier
-        from spikgpt.engines.torch import TorchEngine
+        from spikgpt.engines.torch import TorchEngine, scgpt_embedding
+        from spikgpt.scgpt.source import ScGPTSource as Source
     weights = {name: torch.from_numpy(array) for name, array in reference.part(CLASSIFIER).items()}
     classifier = SpikingClassifier.from_weights(reference.config, weights)
-    settings, temperature = reference.embedder, reference.thresholds.temperature
-    embedding: Embedding
-    if settings.get("kind") == PCA:
-        embedding = PCAProjection.from_tensors(settings, reference.part(EMBEDDER), reference.genes)
-    elif settings.get("kind") == "obsm":
-        embedding = ObsmEmbedding.from_settings(settings)
-    else:
-        from spikgpt.scgpt.source import ScGPTSource
+    if reference.embedder.get("kind") != "scgpt":
+        return TorchEngine(stored_embedding(reference), classifier, reference.thresholds.temperature)
+    tensors = reference.part(EMBEDDER)
+    source = source or Source.from_settings(reference.embedder, tensors, reference.genes, scgpt=scgpt, hub=hub)
+    return TorchEngine(scgpt_embedding(source), classifier, reference.thresholds.temperature, source.checkpoint)
 
-        try:
-            source = ScGPTSource.from_settings(settings, reference.part(EMBEDDER), reference.genes, folder=scgpt, hub=hub)
-        except (DamagedReference, CheckpointError, ReferenceNotFound, HubError):
-            raise
-        except SpikGPTError as error:
-            msg = f"The reference {reference.name} is inconsistent: {error}"
-            raise DamagedReference(msg) from error
-        return TorchEngine(source.embedding(), classifier, temperature, source.checkpoint)
-    return TorchEngine(embedding, classifier, temperature)
+
+def stored_embedding(reference: ReferenceFiles) -> Embedding:
+    """Return the embedding of a reference that needs no scGPT.
+
+    Raises
+    ------
+    DamagedReference
+        When it does not fit the network, or there is no such embedding.
+    """
+    kind = reference.embedder.get("kind")
+    if kind == PCA:
+        projection = PCAProjection.from_tensors(reference.embedder, reference.part(EMBEDDER), reference.genes)
+        if len(projection.label_means) != reference.config.n_labels:
+            msg = f"The embedder knows {len(projection.label_means)} labels; the network has {reference.config.n_labels}."
+            raise DamagedReference(msg)
+        embedding: Embedding = projection
+    elif kind == "obsm":
+        embedding = ObsmEmbedding.from_settings(reference.embedder)
+    else:
+        msg = f"config.json names the embedder {kind!r}; this version of spikgpt has pca, scgpt and obsm."
+        raise DamagedReference(msg)
+    if embedding.dim != reference.config.input_dim:
+        msg = f"The embedder makes vectors of {embedding.dim} values; the network takes {reference.config.input_dim}."
+        raise DamagedReference(msg)
+    return embedding

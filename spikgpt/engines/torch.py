@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from functools import cached_property
 
 import numpy as np
@@ -15,7 +15,8 @@ from spikgpt.embedding.pca import PCAProjection
 from spikgpt.embedding.scgpt import ScGPTEmbedding
 from spikgpt.engines.model import SpikingClassifier
 from spikgpt.scgpt.checkpoint import Checkpoint
-from spikgpt.scgpt.embedding import EmbedOptions, embed_cells
+from spikgpt.scgpt.embedding import Running, cache_folder, embed_cells
+from spikgpt.scgpt.source import ScGPTSource
 from spikgpt.types import Floats, NetworkOutput, OnCells, Scale
 
 # Cells classified at a time: more take more memory and are no faster.
@@ -34,7 +35,7 @@ class TorchEngine:
     classifier: SpikingClassifier
     temperature: float = 1.0
     checkpoint: Checkpoint | None = None
-    running: EmbedOptions = EmbedOptions()
+    running: Running | None = None
 
     @property
     def name(self) -> str:
@@ -56,9 +57,7 @@ class TorchEngine:
         if isinstance(embedding, PCAProjection):
             return embedding.project(cells.values, cells.totals, scale, on_cells)
         if isinstance(embedding, ScGPTEmbedding) and self.checkpoint is not None:
-            ids = embedding.vocabulary.gene_ids
-            running = replace(self.running, max_length=embedding.vocabulary.length)
-            return embed_cells(self.checkpoint, cells.values, ids, running, on_cells=on_cells).astype(np.float64)
+            return scgpt_vectors(self.checkpoint, embedding, cells, running=self.running, on_cells=on_cells)
         return np.asarray(cells.values.toarray(), dtype=np.float64)
 
     def classified(
@@ -97,3 +96,28 @@ class TorchEngine:
     def _folded(self) -> SpikingClassifier:
         """The classifier for inference: float64, collapsed, every BatchNorm folded."""
         return SpikingClassifier.from_weights(self.classifier.config, self.classifier.state_dict()).double().folded()
+
+
+def scgpt_embedding(source: ScGPTSource) -> ScGPTEmbedding:
+    """Return how cells are read for an scGPT checkpoint."""
+    return ScGPTEmbedding(source.vocabulary, source.checkpoint.config.dim, source.settings(), source.tensors())
+
+
+def scgpt_vectors(
+    checkpoint: Checkpoint,
+    embedding: ScGPTEmbedding,
+    cells: AlignedCells,
+    *,
+    running: Running | None = None,
+    on_cells: OnCells | None = None,
+) -> npt.NDArray[np.float64]:
+    """Return scGPT's vectors of cells, shape (n, dim)."""
+    vocabulary = embedding.vocabulary
+    return embed_cells(
+        checkpoint,
+        cells.values,
+        vocabulary.gene_ids,
+        max_length=vocabulary.length,
+        running=running or Running(cache=cache_folder()),
+        on_cells=on_cells,
+    ).astype(np.float64)

@@ -16,18 +16,11 @@ from spikgpt.embedding.base import Embedding
 from spikgpt.embedding.obsm import PREFIX, ObsmEmbedding, vector_cells
 from spikgpt.embedding.pca import KIND as PCA
 from spikgpt.embedding.pca import PCAProjection
-from spikgpt.engines.torch import TorchEngine
+from spikgpt.engines.torch import TorchEngine, scgpt_embedding, scgpt_vectors
 from spikgpt.errors import ConfigError, LabelsError
 from spikgpt.labels.familiarity import Familiarity
 from spikgpt.labels.label_map import LabelMap
-from spikgpt.labels.thresholds import (
-    PAPER_THRESHOLD,
-    Calibration,
-    Thresholds,
-    conformal_threshold,
-    fit_temperature,
-    tempered,
-)
+from spikgpt.labels.thresholds import PAPER_THRESHOLD, Calibration, Thresholds, fit_temperature, tempered
 from spikgpt.options import AnnotateOptions, TrainOptions
 from spikgpt.pipeline import CellScores, QueryModel
 from spikgpt.reference.files import ReferenceFiles, reference_of
@@ -179,10 +172,10 @@ def prepare(
         stored: Embedding = ObsmEmbedding.fit(cells, key)
         vectors = joined(list(stored.read(cells, layer=options.layer, scaling="auto").chunks))
         return replace(prepared, vectors=vectors, stored=stored)
-    stored = embedder.embedding()
+    stored = scgpt_embedding(embedder)
     read = joined(list(stored.read(cells, layer=options.layer, scaling="auto").chunks))
-    vectors = vector_cells(embedder.vectors(read, on_cells), read.empty)
-    return replace(prepared, vectors=vectors, stored=stored)
+    found = scgpt_vectors(embedder.checkpoint, stored, read, on_cells=on_cells)
+    return replace(prepared, vectors=vector_cells(found, read.empty), stored=stored)
 
 
 def fit_part(
@@ -253,7 +246,7 @@ def calibrate(
     calibrated = replace(fitted.engine, temperature=single.temperature)
     model, together = score_all(calibrated, fitted.familiarity, held, neighbours=True)
     smoothed = calibration(together)
-    thresholds = conformal_threshold(confidence).calibrated(single=single, smoothed=smoothed)
+    thresholds = Thresholds.of(confidence, single=single, smoothed=smoothed)
     final = tempered(together.probabilities, smoothed.temperature if model.smoothed else 1.0)
     best = np.full(len(held_rows), UNKNOWN, dtype=object)
     best[filled] = names[final.argmax(axis=1)]
