@@ -145,9 +145,10 @@ def graph_against_products() -> dict[int, tuple[float, float]]:
 
     from spikgpt.cells.expression import align, find_expression
     from spikgpt.cells.obs import read_h5ad
+    from spikgpt.options import EngineOptions
     from spikgpt.reference.layout import GRAPH
     from spikgpt_onnx.annotator import Annotator
-    from spikgpt_onnx.session import Options, Session
+    from spikgpt_onnx.session import Session, workers
 
     annotator = Annotator.from_pretrained("pancreas", provider="cpu")
     content = annotator.stored.files[GRAPH]
@@ -160,12 +161,13 @@ def graph_against_products() -> dict[int, tuple[float, float]]:
         node.name: random.random((BATCH, node.type.tensor_type.shape.dim[1].dim_value), dtype=np.float32)
         for node in alone.graph.input
     }
+    cpu = EngineOptions(provider="cpu")
     sessions = [
-        (Session(content, Options("cpu")), real),
-        (Session(alone.SerializeToString(), Options("cpu")), made_up),
+        (Session(content, cpu), real),
+        (Session(alone.SerializeToString(), cpu), made_up),
     ]
     rates = {}
-    for threads in sorted({1, Options().workers}):
+    for threads in sorted({1, workers(cpu)}):
         batches = 2 * threads
         with ThreadPoolExecutor(threads) as pool:
 

@@ -28,12 +28,13 @@ from spikgpt.labels.familiarity import Familiarity, Traits
 from spikgpt.labels.neighbours import Neighbourhood, content_keys, sample_of
 from spikgpt.labels.reading import Reader, Readings, read_embedding
 from spikgpt.labels.thresholds import Rejection
+from spikgpt.options import EngineOptions, options_of
 from spikgpt.reference.hub import Hub
 from spikgpt.reference.layout import ENCODER, GRAPHS
 from spikgpt.reference.registry import find
 from spikgpt.reference.stored import EMBEDDER, read_stored
 from spikgpt_onnx import contract
-from spikgpt_onnx.session import Options, Session
+from spikgpt_onnx.session import Session, workers
 
 # Cells to a batch on a CPU, whose values then stay in its cache, and on a GPU.
 CPU_BATCH, GPU_BATCH = 512, 8192
@@ -60,7 +61,7 @@ class Annotator:
     precision
         Which of its graphs to run: ``fp32``, ``fp16`` or ``int8``.
     options
-        Fields of :class:`spikgpt_onnx.session.Options`: provider, strict, threads, memory_arena, engine_cache,
+        Fields of :class:`spikgpt.options.EngineOptions`: provider, strict, threads, memory_arena, engine_cache,
         io_binding.
 
     Raises
@@ -78,7 +79,7 @@ class Annotator:
             msg = f"There is no precision {precision!r}; choose {', '.join(GRAPHS)}."
             raise ConfigError(msg)
         self.origin = origin
-        self.options = Options(**options)
+        self.options = options_of(EngineOptions, options)
         self.stored = read_stored(Path(folder))
         self.session = Session.of(self.stored.files, GRAPHS[precision], self.options)
 
@@ -195,8 +196,8 @@ class Annotator:
         if size < 1:
             msg = f"batch_size is {batch_size}; it must be at least 1."
             raise ConfigError(msg)
-        workers = self.options.workers if self.provider == "cpu" else 1
-        with _opened(cells, genes) as source, ThreadPoolExecutor(workers) as pool:
+        batches = workers(self.options) if self.provider == "cpu" else 1
+        with _opened(cells, genes) as source, ThreadPoolExecutor(batches) as pool:
             run = _Run(self.session, pool, size, len(self.labels), progress, neighbours, self.stored.familiarity)
             if self.stored.embedder.get("kind") == PCA:
                 expression, tensors = find_expression(source, layer=layer), self.stored.part(EMBEDDER)
@@ -228,7 +229,7 @@ class Annotator:
             return PrecomputedEmbedder.from_settings(self.stored.embedder).embed(source, layer=layer, scaling=scaling)
         check_scaling(scaling)
         # One batch of tokens at a time, by all threads: it takes much memory.
-        session = Session.of(self.stored.files, ENCODER, self.options, threads=self.options.workers)
+        session = Session.of(self.stored.files, ENCODER, self.options, threads=workers(self.options))
         vocabulary = Vocabulary.from_json(session.metadata.get("vocabulary", ""))
         if vocabulary.sha256 != self.stored.embedder.get("sha256"):
             msg = f"{ENCODER} is another scGPT than the reference was trained on. Export the reference again."
@@ -366,7 +367,7 @@ def scgpt_embedding(session: Session, vocabulary: Vocabulary, dim: int, expressi
     try:
         from spikgpt.embedding.tokens import tokenise
     except ImportError as error:
-        msg = f"scGPT's tokens need numba ({error}): pip install 'spikgpt-onnx[cpu,scgpt]'"
+        msg = f"scGPT's tokens need numba ({error}): pip install 'spikgpt[cpu,scgpt]'"
         raise GraphError(msg) from error
     most = CPU_TOKENS if session.provider == "cpu" else GPU_TOKENS
     vectors, empty = [], []

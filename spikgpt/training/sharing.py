@@ -158,7 +158,7 @@ def _checked_graphs(reference: Reference, content: Mapping[str, bytes]) -> list[
     try:
         from spikgpt_onnx.exporter import check_again
     except ImportError:
-        return ["the graphs were made from these files (not run: pip install 'spikgpt-onnx[export,cpu]' for that)"]
+        return ["the graphs were made from these files (not run: pip install 'spikgpt[cpu,train]' for that)"]
     try:
         reports = check_again(reference, content)
     except (GraphError, ParityError) as error:
