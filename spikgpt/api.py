@@ -154,7 +154,10 @@ class SpikGPT:
         """
         with needs("train"):
             from spikgpt_onnx.exporter import export
-        return export(self.reference, self.engine, folder, precisions=precisions)
+            from spikgpt.engines.torch import TorchEngine
+            from spikgpt_onnx.parity import ExportableReference
+        engine = self.engine if isinstance(self.engine, TorchEngine) else torch_engine(self.reference)
+        return export(ExportableReference(self.reference, engine), folder, precisions=precisions)
 
     def push_to_hub(
         self,

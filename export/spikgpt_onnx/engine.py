@@ -20,7 +20,7 @@ from spikgpt.reference.files import ReferenceFiles
 from spikgpt.reference.layout import ENCODER, GRAPHS
 from spikgpt.types import Floats, NetworkOutput, OnCells, Scale
 from spikgpt_onnx import contract
-from spikgpt_onnx.session import Session, workers_of
+from spikgpt_onnx.session import Session, workers
 
 # Cells to a batch on a CPU, whose values then stay in its cache, and on a GPU.
 CPU_BATCH, GPU_BATCH = 512, 8192
@@ -53,7 +53,7 @@ class OnnxEngine:
         self.session = Session.of(reference.files, GRAPHS[self.options.precision], self.options)
         self.encoder: Session | None = None
         self.embedding = self._embedding_of(reference)
-        self._pool = ThreadPoolExecutor(workers_of(self.options) if self.session.provider == "cpu" else 1)
+        self._pool = ThreadPoolExecutor(workers(self.options) if self.session.provider == "cpu" else 1)
 
     @property
     def name(self) -> str:
@@ -129,7 +129,7 @@ class OnnxEngine:
         if reference.embedder.get("kind") != "scgpt":
             return stored_embedding(reference)
         # One batch of tokens at a time, by all threads: it takes much memory.
-        self.encoder = Session.of(reference.files, ENCODER, self.options, threads=workers_of(self.options))
+        self.encoder = Session.of(reference.files, ENCODER, self.options, threads=workers(self.options))
         vocabulary = Vocabulary.from_json(self.encoder.metadata.get("vocabulary", ""))
         if vocabulary.sha256 != reference.embedder.get("sha256"):
             msg = f"{ENCODER} is another scGPT than the reference was trained on. Export the reference again."

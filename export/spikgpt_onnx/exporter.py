@@ -9,13 +9,14 @@ from collections.abc import Mapping, Sequence
 from dataclasses import asdict
 from pathlib import Path
 
+import msgspec
 import onnx
 
-from spikgpt.cells.genes import GeneList
 from spikgpt.embedding.pca import PCAProjection
 from spikgpt.errors import ConfigError
 from spikgpt.files import dumped, replacing
 from spikgpt.reference import layout
+from spikgpt.reference.files import with_graphs
 from spikgpt.reference.layout import COMBINED, ENCODER, GRAPHS, PARITY, verified_files, write_files
 from spikgpt.version import __version__
 from spikgpt_onnx.graph import Network, encoder_graph, labelling_graph
@@ -50,8 +51,7 @@ def export(
         msg = f"Found the precisions {', '.join(precisions) or 'none'}; choose from {', '.join(GRAPHS)}."
         raise ConfigError(msg)
     folder = Path(folder)
-    bare = reference.files()
-    here = folder / "model.safetensors"
+    here, bare = folder / "model.safetensors", reference.files.files
     same = here.is_file() and here.read_bytes() == bare["model.safetensors"]
     layout.check_writable(folder, overwrite=same or (folder / PARITY).is_file())
     graphs, reports = _checked_graphs(reference, precisions)
@@ -62,7 +62,7 @@ def export(
             for name, content in graphs.items()
         },
     }
-    files = reference.files(graphs | {PARITY: dumped(report)})
+    files = with_graphs(reference.files, graphs | {PARITY: dumped(report)})
     with tempfile.TemporaryDirectory() as temporary:
         # As users will load it: manifest, hashes and what the graph carries are checked once more.
         trial = verified_files(write_files(files, Path(temporary) / "trial"))
@@ -102,22 +102,21 @@ def export_literal(reference: ExportableReference, path: str | Path) -> None:
 
 def network_of(reference: ExportableReference) -> Network:
     """Return what the graphs of a reference are made of."""
-    embedder = reference.embedder
-    genes = embedder.genes or GeneList((), ())
+    stored, embedding = reference.files, reference.engine.embedding
     return Network(
-        config=reference.config,
-        weights=reference.weights(),
-        threshold=reference.thresholds.threshold,
-        temperature=reference.thresholds.temperature,
-        projection=embedder if isinstance(embedder, PCAProjection) else None,
+        config=stored.config,
+        weights=reference.engine.weights(),
+        threshold=stored.thresholds.threshold,
+        temperature=stored.thresholds.temperature,
+        projection=embedding if isinstance(embedding, PCAProjection) else None,
         metadata={
             "format_version": str(layout.FORMAT_VERSION),
             "spikgpt_version": __version__,
-            "reference": reference.name,
-            "revision": reference.origin or "",
-            "labels": json.dumps(reference.labels.to_list()),
-            "thresholds": json.dumps(reference.thresholds.to_dict()),
-            "genes_sha256": genes.sha256,
+            "reference": stored.name,
+            "revision": stored.origin or "",
+            "labels": json.dumps(stored.labels.to_list()),
+            "thresholds": json.dumps(msgspec.to_builtins(stored.thresholds)),
+            "genes_sha256": embedding.stored_genes.sha256,
         },
     )
 
@@ -132,8 +131,8 @@ def _checked_graphs(
         name, graph = GRAPHS[precision], labelling_graph(network, precision)
         reports[name] = check_parity(reference, graph, precision, golden)
         graphs[name] = graph.SerializeToString()
-    if hasattr(reference.embedder, "encoder"):
-        encoder = reference.embedder.encoder()
+    if reference.engine.source is not None:
+        encoder = reference.engine.source.encoder()
         graphs[ENCODER] = encoder_graph(encoder, network.metadata).SerializeToString()
         combined = labelling_graph(network, encoder=encoder)
         reports[COMBINED] = check_tokens(reference, encoder, graphs[ENCODER], combined)

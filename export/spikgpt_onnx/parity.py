@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any, Protocol
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import numpy.typing as npt
@@ -14,13 +14,14 @@ from onnx import numpy_helper
 from spikgpt.embedding.pca import PCAProjection
 from spikgpt.embedding.vocabulary import Encoder
 from spikgpt.errors import ParityError
-from spikgpt.labels.label_map import LabelMap
-from spikgpt.labels.thresholds import Thresholds, confidence_of, is_unknown
-from spikgpt.reference.config import SpikGPTConfig
+from spikgpt.reference.files import ReferenceFiles
 from spikgpt.types import Floats
 from spikgpt_onnx import contract
 from spikgpt_onnx.graph import IR_VERSION, OPSET
 from spikgpt_onnx.session import Session
+
+if TYPE_CHECKING:
+    from spikgpt.engines.torch import TorchEngine
 
 GOLDEN_CELLS = 2048
 # float32 probabilities agree to rounding unless a membrane potential is within rounding of the firing threshold. Such a
@@ -33,44 +34,16 @@ SHARE_EQUAL, MARGIN = 0.999, 0.05
 WEIGHT_TOLERANCE: dict[str, float] = {"fp32": 1e-6, "fp16": 1e-3, "int8": 1 / 127}
 
 
-class ExportableReference(Protocol):
-    """What is exported: :class:`spikgpt.training.reference.Reference` offers it."""
+@dataclass(frozen=True)
+class ExportableReference:
+    """What is exported: a reference, and its torch engine, which graphs are held against."""
 
-    @property
-    def name(self) -> str:
-        """Name of the reference."""
-
-    @property
-    def origin(self) -> str | None:
-        """Repository and commit that it was pulled from."""
-
-    @property
-    def labels(self) -> LabelMap:
-        """Its labels."""
-
-    @property
-    def thresholds(self) -> Thresholds:
-        """When a cell is Unknown."""
-
-    @property
-    def embedder(self) -> Any:
-        """A :class:`PCAProjection`, what has an ``encoder()``, or an embedding that the user brings."""
-
-    @property
-    def config(self) -> SpikGPTConfig:
-        """Shape and neurons of the classifier."""
-
-    def files(self, onnx: Mapping[str, bytes] | None = None) -> dict[str, bytes]:
-        """Return every file of the reference, with its graphs, by name."""
-
-    def weights(self) -> dict[str, Floats]:
-        """Return the weights of the classifier by name."""
-
-    def folded_weights(self) -> dict[str, Floats]:
-        """Return the same with every BatchNorm folded, by the trained network's own code."""
+    files: ReferenceFiles
+    engine: TorchEngine
 
     def probabilities(self, vectors: npt.NDArray[np.float64]) -> npt.NDArray[np.float64]:
-        """Classify embedded cells, (n, dim) to (n, labels), in float64."""
+        """Classify embedded cells with the trained model, (n, dim) to (n, labels), in float64."""
+        return self.engine.classified(vectors)[0]
 
 
 @dataclass(frozen=True)
@@ -125,7 +98,7 @@ class Golden:
 def golden_cells(reference: ExportableReference, cells: int = GOLDEN_CELLS) -> Golden:
     """Return cells like those of the reference, half of them between two labels, so that some are nearly Unknown."""
     random = np.random.default_rng(0)
-    embedder = reference.embedder
+    embedder = reference.engine.embedding
     if not isinstance(embedder, PCAProjection):
         vectors = random.standard_normal((cells, embedder.dim)).astype(np.float32)
         vectors /= np.linalg.norm(vectors, axis=1, keepdims=True)
@@ -187,9 +160,9 @@ def weight_difference(reference: ExportableReference, graph: onnx.ModelProto) ->
     the trained network folds by its own code.
     """
     constants = {tensor.name: numpy_helper.to_array(tensor) for tensor in graph.graph.initializer}
-    config = reference.config
+    config = reference.files.config
     largest = 0.0
-    for name, weight in reference.folded_weights().items():
+    for name, weight in reference.engine.folded_weights().items():
         if not name.endswith(".weight"):
             continue
         layer = name.removesuffix(".weight").removesuffix(".linear")
@@ -217,9 +190,9 @@ def parity_of(
     weights: float,
 ) -> Parity:
     """Compare what a graph says of some cells with what the trained model says of their vectors, shape (n, dim)."""
-    expected, threshold = reference.probabilities(vectors), reference.thresholds.threshold
-    confidence = confidence_of(expected)
-    best, unknown = expected.argmax(axis=1), is_unknown(confidence, threshold)
+    expected, threshold = reference.probabilities(vectors), reference.files.thresholds.threshold
+    confidence = expected.max(axis=1)
+    best, unknown = expected.argmax(axis=1), confidence < threshold
     other_label = outputs[contract.BEST_LABEL] != best
     other_decision = (outputs[contract.LABEL] == -1) != unknown
     given_up = confidence - expected[np.arange(len(best)), outputs[contract.BEST_LABEL]]

@@ -80,7 +80,7 @@ def torch_engine(
         return TorchEngine(stored_embedding(reference), classifier, reference.thresholds.temperature)
     tensors = reference.part(EMBEDDER)
     source = source or Source.from_settings(reference.embedder, tensors, reference.genes, scgpt=scgpt, hub=hub)
-    return TorchEngine(scgpt_embedding(source), classifier, reference.thresholds.temperature, source.checkpoint)
+    return TorchEngine(scgpt_embedding(source), classifier, reference.thresholds.temperature, source)
 
 
 def stored_embedding(reference: ReferenceFiles) -> Embedding:

@@ -14,7 +14,6 @@ from spikgpt.embedding.base import Embedding
 from spikgpt.embedding.pca import PCAProjection
 from spikgpt.embedding.scgpt import ScGPTEmbedding
 from spikgpt.engines.model import SpikingClassifier
-from spikgpt.scgpt.checkpoint import Checkpoint
 from spikgpt.scgpt.embedding import Running, cache_folder, embed_cells
 from spikgpt.scgpt.source import ScGPTSource
 from spikgpt.types import Floats, NetworkOutput, OnCells, Scale
@@ -27,14 +26,14 @@ BATCH = 1024
 class TorchEngine:
     """Runs a classifier on what its embedding makes of cells.
 
-    Logits are divided by ``temperature``. ``checkpoint`` is the scGPT network of an embedding by scGPT, ``running`` how
-    to run that.
+    Logits are divided by ``temperature``. ``source`` is the scGPT checkpoint of an embedding by scGPT, ``running`` how to
+    run that.
     """
 
     embedding: Embedding
     classifier: SpikingClassifier
     temperature: float = 1.0
-    checkpoint: Checkpoint | None = None
+    source: ScGPTSource | None = None
     running: Running | None = None
 
     @property
@@ -56,8 +55,8 @@ class TorchEngine:
         embedding = self.embedding
         if isinstance(embedding, PCAProjection):
             return embedding.project(cells.values, cells.totals, scale, on_cells)
-        if isinstance(embedding, ScGPTEmbedding) and self.checkpoint is not None:
-            return scgpt_vectors(self.checkpoint, embedding, cells, running=self.running, on_cells=on_cells)
+        if self.source is not None:
+            return scgpt_vectors(self.source, cells, running=self.running, on_cells=on_cells)
         return np.asarray(cells.values.toarray(), dtype=np.float64)
 
     def classified(
@@ -104,20 +103,14 @@ def scgpt_embedding(source: ScGPTSource) -> ScGPTEmbedding:
 
 
 def scgpt_vectors(
-    checkpoint: Checkpoint,
-    embedding: ScGPTEmbedding,
-    cells: AlignedCells,
-    *,
-    running: Running | None = None,
-    on_cells: OnCells | None = None,
+    source: ScGPTSource, cells: AlignedCells, *, running: Running | None = None, on_cells: OnCells | None = None
 ) -> npt.NDArray[np.float64]:
     """Return scGPT's vectors of cells, shape (n, dim)."""
-    vocabulary = embedding.vocabulary
     return embed_cells(
-        checkpoint,
+        source.checkpoint,
         cells.values,
-        vocabulary.gene_ids,
-        max_length=vocabulary.length,
+        source.vocabulary.gene_ids,
+        max_length=source.max_length,
         running=running or Running(cache=cache_folder()),
         on_cells=on_cells,
     ).astype(np.float64)

@@ -174,7 +174,7 @@ def prepare(
         return replace(prepared, vectors=vectors, stored=stored)
     stored = scgpt_embedding(embedder)
     read = joined(list(stored.read(cells, layer=options.layer, scaling="auto").chunks))
-    found = scgpt_vectors(embedder.checkpoint, stored, read, on_cells=on_cells)
+    found = scgpt_vectors(embedder, read, on_cells=on_cells)
     return replace(prepared, vectors=vector_cells(found, read.empty), stored=stored)
 
 
