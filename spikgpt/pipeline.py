@@ -9,7 +9,7 @@ from anndata import AnnData
 
 from spikgpt.labels.annotation import Annotation, annotated
 from spikgpt.labels.reading import Readings, read_embedding
-from spikgpt.labels.thresholds import Rejection
+from spikgpt.options import AnnotateOptions, options_of
 from spikgpt.training.embedders import Embedding
 from spikgpt.training.reference import Reference
 
@@ -57,13 +57,12 @@ def annotate(
     ConfigError
         When an option is out of range.
     """
-    rejection = Rejection(unknown_rate, threshold, recalibrate)  # refuse bad options before the work
+    decision = {"unknown_rate": unknown_rate, "threshold": threshold, "recalibrate": recalibrate}
+    options = options_of(AnnotateOptions, decision)  # refuse bad options before the work
     embedding = reference.embedder.embed(
         adata, layer=layer, scaling=scaling, classify=reference.probabilities, on_cells=on_cells
     )
-    return label(
-        reference, embedding, adata.obs_names, neighbours=neighbours, rejection=rejection, batch_size=batch_size
-    )
+    return label(reference, embedding, adata.obs_names, neighbours=neighbours, options=options, batch_size=batch_size)
 
 
 def label(
@@ -72,7 +71,7 @@ def label(
     cells: pd.Index,
     *,
     neighbours: bool = True,
-    rejection: Rejection | None = None,
+    options: AnnotateOptions | None = None,
     batch_size: int = 4096,
 ) -> Annotation:
     """Label cells that are embedded already; the options are those of :func:`annotate`."""
@@ -82,9 +81,8 @@ def label(
         embedding.empty,
         embedding.report,
         thresholds=reference.thresholds,
-        rejection=rejection or Rejection(),
+        options=options or AnnotateOptions(),
         labels=reference.labels,
-        neighbours=neighbours,
         reference_name=reference.name,
         reference_origin=reference.origin,
     )

@@ -33,7 +33,7 @@ def test_annotating_adds_and_changes_nothing_else(small: Reference, few: AnnData
     labels, numbers = {"label", "best_label", "label_broad"}, {"confidence", "familiarity"}
     assert set(adata.obs) - set(few.obs) == {f"spikgpt_{name}" for name in labels | numbers}
     assert set(adata.obsm) - set(few.obsm) == {"spikgpt_probabilities"}
-    assert set(adata.uns) - set(few.uns) == {"spikgpt"}
+    assert set(adata.uns) - set(few.uns) == {"spikgpt", *(f"spikgpt_{name}_colors" for name in labels)}
     assert adata.obsm["spikgpt_probabilities"].shape == (few.n_obs, 6)
     assert (adata.X != few.X).nnz == 0
     assert adata.obs["spikgpt_label"].astype(str).tolist() == annotation.labels.tolist()

@@ -135,27 +135,27 @@ def test_empty_cells_are_kept_unknown_and_counted(small: Reference, query: AnnDa
 
 def test_the_threshold_decides(small: Reference, query: AnnData) -> None:
     everything = annotate(small, query, threshold=0.0)
-    assert everything.unknown_rate == 0
+    assert everything.unknown_fraction == 0
     np.testing.assert_array_equal(everything.labels, everything.best_labels)
     nothing = annotate(small, query, threshold=1.0)
-    assert nothing.unknown_rate > 0.9
+    assert nothing.unknown_fraction > 0.9
     np.testing.assert_array_equal(nothing.best_labels, everything.best_labels)
     assert any("is 'small' the right reference" in note for note in nothing.notes())
 
 
 def test_the_unknown_rate_decides(small: Reference, query: AnnData) -> None:
-    shares = [annotate(small, query, unknown_rate=rate).unknown_rate for rate in (0.0, 0.02, 0.2, 0.9)]
+    shares = [annotate(small, query, unknown_rate=rate).unknown_fraction for rate in (0.0, 0.02, 0.2, 0.9)]
     assert shares[0] == 0
     assert shares == sorted(shares)
     assert shares[-1] > 0.5
     lenient = annotate(small, query, recalibrate=True)
-    assert lenient.unknown_rate <= annotate(small, query).unknown_rate
-    assert lenient.decision.recalibrated
+    assert lenient.unknown_fraction <= annotate(small, query).unknown_fraction
+    assert lenient.cutoffs.recalibrated
 
 
 def test_a_reference_without_familiarity_goes_by_the_probability(small: Reference, query: AnnData) -> None:
-    numbers = {name: getattr(small.thresholds, name) for name in ("threshold", "unknown_rate", "calibration_cells")}
-    old = dataclasses.replace(small, thresholds=Thresholds(**numbers), familiarity=None)
+    thresholds = Thresholds("maximum probability", small.thresholds.threshold, 0.05, 108, 0.95)
+    old = dataclasses.replace(small, thresholds=thresholds, familiarity=None)
     annotation = annotate(old, query)
     assert annotation.familiarity is None
     np.testing.assert_array_equal(annotation.rejected, annotation.confidence < small.thresholds.threshold)
@@ -165,7 +165,7 @@ def test_a_reference_without_familiarity_goes_by_the_probability(small: Referenc
 
 @pytest.mark.parametrize("threshold", [-1.0, 1.5])
 def test_a_bad_threshold_is_refused(small: Reference, query: AnnData, threshold: float) -> None:
-    with pytest.raises(ConfigError, match="expected a probability"):
+    with pytest.raises(ConfigError, match="threshold is .*: expected"):
         annotate(small, query, threshold=threshold)
 
 

@@ -27,7 +27,7 @@ from spikgpt.labels.annotation import Annotation, annotated
 from spikgpt.labels.familiarity import Familiarity, Traits
 from spikgpt.labels.neighbours import Neighbourhood, content_keys, sample_of
 from spikgpt.labels.reading import Reader, Readings, read_embedding
-from spikgpt.labels.thresholds import Rejection
+from spikgpt.options import AnnotateOptions, options_of
 from spikgpt.reference.hub import Hub
 from spikgpt.reference.layout import ENCODER, GRAPHS
 from spikgpt.reference.registry import find
@@ -190,7 +190,8 @@ class Annotator:
         ConfigError
             When an option is out of range.
         """
-        rejection = Rejection(unknown_rate, threshold, recalibrate)  # refuse bad options before the work
+        decision = {"unknown_rate": unknown_rate, "threshold": threshold, "recalibrate": recalibrate}
+        options = options_of(AnnotateOptions, decision)  # refuse bad options before the work
         size = (CPU_BATCH if self.provider == "cpu" else GPU_BATCH) if batch_size is None else batch_size
         if size < 1:
             msg = f"batch_size is {batch_size}; it must be at least 1."
@@ -212,9 +213,8 @@ class Annotator:
             empty,
             report,
             thresholds=self.stored.thresholds,
-            rejection=rejection,
+            options=options,
             labels=self.stored.labels,
-            neighbours=neighbours,
             reference_name=self.stored.name,
             reference_origin=self.origin,
         )

@@ -10,6 +10,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, Protocol, runtime_checkable
 
+import msgspec
 import numpy as np
 import numpy.typing as npt
 import onnx
@@ -21,7 +22,7 @@ from spikgpt.embedding.vocabulary import Encoder
 from spikgpt.errors import ConfigError, ParityError
 from spikgpt.files import replacing
 from spikgpt.labels.label_map import LabelMap
-from spikgpt.labels.thresholds import Thresholds, confidence_of, is_unknown
+from spikgpt.labels.thresholds import Thresholds
 from spikgpt.reference.config import SpikGPTConfig
 from spikgpt.reference.layout import (
     COMBINED,
@@ -246,7 +247,7 @@ def network_of(reference: Trained) -> Network:
             "reference": reference.name,
             "revision": reference.origin or "",
             "labels": json.dumps(reference.labels.to_list()),
-            "thresholds": json.dumps(reference.thresholds.to_dict()),
+            "thresholds": json.dumps(msgspec.to_builtins(reference.thresholds)),
             "genes_sha256": genes.sha256,
         },
     )
@@ -355,8 +356,8 @@ def _parity(
 ) -> Parity:
     """Compare what a graph says of some cells with what the trained model says, shape (n, labels)."""
     threshold = reference.thresholds.threshold
-    confidence = confidence_of(expected)
-    best, unknown = expected.argmax(axis=1), is_unknown(confidence, threshold)
+    confidence = expected.max(axis=1)
+    best, unknown = expected.argmax(axis=1), confidence < threshold
     other_label = outputs[contract.BEST_LABEL] != best
     other_decision = (outputs[contract.LABEL] == -1) != unknown
     given_up = confidence - expected[np.arange(len(best)), outputs[contract.BEST_LABEL]]

@@ -21,10 +21,7 @@ from spikgpt.labels.thresholds import (
     PAPER_THRESHOLD,
     Calibration,
     Thresholds,
-    confidence_of,
-    conformal_threshold,
     fit_temperature,
-    is_unknown,
     tempered,
 )
 from spikgpt.pipeline import label, read
@@ -132,7 +129,7 @@ def train(
         embedder=fitted,
         classifier=classifier,
         labels=_label_map(known, ontology_ids),
-        thresholds=conformal_threshold(np.ones(1)),
+        thresholds=Thresholds.of(np.ones(1)),
         metrics={},
         provenance={},
         familiarity=familiarity,
@@ -155,9 +152,7 @@ def train(
             "held_out_by": _held_out_by(batch_key, groups, held_part),
             "held_out": measure(labels[held_known], annotation.best_labels).to_dict(),
             "reliability": held_out_reliability(measured, embedding, truth, temperature=chosen.calibrate),
-            "paper_threshold_rejects": float(
-                is_unknown(annotation.confidence[~embedding.empty], PAPER_THRESHOLD).mean()
-            ),
+            "paper_threshold_rejects": float((annotation.confidence[~embedding.empty] < PAPER_THRESHOLD).mean()),
         },
         provenance={
             **(provenance or {}),
@@ -196,12 +191,12 @@ def calibrated(
         return Calibration.of(found.scores, names[found.probabilities.argmax(axis=1)], fitted)
 
     seen_alone = read(reference, embedding, neighbours=False)
-    alone = calibration(seen_alone)
-    confidence = confidence_of(tempered(seen_alone.probabilities, alone.temperature))
-    thresholds = replace(conformal_threshold(confidence), alone=alone, together=alone)
+    single = calibration(seen_alone)
+    confidence = tempered(seen_alone.probabilities, single.temperature).max(axis=1)
     # Neighbours lend each other calibrated probabilities.
-    together = calibration(read(replace(reference, thresholds=thresholds), embedding))
-    return replace(thresholds, together=together)
+    thresholds = Thresholds.of(confidence, single=single, smoothed=single)
+    smoothed = calibration(read(replace(reference, thresholds=thresholds), embedding))
+    return Thresholds.of(confidence, single=single, smoothed=smoothed)
 
 
 def held_out_reliability(
@@ -216,7 +211,7 @@ def held_out_reliability(
     halves = np.arange(len(truth)) % 2 == 0
     for half in (halves, ~halves):
         fitted = fit_temperature(found[~half], truth[~half]) if temperature and (~half).any() else 1.0
-        confidence[half] = confidence_of(tempered(found[half], fitted))
+        confidence[half] = tempered(found[half], fitted).max(axis=1)
     return reliability(confidence, right)
 
 

@@ -7,7 +7,7 @@ import pytest
 from anndata import AnnData
 
 from spikgpt import SpikGPT
-from spikgpt.errors import ConfigError, LabelsError
+from spikgpt.errors import ConfigError, LabelsError, SpikGPTWarning
 from spikgpt.training.fit import Progress
 from spikgpt.training.reference import Reference
 from spikgpt.training.train import train
@@ -54,7 +54,8 @@ def test_the_paper_recipe_batches_small_labels_and_an_embedding(cells: AnnData, 
     assert [progress.epoch for stage, progress in stages] == list(range(1, 11))
     assert {stage for stage, _ in stages} == {"held-out"}
     assert reference.classifier.config.width == 10
-    annotation = SpikGPT(reference).annotate(adata)
+    with pytest.warns(SpikGPTWarning, match="farther from the reference"):
+        annotation = SpikGPT(reference).annotate(adata)
     assert annotation.labels.shape == (adata.n_obs,)
 
 
