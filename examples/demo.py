@@ -22,13 +22,13 @@ from rich.table import Table
 
 from spikgpt import Annotation, Evaluation, SpikGPT
 from spikgpt.cells.obs import read_h5ad
-from spikgpt.labels.thresholds import UNKNOWN
 from spikgpt.reference.hub import Hub
 from spikgpt.testing.hub import LoopbackHub
 from spikgpt.training.embedders import open_scgpt
 from spikgpt.training.evaluation import evaluate
 from spikgpt.training.metrics import measure
 from spikgpt.training.sharing import open_reference, push
+from spikgpt.types import UNKNOWN
 from spikgpt_onnx.annotator import Annotator
 from spikgpt_onnx.exporter import export
 

@@ -18,7 +18,7 @@ T = TypeVar("T")
 
 @contextmanager
 def replacing(path: Path) -> Iterator[Path]:
-    """Give a temporary path in the folder of ``path``, for a file or a folder that takes its name when all went well."""
+    """Give a temporary path beside ``path``, for a file or a folder that takes its name when all went well."""
     path.parent.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(dir=path.parent, prefix=f".{path.name}.") as folder:
         temporary = Path(folder) / path.name
@@ -76,10 +76,8 @@ def converted(values: Any, name: str, kind: type[T]) -> T:
     """
     try:
         return msgspec.convert(values, kind)
-    except msgspec.ValidationError as error:
-        # A check of the object's own, raised in its __post_init__, says it better.
-        reason = error.__cause__ if isinstance(error.__cause__, SpikGPTError) else error
-        msg = f"{name} is not what it should be: {reason} Get the reference again."
+    except (msgspec.ValidationError, SpikGPTError) as error:  # the latter from a __post_init__
+        msg = f"{name} is not what it should be: {str(error).rstrip('.')}. Get the reference again."
         raise DamagedReference(msg) from error
 
 

@@ -34,6 +34,7 @@ from spikgpt.labels.thresholds import Decision
 from spikgpt.reference.hub import Hub
 from spikgpt.testing.hub import LoopbackHub
 from spikgpt.training.train import train
+from spikgpt.types import InputReport
 from spikgpt_onnx.exporter import export
 
 DATA = Path(__file__).parent / "data"
@@ -146,17 +147,19 @@ def annotation() -> Annotation:
     """Make up an annotation of twelve cells."""
     confidence = np.linspace(0.1, 0.95, 12).astype(np.float32)
     return Annotation(
-        cells=pd.Index([f"cell {row}" for row in range(12)]),
+        obs_names=pd.Index([f"cell {row}" for row in range(12)]),
         best=np.arange(12, dtype=np.int16) % 2,
         broad=np.arange(12, dtype=np.int16) % 2,
         broad_names=("alpha", "islet cell"),
-        decision=Decision(confidence < 0.5, confidence / np.float32(2), "less familiar than 95%", unknown_rate=0.05),
+        rejected=confidence < 0.5,
+        familiarity=confidence / np.float32(2),
+        cutoffs=Cutoffs("less familiar than 95%", unknown_rate=0.05),
         confidence=confidence,
         probabilities=np.stack([confidence, 1 - confidence], axis=1),
         empty=np.zeros(12, dtype=bool),
         label_names=("alpha", "beta"),
         reference_origin=None,
-        neighbours=True,
+        smoothed=True,
         reference_name="hand-made",
-        report=EmbeddingReport("X", "counts", "reference", 5, 7),
+        report=InputReport("X", "counts", "reference", 5, 7),
     )

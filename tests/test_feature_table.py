@@ -11,6 +11,7 @@ import time
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
+import msgspec
 import numpy as np
 import onnxruntime
 import pytest
@@ -62,7 +63,7 @@ def test_thresholds_stored_with_the_weights_applied_identically_in_torch_and_onn
     small: Reference, few: AnnData, tmp_path: Path
 ) -> None:
     familiarity = annotate(small, few, neighbours=False).familiarity
-    middle = dataclasses.replace(small, thresholds=dataclasses.replace(small.thresholds, unknown_rate=0.2))
+    middle = dataclasses.replace(small, thresholds=msgspec.structs.replace(small.thresholds, unknown_rate=0.2))
     exporter.export(middle, tmp_path / "out")
     reference, annotator = load(tmp_path / "out"), Annotator(tmp_path / "out")
     assert annotator.stored.thresholds == reference.thresholds

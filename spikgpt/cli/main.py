@@ -135,7 +135,7 @@ def annotate(
     console.print(f"Read {report.values} from {report.source}; scaling: {report.scaling}.", soft_wrap=True)
     if report.genes:
         console.print(report.genes)
-    console.print(f"{100 * annotation.unknown_rate:.1f}% Unknown: {annotation.decision.rule}.", soft_wrap=True)
+    console.print(f"{100 * annotation.unknown_fraction:.1f}% Unknown: {annotation.cutoffs.rule}.", soft_wrap=True)
     for note in annotation.notes():
         console.print(f"[yellow]Note:[/] {_plain(note)}", soft_wrap=True)
     console.print(f"Wrote {out}" + (f" and {table}" if table else ""), soft_wrap=True)
@@ -652,7 +652,7 @@ def _rate(unknown_rate: float | None, threshold: float | None, no_unknown: bool)
 def _show_clusters(report: Any, path: Path | None) -> None:
     """Print what the clusters are, and write their table."""
     from spikgpt.files import replacing
-    from spikgpt.labels.thresholds import UNKNOWN
+    from spikgpt.types import UNKNOWN
 
     table = Table("cluster", "cells", "label", "share", "Unknown", "nearest known type", "marker genes")
     for cluster in report.clusters:
@@ -669,10 +669,10 @@ def _show_clusters(report: Any, path: Path | None) -> None:
 
 def _unknown_rule(thresholds: Any) -> str:
     """Say when a cell is Unknown."""
-    if thresholds.together is None:
+    if thresholds.smoothed is None:
         return f"Unknown below a probability of {thresholds.threshold:.4f}."
     return (
-        f"Unknown: at most {100 * thresholds.unknown_rate:g}% of cells like the {thresholds.together.everything.cells} "
+        f"Unknown: at most {100 * thresholds.unknown_rate:g}% of cells like the {thresholds.smoothed.everything.cells} "
         "held-out ones."
     )
 

@@ -9,33 +9,9 @@ import numpy.typing as npt
 from scipy import sparse
 
 from spikgpt.labels.neighbours import content_keys, sample_of
+from spikgpt.types import InputReport
 
-
-@dataclass(frozen=True)
-class EmbeddingReport:
-    """How the cells were read and embedded, for the user and for provenance.
-
-    ``genes_matched`` counts the genes that reference and query share, of ``genes_total`` genes of the reference; or of
-    the query, where ``of_query`` says so, as a vocabulary of all human genes is never found whole. Both counts are 0
-    for an embedding that the user brings. ``notes`` are whole sentences on anything suspicious.
-    """
-
-    source: str
-    values: str
-    scaling: str
-    genes_matched: int
-    genes_total: int
-    notes: tuple[str, ...] = ()
-    of_query: bool = False
-
-    @property
-    def genes(self) -> str:
-        """Say how many genes matched, in a sentence; nothing for an embedding that the user brings."""
-        if not self.genes_total:
-            return ""
-        if self.of_query:
-            return f"{self.genes_matched} of the query's {self.genes_total} genes are in the vocabulary."
-        return f"{self.genes_matched} of the reference's {self.genes_total} genes are in the query."
+EmbeddingReport = InputReport  # Until the embeddings are rewritten.
 
 
 @dataclass(frozen=True)

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 import yaml
 
 from spikgpt.errors import DamagedReference
-from spikgpt.labels.thresholds import MINIMUM_CELLS
+from spikgpt.labels.thresholds import CELLS_FOR_OWN_LIMIT
 from spikgpt.reference.layout import fields_of
 
 if TYPE_CHECKING:
@@ -116,7 +116,7 @@ def unknown(thresholds: dict[str, Any], metrics: dict[str, Any]) -> str:
         promise = ""
     else:
         scores = thresholds["together"]
-        own = [name for name, row in scores["labels"].items() if row["cells"] >= MINIMUM_CELLS]
+        own = [name for name, row in scores["labels"].items() if row["cells"] >= CELLS_FOR_OWN_LIMIT]
         default = (
             f"it is less familiar than {100 - rate:.0f}% of the held-out cells | at most {rate:.0f}% of cells like the "
             f"{scores['everything']['cells']} held-out ones"

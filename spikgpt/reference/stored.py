@@ -14,6 +14,7 @@ from safetensors.numpy import load as load_tensors
 
 from spikgpt.cells.genes import GeneList
 from spikgpt.errors import ConfigError, DamagedReference, GenesError
+from spikgpt.files import decoded
 from spikgpt.labels.familiarity import Familiarity
 from spikgpt.labels.label_map import LabelMap
 from spikgpt.labels.thresholds import Thresholds
@@ -83,9 +84,9 @@ def read_stored(folder: Path) -> Stored:
         msg = f"model.safetensors holds unexpected tensors: {', '.join(unknown)}."
         raise DamagedReference(msg)
     _check_numbers(tensors)
-    thresholds = Thresholds.from_dict(parsed(files["thresholds.json"], "thresholds.json"))
+    thresholds = decoded(files["thresholds.json"], "thresholds.json", Thresholds)
     familiarity = None
-    if thresholds.alone is not None:
+    if thresholds.single is not None:
         where = _part(tensors, FAMILIARITY)
         familiarity = Familiarity.from_tensors(where, network.n_labels, network.input_dim)
     return Stored(

@@ -11,8 +11,8 @@ from anndata import AnnData
 from spikgpt.cells.obs import labels_of
 from spikgpt.errors import LabelsError
 from spikgpt.labels.annotation import Annotation
-from spikgpt.labels.thresholds import UNKNOWN
 from spikgpt.training.metrics import Metrics, measure, unknown_auroc
+from spikgpt.types import UNKNOWN
 
 
 @dataclass(frozen=True)
@@ -62,7 +62,7 @@ def evaluate(annotation: Annotation, adata: AnnData, label_key: str) -> Evaluati
         raise LabelsError(msg)
     rejected = annotation.labels == UNKNOWN
     # What made cells Unknown, or would have.
-    familiarity = annotation.familiarity if annotation.decision.threshold is None else None
+    familiarity = annotation.familiarity if annotation.cutoffs.threshold is None else None
     certainty = annotation.confidence if familiarity is None else familiarity
     names, counts = np.unique(truth[unseen], return_counts=True)
     return Evaluation(

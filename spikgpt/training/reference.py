@@ -22,6 +22,7 @@ from spikgpt.errors import (
     ReferenceNotFound,
     SpikGPTError,
 )
+from spikgpt.files import dumped
 from spikgpt.labels.familiarity import Familiarity
 from spikgpt.labels.label_map import LabelMap
 from spikgpt.labels.thresholds import Thresholds
@@ -35,7 +36,6 @@ from spikgpt.reference.layout import (
     PICTURE,
     RELIABILITY,
     check_writable,
-    dumped,
     parsed,
     with_manifest,
     write_files,
@@ -212,7 +212,7 @@ def contents(reference: Reference, onnx: Mapping[str, bytes] | None = None) -> d
         "config.json": dumped(config),
         "model.safetensors": save_tensors({name: tensor.contiguous() for name, tensor in tensors.items()}),
         "labels.json": dumped(reference.labels.to_list()),
-        "thresholds.json": dumped(reference.thresholds.to_dict()),
+        "thresholds.json": dumped(reference.thresholds),
         "genes.json": dumped(genes.to_dict()),
         "metrics.json": dumped(reference.metrics),
     }

@@ -55,7 +55,7 @@ def test_the_demo_cells_get_the_labels_of_the_library(precision: str, shipped: S
     expected = annotate(shipped.reference, read_h5ad(QUERY_FILE))
     same = found["spikgpt_label"].to_numpy() == expected.labels
     assert same.mean() == 1 if precision == "fp32" else same.mean() > 0.995
-    assert found.index.tolist() == expected.cells.tolist()
+    assert found.index.tolist() == expected.obs_names.tolist()
     written = read_h5ad(tmp_path / "out.h5ad")
     assert written.obs["spikgpt_label"].tolist() == found["spikgpt_label"].tolist()
 

@@ -16,6 +16,7 @@ from spikgpt import SpikGPT
 from spikgpt.embedding.obsm import PrecomputedEmbedder
 from spikgpt.engines.model import SpikingClassifier
 from spikgpt.errors import ConfigError, DamagedReference, ParityError
+from spikgpt.files import converted
 from spikgpt.labels.label_map import LabelMap
 from spikgpt.labels.thresholds import Thresholds
 from spikgpt.pipeline import annotate
@@ -53,7 +54,7 @@ def test_every_precision_passes_its_gate_and_says_how(small: Reference, tmp_path
 def test_what_the_graph_carries(small: Reference, graph_folder: Path) -> None:
     metadata = Session((graph_folder / GRAPH).read_bytes()).metadata
     assert json.loads(metadata["labels"]) == small.labels.to_list()
-    assert Thresholds.from_dict(json.loads(metadata["thresholds"])) == small.thresholds
+    assert converted(json.loads(metadata["thresholds"]), "thresholds", Thresholds) == small.thresholds
     assert metadata["genes_sha256"] == parsed((graph_folder / "genes.json").read_bytes(), "genes.json")["sha256"]
     assert (metadata["reference"], metadata["revision"], metadata["format_version"]) == ("small", "", "2")
     pulled = dataclasses.replace(small, origin="me/small@0123")
@@ -98,7 +99,10 @@ def test_the_graph_joins_the_reference_in_its_own_folder(small: Reference, graph
     export(small, own)
     for file in (GRAPH, PARITY, "manifest.json"):
         assert (own / file).read_bytes() == (graph_folder / file).read_bytes()
-    other = save(dataclasses.replace(small, thresholds=Thresholds(0.1, 0.05, 10)), tmp_path / "other")
+    other = save(
+        dataclasses.replace(small, thresholds=Thresholds("maximum probability", 0.1, 0.05, 10, 0.95)),
+        tmp_path / "other",
+    )
     weights = bytearray((other / "model.safetensors").read_bytes())
     weights[-1] ^= 1
     (other / "model.safetensors").write_bytes(weights)
@@ -116,7 +120,7 @@ def test_a_reference_on_an_embedding_exports_too(tmp_path: Path, recipe: Any) ->
         embedder=PrecomputedEmbedder("X_test", 12),
         classifier=fit(network_config(recipe, 12, 3), recipe, vectors, labels),
         labels=LabelMap(("a", "b", "c"), (None, None, None)),
-        thresholds=Thresholds(0.5, 0.05, 100),
+        thresholds=Thresholds("maximum probability", 0.5, 0.05, 100, 0.95),
         metrics={
             "cells": 200,
             "cells_per_label": {"a": 67, "b": 67, "c": 66},

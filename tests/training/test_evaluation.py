@@ -8,28 +8,29 @@ import pytest
 from anndata import AnnData
 
 from spikgpt import Annotation
-from spikgpt.embedding.result import EmbeddingReport
 from spikgpt.errors import LabelsError
-from spikgpt.labels.thresholds import Decision
+from spikgpt.labels.decision import Cutoffs
 from spikgpt.training.evaluation import evaluate
+from spikgpt.types import InputReport
 
 
 def annotated(best: list[str], confidence: list[float]) -> Annotation:
-    rejected = np.array(confidence) < 0.5
     return Annotation(
-        cells=pd.Index([f"cell{i}" for i in range(len(best))]),
+        obs_names=pd.Index([f"cell{i}" for i in range(len(best))]),
         best=np.array([["a", "b"].index(name) for name in best], dtype=np.int16),
         broad=np.zeros(len(best), dtype=np.int16),
         broad_names=("a",),
-        decision=Decision(rejected, None, "a probability below 0.5000", threshold=0.5),
+        rejected=np.array(confidence) < 0.5,
+        familiarity=None,
+        cutoffs=Cutoffs("a probability below 0.5000", threshold=0.5),
         confidence=np.array(confidence, dtype=np.float32),
         probabilities=np.zeros((len(best), 2), dtype=np.float32),
         empty=np.zeros(len(best), dtype=bool),
         label_names=("a", "b"),
-        neighbours=True,
+        smoothed=True,
         reference_origin=None,
         reference_name="hand-made",
-        report=EmbeddingReport("X", "counts", "reference", 10, 10),
+        report=InputReport("X", "counts", "reference", 10, 10),
     )
 
 

@@ -34,7 +34,7 @@ def tiny() -> Reference:
         embedder=PrecomputedEmbedder("X_test", 3),
         classifier=SpikingClassifier(config).eval(),
         labels=LabelMap(("T cell", "β"), ("CL:0000084", None)),
-        thresholds=Thresholds(0.5, 0.05, 10),
+        thresholds=Thresholds("maximum probability", 0.5, 0.05, 10, 0.95),
         metrics={
             "cells": 20,
             "cells_per_label": {"T cell": 12, "β": 8},
@@ -109,7 +109,7 @@ def test_golden_bytes(folder: Path) -> None:
 
 def test_golden_bytes_of_familiarity(tmp_path: Path) -> None:
     calibration = Calibration.of(np.array([0.25, -1.5]), np.array(["β", "β"]), 1.5)
-    thresholds = Thresholds(0.5, 0.05, 2, alone=calibration, together=calibration)
+    thresholds = Thresholds("familiarity", 0.5, 0.05, 2, 0.95, calibration, calibration)
     where = Familiarity(np.zeros((2, 3), dtype=np.float32), np.eye(3, dtype=np.float32))
     folder = save(replace(tiny(), thresholds=thresholds, familiarity=where), tmp_path / "tiny")
     scores = b'{\n   "cells": 2,\n   "ranks": [\n    1,\n    2\n   ],\n   "values": [\n    -1.5,\n    0.25\n   ]\n  }'
@@ -186,10 +186,10 @@ def test_a_newer_format_says_what_to_install(folder: Path) -> None:
         ("labels.json", lambda rows: rows[::-1], "Row 0 of labels.json"),
         ("labels.json", lambda rows: [r | {"name": "x"} for r in rows], "x occurs more than once"),
         ("labels.json", lambda rows: [rows[0], rows[1] | {"name": "Unknown"}], "'Unknown' is what rejected cells"),
-        ("labels.json", lambda rows: {"a": rows}, "does not hold a list"),
+        ("labels.json", lambda rows: {"a": rows}, "labels.json .* Expected `array`, got `object`"),
         ("genes.json", lambda g: g | {"symbols": ["INS"], "ensembl_ids": [None]}, "genes.json states sha256"),
         ("genes.json", lambda g: g | {"symbols": "INS"}, "no valid 'symbols'"),
-        ("thresholds.json", lambda t: t | {"threshold": -1}, "threshold in thresholds.json is -1"),
+        ("thresholds.json", lambda t: t | {"threshold": -1}, r"thresholds.json .* `float` >= 0.0 - at `\$.threshold`"),
     ],
 )
 def test_inconsistent_files_are_refused(folder: Path, name: str, change: Callable[[Any], Any], message: str) -> None:
