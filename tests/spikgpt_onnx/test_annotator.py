@@ -18,7 +18,7 @@ import pytest
 from anndata import AnnData
 from scipy import sparse
 
-from spikgpt import SpikGPT
+from spikgpt import SpikGPT, sampling
 from spikgpt.cells import spool
 from spikgpt.cells.genes import GeneList
 from spikgpt.cells.obs import read_h5ad
@@ -44,7 +44,7 @@ def pancreas() -> Annotator:
 
 @pytest.fixture(scope="module")
 def expected(shipped: SpikGPT) -> Annotation:
-    return annotate(shipped.reference, read_h5ad(QUERY_FILE))
+    return annotate(shipped.reference, read_cells(QUERY_FILE))
 
 
 def assert_same(found: Annotation, expected: Annotation) -> None:
@@ -85,7 +85,8 @@ def test_a_file_gets_the_labels_of_the_library(pancreas: Annotator, expected: An
 def test_options_mean_what_they_mean_in_the_library(
     pancreas: Annotator, shipped: SpikGPT, options: dict[str, float]
 ) -> None:
-    assert_same(pancreas.annotate(QUERY_FILE, **options), annotate(shipped.reference, read_h5ad(QUERY_FILE), **options))  # type: ignore[arg-type]
+    found = pancreas.annotate(QUERY_FILE, **options)  # type: ignore[arg-type]
+    assert_same(found, annotate(shipped.reference, read_cells(QUERY_FILE), **options))  # type: ignore[arg-type]
 
 
 @pytest.mark.parametrize("precision", ["fp16", "int8"])
@@ -95,18 +96,18 @@ def test_other_precisions_change_next_to_no_label(precision: str, expected: Anno
 
 
 def test_an_anndata_gets_the_labels_written_into_it(pancreas: Annotator, expected: Annotation) -> None:
-    adata = read_h5ad(QUERY_FILE)
+    adata = read_cells(QUERY_FILE)
     found = pancreas.annotate(adata)
     assert_same(found, expected)
     assert adata.obs["spikgpt_label"].tolist() == found.labels.tolist()
     assert adata.uns["spikgpt"]["reference"] == "pancreas"
-    backed = read_h5ad(QUERY_FILE, backed=True)
+    backed = anndata.read_h5ad(QUERY_FILE, backed="r")
     assert_same(pancreas.annotate(backed), expected)
     backed.file.close()
 
 
 def test_matrices_with_gene_names_do_too(pancreas: Annotator, expected: Annotation) -> None:
-    adata = read_h5ad(QUERY_FILE)
+    adata = read_cells(QUERY_FILE)
     genes = adata.var_names.tolist()
     for matrix in (adata.X, adata.X.toarray(), adata.X.tocsc(), adata.X.astype(np.int64)):
         assert_same(pancreas.annotate(matrix, genes=genes), expected)
@@ -128,10 +129,10 @@ def test_the_number_of_threads_does_not_matter(expected: Annotation, threads: in
 def test_many_cells_are_learned_from_a_sample_and_spooled_to_disk(
     shipped: SpikGPT, pancreas: Annotator, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(neighbours.sample_of, "__defaults__", (200,))
+    monkeypatch.setattr(sampling.sample_of, "__defaults__", (200,))
     monkeypatch.setattr(spool, "IN_MEMORY", 1000)
     monkeypatch.setattr(annotator, "CHUNK", 100)
-    adata = read_h5ad(QUERY_FILE)
+    adata = read_cells(QUERY_FILE)
     sampled = annotate(shipped.reference, adata)
     found = pancreas.annotate(QUERY_FILE)
     assert_same(found, sampled)
@@ -141,7 +142,7 @@ def test_many_cells_are_learned_from_a_sample_and_spooled_to_disk(
 
 
 def test_empty_cells_are_unknown(pancreas: Annotator, shipped: SpikGPT) -> None:
-    adata = read_h5ad(QUERY_FILE)[:150].copy()
+    adata = read_cells(QUERY_FILE)[:150].copy()
     counts = adata.X.tolil()
     counts[[0, 77, 149]] = 0
     adata.X = counts.tocsr()
@@ -154,7 +155,7 @@ def test_empty_cells_are_unknown(pancreas: Annotator, shipped: SpikGPT) -> None:
 
 
 def test_few_cells_are_labelled_alone_and_in_the_references_scale(pancreas: Annotator) -> None:
-    adata = read_h5ad(QUERY_FILE)[:3].copy()
+    adata = read_cells(QUERY_FILE)[:3].copy()
     found = pancreas.annotate(adata)
     assert found.report.scaling == "reference"
     one = pancreas.annotate(adata[:1].copy())
@@ -279,7 +280,7 @@ found.write_csv(Path(sys.argv[3]))
 def test_without_torch_anndata_and_pandas_the_files_are_the_same(expected: Annotation, tmp_path: Path) -> None:
     out, table = tmp_path / "out.h5ad", tmp_path / "out.csv"
     subprocess.run([sys.executable, "-c", WITHOUT, QUERY_FILE, out, table], check=True)
-    adata = read_h5ad(QUERY_FILE)
+    adata = read_cells(QUERY_FILE)
     expected.write_to(adata)
     written = anndata.read_h5ad(out)
     pd.testing.assert_frame_equal(written.obs, adata.obs, check_exact=False, rtol=1e-4)
