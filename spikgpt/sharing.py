@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
@@ -122,30 +123,27 @@ def _check_card(reference: ReferenceFiles) -> None:
 
 def _checked_by_running(reference: ReferenceFiles, hub: Hub | None, scgpt: str | Path | None) -> list[str]:
     """Run the graphs, beside the weights where torch is installed, and say in words what was done."""
-    from spikgpt_onnx.session import Session, onnxruntime_module
-
     graphs = [name for name in reference.files if name.endswith(".onnx")]
-    if not graphs and reference.embedder["kind"] != "scgpt":
-        return []
+    lacking = [package for package in ("onnxruntime", "torch", "onnx") if find_spec(package) is None]
+    advice = f"without {' and '.join(lacking)}: pip install 'spikgpt[cpu,train]'"
     try:
-        onnxruntime_module()
-    except GraphError as error:
-        return [f"the graphs were made from these files; none was run: {error}"]
-    try:
-        compared = _compared(reference, hub, scgpt)
-        return [f"{name} carries the same labels and thresholds; {parity}" for name, parity in compared.items()]
-    except ImportError as error:
-        for name in graphs:
-            Session.of(reference.files, name)
-        missing = f"not held against the weights ({error}: pip install 'spikgpt[train]')"
-        return [f"{name} carries the same labels and thresholds; {missing}" for name in graphs]
+        if not lacking and (graphs or reference.embedder["kind"] == "scgpt"):
+            compared = _compared(reference, hub, scgpt)
+            return [f"{name} carries the same labels and thresholds; {parity}" for name, parity in compared.items()]
+        if graphs and "onnxruntime" not in lacking:
+            from spikgpt_onnx.session import Session
+
+            for name in graphs:
+                Session.of(reference.files, name)
+            return [f"{name} carries the same labels and thresholds; not run, {advice}" for name in graphs]
     except (GraphError, ParityError) as error:
         msg = f"A graph does not do what the weights do: {error}"
         raise DamagedReference(msg) from error
+    return [f"{name} was made from these files; not opened, {advice}" for name in graphs]
 
 
 def _compared(reference: ReferenceFiles, hub: Hub | None, scgpt: str | Path | None) -> dict[str, Any]:
-    """Hold the graphs against the trained model, which is looked for; return the agreement of each."""
+    """Hold the graphs against the trained model, which is opened; return the agreement of each."""
     from spikgpt.training.reference import trained
     from spikgpt_onnx.exporter import check_again
 

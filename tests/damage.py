@@ -177,18 +177,18 @@ MALICIOUS: dict[str, tuple[Change, str]] = {
         rewritten("config.json", lambda config: config | {"name": "a\x1b]0;owned\x07"}),
         "name is .*; expected a line of text without control characters",
     ),
-    "weights that are NaN": (first("classifier.head.weight", (0, 0), float("nan")), "head.weight. .* holds NaN or inf"),
-    "an embedder that is infinite": (first("embedder.mean", (0,), float("inf")), "embedder.mean. .* holds NaN or inf"),
+    "weights that are NaN": (first("classifier.head.weight", (0, 0), float("nan")), "head.weight .* holds NaN or inf"),
+    "an embedder that is infinite": (first("embedder.mean", (0,), float("inf")), "embedder.mean .* holds NaN or inf"),
     "a deviation of zero": (first("embedder.std", (0,), 0.0), "negative, or a deviation of 0"),
     "negative shares": (first("embedder.label_shares", (0,), -1.0), "negative, or a deviation of 0"),
     "a tensor of another shape": (
         tensors(lambda weights: weights.update({"classifier.head.bias": np.zeros(5, dtype=np.float32)})),
-        r"head.bias. \(expected \(4,\), found \(5,\)\)",
+        r"head.bias \(expected \(4,\), found \(5,\)\)",
     ),
     "a tensor too few": (tensors(lambda weights: weights.pop("classifier.head.bias")), "found None"),
     "a tensor too many": (
         tensors(lambda weights: weights.update(extra=np.zeros(1, dtype=np.float32))),
-        "such as .extra. .",
+        "holds the tensor 'extra'",
     ),
     "a tensor of another type": (
         tensors(lambda weights: weights.update({"embedder.mean": weights["embedder.mean"].astype(np.float64)})),
@@ -196,7 +196,7 @@ MALICIOUS: dict[str, tuple[Change, str]] = {
     ),
     "an embedder of other dimensions": (
         tensors(lambda weights: weights.update({"embedder.components": np.zeros((), dtype=np.float32)})),
-        r"embedder.components. \(expected \(80, 64\), found \(\)\)",
+        "embedder.components has 0 dimensions; expected 2",
     ),
     "an embedder of other labels": (
         tensors(
@@ -207,7 +207,7 @@ MALICIOUS: dict[str, tuple[Change, str]] = {
                 }
             )
         ),
-        "3 tensors differ, such as .embedder.label_means.",
+        "of 64 values and knows 3 labels; the network has 64 and 4",
     ),
     "a huge shape in the safetensors header": (
         header(lambda values: values["embedder.mean"].update(shape=[2**50])),
@@ -222,8 +222,8 @@ MALICIOUS: dict[str, tuple[Change, str]] = {
         "is not a safetensors file",
     ),
     "a huge network": (model(width=10**12, heads=1), "width of the network is 1000000000000: Expected `int` <= 100000"),
-    "a wide network": (model(width=99_000, heads=1), "The weights do not fit config.json"),
-    "a deep network": (model(depth=900), "tensors differ, such as .classifier.blocks.1."),
+    "a wide network": (model(width=99_000, heads=1), "The weights do not fit the network"),
+    "a deep network": (model(depth=900), "tensors differ, such as blocks.1."),
     "endless time": (model(time_steps=10**9), "time_steps of the network is 1000000000: Expected `int` <= 1000"),
     "a tau that overflows": (
         lambda files: listed(files | {"config.json": files["config.json"].replace(b'"tau": 2.0', b'"tau": 1e999')}),
@@ -234,8 +234,8 @@ MALICIOUS: dict[str, tuple[Change, str]] = {
         "The model config lacks",
     ),
     "a setting that is unknown": (model(backdoor=True), "has backdoor that is unknown"),
-    "an embedder that is unknown": (embedder(kind="eval"), "Invalid value 'eval', in embedder.kind"),
-    "an embedder with a bad number": (embedder(clip="10"), "Expected `float`, got `str`, in embedder.clip"),
+    "an embedder that is unknown": (embedder(kind="eval"), "has the embedder .*'eval'"),
+    "an embedder with a bad number": (embedder(clip="10"), "expected .*clip and target_sum"),
     "genes that are not the hashed ones": (
         rewritten("genes.json", lambda genes: genes | {"symbols": [*genes["symbols"][1:], "EVIL"]}),
         "genes.json states sha256",
@@ -316,7 +316,7 @@ MALICIOUS: dict[str, tuple[Change, str]] = {
             files
             | {GRAPH: b"onnx", PARITY: json.dumps({"made_from": graph_sources(files), "graphs": {GRAPH: {}}}).encode()}
         ),
-        "onnx/parity.json .* missing required field `sha256`",
+        "was written for another onnx/model.onnx than this",
     ),
     "a second graph that nobody checked": (
         lambda files: listed(

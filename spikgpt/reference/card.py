@@ -30,18 +30,15 @@ def card(
         Whether the reference carries an exported graph.
     """
     held_out = metrics["held_out"]
-    scores = {row["label"]: row for row in held_out["per_label"]}
-    rows = []
-    for label in labels:
-        score = scores.get(label["name"])
-        figures = (
-            f"{score['cells']} | {score['precision']:.3f} | {score['recall']:.3f} | {score['f1']:.3f}"
-            if score
-            else "0 | not measured | not measured | not measured"
-        )
-        cells = metrics["cells_per_label"][label["name"]]
-        rows.append(f"| {label['name']} | {label['cell_ontology_id'] or '-'} | {cells} | {figures} |")
-    table = "\n".join(rows)
+    scores = {
+        row["label"]: f"{row['cells']} | {row['precision']:.3f} | {row['recall']:.3f} | {row['f1']:.3f}"
+        for row in held_out["per_label"]
+    }
+    table = "\n".join(
+        f"| {label['name']} | {label['cell_ontology_id'] or '-'} | {metrics['cells_per_label'][label['name']]} | "
+        f"{scores.get(label['name'], '0 | not measured | not measured | not measured')} |"
+        for label in labels
+    )
     recipe, seed = provenance["recipe"]["name"], provenance["seed"]
     return f"""{front_matter(name, provenance, metrics)}
 # {name}
@@ -73,11 +70,8 @@ def calibration(metrics: dict[str, Any]) -> str:
     """Return how far probabilities can be believed, where that was measured."""
     if "reliability" not in metrics:
         return ""
-    error = metrics["reliability"]["expected_calibration_error"]
-    rows = "\n".join(
-        f"| {row['cells']} | {row['confidence']:.3f} | {row['accuracy']:.3f} |"
-        for row in metrics["reliability"]["bins"]
-    )
+    error, bins = metrics["reliability"]["expected_calibration_error"], metrics["reliability"]["bins"]
+    rows = "\n".join(f"| {row['cells']} | {row['confidence']:.3f} | {row['accuracy']:.3f} |" for row in bins)
     return f"""## Calibration
 
 Expected calibration error {error:.3f}, over held-out cells that did not set the temperature.
@@ -93,35 +87,28 @@ Expected calibration error {error:.3f}, over held-out cells that did not set the
 
 def unknown(thresholds: dict[str, Any], metrics: dict[str, Any]) -> str:
     """Return when a cell is Unknown, and how many known cells that takes."""
-    threshold, rate = thresholds["threshold"], 100 * thresholds["unknown_rate"]
-    paper = (
-        f"| the paper's | its confidence is below {thresholds['paper_threshold']} | "
-        f"{100 * metrics['paper_threshold_rejects']:.1f}% of the held-out cells |"
-    )
-    if "together" not in thresholds:
-        cells = thresholds["calibration_cells"]
-        default = (
-            f"its confidence is below {threshold:.4f} | at most {rate:.0f}% of cells like the {cells} held-out ones"
-        )
-        promise = ""
-    else:
-        scores = thresholds["together"]
+    rate, rejects = f"{100 * thresholds['unknown_rate']:.0f}%", f"{100 * metrics['paper_threshold_rejects']:.1f}%"
+    if scores := thresholds.get("together"):
+        cells, rest = scores["everything"]["cells"], f"{100 - 100 * thresholds['unknown_rate']:.0f}%"
+        rule = f"it is less familiar than {rest} of the held-out cells"
         own = [name for name, row in scores["labels"].items() if row["cells"] >= MINIMUM_CELLS]
-        default = (
-            f"it is less familiar than {100 - rate:.0f}% of the held-out cells | at most {rate:.0f}% of cells like the "
-            f"{scores['everything']['cells']} held-out ones"
-        )
         each = f", and of those that get the label {' or '.join(own)}" if own else ""
         promise = (
-            f"\nThe default is a promise (split conformal prediction): of cells that could be exchanged with the "
-            f"held-out ones{each}, at most {rate:.0f}% are Unknown on average, with the model that was measured. "
+            "\nThe default is a promise (split conformal prediction): of cells that could be exchanged with the "
+            f"held-out ones{each}, at most {rate} are Unknown on average, with the model that was measured. "
+        )
+    else:
+        cells, rule, promise = (
+            thresholds["calibration_cells"],
+            f"its confidence is below {thresholds['threshold']:.4f}",
+            "",
         )
     return f"""## Unknown
 
 | rule | a cell is Unknown when | known cells rejected |
 |---|---|---|
-| default | {default} |
-{paper}
+| default | {rule} | at most {rate} of cells like the {cells} held-out ones |
+| the paper's | its confidence is below {thresholds["paper_threshold"]} | {rejects} of the held-out cells |
 {promise}
 Cells from another study, technology or tissue state can be rejected more or less often.
 """
@@ -159,22 +146,14 @@ def front_matter(name: str, provenance: dict[str, Any], metrics: dict[str, Any] 
         values["datasets"] = list(provenance["datasets"])
     if metrics is not None:
         held_out = metrics["held_out"]
+        figures = (("accuracy", held_out["accuracy"], "accuracy"), ("f1", held_out["macro_f1"], "macro-F1"))
         dataset = ", ".join(provenance.get("datasets") or ()) or "not stated"
-        values["model-index"] = [
-            {
-                "name": name,
-                "results": [
-                    {
-                        "task": {"type": TASK, "name": "Cell type annotation"},
-                        "dataset": {"type": dataset, "name": f"held out: {metrics['held_out_by']}"},
-                        "metrics": [
-                            {"type": "accuracy", "value": held_out["accuracy"], "name": "accuracy"},
-                            {"type": "f1", "value": held_out["macro_f1"], "name": "macro-F1"},
-                        ],
-                    }
-                ],
-            }
-        ]
+        result = {
+            "task": {"type": TASK, "name": "Cell type annotation"},
+            "dataset": {"type": dataset, "name": f"held out: {metrics['held_out_by']}"},
+            "metrics": [{"type": kind, "value": value, "name": shown} for kind, value, shown in figures],
+        }
+        values["model-index"] = [{"name": name, "results": [result]}]
     text: str = yaml.safe_dump(values, sort_keys=False, allow_unicode=True, width=1000)
     return f"---\n{text}---"
 
@@ -191,25 +170,25 @@ def card_figures(text: str) -> dict[str, float]:
 
 def origin(provenance: dict[str, Any]) -> str:
     """Return where the cells come from, and what the paper reports for them."""
-    lines = [f"Origin of the cells: {provenance.get('source') or 'not stated'}"]
-    if paper := provenance.get("paper"):
-        lines.append(
-            f"\nThe paper trains on {paper['reference']} and reports, on {paper['query']}: {paper['figures']}. "
-            "These are the paper's figures, not measurements of this reference."
-        )
-    return "\n".join(lines)
+    line = f"Origin of the cells: {provenance.get('source') or 'not stated'}"
+    if not (paper := provenance.get("paper")):
+        return line
+    return (
+        f"{line}\n\nThe paper trains on {paper['reference']} and reports, on {paper['query']}: {paper['figures']}. "
+        "These are the paper's figures, not measurements of this reference."
+    )
 
 
 def usage(name: str, *, onnx: bool) -> str:
     """Return how to label cells from Python and on the command line, with torch and without."""
-    without_torch = f"""Without torch, through ONNX Runtime:
+    without_torch = f"It has no graph to be run without torch; make one with: spikgpt export {name} --out FOLDER"
+    if onnx:
+        without_torch = f"""Without torch, through ONNX Runtime:
 
 ```
 spikgpt.SpikGPT.from_pretrained("{name}", engine="onnx").annotate(adata)
 spikgpt annotate QUERY.h5ad --model {name} --engine onnx --out labelled.h5ad
 ```"""
-    if not onnx:
-        without_torch = f"It has no graph to be run without torch; make one with: spikgpt export {name} --out FOLDER"
     return f"""```python
 import anndata, spikgpt
 adata = anndata.read_h5ad("QUERY.h5ad")

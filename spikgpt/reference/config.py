@@ -3,14 +3,15 @@
 from __future__ import annotations
 
 import dataclasses
+from collections.abc import Mapping
 from dataclasses import dataclass
-from functools import cache
 from typing import Annotated, Any, Literal, get_type_hints
 
 import msgspec
 from msgspec import Meta
 
 from spikgpt.errors import ConfigError
+from spikgpt.reference.schema import require
 
 # What is larger would only use up time or memory.
 Size = Annotated[int, Meta(ge=1, le=100_000)]
@@ -64,7 +65,7 @@ class SpikGPTConfig:
     surrogate_alpha: Positive = 2.0
 
     def __post_init__(self) -> None:
-        for name, kind in _types().items():
+        for name, kind in get_type_hints(type(self), include_extras=True).items():
             try:
                 msgspec.convert(getattr(self, name), kind)
             except msgspec.ValidationError as error:
@@ -105,6 +106,19 @@ class SpikGPTConfig:
             shapes[f"{name}.norm.num_batches_tracked"] = ()
         return shapes
 
+    def check(self, weights: Mapping[str, Any]) -> None:
+        """Refuse weights of the classifier, arrays or tensors by name, that are not of these shapes.
+
+        Raises
+        ------
+        DamagedReference
+            When a tensor is missing, unexpected or of another shape.
+        """
+        expected, found = self.shapes(), {name: tuple(weight.shape) for name, weight in weights.items()}
+        wrong = sorted(name for name in expected | found if expected.get(name) != found.get(name))
+        shown = ", ".join(f"{name} (expected {expected.get(name)}, found {found.get(name)})" for name in wrong[:3])
+        require(not wrong, f"The weights do not fit the network: {len(wrong)} tensors differ, such as {shown}.")
+
     @classmethod
     def stated(cls, values: dict[str, Any]) -> SpikGPTConfig:
         """Return the config that ``config.json`` states in full: nothing is filled in silently.
@@ -121,8 +135,3 @@ class SpikGPTConfig:
             msg = f"The model config {found}; expected every field of SpikGPTConfig, as this version has them."
             raise ConfigError(msg)
         return cls(**values)
-
-
-@cache
-def _types() -> dict[str, Any]:
-    return get_type_hints(SpikGPTConfig, include_extras=True)

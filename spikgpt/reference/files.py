@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +14,7 @@ from safetensors.numpy import load as load_tensors
 from safetensors.numpy import save as save_tensors
 
 from spikgpt.cells.genes import GeneList
+from spikgpt.embedding.pca import PCAProjection
 from spikgpt.errors import ConfigError, DamagedReference, GenesError
 from spikgpt.files import converted, decoded, dumped, parsed
 from spikgpt.labels.familiarity import Familiarity
@@ -35,22 +36,26 @@ from spikgpt.reference.layout import (
     write_files,
 )
 from spikgpt.reference.pictures import confusion_picture, reliability_picture
-from spikgpt.reference.schema import Config, Genes, Library, Metrics
+from spikgpt.reference.schema import Config, Genes, Metrics, require
 from spikgpt.version import __version__
 
 CLASSIFIER, EMBEDDER, FAMILIARITY = "classifier.", "embedder.", "familiarity."
-# Tensors of an embedder by principal components.
-NOT_NEGATIVE = ("std", "label_stds", "label_shares")
+# What config.json says of this library.
+LIBRARY = {"name": "spikgpt", "version": __version__, "requires": LIBRARY_RANGE}
+
+# JSON files that the card is made from.
+CARD_SOURCES = ("config", "labels", "thresholds", "metrics")
 
 Tensors = dict[str, npt.NDArray[Any]]
 
 
 @dataclass(frozen=True, kw_only=True)
-class ReferenceParts:
-    """What a reference is made of.
+class ReferenceFiles:
+    """A reference as its files have it.
 
-    ``embedder``, its settings, ``provenance`` and ``metrics`` are plain JSON values, described by
-    :mod:`spikgpt.reference.schema`. ``tensors`` are named as in ``model.safetensors``.
+    ``embedder``, its settings, ``provenance`` and ``metrics`` are plain JSON values. ``tensors`` are named as in
+    ``model.safetensors``. ``files`` holds all files by name, but the manifest; none before it was written first, see
+    :func:`reference_of`. ``origin`` is the repository and the commit that it was pulled from.
     """
 
     name: str
@@ -62,23 +67,13 @@ class ReferenceParts:
     genes: GeneList
     metrics: dict[str, Any]
     familiarity: Familiarity | None
-    tensors: Tensors
+    tensors: Tensors = field(repr=False)
+    files: dict[str, bytes] = field(default_factory=dict, repr=False)
+    origin: str | None = None
 
     def part(self, prefix: str) -> Tensors:
         """Return the tensors of ``CLASSIFIER``, ``EMBEDDER`` or ``FAMILIARITY``, without the prefix."""
-        return _part(self.tensors, prefix)
-
-
-@dataclass(frozen=True, kw_only=True)
-class ReferenceFiles(ReferenceParts):
-    """A reference as its files have it.
-
-    ``files`` holds all of them by name, but the manifest. ``origin`` is the repository and the commit that it was
-    pulled from.
-    """
-
-    files: dict[str, bytes]
-    origin: str | None = None
+        return {name.removeprefix(prefix): self.tensors[name] for name in self.tensors if name.startswith(prefix)}
 
 
 def read_reference(folder: str | Path, origin: str | None = None) -> ReferenceFiles:
@@ -97,6 +92,11 @@ def read_reference(folder: str | Path, origin: str | None = None) -> ReferenceFi
 def reference_from(files: Mapping[str, bytes], origin: str | None = None) -> ReferenceFiles:
     """Return the reference whose files, the manifest among them, are in memory; the errors are the same."""
     return _reference(verified_files(files), origin)
+
+
+def reference_of(parts: ReferenceFiles) -> ReferenceFiles:
+    """Return a reference with its files as :func:`contents` makes them, checked as when they are read."""
+    return reference_from(contents(parts), parts.origin)
 
 
 def save(reference: ReferenceFiles, folder: str | Path, *, overwrite: bool = False) -> Path:
@@ -119,23 +119,17 @@ def save(reference: ReferenceFiles, folder: str | Path, *, overwrite: bool = Fal
     return write_files(with_manifest(reference.files), folder)
 
 
-def contents(parts: ReferenceParts, graphs: Mapping[str, bytes] | None = None) -> dict[str, bytes]:
-    """Return every file of a reference by name, the manifest last.
-
-    Parameters
-    ----------
-    graphs
-        Exported graphs and their parity report, by file name.
-    """
-    where = parts.familiarity.tensors() if parts.familiarity else {}
+def contents(parts: ReferenceFiles) -> dict[str, bytes]:
+    """Return every file of a reference but graphs, made anew from its other fields, the manifest last."""
     config = {
         "format_version": FORMAT_VERSION,
-        "library": _library(),
+        "library": LIBRARY,
         "name": parts.name,
         "model": parts.config,
         "embedder": parts.embedder,
         "provenance": parts.provenance,
     }
+    where = parts.familiarity.tensors() if parts.familiarity else {}
     files = {
         "config.json": dumped(config),
         "model.safetensors": save_tensors(parts.tensors | {FAMILIARITY + name: where[name] for name in where}),
@@ -144,7 +138,7 @@ def contents(parts: ReferenceParts, graphs: Mapping[str, bytes] | None = None) -
         "genes.json": dumped(parts.genes.to_dict()),
         "metrics.json": dumped(parts.metrics),
     }
-    return with_card(files | dict(graphs or {}))
+    return with_card(files)
 
 
 def with_graphs(reference: ReferenceFiles, graphs: Mapping[str, bytes]) -> dict[str, bytes]:
@@ -157,125 +151,90 @@ def with_repository(reference: ReferenceFiles, repository: str) -> dict[str, byt
     """Return the files of a reference with a card that says where to pull it from."""
     config = parsed(reference.files["config.json"], "config.json")
     config["provenance"]["repository"] = repository
-    config["library"] = _library()
+    config["library"] = LIBRARY
     return with_card(reference.files | {"config.json": dumped(config)})
 
 
 def with_card(files: Mapping[str, bytes]) -> dict[str, bytes]:
     """Return the files of a reference in order, with the card, its pictures and the manifest made from the others."""
     metrics = parsed(files["metrics.json"], "metrics.json")
-    made = {
-        **files,
-        "README.md": card_text(files),
-        PICTURE: files.get(PICTURE) or confusion_picture(metrics["held_out"]["confusion"]),
-    }
-    if "reliability" in metrics:
-        made[RELIABILITY] = files.get(RELIABILITY) or reliability_picture(metrics["reliability"]["bins"])
+    made = {**files, "README.md": card_text(files)}
+    if PICTURE not in files:
+        made[PICTURE] = confusion_picture(metrics["held_out"]["confusion"])
+    if RELIABILITY not in files and "reliability" in metrics:
+        made[RELIABILITY] = reliability_picture(metrics["reliability"]["bins"])
     return with_manifest(made)
 
 
 def card_text(files: Mapping[str, bytes]) -> bytes:
     """Return the card of a reference as this version words it."""
-    config, labels, thresholds, metrics = (
-        parsed(files[name], name) for name in ("config.json", "labels.json", "thresholds.json", "metrics.json")
-    )
+    config, labels, thresholds, metrics = (parsed(files[f"{name}.json"], f"{name}.json") for name in CARD_SOURCES)
     return card(config["name"], labels, thresholds, metrics, config["provenance"], onnx=GRAPH in files).encode()
 
 
 def _reference(files: dict[str, bytes], origin: str | None) -> ReferenceFiles:
     """Return what verified files say, after checking that they fit together."""
     check_graphs(files)
-    config, metrics = (parsed(files[name], name) for name in ("config.json", "metrics.json"))
-    checked = converted(config, "config.json", Config)
-    labels = LabelMap.from_list(parsed(files["labels.json"], "labels.json"))
-    thresholds = Thresholds.from_dict(parsed(files["thresholds.json"], "thresholds.json"))
+    config, labels, thresholds, metrics = (parsed(files[f"{name}.json"], f"{name}.json") for name in CARD_SOURCES)
     try:
-        network = SpikGPTConfig.stated(config["model"])
-        genes = _genes(decoded(files["genes.json"], "genes.json", Genes))
         tensors = load_tensors(files["model.safetensors"])
     except (SafetensorError, KeyError) as error:  # a KeyError names a type that NumPy has not
         msg = f"model.safetensors is not a safetensors file ({error}). Get the reference again."
         raise DamagedReference(msg) from error
+    genes = decoded(files["genes.json"], "genes.json", Genes)
+    converted(metrics, "metrics.json", Metrics)
+    try:
+        reference = ReferenceFiles(
+            name=converted(config, "config.json", Config).name,
+            config=SpikGPTConfig.stated(config["model"]),
+            embedder=config["embedder"],
+            provenance=config["provenance"],
+            labels=LabelMap.from_list(labels),
+            thresholds=Thresholds.from_dict(thresholds),
+            genes=GeneList(genes.symbols, genes.ensembl_ids),
+            metrics=metrics,
+            familiarity=None,
+            tensors=tensors,
+            files=files,
+            origin=origin,
+        )
     except (ConfigError, GenesError) as error:
         msg = f"The reference is inconsistent: {error}"
         raise DamagedReference(msg) from error
-    if len(labels.names) != network.n_labels:
-        msg = f"labels.json names {len(labels.names)} labels; the network has {network.n_labels}."
-        raise DamagedReference(msg)
-    if tuple(converted(metrics, "metrics.json", Metrics).cells_per_label) != labels.names:
-        msg = "cells_per_label in metrics.json does not count the cells of each label of labels.json."
-        raise DamagedReference(msg)
-    _check_tensors(tensors, network, config["embedder"], len(genes))
-    familiarity = None
-    if thresholds.alone is not None:
-        where = _part(tensors, FAMILIARITY)
-        familiarity = Familiarity.from_tensors(where, network.n_labels, network.input_dim)
-    return ReferenceFiles(
-        name=checked.name,
-        config=network,
-        embedder=config["embedder"],
-        provenance=config["provenance"],
-        labels=labels,
-        thresholds=thresholds,
-        genes=genes,
-        metrics=metrics,
-        familiarity=familiarity,
-        tensors=tensors,
-        files=files,
-        origin=origin,
-    )
+    found = reference.genes.sha256
+    require(found == genes.sha256, f"genes.json states sha256 {genes.sha256}, its genes have {found}.")
+    return _fitting(reference)
 
 
-def _library() -> Library:
-    """Return what ``config.json`` says of this library."""
-    return Library(version=__version__, requires=LIBRARY_RANGE)
+def _fitting(reference: ReferenceFiles) -> ReferenceFiles:
+    """Return a reference with its familiarity, after checking that its parts fit together."""
+    config, names, counted = reference.config, reference.labels.names, tuple(reference.metrics["cells_per_label"])
+    require(len(names) == config.n_labels, f"labels.json names {len(names)} labels; the network has {config.n_labels}.")
+    require(counted == names, "cells_per_label in metrics.json does not count the cells of each label of labels.json.")
+    known = (CLASSIFIER, EMBEDDER, FAMILIARITY)
+    for name, array in reference.tensors.items():
+        require(name.startswith(known), f"model.safetensors holds the tensor {name!r}; expected those of {known}.")
+        kind = np.dtype("int64" if name.endswith("num_batches_tracked") else "float32")
+        require(array.dtype == kind, f"The tensor {name} in model.safetensors is {array.dtype}; expected {kind}.")
+        require(bool(np.isfinite(array).all()), f"The tensor {name} in model.safetensors holds NaN or infinite values.")
+    config.check(reference.part(CLASSIFIER))
+    _check_embedder(reference)
+    if reference.thresholds.alone is None:
+        return reference
+    where = Familiarity.from_tensors(reference.part(FAMILIARITY), config.n_labels, config.input_dim)
+    return replace(reference, familiarity=where)
 
 
-def _part(tensors: Tensors, prefix: str) -> Tensors:
-    """Return the tensors of a prefix, without it."""
-    return {name.removeprefix(prefix): array for name, array in tensors.items() if name.startswith(prefix)}
-
-
-def _genes(stated: Genes) -> GeneList:
-    """Return the genes of ``genes.json`` after checking their sha256."""
-    genes = GeneList(stated.symbols, stated.ensembl_ids)
-    if genes.sha256 != stated.sha256:
-        msg = f"genes.json states sha256 {stated.sha256}, its genes have {genes.sha256}. Get the reference again."
-        raise DamagedReference(msg)
-    return genes
-
-
-def _check_tensors(tensors: Tensors, config: SpikGPTConfig, embedder: dict[str, Any], genes: int) -> None:
-    """Refuse weights that do not fit the network and the embedder, or hold what no training gives."""
-    if embedder["kind"] == "obsm" and embedder["dim"] != config.input_dim:
-        msg = f"The embedder makes vectors of {embedder['dim']} values; the network takes {config.input_dim}."
-        raise DamagedReference(msg)
-    expected = {CLASSIFIER + name: shape for name, shape in config.shapes().items()}
-    if embedder["kind"] == "pca":
-        expected |= {EMBEDDER + name: shape for name, shape in _pca_shapes(config, genes).items()}
-    # Familiarity has a check of its own, and what a bundled scGPT is like only its own settings say.
-    others = (FAMILIARITY, EMBEDDER) if embedder.get("bundled") else (FAMILIARITY,)
-    found = {name: array.shape for name, array in tensors.items() if not name.startswith(others)}
-    if wrong := sorted(name for name in expected | found if expected.get(name) != found.get(name)):
-        shown = ", ".join(f"{name!r} (expected {expected.get(name)}, found {found.get(name)})" for name in wrong[:3])
-        msg = f"The weights do not fit config.json and genes.json: {len(wrong)} tensors differ, such as {shown}."
-        raise DamagedReference(msg)
-    for name, array in tensors.items():
-        kind = np.int64 if name.endswith("num_batches_tracked") else np.float32
-        if array.dtype != kind:
-            msg = f"The tensor {name!r} in model.safetensors is {array.dtype}; expected {kind.__name__}."
-            raise DamagedReference(msg)
-        if not np.isfinite(array).all():
-            msg = f"The tensor {name!r} in model.safetensors holds NaN or infinite values. Get the reference again."
-            raise DamagedReference(msg)
-    part = _part(tensors, EMBEDDER)
-    if embedder["kind"] == "pca" and not (part["std"].all() and all((part[name] >= 0).all() for name in NOT_NEGATIVE)):
-        msg = "The pca embedder holds standard deviations or shares that are negative, or a deviation of 0."
-        raise DamagedReference(msg)
-
-
-def _pca_shapes(config: SpikGPTConfig, genes: int) -> dict[str, tuple[int, ...]]:
-    """Return the shape of each tensor of an embedder by principal components, by name."""
-    labels = config.n_labels
-    of_genes = {"mean": (genes,), "std": (genes,), "components": (genes, config.input_dim)}
-    return of_genes | {"label_means": (labels, genes), "label_stds": (labels, genes), "label_shares": (labels,)}
+def _check_embedder(reference: ReferenceFiles) -> None:
+    """Refuse an embedder that does not fit the network. What an scGPT is like shows when it is opened."""
+    settings, tensors = reference.embedder, reference.part(EMBEDDER)
+    found = expected = (reference.config.input_dim, reference.config.n_labels)
+    if settings.get("kind") == "pca":
+        projection = PCAProjection.from_tensors(settings, tensors, reference.genes)
+        found = (projection.dim, len(projection.label_means))
+    elif settings.get("kind") == "obsm" and isinstance(settings.get("key"), str) and not tensors:
+        found = (settings.get("dim", 0), expected[1])
+    else:
+        require(settings.get("kind") == "scgpt", f"config.json has the embedder {settings}; expected pca, scgpt, obsm.")
+    same = f"{found[0]} values and knows {found[1]} labels; the network has {expected[0]} and {expected[1]}"
+    require(found == expected, f"The embedder makes vectors of {same}.")

@@ -31,7 +31,7 @@ from packaging.specifiers import InvalidSpecifier, SpecifierSet
 
 from spikgpt.errors import ConfigError, DamagedReference, FormatError
 from spikgpt.files import decoded, dumped, replacing
-from spikgpt.reference.schema import Entry, Header, Manifest, Parity
+from spikgpt.reference.schema import Entry, Header, Manifest, Parity, require
 from spikgpt.version import __version__
 
 FORMAT_VERSION = 2
@@ -80,36 +80,25 @@ def verified_files(source: Source) -> dict[str, bytes]:
     DamagedReference
         When the manifest lists too few files or strange ones, or a file is missing or differs from what it lists.
     """
-    found_format = _checked_format(source)
-    entries = _entries(source)
-    files = {}
-    for name in (*FILES, *(name for name in OPTIONAL if name in entries)):
-        content = _read(source, name, limit=entries[name].size)
-        if (found := _entry(content)) != entries[name]:
-            listed = f"found {found}, listed {entries[name]}"
-            msg = f"{name} differs from what {MANIFEST} lists ({listed}). Get the reference again."
-            raise DamagedReference(msg)
-        files[name] = content
+    found_format, entries = _checked_format(source), _entries(source)
+    files = {name: _read(source, name, entries[name].size) for name in LAYOUT if name in entries}
+    wrong = [name for name, content in files.items() if _entry(content) != entries[name]]
+    require(not wrong, f"{', '.join(wrong)} differs from what {MANIFEST} lists.")
     for older in range(found_format, FORMAT_VERSION):
         files = MIGRATIONS[older](files)
     return files
 
 
 def altered_files(folder: Path) -> list[str]:
-    """Return the files of a folder that are missing or are not as the manifest lists them.
+    """Return the files of a folder that are missing or are not as its manifest lists them.
 
-    Raises
-    ------
-    FormatError
-        When a newer library wrote the folder.
-    DamagedReference
-        When the manifest itself cannot be used.
+    The errors, for a folder of a newer format or a manifest that cannot be used, are those of :func:`verified_files`.
     """
     _checked_format(folder)
 
     def is_right(name: str, entry: Entry) -> bool:
         try:
-            return _entry(_read(folder, name, limit=entry.size)) == entry
+            return _entry(_read(folder, name, entry.size)) == entry
         except DamagedReference:
             return False
 
@@ -119,19 +108,15 @@ def altered_files(folder: Path) -> list[str]:
 def check_graphs(files: Mapping[str, bytes]) -> None:
     """Refuse graphs that were made from other files than these, or that nobody has checked."""
     found = {name: hashlib.sha256(content).hexdigest() for name, content in files.items() if name.endswith(".onnx")}
-    if not found and PARITY not in files:
+    require(bool(found) == (PARITY in files), f"A reference has both graphs and {PARITY} or none of them.")
+    if not found:
         return
-    if not found or PARITY not in files:
-        msg = f"A reference has both graphs and {PARITY} or none of them. Get the reference again."
-        raise DamagedReference(msg)
     report = decoded(files[PARITY], PARITY, Parity)
-    if others := [name for name, digest in graph_sources(files).items() if report.made_from.get(name) != digest]:
-        msg = f"{', '.join(sorted(found))} was made from another {' and '.join(others)} than this. Export it again."
-        raise DamagedReference(msg)
-    checked = {name: graph.sha256 for name, graph in report.graphs.items()}
-    if wrong := sorted(name for name in checked.keys() | found if checked.get(name) != found.get(name)):
-        msg = f"{PARITY} was written for another {', '.join(wrong)} than this. Export it again."
-        raise DamagedReference(msg)
+    others = [name for name, digest in graph_sources(files).items() if report.made_from.get(name) != digest]
+    require(not others, f"{', '.join(sorted(found))} was made from another {' and '.join(others)} than this.")
+    checked = {name: graph.get("sha256") for name, graph in report.graphs.items()}
+    wrong = sorted(name for name in checked.keys() | found if checked.get(name) != found.get(name))
+    require(not wrong, f"{PARITY} was written for another {', '.join(wrong)} than this.")
 
 
 def graph_sources(files: Mapping[str, bytes]) -> dict[str, str]:
@@ -185,57 +170,37 @@ def _entry(content: bytes) -> Entry:
     return Entry(len(content), hashlib.sha256(content).hexdigest())
 
 
-def _largest(name: str) -> int:
-    """Return how many bytes a file may have."""
-    return LARGEST[Path(name).suffix]
-
-
 def _entries(source: Source) -> dict[str, Entry]:
     """Return what the manifest lists, after checking that it lists the files of a reference and nothing else."""
-    entries = decoded(_read(source, MANIFEST, limit=_largest(MANIFEST)), MANIFEST, Manifest).files
-    if missing := sorted(set(FILES) - entries.keys()):
-        msg = f"{MANIFEST} does not list {', '.join(missing)}. Get the reference again."
-        raise DamagedReference(msg)
-    if strange := sorted(entries.keys() - set(FILES) - set(OPTIONAL)):
-        msg = f"{MANIFEST} lists {', '.join(map(repr, strange))}, which no reference has. Do not use this one."
-        raise DamagedReference(msg)
-    sizes = {name: (entry.size, _largest(name)) for name, entry in entries.items()}
+    entries = decoded(_read(source, MANIFEST), MANIFEST, Manifest).files
+    missing, strange = sorted(set(FILES) - entries.keys()), sorted(entries.keys() - set(FILES) - set(OPTIONAL))
+    require(not missing, f"{MANIFEST} does not list {', '.join(missing)}.")
+    require(not strange, f"{MANIFEST} lists {', '.join(map(repr, strange))}, which no reference has.")
+    sizes = {name: (entry.size, LARGEST[Path(name).suffix]) for name, entry in entries.items()}
     sizes["all JSON files"] = sum(size for name, (size, _) in sizes.items() if name.endswith(".json")), LARGEST[".json"]
     for name, (size, largest) in sizes.items():
-        if size > largest:
-            msg = f"{MANIFEST} lists {size} bytes of {name}; expected at most {largest}. Do not use this reference."
-            raise DamagedReference(msg)
+        require(size <= largest, f"{MANIFEST} lists {size} bytes of {name}; expected at most {largest}.")
     return entries
 
 
-def _read(source: Source, name: str, *, limit: int) -> bytes:
-    """Return the content of a file of a reference; of a folder, only if it has at most ``limit`` bytes."""
-    if isinstance(source, Path):
-        return _read_file(source, name, limit)
-    if name not in source:
-        msg = f"The files in memory have no {name}, which every reference has. Get the reference again."
-        raise DamagedReference(msg)
-    return source[name]
-
-
-def _read_file(folder: Path, name: str, limit: int) -> bytes:
-    if not folder.is_dir():
-        msg = f"There is no folder {folder}."
-        raise DamagedReference(msg)
-    path = folder / name
+def _read(source: Source, name: str, limit: int = LARGEST[".json"]) -> bytes:
+    """Return the content of a file of a reference, which has at most ``limit`` bytes."""
+    if not isinstance(source, Path):
+        require(name in source, f"It has no {name}, which every reference has.")
+        return source[name]
+    require(source.is_dir(), f"There is no folder {source}.")
+    path = source / name
     try:
-        target, home = path.resolve(strict=True), folder.resolve()
+        target, home = path.resolve(strict=True), source.resolve()
         # The cache of huggingface_hub keeps REPOSITORY/snapshots/COMMIT/FILE as a link into REPOSITORY/blobs.
         blobs = home.parents[1] / "blobs" if len(home.parents) > 1 and home.parent.name == "snapshots" else home
-        if not (target.is_relative_to(home) or target.is_relative_to(blobs)):
-            msg = f"{path} is a link that leaves its folder. Do not use this reference."
-            raise DamagedReference(msg)
-        if (size := target.stat().st_size) > limit:
-            msg = f"{path} has {size} bytes; expected at most {limit}. It differs from what {MANIFEST} lists."
-            raise DamagedReference(msg)
+        inside = target.is_relative_to(home) or target.is_relative_to(blobs)
+        require(inside, f"{path} is a link that leaves its folder. Do not use this reference.")
+        size = target.stat().st_size
+        require(size <= limit, f"{path} has {size} bytes and differs from what {MANIFEST} lists; expected {limit}.")
         return target.read_bytes()
     except FileNotFoundError as error:
-        msg = f"{folder} has no {name}, which every reference has. Get the reference again, or name another folder."
+        msg = f"{source} has no {name}, which every reference has. Get the reference again, or name another folder."
         raise DamagedReference(msg) from error
     except (OSError, RuntimeError) as error:
         msg = f"{path} cannot be read: {error}."
@@ -244,8 +209,8 @@ def _read_file(folder: Path, name: str, limit: int) -> bytes:
 
 def _checked_format(source: Source) -> int:
     """Return the format of a reference, after refusing those that this library does not know."""
-    header = decoded(_read(source, "config.json", limit=_largest("config.json")), "config.json", Header)
-    found, needs = header.format_version, header.library.requires
+    header = decoded(_read(source, "config.json"), "config.json", Header)
+    found, needs = header.format_version, header.library.get("requires", "of no version")
     try:
         wanted = SpecifierSet(needs)
     except InvalidSpecifier as error:

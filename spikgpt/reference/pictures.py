@@ -5,7 +5,7 @@ from __future__ import annotations
 import io
 from typing import TYPE_CHECKING, Any
 
-from spikgpt.errors import ConfigError
+from spikgpt.extras import needs
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -63,11 +63,8 @@ def png(figure: Figure) -> bytes:
 
 def _figure(size: float) -> tuple[Figure, Axes]:
     """Return a square figure, its sides in inches, and its axes."""
-    try:
+    with needs("train"):
         # Here, as it takes half a second, and annotation does without.
         from matplotlib.figure import Figure
-    except ImportError as error:
-        msg = f"matplotlib draws the pictures of a card, and is missing ({error}): pip install 'spikgpt[train]'"
-        raise ConfigError(msg) from error
     figure = Figure(figsize=(size, size), layout="constrained")
     return figure, figure.add_subplot()

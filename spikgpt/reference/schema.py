@@ -1,7 +1,8 @@
 """The JSON files of a reference as types: what is read is checked against them.
 
-``labels.json`` and ``thresholds.json`` have theirs in :mod:`spikgpt.labels`. Figures and provenance may hold more than
-is known here, as versions add fields to them; that is kept. Other files hold what is listed here and nothing else.
+``labels.json`` and ``thresholds.json`` have theirs in :mod:`spikgpt.labels`, settings of an embedder in
+:mod:`spikgpt.embedding`. Figures and provenance may hold more than is known here, and it is kept, as versions differ in
+them; the other files hold what is listed here and nothing else.
 """
 
 from __future__ import annotations
@@ -11,10 +12,23 @@ from typing import Annotated, Any
 import msgspec
 from msgspec import UNSET, Meta, UnsetType
 
-Sha256 = Annotated[str, Meta(pattern=r"^[0-9a-f]{64}$")]
+from spikgpt.errors import DamagedReference
+
 Count = Annotated[int, Meta(ge=0)]
 Share = Annotated[float, Meta(ge=0, le=1)]
-Positive = Annotated[float, Meta(gt=0, le=1e300)]
+
+
+def require(holds: bool, otherwise: str) -> None:
+    """Refuse a reference of which something does not hold.
+
+    Raises
+    ------
+    DamagedReference
+        With what was found, and what should be.
+    """
+    if not holds:
+        msg = f"{otherwise} Get the reference again, or another one."
+        raise DamagedReference(msg)
 
 
 class Lines(msgspec.Struct, frozen=True):
@@ -33,7 +47,7 @@ class Entry(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """What the manifest lists of a file."""
 
     size: Count
-    sha256: Sha256
+    sha256: str
 
 
 class Manifest(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
@@ -42,45 +56,11 @@ class Manifest(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     files: dict[str, Entry]
 
 
-class Library(msgspec.Struct, frozen=True, kw_only=True):
-    """The version of this library that wrote the reference, and those that can read it."""
-
-    name: str = "spikgpt"
-    version: str = ""
-    requires: str
-
-
-class Header(msgspec.Struct, frozen=True):
+class Header(Lines, frozen=True):
     """What ``config.json`` of any format says, those of the future included."""
 
     format_version: Annotated[int, Meta(ge=1)]
-    library: Library
-
-
-class PCASettings(msgspec.Struct, frozen=True, tag_field="kind", tag="pca"):
-    """Embedder by principal components; the tensors hold the rest of it."""
-
-    clip: Positive
-    target_sum: Positive
-
-
-class ObsmSettings(msgspec.Struct, frozen=True, tag_field="kind", tag="obsm"):
-    """Embedding that the user brings in ``obsm[key]``."""
-
-    key: str
-    dim: int
-
-
-class ScGPTSettings(msgspec.Struct, frozen=True, tag_field="kind", tag="scgpt"):
-    """Embedder by scGPT: which checkpoint, or its sizes where the reference carries it."""
-
-    source: str
-    revision: str | None
-    sha256: str
-    max_length: Annotated[int, Meta(ge=1)]
-    bundled: bool
-    args: dict[str, Any] = {}
-    special_tokens: dict[str, Count] = {}
+    library: dict[str, str]
 
 
 class Recipe(Lines, frozen=True):
@@ -98,7 +78,7 @@ class Paper(Lines, frozen=True, forbid_unknown_fields=True):
 
 
 class Provenance(Lines, frozen=True):
-    """Where a reference comes from; the texts are what its card shows."""
+    """Where a reference comes from, as its card shows it."""
 
     recipe: Recipe
     seed: int
@@ -112,21 +92,19 @@ class Provenance(Lines, frozen=True):
     paper: Paper | UnsetType = UNSET
 
 
-class Config(Lines, frozen=True, forbid_unknown_fields=True):
+class Config(Header, frozen=True, forbid_unknown_fields=True):
     """``config.json``."""
 
-    format_version: int
-    library: Library
     name: Annotated[str, Meta(min_length=1)]
     model: dict[str, Any]
-    embedder: PCASettings | ObsmSettings | ScGPTSettings
+    embedder: dict[str, Any]
     provenance: Provenance
 
 
 class Genes(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """``genes.json``."""
 
-    sha256: Sha256
+    sha256: str
     symbols: tuple[str, ...]
     ensembl_ids: tuple[str | None, ...]
 
@@ -154,11 +132,13 @@ class Confusion(Lines, frozen=True):
             raise ValueError(msg)
 
 
-class HeldOut(msgspec.Struct, frozen=True):
-    """Agreement with the truth on held-out cells."""
+class HeldOut(msgspec.Struct, frozen=True, kw_only=True):
+    """Agreement with the truth on held-out cells; macro averages give each label the same weight."""
 
     cells: Count
     accuracy: Share
+    macro_precision: Share = 0.0
+    macro_recall: Share = 0.0
     macro_f1: Share
     per_label: tuple[LabelScore, ...]
     confusion: Confusion
@@ -190,14 +170,8 @@ class Metrics(Lines, frozen=True):
     reliability: Reliability | UnsetType = UNSET
 
 
-class Graph(msgspec.Struct, frozen=True):
-    """What ``onnx/parity.json`` says of a graph; its agreement with the model stands beside this."""
-
-    sha256: Sha256
-
-
 class Parity(msgspec.Struct, frozen=True):
-    """``onnx/parity.json``: the sha256 of the files that the graphs were made from, and the graphs."""
+    """``onnx/parity.json``: sha256 of the files that the graphs were made from, and what is said of each graph."""
 
     made_from: dict[str, str]
-    graphs: dict[str, Graph]
+    graphs: dict[str, dict[str, Any]]

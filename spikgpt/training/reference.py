@@ -19,7 +19,7 @@ from spikgpt.labels.label_map import LabelMap
 from spikgpt.labels.thresholds import Thresholds
 from spikgpt.reference import files
 from spikgpt.reference.config import SpikGPTConfig
-from spikgpt.reference.files import CLASSIFIER, EMBEDDER, ReferenceFiles, ReferenceParts, read_reference
+from spikgpt.reference.files import CLASSIFIER, EMBEDDER, ReferenceFiles, read_reference
 from spikgpt.reference.hub import Hub
 from spikgpt.reference.layout import check_writable, write_files
 from spikgpt.training.embedders import Embedder, load_embedder
@@ -88,7 +88,7 @@ class Reference:
         """Return every file of the reference by name, the manifest last, with exported graphs if some are given."""
         tensors = {CLASSIFIER + name: array for name, array in self.weights().items()}
         tensors |= {EMBEDDER + name: np.asarray(array) for name, array in self.embedder.tensors().items()}
-        parts = ReferenceParts(
+        parts = ReferenceFiles(
             name=self.name,
             config=self.config,
             embedder=self.embedder.settings(),
@@ -100,7 +100,8 @@ class Reference:
             familiarity=self.familiarity,
             tensors=tensors,
         )
-        return files.contents(parts, onnx)
+        made = files.contents(parts)
+        return files.with_card(made | dict(onnx)) if onnx else made
 
     def weights(self) -> dict[str, npt.NDArray[Any]]:
         """Return the weights of the classifier by name."""
