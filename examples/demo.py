@@ -23,6 +23,7 @@ from rich.table import Table
 from spikgpt import Annotation, Evaluation, SpikGPT
 from spikgpt.cells.obs import read_h5ad
 from spikgpt.reference.hub import Hub
+from spikgpt.sharing import open_reference, push
 from spikgpt.testing.hub import LoopbackHub
 from spikgpt.training.embedders import open_scgpt
 from spikgpt.training.evaluation import evaluate
@@ -120,7 +121,7 @@ def main() -> int:
         client = Hub(hub.endpoint, cache_dir=Path(folder) / "cache")
         pushed = push(Path(folder) / "pancreas", "me/pancreas", hub=client)
         pulled = open_reference("me/pancreas", hub=client)
-        again = SpikGPT(pulled).annotate(cells.copy())
+        again = SpikGPT(trained(pulled)).annotate(cells.copy())
     equal = bool((again.probabilities == annotation.probabilities).all())
     console.print(
         f"{len(pushed.changes)} files in one commit. The pulled reference, {pulled.origin}, gives "

@@ -23,7 +23,7 @@ NAMES = sorted(path.parent.name for path in HERE.glob("*/recipe.json"))
 def recipe_of(name: str) -> dict[str, Any]:
     """Return a recipe, with the text of its card."""
     recipe: dict[str, Any] = json.loads((HERE / name / "recipe.json").read_text())
-    recipe["provenance"][DESCRIPTION] = (HERE / name / "card.md").read_text().strip()
+    recipe["provenance"]["description"] = (HERE / name / "card.md").read_text().strip()
     return recipe
 
 

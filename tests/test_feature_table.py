@@ -24,9 +24,9 @@ from spikgpt.reference.card import card_figures
 from spikgpt.reference.hub import Hub
 from spikgpt.reference.layout import GRAPH, MANIFEST, with_manifest
 from spikgpt.reference.registry import find
+from spikgpt.sharing import open_reference, push
 from spikgpt.testing.hub import Fault, LoopbackHub
-from spikgpt.training.reference import Reference, load, save
-from spikgpt.training.sharing import open_reference, push
+from spikgpt.training.reference import Reference, load, save, trained
 from spikgpt_onnx import exporter
 from spikgpt_onnx.annotator import Annotator
 from spikgpt_onnx.graph import labelling_graph
@@ -200,7 +200,7 @@ def where(folder: Path) -> str:
 
 def test_real_http_push_and_pull_in_ci(graph_folder: Path, hub: LoopbackHub, client: Hub, few: AnnData) -> None:
     push(graph_folder, REPO, hub=client)
-    pulled, local = open_reference(REPO, hub=client), load(graph_folder)
+    pulled, local = trained(open_reference(REPO, hub=client)), load(graph_folder)
     assert annotate(pulled, few).probabilities.tobytes() == annotate(local, few).probabilities.tobytes()
     methods = {request.method for request in hub.requests}
     assert methods == {"GET", "HEAD", "POST", "PUT"}

@@ -84,7 +84,7 @@ class Annotator:
             raise ConfigError(msg)
         self.origin = origin
         self.options = Options(**options)
-        self.stored = read_stored(Path(folder))
+        self.stored = read_reference(folder, origin)
         self.session = Session.of(self.stored.files, GRAPHS[precision], self.options)
 
     @classmethod

@@ -457,9 +457,10 @@ def info(
     scgpt: ScGPT = None,
 ) -> None:
     """Show what a reference is and what was measured."""
-    from spikgpt.training.sharing import open_reference
+    from spikgpt.sharing import open_reference
+    from spikgpt.training.reference import trained
 
-    reference = open_reference(model, scgpt=scgpt)
+    reference = trained(open_reference(model), scgpt=scgpt)
     scores = {row["label"]: row for row in reference.metrics["held_out"]["per_label"]}
     table = Table("label", "Cell Ontology id", "cells", "F1, held out", title=_plain(reference.name))
     for row in reference.labels.to_list():
@@ -492,8 +493,9 @@ def list_references(
     offline: Annotated[bool, typer.Option("--offline", help="Do not ask the Hub.")] = False,
 ) -> None:
     """List the references that can be named: shipped with this package, in the cache, and on the Hub."""
+    from spikgpt.files import parsed
     from spikgpt.reference.hub import Hub
-    from spikgpt.reference.layout import parsed, verified_files
+    from spikgpt.reference.layout import verified_files
     from spikgpt.reference.registry import cached_references, namespace, shipped_references
 
     hub = Hub(endpoint, local_files_only=offline)
@@ -530,8 +532,8 @@ def list_references(
 @app.command()
 def verify(model: ModelArgument, scgpt: ScGPT = None) -> None:
     """Check that a reference is whole and consistent; exit code 2 when it is not."""
+    from spikgpt import sharing
     from spikgpt.reference.registry import find
-    from spikgpt.training import sharing
 
     found = find(model)
     for check in sharing.verify(found.folder, scgpt=scgpt).checks:
@@ -546,8 +548,8 @@ def pull(
     endpoint: Endpoint = None,
 ) -> None:
     """Get a reference from the Hub into a folder."""
+    from spikgpt import sharing
     from spikgpt.reference.hub import Hub
-    from spikgpt.training import sharing
 
     found = sharing.pull(model, out, hub=Hub(endpoint))
     console.print(f"Wrote {out}, {found.origin or f'the shipped reference {model}'}.", soft_wrap=True)
@@ -567,18 +569,16 @@ def push(
     endpoint: Endpoint = None,
 ) -> None:
     """Put a reference on the Hub, in one commit. Log in first with `hf auth login`, or set HF_TOKEN."""
+    from spikgpt import sharing
+    from spikgpt.options import PushOptions
     from spikgpt.reference.hub import Hub
-    from spikgpt.training import sharing
 
     pushed = sharing.push(
         folder,
         repository,
-        private=private,
-        branch=branch,
-        tag=tag,
-        pull_request=pull_request,
-        message=message,
-        dry_run=dry_run,
+        PushOptions(
+            private=private, branch=branch, tag=tag, pull_request=pull_request, message=message, dry_run=dry_run
+        ),
         scgpt=scgpt,
         hub=Hub(endpoint),
     )

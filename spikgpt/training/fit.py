@@ -264,7 +264,7 @@ def learning_rate(recipe: Recipe, step: int, steps: int) -> float:
 def fingerprint(config: SpikGPTConfig, recipe: Recipe, vectors: Floats, labels: Integers, seed: int) -> str:
     """Return the sha256 of everything that decides the outcome of a fit."""
     digest = hashlib.sha256()
-    settings = {"config": config.to_dict(), "recipe": recipe.to_dict(), "seed": seed, "shape": list(vectors.shape)}
+    settings = {"config": asdict(config), "recipe": recipe.to_dict(), "seed": seed, "shape": list(vectors.shape)}
     digest.update(json.dumps(settings, sort_keys=True).encode())
     digest.update(np.ascontiguousarray(vectors, dtype="<f4").tobytes())
     digest.update(np.ascontiguousarray(labels, dtype="<i8").tobytes())

@@ -12,7 +12,7 @@ from anndata import AnnData
 from spikgpt.cells.obs import check_trainable, counted, labels_of
 from spikgpt.errors import LabelsError
 from spikgpt.pipeline import annotate
-from spikgpt.reference.card import png
+from spikgpt.reference.pictures import png
 from spikgpt.training.evaluation import evaluate
 from spikgpt.training.fit import hold_out
 from spikgpt.training.metrics import unseen_found

@@ -10,7 +10,6 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 import torch
-from safetensors.torch import save as save_tensors
 
 from spikgpt.cells.genes import GeneList
 from spikgpt.engines.model import SpikingClassifier
@@ -26,8 +25,9 @@ from spikgpt.files import dumped
 from spikgpt.labels.familiarity import Familiarity
 from spikgpt.labels.label_map import LabelMap
 from spikgpt.labels.thresholds import Thresholds
-from spikgpt.reference.card import card, check_provenance, confusion_picture, reliability_picture
+from spikgpt.reference import files
 from spikgpt.reference.config import SpikGPTConfig
+from spikgpt.reference.files import CLASSIFIER, EMBEDDER, ReferenceFiles, read_reference
 from spikgpt.reference.hub import Hub
 from spikgpt.reference.layout import (
     FORMAT_VERSION,
@@ -107,7 +107,22 @@ class Reference:
 
     def files(self, onnx: Mapping[str, bytes] | None = None) -> dict[str, bytes]:
         """Return every file of the reference by name, the manifest last, with exported graphs if some are given."""
-        return contents(self, onnx)
+        tensors = {CLASSIFIER + name: array for name, array in self.weights().items()}
+        tensors |= {EMBEDDER + name: np.asarray(array) for name, array in self.embedder.tensors().items()}
+        parts = ReferenceFiles(
+            name=self.name,
+            config=self.config,
+            embedder=self.embedder.settings(),
+            provenance=self.provenance,
+            labels=self.labels,
+            thresholds=self.thresholds,
+            genes=self.embedder.genes or GeneList((), ()),
+            metrics=self.metrics,
+            familiarity=self.familiarity,
+            tensors=tensors,
+        )
+        made = files.contents(parts)
+        return files.with_card(made | dict(onnx)) if onnx else made
 
     def weights(self) -> dict[str, npt.NDArray[Any]]:
         """Return the weights of the classifier by name."""
@@ -123,27 +138,19 @@ class Reference:
 
 
 def save(reference: Reference, folder: str | Path, *, overwrite: bool = False) -> Path:
-    """Write a reference folder, all of it or nothing.
-
-    Parameters
-    ----------
-    folder
-        Where to write. The files are written to a temporary folder beside it, which then takes its name.
-    overwrite
-        Replace a reference that is already there.
-
-    Raises
-    ------
-    ConfigError
-        When something is in the way.
-    """
+    """Write a reference folder; see :func:`spikgpt.reference.files.save`."""
     folder = Path(folder)
     check_writable(folder, overwrite=overwrite)
     return write_files(reference.files(), folder)
 
 
 def load(folder: str | Path, *, scgpt: str | Path | None = None, hub: Hub | None = None) -> Reference:
-    """Read a reference folder, strictly: nothing is guessed, and every file is checked against the manifest.
+    """Read a reference folder; see :func:`spikgpt.reference.files.read_reference` and :func:`trained`."""
+    return trained(read_reference(folder), scgpt=scgpt, hub=hub)
+
+
+def trained(stored: ReferenceFiles, *, scgpt: str | Path | None = None, hub: Hub | None = None) -> Reference:
+    """Return what the files of a reference hold, ready to run.
 
     Parameters
     ----------
@@ -157,39 +164,24 @@ def load(folder: str | Path, *, scgpt: str | Path | None = None, hub: Hub | None
     ------
     CheckpointError
         When the scGPT checkpoint is missing, or another one.
-    FormatError
-        When the folder was written by a newer library.
     DamagedReference
-        When a file is missing, altered or inconsistent with the others.
+        When the embedder does not fit the network.
     """
-    folder = Path(folder)
-    stored = read_stored(folder)
-    check_provenance(stored.provenance)
-    check_metrics(stored.metrics, stored.labels.names)
-    network, labels = stored.config, stored.labels
-    try:
-        embedder = load_embedder(stored.embedder, stored.part(EMBEDDER), stored.genes, scgpt=scgpt, hub=hub)
-    except (DamagedReference, CheckpointError, ReferenceNotFound, HubError):
-        raise
-    except SpikGPTError as error:
-        msg = f"The reference in {folder} is inconsistent: {error}"
-        raise DamagedReference(msg) from error
-    if embedder.dim != network.input_dim:
-        msg = f"The embedder makes vectors of {embedder.dim} values; the network takes {network.input_dim}."
-        raise DamagedReference(msg)
-    if isinstance(embedder, PCAEmbedder) and len(embedder.label_means) != network.n_labels:
-        msg = f"The embedder knows {len(embedder.label_means)} labels; the network has {network.n_labels}."
+    embedder = load_embedder(stored.embedder, stored.part(EMBEDDER), stored.genes, scgpt=scgpt, hub=hub)
+    if embedder.dim != stored.config.input_dim:
+        msg = f"The embedder makes vectors of {embedder.dim} values; the network takes {stored.config.input_dim}."
         raise DamagedReference(msg)
     weights = {name: torch.from_numpy(array) for name, array in stored.part(CLASSIFIER).items()}
     return Reference(
         name=stored.name,
         embedder=embedder,
-        classifier=SpikingClassifier.from_weights(network, weights),
-        labels=labels,
+        classifier=SpikingClassifier.from_weights(stored.config, weights),
+        labels=stored.labels,
         thresholds=stored.thresholds,
         metrics=stored.metrics,
         provenance=stored.provenance,
         familiarity=stored.familiarity,
+        origin=stored.origin,
     )
 
 

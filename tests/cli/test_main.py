@@ -22,10 +22,10 @@ from spikgpt import SpikGPT
 from spikgpt.cli.main import console, main
 from spikgpt.reference.hub import Hub
 from spikgpt.reference.layout import LAYOUT
+from spikgpt.sharing import push
 from spikgpt.testing.hub import LoopbackHub
 from spikgpt.training.embedders import open_scgpt
 from spikgpt.training.reference import load
-from spikgpt.training.sharing import push
 
 COMMANDS = (
     *("annotate", "evaluate", "train", "novelty", "embed", "convert-scgpt", "pretrain"),

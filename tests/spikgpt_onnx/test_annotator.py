@@ -27,10 +27,10 @@ from spikgpt.labels import neighbours
 from spikgpt.labels.annotation import Annotation
 from spikgpt.pipeline import annotate
 from spikgpt.reference.hub import Hub
-from spikgpt.reference.layout import GRAPH, GRAPH_SOURCES, PARITY, dumped, graph_sources, with_manifest
+from spikgpt.reference.layout import GRAPH, GRAPH_SOURCES, PARITY, graph_sources, with_manifest
+from spikgpt.sharing import push
 from spikgpt.testing.hub import LoopbackHub
 from spikgpt.training.reference import Reference
-from spikgpt.training.sharing import push
 from spikgpt_onnx import annotator
 from spikgpt_onnx.annotator import Annotator
 from spikgpt_onnx.exporter import export

@@ -20,7 +20,7 @@ from spikgpt.files import converted
 from spikgpt.labels.label_map import LabelMap
 from spikgpt.labels.thresholds import Thresholds
 from spikgpt.pipeline import annotate
-from spikgpt.reference.layout import COMBINED, ENCODER, GRAPH, GRAPHS, PARITY, parsed, verified_files
+from spikgpt.reference.layout import COMBINED, ENCODER, GRAPH, GRAPHS, PARITY, verified_files
 from spikgpt.training.embedders import open_scgpt
 from spikgpt.training.fit import DEFAULT, PAPER, fit, network_config
 from spikgpt.training.metrics import measure

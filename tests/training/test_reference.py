@@ -1,28 +1,15 @@
-"""Format 1 on disk: exact bytes, strict reading, all or nothing."""
+"""A trained reference, ready to run: written, read again, and asked for probabilities."""
 
 from __future__ import annotations
 
-import hashlib
 import json
-from collections.abc import Callable
-from dataclasses import replace
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import pytest
-import torch
-from safetensors.torch import load_file, save_file
 
-from spikgpt.embedding.obsm import PrecomputedEmbedder
-from spikgpt.engines.model import SpikingClassifier
-from spikgpt.errors import ConfigError, DamagedReference, FormatError, LabelsError
-from spikgpt.labels.familiarity import Familiarity
-from spikgpt.labels.label_map import LabelMap
-from spikgpt.labels.thresholds import Calibration, Thresholds
-from spikgpt.reference.config import SpikGPTConfig
+from spikgpt.errors import ConfigError
 from spikgpt.reference.layout import FILES, PICTURE, RELIABILITY
-from spikgpt.training.metrics import measure
 from spikgpt.training.reference import Reference, load, save
 
 

@@ -6,21 +6,15 @@ import hashlib
 import json
 import os
 import shutil
-import struct
 import subprocess
 import sys
-from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
 
 import msgspec
 import onnx
 import pytest
-import torch
 from anndata import AnnData
-from safetensors.torch import load as load_tensors
-from safetensors.torch import save as save_tensors
 
 from spikgpt import SpikGPT
 from spikgpt.cells.reading import read_cells
@@ -31,14 +25,17 @@ from spikgpt.errors import (
     HubError,
     ReferenceNotFound,
 )
+from spikgpt.options import PushOptions
 from spikgpt.pipeline import annotate
+from spikgpt.reference.files import CLASSIFIER, contents, read_reference
 from spikgpt.reference.hub import Hub
-from spikgpt.reference.layout import FILES, GRAPH, GRAPHS, MANIFEST, PARITY, PICTURE, graph_sources
+from spikgpt.reference.layout import FILES, GRAPH, GRAPHS, MANIFEST, PARITY, PICTURE, write_files
 from spikgpt.reference.registry import find, shipped_references
+from spikgpt.sharing import open_reference, pull, push, verify
 from spikgpt.testing.hub import Fault, LoopbackHub
-from spikgpt.training.reference import Reference, load, save
-from spikgpt.training.sharing import open_reference, pull, push, verify
+from spikgpt.training.reference import Reference
 from spikgpt_onnx.annotator import Annotator
+from tests.damage import MALICIOUS, PICKLE, listed
 
 REPO = "islets/small"
 FORMAT_1 = Path(__file__).parent / "data" / "format_1" / "counts"
@@ -46,16 +43,6 @@ FORMAT_1 = Path(__file__).parent / "data" / "format_1" / "counts"
 
 def files_of(folder: Path) -> dict[str, bytes]:
     return {str(path.relative_to(folder)): path.read_bytes() for path in folder.rglob("*") if path.is_file()}
-
-
-def listed(files: dict[str, bytes]) -> dict[str, bytes]:
-    """List the files anew, as a careful forger would."""
-    entries = {
-        name: {"size": len(content), "sha256": hashlib.sha256(content).hexdigest()}
-        for name, content in files.items()
-        if name != MANIFEST
-    }
-    return files | {MANIFEST: json.dumps({"files": entries}).encode()}
 
 
 # Where references are found
@@ -175,7 +162,7 @@ def test_a_reference_that_is_not_whole_is_not_pushed(hub: LoopbackHub, client: H
 def test_an_old_revision_stays_the_old_one(
     small: Reference, small_folder: Path, graph_folder: Path, hub: LoopbackHub, client: Hub, tmp_path: Path
 ) -> None:
-    first = push(graph_folder, REPO, hub=client, tag="v1")
+    first = push(graph_folder, REPO, PushOptions(tag="v1"), hub=client)
     old = files_of(find(REPO, hub=client).folder)
     model = SpikGPT.from_pretrained(small_folder)
     thresholds = msgspec.structs.replace(small.thresholds, unknown_rate=0.2)
@@ -186,7 +173,7 @@ def test_an_old_revision_stays_the_old_one(
         found = find(REPO, revision, hub=client)
         assert files_of(found.folder) == old
         assert found.origin == f"{REPO}@{first.commit}"
-        assert load(found.folder).thresholds == small.thresholds
+        assert read_reference(found.folder).thresholds == small.thresholds
         assert Annotator(found.folder).stored.thresholds == small.thresholds
         assert "at most 20% of cells" not in (found.folder / "README.md").read_text()
     newest = open_reference(REPO, hub=client)
@@ -195,22 +182,14 @@ def test_an_old_revision_stays_the_old_one(
 
 
 def test_a_reference_on_scgpt_says_what_it_needs(hub: LoopbackHub, client: Hub, tmp_path: Path) -> None:
-    folder = tmp_path / "mine"
-    shutil.copytree(FORMAT_1, folder)
-    config = json.loads((folder / "config.json").read_text())
-    config["embedder"] = {
-        "kind": "scgpt",
-        "source": "human",
-        "revision": None,
-        "sha256": "0" * 64,
-        "max_length": 1200,
-        "bundled": False,
-    }
-    (folder / "config.json").write_text(json.dumps(config))
-    for name, content in listed(files_of(folder)).items():
-        (folder / name).write_bytes(content)
+    settings = {"kind": "scgpt", "source": "human", "revision": None, "sha256": "0" * 64, "max_length": 1200}
+    stored = read_reference(FORMAT_1)
+    weights = {name: array for name, array in stored.tensors.items() if name.startswith(CLASSIFIER)}
+    stored = replace(stored, embedder=settings | {"bundled": False}, tensors=weights)
+    folder = write_files(contents(stored), tmp_path / "mine")
     with pytest.raises(CheckpointError, match="needs the scGPT checkpoint 'human'; give its folder"):
         push(folder, REPO, hub=client)
+    assert pull(str(folder), tmp_path / "copy").origin is None
 
 
 # Offline
@@ -224,6 +203,7 @@ socket.socket.connect = socket.create_connection = socket.getaddrinfo = denied
 from spikgpt import SpikGPT, SpikGPTError
 from spikgpt.cells.reading import read_cells
 from spikgpt_onnx.annotator import Annotator
+from tests.damage import MALICIOUS, PICKLE, listed
 for name in sys.argv[2:]:
     try:
         model = SpikGPT.from_pretrained(name)
@@ -274,15 +254,15 @@ def test_what_arrives_damaged_is_fetched_again_once_then_refused(
     hub.fail(Fault("damage", f"GET .*{name}"))
     folder = find(REPO, hub=client).folder
     assert hub.faults == ()
-    assert load(folder).name == "small"
+    assert read_reference(folder).name == "small"
     (folder / name).resolve().write_bytes(b"cosmic ray")
-    assert load(find(REPO, hub=client).folder).name == "small"
+    assert read_reference(find(REPO, hub=client).folder).name == "small"
     (folder / name).resolve().write_bytes(b"cosmic ray")
     hub.fail(Fault("damage", f"GET .*{name}", 9))
     with pytest.raises(DamagedReference, match=f"does not hold what it lists, fetched twice: .*{name}"):
         find(REPO, hub=client)
     hub.forgive()
-    assert load(find(REPO, hub=client).folder).name == "small"
+    assert read_reference(find(REPO, hub=client).folder).name == "small"
 
 
 def test_a_damaged_cache_is_refused_offline_and_kept(hub: LoopbackHub, client: Hub, tmp_path: Path) -> None:
@@ -301,7 +281,7 @@ def test_a_cache_that_is_not_whole_says_so_when_the_hub_is_away(hub: LoopbackHub
     (folder / "labels.json").unlink()
     with pytest.raises(HubError, match=f"{folder.name} is not whole in the local cache. The Hub cannot be reached"):
         find(REPO, hub=Hub("http://127.0.0.1:9", cache_dir=tmp_path / "cache"))
-    assert load(find(REPO, hub=client).folder).name == "islets"
+    assert read_reference(find(REPO, hub=client).folder).name == "islets"
 
 
 def test_a_revision_cannot_leave_the_cache(tmp_path: Path, client: Hub, hub: LoopbackHub) -> None:
@@ -318,10 +298,10 @@ def test_an_interrupted_pull_goes_on(hub: LoopbackHub, client: Hub) -> None:
     folder = find(REPO, hub=client).folder
     (folder / "model.safetensors").unlink()
     hub.requests.clear()
-    assert load(find(REPO, hub=client).folder).name == "islets"
+    assert read_reference(find(REPO, hub=client).folder).name == "islets"
     (folder / "model.safetensors").resolve().unlink()
     commit = folder.name
-    assert load(find(REPO, commit, hub=client).folder).name == "islets"
+    assert read_reference(find(REPO, commit, hub=client).folder).name == "islets"
 
 
 # Malicious and damaged repositories
@@ -625,7 +605,7 @@ def test_there_are_at_least_thirty_of_them() -> None:
 def test_pickles_beside_a_reference_are_not_even_fetched(hub: LoopbackHub, client: Hub) -> None:
     hub.put(REPO, files_of(FORMAT_1) | {"pytorch_model.bin": PICKLE})
     found = find(REPO, hub=client)
-    assert load(found.folder).name == "islets"
+    assert read_reference(found.folder).name == "islets"
     assert not (found.folder / "pytorch_model.bin").exists()
     assert not any("pytorch_model.bin" in request.path for request in hub.requests)
 
@@ -637,11 +617,11 @@ def test_links_out_of_the_folder_are_refused(tmp_path: Path, name: str) -> None:
     (folder / name).rename(tmp_path / "outside")
     (folder / name).symlink_to(tmp_path / "outside")
     with pytest.raises(DamagedReference, match="is a link that leaves its folder"):
-        load(folder)
+        read_reference(folder)
     (folder / name).unlink()
     (tmp_path / "outside").rename(folder / "inside")
     (folder / name).symlink_to("inside")
-    assert load(folder).name == "islets"
+    assert read_reference(folder).name == "islets"
 
 
 # Verify
@@ -695,3 +675,28 @@ def forge_graph(folder: Path, graph: onnx.ModelProto) -> None:
     report = json.loads((folder / PARITY).read_text())
     report["graphs"][GRAPH]["sha256"] = hashlib.sha256(content).hexdigest()
     forge(folder, {GRAPH: content, PARITY: json.dumps(report).encode()})
+
+
+def verified_without(missing: str, folder: Path) -> list[str]:
+    """Verify a folder in a process that lacks some packages; return the checks."""
+    program = f"""
+import sys
+sys.modules |= dict.fromkeys({missing!r}.split())
+from spikgpt.sharing import verify
+print(*verify(sys.argv[1]).checks, sep="\\n")
+"""
+    ran = subprocess.run([sys.executable, "-c", program, folder], capture_output=True, text=True, check=True)
+    return ran.stdout.splitlines()
+
+
+def test_verify_says_what_it_did_not_run(graph_folder: Path) -> None:
+    checks = verified_without("torch spikingjelly sklearn scanpy matplotlib onnx numba", graph_folder)
+    assert checks[:3] == list(verify(graph_folder).checks[:3])
+    assert checks[3:] == [
+        "onnx/model.onnx carries the same labels and thresholds; not run, without torch and onnx: "
+        "pip install 'spikgpt[cpu,train]'"
+    ]
+    assert verified_without("torch onnxruntime", graph_folder)[3:] == [
+        "onnx/model.onnx was made from these files; not opened, without onnxruntime and torch: "
+        "pip install 'spikgpt[cpu,train]'"
+    ]
