@@ -176,14 +176,14 @@ def evaluate(
     metrics = evaluation.metrics
     console.print(f"Accuracy {metrics.accuracy:.4f}, macro-F1 {metrics.macro_f1:.4f} over {metrics.cells} cells.")
     console.print(
-        f"Unknown: {100 * evaluation.known_unknown_rate:.1f}% of the cells of known types; "
+        f"Unknown: {100 * evaluation.known_unknown_fraction:.1f}% of the cells of known types; "
         f"accuracy with these counted as errors {evaluation.accuracy_after_rejection:.4f}.",
         soft_wrap=True,
     )
-    if evaluation.unseen_unknown_rate is not None:
+    if evaluation.unseen_unknown_fraction is not None:
         console.print(
             f"Types that the reference does not have ({', '.join(evaluation.unseen_labels)}): "
-            f"{100 * evaluation.unseen_unknown_rate:.1f}% Unknown, AUROC {evaluation.auroc_unknown:.4f}.",
+            f"{100 * evaluation.unseen_unknown_fraction:.1f}% Unknown, AUROC {evaluation.auroc_unknown:.4f}.",
             soft_wrap=True,
         )
     if json_file:
@@ -221,7 +221,7 @@ def train(
     """Train a reference. An interrupted training goes on from the last epoch when started again."""
     from spikgpt.cells.reading import read_cells
     from spikgpt.reference.layout import check_writable
-    from spikgpt.training.embedders import open_scgpt
+    from spikgpt.scgpt.source import open_scgpt
     from spikgpt.training.reference import save
     from spikgpt.training.train import train as train_reference
 
@@ -305,6 +305,7 @@ def novelty(
     """Leave each type out of a reference in turn, and see whether its cells come out as Unknown."""
     from spikgpt.cells.reading import read_cells
     from spikgpt.files import replacing
+    from spikgpt.options import TrainOptions
     from spikgpt.training.novelty import study
 
     adata = read_cells(reference)
@@ -313,11 +314,9 @@ def novelty(
         report = study(
             adata,
             label_key,
-            batch_key=batch_key,
             types=types,
-            seed=seed,
             embedder=embedder,
-            layer=layer,
+            options=TrainOptions(batch_key=batch_key, layer=layer, seed=seed),
             on_type=lambda _: progress.advance(task),
         )
     table = Table("left out", "cells", "AUROC", "found at 5%", "Unknown", "known Unknown", "mistaken for")
@@ -359,8 +358,9 @@ def embed(
     from spikgpt.cells.output import write_copy
     from spikgpt.cells.reading import open_cells
     from spikgpt.scgpt.draws import UpstreamDraws
-    from spikgpt.scgpt.embedding import cache_folder
-    from spikgpt.training.embedders import open_scgpt
+    from spikgpt.scgpt.embedding import Running, cache_folder
+    from spikgpt.scgpt.source import open_scgpt
+    from spikgpt.training.embedders import ScGPTEmbedder
 
     if out.exists() and out.samefile(query):
         msg = f"{out} is the input; name another file for the output."
@@ -368,13 +368,11 @@ def embed(
     if batch_size != "auto" and not batch_size.isdecimal():
         msg = f"--batch-size is {batch_size!r}; expected auto or a number of cells."
         raise ConfigError(msg)
-    embedder = open_scgpt(
-        scgpt,
-        max_length=max_length,
+    running = Running(
         batch_size=None if batch_size == "auto" else int(batch_size),
         precision=precision,
-        draws=UpstreamDraws(*upstream_seeds) if upstream_seeds else None,
         cache=cache_folder() if cache else None,
+        draws=UpstreamDraws(*upstream_seeds) if upstream_seeds else None,
     )
     with open_cells(query) as adata, _bar("cells", _Speed()) as progress:
         task = progress.add_task("Embedding", total=adata.n_obs)
@@ -400,7 +398,7 @@ def convert_scgpt(
 ) -> None:
     """Write an scGPT checkpoint with safetensors weights, or as upstream's package reads it."""
     from spikgpt.scgpt.checkpoint import save_checkpoint
-    from spikgpt.training.embedders import open_scgpt
+    from spikgpt.scgpt.source import open_scgpt
 
     found = open_scgpt(checkpoint).checkpoint
     save_checkpoint(found, out, upstream=upstream)
