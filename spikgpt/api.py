@@ -153,8 +153,8 @@ class SpikGPT:
             When something is in the way, or a package is missing.
         """
         with needs("train"):
-            from spikgpt_onnx.exporter import export
             from spikgpt.engines.torch import TorchEngine
+            from spikgpt_onnx.exporter import export
             from spikgpt_onnx.parity import ExportableReference
         engine = self.engine if isinstance(self.engine, TorchEngine) else torch_engine(self.reference)
         return export(ExportableReference(self.reference, engine), folder, precisions=precisions)
@@ -235,4 +235,4 @@ class SpikGPT:
         with needs("train"):
             from spikgpt.training.evaluation import evaluate
         annotation = annotate(self.reference, self.engine, adata, options_of(AnnotateOptions, keywords))
-        return evaluate(annotation, adata, label_key, self.reference.labels, label_map=label_map)
+        return evaluate(annotation, adata, label_key, label_map, labels=self.reference.labels)

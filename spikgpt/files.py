@@ -83,8 +83,10 @@ def converted(values: Any, name: str, kind: type[T]) -> T:
     """
     try:
         return msgspec.convert(values, kind)
-    except (msgspec.ValidationError, SpikGPTError) as error:  # the latter from a __post_init__
-        msg = f"{name} is not what it should be: {str(error).rstrip('.')}. Get the reference again."
+    except (msgspec.ValidationError, SpikGPTError) as error:
+        what, _, place = _line(error).partition(" - at `$")
+        what = what.rstrip(".") + _found(values, place.rstrip("`"))
+        msg = f"{name} is not what it should be: {what}. Get the reference again."
         raise DamagedReference(msg) from error
 
 

@@ -36,7 +36,7 @@ from spikgpt.labels.ontology import BroadLabels
 from spikgpt.labels.thresholds import Thresholds, tempered
 from spikgpt.options import AnnotateOptions
 from spikgpt.reference.files import ReferenceFiles
-from spikgpt.types import Bools, Floats, InputReport, NetworkOutput, OnCells, Rows, Scale
+from spikgpt.types import Bools, Floats, InputReport, NetworkOutput, Rows, Scale
 
 
 @dataclass(frozen=True)
@@ -126,9 +126,7 @@ class QueryModel:
         model = cls(scaled.scale, space, among, scorer, unscored, smoothed, report)
         return replace(model, scores=model._scored(output, logs, rows))
 
-    def score(
-        self, engine: Engine, cells: AlignedCells, rows: Rows, *, batch_size: int | None = None
-    ) -> CellScores:
+    def score(self, engine: Engine, cells: AlignedCells, rows: Rows, *, batch_size: int | None = None) -> CellScores:
         """Return the scores of cells, n of them, none of them empty.
 
         Parameters

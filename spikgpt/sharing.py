@@ -7,6 +7,7 @@ from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
+from spikgpt.engines.opening import torch_engine
 from spikgpt.errors import DamagedReference, GraphError, ParityError
 from spikgpt.files import parsed
 from spikgpt.options import PushOptions
@@ -144,7 +145,8 @@ def _checked_by_running(reference: ReferenceFiles, hub: Hub | None, scgpt: str |
 
 def _compared(reference: ReferenceFiles, hub: Hub | None, scgpt: str | Path | None) -> dict[str, Any]:
     """Hold the graphs against the trained model, which is opened; return the agreement of each."""
-    from spikgpt.training.reference import trained
     from spikgpt_onnx.exporter import check_again
+    from spikgpt_onnx.parity import ExportableReference
 
-    return dict(check_again(trained(reference, scgpt=scgpt, hub=hub), reference.files))
+    engine = torch_engine(reference, scgpt=scgpt, hub=hub)
+    return dict(check_again(ExportableReference(reference, engine), reference.files))

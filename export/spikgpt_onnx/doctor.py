@@ -10,9 +10,9 @@ import numpy as np
 
 from spikgpt.errors import SpikGPTError
 from spikgpt.options import EngineOptions, options_of
+from spikgpt.reference.files import read_reference
 from spikgpt.reference.layout import GRAPH
 from spikgpt.reference.registry import shipped_references
-from spikgpt.reference.stored import read_stored
 from spikgpt.version import __version__
 from spikgpt_onnx import contract
 from spikgpt_onnx.session import PROVIDERS, Session, installed_distributions, onnxruntime_module
@@ -47,7 +47,7 @@ def findings() -> list[Finding]:
     except SpikGPTError as error:
         return [*found, Finding("ONNX Runtime", f"{listed}: {error}", works=False)]
     found.append(Finding("ONNX Runtime", f"{listed}; lists {', '.join(available)}"))
-    shipped = read_stored(next(iter(shipped_references().values())))
+    shipped = read_reference(next(iter(shipped_references().values())))
     ones = np.ones((1, len(shipped.genes)))
     cell = {contract.COUNTS: ones, contract.TOTAL: ones.sum(axis=1), contract.FOUND: ones[0]}
     for provider in PROVIDERS:

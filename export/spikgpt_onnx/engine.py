@@ -61,7 +61,12 @@ class OnnxEngine:
         return f"onnx on {self.session.provider}"
 
     def run(
-        self, cells: AlignedCells, scale: Scale | None, *, batch_size: int | None = None, on_cells: OnCells | None = None
+        self,
+        cells: AlignedCells,
+        scale: Scale | None,
+        *,
+        batch_size: int | None = None,
+        on_cells: OnCells | None = None,
     ) -> NetworkOutput:
         """Return what the network says of cells, none of them empty; see :class:`spikgpt.embedding.base.Engine`."""
         size = batch_size or (CPU_BATCH if self.session.provider == "cpu" else GPU_BATCH)

@@ -15,7 +15,6 @@ from spikgpt.embedding.pca import PCAProjection
 from spikgpt.embedding.vocabulary import Encoder
 from spikgpt.errors import ParityError
 from spikgpt.reference.files import ReferenceFiles
-from spikgpt.types import Floats
 from spikgpt_onnx import contract
 from spikgpt_onnx.graph import IR_VERSION, OPSET
 from spikgpt_onnx.session import Session

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 import numpy.typing as npt
@@ -14,6 +14,9 @@ from spikgpt.cells.expression import Expression
 from spikgpt.cells.genes import GeneList, GeneMatch, match_genes
 from spikgpt.cells.values import Kind, linear_values, row_sums
 from spikgpt.types import Bools, Scale
+
+# Cells read at a time.
+CHUNK = 4096
 
 
 @dataclass(frozen=True)
@@ -30,16 +33,14 @@ class AlignedCells:
         Sum of the linear values of all the query's genes, shape (n,).
     found
         Whether the query has the gene, shape (G,).
-    notes
-        Whole sentences on anything suspicious.
+    kind
+        What the query holds: ``counts``, ``linear`` or ``log`` values, or an ``embedding``.
     """
 
     values: sparse.csr_matrix
     totals: npt.NDArray[np.float64]
     found: Bools
-    match: GeneMatch
-    kind: Kind
-    notes: tuple[str, ...]
+    kind: Kind | Literal["embedding"]
 
     @property
     def empty(self) -> Bools:
@@ -52,44 +53,35 @@ class AlignedCells:
 
 
 def aligned_chunks(
-    expression: Expression, genes: GeneList, *, minimum_share: float = 0.1, chunk_size: int = 4096
+    expression: Expression, match: GeneMatch, *, chunk_size: int | None = None
 ) -> Iterator[AlignedCells]:
     """Bring cells to the genes of a reference, a few at a time; genes that the query lacks are 0.
 
     Parameters
     ----------
-    minimum_share
-        Share of the genes to be found, at least.
+    match
+        Where the reference's genes are in the query.
     chunk_size
         Cells read at a time.
 
     Raises
     ------
-    GenesError
-        When too few of the reference's genes are in the query.
     DataError
         When a value cannot be read.
     """
-    match = match_genes(expression.var, genes, minimum_share=minimum_share)
-    for start in range(0, expression.n_cells, chunk_size):
-        stop = min(start + chunk_size, expression.n_cells)
-        linear = linear_values(expression.rows(start, stop), expression.log_base)
+    size = chunk_size or CHUNK
+    for start in range(0, expression.n_cells, size):
+        linear = linear_values(expression.rows(start, min(start + size, expression.n_cells)), expression.log_base)
         values = sparse.csr_matrix((linear @ match.selection).astype(np.float32))
         values.eliminate_zeros()
         values.sort_indices()
-        yield AlignedCells(
-            values=values,
-            totals=row_sums(linear),
-            found=match.found,
-            match=match,
-            kind=expression.kind,
-            notes=expression.notes + match.notes,
-        )
+        yield AlignedCells(values, row_sums(linear), match.found, expression.kind)
 
 
 def align(expression: Expression, genes: GeneList, *, minimum_share: float = 0.1) -> AlignedCells:
-    """Bring all cells to the genes of a reference; see :func:`aligned_chunks`."""
-    return joined(list(aligned_chunks(expression, genes, minimum_share=minimum_share)))
+    """Bring all cells to the genes of a reference, of which a share has to be found; see :func:`aligned_chunks`."""
+    match = match_genes(expression.var, genes, minimum_share=minimum_share)
+    return joined(list(aligned_chunks(expression, match)))
 
 
 def joined(chunks: list[AlignedCells]) -> AlignedCells:

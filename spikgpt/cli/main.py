@@ -359,8 +359,6 @@ def embed(
     from spikgpt.cells.reading import open_cells
     from spikgpt.scgpt.draws import UpstreamDraws
     from spikgpt.scgpt.embedding import Running, cache_folder
-    from spikgpt.scgpt.source import open_scgpt
-    from spikgpt.training.embedders import ScGPTEmbedder
 
     if out.exists() and out.samefile(query):
         msg = f"{out} is the input; name another file for the output."

@@ -10,6 +10,7 @@ from scipy import sparse
 
 from spikgpt.cells.align import AlignedCells
 from spikgpt.cells.expression import Cells
+from spikgpt.cells.genes import GeneList
 from spikgpt.types import Bools, Floats, InputReport, NetworkOutput, OnCells, Scale
 
 # From cells of which none is empty, and the scale to see them in, to what the network says of them.
@@ -66,6 +67,10 @@ class Embedding(Protocol):
     def profiles(self, found: Bools) -> Floats | None:
         """Return each label's mean log expression of the found genes, shape (L, found genes), if there is one."""
 
+    @property
+    def stored_genes(self) -> GeneList:
+        """What ``genes.json`` keeps: the genes that the embedding reads; none where a checkpoint knows them."""
+
     def settings(self) -> dict[str, Any]:
         """Return what ``config.json`` keeps of the embedding."""
 
@@ -85,7 +90,12 @@ class Engine(Protocol):
         """How cells are read for it."""
 
     def run(
-        self, cells: AlignedCells, scale: Scale | None, *, batch_size: int | None = None, on_cells: OnCells | None = None
+        self,
+        cells: AlignedCells,
+        scale: Scale | None,
+        *,
+        batch_size: int | None = None,
+        on_cells: OnCells | None = None,
     ) -> NetworkOutput:
         """Return what the network says of cells, each seen alone.
 

@@ -11,6 +11,7 @@ from scipy import sparse
 
 from spikgpt.cells.align import AlignedCells
 from spikgpt.cells.expression import Cells
+from spikgpt.cells.genes import GeneList
 from spikgpt.embedding.base import QueryCells, Run, Scaled
 from spikgpt.errors import ConfigError, DamagedReference, DataError
 from spikgpt.types import Bools, Floats, InputReport
@@ -92,6 +93,11 @@ class ObsmEmbedding:
     def profiles(self, found: Bools) -> None:
         """Return nothing: there is no expression."""
 
+    @property
+    def stored_genes(self) -> GeneList:
+        """What ``genes.json`` keeps: none."""
+        return GeneList((), ())
+
     def settings(self) -> dict[str, Any]:
         """Return what ``config.json`` keeps of the embedding."""
         return {"kind": "obsm", "key": self.key, "dim": self.dim}
@@ -120,7 +126,7 @@ def vector_cells(vectors: Floats, empty: Bools) -> AlignedCells:
     """Return cells that are vectors already, shape (n, dim), in the form in which the pipeline takes cells."""
     values = sparse.csr_matrix(vectors)
     totals = np.where(empty, 0.0, 1.0)
-    return AlignedCells(values, totals, np.ones(vectors.shape[1], dtype=bool), None, "embedding", ())
+    return AlignedCells(values, totals, np.ones(vectors.shape[1], dtype=bool), "embedding")
 
 
 def _stored(adata: Cells, key: str) -> Any:

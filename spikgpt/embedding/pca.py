@@ -181,6 +181,11 @@ class PCAProjection:
         corrected = mean - (expected_mean - self.mean) * ratio
         return np.where(found, corrected, 0.0), self.std.astype(np.float64) * np.where(found, ratio, 1.0)
 
+    @property
+    def stored_genes(self) -> GeneList:
+        """What ``genes.json`` keeps: the genes of the projection."""
+        return self.genes
+
     def settings(self) -> dict[str, Any]:
         """Return what ``config.json`` keeps of the embedder."""
         return {"kind": KIND, "clip": self.clip, "target_sum": self.target_sum}

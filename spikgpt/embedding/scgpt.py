@@ -10,7 +10,7 @@ import numpy as np
 
 from spikgpt.cells.align import AlignedCells, aligned_chunks
 from spikgpt.cells.expression import Cells, find_expression
-from spikgpt.cells.genes import match_genes
+from spikgpt.cells.genes import GeneList, match_genes
 from spikgpt.embedding.base import QueryCells, Run, Scaled
 from spikgpt.embedding.vocabulary import Vocabulary
 from spikgpt.errors import ConfigError
@@ -77,6 +77,11 @@ class ScGPTEmbedding:
 
     def profiles(self, found: Bools) -> None:
         """Return nothing, as for :meth:`logs`."""
+
+    @property
+    def stored_genes(self) -> GeneList:
+        """What ``genes.json`` keeps: the vocabulary's of a checkpoint that the reference carries along."""
+        return self.vocabulary.genes if self.weights else GeneList((), ())
 
     def settings(self) -> dict[str, Any]:
         """Return what ``config.json`` keeps of the embedding."""

@@ -42,7 +42,12 @@ class TorchEngine:
         return "torch on cpu"
 
     def run(
-        self, cells: AlignedCells, scale: Scale | None, *, batch_size: int | None = None, on_cells: OnCells | None = None
+        self,
+        cells: AlignedCells,
+        scale: Scale | None,
+        *,
+        batch_size: int | None = None,
+        on_cells: OnCells | None = None,
     ) -> NetworkOutput:
         """Return what the network says of cells, none of them empty; see :class:`spikgpt.embedding.base.Engine`."""
         vectors = self.vectors(cells, scale, on_cells)

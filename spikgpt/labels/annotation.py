@@ -3,10 +3,9 @@
 from __future__ import annotations
 
 import warnings
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from html import escape
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -14,14 +13,8 @@ import numpy.typing as npt
 import pandas as pd
 
 from spikgpt.errors import SpikGPTWarning
-from spikgpt.files import replacing
-from spikgpt.labels.decision import Cutoffs, fit_cutoffs
-from spikgpt.labels.label_map import LabelMap
-from spikgpt.labels.ontology import BroadLabels
+from spikgpt.labels.decision import Cutoffs
 from spikgpt.labels.palette import UNKNOWN_COLOR, palette
-from spikgpt.labels.reading import Readings
-from spikgpt.labels.thresholds import Thresholds, tempered
-from spikgpt.options import AnnotateOptions
 from spikgpt.types import UNKNOWN, Bools, InputReport, Strings
 from spikgpt.version import __version__
 
@@ -220,27 +213,6 @@ class Annotation:
         for start in range(0, max(len(obs), 1), ROWS):
             yield self._rows(obs, slice(start, start + ROWS))
 
-    def write_h5ad(self, source: Path, target: Path, more: Mapping[str, Strings] | None = None) -> None:
-        """Write a copy of the h5ad file that the cells came from, with what :meth:`write_to` adds, and more labels."""
-        # Until cells/output.py writes copies.
-        from spikgpt.cells.h5ad import write_with
-
-        obs = self.obs().assign(**{name: pd.Categorical(column) for name, column in (more or {}).items()})
-        columns: dict[str, Any] = {
-            str(name): (column.cat.codes.to_numpy(), column.cat.categories.tolist())
-            if isinstance(column.dtype, pd.CategoricalDtype)
-            else column.to_numpy()
-            for name, column in obs.items()
-        }
-        write_with(source, target, columns, self.obsm(), self.uns())
-
-    def write_csv(self, path: Path) -> None:
-        """Write one row a cell, with the columns of :meth:`table`."""
-        # Until cells/output.py writes tables from chunks.
-        with replacing(path) as temporary, temporary.open("w", newline="", encoding="utf-8") as file:
-            for place, part in enumerate(self.table_chunks()):
-                part.to_csv(file, header=not place, lineterminator="\n")
-
     def __repr__(self) -> str:
         counts = self.counts()
         unknown = f"{UNKNOWN} {counts.pop(UNKNOWN, 0)} ({100 * self.unknown_fraction:.1f}%)"
@@ -277,56 +249,6 @@ class Annotation:
         names = [f"probability of {name}" for name in self.label_names]
         probabilities = pd.DataFrame(self.probabilities[part], columns=names, index=some.index)
         return pd.concat([some, probabilities], axis=1).rename_axis("cell")
-
-
-def annotated(
-    obs_names: Any,
-    readings: Readings,
-    empty: Bools,
-    report: InputReport,
-    *,
-    thresholds: Thresholds,
-    options: AnnotateOptions,
-    labels: LabelMap,
-    reference_name: str,
-    reference_origin: str | None,
-) -> Annotation:
-    """Decide what is Unknown, and put everything together; the readings are those of the cells that are not empty."""
-    # Until the pipeline fits cut-offs.
-    calibration, filled = thresholds.calibration(readings.together), np.flatnonzero(~empty)
-    everything = np.zeros((len(empty), len(labels.names)), dtype=np.float32)
-    rejected, familiarity = np.ones(len(empty), dtype=bool), np.zeros(len(empty), dtype=np.float32)
-    broad, broad_labels = np.zeros(len(empty), dtype=np.int16), BroadLabels.of(labels)
-    for start in range(0, len(empty), ROWS):
-        part = slice(start, start + ROWS)
-        # Those of single cells are calibrated by the network.
-        temperature = calibration.temperature if calibration and readings.together else 1
-        everything[filled[part]] = tempered(readings.probabilities[part], temperature)
-    for start in range(0, len(empty), ROWS):
-        part = slice(start, start + ROWS)
-        broad[part] = broad_labels.assign(everything[part])
-    known = everything[filled]
-    cutoffs = fit_cutoffs(thresholds, options, labels.names, known, readings.scores, smoothed=readings.together)
-    rejected[filled] = cutoffs.rejects(known, readings.scores)
-    if calibration is not None and readings.scores is not None:
-        familiarity[filled] = calibration.everything.share_below(readings.scores)
-    return Annotation(
-        obs_names=obs_names,
-        best=everything.argmax(axis=1).astype(np.int16),
-        confidence=everything.max(axis=1),
-        probabilities=everything,
-        empty=empty,
-        label_names=labels.names,
-        broad=broad,
-        broad_names=broad_labels.names,
-        rejected=rejected,
-        familiarity=None if calibration is None or readings.scores is None else familiarity,
-        cutoffs=cutoffs,
-        smoothed=readings.together,
-        reference_name=reference_name,
-        reference_origin=reference_origin,
-        report=report,
-    )
 
 
 def _text(column: pd.Categorical) -> Strings:

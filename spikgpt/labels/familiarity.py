@@ -139,8 +139,8 @@ class FamiliarityScorer:
     familiarity: Familiarity
     sample: NetworkOutput
     logs: sparse.csr_matrix | None = None
-    profiles: npt.NDArray[np.float64] | None = None
-    study: npt.NDArray[np.float64] | None = None
+    profiles: Floats | None = None
+    study: Floats | None = None
 
     @cached_property
     def _weights(self) -> npt.NDArray[np.float64]:

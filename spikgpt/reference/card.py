@@ -7,9 +7,7 @@ from typing import Any
 
 import yaml
 
-from spikgpt.errors import DamagedReference
 from spikgpt.labels.thresholds import CELLS_FOR_OWN_LIMIT
-from spikgpt.reference.layout import fields_of
 
 TAGS = ("spikgpt", "single-cell", "scrna-seq", "cell-type-annotation", "spiking-neural-network")
 TASK = "tabular-classification"
@@ -89,24 +87,11 @@ Expected calibration error {error:.3f}, over held-out cells that did not set the
 
 def unknown(thresholds: dict[str, Any], metrics: dict[str, Any]) -> str:
     """Return when a cell is Unknown, and how many known cells that takes."""
-    threshold, rate = thresholds["threshold"], 100 * thresholds["unknown_rate"]
-    paper = (
-        f"| the paper's | its confidence is below {thresholds['paper_threshold']} | "
-        f"{100 * metrics['paper_threshold_rejects']:.1f}% of the held-out cells |"
-    )
-    if "together" not in thresholds:
-        cells = thresholds["calibration_cells"]
-        default = (
-            f"its confidence is below {threshold:.4f} | at most {rate:.0f}% of cells like the {cells} held-out ones"
-        )
-        promise = ""
-    else:
-        scores = thresholds["together"]
+    rate, rejects = f"{100 * thresholds['unknown_rate']:.0f}%", f"{100 * metrics['paper_threshold_rejects']:.1f}%"
+    if scores := thresholds.get("together"):
+        cells, rest = scores["everything"]["cells"], f"{100 - 100 * thresholds['unknown_rate']:.0f}%"
+        rule = f"it is less familiar than {rest} of the held-out cells"
         own = [name for name, row in scores["labels"].items() if row["cells"] >= CELLS_FOR_OWN_LIMIT]
-        default = (
-            f"it is less familiar than {100 - rate:.0f}% of the held-out cells | at most {rate:.0f}% of cells like the "
-            f"{scores['everything']['cells']} held-out ones"
-        )
         each = f", and of those that get the label {' or '.join(own)}" if own else ""
         promise = (
             "\nThe default is a promise (split conformal prediction): of cells that could be exchanged with the "

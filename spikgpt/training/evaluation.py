@@ -17,8 +17,12 @@ from anndata import AnnData
 from spikgpt.cells.obs import counted, labels_of
 from spikgpt.errors import ConfigError, LabelsError
 from spikgpt.labels.annotation import Annotation
+from spikgpt.labels.label_map import LabelMap
 from spikgpt.training.metrics import Metrics, measure, unknown_auroc
-from spikgpt.types import UNKNOWN
+from spikgpt.types import Strings
+
+# obs columns that hold Cell Ontology ids: ours, and that of the CELLxGENE schema.
+ONTOLOGY_COLUMNS = ("cell_ontology_id", "cell_type_ontology_term_id")
 
 
 @dataclass(frozen=True)

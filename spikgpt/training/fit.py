@@ -8,6 +8,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
+import msgspec
 import numpy as np
 import torch
 from sklearn.model_selection import StratifiedGroupKFold, train_test_split
@@ -123,7 +124,12 @@ def fit(
     with one_thread(), seeded(seed, target):
         classifier = SpikingClassifier(config).to(target)
         optimizer, warm = _optimizer(recipe, classifier), round(recipe.warmup * epochs * steps)
-        told = {"config": config.to_dict(), "recipe": recipe.to_dict(), "seed": seed, "shape": list(vectors.shape)}
+        told = {
+            "config": msgspec.to_builtins(config),
+            "recipe": recipe.to_dict(),
+            "seed": seed,
+            "shape": list(vectors.shape),
+        }
         name = fingerprint(told, vectors.astype("<f4"), labels.astype("<i8"))
         run = Run(classifier, optimizer, recipe.learning_rate, warm, epochs, steps, seed, name, checkpoint)
         weights = _label_weights(y, config.n_labels, recipe)
@@ -132,22 +138,23 @@ def fit(
     return classifier.cpu().eval()
 
 
-def learning_rate(recipe: Recipe, step: int, steps: int) -> float:
-    """Return the learning rate of a step: a linear rise over the warm-up, then half a cosine down to 0."""
-    warm = round(recipe.warmup * steps)
-    if step < warm:
-        return recipe.learning_rate * (step + 1) / warm
-    return recipe.learning_rate * 0.5 * (1 + math.cos(math.pi * (step - warm) / max(1, steps - warm)))
-
-
-def fingerprint(config: SpikGPTConfig, recipe: Recipe, vectors: Floats, labels: Integers, seed: int) -> str:
-    """Return the sha256 of everything that decides the outcome of a fit."""
-    digest = hashlib.sha256()
-    settings = {"config": asdict(config), "recipe": recipe.to_dict(), "seed": seed, "shape": list(vectors.shape)}
-    digest.update(json.dumps(settings, sort_keys=True).encode())
-    digest.update(np.ascontiguousarray(vectors, dtype="<f4").tobytes())
-    digest.update(np.ascontiguousarray(labels, dtype="<i8").tobytes())
-    return digest.hexdigest()
+def _one_epoch(run: Run, epoch: int, recipe: Recipe, criterion: nn.Module, x: Tensor, y: Tensor) -> Progress:
+    """Train on every cell once: vectors, shape (n, input_dim), and labels, shape (n,)."""
+    spread = recipe.noise * x.std(dim=0)  # (input_dim,)
+    total_loss = correct = seen = 0.0
+    for step, batch in enumerate(torch.split(torch.randperm(len(x)), recipe.batch_size)):
+        if len(batch) < 2:  # BatchNorm needs two
+            continue
+        cells = x[batch]
+        if spread.any():
+            cells = cells + spread * torch.randn_like(cells)
+        logits = run.network(cells)  # (batch, n_labels)
+        loss = criterion(logits, y[batch])
+        run.step(epoch, step, loss)
+        total_loss += float(loss.detach()) * len(batch)
+        correct += float((logits.argmax(1) == y[batch]).sum())
+        seen += len(batch)
+    return Progress(epoch + 1, run.epochs, total_loss / seen, correct / seen)
 
 
 @contextmanager

@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 
 from spikgpt.errors import LabelsError
+from spikgpt.types import Bools, Floats, Strings
 
 # Of the reliability diagram.
 BINS = 15

@@ -21,10 +21,9 @@ from scipy import sparse
 from torch import Tensor, nn
 from torch.nn.functional import cross_entropy, normalize
 
-from spikgpt.cells.align import align, log_normalise
-from spikgpt.cells.expression import find_expression
-from spikgpt.cells.genes import GeneList, genes_of
-from spikgpt.embedding.tokens import tokenise
+from spikgpt.cells.align import log_normalise
+from spikgpt.cells.genes import GeneList
+from spikgpt.embedding.tokens import Tokens, tokenise
 from spikgpt.embedding.vocabulary import CLS, END
 from spikgpt.errors import ConfigError, DataError
 from spikgpt.scgpt.checkpoint import Checkpoint

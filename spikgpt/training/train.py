@@ -23,16 +23,14 @@ from spikgpt.labels.label_map import LabelMap
 from spikgpt.labels.thresholds import PAPER_THRESHOLD, Calibration, Thresholds, fit_temperature, tempered
 from spikgpt.options import AnnotateOptions, TrainOptions
 from spikgpt.pipeline import CellScores, QueryModel
-from spikgpt.reference.files import ReferenceFiles, reference_of
+from spikgpt.reference.files import CLASSIFIER, EMBEDDER, ReferenceFiles, reference_of
 from spikgpt.scgpt.source import ScGPTSource
+from spikgpt.training.evaluation import ontology_ids
 from spikgpt.training.fit import Progress, fit, hold_out
 from spikgpt.training.metrics import measure, reliability
 from spikgpt.training.pca import augmented, fit_pca
 from spikgpt.training.recipes import Recipe, network_config, recipe_named
-from spikgpt.types import UNKNOWN, Floats, InputReport, Integers, OnCells, Rows, Strings
-
-# obs columns that hold Cell Ontology ids: ours, and that of the CELLxGENE schema.
-ONTOLOGY_COLUMNS = ("cell_ontology_id", "cell_type_ontology_term_id")
+from spikgpt.types import UNKNOWN, Floats, InputReport, Integers, OnCells, Strings
 
 # Called with the stage of the training and its progress after each epoch.
 OnEpoch = Callable[[str, Progress], None]
@@ -84,11 +82,15 @@ def train(
     final = measured
     if recipe.refit:
         final = fit_part(cells, np.arange(len(cells.labels)), "all-cells", recipe, options, on_epoch)
-    return reference_of(
+    embedding = cells.stored or final.engine.embedding
+    tensors = {CLASSIFIER + name: array for name, array in final.engine.weights().items()}
+    tensors |= {EMBEDDER + name: array for name, array in embedding.tensors().items()}
+    parts = ReferenceFiles(
         name=options.name,
         config=final.engine.classifier.config,
-        weights=final.engine.weights(),
-        embedding=cells.stored or final.engine.embedding,
+        embedder=embedding.settings(),
+        genes=embedding.stored_genes,
+        tensors=tensors,
         labels=LabelMap(final.names, tuple(cells.ontology_ids[name] for name in final.names)),
         thresholds=thresholds,
         familiarity=final.familiarity,
@@ -108,6 +110,7 @@ def train(
             "labels_left_out": cells.dropped,
         },
     )
+    return reference_of(parts)
 
 
 @dataclass(frozen=True)
@@ -127,7 +130,7 @@ class TrainingCells:
     vectors: AlignedCells | None = None
     stored: Embedding | None = None
 
-    def read(self, embedding: Embedding, rows: Rows, layer: str | None) -> AlignedCells:
+    def read(self, embedding: Embedding, rows: Integers, layer: str | None) -> AlignedCells:
         """Return some of the cells as an embedding reads them."""
         if self.vectors is not None:
             return self.vectors.part(rows)
@@ -160,7 +163,7 @@ def prepare(
     used = labelled & ~np.isin(labels, list(dropped))
     groups = None if options.batch_key is None else _groups(adata, options.batch_key)[used]
     cells, labels = adata[used], labels[used]
-    ids = _ontology_ids(cells, labels)
+    ids = dict.fromkeys(np.unique(labels).tolist()) | ontology_ids(cells, labels)
     prepared = TrainingCells(cells, labels, groups, ids, dropped, int((~labelled).sum()))
     if embedder == PCA:
         return prepared
@@ -179,7 +182,12 @@ def prepare(
 
 
 def fit_part(
-    cells: TrainingCells, rows: Rows, stage: str, recipe: Recipe, options: TrainOptions, on_epoch: OnEpoch | None = None
+    cells: TrainingCells,
+    rows: Integers,
+    stage: str,
+    recipe: Recipe,
+    options: TrainOptions,
+    on_epoch: OnEpoch | None = None,
 ) -> FittedPart:
     """Fit embedding, classifier and familiarity to some of the cells.
 
@@ -214,7 +222,7 @@ def fit_part(
 
 
 def calibrate(
-    cells: TrainingCells, fitted: FittedPart, held_rows: Rows, *, layer: str | None = None, temperature: bool = True
+    cells: TrainingCells, fitted: FittedPart, held_rows: Integers, *, layer: str | None = None, temperature: bool = True
 ) -> tuple[Thresholds, dict[str, Any]]:
     """Measure what was fitted on cells that it has not seen.
 
@@ -307,22 +315,7 @@ def _groups(adata: AnnData, batch_key: str) -> Strings:
     return groups
 
 
-def _ontology_ids(adata: AnnData, labels: Strings) -> dict[str, str | None]:
-    """Return the Cell Ontology id of each label, where one column gives all its cells the same id."""
-    names = np.unique(labels).tolist()
-    column = next((key for key in ONTOLOGY_COLUMNS if key in adata.obs), None)
-    ids: dict[str, str | None] = dict.fromkeys(names)
-    if column is None:
-        return ids
-    stated = adata.obs[column].astype(str).to_numpy()
-    for name in names:
-        found = np.unique(stated[labels == name])
-        if len(found) == 1 and found[0].startswith("CL:"):
-            ids[name] = str(found[0])
-    return ids
-
-
-def _held_out_by(batch_key: str | None, groups: Strings | None, held: Rows) -> str:
+def _held_out_by(batch_key: str | None, groups: Strings | None, held: Integers) -> str:
     """Say in words which cells were held out."""
     if groups is None:
         return "30% of the cells of each label"

@@ -13,7 +13,7 @@ from anndata import AnnData
 from scipy import sparse
 
 from spikgpt import Annotation
-from spikgpt.cells.reading import open_cells
+from spikgpt.cells.obs import read_h5ad
 from spikgpt.errors import LabelsError
 from spikgpt.report.clusters import CLUSTER_LABEL, Cluster, ClusterReport, summarise
 from spikgpt.types import UNKNOWN
@@ -185,8 +185,10 @@ def test_query_without_readable_values_is_labelled_still(query: AnnData) -> None
     assert alpha.note.startswith("No marker genes: No expression values can be read: X holds negative values")
 
 
-def test_cells_on_disk_have_the_same_markers(query: AnnData, tmp_path: Path) -> None:
+def test_backed_cells_have_the_same_markers(query: AnnData, tmp_path: Path) -> None:
     query.write_h5ad(tmp_path / "query.h5ad")
+    backed = read_h5ad(tmp_path / "query.h5ad", backed=True)
+    assert backed.isbacked
     in_memory = summarise(without_alpha(query), query, "cell_type")
     assert summarise(without_alpha(query), backed, "cell_type").clusters == in_memory.clusters
     backed.file.close()

@@ -9,29 +9,29 @@ import pytest
 from anndata import AnnData
 
 from spikgpt import Annotation
-from spikgpt.errors import LabelsError
-from spikgpt.labels.decision import Cutoffs
-from spikgpt.training.evaluation import evaluate
-from spikgpt.types import InputReport
+from spikgpt.embedding.result import EmbeddingReport
+from spikgpt.errors import ConfigError, LabelsError
+from spikgpt.labels.label_map import LabelMap
+from spikgpt.labels.thresholds import Decision
+from spikgpt.training.evaluation import evaluate, read_label_map
 
 
-def annotated(best: list[str], confidence: list[float]) -> Annotation:
+def annotated(best: list[str], confidence: list[float], names: tuple[str, ...] = ("a", "b")) -> Annotation:
+    rejected = np.array(confidence) < 0.5
     return Annotation(
-        obs_names=pd.Index([f"cell{i}" for i in range(len(best))]),
-        best=np.array([["a", "b"].index(name) for name in best], dtype=np.int16),
+        cells=pd.Index([f"cell{i}" for i in range(len(best))]),
+        best=np.array([names.index(name) for name in best], dtype=np.int16),
         broad=np.zeros(len(best), dtype=np.int16),
         broad_names=("a",),
-        rejected=np.array(confidence) < 0.5,
-        familiarity=None,
-        cutoffs=Cutoffs("a probability below 0.5000", threshold=0.5),
+        decision=Decision(rejected, None, "a probability below 0.5000", threshold=0.5),
         confidence=np.array(confidence, dtype=np.float32),
         probabilities=np.zeros((len(best), 2), dtype=np.float32),
         empty=np.zeros(len(best), dtype=bool),
-        label_names=("a", "b"),
-        smoothed=True,
+        label_names=names,
+        neighbours=True,
         reference_origin=None,
         reference_name="hand-made",
-        report=InputReport("X", "counts", "reference", 10, 10),
+        report=EmbeddingReport("X", "counts", "reference", 10, 10),
     )
 
 
