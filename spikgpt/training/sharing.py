@@ -7,6 +7,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 from spikgpt.errors import DamagedReference, GraphError, ParityError
+from spikgpt.options import PushOptions
 from spikgpt.reference.card import card_figures
 from spikgpt.reference.hub import Hub, Push
 from spikgpt.reference.layout import (
@@ -102,17 +103,15 @@ def push(
         When the Hub refuses, or somebody else has committed meanwhile. Nothing was committed then.
     """
     reference = verify(folder, hub=hub, scgpt=scgpt).reference
-    return (hub or Hub()).push(
-        repo,
-        addressed(verified_files(Path(folder)), repo),
-        removable=OPTIONAL,
-        message=message or f"Reference {reference.name}, {len(reference.labels.names)} labels",
+    options = PushOptions(
         private=private,
         branch=branch,
         tag=tag,
         pull_request=pull_request,
+        message=message or f"Reference {reference.name}, {len(reference.labels.names)} labels",
         dry_run=dry_run,
     )
+    return (hub or Hub()).push(repo, addressed(verified_files(Path(folder)), repo), options, removable=OPTIONAL)
 
 
 def verify(folder: str | Path, *, hub: Hub | None = None, scgpt: str | Path | None = None) -> Verified:
