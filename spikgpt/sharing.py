@@ -7,6 +7,8 @@ from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
+import msgspec
+
 from spikgpt.engines.opening import torch_engine
 from spikgpt.errors import DamagedReference, GraphError, ParityError
 from spikgpt.files import parsed
@@ -75,17 +77,9 @@ def push(
     """
     options = options or PushOptions()
     reference = verify(folder, hub=hub, scgpt=scgpt).reference
-    return (hub or Hub()).push(
-        repo,
-        with_repository(reference, repo),
-        removable=OPTIONAL,
-        message=options.message or f"Reference {reference.name}, {len(reference.labels.names)} labels",
-        private=options.private,
-        branch=options.branch,
-        tag=options.tag,
-        pull_request=options.pull_request,
-        dry_run=options.dry_run,
-    )
+    message = options.message or f"Reference {reference.name}, {len(reference.labels.names)} labels"
+    options = msgspec.structs.replace(options, message=message)
+    return (hub or Hub()).push(repo, with_repository(reference, repo), options, removable=OPTIONAL)
 
 
 def verify(folder: str | Path, *, hub: Hub | None = None, scgpt: str | Path | None = None) -> Verified:
