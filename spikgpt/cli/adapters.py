@@ -14,7 +14,7 @@ import numpy as np
 import pandas as pd
 from msgspec import structs
 
-from spikgpt.cells.output import check_table, write_table
+from spikgpt.cells.output import check_table
 from spikgpt.errors import ConfigError
 from spikgpt.labels.annotation import PROBABILITIES, PROVENANCE
 from spikgpt.labels.annotation import Annotation as TodaysAnnotation
@@ -29,7 +29,7 @@ if TYPE_CHECKING:
 
     from spikgpt.scgpt.draws import UpstreamDraws
 
-__all__ = ["check_table", "write_table"]
+__all__ = ["check_table"]
 
 
 @dataclass(frozen=True)
@@ -91,6 +91,9 @@ class Annotation(TodaysAnnotation):
     def cutoffs(self) -> Any:
         return self.decision
 
+    def table_chunks(self) -> Any:
+        return self
+
     def obs(self) -> pd.DataFrame:
         labels = {name: pd.Categorical(values) for name, values in self.table().items() if "label" in str(name)}
         return pd.DataFrame(labels | self._numbers(), index=self.cells)
@@ -106,8 +109,7 @@ class Annotation(TodaysAnnotation):
 
 
 def annotate(reference: ReferenceFiles, engine: Engine, cells: AnnData, options: AnnotateOptions) -> Annotation:
-    plain = AnnotateOptions(**{name: getattr(options, name) for name in AnnotateOptions.__struct_fields__})
-    return Annotation(**vars(engine.annotate(cells, plain)))
+    return Annotation(**vars(engine.annotate(cells, options)))
 
 
 @contextmanager
@@ -119,6 +121,12 @@ def open_cells(path: str | Path) -> Iterator[AnnData]:
         yield adata
     finally:
         adata.file.close()
+
+
+def write_table(parts: Any, path: Path) -> None:
+    from spikgpt.cells.output import write_table as todays
+
+    todays(parts, path)
 
 
 def read_cells(path: str | Path) -> AnnData:

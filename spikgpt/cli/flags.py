@@ -5,6 +5,7 @@ from __future__ import annotations
 import functools
 import inspect
 from collections.abc import Callable, Iterator
+from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, get_args, get_origin, get_type_hints
 
 import msgspec
@@ -19,6 +20,8 @@ if TYPE_CHECKING:
     from spikgpt.reference.hub import Hub
 
 MODEL = "Reference: a name that `spikgpt list` shows, a folder, or ORG/REPO[@REVISION] on the Hub."
+CHECKPOINT = "scGPT checkpoint: a folder, or ORG/REPO[@REVISION] on the Hub."
+SCGPT = "Folder of the scGPT checkpoint that the reference needs, if it does not bring it."
 
 
 def escaped(text: str) -> str:
@@ -27,10 +30,7 @@ def escaped(text: str) -> str:
 
 
 Model = Annotated[str, typer.Argument(help=escaped(MODEL))]
-ScGPT = Annotated[
-    str | None,
-    typer.Option("--scgpt", help="Folder of the scGPT checkpoint that the reference needs, if it does not bring it."),
-]
+ScGPT = Annotated[Path | None, typer.Option("--scgpt", help=SCGPT)]
 
 
 def hub_of(options: HubOptions) -> Hub:
@@ -44,11 +44,7 @@ def command(kept: str = "Nothing was written.") -> Callable[[Callable[..., None]
     """Make a function a command for typer: a parameter of an options class becomes a flag for each of its fields.
 
     The function gets the object, checked. ``Annotated[HubOptions, ("endpoint",)]`` shows some of the fields only.
-
-    Parameters
-    ----------
-    kept
-        What to say when the user interrupts it.
+    ``kept`` is what to say when the user interrupts it.
     """
 
     def decorate(function: Callable[..., None]) -> Callable[..., None]:
@@ -81,7 +77,7 @@ def command(kept: str = "Nothing was written.") -> Callable[[Callable[..., None]
 def _flags(kind: type[Options]) -> Iterator[inspect.Parameter]:
     """Give the parameter of each field that the command line shows."""
     plain = get_type_hints(kind)
-    for field in msgspec.structs.fields(kind):
+    for field in sorted(msgspec.structs.fields(kind), key=lambda field: not field.required):
         meta, flag = _described(kind, field.name)
         if flag is not None:
             allowed = limits(kind, field.name)

@@ -8,9 +8,12 @@ from typing import Annotated
 
 import typer
 
-from spikgpt.cli import annotate, scgpt, share, train
+from spikgpt.cli.annotate import annotate, evaluate
 from spikgpt.cli.flags import command
 from spikgpt.cli.output import Interrupted, say
+from spikgpt.cli.scgpt import convert_scgpt, embed, pretrain
+from spikgpt.cli.share import export, info, list_, pull, push, verify
+from spikgpt.cli.train import novelty, train
 from spikgpt.errors import SpikGPTError
 
 # typer brings click's errors along under a name that changed.
@@ -23,7 +26,6 @@ app = typer.Typer(
 
 def main() -> None:
     """Run the command line; a user's mistake is one line and exit code 2, an interruption is exit code 130."""
-    code = 2
     try:
         code = app(sys.argv[1:] or ["--help"], prog_name="spikgpt", standalone_mode=False)
         sys.stdout.flush()
@@ -34,20 +36,22 @@ def main() -> None:
         # Who reads our output has seen enough. Python itself writes once more when it ends.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         code = 1
-    except UsageError as error:
-        context = getattr(error, "ctx", None)
-        of = context.command_path if context else "spikgpt"
-        _fail(f"{error.format_message().rstrip('.')}. See {of} --help.")  # type: ignore[attr-defined]
-    except SpikGPTError as error:
-        _fail(str(error))
-    except OSError as error:
-        where = f": {error.filename}" if error.filename else ""
-        _fail(f"{error.strerror or error}{where}. Check the path, whether you may use it, and the free space.")
+    except (SpikGPTError, UsageError, OSError) as error:
+        say(_explained(error), "Error: ", "bold red")
+        code = 2
     sys.exit(code)
 
 
-def _fail(message: str) -> None:
-    say(message, "Error: ", "bold red")
+def _explained(error: Exception) -> str:
+    """Say what a user did wrong, and what to do."""
+    if isinstance(error, UsageError):
+        context, said = getattr(error, "ctx", None), error.format_message()  # type: ignore[attr-defined]
+        stop = "" if said[-1] in ".?" else "."
+        return f"{said}{stop} See {context.command_path if context else 'spikgpt'} --help."
+    if isinstance(error, OSError):
+        where = f": {error.filename}" if error.filename else ""
+        return f"{error.strerror or error}{where}. Check the path, whether you may use it, and the free space."
+    return str(error)
 
 
 def _print_version(asked: bool) -> None:
@@ -67,7 +71,7 @@ def options(
     """Options of all commands."""
 
 
-@command("")
+@command()
 def doctor() -> None:
     """Say what works on this machine; exit code 1 when nothing can run a graph."""
     from spikgpt_onnx.doctor import findings
@@ -80,20 +84,9 @@ def doctor() -> None:
         raise typer.Exit(1)
 
 
-for name, function in {
-    "annotate": annotate.annotate,
-    "evaluate": annotate.evaluate,
-    "list": share.list_references,
-    "info": share.info,
-    "verify": share.verify,
-    "pull": share.pull,
-    "push": share.push,
-    "export": share.export,
-    "train": train.train,
-    "novelty": train.novelty,
-    "embed": scgpt.embed,
-    "convert-scgpt": scgpt.convert,
-    "pretrain": scgpt.pretrain,
-    "doctor": doctor,
-}.items():
-    app.command(name)(function)
+# In the order of the help.
+for function in (
+    *(annotate, evaluate, list_, info, verify, pull, push, export),
+    *(train, novelty, embed, convert_scgpt, pretrain, doctor),
+):
+    app.command(function.__name__.strip("_").replace("_", "-"))(function)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
@@ -36,9 +37,10 @@ def say(text: str, lead: str = "", style: str = "") -> None:
     console.print(Text.assemble((lead, style), " ".join(text.split())), soft_wrap=True)
 
 
-def note(text: str) -> None:
-    """Print a sentence that the user should not miss."""
-    say(text, "Note: ", "yellow")
+def note(*texts: str) -> None:
+    """Print sentences that the user should not miss."""
+    for text in texts:
+        say(text, "Note: ", "yellow")
 
 
 def show(columns: Sequence[str], rows: Iterable[Sequence[object]], title: str | None = None, *, result: bool) -> None:
@@ -84,19 +86,15 @@ class Bars(ExitStack):
 
 
 def check_files(*paths: Path | None, source: Path | None = None) -> None:
-    """Refuse to write a file over a folder or over the input, before the work.
-
-    Raises
-    ------
-    ConfigError
-        When one of the paths is taken.
-    """
-    for path in paths:
-        if path is None or not path.exists():
-            continue
-        if source is not None and source.exists() and path.samefile(source):
+    """Refuse to write over a folder or the input, or where nothing can be written, before the work."""
+    for path in filter(None, paths):
+        folder = next(part for part in path.absolute().parents if part.exists())
+        if source is not None and path.exists() and source.exists() and path.samefile(source):
             msg = f"{path} is the input; name another file for the output."
-            raise ConfigError(msg)
-        if path.is_dir() and path.suffix != ".zarr":
+        elif path.is_dir() and path.suffix != ".zarr":
             msg = f"{path} is a folder; name a file to write."
-            raise ConfigError(msg)
+        elif not folder.is_dir() or not os.access(folder, os.W_OK):
+            msg = f"{path} cannot be written: {folder} is {'not yours to write to' if folder.is_dir() else 'a file'}."
+        else:
+            continue
+        raise ConfigError(msg)

@@ -6,16 +6,17 @@ from pathlib import Path
 from typing import Annotated, Literal
 
 import typer
-from msgspec import Meta, structs
+from msgspec import Meta
 
-from spikgpt.cli.flags import command, escaped, hub_of
+from spikgpt.cli.flags import CHECKPOINT, command, escaped, hub_of
 from spikgpt.cli.output import Bars, check_files, interruptible, note, say
 from spikgpt.errors import ConfigError
 from spikgpt.options import Count, HubOptions, Options
 
-CHECKPOINT = escaped("Checkpoint: a folder, or ORG/REPO[@REVISION] on the Hub.")
+CHECKPOINT_HELP = escaped(CHECKPOINT)
 Layer = Annotated[str | None, Meta(description="Layer to read; by default the best expression values that there are.")]
 Device = Annotated[str | None, Meta(description="A torch device; by default a GPU when there is one.")]
+Torch = Literal["float32", "bfloat16", "float16"]
 Rate = Annotated[float, Meta(gt=0, description="Largest learning rate.")]
 
 
@@ -25,9 +26,7 @@ class EmbedOptions(Options, frozen=True):
     layer: Layer = None
     max_length: Annotated[Count, Meta(description="Tokens of a cell at most.")] = 1200
     batch_size: Annotated[Count | None, Meta(description="Cells at a time; by default what is fast and fits.")] = None
-    precision: Annotated[
-        Literal["float32", "bfloat16", "float16"], Meta(description="The shorter ones pay on a GPU.")
-    ] = "float32"
+    precision: Annotated[Torch, Meta(description="The shorter ones pay on a GPU.")] = "float32"
     device: Device = None
     cache: Annotated[bool, Meta(description="Keep finished cells, to resume from and to reuse.")] = True
 
@@ -51,7 +50,7 @@ class PretrainOptions(Options, frozen=True):
 @command()
 def embed(
     query: Annotated[Path, typer.Argument(help="Cells to embed: .h5ad or .zarr.")],
-    scgpt: Annotated[str, typer.Option("--scgpt", help=CHECKPOINT)],
+    scgpt: Annotated[str, typer.Option("--scgpt", help=CHECKPOINT_HELP)],
     out: Annotated[Path, typer.Option(help="File to write: the input with the embedding in obsm.")],
     options: EmbedOptions,
     hub: HubOptions,
@@ -85,14 +84,13 @@ def embed(
     say(report.genes)
     if embedding.empty.any():
         note(f"{int(embedding.empty.sum())} cells have no such genes; their vectors mean nothing.")
-    for text in report.notes:
-        note(text)
+    note(*report.notes)
     say(f"Wrote {out}, obsm[{key!r}], {embedder.dim} values a cell.")
 
 
 @command()
-def convert(
-    checkpoint: Annotated[str, typer.Argument(help=CHECKPOINT)],
+def convert_scgpt(
+    checkpoint: Annotated[str, typer.Argument(help=CHECKPOINT_HELP)],
     out: Annotated[Path, typer.Option(help="Folder to write.")],
     hub: HubOptions,
     upstream: Annotated[bool, typer.Option("--upstream", help="Write best_model.pt instead of safetensors.")] = False,
@@ -122,28 +120,27 @@ def pretrain(
     if out.exists():
         msg = f"{out} exists already; name a new folder for the checkpoint."
         raise ConfigError(msg)
-    config = ScGPTConfig(
-        dim=options.dim, heads=options.heads, hidden=2 * options.dim, layers=options.layers, dropout=0.0
+    dim, size = options.dim, options.batch_size
+    config = ScGPTConfig(dim=dim, heads=options.heads, hidden=2 * dim, layers=options.layers, dropout=0.0)
+    settings = Pretraining(
+        options.genes, options.max_length, options.epochs, size, options.learning_rate, seed=options.seed
     )
-    told = structs.asdict(options)
-    names = ("genes", "max_length", "epochs", "batch_size", "learning_rate", "seed")
-    settings = Pretraining(**{name: told[name] for name in names})
     adata = adapters.read_cells(cells)
     state = out.with_name(f".{out.name}.training.safetensors")
-    kept = f"The state after the last finished epoch is kept in {state}; the same command goes on from there."
-    with interruptible(lambda: kept if state.exists() else "No epoch was finished; nothing was written."):
-        with Bars() as bars:
-            checkpoint = pretrain_network(
-                adata,
-                config,
-                settings,
-                layer=options.layer,
-                device=options.device,
-                state=state,
-                on_epoch=lambda epoch, epochs, loss: bars(
-                    "Training", epochs, "epochs", done=epoch, figures=f"loss {loss:.3f}"
-                ),
-            )
+
+    def kept() -> str:
+        if not state.exists():
+            return "No epoch was finished; the same command starts again."
+        return f"The state after the last finished epoch is kept in {state}; the same command goes on from there."
+
+    with interruptible(kept), Bars() as bars:
+
+        def on_epoch(epoch: int, epochs: int, loss: float) -> None:
+            bars("Training", epochs, "epochs", done=epoch, figures=f"loss {loss:.3f}")
+
+        checkpoint = pretrain_network(
+            adata, config, settings, layer=options.layer, device=options.device, state=state, on_epoch=on_epoch
+        )
         save_checkpoint(checkpoint, out)
     state.unlink(missing_ok=True)
     say(f"Wrote {out}; embed with: spikgpt embed QUERY.h5ad --scgpt {out} --out OUT.h5ad")

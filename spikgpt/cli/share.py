@@ -12,11 +12,9 @@ from spikgpt.cli.output import note, say, show
 from spikgpt.errors import HubError, SpikGPTError
 from spikgpt.options import HubOptions, PushOptions
 
-HubAddress = Annotated[HubOptions, ("endpoint",)]
-
 
 @command()
-def list_references(hub: HubOptions) -> None:
+def list_(hub: HubOptions) -> None:
     """List the references that can be named: shipped with this package, in the cache, and on the Hub."""
     from spikgpt.files import parsed
     from spikgpt.reference.layout import verified_files
@@ -99,7 +97,7 @@ def push(
     folder: Annotated[Path, typer.Argument(help="Folder of the reference.")],
     repository: Annotated[str, typer.Argument(help="ORG/NAME on the Hub; made if there is none.")],
     options: PushOptions,
-    hub: HubAddress,
+    hub: Annotated[HubOptions, ("endpoint",)],
     scgpt: ScGPT = None,
 ) -> None:
     """Put a reference on the Hub, in one commit. Log in first with `hf auth login`, or set HF_TOKEN."""

@@ -9,23 +9,21 @@ from typing import Annotated, Any
 import typer
 from msgspec import Meta, structs
 
-from spikgpt.cli.flags import command, hub_of
+from spikgpt.cli.flags import CHECKPOINT, command, hub_of
 from spikgpt.cli.output import Bars, check_files, interruptible, note, say, show, show_scores
 from spikgpt.errors import ConfigError
 from spikgpt.options import Count, HubOptions, Options, TrainOptions
+
+BUNDLE = {"flag": "--bundle"}
 
 
 class EmbedderOptions(Options, frozen=True):
     """What turns cells into vectors."""
 
     embedder: Annotated[str, Meta(description="pca, scgpt, or obsm:KEY for an embedding in the file.")] = "pca"
-    scgpt: Annotated[str | None, Meta(description="scGPT checkpoint: a folder, or ORG/REPO[@REVISION] on the Hub.")] = (
-        None
-    )
+    scgpt: Annotated[str | None, Meta(description=CHECKPOINT)] = None
     max_length: Annotated[Count, Meta(description="scGPT tokens of a cell at most.")] = 1200
-    bundle: Annotated[
-        bool, Meta(description="Put the scGPT checkpoint into the reference.", extra={"flag": "--bundle"})
-    ] = False
+    bundle: Annotated[bool, Meta(description="Put that checkpoint into the reference.", extra=BUNDLE)] = False
 
     def __post_init__(self) -> None:
         if (self.embedder == "scgpt") != (self.scgpt is not None):
@@ -83,7 +81,7 @@ def train(
 
     def kept() -> str:
         if not checkpoints.exists() or not any(checkpoints.iterdir()):
-            return "No epoch was finished; nothing was written."
+            return "No epoch was finished; the same command starts again."
         return f"The state after {last} is kept in {checkpoints}; the same command goes on from there."
 
     with interruptible(kept), Bars() as bars:
@@ -106,8 +104,7 @@ def train(
     shutil.rmtree(checkpoints, ignore_errors=True)
     held_out = trained.metrics["held_out"]
     show_scores(held_out)
-    for text in adapters.training_notes(trained.metrics, trained.provenance, trained.labels.names):
-        note(text)
+    note(*adapters.training_notes(trained.metrics, trained.provenance, trained.labels.names))
     say(
         f"Held out: {trained.metrics['held_out_by']}. Accuracy {held_out['accuracy']:.4f}, "
         f"macro-F1 {held_out['macro_f1']:.4f} over {held_out['cells']} cells."

@@ -194,3 +194,81 @@ def test_the_input_is_never_the_output(run: Run, query_file: Path, small_folder:
 def test_a_label_column_that_is_missing_in_evaluate(run: Run, query_file: Path, small_folder: Path) -> None:
     ran = run("evaluate", query_file, "--model", small_folder, "--label-key", "celltype")
     assert_refused(ran, "obs has no column 'celltype'")
+
+
+def test_a_table_alone_is_enough_and_every_option_reaches_the_run(run: Run, tmp_path: Path) -> None:
+    options = ["--alone", "--scaling", "reference", "--threshold", 0.99, "--batch-size", 100, "--threads", 1]
+    options += ["--provider", "cpu", "--precision", "int8", "--no-memory-arena", "--not-strict", "--offline"]
+    ran = run("annotate", QUERY_FILE, "--model", "pancreas", "--table", tmp_path / "a.csv", *options)
+    assert ran.code == 0, ran.err
+    assert "scaling: reference. Engine: onnx on cpu." in ran.err
+    assert "% Unknown: a probability below 0.9900." in ran.err
+    assert [path.name for path in tmp_path.iterdir()] == ["a.csv"]
+
+
+def test_both_engines_give_the_same_labels(run: Run, query_file: Path, tmp_path: Path) -> None:
+    labels = []
+    for engine, said in (("torch", "Engine: torch."), ("onnx", "Engine: onnx on cpu.")):
+        table = tmp_path / f"{engine}.csv"
+        ran = run("annotate", query_file, "--model", "pancreas", "--table", table, "--engine", engine)
+        assert ran.code == 0, ran.err
+        assert said in ran.err
+        labels.append(pd.read_csv(table)["spikgpt_label"].tolist())
+    assert labels[0] == labels[1]
+
+
+def test_evaluate_takes_other_names_of_the_labels(run: Run, few: AnnData, small_folder: Path, tmp_path: Path) -> None:
+    other = few.copy()
+    other.obs["cell_type"] = other.obs["cell_type"].astype(str).replace({"beta": "B-cells of the islet"})
+    query, names = written(other, tmp_path / "other.h5ad"), tmp_path / "names.json"
+    names.write_text('{"B-cells of the islet": "beta"}')
+    where = ("evaluate", query, "--model", small_folder, "--label-key", "cell_type")
+    assert "Types that the reference does not have (B-cells of the islet" in run(*where).err
+    ran = run(*where, "--label-map", names)
+    assert ran.code == 0, ran.err
+    assert "B-cells" not in ran.err
+    assert_refused(run(*where, "--label-map", tmp_path), f"{tmp_path} is no label map")
+    names.write_text('["beta"]')
+    assert_refused(run(*where, "--label-map", names), "names.json is no label map")
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        (
+            [],
+            "Nothing would be written; name a file for the cells with --out, one for the labels with --table",
+        ),
+        (["--out", "FOLDER"], "is a folder; name a file to write."),
+        (["--out", "FOLDER/./query.h5ad"], "is the input; name another file for the output."),
+        (["--out", "FOLDER/query.h5ad/out.h5ad"], "query.h5ad is a file."),
+        (["--out", "FOLDER/out.h5ad", "--engine", "onnx"], "make it with: spikgpt export"),
+    ],
+)
+def test_outputs_that_cannot_be_written(
+    run: Run, few: AnnData, small_folder: Path, tmp_path: Path, options: list[str], message: str
+) -> None:
+    query = written(few, tmp_path / "query.h5ad")
+    named = [option.replace("FOLDER", str(tmp_path)) for option in options]
+    assert_refused(run("annotate", query, "--model", small_folder, *named), message)
+    assert list(tmp_path.iterdir()) == [query]
+
+
+def test_an_interruption_says_what_was_written(
+    run: Run, query_file: Path, small_folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    out, table = tmp_path / "out.h5ad", tmp_path / "clusters.csv"
+    where = ("annotate", query_file, "--model", small_folder, "--out", out, "--cluster-key", "cell_type")
+
+    def interrupt(*_: object, **__: object) -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr("spikgpt.report.clusters.ClusterReport.table", interrupt)
+    ran = run(*where, "--cluster-table", table)
+    assert (ran.code, ran.err) == (130, f"Interrupted. Written: {out}.\n")
+    assert list(tmp_path.iterdir()) == [out]
+    out.unlink()
+    monkeypatch.setattr("spikgpt.report.clusters.summarise", interrupt)
+    ran = run(*where)
+    assert (ran.code, ran.err) == (130, "Interrupted. Nothing was written.\n")
+    assert list(tmp_path.iterdir()) == []

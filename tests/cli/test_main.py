@@ -7,10 +7,10 @@ import subprocess
 import sys
 from pathlib import Path
 
+import numpy as np
 import pytest
 
 import spikgpt
-from spikgpt.cli.main import app
 from tests.cli.conftest import PROGRAM, Ran, Run, assert_refused
 
 COMMANDS = (
@@ -54,3 +54,87 @@ def test_a_missing_option_is_a_usage_error(run: Run, query_file: Path) -> None:
 
 def test_help_shows_what_stands_in_brackets(run: Run) -> None:
     assert "[@REVISION]" in run("annotate", "--help").out
+
+
+def test_the_start_loads_nothing_heavy() -> None:
+    program = (
+        "import sys; from spikgpt.cli.main import app; app(['--version'], standalone_mode=False); print(*sys.modules)"
+    )
+    loaded = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True).stdout.split()
+    heavy = ("numpy", "pandas", "scipy", "anndata", "huggingface_hub", "tqdm", "torch", "rich.table")
+    assert not [module for module in heavy if module in loaded]
+
+
+def test_shell_completion() -> None:
+    def complete(*words: str, **environment: str) -> list[str]:
+        ran = subprocess.run(
+            [*PROGRAM, *words], env=os.environ | environment, capture_output=True, text=True, check=True
+        )
+        return ran.stdout.split()
+
+    script = complete("--show-completion", "bash", _TYPER_COMPLETE_TEST_DISABLE_SHELL_DETECTION="1")
+    assert script[-5:] == ["complete", "-o", "default", "-F", "_spikgpt_completion", "spikgpt"][-5:]
+
+    def completions(line: str) -> list[str]:
+        return complete(_SPIKGPT_COMPLETE="complete_bash", COMP_WORDS=line, COMP_CWORD=str(line.count(" ")))
+
+    assert completions("spikgpt p") == ["pull", "push", "pretrain"]
+    assert completions("spikgpt annotate x --engine ") == ["auto", "onnx", "torch"]
+
+
+def test_who_has_seen_enough_is_not_told_of_it() -> None:
+    command = [*PROGRAM, "info", "pancreas"]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as ran:
+        assert ran.stdout is not None
+        assert ran.stderr is not None
+        ran.stdout.close()
+        assert (ran.wait(), ran.stderr.read()) == (1, "")
+
+
+@pytest.mark.parametrize(
+    ("package", "arguments", "extra"),
+    [
+        ("torch", ["train", "cells.h5ad", "--label-key", "type", "--out", "mine"], "train"),
+        ("onnx", ["export", "pancreas", "--out", "mine"], "train"),
+        ("pyarrow", ["annotate", "cells.h5ad", "--model", "pancreas", "--table", "labels.parquet"], "parquet"),
+    ],
+)
+def test_a_missing_package_names_the_extra(
+    run: Run,
+    query_file: Path,
+    tmp_path: Path,
+    package: str,
+    arguments: list[str],
+    extra: str,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "cells.h5ad").symlink_to(query_file)
+    program = f"import sys; sys.modules['{package}'] = None; {PROGRAM[-1]}"
+    ran = subprocess.run([sys.executable, "-c", program, *arguments], capture_output=True, text=True)
+    assert_refused(Ran(ran.returncode, ran.stdout, ran.stderr), f"pip install 'spikgpt[{extra}]'")
+    assert f"This needs {package}, which cannot be imported" in ran.stderr
+    assert [path.name for path in tmp_path.iterdir()] == ["cells.h5ad"]
+
+
+def test_without_a_command_there_is_help(run: Run) -> None:
+    ran = run()
+    assert ran.code == 0
+    assert "Usage: spikgpt [OPTIONS] COMMAND" in ran.out
+    assert_refused(run("anotate"), "No such command 'anotate'. Did you mean 'annotate'? See spikgpt --help.")
+
+
+def test_doctor_tells_what_works(run: Run) -> None:
+    ran = run("doctor")
+    assert ran.code == 0
+    assert f"ok  numpy: {np.__version__}" in ran.out
+    assert "ok  cpu: works" in ran.out
+    assert "cuda: " in ran.out
+
+
+def test_doctor_tells_of_two_distributions(run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("spikgpt_onnx.session.version", lambda name: "1.32.0")
+    ran = run("doctor")
+    assert ran.code == 1
+    assert "--  ONNX Runtime: onnxruntime 1.32.0, onnxruntime-gpu 1.32.0: " in ran.out
+    assert "pip uninstall -y onnxruntime onnxruntime-gpu" in ran.out

@@ -101,3 +101,27 @@ def test_pretrain_then_embed(run: Run, cells: AnnData, query_file: Path, tmp_pat
 def test_embed_refuses(run: Run, query_file: Path, tmp_path: Path, options: list[object], message: str) -> None:
     assert_refused(run("embed", query_file, "--out", tmp_path / "out.h5ad", *options), message)
     assert not (tmp_path / "out.h5ad").exists()
+
+
+def test_an_interrupted_embedding_says_what_is_kept(tmp_path: Path) -> None:
+    environment = os.environ | {"SPIKGPT_CACHE": str(tmp_path / "cache"), "OMP_NUM_THREADS": "1"}
+    source, out = DATA / "pancreas_baron_human3.h5ad", tmp_path / "embedded.h5ad"
+    command = [*PROGRAM, "embed", str(source), "--scgpt", str(SCGPT), "--out", str(out), "--batch-size", "1"]
+    first = subprocess.Popen(command, env=environment, stderr=subprocess.PIPE, text=True)
+    while first.poll() is None and not list(tmp_path.rglob("*.safetensors")):
+        time.sleep(0.002)
+    first.send_signal(signal.SIGINT)
+    _, said = first.communicate()
+    assert first.returncode == 130
+    kept = tmp_path / "cache" / "embeddings"
+    assert said == f"Interrupted. Finished cells are kept in {kept}; the same command goes on from there.\n"
+    assert not out.exists()
+
+
+def test_an_interrupted_pretraining(run: Run, cells: AnnData, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def interrupt(*_: object, **__: object) -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr("spikgpt.training.pretraining.pretrain", interrupt)
+    ran = run("pretrain", written(cells, tmp_path / "cells.h5ad"), "--out", tmp_path / "network")
+    assert (ran.code, ran.err) == (130, "Interrupted. No epoch was finished; the same command starts again.\n")

@@ -92,3 +92,21 @@ def test_export_writes_what_was_asked_for(run: Run, small_folder: Path, tmp_path
     assert (tmp_path / "literal.onnx").stat().st_size > 100_000
     ran = run("export", small_folder, "--out", tmp_path / "new", "--precision", "fp8")
     assert_refused(ran, "Found the precisions fp8; choose from fp32, fp16, int8.")
+
+
+def test_an_interrupted_pull_leaves_nothing(
+    run: Run, hub: LoopbackHub, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def interrupt(*_: object, **__: object) -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(Hub, "snapshot", interrupt)
+    ran = run("pull", "shared/islets", "--out", tmp_path / "pulled", "--endpoint", hub.endpoint)
+    assert ran.code == 130
+    assert ran.err == "Interrupted. Nothing was written; what is downloaded already stays in the cache.\n"
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_info_offline_asks_nothing_of_the_hub(run: Run, hub: LoopbackHub) -> None:
+    assert_refused(run("info", "shared/islets", "--offline", "--endpoint", hub.endpoint), "is not in the local cache")
+    assert hub.requests == []

@@ -13,7 +13,6 @@ from anndata import AnnData
 
 from spikgpt.training.reference import load
 from tests.cli.conftest import PROGRAM, Run, assert_refused, written
-from tests.conftest import DATA
 
 
 def test_train_then_info(run: Run, cells: AnnData, tmp_path: Path) -> None:
@@ -68,3 +67,27 @@ def test_a_folder_in_the_way_is_left_alone(run: Run, query_file: Path, tmp_path:
     ran = run("train", query_file, "--label-key", "cell_type", "--out", tmp_path, "--overwrite")
     assert_refused(ran, "exists and is not a reference; choose another folder.")
     assert [path.name for path in tmp_path.iterdir()] == ["thesis.docx"]
+
+
+def test_an_interrupted_training_goes_on(run: Run, cells: AnnData, tmp_path: Path) -> None:
+    source, out, state = written(cells, tmp_path / "cells.h5ad"), tmp_path / "mine", tmp_path / ".mine.training"
+    arguments = ["train", str(source), "--label-key", "cell_type", "--out", str(out)]
+    first = subprocess.Popen([*PROGRAM, *arguments], stderr=subprocess.PIPE, text=True)
+    while first.poll() is None and not (state / "held-out.safetensors").exists():
+        time.sleep(0.005)
+    first.send_signal(signal.SIGINT)
+    _, said = first.communicate()
+    assert first.returncode == 130
+    assert said.startswith("Interrupted. The state after epoch ")
+    assert said.endswith(f" (held-out) is kept in {state}; the same command goes on from there.\n")
+    assert said.count("\n") == 1
+    assert not out.exists()
+    assert run(*arguments).code == 0
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["cells.h5ad", "mine"]
+
+
+def test_a_card_that_cannot_be_read(run: Run, query_file: Path, tmp_path: Path) -> None:
+    where = ("train", query_file, "--label-key", "cell_type", "--out", tmp_path / "mine", "--description")
+    assert_refused(run(*where, tmp_path), "--description takes a Markdown file.")
+    (tmp_path / "card.md").write_bytes(b"\xff\xfe\x00")
+    assert_refused(run(*where, tmp_path / "card.md"), "--description takes a Markdown file.")
