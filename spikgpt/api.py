@@ -123,7 +123,7 @@ class SpikGPT:
         ConfigError
             When an option is out of range, or a package is missing.
         """
-        with needs("train"):
+        with needs():
             from spikgpt.training.train import train
         reference = train(adata, label_key, embedder=embedder, options=options_of(TrainOptions, keywords))
         return cls(reference, torch_engine(reference, source=None if isinstance(embedder, str) else embedder))
@@ -152,7 +152,7 @@ class SpikGPT:
         ConfigError
             When something is in the way, or a package is missing.
         """
-        with needs("train"):
+        with needs():
             from spikgpt.engines.torch import TorchEngine
             from spikgpt_onnx.exporter import export
             from spikgpt_onnx.parity import ExportableReference
@@ -232,7 +232,7 @@ class SpikGPT:
         DataError
             When the cells cannot be read, or the label column is missing or names no type of the reference.
         """
-        with needs("train"):
+        with needs():
             from spikgpt.training.evaluation import evaluate
         annotation = annotate(self.reference, self.engine, adata, options_of(AnnotateOptions, keywords))
         return evaluate(annotation, adata, label_key, label_map, labels=self.reference.labels)

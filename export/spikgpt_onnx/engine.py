@@ -105,7 +105,7 @@ class OnnxEngine:
         """Return scGPT's vectors of cells, shape (n, dim)."""
         assert self.encoder is not None
         assert isinstance(self.embedding, ScGPTEmbedding)
-        with needs("scgpt"):
+        with needs("numba"):
             from spikgpt.embedding.tokens import tokenise
         vocabulary = self.embedding.vocabulary
         tokens = tokenise(

@@ -17,7 +17,8 @@ from spikgpt.extras import needs
 from spikgpt.options import AnnotateOptions, EngineOptions, HubOptions
 
 if TYPE_CHECKING:
-    from spikgpt.cli.adapters import Annotation
+    from spikgpt.labels.annotation import Annotation
+    from spikgpt.labels.label_map import LabelMap
 
 
 class ModelOptions(EngineOptions, frozen=True, kw_only=True):
@@ -57,7 +58,8 @@ def annotate(
     """Label the cells of QUERY."""
     import pandas as pd
 
-    from spikgpt.cli import adapters
+    from spikgpt.cells.output import write_copy, write_table
+    from spikgpt.cells.reading import open_cells
     from spikgpt.files import replacing
     from spikgpt.report.clusters import CLUSTER_LABEL, summarise
 
@@ -68,16 +70,16 @@ def annotate(
     check_files(out, table, cluster_table, source=query)
     written: list[Path] = []
     with interruptible(lambda: f"Written: {', '.join(map(str, written))}." if written else "Nothing was written."):
-        with adapters.open_cells(query) as cells:
-            annotation, engine = _annotated(cells, cluster_key, model, options, hub)
+        with open_cells(query) as cells:
+            annotation, engine, _ = _annotated(cells, cluster_key, model, options, hub)
             clusters = cluster_key and summarise(annotation, cells, cluster_key, layer=options.layer)
             uns, notes = annotation.uns(cells), annotation.notes(cells)
         if out:
             obs = dict(annotation.obs()) | ({CLUSTER_LABEL: pd.Categorical(clusters.labels)} if clusters else {})
-            adapters.write_copy(query, out, obs=obs, obsm=annotation.obsm(), uns=uns)
+            write_copy(query, out, obs=obs, obsm=annotation.obsm(), uns=uns)
             written.append(out)
         if table:
-            adapters.write_table(annotation.table_chunks(), table)
+            write_table(annotation.table_chunks(), table)
             written.append(table)
         if clusters and cluster_table:
             with replacing(cluster_table) as temporary:
@@ -100,14 +102,16 @@ def evaluate(
     json_file: Annotated[Path | None, typer.Option("--json", help="Write all figures to this file.")] = None,
 ) -> None:
     """Label the cells of QUERY and hold the labels against the truth."""
-    from spikgpt.cli import adapters
+    from spikgpt.cells.reading import open_cells
     from spikgpt.files import dumped, replacing
+    from spikgpt.training.evaluation import evaluate as held_against
+    from spikgpt.training.evaluation import read_label_map
 
     check_files(json_file, source=query)
-    names = adapters.read_label_map(label_map) if label_map else None
-    with adapters.open_cells(query) as cells:
-        annotation, engine = _annotated(cells, label_key, model, options, hub)
-        evaluation = adapters.evaluate(annotation, cells, label_key, names)
+    names = read_label_map(label_map) if label_map else None
+    with open_cells(query) as cells:
+        annotation, engine, labels = _annotated(cells, label_key, model, options, hub)
+        evaluation = held_against(annotation, cells, label_key, names, labels=labels)
     metrics = evaluation.metrics
     show_scores(metrics.to_dict())
     say(
@@ -129,7 +133,7 @@ def evaluate(
 
 def _check_outputs(out: Path | None, table: Path | None) -> None:
     """Refuse before the work what could not be written after it."""
-    from spikgpt.cli.adapters import check_table
+    from spikgpt.cells.output import check_table
 
     if not out and not table:
         msg = (
@@ -145,22 +149,24 @@ def _check_outputs(out: Path | None, table: Path | None) -> None:
 
 def _annotated(
     cells: Any, column: str | None, model: ModelOptions, options: LabelOptions, hub: HubOptions
-) -> tuple[Annotation, str]:
-    """Return the labels of cells that need to have a column in obs, and what ran the network."""
+) -> tuple[Annotation, str, LabelMap]:
+    """Return the labels of cells that need to have a column in obs, what ran the network, and its labels."""
     from spikgpt.cells.obs import labels_of
-    from spikgpt.cli import adapters
+    from spikgpt.engines.opening import open_engine
+    from spikgpt.pipeline import annotate as annotated
+    from spikgpt.sharing import open_reference
 
     if column:
         labels_of(cells, column)  # refuse a wrong column before the work
     if options.no_unknown:
         options = structs.replace(options, unknown_rate=0.0, no_unknown=False)
     client = hub_of(hub)
-    reference = adapters.open_reference(model.model, hub=client)
+    reference = open_reference(model.model, hub=client)
     # From what the flags say to what Python takes.
     how = msgspec.convert(model, EngineOptions, from_attributes=True)
-    engine = adapters.open_engine(reference, how, scgpt=model.scgpt, hub=client)
+    engine = open_engine(reference, how, scgpt=model.scgpt, hub=client)
     plain = msgspec.convert(options, AnnotateOptions, from_attributes=True)
-    return adapters.annotate(reference, engine, cells, plain), engine.name
+    return annotated(reference, engine, cells, plain), engine.name, reference.labels
 
 
 def _show_labels(annotation: Annotation, query: Path, engine: str, notes: list[str]) -> None:

@@ -61,31 +61,36 @@ def embed(
     ] = None,
 ) -> None:
     """Write scGPT's embedding of QUERY. An interrupted run goes on from its last finished cells."""
-    from spikgpt.cli import adapters
+    from spikgpt.cells.output import write_copy
+    from spikgpt.cells.reading import open_cells
+    from spikgpt.engines.torch import embed_query
     from spikgpt.scgpt.draws import UpstreamDraws
-    from spikgpt.scgpt.embedding import cache_folder
+    from spikgpt.scgpt.embedding import Running, cache_folder
+    from spikgpt.scgpt.source import open_scgpt
 
     check_files(out, source=query)
     draws = UpstreamDraws(*upstream_seeds) if upstream_seeds else None
     cache = cache_folder() if options.cache and not draws else None
-    source = adapters.open_scgpt(scgpt, max_length=options.max_length, hub=hub_of(hub))
-    running = adapters.Running(options.batch_size, options.precision, options.device, cache, draws)
-    embedder = adapters.ScGPTEmbedder(source, running)
+    source = open_scgpt(scgpt, max_length=options.max_length, hub=hub_of(hub))
+    running = Running(options.batch_size, options.precision, options.device, cache, draws)
     goes_on = f"Finished cells are kept in {cache}; the same command goes on from there."
     with interruptible(lambda: goes_on if cache else "Nothing was written."):
-        with adapters.open_cells(query) as cells, Bars() as bars:
+        with open_cells(query) as cells, Bars() as bars:
             total = cells.n_obs
-            embedding = embedder.embed(
-                cells, layer=options.layer, on_cells=lambda done: bars("Embedding", total, "cells", done)
+            vectors, empty, report = embed_query(
+                source,
+                cells,
+                running,
+                layer=options.layer,
+                on_cells=lambda done: bars("Embedding", total, "cells", done),
             )
-        adapters.write_copy(query, out, obsm={key: embedding.vectors.astype("float32")})
-    report = embedding.report
+        write_copy(query, out, obsm={key: vectors.astype("float32")})
     say(f"Read {report.values} from {report.source}.")
     say(report.genes)
-    if embedding.empty.any():
-        note(f"{int(embedding.empty.sum())} cells have no such genes; their vectors mean nothing.")
+    if empty.any():
+        note(f"{int(empty.sum())} cells have no such genes; their vectors mean nothing.")
     note(*report.notes)
-    say(f"Wrote {out}, obsm[{key!r}], {embedder.dim} values a cell.")
+    say(f"Wrote {out}, obsm[{key!r}], {vectors.shape[1]} values a cell.")
 
 
 @command()
@@ -96,10 +101,10 @@ def convert_scgpt(
     upstream: Annotated[bool, typer.Option("--upstream", help="Write best_model.pt instead of safetensors.")] = False,
 ) -> None:
     """Write an scGPT checkpoint with safetensors weights, or as upstream's package reads it."""
-    from spikgpt.cli import adapters
     from spikgpt.scgpt.checkpoint import save_checkpoint
+    from spikgpt.scgpt.source import open_scgpt
 
-    found = adapters.open_scgpt(checkpoint, hub=hub_of(hub)).checkpoint
+    found = open_scgpt(checkpoint, hub=hub_of(hub)).checkpoint
     save_checkpoint(found, out, upstream=upstream)
     say(f"Wrote {out}: {len(found.vocabulary)} tokens, sha256 {found.sha256}.")
 
@@ -111,7 +116,7 @@ def pretrain(
     options: PretrainOptions,
 ) -> None:
     """Train an scGPT network of your own. An interrupted training goes on from the last epoch when started again."""
-    from spikgpt.cli import adapters
+    from spikgpt.cells.reading import read_cells
     from spikgpt.scgpt.checkpoint import save_checkpoint
     from spikgpt.scgpt.encoder import ScGPTConfig
     from spikgpt.training.pretraining import Pretraining
@@ -125,7 +130,7 @@ def pretrain(
     settings = Pretraining(
         options.genes, options.max_length, options.epochs, size, options.learning_rate, seed=options.seed
     )
-    adata = adapters.read_cells(cells)
+    adata = read_cells(cells)
     state = out.with_name(f".{out.name}.training.safetensors")
 
     def kept() -> str:

@@ -44,7 +44,7 @@ def list_(hub: HubOptions) -> None:
 @command()
 def info(model: Model, hub: HubOptions) -> None:
     """Show what a reference is and what was measured."""
-    from spikgpt.cli.adapters import open_reference
+    from spikgpt.sharing import open_reference
 
     reference = open_reference(model, hub=hub_of(hub))
     metrics, provenance = reference.metrics, reference.provenance
@@ -71,12 +71,12 @@ def info(model: Model, hub: HubOptions) -> None:
 @command()
 def verify(model: Model, hub: HubOptions, scgpt: ScGPT = None) -> None:
     """Check that a reference is whole and consistent; exit code 2 when it is not."""
-    from spikgpt.cli import adapters
+    from spikgpt import sharing
     from spikgpt.reference.registry import find
 
     client = hub_of(hub)
     found = find(model, hub=client)
-    for check in adapters.verify(found.folder, scgpt=scgpt, hub=client).checks:
+    for check in sharing.verify(found.folder, scgpt=scgpt, hub=client).checks:
         typer.echo(f"ok: {check}")
     typer.echo(f"{found.origin or found.folder} is whole.")
 
@@ -86,9 +86,9 @@ def pull(
     model: Model, out: Annotated[Path, typer.Option(help="Folder to write the reference to.")], hub: HubOptions
 ) -> None:
     """Get a reference from the Hub into a folder."""
-    from spikgpt.cli import adapters
+    from spikgpt import sharing
 
-    found = adapters.pull(model, out, hub=hub_of(hub))
+    found = sharing.pull(model, out, hub=hub_of(hub))
     say(f"Wrote {out}, {found.origin or f'the shipped reference {model}'}.")
 
 
@@ -101,9 +101,9 @@ def push(
     scgpt: ScGPT = None,
 ) -> None:
     """Put a reference on the Hub, in one commit. Log in first with `hf auth login`, or set HF_TOKEN."""
-    from spikgpt.cli import adapters
+    from spikgpt import sharing
 
-    pushed = adapters.push(folder, repository, options, hub=hub_of(hub), scgpt=scgpt)
+    pushed = sharing.push(folder, repository, options, hub=hub_of(hub), scgpt=scgpt)
     changes = [(change.path, f"{change.size:,}", change.kind) for change in pushed.changes]
     show(("file", "bytes", ""), changes, result=True)
     if pushed.commit is None:
@@ -127,14 +127,17 @@ def export(
     scgpt: ScGPT = None,
 ) -> None:
     """Write a reference with its ONNX graphs, from counts to labels, each checked against the trained model."""
-    from spikgpt.cli import adapters
+    from spikgpt.engines.opening import torch_engine
+    from spikgpt.sharing import open_reference
     from spikgpt_onnx import exporter
+    from spikgpt_onnx.parity import ExportableReference
 
     client = hub_of(hub)
-    reference = adapters.exportable(adapters.open_reference(model, hub=client), scgpt=scgpt, hub=client)
+    stored = open_reference(model, hub=client)
+    reference = ExportableReference(stored, torch_engine(stored, scgpt=scgpt, hub=client))
     if literal:
         exporter.export_literal(reference, out)
-        say(f"Wrote {out}, m = {reference.config.copies}.")
+        say(f"Wrote {out}, m = {stored.config.copies}.")
         return
     for name, parity in exporter.export(reference, out, precisions=precision or ["fp32"]).items():
         say(f"{name}, {parity}.")
@@ -143,7 +146,7 @@ def export(
 
 def _unknown_rule(thresholds: Any) -> str:
     """Say when a cell is Unknown."""
-    if thresholds.together is None:
+    if thresholds.smoothed is None:
         return f"Unknown below a probability of {thresholds.threshold:.4f}."
-    cells = thresholds.together.everything.cells
+    cells = thresholds.smoothed.everything.cells
     return f"Unknown: at most {100 * thresholds.unknown_rate:g}% of cells like the {cells} held-out ones."

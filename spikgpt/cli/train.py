@@ -64,8 +64,12 @@ def train(
     overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace a reference that is already there.")] = False,
 ) -> None:
     """Train a reference. An interrupted training goes on from the last epoch when started again."""
-    from spikgpt.cli import adapters
-    from spikgpt.reference.layout import check_writable, write_files
+    from spikgpt.cells.reading import read_cells
+    from spikgpt.reference.files import save
+    from spikgpt.reference.layout import check_writable
+    from spikgpt.scgpt.source import open_scgpt
+    from spikgpt.training.metrics import training_notes
+    from spikgpt.training.train import train as train_on
 
     check_writable(out, overwrite=overwrite)
     checkpoints = out.with_name(f".{out.name}.training")
@@ -75,8 +79,8 @@ def train(
     embedder: Any = chosen.embedder
     if chosen.scgpt is not None:
         client = hub_of(hub)
-        embedder = adapters.open_scgpt(chosen.scgpt, max_length=chosen.max_length, bundled=chosen.bundle, hub=client)
-    adata = adapters.read_cells(reference)
+        embedder = open_scgpt(chosen.scgpt, max_length=chosen.max_length, bundled=chosen.bundle, hub=client)
+    adata = read_cells(reference)
     last = "its last epoch"
 
     def kept() -> str:
@@ -92,7 +96,7 @@ def train(
             figures = f"loss {state.loss:.3f} accuracy {state.accuracy:.3f}"
             bars(f"Training ({stage})", state.epochs, "epochs", done=state.epoch, figures=figures)
 
-        trained = adapters.train(
+        trained = train_on(
             adata,
             label_key,
             embedder=embedder,
@@ -100,11 +104,11 @@ def train(
             on_cells=lambda cells: bars("Embedding", adata.n_obs, "cells", cells),
             on_epoch=on_epoch,
         )
-        write_files(trained.files, out)
+        save(trained, out, overwrite=overwrite)
     shutil.rmtree(checkpoints, ignore_errors=True)
     held_out = trained.metrics["held_out"]
     show_scores(held_out)
-    note(*adapters.training_notes(trained.metrics, trained.provenance, trained.labels.names))
+    note(*training_notes(trained.metrics, trained.provenance, trained.labels.names))
     say(
         f"Held out: {trained.metrics['held_out_by']}. Accuracy {held_out['accuracy']:.4f}, "
         f"macro-F1 {held_out['macro_f1']:.4f} over {held_out['cells']} cells."
@@ -126,13 +130,14 @@ def novelty(
     plot: Annotated[Path | None, typer.Option(help="Also draw the figures, .png.")] = None,
 ) -> None:
     """Leave each type out of a reference in turn, and see whether its cells come out as Unknown."""
-    from spikgpt.cli import adapters
+    from spikgpt.cells.reading import read_cells
     from spikgpt.files import replacing
+    from spikgpt.training.novelty import study
 
     check_files(table, plot, source=reference)
-    adata = adapters.read_cells(reference)
+    adata = read_cells(reference)
     with Bars() as bars:
-        report = adapters.study(
+        report = study(
             adata,
             label_key,
             types=types,

@@ -67,7 +67,7 @@ def torch_engine(
     source: ScGPTSource | None = None,
 ) -> TorchEngine:
     """Return the torch engine of a reference; see :func:`open_engine`. A ``source`` is scGPT, opened already."""
-    with needs("train"):
+    with needs():
         import torch
 
         from spikgpt.engines.model import SpikingClassifier

@@ -9,14 +9,16 @@ import numpy as np
 import numpy.typing as npt
 import torch
 
-from spikgpt.cells.align import AlignedCells
+from spikgpt.cells.align import AlignedCells, joined
+from spikgpt.cells.expression import Cells, find_expression
+from spikgpt.cells.genes import match_genes
 from spikgpt.embedding.base import Embedding
 from spikgpt.embedding.pca import PCAProjection
 from spikgpt.embedding.scgpt import ScGPTEmbedding
 from spikgpt.engines.model import SpikingClassifier
 from spikgpt.scgpt.embedding import Running, cache_folder, embed_cells
 from spikgpt.scgpt.source import ScGPTSource
-from spikgpt.types import Floats, NetworkOutput, OnCells, Scale
+from spikgpt.types import Bools, Floats, InputReport, NetworkOutput, OnCells, Scale
 
 # Cells classified at a time: more take more memory and are no faster.
 BATCH = 1024
@@ -119,3 +121,28 @@ def scgpt_vectors(
         running=running or Running(cache=cache_folder()),
         on_cells=on_cells,
     ).astype(np.float64)
+
+
+def embed_query(
+    source: ScGPTSource, cells: Cells, running: Running, *, layer: str | None = None, on_cells: OnCells | None = None
+) -> tuple[npt.NDArray[np.float64], Bools, InputReport]:
+    """Embed every cell of a query with scGPT.
+
+    Returns
+    -------
+    Vectors, shape (n, dim); which cells have no genes of the vocabulary, so that theirs mean nothing, shape (n,); and
+    how the cells were read.
+    """
+    embedding = scgpt_embedding(source)
+    query = embedding.read(cells, layer=layer)
+    aligned = joined(list(query.chunks))
+    if running.draws is None:
+        return scgpt_vectors(source, aligned, running=running, on_cells=on_cells), aligned.empty, query.report
+    # Upstream draws for one gene after the other, in the query's order.
+    places = match_genes(find_expression(cells, layer=layer).var, source.vocabulary.genes, minimum_share=0).columns
+    order = np.argsort(np.where(aligned.found, places, cells.n_vars), kind="stable")
+    ids, values = source.vocabulary.gene_ids[order], aligned.values[:, order].sorted_indices()
+    vectors = embed_cells(
+        source.checkpoint, values, ids, max_length=source.max_length, running=running, on_cells=on_cells
+    )
+    return vectors.astype(np.float64), aligned.empty, query.report
