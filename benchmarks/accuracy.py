@@ -21,12 +21,12 @@ from rich.console import Console
 from rich.table import Table
 from sklearn.linear_model import LogisticRegression
 from sklearn.preprocessing import StandardScaler
-
 from spikgpt.labels.reading import read_embedding
+from spikgpt.training.reference import Reference
+
 from spikgpt.pipeline import annotate
 from spikgpt.scgpt.source import ScGPTSource, open_scgpt
 from spikgpt.training.metrics import Metrics, measure
-from spikgpt.training.reference import Reference
 from spikgpt.training.train import train
 
 # What the two PBMC studies call the same type; cells with other labels are left out.

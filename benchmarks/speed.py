@@ -143,12 +143,11 @@ def products_alone(graph: Any) -> Any:
 def graph_against_products() -> dict[int, tuple[float, float]]:
     """Return the cells per second of the graph, and of its products alone, by the number of threads."""
     import onnx
+    from spikgpt_onnx.annotator import Annotator
 
     from spikgpt.cells.expression import align, find_expression
-    from spikgpt.cells.obs import read_h5ad
     from spikgpt.options import EngineOptions
     from spikgpt.reference.layout import GRAPH
-    from spikgpt_onnx.annotator import Annotator
     from spikgpt_onnx.session import Session, workers
 
     annotator = Annotator.from_pretrained("pancreas", provider="cpu")

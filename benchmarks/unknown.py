@@ -30,13 +30,13 @@ from scipy.stats import betabinom
 from sklearn.linear_model import LogisticRegression
 from sklearn.neighbors import NearestNeighbors
 from sklearn.preprocessing import StandardScaler
-
 from spikgpt.labels.reading import Readings
+from spikgpt.training.reference import Reference
+
 from spikgpt.labels.thresholds import Calibration
 from spikgpt.pipeline import annotate, read
 from spikgpt.training.evaluation import evaluate
 from spikgpt.training.metrics import reliability, unknown_auroc, unseen_found
-from spikgpt.training.reference import Reference
 from spikgpt.training.train import train
 
 LABEL = "cell_type"

@@ -19,18 +19,16 @@ import scanpy
 from anndata import AnnData
 from rich.console import Console
 from rich.table import Table
+from spikgpt.training.sharing import open_reference, push
+from spikgpt_onnx.annotator import Annotator
 
 from spikgpt import Annotation, Evaluation, SpikGPT
-from spikgpt.cells.obs import read_h5ad
 from spikgpt.reference.hub import Hub
 from spikgpt.sharing import open_reference, push
 from spikgpt.testing.hub import LoopbackHub
-from spikgpt.training.embedders import ScGPTEmbedder
 from spikgpt.training.evaluation import evaluate
 from spikgpt.training.metrics import measure
-from spikgpt.training.sharing import open_reference, push
 from spikgpt.types import UNKNOWN
-from spikgpt_onnx.annotator import Annotator
 from spikgpt_onnx.exporter import export
 
 # Acinar enzymes, then genes of duct cells.

@@ -29,8 +29,6 @@ from spikgpt.engines.opening import torch_engine
 from spikgpt.options import AnnotateOptions, TrainOptions, options_of
 from spikgpt.pipeline import annotate
 from spikgpt.reference.files import ReferenceFiles, save
-from spikgpt.embedding.result import EmbeddingReport
-from spikgpt.labels.thresholds import Decision
 from spikgpt.reference.hub import Hub
 from spikgpt.testing.hub import LoopbackHub
 from spikgpt.training.train import train

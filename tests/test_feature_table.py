@@ -16,6 +16,8 @@ import numpy as np
 import onnxruntime
 import pytest
 from anndata import AnnData
+from spikgpt.training.reference import Reference, load, save, trained
+from spikgpt_onnx.annotator import Annotator
 
 from spikgpt import SpikGPT
 from spikgpt.errors import ConfigError, DamagedReference, FormatError, GraphError, ParityError
@@ -26,9 +28,7 @@ from spikgpt.reference.layout import GRAPH, MANIFEST, with_manifest
 from spikgpt.reference.registry import find
 from spikgpt.sharing import open_reference, push
 from spikgpt.testing.hub import Fault, LoopbackHub
-from spikgpt.training.reference import Reference, load, save, trained
 from spikgpt_onnx import exporter
-from spikgpt_onnx.annotator import Annotator
 from spikgpt_onnx.graph import labelling_graph
 from spikgpt_onnx.session import Session
 

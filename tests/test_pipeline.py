@@ -13,8 +13,7 @@ import pytest
 from anndata import AnnData
 from scipy import sparse
 
-from spikgpt import Annotation, SpikGPT
-from spikgpt import sampling
+from spikgpt import Annotation, SpikGPT, sampling
 from spikgpt.cells import align, spool
 from spikgpt.cells.align import AlignedCells
 from spikgpt.cells.genes import ensembl_ids_of
@@ -73,7 +72,9 @@ def by_lower_case(adata: AnnData) -> None:
 @pytest.mark.parametrize(
     "change", [as_dense, as_csc, as_float, by_ensembl_id, by_versioned_id, by_lower_case], ids=lambda f: f.__name__
 )
-def test_storage_and_names_change_nothing(small: ReferenceFiles, named: AnnData, expected: Annotation, change: Any) -> None:
+def test_storage_and_names_change_nothing(
+    small: ReferenceFiles, named: AnnData, expected: Annotation, change: Any
+) -> None:
     other = named.copy()
     change(other)
     found = labelled(small, other)
@@ -93,7 +94,9 @@ def test_cell_order_changes_nothing(small: ReferenceFiles, named: AnnData, expec
     np.testing.assert_allclose(found.probabilities, expected.probabilities[order], atol=1e-6)
 
 
-def test_a_file_on_disk_changes_nothing(small: ReferenceFiles, named: AnnData, expected: Annotation, tmp_path: Path) -> None:
+def test_a_file_on_disk_changes_nothing(
+    small: ReferenceFiles, named: AnnData, expected: Annotation, tmp_path: Path
+) -> None:
     named.write_h5ad(tmp_path / "query.h5ad", compression="gzip")
     named.write_zarr(tmp_path / "query.zarr")
     for name in ("query.h5ad", "query.zarr"):
@@ -268,7 +271,9 @@ def test_a_saved_model_labels_any_chunk_the_same(small: ReferenceFiles, query: A
     expected = labelled(small, query, engine=engine)
     with Spool() as aside:
         put_aside(engine.embedding.read(query, layer=None, scaling="auto"), aside, progress=False)
-        model = fit_query(small, engine, aside, engine.embedding.read(query, layer=None, scaling="auto").report, options)
+        model = fit_query(
+            small, engine, aside, engine.embedding.read(query, layer=None, scaling="auto").report, options
+        )
         (rows, cells), *_ = aside.chunks()
     sent = QueryModel.load(model.save(), small.familiarity)
     assert len(model.save()) < 10_000_000

@@ -14,11 +14,11 @@ import numpy as np
 import pandas as pd
 import pytest
 from anndata import AnnData
+from spikgpt.training.reference import load
 
 import spikgpt
 from spikgpt import SpikGPT
 from spikgpt.testing.hub import LoopbackHub
-from spikgpt.training.reference import load
 from tests.cli.conftest import Run, assert_refused, written
 from tests.conftest import QUERY_FILE
 

@@ -12,8 +12,8 @@ import anndata
 import numpy as np
 import pytest
 from anndata import AnnData
-
 from spikgpt.training.embedders import open_scgpt
+
 from tests.cli.conftest import PROGRAM, SCGPT, Run, assert_refused, written
 from tests.conftest import DATA
 

@@ -5,11 +5,11 @@ from __future__ import annotations
 from pathlib import Path
 
 import pytest
+from spikgpt.training.sharing import push
 
 from spikgpt.reference.hub import Hub
 from spikgpt.reference.layout import LAYOUT
 from spikgpt.testing.hub import LoopbackHub
-from spikgpt.training.sharing import push
 from tests.cli.conftest import Run, assert_refused
 
 

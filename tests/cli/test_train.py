@@ -10,8 +10,8 @@ from pathlib import Path
 import pandas as pd
 import pytest
 from anndata import AnnData
-
 from spikgpt.training.reference import load
+
 from tests.cli.conftest import PROGRAM, Run, assert_refused, written
 
 

@@ -93,7 +93,9 @@ def test_damaged_settings_are_refused(settings: dict[str, Any]) -> None:
         ObsmEmbedding.from_settings(settings)
 
 
-@pytest.mark.parametrize("stored", [VECTORS.astype(str).astype(object), VECTORS[:, :, None]], ids=["text", "three axes"])
+@pytest.mark.parametrize(
+    "stored", [VECTORS.astype(str).astype(object), VECTORS[:, :, None]], ids=["text", "three axes"]
+)
 def test_what_is_no_matrix_of_numbers_is_refused(stored: Any) -> None:
     cells = with_embedding(stored)
     with pytest.raises(DataError, match="expected numbers, one row a cell"):

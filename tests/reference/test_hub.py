@@ -11,6 +11,7 @@ from typing import Any
 
 import pytest
 from huggingface_hub import constants
+from spikgpt.training.embedders import open_scgpt
 
 from spikgpt.errors import CheckpointError, ConfigError, DamagedReference, HubError, ReferenceNotFound
 from spikgpt.options import HubOptions, PushOptions
@@ -18,7 +19,6 @@ from spikgpt.reference import hub as module
 from spikgpt.reference.hub import TAG, Hub, altered, git_oid, parse
 from spikgpt.scgpt.checkpoint import load_checkpoint
 from spikgpt.testing.hub import Fault, LoopbackHub
-from spikgpt.training.embedders import open_scgpt
 
 CHECKPOINT = Path(__file__).parents[1] / "data" / "scgpt_baron"
 REPO = "islets/small"

@@ -11,6 +11,8 @@ import numpy as np
 import pandas as pd
 import pytest
 from anndata import AnnData
+from spikgpt.training.embedders import ScGPTEmbedder, load_embedder
+from spikgpt.training.reference import Reference, load, save
 
 from spikgpt import SpikGPT
 from spikgpt.cells.genes import GeneList, ensembl_ids_of
@@ -20,8 +22,6 @@ from spikgpt.scgpt.draws import UpstreamDraws
 from spikgpt.scgpt.embedding import Running
 from spikgpt.scgpt.encoder import ScGPTConfig
 from spikgpt.scgpt.source import ScGPTSource, open_scgpt
-from spikgpt.training.embedders import ScGPTEmbedder, load_embedder
-from spikgpt.training.reference import Reference, load, save
 from spikgpt.training.train import train
 
 CHECKPOINT = Path(__file__).parents[1] / "data" / "scgpt_baron"

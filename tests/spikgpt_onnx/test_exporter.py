@@ -11,6 +11,9 @@ import numpy as np
 import onnx
 import pytest
 from anndata import AnnData
+from spikgpt.training.embedders import open_scgpt
+from spikgpt.training.reference import Reference, load, save
+from spikgpt_onnx.annotator import Annotator
 
 from spikgpt import SpikGPT
 from spikgpt.embedding.obsm import PrecomputedEmbedder
@@ -21,13 +24,10 @@ from spikgpt.labels.label_map import LabelMap
 from spikgpt.labels.thresholds import Thresholds
 from spikgpt.pipeline import annotate
 from spikgpt.reference.layout import COMBINED, ENCODER, GRAPH, GRAPHS, PARITY, verified_files
-from spikgpt.training.embedders import open_scgpt
 from spikgpt.training.fit import DEFAULT, PAPER, fit, network_config
 from spikgpt.training.metrics import measure
 from spikgpt.training.recipes import DEFAULT, PAPER, network_config
-from spikgpt.training.reference import Reference, load, save
 from spikgpt_onnx import exporter
-from spikgpt_onnx.annotator import Annotator
 from spikgpt_onnx.exporter import check_again, export, export_literal
 from spikgpt_onnx.graph import labelling_graph
 from spikgpt_onnx.parity import golden_cells

@@ -8,10 +8,10 @@ from typing import Any
 import numpy as np
 import onnx
 import pytest
+from spikgpt.training.reference import Reference
 
 from spikgpt.engines.model import SpikingClassifier
 from spikgpt.errors import ParityError
-from spikgpt.training.reference import Reference
 from spikgpt_onnx.exporter import network_of
 from spikgpt_onnx.graph import labelling_graph
 from spikgpt_onnx.parity import Parity, check_parity, golden_cells, parity_of, weight_difference

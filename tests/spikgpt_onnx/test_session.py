@@ -12,11 +12,11 @@ from typing import Any
 import numpy as np
 import onnxruntime
 import pytest
+from spikgpt.training.reference import Reference
 
 from spikgpt.errors import ConfigError, GraphError
 from spikgpt.options import EngineOptions, options_of
 from spikgpt.reference.layout import GRAPH, verified_files
-from spikgpt.training.reference import Reference
 from spikgpt_onnx import session as runtime
 from spikgpt_onnx.parity import golden_cells
 from spikgpt_onnx.session import Session, workers

@@ -7,9 +7,9 @@ import numpy as np
 import pandas as pd
 import pytest
 from anndata import AnnData
+from spikgpt.embedding.result import EmbeddingReport
 
 from spikgpt import Annotation
-from spikgpt.embedding.result import EmbeddingReport
 from spikgpt.errors import ConfigError, LabelsError
 from spikgpt.labels.label_map import LabelMap
 from spikgpt.labels.thresholds import Decision

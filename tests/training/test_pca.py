@@ -3,10 +3,10 @@ from __future__ import annotations
 import numpy as np
 from anndata import AnnData
 from scipy import sparse
+from spikgpt.training.reference import Reference
 
 from spikgpt.embedding.pca import PCAProjection
 from spikgpt.training.pca import augmented, fit_pca
-from spikgpt.training.reference import Reference
 
 
 def test_the_fit_depends_on_neither_storage_nor_gene_order(cells: AnnData) -> None:

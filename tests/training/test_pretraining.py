@@ -10,12 +10,12 @@ import pytest
 import torch
 from anndata import AnnData
 from sklearn.linear_model import LogisticRegression
+from spikgpt.training.embedders import ScGPTEmbedder
 
 from spikgpt.errors import CheckpointError, ConfigError, DataError
 from spikgpt.scgpt.checkpoint import Checkpoint, load_checkpoint, save_checkpoint
 from spikgpt.scgpt.encoder import ScGPTConfig
 from spikgpt.scgpt.source import ScGPTSource
-from spikgpt.training.embedders import ScGPTEmbedder
 from spikgpt.training.pretraining import Pretraining, pretrain
 from tests import upstream
 

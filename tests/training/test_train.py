@@ -9,8 +9,8 @@ from anndata import AnnData
 from spikgpt import SpikGPT
 from spikgpt.errors import ConfigError, LabelsError
 from spikgpt.options import TrainOptions
-from spikgpt.training.fit import Progress
 from spikgpt.reference.files import ReferenceFiles
+from spikgpt.training.fit import Progress
 from spikgpt.training.train import train
 
 
