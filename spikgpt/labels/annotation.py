@@ -22,6 +22,7 @@ if TYPE_CHECKING:
     from anndata import AnnData
 
 LABEL, BEST_LABEL, BROAD_LABEL = LABELS = "spikgpt_label", "spikgpt_best_label", "spikgpt_label_broad"
+COLORS = tuple(f"{name}_colors" for name in LABELS)
 CONFIDENCE, FAMILIARITY = "spikgpt_confidence", "spikgpt_familiarity"
 PROBABILITIES, PROVENANCE = "spikgpt_probabilities", "spikgpt"
 
@@ -141,8 +142,8 @@ class Annotation:
             "genes_total": self.report.genes_total,
             "notes": np.array(self.notes(target), dtype=object),
         }
-        colors = {f"{name}_colors": self.colors(self._column(name).categories) for name in LABELS}
-        return {PROVENANCE: provenance} | colors
+        colors = (self.colors(self._column(name).categories) for name in LABELS)
+        return {PROVENANCE: provenance} | dict(zip(COLORS, colors, strict=True))
 
     def colors(self, names: Iterable[str]) -> npt.NDArray[np.object_]:
         """Return a hex code for each of some labels: the same in all queries of a reference, and grey for Unknown."""
@@ -179,11 +180,11 @@ class Annotation:
                 "reference for this tissue and species?"
             )
         if target is not None and PROVENANCE not in target.uns:
-            ours = {"obs": (*LABELS, CONFIDENCE, FAMILIARITY), "obsm": (PROBABILITIES,)}
-            there = [f"obs[{name!r}]" for name in ours["obs"] if name in target.obs.columns]
-            there += [f"obsm[{name!r}]" for name in ours["obsm"] if name in target.obsm]
+            there = [f"obs[{name!r}]" for name in self.obs() if name in target.obs.columns]
+            there += [f"obsm[{name!r}]" for name in self.obsm() if name in target.obsm]
+            there += [f"uns[{name!r}]" for name in COLORS if name in target.uns]
             if there:
-                notes.append(f"{', '.join(there)} of another origin {'was' if len(there) == 1 else 'were'} replaced.")
+                notes.append(f"What others had written to {', '.join(there)} was replaced.")
         return notes
 
     def write_to(self, adata: AnnData) -> None:

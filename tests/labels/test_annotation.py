@@ -274,7 +274,9 @@ def test_what_is_suspicious_is_warned_of_and_stored(annotation: Annotation) -> N
 def test_columns_of_another_origin_are_not_replaced_without_a_word(annotation: Annotation) -> None:
     adata = cells(annotation, spikgpt_label=["mine"] * N_CELLS)
     adata.obsm["spikgpt_probabilities"] = np.ones((N_CELLS, 3))
-    note = "obs['spikgpt_label'], obsm['spikgpt_probabilities'] of another origin were replaced."
+    adata.uns["spikgpt_label_colors"] = ["#000000"]
+    places = "obs['spikgpt_label'], obsm['spikgpt_probabilities'], uns['spikgpt_label_colors']"
+    note = f"What others had written to {places} was replaced."
     assert annotation.notes(adata) == [note]
     with pytest.warns(SpikGPTWarning) as told:
         annotation.write_to(adata)
