@@ -83,8 +83,10 @@ def fixed(data: Path, seeds: int) -> dict[str, Any]:
             for rule, options in rules.items():
                 result = evaluate(annotate(reference, query, **options), query, LABEL)
                 assert result.auroc_unknown is not None
-                assert result.unseen_unknown_rate is not None
-                found[rule].append((result.auroc_unknown, result.unseen_unknown_rate, result.known_unknown_rate))
+                assert result.unseen_unknown_fraction is not None
+                found[rule].append(
+                    (result.auroc_unknown, result.unseen_unknown_fraction, result.known_unknown_fraction)
+                )
         for rule, rows in found.items():
             means, spreads = np.mean(rows, axis=0), np.std(rows, axis=0)
             figures = [f"{mean:.3f} ± {spread:.3f}" for mean, spread in zip(means, spreads, strict=True)]

@@ -87,7 +87,7 @@ def main() -> int:
     metrics = evaluation.metrics
     console.print(f"Accuracy {metrics.accuracy:.4f}, macro-F1 {metrics.macro_f1:.4f} over {metrics.cells} cells.")
     console.print(
-        f"{100 * evaluation.known_unknown_rate:.1f}% of the cells of known types were called {UNKNOWN}; "
+        f"{100 * evaluation.known_unknown_fraction:.1f}% of the cells of known types were called {UNKNOWN}; "
         f"accuracy with these counted as errors {evaluation.accuracy_after_rejection:.4f}."
     )
 
@@ -135,8 +135,8 @@ def main() -> int:
     for rule, options in (("by familiarity", {}), ("by the paper's 0.95", {"threshold": 0.95})):
         found = lacking.evaluate(cells, "cell_type", **options)
         console.print(
-            f"Unknown {rule}: {100 * (found.unseen_unknown_rate or 0):.1f}% of the {sum(found.unseen_labels.values())} "
-            f"unseen cells, {100 * found.known_unknown_rate:.1f}% of the others; AUROC {found.auroc_unknown:.3f}."
+            f"Unknown {rule}: {100 * (found.unseen_unknown_fraction or 0):.1f}% of the {sum(found.unseen_labels.values())} "
+            f"unseen cells, {100 * found.known_unknown_fraction:.1f}% of the others; AUROC {found.auroc_unknown:.3f}."
         )
     return 0 if same == total and equal else 1
 

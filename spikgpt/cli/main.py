@@ -177,14 +177,14 @@ def evaluate(
     metrics = evaluation.metrics
     console.print(f"Accuracy {metrics.accuracy:.4f}, macro-F1 {metrics.macro_f1:.4f} over {metrics.cells} cells.")
     console.print(
-        f"Unknown: {100 * evaluation.known_unknown_rate:.1f}% of the cells of known types; "
+        f"Unknown: {100 * evaluation.known_unknown_fraction:.1f}% of the cells of known types; "
         f"accuracy with these counted as errors {evaluation.accuracy_after_rejection:.4f}.",
         soft_wrap=True,
     )
-    if evaluation.unseen_unknown_rate is not None:
+    if evaluation.unseen_unknown_fraction is not None:
         console.print(
             f"Types that the reference does not have ({', '.join(evaluation.unseen_labels)}): "
-            f"{100 * evaluation.unseen_unknown_rate:.1f}% Unknown, AUROC {evaluation.auroc_unknown:.4f}.",
+            f"{100 * evaluation.unseen_unknown_fraction:.1f}% Unknown, AUROC {evaluation.auroc_unknown:.4f}.",
             soft_wrap=True,
         )
     if json_file:

@@ -150,8 +150,8 @@ def study(
                 known_cells=int(is_known.sum()),
                 auroc=float(result.auroc_unknown or 0.0),
                 unseen_found=unseen_found(annotation.familiarity, is_known, KNOWN_REJECTED),
-                unseen_unknown=float(result.unseen_unknown_rate or 0.0),
-                known_unknown=result.known_unknown_rate,
+                unseen_unknown=float(result.unseen_unknown_fraction or 0.0),
+                known_unknown=result.known_unknown_fraction,
                 mistaken_for=counted(annotation.best_labels[~is_known]),
             )
         )
