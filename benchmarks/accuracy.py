@@ -24,7 +24,7 @@ from sklearn.preprocessing import StandardScaler
 
 from spikgpt.labels.reading import read_embedding
 from spikgpt.pipeline import annotate
-from spikgpt.training.embedders import ScGPTEmbedder, open_scgpt
+from spikgpt.scgpt.source import ScGPTSource, open_scgpt
 from spikgpt.training.metrics import Metrics, measure
 from spikgpt.training.reference import Reference
 from spikgpt.training.train import train
@@ -97,7 +97,7 @@ def main() -> None:
     if options.data is None:
         parser.error("name the folder of the studies with --data or SPIKGPT_DATA")
     console = Console()
-    embedder: str | ScGPTEmbedder = open_scgpt(options.scgpt) if options.scgpt else "pca"
+    embedder: str | ScGPTSource = open_scgpt(options.scgpt) if options.scgpt else "pca"
     results: dict[str, Any] = {}
     for task in options.task or TARGETS:
         cells, query = load_task(task, Path(options.data))

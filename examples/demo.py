@@ -24,8 +24,9 @@ from spikgpt import Annotation, Evaluation, SpikGPT
 from spikgpt.cells.obs import read_h5ad
 from spikgpt.labels.thresholds import UNKNOWN
 from spikgpt.reference.hub import Hub
+from spikgpt.scgpt.source import open_scgpt
 from spikgpt.testing.hub import LoopbackHub
-from spikgpt.training.embedders import open_scgpt
+from spikgpt.training.embedders import ScGPTEmbedder
 from spikgpt.training.evaluation import evaluate
 from spikgpt.training.metrics import measure
 from spikgpt.training.sharing import open_reference, push
@@ -109,7 +110,7 @@ def main() -> int:
     console.print(f"With 8-bit weights {int((in_8_bits.labels == annotation.labels).sum())} are the same.")
     console.print("\n[bold]4. The same with scGPT[/]: a small network in its format embeds the cells of both donors.")
     donors = [read_h5ad(CELLS.with_name(f"pancreas_baron_{donor}.h5ad")) for donor in ("human1", "human3")]
-    scgpt = open_scgpt(CELLS.with_name("scgpt_baron"), cache=None)
+    scgpt = ScGPTEmbedder(open_scgpt(CELLS.with_name("scgpt_baron")))
     reference = SpikGPT.train(anndata.concat(donors), "cell_type", embedder=scgpt, name="pancreas on scGPT")
     metrics = reference.evaluate(cells, "cell_type").metrics
     console.print(f"Accuracy {metrics.accuracy:.4f}, macro-F1 {metrics.macro_f1:.4f} over {metrics.cells} cells.")
@@ -135,8 +136,9 @@ def main() -> int:
     for rule, options in (("by familiarity", {}), ("by the paper's 0.95", {"threshold": 0.95})):
         found = lacking.evaluate(cells, "cell_type", **options)
         console.print(
-            f"Unknown {rule}: {100 * (found.unseen_unknown_fraction or 0):.1f}% of the {sum(found.unseen_labels.values())} "
-            f"unseen cells, {100 * found.known_unknown_fraction:.1f}% of the others; AUROC {found.auroc_unknown:.3f}."
+            f"Unknown {rule}: {100 * (found.unseen_unknown_fraction or 0):.1f}% of the "
+            f"{sum(found.unseen_labels.values())} unseen cells, {100 * found.known_unknown_fraction:.1f}% of the "
+            f"others; AUROC {found.auroc_unknown:.3f}."
         )
     return 0 if same == total and equal else 1
 

@@ -60,18 +60,6 @@ def test_the_fit_is_what_it_says(small: Reference, cells: AnnData) -> None:
     assert np.linalg.norm(vectors, axis=1) == pytest.approx(1)
 
 
-def test_the_fit_depends_on_neither_storage_nor_gene_order(cells: AnnData) -> None:
-    labels = cells.obs["cell_type"].astype(str).to_numpy()
-    order = np.random.default_rng(0).permutation(cells.n_vars)
-    first = PCAEmbedder.fit(cells, labels)
-    shuffled = cells[:, order].copy()
-    shuffled.X = shuffled.X.toarray()
-    second = PCAEmbedder.fit(shuffled, labels)
-    assert second.genes == first.genes
-    for name, tensor in first.tensors().items():
-        np.testing.assert_array_equal(second.tensors()[name], tensor)
-
-
 def test_a_stored_embedder_is_the_same(small: Reference, query: AnnData) -> None:
     embedder = embedder_of(small)
     again = PCAEmbedder.from_tensors(embedder.settings(), embedder.tensors(), embedder.genes)
@@ -138,19 +126,3 @@ def test_an_unknown_scaling_is_refused(small: Reference, query: AnnData) -> None
         small.embedder.embed(query, scaling="own")
     with pytest.raises(ConfigError, match="needs a classifier"):
         small.embedder.embed(query, scaling="composition")
-
-
-def test_augmented_cells_look_like_their_type(small: Reference, cells: AnnData) -> None:
-    (vectors,) = embedder_of(small).augment(cells, seed=3)
-    plain = embedder_of(small).embed(cells, scaling="reference").vectors
-    assert not np.allclose(vectors, plain)
-    truth = cells.obs["cell_type"].astype(str).to_numpy()
-    found = np.array(small.labels.names)[small.probabilities(vectors).argmax(axis=1)]
-    assert (found == truth).mean() > 0.9
-    np.testing.assert_array_equal(embedder_of(small).augment(cells, seed=3)[0], vectors)
-
-
-def test_log_values_are_not_drawn_again(small: Reference, cells: AnnData) -> None:
-    logs = cells.copy()
-    logs.X = sparse.csr_matrix(np.log1p(1e4 * cells.X.toarray() / cells.X.toarray().sum(axis=1, keepdims=True)))
-    assert embedder_of(small).augment(logs) == []

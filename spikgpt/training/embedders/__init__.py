@@ -5,23 +5,21 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-import numpy.typing as npt
 from anndata import AnnData
 
 from spikgpt.cells.genes import GeneList
 from spikgpt.embedding.obsm import PREFIX, PrecomputedEmbedder
 from spikgpt.embedding.pca import KIND as PCA
 from spikgpt.embedding.result import Embedding
-from spikgpt.errors import CheckpointError, ConfigError, DamagedReference
-from spikgpt.labels.neighbours import Floats
-from spikgpt.reference.hub import Hub, parse
-from spikgpt.scgpt.checkpoint import ARGS, UPSTREAM_WEIGHTS, VOCABULARY, WEIGHTS, load_checkpoint
-from spikgpt.scgpt.embedding import cache_folder
+from spikgpt.errors import ConfigError, DamagedReference
+from spikgpt.reference.hub import Hub
+from spikgpt.scgpt.embedding import Running, cache_folder
+from spikgpt.scgpt.source import KIND as SCGPT
+from spikgpt.scgpt.source import ScGPTSource, open_scgpt
 from spikgpt.training.embedders.base import Classify, Embedder
 from spikgpt.training.embedders.pca import PCAEmbedder
-from spikgpt.training.embedders.scgpt import KIND as SCGPT
 from spikgpt.training.embedders.scgpt import ScGPTEmbedder
+from spikgpt.types import Floats, Strings
 
 __all__ = [
     "Classify",
@@ -34,18 +32,22 @@ __all__ = [
     "open_scgpt",
 ]
 
-CHECKPOINT_FILES = [ARGS, VOCABULARY, UPSTREAM_WEIGHTS, WEIGHTS]
-
 
 def fit_embedder(
-    kind: str | Embedder, adata: AnnData, labels: npt.NDArray[np.str_], *, layer: str | None = None, seed: int = 0
+    kind: str | ScGPTSource | Embedder,
+    adata: AnnData,
+    labels: Strings,
+    *,
+    layer: str | None = None,
+    seed: int = 0,
 ) -> Embedder:
     """Fit an embedder to labelled cells.
 
     Parameters
     ----------
     kind
-        ``pca`` or ``obsm:KEY``; an embedder that needs no fitting is taken as it is.
+        ``pca`` or ``obsm:KEY``; an embedder that needs no fitting is taken as it is. Of an scGPT checkpoint, finished
+        cells are kept in the user's cache folder, or in ``SPIKGPT_CACHE``.
 
     Raises
     ------
@@ -54,6 +56,8 @@ def fit_embedder(
     DataError
         When the cells cannot be embedded.
     """
+    if isinstance(kind, ScGPTSource):
+        return ScGPTEmbedder(kind, Running(cache=cache_folder()))
     if not isinstance(kind, str):
         return kind
     if kind == PCA:
@@ -62,37 +66,6 @@ def fit_embedder(
         return PrecomputedEmbedder.fit(adata, kind.removeprefix(PREFIX))
     msg = f"There is no embedder {kind!r}; choose pca, scgpt, or obsm:KEY for an embedding in the AnnData."
     raise ConfigError(msg)
-
-
-def open_scgpt(name: str | Path, *, hub: Hub | None = None, **options: Any) -> ScGPTEmbedder:
-    """Return the embedder of an scGPT checkpoint.
-
-    Parameters
-    ----------
-    name
-        A folder, or ``org/repo[@revision]`` on the Hugging Face Hub.
-    hub
-        How to reach the Hub; by default as its environment variables say.
-    options
-        Fields of :class:`ScGPTEmbedder`, such as ``max_length`` and ``precision``. By default finished cells are kept
-        in the user's cache folder, or in ``SPIKGPT_CACHE``; ``cache=None`` keeps nothing.
-
-    Raises
-    ------
-    CheckpointError
-        When there is no such folder, or no checkpoint in it.
-    ReferenceNotFound
-        When the Hub has no such repository.
-    HubError
-        When the Hub refuses or cannot be reached.
-    """
-    options.setdefault("cache", cache_folder())
-    path = Path(name)
-    if not path.is_dir() and (asked := parse(str(name))):
-        repo, revision = asked
-        folder = (hub or Hub()).snapshot(repo, revision, CHECKPOINT_FILES, required=(ARGS, VOCABULARY))
-        return ScGPTEmbedder(load_checkpoint(folder), repo, folder.name, **options)
-    return ScGPTEmbedder(load_checkpoint(path), path.resolve().name, **options)
 
 
 def load_embedder(
@@ -122,15 +95,7 @@ def load_embedder(
     if settings.get("kind") == "obsm" and not tensors:
         return PrecomputedEmbedder.from_settings(settings)
     if settings.get("kind") == SCGPT:
-
-        def find(source: str, revision: str | None) -> Path:
-            if scgpt is not None:
-                return Path(scgpt)
-            if revision is None:
-                msg = f"This reference needs the scGPT checkpoint {source!r}; give its folder with scgpt= or --scgpt."
-                raise CheckpointError(msg)
-            return (hub or Hub()).snapshot(source, revision, CHECKPOINT_FILES, required=(ARGS, VOCABULARY))
-
-        return ScGPTEmbedder.from_settings(settings, tensors, genes, find).running(cache=cache_folder())
+        source = ScGPTSource.from_settings(settings, tensors, genes, scgpt=scgpt, hub=hub)
+        return ScGPTEmbedder(source, Running(cache=cache_folder()))
     msg = f"config.json names the embedder {settings.get('kind')!r}; this version of spikgpt has pca, scgpt and obsm."
     raise DamagedReference(msg)
