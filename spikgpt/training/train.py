@@ -28,13 +28,13 @@ from spikgpt.labels.thresholds import (
     tempered,
 )
 from spikgpt.pipeline import label, read
+from spikgpt.scgpt.source import ScGPTSource
 from spikgpt.training.embedders import Classify, Embedder, Embedding, fit_embedder
-from spikgpt.training.fit import Progress, fit, hold_out, network_config, recipe_named
+from spikgpt.training.evaluation import ontology_ids
+from spikgpt.training.fit import Progress, fit, hold_out
 from spikgpt.training.metrics import measure, reliability
+from spikgpt.training.recipes import network_config, recipe_named
 from spikgpt.training.reference import Reference
-
-# obs columns that hold Cell Ontology ids: ours, and that of the CELLxGENE schema.
-ONTOLOGY_COLUMNS = ("cell_ontology_id", "cell_type_ontology_term_id")
 
 
 def train(
@@ -42,7 +42,7 @@ def train(
     label_key: str,
     *,
     batch_key: str | None = None,
-    embedder: str | Embedder = "pca",
+    embedder: str | ScGPTSource | Embedder = "pca",
     layer: str | None = None,
     recipe: str = "default",
     name: str = "reference",
@@ -64,8 +64,8 @@ def train(
     label_key
         Column of ``obs`` with the cell types. Cells without a label, and types of fewer than 5 cells, are left out.
     embedder
-        ``pca``, ``obsm:KEY`` for an embedding that the AnnData brings, or an embedder that needs no fitting, such as
-        :func:`spikgpt.training.embedders.open_scgpt` returns.
+        ``pca``, ``obsm:KEY`` for an embedding that the AnnData brings, or an scGPT checkpoint as
+        :func:`spikgpt.scgpt.source.open_scgpt` returns it.
     recipe
         ``default`` or ``paper``.
     provenance
@@ -126,12 +126,12 @@ def train(
     train_part, held_part = hold_out(labels, groups, seed=seed)
     fitted, classifier, familiarity, known = trained("held-out", train_part)
     held_known = held_part[np.isin(labels[held_part], known)]
-    ontology_ids = _ontology_ids(cells, labels, names)
+    known_ids = ontology_ids(cells, labels)
     measured = Reference(
         name=name,
         embedder=fitted,
         classifier=classifier,
-        labels=_label_map(known, ontology_ids),
+        labels=_label_map(known, known_ids),
         thresholds=conformal_threshold(np.ones(1)),
         metrics={},
         provenance={},
@@ -147,7 +147,7 @@ def train(
         name=name,
         embedder=fitted,
         classifier=classifier,
-        labels=_label_map(known, ontology_ids),
+        labels=_label_map(known, known_ids),
         thresholds=measured.thresholds,
         metrics={
             "cells": len(labels),
@@ -230,23 +230,9 @@ def _groups(adata: AnnData, batch_key: str) -> npt.NDArray[np.str_]:
     return groups
 
 
-def _ontology_ids(adata: AnnData, labels: npt.NDArray[np.str_], names: npt.NDArray[np.str_]) -> dict[str, str | None]:
-    """Return the Cell Ontology id of each label, where one column gives all its cells the same id."""
-    column = next((key for key in ONTOLOGY_COLUMNS if key in adata.obs), None)
-    ids: dict[str, str | None] = dict.fromkeys(names.tolist())
-    if column is None:
-        return ids
-    stated = adata.obs[column].astype(str).to_numpy()
-    for name in names.tolist():
-        found = np.unique(stated[labels == name])
-        if len(found) == 1 and found[0].startswith("CL:"):
-            ids[name] = str(found[0])
-    return ids
-
-
-def _label_map(names: tuple[str, ...], ontology_ids: dict[str, str | None]) -> LabelMap:
+def _label_map(names: tuple[str, ...], ontology_ids: dict[str, str]) -> LabelMap:
     """Return the label map of the labels that a classifier knows."""
-    return LabelMap(names, tuple(ontology_ids[name] for name in names))
+    return LabelMap(names, tuple(ontology_ids.get(name) for name in names))
 
 
 def _held_out_by(batch_key: str | None, groups: npt.NDArray[np.str_] | None, held: npt.NDArray[Any]) -> str:

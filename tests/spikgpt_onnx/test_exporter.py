@@ -20,9 +20,10 @@ from spikgpt.labels.label_map import LabelMap
 from spikgpt.labels.thresholds import Thresholds
 from spikgpt.pipeline import annotate
 from spikgpt.reference.layout import COMBINED, ENCODER, GRAPH, GRAPHS, PARITY, parsed, verified_files
-from spikgpt.training.embedders import open_scgpt
-from spikgpt.training.fit import DEFAULT, PAPER, fit, network_config
+from spikgpt.scgpt.source import open_scgpt
+from spikgpt.training.fit import fit
 from spikgpt.training.metrics import measure
+from spikgpt.training.recipes import DEFAULT, PAPER, network_config
 from spikgpt.training.reference import Reference, load, save
 from spikgpt_onnx import exporter
 from spikgpt_onnx.annotator import Annotator
@@ -214,7 +215,7 @@ def test_a_reference_on_an_embedding_exports_too(tmp_path: Path, recipe: Any) ->
 
 
 def test_a_reference_on_scgpt_has_graphs_of_encoder_and_both(cells: AnnData, query: AnnData, tmp_path: Path) -> None:
-    embedder = open_scgpt(DATA / "scgpt_baron", max_length=100, cache=None)
+    embedder = open_scgpt(DATA / "scgpt_baron", max_length=100)
     reference = SpikGPT.train(cells, "cell_type", embedder=embedder, name="scgpt").reference
     reports = export(reference, tmp_path / "out")
     assert reports.keys() == {GRAPH, COMBINED}
