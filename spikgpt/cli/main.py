@@ -222,7 +222,7 @@ def train(
     """Train a reference. An interrupted training goes on from the last epoch when started again."""
     from spikgpt.cells import obs as data
     from spikgpt.reference.layout import check_writable
-    from spikgpt.training.embedders import open_scgpt
+    from spikgpt.scgpt.source import open_scgpt
     from spikgpt.training.reference import save
     from spikgpt.training.train import train as train_reference
 
@@ -306,6 +306,7 @@ def novelty(
     """Leave each type out of a reference in turn, and see whether its cells come out as Unknown."""
     from spikgpt.cells import obs as data
     from spikgpt.files import replacing
+    from spikgpt.options import TrainOptions
     from spikgpt.training.novelty import study
 
     adata = data.read_h5ad(reference)
@@ -314,11 +315,9 @@ def novelty(
         report = study(
             adata,
             label_key,
-            batch_key=batch_key,
             types=types,
-            seed=seed,
             embedder=embedder,
-            layer=layer,
+            options=TrainOptions(batch_key=batch_key, layer=layer, seed=seed),
             on_type=lambda _: progress.advance(task),
         )
     table = Table("left out", "cells", "AUROC", "found at 5%", "Unknown", "known Unknown", "mistaken for")
@@ -360,8 +359,9 @@ def embed(
     from spikgpt.cells import obs as data
     from spikgpt.cells import output as files
     from spikgpt.scgpt.draws import UpstreamDraws
-    from spikgpt.scgpt.embedding import cache_folder
-    from spikgpt.training.embedders import open_scgpt
+    from spikgpt.scgpt.embedding import Running, cache_folder
+    from spikgpt.scgpt.source import open_scgpt
+    from spikgpt.training.embedders import ScGPTEmbedder
 
     if out.exists() and out.samefile(query):
         msg = f"{out} is the input; name another file for the output."
@@ -369,14 +369,13 @@ def embed(
     if batch_size != "auto" and not batch_size.isdecimal():
         msg = f"--batch-size is {batch_size!r}; expected auto or a number of cells."
         raise ConfigError(msg)
-    embedder = open_scgpt(
-        scgpt,
-        max_length=max_length,
+    running = Running(
         batch_size=None if batch_size == "auto" else int(batch_size),
         precision=precision,
-        draws=UpstreamDraws(*upstream_seeds) if upstream_seeds else None,
         cache=cache_folder() if cache else None,
+        draws=UpstreamDraws(*upstream_seeds) if upstream_seeds else None,
     )
+    embedder = ScGPTEmbedder(open_scgpt(scgpt, max_length=max_length), running)
     adata = data.read_h5ad(query, backed=True)
     with _bar("cells", _Speed()) as progress:
         task = progress.add_task("Embedding", total=adata.n_obs)
@@ -403,7 +402,7 @@ def convert_scgpt(
 ) -> None:
     """Write an scGPT checkpoint with safetensors weights, or as upstream's package reads it."""
     from spikgpt.scgpt.checkpoint import save_checkpoint
-    from spikgpt.training.embedders import open_scgpt
+    from spikgpt.scgpt.source import open_scgpt
 
     found = open_scgpt(checkpoint).checkpoint
     save_checkpoint(found, out, upstream=upstream)

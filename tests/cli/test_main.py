@@ -22,8 +22,9 @@ from spikgpt import SpikGPT
 from spikgpt.cli.main import console, main
 from spikgpt.reference.hub import Hub
 from spikgpt.reference.layout import LAYOUT
+from spikgpt.scgpt.source import open_scgpt
 from spikgpt.testing.hub import LoopbackHub
-from spikgpt.training.embedders import open_scgpt
+from spikgpt.training.embedders import ScGPTEmbedder
 from spikgpt.training.reference import load
 from spikgpt.training.sharing import push
 
@@ -177,7 +178,7 @@ def test_embed_adds_the_embedding(run: Run, query_file: Path, few: AnnData, tmp_
     assert ran.code == 0, ran.err
     assert "Read counts from X." in ran.err
     assert f"genes are in the vocabulary.\nWrote {out}, obsm['X_mine'], 96 values a cell." in ran.err
-    embedded, expected = anndata.read_h5ad(out), open_scgpt(SCGPT, cache=None).embed(few).vectors
+    embedded, expected = anndata.read_h5ad(out), ScGPTEmbedder(open_scgpt(SCGPT)).embed(few).vectors
     assert embedded.obsm["X_mine"] == pytest.approx(expected, abs=1e-6)
     assert embedded.obsm["X_mine"].dtype == np.float32
     assert embedded.obs_names.equals(few.obs_names)
@@ -192,21 +193,21 @@ def test_a_killed_embedding_goes_on(tmp_path: Path) -> None:
     source, out = Path(__file__).parent / "data" / "pancreas_baron_human3.h5ad", tmp_path / "embedded.h5ad"
     program = "from spikgpt.cli.main import main; main()"
     command = [sys.executable, "-c", program, "embed", str(source), "--scgpt", str(SCGPT), "--out", str(out)]
+    shards = Path(environment["SPIKGPT_CACHE"]) / "embeddings"
     first = subprocess.Popen([*command, "--batch-size", "1"], env=environment, stderr=subprocess.DEVNULL)
-    while first.poll() is None and len(list(tmp_path.rglob("*.safetensors"))) < 2:
+    while first.poll() is None and len(list(shards.glob("*/*.safetensors"))) < 2:
         time.sleep(0.002)
     first.kill()
     first.wait()
-    kept = {path: path.stat().st_mtime_ns for path in tmp_path.rglob("*.safetensors")}
+    kept = {path: path.stat().st_mtime_ns for path in shards.glob("*/*.safetensors")}
     assert 2 <= len(kept) < 8
     assert not out.exists()
 
     subprocess.run(command, env=environment, check=True, capture_output=True)
 
-    shards = list(tmp_path.rglob("*.safetensors"))
-    assert len(shards) == 8  # of 128 cells, for 914
+    assert len(list(shards.glob("*/*.safetensors"))) == 8  # of 128 cells, for 914
     assert all(path.stat().st_mtime_ns == written for path, written in kept.items())
-    expected = open_scgpt(SCGPT, cache=None).embed(anndata.read_h5ad(source)).vectors
+    expected = ScGPTEmbedder(open_scgpt(SCGPT)).embed(anndata.read_h5ad(source)).vectors
     assert anndata.read_h5ad(out).obsm["X_scGPT"] == pytest.approx(expected, abs=1e-6)
 
 
