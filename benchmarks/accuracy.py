@@ -118,7 +118,7 @@ def main() -> None:
                 scores.setdefault(f"spikgpt {recipe}", []).append(measure(truth, annotation.best_labels))
                 if recipe == "default":
                     scalings.add(annotation.report.scaling)
-                    below.append(annotation.unknown_rate)
+                    below.append(annotation.unknown_fraction)
                 if seed == 0:
                     for balanced in (False, True):
                         name = f"logistic regression{' balanced' if balanced else ''}, embedding of {recipe}"

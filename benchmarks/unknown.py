@@ -216,9 +216,9 @@ def promise(data: Path, splits: int) -> dict[str, Any]:
         reference = train(human[~apart].copy(), LABEL, batch_key="donor")
         query = human[apart & human.obs[LABEL].isin(reference.labels.names).to_numpy()].copy()
         annotation = annotate(reference, query)
-        expected = "-" if annotation.decision.expected is None else f"{100 * annotation.decision.expected:.1f}%"
-        table.add_row(str(donor), str(query.n_obs), f"{100 * annotation.unknown_rate:.1f}%", expected)
-        results[f"donor {donor}"] = annotation.unknown_rate
+        expected = "-" if annotation.cutoffs.expected is None else f"{100 * annotation.cutoffs.expected:.1f}%"
+        table.add_row(str(donor), str(query.n_obs), f"{100 * annotation.unknown_fraction:.1f}%", expected)
+        results[f"donor {donor}"] = annotation.unknown_fraction
     console.print(table)
     return results
 
@@ -260,7 +260,7 @@ def strange(data: Path, seeds: int) -> dict[str, Any]:
         reference = train(cells, LABEL, batch_key="donor", seed=seed)
         for name, strangers in strangers_of(data, query):
             shares = [
-                annotate(reference, strangers, **options).unknown_rate
+                annotate(reference, strangers, **options).unknown_fraction
                 for options in ({}, {"neighbours": False}, {"threshold": 0.95})
             ]
             results.setdefault(name, []).append((strangers.n_obs, *shares))

@@ -22,14 +22,14 @@ from rich.table import Table
 
 from spikgpt import Annotation, Evaluation, SpikGPT
 from spikgpt.cells.obs import read_h5ad
-from spikgpt.labels.thresholds import UNKNOWN
 from spikgpt.reference.hub import Hub
-from spikgpt.scgpt.source import open_scgpt
+from spikgpt.sharing import open_reference, push
 from spikgpt.testing.hub import LoopbackHub
 from spikgpt.training.embedders import ScGPTEmbedder
 from spikgpt.training.evaluation import evaluate
 from spikgpt.training.metrics import measure
 from spikgpt.training.sharing import open_reference, push
+from spikgpt.types import UNKNOWN
 from spikgpt_onnx.annotator import Annotator
 from spikgpt_onnx.exporter import export
 
@@ -51,7 +51,7 @@ def show(console: Console, evaluation: Evaluation) -> None:
 def show_markers(console: Console, cells: AnnData, annotation: Annotation) -> None:
     """Print what the ductal cells that are called acinar express, beside cells that nobody disputes."""
     truth, called = cells.obs["cell_type"].astype(str).to_numpy(), annotation.best_labels
-    unseen = read_h5ad(CELLS.with_name("pancreas_baron_human3.h5ad"))
+    unseen = read_cells(CELLS.with_name("pancreas_baron_human3.h5ad"))
     groups = {
         "beta, called beta": cells[(truth == "beta") & (called == "beta")],
         "ductal, called ductal": cells[(truth == "ductal") & (called == "ductal")],
@@ -77,7 +77,7 @@ def main() -> int:
     """Run the demo; exit code 1 when the two ways disagree."""
     console = Console(highlight=False)
     model = SpikGPT.from_pretrained("pancreas")
-    cells = read_h5ad(CELLS)
+    cells = read_cells(CELLS)
     console.print(
         f"[bold]1. Annotate[/] {cells.n_obs} cells, donors {', '.join(cells.obs['donor'].unique())}: {model!r}"
     )
@@ -109,8 +109,8 @@ def main() -> int:
     console.print(f"{same} of {total} labels are the same; probabilities differ by at most {difference:.1e}.")
     console.print(f"With 8-bit weights {int((in_8_bits.labels == annotation.labels).sum())} are the same.")
     console.print("\n[bold]4. The same with scGPT[/]: a small network in its format embeds the cells of both donors.")
-    donors = [read_h5ad(CELLS.with_name(f"pancreas_baron_{donor}.h5ad")) for donor in ("human1", "human3")]
-    scgpt = ScGPTEmbedder(open_scgpt(CELLS.with_name("scgpt_baron")))
+    donors = [read_cells(CELLS.with_name(f"pancreas_baron_{donor}.h5ad")) for donor in ("human1", "human3")]
+    scgpt = open_scgpt(CELLS.with_name("scgpt_baron"), cache=None)
     reference = SpikGPT.train(anndata.concat(donors), "cell_type", embedder=scgpt, name="pancreas on scGPT")
     metrics = reference.evaluate(cells, "cell_type").metrics
     console.print(f"Accuracy {metrics.accuracy:.4f}, macro-F1 {metrics.macro_f1:.4f} over {metrics.cells} cells.")
@@ -121,7 +121,7 @@ def main() -> int:
         client = Hub(hub.endpoint, cache_dir=Path(folder) / "cache")
         pushed = push(Path(folder) / "pancreas", "me/pancreas", hub=client)
         pulled = open_reference("me/pancreas", hub=client)
-        again = SpikGPT(pulled).annotate(cells.copy())
+        again = SpikGPT(trained(pulled)).annotate(cells.copy())
     equal = bool((again.probabilities == annotation.probabilities).all())
     console.print(
         f"{len(pushed.changes)} files in one commit. The pulled reference, {pulled.origin}, gives "

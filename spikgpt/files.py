@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -18,14 +19,20 @@ T = TypeVar("T")
 
 @contextmanager
 def replacing(path: Path) -> Iterator[Path]:
-    """Give a temporary path in the folder of ``path``, for a file or a folder that takes its name when all went well."""
+    """Give a temporary path beside ``path``, for a file or a folder that takes its name when all went well."""
     path.parent.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(dir=path.parent, prefix=f".{path.name}.") as folder:
         temporary = Path(folder) / path.name
         yield temporary
+        replaced = Path(folder) / f"{path.name}.replaced"
         if path.is_dir():
-            path.replace(Path(folder) / "replaced")
-        temporary.replace(path)
+            path.replace(replaced)
+        try:
+            temporary.replace(path)
+        except OSError:
+            if replaced.exists():
+                replaced.replace(path)
+            raise
 
 
 def parsed(content: bytes, name: str) -> Any:
@@ -51,7 +58,7 @@ def parsed(content: bytes, name: str) -> Any:
     try:
         return json.loads(content, object_pairs_hook=once, parse_constant=refuse)
     except (ValueError, RecursionError) as error:
-        msg = f"{name} is not valid JSON ({error}). Get the reference again."
+        msg = f"{name} is not valid JSON ({_line(error)}). Get the reference again."
         raise DamagedReference(msg) from error
 
 
@@ -76,11 +83,25 @@ def converted(values: Any, name: str, kind: type[T]) -> T:
     """
     try:
         return msgspec.convert(values, kind)
-    except msgspec.ValidationError as error:
-        # A check of the object's own, raised in its __post_init__, says it better.
-        reason = error.__cause__ if isinstance(error.__cause__, SpikGPTError) else error
-        msg = f"{name} is not what it should be: {reason} Get the reference again."
+    except (msgspec.ValidationError, SpikGPTError) as error:
+        what, _, place = _line(error).partition(" - at `$")
+        what = what.rstrip(".") + _found(values, place.rstrip("`"))
+        msg = f"{name} is not what it should be: {what}. Get the reference again."
         raise DamagedReference(msg) from error
+
+
+def _found(values: Any, place: str) -> str:
+    """Say what stands at a place as msgspec names it, such as ``.held_out.accuracy`` or ``[0].name``."""
+    if not place or "[...]" in place:  # some value of an object; which one, msgspec does not say
+        return f", in {place[1:]}" if place else ""
+    for key in re.findall(r"[^.\[\]]+", place):
+        values = values[key if isinstance(values, dict) else int(key)]
+    return f", in {place.lstrip('.')}" + ("" if isinstance(values, dict | list) else f": found {values!r}")
+
+
+def _line(error: Exception) -> str:
+    """Return the text of an error, which may quote anything, without line breaks and control characters."""
+    return "".join(sign if sign.isprintable() else ascii(sign)[1:-1] for sign in str(error))
 
 
 def dumped(value: object) -> bytes:

@@ -89,8 +89,9 @@ def annotate(
 ) -> None:
     """Label the cells of QUERY."""
     from spikgpt.api import SpikGPT
-    from spikgpt.cells import obs as data
     from spikgpt.cells import output as files
+    from spikgpt.cells.obs import labels_of
+    from spikgpt.cells.reading import open_cells
     from spikgpt.pipeline import annotate as annotate_cells
     from spikgpt.report.clusters import CLUSTER_LABEL, summarise
 
@@ -103,10 +104,9 @@ def annotate(
         msg = f"{out} is the input; name another file for the output."
         raise ConfigError(msg)
     reference = SpikGPT.from_pretrained(model, scgpt=scgpt).reference
-    adata = data.read_h5ad(query, backed=True)
-    if cluster_key:
-        data.labels_of(adata, cluster_key)  # refuse a wrong column before the work
-    with _bar("cells") as progress:
+    with open_cells(query) as adata, _bar("cells") as progress:
+        if cluster_key:
+            labels_of(adata, cluster_key)  # refuse a wrong column before the work
         task = progress.add_task("Annotating", total=adata.n_obs)
         annotation = annotate_cells(
             reference,
@@ -120,22 +120,21 @@ def annotate(
             batch_size=batch_size,
             on_cells=lambda cells: progress.advance(task, cells),
         )
-    clusters = summarise(annotation, adata, cluster_key, layer=layer) if cluster_key else None
-    adata.file.close()
+        clusters = summarise(annotation, adata, cluster_key, layer=layer) if cluster_key else None
     annotation.write_h5ad(query, out, {} if clusters is None else {CLUSTER_LABEL: clusters.labels})
     if table:
-        files.write_table(annotation, table)
+        files.write_table(annotation.tables(), table)
     if clusters is not None:
         _show_clusters(clusters, cluster_table)
     summary = Table("label", "cells", "share", title=_plain(f"{query.name} by {reference.name}"))
     for label, cells in annotation.counts().items():
-        summary.add_row(_plain(label), str(cells), f"{100 * cells / adata.n_obs:.1f}%")
+        summary.add_row(_plain(label), str(cells), f"{100 * cells / len(annotation.best):.1f}%")
     console.print(summary)
     report = annotation.report
     console.print(f"Read {report.values} from {report.source}; scaling: {report.scaling}.", soft_wrap=True)
     if report.genes:
         console.print(report.genes)
-    console.print(f"{100 * annotation.unknown_rate:.1f}% Unknown: {annotation.decision.rule}.", soft_wrap=True)
+    console.print(f"{100 * annotation.unknown_fraction:.1f}% Unknown: {annotation.cutoffs.rule}.", soft_wrap=True)
     for note in annotation.notes():
         console.print(f"[yellow]Note:[/] {_plain(note)}", soft_wrap=True)
     console.print(f"Wrote {out}" + (f" and {table}" if table else ""), soft_wrap=True)
@@ -159,11 +158,11 @@ def evaluate(
 ) -> None:
     """Label the cells of QUERY and hold the labels against the truth."""
     from spikgpt.api import SpikGPT
-    from spikgpt.cells import obs as data
+    from spikgpt.cells.reading import read_cells
     from spikgpt.files import replacing
 
     evaluation = SpikGPT.from_pretrained(model, scgpt=scgpt).evaluate(
-        data.read_h5ad(query),
+        read_cells(query),
         label_key,
         layer=layer,
         scaling=scaling,
@@ -220,7 +219,7 @@ def train(
     overwrite: Annotated[bool, typer.Option(help="Replace a reference that is already there.")] = False,
 ) -> None:
     """Train a reference. An interrupted training goes on from the last epoch when started again."""
-    from spikgpt.cells import obs as data
+    from spikgpt.cells.reading import read_cells
     from spikgpt.reference.layout import check_writable
     from spikgpt.scgpt.source import open_scgpt
     from spikgpt.training.reference import save
@@ -239,7 +238,7 @@ def train(
         raise ConfigError(msg)
     if scgpt is not None:
         chosen = open_scgpt(scgpt, max_length=max_length, bundled=bundle)
-    adata = data.read_h5ad(reference)
+    adata = read_cells(reference)
     checkpoints = out.with_name(f".{out.name}.training")
     with _bar("epochs", TextColumn("{task.fields[figures]}")) as progress:
         tasks: dict[str, Any] = {}
@@ -304,12 +303,12 @@ def novelty(
     layer: Layer = None,
 ) -> None:
     """Leave each type out of a reference in turn, and see whether its cells come out as Unknown."""
-    from spikgpt.cells import obs as data
+    from spikgpt.cells.reading import read_cells
     from spikgpt.files import replacing
     from spikgpt.options import TrainOptions
     from spikgpt.training.novelty import study
 
-    adata = data.read_h5ad(reference)
+    adata = read_cells(reference)
     with _bar("types") as progress:
         task = progress.add_task("Leaving out", total=None)
         report = study(
@@ -356,12 +355,10 @@ def embed(
     cache: Annotated[bool, typer.Option(help="Keep finished cells, to resume from and to reuse.")] = True,
 ) -> None:
     """Write scGPT's embedding of QUERY. An interrupted run goes on from its last finished cells."""
-    from spikgpt.cells import obs as data
-    from spikgpt.cells import output as files
+    from spikgpt.cells.output import write_copy
+    from spikgpt.cells.reading import open_cells
     from spikgpt.scgpt.draws import UpstreamDraws
     from spikgpt.scgpt.embedding import Running, cache_folder
-    from spikgpt.scgpt.source import open_scgpt
-    from spikgpt.training.embedders import ScGPTEmbedder
 
     if out.exists() and out.samefile(query):
         msg = f"{out} is the input; name another file for the output."
@@ -375,13 +372,10 @@ def embed(
         cache=cache_folder() if cache else None,
         draws=UpstreamDraws(*upstream_seeds) if upstream_seeds else None,
     )
-    embedder = ScGPTEmbedder(open_scgpt(scgpt, max_length=max_length), running)
-    adata = data.read_h5ad(query, backed=True)
-    with _bar("cells", _Speed()) as progress:
+    with open_cells(query) as adata, _bar("cells", _Speed()) as progress:
         task = progress.add_task("Embedding", total=adata.n_obs)
         embedding = embedder.embed(adata, layer=layer, on_cells=lambda cells: progress.advance(task, cells))
-    adata.file.close()
-    files.write_added(query, out, {("obsm", key): embedding.vectors.astype("float32")})
+    write_copy(query, out, obsm={key: embedding.vectors.astype("float32")})
     report = embedding.report
     console.print(f"Read {report.values} from {report.source}.", soft_wrap=True)
     console.print(report.genes)
@@ -425,7 +419,7 @@ def pretrain(
     layer: Layer = None,
 ) -> None:
     """Train an scGPT network of your own. An interrupted training goes on from the last epoch when started again."""
-    from spikgpt.cells import obs as data
+    from spikgpt.cells.reading import read_cells
     from spikgpt.scgpt.checkpoint import save_checkpoint
     from spikgpt.scgpt.encoder import ScGPTConfig
     from spikgpt.training.pretraining import Pretraining
@@ -436,7 +430,7 @@ def pretrain(
         raise ConfigError(msg)
     config = ScGPTConfig(dim=dim, heads=heads, hidden=2 * dim, layers=layers, dropout=0.0)
     settings = Pretraining(genes, max_length, epochs, batch_size, learning_rate, seed=seed)
-    adata = data.read_h5ad(cells)
+    adata = read_cells(cells)
     state = out.with_name(f".{out.name}.training.safetensors")
     with _bar("epochs", TextColumn("{task.fields[figures]}")) as progress:
         task = progress.add_task("Training", total=epochs, figures="")
@@ -459,9 +453,10 @@ def info(
     scgpt: ScGPT = None,
 ) -> None:
     """Show what a reference is and what was measured."""
-    from spikgpt.training.sharing import open_reference
+    from spikgpt.sharing import open_reference
+    from spikgpt.training.reference import trained
 
-    reference = open_reference(model, scgpt=scgpt)
+    reference = trained(open_reference(model), scgpt=scgpt)
     scores = {row["label"]: row for row in reference.metrics["held_out"]["per_label"]}
     table = Table("label", "Cell Ontology id", "cells", "F1, held out", title=_plain(reference.name))
     for row in reference.labels.to_list():
@@ -494,8 +489,9 @@ def list_references(
     offline: Annotated[bool, typer.Option("--offline", help="Do not ask the Hub.")] = False,
 ) -> None:
     """List the references that can be named: shipped with this package, in the cache, and on the Hub."""
+    from spikgpt.files import parsed
     from spikgpt.reference.hub import Hub
-    from spikgpt.reference.layout import parsed, verified_files
+    from spikgpt.reference.layout import verified_files
     from spikgpt.reference.registry import cached_references, namespace, shipped_references
 
     hub = Hub(endpoint, local_files_only=offline)
@@ -532,8 +528,8 @@ def list_references(
 @app.command()
 def verify(model: ModelArgument, scgpt: ScGPT = None) -> None:
     """Check that a reference is whole and consistent; exit code 2 when it is not."""
+    from spikgpt import sharing
     from spikgpt.reference.registry import find
-    from spikgpt.training import sharing
 
     found = find(model)
     for check in sharing.verify(found.folder, scgpt=scgpt).checks:
@@ -548,8 +544,8 @@ def pull(
     endpoint: Endpoint = None,
 ) -> None:
     """Get a reference from the Hub into a folder."""
+    from spikgpt import sharing
     from spikgpt.reference.hub import Hub
-    from spikgpt.training import sharing
 
     found = sharing.pull(model, out, hub=Hub(endpoint))
     console.print(f"Wrote {out}, {found.origin or f'the shipped reference {model}'}.", soft_wrap=True)
@@ -569,18 +565,16 @@ def push(
     endpoint: Endpoint = None,
 ) -> None:
     """Put a reference on the Hub, in one commit. Log in first with `hf auth login`, or set HF_TOKEN."""
+    from spikgpt import sharing
+    from spikgpt.options import PushOptions
     from spikgpt.reference.hub import Hub
-    from spikgpt.training import sharing
 
     pushed = sharing.push(
         folder,
         repository,
-        private=private,
-        branch=branch,
-        tag=tag,
-        pull_request=pull_request,
-        message=message,
-        dry_run=dry_run,
+        PushOptions(
+            private=private, branch=branch, tag=tag, pull_request=pull_request, message=message, dry_run=dry_run
+        ),
         scgpt=scgpt,
         hub=Hub(endpoint),
     )
@@ -651,7 +645,7 @@ def _rate(unknown_rate: float | None, threshold: float | None, no_unknown: bool)
 def _show_clusters(report: Any, path: Path | None) -> None:
     """Print what the clusters are, and write their table."""
     from spikgpt.files import replacing
-    from spikgpt.labels.thresholds import UNKNOWN
+    from spikgpt.types import UNKNOWN
 
     table = Table("cluster", "cells", "label", "share", "Unknown", "nearest known type", "marker genes")
     for cluster in report.clusters:
@@ -668,10 +662,10 @@ def _show_clusters(report: Any, path: Path | None) -> None:
 
 def _unknown_rule(thresholds: Any) -> str:
     """Say when a cell is Unknown."""
-    if thresholds.together is None:
+    if thresholds.smoothed is None:
         return f"Unknown below a probability of {thresholds.threshold:.4f}."
     return (
-        f"Unknown: at most {100 * thresholds.unknown_rate:g}% of cells like the {thresholds.together.everything.cells} "
+        f"Unknown: at most {100 * thresholds.unknown_rate:g}% of cells like the {thresholds.smoothed.everything.cells} "
         "held-out ones."
     )
 

@@ -28,7 +28,6 @@ import torch
 from spikingjelly.activation_based import functional, neuron, surrogate
 from torch import Tensor, nn
 
-from spikgpt.errors import DamagedReference
 from spikgpt.reference.config import SpikGPTConfig
 
 # SpikingJelly's kernels look for triton when they load. On a CPU there is none, which is no news to a user.
@@ -231,18 +230,8 @@ class SpikingClassifier(nn.Module):
         DamagedReference
             When a tensor is missing, unexpected or of another shape.
         """
-        if config.depth > len(weights):
-            msg = f"The config states {config.depth} blocks; {len(weights)} tensors are too few for that."
-            raise DamagedReference(msg)
-        # Without memory first: what a config states may be far larger than the weights that come with it.
-        with torch.device("meta"):
-            expected = {name: tuple(tensor.shape) for name, tensor in cls(config).state_dict().items()}
-        found = {name: tuple(tensor.shape) for name, tensor in weights.items()}
-        if expected != found:
-            names = sorted(name for name in expected | found if expected.get(name) != found.get(name))
-            shown = ", ".join(f"{n} (expected {expected.get(n)}, found {found.get(n)})" for n in names[:3])
-            msg = f"The weights do not fit the network: {len(names)} tensors differ, such as {shown}."
-            raise DamagedReference(msg)
+        # First: what a config states may be far larger than the weights that come with it.
+        config.check(weights)
         classifier = cls(config)
         classifier.load_state_dict(weights)
         return classifier.eval()

@@ -2,23 +2,13 @@
 
 from __future__ import annotations
 
-import io
 import re
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import yaml
 
-from spikgpt.errors import DamagedReference
-from spikgpt.labels.thresholds import MINIMUM_CELLS
-from spikgpt.reference.layout import fields_of
+from spikgpt.labels.thresholds import CELLS_FOR_OWN_LIMIT
 
-if TYPE_CHECKING:
-    from matplotlib.figure import Figure
-
-# Keys of ``provenance`` that the card shows; all but these come from the training.
-DESCRIPTION, DATASETS, TISSUE, ORGANISM, PAPER = "description", "datasets", "tissue", "organism", "paper"
-ONE_LINE = ("source", "licence", TISSUE, ORGANISM, "repository")
-PAPER_FIELDS = ("reference", "query", "figures")
 TAGS = ("spikgpt", "single-cell", "scrna-seq", "cell-type-annotation", "spiking-neural-network")
 TASK = "tabular-classification"
 
@@ -40,18 +30,15 @@ def card(
         Whether the reference carries an exported graph.
     """
     held_out = metrics["held_out"]
-    scores = {row["label"]: row for row in held_out["per_label"]}
-    rows = []
-    for label in labels:
-        score = scores.get(label["name"])
-        figures = (
-            f"{score['cells']} | {score['precision']:.3f} | {score['recall']:.3f} | {score['f1']:.3f}"
-            if score
-            else "0 | not measured | not measured | not measured"
-        )
-        cells = metrics["cells_per_label"][label["name"]]
-        rows.append(f"| {label['name']} | {label['cell_ontology_id'] or '-'} | {cells} | {figures} |")
-    table = "\n".join(rows)
+    scores = {
+        row["label"]: f"{row['cells']} | {row['precision']:.3f} | {row['recall']:.3f} | {row['f1']:.3f}"
+        for row in held_out["per_label"]
+    }
+    table = "\n".join(
+        f"| {label['name']} | {label['cell_ontology_id'] or '-'} | {metrics['cells_per_label'][label['name']]} | "
+        f"{scores.get(label['name'], '0 | not measured | not measured | not measured')} |"
+        for label in labels
+    )
     recipe, seed = provenance["recipe"]["name"], provenance["seed"]
     return f"""{front_matter(name, provenance, metrics)}
 # {name}
@@ -63,7 +50,7 @@ A SpikGPT reference with {len(labels)} labels, trained on {metrics["cells"]} cel
 
 {usage(provenance.get("repository") or name, onnx=onnx)}
 
-{provenance.get(DESCRIPTION) or NO_DESCRIPTION}
+{provenance.get("description") or NO_DESCRIPTION}
 
 ## Measured on held-out reference cells
 
@@ -83,11 +70,8 @@ def calibration(metrics: dict[str, Any]) -> str:
     """Return how far probabilities can be believed, where that was measured."""
     if "reliability" not in metrics:
         return ""
-    error = metrics["reliability"]["expected_calibration_error"]
-    rows = "\n".join(
-        f"| {row['cells']} | {row['confidence']:.3f} | {row['accuracy']:.3f} |"
-        for row in metrics["reliability"]["bins"]
-    )
+    error, bins = metrics["reliability"]["expected_calibration_error"], metrics["reliability"]["bins"]
+    rows = "\n".join(f"| {row['cells']} | {row['confidence']:.3f} | {row['accuracy']:.3f} |" for row in bins)
     return f"""## Calibration
 
 Expected calibration error {error:.3f}, over held-out cells that did not set the temperature.
@@ -103,62 +87,31 @@ Expected calibration error {error:.3f}, over held-out cells that did not set the
 
 def unknown(thresholds: dict[str, Any], metrics: dict[str, Any]) -> str:
     """Return when a cell is Unknown, and how many known cells that takes."""
-    threshold, rate = thresholds["threshold"], 100 * thresholds["unknown_rate"]
-    paper = (
-        f"| the paper's | its confidence is below {thresholds['paper_threshold']} | "
-        f"{100 * metrics['paper_threshold_rejects']:.1f}% of the held-out cells |"
-    )
-    if "together" not in thresholds:
-        cells = thresholds["calibration_cells"]
-        default = (
-            f"its confidence is below {threshold:.4f} | at most {rate:.0f}% of cells like the {cells} held-out ones"
-        )
-        promise = ""
-    else:
-        scores = thresholds["together"]
-        own = [name for name, row in scores["labels"].items() if row["cells"] >= MINIMUM_CELLS]
-        default = (
-            f"it is less familiar than {100 - rate:.0f}% of the held-out cells | at most {rate:.0f}% of cells like the "
-            f"{scores['everything']['cells']} held-out ones"
-        )
+    rate, rejects = f"{100 * thresholds['unknown_rate']:.0f}%", f"{100 * metrics['paper_threshold_rejects']:.1f}%"
+    if scores := thresholds.get("together"):
+        cells, rest = scores["everything"]["cells"], f"{100 - 100 * thresholds['unknown_rate']:.0f}%"
+        rule = f"it is less familiar than {rest} of the held-out cells"
+        own = [name for name, row in scores["labels"].items() if row["cells"] >= CELLS_FOR_OWN_LIMIT]
         each = f", and of those that get the label {' or '.join(own)}" if own else ""
         promise = (
-            f"\nThe default is a promise (split conformal prediction): of cells that could be exchanged with the "
-            f"held-out ones{each}, at most {rate:.0f}% are Unknown on average, with the model that was measured. "
+            "\nThe default is a promise (split conformal prediction): of cells that could be exchanged with the "
+            f"held-out ones{each}, at most {rate} are Unknown on average, with the model that was measured. "
+        )
+    else:
+        cells, rule, promise = (
+            thresholds["calibration_cells"],
+            f"its confidence is below {thresholds['threshold']:.4f}",
+            "",
         )
     return f"""## Unknown
 
 | rule | a cell is Unknown when | known cells rejected |
 |---|---|---|
-| default | {default} |
-{paper}
+| default | {rule} | at most {rate} of cells like the {cells} held-out ones |
+| the paper's | its confidence is below {thresholds["paper_threshold"]} | {rejects} of the held-out cells |
 {promise}
 Cells from another study, technology or tissue state can be rejected more or less often.
 """
-
-
-def check_provenance(provenance: dict[str, Any]) -> None:
-    """Refuse a provenance that cards and tables cannot show.
-
-    Raises
-    ------
-    DamagedReference
-        When the recipe or the seed is missing, or a field is not text that can be printed.
-    """
-    recipe = fields_of(provenance, "provenance in config.json", {"recipe": dict, "seed": int})["recipe"]
-    lines = {"recipe": recipe.get("name"), **{key: provenance[key] for key in ONE_LINE if key in provenance}}
-    datasets, paper = provenance.get(DATASETS, []), provenance.get(PAPER, dict.fromkeys(PAPER_FIELDS, ""))
-    if not isinstance(datasets, list) or not isinstance(paper, dict) or paper.keys() != set(PAPER_FIELDS):
-        msg = f"provenance in config.json holds {DATASETS} or {PAPER} in another form. Get the reference again."
-        raise DamagedReference(msg)
-    lines |= {f"{DATASETS} {index}": value for index, value in enumerate(datasets)} | paper
-    for name, value in lines.items():
-        if not isinstance(value, str) or not value.isprintable():
-            msg = f"{name} in the provenance is {value!r}; expected a line of text. Get the reference again."
-            raise DamagedReference(msg)
-    if not isinstance(provenance.get(DESCRIPTION, ""), str):
-        msg = f"{DESCRIPTION} in the provenance is no text. Get the reference again."
-        raise DamagedReference(msg)
 
 
 def untrained_card(recipe: dict[str, Any]) -> str:
@@ -171,7 +124,7 @@ def untrained_card(recipe: dict[str, Any]) -> str:
 
 {origin(provenance)}
 
-{provenance[DESCRIPTION]}
+{provenance["description"]}
 """
 
 
@@ -187,28 +140,20 @@ def front_matter(name: str, provenance: dict[str, Any], metrics: dict[str, Any] 
         "license": (provenance.get("licence") or "other").lower(),
         "library_name": "spikgpt",
         "pipeline_tag": TASK,
-        "tags": [*TAGS, *(provenance[key] for key in (TISSUE, ORGANISM) if provenance.get(key))],
+        "tags": [*TAGS, *(provenance[key] for key in ("tissue", "organism") if provenance.get(key))],
     }
-    if provenance.get(DATASETS):
-        values["datasets"] = list(provenance[DATASETS])
+    if provenance.get("datasets"):
+        values["datasets"] = list(provenance["datasets"])
     if metrics is not None:
         held_out = metrics["held_out"]
-        dataset = ", ".join(provenance.get(DATASETS) or ()) or "not stated"
-        values["model-index"] = [
-            {
-                "name": name,
-                "results": [
-                    {
-                        "task": {"type": TASK, "name": "Cell type annotation"},
-                        "dataset": {"type": dataset, "name": f"held out: {metrics['held_out_by']}"},
-                        "metrics": [
-                            {"type": "accuracy", "value": held_out["accuracy"], "name": "accuracy"},
-                            {"type": "f1", "value": held_out["macro_f1"], "name": "macro-F1"},
-                        ],
-                    }
-                ],
-            }
-        ]
+        figures = (("accuracy", held_out["accuracy"], "accuracy"), ("f1", held_out["macro_f1"], "macro-F1"))
+        dataset = ", ".join(provenance.get("datasets") or ()) or "not stated"
+        result = {
+            "task": {"type": TASK, "name": "Cell type annotation"},
+            "dataset": {"type": dataset, "name": f"held out: {metrics['held_out_by']}"},
+            "metrics": [{"type": kind, "value": value, "name": shown} for kind, value, shown in figures],
+        }
+        values["model-index"] = [{"name": name, "results": [result]}]
     text: str = yaml.safe_dump(values, sort_keys=False, allow_unicode=True, width=1000)
     return f"---\n{text}---"
 
@@ -225,21 +170,25 @@ def card_figures(text: str) -> dict[str, float]:
 
 def origin(provenance: dict[str, Any]) -> str:
     """Return where the cells come from, and what the paper reports for them."""
-    lines = [f"Origin of the cells: {provenance.get('source') or 'not stated'}"]
-    if paper := provenance.get(PAPER):
-        lines.append(
-            f"\nThe paper trains on {paper['reference']} and reports, on {paper['query']}: {paper['figures']}. "
-            "These are the paper's figures, not measurements of this reference."
-        )
-    return "\n".join(lines)
+    line = f"Origin of the cells: {provenance.get('source') or 'not stated'}"
+    if not (paper := provenance.get("paper")):
+        return line
+    return (
+        f"{line}\n\nThe paper trains on {paper['reference']} and reports, on {paper['query']}: {paper['figures']}. "
+        "These are the paper's figures, not measurements of this reference."
+    )
 
 
 def usage(name: str, *, onnx: bool) -> str:
-    """Return how to label cells from Python, on the command line and through ONNX Runtime."""
-    through_onnx = f"""from spikgpt_onnx import Annotator  # needs neither torch nor spikgpt
-Annotator.from_pretrained("{name}").annotate("QUERY.h5ad").write_h5ad("QUERY.h5ad", "labelled.h5ad")"""
-    if not onnx:
-        through_onnx = f"""# This reference carries no graph; make one with: spikgpt export {name} --out FOLDER"""
+    """Return how to label cells from Python and on the command line, with torch and without."""
+    without_torch = f"It has no graph to be run without torch; make one with: spikgpt export {name} --out FOLDER"
+    if onnx:
+        without_torch = f"""Without torch, through ONNX Runtime:
+
+```
+spikgpt.SpikGPT.from_pretrained("{name}", engine="onnx").annotate(adata)
+spikgpt annotate QUERY.h5ad --model {name} --engine onnx --out labelled.h5ad
+```"""
     return f"""```python
 import anndata, spikgpt
 adata = anndata.read_h5ad("QUERY.h5ad")
@@ -252,67 +201,4 @@ spikgpt info FOLDER
 spikgpt annotate QUERY.h5ad --model {name} --out labelled.h5ad
 ```
 
-```python
-{through_onnx}
-```"""
-
-
-def reliability_picture(bins: list[dict[str, Any]]) -> bytes:
-    """Draw how often labels are right by confidence, as PNG.
-
-    Parameters
-    ----------
-    bins
-        Mean ``confidence``, ``accuracy`` and number of ``cells`` of each.
-    """
-    from matplotlib.figure import Figure
-
-    figure = Figure(figsize=(4, 4), layout="constrained")
-    axes = figure.add_subplot()
-    axes.plot([0, 1], [0, 1], color="grey", linewidth=1)
-    largest = max(row["cells"] for row in bins)
-    for row in bins:
-        size = 20 + 180 * (row["cells"] / largest) ** 0.5
-        axes.scatter([row["confidence"]], [row["accuracy"]], s=size, color="tab:blue", alpha=0.7)
-        axes.annotate(str(row["cells"]), (row["confidence"], row["accuracy"]), fontsize=7, ha="center", va="center")
-    axes.set_xlim(0, 1.05)
-    axes.set_ylim(0, 1.05)
-    axes.set_xlabel("confidence")
-    axes.set_ylabel("share of labels that are right")
-    return png(figure)
-
-
-def confusion_picture(confusion: dict[str, Any]) -> bytes:
-    """Draw a confusion matrix, each row as shares of its cells, as PNG.
-
-    Parameters
-    ----------
-    confusion
-        ``labels``, and ``counts`` with a row for each as truth and a column as prediction.
-    """
-    # Here, for the half second that it takes to import.
-    from matplotlib.figure import Figure
-
-    labels, counts = confusion["labels"], confusion["counts"]
-    shares = [[count / max(1, sum(row)) for count in row] for row in counts]
-    size = 2.5 + 0.32 * len(labels)
-    figure = Figure(figsize=(size, size), layout="constrained")
-    axes = figure.add_subplot()
-    axes.imshow(shares, cmap="Blues", vmin=0, vmax=1)
-    axes.set_xticks(range(len(labels)), labels, rotation=90)
-    axes.set_yticks(range(len(labels)), labels)
-    axes.set_xlabel("predicted")
-    axes.set_ylabel("true")
-    for row, line in enumerate(counts):
-        for column, count in enumerate(line):
-            if count:
-                colour = "white" if shares[row][column] > 0.5 else "black"
-                axes.text(column, row, str(count), ha="center", va="center", fontsize=7, color=colour)
-    return png(figure)
-
-
-def png(figure: Figure) -> bytes:
-    """Return a figure as PNG, the same bytes for the same figure."""
-    picture = io.BytesIO()
-    figure.savefig(picture, format="png", dpi=100, metadata={"Software": None})
-    return picture.getvalue()
+{without_torch}"""

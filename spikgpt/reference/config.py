@@ -3,17 +3,20 @@
 from __future__ import annotations
 
 import dataclasses
-import json
-import math
+from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any
+from typing import Annotated, Any, Literal, get_type_hints
+
+import msgspec
+from msgspec import Meta
 
 from spikgpt.errors import ConfigError
+from spikgpt.reference.schema import require
 
-# A file that states more would only use up time or memory.
-LARGEST = 100_000
-MOST_STEPS = 1000
-SURROGATES = ("atan", "sigmoid")
+# What is larger would only use up time or memory.
+Size = Annotated[int, Meta(ge=1, le=100_000)]
+Steps = Annotated[int, Meta(ge=1, le=1000)]
+Positive = Annotated[float, Meta(gt=0, le=1e300)]
 
 
 @dataclass(frozen=True)
@@ -25,26 +28,26 @@ class SpikGPTConfig:
     Raises
     ------
     ConfigError
-        When a value is out of range or two values contradict each other.
+        When a value is of another type or out of range, or two values contradict each other.
     """
 
     # Values in a cell embedding, and classes of the head.
-    input_dim: int
-    n_labels: int
+    input_dim: Size
+    n_labels: Annotated[int, Meta(ge=2, le=100_000)]
     # Neurons in each of query, key and value. The paper has width == input_dim; a linear stem joins the two otherwise.
-    width: int = 128
+    width: Size = 128
     # Q Kᵀ is summed within a head, so fewer, wider heads fire more readily.
-    heads: int = 8
+    heads: Size = 8
     # The paper's m: a cell embedding is one token, repeated m times.
-    copies: int = 300
+    copies: Size = 300
     # The paper's T. Every layer sees the same input at each step; only membrane potentials change.
-    time_steps: int = 4
+    time_steps: Steps = 4
     # One block, as in the paper. More did not pay on references of a few thousand cells.
-    depth: int = 1
+    depth: Steps = 1
     # Hidden neurons of the MLP, as a multiple of width.
-    mlp_ratio: float = 2.0
+    mlp_ratio: Annotated[float, Meta(gt=0, le=1000)] = 2.0
     # The paper's dropout, inside the MLP and in training only.
-    dropout: float = 0.1
+    dropout: Annotated[float, Meta(ge=0, lt=1)] = 0.1
     # True: the m copies share one dropout mask. False: each copy draws its own, as in the paper; averaged over
     # 300 copies such a dropout all but vanishes, so sharing is the stronger regulariser.
     shared_dropout: bool = True
@@ -52,48 +55,24 @@ class SpikGPTConfig:
     residual: bool = True
     # The s in SN(Q Kᵀ V s). None means 1 / m, for which two coincident spikes fire a neuron of threshold 1 at once.
     # Spikformer's 0.125 with m = 300 makes any single coincidence fire, and the attention is then a plain AND.
-    attention_scale: float | None = None
-    # Membrane time constant, in time steps; SpikingJelly's default.
-    tau: float = 2.0
+    attention_scale: Positive | None = None
+    # Membrane time constant, in time steps; SpikingJelly's default. A leaky neuron's is above 1.
+    tau: Annotated[float, Meta(gt=1, le=1e300)] = 2.0
     # Firing threshold of the membrane potential. BatchNorm brings every input to unit variance before it.
-    v_threshold: float = 1.0
+    v_threshold: Positive = 1.0
     # Derivative used for the spike in training, and its sharpness. Inference does not depend on either.
-    surrogate: str = "atan"
-    surrogate_alpha: float = 2.0
+    surrogate: Literal["atan", "sigmoid"] = "atan"
+    surrogate_alpha: Positive = 2.0
 
     def __post_init__(self) -> None:
-        for name in ("input_dim", "n_labels", "width", "heads", "copies", "time_steps", "depth"):
-            if getattr(self, name) < 1:
-                msg = f"{name} is {getattr(self, name)}; it must be at least 1."
-                raise ConfigError(msg)
-            largest = MOST_STEPS if name in ("time_steps", "depth") else LARGEST
-            if getattr(self, name) > largest:
-                msg = f"{name} is {getattr(self, name)}; this library runs at most {largest:,}."
-                raise ConfigError(msg)
-        numbers = (self.dropout, self.tau, self.v_threshold, self.mlp_ratio, self.surrogate_alpha, self.scale)
-        if not all(map(math.isfinite, numbers)):
-            msg = f"The model config holds {numbers}; all of these must be finite."
-            raise ConfigError(msg)
-        if self.n_labels < 2:
-            msg = f"n_labels is {self.n_labels}; a classifier needs at least 2 labels."
-            raise ConfigError(msg)
+        for name, kind in get_type_hints(type(self), include_extras=True).items():
+            try:
+                msgspec.convert(getattr(self, name), kind)
+            except msgspec.ValidationError as error:
+                msg = f"{name} of the network is {getattr(self, name)!r}: {error}."
+                raise ConfigError(msg) from error
         if self.width % self.heads:
             msg = f"width {self.width} is not a multiple of heads {self.heads}; choose a width that heads divides."
-            raise ConfigError(msg)
-        if not 0 <= self.dropout < 1:
-            msg = f"dropout is {self.dropout}; it must be at least 0 and below 1."
-            raise ConfigError(msg)
-        if self.tau <= 1:
-            msg = f"tau is {self.tau}; a leaky neuron needs a time constant above 1 time step."
-            raise ConfigError(msg)
-        if self.v_threshold <= 0 or self.mlp_ratio <= 0 or self.surrogate_alpha <= 0 or self.scale <= 0:
-            msg = "v_threshold, mlp_ratio, surrogate_alpha and attention_scale must be positive."
-            raise ConfigError(msg)
-        if self.mlp_ratio > MOST_STEPS:
-            msg = f"mlp_ratio is {self.mlp_ratio}; this library runs at most {MOST_STEPS:,}."
-            raise ConfigError(msg)
-        if self.surrogate not in SURROGATES:
-            msg = f"surrogate is {self.surrogate!r}; choose one of {', '.join(SURROGATES)}."
             raise ConfigError(msg)
 
     @property
@@ -111,40 +90,48 @@ class SpikGPTConfig:
         """Whether a linear stem maps the embedding to the width of the network."""
         return self.input_dim != self.width
 
-    def to_dict(self) -> dict[str, Any]:
-        """Return the fields as plain JSON values."""
-        return dataclasses.asdict(self)
+    def shapes(self) -> dict[str, tuple[int, ...]]:
+        """Return the shape of each of the classifier's weights, by name."""
+        shapes: dict[str, tuple[int, ...]] = {"head.weight": (self.n_labels, self.width), "head.bias": (self.n_labels,)}
+        # Linear layers with a BatchNorm: values that go in, and values that come out.
+        normed = {"stem": (self.input_dim, self.width)} if self.has_stem else {}
+        for block in (f"blocks.{index}" for index in range(self.depth)):
+            normed[f"{block}.attention.query_key_value"] = (self.width, 3 * self.width)
+            normed[f"{block}.mlp.hidden"] = (self.width, self.hidden_dim)
+            shapes[f"{block}.mlp.output.weight"] = (self.width, self.hidden_dim)
+            shapes[f"{block}.mlp.output.bias"] = (self.width,)
+        for name, (inputs, outputs) in normed.items():
+            shapes[f"{name}.linear.weight"] = (outputs, inputs)
+            shapes |= {f"{name}.norm.{part}": (outputs,) for part in ("weight", "bias", "running_mean", "running_var")}
+            shapes[f"{name}.norm.num_batches_tracked"] = ()
+        return shapes
+
+    def check(self, weights: Mapping[str, Any]) -> None:
+        """Refuse weights of the classifier, arrays or tensors by name, that are not of these shapes.
+
+        Raises
+        ------
+        DamagedReference
+            When a tensor is missing, unexpected or of another shape.
+        """
+        expected, found = self.shapes(), {name: tuple(weight.shape) for name, weight in weights.items()}
+        wrong = sorted(name for name in expected | found if expected.get(name) != found.get(name))
+        shown = ", ".join(f"{name} (expected {expected.get(name)}, found {found.get(name)})" for name in wrong[:3])
+        require(not wrong, f"The weights do not fit the network: {len(wrong)} tensors differ, such as {shown}.")
 
     @classmethod
-    def from_dict(cls, values: dict[str, Any]) -> SpikGPTConfig:
-        """Build a config from :meth:`to_dict`'s output.
+    def stated(cls, values: dict[str, Any]) -> SpikGPTConfig:
+        """Return the config that ``config.json`` states in full: nothing is filled in silently.
 
         Raises
         ------
         ConfigError
-            When a field is missing, unknown or of another type: nothing is filled in silently.
+            When a field is missing, unknown, of another type or out of range.
         """
-        fields = {field.name: field for field in dataclasses.fields(cls)}
-        if missing := sorted(fields.keys() - values.keys()):
-            msg = f"The model config lacks {', '.join(missing)}; it needs every field of SpikGPTConfig."
+        known = {field.name for field in dataclasses.fields(cls)}
+        missing, unknown = sorted(known - values.keys()), sorted(values.keys() - known)
+        if missing or unknown:
+            found = f"lacks {', '.join(missing) or 'no field'} and has {', '.join(unknown) or 'none'} that is unknown"
+            msg = f"The model config {found}; expected every field of SpikGPTConfig, as this version has them."
             raise ConfigError(msg)
-        if unknown := sorted(values.keys() - fields.keys()):
-            msg = f"The model config has unknown fields {', '.join(unknown)}; a newer spikgpt may know them."
-            raise ConfigError(msg)
-        for name, field in fields.items():
-            if not _is_of_type(values[name], str(field.type)):
-                msg = f"{name} in the model config is {json.dumps(values[name])}; expected {field.type}."
-                raise ConfigError(msg)
         return cls(**values)
-
-
-def _is_of_type(value: object, annotation: str) -> bool:
-    """Whether a JSON value fits a field's annotation; an int is a float, a bool is not an int."""
-    if value is None:
-        return annotation.endswith("| None")
-    kind = annotation.removesuffix(" | None")
-    if isinstance(value, bool):
-        return kind == "bool"
-    return {"int": isinstance(value, int), "float": isinstance(value, int | float), "str": isinstance(value, str)}.get(
-        kind, False
-    )

@@ -23,16 +23,15 @@
 from __future__ import annotations
 
 import hashlib
-import json
 import shutil
-import tempfile
 from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import Any
 
 from packaging.specifiers import InvalidSpecifier, SpecifierSet
 
 from spikgpt.errors import ConfigError, DamagedReference, FormatError
+from spikgpt.files import decoded, dumped, replacing
+from spikgpt.reference.schema import Entry, Header, Manifest, Parity, require
 from spikgpt.version import __version__
 
 FORMAT_VERSION = 2
@@ -57,55 +56,49 @@ OPTIONAL = (PICTURE, RELIABILITY, *GRAPHS.values(), ENCODER, COMBINED, PARITY)
 LAYOUT = (*FILES, *OPTIONAL, MANIFEST)
 # What the graph is made from; its parity report states the sha256 of each.
 GRAPH_SOURCES = ("model.safetensors", "labels.json", "thresholds.json", "genes.json")
-# Of JSON files, which are read whole before anything is known of them. The gene list of scGPT has 3 MB.
-LARGEST_JSON = 64 * 1024 * 1024
-# From the files of each older format to those of the next one.
+# Bytes of a file at most, by how its name ends, and of the JSON files of a reference together: they are read whole
+# before anything is known of them. The gene list of scGPT has 3 MB; a graph cannot have more than 2 GiB.
+MIB = 1024 * 1024
+LARGEST = {".json": 64 * MIB, ".md": MIB, ".png": 64 * MIB, ".onnx": 2048 * MIB, ".safetensors": 8192 * MIB}
+# From the files of each older format to those of the next one. What changes them states the next format too.
 MIGRATIONS: dict[int, Callable[[dict[str, bytes]], dict[str, bytes]]] = {
     # Format 1 has no familiarity; what it has, format 2 has too.
     1: dict,
 }
 
+# Where a reference is: its folder, or its files in memory.
+Source = Path | Mapping[str, bytes]
 
-def verified_files(folder: Path) -> dict[str, bytes]:
+
+def verified_files(source: Source) -> dict[str, bytes]:
     """Return the content of every file of a reference, each checked against the manifest, in the present format.
 
     Raises
     ------
     FormatError
-        When a newer library wrote the folder.
+        When a newer library wrote it.
     DamagedReference
         When the manifest lists too few files or strange ones, or a file is missing or differs from what it lists.
     """
-    found_format = _checked_format(folder)
-    entries = _entries(folder)
-    files = {}
-    for name in (*FILES, *(name for name in OPTIONAL if name in entries)):
-        content = _read(folder, name, limit=entries[name]["size"])
-        if (found := _entry(content)) != entries[name]:
-            listed = f"found {found}, listed {entries[name]}"
-            msg = f"{folder / name} differs from what {MANIFEST} lists ({listed}). Get the reference again."
-            raise DamagedReference(msg)
-        files[name] = content
+    found_format, entries = _checked_format(source), _entries(source)
+    files = {name: _read(source, name, entries[name].size) for name in LAYOUT if name in entries}
+    wrong = [name for name, content in files.items() if _entry(content) != entries[name]]
+    require(not wrong, f"{', '.join(wrong)} differs from what {MANIFEST} lists.")
     for older in range(found_format, FORMAT_VERSION):
         files = MIGRATIONS[older](files)
     return files
 
 
 def altered_files(folder: Path) -> list[str]:
-    """Return the files of a folder that are missing or are not as the manifest lists them.
+    """Return the files of a folder that are missing or are not as its manifest lists them.
 
-    Raises
-    ------
-    FormatError
-        When a newer library wrote the folder.
-    DamagedReference
-        When the manifest itself cannot be used.
+    The errors, for a folder of a newer format or a manifest that cannot be used, are those of :func:`verified_files`.
     """
     _checked_format(folder)
 
-    def is_right(name: str, entry: dict[str, Any]) -> bool:
+    def is_right(name: str, entry: Entry) -> bool:
         try:
-            return _entry(_read(folder, name, limit=entry["size"])) == entry
+            return _entry(_read(folder, name, entry.size)) == entry
         except DamagedReference:
             return False
 
@@ -114,23 +107,16 @@ def altered_files(folder: Path) -> list[str]:
 
 def check_graphs(files: Mapping[str, bytes]) -> None:
     """Refuse graphs that were made from other files than these, or that nobody has checked."""
-    graphs = {name for name in files if name.endswith(".onnx")}
-    if not graphs and PARITY not in files:
+    found = {name: hashlib.sha256(content).hexdigest() for name, content in files.items() if name.endswith(".onnx")}
+    require(bool(found) == (PARITY in files), f"A reference has both graphs and {PARITY} or none of them.")
+    if not found:
         return
-    if not graphs or PARITY not in files:
-        msg = f"A reference has both graphs and {PARITY} or none of them. Get the reference again."
-        raise DamagedReference(msg)
-    report = fields_of(parsed(files[PARITY], PARITY), PARITY, {"made_from": dict, "graphs": dict})
-    sources = graph_sources(files)
-    if others := [name for name, digest in sources.items() if report["made_from"].get(name) != digest]:
-        msg = f"{', '.join(sorted(graphs))} was made from another {' and '.join(others)} than this. Export it again."
-        raise DamagedReference(msg)
-    checked = {name: row.get("sha256") for name, row in report["graphs"].items() if isinstance(row, dict)}
-    found = {name: hashlib.sha256(files[name]).hexdigest() for name in graphs}
-    if checked != found:
-        wrong = sorted(name for name in checked.keys() | found if checked.get(name) != found.get(name))
-        msg = f"{PARITY} was written for another {', '.join(wrong)} than this. Export it again."
-        raise DamagedReference(msg)
+    report = decoded(files[PARITY], PARITY, Parity)
+    others = [name for name, digest in graph_sources(files).items() if report.made_from.get(name) != digest]
+    require(not others, f"{', '.join(sorted(found))} was made from another {' and '.join(others)} than this.")
+    checked = {name: graph.get("sha256") for name, graph in report.graphs.items()}
+    wrong = sorted(name for name in checked.keys() | found if checked.get(name) != found.get(name))
+    require(not wrong, f"{PARITY} was written for another {', '.join(wrong)} than this.")
 
 
 def graph_sources(files: Mapping[str, bytes]) -> dict[str, str]:
@@ -143,9 +129,7 @@ def write_files(files: Mapping[str, bytes], folder: Path) -> Path:
 
     Other files in it stay.
     """
-    folder.parent.mkdir(parents=True, exist_ok=True)
-    with tempfile.TemporaryDirectory(dir=folder.parent, prefix=f".{folder.name}.") as temporary:
-        fresh = Path(temporary) / "fresh"
+    with replacing(folder) as fresh:
         for name, content in files.items():
             (fresh / name).parent.mkdir(parents=True, exist_ok=True)
             (fresh / name).write_bytes(content)
@@ -154,9 +138,6 @@ def write_files(files: Mapping[str, bytes], folder: Path) -> Path:
             if path.relative_to(folder).as_posix() not in LAYOUT:
                 kept.parent.mkdir(parents=True, exist_ok=True)
                 shutil.copy2(path, kept)
-        if folder.exists():
-            folder.replace(Path(temporary) / "replaced")
-        fresh.replace(folder)
     return folder
 
 
@@ -174,124 +155,73 @@ def check_writable(folder: Path, *, overwrite: bool) -> None:
         msg = f"{folder} exists and is not a reference; choose another folder."
         raise ConfigError(msg)
     if not overwrite:
-        msg = f"{folder} already holds a reference; choose another folder, or ask to overwrite it."
+        msg = f"{folder} already holds a reference; choose another folder, or replace it: overwrite=True, --overwrite."
         raise ConfigError(msg)
 
 
 def with_manifest(files: Mapping[str, bytes]) -> dict[str, bytes]:
     """Return the files of a reference in their order, the manifest last."""
     ordered = {name: files[name] for name in (*FILES, *OPTIONAL) if name in files}
-    return ordered | {MANIFEST: dumped({"files": {name: _entry(content) for name, content in ordered.items()}})}
+    return ordered | {MANIFEST: dumped(Manifest({name: _entry(content) for name, content in ordered.items()}))}
 
 
-def parsed(content: bytes, name: str) -> Any:
-    """Parse a JSON file of a reference: no value twice, no NaN, no endless nesting.
-
-    Raises
-    ------
-    DamagedReference
-        When it is not JSON, or one that two readers could understand differently.
-    """
-
-    def once(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
-        values = dict(pairs)
-        if len(values) < len(pairs):
-            msg = f"one of {', '.join(sorted(values))} stands there twice"
-            raise ValueError(msg)
-        return values
-
-    def refuse(constant: str) -> None:
-        msg = f"{constant} is no number"
-        raise ValueError(msg)
-
-    try:
-        return json.loads(content, object_pairs_hook=once, parse_constant=refuse)
-    except (ValueError, RecursionError) as error:
-        msg = f"{name} is not valid JSON ({error}). Get the reference again."
-        raise DamagedReference(msg) from error
-
-
-def dumped(value: object) -> bytes:
-    """Return JSON that is the same bytes for the same value."""
-    return (json.dumps(value, indent=1, ensure_ascii=False, allow_nan=False) + "\n").encode()
-
-
-def fields_of(values: Any, name: str, types: dict[str, type]) -> dict[str, Any]:
-    """Return a JSON object after checking that it has fields of the given types."""
-    for field, expected in types.items():
-        if not isinstance(values, dict) or not isinstance(values.get(field), expected):
-            msg = f"{name} has no valid {field!r} (expected {expected.__name__}). Get the reference again."
-            raise DamagedReference(msg)
-    return dict(values)
-
-
-def _entry(content: bytes) -> dict[str, Any]:
+def _entry(content: bytes) -> Entry:
     """Return what the manifest says of a file."""
-    return {"size": len(content), "sha256": hashlib.sha256(content).hexdigest()}
+    return Entry(len(content), hashlib.sha256(content).hexdigest())
 
 
-def _entries(folder: Path) -> dict[str, dict[str, Any]]:
+def _entries(source: Source) -> dict[str, Entry]:
     """Return what the manifest lists, after checking that it lists the files of a reference and nothing else."""
-    manifest = parsed(_read(folder, MANIFEST, limit=LARGEST_JSON), MANIFEST)
-    entries: dict[str, dict[str, Any]] = fields_of(manifest, MANIFEST, {"files": dict})["files"]
-    if missing := sorted(set(FILES) - entries.keys()):
-        msg = f"{MANIFEST} does not list {', '.join(missing)}. Get the reference again."
-        raise DamagedReference(msg)
-    if strange := sorted(entries.keys() - set(FILES) - set(OPTIONAL)):
-        msg = f"{MANIFEST} lists {', '.join(map(repr, strange))}, which no reference has. Do not use this one."
-        raise DamagedReference(msg)
-    for name, entry in entries.items():
-        size = entry.get("size") if isinstance(entry, dict) else None
-        if type(size) is not int or size < 0 or entry.keys() != {"size", "sha256"}:
-            msg = f"{MANIFEST} says {entry!r} of {name}; expected its size and sha256. Get the reference again."
-            raise DamagedReference(msg)
+    entries = decoded(_read(source, MANIFEST), MANIFEST, Manifest).files
+    missing, strange = sorted(set(FILES) - entries.keys()), sorted(entries.keys() - set(FILES) - set(OPTIONAL))
+    require(not missing, f"{MANIFEST} does not list {', '.join(missing)}.")
+    require(not strange, f"{MANIFEST} lists {', '.join(map(repr, strange))}, which no reference has.")
+    sizes = {name: (entry.size, LARGEST[Path(name).suffix]) for name, entry in entries.items()}
+    sizes["all JSON files"] = sum(size for name, (size, _) in sizes.items() if name.endswith(".json")), LARGEST[".json"]
+    for name, (size, largest) in sizes.items():
+        require(size <= largest, f"{MANIFEST} lists {size} bytes of {name}; expected at most {largest}.")
     return entries
 
 
-def _read(folder: Path, name: str, *, limit: int) -> bytes:
+def _read(source: Source, name: str, limit: int = LARGEST[".json"]) -> bytes:
     """Return the content of a file of a reference, which has at most ``limit`` bytes."""
-    if not folder.is_dir():
-        msg = f"There is no folder {folder}."
-        raise DamagedReference(msg)
-    path = folder / name
+    if not isinstance(source, Path):
+        require(name in source, f"It has no {name}, which every reference has.")
+        return source[name]
+    require(source.is_dir(), f"There is no folder {source}.")
+    path = source / name
     try:
-        target, home = path.resolve(strict=True), folder.resolve()
+        target, home = path.resolve(strict=True), source.resolve()
         # The cache of huggingface_hub keeps REPOSITORY/snapshots/COMMIT/FILE as a link into REPOSITORY/blobs.
         blobs = home.parents[1] / "blobs" if len(home.parents) > 1 and home.parent.name == "snapshots" else home
-        if not (target.is_relative_to(home) or target.is_relative_to(blobs)):
-            msg = f"{path} is a link that leaves its folder. Do not use this reference."
-            raise DamagedReference(msg)
-        if (size := target.stat().st_size) > limit:
-            msg = f"{path} has {size} bytes; expected at most {limit}. It differs from what {MANIFEST} lists."
-            raise DamagedReference(msg)
+        inside = target.is_relative_to(home) or target.is_relative_to(blobs)
+        require(inside, f"{path} is a link that leaves its folder. Do not use this reference.")
+        size = target.stat().st_size
+        require(size <= limit, f"{path} has {size} bytes and differs from what {MANIFEST} lists; expected {limit}.")
         return target.read_bytes()
     except FileNotFoundError as error:
-        msg = f"{folder} has no {name}, which every reference has. Get the reference again, or name another folder."
+        msg = f"{source} has no {name}, which every reference has. Get the reference again, or name another folder."
         raise DamagedReference(msg) from error
     except (OSError, RuntimeError) as error:
         msg = f"{path} cannot be read: {error}."
         raise DamagedReference(msg) from error
 
 
-def _checked_format(folder: Path) -> int:
-    """Return the format of a folder, after refusing those that this library does not know."""
-    config = parsed(_read(folder, "config.json", limit=LARGEST_JSON), "config.json")
-    fields = fields_of(config, "config.json", {"format_version": int, "library": dict})
-    found, needs = fields["format_version"], fields["library"].get("requires")
-    if isinstance(found, bool) or found < 1:
-        msg = f"config.json states format {found}; formats start at 1. Get the reference again."
-        raise DamagedReference(msg)
+def _checked_format(source: Source) -> int:
+    """Return the format of a reference, after refusing those that this library does not know."""
+    header = decoded(_read(source, "config.json"), "config.json", Header)
+    found, needs = header.format_version, header.library.get("requires", "of no version")
     try:
         wanted = SpecifierSet(needs)
-    except (InvalidSpecifier, AttributeError, TypeError) as error:
+    except InvalidSpecifier as error:
         msg = f"config.json requires spikgpt {needs!r}; expected a range such as '>=0.1'. Get the reference again."
         raise DamagedReference(msg) from error
     # A range may end below this version: what is older is still read.
     too_old = any(not part.contains(__version__, prereleases=True) for part in wanted if ">" in part.operator)
     if found > FORMAT_VERSION or too_old:
         msg = (
-            f"{folder} is in format {found} and needs spikgpt {wanted}; spikgpt {__version__} reads up to "
+            f"This reference is in format {found} and needs spikgpt {wanted}; spikgpt {__version__} reads up to "
             f"format {FORMAT_VERSION}. Install what it needs: pip install --upgrade 'spikgpt{wanted}'"
         )
         raise FormatError(msg)
-    return int(found)
+    return found

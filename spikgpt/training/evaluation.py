@@ -96,7 +96,7 @@ def evaluate(
         raise LabelsError(msg.rstrip())
     rejected = annotation.rejected
     # What made cells Unknown, or would have.
-    familiarity = annotation.familiarity if annotation.decision.threshold is None else None
+    familiarity = annotation.familiarity if annotation.cutoffs.threshold is None else None
     certainty = annotation.confidence if familiarity is None else familiarity
     return Evaluation(
         metrics=measure(truth[known], annotation.best_labels[known]),

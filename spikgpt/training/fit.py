@@ -8,6 +8,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
+import msgspec
 import numpy as np
 import torch
 from sklearn.model_selection import StratifiedGroupKFold, train_test_split
@@ -123,7 +124,12 @@ def fit(
     with one_thread(), seeded(seed, target):
         classifier = SpikingClassifier(config).to(target)
         optimizer, warm = _optimizer(recipe, classifier), round(recipe.warmup * epochs * steps)
-        told = {"config": config.to_dict(), "recipe": recipe.to_dict(), "seed": seed, "shape": list(vectors.shape)}
+        told = {
+            "config": msgspec.to_builtins(config),
+            "recipe": recipe.to_dict(),
+            "seed": seed,
+            "shape": list(vectors.shape),
+        }
         name = fingerprint(told, vectors.astype("<f4"), labels.astype("<i8"))
         run = Run(classifier, optimizer, recipe.learning_rate, warm, epochs, steps, seed, name, checkpoint)
         weights = _label_weights(y, config.n_labels, recipe)

@@ -8,8 +8,7 @@ from typing import Any
 
 import numpy as np
 
-from spikgpt.errors import DamagedReference, LabelsError
-from spikgpt.reference.layout import fields_of
+from spikgpt.errors import LabelsError
 from spikgpt.types import Bools, Floats, Strings
 
 # Of the reliability diagram.
@@ -180,48 +179,3 @@ def unseen_found(confidence: Floats, known: Bools, known_rejected: float) -> flo
     """
     rank = int(known_rejected * known.sum())
     return float((confidence[~known] < np.sort(confidence[known])[rank]).mean())
-
-
-def check_metrics(metrics: Any, labels: tuple[str, ...]) -> None:
-    """Refuse metrics that lack what cards and tables show, or that nothing could have measured.
-
-    Raises
-    ------
-    DamagedReference
-        When a figure is missing or out of range.
-    """
-    top = fields_of(
-        metrics, "metrics.json", {"cells": int, "cells_per_label": dict, "held_out_by": str, "held_out": dict}
-    )
-    held_out = fields_of(
-        top["held_out"], "held_out of metrics.json", {"cells": int, "per_label": list, "confusion": dict}
-    )
-    confusion = fields_of(held_out["confusion"], "confusion of metrics.json", {"labels": list, "counts": list})
-    rows = [fields_of(row, "per_label of metrics.json", {"label": str, "cells": int}) for row in held_out["per_label"]]
-    shares = {"paper_threshold_rejects": top.get("paper_threshold_rejects")}
-    shares |= {name: held_out.get(name) for name in ("accuracy", "macro_f1")}
-    shares |= {f"{name} of {row['label']}": row.get(name) for row in rows for name in ("precision", "recall", "f1")}
-    if "reliability" in top:
-        table = fields_of(top["reliability"], "reliability of metrics.json", {"bins": list})
-        shares |= {"expected_calibration_error": table.get("expected_calibration_error")}
-        rows = [fields_of(row, "bins of metrics.json", {"cells": int}) for row in table["bins"]]
-        shares |= {
-            f"{name} of bin {place}": row.get(name)
-            for place, row in enumerate(rows)
-            for name in ("confidence", "accuracy")
-        }
-    for name, share in shares.items():
-        if isinstance(share, bool) or not isinstance(share, int | float) or not 0 <= share <= 1:
-            msg = f"{name} in metrics.json is {share!r}; expected a share from 0 to 1."
-            raise DamagedReference(msg)
-    if tuple(top["cells_per_label"]) != labels or not all(type(n) is int for n in top["cells_per_label"].values()):
-        msg = "cells_per_label in metrics.json does not count the cells of each label of labels.json."
-        raise DamagedReference(msg)
-    names, counts = confusion["labels"], confusion["counts"]
-    square = all(isinstance(row, list) and len(row) == len(names) for row in counts) and len(counts) == len(names)
-    if not square or not all(type(n) is int and n >= 0 for row in counts for n in row):
-        msg = "The confusion matrix in metrics.json is no square of counts."
-        raise DamagedReference(msg)
-    if not all(isinstance(name, str) and name.isprintable() for name in (*names, top["held_out_by"])):
-        msg = "metrics.json has names that are no printable text."
-        raise DamagedReference(msg)

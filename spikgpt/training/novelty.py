@@ -11,11 +11,12 @@ from anndata import AnnData
 from msgspec import structs
 
 from spikgpt.cells.obs import check_trainable, counted, labels_of
+from spikgpt.engines.opening import torch_engine
 from spikgpt.errors import LabelsError
 from spikgpt.labels.annotation import Annotation
-from spikgpt.options import TrainOptions
+from spikgpt.options import AnnotateOptions, TrainOptions
 from spikgpt.pipeline import annotate
-from spikgpt.reference.card import png
+from spikgpt.reference.pictures import png
 from spikgpt.scgpt.source import ScGPTSource
 from spikgpt.training.evaluation import evaluate
 from spikgpt.training.fit import hold_out
@@ -137,9 +138,11 @@ def study(
         several = groups is not None and len(np.unique(groups[known])) > 1
         folder = options.checkpoints / f"type {order.index(name)}" if options.checkpoints else None
         own = structs.replace(options, batch_key=batch_key if several else None, checkpoints=folder)
-        reference = train(cells[known].copy(), label_key, embedder=embedder, **structs.asdict(own))
+        reference = train(cells[known].copy(), label_key, embedder=embedder, options=own)
+        engine = torch_engine(reference, source=None if isinstance(embedder, str) else embedder)
         query = cells[asked[np.isin(labels[asked], [*reference.labels.names, name])]].copy()
-        rows.append(_left_out(name, annotate(reference, query, layer=options.layer), query, label_key))
+        annotation = annotate(reference, engine, query, AnnotateOptions(layer=options.layer, progress=False))
+        rows.append(_left_out(name, annotation, query, label_key))
         if on_type:
             on_type(name)
     return NoveltyReport(tuple(rows))

@@ -9,7 +9,8 @@ from anndata import AnnData
 from scipy import sparse
 from sklearn.feature_selection import f_classif
 
-from spikgpt.cells.expression import AlignedCells, align, find_expression, log_normalise, mean_and_std
+from spikgpt.cells.align import AlignedCells, align, log_normalise, mean_and_std
+from spikgpt.cells.expression import find_expression
 from spikgpt.cells.genes import GeneList, genes_of
 from spikgpt.embedding.pca import CHUNK, PCAProjection
 from spikgpt.types import Bools, Rows, Strings

@@ -21,7 +21,7 @@ from scipy import sparse
 from torch import Tensor, nn
 from torch.nn.functional import cross_entropy, normalize
 
-from spikgpt.cells.expression import log_normalise
+from spikgpt.cells.align import log_normalise
 from spikgpt.cells.genes import GeneList
 from spikgpt.embedding.tokens import Tokens, tokenise
 from spikgpt.embedding.vocabulary import CLS, END

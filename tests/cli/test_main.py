@@ -22,11 +22,10 @@ from spikgpt import SpikGPT
 from spikgpt.cli.main import console, main
 from spikgpt.reference.hub import Hub
 from spikgpt.reference.layout import LAYOUT
-from spikgpt.scgpt.source import open_scgpt
+from spikgpt.sharing import push
 from spikgpt.testing.hub import LoopbackHub
 from spikgpt.training.embedders import ScGPTEmbedder
 from spikgpt.training.reference import load
-from spikgpt.training.sharing import push
 
 COMMANDS = (
     *("annotate", "evaluate", "train", "novelty", "embed", "convert-scgpt", "pretrain"),
@@ -435,8 +434,8 @@ def test_cells_that_cannot_be_read(
     [
         (["--model", "pancreaz"], "There is no reference or folder 'pancreaz'. Did you mean 'pancreas'?"),
         (["--table", "labels.xlsx"], "labels.xlsx ends in '.xlsx'; a table is written as .csv or .parquet."),
-        (["--threshold", "2"], "The threshold is 2.0; expected a probability from 0 to 1."),
-        (["--unknown-rate", "1"], "unknown_rate is 1.0; expected a share of at least 0 and below 1."),
+        (["--threshold", "2"], "threshold is 2.0: expected `float` <= 1.0."),
+        (["--unknown-rate", "1"], "unknown_rate is 1.0: expected `float` < 1.0."),
         (["--batch-size", "0"], "batch_size is 0; it must be at least 1."),
         (["--scaling", "own"], "There is no scaling 'own'; choose one of auto"),
         (["--layer", "spliced"], "spliced"),

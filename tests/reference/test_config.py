@@ -1,61 +1,69 @@
+"""The description of a network: checked when it is made, and whole when it is read."""
+
 from __future__ import annotations
 
 import json
+import re
 from typing import Any
 
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
+from spikgpt.engines.model import SpikingClassifier
 from spikgpt.errors import ConfigError
+from spikgpt.files import dumped
 from spikgpt.reference.config import SpikGPTConfig
+
+VALUES: dict[str, Any] = json.loads(dumped(SpikGPTConfig(input_dim=8, n_labels=3)))
 
 
 def test_a_config_round_trips_through_json() -> None:
     config = SpikGPTConfig(input_dim=64, n_labels=14, attention_scale=0.5, tau=3)
-    assert SpikGPTConfig.from_dict(json.loads(json.dumps(config.to_dict()))) == config
+    assert SpikGPTConfig.stated(json.loads(dumped(config))) == config
 
 
 @pytest.mark.parametrize(
     ("values", "message"),
     [
-        ({"input_dim": 0}, "input_dim is 0; it must be at least 1"),
-        ({"n_labels": 1}, "needs at least 2 labels"),
+        ({"input_dim": 0}, "input_dim of the network is 0: Expected `int` >= 1."),
+        ({"n_labels": 1}, "n_labels of the network is 1: Expected `int` >= 2."),
         ({"width": 30, "heads": 8}, "width 30 is not a multiple of heads 8"),
-        ({"dropout": 1.0}, "dropout is 1.0"),
-        ({"tau": 1.0}, "tau is 1.0; a leaky neuron"),
-        ({"v_threshold": 0.0}, "must be positive"),
-        ({"attention_scale": -1.0}, "must be positive"),
-        ({"surrogate": "step"}, "choose one of atan, sigmoid"),
-        ({"time_steps": 0}, "time_steps is 0"),
+        ({"width": 10**12, "heads": 1}, "Expected `int` <= 100000"),
+        ({"dropout": 1.0}, "dropout of the network is 1.0: Expected `float` < 1.0"),
+        ({"tau": 1.0}, "tau of the network is 1.0: Expected `float` > 1.0"),
+        ({"tau": float("inf")}, "tau of the network is inf"),
+        ({"mlp_ratio": float("nan")}, "mlp_ratio of the network is nan"),
+        ({"v_threshold": 0.0}, "Expected `float` > 0"),
+        ({"attention_scale": -1.0}, "attention_scale of the network is -1.0"),
+        ({"surrogate": "step"}, "surrogate of the network is 'step'"),
+        ({"time_steps": 0}, "time_steps of the network is 0"),
+        ({"n_labels": "3"}, "n_labels of the network is '3': Expected `int`, got `str`."),
+        ({"residual": 1}, "residual of the network is 1: Expected `bool`, got `int`."),
+        ({"copies": True}, "copies of the network is True: Expected `int`, got `bool`."),
+        ({"tau": None}, "tau of the network is None: Expected `float`, got `null`."),
     ],
 )
-def test_values_out_of_range_are_refused(values: dict[str, Any], message: str) -> None:
-    with pytest.raises(ConfigError, match=message):
-        SpikGPTConfig(**({"input_dim": 8, "n_labels": 3} | values))
+def test_values_of_another_type_or_out_of_range_are_refused(values: dict[str, Any], message: str) -> None:
+    for make in (SpikGPTConfig.stated, lambda values: SpikGPTConfig(**values)):
+        with pytest.raises(ConfigError, match=re.escape(message)):
+            make(VALUES | values)
 
 
-@pytest.mark.parametrize(
-    ("change", "message"),
-    [
-        ({"n_labels": "3"}, 'n_labels in the model config is "3"; expected int'),
-        ({"residual": 1}, "residual in the model config is 1; expected bool"),
-        ({"copies": True}, "copies in the model config is true; expected int"),
-        ({"tau": None}, "tau in the model config is null; expected float"),
-        ({"colour": "red"}, "unknown fields colour"),
-    ],
-)
-def test_a_config_of_wrong_types_is_refused(change: dict[str, Any], message: str) -> None:
-    values = SpikGPTConfig(input_dim=8, n_labels=3).to_dict() | change
-    with pytest.raises(ConfigError, match=message):
-        SpikGPTConfig.from_dict(values)
-
-
-def test_a_config_with_a_missing_field_is_refused() -> None:
-    values = SpikGPTConfig(input_dim=8, n_labels=3).to_dict()
-    del values["copies"]
-    with pytest.raises(ConfigError, match="lacks copies"):
-        SpikGPTConfig.from_dict(values)
+def test_a_config_is_stated_in_full() -> None:
+    with pytest.raises(ConfigError, match="lacks copies and has colour that is unknown"):
+        SpikGPTConfig.stated({name: value for name, value in VALUES.items() if name != "copies"} | {"colour": "red"})
 
 
 def test_the_scale_defaults_to_one_copy() -> None:
     assert SpikGPTConfig(input_dim=8, n_labels=3, copies=50).scale == 0.02
     assert SpikGPTConfig(input_dim=8, n_labels=3, attention_scale=0.125).scale == 0.125
+
+
+@given(st.integers(1, 12), st.integers(2, 5), st.integers(1, 4), st.integers(1, 3), st.floats(0.1, 3))
+def test_the_shapes_of_weights_are_those_of_the_network(
+    input_dim: int, n_labels: int, size: int, depth: int, mlp_ratio: float
+) -> None:
+    config = SpikGPTConfig(input_dim, n_labels, 3 * size, 3, depth=depth, mlp_ratio=mlp_ratio)
+    weights = SpikingClassifier(config).state_dict()
+    assert config.shapes() == {name: tuple(weight.shape) for name, weight in weights.items()}

@@ -15,11 +15,12 @@ from anndata import AnnData
 
 from spikgpt.cells.obs import read_h5ad
 from spikgpt.errors import ConfigError, DamagedReference, FormatError
+from spikgpt.files import parsed
 from spikgpt.pipeline import annotate
 from spikgpt.reference import layout
-from spikgpt.reference.layout import MANIFEST, altered_files, parsed, verified_files, with_manifest, write_files
+from spikgpt.reference.layout import MANIFEST, altered_files, verified_files, with_manifest, write_files
+from spikgpt.sharing import verify
 from spikgpt.training.reference import load
-from spikgpt.training.sharing import verify
 
 DATA = Path(__file__).parents[1] / "data"
 FORMAT_1 = DATA / "format_1"
@@ -80,7 +81,7 @@ def test_an_older_format_is_migrated_step_by_step(folder: Path, monkeypatch: pyt
         return files | {"thresholds.json": json.dumps(thresholds | {"threshold": thresholds["threshold"] / 2}).encode()}
 
     changed(folder, "thresholds.json", lambda values: {"cutoff": values.pop("threshold"), **values})
-    with pytest.raises(DamagedReference, match=r"thresholds.json holds .*'cutoff'"):
+    with pytest.raises(DamagedReference, match=r"thresholds.json .*cutoff"):
         load(folder)
     monkeypatch.setattr(layout, "FORMAT_VERSION", 3)
     monkeypatch.setattr(layout, "MIGRATIONS", {1: renamed, 2: halved})
@@ -108,7 +109,7 @@ def test_what_needs_a_newer_library_says_which(folder: Path, found: int, require
 @pytest.mark.parametrize("found", [0, -1, True, "1", None, 1.5])
 def test_a_format_is_a_whole_number(folder: Path, found: object) -> None:
     changed(folder, "config.json", lambda config: config | {"format_version": found})
-    with pytest.raises(DamagedReference, match="format_version|formats start at 1"):
+    with pytest.raises(DamagedReference, match="format_version"):
         load(folder)
 
 
@@ -139,18 +140,3 @@ def test_only_references_are_overwritten(folder: Path) -> None:
     (folder / MANIFEST).unlink()
     with pytest.raises(ConfigError, match="exists and is not a reference"):
         layout.check_writable(folder, overwrite=True)
-
-
-@pytest.mark.parametrize(
-    ("content", "message"),
-    [
-        (b'{"a": 1, "a": 2}', "one of a stands there twice"),
-        (b"[Infinity]", "Infinity is no number"),
-        (b"{'a': 1}", "is not valid JSON"),
-        (b"\xff", "is not valid JSON"),
-        (b'{"a":' * 9999, "is not valid JSON"),
-    ],
-)
-def test_json_is_read_strictly(content: bytes, message: str) -> None:
-    with pytest.raises(DamagedReference, match=message):
-        parsed(content, "x.json")

@@ -1,0 +1,240 @@
+"""What the files of a reference say, read strictly: nothing is guessed, and everything fits together."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+from safetensors import SafetensorError
+from safetensors.numpy import load as load_tensors
+from safetensors.numpy import save as save_tensors
+
+from spikgpt.cells.genes import GeneList
+from spikgpt.embedding.pca import PCAProjection
+from spikgpt.errors import ConfigError, DamagedReference, GenesError
+from spikgpt.files import converted, decoded, dumped, parsed
+from spikgpt.labels.familiarity import Familiarity
+from spikgpt.labels.label_map import LabelMap
+from spikgpt.labels.thresholds import Thresholds
+from spikgpt.reference.card import card
+from spikgpt.reference.config import SpikGPTConfig
+from spikgpt.reference.layout import (
+    FILES,
+    FORMAT_VERSION,
+    GRAPH,
+    LIBRARY_RANGE,
+    PICTURE,
+    RELIABILITY,
+    check_graphs,
+    check_writable,
+    verified_files,
+    with_manifest,
+    write_files,
+)
+from spikgpt.reference.pictures import confusion_picture, reliability_picture
+from spikgpt.reference.schema import Config, Genes, Metrics, require
+from spikgpt.version import __version__
+
+CLASSIFIER, EMBEDDER, FAMILIARITY = "classifier.", "embedder.", "familiarity."
+# What config.json says of this library.
+LIBRARY = {"name": "spikgpt", "version": __version__, "requires": LIBRARY_RANGE}
+
+# JSON files that the card is made from.
+CARD_SOURCES = ("config", "labels", "thresholds", "metrics")
+
+Tensors = dict[str, npt.NDArray[Any]]
+
+
+@dataclass(frozen=True, kw_only=True)
+class ReferenceFiles:
+    """A reference as its files have it.
+
+    ``embedder``, its settings, ``provenance`` and ``metrics`` are plain JSON values. ``tensors`` are named as in
+    ``model.safetensors``. ``files`` holds all files by name, but the manifest; none before it was written first, see
+    :func:`reference_of`. ``origin`` is the repository and the commit that it was pulled from.
+    """
+
+    name: str
+    config: SpikGPTConfig
+    embedder: dict[str, Any]
+    provenance: dict[str, Any]
+    labels: LabelMap
+    thresholds: Thresholds
+    genes: GeneList
+    metrics: dict[str, Any]
+    familiarity: Familiarity | None
+    tensors: Tensors = field(repr=False)
+    files: dict[str, bytes] = field(default_factory=dict, repr=False)
+    origin: str | None = None
+
+    def part(self, prefix: str) -> Tensors:
+        """Return the tensors of ``CLASSIFIER``, ``EMBEDDER`` or ``FAMILIARITY``, without the prefix."""
+        return {name.removeprefix(prefix): self.tensors[name] for name in self.tensors if name.startswith(prefix)}
+
+
+def read_reference(folder: str | Path, origin: str | None = None) -> ReferenceFiles:
+    """Read a reference folder, every file of it checked against the manifest.
+
+    Raises
+    ------
+    FormatError
+        When the folder was written by a newer library.
+    DamagedReference
+        When a file is missing, altered or inconsistent with the others.
+    """
+    return _reference(verified_files(Path(folder)), origin)
+
+
+def reference_from(files: Mapping[str, bytes], origin: str | None = None) -> ReferenceFiles:
+    """Return the reference whose files, the manifest among them, are in memory; the errors are the same."""
+    return _reference(verified_files(files), origin)
+
+
+def reference_of(parts: ReferenceFiles) -> ReferenceFiles:
+    """Return a reference with its files as :func:`contents` makes them, checked as when they are read."""
+    return reference_from(contents(parts), parts.origin)
+
+
+def save(reference: ReferenceFiles, folder: str | Path, *, overwrite: bool = False) -> Path:
+    """Write a reference folder, all of it or nothing.
+
+    Parameters
+    ----------
+    folder
+        Where to write. The files are written to a temporary folder beside it, which then takes its name.
+    overwrite
+        Replace a reference that is already there.
+
+    Raises
+    ------
+    ConfigError
+        When something is in the way.
+    """
+    folder = Path(folder)
+    check_writable(folder, overwrite=overwrite)
+    return write_files(with_manifest(reference.files), folder)
+
+
+def contents(parts: ReferenceFiles) -> dict[str, bytes]:
+    """Return every file of a reference but graphs, made anew from its other fields, the manifest last."""
+    config = {
+        "format_version": FORMAT_VERSION,
+        "library": LIBRARY,
+        "name": parts.name,
+        "model": parts.config,
+        "embedder": parts.embedder,
+        "provenance": parts.provenance,
+    }
+    where = parts.familiarity.tensors() if parts.familiarity else {}
+    files = {
+        "config.json": dumped(config),
+        "model.safetensors": save_tensors(parts.tensors | {FAMILIARITY + name: where[name] for name in where}),
+        "labels.json": dumped(parts.labels.to_list()),
+        "thresholds.json": dumped(parts.thresholds),
+        "genes.json": dumped(parts.genes.to_dict()),
+        "metrics.json": dumped(parts.metrics),
+    }
+    return with_card(files)
+
+
+def with_graphs(reference: ReferenceFiles, graphs: Mapping[str, bytes]) -> dict[str, bytes]:
+    """Return the files of a reference with these graphs and their parity report instead of those that it has."""
+    kept = (*FILES, PICTURE, RELIABILITY)
+    return with_card({name: content for name, content in reference.files.items() if name in kept} | dict(graphs))
+
+
+def with_repository(reference: ReferenceFiles, repository: str) -> dict[str, bytes]:
+    """Return the files of a reference with a card that says where to pull it from."""
+    config = parsed(reference.files["config.json"], "config.json")
+    config["provenance"]["repository"] = repository
+    config["library"] = LIBRARY
+    return with_card(reference.files | {"config.json": dumped(config)})
+
+
+def with_card(files: Mapping[str, bytes]) -> dict[str, bytes]:
+    """Return the files of a reference in order, with the card, its pictures and the manifest made from the others."""
+    metrics = parsed(files["metrics.json"], "metrics.json")
+    made = {**files, "README.md": card_text(files)}
+    if PICTURE not in files:
+        made[PICTURE] = confusion_picture(metrics["held_out"]["confusion"])
+    if RELIABILITY not in files and "reliability" in metrics:
+        made[RELIABILITY] = reliability_picture(metrics["reliability"]["bins"])
+    return with_manifest(made)
+
+
+def card_text(files: Mapping[str, bytes]) -> bytes:
+    """Return the card of a reference as this version words it."""
+    config, labels, thresholds, metrics = (parsed(files[f"{name}.json"], f"{name}.json") for name in CARD_SOURCES)
+    return card(config["name"], labels, thresholds, metrics, config["provenance"], onnx=GRAPH in files).encode()
+
+
+def _reference(files: dict[str, bytes], origin: str | None) -> ReferenceFiles:
+    """Return what verified files say, after checking that they fit together."""
+    check_graphs(files)
+    config, labels, thresholds, metrics = (parsed(files[f"{name}.json"], f"{name}.json") for name in CARD_SOURCES)
+    try:
+        tensors = load_tensors(files["model.safetensors"])
+    except (SafetensorError, KeyError) as error:  # a KeyError names a type that NumPy has not
+        msg = f"model.safetensors is not a safetensors file ({error}). Get the reference again."
+        raise DamagedReference(msg) from error
+    genes = decoded(files["genes.json"], "genes.json", Genes)
+    converted(metrics, "metrics.json", Metrics)
+    try:
+        reference = ReferenceFiles(
+            name=converted(config, "config.json", Config).name,
+            config=SpikGPTConfig.stated(config["model"]),
+            embedder=config["embedder"],
+            provenance=config["provenance"],
+            labels=LabelMap.from_list(labels),
+            thresholds=converted(thresholds, "thresholds.json", Thresholds),
+            genes=GeneList(genes.symbols, genes.ensembl_ids),
+            metrics=metrics,
+            familiarity=None,
+            tensors=tensors,
+            files=files,
+            origin=origin,
+        )
+    except (ConfigError, GenesError) as error:
+        msg = f"The reference is inconsistent: {error}"
+        raise DamagedReference(msg) from error
+    found = reference.genes.sha256
+    require(found == genes.sha256, f"genes.json states sha256 {genes.sha256}, its genes have {found}.")
+    return _fitting(reference)
+
+
+def _fitting(reference: ReferenceFiles) -> ReferenceFiles:
+    """Return a reference with its familiarity, after checking that its parts fit together."""
+    config, names, counted = reference.config, reference.labels.names, tuple(reference.metrics["cells_per_label"])
+    require(len(names) == config.n_labels, f"labels.json names {len(names)} labels; the network has {config.n_labels}.")
+    require(counted == names, "cells_per_label in metrics.json does not count the cells of each label of labels.json.")
+    known = (CLASSIFIER, EMBEDDER, FAMILIARITY)
+    for name, array in reference.tensors.items():
+        require(name.startswith(known), f"model.safetensors holds the tensor {name!r}; expected those of {known}.")
+        kind = np.dtype("int64" if name.endswith("num_batches_tracked") else "float32")
+        require(array.dtype == kind, f"The tensor {name} in model.safetensors is {array.dtype}; expected {kind}.")
+        require(bool(np.isfinite(array).all()), f"The tensor {name} in model.safetensors holds NaN or infinite values.")
+    config.check(reference.part(CLASSIFIER))
+    _check_embedder(reference)
+    if reference.thresholds.single is None:
+        return reference
+    where = Familiarity.from_tensors(reference.part(FAMILIARITY), config.n_labels, config.input_dim)
+    return replace(reference, familiarity=where)
+
+
+def _check_embedder(reference: ReferenceFiles) -> None:
+    """Refuse an embedder that does not fit the network. What an scGPT is like shows when it is opened."""
+    settings, tensors = reference.embedder, reference.part(EMBEDDER)
+    found = expected = (reference.config.input_dim, reference.config.n_labels)
+    if settings.get("kind") == "pca":
+        projection = PCAProjection.from_tensors(settings, tensors, reference.genes)
+        found = (projection.dim, len(projection.label_means))
+    elif settings.get("kind") == "obsm" and isinstance(settings.get("key"), str) and not tensors:
+        found = (settings.get("dim", 0), expected[1])
+    else:
+        require(settings.get("kind") == "scgpt", f"config.json has the embedder {settings}; expected pca, scgpt, obsm.")
+    same = f"{found[0]} values and knows {found[1]} labels; the network has {expected[0]} and {expected[1]}"
+    require(found == expected, f"The embedder makes vectors of {same}.")

@@ -1,0 +1,177 @@
+"""The JSON files of a reference as types: what is read is checked against them.
+
+``labels.json`` and ``thresholds.json`` have theirs in :mod:`spikgpt.labels`, settings of an embedder in
+:mod:`spikgpt.embedding`. Figures and provenance may hold more than is known here, and it is kept, as versions differ in
+them; the other files hold what is listed here and nothing else.
+"""
+
+from __future__ import annotations
+
+from typing import Annotated, Any
+
+import msgspec
+from msgspec import UNSET, Meta, UnsetType
+
+from spikgpt.errors import DamagedReference
+
+Count = Annotated[int, Meta(ge=0)]
+Share = Annotated[float, Meta(ge=0, le=1)]
+
+
+def require(holds: bool, otherwise: str) -> None:
+    """Refuse a reference of which something does not hold.
+
+    Raises
+    ------
+    DamagedReference
+        With what was found, and what should be.
+    """
+    if not holds:
+        msg = f"{otherwise} Get the reference again, or another one."
+        raise DamagedReference(msg)
+
+
+class Lines(msgspec.Struct, frozen=True):
+    """Base of what cards and terminals show: texts without line breaks and control characters."""
+
+    def __post_init__(self) -> None:
+        for name in self.__struct_fields__:
+            value = getattr(self, name)
+            for text in value if isinstance(value, tuple) else (value,):
+                if isinstance(text, str) and not text.isprintable() and name != "description":
+                    msg = f"{name} is {text!r}; expected a line of text without control characters"
+                    raise ValueError(msg)
+
+
+class Entry(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """What the manifest lists of a file."""
+
+    size: Count
+    sha256: str
+
+
+class Manifest(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """``manifest.json``: every other file, by name."""
+
+    files: dict[str, Entry]
+
+
+class Header(Lines, frozen=True):
+    """What ``config.json`` of any format says, those of the future included."""
+
+    format_version: Annotated[int, Meta(ge=1)]
+    library: dict[str, str]
+
+
+class Recipe(Lines, frozen=True):
+    """How the reference was trained."""
+
+    name: str
+
+
+class Paper(Lines, frozen=True, forbid_unknown_fields=True):
+    """What the paper reports for the same cells."""
+
+    reference: str
+    query: str
+    figures: str
+
+
+class Provenance(Lines, frozen=True):
+    """Where a reference comes from, as its card shows it."""
+
+    recipe: Recipe
+    seed: int
+    source: str = ""
+    licence: str = ""
+    tissue: str = ""
+    organism: str = ""
+    repository: str = ""
+    datasets: tuple[str, ...] = ()
+    description: str = ""
+    paper: Paper | UnsetType = UNSET
+
+
+class Config(Header, frozen=True, forbid_unknown_fields=True):
+    """``config.json``."""
+
+    name: Annotated[str, Meta(min_length=1)]
+    model: dict[str, Any]
+    embedder: dict[str, Any]
+    provenance: Provenance
+
+
+class Genes(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """``genes.json``."""
+
+    sha256: str
+    symbols: tuple[str, ...]
+    ensembl_ids: tuple[str | None, ...]
+
+
+class LabelScore(Lines, frozen=True):
+    """How one label fared on held-out cells."""
+
+    label: str
+    precision: Share
+    recall: Share
+    f1: Share
+    cells: Count
+
+
+class Confusion(Lines, frozen=True):
+    """Counts of cells, with a row for each label as truth and a column for each as prediction."""
+
+    labels: tuple[str, ...]
+    counts: tuple[tuple[Count, ...], ...]
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if [len(row) for row in self.counts] != [len(self.labels)] * len(self.labels):
+            msg = f"counts are no square of {len(self.labels)} labels"
+            raise ValueError(msg)
+
+
+class HeldOut(msgspec.Struct, frozen=True, kw_only=True):
+    """Agreement with the truth on held-out cells; macro averages give each label the same weight."""
+
+    cells: Count
+    accuracy: Share
+    macro_precision: Share = 0.0
+    macro_recall: Share = 0.0
+    macro_f1: Share
+    per_label: tuple[LabelScore, ...]
+    confusion: Confusion
+
+
+class Bin(msgspec.Struct, frozen=True):
+    """Held-out cells of like confidence."""
+
+    confidence: Share
+    accuracy: Share
+    cells: Count
+
+
+class Reliability(msgspec.Struct, frozen=True):
+    """How often labels of a confidence are right."""
+
+    expected_calibration_error: Share
+    bins: tuple[Bin, ...]
+
+
+class Metrics(Lines, frozen=True):
+    """``metrics.json``."""
+
+    cells: Count
+    cells_per_label: dict[str, Count]
+    held_out_by: str
+    held_out: HeldOut
+    paper_threshold_rejects: Share
+    reliability: Reliability | UnsetType = UNSET
+
+
+class Parity(msgspec.Struct, frozen=True):
+    """``onnx/parity.json``: sha256 of the files that the graphs were made from, and what is said of each graph."""
+
+    made_from: dict[str, str]
+    graphs: dict[str, dict[str, Any]]

@@ -1,0 +1,146 @@
+"""References by name: open, pull, push and verify them. None of it needs torch."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from importlib.util import find_spec
+from pathlib import Path
+from typing import Any
+
+import msgspec
+
+from spikgpt.engines.opening import torch_engine
+from spikgpt.errors import DamagedReference, GraphError, ParityError
+from spikgpt.files import parsed
+from spikgpt.options import PushOptions
+from spikgpt.reference.card import card_figures
+from spikgpt.reference.files import ReferenceFiles, card_text, read_reference, save, with_repository
+from spikgpt.reference.hub import Hub, Push
+from spikgpt.reference.layout import MANIFEST, OPTIONAL, check_writable
+from spikgpt.reference.registry import Found, find
+from spikgpt.version import __version__
+
+
+@dataclass(frozen=True)
+class Verified:
+    """A reference that is whole, and in words what was checked."""
+
+    reference: ReferenceFiles
+    checks: tuple[str, ...]
+
+
+def open_reference(name: str | Path, revision: str | None = None, *, hub: Hub | None = None) -> ReferenceFiles:
+    """Read a reference by name, from a folder or from the Hub; the arguments and errors are those of :func:`find`."""
+    found = find(name, revision, hub=hub)
+    return read_reference(found.folder, found.origin)
+
+
+def pull(
+    name: str, folder: str | Path, revision: str | None = None, *, overwrite: bool = False, hub: Hub | None = None
+) -> Found:
+    """Write a reference to a folder, all of it or nothing.
+
+    Raises
+    ------
+    ConfigError
+        When something is in the way.
+    """
+    check_writable(Path(folder), overwrite=overwrite)
+    reference = open_reference(name, revision, hub=hub)
+    return Found(save(reference, folder, overwrite=overwrite), reference.origin)
+
+
+def push(
+    folder: str | Path,
+    repo: str,
+    options: PushOptions | None = None,
+    *,
+    hub: Hub | None = None,
+    scgpt: str | Path | None = None,
+) -> Push:
+    """Put a reference into a repository ``org/name`` of the Hub, in one commit, after verifying it.
+
+    The card is written anew, with the repository's name in its examples. Only the files of a reference are sent, and
+    only those that differ.
+
+    Parameters
+    ----------
+    scgpt
+        Folder of the scGPT checkpoint, where the reference needs one.
+
+    Raises
+    ------
+    DamagedReference
+        When the reference is not whole.
+    HubError
+        When the Hub refuses, or somebody else has committed meanwhile. Nothing was committed then.
+    """
+    options = options or PushOptions()
+    reference = verify(folder, hub=hub, scgpt=scgpt).reference
+    message = options.message or f"Reference {reference.name}, {len(reference.labels.names)} labels"
+    options = msgspec.structs.replace(options, message=message)
+    return (hub or Hub()).push(repo, with_repository(reference, repo), options, removable=OPTIONAL)
+
+
+def verify(folder: str | Path, *, hub: Hub | None = None, scgpt: str | Path | None = None) -> Verified:
+    """Check everything about a reference that can be checked without its cells.
+
+    Sizes and hashes; shapes and values of weights; labels, thresholds, genes and metrics; the figures of the card; and
+    that the graphs, where there are some, carry the same labels and thresholds and give the same labels to cells. The
+    last needs ONNX Runtime and torch; where they are missing, the checks say so.
+
+    Raises
+    ------
+    DamagedReference
+        When anything is wrong.
+    """
+    reference = read_reference(folder)
+    checks = [
+        f"{len(reference.files)} files have the size and sha256 that {MANIFEST} lists",
+        f"weights, {len(reference.labels.names)} labels, thresholds, genes and metrics fit together",
+    ]
+    _check_card(reference)
+    checks.append("the card states the figures of metrics.json")
+    return Verified(reference, (*checks, *_checked_by_running(reference, hub, scgpt)))
+
+
+def _check_card(reference: ReferenceFiles) -> None:
+    """Refuse a card whose figures are not those of the metrics."""
+    written_by = parsed(reference.files["config.json"], "config.json")["library"].get("version")
+    card, held_out = reference.files["README.md"], reference.metrics["held_out"]
+    stated = card_figures(card.decode(errors="replace"))
+    measured = {"accuracy": held_out["accuracy"], "f1": held_out["macro_f1"]}
+    # Another version may word its cards differently.
+    if stated not in ({}, measured) or (written_by == __version__ and card_text(reference.files) != card):
+        msg = "The card states something else than metrics.json and the other files. Save or push the reference again."
+        raise DamagedReference(msg)
+
+
+def _checked_by_running(reference: ReferenceFiles, hub: Hub | None, scgpt: str | Path | None) -> list[str]:
+    """Run the graphs, beside the weights where torch is installed, and say in words what was done."""
+    graphs = [name for name in reference.files if name.endswith(".onnx")]
+    lacking = [package for package in ("onnxruntime", "torch", "onnx") if find_spec(package) is None]
+    advice = f"without {' and '.join(lacking)}: pip install 'spikgpt[cpu,train]'"
+    try:
+        if not lacking and (graphs or reference.embedder["kind"] == "scgpt"):
+            compared = _compared(reference, hub, scgpt)
+            return [f"{name} carries the same labels and thresholds; {parity}" for name, parity in compared.items()]
+        if graphs and "onnxruntime" not in lacking:
+            from spikgpt_onnx.session import Session
+
+            for name in graphs:
+                Session.of(reference.files, name)
+            return [f"{name} carries the same labels and thresholds; not run, {advice}" for name in graphs]
+    except (GraphError, ParityError) as error:
+        msg = f"A graph does not do what the weights do: {error}"
+        raise DamagedReference(msg) from error
+    return [f"{name} was made from these files; not opened, {advice}" for name in graphs]
+
+
+def _compared(reference: ReferenceFiles, hub: Hub | None, scgpt: str | Path | None) -> dict[str, Any]:
+    """Hold the graphs against the trained model, which is opened; return the agreement of each."""
+    from spikgpt_onnx.exporter import check_again
+    from spikgpt_onnx.parity import ExportableReference
+
+    engine = torch_engine(reference, scgpt=scgpt, hub=hub)
+    return dict(check_again(ExportableReference(reference, engine), reference.files))

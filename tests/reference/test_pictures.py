@@ -1,0 +1,34 @@
+"""Pictures of a card."""
+
+from __future__ import annotations
+
+import struct
+import sys
+
+import pytest
+
+from spikgpt.errors import ConfigError
+from spikgpt.reference.pictures import confusion_picture, reliability_picture
+
+CONFUSION = {"labels": ["alpha", "rare"], "counts": [[27, 3], [0, 0]]}
+BINS = [{"confidence": 0.4, "accuracy": 0.5, "cells": 2}, {"confidence": 0.98, "accuracy": 1.0, "cells": 28}]
+
+
+def test_the_confusion_matrix_is_drawn_the_same_each_time() -> None:
+    picture = confusion_picture(CONFUSION)
+    assert picture == confusion_picture(CONFUSION)
+    assert picture != confusion_picture({"labels": ["alpha", "rare"], "counts": [[30, 0], [0, 0]]})
+    assert picture[:8] == b"\x89PNG\r\n\x1a\n"
+    width, height = struct.unpack(">II", picture[16:24])
+    assert 200 < width < 1000
+    assert 200 < height < 1000
+
+
+def test_reliability_is_drawn_the_same_each_time() -> None:
+    assert reliability_picture(BINS) == reliability_picture(BINS) != reliability_picture(BINS[:1])
+
+
+def test_without_matplotlib_the_extra_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "matplotlib.figure", None)
+    with pytest.raises(ConfigError, match=r"^matplotlib.figure is not installed, .*: pip install 'spikgpt\[train\]'$"):
+        confusion_picture(CONFUSION)

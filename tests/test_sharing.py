@@ -1,0 +1,420 @@
+"""References by name: found, pulled, pushed, verified, and refused when something is wrong with them."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import shutil
+import subprocess
+import sys
+from dataclasses import replace
+from pathlib import Path
+
+import onnx
+import pytest
+from anndata import AnnData
+
+from spikgpt import SpikGPT
+from spikgpt.cells.obs import read_h5ad
+from spikgpt.errors import (
+    CheckpointError,
+    ConfigError,
+    DamagedReference,
+    HubError,
+    ReferenceNotFound,
+)
+from spikgpt.options import PushOptions
+from spikgpt.pipeline import annotate
+from spikgpt.reference.files import CLASSIFIER, contents, read_reference
+from spikgpt.reference.hub import Hub
+from spikgpt.reference.layout import FILES, GRAPH, GRAPHS, MANIFEST, PARITY, PICTURE, write_files
+from spikgpt.reference.registry import find, shipped_references
+from spikgpt.sharing import open_reference, pull, push, verify
+from spikgpt.testing.hub import Fault, LoopbackHub
+from spikgpt.training.reference import Reference
+from spikgpt_onnx.annotator import Annotator
+from tests.damage import MALICIOUS, PICKLE, listed
+
+REPO = "islets/small"
+FORMAT_1 = Path(__file__).parent / "data" / "format_1" / "counts"
+
+
+def files_of(folder: Path) -> dict[str, bytes]:
+    return {str(path.relative_to(folder)): path.read_bytes() for path in folder.rglob("*") if path.is_file()}
+
+
+# Where references are found
+
+
+def test_every_shipped_reference_is_whole() -> None:
+    assert "pancreas" in shipped_references()
+    for name, folder in shipped_references().items():
+        found = verify(folder)
+        assert found.reference.name == name
+        assert found.checks[0] == "13 files have the size and sha256 that manifest.json lists"
+        assert len(found.checks) == 3 + len(GRAPHS)
+
+
+@pytest.mark.parametrize("name", ["pancreaz", "Pancreas", "pancras"])
+def test_a_name_that_is_nearly_right_is_suggested(name: str, client: Hub) -> None:
+    expected = (
+        f"^There is no reference or folder '{name}'. Did you mean 'pancreas'\\? Shipped references: pancreas. "
+        f"Tried spikgpt/{name} on the Hub too: There is no repository spikgpt/{name} on the Hub"
+    )
+    with pytest.raises(ReferenceNotFound, match=expected):
+        find(name, hub=client)
+
+
+def test_an_unknown_name_is_said_to_be_unknown_offline_too() -> None:
+    with pytest.raises(HubError, match=r"^There is no reference or folder 'xyz'\. Shipped references: pancreas. Tried"):
+        SpikGPT.from_pretrained("xyz")
+    with pytest.raises(ReferenceNotFound, match="There is no folder '/no/such/folder'; give the name of a reference"):
+        SpikGPT.from_pretrained("/no/such/folder")
+
+
+def test_a_folder_is_found_by_path_and_a_name_means_a_shipped_one(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "pancreas").mkdir()
+    assert find("pancreas").folder == shipped_references()["pancreas"]
+    assert find("./pancreas").folder.resolve() == (tmp_path / "pancreas").resolve()
+    assert find(tmp_path / "pancreas").folder == tmp_path / "pancreas"
+    with pytest.raises(ConfigError, match="is a folder, which has no revisions"):
+        find(tmp_path / "pancreas", "v1")
+
+
+def test_short_names_mean_a_namespace_that_can_be_chosen(
+    hub: LoopbackHub, client: Hub, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    hub.put("spikgpt/islets", files_of(FORMAT_1))
+    hub.put("islets/small", files_of(FORMAT_1), ref="v1")
+    assert str(find("islets", hub=client).origin).startswith("spikgpt/islets@")
+    monkeypatch.setenv("SPIKGPT_NAMESPACE", "islets")
+    assert find("small@v1", hub=client) == find("small", "v1", hub=client) == find(REPO, "v1", hub=client)
+    # With a revision even the name of a shipped reference means the Hub.
+    with pytest.raises(ReferenceNotFound, match="Tried islets/pancreas on the Hub too"):
+        find("pancreas", "v1", hub=client)
+    with pytest.raises(ConfigError, match="names the revision v1, and revision='v2' was given too"):
+        find("small@v1", "v2", hub=client)
+
+
+# Push and pull
+
+
+def test_a_reference_goes_up_and_comes_down_to_the_last_bit(
+    small: Reference, few: AnnData, hub: LoopbackHub, tmp_path: Path
+) -> None:
+    pushed = SpikGPT(small).push_to_hub(REPO, endpoint=hub.endpoint)
+    again = SpikGPT.from_pretrained(REPO, endpoint=hub.endpoint, cache_dir=tmp_path / "cache")
+    assert again.reference.origin == f"{REPO}@{pushed.commit}"
+    query = few.copy()
+    expected, found = annotate(small, few), again.annotate(query)
+    assert found.probabilities.tobytes() == expected.probabilities.tobytes()
+    assert query.uns["spikgpt"]["reference_origin"] == again.reference.origin
+
+
+def test_a_pulled_folder_is_the_pushed_one_but_for_its_address(
+    graph_folder: Path, hub: LoopbackHub, client: Hub, tmp_path: Path
+) -> None:
+    push(graph_folder, REPO, hub=client)
+    found = pull(REPO, tmp_path / "pulled", hub=client)
+    before, after = files_of(graph_folder), files_of(found.folder)
+    assert before.keys() == after.keys()
+    assert {name for name in before if before[name] != after[name]} == {"README.md", "config.json", MANIFEST}
+    assert f'from_pretrained("{REPO}")' in after["README.md"].decode()
+    assert not any(path.is_symlink() for path in found.folder.rglob("*"))
+    assert len(verify(found.folder).checks) == 4
+    with pytest.raises(ConfigError, match="already holds a reference; choose another folder"):
+        pull(REPO, tmp_path / "pulled", hub=client)
+    # Pulled and pushed again, nothing differs.
+    assert {change.kind for change in push(found.folder, REPO, hub=client).changes} == {"unchanged"}
+
+
+def test_a_graph_of_older_weights_does_not_stay_on_the_hub(
+    graph_folder: Path, small_folder: Path, hub: LoopbackHub, client: Hub
+) -> None:
+    push(graph_folder, REPO, hub=client)
+    changes = {change.path: change.kind for change in push(small_folder, REPO, hub=client).changes}
+    assert (changes[GRAPH], changes[PARITY]) == ("removed", "removed")
+    assert not (find(REPO, hub=client).folder / GRAPH).exists()
+
+
+def test_only_the_files_of_a_reference_are_pushed(hub: LoopbackHub, client: Hub, tmp_path: Path) -> None:
+    folder = tmp_path / "mine"
+    shutil.copytree(FORMAT_1, folder)
+    (folder / "passwords.txt").write_text("secret")
+    pushed = push(folder, REPO, hub=client)
+    assert {change.path for change in pushed.changes} == {*FILES, PICTURE, MANIFEST}
+
+
+def test_a_reference_that_is_not_whole_is_not_pushed(hub: LoopbackHub, client: Hub, tmp_path: Path) -> None:
+    folder = tmp_path / "mine"
+    shutil.copytree(FORMAT_1, folder)
+    (folder / "labels.json").write_text("[]")
+    with pytest.raises(DamagedReference, match=r"labels.json differs from what manifest.json lists"):
+        push(folder, REPO, hub=client)
+    assert hub.repositories == {}
+
+
+def test_an_old_revision_stays_the_old_one(
+    small: Reference, small_folder: Path, graph_folder: Path, hub: LoopbackHub, client: Hub, tmp_path: Path
+) -> None:
+    first = push(graph_folder, REPO, PushOptions(tag="v1"), hub=client)
+    old = files_of(find(REPO, hub=client).folder)
+    stricter = replace(read_reference(small_folder), thresholds=replace(small.thresholds, unknown_rate=0.2))
+    second = push(write_files(contents(stricter), tmp_path / "stricter"), REPO, hub=client)
+    assert first.commit != second.commit
+    for revision in ("v1", str(first.commit)):
+        found = find(REPO, revision, hub=client)
+        assert files_of(found.folder) == old
+        assert found.origin == f"{REPO}@{first.commit}"
+        assert read_reference(found.folder).thresholds == small.thresholds
+        assert Annotator(found.folder).stored.thresholds == small.thresholds
+        assert "at most 20% of cells" not in (found.folder / "README.md").read_text()
+    newest = open_reference(REPO, hub=client)
+    assert newest.thresholds.unknown_rate == 0.2
+    assert "at most 20% of cells" in (find(REPO, hub=client).folder / "README.md").read_text()
+
+
+def test_a_reference_on_scgpt_says_what_it_needs(hub: LoopbackHub, client: Hub, tmp_path: Path) -> None:
+    settings = {"kind": "scgpt", "source": "human", "revision": None, "sha256": "0" * 64, "max_length": 1200}
+    stored = read_reference(FORMAT_1)
+    weights = {name: array for name, array in stored.tensors.items() if name.startswith(CLASSIFIER)}
+    stored = replace(stored, embedder=settings | {"bundled": False}, tensors=weights)
+    folder = write_files(contents(stored), tmp_path / "mine")
+    with pytest.raises(CheckpointError, match="needs the scGPT checkpoint 'human'; give its folder"):
+        push(folder, REPO, hub=client)
+    assert pull(str(folder), tmp_path / "copy").origin is None
+
+
+# Offline
+
+
+PROGRAM = """
+import json, socket, sys
+def denied(*_arguments, **_options):
+    raise OSError("networking is denied")
+socket.socket.connect = socket.create_connection = socket.getaddrinfo = denied
+from spikgpt import SpikGPT, SpikGPTError
+from spikgpt.cells.obs import read_h5ad
+from spikgpt_onnx.annotator import Annotator
+from tests.damage import MALICIOUS, PICKLE, listed
+for name in sys.argv[2:]:
+    try:
+        model = SpikGPT.from_pretrained(name)
+        cells = read_h5ad(sys.argv[1])[:120].copy()
+        annotation = model.annotate(cells)
+        same = (Annotator.from_pretrained(name).annotate(cells).labels == annotation.labels).all()
+        print(annotation.probabilities.tobytes().hex()[:64], same, model.reference.origin)
+    except SpikGPTError as error:
+        print(type(error).__name__, error)
+"""
+
+
+def offline(cache: Path, *names: str, **environment: str) -> list[str]:
+    """Annotate in a process that is denied networking; return the line that it prints for each name."""
+    query = Path(__file__).parent / "data" / "pancreas_baron_human2_human4.h5ad"
+    ran = subprocess.run(
+        [sys.executable, "-c", PROGRAM, str(query), *names],
+        env=os.environ | {"HF_HUB_CACHE": str(cache)} | environment,
+        capture_output=True,
+        text=True,
+        check=True,
+    )
+    return ran.stdout.splitlines()
+
+
+def test_without_a_network_what_was_pulled_annotates_through_onnx_too(
+    graph_folder: Path, hub: LoopbackHub, client: Hub, tmp_path: Path
+) -> None:
+    commit = push(graph_folder, REPO, hub=client).commit
+    model = SpikGPT.from_pretrained(REPO, endpoint=hub.endpoint, cache_dir=tmp_path / "cache")
+    cells = read_h5ad(Path(__file__).parent / "data" / "pancreas_baron_human2_human4.h5ad")[:120].copy()
+    expected = f"{model.annotate(cells).probabilities.tobytes().hex()[:64]} True {REPO}@{commit}"
+    found, missing = offline(tmp_path / "cache", REPO, "islets/other")
+    assert found == expected
+    assert missing.startswith("HubError islets/other is not in the local cache. The Hub cannot be reached")
+    assert "Check the connection and HF_ENDPOINT" in missing
+    assert offline(tmp_path / "cache", "small", SPIKGPT_NAMESPACE="islets", HF_HUB_OFFLINE="1") == [expected]
+
+
+# What arrives damaged
+
+
+@pytest.mark.parametrize("name", ["model.safetensors", "labels.json", "config.json", MANIFEST, GRAPH])
+def test_what_arrives_damaged_is_fetched_again_once_then_refused(
+    graph_folder: Path, hub: LoopbackHub, client: Hub, name: str, tmp_path: Path
+) -> None:
+    push(graph_folder, REPO, hub=client)
+    hub.fail(Fault("damage", f"GET .*{name}"))
+    folder = find(REPO, hub=client).folder
+    assert hub.faults == ()
+    assert read_reference(folder).name == "small"
+    (folder / name).resolve().write_bytes(b"cosmic ray")
+    assert read_reference(find(REPO, hub=client).folder).name == "small"
+    (folder / name).resolve().write_bytes(b"cosmic ray")
+    hub.fail(Fault("damage", f"GET .*{name}", 9))
+    with pytest.raises(DamagedReference, match=f"does not hold what it lists, fetched twice: .*{name}"):
+        find(REPO, hub=client)
+    hub.forgive()
+    assert read_reference(find(REPO, hub=client).folder).name == "small"
+
+
+def test_a_damaged_cache_is_refused_offline_and_kept(hub: LoopbackHub, client: Hub, tmp_path: Path) -> None:
+    hub.put(REPO, files_of(FORMAT_1))
+    folder = find(REPO, hub=client).folder
+    (folder / "model.safetensors").resolve().write_bytes(b"cosmic ray")
+    local = Hub(cache_dir=tmp_path / "cache", local_files_only=True)
+    with pytest.raises(DamagedReference, match=r"cached copy of islets/small is damaged .model.safetensors.; pull it"):
+        find(REPO, hub=local)
+    assert (folder / "model.safetensors").exists()
+
+
+def test_a_cache_that_is_not_whole_says_so_when_the_hub_is_away(hub: LoopbackHub, client: Hub, tmp_path: Path) -> None:
+    hub.put(REPO, files_of(FORMAT_1))
+    folder = find(REPO, hub=client).folder
+    (folder / "labels.json").unlink()
+    with pytest.raises(HubError, match=f"{folder.name} is not whole in the local cache. The Hub cannot be reached"):
+        find(REPO, hub=Hub("http://127.0.0.1:9", cache_dir=tmp_path / "cache"))
+    assert read_reference(find(REPO, hub=client).folder).name == "islets"
+
+
+def test_a_revision_cannot_leave_the_cache(tmp_path: Path, client: Hub, hub: LoopbackHub) -> None:
+    hub.put(REPO, files_of(FORMAT_1))
+    find(REPO, hub=client)
+    shutil.copytree(FORMAT_1, tmp_path / "outside")
+    local = Hub(cache_dir=tmp_path / "cache", local_files_only=True)
+    with pytest.raises(ReferenceNotFound, match="is no revision, for git has none with"):
+        find(REPO, "../../../outside", hub=local)
+
+
+def test_an_interrupted_pull_goes_on(hub: LoopbackHub, client: Hub) -> None:
+    hub.put(REPO, files_of(FORMAT_1))
+    folder = find(REPO, hub=client).folder
+    (folder / "model.safetensors").unlink()
+    hub.requests.clear()
+    assert read_reference(find(REPO, hub=client).folder).name == "islets"
+    (folder / "model.safetensors").resolve().unlink()
+    commit = folder.name
+    assert read_reference(find(REPO, commit, hub=client).folder).name == "islets"
+
+
+# Malicious and damaged repositories
+
+
+@pytest.mark.parametrize("kind", MALICIOUS)
+def test_malicious_and_damaged_repositories_are_refused(hub: LoopbackHub, client: Hub, kind: str) -> None:
+    change, message = MALICIOUS[kind]
+    good = files_of(FORMAT_1)
+    hub.put(REPO, change(good))
+    with pytest.raises(DamagedReference, match=message):
+        open_reference(REPO, hub=client)
+    # For that reason alone.
+    hub.put(REPO, good)
+    assert open_reference(REPO, hub=client).name == "islets"
+
+
+def test_there_are_at_least_thirty_of_them() -> None:
+    assert len(MALICIOUS) >= 30
+
+
+def test_pickles_beside_a_reference_are_not_even_fetched(hub: LoopbackHub, client: Hub) -> None:
+    hub.put(REPO, files_of(FORMAT_1) | {"pytorch_model.bin": PICKLE})
+    found = find(REPO, hub=client)
+    assert read_reference(found.folder).name == "islets"
+    assert not (found.folder / "pytorch_model.bin").exists()
+    assert not any("pytorch_model.bin" in request.path for request in hub.requests)
+
+
+@pytest.mark.parametrize("name", ["model.safetensors", "labels.json", MANIFEST, "config.json"])
+def test_links_out_of_the_folder_are_refused(tmp_path: Path, name: str) -> None:
+    folder = tmp_path / "references" / "linked"
+    shutil.copytree(FORMAT_1, folder)
+    (folder / name).rename(tmp_path / "outside")
+    (folder / name).symlink_to(tmp_path / "outside")
+    with pytest.raises(DamagedReference, match="is a link that leaves its folder"):
+        read_reference(folder)
+    (folder / name).unlink()
+    (tmp_path / "outside").rename(folder / "inside")
+    (folder / name).symlink_to("inside")
+    assert read_reference(folder).name == "islets"
+
+
+# Verify
+
+
+def test_verify_runs_the_graph(graph_folder: Path, tmp_path: Path) -> None:
+    checks = verify(graph_folder).checks
+    assert checks[-1].startswith(
+        "onnx/model.onnx carries the same labels and thresholds; fp32: of 2048 cells 2048 have the same label"
+    )
+    folder = tmp_path / "forged"
+    shutil.copytree(graph_folder, folder)
+    graph = onnx.load(folder / GRAPH)
+    head = next(tensor for tensor in graph.graph.initializer if tensor.name == "head.weight")
+    head.CopyFrom(onnx.numpy_helper.from_array(onnx.numpy_helper.to_array(head)[::-1].copy(), head.name))
+    forge_graph(folder, graph)
+    with pytest.raises(DamagedReference, match="does not do what the weights do: The graph disagrees"):
+        verify(folder)
+    for key, message in (
+        ("thresholds", "carries other thresholds than thresholds.json"),
+        ("labels", "carries other labels than labels.json"),
+        ("genes_sha256", "was made for other genes, or another order of them"),
+    ):
+        graph = onnx.load(graph_folder / GRAPH)
+        next(entry for entry in graph.metadata_props if entry.key == key).value = "{}"
+        forge_graph(folder, graph)
+        with pytest.raises(DamagedReference, match=message):
+            verify(folder)
+
+
+def test_verify_reads_the_card(small_folder: Path, tmp_path: Path) -> None:
+    folder = tmp_path / "forged"
+    shutil.copytree(small_folder, folder)
+    card = (folder / "README.md").read_text()
+    accuracy = json.loads((folder / "metrics.json").read_text())["held_out"]["accuracy"]
+    for forged in (card.replace(f"value: {accuracy}", "value: 0.999"), card.replace("## Unknown", "## Cited 99 times")):
+        assert forged != card
+        forge(folder, {"README.md": forged.encode()})
+        with pytest.raises(DamagedReference, match=r"The card states something else than metrics.json"):
+            verify(folder)
+
+
+def forge(folder: Path, changed: dict[str, bytes]) -> None:
+    for name, content in listed(files_of(folder) | changed).items():
+        (folder / name).write_bytes(content)
+
+
+def forge_graph(folder: Path, graph: onnx.ModelProto) -> None:
+    """Put another graph into a reference, with a report and a manifest that list it."""
+    content = graph.SerializeToString()
+    report = json.loads((folder / PARITY).read_text())
+    report["graphs"][GRAPH]["sha256"] = hashlib.sha256(content).hexdigest()
+    forge(folder, {GRAPH: content, PARITY: json.dumps(report).encode()})
+
+
+def verified_without(missing: str, folder: Path) -> list[str]:
+    """Verify a folder in a process that lacks some packages; return the checks."""
+    program = f"""
+import sys
+sys.modules |= dict.fromkeys({missing!r}.split())
+from spikgpt.sharing import verify
+print(*verify(sys.argv[1]).checks, sep="\\n")
+"""
+    ran = subprocess.run([sys.executable, "-c", program, folder], capture_output=True, text=True, check=True)
+    return ran.stdout.splitlines()
+
+
+def test_verify_says_what_it_did_not_run(graph_folder: Path) -> None:
+    checks = verified_without("torch spikingjelly sklearn scanpy matplotlib onnx numba", graph_folder)
+    assert checks[:3] == list(verify(graph_folder).checks[:3])
+    assert checks[3:] == [
+        "onnx/model.onnx carries the same labels and thresholds; not run, without torch and onnx: "
+        "pip install 'spikgpt[cpu,train]'"
+    ]
+    assert verified_without("torch onnxruntime", graph_folder)[3:] == [
+        "onnx/model.onnx was made from these files; not opened, without onnxruntime and torch: "
+        "pip install 'spikgpt[cpu,train]'"
+    ]
