@@ -2,69 +2,56 @@
 
 from __future__ import annotations
 
-import json
-import shutil
+import os
 import sys
-from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated
 
 import typer
-from rich.console import Console
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, ProgressColumn, Task, TextColumn, TimeRemainingColumn
-from rich.table import Column, Table
 
-from spikgpt.errors import ConfigError, HubError, SpikGPTError
+from spikgpt.cli.annotate import annotate, evaluate
+from spikgpt.cli.flags import command
+from spikgpt.cli.output import Interrupted, say
+from spikgpt.cli.scgpt import convert_scgpt, embed, pretrain
+from spikgpt.cli.share import export, info, list_, pull, push, verify
+from spikgpt.cli.train import novelty, train
+from spikgpt.errors import SpikGPTError
+
+# typer brings click's errors along under a name that changed.
+UsageError: type[Exception] = typer.BadParameter.__bases__[0]
 
 app = typer.Typer(
-    help="Annotate single-cell RNA-seq with trained references, or train your own.",
-    no_args_is_help=True,
-    add_completion=False,
-    pretty_exceptions_enable=False,
+    help="Annotate single-cell RNA-seq with trained references, or train your own.", pretty_exceptions_enable=False
 )
-console = Console(stderr=True, highlight=False)
-
-MODEL_HELP = "Reference: a name that `spikgpt list` shows, a folder, or ORG/REPO\\[@REVISION] on the Hub."
-Model = Annotated[str, typer.Option(help=MODEL_HELP)]
-ModelArgument = Annotated[str, typer.Argument(help=MODEL_HELP)]
-Endpoint = Annotated[str | None, typer.Option(help="Address of the Hub; by default HF_ENDPOINT, or huggingface.co.")]
-Layer = Annotated[str | None, typer.Option(help="Layer to read; by default the best expression values in the file.")]
-Scaling = Annotated[str, typer.Option(help="Scale of query genes: auto, composition, reference or query.")]
-Neighbours = Annotated[
-    bool, typer.Option("--neighbours/--alone", help="Average each cell with those most like it, or label it alone.")
-]
-UnknownRate = Annotated[
-    float | None, typer.Option(help="Share of the known cells that may be Unknown; by default 0.05.")
-]
-NoUnknown = Annotated[bool, typer.Option("--no-unknown", help="Give every cell the label that fits it best.")]
-Threshold = Annotated[
-    float | None, typer.Option(help="Confidence below which a cell is Unknown, instead; the paper's is 0.95.")
-]
-Recalibrate = Annotated[
-    bool, typer.Option("--recalibrate", help="Be as lenient as the query suggests, if it lies far from the reference.")
-]
-ScGPT = Annotated[
-    str | None,
-    typer.Option("--scgpt", help="Folder of the scGPT checkpoint that the reference needs, if it does not bring it."),
-]
-MaxLength = Annotated[int, typer.Option(help="scGPT tokens of a cell at most.")]
-BatchSize = Annotated[int, typer.Option(help="Cells classified at a time; the labels do not depend on it.")]
 
 
 def main() -> None:
-    """Run the command line; a user's mistake is one line and exit code 2."""
+    """Run the command line; a user's mistake is one line and exit code 2, an interruption is exit code 130."""
     try:
-        app(prog_name="spikgpt")
-    except SpikGPTError as error:
-        console.print(f"[bold red]Error:[/] {_plain(str(error))}", soft_wrap=True)
-        sys.exit(2)
-    except KeyboardInterrupt:
-        console.print("Interrupted.")
-        sys.exit(130)
+        code = app(sys.argv[1:] or ["--help"], prog_name="spikgpt", standalone_mode=False)
+        sys.stdout.flush()
+    except Interrupted as stopped:
+        say(f"Interrupted. {stopped}")
+        code = 130
+    except BrokenPipeError:
+        # Who reads our output has seen enough. Python itself writes once more when it ends.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        code = 1
+    except (SpikGPTError, UsageError, OSError) as error:
+        say(_explained(error), "Error: ", "bold red")
+        code = 2
+    sys.exit(code)
 
 
-def _plain(text: str) -> str:
-    """Return text on one line, with nothing that rich would read as markup."""
-    return " ".join(text.split()).replace("[", r"\[")
+def _explained(error: Exception) -> str:
+    """Say what a user did wrong, and what to do."""
+    if isinstance(error, UsageError):
+        context, said = getattr(error, "ctx", None), error.format_message()  # type: ignore[attr-defined]
+        stop = "" if said[-1] in ".?" else "."
+        return f"{said}{stop} See {context.command_path if context else 'spikgpt'} --help."
+    if isinstance(error, OSError):
+        where = f": {error.filename}" if error.filename else ""
+        return f"{error.strerror or error}{where}. Check the path, whether you may use it, and the free space."
+    return str(error)
 
 
 @app.command()
@@ -632,14 +619,13 @@ def _version(
         raise typer.Exit
 
 
-def _rate(unknown_rate: float | None, threshold: float | None, no_unknown: bool) -> float | None:
-    """Return the unknown rate that options ask for."""
-    if not no_unknown:
-        return unknown_rate
-    if unknown_rate is not None or threshold is not None:
-        msg = "--no-unknown rejects no cell; leave --unknown-rate and --threshold out."
-        raise ConfigError(msg)
-    return 0.0
+@app.callback()
+def options(
+    version: Annotated[
+        bool, typer.Option("--version", help="Print the version and leave.", callback=_print_version, is_eager=True)
+    ] = False,
+) -> None:
+    """Options of all commands."""
 
 
 def _show_clusters(report: Any, path: Path | None) -> None:
@@ -647,17 +633,11 @@ def _show_clusters(report: Any, path: Path | None) -> None:
     from spikgpt.files import replacing
     from spikgpt.types import UNKNOWN
 
-    table = Table("cluster", "cells", "label", "share", "Unknown", "nearest known type", "marker genes")
-    for cluster in report.clusters:
-        label = f"[bold]{UNKNOWN}, a new type?[/]" if cluster.candidate else _plain(cluster.label)
-        row = (f"{100 * cluster.share:.0f}%", f"{100 * cluster.unknown_share:.0f}%", _plain(cluster.nearest or "-"))
-        genes = ", ".join(marker.gene for marker in cluster.markers) or cluster.note or "-"
-        table.add_row(_plain(cluster.name), str(cluster.cells), label, *row, _plain(genes))
-    console.print(table)
-    if path is not None:
-        with replacing(path) as temporary:
-            report.table().to_csv(temporary, index=False)
-        console.print(f"Wrote {path}", soft_wrap=True)
+    found = findings()
+    for finding in found:
+        typer.echo(f"{'ok' if finding.works else '--'}  {finding.what}: {' '.join(finding.found.split())}")
+    if not any(finding.works for finding in found if finding.what in PROVIDERS):
+        raise typer.Exit(1)
 
 
 def _unknown_rule(thresholds: Any) -> str:

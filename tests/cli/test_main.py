@@ -1,21 +1,14 @@
-"""The command line: what it writes, and that a user's mistake is one line and exit code 2."""
+"""The command line as a whole: help, versions, completion, and that a user's mistake is one line and exit code 2."""
 
 from __future__ import annotations
 
-import json
 import os
 import subprocess
 import sys
-import time
-from collections.abc import Callable
 from pathlib import Path
-from typing import NamedTuple
 
-import anndata
 import numpy as np
-import pandas as pd
 import pytest
-from anndata import AnnData
 
 import spikgpt
 from spikgpt import SpikGPT
@@ -29,7 +22,7 @@ from spikgpt.training.reference import load
 
 COMMANDS = (
     *("annotate", "evaluate", "train", "novelty", "embed", "convert-scgpt", "pretrain"),
-    *("info", "list", "verify", "pull", "push", "export"),
+    *("info", "list", "verify", "pull", "push", "export", "doctor"),
 )
 SCGPT = Path(__file__).parent / "data" / "scgpt_baron"
 
@@ -372,9 +365,8 @@ def test_version_of_the_installed_command() -> None:
 
 
 def test_a_mistake_in_a_process_of_its_own(tmp_path: Path) -> None:
-    code = "from spikgpt.cli.main import main; main()"
     arguments = ["annotate", "missing.h5ad", "--model", "pancreas", "--out", "out.h5ad"]
-    ran = subprocess.run([sys.executable, "-c", code, *arguments], cwd=tmp_path, capture_output=True, text=True)
+    ran = subprocess.run([*PROGRAM, *arguments], cwd=tmp_path, capture_output=True, text=True)
     assert_refused(Ran(ran.returncode, ran.stdout, ran.stderr), "missing.h5ad is no file (nothing there)")
     assert list(tmp_path.iterdir()) == []
 
@@ -500,19 +492,89 @@ def test_a_missing_option_is_a_usage_error(run: Run, query_file: Path) -> None:
     assert "Traceback" not in ran.err
 
 
-def test_export_writes_what_was_asked_for(run: Run, small_folder: Path, tmp_path: Path) -> None:
-    out = tmp_path / "out"
-    ran = run("export", small_folder, "--out", out, "--precision", "int8", "--precision", "fp32")
-    assert ran.code == 0
-    assert sorted(path.name for path in (out / "onnx").iterdir()) == ["model.onnx", "model_int8.onnx", "parity.json"]
-    assert "onnx/model_int8.onnx, int8: of 2048 cells" in ran.err
-    assert f"spikgpt-onnx annotate QUERY.h5ad --model {out} --out OUT.h5ad" in ran.err
-    ran = run("export", small_folder, "--out", tmp_path / "literal.onnx", "--literal")
-    assert "literal.onnx, m = 300." in ran.err
-    assert (tmp_path / "literal.onnx").stat().st_size > 100_000
-    ran = run("export", small_folder, "--out", tmp_path / "new", "--precision", "fp8")
-    assert_refused(ran, "Found the precisions fp8; choose from fp32, fp16, int8.")
-
-
 def test_help_shows_what_stands_in_brackets(run: Run) -> None:
     assert "[@REVISION]" in run("annotate", "--help").out
+
+
+def test_the_start_loads_nothing_heavy() -> None:
+    program = (
+        "import sys; from spikgpt.cli.main import app; app(['--version'], standalone_mode=False); print(*sys.modules)"
+    )
+    loaded = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True).stdout.split()
+    heavy = ("numpy", "pandas", "scipy", "anndata", "huggingface_hub", "tqdm", "torch", "rich.table")
+    assert not [module for module in heavy if module in loaded]
+
+
+def test_shell_completion() -> None:
+    def complete(*words: str, **environment: str) -> list[str]:
+        ran = subprocess.run(
+            [*PROGRAM, *words], env=os.environ | environment, capture_output=True, text=True, check=True
+        )
+        return ran.stdout.split()
+
+    script = complete("--show-completion", "bash", _TYPER_COMPLETE_TEST_DISABLE_SHELL_DETECTION="1")
+    assert script[-5:] == ["complete", "-o", "default", "-F", "_spikgpt_completion", "spikgpt"][-5:]
+
+    def completions(line: str) -> list[str]:
+        return complete(_SPIKGPT_COMPLETE="complete_bash", COMP_WORDS=line, COMP_CWORD=str(line.count(" ")))
+
+    assert completions("spikgpt p") == ["pull", "push", "pretrain"]
+    assert completions("spikgpt annotate x --engine ") == ["auto", "onnx", "torch"]
+
+
+def test_who_has_seen_enough_is_not_told_of_it() -> None:
+    command = [*PROGRAM, "info", "pancreas"]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as ran:
+        assert ran.stdout is not None
+        assert ran.stderr is not None
+        ran.stdout.close()
+        assert (ran.wait(), ran.stderr.read()) == (1, "")
+
+
+@pytest.mark.parametrize(
+    ("package", "arguments", "extra"),
+    [
+        ("torch", ["train", "cells.h5ad", "--label-key", "type", "--out", "mine"], "train"),
+        ("onnx", ["export", "pancreas", "--out", "mine"], "train"),
+        ("pyarrow", ["annotate", "cells.h5ad", "--model", "pancreas", "--table", "labels.parquet"], "parquet"),
+    ],
+)
+def test_a_missing_package_names_the_extra(
+    run: Run,
+    query_file: Path,
+    tmp_path: Path,
+    package: str,
+    arguments: list[str],
+    extra: str,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "cells.h5ad").symlink_to(query_file)
+    program = f"import sys; sys.modules['{package}'] = None; {PROGRAM[-1]}"
+    ran = subprocess.run([sys.executable, "-c", program, *arguments], capture_output=True, text=True)
+    assert_refused(Ran(ran.returncode, ran.stdout, ran.stderr), f"pip install 'spikgpt[{extra}]'")
+    assert f"This needs {package}, which cannot be imported" in ran.stderr
+    assert [path.name for path in tmp_path.iterdir()] == ["cells.h5ad"]
+
+
+def test_without_a_command_there_is_help(run: Run) -> None:
+    ran = run()
+    assert ran.code == 0
+    assert "Usage: spikgpt [OPTIONS] COMMAND" in ran.out
+    assert_refused(run("anotate"), "No such command 'anotate'. Did you mean 'annotate'? See spikgpt --help.")
+
+
+def test_doctor_tells_what_works(run: Run) -> None:
+    ran = run("doctor")
+    assert ran.code == 0
+    assert f"ok  numpy: {np.__version__}" in ran.out
+    assert "ok  cpu: works" in ran.out
+    assert "cuda: " in ran.out
+
+
+def test_doctor_tells_of_two_distributions(run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("spikgpt_onnx.session.version", lambda name: "1.32.0")
+    ran = run("doctor")
+    assert ran.code == 1
+    assert "--  ONNX Runtime: onnxruntime 1.32.0, onnxruntime-gpu 1.32.0: " in ran.out
+    assert "pip uninstall -y onnxruntime onnxruntime-gpu" in ran.out
