@@ -26,6 +26,7 @@ from spikgpt import Annotation, SpikGPT
 from spikgpt.cells.align import AlignedCells, joined, log_normalise
 from spikgpt.cells.reading import read_cells
 from spikgpt.engines.opening import torch_engine
+from spikgpt.labels.decision import Cutoffs
 from spikgpt.options import AnnotateOptions, TrainOptions, options_of
 from spikgpt.pipeline import annotate
 from spikgpt.reference.files import ReferenceFiles, save
@@ -34,6 +35,7 @@ from spikgpt.testing.hub import LoopbackHub
 from spikgpt.training.train import train
 from spikgpt.types import InputReport
 from spikgpt_onnx.exporter import export
+from spikgpt_onnx.parity import ExportableReference
 
 DATA = Path(__file__).parent / "data"
 QUERY_FILE = DATA / "pancreas_baron_human2_human4.h5ad"
@@ -42,6 +44,11 @@ QUERY_FILE = DATA / "pancreas_baron_human2_human4.h5ad"
 def labelled(reference: ReferenceFiles, adata: Any, engine: Any = None, **options: Any) -> Annotation:
     """Annotate cells, by the torch engine unless another is given, and leave them as they are."""
     return annotate(reference, engine or torch_engine(reference), adata, options_of(AnnotateOptions, options))
+
+
+def exportable(reference: ReferenceFiles) -> ExportableReference:
+    """Return a reference as the exporter takes it."""
+    return ExportableReference(reference, torch_engine(reference))
 
 
 def aligned(reference: ReferenceFiles, adata: Any) -> AlignedCells:
@@ -123,7 +130,7 @@ def small_folder(small: ReferenceFiles, tmp_path_factory: pytest.TempPathFactory
 def graph_folder(small: ReferenceFiles, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Export ``small``; tests leave the folder as it is."""
     folder = tmp_path_factory.mktemp("references") / "small-onnx"
-    export(small, torch_engine(small), folder)
+    export(exportable(small), folder)
     return folder
 
 

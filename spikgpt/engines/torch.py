@@ -28,8 +28,8 @@ BATCH = 1024
 class TorchEngine:
     """Runs a classifier on what its embedding makes of cells.
 
-    Logits are divided by ``temperature``. ``source`` is the scGPT checkpoint of an embedding by scGPT, ``running`` how to
-    run that.
+    Logits are divided by ``temperature``. ``source`` is the checkpoint of an embedding by scGPT, ``running`` how to run
+    that.
     """
 
     embedding: Embedding

@@ -268,7 +268,7 @@ def calibrate(
 def score_all(
     engine: TorchEngine, familiarity: Familiarity, cells: AlignedCells, *, neighbours: bool
 ) -> tuple[QueryModel, CellScores]:
-    """Return the scores of all cells that are not empty, as the pipeline gives them, and the model they were made by."""
+    """Return what the pipeline says of the cells that are not empty: their scores, and the model behind these."""
     filled, options = cells.part(~cells.empty), AnnotateOptions(neighbours=neighbours)
     report = InputReport("training cells", cells.kind, "auto", 0, 0)
     with Spool() as spool:
