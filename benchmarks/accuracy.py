@@ -21,12 +21,12 @@ from rich.console import Console
 from rich.table import Table
 from sklearn.linear_model import LogisticRegression
 from sklearn.preprocessing import StandardScaler
-
 from spikgpt.labels.reading import read_embedding
-from spikgpt.pipeline import annotate
-from spikgpt.training.embedders import ScGPTEmbedder, open_scgpt
-from spikgpt.training.metrics import Metrics, measure
 from spikgpt.training.reference import Reference
+
+from spikgpt.pipeline import annotate
+from spikgpt.scgpt.source import ScGPTSource, open_scgpt
+from spikgpt.training.metrics import Metrics, measure
 from spikgpt.training.train import train
 
 # What the two PBMC studies call the same type; cells with other labels are left out.
@@ -97,7 +97,7 @@ def main() -> None:
     if options.data is None:
         parser.error("name the folder of the studies with --data or SPIKGPT_DATA")
     console = Console()
-    embedder: str | ScGPTEmbedder = open_scgpt(options.scgpt) if options.scgpt else "pca"
+    embedder: str | ScGPTSource = open_scgpt(options.scgpt) if options.scgpt else "pca"
     results: dict[str, Any] = {}
     for task in options.task or TARGETS:
         cells, query = load_task(task, Path(options.data))
@@ -118,7 +118,7 @@ def main() -> None:
                 scores.setdefault(f"spikgpt {recipe}", []).append(measure(truth, annotation.best_labels))
                 if recipe == "default":
                     scalings.add(annotation.report.scaling)
-                    below.append(annotation.unknown_rate)
+                    below.append(annotation.unknown_fraction)
                 if seed == 0:
                     for balanced in (False, True):
                         name = f"logistic regression{' balanced' if balanced else ''}, embedding of {recipe}"

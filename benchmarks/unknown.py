@@ -30,13 +30,13 @@ from scipy.stats import betabinom
 from sklearn.linear_model import LogisticRegression
 from sklearn.neighbors import NearestNeighbors
 from sklearn.preprocessing import StandardScaler
-
 from spikgpt.labels.reading import Readings
+from spikgpt.training.reference import Reference
+
 from spikgpt.labels.thresholds import Calibration
 from spikgpt.pipeline import annotate, read
 from spikgpt.training.evaluation import evaluate
 from spikgpt.training.metrics import reliability, unknown_auroc, unseen_found
-from spikgpt.training.reference import Reference
 from spikgpt.training.train import train
 
 LABEL = "cell_type"
@@ -83,8 +83,10 @@ def fixed(data: Path, seeds: int) -> dict[str, Any]:
             for rule, options in rules.items():
                 result = evaluate(annotate(reference, query, **options), query, LABEL)
                 assert result.auroc_unknown is not None
-                assert result.unseen_unknown_rate is not None
-                found[rule].append((result.auroc_unknown, result.unseen_unknown_rate, result.known_unknown_rate))
+                assert result.unseen_unknown_fraction is not None
+                found[rule].append(
+                    (result.auroc_unknown, result.unseen_unknown_fraction, result.known_unknown_fraction)
+                )
         for rule, rows in found.items():
             means, spreads = np.mean(rows, axis=0), np.std(rows, axis=0)
             figures = [f"{mean:.3f} ± {spread:.3f}" for mean, spread in zip(means, spreads, strict=True)]
@@ -214,9 +216,9 @@ def promise(data: Path, splits: int) -> dict[str, Any]:
         reference = train(human[~apart].copy(), LABEL, batch_key="donor")
         query = human[apart & human.obs[LABEL].isin(reference.labels.names).to_numpy()].copy()
         annotation = annotate(reference, query)
-        expected = "-" if annotation.decision.expected is None else f"{100 * annotation.decision.expected:.1f}%"
-        table.add_row(str(donor), str(query.n_obs), f"{100 * annotation.unknown_rate:.1f}%", expected)
-        results[f"donor {donor}"] = annotation.unknown_rate
+        expected = "-" if annotation.cutoffs.expected is None else f"{100 * annotation.cutoffs.expected:.1f}%"
+        table.add_row(str(donor), str(query.n_obs), f"{100 * annotation.unknown_fraction:.1f}%", expected)
+        results[f"donor {donor}"] = annotation.unknown_fraction
     console.print(table)
     return results
 
@@ -258,7 +260,7 @@ def strange(data: Path, seeds: int) -> dict[str, Any]:
         reference = train(cells, LABEL, batch_key="donor", seed=seed)
         for name, strangers in strangers_of(data, query):
             shares = [
-                annotate(reference, strangers, **options).unknown_rate
+                annotate(reference, strangers, **options).unknown_fraction
                 for options in ({}, {"neighbours": False}, {"threshold": 0.95})
             ]
             results.setdefault(name, []).append((strangers.n_obs, *shares))

@@ -19,18 +19,16 @@ import scanpy
 from anndata import AnnData
 from rich.console import Console
 from rich.table import Table
+from spikgpt.training.sharing import open_reference, push
+from spikgpt_onnx.annotator import Annotator
 
 from spikgpt import Annotation, Evaluation, SpikGPT
-from spikgpt.cells.obs import read_h5ad
-from spikgpt.labels.thresholds import UNKNOWN
 from spikgpt.reference.hub import Hub
 from spikgpt.sharing import open_reference, push
 from spikgpt.testing.hub import LoopbackHub
-from spikgpt.training.embedders import open_scgpt
 from spikgpt.training.evaluation import evaluate
 from spikgpt.training.metrics import measure
-from spikgpt.training.reference import trained
-from spikgpt_onnx.annotator import Annotator
+from spikgpt.types import UNKNOWN
 from spikgpt_onnx.exporter import export
 
 # Acinar enzymes, then genes of duct cells.
@@ -51,7 +49,7 @@ def show(console: Console, evaluation: Evaluation) -> None:
 def show_markers(console: Console, cells: AnnData, annotation: Annotation) -> None:
     """Print what the ductal cells that are called acinar express, beside cells that nobody disputes."""
     truth, called = cells.obs["cell_type"].astype(str).to_numpy(), annotation.best_labels
-    unseen = read_h5ad(CELLS.with_name("pancreas_baron_human3.h5ad"))
+    unseen = read_cells(CELLS.with_name("pancreas_baron_human3.h5ad"))
     groups = {
         "beta, called beta": cells[(truth == "beta") & (called == "beta")],
         "ductal, called ductal": cells[(truth == "ductal") & (called == "ductal")],
@@ -77,7 +75,7 @@ def main() -> int:
     """Run the demo; exit code 1 when the two ways disagree."""
     console = Console(highlight=False)
     model = SpikGPT.from_pretrained("pancreas")
-    cells = read_h5ad(CELLS)
+    cells = read_cells(CELLS)
     console.print(
         f"[bold]1. Annotate[/] {cells.n_obs} cells, donors {', '.join(cells.obs['donor'].unique())}: {model!r}"
     )
@@ -88,7 +86,7 @@ def main() -> int:
     metrics = evaluation.metrics
     console.print(f"Accuracy {metrics.accuracy:.4f}, macro-F1 {metrics.macro_f1:.4f} over {metrics.cells} cells.")
     console.print(
-        f"{100 * evaluation.known_unknown_rate:.1f}% of the cells of known types were called {UNKNOWN}; "
+        f"{100 * evaluation.known_unknown_fraction:.1f}% of the cells of known types were called {UNKNOWN}; "
         f"accuracy with these counted as errors {evaluation.accuracy_after_rejection:.4f}."
     )
 
@@ -109,7 +107,7 @@ def main() -> int:
     console.print(f"{same} of {total} labels are the same; probabilities differ by at most {difference:.1e}.")
     console.print(f"With 8-bit weights {int((in_8_bits.labels == annotation.labels).sum())} are the same.")
     console.print("\n[bold]4. The same with scGPT[/]: a small network in its format embeds the cells of both donors.")
-    donors = [read_h5ad(CELLS.with_name(f"pancreas_baron_{donor}.h5ad")) for donor in ("human1", "human3")]
+    donors = [read_cells(CELLS.with_name(f"pancreas_baron_{donor}.h5ad")) for donor in ("human1", "human3")]
     scgpt = open_scgpt(CELLS.with_name("scgpt_baron"), cache=None)
     reference = SpikGPT.train(anndata.concat(donors), "cell_type", embedder=scgpt, name="pancreas on scGPT")
     metrics = reference.evaluate(cells, "cell_type").metrics
@@ -136,8 +134,9 @@ def main() -> int:
     for rule, options in (("by familiarity", {}), ("by the paper's 0.95", {"threshold": 0.95})):
         found = lacking.evaluate(cells, "cell_type", **options)
         console.print(
-            f"Unknown {rule}: {100 * (found.unseen_unknown_rate or 0):.1f}% of the {sum(found.unseen_labels.values())} "
-            f"unseen cells, {100 * found.known_unknown_rate:.1f}% of the others; AUROC {found.auroc_unknown:.3f}."
+            f"Unknown {rule}: {100 * (found.unseen_unknown_fraction or 0):.1f}% of the "
+            f"{sum(found.unseen_labels.values())} unseen cells, {100 * found.known_unknown_fraction:.1f}% of the "
+            f"others; AUROC {found.auroc_unknown:.3f}."
         )
     return 0 if same == total and equal else 1
 

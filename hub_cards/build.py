@@ -11,10 +11,9 @@ from typing import Any
 import anndata
 
 from spikgpt import SpikGPT
-from spikgpt.cells.obs import read_h5ad
+from spikgpt.cells.reading import read_cells
 from spikgpt.reference.card import untrained_card
 from spikgpt.reference.layout import GRAPHS
-from spikgpt_onnx.exporter import export
 
 HERE = Path(__file__).resolve().parent
 NAMES = sorted(path.parent.name for path in HERE.glob("*/recipe.json"))
@@ -44,16 +43,16 @@ def main() -> None:
     if not files:
         accessions = ", ".join(recipe["provenance"]["datasets"])
         parser.error(f"the cells of {options.name} ({accessions}) are not in this repository; give them with --cells")
-    trained = SpikGPT.train(
-        anndata.concat([read_h5ad(file) for file in files]),
+    model = SpikGPT.train(
+        anndata.concat([read_cells(file) for file in files]),
         recipe["label_key"],
         batch_key=recipe["batch_key"],
         name=recipe["name"],
         seed=recipe["seed"],
         provenance=recipe["provenance"],
     )
-    trained.save_pretrained(options.out, overwrite=True)
-    for name, parity in export(trained.reference, options.out, precisions=tuple(GRAPHS)).items():
+    model.save_pretrained(options.out, overwrite=True)
+    for name, parity in model.export(options.out, precisions=tuple(GRAPHS)).items():
         sys.stdout.write(f"{name}, {parity}\n")
 
 

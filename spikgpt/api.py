@@ -3,19 +3,38 @@
 from __future__ import annotations
 
 import tempfile
+from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Unpack
 
 from anndata import AnnData
 
+from spikgpt.cells.reading import open_cells
+from spikgpt.embedding.base import Engine
+from spikgpt.engines.opening import open_engine, torch_engine
+from spikgpt.extras import needs
 from spikgpt.labels.annotation import Annotation
-from spikgpt.options import PushOptions
+from spikgpt.options import (
+    AnnotateKeywords,
+    AnnotateOptions,
+    EngineOptions,
+    HubOptions,
+    LoadKeywords,
+    PushKeywords,
+    PushOptions,
+    TrainKeywords,
+    TrainOptions,
+    options_of,
+)
 from spikgpt.pipeline import annotate
+from spikgpt.reference.files import ReferenceFiles, save
 from spikgpt.reference.hub import Hub, Push
 from spikgpt.sharing import open_reference, push
-from spikgpt.training.evaluation import Evaluation, evaluate
-from spikgpt.training.reference import Reference, save, trained
-from spikgpt.training.train import train
+
+if TYPE_CHECKING:
+    from spikgpt.scgpt.source import ScGPTSource
+    from spikgpt.training.evaluation import Evaluation
+    from spikgpt_onnx.parity import Parity
 
 
 class SpikGPT:
@@ -25,14 +44,17 @@ class SpikGPT:
     ----------
     reference
         What training returns or a folder holds; most users call :meth:`from_pretrained` or :meth:`train`.
+    engine
+        What runs its network; by default ONNX Runtime where it and a graph are there, else torch.
     """
 
-    def __init__(self, reference: Reference) -> None:
+    def __init__(self, reference: ReferenceFiles, engine: Engine | None = None) -> None:
         self.reference = reference
+        self.engine = engine or open_engine(reference)
 
     def __repr__(self) -> str:
-        labels = self.reference.labels.names
-        return f"SpikGPT({self.reference.name!r}, {len(labels)} labels, embedder {self.reference.embedder.kind})"
+        labels, kind = self.reference.labels.names, self.engine.embedding.kind
+        return f"SpikGPT({self.reference.name!r}, {len(labels)} labels, embedding {kind}, {self.engine.name})"
 
     @classmethod
     def from_pretrained(
@@ -40,11 +62,8 @@ class SpikGPT:
         name: str | Path,
         *,
         revision: str | None = None,
-        token: str | bool | None = None,
-        cache_dir: str | Path | None = None,
-        endpoint: str | None = None,
-        local_files_only: bool = False,
         scgpt: str | Path | None = None,
+        **keywords: Unpack[LoadKeywords],
     ) -> SpikGPT:
         """Load a reference by name, from a folder, or from the Hugging Face Hub.
 
@@ -55,18 +74,12 @@ class SpikGPT:
             with this package, else the repository of that name in the namespace ``SPIKGPT_NAMESPACE``.
         revision
             Branch, tag or commit of the repository. With one, a name always means the repository.
-        token
-            Token for the Hub, True for that of ``hf auth login``, False for none. By default the stored one is used
-            with the default endpoint, and none with another.
-        cache_dir
-            Where to keep what is downloaded; by default the cache of huggingface_hub.
-        endpoint
-            Address of the Hub; by default ``HF_ENDPOINT``, or huggingface.co.
-        local_files_only
-            Take what is cached and ask nothing of the Hub.
         scgpt
             Folder of the scGPT checkpoint that the reference was trained with, where it neither carries it nor names a
-            repository.
+            repository; it is run by torch.
+        keywords
+            Fields of :class:`spikgpt.options.HubOptions` and :class:`spikgpt.options.EngineOptions`, such as
+            ``token``, ``local_files_only``, ``engine`` and ``provider``.
 
         Raises
         ------
@@ -78,14 +91,42 @@ class SpikGPT:
             When it was written by a newer library.
         HubError
             When the Hub refuses or cannot be reached, and the reference is not cached.
+        ConfigError
+            When an option is out of range, or a package is missing.
         """
-        hub = Hub(endpoint, token, cache_dir, local_files_only)
-        return cls(trained(open_reference(name, revision, hub=hub), scgpt=scgpt, hub=hub))
+        fields = HubOptions.__struct_fields__
+        hub = Hub.of(options_of(HubOptions, {key: value for key, value in keywords.items() if key in fields}))
+        engine = options_of(EngineOptions, {key: value for key, value in keywords.items() if key not in fields})
+        reference = open_reference(name, revision, hub=hub)
+        return cls(reference, open_engine(reference, engine, scgpt=scgpt, hub=hub))
 
     @classmethod
-    def train(cls, adata: AnnData, label_key: str, **options: Any) -> SpikGPT:
-        """Train a reference; the options are those of :func:`spikgpt.training.train.train`."""
-        return cls(train(adata, label_key, **options))
+    def train(
+        cls, adata: AnnData, label_key: str, *, embedder: str | ScGPTSource = "pca", **keywords: Unpack[TrainKeywords]
+    ) -> SpikGPT:
+        """Train a reference on labelled cells.
+
+        Parameters
+        ----------
+        label_key
+            Column of ``obs`` with the cell types. Cells without a label, and types of fewer than 5 cells, are left out.
+        embedder
+            ``pca``, ``obsm:KEY`` for an embedding that the AnnData brings, or what
+            :func:`spikgpt.scgpt.source.open_scgpt` returns.
+        keywords
+            Fields of :class:`spikgpt.options.TrainOptions`, such as ``batch_key``, ``recipe`` and ``seed``.
+
+        Raises
+        ------
+        DataError
+            When the cells cannot be read or the labels cannot be learned from.
+        ConfigError
+            When an option is out of range, or a package is missing.
+        """
+        with needs():
+            from spikgpt.training.train import train
+        reference = train(adata, label_key, embedder=embedder, options=options_of(TrainOptions, keywords))
+        return cls(reference, torch_engine(reference, source=None if isinstance(embedder, str) else embedder))
 
     def save_pretrained(self, folder: str | Path, *, overwrite: bool = False) -> Path:
         """Write the reference to a folder.
@@ -97,24 +138,43 @@ class SpikGPT:
         """
         return save(self.reference, folder, overwrite=overwrite)
 
+    def export(self, folder: str | Path, *, precisions: Sequence[str] = ("fp32",)) -> dict[str, Parity]:
+        """Write the reference with its ONNX graphs, each checked against the trained model; see ``spikgpt export``.
+
+        Returns
+        -------
+        The agreement of each graph with the trained model, by file name.
+
+        Raises
+        ------
+        ParityError
+            When a graph disagrees with the trained model. Nothing is written then.
+        ConfigError
+            When something is in the way, or a package is missing.
+        """
+        with needs():
+            from spikgpt.engines.torch import TorchEngine
+            from spikgpt_onnx.exporter import export
+            from spikgpt_onnx.parity import ExportableReference
+        engine = self.engine if isinstance(self.engine, TorchEngine) else torch_engine(self.reference)
+        return export(ExportableReference(self.reference, engine), folder, precisions=precisions)
+
     def push_to_hub(
         self,
         repo: str,
         *,
-        private: bool = False,
-        branch: str | None = None,
-        tag: str | None = None,
-        pull_request: bool = False,
-        message: str | None = None,
-        dry_run: bool = False,
-        scgpt: str | Path | None = None,
         token: str | bool | None = None,
         endpoint: str | None = None,
+        **keywords: Unpack[PushKeywords],
     ) -> Push:
         """Put the reference into a repository ``org/name`` of the Hub, in one commit.
 
-        A graph that is there is removed, since nothing says that it was made from these weights; to share one, export
-        to a folder and use :func:`spikgpt.sharing.push`. The options are those of that function.
+        Parameters
+        ----------
+        token, endpoint
+            As for :meth:`from_pretrained`.
+        keywords
+            Fields of :class:`spikgpt.options.PushOptions`, such as ``private``, ``tag`` and ``dry_run``.
 
         Raises
         ------
@@ -122,43 +182,57 @@ class SpikGPT:
             When the Hub refuses, or somebody else has committed meanwhile. Nothing was committed then.
         """
         with tempfile.TemporaryDirectory() as folder:
-            return push(
-                self.save_pretrained(Path(folder) / "reference"),
-                repo,
-                PushOptions(
-                    private=private,
-                    branch=branch,
-                    tag=tag,
-                    pull_request=pull_request,
-                    message=message,
-                    dry_run=dry_run,
-                ),
-                scgpt=scgpt,
-                hub=Hub(endpoint, token),
-            )
+            saved = self.save_pretrained(Path(folder) / "reference")
+            return push(saved, repo, options_of(PushOptions, keywords), hub=Hub(endpoint, token))
 
-    def annotate(self, adata: AnnData, **options: Any) -> Annotation:
-        """Label every cell and write the result into the AnnData.
+    def annotate(self, cells: AnnData | str | Path, **keywords: Unpack[AnnotateKeywords]) -> Annotation:
+        """Label every cell.
 
-        Sets ``obs["spikgpt_label"]``, ``obs["spikgpt_confidence"]``, ``obs["spikgpt_best_label"]`` (before rejection),
-        ``obsm["spikgpt_probabilities"]`` and ``uns["spikgpt"]``. The options are those of
-        :func:`spikgpt.pipeline.annotate`.
+        Parameters
+        ----------
+        cells
+            An AnnData, which gets the labels: ``obs["spikgpt_label"]``, ``obs["spikgpt_confidence"]``,
+            ``obs["spikgpt_best_label"]`` (before rejection), ``obsm["spikgpt_probabilities"]``, ``uns["spikgpt"]`` and
+            more. Or the path of an h5ad file or a zarr folder, which is read a few cells at a time and left as it is.
+        keywords
+            Fields of :class:`spikgpt.options.AnnotateOptions`, such as ``unknown_rate`` and ``neighbours``.
 
         Raises
         ------
         DataError
             When the cells cannot be read or share too few genes with the reference.
+        ConfigError
+            When an option is out of range.
         """
-        annotation = annotate(self.reference, adata, **options)
-        annotation.write_to(adata)
+        options = options_of(AnnotateOptions, keywords)
+        if isinstance(cells, str | Path):
+            with open_cells(cells) as opened:
+                return annotate(self.reference, self.engine, opened, options)
+        annotation = annotate(self.reference, self.engine, cells, options)
+        annotation.write_to(cells)
         return annotation
 
-    def evaluate(self, adata: AnnData, label_key: str, **options: Any) -> Evaluation:
+    def evaluate(
+        self,
+        adata: AnnData,
+        label_key: str,
+        *,
+        label_map: Mapping[str, str] | None = None,
+        **keywords: Unpack[AnnotateKeywords],
+    ) -> Evaluation:
         """Label every cell and hold the labels against ``obs[label_key]``; the AnnData is left as it is.
+
+        Parameters
+        ----------
+        label_map
+            From names in that column to the reference's names, where they differ.
 
         Raises
         ------
         DataError
             When the cells cannot be read, or the label column is missing or names no type of the reference.
         """
-        return evaluate(annotate(self.reference, adata, **options), adata, label_key)
+        with needs():
+            from spikgpt.training.evaluation import evaluate
+        annotation = annotate(self.reference, self.engine, adata, options_of(AnnotateOptions, keywords))
+        return evaluate(annotation, adata, label_key, label_map, labels=self.reference.labels)

@@ -15,7 +15,8 @@ The family::
     ├── ParityError          an exported graph disagrees with the trained model
     └── GraphError           a graph cannot be run, or not where it was asked to
 
-Every message says what was found, what was expected and what to do.
+Every message says what was found, what was expected and what to do. What is merely suspicious is a SpikGPTWarning, a
+UserWarning.
 """
 
 from __future__ import annotations
@@ -67,3 +68,7 @@ class ParityError(SpikGPTError):
 
 class GraphError(SpikGPTError):
     """A graph cannot be run, or not where it was asked to."""
+
+
+class SpikGPTWarning(UserWarning):
+    """Labels were written, and something about them is suspicious."""

@@ -1,4 +1,4 @@
-"""What is installed on request: one line says which extra brings what is missing."""
+"""Packages that only some of the work needs, and the extras that bring them."""
 
 from __future__ import annotations
 
@@ -7,18 +7,31 @@ from contextlib import contextmanager
 
 from spikgpt.errors import ConfigError
 
+EXTRAS = {
+    **dict.fromkeys(("matplotlib", "onnx", "scanpy", "sklearn", "spikingjelly", "torch"), "train"),
+    **{"numba": "scgpt", "onnxruntime": "cpu", "pyarrow": "parquet"},
+}
+
 
 @contextmanager
-def needs(extra: str) -> Iterator[None]:
-    """Turn a failed import into an error that names the extra of this package that brings it.
+def needs(package: str = "") -> Iterator[None]:
+    """Name the extra to install when an import in the block fails.
+
+    Parameters
+    ----------
+    package
+        What the block needs; by default the package that was not found, if an extra brings it.
 
     Raises
     ------
     ConfigError
-        When a package that is imported inside is not installed.
+        When it is not installed.
     """
     try:
         yield
     except ImportError as error:
-        msg = f"{error.name or error} is not installed, and this needs it. Run: pip install 'spikgpt[{extra}]'"
+        missing = package or str(error.name).partition(".")[0]
+        if missing not in EXTRAS:
+            raise
+        msg = f"This needs {missing}, which cannot be imported ({error}): pip install 'spikgpt[{EXTRAS[missing]}]'"
         raise ConfigError(msg) from error

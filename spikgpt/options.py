@@ -1,16 +1,19 @@
 """What can be asked for, with one meaning in Python and on the command line.
 
 Each options object is frozen and checked when it is made from a user's keywords by :func:`options_of`. The descriptions
-are the help of the command line and the text of the Python reference. The ``Keywords`` classes beside them tell type
+are the help of the command line and the text of the Python reference; ``extra={"flag": ...}`` spells a flag of the
+command line that is not the field's name, and None leaves it out. The ``Keywords`` classes beside them tell type
 checkers and editors the same fields as keywords; a test holds the two against each other.
 """
 
 from __future__ import annotations
 
 import difflib
-from collections.abc import Mapping
+import re
+from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import Annotated, Any, Literal, TypedDict, TypeVar
+from types import NoneType, UnionType
+from typing import Annotated, Any, Literal, TypedDict, TypeVar, Union, get_args, get_origin, get_type_hints
 
 import msgspec
 from msgspec import Meta
@@ -24,6 +27,16 @@ EngineName = Literal["auto", "onnx", "torch"]
 Precision = Literal["fp32", "fp16", "int8"]
 Provider = Literal["auto", "cpu", "cuda", "tensorrt"]
 Scaling = Literal["auto", "composition", "reference", "query"]
+
+WORDS = {
+    str: "text",
+    bool: "True or False",
+    int: "a whole number",
+    float: "a number",
+    Path: "a path",
+    dict: "a dict with text as keys",
+    list: "a list",
+}
 
 T = TypeVar("T", bound="Options")
 
@@ -65,9 +78,10 @@ class AnnotateOptions(Options, frozen=True, kw_only=True, forbid_unknown_fields=
     batch_size: Annotated[
         Count | None, Meta(description="Cells classified at a time; the labels do not depend on it.")
     ] = None
-    progress: Annotated[bool | None, Meta(description="Show a progress bar; by default where there is a terminal.")] = (
-        None
-    )
+    progress: Annotated[
+        bool | None,
+        Meta(description="Show a progress bar; by default where there is a terminal.", extra={"flag": None}),
+    ] = None
 
     def __post_init__(self) -> None:
         if self.threshold is not None and (self.unknown_rate is not None or self.recalibrate):
@@ -107,7 +121,7 @@ class HubOptions(Options, frozen=True, kw_only=True, forbid_unknown_fields=True)
 
     token: Annotated[
         str | bool | None,
-        Meta(description="Token for the Hub, True for that of `hf auth login`, False for none."),
+        Meta(description="Token for the Hub, True for that of `hf auth login`, False for none.", extra={"flag": None}),
     ] = None
     cache_dir: Annotated[
         Path | None, Meta(description="Where to keep what is downloaded; by default the cache of huggingface_hub.")
@@ -132,14 +146,19 @@ class TrainOptions(Options, frozen=True, kw_only=True, forbid_unknown_fields=Tru
     recipe: Annotated[
         Literal["default", "paper"], Meta(description="default, or paper for the published settings.")
     ] = "default"
-    name: Annotated[str, Meta(min_length=1, description="Name of the reference.")] = "reference"
+    name: Annotated[str, Meta(min_length=1, description="Name of the reference.", extra={"flag": None})] = "reference"
     seed: Annotated[int, Meta(ge=0, description="The same seed gives the same reference.")] = 0
     device: Annotated[str | None, Meta(description="A torch device; by default a GPU when there is one.")] = None
     checkpoints: Annotated[
-        Path | None, Meta(description="Folder for the state of the training, to resume from after an interruption.")
+        Path | None,
+        Meta(
+            description="Folder for the state of the training, to resume from after an interruption.",
+            extra={"flag": None},
+        ),
     ] = None
     provenance: Annotated[
-        dict[str, Any] | None, Meta(description="More that the reference should keep, such as source and licence.")
+        dict[str, Any] | None,
+        Meta(description="More that the reference should keep, such as source and licence.", extra={"flag": None}),
     ] = None
 
 
@@ -221,8 +240,42 @@ class PushKeywords(TypedDict, total=False):
     dry_run: bool
 
 
-def options_of(kind: type[T], keywords: Mapping[str, Any]) -> T:
+def expected(kind: type[Options], name: str) -> str:
+    """Say in a user's words what an option takes, such as "a number of at least 0 and below 1"."""
+    allowed = limits(kind, name)
+    return _words(get_type_hints(kind)[name]) + (f" of {allowed}" if allowed else "")
+
+
+def limits(kind: type[Options], name: str) -> str:
+    """Say in which range the values of an option lie, such as "at least 0 and below 1"; nothing where any will do."""
+    parts = [get_type_hints(kind, include_extras=True)[name]]
+    said = []
+    for part in parts:  # grows by what each part is made of
+        parts += get_args(part)
+        if isinstance(part, Meta):
+            ends = {"at least": part.ge, "above": part.gt, "at most": part.le, "below": part.lt}
+            ends["length at least"] = part.min_length
+            said += [f"{word} {end}" for word, end in ends.items() if end is not None]
+    return " and ".join(said)
+
+
+def _words(kind: Any) -> str:
+    """Say in a user's words what a type without limits takes."""
+    if get_origin(kind) is Literal:
+        *first, last = get_args(kind)
+        return f"{', '.join(first)} or {last}"
+    if get_origin(kind) in (Union, UnionType):
+        return " or ".join(_words(part) for part in get_args(kind) if part is not NoneType)
+    return WORDS[get_origin(kind) or kind]
+
+
+def options_of(kind: type[T], keywords: Mapping[str, Any], called: Callable[[str], str] = str) -> T:
     """Return an options object from a user's keywords.
+
+    Parameters
+    ----------
+    called
+        From the name of an option to what the user calls it.
 
     Raises
     ------
@@ -237,15 +290,13 @@ def options_of(kind: type[T], keywords: Mapping[str, Any]) -> T:
             msg = f"There is no option {name!r}; the options are {', '.join(known)}.{hint}"
             raise ConfigError(msg)
     # NumPy's numbers and paths are taken as what they are meant to be.
-    plain = {name: value.item() if hasattr(value, "item") else value for name, value in keywords.items()}
+    plain = {name: value.item() if getattr(value, "ndim", 1) == 0 else value for name, value in keywords.items()}
     plain |= {name: str(value) for name, value in plain.items() if isinstance(value, Path)}
     try:
         return msgspec.convert(plain, kind, dec_hook=lambda to, value: to(value))
     except msgspec.ValidationError as error:
-        if isinstance(error.__cause__, ConfigError):
-            raise error.__cause__ from None
-        what, _, place = str(error).partition(" - at `$.")
-        name = place.rstrip("`")
-        given = f"{name} is {keywords.get(name)!r}: " if name in keywords else ""
-        msg = f"{given}{what[:1].lower() if given else what[:1]}{what[1:]}. See the options of {kind.__name__}."
+        if not (place := re.search(r"\$\.(\w+)", str(error))):
+            raise ConfigError(str(error)) from None
+        name = place[1]
+        msg = f"{called(name)} is {keywords[name]!r}; expected {expected(kind, name)}."
         raise ConfigError(msg) from None

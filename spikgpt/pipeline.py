@@ -1,97 +1,355 @@
-"""The main path: AnnData and a reference in, labels out."""
+"""The way from cells to labels, the same for every engine, in two passes.
+
+1. *Fit*: a :class:`QueryModel` is learned from a sample of at most 20,000 cells, which does not depend on their order:
+   the scale to see the query in, the space in which its neighbours are sought, the sample itself as neighbours, what
+   sets the study apart, and the cut-offs below which a cell is Unknown.
+2. *Label*: each chunk of cells by itself, given that model. So the result depends on neither chunks nor order, and
+   memory stays flat. A model can be saved and sent to other processes, which then label chunks of their own.
+
+Each cell goes through the network once. For the sample, that is the pass in the scale that was chosen; to choose it
+takes one pass more over the sample, and two over at most half of it.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from dataclasses import asdict, dataclass, replace
+from typing import Any
 
-import pandas as pd
-from anndata import AnnData
+import msgspec
+import numpy as np
+import numpy.typing as npt
+from safetensors.numpy import load as load_tensors
+from safetensors.numpy import save as save_tensors
+from scipy import sparse
+from tqdm import tqdm
 
-from spikgpt.labels.annotation import Annotation, annotated
-from spikgpt.labels.reading import Readings, read_embedding
-from spikgpt.labels.thresholds import Rejection
-from spikgpt.training.embedders import Embedding
-from spikgpt.training.reference import Reference
+from spikgpt.cells.align import AlignedCells
+from spikgpt.cells.expression import Cells
+from spikgpt.cells.spool import Spool
+from spikgpt.embedding.base import Engine, QueryCells
+from spikgpt.embedding.own_space import OwnSpace
+from spikgpt.labels.annotation import Annotation
+from spikgpt.labels.decision import Cutoffs, fit_cutoffs
+from spikgpt.labels.familiarity import Familiarity, FamiliarityScorer
+from spikgpt.labels.neighbours import ENOUGH_CELLS, Neighbourhood
+from spikgpt.labels.ontology import BroadLabels
+from spikgpt.labels.thresholds import Thresholds, tempered
+from spikgpt.options import AnnotateOptions
+from spikgpt.reference.files import ReferenceFiles
+from spikgpt.types import Bools, Floats, InputReport, NetworkOutput, Rows, Scale
 
-__all__ = ["Annotation", "annotate", "label"]
+
+@dataclass(frozen=True)
+class CellScores:
+    """Of n cells: label ``probabilities``, shape (n, L), and ``familiarity`` scores, shape (n,), if there are any."""
+
+    probabilities: Floats
+    familiarity: npt.NDArray[np.float64] | None
+
+    def part(self, cells: Rows) -> CellScores:
+        """Return those of some of the cells."""
+        return CellScores(self.probabilities[cells], None if self.familiarity is None else self.familiarity[cells])
 
 
-def annotate(
-    reference: Reference,
-    adata: AnnData,
+@dataclass(frozen=True)
+class QueryModel:
+    """What is learned of a query from a sample of its cells: enough to score any of them, alone and in any order.
+
+    Attributes
+    ----------
+    scale
+        Gene means and deviations to see the cells in; None where the embedding has no scale.
+    space
+        Where neighbours are sought; None where that is the network's own vectors.
+    among
+        The sample: row numbers, places and probabilities.
+    scorer
+        What scores familiarity; None for a reference without it.
+    scores
+        Those of the sample itself, worked out once.
+    smoothed
+        Whether cells are seen with their neighbours: not if the user declined, nor among fewer than 100 cells.
+    report
+        How the query was read.
+    cutoffs
+        When a cell is Unknown, once thresholds have been given.
+    """
+
+    scale: Scale | None
+    space: OwnSpace | None
+    among: Neighbourhood
+    scorer: FamiliarityScorer | None
+    scores: CellScores
+    smoothed: bool
+    report: InputReport
+    cutoffs: Cutoffs | None = None
+
+    @classmethod
+    def fit(
+        cls,
+        engine: Engine,
+        familiarity: Familiarity | None,
+        sample: AlignedCells,
+        rows: Rows,
+        *,
+        report: InputReport,
+        options: AnnotateOptions,
+    ) -> QueryModel:
+        """Learn from a sample of a query's cells.
+
+        Parameters
+        ----------
+        sample
+            The cells, k of them, none of them empty.
+        rows
+            Their row numbers in the query, shape (k,), ascending.
+        report
+            How they were read.
+        """
+        embedding = engine.embedding
+
+        def run(cells: AlignedCells, scale: Scale | None) -> NetworkOutput:
+            return engine.run(cells, scale, batch_size=options.batch_size)
+
+        scaled = embedding.fit_scale(sample, options.scaling, run)
+        output = scaled.output or run(sample, scaled.scale)
+        smoothed = options.neighbours and len(rows) >= ENOUGH_CELLS
+        logs = embedding.logs(sample)
+        space = OwnSpace.fit(logs) if smoothed and logs is not None else None
+        among = Neighbourhood(rows, _places(space, output, logs), output.probabilities)
+        scorer = None
+        if familiarity is not None:
+            profiles = embedding.profiles(sample.found)
+            scorer = familiarity.scorer(among, output, logs, profiles, smoothed=smoothed)
+        report = replace(report, scaling=scaled.name, notes=report.notes + scaled.notes)
+        unscored = CellScores(output.probabilities, None)
+        model = cls(scaled.scale, space, among, scorer, unscored, smoothed, report)
+        return replace(model, scores=model._scored(output, logs, rows))
+
+    def score(self, engine: Engine, cells: AlignedCells, rows: Rows, *, batch_size: int | None = None) -> CellScores:
+        """Return the scores of cells, n of them, none of them empty.
+
+        Parameters
+        ----------
+        rows
+            Their row numbers in the query, shape (n,): those of the sample are not worked out again.
+        """
+        place = np.minimum(np.searchsorted(self.among.rows, rows), max(len(self.among.rows) - 1, 0))
+        seen = self.among.rows[place] == rows if len(self.among.rows) else np.zeros(len(rows), dtype=bool)
+        if seen.all():
+            return self.scores.part(place)
+        new = np.flatnonzero(~seen)
+        cells = cells.part(new)
+        output = engine.run(cells, self.scale, batch_size=batch_size)
+        found = self._scored(output, engine.embedding.logs(cells), rows[new])
+        probabilities = np.empty((len(rows), output.probabilities.shape[1]))
+        familiarity = None if found.familiarity is None else np.empty(len(rows))
+        for where, scores in ((new, found), (np.flatnonzero(seen), self.scores.part(place[seen]))):
+            probabilities[where] = scores.probabilities
+            if familiarity is not None and scores.familiarity is not None:
+                familiarity[where] = scores.familiarity
+        return CellScores(probabilities, familiarity)
+
+    def with_cutoffs(self, thresholds: Thresholds, names: tuple[str, ...], options: AnnotateOptions) -> QueryModel:
+        """Return the model with what makes a cell Unknown, as the options ask for.
+
+        Raises
+        ------
+        ConfigError
+            When familiarity is asked for and the reference has none.
+        """
+        probabilities = self.calibrated(thresholds, self.scores.probabilities)
+        scores = self.scores.familiarity
+        cutoffs = fit_cutoffs(thresholds, options, names, probabilities, scores, smoothed=self.smoothed)
+        return replace(self, cutoffs=cutoffs)
+
+    def calibrated(self, thresholds: Thresholds, probabilities: Floats) -> npt.NDArray[np.float32]:
+        """Return probabilities at the temperature of cells seen with neighbours; alone, the network has done it."""
+        calibration = thresholds.smoothed if self.smoothed else None
+        return tempered(probabilities, calibration.temperature if calibration else 1.0).astype(np.float32)
+
+    def save(self) -> bytes:
+        """Return the model as a safetensors file, for another process that has the same reference."""
+        output = self.scorer.sample if self.scorer else None
+        arrays: dict[str, Any] = {"rows": self.among.rows, "points": self.among.points}
+        arrays["network_probabilities"] = self.among.probabilities
+        arrays["probabilities"], arrays["familiarity"] = self.scores.probabilities, self.scores.familiarity
+        arrays["mean"], arrays["std"] = self.scale or (None, None)
+        if self.space:
+            arrays |= {f"space.{name}": value for name, value in vars(self.space).items()}
+        if self.scorer and output:
+            arrays |= {"vectors": output.vectors, "energies": output.energies, "study": self.scorer.study}
+            arrays["profiles"] = self.scorer.profiles
+            if self.scorer.logs is not None:
+                arrays |= {f"logs.{name}": getattr(self.scorer.logs, name) for name in ("data", "indices", "indptr")}
+        cutoffs = None
+        if self.cutoffs is not None:
+            arrays["limits"], cutoffs = self.cutoffs.limits, asdict(replace(self.cutoffs, limits=None))
+        told = {"smoothed": self.smoothed, "report": asdict(self.report), "cutoffs": cutoffs}
+        kept = {name: np.ascontiguousarray(array) for name, array in arrays.items() if array is not None}
+        return save_tensors(kept, metadata={"query_model": msgspec.json.encode(told).decode()})
+
+    @classmethod
+    def load(cls, content: bytes, familiarity: Familiarity | None) -> QueryModel:
+        """Return a model that :meth:`save` wrote, with the familiarity of the same reference."""
+        arrays = load_tensors(content)
+        size = int.from_bytes(content[:8], "little")
+        metadata = msgspec.json.decode(content[8 : 8 + size])["__metadata__"]["query_model"]
+        told = msgspec.json.decode(metadata, type=_Told)
+        scale = (arrays["mean"], arrays["std"]) if "mean" in arrays else None
+        space = {name: arrays[f"space.{name}"] for name in ("mean", "std", "directions") if f"space.{name}" in arrays}
+        scorer = None
+        if familiarity is not None and "vectors" in arrays:
+            output = NetworkOutput(arrays["vectors"], arrays["network_probabilities"], arrays["energies"])
+            profiles = arrays.get("profiles")
+            logs = None
+            if profiles is not None:
+                parts = arrays["logs.data"], arrays["logs.indices"], arrays["logs.indptr"]
+                logs = sparse.csr_matrix(parts, (len(output.energies), profiles.shape[1]))
+            scorer = FamiliarityScorer(familiarity, output, logs, profiles, arrays.get("study"))
+        return cls(
+            scale=scale,
+            space=OwnSpace(**space) if space else None,
+            among=Neighbourhood(arrays["rows"], arrays["points"], arrays["network_probabilities"]),
+            scorer=scorer,
+            scores=CellScores(arrays["probabilities"], arrays.get("familiarity")),
+            smoothed=told.smoothed,
+            report=told.report,
+            cutoffs=Cutoffs(**told.cutoffs | {"limits": arrays.get("limits")}) if told.cutoffs else None,
+        )
+
+    def _scored(self, output: NetworkOutput, logs: sparse.csr_matrix | None, rows: Rows) -> CellScores:
+        """Return the scores of cells from what the network says of each alone."""
+        near = np.empty((len(rows), 0), dtype=np.int64)
+        if self.smoothed:
+            near = self.among.nearest(_places(self.space, output, logs), rows)
+        familiarity = None if self.scorer is None else self.scorer.score(output, logs, near)
+        return CellScores(self.among.smooth(output.probabilities, near), familiarity)
+
+
+def _places(space: OwnSpace | None, output: NetworkOutput, logs: sparse.csr_matrix | None) -> Floats:
+    """Return where cells lie among themselves, shape (n, D)."""
+    return output.vectors if space is None or logs is None else space.place(logs)
+
+
+class _Told(msgspec.Struct):
+    """What a saved model keeps beside its arrays."""
+
+    smoothed: bool
+    report: InputReport
+    cutoffs: dict[str, Any] | None
+
+
+@dataclass(frozen=True)
+class CellLabels:
+    """What n cells are called; an empty cell is Unknown, with probabilities of 0.
+
+    ``probabilities``, shape (n, L), are calibrated; ``best`` is the index of the largest, ``broad`` an index of the
+    broad names; ``rejected`` says which cells are Unknown, ``familiarity`` which share of held-out cells is less
+    familiar; each of shape (n,).
+    """
+
+    probabilities: npt.NDArray[np.float32]
+    best: npt.NDArray[np.int16]
+    broad: npt.NDArray[np.int16]
+    rejected: Bools
+    familiarity: npt.NDArray[np.float32] | None
+    empty: Bools
+
+
+def fit_query(
+    reference: ReferenceFiles, engine: Engine, spool: Spool, report: InputReport, options: AnnotateOptions
+) -> QueryModel:
+    """Return the model of a query that was put aside: the first of the two passes."""
+    sample, rows = spool.sample()
+    model = QueryModel.fit(engine, reference.familiarity, sample, rows, report=report, options=options)
+    return model.with_cutoffs(reference.thresholds, reference.labels.names, options)
+
+
+def label_cells(
+    reference: ReferenceFiles,
+    engine: Engine,
+    model: QueryModel,
+    cells: AlignedCells,
+    rows: Rows,
     *,
-    layer: str | None = None,
-    scaling: str = "auto",
-    neighbours: bool = True,
-    unknown_rate: float | None = None,
-    threshold: float | None = None,
-    recalibrate: bool = False,
-    batch_size: int = 4096,
-    on_cells: Callable[[int], None] | None = None,
-) -> Annotation:
-    """Label every cell of an AnnData, which is left as it is.
+    batch_size: int | None = None,
+) -> CellLabels:
+    """Label a chunk of cells, given the model of their query: the second of the two passes.
 
     Parameters
     ----------
-    layer
-        Layer to read; by default the best expression values that the AnnData holds.
-    scaling
-        How query genes are brought to the reference's scale; ``auto`` decides by evidence.
-    neighbours
-        Average each cell's probabilities with those of the cells nearest to it; else each cell is labelled alone.
-    unknown_rate
-        Share of the known cells that may be Unknown, by familiarity; by default 5%. 0 rejects no cell.
-    threshold
-        Confidence below which a cell is Unknown, instead: the paper's rule, with 0.95.
-    recalibrate
-        Lower the limits of familiarity to what the query itself suggests, for one that lies far from the reference.
-    batch_size
-        Cells classified at a time; the labels do not depend on it.
-    on_cells
-        Called with the number of cells embedded since the last call.
+    cells
+        n cells, as the reference's embedding reads them.
+    rows
+        Their row numbers in the query, shape (n,).
+    """
+    assert model.cutoffs is not None  # fit_query gives them
+    filled = np.flatnonzero(~cells.empty)
+    scores = model.score(engine, cells.part(filled), rows[filled], batch_size=batch_size)
+    known = model.calibrated(reference.thresholds, scores.probabilities)
+    probabilities = np.zeros((len(rows), known.shape[1]), dtype=np.float32)
+    probabilities[filled] = known
+    rejected = np.ones(len(rows), dtype=bool)
+    rejected[filled] = model.cutoffs.rejects(known, scores.familiarity)
+    familiarity = None
+    calibration = reference.thresholds.calibration(model.smoothed)
+    if calibration is not None and scores.familiarity is not None:
+        familiarity = np.zeros(len(rows), dtype=np.float32)
+        familiarity[filled] = calibration.everything.share_below(scores.familiarity)
+    broad = BroadLabels.of(reference.labels).assign(probabilities)
+    best = probabilities.argmax(axis=1).astype(np.int16)
+    return CellLabels(probabilities, best, broad, rejected, familiarity, cells.empty)
+
+
+def annotate(reference: ReferenceFiles, engine: Engine, cells: Cells, options: AnnotateOptions) -> Annotation:
+    """Label every cell of a query, which is left as it is.
 
     Raises
     ------
     DataError
         When the cells cannot be read or share too few genes with the reference.
     ConfigError
-        When an option is out of range.
+        When an option does not go with the reference.
     """
-    rejection = Rejection(unknown_rate, threshold, recalibrate)  # refuse bad options before the work
-    embedding = reference.embedder.embed(
-        adata, layer=layer, scaling=scaling, classify=reference.probabilities, on_cells=on_cells
-    )
-    return label(
-        reference, embedding, adata.obs_names, neighbours=neighbours, rejection=rejection, batch_size=batch_size
-    )
-
-
-def label(
-    reference: Reference,
-    embedding: Embedding,
-    cells: pd.Index,
-    *,
-    neighbours: bool = True,
-    rejection: Rejection | None = None,
-    batch_size: int = 4096,
-) -> Annotation:
-    """Label cells that are embedded already; the options are those of :func:`annotate`."""
-    return annotated(
-        cells,
-        read(reference, embedding, neighbours=neighbours, batch_size=batch_size),
-        embedding.empty,
-        embedding.report,
-        thresholds=reference.thresholds,
-        rejection=rejection or Rejection(),
-        labels=reference.labels,
-        neighbours=neighbours,
+    query = engine.embedding.read(cells, layer=options.layer, scaling=options.scaling)
+    with Spool() as spool:
+        put_aside(query, spool, options.progress)
+        with progress_bar("Learning from a sample", None, options.progress):
+            model = fit_query(reference, engine, spool, query.report, options)
+        parts: list[CellLabels] = []
+        with progress_bar("Labelling", query.n_obs, options.progress) as bar:
+            for rows, chunk in spool.chunks():
+                parts.append(label_cells(reference, engine, model, chunk, rows, batch_size=options.batch_size))
+                bar.update(len(rows))
+    assert model.cutoffs is not None  # fit_query gives them
+    joined = {name: _joined([getattr(part, name) for part in parts]) for name in CellLabels.__dataclass_fields__}
+    return Annotation(
+        obs_names=cells.obs_names,
+        **joined,
+        confidence=joined["probabilities"].max(axis=1),
+        label_names=reference.labels.names,
+        broad_names=BroadLabels.of(reference.labels).names,
+        cutoffs=model.cutoffs,
+        smoothed=model.smoothed,
         reference_name=reference.name,
         reference_origin=reference.origin,
+        report=model.report,
     )
 
 
-def read(reference: Reference, embedding: Embedding, *, neighbours: bool = True, batch_size: int = 4096) -> Readings:
-    """Return what the cells of an embedding that are not empty look like to a reference."""
-    vectors = embedding.vectors[~embedding.empty]
-    probabilities, energies = reference.classified(vectors, batch_size=batch_size)
-    return read_embedding(embedding, probabilities, energies, reference.familiarity, neighbours)
+def put_aside(query: QueryCells, spool: Spool, progress: bool | None) -> None:
+    """Read a query to the end."""
+    with progress_bar("Reading", query.n_obs, progress) as bar:
+        for chunk in query.chunks:
+            spool.add(chunk)
+            bar.update(len(chunk.totals))
+
+
+def progress_bar(what: str, cells: int | None, progress: bool | None) -> Any:
+    """Return a progress bar on standard error; with ``progress`` None it shows where there is a terminal."""
+    return tqdm(desc=what, total=cells, unit=" cells", disable=None if progress is None else not progress)
+
+
+def _joined(parts: list[Any]) -> Any:
+    return None if parts[0] is None else np.concatenate(parts)

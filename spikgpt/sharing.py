@@ -7,6 +7,9 @@ from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
+import msgspec
+
+from spikgpt.engines.opening import torch_engine
 from spikgpt.errors import DamagedReference, GraphError, ParityError
 from spikgpt.files import parsed
 from spikgpt.options import PushOptions
@@ -68,17 +71,9 @@ def push(
     """
     options = options or PushOptions()
     reference = verify(folder, hub=hub, scgpt=scgpt).reference
-    return (hub or Hub()).push(
-        repo,
-        with_repository(reference, repo),
-        removable=OPTIONAL,
-        message=options.message or f"Reference {reference.name}, {len(reference.labels.names)} labels",
-        private=options.private,
-        branch=options.branch,
-        tag=options.tag,
-        pull_request=options.pull_request,
-        dry_run=options.dry_run,
-    )
+    message = options.message or f"Reference {reference.name}, {len(reference.labels.names)} labels"
+    options = msgspec.structs.replace(options, message=message)
+    return (hub or Hub()).push(repo, with_repository(reference, repo), options, removable=OPTIONAL)
 
 
 def verify(folder: str | Path, *, hub: Hub | None = None, scgpt: str | Path | None = None) -> Verified:
@@ -138,7 +133,8 @@ def _checked_by_running(reference: ReferenceFiles, hub: Hub | None, scgpt: str |
 
 def _compared(reference: ReferenceFiles, hub: Hub | None, scgpt: str | Path | None) -> dict[str, Any]:
     """Hold the graphs against the trained model, which is opened; return the agreement of each."""
-    from spikgpt.training.reference import trained
     from spikgpt_onnx.exporter import check_again
+    from spikgpt_onnx.parity import ExportableReference
 
-    return dict(check_again(trained(reference, scgpt=scgpt, hub=hub), reference.files))
+    engine = torch_engine(reference, scgpt=scgpt, hub=hub)
+    return dict(check_again(ExportableReference(reference, engine), reference.files))

@@ -6,6 +6,7 @@ import os
 import tempfile
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 # Read by huggingface_hub when it is imported. The tests' own Hub has no xet storage.
 os.environ["HF_HUB_DISABLE_XET"] = os.environ["HF_HUB_DISABLE_PROGRESS_BARS"] = "1"
@@ -19,19 +20,42 @@ import numpy as np
 import pandas as pd
 import pytest
 from anndata import AnnData
+from scipy import sparse
 
 from spikgpt import Annotation, SpikGPT
-from spikgpt.cells.obs import read_h5ad
-from spikgpt.embedding.result import EmbeddingReport
-from spikgpt.labels.thresholds import Decision
+from spikgpt.cells.align import AlignedCells, joined, log_normalise
+from spikgpt.cells.reading import read_cells
+from spikgpt.engines.opening import torch_engine
+from spikgpt.labels.decision import Cutoffs
+from spikgpt.options import AnnotateOptions, TrainOptions, options_of
+from spikgpt.pipeline import annotate
+from spikgpt.reference.files import ReferenceFiles, save
 from spikgpt.reference.hub import Hub
 from spikgpt.testing.hub import LoopbackHub
-from spikgpt.training.reference import Reference, save
 from spikgpt.training.train import train
+from spikgpt.types import InputReport
 from spikgpt_onnx.exporter import export
+from spikgpt_onnx.parity import ExportableReference
 
 DATA = Path(__file__).parent / "data"
 QUERY_FILE = DATA / "pancreas_baron_human2_human4.h5ad"
+
+
+def labelled(reference: ReferenceFiles, adata: Any, engine: Any = None, **options: Any) -> Annotation:
+    """Annotate cells, by the torch engine unless another is given, and leave them as they are."""
+    return annotate(reference, engine or torch_engine(reference), adata, options_of(AnnotateOptions, options))
+
+
+def exportable(reference: ReferenceFiles) -> ExportableReference:
+    """Return a reference as the exporter takes it."""
+    return ExportableReference(reference, torch_engine(reference))
+
+
+def aligned(reference: ReferenceFiles, adata: Any) -> AlignedCells:
+    """Return the cells as the embedding of a reference reads them, those that are not empty."""
+    chunks = torch_engine(reference).embedding.read(adata, layer=None, scaling="auto").chunks
+    cells = joined(list(chunks))
+    return cells.part(~cells.empty)
 
 
 @pytest.fixture(scope="session", autouse=True)
@@ -55,7 +79,7 @@ def unchanged(adata: AnnData) -> Iterator[AnnData]:
 @pytest.fixture(scope="session")
 def cells() -> Iterator[AnnData]:
     """360 cells of donor human1, 60 of each of its six largest types, in two made-up batches."""
-    adata = read_h5ad(DATA / "pancreas_baron_human1.h5ad")
+    adata = read_cells(DATA / "pancreas_baron_human1.h5ad")
     labels = adata.obs["cell_type"].astype(str).to_numpy()
     names, counts = np.unique(labels, return_counts=True)
     largest = names[np.argsort(-counts, kind="stable")[:6]]
@@ -66,9 +90,9 @@ def cells() -> Iterator[AnnData]:
 
 
 @pytest.fixture(scope="session")
-def small(cells: AnnData) -> Reference:
+def small(cells: AnnData) -> ReferenceFiles:
     """Train a reference on ``cells`` by the default recipe."""
-    return train(cells, "cell_type", name="small", seed=1)
+    return train(cells, "cell_type", options=TrainOptions(name="small", seed=1))
 
 
 @pytest.fixture(scope="session")
@@ -80,7 +104,7 @@ def shipped() -> SpikGPT:
 @pytest.fixture(scope="session")
 def query() -> Iterator[AnnData]:
     """300 cells of donors that no reference here has seen."""
-    yield from unchanged(read_h5ad(QUERY_FILE)[::2][:300].copy())
+    yield from unchanged(read_cells(QUERY_FILE)[::2][:300].copy())
 
 
 @pytest.fixture(scope="session")
@@ -90,16 +114,23 @@ def few(query: AnnData) -> Iterator[AnnData]:
 
 
 @pytest.fixture(scope="session")
-def small_folder(small: Reference, tmp_path_factory: pytest.TempPathFactory) -> Path:
+def logs(small: ReferenceFiles, query: AnnData) -> sparse.csr_matrix:
+    """Log expression of the genes of ``small`` in ``query``."""
+    cells = aligned(small, query)
+    return log_normalise(cells.values, cells.totals)
+
+
+@pytest.fixture(scope="session")
+def small_folder(small: ReferenceFiles, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Save ``small``; tests leave the folder as it is."""
     return save(small, tmp_path_factory.mktemp("references") / "small")
 
 
 @pytest.fixture(scope="session")
-def graph_folder(small: Reference, tmp_path_factory: pytest.TempPathFactory) -> Path:
+def graph_folder(small: ReferenceFiles, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Export ``small``; tests leave the folder as it is."""
     folder = tmp_path_factory.mktemp("references") / "small-onnx"
-    export(small, folder)
+    export(exportable(small), folder)
     return folder
 
 
@@ -121,17 +152,19 @@ def annotation() -> Annotation:
     """Make up an annotation of twelve cells."""
     confidence = np.linspace(0.1, 0.95, 12).astype(np.float32)
     return Annotation(
-        cells=pd.Index([f"cell {row}" for row in range(12)]),
+        obs_names=pd.Index([f"cell {row}" for row in range(12)]),
         best=np.arange(12, dtype=np.int16) % 2,
         broad=np.arange(12, dtype=np.int16) % 2,
         broad_names=("alpha", "islet cell"),
-        decision=Decision(confidence < 0.5, confidence / np.float32(2), "less familiar than 95%", unknown_rate=0.05),
+        rejected=confidence < 0.5,
+        familiarity=confidence / np.float32(2),
+        cutoffs=Cutoffs("less familiar than 95%", unknown_rate=0.05),
         confidence=confidence,
         probabilities=np.stack([confidence, 1 - confidence], axis=1),
         empty=np.zeros(12, dtype=bool),
         label_names=("alpha", "beta"),
         reference_origin=None,
-        neighbours=True,
+        smoothed=True,
         reference_name="hand-made",
-        report=EmbeddingReport("X", "counts", "reference", 5, 7),
+        report=InputReport("X", "counts", "reference", 5, 7),
     )

@@ -11,10 +11,13 @@ import time
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
+import msgspec
 import numpy as np
 import onnxruntime
 import pytest
 from anndata import AnnData
+from spikgpt.training.reference import Reference, load, save, trained
+from spikgpt_onnx.annotator import Annotator
 
 from spikgpt import SpikGPT
 from spikgpt.errors import ConfigError, DamagedReference, FormatError, GraphError, ParityError
@@ -25,9 +28,7 @@ from spikgpt.reference.layout import GRAPH, MANIFEST, with_manifest
 from spikgpt.reference.registry import find
 from spikgpt.sharing import open_reference, push
 from spikgpt.testing.hub import Fault, LoopbackHub
-from spikgpt.training.reference import Reference, load, save, trained
 from spikgpt_onnx import exporter
-from spikgpt_onnx.annotator import Annotator
 from spikgpt_onnx.graph import labelling_graph
 from spikgpt_onnx.session import Session
 
@@ -62,7 +63,7 @@ def test_thresholds_stored_with_the_weights_applied_identically_in_torch_and_onn
     small: Reference, few: AnnData, tmp_path: Path
 ) -> None:
     familiarity = annotate(small, few, neighbours=False).familiarity
-    middle = dataclasses.replace(small, thresholds=dataclasses.replace(small.thresholds, unknown_rate=0.2))
+    middle = dataclasses.replace(small, thresholds=msgspec.structs.replace(small.thresholds, unknown_rate=0.2))
     exporter.export(middle, tmp_path / "out")
     reference, annotator = load(tmp_path / "out"), Annotator(tmp_path / "out")
     assert annotator.stored.thresholds == reference.thresholds
@@ -183,7 +184,7 @@ def test_parity_gate_that_fails_the_export(small: Reference, tmp_path: Path, mon
 
 def test_strict_gpu_provider(graph_folder: Path) -> None:
     assert Annotator(graph_folder, provider="cpu").provider == "cpu"
-    with pytest.raises(ConfigError, match="There is no provider 'tpu'; choose auto, cpu, cuda, tensorrt"):
+    with pytest.raises(ConfigError, match="provider is 'tpu'"):
         Annotator(graph_folder, provider="tpu")
     # On a machine with a GPU it runs there; anywhere else it says why not, and never runs on the CPU instead.
     assert re.search("^cuda$|has no cuda|cannot be run on cuda|instead of cuda", where(graph_folder))

@@ -1,4 +1,4 @@
-"""Labels depend on the cells alone: not on storage, names, order or batch size."""
+"""Labels depend on the cells alone: not on storage, names, order, batch size, chunks or engine."""
 
 from __future__ import annotations
 
@@ -13,13 +13,20 @@ import pytest
 from anndata import AnnData
 from scipy import sparse
 
-from spikgpt import Annotation, SpikGPT
+from spikgpt import Annotation, SpikGPT, sampling
+from spikgpt.cells import align, spool
+from spikgpt.cells.align import AlignedCells
 from spikgpt.cells.genes import ensembl_ids_of
-from spikgpt.cells.obs import read_h5ad
+from spikgpt.cells.reading import open_cells, read_cells
+from spikgpt.cells.spool import Spool
+from spikgpt.engines.opening import open_engine, torch_engine
 from spikgpt.errors import ConfigError, DataError, GenesError
 from spikgpt.labels.thresholds import Thresholds
-from spikgpt.pipeline import annotate
-from spikgpt.training.reference import Reference
+from spikgpt.options import AnnotateOptions, EngineOptions
+from spikgpt.pipeline import QueryModel, fit_query, label_cells, put_aside
+from spikgpt.reference.files import ReferenceFiles
+from spikgpt.types import NetworkOutput, Scale
+from tests.conftest import QUERY_FILE, labelled
 
 
 @pytest.fixture(scope="module")
@@ -34,8 +41,8 @@ def named(query: AnnData) -> AnnData:
 
 
 @pytest.fixture(scope="module")
-def expected(small: Reference, named: AnnData) -> Annotation:
-    return annotate(small, named)
+def expected(small: ReferenceFiles, named: AnnData) -> Annotation:
+    return labelled(small, named)
 
 
 def as_dense(adata: AnnData) -> None:
@@ -65,129 +72,135 @@ def by_lower_case(adata: AnnData) -> None:
 @pytest.mark.parametrize(
     "change", [as_dense, as_csc, as_float, by_ensembl_id, by_versioned_id, by_lower_case], ids=lambda f: f.__name__
 )
-def test_storage_and_names_change_nothing(small: Reference, named: AnnData, expected: Annotation, change: Any) -> None:
+def test_storage_and_names_change_nothing(
+    small: ReferenceFiles, named: AnnData, expected: Annotation, change: Any
+) -> None:
     other = named.copy()
     change(other)
-    found = annotate(small, other)
+    found = labelled(small, other)
     np.testing.assert_array_equal(found.labels, expected.labels)
     np.testing.assert_array_equal(found.probabilities, expected.probabilities)
 
 
-def test_gene_order_changes_nothing(small: Reference, named: AnnData, expected: Annotation) -> None:
+def test_gene_order_changes_nothing(small: ReferenceFiles, named: AnnData, expected: Annotation) -> None:
     order = np.random.default_rng(0).permutation(named.n_vars)
-    np.testing.assert_array_equal(annotate(small, named[:, order].copy()).probabilities, expected.probabilities)
+    np.testing.assert_array_equal(labelled(small, named[:, order].copy()).probabilities, expected.probabilities)
 
 
-def test_cell_order_changes_nothing(small: Reference, named: AnnData, expected: Annotation) -> None:
+def test_cell_order_changes_nothing(small: ReferenceFiles, named: AnnData, expected: Annotation) -> None:
     order = np.random.default_rng(0).permutation(named.n_obs)
-    found = annotate(small, named[order].copy())
+    found = labelled(small, named[order].copy())
     np.testing.assert_array_equal(found.labels, expected.labels[order])
     np.testing.assert_allclose(found.probabilities, expected.probabilities[order], atol=1e-6)
 
 
-def test_a_file_on_disk_changes_nothing(small: Reference, named: AnnData, expected: Annotation, tmp_path: Path) -> None:
+def test_a_file_on_disk_changes_nothing(
+    small: ReferenceFiles, named: AnnData, expected: Annotation, tmp_path: Path
+) -> None:
     named.write_h5ad(tmp_path / "query.h5ad", compression="gzip")
-    for backed in (False, True):
-        found = annotate(small, read_h5ad(tmp_path / "query.h5ad", backed=backed))
+    named.write_zarr(tmp_path / "query.zarr")
+    for name in ("query.h5ad", "query.zarr"):
+        with open_cells(tmp_path / name) as opened:
+            found = labelled(small, opened)
         np.testing.assert_array_equal(found.probabilities, expected.probabilities)
 
 
 @pytest.mark.parametrize("batch_size", [1, 7, 100_000])
 def test_the_batch_size_changes_nothing(
-    small: Reference, named: AnnData, expected: Annotation, batch_size: int
+    small: ReferenceFiles, named: AnnData, expected: Annotation, batch_size: int
 ) -> None:
-    found = annotate(small, named, batch_size=batch_size)
+    found = labelled(small, named, batch_size=batch_size)
     np.testing.assert_array_equal(found.labels, expected.labels)
     np.testing.assert_array_equal(found.probabilities, expected.probabilities)
 
 
-def test_log_values_get_the_labels_of_counts(small: Reference, named: AnnData, expected: Annotation) -> None:
+def test_log_values_get_the_labels_of_counts(small: ReferenceFiles, named: AnnData, expected: Annotation) -> None:
     logs = named.copy()
     counts = named.X.toarray().astype(np.float64)
     logs.X = sparse.csr_matrix(np.log1p(1e4 * counts / counts.sum(axis=1, keepdims=True)).astype(np.float32))
-    found = annotate(small, logs)
+    found = labelled(small, logs)
     assert (found.report.values, expected.report.values) == ("log", "counts")
     assert (found.best_labels == expected.best_labels).mean() > 0.99
 
 
 def test_real_cells_get_the_right_labels(shipped: SpikGPT, query: AnnData) -> None:
     truth = query.obs["cell_type"].astype(str).to_numpy()
-    annotation = annotate(shipped.reference, query)
+    annotation = labelled(shipped.reference, query)
     assert (annotation.best_labels == truth).mean() > 0.93
     assert annotation.probabilities.sum(axis=1) == pytest.approx(1, abs=1e-5)
     np.testing.assert_array_equal(annotation.confidence, annotation.probabilities.max(axis=1))
 
 
-def test_empty_cells_are_kept_unknown_and_counted(small: Reference, query: AnnData) -> None:
+def test_empty_cells_are_kept_unknown_and_counted(small: ReferenceFiles, query: AnnData) -> None:
     with_empty = query.copy()
     matrix = with_empty.X.tolil()
     matrix[[3, 7]] = 0
     with_empty.X = matrix.tocsr()
-    annotation = annotate(small, with_empty)
+    annotation = labelled(small, with_empty)
     assert annotation.labels.size == query.n_obs
     assert (annotation.labels[[3, 7]] == "Unknown").all()
     assert (annotation.best_labels[[3, 7]] == "Unknown").all()
     assert (annotation.confidence[[3, 7]] == 0).all()
     assert int(annotation.empty.sum()) == 2
     assert "2 cells have no counts and are Unknown." in annotation.notes()
-    assert (annotate(small, with_empty, threshold=0.0).labels[[3, 7]] == "Unknown").all()
+    assert (labelled(small, with_empty, threshold=0.0).labels[[3, 7]] == "Unknown").all()
 
 
-def test_the_threshold_decides(small: Reference, query: AnnData) -> None:
-    everything = annotate(small, query, threshold=0.0)
-    assert everything.unknown_rate == 0
+def test_the_threshold_decides(small: ReferenceFiles, query: AnnData) -> None:
+    everything = labelled(small, query, threshold=0.0)
+    assert everything.unknown_fraction == 0
     np.testing.assert_array_equal(everything.labels, everything.best_labels)
-    nothing = annotate(small, query, threshold=1.0)
-    assert nothing.unknown_rate > 0.9
+    nothing = labelled(small, query, threshold=1.0)
+    assert nothing.unknown_fraction > 0.9
     np.testing.assert_array_equal(nothing.best_labels, everything.best_labels)
     assert any("is 'small' the right reference" in note for note in nothing.notes())
 
 
-def test_the_unknown_rate_decides(small: Reference, query: AnnData) -> None:
-    shares = [annotate(small, query, unknown_rate=rate).unknown_rate for rate in (0.0, 0.02, 0.2, 0.9)]
+def test_the_unknown_rate_decides(small: ReferenceFiles, query: AnnData) -> None:
+    shares = [labelled(small, query, unknown_rate=rate).unknown_fraction for rate in (0.0, 0.02, 0.2, 0.9)]
     assert shares[0] == 0
     assert shares == sorted(shares)
     assert shares[-1] > 0.5
-    lenient = annotate(small, query, recalibrate=True)
-    assert lenient.unknown_rate <= annotate(small, query).unknown_rate
-    assert lenient.decision.recalibrated
+    lenient = labelled(small, query, recalibrate=True)
+    assert lenient.unknown_fraction <= labelled(small, query).unknown_fraction
+    assert lenient.cutoffs.recalibrated
 
 
-def test_a_reference_without_familiarity_goes_by_the_probability(small: Reference, query: AnnData) -> None:
+def test_a_reference_without_familiarity_goes_by_the_probability(small: ReferenceFiles, query: AnnData) -> None:
     numbers = {name: getattr(small.thresholds, name) for name in ("threshold", "unknown_rate", "calibration_cells")}
     old = dataclasses.replace(small, thresholds=Thresholds(**numbers), familiarity=None)
-    annotation = annotate(old, query)
+    annotation = labelled(old, query)
     assert annotation.familiarity is None
     np.testing.assert_array_equal(annotation.rejected, annotation.confidence < small.thresholds.threshold)
     with pytest.raises(ConfigError, match="before familiarity was measured"):
-        annotate(old, query, unknown_rate=0.02)
+        labelled(old, query, unknown_rate=0.02)
 
 
 @pytest.mark.parametrize("threshold", [-1.0, 1.5])
-def test_a_bad_threshold_is_refused(small: Reference, query: AnnData, threshold: float) -> None:
-    with pytest.raises(ConfigError, match="expected a probability"):
-        annotate(small, query, threshold=threshold)
+def test_a_bad_threshold_is_refused(small: ReferenceFiles, query: AnnData, threshold: float) -> None:
+    with pytest.raises(ConfigError, match=r"threshold is .*: expected a number"):
+        labelled(small, query, threshold=threshold)
 
 
-def test_few_genes_are_reported_then_refused(small: Reference, query: AnnData) -> None:
-    genes = set(small.embedder.genes.symbols if small.embedder.genes else ())
+def test_few_genes_are_reported_then_refused(small: ReferenceFiles, query: AnnData) -> None:
+    genes = set(small.genes.symbols)
     shared = [name for name in query.var_names if name in genes]
     others = [name for name in query.var_names if name not in genes][:500]
-    some = annotate(small, query[:, shared[:200] + others].copy())
+    some = labelled(small, query[:, shared[:200] + others].copy())
     assert any(note.startswith("Only 200 of the reference's") for note in some.notes())
     with pytest.raises(GenesError, match="20 of"):
-        annotate(small, query[:, shared[:20] + others].copy())
+        labelled(small, query[:, shared[:20] + others].copy())
 
 
-def test_scaled_data_are_refused(small: Reference, query: AnnData) -> None:
+def test_scaled_data_are_refused(small: ReferenceFiles, query: AnnData) -> None:
     scaled = query[:, :2000].copy()
     values = scaled.X.toarray().astype(np.float32)
     scaled.X = values - values.mean(axis=0)
     with pytest.raises(DataError, match="negative"):
-        annotate(small, scaled)
+        labelled(small, scaled)
 
 
-def test_the_annotation_is_written_and_survives_a_file(small: Reference, query: AnnData, tmp_path: Path) -> None:
+def test_the_annotation_is_written_and_survives_a_file(small: ReferenceFiles, query: AnnData, tmp_path: Path) -> None:
     adata = query.copy()
     annotation = SpikGPT(small).annotate(adata)
     adata.write_h5ad(tmp_path / "out.h5ad")
@@ -213,3 +226,117 @@ def test_the_table_has_a_row_a_cell(expected: Annotation, named: AnnData) -> Non
     np.testing.assert_array_equal(
         table["probability of beta"], expected.probabilities[:, list(expected.label_names).index("beta")]
     )
+
+
+def test_many_cells_are_learned_from_a_sample(shipped: SpikGPT, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(sampling.sample_of, "__defaults__", (200,))
+    monkeypatch.setattr(spool, "IN_MEMORY", 1000)
+    monkeypatch.setattr(align, "CHUNK", 100)
+    adata = read_cells(QUERY_FILE)
+    found = labelled(shipped.reference, adata)
+    shuffled = np.random.default_rng(0).permutation(adata.n_obs)
+    again = labelled(shipped.reference, adata[shuffled].copy())
+    np.testing.assert_array_equal(again.labels, found.labels[shuffled])
+    onnx = labelled(shipped.reference, adata, engine=open_engine(shipped.reference, EngineOptions(engine="onnx")))
+    np.testing.assert_array_equal(onnx.labels, found.labels)
+
+
+class Counting:
+    """The torch engine, with a count of the cells that went through the network."""
+
+    def __init__(self, reference: ReferenceFiles) -> None:
+        self.engine, self.cells = torch_engine(reference), 0
+        self.name, self.embedding = self.engine.name, self.engine.embedding
+
+    def run(self, cells: AlignedCells, scale: Scale | None, **options: Any) -> NetworkOutput:
+        self.cells += len(cells.totals)
+        return self.engine.run(cells, scale, **options)
+
+
+@pytest.mark.parametrize("limit", [100, 20_000], ids=["a sample of 100", "all cells are the sample"])
+def test_each_cell_goes_through_the_network_once_and_the_sample_at_most_twice_more(
+    small: ReferenceFiles, query: AnnData, limit: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(sampling.sample_of, "__defaults__", (limit,))
+    engine = Counting(small)
+    assert labelled(small, query, engine=engine).report.scaling == "composition"
+    assert query.n_obs < engine.cells <= query.n_obs + 2 * min(limit, query.n_obs)
+    once = Counting(small)
+    labelled(small, query, engine=once, scaling="reference")
+    assert once.cells == query.n_obs
+
+
+def test_a_saved_model_labels_any_chunk_the_same(small: ReferenceFiles, query: AnnData) -> None:
+    engine, options = torch_engine(small), AnnotateOptions()
+    expected = labelled(small, query, engine=engine)
+    with Spool() as aside:
+        put_aside(engine.embedding.read(query, layer=None, scaling="auto"), aside, progress=False)
+        model = fit_query(
+            small, engine, aside, engine.embedding.read(query, layer=None, scaling="auto").report, options
+        )
+        (rows, cells), *_ = aside.chunks()
+    sent = QueryModel.load(model.save(), small.familiarity)
+    assert len(model.save()) < 10_000_000
+    # As if the sample had been another part of the query: nothing is looked up.
+    elsewhere = dataclasses.replace(sent, among=dataclasses.replace(sent.among, rows=sent.among.rows + query.n_obs))
+    for part in np.array_split(np.random.default_rng(0).permutation(query.n_obs), 7):
+        found = label_cells(small, engine, sent, cells.part(part), rows[part])
+        np.testing.assert_array_equal(found.probabilities, expected.probabilities[part])
+        np.testing.assert_array_equal(found.rejected, expected.rejected[part])
+        np.testing.assert_array_equal(found.broad, expected.broad[part])
+        assert label_cells(small, engine, elsewhere, cells.part(part), rows[part]).best.shape == part.shape
+
+
+@pytest.mark.parametrize(
+    "options",
+    [
+        {},
+        {"neighbours": False},
+        {"scaling": "reference"},
+        {"scaling": "query"},
+        {"threshold": 0.95},
+        {"unknown_rate": 0.02},
+        {"unknown_rate": 0.3},
+        {"unknown_rate": 0},
+        {"recalibrate": True},
+        {"recalibrate": True, "neighbours": False, "unknown_rate": 0.1},
+        {"batch_size": 7},
+    ],
+    ids=str,
+)
+def test_both_engines_give_the_same_labels(shipped: SpikGPT, query: AnnData, options: dict[str, Any]) -> None:
+    expected = labelled(shipped.reference, query, **options)
+    onnx = open_engine(shipped.reference, EngineOptions(engine="onnx"))
+    found = labelled(shipped.reference, query, engine=onnx, **options)
+    np.testing.assert_array_equal(found.labels, expected.labels)
+    np.testing.assert_array_equal(found.best_labels, expected.best_labels)
+    np.testing.assert_allclose(found.probabilities, expected.probabilities, atol=1e-5)
+    np.testing.assert_array_equal(found.broad_labels, expected.broad_labels)
+    assert found.familiarity is not None
+    assert expected.familiarity is not None
+    np.testing.assert_allclose(found.familiarity, expected.familiarity, atol=1e-4)
+    assert found.cutoffs.rule == expected.cutoffs.rule
+    assert found.report == expected.report
+
+
+def test_below_100_cells_no_neighbours_are_asked_and_the_provenance_says_so(
+    small: ReferenceFiles, query: AnnData
+) -> None:
+    few, enough = labelled(small, query[:99].copy()), labelled(small, query[:100].copy())
+    assert not few.smoothed
+    assert enough.smoothed
+    assert not few.uns()["spikgpt"]["neighbours"]
+    np.testing.assert_allclose(
+        labelled(small, query[:1].copy(), scaling="reference").probabilities,
+        labelled(small, query[:3].copy()).probabilities[:1],
+        atol=1e-6,
+    )
+
+
+def test_a_query_of_empty_cells_alone_is_unknown(small: ReferenceFiles, query: AnnData) -> None:
+    nothing = query[:5].copy()
+    nothing.X = sparse.csr_matrix(nothing.shape, dtype=np.float32)
+    nothing.layers["counts"] = sparse.csr_matrix(query[:5].X)
+    nothing.layers["counts"][:] = 0
+    with pytest.raises(DataError, match="holds only zeros"):
+        labelled(small, nothing)

@@ -14,6 +14,8 @@ from pathlib import Path
 import onnx
 import pytest
 from anndata import AnnData
+from spikgpt.training.reference import Reference
+from spikgpt_onnx.annotator import Annotator
 
 from spikgpt import SpikGPT
 from spikgpt.cells.obs import read_h5ad
@@ -32,8 +34,6 @@ from spikgpt.reference.layout import FILES, GRAPH, GRAPHS, MANIFEST, PARITY, PIC
 from spikgpt.reference.registry import find, shipped_references
 from spikgpt.sharing import open_reference, pull, push, verify
 from spikgpt.testing.hub import Fault, LoopbackHub
-from spikgpt.training.reference import Reference
-from spikgpt_onnx.annotator import Annotator
 from tests.damage import MALICIOUS, PICKLE, listed
 
 REPO = "islets/small"

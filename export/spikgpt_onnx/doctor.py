@@ -6,13 +6,20 @@ import platform
 from dataclasses import dataclass
 from importlib.metadata import PackageNotFoundError, version
 
+import numpy as np
+
 from spikgpt.errors import SpikGPTError
+from spikgpt.options import EngineOptions, options_of
+from spikgpt.reference.files import read_reference
+from spikgpt.reference.layout import GRAPH
 from spikgpt.reference.registry import shipped_references
 from spikgpt.version import __version__
-from spikgpt_onnx.annotator import Annotator
-from spikgpt_onnx.session import PROVIDERS, installed_distributions, onnxruntime_module
+from spikgpt_onnx import contract
+from spikgpt_onnx.session import PROVIDERS, Session, installed_distributions, onnxruntime_module
 
-PACKAGES = ("numpy", "scipy", "h5py", "safetensors", "huggingface_hub", "anndata")
+PACKAGES = ("numpy", "scipy", "pandas", "anndata", "h5py", "zarr", "safetensors", "huggingface-hub")
+# Those that annotation does not need, and the extra that brings them.
+OPTIONAL = {"torch": "train", "spikingjelly": "train", "scanpy": "train", "onnx": "train", "numba": "scgpt"}
 
 
 @dataclass(frozen=True)
@@ -27,10 +34,12 @@ class Finding:
 def findings() -> list[Finding]:
     """Look at versions, ONNX Runtime and its devices, each of which runs the shipped reference on a made-up cell."""
     found = [
-        Finding("spikgpt-onnx", __version__),
+        Finding("spikgpt", __version__),
         Finding("Python", f"{platform.python_version()} on {platform.system()} {platform.machine()}"),
-        *(Finding(name, _version(name)) for name in PACKAGES),
+        *(Finding(name, _version(name) or "not installed", bool(_version(name))) for name in PACKAGES),
     ]
+    for name, extra in OPTIONAL.items():
+        found.append(Finding(name, _version(name) or f"not installed; optional: pip install 'spikgpt[{extra}]'"))
     installed = installed_distributions()
     listed = ", ".join(f"{name} {number}" for name, number in installed.items()) or "none"
     try:
@@ -38,13 +47,12 @@ def findings() -> list[Finding]:
     except SpikGPTError as error:
         return [*found, Finding("ONNX Runtime", f"{listed}: {error}", works=False)]
     found.append(Finding("ONNX Runtime", f"{listed}; lists {', '.join(available)}"))
-    folder = next(iter(shipped_references().values()))
+    shipped = read_reference(next(iter(shipped_references().values())))
+    ones = np.ones((1, len(shipped.genes)))
+    cell = {contract.COUNTS: ones, contract.TOTAL: ones.sum(axis=1), contract.FOUND: ones[0]}
     for provider in PROVIDERS:
         try:
-            annotator = Annotator(folder, provider=provider)
-            annotator.annotate(
-                [[1.0] * len(annotator.stored.genes)], genes=annotator.stored.genes.symbols, progress=False
-            )
+            Session.of(shipped.files, GRAPH, options_of(EngineOptions, {"provider": provider})).run(cell)
         except SpikGPTError as error:
             found.append(Finding(provider, f"does not work: {error}", works=False))
         else:
@@ -52,8 +60,8 @@ def findings() -> list[Finding]:
     return found
 
 
-def _version(name: str) -> str:
+def _version(name: str) -> str | None:
     try:
         return version(name)
     except PackageNotFoundError:
-        return "not installed"
+        return None

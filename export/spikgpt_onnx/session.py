@@ -5,17 +5,16 @@ from __future__ import annotations
 import os
 from collections.abc import Mapping
 from contextlib import suppress
-from dataclasses import dataclass
 from importlib.metadata import PackageNotFoundError, version
-from pathlib import Path
 from types import ModuleType
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 
-from spikgpt.errors import ConfigError, DamagedReference, GraphError
+from spikgpt.errors import DamagedReference, GraphError
 from spikgpt.files import parsed
+from spikgpt.options import EngineOptions
 
 DISTRIBUTIONS = ("onnxruntime", "onnxruntime-gpu")
 # What ONNX Runtime calls each kind of device. TensorRT hands CUDA what it cannot run.
@@ -25,50 +24,16 @@ PROVIDERS = {
     "tensorrt": ("TensorrtExecutionProvider", "CUDAExecutionProvider"),
 }
 DTYPES: dict[str, Any] = {"tensor(float)": np.float32, "tensor(int64)": np.int64, "tensor(bool)": np.bool_}
+SMALLER = "Try a smaller batch_size, or run `spikgpt doctor`."
+REMEDY = "Run `spikgpt doctor`, or take provider 'cpu' or 'auto'."
 
 
-@dataclass(frozen=True)
-class Options:
-    """How to run a graph.
-
-    Attributes
-    ----------
-    provider
-        ``cpu``, ``cuda`` or ``tensorrt``; ``auto`` takes CUDA where it works, else the CPU.
-    strict
-        Refuse a GPU that cannot run every part of the graph, instead of running some of it on the CPU.
-    threads
-        Batches run at a time on a CPU, each by one thread; by default one for each core.
-    memory_arena
-        Keep freed memory for the next batch; without it less is held, and each batch takes longer.
-    engine_cache
-        Folder for the engines that TensorRT builds, which takes minutes.
-    io_binding
-        On a GPU, leave the copies between it and the host to ONNX Runtime's bindings.
-    """
-
-    provider: str = "auto"
-    strict: bool = True
-    threads: int | None = None
-    memory_arena: bool = True
-    engine_cache: Path | None = None
-    io_binding: bool = True
-
-    def __post_init__(self) -> None:
-        if self.provider not in ("auto", *PROVIDERS):
-            msg = f"There is no provider {self.provider!r}; choose auto, {', '.join(PROVIDERS)}."
-            raise ConfigError(msg)
-        if self.threads is not None and self.threads < 1:
-            msg = f"threads is {self.threads}; it must be at least 1."
-            raise ConfigError(msg)
-
-    @property
-    def workers(self) -> int:
-        """Batches to run at a time on a CPU."""
-        if self.threads is not None:
-            return self.threads
-        # What this process may use, not what the machine has.
-        return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+def workers(options: EngineOptions) -> int:
+    """Return how many batches to run at a time on a CPU."""
+    if options.threads is not None:
+        return options.threads
+    # What this process may use, not what the machine has.
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
 class Session:
@@ -89,16 +54,18 @@ class Session:
         When ONNX Runtime is missing, installed twice, too old for the graph, or has no such device.
     """
 
-    def __init__(self, content: bytes, options: Options | None = None, *, threads: int = 1) -> None:
-        self.options = options or Options()
+    def __init__(self, content: bytes, options: EngineOptions | None = None, *, threads: int = 1) -> None:
+        self.options = options or EngineOptions()
         self._session, self.provider = _opened(content, self.options, threads)
         self.metadata: dict[str, str] = dict(self._session.get_modelmeta().custom_metadata_map)
         taken = [*self._session.get_inputs(), *self._session.get_overridable_initializers()]
-        self._dtypes = {node.name: DTYPES[node.type] for node in taken}
+        self._dtypes = {node.name: DTYPES.get(node.type) for node in taken}
         self._outputs = [node.name for node in self._session.get_outputs()]
 
     @classmethod
-    def of(cls, files: Mapping[str, bytes], name: str, options: Options | None = None, *, threads: int = 1) -> Session:
+    def of(
+        cls, files: Mapping[str, bytes], name: str, options: EngineOptions | None = None, *, threads: int = 1
+    ) -> Session:
         """Open one graph of a reference, whose files were verified.
 
         Raises
@@ -133,17 +100,28 @@ class Session:
         Returns
         -------
         Every output by name.
+
+        Raises
+        ------
+        GraphError
+            When ONNX Runtime fails, as with too little memory or inputs that the graph does not take.
         """
-        feeds = {name: np.asarray(array, dtype=self._dtypes[name], order="C") for name, array in inputs.items()}
-        if self.provider == "cpu" or not self.options.io_binding:
-            return dict(zip(self._outputs, self._session.run(self._outputs, feeds), strict=True))
-        binding = self._session.io_binding()
-        for name, array in feeds.items():
-            binding.bind_cpu_input(name, array)
-        for name in self._outputs:
-            binding.bind_output(name)
-        self._session.run_with_iobinding(binding)
-        return dict(zip(self._outputs, binding.copy_outputs_to_cpu(), strict=True))
+        feeds = {name: np.asarray(array, dtype=self._dtypes.get(name), order="C") for name, array in inputs.items()}
+        try:
+            if self.provider == "cpu" or not self.options.io_binding:
+                found = self._session.run(self._outputs, feeds)
+            else:
+                binding = self._session.io_binding()
+                for name, array in feeds.items():
+                    binding.bind_cpu_input(name, array)
+                for name in self._outputs:
+                    binding.bind_output(name)
+                self._session.run_with_iobinding(binding)
+                found = binding.copy_outputs_to_cpu()
+        except Exception as error:  # onnxruntime's errors share no other base
+            msg = f"ONNX Runtime cannot run this batch on {self.provider}: {_one_line(error)}. {SMALLER}"
+            raise GraphError(msg) from error
+        return dict(zip(self._outputs, found, strict=True))
 
 
 def onnxruntime_module() -> ModuleType:
@@ -164,7 +142,7 @@ def onnxruntime_module() -> ModuleType:
     try:
         import onnxruntime
     except ImportError as error:
-        msg = f"ONNX Runtime cannot be imported ({error}). Run: pip install 'spikgpt-onnx[cpu]', or [gpu], not both."
+        msg = f"ONNX Runtime cannot be imported ({error}). Run: pip install 'spikgpt[cpu]', or [gpu], not both."
         raise GraphError(msg) from error
     module: ModuleType = onnxruntime
     return module
@@ -179,7 +157,7 @@ def installed_distributions() -> dict[str, str]:
     return found
 
 
-def _opened(content: bytes, options: Options, threads: int) -> tuple[Any, str]:
+def _opened(content: bytes, options: EngineOptions, threads: int) -> tuple[Any, str]:
     """Return a session of onnxruntime, and the provider that it runs on."""
     onnxruntime = onnxruntime_module()
     if options.provider != "auto":
@@ -190,15 +168,14 @@ def _opened(content: bytes, options: Options, threads: int) -> tuple[Any, str]:
         return _session(onnxruntime, content, options, "cpu", threads), "cpu"
 
 
-def _session(onnxruntime: ModuleType, content: bytes, options: Options, provider: str, threads: int) -> Any:
+def _session(onnxruntime: ModuleType, content: bytes, options: EngineOptions, provider: str, threads: int) -> Any:
     """Return a session on one provider, or say why there is none."""
     wanted = PROVIDERS[provider]
-    available = onnxruntime.get_available_providers()
-    if wanted[0] not in available:
+    if wanted[0] not in onnxruntime.get_available_providers():
         installed = " and ".join(f"{name} {number}" for name, number in installed_distributions().items())
         msg = (
             f"{installed or 'This ONNX Runtime'} has no {provider}. Run: pip uninstall -y onnxruntime, then "
-            "pip install 'spikgpt-onnx[gpu]'; or take provider 'cpu' or 'auto'."
+            "pip install 'spikgpt[gpu]'; or take provider 'cpu' or 'auto'."
         )
         raise GraphError(msg)
     settings = onnxruntime.SessionOptions()
@@ -216,13 +193,18 @@ def _session(onnxruntime: ModuleType, content: bytes, options: Options, provider
         providers = [(wanted[0], engines), *((name, {}) for name in wanted[1:])]
         session = onnxruntime.InferenceSession(content, settings, providers)
     except Exception as error:  # onnxruntime's errors share no other base
-        remedy = "" if provider == "cpu" else " Run `spikgpt-onnx doctor`, or take provider 'cpu' or 'auto'."
-        msg = f"The graph cannot be run on {provider} by onnxruntime {onnxruntime.__version__}: {error}.{remedy}"
+        remedy = "Update onnxruntime, or export the reference again." if provider == "cpu" else REMEDY
+        by = f"onnxruntime {onnxruntime.__version__}"
+        msg = f"The graph cannot be run on {provider} by {by}: {_one_line(error)}. {remedy}"
         raise GraphError(msg) from error
     if (taken := session.get_providers()[0]) != wanted[0]:
         msg = (
             f"ONNX Runtime took {taken} instead of {provider}: there is no such device, or its driver, CUDA or cuDNN "
-            "is missing. Run `spikgpt-onnx doctor`, or take provider 'cpu' or 'auto'."
+            f"is missing. {REMEDY}"
         )
         raise GraphError(msg)
     return session
+
+
+def _one_line(error: Exception) -> str:
+    return " ".join(str(error).split()).rstrip(".")

@@ -11,11 +11,12 @@ import numpy as np
 import numpy.typing as npt
 from scipy import sparse
 
-from spikgpt.cells.expression import AlignedCells, joined
-from spikgpt.labels.neighbours import content_keys, sample_of
+from spikgpt.cells.align import AlignedCells, joined
+from spikgpt.sampling import content_keys, sample_of
+from spikgpt.types import Rows
 
 # Bytes kept in memory.
-IN_MEMORY = 256 * 1024 * 1024
+IN_MEMORY = 64 * 1024 * 1024
 
 
 class Spool:
@@ -44,23 +45,20 @@ class Spool:
         for array in (chunk.totals, chunk.values.data, chunk.values.indices, chunk.values.indptr):
             np.save(self._file, array)
 
-    def chunks(self) -> Iterator[AlignedCells]:
-        """Give the cells again."""
+    def chunks(self) -> Iterator[tuple[Rows, AlignedCells]]:
+        """Give the cells again, with their row numbers in the query."""
         if self._like is None:
             return
         self._file.seek(0)
+        start = 0
         for size in self._sizes:
             totals, *parts = (np.load(self._file) for _ in range(4))
             values = sparse.csr_matrix(tuple(parts), (size, self._like.values.shape[1]))
-            yield replace(self._like, values=values, totals=totals)
+            yield np.arange(start, start + size), replace(self._like, values=values, totals=totals)
+            start += size
 
-    def sample(self) -> tuple[AlignedCells, npt.NDArray[np.int64]]:
-        """Return a sample of the cells that are not empty, and their indices among these."""
-        shown = sample_of(np.concatenate(self._keys))
-        parts, start = [], 0
-        for chunk in self.chunks():
-            filled = chunk.part(~chunk.empty)
-            stop = start + len(filled.totals)
-            parts.append(filled.part(shown[np.searchsorted(shown, start) : np.searchsorted(shown, stop)] - start))
-            start = stop
-        return joined(parts), shown
+    def sample(self) -> tuple[AlignedCells, Rows]:
+        """Return a sample of the cells that are not empty, and their row numbers in the query, ascending."""
+        rows = np.concatenate([rows[~chunk.empty] for rows, chunk in self.chunks()])
+        chosen = rows[sample_of(np.concatenate(self._keys))]
+        return joined([chunk.part(np.isin(rows, chosen)) for rows, chunk in self.chunks()]), chosen

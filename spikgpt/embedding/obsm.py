@@ -2,31 +2,31 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
-import numpy.typing as npt
 from scipy import sparse
 
+from spikgpt.cells.align import AlignedCells
 from spikgpt.cells.expression import Cells
-from spikgpt.embedding.result import Embedding, EmbeddingReport
+from spikgpt.cells.genes import GeneList
+from spikgpt.embedding.base import QueryCells, Run, Scaled
 from spikgpt.errors import ConfigError, DamagedReference, DataError
-from spikgpt.labels.neighbours import Floats, content_keys, sample_of
+from spikgpt.types import Bools, Floats, InputReport
 
 PREFIX = "obsm:"
-SCALINGS = ("auto", "reference")
+# Cells read at a time.
+CHUNK = 4096
 
 
 @dataclass(frozen=True)
-class PrecomputedEmbedder:
+class ObsmEmbedding:
     """Reads ``obsm[key]``, which must come from the same embedding model for reference and query."""
 
     key: str
     dim: int
-    genes: None = None
-    fitted: bool = False
 
     @property
     def kind(self) -> str:
@@ -34,63 +34,81 @@ class PrecomputedEmbedder:
         return PREFIX + self.key
 
     @classmethod
-    def fit(cls, adata: Cells, key: str) -> PrecomputedEmbedder:
+    def fit(cls, adata: Cells, key: str) -> ObsmEmbedding:
         """Take the length of ``obsm[key]`` of the reference.
 
         Raises
         ------
         DataError
-            When there is no such embedding, or it holds values that are not finite.
+            When there is no such embedding.
         """
-        return cls(key, _vectors(adata, key).shape[1])
+        return cls(key, int(_stored(adata, key).shape[1]))
 
-    def embed(
-        self,
-        adata: Cells,
-        *,
-        layer: str | None = None,
-        scaling: str = "auto",
-        classify: object = None,
-        on_cells: Callable[[int], None] | None = None,
-    ) -> Embedding:
-        """Return ``obsm[key]`` as it is.
+    def read(self, cells: Cells, *, layer: str | None = None, scaling: str = "auto") -> QueryCells:
+        """Return ``obsm[key]``, to be read a few cells at a time.
 
         Raises
         ------
         DataError
-            When there is no such embedding, it has another length, or it holds values that are not finite.
+            When there is no such embedding, or it has another length; and while it is read, when a value is not finite.
         ConfigError
             When a layer or a scaling is asked for, which an embedding has no use for.
         """
-        if layer is not None or scaling not in SCALINGS:
+        if layer is not None or scaling not in ("auto", "reference"):
             msg = (
                 f"This reference classifies obsm[{self.key!r}] as it is, so layer={layer!r} and scaling={scaling!r} "
                 "have no meaning; leave them out."
             )
             raise ConfigError(msg)
-        vectors = _vectors(adata, self.key)
-        if vectors.shape[1] != self.dim:
+        stored = _stored(cells, self.key)
+        if stored.shape[1] != self.dim:
             msg = (
-                f"obsm[{self.key!r}] has {vectors.shape[1]} columns; the reference was trained on {self.dim}. "
+                f"obsm[{self.key!r}] has {stored.shape[1]} columns; the reference was trained on {self.dim}. "
                 "Embed the query with the model that embedded the reference."
             )
             raise DataError(msg)
-        if on_cells:
-            on_cells(len(vectors))
-        report = EmbeddingReport(f"obsm[{self.key!r}]", "embedding", "none", genes_matched=0, genes_total=0)
-        return Embedding(vectors, np.zeros(len(vectors), dtype=bool), report, vectors, sample_of(content_keys(vectors)))
+        report = InputReport(f"obsm[{self.key!r}]", "embedding", "none", genes_matched=0, genes_total=0)
+        return QueryCells(cells.n_obs, self._chunks(stored), report)
 
-    def augment(self, adata: Cells, *, layer: str | None = None, seed: int = 0) -> list[npt.NDArray[np.float64]]:
-        """Return nothing: another sample's embedding is not known."""
-        return []
+    def _chunks(self, stored: Any) -> Iterator[AlignedCells]:
+        for start in range(0, stored.shape[0], CHUNK):
+            part = stored[start : start + CHUNK]
+            vectors = (part.toarray() if sparse.issparse(part) else np.asarray(part)).astype(np.float64)
+            wrong = ~np.isfinite(vectors).all(axis=1)
+            if wrong.any():
+                msg = (
+                    f"obsm[{self.key!r}] holds NaN or infinite values, first in row {start + int(wrong.argmax())}; "
+                    "remove such cells or embed them again."
+                )
+                raise DataError(msg)
+            yield vector_cells(vectors, np.zeros(len(vectors), dtype=bool))
+
+    def fit_scale(self, sample: AlignedCells, scaling: str, run: Run) -> Scaled:
+        """Return no scale: vectors are taken as they are."""
+        return Scaled(None, "none")
+
+    def logs(self, cells: AlignedCells) -> None:
+        """Return nothing: there is no expression."""
+
+    def profiles(self, found: Bools) -> None:
+        """Return nothing: there is no expression."""
+
+    @property
+    def stored_genes(self) -> GeneList:
+        """What ``genes.json`` keeps: none."""
+        return GeneList((), ())
 
     def settings(self) -> dict[str, Any]:
-        """Return what ``config.json`` keeps of the embedder."""
+        """Return what ``config.json`` keeps of the embedding."""
         return {"kind": "obsm", "key": self.key, "dim": self.dim}
 
+    def tensors(self) -> dict[str, Floats]:
+        """Return no tensors: everything is in the settings."""
+        return {}
+
     @classmethod
-    def from_settings(cls, settings: dict[str, Any]) -> PrecomputedEmbedder:
-        """Rebuild a stored embedder.
+    def from_settings(cls, settings: dict[str, Any]) -> ObsmEmbedding:
+        """Rebuild a stored embedding.
 
         Raises
         ------
@@ -103,22 +121,24 @@ class PrecomputedEmbedder:
             raise DamagedReference(msg)
         return cls(key, dim)
 
-    def tensors(self) -> dict[str, Floats]:
-        """Return no tensors: everything is in the settings."""
-        return {}
+
+def vector_cells(vectors: Floats, empty: Bools) -> AlignedCells:
+    """Return cells that are vectors already, shape (n, dim), in the form in which the pipeline takes cells."""
+    values = sparse.csr_matrix(vectors)
+    totals = np.where(empty, 0.0, 1.0)
+    return AlignedCells(values, totals, np.ones(vectors.shape[1], dtype=bool), "embedding")
 
 
-def _vectors(adata: Cells, key: str) -> npt.NDArray[np.float64]:
-    """Return ``obsm[key]``, shape (n, dim), float64, checked."""
+def _stored(adata: Cells, key: str) -> Any:
+    """Return ``obsm[key]``, shape (n, dim)."""
     if key not in adata.obsm:
         available = ", ".join(sorted(adata.obsm)) or "none"
         msg = f"There is no obsm[{key!r}]; this AnnData has: {available}. Add the embedding, or name one of these."
         raise DataError(msg)
     stored = adata.obsm[key]
-    dense = stored.toarray() if sparse.issparse(stored) else np.asarray(stored)
-    vectors: npt.NDArray[np.float64] = np.atleast_2d(dense).astype(np.float64)
-    if not np.isfinite(vectors).all():
-        cells = int((~np.isfinite(vectors).all(axis=1)).sum())
-        msg = f"obsm[{key!r}] holds NaN or infinite values in {cells} cells; remove those cells or embed them again."
+    # A frame, as some tools leave there.
+    stored = stored.to_numpy() if hasattr(stored, "to_numpy") else stored
+    if len(stored.shape) != 2 or np.dtype(stored.dtype).kind not in "fiu":
+        msg = f"obsm[{key!r}] is {stored.dtype} of shape {stored.shape}; expected numbers, one row a cell."
         raise DataError(msg)
-    return vectors
+    return stored

@@ -16,29 +16,26 @@ import numpy as np
 import numpy.typing as npt
 from scipy import sparse
 
-from spikgpt.cells.expression import AlignedCells, log_normalise, mean_and_std
-from spikgpt.cells.genes import GeneList
-from spikgpt.errors import ConfigError, DamagedReference
-from spikgpt.labels.neighbours import OwnSpace, own_space
+from spikgpt.cells.align import AlignedCells, aligned_chunks, log_normalise, mean_and_std
+from spikgpt.cells.expression import Cells, find_expression
+from spikgpt.cells.genes import GeneList, match_genes
+from spikgpt.embedding.base import QueryCells, Run, Scaled
+from spikgpt.errors import DamagedReference
+from spikgpt.sampling import content_keys, sample_of
+from spikgpt.types import Floats, InputReport, NetworkOutput, Scale
 
 KIND = "pca"
 TENSORS = ("mean", "std", "components", "label_means", "label_stds", "label_shares")
-SCALINGS = ("auto", "reference", "query", "composition")
 
 # Cells embedded at a time.
 CHUNK = 4096
 # Fewer cells than this say too little about their gene means, and auto keeps the reference's.
-MINIMUM_CELLS = 100
+TELLING_CELLS = 100
 # Composition scaling is found from the query's own scaling. Started from the reference's instead, it should end in the
-# same labels; between human and mouse it does for 30% to 80% of cells, and then the user is told.
-MINIMUM_AGREEMENT = 0.9
+# same labels; between human and mouse it does for 30% to 80% of cells, and then the user is told. So many are asked.
+MINIMUM_AGREEMENT, ASKED_CELLS = 0.9, 1000
 # Softens the ratio of two small deviations of log expression, and bounds it.
 SPREAD_FLOOR, SPREAD_RANGE = 0.3, (0.3, 3.0)
-
-Floats = npt.NDArray[np.floating[Any]]
-Scale = tuple[npt.NDArray[np.float64], npt.NDArray[np.float64]]
-# From cells that are not empty, n of them, and the scale to see them in, to label probabilities, shape (n, L).
-Classify = Callable[[AlignedCells, Scale], Floats]
 
 
 @dataclass(frozen=True)
@@ -59,6 +56,11 @@ class PCAProjection:
     label_shares: npt.NDArray[np.float32]
     clip: float
     target_sum: float = 1e4
+
+    @property
+    def kind(self) -> str:
+        """Name on the command line."""
+        return KIND
 
     @property
     def dim(self) -> int:
@@ -102,70 +104,72 @@ class PCAProjection:
         """Return each label's mean log expression of the genes that a query has, shape (L, found genes)."""
         return self.label_means[:, found]
 
-    def own_space(self, cells: AlignedCells) -> OwnSpace:
-        """Return the space in which the neighbours of a query's cells are sought, learned from a sample of them."""
-        return own_space(self.logs(cells))
-
     def reference_scale(self, found: npt.NDArray[np.bool_] | None = None) -> Scale:
         """Return the reference's gene means and deviations; the mean of a gene that was not found is 0, its value."""
         mean, std = self.mean.astype(np.float64), self.std.astype(np.float64)
         return (mean if found is None else np.where(found, mean, 0.0)), std
 
-    def query_scale(
-        self, cells: AlignedCells, scaling: str, classify: Classify | None = None
-    ) -> tuple[Scale, str, tuple[str, ...]]:
-        """Return the gene means and deviations to scale a query with, the scaling that was used, and notes on it.
-
-        Parameters
-        ----------
-        cells
-            Cells of the query, or a sample of them, without empty ones.
-        scaling
-            ``reference``: the reference's gene means and deviations. ``query``: the query's own. ``composition``: the
-            query's, corrected for its label composition. ``auto``: composition, or reference for small queries.
-        classify
-            Needed for ``auto`` and ``composition``.
+    def read(self, cells: Cells, *, layer: str | None = None, scaling: str = "auto") -> QueryCells:
+        """Return the cells' values of the reference's genes, to be read a few at a time.
 
         Raises
         ------
-        ConfigError
-            When there is no such scaling.
+        DataError
+            When the cells cannot be read or share too few genes with the reference.
         """
-        if scaling not in SCALINGS:
-            msg = f"There is no scaling {scaling!r}; choose one of {', '.join(SCALINGS)}."
-            raise ConfigError(msg)
-        n_cells = len(cells.totals)
-        reference = self.reference_scale(cells.found)
-        too_few = n_cells < 2 or (scaling == "auto" and (n_cells < MINIMUM_CELLS or classify is None))
+        expression = find_expression(cells, layer=layer)
+        match = match_genes(expression.var, self.genes)
+        report = InputReport(
+            source=expression.source,
+            values=expression.kind,
+            scaling=scaling,
+            genes_matched=int(match.found.sum()),
+            genes_total=len(self.genes),
+            notes=expression.notes + match.notes,
+        )
+        return QueryCells(expression.n_cells, aligned_chunks(expression, match), report)
+
+    def fit_scale(self, sample: AlignedCells, scaling: str, run: Run) -> Scaled:
+        """Return the gene means and deviations to scale a query with.
+
+        Parameters
+        ----------
+        sample
+            Cells of the query, none of them empty.
+        scaling
+            ``reference``: the reference's gene means and deviations. ``query``: the query's own. ``composition``: the
+            query's, corrected for its label composition. ``auto``: composition, or reference for small queries.
+        """
+        n_cells = len(sample.totals)
+        reference = self.reference_scale(sample.found)
+        too_few = n_cells < 2 or (scaling == "auto" and n_cells < TELLING_CELLS)
         if scaling == "reference" or too_few:
-            return reference, "reference", ()
-        mean, std = mean_and_std(log_normalise(cells.values, cells.totals, self.target_sum))
-        own = self._composition_scale(self.label_shares.astype(np.float64), mean, std, cells.found)
+            return Scaled(reference, "reference")
+        mean, std = mean_and_std(log_normalise(sample.values, sample.totals, self.target_sum))
+        own = self._composition_scale(self.label_shares.astype(np.float64), mean, std, sample.found)
         if scaling == "query":
-            return own, "query", ()
-        if classify is None:
-            msg = "Composition scaling needs a classifier; name another scaling."
-            raise ConfigError(msg)
+            return Scaled(own, "query")
 
-        def best(scale: Scale) -> npt.NDArray[np.int64]:
-            return np.asarray(classify(cells, scale).argmax(axis=1))
-
-        def settle(start: Scale) -> tuple[Scale, npt.NDArray[np.int64]]:
+        def composed(cells: AlignedCells, start: Scale) -> tuple[Scale, NetworkOutput]:
             # Counted labels, not mean probabilities, in which every label seems present. Once, not again and again:
             # within a species that changes nothing, and across a large shift the rounds drift from the truth.
-            shares = np.bincount(best(start), minlength=len(self.label_means)) / n_cells
-            scale = self._composition_scale(shares, mean, std, cells.found)
-            return scale, best(scale)
+            best = run(cells, start).probabilities.argmax(axis=1)
+            shares = np.bincount(best, minlength=len(self.label_means)) / len(best)
+            scale = self._composition_scale(shares, mean, std, sample.found)
+            return scale, run(cells, scale)
 
-        settled, labels = settle(own)
-        agreement = float((settle(reference)[1] == labels).mean())
+        scale, output = composed(sample, own)
+        # Started from the reference's scale instead, the labels should be the same. Some of the cells tell.
+        asked = sample_of(content_keys(sample.values), min(ASKED_CELLS, n_cells // 2))
+        other = composed(sample.part(asked), reference)[1].probabilities.argmax(axis=1)
+        agreement = float((other == output.probabilities[asked].argmax(axis=1)).mean())
         if agreement >= MINIMUM_AGREEMENT:
-            return settled, "composition", ()
+            return Scaled(scale, "composition", (), output)
         note = (
             f"Gene expression differs so much from the reference's that the labels of {100 * (1 - agreement):.0f}% of "
             "the cells depend on how it is scaled; check the species and the tissue, and trust no label blindly."
         )
-        return settled, "composition", (note,)
+        return Scaled(scale, "composition", (note,), output)
 
     def _composition_scale(self, shares: Floats, mean: Floats, std: Floats, found: npt.NDArray[np.bool_]) -> Scale:
         """Return the scale that maps a query onto reference cells of the same label shares, shape (L,)."""
@@ -176,6 +180,11 @@ class PCAProjection:
         ratio = np.clip((std + SPREAD_FLOOR) / (expected_std + SPREAD_FLOOR), *SPREAD_RANGE)
         corrected = mean - (expected_mean - self.mean) * ratio
         return np.where(found, corrected, 0.0), self.std.astype(np.float64) * np.where(found, ratio, 1.0)
+
+    @property
+    def stored_genes(self) -> GeneList:
+        """What ``genes.json`` keeps: the genes of the projection."""
+        return self.genes
 
     def settings(self) -> dict[str, Any]:
         """Return what ``config.json`` keeps of the embedder."""

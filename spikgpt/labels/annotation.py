@@ -2,138 +2,164 @@
 
 from __future__ import annotations
 
-import csv
-from collections.abc import Mapping
-from dataclasses import dataclass, replace
-from pathlib import Path
+import warnings
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
+from html import escape
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import numpy.typing as npt
+import pandas as pd
 
-from spikgpt.cells.h5ad import write_with
-from spikgpt.embedding.result import EmbeddingReport
-from spikgpt.files import replacing
-from spikgpt.labels.label_map import LabelMap
-from spikgpt.labels.ontology import broad_labels
-from spikgpt.labels.reading import Readings
-from spikgpt.labels.thresholds import UNKNOWN, Decision, Rejection, Thresholds, confidence_of, decide, tempered
+from spikgpt.errors import SpikGPTWarning
+from spikgpt.labels.decision import Cutoffs
+from spikgpt.labels.palette import UNKNOWN_COLOR, palette
+from spikgpt.types import UNKNOWN, Bools, InputReport, Strings
 from spikgpt.version import __version__
 
 if TYPE_CHECKING:
-    import pandas as pd
     from anndata import AnnData
 
-LABEL, BEST_LABEL, BROAD_LABEL = "spikgpt_label", "spikgpt_best_label", "spikgpt_label_broad"
+LABEL, BEST_LABEL, BROAD_LABEL = LABELS = "spikgpt_label", "spikgpt_best_label", "spikgpt_label_broad"
+COLORS = tuple(f"{name}_colors" for name in LABELS)
 CONFIDENCE, FAMILIARITY = "spikgpt_confidence", "spikgpt_familiarity"
 PROBABILITIES, PROVENANCE = "spikgpt_probabilities", "spikgpt"
 
-# Above this share of Unknown cells, or below this share of matched genes, the summary speaks up.
-SUSPICIOUS_UNKNOWN = 0.5
-SUSPICIOUS_GENES = 0.5
-# A promise that is missed by more than this factor, by the estimate, is called so.
+# A note is made above this share of Unknown cells, and below this share of matched genes.
+SUSPICIOUS_UNKNOWN = SUSPICIOUS_GENES = 0.5
+# A note is made when the estimate of rejected known cells is above the promised rate by more than this factor.
 SUSPICIOUS_SHIFT = 2.0
-# Rows of a table written at a time.
+# Rows of a table made at a time.
 ROWS = 10_000
-
-Floats = npt.NDArray[np.floating[Any]]
-# The numbers of the labels of n cells, shape (n,), and the names that they number.
-Coded = tuple[npt.NDArray[np.int16], list[str]]
-# The same before rejection, and which cells are Unknown, shape (n,).
-Column = tuple[npt.NDArray[np.int16], tuple[str, ...], npt.NDArray[np.bool_]]
+# Labels that stand in the short description.
+LABELS_SHOWN = 5
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, repr=False)
 class Annotation:
-    """Labels of n cells.
+    """Labels of n cells by a reference of L labels.
 
-    ``best`` is the index of the most probable of the ``label_names``, shape (n,); ``confidence`` is the largest of the
-    ``probabilities``, shape (n, n_labels), and answers which label it is, if it is one of them. ``decision`` says which
-    cells are Unknown and how familiar each is, and answers whether it is. ``broad`` are indices of ``broad_names``,
-    terms of the Cell Ontology where labels are too close to call. A cell without counts is Unknown with confidence 0.
-    ``cells`` are their names, by index.
+    Attributes
+    ----------
+    obs_names
+        Names of the cells, by index.
+    best, confidence, probabilities
+        Index of the most probable of the ``label_names``, shape (n,), its probability, shape (n,), and those of all
+        labels, shape (n, L). They answer which label it is, if it is one of them.
+    empty
+        Cells without counts, shape (n,); they are Unknown with confidence 0.
+    broad
+        Index of ``broad_names`` for each cell, shape (n,): terms of the Cell Ontology where labels are too close to
+        call.
+    rejected, familiarity, cutoffs
+        Which cells are Unknown, shape (n,); share of held-out known cells that are less familiar, shape (n,), None for
+        a reference of format 1; and the rule behind both. They answer whether it is one of the labels.
+    smoothed
+        Whether cells were labelled with their neighbours: not if that was not asked for, or there are too few cells.
     """
 
-    cells: Any
+    obs_names: Any
     best: npt.NDArray[np.int16]
     confidence: npt.NDArray[np.float32]
     probabilities: npt.NDArray[np.float32]
-    empty: npt.NDArray[np.bool_]
+    empty: Bools
     label_names: tuple[str, ...]
     broad: npt.NDArray[np.int16]
     broad_names: tuple[str, ...]
-    decision: Decision
-    neighbours: bool
+    rejected: Bools
+    familiarity: npt.NDArray[np.float32] | None
+    cutoffs: Cutoffs
+    smoothed: bool
     reference_name: str
     reference_origin: str | None
-    report: EmbeddingReport
+    report: InputReport
 
     @property
-    def rejected(self) -> npt.NDArray[np.bool_]:
-        """Which cells are Unknown, shape (n,)."""
-        return self.decision.rejected
-
-    @property
-    def labels(self) -> npt.NDArray[np.str_]:
+    def labels(self) -> Strings:
         """Labels after rejection, shape (n,)."""
-        return _named(*self._columns()[LABEL])
+        return _text(self._column(LABEL))
 
     @property
-    def best_labels(self) -> npt.NDArray[np.str_]:
+    def best_labels(self) -> Strings:
         """Labels before rejection, shape (n,)."""
-        return _named(*self._columns()[BEST_LABEL])
+        return _text(self._column(BEST_LABEL))
 
     @property
-    def broad_labels(self) -> npt.NDArray[np.str_]:
+    def broad_labels(self) -> Strings:
         """Labels after rejection, or what ambiguous ones have in common, shape (n,)."""
-        return _named(*self._columns()[BROAD_LABEL])
+        return _text(self._column(BROAD_LABEL))
 
     @property
-    def familiarity(self) -> npt.NDArray[np.float32] | None:
-        """Share of held-out known cells that are less familiar, shape (n,), if the reference measured that."""
-        return self.decision.familiarity
-
-    @property
-    def unknown_rate(self) -> float:
+    def unknown_fraction(self) -> float:
         """Share of cells that are Unknown."""
         return float(self.rejected.mean()) if self.rejected.size else 0.0
 
     def counts(self) -> dict[str, int]:
         """Return the number of cells of each label, the largest first."""
-        codes, names = _coded(*self._columns()[LABEL])
-        counts = zip(names, np.bincount(codes, minlength=len(names)).tolist(), strict=True)
-        return dict(sorted(counts, key=lambda pair: -pair[1]))
+        return {str(label): int(cells) for label, cells in self.summary()["cells"].items()}
 
-    def table(self) -> pd.DataFrame:
-        """Return one row a cell: labels, confidence, familiarity, and the probability of every label."""
-        import pandas as pd
+    def summary(self) -> pd.DataFrame:
+        """Return one row a label, the largest first: its cells, their share of all and their mean confidence."""
+        labels: Any = self._column(LABEL)
+        grouped = pd.Series(self.confidence).groupby(labels, observed=True)
+        cells, confidence = grouped.size(), grouped.mean()
+        table = pd.DataFrame({"cells": cells, "share": cells / len(self.best), "confidence": confidence})
+        return table.sort_values("cells", ascending=False, kind="stable")
 
-        labels = {name: _named(*column) for name, column in self._columns().items()} | self._numbers()
-        names = [f"probability of {name}" for name in self.label_names]
-        parts = [pd.DataFrame(labels), pd.DataFrame(self.probabilities, columns=names)]
-        return pd.concat(parts, axis=1).set_axis(pd.Index(self.cells[:], name="cell"))
+    def obs(self) -> pd.DataFrame:
+        """Return the columns for ``obs``: labels as categories, confidence and familiarity."""
+        columns: dict[str, Any] = {name: self._column(name) for name in LABELS} | {CONFIDENCE: self.confidence}
+        if self.familiarity is not None:
+            columns[FAMILIARITY] = self.familiarity
+        return pd.DataFrame(columns, index=pd.Index(self.obs_names[:]))
 
-    def provenance(self) -> dict[str, Any]:
-        """Return where the labels come from, as values that an h5ad file can hold."""
-        return {
+    def obsm(self) -> dict[str, npt.NDArray[np.float32]]:
+        """Return the arrays for ``obsm``: the probability of every label."""
+        return {PROBABILITIES: self.probabilities}
+
+    def uns(self, target: Any = None) -> dict[str, Any]:
+        """Return what belongs into ``uns``: where the labels come from, and their colours for scanpy's plots.
+
+        Parameters
+        ----------
+        target
+            The cells that the labels are written into; see :meth:`notes`.
+        """
+        provenance = {
             "reference": self.reference_name,
             "reference_origin": self.reference_origin or "",
             "spikgpt_version": __version__,
             "labels": np.array(self.label_names, dtype=object),
-            "rule": self.decision.rule,
-            "threshold": np.nan if self.decision.threshold is None else self.decision.threshold,
-            "unknown_rate": np.nan if self.decision.unknown_rate is None else self.decision.unknown_rate,
-            "recalibrated": self.decision.recalibrated,
+            "rule": self.cutoffs.rule,
+            "threshold": np.nan if self.cutoffs.threshold is None else self.cutoffs.threshold,
+            "unknown_rate": np.nan if self.cutoffs.unknown_rate is None else self.cutoffs.unknown_rate,
+            "recalibrated": self.cutoffs.recalibrated,
             "values": f"{self.report.values} from {self.report.source}",
             "scaling": self.report.scaling,
-            "neighbours": self.neighbours,
+            "neighbours": self.smoothed,
             "genes_matched": self.report.genes_matched,
             "genes_total": self.report.genes_total,
+            "notes": np.array(self.notes(target), dtype=object),
         }
+        colors = (self.colors(self._column(name).categories) for name in LABELS)
+        return {PROVENANCE: provenance} | dict(zip(COLORS, colors, strict=True))
 
-    def notes(self) -> list[str]:
-        """Return whole sentences on anything suspicious."""
-        notes = list(self.report.notes)
+    def colors(self, names: Iterable[str]) -> npt.NDArray[np.object_]:
+        """Return a hex code for each of some labels: the same in all queries of a reference, and grey for Unknown."""
+        known = [name for name in dict.fromkeys(self.label_names + self.broad_names) if name != UNKNOWN]
+        codes = dict(zip(known, palette(len(known)), strict=True)) | {UNKNOWN: UNKNOWN_COLOR}
+        return np.array([codes[name] for name in names], dtype=object)
+
+    def notes(self, target: Any = None) -> list[str]:
+        """Return whole sentences on anything suspicious.
+
+        Parameters
+        ----------
+        target
+            The cells that the labels are written into, to name what is replaced there and was not written by SpikGPT.
+        """
+        notes, cutoffs = list(self.report.notes), self.cutoffs
         matched, total = self.report.genes_matched, self.report.genes_total
         if not self.report.of_query and matched < SUSPICIOUS_GENES * total:
             notes.append(
@@ -141,154 +167,92 @@ class Annotation:
             )
         if self.empty.any():
             notes.append(f"{int(self.empty.sum())} cells have no counts and are {UNKNOWN}.")
-        rate, expected = self.decision.unknown_rate, self.decision.expected
-        if rate and expected is not None and expected > SUSPICIOUS_SHIFT * rate and not self.decision.recalibrated:
+        rate, expected = cutoffs.unknown_rate, cutoffs.expected
+        if rate and expected is not None and expected > SUSPICIOUS_SHIFT * rate and not cutoffs.recalibrated:
             notes.append(
                 f"These cells lie farther from the reference than its own held-out cells, so about "
                 f"{100 * expected:.0f}% of the cells of known types are {UNKNOWN}, not at most {100 * rate:g}%. "
-                "Recalibrate on the query to get nearer to that, at the risk of naming some cells of unseen types."
+                "Use recalibrate=True (--recalibrate) to get nearer to that; it may name some cells of unseen types."
             )
-        if self.unknown_rate > SUSPICIOUS_UNKNOWN:
+        if self.unknown_fraction > SUSPICIOUS_UNKNOWN:
             notes.append(
-                f"{100 * self.unknown_rate:.0f}% of the cells are {UNKNOWN}; is {self.reference_name!r} the right "
+                f"{100 * self.unknown_fraction:.0f}% of the cells are {UNKNOWN}; is {self.reference_name!r} the right "
                 "reference for this tissue and species?"
             )
+        if target is not None and PROVENANCE not in target.uns:
+            there = [f"obs[{name!r}]" for name in self.obs() if name in target.obs.columns]
+            there += [f"obsm[{name!r}]" for name in self.obsm() if name in target.obsm]
+            there += [f"uns[{name!r}]" for name in COLORS if name in target.uns]
+            if there:
+                notes.append(f"What others had written to {', '.join(there)} was replaced.")
         return notes
 
     def write_to(self, adata: AnnData) -> None:
-        """Write the labels into ``obs``, the probabilities into ``obsm`` and the provenance into ``uns``."""
-        import pandas as pd
+        """Write the labels into ``obs``, the probabilities into ``obsm`` and the provenance into ``uns``.
 
-        for name, column in self._columns().items():
-            codes, names = _coded(*column)
-            adata.obs[name] = pd.Categorical.from_codes(codes, pd.Index(names))
-        for name, numbers in self._numbers().items():
-            adata.obs[name] = numbers
-        adata.obsm[PROBABILITIES] = self.probabilities
-        adata.uns[PROVENANCE] = self.provenance()
-
-    def write_h5ad(self, source: Path, target: Path, more: Mapping[str, npt.NDArray[np.str_]] | None = None) -> None:
-        """Write a copy of the h5ad file that the cells came from, with what :meth:`write_to` adds.
-
-        Parameters
-        ----------
-        more
-            More columns of labels for ``obs``, shape (n,) each.
+        Warns
+        -----
+        SpikGPTWarning
+            For each of the :meth:`notes`.
         """
-        columns: dict[str, Any] = {name: _coded(*column) for name, column in self._columns().items()}
-        columns |= self._numbers()
-        for name, labels in (more or {}).items():
-            names, codes = np.unique(labels, return_inverse=True)
-            columns[name] = codes.astype(np.int16), names.tolist()
-        write_with(source, target, columns, {PROBABILITIES: self.probabilities}, {PROVENANCE: self.provenance()})
+        uns = self.uns(adata)
+        for name, column in self.obs().items():
+            adata.obs[name] = column.array
+        for name, array in self.obsm().items():
+            adata.obsm[name] = array
+        adata.uns.update(uns)
+        for note in uns[PROVENANCE]["notes"]:
+            warnings.warn(note, SpikGPTWarning, stacklevel=3)
 
-    def write_csv(self, path: Path) -> None:
-        """Write one row a cell, with the columns of :meth:`table`."""
-        with replacing(path) as temporary, temporary.open("w", newline="", encoding="utf-8") as file:
-            rows = csv.writer(file, lineterminator="\n")
-            names = [f"probability of {name}" for name in self.label_names]
-            labels, scores = self._columns(), self._numbers()
-            rows.writerow(["cell", *labels, *scores, *names])
-            for start in range(0, len(self.best), ROWS):
-                part = slice(start, start + ROWS)
-                named = (_named(codes[part], known, unknown[part]) for codes, known, unknown in labels.values())
-                texts = (self.cells[part], *named)
-                numbers = np.column_stack([*(score[part] for score in scores.values()), self.probabilities[part]])
-                rows.writerows(
-                    [*text, *map(str, row)]
-                    for *text, row in zip(*texts, numbers, strict=True)  # float32, shortest
-                )
+    def table(self) -> pd.DataFrame:
+        """Return one row a cell: labels, confidence, familiarity, and the probability of every label."""
+        return self._rows(self.obs(), slice(None))
 
-    def _columns(self) -> dict[str, Column]:
-        """Return the columns of labels."""
-        return {
-            LABEL: (self.best, self.label_names, self.rejected),
-            BEST_LABEL: (self.best, self.label_names, self.empty),
-            BROAD_LABEL: (self.broad, self.broad_names, self.rejected),
-        }
+    def table_chunks(self) -> Iterator[pd.DataFrame]:
+        """Give :meth:`table` some rows at a time, at least once."""
+        obs = self.obs()
+        for start in range(0, max(len(obs), 1), ROWS):
+            yield self._rows(obs, slice(start, start + ROWS))
 
-    def _numbers(self) -> dict[str, npt.NDArray[np.float32]]:
-        """Return the columns of numbers."""
-        return {CONFIDENCE: self.confidence} | ({} if self.familiarity is None else {FAMILIARITY: self.familiarity})
+    def __repr__(self) -> str:
+        counts = self.counts()
+        unknown = f"{UNKNOWN} {counts.pop(UNKNOWN, 0)} ({100 * self.unknown_fraction:.1f}%)"
+        largest = [f"{name} {cells}" for name, cells in list(counts.items())[:LABELS_SHOWN]]
+        shown = ", ".join([*largest, *(["..."] if len(counts) > LABELS_SHOWN else []), unknown])
+        return f"Annotation of {len(self.best)} cells by {self.reference_name!r}: {shown}"
 
+    def _repr_html_(self) -> str:
+        summary = self.summary()
+        rows = "".join(
+            f'<tr><td style="text-align:left"><span style="color:{color}">&#9632;</span> {escape(label)}</td>'
+            f"<td>{cells}</td><td>{100 * share:.1f}%</td><td>{confidence:.2f}</td></tr>"
+            for color, (label, cells, share, confidence) in zip(
+                self.colors(summary.index), summary.to_records().tolist(), strict=True
+            )
+        )
+        head = "<tr><th>label</th><th>cells</th><th>share</th><th>mean confidence</th></tr>"
+        title = f"{len(self.best)} cells by {self.reference_name!r}; {UNKNOWN}: {self.cutoffs.rule}"
+        return f"<table><caption>{escape(title)}</caption>{head}{rows}</table>"
 
-def annotated(
-    cells: Any,
-    readings: Readings,
-    empty: npt.NDArray[np.bool_],
-    report: EmbeddingReport,
-    *,
-    thresholds: Thresholds,
-    rejection: Rejection,
-    labels: LabelMap,
-    neighbours: bool,
-    reference_name: str,
-    reference_origin: str | None,
-) -> Annotation:
-    """Decide what is Unknown, and put everything together.
+    def _column(self, name: str) -> pd.Categorical:
+        """Return a column of labels, with those that occur as categories, in alphabetical order."""
+        codes, names = (self.broad, self.broad_names) if name == BROAD_LABEL else (self.best, self.label_names)
+        texts = list(dict.fromkeys([*names, UNKNOWN]))
+        codes = np.where(self.empty if name == BEST_LABEL else self.rejected, texts.index(UNKNOWN), codes)
+        present = sorted(np.unique(codes).tolist(), key=lambda code: texts[code])
+        places = np.zeros(len(texts), dtype=np.int16)
+        places[present] = np.arange(len(present))
+        return pd.Categorical.from_codes(places[codes], pd.Index([texts[code] for code in present]))
 
-    Parameters
-    ----------
-    readings
-        Of the cells that are not empty.
-    neighbours
-        Whether cells were to be seen with their neighbours.
-
-    Raises
-    ------
-    ConfigError
-        When familiarity is asked for and the reference has none.
-    """
-    calibration = thresholds.together if readings.together else None
-    filled = np.flatnonzero(~empty)
-    everything = np.zeros((len(empty), len(labels.names)), dtype=np.float32)
-    for start in range(0, len(filled), ROWS):
-        part = slice(start, start + ROWS)
-        # Those of cells seen alone are calibrated by the network.
-        everything[filled[part]] = tempered(readings.probabilities[part], calibration.temperature if calibration else 1)
-    known = everything if len(filled) == len(empty) else everything[filled]
-    decision = decide(thresholds, rejection, labels.names, known, readings.scores, together=readings.together)
-    broad, broad_names = broad_labels(everything, labels.names, labels.cell_ontology_ids)
-    return Annotation(
-        cells=cells,
-        best=everything.argmax(axis=1).astype(np.int16),
-        confidence=np.asarray(confidence_of(everything), dtype=np.float32),
-        probabilities=everything,
-        empty=empty,
-        label_names=labels.names,
-        broad=broad,
-        broad_names=broad_names,
-        decision=replace(
-            decision,
-            rejected=_spread(decision.rejected, empty, True),
-            familiarity=None if decision.familiarity is None else _spread(decision.familiarity, empty, 0),
-        ),
-        neighbours=neighbours,
-        reference_name=reference_name,
-        reference_origin=reference_origin,
-        report=report,
-    )
+    def _rows(self, obs: pd.DataFrame, part: slice) -> pd.DataFrame:
+        """Return some rows of the table."""
+        some = obs.iloc[part]
+        names = [f"probability of {name}" for name in self.label_names]
+        probabilities = pd.DataFrame(self.probabilities[part], columns=names, index=some.index)
+        return pd.concat([some, probabilities], axis=1).rename_axis("cell")
 
 
-def _spread(values: npt.NDArray[Any], empty: npt.NDArray[np.bool_], fill: Any) -> npt.NDArray[Any]:
-    """Return values of the cells that are not empty as values of all, with another for those that are."""
-    everything = np.full(len(empty), fill, dtype=values.dtype)
-    everything[~empty] = values
-    return everything
-
-
-def _named(
-    codes: npt.NDArray[np.int16], names: tuple[str, ...], unknown: npt.NDArray[np.bool_]
-) -> npt.NDArray[np.str_]:
-    """Return a column of labels as text."""
-    return np.where(unknown, UNKNOWN, np.array(names)[codes])
-
-
-def _coded(codes: npt.NDArray[np.int16], names: tuple[str, ...], unknown: npt.NDArray[np.bool_]) -> Coded:
-    """Return a column of labels as numbers of the names that occur, in alphabetical order."""
-    texts = list(dict.fromkeys([*names, UNKNOWN]))
-    codes = np.where(unknown, texts.index(UNKNOWN), codes)
-    present = sorted(np.unique(codes).tolist(), key=lambda code: texts[code])
-    places = np.zeros(len(texts), dtype=np.int16)
-    places[present] = np.arange(len(present))
-    return places[codes], [texts[code] for code in present]
+def _text(column: pd.Categorical) -> Strings:
+    """Return a column of labels as text, shape (n,)."""
+    text: Strings = np.asarray(column.categories, dtype=np.str_)[column.codes]
+    return text

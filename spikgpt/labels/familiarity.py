@@ -19,6 +19,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Any, Self
 
 import numpy as np
@@ -27,7 +28,9 @@ from scipy import sparse
 from scipy.spatial.distance import cdist
 
 from spikgpt.errors import DamagedReference
-from spikgpt.labels.neighbours import CHUNK, Neighbourhood, content_keys, sample_of
+from spikgpt.labels.neighbours import CHUNK, Neighbourhood
+from spikgpt.sampling import content_keys, sample_of
+from spikgpt.types import Floats, NetworkOutput, Rows
 
 TENSORS = ("centroids", "whitening")
 # Of the deviation between labels, and of the energy.
@@ -35,29 +38,9 @@ GENE_POWER, ENERGY_WEIGHT = 4, 0.2
 # Bounds that keep the logarithms finite.
 LARGEST_CORRELATION, SMALLEST_DISTANCE = 0.9999, 1e-6
 # The study's effect is estimated from labels with so many cells, if there are so many labels, from so many of each.
-MINIMUM_CELLS, MINIMUM_LABELS, LARGEST_SAMPLE = 5, 3, 500
+STUDY_CELLS, STUDY_LABELS, LARGEST_SAMPLE = 5, 3, 500
 # Added to the variances within labels, as a share of the mean variance.
 RIDGE = 1e-4
-
-Floats = npt.NDArray[np.floating[Any]]
-
-
-@dataclass(frozen=True)
-class Traits:
-    """What is known of n cells beside their probabilities.
-
-    ``vectors``, shape (n, D), ``energies``, shape (n,), and ``logs``, log expression of the genes that the query has,
-    shape (n, G), unless the embedding was brought by the user.
-    """
-
-    vectors: Floats
-    energies: Floats
-    logs: sparse.csr_matrix | None = None
-
-    def part(self, cells: npt.NDArray[np.int64]) -> Traits:
-        """Return those of some of the cells."""
-        logs = None if self.logs is None else sparse.csr_matrix(self.logs[cells])
-        return Traits(self.vectors[cells], self.energies[cells], logs)
 
 
 @dataclass(frozen=True)
@@ -101,7 +84,15 @@ class Familiarity:
             raise DamagedReference(msg)
         return cls(**tensors)
 
-    def judge(self, among: Neighbourhood, sample: Traits, profiles: Floats | None, *, together: bool = True) -> Judge:
+    def scorer(
+        self,
+        among: Neighbourhood,
+        sample: NetworkOutput,
+        logs: sparse.csr_matrix | None,
+        profiles: Floats | None,
+        *,
+        smoothed: bool,
+    ) -> FamiliarityScorer:
         """Return what scores the cells of a query, after a look at a sample of them.
 
         Parameters
@@ -109,78 +100,95 @@ class Familiarity:
         among
             The sample's cells, among which neighbours are sought.
         sample
-            Traits of the same cells.
+            What the network says of the same cells.
+        logs
+            Their log expression of the genes that the query has, shape (k, G), if there is expression.
         profiles
-            Mean log expression of each label for the genes that the query has, shape (L, G), if there are logs.
-        together
-            Judge cells with their neighbours, else each alone.
+            Mean log expression of each label for these genes, shape (L, G).
+        smoothed
+            Whether cells are to be seen with their neighbours.
         """
-        judge = Judge(self, sample, None, np.empty(0))
-        if profiles is None or sample.logs is None:
-            return judge
+        if profiles is None or logs is None:
+            return FamiliarityScorer(self, sample)
         profiles = profiles.astype(np.float64)
-        weights = profiles.std(axis=0) ** GENE_POWER  # (G,)
-        weights = weights / max(weights.sum(), 1e-300)
+        alone = FamiliarityScorer(self, sample, logs, profiles)
         best = among.probabilities.argmax(axis=1)
         effects = []
         for label in range(len(profiles)):
             cells = np.flatnonzero(best == label)
-            if len(cells) < MINIMUM_CELLS:
+            if len(cells) < STUDY_CELLS:
                 continue
-            part = sparse.csr_matrix(sample.logs[cells])
-            cells = cells[sample_of(content_keys(part), LARGEST_SAMPLE)]
-            near = np.empty((len(cells), 0), dtype=np.int64)
-            if together:
-                near = among.nearest(among.points[cells], among.cells[cells])
-            effects.append(np.median(judge.profile(sample.part(cells), near), axis=0) - profiles[label])
-        study = np.median(effects, axis=0) if len(effects) >= MINIMUM_LABELS else np.zeros(profiles.shape[1])
-        return Judge(self, sample, _unit(profiles, weights), weights, study)
+            part = sparse.csr_matrix(logs[cells])
+            chosen = sample_of(content_keys(part), LARGEST_SAMPLE)
+            near = np.empty((len(chosen), 0), dtype=np.int64)
+            if smoothed:
+                near = among.nearest(among.points[cells[chosen]], among.rows[cells[chosen]])
+            effects.append(np.median(alone.mean_logs(part[chosen], near), axis=0) - profiles[label])
+        study = np.median(effects, axis=0) if len(effects) >= STUDY_LABELS else None
+        return FamiliarityScorer(self, sample, logs, profiles, study)
 
 
 @dataclass(frozen=True)
-class Judge:
+class FamiliarityScorer:
     """Scores the cells of one query.
 
-    ``profiles`` are the labels' weighted profiles of unit length, shape (L, G), and ``study`` what sets the query
-    apart, shape (G,); ``sample`` are the traits of the cells that neighbours are among.
+    ``sample`` and ``logs`` are those of the cells that neighbours are among; ``profiles`` the labels' mean log
+    expression, shape (L, G); ``study`` what sets the query apart from the reference, shape (G,), where that is known.
     """
 
     familiarity: Familiarity
-    sample: Traits
-    profiles: npt.NDArray[np.float64] | None
-    weights: npt.NDArray[np.float64]
-    study: npt.NDArray[np.float64] | float = 0.0
+    sample: NetworkOutput
+    logs: sparse.csr_matrix | None = None
+    profiles: Floats | None = None
+    study: Floats | None = None
 
-    def profile(self, cells: Traits, near: npt.NDArray[np.int64]) -> npt.NDArray[np.float64]:
+    @cached_property
+    def _weights(self) -> npt.NDArray[np.float64]:
+        """How much each gene counts, shape (G,), summing to 1."""
+        assert self.profiles is not None
+        weights = self.profiles.std(axis=0) ** GENE_POWER
+        return np.asarray(weights / max(weights.sum(), 1e-300))
+
+    def mean_logs(self, logs: sparse.csr_matrix, near: Rows) -> npt.NDArray[np.float64]:
         """Return the mean log expression of each cell and its neighbours, shape (n, G)."""
-        own = cells.logs.astype(np.float64).toarray()  # type: ignore[union-attr]
+        own = logs.astype(np.float64).toarray()
         if not near.shape[1]:
             return np.asarray(own)
         rows = np.repeat(np.arange(len(near)), near.shape[1])
         picked = sparse.csr_matrix((np.ones(near.size), (rows, near.ravel())), (len(near), len(self.sample.energies)))
-        return np.asarray((own + (picked @ self.sample.logs).toarray()) / (1 + near.shape[1]))
+        return np.asarray((own + (picked @ self.logs).toarray()) / (1 + near.shape[1]))
 
-    def score(self, cells: Traits, near: npt.NDArray[np.int64]) -> npt.NDArray[np.float64]:
-        """Return how familiar cells are, shape (n,), higher for more; ``near`` are their neighbours in the sample."""
+    def score(self, output: NetworkOutput, logs: sparse.csr_matrix | None, near: Rows) -> npt.NDArray[np.float64]:
+        """Return how familiar cells are, shape (n,), higher for more.
+
+        Parameters
+        ----------
+        output, logs
+            What the network says of the cells, and their log expression, shape (n, G).
+        near
+            Positions of their neighbours in the sample, shape (n, neighbours).
+        """
         scores = np.empty(len(near))
         whitening = self.familiarity.whitening.astype(np.float64)
         places = self.familiarity.centroids.astype(np.float64) @ whitening  # (L, D)
+        profiles = None if self.profiles is None else _unit(self.profiles, self._weights)  # (L, G)
         for start in range(0, len(near), CHUNK):
             part = slice(start, start + CHUNK)
-            some, around = cells.part(np.arange(len(near))[part]), near[part]
-            vectors = _mean(some.vectors, self.sample.vectors, around)  # (chunk, D)
-            energies = _mean(some.energies, self.sample.energies, around)  # (chunk,)
+            around = near[part]
+            vectors = _mean(output.vectors[part], self.sample.vectors, around)  # (chunk, D)
+            energies = _mean(output.energies[part], self.sample.energies, around)  # (chunk,)
             distance = cdist(vectors @ whitening, places).min(axis=1)  # (chunk,)
             score = ENERGY_WEIGHT * energies - np.log(np.maximum(distance, SMALLEST_DISTANCE))
-            if self.profiles is not None:
-                profile = _unit(self.profile(some, around) - self.study, self.weights)  # (chunk, G)
-                correlation = (profile @ self.profiles.T).max(axis=1)  # (chunk,)
+            if profiles is not None and logs is not None:
+                means = self.mean_logs(logs[part], around)  # (chunk, G)
+                profile = _unit(means if self.study is None else means - self.study, self._weights)
+                correlation = (profile @ profiles.T).max(axis=1)  # (chunk,)
                 score -= np.log(1 - np.minimum(correlation, LARGEST_CORRELATION))
             scores[part] = score
         return scores
 
 
-def _mean(own: Floats, sample: Floats, near: npt.NDArray[np.int64]) -> npt.NDArray[np.float64]:
+def _mean(own: Floats, sample: Floats, near: Rows) -> npt.NDArray[np.float64]:
     """Return the mean of each cell's values and its neighbours', (n, ...) and (k, ...) to (n, ...)."""
     summed = own.astype(np.float64) + sample.astype(np.float64)[near].sum(axis=1)
     return np.asarray(summed / (1 + near.shape[1]))

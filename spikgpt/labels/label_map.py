@@ -2,11 +2,23 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Self
+
+import msgspec
 
 from spikgpt.errors import DamagedReference, LabelsError
-from spikgpt.labels.thresholds import UNKNOWN
+from spikgpt.files import converted
+from spikgpt.types import UNKNOWN
+
+
+class LabelRow(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """A row of ``labels.json``."""
+
+    index: int
+    name: str
+    cell_ontology_id: str | None
 
 
 @dataclass(frozen=True)
@@ -20,8 +32,7 @@ class LabelMap:
         if len(self.names) != len(self.cell_ontology_ids):
             msg = f"There are {len(self.names)} label names and {len(self.cell_ontology_ids)} Cell Ontology ids."
             raise LabelsError(msg)
-        if len(set(self.names)) != len(self.names):
-            twice = sorted({name for name in self.names if self.names.count(name) > 1})
+        if twice := sorted(name for name, times in Counter(self.names).items() if times > 1):
             msg = f"Label names must differ; {', '.join(twice)} occurs more than once."
             raise LabelsError(msg)
         if strange := [name for name in self.names if not name or not name.isprintable()]:
@@ -35,36 +46,26 @@ class LabelMap:
             raise LabelsError(msg)
 
     def to_list(self) -> list[dict[str, Any]]:
-        """Return plain JSON values."""
-        return [
-            {"index": index, "name": name, "cell_ontology_id": ontology_id}
-            for index, (name, ontology_id) in enumerate(zip(self.names, self.cell_ontology_ids, strict=True))
-        ]
+        """Return the rows of ``labels.json``."""
+        pairs = enumerate(zip(self.names, self.cell_ontology_ids, strict=True))
+        return [msgspec.to_builtins(LabelRow(index, *pair)) for index, pair in pairs]
 
     @classmethod
-    def from_list(cls, rows: list[dict[str, Any]]) -> LabelMap:
-        """Read :meth:`to_list`'s output.
+    def from_list(cls, values: Any) -> Self:
+        """Read the rows of ``labels.json``.
 
         Raises
         ------
         DamagedReference
-            When rows are out of order or lack a field.
+            When rows are out of order, lack a field, or make no label map.
         """
-        if not isinstance(rows, list) or not all(isinstance(row, dict) for row in rows):
-            msg = "labels.json does not hold a list of labels."
-            raise DamagedReference(msg)
+        rows = converted(values, "labels.json", list[LabelRow])
         for index, row in enumerate(rows):
-            ontology_id = row.get("cell_ontology_id")
-            if (
-                row.keys() != {"index", "name", "cell_ontology_id"}
-                or row["index"] != index
-                or not isinstance(row["name"], str)
-                or not (ontology_id is None or isinstance(ontology_id, str))
-            ):
-                expected = f"index {index}, a name, and a Cell Ontology id or null"
-                msg = f"Row {index} of labels.json is {row}; expected {expected}."
+            if row.index != index:
+                msg = f"Row {index} of labels.json has the index {row.index}. Get the reference again."
                 raise DamagedReference(msg)
         try:
-            return cls(tuple(row["name"] for row in rows), tuple(row["cell_ontology_id"] for row in rows))
+            return cls(tuple(row.name for row in rows), tuple(row.cell_ontology_id for row in rows))
         except LabelsError as error:
-            raise DamagedReference(str(error)) from error
+            msg = f"labels.json is not what it should be: {error} Get the reference again."
+            raise DamagedReference(msg) from error

@@ -8,111 +8,40 @@ cells.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import cached_property
-from typing import Any
 
 import numpy as np
 import numpy.typing as npt
-from scipy import sparse
-from scipy.linalg import eigh
 
-from spikgpt.cells.expression import mean_and_std
-
-Floats = npt.NDArray[np.floating[Any]]
+from spikgpt.types import Floats, Rows
 
 # Among fewer cells the nearest may be of another type.
-MINIMUM_CELLS = 100
+ENOUGH_CELLS = 100
 NEIGHBOURS = 5
 # Neighbours whose expression is averaged with a cell's own, to tell how familiar its kind is: many, against noise.
 AROUND = 14
 # Share of a cell's probabilities that its neighbours make up.
 NEIGHBOUR_SHARE = 0.5
-# Components of the space in which neighbours are sought, and what softens the scaling of genes that hardly vary.
-COMPONENTS, SPREAD_FLOOR = 30, 0.3
-# What is learned of a query is learned from at most this many of its cells, and neighbours are sought among them: so
-# the time grows with the number of cells, not its square, and the memory hardly.
-LARGEST_SAMPLE = 20_000
-# Cells held as dense rows at a time, and cells whose distances to the sample are in memory at a time.
+# Cells smoothed at a time, and cells whose distances to the sample are in memory at a time.
 CHUNK, DISTANCES = 1024, 128
 # Distances of which the least is looked at first.
 BLOCK = 128
 
 
 @dataclass(frozen=True)
-class OwnSpace:
-    """The space that cells themselves span: the principal components of their scaled log expression.
-
-    ``mean`` and ``std`` have shape (G,), ``directions`` (G, D), D at most 30.
-    """
-
-    mean: npt.NDArray[np.float64]
-    std: npt.NDArray[np.float64]
-    directions: npt.NDArray[np.float64]
-
-    def place(self, logs: sparse.csr_matrix) -> npt.NDArray[np.float64]:
-        """Return where cells lie, from log expression: (n, G) to (n, D)."""
-        points = np.empty((logs.shape[0], self.directions.shape[1]))
-        for part, rows in self.scaled(logs):
-            points[part] = rows @ self.directions
-        return points
-
-    def scaled(self, logs: sparse.csr_matrix) -> Iterator[tuple[slice, npt.NDArray[np.float64]]]:
-        """Give the scaled values a few cells at a time, shape (chunk, G)."""
-        for start in range(0, logs.shape[0], CHUNK):
-            part = slice(start, start + CHUNK)
-            yield part, (logs[part].toarray() - self.mean) / (self.std + SPREAD_FLOOR)
-
-
-def own_space(logs: sparse.csr_matrix) -> OwnSpace:
-    """Return the space that cells span by themselves, from log expression, shape (n, G).
-
-    Nothing of a reference enters but the choice of the genes.
-    """
-    size = logs.shape[1]
-    if not logs.shape[0]:
-        return OwnSpace(np.zeros(size), np.zeros(size), np.zeros((size, 0)))
-    mean, std = mean_and_std(logs)
-    space = OwnSpace(mean, std, np.empty((size, 0)))
-    products = np.zeros((size, size))
-    for _, rows in space.scaled(logs):
-        products += rows.T @ rows
-    # The last ones, which belong to the largest eigenvalues.
-    _, directions = eigh(products, subset_by_index=(max(0, size - COMPONENTS), size - 1))
-    return OwnSpace(mean, std, directions[:, ::-1])
-
-
-def content_keys(values: sparse.csr_matrix | Floats) -> npt.NDArray[np.float64]:
-    """Return a number for each cell that tells little but depends on its values alone: (n, d) to (n,)."""
-    return np.asarray(values @ np.random.default_rng(0).standard_normal(values.shape[1]), dtype=np.float64)
-
-
-def sample_of(keys: npt.NDArray[np.float64], limit: int = LARGEST_SAMPLE) -> npt.NDArray[np.int64]:
-    """Return at most ``limit`` of n cells, ascending: a sample that does not depend on their order.
-
-    Parameters
-    ----------
-    keys
-        The cells' :func:`content_keys`, shape (n,); the sample is spread evenly over them.
-    """
-    step = max(1, -(-len(keys) // limit))
-    return np.sort(np.argsort(keys, kind="stable")[step // 2 :: step])
-
-
-@dataclass(frozen=True)
 class Neighbourhood:
-    """Cells that lend their probabilities to others near them.
+    """A sample of a query's cells, among which the neighbours of any of its cells are sought.
 
-    ``cells``, shape (k,), are their indices in the query, ``points``, shape (k, D), where they lie, and
-    ``probabilities``, shape (k, L), what the classifier says of them alone.
+    ``rows``, shape (k,), are their row numbers in the query, ascending; ``points``, shape (k, D), where they lie, and
+    ``probabilities``, shape (k, L), what the classifier says of each alone.
     """
 
-    cells: npt.NDArray[np.int64]
+    rows: Rows
     points: Floats
     probabilities: Floats
 
-    def smooth(self, probabilities: Floats, near: npt.NDArray[np.int64]) -> npt.NDArray[np.float64]:
+    def smooth(self, probabilities: Floats, near: Rows) -> npt.NDArray[np.float64]:
         """Average each cell's label probabilities, shape (n, L), with those of its nearest cells.
 
         Half of the result is the cell's own; each neighbour adds to the other half by how confident it is itself.
@@ -133,8 +62,8 @@ class Neighbourhood:
             smoothed[part] = (1 - NEIGHBOUR_SHARE) * probabilities[part] + NEIGHBOUR_SHARE * around
         return smoothed
 
-    def nearest(self, points: Floats, cells: npt.NDArray[np.int64]) -> npt.NDArray[np.int64]:
-        """Return the positions in ``self.cells`` of each cell's 14 nearest other cells, nearest first.
+    def nearest(self, points: Floats, rows: Rows) -> Rows:
+        """Return the positions in the sample of each cell's 14 nearest other cells, nearest first.
 
         With fewer than 100 cells there are too few neighbours to ask, and none is returned, shape (n, 0).
 
@@ -142,22 +71,22 @@ class Neighbourhood:
         ----------
         points
             Where the cells lie, shape (n, D).
-        cells
-            Indices of the cells in the query, shape (n,): no cell is a neighbour of itself.
+        rows
+            Row numbers of the cells in the query, shape (n,): no cell is a neighbour of itself.
         """
-        if len(self.cells) < MINIMUM_CELLS:
+        if len(self.rows) < ENOUGH_CELLS:
             return np.empty((len(points), 0), dtype=np.int64)
         near = np.empty((len(points), AROUND), dtype=np.int64)
         for start in range(0, len(points), DISTANCES):
             part = slice(start, start + DISTANCES)
-            near[part] = self._nearest(points[part], cells[part])
+            near[part] = self._nearest(points[part], rows[part])
         return near
 
-    def _nearest(self, points: Floats, cells: npt.NDArray[np.int64]) -> npt.NDArray[np.int64]:
+    def _nearest(self, points: Floats, rows: Rows) -> Rows:
         # Squared, less each point's own squared length, in one product.
         distances = np.concatenate([-2 * points, np.ones((len(points), 1))], axis=1) @ self._others  # (n, blocks BLOCK)
-        place = np.searchsorted(self.cells, cells)
-        own = np.flatnonzero(self.cells[np.minimum(place, len(self.cells) - 1)] == cells)
+        place = np.searchsorted(self.rows, rows)
+        own = np.flatnonzero(self.rows[np.minimum(place, len(self.rows) - 1)] == rows)
         distances[own, place[own]] = np.inf
         # The nearest are in the blocks that hold the smallest distances.
         blocks = distances.reshape(len(points), BLOCK, -1)
@@ -178,7 +107,7 @@ class Neighbourhood:
         return others
 
 
-def _smallest(values: npt.NDArray[np.float64], count: int) -> npt.NDArray[np.int64]:
+def _smallest(values: npt.NDArray[np.float64], count: int) -> Rows:
     """Return where the smallest values of each row are, in no order: (n, k) to (n, count), or (n, k) for fewer."""
     if values.shape[1] <= count:
         return np.broadcast_to(np.arange(values.shape[1]), values.shape)

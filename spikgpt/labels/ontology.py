@@ -8,26 +8,22 @@ from __future__ import annotations
 
 import gzip
 from collections import Counter
-from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cache
 from importlib.resources import files
-from typing import Any
+from typing import Self
 
 import numpy as np
 import numpy.typing as npt
 
-from spikgpt.labels.thresholds import UNKNOWN
+from spikgpt.labels.label_map import LabelMap
+from spikgpt.types import UNKNOWN, Bools, Floats, Integers
 
 # Probability that a broad label has to hold.
 SHARE = 0.95
 # Terms above more than this many others, such as "eukaryotic cell" and "motile cell", tell nobody anything. Leukocytes
 # have 572.
 LARGEST_TERM = 600
-# Cells looked at at a time.
-CHUNK = 50_000
-
-Floats = npt.NDArray[np.floating[Any]]
 
 
 @dataclass(frozen=True)
@@ -61,43 +57,51 @@ def ontology() -> Ontology:
     return Ontology(names, parents, dict(below))
 
 
-def broad_labels(
-    probabilities: Floats, names: tuple[str, ...], cell_ontology_ids: Sequence[str | None], share: float = SHARE
-) -> tuple[npt.NDArray[np.int16], tuple[str, ...]]:
-    """Return each cell's label, or what its likely labels have in common.
+@dataclass(frozen=True)
+class BroadLabels:
+    """The names that a reference can give to cells that are torn between labels.
 
-    A best label with less than ``share`` of the probability gives way to the term above it with the fewest others below
-    that holds at least ``share`` together with the other labels below it. Where no term that says something does, the
-    broad label is Unknown. A label without an id stays as it is.
-
-    Parameters
+    Attributes
     ----------
-    probabilities
-        Label probabilities, shape (n, L).
-    names, cell_ontology_ids
-        Of the L labels.
-
-    Returns
-    -------
-    For each cell an index, shape (n,), into the names that follow.
+    names
+        The L labels, Unknown, and the T terms above the labels, those with the fewest terms below them first.
+    codes
+        Indices of the terms and then of Unknown in ``names``, shape (T + 1,).
+    under
+        Whether a label lies below each of ``codes``, shape (L, T + 1); all lie below Unknown.
+    are_terms
+        Whether the label itself is in the Cell Ontology, shape (L,).
     """
-    table = ontology() if any(cell_ontology_ids) else Ontology({}, {}, {})
-    above = [table.above(term) if term else set() for term in cell_ontology_ids]
-    useful = [term for term in set().union(*above) if table.below.get(term, 0) <= LARGEST_TERM]
-    terms = sorted(useful, key=lambda term: (table.below.get(term, 0), term))
-    broad_names = tuple(dict.fromkeys([*names, UNKNOWN, *(table.names[term] for term in terms)]))
-    code = {name: place for place, name in enumerate(broad_names)}
-    # The last column holds for everyone and means Unknown.
-    under = np.array([[term in some for term in terms] + [True] for some in above])  # (L, terms + 1)
-    codes_of_terms = np.array([*(code[table.names[term]] for term in terms), code[UNKNOWN]])
-    best = probabilities.argmax(axis=1).astype(np.int16)
-    torn = probabilities.max(axis=1) < share
-    torn &= np.array([bool(some) for some in above])[best]
-    broad = best.copy()
-    cells = np.flatnonzero(torn)
-    for start in range(0, len(cells), CHUNK):
-        part = cells[start : start + CHUNK]
-        held = probabilities[part].astype(np.float64) @ under >= share  # (chunk, terms + 1)
+
+    names: tuple[str, ...]
+    codes: Integers
+    under: Bools
+    are_terms: Bools
+
+    @classmethod
+    def of(cls, labels: LabelMap) -> Self:
+        """Look up what lies above the labels of a reference."""
+        ids = labels.cell_ontology_ids
+        table = ontology() if any(ids) else Ontology({}, {}, {})
+        above = [table.above(term) if term else set() for term in ids]
+        useful = [term for term in set().union(*above) if table.below.get(term, 0) <= LARGEST_TERM]
+        terms = sorted(useful, key=lambda term: (table.below.get(term, 0), term))
+        names = tuple(dict.fromkeys([*labels.names, UNKNOWN, *(table.names[term] for term in terms)]))
+        place = {name: code for code, name in enumerate(names)}
+        codes = [*(place[table.names[term]] for term in terms), place[UNKNOWN]]
+        under = [[term in some for term in terms] + [True] for some in above]
+        return cls(names, np.array(codes), np.array(under), np.array([bool(some) for some in above]))
+
+    def assign(self, probabilities: Floats) -> npt.NDArray[np.int16]:
+        """Return each cell's label, or what its likely labels have in common: (n, L) to indices of ``names``, (n,).
+
+        A best label with less than 95% of the probability gives way to the term above it with the fewest others below
+        that holds at least 95% together with the other labels below it. Where no term that says something does, the
+        broad label is Unknown. A label without an id stays as it is.
+        """
+        broad: npt.NDArray[np.int16] = probabilities.argmax(axis=1).astype(np.int16)
+        torn = np.flatnonzero((probabilities.max(axis=1) < SHARE) & self.are_terms[broad])
+        held = probabilities[torn].astype(np.float64) @ self.under >= SHARE  # (torn, T + 1)
         held[:, -1] = True
-        broad[part] = codes_of_terms[(held & under[best[part]]).argmax(axis=1)]
-    return broad, broad_names
+        broad[torn] = self.codes[(held & self.under[broad[torn]]).argmax(axis=1)]
+        return broad

@@ -7,7 +7,7 @@ from typing import Any
 
 import yaml
 
-from spikgpt.labels.thresholds import MINIMUM_CELLS
+from spikgpt.labels.thresholds import CELLS_FOR_OWN_LIMIT
 
 TAGS = ("spikgpt", "single-cell", "scrna-seq", "cell-type-annotation", "spiking-neural-network")
 TASK = "tabular-classification"
@@ -91,7 +91,7 @@ def unknown(thresholds: dict[str, Any], metrics: dict[str, Any]) -> str:
     if scores := thresholds.get("together"):
         cells, rest = scores["everything"]["cells"], f"{100 - 100 * thresholds['unknown_rate']:.0f}%"
         rule = f"it is less familiar than {rest} of the held-out cells"
-        own = [name for name, row in scores["labels"].items() if row["cells"] >= MINIMUM_CELLS]
+        own = [name for name, row in scores["labels"].items() if row["cells"] >= CELLS_FOR_OWN_LIMIT]
         each = f", and of those that get the label {' or '.join(own)}" if own else ""
         promise = (
             "\nThe default is a promise (split conformal prediction): of cells that could be exchanged with the "

@@ -127,7 +127,7 @@ def contents(parts: ReferenceFiles) -> dict[str, bytes]:
         "config.json": dumped(config),
         "model.safetensors": save_tensors(parts.tensors | {FAMILIARITY + name: where[name] for name in where}),
         "labels.json": dumped(parts.labels.to_list()),
-        "thresholds.json": dumped(parts.thresholds.to_dict()),
+        "thresholds.json": dumped(parts.thresholds),
         "genes.json": dumped(parts.genes.to_dict()),
         "metrics.json": dumped(parts.metrics),
     }
@@ -183,7 +183,7 @@ def _reference(files: dict[str, bytes], origin: str | None) -> ReferenceFiles:
             embedder=config["embedder"],
             provenance=config["provenance"],
             labels=LabelMap.from_list(labels),
-            thresholds=Thresholds.from_dict(thresholds),
+            thresholds=converted(thresholds, "thresholds.json", Thresholds),
             genes=GeneList(genes.symbols, genes.ensembl_ids),
             metrics=metrics,
             familiarity=None,
@@ -212,7 +212,7 @@ def _fitting(reference: ReferenceFiles) -> ReferenceFiles:
         require(bool(np.isfinite(array).all()), f"The tensor {name} in model.safetensors holds NaN or infinite values.")
     config.check(reference.part(CLASSIFIER))
     _check_embedder(reference)
-    if reference.thresholds.alone is None:
+    if reference.thresholds.single is None:
         return reference
     where = Familiarity.from_tensors(reference.part(FAMILIARITY), config.n_labels, config.input_dim)
     return replace(reference, familiarity=where)

@@ -1,61 +1,30 @@
-"""The Hugging Face Hub: the only module that talks to it."""
+"""The Hugging Face Hub. Only this module and hub_errors talk to its client.
+
+The client loads its parts when they are first used, which takes a third of a second; importing this module does not.
+"""
 
 from __future__ import annotations
 
 import hashlib
 import re
-import time
-from collections.abc import Callable, Collection, Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass, field
-from functools import cached_property
+from functools import cached_property, partial
 from pathlib import Path, PurePosixPath
-from typing import TypeVar
 
-from huggingface_hub import (
-    CommitOperationAdd,
-    CommitOperationDelete,
-    HfApi,
-    ModelInfo,
-    constants,
-    scan_cache_dir,
-    snapshot_download,
-)
-from huggingface_hub.errors import (
-    CacheNotFound,
-    GatedRepoError,
-    HfHubHTTPError,
-    HFValidationError,
-    LocalEntryNotFoundError,
-    OfflineModeIsEnabled,
-    RepositoryNotFoundError,
-    RevisionNotFoundError,
-)
-from huggingface_hub.utils import build_hf_headers, get_session, hf_raise_for_status
+import huggingface_hub as client
 
 from spikgpt.errors import ConfigError, DamagedReference, HubError, ReferenceNotFound
+from spikgpt.options import HubOptions, PushOptions
+from spikgpt.reference.hub_errors import Unreachable, explained, named, retried
 from spikgpt.version import __version__
 
 REPOSITORY = re.compile(r"(?P<repo>[\w.-]+/[\w.-]+)(@(?P<revision>[\w./-]+))?")
 COMMIT = re.compile(r"[0-9a-f]{40}")
 # Tag of every card, by which references are found.
 TAG = "spikgpt"
-# Seconds to wait for an answer, and how often a read is tried that may succeed the next time.
+# Seconds to wait for an answer.
 TIMEOUT = 10.0
-TRIES = 3
-# Answers that stay the same when asked again, and failures that do.
-REFUSALS = (400, 401, 403, 404, 409, 412, 413, 416, 422)
-HOPELESS = ("NoneType", "ConnectError", "OfflineModeIsEnabled", "UnsupportedProtocol")
-# What the client raises for a broken connection, of httpx or httpx2 depending on its version.
-NetworkError: type[Exception] = HfHubHTTPError.__bases__[0]
-
-LOG_IN = "log in with hf auth login, or set HF_TOKEN"
-
-T = TypeVar("T")
-
-
-class _Unreachable(HubError):
-    """The Hub cannot be asked now, so what is cached has to do."""
 
 
 @dataclass(frozen=True)
@@ -77,7 +46,7 @@ class Push:
     url: str | None = None
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, order=True)
 class Cached:
     """A commit of a repository in the local cache."""
 
@@ -89,12 +58,9 @@ class Cached:
 
 @dataclass(frozen=True)
 class Hub:
-    """How to reach the Hub.
+    """How to reach the Hub; the fields are those of :class:`spikgpt.options.HubOptions`.
 
-    ``endpoint`` is its address, by default ``HF_ENDPOINT`` or huggingface.co. ``token`` is a token, True for that of
-    ``hf auth login``, False for none; None means the stored one, which is sent to the default endpoint only.
-    ``cache_dir`` is where files are kept, by default the cache of huggingface_hub. With ``local_files_only`` nothing is
-    asked of the Hub.
+    The default token is the stored one, which is sent to the default endpoint only.
     """
 
     endpoint: str | None = None
@@ -102,21 +68,28 @@ class Hub:
     cache_dir: str | Path | None = None
     local_files_only: bool = False
 
+    @classmethod
+    def of(cls, options: HubOptions) -> Hub:
+        """Return the Hub that options describe."""
+        return cls(options.endpoint, options.token, options.cache_dir, options.local_files_only)
+
     @cached_property
     def _token(self) -> str | bool | None:
+        from huggingface_hub import constants
+
         foreign = self.endpoint is not None and self.endpoint.rstrip("/") != constants.ENDPOINT
         return False if self.token is None and foreign else self.token
 
     @cached_property
-    def _api(self) -> HfApi:
-        return HfApi(endpoint=self.endpoint, token=self._token, library_name="spikgpt", library_version=__version__)
+    def _api(self) -> client.HfApi:
+        return client.HfApi(self.endpoint, self._token, library_name="spikgpt", library_version=__version__)
 
     def snapshot(
         self, repo: str, revision: str | None, files: Collection[str], *, required: Collection[str], fresh: bool = False
     ) -> Path:
         """Get some files of a repository, all of one commit, from the cache where they are there.
 
-        When the Hub cannot be reached, what is cached of the revision is taken.
+        When the Hub cannot be reached, the cached files of the revision are taken.
 
         Parameters
         ----------
@@ -125,9 +98,9 @@ class Hub:
         files
             Names of the files; those that the repository does not have are left out.
         required
-            Those that make a cached commit good enough not to ask.
+            Files that a cached commit must have to be taken without asking.
         fresh
-            Ask the Hub in any case, and do not do without it.
+            Ask the Hub in any case, and fail when it cannot be reached.
 
         Returns
         -------
@@ -149,17 +122,17 @@ class Hub:
         if self.local_files_only:
             return found or self._download(repo, revision, files)
         pinned = revision is not None and COMMIT.fullmatch(revision)
-        if found and pinned and not fresh and all((found / name).exists() for name in required):
+        if found and pinned and not fresh and _has(found, required):
             return found
         try:
             info = self._info(repo, revision)
-        except _Unreachable as error:
+        except Unreachable as error:
             if found is None or fresh:
-                msg = f"{_named(repo, revision)} is not {'whole ' if found else ''}in the local cache. {error}"
+                msg = f"{named(repo, revision)} is not {'whole ' if found else ''}in the local cache. {error}"
                 raise HubError(msg) from error
             return found
         there = {sibling.rfilename for sibling in info.siblings or ()}.intersection(files)
-        if found and found.name == info.sha and all((found / name).exists() for name in there):
+        if found and found.name == info.sha and _has(found, there):
             return found
         return self._download(repo, revision, files)
 
@@ -168,36 +141,12 @@ class Hub:
         return sorted(sibling.rfilename for sibling in self._info(repo, revision).siblings or ())
 
     def push(
-        self,
-        repo: str,
-        files: Mapping[str, bytes],
-        *,
-        removable: Collection[str],
-        message: str,
-        private: bool = False,
-        branch: str | None = None,
-        tag: str | None = None,
-        pull_request: bool = False,
-        dry_run: bool = False,
+        self, repo: str, files: Mapping[str, bytes], options: PushOptions, *, removable: Collection[str] = ()
     ) -> Push:
         """Bring a repository to hold these files, in one commit.
 
-        The repository is made if there is none. Unchanged files are not sent again.
-
-        Parameters
-        ----------
-        removable
-            Names of files that are removed when they are in the repository and not among ``files``.
-        private
-            Make the repository private. One that is there keeps its visibility, so a public one is refused.
-        branch
-            Where to commit; made from main if there is none of that name.
-        tag
-            Name to give to the commit.
-        pull_request
-            Open a pull request instead of committing.
-        dry_run
-            Change nothing; only tell what would change.
+        The repository is made if there is none. Unchanged files are not sent again. Files of the repository whose
+        names are in ``removable`` and not in ``files`` are removed; others stay.
 
         Raises
         ------
@@ -206,66 +155,36 @@ class Hub:
         HubError
             When the Hub refuses, or somebody else has committed meanwhile. Nothing was committed then.
         """
-        if pull_request and (branch or tag):
-            msg = "A pull request goes to main and is no version yet; leave out the branch and the tag."
+        if options.pull_request and (options.branch or options.tag):
+            msg = "pull_request (--pull-request) goes to main and is no version yet; leave out branch and tag."
             raise ConfigError(msg)
         if not (match := REPOSITORY.fullmatch(repo)) or match["revision"]:
             msg = f"{repo!r} is no name of a repository; expected ORG/NAME."
             raise ConfigError(msg)
-        with self._explained(repo, None, writing=True):
-            try:
-                before = self._info(repo, None)
-            except ReferenceNotFound:
-                before = None
-            if before is not None and private and not before.private:
-                msg = f"{repo} exists and is public, so nothing private goes there. Change that on its page first."
-                raise HubError(msg)
-            if branch and before is not None:
-                heads = {ref.name for ref in self._api.list_repo_refs(repo).branches}
-                before = self._info(repo, branch) if branch in heads else before
-            if dry_run:
+        with explained(repo, writing=True):
+            before = self._before(repo, options)
+            if options.dry_run:
                 return Push(repo, _changes(before, files, removable))
             if before is None:
-                self._api.create_repo(repo, private=private, exist_ok=True)
-            if branch:
-                self._api.create_branch(repo, branch=branch, exist_ok=True)
-            there = self._info(repo, branch)
-            changes = _changes(there, files, removable)
-            commit, url = there.sha, f"{self._api.endpoint}/{repo}/tree/{branch or 'main'}"
-            operations: list[CommitOperationAdd | CommitOperationDelete] = [
-                CommitOperationAdd(change.path, files[change.path])
-                for change in changes
-                if change.kind in ("new", "changed")
-            ]
-            operations += [CommitOperationDelete(change.path) for change in changes if change.kind == "removed"]
-            if operations:
-                made = self._api.create_commit(
-                    repo,
-                    operations,
-                    commit_message=message,
-                    revision=branch,
-                    parent_commit=there.sha,
-                    create_pr=pull_request,
-                )
-                commit, url = made.oid, made.pr_url or url
-            if tag:
-                self._api.create_tag(repo, tag=tag, revision=commit)
-        return Push(repo, changes, commit, url)
+                self._api.create_repo(repo, private=options.private, exist_ok=True)
+            if options.branch:
+                self._api.create_branch(repo, branch=options.branch, exist_ok=True)
+            pushed = self._commit(repo, files, options, removable)
+            if options.tag:
+                self._api.create_tag(repo, tag=options.tag, revision=pushed.commit)
+        return pushed
 
     def cached(self, files: Collection[str]) -> list[Cached]:
         """Return the commits in the cache that have all of some files."""
         try:
-            info = scan_cache_dir(self.cache_dir)
-        except CacheNotFound:
+            info = client.scan_cache_dir(self.cache_dir)
+        except client.CacheNotFound:
             return []
+        found = [(repo, revision) for repo in info.repos if repo.repo_type == "model" for revision in repo.revisions]
         return sorted(
-            (
-                Cached(repo.repo_id, revision.commit_hash, tuple(sorted(revision.refs)), revision.snapshot_path)
-                for repo in info.repos
-                for revision in repo.revisions
-                if repo.repo_type == "model" and all((revision.snapshot_path / name).exists() for name in files)
-            ),
-            key=lambda cached: (cached.repository, cached.commit),
+            Cached(repo.repo_id, revision.commit_hash, tuple(sorted(revision.refs)), revision.snapshot_path)
+            for repo, revision in found
+            if _has(revision.snapshot_path, files)
         )
 
     def references(self, author: str) -> list[str]:
@@ -278,15 +197,17 @@ class Hub:
         """
         if self.local_files_only:
             return []
-        with self._explained(f"the namespace {author}", None):
-            # The client's own list_models asks for half a minute before it says that nothing is there.
-            response = get_session().get(
+        from huggingface_hub import utils
+
+        with explained(f"the namespace {author}"):
+            # The client's own list_models tries for half a minute before it says that it gets no answer.
+            response = utils.get_session().get(
                 f"{self._api.endpoint}/api/models",
                 params={"author": author, "filter": TAG, "limit": 1000},
-                headers=build_hf_headers(token=self._token, library_name="spikgpt"),
+                headers=utils.build_hf_headers(token=self._token, library_name="spikgpt"),
                 timeout=TIMEOUT,
             )
-            hf_raise_for_status(response)
+            utils.hf_raise_for_status(response)
             return sorted(str(model["id"]) for model in response.json())
 
     def forget(self, folder: Path, names: Collection[str]) -> None:
@@ -295,10 +216,45 @@ class Hub:
             (folder / name).resolve().unlink(missing_ok=True)
             (folder / name).unlink(missing_ok=True)
 
-    def _info(self, repo: str, revision: str | None) -> ModelInfo:
+    def _before(self, repo: str, options: PushOptions) -> client.ModelInfo | None:
+        """Return what a push finds: the branch, else the main branch it is made from, or None without a repository."""
+        try:
+            main = self._info(repo, None)
+        except ReferenceNotFound:
+            return None
+        if options.private and not main.private:
+            msg = f"{repo} exists and is public, so nothing private goes there. Change that on its page first."
+            raise HubError(msg)
+        branches = {ref.name for ref in self._api.list_repo_refs(repo).branches} if options.branch else ()
+        return self._info(repo, options.branch) if options.branch in branches else main
+
+    def _commit(self, repo: str, files: Mapping[str, bytes], options: PushOptions, removable: Collection[str]) -> Push:
+        """Commit what differs, if anything does, on top of the commit that it was compared with."""
+        there = self._info(repo, options.branch)
+        changes = _changes(there, files, removable)
+        operations: list[client.CommitOperationAdd | client.CommitOperationDelete] = []
+        for change in changes:
+            if change.kind == "removed":
+                operations.append(client.CommitOperationDelete(change.path))
+            elif change.kind != "unchanged":
+                operations.append(client.CommitOperationAdd(change.path, files[change.path]))
+        url = f"{self._api.endpoint}/{repo}/tree/{options.branch or 'main'}"
+        if not operations:
+            return Push(repo, changes, there.sha, url)
+        made = self._api.create_commit(
+            repo,
+            operations,
+            commit_message=options.message or "Push a reference",
+            revision=options.branch,
+            parent_commit=there.sha,
+            create_pr=options.pull_request,
+        )
+        return Push(repo, changes, made.oid, made.pr_url or url)
+
+    def _info(self, repo: str, revision: str | None) -> client.ModelInfo:
         """Ask for the commit and the files of a revision."""
-        with self._explained(repo, revision):
-            info = _retried(lambda: self._api.model_info(repo, revision=revision, files_metadata=True, timeout=TIMEOUT))
+        with explained(repo, revision):
+            info = retried(lambda: self._api.model_info(repo, revision=revision, files_metadata=True, timeout=TIMEOUT))
         for sibling in info.siblings or ():
             path = PurePosixPath(sibling.rfilename)
             if path.is_absolute() or ".." in path.parts or "\\" in sibling.rfilename or not path.name.isprintable():
@@ -307,59 +263,28 @@ class Hub:
         return info
 
     def _download(self, repo: str, revision: str | None, files: Collection[str]) -> Path:
-        with self._explained(repo, revision):
-            return Path(
-                _retried(
-                    lambda: snapshot_download(
-                        repo,
-                        revision=revision,
-                        allow_patterns=list(files),
-                        cache_dir=self.cache_dir,
-                        endpoint=self.endpoint,
-                        token=self._token,
-                        local_files_only=self.local_files_only,
-                    )
-                )
-            )
+        download = partial(
+            client.snapshot_download,
+            repo,
+            revision=revision,
+            allow_patterns=list(files),
+            cache_dir=self.cache_dir,
+            endpoint=self.endpoint,
+            token=self._token,
+            local_files_only=self.local_files_only,
+        )
+        with explained(repo, revision):
+            return Path(retried(download))
 
     def _cached_folder(self, repo: str, revision: str | None) -> Path | None:
         """Return the cached folder of a revision, whatever files it has."""
+        from huggingface_hub import constants
+
         storage = Path(self.cache_dir or constants.HF_HUB_CACHE).expanduser() / f"models--{repo.replace('/', '--')}"
         ref = storage / "refs" / (revision or "main")
         commit = ref.read_text().strip() if ref.is_file() else revision
         folder = storage / "snapshots" / str(commit)
         return folder if commit and folder.is_dir() else None
-
-    @contextmanager
-    def _explained(self, repo: str, revision: str | None, *, writing: bool = False) -> Iterator[None]:
-        """Turn the client's errors into ours."""
-        what = _named(repo, revision)
-        try:
-            yield
-        except GatedRepoError as error:
-            msg = f"{repo} is for those who ask: accept its terms on its page, then {LOG_IN}."
-            raise HubError(msg) from error
-        except RepositoryNotFoundError as error:
-            if "Invalid credentials" in str(error):
-                raise HubError(_refusal(what, error, writing=writing)) from error
-            msg = f"There is no repository {repo} on the Hub, or it is private: {LOG_IN}."
-            raise ReferenceNotFound(msg) from error
-        except RevisionNotFoundError as error:
-            msg = f"{repo} has no revision {revision!r}; name a branch, a tag or a commit that its page shows."
-            raise ReferenceNotFound(msg) from error
-        except LocalEntryNotFoundError as error:
-            if _status(error.__cause__) is not None:
-                raise _Unreachable(_refusal(what, error.__cause__, writing=writing)) from error
-            msg = f"{what} is not in the local cache. Once online, spikgpt pull {what} --out FOLDER gets it."
-            raise ReferenceNotFound(msg) from error
-        except HFValidationError as error:
-            msg = f"{what} is no name of a repository: {_first_line(error)}"
-            raise ReferenceNotFound(msg) from error
-        except (NetworkError, OSError, RuntimeError, ValueError) as error:
-            # Uploads wrap what went wrong.
-            cause = error.__cause__ if type(error) is RuntimeError else error
-            refused = _status(cause) in REFUSALS
-            raise (HubError if refused else _Unreachable)(_refusal(what, cause, writing=writing)) from error
 
 
 def parse(name: str) -> tuple[str, str | None] | None:
@@ -382,6 +307,10 @@ def git_oid(content: bytes) -> str:
     return hashlib.sha1(b"blob %d\0" % len(content) + content, usedforsecurity=False).hexdigest()
 
 
+def _has(folder: Path, names: Collection[str]) -> bool:
+    return all((folder / name).exists() for name in names)
+
+
 def _is_named_by_content(link: Path) -> bool:
     file = link.resolve()
     if not file.is_file():
@@ -391,7 +320,9 @@ def _is_named_by_content(link: Path) -> bool:
     return found == file.name
 
 
-def _changes(there: ModelInfo | None, files: Mapping[str, bytes], removable: Collection[str]) -> tuple[Change, ...]:
+def _changes(
+    there: client.ModelInfo | None, files: Mapping[str, bytes], removable: Collection[str]
+) -> tuple[Change, ...]:
     """Compare a repository with the files that it is to hold."""
     remote = {sibling.rfilename: sibling for sibling in (there.siblings or ())} if there else {}
     changes = []
@@ -403,55 +334,3 @@ def _changes(there: ModelInfo | None, files: Mapping[str, bytes], removable: Col
         changes.append(Change(path, len(content), kind))
     gone = sorted(path for path in remote if path in removable and path not in files)
     return (*changes, *(Change(path, remote[path].size or 0, "removed") for path in gone))
-
-
-def _retried(call: Callable[[], T]) -> T:
-    """Call again when the Hub is busy, has an accident or breaks off, as it asks or after a moment."""
-    for left in reversed(range(TRIES)):
-        try:
-            return call()
-        except (RepositoryNotFoundError, RevisionNotFoundError):
-            raise
-        except (NetworkError, LocalEntryNotFoundError) as error:
-            cause = error.__cause__ if isinstance(error, LocalEntryNotFoundError) else error
-            if not left or type(cause).__name__ in HOPELESS or _status(cause) in REFUSALS:
-                raise
-            time.sleep(_wait(cause))
-    raise AssertionError  # the last try returns or raises
-
-
-def _wait(error: BaseException | None) -> float:
-    """Return the seconds to wait before the next try; what the Hub asks for, within reason."""
-    asked = error.response.headers.get("Retry-After", "") if isinstance(error, HfHubHTTPError) else ""
-    return min(float(asked), 60.0) if asked.isdecimal() else 1.0
-
-
-def _status(error: BaseException | None) -> int | None:
-    """Return the HTTP status that an error stands for, if it is one."""
-    return error.response.status_code if isinstance(error, HfHubHTTPError) else None
-
-
-def _refusal(what: str, error: BaseException | None, *, writing: bool) -> str:
-    """Say why the Hub did not do what it was asked for, and what to do."""
-    status = _status(error)
-    done = "written" if writing else "read"
-    if status == 401:
-        return f"The Hub does not know this token, or wants one, so {what} was not {done}: {LOG_IN}."
-    if status == 403:
-        return f"This token may not {'write to' if writing else 'read'} {what}; use one that may."
-    if status in (409, 412):
-        return f"Somebody else has committed to {what} meanwhile, so nothing was pushed. Look at it, then push again."
-    if status == 429:
-        return f"The Hub asks for fewer requests, so {what} was not {done}. Try again in some minutes."
-    if isinstance(error, OfflineModeIsEnabled):
-        return f"HF_HUB_OFFLINE is set, so {what} was not {done}. Unset it and connect."
-    reason = f"it answered {status}" if status else f"{type(error).__name__}: {_first_line(error)}"
-    return f"The Hub cannot be reached ({reason}), so {what} was not {done}. Check the connection and HF_ENDPOINT."
-
-
-def _named(repo: str, revision: str | None) -> str:
-    return f"{repo}@{revision}" if revision else repo
-
-
-def _first_line(error: BaseException | None) -> str:
-    return (str(error).splitlines() or [""])[0]

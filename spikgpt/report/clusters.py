@@ -3,39 +3,35 @@
 from __future__ import annotations
 
 import math
-from dataclasses import asdict, dataclass, replace
-from typing import Any
+from dataclasses import dataclass, replace
 
 import numpy as np
-import numpy.typing as npt
 import pandas as pd
 from anndata import AnnData
 from scipy import sparse
 
-from spikgpt.cells.expression import Expression, find_expression, log_normalise
+from spikgpt.cells.align import log_normalise
+from spikgpt.cells.expression import Expression, find_expression
 from spikgpt.cells.genes import HUMAN_ID, NAME_COLUMNS
 from spikgpt.cells.obs import counted, labels_of
-from spikgpt.errors import DataError
+from spikgpt.errors import ConfigError, DataError
 from spikgpt.labels.annotation import Annotation
-from spikgpt.labels.thresholds import UNKNOWN
+from spikgpt.types import UNKNOWN, Bools, Rows, Strings
 
 CLUSTER_LABEL = "spikgpt_cluster_label"
 
 # A cluster with at least this share of Unknown cells may be a new type.
 CANDIDATE_SHARE = 0.5
 # Cells that a candidate needs, and cells to compare it with.
-MINIMUM_CELLS = 10
+CELLS_TO_COMPARE = 10
 # Cells compared on each side at most, to bound memory and time.
-MOST_CELLS = 5000
+MOST_COMPARED = 5000
 # Marker genes reported, and what makes one.
 MOST_MARKERS = 10
 MINIMUM_LOG2_FOLD_CHANGE = 1.0
 LARGEST_ADJUSTED_P = 0.05
 # Rows of the matrix read at a time.
 ROWS = 4096
-
-Labels = npt.NDArray[np.str_]
-Rows = npt.NDArray[np.int64]
 
 
 @dataclass(frozen=True)
@@ -91,11 +87,6 @@ class Cluster:
         """Share of the cells that are Unknown."""
         return self.frequencies.get(UNKNOWN, 0.0)
 
-    def to_dict(self) -> dict[str, Any]:
-        """Return plain JSON values."""
-        shares = {"share": self.share, "unknown_share": self.unknown_share}
-        return asdict(self) | shares | {"markers": [asdict(marker) for marker in self.markers]}
-
 
 @dataclass(frozen=True)
 class ClusterReport:
@@ -104,9 +95,8 @@ class ClusterReport:
     ``labels`` holds the label of each cell's cluster, shape (n,); cells of no cluster keep their own label.
     """
 
-    cluster_key: str
     clusters: tuple[Cluster, ...]
-    labels: Labels
+    labels: Strings
     unclustered_cells: int
 
     def table(self) -> pd.DataFrame:
@@ -128,14 +118,6 @@ class ClusterReport:
             for cluster in self.clusters
         ]
         return pd.DataFrame(rows)
-
-    def to_dict(self) -> dict[str, Any]:
-        """Return plain JSON values: the clusters, without the labels of the cells."""
-        return {
-            "cluster_key": self.cluster_key,
-            "unclustered_cells": self.unclustered_cells,
-            "clusters": [cluster.to_dict() for cluster in self.clusters],
-        }
 
 
 def summarise(annotation: Annotation, adata: AnnData, cluster_key: str, *, layer: str | None = None) -> ClusterReport:
@@ -179,7 +161,7 @@ def summarise(annotation: Annotation, adata: AnnData, cluster_key: str, *, layer
     by_cell = labels.astype(object)
     for cluster in clusters:
         by_cell[members[cluster.name]] = cluster.label
-    return ClusterReport(cluster_key, tuple(clusters), by_cell.astype(np.str_), int((~clustered).sum()))
+    return ClusterReport(tuple(clusters), by_cell.astype(np.str_), int((~clustered).sum()))
 
 
 def _by_number(name: str) -> tuple[bool, int, str]:
@@ -188,12 +170,12 @@ def _by_number(name: str) -> tuple[bool, int, str]:
     return not number, int(name) if number else 0, name
 
 
-def _voted(name: str, labels: Labels, best_labels: Labels) -> Cluster:
+def _voted(name: str, labels: Strings, best_labels: Strings) -> Cluster:
     """Return a cluster by the labels of its cells, without marker genes."""
     frequencies = _frequencies(labels)
     nearest = next(iter(_frequencies(best_labels[best_labels != UNKNOWN])), None)
     mostly_unknown = frequencies.get(UNKNOWN, 0.0) >= CANDIDATE_SHARE
-    candidate = mostly_unknown and len(labels) >= MINIMUM_CELLS and nearest is not None
+    candidate = mostly_unknown and len(labels) >= CELLS_TO_COMPARE and nearest is not None
     return Cluster(
         name=name,
         cells=len(labels),
@@ -204,7 +186,7 @@ def _voted(name: str, labels: Labels, best_labels: Labels) -> Cluster:
     )
 
 
-def _frequencies(labels: Labels) -> dict[str, float]:
+def _frequencies(labels: Strings) -> dict[str, float]:
     """Return the share of each label, the largest first, equal ones by name."""
     return {name: cells / len(labels) for name, cells in counted(labels).items()}
 
@@ -220,8 +202,8 @@ def _expression_of(adata: AnnData, layer: str | None) -> Expression | DataError:
 def _with_markers(
     cluster: Cluster,
     inside: Rows,
-    labels: Labels,
-    in_candidates: npt.NDArray[np.bool_],
+    labels: Strings,
+    in_candidates: Bools,
     expression: Expression | DataError,
 ) -> Cluster:
     """Return a candidate with its marker genes, or with a note that says why it has none."""
@@ -230,27 +212,27 @@ def _with_markers(
     elsewhere = np.ones(len(labels), dtype=bool)
     elsewhere[inside] = False
     outside, what = np.flatnonzero(elsewhere & (labels == cluster.nearest)), f"{cluster.nearest} cells"
-    if len(outside) < MINIMUM_CELLS:
+    if len(outside) < CELLS_TO_COMPARE:
         outside, what = np.flatnonzero(~in_candidates), "cells of no candidate"
-    if len(outside) < MINIMUM_CELLS:
+    if len(outside) < CELLS_TO_COMPARE:
         note = (
-            f"No marker genes: the query has fewer than {MINIMUM_CELLS} {cluster.nearest} cells outside the cluster, "
-            f"and only {len(outside)} cells of no candidate to compare with."
+            f"No marker genes: the query has fewer than {CELLS_TO_COMPARE} {cluster.nearest} cells outside the "
+            f"cluster, and only {len(outside)} cells of no candidate to compare with."
         )
         return replace(cluster, note=note)
     try:
         markers = _markers(expression, _evenly_chosen(inside), _evenly_chosen(outside))
-    except DataError as error:
+    except (DataError, ConfigError) as error:
         return replace(cluster, note=f"No marker genes: {error}")
     note = "" if markers else "No marker genes: no gene is clearly higher in the cluster."
     return replace(cluster, markers=markers, compared_with=f"{len(outside)} {what}", note=note)
 
 
 def _evenly_chosen(rows: Rows) -> Rows:
-    """Return at most ``MOST_CELLS`` rows, evenly spaced."""
-    if len(rows) <= MOST_CELLS:
+    """Return at most ``MOST_COMPARED`` rows, evenly spaced."""
+    if len(rows) <= MOST_COMPARED:
         return rows
-    return rows[np.linspace(0, len(rows) - 1, MOST_CELLS).astype(np.int64)]
+    return rows[np.linspace(0, len(rows) - 1, MOST_COMPARED).astype(np.int64)]
 
 
 def _markers(expression: Expression, inside: Rows, outside: Rows) -> tuple[MarkerGene, ...]:
@@ -260,9 +242,14 @@ def _markers(expression: Expression, inside: Rows, outside: Rows) -> tuple[Marke
     ------
     DataError
         When a value cannot be read.
+    ConfigError
+        When scanpy is not installed.
     """
-    import scanpy  # takes seconds to import, and few annotations need it
-
+    try:
+        import scanpy  # takes seconds to import, and few annotations need it
+    except ImportError as error:
+        msg = "They need scanpy: pip install 'spikgpt[train]'."
+        raise ConfigError(msg) from error
     rows = np.sort(np.concatenate([inside, outside]))
     is_inside = np.isin(rows, inside)
     logs = _log_values(expression, rows)

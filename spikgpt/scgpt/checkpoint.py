@@ -3,7 +3,7 @@
 ==========================================  ==================================================================
 ``args.json``                               sizes, under upstream's names
 ``vocab.json``                              token to index
-``best_model.pt`` or ``model.safetensors``  the weights, as upstream publishes them or as ``convert`` writes them
+``best_model.pt`` or ``model.safetensors``  the weights, as upstream publishes them or as we write them
 ==========================================  ==================================================================
 
 Weights are data: ``best_model.pt`` is read with ``weights_only=True``, so nothing in it is ever executed.
@@ -14,7 +14,6 @@ from __future__ import annotations
 import hashlib
 import json
 import pickle
-import tempfile
 import warnings
 from collections.abc import Mapping
 from dataclasses import dataclass, field
@@ -30,6 +29,7 @@ from torch import Tensor
 from spikgpt.cells.genes import GeneList
 from spikgpt.embedding.vocabulary import CLS, END, Vocabulary
 from spikgpt.errors import CheckpointError
+from spikgpt.files import replacing
 from spikgpt.scgpt.encoder import Encoder, ScGPTConfig
 
 ARGS, VOCABULARY, UPSTREAM_WEIGHTS, WEIGHTS = "args.json", "vocab.json", "best_model.pt", "model.safetensors"
@@ -64,17 +64,9 @@ class Checkpoint:
         return Vocabulary(names, config.pad_token, config.pad_value, config.n_bins, length, self.sha256)
 
     @cached_property
-    def gene_tokens(self) -> list[str]:
-        """Tokens that name genes, in the order of their indices."""
-        return list(self.genes().symbols)
-
     def genes(self) -> GeneList:
-        """Return the genes of the vocabulary, in the order of their indices, with the Ensembl ids that are known."""
-        return self._described.genes
-
-    @cached_property
-    def _described(self) -> Vocabulary:
-        return self.described(0)
+        """Genes of the vocabulary, in the order of their indices, with the Ensembl ids that are known."""
+        return self.described(0).genes
 
     def check(self) -> None:
         """Refuse weights that do not fit the sizes and the vocabulary.
@@ -145,17 +137,6 @@ def load_checkpoint(folder: str | Path) -> Checkpoint:
     return checkpoint
 
 
-def convert(source: str | Path, target: str | Path, *, upstream: bool = False) -> Path:
-    """Write a checkpoint again, with safetensors or with upstream's weights file; returns the new folder.
-
-    Raises
-    ------
-    CheckpointError
-        When the source cannot be read, or the target exists.
-    """
-    return save_checkpoint(load_checkpoint(source), target, upstream=upstream)
-
-
 def save_checkpoint(checkpoint: Checkpoint, target: str | Path, *, upstream: bool = False) -> Path:
     """Write a checkpoint folder, all of it or nothing.
 
@@ -173,18 +154,15 @@ def save_checkpoint(checkpoint: Checkpoint, target: str | Path, *, upstream: boo
     if target.exists():
         msg = f"{target} exists already; name a new folder for the checkpoint."
         raise CheckpointError(msg)
-    target.parent.mkdir(parents=True, exist_ok=True)
-    with tempfile.TemporaryDirectory(dir=target.parent, prefix=f".{target.name}.") as temporary:
-        fresh = Path(temporary) / "fresh"
-        fresh.mkdir()
-        (fresh / ARGS).write_text(json.dumps(checkpoint.config.to_args(), indent=1) + "\n")
-        (fresh / VOCABULARY).write_text(json.dumps(checkpoint.vocabulary, indent=0, ensure_ascii=False) + "\n")
+    with replacing(target) as folder:
+        folder.mkdir()
+        (folder / ARGS).write_text(json.dumps(checkpoint.config.to_args(), indent=1) + "\n")
+        (folder / VOCABULARY).write_text(json.dumps(checkpoint.vocabulary, indent=0, ensure_ascii=False) + "\n")
         weights = {name: tensor.contiguous() for name, tensor in checkpoint.weights.items()}
         if upstream:
-            torch.save({_upstream_name(name): tensor for name, tensor in weights.items()}, fresh / UPSTREAM_WEIGHTS)
+            torch.save({_upstream_name(name): tensor for name, tensor in weights.items()}, folder / UPSTREAM_WEIGHTS)
         else:
-            (fresh / WEIGHTS).write_bytes(save(weights))
-        fresh.replace(target)
+            (folder / WEIGHTS).write_bytes(save(weights))
     return target
 
 

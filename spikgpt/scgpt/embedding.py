@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import hashlib
 import os
-from collections.abc import Callable
+from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
@@ -17,9 +18,11 @@ from scipy import sparse
 
 from spikgpt.embedding.tokens import Tokens, tokenise
 from spikgpt.errors import ConfigError
+from spikgpt.files import replacing
 from spikgpt.scgpt.checkpoint import Checkpoint
 from spikgpt.scgpt.draws import UpstreamDraws
 from spikgpt.scgpt.encoder import Encoder
+from spikgpt.types import OnCells, Rows
 
 # Cells to a shard, the unit that is kept and resumed from.
 SHARD = 128
@@ -32,109 +35,126 @@ PRECISIONS = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": t
 VERSION = 1
 
 
+@dataclass(frozen=True)
+class Running:
+    """How an scGPT network is run on many cells.
+
+    ``batch_size`` cells go at a time, by default as many as are fast and fit into memory; the vectors do not depend on
+    it beyond rounding. ``precision`` is ``float32``, or ``bfloat16`` or ``float16``, which pay on a GPU. ``device`` is
+    a torch device, by default a GPU when there is one. In the folder ``cache`` finished shards are kept: an interrupted
+    run goes on from there, and the same cells are not embedded twice. ``draws`` are upstream's random draws instead of
+    ours; what comes of them is not kept.
+    """
+
+    batch_size: int | None = None
+    precision: str = "float32"
+    device: str | None = None
+    cache: Path | None = None
+    draws: UpstreamDraws | None = None
+
+    def __post_init__(self) -> None:
+        if self.precision not in PRECISIONS or (self.batch_size is not None and self.batch_size < 1):
+            msg = (
+                f"precision={self.precision!r}, batch_size={self.batch_size}: expected one of {', '.join(PRECISIONS)}, "
+                "and at least 1 cell."
+            )
+            raise ConfigError(msg)
+
+
 def embed_cells(
     checkpoint: Checkpoint,
     values: sparse.csr_matrix,
-    gene_ids: npt.NDArray[np.int64],
+    gene_ids: Rows,
     *,
     max_length: int = 1200,
-    batch_size: int | None = None,
-    precision: str = "float32",
-    device: str | None = None,
-    draws: UpstreamDraws | None = None,
-    cache: Path | None = None,
-    on_cells: Callable[[int], None] | None = None,
+    running: Running | None = None,
+    on_cells: OnCells | None = None,
 ) -> npt.NDArray[np.float32]:
-    """Return the embedding of every cell, of unit length.
+    """Return the embedding of every cell, of unit length, shape (n, dim).
 
     Parameters
     ----------
     values
         Counts, or other values of which 0 means absent, shape (n, G).
     gene_ids
-        Vocabulary index of each column, shape (G,), ascending unless ``draws`` is given.
+        Vocabulary index of each column, shape (G,), ascending unless upstream's draws are asked for.
     max_length
         Tokens of a cell at most.
-    batch_size
-        Cells at a time; by default as many as are fast and fit into memory. The vectors do not depend on it beyond
-        rounding.
-    precision
-        ``float32``, or ``bfloat16`` or ``float16``, which pay on a GPU.
-    device
-        A torch device; by default a GPU when there is one.
-    draws
-        Upstream's random draws instead of ours.
-    cache
-        Folder in which finished shards are kept: an interrupted run goes on from there, and the same cells are not
-        embedded twice.
     on_cells
         Called with the number of cells done since the last call.
-
-    Returns
-    -------
-    Vectors, shape (n, dim), float32.
 
     Raises
     ------
     ConfigError
         When an option is out of range, or the cache cannot be written.
     """
-    if precision not in PRECISIONS or max_length < 2 or (batch_size is not None and batch_size < 1):
-        msg = (
-            f"precision={precision!r}, max_length={max_length}, batch_size={batch_size}: expected one of "
-            f"{', '.join(PRECISIONS)}, at least 2 tokens, and at least 1 cell."
-        )
+    if max_length < 2:
+        msg = f"max_length is {max_length}; expected at least 2 tokens."
         raise ConfigError(msg)
-    target = torch.device(device or ("cuda" if torch.cuda.is_available() else "cpu"))
-    kept = None
-    if cache is not None and draws is None:
-        kept = cache / _key(checkpoint, values, gene_ids, f"{VERSION}/{max_length}/{precision}")
-    # Cells of like length side by side, so that a batch has little padding; the longest first, as memory fails there.
-    order = np.argsort(-np.minimum(np.diff(values.indptr), max_length - 1), kind="stable")
-    shards = [order[start : start + SHARD] for start in range(0, len(order), SHARD)]
-    if draws is not None:
-        shards = [np.arange(values.shape[0])]
-    result = np.empty((values.shape[0], checkpoint.config.dim), dtype=np.float32)
+    running, config = running or Running(), checkpoint.config
+    result = np.empty((values.shape[0], config.dim), dtype=np.float32)
     missing = []
-    for index, cells in enumerate(shards):
-        found = None if kept is None else _read(kept / f"{index:06}.safetensors", (len(cells), result.shape[1]))
+    for cells, path in _shards(checkpoint, values, gene_ids, max_length, running):
+        found = _read(path, (len(cells), config.dim)) if path else None
         if found is None:
-            missing.append((index, cells))
-        else:
-            result[cells] = found
-            if on_cells:
-                on_cells(len(cells))
+            missing.append((cells, path))
+            continue
+        result[cells] = found
+        if on_cells:
+            on_cells(len(cells))
     if not missing:
         return result
-    encoder = checkpoint.encoder().to(target, PRECISIONS[precision])
+    encoder = checkpoint.encoder().to(device_named(running.device), PRECISIONS[running.precision])
+    make = running.draws.tokenise if running.draws else tokenise
+    special = {"cls_id": checkpoint.cls_id, "pad_value": config.pad_value, "n_bins": config.n_bins}
 
-    def prepared(cells: npt.NDArray[np.int64]) -> Tokens:
-        make = tokenise if draws is None else draws.tokenise
-        return make(
-            values[cells],
-            gene_ids,
-            cls_id=checkpoint.cls_id,
-            pad_value=checkpoint.config.pad_value,
-            n_bins=checkpoint.config.n_bins,
-            max_length=max_length,
-        )
+    def prepared(cells: Rows) -> Tokens:
+        return make(values[cells], gene_ids, max_length=max_length, **special)
 
     with ThreadPoolExecutor(max_workers=1) as worker:
-        tokens = worker.submit(prepared, missing[0][1])
-        for turn, (index, cells) in enumerate(missing):
-            current = tokens.result()
+        coming = worker.submit(prepared, missing[0][0])
+        for turn, (cells, path) in enumerate(missing):
+            tokens = coming.result()
             if turn + 1 < len(missing):
-                tokens = worker.submit(prepared, missing[turn + 1][1])
-            vectors = _run(encoder, current, batch_size, on_cells)
-            result[cells] = vectors
-            if kept is not None:
-                _write(kept / f"{index:06}.safetensors", vectors)
+                coming = worker.submit(prepared, missing[turn + 1][0])
+            result[cells] = vectors = _run(encoder, tokens, running.batch_size, on_cells)
+            if path:
+                _write(path, vectors)
     return result
 
 
-def _run(
-    encoder: Encoder, tokens: Tokens, batch_size: int | None, on_cells: Callable[[int], None] | None
-) -> npt.NDArray[np.float32]:
+def device_named(name: str | None) -> torch.device:
+    """Return a torch device; by default a GPU when there is one.
+
+    Raises
+    ------
+    ConfigError
+        When there is no such device here.
+    """
+    try:
+        return torch.empty(0, device=name or ("cuda" if torch.cuda.is_available() else "cpu")).device
+    except (RuntimeError, AssertionError) as error:
+        msg = f"The device {name!r} cannot be used ({str(error).splitlines()[0]}); name cpu, or cuda where it works."
+        raise ConfigError(msg) from error
+
+
+def _shards(
+    checkpoint: Checkpoint, values: sparse.csr_matrix, gene_ids: Rows, max_length: int, running: Running
+) -> Iterator[tuple[Rows, Path | None]]:
+    """Give the cells of each shard, and the file that keeps it."""
+    if running.draws is not None:  # one cell after the other, as upstream
+        yield np.arange(values.shape[0]), None
+        return
+    folder = None
+    if running.cache is not None:
+        folder = running.cache / _key(checkpoint, values, gene_ids, f"{VERSION}/{max_length}/{running.precision}")
+    # Cells of like length side by side, so that a batch has little padding; the longest first, as memory fails there.
+    order = np.argsort(-np.minimum(np.diff(values.indptr), max_length - 1), kind="stable")
+    for number, start in enumerate(range(0, len(order), SHARD)):
+        yield order[start : start + SHARD], folder / f"{number:06}.safetensors" if folder else None
+
+
+def _run(encoder: Encoder, tokens: Tokens, batch_size: int | None, on_cells: OnCells | None) -> npt.NDArray[np.float32]:
     """Return the vectors of the cells of one shard."""
     device = next(encoder.parameters()).device
     vectors = np.empty((len(tokens.lengths), encoder.config.dim), dtype=np.float32)
@@ -174,7 +194,7 @@ def cache_folder() -> Path:
     return Path(base) / "embeddings"
 
 
-def _key(checkpoint: Checkpoint, values: sparse.csr_matrix, gene_ids: npt.NDArray[np.int64], settings: str) -> str:
+def _key(checkpoint: Checkpoint, values: sparse.csr_matrix, gene_ids: Rows, settings: str) -> str:
     """Return a name for the embedding of these cells by this checkpoint."""
     digest = hashlib.sha256(f"{settings}/{checkpoint.sha256}".encode())
     for array, dtype in ((gene_ids, "<i8"), (values.indptr, "<i8"), (values.indices, "<i8"), (values.data, "<f4")):
@@ -192,12 +212,10 @@ def _read(path: Path, shape: tuple[int, int]) -> npt.NDArray[np.float32] | None:
 
 
 def _write(path: Path, vectors: npt.NDArray[np.float32]) -> None:
-    """Keep a shard, under a temporary name first."""
-    temporary = path.with_suffix(f".{os.getpid()}.tmp")
+    """Keep a shard."""
     try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        save_file({"vectors": vectors}, temporary)
-        temporary.replace(path)
+        with replacing(path) as temporary:
+            save_file({"vectors": vectors}, temporary)
     except (OSError, SafetensorError) as error:
         msg = f"Embeddings cannot be kept in {path.parent} ({error}); name a folder with room in SPIKGPT_CACHE."
         raise ConfigError(msg) from error

@@ -7,12 +7,10 @@ from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
-import numpy.typing as npt
-from sklearn.metrics import confusion_matrix, precision_recall_fscore_support, roc_auc_score
 
 from spikgpt.errors import LabelsError
+from spikgpt.types import Bools, Floats, Strings
 
-Labels = npt.NDArray[np.str_]
 # Of the reliability diagram.
 BINS = 15
 
@@ -50,18 +48,14 @@ class Metrics:
 
     def to_dict(self) -> dict[str, Any]:
         """Return plain JSON values."""
-        return {
-            "cells": self.cells,
-            "accuracy": self.accuracy,
-            "macro_precision": self.macro_precision,
-            "macro_recall": self.macro_recall,
-            "macro_f1": self.macro_f1,
+        names = ("cells", "accuracy", "macro_precision", "macro_recall", "macro_f1")
+        return {name: getattr(self, name) for name in names} | {
             "per_label": [vars(score) for score in self.per_label],
             "confusion": {"labels": list(self.confusion_labels), "counts": [list(row) for row in self.confusion]},
         }
 
 
-def measure(truth: Sequence[str] | Labels, predicted: Sequence[str] | Labels) -> Metrics:
+def measure(truth: Sequence[str] | Strings, predicted: Sequence[str] | Strings) -> Metrics:
     """Compare predicted with true labels.
 
     Parameters
@@ -80,29 +74,50 @@ def measure(truth: Sequence[str] | Labels, predicted: Sequence[str] | Labels) ->
     if not truth.size:
         msg = "There are no labelled cells to compare; check that the label column names types of the reference."
         raise LabelsError(msg)
-    present = np.unique(truth)
-    precision, recall, f1, support = precision_recall_fscore_support(
-        truth, predicted, labels=present, average=None, zero_division=0
-    )
-    everything = np.unique(np.concatenate([truth, predicted]))
+    labels, codes = np.unique(np.concatenate([truth, predicted]), return_inverse=True)
+    counts = np.zeros((len(labels), len(labels)), dtype=np.int64)
+    np.add.at(counts, (codes[: truth.size], codes[truth.size :]), 1)
+    right, support, found = counts.diagonal(), counts.sum(axis=1), counts.sum(axis=0)
+    present = support > 0
+    # A label that is never predicted has a precision of 0.
+    scores = right / np.maximum(found, 1), right / np.maximum(support, 1), 2 * right / np.maximum(support + found, 1)
+    precision, recall, f1 = (score[present] for score in scores)
+    columns = (column.tolist() for column in (labels[present], precision, recall, f1, support[present]))
     return Metrics(
         cells=int(truth.size),
         accuracy=float((truth == predicted).mean()),
         macro_precision=float(precision.mean()),
         macro_recall=float(recall.mean()),
         macro_f1=float(f1.mean()),
-        per_label=tuple(
-            LabelScore(str(label), float(p), float(r), float(f), int(n))
-            for label, p, r, f, n in zip(present, precision, recall, f1, support, strict=True)
-        ),
-        confusion_labels=tuple(everything.tolist()),
-        confusion=tuple(
-            tuple(row) for row in confusion_matrix(truth, predicted, labels=everything).astype(int).tolist()
-        ),
+        per_label=tuple(LabelScore(*row) for row in zip(*columns, strict=True)),
+        confusion_labels=tuple(labels.tolist()),
+        confusion=tuple(tuple(row) for row in counts.tolist()),
     )
 
 
-def reliability(confidence: npt.NDArray[np.floating[Any]], right: npt.NDArray[np.bool_]) -> dict[str, Any]:
+def training_notes(metrics: dict[str, Any], provenance: dict[str, Any], labels: Sequence[str]) -> list[str]:
+    """Return whole sentences on the cells that a training left out, and on the labels that it could not measure.
+
+    Parameters
+    ----------
+    metrics, provenance
+        Those of the reference.
+    labels
+        Its labels.
+    """
+    notes = []
+    if dropped := provenance.get("labels_left_out"):
+        named = ", ".join(f"{label} ({cells})" for label, cells in dropped.items())
+        notes.append(f"Left out, as they have too few cells to learn from: {named}.")
+    if cells := provenance.get("cells_without_label"):
+        notes.append(f"{cells} cells have no label in obs[{provenance['label_key']!r}] and were left out.")
+    measured = {row["label"] for row in metrics["held_out"]["per_label"]}
+    if missing := [label for label in labels if label not in measured]:
+        notes.append(f"No cell of {', '.join(missing)} was held out, so how well these are told was not measured.")
+    return notes
+
+
+def reliability(confidence: Floats, right: Bools) -> dict[str, Any]:
     """Return how well confidence agrees with how often labels are right (Guo et al., 2017).
 
     Parameters
@@ -130,7 +145,7 @@ def reliability(confidence: npt.NDArray[np.floating[Any]], right: npt.NDArray[np
     return {"expected_calibration_error": sum(errors) / max(1, len(right)), "bins": bins}
 
 
-def unknown_auroc(confidence: npt.NDArray[np.floating[Any]], known: npt.NDArray[np.bool_]) -> float | None:
+def unknown_auroc(confidence: Floats, known: Bools) -> float | None:
     """Return how well confidence separates known from unseen types, as the area under the ROC curve.
 
     Parameters
@@ -146,12 +161,13 @@ def unknown_auroc(confidence: npt.NDArray[np.floating[Any]], known: npt.NDArray[
     """
     if known.all() or not known.any():
         return None
-    return float(roc_auc_score(known, confidence))
+    # The share of unseen cells that a known one is more confident than; a tie counts half.
+    unseen = np.sort(confidence[~known])
+    below = sum(np.searchsorted(unseen, confidence[known], side=side).mean() for side in ("left", "right")) / 2
+    return float(below / len(unseen))
 
 
-def unseen_found(
-    confidence: npt.NDArray[np.floating[Any]], known: npt.NDArray[np.bool_], known_rejected: float
-) -> float:
+def unseen_found(confidence: Floats, known: Bools, known_rejected: float) -> float:
     """Return the share of unseen cells below the confidence that a share of the known cells is below.
 
     Parameters

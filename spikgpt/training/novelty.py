@@ -2,17 +2,22 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import numpy as np
 from anndata import AnnData
+from msgspec import structs
 
 from spikgpt.cells.obs import check_trainable, counted, labels_of
+from spikgpt.engines.opening import torch_engine
 from spikgpt.errors import LabelsError
+from spikgpt.labels.annotation import Annotation
+from spikgpt.options import AnnotateOptions, TrainOptions
 from spikgpt.pipeline import annotate
 from spikgpt.reference.pictures import png
+from spikgpt.scgpt.source import ScGPTSource
 from spikgpt.training.evaluation import evaluate
 from spikgpt.training.fit import hold_out
 from spikgpt.training.metrics import unseen_found
@@ -22,7 +27,7 @@ if TYPE_CHECKING:
     import pandas as pd
 
 # Types of fewer cells are not left out: so few say nothing.
-MINIMUM_CELLS = 30
+LEFT_OUT_CELLS = 30
 # Share of known cells that may be rejected where unseen ones are counted.
 KNOWN_REJECTED = 0.05
 
@@ -86,16 +91,15 @@ def study(
     adata: AnnData,
     label_key: str,
     *,
-    batch_key: str | None = None,
-    types: list[str] | None = None,
-    seed: int = 0,
+    types: Collection[str] | None = None,
+    embedder: str | ScGPTSource = "pca",
+    options: TrainOptions | None = None,
     on_type: Callable[[str], None] | None = None,
-    **options: Any,
 ) -> NoveltyReport:
     """Leave each type with at least 30 cells out of a reference in turn.
 
-    A part of the cells is the query, whole donors or batches if ``batch_key`` names their column, else 30% of each
-    label. A reference is trained on the rest without the type, and shown the query, in which the type is.
+    A part of the cells is the query, whole donors or batches if ``options.batch_key`` names their column, else 30% of
+    each label. A reference is trained on the rest without the type, and shown the query, in which the type is.
 
     Parameters
     ----------
@@ -103,58 +107,59 @@ def study(
         Column of ``obs`` with the cell types.
     types
         Types to leave out; by default all that can be.
+    embedder, options
+        Those of :func:`spikgpt.training.train.train`.
     on_type
         Called with each type that is done.
-    options
-        More options of :func:`spikgpt.training.train.train`.
 
     Raises
     ------
     LabelsError
         When there are fewer than 3 types, or none can be left out.
     """
+    options = options or TrainOptions()
     labels, labelled = labels_of(adata, label_key)
-    dropped = check_trainable(labels[labelled])
-    used = labelled & ~np.isin(labels, list(dropped))
-    cells, labels = adata[used].copy(), labels[used]
+    used = labelled & ~np.isin(labels, list(check_trainable(labels[labelled])))
+    cells, labels, batch_key = adata[used].copy(), labels[used], options.batch_key
     groups = None if batch_key is None else labels_of(cells, batch_key)[0]
-    rest, asked = hold_out(labels, groups, seed=seed)
-    names, counts = np.unique(labels, return_counts=True)
-    possible = [
-        str(name)
-        for name, count in zip(names, counts, strict=True)
-        if count >= MINIMUM_CELLS and (labels[asked] == name).any() and (types is None or name in types)
-    ]
-    if len(names) < 3 or not possible:
+    rest, asked = hold_out(labels, groups, seed=options.seed)
+    counts = counted(labels)
+    order, shown = sorted(counts), set(labels[asked].tolist()) & set(types or counts)
+    possible = [name for name in order if counts[name] >= LEFT_OUT_CELLS and name in shown]
+    if len(counts) < 3 or not possible:
         msg = (
-            f"obs[{label_key!r}] has {len(names)} types, of which {len(possible)} can be left out; expected at least "
-            f"3, and one with at least {MINIMUM_CELLS} cells."
+            f"obs[{label_key!r}] has {len(counts)} types, of which {len(possible)} can be left out; expected at least "
+            f"3, and one with at least {LEFT_OUT_CELLS} cells."
         )
         raise LabelsError(msg)
     rows = []
     for name in possible:
         known = rest[labels[rest] != name]
         several = groups is not None and len(np.unique(groups[known])) > 1
-        reference = train(
-            cells[known].copy(), label_key, batch_key=batch_key if several else None, seed=seed, **options
-        )
+        folder = options.checkpoints / f"type {order.index(name)}" if options.checkpoints else None
+        own = structs.replace(options, batch_key=batch_key if several else None, checkpoints=folder)
+        reference = train(cells[known].copy(), label_key, embedder=embedder, options=own)
+        engine = torch_engine(reference, source=None if isinstance(embedder, str) else embedder)
         query = cells[asked[np.isin(labels[asked], [*reference.labels.names, name])]].copy()
-        annotation = annotate(reference, query)
-        result = evaluate(annotation, query, label_key)
-        is_known = labels_of(query, label_key)[0] != name
-        assert annotation.familiarity is not None  # it was trained just now
-        rows.append(
-            LeftOut(
-                label=name,
-                unseen_cells=int((~is_known).sum()),
-                known_cells=int(is_known.sum()),
-                auroc=float(result.auroc_unknown or 0.0),
-                unseen_found=unseen_found(annotation.familiarity, is_known, KNOWN_REJECTED),
-                unseen_unknown=float(result.unseen_unknown_rate or 0.0),
-                known_unknown=result.known_unknown_rate,
-                mistaken_for=counted(annotation.best_labels[~is_known]),
-            )
-        )
+        annotation = annotate(reference, engine, query, AnnotateOptions(layer=options.layer, progress=False))
+        rows.append(_left_out(name, annotation, query, label_key))
         if on_type:
             on_type(name)
     return NoveltyReport(tuple(rows))
+
+
+def _left_out(name: str, annotation: Annotation, query: AnnData, label_key: str) -> LeftOut:
+    """Return what became of a type in the annotation of a query by a reference without it."""
+    result = evaluate(annotation, query, label_key)
+    is_known = labels_of(query, label_key)[0] != name
+    certainty = annotation.confidence if annotation.familiarity is None else annotation.familiarity
+    return LeftOut(
+        label=name,
+        unseen_cells=int((~is_known).sum()),
+        known_cells=int(is_known.sum()),
+        auroc=float(result.auroc_unknown or 0.0),
+        unseen_found=unseen_found(certainty, is_known, KNOWN_REJECTED),
+        unseen_unknown=float(result.unseen_unknown_fraction or 0.0),
+        known_unknown=result.known_unknown_fraction,
+        mistaken_for=counted(annotation.best_labels[~is_known]),
+    )

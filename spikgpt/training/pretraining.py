@@ -8,15 +8,12 @@ checkpoint that upstream's package reads too.
 
 from __future__ import annotations
 
-import hashlib
-import json
 import math
 from collections.abc import Callable
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
 import numpy as np
-import numpy.typing as npt
 import scanpy
 import torch
 from anndata import AnnData
@@ -24,19 +21,22 @@ from scipy import sparse
 from torch import Tensor, nn
 from torch.nn.functional import cross_entropy, normalize
 
-from spikgpt.cells.expression import align, find_expression, log_normalise
-from spikgpt.cells.genes import GeneList, genes_of
-from spikgpt.embedding.tokens import tokenise
+from spikgpt.cells.align import log_normalise
+from spikgpt.cells.genes import GeneList
+from spikgpt.embedding.tokens import Tokens, tokenise
 from spikgpt.embedding.vocabulary import CLS, END
-from spikgpt.errors import DataError
+from spikgpt.errors import ConfigError, DataError
 from spikgpt.scgpt.checkpoint import Checkpoint
+from spikgpt.scgpt.embedding import device_named
 from spikgpt.scgpt.encoder import Encoder, ScGPTConfig
-from spikgpt.training.fit import epoch_seed, load_state, save_state
+from spikgpt.training.loop import Run, adamw, epoch_seed, fingerprint, seeded
+from spikgpt.training.pca import LARGEST_AMBIENT, OTHER_DEPTH, every_gene, genes_at
+from spikgpt.types import Rows
 
-# Genes asked of <cls> that the cell lacks, for each that it has; upstream's loss on bins is divided by this.
+# Vocabulary ids below this are special tokens.
+SPECIAL_TOKENS = 3
+# Genes asked of <cls> that the cell lacks, for each cell; upstream's loss on bins is divided by this.
 ABSENT_GENES, LOSS_SCALE = 256, 100.0
-# Another view of a cell: its depth as a share of this one's, and the most ambient RNA that it is given.
-VIEW_DEPTH, LARGEST_AMBIENT = (0.3, 1.0), 0.6
 # Of the contrast between cells.
 TEMPERATURE = 0.1
 
@@ -54,6 +54,11 @@ class Pretraining:
     warmup: float = 0.05
     mask_share: float = 0.4
     seed: int = 0
+
+    def __post_init__(self) -> None:
+        if min(self.genes, self.max_length - 1, self.epochs, self.batch_size) < 1 or self.learning_rate <= 0:
+            msg = f"{self}: genes, epochs, batch_size and learning_rate must be positive, and max_length at least 2."
+            raise ConfigError(msg)
 
 
 class Pretrainer(nn.Module):
@@ -108,71 +113,58 @@ def pretrain(
     CheckpointError
         When ``state`` belongs to another training.
     """
-    expression = find_expression(adata, layer=layer)
-    everything = genes_of(expression.var)
-    cells = align(expression, everything)
-    used = ~cells.empty
-    chosen = _variable(log_normalise(cells.values, cells.totals)[used], settings.genes)
-    genes = GeneList(
-        tuple(everything.symbols[index] for index in chosen), tuple(everything.ensembl_ids[index] for index in chosen)
-    )
-    values = sparse.csr_matrix(cells.values[used][:, chosen])
+    values, genes = _training_cells(adata, layer, settings.genes)
     vocabulary = {token: index for index, token in enumerate((config.pad_token, CLS, END, *genes.symbols))}
-    gene_ids = np.arange(3, len(vocabulary))
-    pad_id, cls_id = vocabulary[config.pad_token], vocabulary[CLS]
-    target = torch.device(device or ("cuda" if torch.cuda.is_available() else "cpu"))
-    with torch.random.fork_rng(devices=[target] if target.type == "cuda" else []):
-        torch.manual_seed(settings.seed)
-        network = Pretrainer(config, len(vocabulary), pad_id).to(target)
+    target = device_named(device)
+    with seeded(settings.seed, target):
+        network = Pretrainer(config, len(vocabulary), vocabulary[config.pad_token]).to(target)
         nn.init.normal_(network.network.encoder.embedding.weight, std=0.1)
-        matrices = [weight for weight in network.parameters() if weight.ndim > 1]
-        others = [weight for weight in network.parameters() if weight.ndim <= 1]
-        optimizer = torch.optim.AdamW(
-            [{"params": matrices, "weight_decay": settings.weight_decay}, {"params": others, "weight_decay": 0.0}],
-            settings.learning_rate,
-        )
-        run = _fingerprint(config, settings, values, genes)
-        first = load_state(state, run, network, optimizer) if state else 0
         steps = math.ceil(values.shape[0] / settings.batch_size)
-        for epoch in range(first, settings.epochs):
-            epoch_number = epoch_seed(settings.seed, epoch)
-            torch.manual_seed(epoch_number)
-            random = np.random.default_rng(epoch_number)
-            views = [
-                tokenise(
-                    _view(values, random),
-                    gene_ids,
-                    cls_id=cls_id,
-                    pad_value=config.pad_value,
-                    n_bins=config.n_bins,
-                    max_length=settings.max_length,
-                )
-                for _ in range(2)
-            ]
-            network.train()
-            total = 0.0
-            for step, batch in enumerate(torch.split(torch.randperm(values.shape[0]), settings.batch_size)):
-                rate = _rate(settings, epoch * steps + step, settings.epochs * steps)
-                for group in optimizer.param_groups:
-                    group["lr"] = rate
-                losses, embedded = [], []
-                for tokens in views:
-                    arrays = tokens.padded(batch.numpy(), pad_id, config.pad_value)
-                    ids, bins = (torch.as_tensor(array).to(target) for array in arrays)
-                    predicted, vectors = _loss(network, ids, bins, settings)
-                    losses.append(predicted)
-                    embedded.append(vectors)
-                loss = (losses[0] + losses[1]) / 2 + _contrast(embedded[0], embedded[1])
-                optimizer.zero_grad()
-                torch.autograd.backward(loss)
-                nn.utils.clip_grad_norm_(network.parameters(), 1.0)
-                optimizer.step()
-                total += float(loss.detach()) * len(batch)
-            if state:
-                save_state(state, run, network, optimizer, epoch + 1)
-            if on_epoch:
-                on_epoch(epoch + 1, settings.epochs, total / values.shape[0])
+        warm = max(1, round(settings.warmup * settings.epochs * steps))
+        told = {"config": asdict(config), "settings": asdict(settings), "genes": genes.sha256}
+        name = fingerprint(told, values.indptr, values.indices, values.data)
+        optimizer = adamw(network, settings.learning_rate, settings.weight_decay)
+        rate = settings.learning_rate
+        run = Run(network, optimizer, rate, warm, settings.epochs, steps, settings.seed, name, state)
+        run.all_epochs(
+            lambda epoch: (epoch + 1, settings.epochs, _one_epoch(run, epoch, network, values, settings)),
+            (lambda done: on_epoch(*done)) if on_epoch else None,
+        )
     return Checkpoint(config, vocabulary, {name: tensor.cpu() for name, tensor in network.weights().items()})
+
+
+def _training_cells(adata: AnnData, layer: str | None, size: int) -> tuple[sparse.csr_matrix, GeneList]:
+    """Return the counts of the most variable genes, shape (n, genes), of the cells that have any, and the genes."""
+    cells, _, everything = every_gene(adata, layer)
+    chosen = _variable(log_normalise(cells.values, cells.totals), size)
+    return sparse.csr_matrix(cells.values[:, chosen]), genes_at(everything, chosen)
+
+
+def _one_epoch(run: Run, epoch: int, network: Pretrainer, values: sparse.csr_matrix, settings: Pretraining) -> float:
+    """Train on two views of every cell, and return the mean loss."""
+    encoder = network.network
+    config, device = encoder.config, next(network.parameters()).device
+    random = np.random.default_rng(epoch_seed(run.seed, epoch))
+    views = [_tokens(_view(values, random), config, settings.max_length) for _ in range(2)]
+    total = 0.0
+    for step, batch in enumerate(torch.split(torch.randperm(values.shape[0]), settings.batch_size)):
+        losses, embedded = [], []
+        for tokens in views:
+            arrays = tokens.padded(batch.numpy(), encoder.pad_id, config.pad_value)
+            ids, bins = (torch.as_tensor(array).to(device) for array in arrays)
+            predicted, vectors = _loss(network, ids, bins, settings)
+            losses.append(predicted)
+            embedded.append(vectors)
+        loss = (losses[0] + losses[1]) / 2 + _contrast(embedded[0], embedded[1])
+        run.step(epoch, step, loss, largest_gradient=1.0)
+        total += float(loss.detach()) * len(batch)
+    return total / int(values.shape[0])
+
+
+def _tokens(values: sparse.csr_matrix, config: ScGPTConfig, max_length: int) -> Tokens:
+    """Return the tokens of cells whose columns are the genes of the vocabulary."""
+    gene_ids = np.arange(values.shape[1]) + SPECIAL_TOKENS
+    return tokenise(values, gene_ids, cls_id=1, pad_value=config.pad_value, n_bins=config.n_bins, max_length=max_length)
 
 
 def _view(values: sparse.csr_matrix, random: np.random.Generator) -> sparse.csr_matrix:
@@ -181,7 +173,7 @@ def _view(values: sparse.csr_matrix, random: np.random.Generator) -> sparse.csr_
     profile = np.asarray(values.sum(axis=0)) / totals.sum()  # (1, G)
     ambient = np.minimum(random.beta(1, 4, totals.shape), LARGEST_AMBIENT)
     expected = (1 - ambient) * (values.toarray() / totals) + ambient * profile  # (n, G)
-    drawn = random.poisson(totals * random.uniform(*VIEW_DEPTH, totals.shape) * expected)
+    drawn = random.poisson(totals * random.uniform(*OTHER_DEPTH, totals.shape) * expected)
     return sparse.csr_matrix(drawn.astype(np.float32))
 
 
@@ -198,9 +190,9 @@ def _loss(network: Pretrainer, genes: Tensor, bins: Tensor, settings: Pretrainin
     The error is squared; genes that the cell lacks are asked of ``<cls>`` too.
     """
     config = network.network.config
-    expressed = genes > 2  # neither padding nor another special token
+    expressed = genes >= SPECIAL_TOKENS  # neither padding nor another special token
     masked = expressed & (torch.rand(genes.shape, device=genes.device) < settings.mask_share)
-    absent = torch.randint(3, network.network.encoder.embedding.num_embeddings, (len(genes), ABSENT_GENES))
+    absent = torch.randint(SPECIAL_TOKENS, network.network.encoder.embedding.num_embeddings, (len(genes), ABSENT_GENES))
     absent = absent.to(genes.device)
     # An absent gene that the cell does have is no question.
     fair = ~(absent[:, :, None] == genes[:, None, :]).any(dim=2)  # (n, absent)
@@ -215,15 +207,7 @@ def _loss(network: Pretrainer, genes: Tensor, bins: Tensor, settings: Pretrainin
     return loss, cells
 
 
-def _rate(settings: Pretraining, step: int, steps: int) -> float:
-    """Return the learning rate of a step: a linear rise over the warm-up, then half a cosine down to 0."""
-    warm = max(1, round(settings.warmup * steps))
-    if step < warm:
-        return settings.learning_rate * (step + 1) / warm
-    return settings.learning_rate * 0.5 * (1 + math.cos(math.pi * (step - warm) / max(1, steps - warm)))
-
-
-def _variable(logs: sparse.csr_matrix, count: int) -> npt.NDArray[np.int64]:
+def _variable(logs: sparse.csr_matrix, count: int) -> Rows:
     """Return the sorted columns of the most variable genes."""
     expressed = np.flatnonzero(logs.getnnz(axis=0) >= 3)
     if len(expressed) < 50:
@@ -232,12 +216,3 @@ def _variable(logs: sparse.csr_matrix, count: int) -> npt.NDArray[np.int64]:
     training = AnnData(sparse.csr_matrix(logs[:, expressed]))
     scanpy.pp.highly_variable_genes(training, n_top_genes=min(count, len(expressed)), flavor="seurat")
     return np.sort(expressed[training.var["highly_variable"].to_numpy()])
-
-
-def _fingerprint(config: ScGPTConfig, settings: Pretraining, values: sparse.csr_matrix, genes: GeneList) -> str:
-    """Return the sha256 of everything that decides the outcome."""
-    told = {"config": asdict(config), "settings": asdict(settings), "genes": genes.sha256}
-    digest = hashlib.sha256(json.dumps(told, sort_keys=True).encode())
-    for array in (values.indptr, values.indices, values.data):
-        digest.update(np.ascontiguousarray(array).tobytes())
-    return digest.hexdigest()

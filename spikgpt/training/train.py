@@ -1,62 +1,54 @@
-"""From labelled cells to a trained reference."""
+"""From labelled cells to a reference, in four steps: prepare, fit, calibrate, refit."""
 
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import replace
-from pathlib import Path
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
-import numpy.typing as npt
 from anndata import AnnData
 
+from spikgpt.cells.align import AlignedCells, joined
 from spikgpt.cells.obs import check_trainable, labels_of
-from spikgpt.engines.model import SpikingClassifier
-from spikgpt.errors import LabelsError
+from spikgpt.cells.spool import Spool
+from spikgpt.embedding.base import Embedding
+from spikgpt.embedding.obsm import PREFIX, ObsmEmbedding, vector_cells
+from spikgpt.embedding.pca import KIND as PCA
+from spikgpt.embedding.pca import PCAProjection
+from spikgpt.engines.torch import TorchEngine, scgpt_embedding, scgpt_vectors
+from spikgpt.errors import ConfigError, LabelsError
 from spikgpt.labels.familiarity import Familiarity
 from spikgpt.labels.label_map import LabelMap
-from spikgpt.labels.reading import Readings
-from spikgpt.labels.thresholds import (
-    PAPER_THRESHOLD,
-    Calibration,
-    Thresholds,
-    confidence_of,
-    conformal_threshold,
-    fit_temperature,
-    is_unknown,
-    tempered,
-)
-from spikgpt.pipeline import label, read
-from spikgpt.training.embedders import Classify, Embedder, Embedding, fit_embedder
-from spikgpt.training.fit import Progress, fit, hold_out, network_config, recipe_named
+from spikgpt.labels.thresholds import PAPER_THRESHOLD, Calibration, Thresholds, fit_temperature, tempered
+from spikgpt.options import AnnotateOptions, TrainOptions
+from spikgpt.pipeline import CellScores, QueryModel
+from spikgpt.reference.files import CLASSIFIER, EMBEDDER, ReferenceFiles, reference_of
+from spikgpt.scgpt.source import ScGPTSource
+from spikgpt.training.evaluation import ontology_ids
+from spikgpt.training.fit import Progress, fit, hold_out
 from spikgpt.training.metrics import measure, reliability
-from spikgpt.training.reference import Reference
+from spikgpt.training.pca import augmented, fit_pca
+from spikgpt.training.recipes import Recipe, network_config, recipe_named
+from spikgpt.types import UNKNOWN, Floats, InputReport, Integers, OnCells, Strings
 
-# obs columns that hold Cell Ontology ids: ours, and that of the CELLxGENE schema.
-ONTOLOGY_COLUMNS = ("cell_ontology_id", "cell_type_ontology_term_id")
+# Called with the stage of the training and its progress after each epoch.
+OnEpoch = Callable[[str, Progress], None]
 
 
 def train(
     adata: AnnData,
     label_key: str,
     *,
-    batch_key: str | None = None,
-    embedder: str | Embedder = "pca",
-    layer: str | None = None,
-    recipe: str = "default",
-    name: str = "reference",
-    seed: int = 0,
-    device: str | None = None,
-    provenance: dict[str, Any] | None = None,
-    checkpoints: Path | None = None,
-    on_cells: Callable[[int], None] | None = None,
-    on_epoch: Callable[[str, Progress], None] | None = None,
-) -> Reference:
+    embedder: str | ScGPTSource = PCA,
+    options: TrainOptions | None = None,
+    on_cells: OnCells | None = None,
+    on_epoch: OnEpoch | None = None,
+) -> ReferenceFiles:
     """Train a reference on labelled cells.
 
     A part of the cells is held out, whole donors or batches if ``batch_key`` names their column, else 30% of each
-    label. What the reference states about itself, and its threshold, is measured on that part. The default recipe
+    label. What the reference states about itself, and its thresholds, are measured on that part. The default recipe
     then trains again on all cells.
 
     Parameters
@@ -64,16 +56,10 @@ def train(
     label_key
         Column of ``obs`` with the cell types. Cells without a label, and types of fewer than 5 cells, are left out.
     embedder
-        ``pca``, ``obsm:KEY`` for an embedding that the AnnData brings, or an embedder that needs no fitting, such as
-        :func:`spikgpt.training.embedders.open_scgpt` returns.
-    recipe
-        ``default`` or ``paper``.
-    provenance
-        More about the cells that the reference should keep, such as their source and licence; plain JSON values.
-    checkpoints
-        Folder to keep the state of the training in, to resume from after an interruption.
+        ``pca``, ``obsm:KEY`` for an embedding that the AnnData brings, or what :func:`spikgpt.scgpt.source.open_scgpt`
+        returns.
     on_cells
-        Called with the number of cells embedded since the last call, by an embedder that needs no fitting.
+        Called with the number of cells embedded since the last call, by scGPT.
     on_epoch
         Called with the stage and its progress after each epoch.
 
@@ -82,145 +68,244 @@ def train(
     DataError
         When the cells cannot be read or the labels cannot be learned from.
     ConfigError
-        When an option is out of range.
+        When an option is out of range, or there is no such embedder.
     CheckpointError
         When ``checkpoints`` holds the state of another training.
     """
-    chosen = recipe_named(recipe)
+    options = options or TrainOptions()
+    recipe = recipe_named(options.recipe)
+    cells = prepare(adata, label_key, embedder, options, on_cells)
+    train_rows, held_rows = hold_out(cells.labels, cells.groups, seed=options.seed)
+    measured = fit_part(cells, train_rows, "held-out", recipe, options, on_epoch)
+    held_rows = held_rows[np.isin(cells.labels[held_rows], measured.names)]
+    thresholds, metrics = calibrate(cells, measured, held_rows, temperature=recipe.calibrate)
+    final = measured
+    if recipe.refit:
+        final = fit_part(cells, np.arange(len(cells.labels)), "all-cells", recipe, options, on_epoch)
+    embedding = cells.stored or final.engine.embedding
+    tensors = {CLASSIFIER + name: array for name, array in final.engine.weights().items()}
+    tensors |= {EMBEDDER + name: array for name, array in embedding.tensors().items()}
+    parts = ReferenceFiles(
+        name=options.name,
+        config=final.engine.classifier.config,
+        embedder=embedding.settings(),
+        genes=embedding.stored_genes,
+        tensors=tensors,
+        labels=LabelMap(final.names, tuple(cells.ontology_ids[name] for name in final.names)),
+        thresholds=thresholds,
+        familiarity=final.familiarity,
+        metrics={
+            "cells": len(cells.labels),
+            "cells_per_label": {name: int((cells.labels == name).sum()) for name in final.names},
+            "held_out_by": _held_out_by(options.batch_key, cells.groups, held_rows),
+            **metrics,
+        },
+        provenance={
+            **(options.provenance or {}),
+            "label_key": label_key,
+            "batch_key": options.batch_key,
+            "recipe": recipe.to_dict(),
+            "seed": options.seed,
+            "cells_without_label": cells.unlabelled,
+            "labels_left_out": cells.dropped,
+        },
+    )
+    return reference_of(parts)
+
+
+@dataclass(frozen=True)
+class TrainingCells:
+    """n labelled cells that can be learned from.
+
+    ``groups`` are their donors or batches; ``ontology_ids`` the Cell Ontology id of each label. For an embedding that
+    needs no fitting, ``vectors`` holds the cells embedded, and ``stored`` is what the reference keeps of it.
+    """
+
+    adata: AnnData
+    labels: Strings
+    groups: Strings | None
+    ontology_ids: dict[str, str | None]
+    dropped: dict[str, int]
+    unlabelled: int
+    vectors: AlignedCells | None = None
+    stored: Embedding | None = None
+
+    def read(self, embedding: Embedding, rows: Integers, layer: str | None) -> AlignedCells:
+        """Return some of the cells as an embedding reads them."""
+        if self.vectors is not None:
+            return self.vectors.part(rows)
+        return joined(list(embedding.read(self.adata[rows], layer=layer, scaling="auto").chunks))
+
+
+@dataclass(frozen=True)
+class FittedPart:
+    """What was learned from a part of the cells: ``names`` are its labels, by index."""
+
+    engine: TorchEngine
+    familiarity: Familiarity
+    names: tuple[str, ...]
+
+
+def prepare(
+    adata: AnnData, label_key: str, embedder: str | ScGPTSource, options: TrainOptions, on_cells: OnCells | None = None
+) -> TrainingCells:
+    """Choose the cells that can be learned from; an embedding that needs no fitting embeds them, once.
+
+    Raises
+    ------
+    LabelsError
+        When the labels cannot be learned from, or a cell has no donor or batch.
+    ConfigError
+        When there is no such embedder.
+    """
     labels, labelled = labels_of(adata, label_key)
     dropped = check_trainable(labels[labelled])
     used = labelled & ~np.isin(labels, list(dropped))
-    groups = None if batch_key is None else _groups(adata, batch_key)[used]
+    groups = None if options.batch_key is None else _groups(adata, options.batch_key)[used]
     cells, labels = adata[used], labels[used]
-    names, label_index = np.unique(labels, return_inverse=True)
-
-    everything: Embedding | None = None
-
-    def embedded(fitted: Embedder, part: npt.NDArray[Any], classify: Classify | None = None) -> Embedding:
-        # An embedder that was not fitted gives a cell the same vector every time, so it is asked once.
-        nonlocal everything
-        if fitted.fitted:
-            scaling = "auto" if classify else "reference"
-            return fitted.embed(cells[part], layer=layer, scaling=scaling, classify=classify)
-        everything = everything or fitted.embed(cells, layer=layer, on_cells=on_cells)
-        return everything.part(part)
-
-    def trained(stage: str, part: npt.NDArray[Any]) -> tuple[Embedder, SpikingClassifier, Familiarity, tuple[str, ...]]:
-        fitted = fit_embedder(embedder, cells[part], labels[part], layer=layer, seed=seed)
-        vectors = [embedded(fitted, part).vectors]
-        for copy in range(chosen.augmented_copies):
-            vectors += fitted.augment(cells[part], layer=layer, seed=seed + copy)
-        present, index = np.unique(label_index[part], return_inverse=True)
-        classifier = fit(
-            network_config(chosen, fitted.dim, len(present)),
-            chosen,
-            np.concatenate(vectors),
-            np.tile(index, len(vectors)),
-            seed=seed,
-            device=device,
-            checkpoint=checkpoints / f"{stage}.safetensors" if checkpoints else None,
-            on_epoch=(lambda progress: on_epoch(stage, progress)) if on_epoch else None,
-        )
-        return fitted, classifier, Familiarity.fit(vectors[0], index), tuple(names[present].tolist())
-
-    train_part, held_part = hold_out(labels, groups, seed=seed)
-    fitted, classifier, familiarity, known = trained("held-out", train_part)
-    held_known = held_part[np.isin(labels[held_part], known)]
-    ontology_ids = _ontology_ids(cells, labels, names)
-    measured = Reference(
-        name=name,
-        embedder=fitted,
-        classifier=classifier,
-        labels=_label_map(known, ontology_ids),
-        thresholds=conformal_threshold(np.ones(1)),
-        metrics={},
-        provenance={},
-        familiarity=familiarity,
-    )
-    embedding = embedded(fitted, held_known, measured.probabilities)
-    truth = np.searchsorted(np.array(known), labels[held_known])[~embedding.empty]
-    measured = replace(measured, thresholds=calibrated(measured, embedding, truth, temperature=chosen.calibrate))
-    annotation = label(measured, embedding, cells.obs_names[held_known])
-    if chosen.refit:
-        fitted, classifier, familiarity, known = trained("all-cells", np.arange(len(labels)))
-    return Reference(
-        name=name,
-        embedder=fitted,
-        classifier=classifier,
-        labels=_label_map(known, ontology_ids),
-        thresholds=measured.thresholds,
-        metrics={
-            "cells": len(labels),
-            "cells_per_label": {label: int((labels == label).sum()) for label in known},
-            "held_out_by": _held_out_by(batch_key, groups, held_part),
-            "held_out": measure(labels[held_known], annotation.best_labels).to_dict(),
-            "reliability": held_out_reliability(measured, embedding, truth, temperature=chosen.calibrate),
-            "paper_threshold_rejects": float(
-                is_unknown(annotation.confidence[~embedding.empty], PAPER_THRESHOLD).mean()
-            ),
-        },
-        provenance={
-            **(provenance or {}),
-            "label_key": label_key,
-            "batch_key": batch_key,
-            "recipe": chosen.to_dict(),
-            "seed": seed,
-            "cells_without_label": int((~labelled).sum()),
-            "labels_left_out": dropped,
-        },
-        familiarity=familiarity,
-    )
+    ids = dict.fromkeys(np.unique(labels).tolist()) | ontology_ids(cells, labels)
+    prepared = TrainingCells(cells, labels, groups, ids, dropped, int((~labelled).sum()))
+    if embedder == PCA:
+        return prepared
+    if isinstance(embedder, str):
+        key = embedder.removeprefix(PREFIX)
+        if not key or key == embedder:
+            msg = f"There is no embedder {embedder!r}; choose pca, scgpt, or obsm:KEY for an embedding in the AnnData."
+            raise ConfigError(msg)
+        stored: Embedding = ObsmEmbedding.fit(cells, key)
+        vectors = joined(list(stored.read(cells, layer=options.layer, scaling="auto").chunks))
+        return replace(prepared, vectors=vectors, stored=stored)
+    stored = scgpt_embedding(embedder)
+    read = joined(list(stored.read(cells, layer=options.layer, scaling="auto").chunks))
+    found = scgpt_vectors(embedder, read, on_cells=on_cells)
+    return replace(prepared, vectors=vector_cells(found, read.empty), stored=stored)
 
 
-def calibrated(
-    reference: Reference, embedding: Embedding, truth: npt.NDArray[Any], *, temperature: bool = True
-) -> Thresholds:
-    """Return thresholds set on held-out cells.
+def fit_part(
+    cells: TrainingCells,
+    rows: Integers,
+    stage: str,
+    recipe: Recipe,
+    options: TrainOptions,
+    on_epoch: OnEpoch | None = None,
+) -> FittedPart:
+    """Fit embedding, classifier and familiarity to some of the cells.
 
     Parameters
     ----------
-    reference
-        What was trained without these cells, with a temperature of 1.
-    embedding
-        The held-out cells.
-    truth
-        Index of the label of each that is not empty, shape (n,).
+    stage
+        Name of the step, for ``on_epoch`` and for the checkpoint.
+    """
+    labels = cells.labels[rows]
+    embedding: Embedding
+    if cells.vectors is None:
+        embedding = fit_pca(cells.adata[rows], labels, layer=options.layer, seed=options.seed)
+    else:
+        embedding = ObsmEmbedding("vectors", cells.vectors.values.shape[1])
+    names, index = np.unique(labels, return_inverse=True)
+    vectors = [_vectors(embedding, cells.read(embedding, rows, options.layer))]
+    for copy in range(recipe.augmented_copies if isinstance(embedding, PCAProjection) else 0):
+        assert isinstance(embedding, PCAProjection)
+        vectors += augmented(embedding, cells.adata[rows], layer=options.layer, seed=options.seed + copy)
+    classifier = fit(
+        network_config(recipe, embedding.dim, len(names)),
+        recipe,
+        np.concatenate(vectors),
+        np.tile(index, len(vectors)),
+        seed=options.seed,
+        device=options.device,
+        checkpoint=options.checkpoints / f"{stage}.safetensors" if options.checkpoints else None,
+        on_epoch=(lambda progress: on_epoch(stage, progress)) if on_epoch else None,
+    )
+    engine = TorchEngine(embedding, classifier)
+    return FittedPart(engine, Familiarity.fit(vectors[0], index), tuple(names.tolist()))
+
+
+def calibrate(
+    cells: TrainingCells, fitted: FittedPart, held_rows: Integers, *, layer: str | None = None, temperature: bool = True
+) -> tuple[Thresholds, dict[str, Any]]:
+    """Measure what was fitted on cells that it has not seen.
+
+    Parameters
+    ----------
+    held_rows
+        Those cells; of each, the label is known to what was fitted.
     temperature
         Whether to calibrate the probabilities too.
+
+    Returns
+    -------
+    When a cell is Unknown, and what ``metrics.json`` keeps: ``held_out``, ``reliability``, ``paper_threshold_rejects``.
     """
-    names = np.array(reference.labels.names)
+    held = cells.read(fitted.engine.embedding, held_rows, layer)
+    filled = ~held.empty
+    names = np.array(fitted.names)
+    truth = np.searchsorted(names, cells.labels[held_rows])[filled]
 
-    def calibration(found: Readings) -> Calibration:
-        fitted = fit_temperature(found.probabilities, truth) if temperature else 1.0
-        assert found.scores is not None  # the reference has been given a familiarity
-        return Calibration.of(found.scores, names[found.probabilities.argmax(axis=1)], fitted)
+    def calibration(found: CellScores) -> Calibration:
+        fitted_temperature = fit_temperature(found.probabilities, truth) if temperature else 1.0
+        assert found.familiarity is not None  # what was fitted has one
+        return Calibration.of(found.familiarity, names[found.probabilities.argmax(axis=1)], fitted_temperature)
 
-    seen_alone = read(reference, embedding, neighbours=False)
-    alone = calibration(seen_alone)
-    confidence = confidence_of(tempered(seen_alone.probabilities, alone.temperature))
-    thresholds = replace(conformal_threshold(confidence), alone=alone, together=alone)
+    _, alone = score_all(fitted.engine, fitted.familiarity, held, neighbours=False)
+    single = calibration(alone)
+    confidence = tempered(alone.probabilities, single.temperature).max(axis=1)
     # Neighbours lend each other calibrated probabilities.
-    together = calibration(read(replace(reference, thresholds=thresholds), embedding))
-    return replace(thresholds, together=together)
+    calibrated = replace(fitted.engine, temperature=single.temperature)
+    model, together = score_all(calibrated, fitted.familiarity, held, neighbours=True)
+    smoothed = calibration(together)
+    thresholds = Thresholds.of(confidence, single=single, smoothed=smoothed)
+    final = tempered(together.probabilities, smoothed.temperature if model.smoothed else 1.0)
+    best = np.full(len(held_rows), UNKNOWN, dtype=object)
+    best[filled] = names[final.argmax(axis=1)]
+    return thresholds, {
+        "held_out": measure(cells.labels[held_rows], best.astype(str)).to_dict(),
+        "reliability": held_out_reliability(together.probabilities, truth, temperature=temperature),
+        "paper_threshold_rejects": float((final.max(axis=1).astype(np.float32) < PAPER_THRESHOLD).mean()),
+    }
 
 
-def held_out_reliability(
-    reference: Reference, embedding: Embedding, truth: npt.NDArray[Any], *, temperature: bool
-) -> dict[str, Any]:
+def score_all(
+    engine: TorchEngine, familiarity: Familiarity, cells: AlignedCells, *, neighbours: bool
+) -> tuple[QueryModel, CellScores]:
+    """Return what the pipeline says of the cells that are not empty: their scores, and the model behind these."""
+    filled, options = cells.part(~cells.empty), AnnotateOptions(neighbours=neighbours)
+    report = InputReport("training cells", cells.kind, "auto", 0, 0)
+    with Spool() as spool:
+        spool.add(filled)
+        sample, rows = spool.sample()
+    model = QueryModel.fit(engine, familiarity, sample, rows, report=report, options=options)
+    return model, model.score(engine, filled, np.arange(len(filled.totals)))
+
+
+def held_out_reliability(probabilities: Floats, truth: Integers, *, temperature: bool) -> dict[str, Any]:
     """Return how well probabilities agree with how often labels are right, on cells that set no temperature.
 
     One half of the held-out cells sets the temperature for the other.
+
+    Parameters
+    ----------
+    probabilities
+        Of held-out cells seen with their neighbours, shape (n, L), before their temperature.
+    truth
+        Index of each cell's label, shape (n,).
     """
-    found = read(reference, embedding).probabilities
-    confidence, right = np.empty(len(truth)), found.argmax(axis=1) == truth
+    confidence, right = np.empty(len(truth)), probabilities.argmax(axis=1) == truth
     halves = np.arange(len(truth)) % 2 == 0
     for half in (halves, ~halves):
-        fitted = fit_temperature(found[~half], truth[~half]) if temperature and (~half).any() else 1.0
-        confidence[half] = confidence_of(tempered(found[half], fitted))
+        fitted = fit_temperature(probabilities[~half], truth[~half]) if temperature and (~half).any() else 1.0
+        confidence[half] = tempered(probabilities[half], fitted).max(axis=1)
     return reliability(confidence, right)
 
 
-def _groups(adata: AnnData, batch_key: str) -> npt.NDArray[np.str_]:
+def _vectors(embedding: Embedding, cells: AlignedCells) -> Floats:
+    """Return the cells as the classifier reads them in training, empty ones included, shape (n, dim)."""
+    if isinstance(embedding, PCAProjection):
+        return embedding.project(cells.values, cells.totals)
+    return cells.values.toarray()  # type: ignore[no-any-return]
+
+
+def _groups(adata: AnnData, batch_key: str) -> Strings:
     """Return the donor or batch of each cell."""
     groups, stated = labels_of(adata, batch_key)
     if not stated.all():
@@ -230,26 +315,7 @@ def _groups(adata: AnnData, batch_key: str) -> npt.NDArray[np.str_]:
     return groups
 
 
-def _ontology_ids(adata: AnnData, labels: npt.NDArray[np.str_], names: npt.NDArray[np.str_]) -> dict[str, str | None]:
-    """Return the Cell Ontology id of each label, where one column gives all its cells the same id."""
-    column = next((key for key in ONTOLOGY_COLUMNS if key in adata.obs), None)
-    ids: dict[str, str | None] = dict.fromkeys(names.tolist())
-    if column is None:
-        return ids
-    stated = adata.obs[column].astype(str).to_numpy()
-    for name in names.tolist():
-        found = np.unique(stated[labels == name])
-        if len(found) == 1 and found[0].startswith("CL:"):
-            ids[name] = str(found[0])
-    return ids
-
-
-def _label_map(names: tuple[str, ...], ontology_ids: dict[str, str | None]) -> LabelMap:
-    """Return the label map of the labels that a classifier knows."""
-    return LabelMap(names, tuple(ontology_ids[name] for name in names))
-
-
-def _held_out_by(batch_key: str | None, groups: npt.NDArray[np.str_] | None, held: npt.NDArray[Any]) -> str:
+def _held_out_by(batch_key: str | None, groups: Strings | None, held: Integers) -> str:
     """Say in words which cells were held out."""
     if groups is None:
         return "30% of the cells of each label"

@@ -7,24 +7,24 @@ import pytest
 from anndata import AnnData
 
 from spikgpt.cells import spool
-from spikgpt.cells.expression import AlignedCells, align, aligned_chunks, find_expression
+from spikgpt.cells.align import AlignedCells, aligned_chunks, joined
+from spikgpt.cells.expression import find_expression
+from spikgpt.cells.genes import match_genes
 from spikgpt.cells.spool import Spool
-from spikgpt.labels.neighbours import content_keys, sample_of
-from spikgpt.training.reference import Reference
+from spikgpt.reference.files import ReferenceFiles
+from spikgpt.sampling import content_keys, sample_of
 
 
 @pytest.fixture
-def spooled(small: Reference, query: AnnData) -> tuple[AlignedCells, list[AlignedCells]]:
-    """All cells at once, one of them empty, and in chunks of 70."""
-    assert small.embedder.genes is not None
+def spooled(small: ReferenceFiles, query: AnnData) -> tuple[AlignedCells, list[AlignedCells]]:
+    """All cells at once, two of them empty, and in chunks of 70."""
     adata = query.copy()
     counts = adata.X.tolil()
     counts[[0, 100]] = 0
     adata.X = counts.tocsr()
     expression = find_expression(adata)
-    return align(expression, small.embedder.genes), list(
-        aligned_chunks(expression, small.embedder.genes, chunk_size=70)
-    )
+    chunks = list(aligned_chunks(expression, match_genes(expression.var, small.genes), chunk_size=70))
+    return joined(chunks), chunks
 
 
 @pytest.mark.parametrize("in_memory", [100, 10**9], ids=["on disk", "in memory"])
@@ -37,7 +37,8 @@ def test_chunks_come_back_twice(
         for chunk in chunks:
             aside.add(chunk)
         for _ in range(2):
-            back = list(aside.chunks())
+            rows, back = zip(*aside.chunks(), strict=True)
+            assert np.array_equal(np.concatenate(rows), np.arange(300))
             assert [len(chunk.totals) for chunk in back] == [70, 70, 70, 70, 20]
             assert np.array_equal(np.concatenate([chunk.totals for chunk in back]), whole.totals)
             for chunk, before in zip(back, chunks, strict=True):
@@ -56,9 +57,10 @@ def test_the_sample_is_that_of_all_cells_that_are_not_empty(
     with Spool() as aside:
         for chunk in chunks:
             aside.add(chunk)
-        sample, shown = aside.sample()
+        sample, rows = aside.sample()
     assert len(filled.totals) == 298
-    assert np.array_equal(shown, sample_of(content_keys(filled.values)))
+    shown = sample_of(content_keys(filled.values))
+    assert np.array_equal(rows, np.flatnonzero(~whole.empty)[shown])
     assert 40 <= len(shown) <= 50
     assert (sample.values != filled.values[shown]).nnz == 0
     assert np.array_equal(sample.totals, filled.totals[shown])

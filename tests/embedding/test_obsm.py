@@ -8,29 +8,32 @@ import pytest
 from anndata import AnnData
 from scipy import sparse
 
-from spikgpt.cells.genes import GeneList
-from spikgpt.embedding.obsm import PrecomputedEmbedder
+from spikgpt.cells.align import AlignedCells, joined
+from spikgpt.embedding.obsm import ObsmEmbedding
 from spikgpt.errors import ConfigError, DamagedReference, DataError
-from spikgpt.training.embedders import fit_embedder, load_embedder
 
 VECTORS = np.random.default_rng(0).standard_normal((6, 4))
-LABELS = np.array(["a", "b"] * 3)
-NO_GENES = GeneList((), ())
 
 
 def with_embedding(vectors: Any = VECTORS, key: str = "X_scvi") -> AnnData:
     return AnnData(np.ones((6, 2), np.float32), obsm={key: vectors})
 
 
+def read(adata: AnnData, dim: int = 4) -> AlignedCells:
+    return joined(list(ObsmEmbedding("X_scvi", dim).read(adata).chunks))
+
+
 def test_vectors_are_taken_as_they_are() -> None:
-    fitted = fit_embedder("obsm:X_scvi", with_embedding(), LABELS)
-    assert (fitted.kind, fitted.dim, fitted.genes) == ("obsm:X_scvi", 4, None)
-    embedding = fitted.embed(with_embedding())
-    np.testing.assert_array_equal(embedding.vectors, VECTORS)
-    assert embedding.vectors.dtype == np.float64
-    assert not embedding.empty.any()
-    assert embedding.report.source == "obsm['X_scvi']"
-    assert (embedding.report.scaling, embedding.report.genes_total) == ("none", 0)
+    fitted = ObsmEmbedding.fit(with_embedding(), "X_scvi")
+    assert (fitted.kind, fitted.dim) == ("obsm:X_scvi", 4)
+    cells = read(with_embedding())
+    np.testing.assert_array_equal(cells.values.toarray(), VECTORS)
+    assert cells.values.dtype == np.float64
+    assert not cells.empty.any()
+    report = fitted.read(with_embedding()).report
+    assert (report.source, report.scaling, report.genes_total) == ("obsm['X_scvi']", "none", 0)
+    assert fitted.logs(cells) is None
+    assert fitted.profiles(cells.found) is None
 
 
 @pytest.mark.parametrize(
@@ -39,46 +42,42 @@ def test_vectors_are_taken_as_they_are() -> None:
     ids=["sparse", "columns first", "data frame"],
 )
 def test_any_storage_gives_the_same_vectors(stored: Any) -> None:
-    np.testing.assert_array_equal(PrecomputedEmbedder("X_scvi", 4).embed(with_embedding(stored)).vectors, VECTORS)
-
-
-def test_there_is_nothing_to_augment() -> None:
-    assert PrecomputedEmbedder("X_scvi", 4).augment(with_embedding()) == []
+    np.testing.assert_array_equal(read(with_embedding(stored)).values.toarray(), VECTORS)
 
 
 def test_settings_bring_it_back() -> None:
-    embedder = PrecomputedEmbedder("X_scvi", 4)
-    assert embedder.settings() == {"kind": "obsm", "key": "X_scvi", "dim": 4}
-    assert embedder.tensors() == {}
-    assert load_embedder(embedder.settings(), {}, NO_GENES) == embedder
+    embedding = ObsmEmbedding("X_scvi", 4)
+    assert embedding.settings() == {"kind": "obsm", "key": "X_scvi", "dim": 4}
+    assert embedding.tensors() == {}
+    assert ObsmEmbedding.from_settings(embedding.settings()) == embedding
 
 
 def test_a_missing_embedding_is_refused() -> None:
     cells = with_embedding(key="X_umap")
     cells.obsm["X_pca"] = VECTORS
     with pytest.raises(DataError, match=r"There is no obsm\['X_scvi'\]; this AnnData has: X_pca, X_umap\. Add"):
-        PrecomputedEmbedder.fit(cells, "X_scvi")
+        ObsmEmbedding.fit(cells, "X_scvi")
     with pytest.raises(DataError, match="this AnnData has: none"):
-        PrecomputedEmbedder.fit(AnnData(np.ones((6, 2), np.float32)), "X_scvi")
+        ObsmEmbedding.fit(AnnData(np.ones((6, 2), np.float32)), "X_scvi")
 
 
 def test_another_length_is_refused() -> None:
     with pytest.raises(DataError, match=r"obsm\['X_scvi'\] has 4 columns; the reference was trained on 7. Embed"):
-        PrecomputedEmbedder("X_scvi", 7).embed(with_embedding())
+        read(with_embedding(), 7)
 
 
 @pytest.mark.parametrize("bad", [np.nan, np.inf])
 def test_values_that_are_not_finite_are_refused(bad: float) -> None:
     vectors = VECTORS.copy()
     vectors[2:4, 1] = bad
-    with pytest.raises(DataError, match="holds NaN or infinite values in 2 cells"):
-        PrecomputedEmbedder("X_scvi", 4).embed(with_embedding(vectors))
+    with pytest.raises(DataError, match="holds NaN or infinite values, first in row 2"):
+        read(with_embedding(vectors))
 
 
 @pytest.mark.parametrize("options", [{"layer": "counts"}, {"scaling": "query"}])
 def test_options_without_a_meaning_are_refused(options: dict[str, str]) -> None:
     with pytest.raises(ConfigError, match="have no meaning; leave them out"):
-        PrecomputedEmbedder("X_scvi", 4).embed(with_embedding(), **options)  # type: ignore[arg-type]
+        ObsmEmbedding("X_scvi", 4).read(with_embedding(), **options)  # type: ignore[arg-type]
 
 
 DAMAGED: list[dict[str, Any]] = [
@@ -91,15 +90,13 @@ DAMAGED: list[dict[str, Any]] = [
 @pytest.mark.parametrize("settings", DAMAGED)
 def test_damaged_settings_are_refused(settings: dict[str, Any]) -> None:
     with pytest.raises(DamagedReference, match="expected a key and a dim"):
-        load_embedder(settings, {}, NO_GENES)
+        ObsmEmbedding.from_settings(settings)
 
 
-@pytest.mark.parametrize("kind", ["umap", "obsm:", "obsm", "PCA"])
-def test_an_unknown_embedder_is_refused(kind: str) -> None:
-    with pytest.raises(ConfigError, match=f"There is no embedder '{kind}'; choose pca, scgpt, or obsm:KEY"):
-        fit_embedder(kind, with_embedding(), LABELS)
-
-
-def test_an_unknown_stored_embedder_is_refused() -> None:
-    with pytest.raises(DamagedReference, match="config.json names the embedder 'umap'; this version"):
-        load_embedder({"kind": "umap"}, {}, NO_GENES)
+@pytest.mark.parametrize(
+    "stored", [VECTORS.astype(str).astype(object), VECTORS[:, :, None]], ids=["text", "three axes"]
+)
+def test_what_is_no_matrix_of_numbers_is_refused(stored: Any) -> None:
+    cells = with_embedding(stored)
+    with pytest.raises(DataError, match="expected numbers, one row a cell"):
+        read(cells)

@@ -1,4 +1,4 @@
-"""The pca embedder against plain NumPy, and its scalings against queries that differ from the reference."""
+"""The projection against plain NumPy, and its scalings against queries that differ from the reference."""
 
 from __future__ import annotations
 
@@ -8,44 +8,62 @@ import pytest
 from anndata import AnnData
 from scipy import sparse
 
+from spikgpt.cells.align import AlignedCells, joined
 from spikgpt.cells.genes import GeneList
-from spikgpt.errors import ConfigError, DamagedReference
-from spikgpt.training.embedders.pca import PCAEmbedder
-from spikgpt.training.reference import Reference
+from spikgpt.embedding.base import Scaled
+from spikgpt.embedding.pca import PCAProjection
+from spikgpt.engines.opening import torch_engine
+from spikgpt.errors import DamagedReference
+from spikgpt.reference.files import EMBEDDER, ReferenceFiles
+from spikgpt.training.pca import augmented, fit_pca
+from tests.conftest import aligned
 
 
-def embedder_of(reference: Reference) -> PCAEmbedder:
-    assert isinstance(reference.embedder, PCAEmbedder)
-    return reference.embedder
+def projection_of(reference: ReferenceFiles) -> PCAProjection:
+    return PCAProjection.from_tensors(reference.embedder, reference.part(EMBEDDER), reference.genes)
 
 
-def columns(adata: AnnData, embedder: PCAEmbedder) -> list[int]:
-    """Where the embedder's genes are, by name alone; every one of them must be there."""
+def read(projection: PCAProjection, adata: AnnData) -> AlignedCells:
+    return joined(list(projection.read(adata).chunks))
+
+
+def vectors_of(projection: PCAProjection, adata: AnnData) -> npt.NDArray[np.float64]:
+    """Return the vectors of cells in the reference's scale."""
+    cells = read(projection, adata)
+    return projection.project(cells.values, cells.totals, projection.reference_scale(cells.found))
+
+
+def columns(adata: AnnData, projection: PCAProjection) -> list[int]:
+    """Where the projection's genes are, by name alone; every one of them must be there."""
     positions = {name: index for index, name in enumerate(adata.var_names)}
-    return [positions[symbol] for symbol in embedder.genes.symbols]
+    return [positions[symbol] for symbol in projection.genes.symbols]
 
 
-def labels_by(reference: Reference, adata: AnnData, scaling: str) -> npt.NDArray[np.str_]:
-    vectors = reference.embedder.embed(adata, scaling=scaling, classify=reference.probabilities).vectors
-    labels: npt.NDArray[np.str_] = np.array(reference.labels.names)[reference.probabilities(vectors).argmax(axis=1)]
+def scaled_by(reference: ReferenceFiles, adata: AnnData, scaling: str) -> Scaled:
+    return projection_of(reference).fit_scale(aligned(reference, adata), scaling, torch_engine(reference).run)
+
+
+def labels_by(reference: ReferenceFiles, adata: AnnData, scaling: str) -> npt.NDArray[np.str_]:
+    output = torch_engine(reference).run(aligned(reference, adata), scaled_by(reference, adata, scaling).scale)
+    labels: npt.NDArray[np.str_] = np.array(reference.labels.names)[output.probabilities.argmax(axis=1)]
     return labels
 
 
-def test_vectors_equal_a_plain_numpy_computation(small: Reference, query: AnnData) -> None:
-    embedder = embedder_of(small)
+def test_vectors_equal_a_plain_numpy_computation(small: ReferenceFiles, query: AnnData) -> None:
+    embedder = projection_of(small)
     counts = query.X.toarray().astype(np.float64)
     logs = np.log1p(1e4 * counts / counts.sum(axis=1, keepdims=True))[:, columns(query, embedder)]
     scaled = np.clip((logs - embedder.mean) / embedder.std, -5, 5)
     expected = scaled @ embedder.components.astype(np.float64)
     expected /= np.linalg.norm(expected, axis=1, keepdims=True)
-    found = embedder.embed(query, scaling="reference")
-    np.testing.assert_allclose(found.vectors, expected, atol=1e-5)
-    assert found.report.genes_matched == found.report.genes_total == len(embedder.genes)
-    assert (found.report.values, found.report.source, found.report.scaling) == ("counts", "X", "reference")
+    np.testing.assert_allclose(vectors_of(embedder, query), expected, atol=1e-5)
+    report = embedder.read(query).report
+    assert report.genes_matched == report.genes_total == len(embedder.genes)
+    assert (report.values, report.source) == ("counts", "X")
 
 
-def test_the_fit_is_what_it_says(small: Reference, cells: AnnData) -> None:
-    embedder = embedder_of(small)
+def test_the_fit_is_what_it_says(small: ReferenceFiles, cells: AnnData) -> None:
+    embedder = projection_of(small)
     counts = cells.X.toarray().astype(np.float64)
     logs = np.log1p(1e4 * counts / counts.sum(axis=1, keepdims=True))[:, columns(cells, embedder)]
     labels = cells.obs["cell_type"].astype(str).to_numpy()
@@ -56,43 +74,41 @@ def test_the_fit_is_what_it_says(small: Reference, cells: AnnData) -> None:
     np.testing.assert_allclose(embedder.label_shares, shares, atol=1e-6)
     variances = np.stack([logs[labels == n].var(axis=0) for n in names])
     assert np.all(embedder.std**2 >= shares @ variances - 1e-6)
-    vectors = embedder.embed(cells, scaling="reference").vectors
-    assert np.linalg.norm(vectors, axis=1) == pytest.approx(1)
+    assert np.linalg.norm(vectors_of(embedder, cells), axis=1) == pytest.approx(1)
 
 
 def test_the_fit_depends_on_neither_storage_nor_gene_order(cells: AnnData) -> None:
     labels = cells.obs["cell_type"].astype(str).to_numpy()
     order = np.random.default_rng(0).permutation(cells.n_vars)
-    first = PCAEmbedder.fit(cells, labels)
+    first = fit_pca(cells, labels)
     shuffled = cells[:, order].copy()
     shuffled.X = shuffled.X.toarray()
-    second = PCAEmbedder.fit(shuffled, labels)
+    second = fit_pca(shuffled, labels)
     assert second.genes == first.genes
     for name, tensor in first.tensors().items():
         np.testing.assert_array_equal(second.tensors()[name], tensor)
 
 
-def test_a_stored_embedder_is_the_same(small: Reference, query: AnnData) -> None:
-    embedder = embedder_of(small)
-    again = PCAEmbedder.from_tensors(embedder.settings(), embedder.tensors(), embedder.genes)
-    expected = embedder.embed(query, scaling="reference").vectors
-    np.testing.assert_array_equal(again.embed(query, scaling="reference").vectors, expected)
+def test_a_stored_embedder_is_the_same(small: ReferenceFiles, query: AnnData) -> None:
+    embedder = projection_of(small)
+    again = PCAProjection.from_tensors(embedder.settings(), embedder.tensors(), embedder.genes)
+    np.testing.assert_array_equal(vectors_of(again, query), vectors_of(embedder, query))
 
 
-def test_damaged_tensors_are_refused(small: Reference) -> None:
-    embedder = embedder_of(small)
+def test_damaged_tensors_are_refused(small: ReferenceFiles) -> None:
+    embedder = projection_of(small)
     tensors = embedder.tensors()
     with pytest.raises(DamagedReference, match="expected"):
-        PCAEmbedder.from_tensors(embedder.settings(), tensors | {"more": np.zeros(1)}, embedder.genes)
+        PCAProjection.from_tensors(embedder.settings(), tensors | {"more": np.zeros(1)}, embedder.genes)
     with pytest.raises(DamagedReference, match="expected"):
-        PCAEmbedder.from_tensors({"kind": "pca", "clip": "5"}, tensors, embedder.genes)
+        PCAProjection.from_tensors({"kind": "pca", "clip": "5"}, tensors, embedder.genes)
     fewer = GeneList(embedder.genes.symbols[1:], embedder.genes.ensembl_ids[1:])
     with pytest.raises(DamagedReference, match=r"embedder.mean is float32 .*; expected float32"):
-        PCAEmbedder.from_tensors(embedder.settings(), tensors, fewer)
+        PCAProjection.from_tensors(embedder.settings(), tensors, fewer)
 
 
-def test_a_missing_gene_counts_as_the_reference_mean(small: Reference, query: AnnData) -> None:
-    embedder = embedder_of(small)
+def test_a_missing_gene_counts_as_the_reference_mean(small: ReferenceFiles, query: AnnData) -> None:
+    embedder = projection_of(small)
     gene = int(np.argmax(np.abs(embedder.components).sum(axis=1)))
     without = query[:, query.var_names != embedder.genes.symbols[gene]].copy()
     counts = without.X.toarray().astype(np.float64)
@@ -101,13 +117,13 @@ def test_a_missing_gene_counts_as_the_reference_mean(small: Reference, query: An
     logs = np.log1p(1e4 * counts / counts.sum(axis=1, keepdims=True))
     logs = logs[:, [positions[embedder.genes.symbols[i]] for i in kept]]
     scaled = np.clip((logs - embedder.mean[kept]) / embedder.std[kept], -5, 5)
-    found = embedder.embed(without, scaling="reference")
     expected = scaled @ embedder.components[kept].astype(np.float64)
-    np.testing.assert_allclose(found.vectors, expected / np.linalg.norm(expected, axis=1, keepdims=True), atol=1e-5)
-    assert found.report.genes_matched == len(embedder.genes) - 1
+    expected /= np.linalg.norm(expected, axis=1, keepdims=True)
+    np.testing.assert_allclose(vectors_of(embedder, without), expected, atol=1e-5)
+    assert embedder.read(without).report.genes_matched == len(embedder.genes) - 1
 
 
-def test_composition_scaling_undoes_another_technology(small: Reference, cells: AnnData) -> None:
+def test_composition_scaling_undoes_another_technology(small: ReferenceFiles, cells: AnnData) -> None:
     # Each gene is captured better or worse by a factor, and only three of the six types are there.
     truth = cells.obs["cell_type"].astype(str).to_numpy()
     few = np.isin(truth, np.unique(truth)[:3])
@@ -121,36 +137,36 @@ def test_composition_scaling_undoes_another_technology(small: Reference, cells: 
     assert accuracy["composition"] > accuracy["query"]
 
 
-def test_auto_is_composition_for_many_cells_and_reference_for_few(small: Reference, query: AnnData) -> None:
-    assert embedder_of(small).embed(query, classify=small.probabilities).report.scaling == "composition"
-    assert embedder_of(small).embed(query[:50], classify=small.probabilities).report.scaling == "reference"
+def test_auto_is_composition_for_many_cells_and_reference_for_few(small: ReferenceFiles, query: AnnData) -> None:
+    assert scaled_by(small, query, "auto").name == "composition"
+    assert scaled_by(small, query[:50].copy(), "auto").name == "reference"
 
 
-def test_a_query_that_cannot_be_scaled_with_confidence_says_so(small: Reference, query: AnnData) -> None:
+def test_what_the_network_said_in_the_chosen_scale_is_handed_on(small: ReferenceFiles, query: AnnData) -> None:
+    scaled = scaled_by(small, query, "composition")
+    again = torch_engine(small).run(aligned(small, query), scaled.scale)
+    assert scaled.output is not None
+    np.testing.assert_array_equal(scaled.output.probabilities, again.probabilities)
+
+
+def test_a_query_that_cannot_be_scaled_with_confidence_says_so(small: ReferenceFiles, query: AnnData) -> None:
     strange = query.copy()
     strange.var_names = np.random.default_rng(0).permutation(query.var_names)
-    report = embedder_of(small).embed(strange, classify=small.probabilities).report
-    assert any("depend on how it is scaled" in note for note in report.notes)
+    assert "depend on how it is scaled" in scaled_by(small, strange, "auto").notes[0]
+    assert scaled_by(small, query, "auto").notes == ()
 
 
-def test_an_unknown_scaling_is_refused(small: Reference, query: AnnData) -> None:
-    with pytest.raises(ConfigError, match="no scaling 'own'; choose one of auto, reference, query, composition"):
-        small.embedder.embed(query, scaling="own")
-    with pytest.raises(ConfigError, match="needs a classifier"):
-        small.embedder.embed(query, scaling="composition")
-
-
-def test_augmented_cells_look_like_their_type(small: Reference, cells: AnnData) -> None:
-    (vectors,) = embedder_of(small).augment(cells, seed=3)
-    plain = embedder_of(small).embed(cells, scaling="reference").vectors
-    assert not np.allclose(vectors, plain)
+def test_augmented_cells_look_like_their_type(small: ReferenceFiles, cells: AnnData) -> None:
+    projection = projection_of(small)
+    (vectors,) = augmented(projection, cells, seed=3)
+    assert not np.allclose(vectors, vectors_of(projection, cells))
     truth = cells.obs["cell_type"].astype(str).to_numpy()
-    found = np.array(small.labels.names)[small.probabilities(vectors).argmax(axis=1)]
+    found = np.array(small.labels.names)[torch_engine(small).classified(vectors)[0].argmax(axis=1)]
     assert (found == truth).mean() > 0.9
-    np.testing.assert_array_equal(embedder_of(small).augment(cells, seed=3)[0], vectors)
+    np.testing.assert_array_equal(augmented(projection, cells, seed=3)[0], vectors)
 
 
-def test_log_values_are_not_drawn_again(small: Reference, cells: AnnData) -> None:
+def test_log_values_are_not_drawn_again(small: ReferenceFiles, cells: AnnData) -> None:
     logs = cells.copy()
     logs.X = sparse.csr_matrix(np.log1p(1e4 * cells.X.toarray() / cells.X.toarray().sum(axis=1, keepdims=True)))
-    assert embedder_of(small).augment(logs) == []
+    assert augmented(projection_of(small), logs) == []

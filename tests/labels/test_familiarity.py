@@ -8,18 +8,26 @@ from anndata import AnnData
 from scipy import sparse
 from sklearn.metrics import roc_auc_score
 
+from spikgpt.cells.align import AlignedCells
+from spikgpt.embedding.own_space import OwnSpace
+from spikgpt.engines.opening import torch_engine
 from spikgpt.errors import DamagedReference
 from spikgpt.labels import familiarity as module
-from spikgpt.labels.familiarity import Familiarity, Floats, Traits
+from spikgpt.labels.familiarity import Familiarity
 from spikgpt.labels.neighbours import Neighbourhood
-from spikgpt.pipeline import annotate, read
-from spikgpt.training.embedders import Embedding
-from spikgpt.training.reference import Reference
+from spikgpt.options import AnnotateOptions
+from spikgpt.pipeline import QueryModel
+from spikgpt.reference.files import ReferenceFiles
 from spikgpt.training.train import train
+from spikgpt.types import Floats, InputReport, NetworkOutput
+from tests.conftest import aligned, labelled
 
 
-def embedded(reference: Reference, query: AnnData) -> Embedding:
-    return reference.embedder.embed(query, classify=reference.probabilities)
+def scores(reference: ReferenceFiles, cells: AlignedCells, **options: bool) -> QueryModel:
+    """Return the model of a query that is its own sample, with the scores of its cells."""
+    rows, report = np.arange(len(cells.totals)), InputReport("X", "counts", "auto", 0, 0)
+    asked = AnnotateOptions(**options)
+    return QueryModel.fit(torch_engine(reference), reference.familiarity, cells, rows, report=report, options=asked)
 
 
 def correlation(one: Floats, other: Floats, weights: Floats) -> float:
@@ -27,60 +35,62 @@ def correlation(one: Floats, other: Floats, weights: Floats) -> float:
     return float(covariance[0, 1] / np.sqrt(covariance[0, 0] * covariance[1, 1]))
 
 
-def test_scores_are_those_of_a_loop_over_cells(small: Reference, query: AnnData) -> None:
-    embedding = embedded(small, query)
-    probabilities, energies = small.classified(embedding.vectors)
-    where = small.familiarity
+def test_scores_are_those_of_a_loop_over_cells(small: ReferenceFiles, query: AnnData) -> None:
+    cells, engine = aligned(small, query), torch_engine(small)
+    model, where = scores(small, cells), small.familiarity
     assert where is not None
-    assert embedding.logs is not None
-    assert embedding.profiles is not None
-    logs, profiles = embedding.logs.toarray().astype(np.float64), embedding.profiles.astype(np.float64)
-    distances = ((embedding.points[:, None] - embedding.points[None]) ** 2).sum(axis=2)
+    output = engine.run(cells, model.scale)
+    logs = engine.embedding.logs(cells).toarray().astype(np.float64)
+    profiles = engine.embedding.profiles(cells.found).astype(np.float64)
+    points = OwnSpace.fit(engine.embedding.logs(cells)).place(engine.embedding.logs(cells))
+    distances = ((points[:, None] - points[None]) ** 2).sum(axis=2)
     around = np.argsort(distances, axis=1, kind="stable")[:, :15]  # the cell itself comes first
     means = logs[around].mean(axis=1)
-    best = probabilities.argmax(axis=1)
+    best = output.probabilities.argmax(axis=1)
     common = [label for label in range(len(profiles)) if (best == label).sum() >= 5]
     assert len(common) >= 3
     study = np.median([np.median(means[best == label], axis=0) - profiles[label] for label in common], axis=0)
     weights = profiles.std(axis=0) ** 4
     precision = where.whitening.astype(np.float64) @ where.whitening.T.astype(np.float64)
 
-    found = read(small, embedding).scores
+    found = model.scores.familiarity
 
     assert found is not None
     for cell in range(0, query.n_obs, 20):
         most = max(correlation(means[cell] - study, profile, weights) for profile in profiles)
-        differences = embedding.vectors[around[cell]].mean(axis=0) - where.centroids
+        differences = output.vectors[around[cell]].mean(axis=0) - where.centroids
         nearest = min(np.sqrt(difference @ precision @ difference) for difference in differences)
-        energy = energies[around[cell]].mean()
+        energy = output.energies[around[cell]].mean()
         assert found[cell] == pytest.approx(0.2 * energy - np.log(nearest) - np.log(1 - min(most, 0.9999)), abs=1e-6)
 
 
-def test_a_cell_judged_alone_does_not_ask_its_neighbours(small: Reference, query: AnnData) -> None:
-    embedding = embedded(small, query)
-    alone, together = (read(small, embedding, neighbours=choice) for choice in (False, True))
-    assert not alone.together
-    assert together.together
-    assert alone.scores is not None
-    assert together.scores is not None
-    assert alone.scores.mean() < together.scores.mean() - 0.3  # noise makes every cell look odd
-    few = read(small, embedded(small, query[:60].copy()))
-    assert not few.together
-    assert few.scores is not None
+def test_a_cell_scored_alone_does_not_ask_its_neighbours(small: ReferenceFiles, query: AnnData) -> None:
+    alone, together = (scores(small, aligned(small, query), neighbours=choice) for choice in (False, True))
+    assert not alone.smoothed
+    assert together.smoothed
+    assert alone.scores.familiarity is not None
+    assert together.scores.familiarity is not None
+    # Noise makes every cell look odd.
+    assert alone.scores.familiarity.mean() < together.scores.familiarity.mean() - 0.3
+    few = scores(small, aligned(small, query[:60].copy()))
+    assert not few.smoothed
+    assert few.scores.familiarity is not None
 
 
-def test_scores_do_not_depend_on_the_chunk(small: Reference, query: AnnData, monkeypatch: pytest.MonkeyPatch) -> None:
-    embedding = embedded(small, query)
-    whole = read(small, embedding).scores
+def test_scores_do_not_depend_on_the_chunk(
+    small: ReferenceFiles, query: AnnData, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    cells = aligned(small, query)
+    whole = scores(small, cells).scores.familiarity
     monkeypatch.setattr(module, "CHUNK", 7)
-    np.testing.assert_allclose(read(small, embedding).scores, whole, atol=1e-12)  # type: ignore[arg-type]
+    np.testing.assert_allclose(scores(small, cells).scores.familiarity, whole, atol=1e-12)  # type: ignore[arg-type]
 
 
 def test_cells_of_a_type_left_out_are_the_less_familiar_ones(cells: AnnData, query: AnnData) -> None:
     kept = cells[cells.obs["cell_type"] != "ductal"].copy()
     reference = train(kept, "cell_type")
     asked = query[query.obs["cell_type"].isin([*reference.labels.names, "ductal"])].copy()
-    annotation = annotate(reference, asked)
+    annotation = labelled(reference, asked)
     known = (asked.obs["cell_type"] != "ductal").to_numpy()
     assert annotation.familiarity is not None
     assert roc_auc_score(known, annotation.familiarity) > 0.95
@@ -88,7 +98,7 @@ def test_cells_of_a_type_left_out_are_the_less_familiar_ones(cells: AnnData, que
     assert annotation.rejected[~known].mean() > 0.7
 
 
-def made_up(seed: int = 0) -> tuple[Familiarity, Neighbourhood, Traits, Floats]:
+def made_up(seed: int = 0) -> tuple[Familiarity, Neighbourhood, NetworkOutput, sparse.csr_matrix, Floats]:
     """Give 4 labels of 30 cells each, 20 genes, by a seed."""
     random = np.random.default_rng(seed)
     labels = np.repeat(np.arange(4), 30)
@@ -97,33 +107,34 @@ def made_up(seed: int = 0) -> tuple[Familiarity, Neighbourhood, Traits, Floats]:
     vectors = np.eye(4)[labels] + random.normal(0, 0.1, (120, 4))
     where = Familiarity.fit(vectors, labels)
     among = Neighbourhood(np.arange(120), logs.toarray(), np.eye(4)[labels])
-    return where, among, Traits(vectors, np.zeros(120), logs), profiles
+    return where, among, NetworkOutput(vectors, np.eye(4)[labels], np.zeros(120)), logs, profiles
 
 
 def test_what_sets_a_study_apart_is_taken_off() -> None:
-    where, among, sample, profiles = made_up()
+    where, among, sample, logs, profiles = made_up()
     shift = np.random.default_rng(1).normal(0, 2, 20)
-    assert sample.logs is not None
-    moved = Traits(sample.vectors, sample.energies, sparse.csr_matrix(sample.logs.toarray() + shift))
-    near = among.nearest(among.points, among.cells)
-    here, there = (where.judge(among, traits, profiles).score(traits, near) for traits in (sample, moved))
+    moved = sparse.csr_matrix(logs.toarray() + shift)
+    near = among.nearest(among.points, among.rows)
+    here, there = (
+        where.scorer(among, sample, values, profiles, smoothed=True).score(sample, values, near)
+        for values in (logs, moved)
+    )
     np.testing.assert_allclose(there, here, atol=1e-9)
 
 
 def test_two_labels_are_too_few_to_tell_a_study_from_a_type() -> None:
-    where, among, sample, profiles = made_up()
-    two = Neighbourhood(among.cells[:60], among.points[:60], among.probabilities[:60])
-    judge = where.judge(two, sample.part(np.arange(60)), profiles)
-    assert not np.any(judge.study)
+    where, among, sample, logs, profiles = made_up()
+    two = Neighbourhood(among.rows[:60], among.points[:60], among.probabilities[:60])
+    some = slice(0, 60)
+    assert where.scorer(two, sample.part(some), logs[some], profiles, smoothed=False).study is None
 
 
-def test_an_embedding_without_genes_is_judged_by_place_and_energy() -> None:
-    where, among, sample, _ = made_up()
-    near = among.nearest(among.points, among.cells)
-    far = Traits(sample.vectors + 3, sample.energies - 1)
-    judge = where.judge(among, Traits(sample.vectors, sample.energies), None)
-    alone = near[:, :0]
-    assert (judge.score(far, alone) < judge.score(Traits(sample.vectors, sample.energies), alone) - 0.2).all()
+def test_an_embedding_without_genes_is_scored_by_place_and_energy() -> None:
+    where, among, sample, _, _ = made_up()
+    near = among.nearest(among.points, among.rows)[:, :0]
+    far = NetworkOutput(sample.vectors + 3, sample.probabilities, sample.energies - 1)
+    scorer = where.scorer(among, sample, None, None, smoothed=False)
+    assert (scorer.score(far, None, near) < scorer.score(sample, None, near) - 0.2).all()
 
 
 def test_tensors_survive_and_others_are_refused() -> None:

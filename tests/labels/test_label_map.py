@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Any
 
 import pytest
 
 from spikgpt.errors import DamagedReference, LabelsError
+from spikgpt.files import dumped, parsed
 from spikgpt.labels.label_map import LabelMap
+from tests.conftest import DATA
+from tests.labels.test_thresholds import SHIPPED
 
 ROWS: list[dict[str, Any]] = [
     {"index": 0, "name": "alpha", "cell_ontology_id": "CL:0000171"},
@@ -38,10 +42,34 @@ def test_what_is_no_label_map_is_refused(names: tuple[str, ...], ids: tuple[str 
 
 
 @pytest.mark.parametrize(
-    "rows",
-    [ROWS[::-1], ROWS[:1] + [ROWS[1] | {"name": 3}], ROWS[:1] + [{"index": 1, "name": "beta"}], "alpha", [1]],
-    ids=["order", "number", "field", "text", "no rows"],
+    ("rows", "message"),
+    [
+        (ROWS[::-1], "Row 0 of labels.json has the index 1"),
+        (ROWS[:1] + [ROWS[1] | {"name": 3}], r"labels.json .* Expected `str`, got `int` - at `\$\[1\].name`"),
+        (ROWS[:1] + [{"index": 1, "name": "beta"}], "labels.json .* missing required field `cell_ontology_id`"),
+        (ROWS[:1] + [ROWS[1] | {"colour": "red"}], "labels.json .* unknown field `colour`"),
+        (ROWS[:1] + [ROWS[1] | {"name": "alpha"}], "labels.json .* alpha occurs more than once"),
+        ("alpha", "labels.json .* Expected `array`"),
+        ([1], "labels.json .* Expected `object`"),
+    ],
+    ids=["order", "number", "field", "another field", "twice", "text", "no rows"],
 )
-def test_rows_that_are_damaged_are_refused(rows: Any) -> None:
-    with pytest.raises(DamagedReference, match=r"labels\.json"):
+def test_rows_that_are_damaged_are_refused(rows: Any, message: str) -> None:
+    with pytest.raises(DamagedReference, match=message):
         LabelMap.from_list(rows)
+
+
+@pytest.mark.parametrize(
+    "folder", [SHIPPED, DATA / "format_1" / "counts", DATA / "format_2" / "embedded"], ids=lambda folder: folder.name
+)
+def test_stored_labels_come_back_to_the_byte(folder: Path) -> None:
+    content = (folder / "labels.json").read_bytes()
+    assert dumped(LabelMap.from_list(parsed(content, "labels.json")).to_list()) == content
+
+
+def test_many_labels_take_little_time() -> None:
+    names = tuple(f"label {place}" for place in range(50_000))
+    with pytest.raises(LabelsError, match="label 7 occurs more than once"):
+        LabelMap((*names, "label 7"), (None,) * 50_001)
+    labels = LabelMap(names, (None,) * 50_000)
+    assert LabelMap.from_list(labels.to_list()) == labels

@@ -4,26 +4,15 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
-from anndata import AnnData
 from scipy import sparse
 from scipy.spatial import KDTree
-from sklearn.decomposition import PCA
 
 from spikgpt import SpikGPT
-from spikgpt.cells.expression import align, find_expression, log_normalise
-from spikgpt.cells.obs import read_h5ad
-from spikgpt.labels import neighbours
-from spikgpt.labels.neighbours import MINIMUM_CELLS, Floats, Neighbourhood, content_keys, own_space, sample_of
-from spikgpt.training.reference import Reference
+from spikgpt.cells.reading import read_cells
+from spikgpt.embedding.own_space import OwnSpace
+from spikgpt.labels.neighbours import ENOUGH_CELLS, Neighbourhood
+from spikgpt.types import Floats
 from tests.conftest import QUERY_FILE
-
-
-@pytest.fixture(scope="module")
-def logs(small: Reference, query: AnnData) -> sparse.csr_matrix:
-    """Log expression of the reference's genes in real cells."""
-    assert small.embedder.genes is not None
-    cells = align(find_expression(query), small.embedder.genes)
-    return log_normalise(cells.values, cells.totals)
 
 
 def smooth(probabilities: Floats, points: Floats) -> np.ndarray:
@@ -37,29 +26,8 @@ def nearest(points: Floats) -> np.ndarray:
     return Neighbourhood(everything, points, np.ones((len(points), 1))).nearest(points, everything)
 
 
-def test_components_are_those_of_a_principal_component_analysis(logs: sparse.csr_matrix) -> None:
-    dense = logs.toarray().astype(np.float64)
-    expected = PCA(30, svd_solver="full").fit_transform(dense / (dense.std(axis=0) + neighbours.SPREAD_FLOOR))
-
-    found = own_space(logs).place(logs)
-
-    assert np.abs(found) == pytest.approx(np.abs(expected), abs=1e-8)
-
-
-def test_components_do_not_depend_on_the_chunk(logs: sparse.csr_matrix, monkeypatch: pytest.MonkeyPatch) -> None:
-    whole = own_space(logs).place(logs)
-    monkeypatch.setattr(neighbours, "CHUNK", 7)
-
-    assert np.abs(own_space(logs).place(logs)) == pytest.approx(np.abs(whole), abs=1e-9)
-
-
-def test_no_cells_have_no_components() -> None:
-    none = sparse.csr_matrix((0, 5))
-    assert own_space(none).place(none).shape == (0, 0)
-
-
 def test_nearest_are_those_of_a_tree(logs: sparse.csr_matrix) -> None:
-    points = own_space(logs).place(logs)
+    points = OwnSpace.fit(logs).place(logs)
     _, expected = KDTree(points).query(points, 15)
 
     assert np.array_equal(nearest(points), expected[:, 1:])
@@ -86,29 +54,11 @@ def test_a_cell_outside_the_sample_may_have_every_neighbour() -> None:
 
     found = among.nearest(points[[1]], np.array([1]))
 
-    assert among.cells[found[0, 0]] in (0, 2)
-
-
-def test_a_sample_does_not_depend_on_the_order_of_the_cells(logs: sparse.csr_matrix) -> None:
-    shuffled = np.random.default_rng(1).permutation(logs.shape[0])
-
-    found = sample_of(content_keys(logs), 100)
-
-    assert len(found) == 100
-    assert np.array_equal(np.sort(shuffled[sample_of(content_keys(logs[shuffled]), 100)]), found)
-    assert np.array_equal(sample_of(content_keys(logs), logs.shape[0]), np.arange(logs.shape[0]))
-
-
-def test_a_sample_of_repeated_cells_has_each_of_them() -> None:
-    values = np.repeat(np.random.default_rng(0).normal(size=(50, 4)), 20, axis=0)
-
-    found = sample_of(content_keys(values), 100)
-
-    assert len(np.unique(found // 20)) == 50
+    assert among.rows[found[0, 0]] in (0, 2)
 
 
 def test_smoothing_is_a_weighted_mean_written_as_a_loop(logs: sparse.csr_matrix) -> None:
-    points = own_space(logs).place(logs)
+    points = OwnSpace.fit(logs).place(logs)
     probabilities = np.random.default_rng(0).dirichlet(np.ones(4), len(points))
     around = nearest(points)[:, :5]
 
@@ -122,14 +72,14 @@ def test_smoothing_is_a_weighted_mean_written_as_a_loop(logs: sparse.csr_matrix)
 
 
 def test_few_cells_stay_as_they_are() -> None:
-    size = MINIMUM_CELLS - 1
+    size = ENOUGH_CELLS - 1
     probabilities = np.random.default_rng(0).dirichlet(np.ones(3), size)
 
     assert np.array_equal(smooth(probabilities, np.zeros((size, 2))), probabilities)
 
 
 def test_neighbours_correct_noise_of_the_classifier(shipped: SpikGPT) -> None:
-    thin = read_h5ad(QUERY_FILE)
+    thin = read_cells(QUERY_FILE)
     counts = thin.X.tocsr()
     counts.data = np.random.default_rng(0).binomial(counts.data.astype(int), 0.05).astype(np.float32)
     counts.eliminate_zeros()

@@ -8,8 +8,9 @@ from importlib.resources import files
 import numpy as np
 import pytest
 
-from spikgpt.labels.ontology import broad_labels, ontology
-from spikgpt.labels.thresholds import UNKNOWN
+from spikgpt.labels.label_map import LabelMap
+from spikgpt.labels.ontology import BroadLabels, ontology
+from spikgpt.types import UNKNOWN
 
 BLOOD = {
     "CD4 T": "CL:0000624",
@@ -34,8 +35,8 @@ PANCREAS = {
 
 def broad(labels: dict[str, str | None], **probabilities: float) -> str:
     row = np.array([[probabilities.get(name.replace(" ", "_"), 0.0) for name in labels]])
-    codes, names = broad_labels(row, tuple(labels), list(labels.values()))
-    return str(names[codes[0]])
+    among = BroadLabels.of(LabelMap(tuple(labels), tuple(labels.values())))
+    return str(among.names[among.assign(row)[0]])
 
 
 @pytest.mark.parametrize(
@@ -78,11 +79,12 @@ def test_each_cell_gets_what_it_would_get_alone() -> None:
     random = np.random.default_rng(0)
     rows = random.dirichlet(np.full(len(BLOOD), 0.2), 300)
     rows[0] = 0  # a cell without counts
-    codes, names = broad_labels(rows, tuple(BLOOD), list(BLOOD.values()))
-    alone = [broad_labels(row[None], tuple(BLOOD), list(BLOOD.values()))[0][0] for row in rows]
-    assert codes.tolist() == alone
-    assert names[codes[0]] == UNKNOWN
+    among = BroadLabels.of(LabelMap(tuple(BLOOD), tuple(BLOOD.values())))
+    codes = among.assign(rows)
+    assert codes.tolist() == [among.assign(row[None])[0] for row in rows]
+    assert among.names[codes[0]] == UNKNOWN
     assert len(set(codes.tolist())) > 8
+    assert among.assign(rows[:0]).shape == (0,)
 
 
 def test_the_table_is_the_published_one() -> None:

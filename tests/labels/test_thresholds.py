@@ -1,36 +1,41 @@
+"""What is stored of held-out cells: ranks, limits, temperatures, and the bytes of thresholds.json."""
+
 from __future__ import annotations
 
 import json
+from pathlib import Path
 from typing import Any
 
+import msgspec
 import numpy as np
 import pytest
 
-from spikgpt.errors import ConfigError, DamagedReference
-from spikgpt.labels.thresholds import (
-    Calibration,
-    Rejection,
-    Scores,
-    Thresholds,
-    confidence_of,
-    conformal_threshold,
-    decide,
-    fit_temperature,
-    is_unknown,
-    tempered,
-)
+from spikgpt.errors import DamagedReference
+from spikgpt.files import converted, decoded, dumped
+from spikgpt.labels.thresholds import Calibration, HeldOutScores, Thresholds, fit_temperature, tempered
+from tests.conftest import DATA
+
+NAMES = ("a", "b")
+SHIPPED = Path(__file__).parents[2] / "spikgpt" / "references" / "pancreas"
+
+
+def calibrated(scores: Any = None, best: Any = None) -> Thresholds:
+    scores = np.linspace(0.01, 0.99, 99) if scores is None else scores
+    calibration = Calibration.of(np.asarray(scores), np.full(len(scores), "a") if best is None else best)
+    return Thresholds("familiarity", 0.5, 0.05, len(scores), 0.95, calibration, calibration)
 
 
 def test_the_rank_by_hand() -> None:
     # floor(0.05 * (99 + 1)) = 5: five of a hundred exchangeable cells may fall below the fifth smallest.
-    confidence = np.linspace(0.01, 0.99, 99)
-    thresholds = conformal_threshold(confidence, 0.05)
-    assert thresholds.threshold == pytest.approx(0.05)
-    assert thresholds.calibration_cells == 99
+    values = np.linspace(0.01, 0.99, 99)
+    thresholds, scores = Thresholds.of(values, 0.05), HeldOutScores.of(values)
+    assert thresholds.threshold == scores.threshold(0.05) == pytest.approx(0.05)
+    assert thresholds.calibration_cells == scores.cells == 99
 
 
 def test_too_few_cells_reject_nobody() -> None:
-    assert conformal_threshold(np.array([0.3, 0.6]), 0.05).threshold == 0
+    assert Thresholds.of(np.array([0.3, 0.6]), 0.05).threshold == 0
+    assert HeldOutScores.of(np.array([0.3, 0.6])).threshold(0.05) == -np.inf
 
 
 def test_the_share_of_known_cells_rejected_is_at_most_the_promised_one_on_average() -> None:
@@ -38,124 +43,109 @@ def test_the_share_of_known_cells_rejected_is_at_most_the_promised_one_on_averag
     rejected = []
     for _ in range(2000):
         draw = random.beta(8, 1, 300)
-        rejected.append((draw[100:] < conformal_threshold(draw[:100], 0.05).threshold).mean())
+        rejected.append((draw[100:] < Thresholds.of(draw[:100], 0.05).threshold).mean())
     assert np.mean(rejected) <= 0.05
     assert np.mean(rejected) == pytest.approx(5 / 101, abs=0.002)
 
 
-def test_ties_are_kept() -> None:
-    assert not is_unknown(np.array([0.5, 0.5]), 0.5).any()
-    assert is_unknown(np.array([0.4999]), 0.5).all()
-
-
-def test_confidence_is_the_largest_probability() -> None:
-    np.testing.assert_array_equal(confidence_of(np.array([[0.1, 0.9], [0.6, 0.4]])), [0.9, 0.6])
-
-
-@pytest.mark.parametrize("threshold", [-0.1, 1.1, float("nan")])
-def test_a_threshold_is_a_probability(threshold: float) -> None:
-    with pytest.raises(ConfigError, match="expected a probability from 0 to 1"):
-        is_unknown(np.array([0.5]), threshold)
-
-
-@pytest.mark.parametrize("rate", [-0.1, 1.0])
-def test_a_rate_is_a_share(rate: float) -> None:
-    with pytest.raises(ConfigError, match="expected a share"):
-        conformal_threshold(np.array([0.5]), rate)
-
-
-def test_golden_json() -> None:
-    thresholds = Thresholds(0.5, 0.05, 100)
-    assert json.dumps(thresholds.to_dict()) == (
-        '{"method": "maximum probability", "threshold": 0.5, "unknown_rate": 0.05, "calibration_cells": 100, '
-        '"paper_threshold": 0.95}'
+def test_golden_bytes() -> None:
+    thresholds = Thresholds("maximum probability", 0.5, 0.05, 100, 0.95)
+    content = (
+        b'{\n "method": "maximum probability",\n "threshold": 0.5,\n "unknown_rate": 0.05,\n'
+        b' "calibration_cells": 100,\n "paper_threshold": 0.95\n}\n'
     )
-    assert Thresholds.from_dict(json.loads(json.dumps(thresholds.to_dict()))) == thresholds
+    assert dumped(thresholds) == content
+    assert decoded(content, "thresholds.json", Thresholds) == thresholds
+
+
+@pytest.mark.parametrize(
+    "folder",
+    [SHIPPED, DATA / "format_1" / "counts", DATA / "format_1" / "embedded", DATA / "format_2" / "embedded"],
+    ids=lambda folder: "-".join(folder.parts[-2:]),
+)
+def test_stored_thresholds_come_back_to_the_byte(folder: Path) -> None:
+    content = (folder / "thresholds.json").read_bytes()
+    thresholds = decoded(content, "thresholds.json", Thresholds)
+    assert dumped(thresholds) == content
+    assert (thresholds.calibration(smoothed=True) is None) == ("format_1" in folder.parts)
+
+
+def test_the_calibration_of_each_way_to_label() -> None:
+    single, smoothed = (Calibration.of(np.linspace(0, 1, 40), np.full(40, "a"), 1 + extra) for extra in (0, 0.5))
+    thresholds = Thresholds.of(np.linspace(0, 1, 40), single=single, smoothed=smoothed)
+    assert thresholds.calibration(smoothed=False) is single
+    assert thresholds.calibration(smoothed=True) is smoothed
+    assert thresholds.method == "familiarity"
+    assert (thresholds.temperature, Thresholds.of(np.ones(3)).temperature) == (1.0, 1.0)
+    values = msgspec.to_builtins(thresholds)
+    assert list(values)[-2:] == ["alone", "together"]
+    assert [values[mode]["temperature"] for mode in ("alone", "together")] == [1.0, 1.5]
 
 
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        ({"threshold": "0.5"}, "threshold in thresholds.json is '0.5'"),
-        ({"threshold": float("nan")}, "threshold in thresholds.json is nan"),
-        ({"unknown_rate": -1}, "unknown_rate in thresholds.json is -1"),
-        ({"calibration_cells": True}, "calibration_cells in thresholds.json is True"),
-        ({"method": "entropy"}, "method 'maximum probability' or 'familiarity'"),
-        (
-            {"paper_threshold": float("inf")},
-            "paper_threshold in thresholds.json is inf; expected",
-        ),
-        (
-            {"extra": 1},
-            r"holds \['calibration_cells', 'extra', .*; expected \['calibration_cells', 'm",
-        ),
+        ({"threshold": "0.5"}, r"Expected `float`, got `str` - at `\$.threshold`"),
+        ({"threshold": float("nan")}, r"Expected `float` >= 0.0 - at `\$.threshold`"),
+        ({"unknown_rate": -1}, r"Expected `float` >= 0.0 - at `\$.unknown_rate`"),
+        ({"calibration_cells": True}, r"Expected `int`, got `bool` - at `\$.calibration_cells`"),
+        ({"method": "entropy"}, r"Invalid enum value 'entropy' - at `\$.method`"),
+        ({"method": "familiarity"}, "'familiarity' comes with no calibration; expected 'familiarity' with alone and"),
+        ({"paper_threshold": float("inf")}, r"Expected `float` <= 1.0 - at `\$.paper_threshold`"),
+        ({"extra": 1}, "unknown field `extra`"),
     ],
 )
 def test_damaged_thresholds_are_refused(change: dict[str, Any], message: str) -> None:
-    with pytest.raises(DamagedReference, match=message):
-        Thresholds.from_dict(Thresholds(0.5, 0.05, 100).to_dict() | change)
+    values = msgspec.to_builtins(Thresholds("maximum probability", 0.5, 0.05, 100, 0.95))
+    with pytest.raises(DamagedReference, match=f"thresholds.json is not what it should be: .*{message}"):
+        converted(values | change, "thresholds.json", Thresholds)
 
 
-@pytest.mark.parametrize("values", [{}, {"threshold": 0.5}, [], None])
+@pytest.mark.parametrize("values", [{}, {"method": "maximum probability", "threshold": 0.5}, [], None])
 def test_values_that_are_not_thresholds_are_refused(values: Any) -> None:
-    with pytest.raises(DamagedReference, match=r"expected \['calibration_cells'"):
-        Thresholds.from_dict(values)
+    with pytest.raises(DamagedReference, match=r"Expected `object`|missing required field"):
+        converted(values, "thresholds.json", Thresholds)
 
 
-NAMES = ("a", "b")
-
-
-def calibrated(scores: Any = None, best: Any = None) -> Thresholds:
-    scores = np.linspace(0.01, 0.99, 99) if scores is None else scores
-    calibration = Calibration.of(np.asarray(scores), np.full(len(scores), "a") if best is None else best)
-    return Thresholds(0.5, 0.05, len(scores), alone=calibration, together=calibration)
-
-
-def rejected(thresholds: Thresholds, scores: Any, best: Any = 0, **options: Any) -> list[bool]:
-    probabilities = np.eye(2)[np.broadcast_to(best, len(scores))]
-    decision = decide(thresholds, Rejection(**options), NAMES, probabilities, np.asarray(scores), together=True)
-    return [bool(cell) for cell in decision.rejected]
-
-
-def test_the_rank_of_familiarity_by_hand() -> None:
-    scores = Scores.of(np.linspace(0.01, 0.99, 99))
-    assert scores.threshold(0.05) == pytest.approx(0.05)
-    assert scores.threshold(0.009) == -np.inf
-    assert rejected(calibrated(), [0.049, 0.05, 0.5]) == [True, False, False]
-    assert rejected(calibrated(), [0.049, 0.05, 0.5], unknown_rate=0.04) == [False, False, False]
-    assert rejected(calibrated(), [0.049, 0.05, 0.5], unknown_rate=0.0) == [False, False, False]
-    assert rejected(calibrated(), [0.049, 0.05, 0.5], threshold=1.0) == [False, False, False]
-
-
-def test_at_most_the_promised_share_is_rejected_on_average_of_all_cells_and_of_each_label() -> None:
-    random = np.random.default_rng(0)
-    shares: dict[str, list[float]] = {"all": [], "a": [], "b": []}
-    for _ in range(500):
-        best = random.choice(2, 400, p=[0.7, 0.3])
-        scores = random.normal(np.where(best == 0, 2.0, 0.0), np.where(best == 0, 1.0, 3.0))
-        thresholds = calibrated(scores[:200], np.array(NAMES)[best[:200]])
-        found = np.array(rejected(thresholds, scores[200:], best[200:]))
-        shares["all"].append(found.mean())
-        for label, name in enumerate(NAMES):
-            shares[name].append(found[best[200:] == label].mean())
-    means = {name: float(np.mean(values)) for name, values in shares.items()}
-    assert max(means.values()) <= 0.05, means
-    assert means["b"] > 0.03, means  # the harder label is not let off altogether
+def test_damaged_calibrations_are_refused() -> None:
+    thresholds = calibrated()
+    values = json.loads(dumped(thresholds))
+    assert converted(values, "thresholds.json", Thresholds) == thresholds
+    assert list(values["together"]) == ["everything", "labels", "temperature"]
+    ascending = "99 held-out cells are not finite ascending numbers, each with its rank"
+    damages = [
+        ({"together": 5}, "got `int` - at `$.together`"),
+        ({"together": values["together"] | {"temperature": 0}}, "`float` > 0.0 - at `$.together.temperature`"),
+        ({"together": values["together"] | {"everything": {"cells": 1}}}, "missing required field `ranks`"),
+        ({"alone": values["alone"] | {"everything": {"cells": 99, "ranks": [1], "values": ["2"]}}}, "got `str`"),
+    ]
+    strange = [([1, 2], [2.0, 1.0]), ([2, 1], [1, 2]), ([1, 100], [1, 2]), ([1, 2], [1]), ([1, 2], [1, float("inf")])]
+    for ranks, numbers in strange:
+        scores = {"cells": 99, "ranks": ranks, "values": numbers}
+        damages += [
+            ({"alone": values["alone"] | part}, ascending)
+            for part in ({"everything": scores}, {"labels": {"a": scores}})
+        ]
+    for change, message in damages:
+        with pytest.raises(DamagedReference) as refused:
+            converted(values | change, "thresholds.json", Thresholds)
+        assert message in str(refused.value)
+    with pytest.raises(DamagedReference, match="'familiarity' comes with together; expected"):
+        converted({name: value for name, value in values.items() if name != "alone"}, "thresholds.json", Thresholds)
 
 
 def test_a_label_with_few_held_out_cells_shares_the_limit_of_all() -> None:
     scores = np.concatenate([np.linspace(1, 2, 100), np.linspace(0, 1, 20)])
-    best = np.repeat(NAMES, (100, 20))
-    limits = calibrated(scores, best).together.limits(NAMES, 0.05)  # type: ignore[union-attr]
+    limits = Calibration.of(scores, np.repeat(NAMES, (100, 20))).limits(NAMES, 0.05)
     assert limits[0] == limits[1] == pytest.approx(np.sort(scores)[5], abs=1e-6)
-    many = calibrated(np.concatenate([np.linspace(1, 2, 100), np.linspace(0, 1, 30)]), np.repeat(NAMES, (100, 30)))
-    own = many.together.limits(NAMES, 0.05)  # type: ignore[union-attr]
+    many = np.concatenate([np.linspace(1, 2, 100), np.linspace(0, 1, 30)])
+    own = Calibration.of(many, np.repeat(NAMES, (100, 30))).limits(NAMES, 0.05)
     assert own[1] == pytest.approx(0)
     assert own[0] > own[1]
 
 
 def test_familiarity_is_the_share_of_held_out_cells_that_are_less_familiar() -> None:
-    scores = Scores.of(np.linspace(0, 1, 101))
+    scores = HeldOutScores.of(np.linspace(0, 1, 101))
     shares = scores.share_below(np.array([-9.0, -0.1, 0.0, 0.5, 0.505, 1.0, 1.1, 9.0]))
     assert (np.diff(shares) > 0).all()
     assert shares[3] == pytest.approx(51 / 102)
@@ -165,53 +155,11 @@ def test_familiarity_is_the_share_of_held_out_cells_that_are_less_familiar() -> 
 
 def test_many_scores_are_thinned_and_stay_safe() -> None:
     scores = np.random.default_rng(0).normal(size=20_000)
-    kept = Scores.of(scores)
+    kept = HeldOutScores.of(scores)
     assert len(kept.values) == 1000
     for rate in (0.001, 0.05, 0.3):
         assert (scores < kept.threshold(rate) - 1e-6).sum() <= rate * 20_001
         assert (scores < kept.threshold(rate)).mean() == pytest.approx(rate, abs=0.0015)
-
-
-def test_recalibration_follows_a_query_that_lies_far_away_and_is_never_stricter() -> None:
-    random = np.random.default_rng(0)
-    thresholds = calibrated(random.normal(0, 1, 1000), np.array(NAMES)[np.arange(1000) % 2])
-    best = np.arange(600) % 2
-    near, far = random.normal(0, 1, 600), random.normal(-2, 1, 600)
-    assert np.mean(rejected(thresholds, far, best)) > 0.5
-    assert np.mean(rejected(thresholds, far, best, recalibrate=True)) == pytest.approx(0.05, abs=0.03)
-    assert sum(rejected(thresholds, near, best, recalibrate=True)) <= sum(rejected(thresholds, near, best))
-    decision = decide(thresholds, Rejection(), NAMES, np.eye(2)[best], far, together=True)
-    assert decision.expected == pytest.approx(decision.rejected.mean(), abs=0.1)
-    # Cells of an unseen type among those of one label do not make it look as if the study were far.
-    unseen = np.concatenate([near, random.normal(-9, 1, 200)])
-    given = np.concatenate([best, np.zeros(200, dtype=int)])
-    assert np.mean(rejected(thresholds, unseen, given, recalibrate=True)[600:]) > 0.95
-
-
-@pytest.mark.parametrize(
-    ("options", "message"),
-    [
-        ({"unknown_rate": 1.0}, "expected a share"),
-        ({"threshold": 2.0}, "expected a probability"),
-        ({"threshold": 0.5, "unknown_rate": 0.1}, "choose one"),
-        ({"threshold": 0.5, "recalibrate": True}, "choose one"),
-    ],
-)
-def test_options_that_make_no_sense_are_refused(options: dict[str, Any], message: str) -> None:
-    with pytest.raises(ConfigError, match=message):
-        Rejection(**options)
-
-
-def test_a_reference_of_format_1_keeps_its_rule_and_promises_nothing() -> None:
-    old = Thresholds(0.5, 0.05, 100)
-    probabilities = np.array([[0.6, 0.4], [0.45, 0.55], [0.49, 0.48]])
-    decision = decide(old, Rejection(), NAMES, probabilities, None, together=True)
-    assert decision.rejected.tolist() == [False, False, True]
-    assert decision.familiarity is None
-    assert not decide(old, Rejection(unknown_rate=0), NAMES, probabilities, None, together=True).rejected.any()
-    for options in ({"unknown_rate": 0.02}, {"recalibrate": True}):
-        with pytest.raises(ConfigError, match="before familiarity was measured"):
-            decide(old, Rejection(**options), NAMES, probabilities, None, together=True)
 
 
 def test_temperature_undoes_what_made_probabilities_too_sure() -> None:
@@ -221,29 +169,3 @@ def test_temperature_undoes_what_made_probabilities_too_sure() -> None:
     assert fit_temperature(tempered(honest, 0.5), truth) == pytest.approx(2, abs=0.1)
     np.testing.assert_allclose(tempered(tempered(honest, 0.5), 2.0), honest, atol=1e-12)
     np.testing.assert_array_equal(tempered(np.zeros((2, 3)), 1.5), 0)
-
-
-def test_calibrations_survive_a_file_and_damaged_ones_are_refused() -> None:
-    thresholds = calibrated()
-    values = json.loads(json.dumps(thresholds.to_dict()))
-    assert Thresholds.from_dict(values) == thresholds
-    assert list(values["together"]) == ["everything", "labels", "temperature"]
-    damages = [
-        ({"together": 5}, "is no calibration"),
-        ({"together": values["together"] | {"temperature": 0}}, "temperature 0"),
-        ({"together": values["together"] | {"everything": {"cells": 1}}}, "not ascending"),
-        (
-            {"alone": values["alone"] | {"labels": {"a": {"cells": 2, "ranks": [1, 2], "values": [2.0, 1.0]}}}},
-            "of alone, a",
-        ),
-        ({"alone": values["alone"] | {"everything": {"cells": 1, "ranks": [1, 2], "values": [1, 2]}}}, "not ascending"),
-        (
-            {"alone": values["alone"] | {"everything": {"cells": 2, "ranks": [1, 2], "values": [1, "2"]}}},
-            "not ascending",
-        ),
-    ]
-    for change, message in damages:
-        with pytest.raises(DamagedReference, match=message):
-            Thresholds.from_dict(values | change)
-    with pytest.raises(DamagedReference, match="expected"):
-        Thresholds.from_dict({name: value for name, value in values.items() if name != "alone"})

@@ -11,13 +11,14 @@ from typing import Any
 
 import pytest
 from huggingface_hub import constants
+from spikgpt.training.embedders import open_scgpt
 
-from spikgpt.errors import CheckpointError, ConfigError, DamagedReference, HubError, ReferenceNotFound, SpikGPTError
+from spikgpt.errors import CheckpointError, ConfigError, DamagedReference, HubError, ReferenceNotFound
+from spikgpt.options import HubOptions, PushOptions
 from spikgpt.reference import hub as module
 from spikgpt.reference.hub import TAG, Hub, altered, git_oid, parse
 from spikgpt.scgpt.checkpoint import load_checkpoint
 from spikgpt.testing.hub import Fault, LoopbackHub
-from spikgpt.training.embedders import open_scgpt
 
 CHECKPOINT = Path(__file__).parents[1] / "data" / "scgpt_baron"
 REPO = "islets/small"
@@ -27,7 +28,7 @@ SECRET = "hf_secretsecretsecret"
 
 
 def push(client: Hub, files: dict[str, bytes] = FILES, **options: Any) -> module.Push:
-    return client.push(REPO, files, removable=("old.json",), message="A push", **options)
+    return client.push(REPO, files, PushOptions(message="A push", **options), removable=("old.json",))
 
 
 def pulled(client: Hub, revision: str | None = None) -> dict[str, bytes]:
@@ -94,10 +95,10 @@ def test_branches_tags_and_pull_requests(hub: LoopbackHub, client: Hub) -> None:
     }
     assert third.url == f"{hub.endpoint}/{REPO}/discussions/1"
     assert [pulled(client, revision)["a.json"] for revision in (None, "v1", "next")] == [b"{}\n", b"{}\n", b"[2]"]
-    with pytest.raises(ConfigError, match="A pull request goes to main"):
+    with pytest.raises(ConfigError, match="pull_request .--pull-request. goes to main"):
         push(client, branch="next", pull_request=True)
     with pytest.raises(ConfigError, match="'small' is no name of a repository; expected ORG/NAME"):
-        client.push("small", FILES, removable=(), message="m")
+        client.push("small", FILES, PushOptions())
 
 
 def test_nothing_private_goes_to_a_public_repository(hub: LoopbackHub, client: Hub) -> None:
@@ -105,7 +106,7 @@ def test_nothing_private_goes_to_a_public_repository(hub: LoopbackHub, client: H
     with pytest.raises(HubError, match="exists and is public, so nothing private goes there"):
         push(client, {**FILES, "a.json": b"[secret]"}, private=True)
     assert len(hub.repositories[REPO].commits) == 2
-    client.push("islets/hidden", FILES, removable=(), message="m", private=True)
+    client.push("islets/hidden", FILES, PushOptions(private=True))
     assert hub.repositories["islets/hidden"].private
 
 
@@ -148,27 +149,6 @@ def test_a_push_is_whole_or_nothing_and_can_be_repeated(
     assert pulled(client) == FILES
     # The first one, of the Hub itself, and ours: what arrived before the answer was lost is not committed twice.
     assert len(hub.repositories[REPO].commits) == 2
-
-
-def test_tokens_open_what_they_may(tmp_path: Path) -> None:
-    with LoopbackHub(tokens={SECRET: "islets", "hf_other": "other"}) as hub:
-
-        def client(token: str | None) -> Hub:
-            return Hub(hub.endpoint, token, tmp_path / "cache")
-
-        with pytest.raises(HubError, match="does not know this token, or wants one.*hf auth login"):
-            push(client(None))
-        with pytest.raises(HubError, match="This token may not write to islets/small"):
-            push(client("hf_other"))
-        push(client(SECRET), private=True)
-        for token in (None, "hf_other"):
-            with pytest.raises(
-                ReferenceNotFound, match="There is no repository islets/small on the Hub, or it is priv"
-            ):
-                pulled(client(token))
-        with pytest.raises(HubError, match="The Hub does not know this token"):
-            pulled(client("hf_wrong"))
-        assert pulled(client(SECRET)) == FILES
 
 
 def test_tokens_stay_with_the_hub_and_out_of_logs(
@@ -216,54 +196,6 @@ def test_names_that_leave_the_folder_are_refused(hub: LoopbackHub, client: Hub, 
     with pytest.raises(DamagedReference, match=r"has a file called .*, which leaves its folder. Do not use"):
         pulled(client)
     assert not list(tmp_path.rglob("*evil*"))
-
-
-@pytest.mark.parametrize(
-    "fault",
-    [
-        Fault("error", "GET /api/models"),
-        Fault("error", "GET .*/tree/"),
-        Fault("error", "HEAD .*a.json"),
-        Fault("error", "GET .*/resolve/.*a.json"),
-        Fault("error", "GET /cdn"),
-        Fault("cut", "GET /api/models"),
-        Fault("cut", "GET /cdn", 2),
-        Fault("cut", "GET .*/resolve/.*a.json"),
-        Fault("rate limit", "GET /api/models"),
-        Fault("rate limit", "GET /cdn"),
-    ],
-    ids=lambda fault: f"{fault.kind} {fault.request}",
-)
-def test_what_goes_wrong_once_is_tried_again(hub: LoopbackHub, client: Hub, fault: Fault) -> None:
-    hub.put(REPO, FILES)
-    hub.fail(fault)
-    assert pulled(client) == FILES
-    assert hub.faults == ()
-
-
-@pytest.mark.parametrize(
-    ("fault", "message"),
-    [
-        (Fault("error", "GET ", 99), "is not in the local cache. The Hub cannot be reached .it answered 500"),
-        (Fault("error", "GET /cdn", 99), "The Hub cannot be reached .it answered 500"),
-        (Fault("cut", "GET /api", 99), "The Hub cannot be reached .RemoteProtocolError"),
-        (Fault("rate limit", "GET /api", 99), "The Hub asks for fewer requests, so islets/small was not read"),
-        (Fault("slow", "GET /api", 99, 1.0), "The Hub cannot be reached .ReadTimeout"),
-    ],
-    ids=["error", "error of a file", "cut", "rate limit", "slow"],
-)
-def test_what_stays_wrong_is_said(
-    hub: LoopbackHub, client: Hub, fault: Fault, message: str, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr(module, "TIMEOUT", 0.2)
-    monkeypatch.setattr(module, "TRIES", 2)
-    hub.put(REPO, FILES)
-    hub.fail(fault)
-    with pytest.raises(HubError, match=message):
-        pulled(client)
-    hub.forgive()
-    monkeypatch.setattr(module, "TIMEOUT", 10.0)
-    assert pulled(client) == FILES
 
 
 def test_a_slow_body_is_waited_for(hub: LoopbackHub, client: Hub, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -357,5 +289,12 @@ def test_names_of_repositories(name: str, expected: tuple[str, str | None] | Non
     assert parse(name) == expected
 
 
-def test_every_failure_is_one_of_ours() -> None:
-    assert issubclass(module._Unreachable, SpikGPTError)
+def test_a_hub_is_made_of_options() -> None:
+    options = HubOptions(endpoint="http://127.0.0.1:9", token=False, cache_dir=Path("cache"), local_files_only=True)
+    assert Hub.of(options) == Hub("http://127.0.0.1:9", False, Path("cache"), True)
+    assert Hub.of(HubOptions()) == Hub()
+
+
+def test_the_client_is_loaded_when_it_is_used() -> None:
+    program = "import sys, spikgpt.reference.hub; print([name for name in sys.modules if name.startswith('httpx')])"
+    assert subprocess.run([sys.executable, "-c", program], capture_output=True, check=True).stdout.strip() == b"[]"

@@ -12,6 +12,7 @@ from typing import Any
 import numpy as np
 import pytest
 from anndata import AnnData
+from spikgpt.training.reference import load
 
 from spikgpt.cells.obs import read_h5ad
 from spikgpt.errors import ConfigError, DamagedReference, FormatError
@@ -20,7 +21,6 @@ from spikgpt.pipeline import annotate
 from spikgpt.reference import layout
 from spikgpt.reference.layout import MANIFEST, altered_files, verified_files, with_manifest, write_files
 from spikgpt.sharing import verify
-from spikgpt.training.reference import load
 
 DATA = Path(__file__).parents[1] / "data"
 FORMAT_1 = DATA / "format_1"

@@ -21,7 +21,6 @@ from spikgpt.scgpt.checkpoint import (
     VOCABULARY,
     WEIGHTS,
     Checkpoint,
-    convert,
     load_checkpoint,
     save_checkpoint,
 )
@@ -72,8 +71,8 @@ def test_every_form_of_weights_is_read(
 
 
 def test_conversion_there_and_back(checkpoint: Checkpoint, folder: Path, tmp_path: Path) -> None:
-    ours = convert(folder, tmp_path / "ours")
-    back = convert(ours, tmp_path / "back", upstream=True)
+    ours = save_checkpoint(load_checkpoint(folder), tmp_path / "ours")
+    back = save_checkpoint(load_checkpoint(ours), tmp_path / "back", upstream=True)
 
     assert sorted(path.name for path in ours.iterdir()) == [ARGS, WEIGHTS, VOCABULARY]
     assert sorted(path.name for path in back.iterdir()) == [ARGS, UPSTREAM_WEIGHTS, VOCABULARY]
@@ -93,9 +92,9 @@ def test_missing_special_tokens_are_added_at_the_end(checkpoint: Checkpoint, fol
 
 
 def test_genes_have_their_ids_once(checkpoint: Checkpoint) -> None:
-    genes = checkpoint.genes()
+    genes = checkpoint.genes
 
-    assert list(genes.symbols) == checkpoint.gene_tokens
+    assert [checkpoint.vocabulary[symbol] for symbol in genes.symbols] == checkpoint.described(9).gene_ids.tolist()
     assert sum(gene_id is not None for gene_id in genes.ensembl_ids) > 0.9 * len(genes)
 
 

@@ -20,7 +20,7 @@ SMALL = ScGPTConfig(dim=32, heads=4, hidden=48, layers=3, dropout=0.1)
 def batch(checkpoint: Checkpoint, cells: int, length: int) -> tuple[torch.Tensor, torch.Tensor]:
     """Return random tokens with padding in all but the first cell."""
     random = torch.Generator().manual_seed(0)
-    genes = torch.randint(0, len(checkpoint.gene_tokens), (cells, length), generator=random)
+    genes = torch.randint(0, len(checkpoint.genes), (cells, length), generator=random)
     bins = torch.randint(1, 52, (cells, length), generator=random)
     genes[:, 0], bins[:, 0] = checkpoint.cls_id, checkpoint.config.pad_value
     for cell in range(1, cells):

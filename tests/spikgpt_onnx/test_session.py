@@ -12,13 +12,14 @@ from typing import Any
 import numpy as np
 import onnxruntime
 import pytest
+from spikgpt.training.reference import Reference
 
 from spikgpt.errors import ConfigError, GraphError
+from spikgpt.options import EngineOptions, options_of
 from spikgpt.reference.layout import GRAPH, verified_files
-from spikgpt.training.reference import Reference
 from spikgpt_onnx import session as runtime
-from spikgpt_onnx.exporter import golden_cells
-from spikgpt_onnx.session import Options, Session
+from spikgpt_onnx.parity import golden_cells
+from spikgpt_onnx.session import Session, workers
 
 
 @pytest.fixture(scope="module")
@@ -26,28 +27,32 @@ def content(graph_folder: Path) -> bytes:
     return (graph_folder / GRAPH).read_bytes()
 
 
-def test_importing_the_runtime_loads_neither_torch_nor_the_library() -> None:
+def test_importing_the_runtime_loads_neither_torch_nor_onnx() -> None:
     code = (
-        "import sys, spikgpt_onnx, spikgpt_onnx.cli, spikgpt_onnx.doctor\n"
-        "print(sorted({'torch', 'spikgpt', 'scanpy', 'anndata', 'pandas', 'onnx'} & set(sys.modules)))"
+        "import sys, spikgpt_onnx, spikgpt_onnx.session, spikgpt_onnx.doctor\n"
+        "print(sorted({'torch', 'scanpy', 'sklearn', 'matplotlib', 'numba', 'onnx'} & set(sys.modules)))"
     )
     result = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert result.stdout.strip() == "[]"
 
 
 def test_options_are_checked() -> None:
-    with pytest.raises(ConfigError, match="There is no provider 'gpu'; choose auto, cpu, cuda, tensorrt"):
-        Options(provider="gpu")
-    with pytest.raises(ConfigError, match="threads is 0; it must be at least 1"):
-        Options(threads=0)
-    assert Options(threads=3).workers == 3
-    assert Options().workers == len(os.sched_getaffinity(0))
+    with pytest.raises(ConfigError, match="provider is 'gpu'"):
+        options_of(EngineOptions, {"provider": "gpu"})
+    with pytest.raises(ConfigError, match="threads is 0"):
+        options_of(EngineOptions, {"threads": 0})
+    assert workers(EngineOptions(threads=3)) == 3
+    assert workers(EngineOptions()) == len(os.sched_getaffinity(0))
 
 
 def test_every_way_to_run_gives_the_same(content: bytes, small: Reference) -> None:
     inputs = golden_cells(small, 300).inputs
-    expected = Session(content, Options(provider="cpu")).run(inputs)
-    for options in (Options(), Options(memory_arena=False), Options(provider="cpu", strict=False, io_binding=False)):
+    expected = Session(content, EngineOptions(provider="cpu")).run(inputs)
+    for options in (
+        EngineOptions(),
+        EngineOptions(memory_arena=False),
+        EngineOptions(provider="cpu", strict=False, io_binding=False),
+    ):
         found = Session(content, options, threads=2).run(inputs)
         assert found.keys() == {"probabilities", "confidence", "energy", "vector", "best_label", "label"}
         np.testing.assert_allclose(found["probabilities"], expected["probabilities"], atol=1e-6)
@@ -57,7 +62,7 @@ def test_every_way_to_run_gives_the_same(content: bytes, small: Reference) -> No
 def test_bound_inputs_and_outputs_give_the_same(content: bytes, small: Reference) -> None:
     # What a GPU session does; ONNX Runtime binds on a CPU in the same calls.
     inputs = golden_cells(small, 300).inputs
-    session = Session(content, Options(provider="cpu"))
+    session = Session(content, EngineOptions(provider="cpu"))
     expected = session.run(inputs)
     session.provider = "bound"
     found = session.run(inputs)
@@ -78,6 +83,20 @@ def test_what_is_no_graph_is_said_to_be_none(content: bytes) -> None:
     for wrong in (b"", b"not a graph", content[: len(content) // 2]):
         with pytest.raises(GraphError, match=f"cannot be run on cpu by onnxruntime {onnxruntime.__version__}"):
             Session(wrong)
+
+
+def test_what_the_runtime_cannot_run_is_one_error_on_one_line(content: bytes, small: Reference) -> None:
+    inputs = golden_cells(small, 4).inputs
+    session = Session(content, EngineOptions(provider="cpu"))
+    missing = {name: array for name, array in inputs.items() if name != "total"}
+    for wrong in (missing, inputs | {"counts": inputs["counts"][:, :-1]}, inputs | {"strange": np.zeros(3)}):
+        for where in ("cpu", "bound"):
+            session.provider = where
+            with pytest.raises(
+                GraphError, match=rf"^ONNX Runtime cannot run this batch on {where}: .+ Try a .+$"
+            ) as said:
+                session.run(wrong)
+            assert "\n" not in str(said.value)
 
 
 def test_a_graph_cannot_name_other_files(content: bytes, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -124,8 +143,8 @@ def test_a_gpu_that_silently_became_a_cpu_is_refused(content: bytes, monkeypatch
     pretended = Pretended([TENSORRT, CUDA, CPU], [CPU])
     monkeypatch.setattr(runtime, "onnxruntime_module", lambda: pretended)
     with pytest.raises(GraphError, match="took CPUExecutionProvider instead of cuda: there is no such device"):
-        Session(content, Options(provider="cuda"))
-    assert Session(content, Options(provider="auto")).provider == "cpu"
+        Session(content, EngineOptions(provider="cuda"))
+    assert Session(content, EngineOptions(provider="auto")).provider == "cpu"
 
 
 def test_a_gpu_is_taken_when_there_is_one(content: bytes, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
@@ -135,11 +154,11 @@ def test_a_gpu_is_taken_when_there_is_one(content: bytes, monkeypatch: pytest.Mo
     ((providers, options),) = pretended.asked
     assert [name for name, _ in providers] == [CUDA]
     assert options.get_session_config_entry("session.disable_cpu_ep_fallback") == "1"
-    Session(content, Options(provider="cuda", strict=False))
+    Session(content, EngineOptions(provider="cuda", strict=False))
     with pytest.raises(RuntimeError, match="session.disable_cpu_ep_fallback"):
         pretended.asked[1][1].get_session_config_entry("session.disable_cpu_ep_fallback")
     pretended.taken = [TENSORRT, CUDA, CPU]
-    assert Session(content, Options(provider="tensorrt", engine_cache=tmp_path)).provider == "tensorrt"
+    assert Session(content, EngineOptions(provider="tensorrt", engine_cache=tmp_path)).provider == "tensorrt"
     providers, _ = pretended.asked[-1]
     assert [name for name, _ in providers] == [TENSORRT, CUDA]
     assert providers[0][1] == {"trt_engine_cache_enable": True, "trt_engine_cache_path": str(tmp_path)}
@@ -148,8 +167,8 @@ def test_a_gpu_is_taken_when_there_is_one(content: bytes, monkeypatch: pytest.Mo
 def test_no_gpu_build_says_what_to_install(content: bytes, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(runtime, "onnxruntime_module", lambda: Pretended([CPU], [CPU]))
     for provider in ("cuda", "tensorrt"):
-        with pytest.raises(GraphError, match=rf"has no {provider}\. Run: pip .*spikgpt-onnx\[gpu\]'; or take"):
-            Session(content, Options(provider=provider))
+        with pytest.raises(GraphError, match=rf"has no {provider}\. Run: pip .*spikgpt\[gpu\]'; or take"):
+            Session(content, EngineOptions(provider=provider))
 
 
 def test_both_distributions_are_refused(content: bytes, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -160,7 +179,5 @@ def test_both_distributions_are_refused(content: bytes, monkeypatch: pytest.Monk
 
 def test_no_onnxruntime_says_what_to_install(content: bytes, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, "onnxruntime", None)
-    with pytest.raises(
-        GraphError, match=r"cannot be imported .*pip install 'spikgpt-onnx\[cpu\]', or \[gpu\], not both"
-    ):
+    with pytest.raises(GraphError, match=r"cannot be imported .*pip install 'spikgpt\[cpu\]', or \[gpu\], not both"):
         Session(content)

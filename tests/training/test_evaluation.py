@@ -1,31 +1,33 @@
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pandas as pd
 import pytest
 from anndata import AnnData
+from spikgpt.embedding.result import EmbeddingReport
 
 from spikgpt import Annotation
-from spikgpt.embedding.result import EmbeddingReport
-from spikgpt.errors import LabelsError
+from spikgpt.errors import ConfigError, LabelsError
+from spikgpt.labels.label_map import LabelMap
 from spikgpt.labels.thresholds import Decision
-from spikgpt.training.evaluation import evaluate
+from spikgpt.training.evaluation import evaluate, read_label_map
 
 
-def annotated(best: list[str], confidence: list[float]) -> Annotation:
+def annotated(best: list[str], confidence: list[float], names: tuple[str, ...] = ("a", "b")) -> Annotation:
     rejected = np.array(confidence) < 0.5
     return Annotation(
         cells=pd.Index([f"cell{i}" for i in range(len(best))]),
-        best=np.array([["a", "b"].index(name) for name in best], dtype=np.int16),
+        best=np.array([names.index(name) for name in best], dtype=np.int16),
         broad=np.zeros(len(best), dtype=np.int16),
         broad_names=("a",),
         decision=Decision(rejected, None, "a probability below 0.5000", threshold=0.5),
         confidence=np.array(confidence, dtype=np.float32),
         probabilities=np.zeros((len(best), 2), dtype=np.float32),
         empty=np.zeros(len(best), dtype=bool),
-        label_names=("a", "b"),
+        label_names=names,
         neighbours=True,
         reference_origin=None,
         reference_name="hand-made",
@@ -46,9 +48,9 @@ def test_figures_by_hand() -> None:
     assert evaluation.metrics.cells == 4
     assert evaluation.metrics.accuracy == 0.75
     assert evaluation.accuracy_after_rejection == 0.5
-    assert evaluation.known_unknown_rate == 0.25
-    assert evaluation.unseen_unknown_rate == 1
-    assert evaluation.unknown_rate == pytest.approx(2 / 5)
+    assert evaluation.known_unknown_fraction == 0.25
+    assert evaluation.unseen_unknown_fraction == 1
+    assert evaluation.unknown_fraction == pytest.approx(2 / 5)
     assert evaluation.auroc_unknown == 1
     assert evaluation.unseen_labels == {"z": 1}
     assert evaluation.unlabelled_cells == 1
@@ -56,24 +58,89 @@ def test_figures_by_hand() -> None:
 
 def test_without_unseen_types_there_is_no_auroc() -> None:
     evaluation = evaluate(annotated(["a", "b"], [0.9, 0.9]), cells(["a", "b"]), "type")
+    assert evaluation.notes == ()
     assert evaluation.auroc_unknown is None
-    assert evaluation.unseen_unknown_rate is None
+    assert evaluation.unseen_unknown_fraction is None
     assert {
         "accuracy",
         "macro_precision",
         "macro_recall",
         "macro_f1",
         "unknown_rate",
+        "unknown_fraction",
+        "known_unknown_rate",
         "auroc_unknown",
+        "notes",
         "per_label",
     } <= (evaluation.to_dict().keys())
 
 
 def test_labels_of_another_vocabulary_are_refused() -> None:
-    with pytest.raises(LabelsError, match=r"No label of obs\['type'\] \(A, B, ...\) is in the reference \(a, b, ...\)"):
+    with pytest.raises(
+        LabelsError,
+        match=r"No label of obs\['type'\] \(A, B, ...\) is in the reference \(a, b, ...\).*did you mean 'a'",
+    ):
         evaluate(annotated(["a", "b"], [0.9, 0.9]), cells(["A", "B"]), "type")
 
 
 def test_a_missing_column_lists_those_that_exist() -> None:
     with pytest.raises(LabelsError, match=r"obs has no column 'types'; it has .*type.*Did you mean 'type'"):
         evaluate(annotated(["a", "b"], [0.9, 0.9]), cells(["a", "b"]), "types")
+
+
+ISLETS = ("alpha", "beta", "activated_stellate")
+SURE = [0.9] * 3
+
+
+def test_a_label_map_names_the_references_labels() -> None:
+    annotation = annotated(["alpha", "alpha", "beta"], SURE, ISLETS)
+    query = cells(["pancreatic A cell", "A", "beta"])
+    evaluation = evaluate(annotation, query, "type", {"pancreatic A cell": "alpha", "A": "alpha", "D": "beta"})
+    assert (evaluation.metrics.accuracy, evaluation.metrics.cells, evaluation.unseen_labels) == (1, 3, {})
+    assert evaluation.notes == ("label_map names 'D', which no cell has.",)
+    with pytest.raises(LabelsError, match="label_map names 'Alpha', which the reference does not have; near names are"):
+        evaluate(annotation, query, "type", {"A": "Alpha"})
+
+
+@pytest.mark.parametrize("name", ["Alpha", "ALPHA", "alpha cell", "Alpha_Cells", "alpha-cells", "alphas"])
+def test_labels_that_differ_in_writing_are_asked_about_but_not_matched(name: str) -> None:
+    evaluation = evaluate(annotated(["alpha", "alpha", "beta"], SURE, ISLETS), cells([name, "alpha", "beta"]), "type")
+    assert evaluation.unseen_labels == {name: 1}
+    (note,) = evaluation.notes
+    assert note == (
+        f'The reference has no {name!r}; did you mean \'alpha\'? Then give the label map {{"{name}": "alpha"}}.'
+    )
+
+
+def test_other_labels_are_not_asked_about() -> None:
+    query = cells(["alphabet", "activated stellate cell", "beta"])
+    evaluation = evaluate(annotated(["alpha", "activated_stellate", "beta"], SURE, ISLETS), query, "type")
+    assert len(evaluation.notes) == 1
+    assert "'activated stellate cell'; did you mean 'activated_stellate'" in evaluation.notes[0]
+
+
+@pytest.mark.parametrize("column", ["cell_ontology_id", "cell_type_ontology_term_id"])
+def test_labels_of_the_same_term_are_matched(column: str) -> None:
+    labels = LabelMap(ISLETS, ("CL:0000171", "CL:0000169", None))
+    annotation = annotated(["alpha", "beta", "beta"], SURE, ISLETS)
+    query = cells(["pancreatic A cell", "beta", "type B pancreatic cell"])
+    query.obs[column] = ["CL:0000171", "CL:0000169", "CL:0000173"]
+    evaluation = evaluate(annotation, query, "type", labels=labels)
+    assert evaluation.unseen_labels == {"type B pancreatic cell": 1}
+    assert evaluation.notes == ("'pancreatic A cell' counts as 'alpha': both are CL:0000171 in the Cell Ontology.",)
+    # What the user says goes first, and a term that two labels share says nothing.
+    assert evaluate(annotation, query, "type", {"pancreatic A cell": "beta"}, labels=labels).metrics.accuracy == 0.5
+    shared = LabelMap(ISLETS, ("CL:0000171", "CL:0000169", "CL:0000171"))
+    assert evaluate(annotation, query, "type", labels=shared).notes == ()
+
+
+def test_a_label_map_is_read_from_json(tmp_path: Path) -> None:
+    path = tmp_path / "map.json"
+    path.write_text('{"Alpha cells": "alpha"}')
+    assert read_label_map(path) == {"Alpha cells": "alpha"}
+    for content in ("[1]", '{"Alpha cells": 1}', "{"):
+        path.write_text(content)
+        with pytest.raises(ConfigError, match="map.json is no label map .*expected JSON such as"):
+            read_label_map(path)
+    with pytest.raises(ConfigError, match="no label map"):
+        read_label_map(tmp_path / "missing.json")

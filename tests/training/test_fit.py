@@ -9,18 +9,10 @@ import numpy.typing as npt
 import pytest
 import torch
 
-from spikgpt.errors import CheckpointError, ConfigError, LabelsError
-from spikgpt.training.fit import (
-    DEFAULT,
-    PAPER,
-    Progress,
-    Recipe,
-    fit,
-    hold_out,
-    learning_rate,
-    network_config,
-    recipe_named,
-)
+from spikgpt.errors import CheckpointError, LabelsError
+from spikgpt.training.fit import Progress, fit, hold_out
+from spikgpt.training.loop import Run
+from spikgpt.training.recipes import DEFAULT, PAPER, Recipe, network_config
 
 QUICK = replace(DEFAULT, epochs=4, minimum_steps=0)
 N, DIM, LABELS = 150, 10, 3
@@ -69,6 +61,27 @@ def test_an_interrupted_run_resumes_to_the_same_weights(tmp_path: Path, recipe: 
     resumed = fitted(recipe, checkpoint=checkpoint, on_epoch=lambda progress: epochs.append(progress.epoch))
     assert epochs == [3, 4]
     assert equal(resumed, fitted(recipe))
+
+
+def test_an_interruption_within_an_epoch_keeps_the_one_before(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    checkpoint = tmp_path / "fit.safetensors"
+    steps, original = 0, Run.step
+
+    def interrupted(run: Run, epoch: int, step: int, loss: torch.Tensor, **options: Any) -> None:
+        nonlocal steps
+        steps += 1
+        if steps == 6:  # of 2 an epoch
+            raise KeyboardInterrupt
+        original(run, epoch, step, loss, **options)
+
+    monkeypatch.setattr(Run, "step", interrupted)
+    with pytest.raises(KeyboardInterrupt):
+        fitted(checkpoint=checkpoint)
+    assert [path.name for path in tmp_path.iterdir()] == ["fit.safetensors"]
+    epochs: list[int] = []
+    resumed = fitted(checkpoint=checkpoint, on_epoch=lambda progress: epochs.append(progress.epoch))
+    assert epochs == [3, 4]
+    assert equal(resumed, fitted())
 
 
 def test_a_checkpoint_of_another_run_is_refused(tmp_path: Path) -> None:
@@ -139,37 +152,6 @@ def test_few_cells_get_the_minimum_number_of_steps() -> None:
     states: list[Progress] = []
     fitted(replace(QUICK, minimum_steps=11), on_epoch=states.append)
     assert states[-1].epochs == 6  # 2 batches an epoch
-
-
-def test_the_learning_rate_rises_then_falls_along_a_cosine() -> None:
-    recipe = replace(DEFAULT, learning_rate=1.0, warmup=0.1)
-    rates = [learning_rate(recipe, step, 100) for step in range(100)]
-    assert rates[:10] == pytest.approx(np.arange(1, 11) / 10)
-    assert rates[10] == 1
-    assert rates[55] == pytest.approx(0.5)
-    assert rates[99] < 0.001
-    assert learning_rate(PAPER, 0, 100) == 0.01
-
-
-def test_the_paper_recipe_is_the_published_one() -> None:
-    assert (PAPER.optimizer, PAPER.learning_rate, PAPER.momentum, PAPER.weight_decay) == ("sgd", 0.01, 0.9, 1e-4)
-    assert (PAPER.epochs, PAPER.minimum_steps, PAPER.batch_size, PAPER.warmup) == (10, 0, 128, 0)
-    assert (PAPER.label_smoothing, PAPER.class_balance, PAPER.augmented_copies, PAPER.refit) == (0, 0, 0, False)
-    config = network_config(PAPER, 512, 14)
-    assert (config.width, config.copies, config.time_steps, config.dropout) == (512, 300, 4, 0.1)
-    assert not config.residual
-    assert not config.shared_dropout
-    assert not config.has_stem
-
-
-@pytest.mark.parametrize(("dim", "heads"), [(8, 8), (30, 2), (7, 1), (64, 8)])
-def test_heads_divide_the_width_of_any_embedding(dim: int, heads: int) -> None:
-    assert network_config(PAPER, dim, 3).heads == heads
-
-
-def test_an_unknown_recipe_is_refused() -> None:
-    with pytest.raises(ConfigError, match="no recipe 'best'; choose one of default, paper"):
-        recipe_named("best")
 
 
 def test_a_stratified_split_has_every_label_on_both_sides() -> None:

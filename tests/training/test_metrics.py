@@ -1,13 +1,15 @@
 from __future__ import annotations
 
 import json
+import subprocess
+import sys
 
 import numpy as np
 import pytest
-from sklearn.metrics import accuracy_score, classification_report
+from sklearn.metrics import accuracy_score, classification_report, confusion_matrix, roc_auc_score
 
 from spikgpt.errors import LabelsError
-from spikgpt.training.metrics import measure, reliability, unknown_auroc, unseen_found
+from spikgpt.training.metrics import measure, reliability, training_notes, unknown_auroc, unseen_found
 
 
 def test_figures_by_hand() -> None:
@@ -45,7 +47,10 @@ def test_figures_equal_those_of_sklearn(seed: int) -> None:
         row = report[score.label]
         found = (score.precision, score.recall, score.f1, score.cells)
         assert found == pytest.approx((row["precision"], row["recall"], row["f1-score"], row["support"]))
-    assert np.sum(metrics.confusion) == 200
+    expected = confusion_matrix(truth, predicted, labels=metrics.confusion_labels)
+    np.testing.assert_array_equal(metrics.confusion, expected)
+    confidence, known = np.round(random.random(200), 1), truth != "a"
+    assert unknown_auroc(confidence, known) == pytest.approx(roc_auc_score(known, confidence))
 
 
 def test_a_label_that_is_never_predicted_scores_zero() -> None:
@@ -89,3 +94,22 @@ def test_unseen_cells_below_nearly_all_known_ones_are_found() -> None:
     known = np.arange(44) < 40
     assert unseen_found(confidence, known, 0.05) == pytest.approx(0.5)  # two of 40 known ones may be below
     assert unseen_found(confidence, known, 0.0) == 0
+
+
+def test_what_was_left_out_is_said() -> None:
+    metrics = {"held_out": measure(["a", "b"], ["a", "a"]).to_dict()}
+    assert training_notes(metrics, {"labels_left_out": {}, "cells_without_label": 0}, ("a", "b")) == []
+    provenance = {"labels_left_out": {"rare": 3, "odd": 1}, "cells_without_label": 7, "label_key": "type"}
+    assert training_notes(metrics, provenance, ("a", "b", "c", "d")) == [
+        "Left out, as they have too few cells to learn from: rare (3), odd (1).",
+        "7 cells have no label in obs['type'] and were left out.",
+        "No cell of c, d was held out, so how well these are told was not measured.",
+    ]
+
+
+def test_figures_need_neither_torch_nor_sklearn() -> None:
+    program = (
+        "import sys; from spikgpt.training import evaluation, metrics; metrics.measure(['a'], ['a'])\n"
+        "assert not {'torch', 'sklearn', 'scanpy', 'matplotlib'} & set(sys.modules)"
+    )
+    subprocess.run([sys.executable, "-c", program], check=True)

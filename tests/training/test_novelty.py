@@ -7,6 +7,7 @@ import pytest
 from anndata import AnnData
 
 from spikgpt.errors import LabelsError
+from spikgpt.options import TrainOptions
 from spikgpt.training.novelty import NoveltyReport, study
 
 
@@ -16,8 +17,9 @@ def done() -> list[str]:
 
 
 @pytest.fixture(scope="module")
-def report(cells: AnnData, done: list[str]) -> NoveltyReport:
-    return study(cells, "cell_type", types=["ductal", "beta"], on_type=done.append)
+def report(cells: AnnData, done: list[str], tmp_path_factory: pytest.TempPathFactory) -> NoveltyReport:
+    options = TrainOptions(checkpoints=tmp_path_factory.mktemp("novelty"))
+    return study(cells, "cell_type", types=["ductal", "beta"], options=options, on_type=done.append)
 
 
 def test_types_that_are_left_out_are_found(report: NoveltyReport, done: list[str]) -> None:
@@ -46,3 +48,13 @@ def test_too_few_types_are_refused(cells: AnnData) -> None:
         study(two, "cell_type")
     with pytest.raises(LabelsError, match="of which 0 can be left out"):
         study(cells, "cell_type", types=["hepatocyte"])
+
+
+def test_training_and_query_read_the_same_layer_and_whole_donors(cells: AnnData) -> None:
+    adata = cells.copy()
+    adata.layers["counts"] = cells.X
+    adata.X = cells.X * 0  # nothing to read there
+    (row,) = study(adata, "cell_type", types=["beta"], options=TrainOptions(layer="counts", batch_key="batch")).rows
+    of_batch = [(adata.obs["cell_type"] == "beta") & (adata.obs["batch"] == name) for name in ("one", "two")]
+    assert row.unseen_cells in [int(mask.sum()) for mask in of_batch]
+    assert row.auroc > 0.9

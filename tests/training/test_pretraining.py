@@ -3,17 +3,19 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
 import torch
 from anndata import AnnData
 from sklearn.linear_model import LogisticRegression
+from spikgpt.training.embedders import ScGPTEmbedder
 
-from spikgpt.errors import CheckpointError, DataError
+from spikgpt.errors import CheckpointError, ConfigError, DataError
 from spikgpt.scgpt.checkpoint import Checkpoint, load_checkpoint, save_checkpoint
 from spikgpt.scgpt.encoder import ScGPTConfig
-from spikgpt.training.embedders import ScGPTEmbedder
+from spikgpt.scgpt.source import ScGPTSource
 from spikgpt.training.pretraining import Pretraining, pretrain
 from tests import upstream
 
@@ -35,7 +37,7 @@ def test_training_lowers_the_loss(trained: tuple[Checkpoint, list[float]]) -> No
 
 
 def test_the_embedding_tells_types_apart(trained: tuple[Checkpoint, list[float]], cells: AnnData) -> None:
-    vectors = ScGPTEmbedder(trained[0], "mine").embed(cells).vectors
+    vectors = ScGPTEmbedder(ScGPTSource(trained[0], "mine")).embed(cells).vectors
     labels = cells.obs["cell_type"].to_numpy()
     train = np.arange(cells.n_obs) % 2 == 0
     model = LogisticRegression(C=100, max_iter=2000).fit(vectors[train], labels[train])
@@ -90,3 +92,9 @@ def test_the_pretraining_heads_are_upstreams(trained: tuple[Checkpoint, list[flo
 def test_cells_without_genes_are_refused() -> None:
     with pytest.raises(DataError, match="Only 10 genes are seen in 3 cells or more; at least 50 are needed"):
         pretrain(AnnData(np.ones((40, 10), np.float32)), CONFIG, SETTINGS)
+
+
+@pytest.mark.parametrize("wrong", [{"batch_size": 0}, {"epochs": 0}, {"max_length": 1}, {"learning_rate": 0.0}])
+def test_settings_out_of_range_are_refused(wrong: dict[str, Any]) -> None:
+    with pytest.raises(ConfigError, match="genes, epochs, batch_size and learning_rate must be positive"):
+        Pretraining(**wrong)

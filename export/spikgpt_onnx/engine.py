@@ -1,0 +1,142 @@
+"""A reference's network in ONNX Runtime."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+
+import numpy as np
+import numpy.typing as npt
+
+from spikgpt.cells.align import AlignedCells
+from spikgpt.embedding.base import Embedding
+from spikgpt.embedding.scgpt import ScGPTEmbedding
+from spikgpt.embedding.vocabulary import Vocabulary
+from spikgpt.engines.opening import stored_embedding
+from spikgpt.errors import DamagedReference
+from spikgpt.extras import needs
+from spikgpt.options import EngineOptions
+from spikgpt.reference.files import ReferenceFiles
+from spikgpt.reference.layout import ENCODER, GRAPHS
+from spikgpt.types import Floats, NetworkOutput, OnCells, Scale
+from spikgpt_onnx import contract
+from spikgpt_onnx.session import Session, workers
+
+# Cells to a batch on a CPU, whose values then stay in its cache, and on a GPU.
+CPU_BATCH, GPU_BATCH = 512, 8192
+# Tokens to a batch of scGPT's encoder.
+CPU_TOKENS, GPU_TOKENS = 8192, 1 << 18
+
+Arrays = dict[str, Floats]
+
+
+class OnnxEngine:
+    """Runs the graphs of a reference.
+
+    Parameters
+    ----------
+    reference
+        A reference with its graph, as ``spikgpt export`` writes it.
+    options
+        Which graph to run, and where.
+
+    Raises
+    ------
+    GraphError
+        When it has no such graph, or that cannot run where it was asked to.
+    DamagedReference
+        When a graph carries other labels, thresholds, genes or vocabulary than the files beside it.
+    """
+
+    def __init__(self, reference: ReferenceFiles, options: EngineOptions | None = None) -> None:
+        self.options = options or EngineOptions()
+        self.session = Session.of(reference.files, GRAPHS[self.options.precision], self.options)
+        self.encoder: Session | None = None
+        self.embedding = self._embedding_of(reference)
+        self._pool = ThreadPoolExecutor(workers(self.options) if self.session.provider == "cpu" else 1)
+
+    @property
+    def name(self) -> str:
+        """What runs the network, and where."""
+        return f"onnx on {self.session.provider}"
+
+    def run(
+        self,
+        cells: AlignedCells,
+        scale: Scale | None,
+        *,
+        batch_size: int | None = None,
+        on_cells: OnCells | None = None,
+    ) -> NetworkOutput:
+        """Return what the network says of cells, none of them empty; see :class:`spikgpt.embedding.base.Engine`."""
+        size = batch_size or (CPU_BATCH if self.session.provider == "cpu" else GPU_BATCH)
+        if scale is None:
+            vectors = self._encoded(cells) if self.encoder else np.asarray(cells.values.toarray(), dtype=np.float64)
+            found = self._joined(lambda part: {contract.EMBEDDING: vectors[part]}, len(vectors), size, on_cells)
+            return NetworkOutput(vectors, found[contract.PROBABILITIES], found[contract.ENERGY])
+        mean, std = scale
+
+        def inputs(part: slice) -> Arrays:
+            return {
+                contract.COUNTS: cells.values[part].toarray(),
+                contract.TOTAL: cells.totals[part],
+                contract.FOUND: cells.found,
+                contract.GENE_MEAN: mean,
+                contract.GENE_STD: std,
+            }
+
+        found = self._joined(inputs, len(cells.totals), size, on_cells)
+        return NetworkOutput(found[contract.VECTOR], found[contract.PROBABILITIES], found[contract.ENERGY])
+
+    def _joined(self, inputs: Callable[[slice], Arrays], cells: int, size: int, on_cells: OnCells | None) -> Arrays:
+        """Run batches side by side and join what they give of each cell; no cells are one batch of none."""
+
+        def one(part: slice) -> Arrays:
+            found = self.session.run(inputs(part))
+            if on_cells:
+                on_cells(part.stop - part.start)
+            return found
+
+        starts = range(0, cells, size) or (0,)
+        parts = list(self._pool.map(one, (slice(start, min(start + size, cells)) for start in starts)))
+        return {name: np.concatenate([part[name] for part in parts]) for name in parts[0]}
+
+    def _encoded(self, cells: AlignedCells) -> npt.NDArray[np.float64]:
+        """Return scGPT's vectors of cells, shape (n, dim)."""
+        assert self.encoder is not None
+        assert isinstance(self.embedding, ScGPTEmbedding)
+        with needs("numba"):
+            from spikgpt.embedding.tokens import tokenise
+        vocabulary = self.embedding.vocabulary
+        tokens = tokenise(
+            cells.values,
+            vocabulary.gene_ids,
+            cls_id=vocabulary.cls_id,
+            pad_value=vocabulary.pad_value,
+            n_bins=vocabulary.n_bins,
+            max_length=vocabulary.length,
+        )
+        vectors = np.empty((len(tokens.lengths), self.embedding.dim))
+        most = CPU_TOKENS if self.encoder.provider == "cpu" else GPU_TOKENS
+        # Cells of like length side by side, so that a batch has little padding.
+        order = np.argsort(-tokens.lengths, kind="stable")
+        start = 0
+        while start < len(order):
+            batch = order[start : start + max(1, most // int(tokens.lengths[order[start]]))]
+            ids, bins = tokens.padded(batch, vocabulary.pad_id, vocabulary.pad_value)
+            inputs = {contract.TOKEN_IDS: ids, contract.VALUES: bins, contract.MASK: ids != vocabulary.pad_id}
+            vectors[batch] = self.encoder.run(inputs)[contract.EMBEDDING]
+            start += len(batch)
+        return vectors
+
+    def _embedding_of(self, reference: ReferenceFiles) -> Embedding:
+        """Return how the cells are read that the graph takes."""
+        if reference.embedder.get("kind") != "scgpt":
+            return stored_embedding(reference)
+        # One batch of tokens at a time, by all threads: it takes much memory.
+        self.encoder = Session.of(reference.files, ENCODER, self.options, threads=workers(self.options))
+        vocabulary = Vocabulary.from_json(self.encoder.metadata.get("vocabulary", ""))
+        if vocabulary.sha256 != reference.embedder.get("sha256"):
+            msg = f"{ENCODER} is another scGPT than the reference was trained on. Export the reference again."
+            raise DamagedReference(msg)
+        return ScGPTEmbedding(vocabulary, reference.config.input_dim, reference.embedder)

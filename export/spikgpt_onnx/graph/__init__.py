@@ -1,0 +1,11 @@
+"""The network of a reference as an ONNX graph, from counts, an embedding or scGPT's tokens to labels.
+
+As a cell passes them: ``cells`` or ``scgpt`` makes it a vector, ``classifier`` and its ``neurons`` make that logits,
+``network`` a label. All of them add nodes to a ``builder``. In the shape comments B is cells, G genes, N tokens, D the
+width, H heads, E = D / H, F hidden neurons of the MLP, L labels, T time steps.
+"""
+
+from spikgpt_onnx.graph.builder import IR_VERSION, OPSET
+from spikgpt_onnx.graph.network import Network, encoder_graph, labelling_graph
+
+__all__ = ["IR_VERSION", "OPSET", "Network", "encoder_graph", "labelling_graph"]

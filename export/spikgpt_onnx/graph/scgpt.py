@@ -1,0 +1,98 @@
+"""scGPT's encoder, from tokens to a cell's vector: the network of :mod:`spikgpt.scgpt.encoder`."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+import numpy as np
+import numpy.typing as npt
+
+from spikgpt.embedding.vocabulary import Encoder
+from spikgpt.types import Floats
+from spikgpt_onnx import contract
+from spikgpt_onnx.graph.builder import NORM_EPSILON, Builder, Linear
+
+# scGPT cuts larger values of a token.
+LARGEST_VALUE = 512
+
+
+class CellEncoder:
+    """An encoder that adds itself to a graph."""
+
+    def __init__(self, builder: Builder, encoder: Encoder) -> None:
+        self.builder, self.encoder, self.weights = builder, encoder, encoder.weights
+
+    def vectors(self) -> str:
+        """Add the network, from tokens, (B, N) each, to vectors of unit length, (B, D)."""
+        builder, add = self.builder, self.builder.add
+        x = self._tokens()
+        # Added to the scores of attention, it gives padding the weight exp(-inf) = 0.
+        absent = add("Where", contract.MASK, builder.number(0.0), builder.number(-np.inf))  # (B, N)
+        absent = add("Unsqueeze", absent, builder.integers(1, 2))  # (B, 1, 1, N)
+        for index in range(self.encoder.layers):
+            last = index == self.encoder.layers - 1
+            x = self._layer(f"transformer_encoder.layers.{index}", x, absent, cls_alone=last)
+        return builder.unit_length(add("Squeeze", x, builder.integers(1)))
+
+    def _tokens(self) -> str:
+        """Add the sum of what stands for each gene and for its value, (B, N) each to (B, N, D)."""
+        add, constant = self.builder.add, self.builder.constant
+        # The one depends on a vocabulary index alone, the other on a bin, so both are worked out here, into tables.
+        gene_table = _layer_norm(self.weights["encoder.embedding.weight"], self.weights, "encoder.enc_norm")
+        bins = np.arange(self.encoder.lowest, self.encoder.vocabulary.n_bins + 1)
+        values = np.minimum(bins, LARGEST_VALUE).astype(np.float64)[:, None]
+        first, second = (
+            (self._part(f"value_encoder.linear{n}.weight").T, self._part(f"value_encoder.linear{n}.bias"))
+            for n in (1, 2)
+        )
+        hidden = np.maximum(values @ first[0] + first[1], 0) @ second[0] + second[1]
+        value_table = _layer_norm(hidden, self.weights, "value_encoder.norm")
+        place = add("Sub", contract.VALUES, constant("lowest value", self.encoder.lowest, np.int64))
+        genes = add("Gather", constant("genes", gene_table), contract.TOKEN_IDS)  # (B, N, D)
+        return add("Add", genes, add("Gather", constant("values of bins", value_table), place))
+
+    def _layer(self, name: str, x: str, absent: str, *, cls_alone: bool) -> str:
+        """Add a transformer layer, (B, N, D) to the same, or to (B, 1, D) where only ``<cls>`` is asked for."""
+        builder, add = self.builder, self.builder.add
+        size, heads = self.encoder.dim, self.encoder.heads
+        by_head = builder.integers(0, 0, heads, size // heads)
+        asked = x
+        if cls_alone:
+            asked = add("Slice", x, builder.integers(0), builder.integers(1), builder.integers(1))  # (B, 1, D)
+        parts = []
+        for order, tokens in enumerate((asked, x, x)):
+            rows = slice(order * size, (order + 1) * size)
+            parts.append(add("Reshape", self._dense(tokens, f"{name}.self_attn.in_proj", rows), by_head))
+        query, key, value = parts  # each (B, N or 1, H, E)
+        query = add("Transpose", query, perm=[0, 2, 1, 3])  # (B, H, N or 1, E)
+        key = add("Transpose", key, perm=[0, 2, 3, 1])  # (B, H, E, N)
+        value = add("Transpose", value, perm=[0, 2, 1, 3])  # (B, H, N, E)
+        scores = add("Mul", add("MatMul", query, key), builder.number((size // heads) ** -0.5))
+        attended = add("MatMul", add("Softmax", add("Add", scores, absent), axis=-1), value)  # (B, H, N or 1, E)
+        attended = add("Reshape", add("Transpose", attended, perm=[0, 2, 1, 3]), builder.integers(0, 0, size))
+        attended = self._dense(attended, f"{name}.self_attn.out_proj")  # (B, N or 1, D)
+        mixed = self._normal(add("Add", asked, attended), f"{name}.norm1")
+        inner = self._dense(add("Relu", self._dense(mixed, f"{name}.linear1")), f"{name}.linear2")
+        return self._normal(add("Add", mixed, inner), f"{name}.norm2")
+
+    def _part(self, name: str, rows: slice = slice(None)) -> npt.NDArray[np.float64]:
+        return self.weights[name].astype(np.float64)[rows]
+
+    def _dense(self, value: str, name: str, rows: slice = slice(None)) -> str:
+        """Add a linear layer, or some outputs of it, (B, N, in) to (B, N, out)."""
+        layer = Linear(f"{name} {rows.start or 0}", self._part(f"{name}.weight", rows))
+        bias = self.builder.constant(f"{layer.name}.bias", self._part(f"{name}.bias", rows))
+        # The bias by itself, since Gemm takes matrices alone.
+        return self.builder.add("Add", self.builder.linear(value, layer), bias)
+
+    def _normal(self, value: str, name: str) -> str:
+        parts = [self.builder.constant(f"{name}.{part}", self.weights[f"{name}.{part}"]) for part in ("weight", "bias")]
+        return self.builder.add("LayerNormalization", value, *parts, axis=-1, epsilon=NORM_EPSILON)
+
+
+def _layer_norm(rows: Floats, weights: Mapping[str, Floats], name: str) -> npt.NDArray[np.float64]:
+    """Return the layer norm of rows."""
+    rows = rows.astype(np.float64)
+    centred = rows - rows.mean(axis=1, keepdims=True)
+    normal = centred / np.sqrt((centred**2).mean(axis=1, keepdims=True) + NORM_EPSILON)
+    return np.asarray(normal * weights[f"{name}.weight"] + weights[f"{name}.bias"])

@@ -1,0 +1,213 @@
+"""The gate of the export: a graph must have the weights of the trained model, and say the same of made-up cells."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import numpy.typing as npt
+import onnx
+from onnx import numpy_helper
+
+from spikgpt.embedding.pca import PCAProjection
+from spikgpt.embedding.vocabulary import Encoder
+from spikgpt.errors import ParityError
+from spikgpt.reference.files import ReferenceFiles
+from spikgpt_onnx import contract
+from spikgpt_onnx.graph import IR_VERSION, OPSET
+from spikgpt_onnx.session import Session
+
+if TYPE_CHECKING:
+    from spikgpt.engines.torch import TorchEngine
+
+GOLDEN_CELLS = 2048
+# float32 probabilities agree to rounding unless a membrane potential is within rounding of the firing threshold. Such a
+# cell gets a spike more or less; it may differ by more, as long as its label and its Unknown decision do not.
+TOLERANCE, SHARE_WITHIN_TOLERANCE = 1e-5, 0.99
+# Of the other precisions: the share of cells whose label and Unknown decision must stay, and how far those of the rest
+# may have been from the other decision, as a difference of two probabilities.
+SHARE_EQUAL, MARGIN = 0.999, 0.05
+# Of the weights in a graph, relative to the largest of the layer: rounding to float32, float16 and 8 bits.
+WEIGHT_TOLERANCE: dict[str, float] = {"fp32": 1e-6, "fp16": 1e-3, "int8": 1 / 127}
+
+
+@dataclass(frozen=True)
+class ExportableReference:
+    """What is exported: a reference, and its torch engine, which graphs are held against."""
+
+    files: ReferenceFiles
+    engine: TorchEngine
+
+    def probabilities(self, vectors: npt.NDArray[np.float64]) -> npt.NDArray[np.float64]:
+        """Classify embedded cells with the trained model, (n, dim) to (n, labels), in float64."""
+        return self.engine.classified(vectors)[0]
+
+
+@dataclass(frozen=True)
+class Parity:
+    """Agreement of a graph in ONNX Runtime with the trained model in torch, float64, on golden cells.
+
+    ``largest_flip`` is how far a cell with another label or Unknown decision was from it, as a difference of
+    probabilities; ``weights`` is the largest difference between a weight of the graph and the trained one, relative to
+    the largest weight of the layer.
+    """
+
+    precision: str
+    opset: int
+    ir_version: int
+    cells: int
+    labels_equal: int
+    unknown_equal: int
+    within_tolerance: int
+    tolerance: float
+    largest_difference: float
+    largest_flip: float
+    margin: float
+    weights: float
+
+    @property
+    def passed(self) -> bool:
+        """Whether the graph may be published."""
+        share = 1.0 if self.precision == "fp32" else SHARE_EQUAL
+        return (
+            min(self.labels_equal, self.unknown_equal) >= share * self.cells
+            and (self.precision != "fp32" or self.within_tolerance >= SHARE_WITHIN_TOLERANCE * self.cells)
+            and self.largest_flip <= self.margin
+            and self.weights <= WEIGHT_TOLERANCE[self.precision]
+        )
+
+    def __str__(self) -> str:
+        return (
+            f"{self.precision}: of {self.cells} cells {self.labels_equal} have the same label and {self.unknown_equal} "
+            f"the same Unknown decision, flipped ones were within {self.largest_flip:.2g} of it, probabilities differ "
+            f"by at most {self.largest_difference:.2g}, weights by {self.weights:.2g}"
+        )
+
+
+@dataclass(frozen=True)
+class Golden:
+    """Made-up cells: inputs of the graph, and the same cells embedded by the library, shape (n, dim)."""
+
+    inputs: dict[str, npt.NDArray[Any]]
+    vectors: npt.NDArray[np.float64]
+
+
+def golden_cells(reference: ExportableReference, cells: int = GOLDEN_CELLS) -> Golden:
+    """Return cells like those of the reference, half of them between two labels, so that some are nearly Unknown."""
+    random = np.random.default_rng(0)
+    embedder = reference.engine.embedding
+    if not isinstance(embedder, PCAProjection):
+        vectors = random.standard_normal((cells, embedder.dim)).astype(np.float32)
+        vectors /= np.linalg.norm(vectors, axis=1, keepdims=True)
+        return Golden({contract.EMBEDDING: vectors}, vectors.astype(np.float64))
+    one, other = random.integers(len(embedder.label_means), size=(2, cells))
+    share = np.where(random.random(cells) < 0.5, 1.0, random.random(cells))[:, None]
+    means, stds = (table.astype(np.float64) for table in (embedder.label_means, embedder.label_stds))
+    logs = share * means[one] + (1 - share) * means[other]
+    logs += random.standard_normal(logs.shape) * (share * stds[one] + (1 - share) * stds[other])
+    total = np.exp(random.uniform(np.log(500), np.log(50_000), cells)).round()
+    rate = np.expm1(np.maximum(logs, 0)) / embedder.target_sum
+    counts = random.poisson(np.minimum(rate, 1) * total[:, None]).astype(np.float32)
+    found = np.ones(counts.shape[1])
+    inputs = {contract.COUNTS: counts, contract.TOTAL: total, contract.FOUND: found}
+    return Golden(inputs, embedder.project(counts, total))
+
+
+def check_parity(reference: ExportableReference, graph: onnx.ModelProto, precision: str, golden: Golden) -> Parity:
+    """Hold a graph against the trained model: its weights, and what it says of golden cells.
+
+    Raises
+    ------
+    ParityError
+        When it may not be published.
+    """
+    outputs = Session(graph.SerializeToString()).run(golden.inputs)
+    parity = parity_of(reference, golden.vectors, outputs, precision, weight_difference(reference, graph))
+    if not parity.passed:
+        msg = f"The graph disagrees with the trained model ({parity}). Nothing was written."
+        raise ParityError(msg)
+    return parity
+
+
+def check_tokens(reference: ExportableReference, encoder: Encoder, alone: bytes, combined: onnx.ModelProto) -> Parity:
+    """Hold the combined graph against the encoder's graph and the trained classifier, on random tokens.
+
+    Raises
+    ------
+    ParityError
+        When it may not be published.
+    """
+    random = np.random.default_rng(0)
+    shape = (64, min(encoder.vocabulary.length, 100))
+    lengths = random.integers(2, shape[1] + 1, size=(shape[0], 1))
+    size = len(encoder.weights["encoder.embedding.weight"])
+    tokens: dict[str, npt.NDArray[Any]] = {
+        contract.TOKEN_IDS: random.integers(size, size=shape),
+        contract.VALUES: random.integers(encoder.lowest, encoder.vocabulary.n_bins, size=shape),
+        contract.MASK: np.arange(shape[1]) < lengths,
+    }
+    vectors = Session(alone).run(tokens)[contract.EMBEDDING].astype(np.float64)
+    return check_parity(reference, combined, "fp32", Golden(tokens, vectors))
+
+
+def weight_difference(reference: ExportableReference, graph: onnx.ModelProto) -> float:
+    """Return the largest difference between a weight in the graph and the trained one, relative to the layer's.
+
+    Two networks that were never trained agree on every cell; so the weights themselves are compared, with those that
+    the trained network folds by its own code.
+    """
+    constants = {tensor.name: numpy_helper.to_array(tensor) for tensor in graph.graph.initializer}
+    config = reference.files.config
+    largest = 0.0
+    for name, weight in reference.engine.folded_weights().items():
+        if not name.endswith(".weight"):
+            continue
+        layer = name.removesuffix(".weight").removesuffix(".linear")
+        found = [constants[f"{layer}.weight"].astype(np.float64)] if f"{layer}.weight" in constants else []
+        if f"{layer}.weight.turned" in constants:
+            found.append(constants[f"{layer}.weight.turned"].astype(np.float64).T)
+        if f"{layer}.weight.int8" in constants:
+            found.append(constants[f"{layer}.weight.int8"] * constants[f"{layer}.scale"].astype(np.float64))
+        if not found:
+            msg = f"The graph has no weights of the layer {layer}. Nothing was written."
+            raise ParityError(msg)
+        # In the graph a layer may carry the division by tau, with the sign turned round, or by the number of steps.
+        divisors = (1, config.tau, -config.tau, config.time_steps)
+        expected = [weight.astype(np.float64).T / divisor for divisor in divisors]
+        differences = [min(np.abs(one - other).max() / np.abs(other).max() for other in expected) for one in found]
+        largest = max(largest, float(max(differences)))
+    return largest
+
+
+def parity_of(
+    reference: ExportableReference,
+    vectors: npt.NDArray[np.float64],
+    outputs: Mapping[str, npt.NDArray[Any]],
+    precision: str,
+    weights: float,
+) -> Parity:
+    """Compare what a graph says of some cells with what the trained model says of their vectors, shape (n, dim)."""
+    expected, threshold = reference.probabilities(vectors), reference.files.thresholds.threshold
+    confidence = expected.max(axis=1)
+    best, unknown = expected.argmax(axis=1), confidence < threshold
+    other_label = outputs[contract.BEST_LABEL] != best
+    other_decision = (outputs[contract.LABEL] == -1) != unknown
+    given_up = confidence - expected[np.arange(len(best)), outputs[contract.BEST_LABEL]]
+    flips = np.concatenate([given_up[other_label], np.abs(confidence - threshold)[other_decision]])
+    difference = np.abs(outputs[contract.PROBABILITIES] - expected).max(axis=1)
+    return Parity(
+        precision=precision,
+        opset=OPSET,
+        ir_version=IR_VERSION,
+        cells=len(expected),
+        labels_equal=int((~other_label).sum()),
+        unknown_equal=int((~other_decision).sum()),
+        within_tolerance=int((difference <= TOLERANCE).sum()),
+        tolerance=TOLERANCE,
+        largest_difference=float(difference.max()),
+        largest_flip=float(flips.max()) if flips.size else 0.0,
+        margin=MARGIN,
+        weights=weights,
+    )

@@ -1,0 +1,192 @@
+"""``spikgpt annotate`` and ``spikgpt evaluate``."""
+
+from __future__ import annotations
+
+import importlib
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import msgspec
+import typer
+from msgspec import Meta, structs
+
+from spikgpt.cli.flags import MODEL, SCGPT, command, hub_of
+from spikgpt.cli.output import check_files, interruptible, note, say, show, show_scores
+from spikgpt.errors import ConfigError
+from spikgpt.extras import needs
+from spikgpt.options import AnnotateOptions, EngineOptions, HubOptions
+
+if TYPE_CHECKING:
+    from spikgpt.labels.annotation import Annotation
+    from spikgpt.labels.label_map import LabelMap
+
+
+class ModelOptions(EngineOptions, frozen=True, kw_only=True):
+    """Which reference labels the cells, and what runs its network."""
+
+    model: Annotated[str, Meta(description=MODEL)]
+    scgpt: Annotated[Path | None, Meta(description=SCGPT)] = None
+
+
+class LabelOptions(AnnotateOptions, frozen=True):
+    """How the cells are labelled."""
+
+    no_unknown: Annotated[
+        bool, Meta(description="Give every cell the label that fits it best.", extra={"flag": "--no-unknown"})
+    ] = False
+
+    def __post_init__(self) -> None:
+        if self.no_unknown and (self.unknown_rate is not None or self.threshold is not None):
+            msg = "--no-unknown rejects no cell; leave --unknown-rate and --threshold out."
+            raise ConfigError(msg)
+        super().__post_init__()
+
+
+@command()
+def annotate(
+    query: Annotated[Path, typer.Argument(help="Cells to label: .h5ad, .zarr, or 10x files.")],
+    model: ModelOptions,
+    options: LabelOptions,
+    hub: HubOptions,
+    out: Annotated[Path | None, typer.Option(help="File to write: the input with the labels added.")] = None,
+    table: Annotated[Path | None, typer.Option(help="File to write: one row a cell, .csv or .parquet.")] = None,
+    cluster_key: Annotated[
+        str | None, typer.Option(help="Column of obs with clusters: name each by vote, and find new types among them.")
+    ] = None,
+    cluster_table: Annotated[Path | None, typer.Option(help="Also write one row a cluster, .csv.")] = None,
+) -> None:
+    """Label the cells of QUERY."""
+    import pandas as pd
+
+    from spikgpt.cells.output import write_copy, write_table
+    from spikgpt.cells.reading import open_cells
+    from spikgpt.files import replacing
+    from spikgpt.report.clusters import CLUSTER_LABEL, summarise
+
+    _check_outputs(out, table)
+    if cluster_table and not cluster_key:
+        msg = "--cluster-table needs --cluster-key, the column of obs that holds the clusters."
+        raise ConfigError(msg)
+    check_files(out, table, cluster_table, source=query)
+    written: list[Path] = []
+    with interruptible(lambda: f"Written: {', '.join(map(str, written))}." if written else "Nothing was written."):
+        with open_cells(query) as cells:
+            annotation, engine, _ = _annotated(cells, cluster_key, model, options, hub)
+            clusters = cluster_key and summarise(annotation, cells, cluster_key, layer=options.layer)
+            uns, notes = annotation.uns(cells), annotation.notes(cells)
+        if out:
+            obs = dict(annotation.obs()) | ({CLUSTER_LABEL: pd.Categorical(clusters.labels)} if clusters else {})
+            write_copy(query, out, obs=obs, obsm=annotation.obsm(), uns=uns)
+            written.append(out)
+        if table:
+            write_table(annotation.table_chunks(), table)
+            written.append(table)
+        if clusters and cluster_table:
+            with replacing(cluster_table) as temporary:
+                clusters.table().to_csv(temporary, index=False)
+            written.append(cluster_table)
+    if clusters:
+        _show_clusters(clusters)
+    _show_labels(annotation, query, engine, notes)
+    say(f"Wrote {' and '.join(map(str, written))}")
+
+
+@command()
+def evaluate(
+    query: Annotated[Path, typer.Argument(help="Cells of known types: .h5ad, .zarr, or 10x files.")],
+    model: ModelOptions,
+    label_key: Annotated[str, typer.Option(help="Column of obs with the true types.")],
+    options: LabelOptions,
+    hub: HubOptions,
+    label_map: Annotated[Path | None, typer.Option(help="JSON file from the query's types to the reference's.")] = None,
+    json_file: Annotated[Path | None, typer.Option("--json", help="Write all figures to this file.")] = None,
+) -> None:
+    """Label the cells of QUERY and hold the labels against the truth."""
+    from spikgpt.cells.reading import open_cells
+    from spikgpt.files import dumped, replacing
+    from spikgpt.training.evaluation import evaluate as held_against
+    from spikgpt.training.evaluation import read_label_map
+
+    check_files(json_file, source=query)
+    names = read_label_map(label_map) if label_map else None
+    with open_cells(query) as cells:
+        annotation, engine, labels = _annotated(cells, label_key, model, options, hub)
+        evaluation = held_against(annotation, cells, label_key, names, labels=labels)
+    metrics = evaluation.metrics
+    show_scores(metrics.to_dict())
+    say(
+        f"Accuracy {metrics.accuracy:.4f}, macro-F1 {metrics.macro_f1:.4f} over {metrics.cells} cells. "
+        f"Unknown: {100 * evaluation.known_unknown_fraction:.1f}% of the cells of known types; "
+        f"accuracy with these counted as errors {evaluation.accuracy_after_rejection:.4f}. Engine: {engine}."
+    )
+    if evaluation.unseen_unknown_fraction is not None:
+        say(
+            f"Types that the reference does not have ({', '.join(evaluation.unseen_labels)}): "
+            f"{100 * evaluation.unseen_unknown_fraction:.1f}% Unknown, AUROC {evaluation.auroc_unknown:.4f}."
+        )
+    note(*annotation.notes(), *evaluation.notes)
+    if json_file:
+        with replacing(json_file) as temporary:
+            temporary.write_bytes(dumped(evaluation.to_dict()))
+        say(f"Wrote {json_file}")
+
+
+def _check_outputs(out: Path | None, table: Path | None) -> None:
+    """Refuse before the work what could not be written after it."""
+    from spikgpt.cells.output import check_table
+
+    if not out and not table:
+        msg = (
+            "Nothing would be written; name a file for the cells with --out, one for the labels with --table, or both."
+        )
+        raise ConfigError(msg)
+    if table:
+        check_table(table)
+        if table.suffix == ".parquet":
+            with needs("pyarrow"):
+                importlib.import_module("pyarrow")
+
+
+def _annotated(
+    cells: Any, column: str | None, model: ModelOptions, options: LabelOptions, hub: HubOptions
+) -> tuple[Annotation, str, LabelMap]:
+    """Return the labels of cells that need to have a column in obs, what ran the network, and its labels."""
+    from spikgpt.cells.obs import labels_of
+    from spikgpt.engines.opening import open_engine
+    from spikgpt.pipeline import annotate as annotated
+    from spikgpt.sharing import open_reference
+
+    if column:
+        labels_of(cells, column)  # refuse a wrong column before the work
+    if options.no_unknown:
+        options = structs.replace(options, unknown_rate=0.0, no_unknown=False)
+    client = hub_of(hub)
+    reference = open_reference(model.model, hub=client)
+    # From what the flags say to what Python takes.
+    how = msgspec.convert(model, EngineOptions, from_attributes=True)
+    engine = open_engine(reference, how, scgpt=model.scgpt, hub=client)
+    plain = msgspec.convert(options, AnnotateOptions, from_attributes=True)
+    return annotated(reference, engine, cells, plain), engine.name, reference.labels
+
+
+def _show_labels(annotation: Annotation, query: Path, engine: str, notes: list[str]) -> None:
+    """Print how many cells have which label, and how they were found."""
+    counts, report = annotation.counts(), annotation.report
+    rows = ((label, cells, f"{100 * cells / len(annotation.best):.1f}%") for label, cells in counts.items())
+    show(("label", "cells", "share"), rows, f"{query.name} by {annotation.reference_name}", result=False)
+    say(f"Read {report.values} from {report.source}; scaling: {report.scaling}. Engine: {engine}.")
+    if report.genes:
+        say(report.genes)
+    say(f"{100 * annotation.unknown_fraction:.1f}% Unknown: {annotation.cutoffs.rule}.")
+    note(*notes)
+
+
+def _show_clusters(report: Any) -> None:
+    """Print what the clusters are."""
+    rows = []
+    for cluster in report.clusters:
+        label = "Unknown, a new type?" if cluster.candidate else cluster.label
+        shares = f"{100 * cluster.share:.0f}%", f"{100 * cluster.unknown_share:.0f}%"
+        genes = ", ".join(marker.gene for marker in cluster.markers) or cluster.note or "-"
+        rows.append((cluster.name, cluster.cells, label, *shares, cluster.nearest or "-", genes))
+    show(("cluster", "cells", "label", "share", "Unknown", "nearest known type", "marker genes"), rows, result=False)

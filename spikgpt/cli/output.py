@@ -1,0 +1,100 @@
+"""What the command line shows: sentences, tables and progress bars; and what it says when it is interrupted."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import ExitStack, contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from rich.console import Console
+from rich.text import Text
+
+from spikgpt.errors import ConfigError
+
+if TYPE_CHECKING:
+    from tqdm import tqdm
+
+console = Console(stderr=True, highlight=False)
+
+
+class Interrupted(Exception):
+    """The user interrupted a command; the message says what is kept."""
+
+
+@contextmanager
+def interruptible(kept: Callable[[], str]) -> Iterator[None]:
+    """Say what is kept when the user interrupts the block."""
+    try:
+        yield
+    except KeyboardInterrupt:
+        raise Interrupted(kept()) from None
+
+
+def say(text: str, lead: str = "", style: str = "") -> None:
+    """Print a sentence on standard error, on one line, after a coloured word."""
+    console.print(Text.assemble((lead, style), " ".join(text.split())), soft_wrap=True)
+
+
+def note(*texts: str) -> None:
+    """Print sentences that the user should not miss."""
+    for text in texts:
+        say(text, "Note: ", "yellow")
+
+
+def show(columns: Sequence[str], rows: Iterable[Sequence[object]], title: str | None = None, *, result: bool) -> None:
+    """Print a table: on standard output when it is the result that was asked for, else on standard error."""
+    from rich.table import Column, Table
+
+    table = Table(*(Column(name, overflow="fold") for name in columns), title=Text(title) if title else None)
+    for row in rows:
+        table.add_row(*(Text(str(cell)) for cell in row))
+    (Console() if result else console).print(table)
+
+
+def show_scores(metrics: dict[str, Any]) -> None:
+    """Print the figures of each label, and what it was mistaken for."""
+    labels, counts = metrics["confusion"]["labels"], metrics["confusion"]["counts"]
+    rows = []
+    for row in metrics["per_label"]:
+        confused = zip(labels, counts[labels.index(row["label"])], strict=True)
+        mistakes = sorted(((n, name) for name, n in confused if n and name != row["label"]), reverse=True)
+        figures = (f"{row[figure]:.3f}" for figure in ("precision", "recall", "f1"))
+        rows.append((row["label"], row["cells"], *figures, ", ".join(f"{name} {n}" for n, name in mistakes) or "-"))
+    show(("label", "cells", "precision", "recall", "F1", "mistaken for"), rows, result=False)
+
+
+class Bars(ExitStack):
+    """Progress bars on standard error, where that is a terminal."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self._bars: dict[str, tqdm[Any]] = {}
+
+    def __call__(
+        self, what: str, total: int | None, unit: str, step: int = 1, *, done: int | None = None, figures: str = ""
+    ) -> None:
+        """Move the bar of what is done by a step, or to the number of units that are done."""
+        from tqdm import tqdm
+
+        if what not in self._bars:
+            self._bars[what] = self.enter_context(tqdm(desc=what, total=total, unit=f" {unit}", disable=None))
+        bar = self._bars[what]
+        bar.set_postfix_str(figures)
+        bar.update(step if done is None else done - bar.n)
+
+
+def check_files(*paths: Path | None, source: Path | None = None) -> None:
+    """Refuse to write over a folder or the input, or where nothing can be written, before the work."""
+    for path in filter(None, paths):
+        folder = next(part for part in path.absolute().parents if part.exists())
+        if source is not None and path.exists() and source.exists() and path.samefile(source):
+            msg = f"{path} is the input; name another file for the output."
+        elif path.is_dir() and path.suffix != ".zarr":
+            msg = f"{path} is a folder; name a file to write."
+        elif not folder.is_dir() or not os.access(folder, os.W_OK):
+            msg = f"{path} cannot be written: {folder} is {'not yours to write to' if folder.is_dir() else 'a file'}."
+        else:
+            continue
+        raise ConfigError(msg)

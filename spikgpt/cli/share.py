@@ -1,0 +1,152 @@
+"""``spikgpt list``, ``info``, ``verify``, ``pull``, ``push`` and ``export``."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+from spikgpt.cli.flags import Model, ScGPT, command, hub_of
+from spikgpt.cli.output import note, say, show
+from spikgpt.errors import HubError, SpikGPTError
+from spikgpt.options import HubOptions, PushOptions
+
+
+@command()
+def list_(hub: HubOptions) -> None:
+    """List the references that can be named: shipped with this package, in the cache, and on the Hub."""
+    from spikgpt.files import parsed
+    from spikgpt.reference.layout import verified_files
+    from spikgpt.reference.registry import cached_references, namespace, shipped_references
+
+    client = hub_of(hub)
+    found = [(name, "shipped", folder) for name, folder in shipped_references().items()]
+    for cached in cached_references(client):
+        found.append((f"{cached.repository}@{cached.commit[:12]}", ", ".join(("cached", *cached.refs)), cached.folder))
+    rows: list[tuple[object, ...]] = []
+    for name, where, folder in found:
+        try:
+            metrics = parsed(verified_files(folder)["metrics.json"], "metrics.json")
+        except SpikGPTError as error:
+            rows.append((name, f"{where}, damaged"))
+            note(str(error))
+            continue
+        scores = (f"{metrics['held_out'][figure]:.3f}" for figure in ("accuracy", "macro_f1"))
+        rows.append((name, where, len(metrics["cells_per_label"]), metrics["cells"], *scores))
+    try:
+        rows += [(name, "Hub") for name in client.references(namespace())]
+    except HubError as error:
+        note(str(error))
+    show(("name", "where", "labels", "cells", "accuracy", "macro-F1"), rows, result=True)
+
+
+@command()
+def info(model: Model, hub: HubOptions) -> None:
+    """Show what a reference is and what was measured."""
+    from spikgpt.sharing import open_reference
+
+    reference = open_reference(model, hub=hub_of(hub))
+    metrics, provenance = reference.metrics, reference.provenance
+    held_out = metrics["held_out"]
+    scores = {row["label"]: f"{row['f1']:.3f}" for row in held_out["per_label"]}
+    rows = [
+        (name, term or "-", metrics["cells_per_label"][name], scores.get(name, "not measured"))
+        for name, term in zip(reference.labels.names, reference.labels.cell_ontology_ids, strict=True)
+    ]
+    show(("label", "Cell Ontology id", "cells", "F1, held out"), rows, reference.name, result=True)
+    genes = f", {len(reference.genes)} genes." if len(reference.genes) else "."
+    for line in (
+        f"Trained on {metrics['cells']} cells, recipe {provenance['recipe']['name']}, "
+        f"seed {provenance['seed']}; source: {provenance.get('source', 'not stated')}.",
+        f"Embedder {reference.embedder['kind']}, {reference.config.input_dim} values a cell{genes}",
+        f"Held out ({metrics['held_out_by']}): accuracy {held_out['accuracy']:.4f}, "
+        f"macro-F1 {held_out['macro_f1']:.4f} over {held_out['cells']} cells.",
+        _unknown_rule(reference.thresholds),
+        f"From {reference.origin or model}.",
+    ):
+        typer.echo(line)
+
+
+@command()
+def verify(model: Model, hub: HubOptions, scgpt: ScGPT = None) -> None:
+    """Check that a reference is whole and consistent; exit code 2 when it is not."""
+    from spikgpt import sharing
+    from spikgpt.reference.registry import find
+
+    client = hub_of(hub)
+    found = find(model, hub=client)
+    for check in sharing.verify(found.folder, scgpt=scgpt, hub=client).checks:
+        typer.echo(f"ok: {check}")
+    typer.echo(f"{found.origin or found.folder} is whole.")
+
+
+@command("Nothing was written; what is downloaded already stays in the cache.")
+def pull(
+    model: Model, out: Annotated[Path, typer.Option(help="Folder to write the reference to.")], hub: HubOptions
+) -> None:
+    """Get a reference from the Hub into a folder."""
+    from spikgpt import sharing
+
+    found = sharing.pull(model, out, hub=hub_of(hub))
+    say(f"Wrote {out}, {found.origin or f'the shipped reference {model}'}.")
+
+
+@command("Look at the repository's page: a commit goes there in whole or not at all.")
+def push(
+    folder: Annotated[Path, typer.Argument(help="Folder of the reference.")],
+    repository: Annotated[str, typer.Argument(help="ORG/NAME on the Hub; made if there is none.")],
+    options: PushOptions,
+    hub: Annotated[HubOptions, ("endpoint",)],
+    scgpt: ScGPT = None,
+) -> None:
+    """Put a reference on the Hub, in one commit. Log in first with `hf auth login`, or set HF_TOKEN."""
+    from spikgpt import sharing
+
+    pushed = sharing.push(folder, repository, options, hub=hub_of(hub), scgpt=scgpt)
+    changes = [(change.path, f"{change.size:,}", change.kind) for change in pushed.changes]
+    show(("file", "bytes", ""), changes, result=True)
+    if pushed.commit is None:
+        say(f"Nothing was sent: this is what would go to {repository}.")
+        return
+    say(f"{repository} is at commit {pushed.commit}: {pushed.url}")
+    say(f"Use it with: spikgpt annotate QUERY.h5ad --model {repository} --out OUT.h5ad")
+
+
+@command()
+def export(
+    model: Model,
+    out: Annotated[Path, typer.Option(help="Folder to write; that of the reference itself gets the graphs added.")],
+    hub: HubOptions,
+    precision: Annotated[
+        list[str] | None, typer.Option(help="fp32, the default, fp16 for GPUs, or int8 for CPUs; repeatable.")
+    ] = None,
+    literal: Annotated[
+        bool, typer.Option("--literal", help="Write one .onnx file with the paper's m copies, for comparison.")
+    ] = False,
+    scgpt: ScGPT = None,
+) -> None:
+    """Write a reference with its ONNX graphs, from counts to labels, each checked against the trained model."""
+    from spikgpt.engines.opening import torch_engine
+    from spikgpt.sharing import open_reference
+    from spikgpt_onnx import exporter
+    from spikgpt_onnx.parity import ExportableReference
+
+    client = hub_of(hub)
+    stored = open_reference(model, hub=client)
+    reference = ExportableReference(stored, torch_engine(stored, scgpt=scgpt, hub=client))
+    if literal:
+        exporter.export_literal(reference, out)
+        say(f"Wrote {out}, m = {stored.config.copies}.")
+        return
+    for name, parity in exporter.export(reference, out, precisions=precision or ["fp32"]).items():
+        say(f"{name}, {parity}.")
+    say(f"Wrote {out}; run it with: spikgpt annotate QUERY.h5ad --model {out} --out OUT.h5ad")
+
+
+def _unknown_rule(thresholds: Any) -> str:
+    """Say when a cell is Unknown."""
+    if thresholds.smoothed is None:
+        return f"Unknown below a probability of {thresholds.threshold:.4f}."
+    cells = thresholds.smoothed.everything.cells
+    return f"Unknown: at most {100 * thresholds.unknown_rate:g}% of cells like the {cells} held-out ones."

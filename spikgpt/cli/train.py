@@ -1,0 +1,163 @@
+"""``spikgpt train`` and ``spikgpt novelty``."""
+
+from __future__ import annotations
+
+import shutil
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+from msgspec import Meta, structs
+
+from spikgpt.cli.flags import CHECKPOINT, command, hub_of
+from spikgpt.cli.output import Bars, check_files, interruptible, note, say, show, show_scores
+from spikgpt.errors import ConfigError
+from spikgpt.options import Count, HubOptions, Options, TrainOptions
+
+BUNDLE = {"flag": "--bundle"}
+
+
+class EmbedderOptions(Options, frozen=True):
+    """What turns cells into vectors."""
+
+    embedder: Annotated[str, Meta(description="pca, scgpt, or obsm:KEY for an embedding in the file.")] = "pca"
+    scgpt: Annotated[str | None, Meta(description=CHECKPOINT)] = None
+    max_length: Annotated[Count, Meta(description="scGPT tokens of a cell at most.")] = 1200
+    bundle: Annotated[bool, Meta(description="Put that checkpoint into the reference.", extra=BUNDLE)] = False
+
+    def __post_init__(self) -> None:
+        if (self.embedder == "scgpt") != (self.scgpt is not None):
+            msg = "--embedder scgpt and --scgpt CHECKPOINT go together; give both or neither."
+            raise ConfigError(msg)
+
+
+class CardOptions(Options, frozen=True):
+    """What the card of the reference says."""
+
+    name: Annotated[str | None, Meta(description="Name of the reference; by default that of the folder.")] = None
+    source: Annotated[str | None, Meta(description="Where the cells come from.")] = None
+    licence: Annotated[str | None, Meta(description="Licence of the reference, such as MIT.")] = None
+    dataset: Annotated[list[str] | None, Meta(description="Accession of the cells; repeatable.")] = None
+    description: Annotated[Path | None, Meta(description="Markdown file with intended use and limits.")] = None
+
+    def provenance(self) -> dict[str, Any]:
+        """Return what the user told, as a reference keeps it."""
+        told: dict[str, Any] = {"source": self.source, "licence": self.licence, "datasets": self.dataset}
+        if self.description:
+            try:
+                told["description"] = self.description.read_text(encoding="utf-8").strip()
+            except (OSError, UnicodeDecodeError) as error:
+                msg = f"{self.description} cannot be read ({error}); --description takes a Markdown file."
+                raise ConfigError(msg) from error
+        return {key: value for key, value in told.items() if value}
+
+
+@command()
+def train(
+    reference: Annotated[Path, typer.Argument(help="Labelled cells: .h5ad, .zarr, or 10x files.")],
+    label_key: Annotated[str, typer.Option(help="Column of obs with the cell types.")],
+    out: Annotated[Path, typer.Option(help="Folder to write the reference to.")],
+    chosen: EmbedderOptions,
+    card: CardOptions,
+    options: TrainOptions,
+    hub: Annotated[HubOptions, ("endpoint", "local_files_only")],
+    overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace a reference that is already there.")] = False,
+) -> None:
+    """Train a reference. An interrupted training goes on from the last epoch when started again."""
+    from spikgpt.cells.reading import read_cells
+    from spikgpt.reference.files import save
+    from spikgpt.reference.layout import check_writable
+    from spikgpt.scgpt.source import open_scgpt
+    from spikgpt.training.metrics import training_notes
+    from spikgpt.training.train import train as train_on
+
+    check_writable(out, overwrite=overwrite)
+    checkpoints = out.with_name(f".{out.name}.training")
+    options = structs.replace(
+        options, name=card.name or out.name, checkpoints=checkpoints, provenance=card.provenance()
+    )
+    embedder: Any = chosen.embedder
+    if chosen.scgpt is not None:
+        client = hub_of(hub)
+        embedder = open_scgpt(chosen.scgpt, max_length=chosen.max_length, bundled=chosen.bundle, hub=client)
+    adata = read_cells(reference)
+    last = "its last epoch"
+
+    def kept() -> str:
+        if not checkpoints.exists() or not any(checkpoints.iterdir()):
+            return "No epoch was finished; the same command starts again."
+        return f"The state after {last} is kept in {checkpoints}; the same command goes on from there."
+
+    with interruptible(kept), Bars() as bars:
+
+        def on_epoch(stage: str, state: Any) -> None:
+            nonlocal last
+            last = f"epoch {state.epoch} of {state.epochs} ({stage})"
+            figures = f"loss {state.loss:.3f} accuracy {state.accuracy:.3f}"
+            bars(f"Training ({stage})", state.epochs, "epochs", done=state.epoch, figures=figures)
+
+        trained = train_on(
+            adata,
+            label_key,
+            embedder=embedder,
+            options=options,
+            on_cells=lambda cells: bars("Embedding", adata.n_obs, "cells", cells),
+            on_epoch=on_epoch,
+        )
+        save(trained, out, overwrite=overwrite)
+    shutil.rmtree(checkpoints, ignore_errors=True)
+    held_out = trained.metrics["held_out"]
+    show_scores(held_out)
+    note(*training_notes(trained.metrics, trained.provenance, trained.labels.names))
+    say(
+        f"Held out: {trained.metrics['held_out_by']}. Accuracy {held_out['accuracy']:.4f}, "
+        f"macro-F1 {held_out['macro_f1']:.4f} over {held_out['cells']} cells."
+    )
+    needed = f" --scgpt {chosen.scgpt}" if chosen.scgpt is not None and not chosen.bundle else ""
+    say(f"Wrote {out}; annotate with: spikgpt annotate QUERY.h5ad --model {out}{needed} --out OUT.h5ad")
+
+
+@command()
+def novelty(
+    reference: Annotated[Path, typer.Argument(help="Labelled cells: .h5ad, .zarr, or 10x files.")],
+    label_key: Annotated[str, typer.Option(help="Column of obs with the cell types.")],
+    options: TrainOptions,
+    types: Annotated[
+        list[str] | None, typer.Option("--type", help="Type to leave out; repeatable, by default all of 30 cells.")
+    ] = None,
+    embedder: Annotated[str, typer.Option(help="pca, or obsm:KEY for an embedding in the file.")] = "pca",
+    table: Annotated[Path | None, typer.Option(help="Also write one row a type, .csv.")] = None,
+    plot: Annotated[Path | None, typer.Option(help="Also draw the figures, .png.")] = None,
+) -> None:
+    """Leave each type out of a reference in turn, and see whether its cells come out as Unknown."""
+    from spikgpt.cells.reading import read_cells
+    from spikgpt.files import replacing
+    from spikgpt.training.novelty import study
+
+    check_files(table, plot, source=reference)
+    adata = read_cells(reference)
+    with Bars() as bars:
+        report = study(
+            adata,
+            label_key,
+            types=types,
+            embedder=embedder,
+            options=options,
+            on_type=lambda _: bars("Leaving out", None, "types"),
+        )
+    rows = []
+    for row in report.rows:
+        mistaken = ", ".join(f"{name} {cells}" for name, cells in list(row.mistaken_for.items())[:3])
+        shares = (f"{100 * share:.1f}%" for share in (row.unseen_found, row.unseen_unknown, row.known_unknown))
+        rows.append((row.label, row.unseen_cells, f"{row.auroc:.3f}", *shares, mistaken))
+    show(("left out", "cells", "AUROC", "found at 5%", "Unknown", "known Unknown", "mistaken for"), rows, result=True)
+    say(
+        f"Mean AUROC {report.mean_auroc:.3f}. Found at 5%: unseen cells that are less familiar than all but 5% of the "
+        "known ones; Unknown: by the reference's own limits."
+    )
+    if table:
+        with replacing(table) as temporary:
+            report.table().to_csv(temporary, index=False)
+    if plot:
+        with replacing(plot) as temporary:
+            temporary.write_bytes(report.picture())

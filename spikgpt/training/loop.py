@@ -1,0 +1,159 @@
+"""What trainings share: the learning rate, a seed for each epoch, and a state from which an interrupted one goes on."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import math
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, TypeVar
+
+import numpy as np
+import numpy.typing as npt
+import torch
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import save_file
+from torch import Tensor, nn
+
+from spikgpt.errors import CheckpointError
+from spikgpt.files import replacing
+
+T = TypeVar("T")
+
+
+@dataclass(frozen=True)
+class Run:
+    """A training of ``epochs`` epochs, each of ``steps`` optimiser steps.
+
+    The learning rate rises linearly to ``peak`` over the first ``warm`` steps, and then falls to 0 along half a cosine.
+    ``fingerprint`` stands for everything that decides the outcome. With a file ``checkpoint`` the state is kept after
+    each epoch, and an interrupted training goes on from there to the same weights.
+    """
+
+    network: nn.Module
+    optimizer: torch.optim.Optimizer
+    peak: float
+    warm: int
+    epochs: int
+    steps: int
+    seed: int
+    fingerprint: str
+    checkpoint: Path | None = None
+
+    def all_epochs(self, one_epoch: Callable[[int], T], on_epoch: Callable[[T], None] | None) -> None:
+        """Train the epochs that are left.
+
+        Parameters
+        ----------
+        one_epoch
+            Trains an epoch, numbered from 0, with :meth:`step`.
+        on_epoch
+            Called with its result once the state is kept.
+
+        Raises
+        ------
+        CheckpointError
+            When the checkpoint is damaged or belongs to another training.
+        """
+        for epoch in range(self._load(), self.epochs):
+            # Every epoch draws from a seed of its own, so a resumed training needs no saved random state.
+            torch.manual_seed(epoch_seed(self.seed, epoch))
+            self.network.train()
+            result = one_epoch(epoch)
+            self._save(epoch + 1)
+            if on_epoch:
+                on_epoch(result)
+
+    def step(self, epoch: int, step: int, loss: Tensor, *, largest_gradient: float | None = None) -> None:
+        """Take a step of an epoch along the gradient of a loss, cut to a length if one is given."""
+        for group in self.optimizer.param_groups:
+            group["lr"] = learning_rate(self.peak, self.warm, epoch * self.steps + step, self.epochs * self.steps)
+        self.optimizer.zero_grad()
+        torch.autograd.backward(loss)
+        if largest_gradient is not None:
+            nn.utils.clip_grad_norm_(self.network.parameters(), largest_gradient)
+        self.optimizer.step()
+
+    def _save(self, epochs_done: int) -> None:
+        """Write the state, in safetensors."""
+        if self.checkpoint is None:
+            return
+        tensors = {f"network.{name}": tensor for name, tensor in self.network.state_dict().items()}
+        for index, state in self.optimizer.state_dict()["state"].items():
+            found = {name: torch.as_tensor(value) for name, value in state.items() if value is not None}
+            tensors |= {f"optimizer.{index}.{name}": tensor for name, tensor in found.items()}
+        told = {"run": self.fingerprint, "epochs_done": str(epochs_done)}
+        with replacing(self.checkpoint) as temporary:
+            save_file({name: tensor.contiguous() for name, tensor in tensors.items()}, temporary, metadata=told)
+
+    def _load(self) -> int:
+        """Load the state if there is one, and return the number of epochs done."""
+        if self.checkpoint is None or not self.checkpoint.exists():
+            return 0
+        try:
+            with safe_open(self.checkpoint, framework="pt") as file:
+                metadata = file.metadata() or {}
+                tensors = {name: file.get_tensor(name) for name in file.keys()}
+        except SafetensorError as error:
+            msg = f"The checkpoint {self.checkpoint} cannot be read ({error}). Delete it to train from the start."
+            raise CheckpointError(msg) from error
+        if metadata.get("run") != self.fingerprint:
+            msg = (
+                f"The checkpoint {self.checkpoint} belongs to other cells, another recipe or another seed. "
+                "Delete it to train from the start, or choose another output folder."
+            )
+            raise CheckpointError(msg)
+        prefix = "network."
+        self.network.load_state_dict({n.removeprefix(prefix): t for n, t in tensors.items() if n.startswith(prefix)})
+        states: dict[int, dict[str, Tensor]] = {}
+        for name, tensor in tensors.items():
+            if name.startswith("optimizer."):
+                _, index, key = name.split(".", 2)
+                states.setdefault(int(index), {})[key] = tensor
+        groups = self.optimizer.state_dict()["param_groups"]
+        self.optimizer.load_state_dict({"state": states, "param_groups": groups})
+        return int(metadata["epochs_done"])
+
+
+def learning_rate(peak: float, warm: int, step: int, steps: int) -> float:
+    """Return the learning rate of a step: a linear rise over ``warm`` steps, then half a cosine down to 0."""
+    if step < warm:
+        return peak * (step + 1) / warm
+    return peak * 0.5 * (1 + math.cos(math.pi * (step - warm) / max(1, steps - warm)))
+
+
+def adamw(network: nn.Module, learning_rate: float, weight_decay: float) -> torch.optim.Optimizer:
+    """Return AdamW with weight decay on matrices alone.
+
+    Decay would pull the gains of BatchNorm, and with them all firing, towards 0.
+    """
+    parameters = list(network.parameters())
+    groups = [
+        {"params": [p for p in parameters if p.ndim > 1], "weight_decay": weight_decay},
+        {"params": [p for p in parameters if p.ndim <= 1], "weight_decay": 0.0},
+    ]
+    return torch.optim.AdamW(groups, learning_rate)
+
+
+@contextmanager
+def seeded(seed: int, device: torch.device) -> Iterator[None]:
+    """Seed torch's random numbers, and give the caller's back at the end."""
+    with torch.random.fork_rng(devices=[device] if device.type == "cuda" else []):
+        torch.manual_seed(seed)
+        yield
+
+
+def epoch_seed(seed: int, epoch: int) -> int:
+    """Return a seed that differs between epochs and does not collide with those of neighbouring seeds."""
+    return int.from_bytes(hashlib.sha256(f"{seed}/{epoch}".encode()).digest()[:7], "big")
+
+
+def fingerprint(settings: dict[str, Any], *arrays: npt.NDArray[Any]) -> str:
+    """Return the sha256 of plain settings and arrays."""
+    digest = hashlib.sha256(json.dumps(settings, sort_keys=True).encode())
+    for array in arrays:
+        digest.update(np.ascontiguousarray(array).tobytes())
+    return digest.hexdigest()

@@ -1,0 +1,274 @@
+"""Labels for a file of cells, and labels held against the truth."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+
+import anndata
+import numpy as np
+import pandas as pd
+import pytest
+from anndata import AnnData
+from spikgpt.training.reference import load
+
+import spikgpt
+from spikgpt import SpikGPT
+from spikgpt.testing.hub import LoopbackHub
+from tests.cli.conftest import Run, assert_refused, written
+from tests.conftest import QUERY_FILE
+
+
+def test_annotate_writes_the_file_and_the_table(
+    run: Run, query_file: Path, few: AnnData, small_folder: Path, tmp_path: Path
+) -> None:
+    out, table = tmp_path / "out.h5ad", tmp_path / "labels.csv"
+    ran = run("annotate", query_file, "--model", small_folder, "--out", out, "--table", table)
+    assert ran.code == 0
+    assert "Read counts from X; scaling: composition." in ran.err
+    assert f"Wrote {out} and {table}" in ran.err
+    annotated, rows = anndata.read_h5ad(out), pd.read_csv(table, index_col="cell")
+    assert rows.index.tolist() == annotated.obs_names.tolist() == few.obs_names.tolist()
+    assert rows["spikgpt_label"].tolist() == annotated.obs["spikgpt_label"].tolist()
+    expected = spikgpt.SpikGPT.from_pretrained(small_folder).annotate(few.copy())
+    np.testing.assert_array_equal(annotated.obsm["spikgpt_probabilities"], expected.probabilities)
+    assert (annotated.X != few.X).nnz == 0
+
+
+def test_which_cells_are_unknown_is_the_users_to_choose(
+    run: Run, query_file: Path, small_folder: Path, tmp_path: Path
+) -> None:
+    where = ("annotate", query_file, "--model", small_folder, "--out", tmp_path / "out.h5ad")
+    for options, said in (
+        (["--unknown-rate", 0.02], "Unknown: less familiar than 98% of held-out known cells."),
+        (["--recalibrate"], "Unknown: less familiar than 95% of held-out known cells,"),
+        (["--threshold", 0.95], "Unknown: a probability below 0.9500."),
+        (["--no-unknown"], "0.0% Unknown: no cell is rejected."),
+    ):
+        ran = run(*where, *options)
+        assert ran.code == 0, ran.err
+        assert said in ran.err
+    assert_refused(run(*where, "--no-unknown", "--threshold", 0.95), "--no-unknown rejects no cell; leave")
+    assert_refused(run(*where, "--threshold", 0.95, "--unknown-rate", 0.1), "choose one")
+
+
+def test_clusters_are_named_by_vote(
+    run: Run, query_file: Path, few: AnnData, small_folder: Path, tmp_path: Path
+) -> None:
+    out, table = tmp_path / "out.h5ad", tmp_path / "clusters.csv"
+    where = ("annotate", query_file, "--model", small_folder, "--out", out)
+    ran = run(*where, "--cluster-key", "cell_type", "--cluster-table", table)
+    assert ran.code == 0, ran.err
+    clusters = pd.read_csv(table)
+    assert sorted(clusters["cluster"]) == sorted(few.obs["cell_type"].astype(str).unique())
+    labels = anndata.read_h5ad(out).obs["spikgpt_cluster_label"].astype(str)
+    assert set(labels[few.obs["cell_type"] == "beta"]) == {"beta"}
+    assert "nearest known type" in ran.err
+    assert_refused(run(*where, "--cluster-table", table), "--cluster-table needs --cluster-key")
+    assert_refused(run(*where, "--cluster-key", "leiden"), "obs has no column 'leiden'; it has cell_type, donor")
+
+
+def test_evaluate_writes_its_figures(run: Run, query_file: Path, small_folder: Path, tmp_path: Path) -> None:
+    figures = tmp_path / "figures.json"
+    ran = run("evaluate", query_file, "--model", small_folder, "--label-key", "cell_type", "--json", figures)
+    assert ran.code == 0
+    values = json.loads(figures.read_text())
+    expected = {"accuracy", "macro_precision", "macro_recall", "macro_f1", "unknown_rate", "auroc_unknown", "per_label"}
+    assert expected <= values.keys()
+    assert f"Accuracy {values['accuracy']:.4f}, macro-F1 {values['macro_f1']:.4f}" in ran.err
+    assert {row["label"] for row in values["per_label"]} <= set(load(small_folder).labels.names)
+
+
+def test_a_process_with_an_empty_cache_pulls_by_name_and_annotates(
+    run: Run, query_file: Path, hub: LoopbackHub, cells: AnnData, few: AnnData, tmp_path: Path
+) -> None:
+    cells.write_h5ad(tmp_path / "reference.h5ad")
+    about = ("--source", "Donor human1", "--licence", "CC-BY-4.0", "--dataset", "GSE84133")
+    (tmp_path / "card.md").write_text("## Intended use\n\nTests.\n")
+    ran = run(
+        *("train", tmp_path / "reference.h5ad", "--label-key", "cell_type", "--out", tmp_path / "islets"),
+        *(*about, "--description", tmp_path / "card.md"),
+    )
+    assert ran.code == 0
+    card = (tmp_path / "islets" / "README.md").read_text()
+    for stated in ("license: cc-by-4.0", "datasets:\n- GSE84133", "cells: Donor human1", "## Intended use\n\nTests."):
+        assert stated in card
+    assert run("push", tmp_path / "islets", "shared/islets", "--endpoint", hub.endpoint).code == 0
+    command = [str(Path(sys.executable).with_name("spikgpt")), "annotate", str(query_file), "--model", "islets"]
+    environment = {
+        "HF_ENDPOINT": hub.endpoint,
+        "SPIKGPT_NAMESPACE": "shared",
+        "HF_HOME": str(tmp_path / "home"),
+        "HF_HUB_CACHE": str(tmp_path / "home" / "hub"),
+    }
+    out = tmp_path / "out.h5ad"
+    subprocess.run([*command, "--out", str(out)], env=os.environ | environment, check=True)
+    expected = SpikGPT.from_pretrained(tmp_path / "islets").annotate(anndata.read_h5ad(query_file))
+    found = anndata.read_h5ad(out)
+    assert found.obsm["spikgpt_probabilities"].tobytes() == expected.probabilities.tobytes()
+    assert found.obs["spikgpt_label"].tolist() == expected.labels.tolist()
+    commit = hub.repositories["shared/islets"].refs["main"]
+    assert found.uns["spikgpt"]["reference_origin"] == f"shared/islets@{commit}"
+
+
+def text_file(_few: AnnData, folder: Path) -> Path:
+    (folder / "bad.h5ad").write_text("not HDF5")
+    return folder / "bad.h5ad"
+
+
+def negative(few: AnnData, folder: Path) -> Path:
+    values = few.X.toarray().astype(np.float32)
+    values[5, 5] = -1
+    return written(AnnData(values, obs=few.obs, var=few.var), folder / "bad.h5ad")
+
+
+def scaled(few: AnnData, folder: Path) -> Path:
+    values = few[:, :3000].X.toarray().astype(np.float32)
+    values = (values - values.mean(axis=0)) / (values.std(axis=0) + 1)
+    return written(AnnData(values, obs=few.obs, var=few.var[:3000]), folder / "bad.h5ad")
+
+
+def other_genes(few: AnnData, folder: Path) -> Path:
+    names = pd.DataFrame(index=[f"ENSMUSG{gene:011d}" for gene in range(few.n_vars)])
+    return written(AnnData(few.X, obs=few.obs, var=names), folder / "bad.h5ad")
+
+
+@pytest.mark.parametrize(
+    ("make", "message"),
+    [
+        (lambda _few, folder: folder / "missing.h5ad", "is no file (nothing there)"),
+        (lambda _few, folder: folder, "is no file (a folder)"),
+        (text_file, "bad.h5ad"),
+        (negative, "negative value"),
+        (scaled, "as scaled or centred data does"),
+        (other_genes, "genes in the query"),
+    ],
+    ids=["missing", "folder", "not HDF5", "negative", "scaled", "mouse"],
+)
+def test_cells_that_cannot_be_read(
+    run: Run,
+    few: AnnData,
+    small_folder: Path,
+    tmp_path: Path,
+    make: Callable[[AnnData, Path], Path],
+    message: str,
+) -> None:
+    query, out = make(few, tmp_path), tmp_path / "out.h5ad"
+    assert_refused(run("annotate", query, "--model", small_folder, "--out", out), message)
+    assert not out.exists()
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        (["--model", "pancreaz"], "There is no reference or folder 'pancreaz'. Did you mean 'pancreas'?"),
+        (["--table", "labels.xlsx"], "labels.xlsx ends in '.xlsx'; a table is written as .csv or .parquet."),
+        (["--threshold", "2"], "--threshold is 2.0; expected a number of at least 0 and at most 1."),
+        (["--unknown-rate", "1"], "--unknown-rate is 1.0; expected a number of at least 0 and below 1."),
+        (["--batch-size", "0"], "--batch-size is 0; expected a whole number of at least 1."),
+        (["--scaling", "own"], "'own' is not one of 'auto', 'composition', 'reference', 'query'"),
+        (["--layer", "spliced"], "spliced"),
+    ],
+    ids=lambda value: value[0] if isinstance(value, list) else "",
+)
+def test_bad_options_of_annotate(
+    run: Run, query_file: Path, small_folder: Path, tmp_path: Path, options: list[str], message: str
+) -> None:
+    out = tmp_path / "out.h5ad"
+    model = [] if options[0] == "--model" else ["--model", small_folder]
+    assert_refused(run("annotate", query_file, *model, "--out", out, *options), message)
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_the_input_is_never_the_output(run: Run, query_file: Path, small_folder: Path) -> None:
+    before = query_file.read_bytes()
+    ran = run("annotate", query_file, "--model", small_folder, "--out", query_file)
+    assert_refused(ran, "is the input; name another file for the output.")
+    assert query_file.read_bytes() == before
+
+
+def test_a_label_column_that_is_missing_in_evaluate(run: Run, query_file: Path, small_folder: Path) -> None:
+    ran = run("evaluate", query_file, "--model", small_folder, "--label-key", "celltype")
+    assert_refused(ran, "obs has no column 'celltype'")
+
+
+def test_a_table_alone_is_enough_and_every_option_reaches_the_run(run: Run, tmp_path: Path) -> None:
+    options = ["--alone", "--scaling", "reference", "--threshold", 0.99, "--batch-size", 100, "--threads", 1]
+    options += ["--provider", "cpu", "--precision", "int8", "--no-memory-arena", "--not-strict", "--offline"]
+    ran = run("annotate", QUERY_FILE, "--model", "pancreas", "--table", tmp_path / "a.csv", *options)
+    assert ran.code == 0, ran.err
+    assert "scaling: reference. Engine: onnx on cpu." in ran.err
+    assert "% Unknown: a probability below 0.9900." in ran.err
+    assert [path.name for path in tmp_path.iterdir()] == ["a.csv"]
+
+
+def test_both_engines_give_the_same_labels(run: Run, query_file: Path, tmp_path: Path) -> None:
+    labels = []
+    for engine, said in (("torch", "Engine: torch."), ("onnx", "Engine: onnx on cpu.")):
+        table = tmp_path / f"{engine}.csv"
+        ran = run("annotate", query_file, "--model", "pancreas", "--table", table, "--engine", engine)
+        assert ran.code == 0, ran.err
+        assert said in ran.err
+        labels.append(pd.read_csv(table)["spikgpt_label"].tolist())
+    assert labels[0] == labels[1]
+
+
+def test_evaluate_takes_other_names_of_the_labels(run: Run, few: AnnData, small_folder: Path, tmp_path: Path) -> None:
+    other = few.copy()
+    other.obs["cell_type"] = other.obs["cell_type"].astype(str).replace({"beta": "B-cells of the islet"})
+    query, names = written(other, tmp_path / "other.h5ad"), tmp_path / "names.json"
+    names.write_text('{"B-cells of the islet": "beta"}')
+    where = ("evaluate", query, "--model", small_folder, "--label-key", "cell_type")
+    assert "Types that the reference does not have (B-cells of the islet" in run(*where).err
+    ran = run(*where, "--label-map", names)
+    assert ran.code == 0, ran.err
+    assert "B-cells" not in ran.err
+    assert_refused(run(*where, "--label-map", tmp_path), f"{tmp_path} is no label map")
+    names.write_text('["beta"]')
+    assert_refused(run(*where, "--label-map", names), "names.json is no label map")
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        (
+            [],
+            "Nothing would be written; name a file for the cells with --out, one for the labels with --table",
+        ),
+        (["--out", "FOLDER"], "is a folder; name a file to write."),
+        (["--out", "FOLDER/./query.h5ad"], "is the input; name another file for the output."),
+        (["--out", "FOLDER/query.h5ad/out.h5ad"], "query.h5ad is a file."),
+        (["--out", "FOLDER/out.h5ad", "--engine", "onnx"], "make it with: spikgpt export"),
+    ],
+)
+def test_outputs_that_cannot_be_written(
+    run: Run, few: AnnData, small_folder: Path, tmp_path: Path, options: list[str], message: str
+) -> None:
+    query = written(few, tmp_path / "query.h5ad")
+    named = [option.replace("FOLDER", str(tmp_path)) for option in options]
+    assert_refused(run("annotate", query, "--model", small_folder, *named), message)
+    assert list(tmp_path.iterdir()) == [query]
+
+
+def test_an_interruption_says_what_was_written(
+    run: Run, query_file: Path, small_folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    out, table = tmp_path / "out.h5ad", tmp_path / "clusters.csv"
+    where = ("annotate", query_file, "--model", small_folder, "--out", out, "--cluster-key", "cell_type")
+
+    def interrupt(*_: object, **__: object) -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr("spikgpt.report.clusters.ClusterReport.table", interrupt)
+    ran = run(*where, "--cluster-table", table)
+    assert (ran.code, ran.err) == (130, f"Interrupted. Written: {out}.\n")
+    assert list(tmp_path.iterdir()) == [out]
+    out.unlink()
+    monkeypatch.setattr("spikgpt.report.clusters.summarise", interrupt)
+    ran = run(*where)
+    assert (ran.code, ran.err) == (130, "Interrupted. Nothing was written.\n")
+    assert list(tmp_path.iterdir()) == []

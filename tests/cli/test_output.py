@@ -1,0 +1,48 @@
+"""What the command line prints, and where."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from spikgpt.cli.output import Bars, check_files, note, say, show
+from spikgpt.errors import ConfigError
+
+
+def test_a_sentence_is_one_line_and_no_markup(capsys: pytest.CaptureFixture[str]) -> None:
+    say("Wrote [bold]x[/]\n" + 200 * "y")
+    note("odd")
+    captured = capsys.readouterr()
+    assert captured.err == f"Wrote [bold]x[/] {200 * 'y'}\nNote: odd\n"
+    assert captured.out == ""
+
+
+@pytest.mark.parametrize("result", [True, False])
+def test_results_go_to_standard_output(capsys: pytest.CaptureFixture[str], result: bool) -> None:
+    show(("label", "cells"), [("T [CD4]", 3)], "a [title]", result=result)
+    captured = capsys.readouterr()
+    said, silent = (captured.out, captured.err) if result else (captured.err, captured.out)
+    assert "T [CD4]" in said
+    assert "a [title]" in said
+    assert silent == ""
+
+
+def test_bars_are_for_terminals_only(capsys: pytest.CaptureFixture[str]) -> None:
+    with Bars() as bars:
+        bars("Training", 3, "epochs", done=2, figures="loss 1")
+        bars("Embedding", None, "cells", 5)
+    assert capsys.readouterr() == ("", "")
+
+
+def test_neither_folders_nor_the_input_are_written_over(tmp_path: Path) -> None:
+    source = tmp_path / "cells.h5ad"
+    source.touch()
+    (tmp_path / "out.zarr").mkdir()
+    check_files(None, tmp_path / "new.h5ad", tmp_path / "out.zarr", source=source)
+    with pytest.raises(ConfigError, match="is the input"):
+        check_files(tmp_path / "." / "cells.h5ad", source=source)
+    with pytest.raises(ConfigError, match="is a folder"):
+        check_files(tmp_path)
+    with pytest.raises(ConfigError, match=r"cells.h5ad is a file\.$"):
+        check_files(source / "out.h5ad")

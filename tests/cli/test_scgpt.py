@@ -1,0 +1,127 @@
+"""scGPT on the command line: embeddings, references on them, and networks of one's own."""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+import time
+from pathlib import Path
+
+import anndata
+import numpy as np
+import pytest
+from anndata import AnnData
+from spikgpt.training.embedders import open_scgpt
+
+from tests.cli.conftest import PROGRAM, SCGPT, Run, assert_refused, written
+from tests.conftest import DATA
+
+
+def test_embed_adds_the_embedding(run: Run, query_file: Path, few: AnnData, tmp_path: Path) -> None:
+    out = tmp_path / "embedded.h5ad"
+    ran = run("embed", query_file, "--scgpt", SCGPT, "--out", out, "--key", "X_mine", "--batch-size", 16)
+    assert ran.code == 0, ran.err
+    assert "Read counts from X." in ran.err
+    assert f"genes are in the vocabulary.\nWrote {out}, obsm['X_mine'], 96 values a cell." in ran.err
+    embedded, expected = anndata.read_h5ad(out), open_scgpt(SCGPT, cache=None).embed(few).vectors
+    assert embedded.obsm["X_mine"] == pytest.approx(expected, abs=1e-6)
+    assert embedded.obsm["X_mine"].dtype == np.float32
+    assert embedded.obs_names.equals(few.obs_names)
+    again = run("embed", query_file, "--scgpt", SCGPT, "--out", tmp_path / "upstream.h5ad", "--upstream-seeds", 1, 2)
+    assert again.code == 0, again.err
+    drawn = anndata.read_h5ad(tmp_path / "upstream.h5ad").obsm["X_scGPT"]
+    assert not np.array_equal(drawn, embedded.obsm["X_mine"])
+
+
+def test_a_killed_embedding_goes_on(tmp_path: Path) -> None:
+    environment = os.environ | {"SPIKGPT_CACHE": str(tmp_path / "cache"), "OMP_NUM_THREADS": "1"}
+    source, out = DATA / "pancreas_baron_human3.h5ad", tmp_path / "embedded.h5ad"
+    command = [*PROGRAM, "embed", str(source), "--scgpt", str(SCGPT), "--out", str(out)]
+    first = subprocess.Popen([*command, "--batch-size", "1"], env=environment, stderr=subprocess.DEVNULL)
+    while first.poll() is None and len(list(tmp_path.rglob("*.safetensors"))) < 2:
+        time.sleep(0.002)
+    first.kill()
+    first.wait()
+    kept = {path: path.stat().st_mtime_ns for path in tmp_path.rglob("*.safetensors")}
+    assert 2 <= len(kept) < 8
+    assert not out.exists()
+
+    subprocess.run(command, env=environment, check=True, capture_output=True)
+
+    shards = list(tmp_path.rglob("*.safetensors"))
+    assert len(shards) == 8  # of 128 cells, for 914
+    assert all(path.stat().st_mtime_ns == written for path, written in kept.items())
+    expected = open_scgpt(SCGPT, cache=None).embed(anndata.read_h5ad(source)).vectors
+    assert anndata.read_h5ad(out).obsm["X_scGPT"] == pytest.approx(expected, abs=1e-6)
+
+
+def test_a_reference_on_scgpt(run: Run, cells: AnnData, query_file: Path, tmp_path: Path) -> None:
+    source, out, converted = written(cells, tmp_path / "cells.h5ad"), tmp_path / "mine", tmp_path / "upstream"
+    options = ("--label-key", "cell_type", "--out", out, "--embedder", "scgpt", "--scgpt", SCGPT)
+    ran = run("train", source, *options)
+    assert ran.code == 0, ran.err
+    ran = run("convert-scgpt", SCGPT, "--out", converted, "--upstream")
+    assert ran.code == 0, ran.err
+    assert (converted / "best_model.pt").is_file()
+
+    ran = run("evaluate", query_file, "--model", out, "--label-key", "cell_type", "--scgpt", converted)
+
+    assert ran.code == 0, ran.err
+    assert "Accuracy 0." in ran.err
+    assert_refused(
+        run("annotate", query_file, "--model", out, "--out", tmp_path / "out.h5ad"),
+        "needs the scGPT checkpoint 'scgpt_baron'; give its folder with scgpt= or --scgpt.",
+    )
+    assert_refused(
+        run("train", source, "--label-key", "cell_type", "--out", tmp_path / "other", "--embedder", "scgpt"),
+        "--embedder scgpt and --scgpt CHECKPOINT go together; give both or neither.",
+    )
+
+
+def test_pretrain_then_embed(run: Run, cells: AnnData, query_file: Path, tmp_path: Path) -> None:
+    source, out = written(cells, tmp_path / "cells.h5ad"), tmp_path / "network"
+    sizes = ("--genes", 100, "--dim", 16, "--layers", 1, "--heads", 2, "--epochs", 1, "--max-length", 50)
+    ran = run("pretrain", source, "--out", out, *sizes)
+    assert ran.code == 0, ran.err
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["cells.h5ad", "network"]
+    ran = run("embed", query_file, "--scgpt", out, "--out", tmp_path / "out.h5ad", "--no-cache")
+    assert ran.code == 0, ran.err
+    assert_refused(run("pretrain", source, "--out", out, *sizes), "exists already; name a new folder")
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        (["--scgpt", "nowhere"], "nowhere is no folder; give the folder of an scGPT checkpoint"),
+        (["--scgpt", SCGPT, "--batch-size", "many"], "Invalid value for '--batch-size'"),
+        (["--scgpt", SCGPT, "--precision", "int4"], "'int4' is not one of 'float32', 'bfloat16', 'float16'"),
+    ],
+)
+def test_embed_refuses(run: Run, query_file: Path, tmp_path: Path, options: list[object], message: str) -> None:
+    assert_refused(run("embed", query_file, "--out", tmp_path / "out.h5ad", *options), message)
+    assert not (tmp_path / "out.h5ad").exists()
+
+
+def test_an_interrupted_embedding_says_what_is_kept(tmp_path: Path) -> None:
+    environment = os.environ | {"SPIKGPT_CACHE": str(tmp_path / "cache"), "OMP_NUM_THREADS": "1"}
+    source, out = DATA / "pancreas_baron_human3.h5ad", tmp_path / "embedded.h5ad"
+    command = [*PROGRAM, "embed", str(source), "--scgpt", str(SCGPT), "--out", str(out), "--batch-size", "1"]
+    first = subprocess.Popen(command, env=environment, stderr=subprocess.PIPE, text=True)
+    while first.poll() is None and not list(tmp_path.rglob("*.safetensors")):
+        time.sleep(0.002)
+    first.send_signal(signal.SIGINT)
+    _, said = first.communicate()
+    assert first.returncode == 130
+    kept = tmp_path / "cache" / "embeddings"
+    assert said == f"Interrupted. Finished cells are kept in {kept}; the same command goes on from there.\n"
+    assert not out.exists()
+
+
+def test_an_interrupted_pretraining(run: Run, cells: AnnData, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def interrupt(*_: object, **__: object) -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr("spikgpt.training.pretraining.pretrain", interrupt)
+    ran = run("pretrain", written(cells, tmp_path / "cells.h5ad"), "--out", tmp_path / "network")
+    assert (ran.code, ran.err) == (130, "Interrupted. No epoch was finished; the same command starts again.\n")

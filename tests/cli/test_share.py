@@ -1,0 +1,112 @@
+"""References listed, shown, verified, pulled, pushed and exported."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+from spikgpt.training.sharing import push
+
+from spikgpt.reference.hub import Hub
+from spikgpt.reference.layout import LAYOUT
+from spikgpt.testing.hub import LoopbackHub
+from tests.cli.conftest import Run, assert_refused
+
+
+def test_list_shows_what_is_shipped_cached_and_on_the_hub(
+    run: Run, small_folder: Path, hub: LoopbackHub, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    monkeypatch.setenv("SPIKGPT_NAMESPACE", "listed")
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_CACHE", str(tmp_path / "cache"))
+    monkeypatch.setattr("huggingface_hub.utils._cache_manager.HF_HUB_CACHE", str(tmp_path / "cache"), raising=False)
+    commit = push(small_folder, "listed/islets", hub=Hub(hub.endpoint)).commit
+    hub.put("listed/other", {"README.md": b"---\ntags:\n- cats\n---\n"})
+    folder = Hub(hub.endpoint).snapshot("listed/islets", None, LAYOUT, required=())
+    ran = run("list", "--endpoint", hub.endpoint)
+    rows = {line.split("│")[1].strip(): line.split("│")[2:] for line in ran.out.splitlines() if line.count("│") > 3}
+    assert ran.code == 0
+    assert rows["pancreas"][0].strip() == "shipped"
+    assert [cell.strip() for cell in rows[f"listed/islets@{str(commit)[:12]}"][:3]] == ["cached, main", "6", "360"]
+    assert rows["listed/islets"][0].strip() == "Hub"
+    assert "listed/other" not in ran.out
+    (folder / "labels.json").resolve().write_bytes(b"[]")
+    ran = run("list", "--offline")
+    assert "cached, main, damaged" in ran.out
+    assert "labels.json differs from what manifest.json lists" in ran.err
+    assert "Hub " not in ran.out
+    ran = run("list", "--endpoint", "http://127.0.0.1:9")
+    assert ran.code == 0
+    assert "pancreas" in ran.out
+    assert "The Hub cannot be reached (ConnectError" in ran.err
+
+
+def test_push_pull_and_verify(
+    run: Run, small_folder: Path, hub: LoopbackHub, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    where = ("--endpoint", hub.endpoint)
+    ran = run("push", small_folder, "shared/islets", "--dry-run", *where)
+    assert ran.code == 0
+    assert "Nothing was sent: this is what would go to shared/islets." in ran.err
+    assert ran.out.count("│ new ") == 10
+    assert hub.repositories == {}
+    ran = run("push", small_folder, "shared/islets", "--tag", "v1", "--message", "Six types", *where)
+    commit = hub.repositories["shared/islets"].refs["v1"]
+    assert f"shared/islets is at commit {commit}: {hub.endpoint}/shared/islets/tree/main" in ran.err
+    assert hub.repositories["shared/islets"].commits[commit].title == "Six types"
+    ran = run("pull", "shared/islets@v1", "--out", tmp_path / "pulled", *where)
+    assert f"Wrote {tmp_path}/pulled, shared/islets@{commit}." in ran.err
+    ran = run("verify", tmp_path / "pulled")
+    assert ran.code == 0
+    assert ran.out.splitlines() == [
+        "ok: 9 files have the size and sha256 that manifest.json lists",
+        "ok: weights, 6 labels, thresholds, genes and metrics fit together",
+        "ok: the card states the figures of metrics.json",
+        f"{tmp_path}/pulled is whole.",
+    ]
+    (tmp_path / "pulled" / "labels.json").write_text("[]")
+    assert_refused(run("verify", tmp_path / "pulled"), "labels.json differs from what manifest.json lists")
+    assert_refused(run("push", tmp_path / "pulled", "shared/islets", *where), "labels.json differs from what")
+    assert_refused(
+        run("push", small_folder, "islets", *where), "'islets' is no name of a repository; expected ORG/NAME"
+    )
+    assert_refused(run("pull", "shared/none", "--out", tmp_path / "none", *where), "There is no repository shared/none")
+    assert_refused(run("pull", "shared/islets", "--out", tmp_path / "pulled", *where), "already holds a reference")
+    assert_refused(
+        run("push", small_folder, "shared/x", "--endpoint", "http://127.0.0.1:9"), "The Hub cannot be reached"
+    )
+
+
+def test_a_damaged_reference(run: Run, tmp_path: Path) -> None:
+    assert_refused(run("info", tmp_path), "has no config.json, which every reference has.")
+
+
+def test_export_writes_what_was_asked_for(run: Run, small_folder: Path, tmp_path: Path) -> None:
+    out = tmp_path / "out"
+    ran = run("export", small_folder, "--out", out, "--precision", "int8", "--precision", "fp32")
+    assert ran.code == 0
+    assert sorted(path.name for path in (out / "onnx").iterdir()) == ["model.onnx", "model_int8.onnx", "parity.json"]
+    assert "onnx/model_int8.onnx, int8: of 2048 cells" in ran.err
+    assert f"spikgpt annotate QUERY.h5ad --model {out} --out OUT.h5ad" in ran.err
+    ran = run("export", small_folder, "--out", tmp_path / "literal.onnx", "--literal")
+    assert "literal.onnx, m = 300." in ran.err
+    assert (tmp_path / "literal.onnx").stat().st_size > 100_000
+    ran = run("export", small_folder, "--out", tmp_path / "new", "--precision", "fp8")
+    assert_refused(ran, "Found the precisions fp8; choose from fp32, fp16, int8.")
+
+
+def test_an_interrupted_pull_leaves_nothing(
+    run: Run, hub: LoopbackHub, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def interrupt(*_: object, **__: object) -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(Hub, "snapshot", interrupt)
+    ran = run("pull", "shared/islets", "--out", tmp_path / "pulled", "--endpoint", hub.endpoint)
+    assert ran.code == 130
+    assert ran.err == "Interrupted. Nothing was written; what is downloaded already stays in the cache.\n"
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_info_offline_asks_nothing_of_the_hub(run: Run, hub: LoopbackHub) -> None:
+    assert_refused(run("info", "shared/islets", "--offline", "--endpoint", hub.endpoint), "is not in the local cache")
+    assert hub.requests == []

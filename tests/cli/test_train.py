@@ -1,0 +1,93 @@
+"""References trained on a file of cells, and what became of types that were left out."""
+
+from __future__ import annotations
+
+import signal
+import subprocess
+import time
+from pathlib import Path
+
+import pandas as pd
+import pytest
+from anndata import AnnData
+from spikgpt.training.reference import load
+
+from tests.cli.conftest import PROGRAM, Run, assert_refused, written
+
+
+def test_train_then_info(run: Run, cells: AnnData, tmp_path: Path) -> None:
+    out = tmp_path / "mine"
+    source = written(cells, tmp_path / "cells.h5ad")
+    ran = run("train", source, "--label-key", "cell_type", "--out", out, "--recipe", "paper", "--seed", 3)
+    assert ran.code == 0, ran.err
+    assert "Held out: 30% of the cells of each label." in ran.err
+    reference = load(out)
+    assert (reference.name, reference.provenance["seed"]) == ("mine", 3)
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["cells.h5ad", "mine"]
+    shown = run("info", out)
+    assert shown.code == 0
+    assert f"Trained on {cells.n_obs} cells, recipe paper, seed 3; source: not stated." in shown.out
+    assert all(name in shown.out for name in reference.labels.names)
+    again = run("train", source, "--label-key", "cell_type", "--out", out, "--recipe", "paper")
+    assert_refused(again, "already holds a reference; choose another folder, or")
+
+
+def test_novelty_leaves_a_type_out(run: Run, cells: AnnData, tmp_path: Path) -> None:
+    source = written(cells, tmp_path / "cells.h5ad")
+    table, plot = tmp_path / "types.csv", tmp_path / "types.png"
+    ran = run("novelty", source, "--label-key", "cell_type", "--type", "ductal", "--table", table, "--plot", plot)
+    assert ran.code == 0, ran.err
+    assert "Mean AUROC" in ran.err
+    assert "ductal" in ran.out
+    assert pd.read_csv(table)["label"].tolist() == ["ductal"]
+    assert plot.read_bytes().startswith(b"\x89PNG")
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        (["--label-key", "celltype"], "obs has no column 'celltype'; it has cell_type, donor"),
+        (["--label-key", "cell_type", "--recipe", "best"], "'best' is not one of 'default', 'paper'"),
+        (
+            ["--label-key", "cell_type", "--embedder", "umap"],
+            "There is no embedder 'umap'; choose pca, scgpt, or obsm:KEY",
+        ),
+        (["--label-key", "cell_type", "--embedder", "obsm:X"], "There is no obsm['X']; this AnnData has: none."),
+        (["--label-key", "cell_type", "--batch-key", "lane"], "obs has no column 'lane'"),
+    ],
+    ids=["label key", "recipe", "embedder", "obsm", "batch key"],
+)
+def test_bad_options_of_train(run: Run, query_file: Path, tmp_path: Path, options: list[str], message: str) -> None:
+    assert_refused(run("train", query_file, "--out", tmp_path / "mine", *options), message)
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_folder_in_the_way_is_left_alone(run: Run, query_file: Path, tmp_path: Path) -> None:
+    (tmp_path / "thesis.docx").write_text("precious")
+    ran = run("train", query_file, "--label-key", "cell_type", "--out", tmp_path, "--overwrite")
+    assert_refused(ran, "exists and is not a reference; choose another folder.")
+    assert [path.name for path in tmp_path.iterdir()] == ["thesis.docx"]
+
+
+def test_an_interrupted_training_goes_on(run: Run, cells: AnnData, tmp_path: Path) -> None:
+    source, out, state = written(cells, tmp_path / "cells.h5ad"), tmp_path / "mine", tmp_path / ".mine.training"
+    arguments = ["train", str(source), "--label-key", "cell_type", "--out", str(out)]
+    first = subprocess.Popen([*PROGRAM, *arguments], stderr=subprocess.PIPE, text=True)
+    while first.poll() is None and not (state / "held-out.safetensors").exists():
+        time.sleep(0.005)
+    first.send_signal(signal.SIGINT)
+    _, said = first.communicate()
+    assert first.returncode == 130
+    assert said.startswith("Interrupted. The state after epoch ")
+    assert said.endswith(f" (held-out) is kept in {state}; the same command goes on from there.\n")
+    assert said.count("\n") == 1
+    assert not out.exists()
+    assert run(*arguments).code == 0
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["cells.h5ad", "mine"]
+
+
+def test_a_card_that_cannot_be_read(run: Run, query_file: Path, tmp_path: Path) -> None:
+    where = ("train", query_file, "--label-key", "cell_type", "--out", tmp_path / "mine", "--description")
+    assert_refused(run(*where, tmp_path), "--description takes a Markdown file.")
+    (tmp_path / "card.md").write_bytes(b"\xff\xfe\x00")
+    assert_refused(run(*where, tmp_path / "card.md"), "--description takes a Markdown file.")

@@ -1,0 +1,181 @@
+"""scGPT as an embedder: the same vectors however the genes are named and stored, and the right checkpoint or none."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import replace
+from pathlib import Path
+
+import anndata
+import numpy as np
+import pandas as pd
+import pytest
+from anndata import AnnData
+from spikgpt.training.embedders import ScGPTEmbedder, load_embedder
+from spikgpt.training.reference import Reference, load, save
+
+from spikgpt import SpikGPT
+from spikgpt.cells.genes import GeneList, ensembl_ids_of
+from spikgpt.errors import CheckpointError, ConfigError, DamagedReference, GenesError
+from spikgpt.scgpt.checkpoint import Checkpoint, load_checkpoint, save_checkpoint
+from spikgpt.scgpt.draws import UpstreamDraws
+from spikgpt.scgpt.embedding import Running
+from spikgpt.scgpt.encoder import ScGPTConfig
+from spikgpt.scgpt.source import ScGPTSource, open_scgpt
+from spikgpt.training.train import train
+
+CHECKPOINT = Path(__file__).parents[1] / "data" / "scgpt_baron"
+
+
+@pytest.fixture(scope="module")
+def checkpoint() -> Checkpoint:
+    return load_checkpoint(CHECKPOINT)
+
+
+@pytest.fixture(scope="module")
+def embedder(checkpoint: Checkpoint) -> ScGPTEmbedder:
+    return ScGPTEmbedder(ScGPTSource(checkpoint, "scgpt_baron"))
+
+
+@pytest.fixture(scope="module")
+def reference(cells: AnnData, checkpoint: Checkpoint) -> Reference:
+    return train(cells, "cell_type", embedder=ScGPTSource(checkpoint, "scgpt_baron"), name="islets")
+
+
+def test_vectors_do_not_depend_on_storage_names_or_order(embedder: ScGPTEmbedder, few: AnnData, tmp_path: Path) -> None:
+    expected = embedder.embed(few)
+    ids = ensembl_ids_of(few.var_names)
+    known = np.array([gene is not None for gene in ids])
+    random = np.random.default_rng(0)
+    cells = random.permutation(few.n_obs)
+
+    dense = AnnData(few.X.toarray().astype(np.float64), obs=few.obs, var=few.var)
+    logs = AnnData(few.X.log1p(), obs=few.obs, var=few.var)
+    logs.layers["counts"] = few.X
+    genes = few[:, random.permutation(few.n_vars)].copy()
+    renamed = few.copy()
+    renamed.var["gene_ids"] = [gene or name for gene, name in zip(ids, few.var_names, strict=True)]
+    renamed.var_names = [f"gene {number}" for number in range(few.n_vars)]
+    few.write_h5ad(tmp_path / "cells.h5ad")
+    backed = anndata.read_h5ad(tmp_path / "cells.h5ad", backed="r")
+
+    assert known.mean() > 0.8
+    for same in (dense, logs, genes, renamed, backed):
+        assert embedder.embed(same).vectors == pytest.approx(expected.vectors, abs=1e-6)
+    assert embedder.embed(few[cells].copy()).vectors == pytest.approx(expected.vectors[cells], abs=1e-6)
+    parts = [embedder.embed(few[part].copy()).vectors for part in (slice(0, 31), slice(31, None))]
+    assert np.concatenate(parts) == pytest.approx(expected.vectors, abs=1e-6)
+    assert expected.report.genes_matched == len(embedder.source.vocabulary.genes)
+    assert expected.report.genes_total == few.n_vars
+
+
+def test_upstream_draws_follow_the_querys_order(embedder: ScGPTEmbedder, few: AnnData) -> None:
+    shuffled = few[:, np.random.default_rng(0).permutation(few.n_vars)].copy()
+
+    def drawn(adata: AnnData) -> np.ndarray:
+        return ScGPTEmbedder(embedder.source, Running(draws=UpstreamDraws(1, 2))).embed(adata).vectors
+
+    assert np.array_equal(drawn(few), drawn(few))
+    assert np.abs(drawn(few) - drawn(shuffled)).max() > 1e-4
+    # Draws of ties move a cell little.
+    assert np.median((drawn(few) * embedder.embed(few).vectors).sum(axis=1)) > 0.95
+
+
+def test_cells_without_counts_are_marked(embedder: ScGPTEmbedder, few: AnnData) -> None:
+    adata = few[:5].copy()
+    counts = adata.X.tolil()
+    counts[2] = 0
+    adata.X = counts.tocsr()
+
+    embedding = embedder.embed(adata)
+
+    assert embedding.empty.tolist() == [False, False, True, False, False]
+    assert embedding.points.shape == (4, embedder.dim)
+
+
+def test_other_genes_are_refused(embedder: ScGPTEmbedder, few: AnnData) -> None:
+    adata = few.copy()
+    adata.var_names = [f"gene {number}" for number in range(few.n_vars)]
+    with pytest.raises(GenesError, match=r"Found 0 of the reference's \d+ genes in the query; at least 50 are needed"):
+        embedder.embed(adata)
+
+
+def test_a_scaling_has_no_meaning(embedder: ScGPTEmbedder, few: AnnData) -> None:
+    with pytest.raises(ConfigError, match="scaling='query' has no meaning"):
+        embedder.embed(few, scaling="query")
+
+
+def test_a_reference_names_its_checkpoint(reference: Reference, few: AnnData, tmp_path: Path) -> None:
+    expected = SpikGPT(reference).annotate(few.copy())
+    folder = save(reference, tmp_path / "islets")
+    assert json.loads((folder / "config.json").read_text())["embedder"] == {
+        "kind": "scgpt",
+        "source": "scgpt_baron",
+        "revision": None,
+        "sha256": load_checkpoint(CHECKPOINT).sha256,
+        "max_length": 1200,
+        "bundled": False,
+    }
+    assert (folder / "model.safetensors").stat().st_size < 1_000_000
+
+    with pytest.raises(CheckpointError, match="needs the scGPT checkpoint 'scgpt_baron'; give its folder with scgpt="):
+        SpikGPT.from_pretrained(folder)
+    found = SpikGPT.from_pretrained(folder, scgpt=CHECKPOINT).annotate(few.copy())
+
+    assert np.array_equal(found.labels, expected.labels)
+    assert found.probabilities == pytest.approx(expected.probabilities, abs=1e-6)
+
+
+def test_another_checkpoint_is_refused(reference: Reference, tmp_path: Path) -> None:
+    folder = save(reference, tmp_path / "islets")
+    other = load_checkpoint(CHECKPOINT)
+    other.weights["encoder.enc_norm.bias"][0] += 1e-3
+    wrong = save_checkpoint(other, tmp_path / "other")
+
+    with pytest.raises(CheckpointError, match=r"was trained with the scGPT checkpoint scgpt_baron \(sha256 .*another"):
+        load(folder, scgpt=wrong)
+
+
+def test_a_reference_can_carry_its_checkpoint(cells: AnnData, few: AnnData, tmp_path: Path) -> None:
+    bundled = train(cells, "cell_type", embedder=open_scgpt(CHECKPOINT, bundled=True), name="islets")
+    expected = SpikGPT(bundled).annotate(few.copy())
+
+    found = SpikGPT.from_pretrained(save(bundled, tmp_path / "islets")).annotate(few.copy())
+
+    assert np.array_equal(found.labels, expected.labels)
+    assert found.probabilities == pytest.approx(expected.probabilities, abs=1e-6)
+
+
+def test_a_damaged_embedder_is_refused(embedder: ScGPTEmbedder) -> None:
+    bundled = replace(embedder.source, bundled=True)
+    settings, tensors, genes = bundled.settings(), bundled.tensors(), bundled.vocabulary.genes
+    fewer = {name: tensor for name, tensor in tensors.items() if "norm2" not in name}
+    for changed, held, message in (
+        ({"sha256": 3}, tensors, "The scgpt embedder of config.json is"),
+        ({"special_tokens": ["<cls>"]}, tensors, "The scgpt embedder of config.json is .*special_tokens"),
+        ({"args": {}}, tensors, "args.json has embsize = None"),
+        ({}, fewer, "inside the reference is inconsistent: The weights hold nothing for"),
+    ):
+        with pytest.raises(DamagedReference, match=message):
+            load_embedder(settings | changed, held, genes)
+    with pytest.raises(CheckpointError, match="and found another one"):
+        load_embedder(settings | {"sha256": "0" * 64}, tensors, genes)
+
+
+def test_a_vocabulary_may_hold_old_symbols_and_special_tokens(checkpoint: Checkpoint) -> None:
+    # SEPT2 is SEPTIN2 today; both stand in published vocabularies.
+    vocabulary = {token: index for index, token in enumerate(("<pad>", "SEPT2", "<cls>", "SEPTIN2", "INS", "<eoc>"))}
+    genes = Checkpoint(ScGPTConfig(), vocabulary, checkpoint.weights).genes
+
+    assert genes.symbols == ("SEPT2", "SEPTIN2", "INS")
+    assert isinstance(genes, GeneList)
+    assert genes.ensembl_ids[1] == "ENSG00000168385"
+
+
+def test_points_are_the_vectors_of_filled_cells(embedder: ScGPTEmbedder, few: AnnData) -> None:
+    embedding = embedder.embed(few)
+    part = embedding.part(np.array([5, 3]))
+
+    assert np.array_equal(part.vectors, embedding.vectors[[5, 3]])
+    assert np.array_equal(part.points, embedding.points[[5, 3]])
+    assert pd.Index(few.obs_names).size == len(embedding.vectors)

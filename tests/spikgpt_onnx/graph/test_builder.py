@@ -1,0 +1,43 @@
+"""Linear layers in other precisions than float32."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+from onnx import TensorProto
+
+from spikgpt.reference.config import SpikGPTConfig
+from spikgpt_onnx.graph import labelling_graph
+from spikgpt_onnx.session import Session
+from tests.spikgpt_onnx.graph.networks import classifier_for, expected, network_of, run, vectors_of
+
+
+@pytest.mark.parametrize(("precision", "tolerance"), [("fp16", 0.2), ("int8", 0.3)])
+def test_other_precisions_stay_close(precision: str, tolerance: float) -> None:
+    config = SpikGPTConfig(input_dim=16, n_labels=6, width=64)
+    classifier, vectors = classifier_for(config, 0), vectors_of(500, config)
+    probabilities, _ = expected(classifier, vectors)
+    model = labelling_graph(network_of(classifier), precision)
+    found = run(model, {"embedding": vectors})
+    assert np.median(np.abs(found["probabilities"] - probabilities).max(axis=1)) < tolerance / 10
+    assert (found["best_label"] == probabilities.argmax(axis=1)).mean() > 0.9
+    kinds = {tensor.data_type for tensor in model.graph.initializer}
+    assert {"fp16": TensorProto.FLOAT16, "int8": TensorProto.INT8}[precision] in kinds
+
+
+def test_eight_bit_labels_do_not_depend_on_the_batch() -> None:
+    config = SpikGPTConfig(input_dim=16, n_labels=6, width=64)
+    classifier, vectors = classifier_for(config, 0), vectors_of(300, config)
+    vectors[0] *= 1000
+    session = Session(labelling_graph(network_of(classifier), "int8").SerializeToString())
+    whole = session.run({"embedding": vectors})["probabilities"]
+    alone = np.concatenate([session.run({"embedding": vectors[i : i + 1]})["probabilities"] for i in range(300)])
+    np.testing.assert_allclose(alone, whole, atol=1e-6)
+
+
+def test_sums_that_no_byte_holds_are_not_multiplied_as_bytes() -> None:
+    config = SpikGPTConfig(input_dim=16, n_labels=6, width=16, time_steps=300)
+    classifier, vectors = classifier_for(config, 0), vectors_of(100, config)
+    probabilities, _ = expected(classifier, vectors)
+    found = run(labelling_graph(network_of(classifier), "int8"), {"embedding": vectors})
+    assert (found["best_label"] == probabilities.argmax(axis=1)).mean() > 0.9

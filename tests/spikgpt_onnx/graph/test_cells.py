@@ -1,0 +1,27 @@
+"""The graph makes the vectors that the library makes."""
+
+from __future__ import annotations
+
+import numpy as np
+
+from spikgpt import SpikGPT
+from spikgpt.embedding.pca import PCAProjection
+from spikgpt_onnx import contract
+from spikgpt_onnx.exporter import network_of
+from spikgpt_onnx.graph import labelling_graph
+from spikgpt_onnx.parity import golden_cells
+from tests.spikgpt_onnx.graph.networks import run
+
+
+def test_counts_become_the_vectors_of_the_projection(shipped: SpikGPT) -> None:
+    projection, golden = shipped.reference.embedder, golden_cells(shipped.reference, 50)
+    assert isinstance(projection, PCAProjection)
+    graph = labelling_graph(network_of(shipped.reference))
+    np.testing.assert_allclose(run(graph, golden.inputs)[contract.VECTOR], golden.vectors, atol=1e-6)
+
+    found = np.arange(len(projection.genes)) % 3 > 0
+    mean, std = projection.reference_scale(found)
+    counts = golden.inputs[contract.COUNTS] * found
+    other = {contract.COUNTS: counts, contract.FOUND: found, contract.GENE_MEAN: mean + 0.5, contract.GENE_STD: 2 * std}
+    expected = projection.project(counts, golden.inputs[contract.TOTAL], ((mean + 0.5) * found, 2 * std))
+    np.testing.assert_allclose(run(graph, golden.inputs | other)[contract.VECTOR], expected, atol=1e-6)

@@ -1,0 +1,62 @@
+"""The encoder's graph against scGPT's network in torch."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+import torch
+
+from spikgpt.embedding.vocabulary import Encoder
+from spikgpt.reference.config import SpikGPTConfig
+from spikgpt.scgpt.checkpoint import load_checkpoint
+from spikgpt_onnx.graph import encoder_graph, labelling_graph
+from spikgpt_onnx.session import Session
+from tests.conftest import DATA
+from tests.spikgpt_onnx.graph.networks import Array, classifier_for, network_of, run
+
+
+@pytest.fixture(scope="module")
+def scgpt() -> Encoder:
+    checkpoint = load_checkpoint(DATA / "scgpt_baron")
+    config = checkpoint.config
+    weights = {name: weight.float().numpy() for name, weight in checkpoint.weights.items()}
+    return Encoder(config.heads, config.layers, config.pad_value, checkpoint.described(1200), weights)
+
+
+def tokens_of(cells: int, length: int) -> dict[str, Array]:
+    checkpoint = load_checkpoint(DATA / "scgpt_baron")
+    random = np.random.default_rng(0)
+    ids = random.choice([token for token in range(100) if token != checkpoint.pad_id], (cells, length))
+    values = random.integers(0, 51, (cells, length))
+    ids[:, 0], values[:, 0] = checkpoint.cls_id, checkpoint.config.pad_value
+    mask = np.arange(length) < random.integers(2, length + 1, (cells, 1))
+    ids[~mask], values[~mask] = checkpoint.pad_id, checkpoint.config.pad_value
+    return {"token_ids": ids, "values": values, "mask": mask}
+
+
+def test_the_encoder_gives_the_vectors_of_torch(scgpt: Encoder) -> None:
+    tokens = tokens_of(9, 40)
+    found = run(encoder_graph(scgpt, {}), tokens)["embedding"]
+    genes, bins = torch.as_tensor(tokens["token_ids"]), torch.as_tensor(tokens["values"])
+    vectors = load_checkpoint(DATA / "scgpt_baron").encoder().embed(genes, bins).numpy()
+    np.testing.assert_allclose(found, vectors, atol=1e-6)
+
+
+def test_padding_changes_nothing(scgpt: Encoder) -> None:
+    tokens = tokens_of(5, 30)
+    session = Session(encoder_graph(scgpt, {}).SerializeToString())
+    longer = {
+        "token_ids": np.pad(tokens["token_ids"], ((0, 0), (0, 12)), constant_values=7),
+        "values": np.pad(tokens["values"], ((0, 0), (0, 12))),
+        "mask": np.pad(tokens["mask"], ((0, 0), (0, 12))),
+    }
+    np.testing.assert_allclose(session.run(longer)["embedding"], session.run(tokens)["embedding"], atol=1e-6)
+
+
+def test_one_graph_from_tokens_to_labels_is_both_in_a_row(scgpt: Encoder) -> None:
+    config = SpikGPTConfig(input_dim=scgpt.dim, n_labels=4, width=32)
+    network, tokens = network_of(classifier_for(config, 3)), tokens_of(9, 40)
+    vectors = run(encoder_graph(scgpt, {}), tokens)["embedding"]
+    apart = run(labelling_graph(network), {"embedding": vectors})
+    together = run(labelling_graph(network, encoder=scgpt), tokens)
+    np.testing.assert_allclose(together["probabilities"], apart["probabilities"], atol=1e-5)

@@ -1,0 +1,198 @@
+"""Real cells through the graph get the labels of the library, however they come."""
+
+from __future__ import annotations
+
+import json
+import shutil
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import anndata
+import numpy as np
+import pandas as pd
+import pytest
+
+from spikgpt import Annotation, SpikGPT
+from spikgpt.cells.genes import GeneList
+from spikgpt.cells.reading import read_cells
+from spikgpt.errors import DamagedReference, GraphError
+from spikgpt.files import dumped
+from spikgpt.options import EngineOptions
+from spikgpt.reference.files import read_reference
+from spikgpt.reference.hub import Hub
+from spikgpt.reference.layout import GRAPH, GRAPH_SOURCES, PARITY, graph_sources, with_manifest
+from spikgpt.sharing import push
+from spikgpt.testing.hub import LoopbackHub
+from spikgpt_onnx.engine import OnnxEngine
+from tests.conftest import QUERY_FILE, labelled
+
+
+@pytest.fixture(scope="module")
+def pancreas() -> SpikGPT:
+    return SpikGPT.from_pretrained("pancreas", engine="onnx")
+
+
+@pytest.fixture(scope="module")
+def expected(shipped: SpikGPT) -> Annotation:
+    return labelled(shipped.reference, read_cells(QUERY_FILE))
+
+
+def opened(folder: Path, **options: Any) -> OnnxEngine:
+    return OnnxEngine(read_reference(folder), EngineOptions(**options))
+
+
+def assert_same(found: Annotation, expected: Annotation) -> None:
+    np.testing.assert_array_equal(found.labels, expected.labels)
+    np.testing.assert_array_equal(found.best_labels, expected.best_labels)
+    np.testing.assert_allclose(found.probabilities, expected.probabilities, atol=1e-5)
+    np.testing.assert_array_equal(found.rejected, expected.rejected)
+    np.testing.assert_array_equal(found.broad_labels, expected.broad_labels)
+    assert found.familiarity is not None
+    assert expected.familiarity is not None
+    np.testing.assert_allclose(found.familiarity, expected.familiarity, atol=1e-4)
+    assert found.cutoffs.rule == expected.cutoffs.rule
+    assert (found.report.scaling, found.report.source) == (expected.report.scaling, expected.report.source)
+
+
+def test_a_file_gets_the_labels_of_the_library(pancreas: SpikGPT, expected: Annotation) -> None:
+    found = pancreas.annotate(QUERY_FILE)
+    assert_same(found, expected)
+    assert list(found.obs_names) == read_cells(QUERY_FILE).obs_names.tolist()
+    assert found.report == expected.report
+    assert found.uns().keys() == expected.uns().keys()
+
+
+@pytest.mark.parametrize("precision", ["fp16", "int8"])
+def test_other_precisions_change_next_to_no_label(precision: str, expected: Annotation) -> None:
+    found = SpikGPT.from_pretrained("pancreas", engine="onnx", precision=precision).annotate(QUERY_FILE)
+    assert (found.labels == expected.labels).mean() >= 0.995
+
+
+@pytest.mark.parametrize("batch_size", [1, 7, 300, 10_000])
+def test_the_batch_size_does_not_matter(pancreas: SpikGPT, expected: Annotation, batch_size: int) -> None:
+    assert_same(pancreas.annotate(QUERY_FILE, batch_size=batch_size), expected)
+
+
+@pytest.mark.parametrize("threads", [1, 5])
+def test_the_number_of_threads_does_not_matter(expected: Annotation, threads: int) -> None:
+    found = SpikGPT.from_pretrained("pancreas", engine="onnx", threads=threads).annotate(QUERY_FILE)
+    assert_same(found, expected)
+
+
+def test_empty_cells_are_unknown(pancreas: SpikGPT, shipped: SpikGPT) -> None:
+    adata = read_cells(QUERY_FILE)[:150].copy()
+    counts = adata.X.tolil()
+    counts[[0, 77, 149]] = 0
+    adata.X = counts.tocsr()
+    assert_same(pancreas.annotate(adata.copy()), labelled(shipped.reference, adata))
+    found = pancreas.annotate(adata)
+    assert np.flatnonzero(found.empty).tolist() == [0, 77, 149]
+    assert found.labels[[0, 77, 149]].tolist() == ["Unknown"] * 3
+    assert found.probabilities[77].max() == 0
+
+
+def test_a_reference_without_that_graph_is_refused(small_folder: Path, graph_folder: Path) -> None:
+    with pytest.raises(GraphError, match=r"has no onnx/model.onnx; make it with"):
+        opened(small_folder)
+    with pytest.raises(GraphError, match=r"has no onnx/model_int8.onnx; make it with"):
+        opened(graph_folder, precision="int8")
+
+
+def test_damaged_folders_are_refused_each_for_its_reason(graph_folder: Path, tmp_path: Path) -> None:
+    def altered(name: str) -> Path:
+        return Path(shutil.copytree(graph_folder, tmp_path / name))
+
+    folder = altered("truncated")
+    (folder / GRAPH).write_bytes((folder / GRAPH).read_bytes()[:-100])
+    with pytest.raises(DamagedReference, match=r"model\.onnx differs from what manifest\.json lists"):
+        opened(folder)
+    folder = altered("missing")
+    (folder / "onnx" / "parity.json").unlink()
+    with pytest.raises(DamagedReference, match=r"has no onnx/parity\.json, which every reference has"):
+        opened(folder)
+    folder = altered("edited threshold")
+    (folder / "thresholds.json").write_text((folder / "thresholds.json").read_text().replace("0.95", "0.10"))
+    with pytest.raises(DamagedReference, match=r"thresholds\.json differs from what manifest\.json lists"):
+        opened(folder)
+    folder = altered("other labels")
+    labels = (folder / "labels.json").read_text()
+    (folder / "labels.json").write_text(labels.replace("alpha", "omega"))
+    with pytest.raises(DamagedReference, match=r"labels\.json differs from what manifest\.json lists"):
+        opened(folder)
+
+
+def forged(source: Path, folder: Path, name: str, change: Callable[[Any], Any]) -> Path:
+    """Copy a reference with one file changed, and a manifest that lists it as if it had always been so."""
+    shutil.copytree(source, folder)
+    files = {str(path.relative_to(folder)): path.read_bytes() for path in folder.rglob("*") if path.is_file()}
+    files[name] = dumped(change(json.loads(files[name])))
+    del files["manifest.json"]
+    for path, content in with_manifest(files).items():
+        (folder / path).write_bytes(content)
+    return folder
+
+
+def turned(genes: dict[str, Any]) -> dict[str, Any]:
+    """Return the same genes in another order, with their own sha256."""
+    return GeneList(tuple(genes["symbols"][::-1]), tuple(genes["ensembl_ids"][::-1])).to_dict()
+
+
+@pytest.mark.parametrize(
+    ("name", "change"),
+    [
+        ("labels.json", lambda rows: [row | {"name": f"other {row['name']}"} for row in rows]),
+        ("genes.json", turned),
+        ("thresholds.json", lambda thresholds: thresholds | {"threshold": 0.1}),
+    ],
+    ids=["labels of another reference", "another order of genes", "an edited threshold"],
+)
+def test_files_that_the_graph_was_not_made_from_are_refused_though_the_manifest_lists_them(
+    name: str, change: Callable[[Any], Any], graph_folder: Path, tmp_path: Path
+) -> None:
+    folder = forged(graph_folder, tmp_path / "out", name, change)
+    with pytest.raises(DamagedReference, match=rf"onnx/model\.onnx was made from another {name} than this"):
+        opened(folder)
+    # And though the report lists them too: the graph itself carries what it was made for.
+    sources = graph_sources({path: (folder / path).read_bytes() for path in GRAPH_SOURCES})
+    again = forged(folder, tmp_path / "again", PARITY, lambda report: report | {"made_from": sources})
+    with pytest.raises(DamagedReference, match=r"onnx/model\.onnx (carries other|was made for other genes)"):
+        opened(again)
+
+
+def test_a_reference_is_pulled_by_name(
+    graph_folder: Path, hub: LoopbackHub, client: Hub, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    pushed = push(graph_folder, "islets/small", hub=client)
+    monkeypatch.setenv("SPIKGPT_NAMESPACE", "islets")
+    pulled = SpikGPT.from_pretrained("small", endpoint=hub.endpoint, cache_dir=tmp_path)
+    assert pulled.reference.origin == f"islets/small@{pushed.commit}"
+    assert repr(pulled) == "SpikGPT('small', 6 labels, embedding pca, onnx on cpu)"
+    local = SpikGPT.from_pretrained(graph_folder).annotate(QUERY_FILE)
+    found = pulled.annotate(QUERY_FILE)
+    assert found.probabilities.tobytes() == local.probabilities.tobytes()
+    assert found.reference_origin == pulled.reference.origin
+
+
+WITHOUT = """
+import sys
+for name in ("torch", "scanpy", "sklearn", "matplotlib", "numba", "onnx"):
+    sys.modules[name] = None
+from spikgpt.cli.main import main
+sys.argv[:1] = ["spikgpt", "annotate"]
+main()
+"""
+
+
+def test_without_torch_and_scanpy_the_files_are_the_same(expected: Annotation, tmp_path: Path) -> None:
+    out, table = tmp_path / "out.h5ad", tmp_path / "out.csv"
+    asked = [QUERY_FILE, "--model", "pancreas", "--out", out, "--table", table]
+    subprocess.run([sys.executable, "-c", WITHOUT, *asked], check=True)
+    adata = read_cells(QUERY_FILE)
+    expected.write_to(adata)
+    written = anndata.read_h5ad(out)
+    pd.testing.assert_frame_equal(written.obs, adata.obs, check_exact=False, rtol=1e-4)
+    assert written.uns["spikgpt"].keys() == adata.uns["spikgpt"].keys()
+    assert pd.read_csv(table, index_col=0)["spikgpt_label"].tolist() == expected.labels.tolist()
