@@ -28,11 +28,13 @@ from rich.console import Console
 from rich.table import Table
 from scipy import sparse
 
-from spikgpt.cells.expression import align, find_expression
+from spikgpt.cells.align import align
+from spikgpt.cells.expression import find_expression
 from spikgpt.embedding.tokens import tokenise
-from spikgpt.scgpt.checkpoint import CLS, END, Checkpoint, load_checkpoint, save_checkpoint
+from spikgpt.embedding.vocabulary import CLS, END
+from spikgpt.scgpt.checkpoint import Checkpoint, load_checkpoint, save_checkpoint
 from spikgpt.scgpt.draws import UpstreamDraws
-from spikgpt.scgpt.embedding import embed_cells
+from spikgpt.scgpt.embedding import Running, embed_cells
 from spikgpt.scgpt.encoder import Encoder, ScGPTConfig
 from tests import upstream
 
@@ -60,9 +62,9 @@ def random_checkpoint(genes: list[str]) -> Checkpoint:
 def cells_of(checkpoint: Checkpoint, count: int) -> tuple[sparse.csr_matrix, npt.NDArray[np.int64]]:
     """Return real cells, and the vocabulary index of each column."""
     adata = read_h5ad(CELLS)[:count].copy()
-    cells = align(find_expression(adata), checkpoint.genes(), minimum_share=0)
+    cells = align(find_expression(adata), checkpoint.genes, minimum_share=0)
     found = np.flatnonzero(cells.found)
-    ids = np.array([checkpoint.vocabulary[token] for token in checkpoint.gene_tokens])
+    ids = np.array([checkpoint.vocabulary[token] for token in checkpoint.genes.symbols])
     return sparse.csr_matrix(cells.values[:, found]), ids[found]
 
 
@@ -103,13 +105,14 @@ def one_way(folder: Path, way: str, cells: int, out: Path, device: str) -> None:
         warnings.simplefilter("ignore")
         # What is compiled or loaded on the first call is not counted.
         if precision:
-            embed_cells(checkpoint, values[:2], ids, precision=precision, device=device)
+            embed_cells(checkpoint, values[:2], ids, running=Running(precision=precision, device=device))
         started = time.perf_counter()
         if not precision:
             vectors = upstream_embeddings(checkpoint, values, ids, device)
         else:
             rule = UpstreamDraws(*SEEDS) if draws else None
-            vectors = embed_cells(checkpoint, values, ids, precision=precision, device=device, draws=rule)
+            running = Running(precision=precision, device=device, draws=rule)
+            vectors = embed_cells(checkpoint, values, ids, running=running)
         seconds = time.perf_counter() - started
     np.save(out.with_suffix(".npy"), vectors)
     memory = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
