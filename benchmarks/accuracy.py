@@ -26,7 +26,8 @@ from spikgpt.training.reference import Reference
 
 from spikgpt.pipeline import annotate
 from spikgpt.scgpt.source import ScGPTSource, open_scgpt
-from spikgpt.training.metrics import Metrics, measure
+from spikgpt.reference.schema import Agreement
+from spikgpt.training.metrics import measure
 from spikgpt.training.train import train
 
 # What the two PBMC studies call the same type; cells with other labels are left out.
@@ -104,7 +105,7 @@ def main() -> None:
         known = query.obs["cell_type"].isin(cells.obs["cell_type"]).to_numpy()
         asked = query[known].copy()
         truth = asked.obs["cell_type"].astype(str).to_numpy()
-        scores: dict[str, list[Metrics]] = {}
+        scores: dict[str, list[Agreement]] = {}
         below, scalings = [], set()
         for recipe in options.recipe or ["default", "paper"]:
             for seed in range(options.seeds):
