@@ -28,7 +28,8 @@ from rich.console import Console
 from rich.table import Table
 from scipy import sparse
 
-from spikgpt.cells.expression import align, find_expression
+from spikgpt.cells.align import align
+from spikgpt.cells.expression import find_expression
 from spikgpt.embedding.tokens import tokenise
 from spikgpt.scgpt.checkpoint import CLS, END, Checkpoint, load_checkpoint, save_checkpoint
 from spikgpt.scgpt.draws import UpstreamDraws

@@ -50,9 +50,9 @@ def write_cells(path: Path, cells: int) -> None:
     import h5py
     from scipy import sparse
 
-    from spikgpt.cells.obs import read_h5ad
+    from spikgpt.cells.reading import read_cells
 
-    adata = read_h5ad(CELLS)
+    adata = read_cells(CELLS)
     adata.obs = adata.obs[[]]
     rows = sparse.csr_matrix(adata.X)
     adata.X = None
@@ -89,17 +89,18 @@ def measured(mode: str, path: Path) -> dict[str, Any]:
         import torch
 
         from spikgpt import SpikGPT
-        from spikgpt.cells.obs import read_h5ad
+        from spikgpt.cells.reading import open_cells, read_cells
         from spikgpt.pipeline import annotate
 
         reference = SpikGPT.from_pretrained("pancreas").reference
         if mode.endswith("literal"):
-            vectors = torch.as_tensor(reference.embedder.embed(read_h5ad(CELLS)).vectors[:32], dtype=torch.float32)
+            vectors = torch.as_tensor(reference.embedder.embed(read_cells(CELLS)).vectors[:32], dtype=torch.float32)
             with torch.inference_mode():
                 seconds = best(lambda: reference.classifier(vectors, literal=True), rounds=2)
             return {"cells": len(vectors), "seconds": seconds, "before": before, "peak": peak(), "labels": {}}
         start = time.perf_counter()
-        annotation = annotate(reference, read_h5ad(path, backed=True))
+        with open_cells(path) as cells:
+            annotation = annotate(reference, cells)
     seconds = time.perf_counter() - start
     counts = annotation.counts()
     return {"cells": sum(counts.values()), "seconds": seconds, "before": before, "peak": peak(), "labels": counts}
@@ -143,15 +144,16 @@ def graph_against_products() -> dict[int, tuple[float, float]]:
     """Return the cells per second of the graph, and of its products alone, by the number of threads."""
     import onnx
 
-    from spikgpt.cells.expression import align, find_expression
-    from spikgpt.cells.obs import read_h5ad
+    from spikgpt.cells.align import align
+    from spikgpt.cells.expression import find_expression
+    from spikgpt.cells.reading import read_cells
     from spikgpt.reference.layout import GRAPH
     from spikgpt_onnx.annotator import Annotator
     from spikgpt_onnx.session import Options, Session
 
     annotator = Annotator.from_pretrained("pancreas", provider="cpu")
     content = annotator.stored.files[GRAPH]
-    aligned = align(find_expression(read_h5ad(CELLS)), annotator.stored.genes)
+    aligned = align(find_expression(read_cells(CELLS)), annotator.stored.genes)
     chosen = np.resize(np.arange(len(aligned.totals)), BATCH)
     real = {"counts": aligned.values[chosen].toarray(), "total": aligned.totals[chosen], "found": aligned.found}
     alone = products_alone(onnx.load_from_string(content))

@@ -21,7 +21,7 @@ from rich.console import Console
 from rich.table import Table
 
 from spikgpt import Annotation, Evaluation, SpikGPT
-from spikgpt.cells.obs import read_h5ad
+from spikgpt.cells.reading import read_cells
 from spikgpt.labels.thresholds import UNKNOWN
 from spikgpt.reference.hub import Hub
 from spikgpt.testing.hub import LoopbackHub
@@ -50,7 +50,7 @@ def show(console: Console, evaluation: Evaluation) -> None:
 def show_markers(console: Console, cells: AnnData, annotation: Annotation) -> None:
     """Print what the ductal cells that are called acinar express, beside cells that nobody disputes."""
     truth, called = cells.obs["cell_type"].astype(str).to_numpy(), annotation.best_labels
-    unseen = read_h5ad(CELLS.with_name("pancreas_baron_human3.h5ad"))
+    unseen = read_cells(CELLS.with_name("pancreas_baron_human3.h5ad"))
     groups = {
         "beta, called beta": cells[(truth == "beta") & (called == "beta")],
         "ductal, called ductal": cells[(truth == "ductal") & (called == "ductal")],
@@ -76,7 +76,7 @@ def main() -> int:
     """Run the demo; exit code 1 when the two ways disagree."""
     console = Console(highlight=False)
     model = SpikGPT.from_pretrained("pancreas")
-    cells = read_h5ad(CELLS)
+    cells = read_cells(CELLS)
     console.print(
         f"[bold]1. Annotate[/] {cells.n_obs} cells, donors {', '.join(cells.obs['donor'].unique())}: {model!r}"
     )
@@ -108,7 +108,7 @@ def main() -> int:
     console.print(f"{same} of {total} labels are the same; probabilities differ by at most {difference:.1e}.")
     console.print(f"With 8-bit weights {int((in_8_bits.labels == annotation.labels).sum())} are the same.")
     console.print("\n[bold]4. The same with scGPT[/]: a small network in its format embeds the cells of both donors.")
-    donors = [read_h5ad(CELLS.with_name(f"pancreas_baron_{donor}.h5ad")) for donor in ("human1", "human3")]
+    donors = [read_cells(CELLS.with_name(f"pancreas_baron_{donor}.h5ad")) for donor in ("human1", "human3")]
     scgpt = open_scgpt(CELLS.with_name("scgpt_baron"), cache=None)
     reference = SpikGPT.train(anndata.concat(donors), "cell_type", embedder=scgpt, name="pancreas on scGPT")
     metrics = reference.evaluate(cells, "cell_type").metrics

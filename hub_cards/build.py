@@ -11,7 +11,7 @@ from typing import Any
 import anndata
 
 from spikgpt import SpikGPT
-from spikgpt.cells.obs import read_h5ad
+from spikgpt.cells.reading import read_cells
 from spikgpt.reference.card import DESCRIPTION, untrained_card
 from spikgpt.reference.layout import GRAPHS
 from spikgpt_onnx.exporter import export
@@ -45,7 +45,7 @@ def main() -> None:
         accessions = ", ".join(recipe["provenance"]["datasets"])
         parser.error(f"the cells of {options.name} ({accessions}) are not in this repository; give them with --cells")
     trained = SpikGPT.train(
-        anndata.concat([read_h5ad(file) for file in files]),
+        anndata.concat([read_cells(file) for file in files]),
         recipe["label_key"],
         batch_key=recipe["batch_key"],
         name=recipe["name"],

@@ -12,7 +12,7 @@ import anndata
 import torch
 from rich.console import Console
 
-from spikgpt.cells.obs import read_h5ad
+from spikgpt.cells.reading import read_cells
 from spikgpt.scgpt.checkpoint import save_checkpoint
 from spikgpt.scgpt.encoder import ScGPTConfig
 from spikgpt.training.pretraining import Pretraining, pretrain
@@ -31,7 +31,7 @@ def main() -> None:
     console = Console()
     # One thread gives the same weights again; sums on several depend on how many there are.
     torch.set_num_threads(1)
-    cells = anndata.concat([read_h5ad(DATA / f"pancreas_baron_{donor}.h5ad") for donor in ("human1", "human3")])
+    cells = anndata.concat([read_cells(DATA / f"pancreas_baron_{donor}.h5ad") for donor in ("human1", "human3")])
     checkpoint = pretrain(
         cells,
         CONFIG,

@@ -21,7 +21,7 @@ import pytest
 from anndata import AnnData
 
 from spikgpt import Annotation, SpikGPT
-from spikgpt.cells.obs import read_h5ad
+from spikgpt.cells.reading import read_cells
 from spikgpt.embedding.result import EmbeddingReport
 from spikgpt.labels.thresholds import Decision
 from spikgpt.reference.hub import Hub
@@ -55,7 +55,7 @@ def unchanged(adata: AnnData) -> Iterator[AnnData]:
 @pytest.fixture(scope="session")
 def cells() -> Iterator[AnnData]:
     """360 cells of donor human1, 60 of each of its six largest types, in two made-up batches."""
-    adata = read_h5ad(DATA / "pancreas_baron_human1.h5ad")
+    adata = read_cells(DATA / "pancreas_baron_human1.h5ad")
     labels = adata.obs["cell_type"].astype(str).to_numpy()
     names, counts = np.unique(labels, return_counts=True)
     largest = names[np.argsort(-counts, kind="stable")[:6]]
@@ -80,7 +80,7 @@ def shipped() -> SpikGPT:
 @pytest.fixture(scope="session")
 def query() -> Iterator[AnnData]:
     """300 cells of donors that no reference here has seen."""
-    yield from unchanged(read_h5ad(QUERY_FILE)[::2][:300].copy())
+    yield from unchanged(read_cells(QUERY_FILE)[::2][:300].copy())
 
 
 @pytest.fixture(scope="session")

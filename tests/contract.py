@@ -11,7 +11,7 @@ import numpy as np
 import pandas as pd
 
 from spikgpt import SpikGPT
-from spikgpt.cells.obs import read_h5ad
+from spikgpt.cells.reading import read_cells
 from spikgpt.pipeline import annotate
 from spikgpt.reference.registry import shipped_references
 
@@ -24,7 +24,7 @@ def main() -> int:
     """Run both on all cells, whole and with a third of the genes left out; exit code 1 when any label differs."""
     reference = SpikGPT.from_pretrained("pancreas").reference
     limit = reference.thresholds.threshold  # of the graph, which sees each cell alone and knows no familiarity
-    cells = read_h5ad(CELLS)
+    cells = read_cells(CELLS)
     kept = np.random.default_rng(0).random(cells.n_vars) < 2 / 3
     different = 0
     with tempfile.TemporaryDirectory() as folder:

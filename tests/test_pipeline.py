@@ -15,7 +15,7 @@ from scipy import sparse
 
 from spikgpt import Annotation, SpikGPT
 from spikgpt.cells.genes import ensembl_ids_of
-from spikgpt.cells.obs import read_h5ad
+from spikgpt.cells.reading import open_cells, read_cells
 from spikgpt.errors import ConfigError, DataError, GenesError
 from spikgpt.labels.thresholds import Thresholds
 from spikgpt.pipeline import annotate
@@ -87,9 +87,11 @@ def test_cell_order_changes_nothing(small: Reference, named: AnnData, expected: 
 
 def test_a_file_on_disk_changes_nothing(small: Reference, named: AnnData, expected: Annotation, tmp_path: Path) -> None:
     named.write_h5ad(tmp_path / "query.h5ad", compression="gzip")
-    for backed in (False, True):
-        found = annotate(small, read_h5ad(tmp_path / "query.h5ad", backed=backed))
-        np.testing.assert_array_equal(found.probabilities, expected.probabilities)
+    found = annotate(small, read_cells(tmp_path / "query.h5ad"))
+    np.testing.assert_array_equal(found.probabilities, expected.probabilities)
+    with open_cells(tmp_path / "query.h5ad") as cells:
+        found = annotate(small, cells)
+    np.testing.assert_array_equal(found.probabilities, expected.probabilities)
 
 
 @pytest.mark.parametrize("batch_size", [1, 7, 100_000])

@@ -2,20 +2,24 @@
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import AbstractContextManager, nullcontext
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
+import pandas as pd
+from anndata import AnnData
 from scipy import sparse
 from tqdm import tqdm
 
-from spikgpt.cells.expression import AlignedCells, Cells, Expression, aligned_chunks, find_expression
-from spikgpt.cells.h5ad import H5adFile
+from spikgpt.cells.align import AlignedCells, aligned_chunks
+from spikgpt.cells.expression import Cells, Expression, find_expression
+from spikgpt.cells.reading import open_cells
 from spikgpt.cells.spool import Spool
 from spikgpt.embedding.obsm import PrecomputedEmbedder
 from spikgpt.embedding.pca import KIND as PCA
@@ -25,13 +29,14 @@ from spikgpt.embedding.vocabulary import Vocabulary, check_scaling
 from spikgpt.errors import ConfigError, DamagedReference, DataError, GraphError
 from spikgpt.labels.annotation import Annotation, annotated
 from spikgpt.labels.familiarity import Familiarity, Traits
-from spikgpt.labels.neighbours import Neighbourhood, content_keys, sample_of
+from spikgpt.labels.neighbours import Neighbourhood
 from spikgpt.labels.reading import Reader, Readings, read_embedding
 from spikgpt.labels.thresholds import Rejection
 from spikgpt.reference.hub import Hub
 from spikgpt.reference.layout import ENCODER, GRAPHS
 from spikgpt.reference.registry import find
 from spikgpt.reference.stored import EMBEDDER, read_stored
+from spikgpt.sampling import content_keys, sample_of
 from spikgpt_onnx import contract
 from spikgpt_onnx.session import Options, Session
 
@@ -407,52 +412,10 @@ def scgpt_embedding(session: Session, vocabulary: Vocabulary, dim: int, expressi
     return Embedding(joined, none, report, points, sample_of(content_keys(points)))
 
 
-@dataclass(frozen=True)
-class _Matrix:
-    """A matrix of cells and named genes, with the attributes of an AnnData that annotation reads."""
-
-    X: Any
-    names: _Names
-
-    @property
-    def n_obs(self) -> int:
-        return int(self.X.shape[0])
-
-    @property
-    def n_vars(self) -> int:
-        return int(self.X.shape[1])
-
-    @property
-    def obs_names(self) -> Any:
-        return np.arange(self.n_obs).astype(str)
-
-    @property
-    def var(self) -> _Names:
-        return self.names
-
-    layers: Mapping[str, Any] = field(default_factory=dict)
-    obsm: Mapping[str, Any] = field(default_factory=dict)
-    raw: None = None
-
-
-@dataclass(frozen=True)
-class _Names:
-    """Gene names without columns."""
-
-    index: Sequence[str]
-    columns: tuple[str, ...] = ()
-
-    def __len__(self) -> int:
-        return len(self.index)
-
-    def __getitem__(self, column: str) -> Any:
-        raise KeyError(column)
-
-
 def _opened(cells: Any, genes: Sequence[str] | None) -> AbstractContextManager[Cells]:
     """Return the cells as something that can be read: an AnnData, a file, or a matrix with gene names."""
     if isinstance(cells, str | Path):
-        opened: AbstractContextManager[Cells] = H5adFile(cells)
+        opened: AbstractContextManager[Cells] = open_cells(cells)
     elif hasattr(cells, "obs_names") and hasattr(cells, "var"):
         opened = nullcontext(cells)
     else:
@@ -464,7 +427,10 @@ def _opened(cells: Any, genes: Sequence[str] | None) -> AbstractContextManager[C
                 "each column. Or give an AnnData, or the path of an h5ad file."
             )
             raise DataError(msg)
-        return nullcontext(_Matrix(matrix, _Names(list(genes))))
+        with warnings.catch_warnings():
+            # Columns of the same gene are summed.
+            warnings.filterwarnings("ignore", "Variable names are not unique", UserWarning)
+            return nullcontext(AnnData(matrix, var=pd.DataFrame(index=list(genes))))
     if genes is not None:
         msg = "An AnnData names its genes itself; leave genes= out."
         raise ConfigError(msg)

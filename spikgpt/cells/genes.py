@@ -12,13 +12,16 @@ from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from functools import cache, cached_property
 from importlib.resources import files
-from typing import Any, Protocol
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
-import numpy.typing as npt
 from scipy import sparse
 
 from spikgpt.errors import GenesError
+from spikgpt.types import Bools, Rows
+
+if TYPE_CHECKING:
+    import pandas as pd
 
 # Columns of var that name genes in files from scanpy, Cell Ranger, CELLxGENE, Seurat and Monocle, in lower case.
 NAME_COLUMNS = (
@@ -60,23 +63,6 @@ SPECIES_PREFIXES = {
     "FBGN": "fruit fly",
     "WBGENE": "roundworm",
 }
-
-
-class Frame(Protocol):
-    """What is read of a ``var`` frame: an index of names and named columns."""
-
-    @property
-    def index(self) -> Any:
-        """Names of the genes."""
-
-    @property
-    def columns(self) -> Any:
-        """Names of the columns."""
-
-    def __getitem__(self, column: Any) -> Any:
-        """Return the values of a column."""
-
-    def __len__(self) -> int: ...
 
 
 @dataclass(frozen=True)
@@ -133,14 +119,14 @@ class GeneMatch:
     notes: tuple[str, ...] = ()
 
     @cached_property
-    def columns(self) -> npt.NDArray[np.int64]:
+    def columns(self) -> Rows:
         """Query column of every gene, shape (G,): the first if it has several, -1 if it has none."""
         first = np.full(self.selection.shape[1], -1, dtype=np.int64)
         first[self.found] = self.selection.indices[self.selection.indptr[:-1][self.found]]
         return first
 
     @cached_property
-    def found(self) -> npt.NDArray[np.bool_]:
+    def found(self) -> Bools:
         """Whether the query has the gene, shape (G,)."""
         return np.asarray(np.diff(self.selection.indptr) > 0)
 
@@ -157,7 +143,7 @@ def symbols_of(ensembl_ids: Iterable[str]) -> list[str | None]:
     return [table.symbols.get(_human_id(gene_id) or "") for gene_id in ensembl_ids]
 
 
-def genes_of(var: Frame) -> GeneList:
+def genes_of(var: pd.DataFrame) -> GeneList:
     """Return the genes of a training set, each once, sorted by symbol so that their order in the file does not matter.
 
     Symbols and Ensembl ids complete each other from the table of human genes. A gene that is not in it keeps its name.
@@ -188,7 +174,7 @@ def genes_of(var: Frame) -> GeneList:
     return GeneList(tuple(ordered), tuple(symbols[symbol] for symbol in ordered))
 
 
-def match_genes(query: Frame, genes: GeneList, *, minimum_share: float = 0.1) -> GeneMatch:
+def match_genes(query: pd.DataFrame, genes: GeneList, *, minimum_share: float = 0.1) -> GeneMatch:
     """Find a reference's genes among a query's.
 
     Names may be symbols or Ensembl ids, with or without version, in the index or in a column such as ``gene_ids`` or
@@ -300,7 +286,7 @@ def _human_id(name: str) -> str | None:
     return match[1].upper() if match else None
 
 
-def _namings(var: Frame) -> list[tuple[str, list[str]]]:
+def _namings(var: pd.DataFrame) -> list[tuple[str, list[str]]]:
     """Return every list of names that a var frame offers, the index first; a missing name is empty."""
     columns = {str(column).lower(): column for column in reversed(list(var.columns))}
     offered: list[tuple[str, Any]] = [("var_names", var.index)]

@@ -1,21 +1,20 @@
-"""Reading cells and their labels."""
+"""The labels of cells, as a column of obs states them."""
 
 from __future__ import annotations
 
 import difflib
-import warnings
 from collections import Counter
-from pathlib import Path
+from collections.abc import Iterable
+from typing import TYPE_CHECKING, Any
 
-import anndata
 import numpy as np
-import numpy.typing as npt
 import pandas as pd
-from anndata import AnnData
 
-from spikgpt.cells.expression import listed
-from spikgpt.cells.h5ad import check_is_anndata
-from spikgpt.errors import DataError, LabelsError
+from spikgpt.errors import LabelsError
+from spikgpt.types import Bools, Strings
+
+if TYPE_CHECKING:
+    from spikgpt.cells.expression import Cells
 
 # Labels that say that there is none, in lower case. CELLxGENE writes "unknown".
 NO_LABEL = frozenset(
@@ -23,44 +22,14 @@ NO_LABEL = frozenset(
 )
 
 
-def read_h5ad(path: str | Path, *, backed: bool = False) -> AnnData:
-    """Read an h5ad file; repeated cell or gene names are accepted.
-
-    Parameters
-    ----------
-    backed
-        Leave the matrix on disk, to be read a few cells at a time.
-
-    Raises
-    ------
-    DataError
-        When there is no such file, or it is not AnnData, or it cannot be read to the end.
-    """
-    path = Path(path)
-    if not path.is_file():
-        found = "a folder" if path.is_dir() else "nothing there"
-        msg = f"{path} is no file ({found}); give the path of an .h5ad file."
-        raise DataError(msg)
-    remedy = "Write it again with adata.write_h5ad(), or copy it again if it was copied."
-    try:
-        check_is_anndata(path)
-        with warnings.catch_warnings():
-            # Neither is an obstacle: cells go by row, and columns of the same gene are summed.
-            warnings.filterwarnings("ignore", r"(Observation|Variable) names are not unique", UserWarning)
-            return anndata.read_h5ad(path, backed="r" if backed else None)
-    except (OSError, KeyError, ValueError, TypeError, IndexError, RuntimeError, AttributeError) as error:
-        msg = f"{path} cannot be read: {error}. The file is damaged, incomplete or not readable for you. {remedy}"
-        raise DataError(msg) from error
-
-
-def counted(labels: npt.NDArray[np.str_]) -> dict[str, int]:
+def counted(labels: Strings) -> dict[str, int]:
     """Return the number of cells of each label, the largest first, equal ones by name."""
     names, counts = np.unique(labels, return_counts=True)
     order = np.argsort(-counts, kind="stable")
     return {str(names[place]): int(counts[place]) for place in order}
 
 
-def labels_of(adata: AnnData, key: str) -> tuple[npt.NDArray[np.str_], npt.NDArray[np.bool_]]:
+def labels_of(adata: Cells, key: str) -> tuple[Strings, Bools]:
     """Return the labels of n cells, shape (n,), and whether each cell has one, shape (n,).
 
     NaN, empty text and words such as "nan", "NA" and "unknown" are no label; these cells get an empty one.
@@ -102,9 +71,7 @@ def labels_of(adata: AnnData, key: str) -> tuple[npt.NDArray[np.str_], npt.NDArr
     return labels.astype(np.str_), np.asarray(labelled, dtype=bool)
 
 
-def check_trainable(
-    labels: npt.NDArray[np.str_], *, minimum_classes: int = 2, minimum_cells: int = 5
-) -> dict[str, int]:
+def check_trainable(labels: Strings, *, minimum_classes: int = 2, minimum_cells: int = 5) -> dict[str, int]:
     """Return the classes that are too small to be learned, with their cells, and refuse labels that leave too few.
 
     Parameters
@@ -135,3 +102,8 @@ def _label(value: object) -> str:
     """Return a label as text, empty when it says that there is none."""
     text = str(value).strip()
     return "" if text.lower() in NO_LABEL else text
+
+
+def listed(names: Iterable[Any]) -> str:
+    """Return names as text."""
+    return ", ".join(map(str, names)) or "none"

@@ -1,51 +1,102 @@
-"""Write results all or nothing, next to everything the input holds."""
+"""Results written all or nothing, next to everything that the input holds."""
 
 from __future__ import annotations
 
 import shutil
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
-import h5py
+import numpy as np
+import pandas as pd
+import zarr
+from anndata import AnnData
+from anndata.experimental import read_dispatched
 from anndata.io import write_elem
+from scipy import sparse
 
-from spikgpt.errors import ConfigError
+from spikgpt.cells.matrices import on_disk
+from spikgpt.cells.reading import H5AD, ZARR, read_cells, stored_kind
+from spikgpt.cells.storage import is_array, open_store, refusing
+from spikgpt.errors import ConfigError, DataError
 from spikgpt.files import replacing
-from spikgpt.labels.annotation import Annotation
 
-TABLE_SUFFIXES = (".csv", ".parquet")
+TABLES = (".csv", ".parquet")
+# Dense arrays with more bytes are not read as a whole to see whether they can be read.
+LARGEST_WHOLE = 32 * 1024 * 1024
 
 
-def write_added(source: Path, target: Path, added: dict[tuple[str, str], Any]) -> None:
-    """Write a copy of an h5ad file with elements added or replaced, by group and key, such as obsm and X_pca.
+def write_copy(
+    source: Path,
+    target: Path,
+    *,
+    obs: Mapping[str, Any] | None = None,
+    obsm: Mapping[str, Any] | None = None,
+    uns: Mapping[str, Any] | None = None,
+) -> None:
+    """Write a copy of a file of cells with elements added or replaced; ``target`` is not there before it is whole.
 
-    Everything else is copied as it is: matrices, layers, ``raw``, and their compression.
+    The copy of an ``.h5ad`` file or a ``.zarr`` folder is byte for byte, of whatever else it holds. Other kinds of
+    files, and a target of the other kind, are written anew by anndata.
+
+    Parameters
+    ----------
+    target
+        An ``.h5ad`` file, or a ``.zarr`` folder.
+    obs
+        Columns by name: a Series, an array or a Categorical, shape (n,).
+    obsm
+        Arrays by key, shape (n, d).
+    uns
+        By key, what anndata can write.
+
+    Raises
+    ------
+    DataError
+        When anndata could not open the copy, since an element of the source is damaged, or when nothing can be written.
     """
-    with replacing(target) as temporary:
-        shutil.copyfile(source, temporary)
-        temporary.chmod(0o644)
-        with h5py.File(temporary, "r+") as file:
-            for (group, key), value in added.items():
-                if group not in file:
-                    write_elem(file, group, {})  # with the encoding metadata that h5py's own groups lack
-                write_elem(file[group], key, value)
+    added = {"obs": dict(obs or {}), "obsm": dict(obsm or {}), "uns": dict(uns or {})}
+    written = ZARR if target.suffix == ".zarr" else H5AD
+    kind = stored_kind(source)
+    why = f"{source} is damaged, or there is no room or no right to write; see to that, or name another file."
+    with refusing(target, "written", why), replacing(target) as temporary:
+        if kind != written:
+            adata = read_cells(source)
+            for place, elements in added.items():
+                for name, value in elements.items():
+                    getattr(adata, place)[name] = _plain(value)  # by row, not by the index of a Series
+            (adata.write_zarr if written == ZARR else adata.write_h5ad)(temporary)
+            return
+        _copy(source, temporary)
+        with open_store(temporary, writable=True, name=source) as root:
+            _add(root, added, source)
+        if kind == ZARR and _consolidated(source):
+            zarr.consolidate_metadata(temporary)
+        with open_store(temporary, name=source) as root:
+            _check_opens(root, source)
 
 
-def write_table(annotation: Annotation, path: Path) -> None:
+def write_table(parts: Iterable[pd.DataFrame], path: Path) -> None:
     """Write one row a cell, as CSV or parquet after the file's name.
+
+    Parameters
+    ----------
+    parts
+        The table, some cells after the others; its index names them. Only parquet needs all of it in memory.
 
     Raises
     ------
     ConfigError
         When parquet is asked for and pyarrow is not installed.
     """
-    if path.suffix == ".csv":
-        annotation.write_csv(path)
-        return
-    table = annotation.table()
     with replacing(path) as temporary:
+        if path.suffix == ".csv":
+            with temporary.open("w", newline="", encoding="utf-8") as file:
+                for number, part in enumerate(parts):
+                    part.to_csv(file, header=number == 0, lineterminator="\n")
+            return
         try:
-            table.to_parquet(temporary)
+            pd.concat(list(parts)).to_parquet(temporary)
         except ImportError as error:
             msg = "Writing parquet needs pyarrow: pip install 'spikgpt[parquet]'. Or write a .csv file."
             raise ConfigError(msg) from error
@@ -59,6 +110,65 @@ def check_table(path: Path) -> None:
     ConfigError
         When the file's name ends in neither .csv nor .parquet.
     """
-    if path.suffix not in TABLE_SUFFIXES:
-        msg = f"{path} ends in {path.suffix!r}; a table is written as {' or '.join(TABLE_SUFFIXES)}."
+    if path.suffix not in TABLES:
+        msg = f"{path} ends in {path.suffix!r}; a table is written as {' or '.join(TABLES)}."
         raise ConfigError(msg)
+
+
+def _copy(source: Path, target: Path) -> None:
+    """Copy a file or a folder; the copy can be written to, whatever the source allows."""
+    if source.is_file():
+        shutil.copyfile(source, target)
+        target.chmod(0o644)
+        return
+    target.mkdir()
+    for entry in source.iterdir():
+        _copy(entry, target / entry.name)
+
+
+def _add(root: Any, added: Mapping[str, Mapping[str, Any]], source: Path) -> None:
+    """Write elements in place of any of their names."""
+    attributes = root["obs"].attrs
+    order = [name.decode() if isinstance(name, bytes) else str(name) for name in attributes["column-order"]]
+    if (names := str(attributes["_index"])) in added["obs"]:
+        msg = f"{source} keeps the names of its cells in obs[{names!r}], which would be replaced; rename its index."
+        raise DataError(msg)
+    for place, elements in added.items():
+        if elements and place not in root:
+            write_elem(root, place, {})  # with the encoding metadata that bare groups lack
+        for name, value in elements.items():
+            write_elem(root[place], name, _plain(value))
+    if new := [name for name in added["obs"] if name not in order]:
+        attributes["column-order"] = [*order, *new]
+
+
+def _plain(value: Any) -> Any:
+    """Return a Series as the array behind it, and anything else as it is."""
+    if not isinstance(value, pd.Series):
+        return value
+    return value.to_numpy() if isinstance(value.dtype, np.dtype) else value.array
+
+
+def _consolidated(folder: Path) -> bool:
+    """Tell whether a zarr folder repeats its metadata in one place."""
+    return zarr.open_group(folder, mode="r").metadata.consolidated_metadata is not None
+
+
+def _check_opens(root: Any, source: Path) -> None:
+    """Let anndata open what was written, with matrices read a part at a time in place of matrices in memory."""
+
+    def read(function: Any, name: str, item: Any, iospec: Any) -> Any:
+        if iospec.encoding_type == "anndata" or name.endswith("/"):
+            return AnnData(**{key: read_dispatched(item[key], read) for key in item})
+        if name == "/raw" and not is_array(item):
+            return {key: read_dispatched(item[key], read) for key in ("X", "var", "varm") if key in item}
+        numbers = is_array(item) and len(item.shape) == 2 and item.dtype.kind in "biufc"
+        large = numbers and item.size * item.dtype.itemsize > LARGEST_WHOLE
+        if not large and iospec.encoding_type not in ("csr_matrix", "csc_matrix"):
+            return function(item)
+        matrix = on_disk(item, f"{source}, {name}")
+        matrix.check()
+        return sparse.csr_matrix(matrix.shape, dtype=np.float32)
+
+    with refusing(source):
+        read_dispatched(root, read)

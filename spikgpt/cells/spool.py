@@ -11,11 +11,12 @@ import numpy as np
 import numpy.typing as npt
 from scipy import sparse
 
-from spikgpt.cells.expression import AlignedCells, joined
-from spikgpt.labels.neighbours import content_keys, sample_of
+from spikgpt.cells.align import AlignedCells, joined
+from spikgpt.sampling import content_keys, sample_of
+from spikgpt.types import Rows
 
 # Bytes kept in memory.
-IN_MEMORY = 256 * 1024 * 1024
+IN_MEMORY = 64 * 1024 * 1024
 
 
 class Spool:
@@ -54,7 +55,7 @@ class Spool:
             values = sparse.csr_matrix(tuple(parts), (size, self._like.values.shape[1]))
             yield replace(self._like, values=values, totals=totals)
 
-    def sample(self) -> tuple[AlignedCells, npt.NDArray[np.int64]]:
+    def sample(self) -> tuple[AlignedCells, Rows]:
         """Return a sample of the cells that are not empty, and their indices among these."""
         shown = sample_of(np.concatenate(self._keys))
         parts, start = [], 0

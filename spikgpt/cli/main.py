@@ -89,8 +89,9 @@ def annotate(
 ) -> None:
     """Label the cells of QUERY."""
     from spikgpt.api import SpikGPT
-    from spikgpt.cells import obs as data
     from spikgpt.cells import output as files
+    from spikgpt.cells.obs import labels_of
+    from spikgpt.cells.reading import open_cells
     from spikgpt.pipeline import annotate as annotate_cells
     from spikgpt.report.clusters import CLUSTER_LABEL, summarise
 
@@ -103,10 +104,9 @@ def annotate(
         msg = f"{out} is the input; name another file for the output."
         raise ConfigError(msg)
     reference = SpikGPT.from_pretrained(model, scgpt=scgpt).reference
-    adata = data.read_h5ad(query, backed=True)
-    if cluster_key:
-        data.labels_of(adata, cluster_key)  # refuse a wrong column before the work
-    with _bar("cells") as progress:
+    with open_cells(query) as adata, _bar("cells") as progress:
+        if cluster_key:
+            labels_of(adata, cluster_key)  # refuse a wrong column before the work
         task = progress.add_task("Annotating", total=adata.n_obs)
         annotation = annotate_cells(
             reference,
@@ -120,16 +120,15 @@ def annotate(
             batch_size=batch_size,
             on_cells=lambda cells: progress.advance(task, cells),
         )
-    clusters = summarise(annotation, adata, cluster_key, layer=layer) if cluster_key else None
-    adata.file.close()
+        clusters = summarise(annotation, adata, cluster_key, layer=layer) if cluster_key else None
     annotation.write_h5ad(query, out, {} if clusters is None else {CLUSTER_LABEL: clusters.labels})
     if table:
-        files.write_table(annotation, table)
+        files.write_table(annotation.tables(), table)
     if clusters is not None:
         _show_clusters(clusters, cluster_table)
     summary = Table("label", "cells", "share", title=_plain(f"{query.name} by {reference.name}"))
     for label, cells in annotation.counts().items():
-        summary.add_row(_plain(label), str(cells), f"{100 * cells / adata.n_obs:.1f}%")
+        summary.add_row(_plain(label), str(cells), f"{100 * cells / len(annotation.best):.1f}%")
     console.print(summary)
     report = annotation.report
     console.print(f"Read {report.values} from {report.source}; scaling: {report.scaling}.", soft_wrap=True)
@@ -159,11 +158,11 @@ def evaluate(
 ) -> None:
     """Label the cells of QUERY and hold the labels against the truth."""
     from spikgpt.api import SpikGPT
-    from spikgpt.cells import obs as data
+    from spikgpt.cells.reading import read_cells
     from spikgpt.files import replacing
 
     evaluation = SpikGPT.from_pretrained(model, scgpt=scgpt).evaluate(
-        data.read_h5ad(query),
+        read_cells(query),
         label_key,
         layer=layer,
         scaling=scaling,
@@ -220,7 +219,7 @@ def train(
     overwrite: Annotated[bool, typer.Option(help="Replace a reference that is already there.")] = False,
 ) -> None:
     """Train a reference. An interrupted training goes on from the last epoch when started again."""
-    from spikgpt.cells import obs as data
+    from spikgpt.cells.reading import read_cells
     from spikgpt.reference.layout import check_writable
     from spikgpt.training.embedders import open_scgpt
     from spikgpt.training.reference import save
@@ -239,7 +238,7 @@ def train(
         raise ConfigError(msg)
     if scgpt is not None:
         chosen = open_scgpt(scgpt, max_length=max_length, bundled=bundle)
-    adata = data.read_h5ad(reference)
+    adata = read_cells(reference)
     checkpoints = out.with_name(f".{out.name}.training")
     with _bar("epochs", TextColumn("{task.fields[figures]}")) as progress:
         tasks: dict[str, Any] = {}
@@ -304,11 +303,11 @@ def novelty(
     layer: Layer = None,
 ) -> None:
     """Leave each type out of a reference in turn, and see whether its cells come out as Unknown."""
-    from spikgpt.cells import obs as data
+    from spikgpt.cells.reading import read_cells
     from spikgpt.files import replacing
     from spikgpt.training.novelty import study
 
-    adata = data.read_h5ad(reference)
+    adata = read_cells(reference)
     with _bar("types") as progress:
         task = progress.add_task("Leaving out", total=None)
         report = study(
@@ -357,8 +356,8 @@ def embed(
     cache: Annotated[bool, typer.Option(help="Keep finished cells, to resume from and to reuse.")] = True,
 ) -> None:
     """Write scGPT's embedding of QUERY. An interrupted run goes on from its last finished cells."""
-    from spikgpt.cells import obs as data
-    from spikgpt.cells import output as files
+    from spikgpt.cells.output import write_copy
+    from spikgpt.cells.reading import open_cells
     from spikgpt.scgpt.draws import UpstreamDraws
     from spikgpt.scgpt.embedding import cache_folder
     from spikgpt.training.embedders import open_scgpt
@@ -377,12 +376,10 @@ def embed(
         draws=UpstreamDraws(*upstream_seeds) if upstream_seeds else None,
         cache=cache_folder() if cache else None,
     )
-    adata = data.read_h5ad(query, backed=True)
-    with _bar("cells", _Speed()) as progress:
+    with open_cells(query) as adata, _bar("cells", _Speed()) as progress:
         task = progress.add_task("Embedding", total=adata.n_obs)
         embedding = embedder.embed(adata, layer=layer, on_cells=lambda cells: progress.advance(task, cells))
-    adata.file.close()
-    files.write_added(query, out, {("obsm", key): embedding.vectors.astype("float32")})
+    write_copy(query, out, obsm={key: embedding.vectors.astype("float32")})
     report = embedding.report
     console.print(f"Read {report.values} from {report.source}.", soft_wrap=True)
     console.print(report.genes)
@@ -426,7 +423,7 @@ def pretrain(
     layer: Layer = None,
 ) -> None:
     """Train an scGPT network of your own. An interrupted training goes on from the last epoch when started again."""
-    from spikgpt.cells import obs as data
+    from spikgpt.cells.reading import read_cells
     from spikgpt.scgpt.checkpoint import save_checkpoint
     from spikgpt.scgpt.encoder import ScGPTConfig
     from spikgpt.training.pretraining import Pretraining
@@ -437,7 +434,7 @@ def pretrain(
         raise ConfigError(msg)
     config = ScGPTConfig(dim=dim, heads=heads, hidden=2 * dim, layers=layers, dropout=0.0)
     settings = Pretraining(genes, max_length, epochs, batch_size, learning_rate, seed=seed)
-    adata = data.read_h5ad(cells)
+    adata = read_cells(cells)
     state = out.with_name(f".{out.name}.training.safetensors")
     with _bar("epochs", TextColumn("{task.fields[figures]}")) as progress:
         task = progress.add_task("Training", total=epochs, figures="")

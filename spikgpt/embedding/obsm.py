@@ -13,7 +13,8 @@ from scipy import sparse
 from spikgpt.cells.expression import Cells
 from spikgpt.embedding.result import Embedding, EmbeddingReport
 from spikgpt.errors import ConfigError, DamagedReference, DataError
-from spikgpt.labels.neighbours import Floats, content_keys, sample_of
+from spikgpt.sampling import content_keys, sample_of
+from spikgpt.types import Floats
 
 PREFIX = "obsm:"
 SCALINGS = ("auto", "reference")

@@ -16,7 +16,7 @@ import numpy as np
 import numpy.typing as npt
 from scipy import sparse
 
-from spikgpt.cells.expression import AlignedCells, log_normalise, mean_and_std
+from spikgpt.cells.align import AlignedCells, log_normalise, mean_and_std
 from spikgpt.cells.genes import GeneList
 from spikgpt.errors import ConfigError, DamagedReference
 from spikgpt.labels.neighbours import OwnSpace, own_space

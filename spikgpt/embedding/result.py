@@ -8,7 +8,7 @@ import numpy as np
 import numpy.typing as npt
 from scipy import sparse
 
-from spikgpt.labels.neighbours import content_keys, sample_of
+from spikgpt.sampling import content_keys, sample_of
 
 
 @dataclass(frozen=True)

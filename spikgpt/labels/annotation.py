@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-import csv
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -11,9 +10,8 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import numpy.typing as npt
 
-from spikgpt.cells.h5ad import write_with
+from spikgpt.cells.output import write_copy
 from spikgpt.embedding.result import EmbeddingReport
-from spikgpt.files import replacing
 from spikgpt.labels.label_map import LabelMap
 from spikgpt.labels.ontology import broad_labels
 from spikgpt.labels.reading import Readings
@@ -104,14 +102,22 @@ class Annotation:
         counts = zip(names, np.bincount(codes, minlength=len(names)).tolist(), strict=True)
         return dict(sorted(counts, key=lambda pair: -pair[1]))
 
-    def table(self) -> pd.DataFrame:
-        """Return one row a cell: labels, confidence, familiarity, and the probability of every label."""
+    def table(self, part: slice = slice(None)) -> pd.DataFrame:
+        """Return one row a cell, or a part of them: labels, confidence, familiarity, and every label's probability."""
         import pandas as pd
 
-        labels = {name: _named(*column) for name, column in self._columns().items()} | self._numbers()
+        labels = self._columns().items()
+        columns: dict[str, Any] = {name: _named(codes[part], known, out[part]) for name, (codes, known, out) in labels}
+        columns |= {name: numbers[part] for name, numbers in self._numbers().items()}
         names = [f"probability of {name}" for name in self.label_names]
-        parts = [pd.DataFrame(labels), pd.DataFrame(self.probabilities, columns=names)]
-        return pd.concat(parts, axis=1).set_axis(pd.Index(self.cells[:], name="cell"))
+        parts = [pd.DataFrame(columns), pd.DataFrame(self.probabilities[part], columns=names)]
+        return pd.concat(parts, axis=1).set_axis(pd.Index(self.cells[part], name="cell"))
+
+    def tables(self) -> Iterator[pd.DataFrame]:
+        """Give the table some cells after the others, for :func:`spikgpt.cells.output.write_table`."""
+        # A table of no cells has columns, too.
+        for start in range(0, len(self.best), ROWS) or (0,):
+            yield self.table(slice(start, start + ROWS))
 
     def provenance(self) -> dict[str, Any]:
         """Return where the labels come from, as values that an h5ad file can hold."""
@@ -157,13 +163,8 @@ class Annotation:
 
     def write_to(self, adata: AnnData) -> None:
         """Write the labels into ``obs``, the probabilities into ``obsm`` and the provenance into ``uns``."""
-        import pandas as pd
-
-        for name, column in self._columns().items():
-            codes, names = _coded(*column)
-            adata.obs[name] = pd.Categorical.from_codes(codes, pd.Index(names))
-        for name, numbers in self._numbers().items():
-            adata.obs[name] = numbers
+        for name, column in self._obs().items():
+            adata.obs[name] = column
         adata.obsm[PROBABILITIES] = self.probabilities
         adata.uns[PROVENANCE] = self.provenance()
 
@@ -175,29 +176,19 @@ class Annotation:
         more
             More columns of labels for ``obs``, shape (n,) each.
         """
-        columns: dict[str, Any] = {name: _coded(*column) for name, column in self._columns().items()}
-        columns |= self._numbers()
-        for name, labels in (more or {}).items():
-            names, codes = np.unique(labels, return_inverse=True)
-            columns[name] = codes.astype(np.int16), names.tolist()
-        write_with(source, target, columns, {PROBABILITIES: self.probabilities}, {PROVENANCE: self.provenance()})
+        import pandas as pd
 
-    def write_csv(self, path: Path) -> None:
-        """Write one row a cell, with the columns of :meth:`table`."""
-        with replacing(path) as temporary, temporary.open("w", newline="", encoding="utf-8") as file:
-            rows = csv.writer(file, lineterminator="\n")
-            names = [f"probability of {name}" for name in self.label_names]
-            labels, scores = self._columns(), self._numbers()
-            rows.writerow(["cell", *labels, *scores, *names])
-            for start in range(0, len(self.best), ROWS):
-                part = slice(start, start + ROWS)
-                named = (_named(codes[part], known, unknown[part]) for codes, known, unknown in labels.values())
-                texts = (self.cells[part], *named)
-                numbers = np.column_stack([*(score[part] for score in scores.values()), self.probabilities[part]])
-                rows.writerows(
-                    [*text, *map(str, row)]
-                    for *text, row in zip(*texts, numbers, strict=True)  # float32, shortest
-                )
+        columns = self._obs() | {name: pd.Categorical(labels) for name, labels in (more or {}).items()}
+        obsm, uns = {PROBABILITIES: self.probabilities}, {PROVENANCE: self.provenance()}
+        write_copy(source, target, obs=columns, obsm=obsm, uns=uns)
+
+    def _obs(self) -> dict[str, Any]:
+        """Return the columns of ``obs``."""
+        import pandas as pd
+
+        coded = {name: _coded(*column) for name, column in self._columns().items()}
+        labels = {name: pd.Categorical.from_codes(codes, pd.Index(names)) for name, (codes, names) in coded.items()}
+        return labels | self._numbers()
 
     def _columns(self) -> dict[str, Column]:
         """Return the columns of labels."""

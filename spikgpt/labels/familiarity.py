@@ -27,7 +27,8 @@ from scipy import sparse
 from scipy.spatial.distance import cdist
 
 from spikgpt.errors import DamagedReference
-from spikgpt.labels.neighbours import CHUNK, Neighbourhood, content_keys, sample_of
+from spikgpt.labels.neighbours import CHUNK, Neighbourhood
+from spikgpt.sampling import content_keys, sample_of
 
 TENSORS = ("centroids", "whitening")
 # Of the deviation between labels, and of the energy.

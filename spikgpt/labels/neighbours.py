@@ -18,7 +18,7 @@ import numpy.typing as npt
 from scipy import sparse
 from scipy.linalg import eigh
 
-from spikgpt.cells.expression import mean_and_std
+from spikgpt.cells.align import mean_and_std
 
 Floats = npt.NDArray[np.floating[Any]]
 
@@ -31,9 +31,6 @@ AROUND = 14
 NEIGHBOUR_SHARE = 0.5
 # Components of the space in which neighbours are sought, and what softens the scaling of genes that hardly vary.
 COMPONENTS, SPREAD_FLOOR = 30, 0.3
-# What is learned of a query is learned from at most this many of its cells, and neighbours are sought among them: so
-# the time grows with the number of cells, not its square, and the memory hardly.
-LARGEST_SAMPLE = 20_000
 # Cells held as dense rows at a time, and cells whose distances to the sample are in memory at a time.
 CHUNK, DISTANCES = 1024, 128
 # Distances of which the least is looked at first.
@@ -81,23 +78,6 @@ def own_space(logs: sparse.csr_matrix) -> OwnSpace:
     # The last ones, which belong to the largest eigenvalues.
     _, directions = eigh(products, subset_by_index=(max(0, size - COMPONENTS), size - 1))
     return OwnSpace(mean, std, directions[:, ::-1])
-
-
-def content_keys(values: sparse.csr_matrix | Floats) -> npt.NDArray[np.float64]:
-    """Return a number for each cell that tells little but depends on its values alone: (n, d) to (n,)."""
-    return np.asarray(values @ np.random.default_rng(0).standard_normal(values.shape[1]), dtype=np.float64)
-
-
-def sample_of(keys: npt.NDArray[np.float64], limit: int = LARGEST_SAMPLE) -> npt.NDArray[np.int64]:
-    """Return at most ``limit`` of n cells, ascending: a sample that does not depend on their order.
-
-    Parameters
-    ----------
-    keys
-        The cells' :func:`content_keys`, shape (n,); the sample is spread evenly over them.
-    """
-    step = max(1, -(-len(keys) // limit))
-    return np.sort(np.argsort(keys, kind="stable")[step // 2 :: step])
 
 
 @dataclass(frozen=True)

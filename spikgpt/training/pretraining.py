@@ -24,7 +24,8 @@ from scipy import sparse
 from torch import Tensor, nn
 from torch.nn.functional import cross_entropy, normalize
 
-from spikgpt.cells.expression import align, find_expression, log_normalise
+from spikgpt.cells.align import align, log_normalise
+from spikgpt.cells.expression import find_expression
 from spikgpt.cells.genes import GeneList, genes_of
 from spikgpt.embedding.tokens import tokenise
 from spikgpt.embedding.vocabulary import CLS, END

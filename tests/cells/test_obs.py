@@ -1,66 +1,17 @@
-"""Labels are those that the file states, and files that cannot be read are refused with the reason."""
+"""Labels are those that a column states, and a column that states none is refused with the reason."""
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from pathlib import Path
 from typing import Any
 
-import h5py
 import numpy as np
 import numpy.typing as npt
 import pandas as pd
 import pytest
 from anndata import AnnData
 
-from spikgpt.cells.genes import ensembl_ids_of
-from spikgpt.cells.obs import check_trainable, counted, labels_of, read_h5ad
-from spikgpt.errors import DataError, LabelsError
-
-
-def test_read_missing_file(tmp_path: Path) -> None:
-    with pytest.raises(DataError, match=r"none\.h5ad is no file \(nothing there\); give the path of an \.h5ad file"):
-        read_h5ad(tmp_path / "none.h5ad")
-    with pytest.raises(DataError, match=r"is no file \(a folder\)"):
-        read_h5ad(tmp_path)
-
-
-def test_read_text(tmp_path: Path) -> None:
-    (tmp_path / "text.h5ad").write_text("cell,gene\n")
-    with pytest.raises(DataError, match=r"text\.h5ad is no HDF5 file, which every \.h5ad file is; give a file written"):
-        read_h5ad(tmp_path / "text.h5ad")
-
-
-def test_read_hdf5_of_another_kind(tmp_path: Path) -> None:
-    with h5py.File(tmp_path / "10x.h5", "w") as file:
-        file.create_group("matrix")
-    with pytest.raises(DataError, match=r"is HDF5 but not AnnData: it has matrix and lacks obs, var\. Read it with"):
-        read_h5ad(tmp_path / "10x.h5")
-
-
-def test_read_truncated(few: AnnData, tmp_path: Path) -> None:
-    path = tmp_path / "half.h5ad"
-    few.write_h5ad(path)
-    path.write_bytes(path.read_bytes()[:-1000])
-    with pytest.raises(DataError, match=r"half\.h5ad cannot be read: .*truncated.*damaged, incomplete.*write_h5ad"):
-        read_h5ad(path)
-
-
-def test_read_damaged_element(few: AnnData, tmp_path: Path) -> None:
-    path = tmp_path / "damaged.h5ad"
-    few.write_h5ad(path)
-    with h5py.File(path, "r+") as file:
-        del file["X/indptr"]
-    with pytest.raises(DataError, match=r"damaged\.h5ad cannot be read: .*The file is damaged"):
-        read_h5ad(path)
-
-
-NAMED: dict[str, Callable[[list[str]], list[str | None]]] = {
-    "id": ensembl_ids_of,
-    "id with version": lambda names: [f"{gene_id}.7" for gene_id in ensembl_ids_of(names)],
-    "lower case": lambda names: [name.lower() for name in names],
-    "R": lambda names: [name.replace("-", ".") for name in names],
-}
+from spikgpt.cells.obs import check_trainable, counted, labels_of
+from spikgpt.errors import LabelsError
 
 
 def annotated(**columns: Any) -> AnnData:

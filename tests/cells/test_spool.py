@@ -7,9 +7,10 @@ import pytest
 from anndata import AnnData
 
 from spikgpt.cells import spool
-from spikgpt.cells.expression import AlignedCells, align, aligned_chunks, find_expression
+from spikgpt.cells.align import AlignedCells, align, aligned_chunks
+from spikgpt.cells.expression import find_expression
 from spikgpt.cells.spool import Spool
-from spikgpt.labels.neighbours import content_keys, sample_of
+from spikgpt.sampling import content_keys, sample_of
 from spikgpt.training.reference import Reference
 
 

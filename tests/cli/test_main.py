@@ -375,7 +375,7 @@ def test_a_mistake_in_a_process_of_its_own(tmp_path: Path) -> None:
     code = "from spikgpt.cli.main import main; main()"
     arguments = ["annotate", "missing.h5ad", "--model", "pancreas", "--out", "out.h5ad"]
     ran = subprocess.run([sys.executable, "-c", code, *arguments], cwd=tmp_path, capture_output=True, text=True)
-    assert_refused(Ran(ran.returncode, ran.stdout, ran.stderr), "missing.h5ad is no file (nothing there)")
+    assert_refused(Ran(ran.returncode, ran.stdout, ran.stderr), "missing.h5ad is not there")
     assert list(tmp_path.iterdir()) == []
 
 
@@ -407,8 +407,8 @@ def other_genes(few: AnnData, folder: Path) -> Path:
 @pytest.mark.parametrize(
     ("make", "message"),
     [
-        (lambda _few, folder: folder / "missing.h5ad", "is no file (nothing there)"),
-        (lambda _few, folder: folder, "is no file (a folder)"),
+        (lambda _few, folder: folder / "missing.h5ad", "is not there"),
+        (lambda _few, folder: folder, "is a folder with none"),
         (text_file, "bad.h5ad"),
         (negative, "negative value"),
         (scaled, "as scaled or centred data does"),

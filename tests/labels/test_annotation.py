@@ -15,6 +15,7 @@ from anndata import AnnData
 from scipy import sparse
 
 from spikgpt import Annotation
+from spikgpt.errors import DataError
 from spikgpt.files import replacing
 
 N_CELLS, N_GENES = 12, 7
@@ -151,11 +152,11 @@ def test_nothing_is_written_on_failure(annotation: Annotation, source: Path, tmp
     damaged = tmp_path / "damaged.h5ad"
     damaged.write_bytes(source.read_bytes()[:1000])
     target = tmp_path / "out.h5ad"
-    with pytest.raises(OSError, match="truncated"):
+    with pytest.raises(DataError, match="truncated"):
         annotation.write_h5ad(damaged, target)
     assert leftovers(tmp_path) == ["damaged.h5ad", "query.h5ad"]
     target.write_text("older")
-    with pytest.raises(OSError, match="truncated"):
+    with pytest.raises(DataError, match="truncated"):
         annotation.write_h5ad(damaged, target)
     assert target.read_text() == "older"
     assert leftovers(tmp_path) == ["damaged.h5ad", "out.h5ad", "query.h5ad"]

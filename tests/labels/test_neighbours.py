@@ -10,10 +10,11 @@ from scipy.spatial import KDTree
 from sklearn.decomposition import PCA
 
 from spikgpt import SpikGPT
-from spikgpt.cells.expression import align, find_expression, log_normalise
-from spikgpt.cells.obs import read_h5ad
+from spikgpt.cells.align import align, log_normalise
+from spikgpt.cells.expression import find_expression
+from spikgpt.cells.reading import read_cells
 from spikgpt.labels import neighbours
-from spikgpt.labels.neighbours import MINIMUM_CELLS, Floats, Neighbourhood, content_keys, own_space, sample_of
+from spikgpt.labels.neighbours import MINIMUM_CELLS, Floats, Neighbourhood, own_space
 from spikgpt.training.reference import Reference
 from tests.conftest import QUERY_FILE
 
@@ -89,24 +90,6 @@ def test_a_cell_outside_the_sample_may_have_every_neighbour() -> None:
     assert among.cells[found[0, 0]] in (0, 2)
 
 
-def test_a_sample_does_not_depend_on_the_order_of_the_cells(logs: sparse.csr_matrix) -> None:
-    shuffled = np.random.default_rng(1).permutation(logs.shape[0])
-
-    found = sample_of(content_keys(logs), 100)
-
-    assert len(found) == 100
-    assert np.array_equal(np.sort(shuffled[sample_of(content_keys(logs[shuffled]), 100)]), found)
-    assert np.array_equal(sample_of(content_keys(logs), logs.shape[0]), np.arange(logs.shape[0]))
-
-
-def test_a_sample_of_repeated_cells_has_each_of_them() -> None:
-    values = np.repeat(np.random.default_rng(0).normal(size=(50, 4)), 20, axis=0)
-
-    found = sample_of(content_keys(values), 100)
-
-    assert len(np.unique(found // 20)) == 50
-
-
 def test_smoothing_is_a_weighted_mean_written_as_a_loop(logs: sparse.csr_matrix) -> None:
     points = own_space(logs).place(logs)
     probabilities = np.random.default_rng(0).dirichlet(np.ones(4), len(points))
@@ -129,7 +112,7 @@ def test_few_cells_stay_as_they_are() -> None:
 
 
 def test_neighbours_correct_noise_of_the_classifier(shipped: SpikGPT) -> None:
-    thin = read_h5ad(QUERY_FILE)
+    thin = read_cells(QUERY_FILE)
     counts = thin.X.tocsr()
     counts.data = np.random.default_rng(0).binomial(counts.data.astype(int), 0.05).astype(np.float32)
     counts.eliminate_zeros()

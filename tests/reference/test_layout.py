@@ -13,7 +13,7 @@ import numpy as np
 import pytest
 from anndata import AnnData
 
-from spikgpt.cells.obs import read_h5ad
+from spikgpt.cells.reading import read_cells
 from spikgpt.errors import ConfigError, DamagedReference, FormatError
 from spikgpt.pipeline import annotate
 from spikgpt.reference import layout
@@ -37,7 +37,7 @@ def test_format_1_on_an_embedding_is_read_for_ever() -> None:
 
 def test_format_1_on_counts_is_read_for_ever() -> None:
     assert [check.split()[0] for check in verify(FORMAT_1 / "counts").checks] == ["7", "weights,", "the"]
-    annotation = annotate(load(FORMAT_1 / "counts"), read_h5ad(DATA / "pancreas_baron_human2_human4.h5ad")[:40].copy())
+    annotation = annotate(load(FORMAT_1 / "counts"), read_cells(DATA / "pancreas_baron_human2_human4.h5ad")[:40].copy())
     expected = EXPECTED["counts"]
     assert annotation.best_labels.tolist() == expected["best_labels"]
     assert annotation.labels.tolist() == expected["labels"]

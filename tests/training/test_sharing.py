@@ -22,7 +22,7 @@ from safetensors.torch import load as load_tensors
 from safetensors.torch import save as save_tensors
 
 from spikgpt import SpikGPT
-from spikgpt.cells.obs import read_h5ad
+from spikgpt.cells.reading import read_cells
 from spikgpt.errors import (
     CheckpointError,
     ConfigError,
@@ -221,12 +221,12 @@ def denied(*_arguments, **_options):
     raise OSError("networking is denied")
 socket.socket.connect = socket.create_connection = socket.getaddrinfo = denied
 from spikgpt import SpikGPT, SpikGPTError
-from spikgpt.cells.obs import read_h5ad
+from spikgpt.cells.reading import read_cells
 from spikgpt_onnx.annotator import Annotator
 for name in sys.argv[2:]:
     try:
         model = SpikGPT.from_pretrained(name)
-        cells = read_h5ad(sys.argv[1])[:120].copy()
+        cells = read_cells(sys.argv[1])[:120].copy()
         annotation = model.annotate(cells)
         same = (Annotator.from_pretrained(name).annotate(cells).labels == annotation.labels).all()
         print(annotation.probabilities.tobytes().hex()[:64], same, model.reference.origin)
@@ -253,7 +253,7 @@ def test_without_a_network_what_was_pulled_annotates_through_onnx_too(
 ) -> None:
     commit = push(graph_folder, REPO, hub=client).commit
     model = SpikGPT.from_pretrained(REPO, endpoint=hub.endpoint, cache_dir=tmp_path / "cache")
-    cells = read_h5ad(Path(__file__).parent / "data" / "pancreas_baron_human2_human4.h5ad")[:120].copy()
+    cells = read_cells(Path(__file__).parent / "data" / "pancreas_baron_human2_human4.h5ad")[:120].copy()
     expected = f"{model.annotate(cells).probabilities.tobytes().hex()[:64]} True {REPO}@{commit}"
     found, missing = offline(tmp_path / "cache", REPO, "islets/other")
     assert found == expected

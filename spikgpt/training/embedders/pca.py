@@ -11,11 +11,12 @@ from anndata import AnnData
 from scipy import sparse
 from sklearn.feature_selection import f_classif
 
-from spikgpt.cells.expression import AlignedCells, align, find_expression, log_normalise, mean_and_std
+from spikgpt.cells.align import AlignedCells, align, log_normalise, mean_and_std
+from spikgpt.cells.expression import find_expression
 from spikgpt.cells.genes import GeneList, genes_of
 from spikgpt.embedding.pca import CHUNK, KIND, PCAProjection, Scale
 from spikgpt.embedding.result import Embedding, EmbeddingReport
-from spikgpt.labels.neighbours import content_keys, sample_of
+from spikgpt.sampling import content_keys, sample_of
 from spikgpt.training.embedders.base import Classify
 
 # Added to a gene's deviation within labels, as a share of the median deviation, so that no gene is blown up.

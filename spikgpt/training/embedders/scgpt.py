@@ -13,17 +13,19 @@ import numpy.typing as npt
 import torch
 from anndata import AnnData
 
-from spikgpt.cells.expression import align, find_expression
+from spikgpt.cells.align import align
+from spikgpt.cells.expression import find_expression
 from spikgpt.cells.genes import GeneList
 from spikgpt.embedding.result import Embedding, EmbeddingReport
 from spikgpt.embedding.vocabulary import Encoder, check_scaling
 from spikgpt.errors import CheckpointError, DamagedReference
-from spikgpt.labels.neighbours import Floats, content_keys, sample_of
+from spikgpt.sampling import content_keys, sample_of
 from spikgpt.scgpt.checkpoint import ENCODER, Checkpoint, load_checkpoint
 from spikgpt.scgpt.draws import UpstreamDraws
 from spikgpt.scgpt.embedding import embed_cells
 from spikgpt.scgpt.encoder import ScGPTConfig
 from spikgpt.training.embedders.base import Classify
+from spikgpt.types import Floats
 
 KIND = "scgpt"
 # Tokens of a cell at most, as upstream embeds.

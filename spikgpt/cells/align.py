@@ -1,0 +1,127 @@
+"""Cells brought to the genes of a reference."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass, replace
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+from scipy import sparse
+
+from spikgpt.cells.expression import Expression
+from spikgpt.cells.genes import GeneList, GeneMatch, match_genes
+from spikgpt.cells.values import Kind, linear_values, row_sums
+from spikgpt.types import Bools, Scale
+
+
+@dataclass(frozen=True)
+class AlignedCells:
+    """Linear values of n cells for the G genes of a reference.
+
+    Neither the order of the query's genes, nor how they are named, nor how the matrix is stored changes a bit of it.
+
+    Attributes
+    ----------
+    values
+        Counts, or linear values where the query holds no counts, shape (n, G), float32, indices sorted.
+    totals
+        Sum of the linear values of all the query's genes, shape (n,).
+    found
+        Whether the query has the gene, shape (G,).
+    notes
+        Whole sentences on anything suspicious.
+    """
+
+    values: sparse.csr_matrix
+    totals: npt.NDArray[np.float64]
+    found: Bools
+    match: GeneMatch
+    kind: Kind
+    notes: tuple[str, ...]
+
+    @property
+    def empty(self) -> Bools:
+        """Whether the cell's total is 0, shape (n,)."""
+        return np.asarray(self.totals == 0)
+
+    def part(self, cells: slice | npt.NDArray[Any]) -> AlignedCells:
+        """Return some of the cells, by a slice, a mask or their indices."""
+        return replace(self, values=self.values[cells], totals=self.totals[cells])
+
+
+def aligned_chunks(
+    expression: Expression, genes: GeneList, *, minimum_share: float = 0.1, chunk_size: int = 4096
+) -> Iterator[AlignedCells]:
+    """Bring cells to the genes of a reference, a few at a time; genes that the query lacks are 0.
+
+    Parameters
+    ----------
+    minimum_share
+        Share of the genes to be found, at least.
+    chunk_size
+        Cells read at a time.
+
+    Raises
+    ------
+    GenesError
+        When too few of the reference's genes are in the query.
+    DataError
+        When a value cannot be read.
+    """
+    match = match_genes(expression.var, genes, minimum_share=minimum_share)
+    for start in range(0, expression.n_cells, chunk_size):
+        stop = min(start + chunk_size, expression.n_cells)
+        linear = linear_values(expression.rows(start, stop), expression.log_base)
+        values = sparse.csr_matrix((linear @ match.selection).astype(np.float32))
+        values.eliminate_zeros()
+        values.sort_indices()
+        yield AlignedCells(
+            values=values,
+            totals=row_sums(linear),
+            found=match.found,
+            match=match,
+            kind=expression.kind,
+            notes=expression.notes + match.notes,
+        )
+
+
+def align(expression: Expression, genes: GeneList, *, minimum_share: float = 0.1) -> AlignedCells:
+    """Bring all cells to the genes of a reference; see :func:`aligned_chunks`."""
+    return joined(list(aligned_chunks(expression, genes, minimum_share=minimum_share)))
+
+
+def joined(chunks: list[AlignedCells]) -> AlignedCells:
+    """Return the cells of several chunks of one query, in order; at least one chunk."""
+    return replace(
+        chunks[0],
+        values=sparse.csr_matrix(sparse.vstack([chunk.values for chunk in chunks], format="csr")),
+        totals=np.concatenate([chunk.totals for chunk in chunks]),
+    )
+
+
+def log_normalise(
+    values: sparse.csr_matrix, totals: npt.NDArray[np.float64], target_sum: float = 1e4
+) -> sparse.csr_matrix:
+    """Return ln(1 + value * target_sum / total), float32.
+
+    Parameters
+    ----------
+    values
+        Linear values, shape (n, G).
+    totals
+        The total of each cell over all its genes, shape (n,). A cell with a total of 0 stays 0.
+    """
+    factors = np.divide(target_sum, totals, out=np.zeros(len(totals)), where=totals > 0)
+    normalised = values.astype(np.float64)
+    normalised.data = np.log1p(normalised.data * np.repeat(factors, np.diff(normalised.indptr)))
+    return normalised.astype(np.float32)
+
+
+def mean_and_std(logs: sparse.csr_matrix) -> Scale:
+    """Return the mean and the standard deviation of each gene, (n, G) to two of (G,)."""
+    values = logs.astype(np.float64)
+    mean = np.asarray(values.mean(axis=0)).ravel()
+    squares = np.asarray(values.multiply(values).mean(axis=0)).ravel()
+    return mean, np.sqrt(np.maximum(squares - mean**2, 0.0))

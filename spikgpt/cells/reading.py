@@ -1,0 +1,291 @@
+"""Cells from files: AnnData in HDF5 and zarr, with matrices left on disk, and what scanpy reads, in memory."""
+
+from __future__ import annotations
+
+import gzip
+import re
+import shutil
+import tempfile
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+import anndata
+import h5py
+import pandas as pd
+import zarr
+from anndata import AnnData
+from anndata.io import read_elem
+
+from spikgpt.cells.expression import Cells
+from spikgpt.cells.matrices import check_sparse, on_disk
+from spikgpt.cells.obs import listed
+from spikgpt.cells.storage import REMEDY, is_array, missing_chunks, most_bytes, open_store, refusing
+from spikgpt.errors import DataError
+
+H5AD, ZARR, TENX, MTX, TABLE = "h5ad", "zarr", "10x", "mtx", "table"
+TABLES = (".csv", ".tsv", ".tab", ".txt")
+# The matrix of a 10x folder; other studies' files may have a name before it.
+MATRIX = re.compile(r"(.*)matrix\.mtx(\.gz)?")
+EXPECTED = "an .h5ad file, a .zarr folder, a 10x .h5 file, a folder with matrix.mtx, or a .csv table, also with .gz"
+
+
+@contextmanager
+def open_cells(path: str | Path) -> Iterator[Cells]:
+    """Open a file of cells and leave its matrices on disk, to be read a few cells at a time.
+
+    Of an ``.h5ad`` file or a ``.zarr`` folder, ``X``, ``layers`` and ``raw.X`` stay there. AnnData files from before
+    version 0.7 and other kinds of files are read into memory; see :func:`read_cells`.
+
+    Raises
+    ------
+    DataError
+        When there is no such file, it holds no cells, or it is damaged.
+    """
+    with _plain(Path(path)) as (kind, found):
+        if kind not in (H5AD, ZARR):
+            yield _through_scanpy(kind, found)
+            return
+        with open_store(found, name=path) as root:
+            cells = _stored(root, path)
+            yield _in_memory(found, path) if cells is None else cells
+
+
+def read_cells(path: str | Path) -> AnnData:
+    """Read a file of cells into memory; repeated cell or gene names are accepted.
+
+    Parameters
+    ----------
+    path
+        An ``.h5ad`` file or a ``.zarr`` folder; through scanpy also a 10x ``.h5`` file, a folder with ``matrix.mtx``
+        as Cell Ranger writes it, or a table of cells and genes. Files may be compressed with gzip.
+
+    Raises
+    ------
+    DataError
+        When there is no such file, it holds no cells, or it is damaged.
+    """
+    with _plain(Path(path)) as (kind, found):
+        if kind not in (H5AD, ZARR):
+            return _through_scanpy(kind, found)
+        with open_store(found, name=path) as root:
+            _stored(root, path)
+        return _in_memory(found, path)
+
+
+def stored_kind(path: Path) -> str:
+    """Return what a file is: ``h5ad`` or ``zarr``, to which elements can be added, or another kind."""
+    with _plain(path) as (kind, found):
+        if found != path:
+            return f"{kind}.gz"
+        if kind in (H5AD, ZARR):
+            with open_store(path) as root, refusing(path):
+                return kind if not is_array(root["obs"]) and not is_array(root["var"]) else f"old {kind}"
+        return kind
+
+
+@dataclass(frozen=True)
+class StoredCells:
+    """Cells of an open file, with the attributes of an AnnData that annotation reads."""
+
+    obs: pd.DataFrame
+    var: pd.DataFrame
+    X: Any
+    layers: Mapping[str, Any]
+    obsm: Mapping[str, Any]
+    raw: StoredRaw | None
+    _root: Any = field(repr=False)
+
+    @property
+    def n_obs(self) -> int:
+        """Number of cells."""
+        return len(self.obs)
+
+    @property
+    def n_vars(self) -> int:
+        """Number of genes."""
+        return len(self.var)
+
+    @property
+    def obs_names(self) -> pd.Index:
+        """Names of the cells."""
+        return self.obs.index
+
+    @cached_property
+    def uns(self) -> dict[str, Any]:
+        """Everything else that the file holds, read when it is asked for."""
+        with refusing("uns"):
+            return read_elem(self._root["uns"]) if "uns" in self._root else {}
+
+
+@dataclass(frozen=True)
+class StoredRaw:
+    """A matrix of the same cells with genes of its own."""
+
+    X: Any
+    var: pd.DataFrame
+
+
+class _Embeddings(Mapping[str, Any]):
+    """The arrays of ``obsm``, read when they are asked for."""
+
+    def __init__(self, group: Any, cells: int, path: object) -> None:
+        self._group, self._cells, self._path = group, cells, path
+
+    def __getitem__(self, key: str) -> Any:
+        with refusing(f"{self._path}, obsm[{key!r}]"):
+            found = read_elem(self._group[key])
+            check_sparse(found, f"obsm[{key!r}]")
+            if found.shape[0] != self._cells:
+                msg = f"{self._path} has {self._cells} cells, and obsm[{key!r}] has {found.shape[0]} rows. {REMEDY}"
+                raise DataError(msg)
+        return found
+
+    def __contains__(self, key: object) -> bool:
+        return key in self._group
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self._group)
+
+    def __len__(self) -> int:
+        return len(self._group)
+
+
+def _stored(root: Any, path: object) -> StoredCells | None:
+    """Return the cells of an open store, or None where anndata wrote them before version 0.7."""
+    with refusing(path):
+        if is_array(root["obs"]) or is_array(root["var"]):
+            return None
+        # AnnData makes names text, as it does when it reads the file itself.
+        frames = AnnData(obs=_frame(root["obs"], path), var=_frame(root["var"], path))
+        obs, var = frames.obs, frames.var
+        layers = root["layers"] if "layers" in root else {}
+        raw = root["raw"] if "raw" in root and not is_array(root["raw"]) else None
+        genes = var if raw is None else AnnData(var=_frame(raw["var"], path)).var
+        return StoredCells(
+            obs,
+            var,
+            on_disk(root["X"], f"{path}, X", frames.shape) if "X" in root else None,
+            {name: on_disk(layers[name], f"{path}, layers[{name!r}]", frames.shape) for name in layers},
+            _Embeddings(root["obsm"] if "obsm" in root else {}, len(obs), path),
+            None if raw is None else StoredRaw(on_disk(raw["X"], f"{path}, raw", (len(obs), len(genes))), genes),
+            root,
+        )
+
+
+def _frame(group: Any, path: object) -> pd.DataFrame:
+    """Read ``obs`` or ``var``."""
+    names = group[str(group.attrs["_index"])]
+    frame = read_elem(group)
+    if not isinstance(frame, pd.DataFrame) or (is_array(names) and missing_chunks(names)):
+        found = f"{type(frame).__name__}, {missing_chunks(names)} chunks of its names missing"
+        msg = f"{path} holds {group.name} as {found}; expected a whole DataFrame. {REMEDY}"
+        raise DataError(msg)
+    return frame
+
+
+def _in_memory(found: Path, path: object) -> AnnData:
+    """Read a store that was looked over."""
+    with refusing(path):
+        if found.is_dir():
+            adata = anndata.io.read_zarr(zarr.open_group(found, mode="r", use_consolidated=False))
+        else:
+            adata = anndata.io.read_h5ad(found)
+    return _checked(adata, path)
+
+
+def _checked(adata: AnnData, path: object) -> AnnData:
+    """Return an AnnData whose sparse matrices are safe to slice."""
+    named = {"X": adata.X, "raw": None if adata.raw is None else adata.raw.X}
+    for place in ("layers", "obsm", "varm", "obsp", "varp"):
+        named |= {f"{place}[{key!r}]": value for key, value in getattr(adata, place).items()}
+    for name, matrix in named.items():
+        check_sparse(matrix, f"{path}, {name}")
+    return adata
+
+
+@contextmanager
+def _plain(path: Path) -> Iterator[tuple[str, Path]]:
+    """Tell what a file is, and give it without compression."""
+    with tempfile.TemporaryDirectory(prefix="spikgpt-") as folder:
+        with refusing(path):
+            if path.is_file() and not MATRIX.fullmatch(path.name) and _is_gzip(path):
+                plain = Path(folder) / path.name.removesuffix(".gz")
+                with gzip.open(path) as compressed, plain.open("wb") as file:
+                    shutil.copyfileobj(compressed, file, 1 << 20)
+                path = plain
+            kind = _kind(path)
+        yield kind, path
+
+
+def _is_gzip(path: Path) -> bool:
+    with path.open("rb") as file:
+        return file.read(2) == b"\x1f\x8b"
+
+
+def _kind(path: Path) -> str:
+    """Tell what a file or a folder is by what it holds."""
+    if path.is_dir():
+        if path.suffix == ".zarr" or any((path / name).exists() for name in ("zarr.json", ".zgroup")):
+            return ZARR
+        if any(MATRIX.fullmatch(entry.name) for entry in path.iterdir()):
+            return MTX
+        found = f"is a folder with {listed(sorted(entry.name for entry in path.iterdir())[:5])}"
+    elif not path.exists():
+        found = "is not there"
+    elif MATRIX.fullmatch(path.name):
+        return MTX
+    elif path.suffix.lower() in TABLES:
+        return TABLE
+    elif h5py.is_hdf5(path):
+        with open_store(path) as file:
+            if "obs" in file and "var" in file:
+                return H5AD
+            if any(isinstance(item, h5py.Group) and "barcodes" in item for item in file.values()):
+                return TENX
+            missing = [name for name in ("obs", "var") if name not in file]
+            found = f"is HDF5 but neither AnnData nor 10x: it has {listed(file)} and lacks {listed(missing)}"
+    else:
+        found = "is no HDF5 file, which every .h5ad file is"
+    msg = f"{path} {found}; give {EXPECTED}."
+    raise DataError(msg)
+
+
+def _through_scanpy(kind: str, path: Path) -> AnnData:
+    """Read what other programs write."""
+    try:
+        import scanpy
+    except ImportError as error:
+        msg = (
+            f"Reading {path} needs scanpy: pip install 'spikgpt[train]'. Or convert it where scanpy is, with "
+            "scanpy.read_10x_h5(), read_10x_mtx() or read(), and write_h5ad()."
+        )
+        raise DataError(msg) from error
+    with refusing(path):
+        if kind == TENX:
+            adata = scanpy.read_10x_h5(path, gex_only=False)
+        elif kind == MTX:
+            matrix = path if path.is_file() else next(file for file in path.iterdir() if MATRIX.fullmatch(file.name))
+            _check_header(matrix)
+            prefix = matrix.name[: matrix.name.rindex("matrix.mtx")]
+            adata = scanpy.read_10x_mtx(matrix.parent, prefix=prefix, gex_only=False)
+        else:
+            adata = scanpy.read(path, cache=False)
+        _checked(adata, path)
+        # Proteins and guides are no part of a cell's RNA.
+        types = adata.var.get("feature_types")
+        other = None if types is None else (types != "Gene Expression").to_numpy()
+        return adata if other is None or not other.any() or other.all() else adata[:, ~other].copy()
+
+
+def _check_header(matrix: Path) -> None:
+    """Refuse a Matrix Market file that states more than it can hold, before memory for that is reserved."""
+    with gzip.open(matrix) if _is_gzip(matrix) else matrix.open("rb") as file:
+        stated = next((line.split() for line in file if not line.startswith(b"%")), [])
+    size = matrix.stat().st_size
+    if len(stated) != 3 or 8 * max(map(int, stated)) > most_bytes(size):
+        msg = f"{matrix} has {size} bytes and states {b' '.join(stated).decode()!r}; expected genes, cells and values."
+        raise DataError(msg)

@@ -1,0 +1,165 @@
+"""HDF5 files and zarr folders, looked over before anything is read from them.
+
+A file may state a terabyte in a hundred bytes, or lead to other files on the machine. Neither is believed.
+"""
+
+from __future__ import annotations
+
+import math
+import os
+import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import h5py
+import zarr
+
+from spikgpt.errors import DataError, SpikGPTError
+
+REMEDY = "Write it again with adata.write_h5ad() or adata.write_zarr(), or copy it again if it was copied."
+# Bytes of the HDF5 chunks kept of each matrix: rows that are read one by one often share a chunk.
+CHUNK_CACHE = 16 * 1024 * 1024
+# Arrays may be this much larger than the file that states them, and this large in any case.
+LARGEST_RATIO, ALWAYS_ALLOWED = 500, 256 * 1024 * 1024
+# Chunks that an array may have in any case; more need files, or bytes, of their own.
+MOST_CHUNKS = 10_000
+
+
+@contextmanager
+def refusing(what: object, done: str = "read", why: str = "") -> Iterator[None]:
+    """Turn whatever damaged files make their readers raise into a DataError of one line, and keep their warnings.
+
+    Parameters
+    ----------
+    why
+        What may be wrong, and the remedy; by default those of a file that cannot be read.
+    """
+    try:
+        with warnings.catch_warnings():
+            # Repeated names, old encodings and metadata that zarr finds odd are no obstacle.
+            warnings.simplefilter("ignore")
+            yield
+    except SpikGPTError:
+        raise
+    except Exception as error:
+        # Readers of damaged bytes raise whatever they stumble over, and anndata a bare Exception.
+        notes = " ".join(getattr(error, "__notes__", ()))
+        reason = " ".join(f"{error} {notes}".split())[:400].rstrip(".") or type(error).__name__
+        why = why or f"The file is damaged, incomplete or not readable for you. {REMEDY}"
+        msg = f"{what} cannot be {done}: {reason}. {why}"
+        raise DataError(msg) from error
+
+
+@contextmanager
+def open_store(path: Path, *, writable: bool = False, name: object = None) -> Iterator[Any]:
+    """Open an HDF5 file or a zarr folder that was looked over, and close it again.
+
+    Parameters
+    ----------
+    name
+        What messages call it, by default ``path``.
+
+    Raises
+    ------
+    DataError
+        When it cannot be opened, states more than it can hold, or leads to other files.
+    """
+    name, mode = name or path, "r+" if writable else "r"
+    with refusing(name):
+        # What zarr's consolidated metadata repeat may be out of date.
+        root = (
+            zarr.open_group(path, mode=mode, use_consolidated=False)  # type: ignore[arg-type]
+            if path.is_dir()
+            else h5py.File(path, mode, rdcc_nbytes=CHUNK_CACHE)
+        )
+    try:
+        with refusing(name):
+            _look_over(root, path, name)
+        yield root
+    finally:
+        if isinstance(root, h5py.File):
+            root.close()
+
+
+def is_array(item: Any) -> bool:
+    """Tell an array from a group."""
+    return isinstance(item, h5py.Dataset | zarr.Array)
+
+
+def most_bytes(size: int) -> int:
+    """Return how many bytes of arrays a file of some size may state."""
+    return max(ALWAYS_ALLOWED, LARGEST_RATIO * size)
+
+
+def missing_chunks(array: Any) -> int:
+    """Return how many chunks of an array are not there, and read as zeros or empty text."""
+    if isinstance(array, zarr.Array):
+        return max(0, int(array.nchunks - array.nchunks_initialized))
+    if not array.chunks:
+        return int(array.size > 0 and array.id.get_storage_size() == 0)
+    return _count(array.shape, array.chunks) - int(array.id.get_num_chunks())
+
+
+def _look_over(root: Any, path: Path, name: object) -> None:
+    """Refuse what states more than it can hold, and links."""
+    size, files = _folder(path, name) if path.is_dir() else (path.stat().st_size, 0)
+    most = most_bytes(size)
+    most_chunks = MOST_CHUNKS + 10 * files if files else 10 * MOST_CHUNKS + size // 8
+    total = 0
+    for array, width, chunks in _zarr_arrays(root) if path.is_dir() else _hdf5_arrays(root, name):
+        shape = tuple(map(int, array.shape or ()))
+        total += math.prod(shape) * width
+        if total > most or (chunks and (math.prod(chunks) * width > most or _count(shape, chunks) > most_chunks)):
+            cut = f" in chunks of {chunks}" if chunks else ""
+            msg = f"{name} has {size} bytes and states an array {array.name} of shape {shape}{cut}. {REMEDY}"
+            raise DataError(msg)
+
+
+def _count(shape: tuple[int, ...], chunks: tuple[int, ...]) -> int:
+    """Return the number of chunks of an array."""
+    return math.prod(-(-length // max(1, chunk)) for length, chunk in zip(shape, chunks, strict=True))
+
+
+def _folder(path: Path, name: object) -> tuple[int, int]:
+    """Return the bytes and the number of the files in a folder."""
+    size = files = 0
+    folders = [os.fspath(path)]
+    while folders:
+        with os.scandir(folders.pop()) as entries:
+            for entry in entries:
+                if entry.is_symlink():
+                    msg = f"{name} holds a link, {entry.name}; put the file itself there."
+                    raise DataError(msg)
+                if entry.is_dir():
+                    folders.append(entry.path)
+                else:
+                    size, files = size + entry.stat().st_size, files + 1
+    return size, files
+
+
+def _zarr_arrays(root: zarr.Group) -> Iterator[tuple[Any, int, tuple[int, ...]]]:
+    """Give the arrays of a zarr folder, the bytes of a value, and the shape of what a file holds."""
+    for _, item in root.members(max_depth=None):
+        if isinstance(item, zarr.Array):
+            yield item, item.dtype.itemsize, item.shards or item.chunks
+
+
+def _hdf5_arrays(root: h5py.File, name: object) -> Iterator[tuple[Any, int, tuple[int, ...] | None]]:
+    """Give the arrays of an HDF5 file, the bytes of a value, and the shape of a chunk."""
+    groups, seen = [root["/"]], set()
+    while groups:
+        group = groups.pop()
+        seen.add(h5py.h5o.get_info(group.id).addr)
+        for key in group:
+            item = group[key] if isinstance(group.get(key, getlink=True), h5py.HardLink) else None
+            again = isinstance(item, h5py.Group) and h5py.h5o.get_info(item.id).addr in seen
+            elsewhere = isinstance(item, h5py.Dataset) and (item.external or item.is_virtual)
+            if item is None or again or elsewhere:
+                msg = f"{name} holds a link, {group.name.rstrip('/')}/{key}; put the data itself there."
+                raise DataError(msg)
+            if isinstance(item, h5py.Group):
+                groups.append(item)
+            elif isinstance(item, h5py.Dataset):
+                yield item, item.dtype.itemsize, item.chunks
