@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import Callable
 
 import pandas as pd
+from anndata import AnnData
 
-from spikgpt.cells.expression import Cells
 from spikgpt.labels.annotation import Annotation, annotated
 from spikgpt.labels.reading import Readings, read_embedding
 from spikgpt.labels.thresholds import Rejection
@@ -18,7 +18,7 @@ __all__ = ["Annotation", "annotate", "label"]
 
 def annotate(
     reference: Reference,
-    adata: Cells,
+    adata: AnnData,
     *,
     layer: str | None = None,
     scaling: str = "auto",

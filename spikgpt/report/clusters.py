@@ -13,7 +13,7 @@ from anndata import AnnData
 from scipy import sparse
 
 from spikgpt.cells.align import log_normalise
-from spikgpt.cells.expression import Cells, Expression, find_expression
+from spikgpt.cells.expression import Expression, find_expression
 from spikgpt.cells.genes import HUMAN_ID, NAME_COLUMNS
 from spikgpt.cells.obs import counted, labels_of
 from spikgpt.errors import DataError
@@ -139,7 +139,7 @@ class ClusterReport:
         }
 
 
-def summarise(annotation: Annotation, adata: Cells, cluster_key: str, *, layer: str | None = None) -> ClusterReport:
+def summarise(annotation: Annotation, adata: AnnData, cluster_key: str, *, layer: str | None = None) -> ClusterReport:
     """Let the cells of each cluster vote on its label, and find marker genes of clusters that may be a new type.
 
     A candidate for a new type has at least 10 cells, half of which or more are Unknown, and is not made of empty cells
@@ -210,7 +210,7 @@ def _frequencies(labels: Labels) -> dict[str, float]:
     return {name: cells / len(labels) for name, cells in counted(labels).items()}
 
 
-def _expression_of(adata: Cells, layer: str | None) -> Expression | DataError:
+def _expression_of(adata: AnnData, layer: str | None) -> Expression | DataError:
     """Return the expression values, or why there are none: a query annotated by an embedding may lack them."""
     try:
         return find_expression(adata, layer=layer)
