@@ -52,7 +52,7 @@ class AnnotateOptions(Options, frozen=True, kw_only=True, forbid_unknown_fields=
         str | None, Meta(description="Layer to read; by default the best expression values that there are.")
     ] = None
     scaling: Annotated[
-        Scaling, Meta(description="Scale of query genes: auto decides by evidence; or composition, reference, query.")
+        Scaling, Meta(description="How query genes are brought to the reference's scale; auto decides by evidence.")
     ] = "auto"
     neighbours: Annotated[
         bool,
@@ -71,7 +71,7 @@ class AnnotateOptions(Options, frozen=True, kw_only=True, forbid_unknown_fields=
     recalibrate: Annotated[
         bool,
         Meta(
-            description="Be as lenient as the query suggests, if it lies far from the reference.",
+            description="Reject fewer cells of a query that lies far from the reference, as the query itself suggests.",
             extra={"flag": "--recalibrate"},
         ),
     ] = False
@@ -96,7 +96,8 @@ class EngineOptions(Options, frozen=True, kw_only=True, forbid_unknown_fields=Tr
     """What runs the network of a reference, and where."""
 
     engine: Annotated[
-        EngineName, Meta(description="auto takes ONNX Runtime where it and a graph are there, else torch.")
+        EngineName,
+        Meta(description="auto takes ONNX Runtime where it is installed and the reference has a graph, else torch."),
     ] = "auto"
     precision: Annotated[Precision, Meta(description="Which of the reference's graphs to run.")] = "fp32"
     provider: Annotated[
@@ -109,11 +110,11 @@ class EngineOptions(Options, frozen=True, kw_only=True, forbid_unknown_fields=Tr
         ),
     ] = True
     threads: Annotated[
-        Count | None, Meta(description="Batches run at a time on a CPU, each by one thread; by default one a core.")
+        Count | None, Meta(description="Batches run at a time on a CPU, each by one thread; by default one per core.")
     ] = None
     memory_arena: Annotated[bool, Meta(description="Keep freed memory of ONNX Runtime for the next batch.")] = True
     engine_cache: Annotated[Path | None, Meta(description="Folder for the engines that TensorRT builds.")] = None
-    io_binding: Annotated[bool, Meta(description="On a GPU, leave copies to ONNX Runtime's bindings.")] = True
+    io_binding: Annotated[bool, Meta(description="On a GPU, copy through ONNX Runtime's bindings.")] = True
 
 
 class HubOptions(Options, frozen=True, kw_only=True, forbid_unknown_fields=True):
@@ -124,13 +125,13 @@ class HubOptions(Options, frozen=True, kw_only=True, forbid_unknown_fields=True)
         Meta(description="Token for the Hub, True for that of `hf auth login`, False for none.", extra={"flag": None}),
     ] = None
     cache_dir: Annotated[
-        Path | None, Meta(description="Where to keep what is downloaded; by default the cache of huggingface_hub.")
+        Path | None, Meta(description="Folder for downloads; by default the cache of huggingface_hub.")
     ] = None
     endpoint: Annotated[
         str | None, Meta(description="Address of the Hub; by default HF_ENDPOINT, or huggingface.co.")
     ] = None
     local_files_only: Annotated[
-        bool, Meta(description="Take what is cached and ask nothing of the Hub.", extra={"flag": "--offline"})
+        bool, Meta(description="Use what is cached and do not contact the Hub.", extra={"flag": "--offline"})
     ] = False
 
 
@@ -172,9 +173,9 @@ class PushOptions(Options, frozen=True, kw_only=True, forbid_unknown_fields=True
         bool, Meta(description="Open a pull request instead of committing.", extra={"flag": "--pull-request"})
     ] = False
     message: Annotated[str | None, Meta(description="Commit message.")] = None
-    dry_run: Annotated[bool, Meta(description="Change nothing; show what would go.", extra={"flag": "--dry-run"})] = (
-        False
-    )
+    dry_run: Annotated[
+        bool, Meta(description="Change nothing; show what would be sent.", extra={"flag": "--dry-run"})
+    ] = False
 
 
 class AnnotateKeywords(TypedDict, total=False):

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Annotated, Any, get_args, get_origin, get_type
 import msgspec
 import typer
 from msgspec import Meta
+from typer.models import ArgumentInfo
 
 from spikgpt.cli.output import interruptible
 from spikgpt.extras import needs
@@ -21,7 +22,7 @@ if TYPE_CHECKING:
 
 MODEL = "Reference: a name that `spikgpt list` shows, a folder, or ORG/REPO[@REVISION] on the Hub."
 CHECKPOINT = "scGPT checkpoint: a folder, or ORG/REPO[@REVISION] on the Hub."
-SCGPT = "Folder of the scGPT checkpoint that the reference needs, if it does not bring it."
+SCGPT = "Folder of the scGPT checkpoint that the reference needs, if it does not contain it."
 
 
 def escaped(text: str) -> str:
@@ -56,6 +57,8 @@ def command(kept: str = "Nothing was written.") -> Callable[[Callable[..., None]
                 kinds[name] = kind, [flag.name for flag in flags]
                 parameters += flags
             elif name != "return":
+                if shown and isinstance(shown[0], ArgumentInfo):
+                    shown[0].metavar = name.upper()  # as the sentences of the help spell it
                 default = inspect.signature(function).parameters[name].default
                 parameters.append(_parameter(name, hint, default))
 
@@ -93,7 +96,7 @@ def _flags(kind: type[Options]) -> Iterator[inspect.Parameter]:
 def _described(kind: type[Options], name: str) -> tuple[Meta, str | None]:
     """Return the description of a field, and how its flag is spelled, None for one that has none."""
     hint = get_type_hints(kind, include_extras=True)[name]
-    meta = next(meta for meta in get_args(hint) if isinstance(meta, Meta))
+    meta = next(meta for meta in get_args(hint) if isinstance(meta, Meta) and meta.description)
     dashed = name.replace("_", "-")
     usual = f"--{dashed}/--no-{dashed}" if get_args(hint)[0] is bool else f"--{dashed}"
     return meta, (meta.extra or {}).get("flag", usual)

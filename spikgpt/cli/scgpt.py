@@ -26,7 +26,9 @@ class EmbedOptions(Options, frozen=True):
     layer: Layer = None
     max_length: Annotated[Count, Meta(description="Tokens of a cell at most.")] = 1200
     batch_size: Annotated[Count | None, Meta(description="Cells at a time; by default what is fast and fits.")] = None
-    precision: Annotated[Torch, Meta(description="The shorter ones pay on a GPU.")] = "float32"
+    precision: Annotated[
+        Torch, Meta(description="Floating-point format; the shorter ones are faster on a GPU only.")
+    ] = "float32"
     device: Device = None
     cache: Annotated[bool, Meta(description="Keep finished cells, to resume from and to reuse.")] = True
 
@@ -100,7 +102,7 @@ def convert_scgpt(
     hub: HubOptions,
     upstream: Annotated[bool, typer.Option("--upstream", help="Write best_model.pt instead of safetensors.")] = False,
 ) -> None:
-    """Write an scGPT checkpoint with safetensors weights, or as upstream's package reads it."""
+    """Convert an scGPT checkpoint to safetensors weights, or back to what the scgpt package reads."""
     from spikgpt.scgpt.checkpoint import save_checkpoint
     from spikgpt.scgpt.source import open_scgpt
 

@@ -43,7 +43,7 @@ def list_(hub: HubOptions) -> None:
 
 @command()
 def info(model: Model, hub: HubOptions) -> None:
-    """Show what a reference is and what was measured."""
+    """Show the labels of a reference, its training, and how well it does on held-out cells."""
     from spikgpt.sharing import open_reference
 
     reference = open_reference(model, hub=hub_of(hub))
@@ -119,7 +119,7 @@ def export(
     out: Annotated[Path, typer.Option(help="Folder to write; that of the reference itself gets the graphs added.")],
     hub: HubOptions,
     precision: Annotated[
-        list[str] | None, typer.Option(help="fp32, the default, fp16 for GPUs, or int8 for CPUs; repeatable.")
+        list[str] | None, typer.Option(help="fp32, the default; fp16, for GPUs; int8, for CPUs. Repeatable.")
     ] = None,
     literal: Annotated[
         bool, typer.Option("--literal", help="Write one .onnx file with the paper's m copies, for comparison.")

@@ -123,7 +123,8 @@ def novelty(
     label_key: Annotated[str, typer.Option(help="Column of obs with the cell types.")],
     options: TrainOptions,
     types: Annotated[
-        list[str] | None, typer.Option("--type", help="Type to leave out; repeatable, by default all of 30 cells.")
+        list[str] | None,
+        typer.Option("--type", help="Type to leave out; repeatable, by default every one of 30 cells or more."),
     ] = None,
     embedder: Annotated[str, typer.Option(help="pca, or obsm:KEY for an embedding in the file.")] = "pca",
     table: Annotated[Path | None, typer.Option(help="Also write one row a type, .csv.")] = None,
