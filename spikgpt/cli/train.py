@@ -81,7 +81,7 @@ def train(
         client = hub_of(hub)
         embedder = open_scgpt(chosen.scgpt, max_length=chosen.max_length, bundled=chosen.bundle, hub=client)
     adata = read_cells(reference)
-    last = "its last epoch"
+    last = "the last finished epoch"
 
     def kept() -> str:
         if not checkpoints.exists() or not any(checkpoints.iterdir()):

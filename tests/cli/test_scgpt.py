@@ -12,8 +12,10 @@ import anndata
 import numpy as np
 import pytest
 from anndata import AnnData
-from spikgpt.training.embedders import open_scgpt
 
+from spikgpt.engines.torch import embed_query
+from spikgpt.scgpt.embedding import Running
+from spikgpt.scgpt.source import open_scgpt
 from tests.cli.conftest import PROGRAM, SCGPT, Run, assert_refused, written
 from tests.conftest import DATA
 
@@ -24,7 +26,7 @@ def test_embed_adds_the_embedding(run: Run, query_file: Path, few: AnnData, tmp_
     assert ran.code == 0, ran.err
     assert "Read counts from X." in ran.err
     assert f"genes are in the vocabulary.\nWrote {out}, obsm['X_mine'], 96 values a cell." in ran.err
-    embedded, expected = anndata.read_h5ad(out), open_scgpt(SCGPT, cache=None).embed(few).vectors
+    embedded, expected = anndata.read_h5ad(out), embed_query(open_scgpt(SCGPT), few, Running())[0]
     assert embedded.obsm["X_mine"] == pytest.approx(expected, abs=1e-6)
     assert embedded.obsm["X_mine"].dtype == np.float32
     assert embedded.obs_names.equals(few.obs_names)
@@ -52,7 +54,7 @@ def test_a_killed_embedding_goes_on(tmp_path: Path) -> None:
     shards = list(tmp_path.rglob("*.safetensors"))
     assert len(shards) == 8  # of 128 cells, for 914
     assert all(path.stat().st_mtime_ns == written for path, written in kept.items())
-    expected = open_scgpt(SCGPT, cache=None).embed(anndata.read_h5ad(source)).vectors
+    expected = embed_query(open_scgpt(SCGPT), anndata.read_h5ad(source), Running())[0]
     assert anndata.read_h5ad(out).obsm["X_scGPT"] == pytest.approx(expected, abs=1e-6)
 
 
