@@ -6,8 +6,9 @@ READY := $(VENV)/.ready
 # Without torch, and with the oldest ONNX Runtime that is claimed.
 RUNTIME := .venv-runtime
 OLDEST := onnxruntime==1.20.0
+INSTALL := -m pip install --quiet --disable-pip-version-check
 
-.PHONY: demo test test-contract lint bench reference scgpt clean
+.PHONY: demo test test-contract fuzz lint docs bench reference scgpt clean
 
 demo: $(READY)
 	$(BIN)/python examples/demo.py
@@ -22,10 +23,17 @@ test-contract: $(READY)
 	cd export/examples/node && npm install --ignore-scripts --no-audit --no-fund
 	$(BIN)/python tests/contract.py
 
+# Made-up files of cells, most of them damaged: each is read or refused in one line.
+fuzz: $(READY)
+	$(BIN)/python -m tests.fuzz.cells --count 500
+
 lint: $(READY)
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
+
+docs: $(VENV)/.docs
+	$(BIN)/sphinx-build -W --keep-going docs docs/_build
 
 # BENCH_SPEED takes options, such as "--largest 100000" where there is no room for 13 GB of cells.
 # SPIKGPT_DATA names the folder of the studies that may not be committed; without it, speed alone is measured.
@@ -47,17 +55,21 @@ scgpt: $(READY)
 $(READY): pyproject.toml constraints.txt
 	$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "Python 3.11 or newer is needed; say make PYTHON=python3.11")'
 	$(PYTHON) -m venv $(VENV)
-	$(BIN)/python -m pip install --quiet --disable-pip-version-check --constraint constraints.txt torch==2.13.0
-	$(BIN)/python -m pip install --quiet --disable-pip-version-check --constraint constraints.txt --editable '.[cpu,train,parquet,dev]'
-	# The oracle of the scGPT tests; without its dependencies, which no current torch satisfies.
-	$(BIN)/python -m pip install --quiet --disable-pip-version-check --no-deps scgpt==0.2.4
+	$(BIN)/python $(INSTALL) --constraint constraints.txt torch==2.13.0
+	$(BIN)/python $(INSTALL) --constraint constraints.txt --editable '.[cpu,train,parquet,dev]'
+# The oracle of the scGPT tests; without its dependencies, which no current torch satisfies.
+	$(BIN)/python $(INSTALL) --no-deps scgpt==0.2.4
+	touch $@
+
+$(VENV)/.docs: $(READY)
+	$(BIN)/python $(INSTALL) --constraint constraints.txt --editable '.[docs]'
 	touch $@
 
 $(RUNTIME)/.ready: pyproject.toml constraints.txt $(shell find spikgpt export/spikgpt_onnx -type f -not -path '*/__pycache__/*')
 	$(PYTHON) -m venv $(RUNTIME)
 	sed '/^onnxruntime==/d' constraints.txt > $(RUNTIME)/constraints.txt
-	$(RUNTIME)/bin/python -m pip install --quiet --disable-pip-version-check --constraint $(RUNTIME)/constraints.txt '.[cpu]' $(OLDEST)
-	$(RUNTIME)/bin/python -m pip install --quiet --disable-pip-version-check --force-reinstall --no-deps .
+	$(RUNTIME)/bin/python $(INSTALL) --constraint $(RUNTIME)/constraints.txt '.[cpu]' $(OLDEST)
+	$(RUNTIME)/bin/python $(INSTALL) --force-reinstall --no-deps .
 	touch $@
 
 clean:

@@ -12,7 +12,7 @@ import argparse
 import json
 import os
 from pathlib import Path
-from typing import Any
+from typing import Any, Unpack
 
 import numpy as np
 import numpy.typing as npt
@@ -21,13 +21,16 @@ from rich.console import Console
 from rich.table import Table
 from sklearn.linear_model import LogisticRegression
 from sklearn.preprocessing import StandardScaler
-from spikgpt.labels.reading import read_embedding
-from spikgpt.training.reference import Reference
 
+from spikgpt import Annotation, SpikGPT
+from spikgpt.cells.align import AlignedCells, joined
+from spikgpt.embedding.own_space import OwnSpace
+from spikgpt.engines.torch import TorchEngine
+from spikgpt.labels.neighbours import Neighbourhood
+from spikgpt.options import AnnotateKeywords, AnnotateOptions, Scaling, options_of
 from spikgpt.pipeline import annotate
 from spikgpt.scgpt.source import ScGPTSource, open_scgpt
 from spikgpt.training.metrics import Metrics, measure
-from spikgpt.training.train import train
 
 # What the two PBMC studies call the same type; cells with other labels are left out.
 PBMC_LABELS = {
@@ -70,18 +73,37 @@ def load_task(name: str, data: Path) -> tuple[AnnData, AnnData]:
     return reference[kept, shared].copy(), query[:, shared].copy()
 
 
+def labelled(model: SpikGPT, cells: AnnData, **keywords: Unpack[AnnotateKeywords]) -> Annotation:
+    """Annotate cells and leave them as they are."""
+    return annotate(model.reference, model.engine, cells, options_of(AnnotateOptions, keywords))
+
+
+def embedded(model: SpikGPT, cells: AnnData) -> tuple[TorchEngine, AlignedCells]:
+    """Return the engine that trained a reference, and cells, none of them empty, as its embedding reads them."""
+    engine = model.engine
+    assert isinstance(engine, TorchEngine)
+    aligned = joined(list(engine.embedding.read(cells, layer=None, scaling="auto").chunks))
+    assert not aligned.empty.any()
+    return engine, aligned
+
+
 def logistic_regression(
-    reference: Reference, cells: AnnData, query: AnnData, *, scaling: str, balanced: bool
+    model: SpikGPT, cells: AnnData, query: AnnData, *, scaling: str, balanced: bool
 ) -> tuple[npt.NDArray[Any], npt.NDArray[Any]]:
     """Return the labels that logistic regression gives on the reference's own embedding, alone and with neighbours."""
-    trained = reference.embedder.embed(cells, scaling="reference").vectors
-    embedding = reference.embedder.embed(query, scaling=scaling, classify=reference.probabilities)
+    engine, own = embedded(model, cells)
+    _, asked = embedded(model, query)
+    trained = engine.vectors(own)
+    vectors = engine.vectors(asked, engine.embedding.fit_scale(asked, scaling, engine.run).scale)
     scaler = StandardScaler().fit(trained)
-    model = LogisticRegression(max_iter=5000, class_weight="balanced" if balanced else None)
-    model.fit(scaler.transform(trained), cells.obs["cell_type"].astype(str))
-    probabilities = model.predict_proba(scaler.transform(embedding.vectors))
-    together = read_embedding(embedding, probabilities, None, None, True).probabilities
-    return model.classes_[probabilities.argmax(axis=1)], model.classes_[together.argmax(axis=1)]
+    regression = LogisticRegression(max_iter=5000, class_weight="balanced" if balanced else None)
+    regression.fit(scaler.transform(trained), cells.obs["cell_type"].astype(str))
+    probabilities = regression.predict_proba(scaler.transform(vectors))
+    logs, rows = engine.embedding.logs(asked), np.arange(len(vectors))
+    points = vectors if logs is None else OwnSpace.fit(logs).place(logs)
+    among = Neighbourhood(rows, points, probabilities)
+    smoothed = among.smooth(probabilities, among.nearest(points, rows))
+    return regression.classes_[probabilities.argmax(axis=1)], regression.classes_[smoothed.argmax(axis=1)]
 
 
 def main() -> None:
@@ -108,12 +130,12 @@ def main() -> None:
         below, scalings = [], set()
         for recipe in options.recipe or ["default", "paper"]:
             for seed in range(options.seeds):
-                reference = train(cells, "cell_type", recipe=recipe, seed=seed, embedder=embedder)
+                model = SpikGPT.train(cells, "cell_type", recipe=recipe, seed=seed, embedder=embedder)
                 # The paper labels each cell alone, in the reference's scale.
-                scaling = "reference" if recipe == "paper" else "auto"
-                annotation = annotate(reference, asked, scaling=scaling, neighbours=recipe != "paper")
+                scaling: Scaling = "reference" if recipe == "paper" else "auto"
+                annotation = labelled(model, asked, scaling=scaling, neighbours=recipe != "paper")
                 if recipe == "default":
-                    alone = annotate(reference, asked, neighbours=False)
+                    alone = labelled(model, asked, neighbours=False)
                     scores.setdefault("spikgpt default, each cell alone", []).append(measure(truth, alone.best_labels))
                 scores.setdefault(f"spikgpt {recipe}", []).append(measure(truth, annotation.best_labels))
                 if recipe == "default":
@@ -122,7 +144,7 @@ def main() -> None:
                 if seed == 0:
                     for balanced in (False, True):
                         name = f"logistic regression{' balanced' if balanced else ''}, embedding of {recipe}"
-                        each, joint = logistic_regression(reference, cells, asked, scaling=scaling, balanced=balanced)
+                        each, joint = logistic_regression(model, cells, asked, scaling=scaling, balanced=balanced)
                         scores[f"{name}, each cell alone"] = [measure(truth, each)]
                         scores[f"{name}, with neighbours"] = [measure(truth, joint)]
         table = Table("method", "accuracy", "macro-F1", "seeds", title=f"{task}: {len(truth)} cells")

@@ -31,7 +31,8 @@ from scipy import sparse
 from spikgpt.cells.align import align
 from spikgpt.cells.expression import find_expression
 from spikgpt.embedding.tokens import tokenise
-from spikgpt.scgpt.checkpoint import CLS, END, Checkpoint, load_checkpoint, save_checkpoint
+from spikgpt.embedding.vocabulary import CLS, END
+from spikgpt.scgpt.checkpoint import Checkpoint, load_checkpoint, save_checkpoint
 from spikgpt.scgpt.draws import UpstreamDraws
 from spikgpt.scgpt.embedding import Running, embed_cells
 from spikgpt.scgpt.encoder import Encoder, ScGPTConfig

@@ -1,4 +1,4 @@
-"""Cells per second from an h5ad file to labels: torch in both forms, and ONNX Runtime, in one run on this machine.
+"""Cells per second and peak memory from an h5ad file to labels, by torch and by ONNX Runtime, in one run.
 
     python benchmarks/speed.py [--cells 100000] [--largest 1000000] [--folder FOLDER]
 
@@ -23,15 +23,29 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from rich.console import Console
+from rich.table import Table
+
+from spikgpt.cells.align import AlignedCells, joined
+from spikgpt.cells.reading import read_cells
+from spikgpt.embedding.base import Embedding
+from spikgpt.options import EngineOptions, LoadKeywords
 
 CELLS = Path(__file__).resolve().parents[1] / "tests" / "data" / "pancreas_baron_human2_human4.h5ad"
 BYTES_A_CELL = 13_000
 BATCH = 512
-MODES = {
-    "torch, literal": "m copies over T steps; the classifier alone, on a few cells",
-    "torch, collapsed": "spikgpt annotate, float64",
-    "ONNX Runtime, fp32": "spikgpt-onnx annotate",
-    "ONNX Runtime, int8": "spikgpt-onnx annotate --precision int8",
+LITERAL, TORCH, FP32, INT8 = "torch, literal", "torch, collapsed", "ONNX Runtime, fp32", "ONNX Runtime, int8"
+WAYS = {
+    LITERAL: "m copies over T steps; the classifier alone, on a few cells",
+    TORCH: "spikgpt annotate --engine torch, float64",
+    FP32: "spikgpt annotate --engine onnx",
+    INT8: "spikgpt annotate --engine onnx --precision int8",
+}
+KEYWORDS: dict[str, LoadKeywords] = {
+    LITERAL: {"engine": "torch"},
+    TORCH: {"engine": "torch"},
+    FP32: {"engine": "onnx", "provider": "cpu"},
+    INT8: {"engine": "onnx", "provider": "cpu", "precision": "int8"},
 }
 
 
@@ -49,8 +63,6 @@ def write_cells(path: Path, cells: int) -> None:
     """Write the demo cells, repeated, a block of rows at a time."""
     import h5py
     from scipy import sparse
-
-    from spikgpt.cells.reading import read_cells
 
     adata = read_cells(CELLS)
     adata.obs = adata.obs[[]]
@@ -76,34 +88,33 @@ def write_cells(path: Path, cells: int) -> None:
                 stored[place:stop] = part[: stop - place]
 
 
-def measured(mode: str, path: Path) -> dict[str, Any]:
-    """Annotate a file by one of the ways, and return the seconds, the cells and the labels' counts."""
+def measured(way: str, path: Path) -> dict[str, Any]:
+    """Annotate a file in one of the ways; return the seconds, the cells, the memory in MB and the labels' counts."""
+    from spikgpt import SpikGPT
+
+    model = SpikGPT.from_pretrained("pancreas", **KEYWORDS[way])
     before = peak()
-    if mode.startswith("ONNX"):
-        from spikgpt_onnx.annotator import Annotator
-
-        annotator = Annotator.from_pretrained("pancreas", precision=mode[-4:], provider="cpu")
-        start = time.perf_counter()
-        annotation = annotator.annotate(path, progress=False)
+    if way == LITERAL:
+        cells, seconds, labels = *literal(model.engine), {}
     else:
-        import torch
-
-        from spikgpt import SpikGPT
-        from spikgpt.cells.reading import open_cells, read_cells
-        from spikgpt.pipeline import annotate
-
-        reference = SpikGPT.from_pretrained("pancreas").reference
-        if mode.endswith("literal"):
-            vectors = torch.as_tensor(reference.embedder.embed(read_cells(CELLS)).vectors[:32], dtype=torch.float32)
-            with torch.inference_mode():
-                seconds = best(lambda: reference.classifier(vectors, literal=True), rounds=2)
-            return {"cells": len(vectors), "seconds": seconds, "before": before, "peak": peak(), "labels": {}}
         start = time.perf_counter()
-        with open_cells(path) as cells:
-            annotation = annotate(reference, cells)
-    seconds = time.perf_counter() - start
-    counts = annotation.counts()
-    return {"cells": sum(counts.values()), "seconds": seconds, "before": before, "peak": peak(), "labels": counts}
+        labels = model.annotate(path, progress=False).counts()
+        cells, seconds = sum(labels.values()), time.perf_counter() - start
+    return {"cells": cells, "seconds": seconds, "before": before, "peak": peak(), "labels": labels}
+
+
+def literal(engine: Any) -> tuple[int, float]:
+    """Return how many cells the network with its m copies classified, and in how many seconds."""
+    import torch
+
+    vectors = torch.as_tensor(engine.vectors(demo_cells(engine.embedding).part(slice(32))), dtype=torch.float32)
+    with torch.inference_mode():
+        return len(vectors), best(lambda: engine.classifier(vectors, literal=True), rounds=2)
+
+
+def demo_cells(embedding: Embedding) -> AlignedCells:
+    """Return the demo cells as an embedding reads them."""
+    return joined(list(embedding.read(read_cells(CELLS), layer=None, scaling="auto").chunks))
 
 
 def peak() -> float:
@@ -111,9 +122,9 @@ def peak() -> float:
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
 
 
-def in_a_process(mode: str, path: Path) -> dict[str, Any]:
+def in_a_process(way: str, path: Path) -> dict[str, Any]:
     """Return what :func:`measured` says in a process of its own."""
-    command = [sys.executable, __file__, "--measure", mode, "--file", str(path)]
+    command = [sys.executable, __file__, "--measure", way, "--file", str(path)]
     result: dict[str, Any] = json.loads(subprocess.run(command, check=True, stdout=subprocess.PIPE).stdout)
     return result
 
@@ -125,7 +136,9 @@ def products_alone(graph: Any) -> Any:
     from spikgpt_onnx.graph import IR_VERSION, OPSET
 
     weights = {tensor.name: numpy_helper.to_array(tensor) for tensor in graph.graph.initializer}
-    nodes, inputs, outputs, constants = [], {}, [], []
+    nodes: list[Any] = []
+    inputs: dict[str, Any] = {}
+    outputs, constants = [], []
     for node in graph.graph.node:
         if node.op_type not in ("Gemm", "MatMul"):
             continue
@@ -143,16 +156,14 @@ def products_alone(graph: Any) -> Any:
 def graph_against_products() -> dict[int, tuple[float, float]]:
     """Return the cells per second of the graph, and of its products alone, by the number of threads."""
     import onnx
-    from spikgpt_onnx.annotator import Annotator
 
-    from spikgpt.cells.expression import align, find_expression
-    from spikgpt.options import EngineOptions
+    from spikgpt import SpikGPT
     from spikgpt.reference.layout import GRAPH
     from spikgpt_onnx.session import Session, workers
 
-    annotator = Annotator.from_pretrained("pancreas", provider="cpu")
-    content = annotator.stored.files[GRAPH]
-    aligned = align(find_expression(read_cells(CELLS)), annotator.stored.genes)
+    cpu = EngineOptions(provider="cpu")
+    model = SpikGPT.from_pretrained("pancreas", engine="onnx", provider="cpu")
+    content, aligned = model.reference.files[GRAPH], demo_cells(model.engine.embedding)
     chosen = np.resize(np.arange(len(aligned.totals)), BATCH)
     real = {"counts": aligned.values[chosen].toarray(), "total": aligned.totals[chosen], "found": aligned.found}
     alone = products_alone(onnx.load_from_string(content))
@@ -161,11 +172,7 @@ def graph_against_products() -> dict[int, tuple[float, float]]:
         node.name: random.random((BATCH, node.type.tensor_type.shape.dim[1].dim_value), dtype=np.float32)
         for node in alone.graph.input
     }
-    cpu = EngineOptions(provider="cpu")
-    sessions = [
-        (Session(content, cpu), real),
-        (Session(alone.SerializeToString(), cpu), made_up),
-    ]
+    sessions = [(Session(content, cpu), real), (Session(alone.SerializeToString(), cpu), made_up)]
     rates = {}
     for threads in sorted({1, workers(cpu)}):
         batches = 2 * threads
@@ -181,6 +188,40 @@ def graph_against_products() -> dict[int, tuple[float, float]]:
     return rates
 
 
+def ways_side_by_side(console: Console, path: Path) -> None:
+    """Print every way on the same file, and how many labels they count otherwise."""
+    table = Table("way", "", "cells", "cells/s", "times torch", "peak MB", title="From h5ad to labels")
+    results = {way: in_a_process(way, path) for way in WAYS}
+    base = results[TORCH]["cells"] / results[TORCH]["seconds"]
+    for way, result in results.items():
+        rate, cells = result["cells"] / result["seconds"], f"{result['cells']:,}"
+        table.add_row(way, WAYS[way], cells, f"{rate:,.0f}", f"{rate / base:.3g}", f"{result['peak']:,.0f}")
+    console.print(table)
+    labels = {way: results[way]["labels"] for way in (TORCH, FP32, INT8)}
+    for way in (FP32, INT8):
+        names = labels[TORCH] | labels[way]
+        moved = sum(abs(labels[TORCH].get(name, 0) - labels[way].get(name, 0)) for name in names) // 2
+        console.print(f"Labels that {way} counts otherwise than torch: {moved}.")
+
+
+def cost_against_cells(console: Console, folder: Path, largest: int) -> None:
+    """Print time and peak memory of both engines for more and more cells."""
+    columns = ("cells", "engine", "seconds", "cells/s", "peak MB", "MB before the first cell")
+    table = Table(*columns, title="Time and memory against cells")
+    path = folder / "cells.h5ad"
+    for cells in (1_000, 10_000, 100_000, 1_000_000):
+        if cells > largest or shutil.disk_usage(folder).free < 1.2 * cells * BYTES_A_CELL:
+            console.print(f"{cells:,} cells were left out: --largest, or too little room in {folder}.")
+            continue
+        write_cells(path, cells)
+        for way in (TORCH, FP32):
+            result = in_a_process(way, path)
+            rate, memory = cells / result["seconds"], [f"{result[name]:,.0f}" for name in ("peak", "before")]
+            table.add_row(f"{cells:,}", way, f"{result['seconds']:.1f}", f"{rate:,.0f}", *memory)
+        path.unlink()
+    console.print(table)
+
+
 def main() -> None:
     """Measure and print."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
@@ -189,44 +230,19 @@ def main() -> None:
         "--largest", type=int, default=1_000_000, help="cells of the largest file, for the cost against cells"
     )
     parser.add_argument("--folder", type=Path, help="where to write the cells; by default a temporary folder")
-    parser.add_argument("--measure", choices=MODES, help=argparse.SUPPRESS)
+    parser.add_argument("--measure", choices=WAYS, help=argparse.SUPPRESS)
     parser.add_argument("--file", type=Path, help=argparse.SUPPRESS)
     options = parser.parse_args()
     if options.measure:
         sys.stdout.write(json.dumps(measured(options.measure, options.file)))
         return
-    from rich.console import Console
-    from rich.table import Table
-
     console = Console(width=120)
     with tempfile.TemporaryDirectory(dir=options.folder) as folder:
-        path = Path(folder) / "cells.h5ad"
+        path = Path(folder) / "ways.h5ad"
         write_cells(path, options.cells)
-        table = Table("way", "", "cells", "cells/s", "times collapsed", "peak MB", title="From h5ad to labels")
-        results = {mode: in_a_process(mode, path) for mode in MODES}
-        base = results["torch, collapsed"]["cells"] / results["torch, collapsed"]["seconds"]
-        for mode, result in results.items():
-            rate = result["cells"] / result["seconds"]
-            cells = f"{result['cells']:,}"
-            table.add_row(mode, MODES[mode], cells, f"{rate:,.0f}", f"{rate / base:.3g}", f"{result['peak']:,.0f}")
-        console.print(table)
-        labels = [results[mode]["labels"] for mode in ("torch, collapsed", "ONNX Runtime, fp32", "ONNX Runtime, int8")]
-        moved = [
-            sum(abs(labels[0].get(name, 0) - other.get(name, 0)) for name in labels[0] | other) for other in labels[1:]
-        ]
-        console.print(f"Labels counted otherwise than by torch: fp32 {moved[0] // 2}, int8 {moved[1] // 2}.")
+        ways_side_by_side(console, path)
         path.unlink()
-        table = Table("cells", "seconds", "cells/s", "peak MB", title="ONNX Runtime, fp32: cost against cells")
-        for cells in (1_000, 10_000, 100_000, 1_000_000):
-            if cells > options.largest or shutil.disk_usage(folder).free < 1.2 * cells * BYTES_A_CELL:
-                console.print(f"{cells:,} cells were left out: --largest, or too little room in {folder}.")
-                continue
-            write_cells(path, cells)
-            result = in_a_process("ONNX Runtime, fp32", path)
-            path.unlink()
-            rate = cells / result["seconds"]
-            table.add_row(f"{cells:,}", f"{result['seconds']:.1f}", f"{rate:,.0f}", f"{result['peak']:,.0f}")
-        console.print(table)
+        cost_against_cells(console, Path(folder), options.largest)
     table = Table("threads", "graph, cells/s", "its products alone", "times", title=f"The graph, batches of {BATCH}")
     for threads, (graph, products) in graph_against_products().items():
         table.add_row(str(threads), f"{graph:,.0f}", f"{products:,.0f}", f"{products / graph:.2f}")

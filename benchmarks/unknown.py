@@ -18,9 +18,8 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import numpy.typing as npt
 import scanpy
-from accuracy import load_task
+from accuracy import embedded, labelled, load_task
 from anndata import AnnData, read_h5ad
 from rich.console import Console
 from rich.progress import track
@@ -30,26 +29,25 @@ from scipy.stats import betabinom
 from sklearn.linear_model import LogisticRegression
 from sklearn.neighbors import NearestNeighbors
 from sklearn.preprocessing import StandardScaler
-from spikgpt.labels.reading import Readings
-from spikgpt.training.reference import Reference
 
-from spikgpt.labels.thresholds import Calibration
-from spikgpt.pipeline import annotate, read
-from spikgpt.training.evaluation import evaluate
+from spikgpt import SpikGPT
+from spikgpt.labels.thresholds import CELLS_FOR_OWN_LIMIT, Calibration
+from spikgpt.options import AnnotateKeywords
+from spikgpt.pipeline import CellScores
 from spikgpt.training.metrics import reliability, unknown_auroc, unseen_found
-from spikgpt.training.train import train
+from spikgpt.training.train import score_all
+from spikgpt.types import Floats
 
 LABEL = "cell_type"
 # Task, type left out, and the AUROC of the best rival measured on it.
 FIXED = {"pbmc": ("B", 0.813), "baron": ("alpha", 0.985), "xin": ("alpha", 0.960)}
-MINIMUM_CELLS = 30
+# Cells that a type needs on both sides to be left out.
+CELLS_TO_LEAVE_OUT = 30
 GIVEN = "given the label "
 # Trained for the promise.
 MODELS = 5
 PARTS = ("fixed", "rivals", "promise", "calibration", "strange")
 console = Console()
-
-Floats = npt.NDArray[np.floating[Any]]
 
 
 def without(cells: AnnData, query: AnnData, left_out: str) -> tuple[AnnData, AnnData]:
@@ -67,7 +65,7 @@ def batch_key_of(cells: AnnData) -> str | None:
 
 def fixed(data: Path, seeds: int) -> dict[str, Any]:
     """Measure the tasks of the published comparisons, with one type removed from the reference."""
-    rules: dict[str, dict[str, Any]] = {
+    rules: dict[str, AnnotateKeywords] = {
         "default, at most 5% of known": {},
         "the same, recalibrated": {"recalibrate": True},
         "each cell alone": {"neighbours": False},
@@ -79,14 +77,13 @@ def fixed(data: Path, seeds: int) -> dict[str, Any]:
         cells, query = without(*load_task(task, data), left_out)
         found: dict[str, list[tuple[float, float, float]]] = {rule: [] for rule in rules}
         for seed in range(seeds):
-            reference = train(cells, LABEL, batch_key=batch_key_of(cells), seed=seed)
+            model = SpikGPT.train(cells, LABEL, batch_key=batch_key_of(cells), seed=seed)
             for rule, options in rules.items():
-                result = evaluate(annotate(reference, query, **options), query, LABEL)
+                result = model.evaluate(query, LABEL, **options)
                 assert result.auroc_unknown is not None
                 assert result.unseen_unknown_fraction is not None
-                found[rule].append(
-                    (result.auroc_unknown, result.unseen_unknown_fraction, result.known_unknown_fraction)
-                )
+                row = result.auroc_unknown, result.unseen_unknown_fraction, result.known_unknown_fraction
+                found[rule].append(row)
         for rule, rows in found.items():
             means, spreads = np.mean(rows, axis=0), np.std(rows, axis=0)
             figures = [f"{mean:.3f} ± {spread:.3f}" for mean, spread in zip(means, spreads, strict=True)]
@@ -102,14 +99,14 @@ def rivals(data: Path) -> dict[str, Any]:
     for task in ("pbmc", "baron"):
         everything, asked = load_task(task, data)
         counts = [adata.obs[LABEL].value_counts() for adata in (everything, asked)]
-        types = [name for name in counts[0].index if min(count.get(name, 0) for count in counts) >= MINIMUM_CELLS]
+        types = [name for name in counts[0].index if min(count.get(name, 0) for count in counts) >= CELLS_TO_LEAVE_OUT]
         for left_out in track(sorted(types), task, console=console):
             cells, query = without(everything, asked, left_out)
             known = (query.obs[LABEL] != left_out).to_numpy()
-            reference = train(cells, LABEL, batch_key=batch_key_of(cells))
-            annotation = annotate(reference, query)
+            model = SpikGPT.train(cells, LABEL, batch_key=batch_key_of(cells))
+            annotation = labelled(model, query)
             assert annotation.familiarity is not None
-            scores = {"familiarity (spikgpt)": annotation.familiarity, **others(reference, cells, query)}
+            scores = {"familiarity (spikgpt)": annotation.familiarity, **others(model, cells, query)}
             scores |= celltypist_scores(cells, query)
             for name, score in scores.items():
                 row = unknown_auroc(score, known), unseen_found(score, known, 0.05)
@@ -123,24 +120,27 @@ def rivals(data: Path) -> dict[str, Any]:
     return results
 
 
-def others(reference: Reference, cells: AnnData, query: AnnData) -> dict[str, Floats]:
+def others(model: SpikGPT, cells: AnnData, query: AnnData) -> dict[str, Floats]:
     """Return what else could tell unseen cells, each cell alone, on the reference's own embedding."""
-    trained = reference.embedder.embed(cells, scaling="reference").vectors
-    vectors = reference.embedder.embed(query, classify=reference.probabilities).vectors
-    probabilities, energies = reference.classified(vectors)
+    engine, own = embedded(model, cells)
+    _, asked = embedded(model, query)
+    trained = engine.vectors(own)
+    output = engine.run(asked, engine.embedding.fit_scale(asked, "auto", engine.run).scale)
+    vectors, probabilities = output.vectors, output.probabilities
     scaler = StandardScaler().fit(trained)
-    model = LogisticRegression(max_iter=5000).fit(scaler.transform(trained), cells.obs[LABEL].astype(str))
-    assert reference.familiarity is not None
-    whitening = reference.familiarity.whitening.astype(np.float64)
-    places = reference.familiarity.centroids @ whitening
+    regression = LogisticRegression(max_iter=5000).fit(scaler.transform(trained), cells.obs[LABEL].astype(str))
+    familiarity = model.reference.familiarity
+    assert familiarity is not None
+    whitening = familiarity.whitening.astype(np.float64)
+    places = familiarity.centroids @ whitening
     distances, _ = NearestNeighbors(n_neighbors=10, metric="cosine").fit(trained).kneighbors(vectors)
     return {
         "softmax": probabilities.max(axis=1),
         "entropy": (probabilities * np.log(np.maximum(probabilities, 1e-300))).sum(axis=1),
-        "energy": energies,
+        "energy": output.energies,
         "Mahalanobis": -np.linalg.norm((vectors @ whitening)[:, None] - places[None], axis=2).min(axis=1),
         "distance to 10 nearest": -distances.mean(axis=1),
-        "logistic regression": model.predict_proba(scaler.transform(vectors)).max(axis=1),
+        "logistic regression": regression.predict_proba(scaler.transform(vectors)).max(axis=1),
     }
 
 
@@ -180,16 +180,17 @@ def promise(data: Path, splits: int) -> dict[str, Any]:
     for split in track(range(splits), "baron, by cell", console=console):
         if split % max(1, splits // MODELS) == 0:
             seen = random.random(len(labels)) < 0.6
-            reference = train(cells[seen].copy(), LABEL, seed=split)
-            names = np.array(reference.labels.names)
+            model = SpikGPT.train(cells[seen].copy(), LABEL, seed=split)
+            names = np.array(model.reference.labels.names)
             rest = np.flatnonzero(~seen & np.isin(labels, names))
         halves = np.array_split(random.permutation(rest), 2)
-        (_, calibrating), (asked, found) = ((part, readings_of(reference, cells[part].copy())) for part in halves)
-        best = [readings.probabilities.argmax(axis=1) for readings in (calibrating, found)]
-        assert calibrating.scores is not None
-        calibration = Calibration.of(calibrating.scores, names[best[0]])
-        rejected = found.scores < calibration.limits(reference.labels.names, 0.05)[best[1]]
-        own = {name: scores.cells for name, scores in calibration.labels.items() if scores.cells >= MINIMUM_CELLS}
+        (_, calibrating), (asked, found) = ((part, scores_of(model, cells[part].copy())) for part in halves)
+        best = [scores.probabilities.argmax(axis=1) for scores in (calibrating, found)]
+        assert calibrating.familiarity is not None
+        assert found.familiarity is not None
+        calibration = Calibration.of(calibrating.familiarity, names[best[0]])
+        rejected = found.familiarity < calibration.limits(model.reference.labels.names, 0.05)[best[1]]
+        own = {name: kept.cells for name, kept in calibration.labels.items() if kept.cells >= CELLS_FOR_OWN_LIMIT}
         groups = {"all": np.ones(len(asked), dtype=bool)}
         groups |= {f"{GIVEN}{name}": names[best[1]] == name for name in own}
         groups |= {f"truly {name}": labels[asked] == name for name in names}
@@ -200,22 +201,22 @@ def promise(data: Path, splits: int) -> dict[str, Any]:
         "cells", "cells a split", "Unknown", "splits above the 99% bound", title=f"baron: {splits} splits by cell"
     )
     for name, rows in counted.items():
-        rejected, sizes, calibrating = np.array(rows).T
+        lost, sizes, held = np.array(rows).T
         # A conformal limit varies with the cells that calibrated it, so the number is beta-binomial, not binomial.
-        rank = np.floor(0.05 * (calibrating + 1))
-        above = float((rejected > betabinom.ppf(0.99, sizes, rank, calibrating + 1 - rank)).mean())
+        rank = np.floor(0.05 * (held + 1))
+        above = float((lost > betabinom.ppf(0.99, sizes, rank, held + 1 - rank)).mean())
         results[name] = rows
         if sizes.mean() >= 20:
-            share = f"{100 * rejected.sum() / sizes.sum():.2f}%"
+            share = f"{100 * lost.sum() / sizes.sum():.2f}%"
             table.add_row(name, f"{sizes.mean():.0f}", share, f"{100 * above:.1f}%")
     console.print(table)
     human = read_h5ad(data / "pancreas_baron_human.h5ad")
     table = Table("donor", "cells", "Unknown", "expected", title="baron: each donor held out of the other three")
     for donor in human.obs["donor"].unique():
         apart = (human.obs["donor"] == donor).to_numpy()
-        reference = train(human[~apart].copy(), LABEL, batch_key="donor")
-        query = human[apart & human.obs[LABEL].isin(reference.labels.names).to_numpy()].copy()
-        annotation = annotate(reference, query)
+        model = SpikGPT.train(human[~apart].copy(), LABEL, batch_key="donor")
+        query = human[apart & human.obs[LABEL].isin(model.reference.labels.names).to_numpy()].copy()
+        annotation = labelled(model, query)
         expected = "-" if annotation.cutoffs.expected is None else f"{100 * annotation.cutoffs.expected:.1f}%"
         table.add_row(str(donor), str(query.n_obs), f"{100 * annotation.unknown_fraction:.1f}%", expected)
         results[f"donor {donor}"] = annotation.unknown_fraction
@@ -223,9 +224,11 @@ def promise(data: Path, splits: int) -> dict[str, Any]:
     return results
 
 
-def readings_of(reference: Reference, query: AnnData) -> Readings:
-    """Return what the cells of a query, none of them empty, look like to a reference."""
-    return read(reference, reference.embedder.embed(query, classify=reference.probabilities))
+def scores_of(model: SpikGPT, query: AnnData) -> CellScores:
+    """Return the scores of the cells of a query, none of them empty, seen with their neighbours."""
+    engine, cells = embedded(model, query)
+    assert model.reference.familiarity is not None
+    return score_all(engine, model.reference.familiarity, cells, neighbours=True)[1]
 
 
 def calibration(data: Path, seeds: int) -> dict[str, Any]:
@@ -236,12 +239,13 @@ def calibration(data: Path, seeds: int) -> dict[str, Any]:
     truth = query.obs[LABEL].astype(str).to_numpy()
     inside, outside = [], []
     for seed in range(seeds):
-        reference = train(cells, LABEL, batch_key="donor", seed=seed)
-        inside.append(reference.metrics["reliability"]["expected_calibration_error"])
-        annotation = annotate(reference, query)
+        model = SpikGPT.train(cells, LABEL, batch_key="donor", seed=seed)
+        inside.append(model.reference.metrics["reliability"]["expected_calibration_error"])
+        annotation = labelled(model, query)
         measured = reliability(annotation.confidence, annotation.best_labels == truth)
         outside.append(measured["expected_calibration_error"])
-    rows = {f"{reference.metrics['held_out_by']}, held out of the reference": inside, "human2 and human4": outside}
+    held_out = model.reference.metrics["held_out_by"]
+    rows = {f"{held_out}, held out of the reference": inside, "human2 and human4": outside}
     for name, errors in rows.items():
         table.add_row(name, f"{np.mean(errors):.4f} ± {np.std(errors):.4f}")
     console.print(table)
@@ -256,13 +260,11 @@ def strange(data: Path, seeds: int) -> dict[str, Any]:
     query = human[human.obs_names.isin(query.obs_names)].copy()
     table = Table("cells", "number", "Unknown", "the same, alone", "0.95", title="Human pancreas, human1 and human3")
     results: dict[str, Any] = {}
+    rules: tuple[AnnotateKeywords, ...] = ({}, {"neighbours": False}, {"threshold": 0.95})
     for seed in range(seeds):
-        reference = train(cells, LABEL, batch_key="donor", seed=seed)
+        model = SpikGPT.train(cells, LABEL, batch_key="donor", seed=seed)
         for name, strangers in strangers_of(data, query):
-            shares = [
-                annotate(reference, strangers, **options).unknown_fraction
-                for options in ({}, {"neighbours": False}, {"threshold": 0.95})
-            ]
+            shares = [labelled(model, strangers, **rule).unknown_fraction for rule in rules]
             results.setdefault(name, []).append((strangers.n_obs, *shares))
     for name, rows in results.items():
         means = np.mean(rows, axis=0)

@@ -1,4 +1,4 @@
-"""Annotate real pancreas cells of donors that the reference never saw, in torch and through ONNX Runtime.
+"""Annotate real pancreas cells of donors that the reference never saw, by torch and by ONNX Runtime.
 
 python examples/demo.py
 """
@@ -8,6 +8,7 @@ from __future__ import annotations
 import os
 import sys
 import tempfile
+import time
 from pathlib import Path
 
 # Read by huggingface_hub when it is imported; the Hub on this machine has no xet storage.
@@ -19,17 +20,16 @@ import scanpy
 from anndata import AnnData
 from rich.console import Console
 from rich.table import Table
-from spikgpt.training.sharing import open_reference, push
-from spikgpt_onnx.annotator import Annotator
 
 from spikgpt import Annotation, Evaluation, SpikGPT
+from spikgpt.cells.reading import read_cells
+from spikgpt.options import AnnotateKeywords
 from spikgpt.reference.hub import Hub
-from spikgpt.sharing import open_reference, push
+from spikgpt.scgpt.source import open_scgpt
+from spikgpt.sharing import push
 from spikgpt.testing.hub import LoopbackHub
 from spikgpt.training.evaluation import evaluate
-from spikgpt.training.metrics import measure
 from spikgpt.types import UNKNOWN
-from spikgpt_onnx.exporter import export
 
 # Acinar enzymes, then genes of duct cells.
 MARKERS = ("PRSS1", "CPA1", "CTRB2", "KRT19", "CFTR", "MMP7")
@@ -71,74 +71,101 @@ def _rows(evaluation: Evaluation) -> list[dict[str, int]]:
     return [dict(zip(labels, counts[score.label], strict=True)) for score in evaluation.metrics.per_label]
 
 
-def main() -> int:
-    """Run the demo; exit code 1 when the two ways disagree."""
-    console = Console(highlight=False)
-    model = SpikGPT.from_pretrained("pancreas")
-    cells = read_cells(CELLS)
-    console.print(
-        f"[bold]1. Annotate[/] {cells.n_obs} cells, donors {', '.join(cells.obs['donor'].unique())}: {model!r}"
-    )
-    annotation = model.annotate(cells)
+def annotate(console: Console, model: SpikGPT, cells: AnnData) -> Annotation:
+    """Label cells and hold the labels against the published ones."""
+    donors = ", ".join(cells.obs["donor"].unique())
+    console.print(f"[bold]1. Annotate[/] {cells.n_obs} cells, donors {donors}: {model!r}")
+    annotation = model.annotate(cells, progress=False)
     evaluation = evaluate(annotation, cells, "cell_type")
     show(console, evaluation)
     show_markers(console, cells, annotation)
-    metrics = evaluation.metrics
-    console.print(f"Accuracy {metrics.accuracy:.4f}, macro-F1 {metrics.macro_f1:.4f} over {metrics.cells} cells.")
+    show_accuracy(console, evaluation)
     console.print(
         f"{100 * evaluation.known_unknown_fraction:.1f}% of the cells of known types were called {UNKNOWN}; "
         f"accuracy with these counted as errors {evaluation.accuracy_after_rejection:.4f}."
     )
+    return annotation
 
-    with tempfile.TemporaryDirectory() as folder:
-        reports = export(model.reference, Path(folder) / "onnx", precisions=["fp32", "int8"])
-        console.print("\n[bold]2. Export to ONNX[/], behind a gate: made-up cells, and the weights themselves.")
-        for name, parity in reports.items():
-            console.print(f"{name}, {parity}.")
-        console.print("\n[bold]3. Annotate again[/] through ONNX Runtime, without torch, straight from the file.")
-        annotators = [Annotator(Path(folder) / "onnx", precision=precision) for precision in ("fp32", "int8")]
-        through_onnx, in_8_bits = (annotator.annotate(CELLS, progress=False) for annotator in annotators)
-    truth = cells.obs["cell_type"].astype(str).to_numpy()
-    known = np.isin(truth, through_onnx.label_names)
-    accuracy = measure(truth[known], through_onnx.best_labels[known]).accuracy
-    same, total = int((through_onnx.labels == annotation.labels).sum()), len(truth)
-    difference = float(np.abs(through_onnx.probabilities - annotation.probabilities).max())
-    console.print(f"Scaling {through_onnx.report.scaling}. Accuracy {accuracy:.4f} over {int(known.sum())} cells.")
-    console.print(f"{same} of {total} labels are the same; probabilities differ by at most {difference:.1e}.")
-    console.print(f"With 8-bit weights {int((in_8_bits.labels == annotation.labels).sum())} are the same.")
-    console.print("\n[bold]4. The same with scGPT[/]: a small network in its format embeds the cells of both donors.")
-    donors = [read_cells(CELLS.with_name(f"pancreas_baron_{donor}.h5ad")) for donor in ("human1", "human3")]
-    scgpt = open_scgpt(CELLS.with_name("scgpt_baron"), cache=None)
-    reference = SpikGPT.train(anndata.concat(donors), "cell_type", embedder=scgpt, name="pancreas on scGPT")
-    metrics = reference.evaluate(cells, "cell_type").metrics
+
+def show_accuracy(console: Console, evaluation: Evaluation) -> None:
+    """Print the figures over all types."""
+    metrics = evaluation.metrics
     console.print(f"Accuracy {metrics.accuracy:.4f}, macro-F1 {metrics.macro_f1:.4f} over {metrics.cells} cells.")
 
-    console.print("\n[bold]5. Share[/]: push the reference with its graph to a Hub on this machine, and pull it again.")
-    with tempfile.TemporaryDirectory() as folder, LoopbackHub() as hub:
-        export(model.reference, Path(folder) / "pancreas")
-        client = Hub(hub.endpoint, cache_dir=Path(folder) / "cache")
-        pushed = push(Path(folder) / "pancreas", "me/pancreas", hub=client)
-        pulled = open_reference("me/pancreas", hub=client)
-        again = SpikGPT(trained(pulled)).annotate(cells.copy())
-    equal = bool((again.probabilities == annotation.probabilities).all())
+
+def export_and_compare(console: Console, model: SpikGPT, cells: AnnData, by_torch: Annotation, folder: Path) -> bool:
+    """Export the reference, label the same cells by its graphs, and return whether the labels are the same."""
+    console.print("\n[bold]2. Export to ONNX[/], behind a gate: made-up cells, and the weights themselves.")
+    for name, parity in model.export(folder, precisions=("fp32", "int8")).items():
+        console.print(f"{name}, {parity}.")
+    console.print("\n[bold]3. Annotate again[/] by ONNX Runtime, without torch, straight from the file.")
+    by_onnx = SpikGPT.from_pretrained(folder, engine="onnx").annotate(CELLS, progress=False)
+    in_8_bits = SpikGPT.from_pretrained(folder, engine="onnx", precision="int8").annotate(CELLS, progress=False)
+    console.print(f"Scaling {by_onnx.report.scaling}.")
+    show_accuracy(console, evaluate(by_onnx, cells, "cell_type"))
+    same, total = int((by_onnx.labels == by_torch.labels).sum()), len(by_torch.labels)
+    difference = float(np.abs(by_onnx.probabilities - by_torch.probabilities).max())
+    console.print(f"{same} of {total} labels are the same; probabilities differ by at most {difference:.1e}.")
+    console.print(f"With 8-bit weights {int((in_8_bits.labels == by_torch.labels).sum())} are the same.")
+    return same == total
+
+
+def train_on_scgpt(console: Console, donors: AnnData, cells: AnnData) -> None:
+    """Train a reference on the embeddings of a small scGPT."""
+    console.print("\n[bold]4. The same with scGPT[/]: a small network in its format embeds the cells of both donors.")
+    scgpt = open_scgpt(CELLS.with_name("scgpt_baron"))
+    model = SpikGPT.train(donors, "cell_type", embedder=scgpt, name="pancreas on scGPT")
+    show_accuracy(console, model.evaluate(cells, "cell_type", progress=False))
+
+
+def share(console: Console, cells: AnnData, expected: Annotation, exported: Path) -> bool:
+    """Push an exported reference and pull it again; return whether it gives the same probabilities."""
+    console.print("\n[bold]5. Share[/]: push the reference with its graphs to a Hub on this machine, pull it again.")
+    cache = exported.with_name("cache")
+    with LoopbackHub() as hub:
+        pushed = push(exported, "me/pancreas", hub=Hub(hub.endpoint, cache_dir=cache))
+        pulled = SpikGPT.from_pretrained("me/pancreas", endpoint=hub.endpoint, cache_dir=cache, engine="torch")
+    again = pulled.annotate(cells.copy(), progress=False)
+    equal = bool((again.probabilities == expected.probabilities).all())
     console.print(
-        f"{len(pushed.changes)} files in one commit. The pulled reference, {pulled.origin}, gives "
+        f"{len(pushed.changes)} files in one commit. The pulled reference, {pulled.reference.origin}, gives "
         f"{'the same' if equal else 'OTHER'} probabilities to the last bit."
     )
+    return equal
 
+
+def leave_a_type_out(console: Console, donors: AnnData, cells: AnnData) -> None:
+    """Train without a type and count how many of its cells are Unknown."""
     console.print(
         "\n[bold]6. A type that the reference lacks[/]: trained again without alpha cells, shown the same cells."
     )
-    everything = anndata.concat(donors)
-    lacking = SpikGPT.train(everything[everything.obs["cell_type"] != "alpha"].copy(), "cell_type", batch_key="donor")
-    for rule, options in (("by familiarity", {}), ("by the paper's 0.95", {"threshold": 0.95})):
-        found = lacking.evaluate(cells, "cell_type", **options)
+    lacking = SpikGPT.train(donors[donors.obs["cell_type"] != "alpha"].copy(), "cell_type", batch_key="donor")
+    rules: dict[str, AnnotateKeywords] = {"by familiarity": {}, "by the paper's 0.95": {"threshold": 0.95}}
+    for rule, keywords in rules.items():
+        found = lacking.evaluate(cells, "cell_type", **keywords)
         console.print(
-            f"Unknown {rule}: {100 * (found.unseen_unknown_fraction or 0):.1f}% of the "
+            f"{UNKNOWN} {rule}: {100 * (found.unseen_unknown_fraction or 0):.1f}% of the "
             f"{sum(found.unseen_labels.values())} unseen cells, {100 * found.known_unknown_fraction:.1f}% of the "
             f"others; AUROC {found.auroc_unknown:.3f}."
         )
-    return 0 if same == total and equal else 1
+
+
+def main() -> int:
+    """Run the demo; exit code 1 when the two engines disagree."""
+    started = time.perf_counter()
+    console = Console(highlight=False)
+    model, cells = SpikGPT.from_pretrained("pancreas", engine="torch"), read_cells(CELLS)
+    donors = anndata.concat([read_cells(CELLS.with_name(f"pancreas_baron_human{donor}.h5ad")) for donor in (1, 3)])
+    with tempfile.TemporaryDirectory() as folder:
+        os.environ["SPIKGPT_CACHE"] = folder
+        exported = Path(folder) / "pancreas"
+        annotation = annotate(console, model, cells)
+        same = export_and_compare(console, model, cells, annotation, exported)
+        train_on_scgpt(console, donors, cells)
+        equal = share(console, cells, annotation, exported)
+        leave_a_type_out(console, donors, cells)
+    console.print(f"\nAll of it took {time.perf_counter() - started:.0f} s.")
+    return 0 if same and equal else 1
 
 
 if __name__ == "__main__":

@@ -38,13 +38,7 @@ def open_reference(name: str | Path, revision: str | None = None, *, hub: Hub | 
 def pull(
     name: str, folder: str | Path, revision: str | None = None, *, overwrite: bool = False, hub: Hub | None = None
 ) -> Found:
-    """Write a reference to a folder, all of it or nothing.
-
-    Raises
-    ------
-    ConfigError
-        When something is in the way.
-    """
+    """Write a reference to a folder; the errors are those of :func:`find` and :func:`save`."""
     check_writable(Path(folder), overwrite=overwrite)
     reference = open_reference(name, revision, hub=hub)
     return Found(save(reference, folder, overwrite=overwrite), reference.origin)
@@ -95,12 +89,12 @@ def verify(folder: str | Path, *, hub: Hub | None = None, scgpt: str | Path | No
         When anything is wrong.
     """
     reference = read_reference(folder)
-    checks = [
+    _check_card(reference)
+    checks = (
         f"{len(reference.files)} files have the size and sha256 that {MANIFEST} lists",
         f"weights, {len(reference.labels.names)} labels, thresholds, genes and metrics fit together",
-    ]
-    _check_card(reference)
-    checks.append("the card states the figures of metrics.json")
+        "the card states the figures of metrics.json",
+    )
     return Verified(reference, (*checks, *_checked_by_running(reference, hub, scgpt)))
 
 

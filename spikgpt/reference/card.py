@@ -98,11 +98,8 @@ def unknown(thresholds: dict[str, Any], metrics: dict[str, Any]) -> str:
             f"held-out ones{each}, at most {rate} are Unknown on average, with the model that was measured. "
         )
     else:
-        cells, rule, promise = (
-            thresholds["calibration_cells"],
-            f"its confidence is below {thresholds['threshold']:.4f}",
-            "",
-        )
+        rule, promise = f"its confidence is below {thresholds['threshold']:.4f}", ""
+        cells = thresholds["calibration_cells"]
     return f"""## Unknown
 
 | rule | a cell is Unknown when | known cells rejected |

@@ -100,14 +100,7 @@ def reference_of(parts: ReferenceFiles) -> ReferenceFiles:
 
 
 def save(reference: ReferenceFiles, folder: str | Path, *, overwrite: bool = False) -> Path:
-    """Write a reference folder, all of it or nothing.
-
-    Parameters
-    ----------
-    folder
-        Where to write. The files are written to a temporary folder beside it, which then takes its name.
-    overwrite
-        Replace a reference that is already there.
+    """Write a reference folder, all of it or nothing; with ``overwrite`` in place of a reference that is there.
 
     Raises
     ------

@@ -1,24 +1,4 @@
-"""The files of a reference (format 2), each checked against the manifest before anything reads it.
-
-=========================  =======================================================================
-``config.json``            format and library versions, network, embedder, recipe and provenance
-``model.safetensors``      weights: ``classifier.*``, ``embedder.*``, and where the labels lie, ``familiarity.*``
-``labels.json``            label index to name and Cell Ontology id
-``thresholds.json``        when a cell is Unknown
-``genes.json``             genes that the embedder reads, in order, with their sha256
-``metrics.json``           what was measured on held-out reference cells
-``README.md``              the card
-``confusion_matrix.png``   its picture; optional, and so is the next
-``reliability.png``        how often labels of a confidence are right
-``onnx/model.onnx``        the exported graph; optional, and so are the next
-``onnx/model_fp16.onnx``   the same in half precision, for GPUs
-``onnx/model_int8.onnx``   the same with 8-bit weights, for CPUs
-``onnx/encoder.onnx``      scGPT's network, from tokens to an embedding
-``onnx/combined.onnx``     both in one, from tokens to labels
-``onnx/parity.json``       what the graphs were made from, and how well they agree with it
-``manifest.json``          size and sha256 of every other file
-=========================  =======================================================================
-"""
+"""The files of a reference (format 2), each checked against the manifest before anything reads it."""
 
 from __future__ import annotations
 
@@ -37,21 +17,25 @@ from spikgpt.version import __version__
 FORMAT_VERSION = 2
 # The oldest version of this library that reads format 2. Newer ones read older formats too.
 LIBRARY_RANGE = ">=0.4"
+# Size and sha256 of every other file.
 MANIFEST = "manifest.json"
 FILES = (
-    "config.json",
-    "model.safetensors",
-    "labels.json",
-    "thresholds.json",
-    "genes.json",
-    "metrics.json",
-    "README.md",
+    "config.json",  # format and library versions, network, embedder, recipe and provenance
+    "model.safetensors",  # weights: classifier.*, embedder.*, and where the labels lie, familiarity.*
+    "labels.json",  # label index to name and Cell Ontology id
+    "thresholds.json",  # when a cell is Unknown
+    "genes.json",  # genes that the embedder reads, in order, with their sha256
+    "metrics.json",  # what was measured on held-out reference cells
+    "README.md",  # the card; its pictures show mixed-up labels, and how often labels of a confidence are right
 )
 PICTURE, RELIABILITY = "confusion_matrix.png", "reliability.png"
-GRAPH, PARITY = "onnx/model.onnx", "onnx/parity.json"
-ENCODER, COMBINED = "onnx/encoder.onnx", "onnx/combined.onnx"
-# The graph of each precision.
+# The graph of each precision: fp16 for GPUs, int8 (weights of 8 bits) for CPUs.
+GRAPH = "onnx/model.onnx"
 GRAPHS = {"fp32": GRAPH, "fp16": "onnx/model_fp16.onnx", "int8": "onnx/model_int8.onnx"}
+# scGPT's network, from tokens to an embedding, and that with the classifier, from tokens to labels.
+ENCODER, COMBINED = "onnx/encoder.onnx", "onnx/combined.onnx"
+# What the graphs were made from, and how well they agree with it.
+PARITY = "onnx/parity.json"
 OPTIONAL = (PICTURE, RELIABILITY, *GRAPHS.values(), ENCODER, COMBINED, PARITY)
 LAYOUT = (*FILES, *OPTIONAL, MANIFEST)
 # What the graph is made from; its parity report states the sha256 of each.
@@ -155,7 +139,8 @@ def check_writable(folder: Path, *, overwrite: bool) -> None:
         msg = f"{folder} exists and is not a reference; choose another folder."
         raise ConfigError(msg)
     if not overwrite:
-        msg = f"{folder} already holds a reference; choose another folder, or replace it: overwrite=True, --overwrite."
+        ask = "ask to overwrite it: overwrite=True, --overwrite"
+        msg = f"{folder} already holds a reference; choose another folder, or {ask}."
         raise ConfigError(msg)
 
 

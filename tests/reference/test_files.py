@@ -258,7 +258,7 @@ def test_a_newer_format_says_what_to_install(folder: Path) -> None:
         (
             "config.json",
             lambda c: c | {"embedder": {"kind": "umap"}},
-            "has the embedder {.kind.: 'umap'}; expected pca, scgpt, obsm",
+            "'umap'}; expected pca, scgpt, obsm",
         ),
         ("config.json", lambda c: c | {"embedder": c["embedder"] | {"dim": 4}}, "vectors of 4 values"),
         (
