@@ -238,7 +238,7 @@ def test_evaluate_takes_other_names_of_the_labels(run: Run, few: AnnData, small_
     [
         (
             [],
-            "Nothing would be written; name a file for the cells with --out, one for the labels with --table",
+            "Nothing would be written; give --out, a file for the cells, --table, one for the labels, or both.",
         ),
         (["--out", "FOLDER"], "is a folder; name a file to write."),
         (["--out", "FOLDER/./query.h5ad"], "is the input; name another file for the output."),

@@ -126,4 +126,4 @@ def test_an_interrupted_pretraining(run: Run, cells: AnnData, tmp_path: Path, mo
 
     monkeypatch.setattr("spikgpt.training.pretraining.pretrain", interrupt)
     ran = run("pretrain", written(cells, tmp_path / "cells.h5ad"), "--out", tmp_path / "network")
-    assert (ran.code, ran.err) == (130, "Interrupted. No epoch was finished; the same command starts again.\n")
+    assert (ran.code, ran.err) == (130, "Interrupted. Nothing is kept; the same command starts again.\n")
