@@ -36,22 +36,27 @@ def test_embed_adds_the_embedding(run: Run, query_file: Path, few: AnnData, tmp_
     assert not np.array_equal(drawn, embedded.obsm["X_mine"])
 
 
+def finished(folder: Path) -> list[Path]:
+    """Return the finished shards in a cache; what was being written when a process was killed lies deeper."""
+    return list(folder.glob("cache/embeddings/*/*.safetensors"))
+
+
 def test_a_killed_embedding_goes_on(tmp_path: Path) -> None:
     environment = os.environ | {"SPIKGPT_CACHE": str(tmp_path / "cache"), "OMP_NUM_THREADS": "1"}
     source, out = DATA / "pancreas_baron_human3.h5ad", tmp_path / "embedded.h5ad"
     command = [*PROGRAM, "embed", str(source), "--scgpt", str(SCGPT), "--out", str(out)]
     first = subprocess.Popen([*command, "--batch-size", "1"], env=environment, stderr=subprocess.DEVNULL)
-    while first.poll() is None and len(list(tmp_path.rglob("*.safetensors"))) < 2:
+    while first.poll() is None and len(finished(tmp_path)) < 2:
         time.sleep(0.002)
     first.kill()
     first.wait()
-    kept = {path: path.stat().st_mtime_ns for path in tmp_path.rglob("*.safetensors")}
+    kept = {path: path.stat().st_mtime_ns for path in finished(tmp_path)}
     assert 2 <= len(kept) < 8
     assert not out.exists()
 
     subprocess.run(command, env=environment, check=True, capture_output=True)
 
-    shards = list(tmp_path.rglob("*.safetensors"))
+    shards = finished(tmp_path)
     assert len(shards) == 8  # of 128 cells, for 914
     assert all(path.stat().st_mtime_ns == written for path, written in kept.items())
     expected = embed_query(open_scgpt(SCGPT), anndata.read_h5ad(source), Running())[0]
@@ -110,7 +115,7 @@ def test_an_interrupted_embedding_says_what_is_kept(tmp_path: Path) -> None:
     source, out = DATA / "pancreas_baron_human3.h5ad", tmp_path / "embedded.h5ad"
     command = [*PROGRAM, "embed", str(source), "--scgpt", str(SCGPT), "--out", str(out), "--batch-size", "1"]
     first = subprocess.Popen(command, env=environment, stderr=subprocess.PIPE, text=True)
-    while first.poll() is None and not list(tmp_path.rglob("*.safetensors")):
+    while first.poll() is None and not finished(tmp_path):
         time.sleep(0.002)
     first.send_signal(signal.SIGINT)
     _, said = first.communicate()
