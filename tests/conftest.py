@@ -6,7 +6,7 @@ import os
 import tempfile
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 # Read by huggingface_hub when it is imported. The tests' own Hub has no xet storage.
 os.environ["HF_HUB_DISABLE_XET"] = os.environ["HF_HUB_DISABLE_PROGRESS_BARS"] = "1"
@@ -32,10 +32,11 @@ from spikgpt.pipeline import annotate
 from spikgpt.reference.files import ReferenceFiles, save
 from spikgpt.reference.hub import Hub
 from spikgpt.testing.hub import LoopbackHub
-from spikgpt.training.train import train
 from spikgpt.types import InputReport
-from spikgpt_onnx.exporter import export
-from spikgpt_onnx.parity import ExportableReference
+
+# What needs torch or onnx is imported on use: some of these tests run where neither is installed.
+if TYPE_CHECKING:
+    from spikgpt_onnx.parity import ExportableReference
 
 DATA = Path(__file__).parent / "data"
 QUERY_FILE = DATA / "pancreas_baron_human2_human4.h5ad"
@@ -48,6 +49,8 @@ def labelled(reference: ReferenceFiles, adata: Any, engine: Any = None, **option
 
 def exportable(reference: ReferenceFiles) -> ExportableReference:
     """Return a reference as the exporter takes it."""
+    from spikgpt_onnx.parity import ExportableReference
+
     return ExportableReference(reference, torch_engine(reference))
 
 
@@ -92,6 +95,8 @@ def cells() -> Iterator[AnnData]:
 @pytest.fixture(scope="session")
 def small(cells: AnnData) -> ReferenceFiles:
     """Train a reference on ``cells`` by the default recipe."""
+    from spikgpt.training.train import train
+
     return train(cells, "cell_type", options=TrainOptions(name="small", seed=1))
 
 
@@ -129,6 +134,8 @@ def small_folder(small: ReferenceFiles, tmp_path_factory: pytest.TempPathFactory
 @pytest.fixture(scope="session")
 def graph_folder(small: ReferenceFiles, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Export ``small``; tests leave the folder as it is."""
+    from spikgpt_onnx.exporter import export
+
     folder = tmp_path_factory.mktemp("references") / "small-onnx"
     export(exportable(small), folder)
     return folder

@@ -93,3 +93,18 @@ def test_what_was_there_stays_when_its_place_cannot_be_taken(
         write(temporary, "new")
     assert (path / "a" if kind == "folder" else path).read_text() == "new"
     assert [file.name for file in tmp_path.iterdir()] == ["replaced"]
+
+
+def test_what_was_there_stays_when_the_work_is_interrupted(tmp_path: Path) -> None:
+    path = tmp_path / "a.txt"
+    path.write_text("older")
+
+    def write_half() -> None:
+        with replacing(path) as temporary:
+            temporary.write_text("half")
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        write_half()
+    assert path.read_text() == "older"
+    assert [file.name for file in tmp_path.iterdir()] == ["a.txt"]

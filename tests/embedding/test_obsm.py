@@ -9,6 +9,7 @@ from anndata import AnnData
 from scipy import sparse
 
 from spikgpt.cells.align import AlignedCells, joined
+from spikgpt.embedding.base import Embedding
 from spikgpt.embedding.obsm import ObsmEmbedding
 from spikgpt.errors import ConfigError, DamagedReference, DataError
 
@@ -32,8 +33,9 @@ def test_vectors_are_taken_as_they_are() -> None:
     assert not cells.empty.any()
     report = fitted.read(with_embedding()).report
     assert (report.source, report.scaling, report.genes_total) == ("obsm['X_scvi']", "none", 0)
-    assert fitted.logs(cells) is None
-    assert fitted.profiles(cells.found) is None
+    as_any: Embedding = fitted
+    assert as_any.logs(cells) is None
+    assert as_any.profiles(cells.found) is None
 
 
 @pytest.mark.parametrize(
@@ -77,7 +79,7 @@ def test_values_that_are_not_finite_are_refused(bad: float) -> None:
 @pytest.mark.parametrize("options", [{"layer": "counts"}, {"scaling": "query"}])
 def test_options_without_a_meaning_are_refused(options: dict[str, str]) -> None:
     with pytest.raises(ConfigError, match="have no meaning; leave them out"):
-        ObsmEmbedding("X_scvi", 4).read(with_embedding(), **options)  # type: ignore[arg-type]
+        ObsmEmbedding("X_scvi", 4).read(with_embedding(), **options)
 
 
 DAMAGED: list[dict[str, Any]] = [

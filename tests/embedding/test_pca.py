@@ -15,7 +15,6 @@ from spikgpt.embedding.pca import PCAProjection
 from spikgpt.engines.opening import torch_engine
 from spikgpt.errors import DamagedReference
 from spikgpt.reference.files import EMBEDDER, ReferenceFiles
-from spikgpt.training.pca import augmented, fit_pca
 from tests.conftest import aligned
 
 
@@ -60,33 +59,6 @@ def test_vectors_equal_a_plain_numpy_computation(small: ReferenceFiles, query: A
     report = embedder.read(query).report
     assert report.genes_matched == report.genes_total == len(embedder.genes)
     assert (report.values, report.source) == ("counts", "X")
-
-
-def test_the_fit_is_what_it_says(small: ReferenceFiles, cells: AnnData) -> None:
-    embedder = projection_of(small)
-    counts = cells.X.toarray().astype(np.float64)
-    logs = np.log1p(1e4 * counts / counts.sum(axis=1, keepdims=True))[:, columns(cells, embedder)]
-    labels = cells.obs["cell_type"].astype(str).to_numpy()
-    names, sizes = np.unique(labels, return_counts=True)
-    shares = sizes / sizes.sum()
-    np.testing.assert_allclose(embedder.mean, logs.mean(axis=0), atol=1e-5)
-    np.testing.assert_allclose(embedder.label_means, [logs[labels == n].mean(axis=0) for n in names], atol=1e-5)
-    np.testing.assert_allclose(embedder.label_shares, shares, atol=1e-6)
-    variances = np.stack([logs[labels == n].var(axis=0) for n in names])
-    assert np.all(embedder.std**2 >= shares @ variances - 1e-6)
-    assert np.linalg.norm(vectors_of(embedder, cells), axis=1) == pytest.approx(1)
-
-
-def test_the_fit_depends_on_neither_storage_nor_gene_order(cells: AnnData) -> None:
-    labels = cells.obs["cell_type"].astype(str).to_numpy()
-    order = np.random.default_rng(0).permutation(cells.n_vars)
-    first = fit_pca(cells, labels)
-    shuffled = cells[:, order].copy()
-    shuffled.X = shuffled.X.toarray()
-    second = fit_pca(shuffled, labels)
-    assert second.genes == first.genes
-    for name, tensor in first.tensors().items():
-        np.testing.assert_array_equal(second.tensors()[name], tensor)
 
 
 def test_a_stored_embedder_is_the_same(small: ReferenceFiles, query: AnnData) -> None:
@@ -154,19 +126,3 @@ def test_a_query_that_cannot_be_scaled_with_confidence_says_so(small: ReferenceF
     strange.var_names = np.random.default_rng(0).permutation(query.var_names)
     assert "depend on how it is scaled" in scaled_by(small, strange, "auto").notes[0]
     assert scaled_by(small, query, "auto").notes == ()
-
-
-def test_augmented_cells_look_like_their_type(small: ReferenceFiles, cells: AnnData) -> None:
-    projection = projection_of(small)
-    (vectors,) = augmented(projection, cells, seed=3)
-    assert not np.allclose(vectors, vectors_of(projection, cells))
-    truth = cells.obs["cell_type"].astype(str).to_numpy()
-    found = np.array(small.labels.names)[torch_engine(small).classified(vectors)[0].argmax(axis=1)]
-    assert (found == truth).mean() > 0.9
-    np.testing.assert_array_equal(augmented(projection, cells, seed=3)[0], vectors)
-
-
-def test_log_values_are_not_drawn_again(small: ReferenceFiles, cells: AnnData) -> None:
-    logs = cells.copy()
-    logs.X = sparse.csr_matrix(np.log1p(1e4 * cells.X.toarray() / cells.X.toarray().sum(axis=1, keepdims=True)))
-    assert augmented(projection_of(small), logs) == []

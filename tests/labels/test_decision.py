@@ -101,10 +101,10 @@ def test_all_but_the_limits_are_json() -> None:
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        ({"unknown_rate": 1.0}, "unknown_rate is 1.0: expected"),
-        ({"unknown_rate": -0.1}, "unknown_rate is -0.1: expected"),
-        ({"threshold": 2.0}, "threshold is 2.0: expected"),
-        ({"threshold": float("nan")}, "threshold is nan: expected"),
+        ({"unknown_rate": 1.0}, "unknown_rate is 1.0; expected a number of at least 0 and below 1"),
+        ({"unknown_rate": -0.1}, "unknown_rate is -0.1; expected a number of at least 0 and below 1"),
+        ({"threshold": 2.0}, "threshold is 2.0; expected a number of at least 0 and at most 1"),
+        ({"threshold": float("nan")}, "threshold is nan; expected a number of at least 0 and at most 1"),
         ({"threshold": 0.5, "unknown_rate": 0.1}, "choose one"),
         ({"threshold": 0.5, "recalibrate": True}, "choose one"),
     ],

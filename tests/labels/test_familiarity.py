@@ -23,10 +23,10 @@ from spikgpt.types import Floats, InputReport, NetworkOutput
 from tests.conftest import aligned, labelled
 
 
-def scores(reference: ReferenceFiles, cells: AlignedCells, **options: bool) -> QueryModel:
+def scores(reference: ReferenceFiles, cells: AlignedCells, *, neighbours: bool = True) -> QueryModel:
     """Return the model of a query that is its own sample, with the scores of its cells."""
     rows, report = np.arange(len(cells.totals)), InputReport("X", "counts", "auto", 0, 0)
-    asked = AnnotateOptions(**options)
+    asked = AnnotateOptions(neighbours=neighbours)
     return QueryModel.fit(torch_engine(reference), reference.familiarity, cells, rows, report=report, options=asked)
 
 
@@ -40,9 +40,11 @@ def test_scores_are_those_of_a_loop_over_cells(small: ReferenceFiles, query: Ann
     model, where = scores(small, cells), small.familiarity
     assert where is not None
     output = engine.run(cells, model.scale)
-    logs = engine.embedding.logs(cells).toarray().astype(np.float64)
-    profiles = engine.embedding.profiles(cells.found).astype(np.float64)
-    points = OwnSpace.fit(engine.embedding.logs(cells)).place(engine.embedding.logs(cells))
+    expression, means_of_labels = engine.embedding.logs(cells), engine.embedding.profiles(cells.found)
+    assert expression is not None
+    assert means_of_labels is not None
+    logs, profiles = expression.toarray().astype(np.float64), means_of_labels.astype(np.float64)
+    points = OwnSpace.fit(expression).place(expression)
     distances = ((points[:, None] - points[None]) ** 2).sum(axis=2)
     around = np.argsort(distances, axis=1, kind="stable")[:, :15]  # the cell itself comes first
     means = logs[around].mean(axis=1)

@@ -45,7 +45,7 @@ def test_what_is_no_label_map_is_refused(names: tuple[str, ...], ids: tuple[str 
     ("rows", "message"),
     [
         (ROWS[::-1], "Row 0 of labels.json has the index 1"),
-        (ROWS[:1] + [ROWS[1] | {"name": 3}], r"labels.json .* Expected `str`, got `int` - at `\$\[1\].name`"),
+        (ROWS[:1] + [ROWS[1] | {"name": 3}], r"labels.json .* Expected `str`, got `int`, in \[1\].name: found 3"),
         (ROWS[:1] + [{"index": 1, "name": "beta"}], "labels.json .* missing required field `cell_ontology_id`"),
         (ROWS[:1] + [ROWS[1] | {"colour": "red"}], "labels.json .* unknown field `colour`"),
         (ROWS[:1] + [ROWS[1] | {"name": "alpha"}], "labels.json .* alpha occurs more than once"),

@@ -85,13 +85,13 @@ def test_the_calibration_of_each_way_to_label() -> None:
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        ({"threshold": "0.5"}, r"Expected `float`, got `str` - at `\$.threshold`"),
-        ({"threshold": float("nan")}, r"Expected `float` >= 0.0 - at `\$.threshold`"),
-        ({"unknown_rate": -1}, r"Expected `float` >= 0.0 - at `\$.unknown_rate`"),
-        ({"calibration_cells": True}, r"Expected `int`, got `bool` - at `\$.calibration_cells`"),
-        ({"method": "entropy"}, r"Invalid enum value 'entropy' - at `\$.method`"),
+        ({"threshold": "0.5"}, "Expected `float`, got `str`, in threshold: found '0.5'"),
+        ({"threshold": float("nan")}, "Expected `float` >= 0.0, in threshold: found nan"),
+        ({"unknown_rate": -1}, "Expected `float` >= 0.0, in unknown_rate: found -1"),
+        ({"calibration_cells": True}, "Expected `int`, got `bool`, in calibration_cells: found True"),
+        ({"method": "entropy"}, "Invalid enum value 'entropy', in method: found 'entropy'"),
         ({"method": "familiarity"}, "'familiarity' comes with no calibration; expected 'familiarity' with alone and"),
-        ({"paper_threshold": float("inf")}, r"Expected `float` <= 1.0 - at `\$.paper_threshold`"),
+        ({"paper_threshold": float("inf")}, "Expected `float` <= 1.0, in paper_threshold: found inf"),
         ({"extra": 1}, "unknown field `extra`"),
     ],
 )
@@ -114,10 +114,16 @@ def test_damaged_calibrations_are_refused() -> None:
     assert list(values["together"]) == ["everything", "labels", "temperature"]
     ascending = "99 held-out cells are not finite ascending numbers, each with its rank"
     damages = [
-        ({"together": 5}, "got `int` - at `$.together`"),
-        ({"together": values["together"] | {"temperature": 0}}, "`float` > 0.0 - at `$.together.temperature`"),
-        ({"together": values["together"] | {"everything": {"cells": 1}}}, "missing required field `ranks`"),
-        ({"alone": values["alone"] | {"everything": {"cells": 99, "ranks": [1], "values": ["2"]}}}, "got `str`"),
+        ({"together": 5}, "got `int`, in together: found 5"),
+        ({"together": values["together"] | {"temperature": 0}}, "`float` > 0.0, in together.temperature: found 0"),
+        (
+            {"together": values["together"] | {"everything": {"cells": 1}}},
+            "missing required field `ranks`, in together.everything",
+        ),
+        (
+            {"alone": values["alone"] | {"everything": {"cells": 99, "ranks": [1], "values": ["2"]}}},
+            "got `str`, in alone.everything.values[0]: found '2'",
+        ),
     ]
     strange = [([1, 2], [2.0, 1.0]), ([2, 1], [1, 2]), ([1, 100], [1, 2]), ([1, 2], [1]), ([1, 2], [1, float("inf")])]
     for ranks, numbers in strange:

@@ -57,7 +57,7 @@ def tiny() -> ReferenceFiles:
         tensors={CLASSIFIER + name: weights[name] for name in weights},
         genes=GeneList((), ()),
         labels=LabelMap(("T cell", "β"), ("CL:0000084", None)),
-        thresholds=Thresholds(0.5, 0.05, 10),
+        thresholds=Thresholds("maximum probability", 0.5, 0.05, 10, 0.95),
         familiarity=None,
         metrics={
             "cells": 20,
@@ -166,7 +166,7 @@ def test_golden_bytes(folder: Path) -> None:
 
 def test_golden_bytes_of_familiarity(tmp_path: Path) -> None:
     calibration = Calibration.of(np.array([0.25, -1.5]), np.array(["β", "β"]), 1.5)
-    thresholds = Thresholds(0.5, 0.05, 2, alone=calibration, together=calibration)
+    thresholds = Thresholds("familiarity", 0.5, 0.05, 2, 0.95, calibration, calibration)
     where = Familiarity(np.zeros((2, 3), dtype=np.float32), np.eye(3, dtype=np.float32))
     folder = written(replace(tiny(), thresholds=thresholds, familiarity=where), tmp_path / "tiny")
     scores = b'{\n   "cells": 2,\n   "ranks": [\n    1,\n    2\n   ],\n   "values": [\n    -1.5,\n    0.25\n   ]\n  }'

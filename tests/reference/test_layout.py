@@ -12,15 +12,16 @@ from typing import Any
 import numpy as np
 import pytest
 from anndata import AnnData
-from spikgpt.training.reference import load
 
-from spikgpt.cells.obs import read_h5ad
+from spikgpt.cells.reading import read_cells
+from spikgpt.engines.opening import torch_engine
 from spikgpt.errors import ConfigError, DamagedReference, FormatError
 from spikgpt.files import parsed
-from spikgpt.pipeline import annotate
 from spikgpt.reference import layout
+from spikgpt.reference.files import read_reference
 from spikgpt.reference.layout import MANIFEST, altered_files, verified_files, with_manifest, write_files
 from spikgpt.sharing import verify
+from tests.conftest import QUERY_FILE, aligned, labelled
 
 DATA = Path(__file__).parents[1] / "data"
 FORMAT_1 = DATA / "format_1"
@@ -28,9 +29,11 @@ EXPECTED = json.loads((FORMAT_1 / "expected.json").read_text())
 
 
 def test_format_1_on_an_embedding_is_read_for_ever() -> None:
-    reference = load(FORMAT_1 / "embedded")
-    found = reference.probabilities(np.array(EXPECTED["embedded"]["vectors"]))
-    np.testing.assert_allclose(found, EXPECTED["embedded"]["probabilities"], atol=1e-9)
+    reference = read_reference(FORMAT_1 / "embedded")
+    vectors = np.array(EXPECTED["embedded"]["vectors"])
+    cells = AnnData(np.zeros((len(vectors), 1), dtype=np.float32), obsm={"X_test": vectors})
+    found = torch_engine(reference).run(aligned(reference, cells), None)
+    np.testing.assert_allclose(found.probabilities, EXPECTED["embedded"]["probabilities"], atol=1e-9)
     assert reference.labels.names == ("T cell", "β")
     assert reference.thresholds.threshold == 0.5
     assert reference.familiarity is None
@@ -38,7 +41,7 @@ def test_format_1_on_an_embedding_is_read_for_ever() -> None:
 
 def test_format_1_on_counts_is_read_for_ever() -> None:
     assert [check.split()[0] for check in verify(FORMAT_1 / "counts").checks] == ["7", "weights,", "the"]
-    annotation = annotate(load(FORMAT_1 / "counts"), read_h5ad(DATA / "pancreas_baron_human2_human4.h5ad")[:40].copy())
+    annotation = labelled(read_reference(FORMAT_1 / "counts"), read_cells(QUERY_FILE)[:40].copy())
     expected = EXPECTED["counts"]
     assert annotation.best_labels.tolist() == expected["best_labels"]
     assert annotation.labels.tolist() == expected["labels"]
@@ -47,13 +50,13 @@ def test_format_1_on_counts_is_read_for_ever() -> None:
 
 def test_format_2_is_read_for_ever() -> None:
     folder, expected = DATA / "format_2" / "embedded", json.loads((DATA / "format_2" / "expected.json").read_text())
-    reference = load(folder)
+    reference = read_reference(folder)
     cells = AnnData(np.zeros((120, 1), dtype=np.float32), obsm={"X_test": np.array(expected["vectors"])})
-    annotation = annotate(reference, cells)
+    annotation = labelled(reference, cells)
     assert annotation.labels.tolist() == expected["labels"]
     np.testing.assert_allclose(annotation.confidence, expected["confidence"], atol=1e-6)
     np.testing.assert_allclose(annotation.familiarity, expected["familiarity"], atol=1e-5)  # type: ignore[arg-type]
-    alone = annotate(reference, cells, neighbours=False)
+    alone = labelled(reference, cells, neighbours=False)
     assert alone.labels.tolist() == expected["alone"]
 
 
@@ -82,26 +85,26 @@ def test_an_older_format_is_migrated_step_by_step(folder: Path, monkeypatch: pyt
 
     changed(folder, "thresholds.json", lambda values: {"cutoff": values.pop("threshold"), **values})
     with pytest.raises(DamagedReference, match=r"thresholds.json .*cutoff"):
-        load(folder)
+        read_reference(folder)
     monkeypatch.setattr(layout, "FORMAT_VERSION", 3)
     monkeypatch.setattr(layout, "MIGRATIONS", {1: renamed, 2: halved})
-    assert load(folder).thresholds.threshold == 0.25
+    assert read_reference(folder).thresholds.threshold == 0.25
     changed(folder, "config.json", lambda config: config | {"format_version": 2})
     changed(folder, "thresholds.json", lambda values: {"threshold": values.pop("cutoff"), **values})
-    assert load(folder).thresholds.threshold == 0.25
+    assert read_reference(folder).thresholds.threshold == 0.25
 
 
 @pytest.mark.parametrize("requires", [">=0.1,<1", ">=0.1", f"=={version('spikgpt')}", "", "<0.0.1"])
 def test_a_range_that_reaches_this_version_or_ends_before_it_is_read(folder: Path, requires: str) -> None:
     changed(folder, "config.json", lambda config: config | {"library": {"requires": requires}})
-    assert load(folder).name == "tiny"
+    assert read_reference(folder).name == "tiny"
 
 
 @pytest.mark.parametrize(("found", "requires"), [(1, ">=7"), (1, ">7,<9"), (3, ">=0.1"), (3, ">=7")])
 def test_what_needs_a_newer_library_says_which(folder: Path, found: int, requires: str) -> None:
     library = {"format_version": found, "library": {"requires": requires}}
     changed(folder, "config.json", lambda config: config | library)
-    for read in (load, verified_files, altered_files):
+    for read in (read_reference, verified_files, altered_files):
         with pytest.raises(FormatError, match=rf"is in format {found} and needs spikgpt .* --upgrade 'spikgpt[<>]"):
             read(folder)
 
@@ -110,7 +113,7 @@ def test_what_needs_a_newer_library_says_which(folder: Path, found: int, require
 def test_a_format_is_a_whole_number(folder: Path, found: object) -> None:
     changed(folder, "config.json", lambda config: config | {"format_version": found})
     with pytest.raises(DamagedReference, match="format_version"):
-        load(folder)
+        read_reference(folder)
 
 
 def test_altered_files_are_named(folder: Path) -> None:

@@ -1,3 +1,5 @@
+"""Clusters are named by the votes of their cells, and candidates for a new type by their marker genes."""
+
 from __future__ import annotations
 
 import math
@@ -13,7 +15,7 @@ from anndata import AnnData
 from scipy import sparse
 
 from spikgpt import Annotation
-from spikgpt.cells.obs import read_h5ad
+from spikgpt.cells.reading import open_cells
 from spikgpt.errors import LabelsError
 from spikgpt.report.clusters import CLUSTER_LABEL, Cluster, ClusterReport, summarise
 from spikgpt.types import UNKNOWN
@@ -185,13 +187,11 @@ def test_query_without_readable_values_is_labelled_still(query: AnnData) -> None
     assert alpha.note.startswith("No marker genes: No expression values can be read: X holds negative values")
 
 
-def test_backed_cells_have_the_same_markers(query: AnnData, tmp_path: Path) -> None:
+def test_cells_on_disk_have_the_same_markers(query: AnnData, tmp_path: Path) -> None:
     query.write_h5ad(tmp_path / "query.h5ad")
-    backed = read_h5ad(tmp_path / "query.h5ad", backed=True)
-    assert backed.isbacked
     in_memory = summarise(without_alpha(query), query, "cell_type")
-    assert summarise(without_alpha(query), backed, "cell_type").clusters == in_memory.clusters
-    backed.file.close()
+    with open_cells(tmp_path / "query.h5ad") as stored:
+        assert summarise(without_alpha(query), stored, "cell_type").clusters == in_memory.clusters
 
 
 def test_without_scanpy_the_note_names_what_to_install(query: AnnData, monkeypatch: pytest.MonkeyPatch) -> None:

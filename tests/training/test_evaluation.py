@@ -1,3 +1,5 @@
+"""An annotation held against the truth: figures by hand, and labels that have another name in the query."""
+
 from __future__ import annotations
 
 from pathlib import Path
@@ -7,31 +9,33 @@ import numpy as np
 import pandas as pd
 import pytest
 from anndata import AnnData
-from spikgpt.embedding.result import EmbeddingReport
 
 from spikgpt import Annotation
 from spikgpt.errors import ConfigError, LabelsError
+from spikgpt.labels.decision import Cutoffs
 from spikgpt.labels.label_map import LabelMap
-from spikgpt.labels.thresholds import Decision
 from spikgpt.training.evaluation import evaluate, read_label_map
+from spikgpt.types import InputReport
 
 
 def annotated(best: list[str], confidence: list[float], names: tuple[str, ...] = ("a", "b")) -> Annotation:
     rejected = np.array(confidence) < 0.5
     return Annotation(
-        cells=pd.Index([f"cell{i}" for i in range(len(best))]),
+        obs_names=pd.Index([f"cell{i}" for i in range(len(best))]),
         best=np.array([names.index(name) for name in best], dtype=np.int16),
         broad=np.zeros(len(best), dtype=np.int16),
         broad_names=("a",),
-        decision=Decision(rejected, None, "a probability below 0.5000", threshold=0.5),
+        rejected=rejected,
+        familiarity=None,
+        cutoffs=Cutoffs("a probability below 0.5000", threshold=0.5),
         confidence=np.array(confidence, dtype=np.float32),
         probabilities=np.zeros((len(best), 2), dtype=np.float32),
         empty=np.zeros(len(best), dtype=bool),
         label_names=names,
-        neighbours=True,
+        smoothed=True,
         reference_origin=None,
         reference_name="hand-made",
-        report=EmbeddingReport("X", "counts", "reference", 10, 10),
+        report=InputReport("X", "counts", "reference", 10, 10),
     )
 
 

@@ -1,12 +1,47 @@
+"""The fit of the PCA embedding against plain NumPy, and training cells as another sample might show them."""
+
 from __future__ import annotations
 
 import numpy as np
+import numpy.typing as npt
+import pytest
 from anndata import AnnData
 from scipy import sparse
-from spikgpt.training.reference import Reference
 
 from spikgpt.embedding.pca import PCAProjection
+from spikgpt.engines.opening import torch_engine
+from spikgpt.reference.files import ReferenceFiles
 from spikgpt.training.pca import augmented, fit_pca
+from tests.conftest import aligned
+
+
+def projection_of(reference: ReferenceFiles) -> PCAProjection:
+    projection = torch_engine(reference).embedding
+    assert isinstance(projection, PCAProjection)
+    return projection
+
+
+def vectors_of(reference: ReferenceFiles, adata: AnnData) -> npt.NDArray[np.float64]:
+    """Return the vectors of cells in the reference's scale."""
+    cells, projection = aligned(reference, adata), projection_of(reference)
+    return projection.project(cells.values, cells.totals)
+
+
+def test_the_fit_is_what_it_says(small: ReferenceFiles, cells: AnnData) -> None:
+    embedder = projection_of(small)
+    counts = cells.X.toarray().astype(np.float64)
+    places = {name: place for place, name in enumerate(cells.var_names)}
+    chosen = [places[symbol] for symbol in embedder.genes.symbols]
+    logs = np.log1p(1e4 * counts / counts.sum(axis=1, keepdims=True))[:, chosen]
+    labels = cells.obs["cell_type"].astype(str).to_numpy()
+    names, sizes = np.unique(labels, return_counts=True)
+    shares = sizes / sizes.sum()
+    np.testing.assert_allclose(embedder.mean, logs.mean(axis=0), atol=1e-5)
+    np.testing.assert_allclose(embedder.label_means, [logs[labels == n].mean(axis=0) for n in names], atol=1e-5)
+    np.testing.assert_allclose(embedder.label_shares, shares, atol=1e-6)
+    variances = np.stack([logs[labels == n].var(axis=0) for n in names])
+    assert np.all(embedder.std**2 >= shares @ variances - 1e-6)
+    assert np.linalg.norm(vectors_of(small, cells), axis=1) == pytest.approx(1)
 
 
 def test_the_fit_depends_on_neither_storage_nor_gene_order(cells: AnnData) -> None:
@@ -21,21 +56,17 @@ def test_the_fit_depends_on_neither_storage_nor_gene_order(cells: AnnData) -> No
         np.testing.assert_array_equal(second.tensors()[name], tensor)
 
 
-def test_augmented_cells_look_like_their_type(small: Reference, cells: AnnData) -> None:
-    projection = small.embedder
-    assert isinstance(projection, PCAProjection)
+def test_augmented_cells_look_like_their_type(small: ReferenceFiles, cells: AnnData) -> None:
+    projection = projection_of(small)
     (vectors,) = augmented(projection, cells, seed=3)
-    plain = small.embedder.embed(cells, scaling="reference").vectors
-    assert not np.allclose(vectors, plain)
+    assert not np.allclose(vectors, vectors_of(small, cells))
     truth = cells.obs["cell_type"].astype(str).to_numpy()
-    found = np.array(small.labels.names)[small.probabilities(vectors).argmax(axis=1)]
+    found = np.array(small.labels.names)[torch_engine(small).classified(vectors)[0].argmax(axis=1)]
     assert (found == truth).mean() > 0.9
     np.testing.assert_array_equal(augmented(projection, cells, seed=3)[0], vectors)
 
 
-def test_log_values_are_not_drawn_again(small: Reference, cells: AnnData) -> None:
-    projection = small.embedder
-    assert isinstance(projection, PCAProjection)
+def test_log_values_are_not_drawn_again(small: ReferenceFiles, cells: AnnData) -> None:
     logs = cells.copy()
     logs.X = sparse.csr_matrix(np.log1p(1e4 * cells.X.toarray() / cells.X.toarray().sum(axis=1, keepdims=True)))
-    assert augmented(projection, logs) == []
+    assert augmented(projection_of(small), logs) == []

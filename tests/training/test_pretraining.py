@@ -10,10 +10,11 @@ import pytest
 import torch
 from anndata import AnnData
 from sklearn.linear_model import LogisticRegression
-from spikgpt.training.embedders import ScGPTEmbedder
 
+from spikgpt.engines.torch import embed_query
 from spikgpt.errors import CheckpointError, ConfigError, DataError
 from spikgpt.scgpt.checkpoint import Checkpoint, load_checkpoint, save_checkpoint
+from spikgpt.scgpt.embedding import Running
 from spikgpt.scgpt.encoder import ScGPTConfig
 from spikgpt.scgpt.source import ScGPTSource
 from spikgpt.training.pretraining import Pretraining, pretrain
@@ -37,7 +38,7 @@ def test_training_lowers_the_loss(trained: tuple[Checkpoint, list[float]]) -> No
 
 
 def test_the_embedding_tells_types_apart(trained: tuple[Checkpoint, list[float]], cells: AnnData) -> None:
-    vectors = ScGPTEmbedder(ScGPTSource(trained[0], "mine")).embed(cells).vectors
+    vectors, _, _ = embed_query(ScGPTSource(trained[0], "mine"), cells, Running())
     labels = cells.obs["cell_type"].to_numpy()
     train = np.arange(cells.n_obs) % 2 == 0
     model = LogisticRegression(C=100, max_iter=2000).fit(vectors[train], labels[train])
