@@ -12,7 +12,7 @@ from anndata import AnnData
 from spikgpt.cells.reading import open_cells
 from spikgpt.embedding.base import Engine
 from spikgpt.engines.opening import open_engine, torch_engine
-from spikgpt.extras import needs
+from spikgpt.errors import needs
 from spikgpt.labels.annotation import Annotation
 from spikgpt.options import (
     AnnotateKeywords,

@@ -1,8 +1,7 @@
 """What can be asked for, with one meaning in Python and on the command line.
 
 Each options object is frozen and checked when it is made from a user's keywords by :func:`options_of`. The descriptions
-are the help of the command line and the text of the Python reference; ``extra={"flag": ...}`` spells a flag of the
-command line that is not the field's name, and None leaves it out. The ``Keywords`` classes beside them tell type
+are the help of the command line and the text of the Python reference. The ``Keywords`` classes beside them tell type
 checkers and editors the same fields as keywords; a test holds the two against each other.
 """
 
@@ -10,7 +9,7 @@ from __future__ import annotations
 
 import difflib
 import re
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from pathlib import Path
 from types import NoneType, UnionType
 from typing import Annotated, Any, Literal, TypedDict, TypeVar, Union, get_args, get_origin, get_type_hints
@@ -41,47 +40,26 @@ WORDS = {
 T = TypeVar("T", bound="Options")
 
 
+def about(description: str, flag: str | None = "") -> Meta:
+    """Return what users are told of a field; ``flag`` spells its flag, and None leaves it out of the command line."""
+    return Meta(description=description, extra={"flag": flag})
+
+
 class Options(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     """Base of all options objects."""
 
 
-class AnnotateOptions(Options, frozen=True, kw_only=True, forbid_unknown_fields=True):
+class AnnotateOptions(Options, frozen=True, kw_only=True):
     """How the cells of a query are labelled."""
 
-    layer: Annotated[
-        str | None, Meta(description="Layer to read; by default the best expression values that there are.")
-    ] = None
-    scaling: Annotated[
-        Scaling, Meta(description="How query genes are brought to the reference's scale; auto decides by evidence.")
-    ] = "auto"
-    neighbours: Annotated[
-        bool,
-        Meta(
-            description="Average each cell with those most like it, or label it alone.",
-            extra={"flag": "--neighbours/--alone"},
-        ),
-    ] = True
-    unknown_rate: Annotated[
-        Share | None, Meta(description="Share of the known cells that may be Unknown, by default 0.05; 0 rejects none.")
-    ] = None
-    threshold: Annotated[
-        Probability | None,
-        Meta(description="Confidence below which a cell is Unknown, instead of familiarity; the paper's is 0.95."),
-    ] = None
-    recalibrate: Annotated[
-        bool,
-        Meta(
-            description="Reject fewer cells of a query that lies far from the reference, as the query itself suggests.",
-            extra={"flag": "--recalibrate"},
-        ),
-    ] = False
-    batch_size: Annotated[
-        Count | None, Meta(description="Cells classified at a time; the labels do not depend on it.")
-    ] = None
-    progress: Annotated[
-        bool | None,
-        Meta(description="Show a progress bar; by default where there is a terminal.", extra={"flag": None}),
-    ] = None
+    layer: Annotated[str | None, about("Layer to read; by default the best expression values that there are.")] = None
+    scaling: Annotated[Scaling, about("How query genes are scaled; auto decides by evidence.")] = "auto"
+    neighbours: Annotated[bool, about("Label each cell with those like it, or alone.", "--neighbours/--alone")] = True
+    unknown_rate: Annotated[Share | None, about("Share of known cells that may be Unknown; by default 0.05.")] = None
+    threshold: Annotated[Probability | None, about("Confidence that a label needs, instead; 0.95 in the paper.")] = None
+    recalibrate: Annotated[bool, about("Be as lenient as a query that is far off suggests.", "--recalibrate")] = False
+    batch_size: Annotated[Count | None, about("Cells classified at a time; the labels do not depend on it.")] = None
+    progress: Annotated[bool | None, about("Show a progress bar; by default on a terminal.", None)] = None
 
     def __post_init__(self) -> None:
         if self.threshold is not None and (self.unknown_rate is not None or self.recalibrate):
@@ -92,90 +70,50 @@ class AnnotateOptions(Options, frozen=True, kw_only=True, forbid_unknown_fields=
             raise ConfigError(msg)
 
 
-class EngineOptions(Options, frozen=True, kw_only=True, forbid_unknown_fields=True):
+class EngineOptions(Options, frozen=True, kw_only=True):
     """What runs the network of a reference, and where."""
 
-    engine: Annotated[
-        EngineName,
-        Meta(description="auto takes ONNX Runtime where it is installed and the reference has a graph, else torch."),
-    ] = "auto"
-    precision: Annotated[Precision, Meta(description="Which of the reference's graphs to run.")] = "fp32"
-    provider: Annotated[
-        Provider, Meta(description="Where ONNX Runtime runs; auto takes CUDA where it works, else the CPU.")
-    ] = "auto"
-    strict: Annotated[
-        bool,
-        Meta(
-            description="Refuse a GPU that cannot run every part of the graph.", extra={"flag": "--strict/--not-strict"}
-        ),
-    ] = True
-    threads: Annotated[
-        Count | None, Meta(description="Batches run at a time on a CPU, each by one thread; by default one per core.")
-    ] = None
-    memory_arena: Annotated[bool, Meta(description="Keep freed memory of ONNX Runtime for the next batch.")] = True
-    engine_cache: Annotated[Path | None, Meta(description="Folder for the engines that TensorRT builds.")] = None
-    io_binding: Annotated[bool, Meta(description="On a GPU, copy through ONNX Runtime's bindings.")] = True
+    engine: Annotated[EngineName, about("auto takes ONNX Runtime where it and a graph are there, else torch.")] = "auto"
+    precision: Annotated[Precision, about("Which of the reference's graphs to run.")] = "fp32"
+    provider: Annotated[Provider, about("Where ONNX Runtime runs; auto is CUDA if it works, else the CPU.")] = "auto"
+    strict: Annotated[bool, about("Refuse a GPU that cannot run the whole graph.", "--strict/--not-strict")] = True
+    threads: Annotated[Count | None, about("Batches at a time on a CPU; by default one a core.")] = None
+    memory_arena: Annotated[bool, about("Keep freed memory of ONNX Runtime for the next batch.")] = True
+    engine_cache: Annotated[Path | None, about("Folder for the engines that TensorRT builds.")] = None
+    io_binding: Annotated[bool, about("On a GPU, leave copies to ONNX Runtime's bindings.")] = True
 
 
-class HubOptions(Options, frozen=True, kw_only=True, forbid_unknown_fields=True):
+class HubOptions(Options, frozen=True, kw_only=True):
     """How the Hugging Face Hub is reached."""
 
-    token: Annotated[
-        str | bool | None,
-        Meta(description="Token for the Hub, True for that of `hf auth login`, False for none.", extra={"flag": None}),
-    ] = None
-    cache_dir: Annotated[
-        Path | None, Meta(description="Folder for downloads; by default the cache of huggingface_hub.")
-    ] = None
-    endpoint: Annotated[
-        str | None, Meta(description="Address of the Hub; by default HF_ENDPOINT, or huggingface.co.")
-    ] = None
-    local_files_only: Annotated[
-        bool, Meta(description="Use what is cached and do not contact the Hub.", extra={"flag": "--offline"})
-    ] = False
+    token: Annotated[str | bool | None, about("Token; True for that of `hf auth login`, False for none.", None)] = None
+    cache_dir: Annotated[Path | None, about("Folder for downloads; by default the cache of huggingface_hub.")] = None
+    endpoint: Annotated[str | None, about("Address of the Hub; by default HF_ENDPOINT, or huggingface.co.")] = None
+    local_files_only: Annotated[bool, about("Take what is cached and ask nothing of the Hub.", "--offline")] = False
 
 
-class TrainOptions(Options, frozen=True, kw_only=True, forbid_unknown_fields=True):
+class TrainOptions(Options, frozen=True, kw_only=True):
     """How a reference is trained."""
 
-    batch_key: Annotated[
-        str | None, Meta(description="Column of obs with the donor or batch, to hold out whole ones.")
-    ] = None
-    layer: Annotated[
-        str | None, Meta(description="Layer to read; by default the best expression values that there are.")
-    ] = None
-    recipe: Annotated[
-        Literal["default", "paper"], Meta(description="default, or paper for the published settings.")
-    ] = "default"
+    batch_key: Annotated[str | None, about("Column of obs with the donor or batch, to hold out whole ones.")] = None
+    layer: Annotated[str | None, about("Layer to read; by default the best expression values that there are.")] = None
+    recipe: Annotated[Literal["default", "paper"], about("default, or paper for the published settings.")] = "default"
     name: Annotated[str, Meta(min_length=1, description="Name of the reference.", extra={"flag": None})] = "reference"
     seed: Annotated[int, Meta(ge=0, description="The same seed gives the same reference.")] = 0
-    device: Annotated[str | None, Meta(description="A torch device; by default a GPU when there is one.")] = None
-    checkpoints: Annotated[
-        Path | None,
-        Meta(
-            description="Folder for the state of the training, to resume from after an interruption.",
-            extra={"flag": None},
-        ),
-    ] = None
-    provenance: Annotated[
-        dict[str, Any] | None,
-        Meta(description="More that the reference should keep, such as source and licence.", extra={"flag": None}),
-    ] = None
+    device: Annotated[str | None, about("A torch device; by default a GPU when there is one.")] = None
+    checkpoints: Annotated[Path | None, about("Folder for the state of the training, to resume from.", None)] = None
+    provenance: Annotated[dict[str, Any] | None, about("More to keep, such as source and licence.", None)] = None
 
 
-class PushOptions(Options, frozen=True, kw_only=True, forbid_unknown_fields=True):
+class PushOptions(Options, frozen=True, kw_only=True):
     """How a reference is put on the Hub."""
 
-    private: Annotated[bool, Meta(description="Make a new repository private.", extra={"flag": "--private"})] = False
-    branch: Annotated[str | None, Meta(description="Branch to commit to, instead of main.")] = None
-    tag: Annotated[str | None, Meta(description="Name for the commit, such as v1.")] = None
-    pull_request: Annotated[
-        bool, Meta(description="Open a pull request instead of committing.", extra={"flag": "--pull-request"})
-    ] = False
-    message: Annotated[str | None, Meta(description="Commit message.")] = None
-    dry_run: Annotated[
-        bool, Meta(description="Change nothing; show what would be sent.", extra={"flag": "--dry-run"})
-    ] = False
+    private: Annotated[bool, about("Make a new repository private.", "--private")] = False
+    branch: Annotated[str | None, about("Branch to commit to, instead of main.")] = None
+    tag: Annotated[str | None, about("Name for the commit, such as v1.")] = None
+    pull_request: Annotated[bool, about("Open a pull request instead of committing.", "--pull-request")] = False
+    message: Annotated[str | None, about("Commit message.")] = None
+    dry_run: Annotated[bool, about("Change nothing; show what would go.", "--dry-run")] = False
 
 
 class AnnotateKeywords(TypedDict, total=False):
@@ -270,13 +208,13 @@ def _words(kind: Any) -> str:
     return WORDS[get_origin(kind) or kind]
 
 
-def options_of(kind: type[T], keywords: Mapping[str, Any], called: Callable[[str], str] = str) -> T:
+def options_of(kind: type[T], keywords: Mapping[str, Any], called: Mapping[str, str] | None = None) -> T:
     """Return an options object from a user's keywords.
 
     Parameters
     ----------
     called
-        From the name of an option to what the user calls it.
+        What the user calls an option, where that is not its name.
 
     Raises
     ------
@@ -299,5 +237,5 @@ def options_of(kind: type[T], keywords: Mapping[str, Any], called: Callable[[str
         if not (place := re.search(r"\$\.(\w+)", str(error))):
             raise ConfigError(str(error)) from None
         name = place[1]
-        msg = f"{called(name)} is {keywords[name]!r}; expected {expected(kind, name)}."
+        msg = f"{(called or {}).get(name, name)} is {keywords[name]!r}; expected {expected(kind, name)}."
         raise ConfigError(msg) from None

@@ -1,9 +1,22 @@
+"""Errors, and a missing package, which is one line that names the extra."""
+
 from __future__ import annotations
 
+import importlib
 import inspect
 import re
+import sys
+import tomllib
+from pathlib import Path
+
+import pytest
 
 from spikgpt import errors
+from spikgpt.errors import EXTRAS, ConfigError, needs
+
+
+def is_error(value: object) -> bool:
+    return isinstance(value, type) and issubclass(value, Exception)
 
 
 def test_the_family_is_drawn_as_it_is() -> None:
@@ -24,5 +37,25 @@ def test_the_family_is_drawn_as_it_is() -> None:
 
 
 def test_every_error_says_when_it_is_raised() -> None:
-    for name, kind in inspect.getmembers(errors, inspect.isclass):
+    for name, kind in inspect.getmembers(errors, is_error):
         assert (kind.__doc__ or "").endswith("."), name
+
+
+def test_every_extra_exists_and_brings_the_package() -> None:
+    project = tomllib.loads((Path(__file__).parents[1] / "pyproject.toml").read_text())["project"]
+    for package, extra in EXTRAS.items():
+        brought = [line.partition(">")[0] for line in project["optional-dependencies"][extra]]
+        assert package.replace("sklearn", "scikit-learn") in brought
+
+
+def test_a_missing_package_names_its_extra(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "numba", None)
+    with pytest.raises(ConfigError, match=r"needs numba, .*: pip install 'spikgpt\[scgpt\]'$"), needs():
+        importlib.import_module("numba")
+    with pytest.raises(ConfigError, match=r"needs torch, .*: pip install 'spikgpt\[train\]'$"), needs("torch"):
+        importlib.import_module("numba")
+
+
+def test_another_missing_package_is_no_users_mistake() -> None:
+    with pytest.raises(ModuleNotFoundError, match="no_such_package"), needs():
+        importlib.import_module("no_such_package")

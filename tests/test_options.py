@@ -76,7 +76,7 @@ def test_messages(kind: type[Any], keywords: dict[str, Any], message: str) -> No
 
 def test_an_option_is_called_as_the_user_calls_it() -> None:
     with pytest.raises(ConfigError, match=r"^--seed is -1; expected a whole number of at least 0\.$"):
-        options_of(TrainOptions, {"seed": -1}, "--{}".format)
+        options_of(TrainOptions, {"seed": -1}, {"seed": "--seed"})
 
 
 def test_limits() -> None:

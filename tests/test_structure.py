@@ -18,7 +18,7 @@ SOURCES = sorted(path for folder in PACKAGES.values() for path in folder.rglob("
 FOLDERS = sorted({path.parent for path in SOURCES})
 # The floors of spikgpt/, lowest first. What stands on one imports lower ones, and its own floor only further left.
 HOUSE = (
-    "errors types version files extras sampling",
+    "errors types version files sampling",
     "options labels cells",
     "embedding reference scgpt report",
     "engines pipeline",

@@ -13,8 +13,7 @@ from spikgpt.embedding.base import Embedding
 from spikgpt.embedding.scgpt import ScGPTEmbedding
 from spikgpt.embedding.vocabulary import Vocabulary
 from spikgpt.engines.opening import stored_embedding
-from spikgpt.errors import DamagedReference
-from spikgpt.extras import needs
+from spikgpt.errors import DamagedReference, needs
 from spikgpt.options import EngineOptions
 from spikgpt.reference.files import ReferenceFiles
 from spikgpt.reference.layout import ENCODER, GRAPHS

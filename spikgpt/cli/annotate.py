@@ -6,15 +6,13 @@ import importlib
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
-import msgspec
 import typer
-from msgspec import Meta, structs
+from msgspec import structs
 
 from spikgpt.cli.flags import MODEL, SCGPT, command, hub_of
 from spikgpt.cli.output import check_files, interruptible, note, say, show, show_scores
-from spikgpt.errors import ConfigError
-from spikgpt.extras import needs
-from spikgpt.options import AnnotateOptions, EngineOptions, HubOptions
+from spikgpt.errors import ConfigError, needs
+from spikgpt.options import AnnotateOptions, EngineOptions, HubOptions, about
 
 if TYPE_CHECKING:
     from spikgpt.labels.annotation import Annotation
@@ -24,16 +22,14 @@ if TYPE_CHECKING:
 class ModelOptions(EngineOptions, frozen=True, kw_only=True):
     """Which reference labels the cells, and what runs its network."""
 
-    model: Annotated[str, Meta(description=MODEL)]
-    scgpt: Annotated[Path | None, Meta(description=SCGPT)] = None
+    model: Annotated[str, about(MODEL)]
+    scgpt: Annotated[Path | None, about(SCGPT)] = None
 
 
 class LabelOptions(AnnotateOptions, frozen=True):
     """How the cells are labelled."""
 
-    no_unknown: Annotated[
-        bool, Meta(description="Give every cell the label that fits it best.", extra={"flag": "--no-unknown"})
-    ] = False
+    no_unknown: Annotated[bool, about("Give every cell the label that fits it best.", "--no-unknown")] = False
 
     def __post_init__(self) -> None:
         if self.no_unknown and (self.unknown_rate is not None or self.threshold is not None):
@@ -50,9 +46,7 @@ def annotate(
     hub: HubOptions,
     out: Annotated[Path | None, typer.Option(help="File to write: the input with the labels added.")] = None,
     table: Annotated[Path | None, typer.Option(help="File to write: one row a cell, .csv or .parquet.")] = None,
-    cluster_key: Annotated[
-        str | None, typer.Option(help="Column of obs with clusters: name each by vote, and find new types among them.")
-    ] = None,
+    cluster_key: Annotated[str | None, typer.Option(help="Column of obs with clusters, to name by vote.")] = None,
     cluster_table: Annotated[Path | None, typer.Option(help="Also write one row a cluster, .csv.")] = None,
 ) -> None:
     """Label the cells of QUERY; name a file to write with --out, --table or both."""
@@ -136,9 +130,7 @@ def _check_outputs(out: Path | None, table: Path | None) -> None:
     from spikgpt.cells.output import check_table
 
     if not out and not table:
-        msg = (
-            "Nothing would be written; name a file for the cells with --out, one for the labels with --table, or both."
-        )
+        msg = "Nothing would be written; give --out, a file for the cells, --table, one for the labels, or both."
         raise ConfigError(msg)
     if table:
         check_table(table)
@@ -162,11 +154,8 @@ def _annotated(
         options = structs.replace(options, unknown_rate=0.0, no_unknown=False)
     client = hub_of(hub)
     reference = open_reference(model.model, hub=client)
-    # From what the flags say to what Python takes.
-    how = msgspec.convert(model, EngineOptions, from_attributes=True)
-    engine = open_engine(reference, how, scgpt=model.scgpt, hub=client)
-    plain = msgspec.convert(options, AnnotateOptions, from_attributes=True)
-    return annotated(reference, engine, cells, plain), engine.name, reference.labels
+    engine = open_engine(reference, model, scgpt=model.scgpt, hub=client)
+    return annotated(reference, engine, cells, options), engine.name, reference.labels
 
 
 def _show_labels(annotation: Annotation, query: Path, engine: str, notes: list[str]) -> None:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import functools
 import inspect
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, get_args, get_origin, get_type_hints
 
@@ -14,7 +14,7 @@ from msgspec import Meta
 from typer.models import ArgumentInfo
 
 from spikgpt.cli.output import interruptible
-from spikgpt.extras import needs
+from spikgpt.errors import needs
 from spikgpt.options import HubOptions, Options, limits, options_of
 
 if TYPE_CHECKING:
@@ -49,62 +49,46 @@ def command(kept: str = "Nothing was written.") -> Callable[[Callable[..., None]
     """
 
     def decorate(function: Callable[..., None]) -> Callable[..., None]:
-        parameters, kinds = [], {}
+        parameters, groups = [], {}
         for name, hint in get_type_hints(function, include_extras=True).items():
             kind, *shown = get_args(hint) if get_origin(hint) is Annotated else (hint,)
             if isinstance(kind, type) and issubclass(kind, Options):
-                flags = [flag for flag in _flags(kind) if not shown or flag.name in shown[0]]
-                kinds[name] = kind, [flag.name for flag in flags]
-                parameters += flags
+                flags = {field: flag for field, flag in _flags(kind).items() if not shown or field in shown[0]}
+                groups[name] = kind, {field: spelled.partition("/")[0] for field, (spelled, _) in flags.items()}
+                parameters += [parameter for _, parameter in flags.values()]
             elif name != "return":
-                if shown and isinstance(shown[0], ArgumentInfo):
-                    shown[0].metavar = name.upper()  # as the sentences of the help spell it
-                default = inspect.signature(function).parameters[name].default
-                parameters.append(_parameter(name, hint, default))
+                parameters.append(_parameter(name, hint, inspect.signature(function).parameters[name].default))
 
         @functools.wraps(function)
-        def run(**given: Any) -> None:
-            for name, (kind, fields) in kinds.items():
-                stated = {field: value for field in fields if (value := given.pop(field)) is not None}
-                given[name] = options_of(kind, stated, functools.partial(_called, kind))
+        def _run(**values: Any) -> None:
+            for name, (kind, called) in groups.items():
+                stated = {field: value for field in called if (value := values.pop(field)) is not None}
+                values[name] = options_of(kind, stated, called)
             with interruptible(lambda: kept), needs():
-                function(**given)
+                function(**values)
 
-        run.__signature__ = inspect.Signature(parameters)  # type: ignore[attr-defined]
-        run.__annotations__ = {parameter.name: parameter.annotation for parameter in parameters}
-        return run
+        _run.__signature__ = inspect.Signature(parameters)  # type: ignore[attr-defined]
+        _run.__annotations__ = {parameter.name: parameter.annotation for parameter in parameters}
+        return _run
 
     return decorate
 
 
-def _flags(kind: type[Options]) -> Iterator[inspect.Parameter]:
-    """Give the parameter of each field that the command line shows."""
-    plain = get_type_hints(kind)
+def _flags(kind: type[Options]) -> dict[str, tuple[str, inspect.Parameter]]:
+    """Return how the flag of each field that has one is spelled, and its parameter, the needed ones first."""
+    hints, plain, found = get_type_hints(kind, include_extras=True), get_type_hints(kind), {}
     for field in sorted(msgspec.structs.fields(kind), key=lambda field: not field.required):
-        meta, flag = _described(kind, field.name)
-        if flag is not None:
-            allowed = limits(kind, field.name)
-            shown = typer.Option(
-                flag,
-                help=escaped(f"{meta.description} ({allowed})" if allowed else str(meta.description)),
-                rich_help_panel=str(kind.__doc__).partition("\n")[0].rstrip("."),
-            )
+        name, meta = field.name, next(part for part in get_args(hints[field.name]) if isinstance(part, Meta))
+        dashed = name.replace("_", "-")
+        usual = f"--{dashed}/--no-{dashed}" if plain[name] is bool else f"--{dashed}"
+        told = (meta.extra or {}).get("flag", "")
+        if told is not None:
+            allowed = f" ({limits(kind, name)})" if limits(kind, name) else ""
+            panel = str(kind.__doc__).partition("\n")[0].rstrip(".")
+            shown = typer.Option(told or usual, help=escaped(f"{meta.description}{allowed}"), rich_help_panel=panel)
             default = inspect.Parameter.empty if field.required else field.default
-            yield _parameter(field.name, Annotated[plain[field.name], shown], default)
-
-
-def _described(kind: type[Options], name: str) -> tuple[Meta, str | None]:
-    """Return the description of a field, and how its flag is spelled, None for one that has none."""
-    hint = get_type_hints(kind, include_extras=True)[name]
-    meta = next(meta for meta in get_args(hint) if isinstance(meta, Meta) and meta.description)
-    dashed = name.replace("_", "-")
-    usual = f"--{dashed}/--no-{dashed}" if get_args(hint)[0] is bool else f"--{dashed}"
-    return meta, (meta.extra or {}).get("flag", usual)
-
-
-def _called(kind: type[Options], name: str) -> str:
-    """Return what the user types for a field."""
-    return str(_described(kind, name)[1]).partition("/")[0]
+            found[name] = told or usual, _parameter(name, Annotated[plain[name], shown], default)
+    return found
 
 
 def _parameter(name: str, hint: Any, default: Any) -> inspect.Parameter:

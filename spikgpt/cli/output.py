@@ -32,6 +32,13 @@ def interruptible(kept: Callable[[], str]) -> Iterator[None]:
         raise Interrupted(kept()) from None
 
 
+def goes_on(kept: str, where: Path | None) -> str:
+    """Say what an interrupted command goes on from, if that is there."""
+    if where is None or not where.exists():
+        return "Nothing is kept; the same command starts again."
+    return f"{kept} kept in {where}; the same command goes on from there."
+
+
 def say(text: str, lead: str = "", style: str = "") -> None:
     """Print a sentence on standard error, on one line, after a coloured word."""
     console.print(Text.assemble((lead, style), " ".join(text.split())), soft_wrap=True)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 from pathlib import Path
 from typing import Annotated, Literal
 
@@ -9,13 +10,13 @@ import typer
 from msgspec import Meta
 
 from spikgpt.cli.flags import CHECKPOINT, command, escaped, hub_of
-from spikgpt.cli.output import Bars, check_files, interruptible, note, say
+from spikgpt.cli.output import Bars, check_files, goes_on, interruptible, note, say
 from spikgpt.errors import ConfigError
-from spikgpt.options import Count, HubOptions, Options
+from spikgpt.options import Count, HubOptions, Options, about
 
 CHECKPOINT_HELP = escaped(CHECKPOINT)
-Layer = Annotated[str | None, Meta(description="Layer to read; by default the best expression values that there are.")]
-Device = Annotated[str | None, Meta(description="A torch device; by default a GPU when there is one.")]
+Layer = Annotated[str | None, about("Layer to read; by default the best expression values that there are.")]
+Device = Annotated[str | None, about("A torch device; by default a GPU when there is one.")]
 Torch = Literal["float32", "bfloat16", "float16"]
 Rate = Annotated[float, Meta(gt=0, description="Largest learning rate.")]
 
@@ -24,25 +25,23 @@ class EmbedOptions(Options, frozen=True):
     """How the cells are embedded."""
 
     layer: Layer = None
-    max_length: Annotated[Count, Meta(description="Tokens of a cell at most.")] = 1200
-    batch_size: Annotated[Count | None, Meta(description="Cells at a time; by default what is fast and fits.")] = None
-    precision: Annotated[
-        Torch, Meta(description="Floating-point format; the shorter ones are faster on a GPU only.")
-    ] = "float32"
+    max_length: Annotated[Count, about("Tokens of a cell at most.")] = 1200
+    batch_size: Annotated[Count | None, about("Cells at a time; by default what is fast and fits.")] = None
+    precision: Annotated[Torch, about("The shorter ones pay on a GPU.")] = "float32"
     device: Device = None
-    cache: Annotated[bool, Meta(description="Keep finished cells, to resume from and to reuse.")] = True
+    cache: Annotated[bool, about("Keep finished cells, to resume from and to reuse.")] = True
 
 
 class PretrainOptions(Options, frozen=True):
     """How the network is trained."""
 
-    genes: Annotated[Count, Meta(description="Size of the vocabulary: the most variable genes.")] = 3000
-    dim: Annotated[Count, Meta(description="Length of a cell's vector.")] = 128
-    layers: Annotated[Count, Meta(description="Layers of the transformer.")] = 4
-    heads: Annotated[Count, Meta(description="Attention heads of a layer.")] = 4
-    max_length: Annotated[Count, Meta(description="Tokens of a cell at most.")] = 600
-    epochs: Annotated[Count, Meta(description="Passes over the cells.")] = 20
-    batch_size: Annotated[Count, Meta(description="Cells to a step.")] = 32
+    genes: Annotated[Count, about("Size of the vocabulary: the most variable genes.")] = 3000
+    dim: Annotated[Count, about("Length of a cell's vector.")] = 128
+    layers: Annotated[Count, about("Layers of the transformer.")] = 4
+    heads: Annotated[Count, about("Attention heads of a layer.")] = 4
+    max_length: Annotated[Count, about("Tokens of a cell at most.")] = 600
+    epochs: Annotated[Count, about("Passes over the cells.")] = 20
+    batch_size: Annotated[Count, about("Cells to a step.")] = 32
     learning_rate: Rate = 1e-3
     seed: Annotated[int, Meta(ge=0, description="The same seed gives the same weights on a CPU.")] = 0
     layer: Layer = None
@@ -58,8 +57,7 @@ def embed(
     hub: HubOptions,
     key: Annotated[str, typer.Option(help="Name of the embedding in obsm.")] = "X_scGPT",
     upstream_seeds: Annotated[
-        tuple[int, int] | None,
-        typer.Option(help="Follow upstream's random draws, from these seeds of NumPy and torch."),
+        tuple[int, int] | None, typer.Option(help="Draw as upstream does, from these seeds of NumPy and torch.")
     ] = None,
 ) -> None:
     """Write scGPT's embedding of QUERY. An interrupted run goes on from its last finished cells."""
@@ -75,17 +73,10 @@ def embed(
     cache = cache_folder() if options.cache and not draws else None
     source = open_scgpt(scgpt, max_length=options.max_length, hub=hub_of(hub))
     running = Running(options.batch_size, options.precision, options.device, cache, draws)
-    goes_on = f"Finished cells are kept in {cache}; the same command goes on from there."
-    with interruptible(lambda: goes_on if cache else "Nothing was written."):
+    with interruptible(lambda: goes_on("Finished cells are", cache)):
         with open_cells(query) as cells, Bars() as bars:
-            total = cells.n_obs
-            vectors, empty, report = embed_query(
-                source,
-                cells,
-                running,
-                layer=options.layer,
-                on_cells=lambda done: bars("Embedding", total, "cells", done),
-            )
+            on_cells = functools.partial(bars, "Embedding", cells.n_obs, "cells")
+            vectors, empty, report = embed_query(source, cells, running, layer=options.layer, on_cells=on_cells)
         write_copy(query, out, obsm={key: vectors.astype("float32")})
     say(f"Read {report.values} from {report.source}.")
     say(report.genes)
@@ -134,13 +125,7 @@ def pretrain(
     )
     adata = read_cells(cells)
     state = out.with_name(f".{out.name}.training.safetensors")
-
-    def kept() -> str:
-        if not state.exists():
-            return "No epoch was finished; the same command starts again."
-        return f"The state after the last finished epoch is kept in {state}; the same command goes on from there."
-
-    with interruptible(kept), Bars() as bars:
+    with interruptible(lambda: goes_on("The state after the last finished epoch is", state)), Bars() as bars:
 
         def on_epoch(epoch: int, epochs: int, loss: float) -> None:
             bars("Training", epochs, "epochs", done=epoch, figures=f"loss {loss:.3f}")

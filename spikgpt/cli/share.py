@@ -118,12 +118,8 @@ def export(
     model: Model,
     out: Annotated[Path, typer.Option(help="Folder to write; that of the reference itself gets the graphs added.")],
     hub: HubOptions,
-    precision: Annotated[
-        list[str] | None, typer.Option(help="fp32, the default; fp16, for GPUs; int8, for CPUs. Repeatable.")
-    ] = None,
-    literal: Annotated[
-        bool, typer.Option("--literal", help="Write one .onnx file with the paper's m copies, for comparison.")
-    ] = False,
+    precision: Annotated[list[str] | None, typer.Option(help="fp32 (default), fp16, int8; repeatable.")] = None,
+    literal: Annotated[bool, typer.Option("--literal", help="Write one .onnx with the paper's m copies.")] = False,
     scgpt: ScGPT = None,
 ) -> None:
     """Write a reference with its ONNX graphs, from counts to labels, each checked against the trained model."""

@@ -2,43 +2,50 @@
 
 from __future__ import annotations
 
+import functools
 import shutil
 from pathlib import Path
 from typing import Annotated, Any
 
 import typer
-from msgspec import Meta, structs
+from msgspec import structs
 
 from spikgpt.cli.flags import CHECKPOINT, command, hub_of
-from spikgpt.cli.output import Bars, check_files, interruptible, note, say, show, show_scores
+from spikgpt.cli.output import Bars, check_files, goes_on, interruptible, note, say, show, show_scores
 from spikgpt.errors import ConfigError
-from spikgpt.options import Count, HubOptions, Options, TrainOptions
-
-BUNDLE = {"flag": "--bundle"}
+from spikgpt.options import Count, HubOptions, Options, TrainOptions, about
 
 
 class EmbedderOptions(Options, frozen=True):
     """What turns cells into vectors."""
 
-    embedder: Annotated[str, Meta(description="pca, scgpt, or obsm:KEY for an embedding in the file.")] = "pca"
-    scgpt: Annotated[str | None, Meta(description=CHECKPOINT)] = None
-    max_length: Annotated[Count, Meta(description="scGPT tokens of a cell at most.")] = 1200
-    bundle: Annotated[bool, Meta(description="Put that checkpoint into the reference.", extra=BUNDLE)] = False
+    embedder: Annotated[str, about("pca, scgpt, or obsm:KEY for an embedding in the file.")] = "pca"
+    scgpt: Annotated[str | None, about(CHECKPOINT)] = None
+    max_length: Annotated[Count, about("scGPT tokens of a cell at most.")] = 1200
+    bundle: Annotated[bool, about("Put that checkpoint into the reference.", "--bundle")] = False
 
     def __post_init__(self) -> None:
         if (self.embedder == "scgpt") != (self.scgpt is not None):
             msg = "--embedder scgpt and --scgpt CHECKPOINT go together; give both or neither."
             raise ConfigError(msg)
 
+    def opened(self, hub: HubOptions) -> Any:
+        """Return the embedder as a training takes it."""
+        from spikgpt.scgpt.source import open_scgpt
+
+        if self.scgpt is None:
+            return self.embedder
+        return open_scgpt(self.scgpt, max_length=self.max_length, bundled=self.bundle, hub=hub_of(hub))
+
 
 class CardOptions(Options, frozen=True):
     """What the card of the reference says."""
 
-    name: Annotated[str | None, Meta(description="Name of the reference; by default that of the folder.")] = None
-    source: Annotated[str | None, Meta(description="Where the cells come from.")] = None
-    licence: Annotated[str | None, Meta(description="Licence of the reference, such as MIT.")] = None
-    dataset: Annotated[list[str] | None, Meta(description="Accession of the cells; repeatable.")] = None
-    description: Annotated[Path | None, Meta(description="Markdown file with intended use and limits.")] = None
+    name: Annotated[str | None, about("Name of the reference; by default that of the folder.")] = None
+    source: Annotated[str | None, about("Where the cells come from.")] = None
+    licence: Annotated[str | None, about("Licence of the reference, such as MIT.")] = None
+    dataset: Annotated[list[str] | None, about("Accession of the cells; repeatable.")] = None
+    description: Annotated[Path | None, about("Markdown file with intended use and limits.")] = None
 
     def provenance(self) -> dict[str, Any]:
         """Return what the user told, as a reference keeps it."""
@@ -67,28 +74,17 @@ def train(
     from spikgpt.cells.reading import read_cells
     from spikgpt.reference.files import save
     from spikgpt.reference.layout import check_writable
-    from spikgpt.scgpt.source import open_scgpt
     from spikgpt.training.metrics import training_notes
     from spikgpt.training.train import train as train_on
 
     check_writable(out, overwrite=overwrite)
     checkpoints = out.with_name(f".{out.name}.training")
-    options = structs.replace(
-        options, name=card.name or out.name, checkpoints=checkpoints, provenance=card.provenance()
-    )
-    embedder: Any = chosen.embedder
-    if chosen.scgpt is not None:
-        client = hub_of(hub)
-        embedder = open_scgpt(chosen.scgpt, max_length=chosen.max_length, bundled=chosen.bundle, hub=client)
-    adata = read_cells(reference)
-    last = "its last epoch"
+    told = {"name": card.name or out.name, "checkpoints": checkpoints, "provenance": card.provenance()}
+    options = structs.replace(options, **told)
+    embedder, adata = chosen.opened(hub), read_cells(reference)
+    last = "the last finished epoch"
 
-    def kept() -> str:
-        if not checkpoints.exists() or not any(checkpoints.iterdir()):
-            return "No epoch was finished; the same command starts again."
-        return f"The state after {last} is kept in {checkpoints}; the same command goes on from there."
-
-    with interruptible(kept), Bars() as bars:
+    with interruptible(lambda: goes_on(f"The state after {last} is", checkpoints)), Bars() as bars:
 
         def on_epoch(stage: str, state: Any) -> None:
             nonlocal last
@@ -96,14 +92,8 @@ def train(
             figures = f"loss {state.loss:.3f} accuracy {state.accuracy:.3f}"
             bars(f"Training ({stage})", state.epochs, "epochs", done=state.epoch, figures=figures)
 
-        trained = train_on(
-            adata,
-            label_key,
-            embedder=embedder,
-            options=options,
-            on_cells=lambda cells: bars("Embedding", adata.n_obs, "cells", cells),
-            on_epoch=on_epoch,
-        )
+        on_cells = functools.partial(bars, "Embedding", adata.n_obs, "cells")
+        trained = train_on(adata, label_key, embedder=embedder, options=options, on_cells=on_cells, on_epoch=on_epoch)
         save(trained, out, overwrite=overwrite)
     shutil.rmtree(checkpoints, ignore_errors=True)
     held_out = trained.metrics["held_out"]
@@ -122,10 +112,7 @@ def novelty(
     reference: Annotated[Path, typer.Argument(help="Labelled cells: .h5ad, .zarr, or 10x files.")],
     label_key: Annotated[str, typer.Option(help="Column of obs with the cell types.")],
     options: TrainOptions,
-    types: Annotated[
-        list[str] | None,
-        typer.Option("--type", help="Type to leave out; repeatable, by default every one of 30 cells or more."),
-    ] = None,
+    types: Annotated[list[str] | None, typer.Option("--type", help="Type to leave out; by default all.")] = None,
     embedder: Annotated[str, typer.Option(help="pca, or obsm:KEY for an embedding in the file.")] = "pca",
     table: Annotated[Path | None, typer.Option(help="Also write one row a type, .csv.")] = None,
     plot: Annotated[Path | None, typer.Option(help="Also draw the figures, .png.")] = None,
@@ -138,14 +125,11 @@ def novelty(
     check_files(table, plot, source=reference)
     adata = read_cells(reference)
     with Bars() as bars:
-        report = study(
-            adata,
-            label_key,
-            types=types,
-            embedder=embedder,
-            options=options,
-            on_type=lambda _: bars("Leaving out", None, "types"),
-        )
+
+        def on_type(_: str) -> None:
+            bars("Leaving out", None, "types")
+
+        report = study(adata, label_key, types=types, embedder=embedder, options=options, on_type=on_type)
     rows = []
     for row in report.rows:
         mistaken = ", ".join(f"{name} {cells}" for name, cells in list(row.mistaken_for.items())[:3])

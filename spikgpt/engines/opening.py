@@ -10,7 +10,7 @@ from spikgpt.embedding.base import Embedding, Engine
 from spikgpt.embedding.obsm import ObsmEmbedding
 from spikgpt.embedding.pca import KIND as PCA
 from spikgpt.embedding.pca import PCAProjection
-from spikgpt.extras import needs
+from spikgpt.errors import needs
 from spikgpt.options import EngineOptions
 from spikgpt.reference.files import CLASSIFIER, EMBEDDER, ReferenceFiles
 from spikgpt.reference.hub import Hub

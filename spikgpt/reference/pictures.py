@@ -5,7 +5,7 @@ from __future__ import annotations
 import io
 from typing import TYPE_CHECKING, Any
 
-from spikgpt.extras import needs
+from spikgpt.errors import needs
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes

@@ -41,7 +41,7 @@ def test_version_of_the_installed_command() -> None:
 def test_a_mistake_in_a_process_of_its_own(tmp_path: Path) -> None:
     arguments = ["annotate", "missing.h5ad", "--model", "pancreas", "--out", "out.h5ad"]
     ran = subprocess.run([*PROGRAM, *arguments], cwd=tmp_path, capture_output=True, text=True)
-    assert_refused(Ran(ran.returncode, ran.stdout, ran.stderr), "missing.h5ad is no file (nothing there)")
+    assert_refused(Ran(ran.returncode, ran.stdout, ran.stderr), "missing.h5ad is not there; give an .h5ad file")
     assert list(tmp_path.iterdir()) == []
 
 

@@ -12,8 +12,10 @@ import anndata
 import numpy as np
 import pytest
 from anndata import AnnData
-from spikgpt.training.embedders import open_scgpt
 
+from spikgpt.engines.torch import embed_query
+from spikgpt.scgpt.embedding import Running
+from spikgpt.scgpt.source import open_scgpt
 from tests.cli.conftest import PROGRAM, SCGPT, Run, assert_refused, written
 from tests.conftest import DATA
 
@@ -24,7 +26,7 @@ def test_embed_adds_the_embedding(run: Run, query_file: Path, few: AnnData, tmp_
     assert ran.code == 0, ran.err
     assert "Read counts from X." in ran.err
     assert f"genes are in the vocabulary.\nWrote {out}, obsm['X_mine'], 96 values a cell." in ran.err
-    embedded, expected = anndata.read_h5ad(out), open_scgpt(SCGPT, cache=None).embed(few).vectors
+    embedded, expected = anndata.read_h5ad(out), embed_query(open_scgpt(SCGPT), few, Running())[0]
     assert embedded.obsm["X_mine"] == pytest.approx(expected, abs=1e-6)
     assert embedded.obsm["X_mine"].dtype == np.float32
     assert embedded.obs_names.equals(few.obs_names)
@@ -34,25 +36,30 @@ def test_embed_adds_the_embedding(run: Run, query_file: Path, few: AnnData, tmp_
     assert not np.array_equal(drawn, embedded.obsm["X_mine"])
 
 
+def finished(folder: Path) -> list[Path]:
+    """Return the finished shards in a cache; what was being written when a process was killed lies deeper."""
+    return list(folder.glob("cache/embeddings/*/*.safetensors"))
+
+
 def test_a_killed_embedding_goes_on(tmp_path: Path) -> None:
     environment = os.environ | {"SPIKGPT_CACHE": str(tmp_path / "cache"), "OMP_NUM_THREADS": "1"}
     source, out = DATA / "pancreas_baron_human3.h5ad", tmp_path / "embedded.h5ad"
     command = [*PROGRAM, "embed", str(source), "--scgpt", str(SCGPT), "--out", str(out)]
     first = subprocess.Popen([*command, "--batch-size", "1"], env=environment, stderr=subprocess.DEVNULL)
-    while first.poll() is None and len(list(tmp_path.rglob("*.safetensors"))) < 2:
+    while first.poll() is None and len(finished(tmp_path)) < 2:
         time.sleep(0.002)
     first.kill()
     first.wait()
-    kept = {path: path.stat().st_mtime_ns for path in tmp_path.rglob("*.safetensors")}
+    kept = {path: path.stat().st_mtime_ns for path in finished(tmp_path)}
     assert 2 <= len(kept) < 8
     assert not out.exists()
 
     subprocess.run(command, env=environment, check=True, capture_output=True)
 
-    shards = list(tmp_path.rglob("*.safetensors"))
+    shards = finished(tmp_path)
     assert len(shards) == 8  # of 128 cells, for 914
     assert all(path.stat().st_mtime_ns == written for path, written in kept.items())
-    expected = open_scgpt(SCGPT, cache=None).embed(anndata.read_h5ad(source)).vectors
+    expected = embed_query(open_scgpt(SCGPT), anndata.read_h5ad(source), Running())[0]
     assert anndata.read_h5ad(out).obsm["X_scGPT"] == pytest.approx(expected, abs=1e-6)
 
 
@@ -108,7 +115,7 @@ def test_an_interrupted_embedding_says_what_is_kept(tmp_path: Path) -> None:
     source, out = DATA / "pancreas_baron_human3.h5ad", tmp_path / "embedded.h5ad"
     command = [*PROGRAM, "embed", str(source), "--scgpt", str(SCGPT), "--out", str(out), "--batch-size", "1"]
     first = subprocess.Popen(command, env=environment, stderr=subprocess.PIPE, text=True)
-    while first.poll() is None and not list(tmp_path.rglob("*.safetensors")):
+    while first.poll() is None and not finished(tmp_path):
         time.sleep(0.002)
     first.send_signal(signal.SIGINT)
     _, said = first.communicate()
@@ -124,4 +131,4 @@ def test_an_interrupted_pretraining(run: Run, cells: AnnData, tmp_path: Path, mo
 
     monkeypatch.setattr("spikgpt.training.pretraining.pretrain", interrupt)
     ran = run("pretrain", written(cells, tmp_path / "cells.h5ad"), "--out", tmp_path / "network")
-    assert (ran.code, ran.err) == (130, "Interrupted. No epoch was finished; the same command starts again.\n")
+    assert (ran.code, ran.err) == (130, "Interrupted. Nothing is kept; the same command starts again.\n")

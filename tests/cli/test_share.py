@@ -5,10 +5,10 @@ from __future__ import annotations
 from pathlib import Path
 
 import pytest
-from spikgpt.training.sharing import push
 
 from spikgpt.reference.hub import Hub
 from spikgpt.reference.layout import LAYOUT
+from spikgpt.sharing import push
 from spikgpt.testing.hub import LoopbackHub
 from tests.cli.conftest import Run, assert_refused
 

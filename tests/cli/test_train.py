@@ -10,8 +10,8 @@ from pathlib import Path
 import pandas as pd
 import pytest
 from anndata import AnnData
-from spikgpt.training.reference import load
 
+from spikgpt.reference.files import read_reference
 from tests.cli.conftest import PROGRAM, Run, assert_refused, written
 
 
@@ -21,7 +21,7 @@ def test_train_then_info(run: Run, cells: AnnData, tmp_path: Path) -> None:
     ran = run("train", source, "--label-key", "cell_type", "--out", out, "--recipe", "paper", "--seed", 3)
     assert ran.code == 0, ran.err
     assert "Held out: 30% of the cells of each label." in ran.err
-    reference = load(out)
+    reference = read_reference(out)
     assert (reference.name, reference.provenance["seed"]) == ("mine", 3)
     assert sorted(path.name for path in tmp_path.iterdir()) == ["cells.h5ad", "mine"]
     shown = run("info", out)
@@ -73,8 +73,10 @@ def test_an_interrupted_training_goes_on(run: Run, cells: AnnData, tmp_path: Pat
     source, out, state = written(cells, tmp_path / "cells.h5ad"), tmp_path / "mine", tmp_path / ".mine.training"
     arguments = ["train", str(source), "--label-key", "cell_type", "--out", str(out)]
     first = subprocess.Popen([*PROGRAM, *arguments], stderr=subprocess.PIPE, text=True)
-    while first.poll() is None and not (state / "held-out.safetensors").exists():
-        time.sleep(0.005)
+    kept, first_state = state / "held-out.safetensors", 0
+    while first.poll() is None and not (first_state and kept.stat().st_mtime_ns > first_state):
+        first_state = first_state or (kept.stat().st_mtime_ns if kept.exists() else 0)
+        time.sleep(0.002)
     first.send_signal(signal.SIGINT)
     _, said = first.communicate()
     assert first.returncode == 130
