@@ -11,7 +11,6 @@ from typing import TYPE_CHECKING, Annotated, Any, get_args, get_origin, get_type
 import msgspec
 import typer
 from msgspec import Meta
-from typer.models import ArgumentInfo
 
 from spikgpt.cli.output import interruptible
 from spikgpt.errors import needs
