@@ -30,7 +30,7 @@ from spikgpt.labels.neighbours import Neighbourhood
 from spikgpt.options import AnnotateKeywords, AnnotateOptions, Scaling, options_of
 from spikgpt.pipeline import annotate
 from spikgpt.reference.schema import Agreement
-from spikgpt.scgpt.source import ScGPTSource, open_scgpt
+from spikgpt.engines.scgpt.source import ScGPTSource, open_scgpt
 from spikgpt.training.metrics import measure
 
 # What the two PBMC studies call the same type; cells with other labels are left out.

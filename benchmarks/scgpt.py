@@ -32,10 +32,10 @@ from spikgpt.cells.align import align
 from spikgpt.cells.expression import find_expression
 from spikgpt.embedding.tokens import tokenise
 from spikgpt.embedding.vocabulary import CLS, END
-from spikgpt.scgpt.checkpoint import Checkpoint, load_checkpoint, save_checkpoint
-from spikgpt.scgpt.draws import UpstreamDraws
-from spikgpt.scgpt.embedding import Running, embed_cells
-from spikgpt.scgpt.encoder import Encoder, ScGPTConfig
+from spikgpt.engines.scgpt.checkpoint import Checkpoint, load_checkpoint, save_checkpoint
+from spikgpt.engines.scgpt.draws import UpstreamDraws
+from spikgpt.engines.scgpt.embedding import Running, embed_cells
+from spikgpt.engines.scgpt.encoder import Encoder, ScGPTConfig
 from tests import upstream
 
 CELLS = Path(__file__).resolve().parents[1] / "tests" / "data" / "pancreas_baron_human1.h5ad"

@@ -25,7 +25,7 @@ from spikgpt import Annotation, Evaluation, SpikGPT
 from spikgpt.cells.reading import read_cells
 from spikgpt.options import AnnotateKeywords
 from spikgpt.reference.hub import Hub
-from spikgpt.scgpt.source import open_scgpt
+from spikgpt.engines.scgpt.source import open_scgpt
 from spikgpt.sharing import push
 from spikgpt.testing.hub import LoopbackHub
 from spikgpt.training.evaluation import evaluate

@@ -13,8 +13,8 @@ import torch
 from rich.console import Console
 
 from spikgpt.cells.reading import read_cells
-from spikgpt.scgpt.checkpoint import save_checkpoint
-from spikgpt.scgpt.encoder import ScGPTConfig
+from spikgpt.engines.scgpt.checkpoint import save_checkpoint
+from spikgpt.engines.scgpt.encoder import ScGPTConfig
 from spikgpt.training.pretraining import Pretraining, pretrain
 
 DATA = Path(__file__).resolve().parents[1] / "tests" / "data"

@@ -32,7 +32,7 @@ from spikgpt.reference.hub import Hub, Push
 from spikgpt.sharing import open_reference, push
 
 if TYPE_CHECKING:
-    from spikgpt.scgpt.source import ScGPTSource
+    from spikgpt.engines.scgpt.source import ScGPTSource
     from spikgpt.training.evaluation import Evaluation
     from spikgpt_onnx.parity import Parity
 
@@ -112,7 +112,7 @@ class SpikGPT:
             Column of ``obs`` with the cell types. Cells without a label, and types of fewer than 5 cells, are left out.
         embedder
             ``pca``, ``obsm:KEY`` for an embedding that the AnnData brings, or what
-            :func:`spikgpt.scgpt.source.open_scgpt` returns.
+            :func:`spikgpt.engines.scgpt.source.open_scgpt` returns.
         keywords
             Fields of :class:`spikgpt.options.TrainOptions`, such as ``batch_key``, ``recipe`` and ``seed``.
 

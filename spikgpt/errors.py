@@ -21,8 +21,9 @@ UserWarning.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
+from typing import Any
 
 # Packages that only some of the work needs, and the extras that bring them.
 EXTRAS = {
@@ -105,3 +106,8 @@ def needs(package: str = "") -> Iterator[None]:
             raise
         msg = f"This needs {missing}, which cannot be imported ({error}): pip install 'spikgpt[{EXTRAS[missing]}]'"
         raise ConfigError(msg) from error
+
+
+def listed(names: Iterable[Any]) -> str:
+    """Return names as text."""
+    return ", ".join(map(str, names)) or "none"

@@ -11,11 +11,11 @@ import msgspec
 
 from spikgpt.engines.opening import torch_engine
 from spikgpt.errors import DamagedReference, GraphError, ParityError
-from spikgpt.files import parsed
 from spikgpt.options import PushOptions
 from spikgpt.reference.card import card_figures
 from spikgpt.reference.files import ReferenceFiles, card_text, read_reference, save, with_repository
 from spikgpt.reference.hub import Hub, Push
+from spikgpt.reference.json_files import parsed
 from spikgpt.reference.layout import MANIFEST, OPTIONAL, check_writable
 from spikgpt.reference.registry import Found, find
 from spikgpt.version import __version__

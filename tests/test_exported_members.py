@@ -4,13 +4,11 @@ from importlib.metadata import version
 from pathlib import Path
 
 import spikgpt
-import spikgpt_onnx
 
 
 def test_all_names_what_is_public() -> None:
-    for package in (spikgpt, spikgpt_onnx):
-        assert list(package.__all__) == sorted(package.__all__)
-        assert all(hasattr(package, name) for name in package.__all__)
+    assert list(spikgpt.__all__) == sorted(spikgpt.__all__)
+    assert all(hasattr(spikgpt, name) for name in spikgpt.__all__)
     assert set(spikgpt.__all__) == {"Annotation", "Evaluation", "SpikGPT", "SpikGPTError", "__version__"}
     assert spikgpt.__version__ == version("spikgpt")
 

@@ -16,21 +16,27 @@ import numpy as np
 import onnxruntime
 import pytest
 from anndata import AnnData
-from spikgpt.training.reference import Reference, load, save, trained
-from spikgpt_onnx.annotator import Annotator
 
 from spikgpt import SpikGPT
+from spikgpt.engines.model import SpikingClassifier
+from spikgpt.engines.opening import open_engine, torch_engine
+from spikgpt.engines.torch import TorchEngine
 from spikgpt.errors import ConfigError, DamagedReference, FormatError, GraphError, ParityError
-from spikgpt.pipeline import annotate
+from spikgpt.labels.thresholds import Thresholds
+from spikgpt.options import EngineOptions, Provider
 from spikgpt.reference.card import card_figures
+from spikgpt.reference.files import ReferenceFiles, read_reference, reference_of, save
 from spikgpt.reference.hub import Hub
 from spikgpt.reference.layout import GRAPH, MANIFEST, with_manifest
 from spikgpt.reference.registry import find
 from spikgpt.sharing import open_reference, push
 from spikgpt.testing.hub import Fault, LoopbackHub
 from spikgpt_onnx import exporter
+from spikgpt_onnx.engine import OnnxEngine
 from spikgpt_onnx.graph import labelling_graph
+from spikgpt_onnx.parity import ExportableReference
 from spikgpt_onnx.session import Session
+from tests.conftest import exportable, labelled
 
 REPO = "islets/small"
 FORMAT_1 = Path(__file__).parent / "data" / "format_1" / "counts"
@@ -48,7 +54,7 @@ def test_safetensors_only_refuses_pickle(hub: LoopbackHub, client: Hub) -> None:
 
 
 def test_label_map_in_the_config_and_inside_the_onnx_metadata_props_checked_equal(
-    graph_folder: Path, small: Reference, tmp_path: Path
+    graph_folder: Path, small: ReferenceFiles, tmp_path: Path
 ) -> None:
     session = onnxruntime.InferenceSession(graph_folder / GRAPH, providers=["CPUExecutionProvider"])
     inside = json.loads(session.get_modelmeta().custom_metadata_map["labels"])
@@ -60,33 +66,34 @@ def test_label_map_in_the_config_and_inside_the_onnx_metadata_props_checked_equa
 
 
 def test_thresholds_stored_with_the_weights_applied_identically_in_torch_and_onnx_runtime(
-    small: Reference, few: AnnData, tmp_path: Path
+    small: ReferenceFiles, few: AnnData, tmp_path: Path
 ) -> None:
-    familiarity = annotate(small, few, neighbours=False).familiarity
-    middle = dataclasses.replace(small, thresholds=msgspec.structs.replace(small.thresholds, unknown_rate=0.2))
-    exporter.export(middle, tmp_path / "out")
-    reference, annotator = load(tmp_path / "out"), Annotator(tmp_path / "out")
-    assert annotator.stored.thresholds == reference.thresholds
-    expected = annotate(reference, few, neighbours=False)
-    found = annotator.annotate(few.copy(), neighbours=False)
+    thresholds = msgspec.structs.replace(small.thresholds, unknown_rate=0.2)
+    exporter.export(exportable(reference_of(dataclasses.replace(small, thresholds=thresholds))), tmp_path / "out")
+    reference = read_reference(tmp_path / "out")
+    engine = open_engine(reference, EngineOptions(engine="onnx"))
+    inside = Session(reference.files[GRAPH]).metadata["thresholds"]
+    assert msgspec.json.decode(inside, type=Thresholds) == thresholds
+    assert reference.thresholds == thresholds
+    expected = labelled(reference, few, neighbours=False)
+    found = labelled(reference, few, engine, neighbours=False)
     np.testing.assert_array_equal(found.rejected, expected.rejected)
     assert 0 < found.rejected.sum() < len(few)
-    assert familiarity is not None
-    assert (familiarity[found.rejected] < 0.2).all()
+    assert found.familiarity is not None
+    assert (found.familiarity[found.rejected] < 0.2).all()
 
 
-def test_gene_vocabulary_with_sha256(small_folder: Path, small: Reference) -> None:
+def test_gene_vocabulary_with_sha256(small_folder: Path, small: ReferenceFiles) -> None:
     genes = json.loads((small_folder / "genes.json").read_text())
     canonical = {"symbols": genes["symbols"], "ensembl_ids": genes["ensembl_ids"]}
     digest = hashlib.sha256(json.dumps(canonical, sort_keys=True, separators=(",", ":")).encode()).hexdigest()
     assert genes["sha256"] == digest
-    assert small.embedder.genes is not None
-    assert genes["symbols"] == list(small.embedder.genes.symbols)
+    assert genes["symbols"] == list(small.genes.symbols)
 
 
 def test_format_version_library_version_range_migration_of_old_files(tmp_path: Path) -> None:
     # Migrations themselves are in test_layout.py; the frozen files of format 1 are read in any version.
-    assert load(FORMAT_1).name == "islets"
+    assert read_reference(FORMAT_1).name == "islets"
     files = files_of(FORMAT_1)
     config = json.loads(files["config.json"])
     assert config["format_version"] == 1
@@ -95,10 +102,10 @@ def test_format_version_library_version_range_migration_of_old_files(tmp_path: P
     for name, content in with_manifest(files | {"config.json": json.dumps(config).encode()}).items():
         (tmp_path / name).write_bytes(content)
     with pytest.raises(FormatError, match="reads up to format 2. Install what it needs: pip install --upgrade"):
-        load(tmp_path)
+        read_reference(tmp_path)
 
 
-def test_per_file_sha256_manifest_verified_on_load(graph_folder: Path, tmp_path: Path) -> None:
+def test_per_file_sha256_manifest_verified_on_read_reference(graph_folder: Path, tmp_path: Path) -> None:
     files = files_of(graph_folder)
     entries = json.loads(files[MANIFEST])["files"]
     assert entries.keys() == files.keys() - {MANIFEST}
@@ -107,7 +114,7 @@ def test_per_file_sha256_manifest_verified_on_load(graph_folder: Path, tmp_path:
         content = files[name]
         (folder / name).write_bytes(content[:-1] + bytes([content[-1] ^ 1]))
         with pytest.raises(DamagedReference, match="differs from what manifest.json lists|is not valid JSON"):
-            load(folder)
+            read_reference(folder)
 
 
 def test_strict_load_no_silent_defaults(tmp_path: Path) -> None:
@@ -120,7 +127,7 @@ def test_strict_load_no_silent_defaults(tmp_path: Path) -> None:
             for name, content in with_manifest(files | {"config.json": json.dumps(config).encode()}).items():
                 (tmp_path / name).write_bytes(content)
             with pytest.raises(DamagedReference):
-                load(tmp_path)
+                read_reference(tmp_path)
 
 
 def test_card_weights_config_from_one_resolved_commit(hub: LoopbackHub, client: Hub, small_folder: Path) -> None:
@@ -162,46 +169,49 @@ def test_fully_offline_onnx_included(graph_folder: Path, hub: LoopbackHub, clien
     find(REPO, hub=client)
     hub.requests.clear()
     local = Hub(hub.endpoint, cache_dir=tmp_path / "cache", local_files_only=True)
-    folder = find(REPO, hub=local).folder
-    assert Annotator(folder).labels == load(folder).labels.names
+    reference = open_reference(REPO, hub=local)
+    assert open_engine(reference, hub=local).name == "onnx on cpu"
     assert hub.requests == []
 
 
-def test_endpoint_argument(hub: LoopbackHub, small: Reference, tmp_path: Path) -> None:
+def test_endpoint_argument(hub: LoopbackHub, small: ReferenceFiles, tmp_path: Path) -> None:
     pushed = SpikGPT(small).push_to_hub(REPO, endpoint=hub.endpoint)
     model = SpikGPT.from_pretrained(REPO, endpoint=hub.endpoint, cache_dir=tmp_path)
     assert model.reference.origin == f"{REPO}@{pushed.commit}"
 
 
-def test_parity_gate_that_fails_the_export(small: Reference, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    other = dataclasses.replace(small, classifier=type(small.classifier)(small.classifier.config).eval())
-    wrong = labelling_graph(exporter.network_of(other))
+def test_parity_gate_that_fails_the_export(small: ReferenceFiles, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    trained = torch_engine(small)
+    untrained = TorchEngine(trained.embedding, SpikingClassifier(small.config).eval(), trained.temperature)
+    wrong = labelling_graph(exporter.network_of(ExportableReference(small, untrained)))
     monkeypatch.setattr(exporter, "labelling_graph", lambda network, precision: wrong)
     with pytest.raises(ParityError, match="disagrees with the trained model"):
-        exporter.export(small, tmp_path / "out")
+        exporter.export(exportable(small), tmp_path / "out")
     assert list(tmp_path.iterdir()) == []
 
 
 def test_strict_gpu_provider(graph_folder: Path) -> None:
-    assert Annotator(graph_folder, provider="cpu").provider == "cpu"
+    assert provider_of(graph_folder, "cpu") == "cpu"
     with pytest.raises(ConfigError, match="provider is 'tpu'"):
-        Annotator(graph_folder, provider="tpu")
+        SpikGPT.from_pretrained(graph_folder, provider="tpu")  # type: ignore[arg-type]
     # On a machine with a GPU it runs there; anywhere else it says why not, and never runs on the CPU instead.
-    assert re.search("^cuda$|has no cuda|cannot be run on cuda|instead of cuda", where(graph_folder))
+    assert re.search("^cuda$|has no cuda|cannot be run on cuda|instead of cuda", provider_of(graph_folder, "cuda"))
 
 
-def where(folder: Path) -> str:
-    """Return where a graph that was asked onto a GPU runs, or why it does not."""
+def provider_of(folder: Path, provider: Provider) -> str:
+    """Return where a graph that was asked onto a device runs, or why it does not."""
     try:
-        return Annotator(folder, provider="cuda").provider
+        return OnnxEngine(read_reference(folder), EngineOptions(provider=provider)).session.provider
     except GraphError as error:
         return str(error)
 
 
-def test_real_http_push_and_pull_in_ci(graph_folder: Path, hub: LoopbackHub, client: Hub, few: AnnData) -> None:
+def test_real_http_push_and_pull_in_ci(
+    graph_folder: Path, hub: LoopbackHub, client: Hub, few: AnnData, tmp_path: Path
+) -> None:
     push(graph_folder, REPO, hub=client)
-    pulled, local = trained(open_reference(REPO, hub=client)), load(graph_folder)
-    assert annotate(pulled, few).probabilities.tobytes() == annotate(local, few).probabilities.tobytes()
+    pulled, local = open_reference(REPO, hub=client), read_reference(graph_folder)
+    assert labelled(pulled, few).probabilities.tobytes() == labelled(local, few).probabilities.tobytes()
     methods = {request.method for request in hub.requests}
     assert methods == {"GET", "HEAD", "POST", "PUT"}
-    assert save(pulled, graph_folder.parent / "again").is_dir()
+    assert save(pulled, tmp_path / "again").is_dir()

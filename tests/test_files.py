@@ -1,68 +1,12 @@
-"""Files that are whole or not there, and JSON that is read by a schema."""
+"""Files and folders that are whole or not there."""
 
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated, Any
 
-import msgspec
 import pytest
-from msgspec import Meta
 
-from spikgpt.errors import DamagedReference, LabelsError
-from spikgpt.files import converted, dumped, parsed, replacing
-
-
-class Score(msgspec.Struct, forbid_unknown_fields=True):
-    label: str
-    accuracy: Annotated[float, Meta(ge=0, le=1)] = 0.0
-
-    def __post_init__(self) -> None:
-        if self.label == "Unknown":
-            msg = "a label is called Unknown."
-            raise LabelsError(msg)
-
-
-class Table(msgspec.Struct):
-    rows: list[Score] = []
-    named: dict[str, Score] = {}
-
-
-@pytest.mark.parametrize(
-    ("content", "message"),
-    [
-        (b'{"a": 1, "a": 2}', "one of a stands there twice"),
-        (b'{"\\n": 1, "\\n": 2}', r"one of \\n stands there twice"),
-        (b"[Infinity]", "Infinity is no number"),
-        (b"{'a': 1}", "is not valid JSON"),
-        (b"\xff", "is not valid JSON"),
-        (b'{"a":' * 9999, "is not valid JSON"),
-    ],
-)
-def test_json_is_read_strictly(content: bytes, message: str) -> None:
-    with pytest.raises(DamagedReference, match=message):
-        parsed(content, "x.json")
-
-
-@pytest.mark.parametrize(
-    ("values", "message"),
-    [
-        ({"rows": [{"label": "a", "accuracy": 1.5}]}, "Expected `float` <= 1.0, in rows[0].accuracy: found 1.5"),
-        ({"rows": [{"label": ["a"]}]}, "Expected `str`, got `array`, in rows[0].label"),
-        ({"named": {"x": {"label": 3}}}, "Expected `str`, got `int`, in named[...].label"),
-        ({"rows": [{"label": "a", "\n": 1}]}, "Object contains unknown field `\\n`, in rows[0]"),
-        ({"rows": [{"label": "Unknown"}]}, "a label is called Unknown"),
-        ([], "Expected `object`, got `array`"),
-    ],
-)
-def test_what_is_of_another_form_is_said_in_a_line(values: Any, message: str) -> None:
-    with pytest.raises(DamagedReference) as raised:
-        converted(values, "x.json", Table)
-    assert str(raised.value) == f"x.json is not what it should be: {message}. Get the reference again."
-
-
-def test_a_value_gives_the_same_bytes() -> None:
-    assert dumped(Score("β", 0.5)) == b'{\n "label": "\xce\xb2",\n "accuracy": 0.5\n}\n'
+from spikgpt.files import replacing
 
 
 @pytest.mark.parametrize("kind", ["file", "folder"])

@@ -29,7 +29,7 @@ HOUSE = (
 FLOORS = 6
 # Where each of these may be imported at module level. Everywhere else it is not there, or comes on use.
 HEAVY = {
-    "torch": ("spikgpt/scgpt/", "spikgpt/training/", "spikgpt/engines/model.py", "spikgpt/engines/torch.py"),
+    "torch": ("spikgpt/engines/scgpt/", "spikgpt/training/", "spikgpt/engines/model.py", "spikgpt/engines/torch.py"),
     "scanpy": ("spikgpt/training/",),
     "sklearn": ("spikgpt/training/",),
     "matplotlib": (),

@@ -22,7 +22,7 @@ import torch
 from scipy import sparse
 from torch import nn
 
-from spikgpt.scgpt.checkpoint import Checkpoint
+from spikgpt.engines.scgpt.checkpoint import Checkpoint
 
 
 def module(name: str) -> Any:

@@ -11,11 +11,11 @@ import numpy.typing as npt
 from spikgpt.cells.align import AlignedCells
 from spikgpt.embedding.base import Embedding
 from spikgpt.embedding.scgpt import ScGPTEmbedding
+from spikgpt.embedding.stored import stored_embedding
 from spikgpt.embedding.vocabulary import Vocabulary
-from spikgpt.engines.opening import stored_embedding
 from spikgpt.errors import DamagedReference, needs
 from spikgpt.options import EngineOptions
-from spikgpt.reference.files import ReferenceFiles
+from spikgpt.reference.files import EMBEDDER, ReferenceFiles
 from spikgpt.reference.layout import ENCODER, GRAPHS
 from spikgpt.types import Floats, NetworkOutput, OnCells, Scale
 from spikgpt_onnx import contract
@@ -131,7 +131,7 @@ class OnnxEngine:
     def _embedding_of(self, reference: ReferenceFiles) -> Embedding:
         """Return how the cells are read that the graph takes."""
         if reference.embedder.get("kind") != "scgpt":
-            return stored_embedding(reference)
+            return stored_embedding(reference.embedder, reference.part(EMBEDDER), reference.genes)
         # One batch of tokens at a time, by all threads: it takes much memory.
         self.encoder = Session.of(reference.files, ENCODER, self.options, threads=workers(self.options))
         vocabulary = Vocabulary.from_json(self.encoder.metadata.get("vocabulary", ""))

@@ -14,9 +14,10 @@ import onnx
 
 from spikgpt.embedding.pca import PCAProjection
 from spikgpt.errors import ConfigError
-from spikgpt.files import dumped, replacing
+from spikgpt.files import replacing
 from spikgpt.reference import layout
 from spikgpt.reference.files import with_graphs
+from spikgpt.reference.json_files import dumped
 from spikgpt.reference.layout import COMBINED, ENCODER, GRAPHS, PARITY, verified_files, write_files
 from spikgpt.version import __version__
 from spikgpt_onnx.graph import Network, encoder_graph, labelling_graph

@@ -13,8 +13,8 @@ import numpy as np
 import numpy.typing as npt
 
 from spikgpt.errors import DamagedReference, GraphError
-from spikgpt.files import parsed
 from spikgpt.options import EngineOptions
+from spikgpt.reference.json_files import parsed
 
 DISTRIBUTIONS = ("onnxruntime", "onnxruntime-gpu")
 # What ONNX Runtime calls each kind of device. TensorRT hands CUDA what it cannot run.

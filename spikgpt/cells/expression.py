@@ -11,9 +11,8 @@ from anndata import AnnData
 from scipy import sparse
 
 from spikgpt.cells.matrices import by_rows, left_on_disk, read_rows
-from spikgpt.cells.obs import listed
 from spikgpt.cells.values import LARGEST_LOG, Content, Kind, content_of
-from spikgpt.errors import DataError
+from spikgpt.errors import DataError, listed
 
 if TYPE_CHECKING:
     import pandas as pd

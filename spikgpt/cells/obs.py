@@ -4,14 +4,12 @@ from __future__ import annotations
 
 import difflib
 from collections import Counter
-from collections.abc import Iterable
-from typing import Any
 
 import numpy as np
 import pandas as pd
 from anndata import AnnData
 
-from spikgpt.errors import LabelsError
+from spikgpt.errors import LabelsError, listed
 from spikgpt.types import Bools, Strings
 
 # Labels that say that there is none, in lower case. CELLxGENE writes "unknown".
@@ -100,8 +98,3 @@ def _label(value: object) -> str:
     """Return a label as text, empty when it says that there is none."""
     text = str(value).strip()
     return "" if text.lower() in NO_LABEL else text
-
-
-def listed(names: Iterable[Any]) -> str:
-    """Return names as text."""
-    return ", ".join(map(str, names)) or "none"

@@ -18,9 +18,8 @@ from anndata import AnnData
 from anndata.experimental import read_dispatched
 
 from spikgpt.cells.matrices import SparseOnDisk, check_sparse
-from spikgpt.cells.obs import listed
 from spikgpt.cells.storage import REMEDY, is_array, missing_chunks, most_bytes, open_store, refusing
-from spikgpt.errors import DataError
+from spikgpt.errors import DataError, listed
 
 H5AD, ZARR, TENX, MTX, TABLE = "h5ad", "zarr", "10x", "mtx", "table"
 TABLES = (".csv", ".tsv", ".tab", ".txt")

@@ -97,7 +97,8 @@ def evaluate(
 ) -> None:
     """Label the cells of QUERY and compare the labels with the true types."""
     from spikgpt.cells.reading import open_cells
-    from spikgpt.files import dumped, replacing
+    from spikgpt.files import replacing
+    from spikgpt.reference.json_files import dumped
     from spikgpt.training.evaluation import evaluate as held_against
     from spikgpt.training.evaluation import read_label_map
 

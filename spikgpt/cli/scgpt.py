@@ -63,10 +63,10 @@ def embed(
     """Write scGPT's embedding of QUERY. An interrupted run goes on from its last finished cells."""
     from spikgpt.cells.output import write_copy
     from spikgpt.cells.reading import open_cells
+    from spikgpt.engines.scgpt.draws import UpstreamDraws
+    from spikgpt.engines.scgpt.embedding import Running, cache_folder
+    from spikgpt.engines.scgpt.source import open_scgpt
     from spikgpt.engines.torch import embed_query
-    from spikgpt.scgpt.draws import UpstreamDraws
-    from spikgpt.scgpt.embedding import Running, cache_folder
-    from spikgpt.scgpt.source import open_scgpt
 
     check_files(out, source=query)
     draws = UpstreamDraws(*upstream_seeds) if upstream_seeds else None
@@ -94,8 +94,8 @@ def convert_scgpt(
     upstream: Annotated[bool, typer.Option("--upstream", help="Write best_model.pt instead of safetensors.")] = False,
 ) -> None:
     """Convert an scGPT checkpoint to safetensors weights, or back to what the scgpt package reads."""
-    from spikgpt.scgpt.checkpoint import save_checkpoint
-    from spikgpt.scgpt.source import open_scgpt
+    from spikgpt.engines.scgpt.checkpoint import save_checkpoint
+    from spikgpt.engines.scgpt.source import open_scgpt
 
     found = open_scgpt(checkpoint, hub=hub_of(hub)).checkpoint
     save_checkpoint(found, out, upstream=upstream)
@@ -110,8 +110,8 @@ def pretrain(
 ) -> None:
     """Train an scGPT network of your own. An interrupted training goes on from the last epoch when started again."""
     from spikgpt.cells.reading import read_cells
-    from spikgpt.scgpt.checkpoint import save_checkpoint
-    from spikgpt.scgpt.encoder import ScGPTConfig
+    from spikgpt.engines.scgpt.checkpoint import save_checkpoint
+    from spikgpt.engines.scgpt.encoder import ScGPTConfig
     from spikgpt.training.pretraining import Pretraining
     from spikgpt.training.pretraining import pretrain as pretrain_network
 

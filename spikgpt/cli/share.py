@@ -16,7 +16,7 @@ from spikgpt.options import HubOptions, PushOptions
 @command()
 def list_(hub: HubOptions) -> None:
     """List the references that can be named: shipped with this package, in the cache, and on the Hub."""
-    from spikgpt.files import parsed
+    from spikgpt.reference.json_files import parsed
     from spikgpt.reference.layout import verified_files
     from spikgpt.reference.registry import cached_references, namespace, shipped_references
 

@@ -31,7 +31,7 @@ class EmbedderOptions(Options, frozen=True):
 
     def opened(self, hub: HubOptions) -> Any:
         """Return the embedder as a training takes it."""
-        from spikgpt.scgpt.source import open_scgpt
+        from spikgpt.engines.scgpt.source import open_scgpt
 
         if self.scgpt is None:
             return self.embedder

@@ -20,7 +20,6 @@ from spikgpt.cells.align import AlignedCells, aligned_chunks, log_normalise, mea
 from spikgpt.cells.expression import Cells, find_expression
 from spikgpt.cells.genes import GeneList, match_genes
 from spikgpt.embedding.base import QueryCells, Run, Scaled
-from spikgpt.errors import DamagedReference
 from spikgpt.sampling import content_keys, sample_of
 from spikgpt.types import Floats, InputReport, NetworkOutput, Scale
 
@@ -196,31 +195,5 @@ class PCAProjection:
 
     @classmethod
     def from_tensors(cls, settings: dict[str, Any], tensors: dict[str, Floats], genes: GeneList) -> Self:
-        """Rebuild a stored embedder.
-
-        Raises
-        ------
-        DamagedReference
-            When a setting or a tensor is missing, or shapes do not fit each other.
-        """
-        numbers = [settings.get("clip"), settings.get("target_sum")]
-        if tensors.keys() != set(TENSORS) or not all(isinstance(number, float) and number > 0 for number in numbers):
-            found = f"{sorted(tensors)} and {settings}"
-            msg = f"The pca embedder holds {found}; expected {sorted(TENSORS)}, clip and target_sum."
-            raise DamagedReference(msg)
-        if flat := [name for name in ("label_means", "label_stds", "components") if tensors[name].ndim != 2]:
-            msg = f"The tensor embedder.{flat[0]} has {tensors[flat[0]].ndim} dimensions; expected 2."
-            raise DamagedReference(msg)
-        size, labels = len(genes), len(tensors["label_means"])
-        shapes = {"mean": (size,), "std": (size,), "label_means": (labels, size), "label_stds": (labels, size)}
-        shapes["label_shares"] = (labels,)
-        shapes["components"] = (size, tensors["components"].shape[-1])
-        for name, shape in shapes.items():
-            if tensors[name].shape != shape or tensors[name].dtype != np.float32:
-                found = f"{tensors[name].dtype} {tensors[name].shape}"
-                msg = f"The tensor embedder.{name} is {found}; expected float32 {shape}."
-                raise DamagedReference(msg)
-        if any((tensors[name] < 0).any() for name in ("std", "label_stds", "label_shares")) or not tensors["std"].all():
-            msg = "The pca embedder holds standard deviations or shares that are negative, or a deviation of 0."
-            raise DamagedReference(msg)
+        """Rebuild a stored embedder, whose settings and tensors were checked when the reference was read."""
         return cls(genes, **tensors, clip=settings["clip"], target_sum=settings["target_sum"])

@@ -101,7 +101,7 @@ class Vocabulary:
 class Encoder:
     """scGPT's network for cell embeddings.
 
-    ``weights`` have the names of :class:`spikgpt.scgpt.encoder.Encoder`; ``lowest`` is the smallest value of a token.
+    ``weights`` have the names of :class:`spikgpt.engines.scgpt.encoder.Encoder`; ``lowest`` is a token's smallest value.
     """
 
     heads: int

@@ -6,10 +6,8 @@ from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from spikgpt.embedding.base import Embedding, Engine
-from spikgpt.embedding.obsm import ObsmEmbedding
-from spikgpt.embedding.pca import KIND as PCA
-from spikgpt.embedding.pca import PCAProjection
+from spikgpt.embedding.base import Engine
+from spikgpt.embedding.stored import stored_embedding
 from spikgpt.errors import needs
 from spikgpt.options import EngineOptions
 from spikgpt.reference.files import CLASSIFIER, EMBEDDER, ReferenceFiles
@@ -17,8 +15,8 @@ from spikgpt.reference.hub import Hub
 from spikgpt.reference.layout import GRAPHS
 
 if TYPE_CHECKING:
+    from spikgpt.engines.scgpt.source import ScGPTSource
     from spikgpt.engines.torch import TorchEngine
-    from spikgpt.scgpt.source import ScGPTSource
 
 
 def open_engine(
@@ -71,19 +69,12 @@ def torch_engine(
         import torch
 
         from spikgpt.engines.model import SpikingClassifier
+        from spikgpt.engines.scgpt.source import ScGPTSource as Source
         from spikgpt.engines.torch import TorchEngine, scgpt_embedding
-        from spikgpt.scgpt.source import ScGPTSource as Source
     weights = {name: torch.from_numpy(array) for name, array in reference.part(CLASSIFIER).items()}
     classifier = SpikingClassifier.from_weights(reference.config, weights)
-    if reference.embedder.get("kind") != "scgpt":
-        return TorchEngine(stored_embedding(reference), classifier, reference.thresholds.temperature)
-    tensors = reference.part(EMBEDDER)
-    source = source or Source.from_settings(reference.embedder, tensors, reference.genes, scgpt=scgpt, hub=hub)
+    settings, tensors, genes = reference.embedder, reference.part(EMBEDDER), reference.genes
+    if settings["kind"] != "scgpt":
+        return TorchEngine(stored_embedding(settings, tensors, genes), classifier, reference.thresholds.temperature)
+    source = source or Source.from_settings(settings, tensors, genes, scgpt=scgpt, hub=hub)
     return TorchEngine(scgpt_embedding(source), classifier, reference.thresholds.temperature, source)
-
-
-def stored_embedding(reference: ReferenceFiles) -> Embedding:
-    """Return the embedding of a reference that needs no scGPT; that it fits the network was seen when it was read."""
-    if reference.embedder["kind"] == PCA:
-        return PCAProjection.from_tensors(reference.embedder, reference.part(EMBEDDER), reference.genes)
-    return ObsmEmbedding.from_settings(reference.embedder)

@@ -16,8 +16,8 @@ from spikgpt.embedding.base import Embedding
 from spikgpt.embedding.pca import PCAProjection
 from spikgpt.embedding.scgpt import ScGPTEmbedding
 from spikgpt.engines.model import SpikingClassifier
-from spikgpt.scgpt.embedding import Running, cache_folder, embed_cells
-from spikgpt.scgpt.source import ScGPTSource
+from spikgpt.engines.scgpt.embedding import Running, cache_folder, embed_cells
+from spikgpt.engines.scgpt.source import ScGPTSource
 from spikgpt.types import Bools, Floats, InputReport, NetworkOutput, OnCells, Scale
 
 # Cells classified at a time: more take more memory and are no faster.

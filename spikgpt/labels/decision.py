@@ -3,17 +3,33 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Protocol
 
 import numpy as np
 import numpy.typing as npt
 
 from spikgpt.errors import ConfigError
 from spikgpt.labels.thresholds import Thresholds
-from spikgpt.options import AnnotateOptions
 from spikgpt.types import Bools, Floats
 
 # Cells of a label in the sample that tell how far its scores spread.
 CELLS_TO_TELL_SPREAD = 20
+
+
+class Asked(Protocol):
+    """Which cells are to be Unknown: :class:`spikgpt.options.AnnotateOptions` says it."""
+
+    @property
+    def unknown_rate(self) -> float | None:
+        """Share of the known cells that may be Unknown."""
+
+    @property
+    def threshold(self) -> float | None:
+        """Confidence below which a cell is Unknown, instead."""
+
+    @property
+    def recalibrate(self) -> bool:
+        """Whether to be as lenient as the query suggests."""
 
 
 @dataclass(frozen=True)
@@ -55,7 +71,7 @@ class Cutoffs:
 
 def fit_cutoffs(
     thresholds: Thresholds,
-    options: AnnotateOptions,
+    asked: Asked,
     label_names: tuple[str, ...],
     sample_probabilities: Floats,
     sample_scores: Floats | None,
@@ -80,11 +96,11 @@ def fit_cutoffs(
     ConfigError
         When familiarity is asked for and the reference has none.
     """
-    calibration, rate = thresholds.calibration(smoothed), options.unknown_rate
+    calibration, rate = thresholds.calibration(smoothed), asked.unknown_rate
     if rate == 0:
         return Cutoffs("no cell is rejected", unknown_rate=0.0)
-    if options.threshold is not None or (calibration is None and rate is None and not options.recalibrate):
-        limit = thresholds.threshold if options.threshold is None else options.threshold
+    if asked.threshold is not None or (calibration is None and rate is None and not asked.recalibrate):
+        limit = thresholds.threshold if asked.threshold is None else asked.threshold
         return Cutoffs(f"a probability below {limit:.4f}", threshold=limit)
     if calibration is None or sample_scores is None:
         msg = (
@@ -102,12 +118,12 @@ def fit_cutoffs(
         # Cells of an unseen type may all be given one label, so each label has one vote.
         most = calibration.everything.threshold(rate)
         expected = float(np.median([(mirrored < most).mean() for mirrored in spreads]))
-    if options.recalibrate and spreads:
+    if asked.recalibrate and spreads:
         limits = np.minimum(limits, float(np.median([np.quantile(mirrored, rate) for mirrored in spreads])))
         rule += ", as far as this query spreads"
-    elif options.recalibrate:
+    elif asked.recalibrate:
         rule += " (too few cells to recalibrate)"
-    recalibrated = options.recalibrate and bool(spreads)
+    recalibrated = asked.recalibrate and bool(spreads)
     return Cutoffs(rule, limits, unknown_rate=rate, recalibrated=recalibrated, expected=expected)
 
 

@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 from collections import Counter
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, Self
 
 import msgspec
 
 from spikgpt.errors import DamagedReference, LabelsError
-from spikgpt.files import converted
 from spikgpt.types import UNKNOWN
 
 
@@ -51,15 +51,14 @@ class LabelMap:
         return [msgspec.to_builtins(LabelRow(index, *pair)) for index, pair in pairs]
 
     @classmethod
-    def from_list(cls, values: Any) -> Self:
+    def of(cls, rows: Sequence[LabelRow]) -> Self:
         """Read the rows of ``labels.json``.
 
         Raises
         ------
         DamagedReference
-            When rows are out of order, lack a field, or make no label map.
+            When rows are out of order, or make no label map.
         """
-        rows = converted(values, "labels.json", list[LabelRow])
         for index, row in enumerate(rows):
             if row.index != index:
                 msg = f"Row {index} of labels.json has the index {row.index}. Get the reference again."

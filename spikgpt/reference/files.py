@@ -14,14 +14,13 @@ from safetensors.numpy import load as load_tensors
 from safetensors.numpy import save as save_tensors
 
 from spikgpt.cells.genes import GeneList
-from spikgpt.embedding.pca import PCAProjection
 from spikgpt.errors import ConfigError, DamagedReference, GenesError
-from spikgpt.files import converted, decoded, dumped, parsed
 from spikgpt.labels.familiarity import Familiarity
-from spikgpt.labels.label_map import LabelMap
+from spikgpt.labels.label_map import LabelMap, LabelRow
 from spikgpt.labels.thresholds import Thresholds
 from spikgpt.reference.card import card
 from spikgpt.reference.config import SpikGPTConfig
+from spikgpt.reference.json_files import converted, decoded, dumped, parsed
 from spikgpt.reference.layout import (
     FILES,
     FORMAT_VERSION,
@@ -182,7 +181,7 @@ def _reference(files: dict[str, bytes], origin: str | None) -> ReferenceFiles:
             config=SpikGPTConfig.stated(config["model"]),
             embedder=config["embedder"],
             provenance=config["provenance"],
-            labels=LabelMap.from_list(labels),
+            labels=LabelMap.of(converted(labels, "labels.json", list[LabelRow])),
             thresholds=converted(thresholds, "thresholds.json", Thresholds),
             genes=GeneList(genes.symbols, genes.ensembl_ids),
             metrics=metrics,
@@ -220,14 +219,24 @@ def _fitting(reference: ReferenceFiles) -> ReferenceFiles:
 
 def _check_embedder(reference: ReferenceFiles) -> None:
     """Refuse an embedder that does not fit the network. What an scGPT is like shows when it is opened."""
-    settings, tensors = reference.embedder, reference.part(EMBEDDER)
-    found = expected = (reference.config.input_dim, reference.config.n_labels)
+    settings, tensors, config = reference.embedder, reference.part(EMBEDDER), reference.config
     if settings.get("kind") == "pca":
-        projection = PCAProjection.from_tensors(settings, tensors, reference.genes)
-        found = (projection.dim, len(projection.label_means))
+        genes, labels = len(reference.genes), config.n_labels
+        shapes = {"mean": (genes,), "std": (genes,), "components": (genes, config.input_dim)}
+        shapes |= {"label_means": (labels, genes), "label_stds": (labels, genes), "label_shares": (labels,)}
+        found = {name: array.shape for name, array in tensors.items()}
+        require(found == shapes, f"The tensors of the pca embedder are {found}; expected {shapes}.")
+        numbers = {name: settings.get(name) for name in ("clip", "target_sum")}
+        positive = all(isinstance(number, float) and number > 0 for number in numbers.values())
+        require(positive, f"The pca embedder has {numbers}; expected numbers above 0.")
+        least = {name: float(tensors[name].min(initial=1)) for name in ("std", "label_stds", "label_shares")}
+        require(
+            least["std"] > 0 and min(least.values()) >= 0, f"The pca embedder holds the deviations or shares {least}."
+        )
     elif settings.get("kind") == "obsm" and isinstance(settings.get("key"), str) and not tensors:
-        found = (settings.get("dim", 0), expected[1])
+        same = settings.get("dim") == config.input_dim
+        require(
+            same, f"The embedder makes vectors of {settings.get('dim')} values; the network takes {config.input_dim}."
+        )
     else:
         require(settings.get("kind") == "scgpt", f"config.json has the embedder {settings}; expected pca, scgpt, obsm.")
-    same = f"{found[0]} values and knows {found[1]} labels; the network has {expected[0]} and {expected[1]}"
-    require(found == expected, f"The embedder makes vectors of {same}.")

@@ -10,7 +10,8 @@ from pathlib import Path
 from packaging.specifiers import InvalidSpecifier, SpecifierSet
 
 from spikgpt.errors import ConfigError, DamagedReference, FormatError
-from spikgpt.files import decoded, dumped, replacing
+from spikgpt.files import replacing
+from spikgpt.reference.json_files import decoded, dumped
 from spikgpt.reference.schema import Entry, Header, Manifest, Parity, require
 from spikgpt.version import __version__
 

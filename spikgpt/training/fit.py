@@ -15,9 +15,9 @@ from sklearn.model_selection import StratifiedGroupKFold, train_test_split
 from torch import Tensor, nn
 
 from spikgpt.engines.model import SpikingClassifier
+from spikgpt.engines.scgpt.embedding import device_named
 from spikgpt.errors import LabelsError
 from spikgpt.reference.config import SpikGPTConfig
-from spikgpt.scgpt.embedding import device_named
 from spikgpt.training.loop import Run, adamw, fingerprint, seeded
 from spikgpt.training.recipes import Recipe
 from spikgpt.types import Floats, Integers, Strings

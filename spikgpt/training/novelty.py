@@ -12,12 +12,12 @@ from msgspec import structs
 
 from spikgpt.cells.obs import check_trainable, counted, labels_of
 from spikgpt.engines.opening import torch_engine
+from spikgpt.engines.scgpt.source import ScGPTSource
 from spikgpt.errors import LabelsError
 from spikgpt.labels.annotation import Annotation
 from spikgpt.options import AnnotateOptions, TrainOptions
 from spikgpt.pipeline import annotate
 from spikgpt.reference.pictures import png
-from spikgpt.scgpt.source import ScGPTSource
 from spikgpt.training.evaluation import evaluate
 from spikgpt.training.fit import hold_out
 from spikgpt.training.metrics import unseen_found

@@ -25,10 +25,10 @@ from spikgpt.cells.align import log_normalise
 from spikgpt.cells.genes import GeneList
 from spikgpt.embedding.tokens import Tokens, tokenise
 from spikgpt.embedding.vocabulary import CLS, END
+from spikgpt.engines.scgpt.checkpoint import Checkpoint
+from spikgpt.engines.scgpt.embedding import device_named
+from spikgpt.engines.scgpt.encoder import Encoder, ScGPTConfig
 from spikgpt.errors import ConfigError, DataError
-from spikgpt.scgpt.checkpoint import Checkpoint
-from spikgpt.scgpt.embedding import device_named
-from spikgpt.scgpt.encoder import Encoder, ScGPTConfig
 from spikgpt.training.loop import Run, adamw, epoch_seed, fingerprint, seeded
 from spikgpt.training.pca import LARGEST_AMBIENT, OTHER_DEPTH, every_gene, genes_at
 from spikgpt.types import Rows

@@ -16,6 +16,7 @@ from spikgpt.embedding.base import Embedding
 from spikgpt.embedding.obsm import PREFIX, ObsmEmbedding, vector_cells
 from spikgpt.embedding.pca import KIND as PCA
 from spikgpt.embedding.pca import PCAProjection
+from spikgpt.engines.scgpt.source import ScGPTSource
 from spikgpt.engines.torch import TorchEngine, scgpt_embedding, scgpt_vectors
 from spikgpt.errors import ConfigError, LabelsError
 from spikgpt.labels.familiarity import Familiarity
@@ -24,7 +25,6 @@ from spikgpt.labels.thresholds import PAPER_THRESHOLD, Calibration, Thresholds, 
 from spikgpt.options import AnnotateOptions, TrainOptions
 from spikgpt.pipeline import CellScores, QueryModel
 from spikgpt.reference.files import CLASSIFIER, EMBEDDER, ReferenceFiles, reference_of
-from spikgpt.scgpt.source import ScGPTSource
 from spikgpt.training.evaluation import ontology_ids
 from spikgpt.training.fit import Progress, fit, hold_out
 from spikgpt.training.metrics import measure, reliability
@@ -56,8 +56,8 @@ def train(
     label_key
         Column of ``obs`` with the cell types. Cells without a label, and types of fewer than 5 cells, are left out.
     embedder
-        ``pca``, ``obsm:KEY`` for an embedding that the AnnData brings, or what :func:`spikgpt.scgpt.source.open_scgpt`
-        returns.
+        ``pca``, ``obsm:KEY`` for an embedding that the AnnData brings, or what
+        :func:`spikgpt.engines.scgpt.source.open_scgpt` returns.
     on_cells
         Called with the number of cells embedded since the last call, by scGPT.
     on_epoch

@@ -13,9 +13,9 @@ import numpy as np
 import pytest
 from anndata import AnnData
 
+from spikgpt.engines.scgpt.embedding import Running
+from spikgpt.engines.scgpt.source import open_scgpt
 from spikgpt.engines.torch import embed_query
-from spikgpt.scgpt.embedding import Running
-from spikgpt.scgpt.source import open_scgpt
 from tests.cli.conftest import PROGRAM, SCGPT, Run, assert_refused, written
 from tests.conftest import DATA
 

@@ -8,8 +8,8 @@ from typing import Any
 import pytest
 
 from spikgpt.errors import DamagedReference, LabelsError
-from spikgpt.files import dumped, parsed
 from spikgpt.labels.label_map import LabelMap
+from spikgpt.reference.json_files import dumped, parsed
 from tests.conftest import DATA
 from tests.labels.test_thresholds import SHIPPED
 

@@ -11,8 +11,8 @@ import numpy as np
 import pytest
 
 from spikgpt.errors import DamagedReference
-from spikgpt.files import converted, decoded, dumped
 from spikgpt.labels.thresholds import Calibration, HeldOutScores, Thresholds, fit_temperature, tempered
+from spikgpt.reference.json_files import converted, decoded, dumped
 from tests.conftest import DATA
 
 NAMES = ("a", "b")

@@ -12,8 +12,8 @@ from hypothesis import strategies as st
 
 from spikgpt.engines.model import SpikingClassifier
 from spikgpt.errors import ConfigError
-from spikgpt.files import dumped
 from spikgpt.reference.config import SpikGPTConfig
+from spikgpt.reference.json_files import dumped
 
 VALUES: dict[str, Any] = json.loads(dumped(SpikGPTConfig(input_dim=8, n_labels=3)))
 

@@ -12,12 +12,12 @@ from typing import Any
 import pytest
 from huggingface_hub import constants
 
+from spikgpt.engines.scgpt.checkpoint import load_checkpoint
+from spikgpt.engines.scgpt.source import open_scgpt
 from spikgpt.errors import CheckpointError, ConfigError, DamagedReference, HubError, ReferenceNotFound
 from spikgpt.options import HubOptions, PushOptions
 from spikgpt.reference import hub as module
 from spikgpt.reference.hub import TAG, Hub, altered, git_oid, parse
-from spikgpt.scgpt.checkpoint import load_checkpoint
-from spikgpt.scgpt.source import open_scgpt
 from spikgpt.testing.hub import Fault, LoopbackHub
 
 CHECKPOINT = Path(__file__).parents[1] / "data" / "scgpt_baron"

@@ -16,9 +16,9 @@ from anndata import AnnData
 from spikgpt.cells.reading import read_cells
 from spikgpt.engines.opening import torch_engine
 from spikgpt.errors import ConfigError, DamagedReference, FormatError
-from spikgpt.files import parsed
 from spikgpt.reference import layout
 from spikgpt.reference.files import read_reference
+from spikgpt.reference.json_files import parsed
 from spikgpt.reference.layout import MANIFEST, altered_files, verified_files, with_manifest, write_files
 from spikgpt.sharing import verify
 from tests.conftest import QUERY_FILE, aligned, labelled

@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 
 from spikgpt.errors import DamagedReference
-from spikgpt.files import converted, dumped
+from spikgpt.reference.json_files import converted, dumped
 from spikgpt.reference.registry import shipped_references
 from spikgpt.reference.schema import Agreement, Config, Header, Metrics, Provenance, require
 

@@ -19,10 +19,10 @@ from spikgpt import Annotation, SpikGPT
 from spikgpt.cells.genes import GeneList
 from spikgpt.cells.reading import read_cells
 from spikgpt.errors import DamagedReference, GraphError
-from spikgpt.files import dumped
 from spikgpt.options import EngineOptions
 from spikgpt.reference.files import read_reference
 from spikgpt.reference.hub import Hub
+from spikgpt.reference.json_files import dumped
 from spikgpt.reference.layout import GRAPH, GRAPH_SOURCES, PARITY, graph_sources, with_manifest
 from spikgpt.sharing import push
 from spikgpt.testing.hub import LoopbackHub

@@ -19,10 +19,10 @@ from spikgpt import SpikGPT
 from spikgpt.embedding.obsm import PrecomputedEmbedder
 from spikgpt.engines.model import SpikingClassifier
 from spikgpt.errors import ConfigError, DamagedReference, ParityError
-from spikgpt.files import converted
 from spikgpt.labels.label_map import LabelMap
 from spikgpt.labels.thresholds import Thresholds
 from spikgpt.pipeline import annotate
+from spikgpt.reference.json_files import converted
 from spikgpt.reference.layout import COMBINED, ENCODER, GRAPH, GRAPHS, PARITY, verified_files
 from spikgpt.training.fit import DEFAULT, PAPER, fit, network_config
 from spikgpt.training.metrics import measure

@@ -11,12 +11,12 @@ import torch
 from anndata import AnnData
 from sklearn.linear_model import LogisticRegression
 
+from spikgpt.engines.scgpt.checkpoint import Checkpoint, load_checkpoint, save_checkpoint
+from spikgpt.engines.scgpt.embedding import Running
+from spikgpt.engines.scgpt.encoder import ScGPTConfig
+from spikgpt.engines.scgpt.source import ScGPTSource
 from spikgpt.engines.torch import embed_query
 from spikgpt.errors import CheckpointError, ConfigError, DataError
-from spikgpt.scgpt.checkpoint import Checkpoint, load_checkpoint, save_checkpoint
-from spikgpt.scgpt.embedding import Running
-from spikgpt.scgpt.encoder import ScGPTConfig
-from spikgpt.scgpt.source import ScGPTSource
 from spikgpt.training.pretraining import Pretraining, pretrain
 from tests import upstream
 

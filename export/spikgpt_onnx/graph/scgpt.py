@@ -1,4 +1,4 @@
-"""scGPT's encoder, from tokens to a cell's vector: the network of :mod:`spikgpt.scgpt.encoder`."""
+"""scGPT's encoder, from tokens to a cell's vector: the network of :mod:`spikgpt.engines.scgpt.encoder`."""
 
 from __future__ import annotations
 

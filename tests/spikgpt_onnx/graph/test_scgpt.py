@@ -7,8 +7,8 @@ import pytest
 import torch
 
 from spikgpt.embedding.vocabulary import Encoder
+from spikgpt.engines.scgpt.checkpoint import load_checkpoint
 from spikgpt.reference.config import SpikGPTConfig
-from spikgpt.scgpt.checkpoint import load_checkpoint
 from spikgpt_onnx.graph import encoder_graph, labelling_graph
 from spikgpt_onnx.session import Session
 from tests.conftest import DATA

@@ -16,15 +16,15 @@ from spikgpt.training.reference import Reference, load, save
 
 from spikgpt import SpikGPT
 from spikgpt.cells.genes import GeneList, ensembl_ids_of
+from spikgpt.engines.scgpt.checkpoint import Checkpoint, load_checkpoint, save_checkpoint
+from spikgpt.engines.scgpt.draws import UpstreamDraws
+from spikgpt.engines.scgpt.embedding import Running
+from spikgpt.engines.scgpt.encoder import ScGPTConfig
+from spikgpt.engines.scgpt.source import ScGPTSource, open_scgpt
 from spikgpt.errors import CheckpointError, ConfigError, DamagedReference, GenesError
-from spikgpt.scgpt.checkpoint import Checkpoint, load_checkpoint, save_checkpoint
-from spikgpt.scgpt.draws import UpstreamDraws
-from spikgpt.scgpt.embedding import Running
-from spikgpt.scgpt.encoder import ScGPTConfig
-from spikgpt.scgpt.source import ScGPTSource, open_scgpt
 from spikgpt.training.train import train
 
-CHECKPOINT = Path(__file__).parents[1] / "data" / "scgpt_baron"
+CHECKPOINT = Path(__file__).parents[2] / "data" / "scgpt_baron"
 
 
 @pytest.fixture(scope="module")

@@ -17,11 +17,11 @@ from safetensors.numpy import load_file, save_file
 from scipy import sparse
 
 from spikgpt.embedding.tokens import Tokens, tokenise
+from spikgpt.engines.scgpt.checkpoint import Checkpoint
+from spikgpt.engines.scgpt.draws import UpstreamDraws
+from spikgpt.engines.scgpt.encoder import Encoder
 from spikgpt.errors import ConfigError
 from spikgpt.files import replacing
-from spikgpt.scgpt.checkpoint import Checkpoint
-from spikgpt.scgpt.draws import UpstreamDraws
-from spikgpt.scgpt.encoder import Encoder
 from spikgpt.types import OnCells, Rows
 
 # Cells to a shard, the unit that is kept and resumed from.

@@ -9,8 +9,8 @@ import torch
 from anndata import AnnData
 
 from spikgpt.embedding.vocabulary import CLS, END
-from spikgpt.scgpt.checkpoint import Checkpoint
-from spikgpt.scgpt.encoder import Encoder, ScGPTConfig
+from spikgpt.engines.scgpt.checkpoint import Checkpoint
+from spikgpt.engines.scgpt.encoder import Encoder, ScGPTConfig
 
 SMALL = ScGPTConfig(dim=32, heads=4, hidden=48, layers=3, dropout=0.1)
 

@@ -13,10 +13,7 @@ import torch
 
 from spikgpt.cells.genes import GeneList
 from spikgpt.embedding.vocabulary import Encoder, Vocabulary
-from spikgpt.errors import CheckpointError, DamagedReference
-from spikgpt.files import converted
-from spikgpt.reference.hub import Hub, parse
-from spikgpt.scgpt.checkpoint import (
+from spikgpt.engines.scgpt.checkpoint import (
     ARGS,
     ENCODER,
     UPSTREAM_WEIGHTS,
@@ -25,7 +22,10 @@ from spikgpt.scgpt.checkpoint import (
     Checkpoint,
     load_checkpoint,
 )
-from spikgpt.scgpt.encoder import ScGPTConfig
+from spikgpt.engines.scgpt.encoder import ScGPTConfig
+from spikgpt.errors import CheckpointError, DamagedReference
+from spikgpt.reference.hub import Hub, parse
+from spikgpt.reference.json_files import converted
 from spikgpt.types import Floats
 
 KIND = "scgpt"

@@ -9,7 +9,7 @@ from anndata import AnnData
 from scipy import sparse
 
 from spikgpt.embedding.tokens import Tokens
-from spikgpt.scgpt.draws import UpstreamDraws
+from spikgpt.engines.scgpt.draws import UpstreamDraws
 from tests import upstream
 
 PAD, CLS, PAD_VALUE = 0, 1, -2

@@ -11,12 +11,12 @@ from anndata import AnnData
 from scipy import sparse
 from torch import Tensor
 
+from spikgpt.engines.scgpt import embedding
+from spikgpt.engines.scgpt.checkpoint import Checkpoint
+from spikgpt.engines.scgpt.draws import UpstreamDraws
+from spikgpt.engines.scgpt.embedding import Running, cache_folder, device_named, embed_cells
+from spikgpt.engines.scgpt.encoder import Encoder
 from spikgpt.errors import ConfigError
-from spikgpt.scgpt import embedding
-from spikgpt.scgpt.checkpoint import Checkpoint
-from spikgpt.scgpt.draws import UpstreamDraws
-from spikgpt.scgpt.embedding import Running, cache_folder, device_named, embed_cells
-from spikgpt.scgpt.encoder import Encoder
 from tests import upstream
 
 

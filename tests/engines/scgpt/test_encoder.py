@@ -8,9 +8,9 @@ from typing import Any
 import pytest
 import torch
 
+from spikgpt.engines.scgpt.checkpoint import Checkpoint
+from spikgpt.engines.scgpt.encoder import ScGPTConfig
 from spikgpt.errors import CheckpointError
-from spikgpt.scgpt.checkpoint import Checkpoint
-from spikgpt.scgpt.encoder import ScGPTConfig
 from tests import upstream
 
 FULL = ScGPTConfig()

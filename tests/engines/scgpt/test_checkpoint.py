@@ -14,8 +14,7 @@ import pytest
 import torch
 from safetensors.torch import save_file
 
-from spikgpt.errors import CheckpointError
-from spikgpt.scgpt.checkpoint import (
+from spikgpt.engines.scgpt.checkpoint import (
     ARGS,
     UPSTREAM_WEIGHTS,
     VOCABULARY,
@@ -24,6 +23,7 @@ from spikgpt.scgpt.checkpoint import (
     load_checkpoint,
     save_checkpoint,
 )
+from spikgpt.errors import CheckpointError
 from tests import upstream
 
 

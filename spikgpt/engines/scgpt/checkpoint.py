@@ -28,9 +28,9 @@ from torch import Tensor
 
 from spikgpt.cells.genes import GeneList
 from spikgpt.embedding.vocabulary import CLS, END, Vocabulary
+from spikgpt.engines.scgpt.encoder import Encoder, ScGPTConfig
 from spikgpt.errors import CheckpointError
 from spikgpt.files import replacing
-from spikgpt.scgpt.encoder import Encoder, ScGPTConfig
 
 ARGS, VOCABULARY, UPSTREAM_WEIGHTS, WEIGHTS = "args.json", "vocab.json", "best_model.pt", "model.safetensors"
 # Under these names some trainings keep the weights, beside the state of the optimiser.

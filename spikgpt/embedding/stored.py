@@ -1,0 +1,19 @@
+"""Embeddings as references keep them."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from spikgpt.cells.genes import GeneList
+from spikgpt.embedding.base import Embedding
+from spikgpt.embedding.obsm import ObsmEmbedding
+from spikgpt.embedding.pca import KIND as PCA
+from spikgpt.embedding.pca import PCAProjection
+from spikgpt.types import Floats
+
+
+def stored_embedding(settings: dict[str, Any], tensors: dict[str, Floats], genes: GeneList) -> Embedding:
+    """Return the embedding of a reference that needs no scGPT; that it fits the network was seen when it was read."""
+    if settings["kind"] == PCA:
+        return PCAProjection.from_tensors(settings, tensors, genes)
+    return ObsmEmbedding.from_settings(settings)

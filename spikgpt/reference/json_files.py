@@ -1,0 +1,88 @@
+"""JSON that is read by a schema."""
+
+from __future__ import annotations
+
+import json
+import re
+from typing import Any, TypeVar
+
+import msgspec
+
+from spikgpt.errors import DamagedReference, SpikGPTError
+
+T = TypeVar("T")
+
+
+def parsed(content: bytes, name: str) -> Any:
+    """Parse JSON: no key twice, no NaN, no endless nesting.
+
+    Raises
+    ------
+    DamagedReference
+        When it is not JSON, or JSON that two readers could understand differently.
+    """
+
+    def once(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+        values = dict(pairs)
+        if len(values) < len(pairs):
+            msg = f"one of {', '.join(sorted(values))} stands there twice"
+            raise ValueError(msg)
+        return values
+
+    def refuse(constant: str) -> None:
+        msg = f"{constant} is no number"
+        raise ValueError(msg)
+
+    try:
+        return json.loads(content, object_pairs_hook=once, parse_constant=refuse)
+    except (ValueError, RecursionError) as error:
+        msg = f"{name} is not valid JSON ({_line(error)}). Get the reference again."
+        raise DamagedReference(msg) from error
+
+
+def decoded(content: bytes, name: str, kind: type[T]) -> T:
+    """Parse JSON of a known form, such as a msgspec Struct or ``dict[str, int]``; see :func:`parsed`.
+
+    Raises
+    ------
+    DamagedReference
+        When it is not JSON, or of another form.
+    """
+    return converted(parsed(content, name), name, kind)
+
+
+def converted(values: Any, name: str, kind: type[T]) -> T:
+    """Return plain JSON values as an object of a known form.
+
+    Raises
+    ------
+    DamagedReference
+        When they are of another form.
+    """
+    try:
+        return msgspec.convert(values, kind)
+    except (msgspec.ValidationError, SpikGPTError) as error:
+        what, _, place = _line(error).partition(" - at `$")
+        what = what.rstrip(".") + _found(values, place.rstrip("`"))
+        msg = f"{name} is not what it should be: {what}. Get the reference again."
+        raise DamagedReference(msg) from error
+
+
+def _found(values: Any, place: str) -> str:
+    """Say what stands at a place as msgspec names it, such as ``.held_out.accuracy`` or ``[0].name``."""
+    if not place or "[...]" in place:  # some value of an object; which one, msgspec does not say
+        return f", in {place[1:]}" if place else ""
+    for key in re.findall(r"[^.\[\]]+", place):
+        values = values[key if isinstance(values, dict) else int(key)]
+    return f", in {place.lstrip('.')}" + ("" if isinstance(values, dict | list) else f": found {values!r}")
+
+
+def _line(error: Exception) -> str:
+    """Return the text of an error, which may quote anything, without line breaks and control characters."""
+    return "".join(sign if sign.isprintable() else ascii(sign)[1:-1] for sign in str(error))
+
+
+def dumped(value: object) -> bytes:
+    """Return JSON that is the same bytes for the same value, a Struct included."""
+    plain = msgspec.to_builtins(value)
+    return (json.dumps(plain, indent=1, ensure_ascii=False, allow_nan=False) + "\n").encode()

@@ -1,0 +1,1 @@
+"""Files damaged at random, from fixed seeds, and what becomes of them."""

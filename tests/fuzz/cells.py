@@ -1,0 +1,298 @@
+"""Damaged files of cells through both engines, end to end: ``python -m tests.fuzz.cells --count 500 --seed 0``.
+
+A damaged file is labelled as if it were sound, or refused with one line. Anything else is a failure: a crash, another
+exception, a hang, an output that anndata cannot open, a label under a wrong name, engines that do not refuse the same
+files, and a file that is read though it lies elsewhere.
+"""
+
+from __future__ import annotations
+
+import argparse
+import os
+import select
+import shutil
+import signal
+import sys
+import tempfile
+import traceback
+import warnings
+from collections import Counter
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import anndata
+import h5py
+import msgspec
+import numpy as np
+import zarr
+from anndata import AnnData
+from scipy import sparse
+
+from spikgpt.cells.output import write_copy
+from spikgpt.cells.reading import open_cells, read_cells
+from spikgpt.engines.opening import open_engine
+from spikgpt.errors import SpikGPTError
+from spikgpt.options import AnnotateOptions, EngineOptions
+from spikgpt.pipeline import annotate
+from spikgpt.sharing import open_reference
+from tests.fuzz import damage
+
+CELLS = Path(__file__).resolve().parents[1] / "data" / "pancreas_baron_human2_human4.h5ad"
+# Seconds that a file may take.
+PATIENCE = 20.0
+GOOD = ("refused", "labelled")
+
+
+class Answer(msgspec.Struct):
+    """What one engine made of a file: ``refused`` with what it said, ``labelled`` with what, or a failure."""
+
+    outcome: str
+    said: str = ""
+    labels: list[str] = []
+    names: list[str] = []
+
+
+@dataclass(frozen=True)
+class Case:
+    """A damaged file: how it was damaged, and whether its values may have changed unnoticed."""
+
+    number: int
+    kind: str
+    suffix: str
+    may_change: bool
+    path: Path
+
+
+class Fuzzer:
+    """Sound files of four layouts in two formats, the engines, and a folder to damage copies in."""
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+        self.reference = open_reference("pancreas")
+        self.engines = {
+            name: open_engine(self.reference, EngineOptions(engine=name, threads=1))  # type: ignore[arg-type]
+            for name in ("torch", "onnx")
+        }
+        self.sources = {
+            (layout, suffix): self._written(layout, suffix)
+            for layout in ("rows", "columns", "dense", "raw")
+            for suffix in (".h5ad", ".zarr")
+        }
+        (folder / "secret.h5").unlink(missing_ok=True)
+        with h5py.File(folder / "secret.h5", "w") as file:
+            file["X"] = np.ones((120, 1200), dtype=np.float32)
+        sound = {layout: self.answer("onnx", self.sources[layout, ".h5ad"]) for layout in ("rows", "raw")}
+        assert all(answer.outcome == "labelled" for answer in sound.values()), sound
+        self.expected = dict(zip(sound["rows"].names, sound["rows"].labels, strict=True))
+
+    def _written(self, layout: str, suffix: str) -> Path:
+        """Write 120 real cells with 1200 genes."""
+        cells = read_cells(CELLS)[:120].copy()
+        known = [name for name in cells.var_names if name in set(self.reference.genes.symbols)]
+        others = [name for name in cells.var_names if name not in set(known)]
+        cells = AnnData(
+            cells[:, (known + others)[:1200]].X.astype(np.float32),
+            cells.obs.copy(),
+            cells[:, (known + others)[:1200]].var.copy(),
+        )
+        cells.obsm["X_pca"] = np.ones((120, 2))
+        if layout == "columns":
+            cells.X = sparse.csc_matrix(cells.X)
+        elif layout == "dense":
+            cells.X = cells.X.toarray()
+        elif layout == "raw":
+            cells.raw, cells.layers["counts"] = cells.copy(), cells.X.copy()
+        path = self.folder / f"{layout}{suffix}"
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            (cells.write_h5ad if suffix == ".h5ad" else cells.write_zarr)(path)
+        return path
+
+    def case(self, number: int, seed: int) -> Case:
+        """Damage a copy of a sound file."""
+        random = np.random.default_rng([seed, number])
+        layout, suffix = list(self.sources)[random.integers(len(self.sources))]
+        path = self.folder / f"damaged{suffix}"
+        shutil.rmtree(path, ignore_errors=True)
+        path.unlink(missing_ok=True)
+        source = self.sources[layout, suffix]
+        (shutil.copytree if source.is_dir() else shutil.copyfile)(source, path)
+        kinds = [*damage.STRUCTURE, *damage.BYTES, *(["links"] if suffix == ".h5ad" else ["metadata", "file missing"])]
+        kind = kinds[random.integers(len(kinds))]
+        may_change = damage.STRUCTURE[kind][1] if kind in damage.STRUCTURE else True
+        try:
+            self._damage(path, kind, random)
+        except (OSError, ValueError, KeyError, TypeError, NotImplementedError, AttributeError) as error:
+            # Not every damage fits every file; then bytes are flipped.
+            del error
+            kind = "bytes flipped"
+            self._damage(path, kind, random)
+        return Case(number, kind, suffix, may_change, path)
+
+    def _damage(self, path: Path, kind: str, random: np.random.Generator) -> None:
+        if path.is_file() and (kind in damage.STRUCTURE or kind == "links"):
+            with h5py.File(path, "r+") as file:
+                (damage.links if kind == "links" else damage.STRUCTURE[kind][0])(file, random)
+            return
+        if kind in damage.STRUCTURE:
+            with warnings.catch_warnings():
+                warnings.simplefilter("ignore")
+                damage.STRUCTURE[kind][0](_Walking(zarr.open_group(path, mode="r+", use_consolidated=False)), random)
+            return
+        files = [path] if path.is_file() else sorted(part for part in path.rglob("*") if part.is_file())
+        if kind == "metadata":
+            files = [
+                part for part in files if part.name in (".zarray", ".zattrs", ".zgroup", ".zmetadata", "zarr.json")
+            ]
+            damage.metadata(files[random.integers(len(files))], random)
+        elif kind == "file missing":
+            files[random.integers(len(files))].unlink()
+        else:
+            damage.BYTES[kind](files[random.integers(len(files))], random)
+
+    def answer(self, engine: str, path: Path) -> Answer:
+        """Label a file and write the labels, as ``spikgpt annotate`` does."""
+        out = self.folder / f"out{path.suffix}"
+        shutil.rmtree(out, ignore_errors=True)
+        out.unlink(missing_ok=True)
+        try:
+            with open_cells(path) as cells:
+                options = AnnotateOptions(progress=False)
+                annotation = annotate(self.reference, self.engines[engine], cells, options)
+                uns = annotation.uns(cells)
+            write_copy(path, out, obs=dict(annotation.obs()), obsm=annotation.obsm(), uns=uns)
+        except SpikGPTError as error:
+            return Answer("several lines" if "\n" in str(error).strip() else "refused", str(error))
+        try:
+            with warnings.catch_warnings():
+                warnings.simplefilter("ignore")
+                written = (anndata.read_h5ad if path.suffix == ".h5ad" else anndata.read_zarr)(out)
+        except Exception as error:  # noqa: BLE001, whatever anndata says of it
+            return Answer("unreadable output", repr(error))
+        names, labels = written.obs_names.tolist(), written.obs["spikgpt_label"].astype(str).tolist()
+        if list(annotation.obs_names) != names or annotation.labels.tolist() != labels:
+            return Answer("wrong name", "the output has other names than the annotation")
+        return Answer("labelled", labels=labels, names=names)
+
+    def run(self, case: Case) -> str:
+        """Return what became of a damaged file."""
+        answers = {engine: self._apart(engine, case.path) for engine in self.engines}
+        for answer in answers.values():
+            if answer.outcome not in GOOD:
+                return f"{answer.outcome}: {answer.said}"
+            if answer.outcome == "labelled":
+                wrong = sum(
+                    self.expected.get(n, label) != label for n, label in zip(answer.names, answer.labels, strict=True)
+                )
+                if len(answer.names) != len(self.expected) or (wrong and not case.may_change):
+                    return f"wrong name: {wrong} labels differ, {len(answer.names)} cells"
+        if len({answer.outcome for answer in answers.values()}) > 1:
+            return f"engines disagree: {[(name, a.outcome, a.said[:200]) for name, a in answers.items()]}"
+        return next(iter(answers.values())).outcome
+
+    def _apart(self, engine: str, path: Path) -> Answer:
+        """Answer in a process of its own, which may crash or hang."""
+        read, write = os.pipe()
+        child = os.fork()
+        if child == 0:
+            os.close(read)
+            with open(os.devnull, "w") as nowhere:  # noqa: PTH123
+                os.dup2(nowhere.fileno(), 2)
+            try:
+                warnings.simplefilter("ignore")
+                answer = self.answer(engine, path)
+            except BaseException:  # noqa: BLE001, that is what is looked for
+                answer = Answer("traceback", traceback.format_exc()[-1500:])
+            with os.fdopen(write, "wb") as pipe:
+                pipe.write(msgspec.json.encode(answer))
+            os._exit(0)
+        os.close(write)
+        content = b""
+        while select.select([read], [], [], PATIENCE)[0]:
+            if not (part := os.read(read, 1 << 16)):
+                break
+            content += part
+        else:
+            os.kill(child, signal.SIGKILL)
+            content = msgspec.json.encode(Answer("hang", f"more than {PATIENCE:g} s"))
+        os.close(read)
+        status = os.waitstatus_to_exitcode(os.waitpid(child, 0)[1])
+        return msgspec.json.decode(content, type=Answer) if content else Answer("crash", f"exit {status}")
+
+
+class _Walking:
+    """A zarr group with what the damages use of an h5py group."""
+
+    def __init__(self, group: Any) -> None:
+        self._group = group
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._group, name)
+
+    def __getitem__(self, name: str) -> Any:
+        found = self._group[name]
+        return found if hasattr(found, "shape") else _Walking(found)
+
+    def __delitem__(self, name: str) -> None:
+        del self._group[name]
+
+    def __contains__(self, name: str) -> bool:
+        return name in self._group
+
+    def __iter__(self) -> Any:
+        return iter(sorted(self._group.keys()))
+
+    def get(self, name: str) -> Any:
+        return self[name] if name in self else None
+
+    def visititems(self, visit: Any) -> None:
+        for name, item in self._group.members(max_depth=None):
+            visit(name, item)
+
+    def create_dataset(self, name: str, data: Any, dtype: Any = None) -> Any:
+        values = np.asarray(data).astype(str) if dtype is not None else np.asarray(data)
+        return self._group.create_array(name, data=values)
+
+    def move(self, one: str, other: str) -> None:
+        folder = Path(self._group.store.root) / self._group.path
+        (folder / one).rename(folder / other)
+
+
+def fuzz(count: int, seed: int, progress: bool = False) -> tuple[Counter[tuple[str, str]], list[str]]:
+    """Return how often each damage came to each outcome, and what failed."""
+    outcomes: Counter[tuple[str, str]] = Counter()
+    failures = []
+    with tempfile.TemporaryDirectory() as folder:
+        fuzzer = Fuzzer(Path(folder))
+        for number in range(count):
+            case = fuzzer.case(number, seed)
+            found = fuzzer.run(case)
+            outcomes[f"{case.kind} ({case.suffix})", found.partition(":")[0]] += 1
+            if found not in GOOD:
+                failures.append(f"case {number}, {case.kind}, {case.suffix}: {found}")
+            if progress:
+                sys.stderr.write(f"\r{number + 1}/{count}, {len(failures)} failures")
+    return outcomes, failures
+
+
+def main() -> int:
+    """Print a table of outcomes; exit code 1 when something failed."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--count", type=int, default=500)
+    parser.add_argument("--seed", type=int, default=0)
+    options = parser.parse_args()
+    outcomes, failures = fuzz(options.count, options.seed, progress=True)
+    columns = sorted({outcome for _, outcome in outcomes}, key=lambda outcome: (outcome not in GOOD, outcome))
+    sys.stdout.write(f"\n| damage | {' | '.join(columns)} |\n|{'---|' * (len(columns) + 1)}\n")
+    for kind in sorted({kind for kind, _ in outcomes}):
+        sys.stdout.write(f"| {kind} | {' | '.join(str(outcomes[kind, column]) for column in columns)} |\n")
+    totals = (str(sum(n for (_, outcome), n in outcomes.items() if outcome == column)) for column in columns)
+    sys.stdout.write(f"| all | {' | '.join(totals)} |\n")
+    for failure in failures:
+        sys.stdout.write(f"{failure}\n")
+    return 1 if failures else 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
