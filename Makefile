@@ -33,7 +33,7 @@ lint: $(READY)
 	$(BIN)/mypy
 
 docs: $(VENV)/.docs
-	$(BIN)/sphinx-build -W --keep-going docs docs/_build
+	$(BIN)/sphinx-build -W --keep-going -d docs/_build/doctrees docs docs/_build/html
 
 # BENCH_SPEED takes options, such as "--largest 100000" where there is no room for 13 GB of cells.
 # SPIKGPT_DATA names the folder of the studies that may not be committed; without it, speed alone is measured.

@@ -29,8 +29,9 @@ from spikgpt.engines.torch import TorchEngine
 from spikgpt.labels.neighbours import Neighbourhood
 from spikgpt.options import AnnotateKeywords, AnnotateOptions, Scaling, options_of
 from spikgpt.pipeline import annotate
+from spikgpt.reference.schema import Agreement
 from spikgpt.scgpt.source import ScGPTSource, open_scgpt
-from spikgpt.training.metrics import Metrics, measure
+from spikgpt.training.metrics import measure
 
 # What the two PBMC studies call the same type; cells with other labels are left out.
 PBMC_LABELS = {
@@ -126,7 +127,7 @@ def main() -> None:
         known = query.obs["cell_type"].isin(cells.obs["cell_type"]).to_numpy()
         asked = query[known].copy()
         truth = asked.obs["cell_type"].astype(str).to_numpy()
-        scores: dict[str, list[Metrics]] = {}
+        scores: dict[str, list[Agreement]] = {}
         below, scalings = [], set()
         for recipe in options.recipe or ["default", "paper"]:
             for seed in range(options.seeds):

@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import os
-import subprocess
 import sys
 from importlib.metadata import version as version_of
 from pathlib import Path
 
 HERE = Path(__file__).resolve().parent
+sys.path.insert(0, str(HERE))
+
+from generate import write  # noqa: E402
+
 # Notebooks run in folders of their own; they find the cells of the tests here, and no Hub that they do not start.
 os.environ["SPIKGPT_DOCS_DATA"] = str(HERE.parent / "tests" / "data")
 os.environ["HF_HUB_DISABLE_XET"] = os.environ["HF_HUB_DISABLE_PROGRESS_BARS"] = "1"
@@ -25,7 +28,7 @@ extensions = [
     "sphinx_copybutton",
     "sphinx_design",
 ]
-exclude_patterns = ["_build", "reference/_command_line.md"]
+exclude_patterns = ["_build", "reference/_*.md"]
 html_theme = "sphinx_book_theme"
 html_title = f"SpikGPT {version}"
 html_theme_options = {"show_toc_level": 2, "home_page_in_toc": True}
@@ -45,15 +48,4 @@ napoleon_google_docstring = False
 napoleon_use_rtype = False
 
 
-def command_line_reference() -> None:
-    """Write the reference of the command line from the commands themselves."""
-    made = subprocess.run(
-        [sys.executable, "-m", "typer", "spikgpt.cli.main", "utils", "docs", "--name", "spikgpt"],
-        capture_output=True,
-        text=True,
-        check=True,
-    )
-    (HERE / "reference" / "_command_line.md").write_text(made.stdout)
-
-
-command_line_reference()
+write(HERE / "reference")

@@ -66,8 +66,8 @@ def show_markers(console: Console, cells: AnnData, annotation: Annotation) -> No
 
 def _rows(evaluation: Evaluation) -> list[dict[str, int]]:
     """Return the confusion counts of each true type by predicted label."""
-    labels = evaluation.metrics.confusion_labels
-    counts = dict(zip(labels, evaluation.metrics.confusion, strict=True))
+    labels = evaluation.metrics.confusion.labels
+    counts = dict(zip(labels, evaluation.metrics.confusion.counts, strict=True))
     return [dict(zip(labels, counts[score.label], strict=True)) for score in evaluation.metrics.per_label]
 
 

@@ -14,11 +14,10 @@ from pathlib import Path
 import onnx
 import pytest
 from anndata import AnnData
-from spikgpt.training.reference import Reference
-from spikgpt_onnx.annotator import Annotator
+from msgspec import structs
 
 from spikgpt import SpikGPT
-from spikgpt.cells.obs import read_h5ad
+from spikgpt.cells.reading import read_cells
 from spikgpt.errors import (
     CheckpointError,
     ConfigError,
@@ -27,13 +26,13 @@ from spikgpt.errors import (
     ReferenceNotFound,
 )
 from spikgpt.options import PushOptions
-from spikgpt.pipeline import annotate
-from spikgpt.reference.files import CLASSIFIER, contents, read_reference
+from spikgpt.reference.files import CLASSIFIER, ReferenceFiles, read_reference, reference_of, save
 from spikgpt.reference.hub import Hub
-from spikgpt.reference.layout import FILES, GRAPH, GRAPHS, MANIFEST, PARITY, PICTURE, write_files
+from spikgpt.reference.layout import FILES, GRAPH, GRAPHS, MANIFEST, PARITY, PICTURE
 from spikgpt.reference.registry import find, shipped_references
 from spikgpt.sharing import open_reference, pull, push, verify
 from spikgpt.testing.hub import Fault, LoopbackHub
+from tests.conftest import QUERY_FILE, labelled
 from tests.damage import MALICIOUS, PICKLE, listed
 
 REPO = "islets/small"
@@ -104,13 +103,13 @@ def test_short_names_mean_a_namespace_that_can_be_chosen(
 
 
 def test_a_reference_goes_up_and_comes_down_to_the_last_bit(
-    small: Reference, few: AnnData, hub: LoopbackHub, tmp_path: Path
+    small: ReferenceFiles, few: AnnData, hub: LoopbackHub, tmp_path: Path
 ) -> None:
     pushed = SpikGPT(small).push_to_hub(REPO, endpoint=hub.endpoint)
     again = SpikGPT.from_pretrained(REPO, endpoint=hub.endpoint, cache_dir=tmp_path / "cache")
     assert again.reference.origin == f"{REPO}@{pushed.commit}"
     query = few.copy()
-    expected, found = annotate(small, few), again.annotate(query)
+    expected, found = labelled(small, few, again.engine), again.annotate(query)
     assert found.probabilities.tobytes() == expected.probabilities.tobytes()
     assert query.uns["spikgpt"]["reference_origin"] == again.reference.origin
 
@@ -159,19 +158,18 @@ def test_a_reference_that_is_not_whole_is_not_pushed(hub: LoopbackHub, client: H
 
 
 def test_an_old_revision_stays_the_old_one(
-    small: Reference, small_folder: Path, graph_folder: Path, hub: LoopbackHub, client: Hub, tmp_path: Path
+    small: ReferenceFiles, small_folder: Path, graph_folder: Path, hub: LoopbackHub, client: Hub, tmp_path: Path
 ) -> None:
     first = push(graph_folder, REPO, PushOptions(tag="v1"), hub=client)
     old = files_of(find(REPO, hub=client).folder)
-    stricter = replace(read_reference(small_folder), thresholds=replace(small.thresholds, unknown_rate=0.2))
-    second = push(write_files(contents(stricter), tmp_path / "stricter"), REPO, hub=client)
+    stricter = replace(read_reference(small_folder), thresholds=structs.replace(small.thresholds, unknown_rate=0.2))
+    second = push(save(reference_of(stricter), tmp_path / "stricter"), REPO, hub=client)
     assert first.commit != second.commit
     for revision in ("v1", str(first.commit)):
         found = find(REPO, revision, hub=client)
         assert files_of(found.folder) == old
         assert found.origin == f"{REPO}@{first.commit}"
         assert read_reference(found.folder).thresholds == small.thresholds
-        assert Annotator(found.folder).stored.thresholds == small.thresholds
         assert "at most 20% of cells" not in (found.folder / "README.md").read_text()
     newest = open_reference(REPO, hub=client)
     assert newest.thresholds.unknown_rate == 0.2
@@ -183,7 +181,7 @@ def test_a_reference_on_scgpt_says_what_it_needs(hub: LoopbackHub, client: Hub, 
     stored = read_reference(FORMAT_1)
     weights = {name: array for name, array in stored.tensors.items() if name.startswith(CLASSIFIER)}
     stored = replace(stored, embedder=settings | {"bundled": False}, tensors=weights)
-    folder = write_files(contents(stored), tmp_path / "mine")
+    folder = save(reference_of(stored), tmp_path / "mine")
     with pytest.raises(CheckpointError, match="needs the scGPT checkpoint 'human'; give its folder"):
         push(folder, REPO, hub=client)
     assert pull(str(folder), tmp_path / "copy").origin is None
@@ -193,21 +191,21 @@ def test_a_reference_on_scgpt_says_what_it_needs(hub: LoopbackHub, client: Hub, 
 
 
 PROGRAM = """
-import json, socket, sys
+import socket, sys
 def denied(*_arguments, **_options):
     raise OSError("networking is denied")
 socket.socket.connect = socket.create_connection = socket.getaddrinfo = denied
 from spikgpt import SpikGPT, SpikGPTError
-from spikgpt.cells.obs import read_h5ad
-from spikgpt_onnx.annotator import Annotator
-from tests.damage import MALICIOUS, PICKLE, listed
+from spikgpt.cells.reading import read_cells
 for name in sys.argv[2:]:
     try:
-        model = SpikGPT.from_pretrained(name)
-        cells = read_h5ad(sys.argv[1])[:120].copy()
-        annotation = model.annotate(cells)
-        same = (Annotator.from_pretrained(name).annotate(cells).labels == annotation.labels).all()
-        print(annotation.probabilities.tobytes().hex()[:64], same, model.reference.origin)
+        cells = read_cells(sys.argv[1])[:120].copy()
+        found = {}
+        for engine in ("torch", "onnx"):
+            model = SpikGPT.from_pretrained(name, engine=engine)
+            found[engine] = model.annotate(cells)
+        same = (found["torch"].labels == found["onnx"].labels).all()
+        print(found["torch"].probabilities.tobytes().hex()[:64], same, model.reference.origin)
     except SpikGPTError as error:
         print(type(error).__name__, error)
 """
@@ -215,9 +213,8 @@ for name in sys.argv[2:]:
 
 def offline(cache: Path, *names: str, **environment: str) -> list[str]:
     """Annotate in a process that is denied networking; return the line that it prints for each name."""
-    query = Path(__file__).parent / "data" / "pancreas_baron_human2_human4.h5ad"
     ran = subprocess.run(
-        [sys.executable, "-c", PROGRAM, str(query), *names],
+        [sys.executable, "-c", PROGRAM, str(QUERY_FILE), *names],
         env=os.environ | {"HF_HUB_CACHE": str(cache)} | environment,
         capture_output=True,
         text=True,
@@ -230,8 +227,8 @@ def test_without_a_network_what_was_pulled_annotates_through_onnx_too(
     graph_folder: Path, hub: LoopbackHub, client: Hub, tmp_path: Path
 ) -> None:
     commit = push(graph_folder, REPO, hub=client).commit
-    model = SpikGPT.from_pretrained(REPO, endpoint=hub.endpoint, cache_dir=tmp_path / "cache")
-    cells = read_h5ad(Path(__file__).parent / "data" / "pancreas_baron_human2_human4.h5ad")[:120].copy()
+    model = SpikGPT.from_pretrained(REPO, endpoint=hub.endpoint, cache_dir=tmp_path / "cache", engine="torch")
+    cells = read_cells(QUERY_FILE)[:120].copy()
     expected = f"{model.annotate(cells).probabilities.tobytes().hex()[:64]} True {REPO}@{commit}"
     found, missing = offline(tmp_path / "cache", REPO, "islets/other")
     assert found == expected

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable
 from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import TYPE_CHECKING, Any, TypeAlias
 
 import numpy as np
+from anndata import AnnData
 from scipy import sparse
 
 from spikgpt.cells.matrices import by_rows, left_on_disk, read_rows
@@ -29,44 +30,8 @@ REMEDY = (
 )
 
 
-class Cells(Protocol):
-    """What is read of an AnnData; what :func:`spikgpt.cells.reading.open_cells` gives offers it too."""
-
-    @property
-    def n_obs(self) -> int:
-        """Number of cells."""
-
-    @property
-    def n_vars(self) -> int:
-        """Number of genes."""
-
-    @property
-    def obs(self) -> pd.DataFrame:
-        """What is known of the cells."""
-
-    @property
-    def obs_names(self) -> pd.Index:
-        """Names of the cells."""
-
-    @property
-    def var(self) -> pd.DataFrame:
-        """What is known of the genes, by name."""
-
-    @property
-    def X(self) -> Any:
-        """Matrix of cells and genes, or None."""
-
-    @property
-    def layers(self) -> Mapping[str, Any]:
-        """Other matrices of the same shape."""
-
-    @property
-    def obsm(self) -> Mapping[str, Any]:
-        """Embeddings of the cells."""
-
-    @property
-    def raw(self) -> Any:
-        """A matrix ``X`` of the same cells with a ``var`` of its own, or None."""
+# In memory, or with matrices left on disk, as :func:`spikgpt.cells.reading.open_cells` gives them.
+Cells: TypeAlias = AnnData
 
 
 @dataclass(frozen=True)

@@ -72,15 +72,15 @@ class SparseOnDisk:
     Raises
     ------
     DataError
-        When its parts do not fit together, or not ``shape``, if one is expected.
+        When its parts do not fit together.
     """
 
-    def __init__(self, group: Any, name: object, shape: tuple[int, int] | None = None) -> None:
+    def __init__(self, group: Any, name: object) -> None:
         self.name, self._group = name, group
         with refusing(name):
             stored = sparse_dataset(group)
-            self._stored, self.format, self.dtype, self.shape = stored, stored.format, stored.dtype, stored.shape
-            _check_shape(self.shape, shape, name)
+            self.stored, self.format, self.dtype, self.shape = stored, stored.format, stored.dtype, stored.shape
+            _check_shape(self.shape, name)
             starts, parts = group["indptr"][:], [group["data"], group["indices"]]
             lengths, kind = {part.shape for part in parts}, parts[1].dtype.kind
             if len(lengths) > 1 or kind not in "iu" or any(map(missing_chunks, parts)):
@@ -94,12 +94,12 @@ class SparseOnDisk:
 
     def __getitem__(self, index: slice | Rows) -> sparse.csr_matrix:
         """Return some rows, by a slice or by ascending numbers."""
-        return self._turned[index] if self.format == "csc" else self._stored[index]
+        return self._turned[index] if self.format == "csc" else self.stored[index]
 
     @cached_property
     def _turned(self) -> sparse.csr_matrix:
         """Return a CSC matrix as a whole by rows, which cannot be read one by one."""
-        whole = self._stored.to_memory()
+        whole = self.stored.to_memory()
         check_sparse(whole, self.name)
         return whole.tocsr()
 
@@ -126,12 +126,12 @@ class DenseOnDisk:
     Raises
     ------
     DataError
-        When it has another shape than ``shape``, if one is expected.
+        When it has not two dimensions.
     """
 
-    def __init__(self, array: Any, name: object, shape: tuple[int, int] | None = None) -> None:
+    def __init__(self, array: Any, name: object) -> None:
         self.name, self._array, self.dtype, self.shape = name, array, array.dtype, tuple(array.shape)
-        _check_shape(self.shape, shape, name)
+        _check_shape(self.shape, name)
 
     def __getitem__(self, index: slice | Rows) -> sparse.csr_matrix:
         """Return some rows, float32, by a slice or by ascending numbers; never much dense at a time."""
@@ -161,9 +161,9 @@ class DenseOnDisk:
         yield from (slice(start, min(start + step, rows)) for start in range(0, rows, step))
 
 
-def on_disk(item: Any, name: object, shape: tuple[int, int] | None = None) -> SparseOnDisk | DenseOnDisk:
+def on_disk(item: Any, name: object) -> SparseOnDisk | DenseOnDisk:
     """Return a matrix that is left where it is, its structure checked."""
-    return DenseOnDisk(item, name, shape) if is_array(item) else SparseOnDisk(item, name, shape)
+    return DenseOnDisk(item, name) if is_array(item) else SparseOnDisk(item, name)
 
 
 def left_on_disk(matrix: Any, name: object) -> Any:
@@ -173,9 +173,9 @@ def left_on_disk(matrix: Any, name: object) -> Any:
     return DenseOnDisk(matrix, name) if is_array(matrix) else matrix
 
 
-def _check_shape(found: tuple[int, ...], expected: tuple[int, int] | None, name: object) -> None:
-    if len(found) != 2 or min(found) < 0 or found != (expected or found):
-        msg = f"{name} has the shape {found}; expected {expected or 'cells and genes'}. {REMEDY}"
+def _check_shape(found: tuple[int, ...], name: object) -> None:
+    if len(found) != 2 or min(found) < 0:
+        msg = f"{name} has the shape {found}; expected two dimensions. {REMEDY}"
         raise DataError(msg)
 
 

@@ -5,16 +5,14 @@ from __future__ import annotations
 import difflib
 from collections import Counter
 from collections.abc import Iterable
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 import pandas as pd
+from anndata import AnnData
 
 from spikgpt.errors import LabelsError
 from spikgpt.types import Bools, Strings
-
-if TYPE_CHECKING:
-    from spikgpt.cells.expression import Cells
 
 # Labels that say that there is none, in lower case. CELLxGENE writes "unknown".
 NO_LABEL = frozenset(
@@ -29,7 +27,7 @@ def counted(labels: Strings) -> dict[str, int]:
     return {str(names[place]): int(counts[place]) for place in order}
 
 
-def labels_of(adata: Cells, key: str) -> tuple[Strings, Bools]:
+def labels_of(adata: AnnData, key: str) -> tuple[Strings, Bools]:
     """Return the labels of n cells, shape (n,), and whether each cell has one, shape (n,).
 
     NaN, empty text and words such as "nan", "NA" and "unknown" are no label; these cells get an empty one.

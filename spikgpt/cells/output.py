@@ -10,13 +10,11 @@ from typing import Any
 import numpy as np
 import pandas as pd
 import zarr
-from anndata import AnnData
-from anndata.experimental import read_dispatched
 from anndata.io import write_elem
 from scipy import sparse
 
 from spikgpt.cells.matrices import on_disk
-from spikgpt.cells.reading import H5AD, ZARR, read_cells, stored_kind
+from spikgpt.cells.reading import H5AD, ZARR, assembled, read_cells, stored_kind
 from spikgpt.cells.storage import is_array, open_store, refusing
 from spikgpt.errors import ConfigError, DataError
 from spikgpt.files import replacing
@@ -58,12 +56,13 @@ def write_copy(
     added = {"obs": dict(obs or {}), "obsm": dict(obsm or {}), "uns": dict(uns or {})}
     written = ZARR if target.suffix == ".zarr" else H5AD
     kind = stored_kind(source)
-    with refusing(f"{target}, a copy of {source},", "written"), replacing(target) as temporary:
+    why = f"{source} is damaged, or there is no room or no right to write; see to that, or name another file."
+    with refusing(target, "written", why), replacing(target) as temporary:
         if kind != written:
             adata = read_cells(source)
             for place, elements in added.items():
                 for name, value in elements.items():
-                    getattr(adata, place)[name] = value
+                    getattr(adata, place)[name] = _plain(value)  # by row, not by the index of a Series
             (adata.write_zarr if written == ZARR else adata.write_h5ad)(temporary)
             return
         _copy(source, temporary)
@@ -156,18 +155,14 @@ def _consolidated(folder: Path) -> bool:
 def _check_opens(root: Any, source: Path) -> None:
     """Let anndata open what was written, with matrices read a part at a time in place of matrices in memory."""
 
-    def read(function: Any, name: str, item: Any, iospec: Any) -> Any:
-        if iospec.encoding_type == "anndata" or name.endswith("/"):
-            return AnnData(**{key: read_dispatched(item[key], read) for key in item})
-        if name == "/raw" and not is_array(item):
-            return {key: read_dispatched(item[key], read) for key in ("X", "var", "varm") if key in item}
+    def checked(name: str, item: Any, encoding: str) -> Any:
         numbers = is_array(item) and len(item.shape) == 2 and item.dtype.kind in "biufc"
         large = numbers and item.size * item.dtype.itemsize > LARGEST_WHOLE
-        if not large and iospec.encoding_type not in ("csr_matrix", "csc_matrix"):
-            return function(item)
+        if not large and encoding not in ("csr_matrix", "csc_matrix"):
+            return None
         matrix = on_disk(item, f"{source}, {name}")
         matrix.check()
         return sparse.csr_matrix(matrix.shape, dtype=np.float32)
 
     with refusing(source):
-        read_dispatched(root, read)
+        assembled(root, checked)

@@ -6,22 +6,18 @@ import gzip
 import re
 import shutil
 import tempfile
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass, field
-from functools import cached_property
 from pathlib import Path
 from typing import Any
 
 import anndata
 import h5py
-import pandas as pd
 import zarr
 from anndata import AnnData
-from anndata.io import read_elem
+from anndata.experimental import read_dispatched
 
-from spikgpt.cells.expression import Cells
-from spikgpt.cells.matrices import check_sparse, on_disk
+from spikgpt.cells.matrices import SparseOnDisk, check_sparse
 from spikgpt.cells.obs import listed
 from spikgpt.cells.storage import REMEDY, is_array, missing_chunks, most_bytes, open_store, refusing
 from spikgpt.errors import DataError
@@ -34,11 +30,12 @@ EXPECTED = "an .h5ad file, a .zarr folder, a 10x .h5 file, a folder with matrix.
 
 
 @contextmanager
-def open_cells(path: str | Path) -> Iterator[Cells]:
+def open_cells(path: str | Path) -> Iterator[AnnData]:
     """Open a file of cells and leave its matrices on disk, to be read a few cells at a time.
 
-    Of an ``.h5ad`` file or a ``.zarr`` folder, ``X``, ``layers`` and ``raw.X`` stay there. AnnData files from before
-    version 0.7 and other kinds of files are read into memory; see :func:`read_cells`.
+    Of an ``.h5ad`` file or a ``.zarr`` folder, ``X``, ``layers`` and ``raw.X`` stay there, ``varm``, ``obsp`` and
+    ``varp`` are left out. AnnData files from before version 0.7 and other kinds of files are read into memory; see
+    :func:`read_cells`.
 
     Raises
     ------
@@ -87,104 +84,42 @@ def stored_kind(path: Path) -> str:
         return kind
 
 
-@dataclass(frozen=True)
-class StoredCells:
-    """Cells of an open file, with the attributes of an AnnData that annotation reads."""
+def assembled(root: Any, instead: Callable[[str, Any, str], Any]) -> AnnData:
+    """Let anndata assemble what an open store holds.
 
-    obs: pd.DataFrame
-    var: pd.DataFrame
-    X: Any
-    layers: Mapping[str, Any]
-    obsm: Mapping[str, Any]
-    raw: StoredRaw | None
-    _root: Any = field(repr=False)
+    Parameters
+    ----------
+    instead
+        From the name of an element, the element and its encoding to what takes its place, or None to have it read.
+    """
 
-    @property
-    def n_obs(self) -> int:
-        """Number of cells."""
-        return len(self.obs)
+    def read(function: Callable[[Any], Any], name: str, item: Any, iospec: Any) -> Any:
+        if iospec.encoding_type == "anndata" or name.endswith("/"):
+            return AnnData(**{key: read_dispatched(item[key], read) for key in item})
+        if name == "/raw" and not is_array(item):
+            return {key: read_dispatched(item[key], read) for key in ("X", "var", "varm") if key in item}
+        found = instead(name, item, iospec.encoding_type)
+        return function(item) if found is None else found
 
-    @property
-    def n_vars(self) -> int:
-        """Number of genes."""
-        return len(self.var)
-
-    @property
-    def obs_names(self) -> pd.Index:
-        """Names of the cells."""
-        return self.obs.index
-
-    @cached_property
-    def uns(self) -> dict[str, Any]:
-        """Everything else that the file holds, read when it is asked for."""
-        with refusing("uns"):
-            return read_elem(self._root["uns"]) if "uns" in self._root else {}
+    return read_dispatched(root, read)
 
 
-@dataclass(frozen=True)
-class StoredRaw:
-    """A matrix of the same cells with genes of its own."""
+def _stored(root: Any, path: object) -> AnnData | None:
+    """Return the cells of an open store, matrices left there, or None where anndata wrote it before version 0.7."""
 
-    X: Any
-    var: pd.DataFrame
-
-
-class _Embeddings(Mapping[str, Any]):
-    """The arrays of ``obsm``, read when they are asked for."""
-
-    def __init__(self, group: Any, cells: int, path: object) -> None:
-        self._group, self._cells, self._path = group, cells, path
-
-    def __getitem__(self, key: str) -> Any:
-        with refusing(f"{self._path}, obsm[{key!r}]"):
-            found = read_elem(self._group[key])
-            check_sparse(found, f"obsm[{key!r}]")
-            if found.shape[0] != self._cells:
-                msg = f"{self._path} has {self._cells} cells, and obsm[{key!r}] has {found.shape[0]} rows. {REMEDY}"
+    def left(name: str, item: Any, encoding: str) -> Any:
+        if name in ("/obs", "/var", "/raw/var"):
+            names = item[str(item.attrs["_index"])]
+            lost = missing_chunks(names) if is_array(names) else 0
+            if encoding != "dataframe" or lost:
+                msg = f"{path} holds {name} as {encoding}, {lost} chunks of its names missing. {REMEDY}"
                 raise DataError(msg)
-        return found
+        elif name in ("/X", "/raw/X") or name.startswith("/layers/"):
+            return item if is_array(item) else SparseOnDisk(item, f"{path}, {name[1:]}").stored
+        return {} if name in ("/varm", "/obsp", "/varp", "/raw/varm") else None
 
-    def __contains__(self, key: object) -> bool:
-        return key in self._group
-
-    def __iter__(self) -> Iterator[str]:
-        return iter(self._group)
-
-    def __len__(self) -> int:
-        return len(self._group)
-
-
-def _stored(root: Any, path: object) -> StoredCells | None:
-    """Return the cells of an open store, or None where anndata wrote them before version 0.7."""
     with refusing(path):
-        if is_array(root["obs"]) or is_array(root["var"]):
-            return None
-        # AnnData makes names text, as it does when it reads the file itself.
-        frames = AnnData(obs=_frame(root["obs"], path), var=_frame(root["var"], path))
-        obs, var = frames.obs, frames.var
-        layers = root["layers"] if "layers" in root else {}
-        raw = root["raw"] if "raw" in root and not is_array(root["raw"]) else None
-        genes = var if raw is None else AnnData(var=_frame(raw["var"], path)).var
-        return StoredCells(
-            obs,
-            var,
-            on_disk(root["X"], f"{path}, X", frames.shape) if "X" in root else None,
-            {name: on_disk(layers[name], f"{path}, layers[{name!r}]", frames.shape) for name in layers},
-            _Embeddings(root["obsm"] if "obsm" in root else {}, len(obs), path),
-            None if raw is None else StoredRaw(on_disk(raw["X"], f"{path}, raw", (len(obs), len(genes))), genes),
-            root,
-        )
-
-
-def _frame(group: Any, path: object) -> pd.DataFrame:
-    """Read ``obs`` or ``var``."""
-    names = group[str(group.attrs["_index"])]
-    frame = read_elem(group)
-    if not isinstance(frame, pd.DataFrame) or (is_array(names) and missing_chunks(names)):
-        found = f"{type(frame).__name__}, {missing_chunks(names)} chunks of its names missing"
-        msg = f"{path} holds {group.name} as {found}; expected a whole DataFrame. {REMEDY}"
-        raise DataError(msg)
-    return frame
+        return None if is_array(root["obs"]) or is_array(root["var"]) else assembled(root, left)
 
 
 def _in_memory(found: Path, path: object) -> AnnData:

@@ -28,8 +28,14 @@ MOST_CHUNKS = 10_000
 
 
 @contextmanager
-def refusing(what: object, done: str = "read") -> Iterator[None]:
-    """Turn whatever damaged files make their readers raise into a DataError of one line, and keep their warnings."""
+def refusing(what: object, done: str = "read", why: str = "") -> Iterator[None]:
+    """Turn whatever damaged files make their readers raise into a DataError of one line, and keep their warnings.
+
+    Parameters
+    ----------
+    why
+        What may be wrong, and the remedy; by default those of a file that cannot be read.
+    """
     try:
         with warnings.catch_warnings():
             # Repeated names, old encodings and metadata that zarr finds odd are no obstacle.
@@ -41,7 +47,8 @@ def refusing(what: object, done: str = "read") -> Iterator[None]:
         # Readers of damaged bytes raise whatever they stumble over, and anndata a bare Exception.
         notes = " ".join(getattr(error, "__notes__", ()))
         reason = " ".join(f"{error} {notes}".split())[:400].rstrip(".") or type(error).__name__
-        msg = f"{what} cannot be {done}: {reason}. The file is damaged, incomplete or not readable for you. {REMEDY}"
+        why = why or f"The file is damaged, incomplete or not readable for you. {REMEDY}"
+        msg = f"{what} cannot be {done}: {reason}. {why}"
         raise DataError(msg) from error
 
 

@@ -49,7 +49,7 @@ def annotate(
     cluster_key: Annotated[str | None, typer.Option(help="Column of obs with clusters, to name by vote.")] = None,
     cluster_table: Annotated[Path | None, typer.Option(help="Also write one row a cluster, .csv.")] = None,
 ) -> None:
-    """Label the cells of QUERY."""
+    """Label the cells of QUERY; name a file to write with --out, --table or both."""
     import pandas as pd
 
     from spikgpt.cells.output import write_copy, write_table
@@ -95,7 +95,7 @@ def evaluate(
     label_map: Annotated[Path | None, typer.Option(help="JSON file from the query's types to the reference's.")] = None,
     json_file: Annotated[Path | None, typer.Option("--json", help="Write all figures to this file.")] = None,
 ) -> None:
-    """Label the cells of QUERY and hold the labels against the truth."""
+    """Label the cells of QUERY and compare the labels with the true types."""
     from spikgpt.cells.reading import open_cells
     from spikgpt.files import dumped, replacing
     from spikgpt.training.evaluation import evaluate as held_against

@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 
 MODEL = "Reference: a name that `spikgpt list` shows, a folder, or ORG/REPO[@REVISION] on the Hub."
 CHECKPOINT = "scGPT checkpoint: a folder, or ORG/REPO[@REVISION] on the Hub."
-SCGPT = "Folder of the scGPT checkpoint that the reference needs, if it does not bring it."
+SCGPT = "Folder of the scGPT checkpoint that the reference needs, if it does not contain it."
 
 
 def escaped(text: str) -> str:

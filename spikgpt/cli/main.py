@@ -73,7 +73,7 @@ def options(
 
 @command()
 def doctor() -> None:
-    """Say what works on this machine; exit code 1 when nothing can run a graph."""
+    """Check what works on this machine; exit code 1 when nothing can run a graph."""
     from spikgpt_onnx.doctor import findings
     from spikgpt_onnx.session import PROVIDERS
 

@@ -93,7 +93,7 @@ def convert_scgpt(
     hub: HubOptions,
     upstream: Annotated[bool, typer.Option("--upstream", help="Write best_model.pt instead of safetensors.")] = False,
 ) -> None:
-    """Write an scGPT checkpoint with safetensors weights, or as upstream's package reads it."""
+    """Convert an scGPT checkpoint to safetensors weights, or back to what the scgpt package reads."""
     from spikgpt.scgpt.checkpoint import save_checkpoint
     from spikgpt.scgpt.source import open_scgpt
 

@@ -43,7 +43,7 @@ def list_(hub: HubOptions) -> None:
 
 @command()
 def info(model: Model, hub: HubOptions) -> None:
-    """Show what a reference is and what was measured."""
+    """Show the labels of a reference, its training, and how well it does on held-out cells."""
     from spikgpt.sharing import open_reference
 
     reference = open_reference(model, hub=hub_of(hub))

@@ -13,6 +13,7 @@ from functools import cached_property, partial
 from pathlib import Path, PurePosixPath
 
 import huggingface_hub as client
+from huggingface_hub import constants
 
 from spikgpt.errors import ConfigError, DamagedReference, HubError, ReferenceNotFound
 from spikgpt.options import HubOptions, PushOptions
@@ -75,8 +76,6 @@ class Hub:
 
     @cached_property
     def _token(self) -> str | bool | None:
-        from huggingface_hub import constants
-
         foreign = self.endpoint is not None and self.endpoint.rstrip("/") != constants.ENDPOINT
         return False if self.token is None and foreign else self.token
 
@@ -278,8 +277,6 @@ class Hub:
 
     def _cached_folder(self, repo: str, revision: str | None) -> Path | None:
         """Return the cached folder of a revision, whatever files it has."""
-        from huggingface_hub import constants
-
         storage = Path(self.cache_dir or constants.HF_HUB_CACHE).expanduser() / f"models--{repo.replace('/', '--')}"
         ref = storage / "refs" / (revision or "main")
         commit = ref.read_text().strip() if ref.is_file() else revision

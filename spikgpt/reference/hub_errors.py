@@ -8,7 +8,7 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from typing import Any, TypeVar
+from typing import TypeVar
 
 from spikgpt.errors import HubError, ReferenceNotFound
 
@@ -95,18 +95,14 @@ def _network_error() -> type[Exception]:
     return HfHubHTTPError.__bases__[0]
 
 
-def _response(error: BaseException | None) -> Any:
-    """Return the answer of the Hub that an error stands for, if it is one."""
-    return getattr(error, "response", None)
-
-
 def _status(error: BaseException | None) -> int | None:
-    return getattr(_response(error), "status_code", None)
+    """Return the HTTP status that an error stands for, if it is one."""
+    return getattr(getattr(error, "response", None), "status_code", None)
 
 
 def _wait(error: BaseException | None) -> float:
     """Return the seconds to wait before the next try: what the Hub asks for, up to a minute, or one."""
-    asked = getattr(_response(error), "headers", {}).get("Retry-After", "")
+    asked = getattr(getattr(error, "response", None), "headers", {}).get("Retry-After", "")
     return min(float(asked), 60.0) if asked.isdecimal() else 1.0
 
 

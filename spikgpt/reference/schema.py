@@ -110,7 +110,7 @@ class Genes(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 
 
 class LabelScore(Lines, frozen=True):
-    """How one label fared on held-out cells."""
+    """How one label fared; ``cells`` counts those that truly have it."""
 
     label: str
     precision: Share
@@ -120,7 +120,7 @@ class LabelScore(Lines, frozen=True):
 
 
 class Confusion(Lines, frozen=True):
-    """Counts of cells, with a row for each label as truth and a column for each as prediction."""
+    """Counts of cells, with a row for each label as truth and a column as prediction."""
 
     labels: tuple[str, ...]
     counts: tuple[tuple[Count, ...], ...]
@@ -132,8 +132,8 @@ class Confusion(Lines, frozen=True):
             raise ValueError(msg)
 
 
-class HeldOut(msgspec.Struct, frozen=True, kw_only=True):
-    """Agreement with the truth on held-out cells; macro averages give each label the same weight."""
+class Agreement(msgspec.Struct, frozen=True, kw_only=True):
+    """How well predicted labels agree with the truth; macro averages give each label of the truth the same weight."""
 
     cells: Count
     accuracy: Share
@@ -142,6 +142,10 @@ class HeldOut(msgspec.Struct, frozen=True, kw_only=True):
     macro_f1: Share
     per_label: tuple[LabelScore, ...]
     confusion: Confusion
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return plain JSON values."""
+        return msgspec.json.decode(msgspec.json.encode(self))  # type: ignore[no-any-return]
 
 
 class Bin(msgspec.Struct, frozen=True):
@@ -165,7 +169,7 @@ class Metrics(Lines, frozen=True):
     cells: Count
     cells_per_label: dict[str, Count]
     held_out_by: str
-    held_out: HeldOut
+    held_out: Agreement
     paper_threshold_rejects: Share
     reliability: Reliability | UnsetType = UNSET
 

@@ -127,13 +127,11 @@ class Store:
         for repository in self.repositories.values():
             commits = []
             for commit in repository.commits.values():
-                names = {path: sha256(content) for path, content in commit.files.items()}
-                for path, name in names.items():
-                    if not (self.folder / name).exists():
-                        _write(self.folder / name, commit.files[path])
+                names = {path: _kept(self.folder, content) for path, content in commit.files.items()}
                 commits.append({**vars(commit), "files": names})
             state.append({**vars(repository), "tags": sorted(repository.tags), "commits": commits})
-        _write(self.folder / STATE, json.dumps(state, indent=1).encode())
+        with replacing(self.folder / STATE) as temporary:
+            temporary.write_text(json.dumps(state, indent=1))
 
     def _load(self, folder: Path) -> None:
         for row in json.loads((folder / STATE).read_text()):
@@ -164,6 +162,10 @@ def front_matter(card: str) -> dict[str, Any] | None:
     return values if isinstance(values, dict) else None
 
 
-def _write(path: Path, content: bytes) -> None:
-    with replacing(path) as temporary:
-        temporary.write_bytes(content)
+def _kept(folder: Path, content: bytes) -> str:
+    """Write a file under its sha256, unless it is there, and return that name."""
+    name = sha256(content)
+    if not (folder / name).exists():
+        with replacing(folder / name) as temporary:
+            temporary.write_bytes(content)
+    return name

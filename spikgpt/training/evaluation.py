@@ -18,7 +18,8 @@ from spikgpt.cells.obs import counted, labels_of
 from spikgpt.errors import ConfigError, LabelsError
 from spikgpt.labels.annotation import Annotation
 from spikgpt.labels.label_map import LabelMap
-from spikgpt.training.metrics import Metrics, measure, unknown_auroc
+from spikgpt.reference.schema import Agreement
+from spikgpt.training.metrics import measure, unknown_auroc
 from spikgpt.types import Strings
 
 # obs columns that hold Cell Ontology ids: ours, and that of the CELLxGENE schema.
@@ -36,7 +37,7 @@ class Evaluation:
     where that made cells Unknown. ``notes`` are sentences on labels that were matched, or could not be.
     """
 
-    metrics: Metrics
+    metrics: Agreement
     accuracy_after_rejection: float
     unknown_fraction: float
     known_unknown_fraction: float

@@ -3,59 +3,19 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 
 from spikgpt.errors import LabelsError
+from spikgpt.reference.schema import Agreement, Confusion, LabelScore
 from spikgpt.types import Bools, Floats, Strings
 
 # Of the reliability diagram.
 BINS = 15
 
 
-@dataclass(frozen=True)
-class LabelScore:
-    """How one label fared.
-
-    Precision, recall and F1 are shares from 0 to 1; ``cells`` counts the cells that truly have the label.
-    """
-
-    label: str
-    precision: float
-    recall: float
-    f1: float
-    cells: int
-
-
-@dataclass(frozen=True)
-class Metrics:
-    """Agreement of predicted with true labels.
-
-    Macro averages run over the labels present in the truth, each with the same weight. ``confusion`` has a row for
-    each label of ``confusion_labels`` as truth and a column as prediction.
-    """
-
-    cells: int
-    accuracy: float
-    macro_precision: float
-    macro_recall: float
-    macro_f1: float
-    per_label: tuple[LabelScore, ...]
-    confusion_labels: tuple[str, ...]
-    confusion: tuple[tuple[int, ...], ...]
-
-    def to_dict(self) -> dict[str, Any]:
-        """Return plain JSON values."""
-        names = ("cells", "accuracy", "macro_precision", "macro_recall", "macro_f1")
-        return {name: getattr(self, name) for name in names} | {
-            "per_label": [vars(score) for score in self.per_label],
-            "confusion": {"labels": list(self.confusion_labels), "counts": [list(row) for row in self.confusion]},
-        }
-
-
-def measure(truth: Sequence[str] | Strings, predicted: Sequence[str] | Strings) -> Metrics:
+def measure(truth: Sequence[str] | Strings, predicted: Sequence[str] | Strings) -> Agreement:
     """Compare predicted with true labels.
 
     Parameters
@@ -83,15 +43,14 @@ def measure(truth: Sequence[str] | Strings, predicted: Sequence[str] | Strings) 
     scores = right / np.maximum(found, 1), right / np.maximum(support, 1), 2 * right / np.maximum(support + found, 1)
     precision, recall, f1 = (score[present] for score in scores)
     columns = (column.tolist() for column in (labels[present], precision, recall, f1, support[present]))
-    return Metrics(
+    return Agreement(
         cells=int(truth.size),
         accuracy=float((truth == predicted).mean()),
         macro_precision=float(precision.mean()),
         macro_recall=float(recall.mean()),
         macro_f1=float(f1.mean()),
         per_label=tuple(LabelScore(*row) for row in zip(*columns, strict=True)),
-        confusion_labels=tuple(labels.tolist()),
-        confusion=tuple(tuple(row) for row in counts.tolist()),
+        confusion=Confusion(tuple(labels.tolist()), tuple(map(tuple, counts.tolist()))),
     )
 
 

@@ -1,24 +1,199 @@
-"""Tables hold a row a cell, in the formats that are offered."""
+"""Copies hold everything that the input held, and anndata opens them; tables hold a row a cell."""
 
 from __future__ import annotations
 
 import pickle
 import subprocess
 import sys
+from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
+import anndata
+import h5py
+import numpy as np
 import pandas as pd
 import pytest
+import zarr
+from anndata import AnnData
+from scipy import sparse
 
 from spikgpt import Annotation
-from spikgpt.cells.output import check_table, write_table
-from spikgpt.errors import ConfigError
+from spikgpt.cells import matrices, output
+from spikgpt.cells.output import check_table, write_copy, write_table
+from spikgpt.cells.reading import read_cells
+from spikgpt.errors import ConfigError, DataError
+from tests.cells.conftest import write_zarr
 
 N_CELLS = 12
+ADDED: dict[str, dict[str, Any]] = {
+    "obs": {
+        "label": pd.Categorical(["a", "ÿ", None] * 4),
+        "kind": pd.Series(["x", "y"] * 6, dtype=object),
+        "share": np.linspace(0, 1, N_CELLS, dtype=np.float32),
+    },
+    "obsm": {"X_new": np.ones((N_CELLS, 2), dtype=np.float32)},
+    "uns": {"notes": {"text": "ünï", "number": 3, "yes": True, "names": np.array(["a", "b"], dtype=object)}},
+}
 
 
 def leftovers(folder: Path) -> list[str]:
     return sorted(path.name for path in folder.iterdir())
+
+
+@pytest.fixture
+def full() -> AnnData:
+    """Make up cells with something in every place that an AnnData has."""
+    random = np.random.default_rng(0)
+    counts = sparse.csr_matrix(random.poisson(2, (N_CELLS, 7)).astype(np.float32))
+    obs = pd.DataFrame({"kind": ["a", "b"] * 6, "n": np.arange(12)}, index=[f"cell {row}" for row in range(12)])
+    var = pd.DataFrame(index=[f"gene {column}" for column in range(7)])
+    adata = AnnData(counts, obs=obs, var=var, uns={"title": "made up", "deep": {"er": np.arange(3)}})
+    adata.raw = adata.copy()
+    adata.layers["columns"], adata.layers["dense"] = counts.tocsc(), counts.toarray()
+    adata.obsp["distances"] = sparse.csr_matrix(random.random((12, 12)))
+    adata.varm["PCs"], adata.obsm["X_pca"] = random.random((7, 2)), random.random((12, 2))
+    return adata
+
+
+def written(adata: AnnData, path: Path) -> Path:
+    if path.suffix == ".zarr":
+        write_zarr(adata, path, 2 if "2" in path.name else 3)
+    else:
+        adata.write_h5ad(path, compression="gzip")
+    return path
+
+
+def files_of(folder: Path) -> dict[str, bytes]:
+    return {str(path.relative_to(folder)): path.read_bytes() for path in folder.rglob("*") if path.is_file()}
+
+
+def anndata_reads(path: Path) -> AnnData:
+    return anndata.io.read_zarr(path) if path.is_dir() else anndata.io.read_h5ad(path)
+
+
+@pytest.mark.parametrize(
+    ("source", "target"),
+    [
+        ("a.h5ad", "b.h5ad"),
+        ("a2.zarr", "b.zarr"),
+        ("a3.zarr", "b.zarr"),
+        ("a.h5ad", "b.zarr"),
+        ("a2.zarr", "b.h5ad"),
+        ("table.csv", "b.h5ad"),
+    ],
+)
+def test_a_copy_is_the_input_and_what_was_added(full: AnnData, source: str, target: str, tmp_path: Path) -> None:
+    if source == "table.csv":
+        full.to_df().to_csv(tmp_path / source)
+    else:
+        written(full, tmp_path / source)
+    before = read_cells(tmp_path / source)
+    path = tmp_path / "deeper" / target
+    write_copy(tmp_path / source, path, **ADDED)
+    after = anndata_reads(path)
+    order = [*before.obs.columns, *(name for name in ADDED["obs"] if name not in before.obs)]
+    assert after.obs.columns.tolist() == order
+    assert after.obs["label"].tolist()[:2] == ["a", "ÿ"]
+    assert after.obs["kind"].astype(str).tolist() == ["x", "y"] * 6
+    np.testing.assert_array_equal(after.obs["share"], ADDED["obs"]["share"])
+    np.testing.assert_array_equal(after.obsm["X_new"], ADDED["obsm"]["X_new"])
+    assert (after.uns["notes"]["text"], after.uns["notes"]["number"]) == ("ünï", 3)
+    for place in ("layers", "obsp", "varm", "uns"):
+        assert set(getattr(before, place)) <= set(getattr(after, place))
+    assert before.obs_names.equals(after.obs_names)
+    pd.testing.assert_frame_equal(after.var, before.var)
+    assert (sparse.csr_matrix(after.X) != sparse.csr_matrix(before.X)).nnz == 0
+    assert leftovers(path.parent) == [target]
+
+
+@pytest.mark.parametrize("version", [2, 3])
+def test_other_files_of_a_folder_are_copied_byte_by_byte(full: AnnData, version: int, tmp_path: Path) -> None:
+    source, target = written(full, tmp_path / f"a{version}.zarr"), tmp_path / "b.zarr"
+    write_copy(source, target, **ADDED)
+    before, after = files_of(source), files_of(target)
+    changed = {name for name, content in before.items() if after.get(name) != content}
+    assert {name for name in changed if not name.startswith("obs/kind")} <= {
+        ".zmetadata",
+        "zarr.json",
+        "obs/.zattrs",
+        "obs/zarr.json",
+    }
+    assert zarr.open_group(target, mode="r").metadata.consolidated_metadata is not None
+    assert "label" in anndata_reads(target).obs
+
+
+def test_a_folder_without_metadata_in_one_place_gets_none(full: AnnData, tmp_path: Path) -> None:
+    source = written(full, tmp_path / "a2.zarr")
+    (source / ".zmetadata").unlink()
+    write_copy(source, tmp_path / "b.zarr", **ADDED)
+    assert not (tmp_path / "b.zarr" / ".zmetadata").exists()
+    assert "label" in anndata_reads(tmp_path / "b.zarr").obs
+
+
+def test_the_index_of_the_cells_is_not_replaced(full: AnnData, tmp_path: Path) -> None:
+    full.obs.index.name = "label"
+    source = written(full, tmp_path / "a.h5ad")
+    with pytest.raises(DataError, match=r"keeps the names of its cells in obs\['label'\], which would be replaced"):
+        write_copy(source, tmp_path / "b.h5ad", obs=ADDED["obs"])
+    assert leftovers(tmp_path) == ["a.h5ad"]
+
+
+def alter(name: str, place: int, value: int) -> Callable[[Any], None]:
+    def change(root: Any) -> None:
+        root[name][place] = value
+
+    return change
+
+
+def rename(root: Any) -> None:
+    root["layer"] = root["layers"]
+    del root["layers"]
+
+
+DAMAGES: dict[str, tuple[Callable[[Any], Any], str]] = {
+    "a layer": (alter("layers/columns/indices", 0, 99), r"/layers/columns holds values in columns 0 to 99"),
+    "obsp": (alter("obsp/distances/indices", 0, -9), r"/obsp/distances holds values in columns -9 to 11"),
+    "raw": (alter("raw/X/indices", 0, 99), r"/raw/X holds values in columns 0 to 99"),
+    "varm": (lambda root: root["varm/PCs"].attrs.modify("encoding-type", "csr_matrix"), r"cannot be read: .*'PCs'"),
+    "uns": (lambda root: root["uns/title"].attrs.modify("encoding-type", "text"), r"cannot be read: .*'title'"),
+    "the names of elements": (rename, r"cannot be read: .*unexpected keyword argument 'layer'"),
+    "the shape of obsp": (
+        lambda root: root["obsp/distances"].attrs.modify("shape", (12, 13)),
+        "cannot be read: .*obsp",
+    ),
+}
+
+
+@pytest.mark.parametrize("damage", DAMAGES)
+def test_what_anndata_could_not_open_is_not_written(full: AnnData, damage: str, tmp_path: Path) -> None:
+    source = written(full, tmp_path / "a.h5ad")
+    change, match = DAMAGES[damage]
+    with h5py.File(source, "r+") as file:
+        change(file)
+    with pytest.raises(DataError, match=match) as caught:
+        write_copy(source, tmp_path / "b.h5ad", **ADDED)
+    assert "\n" not in str(caught.value)
+    assert leftovers(tmp_path) == ["a.h5ad"]
+
+
+@pytest.mark.parametrize("name", ["a.h5ad", "a3.zarr"])
+def test_large_matrices_are_checked_a_part_at_a_time(
+    full: AnnData, name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(output, "LARGEST_WHOLE", 50)
+    monkeypatch.setattr(matrices, "BLOCK_BYTES", 50)
+    monkeypatch.setattr(matrices, "BLOCK_VALUES", 7)
+    source, target = written(full, tmp_path / name), tmp_path / f"b{Path(name).suffix}"
+    write_copy(source, target, **ADDED)
+    np.testing.assert_array_equal(anndata_reads(target).layers["dense"], full.layers["dense"])
+
+
+def test_a_target_that_cannot_be_written_is_told_in_one_line(full: AnnData, tmp_path: Path) -> None:
+    source = written(full, tmp_path / "a.h5ad")
+    (tmp_path / "file").write_text("")
+    with pytest.raises(DataError, match=r"b\.h5ad cannot be written: .*(Not a directory|exists)"):
+        write_copy(source, tmp_path / "file" / "b.h5ad", **ADDED)
 
 
 def test_the_csv_by_content(annotation: Annotation, tmp_path: Path) -> None:

@@ -11,13 +11,13 @@ from typing import Any
 
 import pytest
 from huggingface_hub import constants
-from spikgpt.training.embedders import open_scgpt
 
 from spikgpt.errors import CheckpointError, ConfigError, DamagedReference, HubError, ReferenceNotFound
 from spikgpt.options import HubOptions, PushOptions
 from spikgpt.reference import hub as module
 from spikgpt.reference.hub import TAG, Hub, altered, git_oid, parse
 from spikgpt.scgpt.checkpoint import load_checkpoint
+from spikgpt.scgpt.source import open_scgpt
 from spikgpt.testing.hub import Fault, LoopbackHub
 
 CHECKPOINT = Path(__file__).parents[1] / "data" / "scgpt_baron"
@@ -259,9 +259,9 @@ def test_references_are_found_by_their_tag(hub: LoopbackHub, client: Hub) -> Non
 def test_checkpoints_are_pulled_and_kept(hub: LoopbackHub, client: Hub) -> None:
     files = {file.name: file.read_bytes() for file in CHECKPOINT.iterdir()} | {"large.bin": b"0" * 1000}
     commit = hub.put("islets/scgpt", files)
-    embedder = open_scgpt("islets/scgpt", hub=client, cache=None)
-    assert (embedder.source, embedder.revision) == ("islets/scgpt", commit)
-    assert embedder.checkpoint.sha256 == load_checkpoint(CHECKPOINT).sha256
+    found = open_scgpt("islets/scgpt", hub=client)
+    assert (found.source, found.revision) == ("islets/scgpt", commit)
+    assert found.checkpoint.sha256 == load_checkpoint(CHECKPOINT).sha256
     bodies = [r.path for r in hub.requests if r.method == "GET" and ("/resolve/" in r.path or "/cdn/" in r.path)]
     assert sorted(path.rsplit("/", 1)[1] for path in bodies) == ["args.json", "model.safetensors", "vocab.json"]
     with pytest.raises(ReferenceNotFound, match=r"There is no repository nobody/nothing on the Hub, or it is private"):

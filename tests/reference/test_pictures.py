@@ -30,5 +30,5 @@ def test_reliability_is_drawn_the_same_each_time() -> None:
 
 def test_without_matplotlib_the_extra_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, "matplotlib.figure", None)
-    with pytest.raises(ConfigError, match=r"^matplotlib.figure is not installed, .*: pip install 'spikgpt\[train\]'$"):
+    with pytest.raises(ConfigError, match=r"^This needs matplotlib, which cannot .*: pip install 'spikgpt\[train\]'$"):
         confusion_picture(CONFUSION)

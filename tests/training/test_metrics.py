@@ -29,8 +29,8 @@ def test_figures_by_hand() -> None:
 
 def test_the_confusion_has_a_row_for_each_true_label() -> None:
     metrics = measure(["a", "a", "b"], ["a", "c", "b"])
-    assert metrics.confusion_labels == ("a", "b", "c")
-    assert metrics.confusion == ((1, 0, 1), (0, 1, 0), (0, 0, 0))
+    assert metrics.confusion.labels == ("a", "b", "c")
+    assert metrics.confusion.counts == ((1, 0, 1), (0, 1, 0), (0, 0, 0))
 
 
 @pytest.mark.parametrize("seed", range(5))
@@ -47,8 +47,8 @@ def test_figures_equal_those_of_sklearn(seed: int) -> None:
         row = report[score.label]
         found = (score.precision, score.recall, score.f1, score.cells)
         assert found == pytest.approx((row["precision"], row["recall"], row["f1-score"], row["support"]))
-    expected = confusion_matrix(truth, predicted, labels=metrics.confusion_labels)
-    np.testing.assert_array_equal(metrics.confusion, expected)
+    expected = confusion_matrix(truth, predicted, labels=metrics.confusion.labels)
+    np.testing.assert_array_equal(metrics.confusion.counts, expected)
     confidence, known = np.round(random.random(200), 1), truth != "a"
     assert unknown_auroc(confidence, known) == pytest.approx(roc_auc_score(known, confidence))
 
