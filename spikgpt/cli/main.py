@@ -45,7 +45,7 @@ def main() -> None:
 def _explained(error: Exception) -> str:
     """Say what a user did wrong, and what to do."""
     if isinstance(error, UsageError):
-        context, said = getattr(error, "ctx", None), error.format_message()  # type: ignore[attr-defined]
+        context, said = getattr(error, "ctx", None), error.format_message().replace("Value error, ", "")  # type: ignore[attr-defined]
         stop = "" if said[-1] in ".?" else "."
         return f"{said}{stop} See {context.command_path if context else 'spikgpt'} --help."
     if isinstance(error, OSError):

@@ -88,7 +88,7 @@ class Bars(ExitStack):
         if what not in self._bars:
             self._bars[what] = self.enter_context(tqdm(desc=what, total=total, unit=f" {unit}", disable=None))
         bar = self._bars[what]
-        bar.set_postfix_str(figures)
+        bar.set_postfix_str(figures, refresh=False)
         bar.update(step if done is None else done - bar.n)
 
 
