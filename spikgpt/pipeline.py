@@ -256,6 +256,18 @@ class CellLabels:
     familiarity: npt.NDArray[np.float32] | None
     empty: Bools
 
+    @classmethod
+    def room_for(cls, cells: int, labels: int) -> CellLabels:
+        """Return what cells are called before any is: in one piece, as joining chunks takes twice the memory."""
+        whole = [np.zeros(cells, dtype=dtype) for dtype in (np.int16, np.int16, bool, np.float32, bool)]
+        return cls(np.zeros((cells, labels), dtype=np.float32), *whole)
+
+    def take(self, rows: Rows, chunk: CellLabels) -> None:
+        """Write down what a chunk of cells is called."""
+        for name in self.__dataclass_fields__:
+            if (values := getattr(chunk, name)) is not None:
+                getattr(self, name)[rows] = values
+
 
 def fit_query(
     reference: ReferenceFiles, engine: Engine, spool: Spool, report: InputReport, options: AnnotateOptions
@@ -317,17 +329,19 @@ def annotate(reference: ReferenceFiles, engine: Engine, cells: Cells, options: A
         put_aside(query, spool, options.progress)
         with progress_bar("Learning from a sample", None, options.progress):
             model = fit_query(reference, engine, spool, query.report, options)
-        parts: list[CellLabels] = []
+        labels = CellLabels.room_for(query.n_obs, len(reference.labels.names))
         with progress_bar("Labelling", query.n_obs, options.progress) as bar:
             for rows, chunk in spool.chunks():
-                parts.append(label_cells(reference, engine, model, chunk, rows, batch_size=options.batch_size))
+                labels.take(rows, label_cells(reference, engine, model, chunk, rows, batch_size=options.batch_size))
                 bar.update(len(rows))
     assert model.cutoffs is not None  # fit_query gives them
-    joined = {name: _joined([getattr(part, name) for part in parts]) for name in CellLabels.__dataclass_fields__}
+    told = {name: getattr(labels, name) for name in CellLabels.__dataclass_fields__}
+    if reference.familiarity is None or reference.thresholds.single is None:
+        told["familiarity"] = None
     return Annotation(
         obs_names=cells.obs_names,
-        **joined,
-        confidence=joined["probabilities"].max(axis=1),
+        **told,
+        confidence=labels.probabilities.max(axis=1),
         label_names=reference.labels.names,
         broad_names=BroadLabels.of(reference.labels).names,
         cutoffs=model.cutoffs,
@@ -349,7 +363,3 @@ def put_aside(query: QueryCells, spool: Spool, progress: bool | None) -> None:
 def progress_bar(what: str, cells: int | None, progress: bool | None) -> Any:
     """Return a progress bar on standard error; with ``progress`` None it shows where there is a terminal."""
     return tqdm(desc=what, total=cells, unit=" cells", disable=None if progress is None else not progress)
-
-
-def _joined(parts: list[Any]) -> Any:
-    return None if parts[0] is None else np.concatenate(parts)

@@ -27,7 +27,7 @@ KIND = "pca"
 TENSORS = ("mean", "std", "components", "label_means", "label_stds", "label_shares")
 
 # Cells embedded at a time.
-CHUNK = 4096
+CHUNK = 1024
 # Fewer cells than this say too little about their gene means, and auto keeps the reference's.
 TELLING_CELLS = 100
 # Composition scaling is found from the query's own scaling. Started from the reference's instead, it should end in the

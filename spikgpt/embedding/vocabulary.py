@@ -101,7 +101,7 @@ class Vocabulary:
 class Encoder:
     """scGPT's network for cell embeddings.
 
-    ``weights`` have the names of :class:`spikgpt.engines.scgpt.encoder.Encoder`; ``lowest`` is a token's smallest value.
+    ``weights`` have the names of :class:`spikgpt.engines.scgpt.encoder.Encoder`; no token has a value below ``lowest``.
     """
 
     heads: int

@@ -123,7 +123,7 @@ class Fuzzer:
         may_change = damage.STRUCTURE[kind][1] if kind in damage.STRUCTURE else True
         try:
             self._damage(path, kind, random)
-        except (OSError, ValueError, KeyError, TypeError, NotImplementedError, AttributeError) as error:
+        except (OSError, ValueError, KeyError, TypeError, NotImplementedError, AttributeError, OverflowError) as error:
             # Not every damage fits every file; then bytes are flipped.
             del error
             kind = "bytes flipped"
