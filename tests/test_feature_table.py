@@ -180,7 +180,9 @@ def test_endpoint_argument(hub: LoopbackHub, small: ReferenceFiles, tmp_path: Pa
     assert model.reference.origin == f"{REPO}@{pushed.commit}"
 
 
-def test_parity_gate_that_fails_the_export(small: ReferenceFiles, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_parity_gate_that_fails_the_export(
+    small: ReferenceFiles, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     trained = torch_engine(small)
     untrained = TorchEngine(trained.embedding, SpikingClassifier(small.config).eval(), trained.temperature)
     wrong = labelling_graph(exporter.network_of(ExportableReference(small, untrained)))

@@ -10,7 +10,7 @@ from scipy import sparse
 
 from spikgpt.cells.align import aligned_chunks
 from spikgpt.cells.expression import find_expression
-from spikgpt.cells.genes import GeneList
+from spikgpt.cells.genes import GeneList, match_genes
 from spikgpt.errors import DataError
 from tests.cells.conftest import N_CELLS, N_GENES, log_of, scaled, with_x
 
@@ -163,5 +163,6 @@ def test_bad_value_in_a_row_that_was_not_sampled(real: AnnData, bad: float, mess
     obs = pd.DataFrame(index=[f"cell {row}" for row in range(logs.shape[0])])
     expression = find_expression(AnnData(logs.tocsr(), obs=obs, var=real.var))
     symbols = tuple(real.var_names)
+    match = match_genes(expression.var, GeneList(symbols, (None,) * len(symbols)))
     with pytest.raises(DataError, match=message):
-        list(aligned_chunks(expression, GeneList(symbols, (None,) * len(symbols)), chunk_size=chunk_size))
+        list(aligned_chunks(expression, match, chunk_size=chunk_size))

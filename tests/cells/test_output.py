@@ -197,7 +197,7 @@ def test_a_target_that_cannot_be_written_is_told_in_one_line(full: AnnData, tmp_
 
 
 def test_the_csv_by_content(annotation: Annotation, tmp_path: Path) -> None:
-    write_table(annotation.tables(), tmp_path / "labels.csv")
+    write_table(annotation.table_chunks(), tmp_path / "labels.csv")
     lines = (tmp_path / "labels.csv").read_text().splitlines()
     assert lines[0] == (
         "cell,spikgpt_label,spikgpt_best_label,spikgpt_label_broad,spikgpt_confidence,spikgpt_familiarity,"
@@ -209,7 +209,7 @@ def test_the_csv_by_content(annotation: Annotation, tmp_path: Path) -> None:
 
 
 def test_parquet_holds_the_table(annotation: Annotation, tmp_path: Path) -> None:
-    write_table(annotation.tables(), tmp_path / "labels.parquet")
+    write_table(annotation.table_chunks(), tmp_path / "labels.parquet")
     pd.testing.assert_frame_equal(pd.read_parquet(tmp_path / "labels.parquet"), annotation.table())
 
 
@@ -222,7 +222,7 @@ from pathlib import Path
 from spikgpt.errors import ConfigError
 from spikgpt.cells.output import write_table
 try:
-    write_table(pickle.loads(Path("annotation").read_bytes()).tables(), Path("labels.parquet"))
+    write_table(pickle.loads(Path("annotation").read_bytes()).table_chunks(), Path("labels.parquet"))
 except ConfigError as error:
     sys.exit(str(error))
 """

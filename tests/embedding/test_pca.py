@@ -4,16 +4,13 @@ from __future__ import annotations
 
 import numpy as np
 import numpy.typing as npt
-import pytest
 from anndata import AnnData
 from scipy import sparse
 
 from spikgpt.cells.align import AlignedCells, joined
-from spikgpt.cells.genes import GeneList
 from spikgpt.embedding.base import Scaled
 from spikgpt.embedding.pca import PCAProjection
 from spikgpt.engines.opening import torch_engine
-from spikgpt.errors import DamagedReference
 from spikgpt.reference.files import EMBEDDER, ReferenceFiles
 from tests.conftest import aligned
 
@@ -67,18 +64,6 @@ def test_a_stored_embedder_is_the_same(small: ReferenceFiles, query: AnnData) ->
     np.testing.assert_array_equal(vectors_of(again, query), vectors_of(embedder, query))
 
 
-def test_damaged_tensors_are_refused(small: ReferenceFiles) -> None:
-    embedder = projection_of(small)
-    tensors = embedder.tensors()
-    with pytest.raises(DamagedReference, match="expected"):
-        PCAProjection.from_tensors(embedder.settings(), tensors | {"more": np.zeros(1)}, embedder.genes)
-    with pytest.raises(DamagedReference, match="expected"):
-        PCAProjection.from_tensors({"kind": "pca", "clip": "5"}, tensors, embedder.genes)
-    fewer = GeneList(embedder.genes.symbols[1:], embedder.genes.ensembl_ids[1:])
-    with pytest.raises(DamagedReference, match=r"embedder.mean is float32 .*; expected float32"):
-        PCAProjection.from_tensors(embedder.settings(), tensors, fewer)
-
-
 def test_a_missing_gene_counts_as_the_reference_mean(small: ReferenceFiles, query: AnnData) -> None:
     embedder = projection_of(small)
     gene = int(np.argmax(np.abs(embedder.components).sum(axis=1)))
@@ -112,6 +97,15 @@ def test_composition_scaling_undoes_another_technology(small: ReferenceFiles, ce
 def test_auto_is_composition_for_many_cells_and_reference_for_few(small: ReferenceFiles, query: AnnData) -> None:
     assert scaled_by(small, query, "auto").name == "composition"
     assert scaled_by(small, query[:50].copy(), "auto").name == "reference"
+
+
+def test_notes_of_the_values_and_of_the_genes_are_joined(small: ReferenceFiles, query: AnnData) -> None:
+    cells = query.copy()
+    cells.X = cells.X.log1p() / np.float32(np.log(2))
+    cells.var_names = [name.capitalize() for name in query.var_names]
+    base, *_, mouse = projection_of(small).read(cells).report.notes
+    assert base == "The values were taken for logarithms to base 2."
+    assert mouse.startswith("The query looks like mouse")
 
 
 def test_what_the_network_said_in_the_chosen_scale_is_handed_on(small: ReferenceFiles, query: AnnData) -> None:

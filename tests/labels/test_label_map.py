@@ -8,8 +8,8 @@ from typing import Any
 import pytest
 
 from spikgpt.errors import DamagedReference, LabelsError
-from spikgpt.labels.label_map import LabelMap
-from spikgpt.reference.json_files import dumped, parsed
+from spikgpt.labels.label_map import LabelMap, LabelRow
+from spikgpt.reference.json_files import converted, dumped, parsed
 from tests.conftest import DATA
 from tests.labels.test_thresholds import SHIPPED
 
@@ -19,10 +19,14 @@ ROWS: list[dict[str, Any]] = [
 ]
 
 
+def read(rows: Any) -> LabelMap:
+    return LabelMap.of(converted(rows, "labels.json", list[LabelRow]))
+
+
 def test_rows_come_back_as_they_went() -> None:
     labels = LabelMap(("alpha", "beta"), ("CL:0000171", None))
     assert labels.to_list() == ROWS
-    assert LabelMap.from_list(ROWS) == labels
+    assert read(ROWS) == labels
 
 
 @pytest.mark.parametrize(
@@ -56,7 +60,7 @@ def test_what_is_no_label_map_is_refused(names: tuple[str, ...], ids: tuple[str 
 )
 def test_rows_that_are_damaged_are_refused(rows: Any, message: str) -> None:
     with pytest.raises(DamagedReference, match=message):
-        LabelMap.from_list(rows)
+        read(rows)
 
 
 @pytest.mark.parametrize(
@@ -64,7 +68,7 @@ def test_rows_that_are_damaged_are_refused(rows: Any, message: str) -> None:
 )
 def test_stored_labels_come_back_to_the_byte(folder: Path) -> None:
     content = (folder / "labels.json").read_bytes()
-    assert dumped(LabelMap.from_list(parsed(content, "labels.json")).to_list()) == content
+    assert dumped(read(parsed(content, "labels.json")).to_list()) == content
 
 
 def test_many_labels_take_little_time() -> None:
@@ -72,4 +76,4 @@ def test_many_labels_take_little_time() -> None:
     with pytest.raises(LabelsError, match="label 7 occurs more than once"):
         LabelMap((*names, "label 7"), (None,) * 50_001)
     labels = LabelMap(names, (None,) * 50_000)
-    assert LabelMap.from_list(labels.to_list()) == labels
+    assert read(labels.to_list()) == labels

@@ -8,11 +8,8 @@ from pathlib import Path
 
 import anndata
 import numpy as np
-import pandas as pd
 import pytest
 from anndata import AnnData
-from spikgpt.training.embedders import ScGPTEmbedder, load_embedder
-from spikgpt.training.reference import Reference, load, save
 
 from spikgpt import SpikGPT
 from spikgpt.cells.genes import GeneList, ensembl_ids_of
@@ -21,8 +18,9 @@ from spikgpt.engines.scgpt.draws import UpstreamDraws
 from spikgpt.engines.scgpt.embedding import Running
 from spikgpt.engines.scgpt.encoder import ScGPTConfig
 from spikgpt.engines.scgpt.source import ScGPTSource, open_scgpt
+from spikgpt.engines.torch import embed_query, scgpt_embedding
 from spikgpt.errors import CheckpointError, ConfigError, DamagedReference, GenesError
-from spikgpt.training.train import train
+from spikgpt.types import Floats
 
 CHECKPOINT = Path(__file__).parents[2] / "data" / "scgpt_baron"
 
@@ -33,17 +31,21 @@ def checkpoint() -> Checkpoint:
 
 
 @pytest.fixture(scope="module")
-def embedder(checkpoint: Checkpoint) -> ScGPTEmbedder:
-    return ScGPTEmbedder(ScGPTSource(checkpoint, "scgpt_baron"))
+def source(checkpoint: Checkpoint) -> ScGPTSource:
+    return ScGPTSource(checkpoint, "scgpt_baron")
 
 
 @pytest.fixture(scope="module")
-def reference(cells: AnnData, checkpoint: Checkpoint) -> Reference:
-    return train(cells, "cell_type", embedder=ScGPTSource(checkpoint, "scgpt_baron"), name="islets")
+def trained(cells: AnnData, source: ScGPTSource) -> SpikGPT:
+    return SpikGPT.train(cells, "cell_type", embedder=source, name="islets")
 
 
-def test_vectors_do_not_depend_on_storage_names_or_order(embedder: ScGPTEmbedder, few: AnnData, tmp_path: Path) -> None:
-    expected = embedder.embed(few)
+def vectors_of(source: ScGPTSource, adata: AnnData, running: Running | None = None) -> Floats:
+    return embed_query(source, adata, running or Running())[0]
+
+
+def test_vectors_do_not_depend_on_storage_names_or_order(source: ScGPTSource, few: AnnData, tmp_path: Path) -> None:
+    expected, _, report = embed_query(source, few, Running())
     ids = ensembl_ids_of(few.var_names)
     known = np.array([gene is not None for gene in ids])
     random = np.random.default_rng(0)
@@ -61,53 +63,50 @@ def test_vectors_do_not_depend_on_storage_names_or_order(embedder: ScGPTEmbedder
 
     assert known.mean() > 0.8
     for same in (dense, logs, genes, renamed, backed):
-        assert embedder.embed(same).vectors == pytest.approx(expected.vectors, abs=1e-6)
-    assert embedder.embed(few[cells].copy()).vectors == pytest.approx(expected.vectors[cells], abs=1e-6)
-    parts = [embedder.embed(few[part].copy()).vectors for part in (slice(0, 31), slice(31, None))]
-    assert np.concatenate(parts) == pytest.approx(expected.vectors, abs=1e-6)
-    assert expected.report.genes_matched == len(embedder.source.vocabulary.genes)
-    assert expected.report.genes_total == few.n_vars
+        assert vectors_of(source, same) == pytest.approx(expected, abs=1e-6)
+    assert vectors_of(source, few[cells].copy()) == pytest.approx(expected[cells], abs=1e-6)
+    parts = [vectors_of(source, few[part].copy()) for part in (slice(0, 31), slice(31, None))]
+    assert np.concatenate(parts) == pytest.approx(expected, abs=1e-6)
+    assert report.genes_matched == len(source.vocabulary.genes)
+    assert report.genes_total == few.n_vars
 
 
-def test_upstream_draws_follow_the_querys_order(embedder: ScGPTEmbedder, few: AnnData) -> None:
+def test_upstream_draws_follow_the_querys_order(source: ScGPTSource, few: AnnData) -> None:
     shuffled = few[:, np.random.default_rng(0).permutation(few.n_vars)].copy()
 
-    def drawn(adata: AnnData) -> np.ndarray:
-        return ScGPTEmbedder(embedder.source, Running(draws=UpstreamDraws(1, 2))).embed(adata).vectors
+    def drawn(adata: AnnData) -> Floats:
+        return vectors_of(source, adata, Running(draws=UpstreamDraws(1, 2)))
 
     assert np.array_equal(drawn(few), drawn(few))
     assert np.abs(drawn(few) - drawn(shuffled)).max() > 1e-4
     # Draws of ties move a cell little.
-    assert np.median((drawn(few) * embedder.embed(few).vectors).sum(axis=1)) > 0.95
+    assert np.median((drawn(few) * vectors_of(source, few)).sum(axis=1)) > 0.95
 
 
-def test_cells_without_counts_are_marked(embedder: ScGPTEmbedder, few: AnnData) -> None:
+def test_cells_without_counts_are_marked(source: ScGPTSource, few: AnnData) -> None:
     adata = few[:5].copy()
     counts = adata.X.tolil()
     counts[2] = 0
     adata.X = counts.tocsr()
 
-    embedding = embedder.embed(adata)
-
-    assert embedding.empty.tolist() == [False, False, True, False, False]
-    assert embedding.points.shape == (4, embedder.dim)
+    assert embed_query(source, adata, Running())[1].tolist() == [False, False, True, False, False]
 
 
-def test_other_genes_are_refused(embedder: ScGPTEmbedder, few: AnnData) -> None:
+def test_other_genes_are_refused(source: ScGPTSource, few: AnnData) -> None:
     adata = few.copy()
     adata.var_names = [f"gene {number}" for number in range(few.n_vars)]
     with pytest.raises(GenesError, match=r"Found 0 of the reference's \d+ genes in the query; at least 50 are needed"):
-        embedder.embed(adata)
+        vectors_of(source, adata)
 
 
-def test_a_scaling_has_no_meaning(embedder: ScGPTEmbedder, few: AnnData) -> None:
+def test_a_scaling_has_no_meaning(source: ScGPTSource, few: AnnData) -> None:
     with pytest.raises(ConfigError, match="scaling='query' has no meaning"):
-        embedder.embed(few, scaling="query")
+        scgpt_embedding(source).read(few, scaling="query")
 
 
-def test_a_reference_names_its_checkpoint(reference: Reference, few: AnnData, tmp_path: Path) -> None:
-    expected = SpikGPT(reference).annotate(few.copy())
-    folder = save(reference, tmp_path / "islets")
+def test_a_reference_names_its_checkpoint(trained: SpikGPT, few: AnnData, tmp_path: Path) -> None:
+    expected = trained.annotate(few.copy())
+    folder = trained.save_pretrained(tmp_path / "islets")
     assert json.loads((folder / "config.json").read_text())["embedder"] == {
         "kind": "scgpt",
         "source": "scgpt_baron",
@@ -126,28 +125,28 @@ def test_a_reference_names_its_checkpoint(reference: Reference, few: AnnData, tm
     assert found.probabilities == pytest.approx(expected.probabilities, abs=1e-6)
 
 
-def test_another_checkpoint_is_refused(reference: Reference, tmp_path: Path) -> None:
-    folder = save(reference, tmp_path / "islets")
+def test_another_checkpoint_is_refused(trained: SpikGPT, tmp_path: Path) -> None:
+    folder = trained.save_pretrained(tmp_path / "islets")
     other = load_checkpoint(CHECKPOINT)
     other.weights["encoder.enc_norm.bias"][0] += 1e-3
     wrong = save_checkpoint(other, tmp_path / "other")
 
     with pytest.raises(CheckpointError, match=r"was trained with the scGPT checkpoint scgpt_baron \(sha256 .*another"):
-        load(folder, scgpt=wrong)
+        SpikGPT.from_pretrained(folder, scgpt=wrong)
 
 
 def test_a_reference_can_carry_its_checkpoint(cells: AnnData, few: AnnData, tmp_path: Path) -> None:
-    bundled = train(cells, "cell_type", embedder=open_scgpt(CHECKPOINT, bundled=True), name="islets")
-    expected = SpikGPT(bundled).annotate(few.copy())
+    bundled = SpikGPT.train(cells, "cell_type", embedder=open_scgpt(CHECKPOINT, bundled=True), name="islets")
+    expected = bundled.annotate(few.copy())
 
-    found = SpikGPT.from_pretrained(save(bundled, tmp_path / "islets")).annotate(few.copy())
+    found = SpikGPT.from_pretrained(bundled.save_pretrained(tmp_path / "islets")).annotate(few.copy())
 
     assert np.array_equal(found.labels, expected.labels)
     assert found.probabilities == pytest.approx(expected.probabilities, abs=1e-6)
 
 
-def test_a_damaged_embedder_is_refused(embedder: ScGPTEmbedder) -> None:
-    bundled = replace(embedder.source, bundled=True)
+def test_a_damaged_source_is_refused(source: ScGPTSource) -> None:
+    bundled = replace(source, bundled=True)
     settings, tensors, genes = bundled.settings(), bundled.tensors(), bundled.vocabulary.genes
     fewer = {name: tensor for name, tensor in tensors.items() if "norm2" not in name}
     for changed, held, message in (
@@ -157,9 +156,9 @@ def test_a_damaged_embedder_is_refused(embedder: ScGPTEmbedder) -> None:
         ({}, fewer, "inside the reference is inconsistent: The weights hold nothing for"),
     ):
         with pytest.raises(DamagedReference, match=message):
-            load_embedder(settings | changed, held, genes)
+            ScGPTSource.from_settings(settings | changed, held, genes)
     with pytest.raises(CheckpointError, match="and found another one"):
-        load_embedder(settings | {"sha256": "0" * 64}, tensors, genes)
+        ScGPTSource.from_settings(settings | {"sha256": "0" * 64}, tensors, genes)
 
 
 def test_a_vocabulary_may_hold_old_symbols_and_special_tokens(checkpoint: Checkpoint) -> None:
@@ -170,12 +169,3 @@ def test_a_vocabulary_may_hold_old_symbols_and_special_tokens(checkpoint: Checkp
     assert genes.symbols == ("SEPT2", "SEPTIN2", "INS")
     assert isinstance(genes, GeneList)
     assert genes.ensembl_ids[1] == "ENSG00000168385"
-
-
-def test_points_are_the_vectors_of_filled_cells(embedder: ScGPTEmbedder, few: AnnData) -> None:
-    embedding = embedder.embed(few)
-    part = embedding.part(np.array([5, 3]))
-
-    assert np.array_equal(part.vectors, embedding.vectors[[5, 3]])
-    assert np.array_equal(part.points, embedding.points[[5, 3]])
-    assert pd.Index(few.obs_names).size == len(embedding.vectors)
