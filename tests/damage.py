@@ -196,7 +196,7 @@ MALICIOUS: dict[str, tuple[Change, str]] = {
     ),
     "an embedder of other dimensions": (
         tensors(lambda weights: weights.update({"embedder.components": np.zeros((), dtype=np.float32)})),
-        "embedder.components has 0 dimensions; expected 2",
+        r"the tensor components of shape \(\); expected \(\d+, \d+\)",
     ),
     "an embedder of other labels": (
         tensors(
@@ -207,7 +207,7 @@ MALICIOUS: dict[str, tuple[Change, str]] = {
                 }
             )
         ),
-        "of 64 values and knows 3 labels; the network has 64 and 4",
+        r"the tensor label_means of shape \(3, 80\); expected \(4, 80\)",
     ),
     "a huge shape in the safetensors header": (
         header(lambda values: values["embedder.mean"].update(shape=[2**50])),
@@ -235,7 +235,7 @@ MALICIOUS: dict[str, tuple[Change, str]] = {
     ),
     "a setting that is unknown": (model(backdoor=True), "has backdoor that is unknown"),
     "an embedder that is unknown": (embedder(kind="eval"), "has the embedder .*'eval'"),
-    "an embedder with a bad number": (embedder(clip="10"), "expected .*clip and target_sum"),
+    "an embedder with a bad number": (embedder(clip="10"), "pca embedder has .*'10'.*; expected numbers above 0"),
     "genes that are not the hashed ones": (
         rewritten("genes.json", lambda genes: genes | {"symbols": [*genes["symbols"][1:], "EVIL"]}),
         "genes.json states sha256",

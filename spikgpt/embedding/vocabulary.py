@@ -6,30 +6,15 @@ import json
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from functools import cached_property
-from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 
 from spikgpt.cells.genes import GeneList, ensembl_ids_of
-from spikgpt.errors import ConfigError, DamagedReference
+from spikgpt.errors import DamagedReference
+from spikgpt.types import Floats
 
 CLS, END = "<cls>", "<eoc>"
-
-Floats = npt.NDArray[np.floating[Any]]
-
-
-def check_scaling(scaling: str) -> None:
-    """Refuse a scaling of genes, which ranks within a cell have no use for.
-
-    Raises
-    ------
-    ConfigError
-        When one is asked for.
-    """
-    if scaling not in ("auto", "reference"):
-        msg = f"scGPT reads the ranks of genes within a cell, so scaling={scaling!r} has no meaning; leave it out."
-        raise ConfigError(msg)
 
 
 @dataclass(frozen=True)

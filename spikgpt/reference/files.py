@@ -225,14 +225,15 @@ def _check_embedder(reference: ReferenceFiles) -> None:
         shapes = {"mean": (genes,), "std": (genes,), "components": (genes, config.input_dim)}
         shapes |= {"label_means": (labels, genes), "label_stds": (labels, genes), "label_shares": (labels,)}
         found = {name: array.shape for name, array in tensors.items()}
-        require(found == shapes, f"The tensors of the pca embedder are {found}; expected {shapes}.")
+        for name in sorted(shapes | found):
+            told = f"has the tensor {name} of shape {found.get(name)}; expected {shapes.get(name)}"
+            require(found.get(name) == shapes.get(name), f"The pca embedder {told}.")
         numbers = {name: settings.get(name) for name in ("clip", "target_sum")}
         positive = all(isinstance(number, float) and number > 0 for number in numbers.values())
         require(positive, f"The pca embedder has {numbers}; expected numbers above 0.")
-        least = {name: float(tensors[name].min(initial=1)) for name in ("std", "label_stds", "label_shares")}
-        require(
-            least["std"] > 0 and min(least.values()) >= 0, f"The pca embedder holds the deviations or shares {least}."
-        )
+        least = [float(tensors[name].min(initial=1)) for name in ("std", "label_stds", "label_shares")]
+        sound = least[0] > 0 and min(least) >= 0
+        require(sound, "The pca embedder holds deviations or shares that are negative, or a deviation of 0.")
     elif settings.get("kind") == "obsm" and isinstance(settings.get("key"), str) and not tensors:
         same = settings.get("dim") == config.input_dim
         require(

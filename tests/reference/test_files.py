@@ -264,7 +264,7 @@ def test_a_newer_format_says_what_to_install(folder: Path) -> None:
         (
             "config.json",
             lambda c: c | {"embedder": {"kind": "pca", "clip": 5.0, "target_sum": 1e4}},
-            "The pca embedder holds",
+            "The pca embedder has the tensor components of shape None",
         ),
         ("config.json", lambda c: c | {"name": "\x1b"}, r"name is '\\x1b'; expected a line of text"),
         ("config.json", lambda c: c | {"name": ""}, "Expected `str` of length >= 1"),
