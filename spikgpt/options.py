@@ -56,8 +56,8 @@ class AnnotateOptions(Options, frozen=True, kw_only=True):
     scaling: Annotated[Scaling, about("How query genes are scaled; auto decides by evidence.")] = "auto"
     neighbours: Annotated[bool, about("Label each cell with those like it, or alone.", "--neighbours/--alone")] = True
     unknown_rate: Annotated[Share | None, about("Share of known cells that may be Unknown; by default 0.05.")] = None
-    threshold: Annotated[Probability | None, about("Confidence that a label needs, instead; 0.95 in the paper.")] = None
-    recalibrate: Annotated[bool, about("Be as lenient as a query that is far off suggests.", "--recalibrate")] = False
+    threshold: Annotated[Probability | None, about("Confidence below which a cell is Unknown; paper: 0.95.")] = None
+    recalibrate: Annotated[bool, about("Reject fewer cells of a query far from a reference.", "--recalibrate")] = False
     batch_size: Annotated[Count | None, about("Cells classified at a time; the labels do not depend on it.")] = None
     progress: Annotated[bool | None, about("Show a progress bar; by default on a terminal.", None)] = None
 
@@ -73,14 +73,14 @@ class AnnotateOptions(Options, frozen=True, kw_only=True):
 class EngineOptions(Options, frozen=True, kw_only=True):
     """What runs the network of a reference, and where."""
 
-    engine: Annotated[EngineName, about("auto takes ONNX Runtime where it and a graph are there, else torch.")] = "auto"
+    engine: Annotated[EngineName, about("auto takes ONNX Runtime if the reference has a graph, else torch.")] = "auto"
     precision: Annotated[Precision, about("Which of the reference's graphs to run.")] = "fp32"
     provider: Annotated[Provider, about("Where ONNX Runtime runs; auto is CUDA if it works, else the CPU.")] = "auto"
     strict: Annotated[bool, about("Refuse a GPU that cannot run the whole graph.", "--strict/--not-strict")] = True
-    threads: Annotated[Count | None, about("Batches at a time on a CPU; by default one a core.")] = None
+    threads: Annotated[Count | None, about("Batches at a time on a CPU; by default one per core.")] = None
     memory_arena: Annotated[bool, about("Keep freed memory of ONNX Runtime for the next batch.")] = True
     engine_cache: Annotated[Path | None, about("Folder for the engines that TensorRT builds.")] = None
-    io_binding: Annotated[bool, about("On a GPU, leave copies to ONNX Runtime's bindings.")] = True
+    io_binding: Annotated[bool, about("On a GPU, copy through ONNX Runtime's bindings.")] = True
 
 
 class HubOptions(Options, frozen=True, kw_only=True):
@@ -89,7 +89,7 @@ class HubOptions(Options, frozen=True, kw_only=True):
     token: Annotated[str | bool | None, about("Token; True for that of `hf auth login`, False for none.", None)] = None
     cache_dir: Annotated[Path | None, about("Folder for downloads; by default the cache of huggingface_hub.")] = None
     endpoint: Annotated[str | None, about("Address of the Hub; by default HF_ENDPOINT, or huggingface.co.")] = None
-    local_files_only: Annotated[bool, about("Take what is cached and ask nothing of the Hub.", "--offline")] = False
+    local_files_only: Annotated[bool, about("Use what is cached; do not contact the Hub.", "--offline")] = False
 
 
 class TrainOptions(Options, frozen=True, kw_only=True):
@@ -113,7 +113,7 @@ class PushOptions(Options, frozen=True, kw_only=True):
     tag: Annotated[str | None, about("Name for the commit, such as v1.")] = None
     pull_request: Annotated[bool, about("Open a pull request instead of committing.", "--pull-request")] = False
     message: Annotated[str | None, about("Commit message.")] = None
-    dry_run: Annotated[bool, about("Change nothing; show what would go.", "--dry-run")] = False
+    dry_run: Annotated[bool, about("Change nothing; show what would be sent.", "--dry-run")] = False
 
 
 class AnnotateKeywords(TypedDict, total=False):

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Annotated, Any, get_args, get_origin, get_type
 import msgspec
 import typer
 from msgspec import Meta
+from typer.models import ArgumentInfo
 
 from spikgpt.cli.output import interruptible
 from spikgpt.errors import needs
@@ -56,6 +57,8 @@ def command(kept: str = "Nothing was written.") -> Callable[[Callable[..., None]
                 groups[name] = kind, {field: spelled.partition("/")[0] for field, (spelled, _) in flags.items()}
                 parameters += [parameter for _, parameter in flags.values()]
             elif name != "return":
+                if shown and isinstance(shown[0], ArgumentInfo):
+                    shown[0].metavar = name.upper()  # as the sentences of the help spell it
                 parameters.append(_parameter(name, hint, inspect.signature(function).parameters[name].default))
 
         @functools.wraps(function)
@@ -77,7 +80,8 @@ def _flags(kind: type[Options]) -> dict[str, tuple[str, inspect.Parameter]]:
     """Return how the flag of each field that has one is spelled, and its parameter, the needed ones first."""
     hints, plain, found = get_type_hints(kind, include_extras=True), get_type_hints(kind), {}
     for field in sorted(msgspec.structs.fields(kind), key=lambda field: not field.required):
-        name, meta = field.name, next(part for part in get_args(hints[field.name]) if isinstance(part, Meta))
+        name = field.name
+        meta = next(part for part in get_args(hints[name]) if isinstance(part, Meta) and part.description)
         dashed = name.replace("_", "-")
         usual = f"--{dashed}/--no-{dashed}" if plain[name] is bool else f"--{dashed}"
         told = (meta.extra or {}).get("flag", "")

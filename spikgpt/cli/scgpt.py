@@ -27,7 +27,7 @@ class EmbedOptions(Options, frozen=True):
     layer: Layer = None
     max_length: Annotated[Count, about("Tokens of a cell at most.")] = 1200
     batch_size: Annotated[Count | None, about("Cells at a time; by default what is fast and fits.")] = None
-    precision: Annotated[Torch, about("The shorter ones pay on a GPU.")] = "float32"
+    precision: Annotated[Torch, about("Number format; the shorter ones are faster on a GPU.")] = "float32"
     device: Device = None
     cache: Annotated[bool, about("Keep finished cells, to resume from and to reuse.")] = True
 

@@ -112,7 +112,7 @@ def novelty(
     reference: Annotated[Path, typer.Argument(help="Labelled cells: .h5ad, .zarr, or 10x files.")],
     label_key: Annotated[str, typer.Option(help="Column of obs with the cell types.")],
     options: TrainOptions,
-    types: Annotated[list[str] | None, typer.Option("--type", help="Type to leave out; by default all.")] = None,
+    types: Annotated[list[str] | None, typer.Option("--type", help="Type to leave out; repeatable.")] = None,
     embedder: Annotated[str, typer.Option(help="pca, or obsm:KEY for an embedding in the file.")] = "pca",
     table: Annotated[Path | None, typer.Option(help="Also write one row a type, .csv.")] = None,
     plot: Annotated[Path | None, typer.Option(help="Also draw the figures, .png.")] = None,

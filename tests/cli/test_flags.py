@@ -65,3 +65,10 @@ def test_an_interruption_is_an_error_of_its_own() -> None:
 
     with pytest.raises(Interrupted, match=r"^Half of it is kept\.$"):
         stop()
+
+
+def test_limits_of_their_own_do_not_hide_what_a_flag_means(run: Run) -> None:
+    said = run("pretrain", "--help").out
+    assert "Passes over the cells. (at least 1)" in " ".join(said.replace("│", " ").split())
+    assert "None" not in said
+    assert "{CELLS}" in said
