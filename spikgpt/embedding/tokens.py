@@ -84,18 +84,8 @@ def tokenise(
     genes, bins = np.empty(offsets[-1], dtype=np.int32), np.empty(offsets[-1], dtype=np.int16)
     data = np.ascontiguousarray(values.data, dtype=np.float32)
     genes[offsets[:-1]], bins[offsets[:-1]] = cls_id, pad_value
-    _tokenise(
-        values.indptr.astype(np.int64),
-        values.indices,
-        data,
-        data.view(np.uint32),
-        gene_ids.astype(np.int32),
-        np.linspace(0, 1, n_bins - 1),
-        offsets,
-        genes,
-        bins,
-        draw,
-    )
+    cells = values.indptr.astype(np.int64), values.indices, data
+    _tokenise(cells, gene_ids.astype(np.int32), np.linspace(0, 1, n_bins - 1), draw, offsets, genes, bins)
     return Tokens(offsets, genes, bins)
 
 
@@ -167,114 +157,121 @@ def _fill(
             padded_bins[row, place] = bins[start + place]
 
 
+@_compiled(nogil=True)
+def _distinct(values: npt.NDArray[np.float32]) -> tuple[npt.NDArray[np.float32], npt.NDArray[np.int64]]:
+    """Return the distinct values of a cell in order, and how many of its values each is not below."""
+    counted = np.zeros(_COUNTED, dtype=np.int64)
+    rest = np.empty(len(values), dtype=np.float32)
+    n_rest = 0
+    for value in values:
+        whole = int(value)
+        if whole < _COUNTED and whole == value:
+            counted[whole] += 1
+        else:
+            rest[n_rest] = value
+            n_rest += 1
+    others = rest[:n_rest]
+    _sort(others)
+    ordered = np.empty(_COUNTED + n_rest, dtype=np.float32)
+    up_to = np.empty(_COUNTED + n_rest, dtype=np.int64)
+    size = place = whole = other = 0
+    while whole < _COUNTED or other < n_rest:
+        if whole < _COUNTED and (other == n_rest or whole < others[other]):
+            if counted[whole]:
+                place += counted[whole]
+                ordered[size], up_to[size] = whole, place
+                size += 1
+            whole += 1
+        else:
+            place += 1
+            ordered[size], up_to[size] = others[other], place
+            size += 1
+            other += 1
+    return ordered[:size], up_to[:size]
+
+
+@_compiled(nogil=True)
+def _quantiles(
+    ordered: npt.NDArray[np.float32], up_to: npt.NDArray[np.int64], shares: npt.NDArray[np.float64]
+) -> npt.NDArray[np.float64]:
+    """Return the quantiles of a cell's values by linear interpolation, in the very steps of numpy.quantile."""
+    edges = np.empty(len(shares))
+    at, size = 0, up_to[-1]
+    for index in range(len(shares)):
+        virtual = (size - 1) * shares[index]
+        low = int(np.floor(virtual))
+        while up_to[at] <= low:
+            at += 1
+        lower = ordered[at]
+        upper = lower
+        if low + 1 < size and up_to[at] <= low + 1:
+            upper = ordered[at + 1]
+        share = virtual - low
+        step = np.float64(np.float32(upper - lower))
+        edges[index] = lower + step * share if share < 0.5 else upper - step * (1 - share)
+    return edges
+
+
+@_compiled(nogil=True)
+def _bins(
+    ordered: npt.NDArray[np.float32], edges: npt.NDArray[np.float64]
+) -> tuple[npt.NDArray[np.int64], npt.NDArray[np.int64]]:
+    """Return the bins on both sides of each distinct value: a tie may fall anywhere between."""
+    above, below = np.empty(len(ordered), dtype=np.int64), np.empty(len(ordered), dtype=np.int64)
+    left = right = 0
+    for index in range(len(ordered)):
+        while left < len(edges) and edges[left] < ordered[index]:
+            left += 1
+        while right < len(edges) and edges[right] <= ordered[index]:
+            right += 1
+        below[index], above[index] = left, right
+    return above, below
+
+
+@_compiled(nogil=True)
+def _drawn(ids: npt.NDArray[np.int32], values: npt.NDArray[np.float32], draw: int) -> npt.NDArray[np.uint64]:
+    """Return a random word for each gene of a cell, from the gene and from the cell's content."""
+    words = values.view(np.uint32)
+    # The content as one word; a sum, so that the order of genes does not matter.
+    content = _mix(np.uint64(draw))
+    for entry in range(len(ids)):
+        content += _mix((np.uint64(ids[entry]) << np.uint64(32)) ^ np.uint64(words[entry]) ^ _GOLDEN)
+    draws = np.empty(len(ids), dtype=np.uint64)
+    for entry in range(len(ids)):
+        draws[entry] = _mix(content ^ (np.uint64(ids[entry]) * _GOLDEN))
+    return draws
+
+
 @_compiled(parallel=True, nogil=True, cache=True)
 def _tokenise(
-    indptr: npt.NDArray[np.int64],
-    columns: npt.NDArray[np.int32],
-    values: npt.NDArray[np.float32],
-    words: npt.NDArray[np.uint32],
+    cells: tuple[npt.NDArray[np.int64], npt.NDArray[np.int32], npt.NDArray[np.float32]],
     gene_ids: npt.NDArray[np.int32],
     shares: npt.NDArray[np.float64],
+    draw: int,
     offsets: npt.NDArray[np.int64],
     genes: npt.NDArray[np.int32],
     bins: npt.NDArray[np.int16],
-    draw: int,
 ) -> None:
-    """Fill ``genes`` and ``bins`` of every cell, in parallel."""
+    """Fill ``genes`` and ``bins`` of every cell, in parallel; ``cells`` are row starts, columns and values."""
+    indptr, columns, data = cells
     for cell in numba.prange(len(indptr) - 1):
         start, stop = indptr[cell], indptr[cell + 1]
-        size = stop - start
-        if size == 0:
+        if start == stop:
             continue
-        # The cell's content as one word; a sum, so that the order of genes does not matter.
-        content = _mix(np.uint64(draw))
-        counted = np.zeros(_COUNTED, dtype=np.int64)
-        rest = np.empty(size, dtype=np.float32)
-        named = np.empty(size, dtype=np.int32)
-        n_rest = 0
-        for entry in range(start, stop):
-            value = values[entry]
-            named[entry - start] = gene_ids[columns[entry]]
-            gene = np.uint64(named[entry - start])
-            content += _mix((gene << np.uint64(32)) ^ np.uint64(words[entry]) ^ _GOLDEN)
-            whole = int(value)
-            if whole < _COUNTED and whole == value:
-                counted[whole] += 1
-            else:
-                rest[n_rest] = value
-                n_rest += 1
-        # All distinct values in order, with the number of values up to and including each.
-        ordered = np.empty(_COUNTED + n_rest, dtype=np.float32)
-        up_to = np.empty(_COUNTED + n_rest, dtype=np.int64)
-        n_ordered = 0
-        place = 0
-        others = rest[:n_rest]
-        _sort(others)
-        whole = 0
-        other = 0
-        while whole < _COUNTED or other < n_rest:
-            if whole < _COUNTED and (other == n_rest or whole < others[other]):
-                if counted[whole]:
-                    place += counted[whole]
-                    ordered[n_ordered], up_to[n_ordered] = whole, place
-                    n_ordered += 1
-                whole += 1
-            else:
-                place += 1
-                ordered[n_ordered], up_to[n_ordered] = others[other], place
-                n_ordered += 1
-                other += 1
-        # Quantiles by linear interpolation, in the very steps of numpy.quantile.
-        edges = np.empty(len(shares))
-        at = 0
-        for index in range(len(shares)):
-            virtual = (size - 1) * shares[index]
-            low = int(np.floor(virtual))
-            while up_to[at] <= low:
-                at += 1
-            lower = ordered[at]
-            upper = lower
-            if low + 1 < size and up_to[at] <= low + 1:
-                upper = ordered[at + 1]
-            share = virtual - low
-            step = np.float64(np.float32(upper - lower))
-            edges[index] = lower + step * share if share < 0.5 else upper - step * (1 - share)
-        # Bins on both sides of each distinct value: a tie may fall anywhere between.
-        above, below = np.empty(n_ordered, dtype=np.int64), np.empty(n_ordered, dtype=np.int64)
-        where = np.zeros(_COUNTED, dtype=np.int64)
-        left = right = 0
-        for index in range(n_ordered):
-            while left < len(edges) and edges[left] < ordered[index]:
-                left += 1
-            while right < len(edges) and edges[right] <= ordered[index]:
-                right += 1
-            below[index], above[index] = left, right
-            if ordered[index] < _COUNTED and ordered[index] == np.floor(ordered[index]):
-                where[int(ordered[index])] = index
-        draws = np.empty(size, dtype=np.uint64)
-        for entry in range(size):
-            draws[entry] = _mix(content ^ (np.uint64(named[entry]) * _GOLDEN))
+        values, ids = data[start:stop], gene_ids[columns[start:stop]]
+        ordered, up_to = _distinct(values)
+        above, below = _bins(ordered, _quantiles(ordered, up_to, shares))
+        draws = _drawn(ids, values, draw)
         # A long cell keeps the genes of the smallest draws.
         kept = offsets[cell + 1] - offsets[cell] - 1
-        largest = _nth(draws, kept) if kept < size else np.uint64(0xFFFFFFFFFFFFFFFF)
+        largest = _nth(draws, kept) if kept < stop - start else np.uint64(0xFFFFFFFFFFFFFFFF)
         target = offsets[cell] + 1
-        for entry in range(start, stop):
-            word = draws[entry - start]
+        for entry in range(stop - start):
+            word = draws[entry]
             if word > largest:
                 continue
-            value = values[entry]
-            whole = int(value)
-            if whole < _COUNTED and whole == value:
-                index = where[whole]
-            else:
-                index, end = 0, n_ordered - 1
-                while index < end:
-                    middle = (index + end) // 2
-                    if ordered[middle] < value:
-                        index = middle + 1
-                    else:
-                        end = middle
+            index = np.searchsorted(ordered, values[entry])
             share = np.float64(np.int64(word & np.uint64(0xFFFFFFFF))) * 2.0**-32
-            genes[target] = named[entry - start]
+            genes[target] = ids[entry]
             bins[target] = int(np.ceil(share * (below[index] - above[index]) + above[index]))
             target += 1

@@ -77,40 +77,14 @@ def train(
     cells = prepare(adata, label_key, embedder, options, on_cells)
     train_rows, held_rows = hold_out(cells.labels, cells.groups, seed=options.seed)
     measured = fit_part(cells, train_rows, "held-out", recipe, options, on_epoch)
-    held_rows = held_rows[np.isin(cells.labels[held_rows], measured.names)]
-    thresholds, metrics = calibrate(cells, measured, held_rows, temperature=recipe.calibrate)
+    known_rows = held_rows[np.isin(cells.labels[held_rows], measured.names)]
+    thresholds, metrics = calibrate(cells, measured, known_rows, layer=options.layer, temperature=recipe.calibrate)
+    metrics["held_out_by"] = _held_out_by(options.batch_key, cells.groups, held_rows)
     final = measured
     if recipe.refit:
         final = fit_part(cells, np.arange(len(cells.labels)), "all-cells", recipe, options, on_epoch)
-    embedding = cells.stored or final.engine.embedding
-    tensors = {CLASSIFIER + name: array for name, array in final.engine.weights().items()}
-    tensors |= {EMBEDDER + name: array for name, array in embedding.tensors().items()}
-    parts = ReferenceFiles(
-        name=options.name,
-        config=final.engine.classifier.config,
-        embedder=embedding.settings(),
-        genes=embedding.stored_genes,
-        tensors=tensors,
-        labels=LabelMap(final.names, tuple(cells.ontology_ids[name] for name in final.names)),
-        thresholds=thresholds,
-        familiarity=final.familiarity,
-        metrics={
-            "cells": len(cells.labels),
-            "cells_per_label": {name: int((cells.labels == name).sum()) for name in final.names},
-            "held_out_by": _held_out_by(options.batch_key, cells.groups, held_rows),
-            **metrics,
-        },
-        provenance={
-            **(options.provenance or {}),
-            "label_key": label_key,
-            "batch_key": options.batch_key,
-            "recipe": recipe.to_dict(),
-            "seed": options.seed,
-            "cells_without_label": cells.unlabelled,
-            "labels_left_out": cells.dropped,
-        },
-    )
-    return reference_of(parts)
+    told = {"label_key": label_key, "batch_key": options.batch_key, "recipe": recipe.to_dict(), "seed": options.seed}
+    return _reference(cells, final, thresholds, metrics, {**(options.provenance or {}), **told}, options.name)
 
 
 @dataclass(frozen=True)
@@ -296,6 +270,36 @@ def held_out_reliability(probabilities: Floats, truth: Integers, *, temperature:
         fitted = fit_temperature(probabilities[~half], truth[~half]) if temperature and (~half).any() else 1.0
         confidence[half] = tempered(probabilities[half], fitted).max(axis=1)
     return reliability(confidence, right)
+
+
+def _reference(
+    cells: TrainingCells,
+    fitted: FittedPart,
+    thresholds: Thresholds,
+    metrics: dict[str, Any],
+    provenance: dict[str, Any],
+    name: str,
+) -> ReferenceFiles:
+    """Return the reference that was trained, with all its files."""
+    embedding = cells.stored or fitted.engine.embedding
+    tensors = {CLASSIFIER + name: array for name, array in fitted.engine.weights().items()}
+    tensors |= {EMBEDDER + name: array for name, array in embedding.tensors().items()}
+    counts = {name: int((cells.labels == name).sum()) for name in fitted.names}
+    left_out = {"cells_without_label": cells.unlabelled, "labels_left_out": cells.dropped}
+    first = ("held_out_by", "held_out", "reliability", "paper_threshold_rejects")
+    parts = ReferenceFiles(
+        name=name,
+        config=fitted.engine.classifier.config,
+        embedder=embedding.settings(),
+        genes=embedding.stored_genes,
+        tensors=tensors,
+        labels=LabelMap(fitted.names, tuple(cells.ontology_ids[name] for name in fitted.names)),
+        thresholds=thresholds,
+        familiarity=fitted.familiarity,
+        metrics={"cells": len(cells.labels), "cells_per_label": counts, **{key: metrics[key] for key in first}},
+        provenance=provenance | left_out,
+    )
+    return reference_of(parts)
 
 
 def _vectors(embedding: Embedding, cells: AlignedCells) -> Floats:

@@ -2,24 +2,38 @@
 
 from __future__ import annotations
 
-import dataclasses
 from typing import Any
 
 import numpy as np
 import onnx
 import pytest
-from spikgpt.training.reference import Reference
 
 from spikgpt.engines.model import SpikingClassifier
+from spikgpt.engines.torch import TorchEngine
 from spikgpt.errors import ParityError
+from spikgpt.reference.files import ReferenceFiles
 from spikgpt_onnx.exporter import network_of
 from spikgpt_onnx.graph import labelling_graph
-from spikgpt_onnx.parity import Parity, check_parity, golden_cells, parity_of, weight_difference
+from spikgpt_onnx.parity import (
+    ExportableReference,
+    Parity,
+    check_parity,
+    golden_cells,
+    parity_of,
+    weight_difference,
+)
 from spikgpt_onnx.session import Session
+from tests.conftest import exportable
 
 
-def untrained(reference: Reference) -> Reference:
-    return dataclasses.replace(reference, classifier=SpikingClassifier(reference.config).eval())
+@pytest.fixture(scope="module")
+def trained(small: ReferenceFiles) -> ExportableReference:
+    return exportable(small)
+
+
+def untrained(reference: ExportableReference) -> ExportableReference:
+    classifier = SpikingClassifier(reference.files.config).eval()
+    return ExportableReference(reference.files, TorchEngine(reference.engine.embedding, classifier))
 
 
 def with_weight(graph: onnx.ModelProto, name: str, change: Any) -> onnx.ModelProto:
@@ -34,29 +48,29 @@ def weight_name(layer: str) -> str:
     return f"{layer}.weight.turned" if "query_key_value" in layer else f"{layer}.weight"
 
 
-def test_golden_cells_cover_every_label_and_both_decisions(small: Reference) -> None:
-    probabilities = small.probabilities(golden_cells(small).vectors)
-    assert set(probabilities.argmax(axis=1)) == set(range(len(small.labels.names)))
-    unknown = probabilities.max(axis=1) < small.thresholds.threshold
+def test_golden_cells_cover_every_label_and_both_decisions(trained: ExportableReference) -> None:
+    probabilities = trained.probabilities(golden_cells(trained).vectors)
+    assert set(probabilities.argmax(axis=1)) == set(range(len(trained.files.labels.names)))
+    unknown = probabilities.max(axis=1) < trained.files.thresholds.threshold
     assert 0.02 < unknown.mean() < 0.9
 
 
 @pytest.mark.parametrize("layer", ["stem", "blocks.0.attention.query_key_value", "blocks.0.mlp.output", "head"])
-def test_a_weight_that_is_not_the_trained_one_fails(small: Reference, layer: str) -> None:
-    graph = labelling_graph(network_of(small))
-    assert weight_difference(small, graph) < 1e-6
+def test_a_weight_that_is_not_the_trained_one_fails(trained: ExportableReference, layer: str) -> None:
+    graph = labelling_graph(network_of(trained))
+    assert weight_difference(trained, graph) < 1e-6
 
     def nudge(weight: Any) -> Any:
         weight[0, 0] += 0.01 * np.abs(weight).max()
         return weight
 
-    assert weight_difference(small, with_weight(graph, weight_name(layer), nudge)) > 1e-3
+    assert weight_difference(trained, with_weight(graph, weight_name(layer), nudge)) > 1e-3
     with pytest.raises(ParityError, match=r"disagrees with the trained model .*weights by"):
-        check_parity(small, with_weight(graph, weight_name(layer), nudge), "fp32", golden_cells(small))
+        check_parity(trained, with_weight(graph, weight_name(layer), nudge), "fp32", golden_cells(trained))
 
 
-def test_two_untrained_networks_do_not_pass_for_each_other(small: Reference) -> None:
-    one, other = untrained(small), untrained(small)
+def test_two_untrained_networks_do_not_pass_for_each_other(trained: ExportableReference) -> None:
+    one, other = untrained(trained), untrained(trained)
     graph = labelling_graph(network_of(one))
     assert weight_difference(one, graph) < 1e-6
     # Their labels may well agree; their weights do not.
@@ -65,22 +79,22 @@ def test_two_untrained_networks_do_not_pass_for_each_other(small: Reference) -> 
     assert weight_difference(other, graph) > 0.1
 
 
-def test_a_graph_without_a_layer_fails(small: Reference) -> None:
-    graph = labelling_graph(network_of(small))
+def test_a_graph_without_a_layer_fails(trained: ExportableReference) -> None:
+    graph = labelling_graph(network_of(trained))
     for tensor in graph.graph.initializer:
         tensor.name = tensor.name.replace("head", "foot")
     with pytest.raises(ParityError, match="has no weights of the layer head"):
-        weight_difference(small, graph)
+        weight_difference(trained, graph)
 
 
-def test_a_wrong_label_fails_and_a_flip_beyond_the_margin_too(small: Reference) -> None:
-    golden = golden_cells(small)
-    graph = labelling_graph(network_of(small))
+def test_a_wrong_label_fails_and_a_flip_beyond_the_margin_too(trained: ExportableReference) -> None:
+    golden = golden_cells(trained)
+    graph = labelling_graph(network_of(trained))
     outputs = Session(graph.SerializeToString()).run(golden.inputs)
-    expected = small.probabilities(golden.vectors)
+    expected = trained.probabilities(golden.vectors)
 
     def report(precision: str, **changed: Any) -> Parity:
-        return parity_of(small, golden.vectors, outputs | changed, precision, 0.0)
+        return parity_of(trained, golden.vectors, outputs | changed, precision, 0.0)
 
     assert report("fp32").passed
     unsure = int(np.argmin(np.sort(expected, axis=1)[:, -1] - np.sort(expected, axis=1)[:, -2]))

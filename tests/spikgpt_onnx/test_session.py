@@ -12,14 +12,15 @@ from typing import Any
 import numpy as np
 import onnxruntime
 import pytest
-from spikgpt.training.reference import Reference
 
 from spikgpt.errors import ConfigError, GraphError
 from spikgpt.options import EngineOptions, options_of
+from spikgpt.reference.files import ReferenceFiles
 from spikgpt.reference.layout import GRAPH, verified_files
 from spikgpt_onnx import session as runtime
 from spikgpt_onnx.parity import golden_cells
 from spikgpt_onnx.session import Session, workers
+from tests.conftest import exportable
 
 
 @pytest.fixture(scope="module")
@@ -45,8 +46,8 @@ def test_options_are_checked() -> None:
     assert workers(EngineOptions()) == len(os.sched_getaffinity(0))
 
 
-def test_every_way_to_run_gives_the_same(content: bytes, small: Reference) -> None:
-    inputs = golden_cells(small, 300).inputs
+def test_every_way_to_run_gives_the_same(content: bytes, small: ReferenceFiles) -> None:
+    inputs = golden_cells(exportable(small), 300).inputs
     expected = Session(content, EngineOptions(provider="cpu")).run(inputs)
     for options in (
         EngineOptions(),
@@ -59,9 +60,9 @@ def test_every_way_to_run_gives_the_same(content: bytes, small: Reference) -> No
         np.testing.assert_array_equal(found["label"], expected["label"])
 
 
-def test_bound_inputs_and_outputs_give_the_same(content: bytes, small: Reference) -> None:
+def test_bound_inputs_and_outputs_give_the_same(content: bytes, small: ReferenceFiles) -> None:
     # What a GPU session does; ONNX Runtime binds on a CPU in the same calls.
-    inputs = golden_cells(small, 300).inputs
+    inputs = golden_cells(exportable(small), 300).inputs
     session = Session(content, EngineOptions(provider="cpu"))
     expected = session.run(inputs)
     session.provider = "bound"
@@ -71,8 +72,8 @@ def test_bound_inputs_and_outputs_give_the_same(content: bytes, small: Reference
         np.testing.assert_array_equal(found[name], expected[name])
 
 
-def test_a_cell_without_counts_is_unknown_inside_the_graph(content: bytes, small: Reference) -> None:
-    inputs = golden_cells(small, 4).inputs
+def test_a_cell_without_counts_is_unknown_inside_the_graph(content: bytes, small: ReferenceFiles) -> None:
+    inputs = golden_cells(exportable(small), 4).inputs
     inputs["counts"][1], inputs["total"][1] = 0, 0
     found = Session(content).run(inputs)
     assert (found["probabilities"][1].max(), found["confidence"][1], found["label"][1]) == (0, 0, -1)
@@ -85,8 +86,8 @@ def test_what_is_no_graph_is_said_to_be_none(content: bytes) -> None:
             Session(wrong)
 
 
-def test_what_the_runtime_cannot_run_is_one_error_on_one_line(content: bytes, small: Reference) -> None:
-    inputs = golden_cells(small, 4).inputs
+def test_what_the_runtime_cannot_run_is_one_error_on_one_line(content: bytes, small: ReferenceFiles) -> None:
+    inputs = golden_cells(exportable(small), 4).inputs
     session = Session(content, EngineOptions(provider="cpu"))
     missing = {name: array for name, array in inputs.items() if name != "total"}
     for wrong in (missing, inputs | {"counts": inputs["counts"][:, :-1]}, inputs | {"strange": np.zeros(3)}):

@@ -52,6 +52,10 @@ class Linear:
         return cls(name, weight * gain[:, None], shift - mean * gain)
 
 
+# What a node may be told.
+Attribute = int | float | Sequence[int]
+
+
 class Builder:
     """Nodes and constants of a graph in the making; values are known by their names.
 
@@ -82,10 +86,11 @@ class Builder:
         """Add whole numbers, as axes and shapes want them."""
         return self.constant(f"integers {values}", values, np.int64)
 
-    def add(self, operator: str, *inputs: str, name: str | None = None, **attributes: Any) -> str:
+    def add(self, operator: str, *inputs: str, name: str | None = None, **attributes: Attribute) -> str:
         """Add a node with one output and return its name."""
         name = name or f"{operator} {len(self.nodes)}"
-        self.nodes.append(helper.make_node(operator, inputs, [name], name, **attributes))
+        told: dict[str, Any] = {**attributes}
+        self.nodes.append(helper.make_node(operator, inputs, [name], name, **told))
         return name
 
     def cast(self, value: str, dtype: int = TensorProto.FLOAT) -> str:

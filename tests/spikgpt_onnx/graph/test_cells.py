@@ -10,13 +10,15 @@ from spikgpt_onnx import contract
 from spikgpt_onnx.exporter import network_of
 from spikgpt_onnx.graph import labelling_graph
 from spikgpt_onnx.parity import golden_cells
+from tests.conftest import exportable
 from tests.spikgpt_onnx.graph.networks import run
 
 
 def test_counts_become_the_vectors_of_the_projection(shipped: SpikGPT) -> None:
-    projection, golden = shipped.reference.embedder, golden_cells(shipped.reference, 50)
+    reference = exportable(shipped.reference)
+    projection, golden = reference.engine.embedding, golden_cells(reference, 50)
     assert isinstance(projection, PCAProjection)
-    graph = labelling_graph(network_of(shipped.reference))
+    graph = labelling_graph(network_of(reference))
     np.testing.assert_allclose(run(graph, golden.inputs)[contract.VECTOR], golden.vectors, atol=1e-6)
 
     found = np.arange(len(projection.genes)) % 3 > 0

@@ -1,0 +1,59 @@
+"""Matrices on disk give the rows of the matrix in memory, and what a damaged one states is seen before it is used."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import h5py
+import numpy as np
+import pytest
+from anndata.io import write_elem
+from scipy import sparse
+
+from spikgpt.cells.matrices import by_rows, check_sparse, on_disk, read_rows
+from spikgpt.errors import DataError
+
+MATRIX = sparse.random(40, 30, density=0.2, format="csr", dtype=np.float32, random_state=0)
+
+
+@pytest.mark.parametrize("stored", [MATRIX, MATRIX.tocsc(), MATRIX.toarray()], ids=["csr", "csc", "dense"])
+@pytest.mark.parametrize("rows", [slice(0, 40), slice(7, 9), slice(5, 5), np.array([0, 3, 39])], ids=str)
+def test_rows_on_disk_are_those_in_memory(stored: Any, rows: Any, tmp_path: Path) -> None:
+    with h5py.File(tmp_path / "file.h5", "w") as file:
+        write_elem(file, "X", stored)
+        matrix = on_disk(file["X"], "X")
+        matrix.check()
+        assert matrix.shape == (40, 30)
+        np.testing.assert_array_equal(read_rows(matrix, rows).toarray(), MATRIX[rows].toarray())
+        np.testing.assert_array_equal(read_rows(by_rows(stored), rows).toarray(), MATRIX[rows].toarray())
+
+
+def spoiled(name: str, place: int, value: int) -> sparse.csr_matrix:
+    """Return the matrix with one number of its structure changed, which scipy takes as it is."""
+    matrix = MATRIX.copy()
+    getattr(matrix, name)[place] = value
+    return matrix
+
+
+DAMAGED = {
+    "starts that do not begin at 0": spoiled("indptr", 0, 1),
+    "starts that fall": spoiled("indptr", 5, 10_000),
+    "starts beyond the values": spoiled("indptr", -1, 10_000),
+    "a gene beyond the last": spoiled("indices", 3, 30),
+    "a gene before the first": spoiled("indices", 3, -1),
+}
+
+
+@pytest.mark.parametrize("matrix", DAMAGED.values(), ids=DAMAGED)
+def test_a_damaged_structure_is_refused_in_memory_and_on_disk(matrix: sparse.csr_matrix, tmp_path: Path) -> None:
+    with pytest.raises(DataError, match=r"^layers\['a'\]"):
+        check_sparse(matrix, "layers['a']")
+    with h5py.File(tmp_path / "file.h5", "w") as file:
+        group = file.create_group("X")
+        group.attrs["encoding-type"], group.attrs["encoding-version"] = "csr_matrix", "0.1.0"
+        group.attrs["shape"] = matrix.shape
+        for name in ("data", "indices", "indptr"):
+            group[name] = getattr(matrix, name)
+        with pytest.raises(DataError, match=r"X"):
+            read_rows(on_disk(group, "X"), slice(0, 40))

@@ -1,0 +1,33 @@
+"""A vocabulary survives the graph that carries it, and says which of its tokens are genes."""
+
+from __future__ import annotations
+
+import json
+
+import pytest
+
+from spikgpt.embedding.vocabulary import Vocabulary
+from spikgpt.errors import DamagedReference
+
+WORDS = Vocabulary(("<pad>", "<cls>", "<eoc>", "INS", "GCG", "<mask>"), "<pad>", -2, 51, 1200, "0" * 64)
+
+
+def test_genes_are_the_tokens_that_are_not_special() -> None:
+    assert WORDS.genes.symbols == ("INS", "GCG")
+    assert WORDS.genes.ensembl_ids == ("ENSG00000254647", "ENSG00000115263")
+    assert WORDS.gene_ids.tolist() == [3, 4]
+    assert (WORDS.pad_id, WORDS.cls_id) == (0, 1)
+
+
+def test_json_brings_it_back() -> None:
+    assert Vocabulary.from_json(WORDS.to_json()) == WORDS
+
+
+@pytest.mark.parametrize(
+    "text",
+    ["", "[]", "{", WORDS.to_json().replace("<cls>", "<other>"), json.dumps({"names": ["<pad>", "<cls>"]})],
+    ids=["nothing", "a list", "no JSON", "no <cls>", "fields missing"],
+)
+def test_what_is_no_vocabulary_is_refused(text: str) -> None:
+    with pytest.raises(DamagedReference, match=r"carries no vocabulary .* Export the reference again"):
+        Vocabulary.from_json(text)
