@@ -12,9 +12,9 @@ sys.path.insert(0, str(HERE))
 
 from generate import write  # noqa: E402
 
-# Notebooks run in folders of their own; they find the cells of the tests here, and no Hub that they do not start.
-os.environ["SPIKGPT_DOCS_DATA"] = str(HERE.parent / "tests" / "data")
+# Notebooks meet no Hub that they do not start. Small matrices are slower with more threads.
 os.environ["HF_HUB_DISABLE_XET"] = os.environ["HF_HUB_DISABLE_PROGRESS_BARS"] = "1"
+os.environ["OMP_NUM_THREADS"] = os.environ["OPENBLAS_NUM_THREADS"] = "1"
 os.environ["HF_HUB_DISABLE_TELEMETRY"] = os.environ["PYDEVD_DISABLE_FILE_VALIDATION"] = "1"
 
 project = "SpikGPT"
@@ -31,13 +31,16 @@ extensions = [
 exclude_patterns = ["_build", "reference/_*.md"]
 html_theme = "sphinx_book_theme"
 html_title = f"SpikGPT {version}"
-html_theme_options = {"show_toc_level": 2, "home_page_in_toc": True}
+html_theme_options = {"show_toc_level": 2, "home_page_in_toc": True, "navbar_persistent": []}
+html_static_path = ["_static"]
+html_css_files = ["site.css"]
+toc_object_entries_show_parents = "hide"
 myst_enable_extensions = ["colon_fence", "deflist"]
 myst_heading_anchors = 3
 
 nb_execution_mode = "cache"
 nb_execution_raise_on_error = True
-nb_execution_timeout = 600
+nb_execution_timeout = 1800
 nb_merge_streams = True
 # Progress bars and the like are for terminals.
 nb_output_stderr = "remove"

@@ -39,7 +39,8 @@ def option_tables() -> str:
             )
             for field in msgspec.structs.fields(kind)
         ]
-        parts += [f"### {name}\n", f"{kind.__doc__}\n", table(("option", "takes", "default", "meaning"), rows)]
+        head = ("option", "takes", "default", "meaning")
+        parts.append(f":::{{py:class}} spikgpt.options.{name}\n{kind.__doc__}\n\n{table(head, rows)}:::\n")
     return "\n".join(parts)
 
 
