@@ -70,7 +70,9 @@ class HeldOutScores(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
         """Keep what thresholds of any rate need of some scores, shape (n,)."""
         ascending = np.sort(scores)
         kept = np.unique(np.linspace(0, len(scores) - 1, min(len(scores), LARGEST_KEPT)).astype(int))
-        return cls(len(scores), tuple((kept + 1).tolist()), tuple(np.round(ascending[kept], 6).tolist()))
+        # Rounded down: up, a limit could lie above the cell that sets it, and above every cell that ties with that.
+        values = np.floor(ascending[kept] * 1e6) / 1e6
+        return cls(len(scores), tuple((kept + 1).tolist()), tuple(values.tolist()))
 
     def threshold(self, unknown_rate: float) -> float:
         """Return the score below which at most a share of cells like these lies; -inf when there are too few."""

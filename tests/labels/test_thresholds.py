@@ -168,6 +168,12 @@ def test_many_scores_are_thinned_and_stay_safe() -> None:
         assert (scores < kept.threshold(rate)).mean() == pytest.approx(rate, abs=0.0015)
 
 
+def test_rounding_rejects_no_cell_more() -> None:
+    scores = np.repeat(-np.arange(1, 26) / 7, 4)  # four cells tie everywhere
+    for rate in (0.04, 0.05, 0.1, 0.5):
+        assert (scores < HeldOutScores.of(scores).threshold(rate)).mean() <= rate
+
+
 def test_temperature_undoes_what_made_probabilities_too_sure() -> None:
     random = np.random.default_rng(0)
     honest = random.dirichlet([1.0, 1.0, 1.0], 4000)
