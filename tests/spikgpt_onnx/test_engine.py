@@ -14,12 +14,14 @@ import anndata
 import numpy as np
 import pandas as pd
 import pytest
+from anndata import AnnData
 
 from spikgpt import Annotation, SpikGPT
 from spikgpt.cells.genes import GeneList
 from spikgpt.cells.reading import read_cells
+from spikgpt.engines.opening import torch_engine
 from spikgpt.errors import DamagedReference, GraphError
-from spikgpt.options import EngineOptions
+from spikgpt.options import EngineOptions, Precision
 from spikgpt.reference.files import read_reference
 from spikgpt.reference.hub import Hub
 from spikgpt.reference.json_files import dumped
@@ -27,7 +29,7 @@ from spikgpt.reference.layout import GRAPH, GRAPH_SOURCES, PARITY, graph_sources
 from spikgpt.sharing import push
 from spikgpt.testing.hub import LoopbackHub
 from spikgpt_onnx.engine import OnnxEngine
-from tests.conftest import QUERY_FILE, labelled
+from tests.conftest import QUERY_FILE, aligned, labelled
 
 
 @pytest.fixture(scope="module")
@@ -66,7 +68,7 @@ def test_a_file_gets_the_labels_of_the_library(pancreas: SpikGPT, expected: Anno
 
 
 @pytest.mark.parametrize("precision", ["fp16", "int8"])
-def test_other_precisions_change_next_to_no_label(precision: str, expected: Annotation) -> None:
+def test_other_precisions_change_next_to_no_label(precision: Precision, expected: Annotation) -> None:
     found = SpikGPT.from_pretrained("pancreas", engine="onnx", precision=precision).annotate(QUERY_FILE)
     assert (found.labels == expected.labels).mean() >= 0.995
 
@@ -143,11 +145,11 @@ def turned(genes: dict[str, Any]) -> dict[str, Any]:
 @pytest.mark.parametrize(
     ("name", "change"),
     [
-        ("labels.json", lambda rows: [row | {"name": f"other {row['name']}"} for row in rows]),
+        ("labels.json", lambda rows: [row | {"cell_ontology_id": "CL:0000000"} for row in rows]),
         ("genes.json", turned),
         ("thresholds.json", lambda thresholds: thresholds | {"threshold": 0.1}),
     ],
-    ids=["labels of another reference", "another order of genes", "an edited threshold"],
+    ids=["other terms for the labels", "another order of genes", "an edited threshold"],
 )
 def test_files_that_the_graph_was_not_made_from_are_refused_though_the_manifest_lists_them(
     name: str, change: Callable[[Any], Any], graph_folder: Path, tmp_path: Path
@@ -188,7 +190,7 @@ main()
 
 def test_without_torch_and_scanpy_the_files_are_the_same(expected: Annotation, tmp_path: Path) -> None:
     out, table = tmp_path / "out.h5ad", tmp_path / "out.csv"
-    asked = [QUERY_FILE, "--model", "pancreas", "--out", out, "--table", table]
+    asked: list[str | Path] = [QUERY_FILE, "--model", "pancreas", "--out", out, "--table", table]
     subprocess.run([sys.executable, "-c", WITHOUT, *asked], check=True)
     adata = read_cells(QUERY_FILE)
     expected.write_to(adata)
@@ -196,3 +198,17 @@ def test_without_torch_and_scanpy_the_files_are_the_same(expected: Annotation, t
     pd.testing.assert_frame_equal(written.obs, adata.obs, check_exact=False, rtol=1e-4)
     assert written.uns["spikgpt"].keys() == adata.uns["spikgpt"].keys()
     assert pd.read_csv(table, index_col=0)["spikgpt_label"].tolist() == expected.labels.tolist()
+
+
+def test_the_engine_says_of_each_cell_what_torch_says(shipped: SpikGPT, few: AnnData) -> None:
+    torch, onnx = torch_engine(shipped.reference), OnnxEngine(shipped.reference)
+    cells = aligned(shipped.reference, few)
+    scale, done = torch.embedding.fit_scale(cells, "query", torch.run).scale, list[int]()
+    expected, found = torch.run(cells, scale), onnx.run(cells, scale, batch_size=50, on_cells=done.append)
+    np.testing.assert_allclose(found.vectors, expected.vectors, atol=1e-5)
+    np.testing.assert_allclose(found.probabilities, expected.probabilities, atol=1e-5)
+    np.testing.assert_allclose(found.energies, expected.energies, atol=1e-4)
+    assert sorted(done) == [20, 50, 50]
+    nobody = onnx.run(cells.part(slice(0, 0)), scale)
+    assert nobody.vectors.shape == (0, torch.embedding.dim)
+    assert nobody.probabilities.shape == (0, len(shipped.reference.labels.names))
