@@ -8,6 +8,7 @@ from anndata import AnnData
 from scipy import sparse
 
 from spikgpt.cells.align import joined
+from spikgpt.embedding.base import Embedding
 from spikgpt.embedding.scgpt import ScGPTEmbedding
 from spikgpt.embedding.vocabulary import Vocabulary
 from spikgpt.errors import ConfigError, GenesError
@@ -38,8 +39,9 @@ def test_a_cell_without_such_genes_is_empty(embedding: ScGPTEmbedding, few: AnnD
 def test_it_has_neither_scale_nor_expression(embedding: ScGPTEmbedding, few: AnnData) -> None:
     cells = joined(list(embedding.read(few).chunks))
     assert embedding.fit_scale(cells, "auto", lambda _, __: pytest.fail("no network is asked")).scale is None
-    assert embedding.logs(cells) is None
-    assert embedding.profiles(cells.found) is None
+    as_any: Embedding = embedding
+    assert as_any.logs(cells) is None
+    assert as_any.profiles(cells.found) is None
     with pytest.raises(ConfigError, match="scaling='query' has no meaning"):
         embedding.read(few, scaling="query")
 
