@@ -3,9 +3,13 @@
 from __future__ import annotations
 
 import os
+import re
 import sys
 from importlib.metadata import version as version_of
 from pathlib import Path
+from typing import Any
+
+from sphinx.application import Sphinx
 
 HERE = Path(__file__).resolve().parent
 sys.path.insert(0, str(HERE))
@@ -47,8 +51,23 @@ nb_output_stderr = "remove"
 
 autodoc_member_order = "bysource"
 autodoc_typehints = "signature"
+autodoc_type_aliases = dict.fromkeys(("Bools", "Floats", "Integers", "Rows", "Strings"), "ndarray")
+napoleon_attr_annotations = False
 napoleon_google_docstring = False
 napoleon_use_rtype = False
 
+ARRAY = re.compile(r"ndarray\[tuple\[Any, \.\.\.\], dtype\[\w+(\[Any\])?\]\]")
 
-write(HERE / "reference")
+
+def shortened(_: Sphinx, kind: str, *more: Any) -> tuple[str | None, str | None]:
+    """Return the signature and the result of a function without what arrays hold; of classes, nothing."""
+    if kind in ("class", "exception"):  # users get them from methods
+        return "", ""
+    signature, result = (text and ARRAY.sub("ndarray", text) for text in more[-2:])
+    return signature, result
+
+
+def setup(app: Sphinx) -> None:
+    """Make the parts that come from the code itself."""
+    write(HERE / "reference")
+    app.connect("autodoc-process-signature", shortened)

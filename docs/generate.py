@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import inspect
+import re
 from collections.abc import Iterable, Iterator
 from pathlib import Path
 from types import NoneType
@@ -15,6 +16,7 @@ from spikgpt import options
 from spikgpt.cli.main import app
 
 OPTIONS = ("AnnotateOptions", "EngineOptions", "HubOptions", "TrainOptions", "PushOptions")
+FLAG = re.compile(r"(?<!`)--[a-z-]+")
 VALUES = {Path: "PATH", int: "N", float: "X", str: "TEXT"}
 
 
@@ -59,13 +61,15 @@ def command_tables() -> str:
         usage = [f"spikgpt {command.name}"]
         for parameter in inspect.signature(command.callback).parameters.values():
             group, shown, needed, said = described(parameter)
+            said = FLAG.sub(r"`\g<0>`", said) + (" Needed." if needed and shown.startswith("-") else "")
             groups.setdefault(group, []).append((f"`{shown}`", said))
             usage += [shown] if needed else []
-        # The arguments, then the command's own flags, then those that many commands have.
-        order = sorted(groups, key=lambda group: (group != "Arguments", group != "Flags"))
-        parts += [f"## spikgpt {command.name}\n", f"{inspect.getdoc(command.callback)}\n"]
+        parts += [f"## spikgpt {command.name}\n", FLAG.sub(r"`\g<0>`", f"{inspect.getdoc(command.callback)}\n")]
         parts += [f"```text\n{' '.join(sorted(usage, key=lambda word: word.startswith('-')))}\n```\n"]
-        parts += [part for group in order for part in (f"**{group}**\n", table(("flag", "meaning"), groups[group]))]
+        # The command's own flags, then those that many commands have.
+        for group in sorted(groups, key=lambda group: group != ""):
+            parts += [f"**{group}**\n"] if group else []
+            parts.append(table(("flag", "meaning"), groups[group]))
     return "\n".join(parts)
 
 
@@ -75,7 +79,7 @@ def described(parameter: inspect.Parameter) -> tuple[str, str, bool, str]:
     values, default, needed = list(placeholders(hint)), parameter.default, parameter.default is inspect.Parameter.empty
     said = info.help.replace("\\[", "[")
     if type(info).__name__ == "ArgumentInfo":
-        return "Arguments", parameter.name.upper(), needed, said
+        return "", parameter.name.upper(), needed, said
     # Beside a type, typer keeps the first spelling of a flag as if it were the default.
     flag = info.default if isinstance(info.default, str) else f"--{parameter.name.replace('_', '-')}"
     if "/" in flag:
@@ -83,7 +87,7 @@ def described(parameter: inspect.Parameter) -> tuple[str, str, bool, str]:
         flag, default = f"{yes}, {no}", yes if default else no
     if not any(default is nothing for nothing in (inspect.Parameter.empty, None, False)):
         said += f" Default: `{default}`."
-    return info.rich_help_panel or "Flags", " ".join([flag, *values]), needed, said
+    return info.rich_help_panel or "", " ".join([flag, *values]), needed, said
 
 
 def placeholders(hint: Any) -> Iterator[str]:

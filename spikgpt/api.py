@@ -139,11 +139,7 @@ class SpikGPT:
         return save(self.reference, folder, overwrite=overwrite)
 
     def export(self, folder: str | Path, *, precisions: Sequence[str] = ("fp32",)) -> dict[str, Parity]:
-        """Write the reference with its ONNX graphs, each checked against the trained model; see ``spikgpt export``.
-
-        Returns
-        -------
-        The agreement of each graph with the trained model, by file name.
+        """Write the reference with its ONNX graphs; return how well each agrees with the trained model, by file name.
 
         Raises
         ------
