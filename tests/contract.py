@@ -10,10 +10,12 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 
-from spikgpt import SpikGPT
 from spikgpt.cells.reading import read_cells
+from spikgpt.engines.opening import torch_engine
+from spikgpt.options import AnnotateOptions
 from spikgpt.pipeline import annotate
 from spikgpt.reference.registry import shipped_references
+from spikgpt.sharing import open_reference
 
 ROOT = Path(__file__).resolve().parents[1]
 CELLS = ROOT / "tests" / "data" / "pancreas_baron_human2_human4.h5ad"
@@ -22,8 +24,10 @@ EXAMPLE = ROOT / "export" / "examples" / "node" / "annotate.mjs"
 
 def main() -> int:
     """Run both on all cells, whole and with a third of the genes left out; exit code 1 when any label differs."""
-    reference = SpikGPT.from_pretrained("pancreas").reference
-    limit = reference.thresholds.threshold  # of the graph, which sees each cell alone and knows no familiarity
+    reference = open_reference("pancreas")
+    engine = torch_engine(reference)
+    # Those of the graph, which sees each cell alone and knows no familiarity.
+    options = AnnotateOptions(scaling="reference", neighbours=False, threshold=reference.thresholds.threshold)
     cells = read_cells(CELLS)
     kept = np.random.default_rng(0).random(cells.n_vars) < 2 / 3
     different = 0
@@ -34,7 +38,7 @@ def main() -> int:
             arguments = [shipped_references()["pancreas"], counts, labels]
             subprocess.run(["node", EXAMPLE, *arguments], check=True)
             found = pd.read_csv(labels, index_col="cell")
-            expected = annotate(reference, query, scaling="reference", neighbours=False, threshold=limit)
+            expected = annotate(reference, engine, query, options)
             wrong = (found["label"].to_numpy() != expected.labels) | (
                 found["best_label"].to_numpy() != expected.best_labels
             )
