@@ -7,13 +7,21 @@ import sys
 from pathlib import Path
 
 import pytest
+from anndata import AnnData
 
 from spikgpt.engines.opening import open_engine
+from spikgpt.engines.scgpt.source import open_scgpt
 from spikgpt.engines.torch import TorchEngine
-from spikgpt.errors import GraphError
-from spikgpt.options import EngineOptions
+from spikgpt.errors import CheckpointError, GraphError
+from spikgpt.options import EngineOptions, TrainOptions
 from spikgpt.reference.files import ReferenceFiles, read_reference
+from spikgpt.training.train import train
 from spikgpt_onnx.engine import OnnxEngine
+from spikgpt_onnx.exporter import export
+from spikgpt_onnx.parity import ExportableReference
+from tests.conftest import DATA
+
+SCGPT = DATA / "scgpt_baron"
 
 
 def test_onnx_is_taken_where_there_is_a_graph(small: ReferenceFiles, graph_folder: Path) -> None:
@@ -24,6 +32,23 @@ def test_onnx_is_taken_where_there_is_a_graph(small: ReferenceFiles, graph_folde
     assert isinstance(open_engine(small), TorchEngine)
     with pytest.raises(GraphError, match=r"has no onnx/model.onnx; make it with"):
         open_engine(small, EngineOptions(engine="onnx"))
+
+
+def test_scgpt_comes_from_the_folder_that_is_named(cells: AnnData, tmp_path: Path) -> None:
+    options = TrainOptions(name="scgpt", recipe="paper")
+    reference = train(cells, "cell_type", embedder=open_scgpt(SCGPT, max_length=50), options=options)
+    with pytest.raises(CheckpointError, match="needs the scGPT checkpoint 'scgpt_baron'; give its folder with scgpt="):
+        open_engine(reference)
+    engine = open_engine(reference, scgpt=SCGPT)
+    assert isinstance(engine, TorchEngine)
+    assert (engine.embedding.kind, engine.embedding.dim) == ("scgpt", reference.config.input_dim)
+    with pytest.raises(CheckpointError, match="is no scGPT checkpoint|has no|is not a folder|There is no"):
+        open_engine(reference, scgpt=tmp_path / "nowhere")
+    # A graph has its encoder in it; a folder that is named is run by torch all the same.
+    export(ExportableReference(reference, engine), tmp_path / "out")
+    exported = read_reference(tmp_path / "out")
+    assert isinstance(open_engine(exported), OnnxEngine)
+    assert isinstance(open_engine(exported, scgpt=SCGPT), TorchEngine)
 
 
 WITHOUT = """

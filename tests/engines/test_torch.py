@@ -2,17 +2,25 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import numpy as np
 import pytest
 import torch
 from anndata import AnnData
 
+from spikgpt.cells.align import joined
 from spikgpt.embedding.obsm import ObsmEmbedding, vector_cells
 from spikgpt.engines.model import SpikingClassifier
 from spikgpt.engines.opening import torch_engine
-from spikgpt.engines.torch import TorchEngine
+from spikgpt.engines.scgpt.draws import UpstreamDraws
+from spikgpt.engines.scgpt.embedding import Running
+from spikgpt.engines.scgpt.source import ScGPTSource, open_scgpt
+from spikgpt.engines.torch import TorchEngine, embed_query, scgpt_embedding, scgpt_vectors
+from spikgpt.reference.config import SpikGPTConfig
 from spikgpt.reference.files import CLASSIFIER, ReferenceFiles
-from tests.conftest import aligned
+from tests import upstream
+from tests.conftest import DATA, aligned
 
 
 def test_it_says_what_the_network_says(small: ReferenceFiles, few: AnnData) -> None:
@@ -31,7 +39,8 @@ def test_it_says_what_the_network_says(small: ReferenceFiles, few: AnnData) -> N
 @pytest.mark.parametrize("batch_size", [1, 7, 10_000])
 def test_the_batch_changes_nothing(small: ReferenceFiles, few: AnnData, batch_size: int) -> None:
     engine, cells = torch_engine(small), aligned(small, few)
-    scale, done = engine.embedding.fit_scale(cells, "reference", engine.run).scale, []
+    scale = engine.embedding.fit_scale(cells, "reference", engine.run).scale
+    done: list[int] = []
     expected = engine.run(cells, scale)
     found = engine.run(cells, scale, batch_size=batch_size, on_cells=done.append)
     np.testing.assert_allclose(found.probabilities, expected.probabilities, atol=1e-12)
@@ -49,10 +58,55 @@ def test_vectors_that_the_user_brings_are_taken_as_they_are(small: ReferenceFile
     np.testing.assert_array_equal(output.probabilities, engine.classified(vectors)[0])
 
 
-def test_folded_weights_are_those_of_a_linear_layer_alone(small: ReferenceFiles) -> None:
+def test_folded_weights_do_what_layer_and_norm_did(small: ReferenceFiles) -> None:
     engine = torch_engine(small)
-    norms = [name for name in engine.weights() if ".norm." in name]
-    assert norms
-    assert not [name for name in engine.folded_weights() if ".norm." in name]
-    assert engine.folded_weights()["head.weight"].dtype == np.float64
-    np.testing.assert_allclose(engine.folded_weights()["head.weight"], engine.weights()["head.weight"], atol=1e-7)
+    trained, folded = engine.weights(), engine.folded_weights()
+    layers = [name.removesuffix(".norm.weight") for name in trained if name.endswith(".norm.weight")]
+    assert len(layers) == 4  # the stem, and three of the block
+    assert not [name for name in folded if ".norm." in name]
+    assert all(weight.dtype == np.float64 for weight in folded.values())
+    for layer in layers:
+        names = ("linear.weight", "norm.weight", "norm.bias", "norm.running_mean", "norm.running_var")
+        weight, gain, bias, mean, variance = (trained[f"{layer}.{name}"].astype(np.float64) for name in names)
+        x = np.random.default_rng(0).standard_normal((5, weight.shape[1]))
+        expected = (x @ weight.T - mean) / np.sqrt(variance + 1e-5) * gain + bias
+        found = x @ folded[f"{layer}.linear.weight"].T + folded[f"{layer}.linear.bias"]
+        np.testing.assert_allclose(found, expected, atol=1e-10)
+    np.testing.assert_array_equal(folded["head.weight"], trained["head.weight"])
+
+
+@pytest.fixture(scope="module")
+def source() -> ScGPTSource:
+    return open_scgpt(DATA / "scgpt_baron", max_length=300)
+
+
+def test_scgpt_makes_the_vectors_of_cells(source: ScGPTSource, few: AnnData, tmp_path: Path) -> None:
+    embedding = scgpt_embedding(source)
+    classifier = SpikingClassifier(SpikGPTConfig(embedding.dim, n_labels=3)).eval()
+    cells = joined(list(embedding.read(few[:9]).chunks))
+    kept = TorchEngine(embedding, classifier, source=source, running=Running(cache=tmp_path))
+    vectors = kept.run(cells, None).vectors
+    assert vectors.shape == (9, embedding.dim)
+    np.testing.assert_allclose(np.linalg.norm(vectors, axis=1), 1, atol=1e-6)
+    np.testing.assert_array_equal(vectors, scgpt_vectors(source, cells, running=Running()))
+    assert list(tmp_path.rglob("*.safetensors"))
+    np.testing.assert_array_equal(kept.vectors(cells), vectors)
+
+
+def test_a_query_by_upstreams_draws_gets_upstreams_vectors(source: ScGPTSource, few: AnnData) -> None:
+    checkpoint, pad_value = source.checkpoint, source.checkpoint.config.pad_value
+    # Upstream knows a gene by the vocabulary's own name and goes through a cell in the order of the file.
+    known = [name in checkpoint.vocabulary for name in few.var_names]
+    shuffled = np.random.default_rng(0).permutation(np.flatnonzero(known))
+    cells = few[:8, shuffled].copy()
+    ids = np.array([checkpoint.vocabulary[name] for name in cells.var_names])
+    with upstream.seeded(1, 2):
+        collate = upstream.collator(checkpoint.pad_id, pad_value, source.max_length)
+        batch = collate(upstream.examples(cells.X.tocsr(), ids, checkpoint.cls_id, pad_value))
+    expected = upstream.embed(upstream.model(checkpoint), batch["gene"], batch["expr"], checkpoint.pad_id)
+
+    found, empty, report = embed_query(source, cells, Running(draws=UpstreamDraws(1, 2)))
+
+    np.testing.assert_allclose(found, expected.numpy(), atol=1e-5)
+    assert not empty.any()
+    assert report.genes_matched == len(shuffled)

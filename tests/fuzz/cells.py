@@ -8,22 +8,21 @@ files, and a file that is read though it lies elsewhere.
 from __future__ import annotations
 
 import argparse
+import multiprocessing
 import os
-import select
 import shutil
-import signal
 import sys
 import tempfile
 import traceback
 import warnings
 from collections import Counter
 from dataclasses import dataclass
+from multiprocessing.connection import Connection
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple, cast
 
 import anndata
 import h5py
-import msgspec
 import numpy as np
 import zarr
 from anndata import AnnData
@@ -31,10 +30,12 @@ from scipy import sparse
 
 from spikgpt.cells.output import write_copy
 from spikgpt.cells.reading import open_cells, read_cells
+from spikgpt.embedding.base import Engine
 from spikgpt.engines.opening import open_engine
 from spikgpt.errors import SpikGPTError
-from spikgpt.options import AnnotateOptions, EngineOptions
+from spikgpt.options import AnnotateOptions, EngineName, EngineOptions
 from spikgpt.pipeline import annotate
+from spikgpt.reference.files import ReferenceFiles
 from spikgpt.sharing import open_reference
 from tests.fuzz import damage
 
@@ -44,13 +45,13 @@ PATIENCE = 20.0
 GOOD = ("refused", "labelled")
 
 
-class Answer(msgspec.Struct):
+class Answer(NamedTuple):
     """What one engine made of a file: ``refused`` with what it said, ``labelled`` with what, or a failure."""
 
     outcome: str
     said: str = ""
-    labels: list[str] = []
-    names: list[str] = []
+    labels: tuple[str, ...] = ()
+    names: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -70,10 +71,7 @@ class Fuzzer:
     def __init__(self, folder: Path) -> None:
         self.folder = folder
         self.reference = open_reference("pancreas")
-        self.engines = {
-            name: open_engine(self.reference, EngineOptions(engine=name, threads=1))  # type: ignore[arg-type]
-            for name in ("torch", "onnx")
-        }
+        self.workers = {name: Worker(name) for name in ("torch", "onnx")}
         self.sources = {
             (layout, suffix): self._written(layout, suffix)
             for layout in ("rows", "columns", "dense", "raw")
@@ -82,7 +80,7 @@ class Fuzzer:
         (folder / "secret.h5").unlink(missing_ok=True)
         with h5py.File(folder / "secret.h5", "w") as file:
             file["X"] = np.ones((120, 1200), dtype=np.float32)
-        sound = {layout: self.answer("onnx", self.sources[layout, ".h5ad"]) for layout in ("rows", "raw")}
+        sound = {layout: self.workers["onnx"].answer(self.sources[layout, ".h5ad"]) for layout in ("rows", "raw")}
         assert all(answer.outcome == "labelled" for answer in sound.values()), sound
         self.expected = dict(zip(sound["rows"].names, sound["rows"].labels, strict=True))
 
@@ -120,7 +118,7 @@ class Fuzzer:
         (shutil.copytree if source.is_dir() else shutil.copyfile)(source, path)
         kinds = [*damage.STRUCTURE, *damage.BYTES, *(["links"] if suffix == ".h5ad" else ["metadata", "file missing"])]
         kind = kinds[random.integers(len(kinds))]
-        may_change = damage.STRUCTURE[kind][1] if kind in damage.STRUCTURE else True
+        may_change = damage.STRUCTURE[kind][1] if kind in damage.STRUCTURE else kind != "links"
         try:
             self._damage(path, kind, random)
         except (OSError, ValueError, KeyError, TypeError, NotImplementedError, AttributeError, OverflowError) as error:
@@ -151,33 +149,9 @@ class Fuzzer:
         else:
             damage.BYTES[kind](files[random.integers(len(files))], random)
 
-    def answer(self, engine: str, path: Path) -> Answer:
-        """Label a file and write the labels, as ``spikgpt annotate`` does."""
-        out = self.folder / f"out{path.suffix}"
-        shutil.rmtree(out, ignore_errors=True)
-        out.unlink(missing_ok=True)
-        try:
-            with open_cells(path) as cells:
-                options = AnnotateOptions(progress=False)
-                annotation = annotate(self.reference, self.engines[engine], cells, options)
-                uns = annotation.uns(cells)
-            write_copy(path, out, obs=dict(annotation.obs()), obsm=annotation.obsm(), uns=uns)
-        except SpikGPTError as error:
-            return Answer("several lines" if "\n" in str(error).strip() else "refused", str(error))
-        try:
-            with warnings.catch_warnings():
-                warnings.simplefilter("ignore")
-                written = (anndata.read_h5ad if path.suffix == ".h5ad" else anndata.read_zarr)(out)
-        except Exception as error:  # noqa: BLE001, whatever anndata says of it
-            return Answer("unreadable output", repr(error))
-        names, labels = written.obs_names.tolist(), written.obs["spikgpt_label"].astype(str).tolist()
-        if list(annotation.obs_names) != names or annotation.labels.tolist() != labels:
-            return Answer("wrong name", "the output has other names than the annotation")
-        return Answer("labelled", labels=labels, names=names)
-
     def run(self, case: Case) -> str:
         """Return what became of a damaged file."""
-        answers = {engine: self._apart(engine, case.path) for engine in self.engines}
+        answers = {name: worker.answer(case.path) for name, worker in self.workers.items()}
         for answer in answers.values():
             if answer.outcome not in GOOD:
                 return f"{answer.outcome}: {answer.said}"
@@ -191,34 +165,76 @@ class Fuzzer:
             return f"engines disagree: {[(name, a.outcome, a.said[:200]) for name, a in answers.items()]}"
         return next(iter(answers.values())).outcome
 
-    def _apart(self, engine: str, path: Path) -> Answer:
-        """Answer in a process of its own, which may crash or hang."""
-        read, write = os.pipe()
-        child = os.fork()
-        if child == 0:
-            os.close(read)
-            with open(os.devnull, "w") as nowhere:  # noqa: PTH123
-                os.dup2(nowhere.fileno(), 2)
-            try:
-                warnings.simplefilter("ignore")
-                answer = self.answer(engine, path)
-            except BaseException:  # noqa: BLE001, that is what is looked for
-                answer = Answer("traceback", traceback.format_exc()[-1500:])
-            with os.fdopen(write, "wb") as pipe:
-                pipe.write(msgspec.json.encode(answer))
-            os._exit(0)
-        os.close(write)
-        content = b""
-        while select.select([read], [], [], PATIENCE)[0]:
-            if not (part := os.read(read, 1 << 16)):
-                break
-            content += part
-        else:
-            os.kill(child, signal.SIGKILL)
-            content = msgspec.json.encode(Answer("hang", f"more than {PATIENCE:g} s"))
-        os.close(read)
-        status = os.waitstatus_to_exitcode(os.waitpid(child, 0)[1])
-        return msgspec.json.decode(content, type=Answer) if content else Answer("crash", f"exit {status}")
+
+class Worker:
+    """An engine in a process of its own, which may crash or hang and is then started afresh."""
+
+    def __init__(self, engine: str) -> None:
+        self._engine = engine
+        self._start()
+
+    def _start(self) -> None:
+        context = multiprocessing.get_context("spawn")
+        self._pipe, theirs = context.Pipe()
+        self._process = context.Process(target=work, args=(self._engine, theirs), daemon=True)
+        self._process.start()
+        theirs.close()
+        assert self._pipe.recv() == "ready"
+
+    def answer(self, path: Path) -> Answer:
+        """Label a file and write the labels, as ``spikgpt annotate`` does."""
+        self._pipe.send(path)
+        try:
+            if self._pipe.poll(PATIENCE):
+                return Answer(*self._pipe.recv())
+            failed = Answer("hang", f"more than {PATIENCE:g} s")
+        except EOFError:
+            self._process.join()
+            failed = Answer("crash", f"exit {self._process.exitcode}")
+        self._process.kill()
+        self._start()
+        return failed
+
+
+def work(name: str, pipe: Connection) -> None:
+    """Answer for the files that come through a pipe, in a process of its own."""
+    warnings.simplefilter("ignore")
+    os.dup2(os.open(os.devnull, os.O_WRONLY), 2)
+    reference = open_reference("pancreas")
+    engine = open_engine(reference, EngineOptions(engine=cast(EngineName, name), threads=1))
+    pipe.send("ready")
+    while True:
+        path = pipe.recv()
+        try:
+            answer = annotated(reference, engine, path)
+        except Exception:  # noqa: BLE001, that is what is looked for
+            answer = Answer("traceback", traceback.format_exc()[-1500:])
+        pipe.send(tuple(answer))
+
+
+def annotated(reference: ReferenceFiles, engine: Engine, path: Path) -> Answer:
+    """Label a file and write the labels beside it."""
+    out = path.parent / f"out{path.suffix}"
+    shutil.rmtree(out, ignore_errors=True)
+    out.unlink(missing_ok=True)
+    try:
+        with open_cells(path) as cells:
+            options = AnnotateOptions(progress=False)
+            annotation = annotate(reference, engine, cells, options)
+            uns = annotation.uns(cells)
+        write_copy(path, out, obs=dict(annotation.obs()), obsm=annotation.obsm(), uns=uns)
+    except SpikGPTError as error:
+        return Answer("several lines" if "\n" in str(error).strip() else "refused", str(error))
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            written = (anndata.read_h5ad if path.suffix == ".h5ad" else anndata.read_zarr)(out)
+    except Exception as error:  # noqa: BLE001, whatever anndata says of it
+        return Answer("unreadable output", repr(error))
+    names, labels = tuple(written.obs_names), tuple(written.obs["spikgpt_label"].astype(str))
+    if tuple(annotation.obs_names) != names or tuple(annotation.labels) != labels:
+        return Answer("wrong name", "the output has other names than the annotation")
+    return Answer("labelled", labels=labels, names=names)
 
 
 class _Walking:

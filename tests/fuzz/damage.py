@@ -136,7 +136,7 @@ def truncated(path: Path, random: Random) -> None:
 def overwritten(path: Path, random: Random) -> None:
     """Overwrite a stretch of a file with zeros or noise."""
     content = bytearray(path.read_bytes())
-    start, size = random.integers(len(content)), random.integers(1, 512)
+    start, size = int(random.integers(len(content))), int(random.integers(1, 512))
     noise = random.bytes(size) if random.random() < 0.5 else bytes(size)
     content[start : start + size] = noise[: max(0, len(content) - start)]
     path.write_bytes(content)
@@ -150,7 +150,7 @@ def metadata(path: Path, random: Random) -> None:
         key: Any = random.choice(sorted(node)) if isinstance(node, dict) else int(random.integers(len(node)))
         places.append((node, key))
         node = node[key]
-    wrong = [None, -1, 0, 10**15, "nonsense", [], {}, 1.5, "<f8", "|O", "../../etc"]
+    wrong: list[Any] = [None, -1, 0, 10**15, "nonsense", [], {}, 1.5, "<f8", "|O", "../../etc"]
     if places:
         target, key = places[-1]
         target[key] = wrong[random.integers(len(wrong))]
