@@ -1,0 +1,49 @@
+"""Draw pancreas.png for the README: ``python docs/images/make.py``."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import anndata
+import matplotlib.pyplot as plt
+import scanpy as sc
+
+from spikgpt import SpikGPT
+
+HERE = Path(__file__).resolve().parent
+CELLS = HERE.parents[1] / "tests" / "data" / "pancreas_baron_human2_human4.h5ad"
+PANELS = {"spikgpt_label": "SpikGPT's labels", "cell_type": "The authors' labels"}
+
+
+def main() -> None:
+    """Annotate the cells, lay them out and draw both kinds of labels in the same colours."""
+    adata = anndata.read_h5ad(CELLS)
+    annotation = SpikGPT.from_pretrained("pancreas").annotate(adata)
+    sc.pp.normalize_total(adata, target_sum=1e4)
+    sc.pp.log1p(adata)
+    sc.pp.highly_variable_genes(adata, n_top_genes=2000)
+    sc.pp.pca(adata, n_comps=30, mask_var="highly_variable")
+    sc.pp.neighbors(adata, n_neighbors=30)
+    sc.tl.umap(adata, min_dist=0.8, spread=1.2)
+    names = (*annotation.label_names, "Unknown")
+    colors = dict(zip(names, annotation.colors(names), strict=True))
+    figure, panels = plt.subplots(1, 2, figsize=(14, 6), layout="constrained")
+    places = adata.obsm["X_umap"]
+    for panel, (column, title) in zip(panels, PANELS.items(), strict=True):
+        labels = adata.obs[column].astype(str)
+        panel.scatter(*places.T, c=[colors.get(label, "black") for label in labels], s=30, linewidths=0)
+        panel.set_title(title, fontsize=18)
+        panel.set_axis_off()
+    shown = sorted(
+        set(adata.obs["spikgpt_label"]) | set(adata.obs["cell_type"]), key=lambda name: (name == "Unknown", name)
+    )
+    dots = [
+        plt.Line2D([], [], marker="o", linestyle="", markersize=9, color=colors.get(name, "black")) for name in shown
+    ]
+    texts = [name.replace("_", " ") for name in shown]
+    figure.legend(dots, texts, loc="outside lower center", ncols=7, frameon=False, fontsize=13, handletextpad=0.1)
+    figure.savefig(HERE / "pancreas.png", dpi=100)
+
+
+if __name__ == "__main__":
+    main()
