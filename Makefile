@@ -70,6 +70,8 @@ $(RUNTIME)/.ready: pyproject.toml constraints.txt $(shell find spikgpt export/sp
 	sed '/^onnxruntime==/d' constraints.txt > $(RUNTIME)/constraints.txt
 	$(RUNTIME)/bin/python $(INSTALL) --constraint $(RUNTIME)/constraints.txt '.[cpu]' $(OLDEST)
 	$(RUNTIME)/bin/python $(INSTALL) --force-reinstall --no-deps .
+# For the core tests, which run there too; these bring nothing that spikgpt would import.
+	$(RUNTIME)/bin/python $(INSTALL) --constraint $(RUNTIME)/constraints.txt pytest hypothesis
 	touch $@
 
 clean:
