@@ -79,10 +79,11 @@ class Parity:
         )
 
     def __str__(self) -> str:
+        flipped = f" (others lie within {self.largest_flip:.2g} of it)" if self.largest_flip else ""
         return (
             f"{self.precision}: of {self.cells} cells {self.labels_equal} have the same label and {self.unknown_equal} "
-            f"the same Unknown decision, flipped ones were within {self.largest_flip:.2g} of it, probabilities differ "
-            f"by at most {self.largest_difference:.2g}, weights by {self.weights:.2g}"
+            f"the same Unknown decision{flipped}, probabilities differ by at most {self.largest_difference:.2g}, "
+            f"weights by {self.weights:.2g}"
         )
 
 
