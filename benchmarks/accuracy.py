@@ -25,12 +25,12 @@ from sklearn.preprocessing import StandardScaler
 from spikgpt import Annotation, SpikGPT
 from spikgpt.cells.align import AlignedCells, joined
 from spikgpt.embedding.own_space import OwnSpace
+from spikgpt.engines.scgpt.source import ScGPTSource, open_scgpt
 from spikgpt.engines.torch import TorchEngine
 from spikgpt.labels.neighbours import Neighbourhood
 from spikgpt.options import AnnotateKeywords, AnnotateOptions, Scaling, options_of
 from spikgpt.pipeline import annotate
 from spikgpt.reference.schema import Agreement
-from spikgpt.engines.scgpt.source import ScGPTSource, open_scgpt
 from spikgpt.training.metrics import measure
 
 # What the two PBMC studies call the same type; cells with other labels are left out.

@@ -23,9 +23,9 @@ from rich.table import Table
 
 from spikgpt import Annotation, Evaluation, SpikGPT
 from spikgpt.cells.reading import read_cells
+from spikgpt.engines.scgpt.source import open_scgpt
 from spikgpt.options import AnnotateKeywords
 from spikgpt.reference.hub import Hub
-from spikgpt.engines.scgpt.source import open_scgpt
 from spikgpt.sharing import push
 from spikgpt.testing.hub import LoopbackHub
 from spikgpt.training.evaluation import evaluate

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import tempfile
 from collections.abc import Iterator
+from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -25,11 +26,12 @@ from scipy import sparse
 from spikgpt import Annotation, SpikGPT
 from spikgpt.cells.align import AlignedCells, joined, log_normalise
 from spikgpt.cells.reading import read_cells
-from spikgpt.engines.opening import torch_engine
+from spikgpt.embedding.base import Engine
+from spikgpt.engines.opening import open_engine, torch_engine
 from spikgpt.labels.decision import Cutoffs
-from spikgpt.options import AnnotateOptions, TrainOptions, options_of
+from spikgpt.options import AnnotateOptions, EngineOptions, TrainOptions, options_of
 from spikgpt.pipeline import annotate
-from spikgpt.reference.files import ReferenceFiles, save
+from spikgpt.reference.files import ReferenceFiles, read_reference, save
 from spikgpt.reference.hub import Hub
 from spikgpt.testing.hub import LoopbackHub
 from spikgpt.types import InputReport
@@ -40,11 +42,18 @@ if TYPE_CHECKING:
 
 DATA = Path(__file__).parent / "data"
 QUERY_FILE = DATA / "pancreas_baron_human2_human4.h5ad"
+# Names the folder of ``small`` and its graph, for tests that run where nothing can be trained.
+TRAINED = "SPIKGPT_TESTS_TRAINED"
+
+
+def usual_engine(reference: ReferenceFiles) -> Engine:
+    """Return the torch engine, or that of ONNX Runtime where there is no torch."""
+    return open_engine(reference, EngineOptions(engine="torch" if find_spec("torch") else "onnx"))
 
 
 def labelled(reference: ReferenceFiles, adata: Any, engine: Any = None, **options: Any) -> Annotation:
-    """Annotate cells, by the torch engine unless another is given, and leave them as they are."""
-    return annotate(reference, engine or torch_engine(reference), adata, options_of(AnnotateOptions, options))
+    """Annotate cells, by the usual engine unless another is given, and leave them as they are."""
+    return annotate(reference, engine or usual_engine(reference), adata, options_of(AnnotateOptions, options))
 
 
 def exportable(reference: ReferenceFiles) -> ExportableReference:
@@ -56,7 +65,7 @@ def exportable(reference: ReferenceFiles) -> ExportableReference:
 
 def aligned(reference: ReferenceFiles, adata: Any) -> AlignedCells:
     """Return the cells as the embedding of a reference reads them, those that are not empty."""
-    chunks = torch_engine(reference).embedding.read(adata, layer=None, scaling="auto").chunks
+    chunks = usual_engine(reference).embedding.read(adata, layer=None, scaling="auto").chunks
     cells = joined(list(chunks))
     return cells.part(~cells.empty)
 
@@ -95,6 +104,8 @@ def cells() -> Iterator[AnnData]:
 @pytest.fixture(scope="session")
 def small(cells: AnnData) -> ReferenceFiles:
     """Train a reference on ``cells`` by the default recipe."""
+    if TRAINED in os.environ:
+        return read_reference(os.environ[TRAINED])
     from spikgpt.training.train import train
 
     return train(cells, "cell_type", options=TrainOptions(name="small", seed=1))
@@ -134,6 +145,8 @@ def small_folder(small: ReferenceFiles, tmp_path_factory: pytest.TempPathFactory
 @pytest.fixture(scope="session")
 def graph_folder(small: ReferenceFiles, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Export ``small``; tests leave the folder as it is."""
+    if TRAINED in os.environ:
+        return Path(os.environ[TRAINED])
     from spikgpt_onnx.exporter import export
 
     folder = tmp_path_factory.mktemp("references") / "small-onnx"
