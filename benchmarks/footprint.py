@@ -2,8 +2,8 @@
 
     python benchmarks/footprint.py
 
-Installed size is that of each package and of everything it requires, as installed beside this script. Each start is a
-process of its own, best of three, and annotates the demo cells from file to file.
+Installed size is that of each package and of everything it requires, as installed beside this script; an engine that is
+not there is left out. Each start is a process of its own, best of three, and annotates the demo cells from file to file.
 """
 
 from __future__ import annotations
@@ -13,6 +13,7 @@ import sys
 import tempfile
 import time
 from importlib.metadata import PackageNotFoundError, distribution
+from importlib.util import find_spec
 from pathlib import Path
 
 from packaging.requirements import Requirement
@@ -21,8 +22,8 @@ from rich.table import Table
 
 CELLS = Path(__file__).resolve().parents[1] / "tests" / "data" / "pancreas_baron_human2_human4.h5ad"
 BIN = Path(sys.executable).parent
-# The extra that brings each engine.
-ENGINES = {"onnx": "cpu", "torch": "train"}
+# The package that runs each engine, and the extra that brings it.
+ENGINES = {"onnx": ("onnxruntime", "cpu"), "torch": ("torch", "train")}
 
 
 def required(name: str, extra: str = "") -> set[str]:
@@ -72,7 +73,9 @@ def main() -> None:
     console = Console()
     with tempfile.TemporaryDirectory() as folder:
         annotate: list[str | Path] = [BIN / "spikgpt", "annotate", CELLS, "--model", "pancreas"]
-        for engine, extra in ENGINES.items():
+        for engine, (package, extra) in ENGINES.items():
+            if find_spec(package) is None:
+                continue
             names = required("spikgpt", extra)
             taken = seconds([*annotate, "--engine", engine, "--out", Path(folder) / f"{engine}.h5ad"])
             size = f"{megabytes(names):,.0f}"

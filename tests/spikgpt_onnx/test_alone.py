@@ -76,7 +76,7 @@ def _made() -> None:
 
 def python(*arguments: object, **more: str) -> subprocess.CompletedProcess[str]:
     """Run Python there, with nothing of the checkout on its path."""
-    command = [BIN / "python", "-P", *map(str, arguments)]
+    command: list[str | Path] = [BIN / "python", "-P", *map(str, arguments)]
     return subprocess.run(
         command, capture_output=True, text=True, cwd=ROOT, env=os.environ | {"PYTHONSAFEPATH": "1"} | more, check=False
     )
