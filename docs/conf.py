@@ -61,7 +61,7 @@ ARRAY = re.compile(r"ndarray\[tuple\[Any, \.\.\.\], dtype\[\w+(\[Any\])?\]\]")
 
 def shortened(_: Sphinx, kind: str, *more: Any) -> tuple[str | None, str | None]:
     """Return the signature and the result of a function without what arrays hold; of classes, nothing."""
-    if kind in ("class", "exception"):  # users get them from methods
+    if kind == "class":  # users get them from methods
         return "", ""
     signature, result = (text and ARRAY.sub("ndarray", text) for text in more[-2:])
     return signature, result
