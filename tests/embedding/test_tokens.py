@@ -6,7 +6,7 @@ import numpy as np
 import numpy.typing as npt
 import pytest
 from anndata import AnnData
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 from scipy import sparse
 
@@ -50,6 +50,7 @@ def test_bins_are_quantiles_with_ties_in_between(
         assert (bins >= np.minimum(lower + 1, upper)).all()
 
 
+@settings(deadline=None)
 @given(st.lists(st.integers(1, 400) | st.floats(0.0078125, 300, width=32), min_size=1, max_size=80))
 def test_quantiles_are_numpys_for_any_values(row: list[float]) -> None:
     values = sparse.csr_matrix(np.array([row], dtype=np.float32))

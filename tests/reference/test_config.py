@@ -7,7 +7,7 @@ import re
 from typing import Any
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from spikgpt.engines.model import SpikingClassifier
@@ -60,6 +60,7 @@ def test_the_scale_defaults_to_one_copy() -> None:
     assert SpikGPTConfig(input_dim=8, n_labels=3, attention_scale=0.125).scale == 0.125
 
 
+@settings(deadline=None)
 @given(st.integers(1, 12), st.integers(2, 5), st.integers(1, 4), st.integers(1, 3), st.floats(0.1, 3))
 def test_the_shapes_of_weights_are_those_of_the_network(
     input_dim: int, n_labels: int, size: int, depth: int, mlp_ratio: float
