@@ -3,7 +3,7 @@
     python benchmarks/footprint.py
 
 Installed size is that of each package and of everything it requires, as installed beside this script; an engine that is
-not there is left out. Each start is a process of its own, best of three, and annotates the demo cells from file to file.
+not there is left out. Each start is a process of its own, best of three, and labels the demo cells from file to file.
 """
 
 from __future__ import annotations
