@@ -8,7 +8,7 @@ from importlib.metadata import PackageNotFoundError, version
 
 import numpy as np
 
-from spikgpt.errors import SpikGPTError
+from spikgpt.errors import SpikGPTError, listed
 from spikgpt.options import EngineOptions, options_of
 from spikgpt.reference.files import read_reference
 from spikgpt.reference.layout import GRAPH
@@ -41,12 +41,12 @@ def findings() -> list[Finding]:
     for name, extra in OPTIONAL.items():
         found.append(Finding(name, _version(name) or f"not installed; optional: pip install 'spikgpt[{extra}]'"))
     installed = installed_distributions()
-    listed = ", ".join(f"{name} {number}" for name, number in installed.items()) or "none"
+    versions = listed(f"{name} {number}" for name, number in installed.items())
     try:
         available = onnxruntime_module().get_available_providers()
     except SpikGPTError as error:
-        return [*found, Finding("ONNX Runtime", f"{listed}: {error}", works=False)]
-    found.append(Finding("ONNX Runtime", f"{listed}; lists {', '.join(available)}"))
+        return [*found, Finding("ONNX Runtime", f"{versions}: {error}", works=False)]
+    found.append(Finding("ONNX Runtime", f"{versions}; lists {', '.join(available)}"))
     shipped = read_reference(next(iter(shipped_references().values())))
     ones = np.ones((1, len(shipped.genes)))
     cell = {contract.COUNTS: ones, contract.TOTAL: ones.sum(axis=1), contract.FOUND: ones[0]}

@@ -10,6 +10,7 @@ import numpy.typing as npt
 
 from spikgpt.cells.align import AlignedCells
 from spikgpt.embedding.base import Embedding
+from spikgpt.embedding.obsm import vectors_of
 from spikgpt.embedding.scgpt import ScGPTEmbedding
 from spikgpt.embedding.stored import stored_embedding
 from spikgpt.embedding.vocabulary import Vocabulary
@@ -70,7 +71,7 @@ class OnnxEngine:
         """Return what the network says of cells, none of them empty; see :class:`spikgpt.embedding.base.Engine`."""
         size = batch_size or (CPU_BATCH if self.session.provider == "cpu" else GPU_BATCH)
         if scale is None:
-            vectors = self._encoded(cells) if self.encoder else np.asarray(cells.values.toarray(), dtype=np.float64)
+            vectors = self._encoded(cells) if self.encoder else vectors_of(cells)
             found = self._joined(lambda part: {contract.EMBEDDING: vectors[part]}, len(vectors), size, on_cells)
             return NetworkOutput(vectors, found[contract.PROBABILITIES], found[contract.ENERGY])
         mean, std = scale

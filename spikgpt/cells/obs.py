@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import difflib
-from collections import Counter
 
 import numpy as np
 import pandas as pd
@@ -82,13 +81,13 @@ def check_trainable(labels: Strings, *, minimum_classes: int = 2, minimum_cells:
     LabelsError
         When fewer than ``minimum_classes`` classes have enough cells.
     """
-    counts = {str(label): int(count) for label, count in zip(*np.unique(labels, return_counts=True), strict=True)}
-    dropped = {label: count for label, count in counts.items() if count < minimum_cells}
+    counts = counted(labels)
+    dropped = {label: count for label, count in sorted(counts.items()) if count < minimum_cells}
     if len(counts) - len(dropped) < minimum_classes:
-        largest = ", ".join(f"{label} ({count})" for label, count in Counter(counts).most_common(5))
+        largest = listed(f"{label} ({count})" for label, count in list(counts.items())[:5])
         msg = (
             f"{len(counts) - len(dropped)} of {len(counts)} classes have {minimum_cells} cells or more; at least "
-            f"{minimum_classes} are needed. Largest: {largest or 'none'}. Add cells, or join or choose other labels."
+            f"{minimum_classes} are needed. Largest: {largest}. Add cells, or join or choose other labels."
         )
         raise LabelsError(msg)
     return dropped

@@ -26,6 +26,8 @@ class Spool:
         self._file = tempfile.SpooledTemporaryFile(max_size=IN_MEMORY)
         self._like: AlignedCells | None = None
         self._sizes: list[int] = []
+        # Of the cells that are not empty: row numbers in the query, and keys.
+        self._rows: list[Rows] = []
         self._keys: list[npt.NDArray[np.float64]] = []
 
     def __enter__(self) -> Spool:
@@ -40,8 +42,10 @@ class Spool:
         """Put cells aside."""
         # What holds for all cells is kept once.
         self._like = replace(chunk, values=chunk.values[:0], totals=chunk.totals[:0])
+        filled = np.flatnonzero(~chunk.empty)
+        self._rows.append(sum(self._sizes) + filled)
+        self._keys.append(content_keys(chunk.values[filled]))
         self._sizes.append(len(chunk.totals))
-        self._keys.append(content_keys(chunk.part(~chunk.empty).values))
         for array in (chunk.totals, chunk.values.data, chunk.values.indices, chunk.values.indptr):
             np.save(self._file, array)
 
@@ -59,6 +63,5 @@ class Spool:
 
     def sample(self) -> tuple[AlignedCells, Rows]:
         """Return a sample of the cells that are not empty, and their row numbers in the query, ascending."""
-        rows = np.concatenate([rows[~chunk.empty] for rows, chunk in self.chunks()])
-        chosen = rows[sample_of(np.concatenate(self._keys))]
+        chosen = np.concatenate(self._rows)[sample_of(np.concatenate(self._keys))]
         return joined([chunk.part(np.isin(rows, chosen)) for rows, chunk in self.chunks()]), chosen

@@ -38,7 +38,7 @@ def hub_of(options: HubOptions) -> Hub:
     """Return a client of the Hub."""
     from spikgpt.reference.hub import Hub
 
-    return Hub(**msgspec.structs.asdict(options))
+    return Hub.of(options)
 
 
 def command(kept: str = "Nothing was written.") -> Callable[[Callable[..., None]], Callable[..., None]]:

@@ -78,6 +78,20 @@ class Embedding(Protocol):
         """Return what ``model.safetensors`` keeps of the embedding."""
 
 
+class WithoutExpression:
+    """What embeddings share whose vectors are all there is of a cell: neighbours and familiarity go by these alone."""
+
+    def fit_scale(self, sample: AlignedCells, scaling: str, run: Run) -> Scaled:
+        """Return no scale: vectors are taken as they are."""
+        return Scaled(None, "none")
+
+    def logs(self, cells: AlignedCells) -> None:
+        """Return nothing: there is no expression."""
+
+    def profiles(self, found: Bools) -> None:
+        """Return nothing: there is no expression."""
+
+
 class Engine(Protocol):
     """Runs the network of a reference: with torch, or with ONNX Runtime."""
 

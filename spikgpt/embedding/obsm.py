@@ -7,22 +7,21 @@ from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
+import numpy.typing as npt
 from scipy import sparse
 
-from spikgpt.cells.align import AlignedCells
+from spikgpt.cells.align import CHUNK, AlignedCells
 from spikgpt.cells.expression import Cells
 from spikgpt.cells.genes import GeneList
-from spikgpt.embedding.base import QueryCells, Run, Scaled
-from spikgpt.errors import ConfigError, DamagedReference, DataError
+from spikgpt.embedding.base import QueryCells, WithoutExpression
+from spikgpt.errors import ConfigError, DamagedReference, DataError, listed
 from spikgpt.types import Bools, Floats, InputReport
 
 PREFIX = "obsm:"
-# Cells read at a time.
-CHUNK = 4096
 
 
 @dataclass(frozen=True)
-class ObsmEmbedding:
+class ObsmEmbedding(WithoutExpression):
     """Reads ``obsm[key]``, which must come from the same embedding model for reference and query."""
 
     key: str
@@ -83,16 +82,6 @@ class ObsmEmbedding:
                 raise DataError(msg)
             yield vector_cells(vectors, np.zeros(len(vectors), dtype=bool))
 
-    def fit_scale(self, sample: AlignedCells, scaling: str, run: Run) -> Scaled:
-        """Return no scale: vectors are taken as they are."""
-        return Scaled(None, "none")
-
-    def logs(self, cells: AlignedCells) -> None:
-        """Return nothing: there is no expression."""
-
-    def profiles(self, found: Bools) -> None:
-        """Return nothing: there is no expression."""
-
     @property
     def stored_genes(self) -> GeneList:
         """What ``genes.json`` keeps: none."""
@@ -129,11 +118,16 @@ def vector_cells(vectors: Floats, empty: Bools) -> AlignedCells:
     return AlignedCells(values, totals, np.ones(vectors.shape[1], dtype=bool), "embedding")
 
 
+def vectors_of(cells: AlignedCells) -> npt.NDArray[np.float64]:
+    """Return the vectors again, shape (n, dim), of cells that :func:`vector_cells` made."""
+    return np.asarray(cells.values.toarray(), dtype=np.float64)
+
+
 def _stored(adata: Cells, key: str) -> Any:
     """Return ``obsm[key]``, shape (n, dim)."""
     if key not in adata.obsm:
-        available = ", ".join(sorted(adata.obsm)) or "none"
-        msg = f"There is no obsm[{key!r}]; this AnnData has: {available}. Add the embedding, or name one of these."
+        has = listed(sorted(adata.obsm))
+        msg = f"There is no obsm[{key!r}]; this AnnData has: {has}. Add the embedding, or name one of these."
         raise DataError(msg)
     stored = adata.obsm[key]
     # A frame, as some tools leave there.

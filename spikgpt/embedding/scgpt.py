@@ -11,15 +11,15 @@ import numpy as np
 from spikgpt.cells.align import AlignedCells, aligned_chunks
 from spikgpt.cells.expression import Cells, find_expression
 from spikgpt.cells.genes import GeneList, match_genes
-from spikgpt.embedding.base import QueryCells, Run, Scaled
+from spikgpt.embedding.base import QueryCells, WithoutExpression
 from spikgpt.embedding.vocabulary import Vocabulary
 from spikgpt.errors import ConfigError
-from spikgpt.types import Bools, Floats, InputReport
+from spikgpt.types import Floats, InputReport
 
 
 @dataclass(frozen=True)
-class ScGPTEmbedding:
-    """Reads cells for an scGPT network with vectors of ``dim`` values.
+class ScGPTEmbedding(WithoutExpression):
+    """Reads cells for an scGPT network with vectors of ``dim`` values; ranks within a cell have no scale.
 
     ``stored`` is what ``config.json`` keeps of it, ``weights`` those of a checkpoint that the reference carries along.
     """
@@ -67,16 +67,6 @@ class ScGPTEmbedding:
                 yield replace(chunk, totals=np.where(np.diff(chunk.values.indptr) == 0, 0.0, chunk.totals))
 
         return QueryCells(expression.n_cells, chunks(), report)
-
-    def fit_scale(self, sample: AlignedCells, scaling: str, run: Run) -> Scaled:
-        """Return no scale: ranks have none."""
-        return Scaled(None, "none")
-
-    def logs(self, cells: AlignedCells) -> None:
-        """Return nothing: neighbours and familiarity go by scGPT's vectors alone."""
-
-    def profiles(self, found: Bools) -> None:
-        """Return nothing, as for :meth:`logs`."""
 
     @property
     def stored_genes(self) -> GeneList:

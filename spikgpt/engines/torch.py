@@ -13,6 +13,7 @@ from spikgpt.cells.align import AlignedCells, joined
 from spikgpt.cells.expression import Cells, find_expression
 from spikgpt.cells.genes import match_genes
 from spikgpt.embedding.base import Embedding
+from spikgpt.embedding.obsm import vectors_of
 from spikgpt.embedding.pca import PCAProjection
 from spikgpt.embedding.scgpt import ScGPTEmbedding
 from spikgpt.engines.model import SpikingClassifier
@@ -64,7 +65,7 @@ class TorchEngine:
             return embedding.project(cells.values, cells.totals, scale, on_cells)
         if self.source is not None:
             return scgpt_vectors(self.source, cells, running=self.running, on_cells=on_cells)
-        return np.asarray(cells.values.toarray(), dtype=np.float64)
+        return vectors_of(cells)
 
     def classified(
         self, vectors: npt.NDArray[np.float64], batch_size: int = BATCH

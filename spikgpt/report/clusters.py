@@ -10,7 +10,7 @@ import pandas as pd
 from anndata import AnnData
 from scipy import sparse
 
-from spikgpt.cells.align import log_normalise
+from spikgpt.cells.align import CHUNK, log_normalise
 from spikgpt.cells.expression import Expression, find_expression
 from spikgpt.cells.genes import HUMAN_ID, NAME_COLUMNS
 from spikgpt.cells.obs import counted, labels_of
@@ -30,8 +30,6 @@ MOST_COMPARED = 5000
 MOST_MARKERS = 10
 MINIMUM_LOG2_FOLD_CHANGE = 1.0
 LARGEST_ADJUSTED_P = 0.05
-# Rows of the matrix read at a time.
-ROWS = 4096
 
 
 @dataclass(frozen=True)
@@ -277,8 +275,8 @@ def _markers(expression: Expression, inside: Rows, outside: Rows) -> tuple[Marke
 def _log_values(expression: Expression, rows: Rows) -> sparse.csr_matrix:
     """Return natural logarithms, normalised unless they are stored as logarithms, of some cells in ascending order."""
     parts = []
-    for start in range(0, expression.n_cells, ROWS):
-        chosen = rows[(rows >= start) & (rows < start + ROWS)]
+    for start in range(0, expression.n_cells, CHUNK):
+        chosen = rows[(rows >= start) & (rows < start + CHUNK)]
         if chosen.size:
             parts.append(expression.rows(int(chosen[0]), int(chosen[-1]) + 1)[chosen - chosen[0]])
     values = sparse.csr_matrix(sparse.vstack(parts, format="csr"))

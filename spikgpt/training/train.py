@@ -13,9 +13,8 @@ from spikgpt.cells.align import AlignedCells, joined
 from spikgpt.cells.obs import check_trainable, labels_of
 from spikgpt.cells.spool import Spool
 from spikgpt.embedding.base import Embedding
-from spikgpt.embedding.obsm import PREFIX, ObsmEmbedding, vector_cells
+from spikgpt.embedding.obsm import PREFIX, ObsmEmbedding, vector_cells, vectors_of
 from spikgpt.embedding.pca import KIND as PCA
-from spikgpt.embedding.pca import PCAProjection
 from spikgpt.engines.scgpt.source import ScGPTSource
 from spikgpt.engines.torch import TorchEngine, scgpt_embedding, scgpt_vectors
 from spikgpt.errors import ConfigError, LabelsError
@@ -171,16 +170,17 @@ def fit_part(
         Name of the step, for ``on_epoch`` and for the checkpoint.
     """
     labels = cells.labels[rows]
-    embedding: Embedding
-    if cells.vectors is None:
-        embedding = fit_pca(cells.adata[rows], labels, layer=options.layer, seed=options.seed)
-    else:
-        embedding = ObsmEmbedding("vectors", cells.vectors.values.shape[1])
     names, index = np.unique(labels, return_inverse=True)
-    vectors = [_vectors(embedding, cells.read(embedding, rows, options.layer))]
-    for copy in range(recipe.augmented_copies if isinstance(embedding, PCAProjection) else 0):
-        assert isinstance(embedding, PCAProjection)
-        vectors += augmented(embedding, cells.adata[rows], layer=options.layer, seed=options.seed + copy)
+    embedding: Embedding
+    if cells.vectors is not None:
+        embedding = ObsmEmbedding("vectors", cells.vectors.values.shape[1])
+        vectors = [vectors_of(cells.vectors.part(rows))]
+    else:
+        embedding = fit_pca(cells.adata[rows], labels, layer=options.layer, seed=options.seed)
+        read = cells.read(embedding, rows, options.layer)
+        vectors = [embedding.project(read.values, read.totals)]
+        for copy in range(recipe.augmented_copies):
+            vectors += augmented(embedding, cells.adata[rows], layer=options.layer, seed=options.seed + copy)
     classifier = fit(
         network_config(recipe, embedding.dim, len(names)),
         recipe,
@@ -300,13 +300,6 @@ def _reference(
         provenance=provenance | left_out,
     )
     return reference_of(parts)
-
-
-def _vectors(embedding: Embedding, cells: AlignedCells) -> Floats:
-    """Return the cells as the classifier reads them in training, empty ones included, shape (n, dim)."""
-    if isinstance(embedding, PCAProjection):
-        return embedding.project(cells.values, cells.totals)
-    return cells.values.toarray()  # type: ignore[no-any-return]
 
 
 def _groups(adata: AnnData, batch_key: str) -> Strings:

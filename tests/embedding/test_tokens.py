@@ -1,4 +1,4 @@
-"""Tokens: upstream's draws exactly, our own by the same distributions, and the same for the same cell."""
+"""Tokens: by the distributions of upstream's draws, and the same for the same cell."""
 
 from __future__ import annotations
 

@@ -121,9 +121,8 @@ class Fuzzer:
         may_change = damage.STRUCTURE[kind][1] if kind in damage.STRUCTURE else kind != "links"
         try:
             self._damage(path, kind, random)
-        except (OSError, ValueError, KeyError, TypeError, NotImplementedError, AttributeError, OverflowError) as error:
+        except (OSError, ValueError, KeyError, TypeError, NotImplementedError, AttributeError, OverflowError):
             # Not every damage fits every file; then bytes are flipped.
-            del error
             kind = "bytes flipped"
             self._damage(path, kind, random)
         return Case(number, kind, suffix, may_change, path)

@@ -250,7 +250,7 @@ def test_the_cells_given_stay_as_they_are(query: AnnData) -> None:
 
 def test_large_clusters_are_compared_by_a_part(query: AnnData, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("spikgpt.report.clusters.MOST_COMPARED", 20)
-    monkeypatch.setattr("spikgpt.report.clusters.ROWS", 50)
+    monkeypatch.setattr("spikgpt.report.clusters.CHUNK", 50)
     alpha = only_candidate(summarise(without_alpha(query), query, "cell_type"))
     assert "GCG" in genes_of(alpha)
     assert all(round(20 * marker.share_inside, 6).is_integer() for marker in alpha.markers)
