@@ -10,7 +10,7 @@ import numpy as np
 from anndata import AnnData
 from scipy import sparse
 
-from spikgpt.cells.matrices import by_rows, left_on_disk, read_rows
+from spikgpt.cells.matrices import left_on_disk, read_rows
 from spikgpt.cells.values import LARGEST_LOG, Content, Kind, content_of
 from spikgpt.errors import DataError, listed
 
@@ -37,21 +37,11 @@ Cells: TypeAlias = AnnData
 class Expression:
     """The expression values of n cells that were chosen from an AnnData, still unread.
 
-    Attributes
-    ----------
-    matrix
-        The matrix behind ``source``, shape (n_cells, genes of ``var``): dense, CSR, or on disk.
-    source
-        ``X``, ``layers['NAME']`` or ``raw``.
-    kind
-        ``counts`` are whole numbers; ``linear`` are counts up to a factor a cell (CPM, TPM, corrected counts); ``log``
-        are log(1 + linear). Log values that are all whole numbers would be taken for counts.
-    log_base
-        Base of the logarithm, None unless ``kind`` is ``log``.
-    target_sum
-        The sum that every cell was scaled to before the logarithm, None when there is no such constant.
-    notes
-        Whole sentences on anything suspicious.
+    ``matrix``, shape (n_cells, genes of ``var``), is dense, CSR, or on disk; it stands behind ``source``, which is
+    ``X``, ``layers['NAME']`` or ``raw``. Of each ``kind``, ``counts`` are whole numbers; ``linear`` are counts up to a
+    factor a cell (CPM, TPM, corrected counts); ``log`` are log(1 + linear) to the base ``log_base``, and would be taken
+    for counts if they were all whole. ``target_sum`` is the sum that every cell was scaled to before the logarithm,
+    None when there is no such constant. ``notes`` are whole sentences on anything suspicious.
     """
 
     adata: Cells
@@ -67,10 +57,7 @@ class Expression:
     def rows(self, start: int, stop: int) -> sparse.csr_matrix:
         """Return the cells from ``start`` to before ``stop`` as they are stored, float32, without explicit zeros.
 
-        Raises
-        ------
-        DataError
-            When a value is negative, not finite, or no logarithm among logarithms.
+        A value that is negative, not finite, or no logarithm among logarithms is refused.
         """
         rows = read_rows(self.matrix, slice(start, stop))
         for wrong, what in (
@@ -91,17 +78,8 @@ def find_expression(adata: Cells, *, layer: str | None = None) -> Expression:
     """Choose the values that are to be read, and tell what they are from a sample of cells.
 
     Counts are preferred to linear and log values, and X to layers to raw. A place with less than half the genes of
-    another, such as X after a selection of variable genes, comes last: totals need all genes.
-
-    Parameters
-    ----------
-    layer
-        Read this layer and no other place.
-
-    Raises
-    ------
-    DataError
-        When there are no cells or genes, no such layer, or no values that can be read.
+    another, such as X after a selection of variable genes, comes last: totals need all genes. With ``layer``, no other
+    place is looked at. Cells without values that can be read are refused.
     """
     if adata.n_obs == 0 or adata.n_vars == 0:
         msg = f"The AnnData has {adata.n_obs} cells and {adata.n_vars} genes; it needs at least one of each."
@@ -120,7 +98,7 @@ def find_expression(adata: Cells, *, layer: str | None = None) -> Expression:
     return Expression(
         adata=adata,
         # Rows of a CSC matrix are slow to read, so it is turned once.
-        matrix=by_rows(place.matrix),
+        matrix=place.matrix.tocsr() if sparse.issparse(place.matrix) else place.matrix,
         source=place.source,
         kind=content.kind,
         log_base=content.log_base,

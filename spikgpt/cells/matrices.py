@@ -24,13 +24,7 @@ BLOCK_BYTES, BLOCK_VALUES = 32 * 1024 * 1024, 4 * 1024 * 1024
 
 
 def check_sparse(matrix: Any, name: object) -> None:
-    """Refuse a sparse matrix in memory whose structure is wrong; anything else passes.
-
-    Raises
-    ------
-    DataError
-        When it leads beyond its shape or its values.
-    """
+    """Refuse a sparse matrix in memory that leads beyond its shape or its values; anything else passes."""
     if not sparse.issparse(matrix) or matrix.format not in ("csr", "csc"):
         return
     rows, columns = matrix.shape if matrix.format == "csr" else matrix.shape[::-1]
@@ -39,13 +33,7 @@ def check_sparse(matrix: Any, name: object) -> None:
 
 
 def read_rows(matrix: Any, index: slice | Rows) -> sparse.csr_matrix:
-    """Return some rows in memory, float32, canonical, sharing nothing with ``matrix``.
-
-    Raises
-    ------
-    DataError
-        When they cannot be read, or are no numbers.
-    """
+    """Return some rows in memory, float32, canonical, sharing nothing with ``matrix``."""
     name = getattr(matrix, "name", "The expression matrix")
     with refusing(name):
         part = matrix[index]
@@ -61,18 +49,10 @@ def read_rows(matrix: Any, index: slice | Rows) -> sparse.csr_matrix:
     return rows
 
 
-def by_rows(matrix: Any) -> Any:
-    """Return a matrix whose rows are quick to read: those of a CSC matrix are not, so it is turned once."""
-    return matrix.tocsr() if sparse.issparse(matrix) else matrix
-
-
 class SparseOnDisk:
     """A sparse matrix of an h5ad file or a zarr folder, of which rows are read when they are asked for.
 
-    Raises
-    ------
-    DataError
-        When its parts do not fit together.
+    One whose parts do not fit together is refused.
     """
 
     def __init__(self, group: Any, name: object) -> None:
@@ -104,13 +84,7 @@ class SparseOnDisk:
         return whole.tocsr()
 
     def check(self) -> None:
-        """Read everything once, a part at a time.
-
-        Raises
-        ------
-        DataError
-            When something cannot be read, or leads beyond the shape.
-        """
+        """Read everything once, a part at a time, and refuse what leads beyond the shape."""
         _check_numbers(self.dtype, self.name, complex_too=True)
         columns = self.shape[self.format == "csr"]
         with refusing(self.name):
@@ -121,13 +95,7 @@ class SparseOnDisk:
 
 
 class DenseOnDisk:
-    """A dense matrix of an h5ad file or a zarr folder, of which rows are read when they are asked for.
-
-    Raises
-    ------
-    DataError
-        When it has not two dimensions.
-    """
+    """A dense matrix of an h5ad file or a zarr folder, of which rows are read when they are asked for."""
 
     def __init__(self, array: Any, name: object) -> None:
         self.name, self._array, self.dtype, self.shape = name, array, array.dtype, tuple(array.shape)
