@@ -55,19 +55,7 @@ def push(
     """Put a reference into a repository ``org/name`` of the Hub, in one commit, after verifying it.
 
     The card is written anew, with the repository's name in its examples. Only the files of a reference are sent, and
-    only those that differ.
-
-    Parameters
-    ----------
-    scgpt
-        Folder of the scGPT checkpoint, where the reference needs one.
-
-    Raises
-    ------
-    DamagedReference
-        When the reference is not whole.
-    HubError
-        When the Hub refuses, or somebody else has committed meanwhile. Nothing was committed then.
+    only those that differ. The errors are those of :func:`verify` and :meth:`Hub.push`.
     """
     options = options or PushOptions()
     reference = verify(folder, hub=hub, scgpt=scgpt).reference
@@ -81,12 +69,8 @@ def verify(folder: str | Path, *, hub: Hub | None = None, scgpt: str | Path | No
 
     Sizes and hashes; shapes and values of weights; labels, thresholds, genes and metrics; the figures of the card; and
     that the graphs, where there are some, carry the same labels and thresholds and give the same labels to cells. The
-    last needs ONNX Runtime and torch; where they are missing, the checks say so.
-
-    Raises
-    ------
-    DamagedReference
-        When anything is wrong.
+    last needs ONNX Runtime, torch, and the folder ``scgpt`` where the reference needs one; where packages are missing,
+    the checks say so. Anything wrong is a DamagedReference.
     """
     reference = read_reference(folder)
     _check_card(reference)

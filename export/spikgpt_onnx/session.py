@@ -37,21 +37,10 @@ def workers(options: EngineOptions) -> int:
 
 
 class Session:
-    """A graph, ready to run.
+    """A graph, ready to run, on a number of threads within a batch.
 
-    Parameters
-    ----------
-    content
-        The graph itself. It is read from memory, so that it cannot name other files to read.
-    options
-        Where and how to run it.
-    threads
-        Threads within a batch.
-
-    Raises
-    ------
-    GraphError
-        When ONNX Runtime is missing, installed twice, too old for the graph, or has no such device.
+    ``content`` is the graph itself. It is read from memory, so that it cannot name other files to read. Where ONNX
+    Runtime is missing, installed twice, too old for the graph, or has no such device, a GraphError says so.
     """
 
     def __init__(self, content: bytes, options: EngineOptions | None = None, *, threads: int = 1) -> None:
@@ -68,12 +57,7 @@ class Session:
     ) -> Session:
         """Open one graph of a reference, whose files were verified.
 
-        Raises
-        ------
-        GraphError
-            When there is no such graph.
-        DamagedReference
-            When it carries other labels, thresholds or genes than the files beside it.
+        One that carries other labels, thresholds or genes than the files beside it is a DamagedReference.
         """
         if name not in files:
             msg = f"This reference has no {name}; make it with: spikgpt export MODEL --out FOLDER"
@@ -90,21 +74,9 @@ class Session:
         return session
 
     def run(self, inputs: Mapping[str, npt.NDArray[Any]]) -> dict[str, npt.NDArray[Any]]:
-        """Run one batch; several threads may do so at a time.
+        """Run one batch, and return every output by name; several threads may do so at a time.
 
-        Parameters
-        ----------
-        inputs
-            Arrays by name, as :mod:`spikgpt_onnx.contract` has them; those with a default may be left out.
-
-        Returns
-        -------
-        Every output by name.
-
-        Raises
-        ------
-        GraphError
-            When ONNX Runtime fails, as with too little memory or inputs that the graph does not take.
+        Inputs are arrays by name, as :mod:`spikgpt_onnx.contract` has them; those with a default may be left out.
         """
         feeds = {name: np.asarray(array, dtype=self._dtypes.get(name), order="C") for name, array in inputs.items()}
         try:
@@ -125,13 +97,7 @@ class Session:
 
 
 def onnxruntime_module() -> ModuleType:
-    """Return the onnxruntime module.
-
-    Raises
-    ------
-    GraphError
-        When it is not installed, or two distributions of it are, which break each other.
-    """
+    """Return the onnxruntime module; where two distributions of it are installed, they break each other."""
     installed = installed_distributions()
     if len(installed) > 1:
         msg = (

@@ -24,10 +24,7 @@ def card(
 ) -> str:
     """Return the Markdown text of a card, from the same values that the other files of the reference hold.
 
-    Parameters
-    ----------
-    onnx
-        Whether the reference carries an exported graph.
+    ``onnx`` says whether one of these is an exported graph.
     """
     held_out = metrics["held_out"]
     scores = {

@@ -56,15 +56,9 @@ class Request:
 class LoopbackHub(Store):
     """The server. Use it as a context manager.
 
-    Parameters
-    ----------
-    tokens
-        Users by token. Without tokens anyone may read and write everything. With tokens, writing and reading a private
-        repository need the token of the namespace's owner.
-    folder
-        Where to keep repositories, to find them again at the next start.
-    port
-        0 takes a free one.
+    ``tokens`` are users by token. Without tokens anyone may read and write everything. With tokens, writing and reading
+    a private repository need the token of the namespace's owner. Repositories are kept in ``folder``, to be found again
+    at the next start. Port 0 takes a free one.
     """
 
     def __init__(

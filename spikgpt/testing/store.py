@@ -88,13 +88,7 @@ class Repository:
 
 
 class Store:
-    """All repositories and uploads, in memory and, with a folder, on disk too.
-
-    Parameters
-    ----------
-    folder
-        Where to keep the repositories; what an earlier store kept there is loaded.
-    """
+    """All repositories and uploads, in memory and, with a folder, on disk too; what is kept there already is loaded."""
 
     def __init__(self, folder: Path | None = None) -> None:
         self.folder = folder

@@ -26,7 +26,8 @@ KNOWN = {
 
 def human_symbols(n: int) -> list[str]:
     genes = genes_of(var_of([f"ENSG{number:011}" for number in range(3, 9000)]))
-    return [symbol for symbol in genes.symbols if not symbol.startswith("ENSG")][:n]
+    by_id = sorted(zip(genes.ensembl_ids, genes.symbols, strict=True))
+    return [symbol for _, symbol in by_id if not symbol.startswith("ENSG")][:n]
 
 
 @pytest.fixture(scope="module")
