@@ -5,7 +5,6 @@ from __future__ import annotations
 from dataclasses import dataclass
 from importlib.util import find_spec
 from pathlib import Path
-from typing import Any
 
 import msgspec
 
@@ -101,7 +100,11 @@ def _checked_by_running(reference: ReferenceFiles, hub: Hub | None, scgpt: str |
     advice = f"without {' and '.join(lacking)}: pip install 'spikgpt[cpu,train]'"
     try:
         if not lacking and (graphs or reference.embedder["kind"] == "scgpt"):
-            compared = _compared(reference, hub, scgpt)
+            from spikgpt_onnx.exporter import check_again
+            from spikgpt_onnx.parity import ExportableReference
+
+            trained = ExportableReference(reference, torch_engine(reference, scgpt=scgpt, hub=hub))
+            compared = check_again(trained, reference.files)
             return [f"{name} carries the same labels and thresholds; {parity}" for name, parity in compared.items()]
         if graphs and "onnxruntime" not in lacking:
             from spikgpt_onnx.session import Session
@@ -113,12 +116,3 @@ def _checked_by_running(reference: ReferenceFiles, hub: Hub | None, scgpt: str |
         msg = f"A graph does not do what the weights do: {error}"
         raise DamagedReference(msg) from error
     return [f"{name} was made from these files; not opened, {advice}" for name in graphs]
-
-
-def _compared(reference: ReferenceFiles, hub: Hub | None, scgpt: str | Path | None) -> dict[str, Any]:
-    """Hold the graphs against the trained model, which is opened; return the agreement of each."""
-    from spikgpt_onnx.exporter import check_again
-    from spikgpt_onnx.parity import ExportableReference
-
-    engine = torch_engine(reference, scgpt=scgpt, hub=hub)
-    return dict(check_again(ExportableReference(reference, engine), reference.files))

@@ -16,7 +16,6 @@ from spikgpt.errors import DamagedReference, GraphError
 from spikgpt.options import EngineOptions
 from spikgpt.reference.json_files import parsed
 
-DISTRIBUTIONS = ("onnxruntime", "onnxruntime-gpu")
 # What ONNX Runtime calls each kind of device. TensorRT hands CUDA what it cannot run.
 PROVIDERS = {
     "cpu": ("CPUExecutionProvider",),
@@ -101,8 +100,8 @@ def onnxruntime_module() -> ModuleType:
     installed = installed_distributions()
     if len(installed) > 1:
         msg = (
-            f"{' and '.join(f'{name} {number}' for name, number in installed.items())} are both installed, into one "
-            "folder, and break each other. Run: pip uninstall -y onnxruntime onnxruntime-gpu, then install one of them."
+            f"{' and '.join(installed)} are both installed, into one folder, and break each other. "
+            "Run: pip uninstall -y onnxruntime onnxruntime-gpu, then install one of them."
         )
         raise GraphError(msg)
     try:
@@ -114,12 +113,12 @@ def onnxruntime_module() -> ModuleType:
     return module
 
 
-def installed_distributions() -> dict[str, str]:
-    """Return the versions of the distributions of ONNX Runtime that are installed."""
-    found = {}
-    for name in DISTRIBUTIONS:
+def installed_distributions() -> list[str]:
+    """Return the names and versions of the distributions of ONNX Runtime that are installed."""
+    found = []
+    for name in ("onnxruntime", "onnxruntime-gpu"):
         with suppress(PackageNotFoundError):
-            found[name] = version(name)
+            found.append(f"{name} {version(name)}")
     return found
 
 
@@ -138,9 +137,9 @@ def _session(onnxruntime: ModuleType, content: bytes, options: EngineOptions, pr
     """Return a session on one provider, or say why there is none."""
     wanted = PROVIDERS[provider]
     if wanted[0] not in onnxruntime.get_available_providers():
-        installed = " and ".join(f"{name} {number}" for name, number in installed_distributions().items())
         msg = (
-            f"{installed or 'This ONNX Runtime'} has no {provider}. Run: pip uninstall -y onnxruntime, then "
+            f"{' and '.join(installed_distributions()) or 'This ONNX Runtime'} has no {provider}. "
+            "Run: pip uninstall -y onnxruntime, then "
             "pip install 'spikgpt[gpu]'; or take provider 'cpu' or 'auto'."
         )
         raise GraphError(msg)

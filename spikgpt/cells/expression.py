@@ -89,7 +89,8 @@ def find_expression(adata: Cells, *, layer: str | None = None) -> Expression:
     usable = [index for index, content in enumerate(contents) if not content.problem]
     if not usable:
         found = "; ".join(f"{place.source} {content.problem}" for place, content in zip(places, contents, strict=True))
-        msg = f"No expression values can be read: {found or 'X is missing'}. {_other_layers(adata)}{REMEDY}"
+        layers = f"The layers are {listed(adata.layers)}." if len(adata.layers) else "There are no layers."
+        msg = f"No expression values can be read: {found or 'X is missing'}. {layers} {REMEDY}"
         raise DataError(msg)
     widest = max(len(places[index].var) for index in usable)
     complete = [index for index in usable if len(places[index].var) >= SUBSET_SHARE * widest]
@@ -142,8 +143,3 @@ def _notes(places: list[_Place], contents: list[Content], chosen: int) -> Iterab
         yield f"X {content.problem}, so {places[chosen].source} was read."
     elif len(first.var) < SUBSET_SHARE * len(places[chosen].var):
         yield f"X has {len(first.var)} genes of {len(places[chosen].var)}, so {places[chosen].source} was read."
-
-
-def _other_layers(adata: Cells) -> str:
-    """Return a sentence on the layers that a user may choose from."""
-    return f"The layers are {listed(adata.layers)}. " if len(adata.layers) else "There are no layers. "

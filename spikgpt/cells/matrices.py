@@ -105,11 +105,13 @@ class DenseOnDisk:
         """Return some rows, float32, by a slice or by ascending numbers; never much dense at a time."""
         _check_numbers(self.dtype, self.name)
         cells = np.arange(self.shape[0])[index]
+        # zarr has rows by number apart.
+        numbered = getattr(self._array, "oindex", self._array)
         parts = [sparse.csr_matrix((0, self.shape[1]), dtype=np.float32)]
         for part in self._blocks(len(cells)):
             some = cells[part]
             together = len(some) == some[-1] - some[0] + 1
-            rows = self._array[some[0] : some[-1] + 1] if together else self._rows(some)
+            rows = self._array[some[0] : some[-1] + 1] if together else numbered[some]
             with np.errstate(over="ignore"):
                 parts.append(sparse.csr_matrix(rows.astype(np.float32)))
         return sparse.vstack(parts, format="csr")
@@ -119,10 +121,6 @@ class DenseOnDisk:
         with refusing(self.name):
             for part in self._blocks(self.shape[0]):
                 self._array[part]
-
-    def _rows(self, cells: Rows) -> npt.NDArray[Any]:
-        found = self._array.oindex[cells] if hasattr(self._array, "oindex") else self._array[cells]
-        return np.asarray(found)
 
     def _blocks(self, rows: int) -> Iterator[slice]:
         step = max(1, BLOCK_BYTES // max(1, self.dtype.itemsize * self.shape[1]))

@@ -54,7 +54,8 @@ def write_copy(
         _copy(source, temporary)
         with open_store(temporary, writable=True, name=source) as root:
             _add(root, added, source)
-        if kind == ZARR and _consolidated(source):
+        # Some zarr folders repeat their metadata in one place.
+        if kind == ZARR and zarr.open_group(source, mode="r").metadata.consolidated_metadata is not None:
             zarr.consolidate_metadata(temporary)
         with open_store(temporary, name=source) as root:
             _check_opens(root, source)
@@ -114,11 +115,6 @@ def _plain(value: Any) -> Any:
     if not isinstance(value, pd.Series):
         return value
     return value.to_numpy() if isinstance(value.dtype, np.dtype) else value.array
-
-
-def _consolidated(folder: Path) -> bool:
-    """Tell whether a zarr folder repeats its metadata in one place."""
-    return zarr.open_group(folder, mode="r").metadata.consolidated_metadata is not None
 
 
 def _check_opens(root: Any, source: Path) -> None:

@@ -79,10 +79,6 @@ class Pretrainer(nn.Module):
         alone = (queries @ vectors[:, 0, :, None])[..., 0]  # (n, asked)
         return around, alone, vectors[:, 0]
 
-    def weights(self) -> dict[str, Tensor]:
-        """Return the weights as a checkpoint names them."""
-        return {name.removeprefix("network."): tensor.detach() for name, tensor in self.state_dict().items()}
-
 
 def pretrain(
     adata: AnnData,
@@ -120,7 +116,8 @@ def pretrain(
             lambda epoch: (epoch + 1, settings.epochs, _one_epoch(run, epoch, network, values, settings)),
             (lambda done: on_epoch(*done)) if on_epoch else None,
         )
-    return Checkpoint(config, vocabulary, {name: tensor.cpu() for name, tensor in network.weights().items()})
+    weights = {name.removeprefix("network."): tensor.cpu() for name, tensor in network.state_dict().items()}
+    return Checkpoint(config, vocabulary, weights)
 
 
 def _one_epoch(run: Run, epoch: int, network: Pretrainer, values: sparse.csr_matrix, settings: Pretraining) -> float:
