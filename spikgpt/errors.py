@@ -1,4 +1,19 @@
-"""Errors that a user of SpikGPT can meet, all of them SpikGPTErrors.
+"""Errors that a user of SpikGPT can meet.
+
+The family::
+
+    SpikGPTError
+    ├── DataError            the cells or their annotations cannot be used as they are
+    │   ├── GenesError       too few genes are shared with the reference
+    │   └── LabelsError      the label column is missing or cannot be learned from
+    ├── ConfigError          a setting is out of range or contradicts another
+    ├── DamagedReference     a reference folder is incomplete, altered or inconsistent
+    │   └── FormatError      the format is newer than this library
+    ├── ReferenceNotFound    no reference of that name is known here
+    ├── HubError             the Hub refuses, or does not answer properly
+    ├── CheckpointError      a training checkpoint does not belong to this run
+    ├── ParityError          an exported graph disagrees with the trained model
+    └── GraphError           a graph cannot be run, or not where it was asked to
 
 Every message says what was found, what was expected and what to do. What is merely suspicious is a SpikGPTWarning, a
 UserWarning.
