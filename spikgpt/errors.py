@@ -88,15 +88,7 @@ class SpikGPTWarning(UserWarning):
 def needs(package: str = "") -> Iterator[None]:
     """Name the extra to install when an import in the block fails.
 
-    Parameters
-    ----------
-    package
-        What the block needs; by default the package that was not found, if an extra brings it.
-
-    Raises
-    ------
-    ConfigError
-        When it is not installed.
+    ``package`` is what the block needs; by default the package that was not found, if an extra brings it.
     """
     try:
         yield

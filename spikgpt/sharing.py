@@ -5,7 +5,6 @@ from __future__ import annotations
 from dataclasses import dataclass
 from importlib.util import find_spec
 from pathlib import Path
-from typing import Any
 
 import msgspec
 
@@ -55,19 +54,7 @@ def push(
     """Put a reference into a repository ``org/name`` of the Hub, in one commit, after verifying it.
 
     The card is written anew, with the repository's name in its examples. Only the files of a reference are sent, and
-    only those that differ.
-
-    Parameters
-    ----------
-    scgpt
-        Folder of the scGPT checkpoint, where the reference needs one.
-
-    Raises
-    ------
-    DamagedReference
-        When the reference is not whole.
-    HubError
-        When the Hub refuses, or somebody else has committed meanwhile. Nothing was committed then.
+    only those that differ. The errors are those of :func:`verify` and :meth:`Hub.push`.
     """
     options = options or PushOptions()
     reference = verify(folder, hub=hub, scgpt=scgpt).reference
@@ -81,12 +68,8 @@ def verify(folder: str | Path, *, hub: Hub | None = None, scgpt: str | Path | No
 
     Sizes and hashes; shapes and values of weights; labels, thresholds, genes and metrics; the figures of the card; and
     that the graphs, where there are some, carry the same labels and thresholds and give the same labels to cells. The
-    last needs ONNX Runtime and torch; where they are missing, the checks say so.
-
-    Raises
-    ------
-    DamagedReference
-        When anything is wrong.
+    last needs ONNX Runtime, torch, and the folder ``scgpt`` where the reference needs one; where packages are missing,
+    the checks say so. Anything wrong is a DamagedReference.
     """
     reference = read_reference(folder)
     _check_card(reference)
@@ -117,7 +100,11 @@ def _checked_by_running(reference: ReferenceFiles, hub: Hub | None, scgpt: str |
     advice = f"without {' and '.join(lacking)}: pip install 'spikgpt[cpu,train]'"
     try:
         if not lacking and (graphs or reference.embedder["kind"] == "scgpt"):
-            compared = _compared(reference, hub, scgpt)
+            from spikgpt_onnx.exporter import check_again
+            from spikgpt_onnx.parity import ExportableReference
+
+            trained = ExportableReference(reference, torch_engine(reference, scgpt=scgpt, hub=hub))
+            compared = check_again(trained, reference.files)
             return [f"{name} carries the same labels and thresholds; {parity}" for name, parity in compared.items()]
         if graphs and "onnxruntime" not in lacking:
             from spikgpt_onnx.session import Session
@@ -129,12 +116,3 @@ def _checked_by_running(reference: ReferenceFiles, hub: Hub | None, scgpt: str |
         msg = f"A graph does not do what the weights do: {error}"
         raise DamagedReference(msg) from error
     return [f"{name} was made from these files; not opened, {advice}" for name in graphs]
-
-
-def _compared(reference: ReferenceFiles, hub: Hub | None, scgpt: str | Path | None) -> dict[str, Any]:
-    """Hold the graphs against the trained model, which is opened; return the agreement of each."""
-    from spikgpt_onnx.exporter import check_again
-    from spikgpt_onnx.parity import ExportableReference
-
-    engine = torch_engine(reference, scgpt=scgpt, hub=hub)
-    return dict(check_again(ExportableReference(reference, engine), reference.files))

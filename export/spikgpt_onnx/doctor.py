@@ -40,8 +40,7 @@ def findings() -> list[Finding]:
     ]
     for name, extra in OPTIONAL.items():
         found.append(Finding(name, _version(name) or f"not installed; optional: pip install 'spikgpt[{extra}]'"))
-    installed = installed_distributions()
-    versions = listed(f"{name} {number}" for name, number in installed.items())
+    versions = listed(installed_distributions())
     try:
         available = onnxruntime_module().get_available_providers()
     except SpikGPTError as error:

@@ -31,22 +31,7 @@ Arrays = dict[str, Floats]
 
 
 class OnnxEngine:
-    """Runs the graphs of a reference.
-
-    Parameters
-    ----------
-    reference
-        A reference with its graph, as ``spikgpt export`` writes it.
-    options
-        Which graph to run, and where.
-
-    Raises
-    ------
-    GraphError
-        When it has no such graph, or that cannot run where it was asked to.
-    DamagedReference
-        When a graph carries other labels, thresholds, genes or vocabulary than the files beside it.
-    """
+    """Runs the graphs of a reference, as ``spikgpt export`` writes them, on what the options name."""
 
     def __init__(self, reference: ReferenceFiles, options: EngineOptions | None = None) -> None:
         self.options = options or EngineOptions()

@@ -28,25 +28,14 @@ from spikgpt_onnx.session import Session
 def export(
     reference: ExportableReference, folder: str | Path, *, precisions: Sequence[str] = ("fp32",)
 ) -> dict[str, Parity]:
-    """Write a reference with its graphs and their parity report, all of it or nothing.
+    """Write a reference with a graph of each precision and their parity report, all of it or nothing.
 
-    Parameters
-    ----------
-    folder
-        A folder that does not exist yet, or one that holds this reference or an earlier export, which is replaced.
-    precisions
-        ``fp32``, ``fp16`` for GPUs, ``int8`` for CPUs; a graph of each.
+    ``folder`` does not exist yet, or holds this reference or an earlier export, which is replaced. A graph that
+    disagrees with the trained model is a ParityError, and nothing is written then.
 
     Returns
     -------
     The agreement of each graph with the trained model, by file name.
-
-    Raises
-    ------
-    ConfigError
-        When the folder holds something else, or there is no such precision.
-    ParityError
-        When a graph disagrees with the trained model. Nothing is written then.
     """
     if not precisions or not set(precisions) <= GRAPHS.keys():
         msg = f"Found the precisions {', '.join(precisions) or 'none'}; choose from {', '.join(GRAPHS)}."
@@ -74,17 +63,7 @@ def export(
 
 
 def check_again(reference: ExportableReference, files: Mapping[str, bytes]) -> dict[str, Parity]:
-    """Hold the graphs of a reference, whose files were verified, against the trained model once more.
-
-    Raises
-    ------
-    DamagedReference
-        When a graph carries other labels, thresholds or genes than the files beside it.
-    GraphError
-        When a graph cannot be run.
-    ParityError
-        When a graph disagrees with the trained model.
-    """
+    """Hold the graphs of a reference, whose files were verified, against them and against the trained model again."""
     golden = golden_cells(reference)
     reports = {}
     for precision, name in GRAPHS.items():

@@ -40,10 +40,6 @@ class ExportableReference:
     files: ReferenceFiles
     engine: TorchEngine
 
-    def probabilities(self, vectors: npt.NDArray[np.float64]) -> npt.NDArray[np.float64]:
-        """Classify embedded cells with the trained model, (n, dim) to (n, labels), in float64."""
-        return self.engine.classified(vectors)[0]
-
 
 @dataclass(frozen=True)
 class Parity:
@@ -117,13 +113,7 @@ def golden_cells(reference: ExportableReference, cells: int = GOLDEN_CELLS) -> G
 
 
 def check_parity(reference: ExportableReference, graph: onnx.ModelProto, precision: str, golden: Golden) -> Parity:
-    """Hold a graph against the trained model: its weights, and what it says of golden cells.
-
-    Raises
-    ------
-    ParityError
-        When it may not be published.
-    """
+    """Hold a graph against the trained model, its weights and what it says of golden cells, before it is published."""
     outputs = Session(graph.SerializeToString()).run(golden.inputs)
     parity = parity_of(reference, golden.vectors, outputs, precision, weight_difference(reference, graph))
     if not parity.passed:
@@ -133,13 +123,7 @@ def check_parity(reference: ExportableReference, graph: onnx.ModelProto, precisi
 
 
 def check_tokens(reference: ExportableReference, encoder: Encoder, alone: bytes, combined: onnx.ModelProto) -> Parity:
-    """Hold the combined graph against the encoder's graph and the trained classifier, on random tokens.
-
-    Raises
-    ------
-    ParityError
-        When it may not be published.
-    """
+    """Hold the combined graph against the encoder's graph and the trained classifier, on random tokens."""
     random = np.random.default_rng(0)
     shape = (64, min(encoder.vocabulary.length, 100))
     lengths = random.integers(2, shape[1] + 1, size=(shape[0], 1))
@@ -190,7 +174,7 @@ def parity_of(
     weights: float,
 ) -> Parity:
     """Compare what a graph says of some cells with what the trained model says of their vectors, shape (n, dim)."""
-    expected, threshold = reference.probabilities(vectors), reference.files.thresholds.threshold
+    expected, threshold = reference.engine.classified(vectors)[0], reference.files.thresholds.threshold
     confidence = expected.max(axis=1)
     best, unknown = expected.argmax(axis=1), confidence < threshold
     other_label = outputs[contract.BEST_LABEL] != best

@@ -16,7 +16,6 @@ from spikgpt.errors import DamagedReference, GraphError
 from spikgpt.options import EngineOptions
 from spikgpt.reference.json_files import parsed
 
-DISTRIBUTIONS = ("onnxruntime", "onnxruntime-gpu")
 # What ONNX Runtime calls each kind of device. TensorRT hands CUDA what it cannot run.
 PROVIDERS = {
     "cpu": ("CPUExecutionProvider",),
@@ -37,21 +36,10 @@ def workers(options: EngineOptions) -> int:
 
 
 class Session:
-    """A graph, ready to run.
+    """A graph, ready to run, on a number of threads within a batch.
 
-    Parameters
-    ----------
-    content
-        The graph itself. It is read from memory, so that it cannot name other files to read.
-    options
-        Where and how to run it.
-    threads
-        Threads within a batch.
-
-    Raises
-    ------
-    GraphError
-        When ONNX Runtime is missing, installed twice, too old for the graph, or has no such device.
+    ``content`` is the graph itself. It is read from memory, so that it cannot name other files to read. Where ONNX
+    Runtime is missing, installed twice, too old for the graph, or has no such device, a GraphError says so.
     """
 
     def __init__(self, content: bytes, options: EngineOptions | None = None, *, threads: int = 1) -> None:
@@ -68,12 +56,7 @@ class Session:
     ) -> Session:
         """Open one graph of a reference, whose files were verified.
 
-        Raises
-        ------
-        GraphError
-            When there is no such graph.
-        DamagedReference
-            When it carries other labels, thresholds or genes than the files beside it.
+        One that carries other labels, thresholds or genes than the files beside it is a DamagedReference.
         """
         if name not in files:
             msg = f"This reference has no {name}; make it with: spikgpt export MODEL --out FOLDER"
@@ -90,21 +73,9 @@ class Session:
         return session
 
     def run(self, inputs: Mapping[str, npt.NDArray[Any]]) -> dict[str, npt.NDArray[Any]]:
-        """Run one batch; several threads may do so at a time.
+        """Run one batch, and return every output by name; several threads may do so at a time.
 
-        Parameters
-        ----------
-        inputs
-            Arrays by name, as :mod:`spikgpt_onnx.contract` has them; those with a default may be left out.
-
-        Returns
-        -------
-        Every output by name.
-
-        Raises
-        ------
-        GraphError
-            When ONNX Runtime fails, as with too little memory or inputs that the graph does not take.
+        Inputs are arrays by name, as :mod:`spikgpt_onnx.contract` has them; those with a default may be left out.
         """
         feeds = {name: np.asarray(array, dtype=self._dtypes.get(name), order="C") for name, array in inputs.items()}
         try:
@@ -125,18 +96,12 @@ class Session:
 
 
 def onnxruntime_module() -> ModuleType:
-    """Return the onnxruntime module.
-
-    Raises
-    ------
-    GraphError
-        When it is not installed, or two distributions of it are, which break each other.
-    """
+    """Return the onnxruntime module; where two distributions of it are installed, they break each other."""
     installed = installed_distributions()
     if len(installed) > 1:
         msg = (
-            f"{' and '.join(f'{name} {number}' for name, number in installed.items())} are both installed, into one "
-            "folder, and break each other. Run: pip uninstall -y onnxruntime onnxruntime-gpu, then install one of them."
+            f"{' and '.join(installed)} are both installed, into one folder, and break each other. "
+            "Run: pip uninstall -y onnxruntime onnxruntime-gpu, then install one of them."
         )
         raise GraphError(msg)
     try:
@@ -148,12 +113,12 @@ def onnxruntime_module() -> ModuleType:
     return module
 
 
-def installed_distributions() -> dict[str, str]:
-    """Return the versions of the distributions of ONNX Runtime that are installed."""
-    found = {}
-    for name in DISTRIBUTIONS:
+def installed_distributions() -> list[str]:
+    """Return the names and versions of the distributions of ONNX Runtime that are installed."""
+    found = []
+    for name in ("onnxruntime", "onnxruntime-gpu"):
         with suppress(PackageNotFoundError):
-            found[name] = version(name)
+            found.append(f"{name} {version(name)}")
     return found
 
 
@@ -172,9 +137,9 @@ def _session(onnxruntime: ModuleType, content: bytes, options: EngineOptions, pr
     """Return a session on one provider, or say why there is none."""
     wanted = PROVIDERS[provider]
     if wanted[0] not in onnxruntime.get_available_providers():
-        installed = " and ".join(f"{name} {number}" for name, number in installed_distributions().items())
         msg = (
-            f"{installed or 'This ONNX Runtime'} has no {provider}. Run: pip uninstall -y onnxruntime, then "
+            f"{' and '.join(installed_distributions()) or 'This ONNX Runtime'} has no {provider}. "
+            "Run: pip uninstall -y onnxruntime, then "
             "pip install 'spikgpt[gpu]'; or take provider 'cpu' or 'auto'."
         )
         raise GraphError(msg)

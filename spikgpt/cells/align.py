@@ -24,17 +24,9 @@ class AlignedCells:
     """Linear values of n cells for the G genes of a reference.
 
     Neither the order of the query's genes, nor how they are named, nor how the matrix is stored changes a bit of it.
-
-    Attributes
-    ----------
-    values
-        Counts, or linear values where the query holds no counts, shape (n, G), float32, indices sorted.
-    totals
-        Sum of the linear values of all the query's genes, shape (n,).
-    found
-        Whether the query has the gene, shape (G,).
-    kind
-        What the query holds: ``counts``, ``linear`` or ``log`` values, or an ``embedding``.
+    ``values``, shape (n, G), float32, indices sorted, are counts, or linear values where the query holds no counts;
+    ``totals``, shape (n,), are the sums over all the query's genes. ``found``, shape (G,), says whether the query has a
+    gene, and ``kind`` what it holds: ``counts``, ``linear`` or ``log`` values, or an ``embedding``.
     """
 
     values: sparse.csr_matrix
@@ -55,20 +47,7 @@ class AlignedCells:
 def aligned_chunks(
     expression: Expression, match: GeneMatch, *, chunk_size: int | None = None
 ) -> Iterator[AlignedCells]:
-    """Bring cells to the genes of a reference, a few at a time; genes that the query lacks are 0.
-
-    Parameters
-    ----------
-    match
-        Where the reference's genes are in the query.
-    chunk_size
-        Cells read at a time.
-
-    Raises
-    ------
-    DataError
-        When a value cannot be read.
-    """
+    """Bring cells to the genes of a reference, ``chunk_size`` at a time; genes that the query lacks are 0."""
     size = chunk_size or CHUNK
     for start in range(0, expression.n_cells, size):
         linear = linear_values(expression.rows(start, min(start + size, expression.n_cells)), expression.log_base)
@@ -96,14 +75,9 @@ def joined(chunks: list[AlignedCells]) -> AlignedCells:
 def log_normalise(
     values: sparse.csr_matrix, totals: npt.NDArray[np.float64], target_sum: float = 1e4
 ) -> sparse.csr_matrix:
-    """Return ln(1 + value * target_sum / total), float32.
+    """Return ln(1 + value * target_sum / total) of linear values, (n, G), and the cells' totals, (n,), in float32.
 
-    Parameters
-    ----------
-    values
-        Linear values, shape (n, G).
-    totals
-        The total of each cell over all its genes, shape (n,). A cell with a total of 0 stays 0.
+    A cell with a total of 0 stays 0.
     """
     factors = np.divide(target_sum, totals, out=np.zeros(len(totals)), where=totals > 0)
     normalised = values.astype(np.float64)

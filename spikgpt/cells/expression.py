@@ -10,7 +10,7 @@ import numpy as np
 from anndata import AnnData
 from scipy import sparse
 
-from spikgpt.cells.matrices import by_rows, left_on_disk, read_rows
+from spikgpt.cells.matrices import left_on_disk, read_rows
 from spikgpt.cells.values import LARGEST_LOG, Content, Kind, content_of
 from spikgpt.errors import DataError, listed
 
@@ -37,21 +37,11 @@ Cells: TypeAlias = AnnData
 class Expression:
     """The expression values of n cells that were chosen from an AnnData, still unread.
 
-    Attributes
-    ----------
-    matrix
-        The matrix behind ``source``, shape (n_cells, genes of ``var``): dense, CSR, or on disk.
-    source
-        ``X``, ``layers['NAME']`` or ``raw``.
-    kind
-        ``counts`` are whole numbers; ``linear`` are counts up to a factor a cell (CPM, TPM, corrected counts); ``log``
-        are log(1 + linear). Log values that are all whole numbers would be taken for counts.
-    log_base
-        Base of the logarithm, None unless ``kind`` is ``log``.
-    target_sum
-        The sum that every cell was scaled to before the logarithm, None when there is no such constant.
-    notes
-        Whole sentences on anything suspicious.
+    ``matrix``, shape (n_cells, genes of ``var``), is dense, CSR, or on disk; it stands behind ``source``, which is
+    ``X``, ``layers['NAME']`` or ``raw``. Of each ``kind``, ``counts`` are whole numbers; ``linear`` are counts up to a
+    factor a cell (CPM, TPM, corrected counts); ``log`` are log(1 + linear) to the base ``log_base``, and would be taken
+    for counts if they were all whole. ``target_sum`` is the sum that every cell was scaled to before the logarithm,
+    None when there is no such constant. ``notes`` are whole sentences on anything suspicious.
     """
 
     adata: Cells
@@ -67,10 +57,7 @@ class Expression:
     def rows(self, start: int, stop: int) -> sparse.csr_matrix:
         """Return the cells from ``start`` to before ``stop`` as they are stored, float32, without explicit zeros.
 
-        Raises
-        ------
-        DataError
-            When a value is negative, not finite, or no logarithm among logarithms.
+        A value that is negative, not finite, or no logarithm among logarithms is refused.
         """
         rows = read_rows(self.matrix, slice(start, stop))
         for wrong, what in (
@@ -91,17 +78,8 @@ def find_expression(adata: Cells, *, layer: str | None = None) -> Expression:
     """Choose the values that are to be read, and tell what they are from a sample of cells.
 
     Counts are preferred to linear and log values, and X to layers to raw. A place with less than half the genes of
-    another, such as X after a selection of variable genes, comes last: totals need all genes.
-
-    Parameters
-    ----------
-    layer
-        Read this layer and no other place.
-
-    Raises
-    ------
-    DataError
-        When there are no cells or genes, no such layer, or no values that can be read.
+    another, such as X after a selection of variable genes, comes last: totals need all genes. With ``layer``, no other
+    place is looked at. Cells without values that can be read are refused.
     """
     if adata.n_obs == 0 or adata.n_vars == 0:
         msg = f"The AnnData has {adata.n_obs} cells and {adata.n_vars} genes; it needs at least one of each."
@@ -111,7 +89,8 @@ def find_expression(adata: Cells, *, layer: str | None = None) -> Expression:
     usable = [index for index, content in enumerate(contents) if not content.problem]
     if not usable:
         found = "; ".join(f"{place.source} {content.problem}" for place, content in zip(places, contents, strict=True))
-        msg = f"No expression values can be read: {found or 'X is missing'}. {_other_layers(adata)}{REMEDY}"
+        layers = f"The layers are {listed(adata.layers)}." if len(adata.layers) else "There are no layers."
+        msg = f"No expression values can be read: {found or 'X is missing'}. {layers} {REMEDY}"
         raise DataError(msg)
     widest = max(len(places[index].var) for index in usable)
     complete = [index for index in usable if len(places[index].var) >= SUBSET_SHARE * widest]
@@ -120,7 +99,7 @@ def find_expression(adata: Cells, *, layer: str | None = None) -> Expression:
     return Expression(
         adata=adata,
         # Rows of a CSC matrix are slow to read, so it is turned once.
-        matrix=by_rows(place.matrix),
+        matrix=place.matrix.tocsr() if sparse.issparse(place.matrix) else place.matrix,
         source=place.source,
         kind=content.kind,
         log_base=content.log_base,
@@ -164,8 +143,3 @@ def _notes(places: list[_Place], contents: list[Content], chosen: int) -> Iterab
         yield f"X {content.problem}, so {places[chosen].source} was read."
     elif len(first.var) < SUBSET_SHARE * len(places[chosen].var):
         yield f"X has {len(first.var)} genes of {len(places[chosen].var)}, so {places[chosen].source} was read."
-
-
-def _other_layers(adata: Cells) -> str:
-    """Return a sentence on the layers that a user may choose from."""
-    return f"The layers are {listed(adata.layers)}. " if len(adata.layers) else "There are no layers. "

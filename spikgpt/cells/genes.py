@@ -67,13 +67,7 @@ SPECIES_PREFIXES = {
 
 @dataclass(frozen=True)
 class GeneList:
-    """The genes of a reference, in order. An Ensembl id is None where it is not known.
-
-    Raises
-    ------
-    GenesError
-        When the two differ in length, or a symbol or an id stands there twice.
-    """
+    """The genes of a reference, in order, each once. An Ensembl id is None where it is not known."""
 
     symbols: tuple[str, ...]
     ensembl_ids: tuple[str | None, ...]
@@ -137,21 +131,11 @@ def ensembl_ids_of(symbols: Iterable[str]) -> list[str | None]:
     return [table.ids.get(symbol) or table.respelled_ids.get(_respelled(symbol)) for symbol in symbols]
 
 
-def symbols_of(ensembl_ids: Iterable[str]) -> list[str | None]:
-    """Return the symbol of each human Ensembl gene id, with or without a version such as ``.12``, or None."""
-    table = _table()
-    return [table.symbols.get(_human_id(gene_id) or "") for gene_id in ensembl_ids]
-
-
 def genes_of(var: pd.DataFrame) -> GeneList:
     """Return the genes of a training set, each once, sorted by symbol so that their order in the file does not matter.
 
     Symbols and Ensembl ids complete each other from the table of human genes. A gene that is not in it keeps its name.
-
-    Parameters
-    ----------
-    var
-        The ``var`` of the training set. Of its index and its columns, that with the most human gene names is read.
+    Of the index and the columns of ``var``, that with the most human gene names is read.
     """
     table = _table()
 
@@ -175,25 +159,13 @@ def genes_of(var: pd.DataFrame) -> GeneList:
 
 
 def match_genes(query: pd.DataFrame, genes: GeneList, *, minimum_share: float = 0.1) -> GeneMatch:
-    """Find a reference's genes among a query's.
+    """Find a reference's genes in the ``var`` of a query.
 
     Names may be symbols or Ensembl ids, with or without version, in the index or in a column such as ``gene_ids`` or
     ``feature_name``; the naming that finds most genes is used, the index before the columns. A gene is looked for by
     its exact symbol, then by its Ensembl id, then by its symbol in any case with ``.`` and ``_`` read as ``-`` (R
-    writes ``HLA.A``), then by the Ensembl id of a newer symbol.
-
-    Parameters
-    ----------
-    query
-        The ``var`` of the query.
-    minimum_share
-        Share of the reference's genes to be found, at least. 50 genes, or all of a smaller reference, are needed
-        in any case.
-
-    Raises
-    ------
-    GenesError
-        When too few genes are found.
+    writes ``HLA.A``), then by the Ensembl id of a newer symbol. Less than ``minimum_share`` of the reference's genes
+    is refused, and fewer than 50 genes, or all of a smaller reference, in any case.
     """
     namings = _namings(query)
     finder = _Finder(genes)

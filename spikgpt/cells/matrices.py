@@ -24,13 +24,7 @@ BLOCK_BYTES, BLOCK_VALUES = 32 * 1024 * 1024, 4 * 1024 * 1024
 
 
 def check_sparse(matrix: Any, name: object) -> None:
-    """Refuse a sparse matrix in memory whose structure is wrong; anything else passes.
-
-    Raises
-    ------
-    DataError
-        When it leads beyond its shape or its values.
-    """
+    """Refuse a sparse matrix in memory that leads beyond its shape or its values; anything else passes."""
     if not sparse.issparse(matrix) or matrix.format not in ("csr", "csc"):
         return
     rows, columns = matrix.shape if matrix.format == "csr" else matrix.shape[::-1]
@@ -39,13 +33,7 @@ def check_sparse(matrix: Any, name: object) -> None:
 
 
 def read_rows(matrix: Any, index: slice | Rows) -> sparse.csr_matrix:
-    """Return some rows in memory, float32, canonical, sharing nothing with ``matrix``.
-
-    Raises
-    ------
-    DataError
-        When they cannot be read, or are no numbers.
-    """
+    """Return some rows in memory, float32, canonical, sharing nothing with ``matrix``."""
     name = getattr(matrix, "name", "The expression matrix")
     with refusing(name):
         part = matrix[index]
@@ -61,18 +49,10 @@ def read_rows(matrix: Any, index: slice | Rows) -> sparse.csr_matrix:
     return rows
 
 
-def by_rows(matrix: Any) -> Any:
-    """Return a matrix whose rows are quick to read: those of a CSC matrix are not, so it is turned once."""
-    return matrix.tocsr() if sparse.issparse(matrix) else matrix
-
-
 class SparseOnDisk:
     """A sparse matrix of an h5ad file or a zarr folder, of which rows are read when they are asked for.
 
-    Raises
-    ------
-    DataError
-        When its parts do not fit together.
+    One whose parts do not fit together is refused.
     """
 
     def __init__(self, group: Any, name: object) -> None:
@@ -104,13 +84,7 @@ class SparseOnDisk:
         return whole.tocsr()
 
     def check(self) -> None:
-        """Read everything once, a part at a time.
-
-        Raises
-        ------
-        DataError
-            When something cannot be read, or leads beyond the shape.
-        """
+        """Read everything once, a part at a time, and refuse what leads beyond the shape."""
         _check_numbers(self.dtype, self.name, complex_too=True)
         columns = self.shape[self.format == "csr"]
         with refusing(self.name):
@@ -121,13 +95,7 @@ class SparseOnDisk:
 
 
 class DenseOnDisk:
-    """A dense matrix of an h5ad file or a zarr folder, of which rows are read when they are asked for.
-
-    Raises
-    ------
-    DataError
-        When it has not two dimensions.
-    """
+    """A dense matrix of an h5ad file or a zarr folder, of which rows are read when they are asked for."""
 
     def __init__(self, array: Any, name: object) -> None:
         self.name, self._array, self.dtype, self.shape = name, array, array.dtype, tuple(array.shape)
@@ -137,11 +105,13 @@ class DenseOnDisk:
         """Return some rows, float32, by a slice or by ascending numbers; never much dense at a time."""
         _check_numbers(self.dtype, self.name)
         cells = np.arange(self.shape[0])[index]
+        # zarr has rows by number apart.
+        numbered = getattr(self._array, "oindex", self._array)
         parts = [sparse.csr_matrix((0, self.shape[1]), dtype=np.float32)]
         for part in self._blocks(len(cells)):
             some = cells[part]
             together = len(some) == some[-1] - some[0] + 1
-            rows = self._array[some[0] : some[-1] + 1] if together else self._rows(some)
+            rows = self._array[some[0] : some[-1] + 1] if together else numbered[some]
             with np.errstate(over="ignore"):
                 parts.append(sparse.csr_matrix(rows.astype(np.float32)))
         return sparse.vstack(parts, format="csr")
@@ -151,10 +121,6 @@ class DenseOnDisk:
         with refusing(self.name):
             for part in self._blocks(self.shape[0]):
                 self._array[part]
-
-    def _rows(self, cells: Rows) -> npt.NDArray[Any]:
-        found = self._array.oindex[cells] if hasattr(self._array, "oindex") else self._array[cells]
-        return np.asarray(found)
 
     def _blocks(self, rows: int) -> Iterator[slice]:
         step = max(1, BLOCK_BYTES // max(1, self.dtype.itemsize * self.shape[1]))

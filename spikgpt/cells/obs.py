@@ -27,17 +27,8 @@ def counted(labels: Strings) -> dict[str, int]:
 def labels_of(adata: AnnData, key: str) -> tuple[Strings, Bools]:
     """Return the labels of n cells, shape (n,), and whether each cell has one, shape (n,).
 
+    A column holds text, categories, booleans, or whole numbers such as those of clusters; a measurement is refused.
     NaN, empty text and words such as "nan", "NA" and "unknown" are no label; these cells get an empty one.
-
-    Parameters
-    ----------
-    key
-        Column of ``obs``: text, categories, booleans, or whole numbers such as cluster numbers.
-
-    Raises
-    ------
-    LabelsError
-        When there is no such column, it is a measurement, or no cell has a label.
     """
     if key not in adata.obs:
         near = difflib.get_close_matches(key, [str(column) for column in adata.obs.columns], n=1, cutoff=0.5)
@@ -69,17 +60,7 @@ def labels_of(adata: AnnData, key: str) -> tuple[Strings, Bools]:
 def check_trainable(labels: Strings, *, minimum_classes: int = 2, minimum_cells: int = 5) -> dict[str, int]:
     """Return the classes that are too small to be learned, with their cells, and refuse labels that leave too few.
 
-    Parameters
-    ----------
-    labels
-        Labels of the labelled cells, shape (n,).
-    minimum_cells
-        A class with fewer cells cannot be split into a part to learn from and a part to test on.
-
-    Raises
-    ------
-    LabelsError
-        When fewer than ``minimum_classes`` classes have enough cells.
+    A class of fewer than ``minimum_cells`` cannot be split into a part to learn from and a part to test on.
     """
     counts = counted(labels)
     dropped = {label: count for label, count in sorted(counts.items()) if count < minimum_cells}

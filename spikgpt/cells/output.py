@@ -35,23 +35,9 @@ def write_copy(
     """Write a copy of a file of cells with elements added or replaced; ``target`` is not there before it is whole.
 
     The copy of an ``.h5ad`` file or a ``.zarr`` folder is byte for byte, of whatever else it holds. Other kinds of
-    files, and a target of the other kind, are written anew by anndata.
-
-    Parameters
-    ----------
-    target
-        An ``.h5ad`` file, or a ``.zarr`` folder.
-    obs
-        Columns by name: a Series, an array or a Categorical, shape (n,).
-    obsm
-        Arrays by key, shape (n, d).
-    uns
-        By key, what anndata can write.
-
-    Raises
-    ------
-    DataError
-        When anndata could not open the copy, since an element of the source is damaged, or when nothing can be written.
+    files, and a target of the other kind, are written anew by anndata. A copy that anndata cannot open, since an
+    element of the source is damaged, is refused. The elements are given by name: columns of obs, shape (n,), arrays of
+    obsm, shape (n, d), and for uns what anndata can write.
     """
     added = {"obs": dict(obs or {}), "obsm": dict(obsm or {}), "uns": dict(uns or {})}
     written = ZARR if target.suffix == ".zarr" else H5AD
@@ -68,25 +54,15 @@ def write_copy(
         _copy(source, temporary)
         with open_store(temporary, writable=True, name=source) as root:
             _add(root, added, source)
-        if kind == ZARR and _consolidated(source):
+        # Some zarr folders repeat their metadata in one place.
+        if kind == ZARR and zarr.open_group(source, mode="r").metadata.consolidated_metadata is not None:
             zarr.consolidate_metadata(temporary)
         with open_store(temporary, name=source) as root:
             _check_opens(root, source)
 
 
 def write_table(parts: Iterable[pd.DataFrame], path: Path) -> None:
-    """Write one row a cell, as CSV or parquet after the file's name.
-
-    Parameters
-    ----------
-    parts
-        The table, some cells after the others; its index names them. Only parquet needs all of it in memory.
-
-    Raises
-    ------
-    ConfigError
-        When parquet is asked for and pyarrow is not installed.
-    """
+    """Write one row a cell, as CSV or parquet after the file's name; only parquet needs all parts in memory."""
     with replacing(path) as temporary:
         if path.suffix == ".csv":
             with temporary.open("w", newline="", encoding="utf-8") as file:
@@ -101,13 +77,7 @@ def write_table(parts: Iterable[pd.DataFrame], path: Path) -> None:
 
 
 def check_table(path: Path) -> None:
-    """Refuse a table of an unknown kind before the work.
-
-    Raises
-    ------
-    ConfigError
-        When the file's name ends in neither .csv nor .parquet.
-    """
+    """Refuse a table whose name ends in neither .csv nor .parquet, before the work."""
     if path.suffix not in TABLES:
         msg = f"{path} ends in {path.suffix!r}; a table is written as {' or '.join(TABLES)}."
         raise ConfigError(msg)
@@ -145,11 +115,6 @@ def _plain(value: Any) -> Any:
     if not isinstance(value, pd.Series):
         return value
     return value.to_numpy() if isinstance(value.dtype, np.dtype) else value.array
-
-
-def _consolidated(folder: Path) -> bool:
-    """Tell whether a zarr folder repeats its metadata in one place."""
-    return zarr.open_group(folder, mode="r").metadata.consolidated_metadata is not None
 
 
 def _check_opens(root: Any, source: Path) -> None:

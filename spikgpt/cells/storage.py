@@ -31,10 +31,7 @@ MOST_CHUNKS = 10_000
 def refusing(what: object, done: str = "read", why: str = "") -> Iterator[None]:
     """Turn whatever damaged files make their readers raise into a DataError of one line, and keep their warnings.
 
-    Parameters
-    ----------
-    why
-        What may be wrong, and the remedy; by default those of a file that cannot be read.
+    ``why`` says what may be wrong, and the remedy; by default those of a file that cannot be read.
     """
     try:
         with warnings.catch_warnings():
@@ -54,17 +51,9 @@ def refusing(what: object, done: str = "read", why: str = "") -> Iterator[None]:
 
 @contextmanager
 def open_store(path: Path, *, writable: bool = False, name: object = None) -> Iterator[Any]:
-    """Open an HDF5 file or a zarr folder that was looked over, and close it again.
+    """Open an HDF5 file or a zarr folder, and close it again; messages call it ``name``, by default ``path``.
 
-    Parameters
-    ----------
-    name
-        What messages call it, by default ``path``.
-
-    Raises
-    ------
-    DataError
-        When it cannot be opened, states more than it can hold, or leads to other files.
+    What states more than it can hold, or leads to other files, is refused.
     """
     name, mode = name or path, "r+" if writable else "r"
     with refusing(name):

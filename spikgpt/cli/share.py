@@ -17,12 +17,12 @@ from spikgpt.options import HubOptions, PushOptions
 def list_(hub: HubOptions) -> None:
     """List the references that can be named: shipped with this package, in the cache, and on the Hub."""
     from spikgpt.reference.json_files import parsed
-    from spikgpt.reference.layout import verified_files
-    from spikgpt.reference.registry import cached_references, namespace, shipped_references
+    from spikgpt.reference.layout import FILES, MANIFEST, verified_files
+    from spikgpt.reference.registry import namespace, shipped_references
 
     client = hub_of(hub)
     found = [(name, "shipped", folder) for name, folder in shipped_references().items()]
-    for cached in cached_references(client):
+    for cached in client.cached((*FILES, MANIFEST)):
         found.append((f"{cached.repository}@{cached.commit[:12]}", ", ".join(("cached", *cached.refs)), cached.folder))
     rows: list[tuple[object, ...]] = []
     for name, where, folder in found:

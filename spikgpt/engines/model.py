@@ -114,18 +114,10 @@ class SpikingSelfAttention(nn.Module):
         self.output_neurons = spiking_neurons(config)
 
     def forward(self, x: Tensor, *, literal: bool) -> Tensor:
-        """Attend among the tokens of each cell.
+        """Attend among the tokens of each cell, (T, B, N, D), to spikes (0 or 1) of that shape.
 
-        Parameters
-        ----------
-        x
-            Shape (T, B, N, D), or (1, B, N, D) when it is the same at every time step.
-        literal
-            Whether the N tokens are the m copies, or one token stands for all of them.
-
-        Returns
-        -------
-        Spikes (0 or 1), shape (T, B, N, D).
+        ``x`` may be (1, B, N, D) when it is the same at every time step. With ``literal``, the N tokens are the m
+        copies; otherwise one token stands for all of them.
         """
         currents = self.query_key_value(x)  # (T or 1, B, N, 3D)
         currents = currents.expand(self.config.time_steps, *currents.shape[1:])  # (T, B, N, 3D)
@@ -182,13 +174,7 @@ class SpikingBlock(nn.Module):
 
 
 class SpikingClassifier(nn.Module):
-    """Cell embeddings to class logits.
-
-    Parameters
-    ----------
-    config
-        Shape and neuron settings.
-    """
+    """Cell embeddings to class logits."""
 
     def __init__(self, config: SpikGPTConfig) -> None:
         super().__init__()
@@ -198,19 +184,10 @@ class SpikingClassifier(nn.Module):
         self.head = nn.Linear(config.width, config.n_labels)
 
     def forward(self, embedding: Tensor, *, literal: bool = False) -> Tensor:
-        """Classify cells.
+        """Return the logits of cells, (B, input_dim) to (B, n_labels).
 
-        Parameters
-        ----------
-        embedding
-            One vector a cell, shape (B, input_dim).
-        literal
-            Run the paper's m copies over T steps instead of the collapsed form. The same up to rounding, and
-            hundreds of times slower.
-
-        Returns
-        -------
-        Logits, shape (B, n_labels).
+        ``literal`` runs the paper's m copies over T steps instead of the collapsed form: the same up to rounding, and
+        hundreds of times slower.
         """
         functional.reset_net(self)
         x = self.stem(embedding)[None, :, None]  # (1, B, 1, D)
@@ -223,13 +200,7 @@ class SpikingClassifier(nn.Module):
 
     @classmethod
     def from_weights(cls, config: SpikGPTConfig, weights: Mapping[str, Tensor]) -> SpikingClassifier:
-        """Build a classifier in evaluation mode from a state dict.
-
-        Raises
-        ------
-        DamagedReference
-            When a tensor is missing, unexpected or of another shape.
-        """
+        """Build a classifier in evaluation mode from a state dict, whose shapes are checked."""
         # First: what a config states may be far larger than the weights that come with it.
         config.check(weights)
         classifier = cls(config)

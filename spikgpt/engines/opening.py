@@ -28,25 +28,10 @@ def open_engine(
 ) -> Engine:
     """Return what runs a reference's network.
 
-    Parameters
-    ----------
-    options
-        With ``auto``, ONNX Runtime where it is installed and the reference has the graph, else torch.
-    scgpt
-        Folder of the scGPT checkpoint, where the reference neither carries it nor names a repository; for torch.
-    hub
-        How to get a checkpoint that the reference names on the Hub.
-
-    Raises
-    ------
-    ConfigError
-        When a package is missing.
-    GraphError
-        When ONNX Runtime was asked for and cannot run the reference's graph.
-    CheckpointError
-        When the scGPT checkpoint is missing, or another one.
-    DamagedReference
-        When the files do not fit together.
+    With ``auto`` that is ONNX Runtime where it is installed and the reference has the graph, else torch. For torch,
+    ``scgpt`` is the folder of the checkpoint where the reference neither carries it nor names a repository, and ``hub``
+    how to get one that it names. Errors: a ConfigError for a missing package, a GraphError for a graph that cannot be
+    run, a CheckpointError for another scGPT, or none, and DamagedReference for files that do not fit together.
     """
     options = options or EngineOptions()
     graph = GRAPHS[options.precision] in reference.files and find_spec("onnxruntime") is not None

@@ -70,18 +70,10 @@ class TorchEngine:
     def classified(
         self, vectors: npt.NDArray[np.float64], batch_size: int = BATCH
     ) -> tuple[npt.NDArray[np.float64], npt.NDArray[np.float64]]:
-        """Classify embedded cells.
+        """Return label probabilities, shape (n, L), and energies, shape (n,), of embedded cells, shape (n, dim).
 
-        In float64, rounding does not depend on the batch size in any digit that could move a spike.
-
-        Parameters
-        ----------
-        vectors
-            Cell embeddings, shape (n, dim).
-
-        Returns
-        -------
-        Label probabilities, shape (n, L), and energies, the log of the summed exponentials of the logits, shape (n,).
+        Energies are the logs of the summed exponentials of the logits. In float64, rounding does not depend on the
+        batch size in any digit that could move a spike.
         """
         rows, energies = [np.empty((0, self.classifier.config.n_labels))], [np.empty(0)]
         with torch.inference_mode():
@@ -129,20 +121,17 @@ def embed_query(
 ) -> tuple[npt.NDArray[np.float64], Bools, InputReport]:
     """Embed every cell of a query with scGPT.
 
-    Returns
-    -------
-    Vectors, shape (n, dim); which cells have no genes of the vocabulary, so that theirs mean nothing, shape (n,); and
-    how the cells were read.
+    Returns vectors, shape (n, dim); which cells have no genes of the vocabulary, so that theirs mean nothing, shape
+    (n,); and how the cells were read.
     """
-    embedding = scgpt_embedding(source)
-    query = embedding.read(cells, layer=layer)
+    query = scgpt_embedding(source).read(cells, layer=layer)
     aligned = joined(list(query.chunks))
-    if running.draws is None:
-        return scgpt_vectors(source, aligned, running=running, on_cells=on_cells), aligned.empty, query.report
-    # Upstream draws for one gene after the other, in the query's order.
-    places = match_genes(find_expression(cells, layer=layer).var, source.vocabulary.genes, minimum_share=0).columns
-    order = np.argsort(np.where(aligned.found, places, cells.n_vars), kind="stable")
-    ids, values = source.vocabulary.gene_ids[order], aligned.values[:, order].sorted_indices()
+    ids, values = source.vocabulary.gene_ids, aligned.values
+    if running.draws is not None:
+        # Upstream draws for one gene after the other, in the query's order.
+        places = match_genes(find_expression(cells, layer=layer).var, source.vocabulary.genes, minimum_share=0).columns
+        order = np.argsort(np.where(aligned.found, places, cells.n_vars), kind="stable")
+        ids, values = ids[order], values[:, order].sorted_indices()
     vectors = embed_cells(
         source.checkpoint, values, ids, max_length=source.max_length, running=running, on_cells=on_cells
     )

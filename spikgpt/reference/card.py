@@ -24,10 +24,7 @@ def card(
 ) -> str:
     """Return the Markdown text of a card, from the same values that the other files of the reference hold.
 
-    Parameters
-    ----------
-    onnx
-        Whether the reference carries an exported graph.
+    ``onnx`` says whether one of these is an exported graph.
     """
     held_out = metrics["held_out"]
     scores = {
@@ -155,13 +152,22 @@ def front_matter(name: str, provenance: dict[str, Any], metrics: dict[str, Any] 
     return f"---\n{text}---"
 
 
+def stated(text: str) -> dict[str, Any] | None:
+    """Return the YAML mapping at the top of a card, or None if it has none."""
+    parts = re.match(r"---\r?\n(.*?)\r?\n---", text, re.DOTALL)
+    try:
+        values = yaml.safe_load(parts[1]) if parts else None
+    except yaml.YAMLError:
+        return None
+    return values if isinstance(values, dict) else None
+
+
 def card_figures(text: str) -> dict[str, float]:
     """Return the figures in the model-index of a card, by metric; none where it has none that can be read."""
-    parts = re.match(r"---\n(.*?)\n---", text, re.DOTALL)
     try:
-        results = yaml.safe_load(parts[1])["model-index"][0]["results"] if parts else []
+        results = (stated(text) or {})["model-index"][0]["results"]
         return {metric["type"]: metric["value"] for result in results for metric in result["metrics"]}
-    except (yaml.YAMLError, LookupError, TypeError):
+    except (LookupError, TypeError):
         return {}
 
 

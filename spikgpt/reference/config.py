@@ -23,12 +23,7 @@ Positive = Annotated[float, Meta(gt=0, le=1e300)]
 class SpikGPTConfig:
     """Shape and neuron settings of a :class:`spikgpt.engines.model.SpikingClassifier`.
 
-    The class is checked when it is made, so a config that exists is usable.
-
-    Raises
-    ------
-    ConfigError
-        When a value is of another type or out of range, or two values contradict each other.
+    The class is checked when it is made, so a config that exists is usable; a ConfigError says what is wrong.
     """
 
     # Values in a cell embedding, and classes of the head.
@@ -107,13 +102,7 @@ class SpikGPTConfig:
         return shapes
 
     def check(self, weights: Mapping[str, Any]) -> None:
-        """Refuse weights of the classifier, arrays or tensors by name, that are not of these shapes.
-
-        Raises
-        ------
-        DamagedReference
-            When a tensor is missing, unexpected or of another shape.
-        """
+        """Refuse weights of the classifier, arrays or tensors by name, that are not of these shapes."""
         expected, found = self.shapes(), {name: tuple(weight.shape) for name, weight in weights.items()}
         wrong = sorted(name for name in expected | found if expected.get(name) != found.get(name))
         shown = ", ".join(f"{name} (expected {expected.get(name)}, found {found.get(name)})" for name in wrong[:3])
@@ -121,13 +110,7 @@ class SpikGPTConfig:
 
     @classmethod
     def stated(cls, values: dict[str, Any]) -> SpikGPTConfig:
-        """Return the config that ``config.json`` states in full: nothing is filled in silently.
-
-        Raises
-        ------
-        ConfigError
-            When a field is missing, unknown, of another type or out of range.
-        """
+        """Return the config that ``config.json`` states in full: nothing is filled in silently."""
         known = {field.name for field in dataclasses.fields(cls)}
         missing, unknown = sorted(known - values.keys()), sorted(values.keys() - known)
         if missing or unknown:

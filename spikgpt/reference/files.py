@@ -18,29 +18,18 @@ from spikgpt.errors import ConfigError, DamagedReference, GenesError
 from spikgpt.labels.familiarity import Familiarity
 from spikgpt.labels.label_map import LabelMap, LabelRow
 from spikgpt.labels.thresholds import Thresholds
+from spikgpt.reference import layout
 from spikgpt.reference.card import card
 from spikgpt.reference.config import SpikGPTConfig
 from spikgpt.reference.json_files import converted, decoded, dumped, parsed
-from spikgpt.reference.layout import (
-    FILES,
-    FORMAT_VERSION,
-    GRAPH,
-    LIBRARY_RANGE,
-    PICTURE,
-    RELIABILITY,
-    check_graphs,
-    check_writable,
-    verified_files,
-    with_manifest,
-    write_files,
-)
+from spikgpt.reference.layout import PICTURE, RELIABILITY, verified_files, with_manifest
 from spikgpt.reference.pictures import confusion_picture, reliability_picture
 from spikgpt.reference.schema import Config, Genes, Metrics, require
 from spikgpt.version import __version__
 
 CLASSIFIER, EMBEDDER, FAMILIARITY = "classifier.", "embedder.", "familiarity."
 # What config.json says of this library.
-LIBRARY = {"name": "spikgpt", "version": __version__, "requires": LIBRARY_RANGE}
+LIBRARY = {"name": "spikgpt", "version": __version__, "requires": layout.LIBRARY_RANGE}
 
 # JSON files that the card is made from.
 CARD_SOURCES = ("config", "labels", "thresholds", "metrics")
@@ -75,98 +64,18 @@ class ReferenceFiles:
         return {name.removeprefix(prefix): self.tensors[name] for name in self.tensors if name.startswith(prefix)}
 
 
-def read_reference(folder: str | Path, origin: str | None = None) -> ReferenceFiles:
-    """Read a reference folder, every file of it checked against the manifest.
+def read_reference(source: str | Path | Mapping[str, bytes], origin: str | None = None) -> ReferenceFiles:
+    """Read a reference from its folder, or from its files in memory; every one is checked against the manifest.
 
     Raises
     ------
     FormatError
-        When the folder was written by a newer library.
+        When it was written by a newer library.
     DamagedReference
         When a file is missing, altered or inconsistent with the others.
     """
-    return _reference(verified_files(Path(folder)), origin)
-
-
-def reference_from(files: Mapping[str, bytes], origin: str | None = None) -> ReferenceFiles:
-    """Return the reference whose files, the manifest among them, are in memory; the errors are the same."""
-    return _reference(verified_files(files), origin)
-
-
-def reference_of(parts: ReferenceFiles) -> ReferenceFiles:
-    """Return a reference with its files as :func:`contents` makes them, checked as when they are read."""
-    return reference_from(contents(parts), parts.origin)
-
-
-def save(reference: ReferenceFiles, folder: str | Path, *, overwrite: bool = False) -> Path:
-    """Write a reference folder, all of it or nothing; with ``overwrite`` in place of a reference that is there.
-
-    Raises
-    ------
-    ConfigError
-        When something is in the way.
-    """
-    folder = Path(folder)
-    check_writable(folder, overwrite=overwrite)
-    return write_files(with_manifest(reference.files), folder)
-
-
-def contents(parts: ReferenceFiles) -> dict[str, bytes]:
-    """Return every file of a reference but graphs, made anew from its other fields, the manifest last."""
-    config = {
-        "format_version": FORMAT_VERSION,
-        "library": LIBRARY,
-        "name": parts.name,
-        "model": parts.config,
-        "embedder": parts.embedder,
-        "provenance": parts.provenance,
-    }
-    where = parts.familiarity.tensors() if parts.familiarity else {}
-    files = {
-        "config.json": dumped(config),
-        "model.safetensors": save_tensors(parts.tensors | {FAMILIARITY + name: where[name] for name in where}),
-        "labels.json": dumped(parts.labels.to_list()),
-        "thresholds.json": dumped(parts.thresholds),
-        "genes.json": dumped(parts.genes.to_dict()),
-        "metrics.json": dumped(parts.metrics),
-    }
-    return with_card(files)
-
-
-def with_graphs(reference: ReferenceFiles, graphs: Mapping[str, bytes]) -> dict[str, bytes]:
-    """Return the files of a reference with these graphs and their parity report instead of those that it has."""
-    kept = (*FILES, PICTURE, RELIABILITY)
-    return with_card({name: content for name, content in reference.files.items() if name in kept} | dict(graphs))
-
-
-def with_repository(reference: ReferenceFiles, repository: str) -> dict[str, bytes]:
-    """Return the files of a reference with a card that says where to pull it from."""
-    config = parsed(reference.files["config.json"], "config.json")
-    config["provenance"]["repository"] = repository
-    config["library"] = LIBRARY
-    return with_card(reference.files | {"config.json": dumped(config)})
-
-
-def with_card(files: Mapping[str, bytes]) -> dict[str, bytes]:
-    """Return the files of a reference in order, with the card, its pictures and the manifest made from the others."""
-    metrics = parsed(files["metrics.json"], "metrics.json")
-    made = {**files, "README.md": card_text(files)}
-    if PICTURE not in files:
-        made[PICTURE] = confusion_picture(metrics["held_out"]["confusion"])
-    if RELIABILITY not in files and "reliability" in metrics:
-        made[RELIABILITY] = reliability_picture(metrics["reliability"]["bins"])
-    return with_manifest(made)
-
-
-def card_text(files: Mapping[str, bytes]) -> bytes:
-    """Return the card of a reference as this version words it."""
-    config, labels, thresholds, metrics = (parsed(files[f"{name}.json"], f"{name}.json") for name in CARD_SOURCES)
-    return card(config["name"], labels, thresholds, metrics, config["provenance"], onnx=GRAPH in files).encode()
-
-
-def _reference(files: dict[str, bytes], origin: str | None) -> ReferenceFiles:
-    """Return what verified files say, after checking that they fit together."""
-    check_graphs(files)
+    files = verified_files(source if isinstance(source, Mapping) else Path(source))
+    layout.check_graphs(files)
     config, labels, thresholds, metrics = (parsed(files[f"{name}.json"], f"{name}.json") for name in CARD_SOURCES)
     try:
         tensors = load_tensors(files["model.safetensors"])
@@ -196,6 +105,71 @@ def _reference(files: dict[str, bytes], origin: str | None) -> ReferenceFiles:
     found = reference.genes.sha256
     require(found == genes.sha256, f"genes.json states sha256 {genes.sha256}, its genes have {found}.")
     return _fitting(reference)
+
+
+def reference_of(parts: ReferenceFiles) -> ReferenceFiles:
+    """Return a reference with its files as :func:`contents` makes them, checked as when they are read."""
+    return read_reference(contents(parts), parts.origin)
+
+
+def save(reference: ReferenceFiles, folder: str | Path, *, overwrite: bool = False) -> Path:
+    """Write a reference folder, all of it or nothing; with ``overwrite`` in place of a reference that is there."""
+    folder = Path(folder)
+    layout.check_writable(folder, overwrite=overwrite)
+    return layout.write_files(with_manifest(reference.files), folder)
+
+
+def contents(parts: ReferenceFiles) -> dict[str, bytes]:
+    """Return every file of a reference but graphs, made anew from its other fields, the manifest last."""
+    config = {
+        "format_version": layout.FORMAT_VERSION,
+        "library": LIBRARY,
+        "name": parts.name,
+        "model": parts.config,
+        "embedder": parts.embedder,
+        "provenance": parts.provenance,
+    }
+    where = parts.familiarity.tensors() if parts.familiarity else {}
+    files = {
+        "config.json": dumped(config),
+        "model.safetensors": save_tensors(parts.tensors | {FAMILIARITY + name: where[name] for name in where}),
+        "labels.json": dumped(parts.labels.to_list()),
+        "thresholds.json": dumped(parts.thresholds),
+        "genes.json": dumped(parts.genes.to_dict()),
+        "metrics.json": dumped(parts.metrics),
+    }
+    return with_card(files)
+
+
+def with_graphs(reference: ReferenceFiles, graphs: Mapping[str, bytes]) -> dict[str, bytes]:
+    """Return the files of a reference with these graphs and their parity report instead of those that it has."""
+    kept = (*layout.FILES, PICTURE, RELIABILITY)
+    return with_card({name: content for name, content in reference.files.items() if name in kept} | dict(graphs))
+
+
+def with_repository(reference: ReferenceFiles, repository: str) -> dict[str, bytes]:
+    """Return the files of a reference with a card that says where to pull it from."""
+    config = parsed(reference.files["config.json"], "config.json")
+    config["provenance"]["repository"] = repository
+    config["library"] = LIBRARY
+    return with_card(reference.files | {"config.json": dumped(config)})
+
+
+def with_card(files: Mapping[str, bytes]) -> dict[str, bytes]:
+    """Return the files of a reference in order, with the card, its pictures and the manifest made from the others."""
+    metrics = parsed(files["metrics.json"], "metrics.json")
+    made = {**files, "README.md": card_text(files)}
+    if PICTURE not in files:
+        made[PICTURE] = confusion_picture(metrics["held_out"]["confusion"])
+    if RELIABILITY not in files and "reliability" in metrics:
+        made[RELIABILITY] = reliability_picture(metrics["reliability"]["bins"])
+    return with_manifest(made)
+
+
+def card_text(files: Mapping[str, bytes]) -> bytes:
+    """Return the card of a reference as this version words it."""
+    config, labels, thresholds, metrics = (parsed(files[f"{name}.json"], f"{name}.json") for name in CARD_SOURCES)
+    return card(config["name"], labels, thresholds, metrics, config["provenance"], onnx=layout.GRAPH in files).encode()
 
 
 def _fitting(reference: ReferenceFiles) -> ReferenceFiles:

@@ -86,24 +86,11 @@ class Hub:
     def snapshot(
         self, repo: str, revision: str | None, files: Collection[str], *, required: Collection[str], fresh: bool = False
     ) -> Path:
-        """Get some files of a repository, all of one commit, from the cache where they are there.
+        """Return the folder, named after the commit, of some files of a repository, from the cache if they are there.
 
-        When the Hub cannot be reached, the cached files of the revision are taken.
-
-        Parameters
-        ----------
-        revision
-            A branch, a tag or a commit; None is the main branch. A cached commit is taken without asking the Hub.
-        files
-            Names of the files; those that the repository does not have are left out.
-        required
-            Files that a cached commit must have to be taken without asking.
-        fresh
-            Ask the Hub in any case, and fail when it cannot be reached.
-
-        Returns
-        -------
-        Their folder, which is named after the commit.
+        ``revision`` is a branch, a tag or a commit; None is the main branch. A cached commit with all ``required``
+        files is taken without asking the Hub, and what is cached of any revision when the Hub cannot be reached, but
+        neither with ``fresh``. Of ``files``, those that the repository does not have are left out.
 
         Raises
         ------
@@ -145,14 +132,8 @@ class Hub:
         """Bring a repository to hold these files, in one commit.
 
         The repository is made if there is none. Unchanged files are not sent again. Files of the repository whose
-        names are in ``removable`` and not in ``files`` are removed; others stay.
-
-        Raises
-        ------
-        ConfigError
-            When options contradict each other.
-        HubError
-            When the Hub refuses, or somebody else has committed meanwhile. Nothing was committed then.
+        names are in ``removable`` and not in ``files`` are removed; others stay. When the Hub refuses, or somebody else
+        has committed meanwhile, nothing was committed.
         """
         if options.pull_request and (options.branch or options.tag):
             msg = "pull_request (--pull-request) goes to main and is no version yet; leave out branch and tag."
@@ -187,13 +168,7 @@ class Hub:
         )
 
     def references(self, author: str) -> list[str]:
-        """Return the repositories of a namespace that hold references.
-
-        Raises
-        ------
-        HubError
-            When the Hub cannot be reached.
-        """
+        """Return the repositories of a namespace that hold references."""
         if self.local_files_only:
             return []
         from huggingface_hub import utils

@@ -33,15 +33,7 @@ def named(repo: str, revision: str | None) -> str:
 
 @contextmanager
 def explained(repo: str, revision: str | None = None, *, writing: bool = False) -> Iterator[None]:
-    """Turn the client's errors into ours.
-
-    Raises
-    ------
-    ReferenceNotFound
-        When there is no such repository or revision, or the Hub may not be asked.
-    HubError
-        When the Hub refuses; :class:`Unreachable` when it does not answer.
-    """
+    """Turn the client's errors into ours, Unreachable among them."""
     from huggingface_hub import errors
 
     what = named(repo, revision)

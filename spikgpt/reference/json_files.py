@@ -14,13 +14,7 @@ T = TypeVar("T")
 
 
 def parsed(content: bytes, name: str) -> Any:
-    """Parse JSON: no key twice, no NaN, no endless nesting.
-
-    Raises
-    ------
-    DamagedReference
-        When it is not JSON, or JSON that two readers could understand differently.
-    """
+    """Parse JSON that no two readers could understand differently: no key twice, no NaN, no endless nesting."""
 
     def once(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
         values = dict(pairs)
@@ -41,24 +35,12 @@ def parsed(content: bytes, name: str) -> Any:
 
 
 def decoded(content: bytes, name: str, kind: type[T]) -> T:
-    """Parse JSON of a known form, such as a msgspec Struct or ``dict[str, int]``; see :func:`parsed`.
-
-    Raises
-    ------
-    DamagedReference
-        When it is not JSON, or of another form.
-    """
+    """Parse JSON of a known form, such as a msgspec Struct or ``dict[str, int]``; see :func:`parsed`."""
     return converted(parsed(content, name), name, kind)
 
 
 def converted(values: Any, name: str, kind: type[T]) -> T:
-    """Return plain JSON values as an object of a known form.
-
-    Raises
-    ------
-    DamagedReference
-        When they are of another form.
-    """
+    """Return plain JSON values as an object of a known form; values of another form are refused."""
     try:
         return msgspec.convert(values, kind)
     except (msgspec.ValidationError, SpikGPTError) as error:

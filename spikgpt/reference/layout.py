@@ -58,12 +58,7 @@ Source = Path | Mapping[str, bytes]
 def verified_files(source: Source) -> dict[str, bytes]:
     """Return the content of every file of a reference, each checked against the manifest, in the present format.
 
-    Raises
-    ------
-    FormatError
-        When a newer library wrote it.
-    DamagedReference
-        When the manifest lists too few files or strange ones, or a file is missing or differs from what it lists.
+    A FormatError says that a newer library wrote it, DamagedReference that the manifest or a file is not as it should.
     """
     found_format, entries = _checked_format(source), _entries(source)
     files = {name: _read(source, name, entries[name].size) for name in LAYOUT if name in entries}
@@ -127,13 +122,7 @@ def write_files(files: Mapping[str, bytes], folder: Path) -> Path:
 
 
 def check_writable(folder: Path, *, overwrite: bool) -> None:
-    """Refuse to write a reference over something else, before hours of work depend on it.
-
-    Raises
-    ------
-    ConfigError
-        When something is in the way.
-    """
+    """Refuse to write a reference over something else, before hours of work depend on it."""
     if not folder.exists() or (folder.is_dir() and not any(folder.iterdir())):
         return
     if not (folder / MANIFEST).is_file():

@@ -13,13 +13,7 @@ if TYPE_CHECKING:
 
 
 def reliability_picture(bins: list[dict[str, Any]]) -> bytes:
-    """Draw how often labels are right by confidence.
-
-    Parameters
-    ----------
-    bins
-        Mean ``confidence``, ``accuracy`` and number of ``cells`` of each.
-    """
+    """Draw how often labels are right by confidence, from the ``confidence``, ``accuracy`` and ``cells`` of bins."""
     figure, axes = _figure(4.0)
     axes.plot([0, 1], [0, 1], color="grey", linewidth=1)
     largest = max(row["cells"] for row in bins)
@@ -32,13 +26,7 @@ def reliability_picture(bins: list[dict[str, Any]]) -> bytes:
 
 
 def confusion_picture(confusion: dict[str, Any]) -> bytes:
-    """Draw a confusion matrix, each row as shares of its cells.
-
-    Parameters
-    ----------
-    confusion
-        ``labels``, and ``counts`` with a row for each as truth and a column as prediction.
-    """
+    """Draw a confusion matrix, each row as shares of its cells: a true label, with a column for each prediction."""
     labels, counts = confusion["labels"], confusion["counts"]
     shares = [[count / max(1, sum(row)) for count in row] for row in counts]
     figure, axes = _figure(2.5 + 0.32 * len(labels))

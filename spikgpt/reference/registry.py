@@ -10,30 +10,23 @@ from importlib.resources import files
 from pathlib import Path
 
 from spikgpt.errors import ConfigError, DamagedReference, HubError, ReferenceNotFound
-from spikgpt.reference.hub import Cached, Hub, altered, parse
+from spikgpt.reference.hub import Hub, altered, parse
 from spikgpt.reference.layout import FILES, LAYOUT, MANIFEST, altered_files
 
 SHORT_NAME = re.compile(r"(?P<name>[\w.-]+)(@(?P<revision>[\w./-]+))?")
 # Files that hold code when they are loaded as weights. They are never opened.
 PICKLES = (".bin", ".pt", ".pth", ".ckpt", ".pkl", ".pickle", ".joblib", ".npy", ".npz")
-NAMESPACE_VARIABLE = "SPIKGPT_NAMESPACE"
-DEFAULT_NAMESPACE = "spikgpt"
 
 
 def namespace() -> str:
     """Return the namespace on the Hub that short names mean: ``SPIKGPT_NAMESPACE``, or ``spikgpt``."""
-    return os.environ.get(NAMESPACE_VARIABLE) or DEFAULT_NAMESPACE
+    return os.environ.get("SPIKGPT_NAMESPACE") or "spikgpt"
 
 
 def shipped_references() -> dict[str, Path]:
     """Return the folders of the references inside this package, by name."""
     root = Path(str(files("spikgpt"))) / "references"
     return {folder.name: folder for folder in sorted(root.iterdir()) if (folder / MANIFEST).is_file()}
-
-
-def cached_references(hub: Hub | None = None) -> list[Cached]:
-    """Return the references in the cache."""
-    return (hub or Hub()).cached((*FILES, MANIFEST))
 
 
 @dataclass(frozen=True)

@@ -19,13 +19,7 @@ Share = Annotated[float, Meta(ge=0, le=1)]
 
 
 def require(holds: bool, otherwise: str) -> None:
-    """Refuse a reference of which something does not hold.
-
-    Raises
-    ------
-    DamagedReference
-        With what was found, and what should be.
-    """
+    """Refuse a reference of which something does not hold, with what was found, and what should be."""
     if not holds:
         msg = f"{otherwise} Get the reference again, or another one."
         raise DamagedReference(msg)

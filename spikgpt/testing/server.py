@@ -20,8 +20,9 @@ from pathlib import Path
 from typing import Any, Literal
 from urllib.parse import parse_qs, unquote, urlsplit
 
+from spikgpt.reference.card import stated
 from spikgpt.reference.hub import git_oid
-from spikgpt.testing.store import ATTRIBUTES, MAIN, Commit, Repository, Store, front_matter, is_large, sha256
+from spikgpt.testing.store import ATTRIBUTES, MAIN, Commit, Repository, Store, is_large, sha256
 
 # The faults that are an answer of their own.
 ACCIDENTS = {"error": HTTPStatus.INTERNAL_SERVER_ERROR, "rate limit": HTTPStatus.TOO_MANY_REQUESTS}
@@ -56,15 +57,9 @@ class Request:
 class LoopbackHub(Store):
     """The server. Use it as a context manager.
 
-    Parameters
-    ----------
-    tokens
-        Users by token. Without tokens anyone may read and write everything. With tokens, writing and reading a private
-        repository need the token of the namespace's owner.
-    folder
-        Where to keep repositories, to find them again at the next start.
-    port
-        0 takes a free one.
+    ``tokens`` are users by token. Without tokens anyone may read and write everything. With tokens, writing and reading
+    a private repository need the token of the namespace's owner. Repositories are kept in ``folder``, to be found again
+    at the next start. Port 0 takes a free one.
     """
 
     def __init__(
@@ -232,7 +227,7 @@ class _Handler(BaseHTTPRequestHandler):
         return {"url": url, "name": name, "id": name}
 
     def validate_yaml(self) -> Any:
-        if front_matter(self._json().get("content", "")) is not None:
+        if stated(self._json().get("content", "")) is not None:
             return {"errors": [], "warnings": []}
         errors = [{"message": "The metadata is no YAML mapping between two lines of ---"}]
         return self._send_json({"errors": errors, "warnings": []}, HTTPStatus.BAD_REQUEST)

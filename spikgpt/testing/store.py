@@ -4,16 +4,14 @@ from __future__ import annotations
 
 import hashlib
 import json
-import re
 import threading
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-import yaml
-
 from spikgpt.files import replacing
+from spikgpt.reference.card import stated
 from spikgpt.reference.hub import git_oid
 
 LFS_SUFFIXES = (".safetensors", ".onnx", ".bin", ".pt", ".pkl", ".h5")
@@ -49,7 +47,7 @@ class Commit:
 
     def tags(self) -> list[str]:
         """Return the tags of the card and its library, which the Hub shows as tags of the repository."""
-        values = front_matter(self.files.get("README.md", b"").decode(errors="replace")) or {}
+        values = stated(self.files.get("README.md", b"").decode(errors="replace")) or {}
         return [*values.get("tags", []), values.get("library_name", "")]
 
 
@@ -88,13 +86,7 @@ class Repository:
 
 
 class Store:
-    """All repositories and uploads, in memory and, with a folder, on disk too.
-
-    Parameters
-    ----------
-    folder
-        Where to keep the repositories; what an earlier store kept there is loaded.
-    """
+    """All repositories and uploads, in memory and, with a folder, on disk too; what is kept there already is loaded."""
 
     def __init__(self, folder: Path | None = None) -> None:
         self.folder = folder
@@ -150,16 +142,6 @@ def is_large(path: str, size: int) -> bool:
 def sha256(content: bytes) -> str:
     """Return the sha256 of a file's content, its name in LFS."""
     return hashlib.sha256(content).hexdigest()
-
-
-def front_matter(card: str) -> dict[str, Any] | None:
-    """Return the YAML mapping at the top of a card, or None if it has none."""
-    parts = re.match(r"---\r?\n(.*?)\r?\n---", card, re.DOTALL)
-    try:
-        values = yaml.safe_load(parts[1]) if parts else None
-    except yaml.YAMLError:
-        return None
-    return values if isinstance(values, dict) else None
 
 
 def _kept(folder: Path, content: bytes) -> str:

@@ -62,24 +62,12 @@ def evaluate(
     *,
     labels: LabelMap | None = None,
 ) -> Evaluation:
-    """Hold an annotation against ``adata.obs[label_key]``.
+    """Hold an annotation against ``adata.obs[label_key]``, where at least one label must be of the reference.
 
     Cells without a label are left out. Cells of types that the reference does not have count as unseen: the right
-    answer for them is Unknown.
-
-    Parameters
-    ----------
-    label_map
-        From names of the query's labels to the reference's, where they differ.
-    labels
-        Those of the reference, with their Cell Ontology ids. A label of the query with another name but the id of one
-        of them, in obs["cell_ontology_id"] or obs["cell_type_ontology_term_id"], counts as that.
-
-    Raises
-    ------
-    LabelsError
-        When the column does not exist, ``label_map`` names a label that the reference lacks, or none of the labels is
-        in the reference.
+    answer for them is Unknown. ``label_map`` leads from names of the query's labels to the reference's, where they
+    differ. ``labels`` are those of the reference, with their Cell Ontology ids: a label of the query with another name
+    but the id of one of them, in a column of ``ONTOLOGY_COLUMNS``, counts as that.
     """
     stated, labelled = labels_of(adata, label_key)
     names, codes = np.unique(stated, return_inverse=True)
@@ -113,13 +101,7 @@ def evaluate(
 
 
 def read_label_map(path: Path) -> dict[str, str]:
-    """Read a JSON object from names of the query's labels to the reference's.
-
-    Raises
-    ------
-    ConfigError
-        When the file cannot be read, or holds something else.
-    """
+    """Read a JSON object from names of the query's labels to the reference's."""
     try:
         return msgspec.json.decode(path.read_bytes(), type=dict[str, str])
     except (OSError, msgspec.MsgspecError) as error:

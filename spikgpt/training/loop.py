@@ -44,19 +44,10 @@ class Run:
     checkpoint: Path | None = None
 
     def all_epochs(self, one_epoch: Callable[[int], T], on_epoch: Callable[[T], None] | None) -> None:
-        """Train the epochs that are left.
+        """Train the epochs that are left, numbered from 0, with :meth:`step`.
 
-        Parameters
-        ----------
-        one_epoch
-            Trains an epoch, numbered from 0, with :meth:`step`.
-        on_epoch
-            Called with its result once the state is kept.
-
-        Raises
-        ------
-        CheckpointError
-            When the checkpoint is damaged or belongs to another training.
+        ``on_epoch`` is called with what ``one_epoch`` returns once the state is kept. A checkpoint that is damaged or
+        belongs to another training is refused.
         """
         for epoch in range(self._load(), self.epochs):
             # Every epoch draws from a seed of its own, so a resumed training needs no saved random state.

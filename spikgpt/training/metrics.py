@@ -16,20 +16,7 @@ BINS = 15
 
 
 def measure(truth: Sequence[str] | Strings, predicted: Sequence[str] | Strings) -> Agreement:
-    """Compare predicted with true labels.
-
-    Parameters
-    ----------
-    truth
-        True label of each cell.
-    predicted
-        Predicted label of each cell.
-
-    Raises
-    ------
-    LabelsError
-        When there are no cells to compare.
-    """
+    """Compare the predicted with the true label of each cell, of which there has to be one."""
     truth, predicted = np.asarray(truth, dtype=str), np.asarray(predicted, dtype=str)
     if not truth.size:
         msg = "There are no labelled cells to compare; check that the label column names types of the reference."
@@ -55,15 +42,7 @@ def measure(truth: Sequence[str] | Strings, predicted: Sequence[str] | Strings) 
 
 
 def training_notes(metrics: dict[str, Any], provenance: dict[str, Any], labels: Sequence[str]) -> list[str]:
-    """Return whole sentences on the cells that a training left out, and on the labels that it could not measure.
-
-    Parameters
-    ----------
-    metrics, provenance
-        Those of the reference.
-    labels
-        Its labels.
-    """
+    """Return whole sentences on the cells that a training left out, and on the labels that it could not measure."""
     notes = []
     if dropped := provenance.get("labels_left_out"):
         named = ", ".join(f"{label} ({cells})" for label, cells in dropped.items())
@@ -77,19 +56,10 @@ def training_notes(metrics: dict[str, Any], provenance: dict[str, Any], labels: 
 
 
 def reliability(confidence: Floats, right: Bools) -> dict[str, Any]:
-    """Return how well confidence agrees with how often labels are right (Guo et al., 2017).
+    """Return how well the confidence of each cell, shape (n,), agrees with how often labels are ``right``, shape (n,).
 
-    Parameters
-    ----------
-    confidence
-        Probability of each cell's best label, shape (n,).
-    right
-        Whether that label is right, shape (n,).
-
-    Returns
-    -------
-    ``expected_calibration_error``, the mean difference of the two over 15 bins of equal width, weighted by their cells,
-    and for each bin that has cells its mean ``confidence``, its ``accuracy`` and its ``cells``.
+    That is ``expected_calibration_error`` (Guo et al., 2017), the mean difference of the two over 15 bins of equal
+    width, weighted by their cells; and of each bin that has cells its mean ``confidence``, ``accuracy`` and ``cells``.
     """
     places = np.minimum((np.asarray(confidence, dtype=np.float64) * BINS).astype(int), BINS - 1)
     bins = [
@@ -105,17 +75,8 @@ def reliability(confidence: Floats, right: Bools) -> dict[str, Any]:
 
 
 def unknown_auroc(confidence: Floats, known: Bools) -> float | None:
-    """Return how well confidence separates known from unseen types, as the area under the ROC curve.
+    """Return how well confidence, (n,), separates ``known`` from unseen cells, (n,): the area under the ROC curve.
 
-    Parameters
-    ----------
-    confidence
-        Confidence of each cell, shape (n,).
-    known
-        Whether the true type of each cell is in the reference, shape (n,).
-
-    Returns
-    -------
     1 when every known cell is more confident than every unseen one, 0.5 at chance; None when all cells are of one kind.
     """
     if known.all() or not known.any():
@@ -127,14 +88,9 @@ def unknown_auroc(confidence: Floats, known: Bools) -> float | None:
 
 
 def unseen_found(confidence: Floats, known: Bools, known_rejected: float) -> float:
-    """Return the share of unseen cells below the confidence that a share of the known cells is below.
+    """Return the share of unseen cells below the confidence, (n,), that a share of the ``known`` cells, (n,), is below.
 
-    Parameters
-    ----------
-    confidence
-        Confidence of each cell, shape (n,).
-    known
-        Whether the true type of each cell is in the reference, shape (n,); there must be cells of both kinds.
+    There must be cells of both kinds.
     """
     rank = int(known_rejected * known.sum())
     return float((confidence[~known] < np.sort(confidence[known])[rank]).mean())

@@ -22,7 +22,6 @@ from torch import Tensor, nn
 from torch.nn.functional import cross_entropy, normalize
 
 from spikgpt.cells.align import log_normalise
-from spikgpt.cells.genes import GeneList
 from spikgpt.embedding.tokens import Tokens, tokenise
 from spikgpt.embedding.vocabulary import CLS, END
 from spikgpt.engines.scgpt.checkpoint import Checkpoint
@@ -80,10 +79,6 @@ class Pretrainer(nn.Module):
         alone = (queries @ vectors[:, 0, :, None])[..., 0]  # (n, asked)
         return around, alone, vectors[:, 0]
 
-    def weights(self) -> dict[str, Tensor]:
-        """Return the weights as a checkpoint names them."""
-        return {name.removeprefix("network."): tensor.detach() for name, tensor in self.state_dict().items()}
-
 
 def pretrain(
     adata: AnnData,
@@ -97,23 +92,14 @@ def pretrain(
 ) -> Checkpoint:
     """Train an scGPT network.
 
-    The vocabulary holds upstream's special tokens and the most variable genes (scanpy, flavour ``seurat``).
-
-    Parameters
-    ----------
-    state
-        File to keep the state in after each epoch; an interrupted run goes on from there.
-    on_epoch
-        Called after each epoch with the epoch, the number of epochs and the mean loss.
-
-    Raises
-    ------
-    DataError
-        When the cells cannot be read, or too few genes vary.
-    CheckpointError
-        When ``state`` belongs to another training.
+    The vocabulary holds upstream's special tokens and the most variable genes (scanpy, flavour ``seurat``). In the file
+    ``state`` the state is kept after each epoch, and an interrupted run goes on from there. ``on_epoch`` is called
+    after each epoch with the epoch, the number of epochs and the mean loss.
     """
-    values, genes = _training_cells(adata, layer, settings.genes)
+    # The counts of the most variable genes, shape (n, genes), of the cells that have any.
+    cells, _, everything = every_gene(adata, layer)
+    chosen = _variable(log_normalise(cells.values, cells.totals), settings.genes)
+    values, genes = sparse.csr_matrix(cells.values[:, chosen]), genes_at(everything, chosen)
     vocabulary = {token: index for index, token in enumerate((config.pad_token, CLS, END, *genes.symbols))}
     target = device_named(device)
     with seeded(settings.seed, target):
@@ -130,14 +116,8 @@ def pretrain(
             lambda epoch: (epoch + 1, settings.epochs, _one_epoch(run, epoch, network, values, settings)),
             (lambda done: on_epoch(*done)) if on_epoch else None,
         )
-    return Checkpoint(config, vocabulary, {name: tensor.cpu() for name, tensor in network.weights().items()})
-
-
-def _training_cells(adata: AnnData, layer: str | None, size: int) -> tuple[sparse.csr_matrix, GeneList]:
-    """Return the counts of the most variable genes, shape (n, genes), of the cells that have any, and the genes."""
-    cells, _, everything = every_gene(adata, layer)
-    chosen = _variable(log_normalise(cells.values, cells.totals), size)
-    return sparse.csr_matrix(cells.values[:, chosen]), genes_at(everything, chosen)
+    weights = {name.removeprefix("network."): tensor.cpu() for name, tensor in network.state_dict().items()}
+    return Checkpoint(config, vocabulary, weights)
 
 
 def _one_epoch(run: Run, epoch: int, network: Pretrainer, values: sparse.csr_matrix, settings: Pretraining) -> float:

@@ -79,13 +79,7 @@ RECIPES = {recipe.name: recipe for recipe in (DEFAULT, PAPER)}
 
 
 def recipe_named(name: str) -> Recipe:
-    """Return a recipe by name.
-
-    Raises
-    ------
-    ConfigError
-        When there is no recipe of that name.
-    """
+    """Return a recipe by name."""
     if name not in RECIPES:
         msg = f"There is no recipe {name!r}; choose one of {', '.join(RECIPES)}."
         raise ConfigError(msg)
@@ -95,9 +89,8 @@ def recipe_named(name: str) -> Recipe:
 def network_config(recipe: Recipe, input_dim: int, n_labels: int) -> SpikGPTConfig:
     """Return the network that a recipe trains on vectors of ``input_dim`` values."""
     overrides = dict(recipe.network)
-    if "width" in overrides and overrides["width"] is None:
-        overrides["width"] = input_dim
-    width = overrides.get("width", SpikGPTConfig.width)
+    # No width is that of the vectors.
+    width = overrides["width"] = overrides.get("width", SpikGPTConfig.width) or input_dim
     # An embedding that the user brings can have any length, and heads must divide the width.
     overrides["heads"] = math.gcd(width, overrides.get("heads", SpikGPTConfig.heads))
     return SpikGPTConfig(input_dim=input_dim, n_labels=n_labels, **overrides)

@@ -9,7 +9,7 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from spikgpt.cells.genes import GeneList, ensembl_ids_of, genes_of, match_genes, symbols_of
+from spikgpt.cells.genes import GeneList, ensembl_ids_of, genes_of, match_genes
 from spikgpt.errors import GenesError
 
 # Widely published ids; C1orf112 is now called FIRRM.
@@ -25,8 +25,9 @@ KNOWN = {
 
 
 def human_symbols(n: int) -> list[str]:
-    lines = symbols_of(f"ENSG{number:011}" for number in range(3, 9000))
-    return [symbol for symbol in lines if symbol is not None][:n]
+    genes = genes_of(var_of([f"ENSG{number:011}" for number in range(3, 9000)]))
+    by_id = sorted(zip(genes.ensembl_ids, genes.symbols, strict=True))
+    return [symbol for _, symbol in by_id if not symbol.startswith("ENSG")][:n]
 
 
 @pytest.fixture(scope="module")
@@ -42,13 +43,9 @@ def var_of(names: list[str] | tuple[str, ...], **columns: list[str]) -> pd.DataF
 def test_known_genes() -> None:
     assert ensembl_ids_of(KNOWN) == list(KNOWN.values())
     known = {gene_id: symbol for symbol, gene_id in KNOWN.items() if gene_id is not None}
-    assert symbols_of(known) == list(known.values())
-    assert symbols_of(["ENSG00000115263.16", "ENSG00000254647.7_PAR_Y", "GCG", "ENSMUSG00000000394"]) == [
-        "GCG",
-        "INS",
-        None,
-        None,
-    ]
+    assert genes_of(var_of(list(known))).symbols == tuple(sorted(known.values()))
+    others = ["ENSG00000115263.16", "ENSG00000254647.7_PAR_Y", "ENSMUSG00000000394"]
+    assert genes_of(var_of(others)).symbols == ("ENSMUSG00000000394", "GCG", "INS")
 
 
 def test_ids_of_other_spellings() -> None:
@@ -63,7 +60,7 @@ def test_ids_of_other_spellings() -> None:
 def test_symbol_of_several_genes() -> None:
     # CD99 is on X and Y; Y_RNA names hundreds of genes and so identifies none.
     assert ensembl_ids_of(["CD99", "Y_RNA"]) == ["ENSG00000002586", None]
-    assert symbols_of(["ENSG00000292348"]) == ["CD99"]
+    assert genes_of(var_of(["ENSG00000292348"])).symbols == ("CD99",)
 
 
 def test_table_is_the_one_that_was_checked() -> None:

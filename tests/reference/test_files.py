@@ -31,7 +31,6 @@ from spikgpt.reference.files import (
     Tensors,
     contents,
     read_reference,
-    reference_from,
     reference_of,
     save,
     with_graphs,
@@ -115,7 +114,7 @@ def folder(tmp_path: Path) -> Path:
 
 def test_everything_comes_back_from_a_folder_and_from_memory(folder: Path) -> None:
     parts = tiny()
-    for found in (read_reference(folder, "org/tiny@1"), reference_from(files_of(folder), "org/tiny@1")):
+    for found in (read_reference(folder, "org/tiny@1"), read_reference(files_of(folder), "org/tiny@1")):
         assert (found.name, found.config, found.labels) == ("tiny", parts.config, parts.labels)
         assert (found.genes, found.thresholds, found.origin) == (parts.genes, parts.thresholds, "org/tiny@1")
         assert (found.metrics, found.provenance, found.embedder) == (parts.metrics, parts.provenance, parts.embedder)
@@ -195,7 +194,7 @@ def test_a_card_names_its_repository() -> None:
     reference = read_reference(PANCREAS)
     files = with_repository(reference, "org/islets")
     assert 'from_pretrained("org/islets")' in files["README.md"].decode()
-    assert reference_from(files).provenance == reference.provenance | {"repository": "org/islets"}
+    assert read_reference(files).provenance == reference.provenance | {"repository": "org/islets"}
     changed = {name for name in reference.files if files[name] != reference.files[name]}
     assert changed == {"README.md", "config.json"}
 
@@ -206,7 +205,7 @@ def test_graphs_are_replaced_together() -> None:
     report["graphs"] = {GRAPH: report["graphs"][GRAPH]}
     files = with_graphs(reference, {GRAPH: reference.files[GRAPH], PARITY: json.dumps(report).encode()})
     assert {name for name in files if name.startswith("onnx/")} == {GRAPH, PARITY}
-    assert reference_from(files).metrics == reference.metrics
+    assert read_reference(files).metrics == reference.metrics
 
 
 # What is refused
@@ -354,10 +353,10 @@ def test_json_files_have_a_size_together(folder: Path) -> None:
 @pytest.mark.parametrize("kind", MALICIOUS)
 def test_malicious_and_damaged_files_are_refused_in_memory(kind: str) -> None:
     files = files_of(DATA / "format_1" / "counts")
-    assert reference_from(files).name == "islets"
+    assert read_reference(files).name == "islets"
     if kind != "a path out of the folder in the repository":  # only what is listed is looked at
         with pytest.raises(DamagedReference):
-            reference_from(MALICIOUS[kind][0](files))
+            read_reference(MALICIOUS[kind][0](files))
 
 
 # How it is written

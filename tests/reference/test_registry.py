@@ -7,8 +7,8 @@ from pathlib import Path
 import pytest
 
 from spikgpt.reference.hub import Hub
-from spikgpt.reference.layout import LAYOUT
-from spikgpt.reference.registry import cached_references, namespace, shipped_references
+from spikgpt.reference.layout import FILES, LAYOUT, MANIFEST
+from spikgpt.reference.registry import namespace, shipped_references
 from spikgpt.testing.hub import LoopbackHub
 
 FORMAT_1 = Path(__file__).parents[1] / "data" / "format_1" / "counts"
@@ -30,9 +30,10 @@ def test_only_references_are_listed_from_the_cache(hub: LoopbackHub, client: Hub
     files = {path.name: path.read_bytes() for path in FORMAT_1.iterdir()}
     commit = hub.put("islets/small", files)
     hub.put("cats/large", {"config.json": b"{}", "pytorch_model.bin": b"0"})
-    assert cached_references(client) == []
+    wanted = (*FILES, MANIFEST)
+    assert client.cached(wanted) == []
     for name in ("islets/small", "cats/large"):
         client.snapshot(name, None, LAYOUT, required=())
-    assert [(found.repository, found.commit, found.refs) for found in cached_references(client)] == [
+    assert [(found.repository, found.commit, found.refs) for found in client.cached(wanted)] == [
         ("islets/small", commit, ("main",))
     ]

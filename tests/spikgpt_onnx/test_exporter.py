@@ -157,5 +157,5 @@ def test_the_literal_graph_is_a_file_of_its_own(small: ReferenceFiles, tmp_path:
     export_literal(few, tmp_path / "literal.onnx")
     golden = golden_cells(few, 40)
     found = Session((tmp_path / "literal.onnx").read_bytes()).run(golden.inputs)
-    np.testing.assert_allclose(found["probabilities"], few.probabilities(golden.vectors), atol=1e-5)
+    np.testing.assert_allclose(found["probabilities"], few.engine.classified(golden.vectors)[0], atol=1e-5)
     assert [file.name for file in tmp_path.iterdir()] == ["literal.onnx"]

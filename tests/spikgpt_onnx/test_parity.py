@@ -49,7 +49,7 @@ def weight_name(layer: str) -> str:
 
 
 def test_golden_cells_cover_every_label_and_both_decisions(trained: ExportableReference) -> None:
-    probabilities = trained.probabilities(golden_cells(trained).vectors)
+    probabilities = trained.engine.classified(golden_cells(trained).vectors)[0]
     assert set(probabilities.argmax(axis=1)) == set(range(len(trained.files.labels.names)))
     unknown = probabilities.max(axis=1) < trained.files.thresholds.threshold
     assert 0.02 < unknown.mean() < 0.9
@@ -91,7 +91,7 @@ def test_a_wrong_label_fails_and_a_flip_beyond_the_margin_too(trained: Exportabl
     golden = golden_cells(trained)
     graph = labelling_graph(network_of(trained))
     outputs = Session(graph.SerializeToString()).run(golden.inputs)
-    expected = trained.probabilities(golden.vectors)
+    expected = trained.engine.classified(golden.vectors)[0]
 
     def report(precision: str, **changed: Any) -> Parity:
         return parity_of(trained, golden.vectors, outputs | changed, precision, 0.0)

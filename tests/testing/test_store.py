@@ -6,7 +6,8 @@ from pathlib import Path
 
 import pytest
 
-from spikgpt.testing.store import ATTRIBUTES, LFS_SIZE, Store, front_matter, is_large, sha256
+from spikgpt.reference.card import stated
+from spikgpt.testing.store import ATTRIBUTES, LFS_SIZE, Store, is_large, sha256
 
 FILES = {"README.md": b"---\ntags: [spikgpt]\nlibrary_name: spikgpt\n---\n# Islets\n", "model.safetensors": b"weights"}
 
@@ -60,7 +61,7 @@ def test_large_files_are_listed_by_their_sha256() -> None:
 
 @pytest.mark.parametrize("card", ["", "# No front matter", "---\n- a list\n---\n", "---\n{broken\n---\n"])
 def test_cards_without_a_mapping_have_no_tags(card: str) -> None:
-    assert front_matter(card) is None
+    assert stated(card) is None
     store = Store()
     sha = store.put("me/model", {"README.md": card.encode()})
     assert not any(store.repositories["me/model"].commits[sha].tags())

@@ -59,13 +59,10 @@ Attribute = int | float | Sequence[int]
 class Builder:
     """Nodes and constants of a graph in the making; values are known by their names.
 
-    Parameters
-    ----------
-    precision
-        How linear layers are computed; everything else is float32. ``fp32``: as they are. ``fp16``: both factors of
-        the product in half precision. ``int8``: where the values are whole numbers, such as spikes, with weights of 8
-        bits. Such values are exact as bytes, so the weights alone are rounded, nothing has to be calibrated, and no
-        cell depends on the others of its batch.
+    ``precision`` is how linear layers are computed; everything else is float32. ``fp32``: as they are. ``fp16``: both
+    factors of the product in half precision. ``int8``: where the values are whole numbers, such as spikes, with weights
+    of 8 bits. Such values are exact as bytes, so the weights alone are rounded, nothing has to be calibrated, and no
+    cell depends on the others of its batch.
     """
 
     def __init__(self, precision: str = "fp32") -> None:
@@ -115,16 +112,10 @@ class Builder:
         plus: tuple[str, float] | None = None,
         times: float = 1.0,
     ) -> str:
-        """Add a linear layer, (B, in) to (B, out).
+        """Add a linear layer, (B, in) to (B, out), and the multiplication of the result with ``times``.
 
-        Parameters
-        ----------
-        whole
-            Whether the values are whole numbers, 0 to 255.
-        plus
-            What is added in place of a bias, (B, out), and the number that it is multiplied with before.
-        times
-            A number that the result is multiplied with.
+        ``whole`` says that the values are whole numbers, 0 to 255. ``plus`` is what is added in place of a bias,
+        (B, out), and the number that it is multiplied with before.
         """
         if self.precision == "fp32" or (self.precision == "int8" and not whole):
             # A Gemm adds and multiplies on the way; where there is neither, MatMul does.

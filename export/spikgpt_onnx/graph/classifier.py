@@ -57,17 +57,10 @@ class Classifier:
         return Linear.of(self.weights, name)
 
     def _block(self, name: str, inputs: list[str]) -> tuple[list[str], list[str]]:
-        """Add a block up to the hidden neurons of its MLP.
+        """Add a block up to the hidden neurons of its MLP, from inputs T times (B, D), or once.
 
-        Parameters
-        ----------
-        inputs
-            T times (B, D), or once.
-
-        Returns
-        -------
-        The spikes of these neurons as numbers, T times (B, F), and what the residual connections add to the MLP's
-        output, T times (B, D), if there are any.
+        Returns the spikes of these neurons as numbers, T times (B, F), and what the residual connections add to the
+        MLP's output, T times (B, D), if there are any.
         """
         builder, config = self.builder, self.config
         spikes = self._attention(self._layer(f"{name}.attention.query_key_value"), inputs)

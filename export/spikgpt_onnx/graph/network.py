@@ -42,14 +42,8 @@ def labelling_graph(
 ) -> onnx.ModelProto:
     """Return the graph from counts, or from an embedding where there is no projection, to labels.
 
-    Parameters
-    ----------
-    precision
-        How linear layers are computed.
-    encoder
-        Start from scGPT's tokens: encoder and classifier in one graph.
-    literal
-        Keep the m copies, as the paper has them; for comparison, and hundreds of times slower.
+    With ``encoder`` it starts from scGPT's tokens: encoder and classifier in one graph. With ``literal`` it keeps the m
+    copies, as the paper has them; for comparison, and hundreds of times slower.
     """
     builder, config = Builder(precision), network.config
     inputs = [_tensor(contract.THRESHOLD, [])]
@@ -81,9 +75,9 @@ def labelling_graph(
     return builder.model(inputs, outputs, defaults, network.metadata)
 
 
-def encoder_graph(encoder: Encoder, metadata: Mapping[str, str], precision: str = "fp32") -> onnx.ModelProto:
+def encoder_graph(encoder: Encoder, metadata: Mapping[str, str]) -> onnx.ModelProto:
     """Return the graph from scGPT's tokens to the embedding of a cell."""
-    builder = Builder(precision)
+    builder = Builder()
     builder.add("Identity", CellEncoder(builder, encoder).vectors(), name=contract.EMBEDDING)
     outputs = [_tensor(contract.EMBEDDING, ["cells", encoder.dim])]
     return builder.model(_token_inputs(), outputs, {}, {**metadata, "vocabulary": encoder.vocabulary.to_json()})

@@ -32,7 +32,7 @@ from spikgpt.engines.scgpt.encoder import Encoder, ScGPTConfig
 from spikgpt.errors import CheckpointError
 from spikgpt.files import replacing
 
-ARGS, VOCABULARY, UPSTREAM_WEIGHTS, WEIGHTS = "args.json", "vocab.json", "best_model.pt", "model.safetensors"
+FILES = ARGS, VOCABULARY, UPSTREAM_WEIGHTS, WEIGHTS = "args.json", "vocab.json", "best_model.pt", "model.safetensors"
 # Under these names some trainings keep the weights, beside the state of the optimiser.
 NESTED = ("model_state_dict", "state_dict", "model")
 # Tensors of a checkpoint that the cell embedding needs.
@@ -69,13 +69,7 @@ class Checkpoint:
         return self.described(0).genes
 
     def check(self) -> None:
-        """Refuse weights that do not fit the sizes and the vocabulary.
-
-        Raises
-        ------
-        CheckpointError
-            Naming the first weight that is missing, of another shape, or not finite.
-        """
+        """Refuse weights that do not fit the sizes and the vocabulary, or are not finite."""
         with torch.device("meta"):
             expected = Encoder(self.config, len(self.vocabulary), self.pad_id).state_dict()
         table = self.weights.get("encoder.embedding.weight")
@@ -118,12 +112,7 @@ def load_checkpoint(folder: str | Path) -> Checkpoint:
     """Read an scGPT checkpoint folder, upstream's or ours.
 
     Attention weights may be named as flash-attn or as PyTorch names them, with or without ``module.``; heads that the
-    embedding does not need are kept.
-
-    Raises
-    ------
-    CheckpointError
-        When a file is missing or damaged, holds something else than weights, or the three do not fit each other.
+    embedding does not need are kept. Files that are missing, damaged or do not fit each other are a CheckpointError.
     """
     folder = Path(folder)
     if not folder.is_dir():
@@ -131,25 +120,13 @@ def load_checkpoint(folder: str | Path) -> Checkpoint:
         raise CheckpointError(msg)
     config = ScGPTConfig.from_args(_json(folder / ARGS))
     vocabulary = _vocabulary(_json(folder / VOCABULARY), config, folder / VOCABULARY)
-    weights = _weights(folder)
-    checkpoint = Checkpoint(config, vocabulary, weights)
+    checkpoint = Checkpoint(config, vocabulary, _weights(folder))
     checkpoint.check()
     return checkpoint
 
 
 def save_checkpoint(checkpoint: Checkpoint, target: str | Path, *, upstream: bool = False) -> Path:
-    """Write a checkpoint folder, all of it or nothing.
-
-    Parameters
-    ----------
-    upstream
-        Write ``best_model.pt`` for upstream's package, instead of safetensors.
-
-    Raises
-    ------
-    CheckpointError
-        When the target exists.
-    """
+    """Write a new checkpoint folder, all of it or nothing; ``upstream`` has ``best_model.pt`` for safetensors."""
     target = Path(target)
     if target.exists():
         msg = f"{target} exists already; name a new folder for the checkpoint."
@@ -160,7 +137,8 @@ def save_checkpoint(checkpoint: Checkpoint, target: str | Path, *, upstream: boo
         (folder / VOCABULARY).write_text(json.dumps(checkpoint.vocabulary, indent=0, ensure_ascii=False) + "\n")
         weights = {name: tensor.contiguous() for name, tensor in checkpoint.weights.items()}
         if upstream:
-            torch.save({_upstream_name(name): tensor for name, tensor in weights.items()}, folder / UPSTREAM_WEIGHTS)
+            named = {name.replace("self_attn.in_proj.", "self_attn.in_proj_"): w for name, w in weights.items()}
+            torch.save(named, folder / UPSTREAM_WEIGHTS)
         else:
             (folder / WEIGHTS).write_bytes(save(weights))
     return target
@@ -170,11 +148,6 @@ def _our_name(name: str) -> str:
     """Return the name of a weight here, from any of upstream's."""
     name = name.removeprefix("module.")
     return name.replace("self_attn.Wqkv.", "self_attn.in_proj.").replace("self_attn.in_proj_", "self_attn.in_proj.")
-
-
-def _upstream_name(name: str) -> str:
-    """Return the name of a weight in upstream's PyTorch layers."""
-    return name.replace("self_attn.in_proj.", "self_attn.in_proj_")
 
 
 def _json(path: Path) -> Any:

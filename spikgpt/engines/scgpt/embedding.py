@@ -72,21 +72,8 @@ def embed_cells(
 ) -> npt.NDArray[np.float32]:
     """Return the embedding of every cell, of unit length, shape (n, dim).
 
-    Parameters
-    ----------
-    values
-        Counts, or other values of which 0 means absent, shape (n, G).
-    gene_ids
-        Vocabulary index of each column, shape (G,), ascending unless upstream's draws are asked for.
-    max_length
-        Tokens of a cell at most.
-    on_cells
-        Called with the number of cells done since the last call.
-
-    Raises
-    ------
-    ConfigError
-        When an option is out of range, or the cache cannot be written.
+    ``values``, shape (n, G), are counts, or others of which 0 means absent; ``gene_ids``, shape (G,), the vocabulary
+    index of each column, ascending unless upstream's draws are asked for; ``max_length`` limits the tokens of a cell.
     """
     if max_length < 2:
         msg = f"max_length is {max_length}; expected at least 2 tokens."
@@ -124,13 +111,7 @@ def embed_cells(
 
 
 def device_named(name: str | None) -> torch.device:
-    """Return a torch device; by default a GPU when there is one.
-
-    Raises
-    ------
-    ConfigError
-        When there is no such device here.
-    """
+    """Return a torch device that works here; by default a GPU when there is one."""
     try:
         return torch.empty(0, device=name or ("cuda" if torch.cuda.is_available() else "cpu")).device
     except (RuntimeError, AssertionError) as error:
@@ -188,10 +169,8 @@ def _tokens_at_once(encoder: Encoder) -> int:
 
 def cache_folder() -> Path:
     """Return the folder of kept embeddings: ``SPIKGPT_CACHE``, or one in the user's cache folder."""
-    base = (
-        os.environ.get("SPIKGPT_CACHE") or Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "spikgpt"
-    )
-    return Path(base) / "embeddings"
+    caches = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache")
+    return Path(os.environ.get("SPIKGPT_CACHE") or caches / "spikgpt") / "embeddings"
 
 
 def _key(checkpoint: Checkpoint, values: sparse.csr_matrix, gene_ids: Rows, settings: str) -> str:

@@ -11,7 +11,7 @@ Methods 2024, and its package scgpt 0.2.4.
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, cast
 
 import torch
 from torch import Tensor, nn
@@ -45,13 +45,7 @@ class ScGPTConfig:
 
     @classmethod
     def from_args(cls, args: Any) -> ScGPTConfig:
-        """Read ``args.json``.
-
-        Raises
-        ------
-        CheckpointError
-            When a size is missing or no number, or the network is of a kind that is not supported.
-        """
+        """Read ``args.json``, and refuse a network of a kind that is not supported."""
         if not isinstance(args, dict):
             msg = f"args.json holds {type(args).__name__}; expected an object with {', '.join(FIELDS.values())}."
             raise CheckpointError(msg)
@@ -168,48 +162,21 @@ class Layer(nn.Module):
         return result
 
 
-class Transformer(nn.Module):
-    """The layers, one after the other."""
-
-    def __init__(self, config: ScGPTConfig) -> None:
-        super().__init__()
-        self.layers = nn.ModuleList(Layer(config) for _ in range(config.layers))
-
-    def forward(self, vectors: Tensor, attended: Tensor | None, queries: int | None = None) -> Tensor:
-        """Return the last vectors of the first ``queries`` tokens: (n, length, dim) to (n, queries, dim)."""
-        *lower, last = self.layers
-        for layer in lower:
-            vectors = layer(vectors, attended)
-        result: Tensor = last(vectors, attended, queries)
-        return result
-
-
 class Encoder(nn.Module):
-    """What turns a cell's tokens into its embedding.
-
-    Parameters
-    ----------
-    n_tokens
-        Size of the vocabulary.
-    pad_id
-        Vocabulary id of the padding token.
-    """
+    """What turns a cell's tokens, of ``n_tokens`` in the vocabulary and ``pad_id`` for padding, into its embedding."""
 
     def __init__(self, config: ScGPTConfig, n_tokens: int, pad_id: int) -> None:
         super().__init__()
         self.config, self.pad_id = config, pad_id
         self.encoder = GeneEncoder(n_tokens, config.dim, pad_id)
         self.value_encoder = ValueEncoder(config.dim, config.dropout)
-        self.transformer_encoder = Transformer(config)
+        self.transformer_encoder = nn.ModuleDict({"layers": nn.ModuleList(Layer(config) for _ in range(config.layers))})
         self._gene_table: Tensor | None = None
         self._value_table: Tensor | None = None
 
     def forward(self, genes: Tensor, bins: Tensor) -> Tensor:
         """Return the vector of every token: (n, length) twice, to (n, length, dim)."""
-        vectors = self.encoder(genes) + self.value_encoder(bins)
-        attended = self._attended(genes)
-        result: Tensor = self.transformer_encoder(vectors, attended)
-        return result
+        return self._transformed(self.encoder(genes) + self.value_encoder(bins), genes)
 
     @torch.inference_mode()
     def embed(self, genes: Tensor, bins: Tensor) -> Tensor:
@@ -220,11 +187,14 @@ class Encoder(nn.Module):
             self._gene_table = self.encoder.enc_norm(self.encoder.embedding.weight)
             self._value_table = self.value_encoder(every_bin)
         vectors = self._gene_table[genes] + self._value_table[bins - self._lowest]  # (n, length, dim)
-        attended = self._attended(genes)
-        cells = self.transformer_encoder(vectors, attended, queries=1)[:, 0]  # (n, dim)
-        return normalize(cells.float(), dim=1)
+        return normalize(self._transformed(vectors, genes, queries=1)[:, 0].float(), dim=1)
 
-    def _attended(self, genes: Tensor) -> Tensor | None:
-        """Return which tokens are no padding, (n, 1, 1, length), or None when none is."""
+    def _transformed(self, vectors: Tensor, genes: Tensor, queries: int | None = None) -> Tensor:
+        """Return the last layer's vectors of the first ``queries`` tokens: (n, length, dim) to (n, queries, dim)."""
         padding = genes == self.pad_id
-        return ~padding[:, None, None, :] if bool(padding.any()) else None
+        attended = ~padding[:, None, None, :] if bool(padding.any()) else None  # (n, 1, 1, length)
+        *lower, last = cast("nn.ModuleList", self.transformer_encoder["layers"])
+        for layer in lower:
+            vectors = layer(vectors, attended)
+        result: Tensor = last(vectors, attended, queries)
+        return result

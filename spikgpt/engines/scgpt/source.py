@@ -13,15 +13,7 @@ import torch
 
 from spikgpt.cells.genes import GeneList
 from spikgpt.embedding.vocabulary import Encoder, Vocabulary
-from spikgpt.engines.scgpt.checkpoint import (
-    ARGS,
-    ENCODER,
-    UPSTREAM_WEIGHTS,
-    VOCABULARY,
-    WEIGHTS,
-    Checkpoint,
-    load_checkpoint,
-)
+from spikgpt.engines.scgpt.checkpoint import ARGS, ENCODER, FILES, VOCABULARY, Checkpoint, load_checkpoint
 from spikgpt.engines.scgpt.encoder import ScGPTConfig
 from spikgpt.errors import CheckpointError, DamagedReference
 from spikgpt.reference.hub import Hub, parse
@@ -94,23 +86,10 @@ class ScGPTSource:
         scgpt: str | Path | None = None,
         hub: Hub | None = None,
     ) -> ScGPTSource:
-        """Find the checkpoint of a stored reference again.
+        """Find the checkpoint of a stored reference again: the one that it was trained with, and no other.
 
-        Parameters
-        ----------
-        genes
-            Of a bundled checkpoint.
-        scgpt
-            Folder of the checkpoint, for a reference that was trained with one from a folder.
-        hub
-            How to get a checkpoint that the reference names on the Hub.
-
-        Raises
-        ------
-        DamagedReference
-            When a setting is missing or of another type, or the bundled checkpoint does not fit together.
-        CheckpointError
-            When the checkpoint cannot be found, or is another than the reference was trained with.
+        ``genes`` are those of a bundled checkpoint, ``scgpt`` is the folder of one that was in a folder, and ``hub``
+        how to get one that the reference names on the Hub.
         """
         kept = converted(dict(settings), "The scgpt embedder of config.json", Kept)
         if kept.bundled:
@@ -135,27 +114,10 @@ class ScGPTSource:
 def open_scgpt(
     name: str | Path, *, max_length: int = MAX_LENGTH, bundled: bool = False, hub: Hub | None = None
 ) -> ScGPTSource:
-    """Open an scGPT checkpoint.
+    """Open an scGPT checkpoint: a folder, or ``org/repo[@revision]`` on the Hugging Face Hub.
 
-    Parameters
-    ----------
-    name
-        A folder, or ``org/repo[@revision]`` on the Hugging Face Hub.
-    max_length
-        Tokens of a cell at most.
-    bundled
-        Whether references that are trained on it carry it along.
-    hub
-        How to reach the Hub; by default as its environment variables say.
-
-    Raises
-    ------
-    CheckpointError
-        When there is no such folder, or no checkpoint in it.
-    ReferenceNotFound
-        When the Hub has no such repository.
-    HubError
-        When the Hub refuses or cannot be reached.
+    The other parameters are fields of :class:`ScGPTSource`. By default the Hub is reached as its environment variables
+    say; its errors are those of :meth:`spikgpt.reference.hub.Hub.snapshot`.
     """
     path = Path(name)
     if not path.is_dir() and (asked := parse(str(name))):
@@ -166,8 +128,7 @@ def open_scgpt(
 
 def _downloaded(repository: str, revision: str | None, hub: Hub | None) -> Path:
     """Return the folder of a checkpoint that is on the Hub."""
-    files = [ARGS, VOCABULARY, UPSTREAM_WEIGHTS, WEIGHTS]
-    return (hub or Hub()).snapshot(repository, revision, files, required=(ARGS, VOCABULARY))
+    return (hub or Hub()).snapshot(repository, revision, FILES, required=(ARGS, VOCABULARY))
 
 
 def _bundled(kept: Kept, tensors: Mapping[str, Floats], genes: GeneList) -> Checkpoint:
