@@ -15,6 +15,7 @@ import pandas as pd
 import scanpy
 from anndata import AnnData, read_h5ad
 from scipy import sparse
+from scipy.cluster.hierarchy import fcluster, linkage
 
 LABEL = "cell_type"
 # Cells of the reference that a label needs, and cells of the query that a type needs to be left out of the reference.
@@ -125,7 +126,7 @@ def tasks_to_choose(data: Path) -> Iterator[Task]:
     reference, rest = blood[half], blood[~half]
     for name, change in SHIFTS.items():
         yield _task(f"3k halves, {name}", reference, change(rest, 2))
-    for name in ("platform", "treatment of each type", "genes switched on"):
+    for name in ("platform", "treatment of each type", "genes switched on", "culture", "another lab", "one lineage"):
         yield _task(f"human1 to human3, {name}", first, SHIFTS[name](third, 3))
 
 
@@ -215,6 +216,48 @@ def _induced(cells: AnnData, seed: int) -> AnnData:
     return AnnData(values, obs=cells.obs.copy(), var=cells.var.copy())
 
 
+def _culture(cells: AnnData, seed: int, strengths: tuple[float, ...] = (1.0, 1.0, 1.0)) -> AnnData:
+    """Keep all cells in culture: much changes in all types alike, and more in each of three lineages by itself.
+
+    ``strengths`` says how much each lineage responds, in random order.
+    """
+    random = np.random.default_rng(seed)
+    counts = sparse.csr_matrix(cells.X).astype(np.float64)
+    seen = np.asarray((counts > 0).mean(axis=0)).ravel()
+    lineage = _lineages(cells, len(strengths))
+    strengths = (1.0, *random.permutation(strengths))
+    logs, added = np.zeros((4, cells.n_vars)), np.zeros((4, cells.n_vars))
+    for response, strength in enumerate(strengths):  # of all types, and of each lineage
+        changed = random.choice(np.flatnonzero(seen > 0.02), 400, replace=False)
+        logs[response, changed] = random.normal(0, strength, 400)
+        switched_on = random.choice(np.flatnonzero((seen > 0) & (seen < 0.02)), 100, replace=False)
+        added[response, switched_on] = strength * random.lognormal(-0.7, 1.0, 100)
+    factors = np.exp(np.clip(logs[0] + logs[1 + lineage], -2.5, 2.5))
+    totals = np.asarray(counts.sum(axis=1)) / np.median(np.asarray(counts.sum(axis=1)))
+    changed_counts = counts.toarray() * factors + totals * (added[0] + added[1 + lineage]) / 2
+    return _drawn(AnnData(sparse.csr_matrix(changed_counts), obs=cells.obs, var=cells.var), np.ones(1), random)
+
+
+def _one_lineage(cells: AnnData, seed: int) -> AnnData:
+    """Keep all cells in culture, where one lineage changes much more than the others."""
+    return _culture(cells, seed, (0.2, 0.4, 1.6))
+
+
+def _lineages(cells: AnnData, number: int) -> npt.NDArray[np.int64]:
+    """Return the lineage of each cell: types whose mean expression is alike, shape (n,)."""
+    labels = cells.obs[LABEL].to_numpy()
+    names = sorted(set(labels))
+    means = np.stack([np.asarray(sparse.csr_matrix(cells.X)[labels == name].mean(axis=0)).ravel() for name in names])
+    means = np.log1p(1e4 * means / means.sum(axis=1, keepdims=True))
+    groups = fcluster(linkage(means, "average", "correlation"), number, "maxclust") - 1
+    return groups[np.searchsorted(names, labels)]
+
+
+def _another_lab(cells: AnnData, seed: int) -> AnnData:
+    """Show cells as another lab with another platform might: :func:`_culture`, then :func:`_platform`."""
+    return _platform(_culture(cells, seed), seed)
+
+
 def _same(cells: AnnData, seed: int) -> AnnData:
     """Leave cells as they are: the same study."""
     return cells.copy()
@@ -227,6 +270,9 @@ SHIFTS: dict[str, Callable[[AnnData, int], AnnData]] = {
     "treatment of each type": _treatment_of_each,
     "half treated": _half_treated,
     "genes switched on": _induced,
+    "culture": _culture,
+    "another lab": _another_lab,
+    "one lineage": _one_lineage,
 }
 
 
