@@ -39,12 +39,12 @@ PBMC_LABELS = {
 }
 # Those of the 700 sorted cells that ship with scanpy, and of tumours, with coarser names.
 COARSE_LABELS = {
-    **{name: "T" for name in ("CD4 T", "CD8 T", "tT cells", "bT cells", "CD4+/CD25 T Reg", "CD4+/CD45RO+ Memory")},
-    **{name: "T" for name in ("CD4+/CD45RA+/CD25- Naive T", "CD8+ Cytotoxic T", "CD8+/CD45RA+ Naive Cytotoxic")},
-    **{name: "B" for name in ("B", "CD19+ B", "tB cells", "bB cells")},
-    **{name: "NK" for name in ("NK", "CD56+ NK", "tNK cells", "bNK cells")},
-    **{name: "Mono" for name in ("CD14 Mono", "CD16 Mono", "CD14+ Monocyte", "bMonocytes")},
-    **{name: "DC" for name in ("DC", "Dendritic")},
+    **dict.fromkeys(("CD4 T", "CD8 T", "tT cells", "bT cells", "CD4+/CD25 T Reg", "CD4+/CD45RO+ Memory"), "T"),
+    **dict.fromkeys(("CD4+/CD45RA+/CD25- Naive T", "CD8+ Cytotoxic T", "CD8+/CD45RA+ Naive Cytotoxic"), "T"),
+    **dict.fromkeys(("B", "CD19+ B", "tB cells", "bB cells"), "B"),
+    **dict.fromkeys(("NK", "CD56+ NK", "tNK cells", "bNK cells"), "NK"),
+    **dict.fromkeys(("CD14 Mono", "CD16 Mono", "CD14+ Monocyte", "bMonocytes"), "Mono"),
+    **dict.fromkeys(("DC", "Dendritic"), "DC"),
 }
 
 

@@ -31,9 +31,9 @@ from sklearn.neighbors import NearestNeighbors
 from sklearn.preprocessing import StandardScaler
 
 from spikgpt import SpikGPT
+from spikgpt.labels.decision import CellScores
 from spikgpt.labels.thresholds import CELLS_FOR_OWN_LIMIT, Calibration
 from spikgpt.options import AnnotateKeywords
-from spikgpt.pipeline import CellScores
 from spikgpt.training.metrics import reliability, unknown_auroc, unseen_found
 from spikgpt.training.train import score_all
 from spikgpt.types import Floats

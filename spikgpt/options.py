@@ -57,15 +57,15 @@ class AnnotateOptions(Options, frozen=True, kw_only=True):
     neighbours: Annotated[bool, about("Label each cell with those like it, or alone.", "--neighbours/--alone")] = True
     unknown_rate: Annotated[Share | None, about("Share of known cells that may be Unknown; by default 0.05.")] = None
     threshold: Annotated[Probability | None, about("Confidence below which a cell is Unknown; paper: 0.95.")] = None
-    recalibrate: Annotated[bool, about("Reject fewer cells of a query far from a reference.", "--recalibrate")] = False
+    same_study: Annotated[bool, about("Judge cells as if they were of the reference's study.", "--same-study")] = False
     batch_size: Annotated[Count | None, about("Cells classified at a time; the labels do not depend on it.")] = None
     progress: Annotated[bool | None, about("Show a progress bar; by default on a terminal.", None)] = None
 
     def __post_init__(self) -> None:
-        if self.threshold is not None and (self.unknown_rate is not None or self.recalibrate):
+        if self.threshold is not None and (self.unknown_rate is not None or self.same_study):
             msg = (
-                "threshold goes with neither unknown_rate nor recalibrate (--threshold with neither --unknown-rate, "
-                "--no-unknown nor --recalibrate); choose one rule."
+                "threshold goes with neither unknown_rate nor same_study (--threshold with neither --unknown-rate, "
+                "--no-unknown nor --same-study); choose one rule."
             )
             raise ConfigError(msg)
 
@@ -76,7 +76,9 @@ class EngineOptions(Options, frozen=True, kw_only=True):
     engine: Annotated[EngineName, about("auto takes ONNX Runtime if the reference has a graph, else torch.")] = "auto"
     precision: Annotated[Precision, about("Which of the reference's graphs to run.")] = "fp32"
     provider: Annotated[Provider, about("Where ONNX Runtime runs; auto is CUDA if it works, else the CPU.")] = "auto"
-    strict: Annotated[bool, about("Refuse a GPU that cannot run the whole graph.", "--strict/--not-strict")] = True
+    whole_graph: Annotated[bool, about("Refuse a GPU that cannot run the whole graph.", "--whole-graph/--any-part")] = (
+        True
+    )
     threads: Annotated[Count | None, about("Batches at a time on a CPU; by default one per core.")] = None
     memory_arena: Annotated[bool, about("Keep freed memory of ONNX Runtime for the next batch.")] = True
     engine_cache: Annotated[Path | None, about("Folder for the engines that TensorRT builds.")] = None
@@ -124,7 +126,7 @@ class AnnotateKeywords(TypedDict, total=False):
     neighbours: bool
     unknown_rate: float | None
     threshold: float | None
-    recalibrate: bool
+    same_study: bool
     batch_size: int | None
     progress: bool | None
 
@@ -135,7 +137,7 @@ class EngineKeywords(TypedDict, total=False):
     engine: EngineName
     precision: Precision
     provider: Provider
-    strict: bool
+    whole_graph: bool
     threads: int | None
     memory_arena: bool
     engine_cache: str | Path | None

@@ -12,7 +12,7 @@ takes one pass more over the sample, and two over at most half of it.
 
 from __future__ import annotations
 
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass, fields, replace
 from typing import Any
 
 import msgspec
@@ -29,26 +29,19 @@ from spikgpt.cells.spool import Spool
 from spikgpt.embedding.base import Engine, QueryCells
 from spikgpt.embedding.own_space import OwnSpace
 from spikgpt.labels.annotation import Annotation
-from spikgpt.labels.decision import Cutoffs, fit_cutoffs
+from spikgpt.labels.decision import CellScores, Cutoffs, farther_share, fit_cutoffs
 from spikgpt.labels.familiarity import Familiarity, FamiliarityScorer
 from spikgpt.labels.neighbours import ENOUGH_CELLS, Neighbourhood
 from spikgpt.labels.ontology import BroadLabels
+from spikgpt.labels.standing import Standing
 from spikgpt.labels.thresholds import Thresholds, tempered
+from spikgpt.labels.verdict import Verdict, contrast, judge, shift
 from spikgpt.options import AnnotateOptions
 from spikgpt.reference.files import ReferenceFiles
-from spikgpt.types import Bools, Floats, InputReport, NetworkOutput, Rows, Scale
+from spikgpt.types import Bools, Floats, InputReport, NetworkOutput, Profiles, Rows, Scale
 
-
-@dataclass(frozen=True)
-class CellScores:
-    """Of n cells: label ``probabilities``, shape (n, L), and ``familiarity`` scores, shape (n,), if there are any."""
-
-    probabilities: Floats
-    familiarity: npt.NDArray[np.float64] | None
-
-    def part(self, cells: Rows) -> CellScores:
-        """Return those of some of the cells."""
-        return CellScores(self.probabilities[cells], None if self.familiarity is None else self.familiarity[cells])
+# The arrays of a sparse matrix.
+CSR = ("data", "indices", "indptr")
 
 
 @dataclass(frozen=True)
@@ -65,24 +58,32 @@ class QueryModel:
         The sample: row numbers, places and probabilities.
     scorer
         What scores familiarity; None for a reference without it.
+    standing
+        What tells how cells stand among those of the query; None as well without familiarity.
     scores
         Those of the sample itself, worked out once.
     smoothed
         Whether cells are seen with their neighbours: not if the user declined, nor among fewer than 100 cells.
     report
         How the query was read.
-    cutoffs
-        When a cell is Unknown, once thresholds have been given.
+    correlation, agreement
+        What :func:`spikgpt.labels.verdict.judge` goes by, where it is known.
+    cutoffs, verdict
+        When a cell is Unknown, and whether the reference suits the query, once thresholds have been given.
     """
 
     scale: Scale | None
     space: OwnSpace | None
     among: Neighbourhood
     scorer: FamiliarityScorer | None
+    standing: Standing | None
     scores: CellScores
     smoothed: bool
     report: InputReport
+    correlation: float | None = None
+    agreement: float | None = None
     cutoffs: Cutoffs | None = None
+    verdict: Verdict | None = None
 
     @classmethod
     def fit(
@@ -116,15 +117,21 @@ class QueryModel:
         smoothed = options.neighbours and len(rows) >= ENOUGH_CELLS
         logs = embedding.logs(sample)
         space = OwnSpace.fit(logs) if smoothed and logs is not None else None
-        among = Neighbourhood(rows, _places(space, output, logs), output.probabilities)
-        scorer = None
+        points, profiles = _places(space, output, logs), embedding.profiles(sample.found)
+        among = Neighbourhood.of(rows, points, output.probabilities, smoothed=smoothed)
+        scores = CellScores(among.smooth(output.probabilities, points, among.near))
+        scorer = standing = None
         if familiarity is not None:
-            profiles = embedding.profiles(sample.found)
-            scorer = familiarity.scorer(among, output, logs, profiles, smoothed=smoothed)
+            scorer = familiarity.scorer(among, output, logs, profiles)
+            evidence, best = scorer.score(output, logs, among.near), scores.probabilities.argmax(axis=1)
+            standing = Standing.fit(evidence, best, among.near, output.probabilities.shape[1])
+            scores = replace(scores, familiarity=evidence.familiarity, standing=standing.of(evidence, best, among.near))
         report = replace(report, scaling=scaled.name, notes=report.notes + scaled.notes)
-        unscored = CellScores(output.probabilities, None)
-        model = cls(scaled.scale, space, among, scorer, unscored, smoothed, report)
-        return replace(model, scores=model._scored(output, logs, rows))
+        correlation = None
+        if logs is not None and profiles is not None:
+            correlation = contrast(logs, scores.probabilities.argmax(axis=1), profiles)
+        model = cls(scaled.scale, space, among, scorer, standing, scores, smoothed, report)
+        return replace(model, correlation=correlation, agreement=scaled.agreement)
 
     def score(self, engine: Engine, cells: AlignedCells, rows: Rows, *, batch_size: int | None = None) -> CellScores:
         """Return the scores of cells, n of them, none of them empty.
@@ -142,13 +149,10 @@ class QueryModel:
         cells = cells.part(new)
         output = engine.run(cells, self.scale, batch_size=batch_size)
         found = self._scored(output, engine.embedding.logs(cells), rows[new])
-        probabilities = np.empty((len(rows), output.probabilities.shape[1]))
-        familiarity = None if found.familiarity is None else np.empty(len(rows))
-        for where, scores in ((new, found), (np.flatnonzero(seen), self.scores.part(place[seen]))):
-            probabilities[where] = scores.probabilities
-            if familiarity is not None and scores.familiarity is not None:
-                familiarity[where] = scores.familiarity
-        return CellScores(probabilities, familiarity)
+        known = vars(self.scores.part(place[seen]))
+        order = np.argsort(np.concatenate([new, np.flatnonzero(seen)]), kind="stable")
+        pairs = {name: (values, known[name]) for name, values in vars(found).items() if values is not None}
+        return CellScores(**{name: np.concatenate(pair)[order] for name, pair in pairs.items()})
 
     def with_cutoffs(self, thresholds: Thresholds, names: tuple[str, ...], options: AnnotateOptions) -> QueryModel:
         """Return the model with what makes a cell Unknown, as the options ask for.
@@ -161,7 +165,14 @@ class QueryModel:
         probabilities = self.calibrated(thresholds, self.scores.probabilities)
         scores = self.scores.familiarity
         cutoffs = fit_cutoffs(thresholds, options, names, probabilities, scores, smoothed=self.smoothed)
-        return replace(self, cutoffs=cutoffs)
+        calibration = thresholds.calibration(self.smoothed)
+        if calibration is None or scores is None or not len(scores):
+            return replace(self, cutoffs=cutoffs)
+        best = probabilities.argmax(axis=1)
+        shifted = shift(scores, best, calibration.everything)
+        farther = farther_share(calibration, names, best, scores, thresholds.unknown_rate)
+        verdict = judge(self.correlation, self.agreement, shifted, farther, thresholds.unknown_rate)
+        return replace(self, cutoffs=cutoffs if verdict.usable else cutoffs.of_no_label(), verdict=verdict)
 
     def calibrated(self, thresholds: Thresholds, probabilities: Floats) -> npt.NDArray[np.float32]:
         """Return probabilities at the temperature of cells seen with neighbours; alone, the network has done it."""
@@ -170,22 +181,19 @@ class QueryModel:
 
     def save(self) -> bytes:
         """Return the model as a safetensors file, for another process that has the same reference."""
-        output = self.scorer.sample if self.scorer else None
-        arrays: dict[str, Any] = {"rows": self.among.rows, "points": self.among.points}
-        arrays["network_probabilities"] = self.among.probabilities
-        arrays["probabilities"], arrays["familiarity"] = self.scores.probabilities, self.scores.familiarity
+        cutoffs = self.cutoffs and replace(self.cutoffs, limits=None)
+        told = {name: getattr(self, name) for name in ("smoothed", "correlation", "agreement")}
+        told |= {"report": asdict(self.report), "cutoffs": cutoffs and asdict(cutoffs), "verdict": self.verdict}
+        parts: dict[str, Any] = {name: getattr(self, name) for name in ("among", "space", "scores", "standing")}
+        arrays: dict[str, Any] = {"limits": self.cutoffs and self.cutoffs.limits}
         arrays["mean"], arrays["std"] = self.scale or (None, None)
-        if self.space:
-            arrays |= {f"space.{name}": value for name, value in vars(self.space).items()}
-        if self.scorer and output:
-            arrays |= {"vectors": output.vectors, "energies": output.energies, "study": self.scorer.study}
-            arrays["profiles"] = self.scorer.profiles
+        if self.scorer is not None:
+            arrays["study"] = self.scorer.study
+            parts |= {"sample": self.scorer.sample, "profiles": self.scorer.profiles}
             if self.scorer.logs is not None:
-                arrays |= {f"logs.{name}": getattr(self.scorer.logs, name) for name in ("data", "indices", "indptr")}
-        cutoffs = None
-        if self.cutoffs is not None:
-            arrays["limits"], cutoffs = self.cutoffs.limits, asdict(replace(self.cutoffs, limits=None))
-        told = {"smoothed": self.smoothed, "report": asdict(self.report), "cutoffs": cutoffs}
+                arrays |= {f"logs.{name}": getattr(self.scorer.logs, name) for name in CSR}
+        for name, part in parts.items():
+            arrays |= {f"{name}.{field.name}": getattr(part, field.name) for field in (part and fields(part)) or ()}
         kept = {name: np.ascontiguousarray(array) for name, array in arrays.items() if array is not None}
         return save_tensors(kept, metadata={"query_model": msgspec.json.encode(told).decode()})
 
@@ -196,35 +204,44 @@ class QueryModel:
         size = int.from_bytes(content[:8], "little")
         metadata = msgspec.json.decode(content[8 : 8 + size])["__metadata__"]["query_model"]
         told = msgspec.json.decode(metadata, type=_Told)
-        scale = (arrays["mean"], arrays["std"]) if "mean" in arrays else None
-        space = {name: arrays[f"space.{name}"] for name in ("mean", "std", "directions") if f"space.{name}" in arrays}
-        scorer = None
-        if familiarity is not None and "vectors" in arrays:
-            output = NetworkOutput(arrays["vectors"], arrays["network_probabilities"], arrays["energies"])
-            profiles = arrays.get("profiles")
+
+        def part(name: str) -> dict[str, Any]:
+            return {key.removeprefix(f"{name}."): arrays[key] for key in arrays if key.startswith(f"{name}.")}
+
+        scorer = standing = None
+        if familiarity is not None and (sample := part("sample")):
+            profiles = Profiles(**part("profiles")) if part("profiles") else None
             logs = None
             if profiles is not None:
-                parts = arrays["logs.data"], arrays["logs.indices"], arrays["logs.indptr"]
-                logs = sparse.csr_matrix(parts, (len(output.energies), profiles.shape[1]))
-            scorer = FamiliarityScorer(familiarity, output, logs, profiles, arrays.get("study"))
+                shape = len(sample["energies"]), profiles.means.shape[1]
+                logs = sparse.csr_matrix(tuple(part("logs")[name] for name in CSR), shape)
+            scorer = FamiliarityScorer(familiarity, NetworkOutput(**sample), logs, profiles, arrays.get("study"))
+            standing = Standing(**part("standing") | {"novelty": float(arrays["standing.novelty"][0])})
         return cls(
-            scale=scale,
-            space=OwnSpace(**space) if space else None,
-            among=Neighbourhood(arrays["rows"], arrays["points"], arrays["network_probabilities"]),
+            scale=(arrays["mean"], arrays["std"]) if "mean" in arrays else None,
+            space=OwnSpace(**part("space")) if part("space") else None,
+            among=Neighbourhood(**part("among")),
             scorer=scorer,
-            scores=CellScores(arrays["probabilities"], arrays.get("familiarity")),
+            standing=standing,
+            scores=CellScores(**part("scores")),
             smoothed=told.smoothed,
             report=told.report,
+            correlation=told.correlation,
+            agreement=told.agreement,
+            verdict=told.verdict,
             cutoffs=Cutoffs(**told.cutoffs | {"limits": arrays.get("limits")}) if told.cutoffs else None,
         )
 
     def _scored(self, output: NetworkOutput, logs: sparse.csr_matrix | None, rows: Rows) -> CellScores:
         """Return the scores of cells from what the network says of each alone."""
-        near = np.empty((len(rows), 0), dtype=np.int64)
-        if self.smoothed:
-            near = self.among.nearest(_places(self.space, output, logs), rows)
-        familiarity = None if self.scorer is None else self.scorer.score(output, logs, near)
-        return CellScores(self.among.smooth(output.probabilities, near), familiarity)
+        points = _places(self.space, output, logs)
+        near = self.among.nearest(points, rows) if self.smoothed else np.empty((len(rows), 0), dtype=np.int64)
+        probabilities = self.among.smooth(output.probabilities, points, near)
+        if self.scorer is None or self.standing is None:
+            return CellScores(probabilities)
+        evidence = self.scorer.score(output, logs, near)
+        standing = self.standing.of(evidence, probabilities.argmax(axis=1), near)
+        return CellScores(probabilities, evidence.familiarity, standing)
 
 
 def _places(space: OwnSpace | None, output: NetworkOutput, logs: sparse.csr_matrix | None) -> Floats:
@@ -237,7 +254,10 @@ class _Told(msgspec.Struct):
 
     smoothed: bool
     report: InputReport
+    correlation: float | None
+    agreement: float | None
     cutoffs: dict[str, Any] | None
+    verdict: Verdict | None
 
 
 @dataclass(frozen=True)
@@ -303,7 +323,7 @@ def label_cells(
     probabilities = np.zeros((len(rows), known.shape[1]), dtype=np.float32)
     probabilities[filled] = known
     rejected = np.ones(len(rows), dtype=bool)
-    rejected[filled] = model.cutoffs.rejects(known, scores.familiarity)
+    rejected[filled] = model.cutoffs.rejects(replace(scores, probabilities=known))
     familiarity = None
     calibration = reference.thresholds.calibration(model.smoothed)
     if calibration is not None and scores.familiarity is not None:
@@ -345,6 +365,7 @@ def annotate(reference: ReferenceFiles, engine: Engine, cells: Cells, options: A
         label_names=reference.labels.names,
         broad_names=BroadLabels.of(reference.labels).names,
         cutoffs=model.cutoffs,
+        verdict=model.verdict,
         smoothed=model.smoothed,
         reference_name=reference.name,
         reference_origin=reference.origin,

@@ -42,6 +42,18 @@ class NetworkOutput:
 
 
 @dataclass(frozen=True)
+class Profiles:
+    """What a reference's labels express, of the G genes that a query has.
+
+    ``means``, shape (L, G), is the mean log expression of each label; ``within``, shape (G,), the deviation of a cell
+    from the mean of its label.
+    """
+
+    means: npt.NDArray[np.float64]
+    within: npt.NDArray[np.float64]
+
+
+@dataclass(frozen=True)
 class InputReport:
     """How the cells of a query were read, for the user and for provenance.
 

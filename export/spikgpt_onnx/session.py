@@ -148,7 +148,7 @@ def _session(onnxruntime: ModuleType, content: bytes, options: EngineOptions, pr
     settings.log_severity_level = 4
     settings.intra_op_num_threads = threads
     settings.enable_cpu_mem_arena = options.memory_arena
-    if provider != "cpu" and options.strict:
+    if provider != "cpu" and options.whole_graph:
         # Else ONNX Runtime runs on the CPU what the GPU cannot, without a word.
         settings.add_session_config_entry("session.disable_cpu_ep_fallback", "1")
     engines: dict[str, Any] = {}

@@ -29,6 +29,7 @@ class ModelOptions(EngineOptions, frozen=True, kw_only=True):
 class LabelOptions(AnnotateOptions, frozen=True):
     """How the cells are labelled."""
 
+    strict: Annotated[bool, about("Exit with 3 if the query is of another tissue or species.", "--strict")] = False
     no_unknown: Annotated[bool, about("Give every cell the label that fits it best.", "--no-unknown")] = False
 
     def __post_init__(self) -> None:
@@ -83,6 +84,7 @@ def annotate(
         _show_clusters(clusters)
     _show_labels(annotation, query, engine, notes)
     say(f"Wrote {' and '.join(map(str, written))}")
+    _leave(annotation, options)
 
 
 @command()
@@ -124,6 +126,13 @@ def evaluate(
         with replacing(json_file) as temporary:
             temporary.write_bytes(dumped(evaluation.to_dict()))
         say(f"Wrote {json_file}")
+    _leave(annotation, options)
+
+
+def _leave(annotation: Annotation, options: LabelOptions) -> None:
+    """Tell scripts that ask for it when the reference does not suit the query."""
+    if options.strict and annotation.verdict and not annotation.verdict.usable:
+        raise typer.Exit(3)
 
 
 def _check_outputs(out: Path | None, table: Path | None) -> None:
@@ -168,6 +177,8 @@ def _show_labels(annotation: Annotation, query: Path, engine: str, notes: list[s
     if report.genes:
         say(report.genes)
     say(f"{100 * annotation.unknown_fraction:.1f}% Unknown: {annotation.cutoffs.rule}.")
+    if annotation.verdict:
+        say(f"{annotation.verdict.kind.capitalize()}: {annotation.verdict.evidence}.")
     note(*notes)
 
 

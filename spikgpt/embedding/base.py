@@ -11,7 +11,7 @@ from scipy import sparse
 from spikgpt.cells.align import AlignedCells
 from spikgpt.cells.expression import Cells
 from spikgpt.cells.genes import GeneList
-from spikgpt.types import Bools, Floats, InputReport, NetworkOutput, OnCells, Scale
+from spikgpt.types import Bools, Floats, InputReport, NetworkOutput, OnCells, Profiles, Scale
 
 # From cells of which none is empty, and the scale to see them in, to what the network says of them.
 Run = Callable[[AlignedCells, Scale | None], NetworkOutput]
@@ -28,12 +28,17 @@ class QueryCells:
 
 @dataclass(frozen=True)
 class Scaled:
-    """The scale to see a query in, its name, notes on it, and what the network says of the sample in it, if it ran."""
+    """The scale to see a query in.
+
+    ``notes`` on it, what the network says of the sample in it, if it ran, and the share of cells whose label does not
+    depend on where the scale was started from, if that was looked at.
+    """
 
     scale: Scale | None
     name: str
     notes: tuple[str, ...] = ()
     output: NetworkOutput | None = None
+    agreement: float | None = None
 
 
 class Embedding(Protocol):
@@ -64,8 +69,8 @@ class Embedding(Protocol):
     def logs(self, cells: AlignedCells) -> sparse.csr_matrix | None:
         """Return log expression of the genes that the query has, shape (n, found genes); None without expression."""
 
-    def profiles(self, found: Bools) -> Floats | None:
-        """Return each label's mean log expression of the found genes, shape (L, found genes), if there is one."""
+    def profiles(self, found: Bools) -> Profiles | None:
+        """Return what the labels express of the found genes; None without expression."""
 
     @property
     def stored_genes(self) -> GeneList:

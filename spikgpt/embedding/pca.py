@@ -21,7 +21,7 @@ from spikgpt.cells.expression import Cells, find_expression
 from spikgpt.cells.genes import GeneList, match_genes
 from spikgpt.embedding.base import QueryCells, Run, Scaled
 from spikgpt.sampling import content_keys, sample_of
-from spikgpt.types import Floats, InputReport, NetworkOutput, Scale
+from spikgpt.types import Floats, InputReport, NetworkOutput, Profiles, Scale
 
 KIND = "pca"
 TENSORS = ("mean", "std", "components", "label_means", "label_stds", "label_shares")
@@ -99,9 +99,10 @@ class PCAProjection:
         """Return the log expression of cells for the genes that the query has, shape (n, found genes)."""
         return sparse.csr_matrix(log_normalise(cells.values, cells.totals, self.target_sum)[:, cells.found])
 
-    def profiles(self, found: npt.NDArray[np.bool_]) -> npt.NDArray[np.float32]:
-        """Return each label's mean log expression of the genes that a query has, shape (L, found genes)."""
-        return self.label_means[:, found]
+    def profiles(self, found: npt.NDArray[np.bool_]) -> Profiles:
+        """Return what the labels express of the genes that a query has."""
+        means, stds = (array[:, found].astype(np.float64) for array in (self.label_means, self.label_stds))
+        return Profiles(means, np.sqrt(self.label_shares.astype(np.float64) @ stds**2))
 
     def reference_scale(self, found: npt.NDArray[np.bool_] | None = None) -> Scale:
         """Return the reference's gene means and deviations; the mean of a gene that was not found is 0, its value."""
@@ -163,12 +164,12 @@ class PCAProjection:
         other = composed(sample.part(asked), reference)[1].probabilities.argmax(axis=1)
         agreement = float((other == output.probabilities[asked].argmax(axis=1)).mean())
         if agreement >= MINIMUM_AGREEMENT:
-            return Scaled(scale, "composition", (), output)
+            return Scaled(scale, "composition", (), output, agreement)
         note = (
             f"Gene expression differs so much from the reference's that the labels of {100 * (1 - agreement):.0f}% of "
             "the cells depend on how it is scaled; check the species and the tissue, and trust no label blindly."
         )
-        return Scaled(scale, "composition", (note,), output)
+        return Scaled(scale, "composition", (note,), output, agreement)
 
     def _composition_scale(self, shares: Floats, mean: Floats, std: Floats, found: npt.NDArray[np.bool_]) -> Scale:
         """Return the scale that maps a query onto reference cells of the same label shares, shape (L,)."""

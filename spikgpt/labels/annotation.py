@@ -15,6 +15,7 @@ import pandas as pd
 from spikgpt.errors import SpikGPTWarning
 from spikgpt.labels.decision import Cutoffs
 from spikgpt.labels.palette import UNKNOWN_COLOR, palette
+from spikgpt.labels.verdict import Verdict
 from spikgpt.types import UNKNOWN, Bools, InputReport, Strings
 from spikgpt.version import __version__
 
@@ -52,6 +53,8 @@ class Annotation:
     broad
         Index of ``broad_names`` for each cell, shape (n,): terms of the Cell Ontology where labels are too close to
         call.
+    verdict
+        Whether the reference suits the cells at all, None for a reference of format 1.
     rejected, familiarity, cutoffs
         Which cells are Unknown, shape (n,); share of held-out known cells that are less familiar, shape (n,), None for
         a reference of format 1; and the rule behind both. They answer whether it is one of the labels.
@@ -70,6 +73,7 @@ class Annotation:
     rejected: Bools
     familiarity: npt.NDArray[np.float32] | None
     cutoffs: Cutoffs
+    verdict: Verdict | None
     smoothed: bool
     reference_name: str
     reference_origin: str | None
@@ -131,10 +135,12 @@ class Annotation:
             "reference_origin": self.reference_origin or "",
             "spikgpt_version": __version__,
             "labels": np.array(self.label_names, dtype=object),
+            "verdict": self.verdict.kind if self.verdict else "",
+            "evidence": self.verdict.evidence if self.verdict else "",
             "rule": self.cutoffs.rule,
             "threshold": np.nan if self.cutoffs.threshold is None else self.cutoffs.threshold,
             "unknown_rate": np.nan if self.cutoffs.unknown_rate is None else self.cutoffs.unknown_rate,
-            "recalibrated": self.cutoffs.recalibrated,
+            "standing": np.nan if self.cutoffs.standing is None else self.cutoffs.standing,
             "values": f"{self.report.values} from {self.report.source}",
             "scaling": self.report.scaling,
             "neighbours": self.smoothed,
@@ -159,7 +165,9 @@ class Annotation:
         target
             The cells that the labels are written into, to name what is replaced there and was not written by SpikGPT.
         """
-        notes, cutoffs = list(self.report.notes), self.cutoffs
+        notes, cutoffs, usable = list(self.report.notes), self.cutoffs, self.verdict is None or self.verdict.usable
+        if self.verdict and not usable:
+            notes.insert(0, f"Another tissue or species, do not use these labels: {self.verdict.evidence}.")
         matched, total = self.report.genes_matched, self.report.genes_total
         if not self.report.of_query and matched < SUSPICIOUS_GENES * total:
             notes.append(
@@ -167,14 +175,14 @@ class Annotation:
             )
         if self.empty.any():
             notes.append(f"{int(self.empty.sum())} cells have no counts and are {UNKNOWN}.")
-        rate, expected = cutoffs.unknown_rate, cutoffs.expected
-        if rate and expected is not None and expected > SUSPICIOUS_SHIFT * rate and not cutoffs.recalibrated:
+        rate, farther = cutoffs.unknown_rate, cutoffs.farther
+        if rate and farther is not None and farther > SUSPICIOUS_SHIFT * rate and usable and cutoffs.standing is None:
             notes.append(
                 f"These cells lie farther from the reference than its own held-out cells, so about "
-                f"{100 * expected:.0f}% of the cells of known types are {UNKNOWN}, not at most {100 * rate:g}%. "
-                "Use recalibrate=True (--recalibrate) to get nearer to that; it may name some cells of unseen types."
+                f"{100 * farther:.0f}% of the cells of known types are {UNKNOWN}, not at most {100 * rate:g}%. "
+                "Leave out same_study (--same-study) unless they are of the reference's own study."
             )
-        if self.unknown_fraction > SUSPICIOUS_UNKNOWN:
+        if usable and self.unknown_fraction > SUSPICIOUS_UNKNOWN:
             notes.append(
                 f"{100 * self.unknown_fraction:.0f}% of the cells are {UNKNOWN}; is {self.reference_name!r} the right "
                 "reference for this tissue and species?"

@@ -2,15 +2,16 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-from typing import Protocol
+from dataclasses import dataclass, replace
+from typing import Any, Protocol
 
 import numpy as np
 import numpy.typing as npt
 
 from spikgpt.errors import ConfigError
-from spikgpt.labels.thresholds import Thresholds
-from spikgpt.types import Bools, Floats
+from spikgpt.labels.standing import LEAST_STANDING
+from spikgpt.labels.thresholds import Calibration, Thresholds
+from spikgpt.types import Bools, Floats, Integers, Rows
 
 # Cells of a label in the sample that tell how far its scores spread.
 CELLS_TO_TELL_SPREAD = 20
@@ -28,8 +29,22 @@ class Asked(Protocol):
         """Confidence below which a cell is Unknown, instead."""
 
     @property
-    def recalibrate(self) -> bool:
-        """Whether to be as lenient as the query suggests."""
+    def same_study(self) -> bool:
+        """Whether to take the query for cells of the reference's own study."""
+
+
+@dataclass(frozen=True)
+class CellScores:
+    """Of n cells: label ``probabilities``, shape (n, L); ``familiarity`` and ``standing``, shape (n,), if scored."""
+
+    probabilities: Floats
+    familiarity: npt.NDArray[np.float64] | None = None
+    standing: npt.NDArray[np.float64] | None = None
+
+    def part(self, cells: Rows) -> CellScores:
+        """Return those of some of the cells."""
+        told: dict[str, Any] = {name: values[cells] for name, values in vars(self).items() if values is not None}
+        return CellScores(**told)
 
 
 @dataclass(frozen=True)
@@ -46,27 +61,37 @@ class Cutoffs:
         The probability below which a cell is Unknown. With neither this nor ``limits`` no cell is.
     unknown_rate
         Share of the known cells that may be Unknown, if that is promised.
-    recalibrated
-        Whether the limits were lowered to what the sample suggests.
-    expected
-        Estimate of the share of known cells in this query that are Unknown, from the cells that are more familiar than
-        most; None where there are too few cells, or nothing is promised.
+    standing
+        The standing among the cells of the query that a cell is Unknown below, if it is less familiar than the limit
+        too; None where the limits alone decide.
+    farther
+        Estimate of the share of known cells in this query that lie below the limits, from the cells that are more
+        familiar than most: about ``unknown_rate`` in a study like the reference. None where there are too few cells,
+        or nothing is promised.
     """
 
     rule: str
     limits: npt.NDArray[np.float64] | None = None
     threshold: float | None = None
     unknown_rate: float | None = None
-    recalibrated: bool = False
-    expected: float | None = None
+    standing: float | None = None
+    farther: float | None = None
 
-    def rejects(self, probabilities: Floats, scores: Floats | None) -> Bools:
-        """Return which cells are Unknown, by calibrated probabilities, shape (n, L), and familiarity scores, (n,)."""
+    def of_no_label(self) -> Cutoffs:
+        """Return the cut-offs of a query that the reference does not suit: where familiarity counts, all is Unknown."""
+        if self.limits is None:
+            return self
+        nowhere = np.full_like(self.limits, np.inf)
+        return replace(self, rule="the reference does not suit this query", limits=nowhere, standing=None)
+
+    def rejects(self, scores: CellScores) -> Bools:
+        """Return which of n cells are Unknown, by their scores, the probabilities of which are calibrated."""
         if self.threshold is not None:
-            return np.asarray(probabilities.max(axis=1) < self.threshold)
-        if self.limits is None or scores is None:
-            return np.zeros(len(probabilities), dtype=bool)
-        return np.asarray(scores < self.limits[probabilities.argmax(axis=1)])
+            return np.asarray(scores.probabilities.max(axis=1) < self.threshold)
+        if self.limits is None or scores.familiarity is None or scores.standing is None:
+            return np.zeros(len(scores.probabilities), dtype=bool)
+        unfamiliar = scores.familiarity < self.limits[scores.probabilities.argmax(axis=1)]
+        return np.asarray(unfamiliar if self.standing is None else unfamiliar & (scores.standing < self.standing))
 
 
 def fit_cutoffs(
@@ -99,7 +124,7 @@ def fit_cutoffs(
     calibration, rate = thresholds.calibration(smoothed), asked.unknown_rate
     if rate == 0:
         return Cutoffs("no cell is rejected", unknown_rate=0.0)
-    if asked.threshold is not None or (calibration is None and rate is None and not asked.recalibrate):
+    if asked.threshold is not None or (calibration is None and rate is None and not asked.same_study):
         limit = thresholds.threshold if asked.threshold is None else asked.threshold
         return Cutoffs(f"a probability below {limit:.4f}", threshold=limit)
     if calibration is None or sample_scores is None:
@@ -109,22 +134,32 @@ def fit_cutoffs(
         )
         raise ConfigError(msg)
     rate = thresholds.unknown_rate if rate is None else rate
-    limits, expected = calibration.limits(label_names, rate), None
+    limits = calibration.limits(label_names, rate)
+    farther = farther_share(calibration, label_names, sample_probabilities.argmax(axis=1), sample_scores, rate)
     rule = f"less familiar than {100 * (1 - rate):g}% of held-out known cells"
-    best = sample_probabilities.argmax(axis=1)
-    of_labels = [sample_scores[best == index] for index, name in enumerate(label_names) if name in calibration.labels]
+    if asked.same_study:
+        return Cutoffs(rule, limits, unknown_rate=rate, farther=farther)
+    rule += ", and apart from this query's cells of the label"
+    return Cutoffs(rule, limits, unknown_rate=rate, standing=LEAST_STANDING, farther=farther)
+
+
+def farther_share(
+    calibration: Calibration, label_names: tuple[str, ...], best: Integers, scores: Floats, rate: float
+) -> float | None:
+    """Estimate which share of a query's known cells is less familiar than all but a share of the held-out cells.
+
+    It is taken from the cells that are more familiar than most of their label, in the median over labels, as cells of
+    an unseen type may all be given one label.
+
+    Parameters
+    ----------
+    best, scores
+        Index of the most probable label and familiarity of a sample of cells, both of shape (n,).
+    """
+    of_labels = [scores[best == index] for index, name in enumerate(label_names) if name in calibration.labels]
     spreads = [_mirrored(scores) for scores in of_labels if len(scores) >= CELLS_TO_TELL_SPREAD]
-    if spreads:
-        # Cells of an unseen type may all be given one label, so each label has one vote.
-        most = calibration.everything.threshold(rate)
-        expected = float(np.median([(mirrored < most).mean() for mirrored in spreads]))
-    if asked.recalibrate and spreads:
-        limits = np.minimum(limits, float(np.median([np.quantile(mirrored, rate) for mirrored in spreads])))
-        rule += ", as far as this query spreads"
-    elif asked.recalibrate:
-        rule += " (too few cells to recalibrate)"
-    recalibrated = asked.recalibrate and bool(spreads)
-    return Cutoffs(rule, limits, unknown_rate=rate, recalibrated=recalibrated, expected=expected)
+    most = calibration.everything.threshold(rate)
+    return float(np.median([(mirrored < most).mean() for mirrored in spreads])) if spreads else None
 
 
 def _mirrored(scores: Floats) -> npt.NDArray[np.float64]:

@@ -13,6 +13,9 @@ in the query, 15 cells, which are of one type and whose noise averages out:
 
 The score is ``-log(1 - correlation) - log(distance) + 0.2 energy``. An embedding that the user brings has no
 profile, and there the score has the other two.
+
+Beside it stands *novelty*: how far the ten genes that stand out most lie above every label, in deviations of the mean
+of so many cells.
 """
 
 from __future__ import annotations
@@ -20,7 +23,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import cached_property
-from typing import Any, Self
+from typing import Any, NamedTuple, Self
 
 import numpy as np
 import numpy.typing as npt
@@ -30,7 +33,7 @@ from scipy.spatial.distance import cdist
 from spikgpt.errors import DamagedReference
 from spikgpt.labels.neighbours import CHUNK, Neighbourhood
 from spikgpt.sampling import content_keys, sample_of
-from spikgpt.types import Floats, NetworkOutput, Rows
+from spikgpt.types import Floats, NetworkOutput, Profiles, Rows
 
 TENSORS = ("centroids", "whitening")
 # Of the deviation between labels, and of the energy.
@@ -39,8 +42,17 @@ GENE_POWER, ENERGY_WEIGHT = 4, 0.2
 LARGEST_CORRELATION, SMALLEST_DISTANCE = 0.9999, 1e-6
 # The study's effect is estimated from labels with so many cells, if there are so many labels, from so many of each.
 STUDY_CELLS, STUDY_LABELS, LARGEST_SAMPLE = 5, 3, 500
+# Genes whose expression above every label makes a cell novel, and what is added to their deviations.
+NOVEL_GENES, NOVEL_FLOOR = 10, 0.05
 # Added to the variances within labels, as a share of the mean variance.
 RIDGE = 1e-4
+
+
+class Evidence(NamedTuple):
+    """Of n cells, each of shape (n,): familiarity, higher for more, and novelty, None without expression."""
+
+    familiarity: npt.NDArray[np.float64]
+    novelty: npt.NDArray[np.float64] | None
 
 
 @dataclass(frozen=True)
@@ -89,9 +101,7 @@ class Familiarity:
         among: Neighbourhood,
         sample: NetworkOutput,
         logs: sparse.csr_matrix | None,
-        profiles: Floats | None,
-        *,
-        smoothed: bool,
+        profiles: Profiles | None,
     ) -> FamiliarityScorer:
         """Return what scores the cells of a query, after a look at a sample of them.
 
@@ -104,26 +114,21 @@ class Familiarity:
         logs
             Their log expression of the genes that the query has, shape (k, G), if there is expression.
         profiles
-            Mean log expression of each label for these genes, shape (L, G).
-        smoothed
-            Whether cells are to be seen with their neighbours.
+            What the labels express of these genes.
         """
         if profiles is None or logs is None:
             return FamiliarityScorer(self, sample)
-        profiles = profiles.astype(np.float64)
         alone = FamiliarityScorer(self, sample, logs, profiles)
         best = among.probabilities.argmax(axis=1)
         effects = []
-        for label in range(len(profiles)):
+        for label, profile in enumerate(profiles.means):
             cells = np.flatnonzero(best == label)
             if len(cells) < STUDY_CELLS:
                 continue
             part = sparse.csr_matrix(logs[cells])
             chosen = sample_of(content_keys(part), LARGEST_SAMPLE)
-            near = np.empty((len(chosen), 0), dtype=np.int64)
-            if smoothed:
-                near = among.nearest(among.points[cells[chosen]], among.rows[cells[chosen]])
-            effects.append(np.median(alone.mean_logs(part[chosen], near), axis=0) - profiles[label])
+            means = alone.mean_logs(part[chosen], among.near[cells[chosen]])
+            effects.append(np.median(means, axis=0) - profile)
         study = np.median(effects, axis=0) if len(effects) >= STUDY_LABELS else None
         return FamiliarityScorer(self, sample, logs, profiles, study)
 
@@ -132,21 +137,21 @@ class Familiarity:
 class FamiliarityScorer:
     """Scores the cells of one query.
 
-    ``sample`` and ``logs`` are those of the cells that neighbours are among; ``profiles`` the labels' mean log
-    expression, shape (L, G); ``study`` what sets the query apart from the reference, shape (G,), where that is known.
+    ``sample`` and ``logs`` are those of the cells that neighbours are among; ``profiles`` what the labels express;
+    ``study`` what sets the query apart from the reference, shape (G,), where that is known.
     """
 
     familiarity: Familiarity
     sample: NetworkOutput
     logs: sparse.csr_matrix | None = None
-    profiles: Floats | None = None
+    profiles: Profiles | None = None
     study: Floats | None = None
 
     @cached_property
     def _weights(self) -> npt.NDArray[np.float64]:
         """How much each gene counts, shape (G,), summing to 1."""
         assert self.profiles is not None
-        weights = self.profiles.std(axis=0) ** GENE_POWER
+        weights = self.profiles.means.std(axis=0) ** GENE_POWER
         return np.asarray(weights / max(weights.sum(), 1e-300))
 
     def mean_logs(self, logs: sparse.csr_matrix, near: Rows) -> npt.NDArray[np.float64]:
@@ -158,8 +163,8 @@ class FamiliarityScorer:
         picked = sparse.csr_matrix((np.ones(near.size), (rows, near.ravel())), (len(near), len(self.sample.energies)))
         return np.asarray((own + (picked @ self.logs).toarray()) / (1 + near.shape[1]))
 
-    def score(self, output: NetworkOutput, logs: sparse.csr_matrix | None, near: Rows) -> npt.NDArray[np.float64]:
-        """Return how familiar cells are, shape (n,), higher for more.
+    def score(self, output: NetworkOutput, logs: sparse.csr_matrix | None, near: Rows) -> Evidence:
+        """Return how familiar cells are, and how novel.
 
         Parameters
         ----------
@@ -169,9 +174,10 @@ class FamiliarityScorer:
             Positions of their neighbours in the sample, shape (n, neighbours).
         """
         scores = np.empty(len(near))
+        novelty = None if self.profiles is None else np.empty(len(near))
         whitening = self.familiarity.whitening.astype(np.float64)
         places = self.familiarity.centroids.astype(np.float64) @ whitening  # (L, D)
-        profiles = None if self.profiles is None else _unit(self.profiles, self._weights)  # (L, G)
+        profiles = None if self.profiles is None else _unit(self.profiles.means, self._weights)  # (L, G)
         for start in range(0, len(near), CHUNK):
             part = slice(start, start + CHUNK)
             around = near[part]
@@ -179,13 +185,23 @@ class FamiliarityScorer:
             energies = _mean(output.energies[part], self.sample.energies, around)  # (chunk,)
             distance = cdist(vectors @ whitening, places).min(axis=1)  # (chunk,)
             score = ENERGY_WEIGHT * energies - np.log(np.maximum(distance, SMALLEST_DISTANCE))
-            if profiles is not None and logs is not None:
+            if profiles is not None and novelty is not None and logs is not None:
                 means = self.mean_logs(logs[part], around)  # (chunk, G)
-                profile = _unit(means if self.study is None else means - self.study, self._weights)
+                means = means if self.study is None else means - self.study
+                novelty[part] = self._novelty(means, 1 + near.shape[1])
+                profile = _unit(means, self._weights)
                 correlation = (profile @ profiles.T).max(axis=1)  # (chunk,)
                 score -= np.log(1 - np.minimum(correlation, LARGEST_CORRELATION))
             scores[part] = score
-        return scores
+        return Evidence(scores, novelty)
+
+    def _novelty(self, means: Floats, cells: int) -> npt.NDArray[np.float64]:
+        """Return how novel the mean log expression of so many cells is, (n, G) to (n,)."""
+        assert self.profiles is not None
+        noise = self.profiles.within / np.sqrt(cells) + NOVEL_FLOOR  # (G,)
+        above = np.maximum(means - self.profiles.means.max(axis=0), 0) / noise  # (n, G)
+        size = min(NOVEL_GENES, above.shape[1])
+        return np.asarray(np.log1p(np.partition(above, -size, axis=1)[:, -size:].mean(axis=1)))
 
 
 def _mean(own: Floats, sample: Floats, near: Rows) -> npt.NDArray[np.float64]:

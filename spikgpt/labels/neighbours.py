@@ -8,7 +8,7 @@ cells.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 
 import numpy as np
@@ -21,8 +21,10 @@ ENOUGH_CELLS = 100
 NEIGHBOURS = 5
 # Neighbours whose expression is averaged with a cell's own, to tell how familiar its kind is: many, against noise.
 AROUND = 14
-# Share of a cell's probabilities that its neighbours make up.
-NEIGHBOUR_SHARE = 0.5
+# Share of a cell's probabilities that its neighbours make up at most.
+LARGEST_SHARE = 0.5
+# How soon a neighbour loses its say beyond its own reach, in multiples of that.
+OUTSIDE = 0.5
 # Cells smoothed at a time, and cells whose distances to the sample are in memory at a time.
 CHUNK, DISTANCES = 1024, 128
 # Distances of which the least is looked at first.
@@ -34,20 +36,40 @@ class Neighbourhood:
     """A sample of a query's cells, among which the neighbours of any of its cells are sought.
 
     ``rows``, shape (k,), are their row numbers in the query, ascending; ``points``, shape (k, D), where they lie, and
-    ``probabilities``, shape (k, L), what the classifier says of each alone.
+    ``probabilities``, shape (k, L), what the classifier says of each alone. ``near`` holds the positions of their own
+    neighbours, shape (k, 14), or (k, 0) where none are asked, and ``reaches``, shape (k,), the distance within which
+    each has half of them.
     """
 
     rows: Rows
     points: Floats
     probabilities: Floats
+    near: Rows
+    reaches: npt.NDArray[np.float64]
 
-    def smooth(self, probabilities: Floats, near: Rows) -> npt.NDArray[np.float64]:
+    @classmethod
+    def of(cls, rows: Rows, points: Floats, probabilities: Floats, *, smoothed: bool = True) -> Neighbourhood:
+        """Find the neighbours of the cells of a sample, unless these are to be seen alone."""
+        alone = cls(rows, points, probabilities, np.empty((len(rows), 0), dtype=np.int64), np.zeros(len(rows)))
+        if not smoothed or len(rows) < ENOUGH_CELLS:
+            return alone
+        near, reaches = alone.nearest(points, rows), np.empty(len(rows))
+        for start in range(0, len(rows), CHUNK):
+            part = slice(start, start + CHUNK)
+            reaches[part] = np.median(np.linalg.norm(points[part, None] - points[near[part]], axis=2), axis=1)
+        return replace(alone, near=near, reaches=reaches)
+
+    def smooth(self, probabilities: Floats, points: Floats, near: Rows) -> npt.NDArray[np.float64]:
         """Average each cell's label probabilities, shape (n, L), with those of its nearest cells.
 
-        Half of the result is the cell's own; each neighbour adds to the other half by how confident it is itself.
+        Each neighbour has a say by how confident it is, and how near: a cell of a rare type has cells of other types as
+        its nearest, but lies outside of where these have theirs. All neighbours together make up at most half of the
+        result, and less where they are far, or agree less on a label than the cell itself is sure of one.
 
         Parameters
         ----------
+        points
+            Where the cells lie, shape (n, D).
         near
             What :meth:`nearest` returns for these cells. Without neighbours the probabilities stay as they are.
         """
@@ -56,10 +78,17 @@ class Neighbourhood:
         smoothed = np.empty(probabilities.shape)
         for start in range(0, len(near), CHUNK):
             part = slice(start, start + CHUNK)
-            lent = self.probabilities[near[part, :NEIGHBOURS]]  # (chunk, neighbours, L)
-            weights = lent.max(axis=2)  # (chunk, neighbours)
-            around = np.einsum("nk,nkl->nl", weights, lent) / weights.sum(axis=1, keepdims=True)  # (chunk, L)
-            smoothed[part] = (1 - NEIGHBOUR_SHARE) * probabilities[part] + NEIGHBOUR_SHARE * around
+            few, own = near[part, :NEIGHBOURS], probabilities[part]
+            lent = self.probabilities[few]  # (chunk, neighbours, L)
+            away = np.linalg.norm(points[part, None] - self.points[few], axis=2)  # (chunk, neighbours)
+            outside = np.maximum(away / np.maximum(self.reaches[few], 1e-12) - 1, 0)
+            nearness = np.exp(-0.5 * (outside / OUTSIDE) ** 2)  # (chunk, neighbours)
+            weights = lent.max(axis=2) * nearness
+            total = np.maximum(weights.sum(axis=1, keepdims=True), 1e-300)
+            around = np.einsum("nk,nkl->nl", weights, lent) / total  # (chunk, L)
+            sure = around.max(axis=1) / np.maximum(own.max(axis=1), 1e-12)  # (chunk,)
+            share = LARGEST_SHARE * np.minimum(nearness.mean(axis=1) * sure, 1)[:, None]
+            smoothed[part] = (1 - share) * own + share * around
         return smoothed
 
     def nearest(self, points: Floats, rows: Rows) -> Rows:

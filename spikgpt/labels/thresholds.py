@@ -79,6 +79,11 @@ class HeldOutScores(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
         place = np.searchsorted(self.ranks, conformal_rank(self.cells, unknown_rate), side="right")
         return self.values[place - 1] if place else -math.inf
 
+    @property
+    def median(self) -> float:
+        """Score that half of the held-out cells do not exceed."""
+        return float(np.interp((self.cells + 1) / 2, self.ranks, self.values))
+
     def share_below(self, scores: Floats) -> npt.NDArray[np.float64]:
         """Return the share of cells like these that have a lower score, between 0 and 1: (n,) to (n,).
 

@@ -18,11 +18,12 @@ from spikgpt.embedding.pca import KIND as PCA
 from spikgpt.engines.scgpt.source import ScGPTSource
 from spikgpt.engines.torch import TorchEngine, scgpt_embedding, scgpt_vectors
 from spikgpt.errors import ConfigError, LabelsError
+from spikgpt.labels.decision import CellScores
 from spikgpt.labels.familiarity import Familiarity
 from spikgpt.labels.label_map import LabelMap
 from spikgpt.labels.thresholds import PAPER_THRESHOLD, Calibration, Thresholds, fit_temperature, tempered
 from spikgpt.options import AnnotateOptions, TrainOptions
-from spikgpt.pipeline import CellScores, QueryModel
+from spikgpt.pipeline import QueryModel
 from spikgpt.reference.files import CLASSIFIER, EMBEDDER, ReferenceFiles, reference_of
 from spikgpt.training.evaluation import ontology_ids
 from spikgpt.training.fit import Progress, fit, hold_out

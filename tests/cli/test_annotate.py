@@ -198,7 +198,7 @@ def test_a_label_column_that_is_missing_in_evaluate(run: Run, query_file: Path, 
 
 def test_a_table_alone_is_enough_and_every_option_reaches_the_run(run: Run, tmp_path: Path) -> None:
     options = ["--alone", "--scaling", "reference", "--threshold", 0.99, "--batch-size", 100, "--threads", 1]
-    options += ["--provider", "cpu", "--precision", "int8", "--no-memory-arena", "--not-strict", "--offline"]
+    options += ["--provider", "cpu", "--precision", "int8", "--no-memory-arena", "--any-part", "--offline"]
     ran = run("annotate", QUERY_FILE, "--model", "pancreas", "--table", tmp_path / "a.csv", *options)
     assert ran.code == 0, ran.err
     assert "scaling: reference. Engine: onnx on cpu." in ran.err

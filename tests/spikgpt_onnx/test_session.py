@@ -52,7 +52,7 @@ def test_every_way_to_run_gives_the_same(content: bytes, small: ReferenceFiles) 
     for options in (
         EngineOptions(),
         EngineOptions(memory_arena=False),
-        EngineOptions(provider="cpu", strict=False, io_binding=False),
+        EngineOptions(provider="cpu", whole_graph=False, io_binding=False),
     ):
         found = Session(content, options, threads=2).run(inputs)
         assert found.keys() == {"probabilities", "confidence", "energy", "vector", "best_label", "label"}
@@ -155,7 +155,7 @@ def test_a_gpu_is_taken_when_there_is_one(content: bytes, monkeypatch: pytest.Mo
     ((providers, options),) = pretended.asked
     assert [name for name, _ in providers] == [CUDA]
     assert options.get_session_config_entry("session.disable_cpu_ep_fallback") == "1"
-    Session(content, EngineOptions(provider="cuda", strict=False))
+    Session(content, EngineOptions(provider="cuda", whole_graph=False))
     with pytest.raises(RuntimeError, match="session.disable_cpu_ep_fallback"):
         pretended.asked[1][1].get_session_config_entry("session.disable_cpu_ep_fallback")
     pretended.taken = [TENSORRT, CUDA, CPU]

@@ -1,0 +1,114 @@
+"""Whether a reference suits a query at all: the same study, another one, or another tissue or species.
+
+Cells of another study lie far from the reference, and so do those of another tissue. What tells the two apart is how
+the query's cells differ from each other: in the same tissue, what sets its labels apart is what sets the reference's
+labels apart, whatever the study does to all of them.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Literal
+
+import numpy as np
+from scipy import sparse
+
+from spikgpt.labels.thresholds import HeldOutScores
+from spikgpt.types import Floats, Integers, Profiles
+
+Kind = Literal["like the reference", "another study, labels hold", "another tissue or species, do not use"]
+LIKE: Kind = "like the reference"
+STUDY: Kind = "another study, labels hold"
+OTHER: Kind = "another tissue or species, do not use"
+
+# Labels of the query that are compared have so many cells, and such a share of them.
+CELLS_TO_COMPARE, SHARE_TO_COMPARE = 10, 0.05
+# Least correlation of the differences between labels, and least agreement of two scalings, in the same tissue.
+LEAST_CORRELATION, LEAST_AGREEMENT = 0.8, 0.9
+# Most that a study takes from the familiarity of cells, where there is but one label to go by.
+LARGEST_SHIFT = 3.0
+# Share of the known cells below the limits, as a multiple of the promised one, that speaks for another study.
+FARTHER = 2.0
+# Added to the deviations within labels, as a share of their median.
+WITHIN_FLOOR = 0.1
+
+
+@dataclass(frozen=True)
+class Verdict:
+    """Whether a reference suits a query, and the ``evidence`` in a sentence."""
+
+    kind: Kind
+    evidence: str
+
+    @property
+    def usable(self) -> bool:
+        """Whether the labels can be used."""
+        return self.kind != OTHER
+
+
+def contrast(logs: sparse.csr_matrix, best: Integers, profiles: Profiles) -> float | None:
+    """Return the correlation of what sets the labels of a query apart with what sets them apart in the reference.
+
+    Genes count by their variance between the reference's labels, in units of that within; labels by the square root of
+    their cells.
+
+    Parameters
+    ----------
+    logs
+        Log expression of the query's cells, shape (n, G).
+    best
+        Index of the most probable label of each, shape (n,).
+
+    Returns
+    -------
+    None where fewer than two labels have enough cells.
+    """
+    cells = np.bincount(best, minlength=len(profiles.means))
+    compared = np.flatnonzero(cells >= max(CELLS_TO_COMPARE, SHARE_TO_COMPARE * len(best)))
+    if len(compared) < 2:
+        return None
+    query = np.stack([np.asarray(logs[best == label].mean(axis=0), dtype=np.float64).ravel() for label in compared])
+    shares = np.sqrt(cells[compared]) / np.sqrt(cells[compared]).sum()
+    within = profiles.within + WITHIN_FLOOR * np.median(profiles.within)
+    weights = shares[:, None] * (profiles.means.std(axis=0) / np.maximum(within, 1e-12)) ** 2  # (labels, G)
+    apart, expected = (means - shares @ means for means in (query, profiles.means[compared]))
+    lengths = (weights * apart**2).sum() * (weights * expected**2).sum()
+    return float((weights * apart * expected).sum() / np.sqrt(max(lengths, 1e-300)))
+
+
+def shift(familiarity: Floats, best: Integers, held_out: HeldOutScores) -> float:
+    """Return by how much a query's cells are less familiar than held-out cells: the median over its labels."""
+    cells = np.bincount(best)
+    medians = [np.median(familiarity[best == label]) for label in np.flatnonzero(cells >= CELLS_TO_COMPARE)]
+    return held_out.median - float(np.median(medians or familiarity))
+
+
+def judge(
+    correlation: float | None, agreement: float | None, shifted: float, farther: float | None, rate: float
+) -> Verdict:
+    """Return the verdict on a query.
+
+    Parameters
+    ----------
+    correlation
+        What :func:`contrast` returns.
+    agreement
+        Share of cells whose label does not depend on how genes are scaled, if that was looked at.
+    shifted
+        What :func:`shift` returns.
+    farther, rate
+        Estimate of the share of known cells below the limits, if there is one, and the promised share.
+    """
+    if correlation is not None:
+        told = f"what sets its cell types apart correlates by {correlation:.2f} with what does in the reference"
+        if correlation < LEAST_CORRELATION:
+            return Verdict(OTHER, f"{told}; in the same tissue and species it is at least {LEAST_CORRELATION}")
+    else:
+        told = "it has one cell type to go by"
+        if agreement is not None and agreement < LEAST_AGREEMENT:
+            return Verdict(OTHER, f"{told}, and {100 * (1 - agreement):.0f}% of the labels depend on how it is scaled")
+        if shifted > LARGEST_SHIFT:
+            return Verdict(OTHER, f"{told}, and that lies {shifted:.1f} farther from the reference than its own cells")
+    if shifted <= 0 or farther is None or farther <= FARTHER * rate:
+        return Verdict(LIKE, f"its cells lie about as near to the labels as the reference's own; {told}")
+    return Verdict(STUDY, f"its cells lie farther from the labels than the reference's own, but {told}")
