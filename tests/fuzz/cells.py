@@ -263,7 +263,8 @@ class _Walking:
         return self[name] if name in self else None
 
     def visititems(self, visit: Any) -> None:
-        for name, item in self._group.members(max_depth=None):
+        # In whatever order zarr has them, a seed would not always draw the same damage.
+        for name, item in sorted(self._group.members(max_depth=None), key=lambda member: str(member[0])):
             visit(name, item)
 
     def create_dataset(self, name: str, data: Any, dtype: Any = None) -> Any:
