@@ -18,7 +18,7 @@ from anndata import AnnData
 from anndata.experimental import read_dispatched
 
 from spikgpt.cells.matrices import SparseOnDisk, check_sparse
-from spikgpt.cells.storage import REMEDY, is_array, missing_chunks, most_bytes, open_store, refusing
+from spikgpt.cells.storage import REMEDY, is_array, missing_chunks, most_bytes, open_store, probe, refusing
 from spikgpt.errors import DataError, listed
 
 H5AD, ZARR, TENX, MTX, TABLE = "h5ad", "zarr", "10x", "mtx", "table"
@@ -145,12 +145,15 @@ def _checked(adata: AnnData, path: object) -> AnnData:
 def _plain(path: Path) -> Iterator[tuple[str, Path]]:
     """Tell what a file is, and give it without compression."""
     with tempfile.TemporaryDirectory(prefix="spikgpt-") as folder:
+        name = path
         with refusing(path):
             if path.is_file() and not MATRIX.fullmatch(path.name) and _is_gzip(path):
                 plain = Path(folder) / path.name.removesuffix(".gz")
                 with gzip.open(path) as compressed, plain.open("wb") as file:
                     shutil.copyfileobj(compressed, file, 1 << 20)
                 path = plain
+            if path.is_file() and h5py.is_hdf5(path):
+                probe(path, name)
             kind = _kind(path)
         yield kind, path
 

@@ -1,15 +1,20 @@
 """HDF5 files and zarr folders, looked over before anything is read from them.
 
-A file may state a terabyte in a hundred bytes, or lead to other files on the machine. Neither is believed.
+A file may state a terabyte in a hundred bytes, or lead to other files on the machine: neither is believed. It may also
+send the HDF5 library round in circles, which is found out in a process that can be ended.
 """
 
 from __future__ import annotations
 
 import math
 import os
+import signal
+import subprocess
+import sys
 import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
+from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
@@ -25,6 +30,9 @@ CHUNK_CACHE = 16 * 1024 * 1024
 LARGEST_RATIO, ALWAYS_ALLOWED = 500, 256 * 1024 * 1024
 # Chunks that an array may have in any case; more need files, or bytes, of their own.
 MOST_CHUNKS = 10_000
+# Seconds that the HDF5 library gets to walk over a file, and the bytes for which it gets one more. Mostly it needs less
+# than one, but a busy machine or a slow disk is no damage.
+WALK_SECONDS, WALK_BYTES = 60, 20 * 1024 * 1024
 
 
 @contextmanager
@@ -70,6 +78,55 @@ def open_store(path: Path, *, writable: bool = False, name: object = None) -> It
     finally:
         if isinstance(root, h5py.File):
             root.close()
+
+
+def probe(path: Path, name: object) -> None:
+    """Refuse an HDF5 file over which the HDF5 library hangs or crashes, as a process of its own finds out.
+
+    In this process nothing could end that. Files pass where no other process can be started.
+
+    Parameters
+    ----------
+    name
+        What messages call it.
+
+    Raises
+    ------
+    DataError
+        When the other process hangs or crashes.
+    """
+    found = path.stat()
+    _probe(path.resolve(), name, found.st_size, (found.st_dev, found.st_ino, found.st_mtime_ns))
+
+
+@lru_cache(maxsize=64)
+def _probe(path: Path, name: object, size: int, _: tuple[int, ...]) -> None:
+    """Have a file walked over, once as long as it stays the same."""
+    if not Path(sys.executable or "").name.lower().startswith(("python", "pypy")):
+        return  # an application that brings Python along, which would be started once more
+    limit = WALK_SECONDS + size // WALK_BYTES
+    script = Path(__file__).with_name("probe.py")
+    numbers = str(most_bytes(size)), str(limit + 5)
+    try:
+        code = subprocess.run(
+            [sys.executable, "-I", script, path, *numbers, *filter(None, sys.path)],
+            stdin=subprocess.DEVNULL,
+            stdout=subprocess.DEVNULL,
+            stderr=subprocess.DEVNULL,
+            timeout=limit,
+            creationflags=getattr(subprocess, "CREATE_NO_WINDOW", 0),
+        ).returncode
+    except OSError:
+        return
+    except subprocess.TimeoutExpired:
+        reason = f"the HDF5 library found no end to its structure in {limit} s"
+    else:
+        if 0 <= code < 256:
+            return  # it came to its end, or h5py could not be imported there
+        # A signal, or what Windows has instead.
+        reason = f"the HDF5 library crashed over it ({signal.Signals(-code).name if code < 0 else hex(code)})"
+    msg = f"{name} cannot be read: {reason}; expected an undamaged file. {REMEDY}"
+    raise DataError(msg)
 
 
 def is_array(item: Any) -> bool:

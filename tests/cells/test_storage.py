@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import gzip
 import json
+import os
+import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -12,9 +15,11 @@ import numpy as np
 import pytest
 from anndata import AnnData
 
+from spikgpt.cells import storage
+from spikgpt.cells.output import write_copy
 from spikgpt.cells.reading import open_cells, read_cells
 from spikgpt.errors import DataError
-from tests.cells.conftest import write_zarr
+from tests.cells.conftest import endless, write_zarr
 
 
 def external_array(file: h5py.File, other: Path) -> None:
@@ -80,3 +85,81 @@ def test_a_file_states_no_more_than_it_can_hold(
     metadata.write_text(json.dumps(stated))
     with pytest.raises(DataError, match=r"has \d+ bytes and states an array /X/indptr of shape"):
         read_cells(tmp_path / "a.zarr")
+
+
+def test_a_file_that_the_library_hangs_over_is_refused(
+    few: AnnData, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    few.write_h5ad(tmp_path / "a.h5ad")
+    endless(tmp_path / "a.h5ad")
+    (tmp_path / "b.h5ad.gz").write_bytes(gzip.compress((tmp_path / "a.h5ad").read_bytes()))
+    with h5py.File(tmp_path / "10x.h5", "w") as file:
+        file.create_dataset("matrix/barcodes", data=["text"], dtype=h5py.string_dtype())
+    endless(tmp_path / "10x.h5")
+    monkeypatch.setattr(storage, "WALK_SECONDS", 1)
+    for name in ("a.h5ad", "b.h5ad.gz", "10x.h5"):
+        match = (
+            rf"^\S*{name} cannot be read: .* no end to its structure in 1 s; expected an undamaged file\. Write .*\.$"
+        )
+        with pytest.raises(DataError, match=match), open_cells(tmp_path / name):
+            pass
+        with pytest.raises(DataError, match=match):
+            read_cells(tmp_path / name)
+    with pytest.raises(DataError, match=r"a\.h5ad cannot be read: .* in 1 s"):
+        write_copy(tmp_path / "a.h5ad", tmp_path / "out.h5ad")
+    assert not (tmp_path / "out.h5ad").exists()
+
+
+@pytest.fixture
+def python(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Callable[[str, str], None]:
+    """Give a name and a shell command to what runs Python."""
+
+    def stands_for(name: str, command: str) -> None:
+        (tmp_path / name).write_text(f"#!/bin/sh\n{command}\n")
+        (tmp_path / name).chmod(0o755)
+        monkeypatch.setattr(sys, "executable", os.fspath(tmp_path / name))
+
+    return stands_for
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="needs a shell")
+def test_a_file_that_the_library_crashes_over_is_refused(
+    few: AnnData, python: Callable[[str, str], None], tmp_path: Path
+) -> None:
+    few.write_h5ad(tmp_path / "a.h5ad")
+    python("python3", "kill -SEGV $$")
+    match = r"a\.h5ad cannot be read: the HDF5 library crashed over it \(SIGSEGV\); expected an undamaged file\."
+    with pytest.raises(DataError, match=match):
+        read_cells(tmp_path / "a.h5ad")
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="needs a shell")
+def test_a_file_is_walked_over_once_as_long_as_it_stays_the_same(
+    few: AnnData, python: Callable[[str, str], None], tmp_path: Path
+) -> None:
+    walks = tmp_path / "walks"
+    python("python3", f"echo walked >> {walks}")
+    for count in (1, 2):
+        few.write_h5ad(tmp_path / "a.h5ad")
+        with open_cells(tmp_path / "a.h5ad"):
+            write_copy(tmp_path / "a.h5ad", tmp_path / "out.h5ad")
+        assert len(walks.read_text().split()) == count
+
+
+@pytest.mark.parametrize("name", ["an application", "python that is not there", "python without h5py"])
+def test_files_pass_where_no_other_process_can_look(
+    few: AnnData,
+    name: str,
+    python: Callable[[str, str], None],
+    monkeypatch: pytest.MonkeyPatch,
+    tmp_path: Path,
+) -> None:
+    few.write_h5ad(tmp_path / "a.h5ad")
+    python(name, "exit 1" if name.endswith("h5py") else f"touch {tmp_path}/started; kill -SEGV $$")
+    if name.endswith("there"):
+        (tmp_path / name).unlink()
+    assert read_cells(tmp_path / "a.h5ad").shape == few.shape
+    assert not (tmp_path / "started").exists()
+    monkeypatch.setattr(sys, "executable", None)
+    os.utime(tmp_path / "a.h5ad", (1, 1))
+    assert read_cells(tmp_path / "a.h5ad").shape == few.shape

@@ -1,0 +1,91 @@
+"""A walk over HDF5 files meets what readers meet, raises nothing, and ends where the library does not."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import h5py
+import numpy as np
+import pytest
+from anndata import AnnData
+
+from spikgpt.cells import probe
+from spikgpt.cells.storage import most_bytes
+from tests.cells.conftest import endless
+
+
+class Reads:
+    """Names of the arrays and attributes that were read."""
+
+    def __init__(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        self.arrays: set[str] = set()
+        self.attributes: set[str] = set()
+        of_array, of_attribute = h5py.Dataset.__getitem__, h5py.AttributeManager.__getitem__
+
+        def array(item: Any, key: Any) -> Any:
+            self.arrays.add(item.name)
+            return of_array(item, key)
+
+        def attribute(item: Any, key: str) -> Any:
+            self.attributes.add(key)
+            return of_attribute(item, key)
+
+        monkeypatch.setattr(h5py.Dataset, "__getitem__", array)
+        monkeypatch.setattr(h5py.AttributeManager, "__getitem__", attribute)
+
+
+def test_everything_but_many_numbers_is_read(few: AnnData, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    path = tmp_path / "a.h5ad"
+    few.write_h5ad(path)
+    with h5py.File(path, "r+") as file:
+        file["uns/numbers"] = np.zeros(probe.SMALL)
+        file["uns/texts"] = np.array(["text"] * 200_000, object)
+        file["uns/nothing"] = h5py.Empty("f4")
+        expected: set[str] = set()
+        file.visititems(lambda _, item: expected.add(item.name) if isinstance(item, h5py.Dataset) else None)
+    reads = Reads(monkeypatch)
+    assert probe.walk(path, most_bytes(path.stat().st_size)) > len(expected)
+    assert reads.arrays == expected - {"/uns/numbers"}
+    assert {"encoding-type", "encoding-version", "column-order", "_index"} <= reads.attributes
+
+
+def test_nothing_elsewhere_or_too_large_is_read(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    with h5py.File(tmp_path / "other.h5", "w") as other:
+        other["text"] = np.arange(9)
+    with h5py.File(tmp_path / "a.h5", "w") as file:
+        file["outside"] = h5py.ExternalLink("other.h5", "/text")
+        file["itself"] = h5py.SoftLink("/itself")
+        file["group/up"] = file["/"]
+        file.create_dataset("bytes", (9,), "u1", external=[("other.h5", 0, 9)])
+        layout = h5py.VirtualLayout((9,), "i8")
+        layout[:] = h5py.VirtualSource(tmp_path / "other.h5", "text", (9,))
+        file.create_virtual_dataset("parts", layout)
+        file.create_dataset("texts", (10**12,), h5py.string_dtype(), chunks=(1000,))
+        file.create_dataset("chunk", (10,), h5py.string_dtype(), chunks=(10**9,), maxshape=(None,))
+        file["here"] = 1
+    reads = Reads(monkeypatch)
+    assert probe.walk(tmp_path / "a.h5", most_bytes(1)) == 7
+    assert reads.arrays == {"/here"}
+
+
+def test_what_raises_is_left_to_the_reader(few: AnnData, tmp_path: Path) -> None:
+    assert probe.walk(tmp_path / "none.h5ad", 1) == 0
+    few.write_h5ad(tmp_path / "a.h5ad")
+    whole = (tmp_path / "a.h5ad").read_bytes()
+    (tmp_path / "a.h5ad").write_bytes(whole[:-1000])
+    assert probe.walk(tmp_path / "a.h5ad", 1) == 0
+    names = whole.index(b"GCOL")
+    (tmp_path / "a.h5ad").write_bytes(whole[:names] + bytes(4) + whole[names + 4 :])
+    assert probe.walk(tmp_path / "a.h5ad", most_bytes(1)) > 5
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="there the process that started it ends it")
+def test_it_ends_by_itself(few: AnnData, tmp_path: Path) -> None:
+    few.write_h5ad(tmp_path / "a.h5ad")
+    command = [sys.executable, "-I", probe.__file__, str(tmp_path / "a.h5ad"), "1000000"]
+    assert subprocess.run([*command, "60", *filter(None, sys.path)]).returncode == 0
+    endless(tmp_path / "a.h5ad")
+    assert subprocess.run([*command, "1", *filter(None, sys.path)]).returncode < 0
