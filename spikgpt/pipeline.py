@@ -117,7 +117,7 @@ class QueryModel:
         smoothed = options.neighbours and len(rows) >= ENOUGH_CELLS
         logs = embedding.logs(sample)
         space = OwnSpace.fit(logs) if smoothed and logs is not None else None
-        points, profiles = _places(space, output, logs), embedding.profiles(sample.found)
+        points, profiles = _places(space, output, logs), embedding.profiles(sample)
         among = Neighbourhood.of(rows, points, output.probabilities, smoothed=smoothed)
         scores = CellScores(among.smooth(output.probabilities, points, among.near))
         scorer = standing = None

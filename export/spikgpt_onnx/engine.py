@@ -4,13 +4,16 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
+from scipy import sparse
 
 from spikgpt.cells.align import AlignedCells
 from spikgpt.embedding.base import Embedding
 from spikgpt.embedding.obsm import vectors_of
+from spikgpt.embedding.pca import PCAProjection
 from spikgpt.embedding.scgpt import ScGPTEmbedding
 from spikgpt.embedding.stored import stored_embedding
 from spikgpt.embedding.vocabulary import Vocabulary
@@ -18,7 +21,7 @@ from spikgpt.errors import DamagedReference, needs
 from spikgpt.options import EngineOptions
 from spikgpt.reference.files import EMBEDDER, ReferenceFiles
 from spikgpt.reference.layout import ENCODER, GRAPHS
-from spikgpt.types import Floats, NetworkOutput, OnCells, Scale
+from spikgpt.types import NetworkOutput, OnCells, Scale
 from spikgpt_onnx import contract
 from spikgpt_onnx.session import Session, workers
 
@@ -27,7 +30,7 @@ CPU_BATCH, GPU_BATCH = 512, 8192
 # Tokens to a batch of scGPT's encoder.
 CPU_TOKENS, GPU_TOKENS = 8192, 1 << 18
 
-Arrays = dict[str, Floats]
+Arrays = dict[str, npt.NDArray[Any]]
 
 
 class OnnxEngine:
@@ -59,13 +62,16 @@ class OnnxEngine:
             vectors = self._encoded(cells) if self.encoder else vectors_of(cells)
             found = self._joined(lambda part: {contract.EMBEDDING: vectors[part]}, len(vectors), size, on_cells)
             return NetworkOutput(vectors, found[contract.PROBABILITIES], found[contract.ENERGY])
-        mean, std = scale
+        projection = self.embedding
+        assert isinstance(projection, PCAProjection)
 
         def inputs(part: slice) -> Arrays:
+            some = cells.part(part)
+            values, (mean, std), found = projection.completed(some, scale)
             return {
-                contract.COUNTS: cells.values[part].toarray(),
-                contract.TOTAL: cells.totals[part],
-                contract.FOUND: cells.found,
+                contract.COUNTS: values.toarray() if isinstance(values, sparse.csr_matrix) else values,
+                contract.TOTAL: some.totals,
+                contract.FOUND: found,
                 contract.GENE_MEAN: mean,
                 contract.GENE_STD: std,
             }
@@ -117,7 +123,7 @@ class OnnxEngine:
     def _embedding_of(self, reference: ReferenceFiles) -> Embedding:
         """Return how the cells are read that the graph takes."""
         if reference.embedder.get("kind") != "scgpt":
-            return stored_embedding(reference.embedder, reference.part(EMBEDDER), reference.genes)
+            return stored_embedding(reference.embedder, reference.part(EMBEDDER), reference.genes, reference.more_genes)
         # One batch of tokens at a time, by all threads: it takes much memory.
         self.encoder = Session.of(reference.files, ENCODER, self.options, threads=workers(self.options))
         vocabulary = Vocabulary.from_json(self.encoder.metadata.get("vocabulary", ""))

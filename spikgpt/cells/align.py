@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from typing import Any, Literal
 
 import numpy as np
@@ -13,7 +13,7 @@ from scipy import sparse
 from spikgpt.cells.expression import Expression
 from spikgpt.cells.genes import GeneList, GeneMatch, match_genes
 from spikgpt.cells.values import Kind, linear_values, row_sums
-from spikgpt.types import Bools, Scale
+from spikgpt.types import Bools, Rows, Scale
 
 # Cells read at a time.
 CHUNK = 4096
@@ -26,13 +26,15 @@ class AlignedCells:
     Neither the order of the query's genes, nor how they are named, nor how the matrix is stored changes a bit of it.
     ``values``, shape (n, G), float32, indices sorted, are counts, or linear values where the query holds no counts;
     ``totals``, shape (n,), are the sums over all the query's genes. ``found``, shape (G,), says whether the query has a
-    gene, and ``kind`` what it holds: ``counts``, ``linear`` or ``log`` values, or an ``embedding``.
+    gene, and ``kind`` what it holds: ``counts``, ``linear`` or ``log`` values, or an ``embedding``. ``more`` are the
+    places of further genes, among those that a reference knows beside its own; their columns are the last of the G.
     """
 
     values: sparse.csr_matrix
     totals: npt.NDArray[np.float64]
     found: Bools
     kind: Kind | Literal["embedding"]
+    more: Rows = field(default_factory=lambda: np.empty(0, dtype=np.int64))
 
     @property
     def empty(self) -> Bools:

@@ -9,7 +9,7 @@ import math
 import re
 from collections import Counter
 from collections.abc import Callable, Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cache, cached_property
 from importlib.resources import files
 from typing import TYPE_CHECKING, Any
@@ -86,6 +86,13 @@ class GeneList:
     def __len__(self) -> int:
         return len(self.symbols)
 
+    def __add__(self, more: GeneList) -> GeneList:
+        return GeneList(self.symbols + more.symbols, self.ensembl_ids + more.ensembl_ids)
+
+    def part(self, chosen: Rows) -> GeneList:
+        """Return some of the genes, by their places."""
+        return GeneList(tuple(self.symbols[at] for at in chosen), tuple(self.ensembl_ids[at] for at in chosen))
+
     def to_dict(self) -> dict[str, Any]:
         """Return plain JSON values, as ``genes.json`` holds them."""
         return {"sha256": self.sha256, "symbols": list(self.symbols), "ensembl_ids": list(self.ensembl_ids)}
@@ -111,6 +118,10 @@ class GeneMatch:
     how: dict[str, int]
     naming: str
     notes: tuple[str, ...] = ()
+
+    def part(self, genes: Rows) -> GeneMatch:
+        """Return the match of some of the genes, by their places."""
+        return replace(self, selection=sparse.csc_matrix(self.selection[:, genes]))
 
     @cached_property
     def columns(self) -> Rows:
@@ -158,14 +169,16 @@ def genes_of(var: pd.DataFrame) -> GeneList:
     return GeneList(tuple(ordered), tuple(symbols[symbol] for symbol in ordered))
 
 
-def match_genes(query: pd.DataFrame, genes: GeneList, *, minimum_share: float = 0.1) -> GeneMatch:
+def match_genes(
+    query: pd.DataFrame, genes: GeneList, *, minimum_share: float = 0.1, at_least: int = MINIMUM_GENES
+) -> GeneMatch:
     """Find a reference's genes in the ``var`` of a query.
 
     Names may be symbols or Ensembl ids, with or without version, in the index or in a column such as ``gene_ids`` or
     ``feature_name``; the naming that finds most genes is used, the index before the columns. A gene is looked for by
     its exact symbol, then by its Ensembl id, then by its symbol in any case with ``.`` and ``_`` read as ``-`` (R
     writes ``HLA.A``), then by the Ensembl id of a newer symbol. Less than ``minimum_share`` of the reference's genes
-    is refused, and fewer than 50 genes, or all of a smaller reference, in any case.
+    is refused, and fewer than ``at_least``, or all of a smaller reference, in any case.
     """
     namings = _namings(query)
     finder = _Finder(genes)
@@ -173,7 +186,7 @@ def match_genes(query: pd.DataFrame, genes: GeneList, *, minimum_share: float = 
     best = max(range(len(namings)), key=lambda index: len(found[index]))
     (label, names), chosen = namings[best], found[best]
     species = next(filter(None, (_species_of(candidates) for _, candidates in namings)), None)
-    needed = min(len(genes), max(MINIMUM_GENES, math.ceil(minimum_share * len(genes))))
+    needed = min(len(genes), max(at_least, math.ceil(minimum_share * len(genes))))
     if len(chosen) < needed:
         raise GenesError(_too_few(len(chosen), needed, genes, label, names, species))
     how = Counter(kind for kind, _ in chosen.values())

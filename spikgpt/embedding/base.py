@@ -11,7 +11,7 @@ from scipy import sparse
 from spikgpt.cells.align import AlignedCells
 from spikgpt.cells.expression import Cells
 from spikgpt.cells.genes import GeneList
-from spikgpt.types import Bools, Floats, InputReport, NetworkOutput, OnCells, Profiles, Scale
+from spikgpt.types import Floats, InputReport, NetworkOutput, OnCells, Profiles, Scale
 
 # From cells of which none is empty, and the scale to see them in, to what the network says of them.
 Run = Callable[[AlignedCells, Scale | None], NetworkOutput]
@@ -69,8 +69,8 @@ class Embedding(Protocol):
     def logs(self, cells: AlignedCells) -> sparse.csr_matrix | None:
         """Return log expression of the genes that the query has, shape (n, found genes); None without expression."""
 
-    def profiles(self, found: Bools) -> Profiles | None:
-        """Return what the labels express of the found genes; None without expression."""
+    def profiles(self, cells: AlignedCells) -> Profiles | None:
+        """Return what the labels express of the genes that a query has; None without expression."""
 
     @property
     def stored_genes(self) -> GeneList:
@@ -93,7 +93,7 @@ class WithoutExpression:
     def logs(self, cells: AlignedCells) -> None:
         """Return nothing: there is no expression."""
 
-    def profiles(self, found: Bools) -> None:
+    def profiles(self, cells: AlignedCells) -> None:
         """Return nothing: there is no expression."""
 
 

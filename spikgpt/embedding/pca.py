@@ -9,7 +9,8 @@ and deviations the reference's cells would have in these shares, and maps the qu
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from functools import cached_property
 from typing import Any, Self
 
 import numpy as np
@@ -20,8 +21,10 @@ from spikgpt.cells.align import AlignedCells, aligned_chunks, log_normalise, mea
 from spikgpt.cells.expression import Cells, find_expression
 from spikgpt.cells.genes import GeneList, match_genes
 from spikgpt.embedding.base import QueryCells, Run, Scaled
+from spikgpt.embedding.more_genes import GeneTable, Inference, MoreGenes
+from spikgpt.errors import GenesError
 from spikgpt.sampling import content_keys, sample_of
-from spikgpt.types import Floats, InputReport, NetworkOutput, Profiles, Scale
+from spikgpt.types import Bools, Floats, InputReport, Integers, NetworkOutput, Profiles, Scale
 
 KIND = "pca"
 TENSORS = ("mean", "std", "components", "label_means", "label_stds", "label_shares")
@@ -33,6 +36,11 @@ TELLING_CELLS = 100
 # Composition scaling is found from the query's own scaling. Started from the reference's instead, it should end in the
 # same labels; between human and mouse it does for 30% to 80% of cells, and then the user is told. So many are asked.
 MINIMUM_AGREEMENT, ASKED_CELLS = 0.9, 1000
+# Where more than this share of the genes is missing, it is estimated how many labels can be right, on so many drawn
+# cells of each label. A query is refused below this share of them, and with fewer genes of any kind.
+FEW_MISSING, DRAWN_CELLS, LEAST_ALLOWED, LEAST_GENES = 0.1, 30, 0.5, 10
+# Missing genes that are named to the user.
+NAMED_GENES = 5
 # Softens the ratio of two small deviations of log expression, and bounds it.
 SPREAD_FLOOR, SPREAD_RANGE = 0.3, (0.3, 3.0)
 
@@ -43,7 +51,8 @@ class PCAProjection:
 
     G genes, D components, L labels. ``mean`` and ``std``, shape (G,), scale log expression; ``components``, shape
     (G, D), projects it; ``label_means`` and ``label_stds``, shape (L, G), and ``label_shares``, shape (L,), describe
-    the labels. All float32, so that a stored projection is the one that was trained with.
+    the labels. All float32, so that a stored projection is the one that was trained with. ``more`` is what is known of
+    other genes, to infer those that a query lacks; a reference of an older format knows none.
     """
 
     genes: GeneList
@@ -55,6 +64,7 @@ class PCAProjection:
     label_shares: npt.NDArray[np.float32]
     clip: float
     target_sum: float = 1e4
+    more: MoreGenes | None = None
 
     @property
     def kind(self) -> str:
@@ -80,7 +90,20 @@ class PCAProjection:
         scale
             Gene means and deviations, each of shape (G,); by default the reference's.
         """
-        mean, std = scale or self.reference_scale()
+        vectors = self.scores(values, totals, scale, on_cells)
+        lengths = np.linalg.norm(vectors, axis=1, keepdims=True)
+        vectors /= np.maximum(lengths, 1e-12)
+        return vectors
+
+    def scores(
+        self,
+        values: sparse.csr_matrix | Floats,
+        totals: npt.NDArray[np.float64],
+        scale: Scale | None = None,
+        on_cells: Callable[[int], None] | None = None,
+    ) -> npt.NDArray[np.float64]:
+        """Return the scores of cells on the components, shape (n, dim), which :meth:`project` brings to length 1."""
+        mean, std = scale or (self.mean.astype(np.float64), self.std.astype(np.float64))
         rows = sparse.csr_matrix(values)
         vectors = np.empty((rows.shape[0], self.dim))
         components = self.components.astype(np.float64)
@@ -91,23 +114,82 @@ class PCAProjection:
             vectors[part] = scaled @ components  # (chunk, dim)
             if on_cells:
                 on_cells(len(scaled))
-        lengths = np.linalg.norm(vectors, axis=1, keepdims=True)
-        vectors /= np.maximum(lengths, 1e-12)
         return vectors
+
+    def vectors(
+        self, cells: AlignedCells, scale: Scale | None = None, on_cells: Callable[[int], None] | None = None
+    ) -> npt.NDArray[np.float64]:
+        """Turn the cells of a query into vectors, shape (n, dim), by way of :meth:`completed`."""
+        vectors = np.empty((len(cells.totals), self.dim))
+        for start in range(0, len(vectors), CHUNK):
+            part = cells.part(slice(start, start + CHUNK))
+            values, of_genes, _ = self.completed(part, scale or self.reference_scale(part))
+            vectors[start : start + CHUNK] = self.project(values, part.totals, of_genes, on_cells)
+        return vectors
+
+    def completed(
+        self, cells: AlignedCells, scale: Scale
+    ) -> tuple[sparse.csr_matrix | npt.NDArray[np.float32], Scale, Bools]:
+        """Return linear values of all genes of the projection, those that the query lacks as they are expected to be.
+
+        A few cells at a time: the values are dense where genes were inferred. An expected log may be below 0, and the
+        value then is too.
+
+        Parameters
+        ----------
+        scale
+            What :meth:`fit_scale` returns.
+
+        Returns
+        -------
+        Values, shape (n, G); the scale of these genes; and which of them are there, shape (G,).
+        """
+        size = len(self.genes)
+        mean, std = (array[:size] for array in scale)
+        found, missing = cells.found[:size], np.flatnonzero(~cells.found[:size])
+        if self.more is None or not len(missing):
+            return cells.values[:, :size], (mean, std), found
+        logs = log_normalise(cells.values, cells.totals, self.target_sum).toarray().astype(np.float64)  # (n, U)
+        scaled = np.clip((logs - scale[0]) / scale[1], -self.clip, self.clip)[:, cells.found]
+        inference = Inference.of(self._table_of(cells), cells.found, self.label_shares.astype(np.float64), self.more)
+        expected = inference.scores(scaled) @ self.components[missing].astype(np.float64).T  # (n, missing)
+        expected = mean[missing] + std[missing] * np.clip(expected, -self.clip, self.clip)
+        values = cells.values[:, :size].toarray()
+        values[:, missing] = np.expm1(expected) * (cells.totals / self.target_sum)[:, None]
+        return values, (mean, std), np.ones(size, dtype=bool)
 
     def logs(self, cells: AlignedCells) -> sparse.csr_matrix:
         """Return the log expression of cells for the genes that the query has, shape (n, found genes)."""
         return sparse.csr_matrix(log_normalise(cells.values, cells.totals, self.target_sum)[:, cells.found])
 
-    def profiles(self, found: npt.NDArray[np.bool_]) -> Profiles:
+    def profiles(self, cells: AlignedCells) -> Profiles:
         """Return what the labels express of the genes that a query has."""
-        means, stds = (array[:, found].astype(np.float64) for array in (self.label_means, self.label_stds))
-        return Profiles(means, np.sqrt(self.label_shares.astype(np.float64) @ stds**2))
+        table = self._table_of(cells).at(np.flatnonzero(cells.found))
+        return Profiles(table.label_means, np.sqrt(self.label_shares.astype(np.float64) @ table.label_stds**2))
 
-    def reference_scale(self, found: npt.NDArray[np.bool_] | None = None) -> Scale:
-        """Return the reference's gene means and deviations; the mean of a gene that was not found is 0, its value."""
-        mean, std = self.mean.astype(np.float64), self.std.astype(np.float64)
-        return (mean if found is None else np.where(found, mean, 0.0)), std
+    def _table_of(self, cells: AlignedCells) -> GeneTable:
+        """Return what is known of the genes of aligned cells."""
+        size = len(self.genes)
+        return self._table.at(np.concatenate([np.arange(size), size + cells.more]))
+
+    @cached_property
+    def _table(self) -> GeneTable:
+        """What is known of all genes: those of the projection, then more."""
+        own = [self.mean, self.std, self.components, self.label_means.T, self.label_stds.T]
+        if self.more is not None:
+            more = self.more
+            others = more.mean, more.std, more.loadings, more.label_means.T, more.label_stds.T
+            own = [np.concatenate(pair) for pair in zip(own, others, strict=True)]
+        mean, std, loadings, label_means, label_stds = (array.astype(np.float64) for array in own)
+        return GeneTable(mean, std, loadings, label_means.T, label_stds.T)
+
+    def reference_scale(self, cells: AlignedCells) -> Scale:
+        """Return the reference's gene means and deviations for the genes of cells.
+
+        Where genes that were not found are not inferred, their mean is 0, their value.
+        """
+        table = self._table_of(cells)
+        return (table.mean if self.more else np.where(cells.found, table.mean, 0.0)), table.std
 
     def read(self, cells: Cells, *, layer: str | None = None, scaling: str = "auto") -> QueryCells:
         """Return the cells' values of the reference's genes, to be read a few at a time.
@@ -117,17 +199,25 @@ class PCAProjection:
         DataError
             When the cells cannot be read or share too few genes with the reference.
         """
-        expression = find_expression(cells, layer=layer)
-        match = match_genes(expression.var, self.genes)
+        expression, size = find_expression(cells, layer=layer), len(self.genes)
+        if self.more is None:
+            match = match_genes(expression.var, self.genes)
+        else:
+            genes = self.genes + self.more.genes
+            match = match_genes(expression.var, genes, minimum_share=0, at_least=LEAST_GENES)
+        # As many other genes as are missing, the best first.
+        more = np.flatnonzero(match.found[size:])[: int((~match.found[:size]).sum())]
+        match = match.part(np.concatenate([np.arange(size), size + more]))
         report = InputReport(
             source=expression.source,
             values=expression.kind,
             scaling=scaling,
-            genes_matched=int(match.found.sum()),
-            genes_total=len(self.genes),
+            genes_matched=int(match.found[:size].sum()),
+            genes_total=size,
             notes=expression.notes + match.notes,
         )
-        return QueryCells(expression.n_cells, aligned_chunks(expression, match), report)
+        chunks = (replace(chunk, more=more) for chunk in aligned_chunks(expression, match))
+        return QueryCells(expression.n_cells, chunks, report)
 
     def fit_scale(self, sample: AlignedCells, scaling: str, run: Run) -> Scaled:
         """Return the gene means and deviations to scale a query with.
@@ -140,22 +230,22 @@ class PCAProjection:
             ``reference``: the reference's gene means and deviations. ``query``: the query's own. ``composition``: the
             query's, corrected for its label composition. ``auto``: composition, or reference for small queries.
         """
-        n_cells = len(sample.totals)
-        reference = self.reference_scale(sample.found)
+        n_cells, notes = len(sample.totals), self._allowed(sample, run)
+        reference = self.reference_scale(sample)
         too_few = n_cells < 2 or (scaling == "auto" and n_cells < TELLING_CELLS)
         if scaling == "reference" or too_few:
-            return Scaled(reference, "reference")
+            return Scaled(reference, "reference", notes)
         mean, std = mean_and_std(log_normalise(sample.values, sample.totals, self.target_sum))
-        own = self._composition_scale(self.label_shares.astype(np.float64), mean, std, sample.found)
+        own = self._composition_scale(self.label_shares.astype(np.float64), mean, std, sample)
         if scaling == "query":
-            return Scaled(own, "query")
+            return Scaled(own, "query", notes)
 
         def composed(cells: AlignedCells, start: Scale) -> tuple[Scale, NetworkOutput]:
             # Counted labels, not mean probabilities, in which every label seems present. Once, not again and again:
             # within a species that changes nothing, and across a large shift the rounds drift from the truth.
             best = run(cells, start).probabilities.argmax(axis=1)
             shares = np.bincount(best, minlength=len(self.label_means)) / len(best)
-            scale = self._composition_scale(shares, mean, std, sample.found)
+            scale = self._composition_scale(shares, mean, std, sample)
             return scale, run(cells, scale)
 
         scale, output = composed(sample, own)
@@ -164,22 +254,66 @@ class PCAProjection:
         other = composed(sample.part(asked), reference)[1].probabilities.argmax(axis=1)
         agreement = float((other == output.probabilities[asked].argmax(axis=1)).mean())
         if agreement >= MINIMUM_AGREEMENT:
-            return Scaled(scale, "composition", (), output, agreement)
+            return Scaled(scale, "composition", notes, output, agreement)
         note = (
             f"Gene expression differs so much from the reference's that the labels of {100 * (1 - agreement):.0f}% of "
             "the cells depend on how it is scaled; check the species and the tissue, and trust no label blindly."
         )
-        return Scaled(scale, "composition", (note,), output, agreement)
+        return Scaled(scale, "composition", (*notes, note), output, agreement)
 
-    def _composition_scale(self, shares: Floats, mean: Floats, std: Floats, found: npt.NDArray[np.bool_]) -> Scale:
+    def _composition_scale(self, shares: Floats, mean: Floats, std: Floats, cells: AlignedCells) -> Scale:
         """Return the scale that maps a query onto reference cells of the same label shares, shape (L,)."""
-        label_means = self.label_means.astype(np.float64)
-        expected_mean = shares @ label_means
-        within = shares @ self.label_stds.astype(np.float64) ** 2
-        expected_std = np.sqrt(within + shares @ (label_means - expected_mean) ** 2)
+        table, reference = self._table_of(cells), self.reference_scale(cells)
+        expected_mean = shares @ table.label_means
+        within = shares @ table.label_stds**2
+        expected_std = np.sqrt(within + shares @ (table.label_means - expected_mean) ** 2)
         ratio = np.clip((std + SPREAD_FLOOR) / (expected_std + SPREAD_FLOOR), *SPREAD_RANGE)
-        corrected = mean - (expected_mean - self.mean) * ratio
-        return np.where(found, corrected, 0.0), self.std.astype(np.float64) * np.where(found, ratio, 1.0)
+        corrected = mean - (expected_mean - table.mean) * ratio
+        return np.where(cells.found, corrected, reference[0]), reference[1] * np.where(cells.found, ratio, 1.0)
+
+    def _allowed(self, sample: AlignedCells, run: Run) -> tuple[str, ...]:
+        """Estimate how many labels the genes of a query allow to be right, and say it where many are missing.
+
+        The network is asked about cells drawn from what the reference knows of its labels, gene by gene. In real cells
+        genes err together, so the estimate is a bound.
+
+        Raises
+        ------
+        GenesError
+            When too many labels would be wrong.
+        """
+        size = len(self.genes)
+        missing = ~sample.found[:size]
+        if self.more is None or missing.mean() <= FEW_MISSING:
+            return ()
+        drawn, truth = self._drawn(sample)
+        allowed = float((run(drawn, self.reference_scale(drawn)).probabilities.argmax(axis=1) == truth).mean())
+        within = self.label_shares @ self.label_stds.astype(np.float64) ** 2
+        telling = np.where(missing, self.label_means.std(axis=0) ** 2 / np.maximum(within, 1e-6), 0)
+        best = [self.genes.symbols[gene] for gene in np.argsort(-telling, kind="stable")[:NAMED_GENES]]
+        told = (
+            f"The query has {int((~missing).sum())} of the reference's {size} genes, and {len(sample.more)} that help; "
+            f"with these at best {100 * allowed:.0f}% of cells get their label"
+        )
+        named = f"Missing are, best first: {', '.join(best)}."
+        if allowed < LEAST_ALLOWED:
+            msg = f"{told}; at least {100 * LEAST_ALLOWED:.0f}% are needed. {named}"
+            raise GenesError(msg)
+        return (f"{told}. {named}",)
+
+    def _drawn(self, like: AlignedCells) -> tuple[AlignedCells, Integers]:
+        """Return made-up cells of each label with the genes of others, and their labels.
+
+        A gene is silent or has one value, as often and as high as the label's mean and deviation say.
+        """
+        table, random = self._table_of(like), np.random.default_rng(0)
+        truth = np.repeat(np.arange(len(table.label_means)), DRAWN_CELLS)
+        means, stds = table.label_means[truth], table.label_stds[truth]  # (n, U)
+        high = np.divide(means**2 + stds**2, means, out=np.zeros_like(means), where=means > 0)
+        share = np.divide(means, high, out=np.zeros_like(means), where=high > 0)
+        logs = np.where(random.random(means.shape) < share, high, 0) * like.found
+        values = sparse.csr_matrix(np.expm1(logs), dtype=np.float32)
+        return replace(like, values=values, totals=np.full(len(truth), self.target_sum)), truth
 
     @property
     def stored_genes(self) -> GeneList:
@@ -192,9 +326,13 @@ class PCAProjection:
 
     def tensors(self) -> dict[str, Floats]:
         """Return what ``model.safetensors`` keeps of the embedder."""
-        return {name: getattr(self, name) for name in TENSORS}
+        return {name: getattr(self, name) for name in TENSORS} | (self.more.tensors() if self.more else {})
 
     @classmethod
-    def from_tensors(cls, settings: dict[str, Any], tensors: dict[str, Floats], genes: GeneList) -> Self:
+    def from_tensors(
+        cls, settings: dict[str, Any], tensors: dict[str, Floats], genes: GeneList, more: GeneList | None = None
+    ) -> Self:
         """Rebuild a stored embedder, whose settings and tensors were checked when the reference was read."""
-        return cls(genes, **tensors, clip=settings["clip"], target_sum=settings["target_sum"])
+        own: dict[str, Any] = {name: tensors[name] for name in TENSORS}
+        known = MoreGenes.from_tensors(tensors, more) if more else None
+        return cls(genes, **own, clip=settings["clip"], target_sum=settings["target_sum"], more=known)

@@ -12,8 +12,10 @@ from spikgpt.embedding.pca import PCAProjection
 from spikgpt.types import Floats
 
 
-def stored_embedding(settings: dict[str, Any], tensors: dict[str, Floats], genes: GeneList) -> Embedding:
+def stored_embedding(
+    settings: dict[str, Any], tensors: dict[str, Floats], genes: GeneList, more: GeneList | None = None
+) -> Embedding:
     """Return the embedding of a reference that needs no scGPT; that it fits the network was seen when it was read."""
     if settings["kind"] == PCA:
-        return PCAProjection.from_tensors(settings, tensors, genes)
+        return PCAProjection.from_tensors(settings, tensors, genes, more)
     return ObsmEmbedding.from_settings(settings)

@@ -60,6 +60,7 @@ def torch_engine(
     classifier = SpikingClassifier.from_weights(reference.config, weights)
     settings, tensors, genes = reference.embedder, reference.part(EMBEDDER), reference.genes
     if settings["kind"] != "scgpt":
-        return TorchEngine(stored_embedding(settings, tensors, genes), classifier, reference.thresholds.temperature)
+        embedding = stored_embedding(settings, tensors, genes, reference.more_genes)
+        return TorchEngine(embedding, classifier, reference.thresholds.temperature)
     source = source or Source.from_settings(settings, tensors, genes, scgpt=scgpt, hub=hub)
     return TorchEngine(scgpt_embedding(source), classifier, reference.thresholds.temperature, source)

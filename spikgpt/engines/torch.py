@@ -62,7 +62,7 @@ class TorchEngine:
         """Return what the classifier reads of cells, shape (n, dim)."""
         embedding = self.embedding
         if isinstance(embedding, PCAProjection):
-            return embedding.project(cells.values, cells.totals, scale, on_cells)
+            return embedding.vectors(cells, scale, on_cells)
         if self.source is not None:
             return scgpt_vectors(self.source, cells, running=self.running, on_cells=on_cells)
         return vectors_of(cells)

@@ -9,11 +9,13 @@ from typing import Any
 
 import numpy as np
 import numpy.typing as npt
+from msgspec import UNSET
 from safetensors import SafetensorError
 from safetensors.numpy import load as load_tensors
 from safetensors.numpy import save as save_tensors
 
 from spikgpt.cells.genes import GeneList
+from spikgpt.embedding.more_genes import shapes as more_shapes
 from spikgpt.errors import ConfigError, DamagedReference, GenesError
 from spikgpt.labels.familiarity import Familiarity
 from spikgpt.labels.label_map import LabelMap, LabelRow
@@ -24,7 +26,7 @@ from spikgpt.reference.config import SpikGPTConfig
 from spikgpt.reference.json_files import converted, decoded, dumped, parsed
 from spikgpt.reference.layout import PICTURE, RELIABILITY, verified_files, with_manifest
 from spikgpt.reference.pictures import confusion_picture, reliability_picture
-from spikgpt.reference.schema import Config, Genes, Metrics, require
+from spikgpt.reference.schema import Config, Genes, Metrics, Names, require
 from spikgpt.version import __version__
 
 CLASSIFIER, EMBEDDER, FAMILIARITY = "classifier.", "embedder.", "familiarity."
@@ -53,6 +55,7 @@ class ReferenceFiles:
     labels: LabelMap
     thresholds: Thresholds
     genes: GeneList
+    more_genes: GeneList | None = None
     metrics: dict[str, Any]
     familiarity: Familiarity | None
     tensors: Tensors = field(repr=False)
@@ -93,6 +96,7 @@ def read_reference(source: str | Path | Mapping[str, bytes], origin: str | None 
             labels=LabelMap.of(converted(labels, "labels.json", list[LabelRow])),
             thresholds=converted(thresholds, "thresholds.json", Thresholds),
             genes=GeneList(genes.symbols, genes.ensembl_ids),
+            more_genes=GeneList(genes.more.symbols, genes.more.ensembl_ids) if genes.more else None,
             metrics=metrics,
             familiarity=None,
             tensors=tensors,
@@ -135,10 +139,16 @@ def contents(parts: ReferenceFiles) -> dict[str, bytes]:
         "model.safetensors": save_tensors(parts.tensors | {FAMILIARITY + name: where[name] for name in where}),
         "labels.json": dumped(parts.labels.to_list()),
         "thresholds.json": dumped(parts.thresholds),
-        "genes.json": dumped(parts.genes.to_dict()),
+        "genes.json": dumped(_names(parts)),
         "metrics.json": dumped(parts.metrics),
     }
     return with_card(files)
+
+
+def _names(parts: ReferenceFiles) -> Genes:
+    """Return what ``genes.json`` holds."""
+    more = parts.more_genes and Names(parts.more_genes.symbols, parts.more_genes.ensembl_ids)
+    return Genes(parts.genes.sha256, parts.genes.symbols, parts.genes.ensembl_ids, more or UNSET)
 
 
 def with_graphs(reference: ReferenceFiles, graphs: Mapping[str, bytes]) -> dict[str, bytes]:
@@ -180,7 +190,8 @@ def _fitting(reference: ReferenceFiles) -> ReferenceFiles:
     known = (CLASSIFIER, EMBEDDER, FAMILIARITY)
     for name, array in reference.tensors.items():
         require(name.startswith(known), f"model.safetensors holds the tensor {name!r}; expected those of {known}.")
-        kind = np.dtype("int64" if name.endswith("num_batches_tracked") else "float32")
+        half = name.startswith(EMBEDDER + "more_") and not name.endswith(("centroids", "scatter"))
+        kind = np.dtype("int64" if name.endswith("num_batches_tracked") else "float16" if half else "float32")
         require(array.dtype == kind, f"The tensor {name} in model.safetensors is {array.dtype}; expected {kind}.")
         require(bool(np.isfinite(array).all()), f"The tensor {name} in model.safetensors holds NaN or infinite values.")
     config.check(reference.part(CLASSIFIER))
@@ -198,6 +209,8 @@ def _check_embedder(reference: ReferenceFiles) -> None:
         genes, labels = len(reference.genes), config.n_labels
         shapes = {"mean": (genes,), "std": (genes,), "components": (genes, config.input_dim)}
         shapes |= {"label_means": (labels, genes), "label_stds": (labels, genes), "label_shares": (labels,)}
+        if reference.more_genes is not None:
+            shapes |= more_shapes(len(reference.more_genes), config.input_dim, labels)
         found = {name: array.shape for name, array in tensors.items()}
         for name in sorted(shapes | found):
             told = f"has the tensor {name} of shape {found.get(name)}; expected {shapes.get(name)}"
@@ -205,8 +218,9 @@ def _check_embedder(reference: ReferenceFiles) -> None:
         numbers = {name: settings.get(name) for name in ("clip", "target_sum")}
         positive = all(isinstance(number, float) and number > 0 for number in numbers.values())
         require(positive, f"The pca embedder has {numbers}; expected numbers above 0.")
-        least = [float(tensors[name].min(initial=1)) for name in ("std", "label_stds", "label_shares")]
-        sound = least[0] > 0 and min(least) >= 0
+        deviations = [tensors[name] for name in sorted(shapes) if name.endswith(("std", "stds", "shares"))]
+        above = [tensors[name].min(initial=1) > 0 for name in ("std", "more_std") if name in shapes]
+        sound = all(above) and all(array.min(initial=1) >= 0 for array in deviations)
         require(sound, "The pca embedder holds deviations or shares that are negative, or a deviation of 0.")
     elif settings.get("kind") == "obsm" and isinstance(settings.get("key"), str) and not tensors:
         same = settings.get("dim") == config.input_dim

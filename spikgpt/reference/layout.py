@@ -1,4 +1,4 @@
-"""The files of a reference (format 2), each checked against the manifest before anything reads it."""
+"""The files of a reference (format 3), each checked against the manifest before anything reads it."""
 
 from __future__ import annotations
 
@@ -15,9 +15,9 @@ from spikgpt.reference.json_files import decoded, dumped
 from spikgpt.reference.schema import Entry, Header, Manifest, Parity, require
 from spikgpt.version import __version__
 
-FORMAT_VERSION = 2
-# The oldest version of this library that reads format 2. Newer ones read older formats too.
-LIBRARY_RANGE = ">=0.4"
+FORMAT_VERSION = 3
+# The oldest version of this library that reads format 3. Newer ones read older formats too.
+LIBRARY_RANGE = ">=0.6"
 # Size and sha256 of every other file.
 MANIFEST = "manifest.json"
 FILES = (
@@ -25,7 +25,7 @@ FILES = (
     "model.safetensors",  # weights: classifier.*, embedder.*, and where the labels lie, familiarity.*
     "labels.json",  # label index to name and Cell Ontology id
     "thresholds.json",  # when a cell is Unknown
-    "genes.json",  # genes that the embedder reads, in order, with their sha256
+    "genes.json",  # genes that the network reads, in order, with their sha256, and more that are known
     "metrics.json",  # what was measured on held-out reference cells
     "README.md",  # the card; its pictures show mixed-up labels, and how often labels of a confidence are right
 )
@@ -49,6 +49,8 @@ LARGEST = {".json": 64 * MIB, ".md": MIB, ".png": 64 * MIB, ".onnx": 2048 * MIB,
 MIGRATIONS: dict[int, Callable[[dict[str, bytes]], dict[str, bytes]]] = {
     # Format 1 has no familiarity; what it has, format 2 has too.
     1: dict,
+    # Format 2 knows no more genes than its network reads; the rest is the same.
+    2: dict,
 }
 
 # Where a reference is: its folder, or its files in memory.

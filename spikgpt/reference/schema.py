@@ -95,12 +95,20 @@ class Config(Header, frozen=True, forbid_unknown_fields=True):
     provenance: Provenance
 
 
-class Genes(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
-    """``genes.json``."""
+class Names(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """Names of some genes."""
+
+    symbols: tuple[str, ...]
+    ensembl_ids: tuple[str | None, ...]
+
+
+class Genes(msgspec.Struct, frozen=True, forbid_unknown_fields=True, omit_defaults=True):
+    """``genes.json``: the genes that the network reads, and ``more`` that are known, if any are."""
 
     sha256: str
     symbols: tuple[str, ...]
     ensembl_ids: tuple[str | None, ...]
+    more: Names | UnsetType = UNSET
 
 
 class LabelScore(Lines, frozen=True):

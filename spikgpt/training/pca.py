@@ -12,6 +12,7 @@ from sklearn.feature_selection import f_classif
 from spikgpt.cells.align import AlignedCells, align, log_normalise, mean_and_std
 from spikgpt.cells.expression import find_expression
 from spikgpt.cells.genes import GeneList, genes_of
+from spikgpt.embedding.more_genes import MoreGenes
 from spikgpt.embedding.pca import CHUNK, PCAProjection
 from spikgpt.types import Bools, Rows, Strings
 
@@ -19,6 +20,8 @@ from spikgpt.types import Bools, Rows, Strings
 WITHIN_FLOOR = 0.1
 # Genes seen in fewer cells differ between labels by chance.
 MINIMUM_EXPRESSING = 3
+# Other genes that are kept, to infer those of a projection that a query lacks.
+MOST_OTHERS = 12_000
 # A cell as another sample might show it: its depth as a share of this one's, and the most ambient RNA that it is given.
 OTHER_DEPTH, LARGEST_AMBIENT = (0.3, 1.0), 0.6
 
@@ -57,7 +60,7 @@ def fit_pca(
     cells, used, everything = every_gene(adata, layer)
     logs, labels = log_normalise(cells.values, cells.totals), labels[used]
     chosen = _most_different(logs, labels, n_genes)
-    genes, logs = genes_at(everything, chosen), sparse.csr_matrix(logs[:, chosen])
+    genes, logs = everything.part(chosen), sparse.csr_matrix(logs[:, chosen])
     names, shares = np.unique(labels, return_counts=True)
     by_label = [mean_and_std(logs[labels == name]) for name in names]
     label_means, label_stds = (np.stack(rows) for rows in zip(*by_label, strict=True))
@@ -76,6 +79,50 @@ def fit_pca(
         label_stds=label_stds.astype(np.float32),
         label_shares=(shares / shares.sum()).astype(np.float32),
         clip=float(clip),
+    )
+
+
+def more_genes(
+    projection: PCAProjection, adata: AnnData, labels: Strings, *, layer: str | None = None
+) -> MoreGenes | None:
+    """Return what labelled cells express beside the genes of a projection that was fitted to their labels.
+
+    These are the genes that differ most between labels, of those that vary; None where there are none.
+    """
+    cells, used, everything = every_gene(adata, layer)
+    logs, labels = log_normalise(cells.values, cells.totals, projection.target_sum), labels[used]
+    known = set(projection.genes.symbols)
+    others = np.array([symbol not in known for symbol in everything.symbols])
+    ranked = _most_different(logs, labels, len(everything), in_order=True)
+    chosen = ranked[others[ranked]][:MOST_OTHERS]
+    if not len(chosen):
+        return None
+    own = align(find_expression(adata[used], layer=layer), projection.genes)
+    names, index = np.unique(labels, return_inverse=True)
+    by_label = [mean_and_std(logs[index == label][:, chosen]) for label in range(len(names))]
+    label_means, label_stds = (np.stack(rows) for rows in zip(*by_label, strict=True))
+    logs = sparse.csr_matrix(logs[:, chosen])
+    mean, overall = mean_and_std(logs)
+    std = np.sqrt(projection.label_shares @ label_stds**2) + WITHIN_FLOOR * np.median(overall)
+    scores = projection.scores(own.values, own.totals)
+    products = np.zeros((len(chosen), projection.dim))
+    centred = scores - scores.mean(axis=0)
+    for start in range(0, len(scores), CHUNK):
+        part = slice(start, start + CHUNK)
+        scaled = np.clip((logs[part].toarray() - mean) / std, -projection.clip, projection.clip)  # (chunk, E)
+        products += scaled.T @ centred[part]
+    centroids = np.stack([scores[index == label].mean(axis=0) for label in range(len(names))])
+    within = scores - centroids[index]
+    loadings = products / np.maximum((centred**2).sum(axis=0), 1e-12)
+    return MoreGenes(
+        genes=everything.part(chosen),
+        mean=mean.astype(np.float16),
+        std=std.astype(np.float16),
+        loadings=loadings.astype(np.float16),
+        label_means=label_means.astype(np.float16),
+        label_stds=label_stds.astype(np.float16),
+        centroids=centroids.astype(np.float32),
+        scatter=(within.T @ within / len(within)).astype(np.float32),
     )
 
 
@@ -114,18 +161,14 @@ def every_gene(adata: AnnData, layer: str | None) -> tuple[AlignedCells, Bools, 
     return cells.part(~cells.empty), ~cells.empty, genes
 
 
-def genes_at(genes: GeneList, chosen: Rows) -> GeneList:
-    """Return some of the genes, by their places."""
-    return GeneList(
-        tuple(genes.symbols[index] for index in chosen), tuple(genes.ensembl_ids[index] for index in chosen)
-    )
+def _most_different(logs: sparse.csr_matrix, labels: Strings, n_genes: int, *, in_order: bool = False) -> Rows:
+    """Return the columns of the genes whose means differ most between labels, of those that vary.
 
-
-def _most_different(logs: sparse.csr_matrix, labels: Strings, n_genes: int) -> Rows:
-    """Return the sorted columns of the genes whose means differ most between labels, of those that vary."""
+    They are sorted, or with ``in_order`` the most different is first.
+    """
     _, std = mean_and_std(logs)
     varying = np.flatnonzero((std > 1e-6) & (logs.getnnz(axis=0) >= MINIMUM_EXPRESSING))
     ratio, _ = f_classif(sparse.csr_matrix(logs[:, varying]), labels)
     # Stable, so that ties fall by gene name.
     best = np.argsort(-np.nan_to_num(ratio, nan=-1.0, posinf=np.finfo(float).max), kind="stable")[:n_genes]
-    return np.sort(varying[best])
+    return varying[best] if in_order else np.sort(varying[best])

@@ -29,7 +29,7 @@ from spikgpt.engines.scgpt.embedding import device_named
 from spikgpt.engines.scgpt.encoder import Encoder, ScGPTConfig
 from spikgpt.errors import ConfigError, DataError
 from spikgpt.training.loop import Run, adamw, epoch_seed, fingerprint, seeded
-from spikgpt.training.pca import LARGEST_AMBIENT, OTHER_DEPTH, every_gene, genes_at
+from spikgpt.training.pca import LARGEST_AMBIENT, OTHER_DEPTH, every_gene
 from spikgpt.types import Rows
 
 # Vocabulary ids below this are special tokens.
@@ -99,7 +99,7 @@ def pretrain(
     # The counts of the most variable genes, shape (n, genes), of the cells that have any.
     cells, _, everything = every_gene(adata, layer)
     chosen = _variable(log_normalise(cells.values, cells.totals), settings.genes)
-    values, genes = sparse.csr_matrix(cells.values[:, chosen]), genes_at(everything, chosen)
+    values, genes = sparse.csr_matrix(cells.values[:, chosen]), everything.part(chosen)
     vocabulary = {token: index for index, token in enumerate((config.pad_token, CLS, END, *genes.symbols))}
     target = device_named(device)
     with seeded(settings.seed, target):

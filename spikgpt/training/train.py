@@ -15,6 +15,7 @@ from spikgpt.cells.spool import Spool
 from spikgpt.embedding.base import Embedding
 from spikgpt.embedding.obsm import PREFIX, ObsmEmbedding, vector_cells, vectors_of
 from spikgpt.embedding.pca import KIND as PCA
+from spikgpt.embedding.pca import PCAProjection
 from spikgpt.engines.scgpt.source import ScGPTSource
 from spikgpt.engines.torch import TorchEngine, scgpt_embedding, scgpt_vectors
 from spikgpt.errors import ConfigError, LabelsError
@@ -28,7 +29,7 @@ from spikgpt.reference.files import CLASSIFIER, EMBEDDER, ReferenceFiles, refere
 from spikgpt.training.evaluation import ontology_ids
 from spikgpt.training.fit import Progress, fit, hold_out
 from spikgpt.training.metrics import measure, reliability
-from spikgpt.training.pca import augmented, fit_pca
+from spikgpt.training.pca import augmented, fit_pca, more_genes
 from spikgpt.training.recipes import Recipe, network_config, recipe_named
 from spikgpt.types import UNKNOWN, Floats, InputReport, Integers, OnCells, Strings
 
@@ -83,6 +84,9 @@ def train(
     final = measured
     if recipe.refit:
         final = fit_part(cells, np.arange(len(cells.labels)), "all-cells", recipe, options, on_epoch)
+    if isinstance(projection := final.engine.embedding, PCAProjection) and cells.stored is None:
+        known = replace(projection, more=more_genes(projection, cells.adata, cells.labels, layer=options.layer))
+        final = replace(final, engine=replace(final.engine, embedding=known))
     told = {"label_key": label_key, "batch_key": options.batch_key, "recipe": recipe.to_dict(), "seed": options.seed}
     return _reference(cells, final, thresholds, metrics, {**(options.provenance or {}), **told}, options.name)
 
@@ -283,6 +287,7 @@ def _reference(
 ) -> ReferenceFiles:
     """Return the reference that was trained, with all its files."""
     embedding = cells.stored or fitted.engine.embedding
+    known = embedding.more if isinstance(embedding, PCAProjection) else None
     tensors = {CLASSIFIER + name: array for name, array in fitted.engine.weights().items()}
     tensors |= {EMBEDDER + name: array for name, array in embedding.tensors().items()}
     counts = {name: int((cells.labels == name).sum()) for name in fitted.names}
@@ -293,6 +298,7 @@ def _reference(
         config=fitted.engine.classifier.config,
         embedder=embedding.settings(),
         genes=embedding.stored_genes,
+        more_genes=known.genes if known else None,
         tensors=tensors,
         labels=LabelMap(fitted.names, tuple(cells.ontology_ids[name] for name in fitted.names)),
         thresholds=thresholds,
