@@ -1,0 +1,132 @@
+"""Genes that are missing: the inference against dense formulas, and what it is for: labels of a panel."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import numpy as np
+import pytest
+from anndata import AnnData
+from scipy.stats import multivariate_normal
+
+from spikgpt.cells.align import AlignedCells, joined
+from spikgpt.cells.genes import GeneList
+from spikgpt.embedding.more_genes import EVIDENCE, GeneTable, Inference, MoreGenes
+from spikgpt.embedding.pca import PCAProjection
+from spikgpt.engines.opening import open_engine, torch_engine
+from spikgpt.errors import GenesError
+from spikgpt.options import EngineOptions
+from spikgpt.reference.files import ReferenceFiles, read_reference
+from tests.conftest import labelled
+
+
+def projection_of(reference: ReferenceFiles) -> PCAProjection:
+    embedding = torch_engine(reference).embedding
+    assert isinstance(embedding, PCAProjection)
+    return embedding
+
+
+def read(projection: PCAProjection, adata: AnnData) -> AlignedCells:
+    return joined(list(projection.read(adata, layer=None, scaling="auto").chunks))
+
+
+def panel(projection: PCAProjection, adata: AnnData, own: int, others: int) -> AnnData:
+    """Return a query with some of the genes that the network reads, and some that are known beside."""
+    assert projection.more is not None
+    names = [*projection.genes.symbols[::7][:own], *projection.more.genes.symbols[:others]]
+    return adata[:, names].copy()
+
+
+def test_expected_scores_are_those_of_the_mixture() -> None:
+    random = np.random.default_rng(0)
+    labels, genes, dim = 3, 12, 2
+    table = GeneTable(
+        mean=random.random(genes),
+        std=random.uniform(0.5, 1, genes),
+        loadings=random.normal(0, 0.3, (genes, dim)),
+        label_means=random.random((labels, genes)),
+        label_stds=random.uniform(0.8, 1.2, (labels, genes)),
+    )
+    known, shares = random.random(genes) < 0.7, np.array([0.5, 0.3, 0.2])
+    root = random.normal(0, 1, (dim, dim))
+    scatter, centroids = (root @ root.T).astype(np.float32), random.normal(0, 2, (labels, dim)).astype(np.float32)
+    none = np.empty(0, dtype=np.float16)
+    more = MoreGenes(GeneList((), ()), none, none, none, none, none, centroids, scatter)
+    scaled = random.normal(0, 1, (5, int(known.sum())))
+    found = Inference.of(table, known, shares, more).scores(scaled)
+
+    within = scatter.astype(np.float64)
+    within += 1e-6 * np.trace(within) / dim * np.eye(dim)
+    loadings = table.loadings[known]
+    spread = shares @ (table.label_stds[:, known] / table.std[known]) ** 2
+    noise = np.maximum(spread - np.diag(loadings @ within @ loadings.T), 0.05)
+    covariance = loadings @ within @ loadings.T + np.diag(noise)
+    gain = within @ loadings.T @ np.linalg.inv(covariance)
+    for cell, expression in enumerate(scaled):
+        logs, expected = [], []
+        for label in range(labels):
+            mean = (table.label_means[label, known] - table.mean[known]) / table.std[known]
+            logs.append(EVIDENCE * multivariate_normal.logpdf(expression, mean, covariance) + 0.5 * np.log(shares[label]))
+            expected.append(centroids[label] + gain @ (expression - mean))
+        weights = np.exp(np.array(logs) - max(logs))
+        np.testing.assert_allclose(found[cell], weights / weights.sum() @ np.array(expected), rtol=1e-6, atol=1e-8)
+
+
+def test_a_query_that_has_all_genes_is_taken_as_it_is(small: ReferenceFiles, few: AnnData) -> None:
+    projection = projection_of(small)
+    cells = read(projection, few)
+    values, _, found = projection.completed(cells, projection.reference_scale(cells))
+    assert not len(cells.more)
+    assert found.all()
+    assert (values != cells.values).nnz == 0  # type: ignore[union-attr]
+
+
+def test_as_many_other_genes_are_read_as_are_missing(small: ReferenceFiles, few: AnnData) -> None:
+    projection = projection_of(small)
+    assert projection.more is not None
+    lacking = set(projection.genes.symbols[:30])
+    cells = read(projection, few[:, [name not in lacking for name in few.var_names]].copy())
+    assert (~cells.found).sum() == len(cells.more) == 30
+    there = {name: at for at, name in enumerate(few.var_names)}
+    columns = [there[projection.more.genes.symbols[at]] for at in cells.more]
+    np.testing.assert_array_equal(cells.values[:, -30:].toarray(), few.X[:, columns].toarray())
+
+
+def test_a_panel_gets_better_labels_than_without_the_other_genes(small: ReferenceFiles, query: AnnData) -> None:
+    projection = projection_of(small)
+    asked = panel(projection, query, 110, 90)
+    known = query.obs["cell_type"].isin(small.labels.names).to_numpy()
+    truth = query.obs["cell_type"].astype(str).to_numpy()[known]
+    right = {}
+    for name, more in (("all", projection.more), ("none", None)):
+        engine = replace(torch_engine(small), embedding=replace(projection, more=more))
+        right[name] = (labelled(small, asked, engine).best_labels[known] == truth).mean()
+    assert right["all"] > 0.9
+    assert right["all"] > right["none"]
+
+
+def test_engines_agree_on_a_panel(graph_folder: str, query: AnnData) -> None:
+    reference = read_reference(graph_folder)
+    asked = panel(projection_of(reference), query, 60, 140)
+    torch, onnx = (
+        labelled(reference, asked, open_engine(reference, EngineOptions(engine=name))) for name in ("torch", "onnx")
+    )
+    np.testing.assert_array_equal(torch.labels, onnx.labels)
+    np.testing.assert_allclose(torch.probabilities, onnx.probabilities, atol=1e-3)
+    assert any("at best" in note for note in torch.notes())
+
+
+def test_chunks_do_not_matter_on_a_panel(small: ReferenceFiles, query: AnnData) -> None:
+    asked = panel(projection_of(small), query, 60, 140)
+    whole, part = labelled(small, asked), labelled(small, asked, batch_size=7)
+    np.testing.assert_array_equal(whole.labels, part.labels)
+
+
+def test_genes_that_allow_too_little_are_refused_with_the_best_that_are_missing(
+    small: ReferenceFiles, query: AnnData
+) -> None:
+    projection = projection_of(small)
+    assert projection.more is not None
+    asked = query[:, [*projection.genes.symbols[:0], *projection.more.genes.symbols[-12:]]].copy()
+    with pytest.raises(GenesError, match=r"at best \d+% of cells get their label; .* Missing are, best first: \w+"):
+        labelled(small, asked)
