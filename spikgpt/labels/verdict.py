@@ -68,7 +68,8 @@ def contrast(logs: sparse.csr_matrix, best: Integers, profiles: Profiles) -> flo
     if len(compared) < 2:
         return None
     # Summed in double precision, so that the order of cells does not show.
-    query = np.stack([np.asarray(logs[best == label].mean(axis=0, dtype=np.float64)).ravel() for label in compared])
+    parts = (logs[best == label].astype(np.float64) for label in compared)
+    query = np.stack([np.asarray(part.mean(axis=0)).ravel() for part in parts])
     shares = np.sqrt(cells[compared]) / np.sqrt(cells[compared]).sum()
     within = profiles.within + WITHIN_FLOOR * np.median(profiles.within)
     weights = shares[:, None] * (profiles.means.std(axis=0) / np.maximum(within, 1e-12)) ** 2  # (labels, G)
