@@ -102,8 +102,8 @@ def logistic_regression(
     probabilities = regression.predict_proba(scaler.transform(vectors))
     logs, rows = engine.embedding.logs(asked), np.arange(len(vectors))
     points = vectors if logs is None else OwnSpace.fit(logs).place(logs)
-    among = Neighbourhood(rows, points, probabilities)
-    smoothed = among.smooth(probabilities, among.nearest(points, rows))
+    among = Neighbourhood.of(rows, points, probabilities)
+    smoothed = among.smooth(probabilities, points, among.near)
     return regression.classes_[probabilities.argmax(axis=1)], regression.classes_[smoothed.argmax(axis=1)]
 
 

@@ -65,7 +65,9 @@ def test_values_are_taken_as_what_they_are_meant_to_be() -> None:
             "There is no option 'seeds'; the options are batch_key, layer, recipe, name, seed,",
         ),
         (TrainOptions, {"seeds": 3}, "Did you mean 'seed'?"),
-        (AnnotateOptions, {"threshold": 0.5, "recalibrate": True}, "threshold goes with neither unknown_rate nor"),
+        (AnnotateOptions, {"recalibrate": True}, "There is no option 'recalibrate'; the options are layer, scaling,"),
+        (EngineOptions, {"strict": True}, "There is no option 'strict'; the options are engine, precision, provider,"),
+        (AnnotateOptions, {"threshold": 0.5, "same_study": True}, "threshold goes with neither unknown_rate nor"),
     ],
 )
 def test_messages(kind: type[Any], keywords: dict[str, Any], message: str) -> None:

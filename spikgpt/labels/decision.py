@@ -88,10 +88,12 @@ class Cutoffs:
         """Return which of n cells are Unknown, by their scores, the probabilities of which are calibrated."""
         if self.threshold is not None:
             return np.asarray(scores.probabilities.max(axis=1) < self.threshold)
-        if self.limits is None or scores.familiarity is None or scores.standing is None:
+        if self.limits is None or scores.familiarity is None:
             return np.zeros(len(scores.probabilities), dtype=bool)
         unfamiliar = scores.familiarity < self.limits[scores.probabilities.argmax(axis=1)]
-        return np.asarray(unfamiliar if self.standing is None else unfamiliar & (scores.standing < self.standing))
+        if self.standing is None or scores.standing is None:
+            return np.asarray(unfamiliar)
+        return np.asarray(unfamiliar & (scores.standing < self.standing))
 
 
 def fit_cutoffs(

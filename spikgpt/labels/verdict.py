@@ -25,7 +25,7 @@ OTHER: Kind = "another tissue or species, do not use"
 CELLS_TO_COMPARE, SHARE_TO_COMPARE = 10, 0.05
 # Least correlation of the differences between labels, and least agreement of two scalings, in the same tissue.
 LEAST_CORRELATION, LEAST_AGREEMENT = 0.8, 0.9
-# Most that a study takes from the familiarity of cells, where there is but one label to go by.
+# Most that a study takes from the familiarity of cells, where no two labels can be compared.
 LARGEST_SHIFT = 3.0
 # Share of the known cells below the limits, as a multiple of the promised one, that speaks for another study.
 FARTHER = 2.0
@@ -67,7 +67,9 @@ def contrast(logs: sparse.csr_matrix, best: Integers, profiles: Profiles) -> flo
     compared = np.flatnonzero(cells >= max(CELLS_TO_COMPARE, SHARE_TO_COMPARE * len(best)))
     if len(compared) < 2:
         return None
-    query = np.stack([np.asarray(logs[best == label].mean(axis=0), dtype=np.float64).ravel() for label in compared])
+    # Summed in double precision, so that the order of cells does not show.
+    parts = (logs[best == label].astype(np.float64) for label in compared)
+    query = np.stack([np.asarray(part.mean(axis=0)).ravel() for part in parts])
     shares = np.sqrt(cells[compared]) / np.sqrt(cells[compared]).sum()
     within = profiles.within + WITHIN_FLOOR * np.median(profiles.within)
     weights = shares[:, None] * (profiles.means.std(axis=0) / np.maximum(within, 1e-12)) ** 2  # (labels, G)
@@ -103,12 +105,17 @@ def judge(
         told = f"what sets its cell types apart correlates by {correlation:.2f} with what does in the reference"
         if correlation < LEAST_CORRELATION:
             return Verdict(OTHER, f"{told}; in the same tissue and species it is at least {LEAST_CORRELATION}")
+        held = f"but {told}"
     else:
-        told = "it has one cell type to go by"
+        told = "no two of its cell types can be compared"
         if agreement is not None and agreement < LEAST_AGREEMENT:
             return Verdict(OTHER, f"{told}, and {100 * (1 - agreement):.0f}% of the labels depend on how it is scaled")
         if shifted > LARGEST_SHIFT:
-            return Verdict(OTHER, f"{told}, and that lies {shifted:.1f} farther from the reference than its own cells")
-    if shifted <= 0 or farther is None or farther <= FARTHER * rate:
+            apart = f"its cells lie {shifted:.1f} farther from the labels than the reference's own"
+            return Verdict(OTHER, f"{told}, and {apart}; in the same tissue and species it is at most {LARGEST_SHIFT}")
+        held = f"by no more than another study may do; {told}"
+    if shifted <= 0 or (farther is not None and farther <= FARTHER * rate):
         return Verdict(LIKE, f"its cells lie about as near to the labels as the reference's own; {told}")
-    return Verdict(STUDY, f"its cells lie farther from the labels than the reference's own, but {told}")
+    if farther is None:
+        return Verdict(LIKE, f"too few of its cells share a label to tell another study; {told}")
+    return Verdict(STUDY, f"its cells lie farther from the labels than the reference's own, {held}")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import warnings
 from pathlib import Path
 from typing import Any
 
@@ -17,19 +18,52 @@ from anndata import AnnData
 from spikgpt import Annotation
 from spikgpt.errors import SpikGPTWarning
 from spikgpt.labels.palette import UNKNOWN_COLOR, palette
+from spikgpt.labels.verdict import LIKE, OTHER, STUDY, Kind, Verdict
 
 N_CELLS = 12
 LABELS = ("spikgpt_label", "spikgpt_best_label", "spikgpt_label_broad")
 
 
-def test_a_query_that_lies_far_away_is_told(annotation: Annotation) -> None:
-    assert not any("farther" in note for note in annotation.notes())
-    far = dataclasses.replace(annotation.cutoffs, expected=0.31)
-    (note,) = dataclasses.replace(annotation, cutoffs=far).notes()
+def test_a_query_that_lies_far_away_is_told_where_its_cells_are_held_against_the_limits_alone(
+    annotation: Annotation,
+) -> None:
+    far = dataclasses.replace(annotation.cutoffs, standing=None, farther=0.31)
+    (note,) = named(annotation, cutoffs=far).notes()
     assert "about 31% of the cells of known types are Unknown, not at most 5%" in note
-    assert "recalibrate=True (--recalibrate)" in note
-    done = dataclasses.replace(annotation, cutoffs=dataclasses.replace(far, recalibrated=True))
-    assert not done.notes()
+    assert "Leave out same_study (--same-study) unless" in note
+    near = dataclasses.replace(far, farther=0.1)
+    by_standing = dataclasses.replace(far, standing=-1.2)
+    for cutoffs in (annotation.cutoffs, near, by_standing):
+        assert not named(annotation, cutoffs=cutoffs).notes()
+
+
+def test_a_reference_that_does_not_suit_is_the_first_thing_told(annotation: Annotation) -> None:
+    far = dataclasses.replace(annotation.cutoffs, standing=None, farther=0.31)
+    report = dataclasses.replace(annotation.report, genes_matched=1)
+    nothing = named(annotation, cutoffs=far, report=report, rejected=np.ones(N_CELLS, dtype=bool))
+    genes, farther, unknown = nothing.notes()
+    assert genes.startswith("Only 1 of")
+    assert "farther" in farther
+    assert unknown.startswith("100% of the cells are Unknown")
+    # That cells lie far away and are Unknown follows from it.
+    unsuited = named(nothing, verdict=Verdict(OTHER, "it barks"))
+    assert unsuited.notes() == ["Another tissue or species, do not use these labels: it barks.", genes]
+    for verdict in (Verdict(LIKE, "it meows"), Verdict(STUDY, "it purrs"), None):
+        assert not any("do not use" in note for note in named(annotation, verdict=verdict).notes())
+
+
+@pytest.mark.parametrize("kind", [LIKE, STUDY, OTHER, None])
+def test_the_verdict_and_its_evidence_are_stored(annotation: Annotation, tmp_path: Path, kind: Kind | None) -> None:
+    adata, verdict = cells(annotation), kind and Verdict(kind, "it barks")
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", SpikGPTWarning)
+        named(annotation, verdict=verdict).write_to(adata)
+    adata.write_h5ad(tmp_path / "labelled.h5ad")
+    stored = anndata.read_h5ad(tmp_path / "labelled.h5ad").uns["spikgpt"]
+    assert (stored["verdict"], stored["evidence"]) == ((kind, "it barks") if kind else ("", ""))
+    assert stored["standing"] == -1.2
+    alone = named(annotation, cutoffs=dataclasses.replace(annotation.cutoffs, standing=None))
+    assert np.isnan(alone.uns()["spikgpt"]["standing"])
 
 
 def named(annotation: Annotation, **changes: Any) -> Annotation:

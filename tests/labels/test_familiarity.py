@@ -13,13 +13,13 @@ from spikgpt.embedding.own_space import OwnSpace
 from spikgpt.engines.opening import torch_engine
 from spikgpt.errors import DamagedReference
 from spikgpt.labels import familiarity as module
-from spikgpt.labels.familiarity import Familiarity
+from spikgpt.labels.familiarity import Familiarity, FamiliarityScorer
 from spikgpt.labels.neighbours import Neighbourhood
 from spikgpt.options import AnnotateOptions
 from spikgpt.pipeline import QueryModel
 from spikgpt.reference.files import ReferenceFiles
 from spikgpt.training.train import train
-from spikgpt.types import Floats, InputReport, NetworkOutput
+from spikgpt.types import Floats, InputReport, NetworkOutput, Profiles
 from tests.conftest import aligned, labelled
 
 
@@ -43,7 +43,7 @@ def test_scores_are_those_of_a_loop_over_cells(small: ReferenceFiles, query: Ann
     expression, means_of_labels = engine.embedding.logs(cells), engine.embedding.profiles(cells.found)
     assert expression is not None
     assert means_of_labels is not None
-    logs, profiles = expression.toarray().astype(np.float64), means_of_labels.astype(np.float64)
+    logs, profiles = expression.toarray().astype(np.float64), means_of_labels.means
     points = OwnSpace.fit(expression).place(expression)
     distances = ((points[:, None] - points[None]) ** 2).sum(axis=2)
     around = np.argsort(distances, axis=1, kind="stable")[:, :15]  # the cell itself comes first
@@ -83,9 +83,13 @@ def test_scores_do_not_depend_on_the_chunk(
     small: ReferenceFiles, query: AnnData, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     cells = aligned(small, query)
-    whole = scores(small, cells).scores.familiarity
+    whole = scores(small, cells).scores
     monkeypatch.setattr(module, "CHUNK", 7)
-    np.testing.assert_allclose(scores(small, cells).scores.familiarity, whole, atol=1e-12)  # type: ignore[arg-type]
+    again = scores(small, cells).scores
+    for found, expected in ((again.familiarity, whole.familiarity), (again.standing, whole.standing)):
+        assert found is not None
+        assert expected is not None
+        np.testing.assert_allclose(found, expected, atol=1e-12)
 
 
 def test_cells_of_a_type_left_out_are_the_less_familiar_ones(cells: AnnData, query: AnnData) -> None:
@@ -100,7 +104,7 @@ def test_cells_of_a_type_left_out_are_the_less_familiar_ones(cells: AnnData, que
     assert annotation.rejected[~known].mean() > 0.7
 
 
-def made_up(seed: int = 0) -> tuple[Familiarity, Neighbourhood, NetworkOutput, sparse.csr_matrix, Floats]:
+def made_up(seed: int = 0) -> tuple[Familiarity, Neighbourhood, NetworkOutput, sparse.csr_matrix, Profiles]:
     """Give 4 labels of 30 cells each, 20 genes, by a seed."""
     random = np.random.default_rng(seed)
     labels = np.repeat(np.arange(4), 30)
@@ -108,35 +112,77 @@ def made_up(seed: int = 0) -> tuple[Familiarity, Neighbourhood, NetworkOutput, s
     logs = sparse.csr_matrix(profiles[labels] + random.normal(0, 0.1, (120, 20)))
     vectors = np.eye(4)[labels] + random.normal(0, 0.1, (120, 4))
     where = Familiarity.fit(vectors, labels)
-    among = Neighbourhood(np.arange(120), logs.toarray(), np.eye(4)[labels])
-    return where, among, NetworkOutput(vectors, np.eye(4)[labels], np.zeros(120)), logs, profiles
+    among = Neighbourhood.of(np.arange(120), logs.toarray(), np.eye(4)[labels])
+    sample = NetworkOutput(vectors, np.eye(4)[labels], np.zeros(120))
+    return where, among, sample, logs, Profiles(profiles, random.uniform(0.1, 0.5, 20))
 
 
 def test_what_sets_a_study_apart_is_taken_off() -> None:
     where, among, sample, logs, profiles = made_up()
     shift = np.random.default_rng(1).normal(0, 2, 20)
     moved = sparse.csr_matrix(logs.toarray() + shift)
-    near = among.nearest(among.points, among.rows)
     here, there = (
-        where.scorer(among, sample, values, profiles, smoothed=True).score(sample, values, near)
-        for values in (logs, moved)
+        where.scorer(among, sample, values, profiles).score(sample, values, among.near) for values in (logs, moved)
     )
-    np.testing.assert_allclose(there, here, atol=1e-9)
+    np.testing.assert_allclose(there.familiarity, here.familiarity, atol=1e-9)
+    assert there.novelty is not None
+    assert here.novelty is not None
+    np.testing.assert_allclose(there.novelty, here.novelty, atol=1e-9)
 
 
 def test_two_labels_are_too_few_to_tell_a_study_from_a_type() -> None:
     where, among, sample, logs, profiles = made_up()
-    two = Neighbourhood(among.rows[:60], among.points[:60], among.probabilities[:60])
     some = slice(0, 60)
-    assert where.scorer(two, sample.part(some), logs[some], profiles, smoothed=False).study is None
+    two = Neighbourhood.of(among.rows[some], among.points[some], among.probabilities[some])
+    assert where.scorer(two, sample.part(some), logs[some], profiles).study is None
+
+
+def test_novelty_is_that_of_a_loop_over_genes() -> None:
+    where, among, sample, logs, profiles = made_up()
+    scorer = where.scorer(among, sample, logs, profiles)
+    assert scorer.study is not None
+    for near in (among.near, among.near[:, :0]):
+        novelty = scorer.score(sample, logs, near).novelty
+        assert novelty is not None
+        for cell in range(0, 120, 7):
+            own = [cell, *near[cell]]
+            above = []
+            for gene in range(20):
+                mean = np.mean([logs[row, gene] for row in own]) - scorer.study[gene]
+                noise = profiles.within[gene] / np.sqrt(len(own)) + 0.05
+                above.append(max(mean - max(profiles.means[:, gene]), 0) / noise)
+            assert novelty[cell] == pytest.approx(np.log(1 + np.mean(sorted(above)[-10:])))
+
+
+def test_genes_that_no_label_expresses_make_a_cell_novel_and_lost_ones_do_not() -> None:
+    where, among, sample, logs, profiles = made_up()
+    values = logs.toarray()
+    values[:10, :5] += 5  # a third of the cells of the first label
+    values[30:40, :5] -= 5
+    changed = sparse.csr_matrix(values)
+    novelty = FamiliarityScorer(where, sample, changed, profiles).score(sample, changed, among.near[:, :0]).novelty
+    assert novelty is not None
+    assert novelty[:10].min() > novelty[10:].max() + 1
+    assert novelty[30:40].mean() < novelty[60:].mean()
+
+
+def test_few_genes_have_a_novelty_too() -> None:
+    where, among, sample, logs, profiles = made_up()
+    few = Profiles(profiles.means[:, :3], profiles.within[:3])
+    scorer = where.scorer(among, sample, logs[:, :3], few)
+    novelty = scorer.score(sample, logs[:, :3], among.near).novelty
+    assert novelty is not None
+    assert np.isfinite(novelty).all()
 
 
 def test_an_embedding_without_genes_is_scored_by_place_and_energy() -> None:
     where, among, sample, _, _ = made_up()
-    near = among.nearest(among.points, among.rows)[:, :0]
+    near = among.near[:, :0]
     far = NetworkOutput(sample.vectors + 3, sample.probabilities, sample.energies - 1)
-    scorer = where.scorer(among, sample, None, None, smoothed=False)
-    assert (scorer.score(far, None, near) < scorer.score(sample, None, near) - 0.2).all()
+    scorer = where.scorer(among, sample, None, None)
+    away, here = scorer.score(far, None, near), scorer.score(sample, None, near)
+    assert (away.familiarity < here.familiarity - 0.2).all()
+    assert away.novelty is here.novelty is None
 
 
 def test_tensors_survive_and_others_are_refused() -> None:

@@ -10,20 +10,19 @@ from scipy.spatial import KDTree
 from spikgpt import SpikGPT
 from spikgpt.cells.reading import read_cells
 from spikgpt.embedding.own_space import OwnSpace
+from spikgpt.labels import neighbours as module
 from spikgpt.labels.neighbours import ENOUGH_CELLS, Neighbourhood
 from spikgpt.types import Floats
 from tests.conftest import QUERY_FILE
 
 
 def smooth(probabilities: Floats, points: Floats) -> np.ndarray:
-    everything = np.arange(len(points))
-    among = Neighbourhood(everything, points, probabilities)
-    return among.smooth(probabilities, among.nearest(points, everything))
+    among = Neighbourhood.of(np.arange(len(points)), points, probabilities)
+    return among.smooth(probabilities, points, among.near)
 
 
 def nearest(points: Floats) -> np.ndarray:
-    everything = np.arange(len(points))
-    return Neighbourhood(everything, points, np.ones((len(points), 1))).nearest(points, everything)
+    return Neighbourhood.of(np.arange(len(points)), points, np.ones((len(points), 1))).near
 
 
 def test_nearest_are_those_of_a_tree(logs: sparse.csr_matrix) -> None:
@@ -50,25 +49,117 @@ def test_identical_cells_are_not_their_own_neighbours() -> None:
 def test_a_cell_outside_the_sample_may_have_every_neighbour() -> None:
     points = np.arange(150.0)[:, None]
     shown = np.delete(np.arange(150), 1)
-    among = Neighbourhood(shown, points[shown], np.ones((149, 1)))
+    among = Neighbourhood.of(shown, points[shown], np.ones((149, 1)))
 
     found = among.nearest(points[[1]], np.array([1]))
 
     assert among.rows[found[0, 0]] in (0, 2)
 
 
-def test_smoothing_is_a_weighted_mean_written_as_a_loop(logs: sparse.csr_matrix) -> None:
+def lent(cell: int, probabilities: Floats, points: Floats, around: np.ndarray) -> np.ndarray:
+    """Return what a cell's own probabilities and those of its five nearest come to, in plain loops."""
+    nearness, weights = [], []
+    for other in around[cell, :5]:
+        reach = np.median([np.sqrt(((points[other] - points[third]) ** 2).sum()) for third in around[other]])
+        away = np.sqrt(((points[cell] - points[other]) ** 2).sum())
+        nearness.append(1.0 if away <= reach else float(np.exp(-0.5 * ((away / reach - 1) / 0.5) ** 2)))
+        weights.append(max(probabilities[other]) * nearness[-1])
+    pairs = zip(weights, around[cell, :5], strict=True)
+    mean = sum((weight * probabilities[other] for weight, other in pairs), np.zeros(probabilities.shape[1]))
+    mean /= sum(weights)
+    share = 0.5 * min(1, sum(nearness) / 5 * max(mean) / max(probabilities[cell]))
+    return np.asarray((1 - share) * probabilities[cell] + share * mean)
+
+
+def test_smoothing_is_that_of_a_loop_over_cells(logs: sparse.csr_matrix) -> None:
     points = OwnSpace.fit(logs).place(logs)
-    probabilities = np.random.default_rng(0).dirichlet(np.ones(4), len(points))
-    around = nearest(points)[:, :5]
+    probabilities = np.random.default_rng(0).dirichlet(np.full(4, 0.5), len(points))
+    _, around = KDTree(points).query(points, 15)
 
     smoothed = smooth(probabilities, points)
 
     for cell in range(len(points)):
-        weights = [probabilities[other].max() for other in around[cell]]
-        mean = sum(w * probabilities[other] for w, other in zip(weights, around[cell], strict=True)) / sum(weights)
-        assert smoothed[cell] == pytest.approx((probabilities[cell] + mean) / 2, abs=1e-12)
+        assert smoothed[cell] == pytest.approx(lent(cell, probabilities, points, around[:, 1:]), abs=1e-12)
     assert smoothed.sum(axis=1) == pytest.approx(1)
+
+
+def test_smoothing_depends_on_neither_chunks_nor_order(
+    logs: sparse.csr_matrix, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    points = OwnSpace.fit(logs).place(logs)
+    probabilities = np.random.default_rng(0).dirichlet(np.ones(4), len(points))
+    among = Neighbourhood.of(np.arange(len(points)), points, probabilities)
+    smoothed = among.smooth(probabilities, points, among.near)
+    order = np.random.default_rng(1).permutation(len(points))
+    np.testing.assert_allclose(smooth(probabilities[order], points[order]), smoothed[order], atol=1e-12)
+    monkeypatch.setattr(module, "CHUNK", 7)
+    again = Neighbourhood.of(among.rows, points, probabilities)
+    np.testing.assert_array_equal(again.reaches, among.reaches)
+    np.testing.assert_array_equal(again.smooth(probabilities, points, again.near), smoothed)
+    part = order[:50]
+    few = again.smooth(probabilities[part], points[part], again.nearest(points[part], part))
+    np.testing.assert_allclose(few, smoothed[part], atol=1e-12)
+
+
+def groups(far: float = 0.0) -> tuple[np.ndarray, np.ndarray]:
+    """Return where 200 cells lie and what they are, two of them of a label of their own, so far from the others."""
+    points = np.random.default_rng(0).normal(size=(200, 3))
+    points[:2, 0] += far
+    return points, np.where(np.arange(200)[:, None] < 2, [0.2, 0.8], [0.8, 0.2])
+
+
+def test_neighbours_correct_a_cell_among_them_and_not_one_far_away() -> None:
+    points, probabilities = groups()
+    inside = smooth(probabilities, points)[:2]
+    points, probabilities = groups(far=60)
+    outside = smooth(probabilities, points)[:2]
+
+    assert (inside[:, 1] < 0.7).all()
+    # All but one of a cell's five nearest are far away.
+    assert outside == pytest.approx(probabilities[:2], abs=1e-3)
+
+
+def test_neighbours_that_are_less_sure_have_less_of_a_say() -> None:
+    points = np.random.default_rng(0).normal(size=(200, 3))
+    shares = []
+    for sure in (0.9, 0.7, 0.5):
+        probabilities = np.tile([sure, 1 - sure], (200, 1))
+        probabilities[0] = [0.1, 0.9]
+        shares.append(float(0.9 - smooth(probabilities, points)[0, 1]) / (sure - 0.1))
+
+    assert shares == pytest.approx([shares[0] * sure / 0.9 for sure in (0.9, 0.7, 0.5)])
+    assert 0.25 < shares[0] <= 0.5
+
+
+def test_cells_that_are_all_alike_lend_one_another_half() -> None:
+    probabilities = np.random.default_rng(0).dirichlet(np.ones(3), 120)
+    points = np.zeros((120, 3))
+    around = nearest(points)[:, :5]
+
+    smoothed = smooth(probabilities, points)
+
+    assert np.isfinite(smoothed).all()
+    for cell in range(120):
+        weights = probabilities[around[cell]].max(axis=1)
+        mean = weights @ probabilities[around[cell]] / weights.sum()
+        share = 0.5 * min(1, mean.max() / probabilities[cell].max())
+        assert smoothed[cell] == pytest.approx((1 - share) * probabilities[cell] + share * mean)
+
+
+def test_seen_alone_no_cell_has_neighbours() -> None:
+    points, probabilities = groups()
+    alone = Neighbourhood.of(np.arange(200), points, probabilities, smoothed=False)
+
+    assert alone.near.shape == (200, 0)
+    assert np.array_equal(alone.smooth(probabilities, points, alone.near), probabilities)
+
+
+@pytest.mark.parametrize("size", [0, 1, 14, 99])
+def test_few_cells_are_a_neighbourhood_without_neighbours(size: int) -> None:
+    few = Neighbourhood.of(np.arange(size), np.zeros((size, 2)), np.ones((size, 3)))
+
+    assert (few.near.shape, few.reaches.shape) == ((size, 0), (size,))
+    assert few.smooth(np.ones((size, 3)), np.zeros((size, 2)), few.near).shape == (size, 3)
 
 
 def test_few_cells_stay_as_they_are() -> None:

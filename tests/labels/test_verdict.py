@@ -1,0 +1,144 @@
+"""The verdict goes by how cells differ among themselves, and says so in words that are true."""
+
+from __future__ import annotations
+
+import re
+
+import numpy as np
+import numpy.typing as npt
+import pytest
+from scipy import sparse
+
+from spikgpt.labels.thresholds import HeldOutScores
+from spikgpt.labels.verdict import LIKE, OTHER, STUDY, Kind, Verdict, contrast, judge, shift
+from spikgpt.types import Integers, Profiles
+
+GENES = 40
+
+
+def tissue(seed: int, labels: int = 4) -> Profiles:
+    """Make up what labels express."""
+    random = np.random.default_rng(seed)
+    return Profiles(random.gamma(1, 1, (labels, GENES)), random.uniform(0.2, 0.8, GENES))
+
+
+def cells_of(
+    profiles: Profiles, best: Integers, seed: int = 0, offset: npt.NDArray[np.float64] | float = 0.0
+) -> sparse.csr_matrix:
+    """Make up cells of such labels, in a study that has its own offset of each gene."""
+    noise = np.random.default_rng(seed).normal(0, 1, (len(best), GENES)) * profiles.within
+    return sparse.csr_matrix(np.maximum(profiles.means[best] + noise + offset, 0).astype(np.float32))
+
+
+@pytest.mark.parametrize("sizes", [(100, 60, 30, 10), (100, 60, 30, 9), (500, 60, 24, 10), (300, 200, 0, 40)])
+def test_contrast_is_that_of_a_loop_over_genes_and_labels(sizes: tuple[int, ...]) -> None:
+    random = np.random.default_rng(2)
+    profiles = tissue(0)
+    best = random.permutation(np.repeat(np.arange(4), sizes))
+    logs = cells_of(profiles, best, offset=random.normal(1, 1, GENES))
+    values = logs.toarray().astype(np.float64)
+    labels = [label for label in range(4) if sizes[label] >= max(10, 0.05 * len(best))]
+    roots = [np.sqrt(sizes[label]) for label in labels]
+    both = query_only = reference_only = 0.0
+    for gene in range(GENES):
+        within = profiles.within[gene] + 0.1 * np.median(profiles.within)
+        weight = np.var(profiles.means[:, gene]) / within**2
+        here = [np.mean([values[cell, gene] for cell in np.flatnonzero(best == label)]) for label in labels]
+        there = [profiles.means[label, gene] for label in labels]
+        here, there = (
+            [value - sum(root * other for root, other in zip(roots, side, strict=True)) / sum(roots) for value in side]
+            for side in (here, there)
+        )
+        for root, one, other in zip(roots, here, there, strict=True):
+            both += weight * root * one * other
+            query_only += weight * root * one**2
+            reference_only += weight * root * other**2
+    assert len(labels) == sum(size > 25 for size in sizes) + (sizes == (100, 60, 30, 10))
+    assert contrast(logs, best, profiles) == pytest.approx(both / np.sqrt(query_only * reference_only))
+
+
+def test_contrast_does_not_depend_on_the_order_of_cells() -> None:
+    best = np.random.default_rng(1).integers(4, size=20_000)
+    logs = cells_of(tissue(0), best)
+    order = np.random.default_rng(0).permutation(len(best))
+    found = contrast(logs, best, tissue(0))
+    assert contrast(sparse.csr_matrix(logs[order]), best[order], tissue(0)) == pytest.approx(found, abs=1e-12)
+
+
+def verdict_on(logs: sparse.csr_matrix, best: Integers, reference: Profiles, shifted: float = 1.0) -> Verdict:
+    """Return the verdict on cells that lie farther from a reference than its own, as those of any other study do."""
+    return judge(contrast(logs, best, reference), 1.0, shifted, 0.5, 0.05)
+
+
+@pytest.mark.parametrize("seed", range(5))
+def test_cells_of_the_same_tissue_keep_their_labels_and_those_of_another_do_not(seed: int) -> None:
+    random = np.random.default_rng(seed)
+    here, elsewhere = tissue(seed), tissue(seed + 100)
+    best = random.integers(4, size=300)
+    offset = random.normal(2, 1, GENES)
+    assert verdict_on(cells_of(here, best, seed), best, here, shifted=0.0).kind == LIKE
+    # What a study does to all cells counts for nothing.
+    assert verdict_on(cells_of(here, best, seed, offset + 3), best, here).kind == STUDY
+    other = verdict_on(cells_of(elsewhere, best, seed), best, here)
+    assert other.kind == OTHER
+    assert not other.usable
+    # Each label may be found in another tissue, but not so that the differences between them are the same.
+    assert verdict_on(cells_of(here, (best + 1) % 4, seed), best, here).kind == OTHER
+
+
+def test_cells_that_do_not_differ_are_not_of_the_tissue() -> None:
+    best = np.arange(200) % 4
+    same = sparse.csr_matrix(np.ones((200, GENES), dtype=np.float32))
+    assert contrast(same, best, tissue(0)) == pytest.approx(0)
+    nothing = Profiles(np.ones((4, GENES)), np.zeros(GENES))
+    assert contrast(same, best, nothing) == 0
+
+
+@pytest.mark.parametrize("size", [0, 1, 18, 200])
+def test_one_label_cannot_be_compared(size: int) -> None:
+    logs = cells_of(tissue(0), np.zeros(size, dtype=np.int64))
+    assert contrast(logs, np.zeros(size, dtype=np.int64), tissue(0)) is None
+    few = np.arange(size) % 2 if size < 20 else np.repeat([0, 1], [size - 9, 9])
+    assert contrast(logs, few, tissue(0)) is None
+
+
+def test_the_shift_is_the_median_over_labels_of_medians() -> None:
+    held_out = HeldOutScores.of(np.linspace(0, 2, 101))
+    assert held_out.median == pytest.approx(1)
+    familiarity = np.repeat([0.5, -1.0, -3.0, -90.0], [200, 10, 10, 9])
+    best = np.repeat([0, 2, 3, 1], [200, 10, 10, 9])
+    assert shift(familiarity, best, held_out) == pytest.approx(1 - -1)
+    # Too few of any label: all cells.
+    assert shift(np.array([0.0, 4.0, 5.0]), np.array([0, 1, 2]), held_out) == pytest.approx(1 - 4)
+    assert shift(np.array([-2.0]), np.array([3]), held_out) == pytest.approx(3)
+
+
+def test_the_median_is_that_of_all_held_out_scores() -> None:
+    values = np.random.default_rng(0).normal(size=5001)
+    assert HeldOutScores.of(values).median == pytest.approx(np.median(values), abs=1e-3)
+
+
+@pytest.mark.parametrize(
+    ("correlation", "agreement", "shifted", "farther", "kind", "evidence"),
+    [
+        (0.9, 1.0, -0.1, 0.9, LIKE, "about as near to the labels as the reference's own; what .* correlates by 0.90"),
+        (0.8, 1.0, 1.0, 0.1, LIKE, "about as near to the labels as the reference's own; what .* correlates by 0.80"),
+        (0.9, 0.1, 9.0, 0.11, STUDY, "farther from the labels than the reference's own, but what .* by 0.90"),
+        (0.79, 1.0, -0.1, 0.0, OTHER, "correlates by 0.79 .*; in the same tissue and species it is at least 0.8$"),
+        (-0.5, None, -0.1, None, OTHER, "correlates by -0.50"),
+        (0.9, None, 1.0, None, LIKE, "^too few of its cells share a label to tell another study; what"),
+        (None, 1.0, 0.0, None, LIKE, "as near to the labels as the reference's own; no two of its cell types can be"),
+        (None, None, 3.0, None, LIKE, "^too few of its cells share a label to tell another study; no two"),
+        (None, None, 3.0, 0.05, LIKE, "as near to the labels as the reference's own; no two"),
+        (None, 0.9, 3.0, 0.8, STUDY, "own, by no more than another study may do; no two of its cell types can be"),
+        (None, None, 3.1, None, OTHER, "no two .*, and its cells lie 3.1 farther from .*; in the same .* at most 3.0$"),
+        (None, 0.89, -1.0, 0.0, OTHER, "no two .*, and 11% of the labels depend on how it is scaled$"),
+    ],
+)
+def test_what_is_said_of_a_query(
+    correlation: float | None, agreement: float | None, shifted: float, farther: float | None, kind: Kind, evidence: str
+) -> None:
+    verdict = judge(correlation, agreement, shifted, farther, 0.05)
+    assert verdict.kind == kind
+    assert verdict.usable == (kind != OTHER)
+    assert re.search(evidence, verdict.evidence)
