@@ -167,7 +167,9 @@ class Annotation:
         """
         notes, cutoffs, usable = list(self.report.notes), self.cutoffs, self.verdict is None or self.verdict.usable
         if self.verdict and not usable:
-            notes.insert(0, f"Another tissue or species, do not use these labels: {self.verdict.evidence}.")
+            sorted_cells = "For sorted cells of one type, use scaling='reference' (--scaling reference)."
+            told = f"Another tissue or species, do not use these labels: {self.verdict.evidence}. {sorted_cells}"
+            notes.insert(0, told)
         matched, total = self.report.genes_matched, self.report.genes_total
         if not self.report.of_query and matched < SUSPICIOUS_GENES * total:
             notes.append(

@@ -66,7 +66,9 @@ def test_expected_scores_are_those_of_the_mixture() -> None:
         logs, expected = [], []
         for label in range(labels):
             mean = (table.label_means[label, known] - table.mean[known]) / table.std[known]
-            logs.append(EVIDENCE * multivariate_normal.logpdf(expression, mean, covariance) + 0.5 * np.log(shares[label]))
+            logs.append(
+                EVIDENCE * multivariate_normal.logpdf(expression, mean, covariance) + 0.5 * np.log(shares[label])
+            )
             expected.append(centroids[label] + gain @ (expression - mean))
         weights = np.exp(np.array(logs) - max(logs))
         np.testing.assert_allclose(found[cell], weights / weights.sum() @ np.array(expected), rtol=1e-6, atol=1e-8)
@@ -78,7 +80,7 @@ def test_a_query_that_has_all_genes_is_taken_as_it_is(small: ReferenceFiles, few
     values, _, found = projection.completed(cells, projection.reference_scale(cells))
     assert not len(cells.more)
     assert found.all()
-    assert (values != cells.values).nnz == 0  # type: ignore[union-attr]
+    assert (values != cells.values).nnz == 0
 
 
 def test_as_many_other_genes_are_read_as_are_missing(small: ReferenceFiles, few: AnnData) -> None:

@@ -35,7 +35,7 @@ def test_vectors_are_taken_as_they_are() -> None:
     assert (report.source, report.scaling, report.genes_total) == ("obsm['X_scvi']", "none", 0)
     as_any: Embedding = fitted
     assert as_any.logs(cells) is None
-    assert as_any.profiles(cells.found) is None
+    assert as_any.profiles(cells) is None
 
 
 @pytest.mark.parametrize(

@@ -26,7 +26,7 @@ def read(projection: PCAProjection, adata: AnnData) -> AlignedCells:
 def vectors_of(projection: PCAProjection, adata: AnnData) -> npt.NDArray[np.float64]:
     """Return the vectors of cells in the reference's scale."""
     cells = read(projection, adata)
-    return projection.project(cells.values, cells.totals, projection.reference_scale(cells.found))
+    return projection.project(cells.values, cells.totals, projection.reference_scale(cells))
 
 
 def columns(adata: AnnData, projection: PCAProjection) -> list[int]:

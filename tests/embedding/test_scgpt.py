@@ -41,7 +41,7 @@ def test_it_has_neither_scale_nor_expression(embedding: ScGPTEmbedding, few: Ann
     assert embedding.fit_scale(cells, "auto", lambda _, __: pytest.fail("no network is asked")).scale is None
     as_any: Embedding = embedding
     assert as_any.logs(cells) is None
-    assert as_any.profiles(cells.found) is None
+    assert as_any.profiles(cells) is None
     with pytest.raises(ConfigError, match="scaling='query' has no meaning"):
         embedding.read(few, scaling="query")
 

@@ -40,7 +40,7 @@ def test_scores_are_those_of_a_loop_over_cells(small: ReferenceFiles, query: Ann
     model, where = scores(small, cells), small.familiarity
     assert where is not None
     output = engine.run(cells, model.scale)
-    expression, means_of_labels = engine.embedding.logs(cells), engine.embedding.profiles(cells.found)
+    expression, means_of_labels = engine.embedding.logs(cells), engine.embedding.profiles(cells)
     assert expression is not None
     assert means_of_labels is not None
     logs, profiles = expression.toarray().astype(np.float64), means_of_labels.means

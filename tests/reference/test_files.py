@@ -160,7 +160,7 @@ def test_golden_bytes(folder: Path) -> None:
     assert list(json.loads(manifest)["files"]) == [*FILES, PICTURE]
     config = json.loads((folder / "config.json").read_text())
     assert list(config) == ["format_version", "library", "name", "model", "embedder", "provenance"]
-    assert config["format_version"] == 2
+    assert config["format_version"] == 3
 
 
 def test_golden_bytes_of_familiarity(tmp_path: Path) -> None:
@@ -239,8 +239,8 @@ def test_a_manifest_must_list_every_file(folder: Path) -> None:
 
 
 def test_a_newer_format_says_what_to_install(folder: Path) -> None:
-    rewrite(folder, "config.json", lambda c: c | {"format_version": 3, "library": {"requires": ">=3"}})
-    expected = r"is in format 3 and needs spikgpt >=3; .*up to format 2. Install .*: pip install --upgrade 'spikgpt>=3'"
+    rewrite(folder, "config.json", lambda c: c | {"format_version": 4, "library": {"requires": ">=3"}})
+    expected = r"is in format 4 and needs spikgpt >=3; .*up to format 3. Install .*: pip install --upgrade 'spikgpt>=3'"
     with pytest.raises(FormatError, match=expected):
         read_reference(folder)
 

@@ -22,7 +22,7 @@ def test_counts_become_the_vectors_of_the_projection(shipped: SpikGPT) -> None:
     np.testing.assert_allclose(run(graph, golden.inputs)[contract.VECTOR], golden.vectors, atol=1e-6)
 
     found = np.arange(len(projection.genes)) % 3 > 0
-    mean, std = projection.reference_scale(found)
+    mean, std = projection.mean.astype(np.float64), projection.std.astype(np.float64)
     counts = golden.inputs[contract.COUNTS] * found
     other = {contract.COUNTS: counts, contract.FOUND: found, contract.GENE_MEAN: mean + 0.5, contract.GENE_STD: 2 * std}
     expected = projection.project(counts, golden.inputs[contract.TOTAL], ((mean + 0.5) * found, 2 * std))
