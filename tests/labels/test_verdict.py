@@ -30,14 +30,21 @@ def cells_of(
     return sparse.csr_matrix(np.maximum(profiles.means[best] + noise + offset, 0).astype(np.float32))
 
 
-@pytest.mark.parametrize("sizes", [(100, 60, 30, 10), (100, 60, 30, 9), (500, 60, 24, 10), (300, 200, 0, 40)])
-def test_contrast_is_that_of_a_loop_over_genes_and_labels(sizes: tuple[int, ...]) -> None:
+@pytest.mark.parametrize(
+    ("sizes", "labels"),
+    [
+        ((100, 60, 30, 10), [0, 1, 2, 3]),
+        ((100, 60, 30, 9), [0, 1, 2]),
+        ((500, 60, 24, 10), [0, 1]),
+        ((300, 200, 0, 40), [0, 1, 3]),
+    ],
+)
+def test_contrast_is_that_of_a_loop_over_genes_and_labels(sizes: tuple[int, ...], labels: list[int]) -> None:
     random = np.random.default_rng(2)
     profiles = tissue(0)
     best = random.permutation(np.repeat(np.arange(4), sizes))
     logs = cells_of(profiles, best, offset=random.normal(1, 1, GENES))
     values = logs.toarray().astype(np.float64)
-    labels = [label for label in range(4) if sizes[label] >= max(10, 0.05 * len(best))]
     roots = [np.sqrt(sizes[label]) for label in labels]
     both = query_only = reference_only = 0.0
     for gene in range(GENES):
@@ -53,7 +60,6 @@ def test_contrast_is_that_of_a_loop_over_genes_and_labels(sizes: tuple[int, ...]
             both += weight * root * one * other
             query_only += weight * root * one**2
             reference_only += weight * root * other**2
-    assert len(labels) == sum(size > 25 for size in sizes) + (sizes == (100, 60, 30, 10))
     assert contrast(logs, best, profiles) == pytest.approx(both / np.sqrt(query_only * reference_only))
 
 
