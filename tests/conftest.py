@@ -131,6 +131,14 @@ def few(query: AnnData) -> Iterator[AnnData]:
 
 
 @pytest.fixture(scope="session")
+def foreign(few: AnnData) -> AnnData:
+    """Return the few cells with other names for their genes, as if they were of another tissue."""
+    adata = few.copy()
+    adata.var_names = np.random.default_rng(0).permutation(few.var_names.to_numpy())
+    return adata
+
+
+@pytest.fixture(scope="session")
 def logs(small: ReferenceFiles, query: AnnData) -> sparse.csr_matrix:
     """Log expression of the genes of ``small`` in ``query``."""
     cells = aligned(small, query)

@@ -17,13 +17,14 @@ from scipy import sparse
 
 from spikgpt import Annotation, SpikGPT, sampling
 from spikgpt.cells import align, spool
-from spikgpt.cells.align import AlignedCells
+from spikgpt.cells.align import AlignedCells, joined
 from spikgpt.cells.genes import ensembl_ids_of
 from spikgpt.cells.reading import open_cells, read_cells
 from spikgpt.cells.spool import Spool
 from spikgpt.engines.opening import open_engine, torch_engine
 from spikgpt.errors import ConfigError, DataError, GenesError
-from spikgpt.options import AnnotateOptions, EngineOptions
+from spikgpt.labels.verdict import LIKE, OTHER
+from spikgpt.options import AnnotateOptions, EngineOptions, options_of
 from spikgpt.pipeline import QueryModel, fit_query, label_cells, put_aside
 from spikgpt.reference.files import ReferenceFiles
 from spikgpt.types import NetworkOutput, Scale
@@ -93,6 +94,7 @@ def test_cell_order_changes_nothing(small: ReferenceFiles, named: AnnData, expec
     found = labelled(small, named[order].copy())
     np.testing.assert_array_equal(found.labels, expected.labels[order])
     np.testing.assert_allclose(found.probabilities, expected.probabilities[order], atol=1e-6)
+    assert found.verdict == expected.verdict
 
 
 def test_a_file_on_disk_changes_nothing(
@@ -160,13 +162,41 @@ def test_the_threshold_decides(small: ReferenceFiles, query: AnnData) -> None:
 
 
 def test_the_unknown_rate_decides(small: ReferenceFiles, query: AnnData) -> None:
-    shares = [labelled(small, query, unknown_rate=rate).unknown_fraction for rate in (0.0, 0.02, 0.2, 0.9)]
-    assert shares[0] == 0
-    assert shares == sorted(shares)
-    assert shares[-1] > 0.5
-    lenient = labelled(small, query, recalibrate=True)
-    assert lenient.unknown_fraction <= labelled(small, query).unknown_fraction
-    assert lenient.cutoffs.recalibrated
+    each = [
+        [labelled(small, query, unknown_rate=rate, same_study=same) for rate in (0.0, 0.02, 0.2, 0.9)]
+        for same in (False, True)
+    ]
+    for rule in each:
+        shares = [annotation.unknown_fraction for annotation in rule]
+        assert shares[0] == 0
+        assert shares == sorted(shares)
+    for by_default, alone in zip(*each, strict=True):
+        assert not (by_default.rejected & ~alone.rejected).any()
+        np.testing.assert_array_equal(by_default.best_labels, alone.best_labels)
+    assert each[1][-1].unknown_fraction > 0.5 > each[0][-1].unknown_fraction > 0
+
+
+def test_cells_of_another_tissue_are_all_unknown_unless_asked_otherwise(
+    small: ReferenceFiles, few: AnnData, foreign: AnnData
+) -> None:
+    for options in ({}, {"same_study": True}, {"unknown_rate": 0.2}, {"neighbours": False}):
+        annotation = labelled(small, foreign, **options)
+        assert annotation.verdict is not None
+        assert annotation.verdict.kind == OTHER
+        assert annotation.rejected.all()
+        assert annotation.cutoffs.rule == "the reference does not suit this query"
+        assert annotation.notes()[0].startswith("Another tissue or species, do not use these labels: what sets its")
+        assert annotation.uns()["spikgpt"]["verdict"] == OTHER
+    for options in ({"unknown_rate": 0.0}, {"threshold": 0.0}):
+        annotation = labelled(small, foreign, **options)
+        assert annotation.verdict is not None
+        assert not annotation.verdict.usable
+        assert not annotation.rejected.any()
+        assert "do not use these labels" in annotation.notes()[0]
+    suited = labelled(small, few)
+    assert suited.verdict is not None
+    assert suited.verdict.kind == LIKE
+    assert not any("do not use" in note for note in suited.notes())
 
 
 def test_a_reference_without_familiarity_goes_by_the_probability(small: ReferenceFiles, query: AnnData) -> None:
@@ -175,6 +205,7 @@ def test_a_reference_without_familiarity_goes_by_the_probability(small: Referenc
     old = dataclasses.replace(small, thresholds=thresholds, familiarity=None)
     annotation = labelled(old, query)
     assert annotation.familiarity is None
+    assert annotation.verdict is None
     np.testing.assert_array_equal(annotation.rejected, annotation.confidence < small.thresholds.threshold)
     with pytest.raises(ConfigError, match="before familiarity was measured"):
         labelled(old, query, unknown_rate=0.02)
@@ -217,7 +248,11 @@ def test_the_annotation_is_written_and_survives_a_file(small: ReferenceFiles, qu
     assert again.uns["spikgpt"]["reference"] == "small"
     assert again.uns["spikgpt"]["scaling"] == "composition"
     np.testing.assert_array_equal(again.obs["spikgpt_familiarity"], annotation.familiarity)
-    assert again.uns["spikgpt"]["rule"] == "less familiar than 95% of held-out known cells"
+    rule = "less familiar than 95% of held-out known cells, and apart from this query's cells of the label"
+    assert again.uns["spikgpt"]["rule"] == rule
+    assert annotation.verdict is not None
+    assert again.uns["spikgpt"]["verdict"] == annotation.verdict.kind == LIKE
+    assert again.uns["spikgpt"]["evidence"] == annotation.verdict.evidence
     assert again.uns["spikgpt"]["unknown_rate"] == 0.05
 
 
@@ -270,25 +305,79 @@ def test_each_cell_goes_through_the_network_once_and_the_sample_at_most_twice_mo
     assert once.cells == query.n_obs
 
 
-def test_a_saved_model_labels_any_chunk_the_same(small: ReferenceFiles, query: AnnData) -> None:
-    engine, options = torch_engine(small), AnnotateOptions()
-    expected = labelled(small, query, engine=engine)
+def fitted(reference: ReferenceFiles, adata: AnnData, **options: Any) -> tuple[QueryModel, AlignedCells]:
+    """Return the model of a query, and its cells."""
+    engine, asked = torch_engine(reference), options_of(AnnotateOptions, options)
     with Spool() as aside:
-        put_aside(engine.embedding.read(query, layer=None, scaling="auto"), aside, progress=False)
-        model = fit_query(
-            small, engine, aside, engine.embedding.read(query, layer=None, scaling="auto").report, options
-        )
-        (rows, cells), *_ = aside.chunks()
+        put_aside(engine.embedding.read(adata, layer=None, scaling="auto"), aside, progress=False)
+        report = engine.embedding.read(adata, layer=None, scaling="auto").report
+        return fit_query(reference, engine, aside, report, asked), joined([cells for _, cells in aside.chunks()])
+
+
+def assert_same(found: Any, expected: Any) -> None:
+    """Compare values, arrays and what holds some, and all of it."""
+    if isinstance(expected, sparse.csr_matrix):
+        assert (found != expected).nnz == 0
+    elif isinstance(expected, np.ndarray):
+        np.testing.assert_array_equal(found, expected)
+        assert found.dtype == expected.dtype
+    elif isinstance(expected, tuple):
+        for one, other in zip(found, expected, strict=True):
+            assert_same(one, other)
+    elif dataclasses.is_dataclass(expected):
+        assert type(found) is type(expected)
+        for field in dataclasses.fields(expected):
+            assert_same(getattr(found, field.name), getattr(expected, field.name))
+    else:
+        assert found == expected
+
+
+@pytest.mark.parametrize(
+    "options",
+    [{}, {"same_study": True, "neighbours": False}, {"threshold": 0.9, "scaling": "reference"}, {"unknown_rate": 0}],
+    ids=str,
+)
+def test_all_of_a_model_is_saved(
+    small: ReferenceFiles, few: AnnData, foreign: AnnData, options: dict[str, Any]
+) -> None:
+    for adata in (few, foreign, few[:9].copy()):
+        model, _ = fitted(small, adata, **options)
+        assert model.standing is not None
+        assert model.verdict is not None
+        assert model.verdict.usable == (adata is not foreign)
+        assert (model.correlation is None) == (adata.n_obs == 9)
+        assert_same(QueryModel.load(model.save(), small.familiarity), model)
+
+
+def test_a_saved_model_labels_any_chunk_the_same(small: ReferenceFiles, query: AnnData) -> None:
+    engine, rows = torch_engine(small), np.arange(query.n_obs)
+    expected = labelled(small, query, engine=engine)
+    model, cells = fitted(small, query)
     sent = QueryModel.load(model.save(), small.familiarity)
     assert len(model.save()) < 10_000_000
     # As if the sample had been another part of the query: nothing is looked up.
     elsewhere = dataclasses.replace(sent, among=dataclasses.replace(sent.among, rows=sent.among.rows + query.n_obs))
+    whole = label_cells(small, engine, elsewhere, cells, rows)
     for part in np.array_split(np.random.default_rng(0).permutation(query.n_obs), 7):
         found = label_cells(small, engine, sent, cells.part(part), rows[part])
         np.testing.assert_array_equal(found.probabilities, expected.probabilities[part])
         np.testing.assert_array_equal(found.rejected, expected.rejected[part])
         np.testing.assert_array_equal(found.broad, expected.broad[part])
-        assert label_cells(small, engine, elsewhere, cells.part(part), rows[part]).best.shape == part.shape
+        again = label_cells(small, engine, elsewhere, cells.part(part), rows[part])
+        np.testing.assert_allclose(again.probabilities, whole.probabilities[part], atol=1e-6)
+        np.testing.assert_array_equal(again.rejected, whole.rejected[part])
+
+
+def test_cells_beside_the_sample_are_scored_as_they_are_in_it(small: ReferenceFiles, query: AnnData) -> None:
+    model, cells = fitted(small, query)
+    rows, engine = np.arange(query.n_obs), torch_engine(small)
+    # Not looked up, though by their numbers they still are not their own neighbours.
+    part = np.flatnonzero(rows % 7 == 0)
+    output = engine.run(cells.part(part), model.scale)
+    logs = engine.embedding.logs(cells.part(part))
+    found = model._scored(output, logs, rows[part])
+    for name, expected in vars(model.scores.part(part)).items():
+        np.testing.assert_allclose(getattr(found, name), expected, atol=1e-5)
 
 
 @pytest.mark.parametrize(
@@ -302,8 +391,8 @@ def test_a_saved_model_labels_any_chunk_the_same(small: ReferenceFiles, query: A
         {"unknown_rate": 0.02},
         {"unknown_rate": 0.3},
         {"unknown_rate": 0},
-        {"recalibrate": True},
-        {"recalibrate": True, "neighbours": False, "unknown_rate": 0.1},
+        {"same_study": True},
+        {"same_study": True, "neighbours": False, "unknown_rate": 0.1},
         {"batch_size": 7},
     ],
     ids=str,
@@ -320,6 +409,7 @@ def test_both_engines_give_the_same_labels(shipped: SpikGPT, query: AnnData, opt
     assert expected.familiarity is not None
     np.testing.assert_allclose(found.familiarity, expected.familiarity, atol=1e-4)
     assert found.cutoffs.rule == expected.cutoffs.rule
+    assert found.verdict == expected.verdict
     assert found.report == expected.report
 
 
@@ -335,6 +425,33 @@ def test_below_100_cells_no_neighbours_are_asked_and_the_provenance_says_so(
         labelled(small, query[:3].copy()).probabilities[:1],
         atol=1e-6,
     )
+
+
+@pytest.mark.parametrize("size", [1, 2, 9, 30, 99])
+def test_small_queries_have_labels_and_a_verdict(shipped: SpikGPT, query: AnnData, size: int) -> None:
+    annotation = labelled(shipped.reference, query[:size].copy())
+    assert annotation.best.shape == (size,)
+    assert annotation.probabilities.sum(axis=1) == pytest.approx(1, abs=1e-5)
+    assert annotation.verdict is not None
+    assert annotation.verdict.kind == LIKE
+    assert annotation.rejected.sum() <= max(1, size // 20)
+
+
+def test_a_sample_without_cells_and_a_chunk_of_empty_ones(small: ReferenceFiles, few: AnnData) -> None:
+    model, cells = fitted(small, few)
+    engine = torch_engine(small)
+    nothing = np.arange(0)
+    empty = QueryModel.fit(
+        engine, small.familiarity, cells.part(nothing), nothing, report=model.report, options=AnnotateOptions()
+    ).with_cutoffs(small.thresholds, small.labels.names, AnnotateOptions())
+    assert (empty.verdict, empty.correlation, empty.scores.probabilities.shape) == (None, None, (0, 6))
+    assert_same(QueryModel.load(empty.save(), small.familiarity), empty)
+    blank = dataclasses.replace(cells.part(np.arange(3)), totals=np.zeros(3), values=cells.values[:3] * 0)
+    assert blank.empty.all()
+    for each in (empty, model):
+        found = label_cells(small, engine, each, blank, np.arange(3))
+        assert found.rejected.all()
+        assert not found.probabilities.any()
 
 
 def test_a_query_of_empty_cells_alone_is_refused(small: ReferenceFiles, query: AnnData) -> None:

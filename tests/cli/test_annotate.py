@@ -44,8 +44,9 @@ def test_which_cells_are_unknown_is_the_users_to_choose(
 ) -> None:
     where = ("annotate", query_file, "--model", small_folder, "--out", tmp_path / "out.h5ad")
     for options, said in (
-        (["--unknown-rate", 0.02], "Unknown: less familiar than 98% of held-out known cells."),
-        (["--recalibrate"], "Unknown: less familiar than 95% of held-out known cells,"),
+        (["--unknown-rate", 0.02], "Unknown: less familiar than 98% of held-out known cells, and apart"),
+        ([], "Unknown: less familiar than 95% of held-out known cells, and apart from this query's cells of the"),
+        (["--same-study"], "Unknown: less familiar than 95% of held-out known cells."),
         (["--threshold", 0.95], "Unknown: a probability below 0.9500."),
         (["--no-unknown"], "0.0% Unknown: no cell is rejected."),
     ):
@@ -54,6 +55,40 @@ def test_which_cells_are_unknown_is_the_users_to_choose(
         assert said in ran.err
     assert_refused(run(*where, "--no-unknown", "--threshold", 0.95), "--no-unknown rejects no cell; leave")
     assert_refused(run(*where, "--threshold", 0.95, "--unknown-rate", 0.1), "choose one")
+    assert_refused(run(*where, "--threshold", 0.95, "--same-study"), "choose one")
+
+
+def test_scripts_are_told_of_another_tissue_if_they_ask(
+    run: Run, query_file: Path, foreign: AnnData, small_folder: Path, tmp_path: Path
+) -> None:
+    query, out, figures = written(foreign, tmp_path / "foreign.h5ad"), tmp_path / "out.h5ad", tmp_path / "figures.json"
+    evidence = "what sets its cell types apart correlates by"
+    for command, output in (
+        (("annotate", "--model", small_folder, "--out", out), out),
+        (("evaluate", "--model", small_folder, "--label-key", "cell_type", "--json", figures), figures),
+    ):
+        suited = run(*command, "--strict", query_file)
+        assert suited.code == 0, suited.err
+        assert "do not use" not in suited.err
+        for strict in ([], ["--strict"]):
+            unsuited = run(*command, *strict, query)
+            assert unsuited.code == (3 if strict else 0), unsuited.err
+            assert f"Another tissue or species, do not use these labels: {evidence}" in " ".join(unsuited.err.split())
+            assert f"Wrote {output}" in unsuited.err
+            assert "Traceback" not in unsuited.err
+    found = anndata.read_h5ad(out)
+    assert found.uns["spikgpt"]["verdict"] == "another tissue or species, do not use"
+    assert set(found.obs["spikgpt_label"]) == {"Unknown"}
+    kept = run("annotate", query, "--model", small_folder, "--out", out, "--strict", "--no-unknown")
+    assert kept.code == 3
+    assert "Unknown" not in set(anndata.read_h5ad(out).obs["spikgpt_label"])
+
+
+def test_the_terminal_says_whether_the_reference_suits(
+    run: Run, query_file: Path, small_folder: Path, tmp_path: Path
+) -> None:
+    ran = run("annotate", query_file, "--model", small_folder, "--table", tmp_path / "a.csv")
+    assert "Like the reference: its cells lie about as near to the labels as the reference's own; what sets" in ran.err
 
 
 def test_clusters_are_named_by_vote(

@@ -50,6 +50,10 @@ def test_help_shows_choices_ranges_and_defaults(run: Run) -> None:
     for shown in (
         "auto|composition|reference|query",
         "--neighbours --alone",
+        "--whole-graph --any-part",
+        "--same-study",
+        "--strict",
+        "Exit with 3 if the query is of",
         "(at least 0 and below 1)",
         "[default: auto]",
         "Which reference labels the cells, and what runs its network",

@@ -120,3 +120,19 @@ def test_a_query_that_cannot_be_scaled_with_confidence_says_so(small: ReferenceF
     strange.var_names = np.random.default_rng(0).permutation(query.var_names)
     assert "depend on how it is scaled" in scaled_by(small, strange, "auto").notes[0]
     assert scaled_by(small, query, "auto").notes == ()
+
+
+def test_profiles_are_what_the_labels_express_of_the_genes_that_were_found(
+    small: ReferenceFiles, cells: AnnData
+) -> None:
+    embedder = projection_of(small)
+    found = np.random.default_rng(0).random(len(embedder.genes)) < 0.5
+    counts = cells.X.toarray().astype(np.float64)
+    logs = np.log1p(1e4 * counts / counts.sum(axis=1, keepdims=True))[:, columns(cells, embedder)][:, found]
+    best = np.array([small.labels.names.index(name) for name in cells.obs["cell_type"]])
+    means = np.stack([logs[best == label].mean(axis=0) for label in range(len(small.labels.names))])
+
+    profiles = embedder.profiles(found)
+
+    np.testing.assert_allclose(profiles.means, means, atol=1e-4)
+    np.testing.assert_allclose(profiles.within, np.sqrt(((logs - means[best]) ** 2).mean(axis=0)), atol=1e-3)

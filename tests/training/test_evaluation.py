@@ -28,6 +28,7 @@ def annotated(best: list[str], confidence: list[float], names: tuple[str, ...] =
         rejected=rejected,
         familiarity=None,
         cutoffs=Cutoffs("a probability below 0.5000", threshold=0.5),
+        verdict=None,
         confidence=np.array(confidence, dtype=np.float32),
         probabilities=np.zeros((len(best), 2), dtype=np.float32),
         empty=np.zeros(len(best), dtype=bool),
