@@ -38,7 +38,7 @@ class LeftOut:
 
     ``unseen_cells`` and ``known_cells`` count the query. ``auroc`` is that of familiarity, known against unseen;
     ``unseen_found`` is the share of unseen cells that are less familiar than all but 5% of the known ones.
-    ``unseen_unknown`` and ``known_unknown`` are the shares Unknown by the reference's own limits. ``mistaken_for``
+    ``unseen_unknown`` and ``known_unknown`` are the shares Unknown by default. ``mistaken_for``
     counts the labels that fit the unseen cells best.
     """
 
