@@ -305,7 +305,7 @@ def strangers(data: Path, cache: Path) -> list[dict[str, Any]]:
     cells, query = load_task("baron", data)
     human = read_h5ad(data / "pancreas_baron_human.h5ad")
     model = trained(human[human.obs_names.isin(cells.obs_names)].copy(), cache)
-    rules = [rule for rule in RULES if RULES[rule].get("unknown_rate") != 0]
+    rules = [rule for rule in (*RULES, ASIDE) if rule not in RULES or RULES[rule].get("unknown_rate") != 0]
     parts = {"strangers": False, "others": True}
     headings = [f"{part}: {rule}" for part in parts for rule in rules]
     table = Table("cells", "number", *headings, "verdict", title="Share Unknown; human pancreas, human1 and human3")
