@@ -44,6 +44,7 @@ bench: $(READY) $(RUNTIME)/.ready
 	$(BIN)/python -m benchmarks.scgpt
 	$(if $(SPIKGPT_DATA),$(BIN)/python benchmarks/accuracy.py --data "$(SPIKGPT_DATA)",@echo "Set SPIKGPT_DATA=DIR to measure accuracy and unknown cells across studies too.")
 	$(if $(SPIKGPT_DATA),$(BIN)/python benchmarks/unknown.py --data "$(SPIKGPT_DATA)")
+	$(if $(SPIKGPT_DATA),$(BIN)/python benchmarks/travel.py --data "$(SPIKGPT_DATA)")
 
 # Train the shipped reference again; the same machine gives the same bytes.
 reference: $(READY)

@@ -19,6 +19,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pandas as pd
 import scanpy
 from accuracy import embedded, labelled, load_task
 from anndata import AnnData, read_h5ad
@@ -45,6 +46,8 @@ FIXED = {"pbmc": ("B", 0.813), "baron": ("alpha", 0.985), "xin": ("alpha", 0.960
 # Cells that a type needs on both sides to be left out.
 CELLS_TO_LEAVE_OUT = 30
 GIVEN = "given the label "
+# Column of obs that says which cells are no strangers.
+BELONGS = "belongs"
 # Trained for the promise.
 MODELS = 5
 PARTS = ("fixed", "rivals", "promise", "calibration", "strange")
@@ -278,27 +281,36 @@ def strange(data: Path, seeds: int) -> dict[str, Any]:
 
 
 def strangers_of(data: Path, query: AnnData) -> Iterator[tuple[str, AnnData]]:
-    """Give cells of other kinds, each with its name."""
+    """Give cells of other kinds, each with its name; ``obs["belongs"]`` says which of them are cells of the query."""
     random = np.random.default_rng(0)
-    yield "human2 and human4, which belong there", query
+    counts = sparse.csr_matrix(query.X)
+    yield "human2 and human4, which belong there", marked(counts, query.var, query.n_obs)
     mouse = read_h5ad(data / "pancreas_baron_mouse.h5ad")
     mouse.var_names = mouse.var_names.str.upper()
-    yield "mouse pancreas, upper-cased symbols", mouse[:, ~mouse.var_names.duplicated()].copy()
-    yield "blood (PBMC 3k)", read_h5ad(data / "pbmc_10x_3k.h5ad")
-    counts = sparse.csr_matrix(query.X)
+    mouse = mouse[:, ~mouse.var_names.duplicated()]
+    yield "mouse pancreas, upper-cased symbols", marked(mouse.X, mouse.var, 0)
+    blood = read_h5ad(data / "pbmc_10x_3k.h5ad")
+    yield "blood (PBMC 3k)", marked(blood.X, blood.var, 0)
     profile = np.asarray(counts.sum(axis=0)).ravel() / counts.sum()
     totals = random.integers(100, 1000, 500)
     empty = sparse.csr_matrix(random.poisson(totals[:, None] * profile).astype(np.float32))
-    yield "empty droplets, 100 to 1000 counts", AnnData(empty, var=query.var)
+    yield "empty droplets, 100 to 1000 counts", marked(empty, query.var, 0)
     with_empty = sparse.csr_matrix(sparse.vstack([counts, empty]))
-    yield "the same cells and empty droplets together", AnnData(with_empty, var=query.var)
+    yield "the same cells and empty droplets together", marked(with_empty, query.var, query.n_obs)
     labels = query.obs[LABEL].astype(str).to_numpy()
     first, second = random.integers(query.n_obs, size=(2, 1000))
     apart = labels[first] != labels[second]
     pairs = sparse.csr_matrix(counts[first[apart]] + counts[second[apart]])
-    yield "doublets, sums of two cells of different types", AnnData(pairs, var=query.var)
+    yield "doublets, sums of two cells of different types", marked(pairs, query.var, 0)
     few = sparse.csr_matrix(sparse.vstack([counts, pairs[:75]]))
-    yield "the same cells and 75 doublets together", AnnData(few, var=query.var)
+    yield "the same cells and 75 doublets together", marked(few, query.var, query.n_obs)
+
+
+def marked(values: Any, genes: pd.DataFrame, belong: int) -> AnnData:
+    """Return cells by their values, shape (n, G); the first of them belong there."""
+    places = pd.RangeIndex(values.shape[0])
+    obs = pd.DataFrame({BELONGS: places < belong}, index=places.astype(str))
+    return AnnData(sparse.csr_matrix(values), obs=obs, var=genes)
 
 
 def main() -> None:
