@@ -23,7 +23,7 @@ from spikgpt.types import Floats, Integers, Rows
 # A label's level is what this share of its cells does not exceed, for labels with so many cells in the sample.
 LEVEL, CELLS_FOR_LEVEL = 0.9, 10
 LEVEL_SHARE = 0.35
-# Novelty above that of most labels counts against a cell, up to this: a treatment too switches genes on.
+# Novelty counts by how far it lies from that of most labels, above it up to this: a treatment too switches genes on.
 LARGEST_NOVELTY = 0.5
 # Share of a cell's standing that its neighbours make up, each time.
 NEIGHBOUR_SHARE = 0.8

@@ -26,8 +26,9 @@ CELLS_TO_COMPARE, SHARE_TO_COMPARE = 10, 0.05
 # Least correlation of the differences between labels, and least agreement of two scalings, in the same tissue.
 LEAST_CORRELATION, LEAST_AGREEMENT = 0.82, 0.9
 LABELS_TO_LEAVE_ONE_OUT = 4
-# Most that a study takes from the familiarity of cells, where no two labels can be compared.
-LARGEST_SHIFT = 3.0
+# Another tissue takes at least so much from the familiarity of cells; and a study at most so much, which counts where no
+# two labels can be compared.
+LEAST_SHIFT, LARGEST_SHIFT = 1.2, 3.0
 # Share of the known cells below the limits, as a multiple of the promised one, that speaks for another study.
 FARTHER = 2.0
 # Added to the deviations within labels, as a share of their median.
@@ -115,7 +116,7 @@ def judge(
     """
     if correlation is not None:
         told = f"what sets its cell types apart correlates by {correlation:.2f} with what does in the reference"
-        if correlation < LEAST_CORRELATION:
+        if correlation < LEAST_CORRELATION and shifted > LEAST_SHIFT:
             return Verdict(OTHER, f"{told}; in the same tissue and species it is at least {LEAST_CORRELATION}")
         held = f"but {told}"
     else:

@@ -91,7 +91,7 @@ def test_contrast_does_not_depend_on_the_order_of_cells() -> None:
     assert contrast(sparse.csr_matrix(logs[order]), best[order], tissue(0)) == pytest.approx(found, abs=1e-12)
 
 
-def verdict_on(logs: sparse.csr_matrix, best: Integers, reference: Profiles, shifted: float = 1.0) -> Verdict:
+def verdict_on(logs: sparse.csr_matrix, best: Integers, reference: Profiles, shifted: float = 1.5) -> Verdict:
     """Return the verdict on cells that lie farther from a reference than its own, as those of any other study do."""
     return judge(contrast(logs, best, reference), 1.0, shifted, 0.5, 0.05)
 
@@ -150,8 +150,9 @@ def test_the_median_is_that_of_all_held_out_scores() -> None:
         (0.9, 1.0, -0.1, 0.9, LIKE, "about as near to the labels as the reference's own; what .* correlates by 0.90"),
         (0.82, 1.0, 1.0, 0.1, LIKE, "about as near to the labels as the reference's own; what .* correlates by 0.82"),
         (0.9, 0.1, 9.0, 0.11, STUDY, "farther from the labels than the reference's own, but what .* by 0.90"),
-        (0.81, 1.0, -0.1, 0.0, OTHER, "correlates by 0.81 .*; in the same tissue and species it is at least 0.82$"),
-        (-0.5, None, -0.1, None, OTHER, "correlates by -0.50"),
+        (0.81, 1.0, 1.3, 0.0, OTHER, "correlates by 0.81 .*; in the same tissue and species it is at least 0.82$"),
+        (-0.5, None, 1.3, None, OTHER, "correlates by -0.50"),
+        (0.3, 1.0, 1.2, 0.5, STUDY, "but what sets its cell types apart correlates by 0.30"),
         (0.9, None, 1.0, None, LIKE, "^too few of its cells share a label to tell another study; what"),
         (None, 1.0, 0.0, None, LIKE, "as near to the labels as the reference's own; no two of its cell types can be"),
         (None, None, 3.0, None, LIKE, "^too few of its cells share a label to tell another study; no two"),
