@@ -25,7 +25,7 @@ OTHER: Kind = "another tissue or species, do not use"
 CELLS_TO_COMPARE, SHARE_TO_COMPARE = 10, 0.05
 # Least correlation of the differences between labels, and least agreement of two scalings, in the same tissue.
 LEAST_CORRELATION, LEAST_AGREEMENT = 0.82, 0.9
-LABELS_TO_LEAVE_ONE_OUT = 4
+LABELS_TO_LEAVE_ONE_OUT = 3
 # Another tissue takes at least so much from the familiarity of cells; a study at most so much, which counts where no two
 # labels can be compared.
 LEAST_SHIFT, LARGEST_SHIFT = 1.2, 3.0
@@ -52,7 +52,7 @@ def contrast(logs: sparse.csr_matrix, best: Integers, profiles: Profiles) -> flo
     """Return the correlation of what sets the labels of a query apart with what sets them apart in the reference.
 
     Genes count by their variance between the reference's labels, in units of that within; labels by the square root of
-    their cells. Of four labels or more, the one that agrees least is left out: a type that the reference lacks hides
+    their cells. Of three labels or more, the one that agrees least is left out: a type that the reference lacks hides
     among the cells of another.
 
     Parameters
