@@ -26,8 +26,8 @@ CELLS_TO_COMPARE, SHARE_TO_COMPARE = 10, 0.05
 # Least correlation of the differences between labels, and least agreement of two scalings, in the same tissue.
 LEAST_CORRELATION, LEAST_AGREEMENT = 0.82, 0.9
 LABELS_TO_LEAVE_ONE_OUT = 3
-# Another tissue takes at least so much from the familiarity of cells; a study at most so much, which counts where no two
-# labels can be compared.
+# Another tissue takes at least so much from the familiarity of cells; a study at most so much, for where no two labels
+# can be compared.
 LEAST_SHIFT, LARGEST_SHIFT = 1.2, 3.0
 # Share of the known cells below the limits, as a multiple of the promised one, that speaks for another study.
 FARTHER = 2.0

@@ -87,7 +87,7 @@ def unknown(thresholds: dict[str, Any], metrics: dict[str, Any]) -> str:
     rate, rejects = f"{100 * thresholds['unknown_rate']:.0f}%", f"{100 * metrics['paper_threshold_rejects']:.1f}%"
     if scores := thresholds.get("together"):
         cells, rest = scores["everything"]["cells"], f"{100 - 100 * thresholds['unknown_rate']:.0f}%"
-        rule = f"it is less familiar than {rest} of the held-out cells"
+        rule = f"it is less familiar than {rest} of the held-out cells, and apart from the query's cells of its label"
         own = [name for name, row in scores["labels"].items() if row["cells"] >= CELLS_FOR_OWN_LIMIT]
         each = f", and of those that get the label {' or '.join(own)}" if own else ""
         promise = (
@@ -104,7 +104,7 @@ def unknown(thresholds: dict[str, Any], metrics: dict[str, Any]) -> str:
 | default | {rule} | at most {rate} of cells like the {cells} held-out ones |
 | the paper's | its confidence is below {thresholds["paper_threshold"]} | {rejects} of the held-out cells |
 {promise}
-Cells from another study, technology or tissue state can be rejected more or less often.
+Cells of another study are told by how they stand in it; with `--same-study`, the first half of the rule decides.
 """
 
 

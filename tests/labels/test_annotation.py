@@ -47,7 +47,9 @@ def test_a_reference_that_does_not_suit_is_the_first_thing_told(annotation: Anno
     assert unknown.startswith("100% of the cells are Unknown")
     # That cells lie far away and are Unknown follows from it.
     unsuited = named(nothing, verdict=Verdict(OTHER, "it barks"))
-    assert unsuited.notes() == ["Another tissue or species, do not use these labels: it barks.", genes]
+    told, *others = unsuited.notes()
+    assert told.startswith("Another tissue or species, do not use these labels: it barks. For sorted cells of one type")
+    assert others == [genes]
     for verdict in (Verdict(LIKE, "it meows"), Verdict(STUDY, "it purrs"), None):
         assert not any("do not use" in note for note in named(annotation, verdict=verdict).notes())
 

@@ -139,7 +139,7 @@ def forged(source: Path, folder: Path, name: str, change: Callable[[Any], Any]) 
 
 def turned(genes: dict[str, Any]) -> dict[str, Any]:
     """Return the same genes in another order, with their own sha256."""
-    return GeneList(tuple(genes["symbols"][::-1]), tuple(genes["ensembl_ids"][::-1])).to_dict()
+    return genes | GeneList(tuple(genes["symbols"][::-1]), tuple(genes["ensembl_ids"][::-1])).to_dict()
 
 
 @pytest.mark.parametrize(

@@ -54,7 +54,7 @@ def test_what_the_graph_carries(small: ReferenceFiles, graph_folder: Path) -> No
     assert json.loads(metadata["labels"]) == small.labels.to_list()
     assert converted(json.loads(metadata["thresholds"]), "thresholds", Thresholds) == small.thresholds
     assert metadata["genes_sha256"] == parsed((graph_folder / "genes.json").read_bytes(), "genes.json")["sha256"]
-    assert (metadata["reference"], metadata["revision"], metadata["format_version"]) == ("small", "", "2")
+    assert (metadata["reference"], metadata["revision"], metadata["format_version"]) == ("small", "", "3")
     pulled = dataclasses.replace(small, origin="me/small@0123")
     assert exporter.network_of(exportable(pulled)).metadata["revision"] == "me/small@0123"
 
