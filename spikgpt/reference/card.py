@@ -86,13 +86,13 @@ def unknown(thresholds: dict[str, Any], metrics: dict[str, Any]) -> str:
     """Return when a cell is Unknown, and how many known cells that takes."""
     rate, rejects = f"{100 * thresholds['unknown_rate']:.0f}%", f"{100 * metrics['paper_threshold_rejects']:.1f}%"
     if scores := thresholds.get("together"):
-        cells, rest = scores["everything"]["cells"], f"{100 - 100 * thresholds['unknown_rate']:.0f}%"
-        rule = f"it is less familiar than {rest} of the held-out cells"
+        cells = scores["everything"]["cells"]
+        rule = "it lies below the limit, and apart from the query's cells"
         own = [name for name, row in scores["labels"].items() if row["cells"] >= CELLS_FOR_OWN_LIMIT]
         each = f", and of those that get the label {' or '.join(own)}" if own else ""
         promise = (
-            "\nThe default is a promise (split conformal prediction): of cells that could be exchanged with the "
-            f"held-out ones{each}, at most {rate} are Unknown on average, with the model that was measured. "
+            "\nThe limit (`--same-study`: it alone) is a promise (split conformal prediction): of cells exchangeable "
+            f"with the held-out ones{each}, at most {rate} are less familiar on average, with the measured model. "
         )
     else:
         rule, promise = f"its confidence is below {thresholds['threshold']:.4f}", ""

@@ -92,8 +92,9 @@ def test_everything_is_stated(stated: str) -> None:
         "Expected calibration error 0.012, over held-out cells",
         "| 28 | 0.980 | 1.000 |\n",
         "(reliability.png)",
-        "| default | it is less familiar than 95% of the held-out cells | at most 5% of cells like the 300 held-out",
-        "and of those that get the label alpha, at most 5% are Unknown on average",
+        "| default | it lies below the limit, and apart from the query's cells | at most 5% of cells like the 300",
+        "The limit (`--same-study`: it alone) is a promise",
+        "and of those that get the label alpha, at most 5% are less familiar on average",
     ],
 )
 def test_calibration_and_the_promise_are_stated(stated: str) -> None:
