@@ -92,7 +92,7 @@ def test_everything_is_stated(stated: str) -> None:
         "Expected calibration error 0.012, over held-out cells",
         "| 28 | 0.980 | 1.000 |\n",
         "(reliability.png)",
-        "| default | it is less familiar than 95% of the held-out cells, and apart from the query's cells of its label | ",
+        "| default | it is less familiar than 95% of the held-out cells, and apart from the query's cells of its label",
         " | at most 5% of cells like the 300 held-out",
         "and of those that get the label alpha, at most 5% are Unknown on average",
     ],
