@@ -28,7 +28,7 @@ from spikgpt.options import AnnotateOptions, EngineOptions, options_of
 from spikgpt.pipeline import QueryModel, fit_query, label_cells, put_aside
 from spikgpt.reference.files import ReferenceFiles
 from spikgpt.types import NetworkOutput, Scale
-from tests.conftest import QUERY_FILE, labelled
+from tests.conftest import QUERY_FILE, labelled, usual_engine
 
 
 @pytest.fixture(scope="module")
@@ -308,7 +308,7 @@ def test_each_cell_goes_through_the_network_once_and_the_sample_at_most_twice_mo
 
 def fitted(reference: ReferenceFiles, adata: AnnData, **options: Any) -> tuple[QueryModel, AlignedCells]:
     """Return the model of a query, and its cells."""
-    engine, asked = torch_engine(reference), options_of(AnnotateOptions, options)
+    engine, asked = usual_engine(reference), options_of(AnnotateOptions, options)
     with Spool() as aside:
         put_aside(engine.embedding.read(adata, layer=None, scaling="auto"), aside, progress=False)
         report = engine.embedding.read(adata, layer=None, scaling="auto").report
@@ -371,7 +371,7 @@ def test_a_saved_model_labels_any_chunk_the_same(small: ReferenceFiles, query: A
 
 def test_cells_beside_the_sample_are_scored_as_they_are_in_it(small: ReferenceFiles, query: AnnData) -> None:
     model, cells = fitted(small, query)
-    rows, engine = np.arange(query.n_obs), torch_engine(small)
+    rows, engine = np.arange(query.n_obs), usual_engine(small)
     # Not looked up, though by their numbers they still are not their own neighbours.
     part = np.flatnonzero(rows % 7 == 0)
     output = engine.run(cells.part(part), model.scale)
@@ -440,7 +440,7 @@ def test_small_queries_have_labels_and_a_verdict(shipped: SpikGPT, query: AnnDat
 
 def test_a_sample_without_cells_and_a_chunk_of_empty_ones(small: ReferenceFiles, few: AnnData) -> None:
     model, cells = fitted(small, few)
-    engine = torch_engine(small)
+    engine = usual_engine(small)
     nothing = np.arange(0)
     empty = QueryModel.fit(
         engine, small.familiarity, cells.part(nothing), nothing, report=model.report, options=AnnotateOptions()
