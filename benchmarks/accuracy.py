@@ -21,6 +21,7 @@ from rich.console import Console
 from rich.table import Table
 from sklearn.linear_model import LogisticRegression
 from sklearn.preprocessing import StandardScaler
+from studies import PBMC_LABELS, enough
 
 from spikgpt import Annotation, SpikGPT
 from spikgpt.cells.align import AlignedCells, joined
@@ -33,23 +34,6 @@ from spikgpt.pipeline import annotate
 from spikgpt.reference.schema import Agreement
 from spikgpt.training.metrics import measure
 
-# What the two PBMC studies call the same type; cells with other labels are left out.
-PBMC_LABELS = {
-    "Naive CD4 T": "CD4 T",
-    "Memory CD4 T": "CD4 T",
-    "CD4 Naive T": "CD4 T",
-    "CD4 Memory T": "CD4 T",
-    "CD8 T": "CD8 T",
-    "B": "B",
-    "NK": "NK",
-    "CD14+ Mono": "CD14 Mono",
-    "CD14 Mono": "CD14 Mono",
-    "FCGR3A+ Mono": "CD16 Mono",
-    "CD16 Mono": "CD16 Mono",
-    "DC": "DC",
-    "Platelet": "Mk",
-    "Mk": "Mk",
-}
 # Accuracy and macro-F1 to reach, mean over seeds.
 TARGETS = {"pbmc": (0.90, 0.78), "baron": (0.965, 0.90), "xin": (0.95, 0.95)}
 
@@ -68,10 +52,8 @@ def load_task(name: str, data: Path) -> tuple[AnnData, AnnData]:
             reference, query = human[is_reference].copy(), human[~is_reference].copy()
         else:
             reference, query = human, read_h5ad(data / "pancreas_xin_980genes.h5ad")
-    counts = reference.obs["cell_type"].value_counts()
-    kept = reference.obs["cell_type"].isin(counts.index[counts >= 5]).to_numpy()
     shared = reference.var_names[reference.var_names.isin(query.var_names)]
-    return reference[kept, shared].copy(), query[:, shared].copy()
+    return enough(reference)[:, shared].copy(), query[:, shared].copy()
 
 
 def labelled(model: SpikGPT, cells: AnnData, **keywords: Unpack[AnnotateKeywords]) -> Annotation:

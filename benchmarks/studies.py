@@ -58,7 +58,7 @@ class Task:
 
     def without(self, left_out: str | None) -> tuple[AnnData, AnnData]:
         """Return the reference without a type, and the query, which has it still; with None, nothing is missing."""
-        return _enough(self.reference[self.reference.obs[LABEL] != left_out]), self.query
+        return enough(self.reference[self.reference.obs[LABEL] != left_out]), self.query
 
     @property
     def types(self) -> list[str]:
@@ -132,12 +132,17 @@ def tasks_to_choose(data: Path) -> Iterator[Task]:
 
 def _task(name: str, reference: AnnData, query: AnnData) -> Task:
     """Return a task of the labels that have enough cells in the reference; the query keeps those types alone."""
-    reference = _enough(reference)
+    reference = enough(reference)
     types = reference.obs[LABEL].unique()
     return Task(name, reference, query[query.obs[LABEL].isin(types)].copy())
 
 
-def _enough(cells: AnnData) -> AnnData:
+def batch_key_of(cells: AnnData) -> str | None:
+    """Return the column of donors, where there are several."""
+    return "donor" if "donor" in cells.obs and cells.obs["donor"].nunique() > 1 else None
+
+
+def enough(cells: AnnData) -> AnnData:
     """Return the cells of the labels that have enough of them."""
     counts = cells.obs[LABEL].value_counts()
     return cells[cells.obs[LABEL].isin(counts.index[counts >= CELLS_OF_LABEL]).to_numpy()].copy()

@@ -29,7 +29,7 @@ from anndata import AnnData, read_h5ad
 from rich.console import Console
 from rich.table import Table
 from scipy import sparse
-from studies import LABEL, Task, panel, tasks_to_choose, tasks_to_report
+from studies import LABEL, Task, batch_key_of, panel, tasks_to_choose, tasks_to_report
 from unknown import BELONGS, strangers_of
 
 import spikgpt
@@ -130,11 +130,6 @@ def see(model: SpikGPT, query: AnnData) -> Seen:
         verdicts[DEFAULT],
         read.report,
     )
-
-
-def batch_key_of(cells: AnnData) -> str | None:
-    """Return the column of donors, where there are several."""
-    return "donor" if "donor" in cells.obs and cells.obs["donor"].nunique() > 1 else None
 
 
 def key_of(cells: AnnData) -> str:

@@ -31,6 +31,7 @@ from scipy.stats import betabinom
 from sklearn.linear_model import LogisticRegression
 from sklearn.neighbors import NearestNeighbors
 from sklearn.preprocessing import StandardScaler
+from studies import LABEL, batch_key_of, enough
 
 from spikgpt import SpikGPT
 from spikgpt.labels.decision import CellScores
@@ -40,7 +41,6 @@ from spikgpt.training.metrics import reliability, unknown_auroc, unseen_found
 from spikgpt.training.train import score_all
 from spikgpt.types import Floats
 
-LABEL = "cell_type"
 # Task, type left out, and the AUROC of the best rival measured on it.
 FIXED = {"pbmc": ("B", 0.813), "baron": ("alpha", 0.985), "xin": ("alpha", 0.960)}
 # Cells that a type needs on both sides to be left out.
@@ -56,15 +56,8 @@ console = Console()
 
 def without(cells: AnnData, query: AnnData, left_out: str) -> tuple[AnnData, AnnData]:
     """Return a reference without a type, and the query's cells of its types and of that one."""
-    cells = cells[cells.obs[LABEL] != left_out].copy()
-    counts = cells.obs[LABEL].value_counts()
-    cells = cells[cells.obs[LABEL].isin(counts.index[counts >= 5])].copy()
+    cells = enough(cells[cells.obs[LABEL] != left_out])
     return cells, query[query.obs[LABEL].isin([*cells.obs[LABEL].unique(), left_out])].copy()
-
-
-def batch_key_of(cells: AnnData) -> str | None:
-    """Return the column of donors, where there are several."""
-    return "donor" if cells.obs["donor"].nunique() > 1 else None
 
 
 def fixed(data: Path, seeds: int) -> dict[str, Any]:

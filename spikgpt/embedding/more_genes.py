@@ -83,7 +83,7 @@ class GeneTable:
 
 @dataclass(frozen=True)
 class Inference:
-    """Expected scores of cells of which F genes are known; made once for a query.
+    """Expected scores of cells of which F genes are known.
 
     ``by_gene``, shape (F, D + L), takes scaled expression to what is said of the scores and of each label.
     """

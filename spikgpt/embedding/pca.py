@@ -23,6 +23,7 @@ from spikgpt.cells.genes import GeneList, match_genes
 from spikgpt.embedding.base import QueryCells, Run, Scaled
 from spikgpt.embedding.more_genes import GeneTable, Inference, MoreGenes
 from spikgpt.errors import GenesError
+from spikgpt.labels.verdict import LEAST_AGREEMENT
 from spikgpt.sampling import content_keys, sample_of
 from spikgpt.types import Bools, Floats, InputReport, Integers, NetworkOutput, Profiles, Scale
 
@@ -35,7 +36,7 @@ CHUNK = 1024
 TELLING_CELLS = 100
 # Composition scaling is found from the query's own scaling. Started from the reference's instead, it should end in the
 # same labels; between human and mouse it does for 30% to 80% of cells, and then the user is told. So many are asked.
-MINIMUM_AGREEMENT, ASKED_CELLS = 0.9, 1000
+ASKED_CELLS = 1000
 # Where more than this share of the genes is missing, it is estimated how many labels can be right, on so many drawn
 # cells of each label. A query is refused below this share of them, and with fewer genes of any kind.
 FEW_MISSING, DRAWN_CELLS, LEAST_ALLOWED, LEAST_GENES = 0.1, 30, 0.5, 10
@@ -77,11 +78,7 @@ class PCAProjection:
         return int(self.components.shape[1])
 
     def project(
-        self,
-        values: sparse.csr_matrix | Floats,
-        totals: npt.NDArray[np.float64],
-        scale: Scale | None = None,
-        on_cells: Callable[[int], None] | None = None,
+        self, values: sparse.csr_matrix | Floats, totals: npt.NDArray[np.float64], scale: Scale | None = None
     ) -> npt.NDArray[np.float64]:
         """Turn aligned linear values, shape (n, G), and totals, shape (n,), into vectors, shape (n, dim).
 
@@ -90,17 +87,13 @@ class PCAProjection:
         scale
             Gene means and deviations, each of shape (G,); by default the reference's.
         """
-        vectors = self.scores(values, totals, scale, on_cells)
+        vectors = self.scores(values, totals, scale)
         lengths = np.linalg.norm(vectors, axis=1, keepdims=True)
         vectors /= np.maximum(lengths, 1e-12)
         return vectors
 
     def scores(
-        self,
-        values: sparse.csr_matrix | Floats,
-        totals: npt.NDArray[np.float64],
-        scale: Scale | None = None,
-        on_cells: Callable[[int], None] | None = None,
+        self, values: sparse.csr_matrix | Floats, totals: npt.NDArray[np.float64], scale: Scale | None = None
     ) -> npt.NDArray[np.float64]:
         """Return the scores of cells on the components, shape (n, dim), which :meth:`project` brings to length 1."""
         mean, std = scale or (self.mean.astype(np.float64), self.std.astype(np.float64))
@@ -112,8 +105,6 @@ class PCAProjection:
             logs = log_normalise(rows[part], totals[part], self.target_sum).toarray().astype(np.float64)  # (chunk, G)
             scaled = np.clip((logs - mean) / std, -self.clip, self.clip)  # (chunk, G)
             vectors[part] = scaled @ components  # (chunk, dim)
-            if on_cells:
-                on_cells(len(scaled))
         return vectors
 
     def vectors(
@@ -124,7 +115,9 @@ class PCAProjection:
         for start in range(0, len(vectors), CHUNK):
             part = cells.part(slice(start, start + CHUNK))
             values, of_genes, _ = self.completed(part, scale or self.reference_scale(part))
-            vectors[start : start + CHUNK] = self.project(values, part.totals, of_genes, on_cells)
+            vectors[start : start + CHUNK] = self.project(values, part.totals, of_genes)
+            if on_cells:
+                on_cells(len(part.totals))
         return vectors
 
     def completed(
@@ -148,7 +141,7 @@ class PCAProjection:
         mean, std = (array[:size] for array in scale)
         found, missing = cells.found[:size], np.flatnonzero(~cells.found[:size])
         if self.more is None or not len(missing):
-            return cells.values[:, :size], (mean, std), found
+            return cells.values, (mean, std), found
         logs = log_normalise(cells.values, cells.totals, self.target_sum).toarray().astype(np.float64)  # (n, U)
         scaled = np.clip((logs - scale[0]) / scale[1], -self.clip, self.clip)[:, cells.found]
         inference = Inference.of(self._table_of(cells), cells.found, self.label_shares.astype(np.float64), self.more)
@@ -253,7 +246,7 @@ class PCAProjection:
         asked = sample_of(content_keys(sample.values), min(ASKED_CELLS, n_cells // 2))
         other = composed(sample.part(asked), reference)[1].probabilities.argmax(axis=1)
         agreement = float((other == output.probabilities[asked].argmax(axis=1)).mean())
-        if agreement >= MINIMUM_AGREEMENT:
+        if agreement >= LEAST_AGREEMENT:
             return Scaled(scale, "composition", notes, output, agreement)
         note = (
             f"Gene expression differs so much from the reference's that the labels of {100 * (1 - agreement):.0f}% of "

@@ -15,7 +15,7 @@ import pandas as pd
 from spikgpt.errors import SpikGPTWarning
 from spikgpt.labels.decision import Cutoffs
 from spikgpt.labels.palette import UNKNOWN_COLOR, palette
-from spikgpt.labels.verdict import Verdict
+from spikgpt.labels.verdict import FARTHER, Verdict
 from spikgpt.types import UNKNOWN, Bools, InputReport, Strings
 from spikgpt.version import __version__
 
@@ -29,8 +29,6 @@ PROBABILITIES, PROVENANCE = "spikgpt_probabilities", "spikgpt"
 
 # A note is made above this share of Unknown cells, and below this share of matched genes.
 SUSPICIOUS_UNKNOWN = SUSPICIOUS_GENES = 0.5
-# A note is made when the estimate of rejected known cells is above the promised rate by more than this factor.
-SUSPICIOUS_SHIFT = 2.0
 # Rows of a table made at a time.
 ROWS = 10_000
 # Labels that stand in the short description.
@@ -178,7 +176,7 @@ class Annotation:
         if self.empty.any():
             notes.append(f"{int(self.empty.sum())} cells have no counts and are {UNKNOWN}.")
         rate, farther = cutoffs.unknown_rate, cutoffs.farther
-        if rate and farther is not None and farther > SUSPICIOUS_SHIFT * rate and usable and cutoffs.standing is None:
+        if rate and farther is not None and farther > FARTHER * rate and usable and cutoffs.standing is None:
             notes.append(
                 f"These cells lie farther from the reference than its own held-out cells, so about "
                 f"{100 * farther:.0f}% of the cells of known types are {UNKNOWN}, not at most {100 * rate:g}%. "

@@ -9,7 +9,6 @@ from typing import Any
 
 import numpy as np
 import numpy.typing as npt
-from msgspec import UNSET
 from safetensors import SafetensorError
 from safetensors.numpy import load as load_tensors
 from safetensors.numpy import save as save_tensors
@@ -26,7 +25,7 @@ from spikgpt.reference.config import SpikGPTConfig
 from spikgpt.reference.json_files import converted, decoded, dumped, parsed
 from spikgpt.reference.layout import PICTURE, RELIABILITY, verified_files, with_manifest
 from spikgpt.reference.pictures import confusion_picture, reliability_picture
-from spikgpt.reference.schema import Config, Genes, Metrics, Names, require
+from spikgpt.reference.schema import Config, Genes, Metrics, require
 from spikgpt.version import __version__
 
 CLASSIFIER, EMBEDDER, FAMILIARITY = "classifier.", "embedder.", "familiarity."
@@ -145,10 +144,12 @@ def contents(parts: ReferenceFiles) -> dict[str, bytes]:
     return with_card(files)
 
 
-def _names(parts: ReferenceFiles) -> Genes:
+def _names(parts: ReferenceFiles) -> dict[str, Any]:
     """Return what ``genes.json`` holds."""
-    more = parts.more_genes and Names(parts.more_genes.symbols, parts.more_genes.ensembl_ids)
-    return Genes(parts.genes.sha256, parts.genes.symbols, parts.genes.ensembl_ids, more or UNSET)
+    if parts.more_genes is None:
+        return parts.genes.to_dict()
+    more = parts.more_genes
+    return parts.genes.to_dict() | {"more": {"symbols": more.symbols, "ensembl_ids": more.ensembl_ids}}
 
 
 def with_graphs(reference: ReferenceFiles, graphs: Mapping[str, bytes]) -> dict[str, bytes]:

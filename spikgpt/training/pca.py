@@ -14,7 +14,7 @@ from spikgpt.cells.expression import find_expression
 from spikgpt.cells.genes import GeneList, genes_of
 from spikgpt.embedding.more_genes import MoreGenes
 from spikgpt.embedding.pca import CHUNK, PCAProjection
-from spikgpt.types import Bools, Rows, Strings
+from spikgpt.types import Bools, Floats, Rows, Strings
 
 # Added to a gene's deviation within labels, as a share of the median deviation, so that no gene is blown up.
 WITHIN_FLOOR = 0.1
@@ -62,11 +62,7 @@ def fit_pca(
     chosen = _most_different(logs, labels, n_genes)
     genes, logs = everything.part(chosen), sparse.csr_matrix(logs[:, chosen])
     names, shares = np.unique(labels, return_counts=True)
-    by_label = [mean_and_std(logs[labels == name]) for name in names]
-    label_means, label_stds = (np.stack(rows) for rows in zip(*by_label, strict=True))
-    mean, overall = mean_and_std(logs)
-    within = np.sqrt(shares / shares.sum() @ label_stds**2)
-    std = within + WITHIN_FLOOR * np.median(overall)
+    mean, std, label_means, label_stds = _described(logs, labels, shares / shares.sum())
     training = AnnData(np.clip((logs.toarray() - mean) / std, -clip, clip).astype(np.float32))
     size = min(n_components, len(genes) - 1, training.n_obs - 1)
     scanpy.pp.pca(training, n_comps=size, zero_center=True, svd_solver="arpack", random_state=seed)
@@ -97,20 +93,18 @@ def more_genes(
     chosen = ranked[others[ranked]][:MOST_OTHERS]
     if not len(chosen):
         return None
-    own = align(find_expression(adata[used], layer=layer), projection.genes)
-    names, index = np.unique(labels, return_inverse=True)
-    by_label = [mean_and_std(logs[index == label][:, chosen]) for label in range(len(names))]
-    label_means, label_stds = (np.stack(rows) for rows in zip(*by_label, strict=True))
+    place = {symbol: at for at, symbol in enumerate(everything.symbols)}
+    own = cells.values[:, [place[symbol] for symbol in projection.genes.symbols]]
     logs = sparse.csr_matrix(logs[:, chosen])
-    mean, overall = mean_and_std(logs)
-    std = np.sqrt(projection.label_shares @ label_stds**2) + WITHIN_FLOOR * np.median(overall)
-    scores = projection.scores(own.values, own.totals)
+    mean, std, label_means, label_stds = _described(logs, labels, projection.label_shares)
+    scores = projection.scores(own, cells.totals)
     products = np.zeros((len(chosen), projection.dim))
     centred = scores - scores.mean(axis=0)
     for start in range(0, len(scores), CHUNK):
         part = slice(start, start + CHUNK)
         scaled = np.clip((logs[part].toarray() - mean) / std, -projection.clip, projection.clip)  # (chunk, E)
         products += scaled.T @ centred[part]
+    names, index = np.unique(labels, return_inverse=True)
     centroids = np.stack([scores[index == label].mean(axis=0) for label in range(len(names))])
     within = scores - centroids[index]
     loadings = products / np.maximum((centred**2).sum(axis=0), 1e-12)
@@ -159,6 +153,19 @@ def every_gene(adata: AnnData, layer: str | None) -> tuple[AlignedCells, Bools, 
     genes = genes_of(expression.var)
     cells = align(expression, genes)
     return cells.part(~cells.empty), ~cells.empty, genes
+
+
+def _described(logs: sparse.csr_matrix, labels: Strings, shares: Floats) -> tuple[Floats, Floats, Floats, Floats]:
+    """Describe the log expression of genes, (n, G), in cells of some labels, (n,), of which each has a share, (L,).
+
+    Returns
+    -------
+    Mean and deviation that genes are scaled by, each of shape (G,); mean and deviation in each label, of shape (L, G).
+    """
+    by_label = [mean_and_std(logs[labels == name]) for name in np.unique(labels)]
+    label_means, label_stds = (np.stack(rows) for rows in zip(*by_label, strict=True))
+    mean, overall = mean_and_std(logs)
+    return mean, np.sqrt(shares @ label_stds**2) + WITHIN_FLOOR * np.median(overall), label_means, label_stds
 
 
 def _most_different(logs: sparse.csr_matrix, labels: Strings, n_genes: int, *, in_order: bool = False) -> Rows:
