@@ -119,7 +119,8 @@ def evaluate(
     if evaluation.unseen_unknown_fraction is not None:
         say(
             f"Types that the reference does not have ({', '.join(evaluation.unseen_labels)}): "
-            f"{100 * evaluation.unseen_unknown_fraction:.1f}% Unknown, AUROC {evaluation.auroc_unknown:.4f}."
+            f"{100 * evaluation.unseen_unknown_fraction:.1f}% Unknown, AUROC {evaluation.auroc_unknown:.4f}. Right, "
+            f"with Unknown as the right answer for these: {100 * evaluation.share_right:.1f}% of all cells."
         )
     note(*annotation.notes(), *evaluation.notes)
     if json_file:

@@ -6,6 +6,9 @@ cells all lie far away has probably been changed by the study, or a treatment; c
 their label are probably of another type. In between, ``LEVEL_SHARE`` of what sets a label apart from the other labels
 counts against its cells.
 
+Where cells of another type outnumber those of the label that they are given, the label's level follows them. So a label
+whose cells fall into two separate groups, of which the lower one is the larger, has that one stand apart.
+
 Cells of one type should stand alike, so each cell's standing is averaged with that of its neighbours, twice.
 """
 
@@ -29,6 +32,10 @@ LARGEST_NOVELTY = 0.5
 NEIGHBOUR_SHARE = 0.8
 # A cell with a lower standing may be Unknown.
 LEAST_STANDING = -1.2
+# When the cells of a label are two groups: so many cells, so many of them in the upper group, and means so far apart,
+# also as a multiple of the deviation within groups.
+CELLS_FOR_GROUPS, CELLS_OF_GROUP = 20, 5
+APART, DEVIATIONS_APART = 0.8, 4.0
 
 
 @dataclass(frozen=True)
@@ -68,9 +75,12 @@ class Standing:
             novelty = _middle(_by_label(evidence.novelty, best, n_labels, 0.5))
         alone = _score(evidence, novelty)
         averaged = _average(alone, alone, near)
-        reached = _by_label(_average(averaged, averaged, near), best, n_labels, LEVEL)
+        twice = _average(averaged, averaged, near)
+        reached = _by_label(twice, best, n_labels, LEVEL)
         middle = _middle(reached)
         levels = np.where(np.isnan(reached), middle, LEVEL_SHARE * middle + (1 - LEVEL_SHARE) * reached)
+        between = np.array([_between_groups(twice[best == label]) for label in range(n_labels)])
+        levels = np.fmax(levels, between - LEAST_STANDING)
         return cls(levels, novelty, alone, averaged)
 
     def of(self, evidence: Evidence, best: Integers, near: Rows) -> npt.NDArray[np.float64]:
@@ -107,6 +117,27 @@ def _by_label(scores: Floats, best: Integers, n_labels: int, share: float) -> np
     return np.array(
         [np.quantile(scores[best == label], share) if enough[label] else np.nan for label in range(n_labels)]
     )
+
+
+def _between_groups(scores: Floats) -> float:
+    """Return where the scores of a label's cells fall into two groups, if they do and the lower is the larger, or NaN.
+
+    The split is the one with the least variance within groups (Otsu, 1979).
+    """
+    n = len(scores)
+    if n < CELLS_FOR_GROUPS:
+        return np.nan
+    ordered = np.sort(scores)
+    below = np.arange(1, n)
+    sums = np.cumsum(ordered)
+    gaps = (sums[-1] - sums[:-1]) / (n - below) - sums[:-1] / below
+    between = gaps**2 * below * (n - below) / n**2
+    best = int(between.argmax())
+    within = np.sqrt(max(float(ordered.var() - between[best]), 0.0))
+    larger = 2 * below[best] >= n and n - below[best] >= CELLS_OF_GROUP
+    if not larger or gaps[best] < max(APART, DEVIATIONS_APART * within):
+        return np.nan
+    return float(ordered[best] + ordered[best + 1]) / 2
 
 
 def _middle(values: Floats) -> float:

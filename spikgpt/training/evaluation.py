@@ -31,13 +31,16 @@ class Evaluation:
     """An annotation held against the truth.
 
     ``metrics`` compares the labels before rejection, over the cells whose true type the reference knows.
-    ``accuracy_after_rejection`` counts every Unknown among those cells as an error. Shares go from 0 to 1: of the
-    labelled cells that are Unknown, of those of known types, and of those of types that the reference does not have.
+    ``accuracy_after_rejection`` counts every Unknown among those cells as an error. ``share_right`` is that of all
+    labelled cells with the right answer: their label, or Unknown where the reference does not have it. Shares go from
+    0 to 1: of the labelled cells that are Unknown, of those of known types, and of those of types that the reference
+    does not have.
     The last and ``auroc_unknown`` are None without such cells; the AUROC is that of familiarity, or of the confidence
     where that made cells Unknown. ``notes`` are sentences on labels that were matched, or could not be.
     """
 
     metrics: Agreement
+    share_right: float
     accuracy_after_rejection: float
     unknown_fraction: float
     known_unknown_fraction: float
@@ -89,6 +92,7 @@ def evaluate(
     certainty = annotation.confidence if familiarity is None else familiarity
     return Evaluation(
         metrics=measure(truth[known], annotation.best_labels[known]),
+        share_right=float(np.where(known, truth == annotation.labels, rejected)[labelled].mean()),
         accuracy_after_rejection=float((truth[known] == annotation.labels[known]).mean()),
         unknown_fraction=float(rejected[labelled].mean()),
         known_unknown_fraction=float(rejected[known].mean()),

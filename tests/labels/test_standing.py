@@ -173,3 +173,28 @@ def test_small_samples_without_neighbours_have_a_standing(size: int, with_novelt
     assert np.isfinite(found).all()
     if size == 1:
         assert found == pytest.approx(0)
+
+
+def of_two_groups(upper: int, lower: int, gap: float) -> tuple[Array, Integers]:
+    """Give the standing of cells of three labels, and whether each belongs to the lower group of the first label."""
+    random = np.random.default_rng(5)
+    best = np.repeat(np.arange(3), (upper + lower, 60, 60))
+    is_lower = (best == 0) & (np.arange(len(best)) >= upper)
+    group = 10 * best + is_lower
+    near = np.stack([random.choice(np.flatnonzero(group == own), 14) for own in group])
+    return standing(random.normal(1, 0.3, len(best)) - gap * is_lower, best, near), is_lower
+
+
+@pytest.mark.parametrize(("upper", "lower"), [(40, 60), (8, 150), (5, 15)])
+def test_a_larger_group_below_the_cells_of_its_label_stands_apart(upper: int, lower: int) -> None:
+    found, is_lower = of_two_groups(upper, lower, gap=1.1)
+    assert (found[is_lower] < LEAST_STANDING).all()
+    assert (found[~is_lower] > LEAST_STANDING).all()
+
+
+@pytest.mark.parametrize(
+    ("upper", "lower", "gap"), [(60, 40, 1.0), (4, 80, 1.0), (40, 60, 0.6), (4, 15, 1.0), (0, 90, 1.0)]
+)
+def test_no_group_stands_apart_that_is_smaller_or_close_or_beside_few_cells(upper: int, lower: int, gap: float) -> None:
+    found, _ = of_two_groups(upper, lower, gap)
+    assert (found > LEAST_STANDING).all()

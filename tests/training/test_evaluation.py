@@ -53,6 +53,7 @@ def test_figures_by_hand() -> None:
     assert evaluation.metrics.cells == 4
     assert evaluation.metrics.accuracy == 0.75
     assert evaluation.accuracy_after_rejection == 0.5
+    assert evaluation.share_right == pytest.approx(3 / 5)
     assert evaluation.known_unknown_fraction == 0.25
     assert evaluation.unseen_unknown_fraction == 1
     assert evaluation.unknown_fraction == pytest.approx(2 / 5)
