@@ -35,7 +35,7 @@ LEAST_STANDING = -1.2
 # When the cells of a label are two groups: so many cells, so many of them in the upper group, and means so far apart,
 # also as a multiple of the deviation within groups.
 CELLS_FOR_GROUPS, CELLS_OF_GROUP = 20, 5
-APART, DEVIATIONS_APART = 0.8, 4.0
+APART, DEVIATIONS_APART = 0.6, 3.5
 
 
 @dataclass(frozen=True)

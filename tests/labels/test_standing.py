@@ -193,7 +193,7 @@ def test_a_larger_group_below_the_cells_of_its_label_stands_apart(upper: int, lo
 
 
 @pytest.mark.parametrize(
-    ("upper", "lower", "gap"), [(60, 40, 1.0), (4, 80, 1.0), (40, 60, 0.6), (4, 15, 1.0), (0, 90, 1.0)]
+    ("upper", "lower", "gap"), [(60, 40, 1.0), (4, 80, 1.0), (40, 60, 0.4), (4, 15, 1.0), (0, 90, 1.0)]
 )
 def test_no_group_stands_apart_that_is_smaller_or_close_or_beside_few_cells(upper: int, lower: int, gap: float) -> None:
     found, _ = of_two_groups(upper, lower, gap)
