@@ -21,6 +21,8 @@ UserWarning.
 
 from __future__ import annotations
 
+import errno
+import os
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from typing import Any
@@ -98,6 +100,40 @@ def needs(package: str = "") -> Iterator[None]:
             raise
         msg = f"This needs {missing}, which cannot be imported ({error}): pip install 'spikgpt[{EXTRAS[missing]}]'"
         raise ConfigError(msg) from error
+
+
+# What to do about faults of the machine, by the number of the system's error.
+FAULTS = {
+    errno.ENOSPC: "The disk is full: make room, or name a folder on another disk.",
+    errno.EDQUOT: "Your share of the disk is used up: make room, or name a folder on another disk.",
+    errno.EFBIG: "The file would be larger than allowed here (ulimit -f, or the file system's limit).",
+    errno.EROFS: "The disk can only be read: name a folder on another disk.",
+    errno.EACCES: "You may not use it: change its permissions, or name another one.",
+    errno.EPERM: "You may not use it: change its permissions, or name another one.",
+    errno.EISDIR: "It is a folder: name a file.",
+    errno.ENOTDIR: "A file stands where a folder is meant: name another one.",
+    errno.ENOENT: "It is not there: check the path.",
+    errno.EMFILE: "Too many files are open: raise the limit (ulimit -n).",
+}
+
+
+def fault(error: BaseException) -> str | None:
+    """Say what to do about a fault of the machine behind an error, or None when it is none of these."""
+    behind: BaseException | None = error
+    while behind is not None:
+        # HDF5 states the number in its text alone.
+        number = getattr(behind, "errno", None) or next(
+            (number for number in (errno.ENOSPC, errno.EFBIG) if os.strerror(number) in str(behind)), None
+        )
+        if isinstance(behind, OSError) and number in FAULTS:
+            return FAULTS[number]
+        behind = behind.__cause__ or behind.__context__
+    return None
+
+
+def visible(text: str) -> str:
+    """Return a text in which control characters, which could steer a terminal, are written out."""
+    return "".join(sign if sign.isprintable() else ascii(sign)[1:-1] for sign in text)
 
 
 def listed(names: Iterable[Any]) -> str:

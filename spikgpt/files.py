@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import ctypes
+import os
+import sys
 import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -17,6 +20,9 @@ def replacing(path: Path) -> Iterator[Path]:
         yield temporary
         replaced = Path(folder) / f"{path.name}.replaced"
         if path.is_dir():
+            # A kill between two renames would leave nothing in place.
+            if _swapped(temporary, path):
+                return
             path.replace(replaced)
         try:
             temporary.replace(path)
@@ -24,3 +30,16 @@ def replacing(path: Path) -> Iterator[Path]:
             if replaced.exists():
                 replaced.replace(path)
             raise
+
+
+def _swapped(one: Path, other: Path) -> bool:
+    """Let two files or folders swap their names at once; return whether the system and the disk could."""
+    names = os.fsencode(one), os.fsencode(other)
+    try:
+        library = ctypes.CDLL(None)
+        if sys.platform == "darwin":
+            return bool(library.renamex_np(*names, 2) == 0)
+        # Relative to the working directory; exchange.
+        return bool(library.renameat2(-100, names[0], -100, names[1], 2) == 0)
+    except (AttributeError, OSError, TypeError):
+        return False

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import errno
 import importlib
 import inspect
+import os
 import re
 import sys
 import tomllib
@@ -12,7 +14,7 @@ from pathlib import Path
 import pytest
 
 from spikgpt import errors
-from spikgpt.errors import EXTRAS, ConfigError, needs
+from spikgpt.errors import EXTRAS, FAULTS, ConfigError, DataError, fault, needs
 
 
 def is_error(value: object) -> bool:
@@ -59,3 +61,18 @@ def test_a_missing_package_names_its_extra(monkeypatch: pytest.MonkeyPatch) -> N
 def test_another_missing_package_is_no_users_mistake() -> None:
     with pytest.raises(ModuleNotFoundError, match="no_such_package"), needs():
         importlib.import_module("no_such_package")
+
+
+@pytest.mark.parametrize("number", FAULTS)
+def test_faults_of_the_machine_are_found_behind_other_errors(number: int) -> None:
+    error = DataError("cannot be written")
+    error.__cause__ = RuntimeError("wrapped")
+    error.__cause__.__context__ = OSError(number, os.strerror(number))
+    assert fault(error) == FAULTS[number]
+
+
+def test_the_number_of_a_fault_may_stand_in_the_text_alone() -> None:
+    told = "Can't write data (file write failed: errno = 28, error message = 'No space left on device')"
+    assert fault(OSError(told)) == FAULTS[errno.ENOSPC]
+    assert fault(OSError("something else")) is None
+    assert fault(ValueError("No space left on device")) is None

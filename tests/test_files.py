@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import sys
+import threading
 from pathlib import Path
 
 import pytest
@@ -29,6 +31,7 @@ def test_what_was_there_stays_when_its_place_cannot_be_taken(
     with replacing(path) as temporary:
         write(temporary, "old")
     monkeypatch.setattr(Path, "replace", fail)
+    monkeypatch.setattr("spikgpt.files._swapped", lambda one, other: False)
     with pytest.raises(OSError, match="no room"), replacing(path) as temporary:
         write(temporary, "new")
     monkeypatch.undo()
@@ -52,3 +55,26 @@ def test_what_was_there_stays_when_the_work_is_interrupted(tmp_path: Path) -> No
         write_half()
     assert path.read_text() == "older"
     assert [file.name for file in tmp_path.iterdir()] == ["a.txt"]
+
+
+@pytest.mark.skipif(sys.platform not in ("linux", "darwin"), reason="no system call swaps names here")
+def test_a_folder_is_whole_at_every_moment_while_it_is_replaced(tmp_path: Path) -> None:
+    path, done, found = tmp_path / "reference", threading.Event(), set()
+
+    def look() -> None:
+        while not done.is_set():
+            found.add((path / "a").exists() and (path / "b").exists())
+
+    for round_ in range(200):
+        with replacing(path) as temporary:
+            temporary.mkdir()
+            (temporary / "a").write_text(str(round_))
+            (temporary / "b").touch()
+        if round_ == 0:
+            watch = threading.Thread(target=look)
+            watch.start()
+    done.set()
+    watch.join()
+    assert found == {True}
+    assert (path / "a").read_text() == "199"
+    assert [file.name for file in tmp_path.iterdir()] == ["reference"]

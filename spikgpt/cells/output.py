@@ -19,6 +19,8 @@ from spikgpt.cells.storage import is_array, open_store, refusing
 from spikgpt.errors import ConfigError, DataError
 from spikgpt.files import replacing
 
+# What a spreadsheet takes for the start of a formula.
+FORMULA_SIGNS = ("=", "+", "-", "@", "\t", "\r")
 TABLES = (".csv", ".parquet")
 # Dense arrays with more bytes are not read as a whole to see whether they can be read.
 LARGEST_WHOLE = 32 * 1024 * 1024
@@ -67,13 +69,28 @@ def write_table(parts: Iterable[pd.DataFrame], path: Path) -> None:
         if path.suffix == ".csv":
             with temporary.open("w", newline="", encoding="utf-8") as file:
                 for number, part in enumerate(parts):
-                    part.to_csv(file, header=number == 0, lineterminator="\n")
+                    inert(part).to_csv(file, header=number == 0, lineterminator="\n")
             return
         try:
             pd.concat(list(parts)).to_parquet(temporary)
         except ImportError as error:
             msg = "Writing parquet needs pyarrow: pip install 'spikgpt[parquet]'. Or write a .csv file."
             raise ConfigError(msg) from error
+
+
+def inert(table: pd.DataFrame) -> pd.DataFrame:
+    """Return a table none of whose texts a spreadsheet takes for a formula: what starts like one gets an apostrophe."""
+    columns = {}
+    for name, column in table.items():
+        if isinstance(column.dtype, pd.CategoricalDtype):
+            columns[_inert(name)] = column.cat.rename_categories(_inert)
+        else:
+            columns[_inert(name)] = column if column.dtype.kind in "biufc" else column.map(_inert)
+    return pd.DataFrame(columns, index=table.index, copy=False).set_axis(table.index.map(_inert))
+
+
+def _inert(value: Any) -> Any:
+    return f"'{value}" if isinstance(value, str) and value.startswith(FORMULA_SIGNS) else value
 
 
 def check_table(path: Path) -> None:

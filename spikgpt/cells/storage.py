@@ -21,7 +21,7 @@ from typing import Any
 import h5py
 import zarr
 
-from spikgpt.errors import DataError, SpikGPTError
+from spikgpt.errors import DataError, SpikGPTError, fault
 
 REMEDY = "Write it again with adata.write_h5ad() or adata.write_zarr(), or copy it again if it was copied."
 # Bytes of the HDF5 chunks kept of each matrix: rows that are read one by one often share a chunk.
@@ -52,7 +52,7 @@ def refusing(what: object, done: str = "read", why: str = "") -> Iterator[None]:
         # Readers of damaged bytes raise whatever they stumble over, and anndata a bare Exception.
         notes = " ".join(getattr(error, "__notes__", ()))
         reason = " ".join(f"{error} {notes}".split())[:400].rstrip(".") or type(error).__name__
-        why = why or f"The file is damaged, incomplete or not readable for you. {REMEDY}"
+        why = fault(error) or why or f"The file is damaged, incomplete or not readable for you. {REMEDY}"
         msg = f"{what} cannot be {done}: {reason}. {why}"
         raise DataError(msg) from error
 

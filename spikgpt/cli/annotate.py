@@ -53,7 +53,7 @@ def annotate(
     """Label the cells of QUERY; name a file to write with --out, --table or both."""
     import pandas as pd
 
-    from spikgpt.cells.output import write_copy, write_table
+    from spikgpt.cells.output import inert, write_copy, write_table
     from spikgpt.cells.reading import open_cells
     from spikgpt.files import replacing
     from spikgpt.report.clusters import CLUSTER_LABEL, summarise
@@ -78,7 +78,7 @@ def annotate(
             written.append(table)
         if clusters and cluster_table:
             with replacing(cluster_table) as temporary:
-                clusters.table().to_csv(temporary, index=False)
+                inert(clusters.table()).to_csv(temporary, index=False)
             written.append(cluster_table)
     if clusters:
         _show_clusters(clusters)

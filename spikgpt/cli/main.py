@@ -14,7 +14,7 @@ from spikgpt.cli.output import Interrupted, say
 from spikgpt.cli.scgpt import convert_scgpt, embed, pretrain
 from spikgpt.cli.share import export, info, list_, pull, push, verify
 from spikgpt.cli.train import novelty, train
-from spikgpt.errors import SpikGPTError
+from spikgpt.errors import SpikGPTError, fault, visible
 
 # typer brings click's errors along under a name that changed.
 UsageError: type[Exception] = typer.BadParameter.__bases__[0]
@@ -50,7 +50,8 @@ def _explained(error: Exception) -> str:
         return f"{said}{stop} See {context.command_path if context else 'spikgpt'} --help."
     if isinstance(error, OSError):
         where = f": {error.filename}" if error.filename else ""
-        return f"{error.strerror or error}{where}. Check the path, whether you may use it, and the free space."
+        remedy = fault(error) or "Check the path, whether you may use it, and the free space."
+        return f"{error.strerror or error}{where}. {remedy}"
     return str(error)
 
 
@@ -79,7 +80,8 @@ def doctor() -> None:
 
     found = findings()
     for finding in found:
-        typer.echo(f"{'ok' if finding.works else '--'}  {finding.what}: {' '.join(finding.found.split())}")
+        told = visible(" ".join(finding.found.split()))
+        typer.echo(f"{'ok' if finding.works else '--'}  {finding.what}: {told}")
     if not any(finding.works for finding in found if finding.what in PROVIDERS):
         raise typer.Exit(1)
 

@@ -118,6 +118,7 @@ def novelty(
     plot: Annotated[Path | None, typer.Option(help="Also draw the figures, .png.")] = None,
 ) -> None:
     """Leave each type out of a reference in turn, and see whether its cells come out as Unknown."""
+    from spikgpt.cells.output import inert
     from spikgpt.cells.reading import read_cells
     from spikgpt.files import replacing
     from spikgpt.training.novelty import study
@@ -142,7 +143,7 @@ def novelty(
     )
     if table:
         with replacing(table) as temporary:
-            report.table().to_csv(temporary, index=False)
+            inert(report.table()).to_csv(temporary, index=False)
     if plot:
         with replacing(plot) as temporary:
             temporary.write_bytes(report.picture())

@@ -91,7 +91,15 @@ def tokenise(
 
 def _compiled(**options: Any) -> Callable[[Function], Function]:
     """Return numba's decorator, with a type."""
-    return cast("Callable[[Function], Function]", numba.njit(**options))
+
+    def compiled(function: Function) -> Function:
+        try:
+            return cast("Function", numba.njit(**options)(function))
+        except RuntimeError:
+            # Compiled code can be kept neither beside this file nor in the user's cache folder.
+            return cast("Function", numba.njit(**options | {"cache": False})(function))
+
+    return compiled
 
 
 @_compiled()

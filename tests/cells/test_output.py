@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import pickle
 import subprocess
 import sys
@@ -22,7 +23,7 @@ from spikgpt import Annotation
 from spikgpt.cells import matrices, output
 from spikgpt.cells.output import check_table, write_copy, write_table
 from spikgpt.cells.reading import read_cells
-from spikgpt.errors import ConfigError, DataError
+from spikgpt.errors import FAULTS, ConfigError, DataError
 from tests.cells.conftest import write_zarr
 
 N_CELLS = 12
@@ -246,3 +247,48 @@ def test_a_table_of_another_kind_is_refused(name: str) -> None:
 @pytest.mark.parametrize("name", ["labels.csv", "a.b.parquet"])
 def test_tables_are_known_by_their_names(name: str) -> None:
     check_table(Path(name))
+
+
+def test_no_text_of_a_csv_file_is_a_formula(tmp_path: Path) -> None:
+    label = pd.Categorical(["=HYPERLINK(1)", "beta", "@x"])
+    cells = pd.DataFrame(
+        {"+label": label, "score": [-1.5, 2, 3], "note": ["-1", "a=b", None]}, index=["=1", "c", "\td"]
+    )
+    write_table([cells], tmp_path / "t.csv")
+    assert (tmp_path / "t.csv").read_text().splitlines() == [
+        ",'+label,score,note",
+        "'=1,'=HYPERLINK(1),-1.5,'-1",
+        "c,beta,2.0,a=b",
+        "'\td,'@x,3.0,",
+    ]
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="no limit on the size of files")
+@pytest.mark.parametrize("name", ["out.h5ad", "out.zarr", "labels.csv"])
+def test_a_limit_on_the_size_of_files_is_told_and_nothing_half_written(
+    full: AnnData, name: str, tmp_path: Path
+) -> None:
+    code = """if True:
+        import resource, sys
+        from pathlib import Path
+        import numpy as np, pandas as pd
+        from spikgpt.cells.output import write_copy, write_table
+        from spikgpt.errors import fault
+        source, target = map(Path, sys.argv[1:])
+        resource.setrlimit(resource.RLIMIT_FSIZE, (2000, resource.RLIM_INFINITY))
+        try:
+            if target.suffix == ".csv":
+                write_table([pd.DataFrame({"a": np.arange(10000.)})], target)
+            else:
+                write_copy(source, target, obsm={"x": np.random.random((12, 100))})
+        except Exception as error:
+            print(type(error).__name__, fault(error), str(error).count(chr(10)))
+    """
+    source = tmp_path / "cells.h5ad"
+    full.write_h5ad(source)
+    run = subprocess.run(
+        [sys.executable, "-c", code, source, tmp_path / name], capture_output=True, text=True, check=True
+    )
+    kind = "OSError" if name.endswith(".csv") else "DataError"
+    assert run.stdout == f"{kind} {FAULTS[errno.EFBIG]} 0\n"
+    assert [path.name for path in tmp_path.iterdir()] == ["cells.h5ad"]

@@ -18,6 +18,14 @@ def test_a_sentence_is_one_line_and_no_markup(capsys: pytest.CaptureFixture[str]
     assert captured.out == ""
 
 
+def test_nothing_that_is_printed_steers_the_terminal(capsys: pytest.CaptureFixture[str]) -> None:
+    say("a\x1b[2Jb\x9b31m\u202ec")
+    show(("label",), [("d\x1b]0;title\x07e\rf",)], result=True)
+    captured = capsys.readouterr()
+    assert captured.err == "a\\x1b[2Jb\\x9b31m\\u202ec\n"
+    assert "d\\x1b]0;title\\x07e\\rf" in captured.out
+
+
 @pytest.mark.parametrize("result", [True, False])
 def test_results_go_to_standard_output(capsys: pytest.CaptureFixture[str], result: bool) -> None:
     show(("label", "cells"), [("T [CD4]", 3)], "a [title]", result=result)

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import subprocess
+import sys
+
 import numpy as np
 import numpy.typing as npt
 import pytest
@@ -128,3 +131,16 @@ def test_golden_tokens() -> None:
 
 GOLDEN_GENES = [1, 0, 10, 30, 40, 60, 70]
 GOLDEN_BINS = [-2, 20, 14, 18, 43, 11, 50]
+
+
+def test_cells_are_tokenised_where_compiled_code_cannot_be_kept() -> None:
+    code = """if True:
+        from numba.core import caching
+        caching.CacheImpl._locator_classes = []  # as where no folder can be written to
+        from spikgpt.embedding import tokens
+        import numpy as np
+        print(tokens._mix(np.uint64(1)))
+    """
+    run = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
+    assert run.returncode == 0, run.stderr
+    assert int(run.stdout) == 0x5692161D100B05E5
