@@ -1,8 +1,8 @@
 """Commands that are killed at random moments, then run again: ``python -m tests.fuzz.kills --count 50 --seed 0``.
 
 After SIGKILL, what a command writes is whole or not there; the same command run again ends well, with the same bytes of
-references or the same labels of cells as one that was left alone, and leaves nothing else behind but hidden folders of the
-run that was killed.
+references or the same labels of cells as one that was left alone, and leaves nothing else behind but hidden folders of
+the run that was killed.
 """
 
 from __future__ import annotations
