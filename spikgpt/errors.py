@@ -27,13 +27,22 @@ from typing import Any
 
 # Packages that only some of the work needs, and the extras that bring them.
 EXTRAS = {
-    **dict.fromkeys(("matplotlib", "onnx", "scanpy", "sklearn", "spikingjelly", "torch"), "train"),
-    **{"numba": "scgpt", "onnxruntime": "cpu", "pyarrow": "parquet"},
+    **dict.fromkeys(("matplotlib", "scanpy", "sklearn", "spikingjelly", "torch"), "train"),
+    **{"numba": "scgpt", "onnx": "cpu", "onnxruntime": "cpu", "pyarrow": "parquet"},
 }
+
+
+def printable(text: str) -> str:
+    """Return text on one line without control characters, as what strangers wrote may be printed."""
+    return "".join(sign if sign.isprintable() else ascii(sign)[1:-1] for sign in text)
 
 
 class SpikGPTError(Exception):
     """Base of every error that SpikGPT raises for a reason a user can mend."""
+
+    def __str__(self) -> str:
+        # It may quote what a stranger wrote, and goes to a terminal.
+        return printable(super().__str__())
 
 
 class DataError(SpikGPTError):

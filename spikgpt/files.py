@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -24,3 +25,10 @@ def replacing(path: Path) -> Iterator[Path]:
             if replaced.exists():
                 replaced.replace(path)
             raise
+
+
+def user_cache() -> Path:
+    """Return the folder of what is kept between runs: ``SPIKGPT_CACHE``, or one in the user's cache folder."""
+    if named := os.environ.get("SPIKGPT_CACHE"):
+        return Path(named)
+    return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "spikgpt"

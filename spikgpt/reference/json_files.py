@@ -8,7 +8,7 @@ from typing import Any, TypeVar
 
 import msgspec
 
-from spikgpt.errors import DamagedReference, SpikGPTError
+from spikgpt.errors import DamagedReference, SpikGPTError, printable
 
 T = TypeVar("T")
 
@@ -30,7 +30,7 @@ def parsed(content: bytes, name: str) -> Any:
     try:
         return json.loads(content, object_pairs_hook=once, parse_constant=refuse)
     except (ValueError, RecursionError) as error:
-        msg = f"{name} is not valid JSON ({_line(error)}). Get the reference again."
+        msg = f"{name} is not valid JSON ({printable(str(error))}). Get the reference again."
         raise DamagedReference(msg) from error
 
 
@@ -44,7 +44,7 @@ def converted(values: Any, name: str, kind: type[T]) -> T:
     try:
         return msgspec.convert(values, kind)
     except (msgspec.ValidationError, SpikGPTError) as error:
-        what, _, place = _line(error).partition(" - at `$")
+        what, _, place = printable(str(error)).partition(" - at `$")
         what = what.rstrip(".") + _found(values, place.rstrip("`"))
         msg = f"{name} is not what it should be: {what}. Get the reference again."
         raise DamagedReference(msg) from error
@@ -57,11 +57,6 @@ def _found(values: Any, place: str) -> str:
     for key in re.findall(r"[^.\[\]]+", place):
         values = values[key if isinstance(values, dict) else int(key)]
     return f", in {place.lstrip('.')}" + ("" if isinstance(values, dict | list) else f": found {values!r}")
-
-
-def _line(error: Exception) -> str:
-    """Return the text of an error, which may quote anything, without line breaks and control characters."""
-    return "".join(sign if sign.isprintable() else ascii(sign)[1:-1] for sign in str(error))
 
 
 def dumped(value: object) -> bytes:
