@@ -62,7 +62,7 @@ class OnnxEngine:
         if scale is None:
             vectors = self._encoded(cells) if self.encoder else vectors_of(cells)
             found = self._joined(lambda part: {contract.EMBEDDING: vectors[part]}, len(vectors), size, on_cells)
-            return NetworkOutput(vectors, found[contract.PROBABILITIES], found[contract.ENERGY])
+            return NetworkOutput.of(vectors, found[contract.PROBABILITIES], found[contract.ENERGY])
         projection = self.embedding
         assert isinstance(projection, PCAProjection)
 
@@ -78,7 +78,7 @@ class OnnxEngine:
             }
 
         found = self._joined(inputs, len(cells.totals), size, on_cells)
-        return NetworkOutput(found[contract.VECTOR], found[contract.PROBABILITIES], found[contract.ENERGY])
+        return NetworkOutput.of(found[contract.VECTOR], found[contract.PROBABILITIES], found[contract.ENERGY])
 
     def _joined(self, inputs: Callable[[slice], Arrays], cells: int, size: int, on_cells: OnCells | None) -> Arrays:
         """Run batches side by side and join what they give of each cell; no cells are one batch of none."""

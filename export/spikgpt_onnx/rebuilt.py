@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import json
 import re
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import msgspec
 import onnx
@@ -86,9 +86,8 @@ def rebuilt(reference: ReferenceFiles, name: str, encoder: Encoder | None = None
     content = reference.files[name]
     stored, network = read(content, name), network_of(reference)
     found = {entry.key: entry.value for entry in stored.metadata_props}
-    for key, form in FREE.items():
-        if re.fullmatch(form, found.get(key, "")):
-            network.metadata[key] = found[key]
+    free = {key: found[key] for key, form in FREE.items() if re.fullmatch(form, found.get(key, ""))}
+    network = replace(network, metadata={**network.metadata, **free})
     made = graph_of(network, name, encoder)
     if (expected := made.SerializeToString()) == content:
         return Rebuilt(content)

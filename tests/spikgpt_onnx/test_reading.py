@@ -128,7 +128,7 @@ def sequence_output(model: onnx.ModelProto) -> None:
 
 
 def text(model: onnx.ModelProto) -> None:
-    model.graph.initializer.append(helper.make_tensor("text", TensorProto.STRING, [1], [b"\x1b[2J"]))
+    model.graph.initializer.append(numpy_helper.from_array(np.array(["\x1b[2J"], dtype=object), "text"))
 
 
 def operator(name: str) -> Any:
