@@ -41,7 +41,8 @@ def of_json(files: Files, random: Random) -> Files:
     """Change one value, key or byte of a JSON file."""
     name = one(random, [name for name in JSONS if name in files])
     values = json.loads(files[name])
-    node, places = values, []
+    places: list[tuple[Any, Any]] = []
+    node = values
     while isinstance(node, dict | list) and node and (len(places) < 2 or random.random() < 0.8):
         key = one(random, node) if isinstance(node, dict) else int(random.integers(len(node)))
         places.append((node, key))

@@ -174,13 +174,12 @@ def work(folder: str, pipe: Connection) -> None:
     os.environ["SPIKGPT_CACHE"] = str(Path(folder) / "cache")
     exporter.golden_cells = partial(golden_cells, cells=64)  # type: ignore[attr-defined]
     cells = read_cells(CELLS)[:QUERY].copy()
-    random, known = np.random.default_rng(0), {}
     pipe.send("ready")
     while True:
         path = pipe.recv()
         before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
         try:
-            answer = tried(path, cells, random, known)
+            answer = tried(path, cells)
         except Exception:  # noqa: BLE001, that is what is looked for
             answer = Answer("traceback", traceback.format_exc()[-2500:])
         grown = (resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before) / 1024
@@ -189,7 +188,7 @@ def work(folder: str, pipe: Connection) -> None:
         pipe.send(tuple(answer))
 
 
-def tried(path: Path, cells: AnnData, random: np.random.Generator, known: dict[str, AnnData]) -> Answer:
+def tried(path: Path, cells: AnnData) -> Answer:
     """Read, run and verify a reference."""
     refused, labels = [], {}
     try:
@@ -202,7 +201,7 @@ def tried(path: Path, cells: AnnData, random: np.random.Generator, known: dict[s
         query = AnnData(np.ones((QUERY, 1), dtype=np.float32), obsm={key: np.eye(QUERY, dim) + 0.1})
     for engine in ("torch", "onnx"):
         try:
-            opened = open_engine(reference, EngineOptions(engine=engine, threads=1))  # type: ignore[arg-type]
+            opened = open_engine(reference, EngineOptions(engine=engine, threads=1))
             annotation = annotate(reference, opened, query, AnnotateOptions(progress=False))
             annotation.table(), annotation.uns(query), repr(annotation), annotation._repr_html_()
         except SpikGPTError as error:
