@@ -29,13 +29,27 @@ from typing import Any
 
 # Packages that only some of the work needs, and the extras that bring them.
 EXTRAS = {
-    **dict.fromkeys(("matplotlib", "onnx", "scanpy", "sklearn", "spikingjelly", "torch"), "train"),
-    **{"numba": "scgpt", "onnxruntime": "cpu", "pyarrow": "parquet"},
+    **dict.fromkeys(("matplotlib", "scanpy", "sklearn", "spikingjelly", "torch"), "train"),
+    **{"numba": "scgpt", "onnx": "cpu", "onnxruntime": "cpu", "pyarrow": "parquet"},
 }
+
+
+def printable(text: str) -> str:
+    """Return text on one line without control characters, as what strangers wrote may be printed."""
+    return "".join(sign if sign.isprintable() else ascii(sign)[1:-1] for sign in text)
+
+
+# Characters of a message, about; a screen has as many.
+LONGEST = 3000
 
 
 class SpikGPTError(Exception):
     """Base of every error that SpikGPT raises for a reason a user can mend."""
+
+    def __str__(self) -> str:
+        # It may quote what a stranger wrote, at any length, and goes to a terminal. What to do stands at the end.
+        text = printable(super().__str__())
+        return text if len(text) <= LONGEST else f"{text[: LONGEST // 2]} ... {text[-LONGEST // 2 :]}"
 
 
 class DataError(SpikGPTError):
@@ -129,11 +143,6 @@ def fault(error: BaseException) -> str | None:
             return FAULTS[number]
         behind = behind.__cause__ or behind.__context__
     return None
-
-
-def visible(text: str) -> str:
-    """Return a text in which control characters, which could steer a terminal, are written out."""
-    return "".join(sign if sign.isprintable() else ascii(sign)[1:-1] for sign in text)
 
 
 def listed(names: Iterable[Any]) -> str:

@@ -32,6 +32,13 @@ def replacing(path: Path) -> Iterator[Path]:
             raise
 
 
+def user_cache() -> Path:
+    """Return the folder of what is kept between runs: ``SPIKGPT_CACHE``, or one in the user's cache folder."""
+    if named := os.environ.get("SPIKGPT_CACHE"):
+        return Path(named)
+    return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "spikgpt"
+
+
 def _swapped(one: Path, other: Path) -> bool:
     """Let two files or folders swap their names at once; return whether the system and the disk could."""
     names = os.fsencode(one), os.fsencode(other)

@@ -21,6 +21,8 @@ Scale = tuple[npt.NDArray[np.float64], npt.NDArray[np.float64]]
 OnCells = Callable[[int], None]
 
 UNKNOWN = "Unknown"
+# Energy of a cell of which the network says nothing.
+NO_SUPPORT = -1e4
 
 
 @dataclass(frozen=True)
@@ -29,12 +31,21 @@ class NetworkOutput:
 
     ``vectors``, shape (n, D), is what the classifier read; ``probabilities``, shape (n, L), are the labels', already
     divided by the reference's temperature; ``energies``, shape (n,), the log of the summed exponentials of the logits,
-    low where no label is supported.
+    low where no label is supported. A cell of which the network says nothing has probabilities of 0.
     """
 
     vectors: Floats
     probabilities: Floats
     energies: Floats
+
+    @classmethod
+    def of(cls, vectors: Floats, probabilities: Floats, energies: Floats) -> NetworkOutput:
+        """Return what a network says, and nothing of cells for which it gives no finite numbers."""
+        finite = np.isfinite(probabilities).all(axis=1) & np.isfinite(energies) & np.isfinite(vectors).all(axis=1)
+        if finite.all():
+            return cls(vectors, probabilities, energies)
+        kept = finite[:, None]
+        return cls(np.where(kept, vectors, 0), np.where(kept, probabilities, 0), np.where(finite, energies, NO_SUPPORT))
 
     def part(self, cells: Rows | slice | Bools) -> NetworkOutput:
         """Return what it says of some of the cells."""

@@ -76,3 +76,11 @@ def test_the_number_of_a_fault_may_stand_in_the_text_alone() -> None:
     assert fault(OSError(told)) == FAULTS[errno.ENOSPC]
     assert fault(OSError("something else")) is None
     assert fault(ValueError("No space left on device")) is None
+
+
+def test_what_strangers_wrote_is_one_line_that_a_terminal_can_show() -> None:
+    text = str(ConfigError("\x1b[2Ja\nb\u202e" + "c" * 10**6 + " do this."))
+    assert text.isprintable()
+    assert text.startswith(r"\x1b[2Ja\nb\u202ecc")
+    assert text.endswith("c do this.")
+    assert len(text) < 3100

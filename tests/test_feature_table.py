@@ -34,7 +34,7 @@ from spikgpt.testing.hub import Fault, LoopbackHub
 from spikgpt_onnx import exporter
 from spikgpt_onnx.engine import OnnxEngine
 from spikgpt_onnx.graph import labelling_graph
-from spikgpt_onnx.parity import ExportableReference
+from spikgpt_onnx.rebuilt import network_of
 from spikgpt_onnx.session import Session
 from tests.conftest import exportable, labelled
 
@@ -185,8 +185,8 @@ def test_parity_gate_that_fails_the_export(
 ) -> None:
     trained = torch_engine(small)
     untrained = TorchEngine(trained.embedding, SpikingClassifier(small.config).eval(), trained.temperature)
-    wrong = labelling_graph(exporter.network_of(ExportableReference(small, untrained)))
-    monkeypatch.setattr(exporter, "labelling_graph", lambda network, precision: wrong)
+    wrong = labelling_graph(network_of(small, untrained.weights()))
+    monkeypatch.setattr(exporter, "graph_of", lambda network, name: wrong)
     with pytest.raises(ParityError, match="disagrees with the trained model"):
         exporter.export(exportable(small), tmp_path / "out")
     assert list(tmp_path.iterdir()) == []

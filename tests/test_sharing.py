@@ -345,7 +345,7 @@ def test_links_out_of_the_folder_are_refused(tmp_path: Path, name: str) -> None:
 def test_verify_runs_the_graph(graph_folder: Path, tmp_path: Path) -> None:
     checks = verify(graph_folder).checks
     assert checks[-1].startswith(
-        "onnx/model.onnx carries the same labels and thresholds; fp32: of 2048 cells 2048 have the same label"
+        "onnx/model.onnx is what the weights make, byte for byte; fp32: of 2048 cells 2048 have the same label"
     )
     folder = tmp_path / "forged"
     shutil.copytree(graph_folder, folder)
@@ -353,12 +353,12 @@ def test_verify_runs_the_graph(graph_folder: Path, tmp_path: Path) -> None:
     head = next(tensor for tensor in graph.graph.initializer if tensor.name == "head.weight")
     head.CopyFrom(onnx.numpy_helper.from_array(onnx.numpy_helper.to_array(head)[::-1].copy(), head.name))
     forge_graph(folder, graph)
-    with pytest.raises(DamagedReference, match="does not do what the weights do: The graph disagrees"):
+    with pytest.raises(DamagedReference, match=r"has other weights than model\.safetensors, such as 'head\.weight'"):
         verify(folder)
     for key, message in (
-        ("thresholds", "carries other thresholds than thresholds.json"),
-        ("labels", "carries other labels than labels.json"),
-        ("genes_sha256", "was made for other genes, or another order of them"),
+        ("thresholds", "carries other thresholds than the files beside it"),
+        ("labels", "carries other labels than the files beside it"),
+        ("genes_sha256", "carries other genes_sha256 than the files beside it"),
     ):
         graph = onnx.load(graph_folder / GRAPH)
         next(entry for entry in graph.metadata_props if entry.key == key).value = "{}"
@@ -408,10 +408,9 @@ def test_verify_says_what_it_did_not_run(graph_folder: Path) -> None:
     checks = verified_without("torch spikingjelly sklearn scanpy matplotlib onnx numba", graph_folder)
     assert checks[:3] == list(verify(graph_folder).checks[:3])
     assert checks[3:] == [
-        "onnx/model.onnx carries the same labels and thresholds; not run, without torch and onnx: "
-        "pip install 'spikgpt[cpu,train]'"
+        "onnx/model.onnx was made from these files; not read, without torch and onnx: pip install 'spikgpt[cpu,train]'"
     ]
     assert verified_without("torch onnxruntime", graph_folder)[3:] == [
-        "onnx/model.onnx was made from these files; not opened, without onnxruntime and torch: "
+        "onnx/model.onnx is what the weights make, byte for byte; not run, without onnxruntime and torch: "
         "pip install 'spikgpt[cpu,train]'"
     ]

@@ -35,7 +35,10 @@ HEAVY = {
     "matplotlib": (),
     "numba": ("spikgpt/embedding/tokens.py",),
     "spikgpt_onnx": ("export/",),
-    "onnx": ("export/spikgpt_onnx/graph/", "export/spikgpt_onnx/exporter.py", "export/spikgpt_onnx/parity.py"),
+    "onnx": (
+        "export/spikgpt_onnx/graph/",
+        *(f"export/spikgpt_onnx/{name}.py" for name in ("exporter", "parity", "reading", "rebuilt")),
+    ),
 }
 # Source files without a test file of their own, and why.
 UNTESTED = {

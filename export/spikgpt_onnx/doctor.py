@@ -15,11 +15,12 @@ from spikgpt.reference.layout import GRAPH
 from spikgpt.reference.registry import shipped_references
 from spikgpt.version import __version__
 from spikgpt_onnx import contract
-from spikgpt_onnx.session import PROVIDERS, Session, installed_distributions, onnxruntime_module
+from spikgpt_onnx.known import open_graph
+from spikgpt_onnx.session import PROVIDERS, installed_distributions, onnxruntime_module
 
 PACKAGES = ("numpy", "scipy", "pandas", "anndata", "h5py", "zarr", "safetensors", "huggingface-hub")
 # Those that annotation does not need, and the extra that brings them.
-OPTIONAL = {"torch": "train", "spikingjelly": "train", "scanpy": "train", "onnx": "train", "numba": "scgpt"}
+OPTIONAL = {"torch": "train", "spikingjelly": "train", "scanpy": "train", "onnx": "cpu", "numba": "scgpt"}
 
 
 @dataclass(frozen=True)
@@ -51,7 +52,7 @@ def findings() -> list[Finding]:
     cell = {contract.COUNTS: ones, contract.TOTAL: ones.sum(axis=1), contract.FOUND: ones[0]}
     for provider in PROVIDERS:
         try:
-            Session.of(shipped.files, GRAPH, options_of(EngineOptions, {"provider": provider})).run(cell)
+            open_graph(shipped, GRAPH, options_of(EngineOptions, {"provider": provider})).run(cell)
         except SpikGPTError as error:
             found.append(Finding(provider, f"does not work: {error}", works=False))
         else:

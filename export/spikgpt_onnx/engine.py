@@ -23,6 +23,7 @@ from spikgpt.reference.files import EMBEDDER, ReferenceFiles
 from spikgpt.reference.layout import ENCODER, GRAPHS
 from spikgpt.types import NetworkOutput, OnCells, Scale
 from spikgpt_onnx import contract
+from spikgpt_onnx.known import open_graph
 from spikgpt_onnx.session import Session, workers
 
 # Cells to a batch on a CPU, whose values then stay in its cache, and on a GPU.
@@ -38,7 +39,7 @@ class OnnxEngine:
 
     def __init__(self, reference: ReferenceFiles, options: EngineOptions | None = None) -> None:
         self.options = options or EngineOptions()
-        self.session = Session.of(reference.files, GRAPHS[self.options.precision], self.options)
+        self.session = open_graph(reference, GRAPHS[self.options.precision], self.options)
         self.encoder: Session | None = None
         self.embedding = self._embedding_of(reference)
         self._pool = ThreadPoolExecutor(workers(self.options) if self.session.provider == "cpu" else 1)
@@ -61,7 +62,7 @@ class OnnxEngine:
         if scale is None:
             vectors = self._encoded(cells) if self.encoder else vectors_of(cells)
             found = self._joined(lambda part: {contract.EMBEDDING: vectors[part]}, len(vectors), size, on_cells)
-            return NetworkOutput(vectors, found[contract.PROBABILITIES], found[contract.ENERGY])
+            return NetworkOutput.of(vectors, found[contract.PROBABILITIES], found[contract.ENERGY])
         projection = self.embedding
         assert isinstance(projection, PCAProjection)
 
@@ -77,7 +78,7 @@ class OnnxEngine:
             }
 
         found = self._joined(inputs, len(cells.totals), size, on_cells)
-        return NetworkOutput(found[contract.VECTOR], found[contract.PROBABILITIES], found[contract.ENERGY])
+        return NetworkOutput.of(found[contract.VECTOR], found[contract.PROBABILITIES], found[contract.ENERGY])
 
     def _joined(self, inputs: Callable[[slice], Arrays], cells: int, size: int, on_cells: OnCells | None) -> Arrays:
         """Run batches side by side and join what they give of each cell; no cells are one batch of none."""
@@ -125,7 +126,7 @@ class OnnxEngine:
         if reference.embedder.get("kind") != "scgpt":
             return stored_embedding(reference.embedder, reference.part(EMBEDDER), reference.genes, reference.more_genes)
         # One batch of tokens at a time, by all threads: it takes much memory.
-        self.encoder = Session.of(reference.files, ENCODER, self.options, threads=workers(self.options))
+        self.encoder = open_graph(reference, ENCODER, self.options, threads=workers(self.options))
         vocabulary = Vocabulary.from_json(self.encoder.metadata.get("vocabulary", ""))
         if vocabulary.sha256 != reference.embedder.get("sha256"):
             msg = f"{ENCODER} is another scGPT than the reference was trained on. Export the reference again."

@@ -3,26 +3,29 @@
 from __future__ import annotations
 
 import hashlib
-import json
 import tempfile
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import asdict
 from pathlib import Path
+from typing import TYPE_CHECKING
 
-import msgspec
 import onnx
 
-from spikgpt.embedding.pca import PCAProjection
 from spikgpt.errors import ConfigError
 from spikgpt.files import replacing
 from spikgpt.reference import layout
-from spikgpt.reference.files import with_graphs
+from spikgpt.reference.files import ReferenceFiles, with_graphs
 from spikgpt.reference.json_files import dumped
 from spikgpt.reference.layout import COMBINED, ENCODER, GRAPHS, PARITY, verified_files, write_files
-from spikgpt.version import __version__
-from spikgpt_onnx.graph import Network, encoder_graph, labelling_graph
+from spikgpt_onnx.graph import labelling_graph
+from spikgpt_onnx.known import remember
 from spikgpt_onnx.parity import ExportableReference, Parity, check_parity, check_tokens, golden_cells
+from spikgpt_onnx.reading import read
+from spikgpt_onnx.rebuilt import graph_of, network_of, rebuilt
 from spikgpt_onnx.session import Session
+
+if TYPE_CHECKING:
+    from spikgpt.engines.torch import TorchEngine
 
 
 def export(
@@ -62,59 +65,54 @@ def export(
     return reports
 
 
-def check_again(reference: ExportableReference, files: Mapping[str, bytes]) -> dict[str, Parity]:
-    """Hold the graphs of a reference, whose files were verified, against them and against the trained model again."""
-    golden = golden_cells(reference)
-    reports = {}
-    for precision, name in GRAPHS.items():
-        if name in files:
-            Session.of(files, name)
-            reports[name] = check_parity(reference, onnx.load_from_string(files[name]), precision, golden)
-    return reports
+def check_again(stored: ReferenceFiles, engine: TorchEngine | None = None) -> dict[str, str]:
+    """Hold the graphs of a reference against its weights, and against the trained model where it can be run.
+
+    Returns
+    -------
+    What was found, by file name; anything wrong is an error.
+    """
+    reference = ExportableReference(stored, engine) if engine else None
+    encoder = engine.source.encoder() if engine and engine.source else None
+    golden, found = golden_cells(reference) if reference else None, {}
+    for name in (name for name in stored.files if name.endswith(".onnx")):
+        if name in (ENCODER, COMBINED) and encoder is None:
+            read(stored.files[name], name)
+            found[name] = "holds what our graphs hold; not compared with scGPT's weights, which are not here"
+            continue
+        made = rebuilt(stored, name, encoder)
+        found[name] = made.otherwise or "is what the weights make, byte for byte"
+        if not made.otherwise:
+            remember(stored, name)
+        if reference and golden and name in GRAPHS.values():
+            precision = next(precision for precision, file in GRAPHS.items() if file == name)
+            parity = check_parity(reference, onnx.load_from_string(stored.files[name]), precision, golden)
+            found[name] += f"; {parity}"
+    return found
 
 
 def export_literal(reference: ExportableReference, path: str | Path) -> None:
     """Write one graph with the paper's m copies, for comparison; it is no part of a reference."""
-    graph = labelling_graph(network_of(reference), literal=True)
+    graph = labelling_graph(network_of(reference.files), literal=True)
     with replacing(Path(path)) as temporary:
         temporary.write_bytes(graph.SerializeToString())
-
-
-def network_of(reference: ExportableReference) -> Network:
-    """Return what the graphs of a reference are made of."""
-    stored, embedding = reference.files, reference.engine.embedding
-    return Network(
-        config=stored.config,
-        weights=reference.engine.weights(),
-        threshold=stored.thresholds.threshold,
-        temperature=stored.thresholds.temperature,
-        projection=embedding if isinstance(embedding, PCAProjection) else None,
-        metadata={
-            "format_version": str(layout.FORMAT_VERSION),
-            "spikgpt_version": __version__,
-            "reference": stored.name,
-            "revision": stored.origin or "",
-            "labels": json.dumps(stored.labels.to_list()),
-            "thresholds": json.dumps(msgspec.to_builtins(stored.thresholds)),
-            "genes_sha256": embedding.stored_genes.sha256,
-        },
-    )
 
 
 def _checked_graphs(
     reference: ExportableReference, precisions: Sequence[str]
 ) -> tuple[dict[str, bytes], dict[str, Parity]]:
     """Return the graphs of a reference, and how far each agrees with the trained model, by file name."""
-    network, golden = network_of(reference), golden_cells(reference)
+    network, golden = network_of(reference.files), golden_cells(reference)
     graphs, reports = {}, {}
     for precision in precisions:
-        name, graph = GRAPHS[precision], labelling_graph(network, precision)
+        name = GRAPHS[precision]
+        graph = graph_of(network, name)
         reports[name] = check_parity(reference, graph, precision, golden)
         graphs[name] = graph.SerializeToString()
     if reference.engine.source is not None:
         encoder = reference.engine.source.encoder()
-        graphs[ENCODER] = encoder_graph(encoder, network.metadata).SerializeToString()
-        combined = labelling_graph(network, encoder=encoder)
+        graphs[ENCODER] = graph_of(network, ENCODER, encoder).SerializeToString()
+        combined = graph_of(network, COMBINED, encoder)
         reports[COMBINED] = check_tokens(reference, encoder, graphs[ENCODER], combined)
         graphs[COMBINED] = combined.SerializeToString()
     return graphs, reports

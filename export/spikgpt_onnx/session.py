@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import tempfile
 from collections.abc import Mapping
 from contextlib import suppress
 from importlib.metadata import PackageNotFoundError, version
@@ -12,7 +13,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from spikgpt.errors import DamagedReference, GraphError
+from spikgpt.errors import DamagedReference, GraphError, needs
 from spikgpt.options import EngineOptions
 from spikgpt.reference.json_files import parsed
 
@@ -23,6 +24,7 @@ PROVIDERS = {
     "tensorrt": ("TensorrtExecutionProvider", "CUDAExecutionProvider"),
 }
 DTYPES: dict[str, Any] = {"tensor(float)": np.float32, "tensor(int64)": np.int64, "tensor(bool)": np.bool_}
+ELSEWHERE = "session.model_external_initializers_file_folder_path"
 SMALLER = "Try a smaller batch_size, or run `spikgpt doctor`."
 REMEDY = "Run `spikgpt doctor`, or take provider 'cpu' or 'auto'."
 
@@ -38,12 +40,19 @@ def workers(options: EngineOptions) -> int:
 class Session:
     """A graph, ready to run, on a number of threads within a batch.
 
-    ``content`` is the graph itself. It is read from memory, so that it cannot name other files to read. Where ONNX
-    Runtime is missing, installed twice, too old for the graph, or has no such device, a GraphError says so.
+    ``content`` is the graph itself, which :mod:`spikgpt_onnx.reading` reads first, unless it is ``known`` to be one of
+    this library's own. Where ONNX Runtime is missing, installed twice, too old for the graph, or has no such device, a
+    GraphError says so.
     """
 
-    def __init__(self, content: bytes, options: EngineOptions | None = None, *, threads: int = 1) -> None:
+    def __init__(
+        self, content: bytes, options: EngineOptions | None = None, *, threads: int = 1, known: bool = False
+    ) -> None:
         self.options = options or EngineOptions()
+        if not known:
+            with needs("onnx"):
+                from spikgpt_onnx.reading import read
+            read(content)
         self._session, self.provider = _opened(content, self.options, threads)
         self.metadata: dict[str, str] = dict(self._session.get_modelmeta().custom_metadata_map)
         taken = [*self._session.get_inputs(), *self._session.get_overridable_initializers()]
@@ -59,8 +68,7 @@ class Session:
         One that carries other labels, thresholds or genes than the files beside it is a DamagedReference.
         """
         if name not in files:
-            msg = f"This reference has no {name}; make it with: spikgpt export MODEL --out FOLDER"
-            raise GraphError(msg)
+            raise missing(name)
         session = cls(files[name], options, threads=threads)
         for file in ("labels.json", "thresholds.json"):
             what = file.removesuffix(".json")
@@ -93,6 +101,11 @@ class Session:
             msg = f"ONNX Runtime cannot run this batch on {self.provider}: {_one_line(error)}. {SMALLER}"
             raise GraphError(msg) from error
         return dict(zip(self._outputs, found, strict=True))
+
+
+def missing(name: str) -> GraphError:
+    """Return the error of a reference that has no such graph."""
+    return GraphError(f"This reference has no {name}; make it with: spikgpt export MODEL --out FOLDER")
 
 
 def onnxruntime_module() -> ModuleType:
@@ -156,7 +169,11 @@ def _session(onnxruntime: ModuleType, content: bytes, options: EngineOptions, pr
         engines = {"trt_engine_cache_enable": True, "trt_engine_cache_path": str(options.engine_cache)}
     try:
         providers = [(wanted[0], engines), *((name, {}) for name in wanted[1:])]
-        session = onnxruntime.InferenceSession(content, settings, providers)
+        # Graphs that name other files are refused before. Should one not be, this is where such files are sought, by
+        # versions of ONNX Runtime that know the setting, and not in the working directory.
+        with tempfile.TemporaryDirectory() as empty:
+            settings.add_session_config_entry(ELSEWHERE, empty)
+            session = onnxruntime.InferenceSession(content, settings, providers)
     except Exception as error:  # onnxruntime's errors share no other base
         remedy = "Update onnxruntime, or export the reference again." if provider == "cpu" else REMEDY
         by = f"onnxruntime {onnxruntime.__version__}"

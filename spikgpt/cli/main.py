@@ -14,7 +14,7 @@ from spikgpt.cli.output import Interrupted, say
 from spikgpt.cli.scgpt import convert_scgpt, embed, pretrain
 from spikgpt.cli.share import export, info, list_, pull, push, verify
 from spikgpt.cli.train import novelty, train
-from spikgpt.errors import SpikGPTError, fault, visible
+from spikgpt.errors import SpikGPTError, fault, printable
 
 # typer brings click's errors along under a name that changed.
 UsageError: type[Exception] = typer.BadParameter.__bases__[0]
@@ -80,7 +80,7 @@ def doctor() -> None:
 
     found = findings()
     for finding in found:
-        told = visible(" ".join(finding.found.split()))
+        told = printable(" ".join(finding.found.split()))
         typer.echo(f"{'ok' if finding.works else '--'}  {finding.what}: {told}")
     if not any(finding.works for finding in found if finding.what in PROVIDERS):
         raise typer.Exit(1)

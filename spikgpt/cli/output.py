@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 from rich.console import Console
 from rich.text import Text
 
-from spikgpt.errors import ConfigError, visible
+from spikgpt.errors import ConfigError, printable
 
 if TYPE_CHECKING:
     from tqdm import tqdm
@@ -41,7 +41,7 @@ def goes_on(kept: str, where: Path | None) -> str:
 
 def say(text: str, lead: str = "", style: str = "") -> None:
     """Print a sentence on standard error, on one line, after a coloured word."""
-    console.print(Text.assemble((lead, style), visible(" ".join(text.split()))), soft_wrap=True)
+    console.print(Text.assemble((lead, style), printable(" ".join(text.split()))), soft_wrap=True)
 
 
 def note(*texts: str) -> None:
@@ -54,9 +54,9 @@ def show(columns: Sequence[str], rows: Iterable[Sequence[object]], title: str | 
     """Print a table: on standard output when it is the result that was asked for, else on standard error."""
     from rich.table import Column, Table
 
-    table = Table(*(Column(name, overflow="fold") for name in columns), title=Text(title) if title else None)
+    table = Table(*(Column(name, overflow="fold") for name in columns), title=Text(printable(title)) if title else None)
     for row in rows:
-        table.add_row(*(Text(visible(str(cell))) for cell in row))
+        table.add_row(*(Text(printable(str(cell))) for cell in row))
     (Console() if result else console).print(table)
 
 

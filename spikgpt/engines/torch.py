@@ -54,7 +54,7 @@ class TorchEngine:
     ) -> NetworkOutput:
         """Return what the network says of cells, none of them empty; see :class:`spikgpt.embedding.base.Engine`."""
         vectors = self.vectors(cells, scale, on_cells)
-        return NetworkOutput(vectors, *self.classified(vectors, batch_size or BATCH))
+        return NetworkOutput.of(vectors, *self.classified(vectors, batch_size or BATCH))
 
     def vectors(
         self, cells: AlignedCells, scale: Scale | None = None, on_cells: OnCells | None = None

@@ -246,7 +246,9 @@ class Annotation:
         """Return a column of labels, with those that occur as categories, in alphabetical order."""
         codes, names = (self.broad, self.broad_names) if name == BROAD_LABEL else (self.best, self.label_names)
         texts = list(dict.fromkeys([*names, UNKNOWN]))
-        codes = np.where(self.empty if name == BEST_LABEL else self.rejected, texts.index(UNKNOWN), codes)
+        codes = np.where(
+            self.empty | ~(self.confidence > 0) if name == BEST_LABEL else self.rejected, texts.index(UNKNOWN), codes
+        )
         present = sorted(np.unique(codes).tolist(), key=lambda code: texts[code])
         places = np.zeros(len(texts), dtype=np.int16)
         places[present] = np.arange(len(present))

@@ -85,15 +85,20 @@ class Cutoffs:
         return replace(self, rule="the reference does not suit this query", limits=nowhere, standing=None)
 
     def rejects(self, scores: CellScores) -> Bools:
-        """Return which of n cells are Unknown, by their scores, the probabilities of which are calibrated."""
+        """Return which of n cells are Unknown, by their scores, the probabilities of which are calibrated.
+
+        Whatever the rule, a cell is that has no probabilities; and a score that is not a number is below every limit.
+        """
+        confidence = scores.probabilities.max(axis=1, initial=0)
+        unsaid = ~(confidence > 0)
         if self.threshold is not None:
-            return np.asarray(scores.probabilities.max(axis=1) < self.threshold)
+            return np.asarray(unsaid | ~(confidence >= self.threshold))
         if self.limits is None or scores.familiarity is None:
-            return np.zeros(len(scores.probabilities), dtype=bool)
-        unfamiliar = scores.familiarity < self.limits[scores.probabilities.argmax(axis=1)]
-        if self.standing is None or scores.standing is None:
-            return np.asarray(unfamiliar)
-        return np.asarray(unfamiliar & (scores.standing < self.standing))
+            return np.asarray(unsaid)
+        unfamiliar = ~(scores.familiarity >= self.limits[scores.probabilities.argmax(axis=1)])
+        if self.standing is not None and scores.standing is not None:
+            unfamiliar &= ~(scores.standing >= self.standing)
+        return np.asarray(unsaid | unfamiliar)
 
 
 def fit_cutoffs(

@@ -6,11 +6,15 @@ from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, Self
+from unicodedata import normalize
 
 import msgspec
 
 from spikgpt.errors import DamagedReference, LabelsError
 from spikgpt.types import UNKNOWN
+
+# Characters of a name at most, and names that are shown to a user.
+LONGEST, SHOWN = 200, 5
 
 
 class LabelRow(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
@@ -33,16 +37,23 @@ class LabelMap:
             msg = f"There are {len(self.names)} label names and {len(self.cell_ontology_ids)} Cell Ontology ids."
             raise LabelsError(msg)
         if twice := sorted(name for name, times in Counter(self.names).items() if times > 1):
-            msg = f"Label names must differ; {', '.join(twice)} occurs more than once."
+            msg = f"Label names must differ; {', '.join(twice[:SHOWN])} occurs more than once."
             raise LabelsError(msg)
-        if strange := [name for name in self.names if not name or not name.isprintable()]:
-            msg = f"Label names are printed, so {strange[0]!r} cannot be one; it is empty or has control characters."
-            raise LabelsError(msg)
-        if strange := [i for i in self.cell_ontology_ids if i is not None and not i.isprintable()]:
-            msg = f"{strange[0]!r} is no Cell Ontology id, such as CL:0000169."
-            raise LabelsError(msg)
+        for name in self.names:
+            if wrong := _wrong(name):
+                msg = f"Label names are printed, so {name[:LONGEST]!r} cannot be one; it {wrong}. Rename it."
+                raise LabelsError(msg)
         if UNKNOWN in self.names:
             msg = f"{UNKNOWN!r} is what rejected cells are called, so no label may have that name; rename it."
+            raise LabelsError(msg)
+        by_fold: dict[str, str] = {}
+        for name in (*self.names, UNKNOWN):
+            other = by_fold.setdefault(normalize("NFKC", name).casefold(), name)
+            if other != name:
+                msg = f"{other!r} and {name!r} differ only in case or width, so readers mix them up; rename one."
+                raise LabelsError(msg)
+        if strange := [i for i in self.cell_ontology_ids if i is not None and not i.isprintable()]:
+            msg = f"{strange[0]!r} is no Cell Ontology id, such as CL:0000169."
             raise LabelsError(msg)
 
     def to_list(self) -> list[dict[str, Any]]:
@@ -68,3 +79,14 @@ class LabelMap:
         except LabelsError as error:
             msg = f"labels.json is not what it should be: {error} Get the reference again."
             raise DamagedReference(msg) from error
+
+
+def _wrong(name: str) -> str:
+    """Say why a label cannot have a name; nothing for one that it can."""
+    if not name or not name.isprintable():
+        return "is empty or has control characters"
+    if name != name.strip():
+        return "starts or ends with a space"
+    if len(name) > LONGEST:
+        return f"has more than {LONGEST} characters"
+    return "" if normalize("NFC", name) == name else "is not in Unicode's composed form (NFC)"

@@ -88,7 +88,8 @@ class Neighbourhood:
             around = np.einsum("nk,nkl->nl", weights, lent) / total  # (chunk, L)
             sure = around.max(axis=1) / np.maximum(own.max(axis=1), 1e-12)  # (chunk,)
             share = LARGEST_SHARE * np.minimum(nearness.mean(axis=1) * sure, 1)[:, None]
-            smoothed[part] = (1 - share) * own + share * around
+            # Of a cell that the network says nothing of, its neighbours say nothing either.
+            smoothed[part] = ((1 - share) * own + share * around) * (own.max(axis=1, keepdims=True) > 0)
         return smoothed
 
     def nearest(self, points: Floats, rows: Rows) -> Rows:

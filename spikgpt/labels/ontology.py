@@ -89,8 +89,11 @@ class BroadLabels:
         names = tuple(dict.fromkeys([*labels.names, UNKNOWN, *(table.names[term] for term in terms)]))
         place = {name: code for code, name in enumerate(names)}
         codes = [*(place[table.names[term]] for term in terms), place[UNKNOWN]]
-        under = [[term in some for term in terms] + [True] for some in above]
-        return cls(names, np.array(codes), np.array(under), np.array([bool(some) for some in above]))
+        under, column = np.zeros((len(ids), len(codes)), dtype=bool), {term: code for code, term in enumerate(terms)}
+        under[:, -1] = True
+        for label, some in enumerate(above):
+            under[label, [column[term] for term in some if term in column]] = True
+        return cls(names, np.array(codes), under, np.array([bool(some) for some in above]))
 
     def assign(self, probabilities: Floats) -> npt.NDArray[np.int16]:
         """Return each cell's label, or what its likely labels have in common: (n, L) to indices of ``names``, (n,).

@@ -10,6 +10,8 @@ import numpy.typing as npt
 from spikgpt.types import Floats
 
 UNKNOWN_COLOR = "#b0b0b0"
+# No eye tells more colours apart; after so many they come again.
+MOST_COLORS = 500
 # Okabe and Ito's colours (Color Universal Design, 2008) without black.
 FIRST = ("#e69f00", "#56b4e9", "#009e73", "#f0e442", "#0072b2", "#d55e00", "#cc79a7")
 # Lightness of all others in OKLab: neither black nor lost on white paper.
@@ -43,11 +45,12 @@ def palette(size: int) -> tuple[str, ...]:
     seen = as_seen(colors)
     distance = np.full(len(colors), np.inf)
     chosen: list[int] = []
-    while len(chosen) < 3 + size:
+    while len(chosen) < 3 + min(size, MOST_COLORS):
         chosen.append(len(chosen) if len(chosen) < len(fixed) else int(distance.argmax()))
         apart = np.linalg.norm(seen - seen[:, chosen[-1:]], axis=2).min(axis=0)
         distance = np.minimum(distance, apart)
-    return tuple(f"#{bytes(colors[place].tolist()).hex()}" for place in chosen[3:])
+    codes = [f"#{bytes(colors[place].tolist()).hex()}" for place in chosen[3:]]
+    return tuple(codes[place % MOST_COLORS] for place in range(size))
 
 
 def as_seen(colors: npt.NDArray[np.integer]) -> npt.NDArray[np.float64]:

@@ -28,6 +28,8 @@ DEFAULT_UNKNOWN_RATE = 0.05
 CELLS_FOR_OWN_LIMIT, CELLS_TO_KEEP_LABEL = 30, 10
 # Scores of held-out cells that are kept: all, or so many spread evenly over their ranks.
 LARGEST_KEPT = 1000
+# Sums of a few logarithms, so far from it.
+LARGEST_SCORE = 1e6
 # Natural logarithms of the smallest and the largest temperature.
 TEMPERATURES = (-2.0, 2.0)
 
@@ -54,14 +56,19 @@ class HeldOutScores(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
         The scores that are kept, and their ranks among all, from 1.
     """
 
-    cells: Annotated[int, Meta(ge=1)]
+    cells: Annotated[int, Meta(ge=1, le=10**12)]
     ranks: Annotated[tuple[Annotated[int, Meta(ge=1)], ...], Meta(min_length=1)]
     values: tuple[float, ...]
 
     def __post_init__(self) -> None:
         ranks, values = self.ranks, np.array(self.values)
         ascending = list(ranks) == sorted(set(ranks)) and not (np.diff(values) < 0).any()
-        if not (ascending and len(ranks) == len(values) and max(ranks) <= self.cells and np.isfinite(values).all()):
+        if not (
+            ascending
+            and len(ranks) == len(values)
+            and max(ranks) <= self.cells
+            and (np.abs(values) <= LARGEST_SCORE).all()
+        ):
             msg = f"the scores of {self.cells} held-out cells are not finite ascending numbers, each with its rank."
             raise DamagedReference(msg)
 
@@ -111,7 +118,7 @@ class Calibration(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 
     everything: HeldOutScores
     labels: dict[str, HeldOutScores]
-    temperature: Annotated[float, Meta(gt=0, le=1000)] = 1.0
+    temperature: Annotated[float, Meta(ge=0.01, le=100)] = 1.0
 
     @classmethod
     def of(cls, scores: Floats, best: Strings, temperature: float = 1.0) -> Self:
@@ -146,7 +153,7 @@ class Thresholds(msgspec.Struct, frozen=True, forbid_unknown_fields=True, omit_d
     method: Literal["maximum probability", "familiarity"]
     threshold: Probability
     unknown_rate: Probability
-    calibration_cells: Annotated[int, Meta(ge=0)]
+    calibration_cells: Annotated[int, Meta(ge=0, le=10**12)]
     paper_threshold: Probability
     single: Calibration | None = msgspec.field(default=None, name="alone")
     smoothed: Calibration | None = msgspec.field(default=None, name="together")

@@ -11,6 +11,19 @@ from spikgpt.labels.thresholds import CELLS_FOR_OWN_LIMIT
 
 TAGS = ("spikgpt", "single-cell", "scrna-seq", "cell-type-annotation", "spiking-neural-network")
 TASK = "tabular-classification"
+# Characters of a card in which its front matter ends.
+LONGEST_FRONT = 20_000
+
+
+class WithoutAliases(yaml.SafeLoader):
+    """Reads YAML in which nothing stands for something else, as what a few lines stand for may fill the memory."""
+
+    def compose_node(self, parent: Any, index: Any) -> Any:
+        """Compose a node that is no alias."""
+        if self.check_event(yaml.AliasEvent):
+            msg = "an alias"
+            raise yaml.YAMLError(msg)
+        return super().compose_node(parent, index)
 
 
 def card(
@@ -32,13 +45,14 @@ def card(
         for row in held_out["per_label"]
     }
     table = "\n".join(
-        f"| {label['name']} | {label['cell_ontology_id'] or '-'} | {metrics['cells_per_label'][label['name']]} | "
+        f"| {in_table(label['name'])} | {in_table(label['cell_ontology_id'] or '-')} | "
+        f"{metrics['cells_per_label'][label['name']]} | "
         f"{scores.get(label['name'], '0 | not measured | not measured | not measured')} |"
         for label in labels
     )
     recipe, seed = provenance["recipe"]["name"], provenance["seed"]
     return f"""{front_matter(name, provenance, metrics)}
-# {name}
+# {plain(name)}
 
 A SpikGPT reference with {len(labels)} labels, trained on {metrics["cells"]} cells
 (recipe `{recipe}`, seed {seed}).
@@ -47,11 +61,11 @@ A SpikGPT reference with {len(labels)} labels, trained on {metrics["cells"]} cel
 
 {usage(provenance.get("repository") or name, onnx=onnx)}
 
-{provenance.get("description") or NO_DESCRIPTION}
+{described(provenance.get("description") or NO_DESCRIPTION)}
 
 ## Measured on held-out reference cells
 
-Held out: {metrics["held_out_by"]}. Over {held_out["cells"]} cells, accuracy is {held_out["accuracy"]:.3f} and
+Held out: {plain(metrics["held_out_by"])}. Over {held_out["cells"]} cells, accuracy is {held_out["accuracy"]:.3f} and
 macro-F1 {held_out["macro_f1"]:.3f}. On another study, technology or tissue state these are lower.
 
 | label | Cell Ontology id | cells in the reference | held-out cells | precision | recall | F1 |
@@ -61,6 +75,21 @@ macro-F1 {held_out["macro_f1"]:.3f}. On another study, technology or tissue stat
 ![Confusion matrix: true labels in rows, predicted labels in columns](confusion_matrix.png)
 
 {calibration(metrics)}{unknown(thresholds, metrics)}"""
+
+
+def plain(text: str) -> str:
+    """Return text without HTML, which a page would obey; a "<" is written as one."""
+    return text.replace("<", "&lt;")
+
+
+def in_table(text: str) -> str:
+    """Return text for a cell of a table."""
+    return plain(text).replace("|", "\\|")
+
+
+def described(text: str) -> str:
+    """Return a description without HTML and without lines that could be read as front matter."""
+    return re.sub(r"(?m)^(\s*)(---|\+\+\+|\.\.\.)", r"\1\\\2", plain(text))
 
 
 def calibration(metrics: dict[str, Any]) -> str:
@@ -112,13 +141,13 @@ def untrained_card(recipe: dict[str, Any]) -> str:
     """Return the card of a recipe that no reference was trained by yet: it says so and states no figure of ours."""
     name, provenance = recipe["name"], recipe["provenance"]
     return f"""{front_matter(name, provenance)}
-# {name}
+# {plain(name)}
 
 **Not trained yet.** There are no weights here, and nothing was measured.
 
 {origin(provenance)}
 
-{provenance["description"]}
+{described(provenance["description"])}
 """
 
 
@@ -153,11 +182,11 @@ def front_matter(name: str, provenance: dict[str, Any], metrics: dict[str, Any] 
 
 
 def stated(text: str) -> dict[str, Any] | None:
-    """Return the YAML mapping at the top of a card, or None if it has none."""
-    parts = re.match(r"---\r?\n(.*?)\r?\n---", text, re.DOTALL)
+    """Return the YAML mapping at the top of a card, or None if it has none, or one with aliases, or a very long one."""
+    parts = re.match(r"---\r?\n(.*?)\r?\n---", text[:LONGEST_FRONT], re.DOTALL)
     try:
-        values = yaml.safe_load(parts[1]) if parts else None
-    except yaml.YAMLError:
+        values = yaml.load(parts[1], WithoutAliases) if parts else None  # a SafeLoader
+    except (yaml.YAMLError, ValueError, RecursionError):  # of a date such as 2026-13-32, or of endless nesting
         return None
     return values if isinstance(values, dict) else None
 
@@ -173,11 +202,12 @@ def card_figures(text: str) -> dict[str, float]:
 
 def origin(provenance: dict[str, Any]) -> str:
     """Return where the cells come from, and what the paper reports for them."""
-    line = f"Origin of the cells: {provenance.get('source') or 'not stated'}"
+    line = f"Origin of the cells: {plain(provenance.get('source') or 'not stated')}"
     if not (paper := provenance.get("paper")):
         return line
+    reference, query, figures = (plain(paper[part]) for part in ("reference", "query", "figures"))
     return (
-        f"{line}\n\nThe paper trains on {paper['reference']} and reports, on {paper['query']}: {paper['figures']}. "
+        f"{line}\n\nThe paper trains on {reference} and reports, on {query}: {figures}. "
         "These are the paper's figures, not measurements of this reference."
     )
 

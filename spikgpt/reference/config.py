@@ -13,10 +13,13 @@ from msgspec import Meta
 from spikgpt.errors import ConfigError
 from spikgpt.reference.schema import require
 
-# What is larger would only use up time or memory.
+# What is larger would only use up time or memory; what is beyond these numbers fires always or never.
 Size = Annotated[int, Meta(ge=1, le=100_000)]
-Steps = Annotated[int, Meta(ge=1, le=1000)]
-Positive = Annotated[float, Meta(gt=0, le=1e300)]
+Steps = Annotated[int, Meta(ge=1, le=100)]
+Positive = Annotated[float, Meta(ge=1e-6, le=1e6)]
+MOST_LABELS = 10_000
+# Weights, and values that a cell needs on its way: 1 GiB of float32, and 2 GiB for 1024 cells in float64.
+MOST_WEIGHTS, MOST_VALUES = 2**28, 2**18
 
 
 @dataclass(frozen=True)
@@ -28,7 +31,7 @@ class SpikGPTConfig:
 
     # Values in a cell embedding, and classes of the head.
     input_dim: Size
-    n_labels: Annotated[int, Meta(ge=2, le=100_000)]
+    n_labels: Annotated[int, Meta(ge=2, le=MOST_LABELS)]
     # Neurons in each of query, key and value. The paper has width == input_dim; a linear stem joins the two otherwise.
     width: Size = 128
     # Q Kᵀ is summed within a head, so fewer, wider heads fire more readily.
@@ -40,7 +43,7 @@ class SpikGPTConfig:
     # One block, as in the paper. More did not pay on references of a few thousand cells.
     depth: Steps = 1
     # Hidden neurons of the MLP, as a multiple of width.
-    mlp_ratio: Annotated[float, Meta(gt=0, le=1000)] = 2.0
+    mlp_ratio: Annotated[float, Meta(gt=0, le=100)] = 2.0
     # The paper's dropout, inside the MLP and in training only.
     dropout: Annotated[float, Meta(ge=0, lt=1)] = 0.1
     # True: the m copies share one dropout mask. False: each copy draws its own, as in the paper; averaged over
@@ -52,7 +55,7 @@ class SpikGPTConfig:
     # Spikformer's 0.125 with m = 300 makes any single coincidence fire, and the attention is then a plain AND.
     attention_scale: Positive | None = None
     # Membrane time constant, in time steps; SpikingJelly's default. A leaky neuron's is above 1.
-    tau: Annotated[float, Meta(gt=1, le=1e300)] = 2.0
+    tau: Annotated[float, Meta(ge=1.001, le=1e6)] = 2.0
     # Firing threshold of the membrane potential. BatchNorm brings every input to unit variance before it.
     v_threshold: Positive = 1.0
     # Derivative used for the spike in training, and its sharpness. Inference does not depend on either.
@@ -69,6 +72,13 @@ class SpikGPTConfig:
         if self.width % self.heads:
             msg = f"width {self.width} is not a multiple of heads {self.heads}; choose a width that heads divides."
             raise ConfigError(msg)
+        inside = self.width * (4 * self.width + 2 * self.hidden_dim)
+        weights = self.input_dim * self.width + self.depth * inside + self.n_labels * self.width
+        values = self.time_steps * (4 * self.width + self.hidden_dim) + self.n_labels + self.input_dim
+        for found, most, what in ((weights, MOST_WEIGHTS, "weights"), (values, MOST_VALUES, "values a cell")):
+            if found > most:
+                msg = f"The network has about {found} {what}; expected at most {most}. Choose a smaller one."
+                raise ConfigError(msg)
 
     @property
     def scale(self) -> float:

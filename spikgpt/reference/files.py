@@ -25,7 +25,7 @@ from spikgpt.reference.config import SpikGPTConfig
 from spikgpt.reference.json_files import converted, decoded, dumped, parsed
 from spikgpt.reference.layout import PICTURE, RELIABILITY, verified_files, with_manifest
 from spikgpt.reference.pictures import confusion_picture, reliability_picture
-from spikgpt.reference.schema import Config, Genes, Metrics, require
+from spikgpt.reference.schema import Config, Genes, Metrics, Projection, require
 from spikgpt.version import __version__
 
 CLASSIFIER, EMBEDDER, FAMILIARITY = "classifier.", "embedder.", "familiarity."
@@ -36,6 +36,8 @@ LIBRARY = {"name": "spikgpt", "version": __version__, "requires": layout.LIBRARY
 CARD_SOURCES = ("config", "labels", "thresholds", "metrics")
 
 Tensors = dict[str, npt.NDArray[Any]]
+# Of what is stored: the largest number, the largest of log expression, the least deviation, and components.
+LARGEST_WEIGHT, LARGEST_LOG, LEAST_DEVIATION, MOST_COMPONENTS = 1e12, 50.0, 1e-6, 2048
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -81,8 +83,8 @@ def read_reference(source: str | Path | Mapping[str, bytes], origin: str | None 
     config, labels, thresholds, metrics = (parsed(files[f"{name}.json"], f"{name}.json") for name in CARD_SOURCES)
     try:
         tensors = load_tensors(files["model.safetensors"])
-    except (SafetensorError, KeyError) as error:  # a KeyError names a type that NumPy has not
-        msg = f"model.safetensors is not a safetensors file ({error}). Get the reference again."
+    except (SafetensorError, KeyError, ValueError) as error:  # of types and shapes that NumPy has not
+        msg = f"model.safetensors is not a safetensors file, or of other types ({error}). Get the reference again."
         raise DamagedReference(msg) from error
     genes = decoded(files["genes.json"], "genes.json", Genes)
     converted(metrics, "metrics.json", Metrics)
@@ -195,6 +197,10 @@ def _fitting(reference: ReferenceFiles) -> ReferenceFiles:
         kind = np.dtype("int64" if name.endswith("num_batches_tracked") else "float16" if half else "float32")
         require(array.dtype == kind, f"The tensor {name} in model.safetensors is {array.dtype}; expected {kind}.")
         require(bool(np.isfinite(array).all()), f"The tensor {name} in model.safetensors holds NaN or infinite values.")
+        largest = float(np.abs(array).max(initial=0)) if array.dtype.kind == "f" else 0
+        require(largest <= LARGEST_WEIGHT, f"The tensor {name} holds {largest:g}; expected at most {LARGEST_WEIGHT:g}.")
+        if name.endswith("running_var"):
+            require(array.min(initial=0) >= 0, f"The tensor {name} holds a variance below 0.")
     config.check(reference.part(CLASSIFIER))
     _check_embedder(reference)
     if reference.thresholds.single is None:
@@ -203,12 +209,32 @@ def _fitting(reference: ReferenceFiles) -> ReferenceFiles:
     return replace(reference, familiarity=where)
 
 
+def _check_numbers(tensors: Tensors) -> None:
+    """Refuse numbers of a pca embedder that no expression has."""
+    deviations = [tensors[name] for name in sorted(tensors) if name.endswith(("std", "stds", "shares"))]
+    above = [tensors[name].min(initial=1) >= LEAST_DEVIATION for name in ("std", "more_std") if name in tensors]
+    sound = all(above) and all(array.min(initial=1) >= 0 for array in deviations)
+    require(sound, f"The pca embedder holds negative deviations or shares, or a deviation below {LEAST_DEVIATION:g}.")
+    logs = [tensors[name] for name in sorted(tensors) if name.endswith(("mean", "means", "std", "stds"))]
+    largest = max(float(np.abs(array).max(initial=0)) for array in logs)
+    require(largest <= LARGEST_LOG, f"The pca embedder holds log expression of {largest:g}; expected {LARGEST_LOG:g}.")
+    total = float(tensors["label_shares"].sum(dtype=float))
+    require(abs(total - 1) < 0.01, f"The label shares of the pca embedder add up to {total:g}; expected 1.")
+    if "more_scatter" in tensors:
+        scatter = tensors["more_scatter"].astype(float)
+        lowest = float(np.linalg.eigvalsh((scatter + scatter.T) / 2)[0])
+        sound = np.allclose(scatter, scatter.T, atol=1e-3 * np.trace(scatter)) and lowest > -1e-3 * np.trace(scatter)
+        require(sound and np.trace(scatter) > 0, "The scatter of the pca embedder is no covariance.")
+
+
 def _check_embedder(reference: ReferenceFiles) -> None:
     """Refuse an embedder that does not fit the network. What an scGPT is like shows when it is opened."""
     settings, tensors, config = reference.embedder, reference.part(EMBEDDER), reference.config
     if settings.get("kind") == "pca":
         genes, labels = len(reference.genes), config.n_labels
-        shapes = {"mean": (genes,), "std": (genes,), "components": (genes, config.input_dim)}
+        require(config.input_dim <= MOST_COMPONENTS, f"The pca embedder has more than {MOST_COMPONENTS} components.")
+        shapes: dict[str, tuple[int, ...]] = {"mean": (genes,), "std": (genes,)}
+        shapes["components"] = genes, config.input_dim
         shapes |= {"label_means": (labels, genes), "label_stds": (labels, genes), "label_shares": (labels,)}
         if reference.more_genes is not None:
             shapes |= more_shapes(len(reference.more_genes), config.input_dim, labels)
@@ -216,13 +242,8 @@ def _check_embedder(reference: ReferenceFiles) -> None:
         for name in sorted(shapes | found):
             told = f"has the tensor {name} of shape {found.get(name)}; expected {shapes.get(name)}"
             require(found.get(name) == shapes.get(name), f"The pca embedder {told}.")
-        numbers = {name: settings.get(name) for name in ("clip", "target_sum")}
-        positive = all(isinstance(number, float) and number > 0 for number in numbers.values())
-        require(positive, f"The pca embedder has {numbers}; expected numbers above 0.")
-        deviations = [tensors[name] for name in sorted(shapes) if name.endswith(("std", "stds", "shares"))]
-        above = [tensors[name].min(initial=1) > 0 for name in ("std", "more_std") if name in shapes]
-        sound = all(above) and all(array.min(initial=1) >= 0 for array in deviations)
-        require(sound, "The pca embedder holds deviations or shares that are negative, or a deviation of 0.")
+        converted({name: settings.get(name) for name in ("clip", "target_sum")}, "The pca embedder", Projection)
+        _check_numbers(tensors)
     elif settings.get("kind") == "obsm" and isinstance(settings.get("key"), str) and not tensors:
         same = settings.get("dim") == config.input_dim
         require(

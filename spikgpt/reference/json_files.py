@@ -8,13 +8,22 @@ from typing import Any, TypeVar
 
 import msgspec
 
-from spikgpt.errors import DamagedReference, SpikGPTError
+from spikgpt.errors import DamagedReference, SpikGPTError, printable
 
 T = TypeVar("T")
 
+# Lists and objects within each other; references have 6.
+DEEPEST, NESTING = 32, frozenset((dict, list))
+# What may be a number that is larger than any that a reference has: most files hold none.
+MAY_BE_LARGE = re.compile(rb"\d{19}|[eE]\+?\d{3}")
+LARGEST = 2**63
+
 
 def parsed(content: bytes, name: str) -> Any:
-    """Parse JSON that no two readers could understand differently: no key twice, no NaN, no endless nesting."""
+    """Parse JSON that no two readers could understand differently: no key twice, no NaN, no endless nesting.
+
+    Numbers have the size of numbers: none is infinite or takes more than 64 bits.
+    """
 
     def once(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
         values = dict(pairs)
@@ -27,11 +36,32 @@ def parsed(content: bytes, name: str) -> Any:
         msg = f"{constant} is no number"
         raise ValueError(msg)
 
+    def number(text: str) -> float:
+        value = float(text)
+        if not abs(value) < LARGEST:
+            refuse(text[:20])
+        return int(text) if text.lstrip("-").isdecimal() else value
+
+    hooks: dict[str, Any] = {"parse_int": number, "parse_float": number} if MAY_BE_LARGE.search(content) else {}
     try:
-        return json.loads(content, object_pairs_hook=once, parse_constant=refuse)
+        values = json.loads(content, object_pairs_hook=once, parse_constant=refuse, **hooks)
+        if _deeper(values, DEEPEST):
+            msg = f"it has lists and objects within each other, more than {DEEPEST}"
+            raise ValueError(msg)
+        return values
     except (ValueError, RecursionError) as error:
-        msg = f"{name} is not valid JSON ({_line(error)}). Get the reference again."
+        msg = f"{name} is not valid JSON ({printable(str(error))}). Get the reference again."
         raise DamagedReference(msg) from error
+
+
+def _deeper(values: Any, depth: int) -> bool:
+    """Return whether lists and objects lie within each other more than so many times."""
+    level = [values] if type(values) in NESTING else []
+    while level and depth:
+        parts = (part.values() if isinstance(part, dict) else part for part in level)
+        # By type, which is quicker: most values are the names of genes.
+        level, depth = [value for part in parts for value in part if type(value) in NESTING], depth - 1
+    return bool(level)
 
 
 def decoded(content: bytes, name: str, kind: type[T]) -> T:
@@ -44,7 +74,7 @@ def converted(values: Any, name: str, kind: type[T]) -> T:
     try:
         return msgspec.convert(values, kind)
     except (msgspec.ValidationError, SpikGPTError) as error:
-        what, _, place = _line(error).partition(" - at `$")
+        what, _, place = printable(str(error)).partition(" - at `$")
         what = what.rstrip(".") + _found(values, place.rstrip("`"))
         msg = f"{name} is not what it should be: {what}. Get the reference again."
         raise DamagedReference(msg) from error
@@ -57,11 +87,6 @@ def _found(values: Any, place: str) -> str:
     for key in re.findall(r"[^.\[\]]+", place):
         values = values[key if isinstance(values, dict) else int(key)]
     return f", in {place.lstrip('.')}" + ("" if isinstance(values, dict | list) else f": found {values!r}")
-
-
-def _line(error: Exception) -> str:
-    """Return the text of an error, which may quote anything, without line breaks and control characters."""
-    return "".join(sign if sign.isprintable() else ascii(sign)[1:-1] for sign in str(error))
 
 
 def dumped(value: object) -> bytes:

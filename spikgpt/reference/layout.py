@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import hashlib
+import os
 import shutil
+import stat
 from collections.abc import Callable, Mapping
 from pathlib import Path
 
@@ -41,10 +43,15 @@ OPTIONAL = (PICTURE, RELIABILITY, *GRAPHS.values(), ENCODER, COMBINED, PARITY)
 LAYOUT = (*FILES, *OPTIONAL, MANIFEST)
 # What the graph is made from; its parity report states the sha256 of each.
 GRAPH_SOURCES = ("model.safetensors", "labels.json", "thresholds.json", "genes.json")
-# Bytes of a file at most, by how its name ends, and of the JSON files of a reference together: they are read whole
-# before anything is known of them. The gene list of scGPT has 3 MB; a graph cannot have more than 2 GiB.
+# Bytes of a file at most, and of the JSON files of a reference together: they are read whole before anything is known
+# of them. The gene list of scGPT has 3 MB, and its weights have 200 MB, as its graph has.
 MIB = 1024 * 1024
-LARGEST = {".json": 64 * MIB, ".md": MIB, ".png": 64 * MIB, ".onnx": 2048 * MIB, ".safetensors": 8192 * MIB}
+LARGEST = dict.fromkeys(LAYOUT, MIB) | {
+    **{"config.json": 4 * MIB, "labels.json": 4 * MIB, "thresholds.json": 32 * MIB, "genes.json": 32 * MIB},
+    **{"metrics.json": 32 * MIB, PICTURE: 16 * MIB, RELIABILITY: 16 * MIB, "model.safetensors": 2048 * MIB},
+    **dict.fromkeys((*GRAPHS.values(), ENCODER, COMBINED), 1024 * MIB),
+}
+LARGEST_JSON = 64 * MIB
 # From the files of each older format to those of the next one. What changes them states the next format too.
 MIGRATIONS: dict[int, Callable[[dict[str, bytes]], dict[str, bytes]]] = {
     # Format 1 has no familiarity; what it has, format 2 has too.
@@ -53,6 +60,8 @@ MIGRATIONS: dict[int, Callable[[dict[str, bytes]], dict[str, bytes]]] = {
     2: dict,
 }
 
+# Opens a pipe without waiting for who writes into it; not every system has pipes among its files.
+WITHOUT_WAITING = getattr(os, "O_NONBLOCK", 0)
 # Where a reference is: its folder, or its files in memory.
 Source = Path | Mapping[str, bytes]
 
@@ -153,17 +162,19 @@ def _entries(source: Source) -> dict[str, Entry]:
     missing, strange = sorted(set(FILES) - entries.keys()), sorted(entries.keys() - set(FILES) - set(OPTIONAL))
     require(not missing, f"{MANIFEST} does not list {', '.join(missing)}.")
     require(not strange, f"{MANIFEST} lists {', '.join(map(repr, strange))}, which no reference has.")
-    sizes = {name: (entry.size, LARGEST[Path(name).suffix]) for name, entry in entries.items()}
-    sizes["all JSON files"] = sum(size for name, (size, _) in sizes.items() if name.endswith(".json")), LARGEST[".json"]
+    sizes = {name: (entry.size, LARGEST[name]) for name, entry in entries.items()}
+    sizes["all JSON files"] = sum(size for name, (size, _) in sizes.items() if name.endswith(".json")), LARGEST_JSON
     for name, (size, largest) in sizes.items():
         require(size <= largest, f"{MANIFEST} lists {size} bytes of {name}; expected at most {largest}.")
     return entries
 
 
-def _read(source: Source, name: str, limit: int = LARGEST[".json"]) -> bytes:
-    """Return the content of a file of a reference, which has at most ``limit`` bytes."""
+def _read(source: Source, name: str, limit: int | None = None) -> bytes:
+    """Return the content of a regular file of a reference, which has at most ``limit`` bytes."""
+    limit = LARGEST[name] if limit is None else limit
     if not isinstance(source, Path):
         require(name in source, f"It has no {name}, which every reference has.")
+        require(len(source[name]) <= limit, f"{name} has {len(source[name])} bytes; expected at most {limit}.")
         return source[name]
     require(source.is_dir(), f"There is no folder {source}.")
     path = source / name
@@ -173,9 +184,16 @@ def _read(source: Source, name: str, limit: int = LARGEST[".json"]) -> bytes:
         blobs = home.parents[1] / "blobs" if len(home.parents) > 1 and home.parent.name == "snapshots" else home
         inside = target.is_relative_to(home) or target.is_relative_to(blobs)
         require(inside, f"{path} is a link that leaves its folder. Do not use this reference.")
-        size = target.stat().st_size
-        require(size <= limit, f"{path} has {size} bytes and differs from what {MANIFEST} lists; expected {limit}.")
-        return target.read_bytes()
+        # Looked at again once it is open: a pipe would wait for ever, and a device never end.
+        require(stat.S_ISREG(target.stat().st_mode), f"{path} is no regular file. Do not use this reference.")
+        with os.fdopen(os.open(target, os.O_RDONLY | WITHOUT_WAITING), "rb") as opened:
+            found = os.fstat(opened.fileno())
+            require(stat.S_ISREG(found.st_mode), f"{path} is no regular file. Do not use this reference.")
+            size, told = found.st_size, f"and differs from what {MANIFEST} lists; expected {limit}"
+            require(size <= limit, f"{path} has {size} bytes {told}.")
+            content = opened.read(limit + 1)
+        require(len(content) <= limit, f"{path} has more bytes than it says {told}.")
+        return content
     except FileNotFoundError as error:
         msg = f"{source} has no {name}, which every reference has. Get the reference again, or name another folder."
         raise DamagedReference(msg) from error

@@ -14,7 +14,7 @@ from msgspec import UNSET, Meta, UnsetType
 
 from spikgpt.errors import DamagedReference
 
-Count = Annotated[int, Meta(ge=0)]
+Count = Annotated[int, Meta(ge=0, le=10**15)]
 Share = Annotated[float, Meta(ge=0, le=1)]
 
 
@@ -93,6 +93,13 @@ class Config(Header, frozen=True, forbid_unknown_fields=True):
     model: dict[str, Any]
     embedder: dict[str, Any]
     provenance: Provenance
+
+
+class Projection(msgspec.Struct, frozen=True):
+    """Numbers of the pca embedder in ``config.json``."""
+
+    clip: Annotated[float, Meta(ge=0.1, le=1000)]
+    target_sum: Annotated[float, Meta(ge=1, le=1e9)]
 
 
 class Names(msgspec.Struct, frozen=True, forbid_unknown_fields=True):

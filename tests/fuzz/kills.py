@@ -104,7 +104,9 @@ class Killing:
         self.hub.repositories.pop("me/pushed", None)
         with subprocess.Popen(
             self.arguments(command, place),
-            **{"env": self.environment(place), "cwd": place, "start_new_session": True},
+            env=self.environment(place),
+            cwd=place,
+            start_new_session=True,
             stdout=subprocess.DEVNULL,
             stderr=subprocess.DEVNULL,
         ) as process:

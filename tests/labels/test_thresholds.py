@@ -115,7 +115,7 @@ def test_damaged_calibrations_are_refused() -> None:
     ascending = "99 held-out cells are not finite ascending numbers, each with its rank"
     damages = [
         ({"together": 5}, "got `int`, in together: found 5"),
-        ({"together": values["together"] | {"temperature": 0}}, "`float` > 0.0, in together.temperature: found 0"),
+        ({"together": values["together"] | {"temperature": 0}}, "`float` >= 0.01, in together.temperature: found 0"),
         (
             {"together": values["together"] | {"everything": {"cells": 1}}},
             "missing required field `ranks`, in together.everything",

@@ -343,7 +343,7 @@ def test_a_file_of_absurd_size_is_refused_before_it_is_read(folder: Path, name: 
 
 def test_json_files_have_a_size_together(folder: Path) -> None:
     manifest = json.loads((folder / MANIFEST).read_text())
-    for name in ("labels.json", "genes.json", "metrics.json"):
+    for name in ("thresholds.json", "genes.json", "metrics.json"):
         manifest["files"][name]["size"] = 2**25
     (folder / MANIFEST).write_text(json.dumps(manifest))
     with pytest.raises(DamagedReference, match="bytes of all JSON files; expected at most 67108864"):

@@ -21,13 +21,13 @@ from spikgpt.labels.thresholds import Thresholds
 from spikgpt.options import TrainOptions
 from spikgpt.reference.files import ReferenceFiles, read_reference, save
 from spikgpt.reference.json_files import converted, parsed
-from spikgpt.reference.layout import COMBINED, ENCODER, GRAPH, GRAPHS, PARITY, verified_files
+from spikgpt.reference.layout import COMBINED, ENCODER, GRAPH, GRAPHS, PARITY
 from spikgpt.training.train import train
 from spikgpt_onnx import exporter
 from spikgpt_onnx.engine import OnnxEngine
 from spikgpt_onnx.exporter import check_again, export, export_literal
-from spikgpt_onnx.graph import labelling_graph
 from spikgpt_onnx.parity import ExportableReference, golden_cells
+from spikgpt_onnx.rebuilt import graph_of, network_of
 from spikgpt_onnx.session import Session
 from tests.conftest import DATA, exportable, labelled
 from tests.spikgpt_onnx.test_parity import with_weight
@@ -46,7 +46,9 @@ def test_every_precision_passes_its_gate_and_says_how(small: ReferenceFiles, tmp
     for name in GRAPHS.values():
         onnx.checker.check_model(onnx.load(tmp_path / "out" / name), full_check=True)
     assert read_reference(tmp_path / "out").labels == small.labels
-    assert check_again(exportable(small), verified_files(tmp_path / "out")) == reports
+    exported = read_reference(tmp_path / "out")
+    same = {name: f"is what the weights make, byte for byte; {report}" for name, report in reports.items()}
+    assert check_again(exported, torch_engine(exported)) == same
 
 
 def test_what_the_graph_carries(small: ReferenceFiles, graph_folder: Path) -> None:
@@ -56,19 +58,19 @@ def test_what_the_graph_carries(small: ReferenceFiles, graph_folder: Path) -> No
     assert metadata["genes_sha256"] == parsed((graph_folder / "genes.json").read_bytes(), "genes.json")["sha256"]
     assert (metadata["reference"], metadata["revision"], metadata["format_version"]) == ("small", "", "3")
     pulled = dataclasses.replace(small, origin="me/small@0123")
-    assert exporter.network_of(exportable(pulled)).metadata["revision"] == "me/small@0123"
+    assert network_of(pulled).metadata["revision"] == "me/small@0123"
 
 
 def test_nothing_is_written_when_a_gate_fails(
     small: ReferenceFiles, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    right = labelling_graph
+    right = graph_of
 
-    def wrong(network: Any, precision: str = "fp32", **options: Any) -> onnx.ModelProto:
-        graph = right(network, precision, **options)
-        return with_weight(graph, "head.weight", lambda weight: weight[:, ::-1]) if precision == "int8" else graph
+    def wrong(network: Any, name: str) -> onnx.ModelProto:
+        graph = right(network, name)
+        return with_weight(graph, "head.weight", lambda weight: weight[:, ::-1]) if name == GRAPHS["int8"] else graph
 
-    monkeypatch.setattr(exporter, "labelling_graph", wrong)
+    monkeypatch.setattr(exporter, "graph_of", wrong)
     with pytest.raises(ParityError, match=r"int8: of 2048 cells .* Nothing was written\."):
         export(exportable(small), tmp_path / "out", precisions=["fp32", "int8"])
     assert list(tmp_path.iterdir()) == []
@@ -156,6 +158,6 @@ def test_the_literal_graph_is_a_file_of_its_own(small: ReferenceFiles, tmp_path:
     )
     export_literal(few, tmp_path / "literal.onnx")
     golden = golden_cells(few, 40)
-    found = Session((tmp_path / "literal.onnx").read_bytes()).run(golden.inputs)
+    found = Session((tmp_path / "literal.onnx").read_bytes(), known=True).run(golden.inputs)
     np.testing.assert_allclose(found["probabilities"], few.engine.classified(golden.vectors)[0], atol=1e-5)
     assert [file.name for file in tmp_path.iterdir()] == ["literal.onnx"]

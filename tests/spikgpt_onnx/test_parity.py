@@ -12,7 +12,6 @@ from spikgpt.engines.model import SpikingClassifier
 from spikgpt.engines.torch import TorchEngine
 from spikgpt.errors import ParityError
 from spikgpt.reference.files import ReferenceFiles
-from spikgpt_onnx.exporter import network_of
 from spikgpt_onnx.graph import labelling_graph
 from spikgpt_onnx.parity import (
     ExportableReference,
@@ -22,6 +21,7 @@ from spikgpt_onnx.parity import (
     parity_of,
     weight_difference,
 )
+from spikgpt_onnx.rebuilt import network_of
 from spikgpt_onnx.session import Session
 from tests.conftest import exportable
 
@@ -57,7 +57,7 @@ def test_golden_cells_cover_every_label_and_both_decisions(trained: ExportableRe
 
 @pytest.mark.parametrize("layer", ["stem", "blocks.0.attention.query_key_value", "blocks.0.mlp.output", "head"])
 def test_a_weight_that_is_not_the_trained_one_fails(trained: ExportableReference, layer: str) -> None:
-    graph = labelling_graph(network_of(trained))
+    graph = labelling_graph(network_of(trained.files))
     assert weight_difference(trained, graph) < 1e-6
 
     def nudge(weight: Any) -> Any:
@@ -71,7 +71,7 @@ def test_a_weight_that_is_not_the_trained_one_fails(trained: ExportableReference
 
 def test_two_untrained_networks_do_not_pass_for_each_other(trained: ExportableReference) -> None:
     one, other = untrained(trained), untrained(trained)
-    graph = labelling_graph(network_of(one))
+    graph = labelling_graph(network_of(one.files, one.engine.weights()))
     assert weight_difference(one, graph) < 1e-6
     # Their labels may well agree; their weights do not.
     with pytest.raises(ParityError, match="disagrees with the trained model"):
@@ -80,7 +80,7 @@ def test_two_untrained_networks_do_not_pass_for_each_other(trained: ExportableRe
 
 
 def test_a_graph_without_a_layer_fails(trained: ExportableReference) -> None:
-    graph = labelling_graph(network_of(trained))
+    graph = labelling_graph(network_of(trained.files))
     for tensor in graph.graph.initializer:
         tensor.name = tensor.name.replace("head", "foot")
     with pytest.raises(ParityError, match="has no weights of the layer head"):
@@ -89,7 +89,7 @@ def test_a_graph_without_a_layer_fails(trained: ExportableReference) -> None:
 
 def test_a_wrong_label_fails_and_a_flip_beyond_the_margin_too(trained: ExportableReference) -> None:
     golden = golden_cells(trained)
-    graph = labelling_graph(network_of(trained))
+    graph = labelling_graph(network_of(trained.files))
     outputs = Session(graph.SerializeToString()).run(golden.inputs)
     expected = trained.engine.classified(golden.vectors)[0]
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import hashlib
-import os
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
@@ -21,7 +20,7 @@ from spikgpt.engines.scgpt.checkpoint import Checkpoint
 from spikgpt.engines.scgpt.draws import UpstreamDraws
 from spikgpt.engines.scgpt.encoder import Encoder
 from spikgpt.errors import ConfigError
-from spikgpt.files import replacing
+from spikgpt.files import replacing, user_cache
 from spikgpt.types import OnCells, Rows
 
 # Cells to a shard, the unit that is kept and resumed from.
@@ -168,9 +167,8 @@ def _tokens_at_once(encoder: Encoder) -> int:
 
 
 def cache_folder() -> Path:
-    """Return the folder of kept embeddings: ``SPIKGPT_CACHE``, or one in the user's cache folder."""
-    caches = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache")
-    return Path(os.environ.get("SPIKGPT_CACHE") or caches / "spikgpt") / "embeddings"
+    """Return the folder of kept embeddings."""
+    return user_cache() / "embeddings"
 
 
 def _key(checkpoint: Checkpoint, values: sparse.csr_matrix, gene_ids: Rows, settings: str) -> str:

@@ -13,10 +13,9 @@ from spikgpt import SpikGPT
 from spikgpt.reference.config import SpikGPTConfig
 from spikgpt.reference.layout import GRAPHS
 from spikgpt.reference.registry import shipped_references
-from spikgpt_onnx.exporter import network_of as network_of_reference
 from spikgpt_onnx.graph import IR_VERSION, OPSET, labelling_graph
+from spikgpt_onnx.rebuilt import network_of as network_of_reference
 from spikgpt_onnx.session import Session
-from tests.conftest import exportable
 from tests.spikgpt_onnx.graph.networks import Array, classifier_for, network_of, vectors_of
 
 
@@ -55,7 +54,7 @@ def operators_and_weights(model: onnx.ModelProto) -> tuple[bytes, dict[str, Arra
 def test_the_shipped_reference_still_gives_its_own_graphs(shipped: SpikGPT, precision: str) -> None:
     published = onnx.load(shipped_references()["pancreas"] / GRAPHS[precision])
     carried = {item.key: item.value for item in published.metadata_props}
-    network = dataclasses.replace(network_of_reference(exportable(shipped.reference)), metadata=carried)
+    network = dataclasses.replace(network_of_reference(shipped.reference), metadata=carried)
     (made, weights), (expected, wanted) = map(operators_and_weights, (labelling_graph(network, precision), published))
     assert made == expected
     for name, values in wanted.items():

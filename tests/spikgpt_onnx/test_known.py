@@ -1,0 +1,91 @@
+"""A graph is held against its weights before first use, and not again after."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+import warnings
+from pathlib import Path
+
+import pytest
+
+from spikgpt.errors import DamagedReference, GraphError, SpikGPTWarning
+from spikgpt.reference.files import ReferenceFiles, read_reference
+from spikgpt.reference.layout import GRAPH
+from spikgpt_onnx import rebuilt
+from spikgpt_onnx.known import is_known, open_graph, remember
+from spikgpt_onnx.session import Session
+from tests.spikgpt_onnx.forged import backdoor, changed, metadata
+
+
+@pytest.fixture
+def reference(graph_folder: Path) -> ReferenceFiles:
+    return read_reference(graph_folder)
+
+
+@pytest.fixture(autouse=True)
+def cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    monkeypatch.setenv("SPIKGPT_CACHE", str(tmp_path / "cache"))
+    return tmp_path / "cache"
+
+
+def test_the_second_time_nothing_is_made(
+    reference: ReferenceFiles, cache: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    first = open_graph(reference, GRAPH).metadata
+    (kept,) = (cache / "graphs").iterdir()
+    assert len(kept.name) == 64
+    monkeypatch.setattr(rebuilt, "rebuilt", None)
+    assert open_graph(reference, GRAPH).metadata == first
+
+
+def test_a_process_that_knows_a_graph_does_without_onnx(graph_folder: Path) -> None:
+    code = (
+        "import sys\nfrom spikgpt.reference.files import read_reference\nfrom spikgpt_onnx.engine import OnnxEngine\n"
+        f"OnnxEngine(read_reference({str(graph_folder)!r}))\nprint('onnx' in sys.modules)"
+    )
+    said = [subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout]
+    said.append(subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout)
+    assert [text.strip() for text in said] == ["True", "False"]
+
+
+def test_another_graph_or_file_is_not_known(reference: ReferenceFiles) -> None:
+    remember(reference, GRAPH)
+    assert is_known(reference, GRAPH)
+    assert not is_known(read_reference(changed(reference.files, backdoor)), GRAPH)
+    renamed = read_reference(changed(reference.files, metadata(spikgpt_version="0.4.0")))
+    assert not is_known(renamed, GRAPH)
+    with pytest.raises(DamagedReference, match="is not the graph that"):
+        open_graph(read_reference(changed(reference.files, backdoor)), GRAPH)
+    assert not is_known(read_reference(changed(reference.files, backdoor)), GRAPH)
+
+
+def test_where_nothing_can_be_kept_graphs_are_made_each_time(
+    reference: ReferenceFiles, cache: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    cache.write_text("a file")
+    assert open_graph(reference, GRAPH).provider == "cpu"
+    assert not is_known(reference, GRAPH)
+    monkeypatch.delenv("SPIKGPT_CACHE")
+    monkeypatch.delenv("XDG_CACHE_HOME", raising=False)
+    monkeypatch.setattr(Path, "home", lambda: (_ for _ in ()).throw(RuntimeError("no home")))
+    assert open_graph(reference, GRAPH).provider == "cpu"
+
+
+def test_a_graph_that_another_version_made_otherwise_gives_way_to_ours(reference: ReferenceFiles) -> None:
+    forged = read_reference(changed(changed(reference.files, backdoor), metadata(spikgpt_version="0.4.0")))
+    with pytest.warns(SpikGPTWarning, match=r"onnx/model\.onnx was made by spikgpt 0\.4\.0, .*; the latter's is run"):
+        session = open_graph(forged, GRAPH)
+    assert len(session.metadata["labels"]) > 2
+    assert not is_known(forged, GRAPH)
+
+
+def test_a_graph_that_is_not_there(reference: ReferenceFiles, small_folder: Path) -> None:
+    with pytest.raises(GraphError, match="make it with: spikgpt export"):
+        open_graph(read_reference(small_folder), GRAPH)
+
+
+def test_the_usual_graph_opens_without_a_word(reference: ReferenceFiles) -> None:
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        assert isinstance(open_graph(reference, GRAPH), Session)

@@ -1,0 +1,185 @@
+"""A stored graph is the one that the weights make, to the last bit, or it is refused."""
+
+from __future__ import annotations
+
+import dataclasses
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import onnx
+import pytest
+from anndata import AnnData
+from onnx import numpy_helper
+
+from spikgpt import SpikGPT
+from spikgpt.engines.opening import torch_engine
+from spikgpt.engines.scgpt.source import open_scgpt
+from spikgpt.errors import DamagedReference, GraphError
+from spikgpt.options import TrainOptions
+from spikgpt.reference.files import ReferenceFiles, read_reference
+from spikgpt.reference.layout import COMBINED, ENCODER, GRAPH, GRAPHS
+from spikgpt.sharing import verify
+from spikgpt.training.train import train
+from spikgpt_onnx import rebuilt as module
+from spikgpt_onnx.exporter import export
+from spikgpt_onnx.parity import ExportableReference
+from spikgpt_onnx.rebuilt import rebuilt
+from spikgpt_onnx.session import Session
+from tests.conftest import DATA
+from tests.spikgpt_onnx.forged import Change, backdoor, changed, metadata, with_graph
+
+
+def nudged(how: Any, chosen: int = 0) -> Change:
+    """Change one number of one float32 tensor of a graph."""
+
+    def change(graph: onnx.ModelProto) -> None:
+        tensors = [tensor for tensor in graph.graph.initializer if tensor.data_type == onnx.TensorProto.FLOAT]
+        tensor = tensors[chosen]
+        values = numpy_helper.to_array(tensor).copy()
+        values.reshape(-1)[0] = how(values.reshape(-1)[0])
+        tensor.CopyFrom(numpy_helper.from_array(values, tensor.name))
+
+    return change
+
+
+@pytest.mark.parametrize("name", GRAPHS.values())
+def test_every_shipped_graph_is_made_again_byte_for_byte(shipped: SpikGPT, name: str) -> None:
+    found = rebuilt(shipped.reference, name)
+    assert (found.content, found.otherwise) == (shipped.reference.files[name], "")
+
+
+def test_an_exported_graph_passes_wherever_it_was_pulled_from(graph_folder: Path) -> None:
+    reference = read_reference(graph_folder, "org/small@" + "0" * 40)
+    assert rebuilt(reference, GRAPH).content == reference.files[GRAPH]
+
+
+def test_when_and_where_a_graph_was_made_is_taken_from_it(graph_folder: Path) -> None:
+    files = read_reference(graph_folder).files
+    free = metadata(spikgpt_version="0.4.0", revision="org/other@main", format_version="2")
+    found = rebuilt(read_reference(changed(files, free)), GRAPH)
+    assert found.otherwise == ""
+    for text in ("<b>", "\x1b[2J", "0.6.0 " * 50):
+        with pytest.raises(DamagedReference, match="carries other revision than the files beside it") as said:
+            rebuilt(read_reference(changed(files, metadata(revision=text))), GRAPH)
+        assert str(said.value).isprintable()
+
+
+@pytest.mark.parametrize("version", [None, "0.4.0"], ids=["of this version", "of another version"])
+@pytest.mark.parametrize(
+    "change",
+    [
+        nudged(lambda value: np.nextafter(value, np.float32(np.inf))),
+        nudged(lambda value: value + 1e-3, 5),
+        nudged(lambda value: -100 * value - 100, -4),
+        nudged(lambda value: np.float32(np.nan), -1),
+        metadata(labels="[]"),
+        metadata(thresholds="{}"),
+        metadata(genes_sha256="0" * 64),
+        metadata(reference="other"),
+    ],
+    ids=["1 ulp", "a little", "a lot", "NaN", "labels", "thresholds", "genes", "name"],
+)
+def test_other_weights_and_metadata_are_refused(change: Change, version: str | None, graph_folder: Path) -> None:
+    files = changed(read_reference(graph_folder).files, change)
+    if version:
+        files = changed(files, metadata(spikgpt_version=version))
+    with pytest.raises(DamagedReference, match=r"onnx/model\.onnx (has|carries) other .*spikgpt export"):
+        rebuilt(read_reference(files), GRAPH)
+
+
+def test_a_swapped_label_is_refused(graph_folder: Path) -> None:
+    files = read_reference(graph_folder).files
+
+    def swap(graph: onnx.ModelProto) -> None:
+        labels = next(entry for entry in graph.metadata_props if entry.key == "labels")
+        labels.value = labels.value.replace("alpha", "?").replace("beta", "alpha").replace("?", "beta")
+
+    with pytest.raises(DamagedReference, match="carries other labels"):
+        rebuilt(read_reference(changed(files, swap)), GRAPH)
+
+
+def test_a_graph_that_behaves_otherwise_for_some_cells_alone_never_runs(graph_folder: Path, few: AnnData) -> None:
+    files = read_reference(graph_folder).files
+    forged = changed(files, backdoor)
+    # It is a working graph, which no made-up cell tells from the right one.
+    genes = len(read_reference(graph_folder).genes)
+    counts = np.ones((2, genes), dtype=np.float32)
+    counts[1, 0] = 1e5
+    inputs = {"counts": counts, "total": counts.sum(axis=1), "found": np.ones(genes, dtype=np.float32)}
+    honest, found = Session(files[GRAPH]).run(inputs), Session(forged[GRAPH]).run(inputs)
+    np.testing.assert_array_equal(found["probabilities"][0], honest["probabilities"][0])
+    assert found["probabilities"][1, 0] == 1 != honest["probabilities"][1, 0]
+
+    with pytest.raises(DamagedReference, match=r"is not the graph that spikgpt .* makes of these weights"):
+        SpikGPT(read_reference(forged))
+    # One that says that another version made it is not run either: what this version makes is.
+    forged = changed(forged, metadata(spikgpt_version="0.4.0"))
+    result = rebuilt(read_reference(forged), GRAPH)
+    assert "made by spikgpt 0.4.0, in another way" in result.otherwise
+    np.testing.assert_array_equal(Session(result.content).run(inputs)["probabilities"], honest["probabilities"])
+
+
+def test_another_order_of_bytes_is_refused(graph_folder: Path) -> None:
+    files = read_reference(graph_folder).files
+    with pytest.raises(DamagedReference, match="is not the graph that"):
+        rebuilt(read_reference(with_graph(files, files[GRAPH] + b"\x38\x00")), GRAPH)
+
+
+@pytest.fixture(scope="module")
+def on_scgpt(cells: AnnData, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Train a reference on the small scGPT and export it."""
+    source, folder = open_scgpt(DATA / "scgpt_baron", max_length=100), tmp_path_factory.mktemp("scgpt") / "out"
+    reference = train(cells, "cell_type", embedder=source, options=TrainOptions(name="scgpt"))
+    export(ExportableReference(reference, torch_engine(reference, source=source)), folder)
+    return folder
+
+
+def test_graphs_of_scgpt_are_held_against_the_checkpoint(on_scgpt: Path, tmp_path: Path) -> None:
+    same = "is what the weights make, byte for byte"
+    alone = verify(on_scgpt).checks
+    assert sum(f"onnx/model.onnx {same}" in check for check in alone) == 1
+    for name in (ENCODER, COMBINED):
+        (said,) = (check for check in alone if check.startswith(name))
+        assert "not compared with scGPT's weights, which are not here" in said
+        assert "without the scGPT checkpoint: --scgpt FOLDER" in said
+    checks = verify(on_scgpt, scgpt=DATA / "scgpt_baron").checks
+    assert sum(same in check for check in checks) == 3
+
+    files = read_reference(on_scgpt).files
+    for name in (ENCODER, COMBINED):
+        forged = changed(files, nudged(lambda value: np.nextafter(value, np.float32(np.inf))), name)
+        folder = tmp_path / name.replace("/", "-")
+        for path, content in forged.items():
+            (folder / path).parent.mkdir(parents=True, exist_ok=True)
+            (folder / path).write_bytes(content)
+        verify(folder)  # nothing to compare it with
+        with pytest.raises(DamagedReference, match=f"{name} has other weights than model.safetensors"):
+            verify(folder, scgpt=DATA / "scgpt_baron")
+
+
+def test_another_way_to_make_graphs_is_no_forgery(
+    small: ReferenceFiles, graph_folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    reference = read_reference(changed(read_reference(graph_folder).files, metadata(spikgpt_version="0.4.0")))
+    right = module.graph_of
+
+    def other(*arguments: Any) -> onnx.ModelProto:
+        graph = right(*arguments)
+        graph.graph.node[0].name = "renamed"
+        return graph
+
+    monkeypatch.setattr(module, "graph_of", other)
+    assert rebuilt(reference, GRAPH).content != reference.files[GRAPH]
+    with pytest.raises(DamagedReference, match="is not the graph that"):
+        rebuilt(dataclasses.replace(reference, files=read_reference(graph_folder).files), GRAPH)
+
+
+def test_what_no_graph_may_hold_is_refused_first(graph_folder: Path) -> None:
+    files = read_reference(graph_folder).files
+
+    def away(graph: onnx.ModelProto) -> None:
+        onnx.external_data_helper.set_external_data(graph.graph.initializer[0], location="secret")
+
+    with pytest.raises(GraphError, match="from another file"):
+        rebuilt(read_reference(changed(files, away)), GRAPH)
