@@ -63,7 +63,12 @@ class HeldOutScores(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     def __post_init__(self) -> None:
         ranks, values = self.ranks, np.array(self.values)
         ascending = list(ranks) == sorted(set(ranks)) and not (np.diff(values) < 0).any()
-        if not (ascending and len(ranks) == len(values) and max(ranks) <= self.cells and (np.abs(values) <= LARGEST_SCORE).all()):
+        if not (
+            ascending
+            and len(ranks) == len(values)
+            and max(ranks) <= self.cells
+            and (np.abs(values) <= LARGEST_SCORE).all()
+        ):
             msg = f"the scores of {self.cells} held-out cells are not finite ascending numbers, each with its rank."
             raise DamagedReference(msg)
 

@@ -21,7 +21,7 @@ from typing import Any, Literal
 from urllib.parse import parse_qs, unquote, urlsplit
 
 from spikgpt.reference.card import stated
-from spikgpt.reference.hub import git_oid
+from spikgpt.reference.transfer.cache import git_oid
 from spikgpt.testing.store import ATTRIBUTES, MAIN, Commit, Repository, Store, is_large, sha256
 
 # The faults that are an answer of their own.

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 from pathlib import Path
 
 import pytest
@@ -55,13 +56,15 @@ def test_push_pull_and_verify(
     assert hub.repositories["shared/islets"].commits[commit].title == "Six types"
     ran = run("pull", "shared/islets@v1", "--out", tmp_path / "pulled", *where)
     assert f"Wrote {tmp_path}/pulled, shared/islets@{commit}." in ran.err
+    digest = hashlib.sha256((tmp_path / "pulled" / "manifest.json").read_bytes()).hexdigest()
+    assert ran.out == f"sha256:{digest}\n"
     ran = run("verify", tmp_path / "pulled")
     assert ran.code == 0
     assert ran.out.splitlines() == [
         "ok: 9 files have the size and sha256 that manifest.json lists",
         "ok: weights, 6 labels, thresholds, genes and metrics fit together",
         "ok: the card states the figures of metrics.json",
-        f"{tmp_path}/pulled is whole.",
+        f"{tmp_path}/pulled is whole, sha256 {digest}.",
     ]
     (tmp_path / "pulled" / "labels.json").write_text("[]")
     assert_refused(run("verify", tmp_path / "pulled"), "labels.json differs from what manifest.json lists")

@@ -17,7 +17,8 @@ from spikgpt.engines.scgpt.source import open_scgpt
 from spikgpt.errors import CheckpointError, ConfigError, DamagedReference, HubError, ReferenceNotFound
 from spikgpt.options import HubOptions, PushOptions
 from spikgpt.reference import hub as module
-from spikgpt.reference.hub import TAG, Hub, altered, git_oid, parse
+from spikgpt.reference.hub import TAG, Hub, parse
+from spikgpt.reference.transfer.cache import git_oid, read
 from spikgpt.testing.hub import Fault, LoopbackHub
 
 CHECKPOINT = Path(__file__).parents[1] / "data" / "scgpt_baron"
@@ -238,13 +239,14 @@ def test_a_pinned_commit_that_is_cached_needs_no_request(hub: LoopbackHub, clien
 def test_cached_files_are_named_by_their_content(hub: LoopbackHub, client: Hub) -> None:
     hub.put(REPO, FILES)
     folder = client.snapshot(REPO, None, tuple(FILES), required=())
-    assert altered(folder, tuple(FILES)) == []
+    limits = dict.fromkeys(FILES, 10_000)
+    assert read(folder, limits) == (FILES, [])
     (folder / "a.json").resolve().write_bytes(b"{ }")
     (folder / "model.safetensors").resolve().write_bytes(FILES["model.safetensors"][::-1])
     (folder / "README.md").resolve().unlink()
-    assert altered(folder, tuple(FILES)) == ["README.md", "a.json", "model.safetensors"]
-    client.forget(folder, ["a.json", "model.safetensors", "README.md"])
-    assert pulled(client) == FILES
+    assert read(folder, limits)[1] == ["README.md", "a.json", "model.safetensors"]
+    client.snapshot(REPO, folder.name, tuple(FILES), required=(), again=tuple(FILES))
+    assert read(folder, limits) == (FILES, [])
     # git hash-object
     assert git_oid(b"hello\n") == "ce013625030ba8dba906f756967f9e9ca394464a"
 
@@ -262,8 +264,8 @@ def test_checkpoints_are_pulled_and_kept(hub: LoopbackHub, client: Hub) -> None:
     found = open_scgpt("islets/scgpt", hub=client)
     assert (found.source, found.revision) == ("islets/scgpt", commit)
     assert found.checkpoint.sha256 == load_checkpoint(CHECKPOINT).sha256
-    bodies = [r.path for r in hub.requests if r.method == "GET" and ("/resolve/" in r.path or "/cdn/" in r.path)]
-    assert sorted(path.rsplit("/", 1)[1] for path in bodies) == ["args.json", "model.safetensors", "vocab.json"]
+    bodies = {r.path for r in hub.requests if r.method == "GET" and ("/resolve/" in r.path or "/cdn/" in r.path)}
+    assert {path.rsplit("/", 1)[1] for path in bodies} == {"args.json", "model.safetensors", "vocab.json"}
     with pytest.raises(ReferenceNotFound, match=r"There is no repository nobody/nothing on the Hub, or it is private"):
         open_scgpt("nobody/nothing", hub=client)
     with pytest.raises(ReferenceNotFound, match="islets/scgpt has no revision 'v9'; name a branch, a tag or a commit"):
