@@ -26,10 +26,10 @@ from spikgpt.options import (
     TrainOptions,
     options_of,
 )
-from spikgpt.reference.pins import Pin
 from spikgpt.pipeline import annotate
 from spikgpt.reference.files import ReferenceFiles, save
 from spikgpt.reference.hub import Hub, Push
+from spikgpt.reference.pins import Pin
 from spikgpt.sharing import open_reference, push
 
 if TYPE_CHECKING:

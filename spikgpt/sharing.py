@@ -12,12 +12,12 @@ import msgspec
 from spikgpt.engines.opening import torch_engine
 from spikgpt.errors import CheckpointError, DamagedReference, GraphError, ParityError
 from spikgpt.options import PushOptions
-from spikgpt.reference.pins import Pin
 from spikgpt.reference.card import card_figures
 from spikgpt.reference.files import ReferenceFiles, card_text, read_reference, with_repository
 from spikgpt.reference.hub import Hub, Push
 from spikgpt.reference.json_files import parsed
 from spikgpt.reference.layout import MANIFEST, OPTIONAL, check_writable, stored_files, write_files
+from spikgpt.reference.pins import Pin
 from spikgpt.version import __version__
 
 

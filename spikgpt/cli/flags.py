@@ -18,9 +18,9 @@ from spikgpt.errors import needs
 from spikgpt.options import HubOptions, Options, about, limits, options_of
 
 if TYPE_CHECKING:
-    from spikgpt.reference.pins import Pin
     from spikgpt.reference.files import ReferenceFiles
     from spikgpt.reference.hub import Hub
+    from spikgpt.reference.pins import Pin
 
 MODEL = "Reference: a name that `spikgpt list` shows, a folder, or ORG/REPO[@REVISION] on the Hub."
 CHECKPOINT = "scGPT checkpoint: a folder, or ORG/REPO[@REVISION] on the Hub."
