@@ -23,9 +23,10 @@ test-contract: $(READY)
 	cd export/examples/node && npm install --ignore-scripts --no-audit --no-fund
 	$(BIN)/python tests/contract.py
 
-# Made-up files of cells, most of them damaged: each is read or refused in one line.
+# Files of cells, damaged, and references, forged: each is read or refused in one line.
 fuzz: $(READY)
 	$(BIN)/python -m tests.fuzz.cells --count 500
+	$(BIN)/python -m tests.fuzz.references --count 1000
 
 lint: $(READY)
 	$(BIN)/ruff check .

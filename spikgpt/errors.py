@@ -37,12 +37,17 @@ def printable(text: str) -> str:
     return "".join(sign if sign.isprintable() else ascii(sign)[1:-1] for sign in text)
 
 
+# Characters of a message, about; a screen has as many.
+LONGEST = 3000
+
+
 class SpikGPTError(Exception):
     """Base of every error that SpikGPT raises for a reason a user can mend."""
 
     def __str__(self) -> str:
-        # It may quote what a stranger wrote, and goes to a terminal.
-        return printable(super().__str__())
+        # It may quote what a stranger wrote, at any length, and goes to a terminal. What to do stands at the end.
+        text = printable(super().__str__())
+        return text if len(text) <= LONGEST else f"{text[: LONGEST // 2]} ... {text[-LONGEST // 2 :]}"
 
 
 class DataError(SpikGPTError):

@@ -179,8 +179,14 @@ MALICIOUS: dict[str, tuple[Change, str]] = {
     ),
     "weights that are NaN": (first("classifier.head.weight", (0, 0), float("nan")), "head.weight .* holds NaN or inf"),
     "an embedder that is infinite": (first("embedder.mean", (0,), float("inf")), "embedder.mean .* holds NaN or inf"),
-    "a deviation of zero": (first("embedder.std", (0,), 0.0), "negative, or a deviation of 0"),
-    "negative shares": (first("embedder.label_shares", (0,), -1.0), "negative, or a deviation of 0"),
+    "a deviation of zero": (
+        first("embedder.std", (0,), 0.0),
+        "holds negative deviations or shares, or a deviation below 1e-06",
+    ),
+    "negative shares": (
+        first("embedder.label_shares", (0,), -1.0),
+        "holds negative deviations or shares, or a deviation below 1e-06",
+    ),
     "a tensor of another shape": (
         tensors(lambda weights: weights.update({"classifier.head.bias": np.zeros(5, dtype=np.float32)})),
         r"head.bias \(expected \(4,\), found \(5,\)\)",
@@ -224,10 +230,10 @@ MALICIOUS: dict[str, tuple[Change, str]] = {
     "a huge network": (model(width=10**12, heads=1), "width of the network is 1000000000000: Expected `int` <= 100000"),
     "a wide network": (model(width=99_000, heads=1), "The weights do not fit the network"),
     "a deep network": (model(depth=900), "tensors differ, such as blocks.1."),
-    "endless time": (model(time_steps=10**9), "time_steps of the network is 1000000000: Expected `int` <= 1000"),
+    "endless time": (model(time_steps=10**9), "time_steps of the network is 1000000000: Expected `int` <= 100"),
     "a tau that overflows": (
         lambda files: listed(files | {"config.json": files["config.json"].replace(b'"tau": 2.0', b'"tau": 1e999')}),
-        "tau of the network is inf",
+        "config.json is not valid JSON .1e999 is no number",
     ),
     "a setting that is missing": (
         rewritten("config.json", lambda config: config | {"model": {"width": 8}}),
@@ -235,7 +241,10 @@ MALICIOUS: dict[str, tuple[Change, str]] = {
     ),
     "a setting that is unknown": (model(backdoor=True), "has backdoor that is unknown"),
     "an embedder that is unknown": (embedder(kind="eval"), "has the embedder .*'eval'"),
-    "an embedder with a bad number": (embedder(clip="10"), "pca embedder has .*'10'.*; expected numbers above 0"),
+    "an embedder with a bad number": (
+        embedder(clip="10"),
+        "The pca embedder .*Expected `float`, got `str`, in clip: found '10'",
+    ),
     "genes that are not the hashed ones": (
         rewritten("genes.json", lambda genes: genes | {"symbols": [*genes["symbols"][1:], "EVIL"]}),
         "genes.json states sha256",
@@ -325,5 +334,47 @@ MALICIOUS: dict[str, tuple[Change, str]] = {
             | {PARITY: json.dumps({"made_from": graph_sources(files), "graphs": {GRAPH: SHA_OF_ONNX}}).encode()}
         ),
         "was written for another onnx/model_int8.onnx than this",
+    ),
+    "a negative variance": (
+        first("classifier.stem.norm.running_var", (0,), -1.0),
+        "running_var holds a variance below 0",
+    ),
+    "a deviation of next to nothing": (first("embedder.std", (0,), 1e-45), "a deviation below 1e-06"),
+    "weights beyond all measure": (first("classifier.head.bias", (0,), 1e30), "holds 1e.30; expected at most 1e.12"),
+    "log expression beyond all measure": (first("embedder.mean", (0,), 1e6), "holds log expression of 1e.06"),
+    "shares that are too few": (
+        tensors(lambda weights: weights.update({"embedder.label_shares": weights["embedder.label_shares"] * 0})),
+        "label shares of the pca embedder add up to 0; expected 1",
+    ),
+    "a target sum beyond all numbers": (
+        lambda files: listed(files | {"config.json": files["config.json"].replace(b"10000.0", b"1e999")}),
+        "config.json is not valid JSON .1e999 is no number",
+    ),
+    "a target sum of next to nothing": (embedder(target_sum=5e-324), "Expected `float` >= 1.0, in target_sum"),
+    "a number of 400 digits": (held_out(cells=10**400), "metrics.json is not valid JSON .1000+ is no number"),
+    "a count beyond 64 bits": (held_out(cells=10**30), "metrics.json is not valid JSON .1000+ is no number"),
+    "lists within lists": (
+        rewritten("metrics.json", lambda metrics: metrics | {"more": json.loads("[" * 50 + "]" * 50)}),
+        "metrics.json is not valid JSON .it has lists and objects within each other, more than 32",
+    ),
+    "metrics without any": (replaced("metrics.json", b"{}"), "metrics.json .* missing required field"),
+    "a type of 8 bits": (
+        header(lambda values: values["embedder.mean"].update(dtype="F8_E4M3", shape=[320])),
+        "is not a safetensors file, or of other types",
+    ),
+    "a shape that no array has": (
+        header(lambda values: values.update(x={"dtype": "F32", "shape": [0, 2**62], "data_offsets": [0, 0]})),
+        "is not a safetensors file, or of other types",
+    ),
+    "many time steps": (model(time_steps=1000), "time_steps of the network is 1000: Expected `int` <= 100"),
+    "many labels": (model(n_labels=100_000), "n_labels of the network is 100000: Expected `int` <= 10000"),
+    "too many weights": (model(width=16_000, heads=1), "The network has about .* weights; expected at most"),
+    "a cell of many values": (
+        model(width=2_400, heads=1, time_steps=100),
+        "The network has about .* values a cell; expected at most",
+    ),
+    "labels that differ in case alone": (
+        rewritten("labels.json", lambda rows: [rows[0] | {"name": "Beta"}, rows[1] | {"name": "beta"}, *rows[2:]]),
+        "'Beta' and 'beta' differ only in case or width",
     ),
 }

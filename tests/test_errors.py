@@ -59,3 +59,11 @@ def test_a_missing_package_names_its_extra(monkeypatch: pytest.MonkeyPatch) -> N
 def test_another_missing_package_is_no_users_mistake() -> None:
     with pytest.raises(ModuleNotFoundError, match="no_such_package"), needs():
         importlib.import_module("no_such_package")
+
+
+def test_what_strangers_wrote_is_one_line_that_a_terminal_can_show() -> None:
+    text = str(ConfigError("\x1b[2Ja\nb\u202e" + "c" * 10**6 + " do this."))
+    assert text.isprintable()
+    assert text.startswith(r"\x1b[2Ja\nb\u202ecc")
+    assert text.endswith("c do this.")
+    assert len(text) < 3100

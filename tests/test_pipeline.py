@@ -460,3 +460,24 @@ def test_a_query_of_empty_cells_alone_is_refused(small: ReferenceFiles, query: A
     nothing.X = sparse.csr_matrix(nothing.shape, dtype=np.float32)
     with pytest.raises(DataError, match="holds only zeros"):
         labelled(small, nothing)
+
+
+@pytest.mark.parametrize("option", [{}, {"unknown_rate": 0.0}, {"threshold": 0.0}, {"same_study": True}], ids=str)
+def test_cells_of_which_the_network_says_no_number_are_unknown(
+    small: ReferenceFiles, few: AnnData, option: dict[str, Any], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    engine = usual_engine(small)
+    right, strange = type(engine).run, np.array([np.nan, np.inf, -np.inf])
+
+    def wrong(self: Any, cells: AlignedCells, *arguments: Any, **options: Any) -> NetworkOutput:
+        output = right(self, cells, *arguments, **options)
+        probabilities, energies = output.probabilities.copy(), output.energies.copy()
+        probabilities[:3, 0], energies[3:6] = strange, strange
+        return NetworkOutput.of(output.vectors, probabilities, energies)
+
+    monkeypatch.setattr(type(engine), "run", wrong)
+    found = labelled(small, few, engine, **option)
+    assert set(found.labels[:6]) == set(found.best_labels[:6]) == {"Unknown"}
+    assert (found.confidence[:6] == 0).all()
+    assert np.isfinite(found.probabilities).all()
+    assert (found.labels[6:] != "Unknown").any()

@@ -10,12 +10,13 @@ from __future__ import annotations
 import hashlib
 import warnings
 from contextlib import suppress
+from importlib.util import find_spec
 from pathlib import Path
 
 from spikgpt.errors import SpikGPTWarning, needs
 from spikgpt.files import user_cache
 from spikgpt.options import EngineOptions
-from spikgpt.reference.files import ReferenceFiles
+from spikgpt.reference.files import EMBEDDER, ReferenceFiles
 from spikgpt.reference.layout import COMBINED, ENCODER, PARITY
 from spikgpt.version import __version__
 from spikgpt_onnx.session import Session, missing
@@ -27,8 +28,9 @@ def open_graph(
     """Open a graph of a reference to run it.
 
     One that differs from what the weights make is refused. Where another version of this library has made it in another
-    way, that which this version makes is run in its place, and a SpikGPTWarning says so. scGPT's own graph cannot be
-    made without the checkpoint: that it was not compared is a warning, unless ``spikgpt verify`` has done it before.
+    way, that which this version makes is run in its place, and a SpikGPTWarning says so. scGPT's own graph is made
+    where the reference carries the checkpoint and torch is there; else a SpikGPTWarning says that it was not compared,
+    unless ``spikgpt verify`` has done it before.
 
     Raises
     ------
@@ -41,14 +43,20 @@ def open_graph(
         raise missing(name)
     if is_known(reference, name):
         return Session(reference.files[name], options, threads=threads, known=True)
-    if name in (ENCODER, COMBINED):
+    bundled = bool(reference.embedder.get("bundled")) and find_spec("torch") is not None
+    if name in (ENCODER, COMBINED) and not bundled:
         session = Session.of(reference.files, name, options, threads=threads)
         told = f"{name} was not compared with the weights of scGPT, which are not here"
         warnings.warn(f"{told}; to do so once: spikgpt verify FOLDER --scgpt FOLDER", SpikGPTWarning, stacklevel=2)
         return session
     with needs("onnx"):
         from spikgpt_onnx.rebuilt import rebuilt
-    found = rebuilt(reference, name)
+    encoder = None
+    if name in (ENCODER, COMBINED):
+        from spikgpt.engines.scgpt.source import ScGPTSource
+
+        encoder = ScGPTSource.from_settings(reference.embedder, reference.part(EMBEDDER), reference.genes).encoder()
+    found = rebuilt(reference, name, encoder)
     if found.otherwise:
         warnings.warn(f"{name} {found.otherwise}; the latter's is run.", SpikGPTWarning, stacklevel=2)
     else:

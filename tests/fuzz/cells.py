@@ -16,6 +16,7 @@ import tempfile
 import traceback
 import warnings
 from collections import Counter
+from collections.abc import Callable
 from dataclasses import dataclass
 from multiprocessing.connection import Connection
 from pathlib import Path
@@ -167,16 +168,18 @@ class Fuzzer:
 
 
 class Worker:
-    """An engine in a process of its own, which may crash or hang and is then started afresh."""
+    """What answers in a process of its own, which may crash or hang and is then started afresh."""
 
-    def __init__(self, engine: str) -> None:
-        self._engine = engine
+    def __init__(
+        self, engine: str, target: Callable[[str, Connection], None] | None = None, patience: float = PATIENCE
+    ) -> None:
+        self._engine, self._target, self._patience = engine, target or work, patience
         self._start()
 
     def _start(self) -> None:
         context = multiprocessing.get_context("spawn")
         self._pipe, theirs = context.Pipe()
-        self._process = context.Process(target=work, args=(self._engine, theirs), daemon=True)
+        self._process = context.Process(target=self._target, args=(self._engine, theirs), daemon=True)
         self._process.start()
         theirs.close()
         assert self._pipe.recv() == "ready"
@@ -185,9 +188,9 @@ class Worker:
         """Label a file and write the labels, as ``spikgpt annotate`` does."""
         self._pipe.send(path)
         try:
-            if self._pipe.poll(PATIENCE):
+            if self._pipe.poll(self._patience):
                 return Answer(*self._pipe.recv())
-            failed = Answer("hang", f"more than {PATIENCE:g} s")
+            failed = Answer("hang", f"more than {self._patience:g} s")
         except EOFError:
             self._process.join()
             failed = Answer("crash", f"exit {self._process.exitcode}")
@@ -299,8 +302,12 @@ def main() -> int:
     parser.add_argument("--count", type=int, default=500)
     parser.add_argument("--seed", type=int, default=0)
     options = parser.parse_args()
-    outcomes, failures = fuzz(options.count, options.seed, progress=True)
-    columns = sorted({outcome for _, outcome in outcomes}, key=lambda outcome: (outcome not in GOOD, outcome))
+    return report(*fuzz(options.count, options.seed, progress=True), GOOD)
+
+
+def report(outcomes: Counter[tuple[str, str]], failures: list[str], good: tuple[str, ...]) -> int:
+    """Print how often each damage came to each outcome, and what failed; return the exit code."""
+    columns = sorted({outcome for _, outcome in outcomes}, key=lambda outcome: (outcome not in good, outcome))
     sys.stdout.write(f"\n| damage | {' | '.join(columns)} |\n|{'---|' * (len(columns) + 1)}\n")
     for kind in sorted({kind for kind, _ in outcomes}):
         sys.stdout.write(f"| {kind} | {' | '.join(str(outcomes[kind, column]) for column in columns)} |\n")

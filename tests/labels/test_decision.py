@@ -210,3 +210,25 @@ def test_a_reference_of_format_1_keeps_its_rule_and_promises_nothing() -> None:
     for options in ({"unknown_rate": 0.02}, {"same_study": True}):
         with pytest.raises(ConfigError, match=r"before familiarity was measured.*threshold=0.95 \(--threshold 0.95\)"):
             fit_cutoffs(old, options_of(AnnotateOptions, options), NAMES, probabilities, None, smoothed=True)
+
+
+@pytest.mark.parametrize(
+    "cutoffs",
+    [
+        Cutoffs("none"),
+        Cutoffs("a threshold", threshold=0.0),
+        Cutoffs("limits", limits=np.full(2, -np.inf)),
+        Cutoffs("limits and standing", limits=np.full(2, -np.inf), standing=-np.inf),
+    ],
+    ids=lambda cutoffs: cutoffs.rule,
+)
+def test_a_cell_of_which_nothing_is_said_is_unknown_by_every_rule(cutoffs: Cutoffs) -> None:
+    probabilities = np.array([[0.9, 0.1], [0.0, 0.0], [np.nan, np.nan], [np.nan, 1.0]])
+    scores = CellScores(probabilities, np.zeros(4), np.zeros(4))
+    assert cutoffs.rejects(scores).tolist() == [False, True, True, True]
+
+
+def test_a_score_that_is_no_number_is_below_every_limit() -> None:
+    scores = CellScores(np.array([[0.9, 0.1]] * 2), np.array([0.0, np.nan]), np.array([np.nan, np.nan]))
+    assert Cutoffs("limits", limits=np.array([-5.0, -5.0])).rejects(scores).tolist() == [False, True]
+    assert Cutoffs("both", limits=np.array([5.0, 5.0]), standing=-1.0).rejects(scores).tolist() == [True, True]

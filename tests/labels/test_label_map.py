@@ -37,6 +37,13 @@ def test_rows_come_back_as_they_went() -> None:
         (("a", "b\x1b"), (None, None), "Label names are printed, so 'b.x1b' cannot be one"),
         (("a", ""), (None, None), "it is empty or has control characters"),
         (("a", "Unknown"), (None, None), "'Unknown' is what rejected cells are called"),
+        (("a", " b"), (None, None), "' b' cannot be one; it starts or ends with a space"),
+        (("a", "b" * 201), (None, None), "'b{200}' cannot be one; it has more than 200 characters"),
+        (("a", "e\u0301"), (None, None), "is not in Unicode's composed form"),
+        (("a", "\u202eb"), (None, None), "it is empty or has control characters"),
+        (("T cell", "T Cell"), (None, None), "'T cell' and 'T Cell' differ only in case or width"),
+        (("beta", "\uff42eta"), (None, None), "differ only in case or width"),
+        (("a", "unknown"), (None, None), "'unknown' and 'Unknown' differ only in case"),
         (("a", "b"), (None, "CL\n"), "is no Cell Ontology id, such as CL:0000169"),
     ],
 )

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import time
 from importlib.resources import files
 
 import numpy as np
@@ -98,3 +99,13 @@ def test_the_table_is_the_published_one() -> None:
 
 
 SHA256 = "6ddf9b8b667a4df2e20b532bda8cbc9f45514650ddbd26d70052b7c0ad09dda9"
+
+
+def test_many_labels_take_little_time() -> None:
+    terms = list(ontology().names)
+    names = tuple(f"label {place}" for place in range(10_000))
+    start = time.perf_counter()
+    found = BroadLabels.of(LabelMap(names, tuple(terms[place % len(terms)] for place in range(len(names)))))
+    assert time.perf_counter() - start < 5
+    assert found.under.shape == (len(names), len(found.codes))
+    assert found.under[:, -1].all()

@@ -34,3 +34,8 @@ def test_lightness_is_that_of_oklab() -> None:
     # Without cones for it, red and a dark yellow are the same.
     protan = seen(("#ff0000", "#5d5d00"))[1]
     np.testing.assert_allclose(protan[0], protan[1], atol=0.03)
+
+
+def test_many_labels_take_little_time() -> None:
+    assert len(palette(100_000)) == 100_000
+    assert palette(600)[:500] == palette(500)

@@ -11,7 +11,7 @@ import pytest
 import yaml
 from huggingface_hub import CommitOperationAdd, HfApi, ModelCard, metadata_load
 
-from spikgpt.reference.card import card, card_figures, untrained_card
+from spikgpt.reference.card import card, card_figures, stated, untrained_card
 from spikgpt.reference.registry import shipped_references
 from spikgpt.testing.hub import LoopbackHub
 
@@ -207,3 +207,37 @@ def test_the_front_matter_is_closed() -> None:
 @pytest.mark.parametrize("content", ["", "---\n", "---\n[\n---\n", "---\nmodel-index: 3\n---\n", "# no front matter"])
 def test_a_card_without_figures_has_none(content: str) -> None:
     assert card_figures(content) == {}
+
+
+def test_what_strangers_wrote_is_neither_html_nor_front_matter() -> None:
+    evil = "<script>alert(1)</script>\n---\nlicense: evil\n---\n  +++\n<!-- x"
+    names = {"source": "<img src=x>", "description": evil}
+    paper = {"reference": "<b>", "query": "<i>", "figures": "<u>"}
+    made = text({**PROVENANCE, **names, "paper": paper})
+    _, front, body = made.split("---\n", 2)
+    assert "<" not in body
+    assert r"&lt;script>alert(1)&lt;/script>" in body
+    assert [line for line in body.splitlines() if line.strip().startswith(("---", "+++"))] == []
+    assert yaml.safe_load(front)["license"] == "mit"
+    table = card(
+        "x", [LABELS[0] | {"name": "a|<b>"}], THRESHOLDS, METRICS | {"cells_per_label": {"a|<b>": 1}}, PROVENANCE
+    )
+    assert "| a\\|&lt;b> | CL:0000171 | 1 |" in table
+
+
+@pytest.mark.parametrize(
+    "front",
+    [
+        "a: &a [x, x]\nb: [*a, *a, *a]\nmodel-index: *a",
+        "model-index: &a [*a]",
+        "a: " + "[" * 5000,
+        "a: 2026-13-32",
+        "a: !!python/object/apply:os.system [true]",
+        "? [a]\n: {[b]: c}",
+        "a: " + "x" * 10**6,
+    ],
+    ids=lambda front: front[:12],
+)
+def test_front_matter_is_read_as_plain_values_or_not_at_all(front: str) -> None:
+    assert stated(f"---\n{front}\n---\n") in (None, {"a": "2026-13-32"})
+    assert card_figures(f"---\n{front}\n---\n") == {}

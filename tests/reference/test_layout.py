@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import json
+import os
 import shutil
+import time
 from collections.abc import Callable
 from importlib.metadata import version
 from pathlib import Path
@@ -32,7 +34,7 @@ from spikgpt.sharing import verify
 from tests.conftest import QUERY_FILE, aligned, labelled
 
 DATA = Path(__file__).parents[1] / "data"
-FORMAT_1 = DATA / "format_1"
+FORMAT_1, FORMAT_2 = DATA / "format_1", DATA / "format_2" / "embedded"
 EXPECTED = json.loads((FORMAT_1 / "expected.json").read_text())
 
 
@@ -164,3 +166,33 @@ def test_only_references_are_overwritten(folder: Path) -> None:
     (folder / MANIFEST).unlink()
     with pytest.raises(ConfigError, match="exists and is not a reference"):
         layout.check_writable(folder, overwrite=True)
+
+
+@pytest.mark.parametrize("name", ["config.json", "manifest.json", "model.safetensors", "README.md"])
+@pytest.mark.parametrize("what", ["a pipe", "a link to a pipe", "a device", "a folder", "a huge file"])
+def test_what_is_no_regular_file_is_refused_at_once(what: str, name: str, tmp_path: Path) -> None:
+    folder = tmp_path / "copy"
+    shutil.copytree(FORMAT_2, folder)
+    (folder / name).unlink()
+    if what == "a pipe":
+        os.mkfifo(folder / name)
+    elif what == "a link to a pipe":
+        os.mkfifo(folder / "pipe")
+        (folder / name).symlink_to(folder / "pipe")
+    elif what == "a device":
+        (folder / name).symlink_to("/dev/zero")
+    elif what == "a folder":
+        (folder / name).mkdir()
+    else:
+        with (folder / name).open("wb") as file:
+            file.truncate(2**40)
+    start = time.perf_counter()
+    with pytest.raises(DamagedReference, match=r"no regular file|leaves its folder|has 1099511627776 bytes"):
+        verified_files(folder)
+    assert time.perf_counter() - start < 5
+
+
+def test_every_file_has_a_size_that_it_may_have(tmp_path: Path) -> None:
+    files = {path.name: path.read_bytes() for path in FORMAT_2.iterdir()}
+    with pytest.raises(DamagedReference, match="config.json has 5000000 bytes; expected at most 4194304"):
+        verified_files(files | {"config.json": b" " * 5_000_000})
