@@ -21,7 +21,7 @@ from spikgpt.errors import HubError, printable
 from spikgpt.reference.hub_errors import Unreachable
 
 # Seconds that a request may take, and the bytes a second that add to them as they arrive.
-PATIENCE, SPEED = 60.0, 8192
+PATIENCE, SPEED = 60.0, 2048
 # Bytes of an answer about a repository at most: the listing of 50,000 files has 16 MB.
 LARGEST_ANSWER = 32 * 1024 * 1024
 REDIRECTS = 5
@@ -96,7 +96,7 @@ class Named(msgspec.Struct):
 
 @dataclass
 class Meter:
-    """How much has arrived for requests that run side by side, and whether anybody still waits for them."""
+    """How much has arrived for a request, and whether anybody still waits for it."""
 
     received: int = 0
     stopped: threading.Event = field(default_factory=threading.Event)
@@ -122,31 +122,36 @@ def side_by_side(
     Each runs in a thread of its own, which is left alone when it takes too long: nothing else ends a request whose
     headers arrive a byte at a time. So a call writes nothing but what it was handed.
     """
-    meter, ended = Meter(progress=progress), queue.SimpleQueue[tuple[int, T | Exception]]()
+    ended = queue.SimpleQueue[tuple[int, T | Exception]]()
     patience = PATIENCE if patience is None else patience
+    waiting = {place: Meter(progress=progress) for place in range(len(calls))}
 
-    def run(place: int, call: Callable[[Meter], T]) -> None:
+    def run(place: int, meter: Meter) -> None:
         try:
-            ended.put((place, call(meter)))
+            ended.put((place, calls[place](meter)))
         except Exception as error:  # noqa: BLE001, it is raised where somebody waits for it
             ended.put((place, error))
 
-    for place, call in enumerate(calls):
-        threading.Thread(target=run, args=(place, call), daemon=True).start()
-    start, waiting = time.monotonic(), len(calls)
+    start = time.monotonic()
+    for item in waiting.items():
+        threading.Thread(target=run, args=item, daemon=True).start()
     try:
         while waiting:
-            left = start + patience + meter.received / SPEED - time.monotonic()
+            received = min(meter.received for meter in waiting.values())
+            left = start + patience + received / SPEED - time.monotonic()
             try:
-                yield ended.get(timeout=max(left, 0.0))
-                waiting -= 1
+                place, found = ended.get(timeout=max(left, 0.0))
             except queue.Empty:
-                if time.monotonic() >= start + patience + meter.received / SPEED:
-                    spent = f"{meter.received} bytes in {time.monotonic() - start:.0f} s"
-                    msg = f"The Hub is too slow: {spent} of {what}. Check the connection, or try again later."
-                    raise Unreachable(msg) from None
+                if received < min(meter.received for meter in waiting.values()):
+                    continue
+                told = f"{received} bytes in {time.monotonic() - start:.0f} s of {what}"
+                msg = f"The Hub is too slow: {told}. Check the connection, or try again later."
+                raise Unreachable(msg) from None
+            del waiting[place]
+            yield place, found
     finally:
-        meter.stopped.set()
+        for meter in waiting.values():
+            meter.stopped.set()
 
 
 def in_time(what: str, call: Callable[[Meter], T], *, patience: float | None = None, size: int = 0) -> T:
