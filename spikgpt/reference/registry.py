@@ -16,6 +16,8 @@ from spikgpt.reference.layout import FILES, LARGEST, LAYOUT, MANIFEST, altered_f
 from spikgpt.reference.transfer.cache import read
 
 SHORT_NAME = re.compile(r"(?P<name>[\w.-]+)(@(?P<revision>[\w./-]+))?")
+# Bytes of each file at most, and how often what is damaged is fetched again.
+LIMITS, TRIES = {name: LARGEST[name] for name in LAYOUT}, 9
 # Files that hold code when they are loaded as weights. They are never opened.
 PICKLES = (".bin", ".pt", ".pth", ".ckpt", ".pkl", ".pickle", ".joblib", ".npy", ".npz")
 
@@ -97,33 +99,35 @@ def find(name: str | Path, revision: str | None = None, *, hub: Hub | None = Non
 
 
 def _pulled(repo: str, revision: str | None, hub: Hub) -> Found:
-    """Pull a reference, and fetch once more what arrived or was cached damaged."""
+    """Pull a reference, and fetch again what is cached damaged; what was right once is not read again."""
     folder = hub.snapshot(repo, revision, LAYOUT, required=(*FILES, MANIFEST))
-    files, damaged = _read(folder)
+    files, damaged = read(folder, LIMITS)
     if not damaged and not {MANIFEST, "config.json"} <= files.keys():
         _refuse_other_models(repo, folder.name, hub)
-    if damaged:
+    unlike_manifest = False
+    for _ in range(TRIES):
+        if not damaged:
+            # What is wrong with a manifest that came as the Hub lists it is its owner's doing, and is said.
+            damaged = sorted(altered_files(files))
+            if not damaged:
+                return Found(folder, f"{repo}@{folder.name}", files)
+            if unlike_manifest:
+                msg = (
+                    f"{repo} at {folder.name} does not hold what it lists, fetched twice: {', '.join(damaged)}. "
+                    "Nothing of it was used; tell its owner."
+                )
+                raise DamagedReference(msg)
+            unlike_manifest = True
         if hub.local_files_only:
             msg = f"The cached copy of {repo} is damaged ({', '.join(damaged)}); pull it again while online."
             raise DamagedReference(msg)
         hub.snapshot(repo, folder.name, LAYOUT, required=LAYOUT, again=damaged)
-        files, damaged = _read(folder)
-        if damaged:
-            msg = (
-                f"{repo} at {folder.name} does not hold what it lists, fetched twice: {', '.join(damaged)}. "
-                "Nothing of it was used; tell its owner."
-            )
-            raise DamagedReference(msg)
-    return Found(folder, f"{repo}@{folder.name}", files)
-
-
-def _read(folder: Path) -> tuple[dict[str, bytes], list[str]]:
-    """Return the files of a cached reference, and which of them its manifest or the Hub knows otherwise."""
-    files, wrong = read(folder, {name: LARGEST[name] for name in LAYOUT})
-    # What is wrong with a manifest that came as the Hub lists it is its owner's doing, and is said.
-    if wrong or not {MANIFEST, "config.json"} <= files.keys():
-        return files, sorted(wrong)
-    return files, sorted(altered_files(files))
+        again, damaged = read(folder, {name: LIMITS[name] for name in damaged})
+        files |= again
+    msg = (
+        f"{', '.join(damaged)} of {repo} arrives whole and is damaged in {folder} at once. Check the disk of the cache."
+    )
+    raise DamagedReference(msg)
 
 
 def _refuse_other_models(repo: str, commit: str, hub: Hub) -> None:

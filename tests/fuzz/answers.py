@@ -7,12 +7,16 @@ import json
 import zlib
 from collections.abc import Callable
 from dataclasses import replace
+from functools import cache
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 from spikgpt.testing.answers import Answer
 
+SOURCE = Path(__file__).resolve().parents[1] / "data" / "format_1" / "counts"
+REPO = "islets/small"
 Random = np.random.Generator
 Forger = Callable[[Answer, Random], Answer]
 
@@ -32,6 +36,17 @@ PATHS = (
     "%2e%2e%2fx",
 )
 NAMES = ("manifest.json", "config.json", "labels.json", "model.safetensors", "onnx/model.onnx", "../manifest.json")
+
+
+@cache
+def sound() -> dict[str, bytes]:
+    """Return the files that every pull has to bring."""
+    return files_of(SOURCE)
+
+
+def files_of(folder: Path) -> dict[str, bytes]:
+    """Return the files of a folder by name; none where there is no folder."""
+    return {path.relative_to(folder).as_posix(): path.read_bytes() for path in folder.rglob("*") if path.is_file()}
 
 
 def one(random: Random, values: tuple[Any, ...] | list[Any]) -> Any:

@@ -17,7 +17,6 @@ import sys
 import tempfile
 import traceback
 from collections import Counter
-from functools import cache
 from multiprocessing.connection import Connection
 from pathlib import Path
 
@@ -31,11 +30,9 @@ from spikgpt.reference.transfer import requests
 from spikgpt.sharing import pull, push
 from spikgpt.testing.answers import Answer as Sent
 from spikgpt.testing.hub import LoopbackHub
-from tests.fuzz.answers import KINDS, one
+from tests.fuzz.answers import KINDS, REPO, SOURCE, files_of, one, sound
 from tests.fuzz.cells import Answer, Worker, report
 
-SOURCE = Path(__file__).resolve().parents[1] / "data" / "format_1" / "counts"
-REPO = "islets/small"
 # Seconds that a case may take, and MiB that the process may have in the end.
 PATIENCE, MEMORY = 10.0, 2048
 GOOD = ("refused", "right")
@@ -51,12 +48,6 @@ WHERE = (
 DOING = ("pull", "pull", "pull", "pull", "pull", "pull cached", "list", "push")
 
 
-@cache
-def sound() -> dict[str, bytes]:
-    """Return the files that every pull has to bring."""
-    return {path.relative_to(SOURCE).as_posix(): path.read_bytes() for path in SOURCE.rglob("*") if path.is_file()}
-
-
 def drawn(case: str) -> tuple[np.random.Generator, str, str, str, int]:
     """Return what a case, such as ``0-17``, draws: the rest, what it does, the damage, where, and how often."""
     random = np.random.default_rng([int(number) for number in case.split("-")])
@@ -68,7 +59,7 @@ def work(folder: str, pipe: Connection) -> None:
     os.dup2(os.open(os.devnull, os.O_WRONLY), 2)
     os.environ["HF_HUB_DISABLE_XET"] = "1"
     # As long as in earnest, a thousand cases would take a day.
-    requests.PATIENCE, requests.SPEED, hub_module.TIMEOUT, hub_module.PUSH_PATIENCE = 1.0, 10**6, 0.5, 3.0
+    requests.SPEED, hub_module.TIMEOUT, hub_module.PUSH_PATIENCE = 10**6, 0.5, 3.0
     hub_errors.TRIES = 2
     hub_errors._wait = lambda error: 0.01
     from huggingface_hub import constants
@@ -95,6 +86,7 @@ def tried(path: Path) -> Answer:
         left[0] -= 1
         return KINDS[kind](answer, random)
 
+    requests.PATIENCE = 60.0
     with LoopbackHub() as server:
         client = Hub(server.endpoint, cache_dir=path / "cache")
         if doing != "push" or random.random() < 0.5:
@@ -102,7 +94,7 @@ def tried(path: Path) -> Answer:
         if doing == "pull cached":
             pull(REPO, path / "before", hub=client)
             server.put(REPO, {**sound(), "notes.txt": b"newer"})
-        server.forge = forge
+        server.forge, requests.PATIENCE = forge, 1.5
         try:
             if doing == "push":
                 push(SOURCE, REPO, hub=client)
@@ -120,7 +112,7 @@ def tried(path: Path) -> Answer:
             there = dict(commit.files) if commit else {}
             wrong = [name for name in sound() if name not in there]
         else:
-            found = {p.relative_to(out).as_posix(): p.read_bytes() for p in out.rglob("*") if p.is_file()}
+            found = files_of(out)
             wrong = [name for name in {**found, **sound()} if found.get(name) != sound().get(name)]
         if wrong and doing != "list":
             return Answer("wrong bytes", f"{doing}: {wrong}")

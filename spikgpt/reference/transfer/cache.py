@@ -124,8 +124,7 @@ def place(folder: Path, name: str) -> Path | None:
 def read(folder: Path, limits: Mapping[str, int]) -> tuple[dict[str, bytes], list[str]]:
     """Return the files of a cached commit, each read once, and the names of those that are not what the Hub listed.
 
-    Those are read too, unless they lie elsewhere or are larger than their limit. Where a cache has no links there is
-    nothing to compare with.
+    Where a cache has no links there is nothing to compare with.
     """
     files, wrong = {}, []
     for name, limit in limits.items():
@@ -133,13 +132,12 @@ def read(folder: Path, limits: Mapping[str, int]) -> tuple[dict[str, bytes], lis
             continue
         path = place(folder, name)
         content = None if path is None else _content(path, limit)
-        if path is None or content is None:
+        linked = (folder / name).is_symlink()
+        if path and content is not None and (not linked or hashed(content, large=len(path.name) == 64) == path.name):
+            files[name] = content
+        else:
             wrong.append(name)
-            continue
-        files[name] = content
-        if (folder / name).is_symlink() and hashed(content, large=len(path.name) == 64) != path.name:
-            wrong.append(name)
-    return files, wrong
+    return files, sorted(wrong)
 
 
 def hashed(content: bytes, *, large: bool) -> str:

@@ -91,7 +91,7 @@ class Refs(msgspec.Struct):
 class Named(msgspec.Struct):
     """A repository in a list of them."""
 
-    id: Annotated[str, Meta(pattern=r"\A[A-Za-z0-9_.-]+/[A-Za-z0-9_.-]+\Z", max_length=200)]
+    id: Annotated[str, Meta(pattern=r"\A(?!\.)[A-Za-z0-9_.-]+/(?!\.)[A-Za-z0-9_.-]+\Z", max_length=200)]
 
 
 @dataclass
@@ -217,7 +217,7 @@ def stream(
             if response.next_request is not None:  # without the token, if it leads elsewhere
                 request = response.next_request
                 continue
-            told = {name: response.headers[name] for name in TELLING if name in response.headers}
+            told = {name: ascii(response.headers.get(name, ""))[1:201].rstrip("'") for name in TELLING}
             utils.hf_raise_for_status(type(response)(response.status_code, headers=told, request=response.request))
             if response.status_code != 200:
                 _refuse(f"status {response.status_code}")
