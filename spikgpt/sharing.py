@@ -31,11 +31,15 @@ class Verified:
 
 @dataclass(frozen=True)
 class Pulled:
-    """A reference that was written to a folder: ``origin`` as of :class:`ReferenceFiles`, and its digest."""
+    """A reference that was written to a folder: ``origin`` and ``digest`` as of :class:`ReferenceFiles`.
+
+    ``locked`` says whether a lock file has taken it in.
+    """
 
     folder: Path
     origin: str | None
     digest: str
+    locked: bool
 
 
 def open_reference(
@@ -72,8 +76,8 @@ def pull(
     reference = read_reference(files, found.origin)
     pin.check(name, revision, reference.digest)
     write_files(files, Path(folder))
-    pin.keep(name, revision, reference.origin, reference.digest)
-    return Pulled(Path(folder), reference.origin, reference.digest)
+    locked = pin.keep(name, revision, reference.origin, reference.digest)
+    return Pulled(Path(folder), reference.origin, reference.digest, locked)
 
 
 def push(

@@ -93,6 +93,8 @@ def pull(
     check_files(pin.lock)
     pulled = sharing.pull(model, out, hub=hub_of(hub), pin=pin)
     say(f"Wrote {out}, {pulled.origin or f'the reference {model}'}.")
+    if pulled.locked:
+        say(f"Wrote {model} to {pin.lock}.")
     typer.echo(f"sha256:{pulled.digest}")
 
 

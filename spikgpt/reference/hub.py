@@ -278,7 +278,9 @@ class Hub:
 
     def _patiently(self, call: Callable[[], T], size: int = 0) -> T:
         """Let the client do one step of a push, which sends so many bytes, in the time that it may take."""
-        return in_time("a push", lambda meter: call(), patience=PUSH_PATIENCE, size=size)
+        return in_time(
+            "a push, which may have arrived all the same", lambda meter: call(), patience=PUSH_PATIENCE, size=size
+        )
 
     @property
     def _endpoint(self) -> str:
