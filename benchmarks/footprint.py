@@ -8,6 +8,7 @@ not there is left out. Each start is a process of its own, best of three, and la
 
 from __future__ import annotations
 
+import os
 import subprocess
 import sys
 import tempfile
@@ -57,13 +58,15 @@ def megabytes(names: set[str]) -> float:
     return total / 1e6
 
 
-def seconds(command: list[str | Path]) -> float:
-    """Return the seconds of the fastest of three runs."""
+def seconds(command: list[str | Path], *, forget: bool = False) -> float:
+    """Return the seconds of the fastest of three runs, all with one cache folder unless ``forget``."""
     taken = []
     for _ in range(3):
-        start = time.perf_counter()
-        subprocess.run(command, check=True, capture_output=True)
-        taken.append(time.perf_counter() - start)
+        with tempfile.TemporaryDirectory() as empty:
+            more = {"SPIKGPT_CACHE": empty} if forget else {}
+            start = time.perf_counter()
+            subprocess.run(command, check=True, capture_output=True, env=os.environ | more)
+            taken.append(time.perf_counter() - start)
     return min(taken)
 
 
@@ -80,6 +83,9 @@ def main() -> None:
             taken = seconds([*annotate, "--engine", engine, "--out", Path(folder) / f"{engine}.h5ad"])
             size = f"{megabytes(names):,.0f}"
             table.add_row(rf"spikgpt\[{extra}]", str(len(names)), size, engine, f"{taken:.1f}")
+            if engine == "onnx":  # which makes a graph once more that it does not know
+                first = seconds([*annotate, "--engine", engine, "--out", Path(folder) / "first.h5ad"], forget=True)
+                table.add_row("", "", "", "onnx, for the first time", f"{first:.1f}")
     console.print(table)
     console.print(f"spikgpt --version takes {seconds([BIN / 'spikgpt', '--version']):.2f} s.")
 

@@ -16,9 +16,10 @@ from spikgpt.options import HubOptions, PushOptions
 @command()
 def list_(hub: HubOptions) -> None:
     """List the references that can be named: shipped with this package, in the cache, and on the Hub."""
-    from spikgpt.reference.json_files import parsed
+    from spikgpt.reference.json_files import converted, parsed
     from spikgpt.reference.layout import FILES, MANIFEST, verified_files
     from spikgpt.reference.registry import namespace, shipped_references
+    from spikgpt.reference.schema import Metrics
 
     client = hub_of(hub)
     found = [(name, "shipped", folder) for name, folder in shipped_references().items()]
@@ -28,6 +29,7 @@ def list_(hub: HubOptions) -> None:
     for name, where, folder in found:
         try:
             metrics = parsed(verified_files(folder)["metrics.json"], "metrics.json")
+            converted(metrics, "metrics.json", Metrics)
         except SpikGPTError as error:
             rows.append((name, f"{where}, damaged"))
             note(str(error))

@@ -142,6 +142,8 @@ def prepare(
     groups = None if options.batch_key is None else _groups(adata, options.batch_key)[used]
     cells, labels = adata[used], labels[used]
     ids = dict.fromkeys(np.unique(labels).tolist()) | ontology_ids(cells, labels)
+    # Refuses names that no label can have, before the work.
+    LabelMap(tuple(ids), tuple(ids.values()))
     prepared = TrainingCells(cells, labels, groups, ids, dropped, int((~labelled).sum()))
     if embedder == PCA:
         return prepared

@@ -95,7 +95,7 @@ def test_who_has_seen_enough_is_not_told_of_it() -> None:
     ("package", "arguments", "extra"),
     [
         ("torch", ["train", "cells.h5ad", "--label-key", "type", "--out", "mine"], "train"),
-        ("onnx", ["export", "pancreas", "--out", "mine"], "train"),
+        ("onnx", ["export", "pancreas", "--out", "mine"], "cpu"),
         ("pyarrow", ["annotate", "cells.h5ad", "--model", "pancreas", "--table", "labels.parquet"], "parquet"),
     ],
 )

@@ -1,4 +1,4 @@
-"""Forged references through both engines and verify: ``python -m tests.fuzz.references --count 900 --seed 0``.
+"""Forged references through both engines and verify: ``python -m tests.fuzz.references --count 1000 --seed 0``.
 
 A forged reference is refused in one line, by reading it, by an engine or by verify; or it gives the labels that it gave
 before; or it is another reference, on whose labels both engines agree, and which verify accepts. Anything else is a
@@ -253,7 +253,7 @@ def fuzz(count: int, seed: int, progress: bool = False) -> tuple[Counter[tuple[s
 def main() -> int:
     """Print a table of outcomes; exit code 1 when something failed."""
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--count", type=int, default=900)
+    parser.add_argument("--count", type=int, default=1000)
     parser.add_argument("--seed", type=int, default=0)
     options = parser.parse_args()
     return report(*fuzz(options.count, options.seed, progress=True), GOOD)

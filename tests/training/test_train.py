@@ -400,3 +400,12 @@ def test_an_interrupted_training_goes_on_to_the_same_reference(
     other = TrainOptions(checkpoints=tmp_path / "state", seed=1)
     with pytest.raises(CheckpointError, match="belongs to other cells, another recipe or another seed"):
         train(embedded, "cell_type", embedder="obsm:X_own", options=other)
+
+
+def test_labels_that_readers_mix_up_are_refused_before_the_work(cells: AnnData) -> None:
+    adata = cells.copy()
+    labels = adata.obs["cell_type"].astype(str).to_numpy().copy()
+    labels[np.flatnonzero(labels == "beta")[:20]] = "Beta"
+    adata.obs["cell_type"] = labels
+    with pytest.raises(LabelsError, match="'Beta' and 'beta' differ only in case or width, .*; rename one"):
+        prepare(adata, "cell_type", "pca", TrainOptions(name="small"))
