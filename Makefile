@@ -23,10 +23,12 @@ test-contract: $(READY)
 	cd export/examples/node && npm install --ignore-scripts --no-audit --no-fund
 	$(BIN)/python tests/contract.py
 
-# Files of cells, damaged, and references, forged: each is read or refused in one line.
+# Files of cells, damaged, references and answers of a Hub, forged: each is read or refused in one line.
 fuzz: $(READY)
 	$(BIN)/python -m tests.fuzz.cells --count 500
 	$(BIN)/python -m tests.fuzz.references --count 1000
+	$(BIN)/python -m tests.fuzz.hub --count 600
+	$(BIN)/python -m tests.fuzz.together --count 20
 
 lint: $(READY)
 	$(BIN)/ruff check .

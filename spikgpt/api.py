@@ -29,6 +29,7 @@ from spikgpt.options import (
 from spikgpt.pipeline import annotate
 from spikgpt.reference.files import ReferenceFiles, save
 from spikgpt.reference.hub import Hub, Push
+from spikgpt.reference.pins import Pin
 from spikgpt.sharing import open_reference, push
 
 if TYPE_CHECKING:
@@ -63,6 +64,8 @@ class SpikGPT:
         *,
         revision: str | None = None,
         scgpt: str | Path | None = None,
+        expect: str | None = None,
+        lock: str | Path | None = None,
         **keywords: Unpack[LoadKeywords],
     ) -> SpikGPT:
         """Load a reference by name, from a folder, or from the Hugging Face Hub.
@@ -77,6 +80,11 @@ class SpikGPT:
         scgpt
             Folder of the scGPT checkpoint that the reference was trained with, where it neither carries it nor names a
             repository; it is run by torch.
+        expect
+            Digest that the reference has to have, as ``spikgpt pull`` prints it.
+        lock
+            Lock file: a reference that it names is loaded at the commit and with the digest that stand there, another
+            one is taken into it.
         keywords
             Fields of :class:`spikgpt.options.HubOptions` and :class:`spikgpt.options.EngineOptions`, such as
             ``token``, ``local_files_only``, ``engine`` and ``provider``.
@@ -86,7 +94,8 @@ class SpikGPT:
         ReferenceNotFound
             When there is no such reference.
         DamagedReference
-            When a file of it is missing or altered, even after it was fetched again.
+            When a file of it is missing or altered, even after it was fetched again, or it is not the one that was
+            expected or locked.
         FormatError
             When it was written by a newer library.
         HubError
@@ -97,8 +106,11 @@ class SpikGPT:
         fields = HubOptions.__struct_fields__
         hub = Hub.of(options_of(HubOptions, {key: value for key, value in keywords.items() if key in fields}))
         engine = options_of(EngineOptions, {key: value for key, value in keywords.items() if key not in fields})
-        reference = open_reference(name, revision, hub=hub)
-        return cls(reference, open_engine(reference, engine, scgpt=scgpt, hub=hub))
+        pin = Pin(expect, None if lock is None else Path(lock))
+        reference = open_reference(name, revision, hub=hub, pin=pin)
+        model = cls(reference, open_engine(reference, engine, scgpt=scgpt, hub=hub))
+        pin.keep(name, revision, reference.origin, reference.digest)
+        return model
 
     @classmethod
     def train(

@@ -369,6 +369,7 @@ def annotate(reference: ReferenceFiles, engine: Engine, cells: Cells, options: A
         smoothed=model.smoothed,
         reference_name=reference.name,
         reference_origin=reference.origin,
+        reference_digest=reference.digest,
         report=model.report,
     )
 

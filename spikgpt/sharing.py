@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from importlib.util import find_spec
 from pathlib import Path
@@ -12,11 +13,11 @@ from spikgpt.engines.opening import torch_engine
 from spikgpt.errors import CheckpointError, DamagedReference, GraphError, ParityError
 from spikgpt.options import PushOptions
 from spikgpt.reference.card import card_figures
-from spikgpt.reference.files import ReferenceFiles, card_text, read_reference, save, with_repository
+from spikgpt.reference.files import ReferenceFiles, card_text, read_reference, with_repository
 from spikgpt.reference.hub import Hub, Push
 from spikgpt.reference.json_files import parsed
-from spikgpt.reference.layout import MANIFEST, OPTIONAL, check_writable
-from spikgpt.reference.registry import Found, find
+from spikgpt.reference.layout import MANIFEST, OPTIONAL, check_writable, stored_files, write_files
+from spikgpt.reference.pins import Pin
 from spikgpt.version import __version__
 
 
@@ -28,19 +29,55 @@ class Verified:
     checks: tuple[str, ...]
 
 
-def open_reference(name: str | Path, revision: str | None = None, *, hub: Hub | None = None) -> ReferenceFiles:
-    """Read a reference by name, from a folder or from the Hub; the arguments and errors are those of :func:`find`."""
-    found = find(name, revision, hub=hub)
-    return read_reference(found.folder, found.origin)
+@dataclass(frozen=True)
+class Pulled:
+    """A reference that was written to a folder: ``origin`` and ``digest`` as of :class:`ReferenceFiles`.
+
+    ``locked`` says whether a lock file has taken it in.
+    """
+
+    folder: Path
+    origin: str | None
+    digest: str
+    locked: bool
+
+
+def open_reference(
+    name: str | Path, revision: str | None = None, *, hub: Hub | None = None, pin: Pin | None = None
+) -> ReferenceFiles:
+    """Read a reference by name, from a folder or from the Hub.
+
+    The errors are those of :func:`spikgpt.reference.registry.find` and :meth:`spikgpt.reference.pins.Pin.check`.
+    """
+    pin = pin or Pin()
+    found = pin.find(name, revision, hub=hub)
+    reference = read_reference(found.source, found.origin)
+    pin.check(name, revision, reference.digest)
+    return reference
 
 
 def pull(
-    name: str, folder: str | Path, revision: str | None = None, *, overwrite: bool = False, hub: Hub | None = None
-) -> Found:
-    """Write a reference to a folder; the errors are those of :func:`find` and :func:`save`."""
+    name: str,
+    folder: str | Path,
+    revision: str | None = None,
+    *,
+    overwrite: bool = False,
+    hub: Hub | None = None,
+    pin: Pin | None = None,
+) -> Pulled:
+    """Write a reference to a folder, to the last byte what was checked; the errors are those of :func:`open_reference`.
+
+    A lock file takes it in.
+    """
     check_writable(Path(folder), overwrite=overwrite)
-    reference = open_reference(name, revision, hub=hub)
-    return Found(save(reference, folder, overwrite=overwrite), reference.origin)
+    pin = pin or Pin()
+    found = pin.find(name, revision, hub=hub)
+    files = stored_files(found.source)
+    reference = read_reference(files, found.origin)
+    pin.check(name, revision, reference.digest)
+    write_files(files, Path(folder))
+    locked = pin.keep(name, revision, reference.origin, reference.digest)
+    return Pulled(Path(folder), reference.origin, reference.digest, locked)
 
 
 def push(
@@ -63,7 +100,9 @@ def push(
     return (hub or Hub()).push(repo, with_repository(reference, repo), options, removable=OPTIONAL)
 
 
-def verify(folder: str | Path, *, hub: Hub | None = None, scgpt: str | Path | None = None) -> Verified:
+def verify(
+    source: str | Path | Mapping[str, bytes], *, hub: Hub | None = None, scgpt: str | Path | None = None
+) -> Verified:
     """Check everything about a reference that can be checked without its cells.
 
     Sizes and hashes; shapes and values of weights; labels, thresholds, genes and metrics; the figures of the card; and
@@ -71,7 +110,7 @@ def verify(folder: str | Path, *, hub: Hub | None = None, scgpt: str | Path | No
     to made-up cells. The former needs onnx, and for scGPT's graphs the folder ``scgpt``; the latter ONNX Runtime and
     torch too. What is missing, the checks say. Anything wrong is a DamagedReference.
     """
-    reference = read_reference(folder)
+    reference = read_reference(source)
     _check_card(reference)
     checks = (
         f"{len(reference.files)} files have the size and sha256 that {MANIFEST} lists",

@@ -283,7 +283,7 @@ def test_a_revision_cannot_leave_the_cache(tmp_path: Path, client: Hub, hub: Loo
     find(REPO, hub=client)
     shutil.copytree(FORMAT_1, tmp_path / "outside")
     local = Hub(cache_dir=tmp_path / "cache", local_files_only=True)
-    with pytest.raises(ReferenceNotFound, match="is no revision, for git has none with"):
+    with pytest.raises(ReferenceNotFound, match="is no revision; name a branch"):
         find(REPO, "../../../outside", hub=local)
 
 

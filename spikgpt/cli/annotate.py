@@ -9,14 +9,14 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 from msgspec import structs
 
-from spikgpt.cli.flags import MODEL, SCGPT, command, hub_of
+from spikgpt.cli.flags import MODEL, SCGPT, PinnedOptions, command, hub_of
 from spikgpt.cli.output import check_files, interruptible, note, say, show, show_scores
 from spikgpt.errors import ConfigError, needs
-from spikgpt.options import AnnotateOptions, EngineOptions, HubOptions, about
+from spikgpt.options import AnnotateOptions, EngineOptions, about
 
 if TYPE_CHECKING:
     from spikgpt.labels.annotation import Annotation
-    from spikgpt.labels.label_map import LabelMap
+    from spikgpt.reference.files import ReferenceFiles
 
 
 class ModelOptions(EngineOptions, frozen=True, kw_only=True):
@@ -44,7 +44,7 @@ def annotate(
     query: Annotated[Path, typer.Argument(help="Cells to label: .h5ad, .zarr, or 10x files.")],
     model: ModelOptions,
     options: LabelOptions,
-    hub: HubOptions,
+    hub: PinnedOptions,
     out: Annotated[Path | None, typer.Option(help="File to write: the input with the labels added.")] = None,
     table: Annotated[Path | None, typer.Option(help="File to write: one row a cell, .csv or .parquet.")] = None,
     cluster_key: Annotated[str | None, typer.Option(help="Column of obs with clusters, to name by vote.")] = None,
@@ -62,11 +62,11 @@ def annotate(
     if cluster_table and not cluster_key:
         msg = "--cluster-table needs --cluster-key, the column of obs that holds the clusters."
         raise ConfigError(msg)
-    check_files(out, table, cluster_table, source=query)
+    check_files(out, table, cluster_table, hub.pin().lock, source=query)
     written: list[Path] = []
     with interruptible(lambda: f"Written: {', '.join(map(str, written))}." if written else "Nothing was written."):
         with open_cells(query) as cells:
-            annotation, engine, _ = _annotated(cells, cluster_key, model, options, hub)
+            annotation, engine, reference = _annotated(cells, cluster_key, model, options, hub)
             clusters = cluster_key and summarise(annotation, cells, cluster_key, layer=options.layer)
             uns, notes = annotation.uns(cells), annotation.notes(cells)
         if out:
@@ -80,6 +80,7 @@ def annotate(
             with replacing(cluster_table) as temporary:
                 inert(clusters.table()).to_csv(temporary, index=False)
             written.append(cluster_table)
+    hub.keep(model.model, reference)
     if clusters:
         _show_clusters(clusters)
     _show_labels(annotation, query, engine, notes)
@@ -93,7 +94,7 @@ def evaluate(
     model: ModelOptions,
     label_key: Annotated[str, typer.Option(help="Column of obs with the true types.")],
     options: LabelOptions,
-    hub: HubOptions,
+    hub: PinnedOptions,
     label_map: Annotated[Path | None, typer.Option(help="JSON file from the query's types to the reference's.")] = None,
     json_file: Annotated[Path | None, typer.Option("--json", help="Write all figures to this file.")] = None,
 ) -> None:
@@ -104,11 +105,12 @@ def evaluate(
     from spikgpt.training.evaluation import evaluate as held_against
     from spikgpt.training.evaluation import read_label_map
 
-    check_files(json_file, source=query)
+    check_files(json_file, hub.pin().lock, source=query)
     names = read_label_map(label_map) if label_map else None
     with open_cells(query) as cells:
-        annotation, engine, labels = _annotated(cells, label_key, model, options, hub)
-        evaluation = held_against(annotation, cells, label_key, names, labels=labels)
+        annotation, engine, reference = _annotated(cells, label_key, model, options, hub)
+        evaluation = held_against(annotation, cells, label_key, names, labels=reference.labels)
+    hub.keep(model.model, reference)
     metrics = evaluation.metrics
     show_scores(metrics.to_dict())
     say(
@@ -151,9 +153,9 @@ def _check_outputs(out: Path | None, table: Path | None) -> None:
 
 
 def _annotated(
-    cells: Any, column: str | None, model: ModelOptions, options: LabelOptions, hub: HubOptions
-) -> tuple[Annotation, str, LabelMap]:
-    """Return the labels of cells that need to have a column in obs, what ran the network, and its labels."""
+    cells: Any, column: str | None, model: ModelOptions, options: LabelOptions, hub: PinnedOptions
+) -> tuple[Annotation, str, ReferenceFiles]:
+    """Return the labels of cells that need to have a column in obs, what ran the network, and the reference."""
     from spikgpt.cells.obs import labels_of
     from spikgpt.engines.opening import open_engine
     from spikgpt.pipeline import annotate as annotated
@@ -164,9 +166,9 @@ def _annotated(
     if options.no_unknown:
         options = structs.replace(options, unknown_rate=0.0, no_unknown=False)
     client = hub_of(hub)
-    reference = open_reference(model.model, hub=client)
+    reference = open_reference(model.model, hub=client, pin=hub.pin())
     engine = open_engine(reference, model, scgpt=model.scgpt, hub=client)
-    return annotated(reference, engine, cells, options), engine.name, reference.labels
+    return annotated(reference, engine, cells, options), engine.name, reference
 
 
 def _show_labels(annotation: Annotation, query: Path, engine: str, notes: list[str]) -> None:

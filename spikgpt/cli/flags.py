@@ -13,12 +13,14 @@ import typer
 from msgspec import Meta
 from typer.models import ArgumentInfo
 
-from spikgpt.cli.output import interruptible
+from spikgpt.cli.output import interruptible, say
 from spikgpt.errors import needs
-from spikgpt.options import HubOptions, Options, limits, options_of
+from spikgpt.options import HubOptions, Options, about, limits, options_of
 
 if TYPE_CHECKING:
+    from spikgpt.reference.files import ReferenceFiles
     from spikgpt.reference.hub import Hub
+    from spikgpt.reference.pins import Pin
 
 MODEL = "Reference: a name that `spikgpt list` shows, a folder, or ORG/REPO[@REVISION] on the Hub."
 CHECKPOINT = "scGPT checkpoint: a folder, or ORG/REPO[@REVISION] on the Hub."
@@ -32,6 +34,28 @@ def escaped(text: str) -> str:
 
 Model = Annotated[str, typer.Argument(help=escaped(MODEL))]
 ScGPT = Annotated[Path | None, typer.Option("--scgpt", help=SCGPT)]
+
+
+class PinnedOptions(HubOptions, frozen=True, kw_only=True):
+    """How the reference is reached, and what it has to be."""
+
+    expect: Annotated[str | None, about("Digest that it has to have, as `spikgpt pull` prints it.")] = None
+    lock: Annotated[bool, about("Hold it against spikgpt.lock, or write it there if it is not in it.", "--lock")] = (
+        False
+    )
+    lock_file: Annotated[Path | None, about("Lock file to use instead of spikgpt.lock.")] = None
+
+    def pin(self) -> Pin:
+        """Return what the reference has to be."""
+        from spikgpt.reference.pins import LOCK, Pin
+
+        return Pin(self.expect, self.lock_file or (Path(LOCK) if self.lock else None))
+
+    def keep(self, model: str, reference: ReferenceFiles) -> None:
+        """Take a reference into the lock file, if there is to be one."""
+        pin = self.pin()
+        if pin.keep(model, None, reference.origin, reference.digest):
+            say(f"Wrote {model} to {pin.lock}.")
 
 
 def hub_of(options: HubOptions) -> Hub:

@@ -7,9 +7,9 @@ from typing import Annotated, Any
 
 import typer
 
-from spikgpt.cli.flags import Model, ScGPT, command, hub_of
-from spikgpt.cli.output import note, say, show
-from spikgpt.errors import HubError, SpikGPTError
+from spikgpt.cli.flags import Model, PinnedOptions, ScGPT, command, hub_of
+from spikgpt.cli.output import check_files, note, say, show
+from spikgpt.errors import HubError, SpikGPTError, printable
 from spikgpt.options import HubOptions, PushOptions
 
 
@@ -65,9 +65,9 @@ def info(model: Model, hub: HubOptions) -> None:
         f"Held out ({metrics['held_out_by']}): accuracy {held_out['accuracy']:.4f}, "
         f"macro-F1 {held_out['macro_f1']:.4f} over {held_out['cells']} cells.",
         _unknown_rule(reference.thresholds),
-        f"From {reference.origin or model}.",
+        f"From {reference.origin or model}, sha256 {reference.digest}.",
     ):
-        typer.echo(line)
+        typer.echo(printable(line))
 
 
 @command()
@@ -78,20 +78,26 @@ def verify(model: Model, hub: HubOptions, scgpt: ScGPT = None) -> None:
 
     client = hub_of(hub)
     found = find(model, hub=client)
-    for check in sharing.verify(found.folder, scgpt=scgpt, hub=client).checks:
+    verified = sharing.verify(found.source, scgpt=scgpt, hub=client)
+    for check in verified.checks:
         typer.echo(f"ok: {check}")
-    typer.echo(f"{found.origin or found.folder} is whole.")
+    typer.echo(f"{found.origin or found.folder} is whole, sha256 {verified.reference.digest}.")
 
 
 @command("Nothing was written; what is downloaded already stays in the cache.")
 def pull(
-    model: Model, out: Annotated[Path, typer.Option(help="Folder to write the reference to.")], hub: HubOptions
+    model: Model, out: Annotated[Path, typer.Option(help="Folder to write the reference to.")], hub: PinnedOptions
 ) -> None:
-    """Get a reference from the Hub into a folder."""
+    """Get a reference from the Hub into a folder, and print its digest."""
     from spikgpt import sharing
 
-    found = sharing.pull(model, out, hub=hub_of(hub))
-    say(f"Wrote {out}, {found.origin or f'the shipped reference {model}'}.")
+    pin = hub.pin()
+    check_files(pin.lock)
+    pulled = sharing.pull(model, out, hub=hub_of(hub), pin=pin)
+    say(f"Wrote {out}, {pulled.origin or f'the reference {model}'}.")
+    if pulled.locked:
+        say(f"Wrote {model} to {pin.lock}.")
+    typer.echo(f"sha256:{pulled.digest}")
 
 
 @command("Look at the repository's page: a commit goes there in whole or not at all.")
@@ -111,7 +117,9 @@ def push(
     if pushed.commit is None:
         say(f"Nothing was sent: this is what would go to {repository}.")
         return
-    say(f"{repository} is at commit {pushed.commit}: {pushed.url}")
+    unchanged = all(change.kind == "unchanged" for change in pushed.changes)
+    told = "Nothing changed, as every file is there already: " if unchanged else ""
+    say(f"{told}{repository} is at commit {pushed.commit}: {pushed.url}")
     say(f"Use it with: spikgpt annotate QUERY.h5ad --model {repository} --out OUT.h5ad")
 
 

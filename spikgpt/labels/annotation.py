@@ -76,6 +76,7 @@ class Annotation:
     reference_name: str
     reference_origin: str | None
     report: InputReport
+    reference_digest: str = ""
 
     @property
     def labels(self) -> Strings:
@@ -131,6 +132,7 @@ class Annotation:
         provenance = {
             "reference": self.reference_name,
             "reference_origin": self.reference_origin or "",
+            "reference_digest": self.reference_digest,
             "spikgpt_version": __version__,
             "labels": np.array(self.label_names, dtype=object),
             "verdict": self.verdict.kind if self.verdict else "",

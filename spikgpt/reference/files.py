@@ -23,7 +23,7 @@ from spikgpt.reference import layout
 from spikgpt.reference.card import card
 from spikgpt.reference.config import SpikGPTConfig
 from spikgpt.reference.json_files import converted, decoded, dumped, parsed
-from spikgpt.reference.layout import PICTURE, RELIABILITY, verified_files, with_manifest
+from spikgpt.reference.layout import MANIFEST, PICTURE, RELIABILITY, digest_of, migrated, stored_files, with_manifest
 from spikgpt.reference.pictures import confusion_picture, reliability_picture
 from spikgpt.reference.schema import Config, Genes, Metrics, Projection, require
 from spikgpt.version import __version__
@@ -46,7 +46,8 @@ class ReferenceFiles:
 
     ``embedder``, its settings, ``provenance`` and ``metrics`` are plain JSON values. ``tensors`` are named as in
     ``model.safetensors``. ``files`` holds all files by name, but the manifest; none before it was written first, see
-    :func:`reference_of`. ``origin`` is the repository and the commit that it was pulled from.
+    :func:`reference_of`. ``origin`` is the repository and the commit that it was pulled from, ``digest`` the sha256 of
+    the manifest that was read.
     """
 
     name: str
@@ -62,6 +63,7 @@ class ReferenceFiles:
     tensors: Tensors = field(repr=False)
     files: dict[str, bytes] = field(default_factory=dict, repr=False)
     origin: str | None = None
+    digest: str = ""
 
     def part(self, prefix: str) -> Tensors:
         """Return the tensors of ``CLASSIFIER``, ``EMBEDDER`` or ``FAMILIARITY``, without the prefix."""
@@ -78,7 +80,8 @@ def read_reference(source: str | Path | Mapping[str, bytes], origin: str | None 
     DamagedReference
         When a file is missing, altered or inconsistent with the others.
     """
-    files = verified_files(source if isinstance(source, Mapping) else Path(source))
+    stored = stored_files(source if isinstance(source, Mapping) else Path(source))
+    files = migrated(stored)
     layout.check_graphs(files)
     config, labels, thresholds, metrics = (parsed(files[f"{name}.json"], f"{name}.json") for name in CARD_SOURCES)
     try:
@@ -103,6 +106,7 @@ def read_reference(source: str | Path | Mapping[str, bytes], origin: str | None 
             tensors=tensors,
             files=files,
             origin=origin,
+            digest=digest_of(stored[MANIFEST]),
         )
     except (ConfigError, GenesError) as error:
         msg = f"The reference is inconsistent: {error}"

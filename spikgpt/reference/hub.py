@@ -5,27 +5,35 @@ The client loads its parts when they are first used, which takes a third of a se
 
 from __future__ import annotations
 
-import hashlib
 import re
-from collections.abc import Collection, Mapping
+from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass, field
 from functools import cached_property, partial
 from pathlib import Path, PurePosixPath
+from typing import TypeVar
+from urllib.parse import quote
 
 import huggingface_hub as client
 from huggingface_hub import constants
 
-from spikgpt.errors import ConfigError, DamagedReference, HubError, ReferenceNotFound
+from spikgpt.errors import ConfigError, DamagedReference, HubError, ReferenceNotFound, SpikGPTError
 from spikgpt.options import HubOptions, PushOptions
-from spikgpt.reference.hub_errors import Unreachable, explained, named, retried
+from spikgpt.reference.hub_errors import Unreachable, explained, named, retried, status_of
+from spikgpt.reference.layout import LARGEST
+from spikgpt.reference.transfer.cache import COMMIT, Cache, hashed, place, writable
+from spikgpt.reference.transfer.fetch import fetch
+from spikgpt.reference.transfer.requests import Listing, Named, Refs, answer, in_time
 from spikgpt.version import __version__
 
 REPOSITORY = re.compile(r"(?P<repo>[\w.-]+/[\w.-]+)(@(?P<revision>[\w./-]+))?")
-COMMIT = re.compile(r"[0-9a-f]{40}")
+# What git allows, and a file can be called by.
+REVISION = re.compile(r"(?!.*(//|\.\.|/\.|\.lock(/|\Z)))[A-Za-z0-9_]([A-Za-z0-9_./+-]{0,198}[A-Za-z0-9_+-])?")
 # Tag of every card, by which references are found.
 TAG = "spikgpt"
-# Seconds to wait for an answer.
-TIMEOUT = 10.0
+# Seconds to wait for an answer, and those that one step of a push may take, apart from what it sends.
+TIMEOUT, PUSH_PATIENCE = 10.0, 300.0
+
+T = TypeVar("T")
 
 
 @dataclass(frozen=True)
@@ -84,47 +92,66 @@ class Hub:
         return client.HfApi(self.endpoint, self._token, library_name="spikgpt", library_version=__version__)
 
     def snapshot(
-        self, repo: str, revision: str | None, files: Collection[str], *, required: Collection[str], fresh: bool = False
+        self,
+        repo: str,
+        revision: str | None,
+        files: Collection[str],
+        *,
+        required: Collection[str],
+        again: Collection[str] = (),
     ) -> Path:
         """Return the folder, named after the commit, of some files of a repository, from the cache if they are there.
 
         ``revision`` is a branch, a tag or a commit; None is the main branch. A cached commit with all ``required``
         files is taken without asking the Hub, and what is cached of any revision when the Hub cannot be reached, but
-        neither with ``fresh``. Of ``files``, those that the repository does not have are left out.
+        neither where files are to be fetched ``again``. Of ``files``, those that the repository does not have are left
+        out. What arrives has the hash that the Hub listed, or is not kept.
 
         Raises
         ------
         ReferenceNotFound
             When there is no such repository or revision, or it is not cached and the Hub may not be asked.
         DamagedReference
-            When a file of the repository has a name that leaves its folder.
+            When a file of the repository has a name that leaves its folder, or arrives with another hash.
         HubError
             When the Hub refuses, or cannot be reached and nothing is cached.
         """
-        if revision and ".." in revision:
-            msg = f"{revision!r} is no revision, for git has none with '..'; name a branch, a tag or a commit."
-            raise ReferenceNotFound(msg)
-        found = self._cached_folder(repo, revision)
+        _check_names(repo, revision)
+        cache = self._cache(repo)
+        found = cache.folder(revision)
         if self.local_files_only:
-            return found or self._download(repo, revision, files)
+            if found is None:
+                what = named(repo, revision)
+                msg = f"{what} is not in the local cache. Once online, spikgpt pull {what} --out FOLDER gets it."
+                raise ReferenceNotFound(msg)
+            return found
         pinned = revision is not None and COMMIT.fullmatch(revision)
-        if found and pinned and not fresh and _has(found, required):
+        if found and pinned and not again and all(place(found, name) for name in required):
             return found
         try:
-            info = self._info(repo, revision)
+            listing = self._listing(repo, revision)
         except Unreachable as error:
-            if found is None or fresh:
+            if found is None or again:
                 msg = f"{named(repo, revision)} is not {'whole ' if found else ''}in the local cache. {error}"
                 raise HubError(msg) from error
             return found
-        there = {sibling.rfilename for sibling in info.siblings or ()}.intersection(files)
-        if found and found.name == info.sha and _has(found, there):
-            return found
-        return self._download(repo, revision, files)
+        if pinned and listing.sha != revision:
+            msg = f"The Hub answered with the commit {listing.sha} of {repo}, not {revision}. Nothing of it was used."
+            raise HubError(msg)
+        folder = cache.storage / "snapshots" / listing.sha
+        wanted = [file for name, file in listing.files.items() if name in files]
+        missing = [file for file in wanted if file.rfilename in again or not place(folder, file.rfilename)]
+        missing = [file for file in missing if file.rfilename in again or not cache.link(listing.sha, file)]
+        url = partial(client.hf_hub_url, repo, revision=listing.sha, endpoint=self.endpoint)
+        fetch(cache, repo, listing.sha, {file: url(file.rfilename) for file in missing}, self._headers())
+        with writable(cache.storage):
+            folder.mkdir(parents=True, exist_ok=True)
+        cache.name(revision or "main", listing.sha)
+        return folder
 
     def names(self, repo: str, revision: str | None) -> list[str]:
         """Return the names of all files of a repository."""
-        return sorted(sibling.rfilename for sibling in self._info(repo, revision).siblings or ())
+        return sorted(self._listing(repo, revision).files)
 
     def push(
         self, repo: str, files: Mapping[str, bytes], options: PushOptions, *, removable: Collection[str] = ()
@@ -141,17 +168,26 @@ class Hub:
         if not (match := REPOSITORY.fullmatch(repo)) or match["revision"]:
             msg = f"{repo!r} is no name of a repository; expected ORG/NAME."
             raise ConfigError(msg)
+        for name in (options.branch, options.tag):
+            if name is not None and not REVISION.fullmatch(name):
+                msg = f"{name!r} is no name of a branch or a tag; use letters, digits and . _ - /"
+                raise ConfigError(msg)
         with explained(repo, writing=True):
-            before = self._before(repo, options)
+            before, tagged = self._before(repo, options)
+            changes = _changes(before, files, removable)
+            moves = any(change.kind != "unchanged" for change in changes)
+            if tagged and before and (moves or tagged != before.sha):
+                msg = f"{repo} has the tag {options.tag} at commit {tagged}, so nothing was pushed. Choose another tag."
+                raise HubError(msg)
             if options.dry_run:
-                return Push(repo, _changes(before, files, removable))
+                return Push(repo, changes)
             if before is None:
-                self._api.create_repo(repo, private=options.private, exist_ok=True)
-            if options.branch:
-                self._api.create_branch(repo, branch=options.branch, exist_ok=True)
+                self._patiently(lambda: self._api.create_repo(repo, private=options.private, exist_ok=True))
+            if branch := options.branch:
+                self._patiently(lambda: self._api.create_branch(repo, branch=branch, exist_ok=True))
             pushed = self._commit(repo, files, options, removable)
-            if options.tag:
-                self._api.create_tag(repo, tag=options.tag, revision=pushed.commit)
+        if options.tag and pushed.commit and not tagged:
+            self._tag(repo, options.tag, pushed.commit)
         return pushed
 
     def cached(self, files: Collection[str]) -> list[Cached]:
@@ -160,51 +196,63 @@ class Hub:
             info = client.scan_cache_dir(self.cache_dir)
         except client.CacheNotFound:
             return []
+        except ValueError as error:
+            where = self.cache_dir or constants.HF_HUB_CACHE
+            msg = f"{where} is no cache ({error}). Name a folder: cache_dir=, --cache-dir or HF_HOME."
+            raise ConfigError(msg) from error
         found = [(repo, revision) for repo in info.repos if repo.repo_type == "model" for revision in repo.revisions]
         return sorted(
             Cached(repo.repo_id, revision.commit_hash, tuple(sorted(revision.refs)), revision.snapshot_path)
             for repo, revision in found
-            if _has(revision.snapshot_path, files)
+            if all(place(revision.snapshot_path, name) for name in files)
         )
 
     def references(self, author: str) -> list[str]:
         """Return the repositories of a namespace that hold references."""
         if self.local_files_only:
             return []
-        from huggingface_hub import utils
-
+        url = f"{self._endpoint}/api/models"
+        asked = {"author": author, "filter": TAG, "limit": 1000}
         with explained(f"the namespace {author}"):
-            # The client's own list_models tries for half a minute before it says that it gets no answer.
-            response = utils.get_session().get(
-                f"{self._api.endpoint}/api/models",
-                params={"author": author, "filter": TAG, "limit": 1000},
-                headers=utils.build_hf_headers(token=self._token, library_name="spikgpt"),
-                timeout=TIMEOUT,
-            )
-            utils.hf_raise_for_status(response)
-            return sorted(str(model["id"]) for model in response.json())
+            found = answer(url, list[Named], self._headers(), timeout=TIMEOUT, parameters=asked)
+        return sorted(row.id for row in found)
 
-    def forget(self, folder: Path, names: Collection[str]) -> None:
-        """Delete some files of a cached commit, to get them again."""
-        for name in names:
-            (folder / name).resolve().unlink(missing_ok=True)
-            (folder / name).unlink(missing_ok=True)
+    def _before(self, repo: str, options: PushOptions) -> tuple[Listing | None, str | None]:
+        """Return what a push finds: the branch, else the main branch it is made from, and the commit of its tag.
 
-    def _before(self, repo: str, options: PushOptions) -> client.ModelInfo | None:
-        """Return what a push finds: the branch, else the main branch it is made from, or None without a repository."""
+        None stands for no repository, and for no tag.
+        """
         try:
-            main = self._info(repo, None)
+            main = self._listing(repo, None)
         except ReferenceNotFound:
-            return None
+            return None, None
         if options.private and not main.private:
             msg = f"{repo} exists and is public, so nothing private goes there. Change that on its page first."
             raise HubError(msg)
-        branches = {ref.name for ref in self._api.list_repo_refs(repo).branches} if options.branch else ()
-        return self._info(repo, options.branch) if options.branch in branches else main
+        refs = self._refs(repo) if options.branch or options.tag else Refs([], [])
+        branches = {ref.name for ref in refs.branches}
+        tagged = next((ref.targetCommit for ref in refs.tags if ref.name == options.tag), None)
+        return self._listing(repo, options.branch) if options.branch in branches else main, tagged
+
+    def _tag(self, repo: str, tag: str, commit: str) -> None:
+        """Name a commit that was pushed, or say that it has no name."""
+        try:
+            with explained(repo, writing=True):
+                self._patiently(lambda: self._api.create_tag(repo, tag=tag, revision=commit))
+        except SpikGPTError as error:
+            if status_of(error.__cause__) == 409:
+                if any((ref.name, ref.targetCommit) == (tag, commit) for ref in self._refs(repo).tags):
+                    return
+                msg = (
+                    f"{repo} is at commit {commit}, but somebody gave the tag {tag} to another. Push with another tag."
+                )
+            else:
+                msg = f"{repo} is at commit {commit}, but has no tag {tag}: {error} Push again with that tag."
+            raise HubError(msg) from error
 
     def _commit(self, repo: str, files: Mapping[str, bytes], options: PushOptions, removable: Collection[str]) -> Push:
         """Commit what differs, if anything does, on top of the commit that it was compared with."""
-        there = self._info(repo, options.branch)
+        there = self._listing(repo, options.branch)
         changes = _changes(there, files, removable)
         operations: list[client.CommitOperationAdd | client.CommitOperationDelete] = []
         for change in changes:
@@ -212,51 +260,65 @@ class Hub:
                 operations.append(client.CommitOperationDelete(change.path))
             elif change.kind != "unchanged":
                 operations.append(client.CommitOperationAdd(change.path, files[change.path]))
-        url = f"{self._api.endpoint}/{repo}/tree/{options.branch or 'main'}"
+        url = f"{self._endpoint}/{repo}/tree/{options.branch or 'main'}"
         if not operations:
             return Push(repo, changes, there.sha, url)
-        made = self._api.create_commit(
-            repo,
-            operations,
-            commit_message=options.message or "Push a reference",
-            revision=options.branch,
-            parent_commit=there.sha,
-            create_pr=options.pull_request,
+        made = self._patiently(
+            lambda: self._api.create_commit(
+                repo,
+                operations,
+                commit_message=options.message or "Push a reference",
+                revision=options.branch,
+                parent_commit=there.sha,
+                create_pr=options.pull_request,
+            ),
+            sum(change.size for change in changes),
         )
         return Push(repo, changes, made.oid, made.pr_url or url)
 
-    def _info(self, repo: str, revision: str | None) -> client.ModelInfo:
-        """Ask for the commit and the files of a revision."""
-        with explained(repo, revision):
-            info = retried(lambda: self._api.model_info(repo, revision=revision, files_metadata=True, timeout=TIMEOUT))
-        for sibling in info.siblings or ():
-            path = PurePosixPath(sibling.rfilename)
-            if path.is_absolute() or ".." in path.parts or "\\" in sibling.rfilename or not path.name.isprintable():
-                msg = f"{repo} has a file called {sibling.rfilename!r}, which leaves its folder. Do not use {repo}."
-                raise DamagedReference(msg)
-        return info
-
-    def _download(self, repo: str, revision: str | None, files: Collection[str]) -> Path:
-        download = partial(
-            client.snapshot_download,
-            repo,
-            revision=revision,
-            allow_patterns=list(files),
-            cache_dir=self.cache_dir,
-            endpoint=self.endpoint,
-            token=self._token,
-            local_files_only=self.local_files_only,
+    def _patiently(self, call: Callable[[], T], size: int = 0) -> T:
+        """Let the client do one step of a push, which sends so many bytes, in the time that it may take."""
+        return in_time(
+            "a push, which may have arrived all the same", lambda meter: call(), patience=PUSH_PATIENCE, size=size
         )
-        with explained(repo, revision):
-            return Path(retried(download))
 
-    def _cached_folder(self, repo: str, revision: str | None) -> Path | None:
-        """Return the cached folder of a revision, whatever files it has."""
-        storage = Path(self.cache_dir or constants.HF_HUB_CACHE).expanduser() / f"models--{repo.replace('/', '--')}"
-        ref = storage / "refs" / (revision or "main")
-        commit = ref.read_text().strip() if ref.is_file() else revision
-        folder = storage / "snapshots" / str(commit)
-        return folder if commit and folder.is_dir() else None
+    @property
+    def _endpoint(self) -> str:
+        return (self.endpoint or constants.ENDPOINT).rstrip("/")
+
+    def _headers(self) -> dict[str, str]:
+        from huggingface_hub import utils
+
+        return utils.build_hf_headers(token=self._token, library_name="spikgpt", library_version=__version__)
+
+    def _cache(self, repo: str) -> Cache:
+        """Return what is cached of a repository."""
+        folder = Path(self.cache_dir or constants.HF_HUB_CACHE).expanduser()
+        return Cache(folder / f"models--{repo.replace('/', '--')}")
+
+    def _refs(self, repo: str) -> Refs:
+        with explained(repo):
+            return retried(lambda: answer(f"{self._about(repo)}/refs", Refs, self._headers(), timeout=TIMEOUT))
+
+    def _about(self, repo: str) -> str:
+        return f"{self._endpoint}/api/models/{repo}"
+
+    def _listing(self, repo: str, revision: str | None) -> Listing:
+        """Ask for the commit and the files of a revision."""
+        url = self._about(repo) + (f"/revision/{quote(revision, safe='')}" if revision else "")
+        with explained(repo, revision):
+            listing = retried(
+                lambda: answer(url, Listing, self._headers(), timeout=TIMEOUT, parameters={"blobs": True})
+            )
+        for name, file in listing.files.items():
+            path = PurePosixPath(name)
+            if path.is_absolute() or ".." in path.parts or "\\" in name or not name.isprintable():
+                msg = f"{repo} has a file called {name!r}, which leaves its folder. Do not use {repo}."
+                raise DamagedReference(msg)
+            if file.bytes > (limit := LARGEST.get(name, file.bytes)):
+                msg = f"{repo} lists {file.bytes} bytes of {name}; expected at most {limit}. Do not use {repo}."
+                raise DamagedReference(msg)
+        return listing
 
 
 def parse(name: str) -> tuple[str, str | None] | None:
@@ -265,44 +327,26 @@ def parse(name: str) -> tuple[str, str | None] | None:
     return (match["repo"], match["revision"]) if match else None
 
 
-def altered(folder: Path, names: Collection[str]) -> list[str]:
-    """Return which files of a cached commit differ from what the Hub listed.
+def _check_names(repo: str, revision: str | None) -> None:
+    """Refuse what can be no repository or no revision before anything is called by it."""
+    from huggingface_hub import utils
 
-    The cache calls each file by the sha256 (large files) or git's sha1 (small ones) that the Hub stated, and links to
-    it. Where a cache has no links there is nothing to compare with.
-    """
-    return [name for name in names if (folder / name).is_symlink() and not _is_named_by_content(folder / name)]
-
-
-def git_oid(content: bytes) -> str:
-    """Return git's name of a file's content."""
-    return hashlib.sha1(b"blob %d\0" % len(content) + content, usedforsecurity=False).hexdigest()
+    if revision is not None and not REVISION.fullmatch(revision):
+        msg = f"{revision!r} is no revision; name a branch, a tag or a commit."
+        raise ReferenceNotFound(msg)
+    with explained(repo, revision):
+        utils.validate_repo_id(repo)
 
 
-def _has(folder: Path, names: Collection[str]) -> bool:
-    return all((folder / name).exists() for name in names)
-
-
-def _is_named_by_content(link: Path) -> bool:
-    file = link.resolve()
-    if not file.is_file():
-        return False
-    content = file.read_bytes()
-    found = hashlib.sha256(content).hexdigest() if len(file.name) == 64 else git_oid(content)
-    return found == file.name
-
-
-def _changes(
-    there: client.ModelInfo | None, files: Mapping[str, bytes], removable: Collection[str]
-) -> tuple[Change, ...]:
+def _changes(there: Listing | None, files: Mapping[str, bytes], removable: Collection[str]) -> tuple[Change, ...]:
     """Compare a repository with the files that it is to hold."""
-    remote = {sibling.rfilename: sibling for sibling in (there.siblings or ())} if there else {}
+    remote = there.files if there else {}
     changes = []
     for path, content in files.items():
         kind = "new"
-        if sibling := remote.get(path):
-            oid = hashlib.sha256(content).hexdigest() if sibling.lfs else git_oid(content)
-            kind = "unchanged" if oid == (sibling.lfs.sha256 if sibling.lfs else sibling.blob_id) else "changed"
+        if listed := remote.get(path):
+            same = hashed(content, large=listed.lfs is not None) == listed.oid
+            kind = "unchanged" if same else "changed"
         changes.append(Change(path, len(content), kind))
     gone = sorted(path for path in remote if path in removable and path not in files)
-    return (*changes, *(Change(path, remote[path].size or 0, "removed") for path in gone))
+    return (*changes, *(Change(path, remote[path].bytes, "removed") for path in gone))

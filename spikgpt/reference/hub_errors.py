@@ -8,9 +8,10 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from typing import TypeVar
+from importlib import import_module
+from typing import TypeVar, cast
 
-from spikgpt.errors import HubError, ReferenceNotFound
+from spikgpt.errors import HubError, ReferenceNotFound, printable
 
 # How often a read is tried that may succeed the next time.
 TRIES = 3
@@ -50,33 +51,29 @@ def explained(repo: str, revision: str | None = None, *, writing: bool = False) 
     except errors.RevisionNotFoundError as error:
         msg = f"{repo} has no revision {revision!r}; name a branch, a tag or a commit that its page shows."
         raise ReferenceNotFound(msg) from error
-    except errors.LocalEntryNotFoundError as error:
-        if _status(error.__cause__) is not None:
-            raise Unreachable(_refusal(what, error.__cause__, writing)) from error
-        msg = f"{what} is not in the local cache. Once online, spikgpt pull {what} --out FOLDER gets it."
-        raise ReferenceNotFound(msg) from error
     except errors.HFValidationError as error:
         msg = f"{what} is no name of a repository: {_first_line(error)}"
         raise ReferenceNotFound(msg) from error
     except (_network_error(), OSError, RuntimeError, ValueError) as error:
         # Uploads wrap what went wrong.
         cause = error.__cause__ if type(error) is RuntimeError else error
-        kind = HubError if _status(cause) in REFUSALS else Unreachable
+        kind = HubError if status_of(cause) in REFUSALS else Unreachable
         raise kind(_refusal(what, cause, writing)) from error
+    except (_bad_address(), TypeError, LookupError, AttributeError, AssertionError) as error:
+        found = f"{type(error).__name__}: {_first_line(error)}"
+        msg = f"The Hub answered something else than expected about {what} ({found}). Check HF_ENDPOINT."
+        raise HubError(msg) from error
 
 
 def retried(call: Callable[[], T]) -> T:
     """Call again when the Hub is busy, fails or breaks off, after the time that it asks for or a second."""
-    from huggingface_hub.errors import LocalEntryNotFoundError
-
     for left in reversed(range(TRIES)):
         try:
             return call()
-        except (_network_error(), LocalEntryNotFoundError) as error:
-            cause = error.__cause__ if isinstance(error, LocalEntryNotFoundError) else error
-            if not left or type(cause).__name__ in HOPELESS or _status(cause) in REFUSALS:
+        except _network_error() as error:
+            if not left or type(error).__name__ in HOPELESS or status_of(error) in REFUSALS:
                 raise
-            time.sleep(_wait(cause))
+            time.sleep(_wait(error))
     raise AssertionError  # the last try returns or raises
 
 
@@ -87,7 +84,7 @@ def _network_error() -> type[Exception]:
     return HfHubHTTPError.__bases__[0]
 
 
-def _status(error: BaseException | None) -> int | None:
+def status_of(error: BaseException | None) -> int | None:
     """Return the HTTP status that an error stands for, if it is one."""
     return getattr(getattr(error, "response", None), "status_code", None)
 
@@ -100,7 +97,7 @@ def _wait(error: BaseException | None) -> float:
 
 def _refusal(what: str, error: BaseException | None, writing: bool) -> str:
     """Say why the Hub did not do what it was asked for, and what to do."""
-    status = _status(error)
+    status = status_of(error)
     done = "written" if writing else "read"
     if status == 401:
         return f"The Hub does not know this token, or wants one, so {what} was not {done}: {LOG_IN}."
@@ -116,5 +113,11 @@ def _refusal(what: str, error: BaseException | None, writing: bool) -> str:
     return f"The Hub cannot be reached ({reason}), so {what} was not {done}. Check the connection and HF_ENDPOINT."
 
 
+def _bad_address() -> type[Exception]:
+    """Return what the client raises for an address that is none."""
+    package = import_module(_network_error().__module__.partition(".")[0])
+    return cast(type[Exception], package.InvalidURL)
+
+
 def _first_line(error: BaseException | None) -> str:
-    return (str(error).splitlines() or [""])[0]
+    return printable((str(error).splitlines() or [""])[0])[:200]

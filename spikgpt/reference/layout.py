@@ -66,34 +66,46 @@ WITHOUT_WAITING = getattr(os, "O_NONBLOCK", 0)
 Source = Path | Mapping[str, bytes]
 
 
-def verified_files(source: Source) -> dict[str, bytes]:
-    """Return the content of every file of a reference, each checked against the manifest, in the present format.
+def stored_files(source: Source) -> dict[str, bytes]:
+    """Return the content of every file of a reference as it is stored, each checked against the manifest, the last one.
 
     A FormatError says that a newer library wrote it, DamagedReference that the manifest or a file is not as it should.
     """
-    found_format, entries = _checked_format(source), _entries(source)
+    _checked_format(source)
+    manifest = _read(source, MANIFEST)
+    entries = _entries(manifest)
     files = {name: _read(source, name, entries[name].size) for name in LAYOUT if name in entries}
     wrong = [name for name, content in files.items() if _entry(content) != entries[name]]
     require(not wrong, f"{', '.join(wrong)} differs from what {MANIFEST} lists.")
-    for older in range(found_format, FORMAT_VERSION):
-        files = MIGRATIONS[older](files)
-    return files
+    return files | {MANIFEST: manifest}
 
 
-def altered_files(folder: Path) -> list[str]:
-    """Return the files of a folder that are missing or are not as its manifest lists them.
+def migrated(files: Mapping[str, bytes]) -> dict[str, bytes]:
+    """Return the files of a reference but the manifest, in the present format."""
+    present = {name: content for name, content in files.items() if name != MANIFEST}
+    for older in range(_checked_format(files), FORMAT_VERSION):
+        present = MIGRATIONS[older](present)
+    return present
 
-    The errors, for a folder of a newer format or a manifest that cannot be used, are those of :func:`verified_files`.
+
+def verified_files(source: Source) -> dict[str, bytes]:
+    """Return what :func:`stored_files` does, but the manifest, in the present format."""
+    return migrated(stored_files(source))
+
+
+def digest_of(manifest: bytes) -> str:
+    """Return the digest of a reference: the sha256 of its manifest, which lists the sha256 of every other file."""
+    return hashlib.sha256(manifest).hexdigest()
+
+
+def altered_files(files: Mapping[str, bytes]) -> list[str]:
+    """Return which files are missing or are not as their manifest lists them.
+
+    The errors, for files of a newer format or a manifest that cannot be used, are those of :func:`stored_files`.
     """
-    _checked_format(folder)
-
-    def is_right(name: str, entry: Entry) -> bool:
-        try:
-            return _entry(_read(folder, name, entry.size)) == entry
-        except DamagedReference:
-            return False
-
-    return [name for name, entry in _entries(folder).items() if not is_right(name, entry)]
+    _checked_format(files)
+    entries = _entries(_read(files, MANIFEST))
+    return [name for name, entry in entries.items() if name not in files or _entry(files[name]) != entry]
 
 
 def check_graphs(files: Mapping[str, bytes]) -> None:
@@ -156,9 +168,9 @@ def _entry(content: bytes) -> Entry:
     return Entry(len(content), hashlib.sha256(content).hexdigest())
 
 
-def _entries(source: Source) -> dict[str, Entry]:
-    """Return what the manifest lists, after checking that it lists the files of a reference and nothing else."""
-    entries = decoded(_read(source, MANIFEST), MANIFEST, Manifest).files
+def _entries(manifest: bytes) -> dict[str, Entry]:
+    """Return what a manifest lists, after checking that it lists the files of a reference and nothing else."""
+    entries = decoded(manifest, MANIFEST, Manifest).files
     missing, strange = sorted(set(FILES) - entries.keys()), sorted(entries.keys() - set(FILES) - set(OPTIONAL))
     require(not missing, f"{MANIFEST} does not list {', '.join(missing)}.")
     require(not strange, f"{MANIFEST} lists {', '.join(map(repr, strange))}, which no reference has.")

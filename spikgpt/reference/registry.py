@@ -5,15 +5,19 @@ from __future__ import annotations
 import difflib
 import os
 import re
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 from importlib.resources import files
 from pathlib import Path
 
 from spikgpt.errors import ConfigError, DamagedReference, HubError, ReferenceNotFound
-from spikgpt.reference.hub import Hub, altered, parse
-from spikgpt.reference.layout import FILES, LAYOUT, MANIFEST, altered_files
+from spikgpt.reference.hub import Hub, parse
+from spikgpt.reference.layout import FILES, LARGEST, LAYOUT, MANIFEST, altered_files
+from spikgpt.reference.transfer.cache import read
 
 SHORT_NAME = re.compile(r"(?P<name>[\w.-]+)(@(?P<revision>[\w./-]+))?")
+# Bytes of each file at most, and how often what is damaged is fetched again.
+LIMITS, TRIES = {name: LARGEST[name] for name in LAYOUT}, 9
 # Files that hold code when they are loaded as weights. They are never opened.
 PICKLES = (".bin", ".pt", ".pth", ".ckpt", ".pkl", ".pickle", ".joblib", ".npy", ".npz")
 
@@ -31,10 +35,19 @@ def shipped_references() -> dict[str, Path]:
 
 @dataclass(frozen=True)
 class Found:
-    """Where a reference is; ``origin`` is the repository and commit, for one that was pulled."""
+    """Where a reference is; ``origin`` is the repository and commit, for one that was pulled.
+
+    ``files`` are those of one that was pulled, as they were checked: the cache may be written by others meanwhile.
+    """
 
     folder: Path
     origin: str | None = None
+    files: Mapping[str, bytes] | None = field(default=None, repr=False, compare=False)
+
+    @property
+    def source(self) -> Path | Mapping[str, bytes]:
+        """What to read it from."""
+        return self.folder if self.files is None else self.files
 
 
 def find(name: str | Path, revision: str | None = None, *, hub: Hub | None = None) -> Found:
@@ -86,31 +99,35 @@ def find(name: str | Path, revision: str | None = None, *, hub: Hub | None = Non
 
 
 def _pulled(repo: str, revision: str | None, hub: Hub) -> Found:
-    """Pull a reference, and fetch once more what arrived or was cached damaged."""
+    """Pull a reference, and fetch again what is cached damaged; what was right once is not read again."""
     folder = hub.snapshot(repo, revision, LAYOUT, required=(*FILES, MANIFEST))
-    if not (folder / MANIFEST).is_file() or not (folder / "config.json").is_file():
+    files, damaged = read(folder, LIMITS)
+    if not damaged and not {MANIFEST, "config.json"} <= files.keys():
         _refuse_other_models(repo, folder.name, hub)
-    if damaged := _damaged(folder):
+    unlike_manifest = False
+    for _ in range(TRIES):
+        if not damaged:
+            # What is wrong with a manifest that came as the Hub lists it is its owner's doing, and is said.
+            damaged = sorted(altered_files(files))
+            if not damaged:
+                return Found(folder, f"{repo}@{folder.name}", files)
+            if unlike_manifest:
+                msg = (
+                    f"{repo} at {folder.name} does not hold what it lists, fetched twice: {', '.join(damaged)}. "
+                    "Nothing of it was used; tell its owner."
+                )
+                raise DamagedReference(msg)
+            unlike_manifest = True
         if hub.local_files_only:
             msg = f"The cached copy of {repo} is damaged ({', '.join(damaged)}); pull it again while online."
             raise DamagedReference(msg)
-        hub.forget(folder, damaged)
-        folder = hub.snapshot(repo, folder.name, LAYOUT, required=LAYOUT, fresh=True)
-        if damaged := _damaged(folder):
-            hub.forget(folder, damaged)
-            msg = (
-                f"{repo} at {folder.name} does not hold what it lists, fetched twice: {', '.join(damaged)}. "
-                "Nothing of it was used; tell its owner."
-            )
-            raise DamagedReference(msg)
-    return Found(folder, f"{repo}@{folder.name}")
-
-
-def _damaged(folder: Path) -> list[str]:
-    """Return the files of a cached reference that its manifest or the Hub knows otherwise."""
-    wrong = set(altered(folder, LAYOUT))
-    # What is wrong with a manifest that came as the Hub lists it is its owner's doing, and is said.
-    return sorted(wrong if wrong & {MANIFEST, "config.json"} else wrong.union(altered_files(folder)))
+        hub.snapshot(repo, folder.name, LAYOUT, required=LAYOUT, again=damaged)
+        again, damaged = read(folder, {name: LIMITS[name] for name in damaged})
+        files |= again
+    msg = (
+        f"{', '.join(damaged)} of {repo} arrives whole and is damaged in {folder} at once. Check the disk of the cache."
+    )
+    raise DamagedReference(msg)
 
 
 def _refuse_other_models(repo: str, commit: str, hub: Hub) -> None:

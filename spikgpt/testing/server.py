@@ -21,7 +21,8 @@ from typing import Any, Literal
 from urllib.parse import parse_qs, unquote, urlsplit
 
 from spikgpt.reference.card import stated
-from spikgpt.reference.hub import git_oid
+from spikgpt.reference.transfer.cache import git_oid
+from spikgpt.testing.answers import Answer
 from spikgpt.testing.store import ATTRIBUTES, MAIN, Commit, Repository, Store, is_large, sha256
 
 # The faults that are an answer of their own.
@@ -69,6 +70,8 @@ class LoopbackHub(Store):
         self.tokens = dict(tokens or {})
         self.requests: list[Request] = []
         self.faults: tuple[Fault, ...] = ()
+        # What becomes of the answer to a request, such as "GET /api/models/org/name".
+        self.forge: Callable[[str, Answer], Answer] = lambda request, answer: answer
         self._server = ThreadingHTTPServer(("127.0.0.1", port), type("Handler", (_Handler,), {"hub": self}))
 
     @property
@@ -126,9 +129,13 @@ class _Handler(BaseHTTPRequestHandler):
 
     def do_GET(self) -> None:
         try:
-            self._answer()
-        except _Refused as refused:
-            self._send_json({"error": str(refused)}, refused.status, refused.headers)
+            try:
+                self._answer()
+            except _Refused as refused:
+                self._send_json({"error": str(refused)}, refused.status, refused.headers)
+            # After the lock is free, as a forged answer may take long.
+            answer = self.hub.forge(f"{self.command} {urlsplit(self.path).path}", self._ready)
+            answer.send(self.wfile, head_only=self.command == "HEAD")  # type: ignore[arg-type]
         except (BrokenPipeError, ConnectionResetError):
             # The client has given up.
             self.close_connection = True
@@ -165,12 +172,8 @@ class _Handler(BaseHTTPRequestHandler):
         self._send(status, json.dumps(answer).encode(), {"Content-Type": "application/json", **(headers or {})})
 
     def _send(self, status: int, body: bytes, headers: Mapping[str, str]) -> None:
-        self.send_response(status)
-        for name, value in {"Content-Length": str(len(body)), **headers}.items():
-            self.send_header(name, value)
-        self.end_headers()
-        if self.command != "HEAD":
-            self.wfile.write(body[: len(body) // 2] if self._fault == "cut" else body)
+        headers = {"Content-Length": str(len(body)), **headers}
+        self._ready = Answer(status, headers, body[: len(body) // 2] if self._fault == "cut" else body)
 
     def _authorised(self, authorization: str | None) -> str | None:
         """Return the user that the token names; a token that names nobody is refused, as on the real Hub."""

@@ -12,7 +12,7 @@ from typing import Any
 
 from spikgpt.files import replacing
 from spikgpt.reference.card import stated
-from spikgpt.reference.hub import git_oid
+from spikgpt.reference.transfer.cache import git_oid
 
 LFS_SUFFIXES = (".safetensors", ".onnx", ".bin", ".pt", ".pkl", ".h5")
 LFS_SIZE = 10 * 1024 * 1024

@@ -150,6 +150,26 @@ def test_a_process_with_an_empty_cache_pulls_by_name_and_annotates(
     assert found.uns["spikgpt"]["reference_origin"] == f"shared/islets@{commit}"
 
 
+def test_a_lock_file_and_a_digest_keep_the_reference(
+    run: Run, query_file: Path, small_folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    digest = read_reference(small_folder).digest
+    ran = run("annotate", query_file, "--model", small_folder, "--table", "one.csv", "--lock", "--expect", digest)
+    assert (ran.code, f"Wrote {small_folder} to spikgpt.lock." in ran.err) == (0, True)
+    assert json.loads(Path("spikgpt.lock").read_text())["references"] == {str(small_folder): {"digest": digest}}
+    command = ("annotate", query_file, "--model", small_folder, "--table", "two.csv")
+    assert_refused(run(*command, "--expect", "0" * 64), f"has the digest {digest}; expected 0000")
+    Path("spikgpt.lock").write_text(Path("spikgpt.lock").read_text().replace(digest, "0" * 64))
+    assert_refused(run(*command, "--lock"), "spikgpt.lock has 0000")
+    assert_refused(run(*command, "--lock-file", tmp_path), "is a folder; name a file to write")
+    assert not Path("two.csv").exists()
+    cells = anndata.read_h5ad(query_file)
+    SpikGPT.from_pretrained(small_folder, expect=digest, lock="new.lock").annotate(cells)
+    assert cells.uns["spikgpt"]["reference_digest"] == digest
+    assert "new.lock" in [path.name for path in tmp_path.iterdir()]
+
+
 def text_file(_few: AnnData, folder: Path) -> Path:
     (folder / "bad.h5ad").write_text("not HDF5")
     return folder / "bad.h5ad"

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 from pathlib import Path
 
 import pytest
@@ -11,6 +12,8 @@ from spikgpt.reference.layout import LAYOUT
 from spikgpt.sharing import push
 from spikgpt.testing.hub import LoopbackHub
 from tests.cli.conftest import Run, assert_refused
+from tests.fuzz.answers import REPO, sound
+from tests.reference.test_pins import DIGEST, OTHER
 
 
 def test_list_shows_what_is_shipped_cached_and_on_the_hub(
@@ -55,13 +58,15 @@ def test_push_pull_and_verify(
     assert hub.repositories["shared/islets"].commits[commit].title == "Six types"
     ran = run("pull", "shared/islets@v1", "--out", tmp_path / "pulled", *where)
     assert f"Wrote {tmp_path}/pulled, shared/islets@{commit}." in ran.err
+    digest = hashlib.sha256((tmp_path / "pulled" / "manifest.json").read_bytes()).hexdigest()
+    assert ran.out == f"sha256:{digest}\n"
     ran = run("verify", tmp_path / "pulled")
     assert ran.code == 0
     assert ran.out.splitlines() == [
         "ok: 9 files have the size and sha256 that manifest.json lists",
         "ok: weights, 6 labels, thresholds, genes and metrics fit together",
         "ok: the card states the figures of metrics.json",
-        f"{tmp_path}/pulled is whole.",
+        f"{tmp_path}/pulled is whole, sha256 {digest}.",
     ]
     (tmp_path / "pulled" / "labels.json").write_text("[]")
     assert_refused(run("verify", tmp_path / "pulled"), "labels.json differs from what manifest.json lists")
@@ -74,6 +79,36 @@ def test_push_pull_and_verify(
     assert_refused(
         run("push", small_folder, "shared/x", "--endpoint", "http://127.0.0.1:9"), "The Hub cannot be reached"
     )
+
+
+def test_a_push_says_when_nothing_changed_and_stops_at_a_tag(run: Run, small_folder: Path, hub: LoopbackHub) -> None:
+    where = ("--endpoint", hub.endpoint)
+    run("push", small_folder, "shared/islets", "--tag", "v1", *where)
+    ran = run("push", small_folder, "shared/islets", "--tag", "v1", *where)
+    assert (ran.code, "Nothing changed, as every file is there already: shared/islets is at" in ran.err) == (0, True)
+    hub.put("shared/islets", {"README.md": b""})
+    assert_refused(run("push", small_folder, "shared/islets", "--tag", "v1", *where), "has the tag v1 at commit")
+
+
+def test_pull_holds_what_comes_against_a_digest_and_a_lock_file(
+    run: Run, hub: LoopbackHub, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    where = ("--endpoint", hub.endpoint, "--cache-dir", tmp_path / "cache")
+    hub.put(REPO, sound())
+    ran = run("pull", REPO, "--out", "one", "--lock", *where)
+    digest = ran.out.strip()
+    assert (ran.code, digest, "Wrote islets/small to spikgpt.lock." in ran.err) == (0, f"sha256:{DIGEST}", True)
+    ran = run("pull", REPO, "--out", "two", "--lock", "--expect", digest, *where)
+    assert (ran.code, "to spikgpt.lock" in ran.err) == (0, False)
+    hub.put(REPO, OTHER)
+    assert_refused(run("pull", REPO, "--out", "three", "--expect", DIGEST, *where), f"; expected {DIGEST}. Nothing was")
+    assert run("pull", REPO, "--out", "three", "--lock", *where).code == 0
+    assert run("pull", REPO, "--out", "four", "--lock-file", "other.lock", *where).out != ran.out
+    Path("spikgpt.lock").write_text(Path("spikgpt.lock").read_text().replace(DIGEST, "0" * 64))
+    assert_refused(run("pull", REPO, "--out", "five", "--lock", *where), "spikgpt.lock has 0000")
+    assert_refused(run("pull", REPO, "--out", "five", "--expect", "abc", *where), "give the 64 digits of a sha256")
+    assert not Path("five").exists()
 
 
 def test_a_damaged_reference(run: Run, tmp_path: Path) -> None:

@@ -184,6 +184,11 @@ class Worker:
         theirs.close()
         assert self._pipe.recv() == "ready"
 
+    def close(self) -> None:
+        """End the process."""
+        self._process.kill()
+        self._process.join()
+
     def answer(self, path: Path) -> Answer:
         """Label a file and write the labels, as ``spikgpt annotate`` does."""
         self._pipe.send(path)

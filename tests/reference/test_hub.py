@@ -6,18 +6,23 @@ import logging
 import os
 import subprocess
 import sys
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import pytest
 from huggingface_hub import constants
+from msgspec import structs
 
 from spikgpt.engines.scgpt.checkpoint import load_checkpoint
 from spikgpt.engines.scgpt.source import open_scgpt
 from spikgpt.errors import CheckpointError, ConfigError, DamagedReference, HubError, ReferenceNotFound
 from spikgpt.options import HubOptions, PushOptions
 from spikgpt.reference import hub as module
-from spikgpt.reference.hub import TAG, Hub, altered, git_oid, parse
+from spikgpt.reference.hub import TAG, Hub, parse
+from spikgpt.reference.layout import LARGEST
+from spikgpt.reference.transfer.cache import git_oid, read
+from spikgpt.testing.answers import Answer
 from spikgpt.testing.hub import Fault, LoopbackHub
 
 CHECKPOINT = Path(__file__).parents[1] / "data" / "scgpt_baron"
@@ -99,6 +104,84 @@ def test_branches_tags_and_pull_requests(hub: LoopbackHub, client: Hub) -> None:
         push(client, branch="next", pull_request=True)
     with pytest.raises(ConfigError, match="'small' is no name of a repository; expected ORG/NAME"):
         client.push("small", FILES, PushOptions())
+
+
+def test_a_tag_that_is_there_stops_a_push_before_anything_moves(hub: LoopbackHub, client: Hub) -> None:
+    first = push(client, tag="v1")
+    # The same files at the same commit: nothing to do, and nobody else to blame.
+    again = push(client, tag="v1")
+    assert (again.commit, set(kinds(again).values())) == (first.commit, {"unchanged"})
+    each: tuple[dict[str, Any], ...] = ({}, {"branch": "next"}, {"dry_run": True})
+    for options in each:
+        with pytest.raises(HubError, match=f"has the tag v1 at commit {first.commit}, so nothing was pushed. Choose"):
+            push(client, {**FILES, "a.json": b"[]"}, tag="v1", **options)
+    assert hub.repositories[REPO].refs == {"main": first.commit, "v1": first.commit}
+    second = push(client, {**FILES, "a.json": b"[]"}, tag="v2")
+    with pytest.raises(HubError, match="has the tag v1 at commit"):
+        push(client, {**FILES, "a.json": b"[]"}, tag="v1")
+    assert hub.repositories[REPO].refs == {"main": second.commit, "v1": first.commit, "v2": second.commit}
+
+
+def test_a_tag_that_fails_says_what_was_pushed(hub: LoopbackHub, client: Hub) -> None:
+    hub.fail(Fault("error", "POST .*/tag/", 9))
+    with pytest.raises(
+        HubError, match=r"islets/small is at commit \w{40}, but has no tag v1: .*Push again with that tag"
+    ):
+        push(client, tag="v1")
+    hub.forgive()
+    commit = push(client, tag="v1").commit
+
+    def meanwhile(request: str, answer: Answer) -> Answer:
+        if "/commit/" in request:
+            hub.repositories[REPO].refs["v2"] = str(commit)
+            hub.repositories[REPO].tags.add("v2")
+        return answer
+
+    hub.forge = meanwhile
+    with pytest.raises(
+        HubError, match=r"is at commit \w{40}, but somebody gave the tag v2 to another. Push with another"
+    ):
+        push(client, {**FILES, "a.json": b"[]"}, tag="v2")
+
+
+@pytest.mark.parametrize("name", ["../x", "a b", "", "a\x1b", "-x", "x" * 300])
+def test_names_of_tags_and_branches_are_those_of_git(hub: LoopbackHub, client: Hub, name: str) -> None:
+    for option in ("tag", "branch"):
+        with pytest.raises(ConfigError, match="is no name of a branch or a tag"):
+            client.push(REPO, FILES, structs.replace(PushOptions(), **{option: name}))
+    assert hub.requests == []
+
+
+def test_a_push_has_an_end(hub: LoopbackHub, client: Hub, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(module, "PUSH_PATIENCE", 0.5)
+    hub.forge = lambda request, answer: replace(answer, pause=0.05) if "/commit/" in request else answer
+    with pytest.raises(HubError, match=r"The Hub is too slow: 0 bytes in \d s of a push, which may have arrived"):
+        client.push(REPO, {"a.json": b"{}"}, PushOptions())
+
+
+@pytest.mark.parametrize("body", [b"null", b"[]", b"{}", b"<html>", b'{"commitOid": 7}'])
+def test_an_odd_answer_to_a_push_is_one_line(hub: LoopbackHub, client: Hub, body: bytes) -> None:
+    hub.forge = lambda request, answer: replace(answer, body=body, headers={}) if "/commit/" in request else answer
+    with pytest.raises(HubError) as told:
+        client.push(REPO, {"a.json": b"{}"}, PushOptions())
+    assert str(told.value).isprintable()
+
+
+def test_another_commit_than_the_one_that_was_asked_for_is_refused(hub: LoopbackHub, client: Hub) -> None:
+    commit = hub.put(REPO, FILES)
+    other = commit[::-1].encode()
+    hub.forge = lambda request, answer: replace(answer, body=answer.body.replace(commit.encode(), other))
+    with pytest.raises(HubError, match="The Hub answered with the commit .* of islets/small, not"):
+        pulled(client, commit)
+
+
+def test_files_larger_than_a_reference_has_are_refused(hub: LoopbackHub, client: Hub) -> None:
+    hub.put(REPO, {**FILES, "README.md": b"x" * (LARGEST["README.md"] + 1)})
+    with pytest.raises(
+        DamagedReference, match=r"islets/small lists 1048577 bytes of README.md; expected at most 1048576"
+    ):
+        pulled(client)
+    assert not any("/resolve/" in request.path for request in hub.requests)
 
 
 def test_nothing_private_goes_to_a_public_repository(hub: LoopbackHub, client: Hub) -> None:
@@ -238,13 +321,14 @@ def test_a_pinned_commit_that_is_cached_needs_no_request(hub: LoopbackHub, clien
 def test_cached_files_are_named_by_their_content(hub: LoopbackHub, client: Hub) -> None:
     hub.put(REPO, FILES)
     folder = client.snapshot(REPO, None, tuple(FILES), required=())
-    assert altered(folder, tuple(FILES)) == []
+    limits = dict.fromkeys(FILES, 10_000)
+    assert read(folder, limits) == (FILES, [])
     (folder / "a.json").resolve().write_bytes(b"{ }")
     (folder / "model.safetensors").resolve().write_bytes(FILES["model.safetensors"][::-1])
     (folder / "README.md").resolve().unlink()
-    assert altered(folder, tuple(FILES)) == ["README.md", "a.json", "model.safetensors"]
-    client.forget(folder, ["a.json", "model.safetensors", "README.md"])
-    assert pulled(client) == FILES
+    assert read(folder, limits)[1] == ["README.md", "a.json", "model.safetensors"]
+    client.snapshot(REPO, folder.name, tuple(FILES), required=(), again=tuple(FILES))
+    assert read(folder, limits) == (FILES, [])
     # git hash-object
     assert git_oid(b"hello\n") == "ce013625030ba8dba906f756967f9e9ca394464a"
 
@@ -262,8 +346,8 @@ def test_checkpoints_are_pulled_and_kept(hub: LoopbackHub, client: Hub) -> None:
     found = open_scgpt("islets/scgpt", hub=client)
     assert (found.source, found.revision) == ("islets/scgpt", commit)
     assert found.checkpoint.sha256 == load_checkpoint(CHECKPOINT).sha256
-    bodies = [r.path for r in hub.requests if r.method == "GET" and ("/resolve/" in r.path or "/cdn/" in r.path)]
-    assert sorted(path.rsplit("/", 1)[1] for path in bodies) == ["args.json", "model.safetensors", "vocab.json"]
+    bodies = {r.path for r in hub.requests if r.method == "GET" and ("/resolve/" in r.path or "/cdn/" in r.path)}
+    assert {path.rsplit("/", 1)[1] for path in bodies} == {"args.json", "model.safetensors", "vocab.json"}
     with pytest.raises(ReferenceNotFound, match=r"There is no repository nobody/nothing on the Hub, or it is private"):
         open_scgpt("nobody/nothing", hub=client)
     with pytest.raises(ReferenceNotFound, match="islets/scgpt has no revision 'v9'; name a branch, a tag or a commit"):

@@ -41,8 +41,6 @@ def test_tokens_open_what_they_may(tmp_path: Path) -> None:
     "fault",
     [
         Fault("error", "GET /api/models"),
-        Fault("error", "GET .*/tree/"),
-        Fault("error", "HEAD .*a.json"),
         Fault("error", "GET .*/resolve/.*a.json"),
         Fault("error", "GET /cdn"),
         Fault("cut", "GET /api/models"),

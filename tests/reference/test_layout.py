@@ -21,7 +21,15 @@ from spikgpt.errors import ConfigError, DamagedReference, FormatError
 from spikgpt.reference import layout
 from spikgpt.reference.files import read_reference
 from spikgpt.reference.json_files import parsed
-from spikgpt.reference.layout import MANIFEST, altered_files, verified_files, with_manifest, write_files
+from spikgpt.reference.layout import (
+    MANIFEST,
+    altered_files,
+    digest_of,
+    stored_files,
+    verified_files,
+    with_manifest,
+    write_files,
+)
 from spikgpt.sharing import verify
 from tests.conftest import QUERY_FILE, aligned, labelled
 
@@ -107,7 +115,7 @@ def test_a_range_that_reaches_this_version_or_ends_before_it_is_read(folder: Pat
 def test_what_needs_a_newer_library_says_which(folder: Path, found: int, requires: str) -> None:
     library = {"format_version": found, "library": {"requires": requires}}
     changed(folder, "config.json", lambda config: config | library)
-    for read in (read_reference, verified_files, altered_files):
+    for read in (read_reference, verified_files, lambda folder: altered_files(held(folder))):
         with pytest.raises(FormatError, match=rf"is in format {found} and needs spikgpt .* --upgrade 'spikgpt[<>]"):
             read(folder)
 
@@ -119,14 +127,26 @@ def test_a_format_is_a_whole_number(folder: Path, found: object) -> None:
         read_reference(folder)
 
 
+def held(folder: Path) -> dict[str, bytes]:
+    return {path.relative_to(folder).as_posix(): path.read_bytes() for path in folder.rglob("*") if path.is_file()}
+
+
+def test_stored_files_are_those_of_the_folder_and_the_manifest_is_the_last(folder: Path) -> None:
+    files = stored_files(folder)
+    assert files == held(folder)
+    assert list(files)[-1] == MANIFEST
+    assert read_reference(folder).digest == digest_of(files[MANIFEST])
+
+
 def test_altered_files_are_named(folder: Path) -> None:
-    assert altered_files(folder) == []
-    (folder / "labels.json").write_bytes(b"[]")
-    (folder / "README.md").unlink()
-    assert altered_files(folder) == ["labels.json", "README.md"]
-    (folder / MANIFEST).unlink()
+    files = held(folder)
+    assert altered_files(files) == []
+    files["labels.json"] = b"[]"
+    files.pop("README.md")
+    assert altered_files(files) == ["labels.json", "README.md"]
+    files.pop(MANIFEST)
     with pytest.raises(DamagedReference, match=r"has no manifest.json, which every reference has"):
-        altered_files(folder)
+        altered_files(files)
 
 
 def test_files_are_replaced_all_or_none(folder: Path) -> None:

@@ -1,0 +1,1 @@
+"""What comes from the Hub: requests within limits, and the local cache."""

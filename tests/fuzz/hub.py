@@ -1,0 +1,173 @@
+"""Forged answers of a Hub: ``python -m tests.fuzz.hub --count 600 --seed 0``.
+
+Each case pulls, lists or pushes through a Hub on this machine that spoils its answers, or some of them, into a fresh
+folder and a fresh cache. It ends with the right bytes or is refused in one line, within ten seconds. Anything else is a
+failure: a crash, another exception, a hang, other bytes, something left over, too much memory, and a file outside of
+the folders given.
+"""
+
+from __future__ import annotations
+
+import argparse
+import os
+import re
+import resource
+import shutil
+import sys
+import tempfile
+import traceback
+from collections import Counter
+from multiprocessing.connection import Connection
+from pathlib import Path
+
+import numpy as np
+
+from spikgpt.errors import SpikGPTError
+from spikgpt.reference import hub as hub_module
+from spikgpt.reference import hub_errors
+from spikgpt.reference.hub import Hub
+from spikgpt.reference.transfer import requests
+from spikgpt.sharing import pull, push
+from spikgpt.testing.answers import Answer as Sent
+from spikgpt.testing.hub import LoopbackHub
+from tests.fuzz.answers import KINDS, REPO, SOURCE, files_of, one, sound
+from tests.fuzz.cells import Answer, Worker, report
+
+# Seconds that a case may take, and MiB that the process may have in the end.
+PATIENCE, MEMORY = 10.0, 2048
+GOOD = ("refused", "right")
+# Which requests are spoiled, and of which a case draws one.
+WHERE = (
+    "GET /api/models/islets/small",
+    "GET .*/resolve/.*json",
+    "GET .*/resolve/.*safetensors",
+    "GET /cdn",
+    "GET ",
+    ".",
+)
+DOING = ("pull", "pull", "pull", "pull", "pull", "pull cached", "list", "push")
+
+
+def drawn(case: str) -> tuple[np.random.Generator, str, str, str, int]:
+    """Return what a case, such as ``0-17``, draws: the rest, what it does, the damage, where, and how often."""
+    random = np.random.default_rng([int(number) for number in case.split("-")])
+    return random, one(random, DOING), one(random, list(KINDS)), one(random, WHERE), int(one(random, (1, 2, 99)))
+
+
+def work(folder: str, pipe: Connection) -> None:
+    """Try the cases whose folders come through a pipe, in a process of its own."""
+    os.dup2(os.open(os.devnull, os.O_WRONLY), 2)
+    os.environ["HF_HUB_DISABLE_XET"] = "1"
+    # As long as in earnest, a thousand cases would take a day.
+    requests.SPEED, hub_module.TIMEOUT, hub_module.PUSH_PATIENCE = 10**6, 0.5, 3.0
+    hub_errors.TRIES = 2
+    hub_errors._wait = lambda error: 0.01
+    from huggingface_hub import constants
+
+    constants.HF_HUB_DOWNLOAD_TIMEOUT = 1
+    pipe.send("ready")
+    while True:
+        path = pipe.recv()
+        try:
+            answer = tried(path)
+        except Exception:  # noqa: BLE001, that is what is looked for
+            answer = Answer("traceback", traceback.format_exc()[-1500:])
+        pipe.send(tuple(answer))
+
+
+def tried(path: Path) -> Answer:
+    """Do what a case draws, and return what became of it."""
+    random, doing, kind, where, times = drawn(path.name)
+    out, left = path / "out", [times]
+
+    def forge(request: str, answer: Sent) -> Sent:
+        if not left[0] or not re.match(where, request):
+            return answer
+        left[0] -= 1
+        return KINDS[kind](answer, random)
+
+    requests.PATIENCE = 60.0
+    with LoopbackHub() as server:
+        client = Hub(server.endpoint, cache_dir=path / "cache")
+        if doing != "push" or random.random() < 0.5:
+            server.put(REPO, sound())
+        if doing == "pull cached":
+            pull(REPO, path / "before", hub=client)
+            server.put(REPO, {**sound(), "notes.txt": b"newer"})
+        server.forge, requests.PATIENCE = forge, 1.5
+        try:
+            if doing == "push":
+                push(SOURCE, REPO, hub=client)
+            elif doing == "list":
+                client.references("islets")
+            else:
+                pull(REPO, out, hub=client)
+        except SpikGPTError as error:
+            said = str(error)
+            if out.exists():
+                return Answer("left over", f"{said}, yet {out} is there")
+            return Answer("refused" if said.isprintable() and said else "several lines", said)
+        if doing == "push":
+            commit = server.repositories[REPO].at("main") if REPO in server.repositories else None
+            there = dict(commit.files) if commit else {}
+            wrong = [name for name in sound() if name not in there]
+        else:
+            found = files_of(out)
+            wrong = [name for name in {**found, **sound()} if found.get(name) != sound().get(name)]
+        if wrong and doing != "list":
+            return Answer("wrong bytes", f"{doing}: {wrong}")
+    return Answer("right")
+
+
+def outside(path: Path) -> list[str]:
+    """Return what a case wrote where it should not have: beside its folders, or links that lead out of the cache."""
+    home = (path / "cache").resolve()
+    wrong = [str(part) for part in path.iterdir() if part.name not in ("out", "cache", "before")]
+    wrong += [str(part) for part in home.rglob("*") if not part.resolve().is_relative_to(home)]
+    wrong += [str(part) for part in home.rglob("*.incomplete")]
+    wrong += [str(part) for part in home.iterdir() if part.name != "models--islets--small"] if home.is_dir() else []
+    return wrong
+
+
+def fuzz(count: int, seed: int, progress: bool = False) -> tuple[Counter[tuple[str, str]], list[str]]:
+    """Return how often each damage came to each outcome, and what failed."""
+    outcomes: Counter[tuple[str, str]] = Counter()
+    failures = []
+    with tempfile.TemporaryDirectory() as folder:
+        # Deep enough that paths out of a cache end here.
+        home = Path(folder, *"abcdefgh")
+        home.mkdir(parents=True)
+        worker = Worker(folder, work, PATIENCE)
+        for number in range(count):
+            path = home / f"{seed}-{number}"
+            path.mkdir()
+            found = worker.answer(path)
+            strays = outside(path)
+            shutil.rmtree(path)
+            strays += [str(part) for part in Path(folder).rglob("*") if not home.is_relative_to(part)]
+            if strays:
+                found = Answer("file outside", f"{strays}: {found}")
+            _, doing, kind, where, times = drawn(path.name)
+            outcomes[kind, found.outcome] += 1
+            if found.outcome not in GOOD:
+                failures.append(f"case {number}, {doing}, {kind} of {where} x {times}: {found.outcome}: {found.said}")
+            if progress:
+                sys.stderr.write(f"\r{number + 1}/{count}, {len(failures)} failures")
+        worker.close()
+    used = resource.getrusage(resource.RUSAGE_CHILDREN).ru_maxrss // 1024
+    if used > MEMORY:
+        failures.append(f"memory: a process took {used} MiB; expected at most {MEMORY}")
+    return outcomes, failures
+
+
+def main() -> int:
+    """Print a table of outcomes; exit code 1 when something failed."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--count", type=int, default=600)
+    parser.add_argument("--seed", type=int, default=0)
+    options = parser.parse_args()
+    return report(*fuzz(options.count, options.seed, progress=True), GOOD)
+
+
+if __name__ == "__main__":
+    sys.exit(main())

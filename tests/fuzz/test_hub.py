@@ -1,0 +1,11 @@
+"""A part of the forged answers; ``make fuzz`` tries all of them."""
+
+from __future__ import annotations
+
+from tests.fuzz.hub import GOOD, fuzz
+
+
+def test_forged_answers_of_a_hub_are_refused_or_do_no_harm() -> None:
+    outcomes, failures = fuzz(25, seed=3)
+    assert not failures, "\n".join(failures)
+    assert {outcome for _, outcome in outcomes} == set(GOOD)

@@ -1,0 +1,97 @@
+"""Digests and lock files: the same bytes for ever, or a line that says so."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+
+from spikgpt.errors import ConfigError, DamagedReference
+from spikgpt.reference.hub import Hub
+from spikgpt.reference.layout import MANIFEST, digest_of
+from spikgpt.reference.pins import Pin
+from spikgpt.sharing import open_reference, pull
+from spikgpt.testing.hub import LoopbackHub
+from tests.damage import listed
+from tests.fuzz.answers import REPO, SOURCE, files_of, sound
+
+DIGEST = digest_of(sound()[MANIFEST])
+OTHER = listed({**sound(), "genes.json": sound()["genes.json"] + b"\n"})
+
+
+def test_a_digest_is_expected(hub: LoopbackHub, client: Hub, tmp_path: Path) -> None:
+    hub.put(REPO, sound())
+    for expect in (DIGEST, DIGEST.upper(), f"sha256:{DIGEST}"):
+        assert open_reference(REPO, hub=client, pin=Pin(expect)).digest == DIGEST
+    assert pull(REPO, tmp_path / "out", hub=client, pin=Pin(DIGEST)).digest == DIGEST
+    # The same bytes, whatever this version would write.
+    assert files_of(tmp_path / "out") == sound()
+    hub.put(REPO, OTHER)
+    with pytest.raises(DamagedReference, match=f"{REPO} has the digest .*; expected {DIGEST}. Nothing was written"):
+        pull(REPO, tmp_path / "other", hub=client, pin=Pin(DIGEST))
+    assert not (tmp_path / "other").exists()
+    for wrong in ("", "x" * 64, DIGEST[:-1], DIGEST + "\n", f"md5:{DIGEST}"):
+        with pytest.raises(ConfigError, match="give the 64 digits of a sha256"):
+            Pin(wrong)
+
+
+def test_a_lock_file_keeps_the_commit_and_the_digest(hub: LoopbackHub, client: Hub, tmp_path: Path) -> None:
+    commit = hub.put(REPO, sound())
+    lock = tmp_path / "locks" / "spikgpt.lock"
+    pin = Pin(lock=lock)
+    pull(REPO, tmp_path / "first", hub=client, pin=pin)
+    pull(str(SOURCE), tmp_path / "folder", pin=pin)
+    entry = {"digest": DIGEST, "repository": REPO, "commit": commit}
+    assert json.loads(lock.read_text()) == {
+        "version": 1,
+        "references": {str(SOURCE): {"digest": DIGEST}, REPO: entry},
+    }
+    written = lock.read_bytes()
+    hub.put(REPO, OTHER)
+    hub.requests.clear()
+    # The branch has moved; the locked commit is asked for, and is cached.
+    pull(REPO, tmp_path / "second", hub=client, pin=pin)
+    assert hub.requests == []
+    pull(REPO, tmp_path / "third", hub=Hub(hub.endpoint, cache_dir=tmp_path / "fresh"), pin=pin)
+    assert files_of(tmp_path / "second") == files_of(tmp_path / "third") == sound()
+    assert lock.read_bytes() == written
+    # Another name of the same repository is another entry.
+    pull(f"{REPO}@main", tmp_path / "main", hub=client, pin=pin)
+    assert files_of(tmp_path / "main") == OTHER
+    assert list(json.loads(lock.read_text())["references"]) == [str(SOURCE), REPO, f"{REPO}@main"]
+
+
+def test_what_is_not_what_was_locked_is_refused(hub: LoopbackHub, client: Hub, tmp_path: Path) -> None:
+    hub.put(REPO, sound())
+    lock, pin = tmp_path / "spikgpt.lock", Pin(lock=tmp_path / "spikgpt.lock")
+    pull(REPO, tmp_path / "first", hub=client, pin=pin)
+    lock.write_text(lock.read_text().replace(DIGEST, "0" * 64))
+    with pytest.raises(DamagedReference, match=f"has the digest {DIGEST}; .*lock has 0000.*delete '{REPO}' from"):
+        pull(REPO, tmp_path / "second", hub=client, pin=pin)
+    assert not (tmp_path / "second").exists()
+    # Another process has written it since.
+    with pytest.raises(DamagedReference, match="lock has 0000"):
+        pin.keep(REPO, None, None, DIGEST)
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "",
+        "[]",
+        '{"version": 2, "references": {}}',
+        '{"version": 1}',
+        '{"version": 1, "references": {"a": {"digest": "0"}}}',
+        '{"version": 1, "references": {"a": {}}}',
+        '{"version": 1, "references": {}, "references": {}}',
+    ],
+)
+def test_a_lock_file_that_is_none_is_refused(tmp_path: Path, text: str) -> None:
+    lock = tmp_path / "spikgpt.lock"
+    lock.write_text(text)
+    with pytest.raises(ConfigError, match=r"spikgpt.lock is not .*Mend the lock file, or delete it to lock anew"):
+        open_reference("pancreas", pin=Pin(lock=lock))
+    assert lock.read_text() == text
+    with pytest.raises(ConfigError, match="is no lock file; name another one"):
+        open_reference("pancreas", pin=Pin(lock=tmp_path))

@@ -1,0 +1,159 @@
+"""Requests within limits: of time, of size, and of what an answer may look like."""
+
+from __future__ import annotations
+
+import gzip
+import json
+import time
+from dataclasses import replace
+from typing import Any
+
+import pytest
+
+from spikgpt.errors import HubError, ReferenceNotFound
+from spikgpt.reference.hub import Hub
+from spikgpt.reference.hub_errors import Unreachable
+from spikgpt.reference.transfer import requests
+from spikgpt.reference.transfer.requests import in_time, side_by_side
+from spikgpt.testing.hub import LoopbackHub
+from tests.reference.test_hub import FILES, REPO, pulled
+
+
+def forged(hub: LoopbackHub, where: str, **changes: Any) -> None:
+    """Let the Hub answer requests that hold a text otherwise."""
+    hub.forge = lambda request, answer: replace(answer, **changes) if where in request else answer
+
+
+@pytest.mark.parametrize("body", [b"x" * 1000, b""], ids=["body", "headers"])
+def test_an_answer_a_byte_at_a_time_has_an_end(
+    hub: LoopbackHub, client: Hub, body: bytes, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(requests, "PATIENCE", 0.5)
+    monkeypatch.setattr(requests, "SPEED", 10_000)
+    hub.put(REPO, FILES)
+    forged(hub, "/api/models", pause=0.02, body=body)
+    start = time.monotonic()
+    with pytest.raises(HubError, match=r"The Hub is too slow: \d+ bytes in \d s of models/islets/small. Check"):
+        pulled(client)
+    assert time.monotonic() - start < 5
+    # What arrives fast beside it lends it no time.
+    forged(hub, "/a.json", pause=0.02)
+    with pytest.raises(HubError, match="The Hub is too slow"):
+        pulled(client)
+    hub.forge = lambda request, answer: answer
+    assert pulled(client) == FILES
+
+
+def test_a_slow_honest_download_is_waited_for(hub: LoopbackHub, client: Hub, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(requests, "PATIENCE", 0.5)
+    monkeypatch.setattr(requests, "SPEED", 200)
+    hub.put(REPO, FILES)
+    forged(hub, "/cdn/", pause=0.0005)
+    start = time.monotonic()
+    assert pulled(client) == FILES
+    assert time.monotonic() - start > 1
+
+
+def test_a_packed_answer_is_not_unpacked(hub: LoopbackHub, client: Hub) -> None:
+    hub.put(REPO, FILES)
+    bomb = gzip.compress(bytes(2**26))
+    headers = {"Content-Encoding": "gzip", "Content-Length": str(len(bomb))}
+    for where in ("/api/models", "/resolve/", "/cdn/"):
+        forged(hub, where, body=bomb, headers=headers, status=200)
+        with pytest.raises(HubError, match="The Hub answered with a packed body, which was not asked for"):
+            pulled(client)
+
+
+def test_an_endless_answer_has_an_end(hub: LoopbackHub, client: Hub, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(requests, "LARGEST_ANSWER", 2**20)
+    hub.put(REPO, FILES)
+    forged(hub, "/api/models", body=bytes(2**20), repeat=10**6, headers={})
+    with pytest.raises(HubError, match="The Hub answered with more than 1048576 bytes"):
+        pulled(client)
+    forged(hub, "/cdn/", body=bytes(2**20), repeat=10**6, headers={})
+    with pytest.raises(HubError, match=r"The Hub answered with more than 2048 bytes\. Check HF_ENDPOINT"):
+        pulled(client)
+
+
+@pytest.mark.parametrize(
+    "body",
+    [
+        b"<html>Sign in</html>",
+        b"null",
+        b"[]",
+        b"{}",
+        b"[" * 100_000,
+        b'{"sha": "../../x", "siblings": []}',
+        b'{"sha": "' + b"0" * 40 + b'", "siblings": null}',
+        b'{"sha": "' + b"0" * 40 + b'\\n", "siblings": []}',
+        b'{"sha": "' + b"0" * 40 + b'", "siblings": [{"rfilename": "a.json", "blobId": "../../../x", "size": 3}]}',
+        b'{"sha": "' + b"0" * 40 + b'", "siblings": [{"rfilename": "a.json", "blobId": null, "size": 3}]}',
+        b'{"sha": "'
+        + b"0" * 40
+        + b'", "siblings": [{"rfilename": "a.json", "blobId": "'
+        + b"0" * 40
+        + b'", "size": -3}]}',
+        b"\xff\xfe",
+    ],
+)
+def test_an_odd_answer_is_one_line(hub: LoopbackHub, client: Hub, body: bytes) -> None:
+    forged(hub, "/api/models", status=200, body=body, headers={})
+    with pytest.raises(
+        HubError, match="The Hub answered models/islets/small with something else than expected"
+    ) as told:
+        pulled(client)
+    assert str(told.value).isprintable()
+
+
+@pytest.mark.parametrize("name", ["none", "a/b/c", "../x", "a/b\n", "\x1b[2J/x", "a b/c", "", None, 7])
+def test_a_list_of_repositories_holds_their_names(hub: LoopbackHub, client: Hub, name: object) -> None:
+    forged(hub, "/api/models", body=json.dumps([{"id": "islets/small"}, {"id": name}]).encode(), headers={})
+    with pytest.raises(HubError, match="The Hub answered models with something else than expected") as told:
+        client.references("islets")
+    assert str(told.value).isprintable()
+
+
+def test_what_a_server_says_of_an_error_cannot_reach_a_terminal(hub: LoopbackHub, client: Hub) -> None:
+    headers = {"X-Error-Message": "\x1b[2J\x1b]0;owned\x07", "X-Error-Code": "\x9b31m"}
+    forged(hub, "/api/models", status=418, headers=headers, body=b'{"error": "\\u001b[2J"}')
+    with pytest.raises(HubError, match="it answered 418") as told:
+        pulled(client)
+    assert str(told.value).isprintable()
+
+
+@pytest.mark.parametrize(
+    "to", ["/", "file:///etc/passwd", "http://[", "http://127.0.0.1:99999/", "ftp://x/", "//:x@/", "x" * 60_000]
+)
+def test_redirects_lead_to_an_end(hub: LoopbackHub, client: Hub, to: str) -> None:
+    forged(hub, "/api/models", status=302, headers={"Location": to}, body=b"")
+    with pytest.raises((HubError, ReferenceNotFound)) as told:
+        pulled(client)
+    assert str(told.value).isprintable()
+    forged(hub, "/", status=302, headers={"Location": "/again"}, body=b"")
+    with pytest.raises(HubError, match="The Hub answered with more than 5 redirects"):
+        pulled(client)
+
+
+def test_requests_side_by_side_are_told_apart() -> None:
+    def fails(meter: requests.Meter) -> int:
+        meter.take(3)
+        raise ValueError("no")  # noqa: EM101
+
+    found = dict(side_by_side("it", [lambda meter: 1, fails]))
+    assert found[0] == 1
+    assert isinstance(found[1], ValueError)
+    with pytest.raises(ValueError, match="no"):
+        in_time("it", fails)
+
+
+def test_nobody_waits_for_what_takes_too_long() -> None:
+    meters: list[requests.Meter] = []
+
+    def waits(meter: requests.Meter) -> None:
+        meters.append(meter)
+        time.sleep(0.5)
+
+    with pytest.raises(Unreachable, match=r"The Hub is too slow: 0 bytes in \d s of it"):
+        in_time("it", waits, patience=0.05)
+    with pytest.raises(InterruptedError):
+        meters[0].take(1)
