@@ -22,7 +22,7 @@ from spikgpt.reference.hub_errors import Unreachable, explained, named, retried,
 from spikgpt.reference.layout import LARGEST
 from spikgpt.reference.transfer.cache import COMMIT, Cache, hashed, place, writable
 from spikgpt.reference.transfer.fetch import fetch
-from spikgpt.reference.transfer.requests import Listing, Named, Refs, answer, in_time
+from spikgpt.reference.transfer.requests import Listing, Named, Refs, answer, bounded, in_time
 from spikgpt.version import __version__
 
 REPOSITORY = re.compile(r"(?P<repo>[\w.-]+/[\w.-]+)(@(?P<revision>[\w./-]+))?")
@@ -278,9 +278,9 @@ class Hub:
 
     def _patiently(self, call: Callable[[], T], size: int = 0) -> T:
         """Let the client do one step of a push, which sends so many bytes, in the time that it may take."""
-        return in_time(
-            "a push, which may have arrived all the same", lambda meter: call(), patience=PUSH_PATIENCE, size=size
-        )
+        what = "a push, which may have arrived all the same"
+        with bounded():
+            return in_time(what, lambda meter: call(), patience=PUSH_PATIENCE, size=size)
 
     @property
     def _endpoint(self) -> str:

@@ -11,6 +11,7 @@ import queue
 import threading
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import Annotated, Any, BinaryIO, TypeVar
 
@@ -234,6 +235,43 @@ def stream(
         finally:
             response.close()
     _refuse(f"more than {REDIRECTS} redirects")
+
+
+@contextmanager
+def bounded() -> Iterator[None]:
+    """Bound the answers to what the client sends meanwhile: it reads and unpacks them whole, whatever their size."""
+    from huggingface_hub import utils
+
+    session = utils.get_session()
+    hooks = session.event_hooks
+
+    def ask(request: Any) -> None:
+        if request.method != "GET":
+            request.headers["Accept-Encoding"] = "identity"
+
+    def check(response: Any) -> None:
+        if response.request.method == "GET":
+            return
+        if response.headers.get("Content-Encoding", "identity") != "identity":
+            _refuse("a packed body, which was not asked for")
+        stream = response.stream
+
+        def parts(_: object) -> Iterator[bytes]:
+            received = 0
+            for part in stream:
+                received += len(part)
+                if received > LARGEST_ANSWER:
+                    _refuse(f"more than {LARGEST_ANSWER} bytes")
+                yield part
+
+        methods = {"__iter__": parts, "close": lambda _: stream.close()}
+        response.stream = type("Bounded", (type(stream).__bases__[0],), methods)()
+
+    session.event_hooks = {name: [*hooks[name], more] for name, more in (("request", ask), ("response", check))}
+    try:
+        yield
+    finally:
+        session.event_hooks = hooks
 
 
 def _refuse(what: str) -> None:

@@ -16,7 +16,7 @@ from spikgpt.reference.hub_errors import Unreachable
 from spikgpt.reference.transfer import requests
 from spikgpt.reference.transfer.requests import in_time, side_by_side
 from spikgpt.testing.hub import LoopbackHub
-from tests.reference.test_hub import FILES, REPO, pulled
+from tests.reference.test_hub import FILES, REPO, pulled, push
 
 
 def forged(hub: LoopbackHub, where: str, **changes: Any) -> None:
@@ -157,3 +157,21 @@ def test_nobody_waits_for_what_takes_too_long() -> None:
         in_time("it", waits, patience=0.05)
     with pytest.raises(InterruptedError):
         meters[0].take(1)
+
+
+@pytest.mark.parametrize("where", ["/commit/", "/preupload/", "/repos/create"])
+def test_answers_to_a_push_are_bounded_too(
+    hub: LoopbackHub, client: Hub, where: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(requests, "LARGEST_ANSWER", 2**20)
+    forged(hub, where, body=bytes(2**20), repeat=10**6, headers={}, status=200)
+    with pytest.raises(HubError, match="more than 1048576 bytes"):
+        push(client)
+    bomb = gzip.compress(bytes(2**26))
+    forged(hub, where, body=bomb, headers={"Content-Encoding": "gzip", "Content-Length": str(len(bomb))}, status=200)
+    hub.repositories.clear()
+    with pytest.raises(HubError, match="a packed body, which was not asked for"):
+        push(client)
+    hub.forge = lambda request, answer: answer
+    push(client)
+    assert pulled(client) == FILES
