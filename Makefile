@@ -29,6 +29,7 @@ fuzz: $(READY)
 	$(BIN)/python -m tests.fuzz.references --count 1000
 	$(BIN)/python -m tests.fuzz.hub --count 600
 	$(BIN)/python -m tests.fuzz.together --count 20
+	$(BIN)/python -m tests.fuzz.kills --count 50
 
 lint: $(READY)
 	$(BIN)/ruff check .

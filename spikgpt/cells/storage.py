@@ -32,7 +32,7 @@ LARGEST_RATIO, ALWAYS_ALLOWED = 500, 256 * 1024 * 1024
 MOST_CHUNKS = 10_000
 # Seconds that the HDF5 library gets to walk over a file, and the bytes for which it gets one more. Mostly it needs less
 # than one, but a busy machine or a slow disk is no damage.
-WALK_SECONDS, WALK_BYTES = 60, 20 * 1024 * 1024
+WALK_SECONDS, WALK_BYTES = 8, 20 * 1024 * 1024
 
 
 @contextmanager
