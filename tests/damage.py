@@ -366,7 +366,7 @@ MALICIOUS: dict[str, tuple[Change, str]] = {
         header(lambda values: values.update(x={"dtype": "F32", "shape": [0, 2**62], "data_offsets": [0, 0]})),
         "is not a safetensors file, or of other types",
     ),
-    "many time steps": (model(time_steps=1000), "time_steps of the network is 1000: Expected `int` <= 100"),
+    "many time steps": (model(time_steps=1000), "The network has about .* values a cell; expected at most"),
     "many labels": (model(n_labels=100_000), "n_labels of the network is 100000: Expected `int` <= 10000"),
     "too many weights": (model(width=16_000, heads=1), "The network has about .* weights; expected at most"),
     "a cell of many values": (

@@ -39,7 +39,7 @@ class SpikGPTConfig:
     # The paper's m: a cell embedding is one token, repeated m times.
     copies: Size = 300
     # The paper's T. Every layer sees the same input at each step; only membrane potentials change.
-    time_steps: Steps = 4
+    time_steps: Annotated[int, Meta(ge=1, le=1000)] = 4
     # One block, as in the paper. More did not pay on references of a few thousand cells.
     depth: Steps = 1
     # Hidden neurons of the MLP, as a multiple of width.
