@@ -16,7 +16,7 @@ demo: $(READY)
 # One process for each core, and one thread in each: the matrices are small, and threads that wait for each other on busy
 # cores take several times as long.
 test: $(READY) $(RUNTIME)/.ready lint
-	OMP_NUM_THREADS=1 OPENBLAS_NUM_THREADS=1 $(BIN)/pytest --numprocesses auto --maxprocesses 4 --dist loadfile
+	OMP_NUM_THREADS=1 OPENBLAS_NUM_THREADS=1 $(BIN)/pytest --numprocesses auto --maxprocesses 4 --dist loadfile --no-loadscope-reorder
 
 # The graph from another language: needs node and npm.
 test-contract: $(READY)

@@ -37,6 +37,15 @@ from spikgpt.reference.hub import Hub
 from spikgpt.testing.hub import LoopbackHub
 from spikgpt.types import InputReport
 
+# Files whose tests take longest, so that no process is left with them when the others are done.
+SLOWEST = ("test_alone.py", "test_annotate.py", "test_scgpt.py", "test_train.py", "test_pipeline.py")
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Begin with the slowest files."""
+    items.sort(key=lambda item: item.path.name not in SLOWEST)
+
+
 # What needs torch or onnx is imported on use: some of these tests run where neither is installed.
 if TYPE_CHECKING:
     from spikgpt_onnx.parity import ExportableReference
