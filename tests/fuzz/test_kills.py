@@ -1,11 +1,11 @@
-"""Some commands that are killed; ``make fuzz`` kills more of them."""
+"""A command that is killed; ``make fuzz`` kills more of them."""
 
 from __future__ import annotations
 
 from tests.fuzz.kills import kill
 
 
-def test_killed_commands_are_whole_or_not_there_and_run_again() -> None:
-    outcomes, failures = kill(2, seed=1, commands=("pull", "push"))
+def test_a_killed_command_is_whole_or_not_there_and_runs_again() -> None:
+    outcomes, failures = kill(1, seed=1, commands=("pull",))
     assert not failures, "\n".join(failures)
-    assert sum(outcomes.values()) == 2
+    assert sum(outcomes.values()) == 1
