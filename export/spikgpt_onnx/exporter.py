@@ -16,7 +16,7 @@ from spikgpt.files import replacing
 from spikgpt.reference import layout
 from spikgpt.reference.files import ReferenceFiles, with_graphs
 from spikgpt.reference.json_files import dumped
-from spikgpt.reference.layout import COMBINED, ENCODER, GRAPHS, PARITY, verified_files, write_files
+from spikgpt.reference.layout import COMBINED, ENCODER, GRAPHS, PARITY, PRECISIONS, verified_files, write_files
 from spikgpt_onnx.graph import labelling_graph
 from spikgpt_onnx.known import remember
 from spikgpt_onnx.parity import ExportableReference, Parity, check_parity, check_tokens, golden_cells
@@ -84,9 +84,9 @@ def check_again(stored: ReferenceFiles, engine: TorchEngine | None = None) -> di
         found[name] = made.otherwise or "is what the weights make, byte for byte"
         if not made.otherwise:
             remember(stored, name)
-        if reference and golden and name in GRAPHS.values():
-            precision = next(precision for precision, file in GRAPHS.items() if file == name)
-            parity = check_parity(reference, onnx.load_from_string(stored.files[name]), precision, golden)
+        if reference and golden and name in PRECISIONS:
+            graph = onnx.load_from_string(stored.files[name])
+            parity = check_parity(reference, graph, PRECISIONS[name], golden)
             found[name] += f"; {parity}"
     return found
 

@@ -20,7 +20,7 @@ from spikgpt.embedding.vocabulary import Encoder
 from spikgpt.errors import DamagedReference
 from spikgpt.reference import layout
 from spikgpt.reference.files import CLASSIFIER, EMBEDDER, ReferenceFiles
-from spikgpt.reference.layout import COMBINED, ENCODER, GRAPHS
+from spikgpt.reference.layout import COMBINED, ENCODER, PRECISIONS
 from spikgpt.types import Floats
 from spikgpt.version import __version__
 from spikgpt_onnx.graph import Network, encoder_graph, labelling_graph
@@ -66,7 +66,7 @@ def network_of(stored: ReferenceFiles, weights: dict[str, Floats] | None = None)
 def graph_of(network: Network, name: str, encoder: Encoder | None = None) -> onnx.ModelProto:
     """Return a graph by the name of its file; those that start from tokens need scGPT's ``encoder``."""
     if name not in (ENCODER, COMBINED):
-        return labelling_graph(network, next(precision for precision, file in GRAPHS.items() if file == name))
+        return labelling_graph(network, PRECISIONS[name])
     assert encoder is not None
     if name == ENCODER:
         return encoder_graph(encoder, network.metadata)

@@ -65,12 +65,10 @@ def write_copy(
 
 def write_table(parts: Iterable[pd.DataFrame], path: Path) -> None:
     """Write one row a cell, as CSV or parquet after the file's name; only parquet needs all parts in memory."""
+    if path.suffix == ".csv":
+        write_csv(parts, path)
+        return
     with replacing(path) as temporary:
-        if path.suffix == ".csv":
-            with temporary.open("w", newline="", encoding="utf-8") as file:
-                for number, part in enumerate(parts):
-                    inert(part).to_csv(file, header=number == 0, lineterminator="\n")
-            return
         try:
             pd.concat(list(parts)).to_parquet(temporary)
         except ImportError as error:
@@ -78,7 +76,14 @@ def write_table(parts: Iterable[pd.DataFrame], path: Path) -> None:
             raise ConfigError(msg) from error
 
 
-def inert(table: pd.DataFrame) -> pd.DataFrame:
+def write_csv(parts: Iterable[pd.DataFrame], path: Path, *, index: bool = True) -> None:
+    """Write parts of a table, with or without its index, as CSV in which nothing is a formula."""
+    with replacing(path) as temporary, temporary.open("w", newline="", encoding="utf-8") as file:
+        for number, part in enumerate(parts):
+            _without_formulas(part).to_csv(file, header=number == 0, index=index, lineterminator="\n")
+
+
+def _without_formulas(table: pd.DataFrame) -> pd.DataFrame:
     """Return a table none of whose texts a spreadsheet takes for a formula: what starts like one gets an apostrophe."""
     columns = {}
     for name, column in table.items():

@@ -53,9 +53,8 @@ def annotate(
     """Label the cells of QUERY; name a file to write with --out, --table or both."""
     import pandas as pd
 
-    from spikgpt.cells.output import inert, write_copy, write_table
+    from spikgpt.cells.output import write_copy, write_csv, write_table
     from spikgpt.cells.reading import open_cells
-    from spikgpt.files import replacing
     from spikgpt.report.clusters import CLUSTER_LABEL, summarise
 
     _check_outputs(out, table)
@@ -77,8 +76,7 @@ def annotate(
             write_table(annotation.table_chunks(), table)
             written.append(table)
         if clusters and cluster_table:
-            with replacing(cluster_table) as temporary:
-                inert(clusters.table()).to_csv(temporary, index=False)
+            write_csv([clusters.table()], cluster_table, index=False)
             written.append(cluster_table)
     hub.keep(model.model, reference)
     if clusters:

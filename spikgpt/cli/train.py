@@ -118,7 +118,7 @@ def novelty(
     plot: Annotated[Path | None, typer.Option(help="Also draw the figures, .png.")] = None,
 ) -> None:
     """Leave each type out of a reference in turn, and see whether its cells come out as Unknown."""
-    from spikgpt.cells.output import inert
+    from spikgpt.cells.output import write_csv
     from spikgpt.cells.reading import read_cells
     from spikgpt.files import replacing
     from spikgpt.training.novelty import study
@@ -142,8 +142,7 @@ def novelty(
         "known ones; Unknown: by the reference's own limits."
     )
     if table:
-        with replacing(table) as temporary:
-            inert(report.table()).to_csv(temporary, index=False)
+        write_csv([report.table()], table, index=False)
     if plot:
         with replacing(plot) as temporary:
             temporary.write_bytes(report.picture())

@@ -15,7 +15,6 @@ from spikgpt.reference.schema import require
 
 # What is larger would only use up time or memory; what is beyond these numbers fires always or never.
 Size = Annotated[int, Meta(ge=1, le=100_000)]
-Steps = Annotated[int, Meta(ge=1, le=100)]
 Positive = Annotated[float, Meta(ge=1e-6, le=1e6)]
 MOST_LABELS = 10_000
 # Weights, and values that a cell needs on its way: 1 GiB of float32, and 2 GiB for 1024 cells in float64.
@@ -41,7 +40,7 @@ class SpikGPTConfig:
     # The paper's T. Every layer sees the same input at each step; only membrane potentials change.
     time_steps: Annotated[int, Meta(ge=1, le=1000)] = 4
     # One block, as in the paper. More did not pay on references of a few thousand cells.
-    depth: Steps = 1
+    depth: Annotated[int, Meta(ge=1, le=100)] = 1
     # Hidden neurons of the MLP, as a multiple of width.
     mlp_ratio: Annotated[float, Meta(gt=0, le=100)] = 2.0
     # The paper's dropout, inside the MLP and in training only.

@@ -35,6 +35,7 @@ PICTURE, RELIABILITY = "confusion_matrix.png", "reliability.png"
 # The graph of each precision: fp16 for GPUs, int8 (weights of 8 bits) for CPUs.
 GRAPH = "onnx/model.onnx"
 GRAPHS = {"fp32": GRAPH, "fp16": "onnx/model_fp16.onnx", "int8": "onnx/model_int8.onnx"}
+PRECISIONS = {name: precision for precision, name in GRAPHS.items()}
 # scGPT's network, from tokens to an embedding, and that with the classifier, from tokens to labels.
 ENCODER, COMBINED = "onnx/encoder.onnx", "onnx/combined.onnx"
 # What the graphs were made from, and how well they agree with it.

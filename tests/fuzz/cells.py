@@ -7,7 +7,6 @@ files, and a file that is read though it lies elsewhere.
 
 from __future__ import annotations
 
-import argparse
 import multiprocessing
 import os
 import shutil
@@ -15,7 +14,6 @@ import sys
 import tempfile
 import traceback
 import warnings
-from collections import Counter
 from collections.abc import Callable
 from dataclasses import dataclass
 from multiprocessing.connection import Connection
@@ -39,6 +37,7 @@ from spikgpt.pipeline import annotate
 from spikgpt.reference.files import ReferenceFiles
 from spikgpt.sharing import open_reference
 from tests.fuzz import damage
+from tests.fuzz.outcomes import Counted, run, tally
 
 CELLS = Path(__file__).resolve().parents[1] / "data" / "pancreas_baron_human2_human4.h5ad"
 # Seconds that a file may take, some of which the HDF5 library may spend without end.
@@ -283,44 +282,17 @@ class _Walking:
         (folder / one).rename(folder / other)
 
 
-def fuzz(count: int, seed: int, progress: bool = False) -> tuple[Counter[tuple[str, str]], list[str]]:
+def fuzz(count: int, seed: int, *, progress: bool = False) -> tuple[Counted, list[str]]:
     """Return how often each damage came to each outcome, and what failed."""
-    outcomes: Counter[tuple[str, str]] = Counter()
-    failures = []
     with tempfile.TemporaryDirectory() as folder:
         fuzzer = Fuzzer(Path(folder))
-        for number in range(count):
+
+        def attempt(number: int) -> tuple[str, str, str]:
             case = fuzzer.case(number, seed)
-            found = fuzzer.run(case)
-            outcomes[f"{case.kind} ({case.suffix})", found.partition(":")[0]] += 1
-            if found not in GOOD:
-                failures.append(f"case {number}, {case.kind}, {case.suffix}: {found}")
-            if progress:
-                sys.stderr.write(f"\r{number + 1}/{count}, {len(failures)} failures")
-    return outcomes, failures
+            return f"{case.kind} ({case.suffix})", fuzzer.run(case), f"{case.kind}, {case.suffix}"
 
-
-def main() -> int:
-    """Print a table of outcomes; exit code 1 when something failed."""
-    parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--count", type=int, default=500)
-    parser.add_argument("--seed", type=int, default=0)
-    options = parser.parse_args()
-    return report(*fuzz(options.count, options.seed, progress=True), GOOD)
-
-
-def report(outcomes: Counter[tuple[str, str]], failures: list[str], good: tuple[str, ...]) -> int:
-    """Print how often each damage came to each outcome, and what failed; return the exit code."""
-    columns = sorted({outcome for _, outcome in outcomes}, key=lambda outcome: (outcome not in good, outcome))
-    sys.stdout.write(f"\n| damage | {' | '.join(columns)} |\n|{'---|' * (len(columns) + 1)}\n")
-    for kind in sorted({kind for kind, _ in outcomes}):
-        sys.stdout.write(f"| {kind} | {' | '.join(str(outcomes[kind, column]) for column in columns)} |\n")
-    totals = (str(sum(n for (_, outcome), n in outcomes.items() if outcome == column)) for column in columns)
-    sys.stdout.write(f"| all | {' | '.join(totals)} |\n")
-    for failure in failures:
-        sys.stdout.write(f"{failure}\n")
-    return 1 if failures else 0
+        return tally(count, GOOD, attempt, progress=progress)
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    sys.exit(run(fuzz, GOOD, __doc__, 500))

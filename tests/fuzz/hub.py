@@ -8,7 +8,6 @@ the folders given.
 
 from __future__ import annotations
 
-import argparse
 import os
 import re
 import resource
@@ -16,7 +15,6 @@ import shutil
 import sys
 import tempfile
 import traceback
-from collections import Counter
 from multiprocessing.connection import Connection
 from pathlib import Path
 
@@ -31,7 +29,8 @@ from spikgpt.sharing import pull, push
 from spikgpt.testing.answers import Answer as Sent
 from spikgpt.testing.hub import LoopbackHub
 from tests.fuzz.answers import KINDS, REPO, SOURCE, files_of, one, sound
-from tests.fuzz.cells import Answer, Worker, report
+from tests.fuzz.cells import Answer, Worker
+from tests.fuzz.outcomes import Counted, run, tally
 
 # Seconds that a case may take, and MiB that the process may have in the end.
 PATIENCE, MEMORY = 10.0, 2048
@@ -129,16 +128,15 @@ def outside(path: Path) -> list[str]:
     return wrong
 
 
-def fuzz(count: int, seed: int, progress: bool = False) -> tuple[Counter[tuple[str, str]], list[str]]:
+def fuzz(count: int, seed: int, *, progress: bool = False) -> tuple[Counted, list[str]]:
     """Return how often each damage came to each outcome, and what failed."""
-    outcomes: Counter[tuple[str, str]] = Counter()
-    failures = []
     with tempfile.TemporaryDirectory() as folder:
         # Deep enough that paths out of a cache end here.
         home = Path(folder, *"abcdefgh")
         home.mkdir(parents=True)
         worker = Worker(folder, work, PATIENCE)
-        for number in range(count):
+
+        def attempt(number: int) -> tuple[str, str, str]:
             path = home / f"{seed}-{number}"
             path.mkdir()
             found = worker.answer(path)
@@ -148,11 +146,10 @@ def fuzz(count: int, seed: int, progress: bool = False) -> tuple[Counter[tuple[s
             if strays:
                 found = Answer("file outside", f"{strays}: {found}")
             _, doing, kind, where, times = drawn(path.name)
-            outcomes[kind, found.outcome] += 1
-            if found.outcome not in GOOD:
-                failures.append(f"case {number}, {doing}, {kind} of {where} x {times}: {found.outcome}: {found.said}")
-            if progress:
-                sys.stderr.write(f"\r{number + 1}/{count}, {len(failures)} failures")
+            told = found.outcome if found.outcome in GOOD else f"{found.outcome}: {found.said}"
+            return kind, told, f"{doing}, {kind} of {where} x {times}"
+
+        outcomes, failures = tally(count, GOOD, attempt, progress=progress)
         worker.close()
     used = resource.getrusage(resource.RUSAGE_CHILDREN).ru_maxrss // 1024
     if used > MEMORY:
@@ -160,14 +157,5 @@ def fuzz(count: int, seed: int, progress: bool = False) -> tuple[Counter[tuple[s
     return outcomes, failures
 
 
-def main() -> int:
-    """Print a table of outcomes; exit code 1 when something failed."""
-    parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--count", type=int, default=600)
-    parser.add_argument("--seed", type=int, default=0)
-    options = parser.parse_args()
-    return report(*fuzz(options.count, options.seed, progress=True), GOOD)
-
-
 if __name__ == "__main__":
-    sys.exit(main())
+    sys.exit(run(fuzz, GOOD, __doc__, 600))

@@ -7,7 +7,6 @@ the run that was killed.
 
 from __future__ import annotations
 
-import argparse
 import os
 import shutil
 import signal
@@ -15,7 +14,6 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections import Counter
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -27,7 +25,7 @@ from spikgpt.errors import SpikGPTError
 from spikgpt.reference.layout import verified_files
 from spikgpt.reference.registry import shipped_references
 from spikgpt.testing.hub import LoopbackHub
-from tests.fuzz.cells import report
+from tests.fuzz.outcomes import Counted, run, tally
 
 DATA = Path(__file__).resolve().parents[1] / "data"
 CELLS, DONOR = DATA / "pancreas_baron_human2_human4.h5ad", DATA / "pancreas_baron_human3.h5ad"
@@ -139,33 +137,19 @@ def spikgpt(*words: object) -> list[str]:
 
 
 def kill(
-    count: int, seed: int, commands: Sequence[str] = COMMANDS, progress: bool = False
-) -> tuple[Counter[tuple[str, str]], list[str]]:
+    count: int, seed: int, *, progress: bool = False, commands: Sequence[str] = COMMANDS
+) -> tuple[Counted, list[str]]:
     """Return how often each command came to each outcome, and what failed."""
-    outcomes: Counter[tuple[str, str]] = Counter()
-    failures = []
     random = np.random.default_rng(seed)
     with tempfile.TemporaryDirectory() as folder, LoopbackHub() as hub:
         killing = Killing(Path(folder), hub, commands)
-        for number in range(count):
+
+        def attempt(number: int) -> tuple[str, str, str]:
             command, moment = commands[number % len(commands)], float(random.uniform(0, 1))
-            found = killing.case(command, moment)
-            outcomes[command, found.partition(":")[0]] += 1
-            if found not in GOOD:
-                failures.append(f"case {number}, {command} at {moment:.2f} of its time: {found}")
-            if progress:
-                sys.stderr.write(f"\r{number + 1}/{count}, {len(failures)} failures")
-    return outcomes, failures
+            return command, killing.case(command, moment), f"{command} at {moment:.2f} of its time"
 
-
-def main() -> int:
-    """Print a table of outcomes; exit code 1 when something failed."""
-    parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--count", type=int, default=50)
-    parser.add_argument("--seed", type=int, default=0)
-    options = parser.parse_args()
-    return report(*kill(options.count, options.seed, progress=True), GOOD)
+        return tally(count, GOOD, attempt, progress=progress)
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    sys.exit(run(kill, GOOD, __doc__, 50))

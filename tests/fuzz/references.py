@@ -8,7 +8,6 @@ too much memory, and a file outside of the folders given.
 
 from __future__ import annotations
 
-import argparse
 import hashlib
 import json
 import os
@@ -18,7 +17,6 @@ import sys
 import tempfile
 import traceback
 import warnings
-from collections import Counter
 from contextlib import suppress
 from functools import partial
 from multiprocessing.connection import Connection
@@ -40,8 +38,9 @@ from spikgpt_onnx import exporter
 from spikgpt_onnx.parity import ExportableReference, golden_cells
 from spikgpt_onnx.rebuilt import graph_of, network_of
 from tests.damage import listed
-from tests.fuzz.cells import CELLS, Answer, Worker, report
+from tests.fuzz.cells import CELLS, Answer, Worker
 from tests.fuzz.forging import KINDS, Files, in_place, one
+from tests.fuzz.outcomes import Counted, run, tally
 
 DATA = CELLS.parent
 QUERY = 120
@@ -232,32 +231,19 @@ def said(error: SpikGPTError) -> str:
     return text
 
 
-def fuzz(count: int, seed: int, progress: bool = False) -> tuple[Counter[tuple[str, str]], list[str]]:
+def fuzz(count: int, seed: int, *, progress: bool = False) -> tuple[Counted, list[str]]:
     """Return how often each way to forge came to each outcome, and what failed."""
-    outcomes: Counter[tuple[str, str]] = Counter()
-    failures = []
     with tempfile.TemporaryDirectory() as folder:
         fuzzer = Fuzzer(Path(folder), scgpt=count >= 100)
-        for number in range(count):
+
+        def attempt(number: int) -> tuple[str, str, str]:
             source, kind = fuzzer.case(number, seed)
-            found = fuzzer.run(source)
-            outcomes[f"{kind} ({source})", found.partition(":")[0]] += 1
-            if found not in GOOD:
-                failures.append(f"case {number}, {kind}, {source}: {found}")
-            if progress:
-                sys.stderr.write(f"\r{number + 1}/{count}, {len(failures)} failures")
+            return f"{kind} ({source})", fuzzer.run(source), f"{kind}, {source}"
+
+        found = tally(count, GOOD, attempt, progress=progress)
         fuzzer._write({})
-    return outcomes, failures
-
-
-def main() -> int:
-    """Print a table of outcomes; exit code 1 when something failed."""
-    parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--count", type=int, default=1000)
-    parser.add_argument("--seed", type=int, default=0)
-    options = parser.parse_args()
-    return report(*fuzz(options.count, options.seed, progress=True), GOOD)
+    return found
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    sys.exit(run(fuzz, GOOD, __doc__, 1000))
