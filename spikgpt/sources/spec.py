@@ -85,15 +85,15 @@ class Csv(_Cells, frozen=True, kw_only=True, forbid_unknown_fields=True, tag="cs
 
 
 class Mtx(_Cells, frozen=True, kw_only=True, forbid_unknown_fields=True, tag="mtx"):
-    """Genes and cells as Cell Ranger writes them: a Matrix Market file with two lists beside it, also with gzip.
+    """Genes and cells as Cell Ranger writes them: a Matrix Market file with two lists beside it.
 
     The file's name ends with ``matrix``; the lists have the same name with ``barcodes`` and ``features`` in its place.
-    They are other files of the study, with the layout ``part``, or of the same archive.
+    They are other files of the study, with the layout ``part``, or of the same archive. Any of them may end with .gz.
     """
 
-    matrix: FileName = "matrix.mtx.gz"
-    barcodes: FileName = "barcodes.tsv.gz"
-    features: FileName = "features.tsv.gz"
+    matrix: FileName = "matrix.mtx"
+    barcodes: FileName = "barcodes.tsv"
+    features: FileName = "features.tsv"
 
 
 class H5(_Cells, frozen=True, kw_only=True, forbid_unknown_fields=True, tag="h5"):
@@ -113,8 +113,8 @@ class H5ad(_Cells, frozen=True, kw_only=True, forbid_unknown_fields=True, tag="h
 class _Archive(_Layout, frozen=True, kw_only=True, forbid_unknown_fields=True):
     r"""Base of archives: each member whose name matches ``members`` is read by ``reader``.
 
-    ``members`` is a regular expression for the whole name without its folders. Each named group of it becomes a column
-    of obs, such as ``GSM\d+_(?P<donor>human\d)_umifm_counts\.csv\.gz``. A group ``sample`` is also put before the names
+    ``members`` is a regular expression for the whole name, with its folders. Each named group of it becomes a column of
+    obs, such as ``GSM\d+_(?P<donor>human\d)_umifm_counts\.csv\.gz``. A group ``sample`` is also put before the names
     of cells, with ``_`` between.
     """
 
