@@ -20,7 +20,7 @@ MOST_DIGITS = 7
 
 
 @dataclass(frozen=True)
-class Rows:
+class _Rows:
     """Some rows of a table: their names, what stands before their values, and the values."""
 
     names: list[str]
@@ -78,7 +78,7 @@ class _Table:
         self.places: dict[str, int] = {}
         self.width = 0
 
-    def parts(self, size: int) -> Iterator[Rows]:
+    def parts(self, size: int) -> Iterator[_Rows]:
         """Give ``size`` rows at a time."""
         lines, seen = self.item.lines(), dict[str, int]()
         number, first = next(lines, (0, b""))
@@ -134,11 +134,11 @@ class _Table:
         before: list[list[str]],
         indices: list[npt.NDArray[np.int32]],
         values: list[npt.NDArray[np.float32]],
-    ) -> Rows:
+    ) -> _Rows:
         starts = np.cumsum([0, *map(len, indices)])
         matrix = (np.concatenate(values), np.concatenate(indices), starts)
         rows = sparse.csr_matrix(matrix, shape=(len(names), len(self.columns)))
-        return Rows(names, {key: [fields[at] for fields in before] for key, at in self.places.items()}, rows)
+        return _Rows(names, {key: [fields[at] for fields in before] for key, at in self.places.items()}, rows)
 
     def _fields(self, line: bytes) -> list[str]:
         """Return the columns of a line, without quotes."""

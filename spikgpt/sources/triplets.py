@@ -51,11 +51,10 @@ def read_triplets(item: Item, layout: Mtx, beside: Mapping[str, Item], size: int
             raise DataError(msg)
     by_cell = sparse.csr_matrix(matrix.T, dtype=np.float32)
     del matrix
-    whole = layout.values != "counts" or (by_cell.data == np.rint(by_cell.data)).all()
-    if not whole or not (np.isfinite(by_cell.data) & (by_cell.data >= 0)).all():
-        msg = (
-            f"{item.title} holds other values than {layout.values}: negative ones, fractions or none at all. {DAMAGED}"
-        )
+    fits = (by_cell.data >= 0) & (by_cell.data < np.inf)
+    fits &= (by_cell.data == np.rint(by_cell.data)) | (layout.values != "counts")
+    if not fits.all():
+        msg = f"{item.title} holds {by_cell.data[~fits][0]:g}; expected {layout.values}. Check the recipe's values."
         raise DataError(msg)
     # Proteins and guides are no part of a cell's RNA.
     types = np.array([fields[2] if len(fields) > 2 else RNA for fields in features])
