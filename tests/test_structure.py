@@ -22,7 +22,7 @@ HOUSE = (
     "options labels cells",
     "embedding reference scgpt report",
     "engines pipeline",
-    "sources training sharing",
+    "sources training sharing building",
     "testing cli api",
 )
 # In any other folder: the longest chain of modules that import one another.

@@ -58,7 +58,7 @@ A SpikGPT reference with {len(labels)} labels, trained on {metrics["cells"]} cel
 (recipe `{recipe}`, seed {seed}).
 
 {origin(provenance)}
-
+{warnings(provenance)}
 {usage(provenance.get("repository") or name, onnx=onnx)}
 
 {described(provenance.get("description") or NO_DESCRIPTION)}
@@ -74,7 +74,7 @@ macro-F1 {held_out["macro_f1"]:.3f}. On another study, technology or tissue stat
 
 ![Confusion matrix: true labels in rows, predicted labels in columns](confusion_matrix.png)
 
-{calibration(metrics)}{unknown(thresholds, metrics)}"""
+{calibration(metrics)}{unknown(thresholds, metrics)}{asked(metrics)}{left_out(metrics)}{studies(provenance)}"""
 
 
 def plain(text: str) -> str:
@@ -135,6 +135,86 @@ def unknown(thresholds: dict[str, Any], metrics: dict[str, Any]) -> str:
 {promise}
 Cells of another study are told by how they stand in it; with `--same-study`, the first half of the rule decides.
 """
+
+
+def warnings(provenance: dict[str, Any]) -> str:
+    """Return what a user has to know before anything else: made-up cells, or less data than there should be."""
+    said = []
+    if provenance.get("synthetic"):
+        said.append("**Made-up cells.** The cells are synthetic: this reference shows that it can be built, no biology.")
+    if provenance.get("incomplete"):
+        said.append(f"**Not yet trained on the full data.** {plain(provenance['incomplete'])}")
+    return "".join(f"\n{line}\n" for line in said)
+
+
+def asked(metrics: dict[str, Any]) -> str:
+    """Return how well labels of other studies were told, where that was measured."""
+    if not metrics.get("studies"):
+        return ""
+    rows = "\n".join(
+        f"| {in_table(row['study'])} | {row['cells']} | {row['accuracy']:.3f} | {row['macro_f1']:.3f} | "
+        f"{row['share_right']:.3f} | {_share(row['known_unknown'])} | {_share(row['known_unknown_by_paper'])} |"
+        for row in metrics["studies"]
+    )
+    return f"""
+## Measured on other cells{_made_up(metrics)}
+
+Cells that the reference has not seen, over those whose label it has. Accuracy and macro-F1 are those before rejection;
+share right counts Unknown as right for cells of other labels, and as wrong for these.
+
+| cells of | cells | accuracy | macro-F1 | share right | known ones Unknown | by the paper's rule |
+|---|---|---|---|---|---|---|
+{rows}
+"""
+
+
+def left_out(metrics: dict[str, Any]) -> str:
+    """Return what became of labels that were left out of the reference, where that was measured."""
+    if not metrics.get("left_out"):
+        return ""
+    rows = "\n".join(
+        f"| {in_table(row['label'])} | {in_table(row['study'])} | {row['unseen_cells']} | "
+        f"{_share(row['unseen_unknown'])} | {_share(row['known_unknown'])} | {_share(row['unseen_unknown_by_paper'])} | "
+        f"{_share(row['known_unknown_by_paper'])} | {row['auroc']:.3f} | "
+        f"{in_table(', '.join(f'{name} {cells}' for name, cells in row['mistaken_for'].items()))} |"
+        for row in metrics["left_out"]
+    )
+    return f"""
+## A label left out{_made_up(metrics)}
+
+Trained without a label and asked for its cells, which should be Unknown; the others should not. "Best label" is what
+they are called before rejection.
+
+| left out | cells of | cells | Unknown | known ones Unknown | by the paper's rule | known ones, by it | AUROC | best label |
+|---|---|---|---|---|---|---|---|---|
+{rows}
+"""
+
+
+def studies(provenance: dict[str, Any]) -> str:
+    """Return the studies that a reference was built from, where that is known."""
+    if not provenance.get("studies"):
+        return ""
+    rows = "\n".join(
+        f"| {in_table(row['study'])} | {in_table(row['accession'])} | {row['role']} | {row['cells']} | "
+        f"{in_table(row['citation'])} | {in_table(row['licence'])} |"
+        for row in provenance["studies"]
+    )
+    return f"""
+## Studies
+
+| study | accession | role | cells | citation | licence |
+|---|---|---|---|---|---|
+{rows}
+"""
+
+
+def _made_up(metrics: dict[str, Any]) -> str:
+    return " (made-up cells)" if metrics.get("synthetic") else ""
+
+
+def _share(share: float) -> str:
+    return f"{100 * share:.1f}%"
 
 
 def untrained_card(recipe: dict[str, Any]) -> str:

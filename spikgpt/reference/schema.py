@@ -71,8 +71,22 @@ class Paper(Lines, frozen=True, forbid_unknown_fields=True):
     figures: str
 
 
+class Study(Lines, frozen=True, forbid_unknown_fields=True):
+    """A study that a reference was built from, and how many of its cells were used."""
+
+    study: str
+    accession: str
+    role: str
+    cells: Count
+    citation: str
+    licence: str
+
+
 class Provenance(Lines, frozen=True):
-    """Where a reference comes from, as its card shows it."""
+    """Where a reference comes from, as its card shows it.
+
+    ``incomplete`` says what it lacks of the data that its recipe asks for.
+    """
 
     recipe: Recipe
     seed: int
@@ -84,6 +98,9 @@ class Provenance(Lines, frozen=True):
     datasets: tuple[str, ...] = ()
     description: str = ""
     paper: Paper | UnsetType = UNSET
+    studies: tuple[Study, ...] = ()
+    incomplete: str = ""
+    synthetic: bool = False
 
 
 class Config(Header, frozen=True, forbid_unknown_fields=True):
@@ -172,6 +189,38 @@ class Reliability(msgspec.Struct, frozen=True):
     bins: tuple[Bin, ...]
 
 
+class Asked(Lines, frozen=True, kw_only=True, omit_defaults=True):
+    """How the labels of another study were told.
+
+    ``cells`` counts those whose label the reference has, and ``unseen_labels`` the others. Shares of known cells that
+    are Unknown by default, and by the paper's rule.
+    """
+
+    study: str
+    cells: Count
+    accuracy: Share
+    macro_f1: Share
+    share_right: Share
+    known_unknown: Share
+    known_unknown_by_paper: Share
+    unseen_labels: dict[str, Count] = {}
+
+
+class LeftOut(Lines, frozen=True, kw_only=True):
+    """What became of the cells of a label that was left out of a reference, in a study that has it."""
+
+    label: str
+    study: str
+    unseen_cells: Count
+    known_cells: Count
+    unseen_unknown: Share
+    known_unknown: Share
+    unseen_unknown_by_paper: Share
+    known_unknown_by_paper: Share
+    auroc: Share
+    mistaken_for: dict[str, Count]
+
+
 class Metrics(Lines, frozen=True):
     """``metrics.json``."""
 
@@ -181,6 +230,9 @@ class Metrics(Lines, frozen=True):
     held_out: Agreement
     paper_threshold_rejects: Share
     reliability: Reliability | UnsetType = UNSET
+    studies: tuple[Asked, ...] = ()
+    left_out: tuple[LeftOut, ...] = ()
+    synthetic: bool = False
 
 
 class Parity(msgspec.Struct, frozen=True):

@@ -1,0 +1,72 @@
+"""``spikgpt build``."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from spikgpt.cli.flags import command, hub_of
+from spikgpt.cli.output import Bars, goes_on, interruptible, note, say
+from spikgpt.errors import ConfigError
+from spikgpt.options import HubOptions, PushOptions
+
+if TYPE_CHECKING:
+    from spikgpt.building.steps import Done
+
+MIRROR = "Folder or address that has the files as ACCESSION/NAME, to take them from."
+SYNTHETIC = "The cells are made up; everything that is written says so."
+
+
+@command()
+def build(
+    recipe: Annotated[str, typer.Argument(help="retina, lung, pancreas, or a folder with a recipe.yaml.")],
+    hub: Annotated[HubOptions, ("endpoint",)],
+    out: Annotated[Path | None, typer.Option(help="Folder to write the reference to.")] = None,
+    mirror: Annotated[str | None, typer.Option(help=MIRROR)] = None,
+    cache: Annotated[Path | None, typer.Option(help="Folder for downloads.")] = None,
+    steps: Annotated[str, typer.Option(help="Which of the steps to do.")] = "download,prepare,train,evaluate,card",
+    variant: Annotated[str | None, typer.Option(help="Variant of the recipe, such as shipped of pancreas.")] = None,
+    only: Annotated[list[str] | None, typer.Option(help="Study or accession to build from; repeatable.")] = None,
+    synthetic: Annotated[bool, typer.Option("--synthetic", help=SYNTHETIC)] = False,
+    push: Annotated[str | None, typer.Option(help="ORG/NAME on the Hub to push the reference to.")] = None,
+    show_card: Annotated[bool, typer.Option("--show-card", help="Print the card before any training, and leave.")] = False,
+) -> None:
+    """Build a reference from the files that studies published. Started again, a build goes on where it stopped."""
+    from spikgpt.building.plan import plan_of
+    from spikgpt.building.recipe import card_of, find_recipe, read_recipe
+    from spikgpt.building.steps import Build, provenance_of
+    from spikgpt.reference.card import untrained_card
+
+    folder = find_recipe(recipe)
+    plan = plan_of(read_recipe(folder), variant=variant, only=only or (), synthetic=synthetic)
+    if show_card:
+        told = provenance_of(plan, card_of(folder, plan.card))
+        typer.echo(untrained_card({"name": plan.recipe.name, "provenance": told}), nl=False)
+        return
+    if out is None:
+        msg = "Name the folder to write the reference to: --out FOLDER."
+        raise ConfigError(msg)
+    note(*plan.recipe.unverified, *(text for source in plan.studies for text in source.unverified))
+
+    def on_step(done: Done) -> None:
+        took = "unchanged" if done.unchanged else f"{done.seconds:.1f} s"
+        say(f"{done.step} ({took}): {done.found}.")
+
+    work = out.with_name(f".{out.name}.build")
+    with interruptible(lambda: goes_on("What was done is", work)), Bars() as bars:
+
+        def on_epoch(stage: str, state: Any) -> None:
+            bars(f"Training ({stage})", state.epochs, "epochs", done=state.epoch, figures=f"loss {state.loss:.3f}")
+
+        wanted = [step.strip() for step in steps.split(",") if step.strip()]
+        Build(plan, folder, out, cache, mirror, on_epoch).run(wanted, on_step)
+    if not (out / "manifest.json").is_file():
+        return
+    say(f"Wrote {out}; annotate with: spikgpt annotate QUERY.h5ad --model {out} --out OUT.h5ad")
+    if push:
+        from spikgpt import sharing
+
+        pushed = sharing.push(out, push, PushOptions(), hub=hub_of(hub))
+        say(f"{push} is at commit {pushed.commit}: {pushed.url}")
