@@ -11,6 +11,7 @@ import pandas as pd
 import pytest
 
 from spikgpt.errors import DataError
+from spikgpt.sources import tables
 from spikgpt.sources.spec import Csv
 from spikgpt.sources.streams import item_of
 from spikgpt.sources.tables import Cells, read_table
@@ -117,7 +118,8 @@ def test_what_is_wrong_is_told_with_its_line(
     assert f"{tmp_path / 'table.csv'}, {message.encode().decode('unicode_escape')}" in str(caught.value)
 
 
-def test_memory_is_that_of_a_part(tmp_path: Path) -> None:
+def test_memory_is_that_of_a_part(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(tables, "TOGETHER", 10_000)
     row = ",".join(["0"] * 19 + ["1"])
     lines = [",".join(["cell", *(f"g{place}" for place in range(2000))])]
     lines += [f"c{place},{','.join([row] * 100)}" for place in range(600)]
