@@ -131,6 +131,15 @@ def test_the_same_names_in_two_samples_are_refused(cells: AnnData, tmp_path: Pat
         list(read(files_of(described), paths))
 
 
+def test_a_name_that_is_twice_in_a_sample_is_refused(cells: AnnData, tmp_path: Path) -> None:
+    contents = layouts.triplets(cells, genes="features.tsv.gz")
+    names = [f"AAAC{place}-1" for place in (*range(39), 0)]
+    contents["barcodes.tsv.gz"] = layouts.packed("\n".join(names).encode())
+    files = files_of({name: {"format": "mtx" if "matrix" in name else "part"} for name in contents})
+    with pytest.raises(DataError, match=r"The cell 'AAAC0-1' is in .*matrix\.mtx\.gz again; names are unique"):
+        list(read(files, stored(tmp_path, contents)))
+
+
 def test_annotations_of_other_cells_are_refused(cells: AnnData, tmp_path: Path) -> None:
     contents = LAYOUTS["GSE85241"](cells)
     described = READERS["GSE85241"] | {
@@ -171,21 +180,17 @@ def test_an_atlas_is_read_in_parts(atlas: AnnData, cells: AnnData, tmp_path: Pat
     assert list(found.obs["label"]) == list(cells.obs["cell_type"])
 
 
-@pytest.mark.parametrize(
-    ("layout", "message"),
-    [
+def test_an_atlas_of_another_kind_is_refused(atlas: AnnData, tmp_path: Path) -> None:
+    atlas.write_h5ad(tmp_path / "core.h5ad")
+    wrong: list[tuple[dict[str, Any], str]] = [
         ({"obs": {"label": "celltype"}}, r"obs has no column 'celltype'; it has cell_type, donor\. Check the recipe"),
         ({"layer": "counts"}, r"There is no layer 'counts'"),
         ({"values": "log"}, r"raw holds counts values; the recipe expects log\. Name the layer"),
-    ],
-)
-def test_an_atlas_of_another_kind_is_refused(
-    atlas: AnnData, layout: dict[str, Any], message: str, tmp_path: Path
-) -> None:
-    atlas.write_h5ad(tmp_path / "core.h5ad")
-    files = files_of({"core.h5ad": {"format": "h5ad", **layout}})
-    with pytest.raises(DataError, match=message):
-        list(read(files, {"core.h5ad": tmp_path / "core.h5ad"}))
+    ]
+    for layout, message in wrong:
+        files = files_of({"core.h5ad": {"format": "h5ad", **layout}})
+        with pytest.raises(DataError, match=message):
+            list(read(files, {"core.h5ad": tmp_path / "core.h5ad"}))
 
 
 def tenx(cells: AnnData, path: Path) -> bytes:
