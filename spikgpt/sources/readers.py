@@ -8,6 +8,7 @@ import shutil
 import tempfile
 import warnings
 from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from functools import lru_cache
 from pathlib import Path
 
@@ -115,7 +116,8 @@ def _description(item: Item, layout: object) -> pd.DataFrame:
 def _joined(part: AnnData, described: Sequence[pd.DataFrame]) -> AnnData:
     """Return the cells that every annotation describes, with what these say."""
     for table in described:
-        part = part[part.obs_names.isin(table.index)].copy()
+        with _genes_may_repeat():
+            part = part[part.obs_names.isin(table.index)].copy()
         for column, values in table.loc[part.obs_names].items():
             part.obs[column] = values.to_numpy()
     return part
@@ -212,10 +214,16 @@ def _adata(cells: Cells, var: pd.DataFrame, layout: CellReader, item: Item) -> A
     values = cells.values
     if layout.values == "log" and isinstance(layout, Csv | Mtx):
         values = linear_values(values, math.e).astype(np.float32)
-    with warnings.catch_warnings():
-        # Names of genes may repeat: the values of one gene are added up where they are used.
-        warnings.simplefilter("ignore")
+    with _genes_may_repeat():
         return AnnData(values, obs=obs, var=var)
+
+
+@contextmanager
+def _genes_may_repeat() -> Iterator[None]:
+    """Keep quiet about names of genes that repeat: the values of one gene are added up where they are used."""
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", "Variable names are not unique", UserWarning)
+        yield
 
 
 @lru_cache

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import csv
 from collections.abc import Iterator
 from dataclasses import dataclass
 
@@ -83,7 +82,7 @@ class _Table:
         """Give ``size`` rows at a time."""
         lines, seen = self.item.lines(), dict[str, int]()
         number, first = next(lines, (0, b""))
-        header = self._fields(first)
+        header = self.item.fields(number, first, self.layout.delimiter)
         if len(header) < 2:
             found = f"is {first[:60].decode(errors='replace')!r}"
             raise self.item.wrong(number or 1, f"{found}; expected columns with {self.layout.delimiter!r} between them")
@@ -141,16 +140,12 @@ class _Table:
         described = {key: [fields[at] for fields in before] for key, at in self.places.items()}
         return _Rows(names, described, sparse.vstack(values, format="csr"))
 
-    def _fields(self, line: bytes) -> list[str]:
-        """Return the columns of a line, without quotes."""
-        return next(csv.reader([line.decode(errors="replace")], delimiter=self.layout.delimiter), [])
-
     def _split(self, number: int, line: bytes) -> tuple[list[str], bytes]:
         """Return what stands before the values of a line, and the values."""
         count = self.layout.names
         parts = line.split(self.delimiter, count)
         if any(part.count(b'"') % 2 for part in parts[:count]):  # a quoted name holds a delimiter
-            fields = self._fields(line)
+            fields = self.item.fields(number, line, self.layout.delimiter)
             parts = [field.encode() for field in fields[:count]]
             parts += [self.delimiter.join(field.encode() for field in fields[count:])] if len(fields) > count else []
         if len(parts) <= count:

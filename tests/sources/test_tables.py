@@ -105,6 +105,7 @@ def test_numbers_are_those_that_pandas_reads(tmp_path: Path) -> None:
         (b"cell,A\none,1,2,3\n", {}, "line 2, holds 3 values in 1 blocks, and the header has 2 columns; expected as"),
         (b"cell,A,B,C\none,1,2,3\n", {"blocks": 2}, "line 2, holds 3 values in 2 blocks"),
         (b"cell,A,B\n", {}, "line 1, is the last one; expected values below the header"),
+        (b"cell\r,A\none,1\n", {}, "line 1, is no line of a table (new-line character seen in unquoted field"),
         (b"", {}, "line 1, is ''; expected columns with ',' between them"),
         (b"<!DOCTYPE html>\n<html>\n", {}, "line 1, is '<!DOCTYPE html>'; expected columns"),
         (COLUMNS.replace(b"two", b"one"), {"cells": "columns"}, "line 1, names the cell 'one' more than once"),
