@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import csv
 from collections.abc import Iterator
 
 import pandas as pd
@@ -97,6 +96,6 @@ def _sample_lines(item: Item) -> Iterator[tuple[int, list[str]]]:
     """Give the lines about samples, and their numbers."""
     for number, line in item.lines():
         if line.startswith(SAMPLE.encode()):
-            yield number, next(csv.reader([line.decode(errors="replace")], delimiter="\t"))
+            yield number, item.fields(number, line, "\t")
         elif line.startswith(b"!series_matrix_table_begin"):
             return

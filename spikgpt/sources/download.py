@@ -31,6 +31,8 @@ HOPELESS = ("ConnectError", "OfflineModeIsEnabled", "UnsupportedProtocol")
 
 GO_ON = "Check the connection and run the same command again: it goes on where it stopped. Or name a mirror: --mirror."
 MOVED = "It may have moved: look at the page of the study, or name a mirror that has the file: --mirror."
+PAGE = "a web page"
+BY_HAND = "Some files are given to people alone: get it there by hand and put it into a folder to name with --mirror."
 REPLACED = (
     "The study may have replaced it: compare the recipe with its page, or name a mirror that has the file: --mirror."
 )
@@ -138,6 +140,8 @@ class _Download:
             msg = f"another part than from byte {start}"
             raise Improper(msg)
         whole(response)
+        if response.headers.get("Content-Type", "").startswith("text/html"):
+            raise Improper(PAGE)
         into.truncate(0)
         version = response.headers.get("ETag") or response.headers.get("Last-Modified") or ""
         # Weak names are shared by versions that differ in bytes.
@@ -163,7 +167,7 @@ class _Download:
         if status:
             reason, remedy = f"the server answered {status}", MOVED if status in GONE else GO_ON
         elif isinstance(error, Improper):
-            reason, remedy = f"the server answered with {error.what}", REPLACED
+            reason, remedy = f"the server answered with {error.what}", BY_HAND if error.what == PAGE else REPLACED
         elif isinstance(error, Unreachable):
             reason, remedy = f"the server is too slow, {self._received()} bytes arrived", GO_ON
         else:

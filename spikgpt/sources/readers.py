@@ -8,10 +8,12 @@ import shutil
 import tempfile
 import warnings
 from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from functools import lru_cache
 from pathlib import Path
 
 import numpy as np
+import numpy.typing as npt
 import pandas as pd
 from anndata import AnnData
 
@@ -48,18 +50,13 @@ def read(files: Sequence[SourceFile], paths: Mapping[str, Path]) -> Iterator[Ann
     """
     items = {file.name: item_of(paths[file.name]) for file in files}
     described = {file.name: _description(items[file.name], file.reader) for file in files if _describes(file)}
-    seen: dict[str, str] = {}
+    seen = _Names()
     kept, example = 0, ""
     for file in files:
         if isinstance(file.reader, Part) or _describes(file):
             continue
         for title, part in _parts(file, paths[file.name], items):
-            for name in part.obs_names:
-                if name in seen:
-                    again = "again" if seen[name] == title else f"and in {title}"
-                    msg = f"The cell {name!r} is in {seen[name]} {again}; names are unique in a study. {NAME_SAMPLES}"
-                    raise DataError(msg)
-                seen[name] = title
+            seen.add(part.obs_names.tolist(), title)
             example = example or str(part.obs_names[0])
             if (cells := _joined(part, list(described.values()))).n_obs:
                 kept += cells.n_obs
@@ -69,6 +66,40 @@ def read(files: Sequence[SourceFile], paths: Mapping[str, Path]) -> Iterator[Ann
         found = "; ".join(f"{name} describes {cell!r}" for name, cell in names.items())
         msg = f"No cell is described: {found}, and the cells are called {example!r}. Bring names together by rename."
         raise DataError(msg)
+
+
+class _Names:
+    """Names that were seen: eight bytes of each, as raw matrices have a million droplets a sample."""
+
+    def __init__(self) -> None:
+        self._earlier: dict[str, npt.NDArray[np.int64]] = {}
+        self._title, self._now = "", set[int]()
+
+    def add(self, names: list[str], title: str) -> None:
+        """Take names of a table, and refuse one that was seen."""
+        if title != self._title:
+            self._earlier[self._title] = np.sort(np.fromiter(self._now, np.int64, len(self._now)))
+            self._title, self._now = title, set()
+        keys = [hash(name) for name in names]
+        for name, key in zip(names, keys, strict=True):
+            if key in self._now:
+                self._refuse(name, title, "again")
+            self._now.add(key)
+        for before, known in self._earlier.items():
+            twice = np.flatnonzero(_among(known, keys))
+            if len(twice):
+                self._refuse(names[twice[0]], before, f"and in {title}")
+
+    def _refuse(self, name: str, title: str, again: str) -> None:
+        msg = f"The cell {name!r} is in {title} {again}; names are unique in a study. {NAME_SAMPLES}"
+        raise DataError(msg)
+
+
+def _among(known: npt.NDArray[np.int64], keys: list[int]) -> npt.NDArray[np.bool_]:
+    """Tell which keys are among sorted ones, without looking at all of those."""
+    if not len(known):
+        return np.zeros(len(keys), dtype=bool)
+    return np.asarray(known[np.searchsorted(known, keys).clip(max=len(known) - 1)] == keys)
 
 
 def _describes(file: SourceFile) -> bool:
@@ -85,7 +116,8 @@ def _description(item: Item, layout: object) -> pd.DataFrame:
 def _joined(part: AnnData, described: Sequence[pd.DataFrame]) -> AnnData:
     """Return the cells that every annotation describes, with what these say."""
     for table in described:
-        part = part[part.obs_names.isin(table.index)].copy()
+        with _genes_may_repeat():
+            part = part[part.obs_names.isin(table.index)].copy()
         for column, values in table.loc[part.obs_names].items():
             part.obs[column] = values.to_numpy()
     return part
@@ -182,10 +214,16 @@ def _adata(cells: Cells, var: pd.DataFrame, layout: CellReader, item: Item) -> A
     values = cells.values
     if layout.values == "log" and isinstance(layout, Csv | Mtx):
         values = linear_values(values, math.e).astype(np.float32)
-    with warnings.catch_warnings():
-        # Names of genes may repeat: the values of one gene are added up where they are used.
-        warnings.simplefilter("ignore")
+    with _genes_may_repeat():
         return AnnData(values, obs=obs, var=var)
+
+
+@contextmanager
+def _genes_may_repeat() -> Iterator[None]:
+    """Keep quiet about names of genes that repeat: the values of one gene are added up where they are used."""
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", "Variable names are not unique", UserWarning)
+        yield
 
 
 @lru_cache

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import csv
 import gzip
 import tarfile
 import zipfile
@@ -58,6 +59,13 @@ class Item:
                     raise self.wrong(number, f"is longer than {LONGEST_LINE} bytes; expected a table of text")
                 if line := line.rstrip(b"\r\n"):
                     yield number, line
+
+    def fields(self, number: int, line: bytes, delimiter: str) -> list[str]:
+        """Return the columns of a line, without quotes."""
+        try:
+            return next(csv.reader([line.decode(errors="replace")], delimiter=delimiter), [])
+        except csv.Error as error:
+            raise self.wrong(number, f"is no line of a table ({error}). {DAMAGED.rstrip('.')}") from error
 
     def wrong(self, line: int, what: str) -> DataError:
         """Return an error about a line."""

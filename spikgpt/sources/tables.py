@@ -2,12 +2,10 @@
 
 from __future__ import annotations
 
-import csv
 from collections.abc import Iterator
 from dataclasses import dataclass
 
 import numpy as np
-import numpy.typing as npt
 import pandas as pd
 from scipy import sparse
 
@@ -17,6 +15,8 @@ from spikgpt.sources.streams import Item
 
 # Digits of whole numbers that are read together.
 MOST_DIGITS = 7
+# Bytes of lines that are read together.
+TOGETHER = 128 * 1024
 
 
 @dataclass(frozen=True)
@@ -82,30 +82,38 @@ class _Table:
         """Give ``size`` rows at a time."""
         lines, seen = self.item.lines(), dict[str, int]()
         number, first = next(lines, (0, b""))
-        header = self._fields(first)
+        header = self.item.fields(number, first, self.layout.delimiter)
         if len(header) < 2:
             found = f"is {first[:60].decode(errors='replace')!r}"
             raise self.item.wrong(number or 1, f"{found}; expected columns with {self.layout.delimiter!r} between them")
-        names, before, indices, values = list[str](), list[list[str]](), [], []
+        names, before, values = list[str](), list[list[str]](), list[sparse.csr_matrix]()
+        texts, numbers = list[bytes](), list[int]()
         for number, line in lines:
-            fields, rest = self._split(number, line)
+            fields, text = self._split(number, line)
             if not self.columns:
-                self._begin(header, rest, number)
+                self._begin(header, text, number)
+            if (count := text.count(self.delimiter) + 1) != self.width:
+                ahead = self.layout.names
+                raise self.item.wrong(number, f"has {ahead + count} columns; expected {ahead + self.width}")
             name = fields[0]
             if self.layout.cells == "rows" and seen.setdefault(name, number) != number:
                 raise self.item.wrong(number, f"names the cell {name!r}, which line {seen[name]} does; name each once")
-            places, numbers = self._values(rest, number)
             names.append(name)
             before.append(fields)
-            indices.append(places)
-            values.append(numbers)
+            texts.append(text)
+            numbers.append(number)
+            if len(names) == size or sum(map(len, texts)) >= TOGETHER:
+                values.append(self._values(texts, numbers))
+                texts, numbers = [], []
             if len(names) == size:
-                yield self._rows(names, before, indices, values)
-                names, before, indices, values = [], [], [], []
+                yield self._rows(names, before, values)
+                names, before, values = [], [], []
         if not self.columns:
             raise self.item.wrong(number, "is the last one; expected values below the header")
+        if texts:
+            values.append(self._values(texts, numbers))
         if names:
-            yield self._rows(names, before, indices, values)
+            yield self._rows(names, before, values)
 
     def _begin(self, header: list[str], rest: bytes, number: int) -> None:
         """Learn from the first row how wide the table is, and what the header names."""
@@ -128,61 +136,49 @@ class _Table:
                 raise self.item.wrong(1, f"has no column {column!r} before the values; it has {has}. Check obs, names")
             self.places[name] = titles.index(column) + layout.names - named
 
-    def _rows(
-        self,
-        names: list[str],
-        before: list[list[str]],
-        indices: list[npt.NDArray[np.int32]],
-        values: list[npt.NDArray[np.float32]],
-    ) -> _Rows:
-        starts = np.cumsum([0, *map(len, indices)])
-        matrix = (np.concatenate(values), np.concatenate(indices), starts)
-        rows = sparse.csr_matrix(matrix, shape=(len(names), len(self.columns)))
-        return _Rows(names, {key: [fields[at] for fields in before] for key, at in self.places.items()}, rows)
-
-    def _fields(self, line: bytes) -> list[str]:
-        """Return the columns of a line, without quotes."""
-        return next(csv.reader([line.decode(errors="replace")], delimiter=self.layout.delimiter), [])
+    def _rows(self, names: list[str], before: list[list[str]], values: list[sparse.csr_matrix]) -> _Rows:
+        described = {key: [fields[at] for fields in before] for key, at in self.places.items()}
+        return _Rows(names, described, sparse.vstack(values, format="csr"))
 
     def _split(self, number: int, line: bytes) -> tuple[list[str], bytes]:
         """Return what stands before the values of a line, and the values."""
         count = self.layout.names
         parts = line.split(self.delimiter, count)
         if any(part.count(b'"') % 2 for part in parts[:count]):  # a quoted name holds a delimiter
-            fields = self._fields(line)
+            fields = self.item.fields(number, line, self.layout.delimiter)
             parts = [field.encode() for field in fields[:count]]
             parts += [self.delimiter.join(field.encode() for field in fields[count:])] if len(fields) > count else []
         if len(parts) <= count:
             raise self.item.wrong(number, f"has {len(parts)} columns; expected {count} names and the values")
         return [part.decode(errors="replace").strip('"') for part in parts[:count]], parts[count].replace(b'"', b"")
 
-    def _values(self, text: bytes, number: int) -> tuple[npt.NDArray[np.int32], npt.NDArray[np.float32]]:
-        """Return where the values of a line are not 0, and these; only those are looked at one by one."""
-        signs = np.frombuffer(text, dtype=np.uint8)
-        stops = np.append(np.flatnonzero(signs == ord(self.layout.delimiter)), len(signs))
-        if len(stops) != self.width:
-            count = self.layout.names
-            raise self.item.wrong(number, f"has {count + len(stops)} columns; expected {count + self.width}")
+    def _values(self, texts: list[bytes], lines: list[int]) -> sparse.csr_matrix:
+        """Return the values of some lines; only those that are not 0 are looked at more closely."""
+        text, count = self.delimiter.join(texts), len(self.columns)
+        signs = np.frombuffer(text + b"\n", dtype=np.uint8)
+        stops = np.append(np.flatnonzero(signs == ord(self.layout.delimiter)), len(text))
         starts = np.append(0, stops[:-1] + 1)
-        if self.layout.blocks > 1:
-            count = self.width // self.layout.blocks
-            starts, stops = (ends[self.layout.block * count :][:count] for ends in (starts, stops))
+        wanted = slice(self.layout.block * count, (self.layout.block + 1) * count)
+        starts, stops = (ends.reshape(len(texts), self.width)[:, wanted].ravel() for ends in (starts, stops))
         lengths = stops - starts
-        single = lengths == 1
-        filled = np.flatnonzero(~(single & (signs[np.where(single, starts, 0)] == ord("0"))))
+        filled = np.flatnonzero((lengths != 1) | (signs[starts] != ord("0")))
         starts, lengths = starts[filled], lengths[filled]
         numbers = np.full(len(filled), np.nan)
-        for length in range(1, MOST_DIGITS + 1):
+        for length in range(1, min(MOST_DIGITS, lengths.max(initial=0)) + 1):
             some = np.flatnonzero(lengths == length)
             digits = signs[starts[some, None] + np.arange(length)].astype(np.int64) - ord("0")
             whole = ((digits >= 0) & (digits <= 9)).all(axis=1)
             numbers[some[whole]] = digits[whole] @ 10 ** np.arange(length)[::-1]
+        rows, columns = np.divmod(filled, count)
         too_large = (numbers > LARGEST_LOG) & (self.layout.values == "log")
         for place in np.flatnonzero(np.isnan(numbers) | too_large):
             word = text[starts[place] : starts[place] + lengths[place]].decode(errors="replace")
-            numbers[place] = self._number(word, number, int(filled[place]))
-        kept = numbers != 0
-        return filled[kept].astype(np.int32), numbers[kept].astype(np.float32)
+            numbers[place] = self._number(word, lines[rows[place]], columns[place])
+        row_starts = np.searchsorted(rows, np.arange(len(texts) + 1))
+        parts = numbers.astype(np.float32), columns.astype(np.int32), row_starts.astype(np.int32)
+        values = sparse.csr_matrix(parts, shape=(len(texts), count))
+        values.eliminate_zeros()
+        return values
 
     def _number(self, word: str, line: int, place: int) -> float:
         """Return a number of a kind that the layout allows."""

@@ -20,7 +20,7 @@ RNA = "Gene Expression"
 
 
 def read_triplets(item: Item, layout: Mtx, beside: Mapping[str, Item], size: int) -> Iterator[Cells]:
-    """Give the cells of a matrix in parts of ``size``; one matrix is in memory as a whole, sparse.
+    """Give the cells of a matrix in parts of ``size``, without empty ones; a matrix is in memory as a whole, sparse.
 
     Parameters
     ----------
@@ -63,9 +63,11 @@ def read_triplets(item: Item, layout: Mtx, beside: Mapping[str, Item], size: int
     genes = pd.DataFrame(index=[fields[0] for fields in features])
     if all(len(fields) > 1 for fields in features):
         genes["gene_symbol"] = [fields[1] for fields in features]
-    for start in range(0, by_cell.shape[0], size):
-        part = slice(start, start + size)
-        yield Cells(barcodes[part], genes, {}, by_cell[part])
+    # Raw matrices list every barcode there is.
+    filled = np.flatnonzero(np.diff(by_cell.indptr))
+    for start in range(0, len(filled), size):
+        part = filled[start : start + size]
+        yield Cells([barcodes[place] for place in part], genes, {}, by_cell[part])
 
 
 def _list(name: str, item: Item, beside: Mapping[str, Item]) -> list[list[str]]:

@@ -20,8 +20,8 @@ class FileServer:
     """Files by path, what clients asked for, and what goes wrong with the next requests, in order.
 
     A fault is a status; ``cut``, half of what was asked for and a closed connection; ``short``, half of it, said to be
-    the whole; ``slow``, half of it, then a byte at a time; ``whole``, everything whatever part was asked for; or
-    ``other``, another part.
+    the whole; ``slow``, half of it, then a byte at a time; ``whole``, everything whatever part was asked for;
+    ``other``, another part; or ``page``, a web page.
     """
 
     def __init__(self) -> None:
@@ -71,6 +71,7 @@ class _Handler(BaseHTTPRequestHandler):
         if start:
             self.send_header("Content-Range", f"bytes {said}-{len(content) - 1}/{len(content)}")
         self.send_header("Content-Length", str(len(body) // 2 if fault == "short" else len(body)))
+        self.send_header("Content-Type", "text/html; charset=utf-8" if fault == "page" else "application/x-gzip")
         if server.version:
             self.send_header("ETag", server.version)
         self.end_headers()

@@ -131,6 +131,8 @@ def emtab5061(cells: AnnData) -> dict[str, bytes]:
         [gene, f"NM_{place}", *(row / 3).round(4).tolist(), *row.tolist()]
         for place, (gene, row) in enumerate(zip(cells.var_names, counts, strict=True))
     ]
+    # Symbols may repeat.
+    rows[1][0] = rows[0][0]
     table = text([["#samples", *names], *rows], "\t")
     header = ["Source Name", "Characteristics[individual]", "Characteristics[cell type]", "Comment[RUN]"]
     # Two runs of each cell.

@@ -95,6 +95,11 @@ def test_another_part_than_asked_for_is_refused(server: FileServer, tmp_path: Pa
     [
         ([404], r"the server answered 404\. It may have moved: look at the page of the study, or name a mirror", 1),
         ([403], r"the server answered 403\. It may have moved", 1),
+        (
+            ["page"],
+            r"the server answered with a web page\. Some files are given to people alone: get it there",
+            1,
+        ),
         ([500] * 9, r"the server answered 500\. Check the connection and run the same command again", TRIES),
     ],
 )

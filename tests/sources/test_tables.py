@@ -11,6 +11,7 @@ import pandas as pd
 import pytest
 
 from spikgpt.errors import DataError
+from spikgpt.sources import tables
 from spikgpt.sources.spec import Csv
 from spikgpt.sources.streams import item_of
 from spikgpt.sources.tables import Cells, read_table
@@ -104,6 +105,7 @@ def test_numbers_are_those_that_pandas_reads(tmp_path: Path) -> None:
         (b"cell,A\none,1,2,3\n", {}, "line 2, holds 3 values in 1 blocks, and the header has 2 columns; expected as"),
         (b"cell,A,B,C\none,1,2,3\n", {"blocks": 2}, "line 2, holds 3 values in 2 blocks"),
         (b"cell,A,B\n", {}, "line 1, is the last one; expected values below the header"),
+        (b"cell\r,A\none,1\n", {}, "line 1, is no line of a table (new-line character seen in unquoted field"),
         (b"", {}, "line 1, is ''; expected columns with ',' between them"),
         (b"<!DOCTYPE html>\n<html>\n", {}, "line 1, is '<!DOCTYPE html>'; expected columns"),
         (COLUMNS.replace(b"two", b"one"), {"cells": "columns"}, "line 1, names the cell 'one' more than once"),
@@ -117,7 +119,8 @@ def test_what_is_wrong_is_told_with_its_line(
     assert f"{tmp_path / 'table.csv'}, {message.encode().decode('unicode_escape')}" in str(caught.value)
 
 
-def test_memory_is_that_of_a_part(tmp_path: Path) -> None:
+def test_memory_is_that_of_a_part(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(tables, "TOGETHER", 10_000)
     row = ",".join(["0"] * 19 + ["1"])
     lines = [",".join(["cell", *(f"g{place}" for place in range(2000))])]
     lines += [f"c{place},{','.join([row] * 100)}" for place in range(600)]

@@ -47,6 +47,13 @@ def test_a_sample_is_read_in_parts(cells: AnnData, plain: bool, tmp_path: Path) 
     assert list(parts[0].var.index[:2]) == ["ENSG00000000000", "ENSG00000000001"]
 
 
+def test_empty_droplets_are_left_out(cells: AnnData, tmp_path: Path) -> None:
+    contents = triplets(cells) | {"matrix.mtx.gz": matrix("60 40 2", "1 3 5", "2 7 1")}
+    parts = read(contents, tmp_path, 1, features="genes.tsv")
+    assert [part.names for part in parts] == [["AAAC2-1"], ["AAAC6-1"]]
+    assert [part.values.sum() for part in parts] == [5, 1]
+
+
 def test_proteins_are_left_out(cells: AnnData, tmp_path: Path) -> None:
     (part,) = read(triplets(cells, types=True), tmp_path, features="genes.tsv")
     np.testing.assert_array_equal(part.values.toarray(), values(cells)[:, :-1])
