@@ -69,7 +69,7 @@ class MadeUp:
         own = [self.random.choice(genes, max(5, genes // 50), replace=False) for _ in labels]
         profiles = np.tile(shared, (len(labels), 1))
         for profile, chosen in zip(profiles, own, strict=True):
-            profile[chosen] *= 30
+            profile[chosen] *= 4
         self._sums = np.cumsum(profiles / profiles.sum(axis=1, keepdims=True), axis=1)
 
     def cells(self, size: int) -> tuple[sparse.csr_matrix, list[str]]:
@@ -81,6 +81,12 @@ class MadeUp:
         for label in np.unique(index):
             rows = np.flatnonzero(index == label)
             columns[rows] = np.searchsorted(self._sums[label], self.random.random((len(rows), depth)))
+        # Cells are between their label and another, as cells are: else no probability is below 1.
+        other, share = self.random.integers(len(self.labels), size=size), self.random.uniform(0, 0.5, size)
+        for label in np.unique(other):
+            rows = np.flatnonzero(other == label)
+            drawn = np.searchsorted(self._sums[label], self.random.random((len(rows), depth)))
+            columns[rows] = np.where(self.random.random(drawn.shape) < share[rows, None], drawn, columns[rows])
         columns = np.minimum(columns, genes - 1)
         starts = np.arange(0, size * depth + 1, depth)
         counts = sparse.csr_matrix((np.ones(size * depth, np.float32), columns.ravel(), starts), shape=(size, genes))

@@ -8,9 +8,14 @@ import numpy as np
 import numpy.typing as npt
 from scipy import sparse
 
+from spikgpt.types import Strings
+
 # What is learned of a query is learned from at most this many of its cells, and neighbours are sought among them: so
 # the time grows with the number of cells, not its square, and the memory hardly.
 LARGEST_SAMPLE = 20_000
+# Which genes tell labels apart, and their components, are learned from about as many cells of a reference, and of each
+# label from at least so many if it has them.
+LARGEST_FIT, CELLS_OF_RARE = 50_000, 300
 
 
 def content_keys(values: sparse.csr_matrix | npt.NDArray[Any]) -> npt.NDArray[np.float64]:
@@ -28,3 +33,17 @@ def sample_of(keys: npt.NDArray[np.float64], limit: int = LARGEST_SAMPLE) -> npt
     """
     step = max(1, -(-len(keys) // limit))
     return np.sort(np.argsort(keys, kind="stable")[step // 2 :: step])
+
+
+def stratified(labels: Strings) -> npt.NDArray[np.int64]:
+    """Return at most about ``LARGEST_FIT`` of n cells, ascending, by their labels, shape (n,).
+
+    They are spread evenly over the cells of each label, of which they are the same share but for rare labels: of these,
+    a few hundred cells stay.
+    """
+    step = -(-len(labels) // LARGEST_FIT)
+    if step <= 1:
+        return np.arange(len(labels))
+    rows = [np.flatnonzero(labels == name) for name in np.unique(labels)]
+    steps = [max(1, min(step, len(some) // CELLS_OF_RARE)) for some in rows]
+    return np.sort(np.concatenate([some[:: every] for some, every in zip(rows, steps, strict=True)]))

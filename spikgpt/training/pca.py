@@ -120,16 +120,13 @@ def more_genes(
     )
 
 
-def augmented(
-    projection: PCAProjection, adata: AnnData, *, layer: str | None = None, seed: int = 0
-) -> list[npt.NDArray[np.float64]]:
-    """Return the vectors of the cells as another sample might show them, an array of shape (n, dim) or none.
+def augmented(projection: PCAProjection, cells: AlignedCells, *, seed: int = 0) -> list[npt.NDArray[np.float64]]:
+    """Return the vectors of aligned cells as another sample might show them, an array of shape (n, dim) or none.
 
     Samples differ in depth, and in how much RNA of burst cells every droplet takes up. A cell keeps a share of its
     counts, uniform over ``OTHER_DEPTH``; a Beta(1, 4) share of what remains is the mean profile of the cells; counts
     are drawn from a Poisson distribution. Only raw counts can be drawn again.
     """
-    cells = align(find_expression(adata, layer=layer), projection.genes)
     if cells.kind != "counts":
         return []
     random = np.random.default_rng(seed)

@@ -26,6 +26,7 @@ from spikgpt.labels.thresholds import PAPER_THRESHOLD, Calibration, Thresholds, 
 from spikgpt.options import AnnotateOptions, TrainOptions
 from spikgpt.pipeline import QueryModel
 from spikgpt.reference.files import CLASSIFIER, EMBEDDER, ReferenceFiles, reference_of
+from spikgpt.sampling import stratified
 from spikgpt.training.evaluation import ontology_ids
 from spikgpt.training.fit import Progress, fit, hold_out
 from spikgpt.training.metrics import measure, reliability
@@ -33,6 +34,8 @@ from spikgpt.training.pca import augmented, fit_pca, more_genes
 from spikgpt.training.recipes import Recipe, network_config, recipe_named
 from spikgpt.types import UNKNOWN, Floats, InputReport, Integers, OnCells, Strings
 
+# Cells whose genes are all read at a time, where only some genes of them are kept.
+PART = 50_000
 # Called with the stage of the training and its progress after each epoch.
 OnEpoch = Callable[[str, Progress], None]
 
@@ -85,7 +88,9 @@ def train(
     if recipe.refit:
         final = fit_part(cells, np.arange(len(cells.labels)), "all-cells", recipe, options, on_epoch)
     if isinstance(projection := final.engine.embedding, PCAProjection) and cells.stored is None:
-        known = replace(projection, more=more_genes(projection, cells.adata, cells.labels, layer=options.layer))
+        sample = stratified(cells.labels)
+        others = more_genes(projection, cells.adata[sample], cells.labels[sample], layer=options.layer)
+        known = replace(projection, more=others)
         final = replace(final, engine=replace(final.engine, embedding=known))
     told = {"label_key": label_key, "batch_key": options.batch_key, "recipe": recipe.to_dict(), "seed": options.seed}
     return _reference(cells, final, thresholds, metrics, {**(options.provenance or {}), **told}, options.name)
@@ -112,7 +117,11 @@ class TrainingCells:
         """Return some of the cells as an embedding reads them."""
         if self.vectors is not None:
             return self.vectors.part(rows)
-        return joined(list(embedding.read(self.adata[rows], layer=layer, scaling="auto").chunks))
+        parts = [self.adata[part] for part in np.split(rows, range(PART, len(rows), PART))]
+        chunks = [chunk for part in parts for chunk in embedding.read(part, layer=layer, scaling="auto").chunks]
+        # Parts of several studies may hold counts and values that are none.
+        kinds = {chunk.kind for chunk in chunks}
+        return replace(joined(chunks), kind=chunks[0].kind if len(kinds) == 1 else "linear")
 
 
 @dataclass(frozen=True)
@@ -183,11 +192,12 @@ def fit_part(
         embedding = ObsmEmbedding("vectors", cells.vectors.values.shape[1])
         vectors = [vectors_of(cells.vectors.part(rows))]
     else:
-        embedding = fit_pca(cells.adata[rows], labels, layer=options.layer, seed=options.seed)
+        sample = stratified(labels)
+        embedding = fit_pca(cells.adata[rows[sample]], labels[sample], layer=options.layer, seed=options.seed)
         read = cells.read(embedding, rows, options.layer)
         vectors = [embedding.project(read.values, read.totals)]
         for copy in range(recipe.augmented_copies):
-            vectors += augmented(embedding, cells.adata[rows], layer=options.layer, seed=options.seed + copy)
+            vectors += augmented(embedding, read, seed=options.seed + copy)
     classifier = fit(
         network_config(recipe, embedding.dim, len(names)),
         recipe,

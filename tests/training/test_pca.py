@@ -58,15 +58,15 @@ def test_the_fit_depends_on_neither_storage_nor_gene_order(cells: AnnData) -> No
 
 def test_augmented_cells_look_like_their_type(small: ReferenceFiles, cells: AnnData) -> None:
     projection = projection_of(small)
-    (vectors,) = augmented(projection, cells, seed=3)
+    (vectors,) = augmented(projection, aligned(small, cells), seed=3)
     assert not np.allclose(vectors, vectors_of(small, cells))
     truth = cells.obs["cell_type"].astype(str).to_numpy()
     found = np.array(small.labels.names)[torch_engine(small).classified(vectors)[0].argmax(axis=1)]
     assert (found == truth).mean() > 0.9
-    np.testing.assert_array_equal(augmented(projection, cells, seed=3)[0], vectors)
+    np.testing.assert_array_equal(augmented(projection, aligned(small, cells), seed=3)[0], vectors)
 
 
 def test_log_values_are_not_drawn_again(small: ReferenceFiles, cells: AnnData) -> None:
     logs = cells.copy()
     logs.X = sparse.csr_matrix(np.log1p(1e4 * cells.X.toarray() / cells.X.toarray().sum(axis=1, keepdims=True)))
-    assert augmented(projection_of(small), logs) == []
+    assert augmented(projection_of(small), aligned(small, logs)) == []
