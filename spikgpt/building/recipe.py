@@ -198,7 +198,7 @@ def read_recipe(folder: Path) -> Recipe:
     ConfigError
         When a field is missing, unknown, or not what it should be; the message names it.
     """
-    path = folder / FILE
+    path, values = folder / FILE, None
     try:
         values = yaml.load(_text(path), _Once)  # a SafeLoader
         recipe = msgspec.convert(values, Recipe)

@@ -1,0 +1,83 @@
+"""A small recipe on real cells, laid out as GEO has them."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+from anndata import AnnData
+
+from hub_cards.mirror import pancreas
+from spikgpt.building.recipe import FILE
+
+RECIPE = """
+name: islets
+source: Some islet cells
+licence: MIT
+tissue: pancreas
+organism: Homo sapiens
+seed: 3
+left_out: [LEFT_OUT]
+cells: {reference: 240, query: 120}
+paper: {reference: none, query: none, figures: none}
+labels:
+  alpha: {id: CL:0000171, term: pancreatic A cell, broad: CL:0008024, broad_term: pancreatic endocrine cell}
+  beta: {id: CL:0000169, term: type B pancreatic cell, broad: CL:0008024, broad_term: pancreatic endocrine cell}
+  delta: {id: CL:0000173, term: pancreatic D cell, broad: CL:0000164, broad_term: enteroendocrine cell}
+  exocrine: {id: CL:0000083, term: epithelial cell of pancreas, broad: CL:0000083, broad_term: epithelial cell of pancreas}
+sources:
+  - study: Learned
+    accession: GSE84133
+    role: reference
+    page: https://www.ncbi.nlm.nih.gov/geo/query/acc.cgi?acc=GSE84133
+    citation: Baron et al. 2016
+    licence: none
+    keep: {donor: [human1, human2]}
+    files: &no
+    labels: {alpha: alpha, beta: beta, delta: delta, ductal: exocrine, acinar: exocrine, endothelial: null}
+  - study: Asked
+    accession: GSE84133
+    role: query
+    page: https://www.ncbi.nlm.nih.gov/geo/query/acc.cgi?acc=GSE84133
+    citation: Baron et al. 2016
+    licence: none
+    keep: {donor: [human3]}
+    files: &no
+    labels: {alpha: alpha, beta: beta, delta: delta, endothelial: null}
+    patterns: {'ductal|acinar': exocrine}
+"""
+FILES = r"""
+      - name: GSE84133_RAW.tar
+        url: URL/GSE84133/GSE84133_RAW.tar
+        reader:
+          format: tar
+          members: 'GSM\d+_(?P<donor>human\d)_umifm_counts\.csv\.gz'
+          reader: {format: csv, cells: rows, names: 3, obs: {cell_type: assigned_cluster}}"""
+
+
+@pytest.fixture(scope="session")
+def islets(cells: AnnData) -> AnnData:
+    """Return the cells of three made-up donors, with the 600 genes that have the most counts."""
+    most = np.sort(np.argsort(np.asarray(cells.X.sum(axis=0)).ravel(), kind="stable")[-600:])
+    few = cells[:, most].copy()
+    # Of each type, as many cells of each donor.
+    few.obs["donor"] = [f"human{1 + place % 3}" for place in few.obs.groupby("cell_type", observed=True).cumcount()]
+    return few
+
+
+@pytest.fixture(scope="session")
+def mirror(islets: AnnData, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Write them as GEO has them."""
+    folder = tmp_path_factory.mktemp("mirror")
+    pancreas(folder, islets)
+    return folder
+
+
+def write_recipe(folder: Path, *, url: str = "https://example.org", left_out: str = "") -> Path:
+    """Write the small recipe."""
+    folder.mkdir(parents=True, exist_ok=True)
+    text = RECIPE.replace(" &no", FILES.replace("URL", url)).replace("LEFT_OUT", left_out)
+    (folder / FILE).write_text(text)
+    (folder / "card.md").write_text("## Intended use\n\nTests.\n")
+    return folder

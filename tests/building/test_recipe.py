@@ -1,0 +1,174 @@
+"""Recipes: every line of those that come with the library, and what is refused."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import msgspec
+import pytest
+import yaml
+
+from spikgpt.building.recipe import FILE, Recipe, card_of, find_recipe, read_recipe, recipe_folders
+from spikgpt.cells.reading import read_cells
+from spikgpt.errors import ConfigError
+from spikgpt.labels.ontology import ontology
+from tests.conftest import DATA
+
+NAMES = sorted(recipe_folders())
+# What the paper trains on and asks: reference cells, query cells, and the accessions of each.
+PAPER = {
+    "lung": (309_287, 24_181, {"HLCA-core"}, {"HLCA-core"}),
+    "pancreas": (10_600, 4_218, {"GSE84133", "GSE85241"}, {"GSE81608", "E-MTAB-5061", "GSE86473"}),
+    "retina": (93_842, 6_061, {"GSE148077"}, {"GSE130636"}),
+}
+
+each_recipe = pytest.mark.parametrize("name", NAMES)
+
+
+def recipe_of(name: str) -> Recipe:
+    return read_recipe(find_recipe(name))
+
+
+def changed(folder: Path, *pairs: tuple[str, str]) -> Path:
+    """Write the recipe of the pancreas with other words."""
+    original = find_recipe("pancreas")
+    text = (original / FILE).read_text()
+    for old, new in pairs:
+        assert old in text
+        text = text.replace(old, new, 1)
+    (folder / FILE).write_text(text)
+    for card in original.glob("*.md"):
+        (folder / card.name).write_text(card.read_text())
+    return folder
+
+
+def test_the_three_tissues_have_recipes() -> None:
+    assert set(NAMES) == PAPER.keys()
+
+
+@each_recipe
+def test_a_recipe_asks_for_what_the_paper_does(name: str) -> None:
+    recipe = recipe_of(name)
+    found = {
+        role: {source.accession for source in recipe.sources if source.role == role} for role in ("reference", "query")
+    }
+    assert (recipe.cells.reference, recipe.cells.query, found["reference"], found["query"]) == PAPER[name]
+    assert recipe.name == name
+    assert recipe.left_out == (("alpha",) if name == "pancreas" else ())
+
+
+@each_recipe
+def test_no_field_of_a_recipe_is_passed_over(name: str) -> None:
+    stated = yaml.safe_load((find_recipe(name) / FILE).read_text())
+    # What was read holds every value of the file; what the file leaves out is a default.
+    read = msgspec.to_builtins(recipe_of(name))
+
+    def within(one: object, other: object) -> None:
+        if isinstance(one, dict):
+            assert isinstance(other, dict)
+            for key, value in one.items():
+                within(value, other[key])
+        elif isinstance(one, list):
+            assert isinstance(other, list | tuple)
+            for value, found in zip(one, other, strict=True):
+                within(value, found)
+        else:
+            assert one == other
+
+    within(stated, read)
+
+
+@each_recipe
+def test_every_label_has_its_term_and_a_broader_one(name: str) -> None:
+    table = ontology()
+    for label in recipe_of(name).labels.values():
+        assert table.names[label.id] == label.term
+        assert table.names[label.broad] == label.broad_term
+        assert label.broad in table.above(label.id)
+
+
+@each_recipe
+def test_every_label_is_that_of_some_cells(name: str) -> None:
+    recipe = recipe_of(name)
+    named = {ours for source in recipe.sources for ours in (source.labels | source.patterns).values()}
+    assert named - {None} == set(recipe.labels)
+
+
+@each_recipe
+def test_what_is_not_verified_is_said(name: str) -> None:
+    recipe = recipe_of(name)
+    assert recipe.unverified
+    for source in recipe.sources:
+        # None of these files was at hand.
+        assert all(file.sha256 for file in source.files) or source.unverified
+        assert source.page
+        assert source.citation
+        assert source.licence
+
+
+@each_recipe
+def test_a_recipe_has_its_cards(name: str) -> None:
+    recipe = recipe_of(name)
+    for card in {recipe.card, *(variant.card for variant in recipe.variants.values())}:
+        assert card_of(find_recipe(name), card).startswith("## Intended use\n")
+
+
+def test_the_labels_of_the_real_cells_are_all_named() -> None:
+    (baron,) = (source for source in recipe_of("pancreas").sources if source.study == "Baron")
+    for path in DATA.glob("pancreas_baron_*.h5ad"):
+        obs = read_cells(path).obs
+        ids = recipe_of("pancreas").labels
+        for label, term in set(zip(obs["cell_type"], obs["cell_ontology_id"], strict=True)):
+            assert ids[str(baron.named(label))].id == term
+
+
+@pytest.mark.parametrize(
+    ("label", "name"),
+    [("Gaba12", "amacrine"), ("DB4a", "bipolar"), ("mlCone", "cone"), ("Rod", "rod"), ("MG_OFF", "ganglion")],
+)
+def test_patterns_name_labels(label: str, name: str) -> None:
+    yan, _ = recipe_of("retina").sources
+    assert yan.named(label) == name
+    with pytest.raises(KeyError):
+        yan.named("Surprise")
+
+
+@pytest.mark.parametrize(
+    ("old", "new", "said"),
+    [
+        ("licence: MIT", "license: MIT", "unknown field `license`"),
+        ("accession: GSE84133", "accesion: GSE84133", "unknown field `accesion`, in sources[0] (study Baron)"),
+        ("cells: 8569", "cells: many", "Expected `int | null`, got `str`, in sources[0].cells (study Baron)"),
+        ("role: query", "role: asked", "Invalid enum value 'asked', in sources[2].role (study Xin)"),
+        ("embedder: pca", "embedder: umap", "Invalid enum value 'umap', in embedder"),
+        ("format: tar", "format: rar", "Invalid value 'rar', in sources[0].files[0].reader.format (study Baron)"),
+        ("id: CL:0000171", "id: CL:171", "in labels"),
+        ("id: CL:0000171", "id: CL:0000169", "alpha has the id CL:0000169, which is 'type B pancreatic cell'"),
+        ("id: CL:0000171", "id: CL:9999999", "alpha has the id CL:9999999, which is no term in the Cell Ontology"),
+        ("broad: CL:0008024, broad_term: pancreatic endocrine", "broad: CL:0000115, broad_term: endothelial",
+         "alpha has the broad CL:0000115, which is not above CL:0000171"),
+        ("beta: beta", "beta: bêta", "Baron calls 'beta' 'bêta', which is none of the labels"),
+        ("left_out: [alpha]", "left_out: [alhpa]", "left_out names 'alhpa'"),
+        ("study: Muraro", "study: Baron", "sources names a study twice"),
+        ("seed: 0", "seed: 0\nseed: 1", "the key 'seed' stands there twice"),
+        ("seed: 0", "seed: &a 0\nx: *a", "an alias"),
+        ("seed: 0", "seed: [", "is no plain YAML"),
+        ("{Baron: {donor: [human1", "{Barn: {donor: [human1", "shipped names the study 'Barn'"),
+        ("(?P<donor>human\\d)", "(?P<donor>human\\d", "is no regular expression"),
+        ("card: shipped.md", "card: ../secret.md", "in variants"),
+        ("card: shipped.md", "card: lost.md", "lost.md cannot be read"),
+    ],
+    ids=lambda text: text[:20],
+)  # fmt: skip
+def test_a_mistake_is_named(tmp_path: Path, old: str, new: str, said: str) -> None:
+    with pytest.raises(ConfigError) as caught:
+        read_recipe(changed(tmp_path, (old, new)))
+    assert said in str(caught.value)
+    assert "\n" not in str(caught.value)
+
+
+def test_a_recipe_of_ones_own_is_a_folder(tmp_path: Path) -> None:
+    changed(tmp_path, ("name: pancreas", "name: islets"))
+    assert read_recipe(find_recipe(str(tmp_path))).name == "islets"
+    with pytest.raises(ConfigError, match="There is no recipe 'lungs'; choose lung, pancreas, retina, or name"):
+        find_recipe("lungs")

@@ -1,0 +1,173 @@
+"""A build from nothing to a reference on a Hub: each step once, and again only for a reason; killed, it goes on."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from spikgpt import SpikGPT
+from spikgpt.building.plan import plan_of
+from spikgpt.building.recipe import FILE, read_recipe
+from spikgpt.building.steps import STEPS, Build, Done
+from spikgpt.errors import ConfigError, DownloadError
+from spikgpt.reference.files import read_reference
+from spikgpt.reference.hub import Hub
+from spikgpt.sharing import push, verify
+from spikgpt.testing.hub import LoopbackHub
+from tests.building.conftest import write_recipe
+from tests.sources.conftest import FileServer
+
+RUN = "from spikgpt.cli.main import main; main()"
+
+
+def build_of(folder: Path, out: Path, mirror: Path | str, **options: bool) -> Build:
+    return Build(plan_of(read_recipe(folder), **options), folder, out, out.parent / "cache", str(mirror))
+
+
+def done_of(build: Build, steps: tuple[str, ...] = STEPS) -> dict[str, bool]:
+    """Return whether each step found nothing to do."""
+    found: list[Done] = []
+    build.run(steps, found.append)
+    assert all(one.found for one in found)
+    return {one.step: one.unchanged for one in found}
+
+
+@pytest.fixture(scope="module")
+def built(mirror: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Build the small recipe with alpha cells left out once; the folder has ``recipe`` and ``islets``."""
+    folder = tmp_path_factory.mktemp("built")
+    recipe = write_recipe(folder / "recipe", left_out="alpha")
+    assert done_of(build_of(recipe, folder / "islets", mirror)) == dict.fromkeys(STEPS, False)
+    return folder
+
+
+def test_a_build_ends_in_a_whole_reference(built: Path) -> None:
+    reference = verify(built / "islets").reference
+    assert reference.labels.names == ("alpha", "beta", "delta", "exocrine")
+    assert reference.labels.cell_ontology_ids[3] == "CL:0000083"
+    assert {name for name in reference.files if name.endswith(".onnx")} >= {"onnx/model.onnx"}
+    (asked,) = reference.metrics["studies"]
+    assert (asked["study"], asked["cells"]) == ("Asked", 100)
+    assert asked["accuracy"] > 0.9
+    (left_out,) = reference.metrics["left_out"]
+    assert (left_out["label"], left_out["unseen_cells"], left_out["known_cells"]) == ("alpha", 20, 80)
+    card = reference.files["README.md"].decode()
+    assert "| Asked | 100 | " in card
+    assert "| alpha | Asked | 20 | " in card
+    assert "| Learned | GSE84133 | reference | 200 | Baron et al. 2016 | none |" in card
+    assert "**Not yet trained on the full data.** It has 200 cells of the 240" in card
+    assert "Made-up" not in card
+    assert "## Intended use\n\nTests.\n" in card
+
+
+def test_nothing_is_done_twice_and_only_what_changed_again(built: Path, mirror: Path) -> None:
+    recipe, out = built / "recipe", built / "islets"
+    before = (out / "manifest.json").read_bytes()
+    assert done_of(build_of(recipe, out, mirror)) == dict.fromkeys(STEPS, True)
+    (recipe / "card.md").write_text("## Intended use\n\nOther tests.\n")
+    again = done_of(build_of(recipe, out, mirror))
+    assert again == {**dict.fromkeys(STEPS, True), "card": False}
+    assert "Other tests." in (out / "README.md").read_text()
+    (recipe / "card.md").write_text("## Intended use\n\nTests.\n")
+    assert not done_of(build_of(recipe, out, mirror))["card"]
+    # The same inputs give the same bytes.
+    assert (out / "manifest.json").read_bytes() == before
+
+
+def test_steps_can_be_done_one_by_one(mirror: Path, tmp_path: Path) -> None:
+    recipe = write_recipe(tmp_path / "recipe")
+    build = build_of(recipe, tmp_path / "islets", mirror)
+    with pytest.raises(ConfigError, match="The step download was not done with these inputs; do it too"):
+        build.run(["prepare"])
+    with pytest.raises(ConfigError, match="There is no step 'bake'; the steps are download, prepare"):
+        build.run(["bake"])
+    assert done_of(build, ("download", "prepare")) == {"download": False, "prepare": False}
+    assert (tmp_path / ".islets.build" / "prepared" / "query-Asked.h5ad").is_file()
+    assert not (tmp_path / "islets").exists()
+    text = (recipe / FILE).read_text()
+    (recipe / FILE).write_text(text.replace("human1, human2", "human1"))
+    with pytest.raises(ConfigError, match="The step prepare was not done"):
+        build_of(recipe, tmp_path / "islets", mirror).run(["train"])
+
+
+def test_made_up_cells_are_called_so_everywhere(built: Path, mirror: Path, tmp_path: Path) -> None:
+    out = tmp_path / "islets"
+    # What was trained is the same; what is said of it is not.
+    (built / ".islets.build").rename(tmp_path / ".islets.build")
+    try:
+        done = done_of(build_of(built / "recipe", out, mirror, synthetic=True))
+    finally:
+        (tmp_path / ".islets.build").rename(built / ".islets.build")
+    assert not done["card"]
+    reference = read_reference(out)
+    assert reference.metrics["synthetic"] is True
+    assert reference.provenance["synthetic"] is True
+    assert "**Made-up cells.**" in reference.files["README.md"].decode()
+    assert "## Measured on other cells (made-up cells)" in reference.files["README.md"].decode()
+    assert json.loads((out / "config.json").read_text())["provenance"]["synthetic"] is True
+
+
+def test_a_study_that_is_not_to_be_had_is_named_with_what_to_do(tmp_path: Path) -> None:
+    recipe = write_recipe(tmp_path / "recipe")
+    with pytest.raises(DownloadError, match=r"is not there.*Or build from the other studies: --only Asked"):
+        build_of(recipe, tmp_path / "islets", tmp_path / "nowhere").run(["download"])
+
+
+def test_a_folder_with_something_else_is_not_replaced(mirror: Path, tmp_path: Path) -> None:
+    recipe = write_recipe(tmp_path / "recipe")
+    (tmp_path / "islets").mkdir()
+    (tmp_path / "islets" / "notes.txt").write_text("mine")
+    with pytest.raises(ConfigError, match="exists and is not a reference"):
+        build_of(recipe, tmp_path / "islets", mirror)
+
+
+def test_a_build_that_is_killed_goes_on_to_the_same_reference(
+    built: Path, mirror: Path, tmp_path: Path, hub: LoopbackHub
+) -> None:
+    out, work = tmp_path / "islets", tmp_path / ".islets.build"
+    with FileServer() as server:
+        archive = (mirror / "GSE84133" / "GSE84133_RAW.tar").read_bytes()
+        server.files["/mirror/GSE84133/GSE84133_RAW.tar"] = archive
+        server.faults = ["slow"]
+        arguments = [str(built / "recipe"), "--out", str(out), "--cache", str(tmp_path / "cache")]
+        arguments += ["--mirror", f"{server.url}/mirror"]
+
+        def start() -> subprocess.Popen[str]:
+            command = [sys.executable, "-c", RUN, "build", *arguments]
+            return subprocess.Popen(command, stderr=subprocess.PIPE, text=True, env=os.environ)
+
+        def killed_when(ready: Callable[[], bool]) -> None:
+            process = start()
+            while not ready():
+                assert process.poll() is None, process.communicate()[1]
+                time.sleep(0.005)
+            process.send_signal(signal.SIGKILL)
+            process.communicate()
+            assert not (out / "manifest.json").exists()
+
+        part = tmp_path / "cache" / "GSE84133" / ".GSE84133_RAW.tar.part"
+        killed_when(lambda: part.exists() and part.stat().st_size > 0)
+        killed_when(lambda: any(work.glob("checkpoints/*/all-cells.safetensors")))
+        killed_when(lambda: any(work.glob(".built.*/built")))
+        process = start()
+        _, said = process.communicate(timeout=120)
+        assert process.returncode == 0, said
+    assert ("/mirror/GSE84133/GSE84133_RAW.tar", f"bytes={len(archive) // 2}-") in server.asked
+    # The first attempt at training was not in vain.
+    assert [line.split(":")[0] for line in said.splitlines() if "unchanged" in line] == [
+        f"{step} (unchanged)" for step in STEPS[:-1]
+    ]
+    assert (out / "manifest.json").read_bytes() == (built / "islets" / "manifest.json").read_bytes()
+    assert sorted(path.name for path in work.iterdir()) == ["prepared", "steps.json", "trained"]
+    pushed = push(out, "me/islets", hub=Hub(hub.endpoint, cache_dir=tmp_path / "hub"))
+    pulled = SpikGPT.from_pretrained("me/islets", endpoint=hub.endpoint, cache_dir=tmp_path / "hub", engine="onnx")
+    assert pulled.reference.origin == f"me/islets@{pushed.commit}"
+    assert pulled.reference.files["model.safetensors"] == (out / "model.safetensors").read_bytes()
