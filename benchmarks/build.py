@@ -39,13 +39,19 @@ def build(mirror: Path, out: Path, results: Any) -> None:
 
     threading.Thread(target=watch, daemon=True).start()
 
+    used = time.process_time()
+
     def on_step(done: Done) -> None:
-        results.put((done.step, done.seconds, peak[0]))
+        nonlocal used
+        used, before = time.process_time(), used
+        results.put((done.step, done.seconds, used - before, peak[0]))
         peak[0] = 0.0
 
-    Build(plan_of(read_recipe(folder), synthetic=True), folder, out, out.parent / "cache", str(mirror)).run(on_step=on_step)
+    Build(plan_of(read_recipe(folder), synthetic=True), folder, out, out.parent / "cache", str(mirror)).run(
+        on_step=on_step
+    )
     stop.set()
-    results.put(("all", 0.0, resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1e6))
+    results.put(("all", 0.0, time.process_time(), resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1e6))
 
 
 def resident() -> float:
@@ -78,18 +84,18 @@ def main() -> None:
             sys.stdout.write(f"{cells:,} cells to train on, made in {made:.0f} s\n")
             while True:
                 try:
-                    step, seconds, memory = results.get(timeout=5)
+                    step, seconds, used, memory = results.get(timeout=5)
                 except queue.Empty:
                     if process.is_alive():
                         continue
                     sys.exit("the build failed")
                 if step == "all":
                     break
-                sys.stdout.write(f"  {step}: {seconds:.1f} s, {memory:.2f} GB at most\n")
+                sys.stdout.write(f"  {step}: {seconds:.1f} s, {used:.1f} of the processor, {memory:.2f} GB at most\n")
                 sys.stdout.flush()
             process.join()
             total = time.perf_counter() - started
-            sys.stdout.write(f"  all: {total:.0f} s, {1e6 * total / cells:.0f} s a million cells, {memory:.2f} GB\n")
+            sys.stdout.write(f"  all: {total:.0f} s, {used:.0f} of the processor, {memory:.2f} GB with files\n")
         finally:
             shutil.rmtree(folder)
 

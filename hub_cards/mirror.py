@@ -98,7 +98,9 @@ def lung(folder: Path, cells: int = 2000, genes: int = 2000) -> Path:
     """Write made-up cells in the layout of the core of the Human Lung Cell Atlas."""
     recipe = read_recipe(find_recipe("lung"))
     reference, query = recipe.sources
-    labels = [name for name in reference.labels][:: max(1, len(reference.labels) * 60 // max(cells, 1))] or [*reference.labels]
+    labels = [name for name in reference.labels][:: max(1, len(reference.labels) * 60 // max(cells, 1))] or [
+        *reference.labels
+    ]
     made = MadeUp(labels, genes)
     studies = [*reference.keep["part"], *query.keep["part"], "Barbry_Leroy_2020"]
     path = folder / "HLCA-core" / "hlca_core.h5ad"
@@ -118,7 +120,9 @@ def lung(folder: Path, cells: int = 2000, genes: int = 2000) -> Path:
                 pd.DataFrame(
                     {
                         "ann_finest_level": names,
-                        "donor_id": [f"{studies[place]}_{at % 3}" for at, place in zip(index // 10, study, strict=True)],
+                        "donor_id": [
+                            f"{studies[place]}_{at % 3}" for at, place in zip(index // 10, study, strict=True)
+                        ],
                         "study": [studies[place] for place in study],
                     },
                     index=[f"synthetic_{at}" for at in index],
@@ -161,7 +165,9 @@ def retina(folder: Path, cells: int = 1400, genes: int = 1000) -> Path:
     path = folder / "GSE130636" / "GSE130636_RAW.tar"
     path.parent.mkdir(parents=True, exist_ok=True)
     with tarfile.open(path, "w") as tar:
-        for number, sample in enumerate(f"{region}_donor_{at}" for region in ("fovea", "peripheral") for at in (1, 2, 3)):
+        for number, sample in enumerate(
+            f"{region}_donor_{at}" for region in ("fovea", "peripheral") for at in (1, 2, 3)
+        ):
             counts, labels = made.cells(max(30, cells // 20))
             logs = counts.toarray().astype(float)
             logs = np.log1p(logs / logs.sum(axis=1, keepdims=True) * 1e4)

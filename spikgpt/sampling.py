@@ -46,4 +46,4 @@ def stratified(labels: Strings) -> npt.NDArray[np.int64]:
         return np.arange(len(labels))
     rows = [np.flatnonzero(labels == name) for name in np.unique(labels)]
     steps = [max(1, min(step, len(some) // CELLS_OF_RARE)) for some in rows]
-    return np.sort(np.concatenate([some[:: every] for some, every in zip(rows, steps, strict=True)]))
+    return np.sort(np.concatenate([some[::every] for some, every in zip(rows, steps, strict=True)]))

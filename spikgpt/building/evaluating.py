@@ -56,9 +56,7 @@ def ask(reference: ReferenceFiles, study: str, path: Path) -> Answers:
 
 def together(answers: list[Answers]) -> Asked:
     """Return the figures of several studies as one."""
-    agreement = measure(
-        np.concatenate([one.truth for one in answers]), np.concatenate([one.best for one in answers])
-    )
+    agreement = measure(np.concatenate([one.truth for one in answers]), np.concatenate([one.best for one in answers]))
     cells = np.array([one.figures.cells for one in answers], dtype=float)
 
     def mean(name: str) -> float:

@@ -50,9 +50,7 @@ class Plan:
         return tuple({chosen.source.study: chosen.source for chosen in (*self.reference, *self.query)}.values())
 
 
-def plan_of(
-    recipe: Recipe, *, variant: str | None = None, only: Sequence[str] = (), synthetic: bool = False
-) -> Plan:
+def plan_of(recipe: Recipe, *, variant: str | None = None, only: Sequence[str] = (), synthetic: bool = False) -> Plan:
     """Return what to build of a recipe.
 
     Parameters

@@ -122,9 +122,7 @@ class _Parts:
                 write_elem(file, key, {})
 
 
-def _put_aside(
-    recipe: Recipe, chosen: Chosen, paths: Mapping[str, Path], parts: _Parts, *, several: bool
-) -> Counts:
+def _put_aside(recipe: Recipe, chosen: Chosen, paths: Mapping[str, Path], parts: _Parts, *, several: bool) -> Counts:
     """Put the cells of a study aside that are to be used."""
     source, counts = chosen.source, Counts()
     unnamed: dict[str, int] = {}
@@ -165,7 +163,9 @@ def _put_aside(
         parts.add(values[usable], obs, cells.var)
     if unnamed:
         told = listed(f"{label!r} ({found} cells)" for label, found in sorted(unnamed.items()))
-        msg = f"The recipe does not say what these labels of {source.study} are: {told}. Add them to its labels, or null."
+        msg = (
+            f"The recipe does not say what these labels of {source.study} are: {told}. Add them to its labels, or null."
+        )
         raise LabelsError(msg)
     return counts
 

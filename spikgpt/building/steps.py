@@ -109,7 +109,10 @@ class Build:
             files = {source.study: msgspec.to_builtins(source.files) for source in plan.studies}
             return files, self.mirror, str(self._cache)
         if step == "prepare":
-            files = {study: {name: row["sha256"] for name, row in rows.items()} for study, rows in self._found["download"].items()}
+            files = {
+                study: {name: row["sha256"] for name, row in rows.items()}
+                for study, rows in self._found["download"].items()
+            }
             labels, rules = msgspec.to_builtins(recipe.labels), msgspec.to_builtins(recipe.preprocessing)
             return files, labels, rules, [one.told() for one in plan.reference], [one.told() for one in plan.query]
         if step == "train":
@@ -256,7 +259,10 @@ class Build:
         if step == "train":
             return f"accuracy {found['accuracy']:.4f}, macro-F1 {found['macro_f1']:.4f} over {found['cells']} held out"
         if step == "evaluate":
-            rows = [f"{row['study']}: accuracy {row['accuracy']:.4f}, macro-F1 {row['macro_f1']:.4f}" for row in found["studies"]]
+            rows = [
+                f"{row['study']}: accuracy {row['accuracy']:.4f}, macro-F1 {row['macro_f1']:.4f}"
+                for row in found["studies"]
+            ]
             rows += [
                 f"{row['study']} without {row['label']}: {100 * row['unseen_unknown']:.1f}% Unknown, of the known "
                 f"{100 * row['known_unknown']:.1f}%"

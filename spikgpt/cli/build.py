@@ -31,7 +31,9 @@ def build(
     only: Annotated[list[str] | None, typer.Option(help="Study or accession to build from; repeatable.")] = None,
     synthetic: Annotated[bool, typer.Option("--synthetic", help=SYNTHETIC)] = False,
     push: Annotated[str | None, typer.Option(help="ORG/NAME on the Hub to push the reference to.")] = None,
-    show_card: Annotated[bool, typer.Option("--show-card", help="Print the card before any training, and leave.")] = False,
+    show_card: Annotated[
+        bool, typer.Option("--show-card", help="Print the card before any training, and leave.")
+    ] = False,
 ) -> None:
     """Build a reference from the files that studies published. Started again, a build goes on where it stopped."""
     from spikgpt.building.plan import plan_of

@@ -141,7 +141,9 @@ def warnings(provenance: dict[str, Any]) -> str:
     """Return what a user has to know before anything else: made-up cells, or less data than there should be."""
     said = []
     if provenance.get("synthetic"):
-        said.append("**Made-up cells.** The cells are synthetic: this reference shows that it can be built, no biology.")
+        said.append(
+            "**Made-up cells.** The cells are synthetic: this reference shows that it can be built, no biology."
+        )
     if provenance.get("incomplete"):
         said.append(f"**Not yet trained on the full data.** {plain(provenance['incomplete'])}")
     return "".join(f"\n{line}\n" for line in said)
