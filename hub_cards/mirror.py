@@ -12,10 +12,12 @@ import io
 import sys
 import tarfile
 from collections.abc import Iterator
+from importlib.resources import files
 from pathlib import Path
 from typing import Any
 
 import anndata
+import h5py
 import numpy as np
 import pandas as pd
 from anndata import AnnData
@@ -60,7 +62,7 @@ class MadeUp:
 
     def __init__(self, labels: list[str], genes: int, *, density: float = 0.05, seed: int = 0) -> None:
         self.labels, self.density = labels, density
-        table = gzip.decompress((find_recipe("lung").parents[1] / "spikgpt/resources/human_genes.tsv.gz").read_bytes())
+        table = gzip.decompress((files("spikgpt") / "resources" / "human_genes.tsv.gz").read_bytes())
         rows = [line.split("\t") for line in table.decode().splitlines()[:genes]]
         self.symbols = [symbol for _, symbol in rows]
         self.ids = [f"ENSG{int(number):011}" for number, _ in rows]
@@ -105,8 +107,6 @@ def lung(folder: Path, cells: int = 2000, genes: int = 2000) -> Path:
     studies = [*reference.keep["part"], *query.keep["part"], "Barbry_Leroy_2020"]
     path = folder / "HLCA-core" / "hlca_core.h5ad"
     path.parent.mkdir(parents=True, exist_ok=True)
-    import h5py
-
     frames = []
     with h5py.File(path, "w") as file:
         file.attrs.update({"encoding-type": "anndata", "encoding-version": "0.1.0"})

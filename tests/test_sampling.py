@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import numpy as np
+import pytest
 from scipy import sparse
 
-from spikgpt.sampling import content_keys, sample_of
+from spikgpt.sampling import LARGEST_FIT, content_keys, sample_of, stratified
 
 
 def test_a_sample_does_not_depend_on_the_order_of_the_cells(logs: sparse.csr_matrix) -> None:
@@ -24,3 +25,16 @@ def test_a_sample_of_repeated_cells_has_each_of_them() -> None:
     found = sample_of(content_keys(values), 100)
 
     assert len(np.unique(found // 20)) == 50
+
+
+def test_a_sample_by_label_keeps_shares_and_rare_labels() -> None:
+    labels = np.random.default_rng(0).choice(["common", "less", "rare"], size=200_000, p=[0.9, 0.099, 0.001])
+
+    rows = stratified(labels)
+
+    kept = {name: int((labels[rows] == name).sum()) for name in ("common", "less", "rare")}
+    assert np.all(np.diff(rows) > 0)
+    assert len(rows) < 1.05 * LARGEST_FIT
+    assert kept["rare"] == (labels == "rare").sum()
+    assert kept["common"] / kept["less"] == pytest.approx(0.9 / 0.099, rel=0.05)
+    assert np.array_equal(stratified(labels[:LARGEST_FIT]), np.arange(LARGEST_FIT))

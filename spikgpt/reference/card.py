@@ -176,8 +176,8 @@ def left_out(metrics: dict[str, Any]) -> str:
         return ""
     rows = "\n".join(
         f"| {in_table(row['label'])} | {in_table(row['study'])} | {row['unseen_cells']} | "
-        f"{_share(row['unseen_unknown'])} | {_share(row['known_unknown'])} | {_share(row['unseen_unknown_by_paper'])} | "
-        f"{_share(row['known_unknown_by_paper'])} | {row['auroc']:.3f} | "
+        f"{_share(row['unseen_unknown'])} | {_share(row['known_unknown'])} | "
+        f"{_share(row['unseen_unknown_by_paper'])} | {_share(row['known_unknown_by_paper'])} | {row['auroc']:.3f} | "
         f"{in_table(', '.join(f'{name} {cells}' for name, cells in row['mistaken_for'].items()))} |"
         for row in metrics["left_out"]
     )
@@ -187,7 +187,7 @@ def left_out(metrics: dict[str, Any]) -> str:
 Trained without a label and asked for its cells, which should be Unknown; the others should not. "Best label" is what
 they are called before rejection.
 
-| left out | cells of | cells | Unknown | known ones Unknown | by the paper's rule | known ones, by it | AUROC | best label |
+| left out | cells of | cells | Unknown | known Unknown | by the paper's rule | known, by it | AUROC | best label |
 |---|---|---|---|---|---|---|---|---|
 {rows}
 """

@@ -25,7 +25,7 @@ labels:
   alpha: {id: CL:0000171, term: pancreatic A cell, broad: CL:0008024, broad_term: pancreatic endocrine cell}
   beta: {id: CL:0000169, term: type B pancreatic cell, broad: CL:0008024, broad_term: pancreatic endocrine cell}
   delta: {id: CL:0000173, term: pancreatic D cell, broad: CL:0000164, broad_term: enteroendocrine cell}
-  exocrine: {id: CL:0000083, term: epithelial cell of pancreas, broad: CL:0000083, broad_term: epithelial cell of pancreas}
+  exocrine: {id: CL:0000083, term: epithelial cell of pancreas, broad: CL:0002076, broad_term: endo-epithelial cell}
 sources:
   - study: Learned
     accession: GSE84133
