@@ -18,11 +18,6 @@ from tests.sources import layouts
 from tests.sources.layouts import packed, triplets, values
 
 
-@pytest.fixture(scope="module")
-def cells() -> AnnData:
-    return layouts.baron()
-
-
 def read(contents: dict[str, bytes], folder: Path, size: int = 100, **layout: Any) -> list[Any]:
     for name, content in contents.items():
         (folder / f"H1_{name}").write_bytes(content)
