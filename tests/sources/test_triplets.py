@@ -14,7 +14,6 @@ from spikgpt.errors import DataError
 from spikgpt.sources.spec import Mtx
 from spikgpt.sources.streams import item_of
 from spikgpt.sources.triplets import read_triplets
-from tests.sources import layouts
 from tests.sources.layouts import packed, triplets, values
 
 
