@@ -11,6 +11,7 @@ The family::
     │   └── FormatError      the format is newer than this library
     ├── ReferenceNotFound    no reference of that name is known here
     ├── HubError             the Hub refuses, or does not answer properly
+    ├── DownloadError        a file of a study cannot be had, or is another than expected
     ├── CheckpointError      a training checkpoint does not belong to this run
     ├── ParityError          an exported graph disagrees with the trained model
     └── GraphError           a graph cannot be run, or not where it was asked to
@@ -82,6 +83,10 @@ class ReferenceNotFound(SpikGPTError):
 
 class HubError(SpikGPTError):
     """The Hugging Face Hub refuses what it was asked for, or does not answer properly."""
+
+
+class DownloadError(SpikGPTError):
+    """A file of a study cannot be had, or is another than expected."""
 
 
 class CheckpointError(SpikGPTError):

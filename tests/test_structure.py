@@ -22,7 +22,7 @@ HOUSE = (
     "options labels cells",
     "embedding reference scgpt report",
     "engines pipeline",
-    "training sharing",
+    "sources training sharing",
     "testing cli api",
 )
 # In any other folder: the longest chain of modules that import one another.

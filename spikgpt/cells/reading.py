@@ -6,7 +6,7 @@ import gzip
 import re
 import shutil
 import tempfile
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -206,7 +206,8 @@ def _through_scanpy(kind: str, path: Path) -> AnnData:
             adata = scanpy.read_10x_h5(path, gex_only=False)
         elif kind == MTX:
             matrix = path if path.is_file() else next(file for file in path.iterdir() if MATRIX.fullmatch(file.name))
-            _check_header(matrix)
+            with gzip.open(matrix) if _is_gzip(matrix) else matrix.open("rb") as file:
+                check_header(file, matrix.stat().st_size, matrix)
             prefix = matrix.name[: matrix.name.rindex("matrix.mtx")]
             adata = scanpy.read_10x_mtx(matrix.parent, prefix=prefix, gex_only=False)
         else:
@@ -218,11 +219,9 @@ def _through_scanpy(kind: str, path: Path) -> AnnData:
         return adata if other is None or not other.any() or other.all() else adata[:, ~other].copy()
 
 
-def _check_header(matrix: Path) -> None:
+def check_header(file: Iterable[bytes], size: int, name: object) -> None:
     """Refuse a Matrix Market file that states more than it can hold, before memory for that is reserved."""
-    with gzip.open(matrix) if _is_gzip(matrix) else matrix.open("rb") as file:
-        stated = next((line.split() for line in file if not line.startswith(b"%")), [])
-    size = matrix.stat().st_size
+    stated = next((line.split() for line in file if not line.startswith(b"%")), [])
     if len(stated) != 3 or 8 * max(map(int, stated)) > most_bytes(size):
-        msg = f"{matrix} has {size} bytes and states {b' '.join(stated).decode()!r}; expected genes, cells and values."
+        msg = f"{name} has {size} bytes and states {b' '.join(stated).decode()!r}; expected genes, cells and values."
         raise DataError(msg)

@@ -54,12 +54,12 @@ def explained(repo: str, revision: str | None = None, *, writing: bool = False) 
     except errors.HFValidationError as error:
         msg = f"{what} is no name of a repository: {_first_line(error)}"
         raise ReferenceNotFound(msg) from error
-    except (_network_error(), OSError, RuntimeError, ValueError) as error:
+    except (network_error(), OSError, RuntimeError, ValueError) as error:
         # Uploads wrap what went wrong.
         cause = error.__cause__ if type(error) is RuntimeError else error
         kind = HubError if status_of(cause) in REFUSALS else Unreachable
         raise kind(_refusal(what, cause, writing)) from error
-    except (_bad_address(), TypeError, LookupError, AttributeError, AssertionError) as error:
+    except (bad_address(), TypeError, LookupError, AttributeError, AssertionError) as error:
         found = f"{type(error).__name__}: {_first_line(error)}"
         msg = f"The Hub answered something else than expected about {what} ({found}). Check HF_ENDPOINT."
         raise HubError(msg) from error
@@ -70,14 +70,14 @@ def retried(call: Callable[[], T]) -> T:
     for left in reversed(range(TRIES)):
         try:
             return call()
-        except _network_error() as error:
+        except network_error() as error:
             if not left or type(error).__name__ in HOPELESS or status_of(error) in REFUSALS:
                 raise
-            time.sleep(_wait(error))
+            time.sleep(wait_of(error))
     raise AssertionError  # the last try returns or raises
 
 
-def _network_error() -> type[Exception]:
+def network_error() -> type[Exception]:
     """Return what the client raises for a broken connection: of httpx or httpx2, depending on its version."""
     from huggingface_hub.errors import HfHubHTTPError
 
@@ -89,7 +89,7 @@ def status_of(error: BaseException | None) -> int | None:
     return getattr(getattr(error, "response", None), "status_code", None)
 
 
-def _wait(error: BaseException | None) -> float:
+def wait_of(error: BaseException | None) -> float:
     """Return the seconds to wait before the next try: what the Hub asks for, up to a minute, or one."""
     asked = getattr(getattr(error, "response", None), "headers", {}).get("Retry-After", "")
     return min(float(asked), 60.0) if asked.isdecimal() else 1.0
@@ -113,9 +113,9 @@ def _refusal(what: str, error: BaseException | None, writing: bool) -> str:
     return f"The Hub cannot be reached ({reason}), so {what} was not {done}. Check the connection and HF_ENDPOINT."
 
 
-def _bad_address() -> type[Exception]:
+def bad_address() -> type[Exception]:
     """Return what the client raises for an address that is none."""
-    package = import_module(_network_error().__module__.partition(".")[0])
+    package = import_module(network_error().__module__.partition(".")[0])
     return cast(type[Exception], package.InvalidURL)
 
 

@@ -60,7 +60,7 @@ def work(folder: str, pipe: Connection) -> None:
     # As long as in earnest, a thousand cases would take a day.
     requests.SPEED, hub_module.TIMEOUT, hub_module.PUSH_PATIENCE = 10**6, 0.5, 3.0
     hub_errors.TRIES = 2
-    hub_errors._wait = lambda error: 0.01
+    hub_errors.wait_of = lambda error: 0.01
     from huggingface_hub import constants
 
     constants.HF_HUB_DOWNLOAD_TIMEOUT = 1

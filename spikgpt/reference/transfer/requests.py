@@ -95,6 +95,14 @@ class Named(msgspec.Struct):
     id: Annotated[str, Meta(pattern=r"\A(?!\.)[A-Za-z0-9_.-]+/(?!\.)[A-Za-z0-9_.-]+\Z", max_length=200)]
 
 
+class Improper(HubError):
+    """An answer that no server should give, and ``what`` it was."""
+
+    def __init__(self, what: str) -> None:
+        super().__init__(f"The Hub answered with {what}. Check HF_ENDPOINT, or tell the owner of that Hub.")
+        self.what = what
+
+
 @dataclass
 class Meter:
     """How much has arrived for a request, and whether anybody still waits for it."""
@@ -204,8 +212,12 @@ def stream(
     parameters: Mapping[str, Any],
     *,
     limit: int,
+    check: Callable[[Any], object] | None = None,
 ) -> None:
-    """Hand on the body of an answer as it arrives, ``limit`` bytes at most."""
+    """Hand on the body of an answer as it arrives, ``limit`` bytes at most.
+
+    ``check`` sees the answer first and may refuse it; by default any success but 200.
+    """
     from huggingface_hub import utils
 
     session = utils.get_session()
@@ -220,8 +232,7 @@ def stream(
                 continue
             told = {name: ascii(response.headers.get(name, ""))[1:201].rstrip("'") for name in TELLING}
             utils.hf_raise_for_status(type(response)(response.status_code, headers=told, request=response.request))
-            if response.status_code != 200:
-                _refuse(f"status {response.status_code}")
+            (check or whole)(response)
             if response.headers.get("Content-Encoding", "identity") != "identity":
                 _refuse("a packed body, which was not asked for")
             received = 0
@@ -235,6 +246,12 @@ def stream(
         finally:
             response.close()
     _refuse(f"more than {REDIRECTS} redirects")
+
+
+def whole(response: Any) -> None:
+    """Refuse an answer that is no whole file."""
+    if response.status_code != 200:
+        _refuse(f"status {response.status_code}")
 
 
 @contextmanager
@@ -275,5 +292,4 @@ def bounded() -> Iterator[None]:
 
 
 def _refuse(what: str) -> None:
-    msg = f"The Hub answered with {what}. Check HF_ENDPOINT, or tell the owner of that Hub."
-    raise HubError(msg)
+    raise Improper(what)

@@ -1,0 +1,1 @@
+"""Cells from the files that studies publish: described, downloaded and read."""

@@ -1,0 +1,224 @@
+"""Files arrive whole through everything that goes wrong, or it is said what did; over real HTTP on this machine."""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import subprocess
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from spikgpt.errors import DownloadError
+from spikgpt.reference.transfer import requests
+from spikgpt.sources.download import TRIES, download
+from spikgpt.sources.spec import Part, SourceFile
+from tests.sources.conftest import FileServer
+
+CONTENT = bytes(range(256)) * 1000
+NAME, ACCESSION = "GSE1_RAW.tar", "GSE1"
+
+
+def file_of(server: FileServer, *, known: bool = True, **changed: Any) -> SourceFile:
+    """Put a file on the server, and describe it."""
+    server.files[f"/{NAME}"] = CONTENT
+    facts = {"size": len(CONTENT), "sha256": hashlib.sha256(CONTENT).hexdigest()} if known else {}
+    return SourceFile(**{"name": NAME, "url": f"{server.url}/{NAME}", "reader": Part(), **facts, **changed})
+
+
+def get(file: SourceFile, cache: Path, mirror: str | None = None) -> bytes:
+    """Download a file, and see that nothing else is left."""
+    path = download([file], cache, mirror, accession=ACCESSION)[file.name]
+    assert path == cache / ACCESSION / NAME
+    assert [one.name for one in path.parent.iterdir()] == [NAME]
+    return path.read_bytes()
+
+
+def ranges(server: FileServer) -> list[str]:
+    return [wanted for _, wanted in server.asked]
+
+
+def test_a_file_arrives_once(server: FileServer, tmp_path: Path) -> None:
+    file = file_of(server)
+    assert get(file, tmp_path) == get(file, tmp_path) == CONTENT
+    assert ranges(server) == [""]
+
+
+@pytest.mark.parametrize("known", [True, False])
+def test_a_cut_download_goes_on_where_it_stopped(server: FileServer, tmp_path: Path, known: bool) -> None:
+    server.faults = ["cut", "cut"]
+    assert get(file_of(server, known=known), tmp_path) == CONTENT
+    half = len(CONTENT) // 2
+    assert ranges(server) == ["", f"bytes={half}-", f"bytes={half + half // 2}-"]
+
+
+@pytest.mark.parametrize("fault", [500, 503, 429, "short"])
+def test_what_may_pass_is_tried_again(server: FileServer, tmp_path: Path, fault: int | str) -> None:
+    server.faults = [fault, fault]
+    assert get(file_of(server), tmp_path) == CONTENT
+    assert len(server.asked) == 3
+
+
+def test_a_server_without_ranges_sends_everything_again(server: FileServer, tmp_path: Path) -> None:
+    server.faults = ["cut", "whole"]
+    assert get(file_of(server), tmp_path) == CONTENT
+
+
+@pytest.mark.parametrize("version", ['"2"', ""])
+def test_two_versions_of_a_file_never_become_one(server: FileServer, tmp_path: Path, version: str) -> None:
+    file, other = file_of(server, known=False), CONTENT[::-1]
+    server.faults = ["cut", 404]
+    with pytest.raises(DownloadError):
+        download([file], tmp_path, None, accession=ACCESSION)
+    server.version, server.files[f"/{NAME}"] = version, other
+    assert get(file, tmp_path) == other
+
+
+def test_without_a_hash_or_a_version_it_starts_again(server: FileServer, tmp_path: Path) -> None:
+    server.version, server.faults = "", ["cut"]
+    assert get(file_of(server, known=False), tmp_path) == CONTENT
+    assert ranges(server) == ["", ""]
+
+
+def test_another_part_than_asked_for_is_refused(server: FileServer, tmp_path: Path) -> None:
+    server.faults = ["cut", "other"]
+    with pytest.raises(DownloadError, match=r"the server answered with another part than from byte 128000\. The study"):
+        download([file_of(server)], tmp_path, None, accession=ACCESSION)
+    assert get(file_of(server), tmp_path) == CONTENT
+
+
+@pytest.mark.parametrize(
+    ("faults", "message", "tries"),
+    [
+        ([404], r"the server answered 404\. It may have moved: look at the page of the study, or name a mirror", 1),
+        ([403], r"the server answered 403\. It may have moved", 1),
+        (
+            ["page"],
+            r"the server answered with a web page\. Some files are given to people alone: get it there",
+            1,
+        ),
+        ([500] * 9, r"the server answered 500\. Check the connection and run the same command again", TRIES),
+    ],
+)
+def test_failures_name_the_file_the_address_the_status_and_what_to_do(
+    server: FileServer, tmp_path: Path, faults: list[int | str], message: str, tries: int
+) -> None:
+    file, server.faults = file_of(server), faults
+    with pytest.raises(DownloadError, match=rf"^GSE1/{NAME} \({file.url}\) was not downloaded: {message}"):
+        download([file], tmp_path, None, accession=ACCESSION)
+    assert len(server.asked) == tries
+
+
+def test_nobody_listens(server: FileServer, tmp_path: Path) -> None:
+    with pytest.raises(DownloadError, match=r"ConnectError: .*Check the connection and run the same command again"):
+        download([file_of(server, url="http://127.0.0.1:9/x")], tmp_path, None, accession=ACCESSION)
+
+
+def test_a_slow_server_is_given_up_and_what_came_is_kept(
+    server: FileServer, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(requests, "PATIENCE", 0.2)
+    monkeypatch.setattr(requests, "SPEED", 1e9)
+    monkeypatch.setattr("spikgpt.sources.download.TRIES", 1)
+    server.faults = ["slow"]
+    file = file_of(server)
+    with pytest.raises(DownloadError, match=r"the server is too slow, \d+ bytes arrived\. Check the connection"):
+        download([file], tmp_path, None, accession=ACCESSION)
+    monkeypatch.undo()
+    assert get(file, tmp_path) == CONTENT
+    assert ranges(server)[1].startswith("bytes=")
+
+
+@pytest.mark.parametrize(
+    ("facts", "message"),
+    [
+        (
+            {"sha256": "0" * 64},
+            f"has the sha256 {hashlib.sha256(CONTENT).hexdigest()}; expected {'0' * 64}, down",
+        ),
+        ({"size": 5}, "was not downloaded: the server answered with more than 5 bytes. The study may have replaced it"),
+    ],
+)
+def test_another_file_than_expected_is_refused_and_not_kept(
+    server: FileServer, tmp_path: Path, facts: dict[str, Any], message: str
+) -> None:
+    with pytest.raises(DownloadError, match=message):
+        download([file_of(server, **facts)], tmp_path, None, accession=ACCESSION)
+    assert not any(path.suffix != ".version" for path in (tmp_path / ACCESSION).iterdir())
+
+
+def test_a_damaged_file_is_fetched_again(server: FileServer, tmp_path: Path) -> None:
+    file = file_of(server)
+    for damaged in (CONTENT[:-1] + b"\0", CONTENT[:-1]):
+        (tmp_path / ACCESSION).mkdir(exist_ok=True)
+        (tmp_path / ACCESSION / NAME).write_bytes(damaged)
+        assert get(file, tmp_path) == CONTENT
+
+
+@pytest.mark.parametrize("size", [1000, len(CONTENT)])
+def test_a_part_with_damage_is_found_out(server: FileServer, tmp_path: Path, size: int) -> None:
+    (tmp_path / ACCESSION).mkdir()
+    (tmp_path / ACCESSION / f".{NAME}.part").write_bytes(bytes(size))
+    assert get(file_of(server), tmp_path) == CONTENT
+
+
+def test_a_mirror_is_asked_instead(server: FileServer, tmp_path: Path) -> None:
+    file = file_of(server, url="https://127.0.0.1:9/not-asked")
+    server.files[f"/mirror/{ACCESSION}/{NAME}"] = CONTENT
+    assert get(file, tmp_path, f"{server.url}/mirror/") == CONTENT
+
+
+def test_a_folder_is_a_mirror(server: FileServer, tmp_path: Path) -> None:
+    file, path = file_of(server), tmp_path / "mirror" / ACCESSION / NAME
+
+    def found() -> Path:
+        return download([file], tmp_path / "cache", str(tmp_path / "mirror"), accession=ACCESSION)[NAME]
+
+    with pytest.raises(DownloadError, match=rf"{path} is not there\. Get it from {file.url} and put it there, or"):
+        found()
+    path.parent.mkdir(parents=True)
+    path.write_bytes(CONTENT[1:])
+    with pytest.raises(DownloadError, match=rf"{path} has 255999 bytes; expected 256000\. Copy it again"):
+        found()
+    path.write_bytes(CONTENT)
+    assert found() == path
+    assert server.asked == []
+    assert not (tmp_path / "cache").exists()
+
+
+def test_a_disk_without_room_is_found_out_first(server: FileServer, tmp_path: Path) -> None:
+    with pytest.raises(DownloadError, match=r"The files need 9007199\.3 GB, and .* has [\d.]+\. Name another one"):
+        download([file_of(server, size=2**53 - 1)], tmp_path, None, accession=ACCESSION)
+    assert server.asked == []
+
+
+def test_a_cache_that_cannot_be_made(server: FileServer, tmp_path: Path) -> None:
+    (tmp_path / "file").touch()
+    with pytest.raises(DownloadError, match=r"cannot be made: .*A file stands where a folder is meant"):
+        download([file_of(server)], tmp_path / "file", None, accession=ACCESSION)
+
+
+def test_a_killed_download_leaves_nothing_by_the_name_and_goes_on(server: FileServer, tmp_path: Path) -> None:
+    server.faults = ["slow"]
+    file = file_of(server)
+    script = (
+        "import sys; from pathlib import Path; from spikgpt.sources.download import download\n"
+        "from spikgpt.sources.spec import Part, SourceFile\n"
+        "file = SourceFile(name=sys.argv[1], url=sys.argv[2], sha256=sys.argv[3], reader=Part())\n"
+        "download([file], Path(sys.argv[4]), None, accession='GSE1')"
+    )
+    part = tmp_path / ACCESSION / f".{NAME}.part"
+    with subprocess.Popen(
+        [sys.executable, "-c", script, NAME, file.url, str(file.sha256), tmp_path], env=os.environ
+    ) as process:
+        while not (part.exists() and part.stat().st_size):
+            assert process.poll() is None
+            time.sleep(0.01)
+        process.kill()
+    assert [path.name for path in part.parent.iterdir() if not path.name.startswith(".")] == []
+    kept = part.stat().st_size
+    assert get(file, tmp_path) == CONTENT
+    assert ranges(server) == ["", f"bytes={kept}-"]
