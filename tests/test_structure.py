@@ -23,7 +23,7 @@ HOUSE = (
     "embedding reference scgpt report",
     "engines pipeline",
     "training sharing",
-    "testing cli api",
+    "testing api benchmark cli",
 )
 # In any other folder: the longest chain of modules that import one another.
 FLOORS = 6

@@ -19,15 +19,17 @@ class Method:
     module
         In full; its ``run(reference, query, settings)`` returns an :class:`spikgpt.benchmark.methods.answer.Answer`.
     packages
-        Distributions that have to be installed, such as ``celltypist``.
+        Distributions that have to be installed, such as ``celltypist``; ``spikgpt`` where its code is used.
     environment
         None for the environment of SpikGPT; else the requirements of a virtual environment of its own.
     rejects
         Whether it leaves cells without a label, by a cut-off of its own.
     options
-        What the module reads in ``settings.options``.
+        What the module reads in ``settings.options``. One that is empty has to be given by who runs the benchmark.
     programs
         Commands that have to be on the path, such as ``Rscript``.
+    deterministic
+        Whether the seed makes no difference, so that one run is enough.
     """
 
     name: str
@@ -40,6 +42,7 @@ class Method:
     rejects: bool = False
     options: Mapping[str, str] = field(default_factory=dict)
     programs: tuple[str, ...] = ()
+    deterministic: bool = False
 
 
 _OWN = "spikgpt.benchmark.methods."
@@ -51,7 +54,7 @@ def _spikgpt(name: str, title: str, recipe: str) -> Method:
         name,
         title,
         f"{_OWN}spikgpt",
-        packages=("torch", "scanpy", "scikit-learn", "spikingjelly"),
+        packages=("spikgpt", "torch", "scanpy", "scikit-learn", "spikingjelly"),
         licence="MIT",
         citation="This package",
         rejects=True,

@@ -6,6 +6,8 @@ Here nothing but NumPy is imported: methods run in virtual environments of their
 from __future__ import annotations
 
 import json
+import math
+from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any, Literal
@@ -29,8 +31,9 @@ class Settings:
         Column of the reference's ``obs`` with the labels; the query has none.
     batch_key
         Column of both with the batch; None where the cells are of one.
-    query_values
-        What ``X`` of the query holds: counts, or logarithms of normalised counts. That of the reference holds counts.
+    query_values, query_log_base
+        What ``X`` of the query holds: counts, or logarithms of 1 + normalised counts, and to which base. That of the
+        reference holds counts.
     options
         What the method alone reads.
     """
@@ -41,6 +44,7 @@ class Settings:
     threads: int = 1
     options: dict[str, str] = field(default_factory=dict)
     query_values: Literal["counts", "log"] = "counts"
+    query_log_base: float = math.e
 
     def write(self, folder: Path) -> None:
         """Write the settings to a folder."""
@@ -102,8 +106,12 @@ class Answer:
     @classmethod
     def read(cls, folder: Path) -> Answer:
         """Read what :meth:`write` wrote."""
-        figures: dict[str, Any] = json.loads((folder / FIGURES).read_text())
-        with np.load(folder / ARRAYS, allow_pickle=False) as arrays:
+        return cls.of(folder / ARRAYS, json.loads((folder / FIGURES).read_text()))
+
+    @classmethod
+    def of(cls, file: Path, figures: Mapping[str, Any]) -> Answer:
+        """Return an answer of the arrays in a file and of its other figures."""
+        with np.load(file, allow_pickle=False) as arrays:
             return cls(**{name: arrays[name] for name in arrays.files}, **figures)
 
     def fault(self, cells: int) -> str | None:

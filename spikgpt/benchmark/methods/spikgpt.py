@@ -8,10 +8,11 @@ from typing import Any
 import numpy as np
 from anndata import AnnData
 
-from spikgpt.api import SpikGPT
 from spikgpt.benchmark.methods.answer import Answer, Settings
-from spikgpt.options import AnnotateOptions, options_of
+from spikgpt.engines.opening import torch_engine
+from spikgpt.options import AnnotateOptions, TrainOptions, options_of
 from spikgpt.pipeline import annotate
+from spikgpt.training.train import train
 from spikgpt.version import __version__
 
 # The paper labels each cell alone, in the reference's scale, and calls it Unknown below a fixed confidence.
@@ -20,24 +21,23 @@ PAPER: dict[str, Any] = {"scaling": "reference", "neighbours": False, "threshold
 
 def run(reference: AnnData, query: AnnData, settings: Settings) -> Answer:
     """Train a reference and annotate the query."""
-    recipe: Any = settings.options.get("recipe", "default")
+    recipe = settings.options["recipe"]
+    chosen = {"recipe": recipe, "seed": settings.seed, "batch_key": settings.batch_key}
     start = time.perf_counter()
-    model = SpikGPT.train(
-        reference, settings.label_key, recipe=recipe, seed=settings.seed, batch_key=settings.batch_key
-    )
-    trained = time.perf_counter()
+    trained = train(reference, settings.label_key, options=options_of(TrainOptions, chosen))
+    learned = time.perf_counter()
     options = options_of(AnnotateOptions, PAPER if recipe == "paper" else {})
-    annotation = annotate(model.reference, model.engine, query, options)
+    annotation = annotate(trained, torch_engine(trained), query, options)
     done = time.perf_counter()
-    names = np.array(model.reference.labels.names)
-    certainty = annotation.familiarity if annotation.cutoffs.threshold is None else None
+    names = np.array(trained.labels.names)
+    familiarity = annotation.familiarity if annotation.cutoffs.threshold is None else None
     return Answer(
         labels=names[annotation.best],
         assigned=~annotation.rejected,
-        confidence=annotation.confidence if certainty is None else certainty,
+        confidence=annotation.confidence if familiarity is None else familiarity,
         probabilities=annotation.probabilities,
         classes=names,
-        train_seconds=trained - start,
-        predict_seconds=done - trained,
+        train_seconds=learned - start,
+        predict_seconds=done - learned,
         versions={"spikgpt": __version__},
     )

@@ -1,0 +1,168 @@
+"""Methods on tasks, each run in a process of its own; what is finished is kept and found again."""
+
+from __future__ import annotations
+
+import hashlib
+import importlib.util
+import json
+import os
+import shutil
+import tempfile
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any
+
+from spikgpt.benchmark.environments import Unavailable, installed, python_of, python_path
+from spikgpt.benchmark.methods import Method
+from spikgpt.benchmark.methods.answer import ARRAYS, FIGURES, Answer, Settings
+from spikgpt.benchmark.process import Limits, Outcome, run_limited
+from spikgpt.benchmark.task import LABEL, Task
+from spikgpt.errors import printable
+from spikgpt.files import replacing
+
+DONE = "done"
+# Read by the libraries that compute in threads.
+THREADS = ("OMP", "OPENBLAS", "MKL", "NUMBA", "VECLIB", "NUMEXPR")
+
+
+@dataclass(frozen=True)
+class Plan:
+    """How methods are run: with how many seeds, within which limits, and with which options of their own."""
+
+    folder: Path
+    seeds: int = 1
+    threads: int = 1
+    limits: Limits = field(default_factory=Limits)
+    options: Mapping[str, str] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class Run:
+    """A method on a task with one seed: ``note`` is ``done``, or says why there is no answer."""
+
+    task: str
+    method: str
+    seed: int
+    note: str
+    seconds: float = 0.0
+    peak_bytes: int = 0
+    answer: Answer | None = None
+    kept: bool = False
+
+
+# Called before each run, with the task, the method and the seed.
+OnRun = Callable[[str, str, int], None]
+
+
+def runs_of(tasks: Sequence[Task], methods: Sequence[Method], plan: Plan, on_run: OnRun) -> Iterator[Run]:
+    """Run methods on tasks, or find what an earlier call finished with the same cells, settings and versions.
+
+    A method that cannot run, or reaches a limit, is not tried with further seeds.
+    """
+    for task in tasks:
+        with tempfile.TemporaryDirectory(prefix="spikgpt-benchmark-") as folder:
+            cells = Path(folder)
+            for method in methods:
+                for seed in range(1 if method.deterministic else plan.seeds):
+                    on_run(task.name, method.title, seed)
+                    run = _run(task, method, seed, plan, cells)
+                    yield run
+                    if run.note != DONE:
+                        break
+
+
+def place_of(folder: Path, task: str, method: str, seed: int) -> Path:
+    """Return where a run is kept, without the ending of the files."""
+    return folder / "runs" / task.replace(" ", "_") / f"{method}-{seed}"
+
+
+def _run(task: Task, method: Method, seed: int, plan: Plan, cells: Path) -> Run:
+    """Run a method once, or find it kept. ``cells`` is a folder for the files of the task."""
+    given = {name: value or plan.options.get(name, "") for name, value in method.options.items()}
+    if missing := [name for name, value in given.items() if not value]:
+        return Run(task.name, method.name, seed, f"not run: it needs --option {missing[0]}=...")
+    settings = Settings(seed, LABEL, task.batch_key, plan.threads, given, task.query_values, task.log_base)
+    try:
+        python = python_of(method)
+    except Unavailable as error:
+        return Run(task.name, method.name, seed, str(error))
+    key, place = _key(task, method, settings), place_of(plan.folder, task.name, method.name, seed)
+    if found := _found(place, key, plan.limits):
+        return found
+    if not (cells / "query.h5ad").exists():
+        task.reference.write_h5ad(cells / "reference.h5ad")
+        task.query.write_h5ad(cells / "query.h5ad")
+    with tempfile.TemporaryDirectory(dir=cells) as name:
+        folder = Path(name)
+        for part in ("reference.h5ad", "query.h5ad"):
+            (folder / part).symlink_to(cells / part)
+        settings.write(folder)
+        log = folder / "log.txt"
+        command = [str(python), "-m", "spikgpt.benchmark.worker", method.module, str(folder)]
+        outcome = run_limited(command, plan.limits, log, _environment(method, folder, plan.threads))
+        note = _note(outcome, folder, log)
+        place.parent.mkdir(parents=True, exist_ok=True)
+        kept_log = place.with_name(f"{place.name}.log")
+        kept_log.unlink(missing_ok=True)
+        if note != DONE:
+            shutil.copyfile(log, kept_log)
+        elif (folder / ARRAYS).exists():
+            shutil.copyfile(folder / ARRAYS, place.with_name(f"{place.name}.npz"))
+        figures = json.loads((folder / FIGURES).read_text()) if note == DONE else {}
+        told = {"task": task.name, "method": method.name, "seed": seed, "note": note}
+        told |= {"seconds": outcome.seconds, "peak_bytes": outcome.peak_bytes, "key": key}
+        told |= {"limits": asdict(plan.limits), "figures": figures}
+        with replacing(place.with_name(f"{place.name}.json")) as temporary:
+            temporary.write_text(json.dumps(told, indent=1) + "\n")
+    return _read(place, told)
+
+
+def _found(place: Path, key: str, limits: Limits) -> Run | None:
+    """Return a kept run of the same key: one that is done, or reached limits no lower than these."""
+    try:
+        told = json.loads(place.with_name(f"{place.name}.json").read_text())
+        if told["key"] != key:
+            return None
+        reached = told["note"].startswith("stopped") and told["limits"] == asdict(limits)
+        return _read(place, told, kept=True) if told["note"] == DONE or reached else None
+    except (OSError, ValueError, KeyError):
+        return None
+
+
+def _read(place: Path, told: Mapping[str, Any], *, kept: bool = False) -> Run:
+    """Return a kept run."""
+    named = {name: told[name] for name in ("task", "method", "seed", "note", "seconds", "peak_bytes")}
+    answer = None
+    if told["note"] == DONE:
+        answer = Answer.of(place.with_name(f"{place.name}.npz"), told["figures"])
+    return Run(**named, answer=answer, kept=kept)
+
+
+def _key(task: Task, method: Method, settings: Settings) -> str:
+    """Return a name for what a run depends on."""
+    versions = {package: installed(package) for package in method.packages} if method.environment is None else {}
+    module = importlib.util.find_spec(method.module)
+    source = Path(module.origin).read_text() if module and module.origin else ""
+    told = [task.digest, asdict(settings), method.module, source, versions, method.environment]
+    return hashlib.sha256(json.dumps(told, sort_keys=True).encode()).hexdigest()[:24]
+
+
+def _environment(method: Method, folder: Path, threads: int) -> dict[str, str]:
+    """Return the environment variables of a method's process."""
+    found = dict(os.environ) | {f"{name}_NUM_THREADS": str(threads) for name in THREADS}
+    found |= {"MPLBACKEND": "Agg", "PYTHONHASHSEED": "0", "PYTHONUNBUFFERED": "1"}
+    if path := python_path(method, folder):
+        found["PYTHONPATH"] = path
+    return found
+
+
+def _note(outcome: Outcome, folder: Path, log: Path) -> str:
+    """Say in a line how a process went."""
+    if outcome.stopped:
+        return outcome.stopped
+    if outcome.code == 0 and (folder / FIGURES).exists():
+        return DONE
+    lines = [line.strip() for line in log.read_text(errors="replace").splitlines() if line.strip()]
+    last = printable(lines[-1])[:300] if lines else f"exit code {outcome.code}, and not a word"
+    return f"failed: {last}"
