@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import warnings
+import math
 from collections.abc import Callable
 from dataclasses import dataclass, field
 
@@ -34,8 +34,8 @@ class Measured:
 def measure_answer(task: Task, answer: Answer) -> Measured:
     """Hold an answer against the truth.
 
-    Labels are compared before rejection, over the cells whose type the reference has. The share that is right is that of
-    all cells, after rejection: their label, or none where the reference does not have it.
+    Labels are compared before rejection, over the cells whose type the reference has. The share that is right is that
+    of all cells, after rejection: their label, or none where the reference does not have it.
     """
     known, labels = task.known, answer.labels
     agreement = measure(task.truth[known], labels[known])
@@ -53,7 +53,7 @@ def measure_answer(task: Task, answer: Answer) -> Measured:
         "macro_precision": agreement.macro_precision,
         "macro_recall": agreement.macro_recall,
         "macro_f1": agreement.macro_f1,
-        "balanced_accuracy": _balanced(task.truth[known], labels[known]),
+        "balanced_accuracy": agreement.macro_recall,
         "share_right": float(answered_right.mean()),
         "share_assigned": float(assigned.mean()),
         "accuracy_of_assigned": float(right[kept].mean()) if kept.any() else None,
@@ -94,20 +94,10 @@ def paired_p(right: Bools, other: Bools) -> float:
     return float(binomtest(first, first + second).pvalue) if first + second else 1.0
 
 
-def _balanced(truth: Strings, labels: Strings) -> float:
-    """Return the mean share of right labels over the true types."""
-    from sklearn.metrics import balanced_accuracy_score
-
-    with warnings.catch_warnings():
-        # Labels that no cell of the query truly has.
-        warnings.simplefilter("ignore", UserWarning)
-        return float(balanced_accuracy_score(truth, labels))
-
-
 def _of_share(hits: Bools) -> float:
     """Return the standard error of a share of cells."""
     share = float(hits.mean())
-    return (share * (1 - share) / len(hits)) ** 0.5
+    return math.sqrt(share * (1 - share) / len(hits))
 
 
 def _spread(cells: int, figure: Callable[[Rows], float | None]) -> float:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import platform
 from collections.abc import Iterable, Sequence
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from datetime import UTC, datetime
 from typing import Any
 
@@ -105,24 +105,22 @@ def _row(task: Task, method: Method, runs: Sequence[Run]) -> Row:
     done = [run for run in runs if run.answer is not None]
     notes = [run.note for run in runs if run.note != DONE]
     if not done:
-        return Row(**{**vars(told), "note": notes[0]})
+        return replace(told, note=notes[0])
     measured = [measure_answer(task, run.answer) for run in done if run.answer is not None]
     figures = [
         found.figures | {"peak_gigabytes": run.peak_bytes / 1e9} for found, run in zip(measured, done, strict=True)
     ]
     values = {name: [figure[name] for figure in figures] for name in figures[0]}
     numbers = {name: np.array(found, dtype=float) for name, found in values.items() if None not in found}
-    return Row(
-        **{
-            **vars(told),
-            "note": f"{len(notes)} further run failed: {notes[0]}" if notes else "",
-            "seeds": len(done),
-            "means": {name: float(found.mean()) for name, found in numbers.items()},
-            "spreads": {name: float(found.std()) for name, found in numbers.items()},
-            "errors": measured[0].errors,
-            "per_label": _per_label(measured),
-            "versions": dict(done[0].answer.versions) if done[0].answer else {},
-        }
+    return replace(
+        told,
+        note=f"{len(notes)} further run failed: {notes[0]}" if notes else "",
+        seeds=len(done),
+        means={name: float(found.mean()) for name, found in numbers.items()},
+        spreads={name: float(found.std()) for name, found in numbers.items()},
+        errors=measured[0].errors,
+        per_label=_per_label(measured),
+        versions=dict(done[0].answer.versions) if done[0].answer else {},
     )
 
 
@@ -150,7 +148,7 @@ def _placed(row: Row, rows: Sequence[Row]) -> Row:
         )
         behind = best.means[name] - row.means[name]
         places[name] = FIRST if behind <= 0 else NEAR if behind <= best.errors.get(name, 0.0) else ""
-    return Row(**{**vars(row), "places": places})
+    return replace(row, places=places)
 
 
 def _with_rival(row: Row, rows: Sequence[Row], right: dict[str, Bools | None], modules: dict[str, str]) -> Row:
@@ -162,7 +160,7 @@ def _with_rival(row: Row, rows: Sequence[Row], right: dict[str, Bools | None], m
     best = max(others, key=lambda other: other.means["accuracy"])
     against = right[best.method]
     assert against is not None
-    return Row(**{**vars(row), "rival": best.title, "p": paired_p(own, against)})
+    return replace(row, rival=best.title, p=paired_p(own, against))
 
 
 def about_tasks(tasks: Iterable[Task]) -> list[dict[str, Any]]:
@@ -255,7 +253,7 @@ def as_markdown(rows: Sequence[Row], tasks: Sequence[Task], plan: Plan) -> str:
 
 def cells_of(rows: Sequence[Row], paper: str = "") -> list[list[str]]:
     """Return the cells of a table, its heading first; columns that no method has are left out."""
-    shown = [column for column in COLUMNS if any(column[1] in row.means for row in rows)]
+    shown = [column for column in COLUMNS if column[1] == "accuracy" or any(column[1] in row.means for row in rows)]
     heading = ["method", *(name for name, _, _ in shown), "seeds", "against the best other"]
     found = [heading]
     for row in rows:
@@ -287,8 +285,8 @@ def _sentence(about: dict[str, Any]) -> str:
     """Say what a task is made of."""
     unseen = about["query_cells"] - about["known_cells"]
     told = (
-        f"{about['reference_cells']} cells of {about['types_of_reference']} types to learn from, {about['query_cells']} "
-        f"cells of {about['types_of_query']} types to label, {about['genes']} shared genes."
+        f"{about['reference_cells']} cells of {about['types_of_reference']} types to learn from, "
+        f"{about['query_cells']} cells of {about['types_of_query']} types to label, {about['genes']} shared genes."
     )
     return told + (f" {unseen} cells are of types that the reference does not have." if unseen else "")
 
