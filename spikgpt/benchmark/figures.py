@@ -63,10 +63,7 @@ def labels_picture(title: str, where: Floats, truth: Strings, predicted: Strings
         _number(axes, where, labels, numbers)
         axes.set(xticks=[], yticks=[], xlabel="UMAP 1", ylabel="UMAP 2")
         axes.set_title(heading, fontsize=11)
-    handles = [
-        _handle(colors[name], f"{numbers[name]}  {name}" if name != UNKNOWN else f"{numbers[name]}  no label")
-        for name in shown
-    ]
+    handles = [_handle(colors[name], "no label" if name == UNKNOWN else f"{numbers[name]}  {name}") for name in shown]
     figure.legend(handles=handles, loc="outside right center", ncols=columns, fontsize=9, frameon=False)
     figure.suptitle(title, fontsize=12)
     return png(figure)
@@ -105,6 +102,7 @@ def time_picture(title: str, rows: Sequence[Row]) -> bytes:
     margin = max(0.02, 0.06 * (high - low))
     axes.set(xscale="log", ylim=(low - margin, high + margin), xlabel="train and predict, seconds", ylabel="accuracy")
     axes.set_xlim(seconds.min() / 1.6, seconds.max() * 1.6)
+    _plain_numbers(axes)
     axes.grid(visible=True, linewidth=0.4, alpha=0.6)
     colors = palette(len(measured))
     for row, x, y, color in zip(measured, seconds, accuracy, colors, strict=True):
@@ -113,7 +111,7 @@ def time_picture(title: str, rows: Sequence[Row]) -> bytes:
             [x], [y], s=70 if own else 40, marker="D" if own else "o", color=color, edgecolors="black", zorder=3
         )
     order = np.lexsort((seconds, -accuracy))
-    heights = np.linspace(0.98, 0.02, len(measured)) if len(measured) > 1 else np.array([0.5])
+    heights = _spaced((accuracy[order] - low + margin) / (high - low + 2 * margin), 0.96 / len(measured))
     for height, place in zip(heights, order, strict=True):
         axes.annotate(
             f"{measured[place].title}  {accuracy[place]:.3f}, {seconds[place]:.1f} s",
@@ -122,10 +120,31 @@ def time_picture(title: str, rows: Sequence[Row]) -> bytes:
             textcoords="axes fraction",
             fontsize=8,
             va="center",
-            arrowprops={"arrowstyle": "-", "color": "grey", "linewidth": 0.5, "shrinkB": 3},
+            arrowprops={"arrowstyle": "-", "color": "grey", "linewidth": 0.5, "shrinkB": 3, "relpos": (0, 0.5)},
         )
     axes.set_title(title, fontsize=12)
     return png(figure)
+
+
+def _spaced(heights: Floats, gap: float) -> Floats:
+    """Return falling heights from 0 to 1, (n,), moved until they are ``gap`` apart; there must be room for all."""
+    spaced = np.array(heights, dtype=np.float64)
+    for place in range(1, len(spaced)):
+        spaced[place] = min(spaced[place], spaced[place - 1] - gap)
+    lowest = 0.0
+    for place in range(len(spaced) - 1, -1, -1):
+        spaced[place] = max(spaced[place], lowest)
+        lowest = spaced[place] + gap
+    return spaced
+
+
+def _plain_numbers(axes: Axes) -> None:
+    """Write the numbers of a logarithmic axis as 0.5, 1, 2, 5 and 10."""
+    from matplotlib.ticker import FuncFormatter, LogLocator, NullFormatter
+
+    axes.xaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
+    axes.xaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}"))
+    axes.xaxis.set_minor_formatter(NullFormatter())
 
 
 def _figure(width: float, height: float) -> Figure:
@@ -148,10 +167,13 @@ def _size(cells: int) -> float:
 
 
 def _number(axes: Axes, where: Floats, labels: Strings, numbers: dict[str, int]) -> None:
-    """Write the number of each label on its cells, where no other number stands."""
+    """Write the number of each label on its cells, unless they are very few, where no other number stands."""
     from matplotlib.patheffects import withStroke
 
-    names = [name for name in numbers if (labels == name).any()]
+    least = max(3, len(labels) // 500)
+    names = [name for name in numbers if name != UNKNOWN and (labels == name).sum() >= least]
+    if not names:
+        return
     middles = np.array([_middle(where[labels == name]) for name in names])
     span = np.ptp(where, axis=0)
     spots = _apart(middles / span, 0.045) * span

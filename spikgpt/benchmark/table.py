@@ -196,12 +196,17 @@ def conditions(plan: Plan) -> dict[str, Any]:
     }
 
 
+def cores() -> int:
+    """Return on how many cores this process may run."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+
+
 def machine() -> str:
     """Say on what machine this runs."""
     memory = psutil.virtual_memory().total / 1e9
     chip = platform.processor() or platform.machine()
     system = f"{platform.system()}, Python {platform.python_version()}"
-    return f"{os.cpu_count()} cores ({_chip() or chip}), {memory:.0f} GB of memory, {system}"
+    return f"{cores()} cores ({_chip() or chip}), {memory:.0f} GB of memory, {system}"
 
 
 def _chip() -> str:

@@ -106,6 +106,7 @@ def benchmark(
     from spikgpt.benchmark.page import write_report
     from spikgpt.benchmark.process import Limits
     from spikgpt.benchmark.run import Plan, runs_of
+    from spikgpt.benchmark.table import cores
 
     methods = options.chosen()
     limits = Limits(float(options.time_limit), options.memory_limit)
