@@ -96,11 +96,11 @@ def _made(requirements: tuple[str, ...]) -> Path:
     with _alone(folder.with_suffix(".lock")):
         if not (folder / READY).exists():
             shutil.rmtree(folder, ignore_errors=True)
-            _run([sys.executable, "-m", "venv", str(folder)])
+            _run([sys.executable, "-m", "venv", "--without-pip", str(folder)])
             listed = folder / "constraints.txt"
             listed.write_text("\n".join(constraints))
-            pip = [str(python), "-m", "pip", "install", "--quiet", "--disable-pip-version-check"]
-            _run([*pip, "--constraint", str(listed), *wanted])
+            pip = [sys.executable, "-m", "pip", "--python", str(python), "--disable-pip-version-check"]
+            _run([*pip, "install", "--quiet", "--constraint", str(listed), *wanted])
             (folder / READY).write_text(told)
     return python
 

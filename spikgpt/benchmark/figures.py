@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -12,6 +13,7 @@ from spikgpt.benchmark.table import Row
 from spikgpt.benchmark.task import Task
 from spikgpt.cells.align import log_normalise
 from spikgpt.errors import needs
+from spikgpt.files import replacing
 from spikgpt.labels.palette import UNKNOWN_COLOR, palette
 from spikgpt.reference.pictures import png
 from spikgpt.types import UNKNOWN, Floats, Strings
@@ -27,8 +29,11 @@ IN_COLUMN = 16
 BLUE, ORANGE, GREEN = "#0072b2", "#e69f00", "#009e73"
 
 
-def places(task: Task) -> Floats:
-    """Return where the query's cells stand in a UMAP of their own principal components, (n, 2)."""
+def places(task: Task, folder: Path) -> Floats:
+    """Return where the query's cells stand in a UMAP of their own principal components, (n, 2); kept in a folder."""
+    kept = folder / f"{task.digest}.npy"
+    if kept.exists():
+        return np.asarray(np.load(kept, allow_pickle=False))
     with needs():
         import scanpy
     values = task.query.X.astype(np.float32)
@@ -40,6 +45,8 @@ def places(task: Task) -> Floats:
     scanpy.pp.pca(cells, n_comps=min(COMPONENTS, min(cells.shape) - 1), random_state=0)
     scanpy.pp.neighbors(cells, n_neighbors=min(15, cells.n_obs - 1), random_state=0)
     scanpy.tl.umap(cells, random_state=0)
+    with replacing(kept) as temporary, temporary.open("wb") as file:
+        np.save(file, cells.obsm["X_umap"], allow_pickle=False)
     return np.asarray(cells.obsm["X_umap"])
 
 

@@ -7,6 +7,7 @@ import json
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from html import escape
+from pathlib import Path
 
 from spikgpt.benchmark.figures import bars_picture, label_colors, labels_picture, places, time_picture
 from spikgpt.benchmark.measures import given
@@ -49,9 +50,10 @@ def write_report(tasks: Sequence[Task], methods: Sequence[Method], runs: Sequenc
     """Write ``results.json``, ``results.csv``, ``results.md``, ``report.html`` and ``figures/``; return the rows."""
     rows = [row for task in tasks for row in rows_of(task, methods, runs)]
     folder = plan.folder
-    pictures = [
-        picture for task in tasks for picture in pictures_of(task, [r for r in rows if r.task == task.name], runs)
-    ]
+    pictures = []
+    for task in tasks:
+        own = [row for row in rows if row.task == task.name]
+        pictures += pictures_of(task, own, runs, folder / "places")
     with replacing(folder / "figures") as temporary:
         temporary.mkdir()
         for picture in pictures:
@@ -68,13 +70,13 @@ def write_report(tasks: Sequence[Task], methods: Sequence[Method], runs: Sequenc
     return rows
 
 
-def pictures_of(task: Task, rows: Sequence[Row], runs: Sequence[Run]) -> Iterator[Picture]:
-    """Give the figures of a task: of all methods, then of each one's first seed."""
+def pictures_of(task: Task, rows: Sequence[Row], runs: Sequence[Run], kept: Path) -> Iterator[Picture]:
+    """Give the figures of a task: of all methods, then of each one's first seed; ``kept`` is a folder for places."""
     if not any(row.means for row in rows):
         return
     yield Picture(task.name, "", "bars", bars_picture(task.name, rows))
     yield Picture(task.name, "", "time", time_picture(task.name, rows))
-    where, colors, known = places(task), label_colors(task), task.known
+    where, colors, known = places(task, kept), label_colors(task), task.known
     for row in rows:
         answers = [run.answer for run in runs if (run.task, run.method) == (task.name, row.method) and run.answer]
         if not answers:

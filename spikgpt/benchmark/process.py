@@ -46,7 +46,7 @@ def run_limited(command: Sequence[str], limits: Limits, log: Path, environment: 
                 if peak > limits.gigabytes * GIGABYTE:
                     stopped = f"stopped: memory above {limits.gigabytes:.1f} GB"
                 elif time.monotonic() - start > limits.seconds:
-                    stopped = f"stopped: longer than {limits.seconds:.0f} s"
+                    stopped = f"stopped: longer than {limits.seconds:g} s"
                 if stopped:
                     break
                 time.sleep(INTERVAL)

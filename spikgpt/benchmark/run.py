@@ -99,7 +99,8 @@ def _run(task: Task, method: Method, seed: int, plan: Plan, cells: Path) -> Run:
             (folder / part).symlink_to(cells / part)
         settings.write(folder)
         log = folder / "log.txt"
-        command = [str(python), "-m", "spikgpt.benchmark.worker", method.module, str(folder)]
+        # -P: nothing that lies in the working directory is imported.
+        command = [str(python), "-P", "-m", "spikgpt.benchmark.worker", method.module, str(folder), str(os.getpid())]
         outcome = run_limited(command, plan.limits, log, _environment(method, folder, plan.threads))
         note = _note(outcome, folder, log)
         place.parent.mkdir(parents=True, exist_ok=True)

@@ -1,6 +1,7 @@
-"""The process of one method: ``python -m spikgpt.benchmark.worker MODULE FOLDER``.
+"""The process of one method: ``python -m spikgpt.benchmark.worker MODULE FOLDER [PARENT]``.
 
-The folder holds ``reference.h5ad``, ``query.h5ad`` and ``settings.json``; the answer is written beside them.
+The folder holds ``reference.h5ad``, ``query.h5ad`` and ``settings.json``; the answer is written beside them. The process
+ends with its parent, of that number.
 """
 
 from __future__ import annotations
@@ -21,7 +22,8 @@ from spikgpt.benchmark.methods.answer import Answer, Settings
 def main() -> None:
     """Run a method."""
     module, folder = sys.argv[1], Path(sys.argv[2])
-    threading.Thread(target=_leave_with, args=(os.getppid(),), daemon=True).start()
+    if parent := [int(number) for number in sys.argv[3:]]:
+        threading.Thread(target=_leave_with, args=parent, daemon=True).start()
     answered(module, folder).write(folder)
 
 
