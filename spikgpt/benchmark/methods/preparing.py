@@ -10,7 +10,8 @@ import numpy.typing as npt
 from anndata import AnnData
 from scipy import sparse
 
-from spikgpt.cells.values import content_of, linear_values
+from spikgpt.benchmark.methods.answer import Settings
+from spikgpt.cells.values import linear_values
 
 Floats = npt.NDArray[np.float64]
 Strings = npt.NDArray[np.str_]
@@ -21,29 +22,32 @@ def labels_of(cells: AnnData, key: str) -> Strings:
     return np.asarray(cells.obs[key].astype(str), dtype=str)
 
 
-def counts_of(cells: AnnData, values: str, method: str) -> sparse.csr_matrix:
-    """Return counts as they are, shape (n, G), for a method that works with nothing else.
+def linear_of(cells: AnnData, settings: Settings | None = None) -> sparse.csr_matrix:
+    """Return counts as they are, or a query's log values undone as ``settings`` says, shape (n, G), float64."""
+    logs = settings is not None and settings.query_values == "log"
+    return linear_values(sparse.csr_matrix(cells.X), settings.query_log_base if settings and logs else None)
+
+
+def counts_of(query: AnnData, settings: Settings, method: str) -> sparse.csr_matrix:
+    """Return the counts of a query, shape (n, G), for a method that works with nothing else.
 
     Raises
     ------
     ValueError
-        When the cells hold log values.
+        When the query holds log values.
     """
-    if values != "counts":
-        msg = f"{method} models raw counts, and these cells hold log values."
+    if settings.query_values != "counts":
+        msg = f"{method} models raw counts, and the query holds log values"
         raise ValueError(msg)
-    return sparse.csr_matrix(cells.X, dtype=np.float32)
+    return sparse.csr_matrix(query.X, dtype=np.float32)
 
 
-def linear_of(cells: AnnData, values: str) -> sparse.csr_matrix:
-    """Return counts as they are, or log values undone in the base that they were taken in, shape (n, G), float64."""
-    matrix = sparse.csr_matrix(cells.X)
-    return linear_values(matrix, content_of(matrix).log_base if values == "log" else None)
+def log_normalised(cells: AnnData, settings: Settings | None = None, target_sum: float = 1e4) -> sparse.csr_matrix:
+    """Return ln(1 + value * target_sum / total) over the genes that are there, shape (n, G), float32.
 
-
-def log_normalised(cells: AnnData, values: str, target_sum: float = 1e4) -> sparse.csr_matrix:
-    """Return ln(1 + value * target_sum / total) over the genes that are there, shape (n, G), float32."""
-    linear = linear_of(cells, values)
+    ``settings`` say what a query holds; a reference holds counts.
+    """
+    linear = linear_of(cells, settings)
     totals = np.asarray(linear.sum(axis=1)).ravel()
     factors = np.divide(target_sum, totals, out=np.zeros_like(totals), where=totals > 0)
     linear.data = np.log1p(linear.data * np.repeat(factors, np.diff(linear.indptr)))

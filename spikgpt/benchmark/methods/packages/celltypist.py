@@ -22,11 +22,11 @@ def run(reference: AnnData, query: AnnData, settings: Settings) -> Answer:
 
         celltypist.logger.set_level(40)
         clock = Clock()
-        known = with_values(reference, log_normalised(reference, "counts"))
+        known = with_values(reference, log_normalised(reference))
         np.random.seed(settings.seed)  # noqa: NPY002 - what the package draws from
         model = celltypist.train(known, labels=labels_of(reference, settings.label_key), n_jobs=settings.threads)
         train_seconds = clock.lap()
-        asked = with_values(query, log_normalised(query, settings.query_values))
+        asked = with_values(query, log_normalised(query, settings))
         found = celltypist.annotate(asked, model=model)
     probabilities = found.probability_matrix
     highest = probabilities.to_numpy().max(axis=1)

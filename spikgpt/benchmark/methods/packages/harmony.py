@@ -33,8 +33,8 @@ def run(reference: AnnData, query: AnnData, settings: Settings) -> Answer:
     clock = Clock()
     both = anndata.concat(
         [
-            with_values(reference, log_normalised(reference, "counts")),
-            with_values(query, log_normalised(query, settings.query_values)),
+            with_values(reference, log_normalised(reference)),
+            with_values(query, log_normalised(query, settings)),
         ]
     )
     placed = Components.fit(both, settings.seed).place(both)

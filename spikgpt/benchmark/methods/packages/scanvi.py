@@ -5,14 +5,13 @@ from __future__ import annotations
 import contextlib
 import io
 import logging
-import sys
 import warnings
-from importlib.util import find_spec
 from typing import Any
 
 import numpy as np
 import pandas as pd
 from anndata import AnnData
+from scipy import sparse
 
 from spikgpt.benchmark.methods.answer import Answer, Settings
 from spikgpt.benchmark.methods.preparing import Clock, best_of, counts_of, labels_of, versions_of, with_values
@@ -20,12 +19,13 @@ from spikgpt.benchmark.methods.preparing import Clock, best_of, counts_of, label
 N_GENES = 2000
 # Epochs of scVI, of scANVI, and of the query.
 EPOCHS = 100, 20, 100
+QUIET = {"accelerator": "cpu", "enable_progress_bar": False, "enable_model_summary": False, "logger": False}
 UNLABELLED, LABEL, BATCH = "unlabelled", "label", "batch"
 
 
 def run(reference: AnnData, query: AnnData, settings: Settings) -> Answer:
     """Label a query by scANVI."""
-    _mend_torchvision()
+    counts = counts_of(query, settings, "scANVI")
     with warnings.catch_warnings(), contextlib.redirect_stdout(io.StringIO()):
         warnings.simplefilter("ignore")
         import scanpy
@@ -38,7 +38,7 @@ def run(reference: AnnData, query: AnnData, settings: Settings) -> Answer:
         logging.getLogger("lightning.pytorch").setLevel(logging.ERROR)
         torch.set_num_threads(settings.threads)
         clock = Clock()
-        cells = _prepared(reference, counts_of(reference, "counts", "scANVI"), "reference", settings)
+        cells = _prepared(reference, sparse.csr_matrix(reference.X, dtype=np.float32), "reference", settings)
         cells.obs[LABEL] = pd.Categorical(labels_of(reference, settings.label_key))
         normal = cells.copy()
         scanpy.pp.normalize_total(normal, target_sum=1e4)
@@ -48,7 +48,7 @@ def run(reference: AnnData, query: AnnData, settings: Settings) -> Answer:
         cells = cells[:, genes].copy()
         model = _trained(scvi, cells)
         train_seconds = clock.lap()
-        asked = _prepared(query, counts_of(query, settings.query_values, "scANVI"), "query", settings)[:, genes].copy()
+        asked = _prepared(query, counts, "query", settings)[:, genes].copy()
         asked.obs[LABEL] = UNLABELLED
         mapped = scvi.model.SCANVI.load_query_data(asked, model)
         mapped.train(max_epochs=EPOCHS[2], plan_kwargs={"weight_decay": 0.0}, **QUIET)
@@ -66,9 +66,6 @@ def run(reference: AnnData, query: AnnData, settings: Settings) -> Answer:
         predict_seconds=clock.lap(),
         versions=versions_of("scvi-tools", "torch"),
     )
-
-
-QUIET = {"accelerator": "cpu", "enable_progress_bar": False, "enable_model_summary": False, "logger": False}
 
 
 def _prepared(cells: AnnData, counts: Any, side: str, settings: Settings) -> AnnData:
@@ -92,22 +89,3 @@ def _trained(scvi: Any, cells: AnnData) -> Any:
     model.train(max_epochs=EPOCHS[1], n_samples_per_label=100, **QUIET)
     return model
 
-
-def _mend_torchvision() -> None:
-    """Make torchvision importable beside a torch of another build, as scvi-tools imports it wherever it is installed."""
-    if find_spec("torchvision") is None:
-        return
-    try:
-        import torchvision  # noqa: F401
-    except RuntimeError:
-        import torch
-
-        for name in [name for name in sys.modules if name.partition(".")[0] == "torchvision"]:
-            del sys.modules[name]
-        library = torch.library.Library("torchvision", "DEF")
-        library.define("nms(Tensor dets, Tensor scores, float iou_threshold) -> Tensor")
-        KEPT.append(library)
-
-
-# What torch forgets as soon as nothing refers to it.
-KEPT: list[Any] = []

@@ -26,10 +26,10 @@ def run(reference: AnnData, query: AnnData, settings: Settings) -> Answer:
         import scanpy
 
         clock = Clock()
-        known = with_values(reference, log_normalised(reference, "counts"))
+        known = with_values(reference, log_normalised(reference))
         known.obs[LABEL] = pd.Categorical(labels_of(reference, settings.label_key))
         scanpy.pp.highly_variable_genes(known, n_top_genes=min(N_GENES, known.n_vars))
-        asked = with_values(query, log_normalised(query, settings.query_values))
+        asked = with_values(query, log_normalised(query, settings))
         # It writes a pair of genes as one name, and takes it apart again at the underscore.
         known.var_names = asked.var_names = [f"gene{at}" for at in range(known.n_vars)]
         np.random.seed(settings.seed)  # noqa: NPY002 - what the package draws from

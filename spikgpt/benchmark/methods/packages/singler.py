@@ -23,7 +23,7 @@ def run(reference: AnnData, query: AnnData, settings: Settings) -> Answer:
     genes = reference.var_names.to_list()
     clock = Clock()
     trained = singler.train_single(
-        log_normalised(reference, "counts").T.tocsc().astype(np.float64),
+        log_normalised(reference).T.tocsc().astype(np.float64),
         labels_of(reference, settings.label_key).tolist(),
         genes,
         test_features=genes,
@@ -31,7 +31,7 @@ def run(reference: AnnData, query: AnnData, settings: Settings) -> Answer:
     )
     train_seconds = clock.lap()
     # Ranks within a cell are all that it reads of the query.
-    asked = linear_of(query, settings.query_values).T.tocsc()
+    asked = linear_of(query, settings).T.tocsc()
     found = singler.classify_single(asked, trained, num_threads=settings.threads)
     scores = found.column("scores")
     classes = np.array(list(scores.column_names), dtype=str)

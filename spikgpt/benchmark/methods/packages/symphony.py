@@ -56,7 +56,7 @@ def compressed(reference: AnnData, settings: Settings) -> AnnData:
     import symphonypy
 
     logging.getLogger("harmonypy").setLevel(logging.WARNING)
-    known = with_values(reference, log_normalised(reference, "counts"))
+    known = with_values(reference, log_normalised(reference))
     components = Components.fit(known, settings.seed)
     chosen = np.zeros(known.n_vars, dtype=bool)
     chosen[components.genes] = True
@@ -77,7 +77,7 @@ def mapped(known: AnnData, query: AnnData, settings: Settings) -> tuple[Floats, 
     """Return the cells of a query beside those of a reference, shape (n, D), and how far each is from it, shape (n,)."""
     import symphonypy
 
-    cells = with_values(query, log_normalised(query, settings.query_values))
+    cells = with_values(query, log_normalised(query, settings))
     cells.uns["log1p"] = {}
     cells.obs[BATCH] = "one" if settings.batch_key is None else labels_of(cells, settings.batch_key)
     np.random.seed(settings.seed)  # noqa: NPY002 - what its k-means draws from

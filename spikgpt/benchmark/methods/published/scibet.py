@@ -22,12 +22,12 @@ MILLION = 1e6
 def run(reference: AnnData, query: AnnData, settings: Settings) -> Answer:
     """Label a query by SciBet."""
     clock = Clock()
-    known = per_million(linear_of(reference, "counts"))
+    known = per_million(linear_of(reference))
     labels = labels_of(reference, settings.label_key)
     genes = chosen_genes(known, labels)
     names, logs = model_of(known[:, genes], labels)
     train_seconds = clock.lap()
-    asked = _log2(per_million(linear_of(query, settings.query_values))[:, genes])
+    asked = _log2(per_million(linear_of(query, settings))[:, genes])
     scores = asked @ logs.T  # (n, L)
     top = np.sort(scores, axis=1)
     # By how much the best type beats the next, for each unit of expression: the probabilities are nearly all 0 and 1.

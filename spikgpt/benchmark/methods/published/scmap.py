@@ -10,15 +10,16 @@ import numpy.typing as npt
 from anndata import AnnData
 from scipy import sparse
 
+from spikgpt.benchmark.methods.answer import Settings
 from spikgpt.benchmark.methods.preparing import linear_of
 from spikgpt.types import Rows
 
 N_FEATURES = 500
 
 
-def log_counts(cells: AnnData, values: str) -> sparse.csr_matrix:
-    """Return log2(1 + count), shape (n, G), which both methods work on."""
-    logs = linear_of(cells, values)
+def log_counts(cells: AnnData, settings: Settings | None = None) -> sparse.csr_matrix:
+    """Return log2(1 + count), shape (n, G), which both methods work on; ``settings`` say what a query holds."""
+    logs = linear_of(cells, settings)
     logs.data = np.log2(logs.data + 1)
     return logs
 

@@ -63,14 +63,14 @@ class Quantiser:
 def run(reference: AnnData, query: AnnData, settings: Settings) -> Answer:
     """Label a query by scmap-cell."""
     clock = Clock()
-    logs = log_counts(reference, "counts")
+    logs = log_counts(reference)
     genes = chosen_genes(logs)
     known = unit(logs[:, genes].toarray())
     used = np.isfinite(known).all(axis=1)
     labels = labels_of(reference, settings.label_key)[used]
     quantiser = Quantiser.fit(known[used], settings.seed)
     train_seconds = clock.lap()
-    asked = unit(log_counts(query, settings.query_values)[:, genes].toarray())
+    asked = unit(log_counts(query, settings)[:, genes].toarray())
     parts = [
         decide(quantiser.similarities(asked[start : start + BATCH]), labels) for start in range(0, len(asked), BATCH)
     ]

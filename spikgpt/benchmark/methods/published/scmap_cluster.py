@@ -34,12 +34,12 @@ class Votes:
 def run(reference: AnnData, query: AnnData, settings: Settings) -> Answer:
     """Label a query by scmap-cluster."""
     clock = Clock()
-    logs = log_counts(reference, "counts")
+    logs = log_counts(reference)
     genes = chosen_genes(logs)
     labels = labels_of(reference, settings.label_key)
     names, centres = medians(logs[:, genes].toarray(), labels)
     train_seconds = clock.lap()
-    votes = compare(log_counts(query, settings.query_values)[:, genes].toarray(), centres)
+    votes = compare(log_counts(query, settings)[:, genes].toarray(), centres)
     return Answer(
         labels=names[votes.best],
         assigned=votes.assigned,
