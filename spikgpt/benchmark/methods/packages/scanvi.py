@@ -88,4 +88,3 @@ def _trained(scvi: Any, cells: AnnData) -> Any:
     model = scvi.model.SCANVI.from_scvi_model(base, unlabeled_category=UNLABELLED)
     model.train(max_epochs=EPOCHS[1], n_samples_per_label=100, **QUIET)
     return model
-

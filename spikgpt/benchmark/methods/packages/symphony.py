@@ -33,9 +33,7 @@ def run(reference: AnnData, query: AnnData, settings: Settings) -> Answer:
     known = compressed(reference, settings)
     train_seconds = clock.lap()
     asked, distance = mapped(known, query, settings)
-    shares, classes = nearest_votes(
-        known.obsm[ALIGNED], labels_of(reference, settings.label_key), asked, NEIGHBOURS
-    )
+    shares, classes = nearest_votes(known.obsm[ALIGNED], labels_of(reference, settings.label_key), asked, NEIGHBOURS)
     return Answer(
         labels=best_of(shares, classes)[0],
         confidence=-distance,
@@ -86,4 +84,3 @@ def mapped(known: AnnData, query: AnnData, settings: Settings) -> tuple[Floats, 
         symphonypy.tl.map_embedding(cells, known, key=BATCH)
         symphonypy.tl.per_cell_confidence(cells, known, obs=DISTANCE)
     return np.asarray(cells.obsm[ALIGNED]), cells.obs[DISTANCE].to_numpy(dtype=np.float64)
-

@@ -61,9 +61,7 @@ def run(reference: AnnData, query: AnnData, settings: Settings) -> Answer:
     )
 
 
-def machines_of(
-    points: Floats, labels: Strings, seed: int
-) -> dict[str, Callable[[Floats], Floats]]:
+def machines_of(points: Floats, labels: Strings, seed: int) -> dict[str, Callable[[Floats], Floats]]:
     """Train a machine for each type; each gives the probability of its type for points, (m, D) to (m,)."""
     machines = {}
     for name in np.unique(labels):
