@@ -50,7 +50,7 @@ def write_report(tasks: Sequence[Task], methods: Sequence[Method], runs: Sequenc
     """Write ``results.json``, ``results.csv``, ``results.md``, ``report.html`` and ``figures/``; return the rows."""
     rows = [row for task in tasks for row in rows_of(task, methods, runs)]
     folder = plan.folder
-    pictures = []
+    pictures: list[Picture] = []
     for task in tasks:
         own = [row for row in rows if row.task == task.name]
         pictures += pictures_of(task, own, runs, folder / "places")

@@ -6,6 +6,7 @@ import hashlib
 import importlib.util
 import json
 import os
+import re
 import shutil
 import tempfile
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -143,10 +144,19 @@ def _read(place: Path, told: Mapping[str, Any], *, kept: bool = False) -> Run:
 def _key(task: Task, method: Method, settings: Settings) -> str:
     """Return a name for what a run depends on."""
     versions = {package: installed(package) for package in method.packages} if method.environment is None else {}
-    module = importlib.util.find_spec(method.module)
-    source = Path(module.origin).read_text() if module and module.origin else ""
-    told = [task.digest, asdict(settings), method.module, source, versions, method.environment]
+    told = [task.digest, asdict(settings), sources_of(method.module), versions, method.environment]
     return hashlib.sha256(json.dumps(told, sort_keys=True).encode()).hexdigest()[:24]
+
+
+def sources_of(module: str) -> dict[str, str]:
+    """Return the text of a method's module and of all that it takes from other methods' modules, by name."""
+    found, names = dict[str, str](), [module]
+    for name in names:  # grows by what each takes
+        spec = importlib.util.find_spec(name)
+        if name not in found and spec and spec.origin:
+            found[name] = Path(spec.origin).read_text(encoding="utf-8")
+            names += re.findall(r"^\s*from (spikgpt\.benchmark\.methods\.\S+) import", found[name], re.MULTILINE)
+    return found
 
 
 def _environment(method: Method, folder: Path, threads: int) -> dict[str, str]:

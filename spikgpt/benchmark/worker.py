@@ -1,7 +1,7 @@
 """The process of one method: ``python -m spikgpt.benchmark.worker MODULE FOLDER [PARENT]``.
 
-The folder holds ``reference.h5ad``, ``query.h5ad`` and ``settings.json``; the answer is written beside them. The process
-ends with its parent, of that number.
+The folder holds ``reference.h5ad``, ``query.h5ad`` and ``settings.json``; the answer is written beside them. The
+process ends with its parent, of that number.
 """
 
 from __future__ import annotations

@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
+from msgspec import Meta
 
 from spikgpt.cli.flags import command
 from spikgpt.cli.output import Bars, goes_on, interruptible, note, say, show
@@ -20,6 +21,7 @@ if TYPE_CHECKING:
 
 # Columns of the table that the terminal has room for; the second one holds notes too.
 SHOWN = ("method", "accuracy", "macro-F1", "share right", "AUROC unseen", "train, s", "predict, s", "memory, GB")
+Positive = Annotated[float, Meta(gt=0)]
 
 
 class CellsOptions(Options, frozen=True, kw_only=True):
@@ -61,16 +63,11 @@ class RunOptions(Options, frozen=True, kw_only=True):
     methods: Annotated[str, about("Names of methods, with commas between them; all by default.")] = "all"
     seeds: Annotated[Count, about("Runs of each method that is not deterministic.")] = 1
     time_limit: Annotated[Count, about("Seconds after which a method is stopped.")] = 3600
-    memory_limit: Annotated[float, about("Gigabytes above which a method is stopped.")] = 8.0
+    memory_limit: Annotated[Positive, about("Gigabytes above which a method is stopped.")] = 8.0
     threads: Annotated[Count | None, about("Threads of each method; by default one for each core.")] = None
     option: Annotated[list[str] | None, about("NAME=VALUE that a method needs, such as markers=FILE; repeatable.")] = (
         None
     )
-
-    def __post_init__(self) -> None:
-        if self.memory_limit <= 0:
-            msg = f"--memory-limit is {self.memory_limit}; expected a number above 0."
-            raise ConfigError(msg)
 
     def chosen(self) -> list[Method]:
         """Return the methods that are named."""

@@ -65,4 +65,4 @@ def nearest(reference: AnnData, labels: np.ndarray, query: AnnData) -> Answer:
 def logs(cells: AnnData) -> np.ndarray:
     """Return log-normalised values."""
     values = cells.X.toarray().astype(np.float64)
-    return np.log1p(1e4 * values / np.maximum(values.sum(axis=1, keepdims=True), 1))
+    return np.asarray(np.log1p(1e4 * values / np.maximum(values.sum(axis=1, keepdims=True), 1)))

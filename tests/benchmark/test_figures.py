@@ -56,7 +56,7 @@ def test_a_long_legend_makes_the_picture_wider(tmp_path: Path) -> None:
     for labels in (4, 30):
         names = np.array([f"type {number}" for number in range(labels)])
         truth = names[np.arange(300) % labels]
-        colors = {name: "#123456" for name in names}
+        colors = dict.fromkeys(names, "#123456")
         picture = labels_picture("islets", random.normal(size=(300, 2)), truth, truth, colors)
         sizes.append(size(picture, tmp_path / "labels.png"))
     assert sizes[0][0] == sizes[1][0]

@@ -9,7 +9,7 @@ import pytest
 
 from spikgpt.benchmark.methods import Method
 from spikgpt.benchmark.process import Limits
-from spikgpt.benchmark.run import DONE, Plan, Run, place_of, runs_of
+from spikgpt.benchmark.run import DONE, Plan, Run, place_of, runs_of, sources_of
 from spikgpt.benchmark.task import Task
 from tests.benchmark.made_up import method
 
@@ -77,3 +77,9 @@ def test_a_run_that_was_stopped_is_tried_again_with_other_limits(
     assert [run.note for run in runs] == ["stopped: longer than 0.5 s"]
     (again,) = ran(task, [sleeper], Plan(tmp_path, limits=Limits(seconds=seconds)))
     assert again.kept == kept
+
+
+def test_the_sources_of_a_method_are_those_that_it_takes_too() -> None:
+    own = "spikgpt.benchmark.methods."
+    assert set(sources_of("tests.benchmark.made_up")) == {"tests.benchmark.made_up", f"{own}answer"}
+    assert set(sources_of(f"{own}spikgpt")) == {f"{own}spikgpt", f"{own}answer"}
