@@ -51,7 +51,9 @@ def scgpt_head(vectors: Floats, labels: Strings, seed: int) -> Classifier:
     optimiser = torch.optim.Adam(head.parameters(), lr=RATE)
     points, truth = torch.as_tensor(vectors, dtype=torch.float32), torch.as_tensor(index)
     for _ in range(EPOCHS):
-        for rows in torch.randperm(len(points)).split(BATCH):
+        order = torch.randperm(len(points))
+        for start in range(0, len(order), BATCH):
+            rows = order[start : start + BATCH]
             optimiser.zero_grad()
             nn.functional.cross_entropy(head(points[rows]), truth[rows]).backward()  # type: ignore[no-untyped-call]
             optimiser.step()

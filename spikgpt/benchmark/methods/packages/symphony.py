@@ -1,4 +1,4 @@
-"""Symphony by its Python package: a reference is compressed once, a query mapped onto it, and the nearest cells vote."""
+"""Symphony by its Python package: a query is mapped onto a compressed reference, and the nearest cells vote."""
 
 from __future__ import annotations
 
@@ -72,7 +72,7 @@ def compressed(reference: AnnData, settings: Settings) -> AnnData:
 
 
 def mapped(known: AnnData, query: AnnData, settings: Settings) -> tuple[Floats, Floats]:
-    """Return the cells of a query beside those of a reference, shape (n, D), and how far each is from it, shape (n,)."""
+    """Return a query's cells beside those of a reference, shape (n, D), and how far each is from it, shape (n,)."""
     import symphonypy
 
     cells = with_values(query, log_normalised(query, settings))

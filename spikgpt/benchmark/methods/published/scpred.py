@@ -12,7 +12,6 @@ from collections.abc import Callable
 from dataclasses import replace
 
 import numpy as np
-import numpy.typing as npt
 from anndata import AnnData
 from scipy.spatial.distance import pdist
 from scipy.stats import false_discovery_control, mannwhitneyu
