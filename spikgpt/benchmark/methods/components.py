@@ -7,8 +7,7 @@ from dataclasses import dataclass
 import numpy as np
 from anndata import AnnData
 
-from spikgpt.benchmark.methods.preparing import Floats
-from spikgpt.types import Rows
+from spikgpt.types import Floats, Rows
 
 # Genes, components, and the largest scaled value either way.
 N_GENES, N_COMPONENTS, CLIP = 2000, 50, 10.0

@@ -6,15 +6,12 @@ import time
 from importlib.metadata import version
 
 import numpy as np
-import numpy.typing as npt
 from anndata import AnnData
 from scipy import sparse
 
 from spikgpt.benchmark.methods.answer import Settings
 from spikgpt.cells.values import linear_values
-
-Floats = npt.NDArray[np.float64]
-Strings = npt.NDArray[np.str_]
+from spikgpt.types import Floats, Strings
 
 
 def labels_of(cells: AnnData, key: str) -> Strings:

@@ -6,7 +6,8 @@ from collections.abc import Callable
 
 import numpy as np
 
-from spikgpt.benchmark.methods.preparing import Floats, Strings, nearest_votes, softmax
+from spikgpt.benchmark.methods.preparing import nearest_votes, softmax
+from spikgpt.types import Floats, Strings
 
 # From vectors of cells, (n, D), to the probability of each label, (n, L), labels in alphabetical order.
 Classifier = Callable[[Floats], Floats]
@@ -14,7 +15,7 @@ Classifier = Callable[[Floats], Floats]
 # Of scGPT's published mapping onto a reference.
 NEIGHBOURS = 10
 # Layers of scGPT's published head; how it is trained here, on vectors that stay as they are.
-LAYERS, EPOCHS, BATCH, RATE = 3, 50, 32, 1e-3
+LAYERS, EPOCHS, BATCH, RATE = 3, 20, 32, 1e-3
 
 
 def logistic_regression(vectors: Floats, labels: Strings, seed: int) -> Classifier:

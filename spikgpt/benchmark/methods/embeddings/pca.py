@@ -10,10 +10,10 @@ from anndata import AnnData
 
 from spikgpt.benchmark.methods.answer import Answer, Settings
 from spikgpt.benchmark.methods.embeddings.classifiers import CLASSIFIERS
-from spikgpt.benchmark.methods.preparing import Clock, Floats, best_of, labels_of, versions_of
+from spikgpt.benchmark.methods.preparing import Clock, best_of, labels_of, versions_of
 from spikgpt.cells.align import AlignedCells, joined
 from spikgpt.embedding.pca import PCAProjection
-from spikgpt.types import NetworkOutput, Scale
+from spikgpt.types import Floats, NetworkOutput, Scale
 
 
 def run(reference: AnnData, query: AnnData, settings: Settings) -> Answer:

@@ -7,7 +7,8 @@ from anndata import AnnData
 
 from spikgpt.benchmark.methods.answer import Answer, Settings
 from spikgpt.benchmark.methods.embeddings.classifiers import CLASSIFIERS
-from spikgpt.benchmark.methods.preparing import Clock, Floats, best_of, labels_of, versions_of
+from spikgpt.benchmark.methods.preparing import Clock, best_of, labels_of, versions_of
+from spikgpt.types import Floats
 
 
 def run(reference: AnnData, query: AnnData, settings: Settings) -> Answer:

@@ -7,8 +7,8 @@ import numpy.typing as npt
 from anndata import AnnData
 
 from spikgpt.benchmark.methods.answer import Answer, Settings
-from spikgpt.benchmark.methods.preparing import Clock, Strings, labels_of, linear_of, log_normalised, versions_of
-from spikgpt.types import Bools
+from spikgpt.benchmark.methods.preparing import Clock, labels_of, linear_of, log_normalised, versions_of
+from spikgpt.types import Bools, Strings
 
 # A cell is pruned when it lies this many median absolute deviations below the median of its label.
 MOST_DEVIATIONS = 3.0

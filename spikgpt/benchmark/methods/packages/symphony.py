@@ -12,7 +12,6 @@ from spikgpt.benchmark.methods.answer import Answer, Settings
 from spikgpt.benchmark.methods.components import Components
 from spikgpt.benchmark.methods.preparing import (
     Clock,
-    Floats,
     best_of,
     labels_of,
     log_normalised,
@@ -20,6 +19,7 @@ from spikgpt.benchmark.methods.preparing import (
     versions_of,
     with_values,
 )
+from spikgpt.types import Floats
 
 # The package's own default, that of scikit-learn.
 NEIGHBOURS = 5
@@ -83,4 +83,8 @@ def mapped(known: AnnData, query: AnnData, settings: Settings) -> tuple[Floats, 
         warnings.simplefilter("ignore")
         symphonypy.tl.map_embedding(cells, known, key=BATCH)
         symphonypy.tl.per_cell_confidence(cells, known, obs=DISTANCE)
-    return np.asarray(cells.obsm[ALIGNED]), cells.obs[DISTANCE].to_numpy(dtype=np.float64)
+    distance = cells.obs[DISTANCE].to_numpy(dtype=np.float64)
+    # Where cells lie in fewer dimensions than there are components, some distances are of no number.
+    finite = np.isfinite(distance)
+    distance = np.where(finite, distance, distance[finite].max(initial=0.0))
+    return np.asarray(cells.obsm[ALIGNED]), distance

@@ -12,8 +12,8 @@ from anndata import AnnData
 from scipy import sparse
 
 from spikgpt.benchmark.methods.answer import Answer, Settings
-from spikgpt.benchmark.methods.preparing import Clock, Strings, labels_of, linear_of, softmax
-from spikgpt.types import Rows
+from spikgpt.benchmark.methods.preparing import Clock, labels_of, linear_of, softmax
+from spikgpt.types import Rows, Strings
 
 N_GENES = 1000
 MILLION = 1e6

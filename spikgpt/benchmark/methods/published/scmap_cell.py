@@ -16,9 +16,9 @@ import numpy.typing as npt
 from anndata import AnnData
 
 from spikgpt.benchmark.methods.answer import Answer, Settings
-from spikgpt.benchmark.methods.preparing import Clock, Strings, labels_of, versions_of
+from spikgpt.benchmark.methods.preparing import Clock, labels_of, versions_of
 from spikgpt.benchmark.methods.published.scmap import chosen_genes, log_counts, unit
-from spikgpt.types import Bools
+from spikgpt.types import Bools, Strings
 
 # Genes of a chunk; cells that are looked for, and those of them that must agree; similarity that must be exceeded.
 CHUNK_GENES, NEAREST, AGREEING, LEAST_SIMILARITY = 10, 10, 3, 0.5

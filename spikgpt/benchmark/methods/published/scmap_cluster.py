@@ -14,9 +14,9 @@ from anndata import AnnData
 from scipy.stats import rankdata
 
 from spikgpt.benchmark.methods.answer import Answer, Settings
-from spikgpt.benchmark.methods.preparing import Clock, Strings, labels_of
+from spikgpt.benchmark.methods.preparing import Clock, labels_of
 from spikgpt.benchmark.methods.published.scmap import chosen_genes, log_counts, unit
-from spikgpt.types import Bools
+from spikgpt.types import Bools, Strings
 
 # Below this similarity a cell is unassigned.
 LEAST_SIMILARITY = 0.7

@@ -18,15 +18,8 @@ from scipy.stats import false_discovery_control, mannwhitneyu
 
 from spikgpt.benchmark.methods.answer import Answer, Settings
 from spikgpt.benchmark.methods.packages.symphony import ALIGNED, compressed, mapped
-from spikgpt.benchmark.methods.preparing import (
-    Clock,
-    Floats,
-    Strings,
-    best_of,
-    labels_of,
-    versions_of,
-)
-from spikgpt.types import Bools, Rows
+from spikgpt.benchmark.methods.preparing import Clock, best_of, labels_of, versions_of
+from spikgpt.types import Bools, Floats, Rows, Strings
 
 # The rate of false discoveries below which a component tells a type from the others.
 FALSE_DISCOVERIES = 0.05

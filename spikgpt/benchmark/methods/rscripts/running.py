@@ -57,10 +57,11 @@ def run_script(name: str, reference: AnnData, query: AnnData, settings: Settings
         if done.returncode:
             msg = f"{name} failed in R: {said}"
             raise ValueError(msg)
-        cells, seconds, versions = (pd.read_csv(path / f"{part}.csv") for part in ("cells", "seconds", "versions"))
+        cells, seconds = (pd.read_csv(path / f"{part}.csv") for part in ("cells", "seconds"))
+        versions = pd.read_csv(path / "versions.csv", dtype=str)
     return Said(
         cells,
         float(seconds["train"].iloc[0]),
         float(seconds["predict"].iloc[0]),
-        dict(zip(versions["package"], versions["version"].astype(str), strict=True)),
+        dict(zip(versions["package"], versions["version"], strict=True)),
     )
