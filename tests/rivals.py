@@ -26,8 +26,8 @@ def main() -> int:
     """Run the methods; exit code 1 when one that can run fails, or labels no better than by chance."""
     cells = read_cells(DATA / "pancreas_baron_human1.h5ad")
     rows = np.random.default_rng(0).permutation(cells.n_obs)
-    halves = (cells[np.sort(part)].copy() for part in (rows[:CELLS], rows[CELLS : 2 * CELLS]))
-    task = Task.of("islets", *halves, "cell_type").of_known_types()
+    reference, query = (cells[np.sort(part)].copy() for part in (rows[:CELLS], rows[CELLS : 2 * CELLS]))
+    task = Task.of("islets", reference, query, "cell_type").of_known_types()
     # As often right as who always names the most frequent type.
     chance = task.reference.obs["label"].value_counts(normalize=True).max()
     wrong = 0

@@ -51,6 +51,7 @@ UNTESTED = {
         ),
         "tests/rivals.py runs it with its package",
     ),
+    "spikgpt/benchmark/methods/embeddings/scgpt.py": "tests/rivals.py runs it, and the tests of scGPT what it calls",
     **dict.fromkeys(
         (f"spikgpt/benchmark/methods/rscripts/{name}.py" for name in ("garnett", "seurat", "singler_r")),
         "tests/rivals.py runs it where R and its packages are",

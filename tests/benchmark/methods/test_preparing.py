@@ -49,11 +49,12 @@ def test_the_nearest_cells_vote() -> None:
     labels = np.array(["b", "b", "a", "a", "a"])
     shares, classes = nearest_votes(known, labels, np.array([[0.4], [10.4]]), 3)
     np.testing.assert_array_equal(classes, ["a", "b"])
-    np.testing.assert_allclose(shares, [[1 / 3, 2 / 3], [1, 0]])
+    np.testing.assert_allclose(shares, np.array([[1 / 3, 2 / 3], [1, 0]]))
     best, share = best_of(shares, classes)
     assert best.tolist() == ["b", "a"]
     np.testing.assert_allclose(share, [2 / 3, 1])
 
 
 def test_large_scores_become_probabilities() -> None:
-    np.testing.assert_allclose(softmax(np.array([[-5000.0, -5000 + math.log(3)]])), [[0.25, 0.75]])
+    shares = softmax(np.array([[-5000.0, -5000 + math.log(3)]]))
+    np.testing.assert_allclose(shares, np.array([[0.25, 0.75]]))
