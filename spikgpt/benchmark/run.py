@@ -8,11 +8,13 @@ import json
 import os
 import re
 import shutil
+import signal
 import tempfile
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
+from zipfile import BadZipFile
 
 from spikgpt.benchmark.environments import Unavailable, installed, python_of, python_path
 from spikgpt.benchmark.methods import Method
@@ -23,6 +25,7 @@ from spikgpt.errors import printable
 from spikgpt.files import replacing
 
 DONE = "done"
+LOG = "log.txt"
 # Read by the libraries that compute in threads.
 THREADS = ("OMP", "OPENBLAS", "MKL", "NUMBA", "VECLIB", "NUMEXPR")
 
@@ -61,8 +64,11 @@ def runs_of(tasks: Sequence[Task], methods: Sequence[Method], plan: Plan, on_run
 
     A method that cannot run, or reaches a limit, is not tried with further seeds.
     """
+    work = plan.folder.resolve() / ".work"
+    shutil.rmtree(work, ignore_errors=True)  # what a killed call left
+    work.mkdir(parents=True, exist_ok=True)
     for task in tasks:
-        with tempfile.TemporaryDirectory(prefix="spikgpt-benchmark-") as folder:
+        with tempfile.TemporaryDirectory(dir=work, ignore_cleanup_errors=True) as folder:
             cells = Path(folder)
             for method in methods:
                 for seed in range(1 if method.deterministic else plan.seeds):
@@ -71,6 +77,7 @@ def runs_of(tasks: Sequence[Task], methods: Sequence[Method], plan: Plan, on_run
                     yield run
                     if run.note != DONE:
                         break
+    shutil.rmtree(work, ignore_errors=True)
 
 
 def place_of(folder: Path, task: str, method: str, seed: int) -> Path:
@@ -94,41 +101,46 @@ def _run(task: Task, method: Method, seed: int, plan: Plan, cells: Path) -> Run:
     if not (cells / "query.h5ad").exists():
         task.reference.write_h5ad(cells / "reference.h5ad")
         task.query.write_h5ad(cells / "query.h5ad")
-    with tempfile.TemporaryDirectory(dir=cells) as name:
+    with tempfile.TemporaryDirectory(dir=cells, ignore_cleanup_errors=True) as name:
         folder = Path(name)
         for part in ("reference.h5ad", "query.h5ad"):
             (folder / part).symlink_to(cells / part)
         settings.write(folder)
-        log = folder / "log.txt"
         # -P: nothing that lies in the working directory is imported.
         command = [str(python), "-P", "-m", "spikgpt.benchmark.worker", method.module, str(folder), str(os.getpid())]
-        outcome = run_limited(command, plan.limits, log, _environment(method, folder, plan.threads))
-        note = _note(outcome, folder, log)
-        place.parent.mkdir(parents=True, exist_ok=True)
-        kept_log = place.with_name(f"{place.name}.log")
-        kept_log.unlink(missing_ok=True)
-        if note != DONE:
-            shutil.copyfile(log, kept_log)
-        elif (folder / ARRAYS).exists():
-            shutil.copyfile(folder / ARRAYS, place.with_name(f"{place.name}.npz"))
-        figures = json.loads((folder / FIGURES).read_text()) if note == DONE else {}
-        told = {"task": task.name, "method": method.name, "seed": seed, "note": note}
-        told |= {"seconds": outcome.seconds, "peak_bytes": outcome.peak_bytes, "key": key}
-        told |= {"limits": asdict(plan.limits), "figures": figures}
-        with replacing(place.with_name(f"{place.name}.json")) as temporary:
-            temporary.write_text(json.dumps(told, indent=1) + "\n")
+        environment = _environment(method, folder, plan.threads)
+        outcome = run_limited(command, plan.limits, folder / LOG, environment)
+        note = _note(outcome, folder)
+        told = {"task": task.name, "method": method.name, "seed": seed, "note": note, "key": key}
+        told |= {"seconds": outcome.seconds, "peak_bytes": outcome.peak_bytes, "limits": asdict(plan.limits)}
+        _keep(folder, place, told)
     return _read(place, told)
 
 
+def _keep(folder: Path, place: Path, told: dict[str, Any]) -> None:
+    """Keep the files of a run and what is told of it; that comes last, so that it is true of them."""
+    place.parent.mkdir(parents=True, exist_ok=True)
+    arrays, log, json_file = (place.with_name(f"{place.name}.{ending}") for ending in ("npz", "log", "json"))
+    for path in (json_file, arrays, log):
+        path.unlink(missing_ok=True)
+    if told["note"] == DONE:
+        shutil.copyfile(folder / ARRAYS, arrays)
+        told["figures"] = json.loads((folder / FIGURES).read_text())
+    else:
+        shutil.copyfile(folder / LOG, log)
+    with replacing(json_file) as temporary:
+        temporary.write_text(json.dumps(told, indent=1) + "\n")
+
+
 def _found(place: Path, key: str, limits: Limits) -> Run | None:
-    """Return a kept run of the same key: one that is done, or reached limits no lower than these."""
+    """Return a kept run of the same key: one that is done, or reached the same limits."""
     try:
         told = json.loads(place.with_name(f"{place.name}.json").read_text())
         if told["key"] != key:
             return None
         reached = told["note"].startswith("stopped") and told["limits"] == asdict(limits)
         return _read(place, told, kept=True) if told["note"] == DONE or reached else None
-    except (OSError, ValueError, KeyError):
+    except (OSError, ValueError, KeyError, EOFError, BadZipFile):
         return None
 
 
@@ -168,12 +180,14 @@ def _environment(method: Method, folder: Path, threads: int) -> dict[str, str]:
     return found
 
 
-def _note(outcome: Outcome, folder: Path, log: Path) -> str:
+def _note(outcome: Outcome, folder: Path) -> str:
     """Say in a line how a process went."""
     if outcome.stopped:
         return outcome.stopped
     if outcome.code == 0 and (folder / FIGURES).exists():
         return DONE
-    lines = [line.strip() for line in log.read_text(errors="replace").splitlines() if line.strip()]
+    if outcome.code < 0:
+        return f"failed: ended by {signal.Signals(-outcome.code).name}; the machine may have had too little memory"
+    lines = [line.strip() for line in (folder / LOG).read_text(errors="replace").splitlines() if line.strip()]
     last = printable(lines[-1])[:300] if lines else f"exit code {outcome.code}, and not a word"
     return f"failed: {last}"

@@ -114,7 +114,8 @@ def _row(task: Task, method: Method, runs: Sequence[Run]) -> Row:
     numbers = {name: np.array(found, dtype=float) for name, found in values.items() if None not in found}
     return replace(
         told,
-        note=f"{len(notes)} further run failed: {notes[0]}" if notes else "",
+        rejects=any(run.answer.assigned is not None for run in done if run.answer is not None),
+        note=f"with a further seed {notes[0]}" if notes else "",
         seeds=len(done),
         means={name: float(found.mean()) for name, found in numbers.items()},
         spreads={name: float(found.std()) for name, found in numbers.items()},

@@ -24,6 +24,7 @@ def test_methods_run_and_what_goes_wrong_is_a_row(task: Task, tmp_path: Path) ->
     methods = [
         NEAREST,
         method("unlucky", "fail", deterministic=False),
+        method("shot", "kill"),
         method("missing", "nearest", packages=("numpy", "no-such-distribution")),
         method("without-r", "nearest", programs=("no-such-program",)),
         method("markers", "nearest", options={"how": "nearest", "markers": ""}),
@@ -32,6 +33,7 @@ def test_methods_run_and_what_goes_wrong_is_a_row(task: Task, tmp_path: Path) ->
     assert [(run.method, run.note) for run in runs] == [
         ("nearest", DONE),
         ("unlucky", "failed: RuntimeError: no luck today"),
+        ("shot", "failed: ended by SIGKILL; the machine may have had too little memory"),
         ("missing", "not installed: pip install no-such-distribution"),
         ("without-r", "not installed: there is no no-such-program on the path"),
         ("markers", "not run: it needs --option markers=..."),
@@ -42,6 +44,7 @@ def test_methods_run_and_what_goes_wrong_is_a_row(task: Task, tmp_path: Path) ->
     log = place_of(tmp_path, task.name, "unlucky", 0).with_suffix(".log").read_text()
     assert "Traceback" in log
     assert "no luck today" in log
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["runs"]
 
 
 def test_a_method_that_eats_memory_is_stopped(task: Task, tmp_path: Path) -> None:
