@@ -13,7 +13,17 @@ from spikgpt.benchmark.figures import bars_picture, label_colors, labels_picture
 from spikgpt.benchmark.measures import given
 from spikgpt.benchmark.methods import Method
 from spikgpt.benchmark.run import Plan, Run
-from spikgpt.benchmark.table import LEGEND, Row, as_frame, as_json, as_markdown, cells_of, conditions, rows_of
+from spikgpt.benchmark.table import (
+    LEGEND,
+    Row,
+    as_frame,
+    as_json,
+    as_markdown,
+    cells_of,
+    conditions,
+    methods_of,
+    rows_of,
+)
 from spikgpt.benchmark.task import Task
 from spikgpt.cells.output import write_csv
 from spikgpt.files import replacing
@@ -105,7 +115,8 @@ def page(rows: Sequence[Row], tasks: Sequence[Task], plan: Plan, pictures: Seque
             if (row.method, "umap") in shown:
                 images = "".join(_image(shown[row.method, kind]) for kind in ("umap", "confusion"))
                 parts.append(f"<details><summary>{escape(row.title)}</summary>{images}{_scores(row)}</details>")
-    return "\n".join([*parts, "</html>"]) + "\n"
+    parts += ["<h2>Methods</h2>", _table(methods_of(rows)), "</html>"]
+    return "\n".join(parts) + "\n"
 
 
 def _table(cells: Sequence[Sequence[str]]) -> str:

@@ -121,7 +121,7 @@ def tasks_of(suite: str, data: Path) -> list[Task]:
             found.append(replace(task, left_out=left_out))
         return found
     if suite in PAPER:
-        return [_of_the_paper(suite, data)]
+        return _of_the_paper(suite, data)
     msg = f"There is no suite {suite!r}; the suites are {listed(SUITES)}."
     raise ConfigError(msg)
 
@@ -132,18 +132,26 @@ def _shared_batch(reference: AnnData, query: AnnData) -> str | None:
     return key if key in query.obs else None
 
 
-def _of_the_paper(suite: str, data: Path) -> Task:
-    """Return a task of the paper from its prepared files."""
-    files = [data / f"{suite}_{part}.h5ad" for part in ("reference", "query")]
-    if missing := [file.name for file in files if not file.is_file()]:
+def _of_the_paper(suite: str, data: Path) -> list[Task]:
+    """Return the tasks of a suite of the paper, one for each query, from prepared files."""
+    reference_file, queries = data / f"{suite}_reference.h5ad", [data / f"{suite}_query.h5ad"]
+    built = data / f".{suite}.build" / "prepared"
+    if not reference_file.is_file() and (built / "reference.h5ad").is_file():
+        reference_file, queries = built / "reference.h5ad", sorted(built.glob("query-*.h5ad"))
+    if missing := [file.name for file in (reference_file, *queries) if not file.is_file()]:
         msg = (
-            f"{data} has no {' and no '.join(missing)} ({SUITES[suite]}); make them from the accessions, with counts "
-            f"in X and the authors' types in obs[{LABEL!r}], as `spikgpt build` does."
+            f"{data} has no {' and no '.join(missing)} ({SUITES[suite]}). Make them with `spikgpt build {suite} "
+            f"--steps download,prepare --out {data / suite}`, or by hand: counts in X, types in obs[{LABEL!r}]."
         )
         raise DataError(msg)
-    reference, query = (read_h5ad(file) for file in files)
+    reference = read_h5ad(reference_file)
     left_out = "alpha" if suite == "pancreas" else ""
     if left_out and LABEL in reference.obs:
         reference = reference[(reference.obs[LABEL] != left_out).to_numpy()].copy()
-    batch = next((key for key in BATCHES if key in reference.obs and key in query.obs), None)
-    return replace(Task.of(suite, reference, query, LABEL, batch), left_out=left_out, paper=PAPER[suite])
+    tasks = []
+    for file in queries:
+        query, study = read_h5ad(file), file.stem.partition("-")[2]
+        batch = next((key for key in BATCHES if key in reference.obs and key in query.obs), None)
+        task = Task.of(f"{suite} to {study}" if study else suite, reference, query, LABEL, batch)
+        tasks.append(replace(task, left_out=left_out, paper=PAPER[suite]))
+    return tasks

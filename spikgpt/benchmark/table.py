@@ -75,6 +75,8 @@ class Row:
     method: str
     title: str
     rejects: bool
+    licence: str = ""
+    citation: str = ""
     note: str = ""
     seeds: int = 0
     means: dict[str, float] = field(default_factory=dict)
@@ -101,7 +103,7 @@ def rows_of(task: Task, methods: Sequence[Method], runs: Sequence[Run]) -> list[
 
 def _row(task: Task, method: Method, runs: Sequence[Run]) -> Row:
     """Return the row of a method, not ranked yet."""
-    told = Row(task.name, method.name, method.title, method.rejects)
+    told = Row(task.name, method.name, method.title, method.rejects, method.licence, method.citation)
     done = [run for run in runs if run.answer is not None]
     notes = [run.note for run in runs if run.note != DONE]
     if not done:
@@ -247,12 +249,10 @@ def as_markdown(rows: Sequence[Row], tasks: Sequence[Task], plan: Plan) -> str:
     for about in about_tasks(tasks):
         parts += [f"## {about['task']}", "", _sentence(about), ""]
         parts += [*_lines(cells_of([row for row in rows if row.task == about["task"]], about["paper"])), ""]
-    parts += [LEGEND, ""]
+    parts += [LEGEND, "", "## Methods", "", *_lines(methods_of(rows)), ""]
     parts += [
         f"{told['date']}, SpikGPT {told['spikgpt']}, seeds: {told['seeds']}, threads: {told['threads']}, limits: "
         f"{told['time_limit_seconds']:.0f} s and {told['memory_limit_gigabytes']:.1f} GB. {told['machine']}.",
-        "",
-        f"Versions: {'; '.join(_versions(rows)) or 'none'}.",
     ]
     return "\n".join(parts) + "\n"
 
@@ -272,6 +272,16 @@ def cells_of(rows: Sequence[Row], paper: str = "") -> list[list[str]]:
     if paper:
         found.append(["SpikGPT, as the paper reports it", paper, *[""] * (len(heading) - 2)])
     return found
+
+
+def methods_of(rows: Sequence[Row]) -> list[list[str]]:
+    """Return the cells of a table of the methods, its heading first: what ran, and where it is published."""
+    found = {}
+    for row in rows:
+        versions = ", ".join(f"{package} {version}" for package, version in sorted(row.versions.items()))
+        if versions or row.method not in found:
+            found[row.method] = [row.title, versions or "-", row.licence or "-", row.citation or "-"]
+    return [["method", "versions", "licence", "published in"], *found.values()]
 
 
 def _cell(row: Row, name: str, form: str) -> str:
@@ -301,9 +311,3 @@ def _lines(cells: Sequence[Sequence[str]]) -> list[str]:
     """Return a table as Markdown."""
     rows = [f"| {' | '.join(cell.replace('|', '/') for cell in row)} |" for row in cells]
     return [rows[0], f"|{'---|' * len(cells[0])}", *rows[1:]]
-
-
-def _versions(rows: Sequence[Row]) -> list[str]:
-    """Return the packages that did the work, each once."""
-    found = {f"{package} {version}" for row in rows for package, version in row.versions.items()}
-    return sorted(found, key=str.lower)

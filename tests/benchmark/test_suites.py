@@ -77,6 +77,15 @@ def test_the_papers_suites_take_prepared_files(data: Path) -> None:
     assert (task.paper, task.batch_key) == (PAPER["pancreas"], "batch")
 
 
+def test_the_papers_suites_take_what_a_build_prepared(data: Path) -> None:
+    folder = data / ".lung.build" / "prepared"
+    folder.mkdir(parents=True)
+    types = {"AT1": 9, "AT2": 9}
+    for name in ("reference", "query-GSE1", "query-GSE2"):
+        made(types, 60).write_h5ad(folder / f"{name}.h5ad")
+    assert [task.name for task in tasks_of("lung", data)] == ["lung to GSE1", "lung to GSE2"]
+
+
 def test_what_is_not_there_is_told(tmp_path: Path) -> None:
     with pytest.raises(DataError, match=r"no pbmc_10x_3k.h5ad; the suite pbmc needs"):
         tasks_of("pbmc", tmp_path)

@@ -27,7 +27,7 @@ from spikgpt.benchmark.task import Task
 from tests.benchmark.made_up import method
 
 METHODS = [
-    replace(method("good", "nearest"), rejects=True),
+    replace(method("good", "nearest"), licence="MIT", citation="Somebody 2020"),
     replace(method("near", "nearest"), module="another"),
     replace(method("bad", "majority"), module="a third"),
     method("gone", "fail"),
@@ -99,14 +99,16 @@ def test_the_markdown_table_tells_all(task: Task, runs: list[Run], tmp_path: Pat
     rows = rows_of(task, METHODS, runs)
     text = as_markdown(rows, [replace(task, paper="accuracy 0.9")], Plan(tmp_path, seeds=2))
     lines = text.splitlines()
+    first = lines[: lines.index("## Methods")]
     good, near, gone = (
-        next(line for line in lines if line.startswith(f"| {name} ")) for name in ("Good", "Near", "Gone")
+        next(line for line in first if line.startswith(f"| {name} ")) for name in ("Good", "Near", "Gone")
     )
     assert f"**{rows[0].means['accuracy']:.3f} ± {rows[0].spreads['accuracy']:.3f}**" in good
     assert f"{rows[1].means['accuracy']:.3f} ≈" in near
     assert f"({rows[1].means['share_right']:.3f})" in near
     assert "failed: RuntimeError: no luck" in gone
-    assert len({line.count("|") for line in lines if line.startswith("|")}) == 1
+    assert len({line.count("|") for line in first if line.startswith("|")}) == 1
+    assert "| Good | numpy 2 | MIT | Somebody 2020 |" in text
     assert "| SpikGPT, as the paper reports it | accuracy 0.9 |" in text
     assert "calibration" not in lines[4]
     assert machine() in text

@@ -10,7 +10,7 @@ import pytest
 
 from spikgpt.benchmark.methods.answer import Answer, Settings
 from spikgpt.benchmark.task import LABEL, Task
-from spikgpt.benchmark.worker import answered
+from spikgpt.benchmark.worker import answered, main
 
 MODULE = "tests.benchmark.made_up"
 # Starts a worker, tells its number, and stays.
@@ -35,9 +35,9 @@ def asked(folder: Path, how: str) -> Path:
     return folder
 
 
-def test_a_worker_writes_its_answer(task: Task, folder: Path) -> None:
-    command = [sys.executable, "-m", "spikgpt.benchmark.worker", MODULE, str(asked(folder, "nearest"))]
-    subprocess.run(command, check=True, timeout=60)
+def test_a_worker_writes_its_answer(task: Task, folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(sys, "argv", ["worker", MODULE, str(asked(folder, "nearest"))])
+    main()
     answer = Answer.read(folder)
     assert answer.fault(task.query.n_obs) is None
     assert (answer.labels == task.truth)[task.known].mean() > 0.8
