@@ -1,6 +1,6 @@
 """Run every method of the benchmark on a few hundred real cells: `make test-rivals`.
 
-Methods that need what is not here, such as R, are named and left out.
+Methods that need what is not here, such as R, are named and left out. `python -m tests.rivals NAME` runs one alone.
 """
 
 from __future__ import annotations
@@ -30,9 +30,10 @@ def main() -> int:
     task = Task.of("islets", reference, query, "cell_type").of_known_types()
     # As often right as who always names the most frequent type.
     chance = task.reference.obs["label"].value_counts(normalize=True).max()
+    methods = [method for method in METHODS if method.name in (sys.argv[1:] or [method.name])]
     wrong = 0
     with tempfile.TemporaryDirectory() as folder:
-        for run in runs_of([task], METHODS, Plan(Path(folder), threads=2, options=OPTIONS), lambda *_: None):
+        for run in runs_of([task], methods, Plan(Path(folder), threads=1, options=OPTIONS), lambda *_: None):
             if run.answer is None:
                 missing = run.note.startswith(("not installed", "not run")) or "R has no package" in run.note
                 wrong += not missing
