@@ -62,7 +62,8 @@ def labels_picture(title: str, where: Floats, truth: Strings, predicted: Strings
     columns = -(-len(shown) // IN_COLUMN)
     figure = _figure(10.5 + 2.0 * (columns - 1) + 0.06 * max(map(len, shown)) * columns, 5.0)
     pair = figure.subplots(1, 2, sharex=True, sharey=True)
-    numbers = {name: place + 1 for place, name in enumerate(shown)}
+    # The same in all pictures of a task.
+    numbers = {name: place + 1 for place, name in enumerate(colors)}
     order = np.random.default_rng(0).permutation(len(where))
     for axes, labels, heading in zip(pair, (truth, predicted), ("true", "predicted"), strict=True):
         points = [colors[name] for name in labels[order]]

@@ -42,8 +42,8 @@ COLUMNS = (
 )
 # What is given with its standard deviation over seeds.
 WITH_SPREAD = ("accuracy", "macro_f1", "share_right", "auroc_unseen")
-# Figures that say something where there are unseen types alone, and of methods that can reject alone.
-OF_UNSEEN, OF_REJECTION = ("auroc_unseen", "rejected_unseen"), ("share_assigned", "rejected_known", "rejected_unseen")
+# Figures that say something of methods that can reject alone.
+OF_REJECTION = ("share_assigned", "accuracy_of_assigned", "rejected_known", "rejected_unseen")
 LEGEND = (
     "**bold**: first; ≈: within one standard error of first. ±: standard deviation over seeds. Labels are compared "
     "before rejection, over the cells whose type the reference has; share right counts all cells after rejection, at "

@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     from spikgpt.benchmark.table import Row
     from spikgpt.benchmark.task import Task
 
-# Columns of the table that the terminal has room for; the second one holds notes too.
+# Columns of the table that the terminal has room for.
 SHOWN = ("method", "accuracy", "macro-F1", "share right", "AUROC unseen", "train, s", "predict, s", "memory, GB")
 Positive = Annotated[float, Meta(gt=0)]
 
@@ -135,5 +135,7 @@ def _show(rows: list[Row], paper: str) -> None:
 
     heading, *lines = cells_of(rows, paper)
     shown = [place for place, name in enumerate(heading) if name in SHOWN]
+    # Why a method has no figures stands in a note below.
+    lines = [line if any(line[2:]) or line[1] == paper else [line[0], "-", *line[2:]] for line in lines]
     plain = ([line[place].replace("**", "") for place in shown] for line in lines)
     show([heading[place] for place in shown], plain, rows[0].task, result=True)

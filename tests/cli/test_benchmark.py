@@ -54,6 +54,7 @@ def test_a_benchmark_of_real_methods_tells_who_is_first_and_who_failed(
     ran = run(*files)
     assert ran.code == 0
     assert "Note: islets, Unlucky: failed: RuntimeError: no luck today" in ran.err
+    assert "no luck" not in ran.out
     rows = {row["method"]: row for row in json.loads((tmp_path / "out" / "results.json").read_text())["rows"]}
     assert set(rows) == {own.name, "nearest", "unlucky"}
     for name in (own.name, "nearest"):
