@@ -39,7 +39,14 @@ from spikgpt.testing.hub import LoopbackHub
 from spikgpt.types import InputReport
 
 # Files whose tests take longest, so that no process is left with them when the others are done.
-SLOWEST = ("test_alone.py", "test_annotate.py", "test_scgpt.py", "test_train.py", "test_pipeline.py")
+SLOWEST = (
+    "test_alone.py",
+    "test_annotate.py",
+    "test_scgpt.py",
+    "test_train.py",
+    "test_pipeline.py",
+    "test_benchmark.py",
+)
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
