@@ -6,9 +6,11 @@ READY := $(VENV)/.ready
 # Without torch, and with the oldest ONNX Runtime that is claimed.
 RUNTIME := .venv-runtime
 OLDEST := onnxruntime==1.20.0
-INSTALL := -m pip install --quiet --disable-pip-version-check
+# Two environments can be made at the same time; what is used is compiled when it is, which is a small part.
+MAKEFLAGS += --jobs=2
+INSTALL := -m pip install --no-compile --quiet --disable-pip-version-check
 
-.PHONY: demo test test-contract fuzz lint docs bench reference scgpt clean
+.PHONY: demo test test-contract test-rivals fuzz lint docs bench reference scgpt clean
 
 demo: $(READY)
 	$(BIN)/python examples/demo.py
@@ -22,6 +24,11 @@ test: $(READY) $(RUNTIME)/.ready lint
 test-contract: $(READY)
 	cd export/examples/node && npm install --ignore-scripts --no-audit --no-fund
 	$(BIN)/python tests/contract.py
+
+# Every method of the benchmark on a few hundred cells; those in R run where R and their packages are.
+test-rivals: $(READY)
+	$(BIN)/python $(INSTALL) --constraint constraints.txt --editable '.[benchmark]'
+	$(BIN)/python -m tests.rivals
 
 # Files of cells, damaged, references and answers of a Hub, forged: each is read or refused in one line.
 fuzz: $(READY)

@@ -16,14 +16,14 @@ from typing import Any, Unpack
 
 import numpy as np
 import numpy.typing as npt
-from anndata import AnnData, read_h5ad
+from anndata import AnnData
 from rich.console import Console
 from rich.table import Table
 from sklearn.linear_model import LogisticRegression
 from sklearn.preprocessing import StandardScaler
-from studies import PBMC_LABELS, enough
 
 from spikgpt import Annotation, SpikGPT
+from spikgpt.benchmark.suites import load_task
 from spikgpt.cells.align import AlignedCells, joined
 from spikgpt.embedding.own_space import OwnSpace
 from spikgpt.engines.scgpt.source import ScGPTSource, open_scgpt
@@ -36,24 +36,6 @@ from spikgpt.training.metrics import measure
 
 # Accuracy and macro-F1 to reach, mean over seeds.
 TARGETS = {"pbmc": (0.90, 0.78), "baron": (0.965, 0.90), "xin": (0.95, 0.95)}
-
-
-def load_task(name: str, data: Path) -> tuple[AnnData, AnnData]:
-    """Return the reference and the query of a task, on their shared genes, with ``obs["cell_type"]``."""
-    if name == "pbmc":
-        pair = [read_h5ad(data / f"{file}.h5ad") for file in ("pbmc_10x_3k", "pbmc_kang_ifnb")]
-        for adata in pair:
-            adata.obs["cell_type"] = adata.obs["cell_type"].astype(str).map(PBMC_LABELS)
-        reference, query = (adata[adata.obs["cell_type"].notna()].copy() for adata in pair)
-    else:
-        human = read_h5ad(data / "pancreas_baron_human.h5ad")
-        if name == "baron":
-            is_reference = human.obs["donor"].isin(["human1", "human3"]).to_numpy()
-            reference, query = human[is_reference].copy(), human[~is_reference].copy()
-        else:
-            reference, query = human, read_h5ad(data / "pancreas_xin_980genes.h5ad")
-    shared = reference.var_names[reference.var_names.isin(query.var_names)]
-    return enough(reference)[:, shared].copy(), query[:, shared].copy()
 
 
 def labelled(model: SpikGPT, cells: AnnData, **keywords: Unpack[AnnotateKeywords]) -> Annotation:

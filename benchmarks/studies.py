@@ -17,27 +17,11 @@ from anndata import AnnData, read_h5ad
 from scipy import sparse
 from scipy.cluster.hierarchy import fcluster, linkage
 
-LABEL = "cell_type"
-# Cells of the reference that a label needs, and cells of the query that a type needs to be left out of the reference.
-CELLS_OF_LABEL, CELLS_TO_LEAVE_OUT = 5, 20
-# What the PBMC studies call the same type; cells with other labels are left out.
-PBMC_LABELS = {
-    "Naive CD4 T": "CD4 T",
-    "Memory CD4 T": "CD4 T",
-    "CD4 Naive T": "CD4 T",
-    "CD4 Memory T": "CD4 T",
-    "CD8 T": "CD8 T",
-    "B": "B",
-    "NK": "NK",
-    "CD14+ Mono": "CD14 Mono",
-    "CD14 Mono": "CD14 Mono",
-    "FCGR3A+ Mono": "CD16 Mono",
-    "CD16 Mono": "CD16 Mono",
-    "DC": "DC",
-    "Platelet": "Mk",
-    "Mk": "Mk",
-}
-# Those of the 700 sorted cells that ship with scanpy, and of tumours, with coarser names.
+from spikgpt.benchmark.suites import LABEL, PBMC_LABELS, enough
+
+# Cells of the query that a type needs to be left out of the reference.
+CELLS_TO_LEAVE_OUT = 20
+# Coarser names for the types of blood, of the 700 sorted cells that ship with scanpy, and of tumours.
 COARSE_LABELS = {
     **dict.fromkeys(("CD4 T", "CD8 T", "tT cells", "bT cells", "CD4+/CD25 T Reg", "CD4+/CD45RO+ Memory"), "T"),
     **dict.fromkeys(("CD4+/CD45RA+/CD25- Naive T", "CD8+ Cytotoxic T", "CD8+/CD45RA+ Naive Cytotoxic"), "T"),
@@ -135,17 +119,6 @@ def _task(name: str, reference: AnnData, query: AnnData) -> Task:
     reference = enough(reference)
     types = reference.obs[LABEL].unique()
     return Task(name, reference, query[query.obs[LABEL].isin(types)].copy())
-
-
-def batch_key_of(cells: AnnData) -> str | None:
-    """Return the column of donors, where there are several."""
-    return "donor" if "donor" in cells.obs and cells.obs["donor"].nunique() > 1 else None
-
-
-def enough(cells: AnnData) -> AnnData:
-    """Return the cells of the labels that have enough of them."""
-    counts = cells.obs[LABEL].value_counts()
-    return cells[cells.obs[LABEL].isin(counts.index[counts >= CELLS_OF_LABEL]).to_numpy()].copy()
 
 
 def _mapped(cells: AnnData, names: dict[str, str]) -> AnnData:

@@ -24,16 +24,16 @@ from typing import Any
 
 import numpy as np
 import numpy.typing as npt
-from accuracy import load_task
 from anndata import AnnData, read_h5ad
 from rich.console import Console
 from rich.table import Table
 from scipy import sparse
-from studies import LABEL, Task, batch_key_of, panel, tasks_to_choose, tasks_to_report
+from studies import Task, panel, tasks_to_choose, tasks_to_report
 from unknown import BELONGS, strangers_of
 
 import spikgpt
 from spikgpt import SpikGPT
+from spikgpt.benchmark.suites import LABEL, batch_key_of, load_task
 from spikgpt.cells.align import joined
 from spikgpt.engines.torch import TorchEngine
 from spikgpt.errors import DataError, GenesError

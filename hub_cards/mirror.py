@@ -100,9 +100,8 @@ def lung(folder: Path, cells: int = 2000, genes: int = 2000) -> Path:
     """Write made-up cells in the layout of the core of the Human Lung Cell Atlas."""
     recipe = read_recipe(find_recipe("lung"))
     reference, query = recipe.sources
-    labels = [name for name in reference.labels][:: max(1, len(reference.labels) * 60 // max(cells, 1))] or [
-        *reference.labels
-    ]
+    # Some 60 cells of each label: of few labels, where there are few cells.
+    labels = list(reference.labels)[:: max(1, 60 * len(reference.labels) // cells)]
     made = MadeUp(labels, genes)
     studies = [*reference.keep["part"], *query.keep["part"], "Barbry_Leroy_2020"]
     path = folder / "HLCA-core" / "hlca_core.h5ad"

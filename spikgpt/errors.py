@@ -31,7 +31,7 @@ from typing import Any
 # Packages that only some of the work needs, and the extras that bring them.
 EXTRAS = {
     **dict.fromkeys(("matplotlib", "scanpy", "sklearn", "spikingjelly", "torch"), "train"),
-    **{"numba": "scgpt", "onnx": "cpu", "onnxruntime": "cpu", "pyarrow": "parquet"},
+    **{"numba": "scgpt", "onnx": "cpu", "onnxruntime": "cpu", "psutil": "benchmark", "pyarrow": "parquet"},
 }
 
 

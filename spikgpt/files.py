@@ -10,6 +10,8 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
+from spikgpt.errors import ConfigError
+
 
 @contextmanager
 def replacing(path: Path) -> Iterator[Path]:
@@ -30,6 +32,14 @@ def replacing(path: Path) -> Iterator[Path]:
             if replaced.exists():
                 replaced.replace(path)
             raise
+
+
+def check_place(path: Path) -> None:
+    """Refuse a path where :func:`replacing` could write nothing, before the work."""
+    folder = next(part for part in path.absolute().parents if part.exists())
+    if not folder.is_dir() or not os.access(folder, os.W_OK):
+        msg = f"{path} cannot be written: {folder} is {'not yours to write to' if folder.is_dir() else 'a file'}."
+        raise ConfigError(msg)
 
 
 def user_cache() -> Path:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import tempfile
 from collections.abc import Iterator
+from dataclasses import replace
 from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -38,7 +39,14 @@ from spikgpt.testing.hub import LoopbackHub
 from spikgpt.types import InputReport
 
 # Files whose tests take longest, so that no process is left with them when the others are done.
-SLOWEST = ("test_alone.py", "test_annotate.py", "test_scgpt.py", "test_train.py", "test_pipeline.py")
+SLOWEST = (
+    "test_alone.py",
+    "test_annotate.py",
+    "test_scgpt.py",
+    "test_train.py",
+    "test_pipeline.py",
+    "test_benchmark.py",
+)
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
@@ -119,6 +127,14 @@ def small(cells: AnnData) -> ReferenceFiles:
     from spikgpt.training.train import train
 
     return train(cells, "cell_type", options=TrainOptions(name="small", seed=1))
+
+
+@pytest.fixture
+def brief(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Let trainings by the default recipe be short: what they learn does not matter to the test."""
+    from spikgpt.training.recipes import DEFAULT, RECIPES
+
+    monkeypatch.setitem(RECIPES, "default", replace(DEFAULT, minimum_steps=0))
 
 
 @pytest.fixture(scope="session")

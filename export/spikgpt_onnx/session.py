@@ -118,6 +118,8 @@ def onnxruntime_module() -> ModuleType:
         )
         raise GraphError(msg)
     try:
+        # Else newer versions write an identifier of the machine into the home folder, and report to its maker.
+        os.environ.setdefault("ORT_DISABLE_TELEMETRY", "1")
         import onnxruntime
     except ImportError as error:
         msg = f"ONNX Runtime cannot be imported ({error}). Run: pip install 'spikgpt[cpu]', or [gpu], not both."

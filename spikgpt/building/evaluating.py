@@ -1,4 +1,4 @@
-"""What a reference makes of the studies that it is asked, and of a type that was left out of it: the paper's protocol."""
+"""What a reference makes of the studies that it is asked, and of a type that it lacks: the paper's protocol."""
 
 from __future__ import annotations
 
@@ -62,13 +62,14 @@ def together(answers: list[Answers]) -> Asked:
     def mean(name: str) -> float:
         return float(np.average([getattr(one.figures, name) for one in answers], weights=cells))
 
-    known = ("known_unknown", "known_unknown_by_paper")
     return Asked(
         study="all of them",
         cells=int(cells.sum()),
         accuracy=agreement.accuracy,
         macro_f1=agreement.macro_f1,
-        **{name: mean(name) for name in ("share_right", *known)},
+        share_right=mean("share_right"),
+        known_unknown=mean("known_unknown"),
+        known_unknown_by_paper=mean("known_unknown_by_paper"),
     )
 
 

@@ -75,11 +75,11 @@ def plan_of(recipe: Recipe, *, variant: str | None = None, only: Sequence[str] =
         wheres: dict[str, dict[str, Where]] = {REFERENCE: {}, QUERY: {}}
         for source in recipe.sources:
             wheres[source.role][source.study] = {}
-        source, card, expected = recipe.source, recipe.card, recipe.cells
+        told, card, expected = recipe.source, recipe.card, recipe.cells
     elif variant in recipe.variants:
         chosen = recipe.variants[variant]
         wheres = {REFERENCE: chosen.reference, QUERY: chosen.query}
-        source, card, expected = chosen.source, chosen.card, chosen.cells or recipe.cells
+        told, card, expected = chosen.source, chosen.card, chosen.cells or recipe.cells
     else:
         msg = f"The recipe {recipe.name} has no variant {variant!r}; it has {listed(recipe.variants)}."
         raise ConfigError(msg)
@@ -94,4 +94,4 @@ def plan_of(recipe: Recipe, *, variant: str | None = None, only: Sequence[str] =
         raise ConfigError(msg)
     used = {one.source.study for one in (*reference, *query)}
     missing = tuple(study for role in wheres.values() for study in role if study not in used)
-    return Plan(recipe, source, card, expected, reference, query, missing, variant, synthetic)
+    return Plan(recipe, told, card, expected, reference, query, missing, variant, synthetic)

@@ -202,10 +202,11 @@ def _donors(cells: AnnData, source: Source) -> Any:
 
 def _column(cells: AnnData, column: str, source: Source) -> pd.Series[Any]:
     if column not in cells.obs:
-        found = listed(cells.obs.columns)
-        msg = f"The cells of {source.study} have no column {column!r}; its readers give {found}. Mend the recipe."
+        there = listed(cells.obs.columns)
+        msg = f"The cells of {source.study} have no column {column!r}; its readers give {there}. Mend the recipe."
         raise DataError(msg)
-    return cells.obs[column]
+    found: pd.Series[Any] = cells.obs[column]
+    return found
 
 
 def _rounded(cells: AnnData, source: Source) -> sparse.csr_matrix:

@@ -153,7 +153,7 @@ class Build:
             study: {name: Path(row["path"]) for name, row in files.items()}
             for study, files in self._found["download"].items()
         }
-        recipe, found = self.plan.recipe, {}
+        recipe, found = self.plan.recipe, dict[str, Any]()
         folder = self._reference.parent
         shutil.rmtree(folder, ignore_errors=True)
         folder.mkdir()
@@ -214,7 +214,7 @@ class Build:
 
     def _provenance(self) -> dict[str, Any]:
         """Return what the reference says of where it comes from."""
-        plan, recipe, counts = self.plan, self.plan.recipe, self._found["prepare"]
+        plan, counts = self.plan, self._found["prepare"]
         studies = [
             {
                 "study": one.source.study,

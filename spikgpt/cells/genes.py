@@ -79,7 +79,8 @@ class GeneList:
             )
             raise GenesError(msg)
         for names in (self.symbols, [gene_id for gene_id in self.ensembl_ids if gene_id is not None]):
-            if repeated := [name for name, count in Counter(names).items() if count > 1]:
+            if len(set(names)) < len(names):
+                repeated = [name for name, count in Counter(names).items() if count > 1]
                 msg = f"A gene list names {_examples(repeated)} more than once; name every gene of a reference once."
                 raise GenesError(msg)
 

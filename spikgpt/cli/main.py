@@ -9,6 +9,7 @@ from typing import Annotated
 import typer
 
 from spikgpt.cli.annotate import annotate, evaluate
+from spikgpt.cli.benchmark import benchmark
 from spikgpt.cli.build import build
 from spikgpt.cli.flags import command
 from spikgpt.cli.output import Interrupted, say
@@ -90,6 +91,6 @@ def doctor() -> None:
 # In the order of the help.
 for function in (
     *(annotate, evaluate, list_, info, verify, pull, push, export),
-    *(train, build, novelty, embed, convert_scgpt, pretrain, doctor),
+    *(train, build, novelty, benchmark, embed, convert_scgpt, pretrain, doctor),
 ):
     app.command(function.__name__.strip("_").replace("_", "-"))(function)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
@@ -12,6 +11,7 @@ from rich.console import Console
 from rich.text import Text
 
 from spikgpt.errors import ConfigError, printable
+from spikgpt.files import check_place
 
 if TYPE_CHECKING:
     from tqdm import tqdm
@@ -95,13 +95,11 @@ class Bars(ExitStack):
 def check_files(*paths: Path | None, source: Path | None = None) -> None:
     """Refuse to write over a folder or the input, or where nothing can be written, before the work."""
     for path in filter(None, paths):
-        folder = next(part for part in path.absolute().parents if part.exists())
         if source is not None and path.exists() and source.exists() and path.samefile(source):
             msg = f"{path} is the input; name another file for the output."
         elif path.is_dir() and path.suffix != ".zarr":
             msg = f"{path} is a folder; name a file to write."
-        elif not folder.is_dir() or not os.access(folder, os.W_OK):
-            msg = f"{path} cannot be written: {folder} is {'not yours to write to' if folder.is_dir() else 'a file'}."
         else:
+            check_place(path)
             continue
         raise ConfigError(msg)

@@ -138,6 +138,7 @@ def export(
     from spikgpt_onnx import exporter
     from spikgpt_onnx.parity import ExportableReference
 
+    check_files(out if literal else None)
     client = hub_of(hub)
     stored = open_reference(model, hub=client)
     reference = ExportableReference(stored, torch_engine(stored, scgpt=scgpt, hub=client))

@@ -71,13 +71,14 @@ def train(
     overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace a reference that is already there.")] = False,
 ) -> None:
     """Train a reference. An interrupted training goes on from the last epoch when started again."""
+    from spikgpt.reference.layout import check_writable
+
+    check_writable(out, overwrite=overwrite)
     from spikgpt.cells.reading import read_cells
     from spikgpt.reference.files import save
-    from spikgpt.reference.layout import check_writable
     from spikgpt.training.metrics import training_notes
     from spikgpt.training.train import train as train_on
 
-    check_writable(out, overwrite=overwrite)
     checkpoints = out.with_name(f".{out.name}.training")
     told = {"name": card.name or out.name, "checkpoints": checkpoints, "provenance": card.provenance()}
     options = structs.replace(options, **told)

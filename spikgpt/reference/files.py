@@ -82,7 +82,7 @@ def read_reference(source: str | Path | Mapping[str, bytes], origin: str | None 
     """
     stored = stored_files(source if isinstance(source, Mapping) else Path(source))
     files = migrated(stored)
-    layout.check_graphs(files)
+    layout.check_graphs(files, layout.hashes_of(stored))
     config, labels, thresholds, metrics = (parsed(files[f"{name}.json"], f"{name}.json") for name in CARD_SOURCES)
     try:
         tensors = load_tensors(files["model.safetensors"])
@@ -200,8 +200,8 @@ def _fitting(reference: ReferenceFiles) -> ReferenceFiles:
         half = name.startswith(EMBEDDER + "more_") and not name.endswith(("centroids", "scatter"))
         kind = np.dtype("int64" if name.endswith("num_batches_tracked") else "float16" if half else "float32")
         require(array.dtype == kind, f"The tensor {name} in model.safetensors is {array.dtype}; expected {kind}.")
-        require(bool(np.isfinite(array).all()), f"The tensor {name} in model.safetensors holds NaN or infinite values.")
-        largest = float(np.abs(array).max(initial=0)) if array.dtype.kind == "f" else 0
+        largest = _largest(array) if array.dtype.kind == "f" else 0.0
+        require(np.isfinite(largest), f"The tensor {name} in model.safetensors holds NaN or infinite values.")
         require(largest <= LARGEST_WEIGHT, f"The tensor {name} holds {largest:g}; expected at most {LARGEST_WEIGHT:g}.")
         if name.endswith("running_var"):
             require(array.min(initial=0) >= 0, f"The tensor {name} holds a variance below 0.")
@@ -213,6 +213,15 @@ def _fitting(reference: ReferenceFiles) -> ReferenceFiles:
     return replace(reference, familiarity=where)
 
 
+def _largest(array: npt.NDArray[Any]) -> float:
+    """Return the largest absolute value; that of NaN is NaN, and larger than any.
+
+    Without their signs, floating-point numbers are in the order of their bits, and integers are compared far sooner.
+    """
+    bits = array.view(f"u{array.itemsize}")
+    return float((bits & (np.iinfo(bits.dtype).max >> 1)).max(initial=0).view(array.dtype))
+
+
 def _check_numbers(tensors: Tensors) -> None:
     """Refuse numbers of a pca embedder that no expression has."""
     deviations = [tensors[name] for name in sorted(tensors) if name.endswith(("std", "stds", "shares"))]
@@ -220,7 +229,7 @@ def _check_numbers(tensors: Tensors) -> None:
     sound = all(above) and all(array.min(initial=1) >= 0 for array in deviations)
     require(sound, f"The pca embedder holds negative deviations or shares, or a deviation below {LEAST_DEVIATION:g}.")
     logs = [tensors[name] for name in sorted(tensors) if name.endswith(("mean", "means", "std", "stds"))]
-    largest = max(float(np.abs(array).max(initial=0)) for array in logs)
+    largest = max(map(_largest, logs))
     require(largest <= LARGEST_LOG, f"The pca embedder holds log expression of {largest:g}; expected {LARGEST_LOG:g}.")
     total = float(tensors["label_shares"].sum(dtype=float))
     require(abs(total - 1) < 0.01, f"The label shares of the pca embedder add up to {total:g}; expected 1.")

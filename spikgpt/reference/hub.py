@@ -193,7 +193,7 @@ class Hub:
     def cached(self, files: Collection[str]) -> list[Cached]:
         """Return the commits in the cache that have all of some files."""
         try:
-            info = client.scan_cache_dir(self.cache_dir)
+            info = client.scan_cache_dir(self._cache_folder)
         except client.CacheNotFound:
             return []
         except ValueError as error:
@@ -293,8 +293,16 @@ class Hub:
 
     def _cache(self, repo: str) -> Cache:
         """Return what is cached of a repository."""
-        folder = Path(self.cache_dir or constants.HF_HUB_CACHE).expanduser()
-        return Cache(folder / f"models--{repo.replace('/', '--')}")
+        return Cache(self._cache_folder / f"models--{repo.replace('/', '--')}")
+
+    @property
+    def _cache_folder(self) -> Path:
+        folder = Path(self.cache_dir or constants.HF_HUB_CACHE)
+        try:
+            return folder.expanduser()
+        except RuntimeError as error:
+            msg = f"{folder} is nowhere, as you have no home folder; name a folder: cache_dir=, --cache-dir or HF_HOME."
+            raise ConfigError(msg) from error
 
     def _refs(self, repo: str) -> Refs:
         with explained(repo):

@@ -14,8 +14,8 @@ T = TypeVar("T")
 
 # Lists and objects within each other; references have 6.
 DEEPEST, NESTING = 32, frozenset((dict, list))
-# What may be a number that is larger than any that a reference has: most files hold none.
-MAY_BE_LARGE = re.compile(rb"\d{19}|[eE]\+?\d{3}")
+# What may be a number that is larger than any that a reference has, with 0 for every digit: most files hold none.
+LARGE, DIGITS = (b"0" * 19, b"e000", b"e+000", b"E000", b"E+000"), bytes.maketrans(b"123456789", b"000000000")
 LARGEST = 2**63
 
 
@@ -42,10 +42,14 @@ def parsed(content: bytes, name: str) -> Any:
             refuse(text[:20])
         return int(text) if text.lstrip("-").isdecimal() else value
 
-    hooks: dict[str, Any] = {"parse_int": number, "parse_float": number} if MAY_BE_LARGE.search(content) else {}
+    zeros = content.translate(DIGITS)
+    hooks: dict[str, Any] = {}
+    if any(large in zeros for large in LARGE):
+        hooks = {"parse_int": number, "parse_float": number}
     try:
-        values = json.loads(content, object_pairs_hook=once, parse_constant=refuse, **hooks)
-        if _deeper(values, DEEPEST):
+        values = json.loads(content.decode(), object_pairs_hook=once, parse_constant=refuse, **hooks)
+        # Most files have too few lists and objects to be as deep.
+        if content.count(b"[") + content.count(b"{") > DEEPEST and _deeper(values, DEEPEST):
             msg = f"it has lists and objects within each other, more than {DEEPEST}"
             raise ValueError(msg)
         return values

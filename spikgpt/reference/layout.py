@@ -12,7 +12,7 @@ from pathlib import Path
 from packaging.specifiers import InvalidSpecifier, SpecifierSet
 
 from spikgpt.errors import ConfigError, DamagedReference, FormatError
-from spikgpt.files import replacing
+from spikgpt.files import check_place, replacing
 from spikgpt.reference.json_files import decoded, dumped
 from spikgpt.reference.schema import Entry, Header, Manifest, Parity, require
 from spikgpt.version import __version__
@@ -109,14 +109,19 @@ def altered_files(files: Mapping[str, bytes]) -> list[str]:
     return [name for name, entry in entries.items() if name not in files or _entry(files[name]) != entry]
 
 
-def check_graphs(files: Mapping[str, bytes]) -> None:
-    """Refuse graphs that were made from other files than these, or that nobody has checked."""
-    found = {name: hashlib.sha256(content).hexdigest() for name, content in files.items() if name.endswith(".onnx")}
+def hashes_of(stored: Mapping[str, bytes]) -> dict[str, str]:
+    """Return the sha256 of files that are as their manifest lists them, as it states them."""
+    return {name: entry.sha256 for name, entry in decoded(stored[MANIFEST], MANIFEST, Manifest).files.items()}
+
+
+def check_graphs(files: Mapping[str, bytes], hashes: Mapping[str, str]) -> None:
+    """Refuse graphs that were made from other files than these, of these sha256, or that nobody has checked."""
+    found = {name: hashes[name] for name in files if name.endswith(".onnx")}
     require(bool(found) == (PARITY in files), f"A reference has both graphs and {PARITY} or none of them.")
     if not found:
         return
     report = decoded(files[PARITY], PARITY, Parity)
-    others = [name for name, digest in graph_sources(files).items() if report.made_from.get(name) != digest]
+    others = [name for name in GRAPH_SOURCES if report.made_from.get(name) != hashes[name]]
     require(not others, f"{', '.join(sorted(found))} was made from another {' and '.join(others)} than this.")
     checked = {name: graph.get("sha256") for name, graph in report.graphs.items()}
     wrong = sorted(name for name in checked.keys() | found if checked.get(name) != found.get(name))
@@ -146,7 +151,8 @@ def write_files(files: Mapping[str, bytes], folder: Path) -> Path:
 
 
 def check_writable(folder: Path, *, overwrite: bool) -> None:
-    """Refuse to write a reference over something else, before hours of work depend on it."""
+    """Refuse to write a reference over something else or where nothing can be written, before hours of work."""
+    check_place(folder)
     if not folder.exists() or (folder.is_dir() and not any(folder.iterdir())):
         return
     if not (folder / MANIFEST).is_file():

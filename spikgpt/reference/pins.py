@@ -1,7 +1,7 @@
 """Which bytes a reference has to have: those of a digest, or those of a lock file, which keeps them for the next run.
 
 The digest of a reference is the sha256 of its manifest, which lists the sha256 of every other file. A lock file is
-JSON, written whole or not at all::
+JSON, written whole or not at all, by one process at a time::
 
     {
      "version": 1,
@@ -30,8 +30,8 @@ from spikgpt.reference.registry import Found, find
 from spikgpt.reference.transfer.requests import Commit, Sha256
 
 LOCK = "spikgpt.lock"
-# Bytes of a lock file at most.
-LARGEST = 1024 * 1024
+# Bytes of a lock file at most, and seconds to wait for others who write to it.
+LARGEST, PATIENCE = 1024 * 1024, 60.0
 DIGEST = re.compile(r"(?:sha256:)?([0-9a-fA-F]{64})")
 
 
@@ -105,16 +105,23 @@ class Pin:
 
     def keep(self, name: str | Path, revision: str | None, origin: str | None, digest: str) -> bool:
         """Take a reference into the lock file, unless it is there, and return whether that was written."""
-        key = _key(name, revision)
-        if self.lock is None or self._locked(key):
-            # Another process may have been first.
+        if self.lock is None:
             self.check(name, revision, digest)
             return False
-        repository, _, commit = (origin or "").partition("@")
-        locked = Locked(digest=digest, repository=repository or None, commit=commit or None)
-        references = self._references() | {key: locked}
-        with replacing(self.lock) as temporary:
-            temporary.write_bytes(dumped(LockFile(1, {key: references[key] for key in sorted(references)})))
+        from filelock import FileLock
+
+        key, (repository, _, commit) = _key(name, revision), (origin or "").partition("@")
+        self.lock.parent.mkdir(parents=True, exist_ok=True)
+        # One process at a time reads, adds and writes. The file that it holds meanwhile stays there, empty.
+        with FileLock(self.lock.with_name(f".{self.lock.name}.held"), timeout=PATIENCE):
+            references = self._references()
+            if key in references:
+                self.check(name, revision, digest)
+                return False
+            locked = Locked(digest=digest, repository=repository or None, commit=commit or None)
+            held = LockFile(1, dict(sorted({**references, key: locked}.items())))
+            with replacing(self.lock) as temporary:
+                temporary.write_bytes(dumped(held))
         return True
 
     def _locked(self, key: str) -> Locked | None:

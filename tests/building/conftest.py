@@ -56,14 +56,19 @@ FILES = r"""
           reader: {format: csv, cells: rows, names: 3, obs: {cell_type: assigned_cluster}}"""
 
 
-@pytest.fixture(scope="session")
-def islets(cells: AnnData) -> AnnData:
+def islets_of(cells: AnnData) -> AnnData:
     """Return the cells of three made-up donors, with the 600 genes that have the most counts."""
     most = np.sort(np.argsort(np.asarray(cells.X.sum(axis=0)).ravel(), kind="stable")[-600:])
     few = cells[:, most].copy()
     # Of each type, as many cells of each donor.
     few.obs["donor"] = [f"human{1 + place % 3}" for place in few.obs.groupby("cell_type", observed=True).cumcount()]
     return few
+
+
+@pytest.fixture(scope="session")
+def islets(cells: AnnData) -> AnnData:
+    """Return some cells of three made-up donors."""
+    return islets_of(cells)
 
 
 @pytest.fixture(scope="session")

@@ -28,8 +28,8 @@ from tests.sources.conftest import FileServer
 RUN = "from spikgpt.cli.main import main; main()"
 
 
-def build_of(folder: Path, out: Path, mirror: Path | str, **options: bool) -> Build:
-    return Build(plan_of(read_recipe(folder), **options), folder, out, out.parent / "cache", str(mirror))
+def build_of(folder: Path, out: Path, mirror: Path | str, *, synthetic: bool = False) -> Build:
+    return Build(plan_of(read_recipe(folder), synthetic=synthetic), folder, out, out.parent / "cache", str(mirror))
 
 
 def done_of(build: Build, steps: tuple[str, ...] = STEPS) -> dict[str, bool]:

@@ -157,7 +157,7 @@ def test_both_forms_equal_the_numpy_loop_in_float64(overrides: dict[str, Any], t
 @pytest.mark.parametrize("overrides", ARCHITECTURES.values(), ids=ARCHITECTURES.keys())
 def test_collapsed_equals_literal_in_float32(overrides: dict[str, Any], trained: bool) -> None:
     classifier = classifier_for(overrides, seed=3, trained=trained).float()
-    x = embeddings(32, seed=4).float()
+    x = embeddings(12, seed=4).float()
     literal, literal_spikes = run(classifier, x, literal=True)
     for form in (classifier, classifier.folded()):
         logits, spikes = run(form, x, literal=False)

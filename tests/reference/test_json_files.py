@@ -62,3 +62,15 @@ def test_what_is_of_another_form_is_said_in_a_line(values: Any, message: str) ->
 
 def test_a_value_gives_the_same_bytes() -> None:
     assert dumped(Score("β", 0.5)) == b'{\n "label": "\xce\xb2",\n "accuracy": 0.5\n}\n'
+
+
+@pytest.mark.parametrize("coding", ["utf-16", "utf-16-le", "utf-32", "utf-8-sig"])
+def test_numbers_cannot_hide_in_another_coding(coding: str) -> None:
+    with pytest.raises(DamagedReference, match="is not valid JSON"):
+        parsed('{"target_sum": 1e999}'.encode(coding), "config.json")
+
+
+@pytest.mark.parametrize("text", ["1E400", "1e+300", "1e0300", "123456789012345678901", "-1E+100"])
+def test_large_numbers_are_found_however_they_are_written(text: str) -> None:
+    with pytest.raises(DamagedReference, match="is no number"):
+        parsed(b'{"a": [' + text.encode() + b"]}", "a.json")

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -73,6 +75,27 @@ def test_what_is_not_what_was_locked_is_refused(hub: LoopbackHub, client: Hub, t
     # Another process has written it since.
     with pytest.raises(DamagedReference, match="lock has 0000"):
         pin.keep(REPO, None, None, DIGEST)
+
+
+def test_what_several_processes_lock_at_once_is_all_there(tmp_path: Path) -> None:
+    lock = tmp_path / "locks" / "spikgpt.lock"
+    code = (
+        "import sys\nfrom pathlib import Path\nimport filelock\nfrom spikgpt.reference.pins import Pin\n"
+        "print('ready', flush=True)\nsys.stdin.readline()\nfor number in range(20):\n"
+        "    assert Pin(lock=Path(sys.argv[1])).keep(f'{sys.argv[2]}-{number}', None, None, sys.argv[3])\n"
+    )
+    processes = [
+        subprocess.Popen([sys.executable, "-c", code, lock, name, DIGEST], stdin=-1, stdout=-1, text=True)
+        for name in ("one", "other")
+    ]
+    assert [process.stdout and process.stdout.readline() for process in processes] == ["ready\n"] * 2
+    for process in processes:
+        process.stdin and process.stdin.write("go\n")
+        process.stdin and process.stdin.flush()
+    assert [process.communicate() and process.returncode for process in processes] == [0, 0]
+    names = [f"{name}-{number}" for name in ("one", "other") for number in range(20)]
+    assert list(json.loads(lock.read_text())["references"]) == sorted(names)
+    assert sorted(path.name for path in lock.parent.iterdir()) == [".spikgpt.lock.held", "spikgpt.lock"]
 
 
 @pytest.mark.parametrize(

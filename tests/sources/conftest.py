@@ -12,8 +12,10 @@ from types import TracebackType
 from typing import Any
 
 import pytest
+from anndata import AnnData
 
 from spikgpt.sources import download
+from tests.sources import layouts
 
 
 class FileServer:
@@ -81,6 +83,12 @@ class _Handler(BaseHTTPRequestHandler):
             for place in range(half, len(body) if fault == "slow" else half):
                 self.wfile.write(body[place : place + 1])
                 time.sleep(0.02)
+
+
+@pytest.fixture(scope="package")
+def cells() -> AnnData:
+    """Return few cells and genes, which tests leave as they are."""
+    return layouts.baron()
 
 
 @pytest.fixture

@@ -25,11 +25,6 @@ from tests.sources.conftest import FileServer
 from tests.sources.layouts import LAYOUTS, READERS, values
 
 
-@pytest.fixture(scope="module")
-def cells() -> AnnData:
-    return layouts.baron()
-
-
 @pytest.fixture(autouse=True)
 def _small_parts(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(readers, "CHUNK", 7)

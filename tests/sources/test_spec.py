@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import re
+from pathlib import Path
 from typing import Any
 
 import msgspec
@@ -23,6 +25,16 @@ def test_every_layout_survives_being_written(study: str) -> None:
     for name, layout in READERS[study].items():
         file = file_of(layout, name=name, size=5, sha256="0" * 64)
         assert msgspec.convert(msgspec.to_builtins(file), SourceFile) == file
+
+
+def test_the_guide_shows_what_can_be_read() -> None:
+    text = (Path(__file__).parents[2] / "docs" / "guides" / "sources.md").read_text()
+    blocks = re.findall(r"```yaml\n(.*?)```", text, re.DOTALL)
+    shown = [file for block in blocks for file in msgspec.yaml.decode(block, type=list[SourceFile])]
+    studies = {name: layout for study in READERS.values() for name, layout in study.items()}
+    assert len(shown) == 7
+    for file in shown:
+        assert file.reader == file_of(studies[file.name]).reader
 
 
 def test_what_is_not_said_is_what_is_usual() -> None:

@@ -14,13 +14,7 @@ from spikgpt.errors import DataError
 from spikgpt.sources.spec import Mtx
 from spikgpt.sources.streams import item_of
 from spikgpt.sources.triplets import read_triplets
-from tests.sources import layouts
 from tests.sources.layouts import packed, triplets, values
-
-
-@pytest.fixture(scope="module")
-def cells() -> AnnData:
-    return layouts.baron()
 
 
 def read(contents: dict[str, bytes], folder: Path, size: int = 100, **layout: Any) -> list[Any]:

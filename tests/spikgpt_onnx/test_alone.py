@@ -28,21 +28,18 @@ ROOT = Path(__file__).resolve().parents[2]
 BIN = ROOT / ".venv-runtime" / "bin"
 ABSENT = ("torch", "spikingjelly", "scanpy", "sklearn", "matplotlib", "numba", "pyarrow")
 
-# Test files that run there too, and in them those that need what is absent, or compare with it.
+# Test files that run there too: of what could be missed there. Then those in them that need what is absent.
 CORE = """
-    cells
-    cli/test_annotate.py cli/test_flags.py cli/test_main.py cli/test_output.py
+    cells/test_align.py cells/test_expression.py cells/test_genes.py cells/test_reading.py cells/test_values.py
+    cli/test_annotate.py cli/test_flags.py cli/test_output.py
     embedding/test_obsm.py embedding/test_scgpt.py embedding/test_stored.py embedding/test_vocabulary.py
     labels/test_decision.py labels/test_label_map.py labels/test_neighbours.py labels/test_ontology.py
     labels/test_palette.py labels/test_thresholds.py
-    reference/test_card.py reference/test_registry.py
+    reference/test_registry.py
     spikgpt_onnx/test_doctor.py spikgpt_onnx/test_engine.py
-    testing
     test_errors.py test_exported_members.py test_files.py test_options.py test_pipeline.py test_sampling.py
 """
 NEEDING_MORE = """
-    cells/test_output.py::test_a_copy_is_the_input_and_what_was_added[table.csv-b.h5ad]
-    cells/test_output.py::test_parquet_holds_the_table
     cells/test_reading.py::test_other_kinds_of_files_are_read_through_scanpy
     cells/test_reading.py::test_a_10x_file_that_leads_elsewhere_is_refused
     cli/test_annotate.py::test_a_process_with_an_empty_cache_pulls_by_name_and_annotates

@@ -108,6 +108,7 @@ def test_the_graph_joins_the_reference_in_its_own_folder(
         export(exportable(small), other)
 
 
+@pytest.mark.usefixtures("brief")
 @pytest.mark.parametrize("recipe", ["default", "paper"])
 def test_a_reference_on_an_embedding_exports_too(tmp_path: Path, recipe: Literal["default", "paper"]) -> None:
     labels = np.arange(200) % 3
@@ -123,6 +124,7 @@ def test_a_reference_on_an_embedding_exports_too(tmp_path: Path, recipe: Literal
     assert (expected.labels != "Unknown").any()
 
 
+@pytest.mark.usefixtures("brief")
 def test_a_reference_on_scgpt_has_graphs_of_encoder_and_both(cells: AnnData, query: AnnData, tmp_path: Path) -> None:
     source = open_scgpt(DATA / "scgpt_baron", max_length=100)
     reference = train(cells, "cell_type", embedder=source, options=TrainOptions(name="scgpt"))

@@ -126,10 +126,10 @@ def test_another_order_of_bytes_is_refused(graph_folder: Path) -> None:
         rebuilt(read_reference(with_graph(files, files[GRAPH] + b"\x38\x00")), GRAPH)
 
 
-@pytest.fixture(scope="module")
-def on_scgpt(cells: AnnData, tmp_path_factory: pytest.TempPathFactory) -> Path:
+@pytest.fixture
+def on_scgpt(cells: AnnData, brief: None, tmp_path: Path) -> Path:
     """Train a reference on the small scGPT and export it."""
-    source, folder = open_scgpt(DATA / "scgpt_baron", max_length=100), tmp_path_factory.mktemp("scgpt") / "out"
+    source, folder = open_scgpt(DATA / "scgpt_baron", max_length=100), tmp_path / "scgpt"
     reference = train(cells, "cell_type", embedder=source, options=TrainOptions(name="scgpt"))
     export(ExportableReference(reference, torch_engine(reference, source=source)), folder)
     return folder

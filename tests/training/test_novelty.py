@@ -50,6 +50,7 @@ def test_too_few_types_are_refused(cells: AnnData) -> None:
         study(cells, "cell_type", types=["hepatocyte"])
 
 
+@pytest.mark.usefixtures("brief")
 def test_training_and_query_read_the_same_layer_and_whole_donors(cells: AnnData) -> None:
     adata = cells.copy()
     adata.layers["counts"] = cells.X
@@ -57,4 +58,4 @@ def test_training_and_query_read_the_same_layer_and_whole_donors(cells: AnnData)
     (row,) = study(adata, "cell_type", types=["beta"], options=TrainOptions(layer="counts", batch_key="batch")).rows
     of_batch = [(adata.obs["cell_type"] == "beta") & (adata.obs["batch"] == name) for name in ("one", "two")]
     assert row.unseen_cells in [int(mask.sum()) for mask in of_batch]
-    assert row.auroc > 0.9
+    assert row.auroc > 0.8

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import warnings
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
@@ -19,7 +20,7 @@ from spikgpt.embedding.tokens import Tokens, tokenise
 from spikgpt.engines.scgpt.checkpoint import Checkpoint
 from spikgpt.engines.scgpt.draws import UpstreamDraws
 from spikgpt.engines.scgpt.encoder import Encoder
-from spikgpt.errors import ConfigError
+from spikgpt.errors import ConfigError, SpikGPTWarning
 from spikgpt.files import replacing, user_cache
 from spikgpt.types import OnCells, Rows
 
@@ -97,6 +98,7 @@ def embed_cells(
     def prepared(cells: Rows) -> Tokens:
         return make(values[cells], gene_ids, max_length=max_length, **special)
 
+    kept = True
     with ThreadPoolExecutor(max_workers=1) as worker:
         coming = worker.submit(prepared, missing[0][0])
         for turn, (cells, path) in enumerate(missing):
@@ -104,8 +106,7 @@ def embed_cells(
             if turn + 1 < len(missing):
                 coming = worker.submit(prepared, missing[turn + 1][0])
             result[cells] = vectors = _run(encoder, tokens, running.batch_size, on_cells)
-            if path:
-                _write(path, vectors)
+            kept = kept and (path is None or _written(path, vectors))
     return result
 
 
@@ -166,9 +167,12 @@ def _tokens_at_once(encoder: Encoder) -> int:
     return max(1, min(GPU_TOKENS, free // (BYTES_A_VALUE * encoder.config.dim)))
 
 
-def cache_folder() -> Path:
-    """Return the folder of kept embeddings."""
-    return user_cache() / "embeddings"
+def cache_folder() -> Path | None:
+    """Return the folder of kept embeddings, None where the user has no home."""
+    try:
+        return user_cache() / "embeddings"
+    except RuntimeError:
+        return None
 
 
 def _key(checkpoint: Checkpoint, values: sparse.csr_matrix, gene_ids: Rows, settings: str) -> str:
@@ -188,11 +192,13 @@ def _read(path: Path, shape: tuple[int, int]) -> npt.NDArray[np.float32] | None:
     return vectors if vectors is not None and vectors.shape == shape else None
 
 
-def _write(path: Path, vectors: npt.NDArray[np.float32]) -> None:
-    """Keep a shard."""
+def _written(path: Path, vectors: npt.NDArray[np.float32]) -> bool:
+    """Keep a shard, or warn that there is no room for it."""
     try:
         with replacing(path) as temporary:
             save_file({"vectors": vectors}, temporary)
     except (OSError, SafetensorError) as error:
-        msg = f"Embeddings cannot be kept in {path.parent} ({error}); name a folder with room in SPIKGPT_CACHE."
-        raise ConfigError(msg) from error
+        told = f"Embeddings are not kept in {path.parent} ({error}), so the next run makes them again"
+        warnings.warn(f"{told}; name a folder with room in SPIKGPT_CACHE.", SpikGPTWarning, stacklevel=4)
+        return False
+    return True

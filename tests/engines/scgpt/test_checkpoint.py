@@ -67,7 +67,7 @@ def test_every_form_of_weights_is_read(
     found = load_checkpoint(folder).encoder().state_dict()
 
     for name, tensor in checkpoint.encoder().state_dict().items():
-        assert found[name] == pytest.approx(tensor, abs=1e-3, rel=1e-3)
+        torch.testing.assert_close(found[name], tensor, atol=1e-3, rtol=1e-3)
 
 
 def test_conversion_there_and_back(checkpoint: Checkpoint, folder: Path, tmp_path: Path) -> None:

@@ -16,7 +16,7 @@ from spikgpt.engines.scgpt.checkpoint import Checkpoint
 from spikgpt.engines.scgpt.draws import UpstreamDraws
 from spikgpt.engines.scgpt.embedding import Running, cache_folder, device_named, embed_cells
 from spikgpt.engines.scgpt.encoder import Encoder
-from spikgpt.errors import ConfigError
+from spikgpt.errors import ConfigError, SpikGPTWarning
 from tests import upstream
 
 
@@ -136,12 +136,15 @@ def test_a_damaged_shard_is_made_again(
     assert shard.stat().st_size > 100
 
 
-def test_a_cache_that_cannot_be_written_is_named(
-    checkpoint: Checkpoint, values: sparse.csr_matrix, tmp_path: Path
+def test_a_cache_that_cannot_be_written_is_done_without(
+    checkpoint: Checkpoint, values: sparse.csr_matrix, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     (tmp_path / "file").write_text("no folder")
-    with pytest.raises(ConfigError, match=r"Embeddings cannot be kept in .*file.* name a folder with room"):
-        embed_cells(checkpoint, values[:2], IDS, running=Running(cache=tmp_path / "file"))
+    monkeypatch.setattr("spikgpt.engines.scgpt.embedding.SHARD", 2)
+    with pytest.warns(SpikGPTWarning, match=r"Embeddings are not kept in .*file.* name a folder with room") as told:
+        vectors = embed_cells(checkpoint, values[:6], IDS, running=Running(cache=tmp_path / "file"))
+    assert len(told) == 1
+    assert vectors == pytest.approx(embed_cells(checkpoint, values[:6], IDS), abs=1e-6)
 
 
 @pytest.mark.parametrize("precision", ["bfloat16", "float16"])

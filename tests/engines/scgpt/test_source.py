@@ -37,7 +37,7 @@ def source(checkpoint: Checkpoint) -> ScGPTSource:
 
 @pytest.fixture(scope="module")
 def trained(cells: AnnData, source: ScGPTSource) -> SpikGPT:
-    return SpikGPT.train(cells, "cell_type", embedder=source, name="islets")
+    return SpikGPT.train(cells, "cell_type", embedder=source, recipe="paper", name="islets")
 
 
 def vectors_of(source: ScGPTSource, adata: AnnData, running: Running | None = None) -> Floats:
@@ -135,6 +135,7 @@ def test_another_checkpoint_is_refused(trained: SpikGPT, tmp_path: Path) -> None
         SpikGPT.from_pretrained(folder, scgpt=wrong)
 
 
+@pytest.mark.usefixtures("brief")
 def test_a_reference_can_carry_its_checkpoint(cells: AnnData, few: AnnData, tmp_path: Path) -> None:
     bundled = SpikGPT.train(cells, "cell_type", embedder=open_scgpt(CHECKPOINT, bundled=True), name="islets")
     expected = bundled.annotate(few.copy())

@@ -1,0 +1,1 @@
+"""One table of SpikGPT and its rivals on the same cells: ``spikgpt benchmark``."""

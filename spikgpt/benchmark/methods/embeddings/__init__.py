@@ -1,0 +1,1 @@
+"""Plain classifiers on the embeddings that SpikGPT is trained on."""

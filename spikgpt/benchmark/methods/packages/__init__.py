@@ -1,0 +1,1 @@
+"""Rivals by their own Python packages."""

@@ -1,0 +1,1 @@
+"""Published methods without a Python package, written from what was published about them."""

@@ -1,0 +1,1 @@
+"""Rivals in R, run by ``Rscript``."""

@@ -1,0 +1,15 @@
+# SingleR with its defaults, and its pruning.
+source(file.path(dirname(sub("--file=", "", grep("--file=", commandArgs(), value = TRUE))), "common.R"))
+need("SingleR", "apt-get install r-bioc-singler, or BiocManager::install('SingleR') in R")
+suppressPackageStartupMessages(library(SingleR))
+
+labels <- readLines(file.path(folder, "labels.txt"))
+learn <- cells_of("reference")
+ask <- cells_of("query")
+start <- seconds()
+trained <- trainSingleR(log_normalised(learn), labels)
+middle <- seconds()
+found <- classifySingleR(log_normalised(ask), trained, prune = TRUE)
+cells <- data.frame(label = found$labels, kept = !is.na(found$pruned.labels))
+cells$delta <- getDeltaFromMedian(found)
+answer(cells, middle - start, seconds() - middle, "SingleR")

@@ -1,0 +1,86 @@
+"""A process within limits of time and memory."""
+
+from __future__ import annotations
+
+import subprocess
+import time
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import psutil
+
+# Seconds between two looks at a process.
+INTERVAL = 0.05
+GIGABYTE = 1e9
+
+
+@dataclass(frozen=True)
+class Limits:
+    """How long a process may take, and how much memory it and its children may hold together."""
+
+    seconds: float = 3600.0
+    gigabytes: float = 8.0
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """How a process went: its exit code, the wall-clock time, the most memory seen, and why it was stopped."""
+
+    code: int
+    seconds: float
+    peak_bytes: int
+    stopped: str = ""
+
+
+def run_limited(command: Sequence[str], limits: Limits, log: Path, environment: Mapping[str, str]) -> Outcome:
+    """Run a command until it ends or reaches a limit; what it prints goes to a file."""
+    start, peak, stopped = time.monotonic(), 0, ""
+    with log.open("wb") as out:
+        process = subprocess.Popen(
+            command, stdin=subprocess.DEVNULL, stdout=out, stderr=out, env=dict(environment), start_new_session=True
+        )
+        try:
+            while process.poll() is None:
+                peak = max(peak, _resident(process.pid))
+                if peak > limits.gigabytes * GIGABYTE:
+                    stopped = f"stopped: memory above {limits.gigabytes:.1f} GB"
+                elif time.monotonic() - start > limits.seconds:
+                    stopped = f"stopped: longer than {limits.seconds:g} s"
+                if stopped:
+                    break
+                time.sleep(INTERVAL)
+        finally:
+            if process.returncode is None:
+                _kill(process)
+    return Outcome(process.returncode, time.monotonic() - start, peak, stopped)
+
+
+def _family(pid: int) -> list[psutil.Process]:
+    """Return a process and its children, as far as they are there."""
+    try:
+        first = psutil.Process(pid)
+        return [first, *first.children(recursive=True)]
+    except psutil.NoSuchProcess:
+        return []
+
+
+def _resident(pid: int) -> int:
+    """Return the memory that a process and its children hold, in bytes."""
+    total = 0
+    for process in _family(pid):
+        try:
+            total += process.memory_info().rss
+        except psutil.NoSuchProcess:
+            continue
+    return total
+
+
+def _kill(process: subprocess.Popen[bytes]) -> None:
+    """End a process and its children, and wait for it."""
+    for one in _family(process.pid):
+        try:
+            one.kill()
+        except psutil.NoSuchProcess:
+            continue
+    process.wait()

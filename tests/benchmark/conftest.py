@@ -1,0 +1,26 @@
+"""A small task of real cells, and what the methods of the tests need."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+import pytest
+from anndata import AnnData
+
+from spikgpt.benchmark.task import Task
+
+ROOT = Path(__file__).parents[2]
+
+
+@pytest.fixture(scope="session")
+def task(cells: AnnData, few: AnnData) -> Task:
+    """Alpha cells are missing from the reference."""
+    kept = (cells.obs["cell_type"] != "alpha").to_numpy()
+    return Task.of("islets without alpha", cells[kept, :2000].copy(), few[:, :2000].copy(), "cell_type")
+
+
+@pytest.fixture(autouse=True)
+def _found_by_processes(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Let processes import this package and the methods of the tests."""
+    monkeypatch.setenv("PYTHONPATH", os.pathsep.join([str(ROOT), str(ROOT / "export")]))

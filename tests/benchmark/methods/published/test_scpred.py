@@ -1,0 +1,56 @@
+from __future__ import annotations
+
+import numpy as np
+import pytest
+from scipy.stats import mannwhitneyu
+
+from spikgpt.benchmark.methods.published.scpred import kernel_width, machines_of, telling_components
+
+
+def made(seed: int = 0) -> tuple[np.ndarray, np.ndarray]:
+    """Return 90 cells of three types on 12 components, of which the first two tell the types apart."""
+    random = np.random.default_rng(seed)
+    labels = np.repeat(["a", "b", "c"], 30)
+    points = random.normal(size=(90, 12))
+    points[:30, 0] += 4
+    points[30:60, 1] += 4
+    return points, labels
+
+
+def test_components_are_chosen_at_a_rate_of_false_discoveries() -> None:
+    points, labels = made(3)
+    points[:30, 5] += 0.6
+    own = labels == "a"
+    tested = [float(mannwhitneyu(points[own, at], points[~own, at]).pvalue) for at in range(12)]
+    # After Benjamini and Hochberg: the largest rank whose value lies below its share of the rate.
+    order = np.argsort(tested)
+    below = [rank for rank in range(12) if tested[order[rank]] < 0.05 * (rank + 1) / 12]
+    expected = sorted(order[: below[-1] + 1].tolist())
+    assert telling_components(points, own).tolist() == expected
+    assert 0 in expected
+    assert len(expected) < 12
+
+
+def test_a_type_that_no_component_tells_keeps_all() -> None:
+    points = np.random.default_rng(0).normal(size=(60, 4))
+    assert telling_components(points, np.arange(60) % 2 == 0).tolist() == [0, 1, 2, 3]
+
+
+def test_the_kernel_is_as_wide_as_cells_are_apart() -> None:
+    points = np.array([[0.0], [1.0], [3.0]])
+    squares = [1.0, 4.0, 9.0]
+    low, high = np.quantile(squares, 0.1), np.quantile(squares, 0.9)
+    assert kernel_width(points, 0) == pytest.approx((1 / low + 1 / high) / 2)
+
+
+def test_each_machine_knows_its_type_and_nothing_far_away() -> None:
+    points, labels = made()
+    machines = machines_of(points, labels, 0)
+    asked = np.zeros((3, 12))
+    asked[0, 0] = asked[1, 1] = 4
+    probabilities = np.stack([machines[name](asked) for name in "abc"], axis=1)
+    assert probabilities.argmax(axis=1).tolist() == [0, 1, 2]
+    assert (probabilities.max(axis=1) > 0.55).all()
+    far = np.zeros((1, 12))
+    far[0, 0] = far[0, 1] = -40
+    assert all(machines[name](far)[0] < 0.55 for name in "ab")

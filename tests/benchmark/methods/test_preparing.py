@@ -1,0 +1,60 @@
+from __future__ import annotations
+
+import math
+
+import numpy as np
+import pytest
+from anndata import AnnData
+from scipy import sparse
+
+from spikgpt.benchmark.methods.answer import Settings
+from spikgpt.benchmark.methods.preparing import (
+    best_of,
+    counts_of,
+    linear_of,
+    log_normalised,
+    nearest_votes,
+    softmax,
+)
+
+COUNTS = np.array([[1.0, 3.0, 0.0], [0.0, 0.0, 0.0], [2.0, 2.0, 4.0]])
+
+
+def made(values: np.ndarray) -> AnnData:
+    return AnnData(sparse.csr_matrix(values, dtype=np.float32))
+
+
+@pytest.mark.parametrize("base", [2.0, math.e])
+def test_logs_of_a_query_are_undone_in_their_base(base: float) -> None:
+    settings = Settings(seed=0, label_key="label", query_values="log", query_log_base=base)
+    logs = made(np.log1p(COUNTS) / math.log(base))
+    np.testing.assert_allclose(linear_of(logs, settings).toarray(), COUNTS, atol=1e-5)
+    np.testing.assert_array_equal(linear_of(made(COUNTS)).toarray(), COUNTS)
+
+
+def test_values_are_normalised_over_the_genes_that_are_there() -> None:
+    expected = np.log1p([[2500, 7500, 0], [0, 0, 0], [2500, 2500, 5000]])
+    np.testing.assert_allclose(log_normalised(made(COUNTS)).toarray(), expected, rtol=1e-6)
+
+
+def test_methods_of_counts_refuse_logs() -> None:
+    counts = counts_of(made(COUNTS), Settings(seed=0, label_key="label"), "Any")
+    np.testing.assert_array_equal(counts.toarray(), COUNTS)
+    with pytest.raises(ValueError, match="Any models raw counts, and the query holds log values"):
+        counts_of(made(COUNTS), Settings(seed=0, label_key="label", query_values="log"), "Any")
+
+
+def test_the_nearest_cells_vote() -> None:
+    known = np.array([[0.0], [1.0], [2.0], [10.0], [11.0]])
+    labels = np.array(["b", "b", "a", "a", "a"])
+    shares, classes = nearest_votes(known, labels, np.array([[0.4], [10.4]]), 3)
+    np.testing.assert_array_equal(classes, ["a", "b"])
+    np.testing.assert_allclose(shares, np.array([[1 / 3, 2 / 3], [1, 0]]))
+    best, share = best_of(shares, classes)
+    assert best.tolist() == ["b", "a"]
+    np.testing.assert_allclose(share, [2 / 3, 1])
+
+
+def test_large_scores_become_probabilities() -> None:
+    shares = softmax(np.array([[-5000.0, -5000 + math.log(3)]]))
+    np.testing.assert_allclose(shares, np.array([[0.25, 0.75]]))

@@ -1,0 +1,76 @@
+from __future__ import annotations
+
+import subprocess
+import sys
+import zipfile
+from pathlib import Path
+
+import pytest
+
+from spikgpt.benchmark import environments
+from spikgpt.benchmark.environments import Unavailable, installed, python_of, python_path
+from tests.benchmark.made_up import method
+
+
+def wheel(folder: Path, name: str) -> Path:
+    """Write the smallest distribution there is."""
+    path = folder / f"{name}-1.0-py3-none-any.whl"
+    about = f"{name}-1.0.dist-info"
+    files = {
+        f"{name}.py": "VALUE = 7\n",
+        f"{about}/METADATA": f"Metadata-Version: 2.1\nName: {name}\nVersion: 1.0\n",
+        f"{about}/WHEEL": "Wheel-Version: 1.0\nGenerator: by hand\nRoot-Is-Purelib: true\nTag: py3-none-any\n",
+        f"{about}/RECORD": "",
+    }
+    with zipfile.ZipFile(path, "w") as archive:
+        for file, text in files.items():
+            archive.writestr(file, text)
+    return path
+
+
+@pytest.fixture
+def bare(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Path:
+    """Make environments in an empty cache, without an index and without what the worker needs."""
+    monkeypatch.setenv("SPIKGPT_CACHE", str(tmp_path / "cache"))
+    monkeypatch.setenv("PIP_NO_INDEX", "1")
+    monkeypatch.setattr(environments, "BASE", ())
+    return tmp_path
+
+
+def test_the_usual_environment_is_this_one() -> None:
+    assert python_of(method("here", "nearest", packages=("numpy",))) == Path(sys.executable)
+    assert python_path(method("here", "nearest"), Path("unused")) is None
+
+
+def test_an_environment_is_made_once_and_reaches_this_package_alone(bare: Path) -> None:
+    own = method("own", "nearest", environment=(str(wheel(bare, "tiny")),))
+    python = python_of(own)
+    assert python.is_relative_to(bare / "cache")
+    folder = bare / "run"
+    folder.mkdir()
+    code = "import tiny, spikgpt.benchmark.methods as methods; print(tiny.VALUE, methods.__file__)"
+    # What `import spikgpt` needs is not among the requirements here.
+    (folder / "lazy_loader.py").write_text("def attach_stub(*_): return None, None, []\n")
+    path = f"{python_path(own, folder)}:{folder}"
+    done = subprocess.run(
+        [python, "-P", "-c", code], env={"PYTHONPATH": path}, capture_output=True, text=True, check=True
+    )
+    value, place = done.stdout.split()
+    assert value == "7"
+    assert Path(place).is_relative_to(folder)
+    before = (python.parents[1] / "ready.json").stat().st_mtime_ns
+    assert python_of(own) == python
+    assert (python.parents[1] / "ready.json").stat().st_mtime_ns == before
+
+
+def test_one_that_cannot_be_made_is_told_in_a_line(bare: Path) -> None:
+    with pytest.raises(Unavailable, match=r"^no environment: ERROR: No matching distribution .*no-such-thing"):
+        python_of(method("own", "nearest", environment=("no-such-thing==1",)))
+
+
+def test_the_version_of_this_package_tells_its_sources() -> None:
+    assert installed("no-such-distribution") is None
+    assert installed("numpy") == __import__("numpy").__version__
+    version, _, sources = str(installed("spikgpt")).rpartition("+")
+    assert version == __import__("spikgpt").__version__
+    assert len(sources) == 8

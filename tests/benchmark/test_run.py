@@ -1,0 +1,87 @@
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+
+from spikgpt.benchmark.methods import Method
+from spikgpt.benchmark.process import Limits
+from spikgpt.benchmark.run import DONE, Plan, Run, place_of, runs_of, sources_of
+from spikgpt.benchmark.task import Task
+from tests.benchmark.made_up import method
+
+NEAREST = method("nearest", "nearest")
+
+
+def ran(task: Task, methods: Sequence[Method], plan: Plan) -> list[Run]:
+    return list(runs_of([task], methods, plan, lambda *_: None))
+
+
+def test_methods_run_and_what_goes_wrong_is_a_row(task: Task, tmp_path: Path) -> None:
+    methods = [
+        NEAREST,
+        method("unlucky", "fail", deterministic=False),
+        method("shot", "kill"),
+        method("missing", "nearest", packages=("numpy", "no-such-distribution")),
+        method("without-r", "nearest", programs=("no-such-program",)),
+        method("markers", "nearest", options={"how": "nearest", "markers": ""}),
+    ]
+    runs = ran(task, methods, Plan(tmp_path, seeds=2))
+    assert [(run.method, run.note) for run in runs] == [
+        ("nearest", DONE),
+        ("unlucky", "failed: RuntimeError: no luck today"),
+        ("shot", "failed: ended by SIGKILL; the machine may have had too little memory"),
+        ("missing", "not installed: pip install no-such-distribution"),
+        ("without-r", "not installed: there is no no-such-program on the path"),
+        ("markers", "not run: it needs --option markers=..."),
+    ]
+    assert runs[0].answer is not None
+    assert runs[0].seconds > 0
+    assert runs[0].peak_bytes > 1e7
+    log = place_of(tmp_path, task.name, "unlucky", 0).with_suffix(".log").read_text()
+    assert "Traceback" in log
+    assert "no luck today" in log
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["runs"]
+
+
+def test_a_method_that_eats_memory_is_stopped(task: Task, tmp_path: Path) -> None:
+    (run,) = ran(task, [method("eater", "eat")], Plan(tmp_path, limits=Limits(gigabytes=0.4)))
+    assert run.note == "stopped: memory above 0.4 GB"
+    assert 0.4e9 < run.peak_bytes < 1e9
+
+
+def test_what_is_finished_is_found_again_while_nothing_changes(task: Task, tmp_path: Path) -> None:
+    plan = Plan(tmp_path)
+    (first,) = ran(task, [NEAREST], plan)
+    (again,) = ran(task, [NEAREST], plan)
+    assert (first.kept, again.kept) == (False, True)
+    assert again.answer is not None
+    assert first.answer is not None
+    assert again.answer.labels.tolist() == first.answer.labels.tolist()
+    place = place_of(tmp_path, task.name, "nearest", 0).with_suffix(".json")
+    assert json.loads(place.read_text())["note"] == DONE
+    # Other settings, and a file that was cut short.
+    changed = replace(plan, threads=2)
+    assert not ran(task, [NEAREST], changed)[0].kept
+    place.write_text(place.read_text()[:50])
+    assert not ran(task, [NEAREST], changed)[0].kept
+
+
+@pytest.mark.parametrize(("seconds", "kept"), [(0.5, True), (0.6, False)])
+def test_a_run_that_was_stopped_is_tried_again_with_other_limits(
+    task: Task, tmp_path: Path, seconds: float, kept: bool
+) -> None:
+    sleeper = method("sleeper", "sleep", deterministic=False)
+    runs = ran(task, [sleeper], Plan(tmp_path, seeds=3, limits=Limits(seconds=0.5)))
+    assert [run.note for run in runs] == ["stopped: longer than 0.5 s"]
+    (again,) = ran(task, [sleeper], Plan(tmp_path, limits=Limits(seconds=seconds)))
+    assert again.kept == kept
+
+
+def test_the_sources_of_a_method_are_those_that_it_takes_too() -> None:
+    own = "spikgpt.benchmark.methods."
+    assert set(sources_of("tests.benchmark.made_up")) == {"tests.benchmark.made_up", f"{own}answer"}
+    assert set(sources_of(f"{own}spikgpt")) == {f"{own}spikgpt", f"{own}answer"}

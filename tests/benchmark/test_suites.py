@@ -1,0 +1,93 @@
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import pytest
+from anndata import AnnData
+from scipy import sparse
+
+from spikgpt.benchmark.suites import PAPER, SUITES, UNSEEN, tasks_of
+from spikgpt.errors import ConfigError, DataError
+
+
+def made(types: dict[str, int], genes: int, donors: tuple[str, ...] = ("one",), *, logs: bool = False) -> AnnData:
+    """Make cells up: some of each type, the donors in turn."""
+    random = np.random.default_rng(len(types) + genes)
+    labels = np.repeat(list(types), list(types.values()))
+    values = random.poisson(1.5, (len(labels), genes)).astype(np.float32)
+    obs = pd.DataFrame({"cell_type": labels, "donor": np.resize(donors, len(labels))})
+    obs.index = obs.index.astype(str)
+    var = pd.DataFrame(index=[f"GENE{number}" for number in range(genes)])
+    return AnnData(sparse.csr_matrix(np.log1p(values * 1.7) if logs else values), obs=obs, var=var)
+
+
+@pytest.fixture
+def data(tmp_path: Path) -> Path:
+    """Files with the names of the real studies, and made-up cells."""
+    blood = {"Naive CD4 T": 8, "Memory CD4 T": 8, "B": 12, "NK": 3, "Platelet": 6, "Megakaryoblast": 9}
+    made(blood, 80).write_h5ad(tmp_path / "pbmc_10x_3k.h5ad")
+    kang = {"CD4 Naive T": 6, "B": 7, "NK": 5, "Mk": 4, "Eryth": 6}
+    made(kang, 70).write_h5ad(tmp_path / "pbmc_kang_ifnb.h5ad")
+    islets = {"alpha": 16, "beta": 16, "delta": 12, "epsilon": 3}
+    donors = ("human1", "human2", "human3", "human4")
+    made(islets, 90, donors).write_h5ad(tmp_path / "pancreas_baron_human.h5ad")
+    xin = made({"alpha": 8, "beta": 8}, 60, ("unknown",), logs=True)
+    xin.write_h5ad(tmp_path / "pancreas_xin_980genes.h5ad")
+    return tmp_path
+
+
+def test_labels_of_blood_are_joined_and_those_of_one_study_left_out(data: Path) -> None:
+    (task,) = tasks_of("pbmc", data)
+    assert set(task.reference.obs["label"]) == {"CD4 T", "B", "Mk"}
+    assert sorted(task.truth) == ["B"] * 7 + ["CD4 T"] * 6 + ["Mk"] * 4
+    assert task.known.all()
+    assert (task.reference.n_vars, task.batch_key) == (70, None)
+
+
+def test_donors_are_kept_apart(data: Path) -> None:
+    (task,) = tasks_of("baron", data)
+    assert set(task.reference.obs["batch"]) == {"human1", "human3"}
+    assert set(task.query.obs["batch"]) == {"human2", "human4"}
+    assert task.batch_key == "batch"
+
+
+def test_another_study_may_hold_logarithms_and_not_name_its_donors(data: Path) -> None:
+    (task,) = tasks_of("xin", data)
+    assert (task.query_values, task.batch_key, task.reference.n_vars) == ("log", "batch", 60)
+
+
+def test_one_type_is_missing_from_each_of_the_novelty_tasks(data: Path) -> None:
+    tasks = tasks_of("novelty", data)
+    assert [task.name for task in tasks] == ["pbmc without B", "baron without alpha", "xin without alpha"]
+    for task, left_out in zip(tasks, UNSEEN.values(), strict=True):
+        assert task.left_out == left_out
+        assert set(task.truth[~task.known]) == {left_out}
+
+
+def test_the_papers_suites_take_prepared_files(data: Path) -> None:
+    with pytest.raises(DataError, match=r"no pancreas_reference.h5ad and no pancreas_query.h5ad .*spikgpt build"):
+        tasks_of("pancreas", data)
+    types = {"alpha": 9, "beta": 9, "delta": 9}
+    made(types, 60, ("a", "b")).write_h5ad(data / "pancreas_reference.h5ad")
+    made(types, 60).write_h5ad(data / "pancreas_query.h5ad")
+    (task,) = tasks_of("pancreas", data)
+    assert set(task.truth[~task.known]) == {"alpha"}
+    assert (task.paper, task.batch_key) == (PAPER["pancreas"], "batch")
+
+
+def test_the_papers_suites_take_what_a_build_prepared(data: Path) -> None:
+    folder = data / ".lung.build" / "prepared"
+    folder.mkdir(parents=True)
+    types = {"AT1": 9, "AT2": 9}
+    for name in ("reference", "query-GSE1", "query-GSE2"):
+        made(types, 60).write_h5ad(folder / f"{name}.h5ad")
+    assert [task.name for task in tasks_of("lung", data)] == ["lung to GSE1", "lung to GSE2"]
+
+
+def test_what_is_not_there_is_told(tmp_path: Path) -> None:
+    with pytest.raises(DataError, match=r"no pbmc_10x_3k.h5ad; the suite pbmc needs"):
+        tasks_of("pbmc", tmp_path)
+    with pytest.raises(ConfigError, match=f"There is no suite 'blood'; the suites are {', '.join(SUITES)}"):
+        tasks_of("blood", tmp_path)

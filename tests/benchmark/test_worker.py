@@ -1,0 +1,59 @@
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import psutil
+import pytest
+
+from spikgpt.benchmark.methods.answer import Answer, Settings
+from spikgpt.benchmark.task import LABEL, Task
+from spikgpt.benchmark.worker import answered, main
+
+MODULE = "tests.benchmark.made_up"
+# Starts a worker, tells its number, and stays.
+PARENT = """
+import os, subprocess, sys, time
+command = [sys.executable, "-m", "spikgpt.benchmark.worker", *sys.argv[1:], str(os.getpid())]
+worker = subprocess.Popen(command)
+print(worker.pid, flush=True)
+time.sleep(60)
+"""
+
+
+@pytest.fixture
+def folder(task: Task, tmp_path: Path) -> Path:
+    task.reference.write_h5ad(tmp_path / "reference.h5ad")
+    task.query.write_h5ad(tmp_path / "query.h5ad")
+    return tmp_path
+
+
+def asked(folder: Path, how: str) -> Path:
+    Settings(0, LABEL, options={"how": how}).write(folder)
+    return folder
+
+
+def test_a_worker_writes_its_answer(task: Task, folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(sys, "argv", ["worker", MODULE, str(asked(folder, "nearest"))])
+    main()
+    answer = Answer.read(folder)
+    assert answer.fault(task.query.n_obs) is None
+    assert (answer.labels == task.truth)[task.known].mean() > 0.8
+
+
+def test_labels_that_the_reference_does_not_have_are_refused(folder: Path) -> None:
+    with pytest.raises(ValueError, match="labels that the reference does not have: Unknown"):
+        answered(MODULE, asked(folder, "strange"))
+
+
+def test_a_worker_does_not_outlive_the_benchmark(folder: Path) -> None:
+    command = [sys.executable, "-c", PARENT, MODULE, str(asked(folder, "sleep"))]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, env=dict(os.environ)) as parent:
+        assert parent.stdout is not None
+        worker = psutil.Process(int(parent.stdout.readline()))
+        assert worker.is_running()
+        parent.kill()
+    _, alive = psutil.wait_procs([worker], timeout=30)
+    assert not [process for process in alive if process.status() != psutil.STATUS_ZOMBIE]

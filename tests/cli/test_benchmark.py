@@ -1,0 +1,115 @@
+from __future__ import annotations
+
+import csv
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import numpy as np
+import pytest
+from anndata import AnnData
+
+from spikgpt.benchmark import methods as registry
+from spikgpt.benchmark.task import Task
+from tests.benchmark.made_up import method
+from tests.cli.conftest import Run, assert_refused, written
+
+ROOT = Path(__file__).parents[2]
+# The command with two methods of the tests; the second one waits for a file.
+PROGRAM = """
+import sys
+from spikgpt.benchmark import methods as registry
+from spikgpt.cli.main import main
+from tests.benchmark.made_up import method
+registry.METHODS = (method("nearest", "nearest"), method("slow", "wait for " + sys.argv.pop(1)))
+main()
+"""
+
+
+@pytest.fixture
+def files(cells: AnnData, few: AnnData, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> list[object]:
+    """Write a reference without alpha cells and a query, and a place for each of its cells; return the flags."""
+    monkeypatch.setenv("PYTHONPATH", os.pathsep.join([str(ROOT), str(ROOT / "export")]))
+    kept = (cells.obs["cell_type"] != "alpha").to_numpy()
+    reference = written(cells[kept, :2000].copy(), tmp_path / "reference.h5ad")
+    query = written(few[:, :2000].copy(), tmp_path / "islets.h5ad")
+    task = Task.of_files(reference, query, "cell_type")
+    # A UMAP takes long, and has a test of its own.
+    (tmp_path / "out" / "places").mkdir(parents=True)
+    np.save(tmp_path / "out" / "places" / f"{task.digest}.npy", np.random.default_rng(0).normal(size=(few.n_obs, 2)))
+    flags = ["--reference", reference, "--query", query, "--label-key", "cell_type", "--threads", 1]
+    return ["benchmark", *flags, "--out", tmp_path / "out"]
+
+
+def test_a_benchmark_of_real_methods_tells_who_is_first_and_who_failed(
+    run: Run, files: list[object], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    own = registry.METHODS[0]
+    others = method("nearest", "nearest", rejects=True), method("unlucky", "fail")
+    monkeypatch.setattr(registry, "METHODS", (own, *others))
+    ran = run(*files)
+    assert ran.code == 0
+    assert "Note: islets, Unlucky: failed: RuntimeError: no luck today" in ran.err
+    assert "no luck" not in ran.out
+    rows = {row["method"]: row for row in json.loads((tmp_path / "out" / "results.json").read_text())["rows"]}
+    assert set(rows) == {own.name, "nearest", "unlucky"}
+    for name in (own.name, "nearest"):
+        assert rows[name]["means"]["accuracy"] > 0.8
+        assert f"{rows[name]['means']['accuracy']:.3f}" in ran.out
+        assert rows[name]["means"]["peak_gigabytes"] > 0.05
+    assert rows[own.name]["rival"] == "Nearest"
+    assert rows[own.name]["versions"]["spikgpt"]
+    with (tmp_path / "out" / "results.csv").open(newline="") as file:
+        assert len(list(csv.DictReader(file))) == 3
+    assert (tmp_path / "out" / "report.html").stat().st_size > 50_000
+
+
+def test_a_benchmark_that_was_killed_goes_on(files: list[object], tmp_path: Path) -> None:
+    go = tmp_path / "go"
+    command = [sys.executable, "-c", PROGRAM, *map(str, (go, *files))]
+    first, second = (tmp_path / "out" / "runs" / "islets" / f"{name}-0.json" for name in ("nearest", "slow"))
+    with subprocess.Popen(command, stderr=subprocess.DEVNULL) as process:
+        deadline = time.monotonic() + 120
+        while not first.exists() and time.monotonic() < deadline:
+            time.sleep(0.05)
+        process.send_signal(signal.SIGKILL)
+    assert not second.exists()
+    before = first.stat().st_mtime_ns
+    go.touch()
+    done = subprocess.run(command, capture_output=True, text=True, timeout=120, check=True)
+    assert "1 of 2 runs were finished before." in done.stderr
+    assert first.stat().st_mtime_ns == before
+    assert json.loads(second.read_text())["note"] == "done"
+
+
+def test_mistakes_are_told_in_one_line(run: Run, files: list[object], tmp_path: Path) -> None:
+    out = ("--out", tmp_path / "out")
+    assert_refused(run(*files, "--methods", "spikgpt,celltipist"), "There is no method 'celltipist'; the methods are")
+    assert_refused(run(*files, "--suite", "pbmc"), "--suite brings its own cells")
+    assert_refused(run("benchmark", *out), "Name the cells: --reference, --query and --label-key")
+    assert_refused(run("benchmark", *out, "--suite", "pbmc", "--data", tmp_path), "no pbmc_10x_3k.h5ad")
+    assert_refused(run(*files, "--option", "markers"), "expected NAME=VALUE")
+    assert_refused(run(*files, "--memory-limit", 0), "--memory-limit is 0.0; expected a number of above 0")
+    assert_refused(run(*files[:-1], tmp_path / "islets.h5ad"), "islets.h5ad is a file; name a folder")
+    assert_refused(run(*files, "--label-key", "celltype"), "Did you mean 'cell_type'?")
+
+
+def test_a_package_that_is_missing_is_told_with_the_extra(
+    run: Run, files: list[object], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for name in [name for name in sys.modules if name.startswith("spikgpt.benchmark")]:
+        monkeypatch.delitem(sys.modules, name)
+    monkeypatch.setitem(sys.modules, "psutil", None)
+    assert_refused(run(*files), "pip install 'spikgpt[benchmark]'")
+
+
+def test_a_suite_finds_its_folder_in_the_environment(run: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv("SPIKGPT_DATA", raising=False)
+    flags = ("benchmark", "--suite", "xin", "--out", tmp_path / "out")
+    assert_refused(run(*flags), "--suite needs --data")
+    monkeypatch.setenv("SPIKGPT_DATA", str(tmp_path))
+    assert_refused(run(*flags), f"{tmp_path} has no pancreas_baron_human.h5ad")

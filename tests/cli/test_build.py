@@ -1,0 +1,58 @@
+"""``spikgpt build``: what it says, and what it refuses before it asks for anything."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from anndata import AnnData
+
+from hub_cards.mirror import pancreas
+from spikgpt.building.recipe import FILE
+from spikgpt.reference.hub import Hub
+from spikgpt.sharing import pull
+from spikgpt.testing.hub import LoopbackHub
+from tests.building.conftest import islets_of, write_recipe
+from tests.cli.conftest import Run, assert_refused
+from tests.sources.conftest import FileServer
+
+
+def test_a_build_is_told_step_by_step_and_pushed(run: Run, cells: AnnData, tmp_path: Path, hub: LoopbackHub) -> None:
+    recipe, out = write_recipe(tmp_path / "recipe"), tmp_path / "islets"
+    pancreas(tmp_path / "mirror", islets_of(cells))
+    arguments = ["build", recipe, "--mirror", tmp_path / "mirror", "--out", out, "--synthetic"]
+    ran = run(*arguments, "--steps", "download,prepare")
+    assert ran.code == 0, ran.err
+    said = ran.err
+    assert "download (0." in said
+    assert "): reference: 200 cells of Learned; query: 100 cells of Asked.\n" in said
+    assert "Wrote" not in said
+    ran = run(*arguments, "--push", "me/islets", "--endpoint", hub.endpoint)
+    assert ran.code == 0, ran.err
+    said = ran.err
+    assert "prepare (unchanged): " in said
+    assert f"Wrote {out}; annotate with: spikgpt annotate QUERY.h5ad --model {out} --out OUT.h5ad\n" in said
+    pulled = pull("me/islets", tmp_path / "pulled", hub=Hub(hub.endpoint, cache_dir=tmp_path / "cache"))
+    assert pulled.origin is not None
+    assert f"me/islets is at commit {pulled.origin.partition('@')[2]}" in said
+    assert "**Made-up cells.**" in (tmp_path / "pulled" / "README.md").read_text()
+
+
+def test_a_typo_is_found_before_anything_is_asked_for(run: Run, tmp_path: Path) -> None:
+    recipe = write_recipe(tmp_path / "recipe")
+    text = (recipe / FILE).read_text()
+    (recipe / FILE).write_text(text.replace("    accession:", "    acession:", 1))
+    with FileServer() as server:
+        ran = run("build", recipe, "--mirror", server.url, "--out", tmp_path / "out", "--cache", tmp_path / "cache")
+        assert server.asked == []
+    assert_refused(ran, "unknown field `acession`, in sources[0] (study Learned). Mend that line.")
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["recipe"]
+
+
+def test_the_card_of_a_recipe_is_shown(run: Run) -> None:
+    shown = run("build", "lung", "--show-card")
+    assert shown.code == 0
+    assert shown.out.startswith("---\nlicense: other\n")
+    assert "**Not trained yet.**" in shown.out
+    assert_refused(run("build", "lung"), "Name the folder to write the reference to: --out FOLDER.")
+    refused = run("build", "lung", "--out", "x", "--only", "Baron")
+    assert_refused(refused, "The recipe lung has no study 'Baron'; choose of HLCA (HLCA-core), Morse")

@@ -1,0 +1,71 @@
+"""What cannot be written: annotating goes on without a cache, all else is one line and leaves nothing behind."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+import anndata
+import pandas as pd
+import pytest
+
+from spikgpt.testing.hub import LoopbackHub
+from tests.cli.conftest import SCGPT, assert_refused
+from tests.conftest import DATA
+from tests.fuzz.answers import REPO, sound
+from tests.ordinary import run_as_ordinary
+
+pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="Root is bound by modes on Linux alone.")
+
+
+@pytest.fixture
+def shut(tmp_path: Path) -> Iterator[Path]:
+    """Make a folder where nothing can be written."""
+    folder = tmp_path / "shut"
+    folder.mkdir(mode=0o555)
+    yield folder
+    assert list(folder.iterdir()) == []
+
+
+@pytest.mark.parametrize("engine", ["onnx", "torch"])
+def test_annotating_does_without_a_cache(engine: str, query_file: Path, shut: Path, tmp_path: Path) -> None:
+    table = tmp_path / "labels.csv"
+    ran = run_as_ordinary(
+        "annotate", query_file, "--model", "pancreas", "--engine", engine, "--table", table, home=shut
+    )
+    assert ran.code == 0, ran.err
+    assert len(pd.read_csv(table)) == 120
+    # Nor does ONNX Runtime tell that it could not keep an identifier of this machine.
+    assert "onnxruntime" not in ran.err
+
+
+def test_embedding_does_without_a_cache(query_file: Path, shut: Path, tmp_path: Path) -> None:
+    out = tmp_path / "embedded.h5ad"
+    ran = run_as_ordinary("embed", query_file, "--scgpt", SCGPT, "--out", out, home=shut)
+    assert ran.code == 0, ran.err
+    assert "Embeddings are not kept in" in ran.err
+    assert anndata.read_h5ad(out).obsm["X_scGPT"].shape == (120, 96)
+
+
+def test_a_pull_says_that_its_cache_cannot_be_written(shut: Path, tmp_path: Path, hub: LoopbackHub) -> None:
+    hub.put(REPO, sound())
+    ran = run_as_ordinary("pull", REPO, "--out", tmp_path / "out", "--endpoint", hub.endpoint, home=shut)
+    assert_refused(ran, f"The cache cannot be written (Permission denied: {shut}/.cache). Free some space, or name")
+    assert not (tmp_path / "out").exists()
+
+
+@pytest.mark.parametrize(
+    "command",
+    [
+        ("pull", "pancreas"),
+        ("export", "pancreas"),
+        ("train", DATA / "pancreas_baron_human3.h5ad", "--label-key", "cell_type"),
+    ],
+    ids=lambda words: words[0],
+)
+def test_a_folder_that_cannot_be_written_is_told_before_the_work(
+    command: tuple[object, ...], shut: Path, tmp_path: Path
+) -> None:
+    ran = run_as_ordinary(*command, "--out", shut / "out", home=tmp_path)
+    assert_refused(ran, f"{shut}/out cannot be written: {shut} is not yours to write to.")
