@@ -10,29 +10,32 @@ import typer
 from spikgpt.cli.flags import command, hub_of
 from spikgpt.cli.output import Bars, goes_on, interruptible, note, say
 from spikgpt.errors import ConfigError
-from spikgpt.options import HubOptions, PushOptions
+from spikgpt.options import HubOptions, Options, PushOptions, about
 
 if TYPE_CHECKING:
     from spikgpt.building.steps import Done
 
-MIRROR = "Folder or address that has the files as ACCESSION/NAME, to take them from."
-SYNTHETIC = "The cells are made up; everything that is written says so."
+
+class BuildOptions(Options, frozen=True):
+    """What is built, and from where."""
+
+    mirror: Annotated[str | None, about("Folder or address that has the files as ACCESSION/NAME.")] = None
+    cache: Annotated[Path | None, about("Folder for downloads.")] = None
+    steps: Annotated[str, about("Which of the steps to do.")] = "download,prepare,train,evaluate,card"
+    variant: Annotated[str | None, about("Variant of the recipe, such as shipped of pancreas.")] = None
+    only: Annotated[list[str] | None, about("Study or accession to build from; repeatable.")] = None
+    synthetic: Annotated[bool, about("The cells are made up; all that is written says so.", "--synthetic")] = False
 
 
 @command()
 def build(
     recipe: Annotated[str, typer.Argument(help="retina, lung, pancreas, or a folder with a recipe.yaml.")],
+    options: BuildOptions,
     hub: Annotated[HubOptions, ("endpoint",)],
     out: Annotated[Path | None, typer.Option(help="Folder to write the reference to.")] = None,
-    mirror: Annotated[str | None, typer.Option(help=MIRROR)] = None,
-    cache: Annotated[Path | None, typer.Option(help="Folder for downloads.")] = None,
-    steps: Annotated[str, typer.Option(help="Which of the steps to do.")] = "download,prepare,train,evaluate,card",
-    variant: Annotated[str | None, typer.Option(help="Variant of the recipe, such as shipped of pancreas.")] = None,
-    only: Annotated[list[str] | None, typer.Option(help="Study or accession to build from; repeatable.")] = None,
-    synthetic: Annotated[bool, typer.Option("--synthetic", help=SYNTHETIC)] = False,
     push: Annotated[str | None, typer.Option(help="ORG/NAME on the Hub to push the reference to.")] = None,
     show_card: Annotated[
-        bool, typer.Option("--show-card", help="Print the card before any training, and leave.")
+        bool, typer.Option("--show-card", help="Show the card of the recipe, and leave.")
     ] = False,
 ) -> None:
     """Build a reference from the files that studies published. Started again, a build goes on where it stopped."""
@@ -42,7 +45,7 @@ def build(
     from spikgpt.reference.card import untrained_card
 
     folder = find_recipe(recipe)
-    plan = plan_of(read_recipe(folder), variant=variant, only=only or (), synthetic=synthetic)
+    plan = plan_of(read_recipe(folder), variant=options.variant, only=options.only or (), synthetic=options.synthetic)
     if show_card:
         told = provenance_of(plan, card_of(folder, plan.card))
         typer.echo(untrained_card({"name": plan.recipe.name, "provenance": told}), nl=False)
@@ -62,8 +65,8 @@ def build(
         def on_epoch(stage: str, state: Any) -> None:
             bars(f"Training ({stage})", state.epochs, "epochs", done=state.epoch, figures=f"loss {state.loss:.3f}")
 
-        wanted = [step.strip() for step in steps.split(",") if step.strip()]
-        Build(plan, folder, out, cache, mirror, on_epoch).run(wanted, on_step)
+        wanted = [step.strip() for step in options.steps.split(",") if step.strip()]
+        Build(plan, folder, out, options.cache, options.mirror, on_epoch).run(wanted, on_step)
     if not (out / "manifest.json").is_file():
         return
     say(f"Wrote {out}; annotate with: spikgpt annotate QUERY.h5ad --model {out} --out OUT.h5ad")

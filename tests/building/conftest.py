@@ -18,6 +18,7 @@ licence: MIT
 tissue: pancreas
 organism: Homo sapiens
 seed: 3
+training: TRAINING
 left_out: [LEFT_OUT]
 cells: {reference: 240, query: 120}
 paper: {reference: none, query: none, figures: none}
@@ -49,7 +50,7 @@ sources:
 """
 FILES = r"""
       - name: GSE84133_RAW.tar
-        url: URL/GSE84133/GSE84133_RAW.tar
+        url: https://example.org/GSE84133/GSE84133_RAW.tar
         reader:
           format: tar
           members: 'GSM\d+_(?P<donor>human\d)_umifm_counts\.csv\.gz'
@@ -79,10 +80,10 @@ def mirror(islets: AnnData, tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
-def write_recipe(folder: Path, *, url: str = "https://example.org", left_out: str = "") -> Path:
+def write_recipe(folder: Path, *, left_out: str = "", training: str = "default") -> Path:
     """Write the small recipe."""
     folder.mkdir(parents=True, exist_ok=True)
-    text = RECIPE.replace(" &no", FILES.replace("URL", url)).replace("LEFT_OUT", left_out)
+    text = RECIPE.replace(" &no", FILES).replace("LEFT_OUT", left_out).replace("TRAINING", training)
     (folder / FILE).write_text(text)
     (folder / "card.md").write_text("## Intended use\n\nTests.\n")
     return folder

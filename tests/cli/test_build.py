@@ -17,7 +17,7 @@ from tests.sources.conftest import FileServer
 
 
 def test_a_build_is_told_step_by_step_and_pushed(run: Run, cells: AnnData, tmp_path: Path, hub: LoopbackHub) -> None:
-    recipe, out = write_recipe(tmp_path / "recipe"), tmp_path / "islets"
+    recipe, out = write_recipe(tmp_path / "recipe", training="paper"), tmp_path / "islets"
     pancreas(tmp_path / "mirror", islets_of(cells))
     arguments = ["build", recipe, "--mirror", tmp_path / "mirror", "--out", out, "--synthetic"]
     ran = run(*arguments, "--steps", "download,prepare")
