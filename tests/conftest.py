@@ -41,6 +41,7 @@ from spikgpt.types import InputReport
 # Files whose tests take longest, so that no process is left with them when the others are done.
 SLOWEST = (
     "test_alone.py",
+    "test_steps.py",
     "test_annotate.py",
     "test_scgpt.py",
     "test_train.py",
