@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     from spikgpt.benchmark.task import Task
 
 # Columns of the table that the terminal has room for.
-SHOWN = ("method", "accuracy", "macro-F1", "share right", "AUROC unseen", "train, s", "predict, s", "memory, GB")
+SHOWN = ("method", "accuracy", "macro-F1", "share right", "AUROC unseen", "train, s")
 Positive = Annotated[float, Meta(gt=0)]
 
 
