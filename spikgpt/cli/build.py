@@ -34,9 +34,7 @@ def build(
     hub: Annotated[HubOptions, ("endpoint",)],
     out: Annotated[Path | None, typer.Option(help="Folder to write the reference to.")] = None,
     push: Annotated[str | None, typer.Option(help="ORG/NAME on the Hub to push the reference to.")] = None,
-    show_card: Annotated[
-        bool, typer.Option("--show-card", help="Show the card of the recipe, and leave.")
-    ] = False,
+    show_card: Annotated[bool, typer.Option("--show-card", help="Show the card of the recipe, and leave.")] = False,
 ) -> None:
     """Build a reference from the files that studies published. Started again, a build goes on where it stopped."""
     from spikgpt.building.plan import plan_of
