@@ -1,4 +1,4 @@
-"""The paper's protocol on real cells: Baron et al. without alpha cells, asked the cells of Xin et al., alpha among them.
+"""The paper's protocol on real cells: Baron et al. without alpha cells, asked for the cells of Xin et al.
 
 python benchmarks/protocol.py --data DIR       DIR has pancreas_baron_human.h5ad and pancreas_xin_980genes.h5ad
 """
