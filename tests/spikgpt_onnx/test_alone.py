@@ -30,7 +30,7 @@ ABSENT = ("torch", "spikingjelly", "scanpy", "sklearn", "matplotlib", "numba", "
 
 # Test files that run there too: of what could be missed there. Then those in them that need what is absent.
 CORE = """
-    cells/test_align.py cells/test_expression.py cells/test_genes.py cells/test_reading.py cells/test_values.py
+    cells/test_align.py cells/test_expression.py cells/test_genes.py cells/test_values.py
     cli/test_annotate.py cli/test_flags.py cli/test_output.py
     embedding/test_obsm.py embedding/test_scgpt.py embedding/test_stored.py embedding/test_vocabulary.py
     labels/test_decision.py labels/test_label_map.py labels/test_neighbours.py labels/test_ontology.py
@@ -40,8 +40,6 @@ CORE = """
     test_errors.py test_exported_members.py test_files.py test_options.py test_pipeline.py test_sampling.py
 """
 NEEDING_MORE = """
-    cells/test_reading.py::test_other_kinds_of_files_are_read_through_scanpy
-    cells/test_reading.py::test_a_10x_file_that_leads_elsewhere_is_refused
     cli/test_annotate.py::test_a_process_with_an_empty_cache_pulls_by_name_and_annotates
     cli/test_annotate.py::test_both_engines_give_the_same_labels
     cli/test_annotate.py::test_outputs_that_cannot_be_written[options4-make
