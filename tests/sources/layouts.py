@@ -42,7 +42,7 @@ def text(rows: Table, delimiter: str = ",") -> bytes:
 
 
 def packed(content: bytes) -> bytes:
-    return gzip.compress(content, 1)
+    return gzip.compress(content, 1, mtime=0)
 
 
 def tar(members: Mapping[str, bytes], mode: str = "w") -> bytes:
