@@ -6,9 +6,9 @@ READY := $(VENV)/.ready
 # Without torch, and with the oldest ONNX Runtime that is claimed.
 RUNTIME := .venv-runtime
 OLDEST := onnxruntime==1.20.0
-# Two environments can be made at the same time; what is used is compiled when it is, which is a small part.
+# Two environments can be made at the same time.
 MAKEFLAGS += --jobs=2
-INSTALL := -m pip install --no-compile --quiet --disable-pip-version-check
+INSTALL := -m pip install --quiet --disable-pip-version-check
 
 .PHONY: demo test test-contract test-rivals fuzz lint docs bench reference scgpt clean
 
