@@ -12,6 +12,7 @@ from spikgpt.reference.layout import LAYOUT
 from spikgpt.sharing import push
 from spikgpt.testing.hub import LoopbackHub
 from tests.cli.conftest import Run, assert_refused
+from tests.damage import listed
 from tests.fuzz.answers import REPO, sound
 from tests.reference.test_pins import DIGEST, OTHER
 
@@ -145,3 +146,17 @@ def test_an_interrupted_pull_leaves_nothing(
 def test_info_offline_asks_nothing_of_the_hub(run: Run, hub: LoopbackHub) -> None:
     assert_refused(run("info", "shared/islets", "--offline", "--endpoint", hub.endpoint), "is not in the local cache")
     assert hub.requests == []
+
+
+def test_a_literal_graph_never_replaces_a_folder(run: Run, tmp_path: Path) -> None:
+    (tmp_path / "thesis.docx").write_text("precious")
+    assert_refused(run("export", "pancreas", "--out", tmp_path, "--literal"), "is a folder; name a file to write.")
+    assert (tmp_path / "thesis.docx").read_text() == "precious"
+
+
+def test_list_tells_of_a_reference_without_metrics(run: Run, hub: LoopbackHub, tmp_path: Path) -> None:
+    hub.put(REPO, listed(sound() | {"metrics.json": b"{}"}))
+    Hub(hub.endpoint, cache_dir=tmp_path).snapshot(REPO, None, LAYOUT, required=())
+    ran = run("list", "--offline", "--cache-dir", tmp_path)
+    assert ran.code == 0
+    assert "metrics.json is not what it should be" in ran.err

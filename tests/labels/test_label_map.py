@@ -82,5 +82,8 @@ def test_many_labels_take_little_time() -> None:
     names = tuple(f"label {place}" for place in range(50_000))
     with pytest.raises(LabelsError, match="label 7 occurs more than once"):
         LabelMap((*names, "label 7"), (None,) * 50_001)
+    with pytest.raises(LabelsError, match="label 0, .* occurs more than once") as told:
+        LabelMap(names * 2, (None,) * 100_000)
+    assert len(str(told.value)) < 200
     labels = LabelMap(names, (None,) * 50_000)
     assert read(labels.to_list()) == labels

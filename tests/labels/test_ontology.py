@@ -104,8 +104,9 @@ SHA256 = "6ddf9b8b667a4df2e20b532bda8cbc9f45514650ddbd26d70052b7c0ad09dda9"
 def test_many_labels_take_little_time() -> None:
     terms = list(ontology().names)
     names = tuple(f"label {place}" for place in range(10_000))
-    start = time.perf_counter()
-    found = BroadLabels.of(LabelMap(names, tuple(terms[place % len(terms)] for place in range(len(names)))))
-    assert time.perf_counter() - start < 5
+    labels = LabelMap(names, tuple(terms[place % len(terms)] for place in range(len(names))))
+    start = time.process_time()
+    found = BroadLabels.of(labels)
+    assert time.process_time() - start < 2
     assert found.under.shape == (len(names), len(found.codes))
     assert found.under[:, -1].all()

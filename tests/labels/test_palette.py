@@ -37,5 +37,5 @@ def test_lightness_is_that_of_oklab() -> None:
 
 
 def test_many_labels_take_little_time() -> None:
-    assert len(palette(100_000)) == 100_000
-    assert palette(600)[:500] == palette(500)
+    assert palette(600)[500:] == palette(500)[:100]
+    assert palette(100_000)[-500:] == palette(500)
