@@ -9,7 +9,8 @@ import numpy as np
 from anndata import AnnData
 from scipy import sparse
 
-from spikgpt.benchmark.methods.answer import Settings
+from spikgpt.benchmark.methods.answer import Answer, Settings
+from spikgpt.cells.align import log_normalise
 from spikgpt.cells.values import linear_values
 from spikgpt.types import Floats, Strings
 
@@ -45,10 +46,7 @@ def log_normalised(cells: AnnData, settings: Settings | None = None, target_sum:
     ``settings`` say what a query holds; a reference holds counts.
     """
     linear = linear_of(cells, settings)
-    totals = np.asarray(linear.sum(axis=1)).ravel()
-    factors = np.divide(target_sum, totals, out=np.zeros_like(totals), where=totals > 0)
-    linear.data = np.log1p(linear.data * np.repeat(factors, np.diff(linear.indptr)))
-    return linear.astype(np.float32)
+    return log_normalise(linear, np.asarray(linear.sum(axis=1)).ravel(), target_sum)
 
 
 def with_values(cells: AnnData, values: sparse.csr_matrix) -> AnnData:
@@ -59,6 +57,12 @@ def with_values(cells: AnnData, values: sparse.csr_matrix) -> AnnData:
 def best_of(probabilities: Floats, classes: Strings) -> tuple[Strings, Floats]:
     """Return the label of the largest value in each row of (n, L), shape (n,), and that value, shape (n,)."""
     return classes[probabilities.argmax(axis=1)], probabilities.max(axis=1)
+
+
+def likeliest(probabilities: Floats, classes: Strings) -> Answer:
+    """Return the answer that gives each cell the label of its largest probability, which says how sure that is."""
+    best, confidence = best_of(probabilities, classes)
+    return Answer(labels=best, confidence=confidence, probabilities=probabilities, classes=classes)
 
 
 def softmax(scores: Floats) -> Floats:

@@ -11,6 +11,7 @@ from spikgpt.benchmark.methods.answer import Settings
 from spikgpt.benchmark.methods.preparing import (
     best_of,
     counts_of,
+    likeliest,
     linear_of,
     log_normalised,
     nearest_votes,
@@ -53,6 +54,10 @@ def test_the_nearest_cells_vote() -> None:
     best, share = best_of(shares, classes)
     assert best.tolist() == ["b", "a"]
     np.testing.assert_allclose(share, [2 / 3, 1])
+    answer = likeliest(shares, classes)
+    assert answer.labels.tolist() == ["b", "a"]
+    assert answer.probabilities is shares
+    np.testing.assert_array_equal(answer.confidence, share)
 
 
 def test_large_scores_become_probabilities() -> None:

@@ -5,12 +5,14 @@ The query is scaled as SpikGPT scales it, by what the plain classifier says of i
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import numpy as np
 from anndata import AnnData
 
 from spikgpt.benchmark.methods.answer import Answer, Settings
 from spikgpt.benchmark.methods.embeddings.classifiers import CLASSIFIERS
-from spikgpt.benchmark.methods.preparing import Clock, best_of, labels_of, versions_of
+from spikgpt.benchmark.methods.preparing import Clock, labels_of, likeliest, versions_of
 from spikgpt.cells.align import AlignedCells, joined
 from spikgpt.embedding.pca import PCAProjection
 from spikgpt.types import Floats, NetworkOutput, Scale
@@ -39,12 +41,8 @@ def run(reference: AnnData, query: AnnData, settings: Settings) -> Answer:
     # Of cells without counts nothing is known.
     probabilities: Floats = np.full((query.n_obs, len(classes)), 1 / len(classes))
     probabilities[~asked.empty] = found.probabilities
-    best, confidence = best_of(probabilities, classes)
-    return Answer(
-        labels=best,
-        confidence=confidence,
-        probabilities=probabilities,
-        classes=classes,
+    return replace(
+        likeliest(probabilities, classes),
         train_seconds=train_seconds,
         predict_seconds=clock.lap(),
         versions=versions_of("spikgpt", "scikit-learn"),

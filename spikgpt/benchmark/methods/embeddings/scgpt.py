@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import numpy as np
 from anndata import AnnData
 
 from spikgpt.benchmark.methods.answer import Answer, Settings
 from spikgpt.benchmark.methods.embeddings.classifiers import CLASSIFIERS
-from spikgpt.benchmark.methods.preparing import Clock, best_of, labels_of, versions_of
+from spikgpt.benchmark.methods.preparing import Clock, labels_of, likeliest, versions_of
 from spikgpt.types import Floats
 
 
@@ -31,12 +33,8 @@ def run(reference: AnnData, query: AnnData, settings: Settings) -> Answer:
     classify = CLASSIFIERS[settings.options["classifier"]](embedded(reference), labels, settings.seed)
     train_seconds = clock.lap()
     classes, probabilities = np.unique(labels), classify(embedded(query))
-    best, confidence = best_of(probabilities, classes)
-    return Answer(
-        labels=best,
-        confidence=confidence,
-        probabilities=probabilities,
-        classes=classes,
+    return replace(
+        likeliest(probabilities, classes),
         train_seconds=train_seconds,
         predict_seconds=clock.lap(),
         versions={**versions_of("torch"), "scGPT checkpoint": source.checkpoint.sha256[:12]},

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+from dataclasses import replace
 
 import anndata
 import numpy as np
@@ -13,8 +14,8 @@ from spikgpt.benchmark.methods.answer import Answer, Settings
 from spikgpt.benchmark.methods.components import Components
 from spikgpt.benchmark.methods.preparing import (
     Clock,
-    best_of,
     labels_of,
+    likeliest,
     log_normalised,
     nearest_votes,
     versions_of,
@@ -52,12 +53,8 @@ def run(reference: AnnData, query: AnnData, settings: Settings) -> Answer:
     train_seconds = clock.lap()
     known, asked = aligned[: reference.n_obs], aligned[reference.n_obs :]
     shares, classes = nearest_votes(known, labels_of(reference, settings.label_key), asked, NEIGHBOURS)
-    best, confidence = best_of(shares, classes)
-    return Answer(
-        labels=best,
-        confidence=confidence,
-        probabilities=shares,
-        classes=classes,
+    return replace(
+        likeliest(shares, classes),
         train_seconds=train_seconds,
         predict_seconds=clock.lap(),
         versions=versions_of("harmonypy", "scanpy"),

@@ -6,6 +6,7 @@ import contextlib
 import io
 import logging
 import warnings
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -14,7 +15,7 @@ from anndata import AnnData
 from scipy import sparse
 
 from spikgpt.benchmark.methods.answer import Answer, Settings
-from spikgpt.benchmark.methods.preparing import Clock, best_of, counts_of, labels_of, versions_of, with_values
+from spikgpt.benchmark.methods.preparing import Clock, counts_of, labels_of, likeliest, versions_of, with_values
 
 N_GENES = 2000
 # Epochs of scVI, of scANVI, and of the query.
@@ -56,12 +57,8 @@ def run(reference: AnnData, query: AnnData, settings: Settings) -> Answer:
     table = table.drop(columns=UNLABELLED, errors="ignore")
     classes = table.columns.to_numpy().astype(str)
     probabilities = table.to_numpy(dtype=np.float64)
-    best, confidence = best_of(probabilities, classes)
-    return Answer(
-        labels=best,
-        confidence=confidence,
-        probabilities=probabilities,
-        classes=classes,
+    return replace(
+        likeliest(probabilities, classes),
         train_seconds=train_seconds,
         predict_seconds=clock.lap(),
         versions=versions_of("scvi-tools", "torch"),

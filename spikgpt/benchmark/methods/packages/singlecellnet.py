@@ -5,13 +5,14 @@ from __future__ import annotations
 import contextlib
 import io
 import warnings
+from dataclasses import replace
 
 import numpy as np
 import pandas as pd
 from anndata import AnnData
 
 from spikgpt.benchmark.methods.answer import Answer, Settings
-from spikgpt.benchmark.methods.preparing import Clock, best_of, labels_of, log_normalised, versions_of, with_values
+from spikgpt.benchmark.methods.preparing import Clock, labels_of, likeliest, log_normalised, versions_of, with_values
 
 RANDOM = "rand"
 N_GENES = 2000
@@ -40,13 +41,9 @@ def run(reference: AnnData, query: AnnData, settings: Settings) -> Answer:
     names = table.columns.to_numpy().astype(str)
     all_of = table.to_numpy().astype(np.float64)
     own = names != RANDOM
-    best, confidence = best_of(all_of[:, own], names[own])
-    return Answer(
-        labels=best,
+    return replace(
+        likeliest(all_of[:, own], names[own]),
         assigned=names[all_of.argmax(axis=1)] != RANDOM,
-        confidence=confidence,
-        probabilities=all_of[:, own],
-        classes=names[own],
         train_seconds=train_seconds,
         predict_seconds=clock.lap(),
         versions=versions_of("pysinglecellnet", "scikit-learn"),

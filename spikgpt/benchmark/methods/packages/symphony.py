@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import warnings
+from dataclasses import replace
 
 import numpy as np
 from anndata import AnnData
@@ -12,8 +13,8 @@ from spikgpt.benchmark.methods.answer import Answer, Settings
 from spikgpt.benchmark.methods.components import Components
 from spikgpt.benchmark.methods.preparing import (
     Clock,
-    best_of,
     labels_of,
+    likeliest,
     log_normalised,
     nearest_votes,
     versions_of,
@@ -34,11 +35,9 @@ def run(reference: AnnData, query: AnnData, settings: Settings) -> Answer:
     train_seconds = clock.lap()
     asked, distance = mapped(known, query, settings)
     shares, classes = nearest_votes(known.obsm[ALIGNED], labels_of(reference, settings.label_key), asked, NEIGHBOURS)
-    return Answer(
-        labels=best_of(shares, classes)[0],
+    return replace(
+        likeliest(shares, classes),
         confidence=-distance,
-        probabilities=shares,
-        classes=classes,
         train_seconds=train_seconds,
         predict_seconds=clock.lap(),
         versions=versions_of("symphonypy", "harmonypy", "scanpy"),

@@ -18,7 +18,7 @@ from scipy.stats import false_discovery_control, mannwhitneyu
 
 from spikgpt.benchmark.methods.answer import Answer, Settings
 from spikgpt.benchmark.methods.packages.symphony import ALIGNED, compressed, mapped
-from spikgpt.benchmark.methods.preparing import Clock, best_of, labels_of, versions_of
+from spikgpt.benchmark.methods.preparing import Clock, labels_of, likeliest, versions_of
 from spikgpt.types import Bools, Floats, Rows, Strings
 
 # The rate of false discoveries below which a component tells a type from the others.
@@ -40,13 +40,9 @@ def run(reference: AnnData, query: AnnData, settings: Settings) -> Answer:
     asked, _ = mapped(known, query, settings)
     names = np.unique(labels)
     probabilities = np.stack([machines[name](asked) for name in names], axis=1)
-    best, confidence = best_of(probabilities, names)
-    return Answer(
-        labels=best,
-        assigned=confidence > LEAST_PROBABILITY,
-        confidence=confidence,
-        probabilities=probabilities,
-        classes=names,
+    return replace(
+        likeliest(probabilities, names),
+        assigned=probabilities.max(axis=1) > LEAST_PROBABILITY,
         train_seconds=train_seconds,
         predict_seconds=clock.lap(),
         versions=versions_of("scikit-learn", "scanpy", "symphonypy"),
