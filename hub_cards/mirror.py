@@ -17,13 +17,12 @@ from pathlib import Path
 from typing import Any
 
 import anndata
-import h5py
 import numpy as np
 import pandas as pd
 from anndata import AnnData
-from anndata.io import sparse_dataset, write_elem
 from scipy import sparse
 
+from spikgpt.building.preparing import write_cells
 from spikgpt.building.recipe import find_recipe, read_recipe
 from spikgpt.cells.reading import read_cells
 
@@ -45,9 +44,14 @@ def pancreas(folder: Path, cells: AnnData | None = None) -> Path:
             for row, (name, label) in enumerate(zip(some.obs_names, some.obs["cell_type"], strict=True)):
                 values = rows[row].toarray().ravel().astype(int).tolist()
                 lines.append(",".join([f'"{name}"', f"BC{row:06}", str(label), *map(str, values)]))
-            content = gzip.compress(("\n".join(lines) + "\n").encode(), compresslevel=1, mtime=0)
+            content = packed(lines)
             put(tar, f"GSM{2230757 + number}_{donor}_umifm_counts.csv.gz", content)
     return path
+
+
+def packed(lines: list[str]) -> bytes:
+    """Return lines of a table as a gzip file, which is the same whenever it is made."""
+    return gzip.compress(("\n".join(lines) + "\n").encode(), compresslevel=1, mtime=0)
 
 
 def put(tar: tarfile.TarFile, name: str, content: bytes) -> None:
@@ -106,39 +110,18 @@ def lung(folder: Path, cells: int = 2000, genes: int = 2000) -> Path:
     studies = [*reference.keep["part"], *query.keep["part"], "Barbry_Leroy_2020"]
     path = folder / "HLCA-core" / "hlca_core.h5ad"
     path.parent.mkdir(parents=True, exist_ok=True)
-    frames = []
-    with h5py.File(path, "w") as file:
-        file.attrs.update({"encoding-type": "anndata", "encoding-version": "0.1.0"})
+
+    def parts() -> Iterator[tuple[sparse.csr_matrix, pd.DataFrame]]:
         for start in range(0, cells, CHUNK):
-            size = min(CHUNK, cells - start)
-            counts, names = made.cells(size)
+            counts, names = made.cells(min(CHUNK, cells - start))
+            index = np.arange(start, start + len(names))
             # A part of the last two studies, and all the others in turn.
-            index = np.arange(start, start + size)
             study = np.where(index % 10 == 8, 6, np.where(index % 10 == 9, 7, index % 6))
-            frames.append(
-                pd.DataFrame(
-                    {
-                        "ann_finest_level": names,
-                        "donor_id": [
-                            f"{studies[place]}_{at % 3}" for at, place in zip(index // 10, study, strict=True)
-                        ],
-                        "study": [studies[place] for place in study],
-                    },
-                    index=[f"synthetic_{at}" for at in index],
-                )
-            )
-            if start:
-                sparse_dataset(file["X"]).append(counts)
-            else:
-                counts.indptr = counts.indptr.astype(np.int64)
-                write_elem(file, "X", counts)
-        obs = pd.concat(frames)
-        for column in obs:
-            obs[column] = pd.Categorical(obs[column])
-        write_elem(file, "obs", obs)
-        write_elem(file, "var", pd.DataFrame({"feature_name": made.symbols}, index=made.ids))
-        for key in ("layers", "obsm", "obsp", "uns", "varm", "varp"):
-            write_elem(file, key, {})
+            donors = [f"{studies[place]}_{at % 3}" for at, place in zip(index // 10, study, strict=True)]
+            told = {"ann_finest_level": names, "donor_id": donors, "study": [studies[place] for place in study]}
+            yield counts, pd.DataFrame(told, index=[f"synthetic_{at}" for at in index])
+
+    write_cells(path, parts(), pd.DataFrame({"feature_name": made.symbols}, index=made.ids))
     return path
 
 
@@ -158,7 +141,7 @@ def retina(folder: Path, cells: int = 1400, genes: int = 1000) -> Path:
         lines = [",".join(['""', *(f'"{name}"' for name in names)])]
         lines += _rows(sparse.csr_matrix(counts.T), made.symbols, ",")
         donor = library[: 2 + library[1:3].isdigit()]
-        content = gzip.compress(("\n".join(lines) + "\n").encode(), compresslevel=1, mtime=0)
+        content = packed(lines)
         (place / f"GSE148077_count_mat_donor_{donor}.csv.gz").write_bytes(content)
     (place / "Human_retina_combined_all_meta.csv").write_text("\n".join(described) + "\n")
     path = folder / "GSE130636" / "GSE130636_RAW.tar"
@@ -174,7 +157,7 @@ def retina(folder: Path, cells: int = 1400, genes: int = 1000) -> Path:
             for row, label in enumerate(labels):
                 values = (f"{value:.5g}" for value in logs[row].tolist())
                 lines.append("\t".join([f"SYNTHETIC{row:05}-1", asked[clusters.index(label)], *values]))
-            content = gzip.compress(("\n".join(lines) + "\n").encode(), compresslevel=1, mtime=0)
+            content = packed(lines)
             put(tar, f"GSM{3745992 + number}_{sample}_expression.tsv.gz", content)
     return path
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ctypes
+import hashlib
 import os
 import sys
 import tempfile
@@ -40,6 +41,12 @@ def check_place(path: Path) -> None:
     if not folder.is_dir() or not os.access(folder, os.W_OK):
         msg = f"{path} cannot be written: {folder} is {'not yours to write to' if folder.is_dir() else 'a file'}."
         raise ConfigError(msg)
+
+
+def sha256_of(path: Path) -> str:
+    """Return the sha256 of a file."""
+    with path.open("rb") as content:
+        return hashlib.file_digest(content, "sha256").hexdigest()
 
 
 def user_cache() -> Path:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import tempfile
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -99,27 +99,38 @@ class _Parts:
         """Write them as one file."""
         genes = _shared(self._vars)
         matches = [match_genes(var, genes, minimum_share=0, at_least=1).selection for var in self._vars]
-        obs = pd.concat(self.obs)
         terms = {name: label.id for name, label in recipe.labels.items()}
-        obs[TERM] = obs[LABEL].map(terms)
-        with h5py.File(path, "w") as file:
-            file.attrs.update({"encoding-type": "anndata", "encoding-version": "0.1.0"})
-            for number, place in enumerate(self._lists):
+
+        def parts() -> Iterator[tuple[sparse.csr_matrix, pd.DataFrame]]:
+            for number, (place, obs) in enumerate(zip(self._lists, self.obs, strict=True)):
                 values = sparse.csr_matrix(sparse.load_npz(self.folder / f"{number}.npz") @ matches[place])
                 values = values.astype(np.float32)
                 values.sort_indices()
-                if number:
-                    sparse_dataset(file["X"]).append(values)
-                else:
-                    # Of more than 2**31 values, 32 bits do not number the starts of rows.
-                    values.indptr = values.indptr.astype(np.int64)
-                    write_elem(file, "X", values)
-            for key in (LABEL, DONOR, STUDY, TERM):
-                obs[key] = pd.Categorical(obs[key])
-            write_elem(file, "obs", obs)
-            write_elem(file, "var", pd.DataFrame(index=pd.Index(genes.symbols)))
-            for key in ("layers", "obsm", "obsp", "uns", "varm", "varp"):
-                write_elem(file, key, {})
+                yield values, obs.assign(**{TERM: obs[LABEL].map(terms)})
+
+        write_cells(path, parts(), pd.DataFrame(index=pd.Index(genes.symbols)))
+
+
+def write_cells(path: Path, parts: Iterable[tuple[sparse.csr_matrix, pd.DataFrame]], var: pd.DataFrame) -> None:
+    """Write an ``.h5ad`` file of parts, values and obs of some cells each; every column of obs becomes categories."""
+    frames = list[pd.DataFrame]()
+    with h5py.File(path, "w") as file:
+        file.attrs.update({"encoding-type": "anndata", "encoding-version": "0.1.0"})
+        for values, told in parts:
+            if frames:
+                sparse_dataset(file["X"]).append(values)
+            else:
+                # Of more than 2**31 values, 32 bits do not number the starts of rows.
+                values.indptr = values.indptr.astype(np.int64)
+                write_elem(file, "X", values)
+            frames.append(told)
+        obs = pd.concat(frames)
+        for column in obs:
+            obs[column] = pd.Categorical(obs[column])
+        write_elem(file, "obs", obs)
+        write_elem(file, "var", var)
+        for key in ("layers", "obsm", "obsp", "uns", "varm", "varp"):
+            write_elem(file, key, {})
 
 
 def _put_aside(recipe: Recipe, chosen: Chosen, paths: Mapping[str, Path], parts: _Parts, *, several: bool) -> Counts:
@@ -243,9 +254,3 @@ def batch_key_of(path: Path) -> str | None:
     """Return the column of donors of a prepared file, where there are several."""
     with h5py.File(path) as file:
         return DONOR if len(file["obs"][DONOR]["categories"]) > 1 else None
-
-
-def study_files(folder: Path) -> Iterator[tuple[str, Path]]:
-    """Give the studies to ask that were prepared, and their files."""
-    for path in sorted(folder.glob("query-*.h5ad")):
-        yield path.stem.removeprefix("query-"), path

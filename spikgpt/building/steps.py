@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import shutil
 import time
 from collections.abc import Callable, Sequence
@@ -20,10 +19,10 @@ from spikgpt.building.state import State, key_of
 from spikgpt.cells.reading import open_cells
 from spikgpt.engines.opening import torch_engine
 from spikgpt.errors import ConfigError, DownloadError, listed
-from spikgpt.files import replacing, user_cache
+from spikgpt.files import replacing, sha256_of, user_cache
 from spikgpt.options import TrainOptions
 from spikgpt.reference.files import read_reference, reference_of, save
-from spikgpt.reference.layout import GRAPHS, check_writable
+from spikgpt.reference.layout import GRAPHS, MANIFEST, check_writable, digest_of
 from spikgpt.sharing import verify
 from spikgpt.sources.download import download
 from spikgpt.training.train import OnEpoch, train
@@ -143,7 +142,7 @@ class Build:
                 hint = f" Or build from the other studies: {' '.join(f'--only {study}' for study in others)}"
                 raise DownloadError(f"{error}{hint}" if others else str(error)) from error
             found[source.study] = {
-                name: {"path": str(path.absolute()), "stamp": _stamp(path), "sha256": _sha256(path)}
+                name: {"path": str(path.absolute()), "stamp": _stamp(path), "sha256": sha256_of(path)}
                 for name, path in paths.items()
             }
         return found
@@ -182,8 +181,7 @@ class Build:
         if len(answers) > 1:
             rows.append(together(answers))
         left_out = []
-        for label in self.plan.recipe.left_out if queries else ():
-            number = self.plan.recipe.left_out.index(label)
+        for number, label in enumerate(self.plan.recipe.left_out if queries else ()):
             options = self._options(f"without {number}")
             left_out += leave_out(label, self._reference, queries, options, self.on_epoch)
         # What a training goes on from is of no use any more.
@@ -324,12 +322,7 @@ def _stamp(path: Path) -> list[int]:
     return [found.st_size, found.st_mtime_ns]
 
 
-def _sha256(path: Path) -> str:
-    with path.open("rb") as content:
-        return hashlib.file_digest(content, "sha256").hexdigest()
-
-
 def _manifest(folder: Path) -> str:
     """Return the digest of the reference in a folder; nothing if there is none."""
-    path = folder / "manifest.json"
-    return hashlib.sha256(path.read_bytes()).hexdigest() if path.is_file() else ""
+    path = folder / MANIFEST
+    return digest_of(path.read_bytes()) if path.is_file() else ""

@@ -41,6 +41,7 @@ def build(
     from spikgpt.building.recipe import card_of, find_recipe, read_recipe
     from spikgpt.building.steps import Build, provenance_of
     from spikgpt.reference.card import untrained_card
+    from spikgpt.reference.layout import MANIFEST
 
     folder = find_recipe(recipe)
     plan = plan_of(read_recipe(folder), variant=options.variant, only=options.only or (), synthetic=options.synthetic)
@@ -65,7 +66,7 @@ def build(
 
         wanted = [step.strip() for step in options.steps.split(",") if step.strip()]
         Build(plan, folder, out, options.cache, options.mirror, on_epoch).run(wanted, on_step)
-    if not (out / "manifest.json").is_file():
+    if not (out / MANIFEST).is_file():
         return
     say(f"Wrote {out}; annotate with: spikgpt annotate QUERY.h5ad --model {out} --out OUT.h5ad")
     if push:

@@ -6,7 +6,6 @@ once it has the size and the hash that the recipe lists.
 
 from __future__ import annotations
 
-import hashlib
 import shutil
 import time
 from collections.abc import Sequence
@@ -15,6 +14,7 @@ from typing import Any, BinaryIO
 from urllib.parse import quote
 
 from spikgpt.errors import DownloadError, HubError, fault, printable
+from spikgpt.files import sha256_of
 from spikgpt.reference.hub_errors import Unreachable, bad_address, network_error, status_of, wait_of
 from spikgpt.reference.transfer.requests import Improper, Meter, in_time, stream, whole
 from spikgpt.sources.spec import SourceFile
@@ -185,8 +185,7 @@ def _wrong(file: SourceFile, path: Path) -> str:
         return f"has {size} bytes; expected {file.size}"
     if file.sha256 is None:
         return ""
-    with path.open("rb") as content:
-        found = hashlib.file_digest(content, "sha256").hexdigest()
+    found = sha256_of(path)
     return "" if found == file.sha256 else f"has the sha256 {found}; expected {file.sha256}"
 
 
