@@ -8,6 +8,7 @@ checkers and editors the same fields as keywords; a test holds the two against e
 from __future__ import annotations
 
 import difflib
+import os
 import re
 from collections.abc import Mapping
 from pathlib import Path
@@ -38,6 +39,11 @@ WORDS = {
 }
 
 T = TypeVar("T", bound="Options")
+
+
+def cores() -> int:
+    """Return on how many cores this process may run, which may be fewer than the machine has."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
 def about(description: str, flag: str | None = "") -> Meta:

@@ -14,7 +14,7 @@ import numpy as np
 import numpy.typing as npt
 
 from spikgpt.errors import DamagedReference, GraphError, needs
-from spikgpt.options import EngineOptions
+from spikgpt.options import EngineOptions, cores
 from spikgpt.reference.json_files import parsed
 
 # What ONNX Runtime calls each kind of device. TensorRT hands CUDA what it cannot run.
@@ -31,10 +31,7 @@ REMEDY = "Run `spikgpt doctor`, or take provider 'cpu' or 'auto'."
 
 def workers(options: EngineOptions) -> int:
     """Return how many batches to run at a time on a CPU."""
-    if options.threads is not None:
-        return options.threads
-    # What this process may use, not what the machine has.
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    return cores() if options.threads is None else options.threads
 
 
 class Session:

@@ -2,17 +2,16 @@
 
 from __future__ import annotations
 
-import fcntl
 import hashlib
 import json
 import shutil
 import subprocess
 import sys
 import sysconfig
-from collections.abc import Iterator
-from contextlib import contextmanager
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
+
+from filelock import FileLock
 
 import spikgpt
 from spikgpt.benchmark.methods import Method
@@ -93,7 +92,9 @@ def _made(requirements: tuple[str, ...]) -> Path:
     told = json.dumps([sorted(wanted), constraints, sysconfig.get_python_version(), sys.platform])
     folder = user_cache() / "benchmark" / hashlib.sha256(told.encode()).hexdigest()[:16]
     python = folder / ("Scripts" if sys.platform == "win32" else "bin") / "python"
-    with _alone(folder.with_suffix(".lock")):
+    folder.parent.mkdir(parents=True, exist_ok=True)
+    # One process at a time makes it.
+    with FileLock(folder.with_suffix(".lock")):
         if not (folder / READY).exists():
             shutil.rmtree(folder, ignore_errors=True)
             _run([sys.executable, "-m", "venv", "--without-pip", str(folder)])
@@ -117,12 +118,3 @@ def _run(command: list[str]) -> None:
         errors = [line for line in said if line.lower().startswith("error")] or said or ["pip failed"]
         msg = f"no environment: {printable(errors[-1])[:300]}"
         raise Unavailable(msg)
-
-
-@contextmanager
-def _alone(lock: Path) -> Iterator[None]:
-    """Let one process at a time make an environment."""
-    lock.parent.mkdir(parents=True, exist_ok=True)
-    with lock.open("w") as file:
-        fcntl.flock(file, fcntl.LOCK_EX)
-        yield

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import platform
 from collections.abc import Iterable, Sequence
 from dataclasses import asdict, dataclass, field, replace
@@ -17,6 +16,7 @@ from spikgpt.benchmark.measures import Measured, measure_answer, paired_p
 from spikgpt.benchmark.methods import Method
 from spikgpt.benchmark.run import DONE, Plan, Run
 from spikgpt.benchmark.task import LABEL, Task
+from spikgpt.options import cores
 from spikgpt.types import Bools
 from spikgpt.version import __version__
 
@@ -197,11 +197,6 @@ def conditions(plan: Plan) -> dict[str, Any]:
         "memory_limit_gigabytes": plan.limits.gigabytes,
         "machine": machine(),
     }
-
-
-def cores() -> int:
-    """Return on how many cores this process may run."""
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
 def machine() -> str:

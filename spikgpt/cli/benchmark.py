@@ -12,7 +12,7 @@ from msgspec import Meta
 from spikgpt.cli.flags import command
 from spikgpt.cli.output import Bars, goes_on, interruptible, note, say, show
 from spikgpt.errors import ConfigError, listed
-from spikgpt.options import Count, Options, about
+from spikgpt.options import Count, Options, about, cores
 
 if TYPE_CHECKING:
     from spikgpt.benchmark.methods import Method
@@ -103,7 +103,6 @@ def benchmark(
     from spikgpt.benchmark.page import write_report
     from spikgpt.benchmark.process import Limits
     from spikgpt.benchmark.run import Plan, runs_of
-    from spikgpt.benchmark.table import cores
 
     methods = options.chosen()
     limits = Limits(float(options.time_limit), options.memory_limit)

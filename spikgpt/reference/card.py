@@ -113,7 +113,7 @@ Expected calibration error {error:.3f}, over held-out cells that did not set the
 
 def unknown(thresholds: dict[str, Any], metrics: dict[str, Any]) -> str:
     """Return when a cell is Unknown, and how many known cells that takes."""
-    rate, rejects = f"{100 * thresholds['unknown_rate']:.0f}%", f"{100 * metrics['paper_threshold_rejects']:.1f}%"
+    rate, rejects = f"{100 * thresholds['unknown_rate']:.0f}%", _share(metrics["paper_threshold_rejects"])
     if scores := thresholds.get("together"):
         cells, rest = scores["everything"]["cells"], f"{100 - 100 * thresholds['unknown_rate']:.0f}%"
         rule = f"it is less familiar than {rest} of the held-out cells, and apart from the query's cells of its label"
