@@ -33,6 +33,7 @@ from spikgpt.labels.decision import CellScores, Cutoffs, farther_share, fit_cuto
 from spikgpt.labels.familiarity import Familiarity, FamiliarityScorer
 from spikgpt.labels.neighbours import ENOUGH_CELLS, Neighbourhood
 from spikgpt.labels.ontology import BroadLabels
+from spikgpt.labels.places import Places
 from spikgpt.labels.standing import Standing
 from spikgpt.labels.thresholds import Thresholds, tempered
 from spikgpt.labels.verdict import Verdict, contrast, judge, shift
@@ -55,7 +56,9 @@ class QueryModel:
     space
         Where neighbours are sought; None where that is the network's own vectors.
     among
-        The sample: row numbers, places and probabilities.
+        The sample: row numbers, points and probabilities.
+    places
+        Where labels lie among the cells; None where these are seen alone.
     scorer
         What scores familiarity; None for a reference without it.
     standing
@@ -75,6 +78,7 @@ class QueryModel:
     scale: Scale | None
     space: OwnSpace | None
     among: Neighbourhood
+    places: Places | None
     scorer: FamiliarityScorer | None
     standing: Standing | None
     scores: CellScores
@@ -119,7 +123,9 @@ class QueryModel:
         space = OwnSpace.fit(logs) if smoothed and logs is not None else None
         points, profiles = _places(space, output, logs), embedding.profiles(sample)
         among = Neighbourhood.of(rows, points, output.probabilities, smoothed=smoothed)
-        scores = CellScores(among.smooth(output.probabilities, points, among.near))
+        smooth = among.smooth(output.probabilities, points, among.near)
+        places = Places.fit(points, smooth) if smoothed else None
+        scores = CellScores(places.weigh(smooth, points) if places else smooth)
         scorer = standing = None
         if familiarity is not None:
             scorer = familiarity.scorer(among, output, logs, profiles)
@@ -130,7 +136,7 @@ class QueryModel:
         correlation = None
         if logs is not None and profiles is not None:
             correlation = contrast(logs, scores.probabilities.argmax(axis=1), profiles)
-        model = cls(scaled.scale, space, among, scorer, standing, scores, smoothed, report)
+        model = cls(scaled.scale, space, among, places, scorer, standing, scores, smoothed, report)
         return replace(model, correlation=correlation, agreement=scaled.agreement)
 
     def score(self, engine: Engine, cells: AlignedCells, rows: Rows, *, batch_size: int | None = None) -> CellScores:
@@ -184,7 +190,9 @@ class QueryModel:
         cutoffs = self.cutoffs and replace(self.cutoffs, limits=None)
         told = {name: getattr(self, name) for name in ("smoothed", "correlation", "agreement")}
         told |= {"report": asdict(self.report), "cutoffs": cutoffs and asdict(cutoffs), "verdict": self.verdict}
-        parts: dict[str, Any] = {name: getattr(self, name) for name in ("among", "space", "scores", "standing")}
+        parts: dict[str, Any] = {
+            name: getattr(self, name) for name in ("among", "space", "places", "scores", "standing")
+        }
         arrays: dict[str, Any] = {"limits": self.cutoffs and self.cutoffs.limits}
         arrays["mean"], arrays["std"] = self.scale or (None, None)
         if self.scorer is not None:
@@ -221,6 +229,7 @@ class QueryModel:
             scale=(arrays["mean"], arrays["std"]) if "mean" in arrays else None,
             space=OwnSpace(**part("space")) if part("space") else None,
             among=Neighbourhood(**part("among")),
+            places=Places(**part("places")) if part("places") else None,
             scorer=scorer,
             standing=standing,
             scores=CellScores(**part("scores")),
@@ -237,6 +246,7 @@ class QueryModel:
         points = _places(self.space, output, logs)
         near = self.among.nearest(points, rows) if self.smoothed else np.empty((len(rows), 0), dtype=np.int64)
         probabilities = self.among.smooth(output.probabilities, points, near)
+        probabilities = self.places.weigh(probabilities, points) if self.places else probabilities
         if self.scorer is None or self.standing is None:
             return CellScores(probabilities)
         evidence = self.scorer.score(output, logs, near)

@@ -33,7 +33,9 @@ CELLS_FOR_WIDTH = 1000
 def run(reference: AnnData, query: AnnData, settings: Settings) -> Answer:
     """Label a query by scPred."""
     clock = Clock()
-    known = compressed(reference, replace(settings, batch_key=None))
+    # A query is aligned as one, whatever batches it has.
+    settings = replace(settings, batch_key=None)
+    known = compressed(reference, settings)
     labels = labels_of(reference, settings.label_key)
     machines = machines_of(known.obsm[ALIGNED], labels, settings.seed)
     train_seconds = clock.lap()
