@@ -129,7 +129,7 @@ class QueryModel:
         scorer = standing = None
         if familiarity is not None:
             scorer = familiarity.scorer(among, output, logs, profiles)
-            evidence, best = scorer.score(output, logs, among.near), scores.probabilities.argmax(axis=1)
+            evidence, best = scorer.score(output, logs, among.near), smooth.argmax(axis=1)
             standing = Standing.fit(evidence, best, among.near, output.probabilities.shape[1])
             scores = replace(scores, familiarity=evidence.familiarity, standing=standing.of(evidence, best, among.near))
         report = replace(report, scaling=scaled.name, notes=report.notes + scaled.notes)
@@ -245,12 +245,12 @@ class QueryModel:
         """Return the scores of cells from what the network says of each alone."""
         points = _places(self.space, output, logs)
         near = self.among.nearest(points, rows) if self.smoothed else np.empty((len(rows), 0), dtype=np.int64)
-        probabilities = self.among.smooth(output.probabilities, points, near)
-        probabilities = self.places.weigh(probabilities, points) if self.places else probabilities
+        smooth = self.among.smooth(output.probabilities, points, near)
+        probabilities = self.places.weigh(smooth, points) if self.places else smooth
         if self.scorer is None or self.standing is None:
             return CellScores(probabilities)
         evidence = self.scorer.score(output, logs, near)
-        standing = self.standing.of(evidence, probabilities.argmax(axis=1), near)
+        standing = self.standing.of(evidence, smooth.argmax(axis=1), near)
         return CellScores(probabilities, evidence.familiarity, standing)
 
 

