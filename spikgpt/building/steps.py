@@ -185,8 +185,8 @@ class Build:
         if len(answers) > 1:
             rows.append(together(answers))
         left_out = []
-        for number, label in enumerate(self.plan.recipe.left_out if queries else ()):
-            options = self._options(f"without {number}")
+        for label in self.plan.recipe.left_out if queries else ():
+            options = self._options(f"without {key_of(label)[:12]}")
             left_out += leave_out(label, self._reference, queries, options, self.on_epoch)
         # What a training goes on from is of no use any more.
         shutil.rmtree(self.work / "checkpoints", ignore_errors=True)

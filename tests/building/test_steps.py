@@ -4,22 +4,26 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
 import time
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 from spikgpt import SpikGPT
+from spikgpt.building import steps
 from spikgpt.building.plan import plan_of
 from spikgpt.building.recipe import FILE, read_recipe
 from spikgpt.building.state import State
 from spikgpt.building.steps import STEPS, Build, Done
 from spikgpt.errors import ConfigError, DownloadError
 from spikgpt.files import alone
+from spikgpt.options import TrainOptions
 from spikgpt.reference.files import read_reference
 from spikgpt.reference.hub import Hub
 from spikgpt.sharing import push, verify
@@ -124,6 +128,23 @@ def test_two_builds_do_not_write_to_one_folder(mirror: Path, tmp_path: Path) -> 
     with alone(build.work / "lock", ""), pytest.raises(ConfigError, match=refusal):
         build.run(["download"])
     assert done_of(build, ("download",)) == {"download": False}
+
+
+def test_each_label_that_is_left_out_has_a_training_of_its_own_to_go_on_from(
+    built: Path, mirror: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    shutil.copytree(built, tmp_path / "built")
+    found = []
+
+    def leave_out(label: str, reference: Path, queries: Any, options: TrainOptions, on_epoch: Any) -> list[Any]:
+        found.append(options.checkpoints)
+        return []
+
+    monkeypatch.setattr(steps, "leave_out", leave_out)
+    for label in ("beta", "delta"):
+        recipe = write_recipe(tmp_path / "built" / "recipe", left_out=label)
+        build_of(recipe, tmp_path / "built" / "islets", mirror).run(STEPS[:4])
+    assert len(set(found)) == 2
 
 
 def test_made_up_cells_are_called_so_everywhere(built: Path, mirror: Path, tmp_path: Path) -> None:
