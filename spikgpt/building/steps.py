@@ -145,8 +145,10 @@ class Build:
                 others = [one.study for one in self.plan.studies if one.study != source.study]
                 hint = f" Or build from the other studies: {' '.join(f'--only {study}' for study in others)}"
                 raise DownloadError(f"{error}{hint}" if others else str(error)) from error
+            # Where a hash is known, download has compared it.
+            known = {file.name: file.sha256 for file in source.files}
             found[source.study] = {
-                name: {"path": str(path.absolute()), "stamp": _stamp(path), "sha256": sha256_of(path)}
+                name: {"path": str(path.absolute()), "stamp": _stamp(path), "sha256": known[name] or sha256_of(path)}
                 for name, path in paths.items()
             }
         return found
