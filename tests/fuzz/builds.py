@@ -102,7 +102,7 @@ def points(place: Place) -> dict[str, Callable[[], bool]]:
         return any(re.search(request, f"{one.method} {one.path}") for one in place.hub.requests)
 
     return {
-        "half of the archive is there": lambda: part.exists() and part.stat().st_size > 1_000_000,
+        "some of the archive is there": lambda: part.exists() and part.stat().st_size > 1_000_000,
         "the cells of a donor are put aside": lambda: any(prepared.glob(".parts.*/0.npz")),
         "some epochs are trained, to set thresholds": lambda: any(checkpoints.glob("* all/held-out.safetensors")),
         "some epochs are trained on all cells": lambda: len(list(checkpoints.glob("* all/*.safetensors"))) == 2,
