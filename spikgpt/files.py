@@ -35,6 +35,23 @@ def replacing(path: Path) -> Iterator[Path]:
             raise
 
 
+@contextmanager
+def alone(path: Path, refusal: str) -> Iterator[None]:
+    """Hold an empty file, which stays there, or refuse where another process does. One that ends lets go of it."""
+    from filelock import FileLock, Timeout
+
+    path.parent.mkdir(parents=True, exist_ok=True)
+    lock = FileLock(path)
+    try:
+        lock.acquire(timeout=0)
+    except Timeout as error:
+        raise ConfigError(refusal) from error
+    try:
+        yield
+    finally:
+        lock.release()
+
+
 def check_place(path: Path) -> None:
     """Refuse a path where :func:`replacing` could write nothing, before the work."""
     folder = next(part for part in path.absolute().parents if part.exists())

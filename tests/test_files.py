@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+import subprocess
 import sys
 import threading
 from pathlib import Path
 
 import pytest
 
-from spikgpt.files import replacing
+from spikgpt.errors import ConfigError
+from spikgpt.files import alone, replacing
 
 
 @pytest.mark.parametrize("kind", ["file", "folder"])
@@ -78,3 +80,18 @@ def test_a_folder_is_whole_at_every_moment_while_it_is_replaced(tmp_path: Path) 
     assert found == {True}
     assert (path / "a").read_text() == "199"
     assert [file.name for file in tmp_path.iterdir()] == ["reference"]
+
+
+def test_one_process_at_a_time_holds_a_file_and_a_killed_one_none(tmp_path: Path) -> None:
+    path = tmp_path / "folder" / "lock"
+    lines = ("import sys", "from pathlib import Path", "from spikgpt.files import alone")
+    hold = "\n".join((*lines, "with alone(Path(sys.argv[1]), ''):", " print('held', flush=True)", " sys.stdin.read()"))
+    with subprocess.Popen([sys.executable, "-c", hold, path], stdin=-1, stdout=-1) as other:
+        assert other.stdout is not None
+        assert other.stdout.readline() == b"held\n"
+        with pytest.raises(ConfigError, match="Wait"), alone(path, "Wait."):
+            pass
+        other.kill()
+    with alone(path, "Wait."):
+        pass
+    assert path.read_bytes() == b""

@@ -33,9 +33,17 @@ class State:
         done = self._done.get(step, {})
         return done.get("found") if done.get("key") == key else None
 
+    def forget(self, step: str) -> None:
+        """Forget a step that is about to be done with other inputs: what it was done with before is written over."""
+        if self._done.pop(step, None):
+            self._write()
+
     def keep(self, step: str, key: str, found: Any) -> None:
         """Keep that a step is done."""
         self._done[step] = {"key": key, "found": found}
+        self._write()
+
+    def _write(self) -> None:
         with replacing(self.folder / FILE) as temporary:
             temporary.write_text(json.dumps(self._done, indent=1) + "\n")
 

@@ -19,7 +19,7 @@ from spikgpt.building.state import State, key_of
 from spikgpt.cells.reading import open_cells
 from spikgpt.engines.opening import torch_engine
 from spikgpt.errors import ConfigError, DownloadError, listed
-from spikgpt.files import replacing, sha256_of, user_cache
+from spikgpt.files import alone, replacing, sha256_of, user_cache
 from spikgpt.options import TrainOptions
 from spikgpt.reference.files import read_reference, reference_of, save
 from spikgpt.reference.layout import GRAPHS, MANIFEST, check_writable, digest_of
@@ -63,7 +63,6 @@ class Build:
     cache: Path | None = None
     mirror: str | None = None
     on_epoch: OnEpoch | None = None
-    state: State = field(init=False)
     # What each step goes on from: keys of the inputs of those before it.
     _keys: dict[str, str] = field(init=False, default_factory=dict)
     _found: dict[str, Any] = field(init=False, default_factory=dict)
@@ -72,7 +71,6 @@ class Build:
         self.work = self.out.with_name(f".{self.out.name}.build")
         check_writable(self.out, overwrite=self.work.is_dir())
         self.description = card_of(self.folder, self.plan.card)
-        self.state = State(self.work)
 
     def run(self, steps: Sequence[str] = STEPS, on_step: Callable[[Done], None] | None = None) -> None:
         """Do the steps, in their order, that were not done with the same inputs.
@@ -80,23 +78,29 @@ class Build:
         Raises
         ------
         ConfigError
-            When there is no such step, or one before it was not done.
+            When there is no such step, one before it was not done, or another build writes to the same folder.
         """
         if strange := [step for step in steps if step not in STEPS]:
             msg = f"There is no step {strange[0]!r}; the steps are {listed(STEPS)}."
             raise ConfigError(msg)
+        refusal = f"Another build is writing to {self.out}. Wait until it is done, or name another folder: --out."
+        with alone(self.work / "lock", refusal):
+            self._run(steps, State(self.work), on_step)
+
+    def _run(self, steps: Sequence[str], state: State, on_step: Callable[[Done], None] | None) -> None:
         last = max((STEPS.index(step) for step in steps), default=-1)
         for step in STEPS[: last + 1]:
             started = time.perf_counter()
             key = self._keys[step] = key_of(step, *self._inputs(step))
-            found = self.state.found(step, key)
+            found = state.found(step, key)
             unchanged = found is not None and self._there(step, found)
             if not unchanged:
                 if step not in steps:
                     msg = f"The step {step} was not done with these inputs; do it too: --steps {step},{','.join(steps)}"
                     raise ConfigError(msg)
+                state.forget(step)
                 found = getattr(self, f"_{step}")()
-                self.state.keep(step, key, found)
+                state.keep(step, key, found)
             self._found[step] = found
             if on_step and step in steps:
                 on_step(Done(step, self._told(step), time.perf_counter() - started, unchanged))
@@ -141,8 +145,10 @@ class Build:
                 others = [one.study for one in self.plan.studies if one.study != source.study]
                 hint = f" Or build from the other studies: {' '.join(f'--only {study}' for study in others)}"
                 raise DownloadError(f"{error}{hint}" if others else str(error)) from error
+            # Where a hash is known, download has compared it.
+            known = {file.name: file.sha256 for file in source.files}
             found[source.study] = {
-                name: {"path": str(path.absolute()), "stamp": _stamp(path), "sha256": sha256_of(path)}
+                name: {"path": str(path.absolute()), "stamp": _stamp(path), "sha256": known[name] or sha256_of(path)}
                 for name, path in paths.items()
             }
         return found
@@ -181,8 +187,8 @@ class Build:
         if len(answers) > 1:
             rows.append(together(answers))
         left_out = []
-        for number, label in enumerate(self.plan.recipe.left_out if queries else ()):
-            options = self._options(f"without {number}")
+        for label in self.plan.recipe.left_out if queries else ():
+            options = self._options(f"without {key_of(label)[:12]}")
             left_out += leave_out(label, self._reference, queries, options, self.on_epoch)
         # What a training goes on from is of no use any more.
         shutil.rmtree(self.work / "checkpoints", ignore_errors=True)

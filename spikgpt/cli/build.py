@@ -9,6 +9,7 @@ import typer
 
 from spikgpt.cli.flags import command, hub_of
 from spikgpt.cli.output import Bars, goes_on, interruptible, note, say
+from spikgpt.cli.share import say_pushed
 from spikgpt.errors import ConfigError
 from spikgpt.options import HubOptions, Options, PushOptions, about
 
@@ -39,9 +40,9 @@ def build(
     """Build a reference from the files that studies published. Started again, a build goes on where it stopped."""
     from spikgpt.building.plan import plan_of
     from spikgpt.building.recipe import card_of, find_recipe, read_recipe
-    from spikgpt.building.steps import Build, provenance_of
+    from spikgpt.building.steps import STEPS, Build, provenance_of
     from spikgpt.reference.card import untrained_card
-    from spikgpt.reference.layout import MANIFEST
+    from spikgpt.reference.hub import check_repository
 
     folder = find_recipe(recipe)
     plan = plan_of(read_recipe(folder), variant=options.variant, only=options.only or (), synthetic=options.synthetic)
@@ -52,6 +53,12 @@ def build(
     if out is None:
         msg = "Name the folder to write the reference to: --out FOLDER."
         raise ConfigError(msg)
+    wanted = [step.strip() for step in options.steps.split(",") if step.strip()]
+    if push:
+        check_repository(push)
+        if STEPS[-1] not in wanted:
+            msg = f"The step {STEPS[-1]} writes what is pushed; do it too: --steps {','.join([*wanted, STEPS[-1]])}"
+            raise ConfigError(msg)
     note(*plan.recipe.unverified, *(text for source in plan.studies for text in source.unverified))
 
     def on_step(done: Done) -> None:
@@ -64,13 +71,11 @@ def build(
         def on_epoch(stage: str, state: Any) -> None:
             bars(f"Training ({stage})", state.epochs, "epochs", done=state.epoch, figures=f"loss {state.loss:.3f}")
 
-        wanted = [step.strip() for step in options.steps.split(",") if step.strip()]
         Build(plan, folder, out, options.cache, options.mirror, on_epoch).run(wanted, on_step)
-    if not (out / MANIFEST).is_file():
+    if STEPS[-1] not in wanted:
         return
     say(f"Wrote {out}; annotate with: spikgpt annotate QUERY.h5ad --model {out} --out OUT.h5ad")
     if push:
         from spikgpt import sharing
 
-        pushed = sharing.push(out, push, PushOptions(), hub=hub_of(hub))
-        say(f"{push} is at commit {pushed.commit}: {pushed.url}")
+        say_pushed(sharing.push(out, push, PushOptions(), hub=hub_of(hub)))

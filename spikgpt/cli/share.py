@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
@@ -11,6 +11,9 @@ from spikgpt.cli.flags import Model, PinnedOptions, ScGPT, command, hub_of
 from spikgpt.cli.output import check_files, note, say, show
 from spikgpt.errors import HubError, SpikGPTError, printable
 from spikgpt.options import HubOptions, PushOptions
+
+if TYPE_CHECKING:
+    from spikgpt.reference.hub import Push
 
 
 @command()
@@ -117,10 +120,15 @@ def push(
     if pushed.commit is None:
         say(f"Nothing was sent: this is what would go to {repository}.")
         return
+    say_pushed(pushed)
+
+
+def say_pushed(pushed: Push) -> None:
+    """Say where a reference is now, and whether it was there already."""
     unchanged = all(change.kind == "unchanged" for change in pushed.changes)
     told = "Nothing changed, as every file is there already: " if unchanged else ""
-    say(f"{told}{repository} is at commit {pushed.commit}: {pushed.url}")
-    say(f"Use it with: spikgpt annotate QUERY.h5ad --model {repository} --out OUT.h5ad")
+    say(f"{told}{pushed.repository} is at commit {pushed.commit}: {pushed.url}")
+    say(f"Use it with: spikgpt annotate QUERY.h5ad --model {pushed.repository} --out OUT.h5ad")
 
 
 @command()

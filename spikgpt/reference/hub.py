@@ -165,9 +165,7 @@ class Hub:
         if options.pull_request and (options.branch or options.tag):
             msg = "pull_request (--pull-request) goes to main and is no version yet; leave out branch and tag."
             raise ConfigError(msg)
-        if not (match := REPOSITORY.fullmatch(repo)) or match["revision"]:
-            msg = f"{repo!r} is no name of a repository; expected ORG/NAME."
-            raise ConfigError(msg)
+        check_repository(repo)
         for name in (options.branch, options.tag):
             if name is not None and not REVISION.fullmatch(name):
                 msg = f"{name!r} is no name of a branch or a tag; use letters, digits and . _ - /"
@@ -333,6 +331,13 @@ def parse(name: str) -> tuple[str, str | None] | None:
     """Return the repository and the revision of ``org/repo[@revision]``, or None for anything else."""
     match = REPOSITORY.fullmatch(name)
     return (match["repo"], match["revision"]) if match else None
+
+
+def check_repository(repo: str) -> None:
+    """Refuse what is no name of a repository to push to."""
+    if not (match := REPOSITORY.fullmatch(repo)) or match["revision"]:
+        msg = f"{repo!r} is no name of a repository; expected ORG/NAME."
+        raise ConfigError(msg)
 
 
 def _check_names(repo: str, revision: str | None) -> None:

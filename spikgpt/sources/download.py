@@ -14,7 +14,7 @@ from typing import Any, BinaryIO
 from urllib.parse import quote
 
 from spikgpt.errors import DownloadError, HubError, fault, printable
-from spikgpt.files import sha256_of
+from spikgpt.files import alone, sha256_of
 from spikgpt.reference.hub_errors import Unreachable, bad_address, network_error, status_of, wait_of
 from spikgpt.reference.transfer.requests import Improper, Meter, in_time, stream, whole
 from spikgpt.sources.spec import SourceFile
@@ -51,6 +51,8 @@ def download(files: Sequence[SourceFile], cache: Path, mirror: str | None, *, ac
     ------
     DownloadError
         When a file cannot be had, or is another than expected.
+    ConfigError
+        When another process is downloading files of the study.
     """
     if mirror and not mirror.startswith(("http://", "https://")):
         return {file.name: _mirrored(file, Path(mirror, accession, file.name)) for file in files}
@@ -59,12 +61,18 @@ def download(files: Sequence[SourceFile], cache: Path, mirror: str | None, *, ac
 
     paths = {file.name: cache / accession / file.name for file in files}
     missing = [file for file in files if not paths[file.name].is_file() or _wrong(file, paths[file.name])]
-    if missing:
-        _make_room(missing, cache / accession)
+    if not missing:
+        return paths
+    folder = cache / accession
+    _make_room(missing, folder)
+    refusal = f"Another process is downloading to {folder}. Wait until it is done, or name another folder: --cache."
     sizes = [file.size for file in missing if file.size is not None]
     total = sum(sizes) if len(sizes) == len(missing) else None
     hidden = True if utils.are_progress_bars_disabled() else None
-    with tqdm(desc=accession, total=total, unit="B", unit_scale=True, disable=hidden or not missing) as bar:
+    with (
+        alone(folder / ".lock", refusal),
+        tqdm(desc=accession, total=total, unit="B", unit_scale=True, disable=hidden) as bar,
+    ):
         for file in missing:
             url = f"{mirror.rstrip('/')}/{quote(accession)}/{quote(file.name)}" if mirror else file.url
             _Download(file, url, paths[file.name], bar).run()

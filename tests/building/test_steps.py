@@ -4,20 +4,26 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
 import time
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 from spikgpt import SpikGPT
+from spikgpt.building import steps
 from spikgpt.building.plan import plan_of
 from spikgpt.building.recipe import FILE, read_recipe
+from spikgpt.building.state import State
 from spikgpt.building.steps import STEPS, Build, Done
 from spikgpt.errors import ConfigError, DownloadError
+from spikgpt.files import alone
+from spikgpt.options import TrainOptions
 from spikgpt.reference.files import read_reference
 from spikgpt.reference.hub import Hub
 from spikgpt.sharing import push, verify
@@ -98,6 +104,49 @@ def test_steps_can_be_done_one_by_one(mirror: Path, tmp_path: Path) -> None:
         build_of(recipe, tmp_path / "islets", mirror).run(["train"])
 
 
+def test_what_a_killed_step_wrote_over_is_not_taken_for_what_was_there(
+    mirror: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    recipe, first = write_recipe(tmp_path / "recipe"), ("download", "prepare")
+    build_of(recipe, tmp_path / "islets", mirror).run(first)
+    text = (recipe / FILE).read_text()
+    (recipe / FILE).write_text(text.replace("human1, human2", "human1"))
+    build = build_of(recipe, tmp_path / "islets", mirror)
+    with monkeypatch.context() as patch:
+        # Killed when all was written, and before that was kept.
+        patch.setattr(State, "keep", lambda *_: (_ for _ in ()).throw(KeyboardInterrupt))
+        with pytest.raises(KeyboardInterrupt):
+            build.run(first)
+    (recipe / FILE).write_text(text)
+    again = done_of(build_of(recipe, tmp_path / "islets", mirror), first)
+    assert again == {"download": True, "prepare": False}
+
+
+def test_two_builds_do_not_write_to_one_folder(mirror: Path, tmp_path: Path) -> None:
+    build = build_of(write_recipe(tmp_path / "recipe"), tmp_path / "islets", mirror)
+    refusal = r"Another build is writing to .*islets\. Wait until it is done, or name another folder: --out\."
+    with alone(build.work / "lock", ""), pytest.raises(ConfigError, match=refusal):
+        build.run(["download"])
+    assert done_of(build, ("download",)) == {"download": False}
+
+
+def test_each_label_that_is_left_out_has_a_training_of_its_own_to_go_on_from(
+    built: Path, mirror: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    shutil.copytree(built, tmp_path / "built")
+    found = []
+
+    def leave_out(label: str, reference: Path, queries: Any, options: TrainOptions, on_epoch: Any) -> list[Any]:
+        found.append(options.checkpoints)
+        return []
+
+    monkeypatch.setattr(steps, "leave_out", leave_out)
+    for label in ("beta", "delta"):
+        recipe = write_recipe(tmp_path / "built" / "recipe", left_out=label)
+        build_of(recipe, tmp_path / "built" / "islets", mirror).run(STEPS[:4])
+    assert len(set(found)) == 2
+
+
 def test_made_up_cells_are_called_so_everywhere(built: Path, mirror: Path, tmp_path: Path) -> None:
     out = tmp_path / "islets"
     # What was trained is the same; what is said of it is not.
@@ -168,7 +217,7 @@ def test_a_build_that_is_killed_goes_on_to_the_same_reference(mirror: Path, tmp_
         f"{step} (unchanged)" for step in STEPS[:-1]
     ]
     assert (out / "manifest.json").read_bytes() == (tmp_path / "whole" / "manifest.json").read_bytes()
-    assert sorted(path.name for path in work.iterdir()) == ["prepared", "steps.json", "trained"]
+    assert sorted(path.name for path in work.iterdir()) == ["lock", "prepared", "steps.json", "trained"]
     pushed = push(out, "me/islets", hub=Hub(hub.endpoint, cache_dir=tmp_path / "hub"))
     pulled = SpikGPT.from_pretrained("me/islets", endpoint=hub.endpoint, cache_dir=tmp_path / "hub", engine="onnx")
     assert pulled.reference.origin == f"me/islets@{pushed.commit}"

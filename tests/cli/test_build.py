@@ -35,6 +35,17 @@ def test_a_build_is_told_step_by_step_and_pushed(run: Run, cells: AnnData, tmp_p
     assert pulled.origin is not None
     assert f"me/islets is at commit {pulled.origin.partition('@')[2]}" in said
     assert "**Made-up cells.**" in (tmp_path / "pulled" / "README.md").read_text()
+    again = run(*arguments, "--push", "me/islets", "--endpoint", hub.endpoint)
+    assert again.code == 0, again.err
+    assert "card (unchanged): " in again.err
+    assert "Nothing changed, as every file is there already: me/islets is at commit " in again.err
+
+
+def test_a_push_that_cannot_be_is_refused_before_the_work(run: Run, tmp_path: Path) -> None:
+    arguments = ["build", write_recipe(tmp_path / "recipe"), "--mirror", tmp_path, "--out", tmp_path / "out"]
+    assert_refused(run(*arguments, "--push", "islets"), "'islets' is no name of a repository; expected ORG/NAME.")
+    refused = run(*arguments, "--push", "me/islets", "--steps", "download,prepare")
+    assert_refused(refused, "The step card writes what is pushed; do it too: --steps download,prepare,card")
 
 
 def test_a_typo_is_found_before_anything_is_asked_for(run: Run, tmp_path: Path) -> None:

@@ -12,7 +12,8 @@ from typing import Any
 
 import pytest
 
-from spikgpt.errors import DownloadError
+from spikgpt.errors import ConfigError, DownloadError
+from spikgpt.files import alone
 from spikgpt.reference.transfer import requests
 from spikgpt.sources.download import TRIES, download
 from spikgpt.sources.spec import Part, SourceFile
@@ -33,7 +34,7 @@ def get(file: SourceFile, cache: Path, mirror: str | None = None) -> bytes:
     """Download a file, and see that nothing else is left."""
     path = download([file], cache, mirror, accession=ACCESSION)[file.name]
     assert path == cache / ACCESSION / NAME
-    assert [one.name for one in path.parent.iterdir()] == [NAME]
+    assert {one.name for one in path.parent.iterdir()} == {".lock", NAME}
     return path.read_bytes()
 
 
@@ -45,6 +46,16 @@ def test_a_file_arrives_once(server: FileServer, tmp_path: Path) -> None:
     file = file_of(server)
     assert get(file, tmp_path) == get(file, tmp_path) == CONTENT
     assert ranges(server) == [""]
+
+
+def test_two_processes_do_not_write_one_file(server: FileServer, tmp_path: Path) -> None:
+    refusal = r"Another process is downloading to .*GSE1\. Wait until it is done, or name another folder: --cache"
+    with alone(tmp_path / ACCESSION / ".lock", ""), pytest.raises(ConfigError, match=refusal):
+        get(file_of(server), tmp_path)
+    assert server.asked == []
+    assert get(file_of(server), tmp_path) == CONTENT
+    with alone(tmp_path / ACCESSION / ".lock", ""):
+        assert get(file_of(server), tmp_path) == CONTENT
 
 
 @pytest.mark.parametrize("known", [True, False])
@@ -147,7 +158,7 @@ def test_another_file_than_expected_is_refused_and_not_kept(
 ) -> None:
     with pytest.raises(DownloadError, match=message):
         download([file_of(server, **facts)], tmp_path, None, accession=ACCESSION)
-    assert not any(path.suffix != ".version" for path in (tmp_path / ACCESSION).iterdir())
+    assert {path.name for path in (tmp_path / ACCESSION).iterdir()} <= {".lock", f".{NAME}.version"}
 
 
 def test_a_damaged_file_is_fetched_again(server: FileServer, tmp_path: Path) -> None:
