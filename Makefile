@@ -37,6 +37,7 @@ fuzz: $(READY)
 	$(BIN)/python -m tests.fuzz.hub --count 600
 	$(BIN)/python -m tests.fuzz.together --count 20
 	$(BIN)/python -m tests.fuzz.kills --count 50
+	$(BIN)/python -m tests.fuzz.builds
 
 lint: $(READY)
 	$(BIN)/ruff check .

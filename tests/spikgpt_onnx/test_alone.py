@@ -30,11 +30,8 @@ ABSENT = ("torch", "spikingjelly", "scanpy", "sklearn", "matplotlib", "numba", "
 
 # Test files that run there too: of what could be missed there. Then those in them that need what is absent.
 CORE = """
-    cells/test_align.py cells/test_expression.py cells/test_genes.py cells/test_values.py
     cli/test_annotate.py cli/test_flags.py cli/test_output.py
     embedding/test_obsm.py embedding/test_scgpt.py embedding/test_stored.py embedding/test_vocabulary.py
-    labels/test_decision.py labels/test_label_map.py labels/test_neighbours.py labels/test_ontology.py
-    labels/test_palette.py labels/test_thresholds.py
     reference/test_registry.py
     spikgpt_onnx/test_doctor.py spikgpt_onnx/test_engine.py
     test_errors.py test_exported_members.py test_files.py test_options.py test_pipeline.py test_sampling.py
