@@ -43,6 +43,6 @@ found <- pData(classify_cells(plain(filled(ask)), trained, db = "none", cluster_
 likely <- chances(ask, trained)
 likely <- likely[, colnames(likely) %in% readLines(file.path(folder, "labels.txt")), drop = FALSE]
 if (ncol(likely) == 0) stop("Garnett found cells of no type of the marker file that the reference has under that name")
-cells <- data.frame(label = found[colnames(ask), "cluster_ext_type"], own = found[colnames(ask), "cell_type"])
-cells$best <- colnames(likely)[max.col(likely, ties.method = "first")]
+best <- colnames(likely)[max.col(likely, ties.method = "first")]
+cells <- data.frame(label = found[colnames(ask), "cluster_ext_type"], best = best)
 answer(cells, middle - start, seconds() - middle, c("monocle", "garnett"))
