@@ -17,7 +17,8 @@ from spikgpt.benchmark.task import Task
 from spikgpt.cells.reading import read_cells
 
 DATA = Path(__file__).parent / "data"
-OPTIONS = {"scgpt": str(DATA / "scgpt_baron")}
+MARKERS = Path(__file__).parent.parent / "benchmarks" / "markers" / "pancreas.txt"
+OPTIONS = {"scgpt": str(DATA / "scgpt_baron"), "markers": str(MARKERS)}
 # Cells of the reference and of the query each.
 CELLS = 300
 

@@ -1,4 +1,5 @@
-# Garnett with its defaults: marker genes of each type, and the cells that they single out to learn from.
+# Garnett with its defaults: marker genes of each type, the cells that they single out to learn from, and its extension
+# of labels to clusters.
 source(file.path(dirname(sub("--file=", "", grep("--file=", commandArgs(), value = TRUE))), "common.R"))
 need(c("monocle", "garnett"), "BiocManager::install('monocle'), then garnett from its authors' site")
 suppressPackageStartupMessages({
@@ -12,12 +13,36 @@ plain <- function(values) {
   made <- newCellDataSet(values, new("AnnotatedDataFrame", cells), new("AnnotatedDataFrame", genes))
   estimateSizeFactors(made)
 }
-learn <- cells_of("reference")
+
+# The probability of each type of the marker file, cells by types; that of a subtype is below that of what it is of.
+# Garnett itself tells only which type wins.
+chances <- function(values, trained) {
+  usual <- trained@cell_totals * median(Matrix::colSums(values > 0))
+  cells <- Matrix::t(values %*% Matrix::Diagonal(x = usual / pmax(Matrix::colSums(values), 1e-12)))
+  nodes <- igraph::V(trained@classification_tree)
+  found <- list(root = 1)
+  for (node in nodes$name) {
+    model <- nodes[node]$model[[1]]
+    if (!inherits(model, "cv.glmnet") || is.null(found[[node]])) next
+    genes <- rownames(model$glmnet.fit$beta[[1]])
+    own <- predict(model, cells[, genes], s = "lambda.min", type = "response")[, , 1]
+    for (type in setdiff(colnames(own), "Unknown")) found[[type]] <- found[[node]] * own[, type]
+  }
+  do.call(cbind, found[-1])
+}
+
+# Cells without a count have no size factor, and Garnett stops at them.
+filled <- function(values) values[, Matrix::colSums(values) > 0]
+learn <- filled(cells_of("reference"))
 ask <- cells_of("query")
 set.seed(as.integer(arguments[1]))
 start <- seconds()
-trained <- train_cell_classifier(plain(learn), arguments[2], db = "none", cds_gene_id_type = "SYMBOL",
-                                 marker_file_gene_id_type = "SYMBOL")
+trained <- train_cell_classifier(plain(learn), arguments[2], db = "none")
 middle <- seconds()
-found <- classify_cells(plain(ask), trained, db = "none", cds_gene_id_type = "SYMBOL")
-answer(data.frame(label = pData(found)$cell_type), middle - start, seconds() - middle, c("monocle", "garnett"))
+found <- pData(classify_cells(plain(filled(ask)), trained, db = "none", cluster_extend = TRUE))
+likely <- chances(ask, trained)
+likely <- likely[, colnames(likely) %in% readLines(file.path(folder, "labels.txt")), drop = FALSE]
+if (ncol(likely) == 0) stop("Garnett found cells of no type of the marker file that the reference has under that name")
+best <- colnames(likely)[max.col(likely, ties.method = "first")]
+cells <- data.frame(label = found[colnames(ask), "cluster_ext_type"], best = best)
+answer(cells, middle - start, seconds() - middle, c("monocle", "garnett"))
