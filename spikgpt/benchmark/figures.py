@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -20,6 +20,7 @@ from spikgpt.types import UNKNOWN, Floats, Strings
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
+    from matplotlib.axis import Axis
     from matplotlib.figure import Figure
 
 # Genes and components behind the places of cells.
@@ -100,30 +101,34 @@ def bars_picture(title: str, rows: Sequence[Row]) -> bytes:
 
 
 def time_picture(title: str, rows: Sequence[Row]) -> bytes:
-    """Draw accuracy against the time of training and predicting; names stand apart, each with a line to its point."""
+    """Draw accuracy against the time of training and predicting; names stand apart, each with a line to its point.
+
+    Errors are on a logarithmic axis, so that one method far below does not press the others together.
+    """
     measured = [row for row in rows if row.means]
     figure = _figure(9.0, max(4.0, 1.2 + 0.27 * len(measured)))
     axes = figure.subplots()
     seconds = np.array([max(row.means["total_seconds"], 1e-2) for row in measured])
     accuracy = np.array([row.means["accuracy"] for row in measured])
-    low, high = accuracy.min(), accuracy.max()
-    margin = max(0.02, 0.06 * (high - low))
-    axes.set(xscale="log", ylim=(low - margin, high + margin), xlabel="train and predict, seconds", ylabel="accuracy")
+    errors = np.maximum(1 - accuracy, 1e-3)
+    fewest, most = errors.min() / 1.3, errors.max() * 1.3
+    axes.set(xscale="log", yscale="log", ylim=(most, fewest), xlabel="train and predict, seconds", ylabel="accuracy")
     axes.set_xlim(seconds.min() / 1.6, seconds.max() * 1.6)
-    _plain_numbers(axes)
+    _plain_numbers(axes.xaxis, "{:g}".format)
+    _plain_numbers(axes.yaxis, lambda error: f"{1 - error:.4g}")
     axes.grid(visible=True, linewidth=0.4, alpha=0.6)
     colors = palette(len(measured))
-    for row, x, y, color in zip(measured, seconds, accuracy, colors, strict=True):
+    for row, x, y, color in zip(measured, seconds, errors, colors, strict=True):
         own = row.method.startswith("spikgpt")
         axes.scatter(
             [x], [y], s=70 if own else 40, marker="D" if own else "o", color=color, edgecolors="black", zorder=3
         )
     order = np.lexsort((seconds, -accuracy))
-    heights = _spaced((accuracy[order] - low + margin) / (high - low + 2 * margin), 0.96 / len(measured))
+    heights = _spaced(np.log(most / errors[order]) / np.log(most / fewest), 0.96 / len(measured))
     for height, place in zip(heights, order, strict=True):
         axes.annotate(
             f"{measured[place].title}  {accuracy[place]:.3f}, {seconds[place]:.1f} s",
-            (seconds[place], accuracy[place]),
+            (seconds[place], errors[place]),
             xytext=(1.03, height),
             textcoords="axes fraction",
             fontsize=8,
@@ -146,13 +151,13 @@ def _spaced(heights: Floats, gap: float) -> Floats:
     return spaced
 
 
-def _plain_numbers(axes: Axes) -> None:
-    """Write the numbers of a logarithmic axis as 0.5, 1, 2, 5 and 10."""
+def _plain_numbers(axis: Axis, text: Callable[[float], str]) -> None:
+    """Write numbers on a logarithmic axis, at 0.5, 1, 2, 5 and 10 and so on."""
     from matplotlib.ticker import FuncFormatter, LogLocator, NullFormatter
 
-    axes.xaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
-    axes.xaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}"))
-    axes.xaxis.set_minor_formatter(NullFormatter())
+    axis.set_major_locator(LogLocator(subs=(1, 2, 5)))
+    axis.set_major_formatter(FuncFormatter(lambda value, _: text(value)))
+    axis.set_minor_formatter(NullFormatter())
 
 
 def _figure(width: float, height: float) -> Figure:
