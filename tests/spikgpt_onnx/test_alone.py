@@ -34,7 +34,7 @@ CORE = """
     embedding/test_obsm.py embedding/test_scgpt.py embedding/test_stored.py embedding/test_vocabulary.py
     reference/test_registry.py
     spikgpt_onnx/test_doctor.py spikgpt_onnx/test_engine.py
-    test_errors.py test_exported_members.py test_files.py test_options.py test_pipeline.py test_sampling.py
+    test_errors.py test_exported_members.py test_files.py test_options.py test_sampling.py
 """
 NEEDING_MORE = """
     cli/test_annotate.py::test_a_process_with_an_empty_cache_pulls_by_name_and_annotates
@@ -42,8 +42,6 @@ NEEDING_MORE = """
     cli/test_annotate.py::test_outputs_that_cannot_be_written[options4-make
     spikgpt_onnx/test_engine.py::test_a_reference_without_that_graph_is_refused
     spikgpt_onnx/test_engine.py::test_the_engine_says_of_each_cell_what_torch_says
-    test_pipeline.py::test_each_cell_goes_through_the_network_once_and_the_sample_at_most_twice_more
-    test_pipeline.py::test_a_saved_model_labels_any_chunk_the_same
 """
 # The installed spikgpt, and the tests of the checkout: its folder comes last.
 PYTEST = """
