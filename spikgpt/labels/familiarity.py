@@ -72,8 +72,7 @@ class Familiarity:
         centroids = np.stack([vectors[labels == label].mean(axis=0) for label in range(int(labels.max()) + 1)])
         within = np.atleast_2d(np.cov((vectors - centroids[labels]).T))  # (D, D)
         ridge = RIDGE * np.atleast_2d(np.cov(vectors.T)).trace() / vectors.shape[1]
-        precision = np.linalg.inv(within + max(ridge, 1e-12) * np.eye(len(within)))
-        whitening = np.linalg.cholesky((precision + precision.T) / 2)
+        whitening = whitening_of(within + max(ridge, 1e-12) * np.eye(len(within)))
         return cls(centroids.astype(np.float32), whitening.astype(np.float32))
 
     def tensors(self) -> dict[str, Floats]:
@@ -131,6 +130,12 @@ class Familiarity:
             effects.append(np.median(means, axis=0) - profile)
         study = np.median(effects, axis=0) if len(effects) >= STUDY_LABELS else None
         return FamiliarityScorer(self, sample, logs, profiles, study)
+
+
+def whitening_of(covariance: Floats) -> npt.NDArray[np.float64]:
+    """Return what maps differences to where all deviate alike, given how they vary together; both of shape (D, D)."""
+    precision = np.linalg.inv(covariance)
+    return np.asarray(np.linalg.cholesky((precision + precision.T) / 2))
 
 
 @dataclass(frozen=True)

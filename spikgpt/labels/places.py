@@ -15,6 +15,7 @@ import numpy as np
 import numpy.typing as npt
 from scipy.spatial.distance import cdist
 
+from spikgpt.labels.familiarity import whitening_of
 from spikgpt.types import Floats
 
 # Share of a discriminant, a difference in log probability, that counts.
@@ -51,8 +52,8 @@ class Places:
         about = (places * probabilities.sum(axis=1)[:, None]).T @ places  # (D, D)
         within = (about - (means * cells[:, None]).T @ means) / max(cells.sum(), 1e-12)
         variance = max(within.trace() / len(within), 1e-12)
-        shrunk = (1 - SHRINKAGE) * (within + within.T) / 2 + SHRINKAGE * variance * np.eye(len(within))
-        return cls(means, np.linalg.cholesky(np.linalg.inv(shrunk)), cells)
+        shrunk = (1 - SHRINKAGE) * within + SHRINKAGE * variance * np.eye(len(within))
+        return cls(means, whitening_of(shrunk), cells)
 
     def weigh(self, probabilities: Floats, points: Floats) -> npt.NDArray[np.float64]:
         """Return probabilities, shape (n, L), weighed by where the cells lie, shape (n, D).
