@@ -10,6 +10,7 @@ import numpy as np
 from anndata import AnnData
 from scipy import sparse
 
+from spikgpt.cells.formats.notes import reading_notes
 from spikgpt.cells.matrices import left_on_disk, read_rows
 from spikgpt.cells.values import LARGEST_LOG, Content, Kind, content_of
 from spikgpt.errors import DataError, listed
@@ -106,7 +107,7 @@ def find_expression(adata: Cells, *, layer: str | None = None) -> Expression:
         target_sum=content.target_sum,
         var=place.var,
         n_cells=adata.n_obs,
-        notes=tuple(_notes(places, contents, chosen)),
+        notes=(*reading_notes(adata), *_notes(places, contents, chosen)),
     )
 
 

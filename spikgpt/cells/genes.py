@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import gzip
 import hashlib
 import json
 import math
@@ -10,13 +9,14 @@ import re
 from collections import Counter
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, replace
-from functools import cache, cached_property
-from importlib.resources import files
+from functools import cached_property
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from scipy import sparse
 
+from spikgpt.cells.naming.human import human_genes, human_id, respelled
+from spikgpt.cells.naming.spellings import dates, gene_share, plain, spellings
 from spikgpt.errors import GenesError
 from spikgpt.types import Bools, Rows
 
@@ -48,7 +48,6 @@ MISSING = ("nan", "<NA>", "None", "NaT")
 # Fewer found genes than this are refused whatever their share, unless the reference itself is smaller.
 MINIMUM_GENES = 50
 
-HUMAN_ID = re.compile(r"(ENSG\d{11})(\.\d+)?(_PAR_Y)?", re.IGNORECASE)
 SPECIES_PREFIXES = {
     "ENSMUSG": "mouse",
     "ENSRNOG": "rat",
@@ -139,8 +138,8 @@ class GeneMatch:
 
 def ensembl_ids_of(symbols: Iterable[str]) -> list[str | None]:
     """Return the human Ensembl gene id of each symbol, in any spelling that :func:`match_genes` takes, or None."""
-    table = _table()
-    return [table.ids.get(symbol) or table.respelled_ids.get(_respelled(symbol)) for symbol in symbols]
+    table = human_genes()
+    return [table.ids.get(symbol) or table.respelled_ids.get(respelled(symbol)) for symbol in symbols]
 
 
 def genes_of(var: pd.DataFrame) -> GeneList:
@@ -149,15 +148,15 @@ def genes_of(var: pd.DataFrame) -> GeneList:
     Symbols and Ensembl ids complete each other from the table of human genes. A gene that is not in it keeps its name.
     Of the index and the columns of ``var``, that with the most human gene names is read.
     """
-    table = _table()
+    table = human_genes()
 
     def known(naming: tuple[str, list[str]]) -> int:
-        return sum(name in table.ids or _human_id(name) in table.symbols for name in naming[1])
+        return sum(name in table.ids or human_id(name) in table.symbols for name in naming[1])
 
     names = sorted(set(max(_namings(var), key=known)[1]) - {""})
     symbols: dict[str, str | None] = {}
     used_ids: set[str | None] = set()
-    for name, named_id, found_id in zip(names, map(_human_id, names), ensembl_ids_of(names), strict=True):
+    for name, named_id, found_id in zip(names, map(human_id, names), ensembl_ids_of(names), strict=True):
         if named_id is not None and named_id in used_ids:
             continue
         symbol = table.symbols.get(named_id, named_id) if named_id else name
@@ -171,15 +170,26 @@ def genes_of(var: pd.DataFrame) -> GeneList:
 
 
 def match_genes(
-    query: pd.DataFrame, genes: GeneList, *, minimum_share: float = 0.1, at_least: int = MINIMUM_GENES
+    query: pd.DataFrame,
+    genes: GeneList,
+    *,
+    minimum_share: float = 0.1,
+    at_least: int = MINIMUM_GENES,
+    cells: Iterable[object] = (),
 ) -> GeneMatch:
     """Find a reference's genes in the ``var`` of a query.
 
     Names may be symbols or Ensembl ids, with or without version, in the index or in a column such as ``gene_ids`` or
     ``feature_name``; the naming that finds most genes is used, the index before the columns. A gene is looked for by
     its exact symbol, then by its Ensembl id, then by its symbol in any case with ``.`` and ``_`` read as ``-`` (R
-    writes ``HLA.A``), then by the Ensembl id of a newer symbol. Less than ``minimum_share`` of the reference's genes
+    writes ``HLA.A``), then by the Ensembl id of a newer symbol. Names may have the prefix of a genome (``GRCh38_INS``),
+    join a symbol and an id (``INS|ENSG00000254647``), or be bytes. Less than ``minimum_share`` of the reference's genes
     is refused, and fewer than ``at_least``, or all of a smaller reference, in any case.
+
+    Parameters
+    ----------
+    cells
+        Names of the query's cells, to tell a query that has its genes there.
     """
     namings = _namings(query)
     finder = _Finder(genes)
@@ -189,23 +199,16 @@ def match_genes(
     species = next(filter(None, (_species_of(candidates) for _, candidates in namings)), None)
     needed = min(len(genes), max(at_least, math.ceil(minimum_share * len(genes))))
     if len(chosen) < needed:
-        raise GenesError(_too_few(len(chosen), needed, genes, label, names, species))
+        msg = _too_few(len(chosen), needed, genes, label, namings[0][1] if label == "var_names" else names)
+        msg += f" {_remedy(names, species, list(map(_name, cells)))}"
+        raise GenesError(msg)
     how = Counter(kind for kind, _ in chosen.values())
     return GeneMatch(
         selection=_selection(chosen, len(names), len(genes)),
         how={kind: how[kind] for kind in ("symbol", "Ensembl id", "respelled symbol")},
         naming=label,
-        notes=tuple(_notes(chosen, how, species)),
+        notes=tuple(_notes(chosen, how, species, names)),
     )
-
-
-@dataclass(frozen=True)
-class _Table:
-    """Human genes: Ensembl id to symbol, and symbol to Ensembl id."""
-
-    symbols: dict[str, str]
-    ids: dict[str, str]
-    respelled_ids: dict[str, str]
 
 
 # Reference gene -> the kind of name that found it, and the query columns that bear such a name.
@@ -220,14 +223,14 @@ class _Finder:
         by_id = {gene_id: gene for gene, gene_id in enumerate(genes.ensembl_ids) if gene_id is not None}
         by_respelling: dict[str, int] = {}
         for gene, (symbol, looked_up) in enumerate(zip(genes.symbols, ensembl_ids_of(genes.symbols), strict=True)):
-            by_respelling.setdefault(_respelled(symbol), gene)
+            by_respelling.setdefault(respelled(symbol), gene)
             if genes.ensembl_ids[gene] is None and looked_up is not None:
                 by_id.setdefault(looked_up, gene)
-        newer_ids = _table().ids
+        newer_ids = human_genes().ids
         self._tiers: tuple[tuple[str, Callable[[str], int | None]], ...] = (
             ("symbol", by_symbol.get),
-            ("Ensembl id", lambda name: by_id.get(_human_id(name) or "")),
-            ("respelled symbol", lambda name: by_respelling.get(_respelled(name))),
+            ("Ensembl id", lambda name: by_id.get(human_id(name) or "")),
+            ("respelled symbol", lambda name: by_respelling.get(respelled(name))),
             ("Ensembl id", lambda name: by_id.get(newer_ids.get(name, ""))),
         )
 
@@ -249,41 +252,26 @@ class _Finder:
         return found
 
 
-@cache
-def _table() -> _Table:
-    """Read the table that ships with the library."""
-    text = gzip.decompress((files("spikgpt") / "resources" / "human_genes.tsv.gz").read_bytes()).decode()
-    symbols = {f"ENSG{int(number):011}": symbol for number, symbol in (line.split("\t") for line in text.splitlines())}
-    ids: dict[str, str] = {}
-    for gene_id, symbol in symbols.items():
-        # Of the copies of a gene, as on X and Y, the oldest id is the one in use.
-        ids.setdefault(symbol, gene_id)
-    return _Table(symbols, ids, {_respelled(symbol): gene_id for symbol, gene_id in ids.items()})
-
-
-def _respelled(symbol: str) -> str:
-    """Return a symbol as it reads whatever its case and its R or Seurat spelling."""
-    return symbol.upper().replace(".", "-").replace("_", "-")
-
-
-def _human_id(name: str) -> str | None:
-    """Return a human Ensembl gene id without its version, or None for any other name."""
-    match = HUMAN_ID.fullmatch(name)
-    return match[1].upper() if match else None
-
-
 def _namings(var: pd.DataFrame) -> list[tuple[str, list[str]]]:
-    """Return every list of names that a var frame offers, the index first; a missing name is empty."""
+    """Return every list of names that a var frame offers, the index first; a missing name is empty.
+
+    Each list is followed by the names that its own names hold, such as a symbol joined to an id.
+    """
     columns = {str(column).lower(): column for column in reversed(list(var.columns))}
     offered: list[tuple[str, Any]] = [("var_names", var.index)]
     offered += [(f"var[{columns[key]!r}]", var[columns[key]]) for key in NAME_COLUMNS if key in columns]
-    return [(label, list(map(_name, names))) for label, names in offered]
+    lists = [(label, list(map(_name, names))) for label, names in offered]
+    return [(label, some) for label, names in lists for some in (names, *spellings(names))]
 
 
 def _name(value: object) -> str:
     """Return a name as text, empty for a missing one: None, NaN, or pandas' NA."""
-    text = value if isinstance(value, str) else str(value)
-    return "" if text in MISSING and not isinstance(value, str) else text.strip()
+    if isinstance(value, bytes):
+        value = value.decode(errors="replace")
+    if isinstance(value, str):
+        return plain(value)
+    text = str(value)
+    return "" if text in MISSING else text
 
 
 def _species_of(names: list[str]) -> str | None:
@@ -306,7 +294,7 @@ def _selection(found: _Found, n_query_genes: int, n_genes: int) -> sparse.csc_ma
     return selection
 
 
-def _notes(found: _Found, how: Counter[str], species: str | None) -> Iterable[str]:
+def _notes(found: _Found, how: Counter[str], species: str | None, names: list[str]) -> Iterable[str]:
     """Say what is suspicious in a match that is good enough."""
     several = sum(len(columns) > 1 for _, columns in found.values())
     if several:
@@ -316,21 +304,34 @@ def _notes(found: _Found, how: Counter[str], species: str | None) -> Iterable[st
             f"The query looks like {species}: {how['respelled symbol']} of its {len(found)} matched genes share only "
             "the letters of a human symbol. Labels may be wrong; map the genes to human orthologues first."
         )
+    if as_dates := dates(names):
+        yield (
+            f"{len(as_dates)} gene names are dates, like {as_dates[0]}, as Excel makes of MARCHF1 or SEPTIN2. These "
+            "genes are not found."
+        )
 
 
-def _too_few(n_found: int, needed: int, genes: GeneList, label: str, names: list[str], species: str | None) -> str:
+def _too_few(n_found: int, needed: int, genes: GeneList, label: str, names: list[str]) -> str:
     """Return the message for a query that has too few of the reference's genes."""
-    remedy = (
-        f"The query looks like {species}; this reference is human: map the genes to human orthologues first."
-        if species is not None
-        else "Put human gene symbols or Ensembl gene ids into var_names, or into a column such as var['gene_ids']."
-    )
     ids = [gene_id for gene_id in genes.ensembl_ids if gene_id is not None]
     expected = f"{_examples(genes.symbols)}" + (f", or {_examples(ids)}" if ids else "")
     return (
         f"Found {n_found} of the reference's {len(genes)} genes in the query; at least {needed} are needed. The query "
-        f"names {len(names)} genes like {_examples(names)} ({label}), the reference like {expected}. {remedy}"
+        f"names {len(names)} genes like {_examples(names)} ({label}), the reference like {expected}."
     )
+
+
+def _remedy(names: list[str], species: str | None, cells: list[str]) -> str:
+    """Say what to do about a query that has too few of the reference's genes."""
+    if gene_share(cells) > max(0.5, gene_share(names)):
+        return f"The names of the cells, like {_examples(cells)}, are genes: transpose the AnnData with adata.T."
+    if species is not None:
+        return f"The query looks like {species}; this reference is human: map the genes to human orthologues first."
+    if names == [str(number) for number in range(len(names))]:
+        return "The names are row numbers: put gene symbols or Ensembl gene ids into var_names."
+    if sum(name.isdigit() for name in names) > len(names) / 2:
+        return "The names are numbers, such as Entrez ids: map Entrez ids to symbols or Ensembl gene ids first."
+    return "Put human gene symbols or Ensembl gene ids into var_names, or into a column such as var['gene_ids']."
 
 
 def _examples(names: Iterable[str]) -> str:

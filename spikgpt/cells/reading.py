@@ -1,12 +1,9 @@
-"""Cells from files: AnnData in HDF5 and zarr, with matrices left on disk, and what scanpy reads, in memory."""
+"""Cells from files: AnnData in HDF5 and zarr, with matrices left on disk, and files of other programs, in memory."""
 
 from __future__ import annotations
 
-import gzip
-import re
-import shutil
 import tempfile
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -17,14 +14,17 @@ import zarr
 from anndata import AnnData
 from anndata.experimental import read_dispatched
 
+from spikgpt.cells.formats.mtx import holds_matrix, is_mtx, read_mtx
+from spikgpt.cells.formats.streams import first_bytes, is_gzip, unpack
+from spikgpt.cells.formats.tables import looks_like_table, read_table
+from spikgpt.cells.formats.tenx import is_tenx, read_tenx
+from spikgpt.cells.formats.unreadable import absent, refusal
 from spikgpt.cells.matrices import SparseOnDisk, check_sparse
-from spikgpt.cells.storage import REMEDY, is_array, missing_chunks, most_bytes, open_store, probe, refusing
+from spikgpt.cells.storage import REMEDY, is_array, missing_chunks, open_store, probe, refusing
 from spikgpt.errors import DataError, listed
 
 H5AD, ZARR, TENX, MTX, TABLE = "h5ad", "zarr", "10x", "mtx", "table"
-TABLES = (".csv", ".tsv", ".tab", ".txt")
-# The matrix of a 10x folder; other studies' files may have a name before it.
-MATRIX = re.compile(r"(.*)matrix\.mtx(\.gz)?")
+HDF5_MARK = b"\x89HDF\r\n\x1a\n"
 EXPECTED = "an .h5ad file, a .zarr folder, a 10x .h5 file, a folder with matrix.mtx, or a .csv table, also with .gz"
 
 
@@ -43,7 +43,7 @@ def open_cells(path: str | Path) -> Iterator[AnnData]:
     """
     with _plain(Path(path)) as (kind, found):
         if kind not in (H5AD, ZARR):
-            yield _through_scanpy(kind, found)
+            yield _read_other(kind, found, path)
             return
         with open_store(found, name=path) as root:
             cells = _stored(root, path)
@@ -56,8 +56,8 @@ def read_cells(path: str | Path) -> AnnData:
     Parameters
     ----------
     path
-        An ``.h5ad`` file or a ``.zarr`` folder; through scanpy also a 10x ``.h5`` file, a folder with ``matrix.mtx``
-        as Cell Ranger writes it, or a table of cells and genes. Files may be compressed with gzip.
+        An ``.h5ad`` file, a ``.zarr`` folder, a 10x ``.h5`` file, a folder with a Matrix Market file and lists of
+        cells and genes, or a table of cells and genes. Files may be compressed with gzip.
 
     Raises
     ------
@@ -66,7 +66,7 @@ def read_cells(path: str | Path) -> AnnData:
     """
     with _plain(Path(path)) as (kind, found):
         if kind not in (H5AD, ZARR):
-            return _through_scanpy(kind, found)
+            return _read_other(kind, found, path)
         with open_store(found, name=path) as root:
             _stored(root, path)
         return _in_memory(found, path)
@@ -143,14 +143,13 @@ def _checked(adata: AnnData, path: object) -> AnnData:
 
 @contextmanager
 def _plain(path: Path) -> Iterator[tuple[str, Path]]:
-    """Tell what a file is, and give it without compression."""
+    """Tell what a file is, and give an HDF5 file without compression."""
     with tempfile.TemporaryDirectory(prefix="spikgpt-") as folder:
         name = path
         with refusing(path):
-            if path.is_file() and not MATRIX.fullmatch(path.name) and _is_gzip(path):
+            if path.is_file() and is_gzip(path) and first_bytes(path, 8) == HDF5_MARK:
                 plain = Path(folder) / path.name.removesuffix(".gz")
-                with gzip.open(path) as compressed, plain.open("wb") as file:
-                    shutil.copyfileobj(compressed, file, 1 << 20)
+                unpack(path, plain)
                 path = plain
             if path.is_file() and h5py.is_hdf5(path):
                 probe(path, name)
@@ -158,70 +157,55 @@ def _plain(path: Path) -> Iterator[tuple[str, Path]]:
         yield kind, path
 
 
-def _is_gzip(path: Path) -> bool:
-    with path.open("rb") as file:
-        return file.read(2) == b"\x1f\x8b"
-
-
 def _kind(path: Path) -> str:
     """Tell what a file or a folder is by what it holds."""
     if path.is_dir():
         if path.suffix == ".zarr" or any((path / name).exists() for name in ("zarr.json", ".zgroup")):
             return ZARR
-        if any(MATRIX.fullmatch(entry.name) for entry in path.iterdir()):
+        if holds_matrix(path):
             return MTX
         found = f"is a folder with {listed(sorted(entry.name for entry in path.iterdir())[:5])}"
     elif not path.exists():
-        found = "is not there"
-    elif MATRIX.fullmatch(path.name):
-        return MTX
-    elif path.suffix.lower() in TABLES:
-        return TABLE
+        found = absent(path)
+    elif not path.is_file():
+        found = "is no regular file"
     elif h5py.is_hdf5(path):
         with open_store(path) as file:
             if "obs" in file and "var" in file:
                 return H5AD
-            if any(isinstance(item, h5py.Group) and "barcodes" in item for item in file.values()):
+            if is_tenx(file):
                 return TENX
             missing = [name for name in ("obs", "var") if name not in file]
             found = f"is HDF5 but neither AnnData nor 10x: it has {listed(file)} and lacks {listed(missing)}"
     else:
-        found = "is no HDF5 file, which every .h5ad file is"
+        return _kind_of_bytes(path)
     msg = f"{path} {found}; give {EXPECTED}."
     raise DataError(msg)
 
 
-def _through_scanpy(kind: str, path: Path) -> AnnData:
+def _kind_of_bytes(path: Path) -> str:
+    """Tell what a file is that is not HDF5, by its first bytes and its name."""
+    head = first_bytes(path)
+    if found := refusal(path, head):
+        msg = f"{path} {found}."
+        raise DataError(msg)
+    if head.lower().startswith(b"%%matrixmarket") or is_mtx(path):
+        return MTX
+    if looks_like_table(path, head):
+        return TABLE
+    msg = f"{path} is no HDF5 file, which every .h5ad file is; give {EXPECTED}."
+    raise DataError(msg)
+
+
+def _read_other(kind: str, path: Path, name: object) -> AnnData:
     """Read what other programs write."""
-    try:
-        import scanpy
-    except ImportError as error:
-        msg = (
-            f"Reading {path} needs scanpy: pip install 'spikgpt[train]'. Or convert it where scanpy is, with "
-            "scanpy.read_10x_h5(), read_10x_mtx() or read(), and write_h5ad()."
-        )
-        raise DataError(msg) from error
-    with refusing(path):
+    with refusing(name, why="Its layout is not one that SpikGPT reads: write the cells as .h5ad, and give that file."):
         if kind == TENX:
-            adata = scanpy.read_10x_h5(path, gex_only=False)
-        elif kind == MTX:
-            matrix = path if path.is_file() else next(file for file in path.iterdir() if MATRIX.fullmatch(file.name))
-            with gzip.open(matrix) if _is_gzip(matrix) else matrix.open("rb") as file:
-                check_header(file, matrix.stat().st_size, matrix)
-            prefix = matrix.name[: matrix.name.rindex("matrix.mtx")]
-            adata = scanpy.read_10x_mtx(matrix.parent, prefix=prefix, gex_only=False)
+            adata = read_tenx(path, name)
         else:
-            adata = scanpy.read(path, cache=False)
+            adata = read_mtx(path) if kind == MTX else read_table(path)
         _checked(adata, path)
         # Proteins and guides are no part of a cell's RNA.
         types = adata.var.get("feature_types")
         other = None if types is None else (types != "Gene Expression").to_numpy()
         return adata if other is None or not other.any() or other.all() else adata[:, ~other].copy()
-
-
-def check_header(file: Iterable[bytes], size: int, name: object) -> None:
-    """Refuse a Matrix Market file that states more than it can hold, before memory for that is reserved."""
-    stated = next((line.split() for line in file if not line.startswith(b"%")), [])
-    if len(stated) != 3 or 8 * max(map(int, stated)) > most_bytes(size):
-        msg = f"{name} has {size} bytes and states {b' '.join(stated).decode()!r}; expected genes, cells and values."
-        raise DataError(msg)

@@ -194,10 +194,10 @@ class PCAProjection:
         """
         expression, size = find_expression(cells, layer=layer), len(self.genes)
         if self.more is None:
-            match = match_genes(expression.var, self.genes)
+            match = match_genes(expression.var, self.genes, cells=cells.obs_names)
         else:
             genes = self.genes + self.more.genes
-            match = match_genes(expression.var, genes, minimum_share=0, at_least=LEAST_GENES)
+            match = match_genes(expression.var, genes, minimum_share=0, at_least=LEAST_GENES, cells=cells.obs_names)
         # As many other genes as are missing, the best first.
         more = np.flatnonzero(match.found[size:])[: int((~match.found[:size]).sum())]
         match = match.part(np.concatenate([np.arange(size), size + more]))

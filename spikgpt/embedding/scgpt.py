@@ -50,7 +50,7 @@ class ScGPTEmbedding(WithoutExpression):
             msg = f"scGPT reads the ranks of genes within a cell, so scaling={scaling!r} has no meaning; leave it out."
             raise ConfigError(msg)
         expression = find_expression(cells, layer=layer)
-        match = match_genes(expression.var, self.vocabulary.genes, minimum_share=0)
+        match = match_genes(expression.var, self.vocabulary.genes, minimum_share=0, cells=cells.obs_names)
         report = InputReport(
             source=expression.source,
             values=expression.kind,

@@ -12,7 +12,8 @@ from scipy import sparse
 
 from spikgpt.cells.align import CHUNK, log_normalise
 from spikgpt.cells.expression import Expression, find_expression
-from spikgpt.cells.genes import HUMAN_ID, NAME_COLUMNS
+from spikgpt.cells.genes import NAME_COLUMNS
+from spikgpt.cells.naming.human import HUMAN_ID
 from spikgpt.cells.obs import counted, labels_of
 from spikgpt.errors import ConfigError, DataError
 from spikgpt.labels.annotation import Annotation

@@ -9,7 +9,7 @@ import pandas as pd
 import scipy.io
 from scipy import sparse
 
-from spikgpt.cells.reading import check_header
+from spikgpt.cells.formats.mtx import check_header
 from spikgpt.cells.storage import refusing
 from spikgpt.errors import DataError, listed
 from spikgpt.sources.spec import Mtx

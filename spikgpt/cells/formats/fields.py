@@ -1,0 +1,112 @@
+"""Fields of a line of a table: the delimiter, numbers, and missing values."""
+
+from __future__ import annotations
+
+import csv
+import re
+from collections import Counter
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from spikgpt.errors import DataError
+
+# The likeliest first; of these that fit equally, the first is taken. A space is looked at last, as names have spaces.
+DELIMITERS = ("\t", ";", ",", "|", " ")
+# What a field may be.
+NUMBER, WORD, MISSING_VALUE = range(3)
+# Lines that are split by each delimiter to tell the right one.
+TRIED_LINES = 10
+# Columns of a table at most.
+MOST_COLUMNS = 2_000_000
+MISSING = {"", "na", "n/a", "#n/a", "nan", "null", "none", "<na>", "-", "."}
+COMMA = re.compile(r"[+-]?\d+,\d+([eE][+-]?\d+)?")
+# Three digits behind a comma may also be thousands.
+THOUSANDS = re.compile(r"[+-]?\d{1,3},\d{3}")
+
+
+@dataclass(frozen=True)
+class Splitter:
+    """Splits lines at a delimiter; ``comma`` says that numbers have decimal commas."""
+
+    delimiter: str
+    name: object
+    comma: bool = False
+
+    @classmethod
+    def of(cls, lines: Sequence[str], name: object) -> Splitter:
+        """Return the splitter that cuts the first lines of a table, a header among them, into equally many fields.
+
+        Raises
+        ------
+        DataError
+            When the lines are no table.
+        """
+        if len(lines) < 2:
+            msg = f"{name} has {len(lines)} lines; expected a header, and a line for each cell or gene."
+            raise DataError(msg)
+        best, most, lines = None, 1, lines[: TRIED_LINES + 1]
+        for delimiter in DELIMITERS:
+            if delimiter == " " and best:
+                break
+            one = cls(delimiter, name)
+            widths = Counter(len(one(line)) for line in lines[1:])
+            width, count = widths.most_common(1)[0]
+            fits = abs(len(one(lines[0])) - width) <= 1 and 10 * count >= 9 * (len(lines) - 1)
+            if fits and width > most:
+                best, most = one, width
+        if best is None:
+            begin = lines[0][:60]
+            msg = (
+                f"{name} begins with {begin!r}; expected a table with equally many columns in each line, with tabs, "
+                "commas, semicolons or spaces between them."
+            )
+            raise DataError(msg)
+        return cls(best.delimiter, name, best.delimiter != "," and best._has_commas(lines[1:]))
+
+    def __call__(self, line: str) -> list[str]:
+        """Return the fields of a line, without quotes."""
+        if len(line) > MOST_COLUMNS and line.count(self.delimiter) > MOST_COLUMNS:
+            msg = f"{self.name} has more than {MOST_COLUMNS} columns; expected a table of cells and genes."
+            raise DataError(msg)
+        if '"' not in line:
+            return line.split() if self.delimiter == " " else line.split(self.delimiter)
+        try:
+            return next(csv.reader([line], delimiter=self.delimiter, skipinitialspace=True), [])
+        except csv.Error as error:
+            msg = f"{self.name} has a line that is no line of a table ({error}): {line[:60]!r}."
+            raise DataError(msg) from error
+
+    def _has_commas(self, lines: Sequence[str]) -> bool:
+        """Tell whether numbers have decimal commas; commas that may stand for thousands are refused."""
+        found = [field for line in lines for field in self(line) if COMMA.fullmatch(field.strip())]
+        if found and all(THOUSANDS.fullmatch(field.strip()) for field in found):
+            msg = (
+                f"{self.name} holds {found[0]!r}, which may be {found[0].replace(',', '.')} or "
+                f"{found[0].replace(',', '')}; expected decimal points. Write the table again with these."
+            )
+            raise DataError(msg)
+        return bool(found)
+
+
+def kind_of(field: str, comma: bool) -> int:
+    """Return ``NUMBER``, ``WORD`` or ``MISSING_VALUE``."""
+    try:
+        value = number(field, comma)
+    except ValueError:
+        return MISSING_VALUE if is_missing(field) else WORD
+    return NUMBER if value == value else MISSING_VALUE
+
+
+def is_missing(field: str) -> bool:
+    """Tell whether a field stands for no value."""
+    return field.strip().lower() in MISSING
+
+
+def number(field: str, comma: bool) -> float:
+    """Return the number in a field, which may have a decimal comma."""
+    field = field.strip()
+    if comma and COMMA.fullmatch(field):
+        field = field.replace(",", ".")
+    if "_" in field:
+        raise ValueError(field)
+    return float(field)

@@ -1,0 +1,331 @@
+"""Tables of text with cells in rows or genes in rows, as GEO and users have them.
+
+The delimiter, the axis of the genes, and columns and lines that hold no counts are told from the first lines. Lines are
+read one by one, and only values other than 0 are kept.
+"""
+
+from __future__ import annotations
+
+import re
+from collections import Counter
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from itertools import chain, islice
+from pathlib import Path
+
+import numpy as np
+import numpy.typing as npt
+import pandas as pd
+from anndata import AnnData
+from scipy import sparse
+
+from spikgpt.cells.formats.fields import DELIMITERS, MISSING_VALUE, WORD, Splitter, is_missing, kind_of, number
+from spikgpt.cells.formats.notes import with_notes
+from spikgpt.cells.formats.streams import text_lines
+from spikgpt.cells.formats.unreadable import is_text
+from spikgpt.cells.naming.spellings import gene_share, is_gene, plain
+from spikgpt.errors import DataError, listed
+
+SUFFIXES = (".csv", ".tsv", ".tab", ".txt", ".gct", ".dat", ".counts")
+OTHER_SUFFIXES = (".h5ad", ".h5", ".hdf5", ".h5mu", ".loom", ".zarr")
+# Lines from which the layout is told, and fields of these, but at least so many lines.
+SAMPLE_LINES, SAMPLE_FIELDS, LEAST_LINES = 60, 200_000, 8
+# Rows whose names are those of genes with at least this share may be genes.
+LEAST_GENE_SHARE = 0.1
+# Titles of a column of names, in lower case.
+NAME_TITLES = re.compile(
+    r"|(unnamed: 0|index|id|names?|(cell|barcode|gene|symbol|feature|sample)s?([ _.]?(ids?|names?))?)"
+)
+# Names among genes that are none: descriptions of cells, and what counting programs add.
+NO_GENES = re.compile(
+    r"n_?(counts?|genes?|umis?|features?)(_by_counts)?|n(count|feature)_\w+|total(_\w+)?|sum|lib(rary)?[_.]?size|"
+    r"size_?factors?|log1p_\w+|pct_\w+|percent[._]?\w*|(\w+[_.])?clusters?([_.]?id)?|louvain\w*|leiden\w*|"
+    r"\w*res\.[\d.]+|batch\w*|donor\w*|patient\w*|sample\w*|replicate|plate\w*|well|lane|age|sex|day|time\w*|"
+    r"orig\.ident|cell_?types?|labels?|annotation|doublet\w*|scrublet\w*|(x_)?(umap|tsne|pca|pc)[._]?\d+|index|"
+    r"row_?id|unnamed: \d+|__(no_feature|ambiguous|too_low_aqual|not_aligned|alignment_not_unique)|"
+    r"n_(unmapped|multimapping|nofeature|ambiguous)",
+    re.IGNORECASE,
+)
+# Names among cells that are none: descriptions of genes.
+NO_CELLS = re.compile(
+    r"chr|chrom(osome)?(_name)?|start|end|stop|strand|(gene_?)?length|width|entrez\w*|ncbi\w*|gc\w*|description|biotype",
+    re.IGNORECASE,
+)
+# Lines of comments before a table, lines without names of cells, and lines after which names have to differ.
+MOST_COMMENTS, MOST_UNNAMED, CHECKED_LINES = 10_000, 1_000_000, 100_000
+AGAIN = "The file may be cut off or damaged: copy it, download it or write it again."
+
+
+def looks_like_table(path: Path, head: bytes) -> bool:
+    """Tell whether a file, whose unpacked bytes begin so, is a table of text."""
+    name = path.name.lower().removesuffix(".gz")
+    if not is_text(head) or name.endswith(OTHER_SUFFIXES):
+        return False
+    first, *others = head.decode(errors="replace").splitlines()[:3] or [""]
+    # A header may be longer than what is seen of the file.
+    return name.endswith(SUFFIXES) or any(one in first and one in "".join(others or [first]) for one in DELIMITERS)
+
+
+def read_table(path: Path) -> AnnData:
+    """Read a table of cells and genes; a note says what was done to it.
+
+    Raises
+    ------
+    DataError
+        When it is no table, is uneven, or holds something else than numbers.
+    """
+    table = _Table(path)
+    parts = list(table.rows())
+    matrix = sparse.csr_matrix(
+        (
+            np.concatenate([row.values for row in parts]),
+            np.concatenate([row.columns for row in parts]),
+            np.cumsum([0, *(len(row.values) for row in parts)]),
+        ),
+        shape=(len(parts), len(table.numbers)),
+        dtype=np.float32,
+    )
+    in_rows = _Axis([row.name for row in parts], table.described_rows(parts))
+    in_columns = _Axis([plain(table.titles[at]) for at in table.numbers], table.described_columns())
+    table.note_missing(in_rows.names)
+    if table.genes_in_rows:
+        table.notes.append("The table has genes in rows; it was transposed.")
+        empty = np.array([row.missing == len(table.numbers) for row in parts])
+        return _assembled(sparse.csr_matrix(matrix.T), in_columns, in_rows, empty, table.notes)
+    return _assembled(matrix, in_rows, in_columns, table.missing == len(parts), table.notes)
+
+
+@dataclass(frozen=True)
+class _Axis:
+    """The names of cells or genes, and what else the table says of each."""
+
+    names: list[str]
+    described: dict[str, Sequence[object]]
+
+
+@dataclass(frozen=True)
+class _Row:
+    """A line of a table: its name, its texts, and its values that are not 0."""
+
+    name: str
+    texts: list[str]
+    columns: npt.NDArray[np.int32]
+    values: npt.NDArray[np.float32]
+    missing: int
+
+
+class _Table:
+    """A table that is being read; the first lines tell how it is laid out."""
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+        self.notes: list[str] = []
+        lines = _without_comments(text_lines(path), path)
+        sample = list(islice(lines, SAMPLE_LINES))
+        self.split = Splitter.of([line for _, line in sample], path)
+        self._lines = chain(sample, lines)
+        first = next(self._lines, (1, ""))
+        header = self.split(first[1])
+        some = sample[1 : 1 + max(LEAST_LINES, SAMPLE_FIELDS // max(1, len(header)))]
+        rows = [self.split(line) for _, line in some]
+        width = Counter(map(len, rows)).most_common(1)[0][0]
+        rows = [row for row in rows if len(row) == width]
+        # Some writers end every line with a delimiter.
+        self.width = width
+        if width > 2 and len(header) in (width, width - 1) and not any(row[-1] for row in rows):
+            if len(header) == width - 1 or not header[-1]:
+                header, rows = header[: width - 1], [row[:-1] for row in rows]
+        self.titles = self._titles(header, len(rows[0]), first[0])
+        self._lay_out(rows)
+        self.missing = np.zeros(len(self.numbers), dtype=np.int64)
+        self._first_missing: tuple[int, int] | None = None
+
+    def _titles(self, header: list[str], width: int, line: int) -> list[str]:
+        """Return a title for each column; R leaves out that of the names."""
+        if len(header) == width + 1 and not header[-1]:
+            header = header[:-1]
+        if len(header) == width - 1:
+            header = ["", *header]
+        if len(header) != width:
+            msg = f"{self.path}, line {line}, has {len(header)} columns, and the lines below have {width}. {AGAIN}"
+            raise DataError(msg)
+        return header
+
+    def _lay_out(self, rows: list[list[str]]) -> None:
+        """Tell columns of numbers from texts, names among these, lines of texts, and the axis of the genes."""
+        kinds = np.array([[kind_of(value, self.split.comma) for value in row] for row in rows])
+        wordy = (kinds[:, 1:] == WORD).sum(axis=1) > max(1, len(self.titles) - 1) / 2
+        self.above = rows[: int(wordy.argmin())]
+        below, kinds = rows[len(self.above) :], kinds[len(self.above) :]
+        is_text_at = 2 * (kinds == WORD).sum(axis=0) > (kinds != MISSING_VALUE).sum(axis=0)
+        for at in np.flatnonzero((kinds == MISSING_VALUE).all(axis=0)):
+            is_text_at[at] = NO_CELLS.fullmatch(self.titles[at]) or NO_GENES.fullmatch(self.titles[at])
+        texts = np.flatnonzero(is_text_at).tolist()
+        if 0 not in texts and self._names_numbered([row[0] for row in below]):
+            texts = [0, *texts]
+        words = set(texts)
+        self.numbers = [at for at in range(len(self.titles)) if at not in words]
+        columns = {at: [row[at] for row in below] for at in texts}
+        self._check(texts, columns)
+        shares = {at: gene_share(column) for at, column in columns.items()}
+        of_titles = gene_share([self.titles[at] for at in self.numbers])
+        best = max(shares, key=lambda at: shares[at], default=None)
+        self.genes_in_rows = best is not None and shares[best] >= LEAST_GENE_SHARE and shares[best] > of_titles
+        unique = [at for at in texts if len(set(columns[at])) == len(columns[at])]
+        self.names_at = best if self.genes_in_rows else next(iter(unique or texts), None)
+        self.texts = [at for at in texts if at != self.names_at]
+        if self.above:
+            self.notes.append(f"{len(self.above)} lines of text below the first were taken for descriptions.")
+
+    def _names_numbered(self, column: list[str]) -> bool:
+        """Tell whether numbers in the first column are names."""
+        title = plain(self.titles[0]).lower()
+        if NAME_TITLES.fullmatch(title):
+            return True
+        return not is_gene(title) and all(value.isdigit() for value in column) and len(set(column)) == len(column) > 2
+
+    def _check(self, texts: list[int], columns: dict[int, list[str]]) -> None:
+        """Refuse what is no table of cells and genes."""
+        if not self.numbers:
+            msg = f"{self.path} holds no column of numbers; expected counts of cells and genes. Give the matrix."
+            raise DataError(msg)
+        if len(self.numbers) == 1 and len(texts) > 1 and any(gene_share(column) > 0.3 for column in columns.values()):
+            titles = [self.titles[at] or f"column {at + 1}" for at in [*texts[:2], *self.numbers]]
+            msg = (
+                f"{self.path} is a long table with one line for each cell and gene ({listed(titles)}); expected a "
+                "column for each gene. Write it again with pandas.DataFrame.pivot_table(), missing values 0."
+            )
+            raise DataError(msg)
+
+    def rows(self) -> Iterator[_Row]:
+        """Give the lines with values."""
+        start, stop = self.numbers[0], self.numbers[-1] + 1
+        together = len(self.numbers) == stop - start
+        names = set[str]()
+        for _ in self.above:
+            next(self._lines)
+        for count, (line, text) in enumerate(self._lines):
+            fields = self.split(text)
+            if len(fields) != self.width:
+                msg = f"{self.path}, line {line}, has {len(fields)} columns; expected {self.width}. {AGAIN}"
+                raise DataError(msg)
+            some = fields[start:stop] if together else [fields[at] for at in self.numbers]
+            try:
+                values = np.array(list(map(float, some)))
+            except ValueError:
+                values = self._values(some, line, fields)
+            columns = np.flatnonzero(values).astype(np.int32)
+            kept = values[columns]
+            lost = np.isnan(kept)
+            if lost.any():
+                self.missing[columns[lost]] += 1
+                self._first_missing = self._first_missing or (count, int(columns[lost][0]))
+                columns, kept = columns[~lost], kept[~lost]
+            name = str(count) if self.names_at is None else plain(fields[self.names_at])
+            names.add(name if self.names_at is not None else "")
+            if count > MOST_UNNAMED * (self.names_at is None) + CHECKED_LINES and 2 * len(names) < count:
+                msg = f"{self.path} names {len(names)} cells or genes in {count} lines; expected a name for each line."
+                raise DataError(msg)
+            texts = [plain(fields[at]) for at in self.texts]
+            with np.errstate(over="ignore"):
+                yield _Row(name, texts, columns, kept.astype(np.float32), int(lost.sum()))
+
+    def _values(self, some: list[str], line: int, fields: list[str]) -> npt.NDArray[np.float64]:
+        """Return the values of a line that holds more than plain numbers."""
+        values = np.empty(len(some))
+        for place, text in enumerate(some):
+            try:
+                values[place] = np.nan if is_missing(text) else number(text, self.split.comma)
+            except ValueError:
+                name = f" ({plain(fields[self.names_at])!r})" if self.names_at is not None else ""
+                title = plain(self.titles[self.numbers[place]])
+                msg = f"{self.path}, line {line}{name}, holds {text[:40]!r} for {title!r}; expected a number."
+                raise DataError(msg) from None
+        return values
+
+    def described_rows(self, rows: list[_Row]) -> dict[str, Sequence[object]]:
+        """Return what the columns of text say of the rows."""
+        found: dict[str, Sequence[object]] = {}
+        for place, at in enumerate(self.texts):
+            column = [row.texts[place] for row in rows]
+            title = plain(self.titles[at]) or f"column {at + 1}"
+            symbols = self.genes_in_rows and "gene_names" not in found and gene_share(column) > LEAST_GENE_SHARE
+            found["gene_names" if symbols else title] = column
+        if found and not self.genes_in_rows:
+            self.notes.append(f"Columns of text are no genes and were kept in obs: {_shown(list(found))}.")
+        return found
+
+    def described_columns(self) -> dict[str, Sequence[object]]:
+        """Return what the lines of text say of the columns."""
+        found: dict[str, Sequence[object]] = {}
+        for count, row in enumerate(self.above):
+            values = [plain(row[at]) for at in self.numbers]
+            title = plain(row[self.names_at]) if self.names_at is not None else ""
+            genes = not self.genes_in_rows and "gene_names" not in found and gene_share(values) > LEAST_GENE_SHARE
+            found["gene_names" if genes else title or f"line {count + 2}"] = values
+        return found
+
+    def note_missing(self, names: list[str]) -> None:
+        """Say how many values are missing."""
+        if self._first_missing is None:
+            return
+        row, column = names[self._first_missing[0]], plain(self.titles[self.numbers[self._first_missing[1]]])
+        count = int(self.missing.sum())
+        self.notes.append(
+            f"{count} values are missing (NA or empty), the first of {row!r} for {column!r}; they were read as 0."
+        )
+
+
+def _assembled(
+    matrix: sparse.csr_matrix, cells: _Axis, genes: _Axis, unmeasured: npt.NDArray[np.bool_], notes: list[str]
+) -> AnnData:
+    """Return the cells, without rows and columns that are no cells and no genes, and without genes of no value."""
+    no_gene = np.array([bool(NO_GENES.fullmatch(name)) and not is_gene(name) for name in genes.names])
+    # Cells in rows have no descriptions of genes among them.
+    no_cell = np.array([bool(NO_CELLS.fullmatch(name)) for name in cells.names])
+    obs, var = dict(cells.described), dict(genes.described)
+    for at in np.flatnonzero(no_gene):
+        obs.setdefault(genes.names[at], matrix[:, [at]].toarray().ravel())
+    if no_gene.any():
+        notes.append(f"Not genes and kept in obs: {_shown([genes.names[at] for at in np.flatnonzero(no_gene)])}.")
+    if no_cell.any():
+        notes.append(f"Not cells and left out: {_shown([cells.names[at] for at in np.flatnonzero(no_cell)])}.")
+    if (unmeasured & ~no_gene).any():
+        notes.append(f"{int((unmeasured & ~no_gene).sum())} genes have no value in any cell and were left out.")
+    kept_cells, kept_genes = np.flatnonzero(~no_cell), np.flatnonzero(~no_gene & ~unmeasured)
+    some = sparse.csr_matrix(matrix[kept_cells][:, kept_genes])
+    adata = AnnData(some, obs=_frame(cells.names, obs, kept_cells), var=_frame(genes.names, var, kept_genes))
+    return with_notes(adata, notes)
+
+
+def _frame(names: list[str], columns: dict[str, Sequence[object]], kept: npt.NDArray[np.int64]) -> pd.DataFrame:
+    index = pd.Index([names[at] for at in kept], dtype=object)
+    return pd.DataFrame({name: [values[at] for at in kept] for name, values in columns.items()}, index=index)
+
+
+def _shown(names: list[str]) -> str:
+    return listed(names[:5]) + (f" and {len(names) - 5} more" if len(names) > 5 else "")
+
+
+def _without_comments(lines: Iterator[tuple[int, str]], name: object) -> Iterator[tuple[int, str]]:
+    """Leave out comments before a table and lines of GEO around it, and the sizes of a GCT file."""
+    held: tuple[int, str] | None = None
+    begun, comments = False, 0
+    for line, text in lines:
+        comments = 0 if begun else comments + 1
+        if comments > MOST_COMMENTS:
+            msg = f"{name} has more than {MOST_COMMENTS} lines of comments; expected a table."
+            raise DataError(msg)
+        if text.startswith("!") or (not begun and re.fullmatch(r"sep=.", text)):
+            continue
+        if begun or not text.startswith("#"):
+            if not begun and held and held[1].startswith("#1."):
+                held = None  # the sizes of a GCT file
+                continue
+            # The last comment may be the header.
+            if not begun and held and any(held[1].count(one) == text.count(one) > 0 for one in DELIMITERS):
+                yield held[0], held[1].lstrip("# ")
+            begun = True
+            yield line, text
+        else:
+            held = line, text

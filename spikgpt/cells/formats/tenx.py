@@ -1,0 +1,86 @@
+"""The ``.h5`` files of Cell Ranger and CellBender."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import h5py
+import numpy as np
+import pandas as pd
+from anndata import AnnData
+from scipy import sparse
+
+from spikgpt.cells.formats.notes import with_notes
+from spikgpt.cells.formats.streams import CUT_OFF
+from spikgpt.cells.matrices import check_sparse
+from spikgpt.cells.storage import open_store, refusing
+from spikgpt.errors import DataError, listed
+
+HUMAN = re.compile(r"GRCh\d+|hg\d+|human", re.IGNORECASE)
+# Names of the arrays of genes in files of Cell Ranger 3 and later, and the columns of var that they become.
+FEATURES = {"id": "gene_ids", "feature_type": "feature_types", "genome": "genome"}
+
+
+def is_tenx(file: Any) -> bool:
+    """Tell whether an open HDF5 file is one of Cell Ranger."""
+    return any(True for _ in _groups(file))
+
+
+def read_tenx(path: Path, name: object) -> AnnData:
+    """Read an ``.h5`` file of Cell Ranger, version 2 or later, into memory; messages call it ``name``.
+
+    Raises
+    ------
+    DataError
+        When it is damaged, or holds several genomes of which none is human.
+    """
+    notes: list[str] = []
+    with open_store(path, name=name) as file, refusing(name, why=CUT_OFF):
+        groups = dict(_groups(file))
+        genome = next(iter(groups)) if len(groups) == 1 else _human_genome(list(groups), name, notes)
+        group = groups[genome]
+        n_genes, n_cells = (int(size) for size in group["shape"][:])
+        parts = group["data"][:], group["indices"][:], group["indptr"][:]
+        # It has a column a cell, whose memory is that of a row a cell.
+        matrix = sparse.csr_matrix((n_cells, n_genes), dtype=np.float32)
+        matrix.data, matrix.indices, matrix.indptr = parts[0].astype(np.float32), parts[1], parts[2]
+        check_sparse(matrix, f"{name}, X")
+        matrix = sparse.csr_matrix((matrix.data, parts[1], parts[2]), shape=(n_cells, n_genes))
+        obs = pd.DataFrame(index=pd.Index(_texts(group["barcodes"]), dtype=object))
+        return with_notes(AnnData(matrix, obs=obs, var=_var_of(group)), notes)
+
+
+def _groups(file: Any) -> Iterator[tuple[str, Any]]:
+    """Give the matrices of a file: one, or one a genome before Cell Ranger 3."""
+    for name, item in file.items():
+        if isinstance(item, h5py.Group) and {"barcodes", "data", "indices", "indptr", "shape"} <= set(item):
+            yield str(name), item
+
+
+def _human_genome(genomes: list[str], name: object, notes: list[str]) -> str:
+    """Return the human genome of several, and note it."""
+    human = [genome for genome in genomes if HUMAN.search(genome)]
+    if len(human) != 1:
+        msg = f"{name} holds the genomes {listed(genomes)}; expected one human genome. Write the one to label as .h5ad."
+        raise DataError(msg)
+    others = [genome for genome in genomes if genome != human[0]]
+    notes.append(f"The file holds several genomes. {human[0]} was read, {listed(others)} was left out.")
+    return human[0]
+
+
+def _var_of(group: Any) -> pd.DataFrame:
+    """Return the genes of a matrix, named by symbols."""
+    if "features" in group:
+        features = group["features"]
+        names = _texts(features["name"])
+        columns = {column: _texts(features[key]) for key, column in FEATURES.items() if key in features}
+    else:
+        names, columns = _texts(group["gene_names"]), {"gene_ids": _texts(group["genes"])}
+    return pd.DataFrame(columns, index=pd.Index(names, dtype=object))
+
+
+def _texts(array: Any) -> list[str]:
+    return [text.decode(errors="replace") if isinstance(text, bytes) else str(text) for text in array[:]]

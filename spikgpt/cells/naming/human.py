@@ -1,0 +1,43 @@
+"""The table of human genes that ships with the library."""
+
+from __future__ import annotations
+
+import gzip
+import re
+from dataclasses import dataclass
+from functools import cache
+from importlib.resources import files
+
+HUMAN_ID = re.compile(r"(ENSG\d{11})(\.\d+)?(_PAR_Y)?", re.IGNORECASE)
+
+
+@dataclass(frozen=True)
+class HumanGenes:
+    """Human genes: Ensembl id to symbol, and symbol to Ensembl id."""
+
+    symbols: dict[str, str]
+    ids: dict[str, str]
+    respelled_ids: dict[str, str]
+
+
+@cache
+def human_genes() -> HumanGenes:
+    """Read the table that ships with the library."""
+    text = gzip.decompress((files("spikgpt") / "resources" / "human_genes.tsv.gz").read_bytes()).decode()
+    symbols = {f"ENSG{int(number):011}": symbol for number, symbol in (line.split("\t") for line in text.splitlines())}
+    ids: dict[str, str] = {}
+    for gene_id, symbol in symbols.items():
+        # Of the copies of a gene, as on X and Y, the oldest id is the one in use.
+        ids.setdefault(symbol, gene_id)
+    return HumanGenes(symbols, ids, {respelled(symbol): gene_id for symbol, gene_id in ids.items()})
+
+
+def respelled(symbol: str) -> str:
+    """Return a symbol as it reads whatever its case and its R or Seurat spelling."""
+    return symbol.upper().replace(".", "-").replace("_", "-")
+
+
+def human_id(name: str) -> str | None:
+    """Return a human Ensembl gene id without its version, or None for any other name."""
+    match = HUMAN_ID.fullmatch(name)
+    return match[1].upper() if match else None

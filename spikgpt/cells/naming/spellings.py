@@ -1,0 +1,134 @@
+"""Spellings of gene names in files: genome prefixes, ids joined to symbols, suffixes of duplicates, dates of Excel."""
+
+from __future__ import annotations
+
+import re
+from collections import Counter
+from collections.abc import Iterable, Sequence
+
+from spikgpt.cells.naming.human import human_genes, human_id, respelled
+
+# Prefixes that Cell Ranger, Drop-seq and STAR put before the genes of each genome; R turns _ into - or a dot.
+GENOME = re.compile(
+    r"(?P<genome>GRCh3\d|hg\d\d|human|GRCm3\d|mm\d\d?|mouse|GRCr\d|mRatBN7|Rnor_\d|rn\d|GRCz1\d|danRer\d+|dm\d|ce\d\d)"
+    r"[_.\-]+(?P<name>.+)",
+    re.IGNORECASE,
+)
+HUMAN_GENOME = re.compile(r"GRCh|hg|human", re.IGNORECASE)
+ID = r"ENS[A-Z]{0,4}G\d{11}(?:\.\d+)?"
+ID_FIRST = re.compile(rf"(?P<id>{ID})[|_:;,/\s.(\[-]+(?P<symbol>.+?)[)\]]?", re.IGNORECASE)
+ID_LAST = re.compile(rf"(?P<symbol>.+?)[|_:;,/\s.(\[-]+(?P<id>{ID})[)\]]?", re.IGNORECASE)
+# A symbol with an Entrez id, as in TCGA, or with a chromosome, as from CEL-Seq.
+TAGGED = re.compile(r"(?P<symbol>.+?)(?:\|\d+|__chr\w+)")
+ANY_ID = re.compile(ID, re.IGNORECASE)
+# What makes the second of two equal names another: .1 by R and pandas, -1 by anndata, _1 by others.
+REPEATED = re.compile(r"(?P<name>.+)[.\-_][1-9]\d?")
+# A Python bytes string that was written as text.
+BYTES = re.compile(r"b(['\"])(?P<name>.*)\1")
+MONTHS = "jan|feb|mar|apr|may|jun|jul|aug|sep|oct|nov|dec"
+DATE = re.compile(rf"\d{{1,2}}-({MONTHS})|({MONTHS})-\d{{1,2}}|\d{{4}}-\d\d-\d\d( 00:00:00)?", re.IGNORECASE)
+# Names that are looked at to tell which axis of a table names genes.
+SAMPLED = 2000
+
+
+def plain(name: str) -> str:
+    """Return a name without spaces, quotes and the signs of a bytes string around it."""
+    name = name.strip()
+    if match := BYTES.fullmatch(name):
+        name = match["name"]
+    if len(name) > 1 and name[0] == name[-1] and name[0] in "\"'":
+        name = name[1:-1]
+    return name.strip()
+
+
+def spellings(names: list[str]) -> list[list[str]]:
+    """Return what else a list of names may say: without genome prefixes, symbols alone, ids alone, duplicates alike.
+
+    Of a list with the genes of several genomes, those that are not human become empty.
+    """
+    lists = []
+    without = _without_genome(names)
+    if without != names:
+        lists.append(without)
+    parts = [_parts(name) for name in without]
+    if sum(pair != ("", "") for pair in parts) > len(names) / 2:
+        lists.append([symbol or name for (symbol, _), name in zip(parts, without, strict=True)])
+        lists.append([gene_id or name for (_, gene_id), name in zip(parts, without, strict=True)])
+    lists = lists or [names]
+    alike = [without_suffixes(one) for one in lists]
+    return [one for one in alike if one != names]
+
+
+def without_suffixes(names: list[str]) -> list[str]:
+    """Return names in which a repeated name has no suffix, such as ``INS`` for ``INS.1`` where ``INS`` is there too."""
+    there = set(names)
+    return [_repeats(name, there) or name for name in names]
+
+
+def foreign_genes(names: Sequence[str]) -> Counter[str]:
+    """Return how many names bear the prefix of each genome that is not human, in a list with human ones."""
+    genomes = Counter(match["genome"] for name in names if (match := GENOME.fullmatch(name)))
+    human = sum(count for genome, count in genomes.items() if HUMAN_GENOME.match(genome))
+    # Mouse and other words begin names of genes too, so most names have to bear a prefix.
+    if not human or genomes.total() < len(names) / 2:
+        return Counter()
+    return Counter({genome: count for genome, count in genomes.items() if not HUMAN_GENOME.match(genome)})
+
+
+def is_foreign(name: str) -> bool:
+    """Tell whether a name bears the prefix of a genome that is not human."""
+    match = GENOME.fullmatch(name)
+    return match is not None and not HUMAN_GENOME.match(match["genome"])
+
+
+def dates(names: Iterable[str]) -> list[str]:
+    """Return the names that Excel has turned into dates."""
+    return [name for name in names if DATE.fullmatch(name)]
+
+
+def is_gene(name: str) -> bool:
+    """Tell whether a name, in any spelling, is that of a gene: an Ensembl id, or a human symbol in any case."""
+    if match := GENOME.fullmatch(name):
+        name = match["name"]
+    if ANY_ID.fullmatch(name):
+        return True
+    symbol, gene_id = _parts(name)
+    return bool(gene_id) or respelled(symbol or name) in human_genes().respelled_ids
+
+
+def gene_share(names: Sequence[str]) -> float:
+    """Return the share of names that are those of genes, from a sample of them."""
+    sample = names[:: max(1, len(names) // SAMPLED)]
+    return sum(is_gene(plain(str(name))) for name in sample) / max(1, len(sample))
+
+
+def _without_genome(names: list[str]) -> list[str]:
+    matches = [GENOME.fullmatch(name) for name in names]
+    if sum(match is not None for match in matches) <= len(names) / 2:
+        return names
+    mixed = any(match and HUMAN_GENOME.match(match["genome"]) for match in matches)
+    return [
+        name if not match else "" if mixed and not HUMAN_GENOME.match(match["genome"]) else match["name"]
+        for name, match in zip(names, matches, strict=True)
+    ]
+
+
+def _parts(name: str) -> tuple[str, str]:
+    """Return the symbol and the id of a name that holds both, empty where it does not."""
+    if not ("|" in name or "__chr" in name or "ENS" in name.upper()) or human_id(name):
+        return "", ""
+    match = ID_FIRST.fullmatch(name) or ID_LAST.fullmatch(name)
+    if match:
+        return match["symbol"], match["id"]
+    tagged = TAGGED.fullmatch(name)
+    return (tagged["symbol"], "") if tagged else ("", "")
+
+
+def _repeats(name: str, there: set[str]) -> str | None:
+    """Return the name of a known human gene that a name repeats with a suffix."""
+    match = REPEATED.fullmatch(name)
+    if not match or match["name"] not in there:
+        return None
+    genes, base = human_genes().respelled_ids, match["name"]
+    known = human_id(base) or respelled(base) in genes
+    return base if known and respelled(name) not in genes else None
