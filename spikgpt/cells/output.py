@@ -143,7 +143,8 @@ def _check_opens(root: Any, source: Path) -> None:
     """Let anndata open what was written, with matrices read a part at a time in place of matrices in memory."""
 
     def checked(name: str, item: Any, encoding: str) -> Any:
-        numbers = is_array(item) and len(item.shape) == 2 and item.dtype.kind in "biufc"
+        # A null element, such as uns["log1p"]["base"] of scanpy, has the shape None.
+        numbers = is_array(item) and len(item.shape or ()) == 2 and item.dtype.kind in "biufc"
         large = numbers and item.size * item.dtype.itemsize > LARGEST_WHOLE
         if not large and encoding not in ("csr_matrix", "csc_matrix"):
             return None

@@ -108,6 +108,17 @@ def test_a_copy_is_the_input_and_what_was_added(full: AnnData, source: str, targ
     assert leftovers(path.parent) == [target]
 
 
+@pytest.mark.parametrize(
+    ("source", "target"), [("a.h5ad", "b.h5ad"), ("a2.zarr", "b.zarr"), ("a3.zarr", "b.zarr"), ("a.h5ad", "b.zarr")]
+)
+def test_null_elements_are_copied(full: AnnData, source: str, target: str, tmp_path: Path) -> None:
+    full.uns |= {"log1p": {"base": None}, "pca": {"params": {"layer": None, "use_highly_variable": True}}, "no": None}
+    write_copy(written(full, tmp_path / source), tmp_path / target, **ADDED)
+    uns = anndata_reads(tmp_path / target).uns
+    assert uns["log1p"]["base"] is uns["pca"]["params"]["layer"] is uns["no"] is None
+    assert uns["notes"]["number"] == 3
+
+
 @pytest.mark.parametrize("version", [2, 3])
 def test_other_files_of_a_folder_are_copied_byte_by_byte(full: AnnData, version: int, tmp_path: Path) -> None:
     source, target = written(full, tmp_path / f"a{version}.zarr"), tmp_path / "b.zarr"
