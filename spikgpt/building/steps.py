@@ -19,7 +19,7 @@ from spikgpt.building.state import State, key_of
 from spikgpt.cells.reading import open_cells
 from spikgpt.engines.opening import torch_engine
 from spikgpt.errors import ConfigError, DownloadError, listed
-from spikgpt.files import alone, replacing, sha256_of, user_cache
+from spikgpt.files import alone, check_place, replacing, sha256_of, user_cache
 from spikgpt.options import TrainOptions
 from spikgpt.reference.files import read_reference, reference_of, save
 from spikgpt.reference.layout import GRAPHS, MANIFEST, check_writable, digest_of
@@ -68,6 +68,7 @@ class Build:
     _found: dict[str, Any] = field(init=False, default_factory=dict)
 
     def __post_init__(self) -> None:
+        check_place(self.out)
         self.work = self.out.with_name(f".{self.out.name}.build")
         check_writable(self.out, overwrite=self.work.is_dir())
         self.description = card_of(self.folder, self.plan.card)

@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import gzip
+import io
 import shutil
 from collections.abc import Iterable, Mapping
+from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
 
@@ -21,7 +24,6 @@ from spikgpt.files import replacing
 
 # What a spreadsheet takes for the start of a formula.
 FORMULA_SIGNS = ("=", "+", "-", "@", "\t", "\r")
-TABLES = (".csv", ".parquet")
 # Dense arrays with more bytes are not read as a whole to see whether they can be read.
 LARGEST_WHOLE = 32 * 1024 * 1024
 
@@ -42,7 +44,7 @@ def write_copy(
     obsm, shape (n, d), and for uns what anndata can write.
     """
     added = {"obs": dict(obs or {}), "obsm": dict(obsm or {}), "uns": dict(uns or {})}
-    written = ZARR if target.suffix == ".zarr" else H5AD
+    written = ZARR if target.suffix.lower() == ".zarr" else H5AD
     kind = stored_kind(source)
     why = f"{source} is damaged, or there is no room or no right to write; see to that, or name another file."
     with refusing(target, "written", why), replacing(target) as temporary:
@@ -64,8 +66,8 @@ def write_copy(
 
 
 def write_table(parts: Iterable[pd.DataFrame], path: Path) -> None:
-    """Write one row a cell, as CSV or parquet after the file's name; only parquet needs all parts in memory."""
-    if path.suffix == ".csv":
+    """Write one row a cell, in the format of the file's ending; only parquet needs all parts in memory."""
+    if path.suffix.lower() != ".parquet":
         write_csv(parts, path)
         return
     with replacing(path) as temporary:
@@ -77,10 +79,21 @@ def write_table(parts: Iterable[pd.DataFrame], path: Path) -> None:
 
 
 def write_csv(parts: Iterable[pd.DataFrame], path: Path, *, index: bool = True) -> None:
-    """Write parts of a table, with or without its index, as CSV in which nothing is a formula."""
-    with replacing(path) as temporary, temporary.open("w", newline="", encoding="utf-8") as file:
+    """Write parts of a table, with or without its index, in which nothing is a formula.
+
+    The columns are separated by commas, or by tabs in a ``.tsv`` file. A file that ends in ``.gz`` is compressed.
+    """
+    compressed = path.suffix.lower() == ".gz"
+    separator = "\t" if ".tsv" in [suffix.lower() for suffix in path.suffixes[-2:]] else ","
+    with ExitStack() as opened:
+        file: Any = opened.enter_context(opened.enter_context(replacing(path)).open("wb"))
+        if compressed:
+            # Without the time and the name of the file, which differ from run to run.
+            file = opened.enter_context(gzip.GzipFile("", "wb", 6, file, mtime=0))
+        text = opened.enter_context(io.TextIOWrapper(file, encoding="utf-8", newline=""))
         for number, part in enumerate(parts):
-            _without_formulas(part).to_csv(file, header=number == 0, index=index, lineterminator="\n")
+            frame = _without_formulas(part)
+            frame.to_csv(text, sep=separator, header=number == 0, index=index, lineterminator="\n")
 
 
 def _without_formulas(table: pd.DataFrame) -> pd.DataFrame:
@@ -96,13 +109,6 @@ def _without_formulas(table: pd.DataFrame) -> pd.DataFrame:
 
 def _inert(value: Any) -> Any:
     return f"'{value}" if isinstance(value, str) and value.startswith(FORMULA_SIGNS) else value
-
-
-def check_table(path: Path) -> None:
-    """Refuse a table whose name ends in neither .csv nor .parquet, before the work."""
-    if path.suffix not in TABLES:
-        msg = f"{path} ends in {path.suffix!r}; a table is written as {' or '.join(TABLES)}."
-        raise ConfigError(msg)
 
 
 def _copy(source: Path, target: Path) -> None:

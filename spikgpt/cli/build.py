@@ -11,6 +11,7 @@ from spikgpt.cli.flags import command, hub_of
 from spikgpt.cli.output import Bars, goes_on, interruptible, note, say
 from spikgpt.cli.share import say_pushed
 from spikgpt.errors import ConfigError
+from spikgpt.files import check_place
 from spikgpt.options import HubOptions, Options, PushOptions, about
 
 if TYPE_CHECKING:
@@ -53,6 +54,7 @@ def build(
     if out is None:
         msg = "Name the folder to write the reference to: --out FOLDER."
         raise ConfigError(msg)
+    check_place(out)
     wanted = [step.strip() for step in options.steps.split(",") if step.strip()]
     if push:
         check_repository(push)

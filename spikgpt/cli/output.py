@@ -10,8 +10,7 @@ from typing import TYPE_CHECKING, Any
 from rich.console import Console
 from rich.text import Text
 
-from spikgpt.errors import ConfigError, printable
-from spikgpt.files import check_place
+from spikgpt.errors import printable
 
 if TYPE_CHECKING:
     from tqdm import tqdm
@@ -90,16 +89,3 @@ class Bars(ExitStack):
         bar = self._bars[what]
         bar.set_postfix_str(figures, refresh=False)
         bar.update(step if done is None else done - bar.n)
-
-
-def check_files(*paths: Path | None, source: Path | None = None) -> None:
-    """Refuse to write over a folder or the input, or where nothing can be written, before the work."""
-    for path in filter(None, paths):
-        if source is not None and path.exists() and source.exists() and path.samefile(source):
-            msg = f"{path} is the input; name another file for the output."
-        elif path.is_dir() and path.suffix != ".zarr":
-            msg = f"{path} is a folder; name a file to write."
-        else:
-            check_place(path)
-            continue
-        raise ConfigError(msg)

@@ -8,7 +8,8 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from spikgpt.cli.flags import Model, PinnedOptions, ScGPT, command, hub_of
-from spikgpt.cli.output import check_files, note, say, show
+from spikgpt.cli.output import note, say, show
+from spikgpt.cli.paths import Output, check_outputs
 from spikgpt.errors import HubError, SpikGPTError, printable
 from spikgpt.options import HubOptions, PushOptions
 
@@ -95,7 +96,7 @@ def pull(
     from spikgpt import sharing
 
     pin = hub.pin()
-    check_files(pin.lock)
+    check_outputs(Output("--lock-file", pin.lock), inputs=[model])
     pulled = sharing.pull(model, out, hub=hub_of(hub), pin=pin)
     say(f"Wrote {out}, {pulled.origin or f'the reference {model}'}.")
     if pulled.locked:
@@ -146,7 +147,8 @@ def export(
     from spikgpt_onnx import exporter
     from spikgpt_onnx.parity import ExportableReference
 
-    check_files(out if literal else None)
+    if literal:
+        check_outputs(Output("--out", out, (".onnx",)), inputs=(model, scgpt))
     client = hub_of(hub)
     stored = open_reference(model, hub=client)
     reference = ExportableReference(stored, torch_engine(stored, scgpt=scgpt, hub=client))

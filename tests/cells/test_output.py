@@ -21,9 +21,9 @@ from scipy import sparse
 
 from spikgpt import Annotation
 from spikgpt.cells import matrices, output
-from spikgpt.cells.output import check_table, write_copy, write_table
+from spikgpt.cells.output import write_copy, write_table
 from spikgpt.cells.reading import read_cells
-from spikgpt.errors import FAULTS, ConfigError, DataError
+from spikgpt.errors import FAULTS, DataError
 from tests.cells.conftest import write_zarr
 
 N_CELLS = 12
@@ -249,15 +249,22 @@ def test_parquet_without_pyarrow_says_what_to_install(annotation: Annotation, tm
     assert leftovers(tmp_path) == ["annotation"]
 
 
-@pytest.mark.parametrize("name", ["labels.xlsx", "labels", "labels.CSV", ".csv"])
-def test_a_table_of_another_kind_is_refused(name: str) -> None:
-    with pytest.raises(ConfigError, match=r"a table is written as .csv or .parquet\."):
-        check_table(Path(name))
-
-
-@pytest.mark.parametrize("name", ["labels.csv", "a.b.parquet"])
-def test_tables_are_known_by_their_names(name: str) -> None:
-    check_table(Path(name))
+@pytest.mark.parametrize("name", ["a.csv", "a.CSV.gz", "a.tsv", "a.b.Tsv.GZ", "a.PARQUET"])
+def test_a_table_is_what_its_ending_says_and_the_same_bytes_each_time(
+    annotation: Annotation, name: str, tmp_path: Path
+) -> None:
+    first, second = tmp_path / "1" / name, tmp_path / "2" / name
+    for path in (first, second):
+        write_table(annotation.table_chunks(), path)
+    assert first.read_bytes() == second.read_bytes()
+    if name.endswith("PARQUET"):
+        found = pd.read_parquet(first)
+    else:
+        compression: Any = "gzip" if name.lower().endswith("gz") else None
+        separator = "\t" if "tsv" in name.lower() else ","
+        found = pd.read_csv(first, sep=separator, compression=compression, index_col=0)
+    assert found.columns.tolist() == annotation.table().columns.tolist()
+    assert found["spikgpt_label"].tolist() == annotation.labels.tolist()
 
 
 def test_no_text_of_a_csv_file_is_a_formula(tmp_path: Path) -> None:

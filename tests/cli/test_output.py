@@ -2,12 +2,9 @@
 
 from __future__ import annotations
 
-from pathlib import Path
-
 import pytest
 
-from spikgpt.cli.output import Bars, check_files, note, say, show
-from spikgpt.errors import ConfigError
+from spikgpt.cli.output import Bars, note, say, show
 
 
 def test_a_sentence_is_one_line_and_no_markup(capsys: pytest.CaptureFixture[str]) -> None:
@@ -41,16 +38,3 @@ def test_bars_are_for_terminals_only(capsys: pytest.CaptureFixture[str]) -> None
         bars("Training", 3, "epochs", done=2, figures="loss 1")
         bars("Embedding", None, "cells", 5)
     assert capsys.readouterr() == ("", "")
-
-
-def test_neither_folders_nor_the_input_are_written_over(tmp_path: Path) -> None:
-    source = tmp_path / "cells.h5ad"
-    source.touch()
-    (tmp_path / "out.zarr").mkdir()
-    check_files(None, tmp_path / "new.h5ad", tmp_path / "out.zarr", source=source)
-    with pytest.raises(ConfigError, match="is the input"):
-        check_files(tmp_path / "." / "cells.h5ad", source=source)
-    with pytest.raises(ConfigError, match="is a folder"):
-        check_files(tmp_path)
-    with pytest.raises(ConfigError, match=r"cells.h5ad is a file\.$"):
-        check_files(source / "out.h5ad")
