@@ -212,11 +212,7 @@ def _through_scanpy(kind: str, path: Path) -> AnnData:
             adata = scanpy.read_10x_mtx(matrix.parent, prefix=prefix, gex_only=False)
         else:
             adata = scanpy.read(path, cache=False)
-        _checked(adata, path)
-        # Proteins and guides are no part of a cell's RNA.
-        types = adata.var.get("feature_types")
-        other = None if types is None else (types != "Gene Expression").to_numpy()
-        return adata if other is None or not other.any() or other.all() else adata[:, ~other].copy()
+        return _checked(adata, path)
 
 
 def check_header(file: Iterable[bytes], size: int, name: object) -> None:

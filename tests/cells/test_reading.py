@@ -230,7 +230,7 @@ def test_other_kinds_of_files_are_read_through_scanpy(name: str, real: AnnData, 
     with open_cells(tmp_path / name) as cells:
         assert cells.obs_names.equals(real.obs_names)
         assert_identical(align(find_expression(cells), genes), align(find_expression(real), genes))
-    assert read_cells(tmp_path / name).shape == real.shape
+    assert len(find_expression(read_cells(tmp_path / name)).var) == real.n_vars
 
 
 def test_without_scanpy_it_says_what_to_install(real: AnnData, tmp_path: Path) -> None:
