@@ -12,7 +12,7 @@ from spikgpt.cli.annotate import annotate, evaluate
 from spikgpt.cli.benchmark import benchmark
 from spikgpt.cli.build import build
 from spikgpt.cli.flags import command
-from spikgpt.cli.output import Interrupted, say
+from spikgpt.cli.output import Interrupted, say, warnings_as_notes
 from spikgpt.cli.scgpt import convert_scgpt, embed, pretrain
 from spikgpt.cli.share import export, info, list_, pull, push, verify
 from spikgpt.cli.train import novelty, train
@@ -29,7 +29,8 @@ app = typer.Typer(
 def main() -> None:
     """Run the command line; a user's mistake is one line and exit code 2, an interruption is exit code 130."""
     try:
-        code = app(sys.argv[1:] or ["--help"], prog_name="spikgpt", standalone_mode=False)
+        with warnings_as_notes():
+            code = app(sys.argv[1:] or ["--help"], prog_name="spikgpt", standalone_mode=False)
         sys.stdout.flush()
     except Interrupted as stopped:
         say(f"Interrupted. {stopped}")

@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
+import os
+import shlex
+import warnings
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TextIO
 
 from rich.console import Console
 from rich.text import Text
 
-from spikgpt.errors import printable
+from spikgpt.errors import SpikGPTWarning, printable
 
 if TYPE_CHECKING:
     from tqdm import tqdm
@@ -47,6 +50,42 @@ def note(*texts: str) -> None:
     """Print sentences that the user should not miss."""
     for text in texts:
         say(text, "Note: ", "yellow")
+
+
+@contextmanager
+def warnings_as_notes() -> Iterator[None]:
+    """Print a SpikGPTWarning of the block as a note; other warnings are shown as they were."""
+    with warnings.catch_warnings():
+        shown = warnings.showwarning
+
+        def show_warning(
+            message: Warning | str,
+            category: type[Warning],
+            filename: str,
+            lineno: int,
+            file: TextIO | None = None,
+            line: str | None = None,
+        ) -> None:
+            if issubclass(category, SpikGPTWarning):
+                note(str(message))
+            else:
+                shown(message, category, filename, lineno, file, line)
+
+        warnings.simplefilter("always", SpikGPTWarning)
+        warnings.showwarning = show_warning
+        yield
+
+
+def annotate_command(model: Path | str, *more: str) -> str:
+    """Return the command that labels cells with a reference; a relative folder gets ``./``, so that it is no name."""
+    return f"spikgpt annotate QUERY.h5ad {option('--model', model, *more)} --out OUT.h5ad"
+
+
+def option(flag: str, value: Path | str, *more: str) -> str:
+    """Return a flag and its value as a shell takes them."""
+    if isinstance(value, Path) and not value.is_absolute() and not str(value).startswith("."):
+        value = f".{os.sep}{value}"
+    return " ".join((flag, shlex.quote(str(value)), *more))
 
 
 def show(columns: Sequence[str], rows: Iterable[Sequence[object]], title: str | None = None, *, result: bool) -> None:

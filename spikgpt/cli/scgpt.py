@@ -10,7 +10,7 @@ import typer
 from msgspec import Meta
 
 from spikgpt.cli.flags import CHECKPOINT, command, escaped, hub_of
-from spikgpt.cli.output import Bars, goes_on, interruptible, note, say
+from spikgpt.cli.output import Bars, goes_on, interruptible, note, option, say
 from spikgpt.cli.paths import CELLS, Output, check_outputs
 from spikgpt.errors import ConfigError
 from spikgpt.options import Count, HubOptions, Options, about
@@ -136,4 +136,4 @@ def pretrain(
         )
         save_checkpoint(checkpoint, out)
     state.unlink(missing_ok=True)
-    say(f"Wrote {out}; embed with: spikgpt embed QUERY.h5ad --scgpt {out} --out OUT.h5ad")
+    say(f"Wrote {out}; embed with: spikgpt embed QUERY.h5ad {option('--scgpt', out)} --out OUT.h5ad")

@@ -11,7 +11,17 @@ import typer
 from msgspec import structs
 
 from spikgpt.cli.flags import CHECKPOINT, command, hub_of
-from spikgpt.cli.output import Bars, goes_on, interruptible, note, say, show, show_scores
+from spikgpt.cli.output import (
+    Bars,
+    annotate_command,
+    goes_on,
+    interruptible,
+    note,
+    option,
+    say,
+    show,
+    show_scores,
+)
 from spikgpt.cli.paths import CSV, PNG, Output, check_outputs
 from spikgpt.errors import ConfigError
 from spikgpt.options import Count, HubOptions, Options, TrainOptions, about
@@ -105,8 +115,8 @@ def train(
         f"Held out: {trained.metrics['held_out_by']}. Accuracy {held_out['accuracy']:.4f}, "
         f"macro-F1 {held_out['macro_f1']:.4f} over {held_out['cells']} cells."
     )
-    needed = f" --scgpt {chosen.scgpt}" if chosen.scgpt is not None and not chosen.bundle else ""
-    say(f"Wrote {out}; annotate with: spikgpt annotate QUERY.h5ad --model {out}{needed} --out OUT.h5ad")
+    needed = [option("--scgpt", chosen.scgpt)] if chosen.scgpt is not None and not chosen.bundle else []
+    say(f"Wrote {out}; annotate with: {annotate_command(out, *needed)}")
 
 
 @command()
