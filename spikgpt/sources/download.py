@@ -17,6 +17,7 @@ from spikgpt.errors import DownloadError, HubError, fault, printable
 from spikgpt.files import alone, sha256_of
 from spikgpt.reference.hub_errors import Unreachable, bad_address, network_error, status_of, wait_of
 from spikgpt.reference.transfer.requests import Improper, Meter, in_time, stream, whole
+from spikgpt.sources.paths import path_within
 from spikgpt.sources.spec import SourceFile
 
 # How often a file is asked for that no more of arrives, and the seconds to wait after the first try; they double.
@@ -55,15 +56,15 @@ def download(files: Sequence[SourceFile], cache: Path, mirror: str | None, *, ac
         When another process is downloading files of the study.
     """
     if mirror and not mirror.startswith(("http://", "https://")):
-        return {file.name: _mirrored(file, Path(mirror, accession, file.name)) for file in files}
+        return {file.name: _mirrored(file, Path(mirror), accession) for file in files}
     from huggingface_hub import utils
     from tqdm import tqdm
 
-    paths = {file.name: cache / accession / file.name for file in files}
+    paths = {file.name: path_within(cache, accession, file.name) for file in files}
     missing = [file for file in files if not paths[file.name].is_file() or _wrong(file, paths[file.name])]
     if not missing:
         return paths
-    folder = cache / accession
+    folder = path_within(cache, accession)
     _make_room(missing, folder)
     refusal = f"Another process is downloading to {folder}. Wait until it is done, or name another folder: --cache."
     sizes = [file.size for file in missing if file.size is not None]
@@ -197,8 +198,9 @@ def _wrong(file: SourceFile, path: Path) -> str:
     return "" if found == file.sha256 else f"has the sha256 {found}; expected {file.sha256}"
 
 
-def _mirrored(file: SourceFile, path: Path) -> Path:
+def _mirrored(file: SourceFile, mirror: Path, accession: str) -> Path:
     """Return a file of a mirror's folder, or refuse it."""
+    path = path_within(mirror, accession, file.name, links=True)
     if not path.is_file():
         msg = f"{path} is not there. Get it from {file.url} and put it there, or leave --mirror out."
         raise DownloadError(msg)

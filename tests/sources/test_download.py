@@ -200,6 +200,21 @@ def test_a_folder_is_a_mirror(server: FileServer, tmp_path: Path) -> None:
     assert not (tmp_path / "cache").exists()
 
 
+@pytest.mark.parametrize("accession", ["..", "/", "a/b"])
+@pytest.mark.parametrize("mirror", [False, True])
+def test_nothing_is_written_or_read_outside_the_cache_and_the_mirror(
+    server: FileServer, tmp_path: Path, accession: str, mirror: bool
+) -> None:
+    (tmp_path / NAME).write_bytes(b"mine")
+    folders = tmp_path / "cache", str(tmp_path / "mirror") if mirror else None
+    for folder in ("cache", "mirror"):
+        (tmp_path / folder).mkdir()
+    with pytest.raises(ConfigError, match="is not the name of a file in"):
+        download([file_of(server, known=False)], *folders, accession=accession)
+    assert (tmp_path / NAME).read_bytes() == b"mine"
+    assert server.asked == []
+
+
 def test_a_disk_without_room_is_found_out_first(server: FileServer, tmp_path: Path) -> None:
     with pytest.raises(DownloadError, match=r"The files need 9007199\.3 GB, and .* has [\d.]+\. Name another one"):
         download([file_of(server, size=2**53 - 1)], tmp_path, None, accession=ACCESSION)
