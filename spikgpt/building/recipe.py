@@ -158,6 +158,7 @@ class Recipe(Lines, frozen=True, kw_only=True, forbid_unknown_fields=True):
         if "reference" not in [source.role for source in self.sources]:
             msg = "sources has no study with the role reference"
             raise ValueError(msg)
+        _check_files(self)
         _check_labels(self)
         for name, variant in self.variants.items():
             if strange := sorted({*variant.reference, *variant.query} - set(studies)):
@@ -236,6 +237,18 @@ class _Once(WithoutAliases):
                 raise yaml.YAMLError(msg)
             seen.add(key.value)
         return super().construct_mapping(node, deep)
+
+
+def _check_files(recipe: Recipe) -> None:
+    """Refuse two files by one name: a mirror has files by accession and name."""
+    seen: dict[tuple[str, str], SourceFile] = {}
+    for source in recipe.sources:
+        for file in source.files:
+            first = seen.setdefault((source.accession.casefold(), file.name.casefold()), file)
+            if (first.url, first.size, first.sha256) != (file.url, file.size, file.sha256):
+                name = f"{source.accession}/{file.name}"
+                msg = f"sources: {name} has two addresses, sizes or hashes: {first.url} and {file.url}; state it once"
+                raise ValueError(msg)
 
 
 def _check_labels(recipe: Recipe) -> None:

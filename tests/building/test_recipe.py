@@ -13,6 +13,7 @@ from spikgpt.building.recipe import FILE, Recipe, card_of, find_recipe, read_rec
 from spikgpt.cells.reading import read_cells
 from spikgpt.errors import ConfigError
 from spikgpt.labels.ontology import ontology
+from tests.building.conftest import write_recipe
 from tests.conftest import DATA
 
 NAMES = sorted(recipe_folders())
@@ -195,3 +196,15 @@ def test_a_recipe_is_made_of_regular_files(tmp_path: Path, name: str, kind: str)
         path.symlink_to("/dev/zero" if kind == "device" else tmp_path / "secret")
     with pytest.raises(ConfigError, match=rf"{name} is (a link|not a regular file)"):
         read_recipe(find_recipe(str(tmp_path / "recipe")))
+
+
+@pytest.mark.parametrize("changed_field", ["url", "size", "sha256"])
+def test_one_name_is_one_file(tmp_path: Path, changed_field: str) -> None:
+    write_recipe(tmp_path)
+    text = (tmp_path / FILE).read_text()
+    line = "        url: https://example.org/GSE84133/GSE84133_RAW.tar\n"
+    other = {"url": line.replace("org", "com"), "size": f"{line}        size: 5\n"}
+    begin, end = text.rsplit(line, 1)
+    (tmp_path / FILE).write_text(begin + other.get(changed_field, f"{line}        sha256: {'a' * 64}\n") + end)
+    with pytest.raises(ConfigError, match=r"GSE84133/GSE84133_RAW\.tar has two addresses, sizes or hashes"):
+        read_recipe(tmp_path)
