@@ -255,7 +255,9 @@ class Build:
         found = self._found[step]
         if step == "download":
             sizes = [row["stamp"][0] for files in found.values() for row in files.values()]
-            return f"{len(sizes)} files, {sum(sizes) / 1e6:.1f} MB"
+            hashes = self._unpinned(found)
+            pins = f"; without a hash in the recipe: {listed(hashes)}" if hashes else ""
+            return f"{len(sizes)} files, {sum(sizes) / 1e6:.1f} MB{pins}"
         if step == "prepare":
             return "; ".join(
                 f"{role}: {sum(count['cells'] for count in counts.values()):,} cells of {listed(counts)}"
@@ -275,6 +277,12 @@ class Build:
             ]
             return "; ".join(rows) or "no study to ask"
         return f"sha256:{found}"
+
+    def _unpinned(self, found: dict[str, Any]) -> list[str]:
+        """Return the names of the files of which the recipe states no sha256, each with the one that was found."""
+        files = {(source.study, file.name): file for source in self.plan.studies for file in source.files}
+        rows = {f"{name} (sha256: {found[study][name]['sha256']})": file for (study, name), file in files.items()}
+        return [text for text, file in rows.items() if file.sha256 is None]
 
     def _options(self, training: str) -> TrainOptions:
         recipe = self.plan.recipe
