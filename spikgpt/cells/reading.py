@@ -6,19 +6,18 @@ import gzip
 import re
 import shutil
 import tempfile
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
 
 import anndata
 import h5py
 import zarr
 from anndata import AnnData
-from anndata.experimental import read_dispatched
 
-from spikgpt.cells.matrices import SparseOnDisk, check_sparse
-from spikgpt.cells.storage import REMEDY, is_array, missing_chunks, most_bytes, open_store, probe, refusing
+from spikgpt.cells.matrices import check_sparse
+from spikgpt.cells.storage import is_array, most_bytes, open_store, probe, refusing
+from spikgpt.cells.stores.elements import stored_cells
 from spikgpt.errors import DataError, listed
 
 H5AD, ZARR, TENX, MTX, TABLE = "h5ad", "zarr", "10x", "mtx", "table"
@@ -46,7 +45,7 @@ def open_cells(path: str | Path) -> Iterator[AnnData]:
             yield _through_scanpy(kind, found)
             return
         with open_store(found, name=path) as root:
-            cells = _stored(root, path)
+            cells = stored_cells(root, path, in_memory=False)
             yield _in_memory(found, path) if cells is None else cells
 
 
@@ -68,8 +67,8 @@ def read_cells(path: str | Path) -> AnnData:
         if kind not in (H5AD, ZARR):
             return _through_scanpy(kind, found)
         with open_store(found, name=path) as root:
-            _stored(root, path)
-        return _in_memory(found, path)
+            cells = stored_cells(root, path, in_memory=True)
+        return _in_memory(found, path) if cells is None else cells
 
 
 def stored_kind(path: Path) -> str:
@@ -83,46 +82,8 @@ def stored_kind(path: Path) -> str:
         return kind
 
 
-def assembled(root: Any, instead: Callable[[str, Any, str], Any]) -> AnnData:
-    """Let anndata assemble what an open store holds.
-
-    Parameters
-    ----------
-    instead
-        From the name of an element, the element and its encoding to what takes its place, or None to have it read.
-    """
-
-    def read(function: Callable[[Any], Any], name: str, item: Any, iospec: Any) -> Any:
-        if iospec.encoding_type == "anndata" or name.endswith("/"):
-            return AnnData(**{key: read_dispatched(item[key], read) for key in item})
-        if name == "/raw" and not is_array(item):
-            return {key: read_dispatched(item[key], read) for key in ("X", "var", "varm") if key in item}
-        found = instead(name, item, iospec.encoding_type)
-        return function(item) if found is None else found
-
-    return read_dispatched(root, read)
-
-
-def _stored(root: Any, path: object) -> AnnData | None:
-    """Return the cells of an open store, matrices left there, or None where anndata wrote it before version 0.7."""
-
-    def left(name: str, item: Any, encoding: str) -> Any:
-        if name in ("/obs", "/var", "/raw/var"):
-            names = item[str(item.attrs["_index"])]
-            lost = missing_chunks(names) if is_array(names) else 0
-            if encoding != "dataframe" or lost:
-                msg = f"{path} holds {name} as {encoding}, {lost} chunks of its names missing. {REMEDY}"
-                raise DataError(msg)
-        elif name in ("/X", "/raw/X") or name.startswith("/layers/"):
-            return item if is_array(item) else SparseOnDisk(item, f"{path}, {name[1:]}").stored
-        return {} if name in ("/varm", "/obsp", "/varp", "/raw/varm") else None
-
-    with refusing(path):
-        return None if is_array(root["obs"]) or is_array(root["var"]) else assembled(root, left)
-
-
 def _in_memory(found: Path, path: object) -> AnnData:
-    """Read a store that was looked over."""
+    """Let anndata read a store that was looked over."""
     with refusing(path):
         if found.is_dir():
             adata = anndata.io.read_zarr(zarr.open_group(found, mode="r", use_consolidated=False))

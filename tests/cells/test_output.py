@@ -17,13 +17,14 @@ import pandas as pd
 import pytest
 import zarr
 from anndata import AnnData
+from anndata.io import read_elem
 from scipy import sparse
 
 from spikgpt import Annotation
 from spikgpt.cells import matrices, output
 from spikgpt.cells.output import write_copy, write_table
 from spikgpt.cells.reading import read_cells
-from spikgpt.errors import FAULTS, DataError
+from spikgpt.errors import FAULTS, DataError, SpikGPTWarning
 from tests.cells.conftest import write_zarr
 
 N_CELLS = 12
@@ -167,26 +168,33 @@ DAMAGES: dict[str, tuple[Callable[[Any], Any], str]] = {
     "a layer": (alter("layers/columns/indices", 0, 99), r"/layers/columns holds values in columns 0 to 99"),
     "obsp": (alter("obsp/distances/indices", 0, -9), r"/obsp/distances holds values in columns -9 to 11"),
     "raw": (alter("raw/X/indices", 0, 99), r"/raw/X holds values in columns 0 to 99"),
-    "varm": (lambda root: root["varm/PCs"].attrs.modify("encoding-type", "csr_matrix"), r"cannot be read: .*'PCs'"),
-    "uns": (lambda root: root["uns/title"].attrs.modify("encoding-type", "text"), r"cannot be read: .*'title'"),
-    "the names of elements": (rename, r"cannot be read: .*unexpected keyword argument 'layer'"),
+    "varm": (
+        lambda root: root["varm/PCs"].attrs.modify("encoding-type", "csr_matrix"),
+        r"cannot be read as a whole: .*'PCs'",
+    ),
+    "uns": (
+        lambda root: root["uns/title"].attrs.modify("encoding-type", "text"),
+        r"cannot be read as a whole: .*'title'",
+    ),
+    "the names of elements": (rename, r"cannot be read as a whole: .*unexpected keyword argument 'layer'"),
     "the shape of obsp": (
         lambda root: root["obsp/distances"].attrs.modify("shape", (12, 13)),
-        "cannot be read: .*obsp",
+        "cannot be read as a whole: .*obsp",
     ),
 }
 
 
 @pytest.mark.parametrize("damage", DAMAGES)
-def test_what_anndata_could_not_open_is_not_written(full: AnnData, damage: str, tmp_path: Path) -> None:
+def test_what_anndata_cannot_read_is_copied_with_a_warning(full: AnnData, damage: str, tmp_path: Path) -> None:
     source = written(full, tmp_path / "a.h5ad")
     change, match = DAMAGES[damage]
     with h5py.File(source, "r+") as file:
         change(file)
-    with pytest.raises(DataError, match=match) as caught:
+    with pytest.warns(SpikGPTWarning, match=match) as caught:
         write_copy(source, tmp_path / "b.h5ad", **ADDED)
-    assert "\n" not in str(caught.value)
-    assert leftovers(tmp_path) == ["a.h5ad"]
+    assert "\n" not in str(caught[0].message)
+    with h5py.File(tmp_path / "b.h5ad") as file:
+        assert read_elem(file["obs"])["label"].tolist()[:2] == ["a", "ÿ"]
 
 
 @pytest.mark.parametrize("name", ["a.h5ad", "a3.zarr"])
