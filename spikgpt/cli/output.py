@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import shlex
+import signal
 import warnings
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
@@ -22,7 +23,11 @@ console = Console(stderr=True, highlight=False)
 
 
 class Interrupted(Exception):
-    """The user interrupted a command; the message says what is kept."""
+    """The user or a signal ended a command; the message says what is kept."""
+
+    def __init__(self, kept: str, number: int = signal.SIGINT) -> None:
+        super().__init__(kept)
+        self.number = number
 
 
 @contextmanager
@@ -30,8 +35,8 @@ def interruptible(kept: Callable[[], str]) -> Iterator[None]:
     """Say what is kept when the user interrupts the block."""
     try:
         yield
-    except KeyboardInterrupt:
-        raise Interrupted(kept()) from None
+    except KeyboardInterrupt as stopped:
+        raise Interrupted(kept(), getattr(stopped, "number", signal.SIGINT)) from None
 
 
 def goes_on(kept: str, where: Path | None) -> str:

@@ -42,9 +42,9 @@ def check_outputs(*outputs: Output, inputs: Iterable[str | Path | None] = ()) ->
     wanted = [(flag, path, endings) for flag, path, endings in outputs if path is not None]
     there = [Path(path) for path in inputs if path is not None and Path(path).exists()]
     for flag, path, endings in wanted:
+        _check_kind(flag, path)
         for source in there:
             _check_input(flag, path, source)
-        _check_kind(flag, path)
         _check_ending(flag, path, endings)
         check_place(path)
     for (flag, path, _), (other_flag, other, _) in itertools.combinations(wanted, 2):
