@@ -19,7 +19,7 @@ from anndata.experimental import read_dispatched
 
 from spikgpt.cells.matrices import SparseOnDisk, check_sparse
 from spikgpt.cells.storage import REMEDY, is_array, missing_chunks, most_bytes, open_store, probe, refusing
-from spikgpt.errors import DataError, listed
+from spikgpt.errors import DataError, install_command, listed
 
 H5AD, ZARR, TENX, MTX, TABLE = "h5ad", "zarr", "10x", "mtx", "table"
 TABLES = (".csv", ".tsv", ".tab", ".txt")
@@ -197,7 +197,7 @@ def _through_scanpy(kind: str, path: Path) -> AnnData:
         import scanpy
     except ImportError as error:
         msg = (
-            f"Reading {path} needs scanpy: pip install 'spikgpt[train]'. Or convert it where scanpy is, with "
+            f"Reading {path} needs scanpy: {install_command('scanpy')}. Or convert it where scanpy is, with "
             "scanpy.read_10x_h5(), read_10x_mtx() or read(), and write_h5ad()."
         )
         raise DataError(msg) from error
