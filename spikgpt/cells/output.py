@@ -22,7 +22,7 @@ from spikgpt.cells.matrices import on_disk
 from spikgpt.cells.reading import H5AD, ZARR, read_cells, stored_kind
 from spikgpt.cells.storage import is_array, open_store, refusing
 from spikgpt.cells.stores.elements import CATEGORIES, assembled, columns_of, names_of
-from spikgpt.errors import ConfigError, DataError, SpikGPTWarning
+from spikgpt.errors import ConfigError, DataError, SpikGPTWarning, install_command
 from spikgpt.files import replacing
 
 # What a spreadsheet takes for the start of a formula.
@@ -81,7 +81,7 @@ def write_table(parts: Iterable[pd.DataFrame], path: Path) -> None:
         try:
             pd.concat(list(parts)).to_parquet(temporary)
         except ImportError as error:
-            msg = "Writing parquet needs pyarrow: pip install 'spikgpt[parquet]'. Or write a .csv file."
+            msg = f"Writing parquet needs pyarrow: {install_command('pyarrow')}. Or write a .csv file."
             raise ConfigError(msg) from error
 
 

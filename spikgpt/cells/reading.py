@@ -18,7 +18,7 @@ from anndata import AnnData
 from spikgpt.cells.matrices import check_sparse
 from spikgpt.cells.storage import is_array, most_bytes, open_store, probe, refusing
 from spikgpt.cells.stores.elements import stored_cells
-from spikgpt.errors import DataError, listed
+from spikgpt.errors import DataError, install_command, listed
 
 H5AD, ZARR, TENX, MTX, TABLE = "h5ad", "zarr", "10x", "mtx", "table"
 TABLES = (".csv", ".tsv", ".tab", ".txt")
@@ -158,7 +158,7 @@ def _through_scanpy(kind: str, path: Path) -> AnnData:
         import scanpy
     except ImportError as error:
         msg = (
-            f"Reading {path} needs scanpy: pip install 'spikgpt[train]'. Or convert it where scanpy is, with "
+            f"Reading {path} needs scanpy: {install_command('scanpy')}. Or convert it where scanpy is, with "
             "scanpy.read_10x_h5(), read_10x_mtx() or read(), and write_h5ad()."
         )
         raise DataError(msg) from error

@@ -252,7 +252,7 @@ def test_parquet_without_pyarrow_says_what_to_install(annotation: Annotation, tm
     # pandas keeps what it imported, so this takes a process of its own.
     (tmp_path / "annotation").write_bytes(pickle.dumps(annotation))
     run = subprocess.run([sys.executable, "-c", WITHOUT_PYARROW], cwd=tmp_path, capture_output=True, text=True)
-    assert run.stderr == ("Writing parquet needs pyarrow: pip install 'spikgpt[parquet]'. Or write a .csv file.\n")
+    assert run.stderr == ("Writing parquet needs pyarrow: pip install 'pyarrow>=15'. Or write a .csv file.\n")
     assert run.returncode == 1
     assert leftovers(tmp_path) == ["annotation"]
 

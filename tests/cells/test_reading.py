@@ -237,7 +237,7 @@ def test_without_scanpy_it_says_what_to_install(real: AnnData, tmp_path: Path) -
     write_10x(real, tmp_path / "10x.h5")
     code = "import sys; sys.modules['scanpy'] = None; from spikgpt.cells.reading import read_cells as r; r(sys.argv[1])"
     ran = subprocess.run([sys.executable, "-c", code, tmp_path / "10x.h5"], capture_output=True, text=True)
-    assert "10x.h5 needs scanpy: pip install 'spikgpt[train]'. Or convert it where scanpy is" in ran.stderr
+    assert "10x.h5 needs scanpy: pip install 'scanpy>=1.10'. Or convert it where scanpy is" in ran.stderr
 
 
 # --- refusing --------------------------------------------------------------------------------------------------------
