@@ -8,7 +8,12 @@ RUNTIME := .venv-runtime
 OLDEST := onnxruntime==1.20.0
 # Two environments can be made at the same time.
 MAKEFLAGS += --jobs=2
-INSTALL := -m pip install --quiet --disable-pip-version-check
+# Python compiles what is imported, which is a fraction of what is installed, and keeps it.
+INSTALL := -m pip install --quiet --disable-pip-version-check --no-compile
+unexport PYTHONDONTWRITEBYTECODE
+# CPU builds of torch: on Linux, the build on PyPI brings gigabytes of CUDA. TORCH_INDEX= takes that one, for a GPU.
+TORCH := torch==2.13.0
+TORCH_INDEX ?= https://download.pytorch.org/whl/cpu
 
 .PHONY: demo test test-contract test-rivals fuzz lint docs bench reference scgpt clean
 
@@ -73,7 +78,9 @@ scgpt: $(READY)
 $(READY): pyproject.toml constraints.txt
 	$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "Python 3.11 or newer is needed; say make PYTHON=python3.11")'
 	$(PYTHON) -m venv $(VENV)
-	$(BIN)/python $(INSTALL) --constraint constraints.txt torch==2.13.0
+# The timeout is that of one answer, not of the download.
+	test -z "$(TORCH_INDEX)" || $(BIN)/python $(INSTALL) --no-deps --retries 1 --timeout 15 --index-url "$(TORCH_INDEX)" $(TORCH) || \
+		echo "$(TORCH_INDEX) has not given $(TORCH): it comes from PyPI, on Linux with gigabytes of CUDA."
 	$(BIN)/python $(INSTALL) --constraint constraints.txt --editable '.[cpu,train,parquet,dev]'
 # The oracle of the scGPT tests; without its dependencies, which no current torch satisfies.
 	$(BIN)/python $(INSTALL) --no-deps scgpt==0.2.4

@@ -24,15 +24,16 @@ from __future__ import annotations
 
 import errno
 import os
+import shlex
+import sys
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
+from importlib.util import find_spec
 from typing import Any
 
-# Packages that only some of the work needs, and the extras that bring them.
-EXTRAS = {
-    **dict.fromkeys(("matplotlib", "scanpy", "sklearn", "spikingjelly", "torch"), "train"),
-    **{"numba": "scgpt", "onnx": "cpu", "onnxruntime": "cpu", "psutil": "benchmark", "pyarrow": "parquet"},
-}
+# Modules that only some of the work needs; training needs the first five together.
+TRAINING = ("torch", "spikingjelly", "scanpy", "sklearn", "matplotlib")
+OPTIONAL = (*TRAINING, "numba", "onnx", "onnxruntime", "psutil", "pyarrow")
 
 
 def printable(text: str) -> str:
@@ -107,18 +108,40 @@ class SpikGPTWarning(UserWarning):
 
 @contextmanager
 def needs(package: str = "") -> Iterator[None]:
-    """Name the extra to install when an import in the block fails.
+    """Say what to install when an import in the block fails.
 
-    ``package`` is what the block needs; by default the package that was not found, if an extra brings it.
+    ``package`` is the module that the block needs; by default the one that was not found, if it is among ``OPTIONAL``.
     """
     try:
         yield
     except ImportError as error:
         missing = package or str(error.name).partition(".")[0]
-        if missing not in EXTRAS:
+        if missing not in OPTIONAL:
             raise
-        msg = f"This needs {missing}, which cannot be imported ({error}): pip install 'spikgpt[{EXTRAS[missing]}]'"
-        raise ConfigError(msg) from error
+        together = TRAINING if missing in TRAINING and not package else ()
+        others = [name for name in together if name != missing and find_spec(name) is None]
+        msg = f"This needs {missing}, which cannot be imported ({error}). Run: {install_command(missing, *others)}"
+        raise ConfigError(msg) from None
+
+
+def install_command(*packages: str) -> str:
+    """Return the command that installs some modules, in the versions that SpikGPT needs.
+
+    The modules are named, not the extras of SpikGPT, which pip finds only where SpikGPT itself came from.
+    """
+    from importlib.metadata import PackageNotFoundError, requires
+
+    from packaging.requirements import Requirement
+
+    try:
+        stated = list(map(Requirement, requires("spikgpt") or ()))
+    except PackageNotFoundError:  # sources that were never installed
+        stated = []
+    versions = {requirement.name: f"{requirement.name}{requirement.specifier}" for requirement in stated}
+    names = ["scikit-learn" if name == "sklearn" else name for name in packages]
+    command = shlex.join(["pip", "install", *(versions.get(name, name) for name in names)])
+    smaller = "torch" in packages and sys.platform == "linux"
+    return f"{command} (README.md has a smaller torch, without CUDA)" if smaller else command
 
 
 # What to do about faults of the machine, by the number of the system's error.

@@ -5,33 +5,53 @@ from __future__ import annotations
 import ctypes
 import hashlib
 import os
+import platform
+import re
+import shutil
 import sys
 import tempfile
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
 from spikgpt.errors import ConfigError
 
+if sys.platform != "win32":
+    import fcntl
+
+# Name of a folder that was replaced, until the process is done.
+REPLACED = ".replaced"
+# Seconds after which a folder of another machine, which holds no lock, is that of a killed process.
+LEFT_AFTER = 24 * 3600
+
 
 @contextmanager
 def replacing(path: Path) -> Iterator[Path]:
-    """Give a temporary path beside ``path``, for a file or a folder that takes its name when all went well."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    with tempfile.TemporaryDirectory(dir=path.parent, prefix=f".{path.name}.") as folder:
-        temporary = Path(folder) / path.name
+    """Give a temporary path beside ``path``, for a file or a folder that takes its name when all went well.
+
+    A link stays, and the file or the folder that it leads to is replaced. The next call for the same path removes
+    what a killed process left.
+    """
+    target = Path(os.path.realpath(path))
+    target.parent.mkdir(parents=True, exist_ok=True)
+    _remove_leftovers(target)
+    with _temporary_folder(target) as folder:
+        temporary = folder / target.name
         yield temporary
-        replaced = Path(folder) / f"{path.name}.replaced"
-        if path.is_dir():
+        replaced = folder / REPLACED
+        if target.is_dir():
             # A kill between two renames would leave nothing in place.
-            if _swapped(temporary, path):
+            if _swapped(temporary, target):
                 return
-            path.replace(replaced)
+            target.replace(replaced)
+        elif target.is_file() and temporary.is_file():
+            shutil.copymode(target, temporary)
         try:
-            temporary.replace(path)
+            temporary.replace(target)
         except OSError:
             if replaced.exists():
-                replaced.replace(path)
+                replaced.replace(target)
             raise
 
 
@@ -54,7 +74,14 @@ def alone(path: Path, refusal: str) -> Iterator[None]:
 
 def check_place(path: Path) -> None:
     """Refuse a path where :func:`replacing` could write nothing, before the work."""
-    folder = next(part for part in path.absolute().parents if part.exists())
+    target = Path(os.path.realpath(path))
+    if target.is_symlink():
+        msg = f"{path} is a link that leads to itself; name another path."
+        raise ConfigError(msg)
+    if Path.cwd().is_relative_to(target):
+        msg = f"{path} is the current folder or holds it; name a new folder in it, such as {path / 'NAME'}."
+        raise ConfigError(msg)
+    folder = next(part for part in target.parents if part.exists())
     if not folder.is_dir() or not os.access(folder, os.W_OK):
         msg = f"{path} cannot be written: {folder} is {'not yours to write to' if folder.is_dir() else 'a file'}."
         raise ConfigError(msg)
@@ -84,3 +111,73 @@ def _swapped(one: Path, other: Path) -> bool:
         return bool(library.renameat2(-100, names[0], -100, names[1], 2) == 0)
     except (AttributeError, OSError, TypeError):
         return False
+
+
+@contextmanager
+def _temporary_folder(target: Path) -> Iterator[Path]:
+    """Make a hidden folder beside a target, locked as long as this process lives, and remove it."""
+    while True:
+        folder = Path(tempfile.mkdtemp(dir=target.parent, prefix=f"{_prefix(target)}{_machine()}."))
+        lock = _locked(folder, wait=True)
+        # Another process may take a folder that is not locked yet for that of a killed one.
+        if lock is None or folder.exists():
+            break
+        os.close(lock)
+    try:
+        yield folder
+    finally:
+        shutil.rmtree(folder, ignore_errors=True)
+        if lock is not None:
+            os.close(lock)
+
+
+def _remove_leftovers(target: Path) -> None:
+    """Remove the temporary folders of a target whose processes were killed."""
+    pattern = re.compile(re.escape(_prefix(target)) + r"([0-9a-f]{8})\.[a-z0-9_]{8}")
+    for folder in target.parent.iterdir():
+        found = pattern.fullmatch(folder.name)
+        if not found or folder.is_symlink() or (lock := _locked(folder)) is None:
+            continue
+        try:
+            # A shared disk may keep locks from other machines.
+            if found[1] != _machine() and time.time() - _last_written(folder) < LEFT_AFTER:
+                continue
+            if (folder / REPLACED).exists() and not target.exists():
+                (folder / REPLACED).replace(target)  # the kill came between two renames
+            shutil.rmtree(folder, ignore_errors=True)
+        finally:
+            os.close(lock)
+
+
+def _prefix(target: Path) -> str:
+    """Return the first part of the name of a target's temporary folders; names are at most 255 bytes long."""
+    name = target.name if len(os.fsencode(target.name)) < 200 else hashlib.sha256(os.fsencode(target.name)).hexdigest()
+    return f".{name}."
+
+
+def _machine() -> str:
+    """Return 8 characters for the running system, the same in all of its containers."""
+    boot = Path("/proc/sys/kernel/random/boot_id")
+    name = boot.read_bytes() if boot.exists() else platform.node().encode()
+    return hashlib.sha256(name).hexdigest()[:8]
+
+
+def _last_written(folder: Path) -> float:
+    """Return when something in a folder was changed last, in seconds."""
+    return max(path.lstat().st_mtime for path in (folder, *folder.rglob("*")))
+
+
+def _locked(folder: Path, *, wait: bool = False) -> int | None:
+    """Lock a folder until the returned descriptor is closed, or return None where that cannot be done."""
+    if sys.platform == "win32":
+        return None
+    try:
+        descriptor = os.open(folder, os.O_RDONLY | os.O_DIRECTORY)
+    except OSError:
+        return None
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_EX | (0 if wait else fcntl.LOCK_NB))
+    except OSError:
+        os.close(descriptor)
+        return None
+    return descriptor

@@ -10,7 +10,7 @@ from pathlib import Path
 import msgspec
 
 from spikgpt.engines.opening import torch_engine
-from spikgpt.errors import CheckpointError, DamagedReference, GraphError, ParityError
+from spikgpt.errors import CheckpointError, DamagedReference, GraphError, ParityError, install_command
 from spikgpt.options import PushOptions
 from spikgpt.reference.card import card_figures
 from spikgpt.reference.files import ReferenceFiles, card_text, read_reference, with_repository
@@ -136,7 +136,7 @@ def _checked_by_running(reference: ReferenceFiles, hub: Hub | None, scgpt: str |
     """Make the graphs again and run them, beside the weights where torch is installed, and say what was done."""
     graphs = [name for name in reference.files if name.endswith(".onnx")]
     lacking = [package for package in ("onnxruntime", "torch", "onnx") if find_spec(package) is None]
-    advice = f"without {' and '.join(lacking)}: pip install 'spikgpt[cpu,train]'"
+    advice = f"without {' and '.join(lacking)}: {install_command(*lacking)}"
     engine = None
     if not lacking and (graphs or reference.embedder["kind"] == "scgpt"):
         try:

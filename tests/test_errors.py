@@ -1,4 +1,4 @@
-"""Errors, and a missing package, which is one line that names the extra."""
+"""Errors, and a missing package, which is one line that names it."""
 
 from __future__ import annotations
 
@@ -9,12 +9,14 @@ import os
 import re
 import sys
 import tomllib
+from importlib import metadata
 from pathlib import Path
 
 import pytest
+from packaging.requirements import Requirement
 
 from spikgpt import errors
-from spikgpt.errors import EXTRAS, FAULTS, ConfigError, DataError, fault, needs
+from spikgpt.errors import FAULTS, OPTIONAL, TRAINING, ConfigError, DataError, fault, install_command, needs
 
 
 def is_error(value: object) -> bool:
@@ -43,19 +45,44 @@ def test_every_error_says_when_it_is_raised() -> None:
         assert (kind.__doc__ or "").endswith("."), name
 
 
-def test_every_extra_exists_and_brings_the_package() -> None:
+def test_every_optional_package_is_one_of_an_extra() -> None:
     project = tomllib.loads((Path(__file__).parents[1] / "pyproject.toml").read_text())["project"]
-    for package, extra in EXTRAS.items():
-        brought = [line.partition(">")[0] for line in project["optional-dependencies"][extra]]
-        assert package.replace("sklearn", "scikit-learn") in brought
+    brought = {Requirement(line).name for lines in project["optional-dependencies"].values() for line in lines}
+    assert {name.replace("sklearn", "scikit-learn") for name in OPTIONAL} <= brought
+    assert set(TRAINING) <= set(OPTIONAL)
 
 
-def test_a_missing_package_names_its_extra(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_missing_package_is_named_with_its_version(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, "numba", None)
-    with pytest.raises(ConfigError, match=r"needs numba, .*: pip install 'spikgpt\[scgpt\]'$"), needs():
+    with pytest.raises(ConfigError, match=r"needs numba, which .*\. Run: pip install 'numba>=0\.60'$"), needs():
         importlib.import_module("numba")
-    with pytest.raises(ConfigError, match=r"needs torch, .*: pip install 'spikgpt\[train\]'$"), needs("torch"):
+    with (
+        pytest.raises(ConfigError, match=r"needs scanpy, which .*\. Run: pip install 'scanpy>=1\.10'$"),
+        needs("scanpy"),
+    ):
         importlib.import_module("numba")
+    # Training needs several; those that are here are left out.
+    for module in ("sklearn", "torch"):
+        monkeypatch.setitem(sys.modules, module, None)
+    with pytest.raises(ConfigError, match=r"Run: pip install 'scikit-learn>=1\.5' 'torch>=2\.5'( \(README|$)"), needs():
+        importlib.import_module("sklearn")
+
+
+def test_sources_that_were_never_installed_name_packages_alone(monkeypatch: pytest.MonkeyPatch) -> None:
+    def unknown(name: str) -> list[str]:
+        raise metadata.PackageNotFoundError(name)
+
+    monkeypatch.setattr(metadata, "requires", unknown)
+    assert install_command("sklearn", "pyarrow") == "pip install scikit-learn pyarrow"
+
+
+def test_nothing_tells_to_install_this_package_from_a_registry() -> None:
+    root = Path(__file__).parents[1]
+    folders = [root / name for name in ("spikgpt", "export", "docs", "examples", "benchmarks", "hub_cards")]
+    files = [path for folder in folders for path in folder.rglob("*") if path.suffix in (".py", ".md", ".yaml")]
+    assert len(files) > 200
+    wrong = re.compile(r"pip install[^`#\n]*[ '\"]spikgpt\b")
+    assert [path.name for path in (*files, root / "README.md") if wrong.search(path.read_text(encoding="utf-8"))] == []
 
 
 def test_another_missing_package_is_no_users_mistake() -> None:

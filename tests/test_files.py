@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
+import os
 import subprocess
 import sys
 import threading
+import time
 from pathlib import Path
 
 import pytest
 
 from spikgpt.errors import ConfigError
-from spikgpt.files import alone, replacing
+from spikgpt.files import alone, check_place, replacing
 
 
 @pytest.mark.parametrize("kind", ["file", "folder"])
@@ -95,3 +97,100 @@ def test_one_process_at_a_time_holds_a_file_and_a_killed_one_none(tmp_path: Path
     with alone(path, "Wait."):
         pass
     assert path.read_bytes() == b""
+
+
+@pytest.mark.parametrize("kind", ["file", "folder", "nothing"])
+def test_a_link_stays_and_what_it_leads_to_is_replaced(kind: str, tmp_path: Path) -> None:
+    target, link = tmp_path / "data" / "target", tmp_path / "link"
+    link.symlink_to("data/target")
+    if kind == "folder":
+        target.mkdir(parents=True)
+    elif kind == "file":
+        target.parent.mkdir()
+        target.write_text("old")
+        target.chmod(0o640)
+    with replacing(link) as temporary:
+        if kind == "folder":
+            temporary.mkdir()
+        else:
+            temporary.write_text("new")
+    assert link.is_symlink()
+    assert kind == "folder" or target.read_text() == "new"
+    assert kind != "file" or target.stat().st_mode & 0o777 == 0o640
+    assert sorted(path.name for path in tmp_path.rglob("*")) == ["data", "link", "target"]
+
+
+@pytest.mark.parametrize("name", [".", "..", "/", "below/..", "loop"])
+def test_the_current_folder_and_those_above_it_are_not_replaced(
+    name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "here" / "below").mkdir(parents=True)
+    monkeypatch.chdir(tmp_path / "here")
+    Path("loop").symlink_to("loop")
+    with pytest.raises(ConfigError, match="leads to itself" if name == "loop" else "current folder"):
+        check_place(Path(name))
+    check_place(Path("new"))
+
+
+WRITE = """if True:
+    import sys
+    from pathlib import Path
+    from spikgpt.files import replacing
+    with replacing(Path(sys.argv[1])) as temporary:
+        temporary.write_text("half")
+        print("writing", flush=True)
+        sys.stdin.read()
+"""
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="no locks on folders")
+def test_what_a_killed_process_left_is_removed_and_a_live_one_is_left_alone(tmp_path: Path) -> None:
+    path, kept = tmp_path / "out.h5ad", {".out.h5ad.backup", ".out.h5ad.training", ".other.txt"}
+    for name in kept:
+        (tmp_path / name).mkdir()
+    command = [sys.executable, "-c", WRITE, str(path)]
+    with (
+        subprocess.Popen(command, stdin=-1, stdout=-1) as killed,
+        subprocess.Popen(command, stdin=-1, stdout=-1) as live,
+    ):
+        for process in (killed, live):
+            assert process.stdout is not None
+            assert process.stdout.readline() == b"writing\n"
+        killed.kill()
+        killed.wait()
+        assert len(list(tmp_path.iterdir())) == 2 + len(kept)
+        with replacing(path) as temporary:
+            temporary.write_text("whole")
+        assert len(list(tmp_path.iterdir())) == 2 + len(kept)  # the file, and the folder of the live process
+        assert path.read_text() == "whole"
+        live.communicate()
+    assert path.read_text() == "half"
+    assert {file.name for file in tmp_path.iterdir()} == kept | {"out.h5ad"}
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="no locks on folders")
+def test_leftovers_of_another_machine_are_removed_after_a_day_and_a_replaced_folder_comes_back(tmp_path: Path) -> None:
+    path, left = tmp_path / "out", tmp_path / ".out.01234567.abcdefgh"
+    (left / ".replaced").mkdir(parents=True)
+    (left / ".replaced" / "a").write_text("old")
+
+    def fail() -> None:
+        with replacing(path):
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        fail()
+    assert left.exists()
+    for file in (*left.rglob("*"), left):
+        os.utime(file, times=(time.time() - 90_000, time.time() - 90_000))
+    with pytest.raises(KeyboardInterrupt):
+        fail()
+    assert (path / "a").read_text() == "old"
+    assert [file.name for file in tmp_path.iterdir()] == ["out"]
+
+
+def test_a_name_may_be_as_long_as_the_disk_allows(tmp_path: Path) -> None:
+    path = tmp_path / ("ü" * 120 + ".h5ad")
+    with replacing(path) as temporary:
+        temporary.write_text("a")
+    assert [file.name for file in tmp_path.iterdir()] == [path.name]

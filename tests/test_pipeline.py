@@ -136,6 +136,17 @@ def test_real_cells_get_the_right_labels(shipped: SpikGPT, query: AnnData) -> No
     np.testing.assert_array_equal(annotation.confidence, annotation.probabilities.max(axis=1))
 
 
+def test_sorted_cells_of_one_type_keep_their_label(shipped: SpikGPT) -> None:
+    """The query's own gene means are those of the type, so composition scaling would turn most labels round."""
+    adata = read_cells(QUERY_FILE)
+    alpha = adata[adata.obs["cell_type"] == "alpha"].copy()
+    annotation = labelled(shipped.reference, alpha)
+    assert (annotation.labels == "alpha").mean() >= 0.97
+    assert annotation.report.scaling == "reference"
+    assert any("change with the scaling method" in note for note in annotation.notes())
+    assert labelled(shipped.reference, alpha, scaling="composition").report.scaling == "composition"
+
+
 def test_empty_cells_are_kept_unknown_and_counted(small: ReferenceFiles, query: AnnData) -> None:
     with_empty = query.copy()
     matrix = with_empty.X.tolil()

@@ -24,6 +24,7 @@ from spikgpt.errors import (
     DamagedReference,
     HubError,
     ReferenceNotFound,
+    install_command,
 )
 from spikgpt.options import PushOptions
 from spikgpt.reference.files import CLASSIFIER, ReferenceFiles, read_reference, reference_of, save
@@ -408,9 +409,10 @@ def test_verify_says_what_it_did_not_run(graph_folder: Path) -> None:
     checks = verified_without("torch spikingjelly sklearn scanpy matplotlib onnx numba", graph_folder)
     assert checks[:3] == list(verify(graph_folder).checks[:3])
     assert checks[3:] == [
-        "onnx/model.onnx was made from these files; not read, without torch and onnx: pip install 'spikgpt[cpu,train]'"
+        "onnx/model.onnx was made from these files; not read, without torch and onnx: "
+        f"{install_command('torch', 'onnx')}"
     ]
     assert verified_without("torch onnxruntime", graph_folder)[3:] == [
         "onnx/model.onnx is what the weights make, byte for byte; not run, without onnxruntime and torch: "
-        "pip install 'spikgpt[cpu,train]'"
+        f"{install_command('onnxruntime', 'torch')}"
     ]

@@ -8,7 +8,7 @@ from importlib.metadata import PackageNotFoundError, version
 
 import numpy as np
 
-from spikgpt.errors import SpikGPTError, listed
+from spikgpt.errors import SpikGPTError, install_command, listed
 from spikgpt.options import EngineOptions, options_of
 from spikgpt.reference.files import read_reference
 from spikgpt.reference.layout import GRAPH
@@ -19,8 +19,8 @@ from spikgpt_onnx.known import open_graph
 from spikgpt_onnx.session import PROVIDERS, installed_distributions, onnxruntime_module
 
 PACKAGES = ("numpy", "scipy", "pandas", "anndata", "h5py", "zarr", "safetensors", "huggingface-hub")
-# Those that annotation does not need, and the extra that brings them.
-OPTIONAL = {"torch": "train", "spikingjelly": "train", "scanpy": "train", "onnx": "cpu", "numba": "scgpt"}
+# Those that annotation does not need.
+OPTIONAL = ("torch", "spikingjelly", "scanpy", "onnx", "numba")
 
 
 @dataclass(frozen=True)
@@ -39,8 +39,8 @@ def findings() -> list[Finding]:
         Finding("Python", f"{platform.python_version()} on {platform.system()} {platform.machine()}"),
         *(Finding(name, _version(name) or "not installed", bool(_version(name))) for name in PACKAGES),
     ]
-    for name, extra in OPTIONAL.items():
-        found.append(Finding(name, _version(name) or f"not installed; optional: pip install 'spikgpt[{extra}]'"))
+    for name in OPTIONAL:
+        found.append(Finding(name, _version(name) or f"not installed; optional: {install_command(name)}"))
     versions = listed(installed_distributions())
     try:
         available = onnxruntime_module().get_available_providers()

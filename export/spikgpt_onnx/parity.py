@@ -24,7 +24,8 @@ if TYPE_CHECKING:
 
 GOLDEN_CELLS = 2048
 # float32 probabilities agree to rounding unless a membrane potential is within rounding of the firing threshold. Such a
-# cell gets a spike more or less; it may differ by more, as long as its label and its Unknown decision do not.
+# cell gets a spike more or less; it may differ by more, as long as its label and its Unknown decision do not. Decisions
+# between probabilities that differ by no more than the tolerance are left to rounding.
 TOLERANCE, SHARE_WITHIN_TOLERANCE = 1e-5, 0.99
 # Of the other precisions: the share of cells whose label and Unknown decision must stay, and how far those of the rest
 # may have been from the other decision, as a difference of two probabilities.
@@ -45,9 +46,11 @@ class ExportableReference:
 class Parity:
     """Agreement of a graph in ONNX Runtime with the trained model in torch, float64, on golden cells.
 
-    ``largest_flip`` is how far a cell with another label or Unknown decision was from it, as a difference of
-    probabilities; ``weights`` is the largest difference between a weight of the graph and the trained one, relative to
-    the largest weight of the layer.
+    ``labels_equal`` and ``unknown_equal`` count cells with the same label and the same Unknown decision. Cells count
+    too whose decision rounding makes: two probabilities, or one and the threshold, differ by at most ``tolerance``.
+    ``largest_flip`` is how far any other cell was from its decision, as a difference of probabilities. ``weights`` is
+    the largest difference between a weight of the graph and the trained one, relative to the largest weight of the
+    layer.
     """
 
     precision: str
@@ -175,12 +178,15 @@ def parity_of(
 ) -> Parity:
     """Compare what a graph says of some cells with what the trained model says of their vectors, shape (n, dim)."""
     expected, threshold = reference.engine.classified(vectors)[0], reference.files.thresholds.threshold
-    confidence = expected.max(axis=1)
-    best, unknown = expected.argmax(axis=1), confidence < threshold
-    other_label = outputs[contract.BEST_LABEL] != best
-    other_decision = (outputs[contract.LABEL] == -1) != unknown
-    given_up = confidence - expected[np.arange(len(best)), outputs[contract.BEST_LABEL]]
-    flips = np.concatenate([given_up[other_label], np.abs(confidence - threshold)[other_decision]])
+    confidence, best = expected.max(axis=1), outputs[contract.BEST_LABEL]
+    given_up, beyond = confidence - expected[np.arange(len(best)), best], np.abs(confidence - threshold)
+    other_label = (best != expected.argmax(axis=1)) & (given_up > TOLERANCE)
+    other_decision = ((outputs[contract.LABEL] == -1) != (confidence < threshold)) & (beyond > TOLERANCE)
+    # Rounding is no excuse for a decision that does not follow from the graph's own probabilities.
+    own_best, own_decision = _decisions(outputs[contract.PROBABILITIES], threshold)
+    other_label |= best != own_best
+    other_decision |= outputs[contract.LABEL] != own_decision
+    flips = np.concatenate([given_up[other_label], beyond[other_decision]])
     difference = np.abs(outputs[contract.PROBABILITIES] - expected).max(axis=1)
     return Parity(
         precision=precision,
@@ -196,3 +202,11 @@ def parity_of(
         margin=MARGIN,
         weights=weights,
     )
+
+
+def _decisions(
+    probabilities: npt.NDArray[Any], threshold: float
+) -> tuple[npt.NDArray[np.int64], npt.NDArray[np.int64]]:
+    """Return the most probable labels of a graph's own probabilities, shape (n, L), and the same or -1 for Unknown."""
+    best = probabilities.argmax(axis=1)
+    return best, np.where(probabilities.max(axis=1) < np.float32(threshold), -1, best)

@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from spikgpt.errors import DamagedReference, GraphError, needs
+from spikgpt.errors import DamagedReference, GraphError, install_command, needs
 from spikgpt.options import EngineOptions, cores
 from spikgpt.reference.json_files import parsed
 
@@ -119,7 +119,8 @@ def onnxruntime_module() -> ModuleType:
         os.environ.setdefault("ORT_DISABLE_TELEMETRY", "1")
         import onnxruntime
     except ImportError as error:
-        msg = f"ONNX Runtime cannot be imported ({error}). Run: pip install 'spikgpt[cpu]', or [gpu], not both."
+        remedy = f"Run: {install_command('onnxruntime')}, or onnxruntime-gpu, not both."
+        msg = f"ONNX Runtime cannot be imported ({error}). {remedy}"
         raise GraphError(msg) from error
     module: ModuleType = onnxruntime
     return module
@@ -151,8 +152,8 @@ def _session(onnxruntime: ModuleType, content: bytes, options: EngineOptions, pr
     if wanted[0] not in onnxruntime.get_available_providers():
         msg = (
             f"{' and '.join(installed_distributions()) or 'This ONNX Runtime'} has no {provider}. "
-            "Run: pip uninstall -y onnxruntime, then "
-            "pip install 'spikgpt[gpu]'; or take provider 'cpu' or 'auto'."
+            f"Run: pip uninstall -y onnxruntime, then {install_command('onnxruntime-gpu')}; "
+            "or take provider 'cpu' or 'auto'."
         )
         raise GraphError(msg)
     settings = onnxruntime.SessionOptions()

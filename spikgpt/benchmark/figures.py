@@ -35,7 +35,7 @@ def places(task: Task, folder: Path) -> Floats:
     kept = folder / f"{task.digest}.npy"
     if kept.exists():
         return np.asarray(np.load(kept, allow_pickle=False))
-    with needs():
+    with needs("scanpy"):
         import scanpy
     values = task.query.X.astype(np.float32)
     if task.query_values == "counts":
@@ -162,7 +162,7 @@ def _plain_numbers(axis: Axis, text: Callable[[float], str]) -> None:
 
 def _figure(width: float, height: float) -> Figure:
     """Return an empty figure of a size in inches."""
-    with needs():
+    with needs("matplotlib"):
         from matplotlib.figure import Figure
     return Figure(figsize=(width, height), layout="constrained")
 

@@ -6,6 +6,7 @@ asked, and what the paper reports. ``docs/guides/build.md`` goes through one.
 
 from __future__ import annotations
 
+import os
 import re
 from importlib.resources import files
 from pathlib import Path
@@ -21,7 +22,8 @@ from spikgpt.labels.ontology import ontology
 from spikgpt.options import Count
 from spikgpt.reference.card import WithoutAliases
 from spikgpt.reference.schema import Lines, Paper
-from spikgpt.sources.spec import Annotation, Part, SeriesMatrix, SourceFile, groups_of
+from spikgpt.sources.paths import check_file_name, path_within, read_regular_file
+from spikgpt.sources.spec import Annotation, FileName, Part, SeriesMatrix, SourceFile, groups_of
 
 FILE = "recipe.yaml"
 # Bytes of a recipe or a card at most.
@@ -60,7 +62,7 @@ class Source(Lines, frozen=True, kw_only=True, forbid_unknown_fields=True):
     """
 
     study: Name
-    accession: Name
+    accession: FileName
     role: Literal["reference", "query"]
     page: Annotated[str, Meta(pattern=r"\Ahttps?://\S+\Z")]
     citation: Text
@@ -77,13 +79,16 @@ class Source(Lines, frozen=True, kw_only=True, forbid_unknown_fields=True):
 
     def __post_init__(self) -> None:
         super().__post_init__()
+        check_file_name("study", self.study, ascii_only=False)
+        check_file_name("accession", self.accession)
         if not self.labels and not self.patterns:
             msg = "labels is empty; say what the labels of the study are called here"
             raise ValueError(msg)
         for pattern in self.patterns:
             groups_of(pattern)
         names = [file.name for file in self.files]
-        if len(set(names)) < len(names):
+        # Some file systems do not tell capitals from small letters.
+        if len({name.casefold() for name in names}) < len(names):
             msg = f"files names one twice, of {listed(names)}"
             raise ValueError(msg)
         if all(isinstance(file.reader, Annotation | SeriesMatrix | Part) for file in self.files):
@@ -147,12 +152,13 @@ class Recipe(Lines, frozen=True, kw_only=True, forbid_unknown_fields=True):
     def __post_init__(self) -> None:
         super().__post_init__()
         studies = [source.study for source in self.sources]
-        if len(set(studies)) < len(studies):
+        if len({study.casefold() for study in studies}) < len(studies):
             msg = f"sources names a study twice, of {listed(studies)}"
             raise ValueError(msg)
         if "reference" not in [source.role for source in self.sources]:
             msg = "sources has no study with the role reference"
             raise ValueError(msg)
+        _check_files(self)
         _check_labels(self)
         for name, variant in self.variants.items():
             if strange := sorted({*variant.reference, *variant.query} - set(studies)):
@@ -184,7 +190,7 @@ def find_recipe(name: str) -> Path:
     known = recipe_folders()
     if name in known:
         return known[name]
-    if not Path(name, FILE).is_file():
+    if not os.path.lexists(Path(name, FILE)):
         msg = f"There is no recipe {name!r}; choose {listed(known)}, or name a folder that holds a {FILE}."
         raise ConfigError(msg)
     return Path(name)
@@ -200,7 +206,7 @@ def read_recipe(folder: Path) -> Recipe:
     """
     path, values = folder / FILE, None
     try:
-        values = yaml.load(_text(path), _Once)  # a SafeLoader
+        values = yaml.load(_text(folder, FILE), _Once)  # a SafeLoader
         recipe = msgspec.convert(values, Recipe)
     except yaml.YAMLError as error:
         msg = f"{path} is no plain YAML: {' '.join(str(error).split())}"
@@ -210,13 +216,13 @@ def read_recipe(folder: Path) -> Recipe:
         msg = f"{path} is not what it should be: {what}{_place(values, place.rstrip('`'))}. Mend that line."
         raise ConfigError(msg) from error
     for name in {recipe.card, *(variant.card for variant in recipe.variants.values())}:
-        _text(folder / name)
+        _text(folder, name)
     return recipe
 
 
 def card_of(folder: Path, name: str) -> str:
     """Return the text of a card, what a reference is meant for and where its limits are."""
-    return _text(folder / name).strip()
+    return _text(folder, name).strip()
 
 
 class _Once(WithoutAliases):
@@ -231,6 +237,18 @@ class _Once(WithoutAliases):
                 raise yaml.YAMLError(msg)
             seen.add(key.value)
         return super().construct_mapping(node, deep)
+
+
+def _check_files(recipe: Recipe) -> None:
+    """Refuse two files by one name: a mirror has files by accession and name."""
+    seen: dict[tuple[str, str], SourceFile] = {}
+    for source in recipe.sources:
+        for file in source.files:
+            first = seen.setdefault((source.accession.casefold(), file.name.casefold()), file)
+            if (first.url, first.size, first.sha256) != (file.url, file.size, file.sha256):
+                name = f"{source.accession}/{file.name}"
+                msg = f"sources: {name} has two addresses, sizes or hashes: {first.url} and {file.url}; state it once"
+                raise ValueError(msg)
 
 
 def _check_labels(recipe: Recipe) -> None:
@@ -256,14 +274,13 @@ def _check_labels(recipe: Recipe) -> None:
         raise ValueError(msg)
 
 
-def _text(path: Path) -> str:
-    """Return the text of a file of a recipe."""
+def _text(folder: Path, name: str) -> str:
+    """Return the text of a file of a recipe; a stranger's link could lead to a file that must not be published."""
+    path = folder / name
     try:
-        size = path.stat().st_size
-        if size > LARGEST:
-            msg = f"{path} has {size} bytes; a recipe has at most {LARGEST}."
-            raise ConfigError(msg)
-        return path.read_text(encoding="utf-8")
+        # Installers may link the recipes that come with this library.
+        links = folder in recipe_folders().values()
+        return read_regular_file(path if links else path_within(folder, name), LARGEST, links=links).decode()
     except (OSError, UnicodeDecodeError) as error:
         msg = f"{path} cannot be read ({error}); a recipe needs it."
         raise ConfigError(msg) from error

@@ -19,7 +19,7 @@ from spikgpt.building.state import State, key_of
 from spikgpt.cells.reading import open_cells
 from spikgpt.engines.opening import torch_engine
 from spikgpt.errors import ConfigError, DownloadError, listed
-from spikgpt.files import alone, replacing, sha256_of, user_cache
+from spikgpt.files import alone, check_place, replacing, sha256_of, user_cache
 from spikgpt.options import TrainOptions
 from spikgpt.reference.files import read_reference, reference_of, save
 from spikgpt.reference.layout import GRAPHS, MANIFEST, check_writable, digest_of
@@ -68,6 +68,7 @@ class Build:
     _found: dict[str, Any] = field(init=False, default_factory=dict)
 
     def __post_init__(self) -> None:
+        check_place(self.out)
         self.work = self.out.with_name(f".{self.out.name}.build")
         check_writable(self.out, overwrite=self.work.is_dir())
         self.description = card_of(self.folder, self.plan.card)
@@ -254,7 +255,9 @@ class Build:
         found = self._found[step]
         if step == "download":
             sizes = [row["stamp"][0] for files in found.values() for row in files.values()]
-            return f"{len(sizes)} files, {sum(sizes) / 1e6:.1f} MB"
+            hashes = self._unpinned(found)
+            pins = f"; without a hash in the recipe: {listed(hashes)}" if hashes else ""
+            return f"{len(sizes)} files, {sum(sizes) / 1e6:.1f} MB{pins}"
         if step == "prepare":
             return "; ".join(
                 f"{role}: {sum(count['cells'] for count in counts.values()):,} cells of {listed(counts)}"
@@ -274,6 +277,12 @@ class Build:
             ]
             return "; ".join(rows) or "no study to ask"
         return f"sha256:{found}"
+
+    def _unpinned(self, found: dict[str, Any]) -> list[str]:
+        """Return the names of the files of which the recipe states no sha256, each with the one that was found."""
+        files = {(source.study, file.name): file for source in self.plan.studies for file in source.files}
+        rows = {f"{name} (sha256: {found[study][name]['sha256']})": file for (study, name), file in files.items()}
+        return [text for text, file in rows.items() if file.sha256 is None]
 
     def _options(self, training: str) -> TrainOptions:
         recipe = self.plan.recipe

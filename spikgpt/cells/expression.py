@@ -10,10 +10,12 @@ import numpy as np
 from anndata import AnnData
 from scipy import sparse
 
+from spikgpt.cells.content.features import rna_features
 from spikgpt.cells.formats.notes import reading_notes
 from spikgpt.cells.matrices import left_on_disk, read_rows
 from spikgpt.cells.values import LARGEST_LOG, Content, Kind, content_of
 from spikgpt.errors import DataError, listed
+from spikgpt.types import Rows
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -38,11 +40,12 @@ Cells: TypeAlias = AnnData
 class Expression:
     """The expression values of n cells that were chosen from an AnnData, still unread.
 
-    ``matrix``, shape (n_cells, genes of ``var``), is dense, CSR, or on disk; it stands behind ``source``, which is
-    ``X``, ``layers['NAME']`` or ``raw``. Of each ``kind``, ``counts`` are whole numbers; ``linear`` are counts up to a
-    factor a cell (CPM, TPM, corrected counts); ``log`` are log(1 + linear) to the base ``log_base``, and would be taken
-    for counts if they were all whole. ``target_sum`` is the sum that every cell was scaled to before the logarithm,
-    None when there is no such constant. ``notes`` are whole sentences on anything suspicious.
+    ``matrix`` is dense, CSR, or on disk; it stands behind ``source``, which is ``X``, ``layers['NAME']`` or ``raw``. Of
+    its columns, ``columns`` are the genes of ``var``, None if all are. Of each ``kind``, ``counts`` are whole numbers;
+    ``linear`` are counts up to a factor a cell (CPM, TPM, corrected counts); ``log`` are log(1 + linear) to the base
+    ``log_base``, and would be taken for counts if they were all whole. ``target_sum`` is the sum that every cell was
+    scaled to before the logarithm, None when there is no such constant. ``notes`` are whole sentences on anything
+    suspicious.
     """
 
     adata: Cells
@@ -54,13 +57,14 @@ class Expression:
     var: pd.DataFrame
     n_cells: int
     notes: tuple[str, ...] = ()
+    columns: Rows | None = None
 
     def rows(self, start: int, stop: int) -> sparse.csr_matrix:
         """Return the cells from ``start`` to before ``stop`` as they are stored, float32, without explicit zeros.
 
         A value that is negative, not finite, or no logarithm among logarithms is refused.
         """
-        rows = read_rows(self.matrix, slice(start, stop))
+        rows = read_rows(self.matrix, slice(start, stop), self.columns)
         for wrong, what in (
             (~np.isfinite(rows.data), "a NaN or infinite value"),
             (rows.data < 0, "a negative value"),
@@ -86,7 +90,7 @@ def find_expression(adata: Cells, *, layer: str | None = None) -> Expression:
         msg = f"The AnnData has {adata.n_obs} cells and {adata.n_vars} genes; it needs at least one of each."
         raise DataError(msg)
     places = _places(adata, layer)
-    contents = [content_of(place.matrix) for place in places]
+    contents = [_content_of(place) for place in places]
     usable = [index for index, content in enumerate(contents) if not content.problem]
     if not usable:
         found = "; ".join(f"{place.source} {content.problem}" for place, content in zip(places, contents, strict=True))
@@ -108,16 +112,22 @@ def find_expression(adata: Cells, *, layer: str | None = None) -> Expression:
         var=place.var,
         n_cells=adata.n_obs,
         notes=(*reading_notes(adata), *_notes(places, contents, chosen)),
+        columns=place.columns,
     )
 
 
 @dataclass(frozen=True)
 class _Place:
-    """A matrix of an AnnData that may hold expression values."""
+    """A matrix of an AnnData that may hold expression values.
+
+    ``var`` describes its features that are RNA, which are those in ``columns``, and ``left_out`` the others.
+    """
 
     source: str
     matrix: Any
     var: pd.DataFrame
+    columns: Rows | None = None
+    left_out: str = ""
 
 
 def _places(adata: Cells, layer: str | None) -> list[_Place]:
@@ -131,7 +141,23 @@ def _places(adata: Cells, layer: str | None) -> list[_Place]:
             places.append(_Place(f"layers[{name!r}]", adata.layers[name], adata.var))
     if adata.raw is not None and layer is None:
         places.append(_Place("raw", adata.raw.X, adata.raw.var))
-    return [replace(place, matrix=left_on_disk(place.matrix, place.source)) for place in places]
+    return [_of_rna(replace(place, matrix=left_on_disk(place.matrix, place.source))) for place in places]
+
+
+def _of_rna(place: _Place) -> _Place:
+    """Return a place without features that are not RNA, such as antibodies."""
+    is_rna, left_out = rna_features(place.var)
+    if is_rna is None:
+        return place
+    return replace(place, var=place.var[is_rna], columns=np.flatnonzero(is_rna), left_out=left_out)
+
+
+def _content_of(place: _Place) -> Content:
+    if not len(place.var):
+        return Content(problem=f"holds {place.left_out}")
+    content = content_of(place.matrix, place.columns)
+    note = f"{place.source} holds {place.left_out}, which were left out."
+    return replace(content, notes=(note, *content.notes)) if place.left_out else content
 
 
 def _notes(places: list[_Place], contents: list[Content], chosen: int) -> Iterable[str]:

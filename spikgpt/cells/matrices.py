@@ -32,8 +32,8 @@ def check_sparse(matrix: Any, name: object) -> None:
     _check_places(matrix.indices[: matrix.indptr[-1]], columns, name)
 
 
-def read_rows(matrix: Any, index: slice | Rows) -> sparse.csr_matrix:
-    """Return some rows in memory, float32, canonical, sharing nothing with ``matrix``."""
+def read_rows(matrix: Any, index: slice | Rows, columns: Rows | None = None) -> sparse.csr_matrix:
+    """Return some rows in memory, float32, canonical, sharing nothing with ``matrix``; by default of all columns."""
     name = getattr(matrix, "name", "The expression matrix")
     with refusing(name):
         part = matrix[index]
@@ -44,6 +44,8 @@ def read_rows(matrix: Any, index: slice | Rows) -> sparse.csr_matrix:
         if not sparse.issparse(part):
             part = part.astype(np.float32)
         rows = sparse.csr_matrix(part).astype(np.float32, copy=True)
+    if columns is not None:
+        rows = rows[:, columns]
     rows.sum_duplicates()
     rows.eliminate_zeros()
     return rows

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import difflib
+from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -57,6 +58,11 @@ def labels_of(adata: AnnData, key: str) -> tuple[Strings, Bools]:
     return labels.astype(np.str_), np.asarray(labelled, dtype=bool)
 
 
+def text_of(value: Any) -> Any:
+    """Return the text for which bytes stand, as R writes it, and any other value as it is."""
+    return value.decode(errors="replace") if isinstance(value, bytes) else value
+
+
 def check_trainable(labels: Strings, *, minimum_classes: int = 2, minimum_cells: int = 5) -> dict[str, int]:
     """Return the classes that are too small to be learned, with their cells, and refuse labels that leave too few.
 
@@ -76,5 +82,5 @@ def check_trainable(labels: Strings, *, minimum_classes: int = 2, minimum_cells:
 
 def _label(value: object) -> str:
     """Return a label as text, empty when it says that there is none."""
-    text = str(value).strip()
+    text = str(text_of(value)).strip()
     return "" if text.lower() in NO_LABEL else text

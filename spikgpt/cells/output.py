@@ -2,26 +2,31 @@
 
 from __future__ import annotations
 
+import gzip
+import io
 import shutil
+import warnings
 from collections.abc import Iterable, Mapping
+from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
 
+import anndata
 import numpy as np
 import pandas as pd
 import zarr
-from anndata.io import write_elem
+from anndata.io import read_elem, write_elem
 from scipy import sparse
 
 from spikgpt.cells.matrices import on_disk
-from spikgpt.cells.reading import H5AD, ZARR, assembled, read_cells, stored_kind
+from spikgpt.cells.reading import H5AD, ZARR, read_cells, stored_kind
 from spikgpt.cells.storage import is_array, open_store, refusing
-from spikgpt.errors import ConfigError, DataError
+from spikgpt.cells.stores.elements import CATEGORIES, assembled, columns_of, names_of
+from spikgpt.errors import ConfigError, DataError, SpikGPTWarning, install_command
 from spikgpt.files import replacing
 
 # What a spreadsheet takes for the start of a formula.
 FORMULA_SIGNS = ("=", "+", "-", "@", "\t", "\r")
-TABLES = (".csv", ".parquet")
 # Dense arrays with more bytes are not read as a whole to see whether they can be read.
 LARGEST_WHOLE = 32 * 1024 * 1024
 
@@ -42,10 +47,12 @@ def write_copy(
     obsm, shape (n, d), and for uns what anndata can write.
     """
     added = {"obs": dict(obs or {}), "obsm": dict(obsm or {}), "uns": dict(uns or {})}
-    written = ZARR if target.suffix == ".zarr" else H5AD
+    written = ZARR if target.suffix.lower() == ".zarr" else H5AD
     kind = stored_kind(source)
     why = f"{source} is damaged, or there is no room or no right to write; see to that, or name another file."
-    with refusing(target, "written", why), replacing(target) as temporary:
+    # Names are nullable strings where pandas 3 wrote them, which anndata writes only when asked to.
+    nullable = anndata.settings.override(allow_write_nullable_strings=True)
+    with refusing(target, "written", why), replacing(target) as temporary, nullable:
         if kind != written:
             adata = read_cells(source)
             for place, elements in added.items():
@@ -60,27 +67,40 @@ def write_copy(
         if kind == ZARR and zarr.open_group(source, mode="r").metadata.consolidated_metadata is not None:
             zarr.consolidate_metadata(temporary)
         with open_store(temporary, name=source) as root:
-            _check_opens(root, source)
+            unreadable = _check_opens(root, added, source)
+    for sentence in unreadable:
+        warnings.warn(sentence, SpikGPTWarning, stacklevel=2)
 
 
 def write_table(parts: Iterable[pd.DataFrame], path: Path) -> None:
-    """Write one row a cell, as CSV or parquet after the file's name; only parquet needs all parts in memory."""
-    if path.suffix == ".csv":
+    """Write one row a cell, in the format of the file's ending; only parquet needs all parts in memory."""
+    if path.suffix.lower() != ".parquet":
         write_csv(parts, path)
         return
     with replacing(path) as temporary:
         try:
             pd.concat(list(parts)).to_parquet(temporary)
         except ImportError as error:
-            msg = "Writing parquet needs pyarrow: pip install 'spikgpt[parquet]'. Or write a .csv file."
+            msg = f"Writing parquet needs pyarrow: {install_command('pyarrow')}. Or write a .csv file."
             raise ConfigError(msg) from error
 
 
 def write_csv(parts: Iterable[pd.DataFrame], path: Path, *, index: bool = True) -> None:
-    """Write parts of a table, with or without its index, as CSV in which nothing is a formula."""
-    with replacing(path) as temporary, temporary.open("w", newline="", encoding="utf-8") as file:
+    """Write parts of a table, with or without its index, in which nothing is a formula.
+
+    The columns are separated by commas, or by tabs in a ``.tsv`` file. A file that ends in ``.gz`` is compressed.
+    """
+    compressed = path.suffix.lower() == ".gz"
+    separator = "\t" if ".tsv" in [suffix.lower() for suffix in path.suffixes[-2:]] else ","
+    with ExitStack() as opened:
+        file: Any = opened.enter_context(opened.enter_context(replacing(path)).open("wb"))
+        if compressed:
+            # Without the time and the name of the file, which differ from run to run.
+            file = opened.enter_context(gzip.GzipFile("", "wb", 6, file, mtime=0))
+        text = opened.enter_context(io.TextIOWrapper(file, encoding="utf-8", newline=""))
         for number, part in enumerate(parts):
-            _without_formulas(part).to_csv(file, header=number == 0, index=index, lineterminator="\n")
+            frame = _without_formulas(part)
+            frame.to_csv(text, sep=separator, header=number == 0, index=index, lineterminator="\n")
 
 
 def _without_formulas(table: pd.DataFrame) -> pd.DataFrame:
@@ -98,13 +118,6 @@ def _inert(value: Any) -> Any:
     return f"'{value}" if isinstance(value, str) and value.startswith(FORMULA_SIGNS) else value
 
 
-def check_table(path: Path) -> None:
-    """Refuse a table whose name ends in neither .csv nor .parquet, before the work."""
-    if path.suffix not in TABLES:
-        msg = f"{path} ends in {path.suffix!r}; a table is written as {' or '.join(TABLES)}."
-        raise ConfigError(msg)
-
-
 def _copy(source: Path, target: Path) -> None:
     """Copy a file or a folder; the copy can be written to, whatever the source allows."""
     if source.is_file():
@@ -118,9 +131,9 @@ def _copy(source: Path, target: Path) -> None:
 
 def _add(root: Any, added: Mapping[str, Mapping[str, Any]], source: Path) -> None:
     """Write elements in place of any of their names."""
-    attributes = root["obs"].attrs
-    order = [name.decode() if isinstance(name, bytes) else str(name) for name in attributes["column-order"]]
-    if (names := str(attributes["_index"])) in added["obs"]:
+    attributes, names = root["obs"].attrs, names_of(root["obs"], source)
+    order = columns_of(root["obs"], names)
+    if names in added["obs"]:
         msg = f"{source} keeps the names of its cells in obs[{names!r}], which would be replaced; rename its index."
         raise DataError(msg)
     for place, elements in added.items():
@@ -130,6 +143,10 @@ def _add(root: Any, added: Mapping[str, Mapping[str, Any]], source: Path) -> Non
             write_elem(root[place], name, _plain(value))
     if new := [name for name in added["obs"] if name not in order]:
         attributes["column-order"] = [*order, *new]
+    if not isinstance(attributes.get("_index"), str) or attributes.get("encoding-type") != "dataframe":
+        # Some writers in R leave out what anndata reads a table by.
+        version = "0.1.0" if CATEGORIES in root["obs"] else "0.2.0"
+        attributes.update({"_index": names, "encoding-type": "dataframe", "encoding-version": version})
 
 
 def _plain(value: Any) -> Any:
@@ -139,11 +156,15 @@ def _plain(value: Any) -> Any:
     return value.to_numpy() if isinstance(value.dtype, np.dtype) else value.array
 
 
-def _check_opens(root: Any, source: Path) -> None:
-    """Let anndata open what was written, with matrices read a part at a time in place of matrices in memory."""
+def _check_opens(root: Any, added: Mapping[str, Mapping[str, Any]], source: Path) -> list[str]:
+    """Let anndata open what was written, with matrices read a part at a time in place of matrices in memory.
+
+    Returns a sentence where anndata cannot read an element of the source, which was copied byte for byte.
+    """
 
     def checked(name: str, item: Any, encoding: str) -> Any:
-        numbers = is_array(item) and len(item.shape) == 2 and item.dtype.kind in "biufc"
+        # A null element, such as uns["log1p"]["base"] of scanpy, has the shape None.
+        numbers = is_array(item) and len(item.shape or ()) == 2 and item.dtype.kind in "biufc"
         large = numbers and item.size * item.dtype.itemsize > LARGEST_WHOLE
         if not large and encoding not in ("csr_matrix", "csc_matrix"):
             return None
@@ -151,5 +172,13 @@ def _check_opens(root: Any, source: Path) -> None:
         matrix.check()
         return sparse.csr_matrix(matrix.shape, dtype=np.float32)
 
-    with refusing(source):
-        assembled(root, checked)
+    try:
+        with refusing(source, "read as a whole", "The output has the labels and all that the file holds."):
+            assembled(root, checked)
+    except DataError as error:
+        with refusing(source):
+            for place, elements in added.items():
+                for name in elements:
+                    read_elem(root[place][name])
+        return [str(error)]
+    return []

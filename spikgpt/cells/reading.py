@@ -3,24 +3,23 @@
 from __future__ import annotations
 
 import tempfile
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
 
 import anndata
 import h5py
 import zarr
 from anndata import AnnData
-from anndata.experimental import read_dispatched
 
 from spikgpt.cells.formats.mtx import holds_matrix, is_mtx, read_mtx
 from spikgpt.cells.formats.streams import first_bytes, is_gzip, unpack
 from spikgpt.cells.formats.tables import looks_like_table, read_table
 from spikgpt.cells.formats.tenx import is_tenx, read_tenx
-from spikgpt.cells.formats.unreadable import absent, refusal
-from spikgpt.cells.matrices import SparseOnDisk, check_sparse
-from spikgpt.cells.storage import REMEDY, is_array, missing_chunks, open_store, probe, refusing
+from spikgpt.cells.formats.unreadable import absent, hdf5_refusal, refusal
+from spikgpt.cells.matrices import check_sparse
+from spikgpt.cells.storage import is_array, open_store, probe, refusing
+from spikgpt.cells.stores.elements import stored_cells
 from spikgpt.errors import DataError, listed
 
 H5AD, ZARR, TENX, MTX, TABLE = "h5ad", "zarr", "10x", "mtx", "table"
@@ -46,7 +45,7 @@ def open_cells(path: str | Path) -> Iterator[AnnData]:
             yield _read_other(kind, found, path)
             return
         with open_store(found, name=path) as root:
-            cells = _stored(root, path)
+            cells = stored_cells(root, path, in_memory=False)
             yield _in_memory(found, path) if cells is None else cells
 
 
@@ -68,8 +67,8 @@ def read_cells(path: str | Path) -> AnnData:
         if kind not in (H5AD, ZARR):
             return _read_other(kind, found, path)
         with open_store(found, name=path) as root:
-            _stored(root, path)
-        return _in_memory(found, path)
+            cells = stored_cells(root, path, in_memory=True)
+        return _in_memory(found, path) if cells is None else cells
 
 
 def stored_kind(path: Path) -> str:
@@ -83,46 +82,8 @@ def stored_kind(path: Path) -> str:
         return kind
 
 
-def assembled(root: Any, instead: Callable[[str, Any, str], Any]) -> AnnData:
-    """Let anndata assemble what an open store holds.
-
-    Parameters
-    ----------
-    instead
-        From the name of an element, the element and its encoding to what takes its place, or None to have it read.
-    """
-
-    def read(function: Callable[[Any], Any], name: str, item: Any, iospec: Any) -> Any:
-        if iospec.encoding_type == "anndata" or name.endswith("/"):
-            return AnnData(**{key: read_dispatched(item[key], read) for key in item})
-        if name == "/raw" and not is_array(item):
-            return {key: read_dispatched(item[key], read) for key in ("X", "var", "varm") if key in item}
-        found = instead(name, item, iospec.encoding_type)
-        return function(item) if found is None else found
-
-    return read_dispatched(root, read)
-
-
-def _stored(root: Any, path: object) -> AnnData | None:
-    """Return the cells of an open store, matrices left there, or None where anndata wrote it before version 0.7."""
-
-    def left(name: str, item: Any, encoding: str) -> Any:
-        if name in ("/obs", "/var", "/raw/var"):
-            names = item[str(item.attrs["_index"])]
-            lost = missing_chunks(names) if is_array(names) else 0
-            if encoding != "dataframe" or lost:
-                msg = f"{path} holds {name} as {encoding}, {lost} chunks of its names missing. {REMEDY}"
-                raise DataError(msg)
-        elif name in ("/X", "/raw/X") or name.startswith("/layers/"):
-            return item if is_array(item) else SparseOnDisk(item, f"{path}, {name[1:]}").stored
-        return {} if name in ("/varm", "/obsp", "/varp", "/raw/varm") else None
-
-    with refusing(path):
-        return None if is_array(root["obs"]) or is_array(root["var"]) else assembled(root, left)
-
-
 def _in_memory(found: Path, path: object) -> AnnData:
-    """Read a store that was looked over."""
+    """Let anndata read a store that was looked over."""
     with refusing(path):
         if found.is_dir():
             adata = anndata.io.read_zarr(zarr.open_group(found, mode="r", use_consolidated=False))
@@ -175,6 +136,9 @@ def _kind(path: Path) -> str:
                 return H5AD
             if is_tenx(file):
                 return TENX
+            if found := hdf5_refusal(set(file)):
+                msg = f"{path} {found.format(name=path.name)}."
+                raise DataError(msg)
             missing = [name for name in ("obs", "var") if name not in file]
             found = f"is HDF5 but neither AnnData nor 10x: it has {listed(file)} and lacks {listed(missing)}"
     else:
@@ -204,8 +168,4 @@ def _read_other(kind: str, path: Path, name: object) -> AnnData:
             adata = read_tenx(path, name)
         else:
             adata = read_mtx(path) if kind == MTX else read_table(path)
-        _checked(adata, path)
-        # Proteins and guides are no part of a cell's RNA.
-        types = adata.var.get("feature_types")
-        other = None if types is None else (types != "Gene Expression").to_numpy()
-        return adata if other is None or not other.any() or other.all() else adata[:, ~other].copy()
+        return _checked(adata, path)

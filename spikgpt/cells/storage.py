@@ -50,11 +50,16 @@ def refusing(what: object, done: str = "read", why: str = "") -> Iterator[None]:
         raise
     except Exception as error:
         # Readers of damaged bytes raise whatever they stumble over, and anndata a bare Exception.
-        notes = " ".join(getattr(error, "__notes__", ()))
-        reason = " ".join(f"{error} {notes}".split())[:400].rstrip(".") or type(error).__name__
+        reason = reason_of(error)
         why = fault(error) or why or f"The file is damaged, incomplete or not readable for you. {REMEDY}"
         msg = f"{what} cannot be {done}: {reason}. {why}"
         raise DataError(msg) from error
+
+
+def reason_of(error: BaseException) -> str:
+    """Return what a reader says of an error, on one line."""
+    notes = " ".join(getattr(error, "__notes__", ()))
+    return " ".join(f"{error} {notes}".split())[:400].rstrip(".") or type(error).__name__
 
 
 @contextmanager

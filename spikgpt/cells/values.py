@@ -13,6 +13,7 @@ from scipy import sparse
 
 from spikgpt.cells.matrices import check_sparse, read_rows
 from spikgpt.errors import DataError
+from spikgpt.types import Rows
 
 Kind = Literal["counts", "linear", "log"]
 
@@ -42,12 +43,13 @@ class Content:
     notes: tuple[str, ...] = ()
 
 
-def content_of(matrix: Any) -> Content:
-    """Tell what a matrix holds from evenly spaced rows."""
+def content_of(matrix: Any, columns: Rows | None = None) -> Content:
+    """Tell what a matrix holds from evenly spaced rows, by default of all columns."""
     n_cells = matrix.shape[0]
     try:
         check_sparse(matrix, "The expression matrix")
-        sample = read_rows(matrix, np.unique(np.linspace(0, n_cells - 1, min(n_cells, SAMPLE_CELLS)).astype(np.int64)))
+        rows = np.unique(np.linspace(0, n_cells - 1, min(n_cells, SAMPLE_CELLS)).astype(np.int64))
+        sample = read_rows(matrix, rows, columns)
     except DataError as error:
         return Content(problem=f"cannot be used ({error})")
     values = sample.data.astype(np.float64)

@@ -10,7 +10,8 @@ import typer
 from msgspec import structs
 
 from spikgpt.cli.flags import MODEL, SCGPT, PinnedOptions, command, hub_of
-from spikgpt.cli.output import check_files, interruptible, note, say, show, show_scores
+from spikgpt.cli.output import interruptible, note, say, show, show_scores
+from spikgpt.cli.paths import CELLS, CSV, TABLES, Output, check_outputs
 from spikgpt.errors import ConfigError, needs
 from spikgpt.options import AnnotateOptions, EngineOptions, about
 
@@ -45,10 +46,10 @@ def annotate(
     model: ModelOptions,
     options: LabelOptions,
     hub: PinnedOptions,
-    out: Annotated[Path | None, typer.Option(help="File to write: the input with the labels added.")] = None,
-    table: Annotated[Path | None, typer.Option(help="File to write: one row a cell, .csv or .parquet.")] = None,
+    out: Annotated[Path | None, typer.Option(help="File to write, .h5ad or .zarr: the input with labels.")] = None,
+    table: Annotated[Path | None, typer.Option(help="File to write, .csv, .tsv or .parquet: one row a cell.")] = None,
     cluster_key: Annotated[str | None, typer.Option(help="Column of obs with clusters, to name by vote.")] = None,
-    cluster_table: Annotated[Path | None, typer.Option(help="Also write one row a cluster, .csv.")] = None,
+    cluster_table: Annotated[Path | None, typer.Option(help="Also write one row a cluster, .csv or .tsv.")] = None,
 ) -> None:
     """Label the cells of QUERY; name a file to write with --out, --table or both."""
     import pandas as pd
@@ -61,7 +62,13 @@ def annotate(
     if cluster_table and not cluster_key:
         msg = "--cluster-table needs --cluster-key, the column of obs that holds the clusters."
         raise ConfigError(msg)
-    check_files(out, table, cluster_table, hub.pin().lock, source=query)
+    check_outputs(
+        Output("--out", out, CELLS),
+        Output("--table", table, TABLES),
+        Output("--cluster-table", cluster_table, CSV),
+        Output("--lock-file", hub.pin().lock),
+        inputs=(query, model.model, model.scgpt),
+    )
     written: list[Path] = []
     with interruptible(lambda: f"Written: {', '.join(map(str, written))}." if written else "Nothing was written."):
         with open_cells(query) as cells:
@@ -103,7 +110,8 @@ def evaluate(
     from spikgpt.training.evaluation import evaluate as held_against
     from spikgpt.training.evaluation import read_label_map
 
-    check_files(json_file, hub.pin().lock, source=query)
+    outputs = Output("--json", json_file), Output("--lock-file", hub.pin().lock)
+    check_outputs(*outputs, inputs=(query, label_map, model.model, model.scgpt))
     names = read_label_map(label_map) if label_map else None
     with open_cells(query) as cells:
         annotation, engine, reference = _annotated(cells, label_key, model, options, hub)
@@ -138,16 +146,12 @@ def _leave(annotation: Annotation, options: LabelOptions) -> None:
 
 def _check_outputs(out: Path | None, table: Path | None) -> None:
     """Refuse before the work what could not be written after it."""
-    from spikgpt.cells.output import check_table
-
     if not out and not table:
         msg = "Nothing would be written; give --out, a file for the cells, --table, one for the labels, or both."
         raise ConfigError(msg)
-    if table:
-        check_table(table)
-        if table.suffix == ".parquet":
-            with needs("pyarrow"):
-                importlib.import_module("pyarrow")
+    if table and table.suffix.lower() == ".parquet":
+        with needs("pyarrow"):
+            importlib.import_module("pyarrow")
 
 
 def _annotated(

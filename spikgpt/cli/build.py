@@ -8,9 +8,10 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from spikgpt.cli.flags import command, hub_of
-from spikgpt.cli.output import Bars, goes_on, interruptible, note, say
+from spikgpt.cli.output import Bars, annotate_command, goes_on, interruptible, note, say
 from spikgpt.cli.share import say_pushed
 from spikgpt.errors import ConfigError
+from spikgpt.files import check_place
 from spikgpt.options import HubOptions, Options, PushOptions, about
 
 if TYPE_CHECKING:
@@ -53,6 +54,7 @@ def build(
     if out is None:
         msg = "Name the folder to write the reference to: --out FOLDER."
         raise ConfigError(msg)
+    check_place(out)
     wanted = [step.strip() for step in options.steps.split(",") if step.strip()]
     if push:
         check_repository(push)
@@ -74,7 +76,7 @@ def build(
         Build(plan, folder, out, options.cache, options.mirror, on_epoch).run(wanted, on_step)
     if STEPS[-1] not in wanted:
         return
-    say(f"Wrote {out}; annotate with: spikgpt annotate QUERY.h5ad --model {out} --out OUT.h5ad")
+    say(f"Wrote {out}; annotate with: {annotate_command(out)}")
     if push:
         from spikgpt import sharing
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import os
+import signal
 import sys
 from typing import Annotated
 
@@ -12,9 +12,10 @@ from spikgpt.cli.annotate import annotate, evaluate
 from spikgpt.cli.benchmark import benchmark
 from spikgpt.cli.build import build
 from spikgpt.cli.flags import command
-from spikgpt.cli.output import Interrupted, say
+from spikgpt.cli.output import Interrupted, say, warnings_as_notes
 from spikgpt.cli.scgpt import convert_scgpt, embed, pretrain
 from spikgpt.cli.share import export, info, list_, pull, push, verify
+from spikgpt.cli.streams import ending_in_order, standard_streams
 from spikgpt.cli.train import novelty, train
 from spikgpt.errors import SpikGPTError, fault, printable
 
@@ -27,21 +28,37 @@ app = typer.Typer(
 
 
 def main() -> None:
-    """Run the command line; a user's mistake is one line and exit code 2, an interruption is exit code 130."""
-    try:
-        code = app(sys.argv[1:] or ["--help"], prog_name="spikgpt", standalone_mode=False)
+    """Run the command line.
+
+    The exit code of a user's mistake is 2, with one line; that of a command that was ended is 128 and the number of the
+    signal, 130 for Ctrl-C. It is 1 where standard output was closed by its reader, 2 where it could not be written
+    otherwise; the command does all of its work all the same.
+    """
+    with standard_streams() as streams:
+        code = _run()
         sys.stdout.flush()
-    except Interrupted as stopped:
-        say(f"Interrupted. {stopped}")
-        code = 130
+        if streams.error is not None and not code:
+            code = 1 if isinstance(streams.error, BrokenPipeError) else 2
+        if code == 2 and streams.error is not None:
+            say(f"Standard output cannot be written. {_explained(streams.error)}", "Error: ", "bold red")
+    sys.exit(code)
+
+
+def _run() -> int:
+    """Run the command that the user named, and return the exit code."""
+    try:
+        with ending_in_order(), warnings_as_notes():
+            return int(app(sys.argv[1:] or ["--help"], prog_name="spikgpt", standalone_mode=False) or 0)
+    except (Interrupted, KeyboardInterrupt, typer.Abort) as stopped:
+        say(f"Interrupted. {stopped if isinstance(stopped, Interrupted) else 'Nothing was written.'}")
+        return 128 + getattr(stopped, "number", signal.SIGINT)
     except BrokenPipeError:
-        # Who reads our output has seen enough. Python itself writes once more when it ends.
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        code = 1
+        # Of a connection, not of standard output.
+        say("A connection was closed before all was sent; try again.", "Error: ", "bold red")
+        return 2
     except (SpikGPTError, UsageError, OSError) as error:
         say(_explained(error), "Error: ", "bold red")
-        code = 2
-    sys.exit(code)
+        return 2
 
 
 def _explained(error: Exception) -> str:

@@ -2,16 +2,19 @@
 
 from __future__ import annotations
 
+import os
+import shlex
+import signal
+import warnings
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TextIO
 
 from rich.console import Console
 from rich.text import Text
 
-from spikgpt.errors import ConfigError, printable
-from spikgpt.files import check_place
+from spikgpt.errors import SpikGPTWarning, printable
 
 if TYPE_CHECKING:
     from tqdm import tqdm
@@ -20,7 +23,11 @@ console = Console(stderr=True, highlight=False)
 
 
 class Interrupted(Exception):
-    """The user interrupted a command; the message says what is kept."""
+    """The user or a signal ended a command; the message says what is kept."""
+
+    def __init__(self, kept: str, number: int = signal.SIGINT) -> None:
+        super().__init__(kept)
+        self.number = number
 
 
 @contextmanager
@@ -28,8 +35,8 @@ def interruptible(kept: Callable[[], str]) -> Iterator[None]:
     """Say what is kept when the user interrupts the block."""
     try:
         yield
-    except KeyboardInterrupt:
-        raise Interrupted(kept()) from None
+    except KeyboardInterrupt as stopped:
+        raise Interrupted(kept(), getattr(stopped, "number", signal.SIGINT)) from None
 
 
 def goes_on(kept: str, where: Path | None) -> str:
@@ -48,6 +55,42 @@ def note(*texts: str) -> None:
     """Print sentences that the user should not miss."""
     for text in texts:
         say(text, "Note: ", "yellow")
+
+
+@contextmanager
+def warnings_as_notes() -> Iterator[None]:
+    """Print a SpikGPTWarning of the block as a note; other warnings are shown as they were."""
+    with warnings.catch_warnings():
+        shown = warnings.showwarning
+
+        def show_warning(
+            message: Warning | str,
+            category: type[Warning],
+            filename: str,
+            lineno: int,
+            file: TextIO | None = None,
+            line: str | None = None,
+        ) -> None:
+            if issubclass(category, SpikGPTWarning):
+                note(str(message))
+            else:
+                shown(message, category, filename, lineno, file, line)
+
+        warnings.simplefilter("always", SpikGPTWarning)
+        warnings.showwarning = show_warning
+        yield
+
+
+def annotate_command(model: Path | str, *more: str) -> str:
+    """Return the command that labels cells with a reference; a relative folder gets ``./``, so that it is no name."""
+    return f"spikgpt annotate QUERY.h5ad {option('--model', model, *more)} --out OUT.h5ad"
+
+
+def option(flag: str, value: Path | str, *more: str) -> str:
+    """Return a flag and its value as a shell takes them."""
+    if isinstance(value, Path) and not value.is_absolute() and not str(value).startswith("."):
+        value = f".{os.sep}{value}"
+    return " ".join((flag, shlex.quote(str(value)), *more))
 
 
 def show(columns: Sequence[str], rows: Iterable[Sequence[object]], title: str | None = None, *, result: bool) -> None:
@@ -90,16 +133,3 @@ class Bars(ExitStack):
         bar = self._bars[what]
         bar.set_postfix_str(figures, refresh=False)
         bar.update(step if done is None else done - bar.n)
-
-
-def check_files(*paths: Path | None, source: Path | None = None) -> None:
-    """Refuse to write over a folder or the input, or where nothing can be written, before the work."""
-    for path in filter(None, paths):
-        if source is not None and path.exists() and source.exists() and path.samefile(source):
-            msg = f"{path} is the input; name another file for the output."
-        elif path.is_dir() and path.suffix != ".zarr":
-            msg = f"{path} is a folder; name a file to write."
-        else:
-            check_place(path)
-            continue
-        raise ConfigError(msg)

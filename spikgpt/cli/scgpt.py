@@ -10,7 +10,8 @@ import typer
 from msgspec import Meta
 
 from spikgpt.cli.flags import CHECKPOINT, command, escaped, hub_of
-from spikgpt.cli.output import Bars, check_files, goes_on, interruptible, note, say
+from spikgpt.cli.output import Bars, goes_on, interruptible, note, option, say
+from spikgpt.cli.paths import CELLS, Output, check_outputs
 from spikgpt.errors import ConfigError
 from spikgpt.options import Count, HubOptions, Options, about
 
@@ -68,7 +69,7 @@ def embed(
     from spikgpt.engines.scgpt.source import open_scgpt
     from spikgpt.engines.torch import embed_query
 
-    check_files(out, source=query)
+    check_outputs(Output("--out", out, CELLS), inputs=(query, scgpt))
     draws = UpstreamDraws(*upstream_seeds) if upstream_seeds else None
     cache = cache_folder() if options.cache and not draws else None
     source = open_scgpt(scgpt, max_length=options.max_length, hub=hub_of(hub))
@@ -135,4 +136,4 @@ def pretrain(
         )
         save_checkpoint(checkpoint, out)
     state.unlink(missing_ok=True)
-    say(f"Wrote {out}; embed with: spikgpt embed QUERY.h5ad --scgpt {out} --out OUT.h5ad")
+    say(f"Wrote {out}; embed with: spikgpt embed QUERY.h5ad {option('--scgpt', out)} --out OUT.h5ad")

@@ -8,7 +8,8 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from spikgpt.cli.flags import Model, PinnedOptions, ScGPT, command, hub_of
-from spikgpt.cli.output import check_files, note, say, show
+from spikgpt.cli.output import annotate_command, note, say, show
+from spikgpt.cli.paths import Output, check_outputs
 from spikgpt.errors import HubError, SpikGPTError, printable
 from spikgpt.options import HubOptions, PushOptions
 
@@ -95,9 +96,10 @@ def pull(
     from spikgpt import sharing
 
     pin = hub.pin()
-    check_files(pin.lock)
+    check_outputs(Output("--lock-file", pin.lock), inputs=[model])
     pulled = sharing.pull(model, out, hub=hub_of(hub), pin=pin)
     say(f"Wrote {out}, {pulled.origin or f'the reference {model}'}.")
+    say(f"Annotate with: {annotate_command(out)}")
     if pulled.locked:
         say(f"Wrote {model} to {pin.lock}.")
     typer.echo(f"sha256:{pulled.digest}")
@@ -128,7 +130,7 @@ def say_pushed(pushed: Push) -> None:
     unchanged = all(change.kind == "unchanged" for change in pushed.changes)
     told = "Nothing changed, as every file is there already: " if unchanged else ""
     say(f"{told}{pushed.repository} is at commit {pushed.commit}: {pushed.url}")
-    say(f"Use it with: spikgpt annotate QUERY.h5ad --model {pushed.repository} --out OUT.h5ad")
+    say(f"Use it with: {annotate_command(pushed.repository)}")
 
 
 @command()
@@ -146,7 +148,8 @@ def export(
     from spikgpt_onnx import exporter
     from spikgpt_onnx.parity import ExportableReference
 
-    check_files(out if literal else None)
+    if literal:
+        check_outputs(Output("--out", out, (".onnx",)), inputs=(model, scgpt))
     client = hub_of(hub)
     stored = open_reference(model, hub=client)
     reference = ExportableReference(stored, torch_engine(stored, scgpt=scgpt, hub=client))
@@ -156,7 +159,7 @@ def export(
         return
     for name, parity in exporter.export(reference, out, precisions=precision or ["fp32"]).items():
         say(f"{name}, {parity}.")
-    say(f"Wrote {out}; run it with: spikgpt annotate QUERY.h5ad --model {out} --out OUT.h5ad")
+    say(f"Wrote {out}; run it with: {annotate_command(out)}")
 
 
 def _unknown_rule(thresholds: Any) -> str:

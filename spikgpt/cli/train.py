@@ -11,7 +11,18 @@ import typer
 from msgspec import structs
 
 from spikgpt.cli.flags import CHECKPOINT, command, hub_of
-from spikgpt.cli.output import Bars, check_files, goes_on, interruptible, note, say, show, show_scores
+from spikgpt.cli.output import (
+    Bars,
+    annotate_command,
+    goes_on,
+    interruptible,
+    note,
+    option,
+    say,
+    show,
+    show_scores,
+)
+from spikgpt.cli.paths import CSV, PNG, Output, check_outputs
 from spikgpt.errors import ConfigError
 from spikgpt.options import Count, HubOptions, Options, TrainOptions, about
 
@@ -104,8 +115,8 @@ def train(
         f"Held out: {trained.metrics['held_out_by']}. Accuracy {held_out['accuracy']:.4f}, "
         f"macro-F1 {held_out['macro_f1']:.4f} over {held_out['cells']} cells."
     )
-    needed = f" --scgpt {chosen.scgpt}" if chosen.scgpt is not None and not chosen.bundle else ""
-    say(f"Wrote {out}; annotate with: spikgpt annotate QUERY.h5ad --model {out}{needed} --out OUT.h5ad")
+    needed = [option("--scgpt", chosen.scgpt)] if chosen.scgpt is not None and not chosen.bundle else []
+    say(f"Wrote {out}; annotate with: {annotate_command(out, *needed)}")
 
 
 @command()
@@ -119,12 +130,12 @@ def novelty(
     plot: Annotated[Path | None, typer.Option(help="Also draw the figures, .png.")] = None,
 ) -> None:
     """Leave each type out of a reference in turn, and see whether its cells come out as Unknown."""
+    check_outputs(Output("--table", table, CSV), Output("--plot", plot, PNG), inputs=[reference])
     from spikgpt.cells.output import write_csv
     from spikgpt.cells.reading import read_cells
     from spikgpt.files import replacing
     from spikgpt.training.novelty import study
 
-    check_files(table, plot, source=reference)
     adata = read_cells(reference)
     with Bars() as bars:
 

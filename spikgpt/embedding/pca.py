@@ -37,6 +37,9 @@ TELLING_CELLS = 100
 # Composition scaling is found from the query's own scaling. Started from the reference's instead, it should end in the
 # same labels; between human and mouse it does for 30% to 80% of cells, and then the user is told. So many are asked.
 ASKED_CELLS = 1000
+# Below this agreement, composition scaling has turned most labels round: the query holds few cell types, as sorted
+# cells do, and its own gene means are those of a cell type, not of a study.
+AGREEMENT_FOR_COMPOSITION = 0.5
 # Where more than this share of the genes is missing, it is estimated how many labels can be right, on so many drawn
 # cells of each label. A query is refused below this share of them, and with fewer genes of any kind.
 FEW_MISSING, DRAWN_CELLS, LEAST_ALLOWED, LEAST_GENES = 0.1, 30, 0.5, 10
@@ -221,7 +224,8 @@ class PCAProjection:
             Cells of the query, none of them empty.
         scaling
             ``reference``: the reference's gene means and deviations. ``query``: the query's own. ``composition``: the
-            query's, corrected for its label composition. ``auto``: composition, or reference for small queries.
+            query's, corrected for its label composition. ``auto``: composition; or reference for small queries, and
+            where the two scalings disagree on most labels.
         """
         n_cells, notes = len(sample.totals), self._allowed(sample, run)
         reference = self.reference_scale(sample)
@@ -248,6 +252,13 @@ class PCAProjection:
         agreement = float((other == output.probabilities[asked].argmax(axis=1)).mean())
         if agreement >= LEAST_AGREEMENT:
             return Scaled(scale, "composition", notes, output, agreement)
+        if scaling == "auto" and agreement < AGREEMENT_FOR_COMPOSITION:
+            note = (
+                f"{100 * (1 - agreement):.0f}% of the labels change with the scaling method, as in queries of few cell "
+                "types (sorted cells) or of another tissue. The reference's scaling was used. "
+                "Pass scaling='composition' (--scaling composition) for the other."
+            )
+            return Scaled(reference, "reference", (*notes, note))
         note = (
             f"Gene expression differs so much from the reference's that the labels of {100 * (1 - agreement):.0f}% of "
             "the cells depend on how it is scaled; check the species and the tissue, and trust no label blindly."

@@ -15,6 +15,8 @@ from spikgpt.errors import DamagedReference
 from spikgpt.types import Floats
 
 CLS, END = "<cls>", "<eoc>"
+# Bins of expression and tokens of a cell at most, and the lowest special value: tables of that size are made.
+MOST_BINS, MOST_TOKENS, LOWEST_VALUE = 10_000, 1_000_000, -1000
 
 
 @dataclass(frozen=True)
@@ -48,10 +50,23 @@ class Vocabulary:
             values = json.loads(text)
             found = cls(**values | {"names": tuple(map(str, values["names"]))})
             found.pad_id, found.cls_id, found.genes  # noqa: B018, that they are there
+            found._check_sizes()
         except (ValueError, TypeError, KeyError) as error:
             msg = f"The encoder's graph carries no vocabulary ({error}). Export the reference again."
             raise DamagedReference(msg) from error
         return found
+
+    def _check_sizes(self) -> None:
+        """Refuse sizes for which any amount of memory would be taken."""
+        bounds = {
+            "n_bins": (self.n_bins, 3, MOST_BINS),
+            "length": (self.length, 1, MOST_TOKENS),
+            "pad_value": (self.pad_value, LOWEST_VALUE, self.n_bins),
+        }
+        for name, (value, least, most) in bounds.items():
+            if not least <= value <= most:
+                msg = f"{name} is {value}; expected {least} to {most}"
+                raise ValueError(msg)
 
     @property
     def pad_id(self) -> int:

@@ -28,6 +28,9 @@ DEFAULT_UNKNOWN_RATE = 0.05
 CELLS_FOR_OWN_LIMIT, CELLS_TO_KEEP_LABEL = 30, 10
 # Scores of held-out cells that are kept: all, or so many spread evenly over their ranks.
 LARGEST_KEPT = 1000
+# Probabilities of held-out cells that are all right differ from 1 by 1e-8 or by nothing, which float32 cannot hold. A
+# threshold so near to 1 rejects other cells in float32 than in float64; a lower one keeps the promise.
+LARGEST_THRESHOLD = 0.9999
 # Sums of a few logarithms, so far from it.
 LARGEST_SCORE = 1e6
 # Natural logarithms of the smallest and the largest temperature.
@@ -144,7 +147,7 @@ class Thresholds(msgspec.Struct, frozen=True, forbid_unknown_fields=True, omit_d
     ----------
     threshold
         For the largest probability of a cell that is labelled by itself: at most about ``unknown_rate`` of the known
-        cells fall below it, as measured on ``calibration_cells`` held-out cells.
+        cells fall below it, as measured on ``calibration_cells`` held-out cells. At most 0.9999 from training.
     single, smoothed
         Calibrations of cells labelled by themselves and with their neighbours; a reference of format 1, whose method
         is the maximum probability, has neither.
@@ -188,7 +191,7 @@ class Thresholds(msgspec.Struct, frozen=True, forbid_unknown_fields=True, omit_d
             What familiarity was on the same cells, if it was measured.
         """
         rank = conformal_rank(len(confidence), unknown_rate)
-        threshold = float(np.sort(confidence)[rank - 1]) if rank else 0.0
+        threshold = min(float(np.sort(confidence)[rank - 1]), LARGEST_THRESHOLD) if rank else 0.0
         method: Literal["maximum probability", "familiarity"] = "familiarity" if single else "maximum probability"
         return cls(method, threshold, unknown_rate, len(confidence), PAPER_THRESHOLD, single, smoothed)
 

@@ -149,6 +149,10 @@ class Hub:
         cache.name(revision or "main", listing.sha)
         return folder
 
+    def has_cached(self, repo: str) -> bool:
+        """Return whether the local cache has the main branch of a repository."""
+        return self._cache(repo).folder(None) is not None
+
     def names(self, repo: str, revision: str | None) -> list[str]:
         """Return the names of all files of a repository."""
         return sorted(self._listing(repo, revision).files)

@@ -235,7 +235,7 @@ def _checked_format(source: Source) -> int:
     if found > FORMAT_VERSION or too_old:
         msg = (
             f"This reference is in format {found} and needs spikgpt {wanted}; spikgpt {__version__} reads up to "
-            f"format {FORMAT_VERSION}. Install what it needs: pip install --upgrade 'spikgpt{wanted}'"
+            f"format {FORMAT_VERSION}. Get spikgpt {wanted} where you got this one."
         )
         raise FormatError(msg)
     return found

@@ -51,7 +51,7 @@ def png(figure: Figure) -> bytes:
 
 def _figure(size: float) -> tuple[Figure, Axes]:
     """Return a square figure, its sides in inches, and its axes."""
-    with needs():
+    with needs("matplotlib"):
         # Here, as it takes half a second, and annotation does without.
         from matplotlib.figure import Figure
     figure = Figure(figsize=(size, size), layout="constrained")

@@ -79,7 +79,8 @@ class Pin:
         locked = self._locked(_key(name, revision))
         if locked is None or locked.repository is None:
             return find(name, revision, hub=hub)
-        return find(locked.repository, locked.commit, hub=hub)
+        # With the commit in the name, as a folder may be called like the repository.
+        return find(f"{locked.repository}@{locked.commit}" if locked.commit else locked.repository, hub=hub)
 
     def check(self, name: str | Path, revision: str | None, digest: str) -> None:
         """Refuse a reference that is another one.

@@ -5,12 +5,13 @@ from __future__ import annotations
 import difflib
 import os
 import re
+import warnings
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from importlib.resources import files
 from pathlib import Path
 
-from spikgpt.errors import ConfigError, DamagedReference, HubError, ReferenceNotFound
+from spikgpt.errors import ConfigError, DamagedReference, HubError, ReferenceNotFound, SpikGPTWarning
 from spikgpt.reference.hub import Hub, parse
 from spikgpt.reference.layout import FILES, LARGEST, LAYOUT, MANIFEST, altered_files
 from spikgpt.reference.transfer.cache import read
@@ -53,8 +54,8 @@ class Found:
 def find(name: str | Path, revision: str | None = None, *, hub: Hub | None = None) -> Found:
     """Return where a reference is, after pulling it if it is on the Hub; every file of it was checked.
 
-    A bare name means a shipped reference first, then a folder, then a repository of the namespace; write ``./name`` for
-    a folder in any case.
+    A bare name means a shipped reference first, then a folder, then a repository of the namespace. A path object and
+    ``./name`` mean the folder in any case. Where a name means two of these, a SpikGPTWarning says which one is used.
 
     Raises
     ------
@@ -67,18 +68,21 @@ def find(name: str | Path, revision: str | None = None, *, hub: Hub | None = Non
     """
     hub = hub or Hub()
     shipped = shipped_references()
-    if revision is None and str(name) in shipped:
+    if revision is None and str(name) in shipped and not (isinstance(name, Path) and name.is_dir()):
+        if (Path(name) / MANIFEST).is_file():
+            used = f"{str(name)!r} is the shipped reference; the folder ./{name} is not used: write ./{name}"
+            warnings.warn(f"{used} for the folder.", SpikGPTWarning, stacklevel=5)
         return Found(shipped[str(name)])
+    repo, stated = _repository(str(name))
     if Path(name).is_dir():
         if revision is not None:
             msg = f"{name} is a folder, which has no revisions; leave revision={revision!r} out."
             raise ConfigError(msg)
+        if repo and isinstance(name, str) and hub.has_cached(repo):
+            used = f"{str(name)!r} is the folder ./{name}; the repository {repo} is not used: write {repo}@main"
+            warnings.warn(f"{used} for the repository.", SpikGPTWarning, stacklevel=5)
         return Found(Path(name))
-    if asked := parse(str(name)):
-        repo, stated = asked
-    elif match := SHORT_NAME.fullmatch(str(name)):
-        repo, stated = f"{namespace()}/{match['name']}", match["revision"]
-    else:
+    if repo is None:
         msg = f"There is no folder {str(name)!r}; give the name of a reference, a folder, or ORG/REPO[@REVISION]."
         raise ReferenceNotFound(msg)
     if revision and stated:
@@ -96,6 +100,14 @@ def find(name: str | Path, revision: str | None = None, *, hub: Hub | None = Non
             f"Tried {repo} on the Hub too: {error}"
         )
         raise type(error)(msg) from error
+
+
+def _repository(name: str) -> tuple[str | None, str | None]:
+    """Return the repository and the revision that a name means; None for what is no such name."""
+    if asked := parse(name):
+        return asked
+    match = SHORT_NAME.fullmatch(name)
+    return (f"{namespace()}/{match['name']}", match["revision"]) if match else (None, None)
 
 
 def _pulled(repo: str, revision: str | None, hub: Hub) -> Found:

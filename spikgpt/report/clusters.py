@@ -15,7 +15,7 @@ from spikgpt.cells.expression import Expression, find_expression
 from spikgpt.cells.genes import NAME_COLUMNS
 from spikgpt.cells.naming.human import HUMAN_ID
 from spikgpt.cells.obs import counted, labels_of
-from spikgpt.errors import ConfigError, DataError
+from spikgpt.errors import ConfigError, DataError, install_command
 from spikgpt.labels.annotation import Annotation
 from spikgpt.types import UNKNOWN, Bools, Rows, Strings
 
@@ -247,7 +247,7 @@ def _markers(expression: Expression, inside: Rows, outside: Rows) -> tuple[Marke
     try:
         import scanpy  # takes seconds to import, and few annotations need it
     except ImportError as error:
-        msg = "They need scanpy: pip install 'spikgpt[train]'."
+        msg = f"They need scanpy: {install_command('scanpy')}."
         raise ConfigError(msg) from error
     rows = np.sort(np.concatenate([inside, outside]))
     is_inside = np.isin(rows, inside)

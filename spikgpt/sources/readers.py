@@ -176,7 +176,8 @@ def _read(item: Item, layout: CellReader, beside: Mapping[str, Item]) -> Iterato
 def _stored(item: Item, layout: H5 | H5ad) -> Iterator[Cells]:
     """Give the cells of an HDF5 file; one in an archive is copied, as the library needs a file."""
     with tempfile.TemporaryDirectory(prefix="spikgpt-") as folder:
-        path = item.path or Path(folder) / Path(item.name).name
+        # Not by the name in the archive, which may lead elsewhere.
+        path = item.path or Path(folder) / f"cells.{layout.__struct_config__.tag}"
         if item.path is None:
             with item.open() as stream, path.open("wb") as copy:
                 shutil.copyfileobj(stream, copy, 1 << 20)

@@ -8,8 +8,10 @@ from typing import Annotated, Literal
 import msgspec
 from msgspec import Meta
 
+from spikgpt.sources.paths import LONGEST_NAME, check_file_name
+
 Delimiter = Literal[",", "\t", ";", " "]
-FileName = Annotated[str, Meta(pattern=r"\A(?!\.)[A-Za-z0-9_.+-]+\Z", max_length=200)]
+FileName = Annotated[str, Meta(min_length=1, max_length=LONGEST_NAME)]
 Sha256 = Annotated[str, Meta(pattern=r"\A[0-9a-f]{64}\Z")]
 Size = Annotated[int, Meta(ge=0, lt=2**53)]
 Column = Annotated[str, Meta(min_length=1)]
@@ -38,6 +40,9 @@ class GeneTable(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     id: Column
     name: Column
     delimiter: Delimiter = ","
+
+    def __post_init__(self) -> None:
+        check_file_name("file", self.file)
 
 
 class _Cells(_Layout, frozen=True, kw_only=True, forbid_unknown_fields=True):
@@ -94,6 +99,11 @@ class Mtx(_Cells, frozen=True, kw_only=True, forbid_unknown_fields=True, tag="mt
     matrix: FileName = "matrix.mtx"
     barcodes: FileName = "barcodes.tsv"
     features: FileName = "features.tsv"
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        for field in ("matrix", "barcodes", "features"):
+            check_file_name(field, getattr(self, field))
 
 
 class H5(_Cells, frozen=True, kw_only=True, forbid_unknown_fields=True, tag="h5"):
@@ -188,6 +198,7 @@ class SourceFile(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_field
     sha256: Sha256 | None = None
 
     def __post_init__(self) -> None:
+        check_file_name("name", self.name)
         plain = self.name.lower().removesuffix(".gz")
         for endings, remedy in UNREADABLE.items():
             if plain.endswith(endings):

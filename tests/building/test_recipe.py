@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 
 import msgspec
@@ -12,6 +13,7 @@ from spikgpt.building.recipe import FILE, Recipe, card_of, find_recipe, read_rec
 from spikgpt.cells.reading import read_cells
 from spikgpt.errors import ConfigError
 from spikgpt.labels.ontology import ontology
+from tests.building.conftest import write_recipe
 from tests.conftest import DATA
 
 NAMES = sorted(recipe_folders())
@@ -36,6 +38,7 @@ def changed(folder: Path, *pairs: tuple[str, str]) -> Path:
     for old, new in pairs:
         assert old in text
         text = text.replace(old, new, 1)
+    folder.mkdir(exist_ok=True)
     (folder / FILE).write_text(text)
     for card in original.glob("*.md"):
         (folder / card.name).write_text(card.read_text())
@@ -155,6 +158,11 @@ def test_patterns_name_labels(label: str, name: str) -> None:
         ("seed: 0", "seed: [", "is no plain YAML"),
         ("{Baron: {donor: [human1", "{Barn: {donor: [human1", "shipped names the study 'Barn'"),
         ("(?P<donor>human\\d)", "(?P<donor>human\\d", "is no regular expression"),
+        ("accession: GSE84133", "accession: ..", "accession is '..'; expected a plain file name"),
+        ("accession: GSE84133", "accession: /etc", "accession is '/etc'; expected a plain file name"),
+        ("accession: GSE84133", 'accession: "a\\0"', "accession is 'a\\x00'; expected"),
+        ("study: Muraro", "study: ..", "study is '..'; expected a plain file name"),
+        ("study: Muraro", "study: baron", "sources names a study twice"),
         ("card: shipped.md", "card: ../secret.md", "in variants"),
         ("card: shipped.md", "card: lost.md", "lost.md cannot be read"),
     ],
@@ -172,3 +180,31 @@ def test_a_recipe_of_ones_own_is_a_folder(tmp_path: Path) -> None:
     assert read_recipe(find_recipe(str(tmp_path))).name == "islets"
     with pytest.raises(ConfigError, match="There is no recipe 'lungs'; choose lung, pancreas, retina, or name"):
         find_recipe("lungs")
+
+
+@pytest.mark.parametrize("name", [FILE, "card.md", "shipped.md"])
+@pytest.mark.parametrize("kind", ["link", "link inside", "pipe", "device"])
+def test_a_recipe_is_made_of_regular_files(tmp_path: Path, name: str, kind: str) -> None:
+    path = changed(tmp_path / "recipe") / name
+    path.rename(tmp_path / "secret")
+    if kind == "pipe":
+        os.mkfifo(path)
+    elif kind == "link inside":
+        path.with_name("other").write_bytes((tmp_path / "secret").read_bytes())
+        path.symlink_to("other")
+    else:
+        path.symlink_to("/dev/zero" if kind == "device" else tmp_path / "secret")
+    with pytest.raises(ConfigError, match=rf"{name} is (a link|not a regular file)"):
+        read_recipe(find_recipe(str(tmp_path / "recipe")))
+
+
+@pytest.mark.parametrize("changed_field", ["url", "size", "sha256"])
+def test_one_name_is_one_file(tmp_path: Path, changed_field: str) -> None:
+    write_recipe(tmp_path)
+    text = (tmp_path / FILE).read_text()
+    line = "        url: https://example.org/GSE84133/GSE84133_RAW.tar\n"
+    other = {"url": line.replace("org", "com"), "size": f"{line}        size: 5\n"}
+    begin, end = text.rsplit(line, 1)
+    (tmp_path / FILE).write_text(begin + other.get(changed_field, f"{line}        sha256: {'a' * 64}\n") + end)
+    with pytest.raises(ConfigError, match=r"GSE84133/GSE84133_RAW\.tar has two addresses, sizes or hashes"):
+        read_recipe(tmp_path)

@@ -221,7 +221,7 @@ def test_cells_that_cannot_be_read(
     ("options", "message"),
     [
         (["--model", "pancreaz"], "There is no reference or folder 'pancreaz'. Did you mean 'pancreas'?"),
-        (["--table", "labels.xlsx"], "labels.xlsx ends in '.xlsx'; a table is written as .csv or .parquet."),
+        (["--table", "labels.xlsx"], "--table labels.xlsx ends in '.xlsx'; expected a name that ends in .csv"),
         (["--threshold", "2"], "--threshold is 2.0; expected a number of at least 0 and at most 1."),
         (["--unknown-rate", "1"], "--unknown-rate is 1.0; expected a number of at least 0 and below 1."),
         (["--batch-size", "0"], "--batch-size is 0; expected a whole number of at least 1."),

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import warnings
 from pathlib import Path
 
 import pytest
 
-from spikgpt.cli.output import Bars, check_files, note, say, show
-from spikgpt.errors import ConfigError
+from spikgpt.cli.output import Bars, annotate_command, note, say, show, warnings_as_notes
+from spikgpt.errors import SpikGPTWarning
 
 
 def test_a_sentence_is_one_line_and_no_markup(capsys: pytest.CaptureFixture[str]) -> None:
@@ -43,14 +44,27 @@ def test_bars_are_for_terminals_only(capsys: pytest.CaptureFixture[str]) -> None
     assert capsys.readouterr() == ("", "")
 
 
-def test_neither_folders_nor_the_input_are_written_over(tmp_path: Path) -> None:
-    source = tmp_path / "cells.h5ad"
-    source.touch()
-    (tmp_path / "out.zarr").mkdir()
-    check_files(None, tmp_path / "new.h5ad", tmp_path / "out.zarr", source=source)
-    with pytest.raises(ConfigError, match="is the input"):
-        check_files(tmp_path / "." / "cells.h5ad", source=source)
-    with pytest.raises(ConfigError, match="is a folder"):
-        check_files(tmp_path)
-    with pytest.raises(ConfigError, match=r"cells.h5ad is a file\.$"):
-        check_files(source / "out.h5ad")
+@pytest.mark.parametrize(
+    ("model", "shown"),
+    [
+        (Path("pancreas"), "./pancreas"),
+        (Path("lab/islets"), "./lab/islets"),
+        (Path("../my islets"), "'../my islets'"),
+        (Path("/tmp/pancreas"), "/tmp/pancreas"),
+        ("lab/islets", "lab/islets"),
+    ],
+    ids=str,
+)
+def test_a_folder_is_shown_as_no_name_and_as_a_shell_takes_it(model: Path | str, shown: str) -> None:
+    assert annotate_command(model) == f"spikgpt annotate QUERY.h5ad --model {shown} --out OUT.h5ad"
+
+
+def test_our_warnings_are_notes_and_others_stay(capsys: pytest.CaptureFixture[str]) -> None:
+    def warn() -> None:
+        with warnings_as_notes():
+            warnings.warn("ours", SpikGPTWarning, stacklevel=1)
+            warnings.warn("theirs", UserWarning, stacklevel=1)
+
+    with pytest.warns(UserWarning, match="^theirs$"):
+        warn()
+    assert capsys.readouterr().err == "Note: ours\n"

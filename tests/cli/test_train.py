@@ -15,20 +15,27 @@ from spikgpt.reference.files import read_reference
 from tests.cli.conftest import PROGRAM, Run, assert_refused, written
 
 
-def test_train_then_info(run: Run, cells: AnnData, tmp_path: Path) -> None:
-    out = tmp_path / "mine"
+def test_train_then_info(run: Run, cells: AnnData, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
     source = written(cells, tmp_path / "cells.h5ad")
-    ran = run("train", source, "--label-key", "cell_type", "--out", out, "--recipe", "paper", "--seed", 3)
+    ran = run("train", source, "--label-key", "cell_type", "--out", "pancreas", "--recipe", "paper", "--seed", 3)
     assert ran.code == 0, ran.err
     assert "Held out: 30% of the cells of each label." in ran.err
-    reference = read_reference(out)
-    assert (reference.name, reference.provenance["seed"]) == ("mine", 3)
-    assert sorted(path.name for path in tmp_path.iterdir()) == ["cells.h5ad", "mine"]
-    shown = run("info", out)
-    assert shown.code == 0
+    # A bare name means the shipped reference, with other labels.
+    assert "annotate with: spikgpt annotate QUERY.h5ad --model ./pancreas --out OUT.h5ad" in ran.err
+    reference = read_reference("pancreas")
+    assert (reference.name, reference.provenance["seed"]) == ("pancreas", 3)
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["cells.h5ad", "pancreas"]
+    shown = run("info", "./pancreas")
+    assert (shown.code, shown.err) == (0, "")
     assert f"Trained on {cells.n_obs} cells, recipe paper, seed 3; source: not stated." in shown.out
     assert all(name in shown.out for name in reference.labels.names)
-    again = run("train", source, "--label-key", "cell_type", "--out", out, "--recipe", "paper")
+    shipped = run("info", "pancreas")
+    assert (shipped.code, reference.digest in shipped.out) == (0, False)
+    assert "Note: 'pancreas' is the shipped reference; the folder ./pancreas is not used" in shipped.err
+    pulled = run("pull", "pancreas", "--out", "islets")
+    assert "Annotate with: spikgpt annotate QUERY.h5ad --model ./islets --out OUT.h5ad" in pulled.err
+    again = run("train", source, "--label-key", "cell_type", "--out", "pancreas", "--recipe", "paper")
     assert_refused(again, "already holds a reference; choose another folder, or")
 
 

@@ -120,7 +120,7 @@ def test_what_the_network_said_in_the_chosen_scale_is_handed_on(small: Reference
 def test_a_query_that_cannot_be_scaled_with_confidence_says_so(small: ReferenceFiles, query: AnnData) -> None:
     strange = query.copy()
     strange.var_names = np.random.default_rng(0).permutation(query.var_names)
-    assert "depend on how it is scaled" in scaled_by(small, strange, "auto").notes[0]
+    assert "depend on how it is scaled" in scaled_by(small, strange, "composition").notes[0]
     assert scaled_by(small, query, "auto").notes == ()
 
 

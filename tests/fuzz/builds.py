@@ -95,14 +95,16 @@ class Place:
 
 def points(place: Place) -> dict[str, Callable[[], bool]]:
     """Return when to kill the command."""
-    part = place.cache / "GSE84133" / ".GSE84133_RAW.tar.part"
+    folder = place.cache / "GSE84133"
     prepared, checkpoints = place.work / "prepared", place.work / "checkpoints"
 
     def asked(request: str) -> bool:
         return any(re.search(request, f"{one.method} {one.path}") for one in place.hub.requests)
 
     return {
-        "some of the archive is there": lambda: part.exists() and part.stat().st_size > 1_000_000,
+        "some of the archive is there": lambda: any(
+            part.stat().st_size > 1_000_000 for part in folder.glob("*/.GSE84133_RAW.tar.part")
+        ),
         "the cells of a donor are put aside": lambda: any(prepared.glob(".parts.*/0.npz")),
         "some epochs are trained, to set thresholds": lambda: any(checkpoints.glob("* all/held-out.safetensors")),
         "some epochs are trained on all cells": lambda: len(list(checkpoints.glob("* all/*.safetensors"))) == 2,

@@ -38,6 +38,15 @@ def test_too_few_cells_reject_nobody() -> None:
     assert HeldOutScores.of(np.array([0.3, 0.6])).threshold(0.05) == -np.inf
 
 
+@pytest.mark.parametrize("saturated", [1.0, 1 - 1e-13, 1 - 4e-8])
+def test_held_out_cells_that_are_all_right_set_a_threshold_that_float32_holds_with_room(saturated: float) -> None:
+    confidence = np.full(99, saturated)
+    threshold = Thresholds.of(confidence).threshold
+    assert threshold == 0.9999
+    for dtype in (np.float32, np.float64):
+        assert not (confidence.astype(dtype) < threshold).any()
+
+
 def test_the_share_of_known_cells_rejected_is_at_most_the_promised_one_on_average() -> None:
     random = np.random.default_rng(0)
     rejected = []

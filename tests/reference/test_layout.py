@@ -116,7 +116,7 @@ def test_what_needs_a_newer_library_says_which(folder: Path, found: int, require
     library = {"format_version": found, "library": {"requires": requires}}
     changed(folder, "config.json", lambda config: config | library)
     for read in (read_reference, verified_files, lambda folder: altered_files(held(folder))):
-        with pytest.raises(FormatError, match=rf"is in format {found} and needs spikgpt .* --upgrade 'spikgpt[<>]"):
+        with pytest.raises(FormatError, match=rf"is in format {found} and needs spikgpt .* Get spikgpt [<>]"):
             read(folder)
 
 

@@ -28,7 +28,7 @@ def test_reliability_is_drawn_the_same_each_time() -> None:
     assert reliability_picture(BINS) == reliability_picture(BINS) != reliability_picture(BINS[:1])
 
 
-def test_without_matplotlib_the_extra_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_without_matplotlib_that_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, "matplotlib.figure", None)
-    with pytest.raises(ConfigError, match=r"^This needs matplotlib, which cannot .*: pip install 'spikgpt\[train\]'$"):
+    with pytest.raises(ConfigError, match=r"^This needs matplotlib, .*\. Run: pip install 'matplotlib>=3\.8'$"):
         confusion_picture(CONFUSION)

@@ -118,3 +118,12 @@ def test_a_lock_file_that_is_none_is_refused(tmp_path: Path, text: str) -> None:
     assert lock.read_text() == text
     with pytest.raises(ConfigError, match="is no lock file; name another one"):
         open_reference("pancreas", pin=Pin(lock=tmp_path))
+
+
+def test_a_lock_means_the_repository_where_a_folder_has_its_name(
+    hub: LoopbackHub, client: Hub, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    commit, pin = hub.put(REPO, sound()), Pin(lock=tmp_path / "spikgpt.lock")
+    pull(REPO, REPO, hub=client, pin=pin)
+    assert open_reference(REPO, hub=client, pin=pin).origin == f"{REPO}@{commit}"

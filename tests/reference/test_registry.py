@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import shutil
+import warnings
 from pathlib import Path
 
 import pytest
 
-from spikgpt.errors import DamagedReference
+from spikgpt.errors import DamagedReference, SpikGPTWarning
 from spikgpt.reference import registry
 from spikgpt.reference.files import read_reference
 from spikgpt.reference.hub import Hub
@@ -67,3 +69,30 @@ def test_a_disk_that_keeps_nothing_is_named(hub: LoopbackHub, client: Hub, monke
         DamagedReference, match="labels.json of islets/small arrives whole and is damaged in .* at once"
     ):
         find("islets/small", hub=client)
+
+
+def test_a_name_of_two_references_says_which_one_is_used(
+    hub: LoopbackHub, client: Hub, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    for folder in ("pancreas", "lab/islets"):
+        shutil.copytree(FORMAT_1, folder)
+    with pytest.warns(SpikGPTWarning, match="'pancreas' is the shipped reference; .* write ./pancreas for the folder"):
+        assert find("pancreas").folder == shipped_references()["pancreas"]
+    hub.put("lab/islets", {path.name: path.read_bytes() for path in FORMAT_1.iterdir()})
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        for name in ("./pancreas", "pancreas/", Path("pancreas"), "lab/islets"):
+            assert find(name, hub=client).folder == Path(name)
+        pulled = find("lab/islets@main", hub=client)
+    assert pulled.origin
+    with pytest.warns(SpikGPTWarning, match="'lab/islets' is the folder .* write lab/islets@main for the repository"):
+        assert find("lab/islets", hub=client).folder == Path("lab/islets")
+
+
+def test_a_folder_of_other_things_is_no_reference_of_that_name(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    Path("pancreas").mkdir()
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        assert find("pancreas").folder == shipped_references()["pancreas"]

@@ -198,7 +198,7 @@ def test_without_scanpy_the_note_names_what_to_install(query: AnnData, monkeypat
     monkeypatch.setitem(sys.modules, "scanpy", None)
     alpha = only_candidate(summarise(without_alpha(query), query, "cell_type"))
     assert (alpha.label, alpha.nearest) == (UNKNOWN, "beta")
-    assert alpha.note == "No marker genes: They need scanpy: pip install 'spikgpt[train]'."
+    assert alpha.note == "No marker genes: They need scanpy: pip install 'scanpy>=1.10'."
 
 
 @pytest.mark.parametrize("base", [math.e, 2.0])

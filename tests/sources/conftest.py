@@ -23,7 +23,8 @@ class FileServer:
 
     A fault is a status; ``cut``, half of what was asked for and a closed connection; ``short``, half of it, said to be
     the whole; ``slow``, half of it, then a byte at a time; ``whole``, everything whatever part was asked for;
-    ``other``, another part; or ``page``, a web page.
+    ``other``, another part; ``page``, a web page by its header; ``late``, the rest of the present version whatever was
+    asked for; ``unsized``, no length; or ``to URL``, a redirect.
     """
 
     def __init__(self) -> None:
@@ -61,8 +62,14 @@ class _Handler(BaseHTTPRequestHandler):
         if isinstance(fault, int) or content is None:
             self.send_error(fault if isinstance(fault, int) else 404)
             return
+        if str(fault).startswith("to "):
+            self.send_response(302)
+            self.send_header("Location", str(fault).removeprefix("to "))
+            self.end_headers()
+            return
         match = re.fullmatch(r"bytes=(\d+)-", wanted)
-        start = int(match[1]) if match and self.headers.get("If-Range", server.version) == server.version else 0
+        same = fault == "late" or self.headers.get("If-Range", server.version) == server.version
+        start = int(match[1]) if match and same else 0
         start = 0 if fault == "whole" else start
         if start >= len(content) and start:
             self.send_error(416)
@@ -72,10 +79,11 @@ class _Handler(BaseHTTPRequestHandler):
         self.send_response(206 if start else 200)
         if start:
             self.send_header("Content-Range", f"bytes {said}-{len(content) - 1}/{len(content)}")
-        self.send_header("Content-Length", str(len(body) // 2 if fault == "short" else len(body)))
+        if fault != "unsized":
+            self.send_header("Content-Length", str(len(body) // 2 if fault == "short" else len(body)))
         self.send_header("Content-Type", "text/html; charset=utf-8" if fault == "page" else "application/x-gzip")
         if server.version:
-            self.send_header("ETag", server.version)
+            self.send_header("Last-Modified" if server.version.startswith("Mon") else "ETag", server.version)
         self.end_headers()
         half = len(body) // 2
         with suppress(ConnectionError):  # nobody waits any more

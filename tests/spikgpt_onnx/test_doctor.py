@@ -7,6 +7,7 @@ from importlib import metadata
 
 import pytest
 
+from spikgpt.errors import install_command
 from spikgpt.version import __version__
 from spikgpt_onnx import doctor
 from spikgpt_onnx.session import PROVIDERS
@@ -18,7 +19,7 @@ def test_the_doctor_tells_versions_and_where_graphs_run() -> None:
     assert found.keys() >= {"Python", "ONNX Runtime", *doctor.PACKAGES, *doctor.OPTIONAL, *PROVIDERS}
     assert all(found[what].works for what in found.keys() - {"cuda", "tensorrt"})
     assert found["cpu"].found == "works, strictly: every part of the graph runs there"
-    assert "pip install 'spikgpt[gpu]'" in found["cuda"].found or found["cuda"].works
+    assert "pip install 'onnxruntime-gpu>=" in found["cuda"].found or found["cuda"].works
 
 
 def test_what_is_missing_is_a_problem_only_where_it_is_needed(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -30,7 +31,7 @@ def test_what_is_missing_is_a_problem_only_where_it_is_needed(monkeypatch: pytes
     monkeypatch.setattr(doctor, "version", version)
     monkeypatch.setitem(sys.modules, "onnxruntime", None)
     found = {finding.what: finding for finding in doctor.findings()}
-    assert found["torch"] == doctor.Finding("torch", "not installed; optional: pip install 'spikgpt[train]'")
+    assert found["torch"] == doctor.Finding("torch", f"not installed; optional: {install_command('torch')}")
     assert found["zarr"] == doctor.Finding("zarr", "not installed", works=False)
     assert not found["ONNX Runtime"].works
-    assert "pip install 'spikgpt[cpu]'" in found["ONNX Runtime"].found
+    assert "pip install 'onnxruntime>=1.20'" in found["ONNX Runtime"].found

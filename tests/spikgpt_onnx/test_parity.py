@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Any
 
+import msgspec
 import numpy as np
 import onnx
 import pytest
@@ -12,6 +14,7 @@ from spikgpt.engines.model import SpikingClassifier
 from spikgpt.engines.torch import TorchEngine
 from spikgpt.errors import ParityError
 from spikgpt.reference.files import ReferenceFiles
+from spikgpt.reference.layout import GRAPHS
 from spikgpt_onnx.graph import labelling_graph
 from spikgpt_onnx.parity import (
     ExportableReference,
@@ -21,7 +24,7 @@ from spikgpt_onnx.parity import (
     parity_of,
     weight_difference,
 )
-from spikgpt_onnx.rebuilt import network_of
+from spikgpt_onnx.rebuilt import graph_of, network_of
 from spikgpt_onnx.session import Session
 from tests.conftest import exportable
 
@@ -110,3 +113,64 @@ def test_a_wrong_label_fails_and_a_flip_beyond_the_margin_too(trained: Exportabl
     assert not report("int8", label=label).passed
     many = np.roll(outputs["best_label"], 1)
     assert not report("fp16", best_label=many).passed
+
+
+def saturated(reference: ExportableReference, threshold: float) -> ExportableReference:
+    """Return a reference whose probabilities are 1 but for rounding, as of types that are told apart without error."""
+    thresholds = reference.files.thresholds
+    assert thresholds.single is not None
+    single = msgspec.structs.replace(thresholds.single, temperature=0.02)
+    thresholds = msgspec.structs.replace(thresholds, threshold=threshold, single=single)
+    engine = replace(reference.engine, temperature=0.02)
+    return ExportableReference(replace(reference.files, thresholds=thresholds), engine)
+
+
+@pytest.mark.parametrize("precision", GRAPHS)
+@pytest.mark.parametrize("threshold", [1.0, 1 - 1e-13])
+def test_rounding_decides_at_a_threshold_that_float32_cannot_hold(
+    trained: ExportableReference, threshold: float, precision: str
+) -> None:
+    sure, golden = saturated(trained, threshold), golden_cells(trained, 512)
+    graph = graph_of(network_of(sure.files), GRAPHS[precision])
+    outputs = Session(graph.SerializeToString()).run(golden.inputs)
+    unknown = sure.engine.classified(golden.vectors)[0].max(axis=1) < threshold
+    assert (unknown != (outputs["label"] == -1)).mean() > 0.001
+    parity = check_parity(sure, graph, precision, golden)
+    assert parity.passed
+    assert parity.labels_equal >= 0.999 * parity.cells
+
+    def passed(**changed: Any) -> bool:
+        return parity_of(sure, golden.vectors, outputs | changed, precision, 0.0).passed
+
+    best, label = outputs["best_label"], outputs["label"]
+    assert passed()
+    assert not passed(label=np.where(label == -1, best, -1))
+    assert not passed(label=np.where(label == -1, -1, np.roll(best, 1)))
+    assert not passed(label=np.full_like(label, -1))
+    assert not passed(best_label=np.roll(best, 1), label=np.where(label == -1, -1, np.roll(best, 1)))
+    wrong = np.roll(outputs["probabilities"], 1, axis=1)
+    assert not passed(probabilities=wrong, best_label=(best + 1) % wrong.shape[1], label=label)
+
+
+def test_a_tie_of_two_labels_is_no_disagreement(trained: ExportableReference) -> None:
+    golden, state = golden_cells(trained, 256), trained.engine.classifier.state_dict()
+    first, second = trained.engine.classified(golden.vectors)[0].mean(axis=0).argsort()[::-1][:2]
+    for name in ("head.weight", "head.bias"):
+        state[name] = state[name].clone()
+        state[name][int(second)] = state[name][int(first)]
+    engine = replace(trained.engine, classifier=SpikingClassifier.from_weights(trained.files.config, state))
+    tied = ExportableReference(trained.files, engine)
+    outputs = Session(labelling_graph(network_of(tied.files, engine.weights())).SerializeToString()).run(golden.inputs)
+
+    def passed(nudge: float) -> bool:
+        """Return whether a graph may pass that favours the other one of two equal labels by a small probability."""
+        probabilities = outputs["probabilities"].copy()
+        probabilities[:, max(first, second)] += np.float32(nudge)
+        best = probabilities.argmax(axis=1)
+        assert (best != outputs["best_label"]).any()
+        label = np.where(outputs["label"] == -1, -1, best)
+        changed = {"probabilities": probabilities, "best_label": best, "label": label}
+        return parity_of(tied, golden.vectors, outputs | changed, "fp32", 0.0).passed
+
+    assert passed(2e-6)
+    assert not passed(0.5)

@@ -173,7 +173,9 @@ def test_a_gpu_is_taken_when_there_is_one(content: bytes, monkeypatch: pytest.Mo
 def test_no_gpu_build_says_what_to_install(content: bytes, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(runtime, "onnxruntime_module", lambda: Pretended([CPU], [CPU]))
     for provider in ("cuda", "tensorrt"):
-        with pytest.raises(GraphError, match=rf"has no {provider}\. Run: pip .*spikgpt\[gpu\]'; or take"):
+        with pytest.raises(
+            GraphError, match=rf"has no {provider}\. Run: pip .* pip install 'onnxruntime-gpu>=.*'; or take"
+        ):
             Session(content, EngineOptions(provider=provider))
 
 
@@ -185,5 +187,7 @@ def test_both_distributions_are_refused(content: bytes, monkeypatch: pytest.Monk
 
 def test_no_onnxruntime_says_what_to_install(content: bytes, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, "onnxruntime", None)
-    with pytest.raises(GraphError, match=r"cannot be imported .*pip install 'spikgpt\[cpu\]', or \[gpu\], not both"):
+    with pytest.raises(
+        GraphError, match=r"cannot be imported .*pip install 'onnxruntime>=1\.20', or onnxruntime-gpu, not both"
+    ):
         Session(content)

@@ -47,6 +47,13 @@ ENDINGS = {
     **dict.fromkeys((".pkl", ".pickle", ".joblib"), PICKLE),
     **dict.fromkeys((".pt", ".pth", ".ckpt", ".safetensors"), "holds the weights of a network: give a file of cells"),
 }
+# Groups of HDF5 files, and what files are that have them all.
+HDF5_KINDS: dict[tuple[str, ...], str] = {
+    ("row_attrs", "col_attrs"): 'is a loom file: write it as .h5ad, with anndata.io.read_loom("{name}").write_h5ad()',
+    ("assays", "cell.names"): 'is an h5Seurat file: convert it in R, with SeuratDisk::Convert("{name}", dest = "h5ad")',
+    ("barcode_idx", "umi"): "is Cell Ranger's list of molecules: give filtered_feature_bc_matrix.h5",
+    ("mod",): 'is MuData: write its RNA, with muon.read("{name}").mod["rna"].write_h5ad("rna.h5ad")',
+}
 # Beginnings of the names of addresses.
 ADDRESS = re.compile(r"(https?|ftp|s3|gs|hf|file):/", re.IGNORECASE)
 
@@ -62,6 +69,14 @@ def refusal(path: Path, head: bytes) -> str | None:
     for kind in (_by_beginning, _archive, _markup, _by_ending):
         if sentence := kind(path, head):
             return sentence.format(name=path.name)
+    return None
+
+
+def hdf5_refusal(groups: set[str]) -> str | None:
+    """Say what an HDF5 file is that has some groups, and what to do; None for anything unknown."""
+    for kind, sentence in HDF5_KINDS.items():
+        if set(kind) <= groups:
+            return sentence
     return None
 
 

@@ -13,29 +13,27 @@ from __future__ import annotations
 
 import hashlib
 import json
-import pickle
-import warnings
-from collections.abc import Mapping
 from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors import SafetensorError
-from safetensors.torch import load_file, save
+from safetensors.torch import save
 from torch import Tensor
 
 from spikgpt.cells.genes import GeneList
 from spikgpt.embedding.vocabulary import CLS, END, Vocabulary
 from spikgpt.engines.scgpt.encoder import Encoder, ScGPTConfig
+from spikgpt.engines.scgpt.weights import AGAIN, TYPES, read_pickle, read_safetensors
 from spikgpt.errors import CheckpointError
 from spikgpt.files import replacing
 
 FILES = ARGS, VOCABULARY, UPSTREAM_WEIGHTS, WEIGHTS = "args.json", "vocab.json", "best_model.pt", "model.safetensors"
-# Under these names some trainings keep the weights, beside the state of the optimiser.
-NESTED = ("model_state_dict", "state_dict", "model")
+# Bytes of these files at most: the vocabulary of the published models has 1.3 MB.
+LARGEST = {ARGS: 1024**2, VOCABULARY: 64 * 1024**2}
 # Tensors of a checkpoint that the cell embedding needs.
+LAYERS = "transformer_encoder.layers."
 ENCODER = ("encoder.", "value_encoder.", "transformer_encoder.")
 
 
@@ -70,6 +68,14 @@ class Checkpoint:
 
     def check(self) -> None:
         """Refuse weights that do not fit the sizes and the vocabulary, or are not finite."""
+        # Before anything is built: a number in a small file could ask for any number of layers.
+        layers = len({name.removeprefix(LAYERS).partition(".")[0] for name in self.weights if name.startswith(LAYERS)})
+        if layers != self.config.layers:
+            msg = f"The weights hold {layers} layers; {ARGS} states nlayers = {self.config.layers}. {AGAIN}"
+            raise CheckpointError(msg)
+        if missing := [token for token in (self.config.pad_token, CLS) if token not in self.vocabulary]:
+            msg = f"The vocabulary lacks the special token {missing[0][:100]!r}. {AGAIN}"
+            raise CheckpointError(msg)
         with torch.device("meta"):
             expected = Encoder(self.config, len(self.vocabulary), self.pad_id).state_dict()
         table = self.weights.get("encoder.embedding.weight")
@@ -86,9 +92,13 @@ class Checkpoint:
                 shape = "nothing" if found is None else tuple(found.shape)
                 msg = f"The weights hold {shape} for {name}; {ARGS} asks for {tuple(tensor.shape)}."
                 raise CheckpointError(msg)
-            if not found.is_floating_point() or not bool(found.isfinite().all()):
+            if found.dtype not in TYPES or not bool(found.isfinite().all()):
                 msg = f"The weight {name} holds values that are no finite numbers. Get the checkpoint again."
                 raise CheckpointError(msg)
+
+        if strange := [name for name in self.weights if name.startswith(ENCODER) and name not in expected]:
+            msg = f"The weights hold {strange[0][:100]!r}, which no scGPT encoder has. Use weights of scGPT 0.2.4."
+            raise CheckpointError(msg)
 
     def encoder(self) -> Encoder:
         """Return the network of the cell embedding, for evaluation, float32."""
@@ -152,15 +162,19 @@ def _our_name(name: str) -> str:
 
 def _json(path: Path) -> Any:
     """Read a JSON file of a checkpoint."""
-    try:
-        return json.loads(path.read_text(encoding="utf-8"))
-    except FileNotFoundError as error:
+    if not path.exists():
         msg = (
             f"{path.parent} has no {path.name}, which every scGPT checkpoint has. Name another folder, or get it again."
         )
-        raise CheckpointError(msg) from error
-    except (OSError, ValueError) as error:
-        msg = f"{path} cannot be read as JSON ({error}). Get the checkpoint again."
+        raise CheckpointError(msg)
+    largest = LARGEST[path.name]
+    if not path.is_file() or path.stat().st_size > largest:
+        msg = f"{path} is not a regular file of at most {largest} bytes. {AGAIN}"
+        raise CheckpointError(msg)
+    try:
+        return json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError, RecursionError) as error:
+        msg = f"{path} cannot be read as JSON ({error}). {AGAIN}"
         raise CheckpointError(msg) from error
 
 
@@ -169,6 +183,11 @@ def _vocabulary(found: Any, config: ScGPTConfig, path: Path) -> dict[str, int]:
     if not isinstance(found, dict) or not all(isinstance(index, int) for index in found.values()):
         msg = f"{path} does not map tokens to indices. Get the checkpoint again."
         raise CheckpointError(msg)
+    try:
+        "".join(found).encode()
+    except UnicodeEncodeError as error:
+        msg = f"{path} holds a token that is no Unicode text ({error.reason}). {AGAIN}"
+        raise CheckpointError(msg) from error
     if sorted(found.values()) != list(range(len(found))):
         msg = f"The indices in {path} are not 0 to {len(found) - 1}, each once. Get the checkpoint again."
         raise CheckpointError(msg)
@@ -186,25 +205,5 @@ def _weights(folder: Path) -> dict[str, Tensor]:
             f"{folder} has neither {WEIGHTS} nor {UPSTREAM_WEIGHTS}. Name another folder, or get the checkpoint again."
         )
         raise CheckpointError(msg)
-    found: Any
-    try:
-        with warnings.catch_warnings():
-            # A file of another pickle protocol is not torch's own, and refused below if it holds anything but weights.
-            warnings.filterwarnings("ignore", "Detected pickle protocol", UserWarning)
-            found = load_file(ours) if ours.is_file() else torch.load(upstream, map_location="cpu", weights_only=True)
-    except SafetensorError as error:
-        msg = f"{ours} is not a safetensors file ({error}). Get the checkpoint again."
-        raise CheckpointError(msg) from error
-    except pickle.UnpicklingError as error:
-        msg = f"{upstream} holds more than weights, and was not executed. Use a checkpoint that holds weights alone."
-        raise CheckpointError(msg) from error
-    except (OSError, RuntimeError, EOFError, ValueError, KeyError) as error:
-        msg = f"{upstream} is damaged or incomplete ({str(error).splitlines()[0]}). Get the checkpoint again."
-        raise CheckpointError(msg) from error
-    for name in NESTED:
-        if isinstance(found, Mapping) and isinstance(found.get(name), Mapping):
-            found = found[name]
-    if not isinstance(found, Mapping) or not all(isinstance(tensor, Tensor) for tensor in found.values()):
-        msg = f"The weights in {folder} are not named tensors. Get the checkpoint again."
-        raise CheckpointError(msg)
-    return {_our_name(str(name)): tensor for name, tensor in found.items()}
+    found = read_safetensors(ours) if ours.is_file() else read_pickle(upstream)
+    return {_our_name(name): tensor for name, tensor in found.items()}

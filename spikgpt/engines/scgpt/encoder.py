@@ -17,8 +17,11 @@ import torch
 from torch import Tensor, nn
 from torch.nn.functional import normalize, relu, scaled_dot_product_attention
 
+from spikgpt.embedding.vocabulary import LOWEST_VALUE, MOST_BINS
 from spikgpt.errors import CheckpointError
 
+# The largest of each size; the published models have 512 values, 8 heads, 12 layers and 51 bins.
+MOST = {"dim": 2**14, "heads": 2**10, "hidden": 2**16, "layers": 1000, "n_bins": MOST_BINS}
 # Names in args.json.
 FIELDS = {"dim": "embsize", "heads": "nheads", "hidden": "d_hid", "layers": "nlayers", "dropout": "dropout"}
 
@@ -38,6 +41,16 @@ class ScGPTConfig:
     n_bins: int = 51
 
     def __post_init__(self) -> None:
+        for field, most in MOST.items():
+            if getattr(self, field) > most:
+                found = f"{FIELDS.get(field, field)} = {getattr(self, field):.6g}"
+                msg = f"The scGPT network has {found}; expected at most {most}. Get the checkpoint again."
+                raise CheckpointError(msg)
+        for field in ("pad_value", "mask_value"):
+            if not LOWEST_VALUE <= getattr(self, field) <= self.n_bins:
+                found = f"{field} = {getattr(self, field):.6g}"
+                msg = f"The scGPT network has {found}; expected {LOWEST_VALUE} to n_bins = {self.n_bins}."
+                raise CheckpointError(msg)
         sizes = (self.dim, self.heads, self.hidden, self.layers)
         if min(sizes) < 1 or self.dim % self.heads or not 0 <= self.dropout < 1 or self.n_bins < 3:
             msg = f"These are no sizes of an scGPT network: {self}. Sizes are positive, and heads divide dim."
@@ -60,8 +73,10 @@ class ScGPTConfig:
             values[field] = getattr(cls, field) if args.get(field) is None else args[field]
         for field, value in values.items():
             whole = isinstance(value, int) or (isinstance(value, float) and value.is_integer())
+            # Numbers beyond any size would overflow below.
+            whole = whole and abs(value) < 2**63
             if isinstance(value, bool) or not (whole or (field == "dropout" and isinstance(value, float))):
-                msg = f"args.json has {FIELDS.get(field, field)} = {value!r}; expected a number."
+                msg = f"args.json has {FIELDS.get(field, field)} = {str(value)[:40]}; expected a number."
                 raise CheckpointError(msg)
             values[field] = float(value) if field == "dropout" else int(value)
         pad_token = args.get("pad_token", cls.pad_token)

@@ -6,13 +6,14 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any
 
 import msgspec
 import torch
+from msgspec import Meta
 
 from spikgpt.cells.genes import GeneList
-from spikgpt.embedding.vocabulary import Encoder, Vocabulary
+from spikgpt.embedding.vocabulary import MOST_TOKENS, Encoder, Vocabulary
 from spikgpt.engines.scgpt.checkpoint import ARGS, ENCODER, FILES, VOCABULARY, Checkpoint, load_checkpoint
 from spikgpt.engines.scgpt.encoder import ScGPTConfig
 from spikgpt.errors import CheckpointError, DamagedReference
@@ -31,7 +32,7 @@ class Kept(msgspec.Struct, omit_defaults=True):
     source: str
     revision: str | None
     sha256: str
-    max_length: int
+    max_length: Annotated[int, Meta(ge=1, le=MOST_TOKENS)]
     bundled: bool
     args: dict[str, Any] = {}
     special_tokens: dict[str, int] = {}

@@ -12,6 +12,7 @@ import zipfile
 from collections.abc import Callable
 from pathlib import Path
 
+import h5py
 import numpy as np
 import pandas as pd
 import pytest
@@ -97,6 +98,24 @@ def test_what_is_not_there(path: str, match: str) -> None:
     with pytest.raises(DataError, match=match), open_cells(path):
         pass
     assert absent(Path("none")) == "is not there"
+
+
+@pytest.mark.parametrize(
+    ("groups", "match"),
+    [
+        (["matrix", "row_attrs", "col_attrs", "layers"], r'is a loom file: .*anndata\.io\.read_loom\("a\.h5"\)'),
+        (["assays", "cell.names", "meta.data"], "is an h5Seurat file: convert it in R"),
+        (["barcodes", "barcode_idx", "umi", "features"], "is Cell Ranger's list of molecules"),
+        (["mod"], "is MuData: write its RNA"),
+        (["matrix"], "is HDF5 but neither AnnData nor 10x: it has matrix and lacks obs, var"),
+    ],
+)
+def test_other_hdf5_files(groups: list[str], match: str, tmp_path: Path) -> None:
+    with h5py.File(tmp_path / "a.h5", "w") as file:
+        for name in groups:
+            file.create_group(name)
+    with pytest.raises(DataError, match=match), open_cells(tmp_path / "a.h5"):
+        pass
 
 
 def test_a_table_is_not_refused() -> None:

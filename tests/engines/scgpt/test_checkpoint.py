@@ -143,8 +143,20 @@ def indices_with_a_gap(folder: Path) -> None:
     (folder / VOCABULARY).write_text(json.dumps(vocabulary | {"ANOTHER": len(vocabulary) + 5}))
 
 
-def other_sizes(folder: Path) -> None:
-    (folder / ARGS).write_text(json.dumps(json.loads((folder / ARGS).read_text()) | {"nlayers": 4}))
+def with_args(**args: Any) -> Callable[[Path], object]:
+    return lambda folder: (folder / ARGS).write_text(json.dumps(json.loads((folder / ARGS).read_text()) | args))
+
+
+def with_weights(**weights: Any) -> Callable[[Path], object]:
+    return lambda folder: torch.save(stored(folder) | weights, folder / UPSTREAM_WEIGHTS)
+
+
+def large(name: str) -> Callable[[Path], object]:
+    def damage(folder: Path) -> None:
+        with (folder / name).open("r+b") as file:
+            file.truncate(2**31)
+
+    return damage
 
 
 def not_finite(folder: Path) -> None:
@@ -160,7 +172,26 @@ def not_finite(folder: Path) -> None:
         (damaged_safetensors, r"model.safetensors is not a safetensors file"),
         (other_vocabulary, r"has 12004 tokens, special ones included; the weights have 12003 gene embeddings"),
         (indices_with_a_gap, r"are not 0 to 12003, each once"),
-        (other_sizes, r"The weights hold nothing for transformer_encoder.layers.3.self_attn.in_proj.weight"),
+        *(
+            (with_args(nlayers=layers), rf"hold 3 layers; args.json states nlayers = {layers}")
+            for layers in (2, 4, 999)
+        ),
+        (with_args(nlayers=10_000_000), r"nlayers = 1e\+07; expected at most 1000"),
+        (with_args(embsize=2**40, nheads=1), r"embsize = 1\.09951e\+12; expected at most 16384"),
+        (with_args(embsize=64), r"The weights hold \(12003, 32\) for encoder.embedding.weight; args.json asks for"),
+        (with_args(d_hid=10**9), r"d_hid = 1e\+09; expected at most 65536"),
+        (with_args(n_bins=10**9), r"n_bins = 1e\+09; expected at most 10000"),
+        (with_args(pad_value=-(10**9)), r"pad_value = -1e\+09; expected -1000 to n_bins = 51"),
+        (with_args(mask_value=52), r"mask_value = 52; expected -1000 to n_bins = 51"),
+        (with_args(d_hid=10**30), r"d_hid = 1000000000000000000000000000000; expected a number"),
+        (with_args(dropout=10**400), r"dropout = 10+; expected a number"),
+        (lambda folder: (folder / ARGS).write_text("[" * 100_000), r"args.json cannot be read as JSON"),
+        (lambda folder: (folder / ARGS).write_text('{"d_hid": 1' + "0" * 5000 + "}"), r"args.json cannot be read"),
+        (large(ARGS), r"args.json is not a regular file of at most 1048576 bytes"),
+        (large(VOCABULARY), r"vocab.json is not a regular file of at most"),
+        (lambda folder: (folder / VOCABULARY).write_text('{"\\ud800": 0}'), r"a token that is no Unicode text"),
+        (with_weights(**{"encoder.more": torch.ones(1)}), r"The weights hold 'encoder.more', which no"),
+        (with_weights(**{"encoder.enc_norm.bias": torch.ones(32, dtype=torch.int32)}), r"no finite numbers"),
         (not_finite, r"encoder.enc_norm.bias holds values that are no finite numbers"),
         (lambda folder: (folder / ARGS).unlink(), r"has no args.json, which every scGPT checkpoint has"),
         (lambda folder: (folder / VOCABULARY).write_text("{"), r"vocab.json cannot be read as JSON"),

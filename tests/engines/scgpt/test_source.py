@@ -154,6 +154,12 @@ def test_a_damaged_source_is_refused(source: ScGPTSource) -> None:
         ({"sha256": 3}, tensors, "The scgpt embedder of config.json is"),
         ({"special_tokens": ["<cls>"]}, tensors, "The scgpt embedder of config.json is .*special_tokens"),
         ({"args": {}}, tensors, "args.json has embsize = None"),
+        ({"args": settings["args"] | {"nlayers": 10_000_000}}, tensors, r"nlayers = 1e\+07; expected at most 1000"),
+        ({"args": settings["args"] | {"nlayers": 1000}}, tensors, "hold 2 layers; args.json states nlayers = 1000"),
+        ({"args": settings["args"] | {"n_bins": 10**12}}, tensors, r"n_bins = 1e\+12; expected at most 10000"),
+        ({"max_length": 0}, tensors, "max_length"),
+        ({"max_length": 10**12}, tensors, "max_length"),
+        ({"special_tokens": {}}, tensors, "lacks the special token '<pad>'"),
         ({}, fewer, "inside the reference is inconsistent: The weights hold nothing for"),
     ):
         with pytest.raises(DamagedReference, match=message):

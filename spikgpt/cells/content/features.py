@@ -1,0 +1,110 @@
+"""Features that are not RNA: antibodies, peaks and guides, which CITE-seq and multiome files keep beside the genes."""
+
+from __future__ import annotations
+
+import re
+from collections import Counter
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from spikgpt.types import Bools
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+# Columns of var with the type of a feature, in files from Cell Ranger, scanpy, muon, Seurat and DropletUtils. Names and
+# types are compared without case and punctuation.
+TYPE_COLUMNS = ("featuretypes", "featuretype", "modality", "modalities", "type")
+RNA_TYPES = ("geneexpression", "gex", "rna", "scrna", "transcriptome")
+# Types that are not RNA, in a file that names none of the above. Others, such as protein_coding, may be kinds of genes.
+OTHER_TYPES = (
+    "antibodycapture",
+    "antigencapture",
+    "adt",
+    "atac",
+    "chromatinaccessibility",
+    "crisprguidecapture",
+    "hto",
+    "multiplexingcapture",
+    "peak",
+    "peaks",
+    "prot",
+    "protein",
+)
+# Names that no gene has, in lower case, between line ends: antibodies, and intervals of a chromosome.
+ANTIBODY_MARKS = (
+    "totalseq",
+    *(f"anti{sign}{species}" for sign in "-_" for species in ("human", "mouse", "rat")),
+    *(f"\n{prefix}{sign}" for sign in "-_:" for prefix in ("adt", "hto", "prot")),
+    *(f"{sign}{suffix}\n" for sign in "-_:" for suffix in ("adt", "prot", "tsa", "tsb", "tsc")),
+)
+PEAK = re.compile(r"\nchr\w+?[:\-_]\d+[:\-_]\d+\n")
+
+
+def rna_features(var: pd.DataFrame) -> tuple[Bools | None, str]:
+    """Tell the features that are RNA from the others.
+
+    A column such as ``var["feature_types"]`` decides where there is one; names such as ``CD3_TotalSeqB`` or
+    ``chr1:100-200`` are looked at otherwise.
+
+    Returns
+    -------
+    Mask of the features that are RNA, shape (features,), or None where all are; and a phrase on the others.
+    """
+    column, types = _stated_types(var)
+    types = types or _types_by_name(var)
+    if types is None:
+        return None, ""
+    counts = Counter(filter(None, types))
+    listed = ", ".join(f"{count} {name}" for name, count in counts.most_common(5))
+    by = "by their names" if column is None else f"by var[{column!r}]"
+    return np.array(
+        [not name for name in types]
+    ), f"{counts.total()} of {len(types)} features that are not RNA {by} ({listed})"
+
+
+def _stated_types(var: pd.DataFrame) -> tuple[str | None, list[str] | None]:
+    """Return the column that says of some features that they are not RNA, and its types, empty for RNA; else None."""
+    columns = {_key(column): column for column in reversed(list(var.columns))}
+    for key in TYPE_COLUMNS:
+        if key not in columns:
+            continue
+        stated = var[columns[key]]
+        texts = {value: "" if _missing(value) else str(_text(value)) for value in stated.unique()}
+        names_rna = any(_key(text) in RNA_TYPES for text in texts.values())
+        others = {
+            value: text
+            for value, text in texts.items()
+            if (_key(text) not in RNA_TYPES if names_rna else _key(text) in OTHER_TYPES)
+        }
+        if any(others.values()):
+            return str(columns[key]), [others.get(value, "") for value in stated]
+    return None, None
+
+
+def _types_by_name(var: pd.DataFrame) -> list[str] | None:
+    """Return what each feature is by a name that no gene has, empty for RNA; None if there is no such name."""
+    names = list(map(str, var.index.tolist()))
+    together = "\n".join(["", *names, ""]).lower()
+    marks = [mark for mark in ANTIBODY_MARKS if mark in together]
+    if not marks and not PEAK.search(together):
+        return None
+    lines = (f"\n{name.lower()}\n" for name in names)
+    return [
+        "antibodies" if any(mark in line for mark in marks) else "peaks" if PEAK.fullmatch(line) else ""
+        for line in lines
+    ]
+
+
+def _key(text: Any) -> str:
+    """Return a name without case and punctuation."""
+    return re.sub(r"[\W_]+", "", str(_text(text))).lower()
+
+
+def _text(value: Any) -> Any:
+    return value.decode(errors="replace") if isinstance(value, bytes) else value
+
+
+def _missing(value: Any) -> bool:
+    return value is None or value != value or str(value) in ("", "<NA>")

@@ -1,0 +1,1 @@
+"""AnnData from open HDF5 files and zarr folders."""

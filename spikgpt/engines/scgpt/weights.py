@@ -1,0 +1,133 @@
+"""Weights of a checkpoint as named tensors: what the file states is compared with what it holds before it is used."""
+
+from __future__ import annotations
+
+import pickle
+import warnings
+import zipfile
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors import SafetensorError
+from safetensors.torch import load_file
+from torch import Tensor
+
+from spikgpt.errors import CheckpointError
+
+# Under these names some trainings keep the weights, beside the state of the optimiser.
+NESTED = ("model_state_dict", "state_dict", "model")
+# Types of numbers that weights may have.
+TYPES = (torch.float16, torch.bfloat16, torch.float32, torch.float64)
+# Bytes that tensors and entries of an archive may have in any case, and per byte of the file: weights may be shared.
+ALWAYS_ALLOWED, LARGEST_RATIO = 1024**2, 2
+# Entries of an archive, bytes of the pickle that names the tensors, and of a file that is no archive, at most.
+MOST_ENTRIES, LARGEST_PICKLE, LARGEST_OLD = 100_000, 4 * 1024**2, 16 * 1024**2
+# The end of a zip archive without a comment.
+END_OF_ARCHIVE, END_SIZE = b"PK\x05\x06", 22
+AGAIN = "Get the checkpoint again."
+
+
+def read_safetensors(path: Path) -> dict[str, Tensor]:
+    """Return the tensors of a safetensors file.
+
+    Raises
+    ------
+    CheckpointError
+        When it is damaged.
+    """
+    try:
+        return load_file(path)
+    except (SafetensorError, OSError, ValueError, KeyError) as error:
+        msg = f"{path} is not a safetensors file ({error}). {AGAIN}"
+        raise CheckpointError(msg) from error
+
+
+def read_pickle(path: Path) -> dict[str, Tensor]:
+    """Return the tensors of a file of ``torch.save``, which is not executed.
+
+    Raises
+    ------
+    CheckpointError
+        When it is damaged, holds anything but weights, or states more than it holds.
+    """
+    _check_archive(path)
+    found: Any
+    try:
+        with warnings.catch_warnings():
+            # A file of another pickle protocol is not torch's own, and refused below if it holds anything but weights.
+            warnings.simplefilter("ignore")
+            found = torch.load(path, map_location="cpu", weights_only=True)
+    except pickle.UnpicklingError as error:
+        msg = f"{path} holds more than weights, and was not executed. Use a checkpoint that holds weights alone."
+        raise CheckpointError(msg) from error
+    except Exception as error:  # the reader raises whatever it stumbles over
+        reason = next(iter(str(error).splitlines()), type(error).__name__)[:300]
+        msg = f"{path} is damaged or incomplete ({reason}). {AGAIN}"
+        raise CheckpointError(msg) from error
+    for name in NESTED:
+        if isinstance(found, Mapping) and isinstance(found.get(name), Mapping):
+            found = found[name]
+    if not isinstance(found, Mapping) or not all(isinstance(tensor, Tensor) for tensor in found.values()):
+        msg = f"The weights in {path.parent} are not named tensors. {AGAIN}"
+        raise CheckpointError(msg)
+    tensors = {str(name): tensor for name, tensor in found.items()}
+    check_tensors(tensors, path.stat().st_size, path)
+    return tensors
+
+
+def check_tensors(tensors: Mapping[str, Tensor], size: int, path: Path) -> None:
+    """Refuse tensors that are no plain arrays, or that take more memory than a file of ``size`` bytes holds.
+
+    A view may state any shape of one number, and many names may stand for the same numbers.
+    """
+    stated = 0
+    for name, tensor in tensors.items():
+        if tensor.layout != torch.strided or tensor.device.type != "cpu" or tensor.is_quantized:
+            msg = f"{path} holds {name[:100]!r}, which is no plain tensor. Save the weights as plain tensors."
+            raise CheckpointError(msg)
+        stated += tensor.numel() * tensor.element_size()
+        held = tensor.untyped_storage().nbytes()
+        if tensor.numel() * tensor.element_size() > held:
+            shape = tuple(tensor.shape)
+            msg = f"{path} states the shape {shape} for {name[:100]!r} and holds {held} bytes of it. {AGAIN}"
+            raise CheckpointError(msg)
+    if stated > most_bytes(size):
+        msg = f"{path} has {size} bytes and states {stated} bytes of tensors. {AGAIN}"
+        raise CheckpointError(msg)
+
+
+def most_bytes(size: int) -> int:
+    """Return how many bytes of tensors a file of ``size`` bytes may state."""
+    return ALWAYS_ALLOWED + LARGEST_RATIO * size
+
+
+def _check_archive(path: Path) -> None:
+    """Refuse a file that unpacks to more than it holds; torch neither packs weights nor adds comments."""
+    size = path.stat().st_size
+    with path.open("rb") as file:
+        begin = file.read(4)
+        file.seek(max(0, size - END_SIZE))
+        end = file.read()
+    if begin != b"PK\x03\x04":
+        if size > LARGEST_OLD:
+            msg = f"{path} is not in the format of torch 1.6 or newer. Load it with torch, and save the weights again."
+            raise CheckpointError(msg)
+        return
+    # With something behind its end, torch could read another table of contents than zipfile.
+    if not end.startswith(END_OF_ARCHIVE) or end[-2:] != b"\0\0":
+        msg = f"{path} is damaged or incomplete (it does not end as an archive of torch). {AGAIN}"
+        raise CheckpointError(msg)
+    try:
+        with zipfile.ZipFile(path) as archive:
+            entries = archive.infolist()
+    except (zipfile.BadZipFile, ValueError, OSError, NotImplementedError) as error:
+        msg = f"{path} is damaged or incomplete ({error}). {AGAIN}"
+        raise CheckpointError(msg) from error
+    unpacked = sum(entry.file_size for entry in entries)
+    pickled = max((entry.file_size for entry in entries if entry.filename.endswith(".pkl")), default=0)
+    if unpacked > most_bytes(size) or pickled > LARGEST_PICKLE or len(entries) > MOST_ENTRIES:
+        found = f"{len(entries)} entries of {unpacked} bytes, with {pickled} bytes of names"
+        msg = f"{path} has {size} bytes and states {found}. {AGAIN}"
+        raise CheckpointError(msg)
