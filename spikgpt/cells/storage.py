@@ -16,7 +16,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from functools import lru_cache
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeAlias
 
 import h5py
 import zarr
@@ -33,6 +33,9 @@ MOST_CHUNKS = 10_000
 # Seconds that the HDF5 library gets to walk over a file, and the bytes for which it gets one more. Mostly it needs less
 # than one, but a busy machine or a slow disk is no damage.
 WALK_SECONDS, WALK_BYTES = 8, 20 * 1024 * 1024
+
+# Path, device, inode, size and time of change of each file.
+Identity: TypeAlias = tuple[tuple[str, int, int, int, int], ...]
 
 
 @contextmanager
@@ -132,6 +135,13 @@ def _probe(path: Path, name: object, size: int, _: tuple[int, ...]) -> None:
         reason = f"the HDF5 library crashed over it ({signal.Signals(-code).name if code < 0 else hex(code)})"
     msg = f"{name} cannot be read: {reason}; expected an undamaged file. {REMEDY}"
     raise DataError(msg)
+
+
+def identity_of(path: Path) -> Identity:
+    """Return what differs once a file, or a file of a folder, is changed or replaced; nothing where there is none."""
+    files = sorted(part for part in path.rglob("*") if part.is_file()) if path.is_dir() else [path]
+    states = [(file, file.stat()) for file in files if file.exists()]
+    return tuple((str(file), state.st_dev, state.st_ino, state.st_size, state.st_mtime_ns) for file, state in states)
 
 
 def is_array(item: Any) -> bool:

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import os
 import sys
-from typing import Annotated
+import warnings
+from typing import Annotated, Any
 
 import typer
 
@@ -12,11 +13,11 @@ from spikgpt.cli.annotate import annotate, evaluate
 from spikgpt.cli.benchmark import benchmark
 from spikgpt.cli.build import build
 from spikgpt.cli.flags import command
-from spikgpt.cli.output import Interrupted, say
+from spikgpt.cli.output import Interrupted, note, say
 from spikgpt.cli.scgpt import convert_scgpt, embed, pretrain
 from spikgpt.cli.share import export, info, list_, pull, push, verify
 from spikgpt.cli.train import novelty, train
-from spikgpt.errors import SpikGPTError, fault, printable
+from spikgpt.errors import SpikGPTError, SpikGPTWarning, fault, printable
 
 # typer brings click's errors along under a name that changed.
 UsageError: type[Exception] = typer.BadParameter.__bases__[0]
@@ -28,6 +29,7 @@ app = typer.Typer(
 
 def main() -> None:
     """Run the command line; a user's mistake is one line and exit code 2, an interruption is exit code 130."""
+    warnings.showwarning = _show_warning
     try:
         code = app(sys.argv[1:] or ["--help"], prog_name="spikgpt", standalone_mode=False)
         sys.stdout.flush()
@@ -42,6 +44,14 @@ def main() -> None:
         say(_explained(error), "Error: ", "bold red")
         code = 2
     sys.exit(code)
+
+
+def _show_warning(message: Warning | str, category: type[Warning], *where: Any) -> None:
+    """Print a warning; one of ours on one line, as a note."""
+    if issubclass(category, SpikGPTWarning):
+        note(str(message))
+    else:
+        sys.stderr.write(warnings.formatwarning(message, category, *where[:2]))
 
 
 def _explained(error: Exception) -> str:

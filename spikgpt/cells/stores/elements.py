@@ -109,6 +109,11 @@ def names_of(group: Any, path: object) -> str:
     raise DataError(msg)
 
 
+def obs_names_of(root: Any, path: object) -> list[str]:
+    """Return the names of the cells of an open store."""
+    return [str(text_of(name)) for name in np.ravel(_column(root["obs"], names_of(root["obs"], path)))]
+
+
 def columns_of(group: Any, names: str) -> list[str]:
     """Return the columns of a stored obs or var, in order, without that of the ``names``."""
     if "column-order" in group.attrs:
