@@ -18,6 +18,7 @@ from anndata import AnnData
 from spikgpt.cells.matrices import check_sparse
 from spikgpt.cells.storage import is_array, most_bytes, open_store, probe, refusing
 from spikgpt.cells.stores.elements import stored_cells
+from spikgpt.cells.stores.kinds import other_store
 from spikgpt.errors import DataError, listed
 
 H5AD, ZARR, TENX, MTX, TABLE = "h5ad", "zarr", "10x", "mtx", "table"
@@ -145,6 +146,9 @@ def _kind(path: Path) -> str:
             if any(isinstance(item, h5py.Group) and "barcodes" in item for item in file.values()):
                 return TENX
             missing = [name for name in ("obs", "var") if name not in file]
+            if other := other_store(file, path):
+                msg = f"{path} {other}."
+                raise DataError(msg)
             found = f"is HDF5 but neither AnnData nor 10x: it has {listed(file)} and lacks {listed(missing)}"
     else:
         found = "is no HDF5 file, which every .h5ad file is"

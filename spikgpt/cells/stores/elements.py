@@ -15,6 +15,7 @@ from anndata.io import read_elem
 from spikgpt.cells.matrices import SparseOnDisk, check_sparse
 from spikgpt.cells.obs import text_of
 from spikgpt.cells.storage import REMEDY, is_array, missing_chunks, reason_of, refusing
+from spikgpt.cells.stores.kinds import other_store
 from spikgpt.errors import DataError, SpikGPTWarning
 
 # Arrays that hold names of cells or genes where no attribute says so, as some writers in R leave it.
@@ -50,6 +51,9 @@ def stored_cells(root: Any, path: object, *, in_memory: bool) -> AnnData | None:
             return None
 
     with refusing(path):
+        if other := other_store(root, path):
+            msg = f"{path} {other}."
+            raise DataError(msg)
         if is_array(root["obs"]) or is_array(root["var"]) or "raw.X" in root:
             return None
         parts: dict[str, Any] = {axis: _frame(root[axis], path, attempt) for axis in ("obs", "var")}
@@ -185,8 +189,7 @@ def _left(item: Any, name: str) -> Any:
 
 
 def _loaded(item: Any, name: str) -> Any:
-    _left(item, name)
-    return _element(item, name)
+    return _element(item, name) if is_array(item) else SparseOnDisk(item, name).in_memory()
 
 
 def _element(item: Any, name: str) -> Any:
