@@ -76,14 +76,29 @@ class SparseOnDisk:
 
     def __getitem__(self, index: slice | Rows) -> sparse.csr_matrix:
         """Return some rows, by a slice or by ascending numbers."""
-        return self._turned[index] if self.format == "csc" else self.stored[index]
+        whole = self.format == "csc" or not self._native
+        return self._by_rows[index] if whole else self.stored[index]
+
+    def in_memory(self) -> Any:
+        """Return the whole matrix, checked."""
+        if self._native:
+            matrix = self.stored.to_memory()
+        else:
+            parts = (self._group[part][:] for part in ("data", "indices", "indptr"))
+            native = tuple(part.astype(part.dtype.newbyteorder("=")) for part in parts)
+            matrix = (sparse.csr_matrix if self.format == "csr" else sparse.csc_matrix)(native, shape=self.shape)
+        check_sparse(matrix, self.name)
+        return matrix
 
     @cached_property
-    def _turned(self) -> sparse.csr_matrix:
-        """Return a CSC matrix as a whole by rows, which cannot be read one by one."""
-        whole = self.stored.to_memory()
-        check_sparse(whole, self.name)
-        return whole.tocsr()
+    def _native(self) -> bool:
+        """Whether SciPy can hold the values in their byte order."""
+        return all(self._group[part].dtype.isnative for part in ("data", "indices", "indptr"))
+
+    @cached_property
+    def _by_rows(self) -> sparse.csr_matrix:
+        """The whole matrix by rows, as those of a CSC matrix cannot be read one by one."""
+        return self.in_memory().tocsr()
 
     def check(self) -> None:
         """Read everything once, a part at a time, and refuse what leads beyond the shape."""
@@ -149,7 +164,8 @@ def _check_shape(found: tuple[int, ...], name: object) -> None:
 
 def _check_numbers(dtype: Any, name: object, *, complex_too: bool = False) -> None:
     if dtype.kind not in ("biufc" if complex_too else "biuf"):
-        msg = f"{name} holds {dtype} values; expected numbers."
+        what = "text" if dtype.kind in "OSTU" else f"{dtype} values"
+        msg = f"{name} holds {what}; expected numbers, such as those of adata.X.astype('float32')."
         raise DataError(msg)
 
 

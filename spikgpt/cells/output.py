@@ -20,8 +20,8 @@ from scipy import sparse
 
 from spikgpt.cells.matrices import on_disk
 from spikgpt.cells.reading import H5AD, ZARR, read_cells, stored_kind
-from spikgpt.cells.storage import is_array, open_store, refusing
-from spikgpt.cells.stores.elements import CATEGORIES, assembled, columns_of, names_of
+from spikgpt.cells.storage import Identity, identity_of, is_array, open_store, refusing
+from spikgpt.cells.stores.elements import CATEGORIES, assembled, columns_of, names_of, obs_names_of
 from spikgpt.errors import ConfigError, DataError, SpikGPTWarning, install_command
 from spikgpt.files import replacing
 
@@ -38,14 +38,25 @@ def write_copy(
     obs: Mapping[str, Any] | None = None,
     obsm: Mapping[str, Any] | None = None,
     uns: Mapping[str, Any] | None = None,
+    obs_names: Iterable[str] | None = None,
+    identity: Identity | None = None,
 ) -> None:
     """Write a copy of a file of cells with elements added or replaced; ``target`` is not there before it is whole.
 
     The copy of an ``.h5ad`` file or a ``.zarr`` folder is byte for byte, of whatever else it holds. Other kinds of
-    files, and a target of the other kind, are written anew by anndata. A copy that anndata cannot open, since an
-    element of the source is damaged, is refused. The elements are given by name: columns of obs, shape (n,), arrays of
-    obsm, shape (n, d), and for uns what anndata can write.
+    files, and a target of the other kind, are written anew by anndata. An element that anndata cannot read is worth a
+    warning. The elements are given by name: columns of obs, shape (n,), arrays of obsm, shape (n, d), and for uns what
+    anndata can write.
+
+    Parameters
+    ----------
+    obs_names
+        The names of the cells to which the elements belong, in order; a source with others is refused.
+    identity
+        :func:`spikgpt.cells.storage.identity_of` the source before it was read; a source that was changed or replaced
+        since then is refused.
     """
+    names = None if obs_names is None else list(map(str, obs_names))
     added = {"obs": dict(obs or {}), "obsm": dict(obsm or {}), "uns": dict(uns or {})}
     written = ZARR if target.suffix.lower() == ".zarr" else H5AD
     kind = stored_kind(source)
@@ -55,6 +66,7 @@ def write_copy(
     with refusing(target, "written", why), replacing(target) as temporary, nullable:
         if kind != written:
             adata = read_cells(source)
+            _check_same(source, identity, names, list(adata.obs_names))
             for place, elements in added.items():
                 for name, value in elements.items():
                     getattr(adata, place)[name] = _plain(value)  # by row, not by the index of a Series
@@ -62,6 +74,7 @@ def write_copy(
             return
         _copy(source, temporary)
         with open_store(temporary, writable=True, name=source) as root:
+            _check_same(source, identity, names, obs_names_of(root, source))
             _add(root, added, source)
         # Some zarr folders repeat their metadata in one place.
         if kind == ZARR and zarr.open_group(source, mode="r").metadata.consolidated_metadata is not None:
@@ -127,6 +140,18 @@ def _copy(source: Path, target: Path) -> None:
     target.mkdir()
     for entry in source.iterdir():
         _copy(entry, target / entry.name)
+
+
+def _check_same(source: Path, identity: Identity | None, names: list[str] | None, found: list[str]) -> None:
+    """Refuse a source that is not the one that was read, whose cells would get the labels of others."""
+    if names is not None and names != found:
+        what = f"holds {len(found)} cells, not the {len(names)} cells that were read, in their order"
+    elif identity is not None and identity_of(source) != identity:
+        what = "was changed or replaced since it was read"
+    else:
+        return
+    msg = f"{source} {what}. Nothing was written; run the command again."
+    raise DataError(msg)
 
 
 def _add(root: Any, added: Mapping[str, Mapping[str, Any]], source: Path) -> None:

@@ -20,6 +20,7 @@ from spikgpt.cells.formats.unreadable import absent, hdf5_refusal, refusal
 from spikgpt.cells.matrices import check_sparse
 from spikgpt.cells.storage import is_array, open_store, probe, refusing
 from spikgpt.cells.stores.elements import stored_cells
+from spikgpt.cells.stores.kinds import other_store
 from spikgpt.errors import DataError, listed
 
 H5AD, ZARR, TENX, MTX, TABLE = "h5ad", "zarr", "10x", "mtx", "table"
@@ -140,6 +141,9 @@ def _kind(path: Path) -> str:
                 msg = f"{path} {found.format(name=path.name)}."
                 raise DataError(msg)
             missing = [name for name in ("obs", "var") if name not in file]
+            if other := other_store(file, path):
+                msg = f"{path} {other}."
+                raise DataError(msg)
             found = f"is HDF5 but neither AnnData nor 10x: it has {listed(file)} and lacks {listed(missing)}"
     else:
         return _kind_of_bytes(path)

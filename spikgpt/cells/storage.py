@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import math
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -15,8 +16,10 @@ import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
 from functools import lru_cache
+from importlib import import_module
+from importlib.util import find_spec
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeAlias
 
 import h5py
 import zarr
@@ -24,6 +27,46 @@ import zarr
 from spikgpt.errors import DataError, SpikGPTError, fault
 
 REMEDY = "Write it again with adata.write_h5ad() or adata.write_zarr(), or copy it again if it was copied."
+# What the message of a library says, and the cause and the remedy. Groups of the pattern are put in.
+CAUSES = (
+    (
+        r"unable to lock file|file is already open for (write|read)",
+        "Another program has the file open for writing, or did not close it. Close the file there; if nothing writes "
+        "to it, set HDF5_USE_FILE_LOCKING=FALSE, or run h5clear -s on a copy.",
+    ),
+    (
+        r"truncated file: eof = (\d+),.* stored_eof = (\d+)",
+        "The file is cut short: {0} of {1} bytes are there. Copy or download it again.",
+    ),
+    (r"ended before the end-of-stream|Truncated", "The file is cut short. Copy or download it again."),
+    (r"CRC check failed|while decompressing", "Its compressed bytes are damaged. Copy or download it again."),
+    (
+        r"required filter|can't open directory|unable to load plugin|filter.* not (registered|available|found)",
+        "The values are compressed with an HDF5 filter that is not installed: pip install hdf5plugin. Or write the "
+        'file again with adata.write_h5ad(path, compression="gzip").',
+    ),
+    (
+        r"codec not available|Unknown codec|UnknownCodec|not find codec",
+        "The values are compressed with a codec that is not installed here. Upgrade zarr and numcodecs, or write the "
+        "cells again with adata.write_h5ad().",
+    ),
+    (
+        r"No read method registered for IOSpec\(encoding_type='(.*?)', encoding_version='(.*?)'",
+        "The anndata that is installed does not know the encoding {0!r} {1!r}. Upgrade anndata, or write the file "
+        "again without that element.",
+    ),
+    (
+        r"No group found in store|Unable to find group",
+        "The folder has no metadata of zarr: no zarr.json and no .zgroup. Give the folder that has them, or copy the "
+        "folder again.",
+    ),
+    (r"zarr_format. Expected", "The folder is of a format that zarr here does not know. Upgrade zarr."),
+    (r"[Uu]nable to allocate|MemoryError", "There is not enough memory. Read fewer cells, or use a larger machine."),
+)
+UNKNOWN = (
+    "This is the reason that the library gives. If anndata reads the file, write it again with adata.write_h5ad(); if "
+    "not, make or copy the file again."
+)
 # Bytes of the HDF5 chunks kept of each matrix: rows that are read one by one often share a chunk.
 CHUNK_CACHE = 16 * 1024 * 1024
 # Arrays may be this much larger than the file that states them, and this large in any case.
@@ -34,12 +77,15 @@ MOST_CHUNKS = 10_000
 # than one, but a busy machine or a slow disk is no damage.
 WALK_SECONDS, WALK_BYTES = 8, 20 * 1024 * 1024
 
+# Path, device, inode, size and time of change of each file.
+Identity: TypeAlias = tuple[tuple[str, int, int, int, int], ...]
+
 
 @contextmanager
 def refusing(what: object, done: str = "read", why: str = "") -> Iterator[None]:
     """Turn whatever damaged files make their readers raise into a DataError of one line, and keep their warnings.
 
-    ``why`` says what may be wrong, and the remedy; by default those of a file that cannot be read.
+    ``why`` says what may be wrong, and the remedy, where the cause is not known.
     """
     try:
         with warnings.catch_warnings():
@@ -51,7 +97,7 @@ def refusing(what: object, done: str = "read", why: str = "") -> Iterator[None]:
     except Exception as error:
         # Readers of damaged bytes raise whatever they stumble over, and anndata a bare Exception.
         reason = reason_of(error)
-        why = fault(error) or why or f"The file is damaged, incomplete or not readable for you. {REMEDY}"
+        why = _cause(reason) or fault(error) or why or UNKNOWN
         msg = f"{what} cannot be {done}: {reason}. {why}"
         raise DataError(msg) from error
 
@@ -62,6 +108,14 @@ def reason_of(error: BaseException) -> str:
     return " ".join(f"{error} {notes}".split())[:400].rstrip(".") or type(error).__name__
 
 
+def _cause(reason: str) -> str | None:
+    """Return the cause and the remedy of what a library says, or None where it is not known."""
+    for pattern, sentence in CAUSES:
+        if match := re.search(pattern, reason):
+            return sentence.format(*match.groups())
+    return None
+
+
 @contextmanager
 def open_store(path: Path, *, writable: bool = False, name: object = None) -> Iterator[Any]:
     """Open an HDF5 file or a zarr folder, and close it again; messages call it ``name``, by default ``path``.
@@ -69,6 +123,8 @@ def open_store(path: Path, *, writable: bool = False, name: object = None) -> It
     What states more than it can hold, or leads to other files, is refused.
     """
     name, mode = name or path, "r+" if writable else "r"
+    if find_spec("hdf5plugin"):
+        import_module("hdf5plugin")  # makes more compression filters known to h5py
     with refusing(name):
         # What zarr's consolidated metadata repeat may be out of date.
         root = (
@@ -132,6 +188,13 @@ def _probe(path: Path, name: object, size: int, _: tuple[int, ...]) -> None:
         reason = f"the HDF5 library crashed over it ({signal.Signals(-code).name if code < 0 else hex(code)})"
     msg = f"{name} cannot be read: {reason}; expected an undamaged file. {REMEDY}"
     raise DataError(msg)
+
+
+def identity_of(path: Path) -> Identity:
+    """Return what differs once a file, or a file of a folder, is changed or replaced; nothing where there is none."""
+    files = sorted(part for part in path.rglob("*") if part.is_file()) if path.is_dir() else [path]
+    states = [(file, file.stat()) for file in files if file.exists()]
+    return tuple((str(file), state.st_dev, state.st_ino, state.st_size, state.st_mtime_ns) for file, state in states)
 
 
 def is_array(item: Any) -> bool:

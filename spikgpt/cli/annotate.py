@@ -56,6 +56,7 @@ def annotate(
 
     from spikgpt.cells.output import write_copy, write_csv, write_table
     from spikgpt.cells.reading import open_cells
+    from spikgpt.cells.storage import identity_of
     from spikgpt.report.clusters import CLUSTER_LABEL, summarise
 
     _check_outputs(out, table)
@@ -70,6 +71,7 @@ def annotate(
         inputs=(query, model.model, model.scgpt),
     )
     written: list[Path] = []
+    identity = identity_of(query)
     with interruptible(lambda: f"Written: {', '.join(map(str, written))}." if written else "Nothing was written."):
         with open_cells(query) as cells:
             annotation, engine, reference = _annotated(cells, cluster_key, model, options, hub)
@@ -77,7 +79,8 @@ def annotate(
             uns, notes = annotation.uns(cells), annotation.notes(cells)
         if out:
             obs = dict(annotation.obs()) | ({CLUSTER_LABEL: pd.Categorical(clusters.labels)} if clusters else {})
-            write_copy(query, out, obs=obs, obsm=annotation.obsm(), uns=uns)
+            same = {"obs_names": annotation.obs_names, "identity": identity}
+            write_copy(query, out, obs=obs, obsm=annotation.obsm(), uns=uns, **same)
             written.append(out)
         if table:
             write_table(annotation.table_chunks(), table)

@@ -64,6 +64,7 @@ def embed(
     """Write scGPT's embedding of QUERY. An interrupted run goes on from its last finished cells."""
     from spikgpt.cells.output import write_copy
     from spikgpt.cells.reading import open_cells
+    from spikgpt.cells.storage import identity_of
     from spikgpt.engines.scgpt.draws import UpstreamDraws
     from spikgpt.engines.scgpt.embedding import Running, cache_folder
     from spikgpt.engines.scgpt.source import open_scgpt
@@ -74,11 +75,13 @@ def embed(
     cache = cache_folder() if options.cache and not draws else None
     source = open_scgpt(scgpt, max_length=options.max_length, hub=hub_of(hub))
     running = Running(options.batch_size, options.precision, options.device, cache, draws)
+    identity = identity_of(query)
     with interruptible(lambda: goes_on("Finished cells are", cache)):
         with open_cells(query) as cells, Bars() as bars:
             on_cells = functools.partial(bars, "Embedding", cells.n_obs, "cells")
             vectors, empty, report = embed_query(source, cells, running, layer=options.layer, on_cells=on_cells)
-        write_copy(query, out, obsm={key: vectors.astype("float32")})
+            names = cells.obs_names
+        write_copy(query, out, obsm={key: vectors.astype("float32")}, obs_names=names, identity=identity)
     say(f"Read {report.values} from {report.source}.")
     say(report.genes)
     if empty.any():

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import errno
+import gzip
 import pickle
+import shutil
 import subprocess
 import sys
 from collections.abc import Callable
@@ -24,6 +26,7 @@ from spikgpt import Annotation
 from spikgpt.cells import matrices, output
 from spikgpt.cells.output import write_copy, write_table
 from spikgpt.cells.reading import read_cells
+from spikgpt.cells.storage import identity_of
 from spikgpt.errors import FAULTS, DataError, SpikGPTWarning
 from tests.cells.conftest import write_zarr
 
@@ -150,6 +153,56 @@ def test_the_index_of_the_cells_is_not_replaced(full: AnnData, tmp_path: Path) -
     with pytest.raises(DataError, match=r"keeps the names of its cells in obs\['label'\], which would be replaced"):
         write_copy(source, tmp_path / "b.h5ad", obs=ADDED["obs"])
     assert leftovers(tmp_path) == ["a.h5ad"]
+
+
+RACES: dict[str, tuple[str, str]] = {
+    "h5ad": ("a.h5ad", "b.h5ad"),
+    "zarr": ("a3.zarr", "b.zarr"),
+    "to the other format": ("a.h5ad", "b.zarr"),
+    "gzip": ("a.h5ad.gz", "b.h5ad"),
+    "table": ("a.csv", "b.h5ad"),
+}
+
+
+@pytest.mark.parametrize(
+    ("race", "replaced"),
+    [
+        *((race, "another order") for race in RACES),
+        *((race, replaced) for race in ("h5ad", "zarr") for replaced in ("the same names", "in place")),
+    ],
+)
+def test_a_source_that_was_replaced_since_it_was_read_is_refused(
+    full: AnnData, race: str, replaced: str, tmp_path: Path
+) -> None:
+    source, target = (tmp_path / name for name in RACES[race])
+
+    def write(adata: AnnData, path: Path) -> None:
+        if path.suffix == ".csv":
+            adata.to_df().to_csv(path)
+        elif path.suffix == ".gz":
+            path.write_bytes(gzip.compress(written(adata, tmp_path / "plain.h5ad").read_bytes()))
+        else:
+            written(adata, path)
+
+    write(full, source)
+    identity, names = identity_of(source), read_cells(source).obs_names
+    other = full[::-1].copy()
+    if replaced != "another order":
+        other.obs_names = full.obs_names
+    if replaced == "in place":
+        write(other, source)
+    else:
+        (tmp_path / "new").mkdir()
+        write(other, tmp_path / "new" / source.name)
+        shutil.rmtree(source) if source.is_dir() else None
+        (tmp_path / "new" / source.name).replace(source)
+    same = {"identity": identity, "obs_names": names}
+    for known in (same, *([{"obs_names": names}] if replaced == "another order" else [])):
+        with pytest.raises(DataError, match=rf"{source.name} (was changed or replaced|holds 12 cells, not the 12)"):
+            write_copy(source, target, **ADDED, **known)
+    assert not target.exists()
+    write_copy(source, target, **ADDED, identity=identity_of(source), obs_names=read_cells(source).obs_names)
+    assert target.exists()
 
 
 def alter(name: str, place: int, value: int) -> Callable[[Any], None]:

@@ -40,6 +40,7 @@ STORED: dict[str, Callable[[AnnData], Any]] = {
     "dense": lambda cells: cells.X.toarray(),
     "csc": lambda cells: cells.X.tocsc(),
     "csr array": lambda cells: sparse.csr_array(cells.X),
+    "big-endian": lambda cells: cells.X.toarray().astype(">f4"),
     "float64": lambda cells: cells.X.astype(np.float64),
 }
 
@@ -108,6 +109,19 @@ def test_storage_changes_no_bit(
     with opened(with_x(cells, STORED[stored](cells)), tmp_path / name) as found:
         assert_identical(align(find_expression(found), genes), expected)
     assert_identical(align(find_expression(read_cells(tmp_path / name)), genes), expected)
+
+
+def test_a_sparse_matrix_in_the_other_byte_order_is_read(real: AnnData, genes: GeneList, tmp_path: Path) -> None:
+    real.write_h5ad(tmp_path / "cells.h5ad")
+    with h5py.File(tmp_path / "cells.h5ad", "r+") as file:
+        for part in ("data", "indices", "indptr"):
+            values = file["X"][part][:]
+            del file["X"][part]
+            file["X"][part] = values.astype(values.dtype.newbyteorder(">"))
+    expected = align(find_expression(real), genes)
+    with open_cells(tmp_path / "cells.h5ad") as cells:
+        assert_identical(align(find_expression(cells), genes), expected)
+    assert_identical(align(find_expression(read_cells(tmp_path / "cells.h5ad")), genes), expected)
 
 
 def test_16_bits_are_enough_for_small_counts(real: AnnData, genes: GeneList, tmp_path: Path) -> None:
@@ -272,12 +286,14 @@ def test_what_is_no_file_of_cells(few: AnnData, tmp_path: Path) -> None:
     refused(tmp_path / "other.h5", r"is HDF5 but neither AnnData nor 10x: it has matrix and lacks obs, var; give")
     few.write_h5ad(tmp_path / "half.h5ad")
     (tmp_path / "half.h5ad").write_bytes((tmp_path / "half.h5ad").read_bytes()[:-1000])
-    refused(tmp_path / "half.h5ad", r"half\.h5ad cannot be read: .*truncated.*damaged, incomplete.*write_h5ad")
+    refused(
+        tmp_path / "half.h5ad", r"half\.h5ad cannot be read: .*truncated.* cut short: \d+ of \d+ bytes are there\. Copy"
+    )
     zipped(few, tmp_path / "half.h5ad.gz")
     (tmp_path / "half.h5ad.gz").write_bytes((tmp_path / "half.h5ad.gz").read_bytes()[:-1000])
     refused(tmp_path / "half.h5ad.gz", r"half\.h5ad\.gz cannot be unpacked: Compressed file ended")
     (tmp_path / "bare.zarr").mkdir()
-    refused(tmp_path / "bare.zarr", r"bare\.zarr cannot be read: .*The file is damaged")
+    refused(tmp_path / "bare.zarr", r"bare\.zarr cannot be read: .*no metadata of zarr: no zarr\.json and no \.zgroup")
 
 
 def shorten(group: Any) -> None:

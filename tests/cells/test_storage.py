@@ -5,8 +5,10 @@ from __future__ import annotations
 import gzip
 import json
 import os
+import subprocess
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -108,6 +110,74 @@ def test_a_file_that_the_library_hangs_over_is_refused(
     with pytest.raises(DataError, match=r"a\.h5ad cannot be read: .* in 1 s"):
         write_copy(tmp_path / "a.h5ad", tmp_path / "out.h5ad")
     assert not (tmp_path / "out.h5ad").exists()
+
+
+def locked(few: AnnData, path: Path) -> Iterator[None]:
+    few.write_h5ad(path)
+    code = "import sys, h5py; file = h5py.File(sys.argv[1], 'r+'); print('open', flush=True); sys.stdin.read()"
+    words = [sys.executable, "-c", code, path]
+    with subprocess.Popen(words, stdin=subprocess.PIPE, stdout=subprocess.PIPE) as writer:
+        assert writer.stdout.readline() == b"open\n"
+        yield
+        writer.stdin.close()
+
+
+def without_filter(few: AnnData, path: Path) -> Iterator[None]:
+    # The number of gzip's filter becomes that of blosc, which h5py does not have.
+    few.write_h5ad(path, compression="gzip")
+    content = bytearray(path.read_bytes())
+    place = -1
+    while (place := content.find(b"deflate\0", place + 1)) >= 0:
+        content[place - 8 : place - 6] = (32001).to_bytes(2, "little")
+    path.write_bytes(content)
+    yield
+
+
+def without_codec(few: AnnData, path: Path) -> Iterator[None]:
+    write_zarr(few, path, 2)
+    stated = json.loads((path / "X" / "data" / ".zarray").read_text())
+    (path / "X" / "data" / ".zarray").write_text(json.dumps(stated | {"compressor": {"id": "none-such"}}))
+    yield
+
+
+def newer_zarr(few: AnnData, path: Path) -> Iterator[None]:
+    write_zarr(few, path, 3)
+    stated = json.loads((path / "zarr.json").read_text())
+    (path / "zarr.json").write_text(json.dumps(stated | {"zarr_format": 4}))
+    yield
+
+
+def newer_encoding(few: AnnData, path: Path) -> Iterator[None]:
+    few.write_h5ad(path)
+    with h5py.File(path, "r+") as file:
+        file["obs/_index"].attrs["encoding-version"] = "9.0.0"
+    yield
+
+
+CAUSES: dict[str, tuple[str, Callable[[AnnData, Path], Iterator[None]], str]] = {
+    "a writer": ("a.h5ad", locked, r"Close the file there; .* HDF5_USE_FILE_LOCKING=FALSE"),
+    "a filter": ("a.h5ad", without_filter, r"filter that is not installed: pip install hdf5plugin"),
+    "a codec": ("a.zarr", without_codec, r"codec that is not installed here\. Upgrade zarr"),
+    "the format of zarr": ("a.zarr", newer_zarr, r"a format that zarr here does not know\. Upgrade zarr"),
+    "the version": ("a.h5ad", newer_encoding, r"'string-array' '9\.0\.0'\. Upgrade anndata"),
+}
+
+
+@pytest.mark.parametrize("cause", CAUSES)
+def test_a_cause_that_is_known_is_named(few: AnnData, cause: str, tmp_path: Path) -> None:
+    name, make, match = CAUSES[cause]
+    with contextmanager(make)(few, tmp_path / name):
+        with pytest.raises(DataError, match=match) as caught:
+            read_cells(tmp_path / name)
+        assert "damaged" not in str(caught.value)
+        assert "\n" not in str(caught.value)
+
+
+def test_a_cause_that_is_not_known_is_not_made_up() -> None:
+    match = r"^a\.h5ad cannot be read: 'seven'\. This is the reason that the library gives\."
+    with pytest.raises(DataError, match=match) as caught, storage.refusing("a.h5ad"):
+        {}["seven"]
+    assert "damaged" not in str(caught.value)
 
 
 @pytest.fixture

@@ -8,6 +8,7 @@ import subprocess
 import sys
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import anndata
 import numpy as np
@@ -15,7 +16,7 @@ import pandas as pd
 import pytest
 from anndata import AnnData
 
-import spikgpt
+import spikgpt.pipeline
 from spikgpt import SpikGPT
 from spikgpt.reference.files import read_reference
 from spikgpt.testing.hub import LoopbackHub
@@ -244,6 +245,25 @@ def test_the_input_is_never_the_output(run: Run, query_file: Path, small_folder:
     ran = run("annotate", query_file, "--model", small_folder, "--out", query_file)
     assert_refused(ran, "is the input; name another file for the output.")
     assert query_file.read_bytes() == before
+
+
+def test_labels_do_not_reach_a_file_that_replaced_the_query(
+    run: Run, few: AnnData, small_folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    query, new = written(few, tmp_path / "query.h5ad"), few[::-1].copy()
+    new.obs_names = few.obs_names
+    written(new, tmp_path / "new.h5ad")
+    annotate = spikgpt.pipeline.annotate
+
+    def slow(*arguments: Any) -> Any:
+        annotation = annotate(*arguments)
+        (tmp_path / "new.h5ad").replace(query)
+        return annotation
+
+    monkeypatch.setattr(spikgpt.pipeline, "annotate", slow)
+    ran = run("annotate", query, "--model", small_folder, "--out", tmp_path / "out.h5ad")
+    assert_refused(ran, "query.h5ad was changed or replaced since it was read")
+    assert not (tmp_path / "out.h5ad").exists()
 
 
 def test_a_label_column_that_is_missing_in_evaluate(run: Run, query_file: Path, small_folder: Path) -> None:

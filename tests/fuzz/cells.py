@@ -15,6 +15,7 @@ import tempfile
 import traceback
 import warnings
 from collections.abc import Callable
+from contextlib import suppress
 from dataclasses import dataclass
 from multiprocessing.connection import Connection
 from pathlib import Path
@@ -232,15 +233,24 @@ def annotated(reference: ReferenceFiles, engine: Engine, path: Path) -> Answer:
     except SpikGPTError as error:
         return Answer("several lines" if "\n" in str(error).strip() else "refused", str(error))
     try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")
-            written = (anndata.read_h5ad if path.suffix == ".h5ad" else anndata.read_zarr)(out)
+        written = _anndata_reads(out)
     except Exception as error:  # noqa: BLE001, whatever anndata says of it
-        return Answer("unreadable output", repr(error))
+        with suppress(Exception):
+            _anndata_reads(path)
+            return Answer("unreadable output", repr(error))
+        # What anndata cannot read in the source was copied as it is.
+        with open_cells(out) as written:
+            pass
     names, labels = tuple(written.obs_names), tuple(written.obs["spikgpt_label"].astype(str))
     if tuple(annotation.obs_names) != names or tuple(annotation.labels) != labels:
         return Answer("wrong name", "the output has other names than the annotation")
     return Answer("labelled", labels=labels, names=names)
+
+
+def _anndata_reads(path: Path) -> AnnData:
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        return (anndata.read_h5ad if path.suffix == ".h5ad" else anndata.read_zarr)(path)
 
 
 class _Walking:

@@ -15,6 +15,7 @@ from anndata.io import read_elem
 from spikgpt.cells.matrices import SparseOnDisk, check_sparse
 from spikgpt.cells.obs import text_of
 from spikgpt.cells.storage import REMEDY, is_array, missing_chunks, reason_of, refusing
+from spikgpt.cells.stores.kinds import other_store
 from spikgpt.errors import DataError, SpikGPTWarning
 
 # Arrays that hold names of cells or genes where no attribute says so, as some writers in R leave it.
@@ -50,6 +51,9 @@ def stored_cells(root: Any, path: object, *, in_memory: bool) -> AnnData | None:
             return None
 
     with refusing(path):
+        if other := other_store(root, path):
+            msg = f"{path} {other}."
+            raise DataError(msg)
         if is_array(root["obs"]) or is_array(root["var"]) or "raw.X" in root:
             return None
         parts: dict[str, Any] = {axis: _frame(root[axis], path, attempt) for axis in ("obs", "var")}
@@ -107,6 +111,11 @@ def names_of(group: Any, path: object) -> str:
         f"attribute _index, or an array named {NAMES[0]} or {NAMES[1]}. {REMEDY}"
     )
     raise DataError(msg)
+
+
+def obs_names_of(root: Any, path: object) -> list[str]:
+    """Return the names of the cells of an open store."""
+    return [str(text_of(name)) for name in np.ravel(_column(root["obs"], names_of(root["obs"], path)))]
 
 
 def columns_of(group: Any, names: str) -> list[str]:
@@ -180,8 +189,7 @@ def _left(item: Any, name: str) -> Any:
 
 
 def _loaded(item: Any, name: str) -> Any:
-    _left(item, name)
-    return _element(item, name)
+    return _element(item, name) if is_array(item) else SparseOnDisk(item, name).in_memory()
 
 
 def _element(item: Any, name: str) -> Any:
