@@ -3,16 +3,17 @@
 from __future__ import annotations
 
 import tempfile
+import warnings
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Unpack
+from typing import TYPE_CHECKING, Any, Unpack
 
 from anndata import AnnData
 
 from spikgpt.cells.reading import open_cells
 from spikgpt.embedding.base import Engine
 from spikgpt.engines.opening import open_engine, torch_engine
-from spikgpt.errors import needs
+from spikgpt.errors import ConfigError, DataError, SpikGPTWarning, needs
 from spikgpt.labels.annotation import Annotation
 from spikgpt.options import (
     AnnotateKeywords,
@@ -50,6 +51,10 @@ class SpikGPT:
     """
 
     def __init__(self, reference: ReferenceFiles, engine: Engine | None = None) -> None:
+        if not isinstance(reference, ReferenceFiles):
+            shown = repr(str(reference)) if isinstance(reference, str | Path) else "NAME"
+            msg = f"SpikGPT() got {_described(reference)}. To load a reference, use SpikGPT.from_pretrained({shown})."
+            raise ConfigError(msg)
         self.reference = reference
         self.engine = engine or open_engine(reference)
 
@@ -103,6 +108,9 @@ class SpikGPT:
         ConfigError
             When an option is out of range, or a package is missing.
         """
+        if not isinstance(name, str | Path):
+            msg = f"name is {_described(name)}; expected a name such as 'pancreas', a folder, or 'org/repo'."
+            raise ConfigError(msg)
         fields = HubOptions.__struct_fields__
         hub = Hub.of(options_of(HubOptions, {key: value for key, value in keywords.items() if key in fields}))
         engine = options_of(EngineOptions, {key: value for key, value in keywords.items() if key not in fields})
@@ -135,6 +143,8 @@ class SpikGPT:
         ConfigError
             When an option is out of range, or a package is missing.
         """
+        _check_cells(adata, "SpikGPT.train")
+        _check_key(label_key)
         with needs():
             from spikgpt.training.train import train
         reference = train(adata, label_key, embedder=embedder, options=options_of(TrainOptions, keywords))
@@ -202,6 +212,8 @@ class SpikGPT:
             An AnnData, which gets the labels: ``obs["spikgpt_label"]``, ``obs["spikgpt_confidence"]``,
             ``obs["spikgpt_best_label"]`` (before rejection), ``obsm["spikgpt_probabilities"]``, ``uns["spikgpt"]`` and
             more. Or the path of an h5ad file or a zarr folder, which is read a few cells at a time and left as it is.
+            A view becomes an AnnData of its own, and its parent gets no labels. ``key_added`` replaces ``spikgpt`` in
+            these names.
         keywords
             Fields of :class:`spikgpt.options.AnnotateOptions`, such as ``unknown_rate`` and ``neighbours``.
 
@@ -211,11 +223,22 @@ class SpikGPT:
             When the cells cannot be read or share too few genes with the reference.
         ConfigError
             When an option is out of range.
+
+        Warns
+        -----
+        SpikGPTWarning
+            For each of the notes of the annotation.
         """
         options = options_of(AnnotateOptions, keywords)
         if isinstance(cells, str | Path):
             with open_cells(cells) as opened:
-                return annotate(self.reference, self.engine, opened, options)
+                annotation = annotate(self.reference, self.engine, opened, options)
+            _warn(annotation.notes())
+            return annotation
+        _check_cells(cells, "annotate", paths=True)
+        if cells.is_view and cells.isbacked:
+            msg = "This view of a file on disk cannot hold labels; pass adata[...].to_memory()."
+            raise DataError(msg)
         annotation = annotate(self.reference, self.engine, cells, options)
         annotation.write_to(cells)
         return annotation
@@ -239,8 +262,80 @@ class SpikGPT:
         ------
         DataError
             When the cells cannot be read, or the label column is missing or names no type of the reference.
+
+        Warns
+        -----
+        SpikGPTWarning
+            For each of the notes of the annotation.
         """
+        _check_cells(adata, "evaluate")
+        _check_key(label_key)
+        if label_map is not None and not isinstance(label_map, Mapping):
+            msg = f"label_map is {_described(label_map)}; expected a dict from the query's types to the reference's."
+            raise ConfigError(msg)
         with needs():
             from spikgpt.training.evaluation import evaluate
         annotation = annotate(self.reference, self.engine, adata, options_of(AnnotateOptions, keywords))
+        _warn(annotation.notes())
         return evaluate(annotation, adata, label_key, label_map, labels=self.reference.labels)
+
+
+def _warn(notes: Sequence[str]) -> None:
+    """Warn of notes where the user called a method of :class:`SpikGPT`."""
+    for note in notes:
+        warnings.warn(note, SpikGPTWarning, stacklevel=3)
+
+
+def _check_cells(cells: Any, function: str, *, paths: bool = False) -> None:
+    """Refuse what is no AnnData, and say how to make one of it."""
+    if isinstance(cells, AnnData):
+        return
+    kind = type(cells).__name__
+    if isinstance(cells, str | Path):
+        remedy = f"Read the file first: adata = anndata.read_h5ad({str(cells)!r})."
+    elif cells is None:
+        remedy = "Most functions of scanpy change the AnnData and return None: pass the AnnData itself."
+    elif kind == "MuData":
+        remedy = f"Pass the AnnData of its RNA, such as mdata['rna']; it holds {', '.join(map(str, cells.mod))}."
+    elif kind == "SpatialData":
+        remedy = "Pass the AnnData of its table, such as sdata.tables['table']."
+    elif kind == "Raw":
+        remedy = "Pass adata.raw.to_adata(), or the AnnData itself with layer='raw'."
+    elif kind == "DataFrame":
+        remedy = "Make an AnnData, with cells as rows and genes as columns: anndata.AnnData(df)."
+    elif hasattr(cells, "shape"):
+        remedy = (
+            "It has no gene names. Make an AnnData, with cells as rows and genes as columns: "
+            "anndata.AnnData(X, var=pandas.DataFrame(index=gene_names))."
+        )
+    elif isinstance(cells, Sequence | Mapping):
+        remedy = "Pass one AnnData, or join several: anndata.concat(adatas)."
+    else:
+        remedy = "Read your cells first: adata = anndata.read_h5ad(FILE)."
+    expected = "an AnnData or the path of a file" if paths else "an AnnData"
+    msg = f"{function} got {_described(cells)}; expected {expected}. {remedy}"
+    raise DataError(msg)
+
+
+def _check_key(label_key: Any) -> None:
+    """Refuse what is no name of a column, such as the column itself."""
+    if not isinstance(label_key, str):
+        name = getattr(label_key, "name", None)
+        example = name if isinstance(name, str) else "cell_type"
+        msg = (
+            f"label_key is {_described(label_key)}; expected the name of a column of obs, such as "
+            f"label_key={example!r}."
+        )
+        raise ConfigError(msg)
+
+
+def _described(value: Any) -> str:
+    """Return what a value is, such as "a DataFrame of shape (3, 2)"."""
+    if value is None or isinstance(value, bool | int | float | str):
+        return repr(value)[:100]
+    shape = getattr(value, "shape", None)
+    size = f" of shape {tuple(shape)}" if isinstance(shape, tuple) else ""
+    if isinstance(value, list | tuple | dict | set):
+        size = f" of {len(value)} items"
+    name = type(value).__name__
+    return f"{'an' if name[0] in 'aeiouAEIOU' else 'a'} {name}{size}"

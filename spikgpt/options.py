@@ -38,6 +38,9 @@ WORDS = {
     list: "a list",
 }
 
+# First part of the names of what an annotation writes.
+KEY_ADDED = "spikgpt"
+
 T = TypeVar("T", bound="Options")
 
 
@@ -58,7 +61,7 @@ class Options(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=T
 class AnnotateOptions(Options, frozen=True, kw_only=True):
     """How the cells of a query are labelled."""
 
-    layer: Annotated[str | None, about("Layer to read; by default the best expression values that there are.")] = None
+    layer: Annotated[str | None, about("Layer to read, X or raw; by default the best expression values.")] = None
     scaling: Annotated[Scaling, about("How query genes are scaled; auto decides by evidence.")] = "auto"
     neighbours: Annotated[bool, about("Label each cell with those like it, or alone.", "--neighbours/--alone")] = True
     unknown_rate: Annotated[Share | None, about("Share of known cells that may be Unknown; by default 0.05.")] = None
@@ -66,8 +69,17 @@ class AnnotateOptions(Options, frozen=True, kw_only=True):
     same_study: Annotated[bool, about("Judge cells as if they were of the reference's study.", "--same-study")] = False
     batch_size: Annotated[Count | None, about("Cells classified at a time; the labels do not depend on it.")] = None
     progress: Annotated[bool | None, about("Show a progress bar; by default on a terminal.", None)] = None
+    key_added: Annotated[str, Meta(min_length=1), about("Prefix of the columns in obs, obsm, uns and tables.")] = (
+        KEY_ADDED
+    )
 
     def __post_init__(self) -> None:
+        if "/" in self.key_added or not self.key_added.isprintable():
+            msg = (
+                f"key_added is {self.key_added!r}; expected a name without / and line breaks, such as 'pancreas' "
+                "(--key-added pancreas)."
+            )
+            raise ConfigError(msg)
         if self.threshold is not None and (self.unknown_rate is not None or self.same_study):
             msg = (
                 "threshold goes with neither unknown_rate nor same_study (--threshold with neither --unknown-rate, "
@@ -104,7 +116,7 @@ class TrainOptions(Options, frozen=True, kw_only=True):
     """How a reference is trained."""
 
     batch_key: Annotated[str | None, about("Column of obs with the donor or batch, to hold out whole ones.")] = None
-    layer: Annotated[str | None, about("Layer to read; by default the best expression values that there are.")] = None
+    layer: Annotated[str | None, about("Layer to read, X or raw; by default the best expression values.")] = None
     recipe: Annotated[Literal["default", "paper"], about("default, or paper for the published settings.")] = "default"
     name: Annotated[str, Meta(min_length=1, description="Name of the reference.", extra={"flag": None})] = "reference"
     seed: Annotated[int, Meta(ge=0, description="The same seed gives the same reference.")] = 0
@@ -135,6 +147,7 @@ class AnnotateKeywords(TypedDict, total=False):
     same_study: bool
     batch_size: int | None
     progress: bool | None
+    key_added: str
 
 
 class EngineKeywords(TypedDict, total=False):

@@ -381,6 +381,7 @@ def annotate(reference: ReferenceFiles, engine: Engine, cells: Cells, options: A
         reference_origin=reference.origin,
         reference_digest=reference.digest,
         report=model.report,
+        key_added=options.key_added,
     )
 
 

@@ -2,15 +2,19 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from pathlib import Path
+from typing import Any, ClassVar
 
 import numpy as np
+import pandas as pd
 import pytest
-from anndata import AnnData
+from anndata import AnnData, read_h5ad
+from scipy import sparse
 
 from spikgpt import SpikGPT
 from spikgpt.cells.reading import read_cells
-from spikgpt.errors import ConfigError, GraphError, LabelsError
+from spikgpt.errors import ConfigError, DataError, GraphError, LabelsError, SpikGPTWarning
 from spikgpt.reference.files import ReferenceFiles
 from spikgpt.testing.hub import LoopbackHub
 from tests.conftest import QUERY_FILE
@@ -83,6 +87,94 @@ def test_a_wrong_option_is_a_plain_error(shipped: SpikGPT, few: AnnData) -> None
         shipped.annotate(few.copy(), threshold="high")  # type: ignore[arg-type]
     with pytest.raises(ConfigError, match="engine is 'tpu'"):
         SpikGPT.from_pretrained("pancreas", engine="tpu")  # type: ignore[arg-type]
+
+
+def test_a_file_warns_as_cells_in_memory_do(shipped: SpikGPT, foreign: AnnData, tmp_path: Path) -> None:
+    foreign.write_h5ad(tmp_path / "foreign.h5ad")
+    told = []
+    for query in (tmp_path / "foreign.h5ad", foreign.copy()):
+        with pytest.warns(SpikGPTWarning, match="do not use these labels") as warned:
+            annotation = shipped.annotate(query)
+        told.append([str(warning.message) for warning in warned])
+        assert warned[0].filename == __file__
+    assert told[0] == told[1] == annotation.notes()
+
+
+def test_labels_of_two_references_stand_side_by_side(shipped: SpikGPT, small: ReferenceFiles, few: AnnData) -> None:
+    adata = few.copy()
+    first = shipped.annotate(adata)
+    second = SpikGPT(small).annotate(adata, key_added="small")
+    assert adata.obs["spikgpt_label"].tolist() == first.labels.tolist()
+    assert adata.obs["small_label"].tolist() == second.labels.tolist()
+    with pytest.warns(SpikGPTWarning, match=f"by the reference {shipped.reference.name!r} were replaced"):
+        SpikGPT(small).annotate(adata)
+    for key in ("", "a/b", "a\nb", 3):
+        with pytest.raises(ConfigError, match="key_added is"):
+            shipped.annotate(adata, key_added=key)  # type: ignore[arg-type]
+
+
+def test_a_view_is_labelled_in_one_step(shipped: SpikGPT, few: AnnData, tmp_path: Path) -> None:
+    parent = few.copy()
+    view = parent[parent.obs["donor"] == parent.obs["donor"].iloc[0]]
+    with pytest.warns(SpikGPTWarning, match="parent has no labels"):
+        annotation = shipped.annotate(view)
+    assert view.obs["spikgpt_label"].tolist() == annotation.labels.tolist()
+    assert "spikgpt_label" not in parent.obs
+    parent.write_h5ad(tmp_path / "cells.h5ad")
+    backed = read_h5ad(tmp_path / "cells.h5ad", backed="r")
+    with pytest.raises(DataError, match="to_memory"):
+        shipped.annotate(backed[:10])
+    backed.file.close()
+
+
+class MuData:
+    """An object of the name and the attribute of mudata's, which these tests do not need."""
+
+    mod: ClassVar = {"rna": None, "prot": None}
+
+
+@pytest.mark.parametrize(
+    ("wrong", "parts"),
+    [
+        (None, ("None", "scanpy")),
+        (pd.DataFrame(np.ones((3, 2))), ("a DataFrame of shape (3, 2)", "anndata.AnnData(df)")),
+        (np.ones((3, 2)), ("a ndarray of shape (3, 2)", "gene names")),
+        (sparse.csr_matrix(np.ones((3, 2))), ("a csr_matrix of shape (3, 2)", "gene names")),
+        ([1, 2], ("a list of 2 items", "anndata.concat")),
+        ({"a": 1}, ("a dict of 1 items", "anndata.concat")),
+        (MuData(), ("a MuData", "mdata['rna']", "rna, prot")),
+        (3, ("got 3", "read_h5ad")),
+    ],
+    ids=lambda value: type(value).__name__,
+)
+def test_what_is_no_anndata_is_told_with_the_line_to_run(shipped: SpikGPT, wrong: Any, parts: tuple[str, ...]) -> None:
+    calls: list[Callable[[], object]] = [
+        lambda: shipped.annotate(wrong),
+        lambda: shipped.evaluate(wrong, "cell_type"),
+        lambda: SpikGPT.train(wrong, "cell_type"),
+    ]
+    for call in calls:
+        with pytest.raises(DataError) as caught:
+            call()
+        assert all(part in str(caught.value) for part in (*parts, "expected an AnnData"))
+
+
+def test_other_wrong_arguments_are_told_with_the_line_to_run(shipped: SpikGPT, few: AnnData) -> None:
+    for call in (lambda: shipped.evaluate("a.h5ad", "b"), lambda: SpikGPT.train(Path("a.h5ad"), "b")):  # type: ignore[arg-type]
+        with pytest.raises(DataError, match=r"adata = anndata.read_h5ad\('a.h5ad'\)"):
+            call()
+    with pytest.raises(DataError, match=r"a.h5ad is not there; give"):
+        shipped.annotate("a.h5ad")
+    key: Any
+    for key, told in ((few.obs["cell_type"], "a Series of shape"), (None, "label_key is None"), (["a"], "a list of 1")):
+        with pytest.raises(ConfigError, match=f"{told}.*such as label_key='cell_type'"):
+            shipped.evaluate(few, key)
+    with pytest.raises(ConfigError, match="label_map is 'map.json'; expected a dict"):
+        shipped.evaluate(few, "cell_type", label_map="map.json")  # type: ignore[arg-type]
+    with pytest.raises(ConfigError, match=r"use SpikGPT.from_pretrained\('pancreas'\)"):
+        SpikGPT("pancreas")  # type: ignore[arg-type]
+    with pytest.raises(ConfigError, match="name is None; expected a name such as 'pancreas'"):
+        SpikGPT.from_pretrained(None)  # type: ignore[arg-type]
 
 
 def test_export_and_share_from_the_class(small: ReferenceFiles, tmp_path: Path, hub: LoopbackHub) -> None:

@@ -15,7 +15,7 @@ from spikgpt.cells.align import log_normalise
 from spikgpt.errors import needs
 from spikgpt.files import replacing
 from spikgpt.labels.palette import UNKNOWN_COLOR, palette
-from spikgpt.reference.pictures import png
+from spikgpt.reference.pictures import plain, png
 from spikgpt.types import UNKNOWN, Floats, Strings
 
 if TYPE_CHECKING:
@@ -27,6 +27,8 @@ if TYPE_CHECKING:
 VARIABLE_GENES, COMPONENTS = 2000, 30
 # Labels in a column of a legend.
 IN_COLUMN = 16
+# Labels in a legend at most; the pictures of more would be too wide.
+MOST_IN_LEGEND = 20 * IN_COLUMN
 BLUE, ORANGE, GREEN = "#0072b2", "#e69f00", "#009e73"
 
 
@@ -59,9 +61,9 @@ def label_colors(task: Task) -> dict[str, str]:
 
 def labels_picture(title: str, where: Floats, truth: Strings, predicted: Strings, colors: dict[str, str]) -> bytes:
     """Draw cells at their places, (n, 2), by true and by predicted label side by side."""
-    shown = [name for name in colors if name in truth or name in predicted]
-    columns = -(-len(shown) // IN_COLUMN)
-    figure = _figure(10.5 + 2.0 * (columns - 1) + 0.06 * max(map(len, shown)) * columns, 5.0)
+    shown = [name for name in colors if name in truth or name in predicted][:MOST_IN_LEGEND]
+    columns, longest = -(-len(shown) // IN_COLUMN), max(len(plain(name)) for name in shown)
+    figure = _figure(10.5 + 2.0 * (columns - 1) + 0.06 * longest * columns, 5.0)
     pair = figure.subplots(1, 2, sharex=True, sharey=True)
     # The same in all pictures of a task.
     numbers = {name: place + 1 for place, name in enumerate(colors)}
@@ -72,9 +74,11 @@ def labels_picture(title: str, where: Floats, truth: Strings, predicted: Strings
         _number(axes, where, labels, numbers)
         axes.set(xticks=[], yticks=[], xlabel="UMAP 1", ylabel="UMAP 2")
         axes.set_title(heading, fontsize=11)
-    handles = [_handle(colors[name], "no label" if name == UNKNOWN else f"{numbers[name]}  {name}") for name in shown]
+    handles = [
+        _handle(colors[name], "no label" if name == UNKNOWN else f"{numbers[name]}  {plain(name)}") for name in shown
+    ]
     figure.legend(handles=handles, loc="outside right center", ncols=columns, fontsize=9, frameon=False)
-    figure.suptitle(title, fontsize=12)
+    figure.suptitle(plain(title), fontsize=12)
     return png(figure)
 
 
@@ -96,7 +100,7 @@ def bars_picture(title: str, rows: Sequence[Row]) -> bytes:
     axes.set(xlim=(0, 1.1), ylim=(-0.6, len(measured) - 0.4))
     axes.spines[["top", "right"]].set_visible(False)
     figure.legend(loc="outside lower center", ncols=3, fontsize=9, frameon=False)
-    axes.set_title(title, fontsize=12)
+    axes.set_title(plain(title), fontsize=12)
     return png(figure)
 
 
@@ -135,7 +139,7 @@ def time_picture(title: str, rows: Sequence[Row]) -> bytes:
             va="center",
             arrowprops={"arrowstyle": "-", "color": "grey", "linewidth": 0.5, "shrinkB": 3, "relpos": (0, 0.5)},
         )
-    axes.set_title(title, fontsize=12)
+    axes.set_title(plain(title), fontsize=12)
     return png(figure)
 
 

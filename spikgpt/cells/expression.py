@@ -132,14 +132,20 @@ class _Place:
 
 def _places(adata: Cells, layer: str | None) -> list[_Place]:
     """Return the places to look at, in order of preference."""
-    if layer is not None and layer not in adata.layers:
-        msg = f"There is no layer {layer!r}; the layers are {listed(adata.layers)}. Name one of them, or none."
+    main = [name for name, values in (("X", adata.X), ("raw", adata.raw)) if values is not None]
+    if layer is not None and layer not in adata.layers and layer not in main:
+        layers, others = listed(adata.layers), " or ".join(main) or "none"
+        msg = f"There is no layer {layer!r}; the layers are {layers}. Name one of them, {others}, or leave it out."
         raise DataError(msg)
-    places = [] if adata.X is None or layer is not None else [_Place("X", adata.X, adata.var)]
+    if layer is not None and layer in adata.layers:
+        main = []  # a layer called X or raw
+    elif layer is not None:
+        main = [layer]
+    places = [_Place("X", adata.X, adata.var)] if "X" in main else []
     for name in COUNT_LAYERS + LOG_LAYERS if layer is None else (layer,):
         if name in adata.layers:
             places.append(_Place(f"layers[{name!r}]", adata.layers[name], adata.var))
-    if adata.raw is not None and layer is None:
+    if "raw" in main:
         places.append(_Place("raw", adata.raw.X, adata.raw.var))
     return [_of_rna(replace(place, matrix=left_on_disk(place.matrix, place.source))) for place in places]
 

@@ -9,7 +9,7 @@ import numpy as np
 import pandas as pd
 from anndata import AnnData
 
-from spikgpt.errors import LabelsError, listed
+from spikgpt.errors import LabelsError, listed, printable
 from spikgpt.types import Bools, Strings
 
 # Labels that say that there is none, in lower case. CELLxGENE writes "unknown".
@@ -81,6 +81,8 @@ def check_trainable(labels: Strings, *, minimum_classes: int = 2, minimum_cells:
 
 
 def _label(value: object) -> str:
-    """Return a label as text, empty when it says that there is none."""
+    """Return a label as one line of text, empty when it says that there is none."""
     text = str(text_of(value)).strip()
+    if not text.isprintable():
+        text = printable(" ".join(text.split()))
     return "" if text.lower() in NO_LABEL else text

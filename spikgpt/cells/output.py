@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import csv
 import gzip
 import io
+import re
 import shutil
 import warnings
 from collections.abc import Iterable, Mapping
@@ -25,8 +27,8 @@ from spikgpt.cells.stores.elements import CATEGORIES, assembled, columns_of, nam
 from spikgpt.errors import ConfigError, DataError, SpikGPTWarning, install_command
 from spikgpt.files import replacing
 
-# What a spreadsheet takes for the start of a formula.
-FORMULA_SIGNS = ("=", "+", "-", "@", "\t", "\r")
+# What a spreadsheet takes for the start of a formula, also in full width; signed numbers and signs alone are none.
+FORMULA = re.compile(r"(?![+-]((\d+\.?\d*|\.\d+)([eE][+-]?\d+)?)?\Z)[-=+@\t\r\n\uff0b\uff0d\uff1d\uff20]")
 # Dense arrays with more bytes are not read as a whole to see whether they can be read.
 LARGEST_WHOLE = 32 * 1024 * 1024
 
@@ -113,7 +115,9 @@ def write_csv(parts: Iterable[pd.DataFrame], path: Path, *, index: bool = True) 
         text = opened.enter_context(io.TextIOWrapper(file, encoding="utf-8", newline=""))
         for number, part in enumerate(parts):
             frame = _without_formulas(part)
-            frame.to_csv(text, sep=separator, header=number == 0, index=index, lineterminator="\n")
+            # Python writes a carriage return without quotes, where readers see the end of a line.
+            quoting = csv.QUOTE_NONNUMERIC if _has_returns(frame) else csv.QUOTE_MINIMAL
+            frame.to_csv(text, sep=separator, header=number == 0, index=index, quoting=quoting, lineterminator="\n")
 
 
 def _without_formulas(table: pd.DataFrame) -> pd.DataFrame:
@@ -127,8 +131,19 @@ def _without_formulas(table: pd.DataFrame) -> pd.DataFrame:
     return pd.DataFrame(columns, index=table.index, copy=False).set_axis(table.index.map(_inert))
 
 
+def _has_returns(table: pd.DataFrame) -> bool:
+    """Return whether a text of a table holds a carriage return."""
+    texts: list[Any] = [table.columns, table.index]
+    for _, column in table.items():
+        if isinstance(column.dtype, pd.CategoricalDtype):
+            texts.append(column.cat.categories)
+        elif column.dtype.kind not in "biufc":
+            texts.append(column)
+    return any(isinstance(text, str) and "\r" in text for values in texts for text in values)
+
+
 def _inert(value: Any) -> Any:
-    return f"'{value}" if isinstance(value, str) and value.startswith(FORMULA_SIGNS) else value
+    return f"'{value}" if isinstance(value, str) and FORMULA.match(value) else value
 
 
 def _copy(source: Path, target: Path) -> None:

@@ -40,6 +40,10 @@ class LabelOptions(AnnotateOptions, frozen=True):
         super().__post_init__()
 
 
+# An evaluation writes no columns.
+EVALUATED = tuple(name for name in LabelOptions.__struct_fields__ if name != "key_added")
+
+
 @command()
 def annotate(
     query: Annotated[Path, typer.Argument(help="Cells to label: .h5ad, .zarr, or 10x files.")],
@@ -57,7 +61,8 @@ def annotate(
     from spikgpt.cells.output import write_copy, write_csv, write_table
     from spikgpt.cells.reading import open_cells
     from spikgpt.cells.storage import identity_of
-    from spikgpt.report.clusters import CLUSTER_LABEL, summarise
+    from spikgpt.labels.annotation import CLUSTER_LABEL
+    from spikgpt.report.clusters import summarise
 
     _check_outputs(out, table)
     if cluster_table and not cluster_key:
@@ -78,7 +83,9 @@ def annotate(
             clusters = cluster_key and summarise(annotation, cells, cluster_key, layer=options.layer)
             uns, notes = annotation.uns(cells), annotation.notes(cells)
         if out:
-            obs = dict(annotation.obs()) | ({CLUSTER_LABEL: pd.Categorical(clusters.labels)} if clusters else {})
+            obs = dict(annotation.obs())
+            if clusters:
+                obs[annotation.named(CLUSTER_LABEL)] = pd.Categorical(clusters.labels)
             same = {"obs_names": annotation.obs_names, "identity": identity}
             write_copy(query, out, obs=obs, obsm=annotation.obsm(), uns=uns, **same)
             written.append(out)
@@ -101,7 +108,7 @@ def evaluate(
     query: Annotated[Path, typer.Argument(help="Cells of known types: .h5ad, .zarr, or 10x files.")],
     model: ModelOptions,
     label_key: Annotated[str, typer.Option(help="Column of obs with the true types.")],
-    options: LabelOptions,
+    options: Annotated[LabelOptions, EVALUATED],
     hub: PinnedOptions,
     label_map: Annotated[Path | None, typer.Option(help="JSON file from the query's types to the reference's.")] = None,
     json_file: Annotated[Path | None, typer.Option("--json", help="Write all figures to this file.")] = None,
@@ -178,15 +185,12 @@ def _annotated(
 
 def _show_labels(annotation: Annotation, query: Path, engine: str, notes: list[str]) -> None:
     """Print how many cells have which label, and how they were found."""
-    counts, report = annotation.counts(), annotation.report
+    counts = annotation.counts()
     rows = ((label, cells, f"{100 * cells / len(annotation.best):.1f}%") for label, cells in counts.items())
     show(("label", "cells", "share"), rows, f"{query.name} by {annotation.reference_name}", result=False)
-    say(f"Read {report.values} from {report.source}; scaling: {report.scaling}. Engine: {engine}.")
-    if report.genes:
-        say(report.genes)
-    say(f"{100 * annotation.unknown_fraction:.1f}% Unknown: {annotation.cutoffs.rule}.")
-    if annotation.verdict:
-        say(f"{annotation.verdict.kind.capitalize()}: {annotation.verdict.evidence}.")
+    read, *others = annotation.sentences()
+    for sentence in (f"{read} Engine: {engine}.", *others):
+        say(sentence)
     note(*notes)
 
 

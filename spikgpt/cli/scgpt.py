@@ -16,7 +16,7 @@ from spikgpt.errors import ConfigError
 from spikgpt.options import Count, HubOptions, Options, about
 
 CHECKPOINT_HELP = escaped(CHECKPOINT)
-Layer = Annotated[str | None, about("Layer to read; by default the best expression values that there are.")]
+Layer = Annotated[str | None, about("Layer to read, X or raw; by default the best expression values.")]
 Device = Annotated[str | None, about("A torch device; by default a GPU when there is one.")]
 Torch = Literal["float32", "bfloat16", "float16"]
 Rate = Annotated[float, Meta(gt=0, description="Largest learning rate.")]

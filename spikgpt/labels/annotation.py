@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import warnings
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from html import escape
 from typing import TYPE_CHECKING, Any
@@ -12,20 +12,20 @@ import numpy as np
 import numpy.typing as npt
 import pandas as pd
 
-from spikgpt.errors import SpikGPTWarning
+from spikgpt.errors import SpikGPTWarning, printable
 from spikgpt.labels.decision import Cutoffs
 from spikgpt.labels.palette import UNKNOWN_COLOR, palette
 from spikgpt.labels.verdict import FARTHER, Verdict
+from spikgpt.options import KEY_ADDED
 from spikgpt.types import UNKNOWN, Bools, InputReport, Strings
 from spikgpt.version import __version__
 
 if TYPE_CHECKING:
     from anndata import AnnData
 
-LABEL, BEST_LABEL, BROAD_LABEL = LABELS = "spikgpt_label", "spikgpt_best_label", "spikgpt_label_broad"
-COLORS = tuple(f"{name}_colors" for name in LABELS)
-CONFIDENCE, FAMILIARITY = "spikgpt_confidence", "spikgpt_familiarity"
-PROBABILITIES, PROVENANCE = "spikgpt_probabilities", "spikgpt"
+# What is written to an AnnData, after the annotation's key and an underscore.
+LABEL, BEST_LABEL, BROAD_LABEL = LABELS = "label", "best_label", "label_broad"
+CONFIDENCE, FAMILIARITY, PROBABILITIES, CLUSTER_LABEL = "confidence", "familiarity", "probabilities", "cluster_label"
 
 # A note is made above this share of Unknown cells, and below this share of matched genes.
 SUSPICIOUS_UNKNOWN = SUSPICIOUS_GENES = 0.5
@@ -58,6 +58,8 @@ class Annotation:
         a reference of format 1; and the rule behind both. They answer whether it is one of the labels.
     smoothed
         Whether cells were labelled with their neighbours: not if that was not asked for, or there are too few cells.
+    key_added
+        First part of the names of columns, arrays and provenance in an AnnData and in tables.
     """
 
     obs_names: Any
@@ -77,6 +79,7 @@ class Annotation:
     reference_origin: str | None
     report: InputReport
     reference_digest: str = ""
+    key_added: str = KEY_ADDED
 
     @property
     def labels(self) -> Strings:
@@ -112,14 +115,15 @@ class Annotation:
 
     def obs(self) -> pd.DataFrame:
         """Return the columns for ``obs``: labels as categories, confidence and familiarity."""
-        columns: dict[str, Any] = {name: self._column(name) for name in LABELS} | {CONFIDENCE: self.confidence}
+        columns: dict[str, Any] = {self.named(name): self._column(name) for name in LABELS}
+        columns[self.named(CONFIDENCE)] = self.confidence
         if self.familiarity is not None:
-            columns[FAMILIARITY] = self.familiarity
+            columns[self.named(FAMILIARITY)] = self.familiarity
         return pd.DataFrame(columns, index=pd.Index(self.obs_names[:]))
 
     def obsm(self) -> dict[str, npt.NDArray[np.float32]]:
         """Return the arrays for ``obsm``: the probability of every label."""
-        return {PROBABILITIES: self.probabilities}
+        return {self.named(PROBABILITIES): self.probabilities}
 
     def uns(self, target: Any = None) -> dict[str, Any]:
         """Return what belongs into ``uns``: where the labels come from, and their colours for scanpy's plots.
@@ -148,14 +152,28 @@ class Annotation:
             "genes_total": self.report.genes_total,
             "notes": np.array(self.notes(target), dtype=object),
         }
-        colors = (self.colors(self._column(name).categories) for name in LABELS)
-        return {PROVENANCE: provenance} | dict(zip(COLORS, colors, strict=True))
+        colors = {f"{self.named(name)}_colors": self.colors(self._column(name).categories) for name in LABELS}
+        return {self.key_added: provenance} | colors
+
+    def named(self, name: str) -> str:
+        """Return the name of a column or an array in an AnnData."""
+        return f"{self.key_added}_{name}"
 
     def colors(self, names: Iterable[str]) -> npt.NDArray[np.object_]:
         """Return a hex code for each of some labels: the same in all queries of a reference, and grey for Unknown."""
         known = [name for name in dict.fromkeys(self.label_names + self.broad_names) if name != UNKNOWN]
         codes = dict(zip(known, palette(len(known)), strict=True)) | {UNKNOWN: UNKNOWN_COLOR}
         return np.array([codes[name] for name in names], dtype=object)
+
+    def sentences(self) -> list[str]:
+        """Return whole sentences on how the labels were found: values, genes, rejection, and the verdict."""
+        report, verdict = self.report, self.verdict
+        return [
+            f"Read {report.values} from {report.source}; scaling: {report.scaling}.",
+            *([report.genes] if report.genes else []),
+            f"{100 * self.unknown_fraction:.1f}% Unknown: {self.cutoffs.rule}.",
+            *([f"{verdict.kind.capitalize()}: {verdict.evidence}."] if verdict else []),
+        ]
 
     def notes(self, target: Any = None) -> list[str]:
         """Return whole sentences on anything suspicious.
@@ -189,29 +207,57 @@ class Annotation:
                 f"{100 * self.unknown_fraction:.0f}% of the cells are {UNKNOWN}; is {self.reference_name!r} the right "
                 "reference for this tissue and species?"
             )
-        if target is not None and PROVENANCE not in target.uns:
-            there = [f"obs[{name!r}]" for name in self.obs() if name in target.obs.columns]
+        return notes if target is None else notes + self._replaced(target)
+
+    def _replaced(self, target: AnnData) -> list[str]:
+        """Say what this annotation replaces: labels of another reference, or what others have written."""
+        columns = list(self.obs())
+        before = target.uns.get(self.key_added)
+        if not isinstance(before, Mapping) or "spikgpt_version" not in before:
+            there = [f"obs[{name!r}]" for name in columns if name in target.obs.columns]
             there += [f"obsm[{name!r}]" for name in self.obsm() if name in target.obsm]
-            there += [f"uns[{name!r}]" for name in COLORS if name in target.uns]
-            if there:
-                notes.append(f"What others had written to {', '.join(there)} was replaced.")
-        return notes
+            names = (self.key_added, *(f"{self.named(name)}_colors" for name in LABELS))
+            there += [f"uns[{name!r}]" for name in names if name in target.uns]
+            return [f"What others had written to {', '.join(there)} was replaced."] if there else []
+        name, digest = str(before.get("reference", "")), str(before.get("reference_digest", ""))
+        if (name, digest) == (self.reference_name, self.reference_digest):
+            return []
+        which = repr(name) if name != self.reference_name else f"{name!r} of the digest {digest or 'unknown'}"
+        note = f"The labels by the reference {which} were replaced."
+        # Columns that this annotation does not have stay.
+        both = (self.named(name) for name in (FAMILIARITY, CLUSTER_LABEL))
+        if left := [f"obs[{name!r}]" for name in both if name not in columns and name in target.obs.columns]:
+            note += f" {' and '.join(left)} may still be by {which}."
+        return [f"{note} To keep the labels of both, use key_added='NAME' (--key-added NAME)."]
 
     def write_to(self, adata: AnnData) -> None:
         """Write the labels into ``obs``, the probabilities into ``obsm`` and the provenance into ``uns``.
 
+        A view of another AnnData becomes an AnnData of its own.
+
         Warns
         -----
         SpikGPTWarning
-            For each of the :meth:`notes`.
+            For each of the :meth:`notes`, and for a view.
         """
+        from anndata import ImplicitModificationWarning
+
         uns = self.uns(adata)
-        for name, column in self.obs().items():
-            adata.obs[name] = column.array
-        for name, array in self.obsm().items():
-            adata.obsm[name] = array
-        adata.uns.update(uns)
-        for note in uns[PROVENANCE]["notes"]:
+        if adata.is_view:
+            msg = (
+                "The labels were written to a view of an AnnData, which is a copy now; its parent has no labels. To "
+                "keep them, give the view a name: part = adata[...].copy()."
+            )
+            warnings.warn(msg, SpikGPTWarning, stacklevel=3)
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore", ImplicitModificationWarning)
+            for name, column in self.obs().items():
+                adata.obs[name] = column.array
+            for name, array in self.obsm().items():
+                adata.obsm[name] = array
+            for name, value in uns.items():
+                adata.uns[name] = value
+        for note in uns[self.key_added]["notes"]:
             warnings.warn(note, SpikGPTWarning, stacklevel=3)
 
     def table(self) -> pd.DataFrame:
@@ -242,7 +288,9 @@ class Annotation:
         )
         head = "<tr><th>label</th><th>cells</th><th>share</th><th>mean confidence</th></tr>"
         title = f"{len(self.best)} cells by {self.reference_name!r}; {UNKNOWN}: {self.cutoffs.rule}"
-        return f"<table><caption>{escape(title)}</caption>{head}{rows}</table>"
+        texts = [*self.sentences(), *(f"Note: {note}" for note in self.notes())]
+        below = "".join(f"<p>{escape(printable(text))}</p>" for text in texts)
+        return f"<table><caption>{escape(title)}</caption>{head}{rows}</table>{below}"
 
     def _column(self, name: str) -> pd.Categorical:
         """Return a column of labels, with those that occur as categories, in alphabetical order."""

@@ -3,13 +3,20 @@
 from __future__ import annotations
 
 import io
+import math
+import warnings
 from typing import TYPE_CHECKING, Any
 
-from spikgpt.errors import needs
+from spikgpt.errors import needs, printable
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
+
+# Inches of a side of a confusion matrix at most, and inches that a label needs at least.
+LARGEST, SMALLEST_LABEL = 40.0, 0.08
+# Characters of a label at most.
+LONGEST = 60
 
 
 def reliability_picture(bins: list[dict[str, Any]]) -> bytes:
@@ -29,12 +36,21 @@ def confusion_picture(confusion: dict[str, Any]) -> bytes:
     """Draw a confusion matrix, each row as shares of its cells: a true label, with a column for each prediction."""
     labels, counts = confusion["labels"], confusion["counts"]
     shares = [[count / max(1, sum(row)) for count in row] for row in counts]
-    figure, axes = _figure(2.5 + 0.32 * len(labels))
+    longest = max(len(plain(label)) for label in labels)
+    size = 2.5 + 0.32 * len(labels) + 0.08 * max(0, longest - 30)
+    figure, axes = _figure(min(size, LARGEST))
     axes.imshow(shares, cmap="Blues", vmin=0, vmax=1)
-    axes.set_xticks(range(len(labels)), labels, rotation=90)
-    axes.set_yticks(range(len(labels)), labels)
+    # Inches to a label, less the margin; an inch has 72 points.
+    room = 0.8 * LARGEST / len(labels)
+    step = max(1, math.ceil(SMALLEST_LABEL / room))
+    font = {} if size <= LARGEST else {"fontsize": min(10.0, 72 * 0.8 * room * step)}
+    shown = range(0, len(labels), step)
+    names = [plain(labels[place]) for place in shown]
+    axes.set_xticks(shown, names, rotation=90, **font)
+    axes.set_yticks(shown, names, **font)
     axes.set(xlabel="predicted", ylabel="true")
-    for row, line in enumerate(counts):
+    # A larger matrix has no room for numbers.
+    for row, line in enumerate(counts if size <= LARGEST else ()):
         for column, count in enumerate(line):
             if count:
                 colour = "white" if shares[row][column] > 0.5 else "black"
@@ -42,10 +58,20 @@ def confusion_picture(confusion: dict[str, Any]) -> bytes:
     return png(figure)
 
 
+def plain(label: str) -> str:
+    """Return a label as matplotlib writes it as it is: on one line, of at most 60 characters, without formulas."""
+    text = printable(label)
+    text = text if len(text) <= LONGEST else f"{text[: LONGEST - 3]}..."
+    return text.replace("$", r"\$")
+
+
 def png(figure: Figure) -> bytes:
     """Return a figure as PNG, the same bytes for the same figure."""
     picture = io.BytesIO()
-    figure.savefig(picture, format="png", dpi=100, metadata={"Software": None})
+    with warnings.catch_warnings():
+        # Signs of other scripts, which the font lacks, are drawn as boxes.
+        warnings.filterwarnings("ignore", "Glyph .* missing from")
+        figure.savefig(picture, format="png", dpi=100, metadata={"Software": None})
     return picture.getvalue()
 
 

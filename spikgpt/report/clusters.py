@@ -19,8 +19,6 @@ from spikgpt.errors import ConfigError, DataError, install_command
 from spikgpt.labels.annotation import Annotation
 from spikgpt.types import UNKNOWN, Bools, Rows, Strings
 
-CLUSTER_LABEL = "spikgpt_cluster_label"
-
 # A cluster with at least this share of Unknown cells may be a new type.
 CANDIDATE_SHARE = 0.5
 # Cells that a candidate needs, and cells to compare it with.

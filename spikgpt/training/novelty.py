@@ -17,7 +17,7 @@ from spikgpt.errors import LabelsError
 from spikgpt.labels.annotation import Annotation
 from spikgpt.options import AnnotateOptions, TrainOptions
 from spikgpt.pipeline import annotate
-from spikgpt.reference.pictures import png
+from spikgpt.reference.pictures import plain, png
 from spikgpt.training.evaluation import evaluate
 from spikgpt.training.fit import hold_out
 from spikgpt.training.metrics import unseen_found
@@ -74,13 +74,13 @@ class NoveltyReport:
         """Draw AUROC and the share of unseen cells found, for each type, as PNG."""
         from matplotlib.figure import Figure
 
-        figure = Figure(figsize=(6, 1 + 0.35 * len(self.rows)), layout="constrained")
+        figure = Figure(figsize=(6, min(1 + 0.35 * len(self.rows), 100)), layout="constrained")
         axes = figure.add_subplot()
         places = np.arange(len(self.rows))[::-1]
         axes.barh(places + 0.2, [row.auroc for row in self.rows], 0.38, label="AUROC")
         shares = [row.unseen_found for row in self.rows]
         axes.barh(places - 0.2, shares, 0.38, label=f"found with {100 * KNOWN_REJECTED:g}% of known cells rejected")
-        axes.set_yticks(places, [row.label for row in self.rows])
+        axes.set_yticks(places, [plain(row.label) for row in self.rows])
         axes.set_xlim(0, 1)
         axes.set_xlabel("type left out of the reference")
         figure.legend(loc="outside upper center", ncols=2)

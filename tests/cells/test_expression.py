@@ -77,11 +77,27 @@ def test_requested_layer(real: AnnData) -> None:
     assert (expression.source, expression.kind) == ("layers['mine']", "log")
 
 
+def test_x_and_raw_can_be_requested(real: AnnData) -> None:
+    cells = real.copy()
+    cells.raw = real
+    cells.X = log_of(real)
+    assert find_expression(cells).source == "raw"
+    for name in ("X", "raw"):
+        assert find_expression(cells, layer=name).source == name
+    cells.layers["raw"] = cells.layers["X"] = log_of(real)
+    for name in ("X", "raw"):
+        assert find_expression(cells, layer=name).source == f"layers[{name!r}]"
+    del cells.layers["raw"]
+    cells.raw = None
+    with pytest.raises(DataError, match=r"no layer 'raw'; the layers are X\. Name one of them, X, or leave"):
+        find_expression(cells, layer="raw")
+
+
 def test_requested_layer_is_missing(real: AnnData) -> None:
     cells = real.copy()
     cells.layers["mine"] = cells.X
     with pytest.raises(
-        DataError, match=r"^There is no layer 'counts'; the layers are mine\. Name one of them, or none"
+        DataError, match=r"^There is no layer 'counts'; the layers are mine\. Name one of them, X, or leave"
     ):
         find_expression(cells, layer="counts")
 

@@ -103,3 +103,11 @@ def test_labels_are_counted_the_largest_first_and_equal_ones_by_name() -> None:
     assert list(found.items()) == [("delta", 3), ("beta", 2), ("alpha", 1)]
     assert list(counted(np.array(["b", "a", "a", "b"]))) == ["a", "b"]
     assert counted(np.array([], dtype=np.str_)) == {}
+
+
+@pytest.mark.parametrize("label", ["T\ncell", "T\r\n  cell", "T\u00a0cell", " T\tcell\n"])
+def test_a_label_is_one_line(label: str) -> None:
+    labels, _ = labels_of(
+        AnnData(np.ones((2, 1)), obs=pd.DataFrame({"kind": [label, "a\x07b"]}, index=["1", "2"])), "kind"
+    )
+    assert labels.tolist() == ["T cell", "a\\x07b"]

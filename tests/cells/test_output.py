@@ -336,10 +336,40 @@ def test_no_text_of_a_csv_file_is_a_formula(tmp_path: Path) -> None:
     write_table([cells], tmp_path / "t.csv")
     assert (tmp_path / "t.csv").read_text().splitlines() == [
         ",'+label,score,note",
-        "'=1,'=HYPERLINK(1),-1.5,'-1",
+        "'=1,'=HYPERLINK(1),-1.5,-1",
         "c,beta,2.0,a=b",
         "'\td,'@x,3.0,",
     ]
+
+
+RUN = [
+    "=cmd",
+    "+cmd|' /C calc'!A0",
+    "-2+3+cmd",
+    "@SUM(A1)",
+    "-CD4",
+    "-e5",
+    "+1-1",
+    "-1\n=cmd",
+    "\n=cmd",
+    "\r=cmd",
+    "\uff1dcmd",
+]
+KEPT = ["-1", "+1", "-", "+", "-1.5e-3", "-.5", "CD4+", "a=b", "a\nb", "a\r\nb", "a\rb", 'a "b", c', "\u03b2", " x"]
+
+
+@pytest.mark.parametrize("name", ["t.csv", "t.tsv.gz"])
+def test_a_spreadsheet_runs_no_text_and_all_others_stay_as_they_are(name: str, tmp_path: Path) -> None:
+    texts = RUN + KEPT
+    rows = pd.DataFrame(
+        {"kind": pd.Categorical(texts), "text": texts}, index=[f"cell {row}" for row in range(len(texts))]
+    )
+    write_table([rows, rows], tmp_path / name)
+    separator = "\t" if "tsv" in name else ","
+    found = pd.read_csv(tmp_path / name, sep=separator, index_col=0, dtype=str, keep_default_na=False)
+    expected = [f"'{text}" for text in RUN] + KEPT
+    for column in ("kind", "text"):
+        assert found[column].tolist() == 2 * expected
 
 
 @pytest.mark.skipif(sys.platform == "win32", reason="no limit on the size of files")

@@ -194,6 +194,51 @@ def test_columns_of_another_origin_are_not_replaced_without_a_word(annotation: A
     assert annotation.notes(adata) == adata.uns["spikgpt"]["notes"].tolist() == []
 
 
+def test_labels_of_another_reference_are_not_replaced_without_a_word(annotation: Annotation, tmp_path: Path) -> None:
+    adata = cells(annotation, spikgpt_cluster_label=["a"] * N_CELLS)
+    named(annotation, reference_digest="11").write_to(adata)
+    other = named(annotation, reference_name="liver", reference_digest="22", familiarity=None)
+    adata.write_h5ad(tmp_path / "labelled.h5ad")
+    for target in (adata, anndata.read_h5ad(tmp_path / "labelled.h5ad")):
+        (note,) = other.notes(target)
+        assert "The labels by the reference 'hand-made' were replaced." in note
+        assert "obs['spikgpt_familiarity'] and obs['spikgpt_cluster_label'] may still be by 'hand-made'" in note
+        assert "--key-added" in note
+    # The same reference again, and a reference of the same name.
+    assert named(annotation, reference_digest="11").notes(adata) == []
+    assert "'hand-made' of the digest 11 were replaced" in named(annotation, reference_digest="33").notes(adata)[0]
+    # Another key leaves all as it is.
+    before = adata.copy()
+    beside = named(other, key_added="liver")
+    beside.write_to(adata)
+    pd.testing.assert_frame_equal(adata.obs[before.obs.columns.tolist()], before.obs)
+    added = [f"liver_{name}" for name in ("label", "best_label", "label_broad", "confidence")]
+    assert adata.obs.columns.tolist() == [*before.obs.columns, *added]
+    assert set(adata.obsm) == {"spikgpt_probabilities", "liver_probabilities"}
+    assert (adata.uns["spikgpt"]["reference"], adata.uns["liver"]["reference"]) == ("hand-made", "liver")
+    assert adata.uns["liver_label_colors"].tolist() == adata.uns["spikgpt_label_colors"].tolist()
+    assert beside.table().columns.tolist()[:4] == added
+
+
+def test_what_another_tool_keeps_under_the_key_is_not_replaced_without_a_word(annotation: Annotation) -> None:
+    adata = cells(annotation)
+    adata.uns["leiden"] = {"params": {"resolution": 1.0}}
+    (note,) = named(annotation, key_added="leiden").notes(adata)
+    assert note == "What others had written to uns['leiden'] was replaced."
+
+
+def test_a_view_is_labelled_and_its_parent_is_not(annotation: Annotation) -> None:
+    parent = AnnData(np.ones((2 * N_CELLS, 1), dtype=np.float32))
+    parent.uns["title"] = "made up"
+    view = parent[::2]
+    with pytest.warns(SpikGPTWarning, match=r"view of an AnnData.*parent has no labels") as told:
+        annotation.write_to(view)
+    assert len(told) == 1
+    assert view.obs["spikgpt_label"].tolist() == annotation.labels.tolist()
+    assert view.uns["spikgpt"]["reference"] == "hand-made"
+    assert (list(parent.obs), list(parent.obsm), list(parent.uns)) == ([], [], ["title"])
+
+
 def test_a_short_description(annotation: Annotation) -> None:
     assert repr(annotation) == "Annotation of 12 cells by 'hand-made': alpha 3, beta 3, Unknown 6 (50.0%)"
     names = tuple("abcdefgh")
@@ -203,7 +248,19 @@ def test_a_short_description(annotation: Annotation) -> None:
 
 
 def test_a_description_for_notebooks(annotation: Annotation) -> None:
-    html = named(annotation, label_names=("<b>al&pha", "beta"), reference_name="<i>")._repr_html_()
+    report = dataclasses.replace(annotation.report, notes=("One <u>note</u>\n.",))
+    verdict = Verdict(OTHER, "it <s>barks")
+    changed = {"label_names": ("<b>al&pha", "beta"), "reference_name": "<i>", "report": report, "verdict": verdict}
+    html = named(annotation, **changed)._repr_html_()
+    for stated in (
+        "<p>5 of the reference&#x27;s 7 genes are in the query.</p>",
+        "<p>50.0% Unknown: less familiar than 95%.</p>",
+        "<p>Another tissue or species, do not use: it &lt;s&gt;barks.</p>",
+        "<p>Note: Another tissue or species, do not use these labels: it &lt;s&gt;barks.",
+        "<p>Note: One &lt;u&gt;note&lt;/u&gt;\\n.</p>",
+        "Read counts from X; scaling: reference.",
+    ):
+        assert stated in html
     assert "<b>" not in html
     assert "<i>" not in html
     assert f'color:{palette(2)[0]}">&#9632;</span> &lt;b&gt;al&amp;pha</td><td>3</td><td>25.0%</td>' in html

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import resource
 import struct
 import sys
 
+import numpy as np
 import pytest
 
 from spikgpt.errors import ConfigError
@@ -32,3 +34,21 @@ def test_without_matplotlib_that_is_named(monkeypatch: pytest.MonkeyPatch) -> No
     monkeypatch.setitem(sys.modules, "matplotlib.figure", None)
     with pytest.raises(ConfigError, match=r"^This needs matplotlib, .*\. Run: pip install 'matplotlib>=3\.8'$"):
         confusion_picture(CONFUSION)
+
+
+@pytest.mark.parametrize("labels", [117, 400])
+def test_a_confusion_matrix_has_at_most_so_many_pixels(labels: int) -> None:
+    names = [f"type {place} of a tissue" for place in range(labels)]
+    counts = (10 * np.eye(labels, dtype=int) + 1).tolist()
+    started = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    picture = confusion_picture({"labels": names, "counts": counts if labels > 117 else np.eye(labels).tolist()})
+    width, height = struct.unpack(">II", picture[16:24])
+    assert 3900 < width == height <= 4000
+    assert resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - started < 1_500_000  # kilobytes, on Linux
+
+
+@pytest.mark.parametrize("label", ["a\nb", "$x_$", "$\\frac{$", "\u65e5\u672c", 500 * "long "])
+def test_any_label_can_be_drawn(label: str) -> None:
+    picture = confusion_picture({"labels": [label, "rare"], "counts": [[27, 3], [0, 0]]})
+    width, _ = struct.unpack(">II", picture[16:24])
+    assert 200 < width < 1000

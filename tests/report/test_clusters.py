@@ -17,7 +17,7 @@ from scipy import sparse
 from spikgpt import Annotation
 from spikgpt.cells.reading import open_cells
 from spikgpt.errors import LabelsError
-from spikgpt.report.clusters import CLUSTER_LABEL, Cluster, ClusterReport, summarise
+from spikgpt.report.clusters import Cluster, ClusterReport, summarise
 from spikgpt.types import UNKNOWN
 
 
@@ -75,7 +75,6 @@ def test_votes_by_hand() -> None:
     assert (one.nearest, one.candidate, one.markers, one.note) == ("beta", False, (), "")
     assert (zero.frequencies, zero.unknown_share) == ({UNKNOWN: 0.5, "alpha": 0.5}, 0.5)
     assert report.labels.tolist() == ["beta"] * 5 + [UNKNOWN] * 2
-    assert CLUSTER_LABEL == "spikgpt_cluster_label"
 
 
 def test_ties_go_by_name() -> None:
