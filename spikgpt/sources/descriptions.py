@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import csv
+import io
 from collections.abc import Iterator
+from itertools import islice
 
 import pandas as pd
 
@@ -12,6 +15,8 @@ from spikgpt.sources.spec import Annotation, GeneTable, SeriesMatrix
 from spikgpt.sources.streams import Item
 
 UNLIKE = "Check the recipe's delimiter and skip, and that this is the file that the recipe means."
+# Bytes of a table that describes cells or genes and of a line of it, its rows, and the fields of a line, at most.
+LARGEST, LONGEST_LINE, MOST_ROWS, MOST_SAMPLES = 256 * 1024 * 1024, 256 * 1024, 5_000_000, 1_000_000
 SAMPLE, CHARACTERISTICS = "!Sample_", "!Sample_characteristics_ch1"
 
 
@@ -23,9 +28,7 @@ def read_annotation(item: Item, layout: Annotation) -> pd.DataFrame:
     DataError
         When it lacks a column, or says two things of one cell.
     """
-    with item.open() as stream, refusing(item.title, why=UNLIKE):
-        table = pd.read_csv(stream, sep=layout.delimiter, skiprows=layout.skip, dtype=str, keep_default_na=False)
-    table = table.iloc[layout.units :]
+    table = _table(item, layout.delimiter, layout.skip).iloc[layout.units :]
     # R leaves the title of the names out.
     unnamed = not isinstance(table.index, pd.RangeIndex)
     columns = {name: _column(table, column, item) for name, column in layout.obs.items()}
@@ -36,6 +39,8 @@ def read_annotation(item: Item, layout: Annotation) -> pd.DataFrame:
 def read_series_matrix(item: Item, layout: SeriesMatrix) -> pd.DataFrame:
     """Return what GEO says of the samples of a series, as :func:`read_annotation` does."""
     titles: list[str] = []
+    wanted = {*layout.obs.values(), layout.cell}
+    # Of what is not wanted, the names alone are kept.
     found: dict[str, list[str]] = {}
     for number, fields in _sample_lines(item):
         if titles and len(fields) != len(titles) + 1:
@@ -43,32 +48,56 @@ def read_series_matrix(item: Item, layout: SeriesMatrix) -> pd.DataFrame:
         key, *values = fields
         titles = titles or values
         if key != CHARACTERISTICS:
-            found.setdefault(key, values)
+            found.setdefault(key, values if key in wanted else [])
             continue
         # Samples may have the same characteristics in different lines.
         for place, value in enumerate(values):
             name, colon, text = value.partition(": ")
-            if colon:
+            if colon and name in wanted:
                 found.setdefault(name, [""] * len(values))[place] = text
-    for wanted in (*layout.obs.values(), layout.cell):
-        if wanted not in found:
+            elif colon:
+                found.setdefault(name, [])
+    for name in (*layout.obs.values(), layout.cell):
+        if name not in found:
             has = listed(map(repr, found))
-            msg = f"{item.title} says nothing of {wanted!r}; it has {has}. Name one of these in the recipe."
+            msg = f"{item.title} says nothing of {name!r}; it has {has}. Name one of these in the recipe."
             raise DataError(msg)
-    table = pd.DataFrame({name: found[wanted] for name, wanted in layout.obs.items()}, index=found[layout.cell])
+    table = pd.DataFrame({name: found[key] for name, key in layout.obs.items()}, index=found[layout.cell])
     return _described(table, layout.rename, item)
 
 
 def read_genes(item: Item, layout: GeneTable) -> dict[str, str]:
     """Return the names of genes by their ids; an id without a name is left out, and the first name of one counts."""
-    with item.open() as stream, refusing(item.title, why=UNLIKE):
-        table = pd.read_csv(stream, sep=layout.delimiter, dtype=str, keep_default_na=False)
+    table = _table(item, layout.delimiter)
     pairs = zip(_column(table, layout.id, item), _column(table, layout.name, item), strict=True)
     names: dict[str, str] = {}
     for gene, name in pairs:
         if name:
             names.setdefault(gene, name)
     return names
+
+
+def _table(item: Item, delimiter: str, skip: int = 0) -> pd.DataFrame:
+    """Return a table of text; its index is named where rows begin with a name that the header lacks."""
+    with item.open(longest_line=LONGEST_LINE, largest=LARGEST) as stream, refusing(item.title, why=UNLIKE):
+        lines = io.TextIOWrapper(stream, "utf-8-sig", "replace", newline="")
+        for _ in range(skip):
+            lines.readline()
+        # Bounds fields, which may hold line ends between quotes.
+        rows = filter(None, csv.reader(lines, delimiter=delimiter))
+        header = next(rows, [])
+        table = list(islice(rows, MOST_ROWS + 1))
+    if len(table) > MOST_ROWS:
+        msg = f"{item.title} has more than {MOST_ROWS} rows; expected a row for each cell or gene. {UNLIKE}"
+        raise DataError(msg)
+    named = bool(table) and len(table[0]) == len(header) + 1
+    for row in table:
+        if len(row) != len(header) + named:
+            shown = ", ".join(row)[:60]
+            msg = f"{item.title} has a row of {len(row)} columns, {shown!r}; expected {len(header) + named}. {UNLIKE}"
+            raise DataError(msg)
+    columns = {name: [row[place] for row in table] for place, name in reversed([*enumerate(header, int(named))])}
+    return pd.DataFrame(columns, index=[row[0] for row in table] if named else None, dtype=object)[header]
 
 
 def _column(table: pd.DataFrame, name: str, item: Item) -> pd.Series[str]:
@@ -95,6 +124,8 @@ def _described(table: pd.DataFrame, rename: dict[str, str], item: Item) -> pd.Da
 def _sample_lines(item: Item) -> Iterator[tuple[int, list[str]]]:
     """Give the lines about samples, and their numbers."""
     for number, line in item.lines():
+        if line.count(b"\t") > MOST_SAMPLES:
+            raise item.wrong(number, f"has more than {MOST_SAMPLES} columns; expected one for each sample")
         if line.startswith(SAMPLE.encode()):
             yield number, item.fields(number, line, "\t")
         elif line.startswith(b"!series_matrix_table_begin"):

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import math
 import re
-import shutil
 import tempfile
 import warnings
 from collections.abc import Iterator, Mapping, Sequence
@@ -21,9 +20,10 @@ from spikgpt.cells.expression import find_expression
 from spikgpt.cells.reading import open_cells
 from spikgpt.cells.values import linear_values
 from spikgpt.errors import DataError, listed
+from spikgpt.sources.archives import archived, copy
 from spikgpt.sources.descriptions import read_annotation, read_genes, read_series_matrix
 from spikgpt.sources.spec import H5, Annotation, CellReader, Csv, H5ad, Mtx, Part, SeriesMatrix, SourceFile, Tar, Zip
-from spikgpt.sources.streams import Item, archived, item_of
+from spikgpt.sources.streams import Item, item_of, most_unpacked
 from spikgpt.sources.tables import Cells, read_table
 from spikgpt.sources.triplets import read_triplets
 
@@ -174,13 +174,15 @@ def _read(item: Item, layout: CellReader, beside: Mapping[str, Item]) -> Iterato
 
 
 def _stored(item: Item, layout: H5 | H5ad) -> Iterator[Cells]:
-    """Give the cells of an HDF5 file; one in an archive is copied, as the library needs a file."""
+    """Give the cells of an HDF5 file; one in an archive, or packed, is copied, as the library needs a file."""
     with tempfile.TemporaryDirectory(prefix="spikgpt-") as folder:
         # Not by the name in the archive, which may lead elsewhere.
-        path = item.path or Path(folder) / f"cells.{layout.__struct_config__.tag}"
-        if item.path is None:
-            with item.open() as stream, path.open("wb") as copy:
-                shutil.copyfileobj(stream, copy, 1 << 20)
+        path = Path(folder) / f"cells.{layout.__struct_config__.tag}"
+        if item.path is not None and not item.packed():
+            path = item.path
+        else:
+            with item.open() as stream, path.open("wb") as target:
+                copy(stream, target, most_unpacked(item.size), item.title)
         with open_cells(path) as cells:
             expression = find_expression(cells, layer=layout.layer if isinstance(layout, H5ad) else None)
             if expression.kind != layout.values and (expression.kind, layout.values) != ("counts", "linear"):

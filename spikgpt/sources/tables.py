@@ -11,10 +11,14 @@ from scipy import sparse
 
 from spikgpt.cells.values import LARGEST_LOG
 from spikgpt.sources.spec import Csv
-from spikgpt.sources.streams import Item
+from spikgpt.sources.streams import DAMAGED, Item
 
 # Digits of whole numbers that are read together.
 MOST_DIGITS = 7
+# Columns of a table, at most.
+MOST_COLUMNS = 2_000_000
+# Values other than 0 that a table may hold in any case, and per byte of its file, packed or not.
+ALWAYS_ALLOWED, VALUES_PER_BYTE = 16 * 1024 * 1024, 8
 # Bytes of lines that are read together.
 TOGETHER = 128 * 1024
 
@@ -77,11 +81,15 @@ class _Table:
         # Where the columns of obs stand before the values.
         self.places: dict[str, int] = {}
         self.width = 0
+        # Values other than 0 that may come.
+        self.left = ALWAYS_ALLOWED + VALUES_PER_BYTE * item.size
 
     def parts(self, size: int) -> Iterator[_Rows]:
         """Give ``size`` rows at a time."""
         lines, seen = self.item.lines(), dict[str, int]()
         number, first = next(lines, (0, b""))
+        if first.count(self.delimiter) > MOST_COLUMNS:
+            raise self.item.wrong(number, f"has more than {MOST_COLUMNS} columns. Check the delimiter")
         header = self.item.fields(number, first, self.layout.delimiter)
         if len(header) < 2:
             found = f"is {first[:60].decode(errors='replace')!r}"
@@ -169,6 +177,9 @@ class _Table:
             digits = signs[starts[some, None] + np.arange(length)].astype(np.int64) - ord("0")
             whole = ((digits >= 0) & (digits <= 9)).all(axis=1)
             numbers[some[whole]] = digits[whole] @ 10 ** np.arange(length)[::-1]
+        self.left -= len(filled)
+        if self.left < 0:
+            raise self.item.wrong(lines[-1], "holds more values than a file of this size can hold. " + DAMAGED[:-1])
         rows, columns = np.divmod(filled, count)
         too_large = (numbers > LARGEST_LOG) & (self.layout.values == "log")
         for place in np.flatnonzero(np.isnan(numbers) | too_large):

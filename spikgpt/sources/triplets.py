@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
+from itertools import islice
+from typing import IO
 
 import numpy as np
 import pandas as pd
@@ -17,6 +19,10 @@ from spikgpt.sources.streams import DAMAGED, Item
 from spikgpt.sources.tables import Cells
 
 RNA = "Gene Expression"
+# Bytes of a line of a matrix or a list, and fields of one, at most.
+LONGEST_LINE, MOST_FIELDS = 64 * 1024, 8
+# Values that a matrix may state in any case, and per byte of its file, packed or not.
+ALWAYS_ALLOWED, VALUES_PER_BYTE = 1024 * 1024, 2
 
 
 def read_triplets(item: Item, layout: Mtx, beside: Mapping[str, Item], size: int) -> Iterator[Cells]:
@@ -37,17 +43,17 @@ def read_triplets(item: Item, layout: Mtx, beside: Mapping[str, Item], size: int
         msg = f"{item.title} does not end with {layout.matrix}; name the ending of the matrix in the recipe."
         raise DataError(msg)
     begin = plain.removesuffix(layout.matrix.removesuffix(".gz"))
-    barcodes = [fields[0] for fields in _list(begin + layout.barcodes, item, beside)]
-    features = _list(begin + layout.features, item, beside)
-    with item.open() as stream:
+    lists = [_beside(begin + name, item, beside) for name in (layout.features, layout.barcodes)]
+    with item.open(longest_line=LONGEST_LINE) as stream:
         with refusing(item.title, why=DAMAGED):
-            check_header(stream, item.size, item.title)
-            stream.seek(0)
-            matrix = scipy.io.mmread(stream)
+            rows, columns = _check_header(item)
+            matrix = scipy.io.mmread(_Reader(stream))
+        features, barcodes = (_rows(found, most) for found, most in zip(lists, (rows, columns), strict=True))
         if matrix.shape != (len(features), len(barcodes)):
             found = f"{matrix.shape[0]} genes and {matrix.shape[1]} cells"
-            lists = f"{len(features)} and {len(barcodes)}"
-            msg = f"{item.title} has {found}, and the lists beside it have {lists}. Are they of one sample?"
+            msg = (
+                f"{item.title} has {found}; its lists have {len(features)} and {len(barcodes)}. Are they of one sample?"
+            )
             raise DataError(msg)
     by_cell = sparse.csr_matrix(matrix.T, dtype=np.float32)
     del matrix
@@ -67,15 +73,43 @@ def read_triplets(item: Item, layout: Mtx, beside: Mapping[str, Item], size: int
     filled = np.flatnonzero(np.diff(by_cell.indptr))
     for start in range(0, len(filled), size):
         part = filled[start : start + size]
-        yield Cells([barcodes[place] for place in part], genes, {}, by_cell[part])
+        yield Cells([barcodes[place][0] for place in part], genes, {}, by_cell[part])
 
 
-def _list(name: str, item: Item, beside: Mapping[str, Item]) -> list[list[str]]:
-    """Return the lines of a list beside a matrix, split at tabs."""
+class _Reader:
+    """A stream that can only be read: SciPy seeks in others even after they are closed, and ends the process."""
+
+    def __init__(self, stream: IO[bytes]) -> None:
+        self.read = stream.read
+
+
+def _check_header(item: Item) -> tuple[int, int]:
+    """Return the numbers of genes and cells that a matrix states, and refuse more values than it can hold."""
+    with item.open(longest_line=LONGEST_LINE) as stream:
+        check_header(stream, item.size, item.title)
+    with item.open(longest_line=LONGEST_LINE) as stream:
+        rows, columns, values = map(int, next(line.split() for line in stream if not line.startswith(b"%")))
+    if values > ALWAYS_ALLOWED + VALUES_PER_BYTE * item.size or min(rows, columns, values) < 0:
+        msg = f"it has {item.size} bytes and states {values} values"
+        raise ValueError(msg)
+    return rows, columns
+
+
+def _beside(name: str, item: Item, beside: Mapping[str, Item]) -> Item:
+    """Return a list beside a matrix."""
     plain = name.removesuffix(".gz")
     found = beside.get(plain, beside.get(f"{plain}.gz"))
     if found is None:
         near = sorted(other for other in beside if other.startswith(plain[: plain.rfind("_") + 1]))[:10]
         msg = f"{plain} is not beside {item.title}; there is {listed(near)}. Check the recipe's barcodes and features."
         raise DataError(msg)
-    return [line.decode(errors="replace").split("\t") for _, line in found.lines()]
+    return found
+
+
+def _rows(item: Item, most: int) -> list[list[str]]:
+    """Return the lines of a list, split at tabs; one more than ``most`` at most."""
+    if most > ALWAYS_ALLOWED + VALUES_PER_BYTE * item.size:
+        msg = f"The matrix beside {item.title} states {most} genes or cells, more than a list of its size can name."
+        raise DataError(msg)
+    lines = islice(item.lines(LONGEST_LINE), most + 1)
+    return [line.decode(errors="replace").split("\t", MOST_FIELDS) for _, line in lines]

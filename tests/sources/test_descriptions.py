@@ -59,9 +59,13 @@ def test_annotations(content: bytes, layout: dict[str, Any], tmp_path: Path) -> 
             r"has no column 'kind'; it has 'cell\\tkind\\tnote'\. Check the recipe's delim",
         ),
         (TABLE + b"one\tbeta\t\n", {}, r"describes the cell 'one' as alpha and as beta; describe each once"),
-        (TABLE + b"three\tbeta\tx\ty\tz\n", {}, r"table\.tsv cannot be read: .*line 4, saw 5\. Check the recipe's"),
+        (
+            TABLE + b"three\tbeta\tx\ty\tz\n",
+            {},
+            r"table\.tsv has a row of 5 columns, .*; expected 3\. Check the recipe's",
+        ),
         (packed(TABLE)[:-9], {}, r"table\.tsv cannot be read: "),
-        (b"", {}, r"table\.tsv cannot be read: No columns to parse"),
+        (b"", {}, r"table\.tsv has no column"),
     ],
 )
 def test_annotations_of_another_kind_are_refused(

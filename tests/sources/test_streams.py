@@ -10,7 +10,8 @@ import pytest
 
 from spikgpt.errors import DataError
 from spikgpt.sources import streams
-from spikgpt.sources.streams import archived, item_of
+from spikgpt.sources.archives import archived
+from spikgpt.sources.streams import item_of
 from tests.sources.layouts import packed, tar, zipped
 
 LINES = b"one\r\n\ntwo\nthree"

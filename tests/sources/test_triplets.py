@@ -59,7 +59,7 @@ def test_proteins_are_left_out(cells: AnnData, tmp_path: Path) -> None:
     [
         (
             {"barcodes.tsv.gz": packed(b"one\ntwo\n")},
-            "has 60 genes and 40 cells, and the lists beside it have 60 and",
+            "has 60 genes and 40 cells; its lists have 60 and 2",
         ),
         ({"matrix.mtx.gz": matrix("60 40 1", "1 1 -1")}, r"holds -1; expected counts\. Check the recipe's values"),
         ({"matrix.mtx.gz": matrix("60 40 1", "1 1 0.5")}, r"holds 0\.5; expected counts"),
