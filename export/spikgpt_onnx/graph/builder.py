@@ -78,7 +78,8 @@ class Builder:
 
     def number(self, value: float) -> str:
         """Add a float32 number."""
-        return self.constant(f"number {np.float32(value)!r}", value)
+        # As numpy 2 writes it: that of numpy 1 is another, and graphs are compared byte by byte.
+        return self.constant(f"number np.float32({np.float32(value)!s})", value)
 
     def integers(self, *values: int) -> str:
         """Add whole numbers, as axes and shapes want them."""

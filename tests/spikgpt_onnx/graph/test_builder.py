@@ -8,6 +8,7 @@ from onnx import TensorProto
 
 from spikgpt.reference.config import SpikGPTConfig
 from spikgpt_onnx.graph import labelling_graph
+from spikgpt_onnx.graph.builder import Builder
 from spikgpt_onnx.session import Session
 from tests.spikgpt_onnx.graph.networks import classifier_for, expected, network_of, run, vectors_of
 
@@ -41,3 +42,10 @@ def test_sums_that_no_byte_holds_are_not_multiplied_as_bytes() -> None:
     probabilities, _ = expected(classifier, vectors)
     found = run(labelling_graph(network_of(classifier), "int8"), {"embedding": vectors})
     assert (found["best_label"] == probabilities.argmax(axis=1)).mean() > 0.9
+
+
+@pytest.mark.parametrize(
+    ("value", "name"), [(1e-12, "1e-12"), (10000, "10000.0"), (1 / 1.5, "0.6666667"), (-np.inf, "-inf")]
+)
+def test_numbers_have_the_same_names_by_each_numpy(value: float, name: str) -> None:
+    assert Builder().number(value) == f"number np.float32({name})"
