@@ -10,7 +10,7 @@ import shutil
 from collections.abc import Iterable, Mapping
 from contextlib import ExitStack
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 import pandas as pd
@@ -96,7 +96,7 @@ def write_csv(parts: Iterable[pd.DataFrame], path: Path, *, index: bool = True) 
         for number, part in enumerate(parts):
             frame = _without_formulas(part)
             # Python writes a carriage return without quotes, where readers see the end of a line.
-            quoting = csv.QUOTE_NONNUMERIC if _has_returns(frame) else csv.QUOTE_MINIMAL
+            quoting: Literal[0, 2] = csv.QUOTE_NONNUMERIC if _has_returns(frame) else csv.QUOTE_MINIMAL
             frame.to_csv(text, sep=separator, header=number == 0, index=index, quoting=quoting, lineterminator="\n")
 
 
