@@ -160,7 +160,7 @@ def test_what_is_no_anndata_is_told_with_the_line_to_run(shipped: SpikGPT, wrong
 
 
 def test_other_wrong_arguments_are_told_with_the_line_to_run(shipped: SpikGPT, few: AnnData) -> None:
-    for call in (lambda: shipped.evaluate("a.h5ad", "b"), lambda: SpikGPT.train(Path("a.h5ad"), "b")):  # type: ignore[arg-type]
+    for call in (lambda: shipped.evaluate("a.h5ad", "b"), lambda: SpikGPT.train(Path("a.h5ad"), "b")):
         with pytest.raises(DataError, match=r"adata = anndata.read_h5ad\('a.h5ad'\)"):
             call()
     with pytest.raises(DataError, match=r"a.h5ad is not there; give"):

@@ -11,7 +11,7 @@ import warnings
 from collections.abc import Iterable, Mapping
 from contextlib import ExitStack
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import anndata
 import numpy as np
@@ -116,7 +116,7 @@ def write_csv(parts: Iterable[pd.DataFrame], path: Path, *, index: bool = True) 
         for number, part in enumerate(parts):
             frame = _without_formulas(part)
             # Python writes a carriage return without quotes, where readers see the end of a line.
-            quoting = csv.QUOTE_NONNUMERIC if _has_returns(frame) else csv.QUOTE_MINIMAL
+            quoting: Literal[0, 2] = csv.QUOTE_NONNUMERIC if _has_returns(frame) else csv.QUOTE_MINIMAL
             frame.to_csv(text, sep=separator, header=number == 0, index=index, quoting=quoting, lineterminator="\n")
 
 

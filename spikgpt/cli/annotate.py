@@ -83,7 +83,7 @@ def annotate(
             clusters = cluster_key and summarise(annotation, cells, cluster_key, layer=options.layer)
             uns, notes = annotation.uns(cells), annotation.notes(cells)
         if out:
-            obs = dict(annotation.obs())
+            obs: dict[str, Any] = dict(annotation.obs())
             if clusters:
                 obs[annotation.named(CLUSTER_LABEL)] = pd.Categorical(clusters.labels)
             same = {"obs_names": annotation.obs_names, "identity": identity}
