@@ -11,6 +11,7 @@ from anndata import AnnData
 from scipy import sparse
 
 from spikgpt.cells.content.features import rna_features
+from spikgpt.cells.content.repeats import own_genes
 from spikgpt.cells.formats.notes import reading_notes
 from spikgpt.cells.matrices import left_on_disk, read_rows
 from spikgpt.cells.values import LARGEST_LOG, Content, Kind, content_of
@@ -147,7 +148,7 @@ def _places(adata: Cells, layer: str | None) -> list[_Place]:
             places.append(_Place(f"layers[{name!r}]", adata.layers[name], adata.var))
     if "raw" in main:
         places.append(_Place("raw", adata.raw.X, adata.raw.var))
-    return [_of_rna(replace(place, matrix=left_on_disk(place.matrix, place.source))) for place in places]
+    return [_of_genes(_of_rna(replace(place, matrix=left_on_disk(place.matrix, place.source)))) for place in places]
 
 
 def _of_rna(place: _Place) -> _Place:
@@ -156,6 +157,16 @@ def _of_rna(place: _Place) -> _Place:
     if is_rna is None:
         return place
     return replace(place, var=place.var[is_rna], columns=np.flatnonzero(is_rna), left_out=left_out)
+
+
+def _of_genes(place: _Place) -> _Place:
+    """Return a place without repeated columns and without genes of another species."""
+    kept, left_out = own_genes(place.var.index, place.matrix, place.columns)
+    if kept is None:
+        return place
+    columns = np.flatnonzero(kept) if place.columns is None else place.columns[kept]
+    phrases = " and ".join(filter(None, (place.left_out, left_out)))
+    return replace(place, var=place.var[kept], columns=columns, left_out=phrases)
 
 
 def _content_of(place: _Place) -> Content:

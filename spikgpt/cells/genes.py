@@ -16,7 +16,7 @@ import numpy as np
 from scipy import sparse
 
 from spikgpt.cells.naming.human import human_genes, human_id, respelled
-from spikgpt.cells.naming.spellings import dates, gene_share, plain, spellings
+from spikgpt.cells.naming.spellings import dates, gene_share, plain, spellings, without_suffixes
 from spikgpt.errors import GenesError
 from spikgpt.types import Bools, Rows
 
@@ -261,7 +261,7 @@ def _namings(var: pd.DataFrame) -> list[tuple[str, list[str]]]:
     offered: list[tuple[str, Any]] = [("var_names", var.index)]
     offered += [(f"var[{columns[key]!r}]", var[columns[key]]) for key in NAME_COLUMNS if key in columns]
     lists = [(label, list(map(_name, names))) for label, names in offered]
-    return [(label, some) for label, names in lists for some in (names, *spellings(names))]
+    return [(label, some) for label, names in lists for some in (without_suffixes(names), *spellings(names))]
 
 
 def _name(value: object) -> str:

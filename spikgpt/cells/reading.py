@@ -137,8 +137,8 @@ def _kind(path: Path) -> str:
                 return H5AD
             if is_tenx(file):
                 return TENX
-            if found := hdf5_refusal(set(file)):
-                msg = f"{path} {found.format(name=path.name)}."
+            if sentence := hdf5_refusal(set(file)):
+                msg = f"{path} {sentence.format(name=path.name)}."
                 raise DataError(msg)
             missing = [name for name in ("obs", "var") if name not in file]
             if other := other_store(file, path):

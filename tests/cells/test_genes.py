@@ -184,9 +184,12 @@ def test_same_name_twice_is_summed(reference: GeneList) -> None:
     assert match.notes == ("The query has several columns for 1 of the genes; their values were summed.",)
 
 
-def test_unique_suffixes_are_left_alone(reference: GeneList) -> None:
-    match = match_genes(var_of([*reference.symbols, f"{reference.symbols[3]}-1"]), reference)
-    assert match.selection.sum() == 200
+@pytest.mark.parametrize("suffix", ["-1", ".1", "_2"])
+def test_repeated_genes_with_a_suffix_are_summed(suffix: str, reference: GeneList) -> None:
+    match = match_genes(var_of([*reference.symbols, f"{reference.symbols[3]}{suffix}"]), reference)
+    assert match.selection[:, 3].sum() == 2
+    assert match.notes == ("The query has several columns for 1 of the genes; their values were summed.",)
+    assert match_genes(var_of([*reference.symbols, f"novel{suffix}"]), reference).selection.sum() == 200
 
 
 def test_too_few_genes(reference: GeneList) -> None:
@@ -242,3 +245,32 @@ def test_mouse_symbols_that_match_are_noted(reference: GeneList) -> None:
     match = match_genes(var_of([symbol.capitalize() for symbol in reference.symbols]), reference)
     assert match.found.all()
     assert match.notes[0].startswith("The query looks like mouse: 200 of its 200 matched genes share only the letters")
+
+
+@pytest.mark.parametrize(
+    ("names", "cells", "match"),
+    [
+        (
+            [f"cell {number}" for number in range(90)],
+            "genes",
+            "The names of the cells, .*: transpose the AnnData",
+        ),
+        ([str(number) for number in range(90)], "", "The names are row numbers: put gene symbols"),
+        ([str(3000 + 7 * number) for number in range(90)], "", "such as Entrez ids: map Entrez ids to symbols"),
+    ],
+)
+def test_names_that_are_no_genes(names: list[str], cells: str, match: str, reference: GeneList) -> None:
+    with pytest.raises(GenesError, match=match):
+        match_genes(var_of(names), reference, cells=reference.symbols if cells else ())
+
+
+def test_genes_that_a_spreadsheet_made_dates(reference: GeneList) -> None:
+    match = match_genes(var_of([*reference.symbols, "1-Mar", "2-Sep"]), reference)
+    assert match.notes == (
+        "2 gene names are dates, like 1-Mar, as Excel makes of MARCHF1 or SEPTIN2. These genes are not found.",
+    )
+
+
+def test_names_of_bytes(reference: GeneList) -> None:
+    var = pd.DataFrame(index=pd.Index([symbol.encode() for symbol in reference.symbols], dtype=object))
+    assert match_genes(var, reference).columns.tolist() == list(range(200))

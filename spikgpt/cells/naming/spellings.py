@@ -42,7 +42,7 @@ def plain(name: str) -> str:
 
 
 def spellings(names: list[str]) -> list[list[str]]:
-    """Return what else a list of names may say: without genome prefixes, symbols alone, ids alone, duplicates alike.
+    """Return what else a list of names may say: names without genome prefixes, symbols alone, ids alone.
 
     Of a list with the genes of several genomes, those that are not human become empty.
     """
@@ -54,9 +54,7 @@ def spellings(names: list[str]) -> list[list[str]]:
     if sum(pair != ("", "") for pair in parts) > len(names) / 2:
         lists.append([symbol or name for (symbol, _), name in zip(parts, without, strict=True)])
         lists.append([gene_id or name for (_, gene_id), name in zip(parts, without, strict=True)])
-    lists = lists or [names]
-    alike = [without_suffixes(one) for one in lists]
-    return [one for one in alike if one != names]
+    return [without_suffixes(one) for one in lists]
 
 
 def without_suffixes(names: list[str]) -> list[str]:

@@ -160,9 +160,7 @@ REFUSED: dict[str, tuple[Callable[[Frame], str], str]] = {
         r"line \d+, has \d+ columns; expected 1201\. The file may be cut off",
     ),
     "long": (
-        lambda frame: (
-            frame.rename_axis(index="cell", columns="gene").stack().rename("n").reset_index().to_csv(index=False)
-        ),
+        lambda frame: frame.melt(var_name="gene", value_name="n", ignore_index=False).to_csv(index_label="cell"),
         r"is a long table with one line for each cell and gene \(cell, gene, n\)",
     ),
     "words alone": (lambda frame: frame.astype(str).replace(r"\d+", "x", regex=True).to_csv(), "no column of numbers"),

@@ -1,0 +1,67 @@
+"""Columns of a matrix that are no genes of their own: repeats of a gene, and genes of another species."""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from typing import Any
+
+import numpy as np
+
+from spikgpt.cells.matrices import read_rows
+from spikgpt.cells.naming.spellings import foreign_genes, is_foreign, plain, without_suffixes
+from spikgpt.errors import DataError
+from spikgpt.types import Bools, Rows
+
+# Cells in which two columns are compared.
+COMPARED_CELLS = 1000
+
+
+def own_genes(names: Any, matrix: Any, columns: Rows | None) -> tuple[Bools | None, str]:
+    """Tell columns that are genes of their own from repeats and from genes of another species.
+
+    A column such as ``INS.1`` with the values of ``INS`` is a repeat. One with other values is not: these are summed.
+
+    Parameters
+    ----------
+    names
+        Names of the genes, shape (genes,).
+    columns
+        The columns of ``matrix`` that are these genes, by default all.
+
+    Returns
+    -------
+    Mask of the genes to read, shape (genes,), or None for all; and a phrase on the others.
+    """
+    texts = [plain(name.decode(errors="replace") if isinstance(name, bytes) else str(name)) for name in names]
+    kept, phrases = np.ones(len(texts), dtype=bool), []
+    if genomes := foreign_genes(texts):
+        kept = np.array([not is_foreign(name) for name in texts])
+        phrases = [f"{count} genes of {genome} beside human ones" for genome, count in genomes.items()]
+    repeats = _repeats(texts, matrix, columns)
+    if repeats:
+        kept[repeats] = False
+        phrases.append(f"{len(repeats)} columns that repeat the values of a gene, like {texts[repeats[0]]!r}")
+    return (None, "") if kept.all() else (kept, " and ".join(phrases))
+
+
+def _repeats(names: list[str], matrix: Any, columns: Rows | None) -> list[int]:
+    """Return the columns that have the name and the values of an earlier one, as far as a sample of cells shows."""
+    groups: dict[str, list[int]] = defaultdict(list)
+    for at, name in enumerate(without_suffixes(names)):
+        groups[name].append(at)
+    several = [group for name, group in groups.items() if name and len(group) > 1]
+    if not several:
+        return []
+    n_cells = matrix.shape[0]
+    rows = np.unique(np.linspace(0, n_cells - 1, min(n_cells, COMPARED_CELLS)).astype(np.int64))
+    wanted = np.array(sorted(at for group in several for at in group))
+    try:
+        sample = read_rows(matrix, rows, wanted if columns is None else columns[wanted]).tocsc()
+    except DataError:
+        return []  # it is said when the values are looked at
+    place = {at: number for number, at in enumerate(wanted.tolist())}
+    repeats = []
+    for first, *others in several:
+        one = sample[:, [place[first]]]
+        repeats += [at for at in others if one.nnz and (one != sample[:, [place[at]]]).nnz == 0]
+    return sorted(repeats)
