@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import io
+import re
 from collections.abc import Iterator
 from itertools import islice
 
@@ -11,7 +12,7 @@ import pandas as pd
 
 from spikgpt.cells.storage import refusing
 from spikgpt.errors import DataError, listed
-from spikgpt.sources.spec import Annotation, GeneTable, SeriesMatrix
+from spikgpt.sources.spec import Annotation, GeneTable, SeriesMatrix, compiled
 from spikgpt.sources.streams import Item
 
 UNLIKE = "Check the recipe's delimiter and skip, and that this is the file that the recipe means."
@@ -110,7 +111,12 @@ def _column(table: pd.DataFrame, name: str, item: Item) -> pd.Series[str]:
 def _described(table: pd.DataFrame, rename: dict[str, str], item: Item) -> pd.DataFrame:
     """Name cells as the other files do, and refuse two descriptions of one."""
     for pattern, instead in rename.items():
-        table.index = table.index.str.replace(pattern, instead, regex=True)
+        expression = compiled(pattern)
+        try:
+            table.index = pd.Index([expression.sub(instead, str(name)) for name in table.index], dtype=object)
+        except (re.error, IndexError, KeyError) as error:
+            msg = f"rename turns {pattern!r} into {instead!r}, which names a group that is not there. Mend the recipe."
+            raise DataError(msg) from error
     # A table of runs has a line for each run of a cell.
     table = table[~table.assign(name=table.index).duplicated()]
     twice = table.index[table.index.duplicated()]
