@@ -13,7 +13,7 @@ import pandas as pd
 from spikgpt.cells.storage import refusing
 from spikgpt.errors import DataError, listed
 from spikgpt.sources.spec import Annotation, GeneTable, SeriesMatrix, compiled
-from spikgpt.sources.streams import Item
+from spikgpt.sources.streams import Item, most_lines
 
 UNLIKE = "Check the recipe's delimiter and skip, and that this is the file that the recipe means."
 # Bytes of a table that describes cells or genes and of a line of it, its rows, and the fields of a line, at most.
@@ -85,11 +85,15 @@ def _table(item: Item, delimiter: str, skip: int = 0) -> pd.DataFrame:
         for _ in range(skip):
             lines.readline()
         # Bounds fields, which may hold line ends between quotes.
-        rows = filter(None, csv.reader(lines, delimiter=delimiter))
+        most = min(MOST_ROWS, most_lines(item.size))
+        reader = csv.reader(lines, delimiter=delimiter)
+        # Empty rows count too, as each takes time.
+        rows = filter(None, islice(reader, most))
         header = next(rows, [])
-        table = list(islice(rows, MOST_ROWS + 1))
-    if len(table) > MOST_ROWS:
-        msg = f"{item.title} has more than {MOST_ROWS} rows; expected a row for each cell or gene. {UNLIKE}"
+        table = list(rows)
+        more = next(reader, None) is not None
+    if more:
+        msg = f"{item.title} has more than {most} rows; expected a row for each cell or gene. {UNLIKE}"
         raise DataError(msg)
     named = bool(table) and len(table[0]) == len(header) + 1
     for row in table:
