@@ -35,11 +35,13 @@ test-rivals: $(READY)
 	$(BIN)/python $(INSTALL) --constraint constraints.txt --editable '.[benchmark]'
 	$(BIN)/python -m tests.rivals
 
-# Files of cells, damaged, references and answers of a Hub, forged: each is read or refused in one line.
+# Files of cells, damaged; references, answers of a Hub, recipes, studies and checkpoints, forged: each is read or refused
+# in one line.
 fuzz: $(READY)
 	$(BIN)/python -m tests.fuzz.cells --count 500
 	$(BIN)/python -m tests.fuzz.references --count 1000
 	$(BIN)/python -m tests.fuzz.hub --count 600
+	$(BIN)/python -m tests.fuzz.strangers --count 900
 	$(BIN)/python -m tests.fuzz.together --count 20
 	$(BIN)/python -m tests.fuzz.kills --count 50
 	$(BIN)/python -m tests.fuzz.builds

@@ -10,7 +10,7 @@ import os
 import re
 from importlib.resources import files
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import Annotated, Any, Literal
 
 import msgspec
 import yaml
@@ -23,11 +23,13 @@ from spikgpt.options import Count
 from spikgpt.reference.card import WithoutAliases
 from spikgpt.reference.schema import Lines, Paper
 from spikgpt.sources.paths import check_file_name, path_within, read_regular_file
-from spikgpt.sources.spec import Annotation, FileName, Part, SeriesMatrix, SourceFile, groups_of
+from spikgpt.sources.spec import Annotation, FileName, Part, SeriesMatrix, SourceFile, compiled
 
 FILE = "recipe.yaml"
 # Bytes of a recipe or a card at most.
-LARGEST = 1024 * 1024
+LARGEST = 256 * 1024
+# Characters of a number: to read "1:1:1:..." to base 60 takes the square of them.
+LONGEST_NUMBER, NUMBERS = 40, ("tag:yaml.org,2002:int", "tag:yaml.org,2002:float", "tag:yaml.org,2002:timestamp")
 
 Name = Annotated[str, Meta(pattern=r"\A[\w.-]{1,100}\Z")]
 Text = Annotated[str, Meta(min_length=1, max_length=2000)]
@@ -85,7 +87,7 @@ class Source(Lines, frozen=True, kw_only=True, forbid_unknown_fields=True):
             msg = "labels is empty; say what the labels of the study are called here"
             raise ValueError(msg)
         for pattern in self.patterns:
-            groups_of(pattern)
+            compiled(pattern)
         names = [file.name for file in self.files]
         # Some file systems do not tell capitals from small letters.
         if len({name.casefold() for name in names}) < len(names):
@@ -106,7 +108,7 @@ class Source(Lines, frozen=True, kw_only=True, forbid_unknown_fields=True):
         if label in self.labels:
             return self.labels[label]
         for pattern, name in self.patterns.items():
-            if re.fullmatch(pattern, label):
+            if compiled(pattern).fullmatch(label):
                 return name
         raise KeyError(label)
 
@@ -124,8 +126,8 @@ class Variant(Lines, frozen=True, kw_only=True, forbid_unknown_fields=True):
 class Preprocessing(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     """Which cells are good enough: those with so many genes, of so many counts."""
 
-    minimum_genes: Annotated[int, Meta(ge=0)] = 0
-    minimum_counts: Annotated[float, Meta(ge=0)] = 0
+    minimum_genes: Annotated[int, Meta(ge=0, le=10**9)] = 0
+    minimum_counts: Annotated[float, Meta(ge=0, le=1e15)] = 0
 
 
 class Recipe(Lines, frozen=True, kw_only=True, forbid_unknown_fields=True):
@@ -145,7 +147,7 @@ class Recipe(Lines, frozen=True, kw_only=True, forbid_unknown_fields=True):
     preprocessing: Preprocessing = Preprocessing()
     embedder: Literal["pca"] = "pca"
     training: Literal["default", "paper"] = "default"
-    seed: Annotated[int, Meta(ge=0)] = 0
+    seed: Annotated[int, Meta(ge=0, lt=2**32)] = 0
     card: Annotated[str, Meta(pattern=r"\A[\w-]+\.md\Z")] = "card.md"
     unverified: tuple[Text, ...] = ()
 
@@ -208,10 +210,10 @@ def read_recipe(folder: Path) -> Recipe:
     try:
         values = yaml.load(_text(folder, FILE), _Once)  # a SafeLoader
         recipe = msgspec.convert(values, Recipe)
-    except yaml.YAMLError as error:
+    except (yaml.YAMLError, RecursionError) as error:
         msg = f"{path} is no plain YAML: {' '.join(str(error).split())}"
         raise ConfigError(msg) from error
-    except (ValueError, TypeError, RecursionError, SpikGPTError) as error:  # of dates, keys, and what msgspec refuses
+    except (ValueError, TypeError, SpikGPTError) as error:  # of dates, keys, and what msgspec refuses
         what, _, place = str(error).rstrip(".").partition(" - at `$")
         msg = f"{path} is not what it should be: {what}{_place(values, place.rstrip('`'))}. Mend that line."
         raise ConfigError(msg) from error
@@ -226,12 +228,22 @@ def card_of(folder: Path, name: str) -> str:
 
 
 class _Once(WithoutAliases):
-    """Reads YAML in which no key stands twice."""
+    """Reads YAML in which no key stands twice, and numbers have the size of numbers."""
+
+    def construct_object(self, node: yaml.Node, deep: bool = False) -> Any:
+        """Construct a value, which is no number of many digits."""
+        if node.tag in NUMBERS and len(node.value) > LONGEST_NUMBER:
+            msg = f"a number of {len(node.value)} characters, line {node.start_mark.line + 1}"
+            raise yaml.YAMLError(msg)
+        return super().construct_object(node, deep)
 
     def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[object, object]:
         """Construct a mapping of which every key is another."""
         seen = set()
         for key, _ in node.value:
+            if not isinstance(key, yaml.ScalarNode):
+                msg = f"a key that is no text, line {key.start_mark.line + 1}"
+                raise yaml.YAMLError(msg)
             if key.value in seen:
                 msg = f"the key {key.value!r} stands there twice, line {key.start_mark.line + 1}"
                 raise yaml.YAMLError(msg)

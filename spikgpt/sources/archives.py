@@ -45,13 +45,13 @@ def archived(path: Path) -> Iterator[dict[str, Item]]:
             if begin.startswith((b"PK\x03\x04", b"PK\x05\x06")):
                 found = _zipped(stack.enter_context(zipfile.ZipFile(path)))
             else:
-                file = stack.enter_context(path.open("rb"))
+                archive: IO[bytes] = stack.enter_context(path.open("rb"))
                 if opens := next((opens for magic, opens in PACKED.items() if begin.startswith(magic)), None):
-                    file = stack.enter_context(tempfile.TemporaryFile(prefix="spikgpt-"))
+                    archive = stack.enter_context(tempfile.TemporaryFile(prefix="spikgpt-"))
                     with opens(path) as packed:
-                        copy(packed, file, most_unpacked(path.stat().st_size), path)
-                    file.seek(0)
-                found = _tarred(file, stack)
+                        copy(packed, archive, most_unpacked(path.stat().st_size), path)
+                    archive.seek(0)
+                found = _tarred(archive, stack)
         items = {}
         for name, size, stored in found:
             short = name.removeprefix("./")
@@ -113,8 +113,8 @@ def _tarred(file: IO[bytes], stack: ExitStack) -> list[tuple[str, int, Callable[
     guarded = _Guarded(file)
     archive = stack.enter_context(tarfile.open(fileobj=cast("IO[bytes]", guarded), mode="r:"))
     members = []
-    for member in archive:
-        if len(archive.members) > MOST_MEMBERS:
+    for number, member in enumerate(archive):
+        if number == MOST_MEMBERS:
             _refuse_members()
         if member.isfile():
             members.append(member)

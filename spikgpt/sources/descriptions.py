@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import io
+import re
 from collections.abc import Iterator
 from itertools import islice
 
@@ -11,8 +12,8 @@ import pandas as pd
 
 from spikgpt.cells.storage import refusing
 from spikgpt.errors import DataError, listed
-from spikgpt.sources.spec import Annotation, GeneTable, SeriesMatrix
-from spikgpt.sources.streams import Item
+from spikgpt.sources.spec import Annotation, GeneTable, SeriesMatrix, compiled
+from spikgpt.sources.streams import Item, most_lines
 
 UNLIKE = "Check the recipe's delimiter and skip, and that this is the file that the recipe means."
 # Bytes of a table that describes cells or genes and of a line of it, its rows, and the fields of a line, at most.
@@ -84,11 +85,15 @@ def _table(item: Item, delimiter: str, skip: int = 0) -> pd.DataFrame:
         for _ in range(skip):
             lines.readline()
         # Bounds fields, which may hold line ends between quotes.
-        rows = filter(None, csv.reader(lines, delimiter=delimiter))
+        most = min(MOST_ROWS, most_lines(item.size))
+        reader = csv.reader(lines, delimiter=delimiter)
+        # Empty rows count too, as each takes time.
+        rows = filter(None, islice(reader, most))
         header = next(rows, [])
-        table = list(islice(rows, MOST_ROWS + 1))
-    if len(table) > MOST_ROWS:
-        msg = f"{item.title} has more than {MOST_ROWS} rows; expected a row for each cell or gene. {UNLIKE}"
+        table = list(rows)
+        more = next(reader, None) is not None
+    if more:
+        msg = f"{item.title} has more than {most} rows; expected a row for each cell or gene. {UNLIKE}"
         raise DataError(msg)
     named = bool(table) and len(table[0]) == len(header) + 1
     for row in table:
@@ -110,7 +115,12 @@ def _column(table: pd.DataFrame, name: str, item: Item) -> pd.Series[str]:
 def _described(table: pd.DataFrame, rename: dict[str, str], item: Item) -> pd.DataFrame:
     """Name cells as the other files do, and refuse two descriptions of one."""
     for pattern, instead in rename.items():
-        table.index = table.index.str.replace(pattern, instead, regex=True)
+        expression = compiled(pattern)
+        try:
+            table.index = pd.Index([expression.sub(instead, str(name)) for name in table.index], dtype=object)
+        except (re.error, IndexError, KeyError) as error:
+            msg = f"rename turns {pattern!r} into {instead!r}, which names a group that is not there. Mend the recipe."
+            raise DataError(msg) from error
     # A table of runs has a line for each run of a cell.
     table = table[~table.assign(name=table.index).duplicated()]
     twice = table.index[table.index.duplicated()]

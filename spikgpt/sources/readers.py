@@ -3,12 +3,10 @@
 from __future__ import annotations
 
 import math
-import re
 import tempfile
 import warnings
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from functools import lru_cache
 from pathlib import Path
 
 import numpy as np
@@ -22,7 +20,20 @@ from spikgpt.cells.values import linear_values
 from spikgpt.errors import DataError, listed
 from spikgpt.sources.archives import archived, copy
 from spikgpt.sources.descriptions import read_annotation, read_genes, read_series_matrix
-from spikgpt.sources.spec import H5, Annotation, CellReader, Csv, H5ad, Mtx, Part, SeriesMatrix, SourceFile, Tar, Zip
+from spikgpt.sources.spec import (
+    H5,
+    Annotation,
+    CellReader,
+    Csv,
+    H5ad,
+    Mtx,
+    Part,
+    SeriesMatrix,
+    SourceFile,
+    Tar,
+    Zip,
+    compiled,
+)
 from spikgpt.sources.streams import Item, item_of, most_unpacked
 from spikgpt.sources.tables import Cells, read_table
 from spikgpt.sources.triplets import read_triplets
@@ -130,7 +141,7 @@ def _parts(file: SourceFile, path: Path, items: Mapping[str, Item]) -> Iterator[
         yield from _cells(items[file.name], file.reader, items, items)
         return
     with archived(path) as members:
-        found = {name: match for name in members if (match := re.fullmatch(file.reader.members, name))}
+        found = {name: match for name in members if (match := compiled(file.reader.members).fullmatch(name))}
         if not found:
             has = f"{listed(sorted(members)[:5])}{' and others' if len(members) > 5 else ''}"
             msg = f"{path} has no member like {file.reader.members!r}; it has {has}. Check the recipe's members."
@@ -206,7 +217,7 @@ def _adata(cells: Cells, var: pd.DataFrame, layout: CellReader, item: Item) -> A
     """Return cells as AnnData, with what their names say."""
     obs = pd.DataFrame(cells.obs, index=pd.Index(cells.names, dtype=object))
     if layout.name_pattern:
-        matches = [_pattern(layout.name_pattern).match(name) for name in cells.names]
+        matches = [compiled(layout.name_pattern).match(name) for name in cells.names]
         if None in matches:
             name = cells.names[matches.index(None)]
             msg = f"{item.title} has the cell {name!r}, unlike the recipe's name_pattern {layout.name_pattern!r}."
@@ -227,8 +238,3 @@ def _genes_may_repeat() -> Iterator[None]:
     with warnings.catch_warnings():
         warnings.filterwarnings("ignore", "Variable names are not unique", UserWarning)
         yield
-
-
-@lru_cache
-def _pattern(text: str) -> re.Pattern[str]:
-    return re.compile(text)

@@ -3,12 +3,20 @@
 from __future__ import annotations
 
 import re
+from functools import lru_cache
 from typing import Annotated, Literal
 
 import msgspec
 from msgspec import Meta
 
 from spikgpt.sources.paths import LONGEST_NAME, check_file_name
+
+try:
+    import re2
+except ImportError:  # without the extra that builds references
+    re2 = None
+# What is raised for a text that is no regular expression.
+_ERRORS = (re.error, RecursionError, OverflowError, *((re2.error,) if re2 else ()))
 
 Delimiter = Literal[",", "\t", ";", " "]
 FileName = Annotated[str, Meta(min_length=1, max_length=LONGEST_NAME)]
@@ -60,7 +68,7 @@ class _Cells(_Layout, frozen=True, kw_only=True, forbid_unknown_fields=True):
     genes: GeneTable | None = None
 
     def __post_init__(self) -> None:
-        groups_of(self.name_pattern)
+        compiled(self.name_pattern)
 
 
 class Csv(_Cells, frozen=True, kw_only=True, forbid_unknown_fields=True, tag="csv"):
@@ -132,7 +140,7 @@ class _Archive(_Layout, frozen=True, kw_only=True, forbid_unknown_fields=True):
     reader: Csv | Mtx | H5 | H5ad
 
     def __post_init__(self) -> None:
-        groups_of(self.members)
+        compiled(self.members)
 
 
 class Tar(_Archive, frozen=True, kw_only=True, forbid_unknown_fields=True, tag="tar"):
@@ -160,7 +168,7 @@ class Annotation(_Layout, frozen=True, kw_only=True, forbid_unknown_fields=True,
 
     def __post_init__(self) -> None:
         for pattern in self.rename:
-            groups_of(pattern)
+            compiled(pattern)
 
 
 class SeriesMatrix(_Layout, frozen=True, kw_only=True, forbid_unknown_fields=True, tag="series_matrix"):
@@ -177,7 +185,7 @@ class SeriesMatrix(_Layout, frozen=True, kw_only=True, forbid_unknown_fields=Tru
 
     def __post_init__(self) -> None:
         for pattern in self.rename:
-            groups_of(pattern)
+            compiled(pattern)
 
 
 class Part(_Layout, frozen=True, kw_only=True, forbid_unknown_fields=True, tag="part"):
@@ -209,16 +217,29 @@ class SourceFile(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_field
             raise ValueError(msg)
 
 
-def groups_of(pattern: str) -> tuple[str, ...]:
-    """Return the named groups of a regular expression, and refuse what is none.
+def compiled(pattern: str) -> re.Pattern[str]:
+    """Return a regular expression of a recipe.
+
+    RE2 takes time linear in the text for any expression, so that none of a stranger can hang a build.
 
     Raises
     ------
     ValueError
-        When the text is no regular expression.
+        When the text is no regular expression of RE2, which has no lookaround and no backreferences.
     """
     try:
-        return tuple(re.compile(pattern).groupindex)
-    except re.error as error:
-        msg = f"{pattern!r} is no regular expression: {error}"
+        return _compiled(pattern)
+    except _ERRORS as error:
+        reason = error.args[0].decode(errors="replace") if isinstance(error.args[0], bytes) else error
+        msg = f"{pattern!r} is no regular expression of RE2: {reason}"
         raise ValueError(msg) from error
+
+
+@lru_cache
+def _compiled(pattern: str) -> re.Pattern[str]:
+    if re2 is None:
+        return re.compile(pattern)
+    options = re2.Options()
+    options.log_errors = False
+    found: re.Pattern[str] = re2.compile(pattern, options)
+    return found

@@ -21,6 +21,8 @@ if TYPE_CHECKING:
 LONGEST_LINE = 64 * 1024 * 1024
 # Bytes that a file may unpack to in any case, and per packed byte: a table of which 0.5% is not 0 has 170.
 ALWAYS_UNPACKED, LARGEST_RATIO = 64 * 1024 * 1024, 250
+# Lines of a file in any case; each packed byte may hold one more.
+ALWAYS_LINES = 1_000_000
 # Bytes that are read at a time.
 BUFFER = 256 * 1024
 DAMAGED = "It is damaged or incomplete: delete it and download it again."
@@ -73,6 +75,8 @@ class Item:
                         raise
                 if not line:
                     return
+                if number > most_lines(self.size):
+                    raise self.wrong(number, f"is one too many for a file of {self.size} bytes. {DAMAGED[:-1]}")
                 if len(line) == longest:
                     raise self.wrong(number, f"is longer than {longest} bytes; expected a table of text")
                 if line := line.rstrip(b"\r\n"):
@@ -132,6 +136,11 @@ class _Bounded(io.RawIOBase):
 def most_unpacked(packed: int) -> int:
     """Return how many bytes a file of so many may unpack to."""
     return ALWAYS_UNPACKED + LARGEST_RATIO * packed
+
+
+def most_lines(packed: int) -> int:
+    """Return how many lines a file of so many bytes may have: to look at each takes time, however short it is."""
+    return ALWAYS_LINES + packed
 
 
 def item_of(path: Path) -> Item:

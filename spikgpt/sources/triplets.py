@@ -19,6 +19,8 @@ from spikgpt.sources.streams import DAMAGED, Item
 from spikgpt.sources.tables import Cells
 
 RNA = "Gene Expression"
+# Lines of comments before the header of a matrix, at most.
+MOST_COMMENTS = 10_000
 # Bytes of a line of a matrix or a list, and fields of one, at most.
 LONGEST_LINE, MOST_FIELDS = 64 * 1024, 8
 # Values that a matrix may state in any case, and per byte of its file, packed or not.
@@ -86,7 +88,7 @@ class _Reader:
 def _check_header(item: Item) -> tuple[int, int]:
     """Return the numbers of genes and cells that a matrix states, and refuse more values than it can hold."""
     with item.open(longest_line=LONGEST_LINE) as stream:
-        check_header(stream, item.size, item.title)
+        check_header(islice(stream, MOST_COMMENTS), item.size, item.title)
     with item.open(longest_line=LONGEST_LINE) as stream:
         rows, columns, values = map(int, next(line.split() for line in stream if not line.startswith(b"%")))
     if values > ALWAYS_ALLOWED + VALUES_PER_BYTE * item.size or min(rows, columns, values) < 0:

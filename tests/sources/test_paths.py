@@ -51,12 +51,15 @@ def test_links_that_leave_a_folder_are_refused(tmp_path: Path) -> None:
     assert path_within(tmp_path / "linked", "GSE1", "Makefile", links=True).parent.name == "GSE1"
 
 
-@pytest.mark.parametrize("kind", ["link", "pipe", "device", "folder", "large"])
+@pytest.mark.parametrize("kind", ["link", "loop", "pipe", "device", "folder", "large"])
 def test_what_is_no_regular_file_of_a_size_is_refused(kind: str, tmp_path: Path) -> None:
     path, largest = tmp_path / "card.md", 10
     if kind == "link":
         (tmp_path / "secret").write_text("secret")
         path.symlink_to(tmp_path / "secret")
+    elif kind == "loop":
+        path.symlink_to(path.name)
+        assert path_within(tmp_path, path.name) == path
     elif kind == "pipe":
         os.mkfifo(path)
     elif kind == "device":

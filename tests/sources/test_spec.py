@@ -9,7 +9,7 @@ from typing import Any
 import msgspec
 import pytest
 
-from spikgpt.sources.spec import Csv, SourceFile, Tar
+from spikgpt.sources.spec import Csv, SourceFile, Tar, compiled
 from tests.sources.layouts import READERS
 
 TABLE = {"format": "csv", "cells": "rows"}
@@ -54,10 +54,10 @@ def test_what_is_not_said_is_what_is_usual() -> None:
         (TABLE | {"values": "tpm"}, {}, r"Invalid enum value 'tpm'"),
         (TABLE | {"block": 1}, {}, r"block is 1, counted from 0, of 1 blocks"),
         (TABLE | {"cells": "columns", "obs": {"a": "b"}}, {}, r"describe its cells by an annotation"),
-        (TABLE | {"name_pattern": "("}, {}, r"'\(' is no regular expression: "),
-        ({"format": "tar", "members": "[", "reader": TABLE}, {}, r"'\[' is no regular expression: "),
+        (TABLE | {"name_pattern": "("}, {}, r"'\(' is no regular expression of RE2: "),
+        ({"format": "tar", "members": "[", "reader": TABLE}, {}, r"'\[' is no regular expression of RE2: "),
         ({"format": "tar", "members": ".*", "reader": {"format": "tar"}}, {}, r"Invalid value 'tar'"),
-        ({"format": "annotation", "obs": {}, "rename": {"*": ""}}, {}, r"'\*' is no regular expression"),
+        ({"format": "annotation", "obs": {}, "rename": {"*": ""}}, {}, r"'\*' is no regular expression of RE2"),
         ({"format": "series_matrix", "obs": {}, "rename": {"*": ""}}, {}, r"'\*' is no regular expression"),
         ({"format": "rds"}, {}, r"Invalid value 'rds' - at `\$\.reader\.format`"),
         ({"format": "part"}, {"name": "cells.rds"}, r"cells\.rds cannot be read here; convert it to \.h5ad in R, with"),
@@ -81,3 +81,16 @@ def test_what_is_not_said_is_what_is_usual() -> None:
 def test_mistakes_are_refused(layout: dict[str, Any], changed: dict[str, Any], message: str) -> None:
     with pytest.raises(msgspec.ValidationError, match=message):
         file_of(layout, **changed)
+
+
+@pytest.mark.parametrize("pattern", ["(a|a)*b", "(.*)*x", "((a*)*)*b", ".*" * 30 + "x"])
+def test_no_pattern_takes_more_than_linear_time(pattern: str) -> None:
+    pytest.importorskip("re2")
+    assert compiled(pattern).fullmatch("a" * 100_000) is None
+
+
+@pytest.mark.parametrize("pattern", ["(?=a)b", r"(a)\1", "((a{1,99}){1,99}){1,99}", "(" * 5000])
+def test_patterns_without_bounds_are_refused(pattern: str) -> None:
+    pytest.importorskip("re2")
+    with pytest.raises(ValueError, match="is no regular expression of RE2"):
+        compiled(pattern)

@@ -84,3 +84,14 @@ def test_a_line_without_end_is_refused(tmp_path: Path, monkeypatch: pytest.Monke
 def test_a_missing_file_is_refused(tmp_path: Path) -> None:
     with pytest.raises(DataError, match="none cannot be read: .*It is not there: check the path"):
         item_of(tmp_path / "none")
+
+
+@pytest.mark.parametrize("line", [b"\n", b"0\n"])
+def test_lines_are_counted(line: bytes, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    content = packed(line * 5000)
+    monkeypatch.setattr(streams, "ALWAYS_LINES", 10)
+    with pytest.raises(
+        DataError, match=rf"line {11 + len(content)}, is one too many for a file of {len(content)} bytes"
+    ):
+        list(item_of(written(tmp_path, content)).lines())
+    assert len(list(item_of(written(tmp_path, b"0\n" * 5000)).lines())) == 5000
