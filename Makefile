@@ -11,18 +11,24 @@ MAKEFLAGS += --jobs=2
 # Python compiles what is imported, which is a fraction of what is installed, and keeps it.
 INSTALL := -m pip install --quiet --disable-pip-version-check --no-compile
 unexport PYTHONDONTWRITEBYTECODE
+# uv does in seconds what takes pip a minute. It does not know where pip was told to look: if it fails, pip does it.
+UV := -m uv pip install --quiet --python
 # CPU builds of torch: on Linux, the build on PyPI brings gigabytes of CUDA. TORCH_INDEX= takes that one, for a GPU.
 TORCH := torch==2.13.0
 TORCH_INDEX ?= https://download.pytorch.org/whl/cpu
+DEVELOPMENT := --constraint constraints.txt --editable '.[cpu,train,parquet,dev]'
 
-.PHONY: demo test test-contract test-rivals fuzz lint docs bench reference scgpt clean
+.PHONY: demo test pytest test-contract test-rivals matrix fuzz lint docs bench reference scgpt clean
 
 demo: $(READY)
 	$(BIN)/python examples/demo.py
 
+# At the same time: mypy keeps one core busy for a minute.
+test: lint pytest
+
 # One process for each core, and one thread in each: the matrices are small, and threads that wait for each other on busy
 # cores take several times as long.
-test: $(READY) $(RUNTIME)/.ready lint
+pytest: $(READY) $(RUNTIME)/.ready
 	OMP_NUM_THREADS=1 OPENBLAS_NUM_THREADS=1 $(BIN)/pytest --numprocesses auto --maxprocesses 4 --dist loadfile --no-loadscope-reorder
 
 # The graph from another language: needs node and npm.
@@ -34,6 +40,11 @@ test-contract: $(READY)
 test-rivals: $(READY)
 	$(BIN)/python $(INSTALL) --constraint constraints.txt --editable '.[benchmark]'
 	$(BIN)/python -m tests.rivals
+
+# The newest of everything, the lowest versions that are claimed, and the constraints: the labels are the same. MATRIX names
+# some of them: newest, newest-3.11, lowest, constraints.
+matrix: $(READY)
+	$(BIN)/python -m tests.matrix --index "$(TORCH_INDEX)" $(MATRIX)
 
 # Files of cells, damaged; references, answers of a Hub, recipes, studies and checkpoints, forged: each is read or refused
 # in one line.
@@ -83,7 +94,8 @@ $(READY): pyproject.toml constraints.txt
 # The timeout is that of one answer, not of the download.
 	test -z "$(TORCH_INDEX)" || $(BIN)/python $(INSTALL) --no-deps --retries 1 --timeout 15 --index-url "$(TORCH_INDEX)" $(TORCH) || \
 		echo "$(TORCH_INDEX) has not given $(TORCH): it comes from PyPI, on Linux with gigabytes of CUDA."
-	$(BIN)/python $(INSTALL) --constraint constraints.txt --editable '.[cpu,train,parquet,dev]'
+	$(BIN)/python $(INSTALL) uv
+	$(BIN)/python $(UV) $(BIN)/python $(DEVELOPMENT) || $(BIN)/python $(INSTALL) $(DEVELOPMENT)
 # The oracle of the scGPT tests; without its dependencies, which no current torch satisfies.
 	$(BIN)/python $(INSTALL) --no-deps scgpt==0.2.4
 	touch $@

@@ -5,7 +5,7 @@ from __future__ import annotations
 import ast
 import re
 import subprocess
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Sequence
 from functools import cache
 from graphlib import CycleError, TopologicalSorter
 from pathlib import Path
@@ -67,8 +67,26 @@ def named(path: Path) -> str:
     return path.relative_to(ROOT).as_posix()
 
 
-each_source = pytest.mark.parametrize("path", SOURCES, ids=named)
-each_folder = pytest.mark.parametrize("folder", FOLDERS, ids=named)
+def each(paths: Sequence[Path]) -> Callable[[Callable[[Path], None]], Callable[[], None]]:
+    """Make one test of a check of each path, which says all that fail: a test for each takes longer than the check."""
+
+    def checked(check: Callable[[Path], None]) -> Callable[[], None]:
+        def test() -> None:
+            wrong = []
+            for path in paths:
+                try:
+                    check(path)
+                except AssertionError as error:
+                    wrong.append(f"{named(path)}: {error}")
+            assert not wrong, "\n".join(wrong)
+
+        return test
+
+    return checked
+
+
+each_source = each(SOURCES)
+each_folder = each(FOLDERS)
 
 
 @cache
@@ -169,14 +187,15 @@ def test_the_house_has_six_floors() -> None:
     assert upward == set()
 
 
-@pytest.mark.parametrize("folder", [folder for folder in FOLDERS if folder != PACKAGES["spikgpt"]], ids=named)
+@each([folder for folder in FOLDERS if folder != PACKAGES["spikgpt"]])
 def test_folders_have_six_floors_at_most(folder: Path) -> None:
     graph, floors = imports_within(folder), dict[str, int]()
     try:
         for node in TopologicalSorter(graph).static_order():
             floors[node] = 1 + max((floors[one] for one in graph.get(node, ())), default=0)
     except CycleError as error:
-        pytest.fail(f"imports go in a circle: {' <- '.join(error.args[1])}")
+        msg = f"imports go in a circle: {' <- '.join(error.args[1])}"
+        raise AssertionError(msg) from error
     highest = max(floors, key=lambda node: floors[node])
     assert floors[highest] <= FLOORS, f"{highest} stands on floor {floors[highest]}"
 
