@@ -127,7 +127,8 @@ class Task:
 def _plain(values: Expression, kept: Bools, cells: AnnData, batch_key: str | None) -> AnnData:
     """Return the values of some cells, each gene name once, with their batches."""
     rows = np.flatnonzero(kept)
-    matrix = sparse.csr_matrix(values.rows(0, values.n_cells)[rows], dtype=np.float32)
+    read = values.rows if values.kind == "log" else values.linear
+    matrix = sparse.csr_matrix(read(0, values.n_cells)[rows], dtype=np.float32)
     obs = pd.DataFrame(index=pd.RangeIndex(len(rows)).astype(str))
     if batch_key is not None:
         # Cells that do not say theirs are a batch too.

@@ -12,7 +12,7 @@ from scipy import sparse
 
 from spikgpt.cells.expression import Expression
 from spikgpt.cells.genes import GeneList, GeneMatch, match_genes
-from spikgpt.cells.values import Kind, linear_values, row_sums
+from spikgpt.cells.values import Kind, row_sums
 from spikgpt.types import Bools, Rows, Scale
 
 # Cells read at a time.
@@ -52,7 +52,7 @@ def aligned_chunks(
     """Bring cells to the genes of a reference, ``chunk_size`` at a time; genes that the query lacks are 0."""
     size = chunk_size or CHUNK
     for start in range(0, expression.n_cells, size):
-        linear = linear_values(expression.rows(start, min(start + size, expression.n_cells)), expression.log_base)
+        linear = expression.linear(start, min(start + size, expression.n_cells))
         values = sparse.csr_matrix((linear @ match.selection).astype(np.float32))
         values.eliminate_zeros()
         values.sort_indices()

@@ -14,7 +14,7 @@ from spikgpt.cells.content.features import rna_features
 from spikgpt.cells.content.repeats import own_genes
 from spikgpt.cells.formats.notes import reading_notes
 from spikgpt.cells.matrices import left_on_disk, read_rows
-from spikgpt.cells.values import LARGEST_LOG, Content, Kind, content_of
+from spikgpt.cells.values import LARGEST_LOG, Content, Kind, content_of, small_cells, untransformed, whole_cells
 from spikgpt.errors import DataError, listed
 from spikgpt.types import Rows
 
@@ -52,13 +52,26 @@ class Expression:
     adata: Cells
     matrix: Any
     source: str
-    kind: Kind
-    log_base: float | None
-    target_sum: float | None
+    content: Content
     var: pd.DataFrame
     n_cells: int
     notes: tuple[str, ...] = ()
     columns: Rows | None = None
+
+    @property
+    def kind(self) -> Kind:
+        """What the values are."""
+        return self.content.kind
+
+    @property
+    def log_base(self) -> float | None:
+        """The base of logarithms."""
+        return self.content.log_base
+
+    @property
+    def target_sum(self) -> float | None:
+        """The sum that every cell was scaled to before the logarithm."""
+        return self.content.target_sum
 
     def rows(self, start: int, stop: int) -> sparse.csr_matrix:
         """Return the cells from ``start`` to before ``stop`` as they are stored, float32, without explicit zeros.
@@ -77,7 +90,18 @@ class Expression:
                 cell = f"cell {self.adata.obs_names[row]!r} (row {row})"
                 msg = f"{self.source} holds {what} ({rows.data[first]:g}) in {cell}. {REMEDY}"
                 raise DataError(msg)
+        if self.kind == "counts" and (np.rint(rows.data) != rows.data).any():
+            other = small_cells(rows) & ~whole_cells(rows)
+            if other.any():
+                row = start + int(other.argmax())
+                cell = f"cell {self.adata.obs_names[row]!r} (row {row})"
+                msg = f"{self.source} holds counts, but other numbers in {cell}, as logarithms are. {REMEDY}"
+                raise DataError(msg)
         return rows
+
+    def linear(self, start: int, stop: int) -> sparse.csr_matrix:
+        """Return counts, or counts up to a factor a cell, of the cells from ``start`` to before ``stop``, float64."""
+        return untransformed(self.rows(start, stop), self.content)
 
 
 def find_expression(adata: Cells, *, layer: str | None = None) -> Expression:
@@ -107,9 +131,7 @@ def find_expression(adata: Cells, *, layer: str | None = None) -> Expression:
         # Rows of a CSC matrix are slow to read, so it is turned once.
         matrix=place.matrix.tocsr() if sparse.issparse(place.matrix) else place.matrix,
         source=place.source,
-        kind=content.kind,
-        log_base=content.log_base,
-        target_sum=content.target_sum,
+        content=content,
         var=place.var,
         n_cells=adata.n_obs,
         notes=(*reading_notes(adata), *_notes(places, contents, chosen)),

@@ -5,15 +5,27 @@ from __future__ import annotations
 import math
 from collections.abc import Iterable
 from dataclasses import dataclass
+from functools import partial
 from typing import Any, Literal
 
 import numpy as np
 import numpy.typing as npt
 from scipy import sparse
 
+from spikgpt.cells.content.scaling import gene_scaling, missing_zeros, no_counts
+from spikgpt.cells.content.transforms import (
+    INVERSES,
+    LOG_BASES,
+    MULTIPLE,
+    RATIO_TOLERANCE,
+    frequent_values,
+    known_inverse,
+    multiples_distance,
+    ratio_distance,
+)
 from spikgpt.cells.matrices import check_sparse, read_rows
 from spikgpt.errors import DataError
-from spikgpt.types import Rows
+from spikgpt.types import Bools, Rows
 
 Kind = Literal["counts", "linear", "log"]
 
@@ -25,22 +37,32 @@ INTEGER_TOLERANCE = 1e-6
 LARGEST_LOG = 25.0
 # The natural log of a million and one, which no cell's gene exceeds even as counts per million.
 LARGEST_NATURAL_LOG = math.log1p(1e6)
-LOG_BASES = (math.e, 2.0, 10.0)
 # Row sums within this share of each other are one constant.
 CONSTANT_SPREAD = 0.01
 # Sums of fewer cells may agree by chance.
 TELLING_CELLS = 10
+# Where more cells than this differ from the others in what they hold, it is said.
+MIXED_SHARE = 0.02
+# So many of the cells tell to which base they are, where logarithms are to one of two.
+CLEAR_SHARE, FAR = 0.6, 0.05
+# The largest value of a cell is this many times its mean at most, in logarithms, and GAP times more in linear values.
+FLAT, GAP = 8.0, 4.0
 
 
 @dataclass(frozen=True)
 class Content:
-    """What a matrix holds; nothing but ``problem`` counts when that says what is wrong with it."""
+    """What a matrix holds; nothing but ``problem`` counts when that says what is wrong with it.
+
+    ``linear`` values with a ``log_base`` are mixed: the cells that :func:`log_cells` names hold logarithms. ``inverse``
+    is the name of another transformation that all values went through, one of ``INVERSES``.
+    """
 
     kind: Kind = "counts"
     problem: str = ""
     log_base: float | None = None
     target_sum: float | None = None
     notes: tuple[str, ...] = ()
+    inverse: str | None = None
 
 
 def content_of(matrix: Any, columns: Rows | None = None) -> Content:
@@ -53,17 +75,48 @@ def content_of(matrix: Any, columns: Rows | None = None) -> Content:
     except DataError as error:
         return Content(problem=f"cannot be used ({error})")
     values = sample.data.astype(np.float64)
-    if problem := _problem(values):
+    if problem := _problem(values) or missing_zeros(sample):
         return Content(problem=problem)
+    whole = whole_cells(sample)
     if (np.abs(values - np.rint(values)) <= INTEGER_TOLERANCE).all():
         binary = values.max() == 1
-        return Content("counts", notes=("The counts are all 0 or 1; were they binarised?",) if binary else ())
-    if values.max() > LARGEST_LOG or (sample.shape[0] >= TELLING_CELLS and _constant_sum(sample) is not None):
-        return Content("linear")
-    base = _log_base(sample)
-    linear = linear_values(sample, base)
-    target_sum = _constant_sum(linear)
-    return Content("log", log_base=base, target_sum=target_sum, notes=tuple(_log_notes(linear, base, target_sum)))
+        notes = ("The counts are all 0 or 1; were they binarised?",) if binary else ()
+        return Content("counts", problem=no_counts(sample), notes=notes)
+    small = small_cells(sample) & ~whole
+    constant = sample.shape[0] >= TELLING_CELLS and _constant_sum(sample) is not None
+    if constant or not small.any():
+        return _linear(sample, whole, constant=constant)
+    if values.max() > LARGEST_LOG or (whole & (np.diff(sample.indptr) > 0)).any():
+        return _mixed(sample, small, whole)
+    return _logs(sample)
+
+
+def whole_cells(rows: sparse.csr_matrix) -> Bools:
+    """Tell which cells hold nothing but whole numbers, shape (n,)."""
+    return _without(rows, np.abs(rows.data - np.rint(rows.data)) > INTEGER_TOLERANCE)
+
+
+def small_cells(rows: sparse.csr_matrix) -> Bools:
+    """Tell which cells hold no value that is too large for a logarithm, shape (n,)."""
+    return _without(rows, rows.data > LARGEST_LOG)
+
+
+def _without(rows: sparse.csr_matrix, marked: Bools) -> Bools:
+    """Tell which cells have no value that is marked, shape (n,)."""
+    free = np.ones(rows.shape[0], dtype=bool)
+    if marked.any():
+        filled = np.diff(rows.indptr) > 0
+        free[filled] = ~np.logical_or.reduceat(marked, rows.indptr[:-1][filled])
+    return free
+
+
+def log_cells(rows: sparse.csr_matrix, log_base: float, *, mixed: bool) -> Bools:
+    """Tell which cells hold logarithms, shape (n,), where some or most cells do.
+
+    A cell of whole numbers holds counts: the logarithm of no number of counts is whole, except to base 2.
+    """
+    small = small_cells(rows)
+    return small & ~whole_cells(rows) if mixed or log_base != 2.0 else small
 
 
 def linear_values(rows: sparse.csr_matrix, log_base: float | None) -> sparse.csr_matrix:
@@ -71,6 +124,23 @@ def linear_values(rows: sparse.csr_matrix, log_base: float | None) -> sparse.csr
     linear = rows.astype(np.float64)
     if log_base is not None:
         linear.data = np.expm1(linear.data * math.log(log_base)).astype(np.float32).astype(np.float64)
+    return linear
+
+
+def untransformed(rows: sparse.csr_matrix, content: Content) -> sparse.csr_matrix:
+    """Return linear values as :func:`linear_values` does, of cells that may hold different things."""
+    if content.inverse:
+        linear = rows.astype(np.float64)
+        linear.data = INVERSES[content.inverse](linear.data).astype(np.float32).astype(np.float64)
+        return linear
+    if content.log_base is None:
+        return linear_values(rows, None)
+    logs = log_cells(rows, content.log_base, mixed=content.kind == "linear")
+    if logs.all():
+        return linear_values(rows, content.log_base)
+    of_logs = logs[_cell_numbers(rows)]
+    linear = rows.astype(np.float64)
+    linear.data[of_logs] = linear_values(rows[logs], content.log_base).data
     return linear
 
 
@@ -101,35 +171,170 @@ def _problem(values: npt.NDArray[np.float64]) -> str:
     return f"holds negative values (down to {values.min():.3g}) and no positive ones"
 
 
-def _log_base(sample: sparse.csr_matrix) -> float:
-    """Return the base for which the values of a sample are log(1 + linear).
+def _linear(sample: sparse.csr_matrix, whole: Bools, *, constant: bool = False) -> Content:
+    """Return the content of values that are no logarithms; ``constant`` says that all cells have one sum."""
+    share = float(whole[np.diff(sample.indptr) > 0].mean())
+    if MIXED_SHARE < share < 1 - MIXED_SHARE:
+        rest = sample[~whole]
+        others = _linear(rest, whole_cells(rest))
+        found = f"{100 * share:.0f}% of the cells hold counts, the others"
+        if others.inverse:
+            return Content(problem=f"is of two kinds: {found} {others.inverse}")
+        note = f"{found} normalised values; each was read as such."
+        return others if others.problem else Content("linear", notes=(note,))
+    if _is_multiple(sample):
+        return Content("linear")
+    pairs = frequent_values(sample)
+    if len(pairs):
+        return Content("linear") if ratio_distance(pairs, np.asarray) < RATIO_TOLERANCE else _transformed(pairs)
+    return Content("linear", problem="" if constant else gene_scaling(sample))
+
+
+def _logs(sample: sparse.csr_matrix) -> Content:
+    """Return the content of values that may be logarithms: none is too large for that."""
+    distances = {base: multiples_distance(linear_values(sample, base)) for base in LOG_BASES}
+    if problem := _two_bases(sample, distances):
+        return Content(problem=problem)
+    base, how = _log_base(sample, distances)
+    if problem := _odd_cells(sample, distances[base]):
+        return Content(problem=problem)
+    if how != "multiples":
+        pairs = frequent_values(sample)
+        if len(pairs):
+            ratios = {base: ratio_distance(pairs, partial(_undo_log, base=base)) for base in LOG_BASES}
+            if ratio_distance(pairs, np.asarray) < RATIO_TOLERANCE:
+                return Content("linear")
+            if min(ratios.values()) >= RATIO_TOLERANCE:
+                return _transformed(pairs)
+            base = base if base == 2.0 else min(LOG_BASES, key=lambda base: ratios[base])
+        elif not how and (problem := gene_scaling(sample)):
+            return Content(problem=problem)
+    linear = linear_values(sample, base)
+    target_sum = _constant_sum(linear)
+    return Content("log", log_base=base, target_sum=target_sum, notes=tuple(_log_notes(linear, base, target_sum)))
+
+
+def _mixed(sample: sparse.csr_matrix, small: Bools, whole: Bools) -> Content:
+    """Return the content of cells of which some have small values that are not whole, ``small``, and others do not."""
+    others = ~small & (np.diff(sample.indptr) > 0)
+    some = sample[small]
+    logs = _logs(some)
+    if logs.log_base == 2.0 and small_cells(sample).all():
+        # Some cells of few counts have whole logarithms to base 2.
+        return _logs(sample)
+    share = f"{100 * small.sum() / (small | others).sum():.0f}%"
+    _, how = _log_base(some, {base: multiples_distance(linear_values(some, base)) for base in LOG_BASES})
+    if logs.kind == "log" and not logs.problem and how:
+        base = "e" if logs.log_base == math.e else f"{logs.log_base:g}"
+        note = f"{share} of the cells hold logarithms to base {base}, the others linear values; each was read as such."
+        return Content("linear", log_base=logs.log_base, notes=(note,))
+    other = _linear(sample, whole)
+    if other.inverse or other.problem or (logs.kind == "linear" and not logs.inverse and not logs.problem):
+        return other
+    # Logarithms lie close to their mean, counts do not.
+    peaks = sample.max(axis=1).toarray().ravel() * np.diff(sample.indptr) / np.maximum(_sums(sample), 1e-12)
+    if np.median(peaks[small]) > FLAT or np.median(peaks[others]) < GAP * np.median(peaks[small]):
+        return other
+    found = f"up to {some.data.max():.3g} in {share} of the cells and up to {sample.data.max():.3g} in the others"
+    return Content(problem=f"holds values {found}, as parts that were normalised differently do")
+
+
+def _transformed(pairs: npt.NDArray[np.float64]) -> Content:
+    """Return the content of values that repeat within a cell as counts do, and are neither counts nor logarithms."""
+    if inverse := known_inverse(pairs):
+        return Content("linear", inverse=inverse, notes=(f"The values were taken for {inverse}, which was undone.",))
+    return Content(
+        problem="holds values that repeat within a cell as counts do, and are neither counts nor their logarithms, as "
+        "after two transformations"
+    )
+
+
+def _is_multiple(linear: sparse.csr_matrix) -> bool:
+    return _median_distance(multiples_distance(linear)) < MULTIPLE
+
+
+def _odd_cells(sample: sparse.csr_matrix, distances: npt.NDArray[np.float64]) -> str:
+    """Say that some cells hold no logarithms as the others do; empty where none is known to.
+
+    Parameters
+    ----------
+    distances
+        How far the values of each cell are from multiples, if they are logarithms, shape (n,).
+    """
+    odd = np.isfinite(distances) & (distances > FAR)
+    if not MIXED_SHARE < odd.mean() < 1 - MIXED_SHARE:
+        return ""
+    pairs = frequent_values(sample[odd])
+    logs = [ratio_distance(pairs, partial(_undo_log, base=base)) for base in LOG_BASES if len(pairs)]
+    if not len(pairs) or min(logs) < RATIO_TOLERANCE or not (inverse := known_inverse(pairs)):
+        return ""
+    return f"is of two kinds: {100 * odd.mean():.0f}% of the cells hold {inverse}, the others logarithms"
+
+
+def _two_bases(sample: sparse.csr_matrix, distances: dict[float, npt.NDArray[np.float64]]) -> str:
+    """Say that some cells hold logarithms to another base than others; empty where none do."""
+    telling = np.isfinite(np.stack(list(distances.values()))).all(axis=0)
+    cells = {base: telling & (distances[base] < MULTIPLE) & _far(distances, base) for base in LOG_BASES}
+    n_cells = int(telling.sum())
+    if sum(which.sum() for which in cells.values()) < CLEAR_SHARE * n_cells:
+        n_cells = sample.shape[0]
+        cells = {base: _of_one_sum(linear_values(sample, base)) for base in LOG_BASES}
+    first, second = sorted(LOG_BASES, key=lambda base: -cells[base].sum())[:2]
+    shares = {first: cells[first].sum() / n_cells, second: (cells[second] & ~cells[first]).sum() / n_cells}
+    if n_cells < TELLING_CELLS or shares[second] < MIXED_SHARE or sum(shares.values()) < CLEAR_SHARE:
+        return ""
+    named = (f"base {'e' if base == math.e else f'{base:g}'} in {100 * share:.0f}%" for base, share in shares.items())
+    return f"holds logarithms to {' and to '.join(named)} of the cells"
+
+
+def _far(distances: dict[float, npt.NDArray[np.float64]], base: float) -> Bools:
+    """Tell which cells hold no logarithms to another base, (n,)."""
+    return np.asarray(np.all([distances[other] > FAR for other in LOG_BASES if other != base], axis=0))
+
+
+def _of_one_sum(linear: sparse.csr_matrix) -> Bools:
+    """Return the largest group of cells that have one sum, (n,)."""
+    sums = _sums(linear)
+    ordered = np.sort(sums[sums > 0])
+    ends = np.searchsorted(ordered, ordered * (1 + CONSTANT_SPREAD), side="right")
+    least = ordered[int((ends - np.arange(len(ordered))).argmax())]
+    return np.asarray((sums >= least) & (sums <= least * (1 + CONSTANT_SPREAD)))
+
+
+def _log_base(sample: sparse.csr_matrix, distances: dict[float, npt.NDArray[np.float64]]) -> tuple[float, str]:
+    """Return the base for which the values of a sample are log(1 + linear), and what says so, empty where nothing does.
 
     In the right base the values of a cell are multiples of its smallest (one count), or all cells have one sum.
     """
-    if sample.data.max() > LARGEST_NATURAL_LOG:
-        return 2.0
-    distances = {base: _distance_to_multiples(linear_values(sample, base)) for base in LOG_BASES}
-    best = min(LOG_BASES, key=lambda base: distances[base])
-    if distances[best] < 0.005:
-        return best
+    by_base = {base: _median_distance(distances[base]) for base in LOG_BASES}
+    large = sample.data.max() > LARGEST_NATURAL_LOG
+    best = 2.0 if large else min(LOG_BASES, key=lambda base: by_base[base])
+    if by_base[best] < MULTIPLE:
+        return best, "multiples"
     if sample.shape[0] >= TELLING_CELLS:
-        for base in LOG_BASES:
+        for base in (2.0,) if large else LOG_BASES:
             if _constant_sum(linear_values(sample, base)) is not None:
-                return base
-    return math.e
+                return base, "sums"
+    return (2.0 if large else math.e), ""
 
 
-def _distance_to_multiples(linear: sparse.csr_matrix) -> float:
-    """Return how far the values of a cell are from multiples of its smallest, at most 0.5; median over cells."""
-    distances = []
-    for start, stop in zip(linear.indptr, linear.indptr[1:], strict=False):
-        cell = linear.data[start:stop]
-        ratios = cell / cell.min() if cell.size else cell
-        # Large ratios carry the rounding of the stored value; ratios of one say nothing.
-        telling = ratios[(ratios > 1.5) & (ratios < 20)]
-        if telling.size:
-            distances.append(float(np.abs(telling - np.rint(telling)).mean()))
-    return float(np.median(distances)) if distances else 0.5
+def _median_distance(distances: npt.NDArray[np.float64]) -> float:
+    """Return the median over the cells that tell, 0.5 where none does."""
+    distances = distances[np.isfinite(distances)]
+    return float(np.median(distances)) if distances.size else 0.5
+
+
+def _undo_log(values: npt.NDArray[Any], base: float) -> npt.NDArray[np.float64]:
+    return np.asarray(np.expm1(values * math.log(base)))
+
+
+def _sums(rows: sparse.csr_matrix) -> npt.NDArray[np.float64]:
+    return np.asarray(rows.sum(axis=1, dtype=np.float64)).ravel()
+
+
+def _cell_numbers(rows: sparse.csr_matrix) -> npt.NDArray[np.int64]:
+    """Return the cell that each stored value belongs to."""
+    return np.repeat(np.arange(rows.shape[0]), np.diff(rows.indptr))
 
 
 def _constant_sum(linear: sparse.csr_matrix) -> float | None:

@@ -274,12 +274,13 @@ def _markers(expression: Expression, inside: Rows, outside: Rows) -> tuple[Marke
 def _log_values(expression: Expression, rows: Rows) -> sparse.csr_matrix:
     """Return natural logarithms, normalised unless they are stored as logarithms, of some cells in ascending order."""
     parts = []
+    read = expression.rows if expression.kind == "log" else expression.linear
     for start in range(0, expression.n_cells, CHUNK):
         chosen = rows[(rows >= start) & (rows < start + CHUNK)]
         if chosen.size:
-            parts.append(expression.rows(int(chosen[0]), int(chosen[-1]) + 1)[chosen - chosen[0]])
+            parts.append(read(int(chosen[0]), int(chosen[-1]) + 1)[chosen - chosen[0]])
     values = sparse.csr_matrix(sparse.vstack(parts, format="csr"))
-    if expression.log_base is not None:
+    if expression.kind == "log" and expression.log_base is not None:
         return values * math.log(expression.log_base)
     return log_normalise(values, np.asarray(values.sum(axis=1, dtype=np.float64)).ravel())
 

@@ -208,7 +208,7 @@ def _stored(item: Item, layout: H5 | H5ad) -> Iterator[Cells]:
             described = {name: cells.obs[column].astype(str).to_numpy() for name, column in wanted.items()}
             for start in range(0, expression.n_cells, CHUNK):
                 part = slice(start, min(start + CHUNK, expression.n_cells))
-                rows = linear_values(expression.rows(part.start, part.stop), expression.log_base).astype(np.float32)
+                rows = expression.linear(part.start, part.stop).astype(np.float32)
                 obs = {name: list(values[part]) for name, values in described.items()}
                 yield Cells(list(cells.obs_names[part]), expression.var, obs, rows)
 

@@ -34,6 +34,14 @@ def real() -> AnnData:
 
 
 @pytest.fixture(scope="package")
+def deep() -> AnnData:
+    """Return counts of 120 pancreas cells, every one with at least 500 of a third of all genes."""
+    cells = anndata.read_h5ad(BARON)[:, ::3].copy()
+    rich = np.flatnonzero((cells.X > 0).sum(axis=1) >= 500)[:120]
+    return AnnData(sparse.csr_matrix(cells.X[rich], dtype=np.float32), obs=cells.obs.iloc[rich], var=cells.var)
+
+
+@pytest.fixture(scope="package")
 def genes(real: AnnData) -> GeneList:
     """Return every third gene of the cells, in reverse."""
     symbols = real.var_names[::3][::-1].tolist()

@@ -5,8 +5,10 @@ from __future__ import annotations
 import numpy as np
 import pytest
 from anndata import AnnData
+from scipy import sparse
 
 from spikgpt.cells.expression import find_expression
+from spikgpt.errors import DataError
 from tests.cells.conftest import log_of, with_x
 
 
@@ -64,3 +66,76 @@ def test_binary_counts_are_noted(real: AnnData) -> None:
     assert find_expression(with_x(real, (real.X > 0).astype(np.float32))).notes == (
         "The counts are all 0 or 1; were they binarised?",
     )
+
+
+# --- mixtures --------------------------------------------------------------------------------------------------------
+
+PARTS = {
+    "counts": lambda cells: cells.X,
+    "logs": log_of,
+    "logs of a million": lambda cells: log_of(cells, target=1e6),
+    "log2": lambda cells: log_of(cells, 2.0),
+    "CPM": lambda cells: cells.X.multiply(1e6 / cells.X.sum(axis=1)).tocsr(),
+    "roots": lambda cells: cells.X.sqrt(),
+    "twice": lambda cells: log_of(cells).log1p(),
+    "few counts": lambda cells: cells.X.minimum(3),
+}
+
+
+def mixture(cells: AnnData, first: str, second: str, share: float, order: str) -> AnnData:
+    """Return cells of which a share holds something else than the others, in blocks or shuffled."""
+    chosen = np.arange(cells.n_obs) < share * cells.n_obs
+    if order == "shuffled":
+        chosen = np.random.default_rng(0).permutation(chosen)
+    others = sparse.diags_array((~chosen).astype(np.float32)) @ PARTS[first](cells)
+    return with_x(
+        cells, sparse.csr_matrix(others + sparse.diags_array(chosen.astype(np.float32)) @ PARTS[second](cells))
+    )
+
+
+@pytest.mark.parametrize("order", ["blocks", "shuffled"])
+@pytest.mark.parametrize("share", [0.5, 0.05])
+@pytest.mark.parametrize(
+    ("first", "second"),
+    [("counts", "logs"), ("logs", "counts"), ("CPM", "logs"), ("counts", "log2"), ("counts", "CPM")]
+    + [("logs", "logs of a million"), ("logs", "few counts")],
+)
+def test_cells_of_two_kinds_are_read_one_by_one(
+    deep: AnnData, first: str, second: str, share: float, order: str
+) -> None:
+    expression = find_expression(mixture(deep, first, second, share, order))
+    linear = expression.linear(0, deep.n_obs).toarray()
+    counts = deep.X.toarray()
+    if second == "few counts":
+        some = (linear <= 3).all(axis=1) & (np.rint(linear) == linear).all(axis=1)
+        assert some.sum() == share * deep.n_obs
+        counts[some] = np.minimum(counts[some], 3)
+    expected = counts / counts.sum(axis=1, keepdims=True)
+    np.testing.assert_allclose(linear / linear.sum(axis=1, keepdims=True), expected, rtol=1e-3, atol=1e-7)
+    if second != "logs of a million":
+        assert "% of the cells hold" in expression.notes[0]
+
+
+@pytest.mark.parametrize("share", [0.5, 0.05])
+@pytest.mark.parametrize(
+    ("first", "second"), [("logs", "log2"), ("counts", "roots"), ("logs", "twice"), ("counts", "twice")]
+)
+def test_mixtures_that_are_not_clear_are_refused(deep: AnnData, first: str, second: str, share: float) -> None:
+    with pytest.raises(DataError, match=r"X (holds|is of two kinds).*of the cells"):
+        find_expression(mixture(deep, first, second, share, "shuffled"))
+
+
+def test_logarithms_among_counts_are_seen_in_cells_that_were_not_sampled(deep: AnnData) -> None:
+    rows = sparse.vstack([deep.X[:1], log_of(deep)[1:2], *[deep.X] * 20], format="csr")
+    expression = find_expression(AnnData(rows, var=deep.var))
+    assert expression.kind == "counts"
+    with pytest.raises(DataError, match=r"X holds counts, but other numbers in cell '1' \(row 1\)"):
+        expression.linear(0, 100)
+
+
+def test_counts_among_logarithms_are_read_in_cells_that_were_not_sampled(deep: AnnData) -> None:
+    few = deep.X[1:2].minimum(20)
+    rows = sparse.vstack([log_of(deep)[:1], few, *[log_of(deep)] * 20], format="csr")
+    expression = find_expression(AnnData(rows, var=deep.var))
+    assert expression.kind == "log"
+    np.testing.assert_array_equal(expression.linear(0, 3)[1].toarray(), few[0].toarray())

@@ -1,0 +1,83 @@
+"""Transformations of counts that can be undone, told by what they leave of whole numbers in each cell."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+from scipy import sparse
+
+LOG_BASES = (math.e, 2.0, 10.0)
+# Values of a cell are multiples of its smallest where their mean distance from multiples is less than this, in units of
+# the smallest; by any other transformation it is about 0.2.
+MULTIPLE = 0.005
+# The two most frequent values of a cell are one count and two, where their ratio is so close to a whole number.
+RATIO_TOLERANCE = 0.02
+# A value is frequent when it is this share of the values that are not 0. So many cells are looked at.
+FREQUENT_SHARE, TIED_CELLS = 0.03, 200
+# What large values become when a wrong transformation is undone does not matter.
+LARGEST_EXPONENT = 80.0
+
+Values = npt.NDArray[Any]
+
+
+def _exp(values: Values) -> Values:
+    return np.asarray(np.exp(np.minimum(values, LARGEST_EXPONENT)))
+
+
+def _exp_twice(values: Values) -> Values:
+    return np.expm1(np.minimum(np.expm1(np.minimum(values, 5)), LARGEST_EXPONENT))
+
+
+INVERSES: dict[str, Callable[[Values], Values]] = {
+    "logarithms of logarithms, ln(1 + ln(1 + value))": _exp_twice,
+    "square roots": np.square,
+    "inverse hyperbolic sines (arcsinh)": lambda values: np.sinh(np.minimum(values, LARGEST_EXPONENT)),
+    "logarithms without 1 added, ln(value)": _exp,
+    "logarithms without 1 added, log2(value)": lambda values: _exp(values * math.log(2)),
+}
+
+
+def multiples_distance(linear: sparse.csr_matrix) -> npt.NDArray[np.float64]:
+    """Return how far the values of each cell are from multiples of its smallest, shape (n,); NaN where none tells."""
+    distances = np.full(linear.shape[0], np.nan)
+    for row, (start, stop) in enumerate(zip(linear.indptr, linear.indptr[1:], strict=False)):
+        cell = linear.data[start:stop]
+        ratios = cell / cell.min() if cell.size else cell
+        # Large ratios carry the rounding of the stored value; ratios of one say nothing.
+        telling = ratios[(ratios > 1.5) & (ratios < 20)]
+        if telling.size:
+            distances[row] = float(np.abs(telling - np.rint(telling)).mean())
+    return distances
+
+
+def frequent_values(sample: sparse.csr_matrix) -> npt.NDArray[np.float64]:
+    """Return the two most frequent values of cells, in ascending order, shape (cells, 2).
+
+    Only cells in which two values are frequent have any, and no cell where these are few of those looked at.
+    """
+    some, pairs = sample[:: -(-sample.shape[0] // TIED_CELLS)], []
+    for start, stop in zip(some.indptr, some.indptr[1:], strict=False):
+        values, counts = np.unique(some.data[start:stop], return_counts=True)
+        if len(values) > 1:
+            first, second = np.argsort(-counts, kind="stable")[:2]
+            if counts[second] >= max(3, FREQUENT_SHARE * (stop - start)):
+                pairs.append(sorted((float(values[first]), float(values[second]))))
+    return np.array(pairs if 2 * len(pairs) >= some.shape[0] else [], dtype=np.float64).reshape(-1, 2)
+
+
+def ratio_distance(pairs: npt.NDArray[np.float64], inverse: Callable[[Values], Values]) -> float:
+    """Return how far the ratio of two frequent values is from a whole number; median over cells, at most 0.5."""
+    linear = inverse(pairs)
+    ratios = linear[:, 1] / linear[:, 0]
+    return float(np.median(np.abs(ratios - np.rint(ratios)) + (np.rint(ratios) < 2)))
+
+
+def known_inverse(pairs: npt.NDArray[np.float64]) -> str | None:
+    """Return the transformation whose inverse makes whole ratios of frequent values, or None."""
+    distances = {name: ratio_distance(pairs, inverse) for name, inverse in INVERSES.items()}
+    best = min(distances, key=lambda name: distances[name])
+    return best if distances[best] < RATIO_TOLERANCE else None
