@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import tempfile
+import warnings
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Unpack
@@ -12,7 +13,7 @@ from anndata import AnnData
 from spikgpt.cells.reading import open_cells
 from spikgpt.embedding.base import Engine
 from spikgpt.engines.opening import open_engine, torch_engine
-from spikgpt.errors import needs
+from spikgpt.errors import SpikGPTWarning, needs
 from spikgpt.labels.annotation import Annotation
 from spikgpt.options import (
     AnnotateKeywords,
@@ -137,7 +138,11 @@ class SpikGPT:
         """
         with needs():
             from spikgpt.training.train import train
-        reference = train(adata, label_key, embedder=embedder, options=options_of(TrainOptions, keywords))
+
+        def warn(note: str) -> None:
+            warnings.warn(note, SpikGPTWarning, stacklevel=4)
+
+        reference = train(adata, label_key, embedder=embedder, options=options_of(TrainOptions, keywords), on_note=warn)
         return cls(reference, torch_engine(reference, source=None if isinstance(embedder, str) else embedder))
 
     def save_pretrained(self, folder: str | Path, *, overwrite: bool = False) -> Path:
