@@ -246,6 +246,7 @@ class SpikGPT:
             When the cells cannot be read, or the label column is missing or names no type of the reference.
         """
         with needs():
-            from spikgpt.training.evaluation import evaluate
+            from spikgpt.training.evaluation import evaluate, match_labels
+        match_labels(adata, label_key, self.reference.labels, label_map)  # refuse other labels before the work
         annotation = annotate(self.reference, self.engine, adata, options_of(AnnotateOptions, keywords))
         return evaluate(annotation, adata, label_key, label_map, labels=self.reference.labels)
