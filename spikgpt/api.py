@@ -147,7 +147,11 @@ class SpikGPT:
         _check_key(label_key)
         with needs():
             from spikgpt.training.train import train
-        reference = train(adata, label_key, embedder=embedder, options=options_of(TrainOptions, keywords))
+
+        def warn(note: str) -> None:
+            warnings.warn(note, SpikGPTWarning, stacklevel=4)
+
+        reference = train(adata, label_key, embedder=embedder, options=options_of(TrainOptions, keywords), on_note=warn)
         return cls(reference, torch_engine(reference, source=None if isinstance(embedder, str) else embedder))
 
     def save_pretrained(self, folder: str | Path, *, overwrite: bool = False) -> Path:
@@ -274,7 +278,8 @@ class SpikGPT:
             msg = f"label_map is {_described(label_map)}; expected a dict from the query's types to the reference's."
             raise ConfigError(msg)
         with needs():
-            from spikgpt.training.evaluation import evaluate
+            from spikgpt.training.evaluation import evaluate, match_labels
+        match_labels(adata, label_key, self.reference.labels, label_map)  # refuse other labels before the work
         annotation = annotate(self.reference, self.engine, adata, options_of(AnnotateOptions, keywords))
         _warn(annotation.notes())
         return evaluate(annotation, adata, label_key, label_map, labels=self.reference.labels)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib
+from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -110,7 +111,9 @@ def evaluate(
     label_key: Annotated[str, typer.Option(help="Column of obs with the true types.")],
     options: Annotated[LabelOptions, EVALUATED],
     hub: PinnedOptions,
-    label_map: Annotated[Path | None, typer.Option(help="JSON file from the query's types to the reference's.")] = None,
+    label_map: Annotated[
+        str | None, typer.Option(help="From the query's types to the reference's: JSON, or a file of it.")
+    ] = None,
     json_file: Annotated[Path | None, typer.Option("--json", help="Write all figures to this file.")] = None,
 ) -> None:
     """Label the cells of QUERY and compare the labels with the true types."""
@@ -118,13 +121,17 @@ def evaluate(
     from spikgpt.files import replacing
     from spikgpt.reference.json_files import dumped
     from spikgpt.training.evaluation import evaluate as held_against
-    from spikgpt.training.evaluation import read_label_map
+    from spikgpt.training.evaluation import match_labels, read_label_map
 
     outputs = Output("--json", json_file), Output("--lock-file", hub.pin().lock)
     check_outputs(*outputs, inputs=(query, label_map, model.model, model.scgpt))
     names = read_label_map(label_map) if label_map else None
     with open_cells(query) as cells:
-        annotation, engine, reference = _annotated(cells, label_key, model, options, hub)
+
+        def match(reference: ReferenceFiles) -> None:
+            note(*match_labels(cells, label_key, reference.labels, names).notes)
+
+        annotation, engine, reference = _annotated(cells, label_key, model, options, hub, check=match)
         evaluation = held_against(annotation, cells, label_key, names, labels=reference.labels)
     hub.keep(model.model, reference)
     metrics = evaluation.metrics
@@ -140,7 +147,7 @@ def evaluate(
             f"{100 * evaluation.unseen_unknown_fraction:.1f}% Unknown, AUROC {evaluation.auroc_unknown:.4f}. Right, "
             f"with Unknown as the right answer for these: {100 * evaluation.share_right:.1f}% of all cells."
         )
-    note(*annotation.notes(), *evaluation.notes)
+    note(*annotation.notes())
     if json_file:
         with replacing(json_file) as temporary:
             temporary.write_bytes(dumped(evaluation.to_dict()))
@@ -165,9 +172,18 @@ def _check_outputs(out: Path | None, table: Path | None) -> None:
 
 
 def _annotated(
-    cells: Any, column: str | None, model: ModelOptions, options: LabelOptions, hub: PinnedOptions
+    cells: Any,
+    column: str | None,
+    model: ModelOptions,
+    options: LabelOptions,
+    hub: PinnedOptions,
+    *,
+    check: Callable[[ReferenceFiles], None] | None = None,
 ) -> tuple[Annotation, str, ReferenceFiles]:
-    """Return the labels of cells that need to have a column in obs, what ran the network, and the reference."""
+    """Return the labels of cells that need to have a column in obs, what ran the network, and the reference.
+
+    ``check`` is called with the reference before the work.
+    """
     from spikgpt.cells.obs import labels_of
     from spikgpt.engines.opening import open_engine
     from spikgpt.pipeline import annotate as annotated
@@ -179,6 +195,8 @@ def _annotated(
         options = structs.replace(options, unknown_rate=0.0, no_unknown=False)
     client = hub_of(hub)
     reference = open_reference(model.model, hub=client, pin=hub.pin())
+    if check:
+        check(reference)
     engine = open_engine(reference, model, scgpt=model.scgpt, hub=client)
     return annotated(reference, engine, cells, options), engine.name, reference
 

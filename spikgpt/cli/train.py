@@ -87,7 +87,6 @@ def train(
     check_writable(out, overwrite=overwrite)
     from spikgpt.cells.reading import read_cells
     from spikgpt.reference.files import save
-    from spikgpt.training.metrics import training_notes
     from spikgpt.training.train import train as train_on
 
     checkpoints = out.with_name(f".{out.name}.training")
@@ -105,12 +104,13 @@ def train(
             bars(f"Training ({stage})", state.epochs, "epochs", done=state.epoch, figures=figures)
 
         on_cells = functools.partial(bars, "Embedding", adata.n_obs, "cells")
-        trained = train_on(adata, label_key, embedder=embedder, options=options, on_cells=on_cells, on_epoch=on_epoch)
+        trained = train_on(
+            adata, label_key, embedder=embedder, options=options, on_cells=on_cells, on_epoch=on_epoch, on_note=note
+        )
         save(trained, out, overwrite=overwrite)
     shutil.rmtree(checkpoints, ignore_errors=True)
     held_out = trained.metrics["held_out"]
     show_scores(held_out)
-    note(*training_notes(trained.metrics, trained.provenance, trained.labels.names))
     say(
         f"Held out: {trained.metrics['held_out_by']}. Accuracy {held_out['accuracy']:.4f}, "
         f"macro-F1 {held_out['macro_f1']:.4f} over {held_out['cells']} cells."

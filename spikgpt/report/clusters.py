@@ -25,6 +25,8 @@ CANDIDATE_SHARE = 0.5
 CELLS_TO_COMPARE = 10
 # Cells compared on each side at most, to bound memory and time.
 MOST_COMPARED = 5000
+# Candidates that get marker genes at most, the largest first: each comparison reads cells anew.
+MOST_CANDIDATES = 100
 # Marker genes reported, and what makes one.
 MOST_MARKERS = 10
 MINIMUM_LOG2_FOLD_CHANGE = 1.0
@@ -124,6 +126,7 @@ def summarise(annotation: Annotation, adata: AnnData, cluster_key: str, *, layer
     alone. Its marker genes set it apart from the query's cells of the nearest known type or, if there are fewer than
     10 of these, from all cells that are in no candidate: by a Wilcoxon rank-sum test on log-normalised values, with a
     log2 fold change above 1 and an adjusted p below 0.05. At most 5000 cells on each side, evenly spaced, are compared.
+    Of more than 100 candidates, the largest 100 get marker genes, and a note says so for the others.
 
     Parameters
     ----------
@@ -143,22 +146,31 @@ def summarise(annotation: Annotation, adata: AnnData, cluster_key: str, *, layer
     """
     names, clustered = labels_of(adata, cluster_key)
     labels, best_labels = annotation.labels, annotation.best_labels
-    members = {name: np.flatnonzero(names == name) for name in sorted(set(names[clustered].tolist()), key=_by_number)}
+    members = _members(names, clustered)
     clusters = [_voted(name, labels[rows], best_labels[rows]) for name, rows in members.items()]
-    candidates = [cluster.name for cluster in clusters if cluster.candidate]
+    candidates = sorted((cluster for cluster in clusters if cluster.candidate), key=lambda cluster: -cluster.cells)
     if candidates:
-        in_candidates = np.isin(names, candidates)
+        in_candidates = np.isin(names, [cluster.name for cluster in candidates])
         expression = _expression_of(adata, layer)
-        clusters = [
-            _with_markers(cluster, members[cluster.name], labels, in_candidates, expression)
-            if cluster.candidate
-            else cluster
-            for cluster in clusters
-        ]
+        many = f"{len(candidates)} clusters may be a new type, and only the largest {MOST_CANDIDATES} get some"
+        marked = {cluster.name: replace(cluster, note=f"No marker genes: {many}.") for cluster in candidates}
+        for cluster in candidates[:MOST_CANDIDATES]:
+            inside = members[cluster.name]
+            marked[cluster.name] = _with_markers(cluster, inside, labels, in_candidates, expression)
+        clusters = [marked.get(cluster.name, cluster) for cluster in clusters]
     by_cell = labels.astype(object)
     for cluster in clusters:
         by_cell[members[cluster.name]] = cluster.label
     return ClusterReport(tuple(clusters), by_cell.astype(np.str_), int((~clustered).sum()))
+
+
+def _members(names: Strings, clustered: Bools) -> dict[str, Rows]:
+    """Return the rows of each cluster, cluster 9 before cluster 10, from the cluster of each cell, shape (n,)."""
+    rows = np.flatnonzero(clustered)
+    found, codes, counts = np.unique(names[rows], return_inverse=True, return_counts=True)
+    parts = np.split(rows[np.argsort(codes, kind="stable")], np.cumsum(counts)[:-1])
+    members = dict(zip(found.tolist(), parts, strict=True))
+    return {name: members[name] for name in sorted(members, key=_by_number)}
 
 
 def _by_number(name: str) -> tuple[bool, int, str]:

@@ -2,9 +2,6 @@
 
 from __future__ import annotations
 
-import difflib
-import json
-import re
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -15,11 +12,12 @@ import numpy as np
 from anndata import AnnData
 
 from spikgpt.cells.obs import counted, labels_of
-from spikgpt.errors import ConfigError, LabelsError
+from spikgpt.errors import ConfigError
 from spikgpt.labels.annotation import Annotation
 from spikgpt.labels.label_map import LabelMap
 from spikgpt.reference.schema import Agreement
 from spikgpt.training.metrics import measure, unknown_auroc
+from spikgpt.training.names import MatchedNames, match_names
 from spikgpt.types import Strings
 
 # obs columns that hold Cell Ontology ids: ours, and that of the CELLxGENE schema.
@@ -74,18 +72,11 @@ def evaluate(
     """
     stated, labelled = labels_of(adata, label_key)
     names, codes = np.unique(stated, return_inverse=True)
-    ids, known_names = ontology_ids(adata, stated), annotation.label_names
-    renamed, notes = _renamed(names.tolist(), known_names, label_map or {}, ids, labels)
-    truth = np.array([renamed.get(name, name) for name in names.tolist()])[codes]
-    known = labelled & np.isin(truth, known_names)
+    known_labels = labels or LabelMap(annotation.label_names, (None,) * len(annotation.label_names))
+    matched = match_labels(adata, label_key, known_labels, label_map)
+    truth = np.array([matched.renamed.get(name, name) for name in names.tolist()])[codes]
+    known = labelled & np.isin(truth, annotation.label_names)
     unseen = labelled & ~known
-    if not known.any():
-        found, expected = ", ".join(np.unique(truth[labelled])[:5]), ", ".join(known_names[:5])
-        msg = (
-            f"No label of obs[{label_key!r}] ({found}, ...) is in the reference ({expected}, ...). "
-            f"Rename the labels of the query to those of the reference, or give a label_map. {' '.join(notes)}"
-        )
-        raise LabelsError(msg.rstrip())
     rejected = annotation.rejected
     # What made cells Unknown, or would have.
     familiarity = annotation.familiarity if annotation.cutoffs.threshold is None else None
@@ -100,16 +91,32 @@ def evaluate(
         auroc_unknown=unknown_auroc(certainty[labelled], known[labelled]),
         unseen_labels=dict(sorted(counted(truth[unseen]).items())),
         unlabelled_cells=int((~labelled).sum()),
-        notes=tuple(notes),
+        notes=matched.notes,
     )
 
 
-def read_label_map(path: Path) -> dict[str, str]:
-    """Read a JSON object from names of the query's labels to the reference's."""
+def match_labels(
+    adata: AnnData, label_key: str, labels: LabelMap, label_map: Mapping[str, str] | None = None
+) -> MatchedNames:
+    """Match the labels of a query with those of a reference, before the work; see :func:`evaluate`.
+
+    Raises
+    ------
+    LabelsError
+        When no label is one of the reference, or ``label_map`` names labels that the reference does not have.
+    """
+    stated, labelled = labels_of(adata, label_key)
+    ids = ontology_ids(adata, stated)
+    return match_names(np.unique(stated[labelled]).tolist(), labels, label_map or {}, ids)
+
+
+def read_label_map(source: str) -> dict[str, str]:
+    """Read a JSON object from names of the query's labels to the reference's: the text itself, or a file of it."""
+    inline = source.lstrip().startswith("{")
     try:
-        return msgspec.json.decode(path.read_bytes(), type=dict[str, str])
-    except (OSError, msgspec.MsgspecError) as error:
-        msg = f'{path} is no label map ({error}); expected JSON such as {{"Alpha cells": "alpha"}}.'
+        return msgspec.json.decode(source if inline else Path(source).read_bytes(), type=dict[str, str])
+    except (OSError, ValueError, msgspec.MsgspecError) as error:
+        msg = f'{source} is no label map ({error}); expected JSON such as {{"Alpha cells": "alpha"}}, or a file of it.'
         raise ConfigError(msg) from error
 
 
@@ -121,39 +128,3 @@ def ontology_ids(adata: AnnData, labels: Strings) -> dict[str, str]:
     stated = adata.obs[column].astype(str).to_numpy()
     found = {name: np.unique(stated[labels == name]) for name in np.unique(labels).tolist()}
     return {name: str(ids[0]) for name, ids in found.items() if len(ids) == 1 and ids[0].startswith("CL:")}
-
-
-def _renamed(
-    names: list[str], known: tuple[str, ...], label_map: Mapping[str, str], ids: dict[str, str], labels: LabelMap | None
-) -> tuple[dict[str, str], list[str]]:
-    """Return the reference's name of each label that has another one in the query, and notes on labels.
-
-    ``ids`` are Cell Ontology ids of the query's labels; an empty name is no label.
-    """
-    for wanted in label_map.values():
-        if wanted not in known:
-            near = difflib.get_close_matches(str(wanted), known, n=3, cutoff=0.4) or known[:5]
-            msg = f"label_map names {wanted!r}, which the reference does not have; near names are {', '.join(near)}."
-            raise LabelsError(msg)
-    notes = [f"label_map names {name!r}, which no cell has." for name in label_map if name not in names]
-    renamed = dict(label_map)
-    own = list(zip(labels.cell_ontology_ids, labels.names, strict=True)) if labels else []
-    alike = {_plain(name): name for name in reversed(known)}
-    for name in names:
-        if not name or name in known or name in renamed:
-            continue
-        same = [other for term, other in own if term == ids.get(name, "")]
-        other = alike.get(_plain(name))
-        if len(same) == 1:
-            renamed[name] = same[0]
-            notes.append(f"{name!r} counts as {same[0]!r}: both are {ids[name]} in the Cell Ontology.")
-        elif other:
-            pair = json.dumps({name: other}, ensure_ascii=False)
-            notes.append(f"The reference has no {name!r}; did you mean {other!r}? Then give the label map {pair}.")
-    return renamed, notes
-
-
-def _plain(name: str) -> str:
-    """Return a label without what differs between ways of writing it."""
-    text = re.sub(r"[\s_-]+", "", name.casefold())
-    return re.sub(r"(?<=.)cells?$", "", text).removesuffix("s") or text

@@ -11,16 +11,14 @@ from pathlib import Path
 import msgspec
 import numpy as np
 import torch
-from sklearn.model_selection import StratifiedGroupKFold, train_test_split
 from torch import Tensor, nn
 
 from spikgpt.engines.model import SpikingClassifier
 from spikgpt.engines.scgpt.embedding import device_named
-from spikgpt.errors import LabelsError
 from spikgpt.reference.config import SpikGPTConfig
 from spikgpt.training.loop import Run, adamw, fingerprint, seeded
 from spikgpt.training.recipes import Recipe
-from spikgpt.types import Floats, Integers, Strings
+from spikgpt.types import Floats, Integers
 
 
 @dataclass(frozen=True)
@@ -31,53 +29,6 @@ class Progress:
     epochs: int
     loss: float
     accuracy: float
-
-
-def hold_out(
-    labels: Strings, groups: Strings | None = None, *, share: float = 0.3, seed: int = 0
-) -> tuple[Integers, Integers]:
-    """Split cells into a training part and a held-out part.
-
-    Parameters
-    ----------
-    labels
-        Label of each cell, shape (n,).
-    groups
-        Donor or batch of each cell, shape (n,): whole groups are held out. Without groups the split is stratified by
-        label.
-    share
-        Share of the cells to hold out; with groups, as near to it as whole groups of similar composition allow.
-
-    Returns
-    -------
-    Sorted indices of the training and the held-out cells.
-
-    Raises
-    ------
-    LabelsError
-        When there is only one group, or a label has fewer than 2 cells.
-    """
-    if groups is None:
-        names, counts = np.unique(labels, return_counts=True)
-        if (counts < 2).any():
-            msg = (
-                f"{', '.join(names[counts < 2])}: a single labelled cell, which cannot be both trained on and held "
-                "out. Remove these labels or merge them with others."
-            )
-            raise LabelsError(msg)
-        # At least one cell of every label on both sides.
-        size = max(round(share * len(labels)), len(names))
-        train, held = train_test_split(np.arange(len(labels)), test_size=size, stratify=labels, random_state=seed)
-        return np.sort(train), np.sort(held)
-    n_groups = len(np.unique(groups))
-    if n_groups < 2:
-        only = str(groups[0])
-        msg = f"All cells are of one donor or batch, {only!r}, so none can be held out. Leave the batch key out."
-        raise LabelsError(msg)
-    folds = StratifiedGroupKFold(min(n_groups, round(1 / share)), shuffle=True, random_state=seed)
-    splits = list(folds.split(labels, labels, groups))
-    train, held = min(splits, key=lambda split: abs(len(split[1]) / len(labels) - share))
-    return np.sort(train), np.sort(held)
 
 
 def fit(

@@ -41,20 +41,6 @@ def measure(truth: Sequence[str] | Strings, predicted: Sequence[str] | Strings) 
     )
 
 
-def training_notes(metrics: dict[str, Any], provenance: dict[str, Any], labels: Sequence[str]) -> list[str]:
-    """Return whole sentences on the cells that a training left out, and on the labels that it could not measure."""
-    notes = []
-    if dropped := provenance.get("labels_left_out"):
-        named = ", ".join(f"{label} ({cells})" for label, cells in dropped.items())
-        notes.append(f"Left out, as they have too few cells to learn from: {named}.")
-    if cells := provenance.get("cells_without_label"):
-        notes.append(f"{cells} cells have no label in obs[{provenance['label_key']!r}] and were left out.")
-    measured = {row["label"] for row in metrics["held_out"]["per_label"]}
-    if missing := [label for label in labels if label not in measured]:
-        notes.append(f"No cell of {', '.join(missing)} was held out, so how well these are told was not measured.")
-    return notes
-
-
 def reliability(confidence: Floats, right: Bools) -> dict[str, Any]:
     """Return how well the confidence of each cell, shape (n,), agrees with how often labels are ``right``, shape (n,).
 

@@ -13,15 +13,17 @@ from msgspec import structs
 from spikgpt.cells.obs import check_trainable, counted, labels_of
 from spikgpt.engines.opening import torch_engine
 from spikgpt.engines.scgpt.source import ScGPTSource
-from spikgpt.errors import LabelsError
+from spikgpt.errors import LabelsError, listed
 from spikgpt.labels.annotation import Annotation
+from spikgpt.labels.label_map import LabelMap
 from spikgpt.options import AnnotateOptions, TrainOptions
 from spikgpt.pipeline import annotate
 from spikgpt.reference.pictures import plain, png
 from spikgpt.training.evaluation import evaluate
-from spikgpt.training.fit import hold_out
 from spikgpt.training.metrics import unseen_found
+from spikgpt.training.split import batches_of, can_hold_out, check_names, hold_out
 from spikgpt.training.train import train
+from spikgpt.types import Strings
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -121,21 +123,15 @@ def study(
     labels, labelled = labels_of(adata, label_key)
     used = labelled & ~np.isin(labels, list(check_trainable(labels[labelled])))
     cells, labels, batch_key = adata[used].copy(), labels[used], options.batch_key
-    groups = None if batch_key is None else labels_of(cells, batch_key)[0]
+    groups, counts = batches_of(cells, label_key, batch_key), counted(labels)
+    check_names(LabelMap(tuple(counts), (None,) * len(counts)))
     rest, asked = hold_out(labels, groups, seed=options.seed)
-    counts = counted(labels)
-    order, shown = sorted(counts), set(labels[asked].tolist()) & set(types or counts)
-    possible = [name for name in order if counts[name] >= LEFT_OUT_CELLS and name in shown]
-    if len(counts) < 3 or not possible:
-        msg = (
-            f"obs[{label_key!r}] has {len(counts)} types, of which {len(possible)} can be left out; expected at least "
-            f"3, and one with at least {LEFT_OUT_CELLS} cells."
-        )
-        raise LabelsError(msg)
+    order = sorted(counts)
+    possible = _possible(label_key, types, counts, labels[rest], labels[asked])
     rows = []
     for name in possible:
         known = rest[labels[rest] != name]
-        several = groups is not None and len(np.unique(groups[known])) > 1
+        several = groups is not None and can_hold_out(labels[known], groups[known])
         folder = options.checkpoints / f"type {order.index(name)}" if options.checkpoints else None
         own = structs.replace(options, batch_key=batch_key if several else None, checkpoints=folder)
         reference = train(cells[known].copy(), label_key, embedder=embedder, options=own)
@@ -146,6 +142,41 @@ def study(
         if on_type:
             on_type(name)
     return NoveltyReport(tuple(rows))
+
+
+def _possible(
+    label_key: str, types: Collection[str] | None, counts: dict[str, int], learned: Strings, asked: Strings
+) -> list[str]:
+    """Return which types can be left out, by name.
+
+    Parameters
+    ----------
+    types
+        Types that are asked for; None for all.
+    counts
+        Cells of each type.
+    learned, asked
+        Labels of the cells to learn from and of the query.
+    """
+    if missing := sorted(set(types or ()) - counts.keys()):
+        msg = f"obs[{label_key!r}] has no type {missing[0]!r} with enough cells; it has {listed(sorted(counts))}."
+        raise LabelsError(msg)
+    few, query = check_trainable(learned, minimum_classes=0), set(asked.tolist())
+    trained = set(learned.tolist()) - few.keys()
+
+    def can_be_left_out(name: str) -> bool:
+        others = trained - {name}
+        return counts[name] >= LEFT_OUT_CELLS and name in query and len(others) > 1 and bool(others & query)
+
+    possible = [name for name in sorted(types or counts) if can_be_left_out(name)]
+    if not possible:
+        msg = (
+            f"None of {len(counts)} types of obs[{label_key!r}] can be left out. Expected at least 3 types, one of "
+            f"them with at least {LEFT_OUT_CELLS} cells, and 2 others in both the training part and the query. Add "
+            "cells, or leave the batch key out."
+        )
+        raise LabelsError(msg)
+    return possible
 
 
 def _left_out(name: str, annotation: Annotation, query: AnnData, label_key: str) -> LeftOut:

@@ -18,7 +18,7 @@ from spikgpt.embedding.pca import KIND as PCA
 from spikgpt.embedding.pca import PCAProjection
 from spikgpt.engines.scgpt.source import ScGPTSource
 from spikgpt.engines.torch import TorchEngine, scgpt_embedding, scgpt_vectors
-from spikgpt.errors import ConfigError, LabelsError
+from spikgpt.errors import ConfigError
 from spikgpt.labels.decision import CellScores
 from spikgpt.labels.familiarity import Familiarity
 from spikgpt.labels.label_map import LabelMap
@@ -28,10 +28,11 @@ from spikgpt.pipeline import QueryModel
 from spikgpt.reference.files import CLASSIFIER, EMBEDDER, ReferenceFiles, reference_of
 from spikgpt.sampling import stratified
 from spikgpt.training.evaluation import ontology_ids
-from spikgpt.training.fit import Progress, fit, hold_out
+from spikgpt.training.fit import Progress, fit
 from spikgpt.training.metrics import measure, reliability
 from spikgpt.training.pca import augmented, fit_pca, more_genes
 from spikgpt.training.recipes import Recipe, network_config, recipe_named
+from spikgpt.training.split import batches_of, check_names, hold_out, training_notes
 from spikgpt.types import UNKNOWN, Floats, InputReport, Integers, OnCells, Strings
 
 # Cells whose genes are all read at a time, where only some genes of them are kept.
@@ -48,6 +49,7 @@ def train(
     options: TrainOptions | None = None,
     on_cells: OnCells | None = None,
     on_epoch: OnEpoch | None = None,
+    on_note: Callable[[str], None] | None = None,
 ) -> ReferenceFiles:
     """Train a reference on labelled cells.
 
@@ -66,6 +68,8 @@ def train(
         Called with the number of cells embedded since the last call, by scGPT.
     on_epoch
         Called with the stage and its progress after each epoch.
+    on_note
+        Called before the work with each sentence on cells that are left out and labels that cannot be measured.
 
     Raises
     ------
@@ -80,6 +84,10 @@ def train(
     recipe = recipe_named(options.recipe)
     cells = prepare(adata, label_key, embedder, options, on_cells)
     train_rows, held_rows = hold_out(cells.labels, cells.groups, seed=options.seed)
+    left_out: dict[str, Any] = {"dropped": cells.dropped, "unlabelled": cells.unlabelled, "refit": recipe.refit}
+    if on_note:
+        for note in training_notes(cells.labels, train_rows, held_rows, **left_out):
+            on_note(note)
     measured = fit_part(cells, train_rows, "held-out", recipe, options, on_epoch)
     known_rows = held_rows[np.isin(cells.labels[held_rows], measured.names)]
     thresholds, metrics = calibrate(cells, measured, known_rows, layer=options.layer, temperature=recipe.calibrate)
@@ -148,11 +156,11 @@ def prepare(
     labels, labelled = labels_of(adata, label_key)
     dropped = check_trainable(labels[labelled])
     used = labelled & ~np.isin(labels, list(dropped))
-    groups = None if options.batch_key is None else _groups(adata, options.batch_key)[used]
     cells, labels = adata[used], labels[used]
+    groups = batches_of(cells, label_key, options.batch_key)
     ids = dict.fromkeys(np.unique(labels).tolist()) | ontology_ids(cells, labels)
     # Refuses names that no label can have, before the work.
-    LabelMap(tuple(ids), tuple(ids.values()))
+    check_names(LabelMap(tuple(ids), tuple(ids.values())))
     prepared = TrainingCells(cells, labels, groups, ids, dropped, int((~labelled).sum()))
     if embedder == PCA:
         return prepared
@@ -319,16 +327,6 @@ def _reference(
         provenance=provenance | left_out,
     )
     return reference_of(parts)
-
-
-def _groups(adata: AnnData, batch_key: str) -> Strings:
-    """Return the donor or batch of each cell."""
-    groups, stated = labels_of(adata, batch_key)
-    if not stated.all():
-        missing = int((~stated).sum())
-        msg = f"{missing} cells have no value in obs[{batch_key!r}]; fill them in, or leave the batch key out."
-        raise LabelsError(msg)
-    return groups
 
 
 def _held_out_by(batch_key: str | None, groups: Strings | None, held: Integers) -> str:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import shlex
 import subprocess
 import sys
 from collections.abc import Callable
@@ -299,7 +300,17 @@ def test_evaluate_takes_other_names_of_the_labels(run: Run, few: AnnData, small_
     query, names = written(other, tmp_path / "other.h5ad"), tmp_path / "names.json"
     names.write_text('{"B-cells of the islet": "beta"}')
     where = ("evaluate", query, "--model", small_folder, "--label-key", "cell_type")
-    assert "Types that the reference does not have (B-cells of the islet" in run(*where).err
+    ran = run(*where)
+    assert "Types that the reference does not have (B-cells of the islet" in ran.err
+    assert "no label like B-cells of the islet" in ran.err.split("Accuracy")[0].split("precision")[0]
+    # The line that a note prints can be run.
+    other.obs["cell_type"] = few.obs["cell_type"].astype(str) + " cells"
+    near = written(other, tmp_path / "near.h5ad")
+    ran = run("evaluate", near, *where[2:])
+    assert ran.code == 2
+    assert "accuracy" not in ran.err.casefold()
+    option, content = shlex.split(ran.err.replace("\n", " ").split(" add: ")[1])
+    assert run("evaluate", near, *where[2:], option, content).code == 0
     ran = run(*where, "--label-map", names)
     assert ran.code == 0, ran.err
     assert "B-cells" not in ran.err

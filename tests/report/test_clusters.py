@@ -15,9 +15,11 @@ from anndata import AnnData
 from scipy import sparse
 
 from spikgpt import Annotation
+from spikgpt.cells.obs import counted
 from spikgpt.cells.reading import open_cells
 from spikgpt.errors import LabelsError
-from spikgpt.report.clusters import Cluster, ClusterReport, summarise
+from spikgpt.report import clusters as clusters_module
+from spikgpt.report.clusters import MOST_CANDIDATES, Cluster, ClusterReport, summarise
 from spikgpt.types import UNKNOWN
 
 
@@ -280,3 +282,36 @@ def test_frequencies_as_text() -> None:
     annotation = labelled(["beta"] * 160 + ["delta"] * 39 + ["gamma"])
     report = summarise(annotation, clustered([0] * 200), "leiden")
     assert report.table()["frequencies"].to_list() == ["beta 80%, delta 20%, gamma <1%"]
+
+
+def test_only_the_largest_of_many_candidates_are_compared(monkeypatch: pytest.MonkeyPatch) -> None:
+    compared: list[int] = []
+
+    def counting(_: object, inside: np.ndarray[tuple[int], np.dtype[np.int64]], __: object) -> tuple[()]:
+        compared.append(len(inside))
+        return ()
+
+    monkeypatch.setattr(clusters_module, "_markers", counting)
+    sizes = [10 + n % 7 for n in range(MOST_CANDIDATES + 30)]
+    clusters = np.repeat(np.arange(len(sizes)).astype(str), sizes).tolist()
+    annotation = labelled(["beta"] * (len(clusters) + 50), unknown=list(range(len(clusters))))
+    report = summarise(annotation, clustered(clusters + ["known"] * 50), "leiden")
+    assert sorted(compared) == sorted(sizes)[-MOST_CANDIDATES:]
+    without = [cluster for cluster in report.clusters if "only the largest 100" in cluster.note]
+    assert len(without) == 30
+    assert all(cluster.candidate and not cluster.compared_with for cluster in without)
+
+
+def test_thousands_of_clusters_are_looked_up_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    looked_at = 0
+
+    def counting(labels: np.ndarray[tuple[int], np.dtype[np.str_]]) -> dict[str, int]:
+        nonlocal looked_at
+        looked_at += len(labels)
+        return counted(labels)
+
+    monkeypatch.setattr(clusters_module, "counted", counting)
+    clusters = np.tile(np.arange(3000), 2)[::-1].astype(str)
+    report = summarise(labelled(["beta", "delta", "beta"] * 2000), clustered(clusters.tolist()), "leiden")
+    assert [cluster.name for cluster in report.clusters] == [str(n) for n in range(3000)]
+    assert looked_at == 2 * len(clusters)

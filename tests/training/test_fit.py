@@ -9,8 +9,8 @@ import numpy.typing as npt
 import pytest
 import torch
 
-from spikgpt.errors import CheckpointError, LabelsError
-from spikgpt.training.fit import Progress, fit, hold_out
+from spikgpt.errors import CheckpointError
+from spikgpt.training.fit import Progress, fit
 from spikgpt.training.loop import Run
 from spikgpt.training.recipes import DEFAULT, PAPER, Recipe, network_config
 
@@ -152,30 +152,3 @@ def test_few_cells_get_the_minimum_number_of_steps() -> None:
     states: list[Progress] = []
     fitted(replace(QUICK, minimum_steps=11), on_epoch=states.append)
     assert states[-1].epochs == 6  # 2 batches an epoch
-
-
-def test_a_stratified_split_has_every_label_on_both_sides() -> None:
-    labels = np.array(["a"] * 90 + ["b"] * 8 + ["c"] * 2)
-    train, held = hold_out(labels, seed=1)
-    assert sorted([*train, *held]) == list(range(100))
-    assert set(labels[train]) == set(labels[held]) == {"a", "b", "c"}
-    assert len(held) == 30
-    np.testing.assert_array_equal(hold_out(labels, seed=1)[1], held)
-
-
-def test_whole_groups_are_held_out() -> None:
-    labels = np.array(["a", "b"] * 50)
-    groups = np.repeat(["d1", "d2", "d3", "d4"], [20, 30, 30, 20])
-    train, held = hold_out(labels, groups)
-    assert not set(groups[train]) & set(groups[held])
-    assert 0.2 <= len(held) / 100 <= 0.4
-
-
-def test_one_group_cannot_be_held_out() -> None:
-    with pytest.raises(LabelsError, match="All cells are of one donor or batch, 'd1'"):
-        hold_out(np.array(["a", "b"] * 5), np.array(["d1"] * 10))
-
-
-def test_a_label_with_one_cell_cannot_be_split() -> None:
-    with pytest.raises(LabelsError, match="c: a single labelled cell"):
-        hold_out(np.array(["a"] * 5 + ["b"] * 5 + ["c"]))

@@ -9,7 +9,7 @@ import pytest
 from sklearn.metrics import accuracy_score, classification_report, confusion_matrix, roc_auc_score
 
 from spikgpt.errors import LabelsError
-from spikgpt.training.metrics import measure, reliability, training_notes, unknown_auroc, unseen_found
+from spikgpt.training.metrics import measure, reliability, unknown_auroc, unseen_found
 
 
 def test_figures_by_hand() -> None:
@@ -94,17 +94,6 @@ def test_unseen_cells_below_nearly_all_known_ones_are_found() -> None:
     known = np.arange(44) < 40
     assert unseen_found(confidence, known, 0.05) == pytest.approx(0.5)  # two of 40 known ones may be below
     assert unseen_found(confidence, known, 0.0) == 0
-
-
-def test_what_was_left_out_is_said() -> None:
-    metrics = {"held_out": measure(["a", "b"], ["a", "a"]).to_dict()}
-    assert training_notes(metrics, {"labels_left_out": {}, "cells_without_label": 0}, ("a", "b")) == []
-    provenance = {"labels_left_out": {"rare": 3, "odd": 1}, "cells_without_label": 7, "label_key": "type"}
-    assert training_notes(metrics, provenance, ("a", "b", "c", "d")) == [
-        "Left out, as they have too few cells to learn from: rare (3), odd (1).",
-        "7 cells have no label in obs['type'] and were left out.",
-        "No cell of c, d was held out, so how well these are told was not measured.",
-    ]
 
 
 def test_figures_need_neither_torch_nor_sklearn() -> None:

@@ -1,0 +1,161 @@
+"""Which cells are held out, and that what cannot be held out is refused or said before the work."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import pytest
+from anndata import AnnData
+
+from spikgpt.errors import LabelsError
+from spikgpt.options import TrainOptions
+from spikgpt.training.novelty import study
+from spikgpt.training.split import hold_out, training_notes
+from spikgpt.training.train import prepare, train
+
+CELLS = np.arange(240)
+LABELS = np.array(["a", "b", "c"])[CELLS % 3]
+# None of these leaves room for work: it is refused first.
+REFUSED = {
+    "each label in one batch": (
+        LABELS,
+        np.array(["x", "y", "z"])[CELLS % 3],
+        r"one donor or batch alone \(a in x, b in",
+    ),
+    "one batch": (LABELS, np.repeat("x", 240), "All cells are of one donor or batch, 'x'"),
+    "a batch for each cell": (LABELS, CELLS.astype(str), "'batch'.* holds 240 different values in 240 labelled cells"),
+    "numbered cells": (LABELS, CELLS, "'batch'.* holds 240 different values in 240"),
+    "cells without a batch": (
+        LABELS,
+        np.array([None, "x"])[np.minimum(CELLS // 5, 1)],
+        r"5 cells have no value in obs\['batch'\]",
+    ),
+    "the labels again": (LABELS, LABELS, r"one donor or batch alone \(a in a, b in b, c in c\)"),
+    "names that differ in spaces": (
+        np.where(LABELS == "a", "B cell", np.where(LABELS == "b", "B  cell", "c")),
+        None,
+        "B  cell",
+    ),
+    "names that differ in underscores": (
+        np.where(LABELS == "a", "B cell", np.where(LABELS == "b", "B_cell", "c")),
+        None,
+        "B_cell",
+    ),
+    "names that differ in case": (
+        np.where(LABELS == "a", "beta", np.where(LABELS == "b", "Beta", "c")),
+        None,
+        "'Beta' and",
+    ),
+    "labels that are too small": (
+        np.where(CELLS < 4, "a", np.where(CELLS < 7, "b", "")),
+        None,
+        "0 of 2 classes have 5",
+    ),
+}
+
+
+def labelled_cells(labels: npt.NDArray[Any], batch: npt.NDArray[Any] | None = None) -> AnnData:
+    codes = np.unique(labels.astype(str), return_inverse=True)[1]
+    vectors = np.random.default_rng(0).standard_normal((len(labels), 12)) + 3 * np.eye(12)[codes]
+    adata = AnnData(np.ones((len(labels), 1), dtype=np.float32), obsm={"X_own": vectors})
+    adata.obs["type"] = labels
+    if batch is not None:
+        adata.obs["batch"] = batch
+    return adata
+
+
+@pytest.mark.parametrize("work", [train, study])
+@pytest.mark.parametrize("kind", REFUSED)
+def test_labels_and_batches_that_cannot_be_held_out_are_refused_before_the_work(kind: str, work: Any) -> None:
+    labels, batch, message = REFUSED[kind]
+    options = TrainOptions(batch_key=None if batch is None else "batch")
+
+    def worked(*_: Any) -> None:
+        pytest.fail("the work began")
+
+    called = {"on_epoch": worked} if work is train else {"on_type": worked}
+    with pytest.raises(LabelsError, match=message):
+        work(labelled_cells(labels, batch), "type", embedder="obsm:X_own", options=options, **called)
+
+
+def test_the_label_column_is_no_batch() -> None:
+    with pytest.raises(LabelsError, match=r"obs\['type'\] is both the label key and the batch key"):
+        prepare(labelled_cells(LABELS), "type", "obsm:X_own", TrainOptions(batch_key="type"))
+
+
+def test_cells_that_are_left_out_need_no_batch() -> None:
+    labels = np.where(CELLS < 30, "", LABELS)
+    batch = np.array([None, "x", "y"])[np.where(CELLS < 30, 0, 1 + CELLS % 2)]
+    prepared = prepare(labelled_cells(labels, batch), "type", "obsm:X_own", TrainOptions(batch_key="batch"))
+    assert prepared.groups is not None
+    assert set(prepared.groups) == {"x", "y"}
+
+
+def test_types_that_novelty_cannot_leave_out_are_named() -> None:
+    adata = labelled_cells(LABELS, np.where(CELLS < 1, "x", "y"))
+    with pytest.raises(LabelsError, match="None of 3 types .* leave the batch key out"):
+        study(adata, "type", embedder="obsm:X_own", options=TrainOptions(batch_key="batch"))
+    with pytest.raises(LabelsError, match="no type 'd' with enough cells; it has a, b, c"):
+        study(adata, "type", types=["d"], embedder="obsm:X_own")
+
+
+def test_a_stratified_split_has_every_label_on_both_sides() -> None:
+    labels = np.array(["a"] * 90 + ["b"] * 8 + ["c"] * 2)
+    train, held = hold_out(labels, seed=1)
+    assert sorted([*train, *held]) == list(range(100))
+    assert set(labels[train]) == set(labels[held]) == {"a", "b", "c"}
+    assert len(held) == 30
+    np.testing.assert_array_equal(hold_out(labels, seed=1)[1], held)
+
+
+def test_whole_groups_are_held_out() -> None:
+    labels = np.array(["a", "b"] * 50)
+    groups = np.repeat(["d1", "d2", "d3", "d4"], [20, 30, 30, 20])
+    train, held = hold_out(labels, groups)
+    assert not set(groups[train]) & set(groups[held])
+    assert 0.2 <= len(held) / 100 <= 0.4
+
+
+@pytest.mark.parametrize("seed", range(4))
+@pytest.mark.parametrize("sizes", [(1, 99), (50, 30, 20), (40, 20, 20, 10, 10)])
+def test_what_is_left_has_two_labels_and_what_is_held_out_one_of_them(sizes: tuple[int, ...], seed: int) -> None:
+    groups = np.repeat(np.arange(len(sizes)), sizes).astype(str)
+    # Each group has a label of its own, the first and the last share another one.
+    labels = np.char.add("own ", groups)
+    labels[[0, *range(95, 100)]] = "shared"
+    train, held = hold_out(labels, groups, seed=seed)
+    learned = set(labels[train])
+    assert len(learned) > 1
+    assert learned & set(labels[held])
+
+
+def test_one_group_cannot_be_held_out() -> None:
+    with pytest.raises(LabelsError, match="All cells are of one donor or batch, 'd1'"):
+        hold_out(np.array(["a", "b"] * 5), np.array(["d1"] * 10))
+
+
+def test_a_label_with_one_cell_cannot_be_split() -> None:
+    with pytest.raises(LabelsError, match="c: a single labelled cell"):
+        hold_out(np.array(["a"] * 5 + ["b"] * 5 + ["c"]))
+
+
+def test_what_is_left_out_or_not_measured_is_said() -> None:
+    nothing: dict[str, Any] = {"dropped": {}, "unlabelled": 0, "refit": True}
+    half = CELLS[:120], CELLS[120:]
+    assert training_notes(LABELS, *half, **nothing) == []
+    many = {f"rare {n}": 4 for n in range(9)}
+    dropped, unlabelled = training_notes(LABELS, *half, dropped=many, unlabelled=7, refit=True)
+    assert "rare 4 (4) and 4 more" in dropped
+    assert "7 cells" in unlabelled
+    for refit, end in ((True, "not measured"), (False, "will lack")):
+        (only,) = training_notes(np.where(CELLS > 230, "d", LABELS), *half, **nothing | {"refit": refit})
+        assert "d are held out" in only
+        assert end in only
+    (few,) = training_notes(LABELS, CELLS[:222], CELLS[222:], **nothing)
+    assert "18 cells" in few
+    assert "at least 19" in few
+    assert training_notes(LABELS, CELLS[:221], CELLS[221:], **nothing) == []
+    (missing,) = training_notes(LABELS, CELLS, CELLS[CELLS % 3 > 0], **nothing)
+    assert "No cell of a " in missing
