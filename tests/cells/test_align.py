@@ -76,13 +76,13 @@ def test_columns_of_one_gene_are_summed(real: AnnData, genes: GeneList, log: boo
     name = str(real.var_names[np.asarray(real.X.sum(axis=0)).argmax()])
     symbols = (name, *(symbol for symbol in genes.symbols if symbol != name))
     wanted = GeneList(symbols, (None,) * len(symbols))
-    doubled = sparse.hstack([real.X, real[:, name].X, real[:, name].X], format="csr")
+    doubled = sparse.hstack([real.X, 2 * real[:, name].X, 3 * real[:, name].X], format="csr")
     cells = AnnData(doubled, obs=real.obs, var=pd.DataFrame(index=[*real.var_names, "first", "second"]))
     cells = with_x(cells, log_of(cells) if log else cells.X)
     plain = align(find_expression(cells), wanted)
     cells.var_names = [*real.var_names, name, name]
     aligned = align(find_expression(cells), wanted)
-    assert aligned.values.toarray()[:, 0] == pytest.approx(3 * plain.values.toarray()[:, 0], rel=1e-6)
+    assert aligned.values.toarray()[:, 0] == pytest.approx(6 * plain.values.toarray()[:, 0], rel=1e-6)
     assert np.array_equal(aligned.values.toarray()[:, 1:], plain.values.toarray()[:, 1:])
 
 
