@@ -22,7 +22,7 @@ from spikgpt.errors import ConfigError, DownloadError, listed
 from spikgpt.files import alone, check_place, replacing, sha256_of, user_cache
 from spikgpt.options import TrainOptions
 from spikgpt.reference.files import read_reference, reference_of, save
-from spikgpt.reference.layout import GRAPHS, MANIFEST, check_writable, digest_of
+from spikgpt.reference.layout import GRAPHS, MANIFEST, check_writable, digest_of, keep_other_files
 from spikgpt.sharing import verify
 from spikgpt.sources.download import download
 from spikgpt.training.train import OnEpoch, train
@@ -215,6 +215,7 @@ class Build:
             verify(temporary)
         with replacing(self.out) as temporary:
             shutil.move(self.work / "built", temporary)
+            keep_other_files(self.out, temporary)
         return _manifest(self.out)
 
     def _provenance(self) -> dict[str, Any]:

@@ -21,6 +21,8 @@ if TYPE_CHECKING:
 
 # Columns of the table that the terminal has room for.
 SHOWN = ("method", "accuracy", "macro-F1", "share right", "AUROC unseen", "train, s")
+# What a report is made of.
+REPORT = ("figures", "report.html", "results.csv", "results.json", "results.md", ".work")
 Positive = Annotated[float, Meta(gt=0)]
 
 
@@ -109,6 +111,9 @@ def benchmark(
     plan = Plan(out, options.seeds, options.threads or cores(), limits, options.given())
     if out.exists() and not out.is_dir():
         msg = f"{out} is a file; name a folder to write to."
+        raise ConfigError(msg)
+    if others := [name for name in REPORT if (out / name).exists() and not (out / "runs").is_dir()]:
+        msg = f"{out} holds {listed(others)} of something else, which would be replaced; name a new folder."
         raise ConfigError(msg)
     tasks = cells.tasks()
     (out / "runs").mkdir(parents=True, exist_ok=True)

@@ -142,12 +142,17 @@ def write_files(files: Mapping[str, bytes], folder: Path) -> Path:
         for name, content in files.items():
             (fresh / name).parent.mkdir(parents=True, exist_ok=True)
             (fresh / name).write_bytes(content)
-        for path in [path for path in folder.rglob("*") if path.is_file()]:
-            kept = fresh / path.relative_to(folder)
-            if path.relative_to(folder).as_posix() not in LAYOUT:
-                kept.parent.mkdir(parents=True, exist_ok=True)
-                shutil.copy2(path, kept)
+        keep_other_files(folder, fresh)
     return folder
+
+
+def keep_other_files(folder: Path, fresh: Path) -> None:
+    """Copy the files of a folder that belong to no reference into the folder that replaces it."""
+    for path in [path for path in folder.rglob("*") if path.is_file()]:
+        kept = fresh / path.relative_to(folder)
+        if path.relative_to(folder).as_posix() not in LAYOUT:
+            kept.parent.mkdir(parents=True, exist_ok=True)
+            shutil.copy2(path, kept)
 
 
 def check_writable(folder: Path, *, overwrite: bool) -> None:

@@ -14,7 +14,7 @@ if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
 # Inches of a side of a confusion matrix at most, and inches that a label needs at least.
-LARGEST, SMALLEST_LABEL = 40.0, 0.08
+LARGEST, SMALLEST_LABEL = 24.0, 0.12
 # Characters of a label at most.
 LONGEST = 60
 
@@ -43,7 +43,7 @@ def confusion_picture(confusion: dict[str, Any]) -> bytes:
     # Inches to a label, less the margin; an inch has 72 points.
     room = 0.8 * LARGEST / len(labels)
     step = max(1, math.ceil(SMALLEST_LABEL / room))
-    font = {} if size <= LARGEST else {"fontsize": min(10.0, 72 * 0.8 * room * step)}
+    font: dict[str, Any] = {} if size <= LARGEST else {"fontsize": min(10.0, 72 * 0.8 * room * step)}
     shown = range(0, len(labels), step)
     names = [plain(labels[place]) for place in shown]
     axes.set_xticks(shown, names, rotation=90, **font)

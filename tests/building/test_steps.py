@@ -79,9 +79,11 @@ def test_nothing_is_done_twice_and_only_what_changed_again(built: Path, mirror: 
     before = (out / "manifest.json").read_bytes()
     assert done_of(build_of(recipe, out, mirror)) == dict.fromkeys(STEPS, True)
     (recipe / "card.md").write_text("## Intended use\n\nOther tests.\n")
+    (out / "notes.txt").write_text("mine")
     again = done_of(build_of(recipe, out, mirror))
     assert again == {**dict.fromkeys(STEPS, True), "card": False}
     assert "Other tests." in (out / "README.md").read_text()
+    assert (out / "notes.txt").read_text() == "mine"
     (recipe / "card.md").write_text("## Intended use\n\nTests.\n")
     assert not done_of(build_of(recipe, out, mirror))["card"]
     # The same inputs give the same bytes.

@@ -96,6 +96,8 @@ def test_mistakes_are_told_in_one_line(run: Run, files: list[object], tmp_path: 
     assert_refused(run(*files, "--memory-limit", 0), "--memory-limit is 0.0; expected a number of above 0")
     assert_refused(run(*files[:-1], tmp_path / "islets.h5ad"), "islets.h5ad is a file; name a folder")
     assert_refused(run(*files, "--label-key", "celltype"), "Did you mean 'cell_type'?")
+    (tmp_path / "paper" / "figures").mkdir(parents=True)
+    assert_refused(run(*files[:-1], tmp_path / "paper"), "paper holds figures of something else, which would be")
 
 
 def test_a_package_that_is_missing_is_named(run: Run, files: list[object], monkeypatch: pytest.MonkeyPatch) -> None:
