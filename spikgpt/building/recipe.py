@@ -303,5 +303,6 @@ def _place(values: object, place: str) -> str:
     if not place:
         return ""
     found = re.match(r"\.sources\[(\d+)\]", place)
-    study = values["sources"][int(found[1])].get("study") if found and isinstance(values, dict) else None
+    source = values["sources"][int(found[1])] if found and isinstance(values, dict) else None
+    study = source.get("study") if isinstance(source, dict) else None
     return f", in {place.lstrip('.')}" + (f" (study {study})" if study else "")

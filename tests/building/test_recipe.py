@@ -159,6 +159,7 @@ def test_patterns_name_labels(label: str, name: str) -> None:
         ("seed: 0", f"seed: 1{':1' * 40_000}", "a number of 80001 characters, line"),
         ("seed: 0", f"seed: 0x{'f' * 90_000}", "a number of 90002 characters, line"),
         ("seed: 0", f"seed: {10**30}", "in seed"),
+        ("sources:\n", "sources:\n  - text\n", "got `str`, in sources[0]"),
         ("seed: 0", "seed: " + "[" * 20_000, "is no plain YAML"),
         ("seed: 0", "seed: 0\n? [a, b]\n: 1", "a key that is no text"),
         ("seed: 0", f"seed: 0 # {'x' * 300_000}", "has more than 262144 bytes"),

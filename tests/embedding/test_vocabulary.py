@@ -25,8 +25,14 @@ def test_json_brings_it_back() -> None:
 
 @pytest.mark.parametrize(
     "text",
-    ["", "[]", "{", WORDS.to_json().replace("<cls>", "<other>"), json.dumps({"names": ["<pad>", "<cls>"]})],
-    ids=["nothing", "a list", "no JSON", "no <cls>", "fields missing"],
+    [
+        *("", "[]", "{", WORDS.to_json().replace("<cls>", "<other>"), json.dumps({"names": ["<pad>", "<cls>"]})),
+        *(json.dumps(json.loads(WORDS.to_json()) | {"n_bins": bins}) for bins in (10**9, 2, "51")),
+        *(json.dumps(json.loads(WORDS.to_json()) | size) for size in ({"length": 10**12}, {"pad_value": -(10**9)})),
+    ],
+    ids=[
+        *("nothing", "a list", "no JSON", "no <cls>", "fields missing", "many bins", "few bins", "text", "long", "low"),
+    ],
 )
 def test_what_is_no_vocabulary_is_refused(text: str) -> None:
     with pytest.raises(DamagedReference, match=r"carries no vocabulary .* Export the reference again"):
