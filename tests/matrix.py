@@ -10,6 +10,7 @@ import argparse
 import hashlib
 import json
 import os
+import shutil
 import subprocess
 import sys
 import tempfile
@@ -101,22 +102,35 @@ def _version(name: str) -> str:
         return "-"
 
 
-def make(environment: Environment, folder: Path, index: str) -> tuple[Path, bool]:
-    """Make an environment; return its interpreter, and whether torch is there."""
+def interpreter(wanted: str) -> str | None:
+    """Return an interpreter of a version such as 3.13 from PATH or pyenv, if there is one."""
+    pyenv = Path(os.environ.get("PYENV_ROOT", Path.home() / ".pyenv"))
+    for path in (f"python{wanted}", *sorted(pyenv.glob(f"versions/{wanted}.*/bin/python"))):
+        # A shim of pyenv is there, and fails, where that version is not chosen.
+        if shutil.which(path) and not subprocess.run([path, "-c", ""], capture_output=True, check=False).returncode:
+            return str(path)
+    return None
+
+
+def make(environment: Environment, base: str, folder: Path, index: str) -> Path:
+    """Make an environment from a Python; return its interpreter."""
     python = folder / "bin" / "python"
-    _uv("venv", "--quiet", "--clear", "--seed", "--python", environment.python, str(folder))
+    _uv("venv", "--quiet", "--clear", "--seed", "--python", base, str(folder))
     ways = [["--no-deps", "--index-url", index]] if index else []
     # Without an index of CPU builds, only a file that lies on the disk, as PIP_FIND_LINKS names it: never CUDA.
     ways.append(["--no-deps", "--no-index"])
     pip = [str(python), "-m", "pip", "install", "--quiet", "--no-compile", "--retries", "1", "--timeout", "15"]
-    torch = any(subprocess.run([*pip, *way, environment.torch], capture_output=True).returncode == 0 for way in ways)
+    torch = any(
+        subprocess.run([*pip, *way, environment.torch], capture_output=True, check=False).returncode == 0
+        for way in ways
+    )
     extras = "cpu,train,parquet" if torch else "cpu,parquet"
     kept = folder / "torch.txt"
     # The release that is there, whatever the resolution prefers.
     kept.write_text(f"torch=={_installed_torch(python).partition('+')[0]}\n" if torch else "")
     options = [*environment.options, "--constraint", str(kept)]
     _uv("pip", "install", "--quiet", "--python", str(python), *options, f"{ROOT}[{extras}]")
-    return python, torch
+    return python
 
 
 def _installed_torch(python: Path) -> str:
@@ -143,13 +157,18 @@ def main() -> int:
     for environment in ENVIRONMENTS:
         if asked.names and environment.name not in asked.names:
             continue
-        python, _ = make(environment, asked.folder.resolve() / environment.name, asked.index)
+        base = interpreter(environment.python)
+        if base is None:
+            rows.append(f"| {environment.name} | not run: Python {environment.python} is not on PATH or in pyenv |")
+            continue
+        python = make(environment, base, asked.folder.resolve() / environment.name, asked.index)
         # -P and an empty folder: what is installed is checked, not the sources of the checkout.
         ran = subprocess.run(
             [str(python), "-P", "-W", "ignore::SyntaxWarning", str(Path(__file__).resolve()), "--check"],
             capture_output=True,
             text=True,
             cwd=asked.folder,
+            check=False,
         )
         if ran.returncode:
             wrong = True
