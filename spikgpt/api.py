@@ -12,7 +12,7 @@ from anndata import AnnData
 from spikgpt.cells.reading import open_cells
 from spikgpt.embedding.base import Engine
 from spikgpt.engines.opening import open_engine, torch_engine
-from spikgpt.errors import needs
+from spikgpt.errors import DataError, needs
 from spikgpt.labels.annotation import Annotation
 from spikgpt.options import (
     AnnotateKeywords,
@@ -216,6 +216,9 @@ class SpikGPT:
         if isinstance(cells, str | Path):
             with open_cells(cells) as opened:
                 return annotate(self.reference, self.engine, opened, options)
+        if cells.is_view and cells.isbacked:
+            msg = "A view of a backed AnnData cannot get labels. Pass its to_memory(), or the whole AnnData."
+            raise DataError(msg)
         annotation = annotate(self.reference, self.engine, cells, options)
         annotation.write_to(cells)
         return annotation

@@ -4,13 +4,14 @@ from __future__ import annotations
 
 from pathlib import Path
 
+import anndata
 import numpy as np
 import pytest
 from anndata import AnnData
 
 from spikgpt import SpikGPT
 from spikgpt.cells.reading import read_cells
-from spikgpt.errors import ConfigError, GraphError, LabelsError
+from spikgpt.errors import ConfigError, DataError, GraphError, LabelsError
 from spikgpt.reference.files import ReferenceFiles
 from spikgpt.testing.hub import LoopbackHub
 from tests.conftest import QUERY_FILE
@@ -74,6 +75,13 @@ def test_a_file_is_read_a_few_cells_at_a_time(shipped: SpikGPT) -> None:
     found, expected = shipped.annotate(QUERY_FILE), shipped.annotate(adata)
     np.testing.assert_array_equal(found.labels, expected.labels)
     assert list(found.obs_names) == adata.obs_names.tolist()
+
+
+def test_a_view_of_a_backed_file_is_refused_before_the_work(shipped: SpikGPT) -> None:
+    backed = anndata.read_h5ad(QUERY_FILE, backed="r")
+    with pytest.raises(DataError, match=r"A view of a backed AnnData cannot get labels. Pass its to_memory"):
+        shipped.annotate(backed[:100])
+    backed.file.close()
 
 
 def test_a_wrong_option_is_a_plain_error(shipped: SpikGPT, few: AnnData) -> None:
