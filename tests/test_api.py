@@ -6,6 +6,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any, ClassVar
 
+import anndata
 import numpy as np
 import pandas as pd
 import pytest
@@ -78,6 +79,13 @@ def test_a_file_is_read_a_few_cells_at_a_time(shipped: SpikGPT) -> None:
     found, expected = shipped.annotate(QUERY_FILE), shipped.annotate(adata)
     np.testing.assert_array_equal(found.labels, expected.labels)
     assert list(found.obs_names) == adata.obs_names.tolist()
+
+
+def test_a_view_of_a_backed_file_is_refused_before_the_work(shipped: SpikGPT) -> None:
+    backed = anndata.read_h5ad(QUERY_FILE, backed="r")
+    with pytest.raises(DataError, match=r"A view of a backed AnnData cannot get labels. Pass its to_memory"):
+        shipped.annotate(backed[:100])
+    backed.file.close()
 
 
 def test_a_wrong_option_is_a_plain_error(shipped: SpikGPT, few: AnnData) -> None:

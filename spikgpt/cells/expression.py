@@ -175,6 +175,9 @@ def _places(adata: Cells, layer: str | None) -> list[_Place]:
 
 def _of_rna(place: _Place) -> _Place:
     """Return a place without features that are not RNA, such as antibodies."""
+    # Frames are lazy in what anndata.experimental.read_lazy returns.
+    if (to_memory := getattr(place.var, "to_memory", None)) is not None:
+        place = replace(place, var=to_memory())
     is_rna, left_out = rna_features(place.var)
     if is_rna is None:
         return place

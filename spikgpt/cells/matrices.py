@@ -37,6 +37,8 @@ def read_rows(matrix: Any, index: slice | Rows, columns: Rows | None = None) -> 
     name = getattr(matrix, "name", "The expression matrix")
     with refusing(name):
         part = matrix[index]
+        # Dask computes the chunks with these rows, dense or sparse.
+        part = part.compute() if hasattr(part, "compute") else part
         part = part if sparse.issparse(part) else np.asarray(part)
     _check_numbers(part.dtype, name)
     check_sparse(part, name)

@@ -29,6 +29,24 @@ def test_rows_on_disk_are_those_in_memory(stored: Any, rows: Any, tmp_path: Path
         np.testing.assert_array_equal(read_rows(stored, rows).toarray(), MATRIX[rows].toarray())
 
 
+class Chunked:
+    """Computes rows when asked to, as dask arrays do, of which this has no more than is used."""
+
+    def __init__(self, matrix: Any) -> None:
+        self.matrix, self.shape = matrix, matrix.shape
+
+    def __getitem__(self, index: Any) -> Chunked:
+        return Chunked(self.matrix[index])
+
+    def compute(self) -> Any:
+        return self.matrix
+
+
+@pytest.mark.parametrize("stored", [MATRIX, MATRIX.toarray()], ids=["sparse", "dense"])
+def test_rows_of_a_lazy_matrix_are_computed(stored: Any) -> None:
+    np.testing.assert_array_equal(read_rows(Chunked(stored), slice(3, 9)).toarray(), MATRIX[3:9].toarray())
+
+
 def spoiled(name: str, place: int, value: int) -> sparse.csr_matrix:
     """Return the matrix with one number of its structure changed, which scipy takes as it is."""
     matrix = MATRIX.copy()

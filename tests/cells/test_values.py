@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from typing import Any
+
 import numpy as np
 import pytest
 from anndata import AnnData
@@ -70,7 +73,7 @@ def test_binary_counts_are_noted(real: AnnData) -> None:
 
 # --- mixtures --------------------------------------------------------------------------------------------------------
 
-PARTS = {
+PARTS: dict[str, Callable[[AnnData], Any]] = {
     "counts": lambda cells: cells.X,
     "logs": log_of,
     "logs of a million": lambda cells: log_of(cells, target=1e6),

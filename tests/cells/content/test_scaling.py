@@ -15,11 +15,11 @@ from spikgpt.cells.expression import find_expression
 from spikgpt.errors import DataError
 from tests.cells.conftest import log_of, with_x
 
-Matrix = npt.NDArray[np.float64]
+Matrix = npt.NDArray[Any]
 
 
 def deviations(logs: Matrix) -> Matrix:
-    return np.maximum(logs.std(axis=0, ddof=1), 1e-9)
+    return np.asarray(np.maximum(logs.std(axis=0, ddof=1), 1e-9))
 
 
 def shifted(logs: Matrix) -> Matrix:
