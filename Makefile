@@ -33,6 +33,7 @@ test-rivals: $(READY)
 # Files of cells, damaged, references and answers of a Hub, forged: each is read or refused in one line.
 fuzz: $(READY)
 	$(BIN)/python -m tests.fuzz.cells --count 500
+	$(BIN)/python -m tests.fuzz.valid --count 200
 	$(BIN)/python -m tests.fuzz.references --count 1000
 	$(BIN)/python -m tests.fuzz.hub --count 600
 	$(BIN)/python -m tests.fuzz.together --count 20
