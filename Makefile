@@ -50,6 +50,7 @@ matrix: $(READY)
 # in one line.
 fuzz: $(READY)
 	$(BIN)/python -m tests.fuzz.cells --count 500
+	$(BIN)/python -m tests.fuzz.valid --count 200
 	$(BIN)/python -m tests.fuzz.references --count 1000
 	$(BIN)/python -m tests.fuzz.hub --count 600
 	$(BIN)/python -m tests.fuzz.strangers --count 900

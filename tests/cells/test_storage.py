@@ -115,11 +115,12 @@ def test_a_file_that_the_library_hangs_over_is_refused(
 def locked(few: AnnData, path: Path) -> Iterator[None]:
     few.write_h5ad(path)
     code = "import sys, h5py; file = h5py.File(sys.argv[1], 'r+'); print('open', flush=True); sys.stdin.read()"
-    words = [sys.executable, "-c", code, path]
+    words = [sys.executable, "-c", code, str(path)]
     with subprocess.Popen(words, stdin=subprocess.PIPE, stdout=subprocess.PIPE) as writer:
+        assert writer.stdout is not None
         assert writer.stdout.readline() == b"open\n"
         yield
-        writer.stdin.close()
+        writer.kill()
 
 
 def without_filter(few: AnnData, path: Path) -> Iterator[None]:
@@ -176,7 +177,7 @@ def test_a_cause_that_is_known_is_named(few: AnnData, cause: str, tmp_path: Path
 def test_a_cause_that_is_not_known_is_not_made_up() -> None:
     match = r"^a\.h5ad cannot be read: 'seven'\. This is the reason that the library gives\."
     with pytest.raises(DataError, match=match) as caught, storage.refusing("a.h5ad"):
-        {}["seven"]
+        dict[str, int]()["seven"]
     assert "damaged" not in str(caught.value)
 
 

@@ -56,11 +56,11 @@ def analysed(query: AnnData) -> AnnData:
 def same(one: Any, other: Any) -> bool:
     """Tell whether two elements of uns hold the same."""
     if isinstance(one, dict):
-        return one.keys() == other.keys() and all(same(one[key], other[key]) for key in one)
+        return bool(one.keys() == other.keys()) and all(same(one[key], other[key]) for key in one)
     if sparse.issparse(one):
         return bool((one != other).nnz == 0)
     if isinstance(one, np.ndarray | list):
-        return np.asarray(one).tolist() == np.asarray(other).tolist()
+        return bool(np.asarray(one).tolist() == np.asarray(other).tolist())
     return bool(one is other or one == other)
 
 

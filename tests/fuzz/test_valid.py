@@ -1,0 +1,11 @@
+"""A part of the valid files; ``make fuzz`` tries all of them."""
+
+from __future__ import annotations
+
+from tests.fuzz.valid import fuzz
+
+
+def test_valid_files_get_their_labels_and_lose_nothing() -> None:
+    outcomes, failures = fuzz(8, seed=1)
+    assert not failures, "\n".join(failures)
+    assert sum(outcomes.values()) == 8
