@@ -154,14 +154,14 @@ def _json(path: Path) -> Any:
     """Read a JSON file of a checkpoint."""
     try:
         return json.loads(path.read_text(encoding="utf-8"))
-    except FileNotFoundError as error:
+    except FileNotFoundError:
         msg = (
             f"{path.parent} has no {path.name}, which every scGPT checkpoint has. Name another folder, or get it again."
         )
-        raise CheckpointError(msg) from error
+        raise CheckpointError(msg) from None
     except (OSError, ValueError) as error:
         msg = f"{path} cannot be read as JSON ({error}). Get the checkpoint again."
-        raise CheckpointError(msg) from error
+        raise CheckpointError(msg) from None
 
 
 def _vocabulary(found: Any, config: ScGPTConfig, path: Path) -> dict[str, int]:
@@ -194,13 +194,13 @@ def _weights(folder: Path) -> dict[str, Tensor]:
             found = load_file(ours) if ours.is_file() else torch.load(upstream, map_location="cpu", weights_only=True)
     except SafetensorError as error:
         msg = f"{ours} is not a safetensors file ({error}). Get the checkpoint again."
-        raise CheckpointError(msg) from error
-    except pickle.UnpicklingError as error:
+        raise CheckpointError(msg) from None
+    except pickle.UnpicklingError:
         msg = f"{upstream} holds more than weights, and was not executed. Use a checkpoint that holds weights alone."
-        raise CheckpointError(msg) from error
+        raise CheckpointError(msg) from None
     except (OSError, RuntimeError, EOFError, ValueError, KeyError) as error:
         msg = f"{upstream} is damaged or incomplete ({str(error).splitlines()[0]}). Get the checkpoint again."
-        raise CheckpointError(msg) from error
+        raise CheckpointError(msg) from None
     for name in NESTED:
         if isinstance(found, Mapping) and isinstance(found.get(name), Mapping):
             found = found[name]
