@@ -5,6 +5,7 @@ from __future__ import annotations
 import ssl
 import subprocess
 import threading
+import time
 import traceback
 from collections.abc import Iterator
 from dataclasses import replace
@@ -88,7 +89,7 @@ def test_a_busy_hub_is_asked_again_when_it_says(
     hub: LoopbackHub, client: Hub, monkeypatch: pytest.MonkeyPatch, headers: dict[str, str], seconds: list[float]
 ) -> None:
     waited: list[float] = []
-    monkeypatch.setattr(hub_errors.time, "sleep", waited.append)
+    monkeypatch.setattr(time, "sleep", waited.append)
     hub.put(REPO, FILES)
 
     def busy(request: str, answer: Answer) -> Answer:
