@@ -64,8 +64,8 @@ def alone(path: Path, refusal: str) -> Iterator[None]:
     lock = FileLock(path)
     try:
         lock.acquire(timeout=0)
-    except Timeout as error:
-        raise ConfigError(refusal) from error
+    except Timeout:
+        raise ConfigError(refusal) from None
     try:
         yield
     finally:

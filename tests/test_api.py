@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import os
+import subprocess
+import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any, ClassVar
 
-import anndata
 import numpy as np
 import pandas as pd
 import pytest
@@ -79,13 +81,6 @@ def test_a_file_is_read_a_few_cells_at_a_time(shipped: SpikGPT) -> None:
     found, expected = shipped.annotate(QUERY_FILE), shipped.annotate(adata)
     np.testing.assert_array_equal(found.labels, expected.labels)
     assert list(found.obs_names) == adata.obs_names.tolist()
-
-
-def test_a_view_of_a_backed_file_is_refused_before_the_work(shipped: SpikGPT) -> None:
-    backed = anndata.read_h5ad(QUERY_FILE, backed="r")
-    with pytest.raises(DataError, match=r"A view of a backed AnnData cannot get labels. Pass its to_memory"):
-        shipped.annotate(backed[:100])
-    backed.file.close()
 
 
 def test_a_wrong_option_is_a_plain_error(shipped: SpikGPT, few: AnnData) -> None:
@@ -193,3 +188,47 @@ def test_export_and_share_from_the_class(small: ReferenceFiles, tmp_path: Path, 
     pushed = model.push_to_hub("me/small", endpoint=hub.endpoint, tag="v1")
     pulled = SpikGPT.from_pretrained("me/small@v1", endpoint=hub.endpoint, cache_dir=tmp_path / "cache")
     assert pulled.reference.origin == f"me/small@{pushed.commit}"
+
+
+# A process of its own: it is forked after the network has run, by several threads.
+PROCESSES = """
+import copy, os, pickle, signal, sys, threading
+from spikgpt import SpikGPT
+from spikgpt.cells.reading import read_cells
+
+def labels(model, cells):
+    return model.annotate(cells.copy()).labels.tolist()
+
+if __name__ == "__main__":
+    signal.alarm(280)
+    cells = read_cells(sys.argv[1])
+    model = SpikGPT.from_pretrained("pancreas", engine=sys.argv[2])
+    expected = labels(model, cells)
+    found = {
+        "pickle": labels(pickle.loads(pickle.dumps(model)), cells),
+        "copy": labels(copy.copy(model), cells),
+        "deepcopy": labels(copy.deepcopy(model), cells),
+    }
+    threads = [threading.Thread(target=lambda n=n: found.update({n: labels(model, cells)})) for n in range(2)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    # As gunicorn does with an application that it has loaded before.
+    if (child := os.fork()) == 0:
+        sys.exit(labels(model, cells) != expected)
+    found["preloaded"] = expected if os.waitpid(child, 0)[1] == 0 else None
+    print(*sorted(str(name) for name, given in found.items() if given != expected), sep=", ")
+    assert len(found) == 6
+"""
+
+
+@pytest.mark.skipif(not hasattr(os, "fork"), reason="this system forks no processes")
+@pytest.mark.parametrize("engine", ["onnx", "torch"])
+def test_a_model_goes_to_other_processes_and_threads(engine: str, few: AnnData, tmp_path: Path) -> None:
+    few[:20].copy().write_h5ad(tmp_path / "few.h5ad")
+    (tmp_path / "program.py").write_text(PROCESSES)
+    command = [sys.executable, "-W", "ignore", "program.py", "few.h5ad", engine]
+    threads = {**os.environ, "OMP_NUM_THREADS": "2"}
+    ran = subprocess.run(command, cwd=tmp_path, env=threads, capture_output=True, text=True, timeout=300)
+    assert (ran.returncode, ran.stdout, ran.stderr) == (0, "\n", "")

@@ -42,7 +42,6 @@ class OnnxEngine:
         self.session = open_graph(reference, GRAPHS[self.options.precision], self.options)
         self.encoder: Session | None = None
         self.embedding = self._embedding_of(reference)
-        self._pool = ThreadPoolExecutor(workers(self.options) if self.session.provider == "cpu" else 1)
 
     @property
     def name(self) -> str:
@@ -90,7 +89,10 @@ class OnnxEngine:
             return found
 
         starts = range(0, cells, size) or (0,)
-        parts = list(self._pool.map(one, (slice(start, min(start + size, cells)) for start in starts)))
+        slices = [slice(start, min(start + size, cells)) for start in starts]
+        # Made for each run: its threads would be missing in a process that is forked later.
+        with ThreadPoolExecutor(workers(self.options) if self.session.provider == "cpu" else 1) as pool:
+            parts = list(pool.map(one, slices))
         return {name: np.concatenate([part[name] for part in parts]) for name in parts[0]}
 
     def _encoded(self, cells: AlignedCells) -> npt.NDArray[np.float64]:

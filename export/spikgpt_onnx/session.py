@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import ctypes
 import os
 import tempfile
+import threading
+import weakref
 from collections.abc import Mapping
 from contextlib import suppress
 from importlib.metadata import PackageNotFoundError, version
@@ -50,7 +53,9 @@ class Session:
             with needs("onnx"):
                 from spikgpt_onnx.reading import read
             read(content)
+        self._content, self._threads = content, threads
         self._session, self.provider = _opened(content, self.options, threads)
+        _SESSIONS.add(self)
         self.metadata: dict[str, str] = dict(self._session.get_modelmeta().custom_metadata_map)
         taken = [*self._session.get_inputs(), *self._session.get_overridable_initializers()]
         self._dtypes = {node.name: DTYPES.get(node.type) for node in taken}
@@ -82,22 +87,59 @@ class Session:
 
         Inputs are arrays by name, as :mod:`spikgpt_onnx.contract` has them; those with a default may be left out.
         """
+        session = self._usable_session()
         feeds = {name: np.asarray(array, dtype=self._dtypes.get(name), order="C") for name, array in inputs.items()}
         try:
             if self.provider == "cpu" or not self.options.io_binding:
-                found = self._session.run(self._outputs, feeds)
+                found = session.run(self._outputs, feeds)
             else:
-                binding = self._session.io_binding()
+                binding = session.io_binding()
                 for name, array in feeds.items():
                     binding.bind_cpu_input(name, array)
                 for name in self._outputs:
                     binding.bind_output(name)
-                self._session.run_with_iobinding(binding)
+                session.run_with_iobinding(binding)
                 found = binding.copy_outputs_to_cpu()
-        except Exception as error:  # onnxruntime's errors share no other base
+        except Exception as error:  # noqa: BLE001, onnxruntime's errors share no other base
             msg = f"ONNX Runtime cannot run this batch on {self.provider}: {_one_line(error)}. {SMALLER}"
-            raise GraphError(msg) from error
+            raise GraphError(msg) from None
         return dict(zip(self._outputs, found, strict=True))
+
+    def __getstate__(self) -> dict[str, Any]:
+        """Return what a copy is made of: the graph, and not the open session."""
+        return vars(self) | {"_session": None}
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        """Take the state of another session; the graph is opened when it is first run."""
+        vars(self).update(state)
+        _SESSIONS.add(self)
+
+    def _usable_session(self) -> Any:
+        """Return the session of onnxruntime, opened again in a copy and in a forked process."""
+        if self._session is None:
+            with _OPENING:
+                if self._session is None:
+                    self._session, self.provider = _opened(self._content, self.options, self._threads)
+        return self._session
+
+
+def _forget_sessions() -> None:
+    """Let a forked process open its graphs anew: the threads of the open sessions stayed in the other process.
+
+    These sessions are never freed, as that would wait for their threads for ever.
+    """
+    global _OPENING
+    _OPENING = threading.Lock()
+    for session in list(_SESSIONS):
+        ctypes.pythonapi.Py_IncRef(ctypes.py_object(session._session))
+        session._session = None
+
+
+# Sessions that are open, and what a thread holds that opens one.
+_SESSIONS: weakref.WeakSet[Session] = weakref.WeakSet()
+_OPENING = threading.Lock()
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(after_in_child=_forget_sessions)
 
 
 def missing(name: str) -> GraphError:
@@ -121,7 +163,7 @@ def onnxruntime_module() -> ModuleType:
     except ImportError as error:
         remedy = f"Run: {install_command('onnxruntime')}, or onnxruntime-gpu, not both."
         msg = f"ONNX Runtime cannot be imported ({error}). {remedy}"
-        raise GraphError(msg) from error
+        raise GraphError(msg) from None
     module: ModuleType = onnxruntime
     return module
 
@@ -174,11 +216,11 @@ def _session(onnxruntime: ModuleType, content: bytes, options: EngineOptions, pr
         with tempfile.TemporaryDirectory() as empty:
             settings.add_session_config_entry(ELSEWHERE, empty)
             session = onnxruntime.InferenceSession(content, settings, providers)
-    except Exception as error:  # onnxruntime's errors share no other base
+    except Exception as error:  # noqa: BLE001, onnxruntime's errors share no other base
         remedy = "Update onnxruntime, or export the reference again." if provider == "cpu" else REMEDY
         by = f"onnxruntime {onnxruntime.__version__}"
         msg = f"The graph cannot be run on {provider} by {by}: {_one_line(error)}. {remedy}"
-        raise GraphError(msg) from error
+        raise GraphError(msg) from None
     if (taken := session.get_providers()[0]) != wanted[0]:
         msg = (
             f"ONNX Runtime took {taken} instead of {provider}: there is no such device, or its driver, CUDA or cuDNN "

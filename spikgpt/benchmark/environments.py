@@ -112,7 +112,7 @@ def _run(command: list[str]) -> None:
         done = subprocess.run(command, capture_output=True, text=True, timeout=PATIENCE, check=False)
     except (OSError, subprocess.TimeoutExpired) as error:
         msg = f"no environment: {printable(str(error))}"
-        raise Unavailable(msg) from error
+        raise Unavailable(msg) from None
     if done.returncode:
         said = [line for line in (done.stderr or done.stdout).splitlines() if line.strip()]
         errors = [line for line in said if line.lower().startswith("error")] or said or ["pip failed"]

@@ -212,11 +212,11 @@ def read_recipe(folder: Path) -> Recipe:
         recipe = msgspec.convert(values, Recipe)
     except (yaml.YAMLError, RecursionError) as error:
         msg = f"{path} is no plain YAML: {' '.join(str(error).split())}"
-        raise ConfigError(msg) from error
+        raise ConfigError(msg) from None
     except (ValueError, TypeError, SpikGPTError) as error:  # of dates, keys, and what msgspec refuses
         what, _, place = str(error).rstrip(".").partition(" - at `$")
         msg = f"{path} is not what it should be: {what}{_place(values, place.rstrip('`'))}. Mend that line."
-        raise ConfigError(msg) from error
+        raise ConfigError(msg) from None
     for name in {recipe.card, *(variant.card for variant in recipe.variants.values())}:
         _text(folder, name)
     return recipe
@@ -295,7 +295,7 @@ def _text(folder: Path, name: str) -> str:
         return read_regular_file(path if links else path_within(folder, name), LARGEST, links=links).decode()
     except (OSError, UnicodeDecodeError) as error:
         msg = f"{path} cannot be read ({error}); a recipe needs it."
-        raise ConfigError(msg) from error
+        raise ConfigError(msg) from None
 
 
 def _place(values: object, place: str) -> str:

@@ -145,7 +145,7 @@ class Build:
             except DownloadError as error:
                 others = [one.study for one in self.plan.studies if one.study != source.study]
                 hint = f" Or build from the other studies: {' '.join(f'--only {study}' for study in others)}"
-                raise DownloadError(f"{error}{hint}" if others else str(error)) from error
+                raise DownloadError(f"{error}{hint}" if others else str(error)) from None
             # Where a hash is known, download has compared it.
             known = {file.name: file.sha256 for file in source.files}
             found[source.study] = {

@@ -95,9 +95,9 @@ def write_table(parts: Iterable[pd.DataFrame], path: Path) -> None:
     with replacing(path) as temporary:
         try:
             pd.concat(list(parts)).to_parquet(temporary)
-        except ImportError as error:
+        except ImportError:
             msg = f"Writing parquet needs pyarrow: {install_command('pyarrow')}. Or write a .csv file."
-            raise ConfigError(msg) from error
+            raise ConfigError(msg) from None
 
 
 def write_csv(parts: Iterable[pd.DataFrame], path: Path, *, index: bool = True) -> None:

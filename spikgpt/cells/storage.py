@@ -99,7 +99,7 @@ def refusing(what: object, done: str = "read", why: str = "") -> Iterator[None]:
         reason = reason_of(error)
         why = _cause(reason) or fault(error) or why or UNKNOWN
         msg = f"{what} cannot be {done}: {reason}. {why}"
-        raise DataError(msg) from error
+        raise DataError(msg) from None
 
 
 def reason_of(error: BaseException) -> str:

@@ -66,7 +66,7 @@ class CardOptions(Options, frozen=True):
                 told["description"] = self.description.read_text(encoding="utf-8").strip()
             except (OSError, UnicodeDecodeError) as error:
                 msg = f"{self.description} cannot be read ({error}); --description takes a Markdown file."
-                raise ConfigError(msg) from error
+                raise ConfigError(msg) from None
         return {key: value for key, value in told.items() if value}
 
 

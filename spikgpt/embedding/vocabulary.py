@@ -53,7 +53,7 @@ class Vocabulary:
             found._check_sizes()
         except (ValueError, TypeError, KeyError) as error:
             msg = f"The encoder's graph carries no vocabulary ({error}). Export the reference again."
-            raise DamagedReference(msg) from error
+            raise DamagedReference(msg) from None
         return found
 
     def _check_sizes(self) -> None:

@@ -78,7 +78,7 @@ class LabelMap:
             return cls(tuple(row.name for row in rows), tuple(row.cell_ontology_id for row in rows))
         except LabelsError as error:
             msg = f"labels.json is not what it should be: {error} Get the reference again."
-            raise DamagedReference(msg) from error
+            raise DamagedReference(msg) from None
 
 
 def _wrong(name: str) -> str:

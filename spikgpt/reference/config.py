@@ -67,7 +67,7 @@ class SpikGPTConfig:
                 msgspec.convert(getattr(self, name), kind)
             except msgspec.ValidationError as error:
                 msg = f"{name} of the network is {getattr(self, name)!r}: {error}."
-                raise ConfigError(msg) from error
+                raise ConfigError(msg) from None
         if self.width % self.heads:
             msg = f"width {self.width} is not a multiple of heads {self.heads}; choose a width that heads divides."
             raise ConfigError(msg)

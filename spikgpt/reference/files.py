@@ -88,7 +88,7 @@ def read_reference(source: str | Path | Mapping[str, bytes], origin: str | None 
         tensors = load_tensors(files["model.safetensors"])
     except (SafetensorError, KeyError, ValueError) as error:  # of types and shapes that NumPy has not
         msg = f"model.safetensors is not a safetensors file, or of other types ({error}). Get the reference again."
-        raise DamagedReference(msg) from error
+        raise DamagedReference(msg) from None
     genes = decoded(files["genes.json"], "genes.json", Genes)
     converted(metrics, "metrics.json", Metrics)
     try:
@@ -110,7 +110,7 @@ def read_reference(source: str | Path | Mapping[str, bytes], origin: str | None 
         )
     except (ConfigError, GenesError) as error:
         msg = f"The reference is inconsistent: {error}"
-        raise DamagedReference(msg) from error
+        raise DamagedReference(msg) from None
     found = reference.genes.sha256
     require(found == genes.sha256, f"genes.json states sha256 {genes.sha256}, its genes have {found}.")
     return _fitting(reference)

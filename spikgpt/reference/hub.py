@@ -5,7 +5,9 @@ The client loads its parts when they are first used, which takes a third of a se
 
 from __future__ import annotations
 
+import os
 import re
+import warnings
 from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass, field
 from functools import cached_property, partial
@@ -16,9 +18,25 @@ from urllib.parse import quote
 import huggingface_hub as client
 from huggingface_hub import constants
 
-from spikgpt.errors import ConfigError, DamagedReference, HubError, ReferenceNotFound, SpikGPTError
+from spikgpt.errors import (
+    ConfigError,
+    DamagedReference,
+    HubError,
+    ReferenceNotFound,
+    SpikGPTError,
+    SpikGPTWarning,
+)
 from spikgpt.options import HubOptions, PushOptions
-from spikgpt.reference.hub_errors import Unreachable, explained, named, retried, status_of
+from spikgpt.reference.hub_errors import (
+    Offline,
+    Unreachable,
+    explained,
+    named,
+    retried,
+    status_of,
+    wrong_endpoint,
+    wrong_token,
+)
 from spikgpt.reference.layout import LARGEST
 from spikgpt.reference.transfer.cache import COMMIT, Cache, hashed, place, writable
 from spikgpt.reference.transfer.fetch import fetch
@@ -133,7 +151,10 @@ class Hub:
         except Unreachable as error:
             if found is None or again:
                 msg = f"{named(repo, revision)} is not {'whole ' if found else ''}in the local cache. {error}"
-                raise HubError(msg) from error
+                raise HubError(msg) from None
+            if not isinstance(error, Offline):
+                msg = f"{error} The cached commit {found.name} of {repo} is used."
+                warnings.warn(msg, SpikGPTWarning, stacklevel=7)
             return found
         if pinned and listing.sha != revision:
             msg = f"The Hub answered with the commit {listing.sha} of {repo}, not {revision}. Nothing of it was used."
@@ -142,7 +163,7 @@ class Hub:
         wanted = [file for name, file in listing.files.items() if name in files]
         missing = [file for file in wanted if file.rfilename in again or not place(folder, file.rfilename)]
         missing = [file for file in missing if file.rfilename in again or not cache.link(listing.sha, file)]
-        url = partial(client.hf_hub_url, repo, revision=listing.sha, endpoint=self.endpoint)
+        url = partial(client.hf_hub_url, repo, revision=listing.sha, endpoint=self._endpoint)
         fetch(cache, repo, listing.sha, {file: url(file.rfilename) for file in missing}, self._headers())
         with writable(cache.storage):
             folder.mkdir(parents=True, exist_ok=True)
@@ -201,7 +222,7 @@ class Hub:
         except ValueError as error:
             where = self.cache_dir or constants.HF_HUB_CACHE
             msg = f"{where} is no cache ({error}). Name a folder: cache_dir=, --cache-dir or HF_HOME."
-            raise ConfigError(msg) from error
+            raise ConfigError(msg) from None
         found = [(repo, revision) for repo in info.repos if repo.repo_type == "model" for revision in repo.revisions]
         return sorted(
             Cached(repo.repo_id, revision.commit_hash, tuple(sorted(revision.refs)), revision.snapshot_path)
@@ -242,7 +263,7 @@ class Hub:
             with explained(repo, writing=True):
                 self._patiently(lambda: self._api.create_tag(repo, tag=tag, revision=commit))
         except SpikGPTError as error:
-            if status_of(error.__cause__) == 409:
+            if status_of(error.__context__) == 409:
                 if any((ref.name, ref.targetCommit) == (tag, commit) for ref in self._refs(repo).tags):
                     return
                 msg = (
@@ -250,7 +271,7 @@ class Hub:
                 )
             else:
                 msg = f"{repo} is at commit {commit}, but has no tag {tag}: {error} Push again with that tag."
-            raise HubError(msg) from error
+            raise HubError(msg) from None
 
     def _commit(self, repo: str, files: Mapping[str, bytes], options: PushOptions, removable: Collection[str]) -> Push:
         """Commit what differs, if anything does, on top of the commit that it was compared with."""
@@ -286,12 +307,20 @@ class Hub:
 
     @property
     def _endpoint(self) -> str:
-        return (self.endpoint or constants.ENDPOINT).rstrip("/")
+        endpoint = (self.endpoint or constants.ENDPOINT).rstrip("/")
+        if wrong := wrong_endpoint(endpoint, "The endpoint" if self.endpoint else "HF_ENDPOINT"):
+            raise Unreachable(wrong)
+        return endpoint
 
     def _headers(self) -> dict[str, str]:
         from huggingface_hub import utils
 
-        return utils.build_hf_headers(token=self._token, library_name="spikgpt", library_version=__version__)
+        headers = utils.build_hf_headers(token=self._token, library_name="spikgpt", library_version=__version__)
+        stored = "HF_TOKEN" if os.environ.get("HF_TOKEN") else f"The token in {constants.HF_TOKEN_PATH}"
+        source = "The token given" if isinstance(self._token, str) else stored
+        if wrong := wrong_token(headers.get("authorization", ""), source):
+            raise Unreachable(wrong)
+        return headers
 
     def _cache(self, repo: str) -> Cache:
         """Return what is cached of a repository."""
@@ -302,9 +331,9 @@ class Hub:
         folder = Path(self.cache_dir or constants.HF_HUB_CACHE)
         try:
             return folder.expanduser()
-        except RuntimeError as error:
+        except RuntimeError:
             msg = f"{folder} is nowhere, as you have no home folder; name a folder: cache_dir=, --cache-dir or HF_HOME."
-            raise ConfigError(msg) from error
+            raise ConfigError(msg) from None
 
     def _refs(self, repo: str) -> Refs:
         with explained(repo):

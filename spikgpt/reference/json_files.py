@@ -55,7 +55,7 @@ def parsed(content: bytes, name: str) -> Any:
         return values
     except (ValueError, RecursionError) as error:
         msg = f"{name} is not valid JSON ({printable(str(error))}). Get the reference again."
-        raise DamagedReference(msg) from error
+        raise DamagedReference(msg) from None
 
 
 def _deeper(values: Any, depth: int) -> bool:
@@ -81,7 +81,7 @@ def converted(values: Any, name: str, kind: type[T]) -> T:
         what, _, place = printable(str(error)).partition(" - at `$")
         what = what.rstrip(".") + _found(values, place.rstrip("`"))
         msg = f"{name} is not what it should be: {what}. Get the reference again."
-        raise DamagedReference(msg) from error
+        raise DamagedReference(msg) from None
 
 
 def _found(values: Any, place: str) -> str:

@@ -218,12 +218,12 @@ def _read(source: Source, name: str, limit: int | None = None) -> bytes:
             content = opened.read(limit + 1)
         require(len(content) <= limit, f"{path} has more bytes than it says {told}.")
         return content
-    except FileNotFoundError as error:
+    except FileNotFoundError:
         msg = f"{source} has no {name}, which every reference has. Get the reference again, or name another folder."
-        raise DamagedReference(msg) from error
+        raise DamagedReference(msg) from None
     except (OSError, RuntimeError) as error:
         msg = f"{path} cannot be read: {error}."
-        raise DamagedReference(msg) from error
+        raise DamagedReference(msg) from None
 
 
 def _checked_format(source: Source) -> int:
@@ -232,9 +232,9 @@ def _checked_format(source: Source) -> int:
     found, needs = header.format_version, header.library.get("requires", "of no version")
     try:
         wanted = SpecifierSet(needs)
-    except InvalidSpecifier as error:
+    except InvalidSpecifier:
         msg = f"config.json requires spikgpt {needs!r}; expected a range such as '>=0.1'. Get the reference again."
-        raise DamagedReference(msg) from error
+        raise DamagedReference(msg) from None
     # A range may end below this version: what is older is still read.
     too_old = any(not part.contains(__version__, prereleases=True) for part in wanted if ">" in part.operator)
     if found > FORMAT_VERSION or too_old:

@@ -139,7 +139,7 @@ class Pin:
         except DamagedReference as error:
             reason = str(error).removesuffix(" Get the reference again.")
             msg = f"{reason} Mend the lock file, or delete it to lock anew."
-            raise ConfigError(msg) from error
+            raise ConfigError(msg) from None
 
 
 def _key(name: str | Path, revision: str | None) -> str:

@@ -99,7 +99,7 @@ def find(name: str | Path, revision: str | None = None, *, hub: Hub | None = Non
             f"There is no reference or folder {str(name)!r}.{hint} Shipped references: {', '.join(shipped)}. "
             f"Tried {repo} on the Hub too: {error}"
         )
-        raise type(error)(msg) from error
+        raise type(error)(msg) from None
 
 
 def _repository(name: str) -> tuple[str | None, str | None]:

@@ -256,9 +256,9 @@ def _markers(expression: Expression, inside: Rows, outside: Rows) -> tuple[Marke
     """
     try:
         import scanpy  # takes seconds to import, and few annotations need it
-    except ImportError as error:
+    except ImportError:
         msg = f"They need scanpy: {install_command('scanpy')}."
-        raise ConfigError(msg) from error
+        raise ConfigError(msg) from None
     rows = np.sort(np.concatenate([inside, outside]))
     is_inside = np.isin(rows, inside)
     logs = _log_values(expression, rows)

@@ -118,9 +118,9 @@ def _described(table: pd.DataFrame, rename: dict[str, str], item: Item) -> pd.Da
         expression = compiled(pattern)
         try:
             table.index = pd.Index([expression.sub(instead, str(name)) for name in table.index], dtype=object)
-        except (re.error, IndexError, KeyError) as error:
+        except (re.error, IndexError, KeyError):
             msg = f"rename turns {pattern!r} into {instead!r}, which names a group that is not there. Mend the recipe."
-            raise DataError(msg) from error
+            raise DataError(msg) from None
     # A table of runs has a line for each run of a cell.
     table = table[~table.assign(name=table.index).duplicated()]
     twice = table.index[table.index.duplicated()]

@@ -126,7 +126,7 @@ class _Download:
             except (network_error(), bad_address(), HubError, OSError, ValueError) as error:
                 tries = 1 if self._received() > before else tries + 1
                 if tries == TRIES or not self._may_pass(error):
-                    raise self._failure(error) from error
+                    raise self._failure(error) from None
                 time.sleep(max(wait_of(error), WAIT * 2 ** (tries - 1)))
                 continue
             again, wrong = bool(wrong), _wrong(self.file, self.part)
@@ -309,7 +309,7 @@ def _make_room(files: Sequence[SourceFile], folder: Path) -> None:
         free = shutil.disk_usage(folder).free
     except OSError as error:
         msg = f"{folder} cannot be made: {error.strerror}. {fault(error) or 'Name another folder: --cache.'}"
-        raise DownloadError(msg) from error
+        raise DownloadError(msg) from None
     needed = sum(file.size or 0 for file in files)
     if needed > free:
         msg = f"The files need {needed / 1e9:.1f} GB, and {folder} has {free / 1e9:.1f}. Name another one: --cache."

@@ -232,7 +232,7 @@ def compiled(pattern: str) -> re.Pattern[str]:
     except _ERRORS as error:
         reason = error.args[0].decode(errors="replace") if isinstance(error.args[0], bytes) else error
         msg = f"{pattern!r} is no regular expression of RE2: {reason}"
-        raise ValueError(msg) from error
+        raise ValueError(msg) from None
 
 
 @lru_cache

@@ -87,7 +87,7 @@ class Item:
         try:
             return next(csv.reader([line.decode(errors="replace")], delimiter=delimiter), [])
         except csv.Error as error:
-            raise self.wrong(number, f"is no line of a table ({error}). {DAMAGED.rstrip('.')}") from error
+            raise self.wrong(number, f"is no line of a table ({error}). {DAMAGED.rstrip('.')}") from None
 
     def wrong(self, line: int, what: str) -> DataError:
         """Return an error about a line."""

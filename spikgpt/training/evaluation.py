@@ -117,7 +117,7 @@ def read_label_map(source: str) -> dict[str, str]:
         return msgspec.json.decode(source if inline else Path(source).read_bytes(), type=dict[str, str])
     except (OSError, ValueError, msgspec.MsgspecError) as error:
         msg = f'{source} is no label map ({error}); expected JSON such as {{"Alpha cells": "alpha"}}, or a file of it.'
-        raise ConfigError(msg) from error
+        raise ConfigError(msg) from None
 
 
 def ontology_ids(adata: AnnData, labels: Strings) -> dict[str, str]:

@@ -90,7 +90,7 @@ class Run:
                 tensors = {name: file.get_tensor(name) for name in file.keys()}
         except SafetensorError as error:
             msg = f"The checkpoint {self.checkpoint} cannot be read ({error}). Delete it to train from the start."
-            raise CheckpointError(msg) from error
+            raise CheckpointError(msg) from None
         if metadata.get("run") != self.fingerprint:
             msg = (
                 f"The checkpoint {self.checkpoint} belongs to other cells, another recipe or another seed. "

@@ -2,16 +2,27 @@
 
 from __future__ import annotations
 
+import ssl
+import subprocess
+import threading
+import time
+import traceback
+from collections.abc import Iterator
+from dataclasses import replace
+from http.server import BaseHTTPRequestHandler, HTTPServer
 from pathlib import Path
 
 import pytest
+from huggingface_hub import utils
 from huggingface_hub.errors import OfflineModeIsEnabled
 
-from spikgpt.errors import HubError, ReferenceNotFound
+from spikgpt.errors import HubError, ReferenceNotFound, SpikGPTError, SpikGPTWarning
 from spikgpt.reference import hub as hub_module
 from spikgpt.reference import hub_errors
 from spikgpt.reference.hub import Hub
-from spikgpt.reference.hub_errors import Unreachable, explained, retried
+from spikgpt.reference.hub_errors import Unreachable, connection_remedy, explained, retried
+from spikgpt.reference.registry import find
+from spikgpt.testing.answers import Answer
 from spikgpt.testing.hub import Fault, LoopbackHub
 from tests.reference.test_hub import FILES, REPO, SECRET, pulled, push
 
@@ -56,6 +67,82 @@ def test_what_goes_wrong_once_is_tried_again(hub: LoopbackHub, client: Hub, faul
     hub.fail(fault)
     assert pulled(client) == FILES
     assert hub.faults == ()
+
+
+LATER = {"Retry-After": "Sat, 28 Nov 2026 10:00:03 GMT", "Date": "Sat, 28 Nov 2026 10:00:01 GMT"}
+
+
+@pytest.mark.parametrize(
+    ("headers", "seconds"),
+    [
+        ({"Retry-After": "2"}, [2.0]),
+        ({"RateLimit": '"api";r=0;t=2', "RateLimit-Policy": '"fixed window";"api";q=500;w=300'}, [2.0]),
+        ({"RateLimit": '"api"; r=0; t=90'}, [60.0]),
+        ({"RateLimit-Reset": "2"}, [2.0]),
+        (LATER, [2.0]),
+        ({"RateLimit": '"api";r=0;t=300'}, []),
+        ({"Retry-After": "soon"}, [1.0]),
+    ],
+    ids=str,
+)
+def test_a_busy_hub_is_asked_again_when_it_says(
+    hub: LoopbackHub, client: Hub, monkeypatch: pytest.MonkeyPatch, headers: dict[str, str], seconds: list[float]
+) -> None:
+    waited: list[float] = []
+    monkeypatch.setattr(time, "sleep", waited.append)
+    hub.put(REPO, FILES)
+
+    def busy(request: str, answer: Answer) -> Answer:
+        if waited or not request.startswith("GET /api/models"):
+            return answer
+        return replace(answer, status=429, headers={**headers, "Content-Length": "0"}, body=b"")
+
+    hub.forge = busy
+    if seconds:
+        assert pulled(client) == FILES
+    else:
+        # Longer than all tries together would wait.
+        with pytest.raises(HubError, match="The Hub asks for fewer requests, .* Try again in 300 s"):
+            pulled(client)
+    assert waited == seconds
+
+
+def test_a_login_page_is_no_answer_of_a_hub(hub: LoopbackHub, client: Hub, tmp_path: Path) -> None:
+    hub.put(REPO, FILES)
+    assert pulled(client) == FILES
+
+    def portal(request: str, answer: Answer) -> Answer:
+        page = b"<!doctype html><title>Log in</title>"
+        return replace(answer, status=200, headers={"Content-Type": "text/html"}, body=page)
+
+    hub.forge = portal
+    with pytest.raises(HubError, match="A web page came .* Log in to the network in a browser"):
+        pulled(Hub(hub.endpoint, cache_dir=tmp_path / "other"))
+    with pytest.warns(SpikGPTWarning, match="A web page came .* The cached commit .* is used"):
+        assert pulled(client) == FILES
+
+
+@pytest.mark.parametrize(
+    ("status", "said"),
+    [(404, "The Hub answered 404, .*Check the name, and HF_ENDPOINT"), (503, "it answered 503.*Try again later")],
+)
+def test_an_answer_without_a_reason_has_its_own_remedy(
+    hub: LoopbackHub, client: Hub, monkeypatch: pytest.MonkeyPatch, status: int, said: str
+) -> None:
+    monkeypatch.setattr(hub_errors, "TRIES", 1)
+    hub.forge = lambda _, answer: replace(answer, status=status, headers={"Content-Length": "0"}, body=b"")
+    with pytest.raises(HubError, match=said):
+        pulled(client)
+
+
+def test_errors_are_one_line_in_a_notebook(client: Hub, hub: LoopbackHub) -> None:
+    for repository in ("islets/none", "islets/small@v9", "a/b/c@d"):
+        with pytest.raises(SpikGPTError) as raised:
+            find(repository, hub=client)
+        shown = "".join(traceback.format_exception(raised.value))
+        assert "During handling" not in shown
+        assert "direct cause" not in shown
+        assert len(shown.splitlines()) < 25
 
 
 @pytest.mark.parametrize(
@@ -107,3 +194,115 @@ def test_uploads_say_what_they_wrap() -> None:
         with explained("a/b", "v1", writing=True):
             msg = "upload failed"
             raise RuntimeError(msg) from TimeoutError("too late")
+
+
+VARIABLES = ("HTTP_PROXY", "HTTPS_PROXY", "ALL_PROXY", "SSL_CERT_FILE", "REQUESTS_CA_BUNDLE", "CURL_CA_BUNDLE")
+
+
+@pytest.fixture
+def _fresh_client(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    """Let the client be made anew, from the settings of the test."""
+    for name in VARIABLES:
+        monkeypatch.delenv(name, raising=False)
+        monkeypatch.delenv(name.lower(), raising=False)
+    utils.close_session()
+    yield
+    utils.close_session()
+
+
+@pytest.mark.usefixtures("_fresh_client")
+@pytest.mark.parametrize(
+    ("name", "value", "said"),
+    [
+        ("SSL_CERT_FILE", "none.pem", "SSL_CERT_FILE names none.pem, which is not there"),
+        ("SSL_CERT_FILE", "empty.pem", "SSL_CERT_FILE names empty.pem, which holds no certificates"),
+        ("SSL_CERT_FILE", ".", "SSL_CERT_FILE names ., which is no file"),
+        (
+            "ALL_PROXY",
+            "socks5://127.0.0.1:9",
+            "ALL_PROXY names a SOCKS proxy, .*install socksio, or unset ALL_PROXY",
+        ),
+        ("all_proxy", "socks5h://127.0.0.1:9", "all_proxy names a SOCKS proxy"),
+        ("HTTP_PROXY", "user:secret", "^(?!.*secret).*HTTP_PROXY is no address of a proxy"),
+        ("HTTPS_PROXY", "ftp://127.0.0.1:9", "HTTPS_PROXY is no address of a proxy"),
+        ("HF_TOKEN", "hf_\u00e4", "HF_TOKEN is no token"),
+        ("HF_TOKEN", "Bearer hf_a", "HF_TOKEN is no token"),
+    ],
+)
+def test_a_wrong_setting_is_named_and_the_cache_is_used(
+    hub: LoopbackHub, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, name: str, value: str, said: str
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    Path("empty.pem").write_text("nothing")
+    hub.put(REPO, FILES)
+    monkeypatch.setenv("HF_TOKEN", "hf_fine")
+    client = Hub(hub.endpoint, True, tmp_path / "cache")
+    assert pulled(client) == FILES
+    utils.close_session()
+    monkeypatch.setenv(name, value)
+    with pytest.raises(HubError, match=said):
+        pulled(Hub(hub.endpoint, True, tmp_path / "other"))
+    with pytest.warns(SpikGPTWarning, match=f"{said.removeprefix('^')}.* The cached commit .* of {REPO} is used"):
+        assert pulled(client) == FILES
+
+
+@pytest.mark.parametrize(
+    "endpoint", ["huggingface.co", "localhost:8765", "'http://127.0.0.1:9'", "http://", "http://a:b"]
+)
+def test_an_address_of_a_hub_that_is_none_is_said(endpoint: str, tmp_path: Path) -> None:
+    with pytest.raises(HubError, match="The endpoint is .*; expected an address such as https://HOST"):
+        pulled(Hub(endpoint, cache_dir=tmp_path))
+
+
+def test_a_slash_at_the_end_of_the_address_does_no_harm(hub: LoopbackHub, tmp_path: Path) -> None:
+    hub.put(REPO, FILES)
+    assert pulled(Hub(f"{hub.endpoint}/", cache_dir=tmp_path)) == FILES
+
+
+@pytest.fixture
+def untrusted(tmp_path: Path) -> Iterator[str]:
+    """Serve https with a certificate that nobody has signed."""
+    made = ["openssl", "req", "-x509", "-newkey", "rsa:2048", "-nodes", "-days", "1", "-subj", "/CN=127.0.0.1"]
+    where = ["-keyout", "key.pem", "-out", "cert.pem", "-addext", "subjectAltName=IP:127.0.0.1"]
+    subprocess.run([*made, *where], cwd=tmp_path, check=True, capture_output=True)
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+    context.load_cert_chain(tmp_path / "cert.pem", tmp_path / "key.pem")
+    server = HTTPServer(("127.0.0.1", 0), BaseHTTPRequestHandler)
+    server.socket = context.wrap_socket(server.socket, server_side=True)
+    server.handle_error = lambda request, client_address: None  # type: ignore[method-assign]
+    threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.02}, daemon=True).start()
+    yield f"https://127.0.0.1:{server.server_port}"
+    server.shutdown()
+    server.server_close()
+
+
+@pytest.mark.usefixtures("_fresh_client")
+def test_a_certificate_that_is_not_trusted_is_said(
+    untrusted: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    client = Hub(untrusted, cache_dir=tmp_path)
+    with pytest.raises(HubError, match="certificate is not trusted; set SSL_CERT_FILE to the certificates of"):
+        pulled(client)
+    # Other programs read it, and this client does not.
+    monkeypatch.setenv("REQUESTS_CA_BUNDLE", "/etc/lab.pem")
+    with pytest.raises(HubError, match="REQUESTS_CA_BUNDLE is not read here; set SSL_CERT_FILE to /etc/lab.pem too"):
+        pulled(client)
+
+
+@pytest.mark.usefixtures("_fresh_client")
+@pytest.mark.parametrize(
+    ("error", "remedy"),
+    [
+        ("[SSL: CERTIFICATE_VERIFY_FAILED] certificate has expired (_ssl.c:1)", "Check the clock of this machine"),
+        ("[SSL: CERTIFICATE_VERIFY_FAILED] certificate is not yet valid (_ssl.c:1)", "Check the clock of this machine"),
+        ("[SSL: WRONG_VERSION_NUMBER] wrong version number", "does not speak https"),
+        ("[Errno -2] Name or service not known", "Check the connection and HF_ENDPOINT."),
+    ],
+)
+def test_a_connection_that_fails_has_its_own_remedy(error: str, remedy: str) -> None:
+    assert remedy in connection_remedy(OSError(error))
+
+
+def test_a_proxy_that_may_be_the_cause_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("HTTPS_PROXY", "http://127.0.0.1:9")
+    assert connection_remedy(OSError("refused")).endswith("and the proxy: HTTPS_PROXY.")

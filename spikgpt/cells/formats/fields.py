@@ -74,7 +74,7 @@ class Splitter:
             return next(csv.reader([line], delimiter=self.delimiter, skipinitialspace=True), [])
         except csv.Error as error:
             msg = f"{self.name} has a line that is no line of a table ({error}): {line[:60]!r}."
-            raise DataError(msg) from error
+            raise DataError(msg) from None
 
     def _has_commas(self, lines: Sequence[str]) -> bool:
         """Tell whether numbers have decimal commas; commas that may stand for thousands are refused."""

@@ -38,7 +38,7 @@ class Bounded(io.RawIOBase):
             part = self._stream.read(len(buffer))
         except (OSError, EOFError) as error:
             msg = f"{self._name} cannot be unpacked: {error}. {CUT_OFF}"
-            raise DataError(msg) from error
+            raise DataError(msg) from None
         buffer[: len(part)] = part
         self._read += len(part)
         if self._read > self._most:

@@ -175,7 +175,7 @@ def _json(path: Path) -> Any:
         return json.loads(path.read_text(encoding="utf-8"))
     except (OSError, ValueError, RecursionError) as error:
         msg = f"{path} cannot be read as JSON ({error}). {AGAIN}"
-        raise CheckpointError(msg) from error
+        raise CheckpointError(msg) from None
 
 
 def _vocabulary(found: Any, config: ScGPTConfig, path: Path) -> dict[str, int]:
@@ -187,7 +187,7 @@ def _vocabulary(found: Any, config: ScGPTConfig, path: Path) -> dict[str, int]:
         "".join(found).encode()
     except UnicodeEncodeError as error:
         msg = f"{path} holds a token that is no Unicode text ({error.reason}). {AGAIN}"
-        raise CheckpointError(msg) from error
+        raise CheckpointError(msg) from None
     if sorted(found.values()) != list(range(len(found))):
         msg = f"The indices in {path} are not 0 to {len(found) - 1}, each once. Get the checkpoint again."
         raise CheckpointError(msg)

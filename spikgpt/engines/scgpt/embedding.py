@@ -116,7 +116,7 @@ def device_named(name: str | None) -> torch.device:
         return torch.empty(0, device=name or ("cuda" if torch.cuda.is_available() else "cpu")).device
     except (RuntimeError, AssertionError) as error:
         msg = f"The device {name!r} cannot be used ({str(error).splitlines()[0]}); name cpu, or cuda where it works."
-        raise ConfigError(msg) from error
+        raise ConfigError(msg) from None
 
 
 def _shards(

@@ -144,5 +144,5 @@ def _bundled(kept: Kept, tensors: Mapping[str, Floats], genes: GeneList) -> Chec
         checkpoint.check()
     except CheckpointError as error:
         msg = f"The scGPT checkpoint inside the reference is inconsistent: {error}"
-        raise DamagedReference(msg) from error
+        raise DamagedReference(msg) from None
     return checkpoint

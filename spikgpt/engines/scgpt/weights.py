@@ -41,7 +41,7 @@ def read_safetensors(path: Path) -> dict[str, Tensor]:
         return load_file(path)
     except (SafetensorError, OSError, ValueError, KeyError) as error:
         msg = f"{path} is not a safetensors file ({error}). {AGAIN}"
-        raise CheckpointError(msg) from error
+        raise CheckpointError(msg) from None
 
 
 def read_pickle(path: Path) -> dict[str, Tensor]:
@@ -59,13 +59,13 @@ def read_pickle(path: Path) -> dict[str, Tensor]:
             # A file of another pickle protocol is not torch's own, and refused below if it holds anything but weights.
             warnings.simplefilter("ignore")
             found = torch.load(path, map_location="cpu", weights_only=True)
-    except pickle.UnpicklingError as error:
+    except pickle.UnpicklingError:
         msg = f"{path} holds more than weights, and was not executed. Use a checkpoint that holds weights alone."
-        raise CheckpointError(msg) from error
+        raise CheckpointError(msg) from None
     except Exception as error:  # the reader raises whatever it stumbles over
         reason = next(iter(str(error).splitlines()), type(error).__name__)[:300]
         msg = f"{path} is damaged or incomplete ({reason}). {AGAIN}"
-        raise CheckpointError(msg) from error
+        raise CheckpointError(msg) from None
     for name in NESTED:
         if isinstance(found, Mapping) and isinstance(found.get(name), Mapping):
             found = found[name]
@@ -124,7 +124,7 @@ def _check_archive(path: Path) -> None:
             entries = archive.infolist()
     except (zipfile.BadZipFile, ValueError, OSError, NotImplementedError) as error:
         msg = f"{path} is damaged or incomplete ({error}). {AGAIN}"
-        raise CheckpointError(msg) from error
+        raise CheckpointError(msg) from None
     unpacked = sum(entry.file_size for entry in entries)
     pickled = max((entry.file_size for entry in entries if entry.filename.endswith(".pkl")), default=0)
     if unpacked > most_bytes(size) or pickled > LARGEST_PICKLE or len(entries) > MOST_ENTRIES:

@@ -160,7 +160,7 @@ def writable(folder: Path) -> Iterator[None]:
             f"The cache cannot be written ({error.strerror or error}: {error.filename or folder}). Free some space, or "
             "name a folder of yours: cache_dir=, --cache-dir or HF_HOME."
         )
-        raise ConfigError(msg) from error
+        raise ConfigError(msg) from None
 
 
 def _content(path: Path, limit: int) -> bytes | None:

@@ -19,7 +19,7 @@ import msgspec
 from msgspec import Meta
 
 from spikgpt.errors import HubError, printable
-from spikgpt.reference.hub_errors import Unreachable
+from spikgpt.reference.hub_errors import Unreachable, wrong_setting
 
 # Seconds that a request may take, and the bytes a second that add to them as they arrive.
 PATIENCE, SPEED = 60.0, 2048
@@ -27,7 +27,7 @@ PATIENCE, SPEED = 60.0, 2048
 LARGEST_ANSWER = 32 * 1024 * 1024
 REDIRECTS = 5
 # What errors are told from. Nothing else of a failed answer is read.
-TELLING = ("X-Error-Code", "X-Error-Message", "Retry-After")
+TELLING = ("X-Error-Code", "X-Error-Message", "Retry-After", "RateLimit", "RateLimit-Reset", "Date")
 
 Commit = Annotated[str, Meta(pattern=r"\A[0-9a-f]{40}\Z")]
 Sha256 = Annotated[str, Meta(pattern=r"\A[0-9a-f]{64}\Z")]
@@ -181,11 +181,18 @@ def answer(
     in_time(
         what, lambda meter: stream(url, headers, meter, parts.append, timeout, parameters or {}, limit=LARGEST_ANSWER)
     )
+    content = b"".join(parts)
     try:
-        return msgspec.json.decode(b"".join(parts), type=kind)
+        return msgspec.json.decode(content, type=kind)
     except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
+        if content.lstrip()[:1] == b"<":
+            msg = (
+                "A web page came instead of an answer of the Hub, as from a login page or a proxy of the network. "
+                "Log in to the network in a browser, or check HF_ENDPOINT."
+            )
+            raise Unreachable(msg) from None
         msg = f"The Hub answered {what} with something else than expected: {printable(str(error))[:200]}."
-        raise HubError(msg) from error
+        raise HubError(msg) from None
 
 
 def download(
@@ -220,7 +227,7 @@ def stream(
     """
     from huggingface_hub import utils
 
-    session = utils.get_session()
+    session = open_session()
     # Packed answers could unpack to any size.
     headers = {**headers, "Accept-Encoding": "identity"}
     request = session.build_request("GET", url, headers=headers, params=parameters or None, timeout=timeout)
@@ -248,6 +255,16 @@ def stream(
     _refuse(f"more than {REDIRECTS} redirects")
 
 
+def open_session() -> Any:
+    """Return the client's session, or say which setting of this machine keeps it from being made."""
+    from huggingface_hub import utils
+
+    try:
+        return utils.get_session()
+    except Exception as error:  # noqa: BLE001, whatever the libraries for certificates, proxies and addresses raise
+        raise Unreachable(wrong_setting(error)) from None
+
+
 def whole(response: Any) -> None:
     """Refuse an answer that is no whole file."""
     if response.status_code != 200:
@@ -257,9 +274,7 @@ def whole(response: Any) -> None:
 @contextmanager
 def bounded() -> Iterator[None]:
     """Bound the answers to what the client sends meanwhile: it reads and unpacks them whole, whatever their size."""
-    from huggingface_hub import utils
-
-    session = utils.get_session()
+    session = open_session()
     hooks = session.event_hooks
 
     def ask(request: Any) -> None:

@@ -78,7 +78,6 @@ def test_an_endless_answer_has_an_end(hub: LoopbackHub, client: Hub, monkeypatch
 @pytest.mark.parametrize(
     "body",
     [
-        b"<html>Sign in</html>",
         b"null",
         b"[]",
         b"{}",
