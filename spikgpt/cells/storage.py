@@ -94,7 +94,7 @@ def refusing(what: object, done: str = "read", why: str = "") -> Iterator[None]:
             yield
     except SpikGPTError:
         raise
-    except Exception as error:
+    except Exception as error:  # noqa: BLE001
         # Readers of damaged bytes raise whatever they stumble over, and anndata a bare Exception.
         reason = reason_of(error)
         why = _cause(reason) or fault(error) or why or UNKNOWN

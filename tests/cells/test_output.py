@@ -31,7 +31,7 @@ from spikgpt.errors import FAULTS, DataError, SpikGPTWarning
 from tests.cells.conftest import write_zarr
 
 N_CELLS = 12
-ADDED: dict[str, dict[str, Any]] = {
+ADDED: Any = {
     "obs": {
         "label": pd.Categorical(["a", "ÿ", None] * 4),
         "kind": pd.Series(["x", "y"] * 6, dtype=object),

@@ -62,7 +62,7 @@ def read_pickle(path: Path) -> dict[str, Tensor]:
     except pickle.UnpicklingError:
         msg = f"{path} holds more than weights, and was not executed. Use a checkpoint that holds weights alone."
         raise CheckpointError(msg) from None
-    except Exception as error:  # the reader raises whatever it stumbles over
+    except Exception as error:  # noqa: BLE001, the reader raises whatever it stumbles over
         reason = next(iter(str(error).splitlines()), type(error).__name__)[:300]
         msg = f"{path} is damaged or incomplete ({reason}). {AGAIN}"
         raise CheckpointError(msg) from None
