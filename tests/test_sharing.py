@@ -71,6 +71,11 @@ def test_an_unknown_name_is_said_to_be_unknown_offline_too() -> None:
         SpikGPT.from_pretrained("xyz")
     with pytest.raises(ReferenceNotFound, match="There is no folder '/no/such/folder'; give the name of a reference"):
         SpikGPT.from_pretrained("/no/such/folder")
+    for name in ("./pancreas", "../pancreas", "./pancreas/"):
+        with pytest.raises(ReferenceNotFound, match=f"^There is no folder '{name}'; give the name of a reference"):
+            SpikGPT.from_pretrained(name)
+    with pytest.raises(ReferenceNotFound, match=r"test_sharing.py is a file; expected a reference"):
+        SpikGPT.from_pretrained(__file__)
 
 
 def test_a_folder_is_found_by_path_and_a_name_means_a_shipped_one(

@@ -14,7 +14,16 @@ from spikgpt.cells.content.features import rna_features
 from spikgpt.cells.content.repeats import own_genes
 from spikgpt.cells.formats.notes import reading_notes
 from spikgpt.cells.matrices import left_on_disk, read_rows
-from spikgpt.cells.values import LARGEST_LOG, Content, Kind, content_of, small_cells, untransformed, whole_cells
+from spikgpt.cells.values import (
+    LARGEST_LOG,
+    NOT_FINITE,
+    Content,
+    Kind,
+    content_of,
+    small_cells,
+    untransformed,
+    whole_cells,
+)
 from spikgpt.errors import DataError, listed
 from spikgpt.types import Rows
 
@@ -27,9 +36,14 @@ LOG_LAYERS = ("logcounts", "log1p", "lognorm", "log_normalized", "log_normalised
 # X with fewer of raw's genes than this is a selection of variable genes, and raw is the data.
 SUBSET_SHARE = 0.5
 
+READABLE = "SpikGPT reads raw counts or log-normalised values."
 REMEDY = (
-    "SpikGPT reads raw counts or log-normalised values. Scaling cannot be undone: take the counts from before it, put "
-    "them into layers['counts'] or raw, or name the layer that holds them."
+    f"{READABLE} Scaling cannot be undone: take the counts from before it, put them into layers['counts'] or raw, or "
+    "name the layer that holds them."
+)
+FINITE_REMEDY = (
+    f"{READABLE} Take the counts from before the step that made NaN or infinite values, and put them into "
+    "layers['counts'] or raw. If NaN stands for a gene that was not measured, leave the gene out."
 )
 
 
@@ -120,7 +134,9 @@ def find_expression(adata: Cells, *, layer: str | None = None) -> Expression:
     if not usable:
         found = "; ".join(f"{place.source} {content.problem}" for place, content in zip(places, contents, strict=True))
         layers = f"The layers are {listed(adata.layers)}." if len(adata.layers) else "There are no layers."
-        msg = f"No expression values can be read: {found or 'X is missing'}. {layers} {REMEDY}"
+        broken = bool(contents) and all(content.problem == NOT_FINITE for content in contents)
+        remedy = FINITE_REMEDY if broken else REMEDY
+        msg = f"No expression values can be read: {found or 'X is missing'}. {layers} {remedy}"
         raise DataError(msg)
     widest = max(len(places[index].var) for index in usable)
     complete = [index for index in usable if len(places[index].var) >= SUBSET_SHARE * widest]
@@ -158,7 +174,8 @@ def _places(adata: Cells, layer: str | None) -> list[_Place]:
     main = [name for name, values in (("X", adata.X), ("raw", adata.raw)) if values is not None]
     if layer is not None and layer not in adata.layers and layer not in main:
         layers, others = listed(adata.layers), " or ".join(main) or "none"
-        msg = f"There is no layer {layer!r}; the layers are {layers}. Name one of them, {others}, or leave it out."
+        there = f"the layers are {layers}. Name one of them, " if len(adata.layers) else "there are no layers. Name "
+        msg = f"There is no layer {layer!r}; {there}{others}, or leave it out."
         raise DataError(msg)
     if layer is not None and layer in adata.layers:
         main = []  # a layer called X or raw

@@ -45,6 +45,9 @@ NAME_COLUMNS = (
 # What missing values of NumPy and pandas read as.
 MISSING = ("nan", "<NA>", "None", "NaT")
 
+# Advice for a query whose names are right, but too few.
+FEW_GENES = "Pass the AnnData with all measured genes, from before its genes were selected."
+
 # Fewer found genes than this are refused whatever their share, unless the reference itself is smaller.
 MINIMUM_GENES = 50
 
@@ -200,7 +203,8 @@ def match_genes(
     needed = min(len(genes), max(at_least, math.ceil(minimum_share * len(genes))))
     if len(chosen) < needed:
         msg = _too_few(len(chosen), needed, genes, label, namings[0][1] if label == "var_names" else names)
-        msg += f" {_remedy(names, species, list(map(_name, cells)))}"
+        known = len(chosen) > len(names) / 2
+        msg += f" {FEW_GENES if known else _remedy(names, species, list(map(_name, cells)))}"
         raise GenesError(msg)
     how = Counter(kind for kind, _ in chosen.values())
     return GeneMatch(

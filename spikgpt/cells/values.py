@@ -33,6 +33,8 @@ Kind = Literal["counts", "linear", "log"]
 SAMPLE_CELLS = 1000
 # Numbers closer to an integer than this are that integer.
 INTEGER_TOLERANCE = 1e-6
+# :func:`spikgpt.cells.expression.find_expression` has another remedy for this problem than for scaled values.
+NOT_FINITE = "holds NaN or infinite values"
 # Log values do not reach this in any base in use: 2**25 is more counts than any cell has.
 LARGEST_LOG = 25.0
 # The natural log of a million and one, which no cell's gene exceeds even as counts per million.
@@ -163,7 +165,7 @@ def _problem(values: npt.NDArray[np.float64]) -> str:
     if not values.size:
         return "holds only zeros"
     if not np.isfinite(values).all():
-        return "holds NaN or infinite values"
+        return NOT_FINITE
     if values.min() >= 0:
         return ""
     if values.max() > 0:

@@ -82,7 +82,10 @@ def find(name: str | Path, revision: str | None = None, *, hub: Hub | None = Non
             used = f"{str(name)!r} is the folder ./{name}; the repository {repo} is not used: write {repo}@main"
             warnings.warn(f"{used} for the repository.", SpikGPTWarning, stacklevel=5)
         return Found(Path(name))
-    if repo is None:
+    if Path(name).is_file():
+        msg = f"{name} is a file; expected a reference: a name such as 'pancreas', a folder, or ORG/REPO[@REVISION]."
+        raise ReferenceNotFound(msg)
+    if repo is None or str(name).startswith(("./", "../", "~/")):
         msg = f"There is no folder {str(name)!r}; give the name of a reference, a folder, or ORG/REPO[@REVISION]."
         raise ReferenceNotFound(msg)
     if revision and stated:

@@ -112,7 +112,7 @@ def match_labels(
 
 def read_label_map(source: str) -> dict[str, str]:
     """Read a JSON object from names of the query's labels to the reference's: the text itself, or a file of it."""
-    inline = source.lstrip().startswith("{")
+    inline = source.lstrip().startswith(("{", "["))
     try:
         return msgspec.json.decode(source if inline else Path(source).read_bytes(), type=dict[str, str])
     except (OSError, ValueError, msgspec.MsgspecError) as error:

@@ -133,8 +133,10 @@ def test_scaled_values_are_refused(real: AnnData) -> None:
 def test_values_that_are_not_finite_are_refused(real: AnnData, bad: float) -> None:
     dense = real.X.toarray().astype(np.float64)
     dense[3, 3] = bad
-    with pytest.raises(DataError, match="X holds NaN or infinite values. There are no layers."):
+    with pytest.raises(DataError, match="X holds NaN or infinite values. There are no layers.") as caught:
         find_expression(with_x(real, dense))
+    assert "Scaling" not in str(caught.value)
+    assert "Take the counts from before the step" in str(caught.value)
 
 
 def test_only_negative_values_are_refused(real: AnnData) -> None:

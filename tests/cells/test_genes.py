@@ -197,11 +197,14 @@ def test_too_few_genes(reference: GeneList) -> None:
     expected = (
         rf"^Found 49 of the reference's 200 genes in the query; at least 50 are needed\. The query names 51 genes like "
         rf"{', '.join(names[:3])} \(var_names\), the reference like {', '.join(names[:3])}, or ENSG00000000003, "
-        r"ENSG00000000005, ENSG00000000419\. Put human gene symbols or Ensembl gene ids into var_names, or into a "
-        r"column such as var\['gene_ids'\]\.$"
+        r"ENSG00000000005, ENSG00000000419\. Pass the AnnData with all measured genes, from before its genes were "
+        r"selected\.$"
     )
     with pytest.raises(GenesError, match=expected):
         match_genes(var_of(names), reference)
+    unknown = [f"novel{number}" for number in range(60)]
+    with pytest.raises(GenesError, match="Put human gene symbols or Ensembl gene ids into var_names, or into"):
+        match_genes(var_of(unknown), reference)
     assert match_genes(var_of([*names, reference.symbols[49]]), reference).found.sum() == 50
 
 

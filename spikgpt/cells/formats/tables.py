@@ -51,6 +51,12 @@ NO_CELLS = re.compile(
     r"chr|chrom(osome)?(_name)?|start|end|stop|strand|(gene_?)?length|width|entrez\w*|ncbi\w*|gc\w*|description|biotype",
     re.IGNORECASE,
 )
+# Titles of tests of differential expression, as scanpy, Seurat, DESeq2, edgeR and limma write them.
+STATISTICS = re.compile(
+    r"p[._ ]?val(ue)?s?|p_?vals?_adj|(avg_)?log(2|f|_?2)?[._]?(fc|fold_?changes?)|padj|adj[._]p[._]val|fdr|"
+    r"q[._]?val(ue)?",
+    re.IGNORECASE,
+)
 # Lines of comments before a table, lines without names of cells, and lines after which names have to differ.
 MOST_COMMENTS, MOST_UNNAMED, CHECKED_LINES = 10_000, 1_000_000, 100_000
 AGAIN = "The file may be cut off or damaged: copy it, download it or write it again."
@@ -189,6 +195,13 @@ class _Table:
         if not self.numbers:
             msg = f"{self.path} holds no column of numbers; expected counts of cells and genes. Give the matrix."
             raise DataError(msg)
+        statistics = [title for title in map(plain, self.titles) if STATISTICS.fullmatch(title)]
+        if len(statistics) > 1:
+            msg = (
+                f"{self.path} is a table of differential expression ({listed(statistics)}); expected the counts of "
+                "cells and genes. Give the matrix."
+            )
+            raise DataError(msg)
         if len(self.numbers) == 1 and len(texts) > 1 and any(gene_share(column) > 0.3 for column in columns.values()):
             titles = [self.titles[at] or f"column {at + 1}" for at in [*texts[:2], *self.numbers]]
             msg = (
@@ -224,7 +237,11 @@ class _Table:
             name = str(count) if self.names_at is None else plain(fields[self.names_at])
             names.add(name if self.names_at is not None else "")
             if count > MOST_UNNAMED * (self.names_at is None) + CHECKED_LINES and 2 * len(names) < count:
-                msg = f"{self.path} names {len(names)} cells or genes in {count} lines; expected a name for each line."
+                title = self.titles[self.names_at] if self.names_at is not None else "no column"
+                msg = (
+                    f"{self.path} repeats its names: {len(names)} different ones (column {title!r}) in {count} lines. "
+                    "Expected one line for each cell or gene. Give the matrix of counts."
+                )
                 raise DataError(msg)
             texts = [plain(fields[at]) for at in self.texts]
             with np.errstate(over="ignore"):
@@ -293,6 +310,9 @@ def _assembled(
     if (unmeasured & ~no_gene).any():
         notes.append(f"{int((unmeasured & ~no_gene).sum())} genes have no value in any cell and were left out.")
     kept_cells, kept_genes = np.flatnonzero(~no_cell), np.flatnonzero(~no_gene & ~unmeasured)
+    if no_gene.all():
+        msg = f"The table describes cells ({_shown(genes.names)}) and has no column of a gene. Give the counts instead."
+        raise DataError(msg)
     some = sparse.csr_matrix(matrix[kept_cells][:, kept_genes])
     adata = AnnData(some, obs=_frame(cells.names, obs, kept_cells), var=_frame(genes.names, var, kept_genes))
     return with_notes(adata, notes)

@@ -164,6 +164,10 @@ REFUSED: dict[str, tuple[Callable[[Frame], str], str]] = {
         r"is a long table with one line for each cell and gene \(cell, gene, n\)",
     ),
     "words alone": (lambda frame: frame.astype(str).replace(r"\d+", "x", regex=True).to_csv(), "no column of numbers"),
+    "cells described": (
+        lambda frame: frame.iloc[:, :0].assign(donor=1, n_genes=range(len(frame))).to_csv(),
+        r"describes cells \(donor, n_genes\) and has no column of a gene\. Give the counts instead",
+    ),
     "one line": (lambda frame: frame.iloc[:0].to_csv(), "has 1 lines; expected a header"),
     "another header": (lambda frame: "a,b,c\n" + frame.to_csv().split("\n", 1)[1], "begins with 'a,b,c'|has 3 columns"),
 }
@@ -177,3 +181,21 @@ def test_what_is_no_such_table(damage: str, real: AnnData, tmp_path: Path) -> No
         read_cells(tmp_path / "a.csv")
     assert "\n" not in str(caught.value)
     assert "write_h5ad" not in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    "titles", [("logfoldchanges", "pvals"), ("avg_log2FC", "p_val_adj"), ("log2FoldChange", "padj"), ("logFC", "FDR")]
+)
+def test_a_list_of_markers_is_no_matrix(titles: tuple[str, str], real: AnnData, tmp_path: Path) -> None:
+    rows = [(count // 30, real.var_names[count % 30], count / 7, count / 300) for count in range(300)]
+    pd.DataFrame(rows, columns=["group", "names", *titles]).to_csv(tmp_path / "markers.csv")
+    with pytest.raises(DataError, match=rf"markers\.csv is a table of differential expression \({', '.join(titles)}\)"):
+        read_cells(tmp_path / "markers.csv")
+
+
+def test_names_that_repeat_are_refused(real: AnnData, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.setattr("spikgpt.cells.formats.tables.CHECKED_LINES", 100)
+    rows = [(real.var_names[count % 30], count, count + 1) for count in range(300)]
+    pd.DataFrame(rows, columns=["names", "a", "b"]).to_csv(tmp_path / "a.csv", index=False)
+    with pytest.raises(DataError, match=r"a\.csv repeats its names: 30 different ones \(column 'names'\)"):
+        read_cells(tmp_path / "a.csv")
