@@ -231,7 +231,7 @@ class _Once(WithoutAliases):
     """Reads YAML in which no key stands twice, and numbers have the size of numbers."""
 
     def construct_object(self, node: yaml.Node, deep: bool = False) -> Any:
-        """Construct a value, which is no number of many digits."""
+        """Construct a YAML value, and refuse a number of too many digits."""
         if node.tag in NUMBERS and len(node.value) > LONGEST_NUMBER:
             msg = f"a number of {len(node.value)} characters, line {node.start_mark.line + 1}"
             raise yaml.YAMLError(msg)

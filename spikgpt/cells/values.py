@@ -115,7 +115,7 @@ def _without(rows: sparse.csr_matrix, marked: Bools) -> Bools:
 def log_cells(rows: sparse.csr_matrix, log_base: float, *, mixed: bool) -> Bools:
     """Tell which cells hold logarithms, shape (n,), where some or most cells do.
 
-    A cell of whole numbers holds counts: the logarithm of no number of counts is whole, except to base 2.
+    A cell of whole numbers holds counts, unless the base is 2: log2(1 + n) is whole for n = 1, 3 or 7.
     """
     small = small_cells(rows)
     return small & ~whole_cells(rows) if mixed or log_base != 2.0 else small
@@ -130,7 +130,7 @@ def linear_values(rows: sparse.csr_matrix, log_base: float | None) -> sparse.csr
 
 
 def untransformed(rows: sparse.csr_matrix, content: Content) -> sparse.csr_matrix:
-    """Return linear values as :func:`linear_values` does, of cells that may hold different things."""
+    """Return linear values as :func:`linear_values` does, where some cells hold counts and others logarithms."""
     if content.inverse:
         linear = rows.astype(np.float64)
         linear.data = INVERSES[content.inverse](linear.data).astype(np.float32).astype(np.float64)

@@ -117,7 +117,7 @@ def _safe(stream: TextIO | None, descriptor: int) -> tuple[TextIO, RawStream | N
 
 
 def _fill_descriptors() -> None:
-    """Open nothing in place of closed standard streams, or the next file would take their numbers."""
+    """Open the null device for closed standard streams, so that no file gets descriptor 0, 1 or 2."""
     for descriptor in range(3):
         try:
             os.fstat(descriptor)

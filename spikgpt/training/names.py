@@ -114,7 +114,7 @@ def _check_map(names: list[str], known: tuple[str, ...], label_map: Mapping[str,
 
 
 class _KnownNames:
-    """The labels of a reference, by all that makes a name near to one of them."""
+    """Index of a reference's labels, to find those whose names are near to another name."""
 
     def __init__(self, labels: LabelMap) -> None:
         self.plain = {label: _plain(label) for label in labels.names}
@@ -181,7 +181,7 @@ def _plain(name: str) -> str:
 
 
 def _shortened(one: str, other: str) -> bool:
-    """Return whether one of two plain names is the other without its ending."""
+    """Return True for plain names that differ by an ending alone, such as a plural."""
     short, long = sorted((one, other), key=len)
     return len(short) > 3 and long.startswith(short) and ENDINGS.fullmatch(long[len(short) :]) is not None
 

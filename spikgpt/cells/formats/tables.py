@@ -57,7 +57,7 @@ STATISTICS = re.compile(
     r"q[._]?val(ue)?",
     re.IGNORECASE,
 )
-# Lines of comments before a table, lines without names of cells, and lines after which names have to differ.
+# Most lines of comments before a table, most lines without names, and lines after which repeated names are refused.
 MOST_COMMENTS, MOST_UNNAMED, CHECKED_LINES = 10_000, 1_000_000, 100_000
 AGAIN = "The file may be cut off or damaged: copy it, download it or write it again."
 
