@@ -105,10 +105,10 @@ def _version(name: str) -> str:
 def interpreter(wanted: str) -> str | None:
     """Return an interpreter of a version such as 3.13 from PATH or pyenv, if there is one."""
     pyenv = Path(os.environ.get("PYENV_ROOT", Path.home() / ".pyenv"))
-    for path in (f"python{wanted}", *sorted(pyenv.glob(f"versions/{wanted}.*/bin/python"))):
+    for path in (f"python{wanted}", *map(str, sorted(pyenv.glob(f"versions/{wanted}.*/bin/python")))):
         # A shim of pyenv is there, and fails, where that version is not chosen.
         if shutil.which(path) and not subprocess.run([path, "-c", ""], capture_output=True, check=False).returncode:
-            return str(path)
+            return path
     return None
 
 
