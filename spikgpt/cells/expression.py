@@ -13,9 +13,9 @@ from scipy import sparse
 from spikgpt.cells.content.features import rna_features
 from spikgpt.cells.content.repeats import own_genes
 from spikgpt.cells.content.row_order import out_of_place
+from spikgpt.cells.content.values import LARGEST_LOG, Content, Kind, content_of, small_cells, untransformed, whole_cells
 from spikgpt.cells.formats.notes import reading_notes
 from spikgpt.cells.matrices import SparseOnDisk, left_on_disk, read_rows
-from spikgpt.cells.values import LARGEST_LOG, Content, Kind, content_of, small_cells, untransformed, whole_cells
 from spikgpt.errors import DataError, listed
 from spikgpt.types import Rows
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -10,6 +10,8 @@ import numpy as np
 from anndata import AnnData
 
 from spikgpt.cells.align import AlignedCells, joined
+from spikgpt.cells.content.values import SAMPLE_CELLS
+from spikgpt.cells.expression import find_expression
 from spikgpt.cells.obs import check_trainable, labels_of
 from spikgpt.cells.spool import Spool
 from spikgpt.embedding.base import Embedding
@@ -69,7 +71,8 @@ def train(
     on_epoch
         Called with the stage and its progress after each epoch.
     on_note
-        Called before the work with each sentence on cells that are left out and labels that cannot be measured.
+        Called before the work with each sentence on values, cells and features that are left out, and labels that
+        cannot be measured.
 
     Raises
     ------
@@ -84,10 +87,8 @@ def train(
     recipe = recipe_named(options.recipe)
     cells = prepare(adata, label_key, embedder, options, on_cells)
     train_rows, held_rows = hold_out(cells.labels, cells.groups, seed=options.seed)
-    left_out: dict[str, Any] = {"dropped": cells.dropped, "unlabelled": cells.unlabelled, "refit": recipe.refit}
-    if on_note:
-        for note in training_notes(cells.labels, train_rows, held_rows, **left_out):
-            on_note(note)
+    for note in _notes(cells, train_rows, held_rows, options.layer, refit=recipe.refit) if on_note else ():
+        on_note(note)
     measured = fit_part(cells, train_rows, "held-out", recipe, options, on_epoch)
     known_rows = held_rows[np.isin(cells.labels[held_rows], measured.names)]
     thresholds, metrics = calibrate(cells, measured, known_rows, layer=options.layer, temperature=recipe.calibrate)
@@ -102,6 +103,18 @@ def train(
         final = replace(final, engine=replace(final.engine, embedding=known))
     told = {"label_key": label_key, "batch_key": options.batch_key, "recipe": recipe.to_dict(), "seed": options.seed}
     return _reference(cells, final, thresholds, metrics, {**(options.provenance or {}), **told}, options.name)
+
+
+def _notes(
+    cells: TrainingCells, train_rows: Integers, held_rows: Integers, layer: str | None, *, refit: bool
+) -> Iterator[str]:
+    """Yield whole sentences on expression values, features and cells that are left out, and labels not measured."""
+    if not isinstance(cells.stored, ObsmEmbedding):
+        n_cells = len(cells.labels)
+        rows = np.unique(np.linspace(0, n_cells - 1, min(n_cells, SAMPLE_CELLS)).astype(np.int64))
+        yield from find_expression(cells.adata[rows], layer=layer).notes
+    left_out: dict[str, Any] = {"dropped": cells.dropped, "unlabelled": cells.unlabelled, "refit": refit}
+    yield from training_notes(cells.labels, train_rows, held_rows, **left_out)
 
 
 @dataclass(frozen=True)
