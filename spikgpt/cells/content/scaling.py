@@ -24,6 +24,8 @@ DENSE_SHARE, DENSE_GENES = 0.7, 1000
 TIED_SHARE = 0.2
 # Counts of as many genes a cell reach higher than ROUNDED_MOST, and more than half of small counts are 1.
 ROUNDED_GENES, ROUNDED_MOST, ONES_SHARE = 300, 15.0, 0.5
+# Of so many counts, some are larger than 1.
+TELLING_ONES = 1000
 # Counts that reach no higher than a byte are mostly small.
 BYTE_MOST, FEW_ONES = 255.0, 0.1
 
@@ -69,7 +71,9 @@ def missing_zeros(sample: sparse.csr_matrix) -> str:
 def no_counts(whole: sparse.csr_matrix) -> str:
     """Say what whole numbers are that are no counts, (n, G); empty where they may be counts."""
     largest = float(whole.data.max())
-    if whole.shape[0] < TELLING_CELLS or largest <= 1:
+    if largest <= 1:
+        return f"holds {whole.nnz} values that are all 1, as binarised data does" if whole.nnz >= TELLING_ONES else ""
+    if whole.shape[0] < TELLING_CELLS:
         return ""
     genes = float(np.median(np.diff(whole.indptr)))
     ones = float((whole.data == 1).mean())

@@ -65,10 +65,11 @@ def test_one_cell_is_enough(real: AnnData) -> None:
     assert (expression.kind, expression.log_base) == ("log", 2.0)
 
 
-def test_binary_counts_are_noted(real: AnnData) -> None:
-    assert find_expression(with_x(real, (real.X > 0).astype(np.float32))).notes == (
-        "The counts are all 0 or 1; were they binarised?",
-    )
+def test_binary_values_are_noted_where_few_and_refused_where_many(real: AnnData) -> None:
+    binary = with_x(real, (real.X > 0).astype(np.float32))
+    assert find_expression(binary[:3]).notes == ("The counts are all 0 or 1; were they binarised?",)
+    with pytest.raises(DataError, match=r"X holds \d+ values that are all 1, as binarised data does"):
+        find_expression(binary)
 
 
 # --- mixtures --------------------------------------------------------------------------------------------------------
