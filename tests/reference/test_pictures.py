@@ -44,6 +44,8 @@ def test_a_confusion_matrix_has_at_most_so_many_pixels() -> None:
 
 
 def test_the_shares_of_a_thousand_labels_are_worked_out_at_once() -> None:
+    passes = 0
+
     # A sum over a row for each of its numbers takes minutes.
     class Row(list[int]):
         def __iter__(self) -> Iterator[int]:
@@ -51,7 +53,7 @@ def test_the_shares_of_a_thousand_labels_are_worked_out_at_once() -> None:
             passes += 1
             return super().__iter__()
 
-    passes, counts = 0, np.eye(60, dtype=int).tolist()
+    counts = np.eye(60, dtype=int).tolist()
     confusion_picture({"labels": [str(place) for place in range(60)], "counts": [Row(row) for row in counts]})
     assert passes <= 2 * 60
 
