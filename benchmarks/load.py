@@ -3,7 +3,7 @@
 Run: python benchmarks/load.py labels 100 300 1000
      python benchmarks/load.py clusters 1000 4000 12000
 
-Each size runs in a process of its own. One line a step: CPU seconds, and the largest memory of the process so far, in MB.
+Each size runs in a process of its own. One line a step: CPU seconds, and the largest memory so far, in MB.
 """
 
 from __future__ import annotations
