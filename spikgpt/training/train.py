@@ -71,8 +71,7 @@ def train(
     on_epoch
         Called with the stage and its progress after each epoch.
     on_note
-        Called before the work with each sentence on values, cells and features that are left out, and labels that
-        cannot be measured.
+        Called before the work with each sentence on values, on what is left out, and on labels not measured.
 
     Raises
     ------
@@ -87,8 +86,9 @@ def train(
     recipe = recipe_named(options.recipe)
     cells = prepare(adata, label_key, embedder, options, on_cells)
     train_rows, held_rows = hold_out(cells.labels, cells.groups, seed=options.seed)
-    for note in _notes(cells, train_rows, held_rows, options.layer, refit=recipe.refit) if on_note else ():
-        on_note(note)
+    if on_note:
+        for note in _notes(cells, train_rows, held_rows, options.layer, refit=recipe.refit):
+            on_note(note)
     measured = fit_part(cells, train_rows, "held-out", recipe, options, on_epoch)
     known_rows = held_rows[np.isin(cells.labels[held_rows], measured.names)]
     thresholds, metrics = calibrate(cells, measured, known_rows, layer=options.layer, temperature=recipe.calibrate)
