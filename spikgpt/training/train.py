@@ -12,7 +12,7 @@ from anndata import AnnData
 from spikgpt.cells.align import AlignedCells, joined
 from spikgpt.cells.content.values import SAMPLE_CELLS
 from spikgpt.cells.expression import find_expression
-from spikgpt.cells.obs import check_trainable, labels_of
+from spikgpt.cells.obs import check_trainable, counted, labels_of
 from spikgpt.cells.spool import Spool
 from spikgpt.embedding.base import Embedding
 from spikgpt.embedding.obsm import PREFIX, ObsmEmbedding, vector_cells, vectors_of
@@ -99,8 +99,7 @@ def train(
     if isinstance(projection := final.engine.embedding, PCAProjection) and cells.stored is None:
         sample = stratified(cells.labels)
         others = more_genes(projection, cells.adata[sample], cells.labels[sample], layer=options.layer)
-        known = replace(projection, more=others)
-        final = replace(final, engine=replace(final.engine, embedding=known))
+        final = replace(final, engine=replace(final.engine, embedding=replace(projection, more=others)))
     told = {"label_key": label_key, "batch_key": options.batch_key, "recipe": recipe.to_dict(), "seed": options.seed}
     return _reference(cells, final, thresholds, metrics, {**(options.provenance or {}), **told}, options.name)
 
@@ -323,7 +322,8 @@ def _reference(
     known = embedding.more if isinstance(embedding, PCAProjection) else None
     tensors = {CLASSIFIER + name: array for name, array in fitted.engine.weights().items()}
     tensors |= {EMBEDDER + name: array for name, array in embedding.tensors().items()}
-    counts = {name: int((cells.labels == name).sum()) for name in fitted.names}
+    occurring = counted(cells.labels)
+    counts = {name: occurring.get(name, 0) for name in fitted.names}
     left_out = {"cells_without_label": cells.unlabelled, "labels_left_out": cells.dropped}
     first = ("held_out_by", "held_out", "reliability", "paper_threshold_rejects")
     parts = ReferenceFiles(
