@@ -35,7 +35,7 @@ def standard(counts: Matrix) -> Matrix:
 
 
 def tpm(counts: Matrix) -> Matrix:
-    return 1e6 * shares(counts / RNG(0).lognormal(1, 0.5, counts.shape[1]))
+    return np.asarray(1e6 * shares(counts / RNG(0).lognormal(1, 0.5, counts.shape[1])))
 
 
 def by_size_factors(counts: Matrix) -> Matrix:
@@ -45,11 +45,11 @@ def by_size_factors(counts: Matrix) -> Matrix:
 
 def imputed(counts: Matrix) -> Matrix:
     weights = RNG(0).uniform(0.1, 1, (len(counts), len(counts)))
-    return weights @ logs(counts) / weights.sum(axis=1, keepdims=True)
+    return np.asarray(weights @ logs(counts) / weights.sum(axis=1, keepdims=True))
 
 
 def tf_idf(counts: Matrix) -> Matrix:
-    return shares(counts) * np.log1p(len(counts) / np.maximum((counts > 0).sum(axis=0), 1))
+    return np.asarray(shares(counts) * np.log1p(len(counts) / np.maximum((counts > 0).sum(axis=0), 1)))
 
 
 READ: dict[str, Callable[[Matrix], Matrix]] = {
@@ -96,7 +96,7 @@ def labels_of(frequent: AnnData, shipped: SpikGPT) -> Labels:
     def labels(values: Matrix) -> pd.DataFrame:
         cells = with_x(frequent, sparse.csr_matrix(np.asarray(values, dtype=np.float32)))
         shipped.annotate(cells)
-        return cells.obs.filter(like="spikgpt").astype(str)
+        return pd.DataFrame(cells.obs.filter(like="spikgpt").astype(str))
 
     return labels
 

@@ -71,8 +71,7 @@ def train(
     on_epoch
         Called with the stage and its progress after each epoch.
     on_note
-        Called before the work with each sentence on values, cells and features that are left out, and labels that
-        cannot be measured.
+        Called before the work with each sentence on values, on what is left out, and on labels not measured.
 
     Raises
     ------
@@ -87,7 +86,7 @@ def train(
     recipe = recipe_named(options.recipe)
     cells = prepare(adata, label_key, embedder, options, on_cells)
     train_rows, held_rows = hold_out(cells.labels, cells.groups, seed=options.seed)
-    if on_note is not None:
+    if on_note:
         for note in _notes(cells, train_rows, held_rows, options.layer, refit=recipe.refit):
             on_note(note)
     measured = fit_part(cells, train_rows, "held-out", recipe, options, on_epoch)
