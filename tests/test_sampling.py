@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from scipy import sparse
 
-from spikgpt.sampling import LARGEST_FIT, content_keys, sample_of, stratified
+from spikgpt.sampling import LARGEST_FIT, content_keys, rows_by_label, sample_of, stratified
 
 
 def test_a_sample_does_not_depend_on_the_order_of_the_cells(logs: sparse.csr_matrix) -> None:
@@ -38,3 +38,11 @@ def test_a_sample_by_label_keeps_shares_and_rare_labels() -> None:
     assert kept["rare"] == (labels == "rare").sum()
     assert kept["common"] / kept["less"] == pytest.approx(0.9 / 0.099, rel=0.05)
     assert np.array_equal(stratified(labels[:LARGEST_FIT]), np.arange(LARGEST_FIT))
+
+
+def test_rows_by_label_are_those_of_a_search() -> None:
+    labels = np.random.default_rng(0).choice(["b", "a", "beta"], 200).astype(np.str_)
+    rows = rows_by_label(labels)
+    assert list(rows) == ["a", "b", "beta"]
+    assert all((rows[name] == np.flatnonzero(labels == name)).all() for name in rows)
+    assert rows_by_label(labels[:0]) == {}

@@ -17,9 +17,9 @@ from scipy import sparse
 
 from spikgpt.building.plan import Chosen
 from spikgpt.building.recipe import Preprocessing, Recipe, Source
+from spikgpt.cells.content.values import row_sums
 from spikgpt.cells.genes import MINIMUM_GENES, GeneList, genes_of, match_genes
 from spikgpt.cells.obs import counted, labels_of
-from spikgpt.cells.values import row_sums
 from spikgpt.errors import DataError, LabelsError, listed
 from spikgpt.files import replacing
 from spikgpt.sources.readers import read

@@ -10,9 +10,9 @@ import numpy as np
 import numpy.typing as npt
 from scipy import sparse
 
+from spikgpt.cells.content.values import Kind, row_sums
 from spikgpt.cells.expression import Expression
 from spikgpt.cells.genes import GeneList, GeneMatch, match_genes
-from spikgpt.cells.values import Kind, row_sums
 from spikgpt.types import Bools, Rows, Scale
 
 # Cells read at a time.

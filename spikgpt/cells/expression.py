@@ -12,9 +12,8 @@ from scipy import sparse
 
 from spikgpt.cells.content.features import rna_features
 from spikgpt.cells.content.repeats import own_genes
-from spikgpt.cells.formats.notes import reading_notes
-from spikgpt.cells.matrices import left_on_disk, read_rows
-from spikgpt.cells.values import (
+from spikgpt.cells.content.row_order import out_of_place
+from spikgpt.cells.content.values import (
     LARGEST_LOG,
     NOT_FINITE,
     Content,
@@ -24,6 +23,8 @@ from spikgpt.cells.values import (
     untransformed,
     whole_cells,
 )
+from spikgpt.cells.formats.notes import reading_notes
+from spikgpt.cells.matrices import SparseOnDisk, left_on_disk, read_rows
 from spikgpt.errors import DataError, listed
 from spikgpt.types import Rows
 
@@ -36,15 +37,16 @@ LOG_LAYERS = ("logcounts", "log1p", "lognorm", "log_normalized", "log_normalised
 # X with fewer of raw's genes than this is a selection of variable genes, and raw is the data.
 SUBSET_SHARE = 0.5
 
-READABLE = "SpikGPT reads raw counts or log-normalised values."
+READS = "SpikGPT reads raw counts or log-normalised values."
 REMEDY = (
-    f"{READABLE} Scaling cannot be undone: take the counts from before it, put them into layers['counts'] or raw, or "
-    "name the layer that holds them."
+    f"{READS} Scaling cannot be undone: take the counts from before it, put "
+    "them into layers['counts'] or raw, or name the layer that holds them."
 )
 FINITE_REMEDY = (
-    f"{READABLE} Take the counts from before the step that made NaN or infinite values, and put them into "
+    f"{READS} Take the counts from before the step that made NaN or infinite values, and put them into "
     "layers['counts'] or raw. If NaN stands for a gene that was not measured, leave the gene out."
 )
+MIXED_REMEDY = f"{READS} Join the raw counts of the parts and normalise all cells alike, or annotate each part alone."
 
 
 # In memory, or with matrices left on disk, as :func:`spikgpt.cells.reading.open_cells` gives them.
@@ -93,23 +95,24 @@ class Expression:
         A value that is negative, not finite, or no logarithm among logarithms is refused.
         """
         rows = read_rows(self.matrix, slice(start, stop), self.columns)
-        for wrong, what in (
-            (~np.isfinite(rows.data), "a NaN or infinite value"),
-            (rows.data < 0, "a negative value"),
-            ((rows.data > LARGEST_LOG) & (self.kind == "log"), "a value too large for a logarithm, unlike other cells"),
+        too_large = (rows.data > LARGEST_LOG) & (self.kind == "log")
+        for wrong, what, remedy in (
+            (~np.isfinite(rows.data), "a NaN or infinite value", REMEDY),
+            (rows.data < 0, "a negative value", REMEDY),
+            (too_large, "a value too large for a logarithm, unlike other cells", MIXED_REMEDY),
         ):
             if wrong.any():
                 first = int(wrong.argmax())
                 row = start + int(np.searchsorted(rows.indptr, first, side="right")) - 1
                 cell = f"cell {self.adata.obs_names[row]!r} (row {row})"
-                msg = f"{self.source} holds {what} ({rows.data[first]:g}) in {cell}. {REMEDY}"
+                msg = f"{self.source} holds {what} ({rows.data[first]:g}) in {cell}. {remedy}"
                 raise DataError(msg)
         if self.kind == "counts" and (np.rint(rows.data) != rows.data).any():
             other = small_cells(rows) & ~whole_cells(rows)
             if other.any():
                 row = start + int(other.argmax())
                 cell = f"cell {self.adata.obs_names[row]!r} (row {row})"
-                msg = f"{self.source} holds counts, but other numbers in {cell}, as logarithms are. {REMEDY}"
+                msg = f"{self.source} holds counts, but other numbers in {cell}, as logarithms are. {MIXED_REMEDY}"
                 raise DataError(msg)
         return rows
 
@@ -134,14 +137,16 @@ def find_expression(adata: Cells, *, layer: str | None = None) -> Expression:
     if not usable:
         found = "; ".join(f"{place.source} {content.problem}" for place, content in zip(places, contents, strict=True))
         layers = f"The layers are {listed(adata.layers)}." if len(adata.layers) else "There are no layers."
-        broken = bool(contents) and all(content.problem == NOT_FINITE for content in contents)
-        remedy = FINITE_REMEDY if broken else REMEDY
+        remedy = MIXED_REMEDY if any(content.mixed for content in contents) else REMEDY
+        if contents and all(content.problem == NOT_FINITE for content in contents):
+            remedy = FINITE_REMEDY
         msg = f"No expression values can be read: {found or 'X is missing'}. {layers} {remedy}"
         raise DataError(msg)
     widest = max(len(places[index].var) for index in usable)
     complete = [index for index in usable if len(places[index].var) >= SUBSET_SHARE * widest]
     chosen = next((index for index in complete if contents[index].kind == "counts"), complete[0])
     place, content = places[chosen], contents[chosen]
+    _check_row_order(adata, place, places)
     return Expression(
         adata=adata,
         # Rows of a CSC matrix are slow to read, so it is turned once.
@@ -153,6 +158,26 @@ def find_expression(adata: Cells, *, layer: str | None = None) -> Expression:
         notes=(*reading_notes(adata), *_notes(places, contents, chosen)),
         columns=place.columns,
     )
+
+
+def _check_row_order(adata: Cells, chosen: _Place, places: list[_Place]) -> None:
+    """Refuse values whose rows are in another order than those of X, or than those of raw if X was chosen."""
+    other = "raw" if chosen.source == "X" else "X"
+    place = next((place for place in places if place.source == other), None)
+    if place is None and other == "X" and adata.X is not None:
+        place = _Place("X", left_on_disk(adata.X, "X"), adata.var)
+        if isinstance(place.matrix, SparseOnDisk) and place.matrix.format == "csc":
+            return  # all of it would be read
+    if place is None:
+        return
+    names = chosen.var.index, adata.var_names if place.var is adata.var else place.var.index
+    if wrong := out_of_place(chosen.matrix, place.matrix, names, (chosen.columns, place.columns)):
+        msg = (
+            f"The rows of {chosen.source} do not belong to the cells of {other}: {wrong} are less like their own row "
+            f"of {other} than like most other rows. Bring both into the order of obs_names, or pass layer='X' to read "
+            "X alone."
+        )
+        raise DataError(msg)
 
 
 @dataclass(frozen=True)

@@ -63,7 +63,7 @@ CAUSES = (
     (r"zarr_format. Expected", "The folder is of a format that zarr here does not know. Upgrade zarr."),
     (r"[Uu]nable to allocate|MemoryError", "There is not enough memory. Read fewer cells, or use a larger machine."),
 )
-UNKNOWN = (
+UNKNOWN_CAUSE = (
     "This is the reason that the library gives. If anndata reads the file, write it again with adata.write_h5ad(); if "
     "not, make or copy the file again."
 )
@@ -97,7 +97,7 @@ def refusing(what: object, done: str = "read", why: str = "") -> Iterator[None]:
     except Exception as error:  # noqa: BLE001
         # Readers of damaged bytes raise whatever they stumble over, and anndata a bare Exception.
         reason = reason_of(error)
-        why = _cause(reason) or fault(error) or why or UNKNOWN
+        why = _cause(reason) or fault(error) or why or UNKNOWN_CAUSE
         msg = f"{what} cannot be {done}: {reason}. {why}"
         raise DataError(msg) from None
 

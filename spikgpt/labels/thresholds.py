@@ -20,6 +20,7 @@ from msgspec import Meta
 from scipy.optimize import minimize_scalar
 
 from spikgpt.errors import DamagedReference
+from spikgpt.sampling import rows_by_label
 from spikgpt.types import Floats, Integers, Strings
 
 PAPER_THRESHOLD = 0.95
@@ -126,8 +127,8 @@ class Calibration(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     @classmethod
     def of(cls, scores: Floats, best: Strings, temperature: float = 1.0) -> Self:
         """Learn from held-out cells: scores and best labels, both of shape (n,)."""
-        names, counts = np.unique(best, return_counts=True)
-        own = {str(name): HeldOutScores.of(scores[best == name]) for name in names[counts >= CELLS_TO_KEEP_LABEL]}
+        by_label = {name: rows for name, rows in rows_by_label(best).items() if len(rows) >= CELLS_TO_KEEP_LABEL}
+        own = {name: HeldOutScores.of(scores[rows]) for name, rows in by_label.items()}
         return cls(HeldOutScores.of(scores), own, temperature)
 
     def limits(self, label_names: tuple[str, ...], unknown_rate: float) -> npt.NDArray[np.float64]:

@@ -7,6 +7,8 @@ import math
 import warnings
 from typing import TYPE_CHECKING, Any
 
+import numpy as np
+
 from spikgpt.errors import needs, printable
 
 if TYPE_CHECKING:
@@ -34,8 +36,8 @@ def reliability_picture(bins: list[dict[str, Any]]) -> bytes:
 
 def confusion_picture(confusion: dict[str, Any]) -> bytes:
     """Draw a confusion matrix, each row as shares of its cells: a true label, with a column for each prediction."""
-    labels, counts = confusion["labels"], confusion["counts"]
-    shares = [[count / max(1, sum(row)) for count in row] for row in counts]
+    labels, counts = confusion["labels"], np.asarray(confusion["counts"])
+    shares = counts / np.maximum(counts.sum(axis=1, keepdims=True), 1)  # (L, L)
     longest = max(len(plain(label)) for label in labels)
     size = 2.5 + 0.32 * len(labels) + 0.08 * max(0, longest - 30)
     figure, axes = _figure(min(size, LARGEST))
@@ -50,11 +52,9 @@ def confusion_picture(confusion: dict[str, Any]) -> bytes:
     axes.set_yticks(shown, names, **font)
     axes.set(xlabel="predicted", ylabel="true")
     # A larger matrix has no room for numbers.
-    for row, line in enumerate(counts if size <= LARGEST else ()):
-        for column, count in enumerate(line):
-            if count:
-                colour = "white" if shares[row][column] > 0.5 else "black"
-                axes.text(column, row, str(count), ha="center", va="center", fontsize=7, color=colour)
+    for row, column in np.argwhere(counts) if size <= LARGEST else ():
+        colour = "white" if shares[row, column] > 0.5 else "black"
+        axes.text(column, row, str(counts[row, column]), ha="center", va="center", fontsize=7, color=colour)
     return png(figure)
 
 

@@ -2,46 +2,26 @@
 
 from __future__ import annotations
 
-import math
 from dataclasses import dataclass, replace
 
 import numpy as np
 import pandas as pd
 from anndata import AnnData
-from scipy import sparse
 
-from spikgpt.cells.align import CHUNK, log_normalise
-from spikgpt.cells.expression import Expression, find_expression
-from spikgpt.cells.genes import NAME_COLUMNS
-from spikgpt.cells.naming.human import HUMAN_ID
+from spikgpt.cells.expression import find_expression
 from spikgpt.cells.obs import counted, labels_of
-from spikgpt.errors import ConfigError, DataError, install_command
+from spikgpt.errors import DataError
 from spikgpt.labels.annotation import Annotation
+from spikgpt.report.markers import MarkerFinder, MarkerGene
+from spikgpt.sampling import rows_by_label
 from spikgpt.types import UNKNOWN, Bools, Rows, Strings
 
 # A cluster with at least this share of Unknown cells may be a new type.
 CANDIDATE_SHARE = 0.5
 # Cells that a candidate needs, and cells to compare it with.
 CELLS_TO_COMPARE = 10
-# Cells compared on each side at most, to bound memory and time.
-MOST_COMPARED = 5000
 # Candidates that get marker genes at most, the largest first: each comparison reads cells anew.
 MOST_CANDIDATES = 100
-# Marker genes reported, and what makes one.
-MOST_MARKERS = 10
-MINIMUM_LOG2_FOLD_CHANGE = 1.0
-LARGEST_ADJUSTED_P = 0.05
-
-
-@dataclass(frozen=True)
-class MarkerGene:
-    """A gene that is higher inside a cluster than outside; the shares are those of cells that express it."""
-
-    gene: str
-    log2_fold_change: float
-    adjusted_p: float
-    share_inside: float
-    share_outside: float
 
 
 @dataclass(frozen=True)
@@ -151,12 +131,13 @@ def summarise(annotation: Annotation, adata: AnnData, cluster_key: str, *, layer
     candidates = sorted((cluster for cluster in clusters if cluster.candidate), key=lambda cluster: -cluster.cells)
     if candidates:
         in_candidates = np.isin(names, [cluster.name for cluster in candidates])
-        expression = _expression_of(adata, layer)
+        finder = _finder_of(adata, layer)
         many = f"{len(candidates)} clusters may be a new type, and only the largest {MOST_CANDIDATES} get some"
         marked = {cluster.name: replace(cluster, note=f"No marker genes: {many}.") for cluster in candidates}
-        for cluster in candidates[:MOST_CANDIDATES]:
+        # By nearest type, as many of the same type are compared with the same cells, which are then read once.
+        for cluster in sorted(candidates[:MOST_CANDIDATES], key=lambda cluster: cluster.nearest or ""):
             inside = members[cluster.name]
-            marked[cluster.name] = _with_markers(cluster, inside, labels, in_candidates, expression)
+            marked[cluster.name] = _with_markers(cluster, inside, labels, in_candidates, finder)
         clusters = [marked.get(cluster.name, cluster) for cluster in clusters]
     by_cell = labels.astype(object)
     for cluster in clusters:
@@ -166,11 +147,8 @@ def summarise(annotation: Annotation, adata: AnnData, cluster_key: str, *, layer
 
 def _members(names: Strings, clustered: Bools) -> dict[str, Rows]:
     """Return the rows of each cluster, cluster 9 before cluster 10, from the cluster of each cell, shape (n,)."""
-    rows = np.flatnonzero(clustered)
-    found, codes, counts = np.unique(names[rows], return_inverse=True, return_counts=True)
-    parts = np.split(rows[np.argsort(codes, kind="stable")], np.cumsum(counts)[:-1])
-    members = dict(zip(found.tolist(), parts, strict=True))
-    return {name: members[name] for name in sorted(members, key=_by_number)}
+    members, rows = rows_by_label(names[clustered]), np.flatnonzero(clustered)
+    return {name: rows[members[name]] for name in sorted(members, key=_by_number)}
 
 
 def _by_number(name: str) -> tuple[bool, int, str]:
@@ -200,10 +178,10 @@ def _frequencies(labels: Strings) -> dict[str, float]:
     return {name: cells / len(labels) for name, cells in counted(labels).items()}
 
 
-def _expression_of(adata: AnnData, layer: str | None) -> Expression | DataError:
-    """Return the expression values, or why there are none: a query annotated by an embedding may lack them."""
+def _finder_of(adata: AnnData, layer: str | None) -> MarkerFinder | DataError:
+    """Return a finder of marker genes, or why there is none: a query annotated by an embedding may lack expression."""
     try:
-        return find_expression(adata, layer=layer)
+        return MarkerFinder(find_expression(adata, layer=layer))
     except DataError as error:
         return error
 
@@ -213,11 +191,11 @@ def _with_markers(
     inside: Rows,
     labels: Strings,
     in_candidates: Bools,
-    expression: Expression | DataError,
+    finder: MarkerFinder | DataError,
 ) -> Cluster:
     """Return a candidate with its marker genes, or with a note that says why it has none."""
-    if isinstance(expression, DataError):
-        return replace(cluster, note=f"No marker genes: {expression}")
+    if isinstance(finder, DataError):
+        return replace(cluster, note=f"No marker genes: {finder}")
     elsewhere = np.ones(len(labels), dtype=bool)
     elsewhere[inside] = False
     outside, what = np.flatnonzero(elsewhere & (labels == cluster.nearest)), f"{cluster.nearest} cells"
@@ -230,89 +208,11 @@ def _with_markers(
         )
         return replace(cluster, note=note)
     try:
-        markers = _markers(expression, _evenly_chosen(inside), _evenly_chosen(outside))
-    except (DataError, ConfigError) as error:
+        markers = finder.markers(inside, outside)
+    except DataError as error:
         return replace(cluster, note=f"No marker genes: {error}")
     note = "" if markers else "No marker genes: no gene is clearly higher in the cluster."
     return replace(cluster, markers=markers, compared_with=f"{len(outside)} {what}", note=note)
-
-
-def _evenly_chosen(rows: Rows) -> Rows:
-    """Return at most ``MOST_COMPARED`` rows, evenly spaced."""
-    if len(rows) <= MOST_COMPARED:
-        return rows
-    return rows[np.linspace(0, len(rows) - 1, MOST_COMPARED).astype(np.int64)]
-
-
-def _markers(expression: Expression, inside: Rows, outside: Rows) -> tuple[MarkerGene, ...]:
-    """Return the genes that are higher in the cells ``inside`` than in those ``outside``, best first.
-
-    Raises
-    ------
-    DataError
-        When a value cannot be read.
-    ConfigError
-        When scanpy is not installed.
-    """
-    try:
-        import scanpy  # takes seconds to import, and few annotations need it
-    except ImportError:
-        msg = f"They need scanpy: {install_command('scanpy')}."
-        raise ConfigError(msg) from None
-    rows = np.sort(np.concatenate([inside, outside]))
-    is_inside = np.isin(rows, inside)
-    logs = _log_values(expression, rows)
-    # Numbers as names: gene names may be repeated.
-    cells = AnnData(
-        logs,
-        obs=pd.DataFrame(
-            {"side": pd.Categorical(np.where(is_inside, "inside", "outside"))}, index=np.arange(len(rows)).astype(str)
-        ),
-        var=pd.DataFrame(index=np.arange(logs.shape[1]).astype(str)),
-    )
-    scanpy.tl.rank_genes_groups(cells, "side", groups=["inside"], reference="outside", method="wilcoxon", use_raw=False)
-    best = scanpy.get.rank_genes_groups_df(
-        cells, "inside", pval_cutoff=LARGEST_ADJUSTED_P, log2fc_min=MINIMUM_LOG2_FOLD_CHANGE
-    ).head(MOST_MARKERS)
-    columns = best["names"].astype(int).to_list()
-    names = _gene_names(expression)
-    share_inside, share_outside = (logs[side].getnnz(axis=0) / side.sum() for side in (is_inside, ~is_inside))
-    return tuple(
-        MarkerGene(names[column], float(change), float(p), float(share_inside[column]), float(share_outside[column]))
-        for column, change, p in zip(columns, best["logfoldchanges"], best["pvals_adj"], strict=True)
-    )
-
-
-def _log_values(expression: Expression, rows: Rows) -> sparse.csr_matrix:
-    """Return natural logarithms, normalised unless they are stored as logarithms, of some cells in ascending order."""
-    parts = []
-    read = expression.rows if expression.kind == "log" else expression.linear
-    for start in range(0, expression.n_cells, CHUNK):
-        chosen = rows[(rows >= start) & (rows < start + CHUNK)]
-        if chosen.size:
-            parts.append(read(int(chosen[0]), int(chosen[-1]) + 1)[chosen - chosen[0]])
-    values = sparse.csr_matrix(sparse.vstack(parts, format="csr"))
-    if expression.kind == "log" and expression.log_base is not None:
-        return values * math.log(expression.log_base)
-    return log_normalise(values, np.asarray(values.sum(axis=1, dtype=np.float64)).ravel())
-
-
-def _gene_names(expression: Expression) -> list[str]:
-    """Return the names of the genes: the index, or a column of symbols when the index holds Ensembl ids."""
-    names = [str(name) for name in expression.var.index]
-    if not _are_ids(names):
-        return names
-    for column in expression.var.columns:
-        if str(column).lower() in NAME_COLUMNS:
-            symbols = [str(name) for name in expression.var[column]]
-            if not _are_ids(symbols):
-                return symbols
-    return names
-
-
-def _are_ids(names: list[str]) -> bool:
-    """Return whether most names are Ensembl ids."""
-    return 2 * sum(HUMAN_ID.fullmatch(name) is not None for name in names) > len(names)
 
 
 def _percent(share: float) -> str:

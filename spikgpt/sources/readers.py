@@ -14,9 +14,9 @@ import numpy.typing as npt
 import pandas as pd
 from anndata import AnnData
 
+from spikgpt.cells.content.values import linear_values
 from spikgpt.cells.expression import find_expression
 from spikgpt.cells.reading import open_cells
-from spikgpt.cells.values import linear_values
 from spikgpt.errors import DataError, listed
 from spikgpt.sources.archives import archived, copy
 from spikgpt.sources.descriptions import read_annotation, read_genes, read_series_matrix

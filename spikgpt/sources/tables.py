@@ -9,7 +9,7 @@ import numpy as np
 import pandas as pd
 from scipy import sparse
 
-from spikgpt.cells.values import LARGEST_LOG
+from spikgpt.cells.content.values import LARGEST_LOG
 from spikgpt.sources.spec import Csv
 from spikgpt.sources.streams import DAMAGED, Item
 

@@ -16,6 +16,7 @@ from spikgpt.errors import ConfigError
 from spikgpt.labels.annotation import Annotation
 from spikgpt.labels.label_map import LabelMap
 from spikgpt.reference.schema import Agreement
+from spikgpt.sampling import rows_by_label
 from spikgpt.training.metrics import measure, unknown_auroc
 from spikgpt.training.names import MatchedNames, match_names
 from spikgpt.types import Strings
@@ -126,5 +127,5 @@ def ontology_ids(adata: AnnData, labels: Strings) -> dict[str, str]:
     if column is None:
         return {}
     stated = adata.obs[column].astype(str).to_numpy()
-    found = {name: np.unique(stated[labels == name]) for name in np.unique(labels).tolist()}
+    found = {name: np.unique(stated[rows]) for name, rows in rows_by_label(labels).items()}
     return {name: str(ids[0]) for name, ids in found.items() if len(ids) == 1 and ids[0].startswith("CL:")}

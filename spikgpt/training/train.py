@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -10,7 +10,9 @@ import numpy as np
 from anndata import AnnData
 
 from spikgpt.cells.align import AlignedCells, joined
-from spikgpt.cells.obs import check_trainable, labels_of
+from spikgpt.cells.content.values import SAMPLE_CELLS
+from spikgpt.cells.expression import find_expression
+from spikgpt.cells.obs import check_trainable, counted, labels_of
 from spikgpt.cells.spool import Spool
 from spikgpt.embedding.base import Embedding
 from spikgpt.embedding.obsm import PREFIX, ObsmEmbedding, vector_cells, vectors_of
@@ -69,7 +71,7 @@ def train(
     on_epoch
         Called with the stage and its progress after each epoch.
     on_note
-        Called before the work with each sentence on cells that are left out and labels that cannot be measured.
+        Called before the work with each sentence on values, on what is left out, and on labels not measured.
 
     Raises
     ------
@@ -84,9 +86,8 @@ def train(
     recipe = recipe_named(options.recipe)
     cells = prepare(adata, label_key, embedder, options, on_cells)
     train_rows, held_rows = hold_out(cells.labels, cells.groups, seed=options.seed)
-    left_out: dict[str, Any] = {"dropped": cells.dropped, "unlabelled": cells.unlabelled, "refit": recipe.refit}
     if on_note:
-        for note in training_notes(cells.labels, train_rows, held_rows, **left_out):
+        for note in _notes(cells, train_rows, held_rows, options.layer, refit=recipe.refit):
             on_note(note)
     measured = fit_part(cells, train_rows, "held-out", recipe, options, on_epoch)
     known_rows = held_rows[np.isin(cells.labels[held_rows], measured.names)]
@@ -98,10 +99,21 @@ def train(
     if isinstance(projection := final.engine.embedding, PCAProjection) and cells.stored is None:
         sample = stratified(cells.labels)
         others = more_genes(projection, cells.adata[sample], cells.labels[sample], layer=options.layer)
-        known = replace(projection, more=others)
-        final = replace(final, engine=replace(final.engine, embedding=known))
+        final = replace(final, engine=replace(final.engine, embedding=replace(projection, more=others)))
     told = {"label_key": label_key, "batch_key": options.batch_key, "recipe": recipe.to_dict(), "seed": options.seed}
     return _reference(cells, final, thresholds, metrics, {**(options.provenance or {}), **told}, options.name)
+
+
+def _notes(
+    cells: TrainingCells, train_rows: Integers, held_rows: Integers, layer: str | None, *, refit: bool
+) -> Iterator[str]:
+    """Yield whole sentences on expression values, features and cells that are left out, and labels not measured."""
+    if not isinstance(cells.stored, ObsmEmbedding):
+        n_cells = len(cells.labels)
+        rows = np.unique(np.linspace(0, n_cells - 1, min(n_cells, SAMPLE_CELLS)).astype(np.int64))
+        yield from find_expression(cells.adata[rows], layer=layer).notes
+    left_out: dict[str, Any] = {"dropped": cells.dropped, "unlabelled": cells.unlabelled, "refit": refit}
+    yield from training_notes(cells.labels, train_rows, held_rows, **left_out)
 
 
 @dataclass(frozen=True)
@@ -310,7 +322,8 @@ def _reference(
     known = embedding.more if isinstance(embedding, PCAProjection) else None
     tensors = {CLASSIFIER + name: array for name, array in fitted.engine.weights().items()}
     tensors |= {EMBEDDER + name: array for name, array in embedding.tensors().items()}
-    counts = {name: int((cells.labels == name).sum()) for name in fitted.names}
+    occurring = counted(cells.labels)
+    counts = {name: occurring.get(name, 0) for name in fitted.names}
     left_out = {"cells_without_label": cells.unlabelled, "labels_left_out": cells.dropped}
     first = ("held_out_by", "held_out", "reliability", "paper_threshold_rejects")
     parts = ReferenceFiles(

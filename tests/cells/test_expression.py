@@ -150,7 +150,7 @@ def test_zeros_are_refused(real: AnnData) -> None:
 
 
 def test_text_is_refused(real: AnnData) -> None:
-    with pytest.raises(DataError, match="cannot be used .The expression matrix holds object values; expected numbers"):
+    with pytest.raises(DataError, match="cannot be used .The expression matrix holds text; expected numbers"):
         find_expression(with_x(real, np.full(real.shape, "1", dtype=object)))
 
 

@@ -412,3 +412,20 @@ def test_labels_that_readers_mix_up_are_refused_before_the_work(cells: AnnData) 
     adata.obs["cell_type"] = labels
     with pytest.raises(LabelsError, match="'Beta' and 'beta' differ only in case or width, .*; rename one"):
         prepare(adata, "cell_type", "pca", TrainOptions(name="small"))
+
+
+class Told(Exception):
+    """Ends a training once its notes are given."""
+
+
+def test_features_that_are_left_out_are_told_before_the_work(cells: AnnData) -> None:
+    cite = cells[:, 5000:8000].copy()
+    cite.var["feature_types"] = ["Antibody Capture"] * 20 + ["Gene Expression"] * 2980
+    notes: list[str] = []
+
+    def stop(stage: str, progress: Progress) -> None:
+        raise Told
+
+    with pytest.raises(Told):
+        train(cite, "cell_type", options=TrainOptions(name="mine", seed=1), on_note=notes.append, on_epoch=stop)
+    assert any("20 of 3000 features that are not RNA" in note and "left out" in note for note in notes)

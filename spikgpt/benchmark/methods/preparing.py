@@ -11,7 +11,7 @@ from scipy import sparse
 
 from spikgpt.benchmark.methods.answer import Answer, Settings
 from spikgpt.cells.align import log_normalise
-from spikgpt.cells.values import linear_values
+from spikgpt.cells.content.values import linear_values
 from spikgpt.types import Floats, Strings
 
 

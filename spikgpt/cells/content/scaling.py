@@ -6,8 +6,8 @@ from typing import Any
 
 import numpy as np
 import numpy.typing as npt
+import pandas as pd
 from scipy import sparse
-from scipy.stats import spearmanr
 
 # Fewer cells or genes than these say too little.
 TELLING_CELLS, TELLING_GENES = 50, 200
@@ -24,6 +24,8 @@ DENSE_SHARE, DENSE_GENES = 0.7, 1000
 TIED_SHARE = 0.2
 # Counts of as many genes a cell reach higher than ROUNDED_MOST, and more than half of small counts are 1.
 ROUNDED_GENES, ROUNDED_MOST, ONES_SHARE = 300, 15.0, 0.5
+# Of so many counts, some are larger than 1.
+TELLING_ONES = 1000
 # Counts that reach no higher than a byte are mostly small.
 BYTE_MOST, FEW_ONES = 255.0, 0.1
 
@@ -45,7 +47,7 @@ def gene_scaling(sample: sparse.csr_matrix) -> str:
     if _is_constant(largest):
         return "holds genes of one maximum, as data scaled to a range does"
     values = sums / cells[genes]
-    if np.ptp(values) > 0 and np.ptp(cells[genes]) > 0 and spearmanr(cells[genes], values)[0] < LEAST_CORRELATION:
+    if np.ptp(values) > 0 and np.ptp(cells[genes]) > 0 and _rank_correlation(cells[genes], values) < LEAST_CORRELATION:
         return "holds its highest values in the rarest genes, as genes scaled one by one or TF-IDF do"
     return ""
 
@@ -69,7 +71,9 @@ def missing_zeros(sample: sparse.csr_matrix) -> str:
 def no_counts(whole: sparse.csr_matrix) -> str:
     """Say what whole numbers are that are no counts, (n, G); empty where they may be counts."""
     largest = float(whole.data.max())
-    if whole.shape[0] < TELLING_CELLS or largest <= 1:
+    if largest <= 1:
+        return f"holds {whole.nnz} values that are all 1, as binarised data does" if whole.nnz >= TELLING_ONES else ""
+    if whole.shape[0] < TELLING_CELLS:
         return ""
     genes = float(np.median(np.diff(whole.indptr)))
     ones = float((whole.data == 1).mean())
@@ -81,6 +85,11 @@ def no_counts(whole: sparse.csr_matrix) -> str:
     if largest <= BYTE_MOST and genes >= ROUNDED_GENES and ones < FEW_ONES:
         return f"holds whole numbers {found}, as values that were scaled to whole numbers do"
     return ""
+
+
+def _rank_correlation(first: npt.NDArray[Any], second: npt.NDArray[Any]) -> float:
+    """Return Spearman's correlation. To import scipy.stats takes longer than to label small files."""
+    return float(np.corrcoef(pd.Series(first).rank(), pd.Series(second).rank())[0, 1])
 
 
 def _is_constant(values: npt.NDArray[Any]) -> bool:

@@ -16,6 +16,8 @@ LOG_BASES = (math.e, 2.0, 10.0)
 MULTIPLE = 0.005
 # The two most frequent values of a cell are one count and two, where their ratio is so close to a whole number.
 RATIO_TOLERANCE = 0.02
+# The ratio of a third value is whole, too, where the first ratio is not so by chance. Rounded values move it further.
+THIRD_TOLERANCE = 0.1
 # A value is frequent when it is this share of the values that are not 0. So many cells are looked at.
 FREQUENT_SHARE, TIED_CELLS = 0.03, 200
 # What large values become when a wrong transformation is undone does not matter.
@@ -55,25 +57,31 @@ def multiples_distance(linear: sparse.csr_matrix) -> npt.NDArray[np.float64]:
 
 
 def frequent_values(sample: sparse.csr_matrix) -> npt.NDArray[np.float64]:
-    """Return the two most frequent values of cells, in ascending order, shape (cells, 2).
+    """Return the two most frequent values of cells, in ascending order, and a larger third, shape (cells, 3).
 
-    Only cells in which two values are frequent have any, and no cell where these are few of those looked at.
+    Only cells in which two values are frequent have any, and no cell where these are few of those looked at. The third
+    is NaN where it is not frequent.
     """
-    some, pairs = sample[:: -(-sample.shape[0] // TIED_CELLS)], []
+    some, found = sample[:: -(-sample.shape[0] // TIED_CELLS)], []
     for start, stop in zip(some.indptr, some.indptr[1:], strict=False):
         values, counts = np.unique(some.data[start:stop], return_counts=True)
-        if len(values) > 1:
-            first, second = np.argsort(-counts, kind="stable")[:2]
-            if counts[second] >= max(3, FREQUENT_SHARE * (stop - start)):
-                pairs.append(sorted((float(values[first]), float(values[second]))))
-    return np.array(pairs if 2 * len(pairs) >= some.shape[0] else [], dtype=np.float64).reshape(-1, 2)
+        order = np.argsort(-counts, kind="stable")[:3]
+        frequent = values[order][counts[order] >= max(3, FREQUENT_SHARE * (stop - start))]
+        if len(frequent) > 1:
+            lower, upper = sorted(map(float, frequent[:2]))
+            third = float(frequent[-1])
+            found.append((lower, upper, third if third > upper else np.nan))
+    return np.array(found if 2 * len(found) >= some.shape[0] else [], dtype=np.float64).reshape(-1, 3)
 
 
-def ratio_distance(pairs: npt.NDArray[np.float64], inverse: Callable[[Values], Values]) -> float:
-    """Return how far the ratio of two frequent values is from a whole number; median over cells, at most 0.5."""
-    linear = inverse(pairs)
-    ratios = linear[:, 1] / linear[:, 0]
-    return float(np.median(np.abs(ratios - np.rint(ratios)) + (np.rint(ratios) < 2)))
+def ratio_distance(frequent: npt.NDArray[np.float64], inverse: Callable[[Values], Values]) -> float:
+    """Return how far the ratios of frequent values are from whole numbers; median over cells."""
+    linear = inverse(frequent)
+    ratios = linear[:, 1:] / linear[:, :1]
+    second, third = (np.abs(ratios - np.rint(ratios)) + (np.rint(ratios) < 2)).T
+    distance, third = float(np.median(second)), third[np.isfinite(third)]
+    other = float(np.median(third)) if 2 * len(third) >= len(second) else 0.0
+    return distance if other < THIRD_TOLERANCE else max(distance, other)
 
 
 def known_inverse(pairs: npt.NDArray[np.float64]) -> str | None:

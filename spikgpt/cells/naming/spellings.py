@@ -23,6 +23,7 @@ TAGGED = re.compile(r"(?P<symbol>.+?)(?:\|\d+|__chr\w+)")
 ANY_ID = re.compile(ID, re.IGNORECASE)
 # What makes the second of two equal names another: .1 by R and pandas, -1 by anndata, _1 by others.
 REPEATED = re.compile(r"(?P<name>.+)[.\-_][1-9]\d?")
+SIGNS = {".", "-", "_"}
 # A Python bytes string that was written as text.
 BYTES = re.compile(r"b(['\"])(?P<name>.*)\1")
 MONTHS = "jan|feb|mar|apr|may|jun|jul|aug|sep|oct|nov|dec"
@@ -60,11 +61,14 @@ def spellings(names: list[str]) -> list[list[str]]:
 def without_suffixes(names: list[str]) -> list[str]:
     """Return names in which a repeated name has no suffix, such as ``INS`` for ``INS.1`` where ``INS`` is there too."""
     there = set(names)
-    return [_repeats(name, there) or name for name in names]
+    # Most names end otherwise, and need no regular expression.
+    return [(_repeats(name, there) if name[-1:].isdigit() else None) or name for name in names]
 
 
 def foreign_genes(names: Sequence[str]) -> Counter[str]:
     """Return how many names bear the prefix of each genome that is not human, in a list with human ones."""
+    if not _may_have_genomes(names):
+        return Counter()
     genomes = Counter(match["genome"] for name in names if (match := GENOME.fullmatch(name)))
     human = sum(count for genome, count in genomes.items() if HUMAN_GENOME.match(genome))
     # Mouse and other words begin names of genes too, so most names have to bear a prefix.
@@ -100,7 +104,14 @@ def gene_share(names: Sequence[str]) -> float:
     return sum(is_gene(plain(str(name))) for name in sample) / max(1, len(sample))
 
 
+def _may_have_genomes(names: Sequence[str]) -> bool:
+    """Tell from a sample whether most names can bear the prefix of a genome."""
+    return any(map(GENOME.fullmatch, names[:: max(1, len(names) // SAMPLED)]))
+
+
 def _without_genome(names: list[str]) -> list[str]:
+    if not _may_have_genomes(names):
+        return names
     matches = [GENOME.fullmatch(name) for name in names]
     if sum(match is not None for match in matches) <= len(names) / 2:
         return names
@@ -124,8 +135,7 @@ def _parts(name: str) -> tuple[str, str]:
 
 def _repeats(name: str, there: set[str]) -> str | None:
     """Return the name of a known human gene that a name repeats with a suffix."""
-    match = REPEATED.fullmatch(name)
-    if not match or match["name"] not in there:
+    if not ({*name[-3:-1]} & SIGNS) or not (match := REPEATED.fullmatch(name)) or match["name"] not in there:
         return None
     genes, base = human_genes().respelled_ids, match["name"]
     known = human_id(base) or respelled(base) in genes

@@ -46,6 +46,8 @@ SPOILED: dict[str, tuple[Callable[[Matrix, Matrix], Matrix], str]] = {
     "imputed": (lambda _, logs: smoothed(logs), "as imputed or denoised data does"),
     "rounded": (lambda _, logs: np.round(logs), "as rounded logarithms do"),
     "three logarithms": (lambda _, logs: np.log1p(np.log1p(logs)), "repeat within a cell"),
+    "acosh": (lambda counts, _: 2 * np.arcsinh(np.sqrt(counts / 10)), "repeat within a cell"),
+    "binary": (lambda counts, _: (counts > 0) * 1.0, "as binarised data does"),
     "unit length": (lambda _, logs: logs / np.maximum(np.linalg.norm(logs, axis=1, keepdims=True), 1e-9), "repeat"),
     "ranks": (lambda counts, _: counts.argsort(axis=1, kind="stable").argsort(axis=1) + 1.0, "as ranks are"),
 }

@@ -45,8 +45,10 @@ def test_distances_and_frequent_values_are_of_single_cells() -> None:
     rows = sparse.csr_matrix([[0.5, 1, 1.5, 0.5], [0, 0, 0, 0], [1, 1, 1, 1], [1, 1.8, 2.7, 3]])
     np.testing.assert_allclose(multiples_distance(rows), [0, np.nan, np.nan, (0.2 + 0.3 + 0) / 3])
     tied = sparse.csr_matrix([[0.7] * 5 + [1.1] * 4 + [3.0]] * 3)
-    np.testing.assert_allclose(frequent_values(tied), [[0.7, 1.1]] * 3)
-    assert frequent_values(rows).shape == (0, 2)
+    np.testing.assert_allclose(frequent_values(tied), [[0.7, 1.1, np.nan]] * 3)
+    tied = sparse.csr_matrix([[0.7] * 5 + [1.1] * 4 + [3.0] * 3] * 3)
+    np.testing.assert_allclose(frequent_values(tied), [[0.7, 1.1, 3.0]] * 3)
+    assert frequent_values(rows).shape == (0, 3)
 
 
 def test_logarithms_are_no_other_transformation(deep: AnnData) -> None:

@@ -56,7 +56,8 @@ class Content:
     """What a matrix holds; nothing but ``problem`` counts when that says what is wrong with it.
 
     ``linear`` values with a ``log_base`` are mixed: the cells that :func:`log_cells` names hold logarithms. ``inverse``
-    is the name of another transformation that all values went through, one of ``INVERSES``.
+    is the name of another transformation that all values went through, one of ``INVERSES``. ``mixed`` tells that the
+    problem is cells of several kinds, each of which could be read alone.
     """
 
     kind: Kind = "counts"
@@ -65,6 +66,7 @@ class Content:
     target_sum: float | None = None
     notes: tuple[str, ...] = ()
     inverse: str | None = None
+    mixed: bool = False
 
 
 def content_of(matrix: Any, columns: Rows | None = None) -> Content:
@@ -181,7 +183,7 @@ def _linear(sample: sparse.csr_matrix, whole: Bools, *, constant: bool = False) 
         others = _linear(rest, whole_cells(rest))
         found = f"{100 * share:.0f}% of the cells hold counts, the others"
         if others.inverse:
-            return Content(problem=f"is of two kinds: {found} {others.inverse}")
+            return Content(problem=f"is of two kinds: {found} {others.inverse}", mixed=True)
         note = f"{found} normalised values; each was read as such."
         return others if others.problem else Content("linear", notes=(note,))
     if _is_multiple(sample):
@@ -196,10 +198,10 @@ def _logs(sample: sparse.csr_matrix) -> Content:
     """Return the content of values that may be logarithms: none is too large for that."""
     distances = {base: multiples_distance(linear_values(sample, base)) for base in LOG_BASES}
     if problem := _two_bases(sample, distances):
-        return Content(problem=problem)
+        return Content(problem=problem, mixed=True)
     base, how = _log_base(sample, distances)
     if problem := _odd_cells(sample, distances[base]):
-        return Content(problem=problem)
+        return Content(problem=problem, mixed=True)
     if how != "multiples":
         pairs = frequent_values(sample)
         if len(pairs):
@@ -238,7 +240,7 @@ def _mixed(sample: sparse.csr_matrix, small: Bools, whole: Bools) -> Content:
     if np.median(peaks[small]) > FLAT or np.median(peaks[others]) < GAP * np.median(peaks[small]):
         return other
     found = f"up to {some.data.max():.3g} in {share} of the cells and up to {sample.data.max():.3g} in the others"
-    return Content(problem=f"holds values {found}, as parts that were normalised differently do")
+    return Content(problem=f"holds values {found}, as parts that were normalised differently do", mixed=True)
 
 
 def _transformed(pairs: npt.NDArray[np.float64]) -> Content:

@@ -1,0 +1,165 @@
+"""Marker genes of a cluster: a Wilcoxon rank-sum test of its cells against others, gene by gene."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+from typing import Self
+
+import numpy as np
+import numpy.typing as npt
+from scipy import sparse
+from scipy.stats import false_discovery_control, norm
+
+from spikgpt.cells.align import CHUNK, log_normalise
+from spikgpt.cells.expression import Expression
+from spikgpt.cells.genes import NAME_COLUMNS
+from spikgpt.cells.naming.human import HUMAN_ID
+from spikgpt.types import Rows
+
+# Cells compared on each side at most, to bound memory and time.
+MOST_COMPARED = 5000
+# Marker genes reported, and what makes one.
+MOST_MARKERS = 10
+MINIMUM_LOG2_FOLD_CHANGE = 1.0
+LARGEST_ADJUSTED_P = 0.05
+# Added to both means of a fold change, as scanpy does.
+PSEUDOCOUNT = 1e-9
+# Bits of a key that hold the value; those above hold the gene.
+VALUE_BITS = np.uint64(32)
+
+
+@dataclass(frozen=True)
+class MarkerGene:
+    """A gene that is higher inside a cluster than outside; the shares are those of cells that express it."""
+
+    gene: str
+    log2_fold_change: float
+    adjusted_p: float
+    share_inside: float
+    share_outside: float
+
+
+class MarkerFinder:
+    """Finds marker genes in the cells of a query; comparisons with the same cells in a row prepare these once."""
+
+    def __init__(self, expression: Expression) -> None:
+        self._expression = expression
+        self._names = _gene_names(expression)
+        self._outside: tuple[Rows, _SortedCells] | None = None
+
+    def markers(self, inside: Rows, outside: Rows) -> tuple[MarkerGene, ...]:
+        """Return the genes that are higher in the cells ``inside`` than in those ``outside``, best first.
+
+        The best have the highest scores of a Wilcoxon rank-sum test, and among equal ones the largest fold change. At
+        most 5000 cells of each side are compared, evenly spaced.
+
+        Parameters
+        ----------
+        inside, outside
+            Rows of the cells, in ascending order; no cell is on both sides.
+
+        Raises
+        ------
+        DataError
+            When a value cannot be read.
+        """
+        inside, outside = _evenly_spaced(inside), _evenly_spaced(outside)
+        if self._outside is None or not np.array_equal(self._outside[0], outside):
+            self._outside = None  # frees the memory of the last ones first
+            self._outside = outside, _SortedCells.from_logs(_log_values(self._expression, outside))
+        others = self._outside[1]
+        cells = _SortedCells.from_logs(_log_values(self._expression, inside))
+        scores = cells.rank_sum_scores(others)
+        adjusted_p = false_discovery_control(2 * norm.sf(np.abs(scores)))
+        fold_changes = np.log2((np.expm1(cells.means) + PSEUDOCOUNT) / (np.expm1(others.means) + PSEUDOCOUNT))
+        chosen = (adjusted_p < LARGEST_ADJUSTED_P) & (fold_changes > MINIMUM_LOG2_FOLD_CHANGE)
+        best = np.lexsort((-fold_changes, -scores))
+        return tuple(
+            MarkerGene(
+                self._names[gene],
+                float(fold_changes[gene]),
+                float(adjusted_p[gene]),
+                float(cells.expressing[gene] / cells.n_cells),
+                float(others.expressing[gene] / others.n_cells),
+            )
+            for gene in best[chosen[best]][:MOST_MARKERS]
+        )
+
+
+@dataclass(frozen=True)
+class _SortedCells:
+    """The log expression of n cells, sorted within each of G genes.
+
+    ``keys`` has one number a value above 0, in ascending order: the gene, then the bits of the value, which sort as
+    positive float32 do. ``expressing`` and ``means`` are the cells with a value above 0 and the mean of each gene,
+    shape (G,).
+    """
+
+    n_cells: int
+    keys: npt.NDArray[np.uint64]
+    expressing: npt.NDArray[np.int64]
+    means: npt.NDArray[np.float64]
+
+    @classmethod
+    def from_logs(cls, logs: sparse.csr_matrix) -> Self:
+        """Sort log expression, shape (n, G), without negative values, float32."""
+        logs = logs.astype(np.float32)
+        logs.sum_duplicates()
+        logs.eliminate_zeros()
+        keys = (logs.indices.astype(np.uint64) << VALUE_BITS) | logs.data.view(np.uint32)
+        means = np.asarray(logs.sum(axis=0, dtype=np.float64)).ravel() / logs.shape[0]
+        return cls(logs.shape[0], np.sort(keys), np.asarray(logs.getnnz(axis=0), dtype=np.int64), means)
+
+    def rank_sum_scores(self, others: Self) -> npt.NDArray[np.float64]:
+        """Return the z-score of the rank sum of these cells among these and others, for each gene, shape (G,).
+
+        The rank sum less its least value is the number of pairs in which these cells are higher; a tie counts half.
+        """
+        genes = (self.keys >> VALUE_BITS).astype(np.int64)
+        left, right = (np.searchsorted(others.keys, self.keys, side=side) for side in ("left", "right"))
+        zeros = others.n_cells - others.expressing  # (G,)
+        starts = np.cumsum(others.expressing) - others.expressing  # (G,)
+        lower = zeros[genes] + (left + right) / 2 - starts[genes]
+        pairs = np.bincount(genes, weights=lower, minlength=len(zeros)) + (self.n_cells - self.expressing) * zeros / 2
+        product = self.n_cells * others.n_cells
+        return np.asarray((pairs - product / 2) / np.sqrt(product * (self.n_cells + others.n_cells + 1) / 12))
+
+
+def _evenly_spaced(rows: Rows) -> Rows:
+    """Return at most ``MOST_COMPARED`` rows, evenly spaced."""
+    if len(rows) <= MOST_COMPARED:
+        return rows
+    return rows[np.linspace(0, len(rows) - 1, MOST_COMPARED).astype(np.int64)]
+
+
+def _log_values(expression: Expression, rows: Rows) -> sparse.csr_matrix:
+    """Return natural logarithms, normalised unless they are stored as logarithms, of some cells in ascending order."""
+    parts = []
+    read = expression.rows if expression.kind == "log" else expression.linear
+    for start in range(0, expression.n_cells, CHUNK):
+        chosen = rows[(rows >= start) & (rows < start + CHUNK)]
+        if chosen.size:
+            parts.append(read(int(chosen[0]), int(chosen[-1]) + 1)[chosen - chosen[0]])
+    values = sparse.csr_matrix(sparse.vstack(parts, format="csr"))
+    if expression.kind == "log" and expression.log_base is not None:
+        return values * math.log(expression.log_base)
+    return log_normalise(values, np.asarray(values.sum(axis=1, dtype=np.float64)).ravel())
+
+
+def _gene_names(expression: Expression) -> list[str]:
+    """Return the names of the genes: the index, or a column of symbols when the index holds Ensembl ids."""
+    names = [str(name) for name in expression.var.index]
+    if not _are_ids(names):
+        return names
+    for column in expression.var.columns:
+        if str(column).lower() in NAME_COLUMNS:
+            symbols = [str(name) for name in expression.var[column]]
+            if not _are_ids(symbols):
+                return symbols
+    return names
+
+
+def _are_ids(names: list[str]) -> bool:
+    """Return whether most names are Ensembl ids."""
+    return 2 * sum(HUMAN_ID.fullmatch(name) is not None for name in names) > len(names)
