@@ -59,8 +59,8 @@ def multiples_distance(linear: sparse.csr_matrix) -> npt.NDArray[np.float64]:
 def frequent_values(sample: sparse.csr_matrix) -> npt.NDArray[np.float64]:
     """Return the two most frequent values of cells, in ascending order, and a larger third, shape (cells, 3).
 
-    Only cells in which two values are frequent have any, and no cell where these are few of those looked at. The third
-    is NaN where it is not frequent.
+    A cell without two frequent values has no row. If fewer than half of the cells have one, none has. The
+    third is NaN where it is not frequent.
     """
     some, found = sample[:: -(-sample.shape[0] // TIED_CELLS)], []
     for start, stop in zip(some.indptr, some.indptr[1:], strict=False):
