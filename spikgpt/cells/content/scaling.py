@@ -20,10 +20,11 @@ LEAST_CORRELATION = -0.2
 CONSTANT = 0.1
 # No measurement of single cells finds so many of so many genes.
 DENSE_SHARE, DENSE_GENES = 0.7, 1000
-# The most frequent value of a gene stands in this share of its cells, where it is what a count of 0 became.
-TIED_SHARE = 0.2
+# An offset leaves next to no value 0. The most frequent value of a gene stands in this share of its cells, where it is
+# what a count of 0 became.
+OFFSET_SHARE, TIED_SHARE = 0.95, 0.2
 # Counts of as many genes a cell reach higher than ROUNDED_MOST, and more than half of small counts are 1.
-ROUNDED_GENES, ROUNDED_MOST, ONES_SHARE = 300, 15.0, 0.5
+ROUNDED_GENES, ROUNDED_MOST, PANEL_GENES, ONES_SHARE = 300, 15.0, 150, 0.5
 # Of so many counts, some are larger than 1.
 TELLING_ONES = 1000
 # Counts that reach no higher than a byte are mostly small.
@@ -60,7 +61,8 @@ def missing_zeros(sample: sparse.csr_matrix) -> str:
         return ""
     share = f"{100 * sample.nnz / (cells * len(used)):.0f}%"
     few = np.sort(sample[: 4 * TELLING_CELLS].toarray()[:, used], axis=0)
-    if len(few) >= TELLING_CELLS and np.median(_longest_runs(few)) >= TIED_SHARE * len(few):
+    offset = sample.nnz >= OFFSET_SHARE * cells * len(used)
+    if offset and len(few) >= TELLING_CELLS and np.median(_longest_runs(few)) >= TIED_SHARE * len(few):
         return f"holds {share} values that are not 0, as after an offset, a pseudocount or centring"
     whole = (np.rint(sample.data) == sample.data).all()
     if len(few) >= TELLING_CELLS and genes >= DENSE_GENES and not whole:
@@ -80,7 +82,7 @@ def no_counts(whole: sparse.csr_matrix) -> str:
     found = f"up to {largest:g} in cells of {genes:g} genes, {100 * ones:.0f}% of them 1"
     if genes >= ROUNDED_GENES and all(len(np.unique(row.data)) == row.nnz for row in whole[:TELLING_CELLS]):
         return "holds whole numbers that are all different within a cell, as ranks are"
-    if largest <= ROUNDED_MOST and (genes >= ROUNDED_GENES or ones < ONES_SHARE):
+    if largest <= ROUNDED_MOST and (genes >= ROUNDED_GENES or (genes >= PANEL_GENES and ones < ONES_SHARE)):
         return f"holds whole numbers {found}, as rounded logarithms do"
     if largest <= BYTE_MOST and genes >= ROUNDED_GENES and ones < FEW_ONES:
         return f"holds whole numbers {found}, as values that were scaled to whole numbers do"

@@ -47,7 +47,7 @@ def pandas_table(_few: AnnData, root: h5py.File) -> None:
 
 OTHERS: dict[str, tuple[Callable[[AnnData, h5py.File], None], str]] = {
     "a.h5mu": (mudata, r'modalities atac, rna\. .*\.mod\["rna"\]\.write_h5ad\("rna\.h5ad"\)'),
-    "a.loom": (loom, r"loom file\. .*scanpy\.read_loom\(.*write_h5ad"),
+    "a.loom": (loom, r"loom file.*read_loom\(.*write_h5ad"),
     "a.h5seurat": (h5seurat, r"h5Seurat file\. .*SeuratDisk::Convert"),
     "molecule_info.h5": (molecules, r"10x molecule file\. Give filtered_feature_bc_matrix\.h5"),
     "table.h5": (pandas_table, r'pandas\.read_hdf\(".*table\.h5", "counts"\)'),
