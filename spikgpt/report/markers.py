@@ -9,7 +9,6 @@ from typing import Self
 import numpy as np
 import numpy.typing as npt
 from scipy import sparse
-from scipy.stats import false_discovery_control, norm
 
 from spikgpt.cells.align import CHUNK, log_normalise
 from spikgpt.cells.expression import Expression
@@ -64,6 +63,9 @@ class MarkerFinder:
         DataError
             When a value cannot be read.
         """
+        # Slow to import, and for candidate clusters alone.
+        from scipy.stats import false_discovery_control, norm
+
         inside, outside = _evenly_spaced(inside), _evenly_spaced(outside)
         if self._outside is None or not np.array_equal(self._outside[0], outside):
             self._outside = None  # frees the memory of the last ones first

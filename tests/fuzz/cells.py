@@ -236,7 +236,8 @@ def annotated(reference: ReferenceFiles, engine: Engine, path: Path) -> Answer:
         written = _anndata_reads(out)
     except Exception as error:  # noqa: BLE001, whatever anndata says of it
         with suppress(Exception):
-            _anndata_reads(path)
+            # Consolidated metadata of a source may name files that are gone.
+            _anndata_reads(path if path.is_file() else zarr.open_group(path, mode="r", use_consolidated=False))
             return Answer("unreadable output", repr(error))
         # What anndata cannot read in the source was copied as it is.
         with open_cells(out) as written:
@@ -247,10 +248,11 @@ def annotated(reference: ReferenceFiles, engine: Engine, path: Path) -> Answer:
     return Answer("labelled", labels=labels, names=names)
 
 
-def _anndata_reads(path: Path) -> AnnData:
+def _anndata_reads(path: Path | zarr.Group) -> AnnData:
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
-        return (anndata.read_h5ad if path.suffix == ".h5ad" else anndata.read_zarr)(path)
+        h5ad = isinstance(path, Path) and path.suffix == ".h5ad"
+        return (anndata.read_h5ad if h5ad else anndata.read_zarr)(path)
 
 
 class _Walking:
