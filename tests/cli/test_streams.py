@@ -23,7 +23,7 @@ PRINTS = """if True:
     def odd(wrong: bool = False) -> None:
         show(("label", "cells"), [("\\u03b2 \\udce9", 3)] * 100, "\\u4e2d", result=True)
         note("\\u03b2")
-        typer.echo("\\u03b2")
+        typer.echo("\\u03b2" * 100_000)  # more than a pipe holds
         if wrong:
             raise ConfigError("\\u03b2 is wrong")
         Path("written").write_text("whole")
