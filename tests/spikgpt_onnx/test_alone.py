@@ -37,6 +37,7 @@ CORE = """
     test_errors.py test_exported_members.py test_files.py test_options.py test_sampling.py
 """
 NEEDING_MORE = """
+    test_errors.py::test_a_missing_package_is_named_with_its_version
     cli/test_annotate.py::test_a_process_with_an_empty_cache_pulls_by_name_and_annotates
     cli/test_annotate.py::test_both_engines_give_the_same_labels
     cli/test_annotate.py::test_outputs_that_cannot_be_written[options4-make
