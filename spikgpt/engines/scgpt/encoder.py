@@ -76,7 +76,7 @@ class ScGPTConfig:
             # Numbers beyond any size would overflow below.
             whole = whole and abs(value) < 2**63
             if isinstance(value, bool) or not (whole or (field == "dropout" and isinstance(value, float))):
-                msg = f"args.json has {FIELDS.get(field, field)} = {str(value)[:40]}; expected a number."
+                msg = f"args.json has {FIELDS.get(field, field)} = {repr(value)[:42]}; expected a number."
                 raise CheckpointError(msg)
             values[field] = float(value) if field == "dropout" else int(value)
         pad_token = args.get("pad_token", cls.pad_token)

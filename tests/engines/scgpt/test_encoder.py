@@ -71,7 +71,7 @@ def test_args_are_read_back() -> None:
     ("changed", "message"),
     [
         ({"embsize": None}, "args.json has embsize = None; expected a number."),
-        ({"nheads": "8"}, "args.json has nheads = '?8'?; expected a number."),
+        ({"nheads": "8"}, "args.json has nheads = '8'; expected a number."),
         ({"nheads": 5}, "heads divide dim"),
         ({"nlayers": 0}, "Sizes are positive"),
         ({"input_emb_style": "category"}, "input_emb_style = 'category'; only 'continuous' is supported."),
