@@ -211,10 +211,10 @@ def test_a_build_that_is_killed_goes_on_to_the_same_reference(mirror: Path, tmp_
         process = start()
         _, said = process.communicate(timeout=120)
         assert process.returncode == 0, said
-    # The first build was killed while the second half of the archive was on its way.
+    # The first build was killed while the archive was on its way.
     (_, everything), (_, rest) = server.asked
     assert not everything
-    assert len(archive) // 3 < int(rest.removeprefix("bytes=").removesuffix("-")) < len(archive)
+    assert 0 < int(rest.removeprefix("bytes=").removesuffix("-")) < len(archive)
     assert [line.split(":")[0] for line in said.splitlines() if "unchanged" in line] == [
         f"{step} (unchanged)" for step in STEPS[:-1]
     ]
