@@ -28,18 +28,20 @@ from spikgpt.errors import DataError, SpikGPTError, fault
 
 REMEDY = "Write it again with adata.write_h5ad() or adata.write_zarr(), or copy it again if it was copied."
 # What the message of a library says, and the cause and the remedy. Groups of the pattern are put in.
-CAUSES = (
-    (
-        r"unable to lock file|file is already open for (write|read)",
-        "Another program has the file open for writing, or did not close it. Close the file there; if nothing writes "
-        "to it, set HDF5_USE_FILE_LOCKING=FALSE, or run h5clear -s on a copy.",
-    ),
+DAMAGES = (
     (
         r"truncated file: eof = (\d+),.* stored_eof = (\d+)",
         "The file is cut short: {0} of {1} bytes are there. Copy or download it again.",
     ),
     (r"ended before the end-of-stream|Truncated", "The file is cut short. Copy or download it again."),
     (r"CRC check failed|while decompressing", "Its compressed bytes are damaged. Copy or download it again."),
+)
+CAUSES = (
+    (
+        r"unable to lock file|file is already open for (write|read)",
+        "Another program has the file open for writing, or did not close it. Close the file there; if nothing writes "
+        "to it, set HDF5_USE_FILE_LOCKING=FALSE, or run h5clear -s on a copy.",
+    ),
     (
         r"required filter|can't open directory|unable to load plugin|filter.* not (registered|available|found)",
         "The values are compressed with an HDF5 filter that is not installed: pip install hdf5plugin. Or write the "
@@ -85,7 +87,7 @@ Identity: TypeAlias = tuple[tuple[str, int, int, int, int], ...]
 def refusing(what: object, done: str = "read", why: str = "") -> Iterator[None]:
     """Turn whatever damaged files make their readers raise into a DataError of one line, and keep their warnings.
 
-    ``why`` says what may be wrong, and the remedy, where the cause is not known.
+    ``why`` says what may be wrong, and the remedy, where the bytes are damaged or the cause is not known.
     """
     try:
         with warnings.catch_warnings():
@@ -97,7 +99,7 @@ def refusing(what: object, done: str = "read", why: str = "") -> Iterator[None]:
     except Exception as error:  # noqa: BLE001
         # Readers of damaged bytes raise whatever they stumble over, and anndata a bare Exception.
         reason = reason_of(error)
-        why = _cause(reason) or fault(error) or why or UNKNOWN_CAUSE
+        why = _cause(reason, CAUSES) or fault(error) or why or _cause(reason, DAMAGES) or UNKNOWN_CAUSE
         msg = f"{what} cannot be {done}: {reason}. {why}"
         raise DataError(msg) from None
 
@@ -108,9 +110,9 @@ def reason_of(error: BaseException) -> str:
     return " ".join(f"{error} {notes}".split())[:400].rstrip(".") or type(error).__name__
 
 
-def _cause(reason: str) -> str | None:
+def _cause(reason: str, causes: tuple[tuple[str, str], ...]) -> str | None:
     """Return the cause and the remedy of what a library says, or None where it is not known."""
-    for pattern, sentence in CAUSES:
+    for pattern, sentence in causes:
         if match := re.search(pattern, reason):
             return sentence.format(*match.groups())
     return None

@@ -117,7 +117,7 @@ def test_truncated_files_are_refused_in_one_line(study: str, cells: AnnData, tmp
         with pytest.raises(DataError, match=name) as caught:
             read_study(study, tmp_path, contents | {name: content[:left]})
         assert "\n" not in str(caught.value)
-        assert "download it again" in str(caught.value)
+        assert "delete it and download it again" in str(caught.value)
 
 
 def test_an_archive_without_such_members_says_what_it_has(cells: AnnData, tmp_path: Path) -> None:

@@ -71,7 +71,7 @@ def test_damage_is_told_with_its_line(tmp_path: Path) -> None:
     text = b"".join(b"%d\n" % line for line in range(20_000))
     content = packed(text)
     for damaged in (content[:-9_000], content[:-8] + bytes(8)):
-        with pytest.raises(DataError, match=r"file, line \d+, cannot be read: .*download it again"):
+        with pytest.raises(DataError, match=r"file, line \d+, cannot be read: .*delete it and download it again"):
             list(item_of(written(tmp_path, damaged)).lines())
 
 
