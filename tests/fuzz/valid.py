@@ -21,6 +21,7 @@ from anndata import AnnData
 from scipy import sparse
 
 from spikgpt.cells.reading import read_cells
+from spikgpt.cells.storage import open_store
 from tests.fuzz.cells import CELLS, Worker
 from tests.fuzz.outcomes import Counted, run, tally
 
@@ -55,7 +56,9 @@ def uns(cells: AnnData, random: Random) -> None:
     """Add what scanpy's tools and plots, or users, leave in uns."""
     names = ("log1p", "pca", "neighbors", "leiden_colors", "rank_genes_groups", "umap", "cell_type_colors", "other")
     for name in random.choice(names, int(random.integers(1, 5)), replace=False):
-        cells.uns[str(name)] = _value(random)
+        value = _value(random)
+        # anndata itself reads and copies no other kind of "neighbors" than a mapping.
+        cells.uns[str(name)] = {"params": value} if name == "neighbors" else value
 
 
 def obs(cells: AnnData, random: Random) -> None:
@@ -155,17 +158,21 @@ class Fuzzer:
         found = f"{answer.outcome}: {answer.said}" if answer.outcome not in GOOD else answer.outcome
         if answer.outcome in GOOD and answer.labels != self.labels:
             found = "wrong labels: they differ from those of the plain file"
-        if answer.outcome in GOOD and (lost := self._lost(cells, suffix)):
+        if answer.outcome in GOOD and (lost := self._lost(suffix)):
             found = f"lost: {lost}"
         return f"{kinds[0]} ({suffix})", found, f"{', '.join(kinds)}, {suffix}"
 
-    def _lost(self, cells: AnnData, suffix: str) -> list[str]:
-        """Return which elements of the cells the output lacks."""
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")
-            out = (anndata.read_h5ad if suffix == ".h5ad" else anndata.io.read_zarr)(self.folder / f"out{suffix}")
-        places = ("obs", "var", "uns", "obsm", "varm", "obsp", "layers")
-        return [f"{place}/{key}" for place in places for key in getattr(cells, place) if key not in getattr(out, place)]
+    def _lost(self, suffix: str) -> list[str]:
+        """Return which elements of the cells the output lacks, whether or not anndata reads them."""
+        places = ("obs", "var", "uns", "obsm", "varm", "obsp", "layers", "raw")
+        with open_store(self.folder / f"cells{suffix}") as cells, open_store(self.folder / f"out{suffix}") as out:
+            return [
+                f"{place}/{key}"
+                for place in places
+                if place in cells
+                for key in cells[place]
+                if place not in out or key not in out[place]
+            ]
 
 
 def fuzz(count: int, seed: int, *, progress: bool = False) -> tuple[Counted, list[str]]:
