@@ -25,21 +25,23 @@ from tqdm import tqdm
 
 from spikgpt.cells.align import AlignedCells
 from spikgpt.cells.expression import Cells
+from spikgpt.cells.obs import batches_of
 from spikgpt.cells.spool import Spool
 from spikgpt.embedding.base import Engine, QueryCells
 from spikgpt.embedding.own_space import OwnSpace
 from spikgpt.labels.annotation import Annotation
 from spikgpt.labels.decision import CellScores, Cutoffs, farther_share, fit_cutoffs
-from spikgpt.labels.familiarity import Familiarity, FamiliarityScorer
+from spikgpt.labels.familiarity import Familiarity, FamiliarityScorer, within_of
 from spikgpt.labels.neighbours import ENOUGH_CELLS, Neighbourhood
 from spikgpt.labels.ontology import BroadLabels
+from spikgpt.labels.ood import OODRule, label_contrasts
 from spikgpt.labels.places import Places
-from spikgpt.labels.standing import Standing
 from spikgpt.labels.thresholds import Thresholds, tempered
+from spikgpt.labels.typicality import Typicality
 from spikgpt.labels.verdict import Verdict, contrast, judge, shift
 from spikgpt.options import AnnotateOptions
 from spikgpt.reference.files import ReferenceFiles
-from spikgpt.types import Bools, Floats, InputReport, NetworkOutput, Profiles, Rows, Scale
+from spikgpt.types import Bools, Floats, InputReport, Integers, NetworkOutput, Profiles, Rows, Scale
 
 # The arrays of a sparse matrix.
 CSR = ("data", "indices", "indptr")
@@ -61,8 +63,10 @@ class QueryModel:
         Where labels lie among the cells; None where these are seen alone.
     scorer
         What scores familiarity; None for a reference without it.
-    standing
-        What tells how cells stand among those of the query; None as well without familiarity.
+    typicality
+        What scores how typical of their label cells are; None as well without familiarity.
+    contrasts
+        Whether each label keeps what sets it apart, in each batch, shape (B, L); None without familiarity.
     scores
         Those of the sample itself, worked out once.
     smoothed
@@ -80,7 +84,8 @@ class QueryModel:
     among: Neighbourhood
     places: Places | None
     scorer: FamiliarityScorer | None
-    standing: Standing | None
+    typicality: Typicality | None
+    contrasts: npt.NDArray[np.float64] | None
     scores: CellScores
     smoothed: bool
     report: InputReport
@@ -97,6 +102,7 @@ class QueryModel:
         sample: AlignedCells,
         rows: Rows,
         *,
+        batches: Integers | None = None,
         report: InputReport,
         options: AnnotateOptions,
     ) -> QueryModel:
@@ -108,6 +114,8 @@ class QueryModel:
             The cells, k of them, none of them empty.
         rows
             Their row numbers in the query, shape (k,), ascending.
+        batches
+            Index of the batch of each, shape (k,); by default all are of one batch.
         report
             How they were read.
         """
@@ -125,28 +133,47 @@ class QueryModel:
         among = Neighbourhood.of(rows, points, output.probabilities, smoothed=smoothed)
         smooth = among.smooth(output.probabilities, points, among.near)
         places = Places.fit(points, smooth) if smoothed else None
-        scores = CellScores(places.weigh(smooth, points) if places else smooth)
-        scorer = standing = None
+        batches = np.zeros(len(rows), dtype=np.int64) if batches is None else batches
+        scores = CellScores(places.weigh(smooth, points) if places else smooth, batches)
+        best = scores.probabilities.argmax(axis=1)
+        scorer = typicality = contrasts = None
         if familiarity is not None:
-            scorer = familiarity.scorer(among, output, logs, profiles)
-            evidence, best = scorer.score(output, logs, among.near), smooth.argmax(axis=1)
-            standing = Standing.fit(evidence, best, among.near, output.probabilities.shape[1])
-            scores = replace(scores, familiarity=evidence.familiarity, standing=standing.of(evidence, best, among.near))
+            scorer = familiarity.scorer(among, output, logs, profiles, batches)
+            evidence = scorer.score(output, logs, among.near, batches)
+            typicality = Typicality.fit(evidence, best, batches, among.near)
+            typical = typicality.of(evidence, batches, among.near)
+            scores = replace(scores, familiarity=evidence.familiarity, typicality=typical)
+            contrasts = (
+                label_contrasts(output.vectors, best, batches, familiarity.profiles)
+                if logs is None or profiles is None
+                else label_contrasts(logs, best, batches, profiles)
+            )
         report = replace(report, scaling=scaled.name, notes=report.notes + scaled.notes)
         correlation = None
         if logs is not None and profiles is not None:
-            correlation = contrast(logs, scores.probabilities.argmax(axis=1), profiles)
-        model = cls(scaled.scale, space, among, places, scorer, standing, scores, smoothed, report)
+            correlation = contrast(logs, best, profiles)
+        model = cls(scaled.scale, space, among, places, scorer, typicality, contrasts, scores, smoothed, report)
         return replace(model, correlation=correlation, agreement=scaled.agreement)
 
-    def score(self, engine: Engine, cells: AlignedCells, rows: Rows, *, batch_size: int | None = None) -> CellScores:
+    def score(
+        self,
+        engine: Engine,
+        cells: AlignedCells,
+        rows: Rows,
+        *,
+        batches: Integers | None = None,
+        batch_size: int | None = None,
+    ) -> CellScores:
         """Return the scores of cells, n of them, none of them empty.
 
         Parameters
         ----------
         rows
             Their row numbers in the query, shape (n,): those of the sample are not worked out again.
+        batches
+            As for :meth:`fit`.
         """
+        batches = np.zeros(len(rows), dtype=np.int64) if batches is None else batches
         place = np.minimum(np.searchsorted(self.among.rows, rows), max(len(self.among.rows) - 1, 0))
         seen = self.among.rows[place] == rows if len(self.among.rows) else np.zeros(len(rows), dtype=bool)
         if seen.all():
@@ -154,7 +181,7 @@ class QueryModel:
         new = np.flatnonzero(~seen)
         cells = cells.part(new)
         output = engine.run(cells, self.scale, batch_size=batch_size)
-        found = self._scored(output, engine.embedding.logs(cells), rows[new])
+        found = self._scored(output, engine.embedding.logs(cells), rows[new], batches[new])
         known = vars(self.scores.part(place[seen]))
         order = np.argsort(np.concatenate([new, np.flatnonzero(seen)]), kind="stable")
         pairs = {name: (values, known[name]) for name, values in vars(found).items() if values is not None}
@@ -169,8 +196,8 @@ class QueryModel:
             When familiarity is asked for and the reference has none.
         """
         probabilities = self.calibrated(thresholds, self.scores.probabilities)
-        scores = self.scores.familiarity
-        cutoffs = fit_cutoffs(thresholds, options, names, probabilities, scores, smoothed=self.smoothed)
+        scores, sample = self.scores.familiarity, replace(self.scores, probabilities=probabilities)
+        cutoffs = fit_cutoffs(thresholds, options, names, sample, self.contrasts, smoothed=self.smoothed)
         calibration = thresholds.calibration(self.smoothed)
         if calibration is None or scores is None or not len(scores):
             return replace(self, cutoffs=cutoffs)
@@ -187,16 +214,17 @@ class QueryModel:
 
     def save(self) -> bytes:
         """Return the model as a safetensors file, for another process that has the same reference."""
-        cutoffs = self.cutoffs and replace(self.cutoffs, limits=None)
+        cutoffs = self.cutoffs and replace(self.cutoffs, limits=None, ood=None)
         told = {name: getattr(self, name) for name in ("smoothed", "correlation", "agreement")}
         told |= {"report": asdict(self.report), "cutoffs": cutoffs and asdict(cutoffs), "verdict": self.verdict}
         parts: dict[str, Any] = {
-            name: getattr(self, name) for name in ("among", "space", "places", "scores", "standing")
+            name: getattr(self, name) for name in ("among", "space", "places", "scores", "typicality")
         }
-        arrays: dict[str, Any] = {"limits": self.cutoffs and self.cutoffs.limits}
+        arrays: dict[str, Any] = {"limits": self.cutoffs and self.cutoffs.limits, "contrasts": self.contrasts}
+        parts["ood"] = self.cutoffs and self.cutoffs.ood
         arrays["mean"], arrays["std"] = self.scale or (None, None)
         if self.scorer is not None:
-            arrays["study"] = self.scorer.study
+            arrays |= {"effects": self.scorer.effects, "batches": self.scorer.batches}
             parts |= {"sample": self.scorer.sample, "profiles": self.scorer.profiles}
             if self.scorer.logs is not None:
                 arrays |= {f"logs.{name}": getattr(self.scorer.logs, name) for name in CSR}
@@ -216,42 +244,49 @@ class QueryModel:
         def part(name: str) -> dict[str, Any]:
             return {key.removeprefix(f"{name}."): arrays[key] for key in arrays if key.startswith(f"{name}.")}
 
-        scorer = standing = None
+        scorer = typicality = None
         if familiarity is not None and (sample := part("sample")):
             profiles = Profiles(**part("profiles")) if part("profiles") else None
             logs = None
             if profiles is not None:
                 shape = len(sample["energies"]), profiles.means.shape[1]
                 logs = sparse.csr_matrix(tuple(part("logs")[name] for name in CSR), shape)
-            scorer = FamiliarityScorer(familiarity, NetworkOutput(**sample), logs, profiles, arrays.get("study"))
-            standing = Standing(**part("standing") | {"novelty": float(arrays["standing.novelty"][0])})
+            output, batches = NetworkOutput(**sample), arrays["batches"]
+            scorer = FamiliarityScorer(familiarity, output, batches, logs, profiles, arrays.get("effects"))
+            typicality = Typicality(**part("typicality"))
+        cutoffs = None
+        if told.cutoffs:
+            ood = OODRule(**part("ood")) if part("ood") else None
+            cutoffs = Cutoffs(**told.cutoffs | {"limits": arrays.get("limits"), "ood": ood})
         return cls(
             scale=(arrays["mean"], arrays["std"]) if "mean" in arrays else None,
             space=OwnSpace(**part("space")) if part("space") else None,
             among=Neighbourhood(**part("among")),
             places=Places(**part("places")) if part("places") else None,
             scorer=scorer,
-            standing=standing,
+            typicality=typicality,
+            contrasts=arrays.get("contrasts"),
             scores=CellScores(**part("scores")),
             smoothed=told.smoothed,
             report=told.report,
             correlation=told.correlation,
             agreement=told.agreement,
             verdict=told.verdict,
-            cutoffs=Cutoffs(**told.cutoffs | {"limits": arrays.get("limits")}) if told.cutoffs else None,
+            cutoffs=cutoffs,
         )
 
-    def _scored(self, output: NetworkOutput, logs: sparse.csr_matrix | None, rows: Rows) -> CellScores:
+    def _scored(
+        self, output: NetworkOutput, logs: sparse.csr_matrix | None, rows: Rows, batches: Integers
+    ) -> CellScores:
         """Return the scores of cells from what the network says of each alone."""
         points = _places(self.space, output, logs)
         near = self.among.nearest(points, rows) if self.smoothed else np.empty((len(rows), 0), dtype=np.int64)
         smooth = self.among.smooth(output.probabilities, points, near)
         probabilities = self.places.weigh(smooth, points) if self.places else smooth
-        if self.scorer is None or self.standing is None:
-            return CellScores(probabilities)
-        evidence = self.scorer.score(output, logs, near)
-        standing = self.standing.of(evidence, smooth.argmax(axis=1), near)
-        return CellScores(probabilities, evidence.familiarity, standing)
+        if self.scorer is None or self.typicality is None:
+            return CellScores(probabilities, batches)
+        evidence = self.scorer.score(output, logs, near, batches)
+        return CellScores(probabilities, batches, evidence.familiarity, self.typicality.of(evidence, batches, near))
 
 
 def _places(space: OwnSpace | None, output: NetworkOutput, logs: sparse.csr_matrix | None) -> Floats:
@@ -276,7 +311,7 @@ class CellLabels:
 
     ``probabilities``, shape (n, L), are calibrated; ``best`` is the index of the largest, ``broad`` an index of the
     broad names; ``rejected`` says which cells are Unknown, ``familiarity`` which share of held-out cells is less
-    familiar; each of shape (n,).
+    familiar, ``ood_score`` how far a cell lies beyond its cut-off; each of shape (n,).
     """
 
     probabilities: npt.NDArray[np.float32]
@@ -284,12 +319,13 @@ class CellLabels:
     broad: npt.NDArray[np.int16]
     rejected: Bools
     familiarity: npt.NDArray[np.float32] | None
+    ood_score: npt.NDArray[np.float32] | None
     empty: Bools
 
     @classmethod
     def room_for(cls, cells: int, labels: int) -> CellLabels:
         """Return what cells are called before any is: in one piece, as joining chunks takes twice the memory."""
-        whole = [np.zeros(cells, dtype=dtype) for dtype in (np.int16, np.int16, bool, np.float32, bool)]
+        whole = [np.zeros(cells, dtype=dtype) for dtype in (np.int16, np.int16, bool, np.float32, np.float32, bool)]
         return cls(np.zeros((cells, labels), dtype=np.float32), *whole)
 
     def take(self, rows: Rows, chunk: CellLabels) -> None:
@@ -300,11 +336,25 @@ class CellLabels:
 
 
 def fit_query(
-    reference: ReferenceFiles, engine: Engine, spool: Spool, report: InputReport, options: AnnotateOptions
+    reference: ReferenceFiles,
+    engine: Engine,
+    spool: Spool,
+    report: InputReport,
+    options: AnnotateOptions,
+    batches: Integers,
 ) -> QueryModel:
-    """Return the model of a query that was put aside: the first of the two passes."""
+    """Return the model of a query that was put aside: the first of the two passes.
+
+    Parameters
+    ----------
+    batches
+        Index of the batch of each cell of the query, shape (n,).
+    """
     sample, rows = spool.sample()
-    model = QueryModel.fit(engine, reference.familiarity, sample, rows, report=report, options=options)
+    of_sample = batches[rows]
+    model = QueryModel.fit(
+        engine, reference.familiarity, sample, rows, batches=of_sample, report=report, options=options
+    )
     return model.with_cutoffs(reference.thresholds, reference.labels.names, options)
 
 
@@ -314,6 +364,7 @@ def label_cells(
     model: QueryModel,
     cells: AlignedCells,
     rows: Rows,
+    batches: Integers,
     *,
     batch_size: int | None = None,
 ) -> CellLabels:
@@ -325,23 +376,29 @@ def label_cells(
         n cells, as the reference's embedding reads them.
     rows
         Their row numbers in the query, shape (n,).
+    batches
+        Index of the batch of each, shape (n,).
     """
     assert model.cutoffs is not None  # fit_query gives them
     filled = np.flatnonzero(~cells.empty)
-    scores = model.score(engine, cells.part(filled), rows[filled], batch_size=batch_size)
+    of_filled = batches[filled]
+    scores = model.score(engine, cells.part(filled), rows[filled], batches=of_filled, batch_size=batch_size)
     known = model.calibrated(reference.thresholds, scores.probabilities)
     probabilities = np.zeros((len(rows), known.shape[1]), dtype=np.float32)
     probabilities[filled] = known
-    rejected = np.ones(len(rows), dtype=bool)
-    rejected[filled] = model.cutoffs.rejects(replace(scores, probabilities=known))
-    familiarity = None
+    scores, rejected = replace(scores, probabilities=known), np.ones(len(rows), dtype=bool)
+    rejected[filled] = model.cutoffs.rejects(scores)
+    familiarity = ood_score = None
+    if (ood := model.cutoffs.ood_scores(scores)) is not None:
+        ood_score = np.full(len(rows), np.nan, dtype=np.float32)
+        ood_score[filled] = ood
     calibration = reference.thresholds.calibration(model.smoothed)
     if calibration is not None and scores.familiarity is not None:
         familiarity = np.zeros(len(rows), dtype=np.float32)
         familiarity[filled] = calibration.everything.share_below(scores.familiarity)
     broad = BroadLabels.of(reference.labels).assign(probabilities)
     best = probabilities.argmax(axis=1).astype(np.int16)
-    return CellLabels(probabilities, best, broad, rejected, familiarity, cells.empty)
+    return CellLabels(probabilities, best, broad, rejected, familiarity, ood_score, cells.empty)
 
 
 def annotate(reference: ReferenceFiles, engine: Engine, cells: Cells, options: AnnotateOptions) -> Annotation:
@@ -354,20 +411,25 @@ def annotate(reference: ReferenceFiles, engine: Engine, cells: Cells, options: A
     ConfigError
         When an option does not go with the reference.
     """
+    batches = batches_of(cells, options.batch_key)
     query = engine.embedding.read(cells, layer=options.layer, scaling=options.scaling)
     with Spool() as spool:
         put_aside(query, spool, options.progress)
         with progress_bar("Learning from a sample", None, options.progress):
-            model = fit_query(reference, engine, spool, query.report, options)
+            model = fit_query(reference, engine, spool, query.report, options, batches.codes)
         labels = CellLabels.room_for(query.n_obs, len(reference.labels.names))
         with progress_bar("Labelling", query.n_obs, options.progress) as bar:
             for rows, chunk in spool.chunks():
-                labels.take(rows, label_cells(reference, engine, model, chunk, rows, batch_size=options.batch_size))
+                codes = batches.codes[rows]
+                some = label_cells(reference, engine, model, chunk, rows, codes, batch_size=options.batch_size)
+                labels.take(rows, some)
                 bar.update(len(rows))
     assert model.cutoffs is not None  # fit_query gives them
     told = {name: getattr(labels, name) for name in CellLabels.__dataclass_fields__}
     if reference.familiarity is None or reference.thresholds.single is None:
         told["familiarity"] = None
+    if model.cutoffs.ood is None:
+        told["ood_score"] = None
     return Annotation(
         obs_names=cells.obs_names,
         **told,
@@ -381,6 +443,7 @@ def annotate(reference: ReferenceFiles, engine: Engine, cells: Cells, options: A
         reference_origin=reference.origin,
         reference_digest=reference.digest,
         report=model.report,
+        batch_key=batches.key,
         key_added=options.key_added,
     )
 

@@ -3,19 +3,94 @@
 from __future__ import annotations
 
 import difflib
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import pandas as pd
 from anndata import AnnData
 
 from spikgpt.errors import LabelsError, listed, printable
-from spikgpt.types import Bools, Strings
+from spikgpt.types import Bools, Integers, Strings
+
+# Batches of fewer cells, or of a smaller share of all, are taken together: a label needs cells for a level of its own.
+CELLS_OF_BATCH, SHARE_OF_BATCH = 100, 0.005
+# A column found by its name splits the cells into batches if so many of them are in batches that are large enough.
+SHARE_IN_BATCHES = 0.8
+# Columns of obs that name batches, in lower case, without separators.
+BATCH_KEYS = (
+    *("batch", "batchid", "sample", "sampleid", "samplename", "library", "libraryid", "origident", "gsm", "channel"),
+    *("donor", "donorid", "patient", "patientid", "individual", "subject", "subjectid", "mouse", "mouseid"),
+    *("condition", "treatment", "stim", "platform", "assay", "technology", "dataset", "datasetid", "study"),
+)
 
 # Labels that say that there is none, in lower case. CELLxGENE writes "unknown".
 NO_LABEL = frozenset(
     {"", "nan", "na", "n/a", "<na>", "none", "null", "unknown", "unassigned", "unlabeled", "unlabelled"}
 )
+
+
+class Batches(NamedTuple):
+    """The batches of a query: names of columns of obs, joined by " x ", and the batch of each cell, shape (n,)."""
+
+    key: str | None
+    codes: Integers
+
+    @property
+    def count(self) -> int:
+        """How many batches there are."""
+        return len(np.unique(self.codes))
+
+
+def batches_of(adata: AnnData, batch_key: str | None) -> Batches:
+    """Return the batches of cells; small batches are one batch together.
+
+    Parameters
+    ----------
+    batch_key
+        Column of ``obs``; None for one batch; ``auto`` for the columns that name batches, combined as long as most
+        cells are in batches that are large enough.
+
+    Raises
+    ------
+    LabelsError
+        When there is no such column.
+    """
+    whole = Batches(None, np.zeros(adata.n_obs, dtype=np.int64))
+    if batch_key is None:
+        return whole
+    if batch_key != "auto" or "auto" in adata.obs:
+        codes = _joined_small(_codes_of(column_of(adata, batch_key)))
+        return Batches(batch_key, codes)
+    keys, codes = [], whole.codes
+    named = {"".join(char for char in str(column).lower() if char.isalnum()): column for column in adata.obs}
+    for name in BATCH_KEYS:
+        if name not in named:
+            continue
+        crossed = np.unique(np.stack([codes, _codes_of(adata.obs[named[name]])]), axis=1, return_inverse=True)[1].ravel()
+        sizes = np.bincount(crossed, minlength=1)[crossed]
+        if len(np.unique(crossed)) > len(np.unique(codes)) and (
+            (sizes >= _least(len(codes))).mean() >= SHARE_IN_BATCHES
+        ):
+            keys.append(str(named[name]))
+            codes = crossed
+    return Batches(" x ".join(keys), _joined_small(codes)) if keys else whole
+
+
+def _codes_of(column: pd.Series[Any]) -> Integers:
+    """Return an index for each value of a column; missing values are a value of their own."""
+    return np.asarray(pd.factorize(column.astype(str), sort=True)[0], dtype=np.int64)
+
+
+def _least(cells: int) -> float:
+    """Return how many cells a batch of its own needs, given the number of all cells."""
+    return max(CELLS_OF_BATCH, SHARE_OF_BATCH * cells)
+
+
+def _joined_small(codes: Integers) -> Integers:
+    """Return codes from 0 where batches that are too small share one code."""
+    sizes = np.bincount(codes, minlength=1)[codes]
+    joined = np.where(sizes >= _least(len(codes)), codes + 1, 0)
+    return np.asarray(np.unique(joined, return_inverse=True)[1].ravel(), dtype=np.int64)
 
 
 def counted(labels: Strings) -> dict[str, int]:
@@ -25,18 +100,23 @@ def counted(labels: Strings) -> dict[str, int]:
     return {str(names[place]): int(counts[place]) for place in order}
 
 
+def column_of(adata: AnnData, key: str) -> pd.Series[Any]:
+    """Return a column of obs; refuse a name that is not there."""
+    if key not in adata.obs:
+        near = difflib.get_close_matches(key, [str(column) for column in adata.obs.columns], n=1, cutoff=0.5)
+        hint = f" Did you mean {near[0]!r}?" if near else ""
+        msg = f"obs has no column {key!r}; it has {listed(adata.obs.columns)}.{hint}"
+        raise LabelsError(msg)
+    return adata.obs[key]
+
+
 def labels_of(adata: AnnData, key: str) -> tuple[Strings, Bools]:
     """Return the labels of n cells, shape (n,), and whether each cell has one, shape (n,).
 
     A column holds text, categories, booleans, or whole numbers such as those of clusters; a measurement is refused.
     NaN, empty text and words such as "nan", "NA" and "unknown" are no label; these cells get an empty one.
     """
-    if key not in adata.obs:
-        near = difflib.get_close_matches(key, [str(column) for column in adata.obs.columns], n=1, cutoff=0.5)
-        hint = f" Did you mean {near[0]!r}?" if near else ""
-        msg = f"obs has no column {key!r}; it has {listed(adata.obs.columns)}.{hint}"
-        raise LabelsError(msg)
-    column = adata.obs[key]
+    column = column_of(adata, key)
     stated = column.dropna()
     if pd.api.types.is_numeric_dtype(stated) and not pd.api.types.is_bool_dtype(stated):
         distinct = stated.nunique()

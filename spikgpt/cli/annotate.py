@@ -34,7 +34,12 @@ class LabelOptions(AnnotateOptions, frozen=True):
     strict: Annotated[bool, about("Exit with 3 if the query is of another tissue or species.", "--strict")] = False
     no_unknown: Annotated[bool, about("Give every cell the label that fits it best.", "--no-unknown")] = False
 
+    no_batch: Annotated[bool, about("Take all cells for one batch.", "--no-batch")] = False
+
     def __post_init__(self) -> None:
+        if self.no_batch and self.batch_key != "auto":
+            msg = "--no-batch takes all cells for one batch; leave --batch-key out."
+            raise ConfigError(msg)
         if self.no_unknown and (self.unknown_rate is not None or self.threshold is not None):
             msg = "--no-unknown rejects no cell; leave --unknown-rate and --threshold out."
             raise ConfigError(msg)
@@ -184,15 +189,18 @@ def _annotated(
 
     ``check`` is called with the reference before the work.
     """
-    from spikgpt.cells.obs import labels_of
+    from spikgpt.cells.obs import batches_of, labels_of
     from spikgpt.engines.opening import open_engine
     from spikgpt.pipeline import annotate as annotated
     from spikgpt.sharing import open_reference
 
     if column:
         labels_of(cells, column)  # refuse a wrong column before the work
+    batches_of(cells, options.batch_key)  # as well
     if options.no_unknown:
         options = structs.replace(options, unknown_rate=0.0, no_unknown=False)
+    if options.no_batch:
+        options = structs.replace(options, batch_key=None, no_batch=False)
     client = hub_of(hub)
     reference = open_reference(model.model, hub=client, pin=hub.pin())
     if check:

@@ -25,7 +25,8 @@ if TYPE_CHECKING:
 
 # What is written to an AnnData, after the annotation's key and an underscore.
 LABEL, BEST_LABEL, BROAD_LABEL = LABELS = "label", "best_label", "label_broad"
-CONFIDENCE, FAMILIARITY, PROBABILITIES, CLUSTER_LABEL = "confidence", "familiarity", "probabilities", "cluster_label"
+CONFIDENCE, FAMILIARITY, OOD_SCORE = "confidence", "familiarity", "ood_score"
+PROBABILITIES, CLUSTER_LABEL = "probabilities", "cluster_label"
 
 # A note is made above this share of Unknown cells, and below this share of matched genes.
 SUSPICIOUS_UNKNOWN = SUSPICIOUS_GENES = 0.5
@@ -56,6 +57,10 @@ class Annotation:
     rejected, familiarity, cutoffs
         Which cells are Unknown, shape (n,); share of held-out known cells that are less familiar, shape (n,), None for
         a reference of format 1; and the rule behind both. They answer whether it is one of the labels.
+    ood_score
+        Out-of-distribution score, shape (n,): Unknown above 0 by the default rule. None where another rule decides.
+    batch_key
+        Columns of obs that name the batches within which cells were compared; None for one batch.
     smoothed
         Whether cells were labelled with their neighbours: not if that was not asked for, or there are too few cells.
     key_added
@@ -79,6 +84,8 @@ class Annotation:
     reference_origin: str | None
     report: InputReport
     reference_digest: str = ""
+    ood_score: npt.NDArray[np.float32] | None = None
+    batch_key: str | None = None
     key_added: str = KEY_ADDED
 
     @property
@@ -119,6 +126,8 @@ class Annotation:
         columns[self.named(CONFIDENCE)] = self.confidence
         if self.familiarity is not None:
             columns[self.named(FAMILIARITY)] = self.familiarity
+        if self.ood_score is not None:
+            columns[self.named(OOD_SCORE)] = self.ood_score
         return pd.DataFrame(columns, index=pd.Index(self.obs_names[:]))
 
     def obsm(self) -> dict[str, npt.NDArray[np.float32]]:
@@ -144,7 +153,7 @@ class Annotation:
             "rule": self.cutoffs.rule,
             "threshold": np.nan if self.cutoffs.threshold is None else self.cutoffs.threshold,
             "unknown_rate": np.nan if self.cutoffs.unknown_rate is None else self.cutoffs.unknown_rate,
-            "standing": np.nan if self.cutoffs.standing is None else self.cutoffs.standing,
+            "batch_key": self.batch_key or "",
             "values": f"{self.report.values} from {self.report.source}",
             "scaling": self.report.scaling,
             "neighbours": self.smoothed,
@@ -196,7 +205,7 @@ class Annotation:
         if self.empty.any():
             notes.append(f"{int(self.empty.sum())} cells have no counts and are {UNKNOWN}.")
         rate, farther = cutoffs.unknown_rate, cutoffs.farther
-        if rate and farther is not None and farther > FARTHER * rate and usable and cutoffs.standing is None:
+        if rate and farther is not None and farther > FARTHER * rate and usable and cutoffs.ood is None:
             notes.append(
                 f"These cells lie farther from the reference than its own held-out cells, so about "
                 f"{100 * farther:.0f}% of the cells of known types are {UNKNOWN}, not at most {100 * rate:g}%. "
@@ -225,7 +234,7 @@ class Annotation:
         which = repr(name) if name != self.reference_name else f"{name!r} of the digest {digest or 'unknown'}"
         note = f"The labels by the reference {which} were replaced."
         # Columns that this annotation does not have stay.
-        both = (self.named(name) for name in (FAMILIARITY, CLUSTER_LABEL))
+        both = (self.named(name) for name in (FAMILIARITY, OOD_SCORE, CLUSTER_LABEL))
         if left := [f"obs[{name!r}]" for name in both if name not in columns and name in target.obs.columns]:
             note += f" {' and '.join(left)} may still be by {which}."
         return [f"{note} To keep the labels of both, use key_added='NAME' (--key-added NAME)."]

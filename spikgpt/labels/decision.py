@@ -9,7 +9,7 @@ import numpy as np
 import numpy.typing as npt
 
 from spikgpt.errors import ConfigError
-from spikgpt.labels.standing import LEAST_STANDING
+from spikgpt.labels.ood import OODRule
 from spikgpt.labels.thresholds import Calibration, Thresholds
 from spikgpt.types import Bools, Floats, Integers, Rows
 
@@ -35,11 +35,15 @@ class Asked(Protocol):
 
 @dataclass(frozen=True)
 class CellScores:
-    """Of n cells: label ``probabilities``, shape (n, L); ``familiarity`` and ``standing``, shape (n,), if scored."""
+    """Of n cells: label ``probabilities``, shape (n, L), and the index of their batch, shape (n,).
+
+    ``familiarity`` and ``typicality``, each of shape (n,), for a reference that scores familiarity.
+    """
 
     probabilities: Floats
+    batches: Integers
     familiarity: npt.NDArray[np.float64] | None = None
-    standing: npt.NDArray[np.float64] | None = None
+    typicality: npt.NDArray[np.float64] | None = None
 
     def part(self, cells: Rows) -> CellScores:
         """Return those of some of the cells."""
@@ -49,7 +53,7 @@ class CellScores:
 
 @dataclass(frozen=True)
 class Cutoffs:
-    """When a cell of one query is Unknown. All but ``limits`` are plain JSON values.
+    """When a cell of one query is Unknown. All but ``limits`` and ``ood`` are plain JSON values.
 
     Attributes
     ----------
@@ -57,13 +61,12 @@ class Cutoffs:
         What makes a cell Unknown, in words.
     limits
         For each label, the familiarity score below which a cell that is given it is Unknown, shape (L,).
+    ood
+        The out-of-distribution rule. With ``limits`` too, a cell is Unknown where both say so.
     threshold
-        The probability below which a cell is Unknown. With neither this nor ``limits`` no cell is.
+        The probability below which a cell is Unknown. With none of the three no cell is.
     unknown_rate
         Share of the known cells that may be Unknown, if that is promised.
-    standing
-        The standing among the cells of the query that a cell is Unknown below, if it is less familiar than the limit
-        too; None where the limits alone decide.
     farther
         Estimate of the share of known cells in this query that lie below the limits, from the cells that are more
         familiar than most: about ``unknown_rate`` in a study like the reference. None where there are too few cells,
@@ -72,17 +75,24 @@ class Cutoffs:
 
     rule: str
     limits: npt.NDArray[np.float64] | None = None
+    ood: OODRule | None = None
     threshold: float | None = None
     unknown_rate: float | None = None
-    standing: float | None = None
     farther: float | None = None
 
     def of_no_label(self) -> Cutoffs:
         """Return the cut-offs of a query that the reference does not suit: where familiarity counts, all is Unknown."""
-        if self.limits is None:
+        labels = self.limits if self.ood is None else self.ood.cutoffs[0]
+        if labels is None:
             return self
-        nowhere = np.full_like(self.limits, np.inf)
-        return replace(self, rule="the reference does not suit this query", limits=nowhere, standing=None)
+        nowhere = np.full(len(labels), np.inf)
+        return replace(self, rule="the reference does not suit this query", limits=nowhere, ood=None)
+
+    def ood_scores(self, scores: CellScores) -> npt.NDArray[np.float64] | None:
+        """Return the OOD score of n cells, shape (n,): Unknown above 0. None without the out-of-distribution rule."""
+        if self.ood is None or scores.typicality is None:
+            return None
+        return -self.ood.margins(scores.typicality, scores.probabilities.argmax(axis=1), scores.batches)
 
     def rejects(self, scores: CellScores) -> Bools:
         """Return which of n cells are Unknown, by their scores, the probabilities of which are calibrated.
@@ -93,33 +103,33 @@ class Cutoffs:
         unsaid = ~(confidence > 0)
         if self.threshold is not None:
             return np.asarray(unsaid | ~(confidence >= self.threshold))
-        if self.limits is None or scores.familiarity is None:
-            return np.asarray(unsaid)
-        unfamiliar = ~(scores.familiarity >= self.limits[scores.probabilities.argmax(axis=1)])
-        if self.standing is not None and scores.standing is not None:
-            unfamiliar &= ~(scores.standing >= self.standing)
-        return np.asarray(unsaid | unfamiliar)
+        parts = []
+        if self.limits is not None and scores.familiarity is not None:
+            parts.append(~(scores.familiarity >= self.limits[scores.probabilities.argmax(axis=1)]))
+        if (ood := self.ood_scores(scores)) is not None:
+            parts.append(~(ood <= 0))
+        return np.asarray(unsaid | np.logical_and.reduce(parts) if parts else unsaid)
 
 
 def fit_cutoffs(
     thresholds: Thresholds,
     asked: Asked,
     label_names: tuple[str, ...],
-    sample_probabilities: Floats,
-    sample_scores: Floats | None,
+    sample: CellScores,
+    contrasts: Floats | None,
     *,
     smoothed: bool,
 ) -> Cutoffs:
-    """Set the cut-offs of a query after a look at a sample of n cells.
+    """Set the cut-offs of a query after a look at a sample of its cells.
 
     Parameters
     ----------
     label_names
         Labels, by index.
-    sample_probabilities
-        Label probabilities, calibrated, shape (n, L).
-    sample_scores
-        Familiarity scores, shape (n,), for a reference that has calibrated them.
+    sample
+        Scores of the sample, with calibrated probabilities.
+    contrasts
+        What :func:`spikgpt.labels.ood.label_contrasts` returns, for a reference that scores familiarity.
     smoothed
         Whether cells are labelled with their neighbours.
 
@@ -134,20 +144,25 @@ def fit_cutoffs(
     if asked.threshold is not None or (calibration is None and rate is None and not asked.same_study):
         limit = thresholds.threshold if asked.threshold is None else asked.threshold
         return Cutoffs(f"a probability below {limit:.4f}", threshold=limit)
-    if calibration is None or sample_scores is None:
+    if calibration is None or sample.familiarity is None or sample.typicality is None or contrasts is None:
         msg = (
             "This reference was trained before familiarity was measured, so no rate of Unknown cells can be promised. "
             "Train it again, or set a threshold on the probability: threshold=0.95 (--threshold 0.95)."
         )
         raise ConfigError(msg)
+    best = sample.probabilities.argmax(axis=1)
+    baselines, shares = calibration.baselines(label_names)
+    ood = OODRule.fit(sample.typicality, best, sample.batches, contrasts, baselines, shares)
+    if rate is None and not asked.same_study:
+        return Cutoffs("unlike the cells of its label in its batch (OOD score above 0)", ood=ood)
     rate = thresholds.unknown_rate if rate is None else rate
     limits = calibration.limits(label_names, rate)
-    farther = farther_share(calibration, label_names, sample_probabilities.argmax(axis=1), sample_scores, rate)
+    farther = farther_share(calibration, label_names, best, sample.familiarity, rate)
     rule = f"less familiar than {100 * (1 - rate):g}% of held-out known cells"
     if asked.same_study:
         return Cutoffs(rule, limits, unknown_rate=rate, farther=farther)
-    rule += ", and apart from this query's cells of the label"
-    return Cutoffs(rule, limits, unknown_rate=rate, standing=LEAST_STANDING, farther=farther)
+    rule += ", and unlike the cells of its label in its batch (OOD score above 0)"
+    return Cutoffs(rule, limits, ood, unknown_rate=rate, farther=farther)
 
 
 def farther_share(

@@ -33,7 +33,7 @@ from scipy.spatial.distance import cdist
 from spikgpt.errors import DamagedReference
 from spikgpt.labels.neighbours import CHUNK, Neighbourhood
 from spikgpt.sampling import content_keys, sample_of
-from spikgpt.types import Floats, NetworkOutput, Profiles, Rows
+from spikgpt.types import Bools, Floats, Integers, NetworkOutput, Profiles, Rows
 
 TENSORS = ("centroids", "whitening")
 # Of the deviation between labels, and of the energy.
@@ -75,6 +75,11 @@ class Familiarity:
         whitening = whitening_of(within + max(ridge, 1e-12) * np.eye(len(within)))
         return cls(centroids.astype(np.float32), whitening.astype(np.float32))
 
+    @property
+    def profiles(self) -> Profiles:
+        """Where the labels lie in vector space, and the deviation within labels in each dimension."""
+        return Profiles(self.centroids.astype(np.float64), within_of(self.whitening))
+
     def tensors(self) -> dict[str, Floats]:
         """Return what ``model.safetensors`` keeps."""
         return {name: getattr(self, name) for name in TENSORS}
@@ -101,6 +106,7 @@ class Familiarity:
         sample: NetworkOutput,
         logs: sparse.csr_matrix | None,
         profiles: Profiles | None,
+        batches: Integers,
     ) -> FamiliarityScorer:
         """Return what scores the cells of a query, after a look at a sample of them.
 
@@ -114,22 +120,27 @@ class Familiarity:
             Their log expression of the genes that the query has, shape (k, G), if there is expression.
         profiles
             What the labels express of these genes.
+        batches
+            Index of the batch of each cell, shape (k,).
         """
         if profiles is None or logs is None:
-            return FamiliarityScorer(self, sample)
-        alone = FamiliarityScorer(self, sample, logs, profiles)
+            return FamiliarityScorer(self, sample, batches)
+        alone = FamiliarityScorer(self, sample, batches, logs, profiles)
         best = among.probabilities.argmax(axis=1)
-        effects = []
-        for label, profile in enumerate(profiles.means):
-            cells = np.flatnonzero(best == label)
-            if len(cells) < STUDY_CELLS:
-                continue
-            part = sparse.csr_matrix(logs[cells])
-            chosen = sample_of(content_keys(part), LARGEST_SAMPLE)
-            means = alone.mean_logs(part[chosen], among.near[cells[chosen]])
-            effects.append(np.median(means, axis=0) - profile)
-        study = np.median(effects, axis=0) if len(effects) >= STUDY_LABELS else None
-        return FamiliarityScorer(self, sample, logs, profiles, study)
+        everywhere = alone.batch_effect(best, among.near, None)
+        if everywhere is None:
+            return alone
+        n_batches = int(batches.max(initial=0)) + 1
+        each = [alone.batch_effect(best, among.near, batch) for batch in range(n_batches)] if n_batches > 1 else [None]
+        # A batch with too few labels has the effect of the whole query.
+        effects = np.stack([everywhere if effect is None else effect for effect in each])
+        return FamiliarityScorer(self, sample, batches, logs, profiles, effects)
+
+
+def within_of(whitening: Floats) -> npt.NDArray[np.float64]:
+    """Return the deviation within labels in each dimension, shape (D,), from :func:`whitening_of`, shape (D, D)."""
+    whitening = whitening.astype(np.float64)
+    return np.asarray(np.sqrt(np.diag(np.linalg.inv(whitening @ whitening.T))))
 
 
 def whitening_of(covariance: Floats) -> npt.NDArray[np.float64]:
@@ -142,15 +153,17 @@ def whitening_of(covariance: Floats) -> npt.NDArray[np.float64]:
 class FamiliarityScorer:
     """Scores the cells of one query.
 
-    ``sample`` and ``logs`` are those of the cells that neighbours are among; ``profiles`` what the labels express;
-    ``study`` what sets the query apart from the reference, shape (G,), where that is known.
+    ``sample`` and ``logs`` are those of the cells that neighbours are among, and ``batches`` their batches, shape (k,);
+    ``profiles`` what the labels express; ``effects`` the difference of each batch from the reference, shape (B, G),
+    where that is known.
     """
 
     familiarity: Familiarity
     sample: NetworkOutput
+    batches: Integers
     logs: sparse.csr_matrix | None = None
     profiles: Profiles | None = None
-    study: Floats | None = None
+    effects: Floats | None = None
 
     @cached_property
     def _weights(self) -> npt.NDArray[np.float64]:
@@ -159,16 +172,50 @@ class FamiliarityScorer:
         weights = self.profiles.means.std(axis=0) ** GENE_POWER
         return np.asarray(weights / max(weights.sum(), 1e-300))
 
-    def mean_logs(self, logs: sparse.csr_matrix, near: Rows) -> npt.NDArray[np.float64]:
-        """Return the mean log expression of each cell and its neighbours, shape (n, G)."""
+    def batch_effect(self, best: Integers, near: Rows, batch: int | None) -> npt.NDArray[np.float64] | None:
+        """Return the difference of a batch, or of the whole query, from the reference, shape (G,).
+
+        The effect is the median over labels; None where too few labels have enough cells.
+
+        Parameters
+        ----------
+        best, near
+            Index of the most probable label of the sample's cells, shape (k,), and positions of their neighbours, shape
+            (k, neighbours). Neighbours of other batches do not count.
+        """
+        assert self.logs is not None
+        assert self.profiles is not None
+        effects = []
+        for label, profile in enumerate(self.profiles.means):
+            cells = np.flatnonzero((best == label) if batch is None else (best == label) & (self.batches == batch))
+            if len(cells) < STUDY_CELLS:
+                continue
+            part = sparse.csr_matrix(self.logs[cells])
+            chosen = sample_of(content_keys(part), LARGEST_SAMPLE)
+            around = near[cells[chosen]]
+            counted = np.ones(around.shape, dtype=bool) if batch is None else self.batches[around] == batch
+            effects.append(np.median(self._mean_logs(part[chosen], around, counted), axis=0) - profile)
+        return np.median(effects, axis=0) if len(effects) >= STUDY_LABELS else None
+
+    def _mean_logs(self, logs: sparse.csr_matrix, near: Rows, counted: Bools) -> npt.NDArray[np.float64]:
+        """Return the mean log expression of each cell and those of its neighbours that are counted, shape (n, G)."""
         own = logs.astype(np.float64).toarray()
         if not near.shape[1]:
             return np.asarray(own)
         rows = np.repeat(np.arange(len(near)), near.shape[1])
-        picked = sparse.csr_matrix((np.ones(near.size), (rows, near.ravel())), (len(near), len(self.sample.energies)))
-        return np.asarray((own + (picked @ self.logs).toarray()) / (1 + near.shape[1]))
+        values = counted.ravel().astype(np.float64)
+        picked = sparse.csr_matrix((values, (rows, near.ravel())), (len(near), len(self.sample.energies)))
+        return np.asarray((own + (picked @ self.logs).toarray()) / (1 + counted.sum(axis=1, keepdims=True)))
 
-    def score(self, output: NetworkOutput, logs: sparse.csr_matrix | None, near: Rows) -> Evidence:
+    def _effects_of(self, near: Rows, batches: Integers) -> npt.NDArray[np.float64]:
+        """Return the mean batch effect of each cell and its neighbours, shape (n, G)."""
+        assert self.effects is not None
+        shares = np.zeros((len(near), len(self.effects)))
+        for batch in np.concatenate([batches[:, None], self.batches[near]], axis=1).T:
+            shares[np.arange(len(near)), batch] += 1 / (1 + near.shape[1])
+        return np.asarray(shares @ self.effects)
+
+    def score(self, output: NetworkOutput, logs: sparse.csr_matrix | None, near: Rows, batches: Integers) -> Evidence:
         """Return how familiar cells are, and how novel.
 
         Parameters
@@ -177,6 +224,8 @@ class FamiliarityScorer:
             What the network says of the cells, and their log expression, shape (n, G).
         near
             Positions of their neighbours in the sample, shape (n, neighbours).
+        batches
+            Index of the batch of each cell, shape (n,).
         """
         scores = np.empty(len(near))
         novelty = None if self.profiles is None else np.empty(len(near))
@@ -191,8 +240,8 @@ class FamiliarityScorer:
             distance = cdist(vectors @ whitening, places).min(axis=1)  # (chunk,)
             score = ENERGY_WEIGHT * energies - np.log(np.maximum(distance, SMALLEST_DISTANCE))
             if profiles is not None and novelty is not None and logs is not None:
-                means = self.mean_logs(logs[part], around)  # (chunk, G)
-                means = means if self.study is None else means - self.study
+                means = self._mean_logs(logs[part], around, np.ones(around.shape, dtype=bool))  # (chunk, G)
+                means = means if self.effects is None else means - self._effects_of(around, batches[part])
                 novelty[part] = self._novelty(means, 1 + near.shape[1])
                 profile = _unit(means, self._weights)
                 correlation = (profile @ profiles.T).max(axis=1)  # (chunk,)

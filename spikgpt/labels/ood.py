@@ -1,0 +1,194 @@
+"""Out-of-distribution (OOD) rule: is the type of a cell missing from the reference?
+
+A batch effect lowers the typicality of all cells of a batch, and of some labels more than of others. So a cell is
+compared with the cells of the same label in the same batch. With typicality x, less the label's own held-out baseline
+and the middle level of the batch, a cell of label l in batch b is Unknown where
+
+    x < max(e, 0) + 0.65 min(e, 0) + 0.6 n [e < 0] - 0.6 C - 1.0
+
+- e: the 90% quantile of x in label and batch. A low label has been changed by the study, or is a missing type.
+- C: the contrast, -log(1.02 - r). r is the correlation of the label's mean profile with the reference's profile of the
+  label, after the batch effect seen in the *other* labels is subtracted. A known type keeps what sets it apart; a
+  missing type does not.
+- n: log(share of the label in the batch / share in the reference), between 0 and 1. A missing type makes the label that
+  it is given larger than expected.
+
+Where the cells of a label fall into two separate groups, e is that of the upper group, and each group is judged as a
+whole. docs/tried.md has the tasks that the constants were chosen on, and the rules that were tried beside this one.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Self
+
+import numpy as np
+import numpy.typing as npt
+from scipy import sparse
+
+from spikgpt.labels.typicality import CELLS_FOR_LEVEL
+from spikgpt.types import Bools, Floats, Integers, Profiles
+
+# The level of a label is the typicality that this share of its cells does not exceed.
+LEVEL = 0.9
+# Share of a label's own held-out level in the reference that counts.
+HELD_OUT_SHARE = 0.5
+# Share of a label's low level that is put down to the batch effect.
+FORGIVEN = 0.65
+# Weight of the contrast, of the contrast's largest correlation, and of a label's excess of cells.
+CONTRAST, LARGEST_CORRELATION, EXCESS = 0.6, 1.02, 0.6
+# The cut-off of a label without contrast.
+BASE = 1.0
+# Added to shares of cells before their ratio is taken, and to deviations within labels, as a share of their median.
+SHARE_FLOOR, WITHIN_FLOOR = 0.01, 0.1
+# Two groups have so many cells each, and means so far apart, also as a multiple of the deviation within groups.
+CELLS_OF_GROUP, APART, DEVIATIONS_APART = 15, 0.6, 4.0
+# A lower group is Unknown as a whole where its mean margin is below this.
+LEAST_MARGIN_OF_GROUP = 0.25
+# Margin of the cells of a group that is judged as a whole against their own margin.
+DECIDED = 1e-6
+
+
+@dataclass(frozen=True)
+class OODRule:
+    """Cut-offs on the typicality of the cells of one query, for B batches and L labels.
+
+    Attributes
+    ----------
+    cutoffs
+        The typicality below which a cell of a batch and a label is Unknown, shape (B, L).
+    splits
+        The typicality that separates two groups of cells of a batch and a label, shape (B, L); NaN for one group.
+    lower_unknown, upper_known
+        Whether the lower group is Unknown as a whole, and the upper one known as a whole, each of shape (B, L).
+    """
+
+    cutoffs: npt.NDArray[np.float64]
+    splits: npt.NDArray[np.float64]
+    lower_unknown: Bools
+    upper_known: Bools
+
+    @classmethod
+    def fit(
+        cls,
+        typicality: Floats,
+        best: Integers,
+        batches: Integers,
+        contrasts: Floats,
+        baselines: Floats,
+        shares: Floats,
+    ) -> Self:
+        """Learn from a sample of a query's cells.
+
+        Parameters
+        ----------
+        typicality, best, batches
+            Typicality of each cell, index of its most probable label and of its batch, each of shape (k,).
+        contrasts
+            What :func:`label_contrasts` returns, shape (B, L).
+        baselines, shares
+            Median familiarity of the held-out cells of each label, and their share of all, each of shape (L,).
+        """
+        shape = contrasts.shape
+        cutoffs, splits = np.zeros(shape), np.full(shape, np.nan)
+        lower_unknown, upper_known = np.zeros(shape, dtype=bool), np.zeros(shape, dtype=bool)
+        own = HELD_OUT_SHARE * baselines
+        for batch in range(shape[0]):
+            x, labels = (typicality - own[best])[batches == batch], best[batches == batch]
+            counts = np.bincount(labels, minlength=shape[1])
+            enough = counts >= CELLS_FOR_LEVEL
+            levels = [np.quantile(x[labels == label], LEVEL) for label in np.flatnonzero(enough)]
+            middle = float(np.median(levels)) if levels else float(np.quantile(x, LEVEL)) if len(x) else 0.0
+            expected = np.log((counts / max(counts.sum(), 1) + SHARE_FLOOR) / (shares + SHARE_FLOOR))
+            excess = np.clip(expected, 0, 1)
+            for label in range(shape[1]):
+                of_label = x[labels == label]
+                split = _between_groups(of_label)
+                upper = of_label[of_label > split] if np.isfinite(split) else of_label
+                level = float(np.quantile(upper, LEVEL)) - middle if enough[label] else 0.0
+                cut = max(level, 0) + FORGIVEN * min(level, 0) + EXCESS * excess[label] * (level < 0)
+                cut += middle - CONTRAST * contrasts[batch, label] - BASE
+                cutoffs[batch, label] = own[label] + cut
+                if np.isfinite(split):
+                    lower = of_label <= split
+                    splits[batch, label] = own[label] + split
+                    lower_unknown[batch, label] = (of_label[lower] - cut).mean() < LEAST_MARGIN_OF_GROUP
+                    upper_known[batch, label] = (upper - cut).mean() >= 0
+        return cls(cutoffs, splits, lower_unknown, upper_known)
+
+    def margins(self, typicality: Floats, best: Integers, batches: Integers) -> npt.NDArray[np.float64]:
+        """Return how far the typicality of each cell lies above its cut-off, shape (n,): Unknown where below 0."""
+        margins = typicality - self.cutoffs[batches, best]
+        splits = self.splits[batches, best]
+        lower = (typicality <= splits) & self.lower_unknown[batches, best]
+        upper = (typicality > splits) & self.upper_known[batches, best]
+        margins = np.where(lower, np.minimum(margins, -DECIDED), margins)
+        return np.asarray(np.where(upper, np.maximum(margins, DECIDED), margins))
+
+
+def label_contrasts(
+    values: sparse.csr_matrix | Floats, best: Integers, batches: Integers, profiles: Profiles
+) -> npt.NDArray[np.float64]:
+    """Return the contrast C of each label in each batch, shape (B, L).
+
+    Genes count by their variance between labels, in units of that within.
+
+    Parameters
+    ----------
+    values
+        Log expression of k cells, or their vectors where there is no expression, shape (k, G).
+    best, batches
+        Index of the most probable label of each, and of its batch, shape (k,).
+    """
+    n_labels = len(profiles.means)
+    within = profiles.within + WITHIN_FLOOR * np.median(profiles.within)
+    weights = profiles.means.var(axis=0) / np.maximum(within, 1e-12) ** 2  # (G,)
+    roots = np.sqrt(weights / max(weights.sum(), 1e-300))
+    middle = profiles.means.mean(axis=0)
+    expected = (profiles.means - middle) * roots  # (L, G)
+    contrasts = np.zeros((int(batches.max(initial=0)) + 1, n_labels))
+    for batch in range(len(contrasts)):
+        rows = np.flatnonzero(batches == batch)
+        counts = np.bincount(best[rows], minlength=n_labels)
+        picked = sparse.csr_matrix((np.ones(len(rows)), (best[rows], np.arange(len(rows)))), (n_labels, len(rows)))
+        # Summed in double precision, so that the order of cells does not show.
+        summed = picked @ values[rows].astype(np.float64)
+        means = np.asarray(summed.todense() if sparse.issparse(summed) else summed)  # (L, G)
+        means /= np.maximum(counts, 1)[:, None]
+        seen = counts >= CELLS_FOR_LEVEL
+        shifts = means[seen] - profiles.means[seen]
+        # Of a label with few cells, all labels with enough of them are the others.
+        effects = np.zeros_like(means) + (np.median(shifts, axis=0) if len(shifts) else 0.0)
+        effects[seen] = _medians_of_others(shifts)
+        own = (means - effects - middle) * roots  # (L, G)
+        lengths = np.sqrt((own**2).sum(axis=1) * (expected**2).sum(axis=1) + 1e-12)
+        contrasts[batch] = -np.log(LARGEST_CORRELATION - (own * expected).sum(axis=1) / lengths) * (counts > 0)
+    return contrasts
+
+
+def _medians_of_others(rows: Floats) -> npt.NDArray[np.float64]:
+    """Return for each row the median over all other rows, (n, G) to (n, G); 0 where there is no other row."""
+    n = len(rows)
+    if n < 2:
+        return np.zeros_like(rows)
+    ordered, ranks = np.sort(rows, axis=0), rows.argsort(axis=0, kind="stable").argsort(axis=0, kind="stable")
+    # Without a value, each larger one moves down by one rank.
+    pair = [np.take_along_axis(ordered, place + (ranks <= place), axis=0) for place in ((n - 2) // 2, (n - 1) // 2)]
+    return np.asarray((pair[0] + pair[1]) / 2)
+
+
+def _between_groups(values: Floats) -> float:
+    """Return where values fall into two separate groups, by the split of least variance within (Otsu, 1979), or NaN."""
+    n = len(values)
+    if n < 2 * CELLS_OF_GROUP:
+        return np.nan
+    ordered, below = np.sort(values), np.arange(1, n)
+    sums = np.cumsum(ordered)
+    gaps = (sums[-1] - sums[:-1]) / (n - below) - sums[:-1] / below
+    between = gaps**2 * below * (n - below) / n**2
+    between[(below < CELLS_OF_GROUP) | (n - below < CELLS_OF_GROUP)] = -1
+    best = int(between.argmax())
+    within = np.sqrt(max(float(ordered.var() - between[best]), 1e-9))
+    if gaps[best] < max(APART, DEVIATIONS_APART * within):
+        return np.nan
+    return float(ordered[best] + ordered[best + 1]) / 2
