@@ -1,4 +1,4 @@
-"""Pairs of studies, a reference and a query each: some to choose rules on, others to report on.
+"""Pairs of studies, a reference and a query each: some to choose rules on, others to report on; also see :mod:`pooled`.
 
 DIR holds the files that :mod:`travel` names. Nothing is fitted here.
 """
