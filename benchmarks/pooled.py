@@ -198,7 +198,10 @@ def zheng(data: Path) -> AnnData:
 
 
 def _xin(data: Path) -> AnnData:
-    return read_h5ad(data / "pancreas_xin_980genes.h5ad")
+    """Return the cells of Xin et al. with logarithms to base e: the file holds them to base 2."""
+    cells = read_h5ad(data / "pancreas_xin_980genes.h5ad")
+    cells.X = sparse.csr_matrix(cells.X) * np.log(2)
+    return cells
 
 
 def _are_counts(cells: AnnData) -> bool:
