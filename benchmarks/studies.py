@@ -1,4 +1,4 @@
-"""Pairs of studies, a reference and a query each: some to choose rules on, others to report on.
+"""Pairs of studies, a reference and a query each: some to choose rules on, others to report on; also see :mod:`pooled`.
 
 DIR holds the files that :mod:`travel` names. Nothing is fitted here.
 """
@@ -67,61 +67,59 @@ def panel(query: AnnData, n_genes: int, seed: int = 0) -> AnnData:
 
 def tasks_to_report(data: Path) -> Iterator[Task]:
     """Give the tasks that rules are never chosen on."""
-    blood, kang = _blood(data), _kang(data)
+    blood, stimulated = pbmc_3k(data), kang(data)
     human = read_h5ad(data / "pancreas_baron_human.h5ad")
     xin = read_h5ad(data / "pancreas_xin_980genes.h5ad")
     donors = human.obs["donor"].isin(["human1", "human3"]).to_numpy()
     cells = read_h5ad(data / "lung_cancer_celllines_scmixology.h5ad")
     dropseq = (cells.obs["platform"] == "Drop-seq").to_numpy()
-    yield _task("pbmc: 3k to Kang", blood, kang)
-    yield _task("unstimulated: 3k to Kang CTRL", blood, kang[kang.obs["condition"] == "CTRL"])
-    yield _task("Kang to 3k", kang, blood)
-    yield _task("baron: two donors to two", human[donors], human[~donors])
-    yield _task("xin: Baron to Xin", human, xin)
-    yield _task("Xin to Baron", xin, human)
-    yield _task("scmix: CEL-seq2 to Drop-seq", cells[~dropseq], cells[dropseq])
+    yield task_of("pbmc: 3k to Kang", blood, stimulated)
+    yield task_of("unstimulated: 3k to Kang CTRL", blood, stimulated[stimulated.obs["condition"] == "CTRL"])
+    yield task_of("Kang to 3k", stimulated, blood)
+    yield task_of("baron: two donors to two", human[donors], human[~donors])
+    yield task_of("xin: Baron to Xin", human, xin)
+    yield task_of("Xin to Baron", xin, human)
+    yield task_of("scmix: CEL-seq2 to Drop-seq", cells[~dropseq], cells[dropseq])
 
 
 def tasks_to_choose(data: Path) -> Iterator[Task]:
     """Give the tasks that rules are chosen on: other donors, mice, species, batches, and made-up shifts."""
     human = read_h5ad(data / "pancreas_baron_human.h5ad")
     first, third = (human[human.obs["donor"] == name] for name in ("human1", "human3"))
-    mouse = read_h5ad(data / "pancreas_baron_mouse.h5ad")
-    mouse.var_names = mouse.var_names.str.upper()
-    mouse = mouse[:, ~mouse.var_names.duplicated()].copy()
+    mouse = mouse_pancreas(data)
     mice = [mouse[mouse.obs["donor"] == name] for name in ("mouse1", "mouse2")]
-    yield _task("human1 to human3", first, third)
-    yield _task("human3 to human1", third, first)
-    yield _task("mouse1 to mouse2", *mice)
-    yield _task("mouse2 to mouse1", *reversed(mice))
+    yield task_of("human1 to human3", first, third)
+    yield task_of("human3 to human1", third, first)
+    yield task_of("mouse1 to mouse2", *mice)
+    yield task_of("mouse2 to mouse1", *reversed(mice))
     both = human[human.obs["donor"].isin(["human1", "human3"])]
-    yield _task("human to mouse", both, mouse)
-    yield _task("mouse to human", mouse, both)
+    yield task_of("human to mouse", both, mouse)
+    yield task_of("mouse to human", mouse, both)
     cells = read_h5ad(data / "lung_cancer_celllines_scmixology.h5ad")
     batches = {name: cells[cells.obs["study"] == name] for name in cells.obs["study"].unique()}
     first_batch, second = batches["scmix_sc_celseq2"], batches["scmix_sc_celseq2_5cl_p1"]
-    yield _task("scmix: batch to batch", first_batch, second)
-    yield _task("scmix: Drop-seq to CEL-seq2", batches["scmix_sc_dropseq"], batches["scmix_sc_celseq2_5cl_p2"])
-    blood = _blood(data)
-    coarse = _mapped(blood, COARSE_LABELS)
-    yield _task("3k to 68k", coarse, _mapped(_sorted_blood(), COARSE_LABELS))
-    yield _task("3k to tumour", coarse, _mapped(read_h5ad(data / "lung_nsclc_zilionis300.h5ad"), COARSE_LABELS))
+    yield task_of("scmix: batch to batch", first_batch, second)
+    yield task_of("scmix: Drop-seq to CEL-seq2", batches["scmix_sc_dropseq"], batches["scmix_sc_celseq2_5cl_p2"])
+    blood = pbmc_3k(data)
+    coarse = mapped(blood, COARSE_LABELS)
+    yield task_of("3k to 68k", coarse, mapped(pbmc_68k(), COARSE_LABELS))
+    yield task_of("3k to tumour", coarse, mapped(read_h5ad(data / "lung_nsclc_zilionis300.h5ad"), COARSE_LABELS))
     half = np.random.default_rng(1).random(blood.n_obs) < 0.5
     reference, rest = blood[half], blood[~half]
     for name, change in SHIFTS.items():
-        yield _task(f"3k halves, {name}", reference, change(rest, 2))
+        yield task_of(f"3k halves, {name}", reference, change(rest, 2))
     for name in ("platform", "treatment of each type", "genes switched on", "culture", "another lab", "one lineage"):
-        yield _task(f"human1 to human3, {name}", first, SHIFTS[name](third, 3))
+        yield task_of(f"human1 to human3, {name}", first, SHIFTS[name](third, 3))
 
 
-def _task(name: str, reference: AnnData, query: AnnData) -> Task:
+def task_of(name: str, reference: AnnData, query: AnnData) -> Task:
     """Return a task of the labels that have enough cells in the reference; the query keeps those types alone."""
     reference = enough(reference)
     types = reference.obs[LABEL].unique()
     return Task(name, reference, query[query.obs[LABEL].isin(types)].copy())
 
 
-def _mapped(cells: AnnData, names: dict[str, str]) -> AnnData:
+def mapped(cells: AnnData, names: dict[str, str]) -> AnnData:
     """Return the cells whose label has another name, under that name."""
     labels = cells.obs[LABEL].astype(str).map(names)
     mapped = cells[labels.notna().to_numpy()].copy()
@@ -129,15 +127,24 @@ def _mapped(cells: AnnData, names: dict[str, str]) -> AnnData:
     return mapped
 
 
-def _blood(data: Path) -> AnnData:
-    return _mapped(read_h5ad(data / "pbmc_10x_3k.h5ad"), PBMC_LABELS)
+def mouse_pancreas(data: Path) -> AnnData:
+    """Return the pancreas cells of Baron's mice, with gene symbols in upper case."""
+    mouse = read_h5ad(data / "pancreas_baron_mouse.h5ad")
+    mouse.var_names = mouse.var_names.str.upper()
+    return mouse[:, ~mouse.var_names.duplicated()].copy()
 
 
-def _kang(data: Path) -> AnnData:
-    return _mapped(read_h5ad(data / "pbmc_kang_ifnb.h5ad"), PBMC_LABELS)
+def pbmc_3k(data: Path) -> AnnData:
+    """Return PBMC 3k with the type names that the PBMC studies share."""
+    return mapped(read_h5ad(data / "pbmc_10x_3k.h5ad"), PBMC_LABELS)
 
 
-def _sorted_blood() -> AnnData:
+def kang(data: Path) -> AnnData:
+    """Return the cells of Kang et al., both conditions, with the type names that the PBMC studies share."""
+    return mapped(read_h5ad(data / "pbmc_kang_ifnb.h5ad"), PBMC_LABELS)
+
+
+def pbmc_68k() -> AnnData:
     """Return the 700 cells of PBMC 68k that ship with scanpy: log values of 765 genes."""
     cells = scanpy.datasets.pbmc68k_reduced()
     obs = pd.DataFrame({LABEL: cells.obs["bulk_labels"].astype(str)})
@@ -147,13 +154,13 @@ def _sorted_blood() -> AnnData:
 def _platform(cells: AnnData, seed: int) -> AnnData:
     """Show cells as another platform might: each gene found better or worse, fewer counts, ambient RNA."""
     random = np.random.default_rng(seed)
-    return _drawn(cells, np.ones((1, 1)) * random.lognormal(0, 0.8, cells.n_vars), random, depth=0.5, ambient=0.1)
+    return drawn(cells, np.ones((1, 1)) * random.lognormal(0, 0.8, cells.n_vars), random, depth=0.5, ambient=0.1)
 
 
 def _treatment(cells: AnnData, seed: int) -> AnnData:
     """Treat all cells: 200 genes go up or down by a factor of about 5, in all types alike."""
     random = np.random.default_rng(seed)
-    return _drawn(cells, _response(cells, random), random)
+    return drawn(cells, _response(cells, random), random)
 
 
 def _treatment_of_each(cells: AnnData, seed: int) -> AnnData:
@@ -163,7 +170,7 @@ def _treatment_of_each(cells: AnnData, seed: int) -> AnnData:
     labels = cells.obs[LABEL].to_numpy()
     for name in sorted(set(labels)):
         factors[labels == name] *= _response(cells, random, 60)
-    return _drawn(cells, factors, random)
+    return drawn(cells, factors, random)
 
 
 def _half_treated(cells: AnnData, seed: int) -> AnnData:
@@ -213,7 +220,7 @@ def _culture(cells: AnnData, seed: int, strengths: tuple[float, ...] = (1.0, 1.0
     factors = np.exp(np.clip(logs[0] + logs[1 + lineage], -2.5, 2.5))
     totals = np.asarray(counts.sum(axis=1)) / np.median(np.asarray(counts.sum(axis=1)))
     changed_counts = counts.toarray() * factors + totals * (added[0] + added[1 + lineage]) / 2
-    return _drawn(AnnData(sparse.csr_matrix(changed_counts), obs=cells.obs, var=cells.var), np.ones(1), random)
+    return drawn(AnnData(sparse.csr_matrix(changed_counts), obs=cells.obs, var=cells.var), np.ones(1), random)
 
 
 def _one_lineage(cells: AnnData, seed: int) -> AnnData:
@@ -265,7 +272,7 @@ def _response(cells: AnnData, random: np.random.Generator, n_genes: int = 200) -
     return factors
 
 
-def _drawn(
+def drawn(
     cells: AnnData,
     factors: npt.NDArray[np.float64],
     random: np.random.Generator,

@@ -1,12 +1,14 @@
 """How well labels travel from study to study: all types known or one missing, all genes or a panel, and strangers.
 
-    python benchmarks/travel.py --data DIR [--cells report|choose] [--task NAME ...] [--genes all 400 200 100]
-                                [--part settings --part strangers] [--complete] [--shared] [--json FILE] [--cache DIR]
+    python benchmarks/travel.py --data DIR [--cells report|choose|pooled-report|pooled-choose] [--task NAME ...]
+                                [--genes all 400 200 100] [--part settings --part strangers] [--complete] [--shared]
+                                [--json FILE] [--cache DIR]
 
 DIR holds pancreas_baron_human.h5ad, pancreas_baron_mouse.h5ad, pancreas_xin_980genes.h5ad, pbmc_10x_3k.h5ad,
-pbmc_kang_ifnb.h5ad, lung_cancer_celllines_scmixology.h5ad and lung_nsclc_zilionis300.h5ad. Each reference is trained on
-all its genes once, stored and loaded, whatever genes a query has. The one number of a setting is the share of cells
-that are right: known cells with their label and not Unknown, cells of the type that is missing Unknown.
+pbmc_kang_ifnb.h5ad, lung_cancer_celllines_scmixology.h5ad and lung_nsclc_zilionis300.h5ad; for the pooled tasks also
+pbmc_zheng_facs_human.h5ad, lung_balf_liao_human.h5ad, retina_voigt_human.h5ad and rpe_choroid_voigt_human.h5ad. Each
+reference is trained on all its genes once, stored and loaded, whatever genes a query has. The one number of a setting
+is the share of cells that are right: known cells with their label and not Unknown, cells of the missing type Unknown.
 """
 
 from __future__ import annotations
@@ -25,6 +27,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 from anndata import AnnData, read_h5ad
+from pooled import pooled_to_choose, pooled_to_report
 from rich.console import Console
 from rich.table import Table
 from scipy import sparse
@@ -45,7 +48,12 @@ from spikgpt.training.train import score_all
 from spikgpt.types import Bools, Floats, InputReport, Strings
 
 PARTS = ("settings", "strangers")
-TASKS = {"report": tasks_to_report, "choose": tasks_to_choose}
+TASKS = {
+    "report": tasks_to_report,
+    "choose": tasks_to_choose,
+    "pooled-report": pooled_to_report,
+    "pooled-choose": pooled_to_choose,
+}
 DEFAULT = "default"
 RULES: dict[str, AnnotateKeywords] = {
     DEFAULT: {},
@@ -332,7 +340,7 @@ def main() -> None:
     """Run the parts that are asked for, print their tables, and write what is measured after each task."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--data", type=Path, default=os.environ.get("SPIKGPT_DATA"))
-    parser.add_argument("--cells", choices=list(TASKS), default="report", help="tasks to report on, or to choose on")
+    parser.add_argument("--cells", choices=list(TASKS), default="report", help="tasks to report or to choose on")
     parser.add_argument("--task", nargs="+", help="names of tasks; by default all")
     parser.add_argument("--genes", nargs="+", type=genes_of, default=[None, 400, 200, 100], metavar="NUMBER")
     parser.add_argument("--complete", action="store_true", help="leave no type out")
