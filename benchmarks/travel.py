@@ -38,6 +38,7 @@ import spikgpt
 from spikgpt import SpikGPT
 from spikgpt.benchmark.suites import LABEL, batch_key_of, load_task
 from spikgpt.cells.align import joined
+from spikgpt.cells.obs import batches_of
 from spikgpt.engines.torch import TorchEngine
 from spikgpt.errors import DataError, GenesError
 from spikgpt.labels.decision import fit_cutoffs
@@ -81,9 +82,9 @@ console = Console(width=None if sys.stdout.isatty() else WIDTH)
 
 @dataclass(frozen=True)
 class Seen:
-    """What a reference says of n cells; an empty cell is Unknown by every rule, with confidence and standing lowest.
+    """What a reference says of n cells; an empty cell is Unknown by every rule, with confidence lowest and OOD score highest.
 
-    ``best`` holds the best labels, ``confidence`` their probability, ``standing`` that among the query's cells, and
+    ``best`` holds the best labels, ``confidence`` their probability, ``ood_score`` that of the default rule, and
     ``unknown`` for each of the :data:`RULES` and with the verdict aside which cells are Unknown; each of shape (n,).
     ``names`` are the labels.
     """
@@ -91,7 +92,7 @@ class Seen:
     names: tuple[str, ...]
     best: Strings
     confidence: Floats
-    standing: Floats
+    ood_score: Floats
     unknown: dict[str, Bools]
     verdict: Verdict | None
     report: InputReport
@@ -109,10 +110,9 @@ def see(model: SpikGPT, query: AnnData) -> Seen:
     assert isinstance(engine, TorchEngine)
     assert reference.familiarity is not None
     read = engine.embedding.read(query, layer=None, scaling="auto")
-    cells = joined(list(read.chunks))
-    fitted, scores = score_all(engine, reference.familiarity, cells, neighbours=True)
+    cells, batches = joined(list(read.chunks)), batches_of(query, "auto").codes
+    fitted, scores = score_all(engine, reference.familiarity, cells, neighbours=True, batches=batches)
     scores = replace(scores, probabilities=fitted.calibrated(reference.thresholds, scores.probabilities))
-    assert scores.standing is not None
 
     def whole(values: npt.NDArray[Any], of_empty: Any) -> npt.NDArray[Any]:
         column = np.full(len(cells.totals), of_empty, dtype=values.dtype)
@@ -126,14 +126,16 @@ def see(model: SpikGPT, query: AnnData) -> Seen:
         assert ruled.cutoffs is not None
         unknown[name], verdicts[name] = whole(ruled.cutoffs.rejects(scores), True), ruled.verdict
     sample = fitted.calibrated(thresholds, fitted.scores.probabilities)
-    sampled, smoothed = fitted.scores.familiarity, fitted.smoothed
-    aside = fit_cutoffs(thresholds, AnnotateOptions(), names, sample, sampled, smoothed=smoothed)
+    sampled = replace(fitted.scores, probabilities=sample)
+    aside = fit_cutoffs(thresholds, AnnotateOptions(), names, sampled, fitted.contrasts, smoothed=fitted.smoothed)
+    ood_score = aside.ood_scores(scores)
+    assert ood_score is not None
     unknown[ASIDE] = whole(aside.rejects(scores), True)
     return Seen(
         names,
         whole(np.array(names)[scores.probabilities.argmax(axis=1)], ""),
         whole(scores.probabilities.max(axis=1), 0),
-        whole(scores.standing, -np.inf),
+        whole(ood_score, np.inf),
         unknown,
         verdicts[DEFAULT],
         read.report,
@@ -168,8 +170,9 @@ def share_right(right: Bools, known: Bools, unknown: Bools) -> float:
     return float(np.where(known, right & ~unknown, unknown).mean())
 
 
-def oracle(standing: Floats, right: Bools, known: Bools) -> float:
-    """Return the share right at the single cut-off on the standing that suits the truth best."""
+def oracle(ood_score: Floats, right: Bools, known: Bools) -> float:
+    """Return the share right at the single cut-off on the OOD score that suits the truth best."""
+    standing = -ood_score
     order = np.argsort(standing, kind="stable")
     gains = np.where(known, -(right.astype(int)), 1)[order]
     # Cells that stand alike fall on the same side.
@@ -185,10 +188,10 @@ def figures(seen: Seen, truth: Strings) -> dict[str, float | None]:
     both = [seen.unknown[rule] for rule in (DEFAULT, ASIDE)]
     measured = (
         *(share_right(right, known, unknown) for unknown in seen.unknown.values()),
-        oracle(seen.standing, right, known),
+        oracle(seen.ood_score, right, known),
         *(float(unknown[known].mean()) for unknown in both),
         *(None if known.all() else float(unknown[~known].mean()) for unknown in both),
-        unknown_auroc(seen.standing, known),
+        unknown_auroc(-seen.ood_score, known),
         agreement.accuracy,
         agreement.macro_f1,
         unknown_auroc(seen.confidence[known], right[known]),

@@ -277,16 +277,30 @@ def calibrate(
 
 
 def score_all(
-    engine: TorchEngine, familiarity: Familiarity, cells: AlignedCells, *, neighbours: bool
+    engine: TorchEngine,
+    familiarity: Familiarity,
+    cells: AlignedCells,
+    *,
+    neighbours: bool,
+    batches: Integers | None = None,
 ) -> tuple[QueryModel, CellScores]:
-    """Return what the pipeline says of the cells that are not empty: their scores, and the model behind these."""
+    """Return what the pipeline says of the cells that are not empty: their scores, and the model behind these.
+
+    Parameters
+    ----------
+    batches
+        Index of the batch of each cell, shape (n,); by default all are of one batch.
+    """
     filled, options = cells.part(~cells.empty), AnnotateOptions(neighbours=neighbours)
+    batches = np.zeros(len(cells.totals), dtype=np.int64) if batches is None else batches
+    batches = batches[~cells.empty]
     report = InputReport("training cells", cells.kind, "auto", 0, 0)
     with Spool() as spool:
         spool.add(filled)
         sample, rows = spool.sample()
-    model = QueryModel.fit(engine, familiarity, sample, rows, report=report, options=options)
-    return model, model.score(engine, filled, np.arange(len(filled.totals)))
+    of_sample = batches[rows]
+    model = QueryModel.fit(engine, familiarity, sample, rows, batches=of_sample, report=report, options=options)
+    return model, model.score(engine, filled, np.arange(len(filled.totals)), batches=batches)
 
 
 def held_out_reliability(probabilities: Floats, truth: Integers, *, temperature: bool) -> dict[str, Any]:
