@@ -10,67 +10,82 @@ import pytest
 
 from spikgpt.errors import ConfigError
 from spikgpt.labels.decision import CellScores, Cutoffs, farther_share, fit_cutoffs
-from spikgpt.labels.standing import LEAST_STANDING
+from spikgpt.labels.ood import OODRule
 from spikgpt.labels.thresholds import Thresholds
 from spikgpt.options import AnnotateOptions, options_of
 from tests.labels.test_thresholds import NAMES, calibrated
 
 
-def fitted(
-    thresholds: Thresholds, scores: Any, best: Any = 0, standing: Any = -9.0, **options: Any
-) -> tuple[Cutoffs, list[bool]]:
-    """Return the cut-offs of a query, and which of its cells are Unknown; by default all stand low."""
-    probabilities = np.eye(2)[np.broadcast_to(best, len(scores))]
-    chosen = options_of(AnnotateOptions, options)
-    cutoffs = fit_cutoffs(thresholds, chosen, NAMES, probabilities, np.asarray(scores), smoothed=True)
-    of_cells = CellScores(probabilities, np.asarray(scores), np.broadcast_to(standing, len(scores)))
+ONE_BATCH = np.full((1, 2), 2.4)  # of contrasts
+RULE = "unlike the cells of its label in its batch (OOD score above 0)"
+
+
+def scores_of(scores: Any, best: Any = 0, typicality: Any = -9.0, probabilities: Any = None) -> CellScores:
+    """Return the scores of cells of one batch."""
+    if probabilities is None:
+        probabilities = np.eye(2)[np.broadcast_to(best, len(scores))]
+    typical = np.broadcast_to(np.asarray(typicality, dtype=np.float64), len(scores))
+    return CellScores(probabilities, np.zeros(len(scores), dtype=np.int64), np.asarray(scores), typical)
+
+
+def fitted(thresholds: Thresholds, scores: Any, best: Any = 0, **options: Any) -> tuple[Cutoffs, list[bool]]:
+    """Return the cut-offs of a query taken for the reference's own study, and which of its cells are Unknown."""
+    of_cells = scores_of(scores, best)
+    chosen = options_of(AnnotateOptions, options or {"same_study": True})
+    cutoffs = fit_cutoffs(thresholds, chosen, NAMES, of_cells, ONE_BATCH, smoothed=True)
     return cutoffs, [bool(cell) for cell in cutoffs.rejects(of_cells)]
 
 
-def rejected(thresholds: Thresholds, scores: Any, best: Any = 0, standing: Any = -9.0, **options: Any) -> list[bool]:
-    return fitted(thresholds, scores, best, standing, **options)[1]
+def rejected(thresholds: Thresholds, scores: Any, best: Any = 0, **options: Any) -> list[bool]:
+    return fitted(thresholds, scores, best, **options)[1]
 
 
 def test_the_rank_of_familiarity_by_hand() -> None:
     assert rejected(calibrated(), [0.049, 0.05, 0.5]) == [True, False, False]
-    assert rejected(calibrated(), [0.049, 0.05, 0.5], unknown_rate=0.04) == [False, False, False]
+    rate = {"unknown_rate": 0.04, "same_study": True}
+    assert rejected(calibrated(), [0.049, 0.05, 0.5], **rate) == [False, False, False]
     assert rejected(calibrated(), [0.049, 0.05, 0.5], unknown_rate=0.0) == [False, False, False]
     assert rejected(calibrated(), [0.049, 0.05, 0.5], threshold=1.0) == [False, False, False]
 
 
-def test_a_cell_is_unknown_if_it_is_unfamiliar_and_stands_apart() -> None:
-    scores, standing = [0.01, 0.01, 0.01, 0.9, 0.9], [-1.3, -1.2, 3.0, -9.0, 0.0]
-    cutoffs, unknown = fitted(calibrated(), scores, 0, standing)
-    assert cutoffs.standing == LEAST_STANDING == -1.2
-    assert unknown == [True, False, False, False, False]
-    expected = "less familiar than 95% of held-out known cells, and apart from this query's cells of the label"
-    assert cutoffs.rule == expected
-    same, unknown = fitted(calibrated(), scores, 0, standing, same_study=True)
-    assert same.standing is None
+def of_a_label(**options: Any) -> tuple[Cutoffs, CellScores]:
+    """Return the cut-offs of a query whose last five cells are atypical of their label, and its scores."""
+    random = np.random.default_rng(0)
+    typicality = np.concatenate([random.normal(0, 0.2, 195), np.full(5, -9.0)])
+    of_cells = scores_of(np.where(np.arange(200) % 2, 0.01, 0.9), 0, typicality)
+    chosen = options_of(AnnotateOptions, options)
+    return fit_cutoffs(calibrated(), chosen, NAMES, of_cells, ONE_BATCH, smoothed=True), of_cells
+
+
+def test_a_cell_is_unknown_by_default_if_it_is_atypical_of_its_label() -> None:
+    cutoffs, of_cells = of_a_label()
+    assert cutoffs.rule == RULE
+    assert (cutoffs.limits, cutoffs.unknown_rate, cutoffs.farther) == (None, None, None)
+    np.testing.assert_array_equal(cutoffs.rejects(of_cells), np.arange(200) >= 195)
+    ood = cutoffs.ood_scores(of_cells)
+    assert ood is not None
+    np.testing.assert_array_equal(ood > 0, np.arange(200) >= 195)
+
+
+def test_a_rate_that_is_asked_for_bounds_the_rule() -> None:
+    cutoffs, of_cells = of_a_label(unknown_rate=0.05)
+    assert cutoffs.rule == f"less familiar than 95% of held-out known cells, and {RULE}"
+    assert cutoffs.unknown_rate == 0.05
+    np.testing.assert_array_equal(np.flatnonzero(cutoffs.rejects(of_cells)), [195, 197, 199])
+    same, of_cells = of_a_label(same_study=True)
     assert same.rule == "less familiar than 95% of held-out known cells"
-    assert unknown == [True, True, True, False, False]
+    assert same.ood_scores(of_cells) is None
+    np.testing.assert_array_equal(same.rejects(of_cells), np.arange(200) % 2 == 1)
     np.testing.assert_array_equal(same.limits, cutoffs.limits)
     assert same.farther == cutoffs.farther
 
 
-def test_the_default_never_rejects_more_than_the_limits_alone() -> None:
-    random = np.random.default_rng(0)
-    thresholds = calibrated(random.normal(size=1000), np.array(NAMES)[np.arange(1000) % 2])
-    scores, best, standing = random.normal(-1, 1, 500), random.integers(2, size=500), random.normal(-1, 1, 500)
-    for rate in (0.01, 0.05, 0.5):
-        by_default = np.array(rejected(thresholds, scores, best, standing, unknown_rate=rate))
-        alone = np.array(rejected(thresholds, scores, best, standing, unknown_rate=rate, same_study=True))
-        assert 0 < by_default.sum() < alone.sum()
-        assert not (by_default & ~alone).any()
-
-
-def test_cells_without_a_standing_are_held_against_the_limits_alone() -> None:
+def test_cells_without_a_score_are_held_against_what_there_is() -> None:
     probabilities, scores = np.eye(2)[[0, 0, 1]], np.array([0.01, 0.9, 0.01])
-    for options in ({}, {"same_study": True}):
-        asked = options_of(AnnotateOptions, options)
-        cutoffs = fit_cutoffs(calibrated(), asked, NAMES, probabilities, scores, smoothed=True)
-        assert cutoffs.rejects(CellScores(probabilities, scores)).tolist() == [True, False, True]
-        assert not cutoffs.rejects(CellScores(probabilities)).any()
+    cutoffs, _ = of_a_label(same_study=True)
+    batches = np.zeros(3, dtype=np.int64)
+    assert cutoffs.rejects(CellScores(probabilities, batches, scores)).tolist() == [True, False, True]
+    assert not cutoffs.rejects(CellScores(probabilities, batches)).any()
 
 
 @pytest.mark.parametrize(
@@ -87,11 +102,12 @@ def test_cells_without_a_standing_are_held_against_the_limits_alone() -> None:
 def test_of_a_query_that_the_reference_does_not_suit_all_is_unknown_unless_asked_otherwise(
     options: dict[str, Any], everything: bool
 ) -> None:
-    cutoffs, unknown = fitted(calibrated(), [0.2, 0.9, 1e9], [0, 1, 1], [0.0, 9.0, 9.0], **options)
-    assert not any(unknown)
+    of_cells = scores_of([0.2, 0.9, 1e9], [0, 1, 1], [0.0, 0.0, 0.0])
+    asked = options_of(AnnotateOptions, options)
+    cutoffs = fit_cutoffs(calibrated(), asked, NAMES, of_cells, ONE_BATCH, smoothed=True)
+    assert not cutoffs.rejects(of_cells).any()
     nowhere = cutoffs.of_no_label()
-    scores = CellScores(np.eye(2)[[0, 1, 1]], np.array([0.2, 0.9, 1e9]), np.array([0.0, 9.0, 9.0]))
-    assert nowhere.rejects(scores).tolist() == [everything] * 3
+    assert nowhere.rejects(of_cells).tolist() == [everything] * 3
     assert (nowhere.rule == "the reference does not suit this query") == everything
     assert (nowhere == cutoffs) != everything
 
@@ -156,11 +172,11 @@ def test_too_few_cells_tell_no_spread() -> None:
 def test_cells_are_judged_one_by_one_once_the_cutoffs_are_set() -> None:
     random = np.random.default_rng(0)
     thresholds = calibrated(random.normal(size=1000), np.array(NAMES)[np.arange(1000) % 2])
-    probabilities, scores = random.dirichlet([1, 1], 500), random.normal(-1, 1, 500)
-    of_cells = CellScores(probabilities, scores, random.normal(-1, 1, 500))
+    probabilities = random.dirichlet([1, 1], 500)
+    of_cells = scores_of(random.normal(-1, 1, 500), None, random.standard_t(2, 500), probabilities)
     for options in ({}, {"same_study": True}, {"threshold": 0.8}):
         asked = options_of(AnnotateOptions, options)
-        cutoffs = fit_cutoffs(thresholds, asked, NAMES, probabilities, scores, smoothed=False)
+        cutoffs = fit_cutoffs(thresholds, asked, NAMES, of_cells, ONE_BATCH, smoothed=False)
         parts = [cutoffs.rejects(of_cells.part(part)) for part in np.array_split(np.arange(500), 7)]
         whole = cutoffs.rejects(of_cells)
         assert 0 < whole.sum() < 500
@@ -168,10 +184,10 @@ def test_cells_are_judged_one_by_one_once_the_cutoffs_are_set() -> None:
         assert cutoffs.rejects(of_cells.part(np.arange(0))).shape == (0,)
 
 
-def test_all_but_the_limits_are_json() -> None:
-    cutoffs, _ = fitted(calibrated(), np.linspace(0, 1, 50), unknown_rate=0.1)
-    settings = {name: value for name, value in vars(cutoffs).items() if name != "limits"}
-    again = Cutoffs(**json.loads(json.dumps(settings)), limits=cutoffs.limits)
+def test_all_but_the_limits_and_the_ood_rule_are_json() -> None:
+    cutoffs, _ = of_a_label(unknown_rate=0.1)
+    settings = {name: value for name, value in vars(cutoffs).items() if name not in ("limits", "ood")}
+    again = Cutoffs(**json.loads(json.dumps(settings)), limits=cutoffs.limits, ood=cutoffs.ood)
     assert again == cutoffs
     assert cutoffs.limits is not None
     assert cutoffs.limits.shape == (2,)
@@ -196,20 +212,27 @@ def test_options_that_make_no_sense_are_refused(options: dict[str, Any], message
 
 def test_a_probability_at_the_threshold_is_kept() -> None:
     cutoffs = Cutoffs("a probability below 0.5000", threshold=0.5)
-    assert cutoffs.rejects(CellScores(np.array([[0.5, 0.5], [0.4999, 0.3]]))).tolist() == [False, True]
+    scores = CellScores(np.array([[0.5, 0.5], [0.4999, 0.3]]), np.zeros(2, dtype=np.int64))
+    assert cutoffs.rejects(scores).tolist() == [False, True]
 
 
 def test_a_reference_of_format_1_keeps_its_rule_and_promises_nothing() -> None:
     old = Thresholds("maximum probability", 0.5, 0.05, 100, 0.95)
-    probabilities = np.array([[0.6, 0.4], [0.45, 0.55], [0.49, 0.48]])
-    cutoffs = fit_cutoffs(old, AnnotateOptions(), NAMES, probabilities, None, smoothed=True)
+    scores = CellScores(np.array([[0.6, 0.4], [0.45, 0.55], [0.49, 0.48]]), np.zeros(3, dtype=np.int64))
+    cutoffs = fit_cutoffs(old, AnnotateOptions(), NAMES, scores, None, smoothed=True)
     assert cutoffs == Cutoffs("a probability below 0.5000", threshold=0.5)
-    assert cutoffs.rejects(CellScores(probabilities)).tolist() == [False, False, True]
-    none = fit_cutoffs(old, AnnotateOptions(unknown_rate=0.0), NAMES, probabilities, None, smoothed=True)
-    assert not none.rejects(CellScores(probabilities)).any()
+    assert cutoffs.rejects(scores).tolist() == [False, False, True]
+    none = fit_cutoffs(old, AnnotateOptions(unknown_rate=0.0), NAMES, scores, None, smoothed=True)
+    assert not none.rejects(scores).any()
     for options in ({"unknown_rate": 0.02}, {"same_study": True}):
         with pytest.raises(ConfigError, match=r"before familiarity was measured.*threshold=0.95 \(--threshold 0.95\)"):
-            fit_cutoffs(old, options_of(AnnotateOptions, options), NAMES, probabilities, None, smoothed=True)
+            fit_cutoffs(old, options_of(AnnotateOptions, options), NAMES, scores, None, smoothed=True)
+
+
+def ood_of(cutoff: float) -> OODRule:
+    """Return a rule of one batch and two labels."""
+    never = np.zeros((1, 2), dtype=bool)
+    return OODRule(np.full((1, 2), cutoff), np.full((1, 2), np.nan), never, never)
 
 
 @pytest.mark.parametrize(
@@ -218,17 +241,19 @@ def test_a_reference_of_format_1_keeps_its_rule_and_promises_nothing() -> None:
         Cutoffs("none"),
         Cutoffs("a threshold", threshold=0.0),
         Cutoffs("limits", limits=np.full(2, -np.inf)),
-        Cutoffs("limits and standing", limits=np.full(2, -np.inf), standing=-np.inf),
+        Cutoffs("ood", ood=ood_of(-1e9)),
+        Cutoffs("limits and ood", limits=np.full(2, -np.inf), ood=ood_of(-1e9)),
     ],
     ids=lambda cutoffs: cutoffs.rule,
 )
 def test_a_cell_of_which_nothing_is_said_is_unknown_by_every_rule(cutoffs: Cutoffs) -> None:
     probabilities = np.array([[0.9, 0.1], [0.0, 0.0], [np.nan, np.nan], [np.nan, 1.0]])
-    scores = CellScores(probabilities, np.zeros(4), np.zeros(4))
-    assert cutoffs.rejects(scores).tolist() == [False, True, True, True]
+    assert cutoffs.rejects(scores_of(np.zeros(4), None, 0.0, probabilities)).tolist() == [False, True, True, True]
 
 
 def test_a_score_that_is_no_number_is_below_every_limit() -> None:
-    scores = CellScores(np.array([[0.9, 0.1]] * 2), np.array([0.0, np.nan]), np.array([np.nan, np.nan]))
+    scores = scores_of([0.0, np.nan], 0, [np.nan, np.nan])
     assert Cutoffs("limits", limits=np.array([-5.0, -5.0])).rejects(scores).tolist() == [False, True]
-    assert Cutoffs("both", limits=np.array([5.0, 5.0]), standing=-1.0).rejects(scores).tolist() == [True, True]
+    assert Cutoffs("ood", ood=ood_of(-5.0)).rejects(scores).tolist() == [True, True]
+    both = Cutoffs("both", limits=np.array([5.0, 5.0]), ood=ood_of(-1.0))
+    assert both.rejects(scores).tolist() == [True, True]

@@ -1,0 +1,165 @@
+"""The OOD rule tells a type that the reference lacks from a batch effect, and is what its formulas say."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import pytest
+from scipy import sparse
+
+from spikgpt.labels.ood import OODRule, label_contrasts
+from spikgpt.types import Integers, Profiles
+
+Array = npt.NDArray[np.float64]
+# The contrast of a label that keeps what sets it apart, as is usual.
+KEPT = 2.4
+
+
+def query(seed: int = 0, sizes: tuple[int, ...] = (80, 60, 50, 40, 30), n_batches: int = 2) -> tuple[Array, Any, Any]:
+    """Give typicality, labels and batches of made-up cells."""
+    random = np.random.default_rng(seed)
+    best = random.permutation(np.repeat(np.arange(len(sizes)), sizes))
+    return random.normal(1, 0.3, len(best)), best, random.integers(n_batches, size=len(best))
+
+
+def rule_of(x: Array, best: Integers, batches: Integers, contrasts: Any = KEPT, **changed: Any) -> OODRule:
+    n_labels = int(best.max()) + 1
+    contrasts = np.broadcast_to(contrasts, (int(batches.max()) + 1, n_labels))
+    shares = np.bincount(best, minlength=n_labels) / len(best)
+    return OODRule.fit(x, best, batches, contrasts, **{"baselines": np.zeros(n_labels), "shares": shares} | changed)
+
+
+def unknown(x: Array, best: Integers, batches: Integers, contrasts: Any = KEPT, **changed: Any) -> Any:
+    return rule_of(x, best, batches, contrasts, **changed).margins(x, best, batches) < 0
+
+
+def test_cutoffs_are_the_formula_in_plain_loops() -> None:
+    random = np.random.default_rng(1)
+    x, best, batches = query(1, (100, 80, 60, 9))
+    x -= 1.5 * (best == 2)
+    contrasts, baselines = random.normal(2, 0.5, (2, 4)), random.normal(0, 0.3, 4)
+    shares = np.array([0.5, 0.4, 0.05, 0.05])
+    rule = rule_of(x, best, batches, contrasts, baselines=baselines, shares=shares)
+    for batch in range(2):
+        here = [cell for cell in range(len(x)) if batches[cell] == batch]
+        own = {label: [x[cell] - 0.5 * baselines[label] for cell in here if best[cell] == label] for label in range(4)}
+        levels = {label: float(np.quantile(values, 0.9)) for label, values in own.items() if len(values) >= 10}
+        middle = float(np.median(list(levels.values())))
+        for label in range(4):
+            e = levels[label] - middle if label in levels else 0.0
+            n = np.log((len(own[label]) / len(here) + 0.01) / (shares[label] + 0.01))
+            cut = max(e, 0) + 0.65 * min(e, 0) + (0.6 * min(max(n, 0), 1) if e < 0 else 0)
+            cut += middle + 0.5 * baselines[label] - 0.6 * contrasts[batch, label] - 1
+            assert rule.cutoffs[batch, label] == pytest.approx(cut)
+
+
+def test_a_batch_that_lies_far_away_as_a_whole_loses_no_cell() -> None:
+    x, best, batches = query()
+    far = x - 5 * (batches == 1)
+    assert not unknown(far, best, batches).any()
+    # Without the batches, the far one falls below the level of the near one.
+    pooled = unknown(far, best, np.zeros_like(batches))
+    assert pooled[batches == 1].mean() > 0.9
+
+
+def test_a_label_whose_cells_are_all_changed_alike_is_known_while_it_keeps_its_contrast() -> None:
+    x, best, batches = query()
+    changed = best == 2
+    contrasts = np.full((2, 5), KEPT)
+    assert not unknown(x - 2.0 * changed, best, batches, contrasts).any()
+    contrasts[:, 2] = 0.0
+    np.testing.assert_array_equal(unknown(x - 2.0 * changed, best, batches, contrasts)[changed].mean() > 0.5, True)
+    assert not unknown(x - 2.0 * changed, best, batches, contrasts)[~changed].any()
+
+
+def test_a_low_label_that_holds_more_cells_than_expected_is_likelier_a_missing_type() -> None:
+    x, best, batches = query(n_batches=1)
+    low = x - 1.0 * (best == 2)
+    expected = np.bincount(best) / len(best)
+    fewer = np.where(np.arange(5) == 2, 0.01, expected)
+    before, after = (rule_of(low, best, batches, shares=shares) for shares in (expected, fewer))
+    np.testing.assert_allclose((after.cutoffs - before.cutoffs)[:, 2], 0.6 * 1, atol=1e-9)
+    np.testing.assert_allclose(np.delete(after.cutoffs - before.cutoffs, 2, axis=1), 0, atol=1e-9)
+
+
+def test_the_lower_one_of_two_groups_of_a_label_is_unknown_as_a_whole() -> None:
+    random = np.random.default_rng(0)
+    best, batches = np.repeat([0, 1, 2], 100), np.zeros(300, dtype=np.int64)
+    x = random.normal(1, 0.2, 300)
+    for size in (20, 80):
+        lower = (best == 0) & (np.arange(300) < size)
+        found = unknown(x - 2.6 * lower, best, batches)
+        np.testing.assert_array_equal(found, lower)
+    # A few cells, or groups that are close, are no group.
+    for size, gap in ((14, 1.5), (50, 0.5)):
+        assert not unknown(x - gap * ((best == 0) & (np.arange(300) < size)), best, batches).any()
+
+
+def test_margins_depend_on_neither_chunks_nor_order() -> None:
+    x, best, batches = query()
+    rule = rule_of(x, best, batches)
+    whole = rule.margins(x, best, batches)
+    order = np.random.default_rng(2).permutation(len(x))
+    parts = [rule.margins(x[part], best[part], batches[part]) for part in np.array_split(order, 7)]
+    np.testing.assert_array_equal(np.concatenate(parts), whole[order])
+    again = rule_of(x[order], best[order], batches[order]).margins(x[order], best[order], batches[order])
+    np.testing.assert_allclose(again, whole[order], atol=1e-9)
+
+
+@pytest.mark.parametrize("size", [0, 1, 9, 10, 40])
+def test_small_samples_have_margins(size: int) -> None:
+    random = np.random.default_rng(0)
+    x, best, batches = random.normal(size=size), random.integers(3, size=size), np.zeros(size, dtype=np.int64)
+    rule = OODRule.fit(x, best, batches, np.full((1, 3), KEPT), np.zeros(3), np.full(3, 1 / 3))
+    assert np.isfinite(rule.cutoffs).all()
+    assert np.isfinite(rule.margins(x, best, batches)).all()
+
+
+def made_up(seed: int = 0, genes: int = 60) -> tuple[Profiles, Array, Integers, Integers]:
+    """Give profiles of four labels, and the log expression, labels and batches of cells that have them."""
+    random = np.random.default_rng(seed)
+    means = random.gamma(1, 1, (4, genes))
+    best, batches = np.repeat(np.arange(4), 50), np.arange(200) % 2
+    logs = means[best] + random.normal(0, 0.5, (200, genes)) + np.array([0, 1])[batches, None] * random.normal(size=genes)
+    return Profiles(means, np.full(genes, 0.5)), logs, best, batches
+
+
+def test_contrasts_are_the_formula_in_plain_loops() -> None:
+    profiles, logs, best, batches = made_up()
+    found = label_contrasts(sparse.csr_matrix(logs), best, batches, profiles)
+    within = profiles.within + 0.1 * np.median(profiles.within)
+    weights = profiles.means.var(axis=0) / within**2
+    roots = np.sqrt(weights / weights.sum())
+    for batch in range(2):
+        means = np.stack([logs[(best == label) & (batches == batch)].mean(axis=0) for label in range(4)])
+        for label in range(4):
+            others = [other for other in range(4) if other != label]
+            effect = np.median((means - profiles.means)[others], axis=0)
+            a = (means[label] - effect - profiles.means.mean(axis=0)) * roots
+            p = (profiles.means[label] - profiles.means.mean(axis=0)) * roots
+            assert found[batch, label] == pytest.approx(-np.log(1.02 - a @ p / np.sqrt((a @ a) * (p @ p) + 1e-12)))
+    np.testing.assert_allclose(label_contrasts(logs, best, batches, profiles), found)
+
+
+def test_known_labels_keep_their_contrast_through_a_batch_effect_and_missing_types_do_not() -> None:
+    profiles, logs, best, batches = made_up()
+    contrasts = label_contrasts(sparse.csr_matrix(logs), best, batches, profiles)
+    assert (contrasts > 2).all()
+    foreign = logs.copy()
+    foreign[best == 1] += np.random.default_rng(9).gamma(1, 1, logs.shape[1]) - profiles.means[1]
+    lost = label_contrasts(sparse.csr_matrix(foreign), best, batches, profiles)
+    assert (lost[:, 1] < 1).all()
+    assert (np.delete(lost, 1, axis=1) > 1.5).all()
+
+
+def test_labels_without_cells_have_no_contrast() -> None:
+    profiles, logs, best, batches = made_up()
+    some = best != 3
+    contrasts = label_contrasts(sparse.csr_matrix(logs[some]), best[some], batches[some], profiles)
+    assert (contrasts[:, 3] == 0).all()
+    one = best == 0
+    alone = label_contrasts(sparse.csr_matrix(logs[one]), best[one], batches[one], profiles)
+    assert np.isfinite(alone).all()
+    assert alone.shape == (2, 4)
