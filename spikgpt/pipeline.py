@@ -1,8 +1,8 @@
 """The way from cells to labels, the same for every engine, in two passes.
 
-1. *Fit*: a :class:`QueryModel` is learned from a sample of at most 20,000 cells, which does not depend on their order:
-   the scale to see the query in, the space in which its neighbours are sought, the sample itself as neighbours, what
-   sets the study apart, and the cut-offs below which a cell is Unknown.
+1. *Fit*: a :class:`spikgpt.query_model.QueryModel` is learned from a sample of at most 20,000 cells, which does not
+   depend on their order: the scale to see the query in, the space in which its neighbours are sought, the sample itself
+   as neighbours, the effect of each batch, and the cut-offs beyond which a cell is Unknown.
 2. *Label*: each chunk of cells by itself, given that model. So the result depends on neither chunks nor order, and
    memory stays flat. A model can be saved and sent to other processes, which then label chunks of their own.
 
@@ -12,15 +12,11 @@ takes one pass more over the sample, and two over at most half of it.
 
 from __future__ import annotations
 
-from dataclasses import asdict, dataclass, fields, replace
+from dataclasses import dataclass, replace
 from typing import Any
 
-import msgspec
 import numpy as np
 import numpy.typing as npt
-from safetensors.numpy import load as load_tensors
-from safetensors.numpy import save as save_tensors
-from scipy import sparse
 from tqdm import tqdm
 
 from spikgpt.cells.align import AlignedCells
@@ -28,281 +24,12 @@ from spikgpt.cells.expression import Cells
 from spikgpt.cells.obs import batches_of
 from spikgpt.cells.spool import Spool
 from spikgpt.embedding.base import Engine, QueryCells
-from spikgpt.embedding.own_space import OwnSpace
 from spikgpt.labels.annotation import Annotation
-from spikgpt.labels.decision import CellScores, Cutoffs, farther_share, fit_cutoffs
-from spikgpt.labels.familiarity import Familiarity, FamiliarityScorer, within_of
-from spikgpt.labels.neighbours import ENOUGH_CELLS, Neighbourhood
 from spikgpt.labels.ontology import BroadLabels
-from spikgpt.labels.ood import OODRule, label_contrasts
-from spikgpt.labels.places import Places
-from spikgpt.labels.thresholds import Thresholds, tempered
-from spikgpt.labels.typicality import Typicality
-from spikgpt.labels.verdict import Verdict, contrast, judge, shift
 from spikgpt.options import AnnotateOptions
+from spikgpt.query_model import QueryModel
 from spikgpt.reference.files import ReferenceFiles
-from spikgpt.types import Bools, Floats, InputReport, Integers, NetworkOutput, Profiles, Rows, Scale
-
-# The arrays of a sparse matrix.
-CSR = ("data", "indices", "indptr")
-
-
-@dataclass(frozen=True)
-class QueryModel:
-    """What is learned of a query from a sample of its cells: enough to score any of them, alone and in any order.
-
-    Attributes
-    ----------
-    scale
-        Gene means and deviations to see the cells in; None where the embedding has no scale.
-    space
-        Where neighbours are sought; None where that is the network's own vectors.
-    among
-        The sample: row numbers, points and probabilities.
-    places
-        Where labels lie among the cells; None where these are seen alone.
-    scorer
-        What scores familiarity; None for a reference without it.
-    typicality
-        What scores how typical of their label cells are; None as well without familiarity.
-    contrasts
-        Whether each label keeps what sets it apart, in each batch, shape (B, L); None without familiarity.
-    scores
-        Those of the sample itself, worked out once.
-    smoothed
-        Whether cells are seen with their neighbours: not if the user declined, nor among fewer than 100 cells.
-    report
-        How the query was read.
-    correlation, agreement
-        What :func:`spikgpt.labels.verdict.judge` goes by, where it is known.
-    cutoffs, verdict
-        When a cell is Unknown, and whether the reference suits the query, once thresholds have been given.
-    """
-
-    scale: Scale | None
-    space: OwnSpace | None
-    among: Neighbourhood
-    places: Places | None
-    scorer: FamiliarityScorer | None
-    typicality: Typicality | None
-    contrasts: npt.NDArray[np.float64] | None
-    scores: CellScores
-    smoothed: bool
-    report: InputReport
-    correlation: float | None = None
-    agreement: float | None = None
-    cutoffs: Cutoffs | None = None
-    verdict: Verdict | None = None
-
-    @classmethod
-    def fit(
-        cls,
-        engine: Engine,
-        familiarity: Familiarity | None,
-        sample: AlignedCells,
-        rows: Rows,
-        *,
-        batches: Integers | None = None,
-        report: InputReport,
-        options: AnnotateOptions,
-    ) -> QueryModel:
-        """Learn from a sample of a query's cells.
-
-        Parameters
-        ----------
-        sample
-            The cells, k of them, none of them empty.
-        rows
-            Their row numbers in the query, shape (k,), ascending.
-        batches
-            Index of the batch of each, shape (k,); by default all are of one batch.
-        report
-            How they were read.
-        """
-        embedding = engine.embedding
-
-        def run(cells: AlignedCells, scale: Scale | None) -> NetworkOutput:
-            return engine.run(cells, scale, batch_size=options.batch_size)
-
-        scaled = embedding.fit_scale(sample, options.scaling, run)
-        output = scaled.output or run(sample, scaled.scale)
-        smoothed = options.neighbours and len(rows) >= ENOUGH_CELLS
-        logs = embedding.logs(sample)
-        space = OwnSpace.fit(logs) if smoothed and logs is not None else None
-        points, profiles = _places(space, output, logs), embedding.profiles(sample)
-        among = Neighbourhood.of(rows, points, output.probabilities, smoothed=smoothed)
-        smooth = among.smooth(output.probabilities, points, among.near)
-        places = Places.fit(points, smooth) if smoothed else None
-        batches = np.zeros(len(rows), dtype=np.int64) if batches is None else batches
-        scores = CellScores(places.weigh(smooth, points) if places else smooth, batches)
-        best = scores.probabilities.argmax(axis=1)
-        scorer = typicality = contrasts = None
-        if familiarity is not None:
-            scorer = familiarity.scorer(among, output, logs, profiles, batches)
-            evidence = scorer.score(output, logs, among.near, batches)
-            typicality = Typicality.fit(evidence, best, batches, among.near)
-            typical = typicality.of(evidence, batches, among.near)
-            scores = replace(scores, familiarity=evidence.familiarity, typicality=typical)
-            contrasts = (
-                label_contrasts(output.vectors, best, batches, familiarity.profiles)
-                if logs is None or profiles is None
-                else label_contrasts(logs, best, batches, profiles)
-            )
-        report = replace(report, scaling=scaled.name, notes=report.notes + scaled.notes)
-        correlation = None
-        if logs is not None and profiles is not None:
-            correlation = contrast(logs, best, profiles)
-        model = cls(scaled.scale, space, among, places, scorer, typicality, contrasts, scores, smoothed, report)
-        return replace(model, correlation=correlation, agreement=scaled.agreement)
-
-    def score(
-        self,
-        engine: Engine,
-        cells: AlignedCells,
-        rows: Rows,
-        *,
-        batches: Integers | None = None,
-        batch_size: int | None = None,
-    ) -> CellScores:
-        """Return the scores of cells, n of them, none of them empty.
-
-        Parameters
-        ----------
-        rows
-            Their row numbers in the query, shape (n,): those of the sample are not worked out again.
-        batches
-            As for :meth:`fit`.
-        """
-        batches = np.zeros(len(rows), dtype=np.int64) if batches is None else batches
-        place = np.minimum(np.searchsorted(self.among.rows, rows), max(len(self.among.rows) - 1, 0))
-        seen = self.among.rows[place] == rows if len(self.among.rows) else np.zeros(len(rows), dtype=bool)
-        if seen.all():
-            return self.scores.part(place)
-        new = np.flatnonzero(~seen)
-        cells = cells.part(new)
-        output = engine.run(cells, self.scale, batch_size=batch_size)
-        found = self._scored(output, engine.embedding.logs(cells), rows[new], batches[new])
-        known = vars(self.scores.part(place[seen]))
-        order = np.argsort(np.concatenate([new, np.flatnonzero(seen)]), kind="stable")
-        pairs = {name: (values, known[name]) for name, values in vars(found).items() if values is not None}
-        return CellScores(**{name: np.concatenate(pair)[order] for name, pair in pairs.items()})
-
-    def with_cutoffs(self, thresholds: Thresholds, names: tuple[str, ...], options: AnnotateOptions) -> QueryModel:
-        """Return the model with what makes a cell Unknown, as the options ask for.
-
-        Raises
-        ------
-        ConfigError
-            When familiarity is asked for and the reference has none.
-        """
-        probabilities = self.calibrated(thresholds, self.scores.probabilities)
-        scores, sample = self.scores.familiarity, replace(self.scores, probabilities=probabilities)
-        cutoffs = fit_cutoffs(thresholds, options, names, sample, self.contrasts, smoothed=self.smoothed)
-        calibration = thresholds.calibration(self.smoothed)
-        if calibration is None or scores is None or not len(scores):
-            return replace(self, cutoffs=cutoffs)
-        best = probabilities.argmax(axis=1)
-        shifted = shift(scores, best, calibration.everything)
-        farther = farther_share(calibration, names, best, scores, thresholds.unknown_rate)
-        verdict = judge(self.correlation, self.agreement, shifted, farther, thresholds.unknown_rate)
-        return replace(self, cutoffs=cutoffs if verdict.usable else cutoffs.of_no_label(), verdict=verdict)
-
-    def calibrated(self, thresholds: Thresholds, probabilities: Floats) -> npt.NDArray[np.float32]:
-        """Return probabilities at the temperature of cells seen with neighbours; alone, the network has done it."""
-        calibration = thresholds.smoothed if self.smoothed else None
-        return tempered(probabilities, calibration.temperature if calibration else 1.0).astype(np.float32)
-
-    def save(self) -> bytes:
-        """Return the model as a safetensors file, for another process that has the same reference."""
-        cutoffs = self.cutoffs and replace(self.cutoffs, limits=None, ood=None)
-        told = {name: getattr(self, name) for name in ("smoothed", "correlation", "agreement")}
-        told |= {"report": asdict(self.report), "cutoffs": cutoffs and asdict(cutoffs), "verdict": self.verdict}
-        parts: dict[str, Any] = {
-            name: getattr(self, name) for name in ("among", "space", "places", "scores", "typicality")
-        }
-        arrays: dict[str, Any] = {"limits": self.cutoffs and self.cutoffs.limits, "contrasts": self.contrasts}
-        parts["ood"] = self.cutoffs and self.cutoffs.ood
-        arrays["mean"], arrays["std"] = self.scale or (None, None)
-        if self.scorer is not None:
-            arrays |= {"effects": self.scorer.effects, "batches": self.scorer.batches}
-            parts |= {"sample": self.scorer.sample, "profiles": self.scorer.profiles}
-            if self.scorer.logs is not None:
-                arrays |= {f"logs.{name}": getattr(self.scorer.logs, name) for name in CSR}
-        for name, part in parts.items():
-            arrays |= {f"{name}.{field.name}": getattr(part, field.name) for field in (part and fields(part)) or ()}
-        kept = {name: np.ascontiguousarray(array) for name, array in arrays.items() if array is not None}
-        return save_tensors(kept, metadata={"query_model": msgspec.json.encode(told).decode()})
-
-    @classmethod
-    def load(cls, content: bytes, familiarity: Familiarity | None) -> QueryModel:
-        """Return a model that :meth:`save` wrote, with the familiarity of the same reference."""
-        arrays = load_tensors(content)
-        size = int.from_bytes(content[:8], "little")
-        metadata = msgspec.json.decode(content[8 : 8 + size])["__metadata__"]["query_model"]
-        told = msgspec.json.decode(metadata, type=_Told)
-
-        def part(name: str) -> dict[str, Any]:
-            return {key.removeprefix(f"{name}."): arrays[key] for key in arrays if key.startswith(f"{name}.")}
-
-        scorer = typicality = None
-        if familiarity is not None and (sample := part("sample")):
-            profiles = Profiles(**part("profiles")) if part("profiles") else None
-            logs = None
-            if profiles is not None:
-                shape = len(sample["energies"]), profiles.means.shape[1]
-                logs = sparse.csr_matrix(tuple(part("logs")[name] for name in CSR), shape)
-            output, batches = NetworkOutput(**sample), arrays["batches"]
-            scorer = FamiliarityScorer(familiarity, output, batches, logs, profiles, arrays.get("effects"))
-            typicality = Typicality(**part("typicality"))
-        cutoffs = None
-        if told.cutoffs:
-            ood = OODRule(**part("ood")) if part("ood") else None
-            cutoffs = Cutoffs(**told.cutoffs | {"limits": arrays.get("limits"), "ood": ood})
-        return cls(
-            scale=(arrays["mean"], arrays["std"]) if "mean" in arrays else None,
-            space=OwnSpace(**part("space")) if part("space") else None,
-            among=Neighbourhood(**part("among")),
-            places=Places(**part("places")) if part("places") else None,
-            scorer=scorer,
-            typicality=typicality,
-            contrasts=arrays.get("contrasts"),
-            scores=CellScores(**part("scores")),
-            smoothed=told.smoothed,
-            report=told.report,
-            correlation=told.correlation,
-            agreement=told.agreement,
-            verdict=told.verdict,
-            cutoffs=cutoffs,
-        )
-
-    def _scored(
-        self, output: NetworkOutput, logs: sparse.csr_matrix | None, rows: Rows, batches: Integers
-    ) -> CellScores:
-        """Return the scores of cells from what the network says of each alone."""
-        points = _places(self.space, output, logs)
-        near = self.among.nearest(points, rows) if self.smoothed else np.empty((len(rows), 0), dtype=np.int64)
-        smooth = self.among.smooth(output.probabilities, points, near)
-        probabilities = self.places.weigh(smooth, points) if self.places else smooth
-        if self.scorer is None or self.typicality is None:
-            return CellScores(probabilities, batches)
-        evidence = self.scorer.score(output, logs, near, batches)
-        return CellScores(probabilities, batches, evidence.familiarity, self.typicality.of(evidence, batches, near))
-
-
-def _places(space: OwnSpace | None, output: NetworkOutput, logs: sparse.csr_matrix | None) -> Floats:
-    """Return where cells lie among themselves, shape (n, D)."""
-    return output.vectors if space is None or logs is None else space.place(logs)
-
-
-class _Told(msgspec.Struct):
-    """What a saved model keeps beside its arrays."""
-
-    smoothed: bool
-    report: InputReport
-    correlation: float | None
-    agreement: float | None
-    cutoffs: dict[str, Any] | None
-    verdict: Verdict | None
+from spikgpt.types import Bools, InputReport, Integers, Rows
 
 
 @dataclass(frozen=True)

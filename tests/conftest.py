@@ -30,6 +30,7 @@ from spikgpt.cells.reading import read_cells
 from spikgpt.embedding.base import Engine
 from spikgpt.engines.opening import open_engine, torch_engine
 from spikgpt.labels.decision import Cutoffs
+from spikgpt.labels.ood import OODRule
 from spikgpt.labels.verdict import LIKE, Verdict
 from spikgpt.options import AnnotateOptions, EngineOptions, TrainOptions, options_of
 from spikgpt.pipeline import annotate
@@ -213,7 +214,7 @@ def annotation() -> Annotation:
         broad_names=("alpha", "islet cell"),
         rejected=confidence < 0.5,
         familiarity=confidence / np.float32(2),
-        cutoffs=Cutoffs("less familiar than 95%", unknown_rate=0.05, standing=-1.2),
+        cutoffs=Cutoffs("less familiar than 95%", unknown_rate=0.05, ood=OODRule(*np.zeros((4, 1, 2)))),
         verdict=Verdict(LIKE, "made up"),
         confidence=confidence,
         probabilities=np.stack([confidence, 1 - confidence], axis=1),

@@ -17,15 +17,13 @@ from scipy import sparse
 
 from spikgpt import Annotation, SpikGPT, sampling
 from spikgpt.cells import align, spool
-from spikgpt.cells.align import AlignedCells, joined
+from spikgpt.cells.align import AlignedCells
 from spikgpt.cells.genes import ensembl_ids_of
 from spikgpt.cells.reading import open_cells, read_cells
-from spikgpt.cells.spool import Spool
 from spikgpt.engines.opening import open_engine, torch_engine
 from spikgpt.errors import ConfigError, DataError, GenesError
 from spikgpt.labels.verdict import LIKE, OTHER
-from spikgpt.options import AnnotateOptions, EngineOptions, options_of
-from spikgpt.pipeline import QueryModel, fit_query, label_cells, put_aside
+from spikgpt.options import EngineOptions
 from spikgpt.reference.files import ReferenceFiles
 from spikgpt.types import NetworkOutput, Scale
 from tests.conftest import QUERY_FILE, labelled, usual_engine
@@ -317,81 +315,6 @@ def test_each_cell_goes_through_the_network_once_and_the_sample_at_most_twice_mo
     assert once.cells == query.n_obs
 
 
-def fitted(reference: ReferenceFiles, adata: AnnData, **options: Any) -> tuple[QueryModel, AlignedCells]:
-    """Return the model of a query, and its cells."""
-    engine, asked = usual_engine(reference), options_of(AnnotateOptions, options)
-    with Spool() as aside:
-        put_aside(engine.embedding.read(adata, layer=None, scaling="auto"), aside, progress=False)
-        report = engine.embedding.read(adata, layer=None, scaling="auto").report
-        return fit_query(reference, engine, aside, report, asked), joined([cells for _, cells in aside.chunks()])
-
-
-def assert_same(found: Any, expected: Any) -> None:
-    """Compare values, arrays and what holds some, and all of it."""
-    if isinstance(expected, sparse.csr_matrix):
-        assert (found != expected).nnz == 0
-    elif isinstance(expected, np.ndarray):
-        np.testing.assert_array_equal(found, expected)
-        assert found.dtype == expected.dtype
-    elif isinstance(expected, tuple):
-        for one, other in zip(found, expected, strict=True):
-            assert_same(one, other)
-    elif dataclasses.is_dataclass(expected):
-        assert type(found) is type(expected)
-        for field in dataclasses.fields(expected):
-            assert_same(getattr(found, field.name), getattr(expected, field.name))
-    else:
-        assert found == expected
-
-
-@pytest.mark.parametrize(
-    "options",
-    [{}, {"same_study": True, "neighbours": False}, {"threshold": 0.9, "scaling": "reference"}, {"unknown_rate": 0}],
-    ids=str,
-)
-def test_all_of_a_model_is_saved(
-    small: ReferenceFiles, few: AnnData, foreign: AnnData, options: dict[str, Any]
-) -> None:
-    for adata in (few, foreign, few[:9].copy()):
-        model, _ = fitted(small, adata, **options)
-        assert model.standing is not None
-        assert model.verdict is not None
-        assert model.verdict.usable == (adata is not foreign)
-        assert (model.correlation is None) == (adata.n_obs == 9)
-        assert_same(QueryModel.load(model.save(), small.familiarity), model)
-
-
-def test_a_saved_model_labels_any_chunk_the_same(small: ReferenceFiles, query: AnnData) -> None:
-    engine, rows = torch_engine(small), np.arange(query.n_obs)
-    expected = labelled(small, query, engine=engine)
-    model, cells = fitted(small, query)
-    sent = QueryModel.load(model.save(), small.familiarity)
-    assert len(model.save()) < 10_000_000
-    # As if the sample had been another part of the query: nothing is looked up.
-    elsewhere = dataclasses.replace(sent, among=dataclasses.replace(sent.among, rows=sent.among.rows + query.n_obs))
-    whole = label_cells(small, engine, elsewhere, cells, rows)
-    for part in np.array_split(np.random.default_rng(0).permutation(query.n_obs), 7):
-        found = label_cells(small, engine, sent, cells.part(part), rows[part])
-        np.testing.assert_array_equal(found.probabilities, expected.probabilities[part])
-        np.testing.assert_array_equal(found.rejected, expected.rejected[part])
-        np.testing.assert_array_equal(found.broad, expected.broad[part])
-        again = label_cells(small, engine, elsewhere, cells.part(part), rows[part])
-        np.testing.assert_allclose(again.probabilities, whole.probabilities[part], atol=1e-6)
-        np.testing.assert_array_equal(again.rejected, whole.rejected[part])
-
-
-def test_cells_beside_the_sample_are_scored_as_they_are_in_it(small: ReferenceFiles, query: AnnData) -> None:
-    model, cells = fitted(small, query)
-    rows, engine = np.arange(query.n_obs), usual_engine(small)
-    # Not looked up, though by their numbers they still are not their own neighbours.
-    part = np.flatnonzero(rows % 7 == 0)
-    output = engine.run(cells.part(part), model.scale)
-    logs = engine.embedding.logs(cells.part(part))
-    found = model._scored(output, logs, rows[part])
-    for name, expected in vars(model.scores.part(part)).items():
-        np.testing.assert_allclose(getattr(found, name), expected, atol=1e-5)
-
-
 @pytest.mark.parametrize(
     "options",
     [
@@ -447,23 +370,6 @@ def test_small_queries_have_labels_and_a_verdict(shipped: SpikGPT, query: AnnDat
     assert annotation.verdict is not None
     assert annotation.verdict.kind == LIKE
     assert annotation.rejected.sum() <= max(1, size // 20)
-
-
-def test_a_sample_without_cells_and_a_chunk_of_empty_ones(small: ReferenceFiles, few: AnnData) -> None:
-    model, cells = fitted(small, few)
-    engine = usual_engine(small)
-    nothing = np.arange(0)
-    empty = QueryModel.fit(
-        engine, small.familiarity, cells.part(nothing), nothing, report=model.report, options=AnnotateOptions()
-    ).with_cutoffs(small.thresholds, small.labels.names, AnnotateOptions())
-    assert (empty.verdict, empty.correlation, empty.scores.probabilities.shape) == (None, None, (0, 6))
-    assert_same(QueryModel.load(empty.save(), small.familiarity), empty)
-    blank = dataclasses.replace(cells.part(np.arange(3)), totals=np.zeros(3), values=cells.values[:3] * 0)
-    assert blank.empty.all()
-    for each in (empty, model):
-        found = label_cells(small, engine, each, blank, np.arange(3))
-        assert found.rejected.all()
-        assert not found.probabilities.any()
 
 
 def test_a_query_of_empty_cells_alone_is_refused(small: ReferenceFiles, query: AnnData) -> None:

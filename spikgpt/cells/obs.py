@@ -66,7 +66,9 @@ def batches_of(adata: AnnData, batch_key: str | None) -> Batches:
     for name in BATCH_KEYS:
         if name not in named:
             continue
-        crossed = np.unique(np.stack([codes, _codes_of(adata.obs[named[name]])]), axis=1, return_inverse=True)[1].ravel()
+        crossed = np.unique(np.stack([codes, _codes_of(adata.obs[named[name]])]), axis=1, return_inverse=True)[
+            1
+        ].ravel()
         sizes = np.bincount(crossed, minlength=1)[crossed]
         if len(np.unique(crossed)) > len(np.unique(codes)) and (
             (sizes >= _least(len(codes))).mean() >= SHARE_IN_BATCHES

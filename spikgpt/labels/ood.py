@@ -1,4 +1,4 @@
-"""Out-of-distribution (OOD) rule: is the type of a cell missing from the reference?
+"""Out-of-distribution (OOD) rule: find cells of a type that is missing from the reference.
 
 A batch effect lowers the typicality of all cells of a batch, and of some labels more than of others. So a cell is
 compared with the cells of the same label in the same batch. With typicality x, less the label's own held-out baseline

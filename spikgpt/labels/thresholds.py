@@ -140,10 +140,7 @@ class Calibration(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
         own = {name: scores for name, scores in self.labels.items() if scores.cells >= CELLS_FOR_OWN_LIMIT}
         return np.minimum(most, [own[name].threshold(unknown_rate) if name in own else most for name in label_names])
 
-
-    def baselines(
-        self, label_names: tuple[str, ...]
-    ) -> tuple[npt.NDArray[np.float64], npt.NDArray[np.float64]]:
+    def baselines(self, label_names: tuple[str, ...]) -> tuple[npt.NDArray[np.float64], npt.NDArray[np.float64]]:
         """Return the median score of the held-out cells of each label, and their share of all, each of shape (L,).
 
         A label whose scores were not kept has the median of all cells, and no share.

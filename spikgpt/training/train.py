@@ -26,7 +26,7 @@ from spikgpt.labels.familiarity import Familiarity
 from spikgpt.labels.label_map import LabelMap
 from spikgpt.labels.thresholds import PAPER_THRESHOLD, Calibration, Thresholds, fit_temperature, tempered
 from spikgpt.options import AnnotateOptions, TrainOptions
-from spikgpt.pipeline import QueryModel
+from spikgpt.query_model import QueryModel
 from spikgpt.reference.files import CLASSIFIER, EMBEDDER, ReferenceFiles, reference_of
 from spikgpt.sampling import stratified
 from spikgpt.training.evaluation import ontology_ids

@@ -27,18 +27,18 @@ LABELS = ("spikgpt_label", "spikgpt_best_label", "spikgpt_label_broad")
 def test_a_query_that_lies_far_away_is_told_where_its_cells_are_held_against_the_limits_alone(
     annotation: Annotation,
 ) -> None:
-    far = dataclasses.replace(annotation.cutoffs, standing=None, farther=0.31)
+    far = dataclasses.replace(annotation.cutoffs, ood=None, farther=0.31)
     (note,) = named(annotation, cutoffs=far).notes()
     assert "about 31% of the cells of known types are Unknown, not at most 5%" in note
     assert "Leave out same_study (--same-study) unless" in note
     near = dataclasses.replace(far, farther=0.1)
-    by_standing = dataclasses.replace(far, standing=-1.2)
-    for cutoffs in (annotation.cutoffs, near, by_standing):
+    by_ood = dataclasses.replace(far, ood=annotation.cutoffs.ood)
+    for cutoffs in (annotation.cutoffs, near, by_ood):
         assert not named(annotation, cutoffs=cutoffs).notes()
 
 
 def test_a_reference_that_does_not_suit_is_the_first_thing_told(annotation: Annotation) -> None:
-    far = dataclasses.replace(annotation.cutoffs, standing=None, farther=0.31)
+    far = dataclasses.replace(annotation.cutoffs, ood=None, farther=0.31)
     report = dataclasses.replace(annotation.report, genes_matched=1)
     nothing = named(annotation, cutoffs=far, report=report, rejected=np.ones(N_CELLS, dtype=bool))
     genes, farther, unknown = nothing.notes()
@@ -63,9 +63,18 @@ def test_the_verdict_and_its_evidence_are_stored(annotation: Annotation, tmp_pat
     adata.write_h5ad(tmp_path / "labelled.h5ad")
     stored = anndata.read_h5ad(tmp_path / "labelled.h5ad").uns["spikgpt"]
     assert (stored["verdict"], stored["evidence"]) == ((kind, "it barks") if kind else ("", ""))
-    assert stored["standing"] == -1.2
-    alone = named(annotation, cutoffs=dataclasses.replace(annotation.cutoffs, standing=None))
-    assert np.isnan(alone.uns()["spikgpt"]["standing"])
+
+
+def test_the_ood_score_and_the_batches_are_stored(annotation: Annotation) -> None:
+    assert (list(annotation.obs()), annotation.uns()["spikgpt"]["batch_key"]) == (
+        [*LABELS, "spikgpt_confidence", "spikgpt_familiarity"],
+        "",
+    )
+    score = np.linspace(-1, 1, N_CELLS).astype(np.float32)
+    scored = named(annotation, ood_score=score, batch_key="donor x condition")
+    np.testing.assert_array_equal(scored.obs()["spikgpt_ood_score"], score)
+    np.testing.assert_array_equal(scored.table()["spikgpt_ood_score"], score)
+    assert scored.uns()["spikgpt"]["batch_key"] == "donor x condition"
 
 
 def named(annotation: Annotation, **changes: Any) -> Annotation:

@@ -15,7 +15,6 @@ from spikgpt.labels.thresholds import Thresholds
 from spikgpt.options import AnnotateOptions, options_of
 from tests.labels.test_thresholds import NAMES, calibrated
 
-
 ONE_BATCH = np.full((1, 2), 2.4)  # of contrasts
 RULE = "unlike the cells of its label in its batch (OOD score above 0)"
 

@@ -16,7 +16,7 @@ from spikgpt.labels import familiarity as module
 from spikgpt.labels.familiarity import Familiarity, FamiliarityScorer
 from spikgpt.labels.neighbours import Neighbourhood
 from spikgpt.options import AnnotateOptions
-from spikgpt.pipeline import QueryModel
+from spikgpt.query_model import QueryModel
 from spikgpt.reference.files import ReferenceFiles
 from spikgpt.training.train import train
 from spikgpt.types import Floats, InputReport, NetworkOutput, Profiles
@@ -86,7 +86,7 @@ def test_scores_do_not_depend_on_the_chunk(
     whole = scores(small, cells).scores
     monkeypatch.setattr(module, "CHUNK", 7)
     again = scores(small, cells).scores
-    for found, expected in ((again.familiarity, whole.familiarity), (again.standing, whole.standing)):
+    for found, expected in ((again.familiarity, whole.familiarity), (again.typicality, whole.typicality)):
         assert found is not None
         assert expected is not None
         np.testing.assert_allclose(found, expected, atol=1e-12)
@@ -102,6 +102,10 @@ def test_cells_of_a_type_left_out_are_the_less_familiar_ones(cells: AnnData, que
     assert roc_auc_score(known, annotation.familiarity) > 0.95
     assert roc_auc_score(known, annotation.familiarity) > roc_auc_score(known, annotation.confidence)
     assert annotation.rejected[~known].mean() > 0.7
+
+
+# All cells of :func:`made_up` are of one batch.
+ONE = np.zeros(120, dtype=np.int64)
 
 
 def made_up(seed: int = 0) -> tuple[Familiarity, Neighbourhood, NetworkOutput, sparse.csr_matrix, Profiles]:
@@ -122,7 +126,8 @@ def test_what_sets_a_study_apart_is_taken_off() -> None:
     shift = np.random.default_rng(1).normal(0, 2, 20)
     moved = sparse.csr_matrix(logs.toarray() + shift)
     here, there = (
-        where.scorer(among, sample, values, profiles).score(sample, values, among.near) for values in (logs, moved)
+        where.scorer(among, sample, values, profiles, ONE).score(sample, values, among.near, ONE)
+        for values in (logs, moved)
     )
     np.testing.assert_allclose(there.familiarity, here.familiarity, atol=1e-9)
     assert there.novelty is not None
@@ -130,25 +135,53 @@ def test_what_sets_a_study_apart_is_taken_off() -> None:
     np.testing.assert_allclose(there.novelty, here.novelty, atol=1e-9)
 
 
+def test_the_effect_of_each_batch_is_taken_off() -> None:
+    where, among, sample, logs, profiles = made_up()
+    batches = np.arange(120) % 2
+    random = np.random.default_rng(1)
+    # Neighbours are of both batches.
+    near = np.stack([random.choice(np.flatnonzero(among.probabilities[:, row // 30] == 1), 14) for row in range(120)])
+    among = replace(among, near=near)
+    moved = sparse.csr_matrix(logs.toarray() + random.normal(0, 2, (2, 20))[batches])
+    here, there = (
+        where.scorer(among, sample, values, profiles, batches).score(sample, values, near, batches)
+        for values in (logs, moved)
+    )
+    np.testing.assert_allclose(there.familiarity, here.familiarity, atol=1e-9)
+    pooled = where.scorer(among, sample, moved, profiles, ONE).score(sample, moved, near, ONE)
+    assert np.abs(pooled.familiarity - here.familiarity).max() > 0.1
+
+
+def test_a_batch_of_two_labels_has_the_effect_of_the_whole_query() -> None:
+    where, among, sample, logs, profiles = made_up()
+    batches = np.where(np.arange(120) < 60, 0, np.arange(120) % 2)
+    effects = where.scorer(among, sample, logs, profiles, batches).effects
+    whole = where.scorer(among, sample, logs, profiles, ONE).effects
+    assert effects is not None
+    assert whole is not None
+    np.testing.assert_array_equal(effects[1], whole[0])
+    assert (effects[0] != whole[0]).any()
+
+
 def test_two_labels_are_too_few_to_tell_a_study_from_a_type() -> None:
     where, among, sample, logs, profiles = made_up()
     some = slice(0, 60)
     two = Neighbourhood.of(among.rows[some], among.points[some], among.probabilities[some])
-    assert where.scorer(two, sample.part(some), logs[some], profiles).study is None
+    assert where.scorer(two, sample.part(some), logs[some], profiles, ONE[some]).effects is None
 
 
 def test_novelty_is_that_of_a_loop_over_genes() -> None:
     where, among, sample, logs, profiles = made_up()
-    scorer = where.scorer(among, sample, logs, profiles)
-    assert scorer.study is not None
+    scorer = where.scorer(among, sample, logs, profiles, ONE)
+    assert scorer.effects is not None
     for near in (among.near, among.near[:, :0]):
-        novelty = scorer.score(sample, logs, near).novelty
+        novelty = scorer.score(sample, logs, near, ONE).novelty
         assert novelty is not None
         for cell in range(0, 120, 7):
             own = [cell, *near[cell]]
             above = []
             for gene in range(20):
-                mean = np.mean([logs[row, gene] for row in own]) - scorer.study[gene]
+                mean = np.mean([logs[row, gene] for row in own]) - scorer.effects[0, gene]
                 noise = profiles.within[gene] / np.sqrt(len(own)) + 0.05
                 above.append(max(mean - max(profiles.means[:, gene]), 0) / noise)
             assert novelty[cell] == pytest.approx(np.log(1 + np.mean(sorted(above)[-10:])))
@@ -160,7 +193,9 @@ def test_genes_that_no_label_expresses_make_a_cell_novel_and_lost_ones_do_not() 
     values[:10, :5] += 5  # a third of the cells of the first label
     values[30:40, :5] -= 5
     changed = sparse.csr_matrix(values)
-    novelty = FamiliarityScorer(where, sample, changed, profiles).score(sample, changed, among.near[:, :0]).novelty
+    novelty = (
+        FamiliarityScorer(where, sample, ONE, changed, profiles).score(sample, changed, among.near[:, :0], ONE).novelty
+    )
     assert novelty is not None
     assert novelty[:10].min() > novelty[10:].max() + 1
     assert novelty[30:40].mean() < novelty[60:].mean()
@@ -169,8 +204,8 @@ def test_genes_that_no_label_expresses_make_a_cell_novel_and_lost_ones_do_not() 
 def test_few_genes_have_a_novelty_too() -> None:
     where, among, sample, logs, profiles = made_up()
     few = Profiles(profiles.means[:, :3], profiles.within[:3])
-    scorer = where.scorer(among, sample, logs[:, :3], few)
-    novelty = scorer.score(sample, logs[:, :3], among.near).novelty
+    scorer = where.scorer(among, sample, logs[:, :3], few, ONE)
+    novelty = scorer.score(sample, logs[:, :3], among.near, ONE).novelty
     assert novelty is not None
     assert np.isfinite(novelty).all()
 
@@ -179,8 +214,8 @@ def test_an_embedding_without_genes_is_scored_by_place_and_energy() -> None:
     where, among, sample, _, _ = made_up()
     near = among.near[:, :0]
     far = NetworkOutput(sample.vectors + 3, sample.probabilities, sample.energies - 1)
-    scorer = where.scorer(among, sample, None, None)
-    away, here = scorer.score(far, None, near), scorer.score(sample, None, near)
+    scorer = where.scorer(among, sample, None, None, ONE)
+    away, here = scorer.score(far, None, near, ONE), scorer.score(sample, None, near, ONE)
     assert (away.familiarity < here.familiarity - 0.2).all()
     assert away.novelty is here.novelty is None
 

@@ -122,7 +122,9 @@ def made_up(seed: int = 0, genes: int = 60) -> tuple[Profiles, Array, Integers, 
     random = np.random.default_rng(seed)
     means = random.gamma(1, 1, (4, genes))
     best, batches = np.repeat(np.arange(4), 50), np.arange(200) % 2
-    logs = means[best] + random.normal(0, 0.5, (200, genes)) + np.array([0, 1])[batches, None] * random.normal(size=genes)
+    logs = (
+        means[best] + random.normal(0, 0.5, (200, genes)) + np.array([0, 1])[batches, None] * random.normal(size=genes)
+    )
     return Profiles(means, np.full(genes, 0.5)), logs, best, batches
 
 

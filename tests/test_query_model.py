@@ -1,0 +1,116 @@
+"""What is learned of a query is saved whole, and labels any chunk of its cells the same."""
+
+from __future__ import annotations
+
+import dataclasses
+from typing import Any
+
+import numpy as np
+import pytest
+from anndata import AnnData
+from scipy import sparse
+
+from spikgpt.cells.align import AlignedCells, joined
+from spikgpt.cells.obs import batches_of
+from spikgpt.cells.spool import Spool
+from spikgpt.engines.opening import torch_engine
+from spikgpt.options import AnnotateOptions, options_of
+from spikgpt.pipeline import fit_query, label_cells, put_aside
+from spikgpt.query_model import QueryModel
+from spikgpt.reference.files import ReferenceFiles
+from tests.conftest import labelled, usual_engine
+
+
+def fitted(reference: ReferenceFiles, adata: AnnData, **options: Any) -> tuple[QueryModel, AlignedCells]:
+    """Return the model of a query, and its cells."""
+    engine, asked = usual_engine(reference), options_of(AnnotateOptions, options)
+    codes = batches_of(adata, "auto").codes
+    with Spool() as aside:
+        put_aside(engine.embedding.read(adata, layer=None, scaling="auto"), aside, progress=False)
+        report = engine.embedding.read(adata, layer=None, scaling="auto").report
+        return fit_query(reference, engine, aside, report, asked, codes), joined([cells for _, cells in aside.chunks()])
+
+
+def assert_same(found: Any, expected: Any) -> None:
+    """Compare values, arrays and what holds some, and all of it."""
+    if isinstance(expected, sparse.csr_matrix):
+        assert (found != expected).nnz == 0
+    elif isinstance(expected, np.ndarray):
+        np.testing.assert_array_equal(found, expected)
+        assert found.dtype == expected.dtype
+    elif isinstance(expected, tuple):
+        for one, other in zip(found, expected, strict=True):
+            assert_same(one, other)
+    elif dataclasses.is_dataclass(expected):
+        assert type(found) is type(expected)
+        for field in dataclasses.fields(expected):
+            assert_same(getattr(found, field.name), getattr(expected, field.name))
+    else:
+        assert found == expected
+
+
+@pytest.mark.parametrize(
+    "options",
+    [{}, {"same_study": True, "neighbours": False}, {"threshold": 0.9, "scaling": "reference"}, {"unknown_rate": 0}],
+    ids=str,
+)
+def test_all_of_a_model_is_saved(
+    small: ReferenceFiles, few: AnnData, foreign: AnnData, options: dict[str, Any]
+) -> None:
+    for adata in (few, foreign, few[:9].copy()):
+        model, _ = fitted(small, adata, **options)
+        assert model.typicality is not None
+        assert model.verdict is not None
+        assert model.verdict.usable == (adata is not foreign)
+        assert (model.correlation is None) == (adata.n_obs == 9)
+        assert_same(QueryModel.load(model.save(), small.familiarity), model)
+
+
+def test_a_saved_model_labels_any_chunk_the_same(small: ReferenceFiles, query: AnnData) -> None:
+    engine, rows = torch_engine(small), np.arange(query.n_obs)
+    batches = batches_of(query, "auto").codes
+    assert set(batches.tolist()) == {0, 1}
+    expected = labelled(small, query, engine=engine)
+    model, cells = fitted(small, query)
+    sent = QueryModel.load(model.save(), small.familiarity)
+    assert len(model.save()) < 10_000_000
+    # As if the sample had been another part of the query: nothing is looked up.
+    elsewhere = dataclasses.replace(sent, among=dataclasses.replace(sent.among, rows=sent.among.rows + query.n_obs))
+    whole = label_cells(small, engine, elsewhere, cells, rows, batches)
+    for part in np.array_split(np.random.default_rng(0).permutation(query.n_obs), 7):
+        found = label_cells(small, engine, sent, cells.part(part), rows[part], batches[part])
+        np.testing.assert_array_equal(found.probabilities, expected.probabilities[part])
+        np.testing.assert_array_equal(found.rejected, expected.rejected[part])
+        np.testing.assert_array_equal(found.broad, expected.broad[part])
+        again = label_cells(small, engine, elsewhere, cells.part(part), rows[part], batches[part])
+        np.testing.assert_allclose(again.probabilities, whole.probabilities[part], atol=1e-6)
+        np.testing.assert_array_equal(again.rejected, whole.rejected[part])
+
+
+def test_cells_beside_the_sample_are_scored_as_they_are_in_it(small: ReferenceFiles, query: AnnData) -> None:
+    model, cells = fitted(small, query)
+    rows, engine = np.arange(query.n_obs), usual_engine(small)
+    # Not looked up, though by their numbers they still are not their own neighbours.
+    part = np.flatnonzero(rows % 7 == 0)
+    output = engine.run(cells.part(part), model.scale)
+    logs = engine.embedding.logs(cells.part(part))
+    found = model._scored(output, logs, rows[part], model.scores.batches[part])
+    for name, expected in vars(model.scores.part(part)).items():
+        np.testing.assert_allclose(getattr(found, name), expected, atol=1e-5)
+
+
+def test_a_sample_without_cells_and_a_chunk_of_empty_ones(small: ReferenceFiles, few: AnnData) -> None:
+    model, cells = fitted(small, few)
+    engine = usual_engine(small)
+    nothing = np.arange(0)
+    empty = QueryModel.fit(
+        engine, small.familiarity, cells.part(nothing), nothing, report=model.report, options=AnnotateOptions()
+    ).with_cutoffs(small.thresholds, small.labels.names, AnnotateOptions())
+    assert (empty.verdict, empty.correlation, empty.scores.probabilities.shape) == (None, None, (0, 6))
+    assert_same(QueryModel.load(empty.save(), small.familiarity), empty)
+    blank = dataclasses.replace(cells.part(np.arange(3)), totals=np.zeros(3), values=cells.values[:3] * 0)
+    assert blank.empty.all()
+    for each in (empty, model):
+        found = label_cells(small, engine, each, blank, np.arange(3), np.zeros(3, dtype=np.int64))
+        assert found.rejected.all()
+        assert not found.probabilities.any()
