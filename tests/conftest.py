@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import tempfile
 from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import replace
 from importlib.util import find_spec
 from pathlib import Path
@@ -130,12 +131,21 @@ def small(cells: AnnData) -> ReferenceFiles:
     return train(cells, "cell_type", options=TrainOptions(name="small", seed=1))
 
 
-@pytest.fixture
-def brief(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Let trainings by the default recipe be short: what they learn does not matter to the test."""
+@contextmanager
+def steps_at_least(minimum: int) -> Iterator[None]:
+    """Let trainings by the default recipe be shorter; 60 steps are enough to tell most types apart."""
     from spikgpt.training.recipes import DEFAULT, RECIPES
 
-    monkeypatch.setitem(RECIPES, "default", replace(DEFAULT, minimum_steps=0))
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setitem(RECIPES, "default", replace(DEFAULT, minimum_steps=minimum))
+        yield
+
+
+@pytest.fixture
+def brief() -> Iterator[None]:
+    """Let trainings by the default recipe be short: what they learn does not matter to the test."""
+    with steps_at_least(0):
+        yield
 
 
 @pytest.fixture(scope="session")

@@ -9,6 +9,7 @@ from anndata import AnnData
 from spikgpt.errors import LabelsError
 from spikgpt.options import TrainOptions
 from spikgpt.training.novelty import NoveltyReport, study
+from tests.conftest import steps_at_least
 
 
 @pytest.fixture(scope="module")
@@ -19,7 +20,8 @@ def done() -> list[str]:
 @pytest.fixture(scope="module")
 def report(cells: AnnData, done: list[str], tmp_path_factory: pytest.TempPathFactory) -> NoveltyReport:
     options = TrainOptions(checkpoints=tmp_path_factory.mktemp("novelty"))
-    return study(cells, "cell_type", types=["ductal", "beta"], options=options, on_type=done.append)
+    with steps_at_least(60):
+        return study(cells, "cell_type", types=["ductal", "beta"], options=options, on_type=done.append)
 
 
 def test_types_that_are_left_out_are_found(report: NoveltyReport, done: list[str]) -> None:
