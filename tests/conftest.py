@@ -48,7 +48,12 @@ SLOWEST = (
     "test_scgpt.py",
     "test_train.py",
     "test_pipeline.py",
+    "test_sharing.py",
     "test_benchmark.py",
+    "test_ordinary.py",
+    "test_reading.py",
+    "test_output.py",
+    "test_api.py",
 )
 
 
