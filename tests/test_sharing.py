@@ -414,7 +414,7 @@ for missing in sys.argv[2:]:
 
 def test_verify_says_what_it_did_not_run(graph_folder: Path) -> None:
     missing = ("torch spikingjelly sklearn scanpy matplotlib onnx numba", "torch onnxruntime")
-    command = [sys.executable, "-c", LACKING, graph_folder, *missing]
+    command: list[str | Path] = [sys.executable, "-c", LACKING, graph_folder, *missing]
     ran = subprocess.run(command, capture_output=True, text=True, check=True)
     little, more = map(json.loads, ran.stdout.splitlines())
     assert little[:3] == more[:3] == list(verify(graph_folder).checks[:3])

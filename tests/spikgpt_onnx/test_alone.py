@@ -6,8 +6,9 @@ import json
 import os
 import subprocess
 import tomllib
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
+from types import MappingProxyType
 
 import anndata
 import numpy as np
@@ -86,8 +87,10 @@ def environment(**more: str) -> dict[str, str]:
     return {name: value for name, value in os.environ.items() if name != "PYTHONPATH"} | {"COLUMNS": "160"} | more
 
 
-def python(*arguments: object, cwd: Path = ROOT, **more: str) -> subprocess.CompletedProcess[str]:
-    """Run Python there."""
+def python(
+    *arguments: object, cwd: Path = ROOT, more: Mapping[str, str] = MappingProxyType({})
+) -> subprocess.CompletedProcess[str]:
+    """Run Python there, with more in its environment."""
     command: list[str | Path] = [BIN / "python", "-P", *map(str, arguments)]
     return subprocess.run(
         command, capture_output=True, text=True, cwd=cwd, env=environment(PYTHONSAFEPATH="1", **more), check=False
@@ -214,5 +217,5 @@ def test_the_doctor_is_content(run: Run) -> None:
 def test_the_core_tests_pass_there(graph_folder: Path) -> None:
     chosen = [ROOT / "tests" / name for name in CORE.split()]
     left_out = [f"--deselect=tests/{name.strip()}" for name in LEFT_OUT.strip().splitlines()]
-    ran = python("-c", PYTEST, ROOT, *left_out, *chosen, **{TRAINED: str(graph_folder)})
+    ran = python("-c", PYTEST, ROOT, *left_out, *chosen, more={TRAINED: str(graph_folder)})
     assert ran.returncode == 0, ran.stdout[-8000:] + ran.stderr[-2000:]
