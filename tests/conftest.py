@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import os
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import replace
 from importlib.util import find_spec
 from pathlib import Path
@@ -22,6 +23,7 @@ import numpy as np
 import pandas as pd
 import pytest
 from anndata import AnnData
+from filelock import FileLock
 from scipy import sparse
 
 from spikgpt import Annotation, SpikGPT
@@ -47,7 +49,12 @@ SLOWEST = (
     "test_scgpt.py",
     "test_train.py",
     "test_pipeline.py",
+    "test_sharing.py",
     "test_benchmark.py",
+    "test_ordinary.py",
+    "test_reading.py",
+    "test_output.py",
+    "test_api.py",
 )
 
 
@@ -121,22 +128,48 @@ def cells() -> Iterator[AnnData]:
     yield from unchanged(subset)
 
 
+def made_once(name: str, factory: pytest.TempPathFactory, make: Callable[[Path], object]) -> Path:
+    """Return a folder that the first of the processes that run the tests makes for all of them."""
+    base = factory.getbasetemp()
+    folder = (base.parent if "PYTEST_XDIST_WORKER" in os.environ else base) / name
+    with FileLock(folder.with_suffix(".lock")):
+        if not folder.exists():
+            make(folder)
+    return folder
+
+
 @pytest.fixture(scope="session")
-def small(cells: AnnData) -> ReferenceFiles:
-    """Train a reference on ``cells`` by the default recipe."""
+def small_folder(cells: AnnData, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Train a reference on ``cells`` by the default recipe; tests leave the folder as it is."""
     if TRAINED in os.environ:
-        return read_reference(os.environ[TRAINED])
+        return Path(os.environ[TRAINED])
     from spikgpt.training.train import train
 
-    return train(cells, "cell_type", options=TrainOptions(name="small", seed=1))
+    options = TrainOptions(name="small", seed=1)
+    return made_once("small", tmp_path_factory, lambda path: save(train(cells, "cell_type", options=options), path))
+
+
+@pytest.fixture(scope="session")
+def small(small_folder: Path) -> ReferenceFiles:
+    """Return that reference."""
+    return read_reference(small_folder)
+
+
+@contextmanager
+def steps_at_least(minimum: int) -> Iterator[None]:
+    """Let trainings by the default recipe be shorter; 60 steps are enough to tell most types apart."""
+    from spikgpt.training.recipes import DEFAULT, RECIPES
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setitem(RECIPES, "default", replace(DEFAULT, minimum_steps=minimum))
+        yield
 
 
 @pytest.fixture
-def brief(monkeypatch: pytest.MonkeyPatch) -> None:
+def brief() -> Iterator[None]:
     """Let trainings by the default recipe be short: what they learn does not matter to the test."""
-    from spikgpt.training.recipes import DEFAULT, RECIPES
-
-    monkeypatch.setitem(RECIPES, "default", replace(DEFAULT, minimum_steps=0))
+    with steps_at_least(0):
+        yield
 
 
 @pytest.fixture(scope="session")
@@ -173,21 +206,13 @@ def logs(small: ReferenceFiles, query: AnnData) -> sparse.csr_matrix:
 
 
 @pytest.fixture(scope="session")
-def small_folder(small: ReferenceFiles, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Save ``small``; tests leave the folder as it is."""
-    return save(small, tmp_path_factory.mktemp("references") / "small")
-
-
-@pytest.fixture(scope="session")
 def graph_folder(small: ReferenceFiles, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Export ``small``; tests leave the folder as it is."""
     if TRAINED in os.environ:
         return Path(os.environ[TRAINED])
     from spikgpt_onnx.exporter import export
 
-    folder = tmp_path_factory.mktemp("references") / "small-onnx"
-    export(exportable(small), folder)
-    return folder
+    return made_once("small-onnx", tmp_path_factory, lambda path: export(exportable(small), path))
 
 
 @pytest.fixture

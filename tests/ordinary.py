@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import ctypes
+import json
 import os
 import subprocess
+import sys
 from pathlib import Path
 
 from tests.cli.conftest import PROGRAM, Ran
@@ -15,11 +17,34 @@ OVERRIDING, DROP_FROM_BOUNDING_SET = (1, 2), 24
 PLACES = ("SPIKGPT_CACHE", "XDG_CACHE_HOME", "HF_HOME", "HF_HUB_CACHE", "NUMBA_CACHE_DIR")
 
 
+# Runs command lines one after another.
+SEVERAL = """
+import json, sys
+from spikgpt.cli.main import main
+codes = []
+for words in json.loads(sys.argv.pop()):
+    sys.argv[1:] = words
+    try:
+        main()
+    except SystemExit as left:
+        codes.append(left.code)
+print(*codes)
+"""
+
+
 def run_as_ordinary(*words: object, home: Path) -> Ran:
     """Run a command line of spikgpt that may not pass over the modes of files, and has nothing but a home folder."""
+    return _run([*PROGRAM, *map(str, words)], home)
+
+
+def run_all_as_ordinary(*commands: tuple[object, ...], home: Path) -> Ran:
+    """Run command lines in one such process, which prints their exit codes."""
+    return _run([sys.executable, "-c", SEVERAL, json.dumps([list(map(str, words)) for words in commands])], home)
+
+
+def _run(command: list[str], home: Path) -> Ran:
     environment = {name: value for name, value in os.environ.items() if name not in PLACES}
     environment |= {"COLUMNS": "160", "HOME": str(home)}
-    command = [*PROGRAM, *map(str, words)]
     ran = subprocess.run(command, env=environment, capture_output=True, text=True, preexec_fn=_ordinary)
     return Ran(ran.returncode, ran.stdout, ran.stderr)
 

@@ -16,7 +16,7 @@ import pytest
 from anndata import AnnData
 from msgspec import structs
 
-from spikgpt import SpikGPT
+from spikgpt import Annotation, SpikGPT
 from spikgpt.cells.reading import read_cells
 from spikgpt.errors import (
     CheckpointError,
@@ -26,7 +26,7 @@ from spikgpt.errors import (
     ReferenceNotFound,
     install_command,
 )
-from spikgpt.options import PushOptions
+from spikgpt.options import EngineName, PushOptions
 from spikgpt.reference.files import CLASSIFIER, ReferenceFiles, read_reference, reference_of, save
 from spikgpt.reference.hub import Hub
 from spikgpt.reference.layout import FILES, GRAPH, GRAPHS, MANIFEST, PARITY, PICTURE
@@ -203,24 +203,21 @@ def denied(*_arguments, **_options):
 socket.socket.connect = socket.create_connection = socket.getaddrinfo = denied
 from spikgpt import SpikGPT, SpikGPTError
 from spikgpt.cells.reading import read_cells
-for name in sys.argv[2:]:
+cells = read_cells(sys.argv[1])[:120]
+for asked in sys.argv[2:]:
+    engine, name = asked.split(":")
     try:
-        cells = read_cells(sys.argv[1])[:120].copy()
-        found = {}
-        for engine in ("torch", "onnx"):
-            model = SpikGPT.from_pretrained(name, engine=engine)
-            found[engine] = model.annotate(cells)
-        same = (found["torch"].labels == found["onnx"].labels).all()
-        print(found["torch"].probabilities.tobytes().hex()[:64], same, model.reference.origin)
+        model = SpikGPT.from_pretrained(name, engine=engine)
+        print(model.annotate(cells.copy()).probabilities.tobytes().hex()[:64], model.reference.origin)
     except SpikGPTError as error:
         print(type(error).__name__, error)
 """
 
 
-def offline(cache: Path, *names: str, **environment: str) -> list[str]:
-    """Annotate in a process that is denied networking; return the line that it prints for each name."""
+def offline(cache: Path, *asked: str, **environment: str) -> list[str]:
+    """Annotate in a process that is denied networking; return the line that it prints for each engine and name."""
     ran = subprocess.run(
-        [sys.executable, "-c", PROGRAM, str(QUERY_FILE), *names],
+        [sys.executable, "-c", PROGRAM, str(QUERY_FILE), *asked],
         env=os.environ | {"HF_HUB_CACHE": str(cache)} | environment,
         capture_output=True,
         text=True,
@@ -233,14 +230,18 @@ def test_without_a_network_what_was_pulled_annotates_through_onnx_too(
     graph_folder: Path, hub: LoopbackHub, client: Hub, tmp_path: Path
 ) -> None:
     commit = push(graph_folder, REPO, hub=client).commit
-    model = SpikGPT.from_pretrained(REPO, endpoint=hub.endpoint, cache_dir=tmp_path / "cache", engine="torch")
-    cells = read_cells(QUERY_FILE)[:120].copy()
-    expected = f"{model.annotate(cells).probabilities.tobytes().hex()[:64]} True {REPO}@{commit}"
-    found, missing = offline(tmp_path / "cache", REPO, "islets/other")
-    assert found == expected
+    expected: dict[EngineName, Annotation] = {}
+    engine: EngineName
+    for engine in ("torch", "onnx"):
+        model = SpikGPT.from_pretrained(REPO, endpoint=hub.endpoint, cache_dir=tmp_path / "cache", engine=engine)
+        expected[engine] = model.annotate(read_cells(QUERY_FILE)[:120].copy())
+    assert expected["torch"].labels.tolist() == expected["onnx"].labels.tolist()
+    torch, onnx = (f"{one.probabilities.tobytes().hex()[:64]} {REPO}@{commit}" for one in expected.values())
+    *found, missing = offline(tmp_path / "cache", f"torch:{REPO}", f"onnx:{REPO}", "onnx:islets/other")
+    assert found == [torch, onnx]
     assert missing.startswith("HubError islets/other is not in the local cache. The Hub cannot be reached")
     assert "Check the connection and HF_ENDPOINT" in missing
-    assert offline(tmp_path / "cache", "small", SPIKGPT_NAMESPACE="islets", HF_HUB_OFFLINE="1") == [expected]
+    assert offline(tmp_path / "cache", "onnx:small", SPIKGPT_NAMESPACE="islets", HF_HUB_OFFLINE="1") == [onnx]
 
 
 # What arrives damaged
@@ -398,26 +399,30 @@ def forge_graph(folder: Path, graph: onnx.ModelProto) -> None:
     forge(folder, {GRAPH: content, PARITY: json.dumps(report).encode()})
 
 
-def verified_without(missing: str, folder: Path) -> list[str]:
-    """Verify a folder in a process that lacks some packages; return the checks."""
-    program = f"""
-import sys
-sys.modules |= dict.fromkeys({missing!r}.split())
-from spikgpt.sharing import verify
-print(*verify(sys.argv[1]).checks, sep="\\n")
+# Verifies a folder in a process that lacks some packages, then others.
+LACKING = """
+import json, sys
+for missing in sys.argv[2:]:
+    lacked = dict.fromkeys(missing.split())
+    sys.modules |= lacked
+    from spikgpt.sharing import verify
+    print(json.dumps(verify(sys.argv[1]).checks))
+    for name in lacked:
+        del sys.modules[name]
 """
-    ran = subprocess.run([sys.executable, "-c", program, folder], capture_output=True, text=True, check=True)
-    return ran.stdout.splitlines()
 
 
 def test_verify_says_what_it_did_not_run(graph_folder: Path) -> None:
-    checks = verified_without("torch spikingjelly sklearn scanpy matplotlib onnx numba", graph_folder)
-    assert checks[:3] == list(verify(graph_folder).checks[:3])
-    assert checks[3:] == [
+    missing = ("torch spikingjelly sklearn scanpy matplotlib onnx numba", "torch onnxruntime")
+    command: list[str | Path] = [sys.executable, "-c", LACKING, graph_folder, *missing]
+    ran = subprocess.run(command, capture_output=True, text=True, check=True)
+    little, more = map(json.loads, ran.stdout.splitlines())
+    assert little[:3] == more[:3] == list(verify(graph_folder).checks[:3])
+    assert little[3:] == [
         "onnx/model.onnx was made from these files; not read, without torch and onnx: "
         f"{install_command('torch', 'onnx')}"
     ]
-    assert verified_without("torch onnxruntime", graph_folder)[3:] == [
+    assert more[3:] == [
         "onnx/model.onnx is what the weights make, byte for byte; not run, without onnxruntime and torch: "
         f"{install_command('onnxruntime', 'torch')}"
     ]

@@ -120,6 +120,7 @@ def test_evaluate_writes_its_figures(run: Run, query_file: Path, small_folder: P
     assert {row["label"] for row in values["per_label"]} <= set(read_reference(small_folder).labels.names)
 
 
+@pytest.mark.usefixtures("brief")
 def test_a_process_with_an_empty_cache_pulls_by_name_and_annotates(
     run: Run, query_file: Path, hub: LoopbackHub, cells: AnnData, few: AnnData, tmp_path: Path
 ) -> None:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import signal
 import subprocess
 import time
@@ -13,9 +12,12 @@ import numpy as np
 import pytest
 from anndata import AnnData
 
+from spikgpt.cells.reading import read_cells
+from spikgpt.engines.scgpt import embedding
 from spikgpt.engines.scgpt.embedding import Running
 from spikgpt.engines.scgpt.source import open_scgpt
 from spikgpt.engines.torch import embed_query
+from spikgpt.types import Floats
 from tests.cli.conftest import PROGRAM, SCGPT, Run, assert_refused, written
 from tests.conftest import DATA
 
@@ -41,28 +43,30 @@ def finished(folder: Path) -> list[Path]:
     return list(folder.glob("cache/embeddings/*/*.safetensors"))
 
 
-def test_a_killed_embedding_goes_on(tmp_path: Path) -> None:
-    environment = os.environ | {"SPIKGPT_CACHE": str(tmp_path / "cache"), "OMP_NUM_THREADS": "1"}
-    source, out = DATA / "pancreas_baron_human3.h5ad", tmp_path / "embedded.h5ad"
-    command = [*PROGRAM, "embed", str(source), "--scgpt", str(SCGPT), "--out", str(out)]
-    first = subprocess.Popen([*command, "--batch-size", "1"], env=environment, stderr=subprocess.DEVNULL)
-    while first.poll() is None and len(finished(tmp_path)) < 2:
-        time.sleep(0.002)
-    first.kill()
-    first.wait()
+def test_a_killed_embedding_goes_on(run: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("SPIKGPT_CACHE", str(tmp_path / "cache"))
+    source, out = tmp_path / "cells.h5ad", tmp_path / "embedded.h5ad"
+    cells = read_cells(DATA / "pancreas_baron_human3.h5ad")[:500].copy()
+    arguments = ["embed", str(written(cells, source)), "--scgpt", str(SCGPT), "--out", str(out)]
+    with subprocess.Popen([*PROGRAM, *arguments, "--batch-size", "1"], stderr=subprocess.DEVNULL) as first:
+        while first.poll() is None and not finished(tmp_path):
+            time.sleep(0.002)
+        first.kill()
     kept = {path: path.stat().st_mtime_ns for path in finished(tmp_path)}
-    assert 2 <= len(kept) < 8
+    assert 1 <= len(kept) < 4
     assert not out.exists()
 
-    subprocess.run(command, env=environment, check=True, capture_output=True)
+    ran = run(*arguments)
 
+    assert ran.code == 0, ran.err
     shards = finished(tmp_path)
-    assert len(shards) == 8  # of 128 cells, for 914
+    assert len(shards) == 4  # of 128 cells, for 500
     assert all(path.stat().st_mtime_ns == written for path, written in kept.items())
-    expected = embed_query(open_scgpt(SCGPT), anndata.read_h5ad(source), Running())[0]
+    expected = embed_query(open_scgpt(SCGPT), cells, Running())[0]
     assert anndata.read_h5ad(out).obsm["X_scGPT"] == pytest.approx(expected, abs=1e-6)
 
 
+@pytest.mark.usefixtures("brief")
 def test_a_reference_on_scgpt(run: Run, cells: AnnData, query_file: Path, tmp_path: Path) -> None:
     source, out, converted = written(cells, tmp_path / "cells.h5ad"), tmp_path / "mine", tmp_path / "upstream"
     options = ("--label-key", "cell_type", "--out", out, "--embedder", "scgpt", "--scgpt", SCGPT)
@@ -110,19 +114,24 @@ def test_embed_refuses(run: Run, query_file: Path, tmp_path: Path, options: list
     assert not (tmp_path / "out.h5ad").exists()
 
 
-def test_an_interrupted_embedding_says_what_is_kept(tmp_path: Path) -> None:
-    environment = os.environ | {"SPIKGPT_CACHE": str(tmp_path / "cache"), "OMP_NUM_THREADS": "1"}
-    source, out = DATA / "pancreas_baron_human3.h5ad", tmp_path / "embedded.h5ad"
-    command = [*PROGRAM, "embed", str(source), "--scgpt", str(SCGPT), "--out", str(out), "--batch-size", "1"]
-    first = subprocess.Popen(command, env=environment, stderr=subprocess.PIPE, text=True)
-    while first.poll() is None and not finished(tmp_path):
-        time.sleep(0.002)
-    first.send_signal(signal.SIGINT)
-    _, said = first.communicate()
-    assert first.returncode == 130
+def test_an_interrupted_embedding_says_what_is_kept(
+    run: Run, query_file: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("SPIKGPT_CACHE", str(tmp_path / "cache"))
+    keep = embedding._written
+
+    def interrupted(path: Path, vectors: Floats) -> bool:
+        keep(path, vectors)
+        signal.raise_signal(signal.SIGINT)
+        return True
+
+    monkeypatch.setattr(embedding, "_written", interrupted)
+    ran = run("embed", query_file, "--scgpt", SCGPT, "--out", tmp_path / "embedded.h5ad")
     kept = tmp_path / "cache" / "embeddings"
-    assert said == f"Interrupted. Finished cells are kept in {kept}; the same command goes on from there.\n"
-    assert not out.exists()
+    said = f"Interrupted. Finished cells are kept in {kept}; the same command goes on from there.\n"
+    assert (ran.code, ran.err) == (130, said)
+    assert len(finished(tmp_path)) == 1
+    assert not (tmp_path / "embedded.h5ad").exists()
 
 
 def test_an_interrupted_pretraining(run: Run, cells: AnnData, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import signal
-import subprocess
-import time
 from pathlib import Path
 
 import pandas as pd
@@ -12,7 +10,8 @@ import pytest
 from anndata import AnnData
 
 from spikgpt.reference.files import read_reference
-from tests.cli.conftest import PROGRAM, Run, assert_refused, written
+from spikgpt.training.loop import Run as Training
+from tests.cli.conftest import Run, assert_refused, written
 
 
 def test_train_then_info(run: Run, cells: AnnData, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -39,6 +38,7 @@ def test_train_then_info(run: Run, cells: AnnData, tmp_path: Path, monkeypatch: 
     assert_refused(again, "already holds a reference; choose another folder, or")
 
 
+@pytest.mark.usefixtures("brief")
 def test_novelty_leaves_a_type_out(run: Run, cells: AnnData, tmp_path: Path) -> None:
     source = written(cells, tmp_path / "cells.h5ad")
     table, plot = tmp_path / "types.csv", tmp_path / "types.png"
@@ -76,20 +76,25 @@ def test_a_folder_in_the_way_is_left_alone(run: Run, query_file: Path, tmp_path:
     assert [path.name for path in tmp_path.iterdir()] == ["thesis.docx"]
 
 
-def test_an_interrupted_training_goes_on(run: Run, cells: AnnData, tmp_path: Path) -> None:
+@pytest.mark.usefixtures("brief")
+def test_an_interrupted_training_goes_on(
+    run: Run, cells: AnnData, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     source, out, state = written(cells, tmp_path / "cells.h5ad"), tmp_path / "mine", tmp_path / ".mine.training"
     arguments = ["train", str(source), "--label-key", "cell_type", "--out", str(out)]
-    first = subprocess.Popen([*PROGRAM, *arguments], stderr=subprocess.PIPE, text=True)
-    kept, first_state = state / "held-out.safetensors", 0
-    while first.poll() is None and not (first_state and kept.stat().st_mtime_ns > first_state):
-        first_state = first_state or (kept.stat().st_mtime_ns if kept.exists() else 0)
-        time.sleep(0.002)
-    first.send_signal(signal.SIGINT)
-    _, said = first.communicate()
-    assert first.returncode == 130
-    assert said.startswith("Interrupted. The state after epoch ")
-    assert said.endswith(f" (held-out) is kept in {state}; the same command goes on from there.\n")
-    assert said.count("\n") == 1
+    keep = Training._save
+
+    def interrupted(training: Training, epochs_done: int) -> None:
+        keep(training, epochs_done)
+        if epochs_done == 3:
+            signal.raise_signal(signal.SIGINT)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(Training, "_save", interrupted)
+        first = run(*arguments)
+    assert first.code == 130
+    assert first.err.startswith(f"Interrupted. The state after epoch 2 of 5 (held-out) is kept in {state}; the same")
+    assert first.err.count("\n") == 1
     assert not out.exists()
     assert run(*arguments).code == 0
     assert sorted(path.name for path in tmp_path.iterdir()) == ["cells.h5ad", "mine"]

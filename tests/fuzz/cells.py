@@ -41,8 +41,9 @@ from tests.fuzz import damage
 from tests.fuzz.outcomes import Counted, run, tally
 
 CELLS = Path(__file__).resolve().parents[1] / "data" / "pancreas_baron_human2_human4.h5ad"
-# Seconds that a file may take, some of which the HDF5 library may spend without end.
-PATIENCE = 10.0
+LAYOUTS = [(layout, suffix) for layout in ("rows", "columns", "dense", "raw") for suffix in (".h5ad", ".zarr")]
+# Seconds that a file may take, on a busy machine; over some the HDF5 library may spend them without end.
+PATIENCE = 60.0
 GOOD = ("refused", "labelled")
 
 
@@ -73,36 +74,41 @@ class Fuzzer:
         self.folder = folder
         self.reference = open_reference("pancreas")
         self.workers = {name: Worker(name) for name in ("torch", "onnx")}
-        self.sources = {
-            (layout, suffix): self._written(layout, suffix)
-            for layout in ("rows", "columns", "dense", "raw")
-            for suffix in (".h5ad", ".zarr")
-        }
+        self.cells = self._sound()
         (folder / "secret.h5").unlink(missing_ok=True)
         with h5py.File(folder / "secret.h5", "w") as file:
             file["X"] = np.ones((120, 1200), dtype=np.float32)
-        sound = {layout: self.workers["onnx"].answer(self.sources[layout, ".h5ad"]) for layout in ("rows", "raw")}
+        sound = {layout: self.workers["onnx"].answer(self._source(layout, ".h5ad")) for layout in ("rows", "raw")}
         assert all(answer.outcome == "labelled" for answer in sound.values()), sound
         self.expected = dict(zip(sound["rows"].names, sound["rows"].labels, strict=True))
 
-    def _written(self, layout: str, suffix: str) -> Path:
-        """Write 120 real cells with 1200 genes."""
+    def close(self) -> None:
+        """End the processes."""
+        for worker in self.workers.values():
+            worker.close()
+
+    def _sound(self) -> AnnData:
+        """Return 120 real cells with 1200 genes."""
         cells = read_cells(CELLS)[:120].copy()
         known = [name for name in cells.var_names if name in set(self.reference.genes.symbols)]
         others = [name for name in cells.var_names if name not in set(known)]
-        cells = AnnData(
-            cells[:, (known + others)[:1200]].X.astype(np.float32),
-            cells.obs.copy(),
-            cells[:, (known + others)[:1200]].var.copy(),
+        cells = cells[:, (known + others)[:1200]]
+        return AnnData(
+            cells.X.astype(np.float32), cells.obs.copy(), cells.var.copy(), obsm={"X_pca": np.ones((120, 2))}
         )
-        cells.obsm["X_pca"] = np.ones((120, 2))
+
+    def _source(self, layout: str, suffix: str) -> Path:
+        """Return a sound file, written when it is first asked for."""
+        path = self.folder / f"{layout}{suffix}"
+        if path.exists():
+            return path
+        cells = self.cells.copy()
         if layout == "columns":
             cells.X = sparse.csc_matrix(cells.X)
         elif layout == "dense":
             cells.X = cells.X.toarray()
         elif layout == "raw":
             cells.raw, cells.layers["counts"] = cells.copy(), cells.X.copy()
-        path = self.folder / f"{layout}{suffix}"
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")
             (cells.write_h5ad if suffix == ".h5ad" else cells.write_zarr)(path)
@@ -111,11 +117,11 @@ class Fuzzer:
     def case(self, number: int, seed: int) -> Case:
         """Damage a copy of a sound file."""
         random = np.random.default_rng([seed, number])
-        layout, suffix = list(self.sources)[random.integers(len(self.sources))]
+        layout, suffix = LAYOUTS[random.integers(len(LAYOUTS))]
         path = self.folder / f"damaged{suffix}"
         shutil.rmtree(path, ignore_errors=True)
         path.unlink(missing_ok=True)
-        source = self.sources[layout, suffix]
+        source = self._source(layout, suffix)
         (shutil.copytree if source.is_dir() else shutil.copyfile)(source, path)
         kinds = [*damage.STRUCTURE, *damage.BYTES, *(["links"] if suffix == ".h5ad" else ["metadata", "file missing"])]
         kind = kinds[random.integers(len(kinds))]
@@ -303,7 +309,9 @@ def fuzz(count: int, seed: int, *, progress: bool = False) -> tuple[Counted, lis
             case = fuzzer.case(number, seed)
             return f"{case.kind} ({case.suffix})", fuzzer.run(case), f"{case.kind}, {case.suffix}"
 
-        return tally(count, GOOD, attempt, progress=progress)
+        found = tally(count, GOOD, attempt, progress=progress)
+        fuzzer.close()
+    return found
 
 
 if __name__ == "__main__":

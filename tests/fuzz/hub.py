@@ -33,7 +33,7 @@ from tests.fuzz.cells import Answer, Worker
 from tests.fuzz.outcomes import Counted, run, tally
 
 # Seconds that a case may take, and MiB that the process may have in the end.
-PATIENCE, MEMORY = 10.0, 2048
+PATIENCE, MEMORY = 60.0, 2048
 GOOD = ("refused", "right")
 # Which requests are spoiled, and of which a case draws one.
 WHERE = (

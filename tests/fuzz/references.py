@@ -45,7 +45,7 @@ from tests.fuzz.outcomes import Counted, run, tally
 DATA = CELLS.parent
 QUERY = 120
 # Seconds that a reference may take, through both engines and verify, and MiB beyond what a sound one takes.
-PATIENCE, MEMORY = 10.0, 1024
+PATIENCE, MEMORY = 60.0, 1024
 GOOD = ("refused", "refused by an engine or verify", "same labels", "another reference")
 # So many cells may differ between float32 and float64, where a potential is within rounding of the threshold.
 ROUNDING = 0.05

@@ -39,7 +39,7 @@ from tests.sources.layouts import READERS
 from tests.sources.test_readers import files_of
 
 # Seconds that a case may take, and MiB that the process may have beyond what it begins with.
-PATIENCE, MEMORY = 10.0, 2048
+PATIENCE, MEMORY = 60.0, 2048
 GOOD = ("refused", "read")
 
 

@@ -27,8 +27,6 @@ from tests.fuzz.outcomes import Counted, run, tally
 
 GOOD = ("labelled",)
 N_CELLS, N_GENES = 120, 1200
-# Seconds that a file may take, on a busy machine.
-PATIENCE = 60.0
 Random = np.random.Generator
 
 
@@ -128,7 +126,7 @@ class Fuzzer:
     """A sound set of cells, an engine, and a folder for changed copies."""
 
     def __init__(self, folder: Path) -> None:
-        self.folder, self.worker = folder, Worker("onnx", patience=PATIENCE)
+        self.folder, self.worker = folder, Worker("onnx")
         cells = read_cells(CELLS)[:N_CELLS].copy()
         counts = np.asarray(cells.X.sum(axis=0), dtype=np.float64).ravel()
         chosen = np.sort(np.argsort(-counts, kind="stable")[:N_GENES])
@@ -179,7 +177,9 @@ def fuzz(count: int, seed: int, *, progress: bool = False) -> tuple[Counted, lis
     """Return how often each change came to each outcome, and what failed."""
     with tempfile.TemporaryDirectory() as folder:
         fuzzer = Fuzzer(Path(folder))
-        return tally(count, GOOD, lambda number: fuzzer.attempt(number, seed), progress=progress)
+        found = tally(count, GOOD, lambda number: fuzzer.attempt(number, seed), progress=progress)
+        fuzzer.worker.close()
+    return found
 
 
 if __name__ == "__main__":

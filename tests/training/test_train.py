@@ -343,11 +343,12 @@ def test_reliability_of_each_half_goes_by_the_temperature_of_the_other() -> None
 
 @pytest.mark.usefixtures("brief")
 def test_the_layer_that_is_asked_for_is_read_in_every_step(cells: AnnData) -> None:
-    adata = cells.copy()
-    adata.layers["mine"] = cells.X
-    adata.X = sparse.csr_matrix((cells.X / 2).floor())  # other values of the same cells
+    some = cells[:, ::4].copy()
+    adata = some.copy()
+    adata.layers["mine"] = some.X
+    adata.X = sparse.csr_matrix((some.X / 2).floor())  # other values of the same cells
     layered = train(adata, "cell_type", options=TrainOptions(layer="mine"))
-    assert same(layered, train(cells, "cell_type"))
+    assert same(layered, train(some, "cell_type"))
 
 
 @pytest.mark.usefixtures("brief")

@@ -101,7 +101,15 @@ def test_an_element_that_cannot_be_read_stops_neither_labels_nor_a_copy(
     with h5py.File(tmp_path / "b.h5ad") as file:
         assert file["obs/label"].asstr()[:].tolist() == TYPES
         assert set(file["uns"]) == set(made.uns) | ({"none"} if odd == "a null in uns" else set())
-    write_copy(tmp_path / "a.h5ad", tmp_path / "b.zarr", obs={"label": labels})
+
+
+@pytest.mark.parametrize("layer", ["a layer", "a short layer"])
+def test_all_of_them_at_once_stop_no_copy_in_the_other_format(made: AnnData, layer: str, tmp_path: Path) -> None:
+    made.write_h5ad(tmp_path / "a.h5ad")
+    with h5py.File(tmp_path / "a.h5ad", "r+") as file:
+        for odd in ODD.keys() - {"a layer", "a short layer"} | {layer}:
+            ODD[odd][0](file)
+    write_copy(tmp_path / "a.h5ad", tmp_path / "b.zarr", obs={"label": np.array(TYPES, dtype=object)})
     assert anndata.io.read_zarr(tmp_path / "b.zarr").obs["label"].tolist() == TYPES
 
 

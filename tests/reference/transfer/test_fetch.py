@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import multiprocessing
 from pathlib import Path
 
 import pytest
@@ -11,7 +10,6 @@ from spikgpt.errors import ConfigError, DamagedReference, HubError
 from spikgpt.reference.hub import Hub
 from spikgpt.reference.transfer import fetch as module
 from spikgpt.testing.hub import Fault, LoopbackHub
-from tests.fuzz.together import rounds
 from tests.reference.test_hub import FILES, REPO, pulled
 
 
@@ -52,8 +50,3 @@ def test_a_disk_that_is_full_is_told_as_that(hub: LoopbackHub, client: Hub, monk
     hub.put(REPO, FILES)
     with pytest.raises(ConfigError, match=r"The cache cannot be written \(No space left on device: .*Free some space"):
         pulled(client)
-
-
-def test_four_at_once_are_right_though_one_damages_files() -> None:
-    assert rounds(2, seed=0) == []
-    assert multiprocessing.active_children() == []
