@@ -82,7 +82,7 @@ console = Console(width=None if sys.stdout.isatty() else WIDTH)
 
 @dataclass(frozen=True)
 class Seen:
-    """What a reference says of n cells; an empty cell is Unknown by every rule, with confidence lowest and OOD score highest.
+    """What a reference says of n cells; an empty cell is Unknown by every rule, with the lowest confidence.
 
     ``best`` holds the best labels, ``confidence`` their probability, ``ood_score`` that of the default rule, and
     ``unknown`` for each of the :data:`RULES` and with the verdict aside which cells are Unknown; each of shape (n,).

@@ -1,8 +1,8 @@
 """The way from cells to labels, the same for every engine, in two passes.
 
-1. *Fit*: a :class:`spikgpt.query_model.QueryModel` is learned from a sample of at most 20,000 cells, which does not
-   depend on their order: the scale to see the query in, the space in which its neighbours are sought, the sample itself
-   as neighbours, the effect of each batch, and the cut-offs beyond which a cell is Unknown.
+1. *Fit*: a :class:`spikgpt.engines.query_model.QueryModel` is learned from a sample of at most 20,000 cells, which does
+   not depend on their order: the scale to see the query in, the space in which its neighbours are sought, the sample
+   itself as neighbours, the effect of each batch, and the cut-offs beyond which a cell is Unknown.
 2. *Label*: each chunk of cells by itself, given that model. So the result depends on neither chunks nor order, and
    memory stays flat. A model can be saved and sent to other processes, which then label chunks of their own.
 
@@ -24,10 +24,10 @@ from spikgpt.cells.expression import Cells
 from spikgpt.cells.obs import batches_of
 from spikgpt.cells.spool import Spool
 from spikgpt.embedding.base import Engine, QueryCells
+from spikgpt.engines.query_model import QueryModel
 from spikgpt.labels.annotation import Annotation
 from spikgpt.labels.ontology import BroadLabels
 from spikgpt.options import AnnotateOptions
-from spikgpt.query_model import QueryModel
 from spikgpt.reference.files import ReferenceFiles
 from spikgpt.types import Bools, InputReport, Integers, Rows
 

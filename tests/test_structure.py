@@ -21,7 +21,7 @@ HOUSE = (
     "errors types version files sampling",
     "options labels cells",
     "embedding reference scgpt report",
-    "engines query_model pipeline",
+    "engines pipeline",
     "sources training sharing building",
     "testing api benchmark cli",
 )

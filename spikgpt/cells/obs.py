@@ -36,7 +36,7 @@ class Batches(NamedTuple):
     codes: Integers
 
     @property
-    def count(self) -> int:
+    def n_batches(self) -> int:
         """How many batches there are."""
         return len(np.unique(self.codes))
 
@@ -102,7 +102,7 @@ def counted(labels: Strings) -> dict[str, int]:
     return {str(names[place]): int(counts[place]) for place in order}
 
 
-def column_of(adata: AnnData, key: str) -> pd.Series[Any]:
+def column_of(adata: AnnData, key: str) -> Any:
     """Return a column of obs; refuse a name that is not there."""
     if key not in adata.obs:
         near = difflib.get_close_matches(key, [str(column) for column in adata.obs.columns], n=1, cutoff=0.5)

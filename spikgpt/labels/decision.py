@@ -153,7 +153,8 @@ def fit_cutoffs(
     best = sample.probabilities.argmax(axis=1)
     baselines, shares = calibration.baselines(label_names)
     ood = OODRule.fit(sample.typicality, best, sample.batches, contrasts, baselines, shares)
-    if rate is None and not asked.same_study:
+    # Seen alone, a known cell may be atypical by chance: then the promise of held-out cells bounds the rule.
+    if rate is None and smoothed and not asked.same_study:
         return Cutoffs("unlike the cells of its label in its batch (OOD score above 0)", ood=ood)
     rate = thresholds.unknown_rate if rate is None else rate
     limits = calibration.limits(label_names, rate)

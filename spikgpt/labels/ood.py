@@ -1,8 +1,9 @@
 """Out-of-distribution (OOD) rule: find cells of a type that is missing from the reference.
 
-A batch effect lowers the typicality of all cells of a batch, and of some labels more than of others. So a cell is
-compared with the cells of the same label in the same batch. With typicality x, less the label's own held-out baseline
-and the middle level of the batch, a cell of label l in batch b is Unknown where
+The typicality of a cell is its familiarity less its novelty, averaged with the typicality of its neighbours, twice. A
+batch effect lowers the typicality of all cells of a batch, and of some labels more than of others. So a cell is
+compared with the cells of the same label in the same batch. Let x be the typicality, less half of the label's held-out
+median and less the middle level of the batch. A cell of label l in batch b is Unknown where
 
     x < max(e, 0) + 0.65 min(e, 0) + 0.6 n [e < 0] - 0.6 C - 1.0
 
@@ -26,8 +27,16 @@ import numpy as np
 import numpy.typing as npt
 from scipy import sparse
 
-from spikgpt.labels.typicality import CELLS_FOR_LEVEL
-from spikgpt.types import Bools, Floats, Integers, Profiles
+from spikgpt.labels.familiarity import Evidence
+from spikgpt.types import Bools, Floats, Integers, Profiles, Rows
+
+# A label needs so many cells in a batch for a level of its own.
+CELLS_FOR_LEVEL = 10
+# Novelty counts by how far it lies from that of most labels, above it up to this: a treatment too switches genes on.
+LARGEST_NOVELTY = 0.5
+# Share of a cell's typicality that its neighbours make up, each time.
+NEIGHBOUR_SHARE = 0.8
+
 
 # The level of a label is the typicality that this share of its cells does not exceed.
 LEVEL = 0.9
@@ -47,6 +56,55 @@ CELLS_OF_GROUP, APART, DEVIATIONS_APART = 15, 0.6, 4.0
 LEAST_MARGIN_OF_GROUP = 0.25
 # Margin of the cells of a group that is judged as a whole against their own margin.
 DECIDED = 1e-6
+
+
+@dataclass(frozen=True)
+class Typicality:
+    """The typicality of a sample of k cells, among which the neighbours of any cell of the query are sought.
+
+    Attributes
+    ----------
+    novelty
+        Novelty of most labels in each batch, shape (B,); 0 without expression.
+    alone, averaged
+        The sample's typicality, and the same averaged with neighbours once, each of shape (k,).
+    """
+
+    novelty: npt.NDArray[np.float64]
+    alone: npt.NDArray[np.float64]
+    averaged: npt.NDArray[np.float64]
+
+    @classmethod
+    def fit(cls, evidence: Evidence, best: Integers, batches: Integers, near: Rows) -> Self:
+        """Learn from a sample of a query's cells.
+
+        Parameters
+        ----------
+        evidence
+            Their familiarity and novelty, each of shape (k,).
+        best, batches
+            Index of the most probable label and of the batch of each, shape (k,).
+        near
+            Positions of their neighbours in the sample, shape (k, neighbours).
+        """
+        novelty = np.zeros(int(batches.max(initial=0)) + 1)
+        if evidence.novelty is not None:
+            for batch in np.unique(batches):
+                own = batches == batch
+                novelty[batch] = _middle(evidence.novelty[own], best[own])
+        alone = _typicality(evidence, novelty[batches])
+        return cls(novelty, alone, _average(alone, alone, near))
+
+    def of(self, evidence: Evidence, batches: Integers, near: Rows) -> npt.NDArray[np.float64]:
+        """Return the typicality of cells, shape (n,).
+
+        Parameters
+        ----------
+        evidence, batches, near
+            As for :meth:`fit`; neighbours are among the sample.
+        """
+        once = _average(_typicality(evidence, self.novelty[batches]), self.alone, near)
+        return _average(once, self.averaged, near)
 
 
 @dataclass(frozen=True)
@@ -164,6 +222,26 @@ def label_contrasts(
         lengths = np.sqrt((own**2).sum(axis=1) * (expected**2).sum(axis=1) + 1e-12)
         contrasts[batch] = -np.log(LARGEST_CORRELATION - (own * expected).sum(axis=1) / lengths) * (counts > 0)
     return contrasts
+
+
+def _typicality(evidence: Evidence, novelty: Floats) -> npt.NDArray[np.float64]:
+    """Return familiarity less what is novel beyond the novelty of the cell's batch, shape (n,)."""
+    if evidence.novelty is None:
+        return evidence.familiarity
+    return np.asarray(evidence.familiarity - np.minimum(evidence.novelty - novelty, LARGEST_NOVELTY))
+
+
+def _average(own: Floats, sample: Floats, near: Rows) -> npt.NDArray[np.float64]:
+    """Return the values of cells, averaged with those of their neighbours in the sample."""
+    if not near.shape[1]:
+        return np.asarray(own)
+    return np.asarray((1 - NEIGHBOUR_SHARE) * own + NEIGHBOUR_SHARE * sample[near].mean(axis=1))
+
+
+def _middle(values: Floats, best: Integers) -> float:
+    """Return the median over labels of their median: each label with enough cells has one vote."""
+    enough = np.flatnonzero(np.bincount(best) >= CELLS_FOR_LEVEL)
+    return float(np.median([np.median(values[best == label]) for label in enough] if len(enough) else values))
 
 
 def _medians_of_others(rows: Floats) -> npt.NDArray[np.float64]:

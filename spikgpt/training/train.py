@@ -18,6 +18,7 @@ from spikgpt.embedding.base import Embedding
 from spikgpt.embedding.obsm import PREFIX, ObsmEmbedding, vector_cells, vectors_of
 from spikgpt.embedding.pca import KIND as PCA
 from spikgpt.embedding.pca import PCAProjection
+from spikgpt.engines.query_model import QueryModel
 from spikgpt.engines.scgpt.source import ScGPTSource
 from spikgpt.engines.torch import TorchEngine, scgpt_embedding, scgpt_vectors
 from spikgpt.errors import ConfigError
@@ -26,7 +27,6 @@ from spikgpt.labels.familiarity import Familiarity
 from spikgpt.labels.label_map import LabelMap
 from spikgpt.labels.thresholds import PAPER_THRESHOLD, Calibration, Thresholds, fit_temperature, tempered
 from spikgpt.options import AnnotateOptions, TrainOptions
-from spikgpt.query_model import QueryModel
 from spikgpt.reference.files import CLASSIFIER, EMBEDDER, ReferenceFiles, reference_of
 from spikgpt.sampling import stratified
 from spikgpt.training.evaluation import ontology_ids

@@ -122,36 +122,36 @@ def of_batches(**columns: Any) -> AnnData:
 def test_without_a_column_that_names_batches_all_cells_are_one_batch() -> None:
     for cells, key in ((of_batches(), "auto"), (of_batches(donor=["one"] * 1000), "auto"), (of_batches(), None)):
         batches = batches_of(cells, key)
-        assert (batches.key, batches.count) == (None, 1)
+        assert (batches.key, batches.n_batches) == (None, 1)
         assert batches.codes.shape == (1000,)
 
 
 @pytest.mark.parametrize("name", ["batch", "Batch", "sample_id", "orig.ident", "donor_id", "Condition"])
 def test_a_column_that_names_batches_is_found(name: str) -> None:
     batches = batches_of(of_batches(**{name: np.repeat(["a", "b"], 500)}), "auto")
-    assert (batches.key, batches.count) == (name, 2)
+    assert (batches.key, batches.n_batches) == (name, 2)
     assert batches.codes.tolist() == [0] * 500 + [1] * 500
 
 
 def test_columns_are_combined_while_batches_stay_large() -> None:
     donors, conditions = np.repeat(["d1", "d2"], 500), np.tile(["control", "treated"], 500)
     batches = batches_of(of_batches(donor=donors, condition=conditions), "auto")
-    assert (batches.key, batches.count) == ("donor x condition", 4)
+    assert (batches.key, batches.n_batches) == ("donor x condition", 4)
     # Twelve cells a well are too few, and a column that splits nothing further is not named.
     wells = [f"well {row % 80}" for row in range(1000)]
     batches = batches_of(of_batches(batch=wells, donor=donors, patient=donors), "auto")
-    assert (batches.key, batches.count) == ("donor", 2)
+    assert (batches.key, batches.n_batches) == ("donor", 2)
 
 
 def test_small_batches_are_one_batch_together() -> None:
     names = ["large"] * 900 + ["small"] * 40 + ["smaller"] * 30 + [None] * 30
     batches = batches_of(of_batches(donor=pd.Categorical(names)), "donor")
-    assert batches.count == 2
+    assert batches.n_batches == 2
     assert len(set(batches.codes[:900].tolist())) == len(set(batches.codes[900:].tolist())) == 1
 
 
 def test_a_column_of_batches_is_asked_for_by_name() -> None:
     cells = of_batches(plate=np.repeat([1, 2, 3, 4], 250), donor=np.repeat(["a", "b"], 500))
-    assert batches_of(cells, "plate").count == 4
+    assert batches_of(cells, "plate").n_batches == 4
     with pytest.raises(LabelsError, match=r"obs has no column 'plates'; .* Did you mean 'plate'\?"):
         batches_of(cells, "plates")

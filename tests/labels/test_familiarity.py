@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 from anndata import AnnData
@@ -11,12 +13,12 @@ from sklearn.metrics import roc_auc_score
 from spikgpt.cells.align import AlignedCells
 from spikgpt.embedding.own_space import OwnSpace
 from spikgpt.engines.opening import torch_engine
+from spikgpt.engines.query_model import QueryModel
 from spikgpt.errors import DamagedReference
 from spikgpt.labels import familiarity as module
 from spikgpt.labels.familiarity import Familiarity, FamiliarityScorer
 from spikgpt.labels.neighbours import Neighbourhood
 from spikgpt.options import AnnotateOptions
-from spikgpt.query_model import QueryModel
 from spikgpt.reference.files import ReferenceFiles
 from spikgpt.training.train import train
 from spikgpt.types import Floats, InputReport, NetworkOutput, Profiles

@@ -14,9 +14,9 @@ from spikgpt.cells.align import AlignedCells, joined
 from spikgpt.cells.obs import batches_of
 from spikgpt.cells.spool import Spool
 from spikgpt.engines.opening import torch_engine
+from spikgpt.engines.query_model import QueryModel
 from spikgpt.options import AnnotateOptions, options_of
 from spikgpt.pipeline import fit_query, label_cells, put_aside
-from spikgpt.query_model import QueryModel
 from spikgpt.reference.files import ReferenceFiles
 from tests.conftest import labelled, usual_engine
 

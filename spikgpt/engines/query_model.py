@@ -18,10 +18,9 @@ from spikgpt.embedding.own_space import OwnSpace
 from spikgpt.labels.decision import CellScores, Cutoffs, farther_share, fit_cutoffs
 from spikgpt.labels.familiarity import Familiarity, FamiliarityScorer
 from spikgpt.labels.neighbours import ENOUGH_CELLS, Neighbourhood
-from spikgpt.labels.ood import OODRule, label_contrasts
+from spikgpt.labels.ood import OODRule, Typicality, label_contrasts
 from spikgpt.labels.places import Places
 from spikgpt.labels.thresholds import Thresholds, tempered
-from spikgpt.labels.typicality import Typicality
 from spikgpt.labels.verdict import Verdict, contrast, judge, shift
 from spikgpt.options import AnnotateOptions
 from spikgpt.types import Floats, InputReport, Integers, NetworkOutput, Profiles, Rows, Scale
