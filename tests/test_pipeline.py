@@ -194,7 +194,7 @@ def test_cells_of_another_tissue_are_all_unknown_unless_asked_otherwise(
         assert annotation.verdict.kind == OTHER
         assert annotation.rejected.all()
         assert annotation.cutoffs.rule == "the reference does not suit this query"
-        assert annotation.notes()[0].startswith("Another tissue or species, do not use these labels: what sets its")
+        assert annotation.notes()[0].startswith("Another tissue or species, do not use these labels: its labels do not")
         assert annotation.uns()["spikgpt"]["verdict"] == OTHER
     for options in ({"unknown_rate": 0.0}, {"threshold": 0.0}):
         annotation = labelled(small, foreign, **options)
@@ -258,7 +258,10 @@ def test_the_annotation_is_written_and_survives_a_file(small: ReferenceFiles, qu
     assert again.uns["spikgpt"]["reference"] == "small"
     assert again.uns["spikgpt"]["scaling"] == "composition"
     np.testing.assert_array_equal(again.obs["spikgpt_familiarity"], annotation.familiarity)
-    rule = "less familiar than 95% of held-out known cells, and apart from this query's cells of the label"
+    np.testing.assert_array_equal(again.obs["spikgpt_ood_score"], annotation.ood_score)
+    np.testing.assert_array_equal(again.obs["spikgpt_ood_score"] > 0, annotation.rejected)
+    assert again.uns["spikgpt"]["batch_key"] == "donor"
+    rule = "unlike the cells of its label in its batch (OOD score above 0)"
     assert again.uns["spikgpt"]["rule"] == rule
     assert annotation.verdict is not None
     assert again.uns["spikgpt"]["verdict"] == annotation.verdict.kind == LIKE

@@ -18,7 +18,7 @@ from spikgpt.embedding.own_space import OwnSpace
 from spikgpt.labels.decision import CellScores, Cutoffs, farther_share, fit_cutoffs
 from spikgpt.labels.familiarity import Familiarity, FamiliarityScorer
 from spikgpt.labels.neighbours import ENOUGH_CELLS, Neighbourhood
-from spikgpt.labels.ood import OODRule, Typicality, label_contrasts
+from spikgpt.labels.ood import OODRule, Typicality, label_contrasts, mean_contrast
 from spikgpt.labels.places import Places
 from spikgpt.labels.thresholds import Thresholds, tempered
 from spikgpt.labels.verdict import Verdict, contrast, judge, shift
@@ -186,7 +186,10 @@ class QueryModel:
         best = probabilities.argmax(axis=1)
         shifted = shift(scores, best, calibration.everything)
         farther = farther_share(calibration, names, best, scores, thresholds.unknown_rate)
-        verdict = judge(self.correlation, self.agreement, shifted, farther, thresholds.unknown_rate)
+        kept = None
+        if self.contrasts is not None and self.scorer is not None and self.scorer.profiles is not None:
+            kept = mean_contrast(self.contrasts, best, self.scores.batches)
+        verdict = judge(self.correlation, kept, self.agreement, shifted, farther, thresholds.unknown_rate)
         return replace(self, cutoffs=cutoffs if verdict.usable else cutoffs.of_no_label(), verdict=verdict)
 
     def calibrated(self, thresholds: Thresholds, probabilities: Floats) -> npt.NDArray[np.float32]:

@@ -224,6 +224,17 @@ def label_contrasts(
     return contrasts
 
 
+def mean_contrast(contrasts: Floats, best: Integers, batches: Integers) -> float | None:
+    """Return the mean contrast of a sample's cells, each with that of its label in its batch.
+
+    Labels of few cells in a batch are left out; None where no label has enough cells.
+    """
+    cells = np.zeros(contrasts.shape)
+    np.add.at(cells, (batches, best), 1)
+    cells[cells < CELLS_FOR_LEVEL] = 0
+    return float((contrasts * cells).sum() / cells.sum()) if cells.any() else None
+
+
 def _typicality(evidence: Evidence, novelty: Floats) -> npt.NDArray[np.float64]:
     """Return familiarity less what is novel beyond the novelty of the cell's batch, shape (n,)."""
     if evidence.novelty is None:

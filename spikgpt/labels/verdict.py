@@ -23,8 +23,9 @@ OTHER: Kind = "another tissue or species, do not use"
 
 # Labels of the query that are compared have so many cells, and such a share of them.
 CELLS_TO_COMPARE, SHARE_TO_COMPARE = 10, 0.05
-# Least correlation of the differences between labels, and least agreement of two scalings, in the same tissue.
-LEAST_CORRELATION, LEAST_AGREEMENT = 0.82, 0.9
+# In the same tissue, where cells lie far from the reference: least correlation of the differences between labels, least
+# mean contrast, and least agreement of two scalings. No cells of the same tissue have a contrast below LOST_CONTRAST.
+LEAST_CORRELATION, LEAST_CONTRAST, LEAST_AGREEMENT, LOST_CONTRAST = 0.7, 1.0, 0.9, 0.6
 LABELS_TO_LEAVE_ONE_OUT = 3
 # Another tissue takes at least so much from the familiarity of cells; a study at most so much, for where no two labels
 # can be compared.
@@ -99,7 +100,12 @@ def shift(familiarity: Floats, best: Integers, held_out: HeldOutScores) -> float
 
 
 def judge(
-    correlation: float | None, agreement: float | None, shifted: float, farther: float | None, rate: float
+    correlation: float | None,
+    kept: float | None,
+    agreement: float | None,
+    shifted: float,
+    farther: float | None,
+    rate: float,
 ) -> Verdict:
     """Return the verdict on a query.
 
@@ -107,6 +113,8 @@ def judge(
     ----------
     correlation
         What :func:`contrast` returns.
+    kept
+        What :func:`spikgpt.labels.ood.mean_contrast` returns, where there is expression.
     agreement
         Share of cells whose label does not depend on how genes are scaled, if that was looked at.
     shifted
@@ -114,6 +122,11 @@ def judge(
     farther, rate
         Estimate of the share of known cells below the limits, if there is one, and the promised share.
     """
+    if kept is not None:
+        least = LEAST_CONTRAST if correlation is not None and shifted > LEAST_SHIFT else LOST_CONTRAST
+        if kept < least:
+            told = f"its labels do not keep what sets them apart in the reference (mean contrast {kept:.2f})"
+            return Verdict(OTHER, f"{told}; in the same tissue and species it is at least {least}")
     if correlation is not None:
         told = f"what sets its cell types apart correlates by {correlation:.2f} with what does in the reference"
         if correlation < LEAST_CORRELATION and shifted > LEAST_SHIFT:

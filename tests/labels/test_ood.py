@@ -10,7 +10,7 @@ import pytest
 from scipy import sparse
 
 from spikgpt.labels.familiarity import Evidence
-from spikgpt.labels.ood import OODRule, Typicality, label_contrasts
+from spikgpt.labels.ood import OODRule, Typicality, label_contrasts, mean_contrast
 from spikgpt.types import Floats, Integers, Profiles, Rows
 
 Array = npt.NDArray[np.float64]
@@ -166,6 +166,14 @@ def test_labels_without_cells_have_no_contrast() -> None:
     alone = label_contrasts(sparse.csr_matrix(logs[one]), best[one], batches[one], profiles)
     assert np.isfinite(alone).all()
     assert alone.shape == (2, 4)
+
+
+def test_the_mean_contrast_is_that_of_cells() -> None:
+    contrasts = np.array([[1.0, 2.0, 9.0], [3.0, 4.0, 9.0]])
+    best = np.repeat([0, 1, 2, 0, 1], [10, 30, 9, 20, 9])
+    batches = np.repeat([0, 1], [49, 29])
+    assert mean_contrast(contrasts, best, batches) == pytest.approx((10 * 1 + 30 * 2 + 20 * 3) / 60)
+    assert mean_contrast(contrasts, best[:9], batches[:9]) is None
 
 
 def by_hand(evidence: Evidence, best: Integers, batches: Integers, near: Rows) -> list[float]:

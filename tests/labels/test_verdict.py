@@ -93,7 +93,7 @@ def test_contrast_does_not_depend_on_the_order_of_cells() -> None:
 
 def verdict_on(logs: sparse.csr_matrix, best: Integers, reference: Profiles, shifted: float = 1.5) -> Verdict:
     """Return the verdict on cells that lie farther from a reference than its own, as those of any other study do."""
-    return judge(contrast(logs, best, reference), 1.0, shifted, 0.5, 0.05)
+    return judge(contrast(logs, best, reference), None, 1.0, shifted, 0.5, 0.05)
 
 
 @pytest.mark.parametrize("seed", range(5))
@@ -150,7 +150,7 @@ def test_the_median_is_that_of_all_held_out_scores() -> None:
         (0.9, 1.0, -0.1, 0.9, LIKE, "about as near to the labels as the reference's own; what .* correlates by 0.90"),
         (0.82, 1.0, 1.0, 0.1, LIKE, "about as near to the labels as the reference's own; what .* correlates by 0.82"),
         (0.9, 0.1, 9.0, 0.11, STUDY, "farther from the labels than the reference's own, but what .* by 0.90"),
-        (0.81, 1.0, 1.3, 0.0, OTHER, "correlates by 0.81 .*; in the same tissue and species it is at least 0.82$"),
+        (0.69, 1.0, 1.3, 0.0, OTHER, "correlates by 0.69 .*; in the same tissue and species it is at least 0.7$"),
         (-0.5, None, 1.3, None, OTHER, "correlates by -0.50"),
         (0.3, 1.0, 1.2, 0.5, STUDY, "but what sets its cell types apart correlates by 0.30"),
         (0.9, None, 1.0, None, LIKE, "^too few of its cells share a label to tell another study; what"),
@@ -165,7 +165,32 @@ def test_the_median_is_that_of_all_held_out_scores() -> None:
 def test_what_is_said_of_a_query(
     correlation: float | None, agreement: float | None, shifted: float, farther: float | None, kind: Kind, evidence: str
 ) -> None:
-    verdict = judge(correlation, agreement, shifted, farther, 0.05)
+    verdict = judge(correlation, None, agreement, shifted, farther, 0.05)
     assert verdict.kind == kind
     assert verdict.usable == (kind != OTHER)
     assert re.search(evidence, verdict.evidence)
+
+
+@pytest.mark.parametrize(
+    ("kept", "correlation", "shifted", "kind"),
+    [
+        (1.0, 0.9, 1.3, STUDY),
+        (0.99, 0.9, 1.3, OTHER),
+        # Cells that lie near the reference are of another tissue only where hardly anything is kept.
+        (0.6, 0.9, 1.2, STUDY),
+        (0.59, 0.9, 0.0, OTHER),
+        # So are those of which no two labels can be compared.
+        (0.6, None, 3.0, STUDY),
+        (0.59, None, 0.0, OTHER),
+    ],
+)
+def test_labels_have_to_keep_what_sets_them_apart(
+    kept: float, correlation: float | None, shifted: float, kind: Kind
+) -> None:
+    verdict = judge(correlation, kept, None, shifted, 0.5, 0.05)
+    assert verdict.kind == kind
+    if kind == OTHER:
+        least = "1.0" if kept == 0.99 else "0.6"
+        assert re.search(
+            rf"\(mean contrast {kept:.2f}\); in the same tissue and species it is at least {least}$", verdict.evidence
+        )
