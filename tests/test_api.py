@@ -40,7 +40,7 @@ def test_a_reference_goes_to_a_folder_and_back(small: ReferenceFiles, few: AnnDa
 def test_annotating_adds_and_changes_nothing_else(small: ReferenceFiles, few: AnnData) -> None:
     adata = few.copy()
     annotation = SpikGPT(small).annotate(adata)
-    labels, numbers = {"label", "best_label", "label_broad"}, {"confidence", "familiarity"}
+    labels, numbers = {"label", "best_label", "label_broad"}, {"confidence", "familiarity", "ood_score"}
     assert set(adata.obs) - set(few.obs) == {f"spikgpt_{name}" for name in labels | numbers}
     assert set(adata.obsm) - set(few.obsm) == {"spikgpt_probabilities"}
     assert "spikgpt" in adata.uns

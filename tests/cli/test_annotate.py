@@ -46,8 +46,8 @@ def test_which_cells_are_unknown_is_the_users_to_choose(
 ) -> None:
     where = ("annotate", query_file, "--model", small_folder, "--out", tmp_path / "out.h5ad")
     for options, said in (
-        (["--unknown-rate", 0.02], "Unknown: less familiar than 98% of held-out known cells, and apart"),
-        ([], "Unknown: less familiar than 95% of held-out known cells, and apart from this query's cells of the"),
+        (["--unknown-rate", 0.02], "Unknown: less familiar than 98% of held-out known cells, and unlike the cells"),
+        ([], "Unknown: unlike the cells of its label in its batch (OOD score above 0)."),
         (["--same-study"], "Unknown: less familiar than 95% of held-out known cells."),
         (["--threshold", 0.95], "Unknown: a probability below 0.9500."),
         (["--no-unknown"], "0.0% Unknown: no cell is rejected."),
@@ -64,7 +64,7 @@ def test_scripts_are_told_of_another_tissue_if_they_ask(
     run: Run, query_file: Path, foreign: AnnData, small_folder: Path, tmp_path: Path
 ) -> None:
     query, out, figures = written(foreign, tmp_path / "foreign.h5ad"), tmp_path / "out.h5ad", tmp_path / "figures.json"
-    evidence = "what sets its cell types apart correlates by"
+    evidence = "its labels do not keep what sets them apart in the reference"
     for command, output in (
         (("annotate", "--model", small_folder, "--out", out), out),
         (("evaluate", "--model", small_folder, "--label-key", "cell_type", "--json", figures), figures),
