@@ -30,6 +30,8 @@ PROBABILITIES, CLUSTER_LABEL = "probabilities", "cluster_label"
 
 # A note is made above this share of Unknown cells, and below this share of matched genes.
 SUSPICIOUS_UNKNOWN = SUSPICIOUS_GENES = 0.5
+# A note is made above this share of Unknown cells among confident ones, and names so many labels.
+CONFIDENT, CONFIDENT_UNKNOWN, LABELS_NAMED = 0.9, 0.1, 3
 # Rows of a table made at a time.
 ROWS = 10_000
 # Labels that stand in the short description.
@@ -216,7 +218,25 @@ class Annotation:
                 f"{100 * self.unknown_fraction:.0f}% of the cells are {UNKNOWN}; is {self.reference_name!r} the right "
                 "reference for this tissue and species?"
             )
+        elif usable and (note := self._confident_unknown()):
+            notes.append(note)
         return notes if target is None else notes + self._replaced(target)
+
+    def _confident_unknown(self) -> str | None:
+        """Return a note on confident cells that are Unknown, by label, if they are many and the OOD rule says so."""
+        confident = self.confidence >= CONFIDENT
+        unknown = confident & self.rejected
+        if self.cutoffs.ood is None or not unknown.sum() > CONFIDENT_UNKNOWN * confident.sum():
+            return None
+        cells, lost = (np.bincount(self.best[some], minlength=len(self.label_names)) for some in (confident, unknown))
+        largest = [place for place in np.argsort(-lost, kind="stable")[:LABELS_NAMED] if lost[place]]
+        named = ", ".join(f"{self.label_names[place]} ({lost[place]} of {cells[place]})" for place in largest)
+        return (
+            f"{100 * unknown.sum() / confident.sum():.0f}% of the confident cells are {UNKNOWN}, most of them with the "
+            f"best label {named}. They are unlike the other cells of the label in their batch, or the label does not "
+            "keep what sets it apart. If they are of a batch of their own, name its column: batch_key='COLUMN' "
+            "(--batch-key COLUMN). To label all cells: unknown_rate=0 (--no-unknown)."
+        )
 
     def _replaced(self, target: AnnData) -> list[str]:
         """Say what this annotation replaces: labels of another reference, or what others have written."""

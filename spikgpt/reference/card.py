@@ -116,25 +116,29 @@ def unknown(thresholds: dict[str, Any], metrics: dict[str, Any]) -> str:
     rate, rejects = f"{100 * thresholds['unknown_rate']:.0f}%", _share(metrics["paper_threshold_rejects"])
     if scores := thresholds.get("together"):
         cells, rest = scores["everything"]["cells"], f"{100 - 100 * thresholds['unknown_rate']:.0f}%"
-        rule = f"it is less familiar than {rest} of the held-out cells, and apart from the query's cells of its label"
         own = [name for name, row in scores["labels"].items() if row["cells"] >= CELLS_FOR_OWN_LIMIT]
         each = f", and of those that get the label {' or '.join(own)}" if own else ""
+        rows = (
+            "| default | its OOD score is above 0: it is unlike the cells of its label in its batch | no promise |\n"
+            f"| `--unknown-rate {thresholds['unknown_rate']:g}` | that, and it is less familiar than {rest} of the "
+            f"held-out cells | at most {rate} of cells like the {cells} held-out ones |"
+        )
         promise = (
-            "\nThe default is a promise (split conformal prediction): of cells that could be exchanged with the "
-            f"held-out ones{each}, at most {rate} are Unknown on average, with the model that was measured. "
+            f"\n`--unknown-rate {thresholds['unknown_rate']:g}` gives a promise (split conformal prediction): of cells "
+            f"that could be exchanged with the held-out ones{each}, at most {rate} are Unknown on average, with the model "
+            "that was measured. With `--same-study`, familiarity alone decides.\n"
         )
     else:
-        rule, promise = f"its confidence is below {thresholds['threshold']:.4f}", ""
-        cells = thresholds["calibration_cells"]
+        cells, promise = thresholds["calibration_cells"], ""
+        rule = f"its confidence is below {thresholds['threshold']:.4f}"
+        rows = f"| default | {rule} | at most {rate} of cells like the {cells} held-out ones |"
     return f"""## Unknown
 
 | rule | a cell is Unknown when | known cells rejected |
 |---|---|---|
-| default | {rule} | at most {rate} of cells like the {cells} held-out ones |
+{rows}
 | the paper's | its confidence is below {thresholds["paper_threshold"]} | {rejects} of the held-out cells |
-{promise}
-Cells of another study are told by how they stand in it; with `--same-study`, the first half of the rule decides.
-"""
+{promise}"""
 
 
 def warnings(provenance: dict[str, Any]) -> str:

@@ -77,6 +77,18 @@ def test_the_ood_score_and_the_batches_are_stored(annotation: Annotation) -> Non
     assert scored.uns()["spikgpt"]["batch_key"] == "donor x condition"
 
 
+def test_confident_cells_that_are_unknown_are_told_by_label(annotation: Annotation) -> None:
+    sure = named(annotation, confidence=np.full(N_CELLS, 0.95, dtype=np.float32), rejected=np.arange(N_CELLS) % 6 == 0)
+    (note,) = sure.notes()
+    assert note.startswith("17% of the confident cells are Unknown, most of them with the best label alpha (2 of 6).")
+    assert "batch_key='COLUMN' (--batch-key COLUMN)" in note
+    assert note.endswith("unknown_rate=0 (--no-unknown).")
+    by_threshold = dataclasses.replace(sure.cutoffs, ood=None)
+    one, unsure = np.arange(N_CELLS) == 0, np.full(N_CELLS, 0.8, dtype=np.float32)
+    for other in (named(sure, cutoffs=by_threshold), named(sure, rejected=one), named(sure, confidence=unsure)):
+        assert not other.notes()
+
+
 def named(annotation: Annotation, **changes: Any) -> Annotation:
     return dataclasses.replace(annotation, **changes)
 
