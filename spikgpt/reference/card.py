@@ -125,8 +125,8 @@ def unknown(thresholds: dict[str, Any], metrics: dict[str, Any]) -> str:
         )
         promise = (
             f"\n`--unknown-rate {thresholds['unknown_rate']:g}` gives a promise (split conformal prediction): of cells "
-            f"that could be exchanged with the held-out ones{each}, at most {rate} are Unknown on average, with the model "
-            "that was measured. With `--same-study`, familiarity alone decides.\n"
+            f"that could be exchanged with the held-out ones{each}, at most {rate} are Unknown on average, with the "
+            "model that was measured. With `--same-study`, familiarity alone decides.\n"
         )
     else:
         cells, promise = thresholds["calibration_cells"], ""
