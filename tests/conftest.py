@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import signal
 import tempfile
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -40,6 +41,9 @@ from spikgpt.reference.files import ReferenceFiles, read_reference, save
 from spikgpt.reference.hub import Hub
 from spikgpt.testing.hub import LoopbackHub
 from spikgpt.types import InputReport
+
+# A shell lets what it starts in the background ignore Ctrl-C, and so would the commands that tests interrupt.
+signal.signal(signal.SIGINT, signal.default_int_handler)
 
 # Files whose tests take longest, so that no process is left with them when the others are done.
 SLOWEST = (
