@@ -23,9 +23,12 @@ OTHER: Kind = "another tissue or species, do not use"
 
 # Labels of the query that are compared have so many cells, and such a share of them.
 CELLS_TO_COMPARE, SHARE_TO_COMPARE = 10, 0.05
-# In the same tissue, where cells lie far from the reference: least correlation of the differences between labels, least
-# mean contrast, and least agreement of two scalings. No cells of the same tissue have a contrast below LOST_CONTRAST.
-LEAST_CORRELATION, LEAST_CONTRAST, LEAST_AGREEMENT, LOST_CONTRAST = 0.7, 1.0, 0.9, 0.6
+# Least correlation of the differences between labels in the same tissue, where cells lie far from the reference, and
+# least agreement of two scalings there, where no two labels can be compared.
+LEAST_CORRELATION, LEAST_AGREEMENT = 0.65, 0.9
+# Least mean contrast in the same tissue: where cells lie far and the correlation is below the first, and otherwise. Above
+# the second correlation, a low contrast is that of a missing type which took over a label.
+LEAST_CONTRAST, LOST_CONTRAST, CORRELATIONS = 1.0, 0.6, (0.85, 0.9)
 LABELS_TO_LEAVE_ONE_OUT = 3
 # Another tissue takes at least so much from the familiarity of cells; a study at most so much, for where no two labels
 # can be compared.
@@ -122,19 +125,20 @@ def judge(
     farther, rate
         Estimate of the share of known cells below the limits, if there is one, and the promised share.
     """
-    if kept is not None:
-        least = LEAST_CONTRAST if correlation is not None and shifted > LEAST_SHIFT else LOST_CONTRAST
+    far = shifted > LEAST_SHIFT
+    if kept is not None and (correlation is None or correlation < CORRELATIONS[1]):
+        least = LEAST_CONTRAST if far and correlation is not None and correlation < CORRELATIONS[0] else LOST_CONTRAST
         if kept < least:
             told = f"its labels do not keep what sets them apart in the reference (mean contrast {kept:.2f})"
             return Verdict(OTHER, f"{told}; in the same tissue and species it is at least {least}")
     if correlation is not None:
         told = f"what sets its cell types apart correlates by {correlation:.2f} with what does in the reference"
-        if correlation < LEAST_CORRELATION and shifted > LEAST_SHIFT:
+        if correlation < LEAST_CORRELATION and far:
             return Verdict(OTHER, f"{told}; in the same tissue and species it is at least {LEAST_CORRELATION}")
         held = f"but {told}"
     else:
         told = "no two of its cell types can be compared"
-        if agreement is not None and agreement < LEAST_AGREEMENT:
+        if agreement is not None and agreement < LEAST_AGREEMENT and far:
             return Verdict(OTHER, f"{told}, and {100 * (1 - agreement):.0f}% of the labels depend on how it is scaled")
         if shifted > LARGEST_SHIFT:
             apart = f"its cells lie {shifted:.1f} farther from the labels than the reference's own"
