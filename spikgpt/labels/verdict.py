@@ -26,8 +26,8 @@ CELLS_TO_COMPARE, SHARE_TO_COMPARE = 10, 0.05
 # Least correlation of the differences between labels in the same tissue, where cells lie far from the reference, and
 # least agreement of two scalings there, where no two labels can be compared.
 LEAST_CORRELATION, LEAST_AGREEMENT = 0.65, 0.9
-# Least mean contrast in the same tissue: where cells lie far and the correlation is below the first, and otherwise. Above
-# the second correlation, a low contrast is that of a missing type which took over a label.
+# Least mean contrast in the same tissue: where cells lie far and the correlation is below the first, and otherwise.
+# Above the second correlation, a low contrast is that of a missing type which took over a label.
 LEAST_CONTRAST, LOST_CONTRAST, CORRELATIONS = 1.0, 0.6, (0.85, 0.9)
 LABELS_TO_LEAVE_ONE_OUT = 3
 # Another tissue takes at least so much from the familiarity of cells; a study at most so much, for where no two labels

@@ -177,7 +177,7 @@ def test_what_is_said_of_a_query(
     [
         (1.0, 0.84, 1.3, STUDY),
         (0.99, 0.84, 1.3, OTHER),
-        # Cells that lie near the reference, or correlate well, are of another tissue only where hardly anything is kept.
+        # Cells that lie near, or correlate well, are of another tissue only where hardly anything is kept.
         (0.6, 0.84, 1.2, STUDY),
         (0.6, 0.85, 1.3, STUDY),
         (0.59, 0.89, 0.0, OTHER),
