@@ -64,10 +64,14 @@ class AnnotateOptions(Options, frozen=True, kw_only=True):
     layer: Annotated[str | None, about("Layer to read, X or raw; by default the best expression values.")] = None
     scaling: Annotated[Scaling, about("How query genes are scaled; auto decides by evidence.")] = "auto"
     neighbours: Annotated[bool, about("Label each cell with those like it, or alone.", "--neighbours/--alone")] = True
-    unknown_rate: Annotated[Share | None, about("Share of known cells that may be Unknown, at most.")] = None
+    unknown_rate: Annotated[
+        Share | None, about("Largest share of cells like the held-out ones that may be Unknown; default: no limit.")
+    ] = None
     threshold: Annotated[Probability | None, about("Confidence below which a cell is Unknown; paper: 0.95.")] = None
     same_study: Annotated[bool, about("Judge cells as if they were of the reference's study.", "--same-study")] = False
-    batch_key: Annotated[str | None, about("Column of obs with batches; auto finds such columns by name.")] = "auto"
+    batch_key: Annotated[
+        str | None, about("Column of obs that names batches; auto finds columns such as sample or donor.")
+    ] = "auto"
     batch_size: Annotated[Count | None, about("Cells classified at a time; the labels do not depend on it.")] = None
     progress: Annotated[bool | None, about("Show a progress bar; by default on a terminal.", None)] = None
     key_added: Annotated[str, Meta(min_length=1), about("Prefix of the columns in obs, obsm, uns and tables.")] = (

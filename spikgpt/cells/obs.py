@@ -1,4 +1,4 @@
-"""The labels of cells, as a column of obs states them."""
+"""The labels of cells and their batches, as columns of obs state them."""
 
 from __future__ import annotations
 
@@ -30,7 +30,11 @@ NO_LABEL = frozenset(
 
 
 class Batches(NamedTuple):
-    """The batches of a query: names of columns of obs, joined by " x ", and the batch of each cell, shape (n,)."""
+    """The batches of a query.
+
+    ``key`` joins the names of the columns by " x "; None for one batch. ``codes``, shape (n,), is the index of each
+    cell's batch.
+    """
 
     key: str | None
     codes: Integers

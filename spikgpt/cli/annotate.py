@@ -34,11 +34,11 @@ class LabelOptions(AnnotateOptions, frozen=True):
     strict: Annotated[bool, about("Exit with 3 if the query is of another tissue or species.", "--strict")] = False
     no_unknown: Annotated[bool, about("Give every cell the label that fits it best.", "--no-unknown")] = False
 
-    no_batch: Annotated[bool, about("Take all cells for one batch.", "--no-batch")] = False
+    no_batch: Annotated[bool, about("Treat all cells as one batch, whatever columns obs has.", "--no-batch")] = False
 
     def __post_init__(self) -> None:
         if self.no_batch and self.batch_key != "auto":
-            msg = "--no-batch takes all cells for one batch; leave --batch-key out."
+            msg = "--no-batch treats all cells as one batch; leave --batch-key out."
             raise ConfigError(msg)
         if self.no_unknown and (self.unknown_rate is not None or self.threshold is not None):
             msg = "--no-unknown rejects no cell; leave --unknown-rate and --threshold out."

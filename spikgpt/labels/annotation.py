@@ -60,7 +60,8 @@ class Annotation:
         Which cells are Unknown, shape (n,); share of held-out known cells that are less familiar, shape (n,), None for
         a reference of format 1; and the rule behind both. They answer whether it is one of the labels.
     ood_score
-        Out-of-distribution score, shape (n,): Unknown above 0 by the default rule. None where another rule decides.
+        Out-of-distribution score, shape (n,): Unknown above 0 by the default rule; NaN for empty cells. None where
+        another rule decides.
     batch_key
         Columns of obs that name the batches within which cells were compared; None for one batch.
     smoothed
@@ -232,9 +233,9 @@ class Annotation:
         largest = [place for place in np.argsort(-lost, kind="stable")[:LABELS_NAMED] if lost[place]]
         named = ", ".join(f"{self.label_names[place]} ({lost[place]} of {cells[place]})" for place in largest)
         return (
-            f"{100 * unknown.sum() / confident.sum():.0f}% of the confident cells are {UNKNOWN}, most of them with the "
-            f"best label {named}. They are unlike the other cells of the label in their batch, or the label does not "
-            "keep what sets it apart. If they are of a batch of their own, name its column: batch_key='COLUMN' "
+            f"{100 * unknown.sum() / confident.sum():.0f}% of the cells with a confidence of at least {CONFIDENT} are "
+            f"{UNKNOWN}; by best label: {named}. They may be of a type that the reference lacks, or of a batch of "
+            f"their own. Batches used: {self.batch_key or 'none'}. To name a column: batch_key='COLUMN' "
             "(--batch-key COLUMN). To label all cells: unknown_rate=0 (--no-unknown)."
         )
 

@@ -1,4 +1,4 @@
-"""Which cells of a query are Unknown: cut-offs are fitted on a sample of its cells, then applied to any of them."""
+"""Find the Unknown cells of a query: cut-offs are fitted on a sample of its cells, then applied to any of them."""
 
 from __future__ import annotations
 

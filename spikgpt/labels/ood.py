@@ -1,21 +1,27 @@
 """Out-of-distribution (OOD) rule: find cells of a type that is missing from the reference.
 
-The typicality of a cell is its familiarity less its novelty, averaged with the typicality of its neighbours, twice. A
-batch effect lowers the typicality of all cells of a batch, and of some labels more than of others. So a cell is
-compared with the cells of the same label in the same batch. Let x be the typicality, less half of the label's held-out
-median and less the middle level of the batch. A cell of label l in batch b is Unknown where
+The typicality of a cell is its familiarity less its novelty. It is averaged with the typicality of the cell's
+neighbours (20% its own, 80% the mean of theirs), twice. A batch effect lowers the typicality of all cells of a batch,
+and of some labels more than of others. So a cell is compared with the cells of the same label in the same batch.
+
+Let t be the typicality, h the median familiarity of the held-out cells of the label, and m the middle level of the
+batch: the median over its labels of the 90% quantile of t - h / 2. With x = t - h / 2 - m, a cell of label l in batch b
+is Unknown where
 
     x < max(e, 0) + 0.65 min(e, 0) + 0.6 n [e < 0] - 0.6 C - 1.0
 
-- e: the 90% quantile of x in label and batch. A low label has been changed by the study, or is a missing type.
+- [e < 0] is 1 if e < 0, else 0.
+- e: the 90% quantile of x in label and batch; 0 for labels of fewer than 10 cells. A low label has been changed by the
+  study, or is a missing type.
 - C: the contrast, -log(1.02 - r). r is the correlation of the label's mean profile with the reference's profile of the
   label, after the batch effect seen in the *other* labels is subtracted. A known type keeps what sets it apart; a
   missing type does not.
-- n: log(share of the label in the batch / share in the reference), between 0 and 1. A missing type makes the label that
-  it is given larger than expected.
+- n: log(share of the label in the batch / share among held-out cells), between 0 and 1. A missing type makes the label
+  that it is given larger than expected.
 
-Where the cells of a label fall into two separate groups, e is that of the upper group, and each group is judged as a
-whole. docs/tried.md has the tasks that the constants were chosen on, and the rules that were tried beside this one.
+Where the cells of a label fall into two separate groups, e is that of the upper group. The lower group is Unknown as a
+whole if its mean margin is small, and the upper group is known as a whole if its mean margin is not negative.
+docs/tried.md has the tasks that the constants were chosen on, and the rules that were tried beside this one.
 """
 
 from __future__ import annotations

@@ -143,12 +143,12 @@ class Calibration(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     def baselines(self, label_names: tuple[str, ...]) -> tuple[npt.NDArray[np.float64], npt.NDArray[np.float64]]:
         """Return the median score of the held-out cells of each label, and their share of all, each of shape (L,).
 
-        A label whose scores were not kept has the median of all cells, and no share.
+        A label of fewer than 10 held-out cells, whose scores were not kept, has the median of all and half of 10 cells.
         """
         own = [self.labels.get(name) for name in label_names]
         medians = [self.everything.median if scores is None else scores.median for scores in own]
-        shares = [0.0 if scores is None else scores.cells / self.everything.cells for scores in own]
-        return np.array(medians), np.array(shares)
+        cells = [CELLS_TO_KEEP_LABEL / 2 if scores is None else scores.cells for scores in own]
+        return np.array(medians), np.array(cells) / self.everything.cells
 
 
 class Thresholds(msgspec.Struct, frozen=True, forbid_unknown_fields=True, omit_defaults=True):

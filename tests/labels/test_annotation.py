@@ -80,7 +80,9 @@ def test_the_ood_score_and_the_batches_are_stored(annotation: Annotation) -> Non
 def test_confident_cells_that_are_unknown_are_told_by_label(annotation: Annotation) -> None:
     sure = named(annotation, confidence=np.full(N_CELLS, 0.95, dtype=np.float32), rejected=np.arange(N_CELLS) % 6 == 0)
     (note,) = sure.notes()
-    assert note.startswith("17% of the confident cells are Unknown, most of them with the best label alpha (2 of 6).")
+    assert note.startswith(
+        "17% of the cells with a confidence of at least 0.9 are Unknown; by best label: alpha (2 of 6)."
+    )
     assert "batch_key='COLUMN' (--batch-key COLUMN)" in note
     assert note.endswith("unknown_rate=0 (--no-unknown).")
     by_threshold = dataclasses.replace(sure.cutoffs, ood=None)
