@@ -66,7 +66,8 @@ def test_a_name_that_is_nearly_right_is_suggested(name: str, client: Hub) -> Non
         find(name, hub=client)
 
 
-def test_an_unknown_name_is_said_to_be_unknown_offline_too() -> None:
+def test_an_unknown_name_is_said_to_be_unknown_offline_too(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
     with pytest.raises(HubError, match=r"^There is no reference or folder 'xyz'\. Shipped references: pancreas. Tried"):
         SpikGPT.from_pretrained("xyz")
     with pytest.raises(ReferenceNotFound, match="There is no folder '/no/such/folder'; give the name of a reference"):
