@@ -160,7 +160,7 @@ def _copy(source: Path, target: Path) -> None:
 def _check_same(source: Path, identity: Identity | None, names: list[str] | None, found: list[str]) -> None:
     """Refuse a source that is not the one that was read, whose cells would get the labels of others."""
     if names is not None and names != found:
-        what = f"holds {len(found)} cells, not the {len(names)} cells that were read, in their order"
+        what = f"now holds {len(found)} other cells than the {len(names)} that were read, or these in another order"
     elif identity is not None and identity_of(source) != identity:
         what = "was changed or replaced since it was read"
     else:
