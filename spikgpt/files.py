@@ -119,10 +119,11 @@ def _temporary_folder(target: Path) -> Iterator[Path]:
     while True:
         folder = Path(tempfile.mkdtemp(dir=target.parent, prefix=f"{_prefix(target)}{_machine()}."))
         lock = _locked(folder, wait=True)
-        # Another process may take a folder that is not locked yet for that of a killed one.
-        if lock is None or folder.exists():
+        # Another process may take a folder that is not locked yet for that of a killed one, and remove it.
+        if folder.exists():
             break
-        os.close(lock)
+        if lock is not None:
+            os.close(lock)
     try:
         yield folder
     finally:

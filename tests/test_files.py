@@ -5,9 +5,11 @@ from __future__ import annotations
 import os
 import subprocess
 import sys
+import tempfile
 import threading
 import time
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -194,3 +196,22 @@ def test_a_name_may_be_as_long_as_the_disk_allows(tmp_path: Path) -> None:
     with replacing(path) as temporary:
         temporary.write_text("a")
     assert [file.name for file in tmp_path.iterdir()] == [path.name]
+
+
+def test_a_folder_that_another_process_removed_before_it_was_locked_is_made_again(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    made, make = [], tempfile.mkdtemp
+
+    def removed_once(**options: Any) -> str:
+        folder = str(make(**options))
+        made.append(folder)
+        if len(made) == 1:
+            Path(folder).rmdir()
+        return folder
+
+    monkeypatch.setattr(tempfile, "mkdtemp", removed_once)
+    with replacing(tmp_path / "out.txt") as temporary:
+        temporary.write_text("whole")
+    assert (tmp_path / "out.txt").read_text() == "whole"
+    assert len(made) == 2
