@@ -70,13 +70,10 @@ def batches_of(adata: AnnData, batch_key: str | None) -> Batches:
     for name in BATCH_KEYS:
         if name not in named:
             continue
-        crossed = np.unique(np.stack([codes, _codes_of(adata.obs[named[name]])]), axis=1, return_inverse=True)[
-            1
-        ].ravel()
-        sizes = np.bincount(crossed, minlength=1)[crossed]
-        if len(np.unique(crossed)) > len(np.unique(codes)) and (
-            (sizes >= _least(len(codes))).mean() >= SHARE_IN_BATCHES
-        ):
+        other = _codes_of(adata.obs[named[name]])
+        present, crossed = np.unique(codes * (other.max(initial=0) + 1) + other, return_inverse=True)
+        large = np.bincount(crossed, minlength=1)[crossed] >= _least(len(codes))
+        if len(present) > codes.max(initial=0) + 1 and large.mean() >= SHARE_IN_BATCHES:
             keys.append(str(named[name]))
             codes = crossed
     return Batches(" x ".join(keys), _joined_small(codes)) if keys else whole

@@ -189,14 +189,15 @@ def _annotated(
 
     ``check`` is called with the reference before the work.
     """
-    from spikgpt.cells.obs import batches_of, labels_of
+    from spikgpt.cells.obs import column_of, labels_of
     from spikgpt.engines.opening import open_engine
     from spikgpt.pipeline import annotate as annotated
     from spikgpt.sharing import open_reference
 
     if column:
         labels_of(cells, column)  # refuse a wrong column before the work
-    batches_of(cells, options.batch_key)  # as well
+    if options.batch_key not in (None, "auto"):
+        column_of(cells, options.batch_key)  # as well
     if options.no_unknown:
         options = structs.replace(options, unknown_rate=0.0, no_unknown=False)
     if options.no_batch:
