@@ -217,6 +217,7 @@ if __name__ == "__main__":
             thread.join()
         # As gunicorn does with an application that it has loaded before.
         if (child := os.fork()) == 0:
+            signal.alarm(120)
             sys.exit(labels(model, cells) != expected)
         found["preloaded"] = expected if os.waitpid(child, 0)[1] == 0 else None
         assert len(found) == 6

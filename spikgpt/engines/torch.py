@@ -2,16 +2,13 @@
 
 from __future__ import annotations
 
-import os
-import threading
-from collections.abc import Iterator
-from contextlib import contextmanager
 from dataclasses import dataclass
-from functools import cached_property
+from functools import cached_property, partial
 
 import numpy as np
 import numpy.typing as npt
 import torch
+from torch import Tensor
 
 from spikgpt.cells.align import AlignedCells, joined
 from spikgpt.cells.expression import Cells, find_expression
@@ -23,12 +20,9 @@ from spikgpt.embedding.scgpt import ScGPTEmbedding
 from spikgpt.engines.model import SpikingClassifier
 from spikgpt.engines.scgpt.embedding import Running, cache_folder, embed_cells
 from spikgpt.engines.scgpt.source import ScGPTSource
+from spikgpt.engines.thread import TORCH_THREAD
 from spikgpt.types import Bools, Floats, InputReport, NetworkOutput, OnCells, Scale
 
-# Held by the thread that runs a network.
-_RUNNING = threading.Lock()
-# The process whose OpenMP threads run torch; a forked one has none of them, and would wait for them for ever.
-_PROCESS = os.getpid()
 # Cells classified at a time: more take more memory and are no faster.
 BATCH = 1024
 
@@ -84,13 +78,18 @@ class TorchEngine:
         batch size in any digit that could move a spike.
         """
         rows, energies = [np.empty((0, self.classifier.config.n_labels))], [np.empty(0)]
-        # The neurons keep their potential in the network, which threads therefore use one after the other.
-        with torch.inference_mode(), _RUNNING, threads_after_fork():
-            for start in range(0, len(vectors), batch_size):
-                logits = self._folded(torch.as_tensor(vectors[start : start + batch_size], dtype=torch.float64))
-                rows.append((logits / self.temperature).softmax(dim=1).numpy())
-                energies.append(logits.logsumexp(dim=1).numpy())
+        for start in range(0, len(vectors), batch_size):
+            batch = torch.as_tensor(vectors[start : start + batch_size], dtype=torch.float64)
+            probabilities, energy = TORCH_THREAD.run(partial(self._classified, batch))
+            rows.append(probabilities.numpy())
+            energies.append(energy.numpy())
         return np.concatenate(rows), np.concatenate(energies)
+
+    @torch.inference_mode()
+    def _classified(self, batch: Tensor) -> tuple[Tensor, Tensor]:
+        """Return probabilities, shape (b, L), and energies, shape (b,), of embedded cells, shape (b, dim)."""
+        logits = self._folded(batch)  # (b, L)
+        return (logits / self.temperature).softmax(dim=1), logits.logsumexp(dim=1)
 
     def weights(self) -> dict[str, Floats]:
         """Return the weights of the classifier by name."""
@@ -104,30 +103,6 @@ class TorchEngine:
     def _folded(self) -> SpikingClassifier:
         """The classifier for inference: float64, collapsed, every BatchNorm folded."""
         return SpikingClassifier.from_weights(self.classifier.config, self.classifier.state_dict()).double().folded()
-
-
-def _renew_lock() -> None:
-    """Free the lock in a forked process: the thread that may hold it is not there."""
-    global _RUNNING
-    _RUNNING = threading.Lock()
-
-
-if hasattr(os, "register_at_fork"):
-    os.register_at_fork(after_in_child=_renew_lock)
-
-
-@contextmanager
-def threads_after_fork() -> Iterator[None]:
-    """Run torch on one thread in a forked process."""
-    threads = torch.get_num_threads()
-    if os.getpid() == _PROCESS or threads == 1:
-        yield
-        return
-    torch.set_num_threads(1)
-    try:
-        yield
-    finally:
-        torch.set_num_threads(threads)
 
 
 def scgpt_embedding(source: ScGPTSource) -> ScGPTEmbedding:

@@ -7,6 +7,7 @@ import warnings
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -20,6 +21,7 @@ from spikgpt.embedding.tokens import Tokens, tokenise
 from spikgpt.engines.scgpt.checkpoint import Checkpoint
 from spikgpt.engines.scgpt.draws import UpstreamDraws
 from spikgpt.engines.scgpt.encoder import Encoder
+from spikgpt.engines.thread import TORCH_THREAD
 from spikgpt.errors import ConfigError, SpikGPTWarning
 from spikgpt.files import replacing, user_cache
 from spikgpt.types import OnCells, Rows
@@ -144,7 +146,8 @@ def _run(encoder: Encoder, tokens: Tokens, batch_size: int | None, on_cells: OnC
         batch = np.arange(start, min(start + limit, len(vectors)))
         genes, bins = tokens.padded(batch, encoder.pad_id, encoder.config.pad_value)
         try:
-            found = encoder.embed(torch.as_tensor(genes).to(device), torch.as_tensor(bins).to(device))
+            inputs = torch.as_tensor(genes).to(device), torch.as_tensor(bins).to(device)
+            found = TORCH_THREAD.run(partial(encoder.embed, *inputs))
         except torch.OutOfMemoryError:
             if batch_size or limit == 1:
                 raise
