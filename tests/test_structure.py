@@ -29,7 +29,11 @@ HOUSE = (
 FLOORS = 6
 # Where each of these may be imported at module level. Everywhere else it is not there, or comes on use.
 HEAVY = {
-    "torch": ("spikgpt/engines/scgpt/", "spikgpt/training/", "spikgpt/engines/model.py", "spikgpt/engines/torch.py"),
+    "torch": (
+        "spikgpt/engines/scgpt/",
+        "spikgpt/training/",
+        *(f"spikgpt/engines/{name}.py" for name in ("model", "thread", "torch")),
+    ),
     "scanpy": ("spikgpt/training/",),
     "sklearn": ("spikgpt/training/",),
     "matplotlib": (),
