@@ -26,7 +26,7 @@ Count = Annotated[int, Meta(ge=1)]
 EngineName = Literal["auto", "onnx", "torch"]
 Precision = Literal["fp32", "fp16", "int8"]
 Provider = Literal["auto", "cpu", "cuda", "tensorrt"]
-Scaling = Literal["auto", "composition", "reference", "query"]
+Scaling = Literal["auto", "composition", "shift", "reference", "query"]
 
 WORDS = {
     str: "text",

@@ -244,7 +244,7 @@ def annotation() -> Annotation:
         rejected=confidence < 0.5,
         familiarity=confidence / np.float32(2),
         cutoffs=Cutoffs("less familiar than 95%", unknown_rate=0.05, ood=OODRule(*np.zeros((4, 1, 2)))),
-        verdict=Verdict(LIKE, "made up"),
+        verdict=Verdict(LIKE, "made up", {}),
         confidence=confidence,
         probabilities=np.stack([confidence, 1 - confidence], axis=1),
         empty=np.zeros(12, dtype=bool),

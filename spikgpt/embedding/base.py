@@ -30,15 +30,13 @@ class QueryCells:
 class Scaled:
     """The scale to see a query in.
 
-    ``notes`` on it, what the network says of the sample in it, if it ran, and the share of cells whose label does not
-    depend on where the scale was started from, if that was looked at.
+    ``notes`` on it, and what the network says of the sample in it, if it ran.
     """
 
     scale: Scale | None
     name: str
     notes: tuple[str, ...] = ()
     output: NetworkOutput | None = None
-    agreement: float | None = None
 
 
 class Embedding(Protocol):

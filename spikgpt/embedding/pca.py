@@ -2,8 +2,16 @@
 
 A query from another technology has other gene means than the reference, and the reference's own scaling then misplaces
 its cells. Scaling the query by its own means corrects that, but takes a query of few cell types for one of all types.
-``composition`` scaling tells the two apart. It estimates which share of the query each label has, asks which gene means
-and deviations the reference's cells would have in these shares, and maps the query's onto them.
+Two scalings tell a batch effect and few cell types apart:
+
+- ``composition`` starts from the labels that the query's own scaling gives. It asks which gene means and deviations the
+  reference's cells would have in the same shares of labels, and maps the query's onto them.
+- ``shift`` starts from the labels that the reference's scaling gives. It moves the mean of each gene by the median,
+  over these labels, of the difference between query and reference. A label that a missing type has taken over has one
+  vote among many, and a query of one type keeps its type.
+
+The first holds where the batch effect is large, the second where few types are there. The network tells which: the mean
+energy of the cells, the log of the summed exponentials of the logits, is higher in the scaling that fits.
 """
 
 from __future__ import annotations
@@ -23,7 +31,6 @@ from spikgpt.cells.genes import GeneList, match_genes
 from spikgpt.embedding.base import QueryCells, Run, Scaled
 from spikgpt.embedding.more_genes import GeneTable, Inference, MoreGenes
 from spikgpt.errors import GenesError
-from spikgpt.labels.verdict import LEAST_AGREEMENT
 from spikgpt.sampling import content_keys, sample_of
 from spikgpt.types import Bools, Floats, InputReport, Integers, NetworkOutput, Profiles, Scale
 
@@ -34,12 +41,10 @@ TENSORS = ("mean", "std", "components", "label_means", "label_stds", "label_shar
 CHUNK = 1024
 # Fewer cells than this say too little about their gene means, and auto keeps the reference's.
 TELLING_CELLS = 100
-# Composition scaling is found from the query's own scaling. Started from the reference's instead, it should end in the
-# same labels; between human and mouse it does for 30% to 80% of cells, and then the user is told. So many are asked.
-ASKED_CELLS = 1000
-# Below this agreement, composition scaling has turned most labels round: the query holds few cell types, as sorted
-# cells do, and its own gene means are those of a cell type, not of a study.
-AGREEMENT_FOR_COMPOSITION = 0.5
+# The two scalings are compared on so many cells. A label has a vote on the shift if so many of these cells have it.
+ASKED_CELLS, CELLS_FOR_SHIFT = 1000, 10
+# Share of labels that differ between the two, above which the user is told.
+NOTED_CHANGE = 0.1
 # Where more than this share of the genes is missing, it is estimated how many labels can be right, on so many drawn
 # cells of each label. A query is refused below this share of them, and with fewer genes of any kind.
 FEW_MISSING, DRAWN_CELLS, LEAST_ALLOWED, LEAST_GENES = 0.1, 30, 0.5, 10
@@ -223,9 +228,9 @@ class PCAProjection:
         sample
             Cells of the query, none of them empty.
         scaling
-            ``reference``: the reference's gene means and deviations. ``query``: the query's own. ``composition``: the
-            query's, corrected for its label composition. ``auto``: composition; or reference for small queries, and
-            where the two scalings disagree on most labels.
+            ``reference``: the reference's gene means and deviations. ``query``: the query's own. ``composition`` and
+            ``shift``: as above. ``auto``: the one of these two that has the higher mean energy; or reference for small
+            queries.
         """
         n_cells, notes = len(sample.totals), self._allowed(sample, run)
         reference = self.reference_scale(sample)
@@ -236,44 +241,61 @@ class PCAProjection:
         own = self._composition_scale(self.label_shares.astype(np.float64), mean, std, sample)
         if scaling == "query":
             return Scaled(own, "query", notes)
-
-        def composed(cells: AlignedCells, start: Scale) -> tuple[Scale, NetworkOutput]:
-            # Counted labels, not mean probabilities, in which every label seems present. Once, not again and again:
-            # within a species that changes nothing, and across a large shift the rounds drift from the truth.
-            best = run(cells, start).probabilities.argmax(axis=1)
-            shares = np.bincount(best, minlength=len(self.label_means)) / len(best)
-            scale = self._composition_scale(shares, mean, std, sample)
-            return scale, run(cells, scale)
-
-        scale, output = composed(sample, own)
-        # Started from the reference's scale instead, the labels should be the same. Some of the cells tell.
-        asked = sample_of(content_keys(sample.values), min(ASKED_CELLS, n_cells // 2))
-        other = composed(sample.part(asked), reference)[1].probabilities.argmax(axis=1)
-        agreement = float((other == output.probabilities[asked].argmax(axis=1)).mean())
-        if agreement >= LEAST_AGREEMENT:
-            return Scaled(scale, "composition", notes, output, agreement)
-        if scaling == "auto" and agreement < AGREEMENT_FOR_COMPOSITION:
+        asked = sample_of(content_keys(sample.values), min(ASKED_CELLS, n_cells))
+        part = sample.part(asked)
+        unmoved = _labels(run(part, reference))
+        shift = self._shifted_scale(unmoved, part)
+        # Counted labels, not mean probabilities, in which every label seems present. Once, not again and again:
+        # within a species that changes nothing, and across a large shift the rounds drift from the truth.
+        counts = np.bincount(_labels(run(sample, own)), minlength=len(self.label_means))
+        composition = self._composition_scale(counts / n_cells, mean, std, sample)
+        outputs = {"composition": run(sample, composition), "shift": run(part, shift)}
+        labels = {"composition": _labels(outputs["composition"])[asked], "shift": _labels(outputs["shift"])}
+        fits = outputs["composition"].energies[asked].mean() >= outputs["shift"].energies.mean()
+        name, other = ("composition", "shift") if fits else ("shift", "composition")
+        if scaling != "auto":
+            name, other = scaling, name if name != scaling else other
+        changed = float((labels[name] != labels[other]).mean())
+        if changed > NOTED_CHANGE:
+            chosen = " was used, in which the network supports the labels better" if scaling == "auto" else " was used"
             note = (
-                f"{100 * (1 - agreement):.0f}% of the labels change with the scaling method, as in queries of few cell "
-                "types (sorted cells) or of another tissue. The reference's scaling was used. "
-                "Pass scaling='composition' (--scaling composition) for the other."
+                f"{100 * changed:.0f}% of the labels change with the scaling method, as in queries of few cell types "
+                f"(sorted cells), of another species or of another tissue. The scaling {name!r}{chosen}. "
+                f"Pass scaling={other!r} (--scaling {other}) for the other."
             )
-            return Scaled(reference, "reference", (*notes, note))
-        note = (
-            f"Gene expression differs so much from the reference's that the labels of {100 * (1 - agreement):.0f}% of "
-            "the cells depend on how it is scaled; check the species and the tissue, and trust no label blindly."
-        )
-        return Scaled(scale, "composition", (*notes, note), output, agreement)
+            notes = (*notes, note)
+        if name == "shift":
+            output = outputs["shift"] if len(asked) == n_cells else None
+            return Scaled(shift, name, notes, output)
+        return Scaled(composition, name, notes, outputs["composition"])
 
     def _composition_scale(self, shares: Floats, mean: Floats, std: Floats, cells: AlignedCells) -> Scale:
         """Return the scale that maps a query onto reference cells of the same label shares, shape (L,)."""
         table, reference = self._table_of(cells), self.reference_scale(cells)
-        expected_mean = shares @ table.label_means
-        within = shares @ table.label_stds**2
-        expected_std = np.sqrt(within + shares @ (table.label_means - expected_mean) ** 2)
-        ratio = np.clip((std + SPREAD_FLOOR) / (expected_std + SPREAD_FLOOR), *SPREAD_RANGE)
-        corrected = mean - (expected_mean - table.mean) * ratio
+        expected, ratio = self._expected(shares, std, table)
+        corrected = mean - (expected - table.mean) * ratio
         return np.where(cells.found, corrected, reference[0]), reference[1] * np.where(cells.found, ratio, 1.0)
+
+    def _shifted_scale(self, labels: Integers, cells: AlignedCells) -> Scale:
+        """Return the reference's scale, moved to cells of these labels, shape (n,)."""
+        table, reference = self._table_of(cells), self.reference_scale(cells)
+        logs = log_normalise(cells.values, cells.totals, self.target_sum)
+        counts = np.bincount(labels, minlength=len(self.label_means))
+        _, ratio = self._expected(counts / len(labels), mean_and_std(logs)[1], table)
+        found = np.flatnonzero(counts >= CELLS_FOR_SHIFT)
+        if not len(found):
+            return reference
+        # Summed in double precision, so that the order of cells does not show.
+        means = (np.asarray(logs[labels == label].astype(np.float64).mean(axis=0)).ravel() for label in found)
+        expected = (table.label_means[found] - table.mean) * ratio  # (labels, U)
+        moved = np.median(np.stack(list(means)) - expected, axis=0)
+        return np.where(cells.found, moved, reference[0]), reference[1] * np.where(cells.found, ratio, 1.0)
+
+    def _expected(self, shares: Floats, std: Floats, table: GeneTable) -> tuple[Floats, Floats]:
+        """Return the gene means of reference cells of label shares, and how much more the query's genes deviate."""
+        mean = shares @ table.label_means
+        expected = np.sqrt(shares @ table.label_stds**2 + shares @ (table.label_means - mean) ** 2)
+        return mean, np.clip((std + SPREAD_FLOOR) / (expected + SPREAD_FLOOR), *SPREAD_RANGE)
 
     def _allowed(self, sample: AlignedCells, run: Run) -> tuple[str, ...]:
         """Estimate how many labels the genes of a query allow to be right, and say it where many are missing.
@@ -340,3 +362,8 @@ class PCAProjection:
         own: dict[str, Any] = {name: tensors[name] for name in TENSORS}
         known = MoreGenes.from_tensors(tensors, more) if more else None
         return cls(genes, **own, clip=settings["clip"], target_sum=settings["target_sum"], more=known)
+
+
+def _labels(output: NetworkOutput) -> Integers:
+    """Return the index of the most probable label of each cell, shape (n,)."""
+    return np.asarray(output.probabilities.argmax(axis=1))

@@ -21,7 +21,7 @@ from spikgpt.labels.neighbours import ENOUGH_CELLS, Neighbourhood
 from spikgpt.labels.ood import OODRule, Typicality, label_contrasts, mean_contrast
 from spikgpt.labels.places import Places
 from spikgpt.labels.thresholds import Thresholds, tempered
-from spikgpt.labels.verdict import Verdict, contrast, judge, shift
+from spikgpt.labels.verdict import Comparison, Verdict, judge, shift
 from spikgpt.options import AnnotateOptions
 from spikgpt.types import Floats, InputReport, Integers, NetworkOutput, Profiles, Rows, Scale
 
@@ -55,8 +55,8 @@ class QueryModel:
         Whether cells are seen with their neighbours: not if the user declined, nor among fewer than 100 cells.
     report
         How the query was read.
-    correlation, agreement
-        What :func:`spikgpt.labels.verdict.judge` goes by, where it is known.
+    compared
+        How the labels compare with the reference's; None without expression.
     cutoffs, verdict
         When a cell is Unknown, and whether the reference suits the query, once thresholds have been given.
     """
@@ -71,8 +71,7 @@ class QueryModel:
     scores: CellScores
     smoothed: bool
     report: InputReport
-    correlation: float | None = None
-    agreement: float | None = None
+    compared: Comparison | None = None
     cutoffs: Cutoffs | None = None
     verdict: Verdict | None = None
 
@@ -131,11 +130,9 @@ class QueryModel:
                 else label_contrasts(logs, best, batches, profiles)
             )
         report = replace(report, scaling=scaled.name, notes=report.notes + scaled.notes)
-        correlation = None
-        if logs is not None and profiles is not None:
-            correlation = contrast(logs, best, profiles)
+        compared = None if logs is None or profiles is None else Comparison.of(logs, best, profiles)
         model = cls(scaled.scale, space, among, places, scorer, typicality, contrasts, scores, smoothed, report)
-        return replace(model, correlation=correlation, agreement=scaled.agreement)
+        return replace(model, compared=compared)
 
     def score(
         self,
@@ -189,7 +186,7 @@ class QueryModel:
         kept = None
         if self.contrasts is not None and self.scorer is not None and self.scorer.profiles is not None:
             kept = mean_contrast(self.contrasts, best, self.scores.batches)
-        verdict = judge(self.correlation, kept, self.agreement, shifted, farther, thresholds.unknown_rate)
+        verdict = judge(self.compared, kept, shifted, farther, thresholds.unknown_rate)
         return replace(self, cutoffs=cutoffs if verdict.usable else cutoffs.of_no_label(), verdict=verdict)
 
     def calibrated(self, thresholds: Thresholds, probabilities: Floats) -> npt.NDArray[np.float32]:
@@ -200,7 +197,7 @@ class QueryModel:
     def save(self) -> bytes:
         """Return the model as a safetensors file, for another process that has the same reference."""
         cutoffs = self.cutoffs and replace(self.cutoffs, limits=None, ood=None)
-        told = {name: getattr(self, name) for name in ("smoothed", "correlation", "agreement")}
+        told = {name: getattr(self, name) for name in ("smoothed", "compared")}
         told |= {"report": asdict(self.report), "cutoffs": cutoffs and asdict(cutoffs), "verdict": self.verdict}
         parts: dict[str, Any] = {
             name: getattr(self, name) for name in ("among", "space", "places", "scores", "typicality")
@@ -254,8 +251,7 @@ class QueryModel:
             scores=CellScores(**part("scores")),
             smoothed=told.smoothed,
             report=told.report,
-            correlation=told.correlation,
-            agreement=told.agreement,
+            compared=told.compared,
             verdict=told.verdict,
             cutoffs=cutoffs,
         )
@@ -284,7 +280,6 @@ class _Told(msgspec.Struct):
 
     smoothed: bool
     report: InputReport
-    correlation: float | None
-    agreement: float | None
+    compared: Comparison | None
     cutoffs: dict[str, Any] | None
     verdict: Verdict | None

@@ -153,6 +153,7 @@ class Annotation:
             "labels": np.array(self.label_names, dtype=object),
             "verdict": self.verdict.kind if self.verdict else "",
             "evidence": self.verdict.evidence if self.verdict else "",
+            "evidence_values": self.verdict.values if self.verdict else {},
             "rule": self.cutoffs.rule,
             "threshold": np.nan if self.cutoffs.threshold is None else self.cutoffs.threshold,
             "unknown_rate": np.nan if self.cutoffs.unknown_rate is None else self.cutoffs.unknown_rate,
@@ -197,9 +198,7 @@ class Annotation:
         """
         notes, cutoffs, usable = list(self.report.notes), self.cutoffs, self.verdict is None or self.verdict.usable
         if self.verdict and not usable:
-            sorted_cells = "For sorted cells of one type, use scaling='reference' (--scaling reference)."
-            told = f"Another tissue or species, do not use these labels: {self.verdict.evidence}. {sorted_cells}"
-            notes.insert(0, told)
+            notes.insert(0, f"Another tissue or species, do not use these labels: {self.verdict.evidence}.")
         matched, total = self.report.genes_matched, self.report.genes_total
         if not self.report.of_query and matched < SUSPICIOUS_GENES * total:
             notes.append(

@@ -96,8 +96,47 @@ def test_composition_scaling_undoes_another_technology(small: ReferenceFiles, ce
     assert accuracy["composition"] > accuracy["query"]
 
 
-def test_auto_is_composition_for_many_cells_and_reference_for_few(small: ReferenceFiles, query: AnnData) -> None:
-    assert scaled_by(small, query, "auto").name == "composition"
+def test_shift_scaling_is_a_plain_numpy_computation(small: ReferenceFiles, query: AnnData) -> None:
+    projection, scaled = projection_of(small), scaled_by(small, query, "shift")
+    found = np.log1p(query.X.toarray() / query.X.sum(axis=1).A * 1e4)[:, columns(query, projection)]
+    unmoved = labels_by(small, query, "reference")
+    names = small.labels.names
+    counts = np.array([(unmoved == name).sum() for name in names])
+    shares, means, stds = counts / counts.sum(), projection.label_means, projection.label_stds
+    expected = shares @ means
+    deviation = np.sqrt(shares @ (stds.astype(np.float64) ** 2 + (means - expected) ** 2))
+    ratio = np.clip((found.std(axis=0) + 0.3) / (deviation + 0.3), 0.3, 3)
+    voting = [place for place, count in enumerate(counts) if count >= 10]
+    differences = [
+        found[unmoved == names[place]].mean(axis=0) - (means[place] - projection.mean) * ratio for place in voting
+    ]
+    assert len(voting) > 2
+    assert scaled.scale is not None
+    np.testing.assert_allclose(scaled.scale[0], np.median(differences, axis=0), atol=1e-4)
+    np.testing.assert_allclose(scaled.scale[1], projection.std * ratio, rtol=1e-4)
+
+
+def test_auto_keeps_the_type_of_sorted_cells(small: ReferenceFiles, cells: AnnData) -> None:
+    truth = cells.obs["cell_type"].astype(str).to_numpy()
+    right = dict[str, list[float]]()
+    for name in ("alpha", "beta", "ductal"):
+        alone = AnnData(sparse.vstack([cells.X[truth == name]] * 2, format="csr"), var=cells.var.copy())
+        for scaling in ("auto", "composition"):
+            right.setdefault(scaling, []).append((labels_by(small, alone, scaling) == name).mean())
+    assert min(right["auto"]) > 0.95
+    assert min(right["composition"]) < 0.8
+
+
+def test_labels_that_change_with_the_scaling_are_told(small: ReferenceFiles, cells: AnnData) -> None:
+    beta = cells.X[(cells.obs["cell_type"] == "beta").to_numpy()]
+    alone = AnnData(sparse.vstack([beta] * 2, format="csr"), var=cells.var.copy())
+    scaled = scaled_by(small, alone, "auto")
+    assert scaled.name == "shift"
+    assert "Pass scaling='composition' (--scaling composition) for the other." in scaled.notes[0]
+
+
+def test_auto_is_the_references_scaling_for_few_cells(small: ReferenceFiles, query: AnnData) -> None:
+    assert scaled_by(small, query, "auto").name in ("composition", "shift")
     assert scaled_by(small, query[:50].copy(), "auto").name == "reference"
 
 
@@ -120,7 +159,7 @@ def test_what_the_network_said_in_the_chosen_scale_is_handed_on(small: Reference
 def test_a_query_that_cannot_be_scaled_with_confidence_says_so(small: ReferenceFiles, query: AnnData) -> None:
     strange = query.copy()
     strange.var_names = np.random.default_rng(0).permutation(query.var_names)
-    assert "depend on how it is scaled" in scaled_by(small, strange, "composition").notes[0]
+    assert "of the labels change with the scaling method" in scaled_by(small, strange, "composition").notes[0]
     assert scaled_by(small, query, "auto").notes == ()
 
 

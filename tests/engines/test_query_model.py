@@ -15,6 +15,7 @@ from spikgpt.cells.obs import batches_of
 from spikgpt.cells.spool import Spool
 from spikgpt.engines.opening import torch_engine
 from spikgpt.engines.query_model import QueryModel
+from spikgpt.labels.verdict import Comparison
 from spikgpt.options import AnnotateOptions, options_of
 from spikgpt.pipeline import fit_query, label_cells, put_aside
 from spikgpt.reference.files import ReferenceFiles
@@ -62,7 +63,8 @@ def test_all_of_a_model_is_saved(
         assert model.typicality is not None
         assert model.verdict is not None
         assert model.verdict.usable == (adata is not foreign)
-        assert (model.correlation is None) == (adata.n_obs == 9)
+        assert model.compared is not None
+        assert (model.compared.own_markers is None) == (adata.n_obs == 9)
         assert_same(QueryModel.load(model.save(), small.familiarity), model)
 
 
@@ -106,7 +108,11 @@ def test_a_sample_without_cells_and_a_chunk_of_empty_ones(small: ReferenceFiles,
     empty = QueryModel.fit(
         engine, small.familiarity, cells.part(nothing), nothing, report=model.report, options=AnnotateOptions()
     ).with_cutoffs(small.thresholds, small.labels.names, AnnotateOptions())
-    assert (empty.verdict, empty.correlation, empty.scores.probabilities.shape) == (None, None, (0, 6))
+    assert (empty.verdict, empty.compared, empty.scores.probabilities.shape) == (
+        None,
+        Comparison(0, None, None, None),
+        (0, 6),
+    )
     assert_same(QueryModel.load(empty.save(), small.familiarity), empty)
     blank = dataclasses.replace(cells.part(np.arange(3)), totals=np.zeros(3), values=cells.values[:3] * 0)
     assert blank.empty.all()

@@ -46,23 +46,24 @@ def test_a_reference_that_does_not_suit_is_the_first_thing_told(annotation: Anno
     assert "farther" in farther
     assert unknown.startswith("100% of the cells are Unknown")
     # That cells lie far away and are Unknown follows from it.
-    unsuited = named(nothing, verdict=Verdict(OTHER, "it barks"))
+    unsuited = named(nothing, verdict=Verdict(OTHER, "it barks", {}))
     told, *others = unsuited.notes()
-    assert told.startswith("Another tissue or species, do not use these labels: it barks. For sorted cells of one type")
+    assert told.startswith("Another tissue or species, do not use these labels: it barks.")
     assert others == [genes]
-    for verdict in (Verdict(LIKE, "it meows"), Verdict(STUDY, "it purrs"), None):
+    for verdict in (Verdict(LIKE, "it meows", {}), Verdict(STUDY, "it purrs", {}), None):
         assert not any("do not use" in note for note in named(annotation, verdict=verdict).notes())
 
 
 @pytest.mark.parametrize("kind", [LIKE, STUDY, OTHER, None])
 def test_the_verdict_and_its_evidence_are_stored(annotation: Annotation, tmp_path: Path, kind: Kind | None) -> None:
-    adata, verdict = cells(annotation), kind and Verdict(kind, "it barks")
+    adata, verdict = cells(annotation), kind and Verdict(kind, "it barks", {"correlation": 0.5})
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", SpikGPTWarning)
         named(annotation, verdict=verdict).write_to(adata)
     adata.write_h5ad(tmp_path / "labelled.h5ad")
     stored = anndata.read_h5ad(tmp_path / "labelled.h5ad").uns["spikgpt"]
     assert (stored["verdict"], stored["evidence"]) == ((kind, "it barks") if kind else ("", ""))
+    assert stored["evidence_values"] == ({"correlation": 0.5} if kind else {})
 
 
 def test_the_ood_score_and_the_batches_are_stored(annotation: Annotation) -> None:
@@ -272,7 +273,7 @@ def test_a_short_description(annotation: Annotation) -> None:
 
 def test_a_description_for_notebooks(annotation: Annotation) -> None:
     report = dataclasses.replace(annotation.report, notes=("One <u>note</u>\n.",))
-    verdict = Verdict(OTHER, "it <s>barks")
+    verdict = Verdict(OTHER, "it <s>barks", {})
     changed = {"label_names": ("<b>al&pha", "beta"), "reference_name": "<i>", "report": report, "verdict": verdict}
     html = named(annotation, **changed)._repr_html_()
     for stated in (

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import re
 
 import numpy as np
@@ -9,8 +10,9 @@ import numpy.typing as npt
 import pytest
 from scipy import sparse
 
+from spikgpt.labels.ood import label_contrasts, mean_contrast
 from spikgpt.labels.thresholds import HeldOutScores
-from spikgpt.labels.verdict import LIKE, OTHER, STUDY, Kind, Verdict, contrast, judge, shift
+from spikgpt.labels.verdict import LIKE, OTHER, STUDY, Comparison, Kind, Verdict, judge, shift
 from spikgpt.types import Integers, Profiles
 
 GENES = 40
@@ -39,7 +41,7 @@ def cells_of(
         ((300, 200, 0, 40), [0, 1, 3]),
     ],
 )
-def test_contrast_is_that_of_a_loop_over_genes_and_labels(sizes: tuple[int, ...], labels: list[int]) -> None:
+def test_the_correlation_is_that_of_a_loop_over_genes_and_labels(sizes: tuple[int, ...], labels: list[int]) -> None:
     random = np.random.default_rng(2)
     profiles = tissue(0)
     best = random.permutation(np.repeat(np.arange(4), sizes))
@@ -48,13 +50,15 @@ def test_contrast_is_that_of_a_loop_over_genes_and_labels(sizes: tuple[int, ...]
     # Of three labels or more, the one that agrees least is left out.
     choices = [[label for label in labels if label != out] for out in labels] if len(labels) > 2 else [labels]
     expected = max(looped(values, best, profiles, choice, sizes) for choice in choices)
-    assert contrast(logs, best, profiles) == pytest.approx(expected)
+    found = Comparison.of(logs, best, profiles)
+    assert found.correlation == pytest.approx(expected)
+    assert found.labels == len(labels)
 
 
 def looped(
     values: npt.NDArray[np.float64], best: Integers, profiles: Profiles, labels: list[int], sizes: tuple[int, ...]
 ) -> float:
-    """Return the contrast of some labels, gene by gene."""
+    """Return the correlation of some labels, gene by gene."""
     roots = [np.sqrt(sizes[label]) for label in labels]
     both = query_only = reference_only = 0.0
     for gene in range(GENES):
@@ -83,17 +87,20 @@ def test_a_type_that_hides_in_one_label_does_not_make_another_tissue() -> None:
     assert verdict_on(both, given, here).usable
 
 
-def test_contrast_does_not_depend_on_the_order_of_cells() -> None:
+def test_a_comparison_does_not_depend_on_the_order_of_cells() -> None:
     best = np.random.default_rng(1).integers(4, size=20_000)
     logs = cells_of(tissue(0), best)
     order = np.random.default_rng(0).permutation(len(best))
-    found = contrast(logs, best, tissue(0))
-    assert contrast(sparse.csr_matrix(logs[order]), best[order], tissue(0)) == pytest.approx(found, abs=1e-12)
+    found = Comparison.of(logs, best, tissue(0))
+    again = Comparison.of(sparse.csr_matrix(logs[order]), best[order], tissue(0))
+    assert dataclasses.astuple(again) == pytest.approx(dataclasses.astuple(found), abs=1e-12)
 
 
 def verdict_on(logs: sparse.csr_matrix, best: Integers, reference: Profiles, shifted: float = 1.5) -> Verdict:
     """Return the verdict on cells that lie farther from a reference than its own, as those of any other study do."""
-    return judge(contrast(logs, best, reference), None, 1.0, shifted, 0.5, 0.05)
+    contrasts = label_contrasts(logs, best, np.zeros_like(best), reference)
+    kept = mean_contrast(contrasts, best, np.zeros_like(best))
+    return judge(Comparison.of(logs, best, reference), kept, shifted, 0.5, 0.05)
 
 
 @pytest.mark.parametrize("seed", range(5))
@@ -101,10 +108,10 @@ def test_cells_of_the_same_tissue_keep_their_labels_and_those_of_another_do_not(
     random = np.random.default_rng(seed)
     here, elsewhere = tissue(seed), tissue(seed + 100)
     best = random.integers(4, size=300)
-    offset = random.normal(2, 1, GENES)
+    offset = random.normal(0.3, 0.3, GENES)
     assert verdict_on(cells_of(here, best, seed), best, here, shifted=0.0).kind == LIKE
-    # What a study does to all cells counts for nothing.
-    assert verdict_on(cells_of(here, best, seed, offset + 3), best, here).kind == STUDY
+    # What a study does to all cells hardly counts.
+    assert verdict_on(cells_of(here, best, seed, offset), best, here).kind == STUDY
     other = verdict_on(cells_of(elsewhere, best, seed), best, here)
     assert other.kind == OTHER
     assert not other.usable
@@ -115,17 +122,20 @@ def test_cells_of_the_same_tissue_keep_their_labels_and_those_of_another_do_not(
 def test_cells_that_do_not_differ_are_not_of_the_tissue() -> None:
     best = np.arange(200) % 4
     same = sparse.csr_matrix(np.ones((200, GENES), dtype=np.float32))
-    assert contrast(same, best, tissue(0)) == pytest.approx(0)
+    assert Comparison.of(same, best, tissue(0)).correlation == pytest.approx(0)
     nothing = Profiles(np.ones((4, GENES)), np.zeros(GENES))
-    assert contrast(same, best, nothing) == 0
+    # No gene of such a reference marks a label.
+    assert Comparison.of(same, best, nothing) == Comparison(4, 0, None, None)
 
 
 @pytest.mark.parametrize("size", [0, 1, 18, 200])
 def test_one_label_cannot_be_compared(size: int) -> None:
     logs = cells_of(tissue(0), np.zeros(size, dtype=np.int64))
-    assert contrast(logs, np.zeros(size, dtype=np.int64), tissue(0)) is None
+    alone = Comparison.of(logs, np.zeros(size, dtype=np.int64), tissue(0))
+    assert alone.correlation is None
+    assert (alone.own_markers is None) == (size < 10)
     few = np.arange(size) % 2 if size < 20 else np.repeat([0, 1], [size - 9, 9])
-    assert contrast(logs, few, tissue(0)) is None
+    assert Comparison.of(logs, few, tissue(0)).correlation is None
 
 
 def test_the_shift_is_the_median_over_labels_of_medians() -> None:
@@ -144,32 +154,116 @@ def test_the_median_is_that_of_all_held_out_scores() -> None:
     assert HeldOutScores.of(values).median == pytest.approx(np.median(values), abs=1e-3)
 
 
+def test_markers_are_those_of_a_loop_over_labels_and_genes() -> None:
+    random, sizes = np.random.default_rng(3), (100, 60, 9, 30)
+    profiles = tissue(0)
+    best = random.permutation(np.repeat(np.arange(4), sizes))
+    logs = cells_of(profiles, best, offset=0.3)
+    values, within = logs.toarray().astype(np.float64), profiles.within + 0.1 * np.median(profiles.within)
+    own, other = list[float](), list[float]()
+    for label in (0, 1, 3):
+        mean, expressed = values[best == label].mean(axis=0), list[float]()
+        for name in range(4):
+            others = [profiles.means[place] for place in range(4) if place != name]
+            leads = {
+                gene: (profiles.means[name][gene] - max(one[gene] for one in others)) / within[gene]
+                for gene in range(GENES)
+            }
+            markers = [gene for gene in sorted(leads, key=lambda gene: -leads[gene])[:20] if leads[gene] > 0]
+            parts = []
+            for gene in markers:
+                base = np.mean([one[gene] for one in others])
+                parts.append((mean[gene] - base) / max(profiles.means[name][gene] - base, 0.05))
+            expressed.append(float(np.mean(np.clip(parts, -0.5, 1.5))))
+        own.append(expressed.pop(label))
+        other.append(max(expressed))
+    found = Comparison.of(logs, best, profiles)
+    assert found.own_markers == pytest.approx(min(np.average(own, weights=(100, 60, 30)), 1))
+    assert found.other_markers == pytest.approx(np.average(other, weights=(100, 60, 30)))
+
+
+def test_cells_of_one_type_are_told_from_those_of_another_tissue_by_their_markers() -> None:
+    here, elsewhere, alone = tissue(0), tissue(100), np.full(100, 2)
+    for shifted in (0.0, 9.0):
+        assert verdict_on(cells_of(here, alone), alone, here, shifted).usable
+        strange = verdict_on(cells_of(elsewhere, alone), alone, here, shifted)
+        assert re.match(r"its cells express -?\d+% of the marker genes of their labels", strange.evidence)
+        assert not strange.usable
+        # The cells have another label of the reference.
+        assert not verdict_on(cells_of(here, alone - 1), alone, here, shifted).usable
+
+
 @pytest.mark.parametrize(
-    ("correlation", "agreement", "shifted", "farther", "kind", "evidence"),
+    ("correlation", "shifted", "farther", "kind", "evidence"),
     [
-        (0.9, 1.0, -0.1, 0.9, LIKE, "about as near to the labels as the reference's own; what .* correlates by 0.90"),
-        (0.82, 1.0, 1.0, 0.1, LIKE, "about as near to the labels as the reference's own; what .* correlates by 0.82"),
-        (0.9, 0.1, 9.0, 0.11, STUDY, "farther from the labels than the reference's own, but what .* by 0.90"),
-        (0.64, 1.0, 1.3, 0.0, OTHER, "correlates by 0.64 .*; in the same tissue and species it is at least 0.65$"),
-        (-0.5, None, 1.3, None, OTHER, "correlates by -0.50"),
-        (0.3, 1.0, 1.2, 0.5, STUDY, "but what sets its cell types apart correlates by 0.30"),
-        (0.9, None, 1.0, None, LIKE, "^too few of its cells share a label to tell another study; what"),
-        (None, 1.0, 0.0, None, LIKE, "as near to the labels as the reference's own; no two of its cell types can be"),
-        (None, None, 3.0, None, LIKE, "^too few of its cells share a label to tell another study; no two"),
-        (None, None, 3.0, 0.05, LIKE, "as near to the labels as the reference's own; no two"),
-        (None, 0.9, 3.0, 0.8, STUDY, "own, by no more than another study may do; no two of its cell types can be"),
-        (None, None, 3.1, None, OTHER, "no two .*, and its cells lie 3.1 farther from .*; in the same .* at most 3.0$"),
-        (None, 0.89, 1.3, 0.0, OTHER, "no two .*, and 11% of the labels depend on how it is scaled$"),
-        (None, 0.89, 1.2, 0.0, LIKE, "as near to the labels as the reference's own; no two"),
+        (0.9, -0.1, 0.9, LIKE, "about as near to the labels as the reference's own; what .* correlates by 0.90"),
+        (0.82, 1.0, 0.1, LIKE, "about as near to the labels as the reference's own; what .* correlates by 0.82"),
+        (0.9, 9.0, 0.11, STUDY, "farther from the labels than the reference's own, but what .* by 0.90"),
+        (0.64, 1.3, 0.0, OTHER, "correlates by 0.64 .*; in the same tissue and species it is at least 0.65$"),
+        (-0.5, 1.3, None, OTHER, "correlates by -0.50"),
+        (0.3, 1.2, 0.5, STUDY, "but what sets its cell types apart correlates by 0.30"),
+        (0.9, 1.0, None, LIKE, "^too few of its cells share a label to tell another study; what"),
+        (None, 0.0, None, LIKE, "as near to the labels as the reference's own; no two of its cell types can be"),
+        (None, 3.0, None, LIKE, "^too few of its cells share a label to tell another study; no two"),
+        (None, 3.0, 0.05, LIKE, "as near to the labels as the reference's own; no two"),
+        (None, 3.1, None, OTHER, "no two .*, and its cells lie 3.1 farther from .*; in the same .* at most 3.0$"),
+        (
+            None,
+            3.0,
+            0.8,
+            STUDY,
+            "farther from the labels than the reference's own, but no two of its cell types can be",
+        ),
     ],
 )
 def test_what_is_said_of_a_query(
-    correlation: float | None, agreement: float | None, shifted: float, farther: float | None, kind: Kind, evidence: str
+    correlation: float | None, shifted: float, farther: float | None, kind: Kind, evidence: str
 ) -> None:
-    verdict = judge(correlation, None, agreement, shifted, farther, 0.05)
+    verdict = judge(Comparison(3, correlation, None, None), None, shifted, farther, 0.05)
     assert verdict.kind == kind
     assert verdict.usable == (kind != OTHER)
     assert re.search(evidence, verdict.evidence)
+    known = {} if correlation is None else {"correlation": correlation}
+    assert verdict.values == known | {"shift": shifted}
+
+
+@pytest.mark.parametrize(
+    ("correlation", "kept", "own", "other", "kind", "evidence"),
+    [
+        (
+            0.9,
+            1.5,
+            0.8,
+            0.2,
+            STUDY,
+            "correlates by 0.90 .*, and its cells express 80% of the marker genes of their labels$",
+        ),
+        (0.6, 0.5, 0.4, 0.1, STUDY, "correlates by 0.60"),
+        (
+            0.6,
+            0.5,
+            0.4,
+            0.14,
+            OTHER,
+            r"40% of the .*labels apart correlates by 0.60 \(similarity 0.99; .* at least 1\)$",
+        ),
+        # The correlation counts as 0.65 where no two labels can be compared.
+        (None, 0.5, 0.4, 0.18, STUDY, "no two of its cell types can be compared, and its cells express 40%"),
+        (None, 0.5, 0.4, 0.2, OTHER, r"^its cells express 40% of the marker genes of their labels \(similarity 0.99"),
+        # However much is kept, cells that express another label's markers more than their own have not that label.
+        (0.9, 3.0, 0.8, 0.85, STUDY, "correlates by 0.90"),
+        (0.9, 3.0, 0.8, 0.86, OTHER, "^its cells express 80% .* labels, and 86% of those of another label$"),
+    ],
+)
+def test_few_labels_are_judged_by_similarity(
+    correlation: float | None, kept: float, own: float, other: float, kind: Kind, evidence: str
+) -> None:
+    labels = 1 if correlation is None else 2
+    verdict = judge(Comparison(labels, correlation, own, other), kept, 9.0, 0.5, 0.05)
+    assert verdict.kind == kind
+    assert re.search(evidence, verdict.evidence)
+    similarity = (0.65 if correlation is None else correlation) + 0.2 * kept + own - 0.8 * other
+    assert verdict.values["similarity"] == pytest.approx(similarity)
 
 
 @pytest.mark.parametrize(
@@ -183,19 +277,18 @@ def test_what_is_said_of_a_query(
         (0.59, 0.89, 0.0, OTHER),
         # A missing type took over a label.
         (0.1, 0.9, 1.3, STUDY),
-        # So are those of which no two labels can be compared.
-        (0.6, None, 3.0, STUDY),
-        (0.59, None, 0.0, OTHER),
         (None, 0.65, 1.3, STUDY),
     ],
 )
-def test_labels_have_to_keep_what_sets_them_apart(
-    kept: float | None, correlation: float | None, shifted: float, kind: Kind
+def test_three_labels_have_to_keep_what_sets_them_apart(
+    kept: float | None, correlation: float, shifted: float, kind: Kind
 ) -> None:
-    verdict = judge(correlation, kept, None, shifted, 0.5, 0.05)
+    verdict = judge(Comparison(3, correlation, 0.8, 0.2), kept, shifted, 0.5, 0.05)
     assert verdict.kind == kind
     if kind == OTHER:
         least = "1.0" if kept == 0.99 else "0.6"
         assert re.search(
             rf"\(mean contrast {kept:.2f}\); in the same tissue and species it is at least {least}$", verdict.evidence
         )
+    # Two labels have but each other to tell a batch effect by.
+    assert judge(Comparison(2, correlation, 0.8, 0.2), kept, shifted, 0.5, 0.05).usable
