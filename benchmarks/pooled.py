@@ -140,8 +140,11 @@ def _eye_to_choose(data: Path) -> Iterator[Task]:
     yield pool("pooled: choroid, a few cells of a third batch", second, batches)
 
 
-def pool(name: str, reference: AnnData, batches: dict[str, AnnData]) -> Task:
-    """Return a task whose query holds the genes that all batches share; log values where not all are counts."""
+def pool(name: str, reference: AnnData, batches: dict[str, AnnData], *, largest: int | None = LARGEST_QUERY) -> Task:
+    """Return a task whose query holds the genes that all batches share; log values where not all are counts.
+
+    ``largest`` is the largest number of cells; None keeps all, batch after batch.
+    """
     kept = {key: cells[:, ~cells.var_names.duplicated()].copy() for key, cells in batches.items()}
     if not all(_are_counts(cells) for cells in kept.values()):
         kept = {key: _logs(cells) if _are_counts(cells) else cells for key, cells in kept.items()}
@@ -149,7 +152,7 @@ def pool(name: str, reference: AnnData, batches: dict[str, AnnData]) -> Task:
         cells.obs = cells.obs[[LABEL]].astype(str).assign(**{BATCH: key})
     query = anndata.concat(kept, join="inner", index_unique="-")
     task = task_of(name, reference, query)
-    return Task(name, task.reference, sampled(task.query, LARGEST_QUERY, 0))
+    return task if largest is None else Task(name, task.reference, sampled(task.query, largest, 0))
 
 
 def parts_by(cells: AnnData, column: str) -> dict[str, AnnData]:
