@@ -19,13 +19,14 @@ from typing import Any
 import anndata
 import numpy as np
 from anndata import AnnData, read_h5ad
-from pooled import pool, zheng
+from pooled import BATCH, pool, zheng
 from rich.table import Table
 from scipy import sparse
 from studies import Task, mouse_pancreas, tasks_to_report
 from travel import DEFAULT, Seen, console, see, shown, trained
 
 from spikgpt.benchmark.suites import LABEL
+from spikgpt.cells.obs import batches_of
 from spikgpt.types import Bools, Rows
 
 PARTS = ("stability", "strangers")
@@ -38,7 +39,10 @@ COLUMNS = ("cells", "labels changed", "Unknown changed", "right", "right before"
 
 
 def changed(task: Task, data: Path) -> Iterator[tuple[str, AnnData, Rows]]:
-    """Give changed queries, each with its name and the rows of the query that its first cells were."""
+    """Give changed queries: the name, the cells, and the row of each cell in the query.
+
+    A joined query has other cells too; there the rows are those of the query's cells within it, in their order.
+    """
     random, query = np.random.default_rng(0), task.query
     order = random.permutation(query.n_obs)
     yield "shuffled", query[order].copy(), order
@@ -49,7 +53,11 @@ def changed(task: Task, data: Path) -> Iterator[tuple[str, AnnData, Rows]]:
         yield f"thinned by {100 * share:.0f}%", query[kept].copy(), kept
     for name, other in others(task, data).items():
         joined = pool(name, task.reference, {"query": query, "other": other}, largest=None).query
-        own = np.flatnonzero((joined.obs["batch"] == "query").to_numpy())
+        own = np.flatnonzero((joined.obs[BATCH] == "query").to_numpy())
+        # The query's own batches stay apart.
+        batches = joined.obs[BATCH].to_numpy(dtype=object)
+        batches[own] = [f"query {code}" for code in batches_of(query, "auto").codes]
+        joined.obs[BATCH] = batches
         yield f"joined with {name}", joined, own
 
 
@@ -69,11 +77,8 @@ def flips(task: Task, data: Path, cache: Path) -> Iterator[dict[str, Any]]:
     whole, truth = see(model, task.query), task.query.obs[LABEL].astype(str).to_numpy()
     for name, query, rows in changed(task, data):
         seen = see(model, query)
-        places = (
-            np.flatnonzero((query.obs["batch"] == "query").to_numpy()) if "joined" in name else np.arange(len(rows))
-        )
-        rows = np.arange(len(places)) if "joined" in name else rows
-        yield {"task": task.name, "change": name, "cells": query.n_obs} | compared(whole, seen, rows, places, truth)
+        pair = (np.arange(len(rows)), rows) if name.startswith("joined") else (rows, np.arange(len(rows)))
+        yield {"task": task.name, "change": name, "cells": query.n_obs} | compared(whole, seen, *pair, truth)
 
 
 def compared(whole: Seen, seen: Seen, rows: Rows, places: Rows, truth: Any) -> dict[str, float]:
