@@ -134,6 +134,24 @@ def test_real_cells_get_the_right_labels(shipped: SpikGPT, query: AnnData) -> No
     np.testing.assert_array_equal(annotation.confidence, annotation.probabilities.max(axis=1))
 
 
+# Share of the cells that are taken away, and how many labels and Unknown cells may change with them.
+@pytest.mark.parametrize(
+    ("left_out", "labels", "unknown"), [(0.0, 0.0, 0.0), (0.01, 0.01, 0.02), (0.3, 0.01, 0.02), (0.5, 0.02, 0.04)]
+)
+def test_labels_hardly_depend_on_the_other_cells(
+    shipped: SpikGPT, left_out: float, labels: float, unknown: float
+) -> None:
+    adata = read_cells(QUERY_FILE)
+    whole = labelled(shipped.reference, adata)
+    order = np.random.default_rng(0).permutation(adata.n_obs)
+    # Both halves of a query; of the larger parts, one.
+    parts = np.array_split(order, 2) if left_out == 0.5 else [order[round(left_out * adata.n_obs) :]]
+    for part in parts:
+        found = labelled(shipped.reference, adata[part].copy())
+        assert (found.best_labels != whole.best_labels[part]).mean() <= labels
+        assert ((found.labels == "Unknown") != (whole.labels[part] == "Unknown")).mean() <= unknown
+
+
 def test_sorted_cells_of_one_type_keep_their_label(shipped: SpikGPT) -> None:
     """The query's own gene means are those of the type, so composition scaling would turn most labels round."""
     adata = read_cells(QUERY_FILE)
