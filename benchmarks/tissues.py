@@ -4,7 +4,8 @@
 
 DIR holds the files that travel.py and pooled.py name, and heart_kanemaru_san_human.h5ad, brain_dlpfc_tran_human.h5ad,
 brain_fetal_braun_human.h5ad and immune_breast_til_spectra_human.h5ad. Queries are whole, single types of 150 cells, two
-types of 100 cells each, and 50 cells. A tissue that shares types with the reference's is neither right nor wrong.
+types of 100 cells each, and 50 cells. A tissue that shares types with the reference's is neither right nor wrong, and a
+query with too few genes of the reference counts as refused.
 """
 
 from __future__ import annotations
@@ -26,22 +27,21 @@ from studies import kang, mouse_pancreas, pbmc_3k
 from travel import DEFAULT, console, see, trained
 
 from spikgpt.benchmark.suites import LABEL, enough
+from spikgpt.errors import GenesError
 from spikgpt.types import Rows
 
 # Cells of a reference and of a whole query at most, and of its parts; the fewest that a type needs.
 LARGEST_REFERENCE, LARGEST_QUERY, OF_ONE, OF_TWO, FEW, FEWEST_CELLS = 4000, 500, 150, 100, 50, 50
 # Single types and pairs of types that are asked about, of each query.
 TYPES, PAIRS = 3, 2
-# Tissues that share types, and the types that many tissues have.
+# Tissues that share types, the immune ones among them with those that hold immune cells, and types that many have.
+IMMUNE, WITH_IMMUNE = ("blood", "tumour", "lavage"), ("retina", "choroid", "heart", "brain", "fetal brain")
 RELATED = (
-    {"blood", "tumour"},
-    {"lavage", "tumour"},
-    {"lavage", "blood"},
+    *({one, other} for one in IMMUNE for other in (*IMMUNE, *WITH_IMMUNE)),
     {"retina", "choroid"},
     {"brain", "fetal brain"},
     {"heart", "choroid"},
     {"tumour", "cell lines"},
-    *({eye, cells} for eye in ("retina", "choroid") for cells in ("blood", "tumour", "lavage")),
 )
 EVERYWHERE = re.compile("T/NK|T cell|endothel|fibrobl|macroph|myeloid|mono|B cell|^B$|NK|stellate|Schwann|mast", re.I)
 SCOPES, KINDS = ("whole", "two types", "one type", "50 cells"), ("right", "wrong")
@@ -125,9 +125,14 @@ def measured(data: Path, cache: Path, names: Sequence[str] | None) -> Iterator[d
             whole = sampled(query, LARGEST_QUERY, 1)
             for scope, types, rows in parts_of(whole):
                 part = whole[np.sort(rows)].copy()
-                seen = see(model, part)
-                row = {"reference": name, "query": asked, "scope": scope, "types": types, "cells": part.n_obs}
-                row |= {"kind": kind_of(tissue, other, types), "unknown": float(seen.unknown[DEFAULT].mean())}
+                row: dict[str, Any] = {"reference": name, "query": asked, "scope": scope, "types": types}
+                row |= {"cells": part.n_obs, "kind": kind_of(tissue, other, types)}
+                try:
+                    seen = see(model, part)
+                except GenesError:
+                    yield row | {"refused": True, "unknown": 1.0, "right": 0.0}
+                    continue
+                row["unknown"] = float(seen.unknown[DEFAULT].mean())
                 row["right"] = float((seen.best == part.obs[LABEL].astype(str).to_numpy()).mean())
                 if seen.verdict:
                     row |= {"refused": not seen.verdict.usable, "evidence": seen.verdict.evidence}
