@@ -38,8 +38,9 @@ MOST_OF_OTHERS = 0.05
 # a label.
 LEAST_CONTRAST, LOST_CONTRAST, CORRELATIONS = 1.0, 0.6, (0.85, 0.9)
 SEVERAL_LABELS = 3
-# Marker genes of a label, and least difference from the other labels that the expression of one is held against.
-MARKERS, LEAST_DIFFERENCE = 20, 0.05
+# Marker genes of a label, and the fewest that will do; the least difference from the other labels that the expression
+# of one is held against; and the expression, of 10,000, of genes that a panel is told by.
+MARKERS, LEAST_MARKERS, LEAST_DIFFERENCE, LEAST_EXPRESSED = 20, 10, 0.05, 0.1
 # Another tissue takes at least so much from the familiarity of cells; a study at most so much, for where there is no
 # similarity.
 LEAST_SHIFT, LARGEST_SHIFT = 1.2, 3.0
@@ -103,7 +104,9 @@ class Comparison:
         parts = (logs[best == label].astype(np.float64) for label in enough)
         means = np.array([np.asarray(part.mean(axis=0)).ravel() for part in parts])  # (labels, G)
         within = profiles.within + WITHIN_FLOOR * np.median(profiles.within)
-        own, other = _markers(means, cells[enough], enough, profiles.means, within)
+        own, other = _markers(
+            _of_all_genes(means, cells[enough], profiles.means[enough]), cells[enough], enough, profiles.means, within
+        )
         several = cells[enough] >= SHARE_TO_COMPARE * len(best)
         compared = enough[several]
         if len(compared) < 2:
@@ -115,6 +118,20 @@ class Comparison:
         reference = profiles.means[compared]
         correlation = max(_correlation(query[some], reference[some], counts[some], weights) for some in left)
         return cls(len(compared), correlation, own, other)
+
+
+def _of_all_genes(means: Floats, cells: Integers, reference: Floats) -> Floats:
+    """Return mean log expression as if it were a part of that of all genes, (labels, G) to the same.
+
+    Where a query holds a panel of genes, each makes up more of the total than in the reference. That is seen in most
+    genes alike, and taken back; a query whose genes are lower is left as it is.
+    """
+    if not len(cells):
+        return means
+    found, expected = (np.expm1(cells @ values / cells.sum()) for values in (means, reference))  # (G,)
+    both = (found > LEAST_EXPRESSED) & (expected > LEAST_EXPRESSED)
+    excess = max(float(np.median(np.log(found[both] / expected[both]))), 0.0) if both.any() else 0.0
+    return np.asarray(np.log1p(np.expm1(means) * np.exp(-excess)))
 
 
 def _markers(
@@ -134,7 +151,7 @@ def _markers(
         lead = (reference[label] - others.max(axis=0)) / np.maximum(within, 1e-12)
         genes = np.argsort(-lead, kind="stable")[:MARKERS]
         genes = genes[lead[genes] > 0]
-        if len(genes):
+        if len(genes) >= LEAST_MARKERS:
             base = others[:, genes].mean(axis=0)
             part = (means[:, genes] - base) / np.maximum(reference[label, genes] - base, LEAST_DIFFERENCE)
             expressed[:, label] = np.clip(part, -0.5, 1.5).mean(axis=1)

@@ -15,7 +15,7 @@ from spikgpt.labels.thresholds import HeldOutScores
 from spikgpt.labels.verdict import LIKE, OTHER, STUDY, Comparison, Kind, Verdict, judge, shift
 from spikgpt.types import Integers, Profiles
 
-GENES = 40
+GENES = 120
 
 
 def tissue(seed: int, labels: int = 4) -> Profiles:
@@ -160,9 +160,16 @@ def test_markers_are_those_of_a_loop_over_labels_and_genes() -> None:
     best = random.permutation(np.repeat(np.arange(4), sizes))
     logs = cells_of(profiles, best, offset=0.3)
     values, within = logs.toarray().astype(np.float64), profiles.within + 0.1 * np.median(profiles.within)
-    own, other = list[float](), list[float]()
-    for label in (0, 1, 3):
-        mean, expressed = values[best == label].mean(axis=0), list[float]()
+    own, other, kept = list[float](), list[float](), (0, 1, 3)
+    means = {label: values[best == label].mean(axis=0) for label in kept}
+    ratios = list[float]()
+    for gene in range(GENES):
+        here = np.expm1(sum(sizes[label] * means[label][gene] for label in kept) / 190)
+        there = np.expm1(sum(sizes[label] * profiles.means[label][gene] for label in kept) / 190)
+        ratios += [here / there] if min(here, there) > 0.1 else []
+    assert np.median(ratios) > 1.1
+    for label in kept:
+        mean, expressed = np.log1p(np.expm1(means[label]) / np.median(ratios)), list[float]()
         for name in range(4):
             others = [profiles.means[place] for place in range(4) if place != name]
             leads = {
@@ -180,6 +187,22 @@ def test_markers_are_those_of_a_loop_over_labels_and_genes() -> None:
     found = Comparison.of(logs, best, profiles)
     assert found.own_markers == pytest.approx(min(np.average(own, weights=(100, 60, 30)), 1))
     assert found.other_markers == pytest.approx(np.average(other, weights=(100, 60, 30)))
+
+
+def test_a_panel_of_genes_is_compared_like_all_genes() -> None:
+    here, best = tissue(0), np.arange(300) % 4
+    values = cells_of(here, best)
+    panel = values.copy()
+    panel.data = np.log1p(np.expm1(values.data) * np.float32(5))
+    whole, part = (Comparison.of(logs, best, here) for logs in (values, panel))
+    assert part.own_markers == pytest.approx(whole.own_markers, abs=0.1)
+    assert part.other_markers == pytest.approx(whole.other_markers, abs=0.1)
+    # Fewer counts of all genes are no panel.
+    less = values.copy()
+    less.data = np.log1p(np.expm1(values.data) / np.float32(30))
+    own = Comparison.of(less, best, here).own_markers
+    assert own is not None
+    assert own < 0.3
 
 
 def test_cells_of_one_type_are_told_from_those_of_another_tissue_by_their_markers() -> None:
