@@ -62,7 +62,7 @@ def changed(task: Task, data: Path) -> Iterator[tuple[str, AnnData, Rows]]:
 
 
 def others(task: Task, data: Path) -> dict[str, AnnData]:
-    """Return cells of the same tissue from another study; none whose values have the same base as Xin's."""
+    """Return cells of the same tissue from another study; none for Xin's, which are logarithms of another base."""
     if "xin" in task.name:
         return {}
     if "3k" in task.name:

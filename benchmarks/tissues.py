@@ -46,7 +46,7 @@ RELATED = (
 EVERYWHERE = re.compile("T/NK|T cell|endothel|fibrobl|macroph|myeloid|mono|B cell|^B$|NK|stellate|Schwann|mast", re.I)
 SCOPES, KINDS = ("whole", "two types", "one type", "50 cells"), ("right", "wrong")
 # What is printed of a query that is refused or passes by mistake.
-VALUES = ("right", "similarity", "correlation", "mean_contrast", "own_markers", "other_markers", "shift")
+VALUES = ("right", "similarity", "correlation", "mean_contrast", "own_markers", "other_markers", "familiarity_loss")
 
 
 def studies(data: Path) -> tuple[dict[str, tuple[str, AnnData]], dict[str, tuple[str, AnnData]]]:

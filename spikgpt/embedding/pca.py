@@ -7,11 +7,11 @@ Two scalings tell a batch effect and few cell types apart:
 - ``composition`` starts from the labels that the query's own scaling gives. It asks which gene means and deviations the
   reference's cells would have in the same shares of labels, and maps the query's onto them.
 - ``shift`` starts from the labels that the reference's scaling gives. It moves the mean of each gene by the median,
-  over these labels, of the difference between query and reference. A label that a missing type has taken over has one
-  vote among many, and a query of one type keeps its type.
+  over these labels, of the difference between query and reference. A query of one type keeps its type, and three labels
+  or more outvote one that a missing type has taken over.
 
-The first holds where the batch effect is large, the second where few types are there. The network tells which: the mean
-energy of the cells, the log of the summed exponentials of the logits, is higher in the scaling that fits.
+The first copes with large batch effects, the second with few cell types. ``auto`` takes the one with the higher mean
+energy, the log of the summed exponentials of the logits.
 """
 
 from __future__ import annotations
@@ -229,8 +229,8 @@ class PCAProjection:
             Cells of the query, none of them empty.
         scaling
             ``reference``: the reference's gene means and deviations. ``query``: the query's own. ``composition`` and
-            ``shift``: as above. ``auto``: the one of these two that has the higher mean energy; or reference for small
-            queries.
+            ``shift``: see the module. ``auto``: the one of these two that has the higher mean energy; or reference for
+            small queries.
         """
         n_cells, notes = len(sample.totals), self._allowed(sample, run)
         reference = self.reference_scale(sample)
@@ -282,9 +282,7 @@ class PCAProjection:
         logs = log_normalise(cells.values, cells.totals, self.target_sum)
         counts = np.bincount(labels, minlength=len(self.label_means))
         _, ratio = self._expected(counts / len(labels), mean_and_std(logs)[1], table)
-        found = np.flatnonzero(counts >= CELLS_FOR_SHIFT)
-        if not len(found):
-            return reference
+        found = np.flatnonzero(counts >= min(CELLS_FOR_SHIFT, counts.max()))
         # Summed in double precision, so that the order of cells does not show.
         means = (np.asarray(logs[labels == label].astype(np.float64).mean(axis=0)).ravel() for label in found)
         expected = (table.label_means[found] - table.mean) * ratio  # (labels, U)

@@ -1,8 +1,8 @@
-"""The one thread that runs torch networks, so that a process can be forked after it has used torch.
+"""A thread of its own for torch inference, so that a process can fork after it has annotated.
 
 OpenMP and MKL keep threads and locks for each thread that has used them. A fork copies the locks and not the threads.
 A forked process that runs a network in the thread of its parent may therefore wait for ever. Networks run in a thread
-of their own instead. It does not end, it is idle while the process is forked, and the forked process starts another.
+of their own instead. A fork waits for the batch that runs there, and the forked process starts a thread of its own.
 """
 
 from __future__ import annotations

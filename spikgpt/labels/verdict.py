@@ -2,12 +2,12 @@
 
 Cells of another study lie far from the reference, and so do those of another tissue. Three findings tell the two apart:
 
-- the correlation of what sets the query's labels apart with what sets the reference's labels apart, whatever the study
-  does to all of them;
+- the correlation of the differences between labels, query against reference: a shift that all labels share cancels;
 - the mean contrast of the labels, see :mod:`spikgpt.labels.ood`;
-- marker genes: the part of the markers of their own label that cells express, and of those of another label.
+- marker genes: the level that the markers of their own label reach in the cells, and those of another label.
 
-Their sum is the similarity, by which also queries of one or two cell types are judged.
+The similarity is correlation + 0.2 mean contrast + own markers - 0.8 other markers. It judges queries of one or two
+cell types too.
 """
 
 from __future__ import annotations
@@ -28,21 +28,23 @@ OTHER: Kind = "another tissue or species, do not use"
 
 # Labels of the query that are compared have so many cells, and such a share of them.
 CELLS_TO_COMPARE, SHARE_TO_COMPARE = 10, 0.05
-# The similarity is the correlation + 0.2 mean contrast + own markers - 0.8 other markers. It is at least 1 in the same
-# tissue and species. The correlation counts as 0.65 where no two labels can be compared.
+# Weights of the similarity, its least value in the same tissue and species, and the least correlation there, as which
+# the correlation counts where no two labels can be compared. Own markers count as 1 at most.
 CONTRAST_WEIGHT, OTHER_WEIGHT, LEAST_SIMILARITY, LEAST_CORRELATION = 0.2, 0.8, 1.0, 0.65
-# Cells of the same tissue do not express another label's markers by more than this beyond those of their own.
+# A query is refused if other markers exceed own markers by more.
 MOST_OF_OTHERS = 0.05
-# Of queries of three labels or more: least mean contrast in the same tissue, where cells lie far and the correlation is
-# below the first, and otherwise. Above the second correlation, a low contrast is that of a missing type which took over
-# a label.
+# Of queries of three labels or more, and of those without a similarity: least mean contrast in the same tissue, where
+# cells lie far and the correlation is below the first, and otherwise. Above the second correlation, a low contrast is
+# that of a missing type which took over a label.
 LEAST_CONTRAST, LOST_CONTRAST, CORRELATIONS = 1.0, 0.6, (0.85, 0.9)
 SEVERAL_LABELS = 3
-# Marker genes of a label, and the fewest that will do; the least difference from the other labels that the expression
-# of one is held against; and the expression, of 10,000, of genes that a panel is told by.
-MARKERS, LEAST_MARKERS, LEAST_DIFFERENCE, LEAST_EXPRESSED = 20, 10, 0.05, 0.1
-# Another tissue takes at least so much from the familiarity of cells; a study at most so much, for where there is no
-# similarity.
+# Marker genes of a label, the fewest that will do, and the least share of cells whose labels have so many.
+MARKERS, LEAST_MARKERS, LEAST_SHARE = 20, 10, 0.5
+# Least denominator of the level of a marker, and bounds of the level.
+LEAST_DIFFERENCE, LEVELS = 0.05, (-0.5, 1.5)
+# Least expression, of 10,000 counts, of the genes that a panel is found by.
+LEAST_EXPRESSED = 0.1
+# Least loss of familiarity that counts as far, and the loss that refuses a query without similarity and correlation.
 LEAST_SHIFT, LARGEST_SHIFT = 1.2, 3.0
 # Share of the known cells below the limits, as a multiple of the promised one, that speaks for another study.
 FARTHER = 2.0
@@ -78,8 +80,10 @@ class Comparison:
         three labels or more, the one that agrees least is left out: a type that the reference lacks hides among the
         cells of another. None for fewer than two labels.
     own_markers, other_markers
-        Mean expression of the marker genes of a cell's own label, 0 for that of the other labels and 1 for that of the
-        label in the reference; and the same of the label whose markers the cells express most beside their own.
+        The level of a marker is (q - o) / (p - o) of log expression: q in the cells, p in the label in the reference,
+        and o the mean of the other labels there. It is 0 where the cells are like the other labels, and 1 where they
+        are like the label. Means over markers, then over cells: of the cells' own label, and of the other label whose
+        markers have the highest level.
     """
 
     labels: int
@@ -121,10 +125,10 @@ class Comparison:
 
 
 def _of_all_genes(means: Floats, cells: Integers, reference: Floats) -> Floats:
-    """Return mean log expression as if it were a part of that of all genes, (labels, G) to the same.
+    """Divide the expression of a panel of genes by its excess, (labels, G) to the same.
 
-    Where a query holds a panel of genes, each makes up more of the total than in the reference. That is seen in most
-    genes alike, and taken back; a query whose genes are lower is left as it is.
+    In a panel each gene has a larger share of the total than in the reference. The excess is the median ratio of query
+    to reference over genes; below 1 nothing is changed.
     """
     if not len(cells):
         return means
@@ -137,7 +141,7 @@ def _of_all_genes(means: Floats, cells: Integers, reference: Floats) -> Floats:
 def _markers(
     means: Floats, cells: Integers, labels: Integers, reference: Floats, within: Floats
 ) -> tuple[float | None, float | None]:
-    """Return how far cells express the markers of their own label, and of the other one that they express most.
+    """Return the levels of the markers of the cells' own label, and of the other label with the highest level.
 
     Both are means over labels, weighted by cells. ``means``, shape (labels, G), are those of a query's labels,
     ``reference``, shape (L, G), those of all labels there, and ``within``, shape (G,), the deviation within labels.
@@ -154,15 +158,15 @@ def _markers(
         if len(genes) >= LEAST_MARKERS:
             base = others[:, genes].mean(axis=0)
             part = (means[:, genes] - base) / np.maximum(reference[label, genes] - base, LEAST_DIFFERENCE)
-            expressed[:, label] = np.clip(part, -0.5, 1.5).mean(axis=1)
+            expressed[:, label] = np.clip(part, *LEVELS).mean(axis=1)
     places = np.arange(len(labels))
     own, others = expressed[places, labels], expressed.copy()
     others[places, labels] = np.nan
     known = ~np.isnan(own) & ~np.isnan(others).all(axis=1)
-    if not known.any():
+    if cells[known].sum() < LEAST_SHARE * cells.sum():
         return None, None
     shares = cells[known] / cells[known].sum()
-    return min(float(shares @ own[known]), 1.0), float(shares @ np.nanmax(others[known], axis=1))
+    return float(shares @ own[known]), float(shares @ np.nanmax(others[known], axis=1))
 
 
 def _correlation(query: Floats, reference: Floats, counts: Floats, weights: Floats) -> float:
@@ -202,39 +206,45 @@ def judge(
     similarity = None
     if kept is not None and own is not None and other is not None:
         similarity = LEAST_CORRELATION if correlation is None else correlation
-        similarity += CONTRAST_WEIGHT * kept + own - OTHER_WEIGHT * other
-    named = {"similarity": similarity, "correlation": correlation, "mean_contrast": kept, "shift": shifted}
+        similarity += CONTRAST_WEIGHT * kept + min(own, 1.0) - OTHER_WEIGHT * other
+    named = {"similarity": similarity, "correlation": correlation, "mean_contrast": kept, "familiarity_loss": shifted}
     named |= {"own_markers": own, "other_markers": other}
     values = {name: float(value) for name, value in named.items() if value is not None}
     if told := _strange(found, similarity, kept, shifted):
         return Verdict(OTHER, told, values)
-    told = "no two of its cell types can be compared"
+    told = "too few cell types to compare"
     if correlation is not None:
         told = f"what sets its cell types apart correlates by {correlation:.2f} with what does in the reference"
     if own is not None:
-        told = f"{told}, and its cells express {100 * own:.0f}% of the marker genes of their labels"
+        told = f"{told}; {_level(own)}"
     if shifted <= 0 or (farther is not None and farther <= FARTHER * rate):
         return Verdict(LIKE, f"its cells lie about as near to the labels as the reference's own; {told}", values)
     if farther is None:
         return Verdict(LIKE, f"too few of its cells share a label to tell another study; {told}", values)
-    return Verdict(STUDY, f"its cells lie farther from the labels than the reference's own, but {told}", values)
+    return Verdict(STUDY, f"its cells lie farther from the labels than the reference's own; {told}", values)
+
+
+def _level(own: float) -> str:
+    """Return a phrase on the markers of a query."""
+    return f"the marker genes of its labels reach {100 * own:.0f}% of their level in the reference"
 
 
 def _strange(found: Comparison, similarity: float | None, kept: float | None, shifted: float) -> str | None:
-    """Return what shows that a query is of another tissue or species, None where nothing does."""
+    """Return the reason to refuse a query, or None."""
     same, correlation, far = "in the same tissue and species it is", found.correlation, shifted > LEAST_SHIFT
     own, other = found.own_markers, found.other_markers
     if own is not None and other is not None:
-        markers = f"its cells express {100 * own:.0f}% of the marker genes of their labels"
         if other - own > MOST_OF_OTHERS:
-            return f"{markers}, and {100 * other:.0f}% of those of another label"
+            return f"{_level(own)}, and those of another label {100 * other:.0f}%"
         if similarity is not None and similarity < LEAST_SIMILARITY:
             told = "" if correlation is None else f", and what sets the labels apart correlates by {correlation:.2f}"
-            return f"{markers}{told} (similarity {similarity:.2f}; {same} at least {LEAST_SIMILARITY:g})"
-    elif correlation is None and shifted > LARGEST_SHIFT:
-        apart = f"its cells lie {shifted:.1f} farther from the labels than the reference's own"
-        return f"no two of its cell types can be compared, and {apart}; {same} at most {LARGEST_SHIFT}"
-    if correlation is None or found.labels < SEVERAL_LABELS:
+            return f"{_level(own)}{told} (similarity {similarity:.2f}; {same} at least {LEAST_SIMILARITY:g})"
+    if correlation is None:
+        if similarity is None and shifted > LARGEST_SHIFT:
+            apart = f"its cells lie {shifted:.1f} farther from the labels than the reference's own"
+            return f"too few cell types to compare, and {apart}; {same} at most {LARGEST_SHIFT}"
+        return None
+    if similarity is not None and found.labels < SEVERAL_LABELS:
         return None
     if kept is not None and correlation < CORRELATIONS[1]:
         least = LEAST_CONTRAST if far and correlation < CORRELATIONS[0] else LOST_CONTRAST

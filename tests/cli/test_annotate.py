@@ -64,7 +64,7 @@ def test_scripts_are_told_of_another_tissue_if_they_ask(
     run: Run, query_file: Path, foreign: AnnData, small_folder: Path, tmp_path: Path
 ) -> None:
     query, out, figures = written(foreign, tmp_path / "foreign.h5ad"), tmp_path / "out.h5ad", tmp_path / "figures.json"
-    evidence = "its cells express"
+    evidence = "the marker genes of its labels reach"
     for command, output in (
         (("annotate", "--model", small_folder, "--out", out), out),
         (("evaluate", "--model", small_folder, "--label-key", "cell_type", "--json", figures), figures),

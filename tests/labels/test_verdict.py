@@ -185,7 +185,7 @@ def test_markers_are_those_of_a_loop_over_labels_and_genes() -> None:
         own.append(expressed.pop(label))
         other.append(max(expressed))
     found = Comparison.of(logs, best, profiles)
-    assert found.own_markers == pytest.approx(min(np.average(own, weights=(100, 60, 30)), 1))
+    assert found.own_markers == pytest.approx(np.average(own, weights=(100, 60, 30)))
     assert found.other_markers == pytest.approx(np.average(other, weights=(100, 60, 30)))
 
 
@@ -195,7 +195,7 @@ def test_a_panel_of_genes_is_compared_like_all_genes() -> None:
     panel = values.copy()
     panel.data = np.log1p(np.expm1(values.data) * np.float32(5))
     whole, part = (Comparison.of(logs, best, here) for logs in (values, panel))
-    assert part.own_markers == pytest.approx(whole.own_markers, abs=0.1)
+    assert part.own_markers == pytest.approx(whole.own_markers, abs=0.2)
     assert part.other_markers == pytest.approx(whole.other_markers, abs=0.1)
     # Fewer counts of all genes are no panel.
     less = values.copy()
@@ -210,7 +210,9 @@ def test_cells_of_one_type_are_told_from_those_of_another_tissue_by_their_marker
     for shifted in (0.0, 9.0):
         assert verdict_on(cells_of(here, alone), alone, here, shifted).usable
         strange = verdict_on(cells_of(elsewhere, alone), alone, here, shifted)
-        assert re.match(r"its cells express -?\d+% of the marker genes of their labels", strange.evidence)
+        assert re.match(
+            r"the marker genes of its labels reach -?\d+% of their level in the reference", strange.evidence
+        )
         assert not strange.usable
         # The cells have another label of the reference.
         assert not verdict_on(cells_of(here, alone - 1), alone, here, shifted).usable
@@ -221,21 +223,27 @@ def test_cells_of_one_type_are_told_from_those_of_another_tissue_by_their_marker
     [
         (0.9, -0.1, 0.9, LIKE, "about as near to the labels as the reference's own; what .* correlates by 0.90"),
         (0.82, 1.0, 0.1, LIKE, "about as near to the labels as the reference's own; what .* correlates by 0.82"),
-        (0.9, 9.0, 0.11, STUDY, "farther from the labels than the reference's own, but what .* by 0.90"),
+        (0.9, 9.0, 0.11, STUDY, "farther from the labels than the reference's own; what .* by 0.90"),
         (0.64, 1.3, 0.0, OTHER, "correlates by 0.64 .*; in the same tissue and species it is at least 0.65$"),
         (-0.5, 1.3, None, OTHER, "correlates by -0.50"),
-        (0.3, 1.2, 0.5, STUDY, "but what sets its cell types apart correlates by 0.30"),
+        (0.3, 1.2, 0.5, STUDY, "own; what sets its cell types apart correlates by 0.30"),
         (0.9, 1.0, None, LIKE, "^too few of its cells share a label to tell another study; what"),
-        (None, 0.0, None, LIKE, "as near to the labels as the reference's own; no two of its cell types can be"),
-        (None, 3.0, None, LIKE, "^too few of its cells share a label to tell another study; no two"),
-        (None, 3.0, 0.05, LIKE, "as near to the labels as the reference's own; no two"),
-        (None, 3.1, None, OTHER, "no two .*, and its cells lie 3.1 farther from .*; in the same .* at most 3.0$"),
+        (None, 0.0, None, LIKE, "as near to the labels as the reference's own; too few cell types to compare"),
+        (None, 3.0, None, LIKE, "^too few of its cells share a label to tell another study; too few"),
+        (None, 3.0, 0.05, LIKE, "as near to the labels as the reference's own; too few"),
+        (
+            None,
+            3.1,
+            None,
+            OTHER,
+            "^too few cell types .*, and its cells lie 3.1 farther from .*; in the same .* at most 3.0$",
+        ),
         (
             None,
             3.0,
             0.8,
             STUDY,
-            "farther from the labels than the reference's own, but no two of its cell types can be",
+            "farther from the labels than the reference's own; too few cell types to",
         ),
     ],
 )
@@ -247,7 +255,7 @@ def test_what_is_said_of_a_query(
     assert verdict.usable == (kind != OTHER)
     assert re.search(evidence, verdict.evidence)
     known = {} if correlation is None else {"correlation": correlation}
-    assert verdict.values == known | {"shift": shifted}
+    assert verdict.values == known | {"familiarity_loss": shifted}
 
 
 @pytest.mark.parametrize(
@@ -259,7 +267,7 @@ def test_what_is_said_of_a_query(
             0.8,
             0.2,
             STUDY,
-            "correlates by 0.90 .*, and its cells express 80% of the marker genes of their labels$",
+            "correlates by 0.90 .*; the marker genes of its labels reach 80% of their level in the reference$",
         ),
         (0.6, 0.5, 0.4, 0.1, STUDY, "correlates by 0.60"),
         (
@@ -268,14 +276,21 @@ def test_what_is_said_of_a_query(
             0.4,
             0.14,
             OTHER,
-            r"40% of the .*labels apart correlates by 0.60 \(similarity 0.99; .* at least 1\)$",
+            r"40% of .*labels apart correlates by 0.60 \(similarity 0.99; .* at least 1\)$",
         ),
         # The correlation counts as 0.65 where no two labels can be compared.
-        (None, 0.5, 0.4, 0.18, STUDY, "no two of its cell types can be compared, and its cells express 40%"),
-        (None, 0.5, 0.4, 0.2, OTHER, r"^its cells express 40% of the marker genes of their labels \(similarity 0.99"),
+        (None, 0.5, 0.4, 0.18, STUDY, "too few cell types to compare; the marker genes of its labels reach 40%"),
+        (
+            None,
+            0.5,
+            0.4,
+            0.2,
+            OTHER,
+            r"^the marker genes of its labels reach 40% of their level in the reference \(similarity 0.99",
+        ),
         # However much is kept, cells that express another label's markers more than their own have not that label.
         (0.9, 3.0, 0.8, 0.85, STUDY, "correlates by 0.90"),
-        (0.9, 3.0, 0.8, 0.86, OTHER, "^its cells express 80% .* labels, and 86% of those of another label$"),
+        (0.9, 3.0, 0.8, 0.86, OTHER, "reach 80% of their level in the reference, and those of another label 86%$"),
     ],
 )
 def test_few_labels_are_judged_by_similarity(
@@ -313,5 +328,26 @@ def test_three_labels_have_to_keep_what_sets_them_apart(
         assert re.search(
             rf"\(mean contrast {kept:.2f}\); in the same tissue and species it is at least {least}$", verdict.evidence
         )
+    # Where there is no similarity, so have two.
+    assert judge(Comparison(2, correlation, None, None), kept, shifted, 0.5, 0.05).kind == kind
     # Two labels have but each other to tell a batch effect by.
     assert judge(Comparison(2, correlation, 0.8, 0.2), kept, shifted, 0.5, 0.05).usable
+
+
+def test_own_markers_above_those_of_the_reference_count_as_one_but_are_held_against_those_of_others() -> None:
+    verdict = judge(Comparison(2, 0.9, 1.3, 1.2), 1.0, 9.0, 0.5, 0.05)
+    assert verdict.usable
+    assert verdict.values["similarity"] == pytest.approx(0.9 + 0.2 + 1 - 0.96)
+    # Markers without a contrast make no similarity; then the familiarity counts.
+    assert judge(Comparison(1, None, 0.8, 0.2), None, 3.0, 0.5, 0.05).usable
+    assert not judge(Comparison(1, None, 0.8, 0.2), None, 3.1, 0.5, 0.05).usable
+
+
+def test_markers_of_few_of_the_cells_count_for_nothing() -> None:
+    """No gene leads in most labels: label 1 expresses whatever the others do, and more."""
+    random = np.random.default_rng(0)
+    means = np.concatenate([random.gamma(1, 1, (1, GENES)), np.full((1, GENES), 9.0)])
+    profiles = Profiles(means, np.full(GENES, 0.5))
+    best = np.repeat([0, 1], [90, 10])
+    assert Comparison.of(cells_of(profiles, best), best, profiles).own_markers is None
+    assert Comparison.of(cells_of(profiles, 1 - best), 1 - best, profiles).own_markers is None

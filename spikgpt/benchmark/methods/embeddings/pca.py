@@ -33,7 +33,9 @@ def run(reference: AnnData, query: AnnData, settings: Settings) -> Answer:
 
     def seen(cells: AlignedCells, scale: Scale | None) -> NetworkOutput:
         vectors = projection.vectors(cells, scale)
-        return NetworkOutput.of(vectors, classify(vectors), np.zeros(len(vectors)))
+        probabilities = classify(vectors)
+        # In place of the energies, by which a scaling is chosen.
+        return NetworkOutput.of(vectors, probabilities, np.log(probabilities.max(axis=1)))
 
     filled = asked.part(~asked.empty)
     found = seen(filled, projection.fit_scale(filled, "auto", seen).scale)
