@@ -209,7 +209,8 @@ def judge(
         similarity += CONTRAST_WEIGHT * kept + min(own, 1.0) - OTHER_WEIGHT * other
     named = {"similarity": similarity, "correlation": correlation, "mean_contrast": kept, "familiarity_loss": shifted}
     named |= {"own_markers": own, "other_markers": other}
-    values = {name: float(value) for name, value in named.items() if value is not None}
+    # Sums depend on the order of cells in their last digits.
+    values = {name: round(float(value), 6) for name, value in named.items() if value is not None}
     if told := _strange(found, similarity, kept, shifted):
         return Verdict(OTHER, told, values)
     told = "too few cell types to compare"
