@@ -212,7 +212,7 @@ def test_cells_of_another_tissue_are_all_unknown_unless_asked_otherwise(
         assert annotation.verdict.kind == OTHER
         assert annotation.rejected.all()
         assert annotation.cutoffs.rule == "the reference does not suit this query"
-        assert annotation.notes()[0].startswith("Another tissue or species, do not use these labels: its labels do not")
+        assert annotation.notes()[0].startswith("Another tissue or species, do not use these labels: the marker genes")
         assert annotation.uns()["spikgpt"]["verdict"] == OTHER
     for options in ({"unknown_rate": 0.0}, {"threshold": 0.0}):
         annotation = labelled(small, foreign, **options)

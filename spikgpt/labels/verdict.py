@@ -12,7 +12,7 @@ cell types too.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Literal
 
 import numpy as np
@@ -58,7 +58,8 @@ class Verdict:
 
     kind: Kind
     evidence: str
-    values: dict[str, float]
+    # Their last digits depend on the order of cells and on the engine.
+    values: dict[str, float] = field(compare=False)
 
     @property
     def usable(self) -> bool:
@@ -209,8 +210,7 @@ def judge(
         similarity += CONTRAST_WEIGHT * kept + min(own, 1.0) - OTHER_WEIGHT * other
     named = {"similarity": similarity, "correlation": correlation, "mean_contrast": kept, "familiarity_loss": shifted}
     named |= {"own_markers": own, "other_markers": other}
-    # Sums depend on the order of cells in their last digits.
-    values = {name: round(float(value), 6) for name, value in named.items() if value is not None}
+    values = {name: float(value) for name, value in named.items() if value is not None}
     if told := _strange(found, similarity, kept, shifted):
         return Verdict(OTHER, told, values)
     told = "too few cell types to compare"
