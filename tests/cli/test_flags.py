@@ -48,7 +48,7 @@ def test_what_is_not_shown_cannot_be_given(hidden: str) -> None:
 def test_help_shows_choices_ranges_and_defaults(run: Run) -> None:
     said = " ".join(run("annotate", "--help").out.replace("│", " ").split())
     for shown in (
-        "auto|composition|reference|query",
+        "auto|composition|shift|reference|query",
         "--neighbours --alone",
         "--whole-graph --any-part",
         "--same-study",
