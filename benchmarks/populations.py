@@ -9,10 +9,7 @@ that of the same cells within the whole query.
 
 from __future__ import annotations
 
-import argparse
 import json
-import os
-import tempfile
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
@@ -21,7 +18,7 @@ import numpy as np
 from anndata import AnnData, read_h5ad
 from pooled import parts_by, zheng
 from rich.table import Table
-from studies import Task, kang, pbmc_3k, task_of
+from studies import Task, kang, options_and_cache, parser_of, pbmc_3k, task_of
 from travel import ASIDE, DEFAULT, console, see, shown, trained
 
 from spikgpt import SpikGPT
@@ -121,20 +118,14 @@ def show_summary(summary: Sequence[dict[str, Any]]) -> None:
 
 def main() -> None:
     """Measure the pairs, print their tables, and write what is measured after each pair."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--data", type=Path, default=os.environ.get("SPIKGPT_DATA"))
+    parser = parser_of(__doc__)
     parser.add_argument("--pair", nargs="+", help="names of pairs; by default all")
-    parser.add_argument("--json", type=Path)
-    parser.add_argument("--cache", type=Path, help="folder for references, to go on where a run ended")
-    options = parser.parse_args()
-    if options.data is None:
-        parser.error("name the folder of the studies with --data or SPIKGPT_DATA")
     rows = list[dict[str, Any]]()
-    with tempfile.TemporaryDirectory() as folder:
-        for task in pairs(Path(options.data)):
+    with options_and_cache(parser) as (options, cache):
+        for task in pairs(options.data):
             if options.pair and task.name not in options.pair:
                 continue
-            rows += populations(task, trained(task.reference, options.cache or Path(folder)))
+            rows += populations(task, trained(task.reference, cache))
             if options.json:
                 options.json.write_text(json.dumps({"rows": rows, "summary": summary_of(rows)}, indent=1) + "\n")
     show(rows)

@@ -8,10 +8,7 @@ its cells, and the Unknown of at most 2%. Strangers, 5% to 50% of a query, shoul
 
 from __future__ import annotations
 
-import argparse
 import json
-import os
-import tempfile
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
@@ -22,8 +19,9 @@ from anndata import AnnData, read_h5ad
 from pooled import BATCH, pool, zheng
 from rich.table import Table
 from scipy import sparse
-from studies import Task, mouse_pancreas, tasks_to_report
+from studies import Task, mouse_pancreas, options_and_cache, parser_of, tasks_to_report
 from travel import DEFAULT, Seen, console, see, shown, trained
+from unknown import empty_droplets
 
 from spikgpt.benchmark.suites import LABEL
 from spikgpt.cells.obs import batches_of
@@ -38,19 +36,15 @@ HOST = "baron: two donors to two"
 COLUMNS = ("cells", "labels changed", "Unknown changed", "right", "right before")
 
 
-def changed(task: Task, data: Path) -> Iterator[tuple[str, AnnData, Rows]]:
-    """Give changed queries: the name, the cells, and the row of each cell in the query.
-
-    A joined query has other cells too; there the rows are those of the query's cells within it, in their order.
-    """
+def changed(task: Task, data: Path) -> Iterator[tuple[str, AnnData, Rows, Rows]]:
+    """Give changed queries: name, cells, rows of the query, and rows of the same cells in the changed query."""
     random, query = np.random.default_rng(0), task.query
-    order = random.permutation(query.n_obs)
-    yield "shuffled", query[order].copy(), order
-    for name, part in zip(("first half", "second half"), np.array_split(order, 2), strict=True):
-        yield name, query[np.sort(part)].copy(), np.sort(part)
-    for share in (0.01, 0.3):
-        kept = np.sort(order[round(share * query.n_obs) :])
-        yield f"thinned by {100 * share:.0f}%", query[kept].copy(), kept
+    order, every = random.permutation(query.n_obs), np.arange(query.n_obs)
+    parts = {"shuffled": order}
+    parts |= zip(("first half", "second half"), map(np.sort, np.array_split(order, 2)), strict=True)
+    parts |= {f"thinned by {100 * share:.0f}%": np.sort(order[round(share * query.n_obs) :]) for share in (0.01, 0.3)}
+    for name, rows in parts.items():
+        yield name, query[rows].copy(), rows, every[: len(rows)]
     for name, other in others(task, data).items():
         joined = pool(name, task.reference, {"query": query, "other": other}, largest=None).query
         own = np.flatnonzero((joined.obs[BATCH] == "query").to_numpy())
@@ -58,7 +52,7 @@ def changed(task: Task, data: Path) -> Iterator[tuple[str, AnnData, Rows]]:
         batches = joined.obs[BATCH].to_numpy(dtype=object)
         batches[own] = [f"query {code}" for code in batches_of(query, "auto").codes]
         joined.obs[BATCH] = batches
-        yield f"joined with {name}", joined, own
+        yield f"joined with {name}", joined, every, own
 
 
 def others(task: Task, data: Path) -> dict[str, AnnData]:
@@ -75,10 +69,9 @@ def flips(task: Task, data: Path, cache: Path) -> Iterator[dict[str, Any]]:
     """Measure how many labels of a query change with the other cells."""
     model = trained(task.reference, cache)
     whole, truth = see(model, task.query), task.query.obs[LABEL].astype(str).to_numpy()
-    for name, query, rows in changed(task, data):
-        seen = see(model, query)
-        pair = (np.arange(len(rows)), rows) if name.startswith("joined") else (rows, np.arange(len(rows)))
-        yield {"task": task.name, "change": name, "cells": query.n_obs} | compared(whole, seen, *pair, truth)
+    for name, query, rows, places in changed(task, data):
+        row = {"task": task.name, "change": name, "cells": query.n_obs}
+        yield row | compared(whole, see(model, query), rows, places, truth)
 
 
 def compared(whole: Seen, seen: Seen, rows: Rows, places: Rows, truth: Any) -> dict[str, float]:
@@ -95,17 +88,13 @@ def compared(whole: Seen, seen: Seen, rows: Rows, places: Rows, truth: Any) -> d
 
 def with_strangers(query: AnnData, data: Path) -> Iterator[tuple[str, float, AnnData]]:
     """Give the query with strangers after its cells: their name, their share, and the cells."""
-    random, counts = np.random.default_rng(0), sparse.csr_matrix(query.X)
-    profile = np.asarray(counts.sum(axis=0)).ravel() / counts.sum()
-    totals = random.integers(100, 1000, query.n_obs)
-    droplets = AnnData(sparse.csr_matrix(random.poisson(totals[:, None] * profile).astype(np.float32)), var=query.var)
-    mouse = read_h5ad(data / "pancreas_baron_mouse.h5ad")
+    random = np.random.default_rng(0)
     kinds = {
         "blood": read_h5ad(data / "pbmc_10x_3k.h5ad"),
         "lung lavage": read_h5ad(data / "lung_balf_liao_human.h5ad"),
         "lung cancer lines": read_h5ad(data / "lung_cancer_celllines_scmixology.h5ad"),
-        "mouse pancreas, mouse symbols": mouse,
-        "empty droplets": droplets,
+        "mouse pancreas, mouse symbols": read_h5ad(data / "pancreas_baron_mouse.h5ad"),
+        "empty droplets": AnnData(empty_droplets(query, query.n_obs, random), var=query.var),
     }
     for name, cells in kinds.items():
         for share in SHARES:
@@ -140,22 +129,15 @@ def show(rows: Sequence[dict[str, Any]], first: Sequence[str], columns: Sequence
 
 def main() -> None:
     """Run the parts that are asked for, print their tables, and write what is measured."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--data", type=Path, default=os.environ.get("SPIKGPT_DATA"))
+    parser = parser_of(__doc__)
     parser.add_argument("--part", action="append", choices=PARTS)
-    parser.add_argument("--json", type=Path)
-    parser.add_argument("--cache", type=Path, help="folder for references, to go on where a run ended")
-    options = parser.parse_args()
-    if options.data is None:
-        parser.error("name the folder of the studies with --data or SPIKGPT_DATA")
-    data, found = Path(options.data), dict[str, list[dict[str, Any]]]()
-    with tempfile.TemporaryDirectory() as folder:
-        cache = options.cache or Path(folder)
-        for task in tasks_to_report(data):
+    found = dict[str, list[dict[str, Any]]]()
+    with options_and_cache(parser) as (options, cache):
+        for task in tasks_to_report(options.data):
             if task.name in STABLE and PARTS[0] in (options.part or PARTS):
-                found.setdefault(PARTS[0], []).extend(flips(task, data, cache))
+                found.setdefault(PARTS[0], []).extend(flips(task, options.data, cache))
             if task.name == HOST and PARTS[1] in (options.part or PARTS):
-                found[PARTS[1]] = list(among_strangers(task, data, cache))
+                found[PARTS[1]] = list(among_strangers(task, options.data, cache))
             if options.json:
                 options.json.write_text(json.dumps(found, indent=1) + "\n")
     show(found.get(PARTS[0], []), ("task", "change"), COLUMNS, "The same cells in another query")

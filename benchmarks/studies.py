@@ -5,7 +5,11 @@ DIR holds the files that :mod:`travel` names. Nothing is fitted here.
 
 from __future__ import annotations
 
+import argparse
+import os
+import tempfile
 from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -63,6 +67,26 @@ def panel(query: AnnData, n_genes: int, seed: int = 0) -> AnnData:
     variable = np.argsort(-variance, kind="stable")[:2000]
     chosen = np.sort(np.random.default_rng(seed).choice(variable, min(n_genes, len(variable)), replace=False))
     return query[:, chosen].copy()
+
+
+def parser_of(description: str | None) -> argparse.ArgumentParser:
+    """Return a command line with what benchmarks on studies share: their folder, a file of figures, kept references."""
+    parser = argparse.ArgumentParser(description=description, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--data", type=Path, default=os.environ.get("SPIKGPT_DATA"))
+    parser.add_argument("--json", type=Path)
+    parser.add_argument("--cache", type=Path, help="folder for references, to go on where a run ended")
+    return parser
+
+
+@contextmanager
+def options_and_cache(parser: argparse.ArgumentParser) -> Iterator[tuple[argparse.Namespace, Path]]:
+    """Read a command line of :func:`parser_of`; give the options, and the folder for references, if need be for now."""
+    options = parser.parse_args()
+    if options.data is None:
+        parser.error("name the folder of the studies with --data or SPIKGPT_DATA")
+    options.data = Path(options.data)
+    with tempfile.TemporaryDirectory() as folder:
+        yield options, options.cache or Path(folder)
 
 
 def tasks_to_report(data: Path) -> Iterator[Task]:

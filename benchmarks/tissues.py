@@ -1,4 +1,4 @@
-"""Whether the verdict tells queries of the right tissue from those of another: every reference against every query.
+"""The verdict of every reference on every query: the right tissue should be accepted, and another one refused.
 
     python benchmarks/tissues.py --data DIR [--reference NAME ...] [--json FILE] [--cache DIR]
 
@@ -10,11 +10,8 @@ query with too few genes of the reference counts as refused.
 
 from __future__ import annotations
 
-import argparse
 import json
-import os
 import re
-import tempfile
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
@@ -23,7 +20,7 @@ import numpy as np
 from anndata import AnnData, read_h5ad
 from pooled import parts_by, sampled, zheng
 from rich.table import Table
-from studies import kang, mouse_pancreas, pbmc_3k
+from studies import kang, mouse_pancreas, options_and_cache, parser_of, pbmc_3k
 from travel import DEFAULT, console, see, trained
 
 from spikgpt.benchmark.suites import LABEL, enough
@@ -45,11 +42,11 @@ RELATED = (
 )
 EVERYWHERE = re.compile("T/NK|T cell|endothel|fibrobl|macroph|myeloid|mono|B cell|^B$|NK|stellate|Schwann|mast", re.I)
 SCOPES, KINDS = ("whole", "two types", "one type", "50 cells"), ("right", "wrong")
-# What is printed of a query that is refused or passes by mistake.
+# Numbers that are printed of a query of the right tissue that is refused, and of another tissue that passes.
 VALUES = ("right", "similarity", "correlation", "mean_contrast", "own_markers", "other_markers", "familiarity_loss")
 
 
-def studies(data: Path) -> tuple[dict[str, tuple[str, AnnData]], dict[str, tuple[str, AnnData]]]:
+def references_and_queries(data: Path) -> tuple[dict[str, tuple[str, AnnData]], dict[str, tuple[str, AnnData]]]:
     """Return references and queries by name, each with its tissue."""
     human = parts_by(read_h5ad(data / "pancreas_baron_human.h5ad"), "donor")
     mice = parts_by(mouse_pancreas(data), "donor")
@@ -114,7 +111,7 @@ def kind_of(one: str, other: str, types: str) -> str:
 
 def measured(data: Path, cache: Path, names: Sequence[str] | None) -> Iterator[dict[str, Any]]:
     """Ask each reference about each query."""
-    references, queries = studies(data)
+    references, queries = references_and_queries(data)
     for name, (tissue, cells) in references.items():
         if names and name not in names:
             continue
@@ -160,17 +157,11 @@ def show(rows: Sequence[dict[str, Any]]) -> None:
 
 def main() -> None:
     """Ask the references, print the table, and write what is measured after each query."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--data", type=Path, default=os.environ.get("SPIKGPT_DATA"))
+    parser = parser_of(__doc__)
     parser.add_argument("--reference", nargs="+", help="names of references; by default all")
-    parser.add_argument("--json", type=Path)
-    parser.add_argument("--cache", type=Path, help="folder for references, to go on where a run ended")
-    options = parser.parse_args()
-    if options.data is None:
-        parser.error("name the folder of the studies with --data or SPIKGPT_DATA")
     rows = list[dict[str, Any]]()
-    with tempfile.TemporaryDirectory() as folder:
-        for row in measured(Path(options.data), options.cache or Path(folder), options.reference):
+    with options_and_cache(parser) as (options, cache):
+        for row in measured(options.data, cache, options.reference):
             rows.append(row)
             if options.json:
                 options.json.write_text(json.dumps(rows, indent=1) + "\n")

@@ -13,12 +13,9 @@ is the share of cells that are right: known cells with their label and not Unkno
 
 from __future__ import annotations
 
-import argparse
 import hashlib
 import json
-import os
 import sys
-import tempfile
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -31,7 +28,7 @@ from pooled import pooled_to_choose, pooled_to_report
 from rich.console import Console
 from rich.table import Table
 from scipy import sparse
-from studies import Task, panel, tasks_to_choose, tasks_to_report
+from studies import Task, options_and_cache, panel, parser_of, tasks_to_choose, tasks_to_report
 from unknown import BELONGS, strangers_of
 
 import spikgpt
@@ -341,28 +338,21 @@ def genes_of(text: str) -> int | None:
 
 def main() -> None:
     """Run the parts that are asked for, print their tables, and write what is measured after each task."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--data", type=Path, default=os.environ.get("SPIKGPT_DATA"))
+    parser = parser_of(__doc__)
     parser.add_argument("--cells", choices=list(TASKS), default="report", help="tasks to report or to choose on")
     parser.add_argument("--task", nargs="+", help="names of tasks; by default all")
     parser.add_argument("--genes", nargs="+", type=genes_of, default=[None, 400, 200, 100], metavar="NUMBER")
     parser.add_argument("--complete", action="store_true", help="leave no type out")
     parser.add_argument("--shared", action="store_true", help="train on the shared genes too, with nothing missing")
     parser.add_argument("--part", action="append", choices=PARTS)
-    parser.add_argument("--json", type=Path)
-    parser.add_argument("--cache", type=Path, help="folder for references, to go on where a run ended")
-    options = parser.parse_args()
-    if options.data is None:
-        parser.error("name the folder of the studies with --data or SPIKGPT_DATA")
-    data, results = Path(options.data), dict[str, Any]()
+    with options_and_cache(parser) as (options, cache):
+        data, results, rows = options.data, dict[str, Any](), list[dict[str, Any]]()
 
-    def keep(name: str, result: Any) -> None:
-        results[name] = result
-        if options.json:
-            options.json.write_text(json.dumps(results, indent=1) + "\n")
+        def keep(name: str, result: Any) -> None:
+            results[name] = result
+            if options.json:
+                options.json.write_text(json.dumps(results, indent=1) + "\n")
 
-    with tempfile.TemporaryDirectory() as folder:
-        cache, rows = options.cache or Path(folder), list[dict[str, Any]]()
         for task in TASKS[options.cells](data) if "settings" in (options.part or PARTS) else ():
             if options.task and task.name not in options.task:
                 continue

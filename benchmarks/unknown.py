@@ -279,9 +279,7 @@ def strangers_of(data: Path, query: AnnData) -> Iterator[tuple[str, AnnData]]:
     yield "mouse pancreas, upper-cased symbols", marked(mouse.X, mouse.var, 0)
     blood = read_h5ad(data / "pbmc_10x_3k.h5ad")
     yield "blood (PBMC 3k)", marked(blood.X, blood.var, 0)
-    profile = np.asarray(counts.sum(axis=0)).ravel() / counts.sum()
-    totals = random.integers(100, 1000, 500)
-    empty = sparse.csr_matrix(random.poisson(totals[:, None] * profile).astype(np.float32))
+    empty = empty_droplets(query, 500, random)
     yield "empty droplets, 100 to 1000 counts", marked(empty, query.var, 0)
     with_empty = sparse.csr_matrix(sparse.vstack([counts, empty]))
     yield "the same cells and empty droplets together", marked(with_empty, query.var, query.n_obs)
@@ -292,6 +290,14 @@ def strangers_of(data: Path, query: AnnData) -> Iterator[tuple[str, AnnData]]:
     yield "doublets, sums of two cells of different types", marked(pairs, query.var, 0)
     few = sparse.csr_matrix(sparse.vstack([counts, pairs[:75]]))
     yield "the same cells and 75 doublets together", marked(few, query.var, query.n_obs)
+
+
+def empty_droplets(cells: AnnData, number: int, random: np.random.Generator) -> sparse.csr_matrix:
+    """Return counts of droplets that hold the ambient RNA of cells, 100 to 1000 counts each, shape (number, G)."""
+    counts = sparse.csr_matrix(cells.X)
+    profile = np.asarray(counts.sum(axis=0)).ravel() / counts.sum()
+    totals = random.integers(100, 1000, number)
+    return sparse.csr_matrix(random.poisson(totals[:, None] * profile).astype(np.float32))
 
 
 def marked(values: Any, genes: pd.DataFrame, belong: int) -> AnnData:

@@ -237,26 +237,25 @@ class PCAProjection:
         too_few = n_cells < 2 or (scaling == "auto" and n_cells < TELLING_CELLS)
         if scaling == "reference" or too_few:
             return Scaled(reference, "reference", notes)
-        mean, std = mean_and_std(log_normalise(sample.values, sample.totals, self.target_sum))
+        logs = log_normalise(sample.values, sample.totals, self.target_sum)
+        mean, std = mean_and_std(logs)
         own = self._composition_scale(self.label_shares.astype(np.float64), mean, std, sample)
         if scaling == "query":
             return Scaled(own, "query", notes)
         asked = sample_of(content_keys(sample.values), min(ASKED_CELLS, n_cells))
         part = sample.part(asked)
         unmoved = _labels(run(part, reference))
-        shift = self._shifted_scale(unmoved, part)
+        shift = self._shifted_scale(unmoved, logs[asked], part)
         # Counted labels, not mean probabilities, in which every label seems present. Once, not again and again:
         # within a species that changes nothing, and across a large shift the rounds drift from the truth.
         counts = np.bincount(_labels(run(sample, own)), minlength=len(self.label_means))
         composition = self._composition_scale(counts / n_cells, mean, std, sample)
-        outputs = {"composition": run(sample, composition), "shift": run(part, shift)}
-        labels = {"composition": _labels(outputs["composition"])[asked], "shift": _labels(outputs["shift"])}
-        fits = outputs["composition"].energies[asked].mean() >= outputs["shift"].energies.mean()
-        name, other = ("composition", "shift") if fits else ("shift", "composition")
-        if scaling != "auto":
-            name, other = scaling, name if name != scaling else other
-        changed = float((labels[name] != labels[other]).mean())
+        composed, shifted = run(sample, composition), run(part, shift)
+        fits = composed.energies[asked].mean() >= shifted.energies.mean()
+        name = scaling if scaling != "auto" else "composition" if fits else "shift"
+        changed = float((_labels(composed)[asked] != _labels(shifted)).mean())
         if changed > NOTED_CHANGE:
+            other = "shift" if name == "composition" else "composition"
             chosen = " was used, in which the network supports the labels better" if scaling == "auto" else " was used"
             note = (
                 f"{100 * changed:.0f}% of the labels change with the scaling method, as in queries of few cell types "
@@ -265,35 +264,30 @@ class PCAProjection:
             )
             notes = (*notes, note)
         if name == "shift":
-            output = outputs["shift"] if len(asked) == n_cells else None
-            return Scaled(shift, name, notes, output)
-        return Scaled(composition, name, notes, outputs["composition"])
+            return Scaled(shift, name, notes, shifted if len(asked) == n_cells else None)
+        return Scaled(composition, name, notes, composed)
 
     def _composition_scale(self, shares: Floats, mean: Floats, std: Floats, cells: AlignedCells) -> Scale:
         """Return the scale that maps a query onto reference cells of the same label shares, shape (L,)."""
-        table, reference = self._table_of(cells), self.reference_scale(cells)
-        expected, ratio = self._expected(shares, std, table)
-        corrected = mean - (expected - table.mean) * ratio
-        return np.where(cells.found, corrected, reference[0]), reference[1] * np.where(cells.found, ratio, 1.0)
+        table = self._table_of(cells)
+        expected, ratio = _expected_mean_and_ratio(shares, std, table)
+        return self._of_found_genes(mean - (expected - table.mean) * ratio, ratio, cells)
 
-    def _shifted_scale(self, labels: Integers, cells: AlignedCells) -> Scale:
-        """Return the reference's scale, moved to cells of these labels, shape (n,)."""
-        table, reference = self._table_of(cells), self.reference_scale(cells)
-        logs = log_normalise(cells.values, cells.totals, self.target_sum)
+    def _shifted_scale(self, labels: Integers, logs: sparse.csr_matrix, cells: AlignedCells) -> Scale:
+        """Return the reference's scale, moved to cells of these labels, shape (n,), by their logs, shape (n, U)."""
+        table = self._table_of(cells)
         counts = np.bincount(labels, minlength=len(self.label_means))
-        _, ratio = self._expected(counts / len(labels), mean_and_std(logs)[1], table)
-        found = np.flatnonzero(counts >= min(CELLS_FOR_SHIFT, counts.max()))
+        _, ratio = _expected_mean_and_ratio(counts / len(labels), mean_and_std(logs)[1], table)
+        voting = np.flatnonzero(counts >= min(CELLS_FOR_SHIFT, counts.max()))
         # Summed in double precision, so that the order of cells does not show.
-        means = (np.asarray(logs[labels == label].astype(np.float64).mean(axis=0)).ravel() for label in found)
-        expected = (table.label_means[found] - table.mean) * ratio  # (labels, U)
-        moved = np.median(np.stack(list(means)) - expected, axis=0)
-        return np.where(cells.found, moved, reference[0]), reference[1] * np.where(cells.found, ratio, 1.0)
+        means = (np.asarray(logs[labels == label].astype(np.float64).mean(axis=0)).ravel() for label in voting)
+        expected = (table.label_means[voting] - table.mean) * ratio  # (labels, U)
+        return self._of_found_genes(np.median(np.stack(list(means)) - expected, axis=0), ratio, cells)
 
-    def _expected(self, shares: Floats, std: Floats, table: GeneTable) -> tuple[Floats, Floats]:
-        """Return the gene means of reference cells of label shares, and how much more the query's genes deviate."""
-        mean = shares @ table.label_means
-        expected = np.sqrt(shares @ table.label_stds**2 + shares @ (table.label_means - mean) ** 2)
-        return mean, np.clip((std + SPREAD_FLOOR) / (expected + SPREAD_FLOOR), *SPREAD_RANGE)
+    def _of_found_genes(self, mean: Floats, ratio: Floats, cells: AlignedCells) -> Scale:
+        """Return a scale of such means and ratios of deviations where genes were found, the reference's elsewhere."""
+        reference = self.reference_scale(cells)
+        return np.where(cells.found, mean, reference[0]), reference[1] * np.where(cells.found, ratio, 1.0)
 
     def _allowed(self, sample: AlignedCells, run: Run) -> tuple[str, ...]:
         """Estimate how many labels the genes of a query allow to be right, and say it where many are missing.
@@ -365,3 +359,10 @@ class PCAProjection:
 def _labels(output: NetworkOutput) -> Integers:
     """Return the index of the most probable label of each cell, shape (n,)."""
     return np.asarray(output.probabilities.argmax(axis=1))
+
+
+def _expected_mean_and_ratio(shares: Floats, std: Floats, table: GeneTable) -> tuple[Floats, Floats]:
+    """Return gene means of reference cells of such label shares, and the ratio of ``std`` to their deviations."""
+    mean = shares @ table.label_means
+    expected = np.sqrt(shares @ table.label_stds**2 + shares @ (table.label_means - mean) ** 2)
+    return mean, np.clip((std + SPREAD_FLOOR) / (expected + SPREAD_FLOOR), *SPREAD_RANGE)

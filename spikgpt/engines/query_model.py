@@ -55,7 +55,7 @@ class QueryModel:
         Whether cells are seen with their neighbours: not if the user declined, nor among fewer than 100 cells.
     report
         How the query was read.
-    compared
+    comparison
         How the labels compare with the reference's; None without expression.
     cutoffs, verdict
         When a cell is Unknown, and whether the reference suits the query, once thresholds have been given.
@@ -71,7 +71,7 @@ class QueryModel:
     scores: CellScores
     smoothed: bool
     report: InputReport
-    compared: Comparison | None = None
+    comparison: Comparison | None = None
     cutoffs: Cutoffs | None = None
     verdict: Verdict | None = None
 
@@ -130,9 +130,9 @@ class QueryModel:
                 else label_contrasts(logs, best, batches, profiles)
             )
         report = replace(report, scaling=scaled.name, notes=report.notes + scaled.notes)
-        compared = None if logs is None or profiles is None else Comparison.of(logs, best, profiles)
+        comparison = None if logs is None or profiles is None else Comparison.of(logs, best, profiles)
         model = cls(scaled.scale, space, among, places, scorer, typicality, contrasts, scores, smoothed, report)
-        return replace(model, compared=compared)
+        return replace(model, comparison=comparison)
 
     def score(
         self,
@@ -186,7 +186,7 @@ class QueryModel:
         kept = None
         if self.contrasts is not None and self.scorer is not None and self.scorer.profiles is not None:
             kept = mean_contrast(self.contrasts, best, self.scores.batches)
-        verdict = judge(self.compared, kept, shifted, farther, thresholds.unknown_rate)
+        verdict = judge(self.comparison, kept, shifted, farther, thresholds.unknown_rate)
         return replace(self, cutoffs=cutoffs if verdict.usable else cutoffs.of_no_label(), verdict=verdict)
 
     def calibrated(self, thresholds: Thresholds, probabilities: Floats) -> npt.NDArray[np.float32]:
@@ -197,7 +197,7 @@ class QueryModel:
     def save(self) -> bytes:
         """Return the model as a safetensors file, for another process that has the same reference."""
         cutoffs = self.cutoffs and replace(self.cutoffs, limits=None, ood=None)
-        told = {name: getattr(self, name) for name in ("smoothed", "compared")}
+        told = {name: getattr(self, name) for name in ("smoothed", "comparison")}
         told |= {"report": asdict(self.report), "cutoffs": cutoffs and asdict(cutoffs), "verdict": self.verdict}
         parts: dict[str, Any] = {
             name: getattr(self, name) for name in ("among", "space", "places", "scores", "typicality")
@@ -251,7 +251,7 @@ class QueryModel:
             scores=CellScores(**part("scores")),
             smoothed=told.smoothed,
             report=told.report,
-            compared=told.compared,
+            comparison=told.comparison,
             verdict=told.verdict,
             cutoffs=cutoffs,
         )
@@ -280,6 +280,6 @@ class _Told(msgspec.Struct):
 
     smoothed: bool
     report: InputReport
-    compared: Comparison | None
+    comparison: Comparison | None
     cutoffs: dict[str, Any] | None
     verdict: Verdict | None

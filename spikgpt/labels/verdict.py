@@ -33,9 +33,9 @@ CELLS_TO_COMPARE, SHARE_TO_COMPARE = 10, 0.05
 CONTRAST_WEIGHT, OTHER_WEIGHT, LEAST_SIMILARITY, LEAST_CORRELATION = 0.2, 0.8, 1.0, 0.65
 # A query is refused if other markers exceed own markers by more.
 MOST_OF_OTHERS = 0.05
-# Of queries of three labels or more, and of those without a similarity: least mean contrast in the same tissue, where
-# cells lie far and the correlation is below the first, and otherwise. Above the second correlation, a low contrast is
-# that of a missing type which took over a label.
+# Least mean contrast in the same tissue: where cells lie far and the correlation is below the first, and otherwise.
+# Above the second correlation, a low contrast is that of a missing type which took over a label. For queries of three
+# labels or more, and for those without a similarity.
 LEAST_CONTRAST, LOST_CONTRAST, CORRELATIONS = 1.0, 0.6, (0.85, 0.9)
 SEVERAL_LABELS = 3
 # Marker genes of a label, the fewest that will do, and the least share of cells whose labels have so many.
@@ -54,7 +54,7 @@ WITHIN_FLOOR = 0.1
 
 @dataclass(frozen=True)
 class Verdict:
-    """Whether a reference suits a query, the ``evidence`` in a sentence, and the ``values`` behind it by name."""
+    """Whether a reference suits a query. ``evidence`` is a sentence, ``values`` are the numbers behind it by name."""
 
     kind: Kind
     evidence: str
@@ -110,7 +110,11 @@ class Comparison:
         means = np.array([np.asarray(part.mean(axis=0)).ravel() for part in parts])  # (labels, G)
         within = profiles.within + WITHIN_FLOOR * np.median(profiles.within)
         own, other = _markers(
-            _of_all_genes(means, cells[enough], profiles.means[enough]), cells[enough], enough, profiles.means, within
+            _without_panel_excess(means, cells[enough], profiles.means[enough]),
+            cells[enough],
+            enough,
+            profiles.means,
+            within,
         )
         several = cells[enough] >= SHARE_TO_COMPARE * len(best)
         compared = enough[several]
@@ -125,7 +129,7 @@ class Comparison:
         return cls(len(compared), correlation, own, other)
 
 
-def _of_all_genes(means: Floats, cells: Integers, reference: Floats) -> Floats:
+def _without_panel_excess(means: Floats, cells: Integers, reference: Floats) -> Floats:
     """Divide the expression of a panel of genes by its excess, (labels, G) to the same.
 
     In a panel each gene has a larger share of the total than in the reference. The excess is the median ratio of query
@@ -150,14 +154,16 @@ def _markers(
     n_labels = len(reference)
     if not len(labels) or n_labels < 2:
         return None, None
+    # Of the other labels: the largest value and the sum, without a copy of them for each label.
+    second, first = np.partition(reference, -2, axis=0)[-2:]
+    highest, total = reference.argmax(axis=0), reference.sum(axis=0)
     expressed = np.full((len(labels), n_labels), np.nan)
     for label in range(n_labels):
-        others = np.delete(reference, label, axis=0)
-        lead = (reference[label] - others.max(axis=0)) / np.maximum(within, 1e-12)
+        lead = (reference[label] - np.where(highest == label, second, first)) / np.maximum(within, 1e-12)
         genes = np.argsort(-lead, kind="stable")[:MARKERS]
         genes = genes[lead[genes] > 0]
         if len(genes) >= LEAST_MARKERS:
-            base = others[:, genes].mean(axis=0)
+            base = (total[genes] - reference[label, genes]) / (n_labels - 1)
             part = (means[:, genes] - base) / np.maximum(reference[label, genes] - base, LEAST_DIFFERENCE)
             expressed[:, label] = np.clip(part, *LEVELS).mean(axis=1)
     places = np.arange(len(labels))
@@ -187,13 +193,13 @@ def shift(familiarity: Floats, best: Integers, held_out: HeldOutScores) -> float
 
 
 def judge(
-    compared: Comparison | None, kept: float | None, shifted: float, farther: float | None, rate: float
+    comparison: Comparison | None, kept: float | None, shifted: float, farther: float | None, rate: float
 ) -> Verdict:
     """Return the verdict on a query.
 
     Parameters
     ----------
-    compared
+    comparison
         How the labels compare with the reference's, where there is expression.
     kept
         What :func:`spikgpt.labels.ood.mean_contrast` returns, where there is expression.
@@ -202,8 +208,8 @@ def judge(
     farther, rate
         Estimate of the share of known cells below the limits, if there is one, and the promised share.
     """
-    found = compared or Comparison(0, None, None, None)
-    correlation, own, other = found.correlation, found.own_markers, found.other_markers
+    comparison = comparison or Comparison(labels=0, correlation=None, own_markers=None, other_markers=None)
+    correlation, own, other = comparison.correlation, comparison.own_markers, comparison.other_markers
     similarity = None
     if kept is not None and own is not None and other is not None:
         similarity = LEAST_CORRELATION if correlation is None else correlation
@@ -211,8 +217,8 @@ def judge(
     named = {"similarity": similarity, "correlation": correlation, "mean_contrast": kept, "familiarity_loss": shifted}
     named |= {"own_markers": own, "other_markers": other}
     values = {name: float(value) for name, value in named.items() if value is not None}
-    if told := _strange(found, similarity, kept, shifted):
-        return Verdict(OTHER, told, values)
+    if reason := _reason_to_refuse(comparison, similarity, kept, shifted):
+        return Verdict(OTHER, reason, values)
     told = "too few cell types to compare"
     if correlation is not None:
         told = f"what sets its cell types apart correlates by {correlation:.2f} with what does in the reference"
@@ -230,10 +236,12 @@ def _level(own: float) -> str:
     return f"the marker genes of its labels reach {100 * own:.0f}% of their level in the reference"
 
 
-def _strange(found: Comparison, similarity: float | None, kept: float | None, shifted: float) -> str | None:
+def _reason_to_refuse(
+    comparison: Comparison, similarity: float | None, kept: float | None, shifted: float
+) -> str | None:
     """Return the reason to refuse a query, or None."""
-    same, correlation, far = "in the same tissue and species it is", found.correlation, shifted > LEAST_SHIFT
-    own, other = found.own_markers, found.other_markers
+    same, correlation, far = "in the same tissue and species it is", comparison.correlation, shifted > LEAST_SHIFT
+    own, other = comparison.own_markers, comparison.other_markers
     if own is not None and other is not None:
         if other - own > MOST_OF_OTHERS:
             return f"{_level(own)}, and those of another label {100 * other:.0f}%"
@@ -245,7 +253,7 @@ def _strange(found: Comparison, similarity: float | None, kept: float | None, sh
             apart = f"its cells lie {shifted:.1f} farther from the labels than the reference's own"
             return f"too few cell types to compare, and {apart}; {same} at most {LARGEST_SHIFT}"
         return None
-    if similarity is not None and found.labels < SEVERAL_LABELS:
+    if similarity is not None and comparison.labels < SEVERAL_LABELS:
         return None
     if kept is not None and correlation < CORRELATIONS[1]:
         least = LEAST_CONTRAST if far and correlation < CORRELATIONS[0] else LOST_CONTRAST

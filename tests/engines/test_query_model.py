@@ -63,8 +63,8 @@ def test_all_of_a_model_is_saved(
         assert model.typicality is not None
         assert model.verdict is not None
         assert model.verdict.usable == (adata is not foreign)
-        assert model.compared is not None
-        assert (model.compared.own_markers is None) == (adata.n_obs == 9)
+        assert model.comparison is not None
+        assert (model.comparison.own_markers is None) == (adata.n_obs == 9)
         assert_same(QueryModel.load(model.save(), small.familiarity), model)
 
 
@@ -108,7 +108,7 @@ def test_a_sample_without_cells_and_a_chunk_of_empty_ones(small: ReferenceFiles,
     empty = QueryModel.fit(
         engine, small.familiarity, cells.part(nothing), nothing, report=model.report, options=AnnotateOptions()
     ).with_cutoffs(small.thresholds, small.labels.names, AnnotateOptions())
-    assert (empty.verdict, empty.compared, empty.scores.probabilities.shape) == (
+    assert (empty.verdict, empty.comparison, empty.scores.probabilities.shape) == (
         None,
         Comparison(0, None, None, None),
         (0, 6),
