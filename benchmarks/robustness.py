@@ -2,8 +2,9 @@
 
     python benchmarks/robustness.py --data DIR [--part stability --part strangers] [--json FILE] [--cache DIR]
 
-DIR holds the files that travel.py and pooled.py name. A change of the query should change the labels of at most 1% of
-its cells, and the Unknown of at most 2%. Strangers, 5% to 50% of a query, should be Unknown and cost no other cell.
+DIR holds the files that travel.py and pooled.py name. Such a change should alter the label of at most 1% of the cells,
+and whether they are Unknown for at most 2%. Strangers are cells of another tissue or species, or empty droplets. They
+should be Unknown where they are 5% to 50% of a query, and the labels of the other cells should stay.
 """
 
 from __future__ import annotations
@@ -66,7 +67,7 @@ def others(task: Task, data: Path) -> dict[str, AnnData]:
 
 
 def flips(task: Task, data: Path, cache: Path) -> Iterator[dict[str, Any]]:
-    """Measure how many labels of a query change with the other cells."""
+    """Measure for how many cells of a query the label changes when the other cells of the query do."""
     model = trained(task.reference, cache)
     whole, truth = see(model, task.query), task.query.obs[LABEL].astype(str).to_numpy()
     for name, query, rows, places in changed(task, data):

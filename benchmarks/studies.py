@@ -80,7 +80,7 @@ def parser_of(description: str | None) -> argparse.ArgumentParser:
 
 @contextmanager
 def options_and_cache(parser: argparse.ArgumentParser) -> Iterator[tuple[argparse.Namespace, Path]]:
-    """Read a command line of :func:`parser_of`; give the options, and the folder for references, if need be for now."""
+    """Parse the command line; give the options and the folder for references, a temporary one if none is named."""
     options = parser.parse_args()
     if options.data is None:
         parser.error("name the folder of the studies with --data or SPIKGPT_DATA")

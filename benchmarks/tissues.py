@@ -138,7 +138,7 @@ def measured(data: Path, cache: Path, names: Sequence[str] | None) -> Iterator[d
 
 
 def show(rows: Sequence[dict[str, Any]]) -> None:
-    """Print how many queries are refused and what passed that should not."""
+    """Print how many queries are refused, and which were accepted or refused by mistake."""
     table = Table("queries", "right", "refused", "another tissue", "passed", "Unknown", title="Right and wrong tissues")
     for scope in SCOPES:
         right, wrong = ([row for row in rows if (row["scope"], row["kind"]) == (scope, kind)] for kind in KINDS)

@@ -10,8 +10,8 @@ Two scalings tell a batch effect and few cell types apart:
   over these labels, of the difference between query and reference. A query of one type keeps its type, and three labels
   or more outvote one that a missing type has taken over.
 
-The first copes with large batch effects, the second with few cell types. ``auto`` takes the one with the higher mean
-energy, the log of the summed exponentials of the logits.
+``composition`` copes with large batch effects, ``shift`` with queries of few cell types. ``auto`` takes the one with
+the higher mean energy, the log of the summed exponentials of the logits.
 """
 
 from __future__ import annotations

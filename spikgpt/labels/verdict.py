@@ -148,8 +148,9 @@ def _markers(
 ) -> tuple[float | None, float | None]:
     """Return the levels of the markers of the cells' own label, and of the other label with the highest level.
 
-    Both are means over labels, weighted by cells. ``means``, shape (labels, G), are those of a query's labels,
-    ``reference``, shape (L, G), those of all labels there, and ``within``, shape (G,), the deviation within labels.
+    Both are means over labels, weighted by cells. ``means``, shape (labels, G), is the mean log expression of
+    each label of the query, ``reference``, shape (L, G), that of all labels of the reference, and ``within``, shape
+    (G,), the standard deviation within the reference's labels.
     """
     n_labels = len(reference)
     if not len(labels) or n_labels < 2:
