@@ -162,6 +162,7 @@ class SpikGPT:
         ConfigError
             When something is in the way.
         """
+        _check_folder(folder)
         return save(self.reference, folder, overwrite=overwrite)
 
     def export(self, folder: str | Path, *, precisions: Sequence[str] = ("fp32",)) -> dict[str, Parity]:
@@ -174,6 +175,7 @@ class SpikGPT:
         ConfigError
             When something is in the way, or a package is missing.
         """
+        _check_folder(folder)
         with needs():
             from spikgpt.engines.torch import TorchEngine
             from spikgpt_onnx.exporter import export
@@ -320,6 +322,13 @@ def _check_cells(cells: Any, function: str, *, paths: bool = False) -> None:
     expected = "an AnnData or the path of a file" if paths else "an AnnData"
     msg = f"{function} got {_described(cells)}; expected {expected}. {remedy}"
     raise DataError(msg)
+
+
+def _check_folder(folder: Any) -> None:
+    """Refuse what is no path of a folder."""
+    if not isinstance(folder, str | Path):
+        msg = f"folder is {_described(folder)}; expected the path of a folder to write, such as 'my_reference'."
+        raise ConfigError(msg)
 
 
 def _check_key(label_key: Any) -> None:

@@ -83,7 +83,8 @@ def check_place(path: Path) -> None:
         raise ConfigError(msg)
     folder = next(part for part in target.parents if part.exists())
     if not folder.is_dir() or not os.access(folder, os.W_OK):
-        msg = f"{path} cannot be written: {folder} is {'not yours to write to' if folder.is_dir() else 'a file'}."
+        found = "not yours to write to" if folder.is_dir() else "a file"
+        msg = f"{path} cannot be written: {folder} is {found}. Name another place."
         raise ConfigError(msg)
 
 
@@ -117,7 +118,11 @@ def _swapped(one: Path, other: Path) -> bool:
 def _temporary_folder(target: Path) -> Iterator[Path]:
     """Make a hidden folder beside a target, locked as long as this process lives, and remove it."""
     while True:
-        folder = Path(tempfile.mkdtemp(dir=target.parent, prefix=f"{_prefix(target)}{_machine()}."))
+        try:
+            folder = Path(tempfile.mkdtemp(dir=target.parent, prefix=f"{_prefix(target)}{_machine()}."))
+        except FileNotFoundError:  # as /proc says of every new name
+            msg = f"{target} cannot be written: {target.parent} takes no new files. Name another place."
+            raise ConfigError(msg) from None
         lock = _locked(folder, wait=True)
         # Another process may take a folder that is not locked yet for that of a killed one, and remove it.
         if folder.exists():

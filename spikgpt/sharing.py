@@ -10,7 +10,14 @@ from pathlib import Path
 import msgspec
 
 from spikgpt.engines.opening import torch_engine
-from spikgpt.errors import CheckpointError, DamagedReference, GraphError, ParityError, install_command
+from spikgpt.errors import (
+    CheckpointError,
+    DamagedReference,
+    GraphError,
+    ParityError,
+    ReferenceNotFound,
+    install_command,
+)
 from spikgpt.options import PushOptions
 from spikgpt.reference.card import card_figures
 from spikgpt.reference.files import ReferenceFiles, card_text, read_reference, with_repository
@@ -93,6 +100,9 @@ def push(
     The card is written anew, with the repository's name in its examples. Only the files of a reference are sent, and
     only those that differ. The errors are those of :func:`verify` and :meth:`Hub.push`.
     """
+    if not Path(folder).is_dir():
+        msg = f"There is no folder {str(folder)!r}; give a folder that `spikgpt train`, `build` or `pull` wrote."
+        raise ReferenceNotFound(msg)
     options = options or PushOptions()
     reference = verify(folder, hub=hub, scgpt=scgpt).reference
     message = options.message or f"Reference {reference.name}, {len(reference.labels.names)} labels"

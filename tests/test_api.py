@@ -178,6 +178,9 @@ def test_other_wrong_arguments_are_told_with_the_line_to_run(shipped: SpikGPT, f
         SpikGPT("pancreas")  # type: ignore[arg-type]
     with pytest.raises(ConfigError, match="name is None; expected a name such as 'pancreas'"):
         SpikGPT.from_pretrained(None)  # type: ignore[arg-type]
+    for write in (shipped.export, shipped.save_pretrained):
+        with pytest.raises(ConfigError, match="folder is None; expected the path of a folder to write"):
+            write(None)  # type: ignore[arg-type]
 
 
 def test_export_and_share_from_the_class(small: ReferenceFiles, tmp_path: Path, hub: LoopbackHub) -> None:

@@ -215,3 +215,10 @@ def test_a_folder_that_another_process_removed_before_it_was_locked_is_made_agai
         temporary.write_text("whole")
     assert (tmp_path / "out.txt").read_text() == "whole"
     assert len(made) == 2
+
+
+@pytest.mark.skipif(not Path("/proc/self").exists(), reason="needs /proc")
+def test_a_place_that_takes_no_files_is_named_as_the_user_did() -> None:
+    message = "/proc/labels cannot be written: /proc takes no new files. Name another place."
+    with pytest.raises(ConfigError, match=f"^{message}$"), replacing(Path("/proc/labels")):
+        pass

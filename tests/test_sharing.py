@@ -70,6 +70,8 @@ def test_an_unknown_name_is_said_to_be_unknown_offline_too(tmp_path: Path, monke
     monkeypatch.chdir(tmp_path)
     with pytest.raises(HubError, match=r"^There is no reference or folder 'xyz'\. Shipped references: pancreas. Tried"):
         SpikGPT.from_pretrained("xyz")
+    with pytest.raises(ReferenceNotFound, match="There is no folder 'nowhere'; give a folder that `spikgpt train`"):
+        push("nowhere", "me/x")
     with pytest.raises(ReferenceNotFound, match="There is no folder '/no/such/folder'; give the name of a reference"):
         SpikGPT.from_pretrained("/no/such/folder")
     for name in ("./pancreas", "../pancreas", "./pancreas/"):

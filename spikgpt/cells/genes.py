@@ -51,6 +51,12 @@ FEW_GENES = "Pass the AnnData with all measured genes, from before its genes wer
 # Fewer found genes than this are refused whatever their share, unless the reference itself is smaller.
 MINIMUM_GENES = 50
 
+# How ids begin that are of no human gene, or of a human one (ENSG).
+ID_PREFIX = re.compile(r"ENS[A-Z]+G(?=\d)|FBgn|WBGene")
+# Symbols that only mouse genes have, and the share of all names that they make up at least in a mouse's.
+MOUSE_SYMBOL = re.compile(r"Gm\d{3,}|\d{4,}[A-Z]\d\dRik", re.IGNORECASE)
+SHARE_OF_MOUSE_SYMBOLS = 0.005
+
 SPECIES_PREFIXES = {
     "ENSMUSG": "mouse",
     "ENSRNOG": "rat",
@@ -280,13 +286,20 @@ def _name(value: object) -> str:
 
 def _species_of(names: list[str]) -> str | None:
     """Return another species that most names look like, or None."""
-    prefixes = Counter(match[0].upper() for name in names if (match := re.match(r"ENS[A-Z]+G(?=\d)|FBgn|WBGene", name)))
+    prefixes = Counter(match[0].upper() for name in names if (match := ID_PREFIX.match(name)))
     if prefixes:
         prefix, count = prefixes.most_common(1)[0]
         if count > len(names) / 2:
             return None if prefix == "ENSG" else SPECIES_PREFIXES.get(prefix, f"another species ({prefix} ids)")
-    capitalised = sum(bool(re.fullmatch(r"[A-Z][^A-Z]*[a-z][^A-Z]*", name)) for name in names)
-    return "mouse" if capitalised > len(names) / 2 else None
+    capitalised = sum(name[:1].isupper() and name[1:].islower() for name in names)
+    return "mouse" if capitalised > len(names) / 2 or _mouse_symbols(names) else None
+
+
+def _mouse_symbols(names: list[str]) -> list[str]:
+    """Return the symbols that only mouse genes have, in any case, if there are enough of them."""
+    # Nearly all other names are told apart by their end.
+    symbols = [name for name in names if name[-1:] in "0123456789kK" and MOUSE_SYMBOL.fullmatch(name)]
+    return symbols if len(symbols) > SHARE_OF_MOUSE_SYMBOLS * len(names) else []
 
 
 def _selection(found: _Found, n_query_genes: int, n_genes: int) -> sparse.csc_matrix:
@@ -303,7 +316,12 @@ def _notes(found: _Found, how: Counter[str], species: str | None, names: list[st
     several = sum(len(columns) > 1 for _, columns in found.values())
     if several:
         yield f"The query has several columns for {several} of the genes; their values were summed."
-    if species is not None and how["respelled symbol"] > len(found) / 2:
+    if symbols := _mouse_symbols(names):
+        yield (
+            f"The query looks like mouse: {len(symbols)} of its genes are mouse genes, like {_examples(symbols)}. "
+            "Labels may be wrong; map the genes to human orthologues first."
+        )
+    elif species is not None and how["respelled symbol"] > len(found) / 2:
         yield (
             f"The query looks like {species}: {how['respelled symbol']} of its {len(found)} matched genes share only "
             "the letters of a human symbol. Labels may be wrong; map the genes to human orthologues first."

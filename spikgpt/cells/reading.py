@@ -138,7 +138,7 @@ def _kind(path: Path) -> str:
             if is_tenx(file):
                 return TENX
             if sentence := hdf5_refusal(set(file)):
-                msg = f"{path} {sentence.format(name=path.name)}."
+                msg = f"{path} {sentence.format(name=path.as_posix())}."
                 raise DataError(msg)
             missing = [name for name in ("obs", "var") if name not in file]
             if other := other_store(file, path):

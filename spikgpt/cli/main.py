@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import re
 import signal
 import sys
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 
@@ -21,6 +22,11 @@ from spikgpt.errors import SpikGPTError, fault, printable
 
 # typer brings click's errors along under a name that changed.
 UsageError: type[Exception] = typer.BadParameter.__bases__[0]
+# The words of the parser of numbers.
+NO_NUMBERS = {
+    re.compile("Input should be a valid number.*"): "expected a number such as 0.05, with a decimal point, without %",
+    re.compile("Input should be a valid integer.*"): "expected a whole number, such as 100",
+}
 
 app = typer.Typer(
     help="Annotate single-cell RNA-seq with trained references, or train your own.", pretty_exceptions_enable=False
@@ -64,14 +70,35 @@ def _run() -> int:
 def _explained(error: Exception) -> str:
     """Say what a user did wrong, and what to do."""
     if isinstance(error, UsageError):
-        context, said = getattr(error, "ctx", None), error.format_message().replace("Value error, ", "")  # type: ignore[attr-defined]
-        stop = "" if said[-1] in ".?" else "."
-        return f"{said}{stop} See {context.command_path if context else 'spikgpt'} --help."
+        return _usage(error)
     if isinstance(error, OSError):
         where = f": {error.filename}" if error.filename else ""
         remedy = fault(error) or "Check the path, whether you may use it, and the free space."
         return f"{error.strerror or error}{where}. {remedy}"
     return str(error)
+
+
+def _usage(error: Any) -> str:
+    """Return what is wrong with the words on the command line, and what to write instead."""
+    said, context, parameter = error.format_message(), error.ctx, getattr(error, "param", None)
+    explanation = getattr(parameter, "help", None)
+    for pattern, expected in NO_NUMBERS.items():
+        said = pattern.sub(expected, said)
+    said = said.replace("Value error, ", "")
+    sentences = [f"{said}{'' if said[-1] in '.?' else '.'}"]
+    if said.startswith("Missing") and explanation:
+        sentences.append(f"{explanation.replace(chr(92), '').rstrip('.')}.")
+    elif said.startswith("No such option: -") and context:
+        # A letter means the options that begin with it.
+        letter = error.option_name.strip("-")
+        names = [name for one in context.command.params for name in one.opts if name.startswith(f"--{letter}")]
+        if len(letter) == 1 and names:
+            sentences.append(f"Did you mean {' or '.join(names)}?")
+    elif said.startswith("Got unexpected extra argument") and context:
+        names = [one.metavar or one.name.upper() for one in context.command.params if one.param_type_name == "argument"]
+        again = "Run the command once for each, and put quotes around a name with spaces." if names else ""
+        sentences.append(f"{context.command_path} takes {' and '.join(names) or 'options only'}. {again}".rstrip())
+    return f"{' '.join(sentences)} See {context.command_path if context else 'spikgpt'} --help."
 
 
 def _print_version(asked: bool) -> None:

@@ -28,7 +28,6 @@ from typing import Any, NamedTuple, Self
 import numpy as np
 import numpy.typing as npt
 from scipy import sparse
-from scipy.spatial.distance import cdist
 
 from spikgpt.errors import DamagedReference
 from spikgpt.labels.neighbours import CHUNK, Neighbourhood
@@ -149,6 +148,14 @@ def whitening_of(covariance: Floats) -> npt.NDArray[np.float64]:
     return np.asarray(np.linalg.cholesky((precision + precision.T) / 2))
 
 
+def squared_distances(points: Floats, centres: Floats) -> npt.NDArray[np.float64]:
+    """Return the squared Euclidean distance of each point, shape (n, D), from each centre, (L, D): shape (n, L).
+
+    To import scipy.spatial takes longer than to label small files.
+    """
+    return np.stack([((points - centre) ** 2).sum(axis=1) for centre in centres], axis=1)
+
+
 @dataclass(frozen=True)
 class FamiliarityScorer:
     """Scores the cells of one query.
@@ -237,7 +244,7 @@ class FamiliarityScorer:
             around = near[part]
             vectors = _mean(output.vectors[part], self.sample.vectors, around)  # (chunk, D)
             energies = _mean(output.energies[part], self.sample.energies, around)  # (chunk,)
-            distance = cdist(vectors @ whitening, places).min(axis=1)  # (chunk,)
+            distance = np.sqrt(squared_distances(vectors @ whitening, places).min(axis=1))  # (chunk,)
             score = ENERGY_WEIGHT * energies - np.log(np.maximum(distance, SMALLEST_DISTANCE))
             if profiles is not None and novelty is not None and logs is not None:
                 means = self._mean_logs(logs[part], around, np.ones(around.shape, dtype=bool))  # (chunk, G)

@@ -13,9 +13,8 @@ from typing import Self
 
 import numpy as np
 import numpy.typing as npt
-from scipy.spatial.distance import cdist
 
-from spikgpt.labels.familiarity import whitening_of
+from spikgpt.labels.familiarity import squared_distances, whitening_of
 from spikgpt.types import Floats
 
 # Share of a discriminant, a difference in log probability, that counts.
@@ -63,7 +62,7 @@ class Places:
         placed = self.cells >= FEWEST_CELLS
         if not placed.any():
             return np.asarray(probabilities, dtype=np.float64)
-        far = cdist(points @ self.whitening, self.means @ self.whitening, "sqeuclidean")  # (n, L)
+        far = squared_distances(points @ self.whitening, self.means @ self.whitening)  # (n, L)
         far -= far[:, placed].min(axis=1, keepdims=True)
         say = np.where(placed, -SAY / 2 * far, 0)
         # Some label of each cell that has one keeps its probability, however far the cell lies.

@@ -17,7 +17,6 @@ import msgspec
 import numpy as np
 import numpy.typing as npt
 from msgspec import Meta
-from scipy.optimize import minimize_scalar
 
 from spikgpt.errors import DamagedReference
 from spikgpt.sampling import rows_by_label
@@ -228,6 +227,9 @@ def fit_temperature(probabilities: Floats, truth: Integers) -> float:
     truth
         Index of each cell's label, shape (n,).
     """
+    # Training alone calls this, and the import takes longer than labelling small files.
+    from scipy.optimize import minimize_scalar
+
     cells = np.arange(len(truth))
 
     def loss(logarithm: float) -> float:

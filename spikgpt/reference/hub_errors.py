@@ -20,7 +20,6 @@ from importlib.util import find_spec
 from pathlib import Path
 from typing import TypeVar, cast
 from urllib.parse import urlsplit
-from urllib.request import getproxies
 
 from spikgpt.errors import HubError, ReferenceNotFound, SpikGPTError, fault, install_command, printable
 
@@ -241,6 +240,9 @@ def _wrong_certificates() -> str | None:
 
 def _wrong_proxy() -> str | None:
     """Say what is wrong with a proxy; its address is not repeated, as it may hold a password."""
+    # Imported here: labelling without the Hub does not need it.
+    from urllib.request import getproxies
+
     for kind in ("http", "https", "all"):
         if not (address := getproxies().get(kind)):
             continue

@@ -8,7 +8,6 @@ from typing import IO
 
 import numpy as np
 import pandas as pd
-import scipy.io
 from scipy import sparse
 
 from spikgpt.cells.formats.mtx import check_header
@@ -40,6 +39,9 @@ def read_triplets(item: Item, layout: Mtx, beside: Mapping[str, Item], size: int
     DataError
         When a list is missing, or something is damaged or does not fit together.
     """
+    # Imported here: only this format needs it.
+    from scipy.io import mmread
+
     plain = item.name.removesuffix(".gz")
     if not plain.endswith(layout.matrix.removesuffix(".gz")):
         msg = f"{item.title} does not end with {layout.matrix}; name the ending of the matrix in the recipe."
@@ -49,7 +51,7 @@ def read_triplets(item: Item, layout: Mtx, beside: Mapping[str, Item], size: int
     with item.open(longest_line=LONGEST_LINE) as stream:
         with refusing(item.title, why=DAMAGED):
             rows, columns = _check_header(item)
-            matrix = scipy.io.mmread(_Reader(stream))
+            matrix = mmread(_Reader(stream))
         features, barcodes = (_rows(found, most) for found, most in zip(lists, (rows, columns), strict=True))
         if matrix.shape != (len(features), len(barcodes)):
             found = f"{matrix.shape[0]} genes and {matrix.shape[1]} cells"

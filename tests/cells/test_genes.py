@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+from collections.abc import Callable
 from importlib.resources import files
 
 import numpy as np
@@ -248,6 +249,16 @@ def test_mouse_symbols_that_match_are_noted(reference: GeneList) -> None:
     match = match_genes(var_of([symbol.capitalize() for symbol in reference.symbols]), reference)
     assert match.found.all()
     assert match.notes[0].startswith("The query looks like mouse: 200 of its 200 matched genes share only the letters")
+
+
+@pytest.mark.parametrize("spelled", [str.lower, str.upper])
+def test_mouse_symbols_in_any_case_are_noted(reference: GeneList, spelled: Callable[[str], str]) -> None:
+    mouse = ["Gm10000", "0610009B22Rik", "Gm867"]
+    match = match_genes(var_of([spelled(symbol) for symbol in (*reference.symbols, *mouse)]), reference)
+    assert match.found.all()
+    told = f"The query looks like mouse: 3 of its genes are mouse genes, like {spelled(mouse[0])},"
+    assert match.notes[0].startswith(told)
+    assert not match_genes(var_of([spelled(symbol) for symbol in reference.symbols]), reference).notes
 
 
 @pytest.mark.parametrize(

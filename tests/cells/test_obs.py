@@ -59,7 +59,7 @@ def test_label_column_is_missing() -> None:
         LabelsError, match=r"^obs has no column 'celltype'; it has cell_type, donor\. Did you mean 'cell_type'\?$"
     ):
         labels_of(cells, "celltype")
-    with pytest.raises(LabelsError, match=r"^obs has no column 'zzz'; it has cell_type, donor\.$"):
+    with pytest.raises(LabelsError, match=r"^obs has no column 'zzz'; it has cell_type, donor\. Name one of these\.$"):
         labels_of(cells, "zzz")
 
 

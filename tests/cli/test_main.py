@@ -45,11 +45,25 @@ def test_a_mistake_in_a_process_of_its_own(tmp_path: Path) -> None:
     assert list(tmp_path.iterdir()) == []
 
 
-def test_a_missing_option_is_a_usage_error(run: Run, query_file: Path) -> None:
-    ran = run("annotate", query_file)
-    assert ran.code == 2
-    assert "Missing option" in ran.err
-    assert "Traceback" not in ran.err
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        (("annotate", "QUERY"), "Missing option '--model'. Reference: a name that `spikgpt list` shows, a folder,"),
+        (("annotate", "--model", "pancreas"), "Missing argument 'QUERY'. Cells to label:"),
+        (("annotate", "Q", "Q2", "--model", "pancreas"), "spikgpt annotate takes QUERY. Run the command once for each"),
+        (("list", "pancreas"), "spikgpt list takes options only."),
+        (("annotate", "QUERY", "-m", "pancreas"), "No such option: -m. Did you mean --model or"),
+        (("annotate", "QUERY", "--modle", "pancreas"), "--model"),
+        (("annotate", "QUERY", "--unknown-rate", "5%"), "'--unknown-rate': expected a number such as 0.05, with a"),
+        (("annotate", "QUERY", "--threshold", "0,95"), "'--threshold': expected a number such as 0.05, with a"),
+        (("annotate", "QUERY", "--batch-size", "1.5"), "'--batch-size': expected a whole number, such as 100."),
+        (("annotat", "QUERY"), "Did you mean 'annotate'?"),
+    ],
+)
+def test_a_wrong_word_gets_what_to_write_instead(run: Run, words: tuple[str, ...], message: str) -> None:
+    ran = run(*words)
+    assert_refused(ran, message)
+    assert "--help." in ran.err
 
 
 def test_help_shows_what_stands_in_brackets(run: Run) -> None:
@@ -63,6 +77,19 @@ def test_the_start_loads_nothing_heavy() -> None:
     loaded = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True).stdout.split()
     heavy = ("numpy", "pandas", "scipy", "anndata", "huggingface_hub", "tqdm", "torch", "rich.table")
     assert not [module for module in heavy if module in loaded]
+
+
+def test_labelling_loads_no_module_of_another_task(query_file: Path, tmp_path: Path) -> None:
+    program = (
+        "import atexit, sys; atexit.register(lambda: print(*sys.modules)); from spikgpt.cli.main import main; main()"
+    )
+    arguments = ["annotate", query_file, "--model", "pancreas", "--table", tmp_path / "labels.csv"]
+    ran = subprocess.run([sys.executable, "-c", program, *map(str, arguments)], capture_output=True, text=True)
+    assert (ran.returncode, (tmp_path / "labels.csv").exists()) == (0, True), ran.stderr
+    loaded = {*ran.stdout.split()}
+    assert "anndata" in loaded
+    # Each takes longer to import than a small file to label.
+    assert not loaded & {"torch", "sklearn", "matplotlib", "scipy.optimize", "scipy.spatial", "scipy.stats", "scipy.io"}
 
 
 def test_shell_completion() -> None:

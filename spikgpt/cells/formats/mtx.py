@@ -16,7 +16,6 @@ from typing import IO
 
 import numpy as np
 import pandas as pd
-import scipy.io
 from anndata import AnnData
 from scipy import sparse
 
@@ -268,11 +267,14 @@ def _assembled(
     notes: list[str],
 ) -> AnnData:
     """Return the cells of a matrix with the names of its lists."""
+    # Imported here: only this format needs it.
+    from scipy.io import mmread
+
     with (
         refusing(found.matrix, why=CUT_OFF),
         open_unpacked(found.matrix, most=(shape[2] + 1000) * ENTRY_BYTES) as stream,
     ):
-        matrix = scipy.io.mmread(stream)
+        matrix = mmread(stream)
     matrix = sparse.csr_matrix(matrix if cells[0] else matrix.T, dtype=np.float32)
     var = _var_of(genes[1])
     for path in found.symbols:

@@ -35,7 +35,7 @@ SAMPLED = 2000
 def plain(name: str) -> str:
     """Return a name without spaces, quotes and the signs of a bytes string around it."""
     name = name.strip()
-    if match := BYTES.fullmatch(name):
+    if name[:1] == "b" and (match := BYTES.fullmatch(name)):
         name = match["name"]
     if len(name) > 1 and name[0] == name[-1] and name[0] in "\"'":
         name = name[1:-1]
@@ -85,7 +85,8 @@ def is_foreign(name: str) -> bool:
 
 def dates(names: Iterable[str]) -> list[str]:
     """Return the names that Excel has turned into dates."""
-    return [name for name in names if DATE.fullmatch(name)]
+    # Dates have a hyphen, and most names have none.
+    return [name for name in names if "-" in name and DATE.fullmatch(name)]
 
 
 def is_gene(name: str) -> bool:
