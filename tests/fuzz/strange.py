@@ -147,7 +147,7 @@ def recipe(sound: Sound, path: Path, random: Random) -> str:
     (path / "secret").write_bytes(b"secret")
     text, card = sound.recipe, path / "recipe" / "card.md"
     card.write_text("## Intended use\n\nTests.\n")
-    kind = one(random, ("value", "value", "value", "name", "name", "pattern", "text", "bytes", "file"))
+    kind = one(random, ("sound", "value", "value", "value", "name", "name", "pattern", "text", "bytes", "file"))
     values = yaml.safe_load(text)
     source = one(random, values["sources"])
     if kind == "value":
