@@ -124,7 +124,8 @@ def see(model: SpikGPT, query: AnnData) -> Seen:
         unknown[name], verdicts[name] = whole(ruled.cutoffs.rejects(scores), True), ruled.verdict
     sample = fitted.calibrated(thresholds, fitted.scores.probabilities)
     sampled = replace(fitted.scores, probabilities=sample)
-    aside = fit_cutoffs(thresholds, AnnotateOptions(), names, sampled, fitted.contrasts, smoothed=fitted.smoothed)
+    known = {"smoothed": fitted.smoothed, "few_genes": fitted.report.few_genes}
+    aside = fit_cutoffs(thresholds, AnnotateOptions(), names, sampled, fitted.contrasts, **known)
     ood_score = aside.ood_scores(scores)
     assert ood_score is not None
     unknown[ASIDE] = whole(aside.rejects(scores), True)

@@ -21,6 +21,8 @@ Scale = tuple[npt.NDArray[np.float64], npt.NDArray[np.float64]]
 OnCells = Callable[[int], None]
 
 UNKNOWN = "Unknown"
+# Simulated accuracy below which a query has few of the reference's genes.
+ENOUGH_GENES = 0.95
 # Energy of a cell of which the network says nothing.
 NO_SUPPORT = -1e4
 
@@ -70,7 +72,8 @@ class InputReport:
 
     ``genes_matched`` counts the genes that reference and query share, of ``genes_total`` genes of the reference; or of
     the query, where ``of_query`` says so, as a vocabulary of all human genes is never found whole. Both counts are 0
-    for an embedding that the user brings. ``notes`` are whole sentences on anything suspicious.
+    for an embedding that the user brings. ``notes`` are whole sentences on anything suspicious. ``simulated_accuracy``
+    is the share of simulated cells that get their label with the genes of the query; None where few genes are missing.
     """
 
     source: str
@@ -80,6 +83,12 @@ class InputReport:
     genes_total: int
     notes: tuple[str, ...] = ()
     of_query: bool = False
+    simulated_accuracy: float | None = None
+
+    @property
+    def few_genes(self) -> bool:
+        """Whether so few of the reference's genes are there that many labels can be wrong."""
+        return self.simulated_accuracy is not None and self.simulated_accuracy < ENOUGH_GENES
 
     @property
     def genes(self) -> str:

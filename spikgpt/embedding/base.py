@@ -30,13 +30,15 @@ class QueryCells:
 class Scaled:
     """The scale to see a query in.
 
-    ``notes`` on it, and what the network says of the sample in it, if it ran.
+    ``notes`` on it, what the network says of the sample in it, if it ran, and the ``simulated_accuracy`` of
+    :class:`spikgpt.types.InputReport`.
     """
 
     scale: Scale | None
     name: str
     notes: tuple[str, ...] = ()
     output: NetworkOutput | None = None
+    simulated_accuracy: float | None = None
 
 
 class Embedding(Protocol):

@@ -232,7 +232,12 @@ class PCAProjection:
             ``shift``: see the module. ``auto``: the one of these two that has the higher mean energy; or reference for
             small queries.
         """
-        n_cells, notes = len(sample.totals), self._allowed(sample, run)
+        accuracy, notes = self._simulated_accuracy(sample, run)
+        return replace(self._scaled(sample, scaling, run, notes), simulated_accuracy=accuracy)
+
+    def _scaled(self, sample: AlignedCells, scaling: str, run: Run, notes: tuple[str, ...]) -> Scaled:
+        """Return the scale of such a name, with notes."""
+        n_cells = len(sample.totals)
         reference = self.reference_scale(sample)
         too_few = n_cells < 2 or (scaling == "auto" and n_cells < TELLING_CELLS)
         if scaling == "reference" or too_few:
@@ -289,11 +294,11 @@ class PCAProjection:
         reference = self.reference_scale(cells)
         return np.where(cells.found, mean, reference[0]), reference[1] * np.where(cells.found, ratio, 1.0)
 
-    def _allowed(self, sample: AlignedCells, run: Run) -> tuple[str, ...]:
-        """Estimate how many labels the genes of a query allow to be right, and say it where many are missing.
+    def _simulated_accuracy(self, sample: AlignedCells, run: Run) -> tuple[float | None, tuple[str, ...]]:
+        """Return the share of simulated cells that get their label with the genes of a query, and a note on it.
 
-        The network is asked about cells drawn from what the reference knows of its labels, gene by gene. In real cells
-        genes err together, so the estimate is a bound.
+        The cells are drawn from what the reference knows of its labels, gene by gene. In real cells genes err together,
+        so the share is an upper bound. None where few genes are missing.
 
         Raises
         ------
@@ -303,7 +308,7 @@ class PCAProjection:
         size = len(self.genes)
         missing = ~sample.found[:size]
         if self.more is None or missing.mean() <= FEW_MISSING:
-            return ()
+            return None, ()
         drawn, truth = self._drawn(sample)
         allowed = float((run(drawn, self.reference_scale(drawn)).probabilities.argmax(axis=1) == truth).mean())
         within = self.label_shares @ self.label_stds.astype(np.float64) ** 2
@@ -317,7 +322,7 @@ class PCAProjection:
         if allowed < LEAST_ALLOWED:
             msg = f"{told}; at least {100 * LEAST_ALLOWED:.0f}% are needed. {named}"
             raise GenesError(msg)
-        return (f"{told}. {named}",)
+        return allowed, (f"{told}. {named}",)
 
     def _drawn(self, like: AlignedCells) -> tuple[AlignedCells, Integers]:
         """Return made-up cells of each label with the genes of others, and their labels.

@@ -129,7 +129,8 @@ class QueryModel:
                 if logs is None or profiles is None
                 else label_contrasts(logs, best, batches, profiles)
             )
-        report = replace(report, scaling=scaled.name, notes=report.notes + scaled.notes)
+        notes = report.notes + scaled.notes
+        report = replace(report, scaling=scaled.name, notes=notes, simulated_accuracy=scaled.simulated_accuracy)
         comparison = None if logs is None or profiles is None else Comparison.of(logs, best, profiles)
         model = cls(scaled.scale, space, among, places, scorer, typicality, contrasts, scores, smoothed, report)
         return replace(model, comparison=comparison)
@@ -176,7 +177,10 @@ class QueryModel:
         """
         probabilities = self.calibrated(thresholds, self.scores.probabilities)
         scores, sample = self.scores.familiarity, replace(self.scores, probabilities=probabilities)
-        cutoffs = fit_cutoffs(thresholds, options, names, sample, self.contrasts, smoothed=self.smoothed)
+        few_genes = self.report.few_genes
+        cutoffs = fit_cutoffs(
+            thresholds, options, names, sample, self.contrasts, smoothed=self.smoothed, few_genes=few_genes
+        )
         calibration = thresholds.calibration(self.smoothed)
         if calibration is None or scores is None or not len(scores):
             return replace(self, cutoffs=cutoffs)

@@ -213,7 +213,14 @@ class Annotation:
                 f"{100 * farther:.0f}% of the cells of known types are {UNKNOWN}, not at most {100 * rate:g}%. "
                 "Leave out same_study (--same-study) unless they are of the reference's own study."
             )
-        if usable and self.unknown_fraction > SUSPICIOUS_UNKNOWN:
+        if usable and cutoffs.least_confidence is not None:
+            uncertain = float((self.confidence < cutoffs.least_confidence).mean())
+            notes.append(
+                f"The query has few of the reference's genes. {100 * uncertain:.0f}% of the cells are {UNKNOWN} "
+                f"because their confidence is below {cutoffs.least_confidence:.2f}. To label all cells: unknown_rate=0 "
+                "(--no-unknown)."
+            )
+        elif usable and self.unknown_fraction > SUSPICIOUS_UNKNOWN:
             notes.append(
                 f"{100 * self.unknown_fraction:.0f}% of the cells are {UNKNOWN}; is {self.reference_name!r} the right "
                 "reference for this tissue and species?"

@@ -13,6 +13,8 @@ from spikgpt.labels.ood import OODRule
 from spikgpt.labels.thresholds import Calibration, Thresholds
 from spikgpt.types import Bools, Floats, Integers, Rows
 
+# With few genes, cells become Unknown until so few of the other labels are expected to be wrong.
+LARGEST_EXPECTED_ERROR = 0.07
 # Cells of a label in the sample that tell how far its scores spread.
 CELLS_TO_TELL_SPREAD = 20
 
@@ -65,6 +67,8 @@ class Cutoffs:
         The out-of-distribution rule. With ``limits`` too, a cell is Unknown where both say so.
     threshold
         The probability below which a cell is Unknown. With none of the three no cell is.
+    least_confidence
+        The probability below which a cell is Unknown too, because the query has few of the reference's genes.
     unknown_rate
         Share of the known cells that may be Unknown, if that is promised.
     farther
@@ -79,6 +83,7 @@ class Cutoffs:
     threshold: float | None = None
     unknown_rate: float | None = None
     farther: float | None = None
+    least_confidence: float | None = None
 
     def of_no_label(self) -> Cutoffs:
         """Return the cut-offs of a query that the reference does not suit: where familiarity counts, all is Unknown."""
@@ -101,6 +106,8 @@ class Cutoffs:
         """
         confidence = scores.probabilities.max(axis=1, initial=0)
         unsaid = ~(confidence > 0)
+        if self.least_confidence is not None:
+            unsaid |= confidence < self.least_confidence
         if self.threshold is not None:
             return np.asarray(unsaid | ~(confidence >= self.threshold))
         parts = []
@@ -119,6 +126,7 @@ def fit_cutoffs(
     contrasts: Floats | None,
     *,
     smoothed: bool,
+    few_genes: bool = False,
 ) -> Cutoffs:
     """Set the cut-offs of a query after a look at a sample of its cells.
 
@@ -132,6 +140,8 @@ def fit_cutoffs(
         What :func:`spikgpt.labels.ood.label_contrasts` returns, for a reference that scores familiarity.
     smoothed
         Whether cells are labelled with their neighbours.
+    few_genes
+        Whether the query has few of the reference's genes.
 
     Raises
     ------
@@ -153,17 +163,40 @@ def fit_cutoffs(
     best = sample.probabilities.argmax(axis=1)
     baselines, shares = calibration.baselines(label_names)
     ood = OODRule.fit(sample.typicality, best, sample.batches, contrasts, baselines, shares)
+    least, unlike = None, "unlike the cells of its label in its batch (OOD score above 0)"
+    if few_genes and rate is None and not asked.same_study:
+        least = least_confidence(sample.probabilities)
+        unlike += f", or of a confidence below {least:.2f}, as the query has few of the reference's genes"
     # Seen alone, a known cell may be atypical by chance: then the promise of held-out cells bounds the rule.
     if rate is None and smoothed and not asked.same_study:
-        return Cutoffs("unlike the cells of its label in its batch (OOD score above 0)", ood=ood)
+        return Cutoffs(unlike, ood=ood, least_confidence=least)
     rate = thresholds.unknown_rate if rate is None else rate
     limits = calibration.limits(label_names, rate)
     farther = farther_share(calibration, label_names, best, sample.familiarity, rate)
     rule = f"less familiar than {100 * (1 - rate):g}% of held-out known cells"
     if asked.same_study:
         return Cutoffs(rule, limits, unknown_rate=rate, farther=farther)
-    rule += ", and unlike the cells of its label in its batch (OOD score above 0)"
-    return Cutoffs(rule, limits, ood, unknown_rate=rate, farther=farther)
+    return Cutoffs(f"{rule}, and {unlike}", limits, ood, unknown_rate=rate, farther=farther, least_confidence=least)
+
+
+def least_confidence(probabilities: Floats) -> float:
+    """Return the confidence below which cells become Unknown, so that few of the other labels are wrong.
+
+    With p the largest probability of a cell, 1 - p is its expected error. The least certain cells are left out until
+    the mean expected error of the others is at most ``LARGEST_EXPECTED_ERROR``.
+
+    Parameters
+    ----------
+    probabilities
+        Label probabilities of a sample of cells, shape (k, L).
+    """
+    confidence = np.sort(probabilities.max(axis=1, initial=0).astype(np.float64))[::-1]
+    errors = np.cumsum(1 - confidence) / np.arange(1, len(confidence) + 1)
+    kept = int((errors <= LARGEST_EXPECTED_ERROR).sum())
+    if not kept:
+        return 1.0
+    # Halfway to the next cell, so that the last digits of an engine do not decide.
+    return float(confidence[kept - 1 : kept + 1].mean()) if kept < len(confidence) else 0.0
 
 
 def farther_share(

@@ -17,6 +17,7 @@ from spikgpt.engines.opening import open_engine, torch_engine
 from spikgpt.errors import GenesError
 from spikgpt.options import EngineOptions
 from spikgpt.reference.files import ReferenceFiles, read_reference
+from spikgpt.types import UNKNOWN
 from tests.conftest import labelled
 
 
@@ -116,6 +117,19 @@ def test_engines_agree_on_a_panel(graph_folder: str, query: AnnData) -> None:
     np.testing.assert_array_equal(torch.labels, onnx.labels)
     np.testing.assert_allclose(torch.probabilities, onnx.probabilities, atol=1e-3)
     assert any("at best" in note for note in torch.notes())
+
+
+def test_on_a_small_panel_uncertain_cells_are_unknown_rather_than_wrong(small: ReferenceFiles, query: AnnData) -> None:
+    asked = panel(projection_of(small), query, 4, 30)
+    truth = query.obs["cell_type"].astype(str).to_numpy()
+    known = np.isin(truth, small.labels.names)
+    all_cells, default = labelled(small, asked, unknown_rate=0.0), labelled(small, asked)
+    assert default.report.few_genes
+    assert (all_cells.labels != truth)[known].mean() > 0.1
+    wrong = (default.labels != truth) & (default.labels != UNKNOWN)
+    assert wrong[known].mean() < 0.1
+    assert (default.labels == truth).any()
+    assert any(note.startswith("The query has few of the reference's genes.") for note in default.notes())
 
 
 def test_chunks_do_not_matter_on_a_panel(small: ReferenceFiles, query: AnnData) -> None:

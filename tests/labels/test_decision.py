@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 from spikgpt.errors import ConfigError
-from spikgpt.labels.decision import CellScores, Cutoffs, farther_share, fit_cutoffs
+from spikgpt.labels.decision import CellScores, Cutoffs, farther_share, fit_cutoffs, least_confidence
 from spikgpt.labels.ood import OODRule
 from spikgpt.labels.thresholds import Thresholds
 from spikgpt.options import AnnotateOptions, options_of
@@ -256,3 +256,36 @@ def test_a_score_that_is_no_number_is_below_every_limit() -> None:
     assert Cutoffs("ood", ood=ood_of(-5.0)).rejects(scores).tolist() == [True, True]
     both = Cutoffs("both", limits=np.array([5.0, 5.0]), ood=ood_of(-1.0))
     assert both.rejects(scores).tolist() == [True, True]
+
+
+@pytest.mark.parametrize(
+    ("confidence", "least"),
+    [
+        # Expected errors of 0.01, 0.09 and 0.3: the mean of the first two is 0.05, that of all 0.13.
+        ([0.7, 0.99, 0.91], 0.805),
+        ([0.99, 0.95, 0.93], 0.0),
+        ([0.6, 0.5, 0.9], 1.0),
+        ([], 1.0),
+    ],
+)
+def test_the_least_confidence_by_hand(confidence: list[float], least: float) -> None:
+    probabilities = np.array([[value, 1 - value] for value in confidence]).reshape(-1, 2)
+    assert least_confidence(probabilities) == pytest.approx(least)
+
+
+@pytest.mark.parametrize(
+    ("options", "applies"),
+    [({}, True), ({"unknown_rate": 0.05}, False), ({"same_study": True}, False), ({"threshold": 0.5}, False)],
+)
+def test_with_few_genes_uncertain_cells_are_unknown_by_default(options: dict[str, Any], applies: bool) -> None:
+    certain = np.linspace(0.6, 1, 100)
+    of_cells = scores_of(np.full(100, 0.9), typicality=0.0, probabilities=np.stack([certain, 1 - certain], axis=1))
+    asked = options_of(AnnotateOptions, options)
+    cutoffs = fit_cutoffs(calibrated(), asked, NAMES, of_cells, ONE_BATCH, smoothed=True, few_genes=True)
+    unknown = cutoffs.rejects(of_cells)
+    assert unknown.any() == applies
+    if applies:
+        assert cutoffs.least_confidence is not None
+        np.testing.assert_array_equal(unknown, certain < cutoffs.least_confidence)
+        assert (1 - certain[~unknown]).mean() <= 0.07
+        assert "few of the reference's genes" in cutoffs.rule
