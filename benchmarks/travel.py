@@ -108,7 +108,7 @@ def see(model: SpikGPT, query: AnnData) -> Seen:
     assert reference.familiarity is not None
     read = engine.embedding.read(query, layer=None, scaling="auto")
     cells, batches = joined(list(read.chunks)), batches_of(query, "auto").codes
-    fitted, scores = score_all(engine, reference.familiarity, cells, neighbours=True, batches=batches)
+    fitted, scores = score_all(engine, reference.familiarity, cells, neighbours=True, batches=batches, batch_key="auto")
     scores = replace(scores, probabilities=fitted.calibrated(reference.thresholds, scores.probabilities))
 
     def whole(values: npt.NDArray[Any], of_empty: Any) -> npt.NDArray[Any]:

@@ -31,6 +31,9 @@ from spikgpt.options import AnnotateOptions
 from spikgpt.reference.files import ReferenceFiles
 from spikgpt.types import Bools, InputReport, Integers, Rows
 
+# Stands for the name of a column where batches were inferred from the cells.
+INFERRED = "inferred"
+
 
 @dataclass(frozen=True)
 class CellLabels:
@@ -170,7 +173,7 @@ def annotate(reference: ReferenceFiles, engine: Engine, cells: Cells, options: A
         reference_origin=reference.origin,
         reference_digest=reference.digest,
         report=model.report,
-        batch_key=batches.key,
+        batch_key=INFERRED if model.inferred else batches.key,
         key_added=options.key_added,
     )
 

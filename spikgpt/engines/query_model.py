@@ -15,6 +15,7 @@ from scipy import sparse
 from spikgpt.cells.align import AlignedCells
 from spikgpt.embedding.base import Engine
 from spikgpt.embedding.own_space import OwnSpace
+from spikgpt.labels.batches import infer_batches
 from spikgpt.labels.decision import CellScores, Cutoffs, farther_share, fit_cutoffs
 from spikgpt.labels.familiarity import Familiarity, FamiliarityScorer
 from spikgpt.labels.neighbours import ENOUGH_CELLS, Neighbourhood
@@ -53,6 +54,8 @@ class QueryModel:
         Those of the sample itself, worked out once.
     smoothed
         Whether cells are seen with their neighbours: not if the user declined, nor among fewer than 100 cells.
+    inferred
+        Whether the batches were inferred from the cells.
     report
         How the query was read.
     comparison
@@ -70,6 +73,7 @@ class QueryModel:
     contrasts: npt.NDArray[np.float64] | None
     scores: CellScores
     smoothed: bool
+    inferred: bool
     report: InputReport
     comparison: Comparison | None = None
     cutoffs: Cutoffs | None = None
@@ -96,7 +100,8 @@ class QueryModel:
         rows
             Their row numbers in the query, shape (k,), ascending.
         batches
-            Index of the batch of each, shape (k,); by default all are of one batch.
+            Index of the batch of each, shape (k,); by default all are of one batch. With the option ``batch_key`` of
+            "auto", the batches are inferred from the cells if all are of one batch.
         report
             How they were read.
         """
@@ -115,8 +120,12 @@ class QueryModel:
         smooth = among.smooth(output.probabilities, points, among.near)
         places = Places.fit(points, smooth) if smoothed else None
         batches = np.zeros(len(rows), dtype=np.int64) if batches is None else batches
-        scores = CellScores(places.weigh(smooth, points) if places else smooth, batches)
-        best = scores.probabilities.argmax(axis=1)
+        probabilities = places.weigh(smooth, points) if places else smooth
+        best, inferred = probabilities.argmax(axis=1), False
+        if options.batch_key == "auto" and space is not None and profiles is not None and not batches.any():
+            batches = infer_batches(points, best, among.near, space.place(sparse.csr_matrix(profiles.means)))
+            inferred = bool(batches.any())
+        scores = CellScores(probabilities, batches)
         scorer = typicality = contrasts = None
         if familiarity is not None:
             scorer = familiarity.scorer(among, output, logs, profiles, batches)
@@ -130,9 +139,18 @@ class QueryModel:
                 else label_contrasts(logs, best, batches, profiles)
             )
         notes = report.notes + scaled.notes
+        if inferred:
+            sizes = ", ".join(str(cells) for cells in sorted(np.bincount(batches), reverse=True))
+            note = (
+                f"The cells fall into {batches.max() + 1} batches (of a sample: {sizes} cells), and are compared "
+                "within each. Name a column of obs with the batches by batch_key='COLUMN' (--batch-key COLUMN), or take "
+                "all cells as one batch by batch_key=None (--no-batch)."
+            )
+            notes = (*notes, note)
         report = replace(report, scaling=scaled.name, notes=notes, simulated_accuracy=scaled.simulated_accuracy)
         comparison = None if logs is None or profiles is None else Comparison.of(logs, best, profiles)
-        model = cls(scaled.scale, space, among, places, scorer, typicality, contrasts, scores, smoothed, report)
+        learned = scaled.scale, space, among, places, scorer, typicality, contrasts, scores
+        model = cls(*learned, smoothed, inferred, report)
         return replace(model, comparison=comparison)
 
     def score(
@@ -151,7 +169,7 @@ class QueryModel:
         rows
             Their row numbers in the query, shape (n,): those of the sample are not worked out again.
         batches
-            As for :meth:`fit`.
+            As for :meth:`fit`. Where they were inferred, a cell is of the batch of most of its neighbours.
         """
         batches = np.zeros(len(rows), dtype=np.int64) if batches is None else batches
         place = np.minimum(np.searchsorted(self.among.rows, rows), max(len(self.among.rows) - 1, 0))
@@ -201,7 +219,7 @@ class QueryModel:
     def save(self) -> bytes:
         """Return the model as a safetensors file, for another process that has the same reference."""
         cutoffs = self.cutoffs and replace(self.cutoffs, limits=None, ood=None)
-        told = {name: getattr(self, name) for name in ("smoothed", "comparison")}
+        told = {name: getattr(self, name) for name in ("smoothed", "inferred", "comparison")}
         told |= {"report": asdict(self.report), "cutoffs": cutoffs and asdict(cutoffs), "verdict": self.verdict}
         parts: dict[str, Any] = {
             name: getattr(self, name) for name in ("among", "space", "places", "scores", "typicality")
@@ -254,6 +272,7 @@ class QueryModel:
             contrasts=arrays.get("contrasts"),
             scores=CellScores(**part("scores")),
             smoothed=told.smoothed,
+            inferred=told.inferred,
             report=told.report,
             comparison=told.comparison,
             verdict=told.verdict,
@@ -266,6 +285,9 @@ class QueryModel:
         """Return the scores of cells from what the network says of each alone."""
         points = _places(self.space, output, logs)
         near = self.among.nearest(points, rows) if self.smoothed else np.empty((len(rows), 0), dtype=np.int64)
+        if self.inferred:
+            of_near = self.scores.batches[near]  # (n, neighbours)
+            batches = np.stack([(of_near == batch).sum(axis=1) for batch in range(of_near.max() + 1)]).argmax(axis=0)
         smooth = self.among.smooth(output.probabilities, points, near)
         probabilities = self.places.weigh(smooth, points) if self.places else smooth
         if self.scorer is None or self.typicality is None:
@@ -283,6 +305,7 @@ class _Told(msgspec.Struct):
     """What a saved model keeps beside its arrays."""
 
     smoothed: bool
+    inferred: bool
     report: InputReport
     comparison: Comparison | None
     cutoffs: dict[str, Any] | None

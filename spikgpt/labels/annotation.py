@@ -63,7 +63,8 @@ class Annotation:
         Out-of-distribution score, shape (n,): Unknown above 0 by the default rule; NaN for empty cells. None where
         another rule decides.
     batch_key
-        Columns of obs that name the batches within which cells were compared; None for one batch.
+        Columns of obs that name the batches within which cells were compared; "inferred" where the batches were found
+        in the cells themselves; None for one batch.
     smoothed
         Whether cells were labelled with their neighbours: not if that was not asked for, or there are too few cells.
     key_added

@@ -167,7 +167,7 @@ class OODRule:
             excess = np.clip(expected, 0, 1)
             for label in range(shape[1]):
                 of_label = x[labels == label]
-                split = _between_groups(of_label)
+                split = between_groups(of_label, least_gap=APART)
                 upper = of_label[of_label > split] if np.isfinite(split) else of_label
                 level = float(np.quantile(upper, LEVEL)) - middle if enough[label] else 0.0
                 cut = max(level, 0) + FORGIVEN * min(level, 0) + EXCESS * excess[label] * (level < 0)
@@ -272,8 +272,11 @@ def _medians_of_others(rows: Floats) -> npt.NDArray[np.float64]:
     return np.asarray((pair[0] + pair[1]) / 2)
 
 
-def _between_groups(values: Floats) -> float:
-    """Return where values fall into two separate groups, by the split of least variance within (Otsu, 1979), or NaN."""
+def between_groups(values: Floats, *, least_gap: float) -> float:
+    """Return where values fall into two separate groups, by the split of least variance within (Otsu, 1979), or NaN.
+
+    The means of the groups are ``least_gap`` apart at least, and a multiple of the deviation within groups.
+    """
     n = len(values)
     if n < 2 * CELLS_OF_GROUP:
         return np.nan
@@ -284,6 +287,6 @@ def _between_groups(values: Floats) -> float:
     between[(below < CELLS_OF_GROUP) | (n - below < CELLS_OF_GROUP)] = -1
     best = int(between.argmax())
     within = np.sqrt(max(float(ordered.var() - between[best]), 1e-9))
-    if gaps[best] < max(APART, DEVIATIONS_APART * within):
+    if gaps[best] < max(least_gap, DEVIATIONS_APART * within):
         return np.nan
     return float(ordered[best] + ordered[best + 1]) / 2

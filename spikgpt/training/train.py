@@ -283,6 +283,7 @@ def score_all(
     *,
     neighbours: bool,
     batches: Integers | None = None,
+    batch_key: str | None = None,
 ) -> tuple[QueryModel, CellScores]:
     """Return what the pipeline says of the cells that are not empty: their scores, and the model behind these.
 
@@ -290,8 +291,10 @@ def score_all(
     ----------
     batches
         Index of the batch of each cell, shape (n,); by default all are of one batch.
+    batch_key
+        With "auto", batches are inferred from the cells if all are of one batch.
     """
-    filled, options = cells.part(~cells.empty), AnnotateOptions(neighbours=neighbours)
+    filled, options = cells.part(~cells.empty), AnnotateOptions(neighbours=neighbours, batch_key=batch_key)
     batches = np.zeros(len(cells.totals), dtype=np.int64) if batches is None else batches
     batches = batches[~cells.empty]
     report = InputReport("training cells", cells.kind, "auto", 0, 0)

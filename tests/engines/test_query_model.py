@@ -6,6 +6,7 @@ import dataclasses
 from typing import Any
 
 import numpy as np
+import pandas as pd
 import pytest
 from anndata import AnnData
 from scipy import sparse
@@ -87,6 +88,48 @@ def test_a_saved_model_labels_any_chunk_the_same(small: ReferenceFiles, query: A
         again = label_cells(small, engine, elsewhere, cells.part(part), rows[part], batches[part])
         np.testing.assert_allclose(again.probabilities, whole.probabilities[part], atol=1e-6)
         np.testing.assert_array_equal(again.rejected, whole.rejected[part])
+
+
+def two_batches(adata: AnnData) -> tuple[AnnData, Any]:
+    """Return cells twice, the second time as another batch would show them, and the batch of each."""
+    random = np.random.default_rng(0)
+    factors = random.lognormal(0, 0.8, adata.n_vars)
+    counts = random.poisson(adata.X.toarray() * factors).astype(np.float32)
+    values = sparse.vstack([sparse.csr_matrix(adata.X), sparse.csr_matrix(counts)], format="csr")
+    obs = pd.concat([adata.obs[["cell_type"]]] * 2).reset_index(drop=True).rename(str)
+    return AnnData(values, obs=obs, var=adata.var[[]].copy()), np.repeat([0, 1], adata.n_obs)
+
+
+def test_batches_that_no_column_names_are_inferred(small: ReferenceFiles, query: AnnData) -> None:
+    both, truth = two_batches(query)
+    model, cells = fitted(small, both)
+    assert model.inferred
+    found = model.scores.batches
+    shares = [truth[found == batch].mean() for batch in range(found.max() + 1)]
+    assert all(min(share, 1 - share) < 0.05 for share in shares)
+    assert max(shares) > 0.95
+    assert any(note.startswith(f"The cells fall into {len(shares)} batches") for note in model.report.notes)
+    declined, _ = fitted(small, both, batch_key=None)
+    assert not declined.inferred
+    assert not declined.scores.batches.any()
+    # Beside the sample, the neighbours of a cell tell its batch, and it is labelled as in the sample.
+    rows, engine = np.arange(both.n_obs), usual_engine(small)
+    part = np.flatnonzero(rows % 7 == 0)
+    output, logs = engine.run(cells.part(part), model.scale), engine.embedding.logs(cells.part(part))
+    scored = model._scored(output, logs, rows[part], np.zeros(len(part), dtype=np.int64))
+    assert (scored.batches == found[part]).mean() > 0.98
+    assert_same(QueryModel.load(model.save(), small.familiarity), model)
+
+
+def test_inferred_batches_keep_the_labels_of_a_far_batch(small: ReferenceFiles, query: AnnData) -> None:
+    both, _ = two_batches(query)
+    inferred, one = labelled(small, both), labelled(small, both, batch_key=None)
+    assert inferred.uns()["spikgpt"]["batch_key"] == "inferred"
+    truth = both.obs["cell_type"].astype(str).to_numpy()
+    known = np.isin(truth, small.labels.names)
+    assert (inferred.labels == truth)[known].mean() > 0.9
+    assert (inferred.labels == truth)[known].mean() >= (one.labels == truth)[known].mean()
+    np.testing.assert_array_equal(labelled(small, both, batch_size=50).labels, inferred.labels)
 
 
 def test_cells_beside_the_sample_are_scored_as_they_are_in_it(small: ReferenceFiles, query: AnnData) -> None:

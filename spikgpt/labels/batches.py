@@ -1,0 +1,125 @@
+"""Infer the batches of a query from its cells, where no column of obs names them.
+
+A batch effect moves the cells of all labels in one direction. So the cells of a query are two batches where, along one
+direction of the query's own space, the cells of most labels fall into two separate groups. A missing type splits the
+label that it is given, and no other. Each of the two batches is split again, as long as this holds.
+
+Every cell is averaged with its neighbours first, which takes noise away. Directions are sought among the principal
+components of the deviations within labels, all labels weighted alike. A label that does not fall into two groups has
+all its cells in one batch: the one whose effect on the other labels is nearer to the label's own difference from the
+reference.
+"""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+import numpy as np
+import numpy.typing as npt
+
+from spikgpt.cells.obs import CELLS_OF_BATCH
+from spikgpt.labels.ood import CELLS_OF_GROUP, between_groups
+from spikgpt.types import Bools, Floats, Integers, Rows
+
+# Two batches are told apart by so many labels, and by such a share of the labels that have enough cells. The
+# difference between the two groups of each has such a cosine with the mean difference at least.
+LEAST_LABELS, LEAST_SHARE, LEAST_AGREEMENT = 3, 0.75, 0.5
+# Directions that are looked at, each turned so often to the mean difference between groups; and batches at most.
+DIRECTIONS, ROUNDS, MOST_BATCHES = 6, 3, 8
+
+
+class _Split(NamedTuple):
+    """A direction, shape (D,), and the place along it that separates the cells of each label with two groups.
+
+    ``difference``, shape (D,), is the mean difference between the groups of a label, each label of length 1.
+    """
+
+    direction: npt.NDArray[np.float64]
+    places: dict[int, float]
+    difference: npt.NDArray[np.float64]
+
+
+def infer_batches(points: Floats, best: Integers, near: Rows, profiles: Floats) -> npt.NDArray[np.int64]:
+    """Return the index of the batch of each cell, shape (k,); 0 for all where there is one batch.
+
+    Parameters
+    ----------
+    points
+        Where the cells lie in the query's own space, shape (k, D).
+    best
+        Index of the most probable label of each, shape (k,).
+    near
+        Positions of the neighbours of each, shape (k, neighbours).
+    profiles
+        Where the mean expression of the reference's labels lies in the same space, shape (L, D).
+    """
+    averaged = (points + points[near].sum(axis=1)) / (1 + near.shape[1])  # (k, D)
+    codes, queue = np.zeros(len(points), dtype=np.int64), [0]
+    while queue and codes.max(initial=0) + 1 < MOST_BATCHES:
+        code = queue.pop(0)
+        rows = np.flatnonzero(codes == code)
+        upper = _two_batches(averaged[rows], best[rows], profiles)
+        if upper is not None:
+            new = int(codes.max()) + 1
+            codes[rows[upper]] = new
+            queue += [code, new]
+    return codes
+
+
+def _two_batches(points: Floats, best: Integers, profiles: Floats) -> Bools | None:
+    """Return which cells are in the second of two batches, shape (n,), or None where there is one."""
+    enough = np.flatnonzero(np.bincount(best, minlength=len(profiles)) >= 2 * CELLS_OF_GROUP)
+    if len(enough) < LEAST_LABELS:
+        return None
+    groups = {int(label): points[best == label] for label in enough}
+    split = _best_split(groups)
+    if len(split.places) < max(LEAST_LABELS, LEAST_SHARE * len(enough)):
+        return None
+    upper = np.zeros(len(points), dtype=bool)
+    for label, place in split.places.items():
+        upper[best == label] = groups[label] @ split.direction > place
+    # Effects of the two batches, each the median over labels of the difference from the reference.
+    first, second = (
+        np.median([points[(best == label) & part].mean(axis=0) - profiles[label] for label in split.places], axis=0)
+        for part in (~upper, upper)
+    )
+    apart = second - first
+    others = ~np.isin(best, list(split.places))
+    shifts = points[others] - profiles[best[others]] - first
+    upper[others] = shifts @ apart > apart @ apart / 2
+    return upper if min(upper.sum(), (~upper).sum()) >= CELLS_OF_BATCH else None
+
+
+def _best_split(groups: dict[int, Floats]) -> _Split:
+    """Return the direction along which most labels fall into two groups, equal ones by their agreement."""
+    covariances = []
+    for points in groups.values():
+        deviations = points - points.mean(axis=0)
+        covariance = deviations.T @ deviations
+        covariances.append(covariance / max(float(np.trace(covariance)), 1e-12))
+    _, components = np.linalg.eigh(np.mean(covariances, axis=0))
+    splits = []
+    for component in components[:, ::-1].T[:DIRECTIONS]:
+        splits.append(_split_along(component, groups))
+        for _ in range(ROUNDS):
+            length = np.linalg.norm(splits[-1].difference)
+            if len(splits[-1].places) < 2 or length < 1e-6:
+                break
+            splits.append(_split_along(splits[-1].difference / length, groups))
+    return max(splits, key=lambda split: (len(split.places), np.linalg.norm(split.difference)))
+
+
+def _split_along(direction: Floats, groups: dict[int, Floats]) -> _Split:
+    """Return the labels whose cells fall into two groups along a direction, and whose groups differ in the same way."""
+    places, differences = {}, {}
+    for label, points in groups.items():
+        positions = points @ direction
+        place = between_groups(positions, least_gap=0.0)
+        if np.isfinite(place):
+            upper = positions > place
+            difference = points[upper].mean(axis=0) - points[~upper].mean(axis=0)
+            places[label], differences[label] = place, difference / np.linalg.norm(difference)
+    mean = np.sum([np.zeros_like(direction), *differences.values()], axis=0) / max(len(places), 1)
+    least = LEAST_AGREEMENT * np.linalg.norm(mean)
+    agreeing = {label: place for label, place in places.items() if differences[label] @ mean >= least}
+    return _Split(np.asarray(direction), agreeing, mean)
