@@ -125,7 +125,7 @@ def see(model: SpikGPT, query: AnnData) -> Seen:
     sample = fitted.calibrated(thresholds, fitted.scores.probabilities)
     sampled = replace(fitted.scores, probabilities=sample)
     known = {"smoothed": fitted.smoothed, "few_genes": fitted.report.few_genes}
-    aside = fit_cutoffs(thresholds, AnnotateOptions(), names, sampled, fitted.contrasts, **known)
+    aside = fit_cutoffs(thresholds, AnnotateOptions(), names, sampled, fitted.support, **known)
     ood_score = aside.ood_scores(scores)
     assert ood_score is not None
     unknown[ASIDE] = whole(aside.rejects(scores), True)

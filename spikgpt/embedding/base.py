@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, Protocol
 
 from scipy import sparse
@@ -39,6 +39,11 @@ class Scaled:
     notes: tuple[str, ...] = ()
     output: NetworkOutput | None = None
     simulated_accuracy: float | None = None
+
+    def reported(self, report: InputReport) -> InputReport:
+        """Return a report that says how the query was scaled."""
+        notes = report.notes + self.notes
+        return replace(report, scaling=self.name, notes=notes, simulated_accuracy=self.simulated_accuracy)
 
 
 class Embedding(Protocol):

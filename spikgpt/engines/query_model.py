@@ -14,12 +14,12 @@ from scipy import sparse
 
 from spikgpt.cells.align import AlignedCells
 from spikgpt.embedding.base import Engine
+from spikgpt.embedding.batches import infer_batches
 from spikgpt.embedding.own_space import OwnSpace
-from spikgpt.labels.batches import infer_batches
 from spikgpt.labels.decision import CellScores, Cutoffs, farther_share, fit_cutoffs
 from spikgpt.labels.familiarity import Familiarity, FamiliarityScorer
 from spikgpt.labels.neighbours import ENOUGH_CELLS, Neighbourhood
-from spikgpt.labels.ood import OODRule, Typicality, label_contrasts, mean_contrast
+from spikgpt.labels.ood import LabelMeans, OODRule, Typicality, label_contrasts, label_support, mean_contrast
 from spikgpt.labels.places import Places
 from spikgpt.labels.thresholds import Thresholds, tempered
 from spikgpt.labels.verdict import Comparison, Verdict, judge, shift
@@ -50,6 +50,8 @@ class QueryModel:
         What scores how typical of their label cells are; None as well without familiarity.
     contrasts
         Whether each label keeps what sets it apart, in each batch, shape (B, L); None without familiarity.
+    support
+        The same with the level of the label's marker genes added.
     scores
         Those of the sample itself, worked out once.
     smoothed
@@ -71,6 +73,7 @@ class QueryModel:
     scorer: FamiliarityScorer | None
     typicality: Typicality | None
     contrasts: npt.NDArray[np.float64] | None
+    support: npt.NDArray[np.float64] | None
     scores: CellScores
     smoothed: bool
     inferred: bool
@@ -121,37 +124,24 @@ class QueryModel:
         places = Places.fit(points, smooth) if smoothed else None
         batches = np.zeros(len(rows), dtype=np.int64) if batches is None else batches
         probabilities = places.weigh(smooth, points) if places else smooth
-        best, inferred = probabilities.argmax(axis=1), False
-        if options.batch_key == "auto" and space is not None and profiles is not None and not batches.any():
+        best, known = probabilities.argmax(axis=1), batches.any() or options.batch_key != "auto"
+        if not known and space is not None and profiles is not None:
             batches = infer_batches(points, best, among.near, space.place(sparse.csr_matrix(profiles.means)))
-            inferred = bool(batches.any())
+            report = replace(report, notes=report.notes + _note_on(batches))
         scores = CellScores(probabilities, batches)
-        scorer = typicality = contrasts = None
+        scorer = typicality = contrasts = support = None
         if familiarity is not None:
             scorer = familiarity.scorer(among, output, logs, profiles, batches)
             evidence = scorer.score(output, logs, among.near, batches)
             typicality = Typicality.fit(evidence, best, batches, among.near)
             typical = typicality.of(evidence, batches, among.near)
             scores = replace(scores, familiarity=evidence.familiarity, typicality=typical)
-            contrasts = (
-                label_contrasts(output.vectors, best, batches, familiarity.profiles)
-                if logs is None or profiles is None
-                else label_contrasts(logs, best, batches, profiles)
-            )
-        notes = report.notes + scaled.notes
-        if inferred:
-            sizes = ", ".join(str(cells) for cells in sorted(np.bincount(batches), reverse=True))
-            note = (
-                f"The cells fall into {batches.max() + 1} batches (of a sample: {sizes} cells), and are compared "
-                "within each. Name a column of obs with the batches by batch_key='COLUMN' (--batch-key COLUMN), or take "
-                "all cells as one batch by batch_key=None (--no-batch)."
-            )
-            notes = (*notes, note)
-        report = replace(report, scaling=scaled.name, notes=notes, simulated_accuracy=scaled.simulated_accuracy)
+            of_labels = familiarity.profiles if profiles is None else profiles
+            contrasts, support = _support(output.vectors if logs is None else logs, best, batches, of_labels)
+        report = scaled.reported(report)
         comparison = None if logs is None or profiles is None else Comparison.of(logs, best, profiles)
-        learned = scaled.scale, space, among, places, scorer, typicality, contrasts, scores
-        model = cls(*learned, smoothed, inferred, report)
-        return replace(model, comparison=comparison)
+        learned = scaled.scale, space, among, places, scorer, typicality, contrasts, support, scores
+        return cls(*learned, smoothed, bool(not known and batches.any()), report, comparison)
 
     def score(
         self,
@@ -197,7 +187,7 @@ class QueryModel:
         scores, sample = self.scores.familiarity, replace(self.scores, probabilities=probabilities)
         few_genes = self.report.few_genes
         cutoffs = fit_cutoffs(
-            thresholds, options, names, sample, self.contrasts, smoothed=self.smoothed, few_genes=few_genes
+            thresholds, options, names, sample, self.support, smoothed=self.smoothed, few_genes=few_genes
         )
         calibration = thresholds.calibration(self.smoothed)
         if calibration is None or scores is None or not len(scores):
@@ -224,7 +214,8 @@ class QueryModel:
         parts: dict[str, Any] = {
             name: getattr(self, name) for name in ("among", "space", "places", "scores", "typicality")
         }
-        arrays: dict[str, Any] = {"limits": self.cutoffs and self.cutoffs.limits, "contrasts": self.contrasts}
+        arrays: dict[str, Any] = {"limits": self.cutoffs and self.cutoffs.limits}
+        arrays |= {"contrasts": self.contrasts, "support": self.support}
         parts["ood"] = self.cutoffs and self.cutoffs.ood
         arrays["mean"], arrays["std"] = self.scale or (None, None)
         if self.scorer is not None:
@@ -270,6 +261,7 @@ class QueryModel:
             scorer=scorer,
             typicality=typicality,
             contrasts=arrays.get("contrasts"),
+            support=arrays.get("support"),
             scores=CellScores(**part("scores")),
             smoothed=told.smoothed,
             inferred=told.inferred,
@@ -294,6 +286,31 @@ class QueryModel:
             return CellScores(probabilities, batches)
         evidence = self.scorer.score(output, logs, near, batches)
         return CellScores(probabilities, batches, evidence.familiarity, self.typicality.of(evidence, batches, near))
+
+
+def _support(
+    values: sparse.csr_matrix | Floats, best: Integers, batches: Integers, profiles: Profiles
+) -> tuple[npt.NDArray[np.float64], npt.NDArray[np.float64]]:
+    """Return contrast and support of each label in each batch, each of shape (B, L), from log expression.
+
+    Vectors, in an embedding without expression, have no marker genes: the support is the contrast.
+    """
+    means = LabelMeans.fit(values, best, batches, len(profiles.means))
+    contrasts = label_contrasts(means, profiles)
+    return contrasts, label_support(means, profiles, contrasts) if sparse.issparse(values) else contrasts
+
+
+def _note_on(batches: Integers) -> tuple[str, ...]:
+    """Return a note on batches that were inferred from a sample of cells, if there are several."""
+    if not batches.any():
+        return ()
+    sizes = ", ".join(str(cells) for cells in sorted(np.bincount(batches), reverse=True))
+    note = (
+        f"The cells fall into {batches.max() + 1} batches (of a sample: {sizes} cells), and are compared within each. "
+        "Name a column with the batches by batch_key='COLUMN' (--batch-key COLUMN), or take all cells as one batch by "
+        "batch_key=None (--no-batch)."
+    )
+    return (note,)
 
 
 def _places(space: OwnSpace | None, output: NetworkOutput, logs: sparse.csr_matrix | None) -> Floats:

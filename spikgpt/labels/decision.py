@@ -123,7 +123,7 @@ def fit_cutoffs(
     asked: Asked,
     label_names: tuple[str, ...],
     sample: CellScores,
-    contrasts: Floats | None,
+    support: Floats | None,
     *,
     smoothed: bool,
     few_genes: bool = False,
@@ -136,8 +136,8 @@ def fit_cutoffs(
         Labels, by index.
     sample
         Scores of the sample, with calibrated probabilities.
-    contrasts
-        What :func:`spikgpt.labels.ood.label_contrasts` returns, for a reference that scores familiarity.
+    support
+        What :func:`spikgpt.labels.ood.label_support` returns, for a reference that scores familiarity.
     smoothed
         Whether cells are labelled with their neighbours.
     few_genes
@@ -154,7 +154,7 @@ def fit_cutoffs(
     if asked.threshold is not None or (calibration is None and rate is None and not asked.same_study):
         limit = thresholds.threshold if asked.threshold is None else asked.threshold
         return Cutoffs(f"a probability below {limit:.4f}", threshold=limit)
-    if calibration is None or sample.familiarity is None or sample.typicality is None or contrasts is None:
+    if calibration is None or sample.familiarity is None or sample.typicality is None or support is None:
         msg = (
             "This reference was trained before familiarity was measured, so no rate of Unknown cells can be promised. "
             "Train it again, or set a threshold on the probability: threshold=0.95 (--threshold 0.95)."
@@ -162,7 +162,7 @@ def fit_cutoffs(
         raise ConfigError(msg)
     best = sample.probabilities.argmax(axis=1)
     baselines, shares = calibration.baselines(label_names)
-    ood = OODRule.fit(sample.typicality, best, sample.batches, contrasts, baselines, shares)
+    ood = OODRule.fit(sample.typicality, best, sample.batches, support, baselines, shares)
     least, unlike = None, "unlike the cells of its label in its batch (OOD score above 0)"
     if few_genes and rate is None and not asked.same_study:
         least = least_confidence(sample.probabilities)

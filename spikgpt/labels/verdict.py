@@ -18,6 +18,7 @@ from typing import Literal
 import numpy as np
 from scipy import sparse
 
+from spikgpt.labels.ood import marker_levels
 from spikgpt.labels.thresholds import HeldOutScores
 from spikgpt.types import Floats, Integers, Profiles
 
@@ -38,12 +39,8 @@ MOST_OF_OTHERS = 0.05
 # labels or more, and for those without a similarity.
 LEAST_CONTRAST, LOST_CONTRAST, CORRELATIONS = 1.0, 0.6, (0.85, 0.9)
 SEVERAL_LABELS = 3
-# Marker genes of a label, the fewest that will do, and the least share of cells whose labels have so many.
-MARKERS, LEAST_MARKERS, LEAST_SHARE = 20, 10, 0.5
-# Least denominator of the level of a marker, and bounds of the level.
-LEAST_DIFFERENCE, LEVELS = 0.05, (-0.5, 1.5)
-# Least expression, of 10,000 counts, of the genes that a panel is found by.
-LEAST_EXPRESSED = 0.1
+# Least share of cells whose labels have enough marker genes.
+LEAST_SHARE = 0.5
 # Least loss of familiarity that counts as far, and the loss that refuses a query without similarity and correlation.
 LEAST_SHIFT, LARGEST_SHIFT = 1.2, 3.0
 # Share of the known cells below the limits, as a multiple of the promised one, that speaks for another study.
@@ -109,13 +106,7 @@ class Comparison:
         parts = (logs[best == label].astype(np.float64) for label in enough)
         means = np.array([np.asarray(part.mean(axis=0)).ravel() for part in parts])  # (labels, G)
         within = profiles.within + WITHIN_FLOOR * np.median(profiles.within)
-        own, other = _markers(
-            _without_panel_excess(means, cells[enough], profiles.means[enough]),
-            cells[enough],
-            enough,
-            profiles.means,
-            within,
-        )
+        own, other = _levels(means, cells[enough], enough, profiles)
         several = cells[enough] >= SHARE_TO_COMPARE * len(best)
         compared = enough[several]
         if len(compared) < 2:
@@ -129,49 +120,17 @@ class Comparison:
         return cls(len(compared), correlation, own, other)
 
 
-def _without_panel_excess(means: Floats, cells: Integers, reference: Floats) -> Floats:
-    """Divide the expression of a panel of genes by its excess, (labels, G) to the same.
-
-    In a panel each gene has a larger share of the total than in the reference. The excess is the median ratio of query
-    to reference over genes; below 1 nothing is changed.
-    """
-    if not len(cells):
-        return means
-    found, expected = (np.expm1(cells @ values / cells.sum()) for values in (means, reference))  # (G,)
-    both = (found > LEAST_EXPRESSED) & (expected > LEAST_EXPRESSED)
-    excess = max(float(np.median(np.log(found[both] / expected[both]))), 0.0) if both.any() else 0.0
-    return np.asarray(np.log1p(np.expm1(means) * np.exp(-excess)))
-
-
-def _markers(
-    means: Floats, cells: Integers, labels: Integers, reference: Floats, within: Floats
-) -> tuple[float | None, float | None]:
+def _levels(means: Floats, cells: Integers, labels: Integers, profiles: Profiles) -> tuple[float | None, float | None]:
     """Return the levels of the markers of the cells' own label, and of the other label with the highest level.
 
-    Both are means over labels, weighted by cells. ``means``, shape (labels, G), is the mean log expression of
-    each label of the query, ``reference``, shape (L, G), that of all labels of the reference, and ``within``, shape
-    (G,), the standard deviation within the reference's labels.
+    Both are means over labels, weighted by cells; see :func:`spikgpt.labels.ood.marker_levels`.
     """
-    n_labels = len(reference)
-    if not len(labels) or n_labels < 2:
-        return None, None
-    # Of the other labels: the largest value and the sum, without a copy of them for each label.
-    second, first = np.partition(reference, -2, axis=0)[-2:]
-    highest, total = reference.argmax(axis=0), reference.sum(axis=0)
-    expressed = np.full((len(labels), n_labels), np.nan)
-    for label in range(n_labels):
-        lead = (reference[label] - np.where(highest == label, second, first)) / np.maximum(within, 1e-12)
-        genes = np.argsort(-lead, kind="stable")[:MARKERS]
-        genes = genes[lead[genes] > 0]
-        if len(genes) >= LEAST_MARKERS:
-            base = (total[genes] - reference[label, genes]) / (n_labels - 1)
-            part = (means[:, genes] - base) / np.maximum(reference[label, genes] - base, LEAST_DIFFERENCE)
-            expressed[:, label] = np.clip(part, *LEVELS).mean(axis=1)
+    expressed = marker_levels(means, cells, labels, profiles)
     places = np.arange(len(labels))
     own, others = expressed[places, labels], expressed.copy()
     others[places, labels] = np.nan
     known = ~np.isnan(own) & ~np.isnan(others).all(axis=1)
-    if cells[known].sum() < LEAST_SHARE * cells.sum():
+    if not len(labels) or cells[known].sum() < LEAST_SHARE * cells.sum():
         return None, None
     shares = cells[known] / cells[known].sum()
     return float(shares @ own[known]), float(shares @ np.nanmax(others[known], axis=1))

@@ -28,7 +28,7 @@ from tests.conftest import aligned, labelled, steps_at_least
 def scores(reference: ReferenceFiles, cells: AlignedCells, *, neighbours: bool = True) -> QueryModel:
     """Return the model of a query that is its own sample, with the scores of its cells."""
     rows, report = np.arange(len(cells.totals)), InputReport("X", "counts", "auto", 0, 0)
-    asked = AnnotateOptions(neighbours=neighbours)
+    asked = AnnotateOptions(neighbours=neighbours, batch_key=None)
     return QueryModel.fit(torch_engine(reference), reference.familiarity, cells, rows, report=report, options=asked)
 
 

@@ -10,7 +10,7 @@ import pytest
 from scipy import sparse
 
 from spikgpt.labels.familiarity import Evidence
-from spikgpt.labels.ood import OODRule, Typicality, label_contrasts, mean_contrast
+from spikgpt.labels.ood import LabelMeans, OODRule, Typicality, label_contrasts, label_support, mean_contrast
 from spikgpt.types import Floats, Integers, Profiles, Rows
 
 Array = npt.NDArray[np.float64]
@@ -129,9 +129,13 @@ def made_up(seed: int = 0, genes: int = 60) -> tuple[Profiles, Array, Integers, 
     return Profiles(means, np.full(genes, 0.5)), logs, best, batches
 
 
+def contrasts_of(logs: Any, best: Integers, batches: Integers, profiles: Profiles) -> Array:
+    return label_contrasts(LabelMeans.fit(logs, best, batches, len(profiles.means)), profiles)
+
+
 def test_contrasts_are_the_formula_in_plain_loops() -> None:
     profiles, logs, best, batches = made_up()
-    found = label_contrasts(sparse.csr_matrix(logs), best, batches, profiles)
+    found = contrasts_of(sparse.csr_matrix(logs), best, batches, profiles)
     within = profiles.within + 0.1 * np.median(profiles.within)
     weights = profiles.means.var(axis=0) / within**2
     roots = np.sqrt(weights / weights.sum())
@@ -143,16 +147,16 @@ def test_contrasts_are_the_formula_in_plain_loops() -> None:
             a = (means[label] - effect - profiles.means.mean(axis=0)) * roots
             p = (profiles.means[label] - profiles.means.mean(axis=0)) * roots
             assert found[batch, label] == pytest.approx(-np.log(1.02 - a @ p / np.sqrt((a @ a) * (p @ p) + 1e-12)))
-    np.testing.assert_allclose(label_contrasts(logs, best, batches, profiles), found)
+    np.testing.assert_allclose(contrasts_of(logs, best, batches, profiles), found)
 
 
 def test_known_labels_keep_their_contrast_through_a_batch_effect_and_missing_types_do_not() -> None:
     profiles, logs, best, batches = made_up()
-    contrasts = label_contrasts(sparse.csr_matrix(logs), best, batches, profiles)
+    contrasts = contrasts_of(sparse.csr_matrix(logs), best, batches, profiles)
     assert (contrasts > 2).all()
     foreign = logs.copy()
     foreign[best == 1] += np.random.default_rng(9).gamma(1, 1, logs.shape[1]) - profiles.means[1]
-    lost = label_contrasts(sparse.csr_matrix(foreign), best, batches, profiles)
+    lost = contrasts_of(sparse.csr_matrix(foreign), best, batches, profiles)
     assert (lost[:, 1] < 1).all()
     assert (np.delete(lost, 1, axis=1) > 1.5).all()
 
@@ -160,12 +164,38 @@ def test_known_labels_keep_their_contrast_through_a_batch_effect_and_missing_typ
 def test_labels_without_cells_have_no_contrast() -> None:
     profiles, logs, best, batches = made_up()
     some = best != 3
-    contrasts = label_contrasts(sparse.csr_matrix(logs[some]), best[some], batches[some], profiles)
+    contrasts = contrasts_of(sparse.csr_matrix(logs[some]), best[some], batches[some], profiles)
     assert (contrasts[:, 3] == 0).all()
     one = best == 0
-    alone = label_contrasts(sparse.csr_matrix(logs[one]), best[one], batches[one], profiles)
+    alone = contrasts_of(sparse.csr_matrix(logs[one]), best[one], batches[one], profiles)
     assert np.isfinite(alone).all()
     assert alone.shape == (2, 4)
+
+
+def test_marker_genes_add_to_the_support_of_a_label() -> None:
+    # Fifteen markers for each of three labels, of which the third is rare.
+    profiles = Profiles(np.kron(np.eye(3), np.full(15, 2.0)), np.full(45, 0.5))
+    best, batches = np.repeat([0, 1, 2], [30, 20, 9]), np.zeros(59, dtype=np.int64)
+    # The first label has 3/4 of its markers' expression, the second more than the reference.
+    logs = profiles.means[best] * np.array([0.75, 1.3, 1.0])[best, None]
+    means, contrasts = LabelMeans.fit(sparse.csr_matrix(logs), best, batches, 3), np.array([[2.0, 1.0, 3.0]])
+    found = label_support(means, profiles, contrasts)
+    np.testing.assert_allclose(found, contrasts + 1.5 * np.array([[0.75 - 0.7, 1 - 0.7, 0]]))
+    # Nine markers are too few.
+    few = np.concatenate([np.arange(label * 15, label * 15 + 9) for label in range(3)])
+    panel = Profiles(profiles.means[:, few], profiles.within[few])
+    means = LabelMeans.fit(sparse.csr_matrix(logs[:, few]), best, batches, 3)
+    np.testing.assert_array_equal(label_support(means, panel, contrasts), contrasts)
+
+
+def test_a_missing_type_without_the_markers_of_its_label_is_unknown() -> None:
+    x, best, batches = query(4)
+    low = np.where(best == 1, x - 4.0, x)
+    support = np.full((2, 5), KEPT)
+    assert unknown(low, best, batches, support)[best == 1].mean() < 0.2
+    support[:, 1] += 1.5 * (0.0 - 0.7)
+    assert unknown(low, best, batches, support)[best == 1].mean() > 0.5
+    assert not unknown(low, best, batches, support)[best != 1].any()
 
 
 def test_the_mean_contrast_is_that_of_cells() -> None:

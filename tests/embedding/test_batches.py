@@ -9,7 +9,7 @@ import numpy.typing as npt
 import pytest
 from scipy.spatial import cKDTree
 
-from spikgpt.labels.batches import infer_batches
+from spikgpt.embedding.batches import infer_batches
 
 LABELS, SIZE = 5, 12
 

@@ -1,13 +1,13 @@
 """Infer the batches of a query from its cells, where no column of obs names them.
 
 A batch effect moves the cells of all labels in one direction. So the cells of a query are two batches where, along one
-direction of the query's own space, the cells of most labels fall into two separate groups. A missing type splits the
-label that it is given, and no other. Each of the two batches is split again, as long as this holds.
+direction of the query's own space, the cells of most labels fall into two separate groups, and the labels differ from
+each other in the same way in both. A missing type splits the label that it is given. If it splits several, its cells
+are all alike, and labels do not differ among them. Each of the two batches is split again, as long as this holds.
 
 Every cell is averaged with its neighbours first, which takes noise away. Directions are sought among the principal
-components of the deviations within labels, all labels weighted alike. A label that does not fall into two groups has
-all its cells in one batch: the one whose effect on the other labels is nearer to the label's own difference from the
-reference.
+components of the deviations within labels, all labels weighted alike. A cell of a label that does not fall into two
+groups goes to the batch whose effect is nearer to the cell's own difference from the reference's label.
 """
 
 from __future__ import annotations
@@ -21,9 +21,11 @@ from spikgpt.cells.obs import CELLS_OF_BATCH
 from spikgpt.labels.ood import CELLS_OF_GROUP, between_groups
 from spikgpt.types import Bools, Floats, Integers, Rows
 
-# Two batches are told apart by so many labels, and by such a share of the labels that have enough cells. The
-# difference between the two groups of each has such a cosine with the mean difference at least.
-LEAST_LABELS, LEAST_SHARE, LEAST_AGREEMENT = 3, 0.75, 0.5
+# Two batches are told apart by so many labels. The difference between the groups of each has a cosine of at least so
+# much with the sum over labels. That sum is so large a part of its length if all labels differed in the same way.
+LEAST_LABELS, LEAST_AGREEMENT, LEAST_EVIDENCE = 3, 0.5, 0.55
+# Least concordance of the differences between labels in two batches.
+LEAST_CONCORDANCE = 0.7
 # Directions that are looked at, each turned so often to the mean difference between groups; and batches at most.
 DIRECTIONS, ROUNDS, MOST_BATCHES = 6, 3, 8
 
@@ -31,12 +33,18 @@ DIRECTIONS, ROUNDS, MOST_BATCHES = 6, 3, 8
 class _Split(NamedTuple):
     """A direction, shape (D,), and the place along it that separates the cells of each label with two groups.
 
-    ``difference``, shape (D,), is the mean difference between the groups of a label, each label of length 1.
+    ``difference``, shape (D,), is the sum over labels of the difference between their groups, each of length 1. It is
+    the longer, the more labels fall into two groups, and the more alike their differences are.
     """
 
     direction: npt.NDArray[np.float64]
     places: dict[int, float]
     difference: npt.NDArray[np.float64]
+
+    @property
+    def length(self) -> float:
+        """Length of the summed difference: the number of labels if all differ in the same way."""
+        return float(np.linalg.norm(self.difference))
 
 
 def infer_batches(points: Floats, best: Integers, near: Rows, profiles: Floats) -> npt.NDArray[np.int64]:
@@ -73,25 +81,36 @@ def _two_batches(points: Floats, best: Integers, profiles: Floats) -> Bools | No
         return None
     groups = {int(label): points[best == label] for label in enough}
     split = _best_split(groups)
-    if len(split.places) < max(LEAST_LABELS, LEAST_SHARE * len(enough)):
+    if len(split.places) < LEAST_LABELS or split.length < LEAST_EVIDENCE * len(enough):
         return None
-    upper = np.zeros(len(points), dtype=bool)
+    upper, labels = np.zeros(len(points), dtype=bool), list(split.places)
     for label, place in split.places.items():
         upper[best == label] = groups[label] @ split.direction > place
+    # The mean of each label in either batch, (labels, D).
+    means = [np.stack([points[(best == label) & part].mean(axis=0) for label in labels]) for part in (~upper, upper)]
+    if _concordance(*means) < LEAST_CONCORDANCE:
+        return None
     # Effects of the two batches, each the median over labels of the difference from the reference.
-    first, second = (
-        np.median([points[(best == label) & part].mean(axis=0) - profiles[label] for label in split.places], axis=0)
-        for part in (~upper, upper)
-    )
+    first, second = (np.median(of_labels - profiles[labels], axis=0) for of_labels in means)
     apart = second - first
-    others = ~np.isin(best, list(split.places))
+    others = ~np.isin(best, labels)
     shifts = points[others] - profiles[best[others]] - first
     upper[others] = shifts @ apart > apart @ apart / 2
     return upper if min(upper.sum(), (~upper).sum()) >= CELLS_OF_BATCH else None
 
 
+def _concordance(one: Floats, other: Floats) -> float:
+    """Return how alike the differences between labels are in two batches, from label means of shape (L, D).
+
+    It is Lin's concordance of the deviations from the mean of the labels: 1 where these are the same, about 0 where all
+    cells of a batch are of one type.
+    """
+    one, other = one - one.mean(axis=0), other - other.mean(axis=0)
+    return float(2 * (one * other).sum() / max((one**2).sum() + (other**2).sum(), 1e-12))
+
+
 def _best_split(groups: dict[int, Floats]) -> _Split:
-    """Return the direction along which most labels fall into two groups, equal ones by their agreement."""
+    """Return the direction along which the cells of most labels fall into two groups that differ in the same way."""
     covariances = []
     for points in groups.values():
         deviations = points - points.mean(axis=0)
@@ -102,11 +121,10 @@ def _best_split(groups: dict[int, Floats]) -> _Split:
     for component in components[:, ::-1].T[:DIRECTIONS]:
         splits.append(_split_along(component, groups))
         for _ in range(ROUNDS):
-            length = np.linalg.norm(splits[-1].difference)
-            if len(splits[-1].places) < 2 or length < 1e-6:
+            if splits[-1].length < 1e-6:
                 break
-            splits.append(_split_along(splits[-1].difference / length, groups))
-    return max(splits, key=lambda split: (len(split.places), np.linalg.norm(split.difference)))
+            splits.append(_split_along(splits[-1].difference / splits[-1].length, groups))
+    return max(splits, key=lambda split: split.length)
 
 
 def _split_along(direction: Floats, groups: dict[int, Floats]) -> _Split:
@@ -119,7 +137,7 @@ def _split_along(direction: Floats, groups: dict[int, Floats]) -> _Split:
             upper = positions > place
             difference = points[upper].mean(axis=0) - points[~upper].mean(axis=0)
             places[label], differences[label] = place, difference / np.linalg.norm(difference)
-    mean = np.sum([np.zeros_like(direction), *differences.values()], axis=0) / max(len(places), 1)
-    least = LEAST_AGREEMENT * np.linalg.norm(mean)
-    agreeing = {label: place for label, place in places.items() if differences[label] @ mean >= least}
-    return _Split(np.asarray(direction), agreeing, mean)
+    total = np.sum([np.zeros_like(direction), *differences.values()], axis=0)
+    least = LEAST_AGREEMENT * np.linalg.norm(total)
+    agreeing = {label: place for label, place in places.items() if differences[label] @ total >= least}
+    return _Split(np.asarray(direction), agreeing, total)
