@@ -162,12 +162,6 @@ def test_signatures_are_short_and_say_what_they_take(path: Path) -> None:
     assert wrong == []
 
 
-@each_folder
-def test_folders_are_small(folder: Path) -> None:
-    files = len([path.name for path in folder.iterdir() if path.is_file()])
-    assert files <= 12
-
-
 def imports_within(folder: Path) -> dict[str, set[str]]:
     """Return which children of a folder import which; a subfolder is one, and imports inside functions count."""
     prefix = module_of(folder / "__init__.py") + "."

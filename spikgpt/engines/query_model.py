@@ -16,10 +16,11 @@ from spikgpt.cells.align import AlignedCells
 from spikgpt.embedding.base import Engine
 from spikgpt.embedding.batches import infer_batches
 from spikgpt.embedding.own_space import OwnSpace
+from spikgpt.labels.contrasts import LabelMeans, label_contrasts, label_support, mean_contrast
 from spikgpt.labels.decision import CellScores, Cutoffs, farther_share, fit_cutoffs
 from spikgpt.labels.familiarity import Familiarity, FamiliarityScorer
 from spikgpt.labels.neighbours import ENOUGH_CELLS, Neighbourhood
-from spikgpt.labels.ood import LabelMeans, OODRule, Typicality, label_contrasts, label_support, mean_contrast
+from spikgpt.labels.ood import OODRule, Typicality
 from spikgpt.labels.places import Places
 from spikgpt.labels.thresholds import Thresholds, tempered
 from spikgpt.labels.verdict import Comparison, Verdict, judge, shift

@@ -137,7 +137,7 @@ def fit_cutoffs(
     sample
         Scores of the sample, with calibrated probabilities.
     support
-        What :func:`spikgpt.labels.ood.label_support` returns, for a reference that scores familiarity.
+        What :func:`spikgpt.labels.contrasts.label_support` returns, for a reference that scores familiarity.
     smoothed
         Whether cells are labelled with their neighbours.
     few_genes

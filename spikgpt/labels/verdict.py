@@ -3,7 +3,7 @@
 Cells of another study lie far from the reference, and so do those of another tissue. Three findings tell the two apart:
 
 - the correlation of the differences between labels, query against reference: a shift that all labels share cancels;
-- the mean contrast of the labels, see :mod:`spikgpt.labels.ood`;
+- the mean contrast of the labels, see :mod:`spikgpt.labels.contrasts`;
 - marker genes: the level that the markers of their own label reach in the cells, and those of another label.
 
 The similarity is correlation + 0.2 mean contrast + own markers - 0.8 other markers. It judges queries of one or two
@@ -18,7 +18,7 @@ from typing import Literal
 import numpy as np
 from scipy import sparse
 
-from spikgpt.labels.ood import marker_levels
+from spikgpt.labels.contrasts import WITHIN_FLOOR, marker_levels
 from spikgpt.labels.thresholds import HeldOutScores
 from spikgpt.types import Floats, Integers, Profiles
 
@@ -45,8 +45,6 @@ LEAST_SHARE = 0.5
 LEAST_SHIFT, LARGEST_SHIFT = 1.2, 3.0
 # Share of the known cells below the limits, as a multiple of the promised one, that speaks for another study.
 FARTHER = 2.0
-# Added to the deviations within labels, as a share of their median.
-WITHIN_FLOOR = 0.1
 
 
 @dataclass(frozen=True)
@@ -123,7 +121,7 @@ class Comparison:
 def _levels(means: Floats, cells: Integers, labels: Integers, profiles: Profiles) -> tuple[float | None, float | None]:
     """Return the levels of the markers of the cells' own label, and of the other label with the highest level.
 
-    Both are means over labels, weighted by cells; see :func:`spikgpt.labels.ood.marker_levels`.
+    Both are means over labels, weighted by cells; see :func:`spikgpt.labels.contrasts.marker_levels`.
     """
     expressed = marker_levels(means, cells, labels, profiles)
     places = np.arange(len(labels))

@@ -10,7 +10,7 @@ import numpy.typing as npt
 import pytest
 from scipy import sparse
 
-from spikgpt.labels.ood import LabelMeans, label_contrasts, mean_contrast
+from spikgpt.labels.contrasts import LabelMeans, label_contrasts, mean_contrast
 from spikgpt.labels.thresholds import HeldOutScores
 from spikgpt.labels.verdict import LIKE, OTHER, STUDY, Comparison, Kind, Verdict, judge, shift
 from spikgpt.types import Integers, Profiles

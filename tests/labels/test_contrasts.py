@@ -1,0 +1,96 @@
+"""Contrast and marker genes tell a label that keeps what sets it apart from a missing type that was given the label."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import pytest
+from scipy import sparse
+
+from spikgpt.labels.contrasts import LabelMeans, label_contrasts, label_support, mean_contrast
+from spikgpt.types import Integers, Profiles
+
+Array = npt.NDArray[np.float64]
+
+
+def made_up(seed: int = 0, genes: int = 60) -> tuple[Profiles, Array, Integers, Integers]:
+    """Give profiles of four labels, and the log expression, labels and batches of cells that have them."""
+    random = np.random.default_rng(seed)
+    means = random.gamma(1, 1, (4, genes))
+    best, batches = np.repeat(np.arange(4), 50), np.arange(200) % 2
+    logs = (
+        means[best] + random.normal(0, 0.5, (200, genes)) + np.array([0, 1])[batches, None] * random.normal(size=genes)
+    )
+    return Profiles(means, np.full(genes, 0.5)), logs, best, batches
+
+
+def contrasts_of(logs: Any, best: Integers, batches: Integers, profiles: Profiles) -> Array:
+    return label_contrasts(LabelMeans.fit(logs, best, batches, len(profiles.means)), profiles)
+
+
+def test_contrasts_are_the_formula_in_plain_loops() -> None:
+    profiles, logs, best, batches = made_up()
+    found = contrasts_of(sparse.csr_matrix(logs), best, batches, profiles)
+    within = profiles.within + 0.1 * np.median(profiles.within)
+    weights = profiles.means.var(axis=0) / within**2
+    roots = np.sqrt(weights / weights.sum())
+    for batch in range(2):
+        means = np.stack([logs[(best == label) & (batches == batch)].mean(axis=0) for label in range(4)])
+        for label in range(4):
+            others = [other for other in range(4) if other != label]
+            effect = np.median((means - profiles.means)[others], axis=0)
+            a = (means[label] - effect - profiles.means.mean(axis=0)) * roots
+            p = (profiles.means[label] - profiles.means.mean(axis=0)) * roots
+            assert found[batch, label] == pytest.approx(-np.log(1.02 - a @ p / np.sqrt((a @ a) * (p @ p) + 1e-12)))
+    np.testing.assert_allclose(contrasts_of(logs, best, batches, profiles), found)
+
+
+def test_known_labels_keep_their_contrast_through_a_batch_effect_and_missing_types_do_not() -> None:
+    profiles, logs, best, batches = made_up()
+    contrasts = contrasts_of(sparse.csr_matrix(logs), best, batches, profiles)
+    assert (contrasts > 2).all()
+    foreign = logs.copy()
+    foreign[best == 1] += np.random.default_rng(9).gamma(1, 1, logs.shape[1]) - profiles.means[1]
+    lost = contrasts_of(sparse.csr_matrix(foreign), best, batches, profiles)
+    assert (lost[:, 1] < 1).all()
+    assert (np.delete(lost, 1, axis=1) > 1.5).all()
+
+
+def test_labels_without_cells_have_no_contrast() -> None:
+    profiles, logs, best, batches = made_up()
+    some = best != 3
+    contrasts = contrasts_of(sparse.csr_matrix(logs[some]), best[some], batches[some], profiles)
+    assert (contrasts[:, 3] == 0).all()
+    one = best == 0
+    alone = contrasts_of(sparse.csr_matrix(logs[one]), best[one], batches[one], profiles)
+    assert np.isfinite(alone).all()
+    assert alone.shape == (2, 4)
+
+
+def test_marker_genes_add_to_the_support_of_a_label() -> None:
+    # Fifteen markers for each of four labels, of which the last is rare.
+    profiles = Profiles(np.kron(np.eye(4), np.full(15, 2.0)), np.full(60, 0.5))
+    best, batches = np.repeat([0, 1, 2, 3], [30, 20, 20, 9]), np.zeros(79, dtype=np.int64)
+    # The first label has 3/4 of its markers' expression, the second more than the reference.
+    logs = profiles.means[best] * np.array([0.75, 1.3, 0.9, 1.0])[best, None]
+    means, contrasts = LabelMeans.fit(sparse.csr_matrix(logs), best, batches, 4), np.array([[2.0, 1.0, 3.0, 4.0]])
+    found = label_support(means, profiles, contrasts)
+    above = [0.75 - (0.7 + 0.95) / 2, 1 - (0.7 + 0.825) / 2, 0.9 - (0.7 + 0.875) / 2, 0]
+    np.testing.assert_allclose(found, contrasts + 1.5 * np.array([above]))
+    # Nine markers are too few, and one label is compared with what is usual.
+    few = np.concatenate([np.arange(label * 15, label * 15 + 9) for label in range(4)])
+    panel = Profiles(profiles.means[:, few], profiles.within[few])
+    means = LabelMeans.fit(sparse.csr_matrix(logs[:, few]), best, batches, 4)
+    np.testing.assert_array_equal(label_support(means, panel, contrasts), contrasts)
+    one = LabelMeans.fit(sparse.csr_matrix(logs[:30]), best[:30], batches[:30], 4)
+    np.testing.assert_allclose(label_support(one, profiles, contrasts)[0, 0], 2 + 1.5 * (0.75 - 0.7))
+
+
+def test_the_mean_contrast_is_that_of_cells() -> None:
+    contrasts = np.array([[1.0, 2.0, 9.0], [3.0, 4.0, 9.0]])
+    best = np.repeat([0, 1, 2, 0, 1], [10, 30, 9, 20, 9])
+    batches = np.repeat([0, 1], [49, 29])
+    assert mean_contrast(contrasts, best, batches) == pytest.approx((10 * 1 + 30 * 2 + 20 * 3) / 60)
+    assert mean_contrast(contrasts, best[:9], batches[:9]) is None
