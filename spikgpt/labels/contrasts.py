@@ -6,9 +6,10 @@ tell a missing type from a known one:
 - The contrast is C = -log(1.02 - r). r is the correlation of the label's mean profile with the reference's profile of
   the label, after the batch effect seen in the *other* labels is subtracted. A known type keeps what sets it apart.
 - The level of marker genes is 1 where the cells express the markers of the label as it does in the reference, and 0
-  where they do as the other labels do there. M is that level, at most 1, less the mean of 0.7 and the median level of
-  the other labels in the batch: another chemistry shows all markers less. M is 0 without expression, or with fewer than
-  ten marker genes.
+  where they do as the other labels do there. M is that level less the usual one, and at most 0: missing markers speak
+  against a label, and the markers of a near type do not speak for it. The usual level is the mean of 0.7 and the median
+  level of the other labels in the batch, as another chemistry shows all markers less. M is 0 without expression, or with
+  fewer than ten marker genes.
 
 The support of a label is C + 1.5 M.
 """
@@ -30,7 +31,7 @@ CELLS_FOR_LEVEL = 10
 LARGEST_CORRELATION = 1.02
 # Added to deviations within labels, as a share of their median.
 WITHIN_FLOOR = 0.1
-# What the level of marker genes adds to the contrast, and the level that is usual where the batch has no say.
+# What a low level of marker genes takes from the contrast, and the level that is usual where the batch has no say.
 MARKER_WEIGHT, USUAL_LEVEL = 1.5, 0.7
 # Marker genes of a label, and the fewest that will do.
 MARKERS, LEAST_MARKERS = 20, 10
@@ -99,14 +100,14 @@ def label_support(labels: LabelMeans, profiles: Profiles, contrasts: Floats) -> 
 
     ``labels`` are means of log expression. M is 0 for labels of few cells.
     """
-    above = np.zeros(contrasts.shape)
+    below = np.zeros(contrasts.shape)
     for batch, (means, counts) in enumerate(zip(labels.means, labels.counts, strict=True)):
         seen = np.flatnonzero(counts >= CELLS_FOR_LEVEL)
         levels = marker_levels(means[seen], counts[seen], seen, profiles)[np.arange(len(seen)), seen]
         seen, levels = seen[~np.isnan(levels)], np.minimum(levels[~np.isnan(levels)], 1)
         others = _medians_of_others(levels[:, None])[:, 0] if len(seen) > 1 else USUAL_LEVEL
-        above[batch, seen] = levels - (USUAL_LEVEL + others) / 2
-    return np.asarray(contrasts + MARKER_WEIGHT * above)
+        below[batch, seen] = np.minimum(levels - (USUAL_LEVEL + others) / 2, 0)
+    return np.asarray(contrasts + MARKER_WEIGHT * below)
 
 
 def mean_contrast(contrasts: Floats, best: Integers, batches: Integers) -> float | None:

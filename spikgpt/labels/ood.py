@@ -15,8 +15,8 @@ is Unknown where
   study, or is a missing type.
 - C: the contrast of the label, which a known type keeps, and a missing type does not; see
   :mod:`spikgpt.labels.contrasts`.
-- M: how far the level of the label's marker genes lies above the usual level; see the same module. A missing type lacks
-  the markers of the label that it is given.
+- M: how far the level of the label's marker genes lies below the usual level, at most 0; see the same module. A missing
+  type lacks the markers of the label that it is given.
 - P: 1 where another batch has the label too, most of its cells there are known, and their share of the batch is at
   least two thirds of the label's share here; else 0.
 - n: log(share of the label in the batch / share among held-out cells), between 0 and 1. A missing type makes the label
