@@ -21,6 +21,8 @@ Scale = tuple[npt.NDArray[np.float64], npt.NDArray[np.float64]]
 OnCells = Callable[[int], None]
 
 UNKNOWN = "Unknown"
+# Added to deviations within labels, as a share of their median.
+WITHIN_SHARE = 0.1
 # Simulated accuracy below which a query has few of the reference's genes.
 ENOUGH_GENES = 0.95
 # Energy of a cell of which the network says nothing.
@@ -64,6 +66,11 @@ class Profiles:
 
     means: npt.NDArray[np.float64]
     within: npt.NDArray[np.float64]
+
+    @property
+    def spread(self) -> npt.NDArray[np.float64]:
+        """The deviation within labels and a tenth of its median, so that genes that hardly vary do not rule."""
+        return np.maximum(self.within + WITHIN_SHARE * np.median(self.within), 1e-12)
 
 
 @dataclass(frozen=True)

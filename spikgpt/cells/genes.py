@@ -51,11 +51,11 @@ FEW_GENES = "Pass the AnnData with all measured genes, from before its genes wer
 # Fewer found genes than this are refused whatever their share, unless the reference itself is smaller.
 MINIMUM_GENES = 50
 
-# How ids begin that are of no human gene, or of a human one (ENSG).
+# How the ids of genes of other species begin, and which letters tell the species.
 ID_PREFIX = re.compile(r"ENS[A-Z]+G(?=\d)|FBgn|WBGene")
-# Symbols that only mouse genes have, and the share of all names that they make up at least in a mouse's.
+# Symbols that only mouse genes have; their share of all names and their number in a query of mouse cells, at least.
 MOUSE_SYMBOL = re.compile(r"Gm\d{3,}|\d{4,}[A-Z]\d\dRik", re.IGNORECASE)
-SHARE_OF_MOUSE_SYMBOLS = 0.005
+SHARE_OF_MOUSE_SYMBOLS, LEAST_MOUSE_SYMBOLS = 0.005, 3
 
 SPECIES_PREFIXES = {
     "ENSMUSG": "mouse",
@@ -290,7 +290,7 @@ def _species_of(names: list[str]) -> str | None:
     if prefixes:
         prefix, count = prefixes.most_common(1)[0]
         if count > len(names) / 2:
-            return None if prefix == "ENSG" else SPECIES_PREFIXES.get(prefix, f"another species ({prefix} ids)")
+            return SPECIES_PREFIXES.get(prefix, f"another species ({prefix} ids)")
     capitalised = sum(name[:1].isupper() and name[1:].islower() for name in names)
     return "mouse" if capitalised > len(names) / 2 or _mouse_symbols(names) else None
 
@@ -299,7 +299,7 @@ def _mouse_symbols(names: list[str]) -> list[str]:
     """Return the symbols that only mouse genes have, in any case, if there are enough of them."""
     # Nearly all other names are told apart by their end.
     symbols = [name for name in names if name[-1:] in "0123456789kK" and MOUSE_SYMBOL.fullmatch(name)]
-    return symbols if len(symbols) > SHARE_OF_MOUSE_SYMBOLS * len(names) else []
+    return symbols if len(symbols) >= max(LEAST_MOUSE_SYMBOLS, SHARE_OF_MOUSE_SYMBOLS * len(names)) else []
 
 
 def _selection(found: _Found, n_query_genes: int, n_genes: int) -> sparse.csc_matrix:

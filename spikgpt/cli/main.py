@@ -96,7 +96,7 @@ def _usage(error: Any) -> str:
             sentences.append(f"Did you mean {' or '.join(names)}?")
     elif said.startswith("Got unexpected extra argument") and context:
         names = [one.metavar or one.name.upper() for one in context.command.params if one.param_type_name == "argument"]
-        again = "Run the command once for each, and put quotes around a name with spaces." if names else ""
+        again = "Run the command once for each, and put quotes around a name with spaces." if len(names) == 1 else ""
         sentences.append(f"{context.command_path} takes {' and '.join(names) or 'options only'}. {again}".rstrip())
     return f"{' '.join(sentences)} See {context.command_path if context else 'spikgpt'} --help."
 

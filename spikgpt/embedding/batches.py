@@ -2,12 +2,12 @@
 
 A batch effect moves the cells of all labels in one direction. So the cells of a query are two batches where, along one
 direction of the query's own space, the cells of most labels fall into two separate groups, and the labels differ from
-each other in the same way in both. A missing type splits the label that it is given. If it splits several, its cells
-are all alike, and labels do not differ among them. Each of the two batches is split again, as long as this holds.
+each other in the same way in both. A missing type splits the label that it is given. If it is given several labels, its
+cells do not differ by label, so the concordance is low. Each of the two batches is split again, as long as this holds.
 
 Every cell is averaged with its neighbours first, which takes noise away. Directions are sought among the principal
 components of the deviations within labels, all labels weighted alike. A cell of a label that does not fall into two
-groups goes to the batch whose effect is nearer to the cell's own difference from the reference's label.
+groups goes to the batch whose effect is nearer to the difference of the cell from the label's profile in the reference.
 """
 
 from __future__ import annotations
@@ -21,24 +21,24 @@ from spikgpt.cells.obs import CELLS_OF_BATCH
 from spikgpt.labels.ood import CELLS_OF_GROUP, between_groups
 from spikgpt.types import Bools, Floats, Integers, Rows
 
-# Two batches are told apart by so many labels. The difference between the groups of each has a cosine of at least so
-# much with the sum over labels. That sum is so large a part of its length if all labels differed in the same way.
+# A split needs so many labels. The difference between the two groups of each has a cosine of at least 0.5 with the sum
+# of these differences, each of length 1. That sum divided by the number of labels has a length of at least 0.55.
 LEAST_LABELS, LEAST_AGREEMENT, LEAST_EVIDENCE = 3, 0.5, 0.55
 # Least concordance of the differences between labels in two batches.
 LEAST_CONCORDANCE = 0.7
-# Directions that are looked at, each turned so often to the mean difference between groups; and batches at most.
+# Principal components that are tried, refinements of each, and the largest number of batches.
 DIRECTIONS, ROUNDS, MOST_BATCHES = 6, 3, 8
 
 
 class _Split(NamedTuple):
-    """A direction, shape (D,), and the place along it that separates the cells of each label with two groups.
+    """A direction, shape (D,), and the cut along it that separates the cells of each label with two groups.
 
     ``difference``, shape (D,), is the sum over labels of the difference between their groups, each of length 1. It is
     the longer, the more labels fall into two groups, and the more alike their differences are.
     """
 
     direction: npt.NDArray[np.float64]
-    places: dict[int, float]
+    cuts: dict[int, float]
     difference: npt.NDArray[np.float64]
 
     @property
@@ -81,11 +81,11 @@ def _two_batches(points: Floats, best: Integers, profiles: Floats) -> Bools | No
         return None
     groups = {int(label): points[best == label] for label in enough}
     split = _best_split(groups)
-    if len(split.places) < LEAST_LABELS or split.length < LEAST_EVIDENCE * len(enough):
+    if len(split.cuts) < LEAST_LABELS or split.length < LEAST_EVIDENCE * len(enough):
         return None
-    upper, labels = np.zeros(len(points), dtype=bool), list(split.places)
-    for label, place in split.places.items():
-        upper[best == label] = groups[label] @ split.direction > place
+    upper, labels = np.zeros(len(points), dtype=bool), list(split.cuts)
+    for label, cut in split.cuts.items():
+        upper[best == label] = groups[label] @ split.direction > cut
     # The mean of each label in either batch, (labels, D).
     means = [np.stack([points[(best == label) & part].mean(axis=0) for label in labels]) for part in (~upper, upper)]
     if _concordance(*means) < LEAST_CONCORDANCE:
@@ -129,15 +129,15 @@ def _best_split(groups: dict[int, Floats]) -> _Split:
 
 def _split_along(direction: Floats, groups: dict[int, Floats]) -> _Split:
     """Return the labels whose cells fall into two groups along a direction, and whose groups differ in the same way."""
-    places, differences = {}, {}
+    cuts, differences = {}, {}
     for label, points in groups.items():
         positions = points @ direction
-        place = between_groups(positions, least_gap=0.0)
-        if np.isfinite(place):
-            upper = positions > place
+        cut = between_groups(positions, least_gap=0.0)
+        if np.isfinite(cut):
+            upper = positions > cut
             difference = points[upper].mean(axis=0) - points[~upper].mean(axis=0)
-            places[label], differences[label] = place, difference / np.linalg.norm(difference)
+            cuts[label], differences[label] = cut, difference / np.linalg.norm(difference)
     total = np.sum([np.zeros_like(direction), *differences.values()], axis=0)
     least = LEAST_AGREEMENT * np.linalg.norm(total)
-    agreeing = {label: place for label, place in places.items() if differences[label] @ total >= least}
+    agreeing = {label: cut for label, cut in cuts.items() if differences[label] @ total >= least}
     return _Split(np.asarray(direction), agreeing, total)

@@ -16,7 +16,7 @@ from spikgpt.cells.align import AlignedCells
 from spikgpt.embedding.base import Engine
 from spikgpt.embedding.batches import infer_batches
 from spikgpt.embedding.own_space import OwnSpace
-from spikgpt.labels.contrasts import LabelMeans, label_contrasts, label_support, mean_contrast
+from spikgpt.labels.contrasts import label_support, mean_contrast
 from spikgpt.labels.decision import CellScores, Cutoffs, farther_share, fit_cutoffs
 from spikgpt.labels.familiarity import Familiarity, FamiliarityScorer
 from spikgpt.labels.neighbours import ENOUGH_CELLS, Neighbourhood
@@ -49,10 +49,9 @@ class QueryModel:
         What scores familiarity; None for a reference without it.
     typicality
         What scores how typical of their label cells are; None as well without familiarity.
-    contrasts
-        Whether each label keeps what sets it apart, in each batch, shape (B, L); None without familiarity.
-    support
-        The same with the level of the label's marker genes added.
+    contrasts, support
+        The contrast C of each label in each batch, and C + 1.5 M, each of shape (B, L): see
+        :mod:`spikgpt.labels.contrasts`. None without familiarity.
     scores
         Those of the sample itself, worked out once.
     smoothed
@@ -125,10 +124,10 @@ class QueryModel:
         places = Places.fit(points, smooth) if smoothed else None
         batches = np.zeros(len(rows), dtype=np.int64) if batches is None else batches
         probabilities = places.weigh(smooth, points) if places else smooth
-        best, known = probabilities.argmax(axis=1), batches.any() or options.batch_key != "auto"
+        best, known = probabilities.argmax(axis=1), batches.any() or options.batch_key != "auto" or familiarity is None
         if not known and space is not None and profiles is not None:
             batches = infer_batches(points, best, among.near, space.place(sparse.csr_matrix(profiles.means)))
-            report = replace(report, notes=report.notes + _note_on(batches))
+            report = replace(report, notes=report.notes + _batches_note(batches))
         scores = CellScores(probabilities, batches)
         scorer = typicality = contrasts = support = None
         if familiarity is not None:
@@ -137,8 +136,9 @@ class QueryModel:
             typicality = Typicality.fit(evidence, best, batches, among.near)
             typical = typicality.of(evidence, batches, among.near)
             scores = replace(scores, familiarity=evidence.familiarity, typicality=typical)
-            of_labels = familiarity.profiles if profiles is None else profiles
-            contrasts, support = _support(output.vectors if logs is None else logs, best, batches, of_labels)
+            by_vectors = output.vectors, best, batches, familiarity.profiles
+            by_genes = None if logs is None or profiles is None else (logs, best, batches, profiles)
+            contrasts, support = label_support(*(by_genes or by_vectors))
         report = scaled.reported(report)
         comparison = None if logs is None or profiles is None else Comparison.of(logs, best, profiles)
         learned = scaled.scale, space, among, places, scorer, typicality, contrasts, support, scores
@@ -289,27 +289,15 @@ class QueryModel:
         return CellScores(probabilities, batches, evidence.familiarity, self.typicality.of(evidence, batches, near))
 
 
-def _support(
-    values: sparse.csr_matrix | Floats, best: Integers, batches: Integers, profiles: Profiles
-) -> tuple[npt.NDArray[np.float64], npt.NDArray[np.float64]]:
-    """Return contrast and support of each label in each batch, each of shape (B, L), from log expression.
-
-    Vectors, in an embedding without expression, have no marker genes: the support is the contrast.
-    """
-    means = LabelMeans.fit(values, best, batches, len(profiles.means))
-    contrasts = label_contrasts(means, profiles)
-    return contrasts, label_support(means, profiles, contrasts) if sparse.issparse(values) else contrasts
-
-
-def _note_on(batches: Integers) -> tuple[str, ...]:
+def _batches_note(batches: Integers) -> tuple[str, ...]:
     """Return a note on batches that were inferred from a sample of cells, if there are several."""
     if not batches.any():
         return ()
     sizes = ", ".join(str(cells) for cells in sorted(np.bincount(batches), reverse=True))
+    found = f"{batches.max() + 1} were inferred ({sizes} of {len(batches)} sampled cells)"
     note = (
-        f"The cells fall into {batches.max() + 1} batches (of a sample: {sizes} cells), and are compared within each. "
-        "Name a column with the batches by batch_key='COLUMN' (--batch-key COLUMN), or take all cells as one batch by "
-        "batch_key=None (--no-batch)."
+        f"No column of obs names batches; {found}, and Unknown is decided within each. To name a column: "
+        "batch_key='COLUMN' (--batch-key COLUMN). To take all cells as one batch: batch_key=None (--no-batch)."
     )
     return (note,)
 

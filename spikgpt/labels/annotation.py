@@ -60,8 +60,8 @@ class Annotation:
         Which cells are Unknown, shape (n,); share of held-out known cells that are less familiar, shape (n,), None for
         a reference of format 1; and the rule behind both. They answer whether it is one of the labels.
     ood_score
-        Out-of-distribution score, shape (n,): Unknown above 0 by the default rule; NaN for empty cells. None where
-        another rule decides.
+        Out-of-distribution score, shape (n,): Unknown above 0 by the default rule, or below a confidence where the
+        query has few genes; NaN for empty cells. None where another rule decides.
     batch_key
         Columns of obs that name the batches within which cells were compared; "inferred" where the batches were found
         in the cells themselves; None for one batch.
@@ -214,14 +214,13 @@ class Annotation:
                 f"{100 * farther:.0f}% of the cells of known types are {UNKNOWN}, not at most {100 * rate:g}%. "
                 "Leave out same_study (--same-study) unless they are of the reference's own study."
             )
-        if usable and cutoffs.least_confidence is not None:
-            uncertain = float((self.confidence < cutoffs.least_confidence).mean())
+        if usable and (least := cutoffs.least_confidence) is not None:
+            uncertain = float((~self.empty & (self.confidence < least)).mean())
             notes.append(
-                f"The query has few of the reference's genes. {100 * uncertain:.0f}% of the cells are {UNKNOWN} "
-                f"because their confidence is below {cutoffs.least_confidence:.2f}. To label all cells: unknown_rate=0 "
-                "(--no-unknown)."
+                f"The query has few of the reference's genes, so the cells with a confidence below {least:.2f} "
+                f"({100 * uncertain:.0f}%) are {UNKNOWN}. To label all cells: unknown_rate=0 (--no-unknown)."
             )
-        elif usable and self.unknown_fraction > SUSPICIOUS_UNKNOWN:
+        if usable and self.unknown_fraction > SUSPICIOUS_UNKNOWN:
             notes.append(
                 f"{100 * self.unknown_fraction:.0f}% of the cells are {UNKNOWN}; is {self.reference_name!r} the right "
                 "reference for this tissue and species?"

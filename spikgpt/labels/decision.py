@@ -13,7 +13,7 @@ from spikgpt.labels.ood import OODRule
 from spikgpt.labels.thresholds import Calibration, Thresholds
 from spikgpt.types import Bools, Floats, Integers, Rows
 
-# With few genes, cells become Unknown until so few of the other labels are expected to be wrong.
+# Largest expected error of the labelled cells of a query with few genes.
 LARGEST_EXPECTED_ERROR = 0.07
 # Cells of a label in the sample that tell how far its scores spread.
 CELLS_TO_TELL_SPREAD = 20
@@ -163,40 +163,41 @@ def fit_cutoffs(
     best = sample.probabilities.argmax(axis=1)
     baselines, shares = calibration.baselines(label_names)
     ood = OODRule.fit(sample.typicality, best, sample.batches, support, baselines, shares)
-    least, unlike = None, "unlike the cells of its label in its batch (OOD score above 0)"
-    if few_genes and rate is None and not asked.same_study:
-        least = least_confidence(sample.probabilities)
-        unlike += f", or of a confidence below {least:.2f}, as the query has few of the reference's genes"
+    unlike = "unlike the cells of its label in its batch (OOD score above 0)"
+    least = least_confidence(sample.probabilities) if few_genes and rate is None and not asked.same_study else None
+    uncertain = "" if least is None else f"of a confidence below {least:.2f}, as the query has few genes; or "
     # Seen alone, a known cell may be atypical by chance: then the promise of held-out cells bounds the rule.
     if rate is None and smoothed and not asked.same_study:
-        return Cutoffs(unlike, ood=ood, least_confidence=least)
+        return Cutoffs(f"{uncertain}{unlike}", ood=ood, least_confidence=least)
     rate = thresholds.unknown_rate if rate is None else rate
     limits = calibration.limits(label_names, rate)
     farther = farther_share(calibration, label_names, best, sample.familiarity, rate)
     rule = f"less familiar than {100 * (1 - rate):g}% of held-out known cells"
     if asked.same_study:
         return Cutoffs(rule, limits, unknown_rate=rate, farther=farther)
-    return Cutoffs(f"{rule}, and {unlike}", limits, ood, unknown_rate=rate, farther=farther, least_confidence=least)
+    rule, promised = f"{uncertain}{rule}, and {unlike}", rate if least is None else None
+    return Cutoffs(rule, limits, ood, unknown_rate=promised, farther=farther, least_confidence=least)
 
 
-def least_confidence(probabilities: Floats) -> float:
+def least_confidence(probabilities: Floats) -> float | None:
     """Return the confidence below which cells become Unknown, so that few of the other labels are wrong.
 
     With p the largest probability of a cell, 1 - p is its expected error. The least certain cells are left out until
-    the mean expected error of the others is at most ``LARGEST_EXPECTED_ERROR``.
+    the mean expected error of the others is at most ``LARGEST_EXPECTED_ERROR``; None where it is so already.
 
     Parameters
     ----------
     probabilities
         Label probabilities of a sample of cells, shape (k, L).
     """
-    confidence = np.sort(probabilities.max(axis=1, initial=0).astype(np.float64))[::-1]
+    largest = probabilities.max(axis=1, initial=0).astype(np.float64)
+    confidence = np.sort(largest[np.isfinite(largest)])[::-1]
     errors = np.cumsum(1 - confidence) / np.arange(1, len(confidence) + 1)
     kept = int((errors <= LARGEST_EXPECTED_ERROR).sum())
-    if not kept:
-        return 1.0
+    if kept == len(confidence):
+        return None
     # Halfway to the next cell, so that the last digits of an engine do not decide.
-    return float(confidence[kept - 1 : kept + 1].mean()) if kept < len(confidence) else 0.0
+    return float(confidence[kept - 1 : kept + 1].mean()) if kept else 1.0
 
 
 def farther_share(

@@ -8,7 +8,7 @@ Let t be the typicality, h the median familiarity of the held-out cells of the l
 batch: the median over its labels of the 90% quantile of t - h / 2. With x = t - h / 2 - m, a cell of label l in batch b
 is Unknown where
 
-    x < max(e, 0) + 0.65 min(e, 0) + 0.6 n [e < 0] - 0.6 (C + 1.5 M + 0.3 P) - 1.0
+    x < max(e, 0) + 0.65 min(e, 0) + 0.6 n [e < 0] - 0.6 (C + 1.5 M + 0.4 P) - 1.0
 
 - [e < 0] is 1 if e < 0, else 0.
 - e: the 90% quantile of x in label and batch; 0 for labels of fewer than 10 cells. A low label has been changed by the
@@ -17,8 +17,8 @@ is Unknown where
   :mod:`spikgpt.labels.contrasts`.
 - M: how far the level of the label's marker genes lies below the usual level, at most 0; see the same module. A missing
   type lacks the markers of the label that it is given.
-- P: 1 where another batch has the label too, most of its cells there are known, and their share of the batch is at
-  least two thirds of the label's share here; else 0.
+- P: 1 if, in another batch, most cells of the label are known, and (known cells / cells of the batch) there is at least
+  2/3 of (cells of the label / cells of the batch) here; else 0. Both batches need 10 cells of the label.
 - n: log(share of the label in the batch / share among held-out cells), between 0 and 1. A missing type makes the label
   that it is given larger than expected.
 
@@ -54,7 +54,7 @@ FORGIVEN = 0.65
 # Weights of the support of a label, and of its excess of cells.
 SUPPORT, EXCESS = 0.6, 0.6
 # What is added to the contrast of a label that is known in another batch, and how large its share there has to be.
-PRESENT_WEIGHT, PRESENT_SHARE = 0.3, 2 / 3
+PRESENT_WEIGHT, PRESENT_SHARE = 0.4, 2 / 3
 # The cut-off of a label without contrast.
 BASE = 1.0
 # Added to shares of cells before their ratio is taken.
@@ -249,9 +249,10 @@ def between_groups(values: Floats, *, least_gap: float) -> float:
     sums = np.cumsum(ordered)
     gaps = (sums[-1] - sums[:-1]) / (n - below) - sums[:-1] / below
     between = gaps**2 * below * (n - below) / n**2
-    between[(below < CELLS_OF_GROUP) | (n - below < CELLS_OF_GROUP)] = -1
+    # Equal values are not split.
+    between[(below < CELLS_OF_GROUP) | (n - below < CELLS_OF_GROUP) | (ordered[1:] == ordered[:-1])] = -1
     best = int(between.argmax())
     within = np.sqrt(max(float(ordered.var() - between[best]), 1e-9))
-    if gaps[best] < max(least_gap, DEVIATIONS_APART * within):
+    if between[best] < 0 or gaps[best] < max(least_gap, DEVIATIONS_APART * within):
         return np.nan
     return float(ordered[best] + ordered[best + 1]) / 2

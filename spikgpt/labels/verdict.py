@@ -18,7 +18,7 @@ from typing import Literal
 import numpy as np
 from scipy import sparse
 
-from spikgpt.labels.contrasts import WITHIN_FLOOR, marker_levels
+from spikgpt.labels.contrasts import marker_genes, marker_levels
 from spikgpt.labels.thresholds import HeldOutScores
 from spikgpt.types import Floats, Integers, Profiles
 
@@ -103,14 +103,13 @@ class Comparison:
         # Summed in double precision, so that the order of cells does not show.
         parts = (logs[best == label].astype(np.float64) for label in enough)
         means = np.array([np.asarray(part.mean(axis=0)).ravel() for part in parts])  # (labels, G)
-        within = profiles.within + WITHIN_FLOOR * np.median(profiles.within)
         own, other = _levels(means, cells[enough], enough, profiles)
         several = cells[enough] >= SHARE_TO_COMPARE * len(best)
         compared = enough[several]
         if len(compared) < 2:
             return cls(len(compared), None, own, other)
         query, counts = means[several], np.sqrt(cells[compared])
-        weights = (profiles.means.std(axis=0) / np.maximum(within, 1e-12)) ** 2  # (G,)
+        weights = (profiles.means.std(axis=0) / profiles.spread) ** 2  # (G,)
         every = np.arange(len(compared))
         left = [np.delete(every, label) for label in every] if len(every) >= SEVERAL_LABELS else [every]
         reference = profiles.means[compared]
@@ -123,7 +122,7 @@ def _levels(means: Floats, cells: Integers, labels: Integers, profiles: Profiles
 
     Both are means over labels, weighted by cells; see :func:`spikgpt.labels.contrasts.marker_levels`.
     """
-    expressed = marker_levels(means, cells, labels, profiles)
+    expressed = marker_levels(means, cells, labels, profiles, marker_genes(profiles))
     places = np.arange(len(labels))
     own, others = expressed[places, labels], expressed.copy()
     others[places, labels] = np.nan
@@ -160,7 +159,7 @@ def judge(
     comparison
         How the labels compare with the reference's, where there is expression.
     kept
-        What :func:`spikgpt.labels.ood.mean_contrast` returns, where there is expression.
+        What :func:`spikgpt.labels.contrasts.mean_contrast` returns, where there is expression.
     shifted
         What :func:`shift` returns.
     farther, rate

@@ -108,7 +108,9 @@ def test_batches_that_no_column_names_are_inferred(small: ReferenceFiles, query:
     # The donors differ too, so there may be more than the two made-up batches.
     share = np.array([truth[found == batch].mean() for batch in range(found.max() + 1)])
     assert ((share[found] > 0.5) == truth).mean() > 0.9
-    assert any(note.startswith(f"The cells fall into {len(share)} batches") for note in model.report.notes)
+    assert any(
+        note.startswith(f"No column of obs names batches; {len(share)} were inferred") for note in model.report.notes
+    )
     declined, _ = fitted(small, both, batch_key=None)
     assert not declined.inferred
     assert not declined.scores.batches.any()

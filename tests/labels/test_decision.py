@@ -263,14 +263,15 @@ def test_a_score_that_is_no_number_is_below_every_limit() -> None:
     [
         # Expected errors of 0.01, 0.09 and 0.3: the mean of the first two is 0.05, that of all 0.13.
         ([0.7, 0.99, 0.91], 0.805),
-        ([0.99, 0.95, 0.93], 0.0),
+        ([0.7, np.nan, 0.99, 0.91], 0.805),
+        ([0.99, 0.95, 0.93], None),
         ([0.6, 0.5, 0.9], 1.0),
-        ([], 1.0),
+        ([], None),
     ],
 )
-def test_the_least_confidence_by_hand(confidence: list[float], least: float) -> None:
+def test_the_least_confidence_by_hand(confidence: list[float], least: float | None) -> None:
     probabilities = np.array([[value, 1 - value] for value in confidence]).reshape(-1, 2)
-    assert least_confidence(probabilities) == pytest.approx(least)
+    assert least_confidence(probabilities) == (None if least is None else pytest.approx(least))
 
 
 @pytest.mark.parametrize(
@@ -288,4 +289,4 @@ def test_with_few_genes_uncertain_cells_are_unknown_by_default(options: dict[str
         assert cutoffs.least_confidence is not None
         np.testing.assert_array_equal(unknown, certain < cutoffs.least_confidence)
         assert (1 - certain[~unknown]).mean() <= 0.07
-        assert "few of the reference's genes" in cutoffs.rule
+        assert "as the query has few genes" in cutoffs.rule

@@ -53,7 +53,7 @@ def test_cutoffs_are_the_formula_in_plain_loops() -> None:
             cut = max(e, 0) + 0.65 * min(e, 0) + (0.6 * min(max(n, 0), 1) if e < 0 else 0)
             cut += middle + 0.5 * baselines[label] - 0.6 * contrasts[batch, label] - 1
             # The labels of enough cells are known in the other batch, in about the same share.
-            cut -= 0.6 * 0.3 * (label != 3)
+            cut -= 0.6 * 0.4 * (label != 3)
             assert rule.cutoffs[batch, label] == pytest.approx(cut)
 
 
@@ -127,7 +127,7 @@ def test_a_label_that_another_batch_has_in_the_same_share_gains_support() -> Non
         return float(rule_of(np.where(low, x - 9, x)[kept], best[kept], batches[kept]).cutoffs[1, 1])
 
     everywhere, nowhere = np.ones(len(x), dtype=bool), np.zeros(len(x), dtype=bool)
-    there, gain = (best == 1) & (batches == 0), 0.6 * 0.3
+    there, gain = (best == 1) & (batches == 0), 0.6 * 0.4
     whole = cutoff(everywhere, nowhere)
     # Not where the other batch does not have the label, has too little of it, or all of its cells there are Unknown.
     rare = ~there | (np.cumsum(there) <= 25)

@@ -10,7 +10,7 @@ import numpy.typing as npt
 import pytest
 from scipy import sparse
 
-from spikgpt.labels.contrasts import LabelMeans, label_contrasts, mean_contrast
+from spikgpt.labels.contrasts import label_support, mean_contrast
 from spikgpt.labels.thresholds import HeldOutScores
 from spikgpt.labels.verdict import LIKE, OTHER, STUDY, Comparison, Kind, Verdict, judge, shift
 from spikgpt.types import Integers, Profiles
@@ -98,7 +98,7 @@ def test_a_comparison_does_not_depend_on_the_order_of_cells() -> None:
 
 def verdict_on(logs: sparse.csr_matrix, best: Integers, reference: Profiles, shifted: float = 1.5) -> Verdict:
     """Return the verdict on cells that lie farther from a reference than its own, as those of any other study do."""
-    contrasts = label_contrasts(LabelMeans.fit(logs, best, np.zeros_like(best), len(reference.means)), reference)
+    contrasts = label_support(logs, best, np.zeros_like(best), reference)[0]
     kept = mean_contrast(contrasts, best, np.zeros_like(best))
     return judge(Comparison.of(logs, best, reference), kept, shifted, 0.5, 0.05)
 
