@@ -70,7 +70,7 @@ class AnnotateOptions(Options, frozen=True, kw_only=True):
     threshold: Annotated[Probability | None, about("Confidence below which a cell is Unknown; paper: 0.95.")] = None
     same_study: Annotated[bool, about("Judge cells as if they were of the reference's study.", "--same-study")] = False
     batch_key: Annotated[
-        str | None, about("Column of obs that names batches; auto finds columns such as sample or donor.")
+        str | None, about("Column of obs with batches; auto finds one such as sample, or infers batches.")
     ] = "auto"
     batch_size: Annotated[Count | None, about("Cells classified at a time; the labels do not depend on it.")] = None
     progress: Annotated[bool | None, about("Show a progress bar; by default on a terminal.", None)] = None
