@@ -83,8 +83,8 @@ def check_place(path: Path) -> None:
         raise ConfigError(msg)
     folder = next(part for part in target.parents if part.exists())
     if not folder.is_dir() or not os.access(folder, os.W_OK):
-        found = "not yours to write to" if folder.is_dir() else "a file"
-        msg = f"{path} cannot be written: {folder} is {found}. Name another place."
+        reason = "not yours to write to" if folder.is_dir() else "a file"
+        msg = f"{path} cannot be written: {folder} is {reason}. Name another place."
         raise ConfigError(msg)
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Any
 
 import numpy as np
@@ -67,7 +68,7 @@ class Profiles:
     means: npt.NDArray[np.float64]
     within: npt.NDArray[np.float64]
 
-    @property
+    @cached_property
     def spread(self) -> npt.NDArray[np.float64]:
         """The deviation within labels and a tenth of its median, so that genes that hardly vary do not rule."""
         return np.maximum(self.within + WITHIN_SHARE * np.median(self.within), 1e-12)

@@ -129,8 +129,8 @@ def find_expression(adata: Cells, *, layer: str | None = None) -> Expression:
     place is looked at. Cells without values that can be read are refused.
     """
     if adata.n_obs == 0 or adata.n_vars == 0:
-        found = f"The AnnData has {adata.n_obs} cells and {adata.n_vars} genes"
-        msg = f"{found}; it needs at least one of each. Check the filters that it went through."
+        size = f"{adata.n_obs} cells and {adata.n_vars} genes"
+        msg = f"The AnnData has {size}; it needs at least one of each. Check the filters that it went through."
         raise DataError(msg)
     places = _places(adata, layer)
     contents = [_content_of(place) for place in places]

@@ -53,7 +53,7 @@ MINIMUM_GENES = 50
 
 # How the ids of genes of other species begin, and which letters tell the species.
 ID_PREFIX = re.compile(r"ENS[A-Z]+G(?=\d)|FBgn|WBGene")
-# Symbols that only mouse genes have; their share of all names and their number in a query of mouse cells, at least.
+# Symbols that only mouse genes have, and the least share and number of such names in a query of mouse cells.
 MOUSE_SYMBOL = re.compile(r"Gm\d{3,}|\d{4,}[A-Z]\d\dRik", re.IGNORECASE)
 SHARE_OF_MOUSE_SYMBOLS, LEAST_MOUSE_SYMBOLS = 0.005, 3
 

@@ -107,13 +107,8 @@ def column_of(adata: AnnData, key: str) -> Any:
     """Return a column of obs; refuse a name that is not there."""
     if key not in adata.obs:
         near = difflib.get_close_matches(key, [str(column) for column in adata.obs.columns], n=1, cutoff=0.5)
-        hint = (
-            f"Did you mean {near[0]!r}?"
-            if near
-            else "Name one of these."
-            if len(adata.obs.columns)
-            else "Add it first."
-        )
+        hint = "Name one of these." if len(adata.obs.columns) else "Add it first."
+        hint = f"Did you mean {near[0]!r}?" if near else hint
         msg = f"obs has no column {key!r}; it has {listed(adata.obs.columns)}. {hint}"
         raise LabelsError(msg)
     return adata.obs[key]

@@ -22,8 +22,8 @@ from spikgpt.errors import SpikGPTError, fault, printable
 
 # typer brings click's errors along under a name that changed.
 UsageError: type[Exception] = typer.BadParameter.__bases__[0]
-# The words of the parser of numbers.
-NO_NUMBERS = {
+# Messages of the parser of numbers, and what to say instead.
+NUMBER_ERRORS = {
     re.compile("Input should be a valid number.*"): "expected a number such as 0.05, with a decimal point, without %",
     re.compile("Input should be a valid integer.*"): "expected a whole number, such as 100",
 }
@@ -79,22 +79,22 @@ def _explained(error: Exception) -> str:
 
 
 def _usage(error: Any) -> str:
-    """Return what is wrong with the words on the command line, and what to write instead."""
-    said, context, parameter = error.format_message(), error.ctx, getattr(error, "param", None)
+    """Return what is wrong with a command line, and what to write instead."""
+    message, context, parameter = error.format_message(), error.ctx, getattr(error, "param", None)
     explanation = getattr(parameter, "help", None)
-    for pattern, expected in NO_NUMBERS.items():
-        said = pattern.sub(expected, said)
-    said = said.replace("Value error, ", "")
-    sentences = [f"{said}{'' if said[-1] in '.?' else '.'}"]
-    if said.startswith("Missing") and explanation:
+    for pattern, expected in NUMBER_ERRORS.items():
+        message = pattern.sub(expected, message)
+    message = message.replace("Value error, ", "")
+    sentences = [f"{message}{'' if message[-1] in '.?' else '.'}"]
+    if message.startswith("Missing") and explanation:
         sentences.append(f"{explanation.replace(chr(92), '').rstrip('.')}.")
-    elif said.startswith("No such option: -") and context:
+    elif message.startswith("No such option: -") and context:
         # A letter means the options that begin with it.
         letter = error.option_name.strip("-")
         names = [name for one in context.command.params for name in one.opts if name.startswith(f"--{letter}")]
         if len(letter) == 1 and names:
             sentences.append(f"Did you mean {' or '.join(names)}?")
-    elif said.startswith("Got unexpected extra argument") and context:
+    elif message.startswith("Got unexpected extra argument") and context:
         names = [one.metavar or one.name.upper() for one in context.command.params if one.param_type_name == "argument"]
         again = "Run the command once for each, and put quotes around a name with spaces." if len(names) == 1 else ""
         sentences.append(f"{context.command_path} takes {' and '.join(names) or 'options only'}. {again}".rstrip())

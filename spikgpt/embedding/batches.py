@@ -21,8 +21,9 @@ from spikgpt.cells.obs import CELLS_OF_BATCH
 from spikgpt.labels.ood import CELLS_OF_GROUP, between_groups
 from spikgpt.types import Bools, Floats, Integers, Rows
 
-# A split needs so many labels. The difference between the two groups of each has a cosine of at least 0.5 with the sum
-# of these differences, each of length 1. That sum divided by the number of labels has a length of at least 0.55.
+# A split needs so many labels. In each, take the unit vector from the mean of the lower group to that of the upper
+# group. Its cosine with the sum of these vectors over labels is at least 0.5. The length of the sum, divided by the
+# number of labels with enough cells, is at least 0.55.
 LEAST_LABELS, LEAST_AGREEMENT, LEAST_EVIDENCE = 3, 0.5, 0.55
 # Least concordance of the differences between labels in two batches.
 LEAST_CONCORDANCE = 0.7
@@ -102,8 +103,8 @@ def _two_batches(points: Floats, best: Integers, profiles: Floats) -> Bools | No
 def _concordance(one: Floats, other: Floats) -> float:
     """Return how alike the differences between labels are in two batches, from label means of shape (L, D).
 
-    It is Lin's concordance of the deviations from the mean of the labels: 1 where these are the same, about 0 where all
-    cells of a batch are of one type.
+    In each batch the mean over labels is subtracted from the mean of each label. The result is Lin's concordance of the
+    two sets of deviations: 1 if they are equal, about 0 if one batch holds a single cell type.
     """
     one, other = one - one.mean(axis=0), other - other.mean(axis=0)
     return float(2 * (one * other).sum() / max((one**2).sum() + (other**2).sum(), 1e-12))

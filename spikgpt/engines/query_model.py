@@ -294,9 +294,9 @@ def _batches_note(batches: Integers) -> tuple[str, ...]:
     if not batches.any():
         return ()
     sizes = ", ".join(str(cells) for cells in sorted(np.bincount(batches), reverse=True))
-    found = f"{batches.max() + 1} were inferred ({sizes} of {len(batches)} sampled cells)"
+    inferred = f"{batches.max() + 1} batches were inferred ({sizes} of {len(batches)} sampled cells)"
     note = (
-        f"No column of obs names batches; {found}, and Unknown is decided within each. To name a column: "
+        f"No column of obs names batches; {inferred}, and Unknown is decided within each. To name a column: "
         "batch_key='COLUMN' (--batch-key COLUMN). To take all cells as one batch: batch_key=None (--no-batch)."
     )
     return (note,)

@@ -6,10 +6,10 @@ tell a missing type from a known one:
 - The contrast is C = -log(1.02 - r). r is the correlation of the label's mean profile with the reference's profile of
   the label, after the batch effect seen in the *other* labels is subtracted. A known type keeps what sets it apart.
 - The level of marker genes is 1 where the cells express the markers of the label as it does in the reference, and 0
-  where they do as the other labels do there. M is that level less the usual one, and at most 0: missing markers speak
-  against a label, and the markers of a near type do not speak for it. The usual level is the mean of 0.7 and the
-  median level of the other labels in the batch, as another chemistry shows all markers less. M is 0 without
-  expression, or with fewer than ten marker genes.
+  where they do as the other labels do there. M = min(level - usual level, 0). Low marker expression counts against a
+  label. High marker expression does not count for a label, as a closely related type can express the same markers. The
+  usual level is the mean of 0.7 and the median level of the other labels in the batch, as another chemistry shows all
+  markers less. M is 0 without expression, or with fewer than ten marker genes.
 
 The support of a label is C + 1.5 M.
 """
@@ -119,11 +119,15 @@ def mean_contrast(contrasts: Floats, best: Integers, batches: Integers) -> float
 
 
 def marker_genes(profiles: Profiles) -> list[MarkerGenes]:
-    """Return the marker genes of each label that has enough: those by which it leads all other labels most."""
-    reference, found = profiles.means, []
+    """Return the marker genes of each label with at least ten.
+
+    Markers are the genes in which the mean of the label exceeds the highest mean of another label most, in units of the
+    spread within labels.
+    """
+    reference, markers = profiles.means, list[MarkerGenes]()
     if len(reference) < 2:
         return []
-    # Of the other labels: the largest value and the sum, without a copy of them for each label.
+    # The largest value of the other labels, and their sum, are derived without a copy for each label.
     second, first = np.partition(reference, -2, axis=0)[-2:]
     highest, total = reference.argmax(axis=0), reference.sum(axis=0)
     for label in range(len(reference)):
@@ -131,8 +135,8 @@ def marker_genes(profiles: Profiles) -> list[MarkerGenes]:
         genes = np.argsort(-lead, kind="stable")[:MARKERS]
         genes = genes[lead[genes] > 0]
         if len(genes) >= LEAST_MARKERS:
-            found.append((label, genes, (total[genes] - reference[label, genes]) / (len(reference) - 1)))
-    return found
+            markers.append((label, genes, (total[genes] - reference[label, genes]) / (len(reference) - 1)))
+    return markers
 
 
 def marker_levels(

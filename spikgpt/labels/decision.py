@@ -13,7 +13,7 @@ from spikgpt.labels.ood import OODRule
 from spikgpt.labels.thresholds import Calibration, Thresholds
 from spikgpt.types import Bools, Floats, Integers, Rows
 
-# Largest expected error of the labelled cells of a query with few genes.
+# Upper limit on the mean expected error, 1 - confidence, of the labelled cells of a query with few genes.
 LARGEST_EXPECTED_ERROR = 0.07
 # Cells of a label in the sample that tell how far its scores spread.
 CELLS_TO_TELL_SPREAD = 20
@@ -164,10 +164,11 @@ def fit_cutoffs(
     baselines, shares = calibration.baselines(label_names)
     ood = OODRule.fit(sample.typicality, best, sample.batches, support, baselines, shares)
     unlike = "unlike the cells of its label in its batch (OOD score above 0)"
-    least = least_confidence(sample.probabilities) if few_genes and rate is None and not asked.same_study else None
+    by_default = rate is None and not asked.same_study
+    least = least_confidence(sample.probabilities) if few_genes and by_default else None
     uncertain = "" if least is None else f"of a confidence below {least:.2f}, as the query has few genes; or "
     # Seen alone, a known cell may be atypical by chance: then the promise of held-out cells bounds the rule.
-    if rate is None and smoothed and not asked.same_study:
+    if by_default and smoothed:
         return Cutoffs(f"{uncertain}{unlike}", ood=ood, least_confidence=least)
     rate = thresholds.unknown_rate if rate is None else rate
     limits = calibration.limits(label_names, rate)

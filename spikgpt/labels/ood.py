@@ -53,7 +53,7 @@ HELD_OUT_SHARE = 0.5
 FORGIVEN = 0.65
 # Weights of the support of a label, and of its excess of cells.
 SUPPORT, EXCESS = 0.6, 0.6
-# What is added to the contrast of a label that is known in another batch, and how large its share there has to be.
+# Weight of P, and the least share in another batch, as a part of the share here.
 PRESENT_WEIGHT, PRESENT_SHARE = 0.4, 2 / 3
 # The cut-off of a label without contrast.
 BASE = 1.0
@@ -156,18 +156,18 @@ class OODRule:
         baselines, shares
             Median familiarity of the held-out cells of each label, and their share of all, each of shape (L,).
         """
-        args = typicality, best, batches
-        first = cls._fitted(*args, support, baselines, shares)
+        cells = typicality, best, batches
+        rule = cls._with_support(*cells, support, baselines, shares)
         if len(support) == 1:
-            return first
-        present = _present_elsewhere(first.margins(*args) >= 0, best, batches, support.shape)
-        return cls._fitted(*args, support + PRESENT_WEIGHT * present, baselines, shares)
+            return rule
+        present = _present_elsewhere(rule.margins(*cells) >= 0, best, batches, support.shape)
+        return cls._with_support(*cells, support + PRESENT_WEIGHT * present, baselines, shares)
 
     @classmethod
-    def _fitted(
+    def _with_support(
         cls, typicality: Floats, best: Integers, batches: Integers, support: Floats, baselines: Floats, shares: Floats
     ) -> Self:
-        """Return the cut-offs for such a support."""
+        """Return the rule for a support that already counts P, the presence in other batches."""
         shape = support.shape
         cutoffs, splits = np.zeros(shape), np.full(shape, np.nan)
         lower_unknown, upper_known = np.zeros(shape, dtype=bool), np.zeros(shape, dtype=bool)
@@ -206,7 +206,10 @@ class OODRule:
 
 
 def _present_elsewhere(known: Bools, best: Integers, batches: Integers, shape: tuple[int, ...]) -> Bools:
-    """Return which labels of each batch another batch has in about the same share, most cells known; shape (B, L)."""
+    """Return for each batch and label, shape (B, L), whether another batch has the label too.
+
+    Most of its cells are known there, and their share of that batch is at least 2/3 of the label's share here.
+    """
     cells, of_known = np.zeros(shape), np.zeros(shape)
     np.add.at(cells, (batches, best), 1)
     np.add.at(of_known, (batches, best), known)
@@ -238,7 +241,7 @@ def _middle(values: Floats, best: Integers) -> float:
 
 
 def between_groups(values: Floats, *, least_gap: float) -> float:
-    """Return where values fall into two separate groups, by the split of least variance within (Otsu, 1979), or NaN.
+    """Return the threshold of Otsu (1979) between two separate groups of values, or NaN if the values form one group.
 
     The means of the groups are ``least_gap`` apart at least, and a multiple of the deviation within groups.
     """

@@ -109,7 +109,8 @@ def test_batches_that_no_column_names_are_inferred(small: ReferenceFiles, query:
     share = np.array([truth[found == batch].mean() for batch in range(found.max() + 1)])
     assert ((share[found] > 0.5) == truth).mean() > 0.9
     assert any(
-        note.startswith(f"No column of obs names batches; {len(share)} were inferred") for note in model.report.notes
+        note.startswith(f"No column of obs names batches; {len(share)} batches were inferred")
+        for note in model.report.notes
     )
     declined, _ = fitted(small, both, batch_key=None)
     assert not declined.inferred

@@ -49,10 +49,7 @@ ENDINGS = {
 }
 # Groups of HDF5 files, and what files are that have them all.
 HDF5_KINDS: dict[tuple[str, ...], str] = {
-    (
-        "row_attrs",
-        "col_attrs",
-    ): 'is a loom file: write it as .h5ad, with anndata.io.read_loom("{name}").write_h5ad("cells.h5ad")',
+    ("row_attrs", "col_attrs"): 'is a loom file: run anndata.io.read_loom("{name}").write_h5ad("cells.h5ad")',
     ("assays", "cell.names"): 'is an h5Seurat file: convert it in R, with SeuratDisk::Convert("{name}", dest = "h5ad")',
     ("barcode_idx", "umi"): "is Cell Ranger's list of molecules: give filtered_feature_bc_matrix.h5",
     ("mod",): 'is MuData: write its RNA, with muon.read("{name}").mod["rna"].write_h5ad("rna.h5ad")',
