@@ -224,7 +224,8 @@ if __name__ == "__main__":
             sys.exit(labels(model, cells) != expected)
         found["preloaded"] = expected if os.waitpid(child, 0)[1] == 0 else None
         assert len(found) == 6
-        print(engine, *sorted(str(name) for name, given in found.items() if given != expected))
+        # Not left in the buffer, which the next fork would copy.
+        print(engine, *sorted(str(name) for name, given in found.items() if given != expected), flush=True)
 """
 
 
