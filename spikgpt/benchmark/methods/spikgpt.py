@@ -33,11 +33,13 @@ def run(reference: AnnData, query: AnnData, settings: Settings) -> Answer:
     annotation = annotate(trained, torch_engine(trained), query, options)
     done = time.perf_counter()
     names = np.array(trained.labels.names)
-    familiarity = annotation.familiarity if annotation.cutoffs.threshold is None else None
+    # The score that decides which cells are Unknown; empty cells have none, and are Unknown.
+    ood = annotation.ood_score
+    confidence = annotation.confidence if ood is None else -np.nan_to_num(ood, nan=np.inf)
     return Answer(
         labels=names[annotation.best],
         assigned=~annotation.rejected,
-        confidence=annotation.confidence if familiarity is None else familiarity,
+        confidence=confidence,
         probabilities=annotation.probabilities,
         classes=names,
         train_seconds=learned - start,
