@@ -61,6 +61,7 @@ fuzz: $(READY)
 lint: $(READY)
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
+	$(BIN)/python -m tests.structure
 	$(BIN)/mypy
 
 docs: $(VENV)/.docs

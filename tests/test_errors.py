@@ -76,15 +76,6 @@ def test_sources_that_were_never_installed_name_packages_alone(monkeypatch: pyte
     assert install_command("sklearn", "pyarrow") == "pip install scikit-learn pyarrow"
 
 
-def test_nothing_tells_to_install_this_package_from_a_registry() -> None:
-    root = Path(__file__).parents[1]
-    folders = [root / name for name in ("spikgpt", "export", "docs", "examples", "benchmarks", "hub_cards")]
-    files = [path for folder in folders for path in folder.rglob("*") if path.suffix in (".py", ".md", ".yaml")]
-    assert len(files) > 200
-    wrong = re.compile(r"pip install[^`#\n]*[ '\"]spikgpt\b")
-    assert [path.name for path in (*files, root / "README.md") if wrong.search(path.read_text(encoding="utf-8"))] == []
-
-
 def test_another_missing_package_is_no_users_mistake() -> None:
     with pytest.raises(ModuleNotFoundError, match="no_such_package"), needs():
         importlib.import_module("no_such_package")
