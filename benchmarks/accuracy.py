@@ -25,13 +25,13 @@ from sklearn.preprocessing import StandardScaler
 from spikgpt import Annotation, SpikGPT
 from spikgpt.benchmark.suites import load_task
 from spikgpt.cells.align import AlignedCells, joined
-from spikgpt.embedding.own_space import OwnSpace
+from spikgpt.embedding.query_pca import QueryPCA
 from spikgpt.engines.scgpt.source import ScGPTSource, open_scgpt
 from spikgpt.engines.torch import TorchEngine
-from spikgpt.labels.neighbours import Neighbourhood
 from spikgpt.options import AnnotateKeywords, AnnotateOptions, Scaling, options_of
 from spikgpt.pipeline import annotate
 from spikgpt.reference.schema import Agreement
+from spikgpt.scoring.smoothing import KNNSmoother
 from spikgpt.training.metrics import measure
 
 # Accuracy and macro-F1 to reach, mean over seeds.
@@ -65,8 +65,8 @@ def logistic_regression(
     regression.fit(scaler.transform(trained), cells.obs["cell_type"].astype(str))
     probabilities = regression.predict_proba(scaler.transform(vectors))
     logs, rows = engine.embedding.logs(asked), np.arange(len(vectors))
-    points = vectors if logs is None else OwnSpace.fit(logs).place(logs)
-    among = Neighbourhood.of(rows, points, probabilities)
+    points = vectors if logs is None else QueryPCA.fit(logs).place(logs)
+    among = KNNSmoother.of(rows, points, probabilities)
     smoothed = among.smooth(probabilities, points, among.near)
     return regression.classes_[probabilities.argmax(axis=1)], regression.classes_[smoothed.argmax(axis=1)]
 

@@ -38,9 +38,9 @@ from spikgpt.cells.align import joined
 from spikgpt.cells.obs import batches_of
 from spikgpt.engines.torch import TorchEngine
 from spikgpt.errors import DataError, GenesError
-from spikgpt.labels.decision import fit_cutoffs
-from spikgpt.labels.verdict import Verdict
 from spikgpt.options import AnnotateKeywords, AnnotateOptions, options_of
+from spikgpt.scoring.compatibility import Compatibility
+from spikgpt.scoring.rejection import fit_cutoffs
 from spikgpt.training.metrics import measure, reliability, unknown_auroc
 from spikgpt.training.train import score_all
 from spikgpt.types import Bools, Floats, InputReport, Strings
@@ -91,7 +91,7 @@ class Seen:
     confidence: Floats
     ood_score: Floats
     unknown: dict[str, Bools]
-    verdict: Verdict | None
+    verdict: Compatibility | None
     report: InputReport
 
 
@@ -121,14 +121,14 @@ def see(model: SpikGPT, query: AnnData) -> Seen:
     for name, rule in RULES.items():
         ruled = fitted.with_cutoffs(thresholds, names, options_of(AnnotateOptions, dict(rule)))
         assert ruled.cutoffs is not None
-        unknown[name], verdicts[name] = whole(ruled.cutoffs.rejects(scores), True), ruled.verdict
+        unknown[name], verdicts[name] = whole(ruled.cutoffs.is_unknown(scores), True), ruled.verdict
     sample = fitted.calibrated(thresholds, fitted.scores.probabilities)
     sampled = replace(fitted.scores, probabilities=sample)
     known = {"smoothed": fitted.smoothed, "few_genes": fitted.report.few_genes}
     aside = fit_cutoffs(thresholds, AnnotateOptions(), names, sampled, fitted.support, **known)
     ood_score = aside.ood_scores(scores)
     assert ood_score is not None
-    unknown[ASIDE] = whole(aside.rejects(scores), True)
+    unknown[ASIDE] = whole(aside.is_unknown(scores), True)
     return Seen(
         names,
         whole(np.array(names)[scores.probabilities.argmax(axis=1)], ""),

@@ -34,9 +34,9 @@ from sklearn.preprocessing import StandardScaler
 
 from spikgpt import SpikGPT
 from spikgpt.benchmark.suites import LABEL, UNSEEN, batch_key_of, load_task, without
-from spikgpt.labels.decision import CellScores
-from spikgpt.labels.thresholds import CELLS_FOR_OWN_LIMIT, Calibration
 from spikgpt.options import AnnotateKeywords
+from spikgpt.scoring.rejection import CellScores
+from spikgpt.scoring.thresholds import CELLS_FOR_OWN_LIMIT, Calibration
 from spikgpt.training.metrics import reliability, unknown_auroc, unseen_found
 from spikgpt.training.train import score_all
 from spikgpt.types import Floats

@@ -1,6 +1,6 @@
 from .api import SpikGPT
 from .errors import SpikGPTError
-from .labels.annotation import Annotation
+from .scoring.annotation import Annotation
 from .training.evaluation import Evaluation
 from .version import __version__
 

@@ -14,7 +14,6 @@ from spikgpt.cells.reading import open_cells
 from spikgpt.embedding.base import Engine
 from spikgpt.engines.opening import open_engine, torch_engine
 from spikgpt.errors import ConfigError, DataError, SpikGPTWarning, needs
-from spikgpt.labels.annotation import Annotation
 from spikgpt.options import (
     AnnotateKeywords,
     AnnotateOptions,
@@ -28,9 +27,10 @@ from spikgpt.options import (
     options_of,
 )
 from spikgpt.pipeline import annotate
-from spikgpt.reference.files import ReferenceFiles, save
+from spikgpt.reference.files import Reference, save
 from spikgpt.reference.hub import Hub, Push
 from spikgpt.reference.pins import Pin
+from spikgpt.scoring.annotation import Annotation
 from spikgpt.sharing import open_reference, push
 
 if TYPE_CHECKING:
@@ -50,8 +50,8 @@ class SpikGPT:
         What runs its network; by default ONNX Runtime where it and a graph are there, else torch.
     """
 
-    def __init__(self, reference: ReferenceFiles, engine: Engine | None = None) -> None:
-        if not isinstance(reference, ReferenceFiles):
+    def __init__(self, reference: Reference, engine: Engine | None = None) -> None:
+        if not isinstance(reference, Reference):
             shown = repr(str(reference)) if isinstance(reference, str | Path) else "NAME"
             msg = f"SpikGPT() got {_described(reference)}. To load a reference, use SpikGPT.from_pretrained({shown})."
             raise ConfigError(msg)

@@ -20,15 +20,15 @@ import numpy.typing as npt
 from tqdm import tqdm
 
 from spikgpt.cells.align import AlignedCells
+from spikgpt.cells.cell_cache import CellCache
 from spikgpt.cells.expression import Cells
 from spikgpt.cells.obs import batches_of
-from spikgpt.cells.spool import Spool
 from spikgpt.embedding.base import Engine, QueryCells
 from spikgpt.engines.query_model import QueryModel
-from spikgpt.labels.annotation import Annotation
-from spikgpt.labels.ontology import BroadLabels
 from spikgpt.options import AnnotateOptions
-from spikgpt.reference.files import ReferenceFiles
+from spikgpt.reference.files import Reference
+from spikgpt.scoring.annotation import Annotation
+from spikgpt.scoring.ontology import BroadLabels
 from spikgpt.types import Bools, InputReport, Integers, Rows
 
 # Stands for the name of a column where batches were inferred from the cells.
@@ -53,7 +53,7 @@ class CellLabels:
     empty: Bools
 
     @classmethod
-    def room_for(cls, cells: int, labels: int) -> CellLabels:
+    def allocate(cls, cells: int, labels: int) -> CellLabels:
         """Return what cells are called before any is: in one piece, as joining chunks takes twice the memory."""
         whole = [np.zeros(cells, dtype=dtype) for dtype in (np.int16, np.int16, bool, np.float32, np.float32, bool)]
         return cls(np.zeros((cells, labels), dtype=np.float32), *whole)
@@ -66,9 +66,9 @@ class CellLabels:
 
 
 def fit_query(
-    reference: ReferenceFiles,
+    reference: Reference,
     engine: Engine,
-    spool: Spool,
+    spool: CellCache,
     report: InputReport,
     options: AnnotateOptions,
     batches: Integers,
@@ -89,7 +89,7 @@ def fit_query(
 
 
 def label_cells(
-    reference: ReferenceFiles,
+    reference: Reference,
     engine: Engine,
     model: QueryModel,
     cells: AlignedCells,
@@ -117,7 +117,7 @@ def label_cells(
     probabilities = np.zeros((len(rows), known.shape[1]), dtype=np.float32)
     probabilities[filled] = known
     scores, rejected = replace(scores, probabilities=known), np.ones(len(rows), dtype=bool)
-    rejected[filled] = model.cutoffs.rejects(scores)
+    rejected[filled] = model.cutoffs.is_unknown(scores)
     familiarity = ood_score = None
     if (ood := model.cutoffs.ood_scores(scores)) is not None:
         ood_score = np.full(len(rows), np.nan, dtype=np.float32)
@@ -125,13 +125,13 @@ def label_cells(
     calibration = reference.thresholds.calibration(model.smoothed)
     if calibration is not None and scores.familiarity is not None:
         familiarity = np.zeros(len(rows), dtype=np.float32)
-        familiarity[filled] = calibration.everything.share_below(scores.familiarity)
+        familiarity[filled] = calibration.everything.p_value(scores.familiarity)
     broad = BroadLabels.of(reference.labels).assign(probabilities)
     best = probabilities.argmax(axis=1).astype(np.int16)
     return CellLabels(probabilities, best, broad, rejected, familiarity, ood_score, cells.empty)
 
 
-def annotate(reference: ReferenceFiles, engine: Engine, cells: Cells, options: AnnotateOptions) -> Annotation:
+def annotate(reference: Reference, engine: Engine, cells: Cells, options: AnnotateOptions) -> Annotation:
     """Label every cell of a query, which is left as it is.
 
     Raises
@@ -143,11 +143,11 @@ def annotate(reference: ReferenceFiles, engine: Engine, cells: Cells, options: A
     """
     batches = batches_of(cells, options.batch_key)
     query = engine.embedding.read(cells, layer=options.layer, scaling=options.scaling)
-    with Spool() as spool:
-        put_aside(query, spool, options.progress)
+    with CellCache() as spool:
+        cache_cells(query, spool, options.progress)
         with progress_bar("Learning from a sample", None, options.progress):
             model = fit_query(reference, engine, spool, query.report, options, batches.codes)
-        labels = CellLabels.room_for(query.n_obs, len(reference.labels.names))
+        labels = CellLabels.allocate(query.n_obs, len(reference.labels.names))
         with progress_bar("Labelling", query.n_obs, options.progress) as bar:
             for rows, chunk in spool.chunks():
                 codes = batches.codes[rows]
@@ -178,7 +178,7 @@ def annotate(reference: ReferenceFiles, engine: Engine, cells: Cells, options: A
     )
 
 
-def put_aside(query: QueryCells, spool: Spool, progress: bool | None) -> None:
+def cache_cells(query: QueryCells, spool: CellCache, progress: bool | None) -> None:
     """Read a query to the end."""
     with progress_bar("Reading", query.n_obs, progress) as bar:
         for chunk in query.chunks:

@@ -20,7 +20,7 @@ from spikgpt.errors import (
 )
 from spikgpt.options import PushOptions
 from spikgpt.reference.card import card_figures
-from spikgpt.reference.files import ReferenceFiles, card_text, read_reference, with_repository
+from spikgpt.reference.files import Reference, card_text, read_reference, with_repository
 from spikgpt.reference.hub import Hub, Push
 from spikgpt.reference.json_files import parsed
 from spikgpt.reference.layout import MANIFEST, OPTIONAL, check_writable, stored_files, write_files
@@ -32,13 +32,13 @@ from spikgpt.version import __version__
 class Verified:
     """A reference that is whole, and in words what was checked."""
 
-    reference: ReferenceFiles
+    reference: Reference
     checks: tuple[str, ...]
 
 
 @dataclass(frozen=True)
 class Pulled:
-    """A reference that was written to a folder: ``origin`` and ``digest`` as of :class:`ReferenceFiles`.
+    """A reference that was written to a folder: ``origin`` and ``digest`` as of :class:`Reference`.
 
     ``locked`` says whether a lock file has taken it in.
     """
@@ -51,7 +51,7 @@ class Pulled:
 
 def open_reference(
     name: str | Path, revision: str | None = None, *, hub: Hub | None = None, pin: Pin | None = None
-) -> ReferenceFiles:
+) -> Reference:
     """Read a reference by name, from a folder or from the Hub.
 
     The errors are those of :func:`spikgpt.reference.registry.find` and :meth:`spikgpt.reference.pins.Pin.check`.
@@ -130,7 +130,7 @@ def verify(
     return Verified(reference, (*checks, *_checked_by_running(reference, hub, scgpt)))
 
 
-def _check_card(reference: ReferenceFiles) -> None:
+def _check_card(reference: Reference) -> None:
     """Refuse a card whose figures are not those of the metrics."""
     written_by = parsed(reference.files["config.json"], "config.json")["library"].get("version")
     card, held_out = reference.files["README.md"], reference.metrics["held_out"]
@@ -142,7 +142,7 @@ def _check_card(reference: ReferenceFiles) -> None:
         raise DamagedReference(msg)
 
 
-def _checked_by_running(reference: ReferenceFiles, hub: Hub | None, scgpt: str | Path | None) -> list[str]:
+def _checked_by_running(reference: Reference, hub: Hub | None, scgpt: str | Path | None) -> list[str]:
     """Make the graphs again and run them, beside the weights where torch is installed, and say what was done."""
     graphs = [name for name in reference.files if name.endswith(".onnx")]
     lacking = [package for package in ("onnxruntime", "torch", "onnx") if find_spec(package) is None]

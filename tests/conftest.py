@@ -32,13 +32,13 @@ from spikgpt.cells.align import AlignedCells, joined, log_normalise
 from spikgpt.cells.reading import read_cells
 from spikgpt.embedding.base import Engine
 from spikgpt.engines.opening import open_engine, torch_engine
-from spikgpt.labels.decision import Cutoffs
-from spikgpt.labels.ood import OODRule
-from spikgpt.labels.verdict import LIKE, Verdict
 from spikgpt.options import AnnotateOptions, EngineOptions, TrainOptions, options_of
 from spikgpt.pipeline import annotate
-from spikgpt.reference.files import ReferenceFiles, read_reference, save
+from spikgpt.reference.files import Reference, read_reference, save
 from spikgpt.reference.hub import Hub
+from spikgpt.scoring.compatibility import LIKE, Compatibility
+from spikgpt.scoring.ood_rule import OODRule
+from spikgpt.scoring.rejection import RejectionRule
 from spikgpt.testing.hub import LoopbackHub
 from spikgpt.types import InputReport
 
@@ -77,24 +77,24 @@ QUERY_FILE = DATA / "pancreas_baron_human2_human4.h5ad"
 TRAINED = "SPIKGPT_TESTS_TRAINED"
 
 
-def usual_engine(reference: ReferenceFiles) -> Engine:
+def usual_engine(reference: Reference) -> Engine:
     """Return the torch engine, or that of ONNX Runtime where there is no torch."""
     return open_engine(reference, EngineOptions(engine="torch" if find_spec("torch") else "onnx"))
 
 
-def labelled(reference: ReferenceFiles, adata: Any, engine: Any = None, **options: Any) -> Annotation:
+def labelled(reference: Reference, adata: Any, engine: Any = None, **options: Any) -> Annotation:
     """Annotate cells, by the usual engine unless another is given, and leave them as they are."""
     return annotate(reference, engine or usual_engine(reference), adata, options_of(AnnotateOptions, options))
 
 
-def exportable(reference: ReferenceFiles) -> ExportableReference:
+def exportable(reference: Reference) -> ExportableReference:
     """Return a reference as the exporter takes it."""
     from spikgpt_onnx.parity import ExportableReference
 
     return ExportableReference(reference, torch_engine(reference))
 
 
-def aligned(reference: ReferenceFiles, adata: Any) -> AlignedCells:
+def aligned(reference: Reference, adata: Any) -> AlignedCells:
     """Return the cells as the embedding of a reference reads them, those that are not empty."""
     chunks = usual_engine(reference).embedding.read(adata, layer=None, scaling="auto").chunks
     cells = joined(list(chunks))
@@ -154,7 +154,7 @@ def small_folder(cells: AnnData, tmp_path_factory: pytest.TempPathFactory) -> Pa
 
 
 @pytest.fixture(scope="session")
-def small(small_folder: Path) -> ReferenceFiles:
+def small(small_folder: Path) -> Reference:
     """Return that reference."""
     return read_reference(small_folder)
 
@@ -203,14 +203,14 @@ def foreign(few: AnnData) -> AnnData:
 
 
 @pytest.fixture(scope="session")
-def logs(small: ReferenceFiles, query: AnnData) -> sparse.csr_matrix:
+def logs(small: Reference, query: AnnData) -> sparse.csr_matrix:
     """Log expression of the genes of ``small`` in ``query``."""
     cells = aligned(small, query)
     return log_normalise(cells.values, cells.totals)
 
 
 @pytest.fixture(scope="session")
-def graph_folder(small: ReferenceFiles, tmp_path_factory: pytest.TempPathFactory) -> Path:
+def graph_folder(small: Reference, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Export ``small``; tests leave the folder as it is."""
     if TRAINED in os.environ:
         return Path(os.environ[TRAINED])
@@ -243,8 +243,8 @@ def annotation() -> Annotation:
         broad_names=("alpha", "islet cell"),
         rejected=confidence < 0.5,
         familiarity=confidence / np.float32(2),
-        cutoffs=Cutoffs("less familiar than 95%", unknown_rate=0.05, ood=OODRule(*np.zeros((4, 1, 2)))),
-        verdict=Verdict(LIKE, "made up", {}),
+        cutoffs=RejectionRule("less familiar than 95%", unknown_rate=0.05, ood=OODRule(*np.zeros((4, 1, 2)))),
+        verdict=Compatibility(LIKE, "made up", {}),
         confidence=confidence,
         probabilities=np.stack([confidence, 1 - confidence], axis=1),
         empty=np.zeros(12, dtype=bool),

@@ -22,7 +22,7 @@ FOLDERS = sorted({path.parent for path in SOURCES})
 # The floors of spikgpt/, lowest first. What stands on one imports lower ones, and its own floor only further left.
 HOUSE = (
     "errors types version files sampling",
-    "options labels cells",
+    "options scoring cells",
     "embedding reference scgpt report",
     "engines pipeline",
     "sources training sharing building",

@@ -18,12 +18,12 @@ from scipy import sparse
 from spikgpt import SpikGPT
 from spikgpt.cells.reading import read_cells
 from spikgpt.errors import ConfigError, DataError, GraphError, LabelsError, SpikGPTWarning
-from spikgpt.reference.files import ReferenceFiles
+from spikgpt.reference.files import Reference
 from spikgpt.testing.hub import LoopbackHub
 from tests.conftest import QUERY_FILE
 
 
-def test_a_reference_goes_to_a_folder_and_back(small: ReferenceFiles, few: AnnData, tmp_path: Path) -> None:
+def test_a_reference_goes_to_a_folder_and_back(small: Reference, few: AnnData, tmp_path: Path) -> None:
     folder = SpikGPT(small).save_pretrained(tmp_path / "mine")
     assert folder == tmp_path / "mine"
     with pytest.raises(ConfigError, match="already holds a reference"):
@@ -37,7 +37,7 @@ def test_a_reference_goes_to_a_folder_and_back(small: ReferenceFiles, few: AnnDa
     assert found.probabilities.tobytes() == expected.probabilities.tobytes()
 
 
-def test_annotating_adds_and_changes_nothing_else(small: ReferenceFiles, few: AnnData) -> None:
+def test_annotating_adds_and_changes_nothing_else(small: Reference, few: AnnData) -> None:
     adata = few.copy()
     annotation = SpikGPT(small).annotate(adata)
     labels, numbers = {"label", "best_label", "label_broad"}, {"confidence", "familiarity", "ood_score"}
@@ -49,7 +49,7 @@ def test_annotating_adds_and_changes_nothing_else(small: ReferenceFiles, few: An
     assert adata.obs["spikgpt_label"].astype(str).tolist() == annotation.labels.tolist()
 
 
-def test_evaluating_leaves_the_cells_as_they_are(small: ReferenceFiles, few: AnnData) -> None:
+def test_evaluating_leaves_the_cells_as_they_are(small: Reference, few: AnnData) -> None:
     adata = few.copy()
     evaluation = SpikGPT(small).evaluate(adata, "cell_type")
     assert list(adata.obs) == list(few.obs)
@@ -103,7 +103,7 @@ def test_a_file_warns_as_cells_in_memory_do(shipped: SpikGPT, foreign: AnnData, 
     assert told[0] == told[1] == annotation.notes()
 
 
-def test_labels_of_two_references_stand_side_by_side(shipped: SpikGPT, small: ReferenceFiles, few: AnnData) -> None:
+def test_labels_of_two_references_stand_side_by_side(shipped: SpikGPT, small: Reference, few: AnnData) -> None:
     adata = few.copy()
     first = shipped.annotate(adata)
     second = SpikGPT(small).annotate(adata, key_added="small")
@@ -183,7 +183,7 @@ def test_other_wrong_arguments_are_told_with_the_line_to_run(shipped: SpikGPT, f
             write(None)  # type: ignore[arg-type]
 
 
-def test_export_and_share_from_the_class(small: ReferenceFiles, tmp_path: Path, hub: LoopbackHub) -> None:
+def test_export_and_share_from_the_class(small: Reference, tmp_path: Path, hub: LoopbackHub) -> None:
     model = SpikGPT(small)
     reports = model.export(tmp_path / "out")
     assert reports["onnx/model.onnx"].passed

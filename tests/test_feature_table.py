@@ -22,13 +22,13 @@ from spikgpt.engines.model import SpikingClassifier
 from spikgpt.engines.opening import open_engine, torch_engine
 from spikgpt.engines.torch import TorchEngine
 from spikgpt.errors import ConfigError, DamagedReference, FormatError, GraphError, ParityError
-from spikgpt.labels.thresholds import Thresholds
 from spikgpt.options import EngineOptions, Provider
 from spikgpt.reference.card import card_figures
-from spikgpt.reference.files import ReferenceFiles, read_reference, reference_of, save
+from spikgpt.reference.files import Reference, read_reference, reference_of, save
 from spikgpt.reference.hub import Hub
 from spikgpt.reference.layout import GRAPH, MANIFEST, with_manifest
 from spikgpt.reference.registry import find
+from spikgpt.scoring.thresholds import Thresholds
 from spikgpt.sharing import open_reference, push
 from spikgpt.testing.hub import Fault, LoopbackHub
 from spikgpt_onnx import exporter
@@ -54,7 +54,7 @@ def test_safetensors_only_refuses_pickle(hub: LoopbackHub, client: Hub) -> None:
 
 
 def test_label_map_in_the_config_and_inside_the_onnx_metadata_props_checked_equal(
-    graph_folder: Path, small: ReferenceFiles, tmp_path: Path
+    graph_folder: Path, small: Reference, tmp_path: Path
 ) -> None:
     session = onnxruntime.InferenceSession(graph_folder / GRAPH, providers=["CPUExecutionProvider"])
     inside = json.loads(session.get_modelmeta().custom_metadata_map["labels"])
@@ -66,7 +66,7 @@ def test_label_map_in_the_config_and_inside_the_onnx_metadata_props_checked_equa
 
 
 def test_thresholds_stored_with_the_weights_applied_identically_in_torch_and_onnx_runtime(
-    small: ReferenceFiles, few: AnnData, tmp_path: Path
+    small: Reference, few: AnnData, tmp_path: Path
 ) -> None:
     thresholds = msgspec.structs.replace(small.thresholds, unknown_rate=0.2)
     exporter.export(exportable(reference_of(dataclasses.replace(small, thresholds=thresholds))), tmp_path / "out")
@@ -83,7 +83,7 @@ def test_thresholds_stored_with_the_weights_applied_identically_in_torch_and_onn
     assert (found.familiarity[found.rejected] < 0.2).all()
 
 
-def test_gene_vocabulary_with_sha256(small_folder: Path, small: ReferenceFiles) -> None:
+def test_gene_vocabulary_with_sha256(small_folder: Path, small: Reference) -> None:
     genes = json.loads((small_folder / "genes.json").read_text())
     canonical = {"symbols": genes["symbols"], "ensembl_ids": genes["ensembl_ids"]}
     digest = hashlib.sha256(json.dumps(canonical, sort_keys=True, separators=(",", ":")).encode()).hexdigest()
@@ -174,15 +174,13 @@ def test_fully_offline_onnx_included(graph_folder: Path, hub: LoopbackHub, clien
     assert hub.requests == []
 
 
-def test_endpoint_argument(hub: LoopbackHub, small: ReferenceFiles, tmp_path: Path) -> None:
+def test_endpoint_argument(hub: LoopbackHub, small: Reference, tmp_path: Path) -> None:
     pushed = SpikGPT(small).push_to_hub(REPO, endpoint=hub.endpoint)
     model = SpikGPT.from_pretrained(REPO, endpoint=hub.endpoint, cache_dir=tmp_path)
     assert model.reference.origin == f"{REPO}@{pushed.commit}"
 
 
-def test_parity_gate_that_fails_the_export(
-    small: ReferenceFiles, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_parity_gate_that_fails_the_export(small: Reference, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     trained = torch_engine(small)
     untrained = TorchEngine(trained.embedding, SpikingClassifier(small.config).eval(), trained.temperature)
     wrong = labelling_graph(network_of(small, untrained.weights()))

@@ -16,15 +16,15 @@ from msgspec import structs
 from scipy import sparse
 
 from spikgpt import Annotation, SpikGPT, sampling
-from spikgpt.cells import align, spool
+from spikgpt.cells import align, cell_cache
 from spikgpt.cells.align import AlignedCells
 from spikgpt.cells.genes import ensembl_ids_of
 from spikgpt.cells.reading import open_cells, read_cells
 from spikgpt.engines.opening import open_engine, torch_engine
 from spikgpt.errors import ConfigError, DataError, GenesError
-from spikgpt.labels.verdict import LIKE, OTHER
 from spikgpt.options import EngineOptions
-from spikgpt.reference.files import ReferenceFiles
+from spikgpt.reference.files import Reference
+from spikgpt.scoring.compatibility import LIKE, OTHER
 from spikgpt.types import NetworkOutput, Scale
 from tests.conftest import QUERY_FILE, labelled, usual_engine
 
@@ -41,7 +41,7 @@ def named(query: AnnData) -> AnnData:
 
 
 @pytest.fixture(scope="module")
-def expected(small: ReferenceFiles, named: AnnData) -> Annotation:
+def expected(small: Reference, named: AnnData) -> Annotation:
     return labelled(small, named)
 
 
@@ -72,9 +72,7 @@ def by_lower_case(adata: AnnData) -> None:
 @pytest.mark.parametrize(
     "change", [as_dense, as_csc, as_float, by_ensembl_id, by_versioned_id, by_lower_case], ids=lambda f: f.__name__
 )
-def test_storage_and_names_change_nothing(
-    small: ReferenceFiles, named: AnnData, expected: Annotation, change: Any
-) -> None:
+def test_storage_and_names_change_nothing(small: Reference, named: AnnData, expected: Annotation, change: Any) -> None:
     other = named.copy()
     change(other)
     found = labelled(small, other)
@@ -82,12 +80,12 @@ def test_storage_and_names_change_nothing(
     np.testing.assert_array_equal(found.probabilities, expected.probabilities)
 
 
-def test_gene_order_changes_nothing(small: ReferenceFiles, named: AnnData, expected: Annotation) -> None:
+def test_gene_order_changes_nothing(small: Reference, named: AnnData, expected: Annotation) -> None:
     order = np.random.default_rng(0).permutation(named.n_vars)
     np.testing.assert_array_equal(labelled(small, named[:, order].copy()).probabilities, expected.probabilities)
 
 
-def test_cell_order_changes_nothing(small: ReferenceFiles, named: AnnData, expected: Annotation) -> None:
+def test_cell_order_changes_nothing(small: Reference, named: AnnData, expected: Annotation) -> None:
     order = np.random.default_rng(0).permutation(named.n_obs)
     found = labelled(small, named[order].copy())
     np.testing.assert_array_equal(found.labels, expected.labels[order])
@@ -95,9 +93,7 @@ def test_cell_order_changes_nothing(small: ReferenceFiles, named: AnnData, expec
     assert found.verdict == expected.verdict
 
 
-def test_a_file_on_disk_changes_nothing(
-    small: ReferenceFiles, named: AnnData, expected: Annotation, tmp_path: Path
-) -> None:
+def test_a_file_on_disk_changes_nothing(small: Reference, named: AnnData, expected: Annotation, tmp_path: Path) -> None:
     named.write_h5ad(tmp_path / "query.h5ad", compression="gzip")
     with warnings.catch_warnings():
         warnings.filterwarnings("ignore", "Writing zarr v2", UserWarning)
@@ -110,14 +106,14 @@ def test_a_file_on_disk_changes_nothing(
 
 @pytest.mark.parametrize("batch_size", [1, 7, 100_000])
 def test_the_batch_size_changes_nothing(
-    small: ReferenceFiles, named: AnnData, expected: Annotation, batch_size: int
+    small: Reference, named: AnnData, expected: Annotation, batch_size: int
 ) -> None:
     found = labelled(small, named, batch_size=batch_size)
     np.testing.assert_array_equal(found.labels, expected.labels)
     np.testing.assert_array_equal(found.probabilities, expected.probabilities)
 
 
-def test_log_values_get_the_labels_of_counts(small: ReferenceFiles, named: AnnData, expected: Annotation) -> None:
+def test_log_values_get_the_labels_of_counts(small: Reference, named: AnnData, expected: Annotation) -> None:
     logs = named.copy()
     counts = named.X.toarray().astype(np.float64)
     logs.X = sparse.csr_matrix(np.log1p(1e4 * counts / counts.sum(axis=1, keepdims=True)).astype(np.float32))
@@ -163,7 +159,7 @@ def test_sorted_cells_of_one_type_keep_their_label(shipped: SpikGPT) -> None:
     assert labelled(shipped.reference, alpha, scaling="composition").report.scaling == "composition"
 
 
-def test_empty_cells_are_kept_unknown_and_counted(small: ReferenceFiles, query: AnnData) -> None:
+def test_empty_cells_are_kept_unknown_and_counted(small: Reference, query: AnnData) -> None:
     with_empty = query.copy()
     matrix = with_empty.X.tolil()
     matrix[[3, 7]] = 0
@@ -178,7 +174,7 @@ def test_empty_cells_are_kept_unknown_and_counted(small: ReferenceFiles, query: 
     assert (labelled(small, with_empty, threshold=0.0).labels[[3, 7]] == "Unknown").all()
 
 
-def test_the_threshold_decides(small: ReferenceFiles, query: AnnData) -> None:
+def test_the_threshold_decides(small: Reference, query: AnnData) -> None:
     everything = labelled(small, query, threshold=0.0)
     assert everything.unknown_fraction == 0
     np.testing.assert_array_equal(everything.labels, everything.best_labels)
@@ -188,7 +184,7 @@ def test_the_threshold_decides(small: ReferenceFiles, query: AnnData) -> None:
     assert any("is 'small' the right reference" in note for note in nothing.notes())
 
 
-def test_the_unknown_rate_decides(small: ReferenceFiles, query: AnnData) -> None:
+def test_the_unknown_rate_decides(small: Reference, query: AnnData) -> None:
     each = [
         [labelled(small, query, unknown_rate=rate, same_study=same) for rate in (0.0, 0.02, 0.2, 0.9)]
         for same in (False, True)
@@ -204,7 +200,7 @@ def test_the_unknown_rate_decides(small: ReferenceFiles, query: AnnData) -> None
 
 
 def test_cells_of_another_tissue_are_all_unknown_unless_asked_otherwise(
-    small: ReferenceFiles, few: AnnData, foreign: AnnData
+    small: Reference, few: AnnData, foreign: AnnData
 ) -> None:
     for options in ({}, {"same_study": True}, {"unknown_rate": 0.2}, {"neighbours": False}):
         annotation = labelled(small, foreign, **options)
@@ -226,7 +222,7 @@ def test_cells_of_another_tissue_are_all_unknown_unless_asked_otherwise(
     assert not any("do not use" in note for note in suited.notes())
 
 
-def test_a_reference_without_familiarity_goes_by_the_probability(small: ReferenceFiles, query: AnnData) -> None:
+def test_a_reference_without_familiarity_goes_by_the_probability(small: Reference, query: AnnData) -> None:
     method = "maximum probability"
     thresholds = structs.replace(small.thresholds, method=method, single=None, smoothed=None)
     old = dataclasses.replace(small, thresholds=thresholds, familiarity=None)
@@ -239,12 +235,12 @@ def test_a_reference_without_familiarity_goes_by_the_probability(small: Referenc
 
 
 @pytest.mark.parametrize("threshold", [-1.0, 1.5])
-def test_a_bad_threshold_is_refused(small: ReferenceFiles, query: AnnData, threshold: float) -> None:
+def test_a_bad_threshold_is_refused(small: Reference, query: AnnData, threshold: float) -> None:
     with pytest.raises(ConfigError, match=r"threshold is .*; expected a number"):
         labelled(small, query, threshold=threshold)
 
 
-def test_few_genes_are_reported_then_refused(small: ReferenceFiles, query: AnnData) -> None:
+def test_few_genes_are_reported_then_refused(small: Reference, query: AnnData) -> None:
     genes = set(small.genes.symbols)
     shared = [name for name in query.var_names if name in genes]
     others = [name for name in query.var_names if name not in genes][:500]
@@ -255,7 +251,7 @@ def test_few_genes_are_reported_then_refused(small: ReferenceFiles, query: AnnDa
         labelled(small, query[:, shared[:5]].copy())
 
 
-def test_scaled_data_are_refused(small: ReferenceFiles, query: AnnData) -> None:
+def test_scaled_data_are_refused(small: Reference, query: AnnData) -> None:
     scaled = query[:, :2000].copy()
     values = scaled.X.toarray().astype(np.float32)
     scaled.X = values - values.mean(axis=0)
@@ -263,7 +259,7 @@ def test_scaled_data_are_refused(small: ReferenceFiles, query: AnnData) -> None:
         labelled(small, scaled)
 
 
-def test_the_annotation_is_written_and_survives_a_file(small: ReferenceFiles, query: AnnData, tmp_path: Path) -> None:
+def test_the_annotation_is_written_and_survives_a_file(small: Reference, query: AnnData, tmp_path: Path) -> None:
     adata = query.copy()
     annotation = SpikGPT(small).annotate(adata)
     adata.write_h5ad(tmp_path / "out.h5ad")
@@ -300,7 +296,7 @@ def test_the_table_has_a_row_a_cell(expected: Annotation, named: AnnData) -> Non
 
 def test_many_cells_are_learned_from_a_sample(shipped: SpikGPT, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(sampling.sample_of, "__defaults__", (200,))
-    monkeypatch.setattr(spool, "IN_MEMORY", 1000)
+    monkeypatch.setattr(cell_cache, "IN_MEMORY", 1000)
     monkeypatch.setattr(align, "CHUNK", 100)
     adata = read_cells(QUERY_FILE)
     found = labelled(shipped.reference, adata)
@@ -314,7 +310,7 @@ def test_many_cells_are_learned_from_a_sample(shipped: SpikGPT, monkeypatch: pyt
 class Counting:
     """The torch engine, with a count of the cells that went through the network."""
 
-    def __init__(self, reference: ReferenceFiles) -> None:
+    def __init__(self, reference: Reference) -> None:
         self.engine, self.cells = torch_engine(reference), 0
         self.name, self.embedding = self.engine.name, self.engine.embedding
 
@@ -325,7 +321,7 @@ class Counting:
 
 @pytest.mark.parametrize("limit", [100, 20_000], ids=["a sample of 100", "all cells are the sample"])
 def test_each_cell_goes_through_the_network_once_and_the_sample_at_most_thrice_more(
-    small: ReferenceFiles, query: AnnData, limit: int, monkeypatch: pytest.MonkeyPatch
+    small: Reference, query: AnnData, limit: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(sampling.sample_of, "__defaults__", (limit,))
     engine = Counting(small)
@@ -369,9 +365,7 @@ def test_both_engines_give_the_same_labels(shipped: SpikGPT, query: AnnData, opt
     assert found.report == expected.report
 
 
-def test_below_100_cells_no_neighbours_are_asked_and_the_provenance_says_so(
-    small: ReferenceFiles, query: AnnData
-) -> None:
+def test_below_100_cells_no_neighbours_are_asked_and_the_provenance_says_so(small: Reference, query: AnnData) -> None:
     few, enough = labelled(small, query[:99].copy()), labelled(small, query[:100].copy())
     assert not few.smoothed
     assert enough.smoothed
@@ -393,7 +387,7 @@ def test_small_queries_have_labels_and_a_verdict(shipped: SpikGPT, query: AnnDat
     assert annotation.rejected.sum() <= max(1, size // 20)
 
 
-def test_a_query_of_empty_cells_alone_is_refused(small: ReferenceFiles, query: AnnData) -> None:
+def test_a_query_of_empty_cells_alone_is_refused(small: Reference, query: AnnData) -> None:
     nothing = query[:5].copy()
     nothing.X = sparse.csr_matrix(nothing.shape, dtype=np.float32)
     with pytest.raises(DataError, match="holds only zeros"):
@@ -402,7 +396,7 @@ def test_a_query_of_empty_cells_alone_is_refused(small: ReferenceFiles, query: A
 
 @pytest.mark.parametrize("option", [{}, {"unknown_rate": 0.0}, {"threshold": 0.0}, {"same_study": True}], ids=str)
 def test_cells_of_which_the_network_says_no_number_are_unknown(
-    small: ReferenceFiles, few: AnnData, option: dict[str, Any], monkeypatch: pytest.MonkeyPatch
+    small: Reference, few: AnnData, option: dict[str, Any], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     engine = usual_engine(small)
     right, strange = type(engine).run, np.array([np.nan, np.inf, -np.inf])

@@ -27,7 +27,7 @@ from spikgpt.errors import (
     install_command,
 )
 from spikgpt.options import EngineName, PushOptions
-from spikgpt.reference.files import CLASSIFIER, ReferenceFiles, read_reference, reference_of, save
+from spikgpt.reference.files import CLASSIFIER, Reference, read_reference, reference_of, save
 from spikgpt.reference.hub import Hub
 from spikgpt.reference.layout import FILES, GRAPH, GRAPHS, MANIFEST, PARITY, PICTURE
 from spikgpt.reference.registry import find, shipped_references
@@ -112,7 +112,7 @@ def test_short_names_mean_a_namespace_that_can_be_chosen(
 
 
 def test_a_reference_goes_up_and_comes_down_to_the_last_bit(
-    small: ReferenceFiles, few: AnnData, hub: LoopbackHub, tmp_path: Path
+    small: Reference, few: AnnData, hub: LoopbackHub, tmp_path: Path
 ) -> None:
     pushed = SpikGPT(small).push_to_hub(REPO, endpoint=hub.endpoint)
     again = SpikGPT.from_pretrained(REPO, endpoint=hub.endpoint, cache_dir=tmp_path / "cache")
@@ -167,7 +167,7 @@ def test_a_reference_that_is_not_whole_is_not_pushed(hub: LoopbackHub, client: H
 
 
 def test_an_old_revision_stays_the_old_one(
-    small: ReferenceFiles, small_folder: Path, graph_folder: Path, hub: LoopbackHub, client: Hub, tmp_path: Path
+    small: Reference, small_folder: Path, graph_folder: Path, hub: LoopbackHub, client: Hub, tmp_path: Path
 ) -> None:
     first = push(graph_folder, REPO, PushOptions(tag="v1"), hub=client)
     old = files_of(find(REPO, hub=client).folder)

@@ -19,7 +19,7 @@ from spikgpt.embedding.stored import stored_embedding
 from spikgpt.embedding.vocabulary import Vocabulary
 from spikgpt.errors import DamagedReference, needs
 from spikgpt.options import EngineOptions
-from spikgpt.reference.files import EMBEDDER, ReferenceFiles
+from spikgpt.reference.files import EMBEDDER, Reference
 from spikgpt.reference.layout import ENCODER, GRAPHS
 from spikgpt.types import NetworkOutput, OnCells, Scale
 from spikgpt_onnx import contract
@@ -37,7 +37,7 @@ Arrays = dict[str, npt.NDArray[Any]]
 class OnnxEngine:
     """Runs the graphs of a reference, as ``spikgpt export`` writes them, on what the options name."""
 
-    def __init__(self, reference: ReferenceFiles, options: EngineOptions | None = None) -> None:
+    def __init__(self, reference: Reference, options: EngineOptions | None = None) -> None:
         self.options = options or EngineOptions()
         self.session = open_graph(reference, GRAPHS[self.options.precision], self.options)
         self.encoder: Session | None = None
@@ -67,7 +67,7 @@ class OnnxEngine:
 
         def inputs(part: slice) -> Arrays:
             some = cells.part(part)
-            values, (mean, std), found = projection.completed(some, scale)
+            values, (mean, std), found = projection.impute(some, scale)
             return {
                 contract.COUNTS: values.toarray() if isinstance(values, sparse.csr_matrix) else values,
                 contract.TOTAL: some.totals,
@@ -123,7 +123,7 @@ class OnnxEngine:
             start += len(batch)
         return vectors
 
-    def _embedding_of(self, reference: ReferenceFiles) -> Embedding:
+    def _embedding_of(self, reference: Reference) -> Embedding:
         """Return how the cells are read that the graph takes."""
         if reference.embedder.get("kind") != "scgpt":
             return stored_embedding(reference.embedder, reference.part(EMBEDDER), reference.genes, reference.more_genes)

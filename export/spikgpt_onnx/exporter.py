@@ -14,7 +14,7 @@ import onnx
 from spikgpt.errors import ConfigError
 from spikgpt.files import replacing
 from spikgpt.reference import layout
-from spikgpt.reference.files import ReferenceFiles, with_graphs
+from spikgpt.reference.files import Reference, with_graphs
 from spikgpt.reference.json_files import dumped
 from spikgpt.reference.layout import COMBINED, ENCODER, GRAPHS, PARITY, PRECISIONS, verified_files, write_files
 from spikgpt_onnx.graph import labelling_graph
@@ -65,7 +65,7 @@ def export(
     return reports
 
 
-def check_again(stored: ReferenceFiles, engine: TorchEngine | None = None) -> dict[str, str]:
+def check_again(stored: Reference, engine: TorchEngine | None = None) -> dict[str, str]:
     """Hold the graphs of a reference against its weights, and against the trained model where it can be run.
 
     Returns

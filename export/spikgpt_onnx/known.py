@@ -16,15 +16,13 @@ from pathlib import Path
 from spikgpt.errors import SpikGPTWarning, needs
 from spikgpt.files import user_cache
 from spikgpt.options import EngineOptions
-from spikgpt.reference.files import EMBEDDER, ReferenceFiles
+from spikgpt.reference.files import EMBEDDER, Reference
 from spikgpt.reference.layout import COMBINED, ENCODER, PARITY
 from spikgpt.version import __version__
 from spikgpt_onnx.session import Session, missing
 
 
-def open_graph(
-    reference: ReferenceFiles, name: str, options: EngineOptions | None = None, *, threads: int = 1
-) -> Session:
+def open_graph(reference: Reference, name: str, options: EngineOptions | None = None, *, threads: int = 1) -> Session:
     """Open a graph of a reference to run it.
 
     One that differs from what the weights make is refused. Where another version of this library has made it in another
@@ -64,7 +62,7 @@ def open_graph(
     return Session(found.content, options, threads=threads, known=True)
 
 
-def is_known(reference: ReferenceFiles, name: str) -> bool:
+def is_known(reference: Reference, name: str) -> bool:
     """Return whether a graph was held against its weights before."""
     try:
         return _place(reference, name).is_file()
@@ -72,7 +70,7 @@ def is_known(reference: ReferenceFiles, name: str) -> bool:
         return False
 
 
-def remember(reference: ReferenceFiles, name: str) -> None:
+def remember(reference: Reference, name: str) -> None:
     """Keep in mind that a graph is that of its weights, where there is room for it."""
     with suppress(OSError, RuntimeError):  # a RuntimeError says that there is no home
         place = _place(reference, name)
@@ -80,7 +78,7 @@ def remember(reference: ReferenceFiles, name: str) -> None:
         place.touch()
 
 
-def _place(reference: ReferenceFiles, name: str) -> Path:
+def _place(reference: Reference, name: str) -> Path:
     """Return the file that stands for a graph; the report on graphs holds the sha256 of each and of its sources."""
     digest = hashlib.sha256(f"{__version__}/{name}/".encode())
     for file in (PARITY, "config.json"):

@@ -14,7 +14,7 @@ from onnx import numpy_helper
 from spikgpt.embedding.pca import PCAProjection
 from spikgpt.embedding.vocabulary import Encoder
 from spikgpt.errors import ParityError
-from spikgpt.reference.files import ReferenceFiles
+from spikgpt.reference.files import Reference
 from spikgpt_onnx import contract
 from spikgpt_onnx.graph import IR_VERSION, OPSET
 from spikgpt_onnx.session import Session
@@ -38,7 +38,7 @@ WEIGHT_TOLERANCE: dict[str, float] = {"fp32": 1e-6, "fp16": 1e-3, "int8": 1 / 12
 class ExportableReference:
     """What is exported: a reference, and its torch engine, which graphs are held against."""
 
-    files: ReferenceFiles
+    files: Reference
     engine: TorchEngine
 
 

@@ -19,7 +19,7 @@ from spikgpt.embedding.stored import stored_embedding
 from spikgpt.embedding.vocabulary import Encoder
 from spikgpt.errors import DamagedReference
 from spikgpt.reference import layout
-from spikgpt.reference.files import CLASSIFIER, EMBEDDER, ReferenceFiles
+from spikgpt.reference.files import CLASSIFIER, EMBEDDER, Reference
 from spikgpt.reference.layout import COMBINED, ENCODER, PRECISIONS
 from spikgpt.types import Floats
 from spikgpt.version import __version__
@@ -40,7 +40,7 @@ class Rebuilt:
     otherwise: str = ""
 
 
-def network_of(stored: ReferenceFiles, weights: dict[str, Floats] | None = None) -> Network:
+def network_of(stored: Reference, weights: dict[str, Floats] | None = None) -> Network:
     """Return what the graphs of a reference are made of; ``weights`` in place of the classifier's are for tests."""
     embedding = None
     if stored.embedder["kind"] == "pca":
@@ -73,7 +73,7 @@ def graph_of(network: Network, name: str, encoder: Encoder | None = None) -> onn
     return labelling_graph(network, encoder=encoder)
 
 
-def rebuilt(reference: ReferenceFiles, name: str, encoder: Encoder | None = None) -> Rebuilt:
+def rebuilt(reference: Reference, name: str, encoder: Encoder | None = None) -> Rebuilt:
     """Make a graph of a reference once more and hold the stored one against it.
 
     Raises

@@ -14,8 +14,8 @@ from spikgpt.benchmark.task import Task
 from spikgpt.cells.align import log_normalise
 from spikgpt.errors import needs
 from spikgpt.files import replacing
-from spikgpt.labels.palette import UNKNOWN_COLOR, palette
 from spikgpt.reference.pictures import plain, png
+from spikgpt.scoring.palette import UNKNOWN_COLOR, palette
 from spikgpt.types import UNKNOWN, Floats, Strings
 
 if TYPE_CHECKING:

@@ -14,12 +14,12 @@ from spikgpt.cells.expression import Cells
 from spikgpt.cells.obs import counted, labels_of
 from spikgpt.cells.reading import open_cells
 from spikgpt.engines.opening import torch_engine
-from spikgpt.labels.annotation import Annotation
-from spikgpt.labels.thresholds import PAPER_THRESHOLD
 from spikgpt.options import AnnotateOptions, TrainOptions
 from spikgpt.pipeline import annotate
-from spikgpt.reference.files import ReferenceFiles
+from spikgpt.reference.files import Reference
 from spikgpt.reference.schema import Asked, LeftOut
+from spikgpt.scoring.annotation import Annotation
+from spikgpt.scoring.thresholds import PAPER_THRESHOLD
 from spikgpt.training.evaluation import evaluate
 from spikgpt.training.metrics import measure
 from spikgpt.training.train import OnEpoch, train
@@ -38,7 +38,7 @@ class Answers:
     best: Strings
 
 
-def ask(reference: ReferenceFiles, study: str, path: Path) -> Answers:
+def ask(reference: Reference, study: str, path: Path) -> Answers:
     """Annotate a prepared study and hold the labels against its own.
 
     Raises
@@ -101,7 +101,7 @@ def leave_out(
     return rows
 
 
-def became_of(label: str, study: str, lacking: ReferenceFiles, cells: Cells) -> LeftOut:
+def became_of(label: str, study: str, lacking: Reference, cells: Cells) -> LeftOut:
     """Return what a reference that lacks a label makes of a study that has it."""
     annotation = annotated(lacking, cells)
     found, truth = evaluate(annotation, cells, LABEL), labels_of(cells, LABEL)[0]
@@ -122,7 +122,7 @@ def became_of(label: str, study: str, lacking: ReferenceFiles, cells: Cells) -> 
     )
 
 
-def annotated(reference: ReferenceFiles, cells: Cells) -> Annotation:
+def annotated(reference: Reference, cells: Cells) -> Annotation:
     """Return the labels that a reference gives cells by default."""
     return annotate(reference, torch_engine(reference), cells, AnnotateOptions(progress=False))
 

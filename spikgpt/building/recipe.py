@@ -17,11 +17,11 @@ import yaml
 from msgspec import Meta
 
 from spikgpt.errors import ConfigError, SpikGPTError, listed
-from spikgpt.labels.label_map import LabelMap
-from spikgpt.labels.ontology import ontology
 from spikgpt.options import Count
 from spikgpt.reference.card import WithoutAliases
 from spikgpt.reference.schema import Lines, Paper
+from spikgpt.scoring.label_map import LabelMap
+from spikgpt.scoring.ontology import ontology
 from spikgpt.sources.paths import check_file_name, path_within, read_regular_file
 from spikgpt.sources.spec import Annotation, FileName, Part, SeriesMatrix, SourceFile, compiled
 

@@ -17,8 +17,8 @@ from spikgpt.errors import ConfigError, needs
 from spikgpt.options import AnnotateOptions, EngineOptions, about
 
 if TYPE_CHECKING:
-    from spikgpt.labels.annotation import Annotation
-    from spikgpt.reference.files import ReferenceFiles
+    from spikgpt.reference.files import Reference
+    from spikgpt.scoring.annotation import Annotation
 
 
 class ModelOptions(EngineOptions, frozen=True, kw_only=True):
@@ -67,8 +67,8 @@ def annotate(
     from spikgpt.cells.output import write_copy, write_csv, write_table
     from spikgpt.cells.reading import open_cells
     from spikgpt.cells.storage import identity_of
-    from spikgpt.labels.annotation import CLUSTER_LABEL
     from spikgpt.report.clusters import summarise
+    from spikgpt.scoring.annotation import CLUSTER_LABEL
 
     _check_outputs(out, table)
     if cluster_table and not cluster_key:
@@ -133,7 +133,7 @@ def evaluate(
     names = read_label_map(label_map) if label_map else None
     with open_cells(query) as cells:
 
-        def match(reference: ReferenceFiles) -> None:
+        def match(reference: Reference) -> None:
             note(*match_labels(cells, label_key, reference.labels, names).notes)
 
         annotation, engine, reference = _annotated(cells, label_key, model, options, hub, check=match)
@@ -183,8 +183,8 @@ def _annotated(
     options: LabelOptions,
     hub: PinnedOptions,
     *,
-    check: Callable[[ReferenceFiles], None] | None = None,
-) -> tuple[Annotation, str, ReferenceFiles]:
+    check: Callable[[Reference], None] | None = None,
+) -> tuple[Annotation, str, Reference]:
     """Return the labels of cells that need to have a column in obs, what ran the network, and the reference.
 
     ``check`` is called with the reference before the work.

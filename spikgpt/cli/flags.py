@@ -18,7 +18,7 @@ from spikgpt.errors import needs
 from spikgpt.options import HubOptions, Options, about, limits, options_of
 
 if TYPE_CHECKING:
-    from spikgpt.reference.files import ReferenceFiles
+    from spikgpt.reference.files import Reference
     from spikgpt.reference.hub import Hub
     from spikgpt.reference.pins import Pin
 
@@ -51,7 +51,7 @@ class PinnedOptions(HubOptions, frozen=True, kw_only=True):
 
         return Pin(self.expect, self.lock_file or (Path(LOCK) if self.lock else None))
 
-    def keep(self, model: str, reference: ReferenceFiles) -> None:
+    def keep(self, model: str, reference: Reference) -> None:
         """Take a reference into the lock file, if there is to be one."""
         pin = self.pin()
         if pin.keep(model, None, reference.origin, reference.digest):

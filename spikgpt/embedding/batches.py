@@ -18,7 +18,7 @@ import numpy as np
 import numpy.typing as npt
 
 from spikgpt.cells.obs import CELLS_OF_BATCH
-from spikgpt.labels.ood import CELLS_OF_GROUP, between_groups
+from spikgpt.scoring.ood_rule import CELLS_OF_GROUP, between_groups
 from spikgpt.types import Bools, Floats, Integers, Rows
 
 # A split needs so many labels. In each, take the unit vector from the mean of the lower group to that of the upper

@@ -29,7 +29,7 @@ from spikgpt.cells.align import AlignedCells, aligned_chunks, log_normalise, mea
 from spikgpt.cells.expression import Cells, find_expression
 from spikgpt.cells.genes import GeneList, match_genes
 from spikgpt.embedding.base import QueryCells, Run, Scaled
-from spikgpt.embedding.more_genes import GeneTable, Inference, MoreGenes
+from spikgpt.embedding.imputation import FittedImputer, GeneImputer, GeneTable
 from spikgpt.errors import GenesError
 from spikgpt.sampling import content_keys, sample_of
 from spikgpt.types import Bools, Floats, InputReport, Integers, NetworkOutput, Profiles, Scale
@@ -73,7 +73,7 @@ class PCAProjection:
     label_shares: npt.NDArray[np.float32]
     clip: float
     target_sum: float = 1e4
-    more: MoreGenes | None = None
+    more: GeneImputer | None = None
 
     @property
     def kind(self) -> str:
@@ -118,17 +118,17 @@ class PCAProjection:
     def vectors(
         self, cells: AlignedCells, scale: Scale | None = None, on_cells: Callable[[int], None] | None = None
     ) -> npt.NDArray[np.float64]:
-        """Turn the cells of a query into vectors, shape (n, dim), by way of :meth:`completed`."""
+        """Turn the cells of a query into vectors, shape (n, dim), by way of :meth:`impute`."""
         vectors = np.empty((len(cells.totals), self.dim))
         for start in range(0, len(vectors), CHUNK):
             part = cells.part(slice(start, start + CHUNK))
-            values, of_genes, _ = self.completed(part, scale or self.reference_scale(part))
+            values, of_genes, _ = self.impute(part, scale or self.reference_scale(part))
             vectors[start : start + CHUNK] = self.project(values, part.totals, of_genes)
             if on_cells:
                 on_cells(len(part.totals))
         return vectors
 
-    def completed(
+    def impute(
         self, cells: AlignedCells, scale: Scale
     ) -> tuple[sparse.csr_matrix | npt.NDArray[np.float32], Scale, Bools]:
         """Return linear values of all genes of the projection, those that the query lacks as they are expected to be.
@@ -152,8 +152,8 @@ class PCAProjection:
             return cells.values, (mean, std), found
         logs = log_normalise(cells.values, cells.totals, self.target_sum).toarray().astype(np.float64)  # (n, U)
         scaled = np.clip((logs - scale[0]) / scale[1], -self.clip, self.clip)[:, cells.found]
-        inference = Inference.of(self._table_of(cells), cells.found, self.label_shares.astype(np.float64), self.more)
-        expected = inference.scores(scaled) @ self.components[missing].astype(np.float64).T  # (n, missing)
+        imputer = FittedImputer.of(self._table_of(cells), cells.found, self.label_shares.astype(np.float64), self.more)
+        expected = imputer.scores(scaled) @ self.components[missing].astype(np.float64).T  # (n, missing)
         expected = mean[missing] + std[missing] * np.clip(expected, -self.clip, self.clip)
         values = cells.values[:, :size].toarray()
         values[:, missing] = np.expm1(expected) * (cells.totals / self.target_sum)[:, None]
@@ -357,7 +357,7 @@ class PCAProjection:
     ) -> Self:
         """Rebuild a stored embedder, whose settings and tensors were checked when the reference was read."""
         own: dict[str, Any] = {name: tensors[name] for name in TENSORS}
-        known = MoreGenes.from_tensors(tensors, more) if more else None
+        known = GeneImputer.from_tensors(tensors, more) if more else None
         return cls(genes, **own, clip=settings["clip"], target_sum=settings["target_sum"], more=known)
 
 

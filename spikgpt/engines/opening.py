@@ -10,7 +10,7 @@ from spikgpt.embedding.base import Engine
 from spikgpt.embedding.stored import stored_embedding
 from spikgpt.errors import needs
 from spikgpt.options import EngineOptions
-from spikgpt.reference.files import CLASSIFIER, EMBEDDER, ReferenceFiles
+from spikgpt.reference.files import CLASSIFIER, EMBEDDER, Reference
 from spikgpt.reference.hub import Hub
 from spikgpt.reference.layout import GRAPHS
 
@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 
 
 def open_engine(
-    reference: ReferenceFiles,
+    reference: Reference,
     options: EngineOptions | None = None,
     *,
     scgpt: str | Path | None = None,
@@ -43,7 +43,7 @@ def open_engine(
 
 
 def torch_engine(
-    reference: ReferenceFiles,
+    reference: Reference,
     *,
     scgpt: str | Path | None = None,
     hub: Hub | None = None,

@@ -15,16 +15,16 @@ from scipy import sparse
 from spikgpt.cells.align import AlignedCells
 from spikgpt.embedding.base import Engine
 from spikgpt.embedding.batches import infer_batches
-from spikgpt.embedding.own_space import OwnSpace
-from spikgpt.labels.contrasts import label_support, mean_contrast
-from spikgpt.labels.decision import CellScores, Cutoffs, farther_share, fit_cutoffs
-from spikgpt.labels.familiarity import Familiarity, FamiliarityScorer
-from spikgpt.labels.neighbours import ENOUGH_CELLS, Neighbourhood
-from spikgpt.labels.ood import OODRule, Typicality
-from spikgpt.labels.places import Places
-from spikgpt.labels.thresholds import Thresholds, tempered
-from spikgpt.labels.verdict import Comparison, Verdict, judge, shift
+from spikgpt.embedding.query_pca import QueryPCA
 from spikgpt.options import AnnotateOptions
+from spikgpt.scoring.compatibility import Comparison, Compatibility, check_compatibility, shift
+from spikgpt.scoring.contrasts import label_support, mean_contrast
+from spikgpt.scoring.ood_rule import OODRule, Typicality
+from spikgpt.scoring.ood_scorer import LabelGeometry, OODScorer
+from spikgpt.scoring.query_lda import QueryLDA
+from spikgpt.scoring.rejection import CellScores, RejectionRule, expected_false_rejection, fit_cutoffs
+from spikgpt.scoring.smoothing import ENOUGH_CELLS, KNNSmoother
+from spikgpt.scoring.thresholds import Thresholds, tempered
 from spikgpt.types import Floats, InputReport, Integers, NetworkOutput, Profiles, Rows, Scale
 
 # The arrays of a sparse matrix.
@@ -51,7 +51,7 @@ class QueryModel:
         What scores how typical of their label cells are; None as well without familiarity.
     contrasts, support
         The contrast C of each label in each batch, and C + 1.5 M, each of shape (B, L): see
-        :mod:`spikgpt.labels.contrasts`. None without familiarity.
+        :mod:`spikgpt.scoring.contrasts`. None without familiarity.
     scores
         Those of the sample itself, worked out once.
     smoothed
@@ -67,10 +67,10 @@ class QueryModel:
     """
 
     scale: Scale | None
-    space: OwnSpace | None
-    among: Neighbourhood
-    places: Places | None
-    scorer: FamiliarityScorer | None
+    space: QueryPCA | None
+    among: KNNSmoother
+    places: QueryLDA | None
+    scorer: OODScorer | None
     typicality: Typicality | None
     contrasts: npt.NDArray[np.float64] | None
     support: npt.NDArray[np.float64] | None
@@ -79,14 +79,14 @@ class QueryModel:
     inferred: bool
     report: InputReport
     comparison: Comparison | None = None
-    cutoffs: Cutoffs | None = None
-    verdict: Verdict | None = None
+    cutoffs: RejectionRule | None = None
+    verdict: Compatibility | None = None
 
     @classmethod
     def fit(
         cls,
         engine: Engine,
-        familiarity: Familiarity | None,
+        familiarity: LabelGeometry | None,
         sample: AlignedCells,
         rows: Rows,
         *,
@@ -117,11 +117,11 @@ class QueryModel:
         output = scaled.output or run(sample, scaled.scale)
         smoothed = options.neighbours and len(rows) >= ENOUGH_CELLS
         logs = embedding.logs(sample)
-        space = OwnSpace.fit(logs) if smoothed and logs is not None else None
+        space = QueryPCA.fit(logs) if smoothed and logs is not None else None
         points, profiles = _places(space, output, logs), embedding.profiles(sample)
-        among = Neighbourhood.of(rows, points, output.probabilities, smoothed=smoothed)
+        among = KNNSmoother.of(rows, points, output.probabilities, smoothed=smoothed)
         smooth = among.smooth(output.probabilities, points, among.near)
-        places = Places.fit(points, smooth) if smoothed else None
+        places = QueryLDA.fit(points, smooth) if smoothed else None
         batches = np.zeros(len(rows), dtype=np.int64) if batches is None else batches
         probabilities = places.weigh(smooth, points) if places else smooth
         best, known = probabilities.argmax(axis=1), batches.any() or options.batch_key != "auto" or familiarity is None
@@ -195,12 +195,12 @@ class QueryModel:
             return replace(self, cutoffs=cutoffs)
         best = probabilities.argmax(axis=1)
         shifted = shift(scores, best, calibration.everything)
-        farther = farther_share(calibration, names, best, scores, thresholds.unknown_rate)
+        farther = expected_false_rejection(calibration, names, best, scores, thresholds.unknown_rate)
         kept = None
         if self.contrasts is not None and self.scorer is not None and self.scorer.profiles is not None:
             kept = mean_contrast(self.contrasts, best, self.scores.batches)
-        verdict = judge(self.comparison, kept, shifted, farther, thresholds.unknown_rate)
-        return replace(self, cutoffs=cutoffs if verdict.usable else cutoffs.of_no_label(), verdict=verdict)
+        verdict = check_compatibility(self.comparison, kept, shifted, farther, thresholds.unknown_rate)
+        return replace(self, cutoffs=cutoffs if verdict.usable else cutoffs.reject_all(), verdict=verdict)
 
     def calibrated(self, thresholds: Thresholds, probabilities: Floats) -> npt.NDArray[np.float32]:
         """Return probabilities at the temperature of cells seen with neighbours; alone, the network has done it."""
@@ -230,12 +230,12 @@ class QueryModel:
         return save_tensors(kept, metadata={"query_model": msgspec.json.encode(told).decode()})
 
     @classmethod
-    def load(cls, content: bytes, familiarity: Familiarity | None) -> QueryModel:
+    def load(cls, content: bytes, familiarity: LabelGeometry | None) -> QueryModel:
         """Return a model that :meth:`save` wrote, with the familiarity of the same reference."""
         arrays = load_tensors(content)
         size = int.from_bytes(content[:8], "little")
         metadata = msgspec.json.decode(content[8 : 8 + size])["__metadata__"]["query_model"]
-        told = msgspec.json.decode(metadata, type=_Told)
+        told = msgspec.json.decode(metadata, type=_ModelMetadata)
 
         def part(name: str) -> dict[str, Any]:
             return {key.removeprefix(f"{name}."): arrays[key] for key in arrays if key.startswith(f"{name}.")}
@@ -248,17 +248,17 @@ class QueryModel:
                 shape = len(sample["energies"]), profiles.means.shape[1]
                 logs = sparse.csr_matrix(tuple(part("logs")[name] for name in CSR), shape)
             output, batches = NetworkOutput(**sample), arrays["batches"]
-            scorer = FamiliarityScorer(familiarity, output, batches, logs, profiles, arrays.get("effects"))
+            scorer = OODScorer(familiarity, output, batches, logs, profiles, arrays.get("effects"))
             typicality = Typicality(**part("typicality"))
         cutoffs = None
         if told.cutoffs:
             ood = OODRule(**part("ood")) if part("ood") else None
-            cutoffs = Cutoffs(**told.cutoffs | {"limits": arrays.get("limits"), "ood": ood})
+            cutoffs = RejectionRule(**told.cutoffs | {"limits": arrays.get("limits"), "ood": ood})
         return cls(
             scale=(arrays["mean"], arrays["std"]) if "mean" in arrays else None,
-            space=OwnSpace(**part("space")) if part("space") else None,
-            among=Neighbourhood(**part("among")),
-            places=Places(**part("places")) if part("places") else None,
+            space=QueryPCA(**part("space")) if part("space") else None,
+            among=KNNSmoother(**part("among")),
+            places=QueryLDA(**part("places")) if part("places") else None,
             scorer=scorer,
             typicality=typicality,
             contrasts=arrays.get("contrasts"),
@@ -302,12 +302,12 @@ def _batches_note(batches: Integers) -> tuple[str, ...]:
     return (note,)
 
 
-def _places(space: OwnSpace | None, output: NetworkOutput, logs: sparse.csr_matrix | None) -> Floats:
+def _places(space: QueryPCA | None, output: NetworkOutput, logs: sparse.csr_matrix | None) -> Floats:
     """Return where cells lie among themselves, shape (n, D)."""
     return output.vectors if space is None or logs is None else space.place(logs)
 
 
-class _Told(msgspec.Struct):
+class _ModelMetadata(msgspec.Struct):
     """What a saved model keeps beside its arrays."""
 
     smoothed: bool
@@ -315,4 +315,4 @@ class _Told(msgspec.Struct):
     report: InputReport
     comparison: Comparison | None
     cutoffs: dict[str, Any] | None
-    verdict: Verdict | None
+    verdict: Compatibility | None

@@ -7,7 +7,7 @@ from typing import Any
 
 import yaml
 
-from spikgpt.labels.thresholds import CELLS_FOR_OWN_LIMIT
+from spikgpt.scoring.thresholds import CELLS_FOR_OWN_LIMIT
 
 TAGS = ("spikgpt", "single-cell", "scrna-seq", "cell-type-annotation", "spiking-neural-network")
 TASK = "tabular-classification"

@@ -57,7 +57,7 @@ class SpikGPTConfig:
     tau: Annotated[float, Meta(ge=1.001, le=1e6)] = 2.0
     # Firing threshold of the membrane potential. BatchNorm brings every input to unit variance before it.
     v_threshold: Positive = 1.0
-    # Derivative used for the spike in training, and its sharpness. Inference does not depend on either.
+    # Derivative used for the spike in training, and its sharpness. FittedImputer does not depend on either.
     surrogate: Literal["atan", "sigmoid"] = "atan"
     surrogate_alpha: Positive = 2.0
 

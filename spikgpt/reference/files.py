@@ -14,11 +14,8 @@ from safetensors.numpy import load as load_tensors
 from safetensors.numpy import save as save_tensors
 
 from spikgpt.cells.genes import GeneList
-from spikgpt.embedding.more_genes import shapes as more_shapes
+from spikgpt.embedding.imputation import shapes as more_shapes
 from spikgpt.errors import ConfigError, DamagedReference, GenesError
-from spikgpt.labels.familiarity import Familiarity
-from spikgpt.labels.label_map import LabelMap, LabelRow
-from spikgpt.labels.thresholds import Thresholds
 from spikgpt.reference import layout
 from spikgpt.reference.card import card
 from spikgpt.reference.config import SpikGPTConfig
@@ -26,6 +23,9 @@ from spikgpt.reference.json_files import converted, decoded, dumped, parsed
 from spikgpt.reference.layout import MANIFEST, PICTURE, RELIABILITY, digest_of, migrated, stored_files, with_manifest
 from spikgpt.reference.pictures import confusion_picture, reliability_picture
 from spikgpt.reference.schema import Config, Genes, Metrics, Projection, require
+from spikgpt.scoring.label_map import LabelMap, LabelRow
+from spikgpt.scoring.ood_scorer import LabelGeometry
+from spikgpt.scoring.thresholds import Thresholds
 from spikgpt.version import __version__
 
 CLASSIFIER, EMBEDDER, FAMILIARITY = "classifier.", "embedder.", "familiarity."
@@ -41,7 +41,7 @@ LARGEST_WEIGHT, LARGEST_LOG, LEAST_DEVIATION, MOST_COMPONENTS = 1e12, 50.0, 1e-6
 
 
 @dataclass(frozen=True, kw_only=True)
-class ReferenceFiles:
+class Reference:
     """A reference as its files have it.
 
     ``embedder``, its settings, ``provenance`` and ``metrics`` are plain JSON values. ``tensors`` are named as in
@@ -59,7 +59,7 @@ class ReferenceFiles:
     genes: GeneList
     more_genes: GeneList | None = None
     metrics: dict[str, Any]
-    familiarity: Familiarity | None
+    familiarity: LabelGeometry | None
     tensors: Tensors = field(repr=False)
     files: dict[str, bytes] = field(default_factory=dict, repr=False)
     origin: str | None = None
@@ -70,7 +70,7 @@ class ReferenceFiles:
         return {name.removeprefix(prefix): self.tensors[name] for name in self.tensors if name.startswith(prefix)}
 
 
-def read_reference(source: str | Path | Mapping[str, bytes], origin: str | None = None) -> ReferenceFiles:
+def read_reference(source: str | Path | Mapping[str, bytes], origin: str | None = None) -> Reference:
     """Read a reference from its folder, or from its files in memory; every one is checked against the manifest.
 
     Raises
@@ -92,7 +92,7 @@ def read_reference(source: str | Path | Mapping[str, bytes], origin: str | None 
     genes = decoded(files["genes.json"], "genes.json", Genes)
     converted(metrics, "metrics.json", Metrics)
     try:
-        reference = ReferenceFiles(
+        reference = Reference(
             name=converted(config, "config.json", Config).name,
             config=SpikGPTConfig.stated(config["model"]),
             embedder=config["embedder"],
@@ -116,19 +116,19 @@ def read_reference(source: str | Path | Mapping[str, bytes], origin: str | None 
     return _fitting(reference)
 
 
-def reference_of(parts: ReferenceFiles) -> ReferenceFiles:
+def reference_of(parts: Reference) -> Reference:
     """Return a reference with its files as :func:`contents` makes them, checked as when they are read."""
     return read_reference(contents(parts), parts.origin)
 
 
-def save(reference: ReferenceFiles, folder: str | Path, *, overwrite: bool = False) -> Path:
+def save(reference: Reference, folder: str | Path, *, overwrite: bool = False) -> Path:
     """Write a reference folder, all of it or nothing; with ``overwrite`` in place of a reference that is there."""
     folder = Path(folder)
     layout.check_writable(folder, overwrite=overwrite)
     return layout.write_files(with_manifest(reference.files), folder)
 
 
-def contents(parts: ReferenceFiles) -> dict[str, bytes]:
+def contents(parts: Reference) -> dict[str, bytes]:
     """Return every file of a reference but graphs, made anew from its other fields, the manifest last."""
     config = {
         "format_version": layout.FORMAT_VERSION,
@@ -150,7 +150,7 @@ def contents(parts: ReferenceFiles) -> dict[str, bytes]:
     return with_card(files)
 
 
-def _names(parts: ReferenceFiles) -> dict[str, Any]:
+def _names(parts: Reference) -> dict[str, Any]:
     """Return what ``genes.json`` holds."""
     if parts.more_genes is None:
         return parts.genes.to_dict()
@@ -158,13 +158,13 @@ def _names(parts: ReferenceFiles) -> dict[str, Any]:
     return parts.genes.to_dict() | {"more": {"symbols": more.symbols, "ensembl_ids": more.ensembl_ids}}
 
 
-def with_graphs(reference: ReferenceFiles, graphs: Mapping[str, bytes]) -> dict[str, bytes]:
+def with_graphs(reference: Reference, graphs: Mapping[str, bytes]) -> dict[str, bytes]:
     """Return the files of a reference with these graphs and their parity report instead of those that it has."""
     kept = (*layout.FILES, PICTURE, RELIABILITY)
     return with_card({name: content for name, content in reference.files.items() if name in kept} | dict(graphs))
 
 
-def with_repository(reference: ReferenceFiles, repository: str) -> dict[str, bytes]:
+def with_repository(reference: Reference, repository: str) -> dict[str, bytes]:
     """Return the files of a reference with a card that says where to pull it from."""
     config = parsed(reference.files["config.json"], "config.json")
     config["provenance"]["repository"] = repository
@@ -189,7 +189,7 @@ def card_text(files: Mapping[str, bytes]) -> bytes:
     return card(config["name"], labels, thresholds, metrics, config["provenance"], onnx=layout.GRAPH in files).encode()
 
 
-def _fitting(reference: ReferenceFiles) -> ReferenceFiles:
+def _fitting(reference: Reference) -> Reference:
     """Return a reference with its familiarity, after checking that its parts fit together."""
     config, names, counted = reference.config, reference.labels.names, tuple(reference.metrics["cells_per_label"])
     require(len(names) == config.n_labels, f"labels.json names {len(names)} labels; the network has {config.n_labels}.")
@@ -209,7 +209,7 @@ def _fitting(reference: ReferenceFiles) -> ReferenceFiles:
     _check_embedder(reference)
     if reference.thresholds.single is None:
         return reference
-    where = Familiarity.from_tensors(reference.part(FAMILIARITY), config.n_labels, config.input_dim)
+    where = LabelGeometry.from_tensors(reference.part(FAMILIARITY), config.n_labels, config.input_dim)
     return replace(reference, familiarity=where)
 
 
@@ -240,7 +240,7 @@ def _check_numbers(tensors: Tensors) -> None:
         require(sound and np.trace(scatter) > 0, "The scatter of the pca embedder is no covariance.")
 
 
-def _check_embedder(reference: ReferenceFiles) -> None:
+def _check_embedder(reference: Reference) -> None:
     """Refuse an embedder that does not fit the network. What an scGPT is like shows when it is opened."""
     settings, tensors, config = reference.embedder, reference.part(EMBEDDER), reference.config
     if settings.get("kind") == "pca":

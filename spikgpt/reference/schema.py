@@ -1,6 +1,6 @@
 """The JSON files of a reference as types: what is read is checked against them.
 
-``labels.json`` and ``thresholds.json`` have theirs in :mod:`spikgpt.labels`, settings of an embedder in
+``labels.json`` and ``thresholds.json`` have theirs in :mod:`spikgpt.scoring`, settings of an embedder in
 :mod:`spikgpt.embedding`. Figures and provenance may hold more than is known here, and it is kept, as versions differ in
 them; the other files hold what is listed here and nothing else.
 """

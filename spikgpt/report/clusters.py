@@ -11,9 +11,9 @@ from anndata import AnnData
 from spikgpt.cells.expression import find_expression
 from spikgpt.cells.obs import counted, labels_of
 from spikgpt.errors import DataError
-from spikgpt.labels.annotation import Annotation
 from spikgpt.report.markers import MarkerFinder, MarkerGene
 from spikgpt.sampling import rows_by_label
+from spikgpt.scoring.annotation import Annotation
 from spikgpt.types import UNKNOWN, Bools, Rows, Strings
 
 # A cluster with at least this share of Unknown cells may be a new type.

@@ -13,10 +13,10 @@ from anndata import AnnData
 
 from spikgpt.cells.obs import counted, labels_of
 from spikgpt.errors import ConfigError
-from spikgpt.labels.annotation import Annotation
-from spikgpt.labels.label_map import LabelMap
 from spikgpt.reference.schema import Agreement
 from spikgpt.sampling import rows_by_label
+from spikgpt.scoring.annotation import Annotation
+from spikgpt.scoring.label_map import LabelMap
 from spikgpt.training.metrics import measure, unknown_auroc
 from spikgpt.training.names import MatchedNames, match_names
 from spikgpt.types import Strings

@@ -13,8 +13,8 @@ from typing import Any
 from unicodedata import normalize
 
 from spikgpt.errors import LabelsError, listed
-from spikgpt.labels.label_map import LabelMap
-from spikgpt.labels.ontology import ontology
+from spikgpt.scoring.label_map import LabelMap
+from spikgpt.scoring.ontology import ontology
 
 # How alike two names must be to be asked about, and names that are shown to a user.
 ALIKE, SHOWN = 0.85, 8

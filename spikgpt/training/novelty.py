@@ -14,11 +14,11 @@ from spikgpt.cells.obs import check_trainable, counted, labels_of
 from spikgpt.engines.opening import torch_engine
 from spikgpt.engines.scgpt.source import ScGPTSource
 from spikgpt.errors import LabelsError, listed
-from spikgpt.labels.annotation import Annotation
-from spikgpt.labels.label_map import LabelMap
 from spikgpt.options import AnnotateOptions, TrainOptions
 from spikgpt.pipeline import annotate
 from spikgpt.reference.pictures import plain, png
+from spikgpt.scoring.annotation import Annotation
+from spikgpt.scoring.label_map import LabelMap
 from spikgpt.training.evaluation import evaluate
 from spikgpt.training.metrics import unseen_found
 from spikgpt.training.split import batches_of, can_hold_out, check_names, hold_out

@@ -12,7 +12,7 @@ from sklearn.feature_selection import f_classif
 from spikgpt.cells.align import AlignedCells, align, log_normalise, mean_and_std
 from spikgpt.cells.expression import find_expression
 from spikgpt.cells.genes import GeneList, genes_of
-from spikgpt.embedding.more_genes import MoreGenes
+from spikgpt.embedding.imputation import GeneImputer
 from spikgpt.embedding.pca import CHUNK, PCAProjection
 from spikgpt.types import Bools, Floats, Rows, Strings
 
@@ -80,7 +80,7 @@ def fit_pca(
 
 def more_genes(
     projection: PCAProjection, adata: AnnData, labels: Strings, *, layer: str | None = None
-) -> MoreGenes | None:
+) -> GeneImputer | None:
     """Return what labelled cells express beside the genes of a projection that was fitted to their labels.
 
     These are the genes that differ most between labels, of those that vary; None where there are none.
@@ -108,7 +108,7 @@ def more_genes(
     centroids = np.stack([scores[index == label].mean(axis=0) for label in range(len(names))])
     within = scores - centroids[index]
     loadings = products / np.maximum((centred**2).sum(axis=0), 1e-12)
-    return MoreGenes(
+    return GeneImputer(
         genes=everything.part(chosen),
         mean=mean.astype(np.float16),
         std=std.astype(np.float16),

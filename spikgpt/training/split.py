@@ -12,8 +12,8 @@ from sklearn.model_selection import StratifiedGroupKFold, train_test_split
 
 from spikgpt.cells.obs import labels_of
 from spikgpt.errors import LabelsError, listed
-from spikgpt.labels.label_map import SHOWN, LabelMap
-from spikgpt.labels.thresholds import DEFAULT_UNKNOWN_RATE, conformal_rank
+from spikgpt.scoring.label_map import SHOWN, LabelMap
+from spikgpt.scoring.thresholds import DEFAULT_UNKNOWN_RATE, conformal_rank
 from spikgpt.types import Integers, Strings
 
 

@@ -10,10 +10,10 @@ import numpy as np
 from anndata import AnnData
 
 from spikgpt.cells.align import AlignedCells, joined
+from spikgpt.cells.cell_cache import CellCache
 from spikgpt.cells.content.values import SAMPLE_CELLS
 from spikgpt.cells.expression import find_expression
 from spikgpt.cells.obs import check_trainable, counted, labels_of
-from spikgpt.cells.spool import Spool
 from spikgpt.embedding.base import Embedding
 from spikgpt.embedding.obsm import PREFIX, ObsmEmbedding, vector_cells, vectors_of
 from spikgpt.embedding.pca import KIND as PCA
@@ -22,13 +22,13 @@ from spikgpt.engines.query_model import QueryModel
 from spikgpt.engines.scgpt.source import ScGPTSource
 from spikgpt.engines.torch import TorchEngine, scgpt_embedding, scgpt_vectors
 from spikgpt.errors import ConfigError
-from spikgpt.labels.decision import CellScores
-from spikgpt.labels.familiarity import Familiarity
-from spikgpt.labels.label_map import LabelMap
-from spikgpt.labels.thresholds import PAPER_THRESHOLD, Calibration, Thresholds, fit_temperature, tempered
 from spikgpt.options import AnnotateOptions, TrainOptions
-from spikgpt.reference.files import CLASSIFIER, EMBEDDER, ReferenceFiles, reference_of
+from spikgpt.reference.files import CLASSIFIER, EMBEDDER, Reference, reference_of
 from spikgpt.sampling import stratified
+from spikgpt.scoring.label_map import LabelMap
+from spikgpt.scoring.ood_scorer import LabelGeometry
+from spikgpt.scoring.rejection import CellScores
+from spikgpt.scoring.thresholds import PAPER_THRESHOLD, Calibration, Thresholds, fit_temperature, tempered
 from spikgpt.training.evaluation import ontology_ids
 from spikgpt.training.fit import Progress, fit
 from spikgpt.training.metrics import measure, reliability
@@ -52,7 +52,7 @@ def train(
     on_cells: OnCells | None = None,
     on_epoch: OnEpoch | None = None,
     on_note: Callable[[str], None] | None = None,
-) -> ReferenceFiles:
+) -> Reference:
     """Train a reference on labelled cells.
 
     A part of the cells is held out, whole donors or batches if ``batch_key`` names their column, else 30% of each
@@ -149,7 +149,7 @@ class FittedPart:
     """What was learned from a part of the cells: ``names`` are its labels, by index."""
 
     engine: TorchEngine
-    familiarity: Familiarity
+    familiarity: LabelGeometry
     names: tuple[str, ...]
 
 
@@ -229,7 +229,7 @@ def fit_part(
         on_epoch=(lambda progress: on_epoch(stage, progress)) if on_epoch else None,
     )
     engine = TorchEngine(embedding, classifier)
-    return FittedPart(engine, Familiarity.fit(vectors[0], index), tuple(names.tolist()))
+    return FittedPart(engine, LabelGeometry.fit(vectors[0], index), tuple(names.tolist()))
 
 
 def calibrate(
@@ -278,7 +278,7 @@ def calibrate(
 
 def score_all(
     engine: TorchEngine,
-    familiarity: Familiarity,
+    familiarity: LabelGeometry,
     cells: AlignedCells,
     *,
     neighbours: bool,
@@ -298,7 +298,7 @@ def score_all(
     batches = np.zeros(len(cells.totals), dtype=np.int64) if batches is None else batches
     batches = batches[~cells.empty]
     report = InputReport("training cells", cells.kind, "auto", 0, 0)
-    with Spool() as spool:
+    with CellCache() as spool:
         spool.add(filled)
         sample, rows = spool.sample()
     of_sample = batches[rows]
@@ -333,7 +333,7 @@ def _reference(
     metrics: dict[str, Any],
     provenance: dict[str, Any],
     name: str,
-) -> ReferenceFiles:
+) -> Reference:
     """Return the reference that was trained, with all its files."""
     embedding = cells.stored or fitted.engine.embedding
     known = embedding.more if isinstance(embedding, PCAProjection) else None
@@ -343,7 +343,7 @@ def _reference(
     counts = {name: occurring.get(name, 0) for name in fitted.names}
     left_out = {"cells_without_label": cells.unlabelled, "labels_left_out": cells.dropped}
     first = ("held_out_by", "held_out", "reliability", "paper_threshold_rejects")
-    parts = ReferenceFiles(
+    parts = Reference(
         name=name,
         config=fitted.engine.classifier.config,
         embedder=embedding.settings(),

@@ -16,7 +16,7 @@ from spikgpt.benchmark.figures import (
 )
 from spikgpt.benchmark.table import Row
 from spikgpt.benchmark.task import Task
-from spikgpt.labels.palette import UNKNOWN_COLOR
+from spikgpt.scoring.palette import UNKNOWN_COLOR
 from spikgpt.types import UNKNOWN
 
 

@@ -9,7 +9,7 @@ import pytest
 from anndata import AnnData
 
 from spikgpt.building.evaluating import ask, became_of, together
-from spikgpt.reference.files import ReferenceFiles
+from spikgpt.reference.files import Reference
 from tests.conftest import labelled
 
 
@@ -19,7 +19,7 @@ def asked(query: AnnData, tmp_path: Path) -> tuple[AnnData, Path]:
     return query, tmp_path / "query.h5ad"
 
 
-def test_figures_are_those_of_the_annotation(small: ReferenceFiles, asked: tuple[AnnData, Path]) -> None:
+def test_figures_are_those_of_the_annotation(small: Reference, asked: tuple[AnnData, Path]) -> None:
     cells, path = asked
     found = ask(small, "Baron", path)
     annotation = labelled(small, cells.copy())
@@ -35,7 +35,7 @@ def test_figures_are_those_of_the_annotation(small: ReferenceFiles, asked: tuple
     assert both.accuracy == pytest.approx(found.figures.accuracy)
 
 
-def test_what_became_of_a_label_is_counted(small: ReferenceFiles, query: AnnData) -> None:
+def test_what_became_of_a_label_is_counted(small: Reference, query: AnnData) -> None:
     cells = query.copy()
     truth = cells.obs["cell_type"].astype(str).to_numpy()
     left_out = next(name for name in truth if name not in small.labels.names)

@@ -12,7 +12,7 @@ import yaml
 from spikgpt.building.recipe import FILE, Recipe, card_of, find_recipe, read_recipe, recipe_folders
 from spikgpt.cells.reading import read_cells
 from spikgpt.errors import ConfigError
-from spikgpt.labels.ontology import ontology
+from spikgpt.scoring.ontology import ontology
 from tests.building.conftest import write_recipe
 from tests.conftest import DATA
 

@@ -13,11 +13,11 @@ from spikgpt.cells.align import AlignedCells, joined
 from spikgpt.embedding.base import Scaled
 from spikgpt.embedding.pca import PCAProjection
 from spikgpt.engines.opening import torch_engine
-from spikgpt.reference.files import EMBEDDER, ReferenceFiles
+from spikgpt.reference.files import EMBEDDER, Reference
 from tests.conftest import aligned
 
 
-def projection_of(reference: ReferenceFiles) -> PCAProjection:
+def projection_of(reference: Reference) -> PCAProjection:
     return PCAProjection.from_tensors(reference.embedder, reference.part(EMBEDDER), reference.genes)
 
 
@@ -37,17 +37,17 @@ def columns(adata: AnnData, projection: PCAProjection) -> list[int]:
     return [positions[symbol] for symbol in projection.genes.symbols]
 
 
-def scaled_by(reference: ReferenceFiles, adata: AnnData, scaling: str) -> Scaled:
+def scaled_by(reference: Reference, adata: AnnData, scaling: str) -> Scaled:
     return projection_of(reference).fit_scale(aligned(reference, adata), scaling, torch_engine(reference).run)
 
 
-def labels_by(reference: ReferenceFiles, adata: AnnData, scaling: str) -> npt.NDArray[np.str_]:
+def labels_by(reference: Reference, adata: AnnData, scaling: str) -> npt.NDArray[np.str_]:
     output = torch_engine(reference).run(aligned(reference, adata), scaled_by(reference, adata, scaling).scale)
     labels: npt.NDArray[np.str_] = np.array(reference.labels.names)[output.probabilities.argmax(axis=1)]
     return labels
 
 
-def test_vectors_equal_a_plain_numpy_computation(small: ReferenceFiles, query: AnnData) -> None:
+def test_vectors_equal_a_plain_numpy_computation(small: Reference, query: AnnData) -> None:
     embedder = projection_of(small)
     counts = query.X.toarray().astype(np.float64)
     logs = np.log1p(1e4 * counts / counts.sum(axis=1, keepdims=True))[:, columns(query, embedder)]
@@ -60,13 +60,13 @@ def test_vectors_equal_a_plain_numpy_computation(small: ReferenceFiles, query: A
     assert (report.values, report.source) == ("counts", "X")
 
 
-def test_a_stored_embedder_is_the_same(small: ReferenceFiles, query: AnnData) -> None:
+def test_a_stored_embedder_is_the_same(small: Reference, query: AnnData) -> None:
     embedder = projection_of(small)
     again = PCAProjection.from_tensors(embedder.settings(), embedder.tensors(), embedder.genes)
     np.testing.assert_array_equal(vectors_of(again, query), vectors_of(embedder, query))
 
 
-def test_a_missing_gene_counts_as_the_reference_mean(small: ReferenceFiles, query: AnnData) -> None:
+def test_a_missing_gene_counts_as_the_reference_mean(small: Reference, query: AnnData) -> None:
     embedder = projection_of(small)
     gene = int(np.argmax(np.abs(embedder.components).sum(axis=1)))
     without = query[:, query.var_names != embedder.genes.symbols[gene]].copy()
@@ -82,7 +82,7 @@ def test_a_missing_gene_counts_as_the_reference_mean(small: ReferenceFiles, quer
     assert embedder.read(without).report.genes_matched == len(embedder.genes) - 1
 
 
-def test_composition_scaling_undoes_another_technology(small: ReferenceFiles, cells: AnnData) -> None:
+def test_composition_scaling_undoes_another_technology(small: Reference, cells: AnnData) -> None:
     # Each gene is captured better or worse by a factor, and only three of the six types are there.
     truth = cells.obs["cell_type"].astype(str).to_numpy()
     few = np.isin(truth, np.unique(truth)[:3])
@@ -96,7 +96,7 @@ def test_composition_scaling_undoes_another_technology(small: ReferenceFiles, ce
     assert accuracy["composition"] > accuracy["query"]
 
 
-def test_shift_scaling_is_a_plain_numpy_computation(small: ReferenceFiles, query: AnnData) -> None:
+def test_shift_scaling_is_a_plain_numpy_computation(small: Reference, query: AnnData) -> None:
     projection, scaled = projection_of(small), scaled_by(small, query, "shift")
     found = np.log1p(query.X.toarray() / query.X.sum(axis=1).A * 1e4)[:, columns(query, projection)]
     unmoved = labels_by(small, query, "reference")
@@ -116,7 +116,7 @@ def test_shift_scaling_is_a_plain_numpy_computation(small: ReferenceFiles, query
     np.testing.assert_allclose(scaled.scale[1], projection.std * ratio, rtol=1e-4)
 
 
-def test_auto_keeps_the_type_of_sorted_cells(small: ReferenceFiles, cells: AnnData) -> None:
+def test_auto_keeps_the_type_of_sorted_cells(small: Reference, cells: AnnData) -> None:
     truth = cells.obs["cell_type"].astype(str).to_numpy()
     right = dict[str, list[float]]()
     for name in ("alpha", "beta", "ductal"):
@@ -127,7 +127,7 @@ def test_auto_keeps_the_type_of_sorted_cells(small: ReferenceFiles, cells: AnnDa
     assert min(right["composition"]) < 0.8
 
 
-def test_labels_that_change_with_the_scaling_are_told(small: ReferenceFiles, cells: AnnData) -> None:
+def test_labels_that_change_with_the_scaling_are_told(small: Reference, cells: AnnData) -> None:
     beta = cells.X[(cells.obs["cell_type"] == "beta").to_numpy()]
     alone = AnnData(sparse.vstack([beta] * 2, format="csr"), var=cells.var.copy())
     scaled = scaled_by(small, alone, "auto")
@@ -135,12 +135,12 @@ def test_labels_that_change_with_the_scaling_are_told(small: ReferenceFiles, cel
     assert "Pass scaling='composition' (--scaling composition) for the other." in scaled.notes[0]
 
 
-def test_auto_is_the_references_scaling_for_few_cells(small: ReferenceFiles, query: AnnData) -> None:
+def test_auto_is_the_references_scaling_for_few_cells(small: Reference, query: AnnData) -> None:
     assert scaled_by(small, query, "auto").name in ("composition", "shift")
     assert scaled_by(small, query[:50].copy(), "auto").name == "reference"
 
 
-def test_notes_of_the_values_and_of_the_genes_are_joined(small: ReferenceFiles, query: AnnData) -> None:
+def test_notes_of_the_values_and_of_the_genes_are_joined(small: Reference, query: AnnData) -> None:
     cells = query.copy()
     cells.X = cells.X.log1p() / np.float32(np.log(2))
     cells.var_names = [name.capitalize() for name in query.var_names]
@@ -149,23 +149,21 @@ def test_notes_of_the_values_and_of_the_genes_are_joined(small: ReferenceFiles, 
     assert mouse.startswith("The query looks like mouse")
 
 
-def test_what_the_network_said_in_the_chosen_scale_is_handed_on(small: ReferenceFiles, query: AnnData) -> None:
+def test_what_the_network_said_in_the_chosen_scale_is_handed_on(small: Reference, query: AnnData) -> None:
     scaled = scaled_by(small, query, "composition")
     again = torch_engine(small).run(aligned(small, query), scaled.scale)
     assert scaled.output is not None
     np.testing.assert_array_equal(scaled.output.probabilities, again.probabilities)
 
 
-def test_a_query_that_cannot_be_scaled_with_confidence_says_so(small: ReferenceFiles, query: AnnData) -> None:
+def test_a_query_that_cannot_be_scaled_with_confidence_says_so(small: Reference, query: AnnData) -> None:
     strange = query.copy()
     strange.var_names = np.random.default_rng(0).permutation(query.var_names)
     assert "of the labels change with the scaling method" in scaled_by(small, strange, "composition").notes[0]
     assert scaled_by(small, query, "auto").notes == ()
 
 
-def test_profiles_are_what_the_labels_express_of_the_genes_that_were_found(
-    small: ReferenceFiles, cells: AnnData
-) -> None:
+def test_profiles_are_what_the_labels_express_of_the_genes_that_were_found(small: Reference, cells: AnnData) -> None:
     embedder = projection_of(small)
     found = np.random.default_rng(0).random(len(embedder.genes)) < 0.5
     counts = cells.X.toarray().astype(np.float64)

@@ -8,10 +8,10 @@ from spikgpt.cells.genes import GeneList
 from spikgpt.embedding.obsm import ObsmEmbedding
 from spikgpt.embedding.pca import PCAProjection
 from spikgpt.embedding.stored import stored_embedding
-from spikgpt.reference.files import EMBEDDER, ReferenceFiles
+from spikgpt.reference.files import EMBEDDER, Reference
 
 
-def test_each_kind_comes_back(small: ReferenceFiles) -> None:
+def test_each_kind_comes_back(small: Reference) -> None:
     projection = stored_embedding(small.embedder, small.part(EMBEDDER), small.genes)
     assert isinstance(projection, PCAProjection)
     assert (projection.kind, projection.dim, projection.stored_genes) == ("pca", small.config.input_dim, small.genes)

@@ -14,7 +14,7 @@ from spikgpt.engines.scgpt.source import open_scgpt
 from spikgpt.engines.torch import TorchEngine
 from spikgpt.errors import CheckpointError, GraphError
 from spikgpt.options import EngineOptions, TrainOptions
-from spikgpt.reference.files import ReferenceFiles, read_reference
+from spikgpt.reference.files import Reference, read_reference
 from spikgpt.training.train import train
 from spikgpt_onnx.engine import OnnxEngine
 from spikgpt_onnx.exporter import export
@@ -24,7 +24,7 @@ from tests.conftest import DATA
 SCGPT = DATA / "scgpt_baron"
 
 
-def test_onnx_is_taken_where_there_is_a_graph(small: ReferenceFiles, graph_folder: Path) -> None:
+def test_onnx_is_taken_where_there_is_a_graph(small: Reference, graph_folder: Path) -> None:
     exported = read_reference(graph_folder)
     assert isinstance(open_engine(exported), OnnxEngine)
     assert isinstance(open_engine(exported, EngineOptions(engine="torch")), TorchEngine)

@@ -12,23 +12,23 @@ from anndata import AnnData
 from scipy import sparse
 
 from spikgpt.cells.align import AlignedCells, joined
+from spikgpt.cells.cell_cache import CellCache
 from spikgpt.cells.obs import batches_of
-from spikgpt.cells.spool import Spool
 from spikgpt.engines.opening import torch_engine
 from spikgpt.engines.query_model import QueryModel
-from spikgpt.labels.verdict import Comparison
 from spikgpt.options import AnnotateOptions, options_of
-from spikgpt.pipeline import fit_query, label_cells, put_aside
-from spikgpt.reference.files import ReferenceFiles
+from spikgpt.pipeline import cache_cells, fit_query, label_cells
+from spikgpt.reference.files import Reference
+from spikgpt.scoring.compatibility import Comparison
 from tests.conftest import labelled, usual_engine
 
 
-def fitted(reference: ReferenceFiles, adata: AnnData, **options: Any) -> tuple[QueryModel, AlignedCells]:
+def fitted(reference: Reference, adata: AnnData, **options: Any) -> tuple[QueryModel, AlignedCells]:
     """Return the model of a query, and its cells."""
     engine, asked = usual_engine(reference), options_of(AnnotateOptions, options)
     codes = batches_of(adata, "auto").codes
-    with Spool() as aside:
-        put_aside(engine.embedding.read(adata, layer=None, scaling="auto"), aside, progress=False)
+    with CellCache() as aside:
+        cache_cells(engine.embedding.read(adata, layer=None, scaling="auto"), aside, progress=False)
         report = engine.embedding.read(adata, layer=None, scaling="auto").report
         return fit_query(reference, engine, aside, report, asked, codes), joined([cells for _, cells in aside.chunks()])
 
@@ -56,9 +56,7 @@ def assert_same(found: Any, expected: Any) -> None:
     [{}, {"same_study": True, "neighbours": False}, {"threshold": 0.9, "scaling": "reference"}, {"unknown_rate": 0}],
     ids=str,
 )
-def test_all_of_a_model_is_saved(
-    small: ReferenceFiles, few: AnnData, foreign: AnnData, options: dict[str, Any]
-) -> None:
+def test_all_of_a_model_is_saved(small: Reference, few: AnnData, foreign: AnnData, options: dict[str, Any]) -> None:
     for adata in (few, foreign, few[:9].copy()):
         model, _ = fitted(small, adata, **options)
         assert model.typicality is not None
@@ -69,7 +67,7 @@ def test_all_of_a_model_is_saved(
         assert_same(QueryModel.load(model.save(), small.familiarity), model)
 
 
-def test_a_saved_model_labels_any_chunk_the_same(small: ReferenceFiles, query: AnnData) -> None:
+def test_a_saved_model_labels_any_chunk_the_same(small: Reference, query: AnnData) -> None:
     engine, rows = torch_engine(small), np.arange(query.n_obs)
     batches = batches_of(query, "auto").codes
     assert set(batches.tolist()) == {0, 1}
@@ -100,7 +98,7 @@ def two_batches(adata: AnnData) -> tuple[AnnData, Any]:
     return AnnData(values, obs=obs, var=adata.var[[]].copy()), np.repeat([0, 1], adata.n_obs)
 
 
-def test_batches_that_no_column_names_are_inferred(small: ReferenceFiles, query: AnnData) -> None:
+def test_batches_that_no_column_names_are_inferred(small: Reference, query: AnnData) -> None:
     both, truth = two_batches(query)
     model, cells = fitted(small, both)
     assert model.inferred
@@ -124,7 +122,7 @@ def test_batches_that_no_column_names_are_inferred(small: ReferenceFiles, query:
     assert_same(QueryModel.load(model.save(), small.familiarity), model)
 
 
-def test_inferred_batches_keep_the_labels_of_a_far_batch(small: ReferenceFiles, query: AnnData) -> None:
+def test_inferred_batches_keep_the_labels_of_a_far_batch(small: Reference, query: AnnData) -> None:
     both, _ = two_batches(query)
     inferred, one = labelled(small, both), labelled(small, both, batch_key=None)
     assert inferred.uns()["spikgpt"]["batch_key"] == "inferred"
@@ -135,7 +133,7 @@ def test_inferred_batches_keep_the_labels_of_a_far_batch(small: ReferenceFiles, 
     np.testing.assert_array_equal(labelled(small, both, batch_size=50).labels, inferred.labels)
 
 
-def test_cells_beside_the_sample_are_scored_as_they_are_in_it(small: ReferenceFiles, query: AnnData) -> None:
+def test_cells_beside_the_sample_are_scored_as_they_are_in_it(small: Reference, query: AnnData) -> None:
     model, cells = fitted(small, query)
     rows, engine = np.arange(query.n_obs), usual_engine(small)
     # Not looked up, though by their numbers they still are not their own neighbours.
@@ -147,7 +145,7 @@ def test_cells_beside_the_sample_are_scored_as_they_are_in_it(small: ReferenceFi
         np.testing.assert_allclose(getattr(found, name), expected, atol=1e-5)
 
 
-def test_a_sample_without_cells_and_a_chunk_of_empty_ones(small: ReferenceFiles, few: AnnData) -> None:
+def test_a_sample_without_cells_and_a_chunk_of_empty_ones(small: Reference, few: AnnData) -> None:
     model, cells = fitted(small, few)
     engine = usual_engine(small)
     nothing = np.arange(0)

@@ -18,12 +18,12 @@ from spikgpt.engines.scgpt.embedding import Running
 from spikgpt.engines.scgpt.source import ScGPTSource, open_scgpt
 from spikgpt.engines.torch import TorchEngine, embed_query, scgpt_embedding, scgpt_vectors
 from spikgpt.reference.config import SpikGPTConfig
-from spikgpt.reference.files import CLASSIFIER, ReferenceFiles
+from spikgpt.reference.files import CLASSIFIER, Reference
 from tests import upstream
 from tests.conftest import DATA, aligned
 
 
-def test_it_says_what_the_network_says(small: ReferenceFiles, few: AnnData) -> None:
+def test_it_says_what_the_network_says(small: Reference, few: AnnData) -> None:
     engine, cells = torch_engine(small), aligned(small, few)
     output = engine.run(cells, engine.embedding.fit_scale(cells, "reference", engine.run).scale)
     weights = {name: torch.from_numpy(array) for name, array in small.part(CLASSIFIER).items()}
@@ -37,7 +37,7 @@ def test_it_says_what_the_network_says(small: ReferenceFiles, few: AnnData) -> N
 
 
 @pytest.mark.parametrize("batch_size", [1, 7, 10_000])
-def test_the_batch_changes_nothing(small: ReferenceFiles, few: AnnData, batch_size: int) -> None:
+def test_the_batch_changes_nothing(small: Reference, few: AnnData, batch_size: int) -> None:
     engine, cells = torch_engine(small), aligned(small, few)
     scale = engine.embedding.fit_scale(cells, "reference", engine.run).scale
     done: list[int] = []
@@ -49,7 +49,7 @@ def test_the_batch_changes_nothing(small: ReferenceFiles, few: AnnData, batch_si
     assert nobody.probabilities.shape == (0, len(small.labels.names))
 
 
-def test_vectors_that_the_user_brings_are_taken_as_they_are(small: ReferenceFiles) -> None:
+def test_vectors_that_the_user_brings_are_taken_as_they_are(small: Reference) -> None:
     engine = torch_engine(small)
     own = TorchEngine(ObsmEmbedding("X_own", small.config.input_dim), engine.classifier, engine.temperature)
     vectors = np.random.default_rng(0).standard_normal((5, small.config.input_dim))
@@ -58,7 +58,7 @@ def test_vectors_that_the_user_brings_are_taken_as_they_are(small: ReferenceFile
     np.testing.assert_array_equal(output.probabilities, engine.classified(vectors)[0])
 
 
-def test_folded_weights_do_what_layer_and_norm_did(small: ReferenceFiles) -> None:
+def test_folded_weights_do_what_layer_and_norm_did(small: Reference) -> None:
     engine = torch_engine(small)
     trained, folded = engine.weights(), engine.folded_weights()
     layers = [name.removesuffix(".norm.weight") for name in trained if name.endswith(".norm.weight")]

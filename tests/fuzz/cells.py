@@ -35,7 +35,7 @@ from spikgpt.engines.opening import open_engine
 from spikgpt.errors import SpikGPTError
 from spikgpt.options import AnnotateOptions, EngineName, EngineOptions
 from spikgpt.pipeline import annotate
-from spikgpt.reference.files import ReferenceFiles
+from spikgpt.reference.files import Reference
 from spikgpt.sharing import open_reference
 from tests.fuzz import damage
 from tests.fuzz.outcomes import Counted, run, tally
@@ -225,7 +225,7 @@ def work(name: str, pipe: Connection) -> None:
         pipe.send(tuple(answer))
 
 
-def annotated(reference: ReferenceFiles, engine: Engine, path: Path) -> Answer:
+def annotated(reference: Reference, engine: Engine, path: Path) -> Answer:
     """Label a file and write the labels beside it."""
     out = path.parent / f"out{path.suffix}"
     shutil.rmtree(out, ignore_errors=True)

@@ -28,7 +28,7 @@ from spikgpt.cells.reading import read_cells
 from spikgpt.engines.scgpt.checkpoint import load_checkpoint
 from spikgpt.engines.scgpt.encoder import Encoder, ScGPTConfig
 from spikgpt.errors import SpikGPTError
-from spikgpt.labels.ontology import ontology
+from spikgpt.scoring.ontology import ontology
 from spikgpt.sources.download import download
 from spikgpt.sources.readers import read
 from tests.building.conftest import islets_of

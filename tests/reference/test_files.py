@@ -20,14 +20,11 @@ from safetensors.torch import save as save_torch
 
 from spikgpt.cells.genes import GeneList
 from spikgpt.errors import ConfigError, DamagedReference, FormatError
-from spikgpt.labels.familiarity import Familiarity
-from spikgpt.labels.label_map import LabelMap
-from spikgpt.labels.thresholds import Calibration, Thresholds
 from spikgpt.reference.config import SpikGPTConfig
 from spikgpt.reference.files import (
     CLASSIFIER,
     FAMILIARITY,
-    ReferenceFiles,
+    Reference,
     Tensors,
     contents,
     read_reference,
@@ -38,18 +35,21 @@ from spikgpt.reference.files import (
 )
 from spikgpt.reference.layout import FILES, GRAPH, MANIFEST, PARITY, PICTURE, RELIABILITY
 from spikgpt.reference.registry import shipped_references
+from spikgpt.scoring.label_map import LabelMap
+from spikgpt.scoring.ood_scorer import LabelGeometry
+from spikgpt.scoring.thresholds import Calibration, Thresholds
 from tests.damage import MALICIOUS
 
 PANCREAS = shipped_references()["pancreas"]
 DATA = Path(__file__).parents[1] / "data"
 
 
-def tiny() -> ReferenceFiles:
+def tiny() -> Reference:
     config = SpikGPTConfig(input_dim=3, n_labels=2, width=4, heads=2, copies=5)
     random = np.random.default_rng(0)
     weights = {name: random.random(shape).astype(np.float32) for name, shape in config.shapes().items()}
     weights |= {name: np.array(0) for name in weights if name.endswith("num_batches_tracked")}
-    return ReferenceFiles(
+    return Reference(
         name="tiny",
         config=config,
         embedder={"kind": "obsm", "key": "X_test", "dim": 3},
@@ -75,7 +75,7 @@ def tiny() -> ReferenceFiles:
     )
 
 
-def written(parts: ReferenceFiles, folder: Path) -> Path:
+def written(parts: Reference, folder: Path) -> Path:
     return save(reference_of(parts), folder)
 
 
@@ -166,7 +166,7 @@ def test_golden_bytes(folder: Path) -> None:
 def test_golden_bytes_of_familiarity(tmp_path: Path) -> None:
     calibration = Calibration.of(np.array([0.25, -1.5]), np.array(["β", "β"]), 1.5)
     thresholds = Thresholds("familiarity", 0.5, 0.05, 2, 0.95, calibration, calibration)
-    where = Familiarity(np.zeros((2, 3), dtype=np.float32), np.eye(3, dtype=np.float32))
+    where = LabelGeometry(np.zeros((2, 3), dtype=np.float32), np.eye(3, dtype=np.float32))
     folder = written(replace(tiny(), thresholds=thresholds, familiarity=where), tmp_path / "tiny")
     scores = b'{\n   "cells": 2,\n   "ranks": [\n    1,\n    2\n   ],\n   "values": [\n    -1.5,\n    0.25\n   ]\n  }'
     mode = b'{\n  "everything": ' + scores + b',\n  "labels": {},\n  "temperature": 1.5\n }'

@@ -17,11 +17,11 @@ from spikgpt.engines.opening import torch_engine
 from spikgpt.engines.scgpt.source import open_scgpt
 from spikgpt.engines.torch import TorchEngine
 from spikgpt.errors import ConfigError, DamagedReference, ParityError
-from spikgpt.labels.thresholds import Thresholds
 from spikgpt.options import TrainOptions
-from spikgpt.reference.files import ReferenceFiles, read_reference, save
+from spikgpt.reference.files import Reference, read_reference, save
 from spikgpt.reference.json_files import converted, parsed
 from spikgpt.reference.layout import COMBINED, ENCODER, GRAPH, GRAPHS, PARITY
+from spikgpt.scoring.thresholds import Thresholds
 from spikgpt.training.train import train
 from spikgpt_onnx import exporter
 from spikgpt_onnx.engine import OnnxEngine
@@ -33,7 +33,7 @@ from tests.conftest import DATA, exportable, labelled
 from tests.spikgpt_onnx.test_parity import with_weight
 
 
-def test_every_precision_passes_its_gate_and_says_how(small: ReferenceFiles, tmp_path: Path) -> None:
+def test_every_precision_passes_its_gate_and_says_how(small: Reference, tmp_path: Path) -> None:
     reports = export(exportable(small), tmp_path / "out", precisions=tuple(GRAPHS))
     written = json.loads((tmp_path / "out" / PARITY).read_text())["graphs"]
     assert written.keys() == reports.keys() == set(GRAPHS.values())
@@ -51,7 +51,7 @@ def test_every_precision_passes_its_gate_and_says_how(small: ReferenceFiles, tmp
     assert check_again(exported, torch_engine(exported)) == same
 
 
-def test_what_the_graph_carries(small: ReferenceFiles, graph_folder: Path) -> None:
+def test_what_the_graph_carries(small: Reference, graph_folder: Path) -> None:
     metadata = Session((graph_folder / GRAPH).read_bytes()).metadata
     assert json.loads(metadata["labels"]) == small.labels.to_list()
     assert converted(json.loads(metadata["thresholds"]), "thresholds", Thresholds) == small.thresholds
@@ -62,7 +62,7 @@ def test_what_the_graph_carries(small: ReferenceFiles, graph_folder: Path) -> No
 
 
 def test_nothing_is_written_when_a_gate_fails(
-    small: ReferenceFiles, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    small: Reference, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     right = graph_of
 
@@ -76,7 +76,7 @@ def test_nothing_is_written_when_a_gate_fails(
     assert list(tmp_path.iterdir()) == []
 
 
-def test_an_export_replaces_an_export_and_nothing_else(small: ReferenceFiles, tmp_path: Path) -> None:
+def test_an_export_replaces_an_export_and_nothing_else(small: Reference, tmp_path: Path) -> None:
     export(exportable(small), tmp_path / "out", precisions=["fp32", "int8"])
     first = (tmp_path / "out" / GRAPH).read_bytes()
     export(exportable(small), tmp_path / "out")
@@ -93,9 +93,7 @@ def test_an_export_replaces_an_export_and_nothing_else(small: ReferenceFiles, tm
         export(exportable(small), tmp_path / "new", precisions=())
 
 
-def test_the_graph_joins_the_reference_in_its_own_folder(
-    small: ReferenceFiles, graph_folder: Path, tmp_path: Path
-) -> None:
+def test_the_graph_joins_the_reference_in_its_own_folder(small: Reference, graph_folder: Path, tmp_path: Path) -> None:
     own = save(small, tmp_path / "own")
     export(exportable(small), own)
     for file in (GRAPH, PARITY, "manifest.json"):
@@ -151,7 +149,7 @@ def test_a_reference_on_scgpt_has_graphs_of_encoder_and_both(cells: AnnData, que
         read_reference(tmp_path / "out")
 
 
-def test_the_literal_graph_is_a_file_of_its_own(small: ReferenceFiles, tmp_path: Path) -> None:
+def test_the_literal_graph_is_a_file_of_its_own(small: Reference, tmp_path: Path) -> None:
     trained = torch_engine(small)
     config = dataclasses.replace(small.config, copies=10)
     classifier = SpikingClassifier.from_weights(config, trained.classifier.state_dict())

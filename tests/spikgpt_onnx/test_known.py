@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from spikgpt.errors import DamagedReference, GraphError, SpikGPTWarning
-from spikgpt.reference.files import ReferenceFiles, read_reference
+from spikgpt.reference.files import Reference, read_reference
 from spikgpt.reference.layout import GRAPH
 from spikgpt_onnx import rebuilt
 from spikgpt_onnx.known import is_known, open_graph, remember
@@ -19,7 +19,7 @@ from tests.spikgpt_onnx.forged import backdoor, changed, metadata
 
 
 @pytest.fixture
-def reference(graph_folder: Path) -> ReferenceFiles:
+def reference(graph_folder: Path) -> Reference:
     return read_reference(graph_folder)
 
 
@@ -29,9 +29,7 @@ def cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     return tmp_path / "cache"
 
 
-def test_the_second_time_nothing_is_made(
-    reference: ReferenceFiles, cache: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_the_second_time_nothing_is_made(reference: Reference, cache: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     first = open_graph(reference, GRAPH).metadata
     (kept,) = (cache / "graphs").iterdir()
     assert len(kept.name) == 64
@@ -49,7 +47,7 @@ def test_a_process_that_knows_a_graph_does_without_onnx(graph_folder: Path) -> N
     assert [text.strip() for text in said] == ["True", "False"]
 
 
-def test_another_graph_or_file_is_not_known(reference: ReferenceFiles) -> None:
+def test_another_graph_or_file_is_not_known(reference: Reference) -> None:
     remember(reference, GRAPH)
     assert is_known(reference, GRAPH)
     assert not is_known(read_reference(changed(reference.files, backdoor)), GRAPH)
@@ -61,7 +59,7 @@ def test_another_graph_or_file_is_not_known(reference: ReferenceFiles) -> None:
 
 
 def test_where_nothing_can_be_kept_graphs_are_made_each_time(
-    reference: ReferenceFiles, cache: Path, monkeypatch: pytest.MonkeyPatch
+    reference: Reference, cache: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     cache.write_text("a file")
     assert open_graph(reference, GRAPH).provider == "cpu"
@@ -72,7 +70,7 @@ def test_where_nothing_can_be_kept_graphs_are_made_each_time(
     assert open_graph(reference, GRAPH).provider == "cpu"
 
 
-def test_a_graph_that_another_version_made_otherwise_gives_way_to_ours(reference: ReferenceFiles) -> None:
+def test_a_graph_that_another_version_made_otherwise_gives_way_to_ours(reference: Reference) -> None:
     forged = read_reference(changed(changed(reference.files, backdoor), metadata(spikgpt_version="0.4.0")))
     with pytest.warns(SpikGPTWarning, match=r"onnx/model\.onnx was made by spikgpt 0\.4\.0, .*; the latter's is run"):
         session = open_graph(forged, GRAPH)
@@ -80,12 +78,12 @@ def test_a_graph_that_another_version_made_otherwise_gives_way_to_ours(reference
     assert not is_known(forged, GRAPH)
 
 
-def test_a_graph_that_is_not_there(reference: ReferenceFiles, small_folder: Path) -> None:
+def test_a_graph_that_is_not_there(reference: Reference, small_folder: Path) -> None:
     with pytest.raises(GraphError, match="make it with: spikgpt export"):
         open_graph(read_reference(small_folder), GRAPH)
 
 
-def test_the_usual_graph_opens_without_a_word(reference: ReferenceFiles) -> None:
+def test_the_usual_graph_opens_without_a_word(reference: Reference) -> None:
     with warnings.catch_warnings():
         warnings.simplefilter("error")
         assert isinstance(open_graph(reference, GRAPH), Session)

@@ -13,7 +13,7 @@ import pytest
 from spikgpt.engines.model import SpikingClassifier
 from spikgpt.engines.torch import TorchEngine
 from spikgpt.errors import ParityError
-from spikgpt.reference.files import ReferenceFiles
+from spikgpt.reference.files import Reference
 from spikgpt.reference.layout import GRAPHS
 from spikgpt_onnx.graph import labelling_graph
 from spikgpt_onnx.parity import (
@@ -30,7 +30,7 @@ from tests.conftest import exportable
 
 
 @pytest.fixture(scope="module")
-def trained(small: ReferenceFiles) -> ExportableReference:
+def trained(small: Reference) -> ExportableReference:
     return exportable(small)
 
 

@@ -17,7 +17,7 @@ from spikgpt.engines.opening import torch_engine
 from spikgpt.engines.scgpt.source import open_scgpt
 from spikgpt.errors import DamagedReference, GraphError
 from spikgpt.options import TrainOptions
-from spikgpt.reference.files import ReferenceFiles, read_reference
+from spikgpt.reference.files import Reference, read_reference
 from spikgpt.reference.layout import COMBINED, ENCODER, GRAPH, GRAPHS
 from spikgpt.sharing import verify
 from spikgpt.training.train import train
@@ -159,7 +159,7 @@ def test_graphs_of_scgpt_are_held_against_the_checkpoint(on_scgpt: Path, tmp_pat
 
 
 def test_another_way_to_make_graphs_is_no_forgery(
-    small: ReferenceFiles, graph_folder: Path, monkeypatch: pytest.MonkeyPatch
+    small: Reference, graph_folder: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     reference = read_reference(changed(read_reference(graph_folder).files, metadata(spikgpt_version="0.4.0")))
     right = module.graph_of

@@ -15,7 +15,7 @@ import pytest
 
 from spikgpt.errors import ConfigError, GraphError
 from spikgpt.options import EngineOptions, options_of
-from spikgpt.reference.files import ReferenceFiles
+from spikgpt.reference.files import Reference
 from spikgpt.reference.layout import GRAPH, verified_files
 from spikgpt_onnx import session as runtime
 from spikgpt_onnx.parity import golden_cells
@@ -46,7 +46,7 @@ def test_options_are_checked() -> None:
     assert workers(EngineOptions()) == len(os.sched_getaffinity(0))
 
 
-def test_every_way_to_run_gives_the_same(content: bytes, small: ReferenceFiles) -> None:
+def test_every_way_to_run_gives_the_same(content: bytes, small: Reference) -> None:
     inputs = golden_cells(exportable(small), 300).inputs
     expected = Session(content, EngineOptions(provider="cpu")).run(inputs)
     for options in (
@@ -60,7 +60,7 @@ def test_every_way_to_run_gives_the_same(content: bytes, small: ReferenceFiles) 
         np.testing.assert_array_equal(found["label"], expected["label"])
 
 
-def test_bound_inputs_and_outputs_give_the_same(content: bytes, small: ReferenceFiles) -> None:
+def test_bound_inputs_and_outputs_give_the_same(content: bytes, small: Reference) -> None:
     # What a GPU session does; ONNX Runtime binds on a CPU in the same calls.
     inputs = golden_cells(exportable(small), 300).inputs
     session = Session(content, EngineOptions(provider="cpu"))
@@ -72,7 +72,7 @@ def test_bound_inputs_and_outputs_give_the_same(content: bytes, small: Reference
         np.testing.assert_array_equal(found[name], expected[name])
 
 
-def test_a_cell_without_counts_is_unknown_inside_the_graph(content: bytes, small: ReferenceFiles) -> None:
+def test_a_cell_without_counts_is_unknown_inside_the_graph(content: bytes, small: Reference) -> None:
     inputs = golden_cells(exportable(small), 4).inputs
     inputs["counts"][1], inputs["total"][1] = 0, 0
     found = Session(content).run(inputs)
@@ -88,7 +88,7 @@ def test_what_is_no_graph_is_said_to_be_none(content: bytes) -> None:
             Session(wrong, known=True)
 
 
-def test_what_the_runtime_cannot_run_is_one_error_on_one_line(content: bytes, small: ReferenceFiles) -> None:
+def test_what_the_runtime_cannot_run_is_one_error_on_one_line(content: bytes, small: Reference) -> None:
     inputs = golden_cells(exportable(small), 4).inputs
     session = Session(content, EngineOptions(provider="cpu"))
     missing = {name: array for name, array in inputs.items() if name != "total"}

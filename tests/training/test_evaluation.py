@@ -12,8 +12,8 @@ from anndata import AnnData
 
 from spikgpt import Annotation
 from spikgpt.errors import ConfigError, LabelsError
-from spikgpt.labels.decision import Cutoffs
-from spikgpt.labels.label_map import LabelMap
+from spikgpt.scoring.label_map import LabelMap
+from spikgpt.scoring.rejection import RejectionRule
 from spikgpt.training.evaluation import evaluate, read_label_map
 from spikgpt.types import InputReport
 
@@ -27,7 +27,7 @@ def annotated(best: list[str], confidence: list[float], names: tuple[str, ...] =
         broad_names=("a",),
         rejected=rejected,
         familiarity=None,
-        cutoffs=Cutoffs("a probability below 0.5000", threshold=0.5),
+        cutoffs=RejectionRule("a probability below 0.5000", threshold=0.5),
         verdict=None,
         confidence=np.array(confidence, dtype=np.float32),
         probabilities=np.zeros((len(best), 2), dtype=np.float32),

@@ -9,7 +9,7 @@ import shlex
 import pytest
 
 from spikgpt.errors import LabelsError
-from spikgpt.labels.label_map import LabelMap
+from spikgpt.scoring.label_map import LabelMap
 from spikgpt.training.names import match_names
 
 # Labels of a reference, with the ids of some.

@@ -10,24 +10,24 @@ from scipy import sparse
 
 from spikgpt.embedding.pca import PCAProjection
 from spikgpt.engines.opening import torch_engine
-from spikgpt.reference.files import ReferenceFiles
+from spikgpt.reference.files import Reference
 from spikgpt.training.pca import augmented, fit_pca
 from tests.conftest import aligned
 
 
-def projection_of(reference: ReferenceFiles) -> PCAProjection:
+def projection_of(reference: Reference) -> PCAProjection:
     projection = torch_engine(reference).embedding
     assert isinstance(projection, PCAProjection)
     return projection
 
 
-def vectors_of(reference: ReferenceFiles, adata: AnnData) -> npt.NDArray[np.float64]:
+def vectors_of(reference: Reference, adata: AnnData) -> npt.NDArray[np.float64]:
     """Return the vectors of cells in the reference's scale."""
     cells, projection = aligned(reference, adata), projection_of(reference)
     return projection.project(cells.values, cells.totals)
 
 
-def test_the_fit_is_what_it_says(small: ReferenceFiles, cells: AnnData) -> None:
+def test_the_fit_is_what_it_says(small: Reference, cells: AnnData) -> None:
     embedder = projection_of(small)
     counts = cells.X.toarray().astype(np.float64)
     places = {name: place for place, name in enumerate(cells.var_names)}
@@ -56,7 +56,7 @@ def test_the_fit_depends_on_neither_storage_nor_gene_order(cells: AnnData) -> No
         np.testing.assert_array_equal(second.tensors()[name], tensor)
 
 
-def test_augmented_cells_look_like_their_type(small: ReferenceFiles, cells: AnnData) -> None:
+def test_augmented_cells_look_like_their_type(small: Reference, cells: AnnData) -> None:
     projection = projection_of(small)
     (vectors,) = augmented(projection, aligned(small, cells), seed=3)
     assert not np.allclose(vectors, vectors_of(small, cells))
@@ -66,7 +66,7 @@ def test_augmented_cells_look_like_their_type(small: ReferenceFiles, cells: AnnD
     np.testing.assert_array_equal(augmented(projection, aligned(small, cells), seed=3)[0], vectors)
 
 
-def test_log_values_are_not_drawn_again(small: ReferenceFiles, cells: AnnData) -> None:
+def test_log_values_are_not_drawn_again(small: Reference, cells: AnnData) -> None:
     logs = cells.copy()
     logs.X = sparse.csr_matrix(np.log1p(1e4 * cells.X.toarray() / cells.X.toarray().sum(axis=1, keepdims=True)))
     assert augmented(projection_of(small), aligned(small, logs)) == []

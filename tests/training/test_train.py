@@ -17,10 +17,10 @@ from spikgpt.embedding.pca import PCAProjection
 from spikgpt.engines.opening import torch_engine
 from spikgpt.engines.scgpt.source import ScGPTSource, open_scgpt
 from spikgpt.errors import CheckpointError, ConfigError, LabelsError
-from spikgpt.labels.thresholds import LARGEST_THRESHOLD, conformal_rank, fit_temperature, tempered
 from spikgpt.options import AnnotateOptions, TrainOptions
 from spikgpt.pipeline import annotate
-from spikgpt.reference.files import ReferenceFiles
+from spikgpt.reference.files import Reference
+from spikgpt.scoring.thresholds import LARGEST_THRESHOLD, conformal_rank, fit_temperature, tempered
 from spikgpt.training.evaluation import evaluate
 from spikgpt.training.fit import Progress
 from spikgpt.training.metrics import reliability
@@ -49,7 +49,7 @@ def scgpt() -> ScGPTSource:
 
 
 @pytest.fixture(scope="module")
-def embedded(cells: AnnData, small: ReferenceFiles) -> AnnData:
+def embedded(cells: AnnData, small: Reference) -> AnnData:
     """Bring the cells with an embedding of them, by the genes of ``small``."""
     adata = cells.copy()
     adata.obsm["X_own"] = torch_engine(small).vectors(aligned(small, cells))
@@ -73,17 +73,17 @@ def once(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(RECIPES, "default", ONCE)
 
 
-def same(one: ReferenceFiles, other: ReferenceFiles) -> bool:
+def same(one: Reference, other: Reference) -> bool:
     return one.files == other.files
 
 
-def test_cell_ontology_ids_come_from_obs(small: ReferenceFiles, cells: AnnData) -> None:
+def test_cell_ontology_ids_come_from_obs(small: Reference, cells: AnnData) -> None:
     pairs = dict(zip(cells.obs["cell_type"].astype(str), cells.obs["cell_ontology_id"].astype(str), strict=True))
     assert dict(zip(small.labels.names, small.labels.cell_ontology_ids, strict=True)) == pairs
     assert all(gene_id.startswith("CL:") for gene_id in pairs.values())
 
 
-def test_a_reference_knows_how_it_was_made(small: ReferenceFiles, cells: AnnData) -> None:
+def test_a_reference_knows_how_it_was_made(small: Reference, cells: AnnData) -> None:
     assert small.metrics["cells"] == cells.n_obs
     assert small.metrics["cells_per_label"] == dict.fromkeys(small.labels.names, 60)
     assert small.metrics["held_out_by"] == "30% of the cells of each label"

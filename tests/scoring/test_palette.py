@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from spikgpt.labels.palette import UNKNOWN_COLOR, as_seen, palette
+from spikgpt.scoring.palette import UNKNOWN_COLOR, as_seen, palette
 
 
 def seen(codes: tuple[str, ...]) -> np.ndarray[tuple[int, ...], np.dtype[np.float64]]:

@@ -16,7 +16,7 @@ from typing import Self
 import numpy as np
 import numpy.typing as npt
 
-from spikgpt.labels.label_map import LabelMap
+from spikgpt.scoring.label_map import LabelMap
 from spikgpt.types import UNKNOWN, Bools, Floats, Integers
 
 # Probability that a broad label has to hold.

@@ -8,10 +8,10 @@ from typing import Any
 import pytest
 
 from spikgpt.errors import DamagedReference, LabelsError
-from spikgpt.labels.label_map import LabelMap, LabelRow
 from spikgpt.reference.json_files import converted, dumped, parsed
+from spikgpt.scoring.label_map import LabelMap, LabelRow
 from tests.conftest import DATA
-from tests.labels.test_thresholds import SHIPPED
+from tests.scoring.test_thresholds import SHIPPED
 
 ROWS: list[dict[str, Any]] = [
     {"index": 0, "name": "alpha", "cell_ontology_id": "CL:0000171"},

@@ -9,11 +9,11 @@ import numpy as np
 import pytest
 
 from spikgpt.errors import ConfigError
-from spikgpt.labels.decision import CellScores, Cutoffs, farther_share, fit_cutoffs, least_confidence
-from spikgpt.labels.ood import OODRule
-from spikgpt.labels.thresholds import Thresholds
 from spikgpt.options import AnnotateOptions, options_of
-from tests.labels.test_thresholds import NAMES, calibrated
+from spikgpt.scoring.ood_rule import OODRule
+from spikgpt.scoring.rejection import CellScores, RejectionRule, expected_false_rejection, fit_cutoffs, least_confidence
+from spikgpt.scoring.thresholds import Thresholds
+from tests.scoring.test_thresholds import NAMES, calibrated
 
 ONE_BATCH = np.full((1, 2), 2.4)  # of contrasts
 RULE = "unlike the cells of its label in its batch (OOD score above 0)"
@@ -27,12 +27,12 @@ def scores_of(scores: Any, best: Any = 0, typicality: Any = -9.0, probabilities:
     return CellScores(probabilities, np.zeros(len(scores), dtype=np.int64), np.asarray(scores), typical)
 
 
-def fitted(thresholds: Thresholds, scores: Any, best: Any = 0, **options: Any) -> tuple[Cutoffs, list[bool]]:
+def fitted(thresholds: Thresholds, scores: Any, best: Any = 0, **options: Any) -> tuple[RejectionRule, list[bool]]:
     """Return the cut-offs of a query taken for the reference's own study, and which of its cells are Unknown."""
     of_cells = scores_of(scores, best)
     chosen = options_of(AnnotateOptions, options or {"same_study": True})
     cutoffs = fit_cutoffs(thresholds, chosen, NAMES, of_cells, ONE_BATCH, smoothed=True)
-    return cutoffs, [bool(cell) for cell in cutoffs.rejects(of_cells)]
+    return cutoffs, [bool(cell) for cell in cutoffs.is_unknown(of_cells)]
 
 
 def rejected(thresholds: Thresholds, scores: Any, best: Any = 0, **options: Any) -> list[bool]:
@@ -47,7 +47,7 @@ def test_the_rank_of_familiarity_by_hand() -> None:
     assert rejected(calibrated(), [0.049, 0.05, 0.5], threshold=1.0) == [False, False, False]
 
 
-def of_a_label(**options: Any) -> tuple[Cutoffs, CellScores]:
+def of_a_label(**options: Any) -> tuple[RejectionRule, CellScores]:
     """Return the cut-offs of a query whose last five cells are atypical of their label, and its scores."""
     random = np.random.default_rng(0)
     typicality = np.concatenate([random.normal(0, 0.2, 195), np.full(5, -9.0)])
@@ -60,7 +60,7 @@ def test_a_cell_is_unknown_by_default_if_it_is_atypical_of_its_label() -> None:
     cutoffs, of_cells = of_a_label()
     assert cutoffs.rule == RULE
     assert (cutoffs.limits, cutoffs.unknown_rate, cutoffs.farther) == (None, None, None)
-    np.testing.assert_array_equal(cutoffs.rejects(of_cells), np.arange(200) >= 195)
+    np.testing.assert_array_equal(cutoffs.is_unknown(of_cells), np.arange(200) >= 195)
     ood = cutoffs.ood_scores(of_cells)
     assert ood is not None
     np.testing.assert_array_equal(ood > 0, np.arange(200) >= 195)
@@ -70,11 +70,11 @@ def test_a_rate_that_is_asked_for_bounds_the_rule() -> None:
     cutoffs, of_cells = of_a_label(unknown_rate=0.05)
     assert cutoffs.rule == f"less familiar than 95% of held-out known cells, and {RULE}"
     assert cutoffs.unknown_rate == 0.05
-    np.testing.assert_array_equal(np.flatnonzero(cutoffs.rejects(of_cells)), [195, 197, 199])
+    np.testing.assert_array_equal(np.flatnonzero(cutoffs.is_unknown(of_cells)), [195, 197, 199])
     same, of_cells = of_a_label(same_study=True)
     assert same.rule == "less familiar than 95% of held-out known cells"
     assert same.ood_scores(of_cells) is None
-    np.testing.assert_array_equal(same.rejects(of_cells), np.arange(200) % 2 == 1)
+    np.testing.assert_array_equal(same.is_unknown(of_cells), np.arange(200) % 2 == 1)
     np.testing.assert_array_equal(same.limits, cutoffs.limits)
     assert same.farther == cutoffs.farther
 
@@ -83,8 +83,8 @@ def test_cells_without_a_score_are_held_against_what_there_is() -> None:
     probabilities, scores = np.eye(2)[[0, 0, 1]], np.array([0.01, 0.9, 0.01])
     cutoffs, _ = of_a_label(same_study=True)
     batches = np.zeros(3, dtype=np.int64)
-    assert cutoffs.rejects(CellScores(probabilities, batches, scores)).tolist() == [True, False, True]
-    assert not cutoffs.rejects(CellScores(probabilities, batches)).any()
+    assert cutoffs.is_unknown(CellScores(probabilities, batches, scores)).tolist() == [True, False, True]
+    assert not cutoffs.is_unknown(CellScores(probabilities, batches)).any()
 
 
 @pytest.mark.parametrize(
@@ -104,9 +104,9 @@ def test_of_a_query_that_the_reference_does_not_suit_all_is_unknown_unless_asked
     of_cells = scores_of([0.2, 0.9, 1e9], [0, 1, 1], [0.0, 0.0, 0.0])
     asked = options_of(AnnotateOptions, options)
     cutoffs = fit_cutoffs(calibrated(), asked, NAMES, of_cells, ONE_BATCH, smoothed=True)
-    assert not cutoffs.rejects(of_cells).any()
-    nowhere = cutoffs.of_no_label()
-    assert nowhere.rejects(of_cells).tolist() == [everything] * 3
+    assert not cutoffs.is_unknown(of_cells).any()
+    nowhere = cutoffs.reject_all()
+    assert nowhere.is_unknown(of_cells).tolist() == [everything] * 3
     assert (nowhere.rule == "the reference does not suit this query") == everything
     assert (nowhere == cutoffs) != everything
 
@@ -160,7 +160,7 @@ def test_the_estimate_is_that_of_a_loop_over_labels() -> None:
         spread = [score for score in own if score >= middle]
         spread += [2 * middle - score for score in spread]
         shares.append(sum(score < calibration.everything.threshold(0.1) for score in spread) / len(spread))
-    assert farther_share(calibration, names, best, scores, 0.1) == pytest.approx(sum(shares) / 2)
+    assert expected_false_rejection(calibration, names, best, scores, 0.1) == pytest.approx(sum(shares) / 2)
 
 
 def test_too_few_cells_tell_no_spread() -> None:
@@ -176,17 +176,17 @@ def test_cells_are_judged_one_by_one_once_the_cutoffs_are_set() -> None:
     for options in ({}, {"same_study": True}, {"threshold": 0.8}):
         asked = options_of(AnnotateOptions, options)
         cutoffs = fit_cutoffs(thresholds, asked, NAMES, of_cells, ONE_BATCH, smoothed=False)
-        parts = [cutoffs.rejects(of_cells.part(part)) for part in np.array_split(np.arange(500), 7)]
-        whole = cutoffs.rejects(of_cells)
+        parts = [cutoffs.is_unknown(of_cells.part(part)) for part in np.array_split(np.arange(500), 7)]
+        whole = cutoffs.is_unknown(of_cells)
         assert 0 < whole.sum() < 500
         np.testing.assert_array_equal(np.concatenate(parts), whole)
-        assert cutoffs.rejects(of_cells.part(np.arange(0))).shape == (0,)
+        assert cutoffs.is_unknown(of_cells.part(np.arange(0))).shape == (0,)
 
 
 def test_all_but_the_limits_and_the_ood_rule_are_json() -> None:
     cutoffs, _ = of_a_label(unknown_rate=0.1)
     settings = {name: value for name, value in vars(cutoffs).items() if name not in ("limits", "ood")}
-    again = Cutoffs(**json.loads(json.dumps(settings)), limits=cutoffs.limits, ood=cutoffs.ood)
+    again = RejectionRule(**json.loads(json.dumps(settings)), limits=cutoffs.limits, ood=cutoffs.ood)
     assert again == cutoffs
     assert cutoffs.limits is not None
     assert cutoffs.limits.shape == (2,)
@@ -210,19 +210,19 @@ def test_options_that_make_no_sense_are_refused(options: dict[str, Any], message
 
 
 def test_a_probability_at_the_threshold_is_kept() -> None:
-    cutoffs = Cutoffs("a probability below 0.5000", threshold=0.5)
+    cutoffs = RejectionRule("a probability below 0.5000", threshold=0.5)
     scores = CellScores(np.array([[0.5, 0.5], [0.4999, 0.3]]), np.zeros(2, dtype=np.int64))
-    assert cutoffs.rejects(scores).tolist() == [False, True]
+    assert cutoffs.is_unknown(scores).tolist() == [False, True]
 
 
 def test_a_reference_of_format_1_keeps_its_rule_and_promises_nothing() -> None:
     old = Thresholds("maximum probability", 0.5, 0.05, 100, 0.95)
     scores = CellScores(np.array([[0.6, 0.4], [0.45, 0.55], [0.49, 0.48]]), np.zeros(3, dtype=np.int64))
     cutoffs = fit_cutoffs(old, AnnotateOptions(), NAMES, scores, None, smoothed=True)
-    assert cutoffs == Cutoffs("a probability below 0.5000", threshold=0.5)
-    assert cutoffs.rejects(scores).tolist() == [False, False, True]
+    assert cutoffs == RejectionRule("a probability below 0.5000", threshold=0.5)
+    assert cutoffs.is_unknown(scores).tolist() == [False, False, True]
     none = fit_cutoffs(old, AnnotateOptions(unknown_rate=0.0), NAMES, scores, None, smoothed=True)
-    assert not none.rejects(scores).any()
+    assert not none.is_unknown(scores).any()
     for options in ({"unknown_rate": 0.02}, {"same_study": True}):
         with pytest.raises(ConfigError, match=r"before familiarity was measured.*threshold=0.95 \(--threshold 0.95\)"):
             fit_cutoffs(old, options_of(AnnotateOptions, options), NAMES, scores, None, smoothed=True)
@@ -237,25 +237,25 @@ def ood_of(cutoff: float) -> OODRule:
 @pytest.mark.parametrize(
     "cutoffs",
     [
-        Cutoffs("none"),
-        Cutoffs("a threshold", threshold=0.0),
-        Cutoffs("limits", limits=np.full(2, -np.inf)),
-        Cutoffs("ood", ood=ood_of(-1e9)),
-        Cutoffs("limits and ood", limits=np.full(2, -np.inf), ood=ood_of(-1e9)),
+        RejectionRule("none"),
+        RejectionRule("a threshold", threshold=0.0),
+        RejectionRule("limits", limits=np.full(2, -np.inf)),
+        RejectionRule("ood", ood=ood_of(-1e9)),
+        RejectionRule("limits and ood", limits=np.full(2, -np.inf), ood=ood_of(-1e9)),
     ],
     ids=lambda cutoffs: cutoffs.rule,
 )
-def test_a_cell_of_which_nothing_is_said_is_unknown_by_every_rule(cutoffs: Cutoffs) -> None:
+def test_a_cell_of_which_nothing_is_said_is_unknown_by_every_rule(cutoffs: RejectionRule) -> None:
     probabilities = np.array([[0.9, 0.1], [0.0, 0.0], [np.nan, np.nan], [np.nan, 1.0]])
-    assert cutoffs.rejects(scores_of(np.zeros(4), None, 0.0, probabilities)).tolist() == [False, True, True, True]
+    assert cutoffs.is_unknown(scores_of(np.zeros(4), None, 0.0, probabilities)).tolist() == [False, True, True, True]
 
 
 def test_a_score_that_is_no_number_is_below_every_limit() -> None:
     scores = scores_of([0.0, np.nan], 0, [np.nan, np.nan])
-    assert Cutoffs("limits", limits=np.array([-5.0, -5.0])).rejects(scores).tolist() == [False, True]
-    assert Cutoffs("ood", ood=ood_of(-5.0)).rejects(scores).tolist() == [True, True]
-    both = Cutoffs("both", limits=np.array([5.0, 5.0]), ood=ood_of(-1.0))
-    assert both.rejects(scores).tolist() == [True, True]
+    assert RejectionRule("limits", limits=np.array([-5.0, -5.0])).is_unknown(scores).tolist() == [False, True]
+    assert RejectionRule("ood", ood=ood_of(-5.0)).is_unknown(scores).tolist() == [True, True]
+    both = RejectionRule("both", limits=np.array([5.0, 5.0]), ood=ood_of(-1.0))
+    assert both.is_unknown(scores).tolist() == [True, True]
 
 
 @pytest.mark.parametrize(
@@ -283,7 +283,7 @@ def test_with_few_genes_uncertain_cells_are_unknown_by_default(options: dict[str
     of_cells = scores_of(np.full(100, 0.9), typicality=0.0, probabilities=np.stack([certain, 1 - certain], axis=1))
     asked = options_of(AnnotateOptions, options)
     cutoffs = fit_cutoffs(calibrated(), asked, NAMES, of_cells, ONE_BATCH, smoothed=True, few_genes=True)
-    unknown = cutoffs.rejects(of_cells)
+    unknown = cutoffs.is_unknown(of_cells)
     assert unknown.any() == applies
     if applies:
         assert cutoffs.least_confidence is not None

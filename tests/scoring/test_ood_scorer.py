@@ -11,21 +11,21 @@ from scipy import sparse
 from sklearn.metrics import roc_auc_score
 
 from spikgpt.cells.align import AlignedCells
-from spikgpt.embedding.own_space import OwnSpace
+from spikgpt.embedding.query_pca import QueryPCA
 from spikgpt.engines.opening import torch_engine
 from spikgpt.engines.query_model import QueryModel
 from spikgpt.errors import DamagedReference
-from spikgpt.labels import familiarity as module
-from spikgpt.labels.familiarity import Familiarity, FamiliarityScorer
-from spikgpt.labels.neighbours import Neighbourhood
 from spikgpt.options import AnnotateOptions
-from spikgpt.reference.files import ReferenceFiles
+from spikgpt.reference.files import Reference
+from spikgpt.scoring import ood_scorer as module
+from spikgpt.scoring.ood_scorer import LabelGeometry, OODScorer
+from spikgpt.scoring.smoothing import KNNSmoother
 from spikgpt.training.train import train
 from spikgpt.types import Floats, InputReport, NetworkOutput, Profiles
 from tests.conftest import aligned, labelled, steps_at_least
 
 
-def scores(reference: ReferenceFiles, cells: AlignedCells, *, neighbours: bool = True) -> QueryModel:
+def scores(reference: Reference, cells: AlignedCells, *, neighbours: bool = True) -> QueryModel:
     """Return the model of a query that is its own sample, with the scores of its cells."""
     rows, report = np.arange(len(cells.totals)), InputReport("X", "counts", "auto", 0, 0)
     asked = AnnotateOptions(neighbours=neighbours, batch_key=None)
@@ -37,7 +37,7 @@ def correlation(one: Floats, other: Floats, weights: Floats) -> float:
     return float(covariance[0, 1] / np.sqrt(covariance[0, 0] * covariance[1, 1]))
 
 
-def test_scores_are_those_of_a_loop_over_cells(small: ReferenceFiles, query: AnnData) -> None:
+def test_scores_are_those_of_a_loop_over_cells(small: Reference, query: AnnData) -> None:
     cells, engine = aligned(small, query), torch_engine(small)
     model, where = scores(small, cells), small.familiarity
     assert where is not None
@@ -46,7 +46,7 @@ def test_scores_are_those_of_a_loop_over_cells(small: ReferenceFiles, query: Ann
     assert expression is not None
     assert means_of_labels is not None
     logs, profiles = expression.toarray().astype(np.float64), means_of_labels.means
-    points = OwnSpace.fit(expression).place(expression)
+    points = QueryPCA.fit(expression).place(expression)
     distances = ((points[:, None] - points[None]) ** 2).sum(axis=2)
     around = np.argsort(distances, axis=1, kind="stable")[:, :15]  # the cell itself comes first
     means = logs[around].mean(axis=1)
@@ -68,7 +68,7 @@ def test_scores_are_those_of_a_loop_over_cells(small: ReferenceFiles, query: Ann
         assert found[cell] == pytest.approx(0.2 * energy - np.log(nearest) - np.log(1 - min(most, 0.9999)), abs=1e-6)
 
 
-def test_a_cell_scored_alone_does_not_ask_its_neighbours(small: ReferenceFiles, query: AnnData) -> None:
+def test_a_cell_scored_alone_does_not_ask_its_neighbours(small: Reference, query: AnnData) -> None:
     alone, together = (scores(small, aligned(small, query), neighbours=choice) for choice in (False, True))
     assert not alone.smoothed
     assert together.smoothed
@@ -81,9 +81,7 @@ def test_a_cell_scored_alone_does_not_ask_its_neighbours(small: ReferenceFiles, 
     assert few.scores.familiarity is not None
 
 
-def test_scores_do_not_depend_on_the_chunk(
-    small: ReferenceFiles, query: AnnData, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_scores_do_not_depend_on_the_chunk(small: Reference, query: AnnData, monkeypatch: pytest.MonkeyPatch) -> None:
     cells = aligned(small, query)
     whole = scores(small, cells).scores
     monkeypatch.setattr(module, "CHUNK", 7)
@@ -111,15 +109,15 @@ def test_cells_of_a_type_left_out_are_the_less_familiar_ones(cells: AnnData, que
 ONE = np.zeros(120, dtype=np.int64)
 
 
-def made_up(seed: int = 0) -> tuple[Familiarity, Neighbourhood, NetworkOutput, sparse.csr_matrix, Profiles]:
+def made_up(seed: int = 0) -> tuple[LabelGeometry, KNNSmoother, NetworkOutput, sparse.csr_matrix, Profiles]:
     """Give 4 labels of 30 cells each, 20 genes, by a seed."""
     random = np.random.default_rng(seed)
     labels = np.repeat(np.arange(4), 30)
     profiles = random.random((4, 20)) * 3
     logs = sparse.csr_matrix(profiles[labels] + random.normal(0, 0.1, (120, 20)))
     vectors = np.eye(4)[labels] + random.normal(0, 0.1, (120, 4))
-    where = Familiarity.fit(vectors, labels)
-    among = Neighbourhood.of(np.arange(120), logs.toarray(), np.eye(4)[labels])
+    where = LabelGeometry.fit(vectors, labels)
+    among = KNNSmoother.of(np.arange(120), logs.toarray(), np.eye(4)[labels])
     sample = NetworkOutput(vectors, np.eye(4)[labels], np.zeros(120))
     return where, among, sample, logs, Profiles(profiles, random.uniform(0.1, 0.5, 20))
 
@@ -169,7 +167,7 @@ def test_a_batch_of_two_labels_has_the_effect_of_the_whole_query() -> None:
 def test_two_labels_are_too_few_to_tell_a_study_from_a_type() -> None:
     where, among, sample, logs, profiles = made_up()
     some = slice(0, 60)
-    two = Neighbourhood.of(among.rows[some], among.points[some], among.probabilities[some])
+    two = KNNSmoother.of(among.rows[some], among.points[some], among.probabilities[some])
     assert where.scorer(two, sample.part(some), logs[some], profiles, ONE[some]).effects is None
 
 
@@ -196,9 +194,7 @@ def test_genes_that_no_label_expresses_make_a_cell_novel_and_lost_ones_do_not() 
     values[:10, :5] += 5  # a third of the cells of the first label
     values[30:40, :5] -= 5
     changed = sparse.csr_matrix(values)
-    novelty = (
-        FamiliarityScorer(where, sample, ONE, changed, profiles).score(sample, changed, among.near[:, :0], ONE).novelty
-    )
+    novelty = OODScorer(where, sample, ONE, changed, profiles).score(sample, changed, among.near[:, :0], ONE).novelty
     assert novelty is not None
     assert novelty[:10].min() > novelty[10:].max() + 1
     assert novelty[30:40].mean() < novelty[60:].mean()
@@ -225,9 +221,9 @@ def test_an_embedding_without_genes_is_scored_by_place_and_energy() -> None:
 
 def test_tensors_survive_and_others_are_refused() -> None:
     where = made_up()[0]
-    again = Familiarity.from_tensors(where.tensors(), 4, 4)
+    again = LabelGeometry.from_tensors(where.tensors(), 4, 4)
     np.testing.assert_array_equal(again.whitening, where.whitening)
     with pytest.raises(DamagedReference, match=r"familiarity tensors .* expected"):
-        Familiarity.from_tensors(where.tensors(), 5, 4)
+        LabelGeometry.from_tensors(where.tensors(), 5, 4)
     with pytest.raises(DamagedReference, match="familiarity tensors"):
-        Familiarity.from_tensors({"centroids": where.centroids}, 4, 4)
+        LabelGeometry.from_tensors({"centroids": where.centroids}, 4, 4)

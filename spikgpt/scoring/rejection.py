@@ -9,8 +9,8 @@ import numpy as np
 import numpy.typing as npt
 
 from spikgpt.errors import ConfigError
-from spikgpt.labels.ood import OODRule
-from spikgpt.labels.thresholds import Calibration, Thresholds
+from spikgpt.scoring.ood_rule import OODRule
+from spikgpt.scoring.thresholds import Calibration, Thresholds
 from spikgpt.types import Bools, Floats, Integers, Rows
 
 # Upper limit on the mean expected error, 1 - confidence, of the labelled cells of a query with few genes.
@@ -54,7 +54,7 @@ class CellScores:
 
 
 @dataclass(frozen=True)
-class Cutoffs:
+class RejectionRule:
     """When a cell of one query is Unknown. All but ``limits`` and ``ood`` are plain JSON values.
 
     Attributes
@@ -85,7 +85,7 @@ class Cutoffs:
     farther: float | None = None
     least_confidence: float | None = None
 
-    def of_no_label(self) -> Cutoffs:
+    def reject_all(self) -> RejectionRule:
         """Return the cut-offs of a query that the reference does not suit: where familiarity counts, all is Unknown."""
         labels = self.limits if self.ood is None else self.ood.cutoffs[0]
         if labels is None:
@@ -99,7 +99,7 @@ class Cutoffs:
             return None
         return -self.ood.margins(scores.typicality, scores.probabilities.argmax(axis=1), scores.batches)
 
-    def rejects(self, scores: CellScores) -> Bools:
+    def is_unknown(self, scores: CellScores) -> Bools:
         """Return which of n cells are Unknown, by their scores, the probabilities of which are calibrated.
 
         Whatever the rule, a cell is that has no probabilities; and a score that is not a number is below every limit.
@@ -127,7 +127,7 @@ def fit_cutoffs(
     *,
     smoothed: bool,
     few_genes: bool = False,
-) -> Cutoffs:
+) -> RejectionRule:
     """Set the cut-offs of a query after a look at a sample of its cells.
 
     Parameters
@@ -137,7 +137,7 @@ def fit_cutoffs(
     sample
         Scores of the sample, with calibrated probabilities.
     support
-        What :func:`spikgpt.labels.contrasts.label_support` returns, for a reference that scores familiarity.
+        What :func:`spikgpt.scoring.contrasts.label_support` returns, for a reference that scores familiarity.
     smoothed
         Whether cells are labelled with their neighbours.
     few_genes
@@ -150,10 +150,10 @@ def fit_cutoffs(
     """
     calibration, rate = thresholds.calibration(smoothed), asked.unknown_rate
     if rate == 0:
-        return Cutoffs("no cell is rejected", unknown_rate=0.0)
+        return RejectionRule("no cell is rejected", unknown_rate=0.0)
     if asked.threshold is not None or (calibration is None and rate is None and not asked.same_study):
         limit = thresholds.threshold if asked.threshold is None else asked.threshold
-        return Cutoffs(f"a probability below {limit:.4f}", threshold=limit)
+        return RejectionRule(f"a probability below {limit:.4f}", threshold=limit)
     if calibration is None or sample.familiarity is None or sample.typicality is None or support is None:
         msg = (
             "This reference was trained before familiarity was measured, so no rate of Unknown cells can be promised. "
@@ -169,15 +169,15 @@ def fit_cutoffs(
     uncertain = "" if least is None else f"of a confidence below {least:.2f}, as the query has few genes; or "
     # Seen alone, a known cell may be atypical by chance: then the promise of held-out cells bounds the rule.
     if by_default and smoothed:
-        return Cutoffs(f"{uncertain}{unlike}", ood=ood, least_confidence=least)
+        return RejectionRule(f"{uncertain}{unlike}", ood=ood, least_confidence=least)
     rate = thresholds.unknown_rate if rate is None else rate
     limits = calibration.limits(label_names, rate)
-    farther = farther_share(calibration, label_names, best, sample.familiarity, rate)
+    farther = expected_false_rejection(calibration, label_names, best, sample.familiarity, rate)
     rule = f"less familiar than {100 * (1 - rate):g}% of held-out known cells"
     if asked.same_study:
-        return Cutoffs(rule, limits, unknown_rate=rate, farther=farther)
+        return RejectionRule(rule, limits, unknown_rate=rate, farther=farther)
     rule, promised = f"{uncertain}{rule}, and {unlike}", rate if least is None else None
-    return Cutoffs(rule, limits, ood, unknown_rate=promised, farther=farther, least_confidence=least)
+    return RejectionRule(rule, limits, ood, unknown_rate=promised, farther=farther, least_confidence=least)
 
 
 def least_confidence(probabilities: Floats) -> float | None:
@@ -201,7 +201,7 @@ def least_confidence(probabilities: Floats) -> float | None:
     return float(confidence[kept - 1 : kept + 1].mean()) if kept else 1.0
 
 
-def farther_share(
+def expected_false_rejection(
     calibration: Calibration, label_names: tuple[str, ...], best: Integers, scores: Floats, rate: float
 ) -> float | None:
     """Estimate which share of a query's known cells is less familiar than all but a share of the held-out cells.

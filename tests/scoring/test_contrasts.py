@@ -9,7 +9,7 @@ import numpy.typing as npt
 import pytest
 from scipy import sparse
 
-from spikgpt.labels.contrasts import label_support, mean_contrast
+from spikgpt.scoring.contrasts import label_support, mean_contrast
 from spikgpt.types import Integers, Profiles
 
 Array = npt.NDArray[np.float64]

@@ -8,8 +8,8 @@ import numpy as np
 import numpy.typing as npt
 import pytest
 
-from spikgpt.labels.familiarity import Evidence
-from spikgpt.labels.ood import OODRule, Typicality
+from spikgpt.scoring.ood_rule import OODRule, Typicality
+from spikgpt.scoring.ood_scorer import OODEvidence
 from spikgpt.types import Floats, Integers, Rows
 
 Array = npt.NDArray[np.float64]
@@ -145,7 +145,7 @@ def test_a_missing_type_without_the_markers_of_its_label_is_unknown() -> None:
     assert not unknown(low, best, batches, support)[best != 1].any()
 
 
-def by_hand(evidence: Evidence, best: Integers, batches: Integers, near: Rows) -> list[float]:
+def by_hand(evidence: OODEvidence, best: Integers, batches: Integers, near: Rows) -> list[float]:
     """Return the typicality of cells that are their own sample, in plain loops."""
     cells = range(len(best))
     scores = list(evidence.familiarity)
@@ -173,7 +173,7 @@ def of_labels(seed: int = 0, sizes: tuple[int, ...] = (80, 60, 50, 40, 30)) -> t
 
 
 def typicality(familiarity: Floats, best: Integers, batches: Integers, near: Rows, novelty: Any = None) -> Array:
-    evidence = Evidence(np.asarray(familiarity, dtype=np.float64), novelty)
+    evidence = OODEvidence(np.asarray(familiarity, dtype=np.float64), novelty)
     return Typicality.fit(evidence, best, batches, near).of(evidence, batches, near)
 
 
@@ -185,7 +185,7 @@ def test_typicality_is_that_of_a_loop_over_cells(sizes: tuple[int, ...], with_no
     best = random.permutation(np.repeat(np.arange(len(sizes)), sizes))
     batches, near = random.integers(n_batches, size=len(best)), random.integers(len(best), size=(len(best), 14))
     novelty = random.gamma(2, 0.5, len(best)) + batches if with_novelty else None
-    evidence = Evidence(random.normal(np.arange(len(sizes))[best], 1), novelty)
+    evidence = OODEvidence(random.normal(np.arange(len(sizes))[best], 1), novelty)
     found = Typicality.fit(evidence, best, batches, near).of(evidence, batches, near)
     np.testing.assert_allclose(found, by_hand(evidence, best, batches, near), atol=1e-12)
 
@@ -193,22 +193,22 @@ def test_typicality_is_that_of_a_loop_over_cells(sizes: tuple[int, ...], with_no
 def test_cells_beside_the_sample_are_averaged_with_their_neighbours_in_it() -> None:
     random = np.random.default_rng(0)
     familiarity, best, batches, near = of_labels()
-    fitted = Typicality.fit(Evidence(familiarity, random.gamma(2, 0.5, len(best))), best, batches, near)
+    fitted = Typicality.fit(OODEvidence(familiarity, random.gamma(2, 0.5, len(best))), best, batches, near)
     around = near[:1]
     alone = -2.0 - min(1.0 - fitted.novelty[1], 0.5)
     once = 0.2 * alone + 0.8 * fitted.alone[around[0]].mean()
     twice = 0.2 * once + 0.8 * fitted.averaged[around[0]].mean()
-    assert fitted.of(Evidence(np.array([-2.0]), np.array([1.0])), np.array([1]), around) == pytest.approx(twice)
+    assert fitted.of(OODEvidence(np.array([-2.0]), np.array([1.0])), np.array([1]), around) == pytest.approx(twice)
 
 
 def test_typicality_depends_on_neither_chunks_nor_order() -> None:
     familiarity, best, batches, near = of_labels()
     novelty = np.random.default_rng(3).gamma(2, 0.5, len(best))
-    fitted = Typicality.fit(Evidence(familiarity, novelty), best, batches, near)
-    whole = fitted.of(Evidence(familiarity, novelty), batches, near)
+    fitted = Typicality.fit(OODEvidence(familiarity, novelty), best, batches, near)
+    whole = fitted.of(OODEvidence(familiarity, novelty), batches, near)
     parts = np.array_split(np.random.default_rng(4).permutation(len(best)), 7)
     for part in parts:
-        some = fitted.of(Evidence(familiarity[part], novelty[part]), batches[part], near[part])
+        some = fitted.of(OODEvidence(familiarity[part], novelty[part]), batches[part], near[part])
         np.testing.assert_allclose(some, whole[part], atol=1e-12)
     order = np.concatenate(parts)
     place = np.argsort(order)
@@ -247,7 +247,7 @@ def test_novelty_counts_against_cells_up_to_a_bound_and_not_where_their_batch_ha
 @pytest.mark.parametrize("with_novelty", [True, False])
 def test_small_samples_without_neighbours_have_a_typicality(size: int, with_novelty: bool) -> None:
     random = np.random.default_rng(0)
-    evidence = Evidence(random.normal(size=size), random.random(size) if with_novelty else None)
+    evidence = OODEvidence(random.normal(size=size), random.random(size) if with_novelty else None)
     best, batches, near = random.integers(3, size=size), np.zeros(size, int), np.empty((size, 0), dtype=np.int64)
     found = Typicality.fit(evidence, best, batches, near).of(evidence, batches, near)
     assert found.shape == (size,)

@@ -1,6 +1,6 @@
 """What a reference knows of its held-out cells: thresholds for Unknown, and the temperature of its probabilities.
 
-A cell is Unknown when it is less familiar (see :mod:`spikgpt.labels.familiarity`) than nearly all held-out cells, which
+A cell is Unknown when it is less familiar (see :mod:`spikgpt.scoring.ood_scorer`) than nearly all held-out cells, which
 the measured model had not seen. The user chooses how many known cells may be rejected, 5% by default, and split
 conformal prediction makes it a promise (Vovk et al., Algorithmic Learning in a Random World, 2005): of known cells that
 could be exchanged with the held-out ones, at most the chosen share is rejected on average, whatever their distribution.
@@ -48,7 +48,7 @@ def conformal_rank(cells: int, unknown_rate: float) -> int:
     return math.floor(unknown_rate * (cells + 1))
 
 
-class HeldOutScores(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+class ConformalScores(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """Familiarity scores of held-out cells in ascending order.
 
     Attributes
@@ -94,7 +94,7 @@ class HeldOutScores(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
         """Score that half of the held-out cells do not exceed."""
         return float(np.interp((self.cells + 1) / 2, self.ranks, self.values))
 
-    def share_below(self, scores: Floats) -> npt.NDArray[np.float64]:
+    def p_value(self, scores: Floats) -> npt.NDArray[np.float64]:
         """Return the share of cells like these that have a lower score, between 0 and 1: (n,) to (n,).
 
         It grows with the score, and goes on towards 0 and 1 beyond the smallest and the largest.
@@ -119,16 +119,16 @@ class Calibration(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
         instead, see :func:`tempered`.
     """
 
-    everything: HeldOutScores
-    labels: dict[str, HeldOutScores]
+    everything: ConformalScores
+    labels: dict[str, ConformalScores]
     temperature: Annotated[float, Meta(ge=0.01, le=100)] = 1.0
 
     @classmethod
     def of(cls, scores: Floats, best: Strings, temperature: float = 1.0) -> Self:
         """Learn from held-out cells: scores and best labels, both of shape (n,)."""
         by_label = {name: rows for name, rows in rows_by_label(best).items() if len(rows) >= CELLS_TO_KEEP_LABEL}
-        own = {name: HeldOutScores.of(scores[rows]) for name, rows in by_label.items()}
-        return cls(HeldOutScores.of(scores), own, temperature)
+        own = {name: ConformalScores.of(scores[rows]) for name, rows in by_label.items()}
+        return cls(ConformalScores.of(scores), own, temperature)
 
     def limits(self, label_names: tuple[str, ...], unknown_rate: float) -> npt.NDArray[np.float64]:
         """Return the score below which a cell is Unknown, for each label, shape (L,).

@@ -30,8 +30,8 @@ import numpy.typing as npt
 from scipy import sparse
 
 from spikgpt.errors import DamagedReference
-from spikgpt.labels.neighbours import CHUNK, Neighbourhood
 from spikgpt.sampling import content_keys, sample_of
+from spikgpt.scoring.smoothing import CHUNK, KNNSmoother
 from spikgpt.types import Bools, Floats, Integers, NetworkOutput, Profiles, Rows
 
 TENSORS = ("centroids", "whitening")
@@ -47,7 +47,7 @@ NOVEL_GENES, NOVEL_FLOOR = 10, 0.05
 RIDGE = 1e-4
 
 
-class Evidence(NamedTuple):
+class OODEvidence(NamedTuple):
     """Of n cells, each of shape (n,): familiarity, higher for more, and novelty, None without expression."""
 
     familiarity: npt.NDArray[np.float64]
@@ -55,7 +55,7 @@ class Evidence(NamedTuple):
 
 
 @dataclass(frozen=True)
-class Familiarity:
+class LabelGeometry:
     """Where the labels of a reference lie.
 
     ``centroids``, shape (L, D), are the mean vectors of its labels; ``whitening``, shape (D, D), maps differences to
@@ -101,12 +101,12 @@ class Familiarity:
 
     def scorer(
         self,
-        among: Neighbourhood,
+        among: KNNSmoother,
         sample: NetworkOutput,
         logs: sparse.csr_matrix | None,
         profiles: Profiles | None,
         batches: Integers,
-    ) -> FamiliarityScorer:
+    ) -> OODScorer:
         """Return what scores the cells of a query, after a look at a sample of them.
 
         Parameters
@@ -123,8 +123,8 @@ class Familiarity:
             Index of the batch of each cell, shape (k,).
         """
         if profiles is None or logs is None:
-            return FamiliarityScorer(self, sample, batches)
-        alone = FamiliarityScorer(self, sample, batches, logs, profiles)
+            return OODScorer(self, sample, batches)
+        alone = OODScorer(self, sample, batches, logs, profiles)
         best = among.probabilities.argmax(axis=1)
         everywhere = alone.batch_effect(best, among.near, None)
         if everywhere is None:
@@ -133,7 +133,7 @@ class Familiarity:
         each = [alone.batch_effect(best, among.near, batch) for batch in range(n_batches)] if n_batches > 1 else [None]
         # A batch with too few labels has the effect of the whole query.
         effects = np.stack([everywhere if effect is None else effect for effect in each])
-        return FamiliarityScorer(self, sample, batches, logs, profiles, effects)
+        return OODScorer(self, sample, batches, logs, profiles, effects)
 
 
 def within_of(whitening: Floats) -> npt.NDArray[np.float64]:
@@ -157,7 +157,7 @@ def squared_distances(points: Floats, centres: Floats) -> npt.NDArray[np.float64
 
 
 @dataclass(frozen=True)
-class FamiliarityScorer:
+class OODScorer:
     """Scores the cells of one query.
 
     ``sample`` and ``logs`` are those of the cells that neighbours are among, and ``batches`` their batches, shape (k,);
@@ -165,7 +165,7 @@ class FamiliarityScorer:
     where that is known.
     """
 
-    familiarity: Familiarity
+    familiarity: LabelGeometry
     sample: NetworkOutput
     batches: Integers
     logs: sparse.csr_matrix | None = None
@@ -222,7 +222,9 @@ class FamiliarityScorer:
             shares[np.arange(len(near)), batch] += 1 / (1 + near.shape[1])
         return np.asarray(shares @ self.effects)
 
-    def score(self, output: NetworkOutput, logs: sparse.csr_matrix | None, near: Rows, batches: Integers) -> Evidence:
+    def score(
+        self, output: NetworkOutput, logs: sparse.csr_matrix | None, near: Rows, batches: Integers
+    ) -> OODEvidence:
         """Return how familiar cells are, and how novel.
 
         Parameters
@@ -254,7 +256,7 @@ class FamiliarityScorer:
                 correlation = (profile @ profiles.T).max(axis=1)  # (chunk,)
                 score -= np.log(1 - np.minimum(correlation, LARGEST_CORRELATION))
             scores[part] = score
-        return Evidence(scores, novelty)
+        return OODEvidence(scores, novelty)
 
     def _novelty(self, means: Floats, cells: int) -> npt.NDArray[np.float64]:
         """Return how novel the mean log expression of so many cells is, (n, G) to (n,)."""

@@ -7,26 +7,26 @@ import pytest
 from scipy import sparse
 from sklearn.decomposition import PCA
 
-from spikgpt.embedding import own_space
-from spikgpt.embedding.own_space import OwnSpace
+from spikgpt.embedding import query_pca
+from spikgpt.embedding.query_pca import QueryPCA
 
 
 def test_components_are_those_of_a_principal_component_analysis(logs: sparse.csr_matrix) -> None:
     dense = logs.toarray().astype(np.float64)
-    expected = PCA(30, svd_solver="full").fit_transform(dense / (dense.std(axis=0) + own_space.SPREAD_FLOOR))
+    expected = PCA(30, svd_solver="full").fit_transform(dense / (dense.std(axis=0) + query_pca.SPREAD_FLOOR))
 
-    found = OwnSpace.fit(logs).place(logs)
+    found = QueryPCA.fit(logs).place(logs)
 
     assert np.abs(found) == pytest.approx(np.abs(expected), abs=1e-8)
 
 
 def test_components_do_not_depend_on_the_chunk(logs: sparse.csr_matrix, monkeypatch: pytest.MonkeyPatch) -> None:
-    whole = OwnSpace.fit(logs).place(logs)
-    monkeypatch.setattr(own_space, "CHUNK", 7)
+    whole = QueryPCA.fit(logs).place(logs)
+    monkeypatch.setattr(query_pca, "CHUNK", 7)
 
-    assert np.abs(OwnSpace.fit(logs).place(logs)) == pytest.approx(np.abs(whole), abs=1e-9)
+    assert np.abs(QueryPCA.fit(logs).place(logs)) == pytest.approx(np.abs(whole), abs=1e-9)
 
 
 def test_no_cells_have_no_components() -> None:
     none = sparse.csr_matrix((0, 5))
-    assert OwnSpace.fit(none).place(none).shape == (0, 0)
+    assert QueryPCA.fit(none).place(none).shape == (0, 0)

@@ -17,8 +17,8 @@ from anndata import AnnData
 
 from spikgpt import Annotation
 from spikgpt.errors import SpikGPTWarning
-from spikgpt.labels.palette import UNKNOWN_COLOR, palette
-from spikgpt.labels.verdict import LIKE, OTHER, STUDY, Kind, Verdict
+from spikgpt.scoring.compatibility import LIKE, OTHER, STUDY, Compatibility, Kind
+from spikgpt.scoring.palette import UNKNOWN_COLOR, palette
 
 N_CELLS = 12
 LABELS = ("spikgpt_label", "spikgpt_best_label", "spikgpt_label_broad")
@@ -46,17 +46,17 @@ def test_a_reference_that_does_not_suit_is_the_first_thing_told(annotation: Anno
     assert "farther" in farther
     assert unknown.startswith("100% of the cells are Unknown")
     # That cells lie far away and are Unknown follows from it.
-    unsuited = named(nothing, verdict=Verdict(OTHER, "it barks", {}))
+    unsuited = named(nothing, verdict=Compatibility(OTHER, "it barks", {}))
     told, *others = unsuited.notes()
     assert told.startswith("Another tissue or species, do not use these labels: it barks.")
     assert others == [genes]
-    for verdict in (Verdict(LIKE, "it meows", {}), Verdict(STUDY, "it purrs", {}), None):
+    for verdict in (Compatibility(LIKE, "it meows", {}), Compatibility(STUDY, "it purrs", {}), None):
         assert not any("do not use" in note for note in named(annotation, verdict=verdict).notes())
 
 
 @pytest.mark.parametrize("kind", [LIKE, STUDY, OTHER, None])
 def test_the_verdict_and_its_evidence_are_stored(annotation: Annotation, tmp_path: Path, kind: Kind | None) -> None:
-    adata, verdict = cells(annotation), kind and Verdict(kind, "it barks", {"correlation": 0.5})
+    adata, verdict = cells(annotation), kind and Compatibility(kind, "it barks", {"correlation": 0.5})
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", SpikGPTWarning)
         named(annotation, verdict=verdict).write_to(adata)
@@ -143,7 +143,7 @@ def test_the_labels_of_a_query_as_a_table(annotation: Annotation) -> None:
 
 def test_a_table_in_chunks_is_the_table(annotation: Annotation, monkeypatch: pytest.MonkeyPatch) -> None:
     repeated = named(annotation, obs_names=pd.Index(["cell"] * N_CELLS))
-    monkeypatch.setattr("spikgpt.labels.annotation.ROWS", 5)
+    monkeypatch.setattr("spikgpt.scoring.annotation.ROWS", 5)
     chunks = list(repeated.table_chunks())
     assert [len(chunk) for chunk in chunks] == [5, 5, 2]
     pd.testing.assert_frame_equal(pd.concat(chunks), repeated.table())
@@ -273,7 +273,7 @@ def test_a_short_description(annotation: Annotation) -> None:
 
 def test_a_description_for_notebooks(annotation: Annotation) -> None:
     report = dataclasses.replace(annotation.report, notes=("One <u>note</u>\n.",))
-    verdict = Verdict(OTHER, "it <s>barks", {})
+    verdict = Compatibility(OTHER, "it <s>barks", {})
     changed = {"label_names": ("<b>al&pha", "beta"), "reference_name": "<i>", "report": report, "verdict": verdict}
     html = named(annotation, **changed)._repr_html_()
     for stated in (

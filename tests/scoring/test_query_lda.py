@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from spikgpt.labels.places import FEWEST_CELLS, SAY, SHRINKAGE, Places
+from spikgpt.scoring.query_lda import FEWEST_CELLS, SAY, SHRINKAGE, QueryLDA
 from spikgpt.types import Floats
 
 
@@ -39,7 +39,7 @@ def slow(points: Floats, probabilities: Floats) -> np.ndarray:
 def test_weighs_as_slow_loops_do() -> None:
     points, probabilities, _ = made_up()
 
-    found = Places.fit(points, probabilities).weigh(probabilities, points)
+    found = QueryLDA.fit(points, probabilities).weigh(probabilities, points)
 
     np.testing.assert_allclose(found, slow(points, probabilities), rtol=1e-9)
 
@@ -49,7 +49,7 @@ def test_cells_that_the_classifier_is_torn_about_go_to_where_they_lie() -> None:
     torn = np.arange(len(truth)) % 4 == 0
     probabilities[torn] = 1 / 3
 
-    found = Places.fit(points, probabilities).weigh(probabilities, points)
+    found = QueryLDA.fit(points, probabilities).weigh(probabilities, points)
 
     assert (found[torn].argmax(axis=1) == truth[torn]).mean() > 0.95
 
@@ -60,7 +60,7 @@ def test_sure_cells_keep_their_label() -> None:
     # Most are sure of the right one, some of a wrong one.
     sure[10:] = 0.97 * np.eye(3)[truth[10:]] + 0.01
 
-    found = Places.fit(points, sure).weigh(sure, points)
+    found = QueryLDA.fit(points, sure).weigh(sure, points)
 
     assert np.array_equal(found[:10].argmax(axis=1), (truth[:10] + 1) % 3)
 
@@ -68,7 +68,7 @@ def test_sure_cells_keep_their_label() -> None:
 @pytest.mark.parametrize("distance", [1e3, 1e8])
 def test_however_far_a_cell_lies_its_probabilities_stay_finite_and_sum_up_to_what_they_did(distance: float) -> None:
     points, probabilities, _ = made_up()
-    places = Places.fit(points, probabilities)
+    places = QueryLDA.fit(points, probabilities)
     asked = np.array([[1.0, 0, 0], [0.2, 0.3, 0.5], [0, 0, 0]])
 
     found = places.weigh(asked, np.full((3, 4), distance))
@@ -82,7 +82,7 @@ def test_a_label_without_cells_is_weighed_like_the_best() -> None:
     with_other = np.concatenate([probabilities, np.full((len(points), 1), 1e-4)], axis=1)
     assert with_other[:, 3].sum() < FEWEST_CELLS
 
-    found = Places.fit(points, with_other).weigh(with_other, points)
+    found = QueryLDA.fit(points, with_other).weigh(with_other, points)
 
     assert (found[:, 3] >= with_other[:, 3] * (1 - 1e-9)).all()
 
@@ -91,10 +91,10 @@ def test_cells_that_all_lie_in_one_place_keep_their_probabilities() -> None:
     _, probabilities, _ = made_up()
     points = np.ones((len(probabilities), 4))
 
-    np.testing.assert_allclose(Places.fit(points, probabilities).weigh(probabilities, points), probabilities)
+    np.testing.assert_allclose(QueryLDA.fit(points, probabilities).weigh(probabilities, points), probabilities)
 
 
 def test_without_any_label_nothing_is_said() -> None:
     nothing = np.zeros((5, 3))
 
-    assert not Places.fit(np.ones((5, 4)), nothing).weigh(nothing, np.ones((5, 4))).any()
+    assert not QueryLDA.fit(np.ones((5, 4)), nothing).weigh(nothing, np.ones((5, 4))).any()

@@ -6,17 +6,17 @@ import numpy as np
 import pytest
 from anndata import AnnData
 
-from spikgpt.cells import spool
+from spikgpt.cells import cell_cache
 from spikgpt.cells.align import AlignedCells, aligned_chunks, joined
+from spikgpt.cells.cell_cache import CellCache
 from spikgpt.cells.expression import find_expression
 from spikgpt.cells.genes import match_genes
-from spikgpt.cells.spool import Spool
-from spikgpt.reference.files import ReferenceFiles
+from spikgpt.reference.files import Reference
 from spikgpt.sampling import content_keys, sample_of
 
 
 @pytest.fixture
-def spooled(small: ReferenceFiles, query: AnnData) -> tuple[AlignedCells, list[AlignedCells]]:
+def spooled(small: Reference, query: AnnData) -> tuple[AlignedCells, list[AlignedCells]]:
     """All cells at once, two of them empty, and in chunks of 70."""
     adata = query.copy()
     counts = adata.X.tolil()
@@ -32,8 +32,8 @@ def test_chunks_come_back_twice(
     spooled: tuple[AlignedCells, list[AlignedCells]], in_memory: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     whole, chunks = spooled
-    monkeypatch.setattr(spool, "IN_MEMORY", in_memory)
-    with Spool() as aside:
+    monkeypatch.setattr(cell_cache, "IN_MEMORY", in_memory)
+    with CellCache() as aside:
         for chunk in chunks:
             aside.add(chunk)
         for _ in range(2):
@@ -54,7 +54,7 @@ def test_the_sample_is_that_of_all_cells_that_are_not_empty(
     whole, chunks = spooled
     monkeypatch.setattr(sample_of, "__defaults__", (50,))
     filled = whole.part(~whole.empty)
-    with Spool() as aside:
+    with CellCache() as aside:
         for chunk in chunks:
             aside.add(chunk)
         sample, rows = aside.sample()
@@ -67,5 +67,5 @@ def test_the_sample_is_that_of_all_cells_that_are_not_empty(
 
 
 def test_nothing_put_aside_gives_nothing() -> None:
-    with Spool() as aside:
+    with CellCache() as aside:
         assert list(aside.chunks()) == []

@@ -9,8 +9,8 @@ from importlib.resources import files
 import numpy as np
 import pytest
 
-from spikgpt.labels.label_map import LabelMap
-from spikgpt.labels.ontology import BroadLabels, ontology
+from spikgpt.scoring.label_map import LabelMap
+from spikgpt.scoring.ontology import BroadLabels, ontology
 from spikgpt.types import UNKNOWN
 
 BLOOD = {

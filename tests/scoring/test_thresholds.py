@@ -11,8 +11,8 @@ import numpy as np
 import pytest
 
 from spikgpt.errors import DamagedReference
-from spikgpt.labels.thresholds import Calibration, HeldOutScores, Thresholds, fit_temperature, tempered
 from spikgpt.reference.json_files import converted, decoded, dumped
+from spikgpt.scoring.thresholds import Calibration, ConformalScores, Thresholds, fit_temperature, tempered
 from tests.conftest import DATA
 
 NAMES = ("a", "b")
@@ -28,14 +28,14 @@ def calibrated(scores: Any = None, best: Any = None) -> Thresholds:
 def test_the_rank_by_hand() -> None:
     # floor(0.05 * (99 + 1)) = 5: five of a hundred exchangeable cells may fall below the fifth smallest.
     values = np.linspace(0.01, 0.99, 99)
-    thresholds, scores = Thresholds.of(values, 0.05), HeldOutScores.of(values)
+    thresholds, scores = Thresholds.of(values, 0.05), ConformalScores.of(values)
     assert thresholds.threshold == scores.threshold(0.05) == pytest.approx(0.05)
     assert thresholds.calibration_cells == scores.cells == 99
 
 
 def test_too_few_cells_reject_nobody() -> None:
     assert Thresholds.of(np.array([0.3, 0.6]), 0.05).threshold == 0
-    assert HeldOutScores.of(np.array([0.3, 0.6])).threshold(0.05) == -np.inf
+    assert ConformalScores.of(np.array([0.3, 0.6])).threshold(0.05) == -np.inf
 
 
 @pytest.mark.parametrize("saturated", [1.0, 1 - 1e-13, 1 - 4e-8])
@@ -160,8 +160,8 @@ def test_a_label_with_few_held_out_cells_shares_the_limit_of_all() -> None:
 
 
 def test_familiarity_is_the_share_of_held_out_cells_that_are_less_familiar() -> None:
-    scores = HeldOutScores.of(np.linspace(0, 1, 101))
-    shares = scores.share_below(np.array([-9.0, -0.1, 0.0, 0.5, 0.505, 1.0, 1.1, 9.0]))
+    scores = ConformalScores.of(np.linspace(0, 1, 101))
+    shares = scores.p_value(np.array([-9.0, -0.1, 0.0, 0.5, 0.505, 1.0, 1.1, 9.0]))
     assert (np.diff(shares) > 0).all()
     assert shares[3] == pytest.approx(51 / 102)
     assert 0 < shares[0] < shares[1] < 1 / 102
@@ -170,7 +170,7 @@ def test_familiarity_is_the_share_of_held_out_cells_that_are_less_familiar() -> 
 
 def test_many_scores_are_thinned_and_stay_safe() -> None:
     scores = np.random.default_rng(0).normal(size=20_000)
-    kept = HeldOutScores.of(scores)
+    kept = ConformalScores.of(scores)
     assert len(kept.values) == 1000
     for rate in (0.001, 0.05, 0.3):
         assert (scores < kept.threshold(rate) - 1e-6).sum() <= rate * 20_001
@@ -180,7 +180,7 @@ def test_many_scores_are_thinned_and_stay_safe() -> None:
 def test_rounding_rejects_no_cell_more() -> None:
     scores = np.repeat(-np.arange(1, 26) / 7, 4)  # four cells tie everywhere
     for rate in (0.04, 0.05, 0.1, 0.5):
-        assert (scores < HeldOutScores.of(scores).threshold(rate)).mean() <= rate
+        assert (scores < ConformalScores.of(scores).threshold(rate)).mean() <= rate
 
 
 def test_temperature_undoes_what_made_probabilities_too_sure() -> None:

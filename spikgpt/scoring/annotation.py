@@ -13,10 +13,10 @@ import numpy.typing as npt
 import pandas as pd
 
 from spikgpt.errors import SpikGPTWarning, printable
-from spikgpt.labels.decision import Cutoffs
-from spikgpt.labels.palette import UNKNOWN_COLOR, palette
-from spikgpt.labels.verdict import FARTHER, Verdict
 from spikgpt.options import KEY_ADDED
+from spikgpt.scoring.compatibility import FARTHER, Compatibility
+from spikgpt.scoring.palette import UNKNOWN_COLOR, palette
+from spikgpt.scoring.rejection import RejectionRule
 from spikgpt.types import UNKNOWN, Bools, InputReport, Strings
 from spikgpt.version import __version__
 
@@ -81,8 +81,8 @@ class Annotation:
     broad_names: tuple[str, ...]
     rejected: Bools
     familiarity: npt.NDArray[np.float32] | None
-    cutoffs: Cutoffs
-    verdict: Verdict | None
+    cutoffs: RejectionRule
+    verdict: Compatibility | None
     smoothed: bool
     reference_name: str
     reference_origin: str | None

@@ -32,7 +32,7 @@ BLOCK = 128
 
 
 @dataclass(frozen=True)
-class Neighbourhood:
+class KNNSmoother:
     """A sample of a query's cells, among which the neighbours of any of its cells are sought.
 
     ``rows``, shape (k,), are their row numbers in the query, ascending; ``points``, shape (k, D), where they lie, and
@@ -48,7 +48,7 @@ class Neighbourhood:
     reaches: npt.NDArray[np.float64]
 
     @classmethod
-    def of(cls, rows: Rows, points: Floats, probabilities: Floats, *, smoothed: bool = True) -> Neighbourhood:
+    def of(cls, rows: Rows, points: Floats, probabilities: Floats, *, smoothed: bool = True) -> KNNSmoother:
         """Find the neighbours of the cells of a sample, unless these are to be seen alone."""
         alone = cls(rows, points, probabilities, np.empty((len(rows), 0), dtype=np.int64), np.zeros(len(rows)))
         if not smoothed or len(rows) < ENOUGH_CELLS:

@@ -14,7 +14,7 @@ from typing import Self
 import numpy as np
 import numpy.typing as npt
 
-from spikgpt.labels.familiarity import squared_distances, whitening_of
+from spikgpt.scoring.ood_scorer import squared_distances, whitening_of
 from spikgpt.types import Floats
 
 # Share of a discriminant, a difference in log probability, that counts.
@@ -26,7 +26,7 @@ FEWEST_CELLS = 1.0
 
 
 @dataclass(frozen=True)
-class Places:
+class QueryLDA:
     """Where labels lie among a query's cells.
 
     Attributes

@@ -19,7 +19,7 @@ CHUNK = 1024
 
 
 @dataclass(frozen=True)
-class OwnSpace:
+class QueryPCA:
     """Principal components of the scaled log expression of a query's own cells.
 
     ``mean`` and ``std`` have shape (G,), ``directions`` (G, D), D at most 30.
@@ -30,7 +30,7 @@ class OwnSpace:
     directions: npt.NDArray[np.float64]
 
     @classmethod
-    def fit(cls, logs: sparse.csr_matrix) -> OwnSpace:
+    def fit(cls, logs: sparse.csr_matrix) -> QueryPCA:
         """Learn the space from log expression, shape (n, G); of a reference only the choice of genes enters."""
         size = logs.shape[1]
         if not logs.shape[0]:

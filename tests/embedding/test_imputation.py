@@ -11,17 +11,17 @@ from scipy.stats import multivariate_normal
 
 from spikgpt.cells.align import AlignedCells, joined
 from spikgpt.cells.genes import GeneList
-from spikgpt.embedding.more_genes import EVIDENCE, GeneTable, Inference, MoreGenes
+from spikgpt.embedding.imputation import EVIDENCE, FittedImputer, GeneImputer, GeneTable
 from spikgpt.embedding.pca import PCAProjection
 from spikgpt.engines.opening import open_engine, torch_engine
 from spikgpt.errors import GenesError
 from spikgpt.options import EngineOptions
-from spikgpt.reference.files import ReferenceFiles, read_reference
+from spikgpt.reference.files import Reference, read_reference
 from spikgpt.types import UNKNOWN
 from tests.conftest import labelled
 
 
-def projection_of(reference: ReferenceFiles) -> PCAProjection:
+def projection_of(reference: Reference) -> PCAProjection:
     embedding = torch_engine(reference).embedding
     assert isinstance(embedding, PCAProjection)
     return embedding
@@ -52,9 +52,9 @@ def test_expected_scores_are_those_of_the_mixture() -> None:
     root = random.normal(0, 1, (dim, dim))
     scatter, centroids = (root @ root.T).astype(np.float32), random.normal(0, 2, (labels, dim)).astype(np.float32)
     none = np.empty(0, dtype=np.float16)
-    more = MoreGenes(GeneList((), ()), none, none, none, none, none, centroids, scatter)
+    more = GeneImputer(GeneList((), ()), none, none, none, none, none, centroids, scatter)
     scaled = random.normal(0, 1, (5, int(known.sum())))
-    found = Inference.of(table, known, shares, more).scores(scaled)
+    found = FittedImputer.of(table, known, shares, more).scores(scaled)
 
     within = scatter.astype(np.float64)
     within += 1e-6 * np.trace(within) / dim * np.eye(dim)
@@ -75,16 +75,16 @@ def test_expected_scores_are_those_of_the_mixture() -> None:
         np.testing.assert_allclose(found[cell], weights / weights.sum() @ np.array(expected), rtol=1e-6, atol=1e-8)
 
 
-def test_a_query_that_has_all_genes_is_taken_as_it_is(small: ReferenceFiles, few: AnnData) -> None:
+def test_a_query_that_has_all_genes_is_taken_as_it_is(small: Reference, few: AnnData) -> None:
     projection = projection_of(small)
     cells = read(projection, few)
-    values, _, found = projection.completed(cells, projection.reference_scale(cells))
+    values, _, found = projection.impute(cells, projection.reference_scale(cells))
     assert not len(cells.more)
     assert found.all()
     assert (values != cells.values).nnz == 0
 
 
-def test_as_many_other_genes_are_read_as_are_missing(small: ReferenceFiles, few: AnnData) -> None:
+def test_as_many_other_genes_are_read_as_are_missing(small: Reference, few: AnnData) -> None:
     projection = projection_of(small)
     assert projection.more is not None
     lacking = set(projection.genes.symbols[:30])
@@ -95,7 +95,7 @@ def test_as_many_other_genes_are_read_as_are_missing(small: ReferenceFiles, few:
     np.testing.assert_array_equal(cells.values[:, -30:].toarray(), few.X[:, columns].toarray())
 
 
-def test_a_panel_gets_better_labels_than_without_the_other_genes(small: ReferenceFiles, query: AnnData) -> None:
+def test_a_panel_gets_better_labels_than_without_the_other_genes(small: Reference, query: AnnData) -> None:
     projection = projection_of(small)
     asked = panel(projection, query, 110, 90)
     known = query.obs["cell_type"].isin(small.labels.names).to_numpy()
@@ -119,7 +119,7 @@ def test_engines_agree_on_a_panel(graph_folder: str, query: AnnData) -> None:
     assert any("at best" in note for note in torch.notes())
 
 
-def test_on_a_small_panel_uncertain_cells_are_unknown_rather_than_wrong(small: ReferenceFiles, query: AnnData) -> None:
+def test_on_a_small_panel_uncertain_cells_are_unknown_rather_than_wrong(small: Reference, query: AnnData) -> None:
     asked = panel(projection_of(small), query, 4, 30)
     truth = query.obs["cell_type"].astype(str).to_numpy()
     known = np.isin(truth, small.labels.names)
@@ -132,14 +132,14 @@ def test_on_a_small_panel_uncertain_cells_are_unknown_rather_than_wrong(small: R
     assert any(note.startswith("The query has few of the reference's genes") for note in default.notes())
 
 
-def test_chunks_do_not_matter_on_a_panel(small: ReferenceFiles, query: AnnData) -> None:
+def test_chunks_do_not_matter_on_a_panel(small: Reference, query: AnnData) -> None:
     asked = panel(projection_of(small), query, 60, 140)
     whole, part = labelled(small, asked), labelled(small, asked, batch_size=7)
     np.testing.assert_array_equal(whole.labels, part.labels)
 
 
 def test_genes_that_allow_too_little_are_refused_with_the_best_that_are_missing(
-    small: ReferenceFiles, query: AnnData
+    small: Reference, query: AnnData
 ) -> None:
     projection = projection_of(small)
     assert projection.more is not None

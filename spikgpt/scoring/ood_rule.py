@@ -14,7 +14,7 @@ is Unknown where
 - e: the 90% quantile of x in label and batch; 0 for labels of fewer than 10 cells. A low label has been changed by the
   study, or is a missing type.
 - C: the contrast of the label, which a known type keeps, and a missing type does not; see
-  :mod:`spikgpt.labels.contrasts`.
+  :mod:`spikgpt.scoring.contrasts`.
 - M: how far the level of the label's marker genes lies below the usual level, at most 0; see the same module. A missing
   type lacks the markers of the label that it is given.
 - P: 1 if, in another batch, most cells of the label are known, and (known cells / cells of the batch) there is at least
@@ -35,8 +35,8 @@ from typing import Self
 import numpy as np
 import numpy.typing as npt
 
-from spikgpt.labels.contrasts import CELLS_FOR_LEVEL
-from spikgpt.labels.familiarity import Evidence
+from spikgpt.scoring.contrasts import CELLS_FOR_LEVEL
+from spikgpt.scoring.ood_scorer import OODEvidence
 from spikgpt.types import Bools, Floats, Integers, Rows
 
 # Novelty counts by how far it lies from that of most labels, above it up to this: a treatment too switches genes on.
@@ -84,7 +84,7 @@ class Typicality:
     averaged: npt.NDArray[np.float64]
 
     @classmethod
-    def fit(cls, evidence: Evidence, best: Integers, batches: Integers, near: Rows) -> Self:
+    def fit(cls, evidence: OODEvidence, best: Integers, batches: Integers, near: Rows) -> Self:
         """Learn from a sample of a query's cells.
 
         Parameters
@@ -104,7 +104,7 @@ class Typicality:
         alone = _typicality(evidence, novelty[batches])
         return cls(novelty, alone, _average(alone, alone, near))
 
-    def of(self, evidence: Evidence, batches: Integers, near: Rows) -> npt.NDArray[np.float64]:
+    def of(self, evidence: OODEvidence, batches: Integers, near: Rows) -> npt.NDArray[np.float64]:
         """Return the typicality of cells, shape (n,).
 
         Parameters
@@ -220,7 +220,7 @@ def _present_elsewhere(known: Bools, best: Integers, batches: Integers, shape: t
     return np.asarray((cells >= CELLS_FOR_LEVEL) & (largest > 0) & (largest >= PRESENT_SHARE * cells / totals))
 
 
-def _typicality(evidence: Evidence, novelty: Floats) -> npt.NDArray[np.float64]:
+def _typicality(evidence: OODEvidence, novelty: Floats) -> npt.NDArray[np.float64]:
     """Return familiarity less what is novel beyond the novelty of the cell's batch, shape (n,)."""
     if evidence.novelty is None:
         return evidence.familiarity

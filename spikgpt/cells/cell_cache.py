@@ -18,7 +18,7 @@ from spikgpt.types import Rows
 IN_MEMORY = 64 * 1024 * 1024
 
 
-class Spool:
+class CellCache:
     """The cells of a query in chunks, to be read again in the same order; use it in a ``with`` statement."""
 
     def __init__(self) -> None:
@@ -29,7 +29,7 @@ class Spool:
         self._rows: list[Rows] = []
         self._keys: list[npt.NDArray[np.float64]] = []
 
-    def __enter__(self) -> Spool:
+    def __enter__(self) -> CellCache:
         return self
 
     def __exit__(self, *_: object) -> None:

@@ -29,7 +29,7 @@ LEAST_NOISE, RIDGE = 0.05, 1e-6
 
 
 @dataclass(frozen=True)
-class MoreGenes:
+class GeneImputer:
     """What a reference's cells express beside the genes of its components, best genes first.
 
     E genes, D components, L labels. ``mean`` and ``std``, shape (E,), scale log expression; ``loadings``, shape (E, D),
@@ -67,7 +67,7 @@ def shapes(genes: int, dim: int, labels: int) -> dict[str, tuple[int, ...]]:
 
 @dataclass(frozen=True)
 class GeneTable:
-    """Some genes, U of them, of a reference: scaled by ``mean`` and ``std``, shape (U,); see :class:`MoreGenes`."""
+    """Some genes, U of them, of a reference: scaled by ``mean`` and ``std``, shape (U,); see :class:`GeneImputer`."""
 
     mean: npt.NDArray[np.float64]
     std: npt.NDArray[np.float64]
@@ -82,7 +82,7 @@ class GeneTable:
 
 
 @dataclass(frozen=True)
-class Inference:
+class FittedImputer:
     """Expected scores of cells of which F genes are known.
 
     ``by_gene``, shape (F, D + L), takes scaled expression to what is said of the scores and of each label.
@@ -95,7 +95,7 @@ class Inference:
     centres: npt.NDArray[np.float64]
 
     @classmethod
-    def of(cls, table: GeneTable, known: Bools, shares: Floats, more: MoreGenes) -> Self:
+    def of(cls, table: GeneTable, known: Bools, shares: Floats, more: GeneImputer) -> Self:
         """Prepare for the known ones of the genes, shape (U,); ``shares`` are those of the labels, shape (L,)."""
         scatter = more.scatter.astype(np.float64)
         scatter = scatter + RIDGE * np.trace(scatter) / len(scatter) * np.eye(len(scatter))

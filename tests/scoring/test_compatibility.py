@@ -10,9 +10,18 @@ import numpy.typing as npt
 import pytest
 from scipy import sparse
 
-from spikgpt.labels.contrasts import label_support, mean_contrast
-from spikgpt.labels.thresholds import HeldOutScores
-from spikgpt.labels.verdict import LIKE, OTHER, STUDY, Comparison, Kind, Verdict, judge, shift
+from spikgpt.scoring.compatibility import (
+    LIKE,
+    OTHER,
+    STUDY,
+    Comparison,
+    Compatibility,
+    Kind,
+    check_compatibility,
+    shift,
+)
+from spikgpt.scoring.contrasts import label_support, mean_contrast
+from spikgpt.scoring.thresholds import ConformalScores
 from spikgpt.types import Integers, Profiles
 
 GENES = 120
@@ -96,11 +105,11 @@ def test_a_comparison_does_not_depend_on_the_order_of_cells() -> None:
     assert dataclasses.astuple(again) == pytest.approx(dataclasses.astuple(found), abs=1e-12)
 
 
-def verdict_on(logs: sparse.csr_matrix, best: Integers, reference: Profiles, shifted: float = 1.5) -> Verdict:
+def verdict_on(logs: sparse.csr_matrix, best: Integers, reference: Profiles, shifted: float = 1.5) -> Compatibility:
     """Return the verdict on cells that lie farther from a reference than its own, as those of any other study do."""
     contrasts = label_support(logs, best, np.zeros_like(best), reference)[0]
     kept = mean_contrast(contrasts, best, np.zeros_like(best))
-    return judge(Comparison.of(logs, best, reference), kept, shifted, 0.5, 0.05)
+    return check_compatibility(Comparison.of(logs, best, reference), kept, shifted, 0.5, 0.05)
 
 
 @pytest.mark.parametrize("seed", range(5))
@@ -139,7 +148,7 @@ def test_one_label_cannot_be_compared(size: int) -> None:
 
 
 def test_the_shift_is_the_median_over_labels_of_medians() -> None:
-    held_out = HeldOutScores.of(np.linspace(0, 2, 101))
+    held_out = ConformalScores.of(np.linspace(0, 2, 101))
     assert held_out.median == pytest.approx(1)
     familiarity = np.repeat([0.5, -1.0, -3.0, -90.0], [200, 10, 10, 9])
     best = np.repeat([0, 2, 3, 1], [200, 10, 10, 9])
@@ -151,7 +160,7 @@ def test_the_shift_is_the_median_over_labels_of_medians() -> None:
 
 def test_the_median_is_that_of_all_held_out_scores() -> None:
     values = np.random.default_rng(0).normal(size=5001)
-    assert HeldOutScores.of(values).median == pytest.approx(np.median(values), abs=1e-3)
+    assert ConformalScores.of(values).median == pytest.approx(np.median(values), abs=1e-3)
 
 
 def test_markers_are_those_of_a_loop_over_labels_and_genes() -> None:
@@ -250,7 +259,7 @@ def test_cells_of_one_type_are_told_from_those_of_another_tissue_by_their_marker
 def test_what_is_said_of_a_query(
     correlation: float | None, shifted: float, farther: float | None, kind: Kind, evidence: str
 ) -> None:
-    verdict = judge(Comparison(3, correlation, None, None), None, shifted, farther, 0.05)
+    verdict = check_compatibility(Comparison(3, correlation, None, None), None, shifted, farther, 0.05)
     assert verdict.kind == kind
     assert verdict.usable == (kind != OTHER)
     assert re.search(evidence, verdict.evidence)
@@ -297,7 +306,7 @@ def test_few_labels_are_judged_by_similarity(
     correlation: float | None, kept: float, own: float, other: float, kind: Kind, evidence: str
 ) -> None:
     labels = 1 if correlation is None else 2
-    verdict = judge(Comparison(labels, correlation, own, other), kept, 9.0, 0.5, 0.05)
+    verdict = check_compatibility(Comparison(labels, correlation, own, other), kept, 9.0, 0.5, 0.05)
     assert verdict.kind == kind
     assert re.search(evidence, verdict.evidence)
     similarity = (0.65 if correlation is None else correlation) + 0.2 * kept + own - 0.8 * other
@@ -321,7 +330,7 @@ def test_few_labels_are_judged_by_similarity(
 def test_three_labels_have_to_keep_what_sets_them_apart(
     kept: float | None, correlation: float, shifted: float, kind: Kind
 ) -> None:
-    verdict = judge(Comparison(3, correlation, 0.8, 0.2), kept, shifted, 0.5, 0.05)
+    verdict = check_compatibility(Comparison(3, correlation, 0.8, 0.2), kept, shifted, 0.5, 0.05)
     assert verdict.kind == kind
     if kind == OTHER:
         least = "1.0" if kept == 0.99 else "0.6"
@@ -329,18 +338,18 @@ def test_three_labels_have_to_keep_what_sets_them_apart(
             rf"\(mean contrast {kept:.2f}\); in the same tissue and species it is at least {least}$", verdict.evidence
         )
     # Where there is no similarity, so have two.
-    assert judge(Comparison(2, correlation, None, None), kept, shifted, 0.5, 0.05).kind == kind
+    assert check_compatibility(Comparison(2, correlation, None, None), kept, shifted, 0.5, 0.05).kind == kind
     # Two labels have but each other to tell a batch effect by.
-    assert judge(Comparison(2, correlation, 0.8, 0.2), kept, shifted, 0.5, 0.05).usable
+    assert check_compatibility(Comparison(2, correlation, 0.8, 0.2), kept, shifted, 0.5, 0.05).usable
 
 
 def test_own_markers_above_those_of_the_reference_count_as_one_but_are_held_against_those_of_others() -> None:
-    verdict = judge(Comparison(2, 0.9, 1.3, 1.2), 1.0, 9.0, 0.5, 0.05)
+    verdict = check_compatibility(Comparison(2, 0.9, 1.3, 1.2), 1.0, 9.0, 0.5, 0.05)
     assert verdict.usable
     assert verdict.values["similarity"] == pytest.approx(0.9 + 0.2 + 1 - 0.96)
     # Markers without a contrast make no similarity; then the familiarity counts.
-    assert judge(Comparison(1, None, 0.8, 0.2), None, 3.0, 0.5, 0.05).usable
-    assert not judge(Comparison(1, None, 0.8, 0.2), None, 3.1, 0.5, 0.05).usable
+    assert check_compatibility(Comparison(1, None, 0.8, 0.2), None, 3.0, 0.5, 0.05).usable
+    assert not check_compatibility(Comparison(1, None, 0.8, 0.2), None, 3.1, 0.5, 0.05).usable
 
 
 def test_markers_of_few_of_the_cells_count_for_nothing() -> None:

@@ -3,7 +3,7 @@
 Cells of another study lie far from the reference, and so do those of another tissue. Three findings tell the two apart:
 
 - the correlation of the differences between labels, query against reference: a shift that all labels share cancels;
-- the mean contrast of the labels, see :mod:`spikgpt.labels.contrasts`;
+- the mean contrast of the labels, see :mod:`spikgpt.scoring.contrasts`;
 - marker genes: the level that the markers of their own label reach in the cells, and those of another label.
 
 The similarity is correlation + 0.2 mean contrast + own markers - 0.8 other markers. It judges queries of one or two
@@ -18,8 +18,8 @@ from typing import Literal
 import numpy as np
 from scipy import sparse
 
-from spikgpt.labels.contrasts import marker_genes, marker_levels
-from spikgpt.labels.thresholds import HeldOutScores
+from spikgpt.scoring.contrasts import marker_genes, marker_levels
+from spikgpt.scoring.thresholds import ConformalScores
 from spikgpt.types import Floats, Integers, Profiles
 
 Kind = Literal["like the reference", "another study, labels hold", "another tissue or species, do not use"]
@@ -48,7 +48,7 @@ FARTHER = 2.0
 
 
 @dataclass(frozen=True)
-class Verdict:
+class Compatibility:
     """Whether a reference suits a query. ``evidence`` is a sentence, ``values`` are the numbers behind it by name."""
 
     kind: Kind
@@ -120,7 +120,7 @@ class Comparison:
 def _levels(means: Floats, cells: Integers, labels: Integers, profiles: Profiles) -> tuple[float | None, float | None]:
     """Return the levels of the markers of the cells' own label, and of the other label with the highest level.
 
-    Both are means over labels, weighted by cells; see :func:`spikgpt.labels.contrasts.marker_levels`.
+    Both are means over labels, weighted by cells; see :func:`spikgpt.scoring.contrasts.marker_levels`.
     """
     expressed = marker_levels(means, cells, labels, profiles, marker_genes(profiles))
     places = np.arange(len(labels))
@@ -142,16 +142,16 @@ def _correlation(query: Floats, reference: Floats, counts: Floats, weights: Floa
     return float((weighed * apart * expected).sum() / np.sqrt(max(lengths, 1e-300)))
 
 
-def shift(familiarity: Floats, best: Integers, held_out: HeldOutScores) -> float:
+def shift(familiarity: Floats, best: Integers, held_out: ConformalScores) -> float:
     """Return by how much a query's cells are less familiar than held-out cells: the median over its labels."""
     cells = np.bincount(best)
     medians = [np.median(familiarity[best == label]) for label in np.flatnonzero(cells >= CELLS_TO_COMPARE)]
     return held_out.median - float(np.median(medians or familiarity))
 
 
-def judge(
+def check_compatibility(
     comparison: Comparison | None, kept: float | None, shifted: float, farther: float | None, rate: float
-) -> Verdict:
+) -> Compatibility:
     """Return the verdict on a query.
 
     Parameters
@@ -159,7 +159,7 @@ def judge(
     comparison
         How the labels compare with the reference's, where there is expression.
     kept
-        What :func:`spikgpt.labels.contrasts.mean_contrast` returns, where there is expression.
+        What :func:`spikgpt.scoring.contrasts.mean_contrast` returns, where there is expression.
     shifted
         What :func:`shift` returns.
     farther, rate
@@ -175,17 +175,17 @@ def judge(
     named |= {"own_markers": own, "other_markers": other}
     values = {name: float(value) for name, value in named.items() if value is not None}
     if reason := _reason_to_refuse(comparison, similarity, kept, shifted):
-        return Verdict(OTHER, reason, values)
+        return Compatibility(OTHER, reason, values)
     told = "too few cell types to compare"
     if correlation is not None:
         told = f"what sets its cell types apart correlates by {correlation:.2f} with what does in the reference"
     if own is not None:
         told = f"{told}; {_level(own)}"
     if shifted <= 0 or (farther is not None and farther <= FARTHER * rate):
-        return Verdict(LIKE, f"its cells lie about as near to the labels as the reference's own; {told}", values)
+        return Compatibility(LIKE, f"its cells lie about as near to the labels as the reference's own; {told}", values)
     if farther is None:
-        return Verdict(LIKE, f"too few of its cells share a label to tell another study; {told}", values)
-    return Verdict(STUDY, f"its cells lie farther from the labels than the reference's own; {told}", values)
+        return Compatibility(LIKE, f"too few of its cells share a label to tell another study; {told}", values)
+    return Compatibility(STUDY, f"its cells lie farther from the labels than the reference's own; {told}", values)
 
 
 def _level(own: float) -> str:
