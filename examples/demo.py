@@ -1,7 +1,4 @@
-"""Annotate real pancreas cells of donors that the reference never saw, by torch and by ONNX Runtime.
-
-python examples/demo.py
-"""
+"""Annotate real pancreas cells of new donors, by torch and by ONNX Runtime: ``python examples/demo.py``."""
 
 from __future__ import annotations
 
@@ -10,8 +7,11 @@ import sys
 import tempfile
 import time
 from pathlib import Path
+from typing import Any
 
-# Read by huggingface_hub when it is imported; the Hub on this machine has no xet storage.
+# The loopback Hub is a package of the tests.
+sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
+# huggingface_hub reads these variables when it is imported; the loopback Hub has no xet storage.
 os.environ["HF_HUB_DISABLE_XET"] = os.environ["HF_HUB_DISABLE_PROGRESS_BARS"] = "1"
 
 import anndata
@@ -24,12 +24,11 @@ from rich.table import Table
 from spikgpt import Annotation, Evaluation, SpikGPT
 from spikgpt.cells.reading import read_cells
 from spikgpt.engines.scgpt.source import open_scgpt
-from spikgpt.options import AnnotateKeywords
 from spikgpt.reference.hub import Hub
 from spikgpt.sharing import push
-from spikgpt.testing.hub import LoopbackHub
 from spikgpt.training.evaluation import evaluate
 from spikgpt.types import UNKNOWN
+from tests.hub_server import LoopbackHub
 
 # Acinar enzymes, then genes of duct cells.
 MARKERS = ("PRSS1", "CPA1", "CTRB2", "KRT19", "CFTR", "MMP7")
@@ -37,9 +36,9 @@ CELLS = Path(__file__).resolve().parents[1] / "tests" / "data" / "pancreas_baron
 
 
 def show(console: Console, evaluation: Evaluation) -> None:
-    """Print the figures of each type, and what it was mistaken for."""
+    """Print the correct cells of each type, and the types that its other cells were labelled as."""
     metrics = evaluation.metrics
-    table = Table("type", "cells", "right", "mistaken for")
+    table = Table("type", "cells", "correct", "mistaken for")
     for score, row in zip(metrics.per_label, _rows(evaluation), strict=True):
         mistakes = [f"{label} {count}" for label, count in row.items() if count and label != score.label]
         table.add_row(score.label, str(score.cells), str(row[score.label]), ", ".join(mistakes) or "-")
@@ -47,14 +46,14 @@ def show(console: Console, evaluation: Evaluation) -> None:
 
 
 def show_markers(console: Console, cells: AnnData, annotation: Annotation) -> None:
-    """Print what the ductal cells that are called acinar express, beside cells that nobody disputes."""
-    truth, called = cells.obs["cell_type"].astype(str).to_numpy(), annotation.best_labels
-    unseen = read_cells(CELLS.with_name("pancreas_baron_human3.h5ad"))
+    """Print marker genes of the ductal cells labelled acinar, beside cells with undisputed labels."""
+    truth, label = cells.obs["cell_type"].astype(str).to_numpy(), annotation.best_labels
+    human3 = read_cells(CELLS.with_name("pancreas_baron_human3.h5ad"))
     groups = {
-        "beta, called beta": cells[(truth == "beta") & (called == "beta")],
-        "ductal, called ductal": cells[(truth == "ductal") & (called == "ductal")],
-        "ductal, called acinar": cells[(truth == "ductal") & (called == "acinar")],
-        "acinar cells of the reference, human3": unseen[(unseen.obs["cell_type"] == "acinar").to_numpy()],
+        "beta, labelled beta": cells[(truth == "beta") & (label == "beta")],
+        "ductal, labelled ductal": cells[(truth == "ductal") & (label == "ductal")],
+        "ductal, labelled acinar": cells[(truth == "ductal") & (label == "acinar")],
+        "acinar cells of the reference, human3": human3[(human3.obs["cell_type"] == "acinar").to_numpy()],
     }
     table = Table("mean ln(1 + counts per 10,000)", "cells", *MARKERS)
     for name, group in groups.items():
@@ -72,7 +71,7 @@ def _rows(evaluation: Evaluation) -> list[dict[str, int]]:
 
 
 def annotate(console: Console, model: SpikGPT, cells: AnnData) -> Annotation:
-    """Label cells and hold the labels against the published ones."""
+    """Label cells and compare the labels with the published ones."""
     donors = ", ".join(cells.obs["donor"].unique())
     console.print(f"[bold]1. Annotate[/] {cells.n_obs} cells, donors {donors}: {model!r}")
     annotation = model.annotate(cells, progress=False)
@@ -81,46 +80,46 @@ def annotate(console: Console, model: SpikGPT, cells: AnnData) -> Annotation:
     show_markers(console, cells, annotation)
     show_accuracy(console, evaluation)
     console.print(
-        f"{100 * evaluation.known_unknown_fraction:.1f}% of the cells of known types were called {UNKNOWN}; "
-        f"share right, with these counted as errors, {evaluation.share_right:.4f}."
+        f"{100 * evaluation.known_unknown_fraction:.1f}% of the cells of known types became {UNKNOWN}; "
+        f"open-set accuracy, with these counted as errors, {evaluation.open_set_accuracy:.4f}."
     )
     return annotation
 
 
 def show_accuracy(console: Console, evaluation: Evaluation) -> None:
-    """Print the figures over all types."""
+    """Print accuracy and macro-F1."""
     metrics = evaluation.metrics
     console.print(f"Accuracy {metrics.accuracy:.4f}, macro-F1 {metrics.macro_f1:.4f} over {metrics.cells} cells.")
 
 
 def export_and_compare(console: Console, model: SpikGPT, cells: AnnData, by_torch: Annotation, folder: Path) -> bool:
-    """Export the reference, label the same cells by its graphs, and return whether the labels are the same."""
-    console.print("\n[bold]2. Export to ONNX[/], behind a gate: made-up cells, and the weights themselves.")
+    """Export the reference, label the same cells by its graphs, and return whether the labels are equal."""
+    console.print("\n[bold]2. Export to ONNX[/], with a parity check on made-up cells and on the weights.")
     for name, parity in model.export(folder, precisions=("fp32", "int8")).items():
         console.print(f"{name}, {parity}.")
-    console.print("\n[bold]3. Annotate again[/] by ONNX Runtime, without torch, straight from the file.")
+    console.print("\n[bold]3. Annotate again[/] by ONNX Runtime, without torch.")
     by_onnx = SpikGPT.from_pretrained(folder, engine="onnx").annotate(CELLS, progress=False)
     in_8_bits = SpikGPT.from_pretrained(folder, engine="onnx", precision="int8").annotate(CELLS, progress=False)
     console.print(f"Scaling {by_onnx.report.scaling}.")
     show_accuracy(console, evaluate(by_onnx, cells, "cell_type"))
     same, total = int((by_onnx.labels == by_torch.labels).sum()), len(by_torch.labels)
     difference = float(np.abs(by_onnx.probabilities - by_torch.probabilities).max())
-    console.print(f"{same} of {total} labels are the same; probabilities differ by at most {difference:.1e}.")
-    console.print(f"With 8-bit weights {int((in_8_bits.labels == by_torch.labels).sum())} are the same.")
+    console.print(f"{same} of {total} labels are equal; probabilities differ by at most {difference:.1e}.")
+    console.print(f"With 8-bit weights {int((in_8_bits.labels == by_torch.labels).sum())} are equal.")
     return same == total
 
 
 def train_on_scgpt(console: Console, donors: AnnData, cells: AnnData) -> None:
     """Train a reference on the embeddings of a small scGPT."""
-    console.print("\n[bold]4. The same with scGPT[/]: a small network in its format embeds the cells of both donors.")
+    console.print("\n[bold]4. Train on scGPT[/]: a small scGPT embeds the cells of both donors.")
     scgpt = open_scgpt(CELLS.with_name("scgpt_baron"))
     model = SpikGPT.train(donors, "cell_type", embedder=scgpt, name="pancreas on scGPT")
     show_accuracy(console, model.evaluate(cells, "cell_type", progress=False))
 
 
 def share(console: Console, cells: AnnData, expected: Annotation, exported: Path) -> bool:
-    """Push an exported reference and pull it again; return whether it gives the same probabilities."""
-    console.print("\n[bold]5. Share[/]: push the reference with its graphs to a Hub on this machine, pull it again.")
+    """Push an exported reference, pull it, and return whether its probabilities are equal."""
+    console.print("\n[bold]5. Share[/]: push the reference with its graphs to a Hub on this machine, and pull it.")
     cache = exported.with_name("cache")
     with LoopbackHub() as hub:
         pushed = push(exported, "me/pancreas", hub=Hub(hub.endpoint, cache_dir=cache))
@@ -137,25 +136,26 @@ def share(console: Console, cells: AnnData, expected: Annotation, exported: Path
 def leave_a_type_out(console: Console, donors: AnnData, cells: AnnData) -> None:
     """Train without a type and count how many of its cells are Unknown."""
     console.print(
-        "\n[bold]6. A type that the reference lacks[/]: trained again without alpha cells, shown the same cells."
+        "\n[bold]6. A type missing from the reference[/]: train without alpha cells, annotate the same cells."
     )
     lacking = SpikGPT.train(donors[donors.obs["cell_type"] != "alpha"].copy(), "cell_type", batch_key="donor")
-    rules: dict[str, AnnotateKeywords] = {
+    rules: dict[str, dict[str, Any]] = {
         "by default": {},
         "by the paper's 0.95": {"threshold": 0.95},
         "never": {"unknown_rate": 0},
     }
     for rule, keywords in rules.items():
-        found = lacking.evaluate(cells, "cell_type", **keywords)
+        evaluation = lacking.evaluate(cells, "cell_type", **keywords)
         console.print(
-            f"{UNKNOWN} {rule}: {100 * (found.unseen_unknown_fraction or 0):.1f}% of the "
-            f"{sum(found.unseen_labels.values())} unseen cells, {100 * found.known_unknown_fraction:.1f}% of the "
-            f"others; share right {found.share_right:.3f}, AUROC {found.auroc_unknown:.3f}."
+            f"{UNKNOWN} {rule}: {100 * (evaluation.unseen_unknown_fraction or 0):.1f}% of the "
+            f"{sum(evaluation.unseen_labels.values())} unseen cells, "
+            f"{100 * evaluation.known_unknown_fraction:.1f}% of the others; "
+            f"open-set accuracy {evaluation.open_set_accuracy:.3f}, AUROC {evaluation.auroc_unknown:.3f}."
         )
 
 
 def main() -> int:
-    """Run the demo; exit code 1 when the two engines disagree."""
+    """Run the demo; exit code 1 when the engines disagree."""
     started = time.perf_counter()
     console = Console(highlight=False)
     model, cells = SpikGPT.from_pretrained("pancreas", engine="torch"), read_cells(CELLS)
@@ -168,7 +168,7 @@ def main() -> int:
         train_on_scgpt(console, donors, cells)
         equal = share(console, cells, annotation, exported)
         leave_a_type_out(console, donors, cells)
-    console.print(f"\nAll of it took {time.perf_counter() - started:.0f} s.")
+    console.print(f"\nThe demo took {time.perf_counter() - started:.0f} s.")
     return 0 if same and equal else 1
 
 

@@ -1,6 +1,6 @@
 """Train the small scGPT of the tests and the demo: ``python hub_cards/pretrain_scgpt.py --out FOLDER``.
 
-It sees the donors human1 and human3 of Baron et al., as the shipped reference does, and no others.
+The training cells are those of the shipped reference: donors human1 and human3 of Baron et al.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ def main() -> None:
     parser.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu")
     options = parser.parse_args()
     console = Console()
-    # One thread gives the same weights again; sums on several depend on how many there are.
+    # One thread gives reproducible weights: the order of sums depends on the number of threads.
     torch.set_num_threads(1)
     cells = anndata.concat([read_cells(DATA / f"pancreas_baron_{donor}.h5ad") for donor in ("human1", "human3")])
     checkpoint = pretrain(

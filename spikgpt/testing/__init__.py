@@ -1,1 +1,1 @@
-"""Helpers to try and to test SpikGPT with."""
+"""Deprecated place of the Hub server, which is in ``tests/hub_server`` of the repository."""

@@ -1,37 +1,29 @@
-"""A small Hugging Face Hub on this machine, to try push and pull without an account: ``python -m spikgpt.testing.hub``.
-
-Repositories are kept in memory, or in a folder. Tests start it as :class:`LoopbackHub` and can make it fail.
-"""
+"""Deprecated name of ``tests.hub_server``, the Hub server of a clone of the repository."""
 
 from __future__ import annotations
 
-import argparse
-import sys
-import threading
-from pathlib import Path
+import importlib
+from typing import Any
 
-from spikgpt.testing.server import Fault, LoopbackHub
-
-__all__ = ["Fault", "LoopbackHub"]
+from spikgpt.errors import ConfigError, warn
 
 
-def main() -> None:
-    """Serve until interrupted."""
-    parser = argparse.ArgumentParser(description="Serve a small Hugging Face Hub on this machine.")
-    parser.add_argument("--port", type=int, default=8765)
-    parser.add_argument("--folder", type=Path, help="keep repositories here; by default they are gone at the end")
-    options = parser.parse_args()
-    with LoopbackHub(folder=options.folder, port=options.port) as hub:
-        sys.stdout.write(
-            f"A Hub at {hub.endpoint}. In another terminal, before anything else:\n\n"
-            f"export HF_ENDPOINT={hub.endpoint} HF_HUB_DISABLE_XET=1\n\nStop it with Ctrl-C.\n"
+def __getattr__(name: str) -> Any:
+    """Return a member of ``tests.hub_server``, with a warning.
+
+    Raises
+    ------
+    ConfigError
+        When the package does not run from a clone of the repository.
+    """
+    if name.startswith("__"):
+        raise AttributeError(name)
+    try:
+        server = importlib.import_module("tests.hub_server")
+    except ImportError:
+        msg = (
+            "The Hub server is not part of the package. Run it in a clone of the repository: python -m tests.hub_server"
         )
-        sys.stdout.flush()
-        try:
-            threading.Event().wait()
-        except KeyboardInterrupt:
-            sys.stdout.write("Stopped.\n")
-
-
-if __name__ == "__main__":
-    main()
+        raise ConfigError(msg) from None
+    warn("spikgpt.testing.hub is now called tests.hub_server.", category=DeprecationWarning)
+    return getattr(server, name)

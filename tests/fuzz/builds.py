@@ -19,11 +19,11 @@ from pathlib import Path
 
 import pandas as pd
 
-from hub_cards.mirror import pancreas
-from spikgpt.building.steps import STEPS
-from spikgpt.testing.hub import Fault, LoopbackHub
+from spikgpt_recipes.steps import STEPS
 from tests.fuzz.kills import CELLS, spikgpt
-from tests.sources.conftest import FileServer
+from tests.hub_server import Fault, LoopbackHub
+from tests.mirror import pancreas
+from tests.spikgpt_recipes.file_server import FileServer
 
 REPOSITORY = "me/islets"
 # Seconds that the Hub takes to answer an upload and a commit, so that there is time to kill who waits for it.
@@ -128,7 +128,7 @@ def killed(place: Place, server: FileServer) -> None:
         say(
             f"killed after {seconds:.1f} s, when {point}: {skipped(place)} unchanged, {state}, {there} files on the Hub"
         )
-    place.hub.forgive()
+    place.hub.clear_faults()
     say(f"left alone at last: done after {place.finish():.1f} s, {skipped(place)} unchanged, {sent(place)} was sent")
     say(f"the archive was asked for from {', '.join(wanted or 'its start' for _, wanted in server.asked)}")
 

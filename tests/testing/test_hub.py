@@ -1,25 +1,13 @@
-"""The Hub on this machine, started as its documentation says."""
+"""The old name of the Hub server still works in a clone, with a warning."""
 
 from __future__ import annotations
 
-import os
-import signal
-import subprocess
-import sys
-from pathlib import Path
+import pytest
 
-from huggingface_hub import HfApi
+from spikgpt.testing import hub
+from tests.hub_server import LoopbackHub
 
 
-def test_it_serves_from_the_command_line(tmp_path: Path) -> None:
-    command = [sys.executable, "-m", "spikgpt.testing.hub", "--port", "0", "--folder", str(tmp_path)]
-    with subprocess.Popen(command, stdout=subprocess.PIPE, text=True, env=os.environ) as process:
-        assert process.stdout is not None
-        endpoint = process.stdout.readline().removeprefix("A Hub at ").split(". ")[0]
-        shown = [process.stdout.readline() for _ in range(4)]
-        assert f"export HF_ENDPOINT={endpoint} HF_HUB_DISABLE_XET=1\n" in shown
-        HfApi(endpoint=endpoint, token=False).create_repo("me/model")
-        process.send_signal(signal.SIGINT)
-        assert process.stdout.read().endswith("Stopped.\n")
-    assert process.returncode == 0
-    assert (tmp_path / "hub.json").is_file()
+def test_the_old_name_of_the_hub_server_warns() -> None:
+    with pytest.warns(DeprecationWarning, match="tests.hub_server"):
+        assert hub.LoopbackHub is LoopbackHub

@@ -1,0 +1,1 @@
+"""Build references from the files that studies published: recipes, readers of their files, and the build steps."""

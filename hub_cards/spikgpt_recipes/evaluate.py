@@ -1,0 +1,143 @@
+"""Evaluation of a reference on query studies, and on labels that are left out, as in the paper."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+
+from spikgpt.cells.expression import Cells
+from spikgpt.cells.obs import counted, labels_of
+from spikgpt.cells.reading import open_cells
+from spikgpt.engines.opening import torch_engine
+from spikgpt.options import AnnotateOptions, TrainOptions
+from spikgpt.pipeline import annotate
+from spikgpt.reference.files import Reference
+from spikgpt.reference.schema import LeftOutRecord, StudyRecord
+from spikgpt.scoring.annotation import Annotation
+from spikgpt.scoring.thresholds import PAPER_THRESHOLD
+from spikgpt.training.evaluation import evaluate
+from spikgpt.training.fit import OnEpoch
+from spikgpt.training.metrics import measure
+from spikgpt.training.train import train
+from spikgpt.types import Bools, Strings
+from spikgpt_recipes.recipe import LABEL
+
+# Most labels listed that unseen cells are mistaken for.
+MOST_MISTAKEN = 5
+
+
+@dataclass(frozen=True)
+class StudyEvaluation:
+    """Figures of a study, and the true and the best labels of the cells whose true label the reference has."""
+
+    record: StudyRecord
+    truth: Strings
+    best: Strings
+
+
+def evaluate_study(reference: Reference, study: str, path: Path) -> StudyEvaluation:
+    """Annotate a prepared study and compare the labels with its own.
+
+    Raises
+    ------
+    LabelsError
+        When the reference has none of its labels.
+    """
+    with open_cells(path) as cells:
+        annotation = _annotate(reference, cells)
+        result = evaluate(annotation, cells, LABEL)
+        truth = labels_of(cells, LABEL)[0]
+    known = np.isin(truth, annotation.label_names)
+    record = StudyRecord(
+        study=study,
+        cells=result.metrics.cells,
+        accuracy=result.metrics.accuracy,
+        macro_f1=result.metrics.macro_f1,
+        share_right=result.open_set_accuracy,
+        known_unknown=result.known_unknown_fraction,
+        known_unknown_by_paper=float(_rejected_by_paper(annotation)[known].mean()),
+        unseen_labels=result.unseen_labels,
+    )
+    return StudyEvaluation(record, truth[known], annotation.best_labels[known])
+
+
+def pool_studies(evaluations: list[StudyEvaluation]) -> StudyRecord:
+    """Return the figures over the cells of all studies."""
+    records = [evaluation.record for evaluation in evaluations]
+    best = np.concatenate([evaluation.best for evaluation in evaluations])
+    agreement = measure(np.concatenate([evaluation.truth for evaluation in evaluations]), best)
+    cells = [record.cells for record in records]
+
+    def mean(name: str) -> float:
+        return float(np.average([getattr(record, name) for record in records], weights=cells))
+
+    return StudyRecord(
+        study="all of them",
+        cells=sum(cells),
+        accuracy=agreement.accuracy,
+        macro_f1=agreement.macro_f1,
+        share_right=mean("share_right"),
+        known_unknown=mean("known_unknown"),
+        known_unknown_by_paper=mean("known_unknown_by_paper"),
+    )
+
+
+def leave_label_out(
+    label: str,
+    reference: Path,
+    queries: Mapping[str, Path],
+    options: TrainOptions,
+    on_epoch: OnEpoch | None = None,
+) -> list[LeftOutRecord]:
+    """Train a reference without a label, and evaluate it on the studies with cells of the label.
+
+    Parameters
+    ----------
+    reference
+        Prepared cells to train on.
+    queries
+        Prepared studies by name.
+    """
+    with open_cells(reference) as cells:
+        known = labels_of(cells, LABEL)[0] != label
+        trained = train(cells[known], LABEL, options=options, on_epoch=on_epoch)
+    records = []
+    for study, path in queries.items():
+        with open_cells(path) as cells:
+            truth = labels_of(cells, LABEL)[0]
+            if (truth == label).any() and np.isin(truth, trained.labels.names).any():
+                records.append(evaluate_left_out(label, study, trained, cells))
+    return records
+
+
+def evaluate_left_out(label: str, study: str, reference: Reference, cells: Cells) -> LeftOutRecord:
+    """Return the figures of a study that has a label which the reference lacks."""
+    annotation = _annotate(reference, cells)
+    result, truth = evaluate(annotation, cells, LABEL), labels_of(cells, LABEL)[0]
+    unseen, known = truth == label, np.isin(truth, reference.labels.names)
+    by_paper = _rejected_by_paper(annotation)
+    mistaken = counted(annotation.best_labels[unseen])
+    return LeftOutRecord(
+        label=label,
+        study=study,
+        unseen_cells=int(unseen.sum()),
+        known_cells=int(known.sum()),
+        unseen_unknown=float(annotation.rejected[unseen].mean()),
+        known_unknown=result.known_unknown_fraction,
+        unseen_unknown_by_paper=float(by_paper[unseen].mean()),
+        known_unknown_by_paper=float(by_paper[known].mean()),
+        auroc=float(result.auroc_unknown or 0.0),
+        mistaken_for=dict(list(mistaken.items())[:MOST_MISTAKEN]),
+    )
+
+
+def _annotate(reference: Reference, cells: Cells) -> Annotation:
+    return annotate(reference, torch_engine(reference), cells, AnnotateOptions(progress=False))
+
+
+def _rejected_by_paper(annotation: Annotation) -> Bools:
+    """Return whether each cell is Unknown by the paper's threshold, shape (n,)."""
+    return np.asarray(annotation.confidence.astype(np.float32) < PAPER_THRESHOLD)

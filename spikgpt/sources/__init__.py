@@ -1,1 +1,0 @@
-"""Cells from the files that studies publish: described, downloaded and read."""

@@ -1,0 +1,183 @@
+"""Write cells in the file layouts of their studies, for ``spikgpt build --mirror``.
+
+python -m tests.mirror pancreas MIRROR              real cells of this repository
+python -m tests.mirror lung MIRROR --cells 2000     made-up cells: build with --synthetic
+"""
+
+from __future__ import annotations
+
+import argparse
+import gzip
+import io
+import sys
+import tarfile
+from collections.abc import Iterator
+from importlib.resources import files
+from pathlib import Path
+from typing import Any
+
+import anndata
+import numpy as np
+import pandas as pd
+from anndata import AnnData
+from scipy import sparse
+
+from spikgpt.cells.reading import read_cells
+from spikgpt_recipes.prepare import write_cells
+from spikgpt_recipes.recipe import find_recipe, read_recipe
+
+DATA = Path(__file__).resolve().parent / "data"
+BARON = ("pancreas_baron_human1", "pancreas_baron_human2_human4", "pancreas_baron_human3")
+CHUNK = 4096
+
+
+def pancreas(folder: Path, cells: AnnData | None = None) -> Path:
+    """Write GSE84133_RAW.tar, with a table for each donor: cells in rows; barcode, cluster and counts in columns."""
+    adata = cells if cells is not None else anndata.concat([read_cells(DATA / f"{name}.h5ad") for name in BARON])
+    path = folder / "GSE84133" / "GSE84133_RAW.tar"
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with tarfile.open(path, "w") as tar:
+        for number, donor in enumerate(sorted(adata.obs["donor"].unique())):
+            cells = adata[adata.obs["donor"] == donor]
+            rows = sparse.csr_matrix(cells.X)
+            lines = [",".join(['""', "barcode", "assigned_cluster", *cells.var_names])]
+            for row, (name, label) in enumerate(zip(cells.obs_names, cells.obs["cell_type"], strict=True)):
+                values = rows[row].toarray().ravel().astype(int).tolist()
+                lines.append(",".join([f'"{name}"', f"BC{row:06}", str(label), *map(str, values)]))
+            add_file(tar, f"GSM{2230757 + number}_{donor}_umifm_counts.csv.gz", gzip_lines(lines))
+    return path
+
+
+def gzip_lines(lines: list[str]) -> bytes:
+    """Return lines as a gzip file without a time stamp."""
+    return gzip.compress(("\n".join(lines) + "\n").encode(), compresslevel=1, mtime=0)
+
+
+def add_file(tar: tarfile.TarFile, name: str, content: bytes) -> None:
+    """Add a file to an archive."""
+    info = tarfile.TarInfo(name)
+    info.size = len(content)
+    tar.addfile(info, io.BytesIO(content))
+
+
+class SyntheticCells:
+    """Made-up cells: each label has its own marker genes."""
+
+    def __init__(self, labels: list[str], genes: int, *, density: float = 0.05, seed: int = 0) -> None:
+        self.labels, self.density = labels, density
+        table = gzip.decompress((files("spikgpt") / "resources" / "human_genes.tsv.gz").read_bytes())
+        rows = [line.split("\t") for line in table.decode().splitlines()[:genes]]
+        self.symbols = [symbol for _, symbol in rows]
+        self.ids = [f"ENSG{int(number):011}" for number, _ in rows]
+        self.random = np.random.default_rng(seed)
+        means = self.random.lognormal(0, 1, genes)
+        markers = [self.random.choice(genes, max(5, genes // 50), replace=False) for _ in labels]
+        profiles = np.tile(means, (len(labels), 1))
+        for profile, columns in zip(profiles, markers, strict=True):
+            profile[columns] *= 4
+        self._cumulative = np.cumsum(profiles / profiles.sum(axis=1, keepdims=True), axis=1)
+
+    def cells(self, size: int) -> tuple[sparse.csr_matrix, list[str]]:
+        """Return counts, shape (size, genes), and labels."""
+        genes = self._cumulative.shape[1]
+        index = self.random.integers(len(self.labels), size=size)
+        depth = max(20, round(1.6 * self.density * genes))
+        columns = np.empty((size, depth), dtype=np.int32)
+        for label in np.unique(index):
+            rows = np.flatnonzero(index == label)
+            columns[rows] = np.searchsorted(self._cumulative[label], self.random.random((len(rows), depth)))
+        # Real cells lie between labels. Without mixing, every probability would be 1.
+        other, share = self.random.integers(len(self.labels), size=size), self.random.uniform(0, 0.5, size)
+        for label in np.unique(other):
+            rows = np.flatnonzero(other == label)
+            drawn = np.searchsorted(self._cumulative[label], self.random.random((len(rows), depth)))
+            columns[rows] = np.where(self.random.random(drawn.shape) < share[rows, None], drawn, columns[rows])
+        columns = np.minimum(columns, genes - 1)
+        starts = np.arange(0, size * depth + 1, depth)
+        counts = sparse.csr_matrix((np.ones(size * depth, np.float32), columns.ravel(), starts), shape=(size, genes))
+        counts.sum_duplicates()
+        return counts, [self.labels[label] for label in index]
+
+
+def lung(folder: Path, cells: int = 2000, genes: int = 2000) -> Path:
+    """Write made-up cells in the layout of the Human Lung Cell Atlas core."""
+    recipe = read_recipe(find_recipe("lung"))
+    reference, query = recipe.sources
+    # About 60 cells of each label; few cells get few labels.
+    labels = list(reference.labels)[:: max(1, 60 * len(reference.labels) // cells)]
+    synthetic = SyntheticCells(labels, genes)
+    studies = [*reference.keep["part"], *query.keep["part"], "Barbry_Leroy_2020"]
+    path = folder / "HLCA-core" / "hlca_core.h5ad"
+    path.parent.mkdir(parents=True, exist_ok=True)
+
+    def parts() -> Iterator[tuple[sparse.csr_matrix, pd.DataFrame]]:
+        for start in range(0, cells, CHUNK):
+            counts, names = synthetic.cells(min(CHUNK, cells - start))
+            index = np.arange(start, start + len(names))
+            # A tenth of the cells is of each of the last two studies; the others take turns.
+            study = np.where(index % 10 == 8, 6, np.where(index % 10 == 9, 7, index % 6))
+            donors = [f"{studies[number]}_{cell % 3}" for cell, number in zip(index // 10, study, strict=True)]
+            obs = {"ann_finest_level": names, "donor_id": donors, "study": [studies[number] for number in study]}
+            yield counts, pd.DataFrame(obs, index=[f"synthetic_{cell}" for cell in index])
+
+    write_cells(path, parts(), pd.DataFrame({"feature_name": synthetic.symbols}, index=synthetic.ids))
+    return path
+
+
+def retina(folder: Path, cells: int = 1400, genes: int = 1000) -> Path:
+    """Write made-up cells in the layouts of GSE148077 and GSE130636."""
+    clusters = ["Rod", "mlCone", "DB1", "Gaba1", "H1", "MG_ON", "Muller", "Astrocytes", "MicroGlia", "Endothelium"]
+    query_clusters = ["1", "3", "5", "8B", "8A", "7", "13", "14", "12", "11"]
+    synthetic = SyntheticCells(clusters, genes, density=0.1)
+    reference = folder / "GSE148077"
+    reference.mkdir(parents=True, exist_ok=True)
+    annotation = ["NAME,Cluster", "TYPE,group"]
+    libraries = ["H1CD73dpS1", "H2Fovea1S1", "H3CD90S1", "H4FoveaS1", "H5FoveaS1", "H9FoveaS1", "H11FoveaS1"]
+    for library in libraries:
+        counts, labels = synthetic.cells(cells // len(libraries))
+        names = [f"{library}_SYNTHETIC{row:05}-1" for row in range(len(labels))]
+        annotation += [f"{name},{label}" for name, label in zip(names, labels, strict=True)]
+        lines = [",".join(['""', *(f'"{name}"' for name in names)])]
+        lines += _rows(sparse.csr_matrix(counts.T), synthetic.symbols, ",")
+        donor = library[: 2 + library[1:3].isdigit()]
+        (reference / f"GSE148077_count_mat_donor_{donor}.csv.gz").write_bytes(gzip_lines(lines))
+    (reference / "Human_retina_combined_all_meta.csv").write_text("\n".join(annotation) + "\n")
+    path = folder / "GSE130636" / "GSE130636_RAW.tar"
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with tarfile.open(path, "w") as tar:
+        for number, sample in enumerate(
+            f"{region}_donor_{donor}" for region in ("fovea", "peripheral") for donor in (1, 2, 3)
+        ):
+            counts, labels = synthetic.cells(max(30, cells // 20))
+            logs = counts.toarray().astype(float)
+            logs = np.log1p(logs / logs.sum(axis=1, keepdims=True) * 1e4)
+            lines = ["\t".join(["barcode", "cluster_label", *synthetic.symbols])]
+            for row, label in enumerate(labels):
+                values = (f"{value:.5g}" for value in logs[row].tolist())
+                lines.append("\t".join([f"SYNTHETIC{row:05}-1", query_clusters[clusters.index(label)], *values]))
+            add_file(tar, f"GSM{3745992 + number}_{sample}_expression.tsv.gz", gzip_lines(lines))
+    return path
+
+
+def _rows(values: Any, names: list[str], delimiter: str) -> Iterator[str]:
+    for name, row in zip(names, values.toarray().astype(int).tolist(), strict=True):
+        yield delimiter.join([f'"{name}"', *map(str, row)])
+
+
+def main() -> None:
+    """Write a mirror."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("name", choices=("pancreas", "lung", "retina"))
+    parser.add_argument("mirror", type=Path)
+    parser.add_argument("--cells", type=int, default=2000, help="made-up cells of lung and retina")
+    parser.add_argument("--genes", type=int, default=2000, help="genes of the made-up cells")
+    options = parser.parse_args()
+    if options.name == "pancreas":
+        path = pancreas(options.mirror)
+    else:
+        path = {"lung": lung, "retina": retina}[options.name](options.mirror, options.cells, options.genes)
+    sys.stdout.write(f"Wrote {path}\n")
+
+
+if __name__ == "__main__":
+    main()

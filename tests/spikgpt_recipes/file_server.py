@@ -1,0 +1,86 @@
+"""A server of files on this machine that can fail as the real ones do."""
+
+from __future__ import annotations
+
+import re
+import threading
+import time
+from contextlib import suppress
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from types import TracebackType
+from typing import Any
+
+
+class FileServer:
+    """Files by path, what clients asked for, and what goes wrong with the next requests, in order.
+
+    A fault is a status; ``cut``, half of what was asked for and a closed connection; ``short``, half of it, said to be
+    the whole; ``slow``, half of it, then a byte at a time; ``whole``, everything whatever part was asked for;
+    ``other``, another part; ``page``, a web page by its header; ``late``, the rest of the present version whatever was
+    asked for; ``unsized``, no length; or ``to URL``, a redirect.
+    """
+
+    def __init__(self) -> None:
+        self.files: dict[str, bytes] = {}
+        self.faults: list[int | str] = []
+        self.asked: list[tuple[str, str]] = []
+        self.version = '"1"'
+        self._server = ThreadingHTTPServer(("127.0.0.1", 0), type("Handler", (_Handler,), {"files": self}))
+        self._server.daemon_threads = True
+
+    @property
+    def url(self) -> str:
+        return f"http://127.0.0.1:{self._server.server_port}"
+
+    def __enter__(self) -> FileServer:
+        threading.Thread(target=self._server.serve_forever, kwargs={"poll_interval": 0.02}, daemon=True).start()
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, _: TracebackType | None) -> None:
+        self._server.shutdown()
+        self._server.server_close()
+
+
+class _Handler(BaseHTTPRequestHandler):
+    files: FileServer
+
+    def log_message(self, *_: Any) -> None:
+        """Stay quiet."""
+
+    def do_GET(self) -> None:
+        server, wanted = self.files, self.headers.get("Range", "")
+        server.asked.append((self.path, wanted))
+        fault = server.faults.pop(0) if server.faults else ""
+        content = server.files.get(self.path)
+        if isinstance(fault, int) or content is None:
+            self.send_error(fault if isinstance(fault, int) else 404)
+            return
+        if str(fault).startswith("to "):
+            self.send_response(302)
+            self.send_header("Location", str(fault).removeprefix("to "))
+            self.end_headers()
+            return
+        match = re.fullmatch(r"bytes=(\d+)-", wanted)
+        same = fault == "late" or self.headers.get("If-Range", server.version) == server.version
+        start = int(match[1]) if match and same else 0
+        start = 0 if fault == "whole" else start
+        if start >= len(content) and start:
+            self.send_error(416)
+            return
+        body = content[start:]
+        said = start + 1 if fault == "other" else start
+        self.send_response(206 if start else 200)
+        if start:
+            self.send_header("Content-Range", f"bytes {said}-{len(content) - 1}/{len(content)}")
+        if fault != "unsized":
+            self.send_header("Content-Length", str(len(body) // 2 if fault == "short" else len(body)))
+        self.send_header("Content-Type", "text/html; charset=utf-8" if fault == "page" else "application/x-gzip")
+        if server.version:
+            self.send_header("Last-Modified" if server.version.startswith("Mon") else "ETag", server.version)
+        self.end_headers()
+        half = len(body) // 2
+        with suppress(ConnectionError):  # nobody waits any more
+            self.wfile.write(body[:half] if fault in ("cut", "short", "slow") else body)
+            for place in range(half, len(body) if fault == "slow" else half):
+                self.wfile.write(body[place : place + 1])
+                time.sleep(0.02)

@@ -1,0 +1,133 @@
+"""Tables are read as they are written, and what is wrong in one is told with its line."""
+
+from __future__ import annotations
+
+import tracemalloc
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+import pytest
+
+from spikgpt.errors import DataError
+from spikgpt_recipes.layouts import Csv
+from spikgpt_recipes.readers import text_table
+from spikgpt_recipes.readers.bounded import BoundedFile
+from spikgpt_recipes.readers.text_table import CellChunk, read_text_table
+
+ROWS = b"cell,kind,A,B,C\none,x,0,1,20\ntwo,y,300,0,0\n"
+COLUMNS = b"gene,one,two\nA,0,300\nB,1,0\nC,20,0\n"
+EXPECTED = [[0, 1, 20], [300, 0, 0]]
+
+
+def read(content: bytes, folder: Path, size: int = 10, **layout: Any) -> list[CellChunk]:
+    path = folder / "table.csv"
+    path.write_bytes(content)
+    return list(read_text_table(BoundedFile.from_path(path), Csv(**layout), size))
+
+
+@pytest.mark.parametrize(
+    "content",
+    [
+        ROWS,
+        ROWS.replace(b"\n", b"\r\n"),
+        ROWS.strip(),
+        ROWS.replace(b"cell,", b""),
+        ROWS.replace(b"cell", b'""').replace(b"one", b'"one"').replace(b",1,", b',"1",'),
+        ROWS.replace(b"300", b"3e2").replace(b",1,", b",1.0,").replace(b"20", b" 020"),
+    ],
+)
+def test_cells_in_rows(content: bytes, tmp_path: Path) -> None:
+    layout: dict[str, Any] = {"cells": "rows", "names": 2, "obs": {"type": "kind"}}
+    (found,) = read(content, tmp_path, **layout)
+    np.testing.assert_array_equal(found.values.toarray(), EXPECTED)
+    assert (found.names, list(found.var.index), found.obs) == (["one", "two"], ["A", "B", "C"], {"type": ["x", "y"]})
+    assert [part.names for part in read(content, tmp_path, 1, **layout)] == [["one"], ["two"]]
+
+
+@pytest.mark.parametrize("content", [COLUMNS, COLUMNS.replace(b"gene,", b""), COLUMNS.replace(b",", b"\t")])
+def test_cells_in_columns(content: bytes, tmp_path: Path) -> None:
+    delimiter = "\t" if b"\t" in content else ","
+    for size in (1, 2, 10):
+        parts = read(content, tmp_path, size, cells="columns", delimiter=delimiter)
+        np.testing.assert_array_equal(np.vstack([part.values.toarray() for part in parts]), EXPECTED)
+        assert [name for part in parts for name in part.names] == ["one", "two"]
+        assert all(list(part.var.index) == ["A", "B", "C"] for part in parts)
+
+
+def test_names_may_hold_the_delimiter(tmp_path: Path) -> None:
+    (found,) = read(b'cell,A,B\n"one, two",1,2\n', tmp_path, cells="rows")
+    assert found.names == ["one, two"]
+    np.testing.assert_array_equal(found.values.toarray(), [[1, 2]])
+
+
+@pytest.mark.parametrize(("block", "expected"), [(0, [[1, 0], [2, 5]]), (1, [[3, 0], [0, 6]])])
+def test_values_side_by_side(block: int, expected: list[list[int]], tmp_path: Path) -> None:
+    content = b"#samples\tone\ttwo\nA\tx\t1\t2\t3\t0\nB\ty\t0\t5\t0\t6\n"
+    layout: dict[str, Any] = {"cells": "columns", "delimiter": "\t", "names": 2, "blocks": 2, "block": block}
+    (found,) = read(content, tmp_path, **layout)
+    np.testing.assert_array_equal(found.values.toarray(), expected)
+
+
+def test_numbers_are_those_that_pandas_reads(tmp_path: Path) -> None:
+    random = np.random.default_rng(0)
+    table = pd.DataFrame(random.gamma(0.3, 100, (30, 40)).round(3) * (random.random((30, 40)) < 0.3))
+    table.iloc[:, :20] = table.iloc[:, :20].round()
+    table.iloc[0, :5] = [12345678.0, 1e7, 1e-7, 9999999.0, 0.0]
+    table.to_csv(tmp_path / "table.csv")
+    (found,) = read((tmp_path / "table.csv").read_bytes(), tmp_path, 100, cells="rows", values="linear")
+    np.testing.assert_array_equal(found.values.toarray(), table.to_numpy().astype(np.float32))
+
+
+@pytest.mark.parametrize(
+    ("content", "layout", "message"),
+    [
+        (ROWS, {}, "line 2, holds 'x' for 'kind'; expected a whole number, not negative"),
+        (ROWS, {"names": 2, "delimiter": "\t"}, "line 1, is 'cell,kind,A,B,C'; expected columns with '\\\\t' between"),
+        (ROWS, {"names": 2, "obs": {"a": "b"}}, "line 1, has no column 'b' before the values; it has 'cell', 'kind'."),
+        (ROWS, {"names": 1, "obs": {"a": "kind"}}, "line 1, has no column 'kind' before the values; it has 'cell'."),
+        (ROWS[:-3], {"names": 2}, "line 3, has 4 columns; expected 5"),
+        (ROWS + b"three,z,1,2,3,4\n", {"names": 2}, "line 4, has 6 columns; expected 5"),
+        (ROWS + b"three\n", {"names": 2}, "line 4, has 1 columns; expected 2 names and the values"),
+        (ROWS + b"one,z,1,2,3\n", {"names": 2}, "line 4, repeats the cell 'one' of line 2; name each once"),
+        (ROWS.replace(b",1,", b",-1,"), {"names": 2}, "line 2, holds '-1' for 'B'; expected a whole number"),
+        (ROWS.replace(b",1,", b",NA,"), {"names": 2}, "line 2, holds 'NA' for 'B'"),
+        (ROWS.replace(b",1,", b",,"), {"names": 2}, "line 2, holds '' for 'B'"),
+        (ROWS.replace(b",1,", b",inf,"), {"names": 2}, "line 2, holds 'inf' for 'B'"),
+        (ROWS.replace(b",1,", b",1_0,"), {"names": 2}, "line 2, holds '1_0' for 'B'"),
+        (
+            ROWS.replace(b",1,", b",1.5,"),
+            {"names": 2},
+            "line 2, holds '1.5' for 'B'; expected a whole number",
+        ),
+        (ROWS, {"names": 2, "values": "log"}, "line 3, holds '300' for 'A'; expected a logarithm of at most 25"),
+        (b"cell,A\none,1,2,3\n", {}, "line 2, holds 3 values in 1 blocks, and the header has 2 columns; expected as"),
+        (b"cell,A,B,C\none,1,2,3\n", {"blocks": 2}, "line 2, holds 3 values in 2 blocks"),
+        (b"cell,A,B\n", {}, "line 1, is the last one; expected values below the header"),
+        (b"cell\r,A\none,1\n", {}, "line 1, is no line of a table (new-line character seen in unquoted field"),
+        (b"", {}, "line 1, is ''; expected columns with ',' between them"),
+        (b"<!DOCTYPE html>\n<html>\n", {}, "line 1, is '<!DOCTYPE html>'; expected columns"),
+        (COLUMNS.replace(b"two", b"one"), {"cells": "columns"}, "line 1, repeats the cell 'one'"),
+    ],
+)
+def test_what_is_wrong_is_told_with_its_line(
+    content: bytes, layout: dict[str, Any], message: str, tmp_path: Path
+) -> None:
+    with pytest.raises(DataError) as caught:
+        read(content, tmp_path, **{"cells": "rows"} | layout)
+    assert f"{tmp_path / 'table.csv'}, {message.encode().decode('unicode_escape')}" in str(caught.value)
+
+
+def test_memory_is_that_of_a_part(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(text_table, "BATCH", 10_000)
+    row = ",".join(["0"] * 19 + ["1"])
+    lines = [",".join(["cell", *(f"g{place}" for place in range(2000))])]
+    lines += [f"c{place},{','.join([row] * 100)}" for place in range(600)]
+    (tmp_path / "table.csv").write_text("\n".join(lines))
+    item, layout = BoundedFile.from_path(tmp_path / "table.csv"), Csv(cells="rows")
+    tracemalloc.start()
+    assert sum(part.values.nnz for part in read_text_table(item, layout, 30)) == 600 * 100
+    peak = tracemalloc.get_traced_memory()[1]
+    tracemalloc.stop()
+    assert peak < 1_000_000  # the file has 2.4 MB, and the values as floats 4.8

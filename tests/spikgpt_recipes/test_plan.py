@@ -1,0 +1,53 @@
+"""Which cells are built from."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+
+from spikgpt.errors import ConfigError
+from spikgpt_recipes.plan import BuildPlan, plan_build
+from spikgpt_recipes.recipe import find_recipe, read_recipe
+
+
+def plan(**options: Any) -> BuildPlan:
+    return plan_build(read_recipe(find_recipe("pancreas")), **options)
+
+
+def studies(found: BuildPlan) -> tuple[list[str], list[str], tuple[str, ...]]:
+    reference, query = ([one.name for one in role] for role in (found.reference, found.query))
+    return reference, query, found.missing
+
+
+def test_all_studies_are_used_by_their_roles() -> None:
+    assert studies(plan()) == (["Baron", "Muraro"], ["Xin", "Segerstolpe", "Lawlor"], ())
+    assert [source.study for source in plan().studies] == ["Baron", "Muraro", "Xin", "Segerstolpe", "Lawlor"]
+
+
+def test_a_build_may_do_with_some_studies() -> None:
+    found = plan(only=["GSE84133", "Xin"])
+    assert studies(found) == (["Baron"], ["Xin"], ("Muraro", "Segerstolpe", "Lawlor"))
+
+
+def test_a_variant_takes_some_donors_and_asks_others() -> None:
+    found = plan(variant="shipped")
+    assert studies(found) == (["Baron"], ["Baron"], ())
+    assert found.reference[0].where == {"donor": ("human1", "human3")}
+    assert found.query[0].where == {"donor": ("human2", "human4")}
+    assert found.card == "shipped.md"
+    assert [source.study for source in found.studies] == ["Baron"]
+
+
+@pytest.mark.parametrize(
+    ("options", "said"),
+    [
+        ({"variant": "small"}, "no variant 'small'; it has shipped"),
+        ({"only": ["GSE1"]}, r"no study 'GSE1'; choose from Baron \(GSE84133\), Muraro"),
+        ({"only": ["Xin"]}, "No study of pancreas is left to train on; its reference studies are Baron, Muraro"),
+    ],
+    ids=str,
+)
+def test_what_cannot_be_built_is_refused(options: dict[str, Any], said: str) -> None:
+    with pytest.raises(ConfigError, match=said):
+        plan(**options)

@@ -1,0 +1,217 @@
+"""Shipped recipes are read in full, and mistakes in recipes are refused."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+import msgspec
+import pytest
+import yaml
+
+from spikgpt.cells.reading import read_cells
+from spikgpt.errors import ConfigError
+from spikgpt.scoring.ontology import ontology
+from spikgpt_recipes.recipe import FILE, BuildRecipe, find_recipe, read_card, read_recipe, recipe_folders
+from tests.conftest import DATA
+from tests.spikgpt_recipes.conftest import write_recipe
+
+NAMES = sorted(recipe_folders())
+# Reference cells, query cells, and accessions of each in the paper.
+PAPER = {
+    "lung": (309_287, 24_181, {"HLCA-core"}, {"HLCA-core"}),
+    "pancreas": (10_600, 4_218, {"GSE84133", "GSE85241"}, {"GSE81608", "E-MTAB-5061", "GSE86473"}),
+    "retina": (93_842, 6_061, {"GSE148077"}, {"GSE130636"}),
+}
+
+each_recipe = pytest.mark.parametrize("name", NAMES)
+
+
+def recipe_of(name: str) -> BuildRecipe:
+    return read_recipe(find_recipe(name))
+
+
+def changed(folder: Path, *pairs: tuple[str, str]) -> Path:
+    """Write the recipe of the pancreas with other words."""
+    original = find_recipe("pancreas")
+    text = (original / FILE).read_text()
+    for old, new in pairs:
+        assert old in text
+        text = text.replace(old, new, 1)
+    folder.mkdir(exist_ok=True)
+    (folder / FILE).write_text(text)
+    for card in original.glob("*.md"):
+        (folder / card.name).write_text(card.read_text())
+    return folder
+
+
+def test_the_three_tissues_have_recipes() -> None:
+    assert set(NAMES) == PAPER.keys()
+
+
+@each_recipe
+def test_a_recipe_asks_for_what_the_paper_does(name: str) -> None:
+    recipe = recipe_of(name)
+    found = {
+        role: {source.accession for source in recipe.sources if source.role == role} for role in ("reference", "query")
+    }
+    assert (recipe.cells.reference, recipe.cells.query, found["reference"], found["query"]) == PAPER[name]
+    assert recipe.name == name
+    assert recipe.left_out == (("alpha",) if name == "pancreas" else ())
+
+
+@each_recipe
+def test_no_field_of_a_recipe_is_passed_over(name: str) -> None:
+    stated = yaml.safe_load((find_recipe(name) / FILE).read_text())
+    # The recipe has every value of the file, and defaults for the others.
+    read = msgspec.to_builtins(recipe_of(name))
+
+    def within(one: object, other: object) -> None:
+        if isinstance(one, dict):
+            assert isinstance(other, dict)
+            for key, value in one.items():
+                within(value, other[key])
+        elif isinstance(one, list):
+            assert isinstance(other, list | tuple)
+            for value, found in zip(one, other, strict=True):
+                within(value, found)
+        else:
+            assert one == other
+
+    within(stated, read)
+
+
+@each_recipe
+def test_every_label_has_its_term_and_a_broader_one(name: str) -> None:
+    table = ontology()
+    for label in recipe_of(name).labels.values():
+        assert table.names[label.id] == label.term
+        assert table.names[label.broad] == label.broad_term
+        assert label.broad in table.above(label.id)
+
+
+@each_recipe
+def test_every_label_is_that_of_some_cells(name: str) -> None:
+    recipe = recipe_of(name)
+    named = {ours for source in recipe.sources for ours in (source.labels | source.patterns).values()}
+    assert named - {None} == set(recipe.labels)
+
+
+@each_recipe
+def test_what_is_not_verified_is_said(name: str) -> None:
+    recipe = recipe_of(name)
+    assert recipe.unverified
+    for source in recipe.sources:
+        # None of these files was at hand.
+        assert all(file.sha256 for file in source.files) or source.unverified
+        assert source.page
+        assert source.citation
+        assert source.licence
+
+
+@each_recipe
+def test_a_recipe_has_its_cards(name: str) -> None:
+    recipe = recipe_of(name)
+    for card in {recipe.card, *(variant.card for variant in recipe.variants.values())}:
+        assert read_card(find_recipe(name), card).startswith("## Intended use\n")
+
+
+def test_the_labels_of_the_real_cells_are_all_named() -> None:
+    (baron,) = (source for source in recipe_of("pancreas").sources if source.study == "Baron")
+    for path in DATA.glob("pancreas_baron_*.h5ad"):
+        obs = read_cells(path).obs
+        ids = recipe_of("pancreas").labels
+        for label, term in set(zip(obs["cell_type"], obs["cell_ontology_id"], strict=True)):
+            assert ids[str(baron.map_label(label))].id == term
+
+
+@pytest.mark.parametrize(
+    ("label", "name"),
+    [("Gaba12", "amacrine"), ("DB4a", "bipolar"), ("mlCone", "cone"), ("Rod", "rod"), ("MG_OFF", "ganglion")],
+)
+def test_patterns_name_labels(label: str, name: str) -> None:
+    yan, _ = recipe_of("retina").sources
+    assert yan.map_label(label) == name
+    with pytest.raises(KeyError):
+        yan.map_label("Surprise")
+
+
+@pytest.mark.parametrize(
+    ("old", "new", "said"),
+    [
+        ("licence: MIT", "license: MIT", "unknown field `license`"),
+        ("accession: GSE84133", "accesion: GSE84133", "unknown field `accesion`, in sources[0] (study Baron)"),
+        ("cells: 8569", "cells: many", "Expected `int | null`, got `str`, in sources[0].cells (study Baron)"),
+        ("role: query", "role: asked", "Invalid enum value 'asked', in sources[2].role (study Xin)"),
+        ("embedder: pca", "embedder: umap", "Invalid enum value 'umap', in embedder"),
+        ("format: tar", "format: rar", "Invalid value 'rar', in sources[0].files[0].reader.format (study Baron)"),
+        ("id: CL:0000171", "id: CL:171", "in labels"),
+        ("id: CL:0000171", "id: CL:0000169", "alpha has the id CL:0000169, which is 'type B pancreatic cell'"),
+        ("id: CL:0000171", "id: CL:9999999", "alpha has the id CL:9999999, which is no term in the Cell Ontology"),
+        ("broad: CL:0008024, broad_term: pancreatic endocrine", "broad: CL:0000115, broad_term: endothelial",
+         "alpha has the broad CL:0000115, which is not above CL:0000171"),
+        ("beta: beta", "beta: bêta", "Baron maps 'beta' to 'bêta', which is not in labels"),
+        ("left_out: [alpha]", "left_out: [alhpa]", "left_out names 'alhpa'"),
+        ("study: Muraro", "study: Baron", "sources repeats a name"),
+        ("seed: 0", "seed: 0\nseed: 1", "the repeated key 'seed'"),
+        ("seed: 0", "seed: &a 0\nx: *a", "an alias"),
+        ("seed: 0", "seed: [", "is no plain YAML"),
+        ("seed: 0", f"seed: 1{':1' * 40_000}", "a number of 80001 characters, line"),
+        ("seed: 0", f"seed: 0x{'f' * 90_000}", "a number of 90002 characters, line"),
+        ("seed: 0", f"seed: {10**30}", "in seed"),
+        ("sources:\n", "sources:\n  - text\n", "got `str`, in sources[0]"),
+        ("seed: 0", "seed: " + "[" * 20_000, "is no plain YAML"),
+        ("seed: 0", "seed: 0\n? [a, b]\n: 1", "a key that is no text"),
+        ("seed: 0", f"seed: 0 # {'x' * 300_000}", "has more than 262144 bytes"),
+        ("{Baron: {donor: [human1", "{Barn: {donor: [human1", "shipped names the study 'Barn'"),
+        ("(?P<donor>human\\d)", "(?P<donor>human\\d", "is no regular expression"),
+        ("accession: GSE84133", "accession: ..", "accession is '..'; expected a plain file name"),
+        ("accession: GSE84133", "accession: /etc", "accession is '/etc'; expected a plain file name"),
+        ("accession: GSE84133", 'accession: "a\\0"', "accession is 'a\\x00'; expected"),
+        ("study: Muraro", "study: ..", "study is '..'; expected a plain file name"),
+        ("study: Muraro", "study: baron", "sources repeats a name"),
+        ("card: shipped.md", "card: ../secret.md", "in variants"),
+        ("card: shipped.md", "card: lost.md", "lost.md cannot be read"),
+    ],
+    ids=lambda text: text[:20],
+)  # fmt: skip
+def test_a_mistake_is_named(tmp_path: Path, old: str, new: str, said: str) -> None:
+    with pytest.raises(ConfigError) as caught:
+        read_recipe(changed(tmp_path, (old, new)))
+    assert said in str(caught.value)
+    assert "\n" not in str(caught.value)
+
+
+def test_a_recipe_of_ones_own_is_a_folder(tmp_path: Path) -> None:
+    changed(tmp_path, ("name: pancreas", "name: islets"))
+    assert read_recipe(find_recipe(str(tmp_path))).name == "islets"
+    with pytest.raises(ConfigError, match="There is no recipe 'lungs'; choose lung, pancreas, retina, or name"):
+        find_recipe("lungs")
+
+
+@pytest.mark.parametrize("name", [FILE, "card.md", "shipped.md"])
+@pytest.mark.parametrize("kind", ["link", "link inside", "pipe", "device"])
+def test_a_recipe_is_made_of_regular_files(tmp_path: Path, name: str, kind: str) -> None:
+    path = changed(tmp_path / "recipe") / name
+    path.rename(tmp_path / "secret")
+    if kind == "pipe":
+        os.mkfifo(path)
+    elif kind == "link inside":
+        path.with_name("other").write_bytes((tmp_path / "secret").read_bytes())
+        path.symlink_to("other")
+    else:
+        path.symlink_to("/dev/zero" if kind == "device" else tmp_path / "secret")
+    with pytest.raises(ConfigError, match=rf"{name} is (a link|not a regular file)"):
+        read_recipe(find_recipe(str(tmp_path / "recipe")))
+
+
+@pytest.mark.parametrize("changed_field", ["url", "size", "sha256"])
+def test_one_name_is_one_file(tmp_path: Path, changed_field: str) -> None:
+    write_recipe(tmp_path)
+    text = (tmp_path / FILE).read_text()
+    line = "        url: https://example.org/GSE84133/GSE84133_RAW.tar\n"
+    other = {"url": line.replace("org", "com"), "size": f"{line}        size: 5\n"}
+    begin, end = text.rsplit(line, 1)
+    (tmp_path / FILE).write_text(begin + other.get(changed_field, f"{line}        sha256: {'a' * 64}\n") + end)
+    with pytest.raises(ConfigError, match=r"GSE84133/GSE84133_RAW\.tar has two addresses, sizes or hashes"):
+        read_recipe(tmp_path)

@@ -1,0 +1,221 @@
+"""A build from nothing to a reference on a Hub: each step once, and again only for a reason; killed, it goes on."""
+
+from __future__ import annotations
+
+import json
+import shutil
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from spikgpt import SpikGPT
+from spikgpt.errors import ConfigError, DownloadError
+from spikgpt.files import hold_lock
+from spikgpt.options import TrainOptions
+from spikgpt.reference.files import read_reference
+from spikgpt.reference.hub import Hub
+from spikgpt.sharing import push, verify
+from spikgpt_recipes import steps
+from spikgpt_recipes.plan import plan_build
+from spikgpt_recipes.recipe import FILE, read_recipe
+from spikgpt_recipes.state import BuildState
+from spikgpt_recipes.steps import STEPS, Build, StepReport
+from tests.conftest import steps_at_least
+from tests.hub_server import LoopbackHub
+from tests.spikgpt_recipes.conftest import write_recipe
+from tests.spikgpt_recipes.file_server import FileServer
+
+RUN = "from spikgpt.cli.main import main; main()"
+
+
+def build_of(folder: Path, out: Path, mirror: Path | str, *, synthetic: bool = False) -> Build:
+    return Build(plan_build(read_recipe(folder), synthetic=synthetic), folder, out, out.parent / "cache", str(mirror))
+
+
+def done_of(build: Build, steps: tuple[str, ...] = STEPS) -> dict[str, bool]:
+    """Return whether each step found nothing to do."""
+    found: list[StepReport] = []
+    build.run(steps, found.append)
+    assert all(one.summary for one in found)
+    return {one.step: one.unchanged for one in found}
+
+
+@pytest.fixture(scope="module")
+def built(mirror: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Build the small recipe with alpha cells left out once; the folder has ``recipe`` and ``islets``."""
+    folder = tmp_path_factory.mktemp("built")
+    recipe = write_recipe(folder / "recipe", left_out="alpha")
+    with steps_at_least(60):
+        assert done_of(build_of(recipe, folder / "islets", mirror)) == dict.fromkeys(STEPS, False)
+    return folder
+
+
+def test_a_build_ends_in_a_whole_reference(built: Path) -> None:
+    reference = verify(built / "islets").reference
+    assert reference.labels.names == ("alpha", "beta", "delta", "exocrine")
+    assert reference.labels.cell_ontology_ids[3] == "CL:0000083"
+    assert {name for name in reference.files if name.endswith(".onnx")} >= {"onnx/model.onnx"}
+    (asked,) = reference.metrics["studies"]
+    assert (asked["study"], asked["cells"]) == ("Asked", 100)
+    assert asked["accuracy"] > 0.9
+    (left_out,) = reference.metrics["left_out"]
+    assert (left_out["label"], left_out["unseen_cells"], left_out["known_cells"]) == ("alpha", 20, 80)
+    card = reference.files["README.md"].decode()
+    assert "| Asked | 100 | " in card
+    assert "| alpha | Asked | 20 | " in card
+    assert "| Learned | GSE84133 | reference | 200 | Baron et al. 2016 | none |" in card
+    assert "**Not yet trained on the full data.** It has 200 cells of the 240" in card
+    assert "Made-up" not in card
+    assert "## Intended use\n\nTests.\n" in card
+
+
+def test_nothing_is_done_twice_and_only_what_changed_again(built: Path, mirror: Path) -> None:
+    recipe, out = built / "recipe", built / "islets"
+    before = (out / "manifest.json").read_bytes()
+    assert done_of(build_of(recipe, out, mirror)) == dict.fromkeys(STEPS, True)
+    (recipe / "card.md").write_text("## Intended use\n\nOther tests.\n")
+    (out / "notes.txt").write_text("mine")
+    again = done_of(build_of(recipe, out, mirror))
+    assert again == {**dict.fromkeys(STEPS, True), "card": False}
+    assert "Other tests." in (out / "README.md").read_text()
+    assert (out / "notes.txt").read_text() == "mine"
+    (recipe / "card.md").write_text("## Intended use\n\nTests.\n")
+    assert not done_of(build_of(recipe, out, mirror))["card"]
+    # The same inputs give the same bytes.
+    assert (out / "manifest.json").read_bytes() == before
+
+
+def test_steps_can_be_done_one_by_one(mirror: Path, tmp_path: Path) -> None:
+    recipe = write_recipe(tmp_path / "recipe")
+    build = build_of(recipe, tmp_path / "islets", mirror)
+    with pytest.raises(ConfigError, match="The step download was not done with these inputs; add it"):
+        build.run(["prepare"])
+    with pytest.raises(ConfigError, match="There is no step 'bake'; the steps are download, prepare"):
+        build.run(["bake"])
+    assert done_of(build, ("download", "prepare")) == {"download": False, "prepare": False}
+    assert (tmp_path / ".islets.build" / "prepared" / "query-Asked.h5ad").is_file()
+    assert not (tmp_path / "islets").exists()
+    text = (recipe / FILE).read_text()
+    (recipe / FILE).write_text(text.replace("human1, human2", "human1"))
+    with pytest.raises(ConfigError, match="The step prepare was not done"):
+        build_of(recipe, tmp_path / "islets", mirror).run(["train"])
+
+
+def test_what_a_killed_step_wrote_over_is_not_taken_for_what_was_there(
+    mirror: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    recipe, first = write_recipe(tmp_path / "recipe"), ("download", "prepare")
+    build_of(recipe, tmp_path / "islets", mirror).run(first)
+    text = (recipe / FILE).read_text()
+    (recipe / FILE).write_text(text.replace("human1, human2", "human1"))
+    build = build_of(recipe, tmp_path / "islets", mirror)
+    with monkeypatch.context() as patch:
+        # Killed when all was written, and before that was kept.
+        patch.setattr(BuildState, "save", lambda *_: (_ for _ in ()).throw(KeyboardInterrupt))
+        with pytest.raises(KeyboardInterrupt):
+            build.run(first)
+    (recipe / FILE).write_text(text)
+    again = done_of(build_of(recipe, tmp_path / "islets", mirror), first)
+    assert again == {"download": True, "prepare": False}
+
+
+def test_two_builds_do_not_write_to_one_folder(mirror: Path, tmp_path: Path) -> None:
+    build = build_of(write_recipe(tmp_path / "recipe"), tmp_path / "islets", mirror)
+    refusal = r"Another build is writing to .*islets\. Wait until it is done, or name another folder: --out\."
+    with hold_lock(build.work / "lock", ""), pytest.raises(ConfigError, match=refusal):
+        build.run(["download"])
+    assert done_of(build, ("download",)) == {"download": False}
+
+
+def test_each_label_that_is_left_out_has_a_training_of_its_own_to_go_on_from(
+    built: Path, mirror: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    shutil.copytree(built, tmp_path / "built")
+    found = []
+
+    def leave_out(label: str, reference: Path, queries: Any, options: TrainOptions, on_epoch: Any) -> list[Any]:
+        found.append(options.checkpoints)
+        return []
+
+    monkeypatch.setattr(steps, "leave_label_out", leave_out)
+    for label in ("beta", "delta"):
+        recipe = write_recipe(tmp_path / "built" / "recipe", left_out=label)
+        build_of(recipe, tmp_path / "built" / "islets", mirror).run(STEPS[:4])
+    assert len(set(found)) == 2
+
+
+def test_made_up_cells_are_called_so_everywhere(built: Path, mirror: Path, tmp_path: Path) -> None:
+    out = tmp_path / "islets"
+    # The training is the same; the card is another.
+    (built / ".islets.build").rename(tmp_path / ".islets.build")
+    try:
+        done = done_of(build_of(built / "recipe", out, mirror, synthetic=True))
+    finally:
+        (tmp_path / ".islets.build").rename(built / ".islets.build")
+    assert not done["card"]
+    reference = read_reference(out)
+    assert reference.metrics["synthetic"] is True
+    assert reference.provenance["synthetic"] is True
+    assert "**Made-up cells.**" in reference.files["README.md"].decode()
+    assert "## Measured on other cells (made-up cells)" in reference.files["README.md"].decode()
+    assert json.loads((out / "config.json").read_text())["provenance"]["synthetic"] is True
+
+
+def test_a_study_that_is_not_to_be_had_is_named_with_what_to_do(tmp_path: Path) -> None:
+    recipe = write_recipe(tmp_path / "recipe")
+    with pytest.raises(DownloadError, match=r"does not exist.*Or build from the other studies: --only Asked"):
+        build_of(recipe, tmp_path / "islets", tmp_path / "nowhere").run(["download"])
+
+
+def test_a_folder_with_something_else_is_not_replaced(mirror: Path, tmp_path: Path) -> None:
+    recipe = write_recipe(tmp_path / "recipe")
+    (tmp_path / "islets").mkdir()
+    (tmp_path / "islets" / "notes.txt").write_text("mine")
+    with pytest.raises(ConfigError, match="exists and is not a reference"):
+        build_of(recipe, tmp_path / "islets", mirror)
+
+
+@pytest.mark.slow
+def test_a_build_that_is_killed_goes_on_to_the_same_reference(mirror: Path, tmp_path: Path, hub: LoopbackHub) -> None:
+    out, work = tmp_path / "islets", tmp_path / ".islets.build"
+    recipe = write_recipe(tmp_path / "recipe", training="paper")
+    done_of(build_of(recipe, tmp_path / "whole", mirror))
+    with FileServer() as server:
+        archive = (mirror / "GSE84133" / "GSE84133_RAW.tar").read_bytes()
+        server.files["/mirror/GSE84133/GSE84133_RAW.tar"] = archive
+        server.faults = ["slow"]
+        arguments = [str(recipe), "--out", str(out), "--cache", str(tmp_path / "cache")]
+        arguments += ["--mirror", f"{server.url}/mirror"]
+
+        def killed_when(ready: Callable[[], bool]) -> None:
+            command = [sys.executable, "-c", RUN, "build", *arguments]
+            process = subprocess.Popen(command, stderr=subprocess.PIPE, text=True)
+            while not ready():
+                assert process.poll() is None, process.communicate()[1]
+                time.sleep(0.005)
+            process.send_signal(signal.SIGKILL)
+            process.communicate()
+            assert not (out / "manifest.json").exists()
+
+        folder = tmp_path / "cache" / "GSE84133"
+        killed_when(lambda: any(part.stat().st_size for part in folder.glob("*/.GSE84133_RAW.tar.part")))
+        killed_when(lambda: any(work.glob("checkpoints/*/held-out.safetensors")))
+        killed_when(lambda: any(work.glob(".built.*/built")))
+        done = done_of(build_of(recipe, out, f"{server.url}/mirror"))
+    # The first build was killed while the archive was on its way.
+    (_, everything), (_, rest) = server.asked
+    assert not everything
+    assert 0 < int(rest.removeprefix("bytes=").removesuffix("-")) < len(archive)
+    assert done == {**dict.fromkeys(STEPS, True), "card": False}
+    assert (out / "manifest.json").read_bytes() == (tmp_path / "whole" / "manifest.json").read_bytes()
+    assert sorted(path.name for path in work.iterdir()) == ["lock", "prepared", "steps.json", "trained"]
+    pushed = push(out, "me/islets", hub=Hub(hub.endpoint, cache_dir=tmp_path / "hub"))
+    pulled = SpikGPT.from_pretrained("me/islets", endpoint=hub.endpoint, cache_dir=tmp_path / "hub", engine="onnx")
+    assert pulled.reference.origin == f"me/islets@{pushed.commit}"
+    assert pulled.reference.files["model.safetensors"] == (out / "model.safetensors").read_bytes()
