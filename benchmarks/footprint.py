@@ -1,9 +1,9 @@
-"""What it takes to label the demo cells by each engine: installed size, and seconds from a cold start.
+"""Installed size of each engine, and seconds to label the demo cells from a cold start.
 
     python benchmarks/footprint.py
 
-Installed size is that of each package and of everything it requires, as installed beside this script; an engine that is
-not there is left out. Each start is a process of its own, best of three, and labels the demo cells from file to file.
+Installed size counts a package and its requirements in this environment; an engine that is not installed is left out.
+Each start is a process of its own, the fastest of three, and labels the demo cells from file to file.
 """
 
 from __future__ import annotations
@@ -28,8 +28,8 @@ ENGINES = {"onnx": ("onnxruntime", "cpu"), "torch": ("torch", "train")}
 
 
 def required(name: str, extra: str = "") -> set[str]:
-    """Return a distribution and all that it requires, by name."""
-    found: set[str] = set()
+    """Return the names of a distribution and of its requirements."""
+    names: set[str] = set()
     left = [(name, {"", extra})]
     while left:
         current, extras = left.pop()
@@ -40,10 +40,10 @@ def required(name: str, extra: str = "") -> set[str]:
         for requirement in map(Requirement, stated):
             marker = requirement.marker
             wanted = marker is None or any(marker.evaluate({"extra": chosen}) for chosen in extras)
-            if wanted and requirement.name.lower() not in found:
+            if wanted and requirement.name.lower() not in names:
                 left.append((requirement.name, {"", *requirement.extras}))
-                found.add(requirement.name.lower())
-    return found | {name}
+                names.add(requirement.name.lower())
+    return names | {name}
 
 
 def megabytes(names: set[str]) -> float:
@@ -83,7 +83,7 @@ def main() -> None:
             taken = seconds([*annotate, "--engine", engine, "--out", Path(folder) / f"{engine}.h5ad"])
             size = f"{megabytes(names):,.0f}"
             table.add_row(rf"spikgpt\[{extra}]", str(len(names)), size, engine, f"{taken:.1f}")
-            if engine == "onnx":  # which makes a graph once more that it does not know
+            if engine == "onnx":  # makes and compares a graph that is not verified yet
                 first = seconds([*annotate, "--engine", engine, "--out", Path(folder) / "first.h5ad"], forget=True)
                 table.add_row("", "", "", "onnx, for the first time", f"{first:.1f}")
     console.print(table)

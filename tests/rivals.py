@@ -11,10 +11,10 @@ from pathlib import Path
 
 import numpy as np
 
-from spikgpt.benchmark.methods import METHODS
-from spikgpt.benchmark.run import DONE, Plan, runs_of
-from spikgpt.benchmark.task import Task
 from spikgpt.cells.reading import read_cells
+from spikgpt_benchmark.methods import METHODS
+from spikgpt_benchmark.run import DONE, BenchmarkPlan, run_methods
+from spikgpt_benchmark.task import BenchmarkTask
 
 DATA = Path(__file__).parent / "data"
 MARKERS = Path(__file__).parent.parent / "benchmarks" / "markers" / "pancreas.txt"
@@ -28,22 +28,24 @@ def main() -> int:
     cells = read_cells(DATA / "pancreas_baron_human1.h5ad")
     rows = np.random.default_rng(0).permutation(cells.n_obs)
     reference, query = (cells[np.sort(part)].copy() for part in (rows[:CELLS], rows[CELLS : 2 * CELLS]))
-    task = Task.of("islets", reference, query, "cell_type").of_known_types()
+    task = BenchmarkTask.from_cells("islets", reference, query, "cell_type").with_known_types()
     # As often right as who always names the most frequent type.
     chance = task.reference.obs["label"].value_counts(normalize=True).max()
     methods = [method for method in METHODS if method.name in (sys.argv[1:] or [method.name])]
     wrong = 0
     with tempfile.TemporaryDirectory() as folder:
-        for run in runs_of([task], methods, Plan(Path(folder), threads=1, options=OPTIONS), lambda *_: None):
-            if run.answer is None:
+        for run in run_methods(
+            [task], methods, BenchmarkPlan(Path(folder), threads=1, options=OPTIONS), lambda *_: None
+        ):
+            if run.result is None:
                 missing = run.note.startswith(("not installed", "not run")) or "R has no package" in run.note
                 wrong += not missing
                 sys.stdout.write(f"{run.method}: {run.note}\n")
                 continue
             assert run.note == DONE
-            accuracy = float((run.answer.labels == task.truth).mean())
+            accuracy = float((run.result.labels == task.truth).mean())
             wrong += accuracy <= chance
-            rejected = "" if run.answer.assigned is None else f", {1 - run.answer.assigned.mean():.2f} rejected"
+            rejected = "" if run.result.assigned is None else f", {1 - run.result.assigned.mean():.2f} rejected"
             sys.stdout.write(f"{run.method}: accuracy {accuracy:.3f}{rejected}, {run.seconds:.0f} s\n")
             sys.stdout.flush()
     return 1 if wrong else 0

@@ -8,19 +8,22 @@ from pathlib import Path
 import pytest
 from anndata import AnnData
 
-from spikgpt.benchmark.task import Task
+from spikgpt_benchmark.task import BenchmarkTask
+from tests.cli.conftest import run  # noqa: F401
 
 ROOT = Path(__file__).parents[2]
 
 
 @pytest.fixture(scope="session")
-def task(cells: AnnData, few: AnnData) -> Task:
+def task(cells: AnnData, few: AnnData) -> BenchmarkTask:
     """Alpha cells are missing from the reference."""
     kept = (cells.obs["cell_type"] != "alpha").to_numpy()
-    return Task.of("islets without alpha", cells[kept, :2000].copy(), few[:, :2000].copy(), "cell_type")
+    return BenchmarkTask.from_cells(
+        "islets without alpha", cells[kept, :2000].copy(), few[:, :2000].copy(), "cell_type"
+    )
 
 
 @pytest.fixture(autouse=True)
 def _found_by_processes(monkeypatch: pytest.MonkeyPatch) -> None:
     """Let processes import this package and the methods of the tests."""
-    monkeypatch.setenv("PYTHONPATH", os.pathsep.join([str(ROOT), str(ROOT / "export")]))
+    monkeypatch.setenv("PYTHONPATH", os.pathsep.join(map(str, (ROOT, ROOT / "export", ROOT / "benchmarks"))))

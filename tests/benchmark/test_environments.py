@@ -7,9 +7,9 @@ from pathlib import Path
 
 import pytest
 
-from spikgpt.benchmark import environments
-from spikgpt.benchmark.environments import Unavailable, installed, python_of, python_path
-from tests.benchmark.made_up import method
+from spikgpt_benchmark import environments
+from spikgpt_benchmark.environments import MethodUnavailable, installed, interpreter_of, python_path
+from tests.benchmark.fake_methods import method
 
 
 def wheel(folder: Path, name: str) -> Path:
@@ -38,17 +38,17 @@ def bare(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Path:
 
 
 def test_the_usual_environment_is_this_one() -> None:
-    assert python_of(method("here", "nearest", packages=("numpy",))) == Path(sys.executable)
+    assert interpreter_of(method("here", "nearest", packages=("numpy",))) == Path(sys.executable)
     assert python_path(method("here", "nearest"), Path("unused")) is None
 
 
 def test_an_environment_is_made_once_and_reaches_this_package_alone(bare: Path) -> None:
     own = method("own", "nearest", environment=(str(wheel(bare, "tiny")),))
-    python = python_of(own)
+    python = interpreter_of(own)
     assert python.is_relative_to(bare / "cache")
     folder = bare / "run"
     folder.mkdir()
-    code = "import tiny, spikgpt.benchmark.methods as methods; print(tiny.VALUE, methods.__file__)"
+    code = "import tiny, spikgpt_benchmark.methods as methods; print(tiny.VALUE, methods.__file__)"
     # What `import spikgpt` needs is not among the requirements here.
     (folder / "lazy_loader.py").write_text("def attach_stub(*_): return None, None, []\n")
     path = f"{python_path(own, folder)}:{folder}"
@@ -59,13 +59,13 @@ def test_an_environment_is_made_once_and_reaches_this_package_alone(bare: Path) 
     assert value == "7"
     assert Path(place).is_relative_to(folder)
     before = (python.parents[1] / "ready.json").stat().st_mtime_ns
-    assert python_of(own) == python
+    assert interpreter_of(own) == python
     assert (python.parents[1] / "ready.json").stat().st_mtime_ns == before
 
 
 def test_one_that_cannot_be_made_is_told_in_a_line(bare: Path) -> None:
-    with pytest.raises(Unavailable, match=r"^no environment: ERROR: No matching distribution .*no-such-thing"):
-        python_of(method("own", "nearest", environment=("no-such-thing==1",)))
+    with pytest.raises(MethodUnavailable, match=r"^no environment: ERROR: No matching distribution .*no-such-thing"):
+        interpreter_of(method("own", "nearest", environment=("no-such-thing==1",)))
 
 
 def test_the_version_of_this_package_tells_its_sources() -> None:

@@ -6,54 +6,56 @@ import numpy as np
 import pytest
 from sklearn.metrics import f1_score, recall_score, roc_auc_score
 
-from spikgpt.benchmark.measures import given, measure_answer, paired_p
-from spikgpt.benchmark.methods.answer import Answer
-from spikgpt.benchmark.task import LABEL, Task
 from spikgpt.types import UNKNOWN
-from tests.benchmark.made_up import nearest
+from spikgpt_benchmark.measures import labels_after_rejection, mcnemar_p, score_result
+from spikgpt_benchmark.methods.result import MethodResult
+from spikgpt_benchmark.task import LABEL, BenchmarkTask
+from tests.benchmark.fake_methods import nearest
 
 
 @pytest.fixture(scope="module")
-def answer(task: Task) -> Answer:
+def result(task: BenchmarkTask) -> MethodResult:
     return nearest(task.reference, task.reference.obs[LABEL].astype(str).to_numpy(), task.query)
 
 
-def test_the_figures_are_those_of_scikit_learn(task: Task, answer: Answer) -> None:
-    figures, known = measure_answer(task, answer).figures, task.known
-    truth, labels = task.truth[known], answer.labels[known]
+def test_the_figures_are_those_of_scikit_learn(task: BenchmarkTask, result: MethodResult) -> None:
+    figures, known = score_result(task, result).figures, task.known
+    truth, labels = task.truth[known], result.labels[known]
     present = np.unique(truth)
     assert figures["accuracy"] == pytest.approx((truth == labels).mean())
     assert figures["macro_f1"] == pytest.approx(f1_score(truth, labels, labels=present, average="macro"))
     assert figures["balanced_accuracy"] == pytest.approx(recall_score(truth, labels, labels=present, average="macro"))
-    assert figures["auroc_unseen"] == pytest.approx(roc_auc_score(known, answer.confidence))
+    assert figures["auroc_unseen"] == pytest.approx(roc_auc_score(known, result.confidence))
     assert figures["total_seconds"] == 0.75
 
 
-def test_the_share_that_is_right_counts_unknown_as_right_for_unseen_cells(task: Task, answer: Answer) -> None:
+def test_the_share_that_is_right_counts_unknown_as_right_for_unseen_cells(
+    task: BenchmarkTask, result: MethodResult
+) -> None:
     assigned = np.random.default_rng(0).random(len(task.truth)) < 0.6
-    figures = measure_answer(task, replace(answer, assigned=assigned)).figures
+    figures = score_result(task, replace(result, assigned=assigned)).figures
     by_hand = [
         (label == truth) if seen and kept else (not seen and not kept)
-        for label, truth, seen, kept in zip(answer.labels, task.truth, task.known, assigned, strict=True)
+        for label, truth, seen, kept in zip(result.labels, task.truth, task.known, assigned, strict=True)
     ]
-    assert figures["share_right"] == pytest.approx(np.mean(by_hand))
+    assert figures["open_set_accuracy"] == pytest.approx(np.mean(by_hand))
     assert figures["share_assigned"] == pytest.approx(assigned.mean())
     assert figures["rejected_unseen"] == pytest.approx(1 - assigned[~task.known].mean())
     assert figures["rejected_known"] == pytest.approx(1 - assigned[task.known].mean())
     kept = assigned & task.known
-    assert figures["accuracy_of_assigned"] == pytest.approx((answer.labels == task.truth)[kept].mean())
+    assert figures["accuracy_of_assigned"] == pytest.approx((result.labels == task.truth)[kept].mean())
 
 
-def test_what_a_method_or_a_task_does_not_have_is_none(task: Task, answer: Answer) -> None:
-    bare = measure_answer(task.of_known_types(), Answer(answer.labels[task.known]))
+def test_what_a_method_or_a_task_does_not_have_is_none(task: BenchmarkTask, result: MethodResult) -> None:
+    bare = score_result(task.with_known_types(), MethodResult(result.labels[task.known]))
     missing = {name for name, figure in bare.figures.items() if figure is None}
     assert missing == {"rejected_unseen", "auroc_unseen", "calibration_error"}
     assert bare.figures["share_assigned"] == 1
-    assert set(bare.errors) == {"accuracy", "macro_f1", "share_right"}
+    assert set(bare.errors) == {"accuracy", "macro_f1", "open_set_accuracy"}
 
 
-def test_standard_errors_are_those_of_other_cells(task: Task, answer: Answer) -> None:
-    measured = measure_answer(task, answer)
+def test_standard_errors_are_those_of_other_cells(task: BenchmarkTask, result: MethodResult) -> None:
+    measured = score_result(task, result)
     share, cells = measured.figures["accuracy"], int(task.known.sum())
     assert share is not None
     assert measured.errors["accuracy"] == pytest.approx((share * (1 - share) / cells) ** 0.5)
@@ -61,17 +63,17 @@ def test_standard_errors_are_those_of_other_cells(task: Task, answer: Answer) ->
     assert 0 < measured.errors["auroc_unseen"] < 0.2
 
 
-def test_labels_after_rejection(answer: Answer) -> None:
-    assigned = np.arange(len(answer.labels)) % 2 == 0
-    labels = given(replace(answer, assigned=assigned))
+def test_labels_after_rejection(result: MethodResult) -> None:
+    assigned = np.arange(len(result.labels)) % 2 == 0
+    labels = labels_after_rejection(replace(result, assigned=assigned))
     assert set(labels[~assigned]) == {UNKNOWN}
-    np.testing.assert_array_equal(labels[assigned], answer.labels[assigned])
-    np.testing.assert_array_equal(given(replace(answer, assigned=None)), answer.labels)
+    np.testing.assert_array_equal(labels[assigned], result.labels[assigned])
+    np.testing.assert_array_equal(labels_after_rejection(replace(result, assigned=None)), result.labels)
 
 
 def test_the_paired_test_looks_at_cells_that_one_of_two_gets_right() -> None:
     right = np.array([True] * 9 + [False] + [True] * 50)
     other = np.array([False] * 9 + [True] + [True] * 50)
     # Of 10 such cells, 1 or fewer, or 9 or more: 2 * (1 + 10) / 1024.
-    assert paired_p(right, other) == pytest.approx(22 / 1024)
-    assert paired_p(right, right) == 1
+    assert mcnemar_p(right, other) == pytest.approx(22 / 1024)
+    assert mcnemar_p(right, right) == 1

@@ -9,11 +9,11 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from spikgpt.benchmark.methods.answer import Answer
-from spikgpt.benchmark.page import write_report
-from spikgpt.benchmark.run import DONE, Plan, Run
-from spikgpt.benchmark.task import LABEL, Task
-from tests.benchmark.made_up import method, nearest
+from spikgpt_benchmark.methods.result import MethodResult
+from spikgpt_benchmark.page import write_report
+from spikgpt_benchmark.run import DONE, BenchmarkPlan, BenchmarkRun
+from spikgpt_benchmark.task import LABEL, BenchmarkTask
+from tests.benchmark.fake_methods import method, nearest
 
 VOID = {"meta", "img"}
 
@@ -34,31 +34,31 @@ class Balanced(HTMLParser):
 
 
 @pytest.fixture(scope="module")
-def folder(task: Task, tmp_path_factory: pytest.TempPathFactory) -> Path:
+def folder(task: BenchmarkTask, tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("report")
-    answer = nearest(task.reference, task.reference.obs[LABEL].astype(str).to_numpy(), task.query)
+    result = nearest(task.reference, task.reference.obs[LABEL].astype(str).to_numpy(), task.query)
     methods = [method("nearest", "nearest", rejects=True), method("<majority>", "majority"), method("gone", "fail")]
     runs = [
-        Run(task.name, "nearest", 0, DONE, answer=answer),
-        Run(task.name, "<majority>", 0, DONE, answer=Answer(np.repeat("beta", task.query.n_obs))),
-        Run(task.name, "gone", 0, "failed: RuntimeError: a < b & c"),
+        BenchmarkRun(task.name, "nearest", 0, DONE, result=result),
+        BenchmarkRun(task.name, "<majority>", 0, DONE, result=MethodResult(np.repeat("beta", task.query.n_obs))),
+        BenchmarkRun(task.name, "gone", 0, "failed: RuntimeError: a < b & c"),
     ]
     # A UMAP takes long, and has a test of its own.
     (folder / "places").mkdir()
     np.save(folder / "places" / f"{task.digest}.npy", np.random.default_rng(0).normal(size=(task.query.n_obs, 2)))
-    rows = write_report([task], methods, runs, Plan(folder))
+    rows = write_report([task], methods, runs, BenchmarkPlan(folder))
     assert [row.method for row in rows] == ["nearest", "<majority>", "gone"]
     return folder
 
 
-def test_every_figure_is_a_file(folder: Path, task: Task) -> None:
+def test_every_figure_is_a_file(folder: Path, task: BenchmarkTask) -> None:
     name = task.name.replace(" ", "_")
     kinds = ["bars", "time", *(f"{one}-{kind}" for one in ("nearest", "<majority>") for kind in ("umap", "confusion"))]
     assert {path.name for path in (folder / "figures").iterdir()} == {f"{name}-{kind}.png" for kind in kinds}
     assert all(path.read_bytes().startswith(b"\x89PNG") for path in (folder / "figures").iterdir())
 
 
-def test_the_page_needs_no_other_file_and_takes_nothing_for_markup(folder: Path, task: Task) -> None:
+def test_the_page_needs_no_other_file_and_takes_nothing_for_markup(folder: Path, task: BenchmarkTask) -> None:
     text = (folder / "report.html").read_text()
     parser = Balanced()
     parser.feed(text)

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import psutil
 
-from spikgpt.benchmark.process import Limits, run_limited
+from spikgpt_benchmark.process import ResourceLimits, run_limited
 
 EATER = "import time\neaten=[]\nwhile True: eaten.append(bytearray(b'x' * 20_000_000)); time.sleep(0.02)"
 # The memory is held by a child.
@@ -26,7 +26,9 @@ def eaters() -> list[int]:
 
 def test_an_end_by_itself_is_told_with_time_and_memory(tmp_path: Path) -> None:
     log = tmp_path / "log.txt"
-    outcome = run_limited(python("import time; print('hello'); time.sleep(.3); exit(3)"), Limits(), log, os.environ)
+    outcome = run_limited(
+        python("import time; print('hello'); time.sleep(.3); exit(3)"), ResourceLimits(), log, os.environ
+    )
     assert (outcome.code, outcome.stopped) == (3, "")
     assert outcome.seconds >= 0.3
     assert outcome.peak_bytes > 1e6
@@ -34,7 +36,7 @@ def test_an_end_by_itself_is_told_with_time_and_memory(tmp_path: Path) -> None:
 
 
 def test_a_process_whose_child_eats_memory_is_stopped_with_it(tmp_path: Path) -> None:
-    outcome = run_limited(python(PARENT), Limits(gigabytes=0.2), tmp_path / "log.txt", os.environ)
+    outcome = run_limited(python(PARENT), ResourceLimits(gigabytes=0.2), tmp_path / "log.txt", os.environ)
     assert outcome.stopped == "stopped: memory above 0.2 GB"
     assert 0.2e9 < outcome.peak_bytes < 1e9
     deadline = time.monotonic() + 10
@@ -45,6 +47,8 @@ def test_a_process_whose_child_eats_memory_is_stopped_with_it(tmp_path: Path) ->
 
 def test_a_process_that_takes_too_long_is_stopped(tmp_path: Path) -> None:
     start = time.monotonic()
-    outcome = run_limited(python("import time; time.sleep(60)"), Limits(seconds=0.4), tmp_path / "log.txt", os.environ)
+    outcome = run_limited(
+        python("import time; time.sleep(60)"), ResourceLimits(seconds=0.4), tmp_path / "log.txt", os.environ
+    )
     assert outcome.stopped == "stopped: longer than 0.4 s"
     assert time.monotonic() - start < 10

@@ -7,20 +7,20 @@ from pathlib import Path
 
 import pytest
 
-from spikgpt.benchmark.methods import Method
-from spikgpt.benchmark.process import Limits
-from spikgpt.benchmark.run import DONE, Plan, Run, place_of, runs_of, sources_of
-from spikgpt.benchmark.task import Task
-from tests.benchmark.made_up import method
+from spikgpt_benchmark.methods import Method
+from spikgpt_benchmark.process import ResourceLimits
+from spikgpt_benchmark.run import DONE, BenchmarkPlan, BenchmarkRun, method_sources, run_methods, run_stem
+from spikgpt_benchmark.task import BenchmarkTask
+from tests.benchmark.fake_methods import method
 
 NEAREST = method("nearest", "nearest")
 
 
-def ran(task: Task, methods: Sequence[Method], plan: Plan) -> list[Run]:
-    return list(runs_of([task], methods, plan, lambda *_: None))
+def ran(task: BenchmarkTask, methods: Sequence[Method], plan: BenchmarkPlan) -> list[BenchmarkRun]:
+    return list(run_methods([task], methods, plan, lambda *_: None))
 
 
-def test_methods_run_and_what_goes_wrong_is_a_row(task: Task, tmp_path: Path) -> None:
+def test_methods_run_and_what_goes_wrong_is_a_row(task: BenchmarkTask, tmp_path: Path) -> None:
     methods = [
         NEAREST,
         method("unlucky", "fail", deterministic=False),
@@ -29,7 +29,7 @@ def test_methods_run_and_what_goes_wrong_is_a_row(task: Task, tmp_path: Path) ->
         method("without-r", "nearest", programs=("no-such-program",)),
         method("markers", "nearest", options={"how": "nearest", "markers": ""}),
     ]
-    runs = ran(task, methods, Plan(tmp_path, seeds=2))
+    runs = ran(task, methods, BenchmarkPlan(tmp_path, seeds=2))
     assert [(run.method, run.note) for run in runs] == [
         ("nearest", DONE),
         ("unlucky", "failed: RuntimeError: no luck today"),
@@ -38,30 +38,30 @@ def test_methods_run_and_what_goes_wrong_is_a_row(task: Task, tmp_path: Path) ->
         ("without-r", "not installed: there is no no-such-program on the path"),
         ("markers", "not run: it needs --option markers=..."),
     ]
-    assert runs[0].answer is not None
+    assert runs[0].result is not None
     assert runs[0].seconds > 0
     assert runs[0].peak_bytes > 1e7
-    log = place_of(tmp_path, task.name, "unlucky", 0).with_suffix(".log").read_text()
+    log = run_stem(tmp_path, task.name, "unlucky", 0).with_suffix(".log").read_text()
     assert "Traceback" in log
     assert "no luck today" in log
     assert sorted(path.name for path in tmp_path.iterdir()) == ["runs"]
 
 
-def test_a_method_that_eats_memory_is_stopped(task: Task, tmp_path: Path) -> None:
-    (run,) = ran(task, [method("eater", "eat")], Plan(tmp_path, limits=Limits(gigabytes=0.4)))
+def test_a_method_that_eats_memory_is_stopped(task: BenchmarkTask, tmp_path: Path) -> None:
+    (run,) = ran(task, [method("eater", "eat")], BenchmarkPlan(tmp_path, limits=ResourceLimits(gigabytes=0.4)))
     assert run.note == "stopped: memory above 0.4 GB"
     assert 0.4e9 < run.peak_bytes < 1e9
 
 
-def test_what_is_finished_is_found_again_while_nothing_changes(task: Task, tmp_path: Path) -> None:
-    plan = Plan(tmp_path)
+def test_what_is_finished_is_found_again_while_nothing_changes(task: BenchmarkTask, tmp_path: Path) -> None:
+    plan = BenchmarkPlan(tmp_path)
     (first,) = ran(task, [NEAREST], plan)
     (again,) = ran(task, [NEAREST], plan)
     assert (first.kept, again.kept) == (False, True)
-    assert again.answer is not None
-    assert first.answer is not None
-    assert again.answer.labels.tolist() == first.answer.labels.tolist()
-    place = place_of(tmp_path, task.name, "nearest", 0).with_suffix(".json")
+    assert again.result is not None
+    assert first.result is not None
+    assert again.result.labels.tolist() == first.result.labels.tolist()
+    place = run_stem(tmp_path, task.name, "nearest", 0).with_suffix(".json")
     assert json.loads(place.read_text())["note"] == DONE
     # Other settings, and a file that was cut short.
     changed = replace(plan, threads=2)
@@ -72,16 +72,16 @@ def test_what_is_finished_is_found_again_while_nothing_changes(task: Task, tmp_p
 
 @pytest.mark.parametrize(("seconds", "kept"), [(0.5, True), (0.6, False)])
 def test_a_run_that_was_stopped_is_tried_again_with_other_limits(
-    task: Task, tmp_path: Path, seconds: float, kept: bool
+    task: BenchmarkTask, tmp_path: Path, seconds: float, kept: bool
 ) -> None:
     sleeper = method("sleeper", "sleep", deterministic=False)
-    runs = ran(task, [sleeper], Plan(tmp_path, seeds=3, limits=Limits(seconds=0.5)))
+    runs = ran(task, [sleeper], BenchmarkPlan(tmp_path, seeds=3, limits=ResourceLimits(seconds=0.5)))
     assert [run.note for run in runs] == ["stopped: longer than 0.5 s"]
-    (again,) = ran(task, [sleeper], Plan(tmp_path, limits=Limits(seconds=seconds)))
+    (again,) = ran(task, [sleeper], BenchmarkPlan(tmp_path, limits=ResourceLimits(seconds=seconds)))
     assert again.kept == kept
 
 
 def test_the_sources_of_a_method_are_those_that_it_takes_too() -> None:
-    own = "spikgpt.benchmark.methods."
-    assert set(sources_of("tests.benchmark.made_up")) == {"tests.benchmark.made_up", f"{own}answer"}
-    assert set(sources_of(f"{own}spikgpt")) == {f"{own}spikgpt", f"{own}answer"}
+    own = "spikgpt_benchmark.methods."
+    assert set(method_sources("tests.benchmark.fake_methods")) == {"tests.benchmark.fake_methods", f"{own}result"}
+    assert set(method_sources(f"{own}spikgpt")) == {f"{own}spikgpt", f"{own}result"}

@@ -8,8 +8,9 @@ import pytest
 from anndata import AnnData
 from scipy import sparse
 
-from spikgpt.benchmark.suites import SUITES, UNSEEN, tasks_of
-from spikgpt.errors import ConfigError, DataError
+from spikgpt.errors import DataError
+from spikgpt_benchmark.studies.datasets import UNSEEN
+from spikgpt_benchmark.suites import load_suite
 
 
 def made(types: dict[str, int], genes: int, donors: tuple[str, ...] = ("one",), *, logs: bool = False) -> AnnData:
@@ -39,7 +40,7 @@ def data(tmp_path: Path) -> Path:
 
 
 def test_labels_of_blood_are_joined_and_those_of_one_study_left_out(data: Path) -> None:
-    (task,) = tasks_of("pbmc", data)
+    (task,) = load_suite("pbmc", data)
     assert set(task.reference.obs["label"]) == {"CD4 T", "B", "Mk"}
     assert sorted(task.truth) == ["B"] * 7 + ["CD4 T"] * 6 + ["Mk"] * 4
     assert task.known.all()
@@ -47,19 +48,19 @@ def test_labels_of_blood_are_joined_and_those_of_one_study_left_out(data: Path) 
 
 
 def test_donors_are_kept_apart(data: Path) -> None:
-    (task,) = tasks_of("baron", data)
+    (task,) = load_suite("baron", data)
     assert set(task.reference.obs["batch"]) == {"human1", "human3"}
     assert set(task.query.obs["batch"]) == {"human2", "human4"}
     assert task.batch_key == "batch"
 
 
 def test_another_study_may_hold_logarithms_and_not_name_its_donors(data: Path) -> None:
-    (task,) = tasks_of("xin", data)
+    (task,) = load_suite("xin", data)
     assert (task.query_values, task.batch_key, task.reference.n_vars) == ("log", "batch", 60)
 
 
 def test_one_type_is_missing_from_each_of_the_novelty_tasks(data: Path) -> None:
-    tasks = tasks_of("novelty", data)
+    tasks = load_suite("novelty", data)
     assert [task.name for task in tasks] == ["pbmc without B", "baron without alpha", "xin without alpha"]
     for task, left_out in zip(tasks, UNSEEN.values(), strict=True):
         assert task.left_out == left_out
@@ -68,11 +69,11 @@ def test_one_type_is_missing_from_each_of_the_novelty_tasks(data: Path) -> None:
 
 def test_the_papers_suites_take_prepared_files(data: Path) -> None:
     with pytest.raises(DataError, match=r"no pancreas_reference.h5ad and no pancreas_query.h5ad .*spikgpt build"):
-        tasks_of("pancreas", data)
+        load_suite("pancreas", data)
     types = {"alpha": 9, "beta": 9, "delta": 9}
     made(types, 60, ("a", "b")).write_h5ad(data / "pancreas_reference.h5ad")
     made(types, 60).write_h5ad(data / "pancreas_query.h5ad")
-    (task,) = tasks_of("pancreas", data)
+    (task,) = load_suite("pancreas", data)
     assert set(task.truth[~task.known]) == {"alpha"}
     assert (task.paper, task.batch_key) == ("97% of the unseen alpha cells rejected", "batch")
 
@@ -83,11 +84,9 @@ def test_the_papers_suites_take_what_a_build_prepared(data: Path) -> None:
     types = {"AT1": 9, "AT2": 9}
     for name in ("reference", "query-GSE1", "query-GSE2"):
         made(types, 60).write_h5ad(folder / f"{name}.h5ad")
-    assert [task.name for task in tasks_of("lung", data)] == ["lung to GSE1", "lung to GSE2"]
+    assert [task.name for task in load_suite("lung", data)] == ["lung to GSE1", "lung to GSE2"]
 
 
-def test_what_is_not_there_is_told(tmp_path: Path) -> None:
-    with pytest.raises(DataError, match=r"no pbmc_10x_3k.h5ad; the suite pbmc needs"):
-        tasks_of("pbmc", tmp_path)
-    with pytest.raises(ConfigError, match=f"There is no suite 'blood'; the suites are {', '.join(SUITES)}"):
-        tasks_of("blood", tmp_path)
+def test_a_missing_file_is_named(tmp_path: Path) -> None:
+    with pytest.raises(DataError, match=r"pbmc_10x_3k.h5ad"):
+        load_suite("pbmc", tmp_path)

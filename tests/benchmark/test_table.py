@@ -8,23 +8,22 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from spikgpt.benchmark.measures import paired_p
-from spikgpt.benchmark.methods.answer import Answer
-from spikgpt.benchmark.run import DONE, Plan, Run
-from spikgpt.benchmark.table import (
+from spikgpt_benchmark.measures import mcnemar_p
+from spikgpt_benchmark.methods.result import MethodResult
+from spikgpt_benchmark.run import DONE, BenchmarkPlan, BenchmarkRun
+from spikgpt_benchmark.table import (
     FIRST,
     NEAR,
-    Row,
-    about_tasks,
+    ResultRow,
     as_frame,
     as_json,
     as_markdown,
-    cells_of,
-    machine,
-    rows_of,
+    build_rows,
+    describe_tasks,
+    table_cells,
 )
-from spikgpt.benchmark.task import Task
-from tests.benchmark.made_up import method
+from spikgpt_benchmark.task import BenchmarkTask
+from tests.benchmark.fake_methods import method
 
 METHODS = [
     replace(method("good", "nearest"), licence="MIT", citation="Somebody 2020"),
@@ -34,32 +33,32 @@ METHODS = [
 ]
 
 
-def spoiled(task: Task, wrong: int) -> Answer:
-    """Answer with the truth but for some cells; unseen types get a label too."""
+def spoiled(task: BenchmarkTask, wrong: int) -> MethodResult:
+    """MethodResult with the truth but for some cells; unseen types get a label too."""
     labels = np.where(task.known, task.truth, "beta")
     places = np.flatnonzero(task.known & (labels != "beta"))[:wrong]
     labels[places] = "beta"
-    return Answer(labels, confidence=task.known + 0.0, versions={"numpy": "2"}, train_seconds=1.0)
+    return MethodResult(labels, confidence=task.known + 0.0, versions={"numpy": "2"}, train_seconds=1.0)
 
 
 @pytest.fixture(scope="module")
-def runs(task: Task) -> list[Run]:
+def runs(task: BenchmarkTask) -> list[BenchmarkRun]:
     answers = {
         ("good", 0): replace(spoiled(task, 2), assigned=task.known),
         ("good", 1): replace(spoiled(task, 4), assigned=task.known),
         ("near", 0): spoiled(task, 4),
         ("bad", 0): spoiled(task, 25),
     }
-    runs = [Run(task.name, name, seed, DONE, 2.0, 10**9, answer) for (name, seed), answer in answers.items()]
-    return [*runs, Run(task.name, "gone", 0, "failed: RuntimeError: no luck")]
+    runs = [BenchmarkRun(task.name, name, seed, DONE, 2.0, 10**9, result) for (name, seed), result in answers.items()]
+    return [*runs, BenchmarkRun(task.name, "gone", 0, "failed: RuntimeError: no luck")]
 
 
-def by_name(rows: Sequence[Row]) -> dict[str, Row]:
+def by_name(rows: Sequence[ResultRow]) -> dict[str, ResultRow]:
     return {row.method: row for row in rows}
 
 
-def test_figures_are_means_over_seeds_and_rows_go_by_accuracy(task: Task, runs: list[Run]) -> None:
-    rows, known = rows_of(task, METHODS, runs), int(task.known.sum())
+def test_figures_are_means_over_seeds_and_rows_go_by_accuracy(task: BenchmarkTask, runs: list[BenchmarkRun]) -> None:
+    rows, known = build_rows(task, METHODS, runs), int(task.known.sum())
     assert [row.method for row in rows] == ["good", "near", "bad", "gone"]
     good = rows[0]
     assert good.seeds == 2
@@ -70,34 +69,36 @@ def test_figures_are_means_over_seeds_and_rows_go_by_accuracy(task: Task, runs: 
     assert (rows[-1].note, rows[-1].means) == ("failed: RuntimeError: no luck", {})
 
 
-def test_who_is_first_or_nearly(task: Task, runs: list[Run]) -> None:
-    rows = by_name(rows_of(task, METHODS, runs))
+def test_who_is_first_or_nearly(task: BenchmarkTask, runs: list[BenchmarkRun]) -> None:
+    rows = by_name(build_rows(task, METHODS, runs))
     assert [rows[name].places["accuracy"] for name in ("good", "near", "bad")] == [FIRST, NEAR, ""]
     # Where a method cannot reject, what is right after rejection is no contest.
-    assert rows["good"].places["share_right"] == FIRST
-    assert "share_right" not in rows["near"].places
+    assert rows["good"].places["open_set_accuracy"] == FIRST
+    assert "open_set_accuracy" not in rows["near"].places
     assert rows["bad"].places["auroc_unseen"] == FIRST
 
 
-def test_the_best_other_method_is_one_of_another_kind(task: Task, runs: list[Run]) -> None:
+def test_the_best_other_method_is_one_of_another_kind(task: BenchmarkTask, runs: list[BenchmarkRun]) -> None:
     twin = method("twin", "nearest")  # of the module of "good"
-    more = [*runs, Run(task.name, "twin", 0, DONE, answer=spoiled(task, 0))]
-    rows = by_name(rows_of(task, [*METHODS, twin], more))
+    more = [*runs, BenchmarkRun(task.name, "twin", 0, DONE, result=spoiled(task, 0))]
+    rows = by_name(build_rows(task, [*METHODS, twin], more))
     assert (rows["good"].rival, rows["near"].rival, rows["twin"].rival) == ("Near", "Twin", "Near")
     right = {wrong: (spoiled(task, wrong).labels == task.truth)[task.known] for wrong in (2, 4)}
-    assert rows["good"].p == pytest.approx(paired_p(right[2], right[4]))
+    assert rows["good"].p == pytest.approx(mcnemar_p(right[2], right[4]))
 
 
-def test_a_seed_that_failed_is_told_beside_the_figures_of_the_others(task: Task, runs: list[Run]) -> None:
-    more = [*runs, Run(task.name, "good", 2, "stopped: longer than 5 s")]
-    rows = by_name(rows_of(task, METHODS, more))
+def test_a_seed_that_failed_is_told_beside_the_figures_of_the_others(
+    task: BenchmarkTask, runs: list[BenchmarkRun]
+) -> None:
+    more = [*runs, BenchmarkRun(task.name, "good", 2, "stopped: longer than 5 s")]
+    rows = by_name(build_rows(task, METHODS, more))
     assert rows["good"].seeds == 2
     assert "stopped: longer than 5 s" in rows["good"].note
 
 
-def test_the_markdown_table_tells_all(task: Task, runs: list[Run], tmp_path: Path) -> None:
-    rows = rows_of(task, METHODS, runs)
-    text = as_markdown(rows, [replace(task, paper="accuracy 0.9")], Plan(tmp_path, seeds=2))
+def test_the_markdown_table_tells_all(task: BenchmarkTask, runs: list[BenchmarkRun], tmp_path: Path) -> None:
+    rows = build_rows(task, METHODS, runs)
+    text = as_markdown(rows, [replace(task, paper="accuracy 0.9")], BenchmarkPlan(tmp_path, seeds=2))
     lines = text.splitlines()
     first = lines[: lines.index("## Methods")]
     good, near, gone = (
@@ -105,27 +106,27 @@ def test_the_markdown_table_tells_all(task: Task, runs: list[Run], tmp_path: Pat
     )
     assert f"**{rows[0].means['accuracy']:.3f} ± {rows[0].spreads['accuracy']:.3f}**" in good
     assert f"{rows[1].means['accuracy']:.3f} ≈" in near
-    assert f"({rows[1].means['share_right']:.3f})" in near
+    assert f"({rows[1].means['open_set_accuracy']:.3f})" in near
     assert "failed: RuntimeError: no luck" in gone
     assert len({line.count("|") for line in first if line.startswith("|")}) == 1
     assert "| Good | numpy 2 | MIT | Somebody 2020 |" in text
     assert "| SpikGPT, as the paper reports it | accuracy 0.9 |" in text
     assert "calibration" not in lines[4]
-    assert machine() in text
+    assert "GB of memory" in text
     assert "seeds: 2" in text
 
 
-def test_known_cells_alone_need_no_columns_of_unseen_ones(task: Task) -> None:
-    known = task.of_known_types()
-    rows = rows_of(known, METHODS[:1], [Run(known.name, "good", 0, DONE, answer=spoiled(known, 1))])
-    assert not {"AUROC unseen", "unseen rejected"} & set(cells_of(rows)[0])
+def test_known_cells_alone_need_no_columns_of_unseen_ones(task: BenchmarkTask) -> None:
+    known = task.with_known_types()
+    rows = build_rows(known, METHODS[:1], [BenchmarkRun(known.name, "good", 0, DONE, result=spoiled(known, 1))])
+    assert not {"AUROC unseen", "unseen rejected"} & set(table_cells(rows)[0])
 
 
-def test_json_and_csv_hold_every_row(task: Task, runs: list[Run], tmp_path: Path) -> None:
-    rows = rows_of(task, METHODS, runs)
-    stored = json.loads(json.dumps(as_json(rows, [task], Plan(tmp_path))))
+def test_json_and_csv_hold_every_row(task: BenchmarkTask, runs: list[BenchmarkRun], tmp_path: Path) -> None:
+    rows = build_rows(task, METHODS, runs)
+    stored = json.loads(json.dumps(as_json(rows, [task], BenchmarkPlan(tmp_path))))
     assert [row["method"] for row in stored["rows"]] == [row.method for row in rows]
-    assert stored["tasks"] == about_tasks([task])
+    assert stored["tasks"] == describe_tasks([task])
     assert stored["tasks"][0]["known_cells"] == task.known.sum()
     frame = as_frame(rows).set_index("method")
     assert frame.loc["good", "accuracy_sd"] == pytest.approx(rows[0].spreads["accuracy"])

@@ -8,15 +8,15 @@ import pytest
 from anndata import AnnData
 from scipy import sparse
 
-from spikgpt.benchmark.task import Task
 from spikgpt.cells.align import log_normalise
 from spikgpt.errors import DataError, GenesError, LabelsError
+from spikgpt_benchmark.task import BenchmarkTask
 
 
 def test_a_method_sees_nothing_but_genes_labels_and_batches(cells: AnnData, few: AnnData) -> None:
     marked = few.copy()
     marked.obs["batch"] = "three"
-    task = Task.of("islets", cells, marked, "cell_type", "batch")
+    task = BenchmarkTask.from_cells("islets", cells, marked, "cell_type", "batch")
     assert list(task.reference.obs.columns) == ["batch", "label"]
     assert list(task.query.obs.columns) == ["batch"]
     assert task.query.obs_names.tolist() == [str(number) for number in range(few.n_obs)]
@@ -31,7 +31,7 @@ def test_small_types_and_cells_without_label_are_left_out(cells: AnnData, few: A
     labels[10:14] = "rare"
     changed = cells.copy()
     changed.obs["cell_type"] = labels
-    task = Task.of("islets", changed, few, "cell_type")
+    task = BenchmarkTask.from_cells("islets", changed, few, "cell_type")
     assert task.reference.n_obs == cells.n_obs - 14
     assert "rare" not in set(task.reference.obs["label"])
     assert task.batch_key is None
@@ -40,48 +40,48 @@ def test_small_types_and_cells_without_label_are_left_out(cells: AnnData, few: A
 def test_genes_are_the_shared_ones_each_once(cells: AnnData, few: AnnData) -> None:
     part = few[:, ::-2].copy()
     part.var_names = [part.var_names[1], *part.var_names[1:]]
-    task = Task.of("islets", cells, part, "cell_type")
+    task = BenchmarkTask.from_cells("islets", cells, part, "cell_type")
     assert task.reference.var_names.tolist() == task.query.var_names.tolist()
     assert task.reference.n_vars == part.n_vars - 1
     strange = few.copy()
     strange.var_names = [f"gene {number}" for number in range(few.n_vars)]
     with pytest.raises(GenesError, match="share 0 gene names; at least 50"):
-        Task.of("islets", cells, strange, "cell_type")
+        BenchmarkTask.from_cells("islets", cells, strange, "cell_type")
 
 
 def test_logarithms_are_taken_as_a_query_and_not_as_a_reference(cells: AnnData, few: AnnData) -> None:
     values = sparse.csr_matrix(few.X)
     logs = AnnData(log_normalise(values, np.asarray(values.sum(axis=1)).ravel()), obs=few.obs, var=few.var)
-    task = Task.of("islets", cells, logs, "cell_type")
+    task = BenchmarkTask.from_cells("islets", cells, logs, "cell_type")
     assert task.query_values == "log"
     assert task.log_base == pytest.approx(np.e)
     with pytest.raises(DataError, match="methods learn from counts"):
-        Task.of("islets", logs, few, "cell_type")
+        BenchmarkTask.from_cells("islets", logs, few, "cell_type")
 
 
-def test_known_types_are_those_of_the_reference(task: Task, few: AnnData) -> None:
+def test_known_types_are_those_of_the_reference(task: BenchmarkTask, few: AnnData) -> None:
     alpha = (few.obs["cell_type"] == "alpha").to_numpy()
     assert not task.known[alpha].any()
-    only = task.of_known_types()
+    only = task.with_known_types()
     assert only.known.all()
     assert only.query.n_obs == len(only.truth) == task.known.sum()
 
 
-def test_the_digest_is_that_of_the_cells(task: Task, cells: AnnData, few: AnnData) -> None:
+def test_the_digest_is_that_of_the_cells(task: BenchmarkTask, cells: AnnData, few: AnnData) -> None:
     kept = (cells.obs["cell_type"] != "alpha").to_numpy()
-    again = Task.of("another name", cells[kept, :2000].copy(), few[:, :2000].copy(), "cell_type")
+    again = BenchmarkTask.from_cells("another name", cells[kept, :2000].copy(), few[:, :2000].copy(), "cell_type")
     assert again.digest == task.digest
     truth = few.obs["cell_type"].astype(str).to_numpy()
     truth[0] = "delta" if truth[0] != "delta" else "beta"
     changed = few[:, :2000].copy()
     changed.obs["cell_type"] = pd.Categorical(truth)
-    assert Task.of("islets", cells[kept, :2000].copy(), changed, "cell_type").digest != task.digest
+    assert BenchmarkTask.from_cells("islets", cells[kept, :2000].copy(), changed, "cell_type").digest != task.digest
 
 
 def test_files_are_read_and_a_missing_column_is_told(cells: AnnData, few: AnnData, tmp_path: Path) -> None:
     paths = tmp_path / "reference.h5ad", tmp_path / "islets.h5ad"
     for adata, path in zip((cells, few), paths, strict=True):
         adata[:, :500].write_h5ad(path)
-    assert Task.of_files(*paths, "cell_type").name == "islets"
+    assert BenchmarkTask.from_files(*paths, "cell_type").name == "islets"
     with pytest.raises(LabelsError, match="no column 'batch'"):
-        Task.of_files(*paths, "cell_type", "batch")
+        BenchmarkTask.from_files(*paths, "cell_type", "batch")

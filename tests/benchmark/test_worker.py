@@ -8,15 +8,15 @@ from pathlib import Path
 import psutil
 import pytest
 
-from spikgpt.benchmark.methods.answer import Answer, Settings
-from spikgpt.benchmark.task import LABEL, Task
-from spikgpt.benchmark.worker import answered, main
+from spikgpt_benchmark.methods.result import MethodResult, MethodSettings
+from spikgpt_benchmark.task import LABEL, BenchmarkTask
+from spikgpt_benchmark.worker import main, run_method
 
-MODULE = "tests.benchmark.made_up"
+MODULE = "tests.benchmark.fake_methods"
 # Starts a worker, tells its number, and stays.
 PARENT = """
 import os, subprocess, sys, time
-command = [sys.executable, "-m", "spikgpt.benchmark.worker", *sys.argv[1:], str(os.getpid())]
+command = [sys.executable, "-m", "spikgpt_benchmark.worker", *sys.argv[1:], str(os.getpid())]
 worker = subprocess.Popen(command)
 print(worker.pid, flush=True)
 time.sleep(60)
@@ -24,28 +24,28 @@ time.sleep(60)
 
 
 @pytest.fixture
-def folder(task: Task, tmp_path: Path) -> Path:
+def folder(task: BenchmarkTask, tmp_path: Path) -> Path:
     task.reference.write_h5ad(tmp_path / "reference.h5ad")
     task.query.write_h5ad(tmp_path / "query.h5ad")
     return tmp_path
 
 
 def asked(folder: Path, how: str) -> Path:
-    Settings(0, LABEL, options={"how": how}).write(folder)
+    MethodSettings(0, LABEL, options={"how": how}).write(folder)
     return folder
 
 
-def test_a_worker_writes_its_answer(task: Task, folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_worker_writes_its_answer(task: BenchmarkTask, folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(sys, "argv", ["worker", MODULE, str(asked(folder, "nearest"))])
     main()
-    answer = Answer.read(folder)
-    assert answer.fault(task.query.n_obs) is None
-    assert (answer.labels == task.truth)[task.known].mean() > 0.8
+    result = MethodResult.read(folder)
+    assert result.fault(task.query.n_obs) is None
+    assert (result.labels == task.truth)[task.known].mean() > 0.8
 
 
 def test_labels_that_the_reference_does_not_have_are_refused(folder: Path) -> None:
     with pytest.raises(ValueError, match="labels that the reference does not have: Unknown"):
-        answered(MODULE, asked(folder, "strange"))
+        run_method(MODULE, asked(folder, "strange"))
 
 
 def test_a_worker_does_not_outlive_the_benchmark(folder: Path) -> None:

@@ -2,19 +2,18 @@ from __future__ import annotations
 
 import numpy as np
 
-from spikgpt.benchmark.methods.answer import Settings
-from spikgpt.benchmark.methods.spikgpt import run
-from spikgpt.benchmark.task import LABEL, Task
+from spikgpt_benchmark.methods.result import MethodSettings
+from spikgpt_benchmark.methods.spikgpt import fit
+from spikgpt_benchmark.task import LABEL, BenchmarkTask
 
 
-def test_the_papers_recipe_rejects_below_its_confidence(task: Task) -> None:
+def test_the_papers_recipe_rejects_below_its_confidence(task: BenchmarkTask) -> None:
     """The default recipe runs in a test of the command."""
-    answer = run(task.reference, task.query, Settings(0, LABEL, options={"recipe": "paper"}))
-    assert answer.fault(task.query.n_obs) is None
-    assert answer.probabilities is not None
-    assert answer.classes is not None
-    largest = answer.probabilities.max(axis=1)
-    np.testing.assert_array_equal(answer.classes[answer.probabilities.argmax(axis=1)], answer.labels)
-    np.testing.assert_array_equal(answer.assigned, largest >= 0.95)
-    np.testing.assert_array_equal(answer.confidence, largest)
-    assert answer.train_seconds > 0
+    result = fit(task.reference, MethodSettings(0, LABEL, options={"recipe": "paper"}))(task.query)
+    assert result.fault(task.query.n_obs) is None
+    assert result.probabilities is not None
+    assert result.classes is not None
+    largest = result.probabilities.max(axis=1)
+    np.testing.assert_array_equal(result.classes[result.probabilities.argmax(axis=1)], result.labels)
+    np.testing.assert_array_equal(result.assigned, largest >= 0.95)
+    np.testing.assert_array_equal(result.confidence, largest)

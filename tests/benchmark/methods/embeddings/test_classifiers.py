@@ -3,7 +3,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from spikgpt.benchmark.methods.embeddings.classifiers import CLASSIFIERS
+from spikgpt_benchmark.methods.embeddings.classifiers import CLASSIFIERS
 
 
 @pytest.mark.parametrize("name", CLASSIFIERS)

@@ -2,7 +2,7 @@ from __future__ import annotations
 
 import numpy as np
 
-from spikgpt.benchmark.methods.packages.singler import kept
+from spikgpt_benchmark.methods.packages.singler import prune
 
 
 def test_outliers_of_each_label_are_pruned() -> None:
@@ -13,9 +13,9 @@ def test_outliers_of_each_label_are_pruned() -> None:
     scores = np.zeros((10, 3))
     scores[:, 2] = -1
     scores[np.arange(10), np.searchsorted(classes, labels)] = excess
-    assert kept(scores, labels, classes).all()
+    assert prune(scores, labels, classes).all()
     # The median of a is 0.29, its median deviation 0.02: 3 times 1.4826 times that below lies 0.201.
     scores[5, 0] = 0.202
-    assert kept(scores, labels, classes).all()
+    assert prune(scores, labels, classes).all()
     scores[5, 0] = 0.200
-    assert np.flatnonzero(~kept(scores, labels, classes)).tolist() == [5]
+    assert np.flatnonzero(~prune(scores, labels, classes)).tolist() == [5]

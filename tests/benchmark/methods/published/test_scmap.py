@@ -4,7 +4,7 @@ import numpy as np
 from anndata import AnnData
 from scipy import sparse
 
-from spikgpt.benchmark.methods.published.scmap import chosen_genes, log_counts, unit
+from spikgpt_benchmark.methods.published.scmap import log_counts, select_genes, unit
 
 
 def test_values_are_logarithms_to_base_two() -> None:
@@ -27,8 +27,8 @@ def test_genes_above_the_regression_line_are_chosen() -> None:
     slope = sum((a - x) * (b - y) for a, b in points.values()) / sum((a - x) ** 2 for a, _ in points.values())
     residuals = {gene: b - (y + slope * (a - x)) for gene, (a, b) in points.items()}
     expected = sorted(sorted(residuals, key=lambda gene: -residuals[gene])[:6])
-    assert chosen_genes(sparse.csr_matrix(values), 6).tolist() == expected
-    everything = chosen_genes(sparse.csr_matrix(values), 100)
+    assert select_genes(sparse.csr_matrix(values), 6).tolist() == expected
+    everything = select_genes(sparse.csr_matrix(values), 100)
     assert everything.tolist() == [gene for gene in range(20) if gene not in (3, 5)]
 
 

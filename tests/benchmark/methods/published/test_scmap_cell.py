@@ -2,8 +2,8 @@ from __future__ import annotations
 
 import numpy as np
 
-from spikgpt.benchmark.methods.published.scmap import unit
-from spikgpt.benchmark.methods.published.scmap_cell import Quantiser, chunks, decide
+from spikgpt_benchmark.methods.published.scmap import unit
+from spikgpt_benchmark.methods.published.scmap_cell import ProductQuantiser, chunks, vote
 
 
 def test_chunks_have_ten_genes() -> None:
@@ -15,7 +15,7 @@ def test_chunks_have_ten_genes() -> None:
 def test_similarities_are_those_with_the_nearest_centres() -> None:
     random = np.random.default_rng(0)
     known, asked = (unit(random.gamma(1.0, 1.0, (size, 20))) for size in (36, 4))
-    quantiser = Quantiser.fit(known)
+    quantiser = ProductQuantiser.fit(known)
     assert [len(centres) for centres in quantiser.centres] == [6, 6]
     similarities = quantiser.similarities(asked)
     for cell in range(4):
@@ -30,7 +30,7 @@ def test_similarities_are_those_with_the_nearest_centres() -> None:
 
 def test_cells_of_one_kind_are_their_own_centres() -> None:
     kinds = np.eye(10)[:3]
-    quantiser = Quantiser.fit(np.repeat(kinds, 12, axis=0))
+    quantiser = ProductQuantiser.fit(np.repeat(kinds, 12, axis=0))
     np.testing.assert_allclose(quantiser.similarities(kinds), np.repeat(np.eye(3), 12, axis=1), atol=1e-12)
 
 
@@ -45,7 +45,7 @@ def test_three_nearest_cells_have_to_agree_above_a_half() -> None:
             [np.nan] * 5,
         ]
     )
-    best, assigned, highest = decide(similarities, labels)
+    best, assigned, highest = vote(similarities, labels)
     assert best[:4].tolist() == ["a", "a", "b", "a"]
     assert assigned.tolist() == [True, False, False, False, False]
     np.testing.assert_array_equal(highest, [0.9, 0.9, 0.9, 0.5, -1.0])

@@ -5,7 +5,7 @@ import pytest
 from scipy.spatial.distance import cosine
 from scipy.stats import pearsonr, spearmanr
 
-from spikgpt.benchmark.methods.published.scmap_cluster import compare, medians
+from spikgpt_benchmark.methods.published.scmap_cluster import compare, medians
 
 
 def test_a_type_is_the_median_of_its_cells() -> None:

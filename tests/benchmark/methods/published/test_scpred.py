@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 from scipy.stats import mannwhitneyu
 
-from spikgpt.benchmark.methods.published.scpred import kernel_width, machines_of, telling_components
+from spikgpt_benchmark.methods.published.scpred import discriminating_components, kernel_width, train_svms
 
 
 def made(seed: int = 0) -> tuple[np.ndarray, np.ndarray]:
@@ -26,14 +26,14 @@ def test_components_are_chosen_at_a_rate_of_false_discoveries() -> None:
     order = np.argsort(tested)
     below = [rank for rank in range(12) if tested[order[rank]] < 0.05 * (rank + 1) / 12]
     expected = sorted(order[: below[-1] + 1].tolist())
-    assert telling_components(points, own).tolist() == expected
+    assert discriminating_components(points, own).tolist() == expected
     assert 0 in expected
     assert len(expected) < 12
 
 
 def test_a_type_that_no_component_tells_keeps_all() -> None:
     points = np.random.default_rng(0).normal(size=(60, 4))
-    assert telling_components(points, np.arange(60) % 2 == 0).tolist() == [0, 1, 2, 3]
+    assert discriminating_components(points, np.arange(60) % 2 == 0).tolist() == [0, 1, 2, 3]
 
 
 def test_the_kernel_is_as_wide_as_cells_are_apart() -> None:
@@ -45,7 +45,7 @@ def test_the_kernel_is_as_wide_as_cells_are_apart() -> None:
 
 def test_each_machine_knows_its_type_and_nothing_far_away() -> None:
     points, labels = made()
-    machines = machines_of(points, labels, 0)
+    machines = train_svms(points, labels, 0)
     asked = np.zeros((3, 12))
     asked[0, 0] = asked[1, 1] = 4
     probabilities = np.stack([machines[name](asked) for name in "abc"], axis=1)

@@ -1,0 +1,1 @@
+"""Other methods by their own Python packages."""

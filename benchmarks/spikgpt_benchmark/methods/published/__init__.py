@@ -1,0 +1,1 @@
+"""Published methods without a Python package, written from their publications."""

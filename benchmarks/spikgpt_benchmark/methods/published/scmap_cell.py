@@ -1,0 +1,98 @@
+"""scmap-cell: the label of the nearest cells, if they agree, found with a product quantiser.
+
+Written from Kiselev, Yiu and Hemberg, Nature Methods 2018, doi:10.1038/nmeth.4644: the chosen genes are cut into
+chunks, the reference's cells are clustered in each chunk by k-means, and a cell of the query is compared with the
+centres instead of the cells. The chunks here are of genes next to one another in the reference's order, and the k-means
+is that of scikit-learn. Where the nearest cells disagree the published method gives no label; here the cell is
+unassigned, and the best label is that of its nearest cell.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+import numpy.typing as npt
+from anndata import AnnData
+
+from spikgpt.types import Bools, Strings
+from spikgpt_benchmark.methods.preprocess import labels_of
+from spikgpt_benchmark.methods.published.scmap import log_counts, select_genes, unit
+from spikgpt_benchmark.methods.result import MethodResult, MethodSettings, Predict
+
+VERSIONS = ("scikit-learn",)
+# Genes of a chunk; cells that are searched, nearest cells that must agree, and the similarity that must be exceeded.
+CHUNK_GENES, NEAREST, AGREEING, LEAST_SIMILARITY = 10, 10, 3, 0.5
+# Cells of a query compared at a time.
+BATCH = 512
+
+
+@dataclass(frozen=True)
+class ProductQuantiser:
+    """Cells of a reference as the nearest centre of each cell in each of M chunks of genes.
+
+    ``centres`` are of shape (k, genes of the chunk) for each chunk, ``codes`` of shape (M, n).
+    """
+
+    centres: list[npt.NDArray[np.float64]]
+    codes: npt.NDArray[np.int64]
+
+    @classmethod
+    def fit(cls, cells: npt.NDArray[np.float64], seed: int = 0) -> ProductQuantiser:
+        """Cluster cells of unit length, shape (n, G), in each chunk, into floor(sqrt(n)) groups."""
+        from sklearn.cluster import KMeans
+        from threadpoolctl import threadpool_limits
+
+        centres, codes = [], []
+        for chunk in chunks(cells):
+            # Chunks in which few cells differ have fewer groups.
+            size = min(int(np.sqrt(len(cells))), len(np.unique(chunk, axis=0)))
+            with threadpool_limits(1):  # threads that wait for each other on small chunks take ten times as long
+                found = KMeans(size, n_init=1, random_state=seed).fit(chunk)
+            centres.append(found.cluster_centers_)
+            codes.append(found.labels_)
+        return cls(centres, np.stack(codes).astype(np.int64))
+
+    def similarities(self, cells: npt.NDArray[np.float64]) -> npt.NDArray[np.float64]:
+        """Return the estimated cosine of cells of unit length, (m, G), with those of the reference, shape (m, n)."""
+        total = np.zeros((len(cells), self.codes.shape[1]))
+        for chunk, centres, codes in zip(chunks(cells), self.centres, self.codes, strict=True):
+            total += (chunk @ centres.T)[:, codes]
+        return total
+
+
+def fit(reference: AnnData, settings: MethodSettings) -> Predict:
+    """Fit the product quantiser on a reference."""
+    logs = log_counts(reference)
+    genes = select_genes(logs)
+    known = unit(logs[:, genes].toarray())
+    used = np.isfinite(known).all(axis=1)
+    labels = labels_of(reference, settings.label_key)[used]
+    quantiser = ProductQuantiser.fit(known[used], settings.seed)
+
+    def predict(query: AnnData) -> MethodResult:
+        cells = unit(log_counts(query, settings)[:, genes].toarray())
+        starts = range(0, len(cells), BATCH)
+        parts = [vote(quantiser.similarities(cells[start : start + BATCH]), labels) for start in starts]
+        best, assigned, nearest = (np.concatenate(arrays) for arrays in zip(*parts, strict=True))
+        return MethodResult(labels=best, assigned=assigned, confidence=nearest)
+
+    return predict
+
+
+def chunks(cells: npt.NDArray[np.float64]) -> list[npt.NDArray[np.float64]]:
+    """Cut cells, shape (n, G), into G / 10 chunks of genes, at least one."""
+    return np.array_split(cells, max(1, cells.shape[1] // CHUNK_GENES), axis=1)
+
+
+def vote(similarities: npt.NDArray[np.float64], labels: Strings) -> tuple[Strings, Bools, npt.NDArray[np.float64]]:
+    """Return label, whether it is assigned, and the highest similarity of m cells, from those with n, shape (m, n).
+
+    A cell whose similarities are NaN, as it has none of the genes, is unassigned.
+    """
+    known = np.nan_to_num(similarities, nan=-1.0)
+    order = np.argsort(-known, axis=1, kind="stable")[:, :NEAREST]
+    near = labels[order]
+    highest = np.take_along_axis(known, order[:, :1], axis=1)[:, 0]
+    agree = (near[:, :AGREEING] == near[:, :1]).all(axis=1)
+    return near[:, 0], agree & (highest > LEAST_SIMILARITY), highest

@@ -1,1 +1,0 @@
-"""Rivals by their own Python packages."""

@@ -1,1 +1,0 @@
-"""Rivals in R, run by ``Rscript``."""
