@@ -29,7 +29,7 @@ def main() -> int:
     # The example leaves genes out that the query lacks.
     engine = torch_engine(replace(reference, more_genes=None))
     # Those of the graph, which sees each cell alone and knows no familiarity.
-    options = AnnotateOptions(scaling="reference", neighbours=False, threshold=reference.thresholds.threshold)
+    options = AnnotateOptions(scaling="reference", smoothing=False, threshold=reference.thresholds.threshold)
     cells = read_cells(CELLS)
     kept = np.random.default_rng(0).random(cells.n_vars) < 2 / 3
     different = 0

@@ -1,1 +1,1 @@
-"""Run SpikGPT references through ONNX Runtime, and export them to it."""
+"""Build, check and export the ONNX graphs of references; annotation runs the graphs by :mod:`spikgpt.engines.onnx`."""

@@ -1,4 +1,4 @@
-"""The gate of the export: a graph must have the weights of the trained model, and say the same of made-up cells."""
+"""Compare a graph with the trained model before export: the weights, and the labels of simulated cells."""
 
 from __future__ import annotations
 
@@ -12,45 +12,44 @@ import onnx
 from onnx import numpy_helper
 
 from spikgpt.embedding.pca import PCAProjection
-from spikgpt.embedding.vocabulary import Encoder
+from spikgpt.embedding.vocabulary import EncoderWeights
+from spikgpt.engines import contract
+from spikgpt.engines.onnx_session import Session
 from spikgpt.errors import ParityError
 from spikgpt.reference.files import Reference
-from spikgpt_onnx import contract
 from spikgpt_onnx.graph import IR_VERSION, OPSET
-from spikgpt_onnx.session import Session
 
 if TYPE_CHECKING:
     from spikgpt.engines.torch import TorchEngine
 
 GOLDEN_CELLS = 2048
-# float32 probabilities agree to rounding unless a membrane potential is within rounding of the firing threshold. Such a
-# cell gets a spike more or less; it may differ by more, as long as its label and its Unknown decision do not. Decisions
-# between probabilities that differ by no more than the tolerance are left to rounding.
+# float32 probabilities agree to rounding, unless a membrane potential is within rounding of the firing threshold. A
+# spike more or less then follows. The probabilities of such a cell may differ by more, but its label and its Unknown
+# decision may not. A decision between probabilities that differ by at most the tolerance is left to rounding.
 TOLERANCE, SHARE_WITHIN_TOLERANCE = 1e-5, 0.99
-# Of the other precisions: the share of cells whose label and Unknown decision must stay, and how far those of the rest
-# may have been from the other decision, as a difference of two probabilities.
+# For fp16 and int8: the least share of cells with the same label and the same Unknown decision. In every other cell,
+# the two probabilities that the decision compares may differ by at most the margin.
 SHARE_EQUAL, MARGIN = 0.999, 0.05
-# Of the weights in a graph, relative to the largest of the layer: rounding to float32, float16 and 8 bits.
+# Largest difference of a weight, relative to the largest weight of the layer: rounding to float32, float16 and 8 bits.
 WEIGHT_TOLERANCE: dict[str, float] = {"fp32": 1e-6, "fp16": 1e-3, "int8": 1 / 127}
 
 
 @dataclass(frozen=True)
 class ExportableReference:
-    """What is exported: a reference, and its torch engine, which graphs are held against."""
+    """A reference, and its torch engine, which the graphs are compared with."""
 
-    files: Reference
+    stored: Reference
     engine: TorchEngine
 
 
 @dataclass(frozen=True)
-class Parity:
+class GraphParity:
     """Agreement of a graph in ONNX Runtime with the trained model in torch, float64, on golden cells.
 
-    ``labels_equal`` and ``unknown_equal`` count cells with the same label and the same Unknown decision. Cells count
-    too whose decision rounding makes: two probabilities, or one and the threshold, differ by at most ``tolerance``.
-    ``largest_flip`` is how far any other cell was from its decision, as a difference of probabilities. ``weights`` is
-    the largest difference between a weight of the graph and the trained one, relative to the largest weight of the
-    layer.
+    ``labels_equal`` and ``unknown_equal`` count cells with the same label and the same Unknown decision. Decisions
+    within rounding count as equal: two probabilities, or one and the threshold, differ by at most ``tolerance``. For
+    the other cells, ``largest_flip`` is the largest difference of these probabilities. ``weights`` is the largest
+    difference between a weight of the graph and the trained weight, relative to the largest weight of the layer.
     """
 
     precision: str
@@ -68,7 +67,7 @@ class Parity:
 
     @property
     def passed(self) -> bool:
-        """Whether the graph may be published."""
+        """Return whether the graph may be published."""
         share = 1.0 if self.precision == "fp32" else SHARE_EQUAL
         return (
             min(self.labels_equal, self.unknown_equal) >= share * self.cells
@@ -88,14 +87,14 @@ class Parity:
 
 @dataclass(frozen=True)
 class Golden:
-    """Made-up cells: inputs of the graph, and the same cells embedded by the library, shape (n, dim)."""
+    """Simulated cells: inputs of the graph, and the vectors that the library computes, shape (n, dim)."""
 
     inputs: dict[str, npt.NDArray[Any]]
     vectors: npt.NDArray[np.float64]
 
 
 def golden_cells(reference: ExportableReference, cells: int = GOLDEN_CELLS) -> Golden:
-    """Return cells like those of the reference, half of them between two labels, so that some are nearly Unknown."""
+    """Simulate cells of the reference's labels; half of them lie between two labels, so some are nearly Unknown."""
     random = np.random.default_rng(0)
     embedder = reference.engine.embedding
     if not isinstance(embedder, PCAProjection):
@@ -115,18 +114,20 @@ def golden_cells(reference: ExportableReference, cells: int = GOLDEN_CELLS) -> G
     return Golden(inputs, embedder.project(counts, total))
 
 
-def check_parity(reference: ExportableReference, graph: onnx.ModelProto, precision: str, golden: Golden) -> Parity:
-    """Hold a graph against the trained model, its weights and what it says of golden cells, before it is published."""
+def check_parity(reference: ExportableReference, graph: onnx.ModelProto, precision: str, golden: Golden) -> GraphParity:
+    """Return the agreement of a graph with the trained model; too little agreement is a ParityError."""
     outputs = Session(graph.SerializeToString()).run(golden.inputs)
-    parity = parity_of(reference, golden.vectors, outputs, precision, weight_difference(reference, graph))
+    parity = measure_parity(reference, golden.vectors, outputs, precision, weight_difference(reference, graph))
     if not parity.passed:
         msg = f"The graph disagrees with the trained model ({parity}). Nothing was written."
         raise ParityError(msg)
     return parity
 
 
-def check_tokens(reference: ExportableReference, encoder: Encoder, alone: bytes, combined: onnx.ModelProto) -> Parity:
-    """Hold the combined graph against the encoder's graph and the trained classifier, on random tokens."""
+def check_tokens(
+    reference: ExportableReference, encoder: EncoderWeights, encoder_graph: bytes, combined: onnx.ModelProto
+) -> GraphParity:
+    """Compare the combined graph with the encoder's graph and the trained classifier, on random tokens."""
     random = np.random.default_rng(0)
     shape = (64, min(encoder.vocabulary.length, 100))
     lengths = random.integers(2, shape[1] + 1, size=(shape[0], 1))
@@ -136,59 +137,59 @@ def check_tokens(reference: ExportableReference, encoder: Encoder, alone: bytes,
         contract.VALUES: random.integers(encoder.lowest, encoder.vocabulary.n_bins, size=shape),
         contract.MASK: np.arange(shape[1]) < lengths,
     }
-    vectors = Session(alone).run(tokens)[contract.EMBEDDING].astype(np.float64)
+    vectors = Session(encoder_graph).run(tokens)[contract.EMBEDDING].astype(np.float64)
     return check_parity(reference, combined, "fp32", Golden(tokens, vectors))
 
 
 def weight_difference(reference: ExportableReference, graph: onnx.ModelProto) -> float:
-    """Return the largest difference between a weight in the graph and the trained one, relative to the layer's.
+    """Return the largest difference between a weight of the graph and the trained weight, relative to the layer's.
 
-    Two networks that were never trained agree on every cell; so the weights themselves are compared, with those that
-    the trained network folds by its own code.
+    Two networks that were never trained agree on every cell, so the weights are compared too. The trained network folds
+    its BatchNorms by its own code.
     """
     constants = {tensor.name: numpy_helper.to_array(tensor) for tensor in graph.graph.initializer}
-    config = reference.files.config
+    config = reference.stored.config
     largest = 0.0
     for name, weight in reference.engine.folded_weights().items():
         if not name.endswith(".weight"):
             continue
         layer = name.removesuffix(".weight").removesuffix(".linear")
-        found = [constants[f"{layer}.weight"].astype(np.float64)] if f"{layer}.weight" in constants else []
+        exported = [constants[f"{layer}.weight"].astype(np.float64)] if f"{layer}.weight" in constants else []
         if f"{layer}.weight.turned" in constants:
-            found.append(constants[f"{layer}.weight.turned"].astype(np.float64).T)
+            exported.append(constants[f"{layer}.weight.turned"].astype(np.float64).T)
         if f"{layer}.weight.int8" in constants:
-            found.append(constants[f"{layer}.weight.int8"] * constants[f"{layer}.scale"].astype(np.float64))
-        if not found:
+            exported.append(constants[f"{layer}.weight.int8"] * constants[f"{layer}.scale"].astype(np.float64))
+        if not exported:
             msg = f"The graph has no weights of the layer {layer}. Nothing was written."
             raise ParityError(msg)
-        # In the graph a layer may carry the division by tau, with the sign turned round, or by the number of steps.
+        # A layer of the graph may include the division by tau, with or without a change of sign, or by the time steps.
         divisors = (1, config.tau, -config.tau, config.time_steps)
         expected = [weight.astype(np.float64).T / divisor for divisor in divisors]
-        differences = [min(np.abs(one - other).max() / np.abs(other).max() for other in expected) for one in found]
+        differences = [min(np.abs(one - other).max() / np.abs(other).max() for other in expected) for one in exported]
         largest = max(largest, float(max(differences)))
     return largest
 
 
-def parity_of(
+def measure_parity(
     reference: ExportableReference,
     vectors: npt.NDArray[np.float64],
     outputs: Mapping[str, npt.NDArray[Any]],
     precision: str,
     weights: float,
-) -> Parity:
-    """Compare what a graph says of some cells with what the trained model says of their vectors, shape (n, dim)."""
-    expected, threshold = reference.engine.classified(vectors)[0], reference.files.thresholds.threshold
+) -> GraphParity:
+    """Compare the outputs of a graph with those of the trained model for the cells' vectors, shape (n, dim)."""
+    expected, threshold = reference.engine.classify(vectors)[0], reference.stored.thresholds.threshold
     confidence, best = expected.max(axis=1), outputs[contract.BEST_LABEL]
-    given_up, beyond = confidence - expected[np.arange(len(best)), best], np.abs(confidence - threshold)
-    other_label = (best != expected.argmax(axis=1)) & (given_up > TOLERANCE)
-    other_decision = ((outputs[contract.LABEL] == -1) != (confidence < threshold)) & (beyond > TOLERANCE)
-    # Rounding is no excuse for a decision that does not follow from the graph's own probabilities.
+    lost, margin = confidence - expected[np.arange(len(best)), best], np.abs(confidence - threshold)
+    other_label = (best != expected.argmax(axis=1)) & (lost > TOLERANCE)
+    other_decision = ((outputs[contract.LABEL] == -1) != (confidence < threshold)) & (margin > TOLERANCE)
+    # Even within rounding, a decision must follow from the graph's own probabilities.
     own_best, own_decision = _decisions(outputs[contract.PROBABILITIES], threshold)
     other_label |= best != own_best
     other_decision |= outputs[contract.LABEL] != own_decision
-    flips = np.concatenate([given_up[other_label], beyond[other_decision]])
+    flips = np.concatenate([lost[other_label], margin[other_decision]])
     difference = np.abs(outputs[contract.PROBABILITIES] - expected).max(axis=1)
-    return Parity(
+    return GraphParity(
         precision=precision,
         opset=OPSET,
         ir_version=IR_VERSION,
@@ -207,6 +208,6 @@ def parity_of(
 def _decisions(
     probabilities: npt.NDArray[Any], threshold: float
 ) -> tuple[npt.NDArray[np.int64], npt.NDArray[np.int64]]:
-    """Return the most probable labels of a graph's own probabilities, shape (n, L), and the same or -1 for Unknown."""
+    """Return the most probable labels, shape (n,), and the same or -1 for Unknown, from a graph's probabilities."""
     best = probabilities.argmax(axis=1)
     return best, np.where(probabilities.max(axis=1) < np.float32(threshold), -1, best)

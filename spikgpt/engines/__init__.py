@@ -1,1 +1,1 @@
-"""What runs a reference's network: torch here, ONNX Runtime in ``spikgpt_onnx``."""
+"""Engines that run a reference's network: NumPy, ONNX Runtime and torch."""

@@ -30,7 +30,7 @@ from torch import Tensor, nn
 
 from spikgpt.reference.config import SpikGPTConfig
 
-# SpikingJelly's kernels look for triton when they load. On a CPU there is none, which is no news to a user.
+# SpikingJelly's kernels look for triton when they load, and torch logs that a CPU has none.
 logging.getLogger("torch._library.triton").setLevel(logging.ERROR)
 
 _SURROGATES = {"atan": surrogate.ATan, "sigmoid": surrogate.Sigmoid}
@@ -46,17 +46,17 @@ def spiking_neurons(config: SpikGPTConfig) -> neuron.LIFNode:
         tau=float(config.tau),
         v_threshold=config.v_threshold,
         surrogate_function=_SURROGATES[config.surrogate](alpha=config.surrogate_alpha),
-        # The reset is kept out of the gradient, as is usual with surrogate gradients: it only adds noise there.
+        # The reset only adds noise to surrogate gradients, so it is kept out of the gradient.
         detach_reset=True,
         step_mode="m",
     )
 
 
-class Projection(nn.Module):
+class NormedLinear(nn.Module):
     """A linear layer with BatchNorm.
 
     An L2-normalised embedding has values far below any firing threshold. BatchNorm gives each neuron an input of unit
-    variance; without it nothing fires.
+    variance. Without BatchNorm no neuron fires.
     """
 
     def __init__(self, in_features: int, out_features: int) -> None:
@@ -87,8 +87,8 @@ class Projection(nn.Module):
 class CopyDropout(nn.Module):
     """Dropout for one token that stands for ``m`` copies.
 
-    With a shared mask it is plain dropout. Otherwise each copy draws its own mask, and what follows is linear up to
-    the average over copies, so the copies' average mask matters alone: Binomial(m, 1 - p) / (m (1 - p)).
+    With a shared mask this is plain dropout. Otherwise each copy draws its own mask. The layers up to the average over
+    copies are linear, so the average mask alone matters: Binomial(m, 1 - p) / (m (1 - p)).
     """
 
     def __init__(self, p: float, copies: int, *, shared: bool) -> None:
@@ -109,7 +109,7 @@ class SpikingSelfAttention(nn.Module):
     def __init__(self, config: SpikGPTConfig) -> None:
         super().__init__()
         self.config = config
-        self.query_key_value = Projection(config.width, 3 * config.width)
+        self.query_key_value = NormedLinear(config.width, 3 * config.width)
         self.projection_neurons = spiking_neurons(config)
         self.output_neurons = spiking_neurons(config)
 
@@ -128,8 +128,8 @@ class SpikingSelfAttention(nn.Module):
             attended = (query @ key.transpose(-2, -1)) @ value  # (T, B, H, N, E)
         else:
             attended = self.config.copies * (query * key).sum(-1, keepdim=True) * value  # (T, B, H, 1, E)
-        # Both forms are whole numbers up to here, hence exactly equal; the scale comes last for that reason. Divided by
-        # m they stay whole: m (1 / m) may fall short of 1 in rounding, and with it a potential of its threshold.
+        # Both forms are whole numbers up to here, hence exactly equal. Division by m keeps them whole. The factor
+        # m (1 / m) may round to less than 1, and a potential would then miss its threshold.
         attended = attended.movedim(2, -2).flatten(-2)  # (T, B, N, D)
         scale = self.config.attention_scale
         currents = attended / self.config.copies if scale is None else attended * scale  # (T, B, N, D)
@@ -143,7 +143,7 @@ class SpikingMLP(nn.Module):
     def __init__(self, config: SpikGPTConfig) -> None:
         super().__init__()
         self.config = config
-        self.hidden = Projection(config.width, config.hidden_dim)
+        self.hidden = NormedLinear(config.width, config.hidden_dim)
         self.hidden_neurons = spiking_neurons(config)
         self.dropout = CopyDropout(config.dropout, config.copies, shared=config.shared_dropout)
         self.output = nn.Linear(config.hidden_dim, config.width)
@@ -179,7 +179,7 @@ class SpikingClassifier(nn.Module):
     def __init__(self, config: SpikGPTConfig) -> None:
         super().__init__()
         self.config = config
-        self.stem: nn.Module = Projection(config.input_dim, config.width) if config.has_stem else nn.Identity()
+        self.stem: nn.Module = NormedLinear(config.input_dim, config.width) if config.has_stem else nn.Identity()
         self.blocks = nn.ModuleList(SpikingBlock(config) for _ in range(config.depth))
         self.head = nn.Linear(config.width, config.n_labels)
 
@@ -201,7 +201,7 @@ class SpikingClassifier(nn.Module):
     @classmethod
     def from_weights(cls, config: SpikGPTConfig, weights: Mapping[str, Tensor]) -> SpikingClassifier:
         """Build a classifier in evaluation mode from a state dict, whose shapes are checked."""
-        # First: what a config states may be far larger than the weights that come with it.
+        # Check first: a config may state a network far larger than the weights that come with it.
         config.check(weights)
         classifier = cls(config)
         classifier.load_state_dict(weights)
@@ -212,6 +212,6 @@ class SpikingClassifier(nn.Module):
         functional.reset_net(self)
         folded = copy.deepcopy(self).eval()
         for module in folded.modules():
-            if isinstance(module, Projection):
+            if isinstance(module, NormedLinear):
                 module.fold()
         return folded.requires_grad_(False)

@@ -1,4 +1,4 @@
-"""Which engine runs a reference, and with what."""
+"""Open the engine that runs a reference's network."""
 
 from __future__ import annotations
 
@@ -11,8 +11,8 @@ from spikgpt.embedding.stored import stored_embedding
 from spikgpt.errors import needs
 from spikgpt.options import EngineOptions
 from spikgpt.reference.files import CLASSIFIER, EMBEDDER, Reference
+from spikgpt.reference.format import GRAPHS
 from spikgpt.reference.hub import Hub
-from spikgpt.reference.layout import GRAPHS
 
 if TYPE_CHECKING:
     from spikgpt.engines.scgpt.source import ScGPTSource
@@ -26,19 +26,28 @@ def open_engine(
     scgpt: str | Path | None = None,
     hub: Hub | None = None,
 ) -> Engine:
-    """Return what runs a reference's network.
+    """Return the engine of a reference.
 
-    With ``auto`` that is ONNX Runtime where it is installed and the reference has the graph, else torch. For torch,
-    ``scgpt`` is the folder of the checkpoint where the reference neither carries it nor names a repository, and ``hub``
-    how to get one that it names. Errors: a ConfigError for a missing package, a GraphError for a graph that cannot be
-    run, a CheckpointError for another scGPT, or none, and DamagedReference for files that do not fit together.
+    ``auto`` is ONNX Runtime if it is installed and the reference has the graph. Otherwise it is NumPy, or torch for a
+    reference on scGPT. ``scgpt`` is the folder of the checkpoint if the reference neither carries it nor names a
+    repository; torch runs it. ``hub`` downloads a checkpoint that the reference names. Errors: a ConfigError for a
+    missing package or a wrong option, a GraphError for a graph that is missing or cannot be run, a CheckpointError for
+    a missing or different scGPT, and DamagedReference for files that do not fit together.
     """
     options = options or EngineOptions()
-    graph = GRAPHS[options.precision] in reference.files and find_spec("onnxruntime") is not None
-    if options.engine == "onnx" or (options.engine == "auto" and graph and scgpt is None):
-        from spikgpt_onnx.engine import OnnxEngine
+    engine: str = options.engine
+    if engine == "auto":
+        on_scgpt = reference.embedder["kind"] == "scgpt"
+        has_graph = GRAPHS[options.precision] in reference.files and find_spec("onnxruntime") is not None
+        engine = "onnx" if has_graph and scgpt is None else "torch" if on_scgpt else "numpy"
+    if engine == "onnx":
+        from spikgpt.engines.onnx import OnnxEngine
 
         return OnnxEngine(reference, options)
+    if engine == "numpy":
+        from spikgpt.engines.numpy import NumpyEngine
+
+        return NumpyEngine(reference, options)
     return torch_engine(reference, scgpt=scgpt, hub=hub)
 
 
@@ -49,7 +58,7 @@ def torch_engine(
     hub: Hub | None = None,
     source: ScGPTSource | None = None,
 ) -> TorchEngine:
-    """Return the torch engine of a reference; see :func:`open_engine`. A ``source`` is scGPT, opened already."""
+    """Return the torch engine of a reference; see :func:`open_engine`. ``source`` is an scGPT that is already open."""
     with needs():
         import torch
 

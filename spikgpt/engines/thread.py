@@ -1,8 +1,8 @@
-"""A thread of its own for torch inference, so that a process can fork after it has annotated.
+"""Run torch networks in a separate thread, so that a process can fork after it has annotated.
 
-OpenMP and MKL keep threads and locks for each thread that has used them. A fork copies the locks and not the threads.
-A forked process that runs a network in the thread of its parent may therefore wait for ever. Networks run in a thread
-of their own instead. A fork waits for the batch that runs there, and the forked process starts a thread of its own.
+OpenMP and MKL keep threads and locks for each thread that has used them. A fork copies the locks but not the threads.
+A forked process that runs a network in the thread of its parent may therefore wait for ever. With a separate thread, a
+fork waits for the running batch, and the forked process starts a new thread.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ Result = TypeVar("Result")
 
 
 class TorchThread:
-    """Runs functions one after the other in a thread of its own, a new one in each process."""
+    """Run functions one after another in a separate thread, a new thread in each process."""
 
     def __init__(self) -> None:
         self._renew()
@@ -31,7 +31,7 @@ class TorchThread:
             )
 
     def run(self, function: Callable[[], Result]) -> Result:
-        """Return what a function returns, run with as many torch threads as the caller has set."""
+        """Return the result of a function, run with the number of torch threads of the caller."""
         threads = torch.get_num_threads()
 
         def call() -> Result:

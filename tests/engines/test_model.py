@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from functools import cache
 from typing import Any
 
 import numpy as np
@@ -30,19 +31,33 @@ INPUT_DIM, LABELS, CELLS = 24, 5, 6
 
 def classifier_for(overrides: dict[str, Any], *, seed: int = 0, trained: bool = False) -> SpikingClassifier:
     """Return a classifier whose BatchNorms have seen data, and which was fitted a little when asked."""
-    torch.manual_seed(seed)
+    classifier = untrained(overrides)
+    classifier.load_state_dict(weights_for(tuple(overrides.items()), seed, trained))
+    return classifier.double().eval()
+
+
+def untrained(overrides: dict[str, Any]) -> SpikingClassifier:
     settings = {"copies": 300, "mlp_ratio": 1.5} | overrides
-    classifier = SpikingClassifier(SpikGPTConfig(input_dim=INPUT_DIM, n_labels=LABELS, **settings))
-    optimizer = torch.optim.AdamW(classifier.parameters(), lr=1e-2 if trained else 0.0)
+    return SpikingClassifier(SpikGPTConfig(input_dim=INPUT_DIM, n_labels=LABELS, **settings))
+
+
+@cache
+def weights_for(overrides: tuple[tuple[str, Any], ...], seed: int, trained: bool) -> dict[str, torch.Tensor]:
+    """Return the weights of a classifier, which several tests take."""
+    torch.manual_seed(seed)
+    classifier = untrained(dict(overrides))
+    optimizer = torch.optim.AdamW(classifier.parameters(), lr=1e-2)
     classifier.train()
     labels = torch.arange(64) % LABELS
     for _ in range(40):
         batch = embeddings(64, seed=seed) + torch.nn.functional.one_hot(labels, INPUT_DIM) * 0.5
-        loss = torch.nn.functional.cross_entropy(classifier(batch.float()), labels)
-        optimizer.zero_grad()
-        loss.backward()  # type: ignore[no-untyped-call]
-        optimizer.step()
-    return classifier.double().eval()
+        with torch.set_grad_enabled(trained):
+            loss = torch.nn.functional.cross_entropy(classifier(batch.float()), labels)
+        if trained:
+            optimizer.zero_grad()
+            loss.backward()  # type: ignore[no-untyped-call]
+            optimizer.step()
+    return classifier.state_dict()
 
 
 def embeddings(cells: int = CELLS, *, seed: int = 1) -> torch.Tensor:

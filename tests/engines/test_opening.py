@@ -9,14 +9,15 @@ from pathlib import Path
 import pytest
 from anndata import AnnData
 
+from spikgpt.engines.numpy import NumpyEngine
+from spikgpt.engines.onnx import OnnxEngine
 from spikgpt.engines.opening import open_engine
 from spikgpt.engines.scgpt.source import open_scgpt
 from spikgpt.engines.torch import TorchEngine
-from spikgpt.errors import CheckpointError, GraphError
+from spikgpt.errors import CheckpointError, ConfigError, GraphError
 from spikgpt.options import EngineOptions, TrainOptions
 from spikgpt.reference.files import Reference, read_reference
 from spikgpt.training.train import train
-from spikgpt_onnx.engine import OnnxEngine
 from spikgpt_onnx.exporter import export
 from spikgpt_onnx.parity import ExportableReference
 from tests.conftest import DATA
@@ -28,8 +29,11 @@ def test_onnx_is_taken_where_there_is_a_graph(small: Reference, graph_folder: Pa
     exported = read_reference(graph_folder)
     assert isinstance(open_engine(exported), OnnxEngine)
     assert isinstance(open_engine(exported, EngineOptions(engine="torch")), TorchEngine)
-    assert isinstance(open_engine(exported, EngineOptions(precision="int8")), TorchEngine)
-    assert isinstance(open_engine(small), TorchEngine)
+    assert isinstance(open_engine(exported, EngineOptions(engine="numpy")), NumpyEngine)
+    assert isinstance(open_engine(exported, EngineOptions(precision="int8")), NumpyEngine)
+    assert isinstance(open_engine(small), NumpyEngine)
+    with pytest.raises(ConfigError, match=r"provider is 'cuda'"):
+        open_engine(small, EngineOptions(provider="cuda"))
     with pytest.raises(GraphError, match=r"has no onnx/model.onnx; make it with"):
         open_engine(small, EngineOptions(engine="onnx"))
 
@@ -42,7 +46,7 @@ def test_scgpt_comes_from_the_folder_that_is_named(cells: AnnData, tmp_path: Pat
     engine = open_engine(reference, scgpt=SCGPT)
     assert isinstance(engine, TorchEngine)
     assert (engine.embedding.kind, engine.embedding.dim) == ("scgpt", reference.config.input_dim)
-    with pytest.raises(CheckpointError, match="nowhere is no folder; give the folder of an scGPT checkpoint"):
+    with pytest.raises(CheckpointError, match="nowhere is no folder; expected args.json"):
         open_engine(reference, scgpt=tmp_path / "nowhere")
     # A graph has its encoder in it; a folder that is named is run by torch all the same.
     export(ExportableReference(reference, engine), tmp_path / "out")
@@ -75,6 +79,8 @@ def test_what_is_missing_is_named() -> None:
         "onnxruntime:onnx": "Run: pip install 'onnxruntime>=1.20', or onnxruntime-gpu, not both.",
         "torch:torch": "Run: pip install 'torch>=2.5'",
         "torch:auto": "onnx on cpu",
+        "torch:numpy": "numpy on cpu",
+        "onnxruntime:auto": "numpy on cpu",
     }
     ran = subprocess.run([sys.executable, "-c", WITHOUT, *expected], capture_output=True, text=True, check=True)
     for line, said in zip(ran.stdout.splitlines(), expected.values(), strict=True):

@@ -40,6 +40,7 @@ if __name__ == "__main__":
 """
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(not hasattr(os, "fork"), reason="this system forks no processes")
 def test_a_forked_process_runs_networks_after_its_parent_did(tmp_path: Path) -> None:
     (tmp_path / "program.py").write_text(FORKS)

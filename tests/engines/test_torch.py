@@ -13,9 +13,9 @@ from spikgpt.cells.align import joined
 from spikgpt.embedding.obsm import ObsmEmbedding, vector_cells
 from spikgpt.engines.model import SpikingClassifier
 from spikgpt.engines.opening import torch_engine
-from spikgpt.engines.scgpt.draws import UpstreamDraws
-from spikgpt.engines.scgpt.embedding import Running
+from spikgpt.engines.scgpt.embedding import RunSettings
 from spikgpt.engines.scgpt.source import ScGPTSource, open_scgpt
+from spikgpt.engines.scgpt.upstream_tokenizer import UpstreamTokenizer
 from spikgpt.engines.torch import TorchEngine, embed_query, scgpt_embedding, scgpt_vectors
 from spikgpt.reference.config import SpikGPTConfig
 from spikgpt.reference.files import CLASSIFIER, Reference
@@ -55,7 +55,7 @@ def test_vectors_that_the_user_brings_are_taken_as_they_are(small: Reference) ->
     vectors = np.random.default_rng(0).standard_normal((5, small.config.input_dim))
     output = own.run(vector_cells(vectors, np.zeros(5, dtype=bool)), None)
     np.testing.assert_array_equal(output.vectors, vectors)
-    np.testing.assert_array_equal(output.probabilities, engine.classified(vectors)[0])
+    np.testing.assert_array_equal(output.probabilities, engine.classify(vectors)[0])
 
 
 def test_folded_weights_do_what_layer_and_norm_did(small: Reference) -> None:
@@ -84,11 +84,11 @@ def test_scgpt_makes_the_vectors_of_cells(source: ScGPTSource, few: AnnData, tmp
     embedding = scgpt_embedding(source)
     classifier = SpikingClassifier(SpikGPTConfig(embedding.dim, n_labels=3)).eval()
     cells = joined(list(embedding.read(few[:9]).chunks))
-    kept = TorchEngine(embedding, classifier, source=source, running=Running(cache=tmp_path))
+    kept = TorchEngine(embedding, classifier, source=source, settings=RunSettings(cache=tmp_path))
     vectors = kept.run(cells, None).vectors
     assert vectors.shape == (9, embedding.dim)
     np.testing.assert_allclose(np.linalg.norm(vectors, axis=1), 1, atol=1e-6)
-    np.testing.assert_array_equal(vectors, scgpt_vectors(source, cells, running=Running()))
+    np.testing.assert_array_equal(vectors, scgpt_vectors(source, cells, settings=RunSettings()))
     assert list(tmp_path.rglob("*.safetensors"))
     np.testing.assert_array_equal(kept.vectors(cells), vectors)
 
@@ -106,7 +106,7 @@ def test_a_query_by_upstreams_draws_gets_upstreams_vectors(source: ScGPTSource, 
         batch = collate(upstream.examples(cells.X, ids, checkpoint.cls_id, pad_value))
     expected = upstream.embed(upstream.model(checkpoint), batch["gene"], batch["expr"], checkpoint.pad_id)
 
-    found, empty, report = embed_query(source, cells, Running(draws=UpstreamDraws(1, 2)))
+    found, empty, report = embed_query(source, cells, RunSettings(tokenizer=UpstreamTokenizer(1, 2)))
 
     np.testing.assert_allclose(found, expected.numpy(), atol=1e-5)
     assert not empty.any()

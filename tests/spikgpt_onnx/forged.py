@@ -9,7 +9,7 @@ from collections.abc import Callable, Mapping
 import onnx
 from onnx import TensorProto, helper
 
-from spikgpt.reference.layout import GRAPH, PARITY, graph_sources
+from spikgpt.reference.format import GRAPH, PARITY, graph_sources
 from tests.damage import listed
 
 Change = Callable[[onnx.ModelProto], object]

@@ -20,9 +20,9 @@ from spikgpt import Annotation, SpikGPT, __version__
 from spikgpt.cells.reading import read_cells
 from spikgpt.reference.hub import Hub
 from spikgpt.sharing import push
-from spikgpt.testing.hub import LoopbackHub
 from tests.cells.conftest import write_zarr
 from tests.conftest import QUERY_FILE, TRAINED, labelled
+from tests.hub_server import LoopbackHub
 
 ROOT = Path(__file__).resolve().parents[2]
 BIN = ROOT / ".venv-runtime" / "bin"
@@ -40,15 +40,15 @@ CORE = """
     cli/test_flags.py cli/test_output.py
     embedding/test_obsm.py embedding/test_scgpt.py embedding/test_stored.py embedding/test_vocabulary.py
     reference/test_registry.py
-    spikgpt_onnx/test_doctor.py spikgpt_onnx/test_engine.py
+    engines/test_batches.py engines/test_doctor.py engines/test_onnx.py
     test_errors.py test_exported_members.py test_files.py test_options.py test_sampling.py
 """
 LEFT_OUT = """
     test_errors.py::test_a_missing_package_is_named_with_its_version
-    spikgpt_onnx/test_engine.py::test_a_reference_is_pulled_by_name
-    spikgpt_onnx/test_engine.py::test_a_reference_without_that_graph_is_refused
-    spikgpt_onnx/test_engine.py::test_the_engine_says_of_each_cell_what_torch_says
-    spikgpt_onnx/test_engine.py::test_without_torch_and_scanpy_the_files_are_the_same
+    engines/test_onnx.py::test_a_reference_is_pulled_by_name
+    engines/test_onnx.py::test_a_reference_without_that_graph_is_refused
+    engines/test_onnx.py::test_the_engine_says_of_each_cell_what_torch_says
+    engines/test_onnx.py::test_without_torch_and_scanpy_the_files_are_the_same
 """
 # The installed spikgpt, and the tests of the checkout: its folder comes last.
 PYTEST = """
@@ -154,6 +154,7 @@ def test_the_demo_cells_get_the_labels_of_the_library(run: Run, expected: Annota
     assert (written.X != read_cells(QUERY_FILE).X).nnz == 0
 
 
+@pytest.mark.slow
 def test_a_zarr_folder_gets_them_too(run: Run, expected: Annotation, tmp_path: Path) -> None:
     write_zarr(read_cells(QUERY_FILE), tmp_path / "query.zarr", 3)
     run("annotate", tmp_path / "query.zarr", "--model", "pancreas", "--out", tmp_path / "out.zarr")
@@ -162,6 +163,7 @@ def test_a_zarr_folder_gets_them_too(run: Run, expected: Annotation, tmp_path: P
     assert written.obsm["spikgpt_probabilities"].shape == expected.probabilities.shape
 
 
+@pytest.mark.slow
 def test_a_reference_is_pulled_verified_and_used_by_name(
     run: Run, hub: LoopbackHub, client: Hub, graph_folder: Path, few: AnnData, tmp_path: Path
 ) -> None:
@@ -182,6 +184,7 @@ def test_a_reference_is_pulled_verified_and_used_by_name(
     assert hub.requests == []
 
 
+@pytest.mark.slow
 def test_cells_of_known_types_are_held_against_the_truth(run: Run, tmp_path: Path, shipped: SpikGPT) -> None:
     figures = tmp_path / "figures.json"
     run("evaluate", QUERY_FILE, "--model", "pancreas", "--label-key", "cell_type", "--json", figures)
@@ -195,7 +198,7 @@ def test_what_needs_more_says_what_to_install(tmp_path: Path) -> None:
     annotate = ["annotate", str(QUERY_FILE), "--model", "pancreas"]
     asked = [
         ("torch>=2.5", ["train", str(QUERY_FILE), "--label-key", "cell_type", "--out", "mine"]),
-        ("spikingjelly<3,>=2.0", ["novelty", str(QUERY_FILE), "--label-key", "cell_type"]),
+        ("spikingjelly<3,>=2.0", ["leave-one-type-out", str(QUERY_FILE), "--label-key", "cell_type"]),
         ("torch>=2.5", ["export", "pancreas", "--out", "mine"]),
         ("torch>=2.5", [*annotate, "--out", "mine.h5ad", "--engine", "torch"]),
         ("pyarrow>=15", [*annotate, "--table", "mine.parquet"]),
@@ -214,6 +217,7 @@ def test_the_doctor_is_content(run: Run) -> None:
     assert "ok  torch: not installed; optional: pip install 'torch>=2.5'" in said
 
 
+@pytest.mark.slow
 def test_the_core_tests_pass_there(graph_folder: Path) -> None:
     chosen = [ROOT / "tests" / name for name in CORE.split()]
     left_out = [f"--deselect=tests/{name.strip()}" for name in LEFT_OUT.strip().splitlines()]

@@ -13,22 +13,22 @@ import pytest
 from anndata import AnnData
 
 from spikgpt.engines.model import SpikingClassifier
+from spikgpt.engines.onnx import OnnxEngine
+from spikgpt.engines.onnx_session import Session
 from spikgpt.engines.opening import torch_engine
 from spikgpt.engines.scgpt.source import open_scgpt
 from spikgpt.engines.torch import TorchEngine
 from spikgpt.errors import ConfigError, DamagedReference, ParityError
 from spikgpt.options import TrainOptions
 from spikgpt.reference.files import Reference, read_reference, save
+from spikgpt.reference.format import COMBINED, ENCODER, GRAPH, GRAPHS, PARITY
 from spikgpt.reference.json_files import converted, parsed
-from spikgpt.reference.layout import COMBINED, ENCODER, GRAPH, GRAPHS, PARITY
 from spikgpt.scoring.thresholds import Thresholds
 from spikgpt.training.train import train
 from spikgpt_onnx import exporter
-from spikgpt_onnx.engine import OnnxEngine
-from spikgpt_onnx.exporter import check_again, export, export_literal
+from spikgpt_onnx.exporter import export, export_literal, verify_graphs
 from spikgpt_onnx.parity import ExportableReference, golden_cells
-from spikgpt_onnx.rebuilt import graph_of, network_of
-from spikgpt_onnx.session import Session
+from spikgpt_onnx.rebuild_graph import build_graph, network_from_reference
 from tests.conftest import DATA, exportable, labelled
 from tests.spikgpt_onnx.test_parity import with_weight
 
@@ -48,7 +48,7 @@ def test_every_precision_passes_its_gate_and_says_how(small: Reference, tmp_path
     assert read_reference(tmp_path / "out").labels == small.labels
     exported = read_reference(tmp_path / "out")
     same = {name: f"is what the weights make, byte for byte; {report}" for name, report in reports.items()}
-    assert check_again(exported, torch_engine(exported)) == same
+    assert verify_graphs(exported, torch_engine(exported)) == same
 
 
 def test_what_the_graph_carries(small: Reference, graph_folder: Path) -> None:
@@ -58,19 +58,19 @@ def test_what_the_graph_carries(small: Reference, graph_folder: Path) -> None:
     assert metadata["genes_sha256"] == parsed((graph_folder / "genes.json").read_bytes(), "genes.json")["sha256"]
     assert (metadata["reference"], metadata["revision"], metadata["format_version"]) == ("small", "", "3")
     pulled = dataclasses.replace(small, origin="me/small@0123")
-    assert network_of(pulled).metadata["revision"] == "me/small@0123"
+    assert network_from_reference(pulled).metadata["revision"] == "me/small@0123"
 
 
 def test_nothing_is_written_when_a_gate_fails(
     small: Reference, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    right = graph_of
+    right = build_graph
 
     def wrong(network: Any, name: str) -> onnx.ModelProto:
         graph = right(network, name)
         return with_weight(graph, "head.weight", lambda weight: weight[:, ::-1]) if name == GRAPHS["int8"] else graph
 
-    monkeypatch.setattr(exporter, "graph_of", wrong)
+    monkeypatch.setattr(exporter, "build_graph", wrong)
     with pytest.raises(ParityError, match=r"int8: of 2048 cells .* Nothing was written\."):
         export(exportable(small), tmp_path / "out", precisions=["fp32", "int8"])
     assert list(tmp_path.iterdir()) == []
@@ -122,6 +122,7 @@ def test_a_reference_on_an_embedding_exports_too(tmp_path: Path, recipe: Literal
     assert (expected.labels != "Unknown").any()
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures("brief")
 def test_a_reference_on_scgpt_has_graphs_of_encoder_and_both(cells: AnnData, query: AnnData, tmp_path: Path) -> None:
     source = open_scgpt(DATA / "scgpt_baron", max_length=100)
@@ -138,7 +139,7 @@ def test_a_reference_on_scgpt_has_graphs_of_encoder_and_both(cells: AnnData, que
     np.testing.assert_array_equal(found.labels, expected.labels)
     np.testing.assert_allclose(found.probabilities, expected.probabilities, atol=1e-4)
     assert found.report == expected.report
-    with pytest.raises(ConfigError, match="scGPT reads the ranks of genes within a cell"):
+    with pytest.raises(ConfigError, match="scaling is 'query', but scGPT"):
         labelled(again, query, engine, scaling="query")
     other = dataclasses.replace(again, embedder=again.embedder | {"sha256": "0" * 64})
     with pytest.raises(DamagedReference, match=r"encoder.onnx is another scGPT than the reference was trained on"):
@@ -158,6 +159,6 @@ def test_the_literal_graph_is_a_file_of_its_own(small: Reference, tmp_path: Path
     )
     export_literal(few, tmp_path / "literal.onnx")
     golden = golden_cells(few, 40)
-    found = Session((tmp_path / "literal.onnx").read_bytes(), known=True).run(golden.inputs)
-    np.testing.assert_allclose(found["probabilities"], few.engine.classified(golden.vectors)[0], atol=1e-5)
+    found = Session((tmp_path / "literal.onnx").read_bytes(), trusted=True).run(golden.inputs)
+    np.testing.assert_allclose(found["probabilities"], few.engine.classify(golden.vectors)[0], atol=1e-5)
     assert [file.name for file in tmp_path.iterdir()] == ["literal.onnx"]

@@ -11,21 +11,21 @@ import onnx
 import pytest
 
 from spikgpt.engines.model import SpikingClassifier
+from spikgpt.engines.onnx_session import Session
 from spikgpt.engines.torch import TorchEngine
 from spikgpt.errors import ParityError
 from spikgpt.reference.files import Reference
-from spikgpt.reference.layout import GRAPHS
+from spikgpt.reference.format import GRAPHS
 from spikgpt_onnx.graph import labelling_graph
 from spikgpt_onnx.parity import (
     ExportableReference,
-    Parity,
+    GraphParity,
     check_parity,
     golden_cells,
-    parity_of,
+    measure_parity,
     weight_difference,
 )
-from spikgpt_onnx.rebuilt import graph_of, network_of
-from spikgpt_onnx.session import Session
+from spikgpt_onnx.rebuild_graph import build_graph, network_from_reference
 from tests.conftest import exportable
 
 
@@ -35,8 +35,8 @@ def trained(small: Reference) -> ExportableReference:
 
 
 def untrained(reference: ExportableReference) -> ExportableReference:
-    classifier = SpikingClassifier(reference.files.config).eval()
-    return ExportableReference(reference.files, TorchEngine(reference.engine.embedding, classifier))
+    classifier = SpikingClassifier(reference.stored.config).eval()
+    return ExportableReference(reference.stored, TorchEngine(reference.engine.embedding, classifier))
 
 
 def with_weight(graph: onnx.ModelProto, name: str, change: Any) -> onnx.ModelProto:
@@ -52,15 +52,15 @@ def weight_name(layer: str) -> str:
 
 
 def test_golden_cells_cover_every_label_and_both_decisions(trained: ExportableReference) -> None:
-    probabilities = trained.engine.classified(golden_cells(trained).vectors)[0]
-    assert set(probabilities.argmax(axis=1)) == set(range(len(trained.files.labels.names)))
-    unknown = probabilities.max(axis=1) < trained.files.thresholds.threshold
+    probabilities = trained.engine.classify(golden_cells(trained).vectors)[0]
+    assert set(probabilities.argmax(axis=1)) == set(range(len(trained.stored.labels.names)))
+    unknown = probabilities.max(axis=1) < trained.stored.thresholds.threshold
     assert 0.02 < unknown.mean() < 0.9
 
 
 @pytest.mark.parametrize("layer", ["stem", "blocks.0.attention.query_key_value", "blocks.0.mlp.output", "head"])
 def test_a_weight_that_is_not_the_trained_one_fails(trained: ExportableReference, layer: str) -> None:
-    graph = labelling_graph(network_of(trained.files))
+    graph = labelling_graph(network_from_reference(trained.stored))
     assert weight_difference(trained, graph) < 1e-6
 
     def nudge(weight: Any) -> Any:
@@ -74,7 +74,7 @@ def test_a_weight_that_is_not_the_trained_one_fails(trained: ExportableReference
 
 def test_two_untrained_networks_do_not_pass_for_each_other(trained: ExportableReference) -> None:
     one, other = untrained(trained), untrained(trained)
-    graph = labelling_graph(network_of(one.files, one.engine.weights()))
+    graph = labelling_graph(replace(network_from_reference(one.stored), weights=one.engine.weights()))
     assert weight_difference(one, graph) < 1e-6
     # Their labels may well agree; their weights do not.
     with pytest.raises(ParityError, match="disagrees with the trained model"):
@@ -83,7 +83,7 @@ def test_two_untrained_networks_do_not_pass_for_each_other(trained: ExportableRe
 
 
 def test_a_graph_without_a_layer_fails(trained: ExportableReference) -> None:
-    graph = labelling_graph(network_of(trained.files))
+    graph = labelling_graph(network_from_reference(trained.stored))
     for tensor in graph.graph.initializer:
         tensor.name = tensor.name.replace("head", "foot")
     with pytest.raises(ParityError, match="has no weights of the layer head"):
@@ -92,12 +92,12 @@ def test_a_graph_without_a_layer_fails(trained: ExportableReference) -> None:
 
 def test_a_wrong_label_fails_and_a_flip_beyond_the_margin_too(trained: ExportableReference) -> None:
     golden = golden_cells(trained)
-    graph = labelling_graph(network_of(trained.files))
+    graph = labelling_graph(network_from_reference(trained.stored))
     outputs = Session(graph.SerializeToString()).run(golden.inputs)
-    expected = trained.engine.classified(golden.vectors)[0]
+    expected = trained.engine.classify(golden.vectors)[0]
 
-    def report(precision: str, **changed: Any) -> Parity:
-        return parity_of(trained, golden.vectors, outputs | changed, precision, 0.0)
+    def report(precision: str, **changed: Any) -> GraphParity:
+        return measure_parity(trained, golden.vectors, outputs | changed, precision, 0.0)
 
     assert report("fp32").passed
     unsure = int(np.argmin(np.sort(expected, axis=1)[:, -1] - np.sort(expected, axis=1)[:, -2]))
@@ -109,7 +109,7 @@ def test_a_wrong_label_fails_and_a_flip_beyond_the_margin_too(trained: Exportabl
         assert report("fp16", best_label=best).passed == passes
     label = outputs["label"].copy()
     # The cell farthest from the threshold, on whichever side: that of the surest may lie close above it.
-    far = int(np.abs(expected.max(axis=1) - trained.files.thresholds.threshold).argmax())
+    far = int(np.abs(expected.max(axis=1) - trained.stored.thresholds.threshold).argmax())
     label[far] = outputs["best_label"][far] if label[far] == -1 else -1
     assert report("int8", label=label).largest_flip > 0.05
     assert not report("int8", label=label).passed
@@ -123,12 +123,12 @@ TEMPERATURE = 0.1
 
 def saturated(reference: ExportableReference, threshold: float) -> ExportableReference:
     """Return a reference that gives most cells a probability between 1 - 1e-8 and 1."""
-    thresholds = reference.files.thresholds
+    thresholds = reference.stored.thresholds
     assert thresholds.single is not None
     single = msgspec.structs.replace(thresholds.single, temperature=TEMPERATURE)
     thresholds = msgspec.structs.replace(thresholds, threshold=threshold, single=single)
     engine = replace(reference.engine, temperature=TEMPERATURE)
-    return ExportableReference(replace(reference.files, thresholds=thresholds), engine)
+    return ExportableReference(replace(reference.stored, thresholds=thresholds), engine)
 
 
 @pytest.mark.parametrize("precision", GRAPHS)
@@ -137,20 +137,20 @@ def test_rounding_decides_at_a_threshold_that_float32_cannot_hold(
     trained: ExportableReference, below_one: bool, precision: str
 ) -> None:
     golden = golden_cells(trained, 512)
-    best = saturated(trained, 1.0).engine.classified(golden.vectors)[0].max(axis=1)
+    best = saturated(trained, 1.0).engine.classify(golden.vectors)[0].max(axis=1)
     # The middle of the probabilities that float32 rounds to 1: they differ from one processor to the next.
     threshold = float(np.median(best[(best < 1) & (best > 1 - 2e-8)])) if below_one else 1.0
     sure = saturated(trained, threshold)
-    graph = graph_of(network_of(sure.files), GRAPHS[precision])
+    graph = build_graph(network_from_reference(sure.stored), GRAPHS[precision])
     outputs = Session(graph.SerializeToString()).run(golden.inputs)
-    unknown = sure.engine.classified(golden.vectors)[0].max(axis=1) < threshold
+    unknown = sure.engine.classify(golden.vectors)[0].max(axis=1) < threshold
     assert (unknown != (outputs["label"] == -1)).mean() > 0.001
     parity = check_parity(sure, graph, precision, golden)
     assert parity.passed
     assert parity.labels_equal >= 0.999 * parity.cells
 
     def passed(**changed: Any) -> bool:
-        return parity_of(sure, golden.vectors, outputs | changed, precision, 0.0).passed
+        return measure_parity(sure, golden.vectors, outputs | changed, precision, 0.0).passed
 
     best, label = outputs["best_label"], outputs["label"]
     assert passed()
@@ -164,13 +164,14 @@ def test_rounding_decides_at_a_threshold_that_float32_cannot_hold(
 
 def test_a_tie_of_two_labels_is_no_disagreement(trained: ExportableReference) -> None:
     golden, state = golden_cells(trained, 256), trained.engine.classifier.state_dict()
-    first, second = trained.engine.classified(golden.vectors)[0].mean(axis=0).argsort()[::-1][:2]
+    first, second = trained.engine.classify(golden.vectors)[0].mean(axis=0).argsort()[::-1][:2]
     for name in ("head.weight", "head.bias"):
         state[name] = state[name].clone()
         state[name][int(second)] = state[name][int(first)]
-    engine = replace(trained.engine, classifier=SpikingClassifier.from_weights(trained.files.config, state))
-    tied = ExportableReference(trained.files, engine)
-    outputs = Session(labelling_graph(network_of(tied.files, engine.weights())).SerializeToString()).run(golden.inputs)
+    engine = replace(trained.engine, classifier=SpikingClassifier.from_weights(trained.stored.config, state))
+    tied = ExportableReference(trained.stored, engine)
+    graph = labelling_graph(replace(network_from_reference(tied.stored), weights=engine.weights()))
+    outputs = Session(graph.SerializeToString()).run(golden.inputs)
 
     def passed(nudge: float) -> bool:
         """Return whether a graph may pass that favours the other one of two equal labels by a small probability."""
@@ -180,7 +181,7 @@ def test_a_tie_of_two_labels_is_no_disagreement(trained: ExportableReference) ->
         assert (best != outputs["best_label"]).any()
         label = np.where(outputs["label"] == -1, -1, best)
         changed = {"probabilities": probabilities, "best_label": best, "label": label}
-        return parity_of(tied, golden.vectors, outputs | changed, "fp32", 0.0).passed
+        return measure_parity(tied, golden.vectors, outputs | changed, "fp32", 0.0).passed
 
     assert passed(2e-6)
     assert not passed(0.5)

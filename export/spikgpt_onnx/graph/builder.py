@@ -1,4 +1,4 @@
-"""Nodes and constants of a graph in the making, and linear layers in each precision."""
+"""Build the nodes and constants of a graph, and linear layers in each precision."""
 
 from __future__ import annotations
 
@@ -11,13 +11,12 @@ import numpy.typing as npt
 import onnx
 from onnx import TensorProto, helper, numpy_helper
 
+from spikgpt.engines.numpy import fold_layer
 from spikgpt.types import Floats
 
-# The oldest that has every operator, so that old runtimes load the graph: ONNX 1.13 and 1.14, of 2022 and 2023.
+# The oldest versions with every operator, so that old runtimes load the graph: ONNX 1.13 and 1.14, of 2022 and 2023.
 OPSET, IR_VERSION = 18, 8
-# Of torch's BatchNorm1d and LayerNorm.
-NORM_EPSILON = 1e-5
-# Of the whole numbers that int8 multiplies.
+# Largest whole number that int8 multiplies.
 LARGEST_WHOLE = 255
 
 
@@ -30,40 +29,32 @@ class Linear:
     bias: npt.NDArray[np.float64] | None = None
 
     def times(self, factor: float) -> Linear:
-        """Return the layer with its results multiplied."""
+        """Return the layer with its results multiplied by a factor."""
         return Linear(self.name, self.weight * factor, None if self.bias is None else self.bias * factor)
 
     def carrying(self, before: Linear) -> Linear:
-        """Return the layer with the bias of the layer before it, which then needs none: W (x + b) = W x + W b."""
+        """Return the layer with the bias of the layer before it included: W (x + b) = W x + W b."""
         own, other = (0.0 if layer.bias is None else layer.bias for layer in (self, before))
-        # Not a matrix product, the last bits of which depend on the processor: graphs are compared byte by byte.
+        # Graphs are compared byte by byte, and the last bits of a matrix product depend on the processor.
         return Linear(self.name, self.weight, own + (self.weight * other).sum(axis=1))
 
     @classmethod
-    def of(cls, weights: Mapping[str, Floats], name: str) -> Linear:
-        """Return a layer of a classifier, with the BatchNorm that follows it, if one does, folded in."""
-        if f"{name}.weight" in weights:
-            return cls(name, weights[f"{name}.weight"].astype(np.float64), weights[f"{name}.bias"].astype(np.float64))
-        weight = weights[f"{name}.linear.weight"].astype(np.float64)
-        mean, variance, gain, shift = (
-            weights[f"{name}.norm.{part}"].astype(np.float64)
-            for part in ("running_mean", "running_var", "weight", "bias")
-        )
-        gain = gain / np.sqrt(variance + NORM_EPSILON)
-        return cls(name, weight * gain[:, None], shift - mean * gain)
+    def from_weights(cls, weights: Mapping[str, Floats], name: str) -> Linear:
+        """Return a layer of a classifier, with the BatchNorm after it folded in."""
+        return cls(name, *fold_layer(weights, name))
 
 
-# What a node may be told.
+# Values of a node's attributes.
 Attribute = int | float | Sequence[int]
 
 
 class Builder:
-    """Nodes and constants of a graph in the making; values are known by their names.
+    """Collect the nodes and constants of a graph; a value is referred to by its name.
 
-    ``precision`` is how linear layers are computed; everything else is float32. ``fp32``: as they are. ``fp16``: both
-    factors of the product in half precision. ``int8``: where the values are whole numbers, such as spikes, with weights
-    of 8 bits. Such values are exact as bytes, so the weights alone are rounded, nothing has to be calibrated, and no
-    cell depends on the others of its batch.
+    ``precision`` is the precision of linear layers; everything else is float32. ``fp32``: float32 too. ``fp16``: both
+    factors of the product in half precision. ``int8``: weights of 8 bits where the values are whole numbers, such as
+    spikes. Whole numbers are exact as bytes, so only the weights are rounded. No calibration is needed, and a cell does
+    not depend on the other cells of its batch.
     """
 
     def __init__(self, precision: str = "fp32") -> None:
@@ -78,18 +69,18 @@ class Builder:
 
     def number(self, value: float) -> str:
         """Add a float32 number."""
-        # As numpy 2 writes it: that of numpy 1 is another, and graphs are compared byte by byte.
+        # The name is the repr of numpy 2, as graphs are compared byte by byte and numpy 1 has another repr.
         return self.constant(f"number np.float32({np.float32(value)!s})", value)
 
     def integers(self, *values: int) -> str:
-        """Add whole numbers, as axes and shapes want them."""
+        """Add whole numbers, for axes and shapes."""
         return self.constant(f"integers {values}", values, np.int64)
 
     def add(self, operator: str, *inputs: str, name: str | None = None, **attributes: Attribute) -> str:
         """Add a node with one output and return its name."""
         name = name or f"{operator} {len(self.nodes)}"
-        told: dict[str, Any] = {**attributes}
-        self.nodes.append(helper.make_node(operator, inputs, [name], name, **told))
+        options: dict[str, Any] = {**attributes}
+        self.nodes.append(helper.make_node(operator, inputs, [name], name, **options))
         return name
 
     def cast(self, value: str, dtype: int = TensorProto.FLOAT) -> str:
@@ -114,13 +105,13 @@ class Builder:
         plus: tuple[str, float] | None = None,
         times: float = 1.0,
     ) -> str:
-        """Add a linear layer, (B, in) to (B, out), and the multiplication of the result with ``times``.
+        """Add a linear layer, (B, in) to (B, out), whose result is multiplied by ``times``.
 
-        ``whole`` says that the values are whole numbers, 0 to 255. ``plus`` is what is added in place of a bias,
-        (B, out), and the number that it is multiplied with before.
+        ``whole`` says that the values are whole numbers, 0 to 255. ``plus`` is a value that replaces the bias,
+        (B, out), and its factor.
         """
         if self.precision == "fp32" or (self.precision == "int8" and not whole):
-            # A Gemm adds and multiplies on the way; where there is neither, MatMul does.
+            # A Gemm adds a bias and multiplies at no cost; without either, MatMul is enough.
             weight = self.constant(f"{layer.name}.weight", layer.weight.T)
             if plus is not None:
                 return self.add("Gemm", value, weight, plus[0], beta=plus[1])
@@ -140,7 +131,7 @@ class Builder:
         return self.add("Add", product, *bias) if bias else product
 
     def turned_linear(self, value: str, layer: Linear, *, times: float = 1.0) -> str:
-        """Add a linear layer whose results are turned, (B, in) to (out, B), and multiplied with a number."""
+        """Add a linear layer with transposed results, (B, in) to (out, B), multiplied by ``times``."""
         bias = np.zeros((len(layer.weight), 1)) if layer.bias is None else layer.bias[:, None]
         added = self.constant(f"{layer.name}.bias.turned {times!r}", bias * times)
         if self.precision == "fp16":
@@ -152,13 +143,13 @@ class Builder:
         return self.add("Gemm", weight, value, added, transB=1, alpha=times)
 
     def _bias(self, layer: Linear, times: float) -> list[str]:
-        """Add the bias of a layer, multiplied with a number, if it has one."""
+        """Add the bias of a layer, multiplied by a number, if the layer has a bias."""
         if layer.bias is None:
             return []
         return [self.constant(f"{layer.name}.bias" + (f" {times!r}" if times != 1 else ""), layer.bias * times)]
 
     def _whole_product(self, value: str, layer: Linear) -> str:
-        """Add a product of whole values with 8-bit weights, one scale for each output; its sums are exact, int32."""
+        """Add a product of whole values with 8-bit weights and one scale for each output; the int32 sums are exact."""
         scale = np.abs(layer.weight).max(axis=1) / 127  # (out,)
         rounded = np.rint(layer.weight / np.maximum(scale, 1e-30)[:, None]).T
         weight = self.constant(f"{layer.name}.weight.int8", rounded, np.int8)
@@ -172,7 +163,7 @@ class Builder:
         defaults: Mapping[str, Any],
         metadata: Mapping[str, str],
     ) -> onnx.ModelProto:
-        """Return the finished model, checked. An input that is also an initializer is optional, with that default."""
+        """Return the checked model; an input with a default is an initializer too, and optional."""
         tensors = [numpy_helper.from_array(np.asarray(value, np.float32), name) for name, value in defaults.items()]
         graph = helper.make_graph(self.nodes, "spikgpt", inputs, outputs, [*self.constants.values(), *tensors])
         opsets = [helper.make_opsetid("", OPSET)]

@@ -5,22 +5,22 @@ from __future__ import annotations
 import numpy as np
 
 from spikgpt.embedding.pca import PCAProjection
-from spikgpt_onnx import contract
+from spikgpt.engines import contract
 from spikgpt_onnx.graph.builder import Builder, Linear
 
 
 def expression(builder: Builder, projection: PCAProjection) -> str:
-    """Add what turns aligned counts into a cell's vector of unit length, (B, G) to (B, D)."""
+    """Add the nodes from aligned counts to vectors of unit length, (B, G) to (B, D)."""
     add, number = builder.add, builder.number
     total = add("Max", contract.TOTAL, number(1e-12))  # (B,)
     factor = add("Unsqueeze", add("Div", number(projection.target_sum), total), builder.integers(1))  # (B, 1)
-    # A row of ones: ONNX Runtime adds rows faster than numbers.
+    # A row of ones, as ONNX Runtime adds rows faster than numbers.
     ones = builder.constant("ones", np.ones(len(projection.genes)))
     logs = add("Log", add("Add", add("Mul", contract.COUNTS, factor), ones))  # (B, G)
     inverse = add("Reciprocal", contract.GENE_STD)  # (G,)
-    # The mean of a gene that is not there is 0, its value.
+    # A missing gene has the value 0, so its mean is set to 0.
     shift = add("Mul", add("Mul", contract.GENE_MEAN, contract.FOUND), inverse)  # (G,)
-    # (log - mean) / std in two operators over all genes, the rest being computed once a batch.
+    # (log - mean) / std takes two operators over all genes; the others are computed once a batch.
     scaled = add("Sub", add("Mul", logs, inverse), shift)  # (B, G)
     clipped = add("Clip", scaled, number(-projection.clip), number(projection.clip))
     components = projection.components.astype(np.float64)

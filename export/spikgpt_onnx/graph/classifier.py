@@ -1,12 +1,12 @@
 """The spiking classifier of :mod:`spikgpt.engines.model` as nodes of a graph, with every BatchNorm folded.
 
-*One copy for m.* The paper repeats each cell m times. The copies agree in everything, so that all entries of their
-``Q Kᵀ`` are the same number q · k, and ``Q Kᵀ V`` is m (q · k) v for each: one copy, weighted with m, is enough. Only
-the literal form, for comparison, has them all.
+*One copy for m.* The paper repeats each cell m times. The copies are identical, so all entries of ``Q Kᵀ`` are the same
+number q · k, and ``Q Kᵀ V`` is m (q · k) v for each copy. One copy with weight m is therefore enough. Only the literal
+form, for comparison, has all m copies.
 
-*Whole numbers stay whole.* q, k and v are spikes, so q · k counts where both fire, and (q · k) v is a whole number,
-exact in any precision. The scale m s / tau by which it becomes a current divides the threshold of the neurons instead.
-So potentials that should meet the threshold exactly do.
+*Whole numbers stay whole.* q, k and v are spikes, so q · k counts the neurons where both fire, and (q · k) v is a whole
+number, exact in any precision. The current is (q · k) v m s / tau. The graph divides the threshold of the neurons by
+m s / tau instead, so potentials meet the threshold exactly where they should.
 """
 
 from __future__ import annotations
@@ -24,10 +24,10 @@ from spikgpt_onnx.graph.neurons import Neurons
 
 
 class Classifier:
-    """A classifier that adds itself to a graph.
+    """Add a classifier to a graph.
 
-    What differs from step to step is a list of T names, and what is the same at every step a list of one. With
-    ``literal``, B stands for the m copies of every cell, one after the other, up to the average over them.
+    A value that differs from step to step is a list of T names, and a constant value is a list of one name. With
+    ``literal``, B stands for the m copies of every cell, one after another, up to the average over the copies.
     """
 
     def __init__(
@@ -54,24 +54,24 @@ class Classifier:
         return self._head(output, fired, rest)
 
     def _layer(self, name: str) -> Linear:
-        return Linear.of(self.weights, name)
+        return Linear.from_weights(self.weights, name)
 
     def _block(self, name: str, inputs: list[str]) -> tuple[list[str], list[str]]:
         """Add a block up to the hidden neurons of its MLP, from inputs T times (B, D), or once.
 
-        Returns the spikes of these neurons as numbers, T times (B, F), and what the residual connections add to the
-        MLP's output, T times (B, D), if there are any.
+        Returns the spikes of these neurons as numbers, T times (B, F), and the residual values that are added to the
+        MLP's output, T times (B, D); none without residual connections.
         """
         builder, config = self.builder, self.config
         spikes = self._attention(self._layer(f"{name}.attention.query_key_value"), inputs)
         neurons = Neurons(builder, config)
-        hidden = self._layer(f"{name}.mlp.hidden").times(-1 / config.tau)  # as the neurons want their currents
+        hidden = self._layer(f"{name}.mlp.hidden").times(-1 / config.tau)  # the currents that Neurons.spikes takes
         summed = [builder.cast(spike) for spike in spikes]  # T times (B, D)
         if config.residual:
             repeated = inputs * (config.time_steps // len(inputs))
             summed = [builder.add("Add", value, spike) for value, spike in zip(repeated, summed, strict=True)]
         if config.residual and builder.precision == "int8":
-            # Input and spikes go through the layer apart, since the spikes alone are whole.
+            # Input and spikes pass the layer separately, as only the spikes are whole numbers.
             base = [builder.linear(value, hidden) for value in inputs]
             base *= config.time_steps // len(inputs)
             currents = []
@@ -83,13 +83,13 @@ class Classifier:
                 builder.linear(value, hidden, whole=not config.residual, times=factor)
                 for value, factor in zip(summed, neurons.factors, strict=True)
             ]
-        return [builder.cast(spike) for spike in neurons.of(currents)], summed if config.residual else []
+        return [builder.cast(spike) for spike in neurons.spikes(currents)], summed if config.residual else []
 
     def _head(self, output: Linear, fired: list[str], rest: list[str]) -> str:
-        """Add the last MLP's output layer, what its residual connections add, the average over time, and the head."""
+        """Add the last MLP's output layer with the residual values, the average over time, and the head."""
         builder, config = self.builder, self.config
-        # All of it is linear, so the average over time comes first, and one product does for T. The rest takes the
-        # place of the bias in that product's Gemm, so the head carries the bias.
+        # All of this is linear, so the average over time comes first, and one product replaces T. The residual values
+        # take the place of the bias in the product's Gemm, so the head includes the bias.
         mean = Linear(output.name, output.weight / config.time_steps)
         plus = (builder.sum(rest), 1 / config.time_steps) if rest else None
         x = builder.linear(builder.sum(fired), mean, whole=config.time_steps <= LARGEST_WHOLE, plus=plus)  # (B, D)
@@ -105,23 +105,25 @@ class Classifier:
         # Without a scale, s is 1 / m, and m s is 1, exactly.
         gain = 1.0 if config.attention_scale is None else config.copies * config.attention_scale
         out = Neurons(builder, config, gain / config.tau / (config.copies if self.literal else 1))
-        # Cells last in memory, unless literal: the weight of a head is then multiplied along a run of all cells, not
-        # along its E values.
+        # Cells are last in memory, unless literal: products with the weight of a head then run along all cells, not
+        # along E values.
         project = builder.linear if self.literal else builder.turned_linear
         if len(inputs) == 1:
-            spikes = neurons.of_constant(project(inputs[0], layer.times(1 / config.tau)))
+            spikes = neurons.spikes_of_constant(project(inputs[0], layer.times(1 / config.tau)))
         else:
             negative = layer.times(-1 / config.tau)
-            spikes = neurons.of([project(x, negative, times=t) for x, t in zip(inputs, neurons.factors, strict=True)])
+            spikes = neurons.spikes(
+                [project(x, negative, times=t) for x, t in zip(inputs, neurons.factors, strict=True)]
+            )
         if self.literal:
             weighted = [self._over_copies(spike) for spike in spikes]  # T times (B, D)
             times = [builder.number(-factor) for factor in out.factors]
-            return out.of([add("Mul", current, factor) for current, factor in zip(weighted, times, strict=True)])
+            return out.spikes([add("Mul", current, factor) for current, factor in zip(weighted, times, strict=True)])
         currents = [self._weighted(spike, -factor) for spike, factor in zip(spikes, out.factors, strict=True)]
-        return [add("Transpose", spike, perm=[1, 0]) for spike in out.of(currents)]
+        return [add("Transpose", spike, perm=[1, 0]) for spike in out.spikes(currents)]
 
     def _weighted(self, spike: str, times: float) -> str:
-        """Add (q · k) v of each head, times a number: whole numbers, (3 D, B) to (D, B)."""
+        """Add (q · k) v of each head, times a number, from spikes, (3 D, B) to (D, B)."""
         builder, heads, add = self.builder, self.config.heads, self.builder.add
         parts = [f"{spike} q", f"{spike} k", f"{spike} v"]
         split = add("Reshape", spike, builder.integers(3, heads, self.config.width // heads, -1))  # (3, H, E, B)

@@ -1,4 +1,4 @@
-"""Whole graphs, from what comes in to the label."""
+"""Build whole graphs, from their inputs to the label."""
 
 from __future__ import annotations
 
@@ -11,10 +11,10 @@ import onnx
 from onnx import TensorProto, helper
 
 from spikgpt.embedding.pca import PCAProjection
-from spikgpt.embedding.vocabulary import Encoder
+from spikgpt.embedding.vocabulary import EncoderWeights
+from spikgpt.engines import contract
 from spikgpt.reference.config import SpikGPTConfig
 from spikgpt.types import Floats
-from spikgpt_onnx import contract
 from spikgpt_onnx.graph.builder import Builder
 from spikgpt_onnx.graph.cells import expression
 from spikgpt_onnx.graph.classifier import Classifier
@@ -23,10 +23,10 @@ from spikgpt_onnx.graph.scgpt import CellEncoder
 
 @dataclass(frozen=True)
 class Network:
-    """What a labelling graph is made of: a classifier, and the projection before it, if there is one.
+    """The source of a labelling graph: a classifier, and the projection before it, if there is one.
 
-    ``weights`` are the classifier's, by their names in ``model.safetensors`` less the prefix. Logits are divided by
-    ``temperature``. ``metadata`` is what the graph carries.
+    ``weights`` are the classifier's, by their names in ``model.safetensors`` without the prefix. Logits are divided by
+    ``temperature``. ``metadata`` is stored in the graph.
     """
 
     config: SpikGPTConfig
@@ -38,12 +38,12 @@ class Network:
 
 
 def labelling_graph(
-    network: Network, precision: str = "fp32", *, encoder: Encoder | None = None, literal: bool = False
+    network: Network, precision: str = "fp32", *, encoder: EncoderWeights | None = None, literal: bool = False
 ) -> onnx.ModelProto:
     """Return the graph from counts, or from an embedding where there is no projection, to labels.
 
-    With ``encoder`` it starts from scGPT's tokens: encoder and classifier in one graph. With ``literal`` it keeps the m
-    copies, as the paper has them; for comparison, and hundreds of times slower.
+    With ``encoder`` the graph starts from scGPT's tokens: encoder and classifier in one graph. With ``literal`` the
+    graph keeps the paper's m copies; for comparison, and hundreds of times slower.
     """
     builder, config = Builder(precision), network.config
     inputs = [_tensor(contract.THRESHOLD, [])]
@@ -75,7 +75,7 @@ def labelling_graph(
     return builder.model(inputs, outputs, defaults, network.metadata)
 
 
-def encoder_graph(encoder: Encoder, metadata: Mapping[str, str]) -> onnx.ModelProto:
+def encoder_graph(encoder: EncoderWeights, metadata: Mapping[str, str]) -> onnx.ModelProto:
     """Return the graph from scGPT's tokens to the embedding of a cell."""
     builder = Builder()
     builder.add("Identity", CellEncoder(builder, encoder).vectors(), name=contract.EMBEDDING)
@@ -84,9 +84,9 @@ def encoder_graph(encoder: Encoder, metadata: Mapping[str, str]) -> onnx.ModelPr
 
 
 def _decide(builder: Builder, logits: str, temperature: float, *, counted: bool) -> None:
-    """Add what follows the logits: energy, probabilities, confidence, best label, and the label or Unknown, -1.
+    """Add the outputs: energy, probabilities, confidence, best label, and the label or -1 for Unknown.
 
-    Where counts are what came in (``counted``), a cell without any is Unknown, with probabilities of 0.
+    In a graph that starts from counts (``counted``), a cell without counts is Unknown, with probabilities of 0.
     """
     add, number = builder.add, builder.number
     add("ReduceLogSumExp", logits, builder.integers(1), keepdims=0, name=contract.ENERGY)  # (B,)

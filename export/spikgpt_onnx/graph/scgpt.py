@@ -7,26 +7,27 @@ from collections.abc import Mapping
 import numpy as np
 import numpy.typing as npt
 
-from spikgpt.embedding.vocabulary import Encoder
+from spikgpt.embedding.vocabulary import EncoderWeights
+from spikgpt.engines import contract
+from spikgpt.engines.numpy import NORM_EPSILON
 from spikgpt.types import Floats
-from spikgpt_onnx import contract
-from spikgpt_onnx.graph.builder import NORM_EPSILON, Builder, Linear
+from spikgpt_onnx.graph.builder import Builder, Linear
 
-# scGPT cuts larger values of a token.
+# Largest value of a token; scGPT clips larger ones.
 LARGEST_VALUE = 512
 
 
 class CellEncoder:
-    """An encoder that adds itself to a graph."""
+    """Add scGPT's encoder to a graph."""
 
-    def __init__(self, builder: Builder, encoder: Encoder) -> None:
+    def __init__(self, builder: Builder, encoder: EncoderWeights) -> None:
         self.builder, self.encoder, self.weights = builder, encoder, encoder.weights
 
     def vectors(self) -> str:
         """Add the network, from tokens, (B, N) each, to vectors of unit length, (B, D)."""
         builder, add = self.builder, self.builder.add
         x = self._tokens()
-        # Added to the scores of attention, it gives padding the weight exp(-inf) = 0.
+        # Added to the scores of attention, -inf gives padding the weight exp(-inf) = 0.
         absent = add("Where", contract.MASK, builder.number(0.0), builder.number(-np.inf))  # (B, N)
         absent = add("Unsqueeze", absent, builder.integers(1, 2))  # (B, 1, 1, N)
         for index in range(self.encoder.layers):
@@ -35,9 +36,9 @@ class CellEncoder:
         return builder.unit_length(add("Squeeze", x, builder.integers(1)))
 
     def _tokens(self) -> str:
-        """Add the sum of what stands for each gene and for its value, (B, N) each to (B, N, D)."""
+        """Add the sum of the embeddings of each gene and of its value, (B, N) each to (B, N, D)."""
         add, constant = self.builder.add, self.builder.constant
-        # The one depends on a vocabulary index alone, the other on a bin, so both are worked out here, into tables.
+        # The first depends on a vocabulary index only, the second on a bin only, so both are tables.
         gene_table = _layer_norm(self.weights["encoder.embedding.weight"], self.weights, "encoder.enc_norm")
         bins = np.arange(self.encoder.lowest, self.encoder.vocabulary.n_bins + 1)
         values = np.minimum(bins, LARGEST_VALUE).astype(np.float64)[:, None]
@@ -47,20 +48,20 @@ class CellEncoder:
         )
         hidden = np.maximum(values @ first[0] + first[1], 0) @ second[0] + second[1]
         value_table = _layer_norm(hidden, self.weights, "value_encoder.norm")
-        place = add("Sub", contract.VALUES, constant("lowest value", self.encoder.lowest, np.int64))
+        row = add("Sub", contract.VALUES, constant("lowest value", self.encoder.lowest, np.int64))
         genes = add("Gather", constant("genes", gene_table), contract.TOKEN_IDS)  # (B, N, D)
-        return add("Add", genes, add("Gather", constant("values of bins", value_table), place))
+        return add("Add", genes, add("Gather", constant("values of bins", value_table), row))
 
     def _layer(self, name: str, x: str, absent: str, *, cls_alone: bool) -> str:
-        """Add a transformer layer, (B, N, D) to the same, or to (B, 1, D) where only ``<cls>`` is asked for."""
+        """Add a transformer layer, (B, N, D) to the same, or to (B, 1, D) for ``<cls>`` alone."""
         builder, add = self.builder, self.builder.add
         size, heads = self.encoder.dim, self.encoder.heads
         by_head = builder.integers(0, 0, heads, size // heads)
-        asked = x
+        queried = x
         if cls_alone:
-            asked = add("Slice", x, builder.integers(0), builder.integers(1), builder.integers(1))  # (B, 1, D)
+            queried = add("Slice", x, builder.integers(0), builder.integers(1), builder.integers(1))  # (B, 1, D)
         parts = []
-        for order, tokens in enumerate((asked, x, x)):
+        for order, tokens in enumerate((queried, x, x)):
             rows = slice(order * size, (order + 1) * size)
             parts.append(add("Reshape", self._dense(tokens, f"{name}.self_attn.in_proj", rows), by_head))
         query, key, value = parts  # each (B, N or 1, H, E)
@@ -71,7 +72,7 @@ class CellEncoder:
         attended = add("MatMul", add("Softmax", add("Add", scores, absent), axis=-1), value)  # (B, H, N or 1, E)
         attended = add("Reshape", add("Transpose", attended, perm=[0, 2, 1, 3]), builder.integers(0, 0, size))
         attended = self._dense(attended, f"{name}.self_attn.out_proj")  # (B, N or 1, D)
-        mixed = self._normal(add("Add", asked, attended), f"{name}.norm1")
+        mixed = self._normal(add("Add", queried, attended), f"{name}.norm1")
         inner = self._dense(add("Relu", self._dense(mixed, f"{name}.linear1")), f"{name}.linear2")
         return self._normal(add("Add", mixed, inner), f"{name}.norm2")
 
@@ -82,7 +83,7 @@ class CellEncoder:
         """Add a linear layer, or some outputs of it, (B, N, in) to (B, N, out)."""
         layer = Linear(f"{name} {rows.start or 0}", self._part(f"{name}.weight", rows))
         bias = self.builder.constant(f"{layer.name}.bias", self._part(f"{name}.bias", rows))
-        # The bias by itself, since Gemm takes matrices alone.
+        # The bias is added separately, as Gemm takes matrices only.
         return self.builder.add("Add", self.builder.linear(value, layer), bias)
 
     def _normal(self, value: str, name: str) -> str:

@@ -13,9 +13,9 @@ import torch
 from spikingjelly.activation_based import neuron
 
 from spikgpt.engines.model import SpikingClassifier
+from spikgpt.engines.onnx_session import Session
 from spikgpt.reference.config import SpikGPTConfig
 from spikgpt_onnx.graph import Network
-from spikgpt_onnx.session import Session
 
 Array = npt.NDArray[Any]
 
@@ -40,7 +40,7 @@ def classifier_for(config: SpikGPTConfig, seed: int) -> SpikingClassifier:
 
 def run(model: onnx.ModelProto, inputs: Mapping[str, Array]) -> dict[str, Array]:
     # The literal form has an operator that no reference may have.
-    return Session(model.SerializeToString(), known=True).run(inputs)
+    return Session(model.SerializeToString(), trusted=True).run(inputs)
 
 
 def vectors_of(cells: int, config: SpikGPTConfig, seed: int = 0) -> npt.NDArray[np.float32]:

@@ -6,10 +6,10 @@ import numpy as np
 import pytest
 from onnx import TensorProto
 
+from spikgpt.engines.onnx_session import Session
 from spikgpt.reference.config import SpikGPTConfig
 from spikgpt_onnx.graph import labelling_graph
 from spikgpt_onnx.graph.builder import Builder
-from spikgpt_onnx.session import Session
 from tests.spikgpt_onnx.graph.networks import classifier_for, expected, network_of, run, vectors_of
 
 
@@ -36,6 +36,7 @@ def test_eight_bit_labels_do_not_depend_on_the_batch() -> None:
     np.testing.assert_allclose(alone, whole, atol=1e-6)
 
 
+@pytest.mark.slow
 def test_sums_that_no_byte_holds_are_not_multiplied_as_bytes() -> None:
     config = SpikGPTConfig(input_dim=16, n_labels=6, width=16, time_steps=300)
     classifier, vectors = classifier_for(config, 0), vectors_of(100, config)

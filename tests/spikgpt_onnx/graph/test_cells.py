@@ -6,10 +6,10 @@ import numpy as np
 
 from spikgpt import SpikGPT
 from spikgpt.embedding.pca import PCAProjection
-from spikgpt_onnx import contract
+from spikgpt.engines import contract
 from spikgpt_onnx.graph import labelling_graph
 from spikgpt_onnx.parity import golden_cells
-from spikgpt_onnx.rebuilt import network_of
+from spikgpt_onnx.rebuild_graph import network_from_reference
 from tests.conftest import exportable
 from tests.spikgpt_onnx.graph.networks import run
 
@@ -18,7 +18,7 @@ def test_counts_become_the_vectors_of_the_projection(shipped: SpikGPT) -> None:
     reference = exportable(shipped.reference)
     projection, golden = reference.engine.embedding, golden_cells(reference, 50)
     assert isinstance(projection, PCAProjection)
-    graph = labelling_graph(network_of(reference.files))
+    graph = labelling_graph(network_from_reference(reference.stored))
     np.testing.assert_allclose(run(graph, golden.inputs)[contract.VECTOR], golden.vectors, atol=1e-6)
 
     found = np.arange(len(projection.genes)) % 3 > 0

@@ -8,8 +8,8 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from spikgpt.engines import contract
 from spikgpt.reference.config import SpikGPTConfig
-from spikgpt_onnx import contract
 from spikgpt_onnx.graph import labelling_graph
 from tests.spikgpt_onnx.graph.networks import classifier_for, expected, network_of, operators, run, vectors_of
 
@@ -33,6 +33,7 @@ configs = st.builds(
 batches = st.one_of(st.sampled_from([1, 2, 4096]), st.integers(3, 300))
 
 
+@pytest.mark.slow
 @settings(max_examples=60, deadline=None, derandomize=True)
 @given(config=configs, cells=batches, seed=st.integers(0, 1000))
 def test_any_architecture_gives_the_labels_of_torch(config: SpikGPTConfig, cells: int, seed: int) -> None:

@@ -19,10 +19,10 @@ def spikes_of(currents: Array, steps: int, tau: float, *, constant: bool) -> Arr
     builder = Builder()
     neurons = Neurons(builder, SpikGPTConfig(8, 2, time_steps=steps, tau=tau))
     if constant:
-        spikes = neurons.of_constant("current")
+        spikes = neurons.spikes_of_constant("current")
     else:
         negative = [builder.add("Mul", "current", builder.number(-factor)) for factor in neurons.factors]
-        spikes = neurons.of(negative)
+        spikes = neurons.spikes(negative)
     names = [builder.add("Identity", spike, name=f"step {step}") for step, spike in enumerate(spikes)]
     inputs = [helper.make_tensor_value_info("current", TensorProto.FLOAT, ["n"])]
     outputs = [helper.make_tensor_value_info(name, TensorProto.BOOL, ["n"]) for name in names]

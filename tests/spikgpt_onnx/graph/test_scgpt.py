@@ -6,21 +6,21 @@ import numpy as np
 import pytest
 import torch
 
-from spikgpt.embedding.vocabulary import Encoder
+from spikgpt.embedding.vocabulary import EncoderWeights
+from spikgpt.engines.onnx_session import Session
 from spikgpt.engines.scgpt.checkpoint import load_checkpoint
 from spikgpt.reference.config import SpikGPTConfig
 from spikgpt_onnx.graph import encoder_graph, labelling_graph
-from spikgpt_onnx.session import Session
 from tests.conftest import DATA
 from tests.spikgpt_onnx.graph.networks import Array, classifier_for, network_of, run
 
 
 @pytest.fixture(scope="module")
-def scgpt() -> Encoder:
+def scgpt() -> EncoderWeights:
     checkpoint = load_checkpoint(DATA / "scgpt_baron")
     config = checkpoint.config
     weights = {name: weight.float().numpy() for name, weight in checkpoint.weights.items()}
-    return Encoder(config.heads, config.layers, config.pad_value, checkpoint.described(1200), weights)
+    return EncoderWeights(config.heads, config.layers, config.pad_value, checkpoint.with_length(1200), weights)
 
 
 def tokens_of(cells: int, length: int) -> dict[str, Array]:
@@ -34,7 +34,7 @@ def tokens_of(cells: int, length: int) -> dict[str, Array]:
     return {"token_ids": ids, "values": values, "mask": mask}
 
 
-def test_the_encoder_gives_the_vectors_of_torch(scgpt: Encoder) -> None:
+def test_the_encoder_gives_the_vectors_of_torch(scgpt: EncoderWeights) -> None:
     tokens = tokens_of(9, 40)
     found = run(encoder_graph(scgpt, {}), tokens)["embedding"]
     genes, bins = torch.as_tensor(tokens["token_ids"]), torch.as_tensor(tokens["values"])
@@ -42,7 +42,7 @@ def test_the_encoder_gives_the_vectors_of_torch(scgpt: Encoder) -> None:
     np.testing.assert_allclose(found, vectors, atol=1e-6)
 
 
-def test_padding_changes_nothing(scgpt: Encoder) -> None:
+def test_padding_changes_nothing(scgpt: EncoderWeights) -> None:
     tokens = tokens_of(5, 30)
     session = Session(encoder_graph(scgpt, {}).SerializeToString())
     longer = {
@@ -53,7 +53,7 @@ def test_padding_changes_nothing(scgpt: Encoder) -> None:
     np.testing.assert_allclose(session.run(longer)["embedding"], session.run(tokens)["embedding"], atol=1e-6)
 
 
-def test_one_graph_from_tokens_to_labels_is_both_in_a_row(scgpt: Encoder) -> None:
+def test_one_graph_from_tokens_to_labels_is_both_in_a_row(scgpt: EncoderWeights) -> None:
     config = SpikGPTConfig(input_dim=scgpt.dim, n_labels=4, width=32)
     network, tokens = network_of(classifier_for(config, 3)), tokens_of(9, 40)
     vectors = run(encoder_graph(scgpt, {}), tokens)["embedding"]

@@ -13,19 +13,19 @@ from anndata import AnnData
 from onnx import numpy_helper
 
 from spikgpt import SpikGPT
+from spikgpt.engines.onnx_session import Session
 from spikgpt.engines.opening import torch_engine
 from spikgpt.engines.scgpt.source import open_scgpt
 from spikgpt.errors import DamagedReference, GraphError
 from spikgpt.options import TrainOptions
 from spikgpt.reference.files import Reference, read_reference
-from spikgpt.reference.layout import COMBINED, ENCODER, GRAPH, GRAPHS
+from spikgpt.reference.format import COMBINED, ENCODER, GRAPH, GRAPHS
 from spikgpt.sharing import verify
 from spikgpt.training.train import train
-from spikgpt_onnx import rebuilt as module
+from spikgpt_onnx import rebuild_graph as module
 from spikgpt_onnx.exporter import export
 from spikgpt_onnx.parity import ExportableReference
-from spikgpt_onnx.rebuilt import rebuilt
-from spikgpt_onnx.session import Session
+from spikgpt_onnx.rebuild_graph import rebuild_graph
 from tests.conftest import DATA
 from tests.spikgpt_onnx.forged import Change, backdoor, changed, metadata, with_graph
 
@@ -45,23 +45,23 @@ def nudged(how: Any, chosen: int = 0) -> Change:
 
 @pytest.mark.parametrize("name", GRAPHS.values())
 def test_every_shipped_graph_is_made_again_byte_for_byte(shipped: SpikGPT, name: str) -> None:
-    found = rebuilt(shipped.reference, name)
-    assert (found.content, found.otherwise) == (shipped.reference.files[name], "")
+    found = rebuild_graph(shipped.reference, name)
+    assert (found.content, found.mismatch) == (shipped.reference.files[name], "")
 
 
 def test_an_exported_graph_passes_wherever_it_was_pulled_from(graph_folder: Path) -> None:
     reference = read_reference(graph_folder, "org/small@" + "0" * 40)
-    assert rebuilt(reference, GRAPH).content == reference.files[GRAPH]
+    assert rebuild_graph(reference, GRAPH).content == reference.files[GRAPH]
 
 
 def test_when_and_where_a_graph_was_made_is_taken_from_it(graph_folder: Path) -> None:
     files = read_reference(graph_folder).files
     free = metadata(spikgpt_version="0.4.0", revision="org/other@main", format_version="2")
-    found = rebuilt(read_reference(changed(files, free)), GRAPH)
-    assert found.otherwise == ""
+    found = rebuild_graph(read_reference(changed(files, free)), GRAPH)
+    assert found.mismatch == ""
     for text in ("<b>", "\x1b[2J", "0.6.0 " * 50):
         with pytest.raises(DamagedReference, match="carries other revision than the files beside it") as said:
-            rebuilt(read_reference(changed(files, metadata(revision=text))), GRAPH)
+            rebuild_graph(read_reference(changed(files, metadata(revision=text))), GRAPH)
         assert str(said.value).isprintable()
 
 
@@ -85,7 +85,7 @@ def test_other_weights_and_metadata_are_refused(change: Change, version: str | N
     if version:
         files = changed(files, metadata(spikgpt_version=version))
     with pytest.raises(DamagedReference, match=r"onnx/model\.onnx (has|carries) other .*spikgpt export"):
-        rebuilt(read_reference(files), GRAPH)
+        rebuild_graph(read_reference(files), GRAPH)
 
 
 def test_a_swapped_label_is_refused(graph_folder: Path) -> None:
@@ -96,7 +96,7 @@ def test_a_swapped_label_is_refused(graph_folder: Path) -> None:
         labels.value = labels.value.replace("alpha", "?").replace("beta", "alpha").replace("?", "beta")
 
     with pytest.raises(DamagedReference, match="carries other labels"):
-        rebuilt(read_reference(changed(files, swap)), GRAPH)
+        rebuild_graph(read_reference(changed(files, swap)), GRAPH)
 
 
 def test_a_graph_that_behaves_otherwise_for_some_cells_alone_never_runs(graph_folder: Path, few: AnnData) -> None:
@@ -115,15 +115,15 @@ def test_a_graph_that_behaves_otherwise_for_some_cells_alone_never_runs(graph_fo
         SpikGPT(read_reference(forged))
     # One that says that another version made it is not run either: what this version makes is.
     forged = changed(forged, metadata(spikgpt_version="0.4.0"))
-    result = rebuilt(read_reference(forged), GRAPH)
-    assert "made by spikgpt 0.4.0, in another way" in result.otherwise
+    result = rebuild_graph(read_reference(forged), GRAPH)
+    assert "made by spikgpt 0.4.0, in another way" in result.mismatch
     np.testing.assert_array_equal(Session(result.content).run(inputs)["probabilities"], honest["probabilities"])
 
 
 def test_another_order_of_bytes_is_refused(graph_folder: Path) -> None:
     files = read_reference(graph_folder).files
     with pytest.raises(DamagedReference, match="is not the graph that"):
-        rebuilt(read_reference(with_graph(files, files[GRAPH] + b"\x38\x00")), GRAPH)
+        rebuild_graph(read_reference(with_graph(files, files[GRAPH] + b"\x38\x00")), GRAPH)
 
 
 @pytest.fixture
@@ -135,6 +135,7 @@ def on_scgpt(cells: AnnData, brief: None, tmp_path: Path) -> Path:
     return folder
 
 
+@pytest.mark.slow
 def test_graphs_of_scgpt_are_held_against_the_checkpoint(on_scgpt: Path, tmp_path: Path) -> None:
     same = "is what the weights make, byte for byte"
     alone = verify(on_scgpt).checks
@@ -162,17 +163,17 @@ def test_another_way_to_make_graphs_is_no_forgery(
     small: Reference, graph_folder: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     reference = read_reference(changed(read_reference(graph_folder).files, metadata(spikgpt_version="0.4.0")))
-    right = module.graph_of
+    right = module.build_graph
 
     def other(*arguments: Any) -> onnx.ModelProto:
         graph = right(*arguments)
         graph.graph.node[0].name = "renamed"
         return graph
 
-    monkeypatch.setattr(module, "graph_of", other)
-    assert rebuilt(reference, GRAPH).content != reference.files[GRAPH]
+    monkeypatch.setattr(module, "build_graph", other)
+    assert rebuild_graph(reference, GRAPH).content != reference.files[GRAPH]
     with pytest.raises(DamagedReference, match="is not the graph that"):
-        rebuilt(dataclasses.replace(reference, files=read_reference(graph_folder).files), GRAPH)
+        rebuild_graph(dataclasses.replace(reference, files=read_reference(graph_folder).files), GRAPH)
 
 
 def test_what_no_graph_may_hold_is_refused_first(graph_folder: Path) -> None:
@@ -182,4 +183,4 @@ def test_what_no_graph_may_hold_is_refused_first(graph_folder: Path) -> None:
         onnx.external_data_helper.set_external_data(graph.graph.initializer[0], location="secret")
 
     with pytest.raises(GraphError, match="from another file"):
-        rebuilt(read_reference(changed(files, away)), GRAPH)
+        rebuild_graph(read_reference(changed(files, away)), GRAPH)

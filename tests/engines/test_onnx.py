@@ -19,17 +19,17 @@ from anndata import AnnData
 from spikgpt import Annotation, SpikGPT
 from spikgpt.cells.genes import GeneList
 from spikgpt.cells.reading import read_cells
+from spikgpt.engines.onnx import OnnxEngine
 from spikgpt.engines.opening import torch_engine
 from spikgpt.errors import DamagedReference, GraphError
 from spikgpt.options import EngineOptions, Precision
 from spikgpt.reference.files import read_reference
+from spikgpt.reference.format import GRAPH, GRAPH_SOURCES, PARITY, graph_sources, with_manifest
 from spikgpt.reference.hub import Hub
 from spikgpt.reference.json_files import dumped
-from spikgpt.reference.layout import GRAPH, GRAPH_SOURCES, PARITY, graph_sources, with_manifest
 from spikgpt.sharing import push
-from spikgpt.testing.hub import LoopbackHub
-from spikgpt_onnx.engine import OnnxEngine
 from tests.conftest import QUERY_FILE, aligned, labelled
+from tests.hub_server import LoopbackHub
 
 
 @pytest.fixture(scope="module")
@@ -52,10 +52,10 @@ def assert_same(found: Annotation, expected: Annotation) -> None:
     np.testing.assert_allclose(found.probabilities, expected.probabilities, atol=1e-5)
     np.testing.assert_array_equal(found.rejected, expected.rejected)
     np.testing.assert_array_equal(found.broad_labels, expected.broad_labels)
-    assert found.familiarity is not None
-    assert expected.familiarity is not None
-    np.testing.assert_allclose(found.familiarity, expected.familiarity, atol=1e-4)
-    assert found.cutoffs.rule == expected.cutoffs.rule
+    assert found.typicality is not None
+    assert expected.typicality is not None
+    np.testing.assert_allclose(found.typicality, expected.typicality, atol=1e-4)
+    assert found.rule.rule == expected.rule.rule
     assert (found.report.scaling, found.report.source) == (expected.report.scaling, expected.report.source)
 
 
@@ -73,7 +73,7 @@ def test_other_precisions_change_next_to_no_label(precision: Precision, expected
     assert (found.labels == expected.labels).mean() >= 0.995
 
 
-@pytest.mark.parametrize("batch_size", [1, 7, 300, 10_000])
+@pytest.mark.parametrize("batch_size", [pytest.param(1, marks=pytest.mark.slow), 7, 300, 10_000])
 def test_the_batch_size_does_not_matter(pancreas: SpikGPT, expected: Annotation, batch_size: int) -> None:
     assert_same(pancreas.annotate(QUERY_FILE, batch_size=batch_size), expected)
 
@@ -164,6 +164,7 @@ def test_files_that_the_graph_was_not_made_from_are_refused_though_the_manifest_
         opened(again)
 
 
+@pytest.mark.slow
 def test_a_reference_is_pulled_by_name(
     graph_folder: Path, hub: LoopbackHub, client: Hub, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -188,6 +189,7 @@ main()
 """
 
 
+@pytest.mark.slow
 def test_without_torch_and_scanpy_the_files_are_the_same(expected: Annotation, tmp_path: Path) -> None:
     out, table = tmp_path / "out.h5ad", tmp_path / "out.csv"
     asked: list[str | Path] = [QUERY_FILE, "--model", "pancreas", "--out", out, "--table", table]

@@ -10,12 +10,12 @@ import onnx
 import pytest
 from onnx import TensorProto, helper, numpy_helper
 
+from spikgpt.engines.onnx_session import Session
 from spikgpt.errors import GraphError
 from spikgpt.reference.config import SpikGPTConfig
-from spikgpt.reference.layout import GRAPH, GRAPHS
+from spikgpt.reference.format import GRAPH, GRAPHS
 from spikgpt_onnx.graph import labelling_graph
-from spikgpt_onnx.reading import OPERATORS, read
-from spikgpt_onnx.session import Session
+from spikgpt_onnx.read_graph import OPERATORS, read_graph
 from tests.spikgpt_onnx.graph.networks import classifier_for, network_of
 
 
@@ -152,7 +152,7 @@ FORGED = (
 
 @pytest.mark.parametrize("forge", FORGED, ids=lambda change: change.__name__)
 def test_what_no_graph_holds_is_refused_in_one_line(model: onnx.ModelProto, forge: Any) -> None:
-    read(model.SerializeToString())
+    read_graph(model.SerializeToString())
     forge(model)
     with pytest.raises(GraphError, match=r"Do not use this reference, or make its graphs anew") as said:
         Session(model.SerializeToString())
@@ -163,7 +163,7 @@ def test_what_is_no_graph_is_refused(model: onnx.ModelProto) -> None:
     content = model.SerializeToString()
     for wrong in (b"", b"{}", b"\xff" * 100, content[:-7], b"\x08\x08"):
         with pytest.raises(GraphError, match="is no ONNX graph"):
-            read(wrong)
+            read_graph(wrong)
 
 
 @pytest.mark.parametrize("precision", GRAPHS)
@@ -175,4 +175,4 @@ def test_every_graph_of_ours_may_be_read(
     config = SpikGPTConfig(*(12, 3, 8, 2), depth=depth, time_steps=steps, residual=residual, attention_scale=scale)
     graph = labelling_graph(network_of(classifier_for(config, 0)), precision)
     assert {node.op_type for node in graph.graph.node} <= OPERATORS
-    read(graph.SerializeToString())
+    read_graph(graph.SerializeToString())

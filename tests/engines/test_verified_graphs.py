@@ -1,4 +1,4 @@
-"""A graph is held against its weights before first use, and not again after."""
+"""A graph is compared with its weights before its first use, and not again."""
 
 from __future__ import annotations
 
@@ -9,12 +9,12 @@ from pathlib import Path
 
 import pytest
 
+from spikgpt.engines.onnx_session import Session
+from spikgpt.engines.verified_graphs import is_verified, mark_verified, open_graph
 from spikgpt.errors import DamagedReference, GraphError, SpikGPTWarning
 from spikgpt.reference.files import Reference, read_reference
-from spikgpt.reference.layout import GRAPH
-from spikgpt_onnx import rebuilt
-from spikgpt_onnx.known import is_known, open_graph, remember
-from spikgpt_onnx.session import Session
+from spikgpt.reference.format import GRAPH
+from spikgpt_onnx import rebuild_graph
 from tests.spikgpt_onnx.forged import backdoor, changed, metadata
 
 
@@ -33,13 +33,14 @@ def test_the_second_time_nothing_is_made(reference: Reference, cache: Path, monk
     first = open_graph(reference, GRAPH).metadata
     (kept,) = (cache / "graphs").iterdir()
     assert len(kept.name) == 64
-    monkeypatch.setattr(rebuilt, "rebuilt", None)
+    monkeypatch.setattr(rebuild_graph, "rebuild_graph", None)
     assert open_graph(reference, GRAPH).metadata == first
 
 
+@pytest.mark.slow
 def test_a_process_that_knows_a_graph_does_without_onnx(graph_folder: Path) -> None:
     code = (
-        "import sys\nfrom spikgpt.reference.files import read_reference\nfrom spikgpt_onnx.engine import OnnxEngine\n"
+        "import sys\nfrom spikgpt.reference.files import read_reference\nfrom spikgpt.engines.onnx import OnnxEngine\n"
         f"OnnxEngine(read_reference({str(graph_folder)!r}))\nprint('onnx' in sys.modules)"
     )
     said = [subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout]
@@ -48,14 +49,14 @@ def test_a_process_that_knows_a_graph_does_without_onnx(graph_folder: Path) -> N
 
 
 def test_another_graph_or_file_is_not_known(reference: Reference) -> None:
-    remember(reference, GRAPH)
-    assert is_known(reference, GRAPH)
-    assert not is_known(read_reference(changed(reference.files, backdoor)), GRAPH)
+    mark_verified(reference, GRAPH)
+    assert is_verified(reference, GRAPH)
+    assert not is_verified(read_reference(changed(reference.files, backdoor)), GRAPH)
     renamed = read_reference(changed(reference.files, metadata(spikgpt_version="0.4.0")))
-    assert not is_known(renamed, GRAPH)
+    assert not is_verified(renamed, GRAPH)
     with pytest.raises(DamagedReference, match="is not the graph that"):
         open_graph(read_reference(changed(reference.files, backdoor)), GRAPH)
-    assert not is_known(read_reference(changed(reference.files, backdoor)), GRAPH)
+    assert not is_verified(read_reference(changed(reference.files, backdoor)), GRAPH)
 
 
 def test_where_nothing_can_be_kept_graphs_are_made_each_time(
@@ -63,19 +64,19 @@ def test_where_nothing_can_be_kept_graphs_are_made_each_time(
 ) -> None:
     cache.write_text("a file")
     assert open_graph(reference, GRAPH).provider == "cpu"
-    assert not is_known(reference, GRAPH)
+    assert not is_verified(reference, GRAPH)
     monkeypatch.delenv("SPIKGPT_CACHE")
     monkeypatch.delenv("XDG_CACHE_HOME", raising=False)
     monkeypatch.setattr(Path, "home", lambda: (_ for _ in ()).throw(RuntimeError("no home")))
     assert open_graph(reference, GRAPH).provider == "cpu"
 
 
-def test_a_graph_that_another_version_made_otherwise_gives_way_to_ours(reference: Reference) -> None:
+def test_a_graph_that_another_version_built_differently_is_replaced(reference: Reference) -> None:
     forged = read_reference(changed(changed(reference.files, backdoor), metadata(spikgpt_version="0.4.0")))
-    with pytest.warns(SpikGPTWarning, match=r"onnx/model\.onnx was made by spikgpt 0\.4\.0, .*; the latter's is run"):
+    with pytest.warns(SpikGPTWarning, match=r"onnx/model\.onnx was made by spikgpt 0\.4\.0, .* is run instead"):
         session = open_graph(forged, GRAPH)
     assert len(session.metadata["labels"]) > 2
-    assert not is_known(forged, GRAPH)
+    assert not is_verified(forged, GRAPH)
 
 
 def test_a_graph_that_is_not_there(reference: Reference, small_folder: Path) -> None:

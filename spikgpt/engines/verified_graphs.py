@@ -1,0 +1,86 @@
+"""Open graphs that were compared with the weights of their reference.
+
+Building a graph again takes some tenths of a second, most of it to import onnx. The cache folder therefore holds an
+empty file for each verified graph. Its name is a digest of the graph, of the files it was made from, and of the version
+of this library.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from contextlib import suppress
+from importlib.util import find_spec
+from pathlib import Path
+
+from spikgpt.engines.onnx_session import Session
+from spikgpt.errors import GraphError, needs, warn
+from spikgpt.files import user_cache
+from spikgpt.options import EngineOptions
+from spikgpt.reference.files import EMBEDDER, Reference
+from spikgpt.reference.format import COMBINED, ENCODER, PARITY
+from spikgpt.version import __version__
+
+
+def open_graph(reference: Reference, name: str, options: EngineOptions | None = None, *, threads: int = 1) -> Session:
+    """Open a graph of a reference, after comparing the graph with the weights.
+
+    A graph that another version of this library built in another way is replaced by the graph that this version builds,
+    with a SpikGPTWarning. scGPT's graphs are compared where the reference carries the checkpoint and torch is
+    installed. Elsewhere a SpikGPTWarning says that they were not compared, unless ``spikgpt verify`` did it before.
+
+    Raises
+    ------
+    GraphError
+        When there is no such graph, or it cannot be run.
+    DamagedReference
+        When the graph is not the one that the weights make.
+    """
+    if name not in reference.files:
+        msg = f"This reference has no {name}; make it with: spikgpt export MODEL --out FOLDER"
+        raise GraphError(msg)
+    if is_verified(reference, name):
+        return Session(reference.files[name], options, threads=threads, trusted=True)
+    encoder = None
+    if name in (ENCODER, COMBINED):
+        if not reference.embedder.get("bundled") or find_spec("torch") is None:
+            session = Session.from_files(reference.files, name, options, threads=threads)
+            warn(
+                f"{name} was not compared with the weights of scGPT, which are not here. To compare them once: "
+                "spikgpt verify FOLDER --scgpt FOLDER"
+            )
+            return session
+        from spikgpt.engines.scgpt.source import ScGPTSource
+
+        encoder = ScGPTSource.from_settings(reference.embedder, reference.part(EMBEDDER), reference.genes).encoder()
+    with needs("onnx"):
+        from spikgpt_onnx.rebuild_graph import rebuild_graph
+    rebuilt = rebuild_graph(reference, name, encoder)
+    if rebuilt.mismatch:
+        warn(f"{name} {rebuilt.mismatch}. The graph of this version is run instead.")
+    else:
+        mark_verified(reference, name)
+    return Session(rebuilt.content, options, threads=threads, trusted=True)
+
+
+def is_verified(reference: Reference, name: str) -> bool:
+    """Return whether a graph was compared with its weights before."""
+    try:
+        return _marker(reference, name).is_file()
+    except (OSError, RuntimeError):
+        return False
+
+
+def mark_verified(reference: Reference, name: str) -> None:
+    """Record that a graph is the one that its weights make, if the cache folder can be written."""
+    with suppress(OSError, RuntimeError):  # a RuntimeError: there is no home folder
+        marker = _marker(reference, name)
+        marker.parent.mkdir(parents=True, exist_ok=True)
+        marker.touch()
+
+
+def _marker(reference: Reference, name: str) -> Path:
+    """Return the path of the file that marks a graph; the parity report holds the sha256 of graph and sources."""
+    digest = hashlib.sha256(f"{__version__}/{name}/".encode())
+    for file in (PARITY, "config.json"):
+        digest.update(hashlib.sha256(reference.files[file]).digest())
+    return user_cache() / "graphs" / digest.hexdigest()
