@@ -1,4 +1,4 @@
-"""How cells are read for scGPT: the counts of the genes in its vocabulary."""
+"""Embedding by scGPT: read the counts of the genes in its vocabulary."""
 
 from __future__ import annotations
 
@@ -19,9 +19,9 @@ from spikgpt.types import Floats, InputReport
 
 @dataclass(frozen=True)
 class ScGPTEmbedding(WithoutExpression):
-    """Reads cells for an scGPT network with vectors of ``dim`` values; ranks within a cell have no scale.
+    """Embedding by an scGPT network with vectors of ``dim`` values. Ranks within a cell have no scale.
 
-    ``stored`` is what ``config.json`` keeps of it, ``weights`` those of a checkpoint that the reference carries along.
+    ``stored`` is the part of ``config.json``, and ``weights`` are those of a checkpoint inside the reference.
     """
 
     vocabulary: Vocabulary
@@ -35,19 +35,19 @@ class ScGPTEmbedding(WithoutExpression):
         return "scgpt"
 
     def read(self, cells: Cells, *, layer: str | None = None, scaling: str = "auto") -> QueryCells:
-        """Return the cells' counts of the genes in the vocabulary, to be read a few at a time.
+        """Return the counts of the genes in the vocabulary, in chunks of cells.
 
-        Values are ranked within each cell later, so counts and log values give the same.
+        Values are ranked within each cell later, so counts and log values give the same tokens.
 
         Raises
         ------
         DataError
             When the cells cannot be read, or none of their genes is in the vocabulary.
         ConfigError
-            When a scaling is asked for, which ranks have no use for.
+            When a scaling is given.
         """
         if scaling not in ("auto", "reference"):
-            msg = f"scGPT reads the ranks of genes within a cell, so scaling={scaling!r} has no meaning; leave it out."
+            msg = f"scaling is {scaling!r}, but scGPT ranks genes within each cell, without a scale. Leave scaling out."
             raise ConfigError(msg)
         expression = find_expression(cells, layer=layer)
         match = match_genes(expression.var, self.vocabulary.genes, minimum_share=0, cells=cells.obs_names)
@@ -63,20 +63,20 @@ class ScGPTEmbedding(WithoutExpression):
 
         def chunks() -> Iterator[AlignedCells]:
             for chunk in aligned_chunks(expression, match):
-                # A cell without such genes has no tokens.
+                # A cell without genes of the vocabulary has no tokens.
                 yield replace(chunk, totals=np.where(np.diff(chunk.values.indptr) == 0, 0.0, chunk.totals))
 
         return QueryCells(expression.n_cells, chunks(), report)
 
     @property
     def stored_genes(self) -> GeneList:
-        """What ``genes.json`` keeps: the vocabulary's of a checkpoint that the reference carries along."""
+        """Genes for ``genes.json``: those of the vocabulary of a checkpoint inside the reference."""
         return self.vocabulary.genes if self.weights else GeneList((), ())
 
     def settings(self) -> dict[str, Any]:
-        """Return what ``config.json`` keeps of the embedding."""
+        """Return the settings for ``config.json``."""
         return self.stored
 
     def tensors(self) -> dict[str, Floats]:
-        """Return the weights of a checkpoint that the reference carries along, else nothing."""
+        """Return the weights of a checkpoint inside the reference, else no tensors."""
         return self.weights

@@ -1,4 +1,4 @@
-"""Embeddings as references keep them."""
+"""Embeddings stored in references."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from spikgpt.types import Floats
 def stored_embedding(
     settings: dict[str, Any], tensors: dict[str, Floats], genes: GeneList, more: GeneList | None = None
 ) -> Embedding:
-    """Return the embedding of a reference that needs no scGPT; that it fits the network was seen when it was read."""
+    """Return the embedding of a reference without scGPT, checked when the reference was read."""
     if settings["kind"] == PCA:
         return PCAProjection.from_tensors(settings, tensors, genes, more)
     return ObsmEmbedding.from_settings(settings)

@@ -1,8 +1,8 @@
-"""From counts to scGPT's input: one token a gene that was counted, each with its quantile bin in the cell.
+"""Tokens of cells for scGPT: one token for each expressed gene, with its quantile bin in the cell.
 
-Upstream breaks ties between bins, and chooses which genes of a long cell to read, by random draws. Here both follow the
-same distributions, drawn from a hash of the gene and of the cell's content, so that a cell always has the same tokens:
-whatever the batch, the order of cells and genes, or the machine.
+Upstream breaks ties between bins, and selects the genes of a long cell, by random draws. Here the draws have the same
+distributions, but are a hash of the gene and of the cell's content. A cell then has the same tokens in any batch, order
+of cells and genes, and on any machine.
 """
 
 from __future__ import annotations
@@ -16,8 +16,6 @@ import numpy as np
 import numpy.typing as npt
 from scipy import sparse
 
-# Whole values below this are counted instead of sorted.
-_COUNTED = 256
 _GOLDEN, _FIRST, _SECOND = np.uint64(0x9E3779B97F4A7C15), np.uint64(0xBF58476D1CE4E5B9), np.uint64(0x94D049BB133111EB)
 
 Function = TypeVar("Function", bound=Callable[..., Any])
@@ -27,8 +25,8 @@ Function = TypeVar("Function", bound=Callable[..., Any])
 class Tokens:
     """Tokens of n cells, one cell after the other.
 
-    Cell c has the vocabulary ids ``genes[offsets[c]:offsets[c + 1]]`` and the values ``bins`` of the same places; the
-    first is always ``<cls>``, with the padding value.
+    Cell c has the vocabulary ids ``genes[offsets[c]:offsets[c + 1]]`` and the values ``bins`` at the same positions.
+    The first token is ``<cls>``, with the padding value.
     """
 
     offsets: npt.NDArray[np.int64]
@@ -43,7 +41,7 @@ class Tokens:
     def padded(
         self, cells: npt.NDArray[np.int64], pad_id: int, pad_value: int
     ) -> tuple[npt.NDArray[np.int32], npt.NDArray[np.int32]]:
-        """Return genes and bins of some cells, both of shape (cells, longest of them)."""
+        """Return genes and bins of some cells, both of shape (cells, length of the longest cell)."""
         shape = (len(cells), int(self.lengths[cells].max()))
         genes, bins = np.full(shape, pad_id, dtype=np.int32), np.full(shape, pad_value, dtype=np.int32)
         _fill(self.offsets, self.genes, self.bins, cells, genes, bins)
@@ -60,7 +58,7 @@ def tokenise(
     max_length: int = 1200,
     draw: int = 0,
 ) -> Tokens:
-    """Turn cells into tokens, the same for the same cell.
+    """Return the tokens of cells, the same for the same cell.
 
     Parameters
     ----------
@@ -73,9 +71,9 @@ def tokenise(
     pad_value
         Value of ``<cls>``.
     n_bins
-        Bins, that of absent genes included.
+        Number of bins, with the bin of absent genes.
     max_length
-        Tokens of a cell at most, ``<cls>`` included; of a longer cell a random subset of the genes is read.
+        Largest number of tokens of a cell, with ``<cls>``; of a longer cell a random subset of the genes is used.
     draw
         Another number gives other ties and subsets, as training wants them in every epoch.
     """
@@ -96,7 +94,7 @@ def _compiled(**options: Any) -> Callable[[Function], Function]:
         try:
             return cast("Function", numba.njit(**options)(function))
         except RuntimeError:
-            # Compiled code can be kept neither beside this file nor in the user's cache folder.
+            # Neither the folder of this file nor the user's cache folder is writable.
             return cast("Function", numba.njit(**options | {"cache": False})(function))
 
     return compiled
@@ -108,44 +106,6 @@ def _mix(word: np.uint64) -> np.uint64:
     word = (word ^ (word >> np.uint64(30))) * _FIRST
     word = (word ^ (word >> np.uint64(27))) * _SECOND
     return word ^ (word >> np.uint64(31))
-
-
-@_compiled()
-def _sort(values: npt.NDArray[np.float32]) -> None:
-    """Sort in place (Shell's method)."""
-    gap = len(values) // 2
-    while gap:
-        for index in range(gap, len(values)):
-            value, place = values[index], index
-            while place >= gap and values[place - gap] > value:
-                values[place] = values[place - gap]
-                place -= gap
-            values[place] = value
-        gap = 1 if gap == 2 else int(gap * 5 // 11)
-
-
-@_compiled()
-def _nth(words: npt.NDArray[np.uint64], n: int) -> np.uint64:
-    """Return the n-th smallest of random words, n from 1: by their first 11 bits, then within those that share them."""
-    counts = np.zeros(2048, dtype=np.int64)
-    for word in words:
-        counts[word >> np.uint64(53)] += 1
-    bucket = 0
-    while n > counts[bucket]:
-        n -= counts[bucket]
-        bucket += 1
-    few = np.empty(counts[bucket], dtype=np.uint64)
-    size = 0
-    for word in words:
-        if word >> np.uint64(53) == np.uint64(bucket):
-            place = size
-            while place and few[place - 1] > word:
-                few[place] = few[place - 1]
-                place -= 1
-            few[place] = word
-            size += 1
-    nth: np.uint64 = few[n - 1]
-    return nth
 
 
 @_compiled(nogil=True, cache=True)
@@ -160,60 +120,20 @@ def _fill(
     """Copy the tokens of some cells to the starts of the rows."""
     for row in range(len(cells)):
         start = offsets[cells[row]]
-        for place in range(offsets[cells[row] + 1] - start):
-            padded_genes[row, place] = genes[start + place]
-            padded_bins[row, place] = bins[start + place]
+        for token in range(offsets[cells[row] + 1] - start):
+            padded_genes[row, token] = genes[start + token]
+            padded_bins[row, token] = bins[start + token]
 
 
 @_compiled(nogil=True)
-def _distinct(values: npt.NDArray[np.float32]) -> tuple[npt.NDArray[np.float32], npt.NDArray[np.int64]]:
-    """Return the distinct values of a cell in order, and how many of its values each is not below."""
-    counted = np.zeros(_COUNTED, dtype=np.int64)
-    rest = np.empty(len(values), dtype=np.float32)
-    n_rest = 0
-    for value in values:
-        whole = int(value)
-        if whole < _COUNTED and whole == value:
-            counted[whole] += 1
-        else:
-            rest[n_rest] = value
-            n_rest += 1
-    others = rest[:n_rest]
-    _sort(others)
-    ordered = np.empty(_COUNTED + n_rest, dtype=np.float32)
-    up_to = np.empty(_COUNTED + n_rest, dtype=np.int64)
-    size = place = whole = other = 0
-    while whole < _COUNTED or other < n_rest:
-        if whole < _COUNTED and (other == n_rest or whole < others[other]):
-            if counted[whole]:
-                place += counted[whole]
-                ordered[size], up_to[size] = whole, place
-                size += 1
-            whole += 1
-        else:
-            place += 1
-            ordered[size], up_to[size] = others[other], place
-            size += 1
-            other += 1
-    return ordered[:size], up_to[:size]
-
-
-@_compiled(nogil=True)
-def _quantiles(
-    ordered: npt.NDArray[np.float32], up_to: npt.NDArray[np.int64], shares: npt.NDArray[np.float64]
-) -> npt.NDArray[np.float64]:
-    """Return the quantiles of a cell's values by linear interpolation, in the very steps of numpy.quantile."""
+def _quantiles(ordered: npt.NDArray[np.float32], shares: npt.NDArray[np.float64]) -> npt.NDArray[np.float64]:
+    """Return quantiles of sorted values by linear interpolation, with the same rounding as numpy.quantile."""
     edges = np.empty(len(shares))
-    at, size = 0, up_to[-1]
+    last = len(ordered) - 1
     for index in range(len(shares)):
-        virtual = (size - 1) * shares[index]
+        virtual = last * shares[index]
         low = int(np.floor(virtual))
-        while up_to[at] <= low:
-            at += 1
-        lower = ordered[at]
-        upper = lower
-        if low + 1 < size and up_to[at] <= low + 1:
-            upper = ordered[at + 1]
+        lower, upper = ordered[low], ordered[min(low + 1, last)]
         share = virtual - low
         step = np.float64(np.float32(upper - lower))
         edges[index] = lower + step * share if share < 0.5 else upper - step * (1 - share)
@@ -221,26 +141,10 @@ def _quantiles(
 
 
 @_compiled(nogil=True)
-def _bins(
-    ordered: npt.NDArray[np.float32], edges: npt.NDArray[np.float64]
-) -> tuple[npt.NDArray[np.int64], npt.NDArray[np.int64]]:
-    """Return the bins on both sides of each distinct value: a tie may fall anywhere between."""
-    above, below = np.empty(len(ordered), dtype=np.int64), np.empty(len(ordered), dtype=np.int64)
-    left = right = 0
-    for index in range(len(ordered)):
-        while left < len(edges) and edges[left] < ordered[index]:
-            left += 1
-        while right < len(edges) and edges[right] <= ordered[index]:
-            right += 1
-        below[index], above[index] = left, right
-    return above, below
-
-
-@_compiled(nogil=True)
 def _drawn(ids: npt.NDArray[np.int32], values: npt.NDArray[np.float32], draw: int) -> npt.NDArray[np.uint64]:
-    """Return a random word for each gene of a cell, from the gene and from the cell's content."""
+    """Return a random word for each gene of a cell, a hash of the gene and of the cell's content."""
     words = values.view(np.uint32)
-    # The content as one word; a sum, so that the order of genes does not matter.
+    # The hash of the content is a sum, so that the order of genes does not matter.
     content = _mix(np.uint64(draw))
     for entry in range(len(ids)):
         content += _mix((np.uint64(ids[entry]) << np.uint64(32)) ^ np.uint64(words[entry]) ^ _GOLDEN)
@@ -260,26 +164,27 @@ def _tokenise(
     genes: npt.NDArray[np.int32],
     bins: npt.NDArray[np.int16],
 ) -> None:
-    """Fill ``genes`` and ``bins`` of every cell, in parallel; ``cells`` are row starts, columns and values."""
+    """Fill ``genes`` and ``bins`` of every cell in parallel, from row starts, columns and values in ``cells``."""
     indptr, columns, data = cells
     for cell in numba.prange(len(indptr) - 1):
         start, stop = indptr[cell], indptr[cell + 1]
         if start == stop:
             continue
         values, ids = data[start:stop], gene_ids[columns[start:stop]]
-        ordered, up_to = _distinct(values)
-        above, below = _bins(ordered, _quantiles(ordered, up_to, shares))
+        edges = _quantiles(np.sort(values), shares)
         draws = _drawn(ids, values, draw)
-        # A long cell keeps the genes of the smallest draws.
+        # A long cell keeps the genes with the smallest draws.
         kept = offsets[cell + 1] - offsets[cell] - 1
-        largest = _nth(draws, kept) if kept < stop - start else np.uint64(0xFFFFFFFFFFFFFFFF)
+        largest = np.sort(draws)[kept - 1] if kept < stop - start else np.uint64(0xFFFFFFFFFFFFFFFF)
         target = offsets[cell] + 1
         for entry in range(stop - start):
             word = draws[entry]
             if word > largest:
                 continue
-            index = np.searchsorted(ordered, values[entry])
+            # A tie may be in any bin between the edges below and above.
+            below = np.searchsorted(edges, values[entry])
+            above = np.searchsorted(edges, values[entry], side="right")
             share = np.float64(np.int64(word & np.uint64(0xFFFFFFFF))) * 2.0**-32
             genes[target] = ids[entry]
-            bins[target] = int(np.ceil(share * (below[index] - above[index]) + above[index]))
+            bins[target] = int(np.ceil(share * (below - above) + above))
             target += 1

@@ -1,4 +1,4 @@
-"""scGPT's network as plain arrays, and its vocabulary."""
+"""Vocabulary of an scGPT checkpoint, and the weights of its encoder as arrays."""
 
 from __future__ import annotations
 
@@ -15,15 +15,22 @@ from spikgpt.errors import DamagedReference
 from spikgpt.types import Floats
 
 CLS, END = "<cls>", "<eoc>"
-# Bins of expression and tokens of a cell at most, and the lowest special value: tables of that size are made.
+# Largest number of bins and of tokens, and lowest special value: tables of these sizes are allocated.
 MOST_BINS, MOST_TOKENS, LOWEST_VALUE = 10_000, 1_000_000, -1000
 
 
 @dataclass(frozen=True)
 class Vocabulary:
-    """What turns a cell into tokens: the name of each index, and special values.
+    """Vocabulary of n tokens, and the settings that turn a cell into tokens.
 
-    ``length`` is the number of tokens of a cell at most, ``sha256`` that of the checkpoint.
+    Attributes
+    ----------
+    names
+        Token of each index.
+    length
+        Largest number of tokens of a cell.
+    sha256
+        Hash of the checkpoint.
     """
 
     names: tuple[str, ...]
@@ -34,30 +41,30 @@ class Vocabulary:
     sha256: str
 
     def to_json(self) -> str:
-        """Return the fields as JSON, as the graph of the encoder carries them."""
+        """Return the fields as JSON, for the metadata of the encoder's graph."""
         return json.dumps(asdict(self))
 
     @classmethod
     def from_json(cls, text: str) -> Vocabulary:
-        """Read :meth:`to_json`'s output.
+        """Return the vocabulary in the output of :meth:`to_json`.
 
         Raises
         ------
         DamagedReference
-            When it is something else.
+            When the text is no such output.
         """
         try:
             values = json.loads(text)
-            found = cls(**values | {"names": tuple(map(str, values["names"]))})
-            found.pad_id, found.cls_id, found.genes  # noqa: B018, that they are there
-            found._check_sizes()
+            vocabulary = cls(**values | {"names": tuple(map(str, values["names"]))})
+            vocabulary.pad_id, vocabulary.cls_id, vocabulary.genes  # noqa: B018, fails without these tokens
+            vocabulary._check_sizes()
         except (ValueError, TypeError, KeyError) as error:
             msg = f"The encoder's graph carries no vocabulary ({error}). Export the reference again."
             raise DamagedReference(msg) from None
-        return found
+        return vocabulary
 
     def _check_sizes(self) -> None:
-        """Refuse sizes for which any amount of memory would be taken."""
+        """Refuse sizes that would take too much memory."""
         bounds = {
             "n_bins": (self.n_bins, 3, MOST_BINS),
             "length": (self.length, 1, MOST_TOKENS),
@@ -70,7 +77,7 @@ class Vocabulary:
 
     @property
     def pad_id(self) -> int:
-        """Index of padding."""
+        """Index of the padding token."""
         return self.names.index(self.pad_token)
 
     @property
@@ -89,7 +96,7 @@ class Vocabulary:
         """Genes of the vocabulary, in the order of their indices, with the Ensembl ids that are known."""
         tokens = [self.names[index] for index in self.gene_ids]
         ids = ensembl_ids_of(tokens)
-        # Two spellings of one symbol share an id; the first keeps it.
+        # Two spellings of one symbol have the same id, which the first keeps.
         owner: dict[str, int] = {}
         for index, gene_id in enumerate(ids):
             if gene_id is not None:
@@ -98,10 +105,11 @@ class Vocabulary:
 
 
 @dataclass(frozen=True)
-class Encoder:
-    """scGPT's network for cell embeddings.
+class EncoderWeights:
+    """Weights and sizes of scGPT's encoder of cells.
 
-    ``weights`` have the names of :class:`spikgpt.engines.scgpt.encoder.Encoder`; no token has a value below ``lowest``.
+    ``weights`` has the names of :class:`spikgpt.engines.scgpt.encoder.ScGPTEncoder`. ``lowest`` is the smallest value
+    of a token.
     """
 
     heads: int

@@ -1,1 +1,1 @@
-"""What is made of labels for people to read."""
+"""Reports on the clusters of a query and their marker genes."""

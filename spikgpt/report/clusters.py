@@ -1,4 +1,4 @@
-"""What the clusters of a query are, by the labels of their cells, and which of them may be a new type."""
+"""Label the clusters of a query by the majority of their cells, and find candidates for a new type."""
 
 from __future__ import annotations
 
@@ -18,32 +18,32 @@ from spikgpt.types import UNKNOWN, Bools, Rows, Strings
 
 # A cluster with at least this share of Unknown cells may be a new type.
 CANDIDATE_SHARE = 0.5
-# Cells that a candidate needs, and cells to compare it with.
+# Cells that a candidate needs, inside and for the comparison.
 CELLS_TO_COMPARE = 10
-# Candidates that get marker genes at most, the largest first: each comparison reads cells anew.
+# Largest number of candidates with marker genes: each comparison reads cells again.
 MOST_CANDIDATES = 100
 
 
 @dataclass(frozen=True)
 class Cluster:
-    """A cluster and the votes of its cells.
+    """A cluster and the labels of its cells.
 
     Attributes
     ----------
     label
         The most frequent label, the first by name among equals; Unknown for a candidate.
     frequencies
-        Share of the cells that each label has, the largest first.
+        Share of cells with each label, the largest first.
     nearest
         The most frequent label before rejection, or None when all cells are empty.
     candidate
-        Whether the cluster may be a new type.
+        True if the cluster may be a new type.
     markers
         Marker genes of a candidate, best first.
     compared_with
-        The cells outside that the marker genes were found against; empty when there was no comparison.
+        Cells outside the cluster for the comparison; empty without a comparison.
     note
-        Why a candidate has no marker genes; empty when it has some.
+        Reason why a candidate has no marker genes; empty otherwise.
     """
 
     name: str
@@ -58,12 +58,12 @@ class Cluster:
 
     @property
     def share(self) -> float:
-        """Share of the cells that have the cluster's label."""
+        """Share of cells with the cluster's label."""
         return self.frequencies[self.label]
 
     @property
     def unknown_share(self) -> float:
-        """Share of the cells that are Unknown."""
+        """Share of Unknown cells."""
         return self.frequencies.get(UNKNOWN, 0.0)
 
 
@@ -71,7 +71,7 @@ class Cluster:
 class ClusterReport:
     """The clusters of n cells.
 
-    ``labels`` holds the label of each cell's cluster, shape (n,); cells of no cluster keep their own label.
+    ``labels`` holds the label of each cell's cluster, shape (n,), or the cell's own label where it has no cluster.
     """
 
     clusters: tuple[Cluster, ...]
@@ -79,7 +79,7 @@ class ClusterReport:
     unclustered_cells: int
 
     def table(self) -> pd.DataFrame:
-        """Return one row a cluster."""
+        """Return a table with one row per cluster."""
         rows = [
             {
                 "cluster": cluster.name,
@@ -100,22 +100,22 @@ class ClusterReport:
 
 
 def summarise(annotation: Annotation, adata: AnnData, cluster_key: str, *, layer: str | None = None) -> ClusterReport:
-    """Let the cells of each cluster vote on its label, and find marker genes of clusters that may be a new type.
+    """Label each cluster by the majority of its cells, and find marker genes of clusters that may be a new type.
 
-    A candidate for a new type has at least 10 cells, half of which or more are Unknown, and is not made of empty cells
-    alone. Its marker genes set it apart from the query's cells of the nearest known type or, if there are fewer than
-    10 of these, from all cells that are in no candidate: by a Wilcoxon rank-sum test on log-normalised values, with a
-    log2 fold change above 1 and an adjusted p below 0.05. At most 5000 cells on each side, evenly spaced, are compared.
-    Of more than 100 candidates, the largest 100 get marker genes, and a note says so for the others.
+    A candidate for a new type has at least 10 cells, at least half of its cells are Unknown, and some cells are not
+    empty. Its marker genes have a log2 fold change above 1 and an adjusted p below 0.05 in a Wilcoxon rank-sum test on
+    log-normalised values. The test compares the cluster with the query's cells of the nearest known type; with fewer
+    than 10 of these cells, with all cells outside the candidates. At most 5000 cells of each side, evenly spaced, are
+    compared. Only the 100 largest candidates get marker genes.
 
     Parameters
     ----------
     annotation
         Labels of the cells of ``adata``, in the same order.
     adata
-        Stays as it is. When its matrix is on disk, only the cells compared are kept in memory.
+        Query, which is not changed. From a matrix on disk, only the compared cells are loaded.
     cluster_key
-        Column of ``obs``. Cells without a value there belong to no cluster.
+        Column of ``obs`` with the clusters. Cells without a value belong to no cluster.
     layer
         Layer with the expression values; see :func:`spikgpt.cells.expression.find_expression`.
 
@@ -127,17 +127,17 @@ def summarise(annotation: Annotation, adata: AnnData, cluster_key: str, *, layer
     names, clustered = labels_of(adata, cluster_key)
     labels, best_labels = annotation.labels, annotation.best_labels
     members = _members(names, clustered)
-    clusters = [_voted(name, labels[rows], best_labels[rows]) for name, rows in members.items()]
+    clusters = [_labelled(name, labels[rows], best_labels[rows]) for name, rows in members.items()]
     candidates = sorted((cluster for cluster in clusters if cluster.candidate), key=lambda cluster: -cluster.cells)
     if candidates:
         in_candidates = np.isin(names, [cluster.name for cluster in candidates])
-        finder = _finder_of(adata, layer)
+        finder = _marker_finder(adata, layer)
         many = f"{len(candidates)} clusters may be a new type, and only the largest {MOST_CANDIDATES} get some"
         marked = {cluster.name: replace(cluster, note=f"No marker genes: {many}.") for cluster in candidates}
-        # By nearest type, as many of the same type are compared with the same cells, which are then read once.
+        # Sorted by nearest type: candidates of one type are compared with the same cells, which are read once.
         for cluster in sorted(candidates[:MOST_CANDIDATES], key=lambda cluster: cluster.nearest or ""):
-            inside = members[cluster.name]
-            marked[cluster.name] = _with_markers(cluster, inside, labels, in_candidates, finder)
+            rows = members[cluster.name]
+            marked[cluster.name] = _with_markers(cluster, rows, labels, in_candidates, finder)
         clusters = [marked.get(cluster.name, cluster) for cluster in clusters]
     by_cell = labels.astype(object)
     for cluster in clusters:
@@ -146,7 +146,7 @@ def summarise(annotation: Annotation, adata: AnnData, cluster_key: str, *, layer
 
 
 def _members(names: Strings, clustered: Bools) -> dict[str, Rows]:
-    """Return the rows of each cluster, cluster 9 before cluster 10, from the cluster of each cell, shape (n,)."""
+    """Return the rows of each cluster from the cluster of each cell, shape (n,); cluster 9 comes before cluster 10."""
     members, rows = rows_by_label(names[clustered]), np.flatnonzero(clustered)
     return {name: rows[members[name]] for name in sorted(members, key=_by_number)}
 
@@ -157,8 +157,8 @@ def _by_number(name: str) -> tuple[bool, int, str]:
     return not number, int(name) if number else 0, name
 
 
-def _voted(name: str, labels: Strings, best_labels: Strings) -> Cluster:
-    """Return a cluster by the labels of its cells, without marker genes."""
+def _labelled(name: str, labels: Strings, best_labels: Strings) -> Cluster:
+    """Return a cluster labelled by the majority of its cells, without marker genes."""
     frequencies = _frequencies(labels)
     nearest = next(iter(_frequencies(best_labels[best_labels != UNKNOWN])), None)
     mostly_unknown = frequencies.get(UNKNOWN, 0.0) >= CANDIDATE_SHARE
@@ -174,12 +174,12 @@ def _voted(name: str, labels: Strings, best_labels: Strings) -> Cluster:
 
 
 def _frequencies(labels: Strings) -> dict[str, float]:
-    """Return the share of each label, the largest first, equal ones by name."""
+    """Return the share of each label, the largest first, equal shares by name."""
     return {name: cells / len(labels) for name, cells in counted(labels).items()}
 
 
-def _finder_of(adata: AnnData, layer: str | None) -> MarkerFinder | DataError:
-    """Return a finder of marker genes, or why there is none: a query annotated by an embedding may lack expression."""
+def _marker_finder(adata: AnnData, layer: str | None) -> MarkerFinder | DataError:
+    """Return a finder of marker genes, or the error of a query without expression, such as an embedding alone."""
     try:
         return MarkerFinder(find_expression(adata, layer=layer))
     except DataError as error:
@@ -193,14 +193,14 @@ def _with_markers(
     in_candidates: Bools,
     finder: MarkerFinder | DataError,
 ) -> Cluster:
-    """Return a candidate with its marker genes, or with a note that says why it has none."""
+    """Return a candidate with its marker genes, or with a note on the reason why it has none."""
     if isinstance(finder, DataError):
         return replace(cluster, note=f"No marker genes: {finder}")
     elsewhere = np.ones(len(labels), dtype=bool)
     elsewhere[inside] = False
-    outside, what = np.flatnonzero(elsewhere & (labels == cluster.nearest)), f"{cluster.nearest} cells"
+    outside, described = np.flatnonzero(elsewhere & (labels == cluster.nearest)), f"{cluster.nearest} cells"
     if len(outside) < CELLS_TO_COMPARE:
-        outside, what = np.flatnonzero(~in_candidates), "cells of no candidate"
+        outside, described = np.flatnonzero(~in_candidates), "cells of no candidate"
     if len(outside) < CELLS_TO_COMPARE:
         note = (
             f"No marker genes: the query has fewer than {CELLS_TO_COMPARE} {cluster.nearest} cells outside the "
@@ -212,7 +212,7 @@ def _with_markers(
     except DataError as error:
         return replace(cluster, note=f"No marker genes: {error}")
     note = "" if markers else "No marker genes: no gene is clearly higher in the cluster."
-    return replace(cluster, markers=markers, compared_with=f"{len(outside)} {what}", note=note)
+    return replace(cluster, markers=markers, compared_with=f"{len(outside)} {described}", note=note)
 
 
 def _percent(share: float) -> str:

@@ -1,4 +1,4 @@
-"""Marker genes of a cluster: a Wilcoxon rank-sum test of its cells against others, gene by gene."""
+"""Marker genes of a cluster by a Wilcoxon rank-sum test of its cells against others, gene by gene."""
 
 from __future__ import annotations
 
@@ -16,21 +16,21 @@ from spikgpt.cells.genes import NAME_COLUMNS
 from spikgpt.cells.naming.human import HUMAN_ID
 from spikgpt.types import Rows
 
-# Cells compared on each side at most, to bound memory and time.
+# Largest number of compared cells on each side, which limits memory and time.
 MOST_COMPARED = 5000
-# Marker genes reported, and what makes one.
+# Largest number of reported marker genes, and limits for a marker gene.
 MOST_MARKERS = 10
 MINIMUM_LOG2_FOLD_CHANGE = 1.0
 LARGEST_ADJUSTED_P = 0.05
 # Added to both means of a fold change, as scanpy does.
 PSEUDOCOUNT = 1e-9
-# Bits of a key that hold the value; those above hold the gene.
+# Bits of a key for the value; the bits above are for the gene.
 VALUE_BITS = np.uint64(32)
 
 
 @dataclass(frozen=True)
 class MarkerGene:
-    """A gene that is higher inside a cluster than outside; the shares are those of cells that express it."""
+    """A gene with higher expression inside a cluster, and the shares of cells that express the gene."""
 
     gene: str
     log2_fold_change: float
@@ -40,7 +40,7 @@ class MarkerGene:
 
 
 class MarkerFinder:
-    """Finds marker genes in the cells of a query; comparisons with the same cells in a row prepare these once."""
+    """Search for marker genes in a query. Consecutive comparisons with the same cells outside read these cells once."""
 
     def __init__(self, expression: Expression) -> None:
         self._expression = expression
@@ -48,10 +48,9 @@ class MarkerFinder:
         self._outside: tuple[Rows, _SortedCells] | None = None
 
     def markers(self, inside: Rows, outside: Rows) -> tuple[MarkerGene, ...]:
-        """Return the genes that are higher in the cells ``inside`` than in those ``outside``, best first.
+        """Return the genes with higher expression ``inside`` than ``outside``, by score, then by fold change.
 
-        The best have the highest scores of a Wilcoxon rank-sum test, and among equal ones the largest fold change. At
-        most 5000 cells of each side are compared, evenly spaced.
+        The score is that of a Wilcoxon rank-sum test of at most 5000 cells of each side, evenly spaced.
 
         Parameters
         ----------
@@ -63,12 +62,12 @@ class MarkerFinder:
         DataError
             When a value cannot be read.
         """
-        # Slow to import, and for candidate clusters alone.
+        # Imported here: slow, and needed for candidates only.
         from scipy.stats import false_discovery_control, norm
 
         inside, outside = _evenly_spaced(inside), _evenly_spaced(outside)
         if self._outside is None or not np.array_equal(self._outside[0], outside):
-            self._outside = None  # frees the memory of the last ones first
+            self._outside = None  # frees the memory of the previous cells first
             self._outside = outside, _SortedCells.from_logs(_log_values(self._expression, outside))
         others = self._outside[1]
         cells = _SortedCells.from_logs(_log_values(self._expression, inside))
@@ -93,9 +92,9 @@ class MarkerFinder:
 class _SortedCells:
     """The log expression of n cells, sorted within each of G genes.
 
-    ``keys`` has one number a value above 0, in ascending order: the gene, then the bits of the value, which sort as
-    positive float32 do. ``expressing`` and ``means`` are the cells with a value above 0 and the mean of each gene,
-    shape (G,).
+    ``keys`` has one number per value above 0, in ascending order: the gene, then the bits of the value. The bits of
+    positive float32 sort as the values do. ``expressing`` is the number of cells with a value above 0, and ``means``
+    the mean of each gene, both of shape (G,).
     """
 
     n_cells: int
@@ -105,7 +104,7 @@ class _SortedCells:
 
     @classmethod
     def from_logs(cls, logs: sparse.csr_matrix) -> Self:
-        """Sort log expression, shape (n, G), without negative values, float32."""
+        """Sort log expression without negative values, shape (n, G)."""
         logs = logs.astype(np.float32)
         logs.sum_duplicates()
         logs.eliminate_zeros()
@@ -114,9 +113,9 @@ class _SortedCells:
         return cls(logs.shape[0], np.sort(keys), np.asarray(logs.getnnz(axis=0), dtype=np.int64), means)
 
     def rank_sum_scores(self, others: Self) -> npt.NDArray[np.float64]:
-        """Return the z-score of the rank sum of these cells among these and others, for each gene, shape (G,).
+        """Return the z-score of the rank sum of these cells among all cells of both, for each gene, shape (G,).
 
-        The rank sum less its least value is the number of pairs in which these cells are higher; a tie counts half.
+        Rank sum - minimum = number of pairs of cells in which the cell of this side is higher; a tie counts half.
         """
         genes = (self.keys >> VALUE_BITS).astype(np.int64)
         left, right = (np.searchsorted(others.keys, self.keys, side=side) for side in ("left", "right"))
@@ -136,7 +135,7 @@ def _evenly_spaced(rows: Rows) -> Rows:
 
 
 def _log_values(expression: Expression, rows: Rows) -> sparse.csr_matrix:
-    """Return natural logarithms, normalised unless they are stored as logarithms, of some cells in ascending order."""
+    """Return natural log expression of some cells, in ascending order; stored logarithms are not normalised again."""
     parts = []
     read = expression.rows if expression.kind == "log" else expression.linear
     for start in range(0, expression.n_cells, CHUNK):
@@ -150,7 +149,7 @@ def _log_values(expression: Expression, rows: Rows) -> sparse.csr_matrix:
 
 
 def _gene_names(expression: Expression) -> list[str]:
-    """Return the names of the genes: the index, or a column of symbols when the index holds Ensembl ids."""
+    """Return gene names from the index, or from a column of symbols where the index holds Ensembl ids."""
     names = [str(name) for name in expression.var.index]
     if not _are_ids(names):
         return names
@@ -163,5 +162,5 @@ def _gene_names(expression: Expression) -> list[str]:
 
 
 def _are_ids(names: list[str]) -> bool:
-    """Return whether most names are Ensembl ids."""
+    """Return True if most names are Ensembl ids."""
     return 2 * sum(HUMAN_ID.fullmatch(name) is not None for name in names) > len(names)

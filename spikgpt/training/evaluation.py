@@ -1,4 +1,4 @@
-"""How well a reference labels cells whose true types are known."""
+"""Compare an annotation with the true types of the cells."""
 
 from __future__ import annotations
 
@@ -9,37 +9,46 @@ from typing import Any
 
 import msgspec
 import numpy as np
+import numpy.typing as npt
 from anndata import AnnData
 
 from spikgpt.cells.obs import counted, labels_of
-from spikgpt.errors import ConfigError
+from spikgpt.errors import ConfigError, warn
 from spikgpt.reference.schema import Agreement
-from spikgpt.sampling import rows_by_label
 from spikgpt.scoring.annotation import Annotation
 from spikgpt.scoring.label_map import LabelMap
 from spikgpt.training.metrics import measure, unknown_auroc
-from spikgpt.training.names import MatchedNames, match_names
-from spikgpt.types import Strings
-
-# obs columns that hold Cell Ontology ids: ours, and that of the CELLxGENE schema.
-ONTOLOGY_COLUMNS = ("cell_ontology_id", "cell_type_ontology_term_id")
+from spikgpt.training.names import MatchedNames, match_names, ontology_ids
 
 
 @dataclass(frozen=True)
 class Evaluation:
-    """An annotation held against the truth.
+    """Comparison of an annotation with the true types of the cells. Shares go from 0 to 1.
 
-    ``metrics`` compares the labels before rejection, over the cells whose true type the reference knows.
-    ``accuracy_after_rejection`` counts every Unknown among those cells as an error. ``share_right`` is that of all
-    labelled cells with the right answer: their label, or Unknown where the reference does not have it. Shares go from
-    0 to 1: of the labelled cells that are Unknown, of those of known types, and of those of types that the reference
-    does not have.
-    The last and ``auroc_unknown`` are None without such cells; the AUROC is that of familiarity, or of the confidence
-    where that made cells Unknown. ``notes`` are sentences on labels that were matched, or could not be.
+    Attributes
+    ----------
+    metrics
+        Metrics of the labels before rejection, over the cells of known types, which the reference has.
+    open_set_accuracy
+        Share of all labelled cells with the right answer: their type, or Unknown for a type missing from the reference.
+    accuracy_after_rejection
+        Accuracy over the cells of known types, with Unknown as an error.
+    unknown_fraction, known_unknown_fraction, unseen_unknown_fraction
+        Share of Unknown among all labelled cells, the cells of known types and the cells of missing types. The last is
+        None without cells of missing types.
+    auroc_unknown
+        AUROC of missing against known types, by the OOD score, or by the confidence where a threshold on it is the
+        rule; None without cells of missing types.
+    unseen_labels
+        Missing types with their number of cells.
+    unlabelled_cells
+        Cells without a true type, which are left out.
+    notes
+        Sentences on labels that were matched by another name, or not matched.
     """
 
     metrics: Agreement
-    share_right: float
+    open_set_accuracy: float
     accuracy_after_rejection: float
     unknown_fraction: float
     known_unknown_fraction: float
@@ -49,10 +58,17 @@ class Evaluation:
     unlabelled_cells: int
     notes: tuple[str, ...] = ()
 
+    @property
+    def share_right(self) -> float:
+        """Deprecated name of :attr:`open_set_accuracy`."""
+        warn("Evaluation.share_right is now called open_set_accuracy.", category=DeprecationWarning)
+        return self.open_set_accuracy
+
     def to_dict(self) -> dict[str, Any]:
-        """Return plain JSON values, the metrics at the top level; each fraction under its former name too."""
+        """Return plain JSON values with the metrics at the top level; old names are written too."""
         values = {name: value for name, value in vars(self).items() if name != "metrics"}
         former = {name.replace("fraction", "rate"): value for name, value in values.items() if "fraction" in name}
+        former["share_right"] = self.open_set_accuracy
         return self.metrics.to_dict() | values | former | {"notes": list(self.notes)}
 
 
@@ -64,12 +80,22 @@ def evaluate(
     *,
     labels: LabelMap | None = None,
 ) -> Evaluation:
-    """Hold an annotation against ``adata.obs[label_key]``, where at least one label must be of the reference.
+    """Compare an annotation with the true types in ``adata.obs[label_key]``.
 
-    Cells without a label are left out. Cells of types that the reference does not have count as unseen: the right
-    answer for them is Unknown. ``label_map`` leads from names of the query's labels to the reference's, where they
-    differ. ``labels`` are those of the reference, with their Cell Ontology ids: a label of the query with another name
-    but the id of one of them, in a column of ``ONTOLOGY_COLUMNS``, counts as that.
+    Cells without a true type are left out. The right answer for cells of a type missing from the reference is Unknown.
+
+    Parameters
+    ----------
+    label_map
+        Maps names of the query's types to labels of the reference, where the names differ.
+    labels
+        Labels of the reference with their Cell Ontology ids. A type of the query with the same id, in a column of
+        ``ONTOLOGY_COLUMNS``, is matched too.
+
+    Raises
+    ------
+    LabelsError
+        When no type is a label of the reference.
     """
     stated, labelled = labels_of(adata, label_key)
     names, codes = np.unique(stated, return_inverse=True)
@@ -79,12 +105,10 @@ def evaluate(
     known = labelled & np.isin(truth, annotation.label_names)
     unseen = labelled & ~known
     rejected = annotation.rejected
-    # What made cells Unknown, or would have.
-    familiarity = annotation.familiarity if annotation.cutoffs.threshold is None else None
-    certainty = annotation.confidence if familiarity is None else familiarity
+    certainty = known_score(annotation)
     return Evaluation(
         metrics=measure(truth[known], annotation.best_labels[known]),
-        share_right=float(np.where(known, truth == annotation.labels, rejected)[labelled].mean()),
+        open_set_accuracy=float(np.where(known, truth == annotation.labels, rejected)[labelled].mean()),
         accuracy_after_rejection=float((truth[known] == annotation.labels[known]).mean()),
         unknown_fraction=float(rejected[labelled].mean()),
         known_unknown_fraction=float(rejected[known].mean()),
@@ -96,10 +120,21 @@ def evaluate(
     )
 
 
+def known_score(annotation: Annotation) -> npt.NDArray[np.float64]:
+    """Return the score by which cells became Unknown, shape (n,), higher for known types.
+
+    It is the negative OOD score, else the typicality, else the confidence.
+    """
+    if annotation.ood_score is not None:
+        return -np.nan_to_num(annotation.ood_score.astype(np.float64), nan=np.inf)
+    by_confidence = annotation.typicality is None or annotation.rule.threshold is not None
+    return np.asarray(annotation.confidence if by_confidence else annotation.typicality, dtype=np.float64)
+
+
 def match_labels(
     adata: AnnData, label_key: str, labels: LabelMap, label_map: Mapping[str, str] | None = None
 ) -> MatchedNames:
-    """Match the labels of a query with those of a reference, before the work; see :func:`evaluate`.
+    """Match the types of a query with the labels of a reference; see :func:`evaluate`.
 
     Raises
     ------
@@ -112,20 +147,10 @@ def match_labels(
 
 
 def read_label_map(source: str) -> dict[str, str]:
-    """Read a JSON object from names of the query's labels to the reference's: the text itself, or a file of it."""
+    """Read a map from the query's types to the reference's labels from JSON text or a JSON file."""
     inline = source.lstrip().startswith(("{", "["))
     try:
         return msgspec.json.decode(source if inline else Path(source).read_bytes(), type=dict[str, str])
     except (OSError, ValueError, msgspec.MsgspecError) as error:
-        msg = f'{source} is no label map ({error}); expected JSON such as {{"Alpha cells": "alpha"}}, or a file of it.'
+        msg = f'{source} is no label map ({error}); expected JSON such as {{"Alpha cells": "alpha"}}, or a JSON file.'
         raise ConfigError(msg) from None
-
-
-def ontology_ids(adata: AnnData, labels: Strings) -> dict[str, str]:
-    """Return the Cell Ontology id of each label, shape (n,), all of whose cells have the same one."""
-    column = next((key for key in ONTOLOGY_COLUMNS if key in adata.obs), None)
-    if column is None:
-        return {}
-    stated = adata.obs[column].astype(str).to_numpy()
-    found = {name: np.unique(stated[rows]) for name, rows in rows_by_label(labels).items()}
-    return {name: str(ids[0]) for name, ids in found.items() if len(ids) == 1 and ids[0].startswith("CL:")}

@@ -1,11 +1,11 @@
-"""Fit the spiking classifier to vectors of labelled cells."""
+"""Fit a model to labelled cells: the embedding, the spiking classifier and the geometry of the labels."""
 
 from __future__ import annotations
 
 import math
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
 
 import msgspec
@@ -13,17 +13,25 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
+from spikgpt.embedding.base import Embedding
+from spikgpt.embedding.obsm import ObsmEmbedding, vectors_of
 from spikgpt.engines.model import SpikingClassifier
 from spikgpt.engines.scgpt.embedding import device_named
+from spikgpt.engines.torch import TorchEngine
+from spikgpt.options import TrainOptions
 from spikgpt.reference.config import SpikGPTConfig
-from spikgpt.training.loop import Run, adamw, fingerprint, seeded
-from spikgpt.training.recipes import Recipe
+from spikgpt.sampling import stratified
+from spikgpt.scoring.ood_scorer import LabelGeometry
+from spikgpt.training.cells import TrainingCells
+from spikgpt.training.loop import TrainingRun, adamw, fingerprint, seeded
+from spikgpt.training.pca import fit_pca, simulated_vectors
+from spikgpt.training.recipes import TrainingRecipe, network_config
 from spikgpt.types import Floats, Integers
 
 
 @dataclass(frozen=True)
 class Progress:
-    """Where a fit stands after an epoch; accuracy is that of the training batches as they were seen."""
+    """State of a training after an epoch; ``accuracy`` is that of the training batches."""
 
     epoch: int
     epochs: int
@@ -31,9 +39,65 @@ class Progress:
     accuracy: float
 
 
-def fit(
+# Called with the stage of the training and its progress after each epoch.
+OnEpoch = Callable[[str, Progress], None]
+
+
+@dataclass(frozen=True)
+class FittedModel:
+    """Engine and label geometry fitted to some of the cells; ``names`` are the labels, by index."""
+
+    engine: TorchEngine
+    geometry: LabelGeometry
+    names: tuple[str, ...]
+
+
+def fit_model(
+    cells: TrainingCells,
+    rows: Integers,
+    stage: str,
+    recipe: TrainingRecipe,
+    options: TrainOptions,
+    on_epoch: OnEpoch | None = None,
+) -> FittedModel:
+    """Fit the embedding, the classifier and the label geometry to some of the cells.
+
+    Parameters
+    ----------
+    stage
+        Name of the step, for ``on_epoch`` and for the checkpoint.
+    """
+    labels = cells.labels[rows]
+    names, index = np.unique(labels, return_inverse=True)
+    embedding: Embedding
+    if cells.embedding is not None:
+        embedding = ObsmEmbedding("vectors", cells.embedding.dim)
+        vectors = [vectors_of(cells.values.part(rows))]
+    else:
+        sample = stratified(labels)
+        embedding = fit_pca(cells.values.part(rows[sample]), cells.genes, labels[sample], seed=options.seed)
+        read = cells.select(embedding.genes, rows)
+        vectors = [embedding.project(read.values, read.totals)]
+        # Only counts can be drawn again.
+        for copy in range(recipe.augmented_copies if read.kind == "counts" else 0):
+            vectors.append(simulated_vectors(embedding, read, seed=options.seed + copy))
+    classifier = fit_classifier(
+        network_config(recipe, embedding.dim, len(names)),
+        recipe,
+        np.concatenate(vectors),
+        np.tile(index, len(vectors)),
+        seed=options.seed,
+        device=options.device,
+        checkpoint=options.checkpoints / f"{stage}.safetensors" if options.checkpoints else None,
+        on_epoch=(lambda progress: on_epoch(stage, progress)) if on_epoch else None,
+    )
+    geometry = LabelGeometry.fit(vectors[0], index)
+    return FittedModel(TorchEngine(embedding, classifier), geometry, tuple(names.tolist()))
+
+
+def fit_classifier(
     config: SpikGPTConfig,
-    recipe: Recipe,
+    recipe: TrainingRecipe,
     vectors: Floats,
     labels: Integers,
     *,
@@ -42,10 +106,9 @@ def fit(
     checkpoint: Path | None = None,
     on_epoch: Callable[[Progress], None] | None = None,
 ) -> SpikingClassifier:
-    """Train a classifier.
+    """Return a trained classifier, on the CPU, in evaluation mode.
 
-    The result depends on the arguments and the seed alone; on a CPU it repeats exactly. With a checkpoint file, the
-    state is kept after each epoch, and a run that was interrupted goes on from there to the same result.
+    The result depends on the arguments and the seed alone; on a CPU it repeats exactly.
 
     Parameters
     ----------
@@ -56,11 +119,7 @@ def fit(
     device
         A torch device; by default a GPU when there is one.
     checkpoint
-        File to resume from and to write to.
-
-    Returns
-    -------
-    The trained classifier, on the CPU, in evaluation mode.
+        File that keeps the state after each epoch; an interrupted training resumes there, with the same result.
 
     Raises
     ------
@@ -72,24 +131,26 @@ def fit(
     y = torch.as_tensor(np.ascontiguousarray(labels, dtype=np.int64), device=target)  # (n,)
     steps = max(1, math.ceil(len(x) / recipe.batch_size))
     epochs = max(recipe.epochs, math.ceil(recipe.minimum_steps / steps))
+    settings = {
+        "config": msgspec.to_builtins(config),
+        "recipe": asdict(recipe),
+        "seed": seed,
+        "shape": list(vectors.shape),
+    }
+    name = fingerprint(settings, vectors.astype("<f4"), labels.astype("<i8"))
     with one_thread(), seeded(seed, target):
         classifier = SpikingClassifier(config).to(target)
         optimizer, warm = _optimizer(recipe, classifier), round(recipe.warmup * epochs * steps)
-        told = {
-            "config": msgspec.to_builtins(config),
-            "recipe": recipe.to_dict(),
-            "seed": seed,
-            "shape": list(vectors.shape),
-        }
-        name = fingerprint(told, vectors.astype("<f4"), labels.astype("<i8"))
-        run = Run(classifier, optimizer, recipe.learning_rate, warm, epochs, steps, seed, name, checkpoint)
+        run = TrainingRun(classifier, optimizer, recipe.learning_rate, warm, epochs, steps, seed, name, checkpoint)
         weights = _label_weights(y, config.n_labels, recipe)
         criterion = nn.CrossEntropyLoss(weights, label_smoothing=recipe.label_smoothing)
         run.all_epochs(lambda epoch: _one_epoch(run, epoch, recipe, criterion, x, y), on_epoch)
     return classifier.cpu().eval()
 
 
-def _one_epoch(run: Run, epoch: int, recipe: Recipe, criterion: nn.Module, x: Tensor, y: Tensor) -> Progress:
+def _one_epoch(
+    run: TrainingRun, epoch: int, recipe: TrainingRecipe, criterion: nn.Module, x: Tensor, y: Tensor
+) -> Progress:
     """Train on every cell once: vectors, shape (n, input_dim), and labels, shape (n,)."""
     spread = recipe.noise * x.std(dim=0)  # (input_dim,)
     total_loss = correct = seen = 0.0
@@ -122,8 +183,8 @@ def one_thread() -> Iterator[None]:
         torch.set_num_threads(threads)
 
 
-def _optimizer(recipe: Recipe, classifier: SpikingClassifier) -> torch.optim.Optimizer:
-    """Return the recipe's optimiser."""
+def _optimizer(recipe: TrainingRecipe, classifier: SpikingClassifier) -> torch.optim.Optimizer:
+    """Return the optimiser of a recipe."""
     if recipe.optimizer == "sgd":
         return torch.optim.SGD(
             classifier.parameters(), recipe.learning_rate, momentum=recipe.momentum, weight_decay=recipe.weight_decay
@@ -131,7 +192,7 @@ def _optimizer(recipe: Recipe, classifier: SpikingClassifier) -> torch.optim.Opt
     return adamw(classifier, recipe.learning_rate, recipe.weight_decay)
 
 
-def _label_weights(labels: Tensor, n_labels: int, recipe: Recipe) -> Tensor:
+def _label_weights(labels: Tensor, n_labels: int, recipe: TrainingRecipe) -> Tensor:
     """Return the weight of each label in the loss, (n_labels,), with mean 1 over the cells."""
     counts = torch.bincount(labels, minlength=n_labels).clamp(min=1).float()
     weights = (counts / counts.sum()) ** -recipe.class_balance

@@ -1,4 +1,4 @@
-"""What trainings share: the learning rate, a seed for each epoch, and a state from which an interrupted one goes on."""
+"""Training loop with a learning rate schedule, a seed for each epoch, and checkpoints for resuming."""
 
 from __future__ import annotations
 
@@ -25,12 +25,17 @@ T = TypeVar("T")
 
 
 @dataclass(frozen=True)
-class Run:
-    """A training of ``epochs`` epochs, each of ``steps`` optimiser steps.
+class TrainingRun:
+    """Training of a network for ``epochs`` epochs of ``steps`` optimiser steps each.
 
-    The learning rate rises linearly to ``peak`` over the first ``warm`` steps, and then falls to 0 along half a cosine.
-    ``fingerprint`` stands for everything that decides the outcome. With a file ``checkpoint`` the state is kept after
-    each epoch, and an interrupted training goes on from there to the same weights.
+    Attributes
+    ----------
+    peak, warm
+        The learning rate rises linearly to ``peak`` over the first ``warm`` steps, then falls to 0 along half a cosine.
+    fingerprint
+        Hash of everything that decides the outcome.
+    checkpoint
+        File that keeps the state after each epoch; an interrupted training resumes there, with the same weights.
     """
 
     network: nn.Module
@@ -44,13 +49,22 @@ class Run:
     checkpoint: Path | None = None
 
     def all_epochs(self, one_epoch: Callable[[int], T], on_epoch: Callable[[T], None] | None) -> None:
-        """Train the epochs that are left, numbered from 0, with :meth:`step`.
+        """Train the remaining epochs, numbered from 0.
 
-        ``on_epoch`` is called with what ``one_epoch`` returns once the state is kept. A checkpoint that is damaged or
-        belongs to another training is refused.
+        Parameters
+        ----------
+        one_epoch
+            Trains an epoch with :meth:`step`.
+        on_epoch
+            Called with the result of ``one_epoch`` after the state is saved.
+
+        Raises
+        ------
+        CheckpointError
+            When the checkpoint is damaged or belongs to another training.
         """
         for epoch in range(self._load(), self.epochs):
-            # Every epoch draws from a seed of its own, so a resumed training needs no saved random state.
+            # Every epoch has its own seed, so a resumed training needs no saved random state.
             torch.manual_seed(epoch_seed(self.seed, epoch))
             self.network.train()
             result = one_epoch(epoch)
@@ -59,7 +73,7 @@ class Run:
                 on_epoch(result)
 
     def step(self, epoch: int, step: int, loss: Tensor, *, largest_gradient: float | None = None) -> None:
-        """Take a step of an epoch along the gradient of a loss, cut to a length if one is given."""
+        """Take an optimiser step, with the gradient clipped to the norm ``largest_gradient``."""
         for group in self.optimizer.param_groups:
             group["lr"] = learning_rate(self.peak, self.warm, epoch * self.steps + step, self.epochs * self.steps)
         self.optimizer.zero_grad()
@@ -69,19 +83,19 @@ class Run:
         self.optimizer.step()
 
     def _save(self, epochs_done: int) -> None:
-        """Write the state, in safetensors."""
+        """Write the state as safetensors."""
         if self.checkpoint is None:
             return
         tensors = {f"network.{name}": tensor for name, tensor in self.network.state_dict().items()}
         for index, state in self.optimizer.state_dict()["state"].items():
-            found = {name: torch.as_tensor(value) for name, value in state.items() if value is not None}
-            tensors |= {f"optimizer.{index}.{name}": tensor for name, tensor in found.items()}
-        told = {"run": self.fingerprint, "epochs_done": str(epochs_done)}
+            values = {name: torch.as_tensor(value) for name, value in state.items() if value is not None}
+            tensors |= {f"optimizer.{index}.{name}": tensor for name, tensor in values.items()}
+        metadata = {"run": self.fingerprint, "epochs_done": str(epochs_done)}
         with replacing(self.checkpoint) as temporary:
-            save_file({name: tensor.contiguous() for name, tensor in tensors.items()}, temporary, metadata=told)
+            save_file({name: tensor.contiguous() for name, tensor in tensors.items()}, temporary, metadata=metadata)
 
     def _load(self) -> int:
-        """Load the state if there is one, and return the number of epochs done."""
+        """Load the checkpoint if it exists, and return the number of finished epochs."""
         if self.checkpoint is None or not self.checkpoint.exists():
             return 0
         try:
@@ -117,33 +131,29 @@ def learning_rate(peak: float, warm: int, step: int, steps: int) -> float:
 
 
 def adamw(network: nn.Module, learning_rate: float, weight_decay: float) -> torch.optim.Optimizer:
-    """Return AdamW with weight decay on matrices alone.
-
-    Decay would pull the gains of BatchNorm, and with them all firing, towards 0.
-    """
-    parameters = list(network.parameters())
+    """Return AdamW with weight decay on matrices only: decay would pull the gains of BatchNorm towards 0."""
     groups = [
-        {"params": [p for p in parameters if p.ndim > 1], "weight_decay": weight_decay},
-        {"params": [p for p in parameters if p.ndim <= 1], "weight_decay": 0.0},
+        {"params": [p for p in network.parameters() if p.ndim > 1], "weight_decay": weight_decay},
+        {"params": [p for p in network.parameters() if p.ndim <= 1], "weight_decay": 0.0},
     ]
     return torch.optim.AdamW(groups, learning_rate)
 
 
 @contextmanager
 def seeded(seed: int, device: torch.device) -> Iterator[None]:
-    """Seed torch's random numbers, and give the caller's back at the end."""
+    """Seed torch's random numbers, and restore the caller's state at the end."""
     with torch.random.fork_rng(devices=[device] if device.type == "cuda" else []):
         torch.manual_seed(seed)
         yield
 
 
 def epoch_seed(seed: int, epoch: int) -> int:
-    """Return a seed that differs between epochs and does not collide with those of neighbouring seeds."""
+    """Return the seed of an epoch, which differs from those of all other epochs and seeds."""
     return int.from_bytes(hashlib.sha256(f"{seed}/{epoch}".encode()).digest()[:7], "big")
 
 
 def fingerprint(settings: dict[str, Any], *arrays: npt.NDArray[Any]) -> str:
-    """Return the sha256 of plain settings and arrays."""
+    """Return the sha256 of JSON settings and arrays."""
     digest = hashlib.sha256(json.dumps(settings, sort_keys=True).encode())
     for array in arrays:
         digest.update(np.ascontiguousarray(array).tobytes())

@@ -1,4 +1,4 @@
-"""Measures of how well labels agree with the truth."""
+"""Accuracy of labels, calibration of confidence, and separation of known from unseen cells."""
 
 from __future__ import annotations
 
@@ -11,12 +11,12 @@ from spikgpt.errors import LabelsError
 from spikgpt.reference.schema import Agreement, Confusion, LabelScore
 from spikgpt.types import Bools, Floats, Strings
 
-# Of the reliability diagram.
+# Bins of the reliability diagram.
 BINS = 15
 
 
 def measure(truth: Sequence[str] | Strings, predicted: Sequence[str] | Strings) -> Agreement:
-    """Compare the predicted with the true label of each cell, of which there has to be one."""
+    """Return accuracy, precision, recall and F1 of the predicted labels of at least one cell."""
     truth, predicted = np.asarray(truth, dtype=str), np.asarray(predicted, dtype=str)
     if not truth.size:
         msg = "There are no labelled cells to compare; check that the label column names types of the reference."
@@ -24,10 +24,14 @@ def measure(truth: Sequence[str] | Strings, predicted: Sequence[str] | Strings) 
     labels, codes = np.unique(np.concatenate([truth, predicted]), return_inverse=True)
     counts = np.zeros((len(labels), len(labels)), dtype=np.int64)
     np.add.at(counts, (codes[: truth.size], codes[truth.size :]), 1)
-    right, support, found = counts.diagonal(), counts.sum(axis=1), counts.sum(axis=0)
+    right, support, assigned = counts.diagonal(), counts.sum(axis=1), counts.sum(axis=0)
     present = support > 0
     # A label that is never predicted has a precision of 0.
-    scores = right / np.maximum(found, 1), right / np.maximum(support, 1), 2 * right / np.maximum(support + found, 1)
+    scores = (
+        right / np.maximum(assigned, 1),
+        right / np.maximum(support, 1),
+        2 * right / np.maximum(support + assigned, 1),
+    )
     precision, recall, f1 = (score[present] for score in scores)
     columns = (column.tolist() for column in (labels[present], precision, recall, f1, support[present]))
     return Agreement(
@@ -42,41 +46,40 @@ def measure(truth: Sequence[str] | Strings, predicted: Sequence[str] | Strings) 
 
 
 def reliability(confidence: Floats, right: Bools) -> dict[str, Any]:
-    """Return how well the confidence of each cell, shape (n,), agrees with how often labels are ``right``, shape (n,).
+    """Return the calibration of the confidence of cells, shape (n,), of which some labels are ``right``, shape (n,).
 
-    That is ``expected_calibration_error`` (Guo et al., 2017), the mean difference of the two over 15 bins of equal
-    width, weighted by their cells; and of each bin that has cells its mean ``confidence``, ``accuracy`` and ``cells``.
+    Returns
+    -------
+    ``bins`` holds the mean confidence, the accuracy and the number of cells of each of 15 bins of equal width.
+    ``expected_calibration_error`` (Guo et al., 2017) is the mean of |confidence - accuracy|, weighted by cells.
     """
-    places = np.minimum((np.asarray(confidence, dtype=np.float64) * BINS).astype(int), BINS - 1)
-    bins = [
-        {
-            "confidence": float(np.mean(confidence[places == place])),
-            "accuracy": float(np.mean(right[places == place])),
-            "cells": int((places == place).sum()),
-        }
-        for place in np.unique(places)
-    ]
+    positions = np.minimum((np.asarray(confidence, dtype=np.float64) * BINS).astype(int), BINS - 1)
+    bins = []
+    for position in np.unique(positions):
+        cells = positions == position
+        mean, accuracy = float(np.mean(confidence[cells])), float(np.mean(right[cells]))
+        bins.append({"confidence": mean, "accuracy": accuracy, "cells": int(cells.sum())})
     errors = [row["cells"] * abs(row["confidence"] - row["accuracy"]) for row in bins]
     return {"expected_calibration_error": sum(errors) / max(1, len(right)), "bins": bins}
 
 
-def unknown_auroc(confidence: Floats, known: Bools) -> float | None:
-    """Return how well confidence, (n,), separates ``known`` from unseen cells, (n,): the area under the ROC curve.
+def unknown_auroc(scores: Floats, known: Bools) -> float | None:
+    """Return the AUROC of a score, shape (n,), that is higher for ``known`` than for unseen cells, shape (n,).
 
-    1 when every known cell is more confident than every unseen one, 0.5 at chance; None when all cells are of one kind.
+    None when all cells are known, or none is.
     """
     if known.all() or not known.any():
         return None
-    # The share of unseen cells that a known one is more confident than; a tie counts half.
-    unseen = np.sort(confidence[~known])
-    below = sum(np.searchsorted(unseen, confidence[known], side=side).mean() for side in ("left", "right")) / 2
+    # Mean share of unseen cells with a lower score than a known cell; a tie counts half.
+    unseen = np.sort(scores[~known])
+    below = sum(np.searchsorted(unseen, scores[known], side=side).mean() for side in ("left", "right")) / 2
     return float(below / len(unseen))
 
 
-def unseen_found(confidence: Floats, known: Bools, known_rejected: float) -> float:
-    """Return the share of unseen cells below the confidence, (n,), that a share of the ``known`` cells, (n,), is below.
+def tpr_at_fpr(scores: Floats, known: Bools, fpr: float) -> float:
+    """Return the share of unseen cells below the score, shape (n,), that a share of the ``known`` cells is below.
 
-    There must be cells of both kinds.
+    There must be known and unseen cells.
     """
-    rank = int(known_rejected * known.sum())
-    return float((confidence[~known] < np.sort(confidence[known])[rank]).mean())
+    rank = int(fpr * known.sum())
+    return float((scores[~known] < np.sort(scores[known])[rank]).mean())

@@ -1,9 +1,8 @@
-"""Train an scGPT network on any cells, without labels: masked values, from the genes around them and from ``<cls>``.
+"""Train an scGPT network on cells without labels, by the prediction of masked bins.
 
-Both objectives are those of the scGPT paper: the decoder predicts the masked bin of a gene from its own vector, and the
-inner-product decoder predicts it from the cell's embedding alone, which makes ``<cls>`` carry the cell. The second is
-asked for genes that the cell lacks as well (bin 0), so that ``<cls>`` also carries what is absent. The result is a
-checkpoint that upstream's package reads too.
+Both objectives are from the scGPT paper. One decoder predicts the masked bin of a gene from the gene's own vector. The
+inner-product decoder predicts the bin from the vector of ``<cls>`` alone, so that ``<cls>`` represents the cell. This
+decoder predicts bin 0 for genes that the cell lacks. The checkpoint can be read by upstream's package too.
 """
 
 from __future__ import annotations
@@ -26,23 +25,24 @@ from spikgpt.embedding.tokens import Tokens, tokenise
 from spikgpt.embedding.vocabulary import CLS, END
 from spikgpt.engines.scgpt.checkpoint import Checkpoint
 from spikgpt.engines.scgpt.embedding import device_named
-from spikgpt.engines.scgpt.encoder import Encoder, ScGPTConfig
+from spikgpt.engines.scgpt.encoder import ScGPTConfig, ScGPTEncoder
 from spikgpt.errors import ConfigError, DataError
-from spikgpt.training.loop import Run, adamw, epoch_seed, fingerprint, seeded
-from spikgpt.training.pca import LARGEST_AMBIENT, OTHER_DEPTH, every_gene
+from spikgpt.training.cells import read_every_gene
+from spikgpt.training.loop import TrainingRun, adamw, epoch_seed, fingerprint, seeded
+from spikgpt.training.pca import LARGEST_AMBIENT, OTHER_DEPTH
 from spikgpt.types import Rows
 
 # Vocabulary ids below this are special tokens.
 SPECIAL_TOKENS = 3
-# Genes asked of <cls> that the cell lacks, for each cell; upstream's loss on bins is divided by this.
+# Genes predicted for each cell that the cell lacks, and divisor of upstream's loss on bins.
 ABSENT_GENES, LOSS_SCALE = 256, 100.0
-# Of the contrast between cells.
+# Temperature of the contrast between cells.
 TEMPERATURE = 0.1
 
 
 @dataclass(frozen=True)
 class Pretraining:
-    """How an scGPT network is trained: AdamW with a linear warm-up and a cosine decay."""
+    """Settings of the training of an scGPT network: AdamW with a linear warm-up and a cosine decay."""
 
     genes: int = 3000
     max_length: int = 600
@@ -66,17 +66,17 @@ class Pretrainer(nn.Module):
     def __init__(self, config: ScGPTConfig, n_tokens: int, pad_id: int) -> None:
         super().__init__()
         dim = config.dim
-        self.network = Encoder(config, n_tokens, pad_id)
+        self.network = ScGPTEncoder(config, n_tokens, pad_id)
         fc = nn.Sequential(nn.Linear(dim, dim), nn.LeakyReLU(), nn.Linear(dim, dim), nn.LeakyReLU(), nn.Linear(dim, 1))
         self.decoder = nn.ModuleDict({"fc": fc})
         self.mvc_decoder = nn.ModuleDict({"gene2query": nn.Linear(dim, dim), "W": nn.Linear(dim, dim, bias=False)})
 
-    def forward(self, genes: Tensor, bins: Tensor, asked: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-        """Return the bins of ``genes``, (n, length), those of ``asked`` from ``<cls>`` alone, and that, (n, dim)."""
+    def forward(self, genes: Tensor, bins: Tensor, predicted: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        """Return bins of ``genes``, (n, length), bins of ``predicted`` by ``<cls>``, and ``<cls>``, (n, dim)."""
         vectors = self.network(genes, bins)  # (n, length, dim)
         around: Tensor = self.decoder["fc"](vectors)[..., 0]  # (n, length)
-        queries = self.mvc_decoder["W"](self.mvc_decoder["gene2query"](self.network.encoder(asked)).sigmoid())
-        alone = (queries @ vectors[:, 0, :, None])[..., 0]  # (n, asked)
+        queries = self.mvc_decoder["W"](self.mvc_decoder["gene2query"](self.network.encoder(predicted)).sigmoid())
+        alone = (queries @ vectors[:, 0, :, None])[..., 0]  # (n, predicted)
         return around, alone, vectors[:, 0]
 
 
@@ -92,14 +92,19 @@ def pretrain(
 ) -> Checkpoint:
     """Train an scGPT network.
 
-    The vocabulary holds upstream's special tokens and the most variable genes (scanpy, flavour ``seurat``). In the file
-    ``state`` the state is kept after each epoch, and an interrupted run goes on from there. ``on_epoch`` is called
-    after each epoch with the epoch, the number of epochs and the mean loss.
+    The vocabulary holds upstream's special tokens and the most variable genes (scanpy, flavour ``seurat``).
+
+    Parameters
+    ----------
+    state
+        File that keeps the state after each epoch; an interrupted training resumes there.
+    on_epoch
+        Called after each epoch with the epoch, the number of epochs and the mean loss.
     """
-    # The counts of the most variable genes, shape (n, genes), of the cells that have any.
-    cells, _, everything = every_gene(adata, layer)
+    cells, genes, _ = read_every_gene(adata, layer)
+    cells = cells.part(~cells.empty)
     chosen = _variable(log_normalise(cells.values, cells.totals), settings.genes)
-    values, genes = sparse.csr_matrix(cells.values[:, chosen]), everything.part(chosen)
+    values, genes = sparse.csr_matrix(cells.values[:, chosen]), genes.part(chosen)
     vocabulary = {token: index for index, token in enumerate((config.pad_token, CLS, END, *genes.symbols))}
     target = device_named(device)
     with seeded(settings.seed, target):
@@ -107,11 +112,11 @@ def pretrain(
         nn.init.normal_(network.network.encoder.embedding.weight, std=0.1)
         steps = math.ceil(values.shape[0] / settings.batch_size)
         warm = max(1, round(settings.warmup * settings.epochs * steps))
-        told = {"config": asdict(config), "settings": asdict(settings), "genes": genes.sha256}
-        name = fingerprint(told, values.indptr, values.indices, values.data)
+        content = {"config": asdict(config), "settings": asdict(settings), "genes": genes.sha256}
+        name = fingerprint(content, values.indptr, values.indices, values.data)
         optimizer = adamw(network, settings.learning_rate, settings.weight_decay)
         rate = settings.learning_rate
-        run = Run(network, optimizer, rate, warm, settings.epochs, steps, settings.seed, name, state)
+        run = TrainingRun(network, optimizer, rate, warm, settings.epochs, steps, settings.seed, name, state)
         run.all_epochs(
             lambda epoch: (epoch + 1, settings.epochs, _one_epoch(run, epoch, network, values, settings)),
             (lambda done: on_epoch(*done)) if on_epoch else None,
@@ -120,7 +125,9 @@ def pretrain(
     return Checkpoint(config, vocabulary, weights)
 
 
-def _one_epoch(run: Run, epoch: int, network: Pretrainer, values: sparse.csr_matrix, settings: Pretraining) -> float:
+def _one_epoch(
+    run: TrainingRun, epoch: int, network: Pretrainer, values: sparse.csr_matrix, settings: Pretraining
+) -> float:
     """Train on two views of every cell, and return the mean loss."""
     encoder = network.network
     config, device = encoder.config, next(network.parameters()).device
@@ -148,7 +155,7 @@ def _tokens(values: sparse.csr_matrix, config: ScGPTConfig, max_length: int) -> 
 
 
 def _view(values: sparse.csr_matrix, random: np.random.Generator) -> sparse.csr_matrix:
-    """Return the cells as another sample might show them: fewer counts, and ambient RNA among them."""
+    """Return the cells as if they came from another sample: with fewer counts and with ambient RNA."""
     totals = np.maximum(np.asarray(values.sum(axis=1)), 1.0)  # (n, 1)
     profile = np.asarray(values.sum(axis=0)) / totals.sum()  # (1, G)
     ambient = np.minimum(random.beta(1, 4, totals.shape), LARGEST_AMBIENT)
@@ -158,31 +165,28 @@ def _view(values: sparse.csr_matrix, random: np.random.Generator) -> sparse.csr_
 
 
 def _contrast(one: Tensor, other: Tensor) -> Tensor:
-    """Return the cross-entropy of finding each cell's other view among those of the batch, both ways."""
+    """Return the cross-entropy of the match between the two views of each cell in a batch, in both directions."""
     similarity = normalize(one, dim=1) @ normalize(other, dim=1).T / TEMPERATURE  # (n, n)
     own = torch.arange(len(one), device=one.device)
     return (cross_entropy(similarity, own) + cross_entropy(similarity.T, own)) / 2
 
 
 def _loss(network: Pretrainer, genes: Tensor, bins: Tensor, settings: Pretraining) -> tuple[Tensor, Tensor]:
-    """Return the error of masked genes, from the genes around them and from ``<cls>``, and the cells' vectors.
-
-    The error is squared; genes that the cell lacks are asked of ``<cls>`` too.
-    """
+    """Return the squared error of masked bins by both decoders and of absent genes by ``<cls>``, and ``<cls>``."""
     config = network.network.config
     expressed = genes >= SPECIAL_TOKENS  # neither padding nor another special token
     masked = expressed & (torch.rand(genes.shape, device=genes.device) < settings.mask_share)
     absent = torch.randint(SPECIAL_TOKENS, network.network.encoder.embedding.num_embeddings, (len(genes), ABSENT_GENES))
     absent = absent.to(genes.device)
-    # An absent gene that the cell does have is no question.
-    fair = ~(absent[:, :, None] == genes[:, None, :]).any(dim=2)  # (n, absent)
+    # A drawn gene that the cell has is not absent.
+    really_absent = ~(absent[:, :, None] == genes[:, None, :]).any(dim=2)  # (n, absent)
     around, alone, cells = network(
         genes, bins.masked_fill(masked, config.mask_value), torch.cat([genes, absent], dim=1)
     )
     truth = bins.float()
     from_genes = ((around - truth)[masked] ** 2).mean()
     from_cell = ((alone[:, : genes.shape[1]] - truth)[masked] ** 2).mean()
-    from_absent = (alone[:, genes.shape[1] :][fair] ** 2).mean()
+    from_absent = (alone[:, genes.shape[1] :][really_absent] ** 2).mean()
     loss: Tensor = (from_genes + from_cell + from_absent) / LOSS_SCALE
     return loss, cells
 

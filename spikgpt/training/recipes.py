@@ -1,21 +1,38 @@
-"""How a classifier is trained: two recipes, and the network that each makes."""
+"""The two training recipes, and the network of each."""
 
 from __future__ import annotations
 
 import math
-from dataclasses import asdict, dataclass, field
+from dataclasses import dataclass, field
 from typing import Any
 
-from spikgpt.errors import ConfigError
 from spikgpt.reference.config import SpikGPTConfig
 
 
 @dataclass(frozen=True)
-class Recipe:
-    """How a classifier is trained.
+class TrainingRecipe:
+    """Settings of the training of a classifier.
 
-    ``network`` overrides fields of :class:`SpikGPTConfig`. Training runs for ``epochs``, or longer where that makes
-    fewer than ``minimum_steps`` optimiser steps.
+    Attributes
+    ----------
+    epochs, minimum_steps
+        Number of epochs, more where they are fewer than ``minimum_steps`` optimiser steps.
+    momentum
+        Momentum of SGD; AdamW ignores it.
+    warmup
+        Share of the steps over which the learning rate rises linearly, before it falls along a cosine.
+    class_balance
+        The weight of a label in the loss is (share of its cells) ** -class_balance, with mean 1 over cells.
+    noise
+        Gaussian noise added to each vector at each step, in standard deviations of each value.
+    augmented_copies
+        Simulated copies of each cell, as if from another sample, that are added to the training cells.
+    calibrate
+        Fit the temperature of the probabilities on held-out cells.
+    refit
+        Train again on all labelled cells after the measurement on held-out cells.
+    network
+        Fields of :class:`SpikGPTConfig` that differ from its defaults.
     """
 
     name: str
@@ -25,30 +42,19 @@ class Recipe:
     epochs: int
     minimum_steps: int
     batch_size: int = 128
-    # Used by SGD alone.
     momentum: float = 0.9
-    # Share of the steps over which the learning rate rises linearly, before it falls along a cosine.
     warmup: float = 0.0
     label_smoothing: float = 0.0
-    # Weight of a label in the loss: (its share of cells) ** -class_balance, with mean 1 over cells.
     class_balance: float = 0.0
-    # Gaussian noise added to each vector at each step, in standard deviations of each of its values.
     noise: float = 0.0
-    # Copies of each cell, as another sample might show it, that are added to the training cells.
     augmented_copies: int = 0
-    # Set the temperature of the probabilities on held-out cells.
     calibrate: bool = True
-    # Train again on every labelled cell once the held-out cells have been measured.
     refit: bool = False
     network: dict[str, Any] = field(default_factory=dict)
 
-    def to_dict(self) -> dict[str, Any]:
-        """Return plain JSON values."""
-        return asdict(self)
 
-
-# As published. The width is the embedding's, copies draw separate dropout masks, and there is no residual.
-PAPER = Recipe(
+# Published settings: the width of the embedding, a dropout mask for each copy, and no residual connections.
+PAPER = TrainingRecipe(
     name="paper",
     optimizer="sgd",
     learning_rate=0.01,
@@ -59,9 +65,9 @@ PAPER = Recipe(
     network={"width": None, "residual": False, "shared_dropout": False, "attention_scale": 0.125},
 )
 
-# Few steps, strong weight decay and noise: on held-out donors and studies each of them beat longer training. Without
-# label smoothing, which caps the confidence, the probabilities are better calibrated.
-DEFAULT = Recipe(
+# Few steps, strong weight decay and noise each gave better labels on held-out donors and studies than longer training.
+# Label smoothing limits the confidence, so the probabilities are better calibrated without it.
+DEFAULT = TrainingRecipe(
     name="default",
     optimizer="adamw",
     learning_rate=2e-3,
@@ -78,19 +84,11 @@ DEFAULT = Recipe(
 RECIPES = {recipe.name: recipe for recipe in (DEFAULT, PAPER)}
 
 
-def recipe_named(name: str) -> Recipe:
-    """Return a recipe by name."""
-    if name not in RECIPES:
-        msg = f"There is no recipe {name!r}; choose one of {', '.join(RECIPES)}."
-        raise ConfigError(msg)
-    return RECIPES[name]
-
-
-def network_config(recipe: Recipe, input_dim: int, n_labels: int) -> SpikGPTConfig:
-    """Return the network that a recipe trains on vectors of ``input_dim`` values."""
+def network_config(recipe: TrainingRecipe, input_dim: int, n_labels: int) -> SpikGPTConfig:
+    """Return the network of a recipe for vectors of ``input_dim`` values."""
     overrides = dict(recipe.network)
-    # No width is that of the vectors.
+    # A width of None stands for the length of the vectors.
     width = overrides["width"] = overrides.get("width", SpikGPTConfig.width) or input_dim
-    # An embedding that the user brings can have any length, and heads must divide the width.
+    # A user's embedding can have any length, and the number of heads must divide the width.
     overrides["heads"] = math.gcd(width, overrides.get("heads", SpikGPTConfig.heads))
     return SpikGPTConfig(input_dim=input_dim, n_labels=n_labels, **overrides)

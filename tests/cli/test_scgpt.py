@@ -14,7 +14,7 @@ from anndata import AnnData
 
 from spikgpt.cells.reading import read_cells
 from spikgpt.engines.scgpt import embedding
-from spikgpt.engines.scgpt.embedding import Running
+from spikgpt.engines.scgpt.embedding import RunSettings
 from spikgpt.engines.scgpt.source import open_scgpt
 from spikgpt.engines.torch import embed_query
 from spikgpt.types import Floats
@@ -27,8 +27,8 @@ def test_embed_adds_the_embedding(run: Run, query_file: Path, few: AnnData, tmp_
     ran = run("embed", query_file, "--scgpt", SCGPT, "--out", out, "--key", "X_mine", "--batch-size", 16)
     assert ran.code == 0, ran.err
     assert "Read counts from X." in ran.err
-    assert f"genes are in the vocabulary.\nWrote {out}, obsm['X_mine'], 96 values a cell." in ran.err
-    embedded, expected = anndata.read_h5ad(out), embed_query(open_scgpt(SCGPT), few, Running())[0]
+    assert f"genes are in the vocabulary.\nWrote {out}, obsm['X_mine'], 96 values per cell." in ran.err
+    embedded, expected = anndata.read_h5ad(out), embed_query(open_scgpt(SCGPT), few, RunSettings())[0]
     assert embedded.obsm["X_mine"] == pytest.approx(expected, abs=1e-6)
     assert embedded.obsm["X_mine"].dtype == np.float32
     assert embedded.obs_names.equals(few.obs_names)
@@ -43,6 +43,7 @@ def finished(folder: Path) -> list[Path]:
     return list(folder.glob("cache/embeddings/*/*.safetensors"))
 
 
+@pytest.mark.slow
 def test_a_killed_embedding_goes_on(run: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("SPIKGPT_CACHE", str(tmp_path / "cache"))
     source, out = tmp_path / "cells.h5ad", tmp_path / "embedded.h5ad"
@@ -62,7 +63,7 @@ def test_a_killed_embedding_goes_on(run: Run, tmp_path: Path, monkeypatch: pytes
     shards = finished(tmp_path)
     assert len(shards) == 4  # of 128 cells, for 500
     assert all(path.stat().st_mtime_ns == written for path, written in kept.items())
-    expected = embed_query(open_scgpt(SCGPT), cells, Running())[0]
+    expected = embed_query(open_scgpt(SCGPT), cells, RunSettings())[0]
     assert anndata.read_h5ad(out).obsm["X_scGPT"] == pytest.approx(expected, abs=1e-6)
 
 
@@ -104,7 +105,7 @@ def test_pretrain_then_embed(run: Run, cells: AnnData, query_file: Path, tmp_pat
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        (["--scgpt", "nowhere"], "nowhere is no folder; give the folder of an scGPT checkpoint"),
+        (["--scgpt", "nowhere"], "nowhere is no folder; expected args.json"),
         (["--scgpt", SCGPT, "--batch-size", "many"], "Invalid value for '--batch-size'"),
         (["--scgpt", SCGPT, "--precision", "int4"], "'int4' is not one of 'float32', 'bfloat16', 'float16'"),
     ],
@@ -118,17 +119,17 @@ def test_an_interrupted_embedding_says_what_is_kept(
     run: Run, query_file: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("SPIKGPT_CACHE", str(tmp_path / "cache"))
-    keep = embedding._written
+    keep = embedding._write
 
     def interrupted(path: Path, vectors: Floats) -> bool:
         keep(path, vectors)
         signal.raise_signal(signal.SIGINT)
         return True
 
-    monkeypatch.setattr(embedding, "_written", interrupted)
+    monkeypatch.setattr(embedding, "_write", interrupted)
     ran = run("embed", query_file, "--scgpt", SCGPT, "--out", tmp_path / "embedded.h5ad")
     kept = tmp_path / "cache" / "embeddings"
-    said = f"Interrupted. Finished cells are kept in {kept}; the same command goes on from there.\n"
+    said = f"Interrupted. Finished cells are saved in {kept}; the same command resumes there.\n"
     assert (ran.code, ran.err) == (130, said)
     assert len(finished(tmp_path)) == 1
     assert not (tmp_path / "embedded.h5ad").exists()
@@ -140,4 +141,4 @@ def test_an_interrupted_pretraining(run: Run, cells: AnnData, tmp_path: Path, mo
 
     monkeypatch.setattr("spikgpt.training.pretraining.pretrain", interrupt)
     ran = run("pretrain", written(cells, tmp_path / "cells.h5ad"), "--out", tmp_path / "network")
-    assert (ran.code, ran.err) == (130, "Interrupted. Nothing is kept; the same command starts again.\n")
+    assert (ran.code, ran.err) == (130, "Interrupted. Nothing is saved; the same command starts again.\n")

@@ -10,7 +10,7 @@ import pytest
 from anndata import AnnData
 
 from spikgpt.reference.files import read_reference
-from spikgpt.training.loop import Run as Training
+from spikgpt.training.loop import TrainingRun
 from tests.cli.conftest import Run, assert_refused, written
 
 
@@ -38,16 +38,26 @@ def test_train_then_info(run: Run, cells: AnnData, tmp_path: Path, monkeypatch: 
     assert_refused(again, "already holds a reference; choose another folder, or")
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures("brief")
-def test_novelty_leaves_a_type_out(run: Run, cells: AnnData, tmp_path: Path) -> None:
+def test_a_type_is_left_out(run: Run, cells: AnnData, tmp_path: Path) -> None:
     source = written(cells, tmp_path / "cells.h5ad")
     table, plot = tmp_path / "types.csv", tmp_path / "types.png"
-    ran = run("novelty", source, "--label-key", "cell_type", "--type", "ductal", "--table", table, "--plot", plot)
+    arguments = (source, "--label-key", "cell_type", "--type", "ductal")
+    ran = run("leave-one-type-out", *arguments, "--table", table, "--plot", plot)
     assert ran.code == 0, ran.err
+    assert "novelty" not in ran.err
     assert "Mean AUROC" in ran.err
     assert "ductal" in ran.out
     assert pd.read_csv(table)["label"].tolist() == ["ductal"]
     assert plot.read_bytes().startswith(b"\x89PNG")
+
+
+def test_the_old_name_of_leave_one_type_out_is_deprecated(run: Run, query_file: Path) -> None:
+    ran = run("novelty", query_file, "--label-key", "celltype")
+    deprecated, error = ran.err.splitlines()
+    assert "spikgpt novelty is now called spikgpt leave-one-type-out" in deprecated
+    assert (ran.code, error.startswith("Error: obs has no column 'celltype'")) == (2, True)
 
 
 @pytest.mark.parametrize(
@@ -82,18 +92,18 @@ def test_an_interrupted_training_goes_on(
 ) -> None:
     source, out, state = written(cells, tmp_path / "cells.h5ad"), tmp_path / "mine", tmp_path / ".mine.training"
     arguments = ["train", str(source), "--label-key", "cell_type", "--out", str(out)]
-    keep = Training._save
+    keep = TrainingRun._save
 
-    def interrupted(training: Training, epochs_done: int) -> None:
+    def interrupted(training: TrainingRun, epochs_done: int) -> None:
         keep(training, epochs_done)
         if epochs_done == 3:
             signal.raise_signal(signal.SIGINT)
 
     with monkeypatch.context() as patch:
-        patch.setattr(Training, "_save", interrupted)
+        patch.setattr(TrainingRun, "_save", interrupted)
         first = run(*arguments)
     assert first.code == 130
-    assert first.err.startswith(f"Interrupted. The state after epoch 2 of 5 (held-out) is kept in {state}; the same")
+    assert first.err.startswith(f"Interrupted. The state after epoch 2 of 5 (held-out) is saved in {state}; the same")
     assert first.err.count("\n") == 1
     assert not out.exists()
     assert run(*arguments).code == 0

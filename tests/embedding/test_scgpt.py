@@ -42,7 +42,7 @@ def test_it_has_neither_scale_nor_expression(embedding: ScGPTEmbedding, few: Ann
     as_any: Embedding = embedding
     assert as_any.logs(cells) is None
     assert as_any.profiles(cells) is None
-    with pytest.raises(ConfigError, match="scaling='query' has no meaning"):
+    with pytest.raises(ConfigError, match="scaling is 'query'"):
         embedding.read(few, scaling="query")
 
 

@@ -27,6 +27,7 @@ def by_scanpy(cells: AnnData, inside: Rows, outside: Rows) -> pd.DataFrame:
     return table.set_index("names")
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("inside", "outside"), [("alpha", "beta"), ("beta", "alpha"), ("delta", "beta")])
 def test_markers_agree_with_scanpy(query: AnnData, monkeypatch: pytest.MonkeyPatch, inside: str, outside: str) -> None:
     monkeypatch.setattr("spikgpt.report.markers.MOST_MARKERS", query.n_vars)

@@ -26,9 +26,9 @@ def annotated(best: list[str], confidence: list[float], names: tuple[str, ...] =
         broad=np.zeros(len(best), dtype=np.int16),
         broad_names=("a",),
         rejected=rejected,
-        familiarity=None,
-        cutoffs=RejectionRule("a probability below 0.5000", threshold=0.5),
-        verdict=None,
+        typicality=None,
+        rule=RejectionRule("a probability below 0.5000", threshold=0.5),
+        compatibility=None,
         confidence=np.array(confidence, dtype=np.float32),
         probabilities=np.zeros((len(best), 2), dtype=np.float32),
         empty=np.zeros(len(best), dtype=bool),
@@ -53,7 +53,9 @@ def test_figures_by_hand() -> None:
     assert evaluation.metrics.cells == 4
     assert evaluation.metrics.accuracy == 0.75
     assert evaluation.accuracy_after_rejection == 0.5
-    assert evaluation.share_right == pytest.approx(3 / 5)
+    assert evaluation.open_set_accuracy == evaluation.to_dict()["share_right"] == pytest.approx(3 / 5)
+    with pytest.warns(DeprecationWarning, match="open_set_accuracy"):
+        assert evaluation.share_right == evaluation.open_set_accuracy
     assert evaluation.known_unknown_fraction == 0.25
     assert evaluation.unseen_unknown_fraction == 1
     assert evaluation.unknown_fraction == pytest.approx(2 / 5)

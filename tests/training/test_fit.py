@@ -10,9 +10,9 @@ import pytest
 import torch
 
 from spikgpt.errors import CheckpointError
-from spikgpt.training.fit import Progress, fit
-from spikgpt.training.loop import Run
-from spikgpt.training.recipes import DEFAULT, PAPER, Recipe, network_config
+from spikgpt.training.fit import Progress, fit_classifier
+from spikgpt.training.loop import TrainingRun
+from spikgpt.training.recipes import DEFAULT, PAPER, TrainingRecipe, network_config
 
 QUICK = replace(DEFAULT, epochs=4, minimum_steps=0)
 N, DIM, LABELS = 150, 10, 3
@@ -23,9 +23,9 @@ def toy() -> tuple[npt.NDArray[np.float64], npt.NDArray[np.int64]]:
     return np.random.default_rng(0).standard_normal((N, DIM)) + 2 * np.eye(DIM)[labels], labels
 
 
-def fitted(recipe: Recipe = QUICK, **options: Any) -> dict[str, torch.Tensor]:
+def fitted(recipe: TrainingRecipe = QUICK, **options: Any) -> dict[str, torch.Tensor]:
     vectors, labels = toy()
-    return fit(network_config(recipe, DIM, LABELS), recipe, vectors, labels, **options).state_dict()
+    return fit_classifier(network_config(recipe, DIM, LABELS), recipe, vectors, labels, **options).state_dict()
 
 
 def equal(one: dict[str, torch.Tensor], other: dict[str, torch.Tensor]) -> bool:
@@ -48,7 +48,7 @@ def test_training_leaves_the_callers_random_state_alone() -> None:
 
 
 @pytest.mark.parametrize("recipe", [QUICK, replace(PAPER, epochs=4)], ids=lambda recipe: recipe.name)
-def test_an_interrupted_run_resumes_to_the_same_weights(tmp_path: Path, recipe: Recipe) -> None:
+def test_an_interrupted_run_resumes_to_the_same_weights(tmp_path: Path, recipe: TrainingRecipe) -> None:
     checkpoint = tmp_path / "state" / "fit.safetensors"
 
     def interrupt(progress: Progress) -> None:
@@ -65,16 +65,16 @@ def test_an_interrupted_run_resumes_to_the_same_weights(tmp_path: Path, recipe: 
 
 def test_an_interruption_within_an_epoch_keeps_the_one_before(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     checkpoint = tmp_path / "fit.safetensors"
-    steps, original = 0, Run.step
+    steps, original = 0, TrainingRun.step
 
-    def interrupted(run: Run, epoch: int, step: int, loss: torch.Tensor, **options: Any) -> None:
+    def interrupted(run: TrainingRun, epoch: int, step: int, loss: torch.Tensor, **options: Any) -> None:
         nonlocal steps
         steps += 1
         if steps == 6:  # of 2 an epoch
             raise KeyboardInterrupt
         original(run, epoch, step, loss, **options)
 
-    monkeypatch.setattr(Run, "step", interrupted)
+    monkeypatch.setattr(TrainingRun, "step", interrupted)
     with pytest.raises(KeyboardInterrupt):
         fitted(checkpoint=checkpoint)
     assert [path.name for path in tmp_path.iterdir()] == ["fit.safetensors"]
@@ -98,7 +98,7 @@ def test_a_checkpoint_of_other_cells_is_refused(tmp_path: Path) -> None:
     vectors, labels = toy()
     for other, names in ((vectors + 1e-3, labels), (vectors, labels[::-1]), (vectors[:-1], labels[:-1])):
         with pytest.raises(CheckpointError, match="belongs to other cells"):
-            fit(network_config(QUICK, DIM, LABELS), QUICK, other, names, checkpoint=checkpoint)
+            fit_classifier(network_config(QUICK, DIM, LABELS), QUICK, other, names, checkpoint=checkpoint)
 
 
 def test_a_finished_run_is_not_trained_again(tmp_path: Path) -> None:
@@ -125,7 +125,9 @@ def test_the_number_of_threads_is_given_back_and_changes_no_bit() -> None:
 
 def test_a_last_batch_of_one_cell_is_left_out() -> None:
     vectors, labels = toy()
-    assert fit(network_config(QUICK, DIM, LABELS), QUICK, vectors[:129], labels[:129]).config.input_dim == DIM
+    assert (
+        fit_classifier(network_config(QUICK, DIM, LABELS), QUICK, vectors[:129], labels[:129]).config.input_dim == DIM
+    )
 
 
 def test_a_damaged_checkpoint_is_refused(tmp_path: Path) -> None:
@@ -135,13 +137,14 @@ def test_a_damaged_checkpoint_is_refused(tmp_path: Path) -> None:
         fitted(checkpoint=checkpoint)
 
 
+@pytest.mark.slow
 def test_it_learns() -> None:
     # Far enough apart for the best possible classifier to be right on 99.5% of such cells.
     vectors, labels = toy()
     vectors = vectors + 2 * np.eye(DIM)[labels]
     states: list[Progress] = []
     recipe = replace(QUICK, epochs=60)
-    classifier = fit(network_config(recipe, DIM, LABELS), recipe, vectors, labels, on_epoch=states.append)
+    classifier = fit_classifier(network_config(recipe, DIM, LABELS), recipe, vectors, labels, on_epoch=states.append)
     predicted = classifier(torch.as_tensor(vectors, dtype=torch.float32)).argmax(1).numpy()
     assert (predicted == labels).mean() > 0.95
     assert states[-1].loss < states[0].loss

@@ -106,7 +106,7 @@ def test_mistakes_in_a_label_map_are_named() -> None:
 
 def test_many_labels_are_matched_without_comparing_all_letters(monkeypatch: pytest.MonkeyPatch) -> None:
     compared: list[str] = []
-    monkeypatch.setattr("spikgpt.training.names._alike", lambda *pair: compared.extend(pair))
+    monkeypatch.setattr("spikgpt.training.names._similar", lambda *pair: compared.extend(pair))
     names = [f"Cell type {n}" for n in range(1000)]
     many = LabelMap(tuple(name.lower() for name in names), (None,) * 1000)
     with pytest.raises(LabelsError, match="992 more"):

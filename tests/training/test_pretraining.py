@@ -12,7 +12,7 @@ from anndata import AnnData
 from sklearn.linear_model import LogisticRegression
 
 from spikgpt.engines.scgpt.checkpoint import Checkpoint, load_checkpoint, save_checkpoint
-from spikgpt.engines.scgpt.embedding import Running
+from spikgpt.engines.scgpt.embedding import RunSettings
 from spikgpt.engines.scgpt.encoder import ScGPTConfig
 from spikgpt.engines.scgpt.source import ScGPTSource
 from spikgpt.engines.torch import embed_query
@@ -31,14 +31,16 @@ def trained(cells: AnnData) -> tuple[Checkpoint, list[float]]:
     return checkpoint, losses
 
 
+@pytest.mark.slow
 def test_training_lowers_the_loss(trained: tuple[Checkpoint, list[float]]) -> None:
     _, losses = trained
     assert len(losses) == 3
     assert losses[2] < losses[0]
 
 
+@pytest.mark.slow
 def test_the_embedding_tells_types_apart(trained: tuple[Checkpoint, list[float]], cells: AnnData) -> None:
-    vectors, _, _ = embed_query(ScGPTSource(trained[0], "mine"), cells, Running())
+    vectors, _, _ = embed_query(ScGPTSource(trained[0], "mine"), cells, RunSettings())
     labels = cells.obs["cell_type"].to_numpy()
     train = np.arange(cells.n_obs) % 2 == 0
     model = LogisticRegression(C=100, max_iter=2000).fit(vectors[train], labels[train])
@@ -47,6 +49,7 @@ def test_the_embedding_tells_types_apart(trained: tuple[Checkpoint, list[float]]
     assert model.score(vectors[~train], labels[~train]) > 0.5
 
 
+@pytest.mark.slow
 def test_an_interrupted_training_goes_on_to_the_same_weights(
     trained: tuple[Checkpoint, list[float]], cells: AnnData, tmp_path: Path
 ) -> None:
@@ -69,6 +72,7 @@ def test_an_interrupted_training_goes_on_to_the_same_weights(
         pretrain(cells, CONFIG, Pretraining(genes=200, max_length=64, epochs=4), device="cpu", state=state)
 
 
+@pytest.mark.slow
 def test_upstream_reads_the_checkpoint(trained: tuple[Checkpoint, list[float]], tmp_path: Path) -> None:
     folder = save_checkpoint(trained[0], tmp_path / "mine", upstream=True)
     checkpoint = load_checkpoint(folder)
@@ -80,6 +84,7 @@ def test_upstream_reads_the_checkpoint(trained: tuple[Checkpoint, list[float]], 
     assert (checkpoint.encoder().embed(genes, bins) - expected).abs().max() < 1e-5
 
 
+@pytest.mark.slow
 def test_the_pretraining_heads_are_upstreams(trained: tuple[Checkpoint, list[float]]) -> None:
     checkpoint = trained[0]
     network = upstream.model(checkpoint)

@@ -2,8 +2,7 @@ from __future__ import annotations
 
 import pytest
 
-from spikgpt.errors import ConfigError
-from spikgpt.training.recipes import PAPER, network_config, recipe_named
+from spikgpt.training.recipes import PAPER, network_config
 
 
 def test_the_paper_recipe_is_the_published_one() -> None:
@@ -20,8 +19,3 @@ def test_the_paper_recipe_is_the_published_one() -> None:
 @pytest.mark.parametrize(("dim", "heads"), [(8, 8), (30, 2), (7, 1), (64, 8)])
 def test_heads_divide_the_width_of_any_embedding(dim: int, heads: int) -> None:
     assert network_config(PAPER, dim, 3).heads == heads
-
-
-def test_an_unknown_recipe_is_refused() -> None:
-    with pytest.raises(ConfigError, match="no recipe 'best'; choose one of default, paper"):
-        recipe_named("best")

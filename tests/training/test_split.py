@@ -11,9 +11,10 @@ from anndata import AnnData
 
 from spikgpt.errors import LabelsError
 from spikgpt.options import TrainOptions
-from spikgpt.training.novelty import study
+from spikgpt.training.cells import LabelledCells, prepare
+from spikgpt.training.leave_one_out import leave_one_type_out
 from spikgpt.training.split import hold_out, training_notes
-from spikgpt.training.train import prepare, train
+from spikgpt.training.train import train
 
 CELLS = np.arange(240)
 LABELS = np.array(["a", "b", "c"])[CELLS % 3]
@@ -66,7 +67,7 @@ def labelled_cells(labels: npt.NDArray[Any], batch: npt.NDArray[Any] | None = No
     return adata
 
 
-@pytest.mark.parametrize("work", [train, study])
+@pytest.mark.parametrize("work", [train, leave_one_type_out])
 @pytest.mark.parametrize("kind", REFUSED)
 def test_labels_and_batches_that_cannot_be_held_out_are_refused_before_the_work(kind: str, work: Any) -> None:
     labels, batch, message = REFUSED[kind]
@@ -89,16 +90,16 @@ def test_cells_that_are_left_out_need_no_batch() -> None:
     labels = np.where(CELLS < 30, "", LABELS)
     batch = np.array([None, "x", "y"])[np.where(CELLS < 30, 0, 1 + CELLS % 2)]
     prepared = prepare(labelled_cells(labels, batch), "type", "obsm:X_own", TrainOptions(batch_key="batch"))
-    assert prepared.groups is not None
-    assert set(prepared.groups) == {"x", "y"}
+    assert prepared.labelled.groups is not None
+    assert set(prepared.labelled.groups) == {"x", "y"}
 
 
-def test_types_that_novelty_cannot_leave_out_are_named() -> None:
+def test_types_that_cannot_be_left_out_are_named() -> None:
     adata = labelled_cells(LABELS, np.where(CELLS < 1, "x", "y"))
     with pytest.raises(LabelsError, match="None of 3 types .* leave the batch key out"):
-        study(adata, "type", embedder="obsm:X_own", options=TrainOptions(batch_key="batch"))
+        leave_one_type_out(adata, "type", embedder="obsm:X_own", options=TrainOptions(batch_key="batch"))
     with pytest.raises(LabelsError, match="no type 'd' with enough cells; it has a, b, c"):
-        study(adata, "type", types=["d"], embedder="obsm:X_own")
+        leave_one_type_out(adata, "type", types=["d"], embedder="obsm:X_own")
 
 
 def test_a_stratified_split_has_every_label_on_both_sides() -> None:
@@ -141,21 +142,24 @@ def test_a_label_with_one_cell_cannot_be_split() -> None:
         hold_out(np.array(["a"] * 5 + ["b"] * 5 + ["c"]))
 
 
-def test_what_is_left_out_or_not_measured_is_said() -> None:
-    nothing: dict[str, Any] = {"dropped": {}, "unlabelled": 0, "refit": True}
+def test_notes_name_labels_left_out_or_not_measured() -> None:
+    def notes(labels: npt.NDArray[Any], train: Any, held: Any, *, refit: bool = True, **left_out: Any) -> list[str]:
+        cells = LabelledCells(AnnData(), labels, None, {}, left_out.get("dropped", {}), left_out.get("unlabelled", 0))
+        return training_notes(cells, train, held, refit=refit)
+
     half = CELLS[:120], CELLS[120:]
-    assert training_notes(LABELS, *half, **nothing) == []
+    assert notes(LABELS, *half) == []
     many = {f"rare {n}": 4 for n in range(9)}
-    dropped, unlabelled = training_notes(LABELS, *half, dropped=many, unlabelled=7, refit=True)
-    assert "rare 4 (4) and 4 more" in dropped
+    dropped, unlabelled = notes(LABELS, *half, dropped=many, unlabelled=7)
+    assert "rare 7 (4) and 1 more" in dropped
     assert "7 cells" in unlabelled
     for refit, end in ((True, "not measured"), (False, "will lack")):
-        (only,) = training_notes(np.where(CELLS > 230, "d", LABELS), *half, **nothing | {"refit": refit})
+        (only,) = notes(np.where(CELLS > 230, "d", LABELS), *half, refit=refit)
         assert "d are held out" in only
         assert end in only
-    (few,) = training_notes(LABELS, CELLS[:222], CELLS[222:], **nothing)
+    (few,) = notes(LABELS, CELLS[:222], CELLS[222:])
     assert "18 cells" in few
     assert "at least 19" in few
-    assert training_notes(LABELS, CELLS[:221], CELLS[221:], **nothing) == []
-    (missing,) = training_notes(LABELS, CELLS, CELLS[CELLS % 3 > 0], **nothing)
+    assert notes(LABELS, CELLS[:221], CELLS[221:]) == []
+    (missing,) = notes(LABELS, CELLS, CELLS[CELLS % 3 > 0])
     assert "No cell of a " in missing

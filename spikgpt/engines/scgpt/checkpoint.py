@@ -3,7 +3,7 @@
 ==========================================  ==================================================================
 ``args.json``                               sizes, under upstream's names
 ``vocab.json``                              token to index
-``best_model.pt`` or ``model.safetensors``  the weights, as upstream publishes them or as we write them
+``best_model.pt`` or ``model.safetensors``  the weights, from upstream or from this package
 ==========================================  ==================================================================
 
 Weights are data: ``best_model.pt`` is read with ``weights_only=True``, so nothing in it is ever executed.
@@ -24,22 +24,22 @@ from torch import Tensor
 
 from spikgpt.cells.genes import GeneList
 from spikgpt.embedding.vocabulary import CLS, END, Vocabulary
-from spikgpt.engines.scgpt.encoder import Encoder, ScGPTConfig
+from spikgpt.engines.scgpt.encoder import ScGPTConfig, ScGPTEncoder
 from spikgpt.engines.scgpt.weights import AGAIN, TYPES, read_pickle, read_safetensors
 from spikgpt.errors import CheckpointError
 from spikgpt.files import replacing
 
 FILES = ARGS, VOCABULARY, UPSTREAM_WEIGHTS, WEIGHTS = "args.json", "vocab.json", "best_model.pt", "model.safetensors"
-# Bytes of these files at most: the vocabulary of the published models has 1.3 MB.
+# Largest size of these files in bytes; the vocabulary of the published models has 1.3 MB.
 LARGEST = {ARGS: 1024**2, VOCABULARY: 64 * 1024**2}
-# Tensors of a checkpoint that the cell embedding needs.
+# Name prefixes of the tensors that the cell embedding needs.
 LAYERS = "transformer_encoder.layers."
 ENCODER = ("encoder.", "value_encoder.", "transformer_encoder.")
 
 
 @dataclass(frozen=True)
 class Checkpoint:
-    """An scGPT model: sizes, vocabulary (token to index) and weights, those of extra heads included."""
+    """An scGPT model: sizes, vocabulary (token to index) and weights, with those of other heads."""
 
     config: ScGPTConfig
     vocabulary: dict[str, int]
@@ -55,8 +55,8 @@ class Checkpoint:
         """Vocabulary index of ``<cls>``."""
         return self.vocabulary[CLS]
 
-    def described(self, length: int) -> Vocabulary:
-        """Return the vocabulary with what else turns cells into tokens, at most ``length`` of them."""
+    def with_length(self, length: int) -> Vocabulary:
+        """Return the vocabulary and special values for cells of at most ``length`` tokens."""
         names = tuple(sorted(self.vocabulary, key=self.vocabulary.__getitem__))
         config = self.config
         return Vocabulary(names, config.pad_token, config.pad_value, config.n_bins, length, self.sha256)
@@ -64,11 +64,11 @@ class Checkpoint:
     @cached_property
     def genes(self) -> GeneList:
         """Genes of the vocabulary, in the order of their indices, with the Ensembl ids that are known."""
-        return self.described(0).genes
+        return self.with_length(0).genes
 
     def check(self) -> None:
         """Refuse weights that do not fit the sizes and the vocabulary, or are not finite."""
-        # Before anything is built: a number in a small file could ask for any number of layers.
+        # Checked before the network is built: a small file could state any number of layers.
         layers = len({name.removeprefix(LAYERS).partition(".")[0] for name in self.weights if name.startswith(LAYERS)})
         if layers != self.config.layers:
             msg = f"The weights hold {layers} layers; {ARGS} states nlayers = {self.config.layers}. {AGAIN}"
@@ -77,7 +77,7 @@ class Checkpoint:
             msg = f"The vocabulary lacks the special token {missing[0][:100]!r}. {AGAIN}"
             raise CheckpointError(msg)
         with torch.device("meta"):
-            expected = Encoder(self.config, len(self.vocabulary), self.pad_id).state_dict()
+            expected = ScGPTEncoder(self.config, len(self.vocabulary), self.pad_id).state_dict()
         table = self.weights.get("encoder.embedding.weight")
         if table is not None and len(table) != len(self.vocabulary):
             msg = (
@@ -87,22 +87,21 @@ class Checkpoint:
             )
             raise CheckpointError(msg)
         for name, tensor in expected.items():
-            found = self.weights.get(name)
-            if found is None or found.shape != tensor.shape:
-                shape = "nothing" if found is None else tuple(found.shape)
-                msg = f"The weights hold {shape} for {name}; {ARGS} asks for {tuple(tensor.shape)}."
+            weight = self.weights.get(name)
+            if weight is None or weight.shape != tensor.shape:
+                shape = "nothing" if weight is None else tuple(weight.shape)
+                msg = f"The weights hold {shape} for {name}; expected {tuple(tensor.shape)} by {ARGS}. {AGAIN}"
                 raise CheckpointError(msg)
-            if found.dtype not in TYPES or not bool(found.isfinite().all()):
-                msg = f"The weight {name} holds values that are no finite numbers. Get the checkpoint again."
+            if weight.dtype not in TYPES or not bool(weight.isfinite().all()):
+                msg = f"The weight {name} holds values that are no finite numbers. {AGAIN}"
                 raise CheckpointError(msg)
-
-        if strange := [name for name in self.weights if name.startswith(ENCODER) and name not in expected]:
-            msg = f"The weights hold {strange[0][:100]!r}, which no scGPT encoder has. Use weights of scGPT 0.2.4."
+        if unknown := [name for name in self.weights if name.startswith(ENCODER) and name not in expected]:
+            msg = f"The weights hold {unknown[0][:100]!r}, which no scGPT encoder has. Use weights of scGPT 0.2.4."
             raise CheckpointError(msg)
 
-    def encoder(self) -> Encoder:
-        """Return the network of the cell embedding, for evaluation, float32."""
-        encoder = Encoder(self.config, len(self.vocabulary), self.pad_id)
+    def encoder(self) -> ScGPTEncoder:
+        """Return the network of the cell embedding in evaluation mode, float32."""
+        encoder = ScGPTEncoder(self.config, len(self.vocabulary), self.pad_id)
         used = {name: tensor.float() for name, tensor in self.weights.items() if name.startswith(ENCODER)}
         encoder.load_state_dict(used)
         return encoder.eval().requires_grad_(False)
@@ -119,14 +118,18 @@ class Checkpoint:
 
 
 def load_checkpoint(folder: str | Path) -> Checkpoint:
-    """Read an scGPT checkpoint folder, upstream's or ours.
+    """Read an scGPT checkpoint folder, from upstream or from this package.
 
-    Attention weights may be named as flash-attn or as PyTorch names them, with or without ``module.``; heads that the
-    embedding does not need are kept. Files that are missing, damaged or do not fit each other are a CheckpointError.
+    Attention weights may have the names of flash-attn or of PyTorch, with or without ``module.``.
+
+    Raises
+    ------
+    CheckpointError
+        When files are missing, damaged or do not fit together.
     """
     folder = Path(folder)
     if not folder.is_dir():
-        msg = f"{folder} is no folder; give the folder of an scGPT checkpoint, with {ARGS}, {VOCABULARY} and weights."
+        msg = f"{folder} is no folder; expected {ARGS}, {VOCABULARY} and weights. Name the folder of a checkpoint."
         raise CheckpointError(msg)
     config = ScGPTConfig.from_args(_json(folder / ARGS))
     vocabulary = _vocabulary(_json(folder / VOCABULARY), config, folder / VOCABULARY)
@@ -136,7 +139,7 @@ def load_checkpoint(folder: str | Path) -> Checkpoint:
 
 
 def save_checkpoint(checkpoint: Checkpoint, target: str | Path, *, upstream: bool = False) -> Path:
-    """Write a new checkpoint folder, all of it or nothing; ``upstream`` has ``best_model.pt`` for safetensors."""
+    """Write a new checkpoint folder completely or not at all; with ``upstream``, weights as ``best_model.pt``."""
     target = Path(target)
     if target.exists():
         msg = f"{target} exists already; name a new folder for the checkpoint."
@@ -155,7 +158,7 @@ def save_checkpoint(checkpoint: Checkpoint, target: str | Path, *, upstream: boo
 
 
 def _our_name(name: str) -> str:
-    """Return the name of a weight here, from any of upstream's."""
+    """Return our name of a weight from any of upstream's names."""
     name = name.removeprefix("module.")
     return name.replace("self_attn.Wqkv.", "self_attn.in_proj.").replace("self_attn.in_proj_", "self_attn.in_proj.")
 
@@ -163,9 +166,7 @@ def _our_name(name: str) -> str:
 def _json(path: Path) -> Any:
     """Read a JSON file of a checkpoint."""
     if not path.exists():
-        msg = (
-            f"{path.parent} has no {path.name}, which every scGPT checkpoint has. Name another folder, or get it again."
-        )
+        msg = f"{path.parent} lacks {path.name}, a file of every scGPT checkpoint. Name another folder. {AGAIN}"
         raise CheckpointError(msg)
     largest = LARGEST[path.name]
     if not path.is_file() or path.stat().st_size > largest:
@@ -178,20 +179,20 @@ def _json(path: Path) -> Any:
         raise CheckpointError(msg) from None
 
 
-def _vocabulary(found: Any, config: ScGPTConfig, path: Path) -> dict[str, int]:
-    """Return a checked vocabulary; as upstream does, missing special tokens are added at the end."""
-    if not isinstance(found, dict) or not all(isinstance(index, int) for index in found.values()):
-        msg = f"{path} does not map tokens to indices. Get the checkpoint again."
+def _vocabulary(content: Any, config: ScGPTConfig, path: Path) -> dict[str, int]:
+    """Return a checked vocabulary; as in upstream, missing special tokens are added at the end."""
+    if not isinstance(content, dict) or not all(isinstance(index, int) for index in content.values()):
+        msg = f"{path} does not map tokens to indices. {AGAIN}"
         raise CheckpointError(msg)
     try:
-        "".join(found).encode()
+        "".join(content).encode()
     except UnicodeEncodeError as error:
         msg = f"{path} holds a token that is no Unicode text ({error.reason}). {AGAIN}"
         raise CheckpointError(msg) from None
-    if sorted(found.values()) != list(range(len(found))):
-        msg = f"The indices in {path} are not 0 to {len(found) - 1}, each once. Get the checkpoint again."
+    if sorted(content.values()) != list(range(len(content))):
+        msg = f"The indices in {path} are not 0 to {len(content) - 1}, each once. {AGAIN}"
         raise CheckpointError(msg)
-    vocabulary = dict(sorted(found.items(), key=lambda item: item[1]))
+    vocabulary = dict(sorted(content.items(), key=lambda item: item[1]))
     for token in (config.pad_token, CLS, END):
         vocabulary.setdefault(token, len(vocabulary))
     return vocabulary
@@ -201,9 +202,7 @@ def _weights(folder: Path) -> dict[str, Tensor]:
     """Return the weights of a checkpoint under our names."""
     ours, upstream = folder / WEIGHTS, folder / UPSTREAM_WEIGHTS
     if not ours.is_file() and not upstream.is_file():
-        msg = (
-            f"{folder} has neither {WEIGHTS} nor {UPSTREAM_WEIGHTS}. Name another folder, or get the checkpoint again."
-        )
+        msg = f"{folder} has neither {WEIGHTS} nor {UPSTREAM_WEIGHTS}. Name another folder. {AGAIN}"
         raise CheckpointError(msg)
-    found = read_safetensors(ours) if ours.is_file() else read_pickle(upstream)
-    return {_our_name(name): tensor for name, tensor in found.items()}
+    tensors = read_safetensors(ours) if ours.is_file() else read_pickle(upstream)
+    return {_our_name(name): tensor for name, tensor in tensors.items()}

@@ -1,9 +1,8 @@
-"""Embed many cells: in shards that are kept, in batches of like length, the next tokens made while the network runs."""
+"""Embed many cells in cached shards and batches of similar length, with tokens prepared while the network runs."""
 
 from __future__ import annotations
 
 import hashlib
-import warnings
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
@@ -19,40 +18,47 @@ from scipy import sparse
 
 from spikgpt.embedding.tokens import Tokens, tokenise
 from spikgpt.engines.scgpt.checkpoint import Checkpoint
-from spikgpt.engines.scgpt.draws import UpstreamDraws
-from spikgpt.engines.scgpt.encoder import Encoder
+from spikgpt.engines.scgpt.encoder import ScGPTEncoder
+from spikgpt.engines.scgpt.upstream_tokenizer import UpstreamTokenizer
 from spikgpt.engines.thread import TORCH_THREAD
-from spikgpt.errors import ConfigError, SpikGPTWarning
+from spikgpt.errors import ConfigError, warn
 from spikgpt.files import replacing, user_cache
 from spikgpt.types import OnCells, Rows
 
-# Cells to a shard, the unit that is kept and resumed from.
+# Cells per shard, the unit of the cache.
 SHARD = 128
-# Tokens to a batch on a CPU, where larger batches are no faster, and at most on a GPU.
+# Tokens per batch on a CPU, where larger batches are no faster, and largest number on a GPU.
 CPU_TOKENS, GPU_TOKENS = 8192, 1 << 18
-# Bytes of GPU memory that a token takes for each value of its vector, with room to spare.
+# Bytes of GPU memory per token and value of its vector, with a margin.
 BYTES_A_VALUE = 48
 PRECISIONS = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
-# To be raised when the same input gives other vectors, so that kept shards are not taken for new ones.
+# Increase when the same input gives other vectors, so that old shards are not used.
 VERSION = 1
 
 
 @dataclass(frozen=True)
-class Running:
-    """How an scGPT network is run on many cells.
+class RunSettings:
+    """Settings of the embedding of many cells.
 
-    ``batch_size`` cells go at a time, by default as many as are fast and fit into memory; the vectors do not depend on
-    it beyond rounding. ``precision`` is ``float32``, or ``bfloat16`` or ``float16``, which pay on a GPU. ``device`` is
-    a torch device, by default a GPU when there is one. In the folder ``cache`` finished shards are kept: an interrupted
-    run goes on from there, and the same cells are not embedded twice. ``draws`` are upstream's random draws instead of
-    ours; what comes of them is not kept.
+    Attributes
+    ----------
+    batch_size
+        Cells per batch; by default as many as are fast and fit into memory. It changes vectors only by rounding.
+    precision
+        ``float32``; or ``bfloat16`` or ``float16``, which are faster on a GPU.
+    device
+        A torch device; by default a GPU when there is one.
+    cache
+        Folder of finished shards: an interrupted run resumes there, and no cell is embedded twice.
+    tokenizer
+        Upstream's tokenizer, in place of ours; its results are not cached.
     """
 
     batch_size: int | None = None
     precision: str = "float32"
     device: str | None = None
     cache: Path | None = None
-    draws: UpstreamDraws | None = None
+    tokenizer: UpstreamTokenizer | None = None
 
     def __post_init__(self) -> None:
         if self.precision not in PRECISIONS or (self.batch_size is not None and self.batch_size < 1):
@@ -69,46 +75,52 @@ def embed_cells(
     gene_ids: Rows,
     *,
     max_length: int = 1200,
-    running: Running | None = None,
+    settings: RunSettings | None = None,
     on_cells: OnCells | None = None,
 ) -> npt.NDArray[np.float32]:
     """Return the embedding of every cell, of unit length, shape (n, dim).
 
-    ``values``, shape (n, G), are counts, or others of which 0 means absent; ``gene_ids``, shape (G,), the vocabulary
-    index of each column, ascending unless upstream's draws are asked for; ``max_length`` limits the tokens of a cell.
+    Parameters
+    ----------
+    values
+        Counts, or other values of which 0 means absent, shape (n, G).
+    gene_ids
+        Vocabulary index of each column, shape (G,), ascending unless upstream's tokenizer is used.
+    max_length
+        Largest number of tokens of a cell.
     """
     if max_length < 2:
         msg = f"max_length is {max_length}; expected at least 2 tokens."
         raise ConfigError(msg)
-    running, config = running or Running(), checkpoint.config
+    settings, config = settings or RunSettings(), checkpoint.config
     result = np.empty((values.shape[0], config.dim), dtype=np.float32)
     missing = []
-    for cells, path in _shards(checkpoint, values, gene_ids, max_length, running):
-        found = _read(path, (len(cells), config.dim)) if path else None
-        if found is None:
+    for cells, path in _shards(checkpoint, values, gene_ids, max_length, settings):
+        cached = _read(path, (len(cells), config.dim)) if path else None
+        if cached is None:
             missing.append((cells, path))
             continue
-        result[cells] = found
+        result[cells] = cached
         if on_cells:
             on_cells(len(cells))
     if not missing:
         return result
-    encoder = checkpoint.encoder().to(device_named(running.device), PRECISIONS[running.precision])
-    make = running.draws.tokenise if running.draws else tokenise
+    encoder = checkpoint.encoder().to(device_named(settings.device), PRECISIONS[settings.precision])
+    tokeniser = settings.tokenizer.tokenise if settings.tokenizer else tokenise
     special = {"cls_id": checkpoint.cls_id, "pad_value": config.pad_value, "n_bins": config.n_bins}
 
-    def prepared(cells: Rows) -> Tokens:
-        return make(values[cells], gene_ids, max_length=max_length, **special)
+    def tokens_of(cells: Rows) -> Tokens:
+        return tokeniser(values[cells], gene_ids, max_length=max_length, **special)
 
-    kept = True
+    caching = True
     with ThreadPoolExecutor(max_workers=1) as worker:
-        coming = worker.submit(prepared, missing[0][0])
-        for turn, (cells, path) in enumerate(missing):
-            tokens = coming.result()
-            if turn + 1 < len(missing):
-                coming = worker.submit(prepared, missing[turn + 1][0])
-            result[cells] = vectors = _run(encoder, tokens, running.batch_size, on_cells)
-            kept = kept and (path is None or _written(path, vectors))
+        pending = worker.submit(tokens_of, missing[0][0])
+        for number, (cells, path) in enumerate(missing):
+            tokens = pending.result()
+            if number + 1 < len(missing):
+                pending = worker.submit(tokens_of, missing[number + 1][0])
+            result[cells] = vectors = _run(encoder, tokens, settings.batch_size, on_cells)
+            caching = caching and (path is None or _write(path, vectors))
     return result
 
 
@@ -122,22 +134,24 @@ def device_named(name: str | None) -> torch.device:
 
 
 def _shards(
-    checkpoint: Checkpoint, values: sparse.csr_matrix, gene_ids: Rows, max_length: int, running: Running
+    checkpoint: Checkpoint, values: sparse.csr_matrix, gene_ids: Rows, max_length: int, settings: RunSettings
 ) -> Iterator[tuple[Rows, Path | None]]:
-    """Give the cells of each shard, and the file that keeps it."""
-    if running.draws is not None:  # one cell after the other, as upstream
+    """Yield the cells of each shard, and its file in the cache."""
+    if settings.tokenizer is not None:  # in the order of the cells, as upstream
         yield np.arange(values.shape[0]), None
         return
     folder = None
-    if running.cache is not None:
-        folder = running.cache / _key(checkpoint, values, gene_ids, f"{VERSION}/{max_length}/{running.precision}")
-    # Cells of like length side by side, so that a batch has little padding; the longest first, as memory fails there.
+    if settings.cache is not None:
+        folder = settings.cache / _key(checkpoint, values, gene_ids, f"{VERSION}/{max_length}/{settings.precision}")
+    # Cells of similar length make batches with little padding. The longest come first, as they may exceed the memory.
     order = np.argsort(-np.minimum(np.diff(values.indptr), max_length - 1), kind="stable")
     for number, start in enumerate(range(0, len(order), SHARD)):
         yield order[start : start + SHARD], folder / f"{number:06}.safetensors" if folder else None
 
 
-def _run(encoder: Encoder, tokens: Tokens, batch_size: int | None, on_cells: OnCells | None) -> npt.NDArray[np.float32]:
+def _run(
+    encoder: ScGPTEncoder, tokens: Tokens, batch_size: int | None, on_cells: OnCells | None
+) -> npt.NDArray[np.float32]:
     """Return the vectors of the cells of one shard."""
     device = next(encoder.parameters()).device
     vectors = np.empty((len(tokens.lengths), encoder.config.dim), dtype=np.float32)
@@ -147,22 +161,22 @@ def _run(encoder: Encoder, tokens: Tokens, batch_size: int | None, on_cells: OnC
         genes, bins = tokens.padded(batch, encoder.pad_id, encoder.config.pad_value)
         try:
             inputs = torch.as_tensor(genes).to(device), torch.as_tensor(bins).to(device)
-            found = TORCH_THREAD.run(partial(encoder.embed, *inputs))
+            embedded = TORCH_THREAD.run(partial(encoder.embed, *inputs))
         except torch.OutOfMemoryError:
             if batch_size or limit == 1:
                 raise
             limit = max(1, limit // 2)
             torch.cuda.empty_cache()
             continue
-        vectors[batch] = found.cpu().numpy()
+        vectors[batch] = embedded.cpu().numpy()
         start += len(batch)
         if on_cells:
             on_cells(len(batch))
     return vectors
 
 
-def _tokens_at_once(encoder: Encoder) -> int:
-    """Return how many tokens a batch may have: what is fast on a CPU, what fits on a GPU."""
+def _tokens_at_once(encoder: ScGPTEncoder) -> int:
+    """Return the number of tokens of a batch: the fastest on a CPU, the largest that fits on a GPU."""
     device = next(encoder.parameters()).device
     if device.type != "cuda":
         return CPU_TOKENS
@@ -171,7 +185,7 @@ def _tokens_at_once(encoder: Encoder) -> int:
 
 
 def cache_folder() -> Path | None:
-    """Return the folder of kept embeddings, None where the user has no home."""
+    """Return the folder of cached embeddings; None for a user without a home folder."""
     try:
         return user_cache() / "embeddings"
     except RuntimeError:
@@ -179,7 +193,7 @@ def cache_folder() -> Path | None:
 
 
 def _key(checkpoint: Checkpoint, values: sparse.csr_matrix, gene_ids: Rows, settings: str) -> str:
-    """Return a name for the embedding of these cells by this checkpoint."""
+    """Return the cache key of the embedding of cells by a checkpoint."""
     digest = hashlib.sha256(f"{settings}/{checkpoint.sha256}".encode())
     for array, dtype in ((gene_ids, "<i8"), (values.indptr, "<i8"), (values.indices, "<i8"), (values.data, "<f4")):
         digest.update(np.ascontiguousarray(array, dtype=dtype).tobytes())
@@ -187,7 +201,7 @@ def _key(checkpoint: Checkpoint, values: sparse.csr_matrix, gene_ids: Rows, sett
 
 
 def _read(path: Path, shape: tuple[int, int]) -> npt.NDArray[np.float32] | None:
-    """Return a kept shard, or None where there is none that can be used."""
+    """Return a cached shard; None if it is missing or damaged."""
     try:
         vectors = load_file(path).get("vectors")
     except (OSError, SafetensorError):
@@ -195,13 +209,16 @@ def _read(path: Path, shape: tuple[int, int]) -> npt.NDArray[np.float32] | None:
     return vectors if vectors is not None and vectors.shape == shape else None
 
 
-def _written(path: Path, vectors: npt.NDArray[np.float32]) -> bool:
-    """Keep a shard, or warn that there is no room for it."""
+def _write(path: Path, vectors: npt.NDArray[np.float32]) -> bool:
+    """Write a shard to the cache; return False after a warning if that fails."""
     try:
         with replacing(path) as temporary:
             save_file({"vectors": vectors}, temporary)
     except (OSError, SafetensorError) as error:
-        told = f"Embeddings are not kept in {path.parent} ({error}), so the next run makes them again"
-        warnings.warn(f"{told}; name a folder with room in SPIKGPT_CACHE.", SpikGPTWarning, stacklevel=4)
+        msg = (
+            f"Embeddings cannot be cached in {path.parent} ({error}); the next run computes them again. Set "
+            "SPIKGPT_CACHE to a folder with free space."
+        )
+        warn(msg)
         return False
     return True

@@ -1,8 +1,8 @@
-"""scGPT's network in plain PyTorch, read top-down: gene and value embeddings, transformer, heads.
+"""scGPT's network in plain PyTorch: gene and value embeddings, transformer, cell embedding.
 
 The parameter names are upstream's, so that a checkpoint loads name by name. Attention is torch's own fused kernel;
-neither flash-attn nor torchtext is needed. For cell embeddings the last layer is computed for ``<cls>`` alone, and the
-gene and value embeddings, which depend on a vocabulary id and on a bin, are looked up in tables.
+neither flash-attn nor torchtext is needed. For cell embeddings the last layer is computed for ``<cls>`` alone. Gene and
+value embeddings depend on one vocabulary id or bin, so both are precomputed in tables.
 
 Source: Cui et al., "scGPT: toward building a foundation model for single-cell multi-omics using generative AI", Nature
 Methods 2024, and its package scgpt 0.2.4.
@@ -20,7 +20,7 @@ from torch.nn.functional import normalize, relu, scaled_dot_product_attention
 from spikgpt.embedding.vocabulary import LOWEST_VALUE, MOST_BINS
 from spikgpt.errors import CheckpointError
 
-# The largest of each size; the published models have 512 values, 8 heads, 12 layers and 51 bins.
+# Largest allowed sizes; the published models have 512 values, 8 heads, 12 layers and 51 bins.
 MOST = {"dim": 2**14, "heads": 2**10, "hidden": 2**16, "layers": 1000, "n_bins": MOST_BINS}
 # Names in args.json.
 FIELDS = {"dim": "embsize", "heads": "nheads", "hidden": "d_hid", "layers": "nlayers", "dropout": "dropout"}
@@ -43,22 +43,22 @@ class ScGPTConfig:
     def __post_init__(self) -> None:
         for field, most in MOST.items():
             if getattr(self, field) > most:
-                found = f"{FIELDS.get(field, field)} = {getattr(self, field):.6g}"
-                msg = f"The scGPT network has {found}; expected at most {most}. Get the checkpoint again."
+                size = f"{FIELDS.get(field, field)} = {getattr(self, field):.6g}"
+                msg = f"The scGPT network has {size}; expected at most {most}. Get the checkpoint again."
                 raise CheckpointError(msg)
         for field in ("pad_value", "mask_value"):
             if not LOWEST_VALUE <= getattr(self, field) <= self.n_bins:
-                found = f"{field} = {getattr(self, field):.6g}"
-                msg = f"The scGPT network has {found}; expected {LOWEST_VALUE} to n_bins = {self.n_bins}."
+                value = f"{field} = {getattr(self, field):.6g}"
+                msg = f"The scGPT network has {value}; expected {LOWEST_VALUE} to n_bins = {self.n_bins}."
                 raise CheckpointError(msg)
         sizes = (self.dim, self.heads, self.hidden, self.layers)
         if min(sizes) < 1 or self.dim % self.heads or not 0 <= self.dropout < 1 or self.n_bins < 3:
-            msg = f"These are no sizes of an scGPT network: {self}. Sizes are positive, and heads divide dim."
+            msg = f"{self} is no scGPT network; expected positive sizes, and heads that divide dim. Correct args.json."
             raise CheckpointError(msg)
 
     @classmethod
     def from_args(cls, args: Any) -> ScGPTConfig:
-        """Read ``args.json``, and refuse a network of a kind that is not supported."""
+        """Return the sizes in the content of ``args.json``; a network of an unsupported kind is refused."""
         if not isinstance(args, dict):
             msg = f"args.json holds {type(args).__name__}; expected an object with {', '.join(FIELDS.values())}."
             raise CheckpointError(msg)
@@ -69,11 +69,11 @@ class ScGPTConfig:
         values: dict[str, Any] = {field: args.get(name) for field, name in FIELDS.items()}
         values["dropout"] = args.get("dropout", 0.0)
         for field in ("pad_value", "mask_value", "n_bins"):
-            # Upstream's embedding always uses 51 bins; a null stands where a training did not set the value.
+            # Upstream's embedding always uses 51 bins. The value is null where a training did not set it.
             values[field] = getattr(cls, field) if args.get(field) is None else args[field]
         for field, value in values.items():
             whole = isinstance(value, int) or (isinstance(value, float) and value.is_integer())
-            # Numbers beyond any size would overflow below.
+            # Larger numbers would overflow below.
             whole = whole and abs(value) < 2**63
             if isinstance(value, bool) or not (whole or (field == "dropout" and isinstance(value, float))):
                 msg = f"args.json has {FIELDS.get(field, field)} = {repr(value)[:42]}; expected a number."
@@ -83,7 +83,7 @@ class ScGPTConfig:
         return cls(**values, pad_token=str(pad_token))
 
     def to_args(self) -> dict[str, Any]:
-        """Return what ``args.json`` holds, upstream's fields included that its own loader asks for."""
+        """Return the content of ``args.json``, with all fields that upstream's loader needs."""
         return {name: getattr(self, field) for field, name in FIELDS.items()} | {
             "n_layers_cls": 3,
             "pad_token": self.pad_token,
@@ -95,7 +95,7 @@ class ScGPTConfig:
 
 
 class GeneEncoder(nn.Module):
-    """Vocabulary ids to vectors: an embedding and a layer norm."""
+    """Embedding of vocabulary ids with a layer norm."""
 
     def __init__(self, n_tokens: int, dim: int, pad_id: int) -> None:
         super().__init__()
@@ -109,7 +109,7 @@ class GeneEncoder(nn.Module):
 
 
 class ValueEncoder(nn.Module):
-    """Bins, taken as numbers, to vectors: two linear layers and a layer norm."""
+    """Embedding of bins as numbers, by two linear layers and a layer norm."""
 
     def __init__(self, dim: int, dropout: float) -> None:
         super().__init__()
@@ -119,7 +119,7 @@ class ValueEncoder(nn.Module):
         self.dropout = nn.Dropout(dropout)
 
     def forward(self, bins: Tensor) -> Tensor:
-        """Return vectors: (n, length) to (n, length, dim). Upstream cuts values at 512."""
+        """Return vectors: (n, length) to (n, length, dim). As in upstream, values above 512 count as 512."""
         values = bins.to(self.linear1.weight.dtype).clamp(max=512)[..., None]
         vectors: Tensor = self.dropout(self.norm(self.linear2(relu(self.linear1(values)))))
         return vectors
@@ -135,7 +135,7 @@ class Attention(nn.Module):
         self.out_proj = nn.Linear(config.dim, config.dim)
 
     def forward(self, vectors: Tensor, attended: Tensor | None, queries: int | None) -> Tensor:
-        """Return what the first ``queries`` tokens (all by default) attend to: (n, length, dim) to (n, queries, dim).
+        """Return the attention of the first ``queries`` tokens, by default all: (n, length, dim) to (n, queries, dim).
 
         ``attended``, (n, 1, 1, length), is False for padding.
         """
@@ -177,8 +177,8 @@ class Layer(nn.Module):
         return result
 
 
-class Encoder(nn.Module):
-    """What turns a cell's tokens, of ``n_tokens`` in the vocabulary and ``pad_id`` for padding, into its embedding."""
+class ScGPTEncoder(nn.Module):
+    """Encoder of cells from ``n_tokens`` tokens in the vocabulary, with ``pad_id`` for padding."""
 
     def __init__(self, config: ScGPTConfig, n_tokens: int, pad_id: int) -> None:
         super().__init__()
@@ -195,7 +195,7 @@ class Encoder(nn.Module):
 
     @torch.inference_mode()
     def embed(self, genes: Tensor, bins: Tensor) -> Tensor:
-        """Return each cell's embedding, that of ``<cls>`` at unit length: (n, length) twice, to (n, dim) in float32."""
+        """Return the vector of ``<cls>`` of each cell at unit length: (n, length) twice, to (n, dim) in float32."""
         if self._gene_table is None or self._value_table is None:
             self._lowest = min(self.config.pad_value, self.config.mask_value)
             every_bin = torch.arange(self._lowest, self.config.n_bins + 1, device=genes.device)

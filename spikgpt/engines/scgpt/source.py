@@ -1,4 +1,4 @@
-"""Which scGPT checkpoint a reference is built on: how it is found, and what the reference keeps of it."""
+"""Origin of the scGPT checkpoint of a reference: opening, settings in the reference, and opening again."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ import torch
 from msgspec import Meta
 
 from spikgpt.cells.genes import GeneList
-from spikgpt.embedding.vocabulary import MOST_TOKENS, Encoder, Vocabulary
+from spikgpt.embedding.vocabulary import MOST_TOKENS, EncoderWeights, Vocabulary
 from spikgpt.engines.scgpt.checkpoint import ARGS, ENCODER, FILES, VOCABULARY, Checkpoint, load_checkpoint
 from spikgpt.engines.scgpt.encoder import ScGPTConfig
 from spikgpt.errors import CheckpointError, DamagedReference
@@ -22,12 +22,12 @@ from spikgpt.reference.json_files import converted
 from spikgpt.types import Floats
 
 KIND = "scgpt"
-# Tokens of a cell at most, as upstream embeds.
+# Largest number of tokens of a cell, as in upstream.
 MAX_LENGTH = 1200
 
 
-class Kept(msgspec.Struct, omit_defaults=True):
-    """What ``config.json`` keeps; the last two fields only of a checkpoint that the reference carries along."""
+class StoredSettings(msgspec.Struct, omit_defaults=True):
+    """Settings in ``config.json``; the last two fields only for a checkpoint inside the reference."""
 
     source: str
     revision: str | None
@@ -40,9 +40,9 @@ class Kept(msgspec.Struct, omit_defaults=True):
 
 @dataclass(frozen=True)
 class ScGPTSource:
-    """An scGPT checkpoint and where it came from: a folder's name, or a repository and its commit.
+    """An scGPT checkpoint and its origin: a folder's name, or a repository and its commit.
 
-    At most ``max_length`` tokens of a cell are read. With ``bundled``, a reference carries the checkpoint along.
+    At most ``max_length`` tokens of a cell are used. With ``bundled``, a reference contains the checkpoint.
     """
 
     checkpoint: Checkpoint
@@ -53,26 +53,28 @@ class ScGPTSource:
 
     @cached_property
     def vocabulary(self) -> Vocabulary:
-        """What turns cells into tokens."""
-        return self.checkpoint.described(self.max_length)
+        """Vocabulary and special values that turn cells into tokens."""
+        return self.checkpoint.with_length(self.max_length)
 
-    def encoder(self) -> Encoder:
-        """Return the network as graphs are made of it."""
+    def encoder(self) -> EncoderWeights:
+        """Return the weights of the network, for graphs."""
         config = self.checkpoint.config
         weights = {name: weight.float().numpy() for name, weight in self.checkpoint.weights.items()}
-        return Encoder(config.heads, config.layers, min(config.pad_value, config.mask_value), self.vocabulary, weights)
+        return EncoderWeights(
+            config.heads, config.layers, min(config.pad_value, config.mask_value), self.vocabulary, weights
+        )
 
     def settings(self) -> dict[str, Any]:
-        """Return what ``config.json`` keeps: which checkpoint, and its sizes where it is bundled."""
-        kept = Kept(self.source, self.revision, self.checkpoint.sha256, self.max_length, self.bundled)
+        """Return the settings for ``config.json``: the checkpoint's origin, and its sizes if it is bundled."""
+        stored = StoredSettings(self.source, self.revision, self.checkpoint.sha256, self.max_length, self.bundled)
         if self.bundled:
             tokens, genes = self.checkpoint.vocabulary, set(self.checkpoint.genes.symbols)
-            kept.args = self.checkpoint.config.to_args()
-            kept.special_tokens = {token: tokens[token] for token in tokens if token not in genes}
-        return {"kind": KIND, **msgspec.to_builtins(kept)}
+            stored.args = self.checkpoint.config.to_args()
+            stored.special_tokens = {token: tokens[token] for token in tokens if token not in genes}
+        return {"kind": KIND, **msgspec.to_builtins(stored)}
 
     def tensors(self) -> dict[str, Floats]:
-        """Return the weights of a bundled checkpoint, else nothing."""
+        """Return the weights of a bundled checkpoint, else no tensors."""
         if not self.bundled:
             return {}
         return {n: w.float().numpy() for n, w in self.checkpoint.weights.items() if n.startswith(ENCODER)}
@@ -87,29 +89,41 @@ class ScGPTSource:
         scgpt: str | Path | None = None,
         hub: Hub | None = None,
     ) -> ScGPTSource:
-        """Find the checkpoint of a stored reference again: the one that it was trained with, and no other.
+        """Open the checkpoint that a stored reference was trained with.
 
-        ``genes`` are those of a bundled checkpoint, ``scgpt`` is the folder of one that was in a folder, and ``hub``
-        how to get one that the reference names on the Hub.
+        Parameters
+        ----------
+        genes
+            Genes of a bundled checkpoint.
+        scgpt
+            Folder of the checkpoint, if the reference neither contains it nor names a repository.
+        hub
+            Client for a checkpoint on the Hub.
+
+        Raises
+        ------
+        CheckpointError
+            When the checkpoint is missing, or is another one.
         """
-        kept = converted(dict(settings), "The scgpt embedder of config.json", Kept)
-        if kept.bundled:
-            checkpoint = _bundled(kept, tensors, genes)
+        stored = converted(dict(settings), "The scgpt embedder of config.json", StoredSettings)
+        if stored.bundled:
+            checkpoint = _bundled(stored, tensors, genes)
         elif scgpt is not None:
             checkpoint = load_checkpoint(scgpt)
-        elif kept.revision is not None:
-            checkpoint = load_checkpoint(_downloaded(kept.source, kept.revision, hub))
+        elif stored.revision is not None:
+            checkpoint = load_checkpoint(_downloaded(stored.source, stored.revision, hub))
         else:
-            msg = f"This reference needs the scGPT checkpoint {kept.source!r}; give its folder with scgpt= or --scgpt."
-            raise CheckpointError(msg)
-        if checkpoint.sha256 != kept.sha256:
             msg = (
-                f"This reference was trained with the scGPT checkpoint {kept.source} (sha256 {kept.sha256[:12]}...), "
-                f"and found another one (sha256 {checkpoint.sha256[:12]}...). Get the checkpoint that it names, or "
-                "give its folder with scgpt= or --scgpt."
+                f"This reference needs the scGPT checkpoint {stored.source!r}; give its folder with scgpt= or --scgpt."
             )
             raise CheckpointError(msg)
-        return cls(checkpoint, kept.source, kept.revision, kept.max_length, kept.bundled)
+        if checkpoint.sha256 != stored.sha256:
+            msg = (
+                f"Found an scGPT checkpoint of sha256 {checkpoint.sha256[:12]}...; expected {stored.source} of sha256 "
+                f"{stored.sha256[:12]}..., which the reference was trained with. Name its folder by scgpt= or --scgpt."
+            )
+            raise CheckpointError(msg)
+        return cls(checkpoint, stored.source, stored.revision, stored.max_length, stored.bundled)
 
 
 def open_scgpt(
@@ -117,29 +131,29 @@ def open_scgpt(
 ) -> ScGPTSource:
     """Open an scGPT checkpoint: a folder, or ``org/repo[@revision]`` on the Hugging Face Hub.
 
-    The other parameters are fields of :class:`ScGPTSource`. By default the Hub is reached as its environment variables
-    say; its errors are those of :meth:`spikgpt.reference.hub.Hub.snapshot`.
+    The other parameters are fields of :class:`ScGPTSource`. Errors of the Hub are those of
+    :meth:`spikgpt.reference.hub.Hub.snapshot`.
     """
     path = Path(name)
-    if not path.is_dir() and (asked := parse(str(name))):
-        folder = _downloaded(*asked, hub)
-        return ScGPTSource(load_checkpoint(folder), asked[0], folder.name, max_length, bundled)
+    if not path.is_dir() and (repository := parse(str(name))):
+        folder = _downloaded(*repository, hub)
+        return ScGPTSource(load_checkpoint(folder), repository[0], folder.name, max_length, bundled)
     return ScGPTSource(load_checkpoint(path), path.resolve().name, None, max_length, bundled)
 
 
 def _downloaded(repository: str, revision: str | None, hub: Hub | None) -> Path:
-    """Return the folder of a checkpoint that is on the Hub."""
+    """Return the local folder of a checkpoint on the Hub."""
     return (hub or Hub()).snapshot(repository, revision, FILES, required=(ARGS, VOCABULARY))
 
 
-def _bundled(kept: Kept, tensors: Mapping[str, Floats], genes: GeneList) -> Checkpoint:
-    """Return the checkpoint that a reference carries."""
-    left = iter(genes.symbols)
-    names = {index: token for token, index in kept.special_tokens.items()}
+def _bundled(stored: StoredSettings, tensors: Mapping[str, Floats], genes: GeneList) -> Checkpoint:
+    """Return the checkpoint inside a reference."""
+    symbols = iter(genes.symbols)
+    names = {index: token for token, index in stored.special_tokens.items()}
     size = len(genes) + len(names)
-    vocabulary = {names[index] if index in names else next(left, ""): index for index in range(size)}
+    vocabulary = {names[index] if index in names else next(symbols, ""): index for index in range(size)}
     try:
-        config = ScGPTConfig.from_args(kept.args)
+        config = ScGPTConfig.from_args(stored.args)
         checkpoint = Checkpoint(config, vocabulary, {name: torch.as_tensor(tensors[name]) for name in tensors})
         checkpoint.check()
     except CheckpointError as error:

@@ -1,4 +1,4 @@
-"""Weights of a checkpoint as named tensors: what the file states is compared with what it holds before it is used."""
+"""Read the weights of a checkpoint as named tensors, and refuse files that state more than they hold."""
 
 from __future__ import annotations
 
@@ -16,13 +16,13 @@ from torch import Tensor
 
 from spikgpt.errors import CheckpointError
 
-# Under these names some trainings keep the weights, beside the state of the optimiser.
+# Names under which some trainings save the weights, beside the state of the optimiser.
 NESTED = ("model_state_dict", "state_dict", "model")
-# Types of numbers that weights may have.
+# Allowed types of weights.
 TYPES = (torch.float16, torch.bfloat16, torch.float32, torch.float64)
-# Bytes that tensors and entries of an archive may have in any case, and per byte of the file: weights may be shared.
+# Bytes of tensors and archive entries that are always allowed, and more per byte of the file: weights may be shared.
 ALWAYS_ALLOWED, LARGEST_RATIO = 1024**2, 2
-# Entries of an archive, bytes of the pickle that names the tensors, and of a file that is no archive, at most.
+# Most entries of an archive; largest pickle with the names of tensors; largest file that is no archive, in bytes.
 MOST_ENTRIES, LARGEST_PICKLE, LARGEST_OLD = 100_000, 4 * 1024**2, 16 * 1024**2
 # The end of a zip archive without a comment.
 END_OF_ARCHIVE, END_SIZE = b"PK\x05\x06", 22
@@ -53,34 +53,34 @@ def read_pickle(path: Path) -> dict[str, Tensor]:
         When it is damaged, holds anything but weights, or states more than it holds.
     """
     _check_archive(path)
-    found: Any
+    content: Any
     try:
         with warnings.catch_warnings():
-            # A file of another pickle protocol is not torch's own, and refused below if it holds anything but weights.
+            # torch warns about other pickle protocols. Anything but weights is refused below.
             warnings.simplefilter("ignore")
-            found = torch.load(path, map_location="cpu", weights_only=True)
+            content = torch.load(path, map_location="cpu", weights_only=True)
     except pickle.UnpicklingError:
-        msg = f"{path} holds more than weights, and was not executed. Use a checkpoint that holds weights alone."
+        msg = f"{path} holds more than weights, and was not executed. Use a checkpoint with weights only."
         raise CheckpointError(msg) from None
-    except Exception as error:  # noqa: BLE001, the reader raises whatever it stumbles over
+    except Exception as error:  # noqa: BLE001, the reader raises any error on a damaged file
         reason = next(iter(str(error).splitlines()), type(error).__name__)[:300]
         msg = f"{path} is damaged or incomplete ({reason}). {AGAIN}"
         raise CheckpointError(msg) from None
     for name in NESTED:
-        if isinstance(found, Mapping) and isinstance(found.get(name), Mapping):
-            found = found[name]
-    if not isinstance(found, Mapping) or not all(isinstance(tensor, Tensor) for tensor in found.values()):
+        if isinstance(content, Mapping) and isinstance(content.get(name), Mapping):
+            content = content[name]
+    if not isinstance(content, Mapping) or not all(isinstance(tensor, Tensor) for tensor in content.values()):
         msg = f"The weights in {path.parent} are not named tensors. {AGAIN}"
         raise CheckpointError(msg)
-    tensors = {str(name): tensor for name, tensor in found.items()}
+    tensors = {str(name): tensor for name, tensor in content.items()}
     check_tensors(tensors, path.stat().st_size, path)
     return tensors
 
 
 def check_tensors(tensors: Mapping[str, Tensor], size: int, path: Path) -> None:
-    """Refuse tensors that are no plain arrays, or that take more memory than a file of ``size`` bytes holds.
+    """Refuse tensors that are no plain arrays, or that take more memory than a file of ``size`` bytes may.
 
-    A view may state any shape of one number, and many names may stand for the same numbers.
+    A view of one number can have any shape, and many names can refer to the same numbers.
     """
     stated = 0
     for name, tensor in tensors.items():
@@ -99,12 +99,12 @@ def check_tensors(tensors: Mapping[str, Tensor], size: int, path: Path) -> None:
 
 
 def most_bytes(size: int) -> int:
-    """Return how many bytes of tensors a file of ``size`` bytes may state."""
+    """Return the most bytes of tensors that a file of ``size`` bytes may state."""
     return ALWAYS_ALLOWED + LARGEST_RATIO * size
 
 
 def _check_archive(path: Path) -> None:
-    """Refuse a file that unpacks to more than it holds; torch neither packs weights nor adds comments."""
+    """Refuse an archive that unpacks to more than its size; torch neither compresses weights nor adds comments."""
     size = path.stat().st_size
     with path.open("rb") as file:
         begin = file.read(4)
@@ -115,7 +115,7 @@ def _check_archive(path: Path) -> None:
             msg = f"{path} is not in the format of torch 1.6 or newer. Load it with torch, and save the weights again."
             raise CheckpointError(msg)
         return
-    # With something behind its end, torch could read another table of contents than zipfile.
+    # With more bytes after the end, torch could read another table of contents than zipfile.
     if not end.startswith(END_OF_ARCHIVE) or end[-2:] != b"\0\0":
         msg = f"{path} is damaged or incomplete (it does not end as an archive of torch). {AGAIN}"
         raise CheckpointError(msg)
@@ -128,6 +128,6 @@ def _check_archive(path: Path) -> None:
     unpacked = sum(entry.file_size for entry in entries)
     pickled = max((entry.file_size for entry in entries if entry.filename.endswith(".pkl")), default=0)
     if unpacked > most_bytes(size) or pickled > LARGEST_PICKLE or len(entries) > MOST_ENTRIES:
-        found = f"{len(entries)} entries of {unpacked} bytes, with {pickled} bytes of names"
-        msg = f"{path} has {size} bytes and states {found}. {AGAIN}"
+        contents = f"{len(entries)} entries of {unpacked} bytes, with {pickled} bytes of names"
+        msg = f"{path} has {size} bytes and states {contents}. {AGAIN}"
         raise CheckpointError(msg)

@@ -10,7 +10,7 @@ from anndata import AnnData
 
 from spikgpt.embedding.vocabulary import CLS, END
 from spikgpt.engines.scgpt.checkpoint import Checkpoint
-from spikgpt.engines.scgpt.encoder import Encoder, ScGPTConfig
+from spikgpt.engines.scgpt.encoder import ScGPTConfig, ScGPTEncoder
 
 SMALL = ScGPTConfig(dim=32, heads=4, hidden=48, layers=3, dropout=0.1)
 
@@ -24,7 +24,7 @@ def random_checkpoint(query: AnnData) -> Callable[[ScGPTConfig], Checkpoint]:
         vocabulary = {token: index for index, token in enumerate(tokens)}
         with torch.random.fork_rng():
             torch.manual_seed(0)
-            network = Encoder(config, len(vocabulary), vocabulary[config.pad_token])
+            network = ScGPTEncoder(config, len(vocabulary), vocabulary[config.pad_token])
             for name, weight in network.named_parameters():
                 if "norm" in name or name.endswith("bias"):
                     torch.nn.init.normal_(weight, mean=float("norm" in name), std=0.1)

@@ -13,9 +13,9 @@ from torch import Tensor
 
 from spikgpt.engines.scgpt import embedding
 from spikgpt.engines.scgpt.checkpoint import Checkpoint
-from spikgpt.engines.scgpt.draws import UpstreamDraws
-from spikgpt.engines.scgpt.embedding import Running, cache_folder, device_named, embed_cells
-from spikgpt.engines.scgpt.encoder import Encoder
+from spikgpt.engines.scgpt.embedding import RunSettings, cache_folder, device_named, embed_cells
+from spikgpt.engines.scgpt.encoder import ScGPTEncoder
+from spikgpt.engines.scgpt.upstream_tokenizer import UpstreamTokenizer
 from spikgpt.errors import ConfigError, SpikGPTWarning
 from tests import upstream
 
@@ -54,7 +54,7 @@ def test_vectors_do_not_depend_on_order_or_batch(
     monkeypatch.setattr(embedding, "SHARD", 20)
     order = np.random.default_rng(batch_size).permutation(values.shape[0])
 
-    found = embed_cells(checkpoint, values[order], IDS, max_length=400, running=Running(batch_size=batch_size))
+    found = embed_cells(checkpoint, values[order], IDS, max_length=400, settings=RunSettings(batch_size=batch_size))
 
     assert found == pytest.approx(vectors[order], abs=1e-6)
 
@@ -66,7 +66,7 @@ def test_upstreams_draws_give_upstreams_vectors(checkpoint: Checkpoint, values: 
         batch = collate(upstream.examples(cells, IDS, checkpoint.cls_id, checkpoint.config.pad_value))
     expected = upstream.embed(upstream.model(checkpoint), batch["gene"], batch["expr"], checkpoint.pad_id)
 
-    found = embed_cells(checkpoint, cells, IDS, max_length=400, running=Running(draws=UpstreamDraws(1, 2)))
+    found = embed_cells(checkpoint, cells, IDS, max_length=400, settings=RunSettings(tokenizer=UpstreamTokenizer(1, 2)))
 
     assert found == pytest.approx(expected.numpy(), abs=1e-5)
 
@@ -91,26 +91,28 @@ def test_an_interrupted_run_goes_on(
         if done > 30:
             raise Interrupted
 
-    running = Running(batch_size=8, cache=tmp_path)
+    settings = RunSettings(batch_size=8, cache=tmp_path)
     with pytest.raises(Interrupted):
-        embed_cells(checkpoint, values, IDS, max_length=400, running=running, on_cells=stop_half_way)
+        embed_cells(checkpoint, values, IDS, max_length=400, settings=settings, on_cells=stop_half_way)
     embedded: list[int] = []
-    original = Encoder.embed
+    original = ScGPTEncoder.embed
 
-    def counted(encoder: Encoder, genes: Tensor, bins: Tensor) -> Tensor:
+    def counted(encoder: ScGPTEncoder, genes: Tensor, bins: Tensor) -> Tensor:
         embedded.append(len(genes))
         return original(encoder, genes, bins)
 
-    monkeypatch.setattr(Encoder, "embed", counted)
+    monkeypatch.setattr(ScGPTEncoder, "embed", counted)
     told: list[int] = []
 
-    found = embed_cells(checkpoint, values, IDS, max_length=400, running=running, on_cells=told.append)
+    found = embed_cells(checkpoint, values, IDS, max_length=400, settings=settings, on_cells=told.append)
 
     assert found == pytest.approx(vectors, abs=1e-6)
     assert sum(embedded) == 51 - 16
     assert sum(told) == 51
     embedded.clear()
-    assert np.array_equal(embed_cells(checkpoint, values, IDS, max_length=400, running=Running(cache=tmp_path)), found)
+    assert np.array_equal(
+        embed_cells(checkpoint, values, IDS, max_length=400, settings=RunSettings(cache=tmp_path)), found
+    )
     assert not embedded
 
 
@@ -118,7 +120,7 @@ def test_other_cells_and_settings_are_not_taken_for_kept_ones(
     checkpoint: Checkpoint, values: sparse.csr_matrix, tmp_path: Path
 ) -> None:
     for changed, length in ((values, 400), (values, 300), (values * 2, 400), (values[:50], 400)):
-        embed_cells(checkpoint, changed, IDS, max_length=length, running=Running(cache=tmp_path))
+        embed_cells(checkpoint, changed, IDS, max_length=length, settings=RunSettings(cache=tmp_path))
 
     assert len(list(tmp_path.iterdir())) == 4
 
@@ -126,11 +128,11 @@ def test_other_cells_and_settings_are_not_taken_for_kept_ones(
 def test_a_damaged_shard_is_made_again(
     checkpoint: Checkpoint, values: sparse.csr_matrix, vectors: npt.NDArray[np.float32], tmp_path: Path
 ) -> None:
-    embed_cells(checkpoint, values, IDS, max_length=400, running=Running(cache=tmp_path))
+    embed_cells(checkpoint, values, IDS, max_length=400, settings=RunSettings(cache=tmp_path))
     (shard,) = tmp_path.rglob("*.safetensors")
     shard.write_bytes(shard.read_bytes()[:100])
 
-    assert embed_cells(checkpoint, values, IDS, max_length=400, running=Running(cache=tmp_path)) == pytest.approx(
+    assert embed_cells(checkpoint, values, IDS, max_length=400, settings=RunSettings(cache=tmp_path)) == pytest.approx(
         vectors, abs=1e-6
     )
     assert shard.stat().st_size > 100
@@ -141,8 +143,8 @@ def test_a_cache_that_cannot_be_written_is_done_without(
 ) -> None:
     (tmp_path / "file").write_text("no folder")
     monkeypatch.setattr("spikgpt.engines.scgpt.embedding.SHARD", 2)
-    with pytest.warns(SpikGPTWarning, match=r"Embeddings are not kept in .*file.* name a folder with room") as told:
-        vectors = embed_cells(checkpoint, values[:6], IDS, running=Running(cache=tmp_path / "file"))
+    with pytest.warns(SpikGPTWarning, match=r"Embeddings cannot be cached in .*file.*SPIKGPT_CACHE") as told:
+        vectors = embed_cells(checkpoint, values[:6], IDS, settings=RunSettings(cache=tmp_path / "file"))
     assert len(told) == 1
     assert vectors == pytest.approx(embed_cells(checkpoint, values[:6], IDS), abs=1e-6)
 
@@ -151,7 +153,7 @@ def test_a_cache_that_cannot_be_written_is_done_without(
 def test_lower_precision_is_close(
     checkpoint: Checkpoint, values: sparse.csr_matrix, vectors: npt.NDArray[np.float32], precision: str
 ) -> None:
-    found = embed_cells(checkpoint, values[:8], IDS, max_length=400, running=Running(precision=precision))
+    found = embed_cells(checkpoint, values[:8], IDS, max_length=400, settings=RunSettings(precision=precision))
 
     assert found.dtype == np.float32
     assert ((found * vectors[:8]).sum(axis=1) > 0.999).all()
@@ -160,7 +162,7 @@ def test_lower_precision_is_close(
 def test_options_out_of_range_are_refused(checkpoint: Checkpoint, values: sparse.csr_matrix) -> None:
     for options in ({"precision": "int4"}, {"batch_size": 0}):
         with pytest.raises(ConfigError, match="expected one of float32, bfloat16, float16, and at least 1 cell"):
-            Running(**options)
+            RunSettings(**options)
     with pytest.raises(ConfigError, match="max_length is 1; expected at least 2 tokens"):
         embed_cells(checkpoint, values, IDS, max_length=1)
 

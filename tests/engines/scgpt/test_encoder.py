@@ -72,8 +72,8 @@ def test_args_are_read_back() -> None:
     [
         ({"embsize": None}, "args.json has embsize = None; expected a number."),
         ({"nheads": "8"}, "args.json has nheads = '8'; expected a number."),
-        ({"nheads": 5}, "heads divide dim"),
-        ({"nlayers": 0}, "Sizes are positive"),
+        ({"nheads": 5}, "expected positive sizes, and heads that divide dim"),
+        ({"nlayers": 0}, "expected positive sizes"),
         ({"input_emb_style": "category"}, "input_emb_style = 'category'; only 'continuous' is supported."),
         ({"pre_norm": True}, "pre_norm = True; only False is supported."),
     ],

@@ -8,7 +8,7 @@ import pytest
 from anndata import AnnData
 from scipy import sparse
 
-from spikgpt.engines.scgpt.draws import UpstreamDraws
+from spikgpt.engines.scgpt.upstream_tokenizer import UpstreamTokenizer
 from tests import upstream
 
 PAD, CLS, PAD_VALUE = 0, 1, -2
@@ -36,7 +36,7 @@ def test_upstream_draws_are_those_of_its_collator(
     with upstream.seeded(5, 6):
         expected = [collate(cells[start : start + 16]) for start in range(0, len(cells), 16)]
 
-    tokens = UpstreamDraws(5, 6).tokenise(used, gene_ids, cls_id=CLS, pad_value=PAD_VALUE, max_length=max_length)
+    tokens = UpstreamTokenizer(5, 6).tokenise(used, gene_ids, cls_id=CLS, pad_value=PAD_VALUE, max_length=max_length)
 
     for start, batch in zip(range(0, len(cells), 16), expected, strict=True):
         genes, bins = tokens.padded(np.arange(start, min(start + 16, len(cells))), PAD, PAD_VALUE)

@@ -1,4 +1,4 @@
-"""Upstream's own random draws, for exact comparison."""
+"""Tokens of cells by the random draws of the scgpt package, for exact comparison."""
 
 from __future__ import annotations
 
@@ -10,10 +10,10 @@ from scipy import sparse
 from spikgpt.embedding.tokens import Tokens
 
 
-class UpstreamDraws:
-    """scGPT's own random draws, for exact comparison: its tokens and bins, given its NumPy and torch seeds.
+class UpstreamTokenizer:
+    """Tokenizer that draws as ``scgpt.data_collator.DataCollator`` (version 0.2.4), in one process.
 
-    Follows ``scgpt.data_collator.DataCollator`` (version 0.2.4), called on one batch after the other in one process.
+    ``numpy_seed`` and ``torch_seed`` are the seeds that upstream sets before the first batch.
     """
 
     def __init__(self, numpy_seed: int, torch_seed: int) -> None:
@@ -30,7 +30,7 @@ class UpstreamDraws:
         n_bins: int = 51,
         max_length: int = 1200,
     ) -> Tokens:
-        """Turn cells into tokens as :func:`tokenise` does, but by upstream's draws; columns in the query's order."""
+        """Return the tokens of cells; see :func:`spikgpt.embedding.tokens.tokenise`. Columns are in any order."""
         genes, bins = [], []
         for cell in range(values.shape[0]):
             row = slice(values.indptr[cell], values.indptr[cell + 1])

@@ -1,0 +1,111 @@
+"""Measure a fitted model on held-out cells: thresholds for Unknown, temperatures, and accuracy."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from typing import Any
+
+import numpy as np
+
+from spikgpt.cells.align import AlignedCells
+from spikgpt.cells.cell_cache import CellCache
+from spikgpt.engines.query_model import QueryModel
+from spikgpt.engines.torch import TorchEngine
+from spikgpt.options import AnnotateOptions
+from spikgpt.scoring.ood_scorer import LabelGeometry
+from spikgpt.scoring.rejection import CellScores
+from spikgpt.scoring.thresholds import PAPER_THRESHOLD, Calibration, Thresholds, fit_temperature, tempered
+from spikgpt.training.fit import FittedModel
+from spikgpt.training.metrics import measure, reliability
+from spikgpt.types import UNKNOWN, Floats, InputReport, Integers, Strings
+
+
+def calibrate(
+    fitted: FittedModel, cells: AlignedCells, labels: Strings, *, temperature: bool = True
+) -> tuple[Thresholds, dict[str, Any]]:
+    """Set the thresholds for Unknown on held-out cells, and measure the model on the same cells.
+
+    Parameters
+    ----------
+    cells
+        n held-out cells, with the genes of the model.
+    labels
+        Label of each cell, shape (n,), among the labels of the model.
+    temperature
+        Calibrate the probabilities too.
+
+    Returns
+    -------
+    The thresholds, and ``held_out``, ``reliability`` and ``paper_threshold_rejects`` of ``metrics.json``.
+    """
+    names, filled = np.array(fitted.names), ~cells.empty
+    truth = np.searchsorted(names, labels)[filled]
+
+    def calibration(scores: CellScores) -> Calibration:
+        fitted_temperature = fit_temperature(scores.probabilities, truth) if temperature else 1.0
+        assert scores.id_score is not None  # None only for a reference of format 1
+        return Calibration.fit(scores.id_score, names[scores.probabilities.argmax(axis=1)], fitted_temperature)
+
+    _, unsmoothed = score_all(fitted.engine, fitted.geometry, cells, smoothing=False)
+    single = calibration(unsmoothed)
+    confidence = tempered(unsmoothed.probabilities, single.temperature).max(axis=1)
+    # Smoothing averages calibrated probabilities.
+    calibrated = replace(fitted.engine, temperature=single.temperature)
+    model, scores = score_all(calibrated, fitted.geometry, cells, smoothing=True)
+    smoothed = calibration(scores)
+    thresholds = Thresholds.fit(confidence, single=single, smoothed=smoothed)
+    final = tempered(scores.probabilities, smoothed.temperature if model.smoothed else 1.0)
+    predicted = np.full(len(labels), UNKNOWN, dtype=object)
+    predicted[filled] = names[final.argmax(axis=1)]
+    return thresholds, {
+        "held_out": measure(labels, predicted.astype(str)).to_dict(),
+        "reliability": held_out_reliability(scores.probabilities, truth, temperature=temperature),
+        "paper_threshold_rejects": float((final.max(axis=1).astype(np.float32) < PAPER_THRESHOLD).mean()),
+    }
+
+
+def score_all(
+    engine: TorchEngine,
+    geometry: LabelGeometry,
+    cells: AlignedCells,
+    *,
+    smoothing: bool,
+    batches: Integers | None = None,
+    batch_key: str | None = None,
+) -> tuple[QueryModel, CellScores]:
+    """Return the model of a query and the scores of its cells, without empty cells, as an annotation computes them.
+
+    Parameters
+    ----------
+    batches
+        Index of the batch of each cell, shape (n,); by default one batch.
+    batch_key
+        "auto" to infer batches from the cells where there is one batch.
+    """
+    rows = np.flatnonzero(~cells.empty)
+    filled, batches = cells.part(rows), np.zeros(len(rows), dtype=np.int64) if batches is None else batches[rows]
+    report = InputReport("training cells", cells.kind, "auto", 0, 0)
+    options = AnnotateOptions(smoothing=smoothing, batch_key=batch_key)
+    with CellCache() as cache:
+        cache.append(filled)
+        sample, sampled = cache.sample()
+    model = QueryModel.fit(engine, geometry, sample, sampled, batches=batches[sampled], report=report, options=options)
+    return model, model.score(engine, filled, np.arange(len(rows)), batches=batches)
+
+
+def held_out_reliability(probabilities: Floats, truth: Integers, *, temperature: bool) -> dict[str, Any]:
+    """Return the reliability of calibrated probabilities, by two-fold cross-validation of the temperature.
+
+    Parameters
+    ----------
+    probabilities
+        Smoothed label probabilities of held-out cells before calibration, shape (n, L).
+    truth
+        Index of each cell's label, shape (n,).
+    """
+    confidence, right = np.empty(len(truth)), probabilities.argmax(axis=1) == truth
+    even = np.arange(len(truth)) % 2 == 0
+    for half in (even, ~even):
+        fitted = fit_temperature(probabilities[~half], truth[~half]) if temperature and (~half).any() else 1.0
+        confidence[half] = tempered(probabilities[half], fitted).max(axis=1)
+    return reliability(confidence, right)
