@@ -11,13 +11,13 @@ The family::
     │   └── FormatError      the format is newer than this library
     ├── ReferenceNotFound    no reference of that name is known here
     ├── HubError             the Hub refuses, or does not answer properly
-    ├── DownloadError        a file of a study cannot be had, or is another than expected
+    ├── DownloadError        a file of a study cannot be downloaded, or differs from what is expected
     ├── CheckpointError      a training checkpoint does not belong to this run
     ├── ParityError          an exported graph disagrees with the trained model
-    └── GraphError           a graph cannot be run, or not where it was asked to
+    └── GraphError           a graph cannot be run, or not on the requested device
 
-Every message says what was found, what was expected and what to do. What is merely suspicious is a SpikGPTWarning, a
-UserWarning.
+Every message says what was found, what was expected and what to do. A suspicious but usable query gives a
+SpikGPTWarning, a UserWarning.
 """
 
 from __future__ import annotations
@@ -26,30 +26,31 @@ import errno
 import os
 import shlex
 import sys
+import warnings
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from importlib.util import find_spec
 from typing import Any
 
-# Modules that only some of the work needs; training needs the first five together.
+# Optional modules; training needs the first five together.
 TRAINING = ("torch", "spikingjelly", "scanpy", "sklearn", "matplotlib")
 OPTIONAL = (*TRAINING, "numba", "onnx", "onnxruntime", "psutil", "pyarrow")
 
 
 def printable(text: str) -> str:
-    """Return text on one line without control characters, as what strangers wrote may be printed."""
-    return "".join(sign if sign.isprintable() else ascii(sign)[1:-1] for sign in text)
+    """Return text on one line without control characters, so that text from strangers can be printed."""
+    return "".join(character if character.isprintable() else ascii(character)[1:-1] for character in text)
 
 
-# Characters of a message, about; a screen has as many.
+# Characters of a message, about as many as fit on a screen.
 LONGEST = 3000
 
 
 class SpikGPTError(Exception):
-    """Base of every error that SpikGPT raises for a reason a user can mend."""
+    """Base of every error that SpikGPT raises for a reason that a user can correct."""
 
     def __str__(self) -> str:
-        # It may quote what a stranger wrote, at any length, and goes to a terminal. What to do stands at the end.
+        # A message may quote a stranger's text of any length. The end of the message says what to do.
         text = printable(super().__str__())
         return text if len(text) <= LONGEST else f"{text[: LONGEST // 2]} ... {text[-LONGEST // 2 :]}"
 
@@ -83,11 +84,11 @@ class ReferenceNotFound(SpikGPTError):
 
 
 class HubError(SpikGPTError):
-    """The Hugging Face Hub refuses what it was asked for, or does not answer properly."""
+    """The Hugging Face Hub refuses a request, or does not answer properly."""
 
 
 class DownloadError(SpikGPTError):
-    """A file of a study cannot be had, or is another than expected."""
+    """A file of a study cannot be downloaded, or differs from what is expected."""
 
 
 class CheckpointError(SpikGPTError):
@@ -99,18 +100,27 @@ class ParityError(SpikGPTError):
 
 
 class GraphError(SpikGPTError):
-    """A graph cannot be run, or not where it was asked to."""
+    """A graph cannot be run, or not on the requested device."""
 
 
 class SpikGPTWarning(UserWarning):
     """Labels were written, and something about them is suspicious."""
 
 
+def warn(*messages: str, category: type[Warning] = SpikGPTWarning) -> None:
+    """Warn at the line outside this package that called it, so that the warning shows the user's own code."""
+    level, frame = 1, sys._getframe()
+    while frame.f_back is not None and str(frame.f_globals.get("__name__")).partition(".")[0] == "spikgpt":
+        level, frame = level + 1, frame.f_back
+    for message in messages:
+        warnings.warn(message, category, stacklevel=level)
+
+
 @contextmanager
 def needs(package: str = "") -> Iterator[None]:
-    """Say what to install when an import in the block fails.
+    """Turn an ImportError of the block into a ConfigError with the command that installs the module.
 
-    ``package`` is the module that the block needs; by default the one that was not found, if it is among ``OPTIONAL``.
+    ``package`` is the module that the block needs; by default the missing module, if it is in ``OPTIONAL``.
     """
     try:
         yield
@@ -127,24 +137,24 @@ def needs(package: str = "") -> Iterator[None]:
 def install_command(*packages: str) -> str:
     """Return the command that installs some modules, in the versions that SpikGPT needs.
 
-    The modules are named, not the extras of SpikGPT, which pip finds only where SpikGPT itself came from.
+    The command names modules, not extras of SpikGPT, as pip may not find SpikGPT itself in its index.
     """
     from importlib.metadata import PackageNotFoundError, requires
 
     from packaging.requirements import Requirement
 
     try:
-        stated = list(map(Requirement, requires("spikgpt") or ()))
+        requirements = list(map(Requirement, requires("spikgpt") or ()))
     except PackageNotFoundError:  # sources that were never installed
-        stated = []
-    versions = {requirement.name: f"{requirement.name}{requirement.specifier}" for requirement in stated}
+        requirements = []
+    versions = {requirement.name: f"{requirement.name}{requirement.specifier}" for requirement in requirements}
     names = ["scikit-learn" if name == "sklearn" else name for name in packages]
     command = shlex.join(["pip", "install", *(versions.get(name, name) for name in names)])
     smaller = "torch" in packages and sys.platform == "linux"
     return f"{command} (README.md has a smaller torch, without CUDA)" if smaller else command
 
 
-# What to do about faults of the machine, by the number of the system's error.
+# Remedies for faults of the machine, by the number of the system's error.
 FAULTS = {
     errno.ENOSPC: "The disk is full: make room, or name a folder on another disk.",
     errno.EDQUOT: "Your share of the disk is used up: make room, or name a folder on another disk.",
@@ -160,16 +170,16 @@ FAULTS = {
 
 
 def fault(error: BaseException) -> str | None:
-    """Say what to do about a fault of the machine behind an error, or None when it is none of these."""
-    behind: BaseException | None = error
-    while behind is not None:
+    """Return the remedy for a fault of the machine behind an error; None for other errors."""
+    cause: BaseException | None = error
+    while cause is not None:
         # HDF5 states the number in its text alone.
-        number = getattr(behind, "errno", None) or next(
-            (number for number in (errno.ENOSPC, errno.EFBIG) if os.strerror(number) in str(behind)), None
+        number = getattr(cause, "errno", None) or next(
+            (number for number in (errno.ENOSPC, errno.EFBIG) if os.strerror(number) in str(cause)), None
         )
-        if isinstance(behind, OSError) and number in FAULTS:
+        if isinstance(cause, OSError) and number in FAULTS:
             return FAULTS[number]
-        behind = behind.__cause__ or behind.__context__
+        cause = cause.__cause__ or cause.__context__
     return None
 
 

@@ -1,4 +1,4 @@
-"""References by name: open, pull, push and verify them. None of it needs torch."""
+"""Open, pull, push and verify references by name, without torch."""
 
 from __future__ import annotations
 
@@ -21,16 +21,16 @@ from spikgpt.errors import (
 from spikgpt.options import PushOptions
 from spikgpt.reference.card import card_figures
 from spikgpt.reference.files import Reference, card_text, read_reference, with_repository
+from spikgpt.reference.format import MANIFEST, OPTIONAL, check_writable, stored_files, write_files
 from spikgpt.reference.hub import Hub, Push
 from spikgpt.reference.json_files import parsed
-from spikgpt.reference.layout import MANIFEST, OPTIONAL, check_writable, stored_files, write_files
-from spikgpt.reference.pins import Pin
+from spikgpt.reference.lockfile import VersionPin
 from spikgpt.version import __version__
 
 
 @dataclass(frozen=True)
 class Verified:
-    """A reference that is whole, and in words what was checked."""
+    """A verified reference, and the checks that it passed, as text."""
 
     reference: Reference
     checks: tuple[str, ...]
@@ -38,10 +38,7 @@ class Verified:
 
 @dataclass(frozen=True)
 class Pulled:
-    """A reference that was written to a folder: ``origin`` and ``digest`` as of :class:`Reference`.
-
-    ``locked`` says whether a lock file has taken it in.
-    """
+    """A reference that was written to a folder; ``locked`` says whether it was added to a lock file."""
 
     folder: Path
     origin: str | None
@@ -50,15 +47,15 @@ class Pulled:
 
 
 def open_reference(
-    name: str | Path, revision: str | None = None, *, hub: Hub | None = None, pin: Pin | None = None
+    name: str | Path, revision: str | None = None, *, hub: Hub | None = None, pin: VersionPin | None = None
 ) -> Reference:
-    """Read a reference by name, from a folder or from the Hub.
+    """Return a reference by name, from a folder or from the Hub.
 
-    The errors are those of :func:`spikgpt.reference.registry.find` and :meth:`spikgpt.reference.pins.Pin.check`.
+    The errors are those of :func:`spikgpt.reference.registry.resolve` and of :class:`VersionPin`.
     """
-    pin = pin or Pin()
-    found = pin.find(name, revision, hub=hub)
-    reference = read_reference(found.source, found.origin)
+    pin = pin or VersionPin()
+    resolved = pin.resolve(name, revision, hub=hub)
+    reference = read_reference(resolved.source, resolved.origin)
     pin.check(name, revision, reference.digest)
     return reference
 
@@ -70,20 +67,17 @@ def pull(
     *,
     overwrite: bool = False,
     hub: Hub | None = None,
-    pin: Pin | None = None,
+    pin: VersionPin | None = None,
 ) -> Pulled:
-    """Write a reference to a folder, to the last byte what was checked; the errors are those of :func:`open_reference`.
-
-    A lock file takes it in.
-    """
+    """Write the checked bytes of a reference to a folder; the errors are those of :func:`open_reference`."""
     check_writable(Path(folder), overwrite=overwrite)
-    pin = pin or Pin()
-    found = pin.find(name, revision, hub=hub)
-    files = stored_files(found.source)
-    reference = read_reference(files, found.origin)
+    pin = pin or VersionPin()
+    resolved = pin.resolve(name, revision, hub=hub)
+    files = stored_files(resolved.source)
+    reference = read_reference(files, resolved.origin)
     pin.check(name, revision, reference.digest)
     write_files(files, Path(folder))
-    locked = pin.keep(name, revision, reference.origin, reference.digest)
+    locked = pin.record(name, revision, reference.origin, reference.digest)
     return Pulled(Path(folder), reference.origin, reference.digest, locked)
 
 
@@ -95,10 +89,10 @@ def push(
     hub: Hub | None = None,
     scgpt: str | Path | None = None,
 ) -> Push:
-    """Put a reference into a repository ``org/name`` of the Hub, in one commit, after verifying it.
+    """Push a reference to a repository ``org/name`` of the Hub, in one commit, after verifying it.
 
-    The card is written anew, with the repository's name in its examples. Only the files of a reference are sent, and
-    only those that differ. The errors are those of :func:`verify` and :meth:`Hub.push`.
+    The card is written anew, with the name of the repository in its examples. Only changed files are sent. The errors
+    are those of :func:`verify` and :meth:`Hub.push`.
     """
     if not Path(folder).is_dir():
         msg = f"There is no folder {str(folder)!r}; give a folder that `spikgpt train`, `build` or `pull` wrote."
@@ -113,12 +107,12 @@ def push(
 def verify(
     source: str | Path | Mapping[str, bytes], *, hub: Hub | None = None, scgpt: str | Path | None = None
 ) -> Verified:
-    """Check everything about a reference that can be checked without its cells.
+    """Return a reference after every check that needs no training cells; refuse it as a DamagedReference.
 
-    Sizes and hashes; shapes and values of weights; labels, thresholds, genes and metrics; the figures of the card; and
-    and that the graphs, where there are some, are those that the weights make, byte for byte, and give the same labels
-    to made-up cells. The former needs onnx, and for scGPT's graphs the folder ``scgpt``; the latter ONNX Runtime and
-    torch too. What is missing, the checks say. Anything wrong is a DamagedReference.
+    The checks cover sizes and hashes, weights, labels, thresholds, genes, metrics, the figures of the card, and the
+    graphs. A graph must be what the weights make, byte for byte, which needs onnx (and ``scgpt`` for scGPT's graphs).
+    A graph must also give the same labels to made-up cells, which needs ONNX Runtime and torch. The checks name missing
+    packages.
     """
     reference = read_reference(source)
     _check_card(reference)
@@ -131,19 +125,19 @@ def verify(
 
 
 def _check_card(reference: Reference) -> None:
-    """Refuse a card whose figures are not those of the metrics."""
+    """Refuse a card whose figures differ from the metrics."""
     written_by = parsed(reference.files["config.json"], "config.json")["library"].get("version")
     card, held_out = reference.files["README.md"], reference.metrics["held_out"]
-    stated = card_figures(card.decode(errors="replace"))
+    figures = card_figures(card.decode(errors="replace"))
     measured = {"accuracy": held_out["accuracy"], "f1": held_out["macro_f1"]}
     # Another version may word its cards differently.
-    if stated not in ({}, measured) or (written_by == __version__ and card_text(reference.files) != card):
-        msg = "The card states something else than metrics.json and the other files. Save or push the reference again."
+    if figures not in ({}, measured) or (written_by == __version__ and card_text(reference.files) != card):
+        msg = "The card differs from metrics.json or the other files. Save or push the reference again."
         raise DamagedReference(msg)
 
 
 def _checked_by_running(reference: Reference, hub: Hub | None, scgpt: str | Path | None) -> list[str]:
-    """Make the graphs again and run them, beside the weights where torch is installed, and say what was done."""
+    """Rebuild the graphs, run them and the weights where torch is installed, and return the checks as text."""
     graphs = [name for name in reference.files if name.endswith(".onnx")]
     lacking = [package for package in ("onnxruntime", "torch", "onnx") if find_spec(package) is None]
     advice = f"without {' and '.join(lacking)}: {install_command(*lacking)}"
@@ -157,11 +151,11 @@ def _checked_by_running(reference: Reference, hub: Hub | None, scgpt: str | Path
             advice = "without the scGPT checkpoint: --scgpt FOLDER"
     if "onnx" in lacking or not graphs:
         return [f"{name} was made from these files; not read, {advice}" for name in graphs]
-    from spikgpt_onnx.exporter import check_again
+    from spikgpt_onnx.exporter import verify_graphs
 
     try:
-        found = check_again(reference, engine)
+        reports = verify_graphs(reference, engine)
     except (GraphError, ParityError) as error:
-        msg = f"A graph does not do what the weights do: {error}"
+        msg = f"A graph differs from the weights: {error}"
         raise DamagedReference(msg) from None
-    return [f"{name} {said}" + ("" if engine else f"; not run, {advice}") for name, said in found.items()]
+    return [f"{name} {report}" + ("" if engine else f"; not run, {advice}") for name, report in reports.items()]

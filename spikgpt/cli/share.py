@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from spikgpt.cli.flags import Model, PinnedOptions, ScGPT, command, hub_of
-from spikgpt.cli.output import annotate_command, note, say, show
+from spikgpt.cli.output import annotate_command, inform, note, show
 from spikgpt.cli.paths import Output, check_outputs
 from spikgpt.errors import HubError, SpikGPTError, printable
 from spikgpt.options import HubOptions, PushOptions
@@ -19,27 +19,29 @@ if TYPE_CHECKING:
 
 @command()
 def list_(hub: HubOptions) -> None:
-    """List the references that can be named: shipped with this package, in the cache, and on the Hub."""
+    """List the references that are shipped with this package, in the cache, and on the Hub."""
+    from spikgpt.reference.format import FILES, MANIFEST, verified_files
     from spikgpt.reference.json_files import converted, parsed
-    from spikgpt.reference.layout import FILES, MANIFEST, verified_files
     from spikgpt.reference.registry import namespace, shipped_references
     from spikgpt.reference.schema import Metrics
 
     client = hub_of(hub)
-    found = [(name, "shipped", folder) for name, folder in shipped_references().items()]
+    references = [(name, "shipped", folder) for name, folder in shipped_references().items()]
     for cached in client.cached((*FILES, MANIFEST)):
-        found.append((f"{cached.repository}@{cached.commit[:12]}", ", ".join(("cached", *cached.refs)), cached.folder))
+        references.append(
+            (f"{cached.repository}@{cached.commit[:12]}", ", ".join(("cached", *cached.refs)), cached.folder)
+        )
     rows: list[tuple[object, ...]] = []
-    for name, where, folder in found:
+    for name, kind, folder in references:
         try:
             metrics = parsed(verified_files(folder)["metrics.json"], "metrics.json")
             converted(metrics, "metrics.json", Metrics)
         except SpikGPTError as error:
-            rows.append((name, f"{where}, damaged"))
+            rows.append((name, f"{kind}, damaged"))
             note(str(error))
             continue
         scores = (f"{metrics['held_out'][figure]:.3f}" for figure in ("accuracy", "macro_f1"))
-        rows.append((name, where, len(metrics["cells_per_label"]), metrics["cells"], *scores))
+        rows.append((name, kind, len(metrics["cells_per_label"]), metrics["cells"], *scores))
     try:
         rows += [(name, "Hub") for name in client.references(namespace())]
     except HubError as error:
@@ -49,7 +51,7 @@ def list_(hub: HubOptions) -> None:
 
 @command()
 def info(model: Model, hub: HubOptions) -> None:
-    """Show the labels of a reference, its training, and how well it does on held-out cells."""
+    """Show the labels of a reference, its training, and its scores on held-out cells."""
     from spikgpt.sharing import open_reference
 
     reference = open_reference(model, hub=hub_of(hub))
@@ -78,34 +80,34 @@ def info(model: Model, hub: HubOptions) -> None:
 def verify(model: Model, hub: HubOptions, scgpt: ScGPT = None) -> None:
     """Check that a reference is whole and consistent; exit code 2 when it is not."""
     from spikgpt import sharing
-    from spikgpt.reference.registry import find
+    from spikgpt.reference.registry import resolve
 
     client = hub_of(hub)
-    found = find(model, hub=client)
-    verified = sharing.verify(found.source, scgpt=scgpt, hub=client)
+    resolved = resolve(model, hub=client)
+    verified = sharing.verify(resolved.source, scgpt=scgpt, hub=client)
     for check in verified.checks:
         typer.echo(f"ok: {check}")
-    typer.echo(f"{found.origin or found.folder} is whole, sha256 {verified.reference.digest}.")
+    typer.echo(f"{resolved.origin or resolved.folder} is whole, sha256 {verified.reference.digest}.")
 
 
-@command("Nothing was written; what is downloaded already stays in the cache.")
+@command("Nothing was written; finished downloads stay in the cache.")
 def pull(
     model: Model, out: Annotated[Path, typer.Option(help="Folder to write the reference to.")], hub: PinnedOptions
 ) -> None:
-    """Get a reference from the Hub into a folder, and print its digest."""
+    """Download a reference from the Hub to a folder, and print its digest."""
     from spikgpt import sharing
 
     pin = hub.pin()
     check_outputs(Output("--lock-file", pin.lock), inputs=[model])
     pulled = sharing.pull(model, out, hub=hub_of(hub), pin=pin)
-    say(f"Wrote {out}, {pulled.origin or f'the reference {model}'}.")
-    say(f"Annotate with: {annotate_command(out)}")
+    inform(f"Wrote {out}, {pulled.origin or f'the reference {model}'}.")
+    inform(f"Annotate with: {annotate_command(out)}")
     if pulled.locked:
-        say(f"Wrote {model} to {pin.lock}.")
+        inform(f"Wrote {model} to {pin.lock}.")
     typer.echo(f"sha256:{pulled.digest}")
 
 
-@command("Look at the repository's page: a commit goes there in whole or not at all.")
+@command("Look at the page of the repository: a commit is there in whole or not at all.")
 def push(
     folder: Annotated[Path, typer.Argument(help="Folder of the reference.")],
     repository: Annotated[str, typer.Argument(help="ORG/NAME on the Hub; made if there is none.")],
@@ -113,36 +115,38 @@ def push(
     hub: Annotated[HubOptions, ("endpoint",)],
     scgpt: ScGPT = None,
 ) -> None:
-    """Put a reference on the Hub, in one commit. Log in first with `hf auth login`, or set HF_TOKEN."""
+    """Push a reference to the Hub, in one commit. Log in first with `hf auth login`, or set HF_TOKEN."""
     from spikgpt import sharing
 
     pushed = sharing.push(folder, repository, options, hub=hub_of(hub), scgpt=scgpt)
     changes = [(change.path, f"{change.size:,}", change.kind) for change in pushed.changes]
     show(("file", "bytes", ""), changes, result=True)
     if pushed.commit is None:
-        say(f"Nothing was sent: this is what would go to {repository}.")
+        inform(f"Nothing was sent to {repository}: this was a dry run.")
         return
-    say_pushed(pushed)
+    report_push(pushed)
 
 
-def say_pushed(pushed: Push) -> None:
-    """Say where a reference is now, and whether it was there already."""
+def report_push(pushed: Push) -> None:
+    """Print the commit and the address of a pushed reference."""
     unchanged = all(change.kind == "unchanged" for change in pushed.changes)
-    told = "Nothing changed, as every file is there already: " if unchanged else ""
-    say(f"{told}{pushed.repository} is at commit {pushed.commit}: {pushed.url}")
-    say(f"Use it with: {annotate_command(pushed.repository)}")
+    lead = "Nothing changed, as every file is there already: " if unchanged else ""
+    inform(f"{lead}{pushed.repository} is at commit {pushed.commit}: {pushed.url}")
+    inform(f"Use it with: {annotate_command(pushed.repository)}")
 
 
 @command()
 def export(
     model: Model,
-    out: Annotated[Path, typer.Option(help="Folder to write; that of the reference itself gets the graphs added.")],
+    out: Annotated[
+        Path, typer.Option(help="Folder to write; the folder of the reference itself gets the graphs added.")
+    ],
     hub: HubOptions,
     precision: Annotated[list[str] | None, typer.Option(help="fp32 (default), fp16, int8; repeatable.")] = None,
     literal: Annotated[bool, typer.Option("--literal", help="Write one .onnx with the paper's m copies.")] = False,
     scgpt: ScGPT = None,
 ) -> None:
-    """Write a reference with its ONNX graphs, from counts to labels, each checked against the trained model."""
+    """Write a reference with its ONNX graphs, each compared with the trained model."""
     from spikgpt.engines.opening import torch_engine
     from spikgpt.sharing import open_reference
     from spikgpt_onnx import exporter
@@ -155,16 +159,17 @@ def export(
     reference = ExportableReference(stored, torch_engine(stored, scgpt=scgpt, hub=client))
     if literal:
         exporter.export_literal(reference, out)
-        say(f"Wrote {out}, m = {stored.config.copies}.")
+        inform(f"Wrote {out}, m = {stored.config.copies}.")
         return
     for name, parity in exporter.export(reference, out, precisions=precision or ["fp32"]).items():
-        say(f"{name}, {parity}.")
-    say(f"Wrote {out}; run it with: {annotate_command(out)}")
+        inform(f"{name}, {parity}.")
+    inform(f"Wrote {out}; run it with: {annotate_command(out)}")
 
 
 def _unknown_rule(thresholds: Any) -> str:
-    """Say when a cell is Unknown."""
+    """Return the rule for Unknown cells as text."""
     if thresholds.smoothed is None:
         return f"Unknown below a probability of {thresholds.threshold:.4f}."
     cells = thresholds.smoothed.everything.cells
-    return f"Unknown: at most {100 * thresholds.unknown_rate:g}% of cells like the {cells} held-out ones."
+    rate = f"{100 * thresholds.unknown_rate:g}%"
+    return f"Calibrated on {cells} held-out cells: at most {rate} of known cells become Unknown."

@@ -13,11 +13,11 @@ from msgspec import Meta
 from spikgpt.errors import ConfigError
 from spikgpt.reference.schema import require
 
-# What is larger would only use up time or memory; what is beyond these numbers fires always or never.
+# Larger sizes only use up time or memory; neurons beyond these numbers fire always or never.
 Size = Annotated[int, Meta(ge=1, le=100_000)]
 Positive = Annotated[float, Meta(ge=1e-6, le=1e6)]
 MOST_LABELS = 10_000
-# Weights, and values that a cell needs on its way: 1 GiB of float32, and 2 GiB for 1024 cells in float64.
+# Weights, and intermediate values of a cell: 1 GiB of float32, and 2 GiB for 1024 cells in float64.
 MOST_WEIGHTS, MOST_VALUES = 2**28, 2**18
 
 
@@ -25,7 +25,7 @@ MOST_WEIGHTS, MOST_VALUES = 2**28, 2**18
 class SpikGPTConfig:
     """Shape and neuron settings of a :class:`spikgpt.engines.model.SpikingClassifier`.
 
-    The class is checked when it is made, so a config that exists is usable; a ConfigError says what is wrong.
+    The fields are checked when a config is created; a wrong value is a ConfigError.
     """
 
     # Values in a cell embedding, and classes of the head.
@@ -57,7 +57,7 @@ class SpikGPTConfig:
     tau: Annotated[float, Meta(ge=1.001, le=1e6)] = 2.0
     # Firing threshold of the membrane potential. BatchNorm brings every input to unit variance before it.
     v_threshold: Positive = 1.0
-    # Derivative used for the spike in training, and its sharpness. FittedImputer does not depend on either.
+    # Derivative used for the spike in training, and its sharpness. Inference does not depend on either.
     surrogate: Literal["atan", "sigmoid"] = "atan"
     surrogate_alpha: Positive = 2.0
 
@@ -74,9 +74,9 @@ class SpikGPTConfig:
         inside = self.width * (4 * self.width + 2 * self.hidden_dim)
         weights = self.input_dim * self.width + self.depth * inside + self.n_labels * self.width
         values = self.time_steps * (4 * self.width + self.hidden_dim) + self.n_labels + self.input_dim
-        for found, most, what in ((weights, MOST_WEIGHTS, "weights"), (values, MOST_VALUES, "values a cell")):
-            if found > most:
-                msg = f"The network has about {found} {what}; expected at most {most}. Choose a smaller one."
+        for number, most, unit in ((weights, MOST_WEIGHTS, "weights"), (values, MOST_VALUES, "values a cell")):
+            if number > most:
+                msg = f"The network has about {number} {unit}; expected at most {most}. Choose a smaller one."
                 raise ConfigError(msg)
 
     @property
@@ -91,13 +91,13 @@ class SpikGPTConfig:
 
     @property
     def has_stem(self) -> bool:
-        """Whether a linear stem maps the embedding to the width of the network."""
+        """True if a linear stem maps the embedding to the width of the network."""
         return self.input_dim != self.width
 
     def shapes(self) -> dict[str, tuple[int, ...]]:
         """Return the shape of each of the classifier's weights, by name."""
         shapes: dict[str, tuple[int, ...]] = {"head.weight": (self.n_labels, self.width), "head.bias": (self.n_labels,)}
-        # Linear layers with a BatchNorm: values that go in, and values that come out.
+        # Linear layers with a BatchNorm: input and output sizes.
         normed = {"stem": (self.input_dim, self.width)} if self.has_stem else {}
         for block in (f"blocks.{index}" for index in range(self.depth)):
             normed[f"{block}.attention.query_key_value"] = (self.width, 3 * self.width)
@@ -111,15 +111,15 @@ class SpikGPTConfig:
         return shapes
 
     def check(self, weights: Mapping[str, Any]) -> None:
-        """Refuse weights of the classifier, arrays or tensors by name, that are not of these shapes."""
-        expected, found = self.shapes(), {name: tuple(weight.shape) for name, weight in weights.items()}
-        wrong = sorted(name for name in expected | found if expected.get(name) != found.get(name))
-        shown = ", ".join(f"{name} (expected {expected.get(name)}, found {found.get(name)})" for name in wrong[:3])
+        """Refuse weights of the classifier, arrays or tensors by name, with other shapes."""
+        expected, given = self.shapes(), {name: tuple(weight.shape) for name, weight in weights.items()}
+        wrong = sorted(name for name in expected | given if expected.get(name) != given.get(name))
+        shown = ", ".join(f"{name} (expected {expected.get(name)}, found {given.get(name)})" for name in wrong[:3])
         require(not wrong, f"The weights do not fit the network: {len(wrong)} tensors differ, such as {shown}.")
 
     @classmethod
-    def stated(cls, values: dict[str, Any]) -> SpikGPTConfig:
-        """Return the config that ``config.json`` states in full: nothing is filled in silently."""
+    def from_dict(cls, values: dict[str, Any]) -> SpikGPTConfig:
+        """Return the config of ``config.json``, which must state every field."""
         known = {field.name for field in dataclasses.fields(cls)}
         missing, unknown = sorted(known - values.keys()), sorted(values.keys() - known)
         if missing or unknown:

@@ -1,4 +1,4 @@
-"""What the files of a reference say, read strictly: nothing is guessed, and everything fits together."""
+"""Read and write references: nothing is guessed, and all files must fit together."""
 
 from __future__ import annotations
 
@@ -16,38 +16,37 @@ from safetensors.numpy import save as save_tensors
 from spikgpt.cells.genes import GeneList
 from spikgpt.embedding.imputation import shapes as more_shapes
 from spikgpt.errors import ConfigError, DamagedReference, GenesError
-from spikgpt.reference import layout
+from spikgpt.reference import format as stored_format
 from spikgpt.reference.card import card
 from spikgpt.reference.config import SpikGPTConfig
+from spikgpt.reference.format import MANIFEST, PICTURE, RELIABILITY, digest_of, migrated, stored_files, with_manifest
 from spikgpt.reference.json_files import converted, decoded, dumped, parsed
-from spikgpt.reference.layout import MANIFEST, PICTURE, RELIABILITY, digest_of, migrated, stored_files, with_manifest
 from spikgpt.reference.pictures import confusion_picture, reliability_picture
-from spikgpt.reference.schema import Config, Genes, Metrics, Projection, require
+from spikgpt.reference.schema import Config, Genes, Metrics, PCARecord, require
 from spikgpt.scoring.label_map import LabelMap, LabelRow
 from spikgpt.scoring.ood_scorer import LabelGeometry
 from spikgpt.scoring.thresholds import Thresholds
 from spikgpt.version import __version__
 
 CLASSIFIER, EMBEDDER, FAMILIARITY = "classifier.", "embedder.", "familiarity."
-# What config.json says of this library.
-LIBRARY = {"name": "spikgpt", "version": __version__, "requires": layout.LIBRARY_RANGE}
+# The entry of this library in config.json.
+LIBRARY = {"name": "spikgpt", "version": __version__, "requires": stored_format.LIBRARY_RANGE}
 
 # JSON files that the card is made from.
 CARD_SOURCES = ("config", "labels", "thresholds", "metrics")
 
 Tensors = dict[str, npt.NDArray[Any]]
-# Of what is stored: the largest number, the largest of log expression, the least deviation, and components.
+# Limits of stored values: the largest number, log expression, the least deviation, and components.
 LARGEST_WEIGHT, LARGEST_LOG, LEAST_DEVIATION, MOST_COMPONENTS = 1e12, 50.0, 1e-6, 2048
 
 
 @dataclass(frozen=True, kw_only=True)
 class Reference:
-    """A reference as its files have it.
+    """A reference.
 
-    ``embedder``, its settings, ``provenance`` and ``metrics`` are plain JSON values. ``tensors`` are named as in
-    ``model.safetensors``. ``files`` holds all files by name, but the manifest; none before it was written first, see
-    :func:`reference_of`. ``origin`` is the repository and the commit that it was pulled from, ``digest`` the sha256 of
-    the manifest that was read.
+    ``embedder`` (settings), ``provenance`` and ``metrics`` are plain JSON values. ``tensors`` are named as in
+    ``model.safetensors``. ``files`` holds all files but the manifest by name; it is empty until :func:`build_reference`
+    makes the files. ``origin`` is the repository and the commit on the Hub, ``digest`` the sha256 of the manifest.
     """
 
     name: str
@@ -71,33 +70,33 @@ class Reference:
 
 
 def read_reference(source: str | Path | Mapping[str, bytes], origin: str | None = None) -> Reference:
-    """Read a reference from its folder, or from its files in memory; every one is checked against the manifest.
+    """Return a reference from its folder or its files in memory, each compared with the manifest.
 
     Raises
     ------
     FormatError
-        When it was written by a newer library.
+        When a newer library wrote the reference.
     DamagedReference
         When a file is missing, altered or inconsistent with the others.
     """
     stored = stored_files(source if isinstance(source, Mapping) else Path(source))
     files = migrated(stored)
-    layout.check_graphs(files, layout.hashes_of(stored))
+    stored_format.check_graphs(files, stored_format.hashes_of(stored))
     config, labels, thresholds, metrics = (parsed(files[f"{name}.json"], f"{name}.json") for name in CARD_SOURCES)
     try:
         tensors = load_tensors(files["model.safetensors"])
-    except (SafetensorError, KeyError, ValueError) as error:  # of types and shapes that NumPy has not
-        msg = f"model.safetensors is not a safetensors file, or of other types ({error}). Get the reference again."
+    except (SafetensorError, KeyError, ValueError) as error:  # NumPy lacks some types and shapes
+        msg = f"model.safetensors is not a safetensors file of known types ({error}). Get the reference again."
         raise DamagedReference(msg) from None
     genes = decoded(files["genes.json"], "genes.json", Genes)
     converted(metrics, "metrics.json", Metrics)
     try:
         reference = Reference(
             name=converted(config, "config.json", Config).name,
-            config=SpikGPTConfig.stated(config["model"]),
+            config=SpikGPTConfig.from_dict(config["model"]),
             embedder=config["embedder"],
             provenance=config["provenance"],
-            labels=LabelMap.of(converted(labels, "labels.json", list[LabelRow])),
+            labels=LabelMap.from_rows(converted(labels, "labels.json", list[LabelRow])),
             thresholds=converted(thresholds, "thresholds.json", Thresholds),
             genes=GeneList(genes.symbols, genes.ensembl_ids),
             more_genes=GeneList(genes.more.symbols, genes.more.ensembl_ids) if genes.more else None,
@@ -111,47 +110,47 @@ def read_reference(source: str | Path | Mapping[str, bytes], origin: str | None 
     except (ConfigError, GenesError) as error:
         msg = f"The reference is inconsistent: {error}"
         raise DamagedReference(msg) from None
-    found = reference.genes.sha256
-    require(found == genes.sha256, f"genes.json states sha256 {genes.sha256}, its genes have {found}.")
-    return _fitting(reference)
+    digest = reference.genes.sha256
+    require(digest == genes.sha256, f"genes.json states sha256 {genes.sha256}, its genes have {digest}.")
+    return _checked(reference)
 
 
-def reference_of(parts: Reference) -> Reference:
-    """Return a reference with its files as :func:`contents` makes them, checked as when they are read."""
-    return read_reference(contents(parts), parts.origin)
+def build_reference(parts: Reference) -> Reference:
+    """Return a reference with the files that :func:`build_files` makes, after the checks of :func:`read_reference`."""
+    return read_reference(build_files(parts), parts.origin)
 
 
 def save(reference: Reference, folder: str | Path, *, overwrite: bool = False) -> Path:
-    """Write a reference folder, all of it or nothing; with ``overwrite`` in place of a reference that is there."""
+    """Write a reference folder, atomically; with ``overwrite``, replace a reference that is there."""
     folder = Path(folder)
-    layout.check_writable(folder, overwrite=overwrite)
-    return layout.write_files(with_manifest(reference.files), folder)
+    stored_format.check_writable(folder, overwrite=overwrite)
+    return stored_format.write_files(with_manifest(reference.files), folder)
 
 
-def contents(parts: Reference) -> dict[str, bytes]:
-    """Return every file of a reference but graphs, made anew from its other fields, the manifest last."""
+def build_files(parts: Reference) -> dict[str, bytes]:
+    """Return every file of a reference but graphs, made from its other fields, the manifest last."""
     config = {
-        "format_version": layout.FORMAT_VERSION,
+        "format_version": stored_format.FORMAT_VERSION,
         "library": LIBRARY,
         "name": parts.name,
         "model": parts.config,
         "embedder": parts.embedder,
         "provenance": parts.provenance,
     }
-    where = parts.familiarity.tensors() if parts.familiarity else {}
+    geometry = parts.familiarity.tensors() if parts.familiarity else {}
     files = {
         "config.json": dumped(config),
-        "model.safetensors": save_tensors(parts.tensors | {FAMILIARITY + name: where[name] for name in where}),
+        "model.safetensors": save_tensors(parts.tensors | {FAMILIARITY + name: geometry[name] for name in geometry}),
         "labels.json": dumped(parts.labels.to_list()),
         "thresholds.json": dumped(parts.thresholds),
-        "genes.json": dumped(_names(parts)),
+        "genes.json": dumped(_gene_names(parts)),
         "metrics.json": dumped(parts.metrics),
     }
     return with_card(files)
 
 
-def _names(parts: Reference) -> dict[str, Any]:
-    """Return what ``genes.json`` holds."""
+def _gene_names(parts: Reference) -> dict[str, Any]:
+    """Return the values of ``genes.json``."""
     if parts.more_genes is None:
         return parts.genes.to_dict()
     more = parts.more_genes
@@ -159,13 +158,13 @@ def _names(parts: Reference) -> dict[str, Any]:
 
 
 def with_graphs(reference: Reference, graphs: Mapping[str, bytes]) -> dict[str, bytes]:
-    """Return the files of a reference with these graphs and their parity report instead of those that it has."""
-    kept = (*layout.FILES, PICTURE, RELIABILITY)
+    """Return the files of a reference with its graphs and parity report replaced by these."""
+    kept = (*stored_format.FILES, PICTURE, RELIABILITY)
     return with_card({name: content for name, content in reference.files.items() if name in kept} | dict(graphs))
 
 
 def with_repository(reference: Reference, repository: str) -> dict[str, bytes]:
-    """Return the files of a reference with a card that says where to pull it from."""
+    """Return the files of a reference with a card that names its repository."""
     config = parsed(reference.files["config.json"], "config.json")
     config["provenance"]["repository"] = repository
     config["library"] = LIBRARY
@@ -173,7 +172,7 @@ def with_repository(reference: Reference, repository: str) -> dict[str, bytes]:
 
 
 def with_card(files: Mapping[str, bytes]) -> dict[str, bytes]:
-    """Return the files of a reference in order, with the card, its pictures and the manifest made from the others."""
+    """Return the files of a reference in order, with the card, its pictures and the manifest made anew."""
     metrics = parsed(files["metrics.json"], "metrics.json")
     made = {**files, "README.md": card_text(files)}
     if PICTURE not in files:
@@ -184,13 +183,15 @@ def with_card(files: Mapping[str, bytes]) -> dict[str, bytes]:
 
 
 def card_text(files: Mapping[str, bytes]) -> bytes:
-    """Return the card of a reference as this version words it."""
+    """Return the card of a reference, in the wording of this version."""
     config, labels, thresholds, metrics = (parsed(files[f"{name}.json"], f"{name}.json") for name in CARD_SOURCES)
-    return card(config["name"], labels, thresholds, metrics, config["provenance"], onnx=layout.GRAPH in files).encode()
+    return card(
+        config["name"], labels, thresholds, metrics, config["provenance"], onnx=stored_format.GRAPH in files
+    ).encode()
 
 
-def _fitting(reference: Reference) -> Reference:
-    """Return a reference with its familiarity, after checking that its parts fit together."""
+def _checked(reference: Reference) -> Reference:
+    """Return a reference with its label geometry; refuse parts that do not fit together."""
     config, names, counted = reference.config, reference.labels.names, tuple(reference.metrics["cells_per_label"])
     require(len(names) == config.n_labels, f"labels.json names {len(names)} labels; the network has {config.n_labels}.")
     require(counted == names, "cells_per_label in metrics.json does not count the cells of each label of labels.json.")
@@ -209,21 +210,21 @@ def _fitting(reference: Reference) -> Reference:
     _check_embedder(reference)
     if reference.thresholds.single is None:
         return reference
-    where = LabelGeometry.from_tensors(reference.part(FAMILIARITY), config.n_labels, config.input_dim)
-    return replace(reference, familiarity=where)
+    geometry = LabelGeometry.from_tensors(reference.part(FAMILIARITY), config.n_labels, config.input_dim)
+    return replace(reference, familiarity=geometry)
 
 
 def _largest(array: npt.NDArray[Any]) -> float:
-    """Return the largest absolute value; that of NaN is NaN, and larger than any.
+    """Return the largest absolute value; NaN counts as the largest.
 
-    Without their signs, floating-point numbers are in the order of their bits, and integers are compared far sooner.
+    Without their signs, floating-point numbers sort like their bits, and integers are compared far faster.
     """
     bits = array.view(f"u{array.itemsize}")
     return float((bits & (np.iinfo(bits.dtype).max >> 1)).max(initial=0).view(array.dtype))
 
 
 def _check_numbers(tensors: Tensors) -> None:
-    """Refuse numbers of a pca embedder that no expression has."""
+    """Refuse values of a pca embedder that no expression data have."""
     deviations = [tensors[name] for name in sorted(tensors) if name.endswith(("std", "stds", "shares"))]
     above = [tensors[name].min(initial=1) >= LEAST_DEVIATION for name in ("std", "more_std") if name in tensors]
     sound = all(above) and all(array.min(initial=1) >= 0 for array in deviations)
@@ -241,7 +242,7 @@ def _check_numbers(tensors: Tensors) -> None:
 
 
 def _check_embedder(reference: Reference) -> None:
-    """Refuse an embedder that does not fit the network. What an scGPT is like shows when it is opened."""
+    """Refuse an embedder that does not fit the network. An scGPT embedder is checked when it is opened."""
     settings, tensors, config = reference.embedder, reference.part(EMBEDDER), reference.config
     if settings.get("kind") == "pca":
         genes, labels = len(reference.genes), config.n_labels
@@ -251,16 +252,14 @@ def _check_embedder(reference: Reference) -> None:
         shapes |= {"label_means": (labels, genes), "label_stds": (labels, genes), "label_shares": (labels,)}
         if reference.more_genes is not None:
             shapes |= more_shapes(len(reference.more_genes), config.input_dim, labels)
-        found = {name: array.shape for name, array in tensors.items()}
-        for name in sorted(shapes | found):
-            told = f"has the tensor {name} of shape {found.get(name)}; expected {shapes.get(name)}"
-            require(found.get(name) == shapes.get(name), f"The pca embedder {told}.")
-        converted({name: settings.get(name) for name in ("clip", "target_sum")}, "The pca embedder", Projection)
+        stored = {name: array.shape for name, array in tensors.items()}
+        for name in sorted(shapes | stored):
+            shape, expected = stored.get(name), shapes.get(name)
+            require(shape == expected, f"The pca embedder has the tensor {name} of shape {shape}; expected {expected}.")
+        converted({name: settings.get(name) for name in ("clip", "target_sum")}, "The pca embedder", PCARecord)
         _check_numbers(tensors)
     elif settings.get("kind") == "obsm" and isinstance(settings.get("key"), str) and not tensors:
-        same = settings.get("dim") == config.input_dim
-        require(
-            same, f"The embedder makes vectors of {settings.get('dim')} values; the network takes {config.input_dim}."
-        )
+        size = settings.get("dim")
+        require(size == config.input_dim, f"The embedder has {size} dimensions; the network takes {config.input_dim}.")
     else:
         require(settings.get("kind") == "scgpt", f"config.json has the embedder {settings}; expected pca, scgpt, obsm.")

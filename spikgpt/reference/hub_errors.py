@@ -1,6 +1,4 @@
-"""What goes wrong with the Hub: which failures are worth another try, and how each is told to the user.
-
-Among them are settings of this machine that keep the Hub from being asked: certificates, proxies, tokens and addresses.
+"""Errors of the Hub: which are worth another try, and the message of each.
 
 The client's errors are imported inside functions, as that takes a tenth of a second.
 """
@@ -21,30 +19,30 @@ from pathlib import Path
 from typing import TypeVar, cast
 from urllib.parse import urlsplit
 
-from spikgpt.errors import HubError, ReferenceNotFound, SpikGPTError, fault, install_command, printable
+from spikgpt.errors import ConfigError, HubError, ReferenceNotFound, SpikGPTError, install_command, printable
 
-# How often a read is tried that may succeed the next time.
+# Tries of a read that may succeed the next time.
 TRIES = 3
 # Seconds to wait for the next try at most. A Hub that asks for more than the tries left can wait is not asked again.
 LONGEST_WAIT = 60.0
-# Answers that stay the same when asked again, and failures that do.
+# Statuses and failures that stay the same in the next try.
 REFUSALS = (400, 401, 403, 404, 409, 412, 413, 416, 422)
-HOPELESS = ("NoneType", "ConnectError", "OfflineModeIsEnabled", "ProxyError", "UnsupportedProtocol")
-PROXIES = ("http", "https", "socks5", "socks5h")
-# The client reads SSL_CERT_FILE; these belong to other programs.
+HOPELESS = ("ConnectError", "OfflineModeIsEnabled", "ProxyError", "TooManyRedirects", "UnsupportedProtocol")
+# Variables that the client reads. Other programs read REQUESTS_CA_BUNDLE and CURL_CA_BUNDLE.
+PROXIES = ("HTTP_PROXY", "HTTPS_PROXY", "ALL_PROXY")
+SCHEMES = ("http", "https", "socks5", "socks5h")
 OTHER_BUNDLES = ("REQUESTS_CA_BUNDLE", "CURL_CA_BUNDLE")
-ADDRESS = re.compile(r"https?://[^/\s'\"]+(/[^\s'\"]*)?")
 LOG_IN = "log in with hf auth login, set HF_TOKEN or give a token"
 
 T = TypeVar("T")
 
 
 class Unreachable(HubError):
-    """The Hub cannot be asked now, so what is cached has to do."""
+    """The Hub cannot be reached now; cached files are used instead."""
 
 
 class Offline(Unreachable):
-    """The user does not want the Hub to be asked."""
+    """The user has turned requests to the Hub off."""
 
 
 def named(repo: str, revision: str | None) -> str:
@@ -54,47 +52,80 @@ def named(repo: str, revision: str | None) -> str:
 
 @contextmanager
 def explained(repo: str, revision: str | None = None, *, writing: bool = False) -> Iterator[None]:
-    """Turn the client's errors into ours, Unreachable among them."""
+    """Turn the client's errors into ours."""
     try:
         yield
     except SpikGPTError:
         raise
     except Exception as error:
-        ours = _our_error(error, repo, revision, writing=writing)
+        ours = _our_error(cause_of(error), named(repo, revision), repo, "written" if writing else "read")
         if ours is None:
             raise
         raise ours from None
 
 
-def _our_error(error: Exception, repo: str, revision: str | None, *, writing: bool) -> SpikGPTError | None:
-    """Return the error that a user sees for one of the client; None where the fault is ours."""
+def cause_of(error: Exception) -> Exception:
+    """Return the error behind one that the client raises around another, or the error itself."""
+    cause = error.__cause__
+    wrapped = type(error).__name__ in ("RuntimeError", "ValueError", "LocalEntryNotFoundError")
+    return cause if wrapped and isinstance(cause, Exception) else error
+
+
+def _our_error(error: Exception, name: str, repo: str, done: str) -> SpikGPTError | None:
+    """Return the error that a user sees for one of the client; None for a mistake in this library."""
     from huggingface_hub import errors
 
-    what = named(repo, revision)
     if isinstance(error, errors.GatedRepoError):
         return HubError(f"{repo} is open to those who accept its terms: do so on its page, then {LOG_IN}.")
-    if isinstance(error, errors.RepositoryNotFoundError):
-        if "Invalid credentials" in str(error):
-            return HubError(_refusal(what, error, writing))
+    if isinstance(error, errors.RepositoryNotFoundError) and "Invalid credentials" not in str(error):
         return ReferenceNotFound(f"There is no repository {repo} on the Hub, or it is private: {LOG_IN}.")
     if isinstance(error, errors.RevisionNotFoundError):
-        found = f"{repo} has no revision {revision!r}"
-        return ReferenceNotFound(f"{found}; name a branch, a tag or a commit that its page shows.")
+        return ReferenceNotFound(f"{name} is no revision of {repo}; name a branch, a tag or a commit of its page.")
     if isinstance(error, errors.HFValidationError):
-        return ReferenceNotFound(f"{what} is no name of a repository: {first_line(error)}")
+        return ReferenceNotFound(f"{name!r} is no name of a repository: {first_line(error)}")
+    if isinstance(error, OSError) and error.errno:  # of a file; the client's errors have no number
+        return ConfigError(
+            f"The cache cannot be written ({error.strerror}: {error.filename or 'a file'}). Free some space, or name a "
+            "folder of yours: cache_dir=, --cache-dir or HF_HOME."
+        )
     if isinstance(error, (network_error(), OSError, RuntimeError, ValueError)):
-        # Uploads wrap what went wrong.
-        cause = error.__cause__ if type(error) is RuntimeError else error
-        kind = HubError if status_of(cause) in REFUSALS else Unreachable
-        return (Offline if _is_offline(cause) else kind)(_refusal(what, cause, writing))
+        if type(error).__name__ == "OfflineModeIsEnabled":
+            return Offline(f"HF_HUB_OFFLINE is set, so {name} was not {done}. Unset it and connect.")
+        kind = HubError if status_of(error) in REFUSALS else Unreachable
+        return kind(_refusal(name, error, done))
     if isinstance(error, (bad_address(), TypeError, LookupError, AttributeError, AssertionError)):
         found = f"{type(error).__name__}: {first_line(error)}"
-        return HubError(f"The Hub answered something else than expected about {what} ({found}). Check HF_ENDPOINT.")
+        return HubError(f"The Hub's answer about {name} cannot be understood ({found}). Check HF_ENDPOINT.")
     return None
 
 
+def _refusal(name: str, error: Exception, done: str) -> str:
+    """Return why the Hub refused a request or did not answer, and what to do."""
+    status = status_of(error)
+    if status == 401:
+        return f"The Hub does not know this token, or wants one, so {name} was not {done}: {LOG_IN}."
+    if status == 403:
+        return f"This token gives no access to {name}, which was not {done}; use another token."
+    if status in (409, 412):
+        return f"Somebody else has committed to {name} meanwhile, so nothing was pushed. Look at it, then push again."
+    if status == 429:
+        seconds = asked_wait(error)
+        wait = "some minutes" if seconds is None else f"{seconds:.0f} s"
+        return f"The Hub asks for fewer requests, so {name} was not {done}. Try again in {wait}."
+    if status in REFUSALS:
+        return f"The Hub answered {status}, so {name} was not {done}. Check the name, and HF_ENDPOINT if it is set."
+    if type(error).__name__ == "LocalTokenNotFoundError":
+        return f"There is no token on this machine, so {name} was not {done}: {LOG_IN}."
+    reason = f"it answered {status}" if status else f"{type(error).__name__}: {first_line(error)}"
+    remedy = "Try again later." if status and status >= 500 else connection_remedy(error)
+    return f"The Hub cannot be reached ({reason}), so {name} was not {done}. {remedy}"
+
+
 def retried(call: Callable[[], T]) -> T:
-    """Call again when the Hub is busy, fails or breaks off, after the time that it asks for or a second."""
+    """Return the result of a read; repeat it when the Hub is busy, fails or breaks off.
+
+    The wait is as long as the Hub asks for, or a second.
+    """
     for left in reversed(range(TRIES)):
         try:
             return call()
@@ -107,21 +138,27 @@ def retried(call: Callable[[], T]) -> T:
 
 
 def network_error() -> type[Exception]:
-    """Return what the client raises for a broken connection: of httpx or httpx2, depending on its version."""
+    """Return the client's class of network errors, which is that of httpx or of httpx2."""
     from huggingface_hub.errors import HfHubHTTPError
 
     return HfHubHTTPError.__bases__[0]
 
 
+def bad_address() -> type[Exception]:
+    """Return the client's class of errors about malformed addresses."""
+    package = import_module(network_error().__module__.partition(".")[0])
+    return cast(type[Exception], package.InvalidURL)
+
+
 def status_of(error: BaseException | None) -> int | None:
-    """Return the HTTP status that an error stands for, if it is one."""
+    """Return the HTTP status of an error; None without a status."""
     return getattr(getattr(error, "response", None), "status_code", None)
 
 
 def wait_of(error: BaseException | None) -> float:
-    """Return the seconds to wait before the next try: what the Hub asks for, up to a minute, or one."""
-    asked = asked_wait(error)
-    return 1.0 if asked is None else min(asked, LONGEST_WAIT)
+    """Return the seconds to wait before the next try: those that the Hub asks for, up to a minute, or one."""
+    seconds = asked_wait(error)
+    return 1.0 if seconds is None else min(seconds, LONGEST_WAIT)
 
 
 def asked_wait(error: BaseException | None) -> float | None:
@@ -134,134 +171,81 @@ def asked_wait(error: BaseException | None) -> float | None:
             return float(seconds)
     try:
         until = parsedate_to_datetime(after)
-        # By the clock of the server, where it tells the time.
+        # By the clock of the server, where the answer has its time.
         now = parsedate_to_datetime(headers["Date"]) if headers.get("Date") else datetime.now(UTC)
         return max((until - now).total_seconds(), 0.0)
     except (TypeError, ValueError):
         return None
 
 
-def _is_offline(error: BaseException | None) -> bool:
-    return type(error).__name__ == "OfflineModeIsEnabled"
-
-
-def _refusal(what: str, error: BaseException | None, writing: bool) -> str:
-    """Say why the Hub did not do what it was asked for, and what to do."""
-    status = status_of(error)
-    done = "written" if writing else "read"
-    if status == 401:
-        return f"The Hub does not know this token, or wants one, so {what} was not {done}: {LOG_IN}."
-    if status == 403:
-        return f"This token may not {'write to' if writing else 'read'} {what}; use one that may."
-    if status in (409, 412):
-        return f"Somebody else has committed to {what} meanwhile, so nothing was pushed. Look at it, then push again."
-    if status == 429:
-        asked = asked_wait(error)
-        wait = "some minutes" if asked is None else f"{asked:.0f} s"
-        return f"The Hub asks for fewer requests, so {what} was not {done}. Try again in {wait}."
-    if status in REFUSALS:
-        return f"The Hub answered {status}, so {what} was not {done}. Check the name, and HF_ENDPOINT if it is set."
-    if _is_offline(error):
-        return f"HF_HUB_OFFLINE is set, so {what} was not {done}. Unset it and connect."
-    if type(error).__name__ == "LocalTokenNotFoundError":
-        return f"There is no token on this machine, so {what} was not {done}: {LOG_IN}."
-    if isinstance(error, OSError) and error.filename:
-        remedy = fault(error) or "Check that file."
-        return f"{error.filename} cannot be used ({error.strerror}), so {what} was not {done}. {remedy}"
-    reason = f"it answered {status}" if status else f"{type(error).__name__}: {first_line(error)}"
-    remedy = "Try again later." if status and status >= 500 else connection_remedy(error)
-    return f"The Hub cannot be reached ({reason}), so {what} was not {done}. {remedy}"
-
-
-def bad_address() -> type[Exception]:
-    """Return what the client raises for an address that is none."""
-    package = import_module(network_error().__module__.partition(".")[0])
-    return cast(type[Exception], package.InvalidURL)
-
-
-def wrong_setting(error: Exception) -> str:
-    """Say which setting keeps a client of the Hub from being made, after ``error`` did."""
-    wrong = _wrong_certificates() or _wrong_proxy()
-    settings = "Check HTTP_PROXY, HTTPS_PROXY, ALL_PROXY, NO_PROXY and SSL_CERT_FILE."
-    return wrong or f"The settings of the network cannot be used ({first_line(error)}). {settings}"
-
-
-def connection_remedy(error: BaseException | None) -> str:
-    """Say what to do when no connection to the Hub can be made."""
+def connection_remedy(error: BaseException) -> str:
+    """Return what to do when no connection to the Hub can be made."""
     text = str(error)
     if "CERTIFICATE_VERIFY_FAILED" in text:
         if "expired" in text or "not yet valid" in text:
             return f"Check the clock of this machine, which says {time.strftime('%Y-%m-%d %H:%M')}."
         other = next((name for name in OTHER_BUNDLES if os.environ.get(name)), None)
-        if other and not os.environ.get("SSL_CERT_FILE"):
-            return f"{other} is not read here; set SSL_CERT_FILE to {os.environ[other]} too."
-        return "The server's certificate is not trusted; set SSL_CERT_FILE to the certificates of your network (PEM)."
-    if re.search(r"WRONG_VERSION_NUMBER|record layer failure|UNKNOWN_PROTOCOL", text):
+        file = f"{os.environ[other]}; {other} is not read here" if other else "the certificates of your network (PEM)"
+        return f"The server's certificate is not trusted; set SSL_CERT_FILE to {file}."
+    if "WRONG_VERSION_NUMBER" in text:
         return "The server does not speak https; check whether HF_ENDPOINT is to begin with http://."
-    proxies = [name for name in map(_variable, ("http", "https", "all")) if name]
-    if proxies:
-        return f"Check the connection, HF_ENDPOINT and the proxy: {', '.join(proxies)}."
-    return "Check the connection and HF_ENDPOINT."
+    proxies = _set_variables(*PROXIES)
+    return f"Check the connection and HF_ENDPOINT{f', and the proxy: {proxies}' if proxies else ''}."
 
 
-def wrong_token(authorization: str, source: str) -> str | None:
-    """Say that a token can be in no header; ``source`` is where the token comes from."""
-    if re.fullmatch(r"(Bearer [!-~]+)?", authorization):
+def setting_error(error: Exception) -> str:
+    """Return which setting of the network keeps a client of the Hub from being made."""
+    fault = _certificate_fault() or _proxy_fault()
+    settings = "Check HTTP_PROXY, HTTPS_PROXY, ALL_PROXY, NO_PROXY and SSL_CERT_FILE."
+    return fault or f"The network settings cannot be used ({first_line(error)}). {settings}"
+
+
+def _certificate_fault() -> str | None:
+    """Describe the fault of the file of certificates, if there is one."""
+    if not (path := os.environ.get("SSL_CERT_FILE")):
         return None
-    return f"{source} is no token: it holds a blank, a line break or a sign beyond ASCII. Copy the token again."
-
-
-def wrong_endpoint(endpoint: str, source: str) -> str | None:
-    """Say that an address of a Hub is none; ``source`` is where the address comes from."""
     try:
-        valid = ADDRESS.fullmatch(endpoint) and urlsplit(endpoint).port != 0
-    except ValueError:
-        valid = None
-    return None if valid else f"{source} is {endpoint!r}; expected an address such as https://HOST or http://HOST:PORT."
+        fault = None if Path(path).is_file() else "is no file" if Path(path).exists() else "does not exist"
+        if fault is None:
+            ssl.create_default_context(cafile=path)
+    except OSError as error:  # ssl.SSLError is a subclass
+        fault = "cannot be read" if isinstance(error, PermissionError) else "holds no certificates (PEM)"
+    return fault and f"SSL_CERT_FILE names {path}, which {fault}. Name another file, or unset SSL_CERT_FILE."
 
 
-def first_line(error: BaseException | None) -> str:
+def _proxy_fault() -> str | None:
+    """Describe the fault of a proxy, if there is one; its address is not repeated, as it may hold a password."""
+    # Annotation without the Hub does not need this import.
+    from urllib.request import getproxies
+
+    for kind, address in getproxies().items():
+        if kind not in ("http", "https", "all") or not address:
+            continue
+        name = _set_variables(f"{kind}_PROXY".upper()) or f"the system's {kind} proxy"
+        try:
+            parts = urlsplit(address if "://" in address else f"http://{address}")
+            valid = parts.scheme in SCHEMES and parts.hostname and parts.port != 0
+        except ValueError:
+            valid = False
+        if not valid:
+            return f"{name} is no proxy address; expected {', '.join(SCHEMES)}, then ://HOST:PORT. Or unset {name}."
+        if parts.scheme.startswith("socks") and find_spec("socksio") is None:
+            return f"{name} names a SOCKS proxy. Run: {install_command('socksio')}, or unset {name}."
+    return None
+
+
+def check_setting(pattern: re.Pattern[str], value: str, refusal: str) -> None:
+    """Refuse a token that no header can hold, or a malformed address."""
+    if not pattern.fullmatch(value):
+        raise Unreachable(refusal)
+
+
+def first_line(error: BaseException) -> str:
     """Return the first line of an error's text, at most 200 characters."""
     return printable((str(error).splitlines() or [""])[0])[:200]
 
 
-def _wrong_certificates() -> str | None:
-    """Say what is wrong with the file of certificates."""
-    if not (path := os.environ.get("SSL_CERT_FILE")):
-        return None
-    try:
-        found = "is not there" if not Path(path).exists() else "is no file" if not Path(path).is_file() else None
-        if found is None:
-            ssl.create_default_context(cafile=path)
-    except OSError as error:  # ssl.SSLError is one
-        found = "cannot be read" if isinstance(error, PermissionError) else "holds no certificates (PEM)"
-    return found and f"SSL_CERT_FILE names {path}, which {found}. Name another file, or unset SSL_CERT_FILE."
-
-
-def _wrong_proxy() -> str | None:
-    """Say what is wrong with a proxy; its address is not repeated, as it may hold a password."""
-    # Imported here: labelling without the Hub does not need it.
-    from urllib.request import getproxies
-
-    for kind in ("http", "https", "all"):
-        if not (address := getproxies().get(kind)):
-            continue
-        name = _variable(kind) or f"the system's {kind} proxy"
-        try:
-            parts = urlsplit(address if "://" in address else f"http://{address}")
-            valid = parts.scheme in PROXIES and parts.hostname and parts.port != 0
-        except ValueError:
-            valid = False
-        if not valid:
-            return (
-                f"{name} is no address of a proxy; expected {', '.join(PROXIES)}, then ://HOST:PORT. Or unset {name}."
-            )
-        if parts.scheme.startswith("socks") and find_spec("socksio") is None:
-            remedy = f"Run: {install_command('socksio')}, or unset {name}"
-            return f"{name} names a SOCKS proxy, which needs the package socksio. {remedy}."
-    return None
-
-
-def _variable(kind: str) -> str | None:
-    """Return the variable that names the proxy of a kind."""
-    return next((name for name in (f"{kind}_proxy", f"{kind}_PROXY".upper()) if os.environ.get(name)), None)
+def _set_variables(*names: str) -> str:
+    """Return which of these environment variables are set, in either case, as text."""
+    cases = (case for name in names for case in (name.lower(), name))
+    return ", ".join(case for case in cases if os.environ.get(case))

@@ -1,4 +1,4 @@
-"""JSON that is read by a schema."""
+"""Strict JSON: the same values for every reader, of known types."""
 
 from __future__ import annotations
 
@@ -12,45 +12,24 @@ from spikgpt.errors import DamagedReference, SpikGPTError, printable
 
 T = TypeVar("T")
 
-# Lists and objects within each other; references have 6.
-DEEPEST, NESTING = 32, frozenset((dict, list))
-# What may be a number that is larger than any that a reference has, with 0 for every digit: most files hold none.
+# Lists and objects within each other at most; references have 6.
+DEEPEST = 32
+# Numbers must fit into 64 bits. Files without these digits (0 stands for any digit) hold no larger number.
 LARGE, DIGITS = (b"0" * 19, b"e000", b"e+000", b"E000", b"E+000"), bytes.maketrans(b"123456789", b"000000000")
 LARGEST = 2**63
 
 
 def parsed(content: bytes, name: str) -> Any:
-    """Parse JSON that no two readers could understand differently: no key twice, no NaN, no endless nesting.
-
-    Numbers have the size of numbers: none is infinite or takes more than 64 bits.
-    """
-
-    def once(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
-        values = dict(pairs)
-        if len(values) < len(pairs):
-            msg = f"one of {', '.join(sorted(values))} stands there twice"
-            raise ValueError(msg)
-        return values
-
-    def refuse(constant: str) -> None:
-        msg = f"{constant} is no number"
-        raise ValueError(msg)
-
-    def number(text: str) -> float:
-        value = float(text)
-        if not abs(value) < LARGEST:
-            refuse(text[:20])
-        return int(text) if text.lstrip("-").isdecimal() else value
-
-    zeros = content.translate(DIGITS)
+    """Return the values of JSON; refuse repeated keys, NaN, infinite and very large numbers, and deep nesting."""
     hooks: dict[str, Any] = {}
-    if any(large in zeros for large in LARGE):
-        hooks = {"parse_int": number, "parse_float": number}
+    # Parsing each number in Python is slow, so only files that may hold a large number pay for it.
+    if any(large in content.translate(DIGITS) for large in LARGE):
+        hooks = {"parse_int": _number, "parse_float": _number}
     try:
-        values = json.loads(content.decode(), object_pairs_hook=once, parse_constant=refuse, **hooks)
-        # Most files have too few lists and objects to be as deep.
-        if content.count(b"[") + content.count(b"{") > DEEPEST and _deeper(values, DEEPEST):
-            msg = f"it has lists and objects within each other, more than {DEEPEST}"
+        values = json.loads(content.decode(), object_pairs_hook=_object, parse_constant=_refuse_constant, **hooks)
+        # Most files have too few lists and objects to be that deep.
+        if content.count(b"[") + content.count(b"{") > DEEPEST and _is_deeper(values, DEEPEST):
+            msg = f"it has more than {DEEPEST} lists and objects within each other"
             raise ValueError(msg)
         return values
     except (ValueError, RecursionError) as error:
@@ -58,42 +37,59 @@ def parsed(content: bytes, name: str) -> Any:
         raise DamagedReference(msg) from None
 
 
-def _deeper(values: Any, depth: int) -> bool:
-    """Return whether lists and objects lie within each other more than so many times."""
-    level = [values] if type(values) in NESTING else []
-    while level and depth:
-        parts = (part.values() if isinstance(part, dict) else part for part in level)
-        # By type, which is quicker: most values are the names of genes.
-        level, depth = [value for part in parts for value in part if type(value) in NESTING], depth - 1
-    return bool(level)
+def _object(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    values = dict(pairs)
+    if len(values) < len(pairs):
+        msg = f"one of {', '.join(sorted(values))} occurs twice"
+        raise ValueError(msg)
+    return values
+
+
+def _refuse_constant(constant: str) -> None:
+    msg = f"{constant} is no number"
+    raise ValueError(msg)
+
+
+def _number(text: str) -> float:
+    if not abs(float(text)) < LARGEST:
+        _refuse_constant(text[:20])
+    return int(text) if text.lstrip("-").isdecimal() else float(text)
+
+
+def _is_deeper(values: Any, depth: int) -> bool:
+    """Return whether lists and objects lie within each other more than ``depth`` times."""
+    if not isinstance(values, dict | list):
+        return False
+    parts = values.values() if isinstance(values, dict) else values
+    return depth == 0 or any(_is_deeper(part, depth - 1) for part in parts if type(part) in (dict, list))
 
 
 def decoded(content: bytes, name: str, kind: type[T]) -> T:
-    """Parse JSON of a known form, such as a msgspec Struct or ``dict[str, int]``; see :func:`parsed`."""
+    """Return JSON as an object of a type, such as a msgspec Struct or ``dict[str, int]``; see :func:`parsed`."""
     return converted(parsed(content, name), name, kind)
 
 
 def converted(values: Any, name: str, kind: type[T]) -> T:
-    """Return plain JSON values as an object of a known form; values of another form are refused."""
+    """Return plain JSON values as an object of a type; refuse values of other types."""
     try:
         return msgspec.convert(values, kind)
     except (msgspec.ValidationError, SpikGPTError) as error:
-        what, _, place = printable(str(error)).partition(" - at `$")
-        what = what.rstrip(".") + _found(values, place.rstrip("`"))
-        msg = f"{name} is not what it should be: {what}. Get the reference again."
+        reason, _, path = printable(str(error)).partition(" - at `$")
+        location = _value_at(values, path.rstrip("`"))
+        msg = f"{name} is not valid: {reason.rstrip('.')}{location}. Get the reference again."
         raise DamagedReference(msg) from None
 
 
-def _found(values: Any, place: str) -> str:
-    """Say what stands at a place as msgspec names it, such as ``.held_out.accuracy`` or ``[0].name``."""
-    if not place or "[...]" in place:  # some value of an object; which one, msgspec does not say
-        return f", in {place[1:]}" if place else ""
-    for key in re.findall(r"[^.\[\]]+", place):
+def _value_at(values: Any, path: str) -> str:
+    """Return the path and the value at it as text; msgspec writes paths as ``.held_out.accuracy`` or ``[0].name``."""
+    if not path or "[...]" in path:  # a value of an object, without its key
+        return f", in {path[1:]}" if path else ""
+    for key in re.findall(r"[^.\[\]]+", path):
         values = values[key if isinstance(values, dict) else int(key)]
-    return f", in {place.lstrip('.')}" + ("" if isinstance(values, dict | list) else f": found {values!r}")
+    return f", in {path.lstrip('.')}" + ("" if isinstance(values, dict | list) else f": found {values!r}")
 
 
 def dumped(value: object) -> bytes:
-    """Return JSON that is the same bytes for the same value, a Struct included."""
+    """Return a value, which may be a Struct, as JSON: the same bytes for the same value."""
     plain = msgspec.to_builtins(value)
     return (json.dumps(plain, indent=1, ensure_ascii=False, allow_nan=False) + "\n").encode()

@@ -22,7 +22,7 @@ LONGEST = 60
 
 
 def reliability_picture(bins: list[dict[str, Any]]) -> bytes:
-    """Draw how often labels are right by confidence, from the ``confidence``, ``accuracy`` and ``cells`` of bins."""
+    """Return a reliability diagram of bins with ``confidence``, ``accuracy`` and ``cells``, as PNG."""
     figure, axes = _figure(4.0)
     axes.plot([0, 1], [0, 1], color="grey", linewidth=1)
     largest = max(row["cells"] for row in bins)
@@ -30,28 +30,29 @@ def reliability_picture(bins: list[dict[str, Any]]) -> bytes:
         size = 20 + 180 * (row["cells"] / largest) ** 0.5
         axes.scatter([row["confidence"]], [row["accuracy"]], s=size, color="tab:blue", alpha=0.7)
         axes.annotate(str(row["cells"]), (row["confidence"], row["accuracy"]), fontsize=7, ha="center", va="center")
+    # The words of the axes are those of the shipped picture, which is made again byte for byte.
     axes.set(xlim=(0, 1.05), ylim=(0, 1.05), xlabel="confidence", ylabel="share of labels that are right")
     return png(figure)
 
 
 def confusion_picture(confusion: dict[str, Any]) -> bytes:
-    """Draw a confusion matrix, each row as shares of its cells: a true label, with a column for each prediction."""
+    """Return a confusion matrix as PNG, true labels in rows, each row as shares of its cells."""
     labels, counts = confusion["labels"], np.asarray(confusion["counts"])
     shares = counts / np.maximum(counts.sum(axis=1, keepdims=True), 1)  # (L, L)
     longest = max(len(plain(label)) for label in labels)
     size = 2.5 + 0.32 * len(labels) + 0.08 * max(0, longest - 30)
     figure, axes = _figure(min(size, LARGEST))
     axes.imshow(shares, cmap="Blues", vmin=0, vmax=1)
-    # Inches to a label, less the margin; an inch has 72 points.
-    room = 0.8 * LARGEST / len(labels)
-    step = max(1, math.ceil(SMALLEST_LABEL / room))
-    font: dict[str, Any] = {} if size <= LARGEST else {"fontsize": min(10.0, 72 * 0.8 * room * step)}
+    # Inches of a label, less the margin; an inch has 72 points.
+    inches = 0.8 * LARGEST / len(labels)
+    step = max(1, math.ceil(SMALLEST_LABEL / inches))
+    font: dict[str, Any] = {} if size <= LARGEST else {"fontsize": min(10.0, 72 * 0.8 * inches * step)}
     shown = range(0, len(labels), step)
-    names = [plain(labels[place]) for place in shown]
+    names = [plain(labels[index]) for index in shown]
     axes.set_xticks(shown, names, rotation=90, **font)
     axes.set_yticks(shown, names, **font)
     axes.set(xlabel="predicted", ylabel="true")
-    # A larger matrix has no room for numbers.
+    # The cells of a larger matrix are too small for numbers.
     for row, column in np.argwhere(counts) if size <= LARGEST else ():
         colour = "white" if shares[row, column] > 0.5 else "black"
         axes.text(column, row, str(counts[row, column]), ha="center", va="center", fontsize=7, color=colour)
@@ -59,7 +60,7 @@ def confusion_picture(confusion: dict[str, Any]) -> bytes:
 
 
 def plain(label: str) -> str:
-    """Return a label as matplotlib writes it as it is: on one line, of at most 60 characters, without formulas."""
+    """Return a label that matplotlib can draw: on one line, of at most 60 characters, without formulas."""
     text = printable(label)
     text = text if len(text) <= LONGEST else f"{text[: LONGEST - 3]}..."
     return text.replace("$", r"\$")
@@ -69,7 +70,7 @@ def png(figure: Figure) -> bytes:
     """Return a figure as PNG, the same bytes for the same figure."""
     picture = io.BytesIO()
     with warnings.catch_warnings():
-        # Signs of other scripts, which the font lacks, are drawn as boxes.
+        # Characters that the font lacks are drawn as boxes.
         warnings.filterwarnings("ignore", "Glyph .* missing from")
         figure.savefig(picture, format="png", dpi=100, metadata={"Software": None})
     return picture.getvalue()
@@ -78,7 +79,7 @@ def png(figure: Figure) -> bytes:
 def _figure(size: float) -> tuple[Figure, Axes]:
     """Return a square figure, its sides in inches, and its axes."""
     with needs("matplotlib"):
-        # Here, as it takes half a second, and annotation does without.
+        # Imported here, as it takes half a second and annotation does not need it.
         from matplotlib.figure import Figure
     figure = Figure(figsize=(size, size), layout="constrained")
     return figure, figure.add_subplot()

@@ -1,4 +1,4 @@
-"""The references that can be named: shipped with this package, in the cache, in a folder, and on the Hub."""
+"""References by name: shipped with this package, in a folder, in the cache, and on the Hub."""
 
 from __future__ import annotations
 
@@ -11,20 +11,19 @@ from dataclasses import dataclass, field
 from importlib.resources import files
 from pathlib import Path
 
-from spikgpt.errors import ConfigError, DamagedReference, HubError, ReferenceNotFound, SpikGPTWarning
+from spikgpt.errors import ConfigError, DamagedReference, FormatError, HubError, ReferenceNotFound, SpikGPTWarning
+from spikgpt.reference.format import FILES, LAYOUT, MANIFEST, stored_files
 from spikgpt.reference.hub import Hub, parse
-from spikgpt.reference.layout import FILES, LARGEST, LAYOUT, MANIFEST, altered_files
-from spikgpt.reference.transfer.cache import read
 
 SHORT_NAME = re.compile(r"(?P<name>[\w.-]+)(@(?P<revision>[\w./-]+))?")
-# Bytes of each file at most, and how often what is damaged is fetched again.
-LIMITS, TRIES = {name: LARGEST[name] for name in LAYOUT}, 9
+# Downloads of damaged files at most, as others may damage the cache meanwhile; and looks at a cache that seems intact.
+TRIES, LOOKS = 9, 3
 # Files that hold code when they are loaded as weights. They are never opened.
 PICKLES = (".bin", ".pt", ".pth", ".ckpt", ".pkl", ".pickle", ".joblib", ".npy", ".npz")
 
 
 def namespace() -> str:
-    """Return the namespace on the Hub that short names mean: ``SPIKGPT_NAMESPACE``, or ``spikgpt``."""
+    """Return the namespace of short names on the Hub: ``SPIKGPT_NAMESPACE``, or ``spikgpt``."""
     return os.environ.get("SPIKGPT_NAMESPACE") or "spikgpt"
 
 
@@ -35,10 +34,10 @@ def shipped_references() -> dict[str, Path]:
 
 
 @dataclass(frozen=True)
-class Found:
-    """Where a reference is; ``origin`` is the repository and commit, for one that was pulled.
+class Resolved:
+    """The folder of a reference; ``origin`` is the repository and commit of one from the Hub.
 
-    ``files`` are those of one that was pulled, as they were checked: the cache may be written by others meanwhile.
+    ``files`` are the checked files of a reference from the Hub, as other processes may write to the cache meanwhile.
     """
 
     folder: Path
@@ -47,32 +46,31 @@ class Found:
 
     @property
     def source(self) -> Path | Mapping[str, bytes]:
-        """What to read it from."""
+        """The files to read, or the folder of them."""
         return self.folder if self.files is None else self.files
 
 
-def find(name: str | Path, revision: str | None = None, *, hub: Hub | None = None) -> Found:
-    """Return where a reference is, after pulling it if it is on the Hub; every file of it was checked.
+def resolve(name: str | Path, revision: str | None = None, *, hub: Hub | None = None) -> Resolved:
+    """Return the reference of a name, after downloading it if it is on the Hub.
 
     A bare name means a shipped reference first, then a folder, then a repository of the namespace. A path object and
-    ``./name`` mean the folder in any case. Where a name means two of these, a SpikGPTWarning says which one is used.
+    ``./name`` always mean the folder. An ambiguous name gives a SpikGPTWarning that says which reference is used.
 
     Raises
     ------
     ReferenceNotFound
-        When there is none of that name.
+        When there is no reference of that name.
     DamagedReference
-        When a file of it differs from its manifest or from what the Hub listed, even after it was fetched again.
+        When a file differs from the manifest or from the hash that the Hub lists, even after a second download.
     HubError
         When the Hub refuses or cannot be reached, and the reference is not cached.
     """
-    hub = hub or Hub()
-    shipped = shipped_references()
+    hub, shipped = hub or Hub(), shipped_references()
     if revision is None and str(name) in shipped and not (isinstance(name, Path) and name.is_dir()):
         if (Path(name) / MANIFEST).is_file():
             used = f"{str(name)!r} is the shipped reference; the folder ./{name} is not used: write ./{name}"
             warnings.warn(f"{used} for the folder.", SpikGPTWarning, stacklevel=5)
-        return Found(shipped[str(name)])
+        return Resolved(shipped[str(name)])
     repo, stated = _repository(str(name))
     if Path(name).is_dir():
         if revision is not None:
@@ -81,7 +79,7 @@ def find(name: str | Path, revision: str | None = None, *, hub: Hub | None = Non
         if repo and isinstance(name, str) and hub.has_cached(repo):
             used = f"{str(name)!r} is the folder ./{name}; the repository {repo} is not used: write {repo}@main"
             warnings.warn(f"{used} for the repository.", SpikGPTWarning, stacklevel=5)
-        return Found(Path(name))
+        return Resolved(Path(name))
     if Path(name).is_file():
         msg = f"{name} is a file; expected a reference: a name such as 'pancreas', a folder, or ORG/REPO[@REVISION]."
         raise ReferenceNotFound(msg)
@@ -92,7 +90,7 @@ def find(name: str | Path, revision: str | None = None, *, hub: Hub | None = Non
         msg = f"{name} names the revision {stated}, and revision={revision!r} was given too; give one of them."
         raise ConfigError(msg)
     try:
-        return _pulled(repo, revision or stated, hub)
+        return _downloaded(repo, revision or stated, hub)
     except (ReferenceNotFound, HubError) as error:
         if "/" in str(name):
             raise
@@ -106,47 +104,39 @@ def find(name: str | Path, revision: str | None = None, *, hub: Hub | None = Non
 
 
 def _repository(name: str) -> tuple[str | None, str | None]:
-    """Return the repository and the revision that a name means; None for what is no such name."""
-    if asked := parse(name):
-        return asked
+    """Return the repository and the revision of a name; None for anything that names no repository."""
+    if parts := parse(name):
+        return parts
     match = SHORT_NAME.fullmatch(name)
     return (f"{namespace()}/{match['name']}", match["revision"]) if match else (None, None)
 
 
-def _pulled(repo: str, revision: str | None, hub: Hub) -> Found:
-    """Pull a reference, and fetch again what is cached damaged; what was right once is not read again."""
+def _downloaded(repo: str, revision: str | None, hub: Hub) -> Resolved:
+    """Return a reference from the Hub, after downloading damaged files of the cache again."""
     folder = hub.snapshot(repo, revision, LAYOUT, required=(*FILES, MANIFEST))
-    files, damaged = read(folder, LIMITS)
-    if not damaged and not {MANIFEST, "config.json"} <= files.keys():
-        _refuse_other_models(repo, folder.name, hub)
-    unlike_manifest = False
+    if not all(os.path.lexists(folder / name) for name in (MANIFEST, "config.json")):
+        _refuse_other_model(repo, folder.name, hub)
+    intact = 0
     for _ in range(TRIES):
-        if not damaged:
-            # What is wrong with a manifest that came as the Hub lists it is its owner's doing, and is said.
-            damaged = sorted(altered_files(files))
-            if not damaged:
-                return Found(folder, f"{repo}@{folder.name}", files)
-            if unlike_manifest:
-                msg = (
-                    f"{repo} at {folder.name} does not hold what it lists, fetched twice: {', '.join(damaged)}. "
-                    "Nothing of it was used; tell its owner."
-                )
-                raise DamagedReference(msg)
-            unlike_manifest = True
-        if hub.local_files_only:
-            msg = f"The cached copy of {repo} is damaged ({', '.join(damaged)}); pull it again while online."
-            raise DamagedReference(msg)
-        hub.snapshot(repo, folder.name, LAYOUT, required=LAYOUT, again=damaged)
-        again, damaged = read(folder, {name: LIMITS[name] for name in damaged})
-        files |= again
-    msg = (
-        f"{', '.join(damaged)} of {repo} arrives whole and is damaged in {folder} at once. Check the disk of the cache."
-    )
+        try:
+            return Resolved(folder, f"{repo}@{folder.name}", stored_files(folder))
+        except FormatError:
+            raise
+        except DamagedReference as error:
+            if hub.local_files_only:
+                msg = f"The cached copy of {repo} is damaged; pull it again while online. {error}"
+                raise DamagedReference(msg) from None
+            # A wrong file with the hash that the Hub lists is the owner's mistake. Another process may repair the cache
+            # between the two looks at it, so look again before the owner is blamed.
+            intact = 0 if hub.repair(repo, folder.name, LAYOUT) else intact + 1
+            if intact == LOOKS:
+                raise
+    msg = f"{repo} is damaged in {folder} after each download. Check the disk of the cache."
     raise DamagedReference(msg)
 
 
-def _refuse_other_models(repo: str, commit: str, hub: Hub) -> None:
-    """Say what a repository holds that is no reference."""
+def _refuse_other_model(repo: str, commit: str, hub: Hub) -> None:
+    """Refuse a repository that holds no reference, and name its pickles."""
     names = [] if hub.local_files_only else hub.names(repo, commit)
     pickles = [name for name in names if name.endswith(PICKLES)]
     holds = f"It holds {', '.join(pickles)}, and pickled weights are never opened. " if pickles else ""

@@ -1,8 +1,7 @@
-"""The JSON files of a reference as types: what is read is checked against them.
+"""The types of the JSON files of a reference.
 
-``labels.json`` and ``thresholds.json`` have theirs in :mod:`spikgpt.scoring`, settings of an embedder in
-:mod:`spikgpt.embedding`. Figures and provenance may hold more than is known here, and it is kept, as versions differ in
-them; the other files hold what is listed here and nothing else.
+The types of ``labels.json`` and ``thresholds.json`` are in :mod:`spikgpt.scoring`. Metrics and provenance may have
+other fields too, which are kept, as versions differ in them; the other files have these fields alone.
 """
 
 from __future__ import annotations
@@ -18,15 +17,15 @@ Count = Annotated[int, Meta(ge=0, le=10**15)]
 Share = Annotated[float, Meta(ge=0, le=1)]
 
 
-def require(holds: bool, otherwise: str) -> None:
-    """Refuse a reference of which something does not hold, with what was found, and what should be."""
+def require(holds: bool, problem: str) -> None:
+    """Refuse a reference when a condition does not hold; ``problem`` says what was found and expected."""
     if not holds:
-        msg = f"{otherwise} Get the reference again, or another one."
+        msg = f"{problem} Get the reference again, or another one."
         raise DamagedReference(msg)
 
 
 class Lines(msgspec.Struct, frozen=True):
-    """Base of what cards and terminals show: texts without line breaks and control characters."""
+    """Base of records that cards and terminals show; their texts have no line breaks and no control characters."""
 
     def __post_init__(self) -> None:
         for name in self.__struct_fields__:
@@ -38,7 +37,7 @@ class Lines(msgspec.Struct, frozen=True):
 
 
 class Entry(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
-    """What the manifest lists of a file."""
+    """The size and the hash of a file."""
 
     size: Count
     sha256: str
@@ -51,20 +50,20 @@ class Manifest(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 
 
 class Header(Lines, frozen=True):
-    """What ``config.json`` of any format says, those of the future included."""
+    """The fields of ``config.json`` in every format, later formats included."""
 
     format_version: Annotated[int, Meta(ge=1)]
     library: dict[str, str]
 
 
-class Recipe(Lines, frozen=True):
-    """How the reference was trained."""
+class RecipeRecord(Lines, frozen=True):
+    """The recipe that the reference was trained by."""
 
     name: str
 
 
 class Paper(Lines, frozen=True, forbid_unknown_fields=True):
-    """What the paper reports for the same cells."""
+    """The figures of the paper for the same cells."""
 
     reference: str
     query: str
@@ -72,7 +71,7 @@ class Paper(Lines, frozen=True, forbid_unknown_fields=True):
 
 
 class Study(Lines, frozen=True, forbid_unknown_fields=True):
-    """A study that a reference was built from, and how many of its cells were used."""
+    """A study that a reference was built from, and the number of its cells that were used."""
 
     study: str
     accession: str
@@ -83,12 +82,9 @@ class Study(Lines, frozen=True, forbid_unknown_fields=True):
 
 
 class Provenance(Lines, frozen=True):
-    """Where a reference comes from, as its card shows it.
+    """The origin of a reference, as its card shows it; ``incomplete`` names the data of its recipe that it lacks."""
 
-    ``incomplete`` says what it lacks of the data that its recipe asks for.
-    """
-
-    recipe: Recipe
+    recipe: RecipeRecord
     seed: int
     source: str = ""
     licence: str = ""
@@ -112,31 +108,31 @@ class Config(Header, frozen=True, forbid_unknown_fields=True):
     provenance: Provenance
 
 
-class Projection(msgspec.Struct, frozen=True):
-    """Numbers of the pca embedder in ``config.json``."""
+class PCARecord(msgspec.Struct, frozen=True):
+    """The numbers of the pca embedder in ``config.json``."""
 
     clip: Annotated[float, Meta(ge=0.1, le=1000)]
     target_sum: Annotated[float, Meta(ge=1, le=1e9)]
 
 
-class Names(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
-    """Names of some genes."""
+class GeneNamesRecord(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """The names of some genes."""
 
     symbols: tuple[str, ...]
     ensembl_ids: tuple[str | None, ...]
 
 
 class Genes(msgspec.Struct, frozen=True, forbid_unknown_fields=True, omit_defaults=True):
-    """``genes.json``: the genes that the network reads, and ``more`` that are known, if any are."""
+    """``genes.json``: the genes that the network reads; ``more`` are genes that help to impute them."""
 
     sha256: str
     symbols: tuple[str, ...]
     ensembl_ids: tuple[str | None, ...]
-    more: Names | UnsetType = UNSET
+    more: GeneNamesRecord | UnsetType = UNSET
 
 
 class LabelScore(Lines, frozen=True):
-    """How one label fared; ``cells`` counts those that truly have it."""
+    """The scores of one label; ``cells`` counts the cells that have the label."""
 
     label: str
     precision: Share
@@ -146,7 +142,7 @@ class LabelScore(Lines, frozen=True):
 
 
 class Confusion(Lines, frozen=True):
-    """Counts of cells, with a row for each label as truth and a column as prediction."""
+    """A confusion matrix of cell counts: true labels in rows, predicted labels in columns."""
 
     labels: tuple[str, ...]
     counts: tuple[tuple[Count, ...], ...]
@@ -154,12 +150,12 @@ class Confusion(Lines, frozen=True):
     def __post_init__(self) -> None:
         super().__post_init__()
         if [len(row) for row in self.counts] != [len(self.labels)] * len(self.labels):
-            msg = f"counts are no square of {len(self.labels)} labels"
+            msg = f"counts are no square matrix of {len(self.labels)} labels"
             raise ValueError(msg)
 
 
 class Agreement(msgspec.Struct, frozen=True, kw_only=True):
-    """How well predicted labels agree with the truth; macro averages give each label of the truth the same weight."""
+    """Agreement of predicted and true labels; macro averages give each true label the same weight."""
 
     cells: Count
     accuracy: Share
@@ -175,7 +171,7 @@ class Agreement(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class Bin(msgspec.Struct, frozen=True):
-    """Held-out cells of like confidence."""
+    """Held-out cells of similar confidence."""
 
     confidence: Share
     accuracy: Share
@@ -183,17 +179,17 @@ class Bin(msgspec.Struct, frozen=True):
 
 
 class Reliability(msgspec.Struct, frozen=True):
-    """How often labels of a confidence are right."""
+    """The accuracy of labels by confidence."""
 
     expected_calibration_error: Share
     bins: tuple[Bin, ...]
 
 
-class Asked(Lines, frozen=True, kw_only=True, omit_defaults=True):
-    """How the labels of another study were told.
+class StudyRecord(Lines, frozen=True, kw_only=True, omit_defaults=True):
+    """The scores on another study.
 
-    ``cells`` counts those whose label the reference has, and ``unseen_labels`` the others. Shares of known cells that
-    are Unknown by default, and by the paper's rule.
+    ``cells`` counts the cells whose label the reference has (known cells), ``unseen_labels`` the others by label.
+    ``share_right`` is the open-set accuracy. ``known_unknown`` is the share of known cells that become Unknown.
     """
 
     study: str
@@ -206,8 +202,8 @@ class Asked(Lines, frozen=True, kw_only=True, omit_defaults=True):
     unseen_labels: dict[str, Count] = {}
 
 
-class LeftOut(Lines, frozen=True, kw_only=True):
-    """What became of the cells of a label that was left out of a reference, in a study that has it."""
+class LeftOutRecord(Lines, frozen=True, kw_only=True):
+    """The labels of cells in a study whose true label was left out of the reference."""
 
     label: str
     study: str
@@ -230,13 +226,13 @@ class Metrics(Lines, frozen=True):
     held_out: Agreement
     paper_threshold_rejects: Share
     reliability: Reliability | UnsetType = UNSET
-    studies: tuple[Asked, ...] = ()
-    left_out: tuple[LeftOut, ...] = ()
+    studies: tuple[StudyRecord, ...] = ()
+    left_out: tuple[LeftOutRecord, ...] = ()
     synthetic: bool = False
 
 
-class Parity(msgspec.Struct, frozen=True):
-    """``onnx/parity.json``: sha256 of the files that the graphs were made from, and what is said of each graph."""
+class ParityRecord(msgspec.Struct, frozen=True):
+    """``onnx/parity.json``: the sha256 of the files that the graphs were made from, and a report of each graph."""
 
     made_from: dict[str, str]
     graphs: dict[str, dict[str, Any]]

@@ -7,14 +7,14 @@ from pathlib import Path
 
 import pytest
 
+from spikgpt.reference.format import LAYOUT
 from spikgpt.reference.hub import Hub
-from spikgpt.reference.layout import LAYOUT
 from spikgpt.sharing import push
-from spikgpt.testing.hub import LoopbackHub
 from tests.cli.conftest import Run, assert_refused
 from tests.damage import listed
 from tests.fuzz.answers import REPO, sound
-from tests.reference.test_pins import DIGEST, OTHER
+from tests.hub_server import LoopbackHub
+from tests.reference.test_lockfile import DIGEST, OTHER
 
 
 def test_list_shows_what_is_shipped_cached_and_on_the_hub(
@@ -50,7 +50,7 @@ def test_push_pull_and_verify(
     where = ("--endpoint", hub.endpoint)
     ran = run("push", small_folder, "shared/islets", "--dry-run", *where)
     assert ran.code == 0
-    assert "Nothing was sent: this is what would go to shared/islets." in ran.err
+    assert "Nothing was sent to shared/islets" in ran.err
     assert ran.out.count("│ new ") == 10
     assert hub.repositories == {}
     ran = run("push", small_folder, "shared/islets", "--tag", "v1", "--message", "Six types", *where)
@@ -139,7 +139,7 @@ def test_an_interrupted_pull_leaves_nothing(
     monkeypatch.setattr(Hub, "snapshot", interrupt)
     ran = run("pull", "shared/islets", "--out", tmp_path / "pulled", "--endpoint", hub.endpoint)
     assert ran.code == 130
-    assert ran.err == "Interrupted. Nothing was written; what is downloaded already stays in the cache.\n"
+    assert ran.err == "Interrupted. Nothing was written; finished downloads stay in the cache.\n"
     assert list(tmp_path.iterdir()) == []
 
 
@@ -159,4 +159,4 @@ def test_list_tells_of_a_reference_without_metrics(run: Run, hub: LoopbackHub, t
     Hub(hub.endpoint, cache_dir=tmp_path).snapshot(REPO, None, LAYOUT, required=())
     ran = run("list", "--offline", "--cache-dir", tmp_path)
     assert ran.code == 0
-    assert "metrics.json is not what it should be" in ran.err
+    assert "metrics.json is not valid" in ran.err

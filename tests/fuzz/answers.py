@@ -13,7 +13,7 @@ from typing import Any
 
 import numpy as np
 
-from spikgpt.testing.answers import Answer
+from tests.hub_server.answers import Answer
 
 SOURCE = Path(__file__).resolve().parents[1] / "data" / "format_1" / "counts"
 REPO = "islets/small"

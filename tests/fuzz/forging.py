@@ -15,7 +15,7 @@ from onnx import TensorProto, helper, numpy_helper
 from safetensors.numpy import load as load_tensors
 from safetensors.numpy import save as save_tensors
 
-from spikgpt.reference.layout import MANIFEST, PARITY
+from spikgpt.reference.format import MANIFEST, PARITY
 from tests.spikgpt_onnx.forged import backdoor, metadata
 
 Random = np.random.Generator

@@ -22,11 +22,11 @@ import numpy as np
 import pandas as pd
 
 from spikgpt.errors import SpikGPTError
-from spikgpt.reference.layout import verified_files
+from spikgpt.reference.format import verified_files
 from spikgpt.reference.registry import shipped_references
-from spikgpt.testing.hub import LoopbackHub
 from tests.fuzz.answers import files_of
 from tests.fuzz.outcomes import Counted, run, tally
+from tests.hub_server import LoopbackHub
 
 DATA = Path(__file__).resolve().parents[1] / "data"
 CELLS, DONOR = DATA / "pancreas_baron_human2_human4.h5ad", DATA / "pancreas_baron_human3.h5ad"

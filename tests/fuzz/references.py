@@ -31,12 +31,12 @@ from spikgpt.errors import SpikGPTError
 from spikgpt.options import AnnotateOptions, EngineOptions, TrainOptions
 from spikgpt.pipeline import annotate
 from spikgpt.reference.files import card_text, read_reference
-from spikgpt.reference.layout import GRAPH, GRAPHS, MANIFEST, PARITY, graph_sources
+from spikgpt.reference.format import GRAPH, GRAPHS, MANIFEST, PARITY, graph_sources
 from spikgpt.sharing import verify
 from spikgpt.types import UNKNOWN
 from spikgpt_onnx import exporter
 from spikgpt_onnx.parity import ExportableReference, golden_cells
-from spikgpt_onnx.rebuilt import graph_of, network_of
+from spikgpt_onnx.rebuild_graph import build_graph, network_from_reference
 from tests.damage import listed
 from tests.fuzz.cells import CELLS, Answer, Worker
 from tests.fuzz.forging import KINDS, Files, in_place, one
@@ -158,7 +158,7 @@ def rebuilt(files: Files) -> Files:
     try:
         with np.errstate(all="ignore"):
             reference = read_reference(listed({n: c for n, c in files.items() if not n.startswith("onnx/")}))
-            graph = graph_of(network_of(reference), GRAPH).SerializeToString()
+            graph = build_graph(network_from_reference(reference), GRAPH).SerializeToString()
             return files | {"README.md": card_text(files), GRAPH: graph}
     except Exception:  # noqa: BLE001, a forger tries again
         return files

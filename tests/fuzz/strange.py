@@ -17,14 +17,14 @@ import torch
 import yaml
 from anndata import AnnData
 
-from hub_cards.mirror import pancreas
 from spikgpt.embedding.vocabulary import CLS, END
 from spikgpt.engines.scgpt.checkpoint import ARGS, UPSTREAM_WEIGHTS, VOCABULARY, WEIGHTS, Checkpoint, save_checkpoint
-from spikgpt.engines.scgpt.encoder import Encoder, ScGPTConfig
-from tests.building.conftest import write_recipe
+from spikgpt.engines.scgpt.encoder import ScGPTConfig, ScGPTEncoder
 from tests.fuzz.answers import one
-from tests.sources.layouts import LAYOUTS, packed, tar, zipped
-from tests.sources.test_archives import sparse, with_header
+from tests.mirror import pancreas
+from tests.spikgpt_recipes.conftest import write_recipe
+from tests.spikgpt_recipes.readers.test_archives import sparse, with_header
+from tests.spikgpt_recipes.study_files import LAYOUTS, packed, tar, zipped
 
 Random = np.random.Generator
 
@@ -107,7 +107,7 @@ class Sound:
         config = ScGPTConfig(dim=16, heads=2, hidden=16, layers=2)
         tokens = (*few.var_names[:20], config.pad_token, CLS, END)
         self.vocabulary = {token: index for index, token in enumerate(tokens)}
-        network = Encoder(config, len(tokens), self.vocabulary[config.pad_token])
+        network = ScGPTEncoder(config, len(tokens), self.vocabulary[config.pad_token])
         self.checkpoint = Checkpoint(config, self.vocabulary, dict(network.state_dict()))
 
 

@@ -21,22 +21,22 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from spikgpt.building.plan import plan_of
-from spikgpt.building.preparing import prepare
-from spikgpt.building.recipe import find_recipe, read_recipe
 from spikgpt.cells.reading import read_cells
 from spikgpt.engines.scgpt.checkpoint import load_checkpoint
-from spikgpt.engines.scgpt.encoder import Encoder, ScGPTConfig
+from spikgpt.engines.scgpt.encoder import ScGPTConfig, ScGPTEncoder
 from spikgpt.errors import SpikGPTError
 from spikgpt.scoring.ontology import ontology
-from spikgpt.sources.download import download
-from spikgpt.sources.readers import read
-from tests.building.conftest import islets_of
+from spikgpt_recipes.download import download
+from spikgpt_recipes.plan import plan_build
+from spikgpt_recipes.prepare import prepare
+from spikgpt_recipes.readers.study import read_study
+from spikgpt_recipes.recipe import find_recipe, read_recipe
 from tests.fuzz.cells import CELLS, Answer, Worker
 from tests.fuzz.outcomes import Counted, run, tally
 from tests.fuzz.strange import SUBJECTS, Sound
-from tests.sources.layouts import READERS
-from tests.sources.test_readers import files_of
+from tests.spikgpt_recipes.conftest import islets_of
+from tests.spikgpt_recipes.readers.test_study import files_of
+from tests.spikgpt_recipes.study_files import READERS
 
 # Seconds that a case may take, and MiB that the process may have beyond what it begins with.
 PATIENCE, MEMORY = 60.0, 2048
@@ -70,9 +70,9 @@ def warm() -> None:
     """Have modules loaded that are loaded on first use, which takes seconds."""
     config = ScGPTConfig(dim=8, heads=2, hidden=8, layers=1)
     with torch.device("meta"):
-        Encoder(config, 5, 0)
+        ScGPTEncoder(config, 5, 0)
     file, genes = io.BytesIO(), torch.arange(5)[None]
-    network = Encoder(config, 5, 0).eval()
+    network = ScGPTEncoder(config, 5, 0).eval()
     torch.save(network.state_dict(), file)
     file.seek(0)
     network.load_state_dict(torch.load(file, weights_only=True))
@@ -86,7 +86,7 @@ def tried(path: Path) -> Answer:
     try:
         if kind == "recipe":
             recipe = read_recipe(find_recipe(str(path / "recipe")))
-            plan = plan_of(recipe)
+            plan = plan_build(recipe)
             paths = {
                 one.study: download(one.files, path / "cache", str(path / "mirror"), accession=one.accession)
                 for one in plan.studies
@@ -95,7 +95,7 @@ def tried(path: Path) -> Answer:
             prepare(recipe, plan.reference, paths, path / "out" / "cells.h5ad")
         elif kind == "study":
             files = files_of(READERS[study])
-            list(read(files, {file.name: path / "files" / file.name for file in files}))
+            list(read_study(files, {file.name: path / "files" / file.name for file in files}))
         else:
             genes = torch.arange(5)[None]
             load_checkpoint(path / "checkpoint").encoder().embed(genes, torch.ones_like(genes))

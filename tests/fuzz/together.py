@@ -20,10 +20,10 @@ import numpy as np
 
 from spikgpt.errors import SpikGPTError
 from spikgpt.reference.hub import Hub
-from spikgpt.reference.transfer.cache import hashed
+from spikgpt.reference.hub_cache import hashed
 from spikgpt.sharing import pull
-from spikgpt.testing.hub import LoopbackHub
 from tests.fuzz.answers import REPO, files_of, sound
+from tests.hub_server import LoopbackHub
 
 PROCESSES = 16
 # Seconds that a pull, and a command, may take.

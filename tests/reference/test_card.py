@@ -10,12 +10,12 @@ import pytest
 import yaml
 from huggingface_hub import CommitOperationAdd, HfApi, ModelCard, metadata_load
 
-from spikgpt.building.plan import plan_of
-from spikgpt.building.recipe import card_of, find_recipe, read_recipe
-from spikgpt.building.steps import provenance_of
-from spikgpt.reference.card import card, card_figures, stated, untrained_card
+from spikgpt.reference.card import card, card_figures, read_metadata, untrained_card
 from spikgpt.reference.registry import shipped_references
-from spikgpt.testing.hub import LoopbackHub
+from spikgpt_recipes.plan import plan_build
+from spikgpt_recipes.recipe import find_recipe, read_card, read_recipe
+from spikgpt_recipes.steps import provenance_of
+from tests.hub_server import LoopbackHub
 
 NAMES = ("lung", "pancreas", "retina")
 LABELS = [
@@ -56,8 +56,8 @@ def text(provenance: dict[str, Any] | None = None, *, onnx: bool = False) -> str
 def recipe_of(name: str) -> dict[str, Any]:
     """Return what a recipe says of a reference that was not trained yet."""
     folder = find_recipe(name)
-    plan = plan_of(read_recipe(folder))
-    return {"name": name, "provenance": provenance_of(plan, card_of(folder, plan.card))}
+    plan = plan_build(read_recipe(folder))
+    return {"name": name, "provenance": provenance_of(plan, read_card(folder, plan.card))}
 
 
 @pytest.mark.parametrize(
@@ -65,8 +65,11 @@ def recipe_of(name: str) -> dict[str, Any]:
     [
         "# islets\n",
         "license: mit\n",
-        "library_name: spikgpt\npipeline_tag: tabular-classification\ntags:\n- spikgpt\n",
-        "- pancreas\ndatasets:\n- GSE84133\nmodel-index:\n- name: islets\n",
+        "library_name: spikgpt\n",
+        "pipeline_tag: tabular-classification\ntags:\n- spikgpt\n",
+        "- pancreas\n",
+        "datasets:\n- GSE84133\n",
+        "model-index:\n- name: islets\n",
         "2 labels, trained on 77 cells\n(recipe `default`, seed 5).",
         "Origin of the cells: GSE84133\n",
         "Held out: donor human3. Over 30 cells, accuracy is 0.988 and\nmacro-F1 0.876.",
@@ -91,7 +94,7 @@ def test_everything_is_stated(stated: str) -> None:
         "| 28 | 0.980 | 1.000 |\n",
         "(reliability.png)",
         "| default | its OOD score is above 0: it is unlike the cells of its label in its batch | no promise |",
-        "| `--unknown-rate 0.05` | that, and it is less familiar than 95% of the held-out cells",
+        "| `--unknown-rate 0.05` | that, and it is less typical than 95% of the held-out cells",
         " | at most 5% of cells like the 300 held-out",
         "and of those that get the label alpha, at most 5% are Unknown on average",
     ],
@@ -114,7 +117,7 @@ def test_what_is_not_known_is_not_made_up() -> None:
     unstated = text({"recipe": {"name": "paper"}, "seed": 0})
     assert "Origin of the cells: not stated\n" in unstated
     assert "license: other\n" in unstated
-    assert "has not said what it is meant for" in unstated
+    assert "has not stated its intended use" in unstated
     assert 'from_pretrained("islets")' in unstated
     assert "datasets:" not in unstated
 
@@ -181,7 +184,7 @@ def test_a_reference_that_was_not_trained_says_so_and_states_no_figure(name: str
 
 
 def test_the_front_matter_is_closed() -> None:
-    assert text().startswith("---\nlicense: ")
+    assert text().startswith("---\n")
     assert text().splitlines().count("---") == 2
 
 
@@ -220,7 +223,7 @@ def test_what_strangers_wrote_is_neither_html_nor_front_matter() -> None:
     ids=lambda front: front[:12],
 )
 def test_front_matter_is_read_as_plain_values_or_not_at_all(front: str) -> None:
-    assert stated(f"---\n{front}\n---\n") in (None, {"a": "2026-13-32"})
+    assert read_metadata(f"---\n{front}\n---\n") in (None, {"a": "2026-13-32"})
     assert card_figures(f"---\n{front}\n---\n") == {}
 
 

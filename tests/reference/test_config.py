@@ -20,7 +20,7 @@ VALUES: dict[str, Any] = json.loads(dumped(SpikGPTConfig(input_dim=8, n_labels=3
 
 def test_a_config_round_trips_through_json() -> None:
     config = SpikGPTConfig(input_dim=64, n_labels=14, attention_scale=0.5, tau=3)
-    assert SpikGPTConfig.stated(json.loads(dumped(config))) == config
+    assert SpikGPTConfig.from_dict(json.loads(dumped(config))) == config
 
 
 @pytest.mark.parametrize(
@@ -45,14 +45,14 @@ def test_a_config_round_trips_through_json() -> None:
     ],
 )
 def test_values_of_another_type_or_out_of_range_are_refused(values: dict[str, Any], message: str) -> None:
-    for make in (SpikGPTConfig.stated, lambda values: SpikGPTConfig(**values)):
+    for make in (SpikGPTConfig.from_dict, lambda values: SpikGPTConfig(**values)):
         with pytest.raises(ConfigError, match=re.escape(message)):
             make(VALUES | values)
 
 
 def test_a_config_is_stated_in_full() -> None:
     with pytest.raises(ConfigError, match="lacks copies and has colour that is unknown"):
-        SpikGPTConfig.stated({name: value for name, value in VALUES.items() if name != "copies"} | {"colour": "red"})
+        SpikGPTConfig.from_dict({name: value for name, value in VALUES.items() if name != "copies"} | {"colour": "red"})
 
 
 def test_the_scale_defaults_to_one_copy() -> None:

@@ -26,14 +26,14 @@ from spikgpt.reference.files import (
     FAMILIARITY,
     Reference,
     Tensors,
-    contents,
+    build_files,
+    build_reference,
     read_reference,
-    reference_of,
     save,
     with_graphs,
     with_repository,
 )
-from spikgpt.reference.layout import FILES, GRAPH, MANIFEST, PARITY, PICTURE, RELIABILITY
+from spikgpt.reference.format import FILES, GRAPH, MANIFEST, PARITY, PICTURE, RELIABILITY
 from spikgpt.reference.registry import shipped_references
 from spikgpt.scoring.label_map import LabelMap
 from spikgpt.scoring.ood_scorer import LabelGeometry
@@ -76,7 +76,7 @@ def tiny() -> Reference:
 
 
 def written(parts: Reference, folder: Path) -> Path:
-    return save(reference_of(parts), folder)
+    return save(build_reference(parts), folder)
 
 
 def rewrite(folder: Path, name: str, change: Callable[[Any], Any]) -> None:
@@ -125,7 +125,7 @@ def test_everything_comes_back_from_a_folder_and_from_memory(folder: Path) -> No
 
 def test_the_shipped_reference_is_written_again_byte_for_byte() -> None:
     reference = read_reference(PANCREAS)
-    again = contents(reference)
+    again = build_files(reference)
     for name in (*FILES, PICTURE, RELIABILITY):
         if name not in ("README.md", "config.json"):  # which state the version of this library
             assert again[name] == reference.files[name], name
@@ -164,7 +164,7 @@ def test_golden_bytes(folder: Path) -> None:
 
 
 def test_golden_bytes_of_familiarity(tmp_path: Path) -> None:
-    calibration = Calibration.of(np.array([0.25, -1.5]), np.array(["β", "β"]), 1.5)
+    calibration = Calibration.fit(np.array([0.25, -1.5]), np.array(["β", "β"]), 1.5)
     thresholds = Thresholds("familiarity", 0.5, 0.05, 2, 0.95, calibration, calibration)
     where = LabelGeometry(np.zeros((2, 3), dtype=np.float32), np.eye(3, dtype=np.float32))
     folder = written(replace(tiny(), thresholds=thresholds, familiarity=where), tmp_path / "tiny")
@@ -259,7 +259,7 @@ def test_a_newer_format_says_what_to_install(folder: Path) -> None:
             lambda c: c | {"embedder": {"kind": "umap"}},
             "'umap'}; expected pca, scgpt, obsm",
         ),
-        ("config.json", lambda c: c | {"embedder": c["embedder"] | {"dim": 4}}, "vectors of 4 values"),
+        ("config.json", lambda c: c | {"embedder": c["embedder"] | {"dim": 4}}, "has 4 dimensions"),
         (
             "config.json",
             lambda c: c | {"embedder": {"kind": "pca", "clip": 5.0, "target_sum": 1e4}},
@@ -273,7 +273,7 @@ def test_a_newer_format_says_what_to_install(folder: Path) -> None:
         ("genes.json", lambda g: g | {"species": "human"}, "unknown field `species`"),
         ("labels.json", lambda rows: rows[::-1], "Row 0 of labels.json"),
         ("labels.json", lambda rows: [r | {"name": "x"} for r in rows], "x occurs more than once"),
-        ("labels.json", lambda rows: [rows[0], rows[1] | {"name": "Unknown"}], "'Unknown' is what rejected cells"),
+        ("labels.json", lambda rows: [rows[0], rows[1] | {"name": "Unknown"}], "Unknown"),
         ("labels.json", lambda rows: {"a": rows}, "labels.json"),
         ("genes.json", lambda g: g | {"symbols": ["INS"], "ensembl_ids": [None]}, "genes.json states sha256"),
         ("genes.json", lambda g: g | {"symbols": "INS"}, "Expected `array`, got `str`, in symbols"),
@@ -328,7 +328,7 @@ def test_a_folder_that_is_not_there_is_refused(tmp_path: Path) -> None:
 def test_metrics_and_provenance_may_hold_more_than_is_known(folder: Path) -> None:
     rewrite(folder, "metrics.json", lambda metrics: metrics | {"entropy": {"mean": 2}})
     rewrite(folder, "config.json", lambda c: c | {"provenance": c["provenance"] | {"chemistry": "v3"}})
-    again = reference_of(read_reference(folder))
+    again = build_reference(read_reference(folder))
     assert (again.metrics["entropy"], again.provenance["chemistry"]) == ({"mean": 2}, "v3")
 
 
@@ -364,7 +364,7 @@ def test_malicious_and_damaged_files_are_refused_in_memory(kind: str) -> None:
 
 def test_a_reference_is_replaced_only_when_asked(folder: Path) -> None:
     reference = read_reference(folder)
-    with pytest.raises(ConfigError, match="already holds a reference; .*: overwrite=True, --overwrite"):
+    with pytest.raises(ConfigError, match="already holds a reference; .*overwrite=True .--overwrite"):
         save(reference, folder)
     save(reference, folder, overwrite=True)
     assert read_reference(folder).name == "tiny"
@@ -373,7 +373,7 @@ def test_a_reference_is_replaced_only_when_asked(folder: Path) -> None:
 def test_anything_else_is_never_replaced(tmp_path: Path) -> None:
     (tmp_path / "thesis.docx").write_text("precious")
     with pytest.raises(ConfigError, match="exists and is not a reference"):
-        save(reference_of(tiny()), tmp_path, overwrite=True)
+        save(build_reference(tiny()), tmp_path, overwrite=True)
     assert (tmp_path / "thesis.docx").read_text() == "precious"
 
 

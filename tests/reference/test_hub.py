@@ -19,11 +19,11 @@ from spikgpt.engines.scgpt.source import open_scgpt
 from spikgpt.errors import CheckpointError, ConfigError, DamagedReference, HubError, ReferenceNotFound
 from spikgpt.options import HubOptions, PushOptions
 from spikgpt.reference import hub as module
+from spikgpt.reference.format import LARGEST
 from spikgpt.reference.hub import TAG, Hub, parse
-from spikgpt.reference.layout import LARGEST
-from spikgpt.reference.transfer.cache import git_oid, read
-from spikgpt.testing.answers import Answer
-from spikgpt.testing.hub import Fault, LoopbackHub
+from spikgpt.reference.hub_cache import git_oid
+from tests.hub_server import Fault, LoopbackHub
+from tests.hub_server.answers import Answer
 
 CHECKPOINT = Path(__file__).parents[1] / "data" / "scgpt_baron"
 REPO = "islets/small"
@@ -125,10 +125,10 @@ def test_a_tag_that_is_there_stops_a_push_before_anything_moves(hub: LoopbackHub
 def test_a_tag_that_fails_says_what_was_pushed(hub: LoopbackHub, client: Hub) -> None:
     hub.fail(Fault("error", "POST .*/tag/", 9))
     with pytest.raises(
-        HubError, match=r"islets/small is at commit \w{40}, but has no tag v1: .*Push again with that tag"
+        HubError, match=r"islets/small is at commit \w{40}, but has no tag v1 there.*Push again with that tag"
     ):
         push(client, tag="v1")
-    hub.forgive()
+    hub.clear_faults()
     commit = push(client, tag="v1").commit
 
     def meanwhile(request: str, answer: Answer) -> Answer:
@@ -138,9 +138,7 @@ def test_a_tag_that_fails_says_what_was_pushed(hub: LoopbackHub, client: Hub) ->
         return answer
 
     hub.forge = meanwhile
-    with pytest.raises(
-        HubError, match=r"is at commit \w{40}, but somebody gave the tag v2 to another. Push with another"
-    ):
+    with pytest.raises(HubError, match=r"is at commit \w{40}, but has no tag v2 there.*another tag"):
         push(client, {**FILES, "a.json": b"[]"}, tag="v2")
 
 
@@ -155,7 +153,7 @@ def test_names_of_tags_and_branches_are_those_of_git(hub: LoopbackHub, client: H
 def test_a_push_has_an_end(hub: LoopbackHub, client: Hub, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(module, "PUSH_PATIENCE", 0.5)
     hub.forge = lambda request, answer: replace(answer, pause=0.05) if "/commit/" in request else answer
-    with pytest.raises(HubError, match=r"The Hub is too slow: 0 bytes in \d s of a push, which may have arrived"):
+    with pytest.raises(HubError, match=r"The Hub is too slow: \d+ bytes in \d s of a push, which may have arrived"):
         client.push(REPO, {"a.json": b"{}"}, PushOptions())
 
 
@@ -171,7 +169,7 @@ def test_another_commit_than_the_one_that_was_asked_for_is_refused(hub: Loopback
     commit = hub.put(REPO, FILES)
     other = commit[::-1].encode()
     hub.forge = lambda request, answer: replace(answer, body=answer.body.replace(commit.encode(), other))
-    with pytest.raises(HubError, match="The Hub answered with the commit .* of islets/small, not"):
+    with pytest.raises(HubError, match="The Hub answered with the commit .* of islets/small; expected"):
         pulled(client, commit)
 
 
@@ -227,7 +225,7 @@ def test_a_push_is_whole_or_nothing_and_can_be_repeated(
     else:
         with pytest.raises(HubError, match=message):
             push(client)
-    hub.forgive()
+    hub.clear_faults()
     push(client)
     assert pulled(client) == FILES
     # The first one, of the Hub itself, and ours: what arrived before the answer was lost is not committed twice.
@@ -321,14 +319,12 @@ def test_a_pinned_commit_that_is_cached_needs_no_request(hub: LoopbackHub, clien
 def test_cached_files_are_named_by_their_content(hub: LoopbackHub, client: Hub) -> None:
     hub.put(REPO, FILES)
     folder = client.snapshot(REPO, None, tuple(FILES), required=())
-    limits = dict.fromkeys(FILES, 10_000)
-    assert read(folder, limits) == (FILES, [])
+    assert not client.repair(REPO, folder.name, FILES)
     (folder / "a.json").resolve().write_bytes(b"{ }")
     (folder / "model.safetensors").resolve().write_bytes(FILES["model.safetensors"][::-1])
     (folder / "README.md").resolve().unlink()
-    assert read(folder, limits)[1] == ["README.md", "a.json", "model.safetensors"]
-    client.snapshot(REPO, folder.name, tuple(FILES), required=(), again=tuple(FILES))
-    assert read(folder, limits) == (FILES, [])
+    assert client.repair(REPO, folder.name, FILES)
+    assert pulled(client) == FILES
     # git hash-object
     assert git_oid(b"hello\n") == "ce013625030ba8dba906f756967f9e9ca394464a"
 
@@ -350,7 +346,7 @@ def test_checkpoints_are_pulled_and_kept(hub: LoopbackHub, client: Hub) -> None:
     assert {path.rsplit("/", 1)[1] for path in bodies} == {"args.json", "model.safetensors", "vocab.json"}
     with pytest.raises(ReferenceNotFound, match=r"There is no repository nobody/nothing on the Hub, or it is private"):
         open_scgpt("nobody/nothing", hub=client)
-    with pytest.raises(ReferenceNotFound, match="islets/scgpt has no revision 'v9'; name a branch, a tag or a commit"):
+    with pytest.raises(ReferenceNotFound, match="islets/scgpt@v9 is no revision of islets/scgpt; name a branch"):
         open_scgpt("islets/scgpt@v9", hub=client)
     with pytest.raises(ReferenceNotFound, match="is no name of a repository"):
         open_scgpt("islets/..scgpt--", hub=client)
@@ -375,8 +371,8 @@ def test_names_of_repositories(name: str, expected: tuple[str, str | None] | Non
 
 def test_a_hub_is_made_of_options() -> None:
     options = HubOptions(endpoint="http://127.0.0.1:9", token=False, cache_dir=Path("cache"), local_files_only=True)
-    assert Hub.of(options) == Hub("http://127.0.0.1:9", False, Path("cache"), True)
-    assert Hub.of(HubOptions()) == Hub()
+    assert Hub.from_options(options) == Hub("http://127.0.0.1:9", False, Path("cache"), True)
+    assert Hub.from_options(HubOptions()) == Hub()
 
 
 def test_the_client_is_loaded_when_it_is_used() -> None:

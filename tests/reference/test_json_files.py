@@ -30,8 +30,8 @@ class Table(msgspec.Struct):
 @pytest.mark.parametrize(
     ("content", "message"),
     [
-        (b'{"a": 1, "a": 2}', "one of a stands there twice"),
-        (b'{"\\n": 1, "\\n": 2}', r"one of \\n stands there twice"),
+        (b'{"a": 1, "a": 2}', "one of a occurs twice"),
+        (b'{"\\n": 1, "\\n": 2}', r"one of \\n occurs twice"),
         (b"[Infinity]", "Infinity is no number"),
         (b"{'a': 1}", "is not valid JSON"),
         (b"\xff", "is not valid JSON"),
@@ -57,7 +57,7 @@ def test_json_is_read_strictly(content: bytes, message: str) -> None:
 def test_what_is_of_another_form_is_said_in_a_line(values: Any, message: str) -> None:
     with pytest.raises(DamagedReference) as raised:
         converted(values, "x.json", Table)
-    assert str(raised.value) == f"x.json is not what it should be: {message}. Get the reference again."
+    assert str(raised.value) == f"x.json is not valid: {message}. Get the reference again."
 
 
 def test_a_value_gives_the_same_bytes() -> None:

@@ -11,11 +11,10 @@ import pytest
 from spikgpt.errors import DamagedReference, SpikGPTWarning
 from spikgpt.reference import registry
 from spikgpt.reference.files import read_reference
+from spikgpt.reference.format import FILES, LAYOUT, MANIFEST, stored_files
 from spikgpt.reference.hub import Hub
-from spikgpt.reference.layout import FILES, LAYOUT, MANIFEST
-from spikgpt.reference.registry import find, namespace, shipped_references
-from spikgpt.reference.transfer import cache
-from spikgpt.testing.hub import LoopbackHub
+from spikgpt.reference.registry import namespace, resolve, shipped_references
+from tests.hub_server import LoopbackHub
 
 FORMAT_1 = Path(__file__).parents[1] / "data" / "format_1" / "counts"
 
@@ -48,7 +47,7 @@ def test_only_references_are_listed_from_the_cache(hub: LoopbackHub, client: Hub
 def test_what_was_checked_is_what_is_read(hub: LoopbackHub, client: Hub) -> None:
     files = {path.name: path.read_bytes() for path in FORMAT_1.iterdir()}
     hub.put("islets/small", files)
-    found = find("islets/small", hub=client)
+    found = resolve("islets/small", hub=client)
     assert found.source == found.files == files
     # The cache may be written by others meanwhile.
     for path in found.folder.iterdir():
@@ -60,15 +59,13 @@ def test_a_disk_that_keeps_nothing_is_named(hub: LoopbackHub, client: Hub, monke
     files = {path.name: path.read_bytes() for path in FORMAT_1.iterdir()}
     hub.put("islets/small", files)
 
-    def spoilt(folder: Path, limits: dict[str, int]) -> tuple[dict[str, bytes], list[str]]:
-        read, _ = cache.read(folder, limits)
-        return {name: read[name] for name in read if name != "labels.json"}, ["labels.json"]
+    def spoilt(folder: Path) -> dict[str, bytes]:
+        (folder / "labels.json").resolve().write_bytes(b"spoilt")
+        return stored_files(folder)
 
-    monkeypatch.setattr(registry, "read", spoilt)
-    with pytest.raises(
-        DamagedReference, match="labels.json of islets/small arrives whole and is damaged in .* at once"
-    ):
-        find("islets/small", hub=client)
+    monkeypatch.setattr(registry, "stored_files", spoilt)
+    with pytest.raises(DamagedReference, match="islets/small is damaged in .* after each download"):
+        resolve("islets/small", hub=client)
 
 
 def test_a_name_of_two_references_says_which_one_is_used(
@@ -78,16 +75,16 @@ def test_a_name_of_two_references_says_which_one_is_used(
     for folder in ("pancreas", "lab/islets"):
         shutil.copytree(FORMAT_1, folder)
     with pytest.warns(SpikGPTWarning, match="'pancreas' is the shipped reference; .* write ./pancreas for the folder"):
-        assert find("pancreas").folder == shipped_references()["pancreas"]
+        assert resolve("pancreas").folder == shipped_references()["pancreas"]
     hub.put("lab/islets", {path.name: path.read_bytes() for path in FORMAT_1.iterdir()})
     with warnings.catch_warnings():
         warnings.simplefilter("error")
         for name in ("./pancreas", "pancreas/", Path("pancreas"), "lab/islets"):
-            assert find(name, hub=client).folder == Path(name)
-        pulled = find("lab/islets@main", hub=client)
+            assert resolve(name, hub=client).folder == Path(name)
+        pulled = resolve("lab/islets@main", hub=client)
     assert pulled.origin
     with pytest.warns(SpikGPTWarning, match="'lab/islets' is the folder .* write lab/islets@main for the repository"):
-        assert find("lab/islets", hub=client).folder == Path("lab/islets")
+        assert resolve("lab/islets", hub=client).folder == Path("lab/islets")
 
 
 def test_a_folder_of_other_things_is_no_reference_of_that_name(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -95,4 +92,4 @@ def test_a_folder_of_other_things_is_no_reference_of_that_name(tmp_path: Path, m
     Path("pancreas").mkdir()
     with warnings.catch_warnings():
         warnings.simplefilter("error")
-        assert find("pancreas").folder == shipped_references()["pancreas"]
+        assert resolve("pancreas").folder == shipped_references()["pancreas"]

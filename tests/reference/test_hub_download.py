@@ -1,4 +1,4 @@
-"""Files from the Hub into the cache: of the right hash, or not kept."""
+"""Files from the Hub into the cache: of the listed hash, or not kept."""
 
 from __future__ import annotations
 
@@ -8,8 +8,7 @@ import pytest
 
 from spikgpt.errors import ConfigError, DamagedReference, HubError
 from spikgpt.reference.hub import Hub
-from spikgpt.reference.transfer import fetch as module
-from spikgpt.testing.hub import Fault, LoopbackHub
+from tests.hub_server import Fault, LoopbackHub
 from tests.reference.test_hub import FILES, REPO, pulled
 
 
@@ -20,12 +19,12 @@ def test_what_arrives_with_another_hash_is_not_kept(hub: LoopbackHub, client: Hu
     hub.put(REPO, {**FILES, "model.safetensors": b"newer"})
     hub.fail(Fault("damage", "GET /cdn", 9))
     with pytest.raises(
-        DamagedReference, match=r"does not hold what it lists, fetched twice: model.safetensors. Nothing"
+        DamagedReference, match=r"does not hold what it lists, downloaded twice: model.safetensors. Nothing"
     ):
         pulled(client)
     blobs = next((tmp_path / "cache").rglob("blobs"))
     assert len(list(blobs.iterdir())) == 3
-    hub.forgive()
+    hub.clear_faults()
     assert pulled(client)["model.safetensors"] == b"newer"
 
 
@@ -35,18 +34,18 @@ def test_what_is_cached_stays_until_another_copy_has_arrived(hub: LoopbackHub, c
     (folder / "a.json").resolve().write_bytes(b"damaged")
     away = Hub("http://127.0.0.1:9", cache_dir=client.cache_dir)
     with pytest.raises(HubError, match="is not whole in the local cache. The Hub cannot be reached"):
-        away.snapshot(REPO, folder.name, tuple(FILES), required=(), again=["a.json"])
+        away.repair(REPO, folder.name, FILES)
     hub.fail(Fault("error", "GET .*/resolve/.*a.json", 9))
     with pytest.raises(HubError, match="it answered 500"):
-        client.snapshot(REPO, folder.name, tuple(FILES), required=(), again=["a.json"])
+        client.repair(REPO, folder.name, FILES)
     assert (folder / "a.json").read_bytes() == b"damaged"
 
 
 def test_a_disk_that_is_full_is_told_as_that(hub: LoopbackHub, client: Hub, monkeypatch: pytest.MonkeyPatch) -> None:
-    def full(*_: object, **__: object) -> bool:
+    def full(*_: object, **__: object) -> str:
         raise OSError(28, "No space left on device")
 
-    monkeypatch.setattr(module, "download", full)
+    monkeypatch.setattr(client._api, "hf_hub_download", full)
     hub.put(REPO, FILES)
     with pytest.raises(ConfigError, match=r"The cache cannot be written \(No space left on device: .*Free some space"):
         pulled(client)

@@ -10,13 +10,13 @@ from pathlib import Path
 import pytest
 
 from spikgpt.errors import ConfigError, DamagedReference
+from spikgpt.reference.format import MANIFEST, digest_of
 from spikgpt.reference.hub import Hub
-from spikgpt.reference.layout import MANIFEST, digest_of
-from spikgpt.reference.pins import Pin
+from spikgpt.reference.lockfile import VersionPin
 from spikgpt.sharing import open_reference, pull
-from spikgpt.testing.hub import LoopbackHub
 from tests.damage import listed
 from tests.fuzz.answers import REPO, SOURCE, files_of, sound
+from tests.hub_server import LoopbackHub
 
 DIGEST = digest_of(sound()[MANIFEST])
 OTHER = listed({**sound(), "genes.json": sound()["genes.json"] + b"\n"})
@@ -25,23 +25,23 @@ OTHER = listed({**sound(), "genes.json": sound()["genes.json"] + b"\n"})
 def test_a_digest_is_expected(hub: LoopbackHub, client: Hub, tmp_path: Path) -> None:
     hub.put(REPO, sound())
     for expect in (DIGEST, DIGEST.upper(), f"sha256:{DIGEST}"):
-        assert open_reference(REPO, hub=client, pin=Pin(expect)).digest == DIGEST
-    assert pull(REPO, tmp_path / "out", hub=client, pin=Pin(DIGEST)).digest == DIGEST
+        assert open_reference(REPO, hub=client, pin=VersionPin(expect)).digest == DIGEST
+    assert pull(REPO, tmp_path / "out", hub=client, pin=VersionPin(DIGEST)).digest == DIGEST
     # The same bytes, whatever this version would write.
     assert files_of(tmp_path / "out") == sound()
     hub.put(REPO, OTHER)
     with pytest.raises(DamagedReference, match=f"{REPO} has the digest .*; expected {DIGEST}. Nothing was written"):
-        pull(REPO, tmp_path / "other", hub=client, pin=Pin(DIGEST))
+        pull(REPO, tmp_path / "other", hub=client, pin=VersionPin(DIGEST))
     assert not (tmp_path / "other").exists()
     for wrong in ("", "x" * 64, DIGEST[:-1], DIGEST + "\n", f"md5:{DIGEST}"):
         with pytest.raises(ConfigError, match="give the 64 digits of a sha256"):
-            Pin(wrong)
+            VersionPin(wrong)
 
 
 def test_a_lock_file_keeps_the_commit_and_the_digest(hub: LoopbackHub, client: Hub, tmp_path: Path) -> None:
     commit = hub.put(REPO, sound())
     lock = tmp_path / "locks" / "spikgpt.lock"
-    pin = Pin(lock=lock)
+    pin = VersionPin(lock=lock)
     pull(REPO, tmp_path / "first", hub=client, pin=pin)
     pull(str(SOURCE), tmp_path / "folder", pin=pin)
     entry = {"digest": DIGEST, "repository": REPO, "commit": commit}
@@ -66,7 +66,7 @@ def test_a_lock_file_keeps_the_commit_and_the_digest(hub: LoopbackHub, client: H
 
 def test_what_is_not_what_was_locked_is_refused(hub: LoopbackHub, client: Hub, tmp_path: Path) -> None:
     hub.put(REPO, sound())
-    lock, pin = tmp_path / "spikgpt.lock", Pin(lock=tmp_path / "spikgpt.lock")
+    lock, pin = tmp_path / "spikgpt.lock", VersionPin(lock=tmp_path / "spikgpt.lock")
     pull(REPO, tmp_path / "first", hub=client, pin=pin)
     lock.write_text(lock.read_text().replace(DIGEST, "0" * 64))
     with pytest.raises(DamagedReference, match=f"has the digest {DIGEST}; .*lock has 0000.*delete '{REPO}' from"):
@@ -74,15 +74,15 @@ def test_what_is_not_what_was_locked_is_refused(hub: LoopbackHub, client: Hub, t
     assert not (tmp_path / "second").exists()
     # Another process has written it since.
     with pytest.raises(DamagedReference, match="lock has 0000"):
-        pin.keep(REPO, None, None, DIGEST)
+        pin.record(REPO, None, None, DIGEST)
 
 
 def test_what_several_processes_lock_at_once_is_all_there(tmp_path: Path) -> None:
     lock = tmp_path / "locks" / "spikgpt.lock"
     code = (
-        "import sys\nfrom pathlib import Path\nimport filelock\nfrom spikgpt.reference.pins import Pin\n"
+        "import sys\nfrom pathlib import Path\nimport filelock\nfrom spikgpt.reference.lockfile import VersionPin\n"
         "print('ready', flush=True)\nsys.stdin.readline()\nfor number in range(20):\n"
-        "    assert Pin(lock=Path(sys.argv[1])).keep(f'{sys.argv[2]}-{number}', None, None, sys.argv[3])\n"
+        "    assert VersionPin(lock=Path(sys.argv[1])).record(f'{sys.argv[2]}-{number}', None, None, sys.argv[3])\n"
     )
     processes = [
         subprocess.Popen([sys.executable, "-c", code, lock, name, DIGEST], stdin=-1, stdout=-1, text=True)
@@ -113,17 +113,17 @@ def test_what_several_processes_lock_at_once_is_all_there(tmp_path: Path) -> Non
 def test_a_lock_file_that_is_none_is_refused(tmp_path: Path, text: str) -> None:
     lock = tmp_path / "spikgpt.lock"
     lock.write_text(text)
-    with pytest.raises(ConfigError, match=r"spikgpt.lock is not .*Mend the lock file, or delete it to lock anew"):
-        open_reference("pancreas", pin=Pin(lock=lock))
+    with pytest.raises(ConfigError, match=r"spikgpt.lock is not .*Correct the lock file, or delete it"):
+        open_reference("pancreas", pin=VersionPin(lock=lock))
     assert lock.read_text() == text
     with pytest.raises(ConfigError, match="is no lock file; name another one"):
-        open_reference("pancreas", pin=Pin(lock=tmp_path))
+        open_reference("pancreas", pin=VersionPin(lock=tmp_path))
 
 
 def test_a_lock_means_the_repository_where_a_folder_has_its_name(
     hub: LoopbackHub, client: Hub, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.chdir(tmp_path)
-    commit, pin = hub.put(REPO, sound()), Pin(lock=tmp_path / "spikgpt.lock")
+    commit, pin = hub.put(REPO, sound()), VersionPin(lock=tmp_path / "spikgpt.lock")
     pull(REPO, REPO, hub=client, pin=pin)
     assert open_reference(REPO, hub=client, pin=pin).origin == f"{REPO}@{commit}"

@@ -18,18 +18,17 @@ from anndata import AnnData
 from spikgpt.cells.reading import read_cells
 from spikgpt.engines.opening import torch_engine
 from spikgpt.errors import ConfigError, DamagedReference, FormatError
-from spikgpt.reference import layout
+from spikgpt.reference import format as reference_format
 from spikgpt.reference.files import read_reference
-from spikgpt.reference.json_files import parsed
-from spikgpt.reference.layout import (
+from spikgpt.reference.format import (
     MANIFEST,
-    altered_files,
     digest_of,
     stored_files,
     verified_files,
     with_manifest,
     write_files,
 )
+from spikgpt.reference.json_files import parsed
 from spikgpt.sharing import verify
 from spikgpt.types import UNKNOWN
 from tests.conftest import QUERY_FILE, aligned, labelled
@@ -68,9 +67,31 @@ def test_format_2_is_read_for_ever() -> None:
     known = np.array(expected["labels"]) != UNKNOWN
     assert annotation.best_labels[known].tolist() == np.array(expected["labels"])[known].tolist()
     np.testing.assert_allclose(annotation.confidence, expected["confidence"], atol=1e-6)
-    np.testing.assert_allclose(annotation.familiarity, expected["familiarity"], atol=1e-5)  # type: ignore[arg-type]
-    alone = labelled(reference, cells, neighbours=False, same_study=True)
+    np.testing.assert_allclose(annotation.typicality, expected["familiarity"], atol=1e-5)  # type: ignore[arg-type]
+    alone = labelled(reference, cells, smoothing=False, reference_cutoff=True)
     assert alone.labels.tolist() == expected["alone"]
+
+
+def predictions_of(name: str) -> dict[str, Any]:
+    """Return the labels and probabilities that a reference of an old format gives its committed cells today."""
+    reference = read_reference(DATA / name)
+    if name == "format_1/counts":
+        cells = read_cells(QUERY_FILE)[:40].copy()
+    else:
+        stored = json.loads((DATA / name).with_name("expected.json").read_text())
+        vectors = np.array(stored.get("embedded", stored)["vectors"])
+        cells = AnnData(np.zeros((len(vectors), 1), dtype=np.float32), obsm={"X_test": vectors})
+    annotation = labelled(reference, cells)
+    probabilities = [[round(float(value), 8) for value in row] for row in annotation.probabilities]
+    return {"labels": annotation.labels.tolist(), "probabilities": probabilities}
+
+
+@pytest.mark.parametrize("name", ["format_1/counts", "format_1/embedded", "format_2/embedded"])
+def test_predictions_of_old_formats_are_frozen(name: str) -> None:
+    """Write ``predictions_of`` into the file again only where a new rule is meant to change labels."""
+    found, expected = predictions_of(name), json.loads((DATA / "predictions.json").read_text())[name]
+    assert found["labels"] == expected["labels"]
+    np.testing.assert_allclose(found["probabilities"], expected["probabilities"], rtol=0, atol=1e-6)
 
 
 def changed(folder: Path, name: str, change: Callable[[Any], Any]) -> Path:
@@ -99,8 +120,8 @@ def test_an_older_format_is_migrated_step_by_step(folder: Path, monkeypatch: pyt
     changed(folder, "thresholds.json", lambda values: {"cutoff": values.pop("threshold"), **values})
     with pytest.raises(DamagedReference, match=r"thresholds.json .*cutoff"):
         read_reference(folder)
-    monkeypatch.setattr(layout, "FORMAT_VERSION", 3)
-    monkeypatch.setattr(layout, "MIGRATIONS", {1: renamed, 2: halved})
+    monkeypatch.setattr(reference_format, "FORMAT_VERSION", 3)
+    monkeypatch.setattr(reference_format, "MIGRATIONS", {1: renamed, 2: halved})
     assert read_reference(folder).thresholds.threshold == 0.25
     changed(folder, "config.json", lambda config: config | {"format_version": 2})
     changed(folder, "thresholds.json", lambda values: {"threshold": values.pop("cutoff"), **values})
@@ -117,7 +138,7 @@ def test_a_range_that_reaches_this_version_or_ends_before_it_is_read(folder: Pat
 def test_what_needs_a_newer_library_says_which(folder: Path, found: int, requires: str) -> None:
     library = {"format_version": found, "library": {"requires": requires}}
     changed(folder, "config.json", lambda config: config | library)
-    for read in (read_reference, verified_files, lambda folder: altered_files(held(folder))):
+    for read in (read_reference, verified_files):
         with pytest.raises(FormatError, match=rf"is in format {found} and needs spikgpt .* Get spikgpt [<>]"):
             read(folder)
 
@@ -140,17 +161,6 @@ def test_stored_files_are_those_of_the_folder_and_the_manifest_is_the_last(folde
     assert read_reference(folder).digest == digest_of(files[MANIFEST])
 
 
-def test_altered_files_are_named(folder: Path) -> None:
-    files = held(folder)
-    assert altered_files(files) == []
-    files["labels.json"] = b"[]"
-    files.pop("README.md")
-    assert altered_files(files) == ["labels.json", "README.md"]
-    files.pop(MANIFEST)
-    with pytest.raises(DamagedReference, match=r"has no manifest.json, which every reference has"):
-        altered_files(files)
-
-
 def test_files_are_replaced_all_or_none(folder: Path) -> None:
     write_files({"a": b"1", "onnx/b": b"2"}, folder)
     assert sorted(str(path.relative_to(folder)) for path in folder.rglob("*")) == ["a", "onnx", "onnx/b"]
@@ -167,7 +177,7 @@ def test_other_files_in_the_folder_stay(folder: Path) -> None:
 def test_only_references_are_overwritten(folder: Path) -> None:
     (folder / MANIFEST).unlink()
     with pytest.raises(ConfigError, match="exists and is not a reference"):
-        layout.check_writable(folder, overwrite=True)
+        reference_format.check_writable(folder, overwrite=True)
 
 
 @pytest.mark.parametrize("name", ["config.json", "manifest.json", "model.safetensors", "README.md"])

@@ -1,4 +1,4 @@
-"""The files of a reference (format 3), each checked against the manifest before anything reads it."""
+"""The files of a reference (format 3), each compared with the manifest before it is parsed."""
 
 from __future__ import annotations
 
@@ -12,9 +12,9 @@ from pathlib import Path
 from packaging.specifiers import InvalidSpecifier, SpecifierSet
 
 from spikgpt.errors import ConfigError, DamagedReference, FormatError
-from spikgpt.files import check_place, replacing
+from spikgpt.files import check_target, replacing
 from spikgpt.reference.json_files import decoded, dumped
-from spikgpt.reference.schema import Entry, Header, Manifest, Parity, require
+from spikgpt.reference.schema import Entry, Header, Manifest, ParityRecord, require
 from spikgpt.version import __version__
 
 FORMAT_VERSION = 3
@@ -24,28 +24,28 @@ LIBRARY_RANGE = ">=0.6"
 MANIFEST = "manifest.json"
 FILES = (
     "config.json",  # format and library versions, network, embedder, recipe and provenance
-    "model.safetensors",  # weights: classifier.*, embedder.*, and where the labels lie, familiarity.*
+    "model.safetensors",  # weights: classifier.*, embedder.*, and the geometry of labels, familiarity.*
     "labels.json",  # label index to name and Cell Ontology id
-    "thresholds.json",  # when a cell is Unknown
-    "genes.json",  # genes that the network reads, in order, with their sha256, and more that are known
-    "metrics.json",  # what was measured on held-out reference cells
-    "README.md",  # the card; its pictures show mixed-up labels, and how often labels of a confidence are right
+    "thresholds.json",  # rules for Unknown cells
+    "genes.json",  # genes that the network reads, in order, with their sha256, and genes to impute them from
+    "metrics.json",  # scores on held-out reference cells
+    "README.md",  # the card; its pictures show the confusion matrix, and accuracy by confidence
 )
 PICTURE, RELIABILITY = "confusion_matrix.png", "reliability.png"
 # The graph of each precision: fp16 for GPUs, int8 (weights of 8 bits) for CPUs.
 GRAPH = "onnx/model.onnx"
 GRAPHS = {"fp32": GRAPH, "fp16": "onnx/model_fp16.onnx", "int8": "onnx/model_int8.onnx"}
 PRECISIONS = {name: precision for precision, name in GRAPHS.items()}
-# scGPT's network, from tokens to an embedding, and that with the classifier, from tokens to labels.
+# The network of scGPT, from tokens to an embedding; and scGPT with the classifier, from tokens to labels.
 ENCODER, COMBINED = "onnx/encoder.onnx", "onnx/combined.onnx"
-# What the graphs were made from, and how well they agree with it.
+# The sha256 of the files that the graphs were made from, and the agreement of graphs and weights.
 PARITY = "onnx/parity.json"
 OPTIONAL = (PICTURE, RELIABILITY, *GRAPHS.values(), ENCODER, COMBINED, PARITY)
 LAYOUT = (*FILES, *OPTIONAL, MANIFEST)
-# What the graph is made from; its parity report states the sha256 of each.
+# Files that graphs are made from; the parity report states the sha256 of each.
 GRAPH_SOURCES = ("model.safetensors", "labels.json", "thresholds.json", "genes.json")
-# Bytes of a file at most, and of the JSON files of a reference together: they are read whole before anything is known
-# of them. The gene list of scGPT has 3 MB, and its weights have 200 MB, as its graph has.
+# Bytes of a file at most, and of all JSON files of a reference: files are read whole before they are checked.
+# The gene list of scGPT has 3 MB; its weights and its graph have 200 MB each.
 MIB = 1024 * 1024
 LARGEST = dict.fromkeys(LAYOUT, MIB) | {
     **{"config.json": 4 * MIB, "labels.json": 4 * MIB, "thresholds.json": 32 * MIB, "genes.json": 32 * MIB},
@@ -53,24 +53,29 @@ LARGEST = dict.fromkeys(LAYOUT, MIB) | {
     **dict.fromkeys((*GRAPHS.values(), ENCODER, COMBINED), 1024 * MIB),
 }
 LARGEST_JSON = 64 * MIB
-# From the files of each older format to those of the next one. What changes them states the next format too.
+# From the files of each older format to those of the next format. A changed config.json states the next format.
 MIGRATIONS: dict[int, Callable[[dict[str, bytes]], dict[str, bytes]]] = {
-    # Format 1 has no familiarity; what it has, format 2 has too.
+    # Format 2 adds the geometry of labels (familiarity.*).
     1: dict,
-    # Format 2 knows no more genes than its network reads; the rest is the same.
+    # Format 3 adds genes to impute from.
     2: dict,
 }
 
-# Opens a pipe without waiting for who writes into it; not every system has pipes among its files.
-WITHOUT_WAITING = getattr(os, "O_NONBLOCK", 0)
-# Where a reference is: its folder, or its files in memory.
+# Some systems do not have this flag.
+NONBLOCKING = getattr(os, "O_NONBLOCK", 0)
+# The folder of a reference, or its files in memory.
 Source = Path | Mapping[str, bytes]
 
 
 def stored_files(source: Source) -> dict[str, bytes]:
-    """Return the content of every file of a reference as it is stored, each checked against the manifest, the last one.
+    """Return every file of a reference as it is stored, each compared with the manifest, which is the last.
 
-    A FormatError says that a newer library wrote it, DamagedReference that the manifest or a file is not as it should.
+    Raises
+    ------
+    FormatError
+        When a newer library wrote the reference.
+    DamagedReference
+        When the manifest is not valid, or a file differs from it.
     """
     _checked_format(source)
     manifest = _read(source, MANIFEST)
@@ -82,7 +87,7 @@ def stored_files(source: Source) -> dict[str, bytes]:
 
 
 def migrated(files: Mapping[str, bytes]) -> dict[str, bytes]:
-    """Return the files of a reference but the manifest, in the present format."""
+    """Return the files of a reference without the manifest, in the present format."""
     present = {name: content for name, content in files.items() if name != MANIFEST}
     for older in range(_checked_format(files), FORMAT_VERSION):
         present = MIGRATIONS[older](present)
@@ -90,7 +95,7 @@ def migrated(files: Mapping[str, bytes]) -> dict[str, bytes]:
 
 
 def verified_files(source: Source) -> dict[str, bytes]:
-    """Return what :func:`stored_files` does, but the manifest, in the present format."""
+    """Return :func:`stored_files` without the manifest, in the present format."""
     return migrated(stored_files(source))
 
 
@@ -99,32 +104,22 @@ def digest_of(manifest: bytes) -> str:
     return hashlib.sha256(manifest).hexdigest()
 
 
-def altered_files(files: Mapping[str, bytes]) -> list[str]:
-    """Return which files are missing or are not as their manifest lists them.
-
-    The errors, for files of a newer format or a manifest that cannot be used, are those of :func:`stored_files`.
-    """
-    _checked_format(files)
-    entries = _entries(_read(files, MANIFEST))
-    return [name for name, entry in entries.items() if name not in files or _entry(files[name]) != entry]
-
-
 def hashes_of(stored: Mapping[str, bytes]) -> dict[str, str]:
-    """Return the sha256 of files that are as their manifest lists them, as it states them."""
+    """Return the sha256 of each file, as the manifest states them."""
     return {name: entry.sha256 for name, entry in decoded(stored[MANIFEST], MANIFEST, Manifest).files.items()}
 
 
 def check_graphs(files: Mapping[str, bytes], hashes: Mapping[str, str]) -> None:
-    """Refuse graphs that were made from other files than these, of these sha256, or that nobody has checked."""
-    found = {name: hashes[name] for name in files if name.endswith(".onnx")}
-    require(bool(found) == (PARITY in files), f"A reference has both graphs and {PARITY} or none of them.")
-    if not found:
+    """Refuse graphs that were made from files with other hashes, or that the parity report does not list."""
+    graphs = {name: hashes[name] for name in files if name.endswith(".onnx")}
+    require(bool(graphs) == (PARITY in files), f"A reference has both graphs and {PARITY}, or neither.")
+    if not graphs:
         return
-    report = decoded(files[PARITY], PARITY, Parity)
+    report = decoded(files[PARITY], PARITY, ParityRecord)
     others = [name for name in GRAPH_SOURCES if report.made_from.get(name) != hashes[name]]
-    require(not others, f"{', '.join(sorted(found))} was made from another {' and '.join(others)} than this.")
+    require(not others, f"{', '.join(sorted(graphs))} was made from another {' and '.join(others)} than this.")
     checked = {name: graph.get("sha256") for name, graph in report.graphs.items()}
-    wrong = sorted(name for name in checked.keys() | found if checked.get(name) != found.get(name))
+    wrong = sorted(name for name in checked.keys() | graphs if checked.get(name) != graphs.get(name))
     require(not wrong, f"{PARITY} was written for another {', '.join(wrong)} than this.")
 
 
@@ -134,10 +129,7 @@ def graph_sources(files: Mapping[str, bytes]) -> dict[str, str]:
 
 
 def write_files(files: Mapping[str, bytes], folder: Path) -> Path:
-    """Write files into a folder, all or none, in place of the reference that is there.
-
-    Other files in it stay.
-    """
+    """Replace the reference in a folder, atomically; files that belong to no reference stay."""
     with replacing(folder) as fresh:
         for name, content in files.items():
             (fresh / name).parent.mkdir(parents=True, exist_ok=True)
@@ -147,7 +139,7 @@ def write_files(files: Mapping[str, bytes], folder: Path) -> Path:
 
 
 def keep_other_files(folder: Path, fresh: Path) -> None:
-    """Copy the files of a folder that belong to no reference into the folder that replaces it."""
+    """Copy files that belong to no reference from a folder into the folder that replaces it."""
     for path in [path for path in folder.rglob("*") if path.is_file()]:
         kept = fresh / path.relative_to(folder)
         if path.relative_to(folder).as_posix() not in LAYOUT:
@@ -156,16 +148,15 @@ def keep_other_files(folder: Path, fresh: Path) -> None:
 
 
 def check_writable(folder: Path, *, overwrite: bool) -> None:
-    """Refuse to write a reference over something else or where nothing can be written, before hours of work."""
-    check_place(folder)
+    """Refuse a folder that holds something else or cannot be written, before the reference is made."""
+    check_target(folder)
     if not folder.exists() or (folder.is_dir() and not any(folder.iterdir())):
         return
     if not (folder / MANIFEST).is_file():
         msg = f"{folder} exists and is not a reference; choose another folder."
         raise ConfigError(msg)
     if not overwrite:
-        ask = "ask to overwrite it: overwrite=True, --overwrite"
-        msg = f"{folder} already holds a reference; choose another folder, or {ask}."
+        msg = f"{folder} already holds a reference; choose another folder, or pass overwrite=True (--overwrite)."
         raise ConfigError(msg)
 
 
@@ -176,12 +167,12 @@ def with_manifest(files: Mapping[str, bytes]) -> dict[str, bytes]:
 
 
 def _entry(content: bytes) -> Entry:
-    """Return what the manifest says of a file."""
+    """Return the manifest's entry of a file."""
     return Entry(len(content), hashlib.sha256(content).hexdigest())
 
 
 def _entries(manifest: bytes) -> dict[str, Entry]:
-    """Return what a manifest lists, after checking that it lists the files of a reference and nothing else."""
+    """Return the entries of a manifest; refuse missing and unknown files, and files that are too large."""
     entries = decoded(manifest, MANIFEST, Manifest).files
     missing, strange = sorted(set(FILES) - entries.keys()), sorted(entries.keys() - set(FILES) - set(OPTIONAL))
     require(not missing, f"{MANIFEST} does not list {', '.join(missing)}.")
@@ -208,15 +199,16 @@ def _read(source: Source, name: str, limit: int | None = None) -> bytes:
         blobs = home.parents[1] / "blobs" if len(home.parents) > 1 and home.parent.name == "snapshots" else home
         inside = target.is_relative_to(home) or target.is_relative_to(blobs)
         require(inside, f"{path} is a link that leaves its folder. Do not use this reference.")
-        # Looked at again once it is open: a pipe would wait for ever, and a device never end.
-        require(stat.S_ISREG(target.stat().st_mode), f"{path} is no regular file. Do not use this reference.")
-        with os.fdopen(os.open(target, os.O_RDONLY | WITHOUT_WAITING), "rb") as opened:
-            found = os.fstat(opened.fileno())
-            require(stat.S_ISREG(found.st_mode), f"{path} is no regular file. Do not use this reference.")
-            size, told = found.st_size, f"and differs from what {MANIFEST} lists; expected {limit}"
-            require(size <= limit, f"{path} has {size} bytes {told}.")
+        # Opening a device may act on it. The opened file may be another than the one that was checked.
+        irregular = f"{path} is no regular file. Do not use this reference."
+        require(stat.S_ISREG(target.stat().st_mode), irregular)
+        with os.fdopen(os.open(target, os.O_RDONLY | NONBLOCKING), "rb") as opened:
+            status = os.fstat(opened.fileno())
+            require(stat.S_ISREG(status.st_mode), irregular)
+            size = status.st_size
+            require(size <= limit, f"{path} has {size} bytes and differs from what {MANIFEST} lists; expected {limit}.")
             content = opened.read(limit + 1)
-        require(len(content) <= limit, f"{path} has more bytes than it says {told}.")
+        require(len(content) <= limit, f"{path} grows while it is read; expected {limit} bytes.")
         return content
     except FileNotFoundError:
         msg = f"{source} has no {name}, which every reference has. Get the reference again, or name another folder."
@@ -227,20 +219,20 @@ def _read(source: Source, name: str, limit: int | None = None) -> bytes:
 
 
 def _checked_format(source: Source) -> int:
-    """Return the format of a reference, after refusing those that this library does not know."""
+    """Return the format of a reference; refuse formats of newer libraries."""
     header = decoded(_read(source, "config.json"), "config.json", Header)
-    found, needs = header.format_version, header.library.get("requires", "of no version")
+    version, needs = header.format_version, header.library.get("requires", "of no version")
     try:
         wanted = SpecifierSet(needs)
     except InvalidSpecifier:
         msg = f"config.json requires spikgpt {needs!r}; expected a range such as '>=0.1'. Get the reference again."
         raise DamagedReference(msg) from None
-    # A range may end below this version: what is older is still read.
+    # A range may end below this version: older references can be read.
     too_old = any(not part.contains(__version__, prereleases=True) for part in wanted if ">" in part.operator)
-    if found > FORMAT_VERSION or too_old:
+    if version > FORMAT_VERSION or too_old:
         msg = (
-            f"This reference is in format {found} and needs spikgpt {wanted}; spikgpt {__version__} reads up to "
+            f"This reference is in format {version} and needs spikgpt {wanted}; spikgpt {__version__} reads up to "
             f"format {FORMAT_VERSION}. Get spikgpt {wanted} where you got this one."
         )
         raise FormatError(msg)
-    return found
+    return version

@@ -3,17 +3,22 @@
 from __future__ import annotations
 
 import os
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
 from spikgpt.errors import ConfigError, HubError, ReferenceNotFound
 from spikgpt.reference.hub import Hub
-from spikgpt.reference.transfer.cache import Cache, hashed, place, read
-from spikgpt.testing.hub import LoopbackHub
+from spikgpt.reference.hub_cache import RepositoryCache, cached_file, hashed
+from tests.hub_server import LoopbackHub
 from tests.reference.test_hub import FILES, REPO, pulled
 
-LIMITS = dict.fromkeys(FILES, 10_000)
+
+def read(folder: Path) -> tuple[dict[str, bytes], list[str]]:
+    """Return the files of a cached commit, and the names of those that are missing."""
+    files = {name: path.read_bytes() for name in FILES if (path := cached_file(folder, name))}
+    return files, sorted(set(FILES) - set(files))
 
 
 @pytest.fixture
@@ -34,16 +39,16 @@ def test_links_that_lead_elsewhere_are_as_good_as_none(
         (folder / "a.json").unlink()
         (folder / "a.json").symlink_to(target)
         aside.write_bytes(FILES["a.json"])
-        assert place(folder, "a.json") is None
-        assert read(folder, LIMITS) == ({name: FILES[name] for name in FILES if name != "a.json"}, ["a.json"])
+        assert cached_file(folder, "a.json") is None
+        assert read(folder) == ({name: FILES[name] for name in FILES if name != "a.json"}, ["a.json"])
         # Replaced in place, and what it led to stays.
         assert pulled(client) == FILES
         assert outside.read_bytes() == b"mine"
-        assert read(folder, LIMITS) == (FILES, [])
+        assert read(folder) == (FILES, [])
     # A blob that is itself a link is none either.
     blob.unlink()
     blob.symlink_to(outside)
-    assert place(folder, "a.json") is None
+    assert cached_file(folder, "a.json") is None
     assert pulled(client) == FILES
     assert (outside.read_bytes(), blob.is_symlink()) == (b"mine", False)
 
@@ -52,12 +57,11 @@ def test_only_regular_files_are_read(folder: Path) -> None:
     blob = (folder / "a.json").resolve()
     blob.unlink()
     os.mkfifo(blob)
-    assert read(folder, LIMITS)[1] == ["a.json"]
-    assert read(folder, {**LIMITS, "model.safetensors": 100})[1] == ["a.json", "model.safetensors"]
+    assert read(folder)[1] == ["a.json"]
 
 
 def test_a_commit_that_is_a_link_or_no_commit_is_not_there(folder: Path, tmp_path: Path) -> None:
-    cache = Cache(folder.parents[1])
+    cache = RepositoryCache(folder.parents[1])
     assert cache.folder(None) == cache.folder(folder.name) == folder
     ref = cache.storage / "refs" / "main"
     for text in ("../../../outside", "x", "", "0" * 41, folder.name + "/..", "\x00"):
@@ -95,27 +99,35 @@ def test_revisions_that_git_has_none_of_are_refused(hub: LoopbackHub, client: Hu
     assert hub.requests == []
 
 
-def test_a_hostile_hash_leads_nowhere(hub: LoopbackHub, client: Hub, tmp_path: Path) -> None:
-    from dataclasses import replace
-
-    victim = tmp_path / "x"
-    victim.write_bytes(b"mine")
+@pytest.mark.parametrize(
+    "headers",
+    [
+        {"ETag": '"../../../x"', "X-Linked-Etag": '"../../../x"'},
+        {"X-Repo-Commit": "../../../x"},
+        {"ETag": f'W/"{"0" * 40}"', "X-Linked-Etag": "0" * 64},
+        {"ETag": '"' + "0" * 300, "X-Linked-Etag": "/etc/x"},
+        {"X-Repo-Commit": "0" * 40},
+    ],
+    ids=str,
+)
+def test_a_hostile_header_is_refused_before_anything_is_written(
+    hub: LoopbackHub, client: Hub, tmp_path: Path, headers: dict[str, str]
+) -> None:
     hub.put(REPO, FILES)
-    wrong = {"ETag": '"../../../x"', "X-Linked-Etag": '"../../../x"', "X-Repo-Commit": "../../../x"}
-    hub.forge = lambda request, answer: replace(answer, headers={**answer.headers, **wrong})
-    # Headers are not asked, and what arrives is held against the listing.
-    assert pulled(client) == FILES
-    (client.snapshot(REPO, None, (), required=()) / "a.json").resolve().write_bytes(b"damaged")
-    client.snapshot(REPO, None, tuple(FILES), required=(), again=("a.json",))
-    assert pulled(client) == FILES
+    hub.forge = lambda request, answer: replace(answer, headers={**answer.headers, **headers})
+    with pytest.raises(HubError, match=r"The Hub answered with the (ETag|X-Repo-Commit) .*; expected [0-9a-f]{40}"):
+        pulled(client)
+    assert [path.name for path in tmp_path.rglob("*")] == []
+
+
+def test_a_hostile_hash_in_the_listing_is_refused(hub: LoopbackHub, client: Hub, tmp_path: Path) -> None:
+    hub.put(REPO, FILES)
     hub.forge = lambda request, answer: replace(
         answer, body=answer.body.replace(b'"blobId": "', b'"blobId": "../../../x')
     )
-    hub.put(REPO, {**FILES, "a.json": b"[]"})
-    with pytest.raises(HubError, match="with something else than expected"):
+    with pytest.raises(HubError, match="The Hub answered models/islets/small with "):
         pulled(client)
-    assert victim.read_bytes() == b"mine"
-    assert sorted(path.name for path in tmp_path.iterdir()) == ["cache", "x"]
+    assert list(tmp_path.iterdir()) == []
 
 
 def test_a_cache_that_cannot_be_written_is_told_as_that(hub: LoopbackHub, tmp_path: Path) -> None:

@@ -1,7 +1,7 @@
-"""Which bytes a reference has to have: those of a digest, or those of a lock file, which keeps them for the next run.
+"""Pinned versions of references: a digest, or a lock file that records digests for the next run.
 
 The digest of a reference is the sha256 of its manifest, which lists the sha256 of every other file. A lock file is
-JSON, written whole or not at all, by one process at a time::
+JSON, replaced atomically, by one process at a time::
 
     {
      "version": 1,
@@ -10,7 +10,7 @@ JSON, written whole or not at all, by one process at a time::
      }
     }
 
-What ships with this package or lies in a folder has a digest alone.
+A shipped reference and a folder have a digest alone.
 """
 
 from __future__ import annotations
@@ -25,13 +25,13 @@ import msgspec
 from spikgpt.errors import ConfigError, DamagedReference
 from spikgpt.files import replacing
 from spikgpt.reference.hub import Hub
+from spikgpt.reference.hub_requests import Commit, Sha256
 from spikgpt.reference.json_files import decoded, dumped
-from spikgpt.reference.registry import Found, find
-from spikgpt.reference.transfer.requests import Commit, Sha256
+from spikgpt.reference.registry import Resolved, resolve
 
 LOCK = "spikgpt.lock"
-# Bytes of a lock file at most, and seconds to wait for others who write to it.
-LARGEST, PATIENCE = 1024 * 1024, 60.0
+# Bytes of a lock file at most, and seconds to wait for other processes that write to it.
+LARGEST, LOCK_PATIENCE = 1024 * 1024, 60.0
 DIGEST = re.compile(r"(?:sha256:)?([0-9a-fA-F]{64})")
 
 
@@ -44,22 +44,22 @@ class Locked(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True, forb
 
 
 class LockFile(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
-    """What a lock file holds: references by the name that they were asked for by."""
+    """The content of a lock file: references by the name that the user gave."""
 
     version: Literal[1]
     references: dict[str, Locked]
 
 
 @dataclass(frozen=True)
-class Pin:
-    """What a reference has to be.
+class VersionPin:
+    """The version that a reference must have.
 
     Parameters
     ----------
     expect
-        The digest that it has to have.
+        The digest of the reference.
     lock
-        A lock file. A reference that it names is the one that it names; others are taken into it by :meth:`keep`.
+        A lock file. Its references must have the recorded version; :meth:`record` adds others.
     """
 
     expect: str | None = None
@@ -69,43 +69,41 @@ class Pin:
         if self.expect is not None:
             if not (match := DIGEST.fullmatch(self.expect)):
                 msg = (
-                    f"The digest to expect is {self.expect!r}; give the 64 digits of a sha256, as spikgpt pull prints."
+                    f"The digest to expect is {self.expect!r}; give the 64 digits of a sha256 that spikgpt pull prints."
                 )
                 raise ConfigError(msg)
             object.__setattr__(self, "expect", match[1].lower())
 
-    def find(self, name: str | Path, revision: str | None = None, *, hub: Hub | None = None) -> Found:
-        """Return where a reference is, at the commit of the lock file; see :func:`spikgpt.reference.registry.find`."""
-        locked = self._locked(_key(name, revision))
+    def resolve(self, name: str | Path, revision: str | None = None, *, hub: Hub | None = None) -> Resolved:
+        """Return a reference at the commit of the lock file; see :func:`spikgpt.reference.registry.resolve`."""
+        locked = self._references().get(_key(name, revision))
         if locked is None or locked.repository is None:
-            return find(name, revision, hub=hub)
+            return resolve(name, revision, hub=hub)
         # With the commit in the name, as a folder may be called like the repository.
-        return find(f"{locked.repository}@{locked.commit}" if locked.commit else locked.repository, hub=hub)
+        return resolve(f"{locked.repository}@{locked.commit}" if locked.commit else locked.repository, hub=hub)
 
     def check(self, name: str | Path, revision: str | None, digest: str) -> None:
-        """Refuse a reference that is another one.
+        """Refuse a reference of another version.
 
         Raises
         ------
         DamagedReference
-            When its digest is not the one that was expected or locked.
+            When the digest is not the expected or recorded one.
         """
         key = _key(name, revision)
         if self.expect is not None and digest != self.expect:
-            msg = (
-                f"{key} has the digest {digest}; expected {self.expect}. Nothing was written. See where it comes from."
-            )
+            msg = f"{key} has the digest {digest}; expected {self.expect}. Nothing was written. Check its origin."
             raise DamagedReference(msg)
-        locked = self._locked(key)
+        locked = self._references().get(key)
         if locked and digest != locked.digest:
             msg = (
-                f"{key} has the digest {digest}; {self.lock} has {locked.digest}. Nothing was written. If it is meant "
-                f"to be another one now, delete {key!r} from {self.lock}."
+                f"{key} has the digest {digest}; {self.lock} has {locked.digest}. Nothing was written. To use the new "
+                f"version, delete {key!r} from {self.lock}."
             )
             raise DamagedReference(msg)
 
-    def keep(self, name: str | Path, revision: str | None, origin: str | None, digest: str) -> bool:
-        """Take a reference into the lock file, unless it is there, and return whether that was written."""
+    def record(self, name: str | Path, revision: str | None, origin: str | None, digest: str) -> bool:
+        """Add a reference to the lock file, unless it is there, and return whether the file was written."""
         if self.lock is None:
             self.check(name, revision, digest)
             return False
@@ -113,20 +111,17 @@ class Pin:
 
         key, (repository, _, commit) = _key(name, revision), (origin or "").partition("@")
         self.lock.parent.mkdir(parents=True, exist_ok=True)
-        # One process at a time reads, adds and writes. The file that it holds meanwhile stays there, empty.
-        with FileLock(self.lock.with_name(f".{self.lock.name}.held"), timeout=PATIENCE):
+        # One process at a time reads, adds and writes. The empty file that it locks is not deleted.
+        with FileLock(self.lock.with_name(f".{self.lock.name}.held"), timeout=LOCK_PATIENCE):
             references = self._references()
             if key in references:
                 self.check(name, revision, digest)
                 return False
             locked = Locked(digest=digest, repository=repository or None, commit=commit or None)
-            held = LockFile(1, dict(sorted({**references, key: locked}.items())))
+            content = LockFile(1, dict(sorted({**references, key: locked}.items())))
             with replacing(self.lock) as temporary:
-                temporary.write_bytes(dumped(held))
+                temporary.write_bytes(dumped(content))
         return True
-
-    def _locked(self, key: str) -> Locked | None:
-        return self._references().get(key)
 
     def _references(self) -> dict[str, Locked]:
         if self.lock is None or not self.lock.exists():
@@ -138,7 +133,7 @@ class Pin:
             return decoded(self.lock.read_bytes(), str(self.lock), LockFile).references
         except DamagedReference as error:
             reason = str(error).removesuffix(" Get the reference again.")
-            msg = f"{reason} Mend the lock file, or delete it to lock anew."
+            msg = f"{reason} Correct the lock file, or delete it to pin anew."
             raise ConfigError(msg) from None
 
 

@@ -1,0 +1,69 @@
+"""The cache of huggingface_hub: ``models--ORG--NAME/snapshots/COMMIT/FILE``, each a link to ``blobs/HASH``.
+
+Nobody but the user vouches for the content of a cache. A link that leads anywhere but to a blob counts as missing.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import re
+import stat
+from dataclasses import dataclass
+from pathlib import Path
+
+from spikgpt.files import replacing
+
+COMMIT = re.compile(r"[0-9a-f]{40}")
+HASH = re.compile(r"[0-9a-f]{40}|[0-9a-f]{64}")
+
+
+@dataclass(frozen=True)
+class RepositoryCache:
+    """The cached commits of one repository, in the folder ``storage``."""
+
+    storage: Path
+
+    def folder(self, revision: str | None) -> Path | None:
+        """Return the folder of a branch, a tag or a commit, which may be incomplete; None without a folder."""
+        ref = self.storage / "refs" / (revision or "main")
+        try:
+            commit = ref.read_text()[:41].strip() if ref.is_file() else revision
+        except (OSError, ValueError):
+            return None
+        if not commit or not COMMIT.fullmatch(commit):
+            return None
+        folder = self.storage / "snapshots" / commit
+        return folder if folder.is_dir() and not folder.is_symlink() else None
+
+    def write_ref(self, revision: str, commit: str) -> None:
+        """Record the commit of a branch or a tag, where the cache can be written."""
+        ref = self.storage / "refs" / revision
+        try:
+            if not COMMIT.fullmatch(revision) and not (ref.is_file() and ref.read_text() == commit):
+                with replacing(ref) as temporary:
+                    temporary.write_text(commit)
+        except OSError:
+            # The cache may belong to somebody else; and a branch a/b cannot stand beside the branch a.
+            return
+
+
+def cached_file(folder: Path, name: str) -> Path | None:
+    """Return the blob of a file of a cached commit, or the file itself in a cache without links; None without one."""
+    link = folder / name
+    try:
+        home, target = folder.resolve(strict=True), link.resolve(strict=True)
+    except (OSError, RuntimeError):
+        return None
+    linked = target.parent == (home.parents[1] / "blobs").resolve() and HASH.fullmatch(target.name)
+    inside = linked if link.is_symlink() else target == home / name
+    return target if inside and stat.S_ISREG(target.lstat().st_mode) else None
+
+
+def hashed(content: bytes, *, large: bool) -> str:
+    """Return the hash by which the Hub names a file: sha256 for large files, else git's."""
+    return hashlib.sha256(content).hexdigest() if large else git_oid(content)
+
+
+def git_oid(content: bytes) -> str:
+    """Return git's hash of a file's content."""
+    return hashlib.sha1(b"blob %d\0" % len(content) + content, usedforsecurity=False).hexdigest()

@@ -1,1 +1,0 @@
-"""What comes from the Hub: requests within limits, and the local cache."""
