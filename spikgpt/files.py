@@ -1,4 +1,4 @@
-"""Files and folders that are whole or not there."""
+"""Write files and folders completely or not at all."""
 
 from __future__ import annotations
 
@@ -20,18 +20,18 @@ from spikgpt.errors import ConfigError
 if sys.platform != "win32":
     import fcntl
 
-# Name of a folder that was replaced, until the process is done.
+# Name of the old folder during its replacement.
 REPLACED = ".replaced"
-# Seconds after which a folder of another machine, which holds no lock, is that of a killed process.
+# Age in seconds of an unlocked folder of another machine that is taken for that of a killed process.
 LEFT_AFTER = 24 * 3600
 
 
 @contextmanager
 def replacing(path: Path) -> Iterator[Path]:
-    """Give a temporary path beside ``path``, for a file or a folder that takes its name when all went well.
+    """Yield a temporary path beside ``path``; without an error, the file or folder there then replaces ``path``.
 
-    A link stays, and the file or the folder that it leads to is replaced. The next call for the same path removes
-    what a killed process left.
+    A link is kept, and its target is replaced. Leftovers of a killed process are removed by the next call for the same
+    path.
     """
     target = Path(os.path.realpath(path))
     target.parent.mkdir(parents=True, exist_ok=True)
@@ -41,7 +41,7 @@ def replacing(path: Path) -> Iterator[Path]:
         yield temporary
         replaced = folder / REPLACED
         if target.is_dir():
-            # A kill between two renames would leave nothing in place.
+            # One exchange: a kill between two renames would leave no folder.
             if _swapped(temporary, target):
                 return
             target.replace(replaced)
@@ -56,8 +56,8 @@ def replacing(path: Path) -> Iterator[Path]:
 
 
 @contextmanager
-def alone(path: Path, refusal: str) -> Iterator[None]:
-    """Hold an empty file, which stays there, or refuse where another process does. One that ends lets go of it."""
+def hold_lock(path: Path, refusal: str) -> Iterator[None]:
+    """Hold a lock file, or raise ConfigError with ``refusal`` if another process holds it."""
     from filelock import FileLock, Timeout
 
     path.parent.mkdir(parents=True, exist_ok=True)
@@ -72,8 +72,8 @@ def alone(path: Path, refusal: str) -> Iterator[None]:
         lock.release()
 
 
-def check_place(path: Path) -> None:
-    """Refuse a path where :func:`replacing` could write nothing, before the work."""
+def check_target(path: Path) -> None:
+    """Refuse a path where :func:`replacing` could not write, before the work starts."""
     target = Path(os.path.realpath(path))
     if target.is_symlink():
         msg = f"{path} is a link that leads to itself; name another path."
@@ -83,8 +83,8 @@ def check_place(path: Path) -> None:
         raise ConfigError(msg)
     folder = next(part for part in target.parents if part.exists())
     if not folder.is_dir() or not os.access(folder, os.W_OK):
-        reason = "not yours to write to" if folder.is_dir() else "a file"
-        msg = f"{path} cannot be written: {folder} is {reason}. Name another place."
+        reason = "not writable for you" if folder.is_dir() else "a file"
+        msg = f"{path} cannot be written: {folder} is {reason}. Name another path."
         raise ConfigError(msg)
 
 
@@ -95,20 +95,20 @@ def sha256_of(path: Path) -> str:
 
 
 def user_cache() -> Path:
-    """Return the folder of what is kept between runs: ``SPIKGPT_CACHE``, or one in the user's cache folder."""
+    """Return the cache folder: ``SPIKGPT_CACHE``, or ``spikgpt`` in the user's cache folder."""
     if named := os.environ.get("SPIKGPT_CACHE"):
         return Path(named)
     return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "spikgpt"
 
 
 def _swapped(one: Path, other: Path) -> bool:
-    """Let two files or folders swap their names at once; return whether the system and the disk could."""
+    """Exchange the names of two files or folders atomically; return False if the system or the disk cannot."""
     names = os.fsencode(one), os.fsencode(other)
     try:
         library = ctypes.CDLL(None)
         if sys.platform == "darwin":
             return bool(library.renamex_np(*names, 2) == 0)
-        # Relative to the working directory; exchange.
+        # -100: relative to the working directory; 2: exchange.
         return bool(library.renameat2(-100, names[0], -100, names[1], 2) == 0)
     except (AttributeError, OSError, TypeError):
         return False
@@ -116,15 +116,15 @@ def _swapped(one: Path, other: Path) -> bool:
 
 @contextmanager
 def _temporary_folder(target: Path) -> Iterator[Path]:
-    """Make a hidden folder beside a target, locked as long as this process lives, and remove it."""
+    """Yield a hidden folder beside a target, locked as long as this process lives, and remove it at the end."""
     while True:
         try:
             folder = Path(tempfile.mkdtemp(dir=target.parent, prefix=f"{_prefix(target)}{_machine()}."))
-        except FileNotFoundError:  # as /proc says of every new name
-            msg = f"{target} cannot be written: {target.parent} takes no new files. Name another place."
+        except FileNotFoundError:  # /proc raises this for every new name
+            msg = f"{target} cannot be written: {target.parent} takes no new files. Name another path."
             raise ConfigError(msg) from None
         lock = _locked(folder, wait=True)
-        # Another process may take a folder that is not locked yet for that of a killed one, and remove it.
+        # Another process may take the folder for that of a killed process before it is locked, and remove it.
         if folder.exists():
             break
         if lock is not None:
@@ -141,12 +141,12 @@ def _remove_leftovers(target: Path) -> None:
     """Remove the temporary folders of a target whose processes were killed."""
     pattern = re.compile(re.escape(_prefix(target)) + r"([0-9a-f]{8})\.[a-z0-9_]{8}")
     for folder in target.parent.iterdir():
-        found = pattern.fullmatch(folder.name)
-        if not found or folder.is_symlink() or (lock := _locked(folder)) is None:
+        match = pattern.fullmatch(folder.name)
+        if not match or folder.is_symlink() or (lock := _locked(folder)) is None:
             continue
         try:
-            # A shared disk may keep locks from other machines.
-            if found[1] != _machine() and time.time() - _last_written(folder) < LEFT_AFTER:
+            # Locks of other machines may be invisible on a shared disk.
+            if match[1] != _machine() and time.time() - _last_written(folder) < LEFT_AFTER:
                 continue
             if (folder / REPLACED).exists() and not target.exists():
                 (folder / REPLACED).replace(target)  # the kill came between two renames
@@ -156,25 +156,25 @@ def _remove_leftovers(target: Path) -> None:
 
 
 def _prefix(target: Path) -> str:
-    """Return the first part of the name of a target's temporary folders; names are at most 255 bytes long."""
+    """Return the prefix of a target's temporary folders; file names have at most 255 bytes."""
     name = target.name if len(os.fsencode(target.name)) < 200 else hashlib.sha256(os.fsencode(target.name)).hexdigest()
     return f".{name}."
 
 
 def _machine() -> str:
-    """Return 8 characters for the running system, the same in all of its containers."""
+    """Return an id of 8 characters for the running system, equal in all of its containers."""
     boot = Path("/proc/sys/kernel/random/boot_id")
     name = boot.read_bytes() if boot.exists() else platform.node().encode()
     return hashlib.sha256(name).hexdigest()[:8]
 
 
 def _last_written(folder: Path) -> float:
-    """Return when something in a folder was changed last, in seconds."""
+    """Return the time of the last change in a folder, in seconds."""
     return max(path.lstat().st_mtime for path in (folder, *folder.rglob("*")))
 
 
 def _locked(folder: Path, *, wait: bool = False) -> int | None:
-    """Lock a folder until the returned descriptor is closed, or return None where that cannot be done."""
+    """Lock a folder until the returned descriptor is closed; return None if it cannot be locked."""
     if sys.platform == "win32":
         return None
     try:

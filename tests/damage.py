@@ -13,7 +13,7 @@ from safetensors.numpy import load as load_tensors
 from safetensors.numpy import save as save_tensors
 
 from spikgpt.reference.files import Tensors
-from spikgpt.reference.layout import GRAPH, GRAPHS, MANIFEST, PARITY, graph_sources
+from spikgpt.reference.format import GRAPH, GRAPHS, MANIFEST, PARITY, graph_sources
 
 Change = Callable[[dict[str, bytes]], dict[str, bytes]]
 
@@ -120,7 +120,7 @@ MALICIOUS: dict[str, tuple[Change, str]] = {
     ),
     "a manifest of other bytes": (
         manifest(lambda entries: entries["labels.json"].update(sha256="0" * 64)),
-        "does not hold what it lists, fetched twice: labels.json",
+        "labels.json differs from what manifest.json lists",
     ),
     "a manifest of another size": (
         manifest(lambda entries: entries["labels.json"].update(size=10**15)),
@@ -135,7 +135,7 @@ MALICIOUS: dict[str, tuple[Change, str]] = {
         "manifest.json does not list thresholds.json",
     ),
     "a manifest that is no JSON": (lambda files: files | {MANIFEST: b"{"}, "manifest.json is not valid JSON"),
-    "a file that is not there": (without("genes.json"), "fetched twice: genes.json"),
+    "a file that is not there": (without("genes.json"), "has no genes.json, which every reference has"),
     "endless nesting": (replaced("metrics.json", b"[" * 100_000), "metrics.json is not valid JSON"),
     "a threshold stated twice": (
         lambda files: listed(
@@ -146,7 +146,7 @@ MALICIOUS: dict[str, tuple[Change, str]] = {
                 )
             }
         ),
-        "thresholds.json is not valid JSON .*stands there twice",
+        "thresholds.json is not valid JSON .*occurs twice",
     ),
     "NaN in JSON": (
         lambda files: listed(files | {"thresholds.json": files["thresholds.json"].replace(b"0.95", b"NaN")}),
@@ -171,7 +171,7 @@ MALICIOUS: dict[str, tuple[Change, str]] = {
     "labels out of order": (rewritten("labels.json", lambda rows: rows[::-1]), "Row 0 of labels.json"),
     "a label with control characters": (
         rewritten("labels.json", lambda rows: [rows[0] | {"name": "\x1b[2Jalpha"}, *rows[1:]]),
-        "Label names are printed, so",
+        "is empty or has control characters",
     ),
     "a name with control characters": (
         rewritten("config.json", lambda config: config | {"name": "a\x1b]0;owned\x07"}),
@@ -264,7 +264,7 @@ MALICIOUS: dict[str, tuple[Change, str]] = {
     ),
     "a confusion matrix that is none": (
         held_out(confusion={"labels": ["a"], "counts": [[1, 2]]}),
-        "counts are no square of 1 labels",
+        "counts are no square matrix of 1 labels",
     ),
     "a provenance without a recipe": (
         rewritten("config.json", lambda config: config | {"provenance": {"seed": 1}}),
@@ -310,7 +310,7 @@ MALICIOUS: dict[str, tuple[Change, str]] = {
     ),
     "a graph without a report": (
         lambda files: listed(files | {GRAPH: b"onnx"}),
-        "has both graphs and onnx/parity.json or none",
+        "has both graphs and onnx/parity.json, or neither",
     ),
     "a graph of other weights": (
         lambda files: listed(files | {GRAPH: b"onnx", PARITY: json.dumps({"made_from": {}, "graphs": {}}).encode()}),
@@ -318,7 +318,7 @@ MALICIOUS: dict[str, tuple[Change, str]] = {
     ),
     "a report without a graph": (
         lambda files: listed(files | {PARITY: json.dumps({"made_from": graph_sources(files), "graphs": {}}).encode()}),
-        "has both graphs and onnx/parity.json or none",
+        "has both graphs and onnx/parity.json, or neither",
     ),
     "a graph that nobody checked": (
         lambda files: listed(
@@ -355,16 +355,16 @@ MALICIOUS: dict[str, tuple[Change, str]] = {
     "a count beyond 64 bits": (held_out(cells=10**30), "metrics.json is not valid JSON .1000+ is no number"),
     "lists within lists": (
         rewritten("metrics.json", lambda metrics: metrics | {"more": json.loads("[" * 50 + "]" * 50)}),
-        "metrics.json is not valid JSON .it has lists and objects within each other, more than 32",
+        "metrics.json is not valid JSON .it has more than 32 lists and objects within each other",
     ),
     "metrics without any": (replaced("metrics.json", b"{}"), "metrics.json .* missing required field"),
     "a type of 8 bits": (
         header(lambda values: values["embedder.mean"].update(dtype="F8_E4M3", shape=[320])),
-        "is not a safetensors file, or of other types",
+        "is not a safetensors file of known types",
     ),
     "a shape that no array has": (
         header(lambda values: values.update(x={"dtype": "F32", "shape": [0, 2**62], "data_offsets": [0, 0]})),
-        "is not a safetensors file, or of other types",
+        "is not a safetensors file of known types",
     ),
     "many time steps": (model(time_steps=1000), "The network has about .* values a cell; expected at most"),
     "many labels": (model(n_labels=100_000), "n_labels of the network is 100000: Expected `int` <= 10000"),

@@ -14,7 +14,7 @@ from typing import Any
 import pytest
 
 from spikgpt.errors import ConfigError
-from spikgpt.files import alone, check_place, replacing
+from spikgpt.files import check_target, hold_lock, replacing
 
 
 @pytest.mark.parametrize("kind", ["file", "folder"])
@@ -88,15 +88,16 @@ def test_a_folder_is_whole_at_every_moment_while_it_is_replaced(tmp_path: Path) 
 
 def test_one_process_at_a_time_holds_a_file_and_a_killed_one_none(tmp_path: Path) -> None:
     path = tmp_path / "folder" / "lock"
-    lines = ("import sys", "from pathlib import Path", "from spikgpt.files import alone")
-    hold = "\n".join((*lines, "with alone(Path(sys.argv[1]), ''):", " print('held', flush=True)", " sys.stdin.read()"))
+    lines = ("import sys", "from pathlib import Path", "from spikgpt.files import hold_lock")
+    block = ("with hold_lock(Path(sys.argv[1]), ''):", " print('held', flush=True)", " sys.stdin.read()")
+    hold = "\n".join((*lines, *block))
     with subprocess.Popen([sys.executable, "-c", hold, path], stdin=-1, stdout=-1) as other:
         assert other.stdout is not None
         assert other.stdout.readline() == b"held\n"
-        with pytest.raises(ConfigError, match="Wait"), alone(path, "Wait."):
+        with pytest.raises(ConfigError, match="Wait"), hold_lock(path, "Wait."):
             pass
         other.kill()
-    with alone(path, "Wait."):
+    with hold_lock(path, "Wait."):
         pass
     assert path.read_bytes() == b""
 
@@ -130,8 +131,8 @@ def test_the_current_folder_and_those_above_it_are_not_replaced(
     monkeypatch.chdir(tmp_path / "here")
     Path("loop").symlink_to("loop")
     with pytest.raises(ConfigError, match="leads to itself" if name == "loop" else "current folder"):
-        check_place(Path(name))
-    check_place(Path("new"))
+        check_target(Path(name))
+    check_target(Path("new"))
 
 
 WRITE = """if True:
@@ -219,6 +220,6 @@ def test_a_folder_that_another_process_removed_before_it_was_locked_is_made_agai
 
 @pytest.mark.skipif(not Path("/proc/self").exists(), reason="needs /proc")
 def test_a_place_that_takes_no_files_is_named_as_the_user_did() -> None:
-    message = "/proc/labels cannot be written: /proc takes no new files. Name another place."
+    message = "/proc/labels cannot be written: /proc takes no new files. Name another path."
     with pytest.raises(ConfigError, match=f"^{message}$"), replacing(Path("/proc/labels")):
         pass

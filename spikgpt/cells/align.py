@@ -1,4 +1,4 @@
-"""Cells brought to the genes of a reference."""
+"""Align cells to the genes of a reference."""
 
 from __future__ import annotations
 
@@ -23,33 +23,33 @@ CHUNK = 4096
 class AlignedCells:
     """Linear values of n cells for the G genes of a reference.
 
-    Neither the order of the query's genes, nor how they are named, nor how the matrix is stored changes a bit of it.
+    The result is the same, to the bit, for any order and naming of the genes and any storage of the matrix.
     ``values``, shape (n, G), float32, indices sorted, are counts, or linear values where the query holds no counts;
-    ``totals``, shape (n,), are the sums over all the query's genes. ``found``, shape (G,), says whether the query has a
-    gene, and ``kind`` what it holds: ``counts``, ``linear`` or ``log`` values, or an ``embedding``. ``more`` are the
-    places of further genes, among those that a reference knows beside its own; their columns are the last of the G.
+    ``totals``, shape (n,), are the sums over all the query's genes. ``found``, shape (G,), marks
+    the genes that the query has. ``kind`` is ``counts``, ``linear``, ``log`` or ``embedding``. ``other_genes`` are the
+    indices of further genes among those that a reference knows beside its own; their columns are the last of the G.
     """
 
     values: sparse.csr_matrix
     totals: npt.NDArray[np.float64]
     found: Bools
     kind: Kind | Literal["embedding"]
-    more: Rows = field(default_factory=lambda: np.empty(0, dtype=np.int64))
+    other_genes: Rows = field(default_factory=lambda: np.empty(0, dtype=np.int64))
 
     @property
     def empty(self) -> Bools:
-        """Whether the cell's total is 0, shape (n,)."""
+        """Mark the cells with a total of 0, shape (n,)."""
         return np.asarray(self.totals == 0)
 
     def part(self, cells: slice | npt.NDArray[Any]) -> AlignedCells:
-        """Return some of the cells, by a slice, a mask or their indices."""
+        """Select cells by a slice, a mask or their indices."""
         return replace(self, values=self.values[cells], totals=self.totals[cells])
 
 
 def aligned_chunks(
     expression: Expression, match: GeneMatch, *, chunk_size: int | None = None
 ) -> Iterator[AlignedCells]:
-    """Bring cells to the genes of a reference, ``chunk_size`` at a time; genes that the query lacks are 0."""
+    """Yield cells with the genes of a reference, ``chunk_size`` at a time; genes that the query lacks are 0."""
     size = chunk_size or CHUNK
     for start in range(0, expression.n_cells, size):
         linear = expression.linear(start, min(start + size, expression.n_cells))
@@ -60,13 +60,13 @@ def aligned_chunks(
 
 
 def align(expression: Expression, genes: GeneList, *, minimum_share: float = 0.1) -> AlignedCells:
-    """Bring all cells to the genes of a reference, of which a share has to be found; see :func:`aligned_chunks`."""
+    """Return all cells with the genes of a reference; less than ``minimum_share`` of the genes is refused."""
     match = match_genes(expression.var, genes, minimum_share=minimum_share)
     return joined(list(aligned_chunks(expression, match)))
 
 
 def joined(chunks: list[AlignedCells]) -> AlignedCells:
-    """Return the cells of several chunks of one query, in order; at least one chunk."""
+    """Concatenate at least one chunk of one query."""
     return replace(
         chunks[0],
         values=sparse.csr_matrix(sparse.vstack([chunk.values for chunk in chunks], format="csr")),

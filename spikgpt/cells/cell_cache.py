@@ -1,4 +1,4 @@
-"""Aligned cells put aside while a query is read, in memory as long as they are few, then on disk."""
+"""Cache for the aligned cells of a query: in memory while they are few, then on disk."""
 
 from __future__ import annotations
 
@@ -23,9 +23,10 @@ class CellCache:
 
     def __init__(self) -> None:
         self._file = tempfile.SpooledTemporaryFile(max_size=IN_MEMORY)
-        self._like: AlignedCells | None = None
+        # An empty chunk with the attributes that all cells share.
+        self._template: AlignedCells | None = None
         self._sizes: list[int] = []
-        # Of the cells that are not empty: row numbers in the query, and keys.
+        # Row numbers in the query, and content keys, of the cells that are not empty.
         self._rows: list[Rows] = []
         self._keys: list[npt.NDArray[np.float64]] = []
 
@@ -35,10 +36,9 @@ class CellCache:
     def __exit__(self, *_: object) -> None:
         self._file.close()
 
-    def add(self, chunk: AlignedCells) -> None:
-        """Put cells aside."""
-        # What holds for all cells is kept once.
-        self._like = replace(chunk, values=chunk.values[:0], totals=chunk.totals[:0])
+    def append(self, chunk: AlignedCells) -> None:
+        """Store the next cells of the query."""
+        self._template = replace(chunk, values=chunk.values[:0], totals=chunk.totals[:0])
         filled = np.flatnonzero(~chunk.empty)
         self._rows.append(sum(self._sizes) + filled)
         self._keys.append(content_keys(chunk.values[filled]))
@@ -47,15 +47,15 @@ class CellCache:
             np.save(self._file, array)
 
     def chunks(self) -> Iterator[tuple[Rows, AlignedCells]]:
-        """Give the cells again, with their row numbers in the query."""
-        if self._like is None:
+        """Yield the row numbers in the query, and the cells, of each chunk."""
+        if self._template is None:
             return
         self._file.seek(0)
         start = 0
         for size in self._sizes:
             totals, *parts = (np.load(self._file) for _ in range(4))
-            values = sparse.csr_matrix(tuple(parts), (size, self._like.values.shape[1]))
-            yield np.arange(start, start + size), replace(self._like, values=values, totals=totals)
+            values = sparse.csr_matrix(tuple(parts), (size, self._template.values.shape[1]))
+            yield np.arange(start, start + size), replace(self._template, values=values, totals=totals)
             start += size
 
     def sample(self) -> tuple[AlignedCells, Rows]:

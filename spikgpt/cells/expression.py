@@ -1,4 +1,4 @@
-"""The expression values of an AnnData, or of a file: which are read, and what they are."""
+"""Choose the expression values of an AnnData or a file, and detect their unit."""
 
 from __future__ import annotations
 
@@ -24,17 +24,17 @@ from spikgpt.cells.content.values import (
     whole_cells,
 )
 from spikgpt.cells.formats.notes import reading_notes
-from spikgpt.cells.matrices import SparseOnDisk, left_on_disk, read_rows
+from spikgpt.cells.matrices import MatrixOnDisk, keep_on_disk, read_rows
 from spikgpt.errors import DataError, listed
 from spikgpt.types import Rows
 
 if TYPE_CHECKING:
     import pandas as pd
 
-# Layers looked at when none is asked for, in this order. "spliced" is not among them: it lacks a part of the counts.
+# Layers that are tried by default, in this order; "spliced" would lack a part of the counts.
 COUNT_LAYERS = ("counts", "raw_counts", "count", "raw", "umi_counts", "umi", "UMIs")
 LOG_LAYERS = ("logcounts", "log1p", "lognorm", "log_normalized", "log_normalised", "data")
-# X with fewer of raw's genes than this is a selection of variable genes, and raw is the data.
+# With a smaller share of raw's genes, X is a selection of variable genes, and raw is read.
 SUBSET_SHARE = 0.5
 
 READS = "SpikGPT reads raw counts or log-normalised values."
@@ -55,14 +55,11 @@ Cells: TypeAlias = AnnData
 
 @dataclass(frozen=True)
 class Expression:
-    """The expression values of n cells that were chosen from an AnnData, still unread.
+    """The expression values of n cells, chosen from an AnnData but not read yet.
 
-    ``matrix`` is dense, CSR, or on disk; it stands behind ``source``, which is ``X``, ``layers['NAME']`` or ``raw``. Of
-    its columns, ``columns`` are the genes of ``var``, None if all are. Of each ``kind``, ``counts`` are whole numbers;
-    ``linear`` are counts up to a factor a cell (CPM, TPM, corrected counts); ``log`` are log(1 + linear) to the base
-    ``log_base``, and would be taken for counts if they were all whole. ``target_sum`` is the sum that every cell was
-    scaled to before the logarithm, None when there is no such constant. ``notes`` are whole sentences on anything
-    suspicious.
+    ``matrix`` is dense, CSR, or on disk. ``source`` names the matrix: ``X``, ``layers['NAME']`` or ``raw``. The
+    ``columns`` of the matrix are the genes of ``var``; None for all columns. ``notes`` are sentences on suspicious
+    values.
     """
 
     adata: Cells
@@ -76,27 +73,30 @@ class Expression:
 
     @property
     def kind(self) -> Kind:
-        """What the values are."""
+        """Return ``counts``, ``linear`` (counts times a factor per cell, such as CPM) or ``log`` (log(1 + linear))."""
         return self.content.kind
 
     @property
     def log_base(self) -> float | None:
-        """The base of logarithms."""
+        """Return the base of logarithms, None for other values."""
         return self.content.log_base
 
     @property
     def target_sum(self) -> float | None:
-        """The sum that every cell was scaled to before the logarithm."""
+        """Return the total per cell before the logarithm, None if cells have no common total."""
         return self.content.target_sum
 
     def rows(self, start: int, stop: int) -> sparse.csr_matrix:
-        """Return the cells from ``start`` to before ``stop`` as they are stored, float32, without explicit zeros.
+        """Return the stored values of cells ``start`` to ``stop`` (excluded), float32, without explicit zeros.
 
-        A value that is negative, not finite, or no logarithm among logarithms is refused.
+        Raises
+        ------
+        DataError
+            For negative or infinite values, NaN, and linear values among logarithms.
         """
         rows = read_rows(self.matrix, slice(start, stop), self.columns)
         too_large = (rows.data > LARGEST_LOG) & (self.kind == "log")
-        for wrong, what, remedy in (
+        for wrong, problem, remedy in (
             (~np.isfinite(rows.data), "a NaN or infinite value", REMEDY),
             (rows.data < 0, "a negative value", REMEDY),
             (too_large, "a value too large for a logarithm, unlike other cells", MIXED_REMEDY),
@@ -105,7 +105,7 @@ class Expression:
                 first = int(wrong.argmax())
                 row = start + int(np.searchsorted(rows.indptr, first, side="right")) - 1
                 cell = f"cell {self.adata.obs_names[row]!r} (row {row})"
-                msg = f"{self.source} holds {what} ({rows.data[first]:g}) in {cell}. {remedy}"
+                msg = f"{self.source} holds {problem} ({rows.data[first]:g}) in {cell}. {remedy}"
                 raise DataError(msg)
         if self.kind == "counts" and (np.rint(rows.data) != rows.data).any():
             other = small_cells(rows) & ~whole_cells(rows)
@@ -122,57 +122,67 @@ class Expression:
 
 
 def find_expression(adata: Cells, *, layer: str | None = None) -> Expression:
-    """Choose the values that are to be read, and tell what they are from a sample of cells.
+    """Choose the matrix to read, and detect the unit of its values from a sample of cells.
 
-    Counts are preferred to linear and log values, and X to layers to raw. A place with less than half the genes of
-    another, such as X after a selection of variable genes, comes last: totals need all genes. With ``layer``, no other
-    place is looked at. Cells without values that can be read are refused.
+    Counts are preferred to linear and log values, and X to layers to raw. A matrix with less than half the genes of
+    another, such as X after a selection of variable genes, comes last, because totals need all genes.
+
+    Parameters
+    ----------
+    layer
+        Read only this layer, or ``X`` or ``raw``.
+
+    Raises
+    ------
+    DataError
+        When no matrix holds readable values.
     """
     if adata.n_obs == 0 or adata.n_vars == 0:
         size = f"{adata.n_obs} cells and {adata.n_vars} genes"
         msg = f"The AnnData has {size}; it needs at least one of each. Check the filters that it went through."
         raise DataError(msg)
-    places = _places(adata, layer)
-    contents = [_content_of(place) for place in places]
+    candidates = _candidates(adata, layer)
+    contents = [_content_of(candidate) for candidate in candidates]
     usable = [index for index, content in enumerate(contents) if not content.problem]
     if not usable:
-        found = "; ".join(f"{place.source} {content.problem}" for place, content in zip(places, contents, strict=True))
+        pairs = zip(candidates, contents, strict=True)
+        problems = "; ".join(f"{candidate.source} {content.problem}" for candidate, content in pairs)
         layers = f"The layers are {listed(adata.layers)}." if len(adata.layers) else "There are no layers."
         remedy = MIXED_REMEDY if any(content.mixed for content in contents) else REMEDY
         if contents and all(content.problem == NOT_FINITE for content in contents):
             remedy = FINITE_REMEDY
-        msg = f"No expression values can be read: {found or 'X is missing'}. {layers} {remedy}"
+        msg = f"No expression values can be read: {problems or 'X is missing'}. {layers} {remedy}"
         raise DataError(msg)
-    widest = max(len(places[index].var) for index in usable)
-    complete = [index for index in usable if len(places[index].var) >= SUBSET_SHARE * widest]
+    widest = max(len(candidates[index].var) for index in usable)
+    complete = [index for index in usable if len(candidates[index].var) >= SUBSET_SHARE * widest]
     chosen = next((index for index in complete if contents[index].kind == "counts"), complete[0])
-    place, content = places[chosen], contents[chosen]
-    _check_row_order(adata, place, places)
+    candidate, content = candidates[chosen], contents[chosen]
+    _check_row_order(adata, candidate, candidates)
     return Expression(
         adata=adata,
-        # Rows of a CSC matrix are slow to read, so it is turned once.
-        matrix=place.matrix.tocsr() if sparse.issparse(place.matrix) else place.matrix,
-        source=place.source,
+        # Row access to a CSC matrix is slow, so the matrix is converted once.
+        matrix=candidate.matrix.tocsr() if sparse.issparse(candidate.matrix) else candidate.matrix,
+        source=candidate.source,
         content=content,
-        var=place.var,
+        var=candidate.var,
         n_cells=adata.n_obs,
-        notes=(*reading_notes(adata), *_notes(places, contents, chosen)),
-        columns=place.columns,
+        notes=(*reading_notes(adata), *_notes(candidates, contents, chosen)),
+        columns=candidate.columns,
     )
 
 
-def _check_row_order(adata: Cells, chosen: _Place, places: list[_Place]) -> None:
+def _check_row_order(adata: Cells, chosen: _Candidate, candidates: list[_Candidate]) -> None:
     """Refuse values whose rows are in another order than those of X, or than those of raw if X was chosen."""
     other = "raw" if chosen.source == "X" else "X"
-    place = next((place for place in places if place.source == other), None)
-    if place is None and other == "X" and adata.X is not None:
-        place = _Place("X", left_on_disk(adata.X, "X"), adata.var)
-        if isinstance(place.matrix, SparseOnDisk) and place.matrix.format == "csc":
+    candidate = next((candidate for candidate in candidates if candidate.source == other), None)
+    if candidate is None and other == "X" and adata.X is not None:
+        candidate = _Candidate("X", keep_on_disk(adata.X, "X"), adata.var)
+        if isinstance(candidate.matrix, MatrixOnDisk) and candidate.matrix.read_whole:
             return  # all of it would be read
-    if place is None:
+    if candidate is None:
         return
-    names = chosen.var.index, adata.var_names if place.var is adata.var else place.var.index
-    if wrong := out_of_place(chosen.matrix, place.matrix, names, (chosen.columns, place.columns)):
+    names = chosen.var.index, adata.var_names if candidate.var is adata.var else candidate.var.index
+    if wrong := out_of_place(chosen.matrix, candidate.matrix, names, (chosen.columns, candidate.columns)):
         msg = (
             f"The rows of {chosen.source} do not belong to the cells of {other}: {wrong} are less like their own row "
             f"of {other} than like most other rows. Bring both into the order of obs_names, or pass layer='X' to read "
@@ -182,10 +192,10 @@ def _check_row_order(adata: Cells, chosen: _Place, places: list[_Place]) -> None
 
 
 @dataclass(frozen=True)
-class _Place:
+class _Candidate:
     """A matrix of an AnnData that may hold expression values.
 
-    ``var`` describes its features that are RNA, which are those in ``columns``, and ``left_out`` the others.
+    ``var`` and ``columns`` are its features that are RNA; ``left_out`` is a phrase on the other features.
     """
 
     source: str
@@ -195,63 +205,64 @@ class _Place:
     left_out: str = ""
 
 
-def _places(adata: Cells, layer: str | None) -> list[_Place]:
-    """Return the places to look at, in order of preference."""
+def _candidates(adata: Cells, layer: str | None) -> list[_Candidate]:
+    """Return the matrices to try, in order of preference."""
     main = [name for name, values in (("X", adata.X), ("raw", adata.raw)) if values is not None]
     if layer is not None and layer not in adata.layers and layer not in main:
         layers, others = listed(adata.layers), " or ".join(main) or "none"
-        there = f"the layers are {layers}. Name one of them, " if len(adata.layers) else "there are no layers. Name "
-        msg = f"There is no layer {layer!r}; {there}{others}, or leave it out."
+        present = f"the layers are {layers}. Name one of them, " if len(adata.layers) else "there are no layers. Name "
+        msg = f"There is no layer {layer!r}; {present}{others}, or leave it out."
         raise DataError(msg)
     if layer is not None and layer in adata.layers:
-        main = []  # a layer called X or raw
+        main = []  # the layer itself is called X or raw
     elif layer is not None:
         main = [layer]
-    places = [_Place("X", adata.X, adata.var)] if "X" in main else []
+    candidates = [_Candidate("X", adata.X, adata.var)] if "X" in main else []
     for name in COUNT_LAYERS + LOG_LAYERS if layer is None else (layer,):
         if name in adata.layers:
-            places.append(_Place(f"layers[{name!r}]", adata.layers[name], adata.var))
+            candidates.append(_Candidate(f"layers[{name!r}]", adata.layers[name], adata.var))
     if "raw" in main:
-        places.append(_Place("raw", adata.raw.X, adata.raw.var))
-    return [_of_genes(_of_rna(replace(place, matrix=left_on_disk(place.matrix, place.source)))) for place in places]
+        candidates.append(_Candidate("raw", adata.raw.X, adata.raw.var))
+    on_disk = (replace(one, matrix=keep_on_disk(one.matrix, one.source)) for one in candidates)
+    return [_select_genes(_select_rna(one)) for one in on_disk]
 
 
-def _of_rna(place: _Place) -> _Place:
-    """Return a place without features that are not RNA, such as antibodies."""
-    # Frames are lazy in what anndata.experimental.read_lazy returns.
-    if (to_memory := getattr(place.var, "to_memory", None)) is not None:
-        place = replace(place, var=to_memory())
-    is_rna, left_out = rna_features(place.var)
+def _select_rna(candidate: _Candidate) -> _Candidate:
+    """Leave out features that are not RNA, such as antibodies."""
+    # anndata.experimental.read_lazy returns lazy tables.
+    if (to_memory := getattr(candidate.var, "to_memory", None)) is not None:
+        candidate = replace(candidate, var=to_memory())
+    is_rna, left_out = rna_features(candidate.var)
     if is_rna is None:
-        return place
-    return replace(place, var=place.var[is_rna], columns=np.flatnonzero(is_rna), left_out=left_out)
+        return candidate
+    return replace(candidate, var=candidate.var[is_rna], columns=np.flatnonzero(is_rna), left_out=left_out)
 
 
-def _of_genes(place: _Place) -> _Place:
-    """Return a place without repeated columns and without genes of another species."""
-    kept, left_out = own_genes(place.var.index, place.matrix, place.columns)
+def _select_genes(candidate: _Candidate) -> _Candidate:
+    """Leave out repeated columns and genes of another species."""
+    kept, left_out = own_genes(candidate.var.index, candidate.matrix, candidate.columns)
     if kept is None:
-        return place
-    columns = np.flatnonzero(kept) if place.columns is None else place.columns[kept]
-    phrases = " and ".join(filter(None, (place.left_out, left_out)))
-    return replace(place, var=place.var[kept], columns=columns, left_out=phrases)
+        return candidate
+    columns = np.flatnonzero(kept) if candidate.columns is None else candidate.columns[kept]
+    phrases = " and ".join(filter(None, (candidate.left_out, left_out)))
+    return replace(candidate, var=candidate.var[kept], columns=columns, left_out=phrases)
 
 
-def _content_of(place: _Place) -> Content:
-    if not len(place.var):
-        return Content(problem=f"holds {place.left_out}")
-    content = content_of(place.matrix, place.columns)
-    note = f"{place.source} holds {place.left_out}, which were left out."
-    return replace(content, notes=(note, *content.notes)) if place.left_out else content
+def _content_of(candidate: _Candidate) -> Content:
+    if not len(candidate.var):
+        return Content(problem=f"holds {candidate.left_out}")
+    content = content_of(candidate.matrix, candidate.columns)
+    note = f"{candidate.source} holds {candidate.left_out}, which were left out."
+    return replace(content, notes=(note, *content.notes)) if candidate.left_out else content
 
 
-def _notes(places: list[_Place], contents: list[Content], chosen: int) -> Iterable[str]:
-    """Say why X was passed over, if it was, and what is suspicious in the values."""
+def _notes(candidates: list[_Candidate], contents: list[Content], chosen: int) -> Iterable[str]:
+    """Yield a sentence on suspicious values, and on the reason if X was not read."""
     yield from contents[chosen].notes
-    (first, *_), (content, *_) = places, contents
+    (first, *_), (content, *_) = candidates, contents
     if chosen == 0 or first.source != "X":
         return
     if content.problem:
-        yield f"X {content.problem}, so {places[chosen].source} was read."
-    elif len(first.var) < SUBSET_SHARE * len(places[chosen].var):
-        yield f"X has {len(first.var)} genes of {len(places[chosen].var)}, so {places[chosen].source} was read."
+        yield f"X {content.problem}, so {candidates[chosen].source} was read."
+    elif len(first.var) < SUBSET_SHARE * len(candidates[chosen].var):
+        yield f"X has {len(first.var)} genes of {len(candidates[chosen].var)}, so {candidates[chosen].source} was read."

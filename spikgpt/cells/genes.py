@@ -1,4 +1,4 @@
-"""Human gene names: the genes of a reference, and how a query's genes are found among them."""
+"""Gene lists of references, and the match between a query's genes and a reference's genes."""
 
 from __future__ import annotations
 
@@ -42,18 +42,18 @@ NAME_COLUMNS = (
     "hgnc_symbol",
 )
 
-# What missing values of NumPy and pandas read as.
+# Text forms of missing values of NumPy and pandas.
 MISSING = ("nan", "<NA>", "None", "NaT")
 
-# Advice for a query whose names are right, but too few.
+# Remedy for a query with correct names but too few genes.
 FEW_GENES = "Pass the AnnData with all measured genes, from before its genes were selected."
 
-# Fewer found genes than this are refused whatever their share, unless the reference itself is smaller.
+# Least number of shared genes, unless the reference itself is smaller.
 MINIMUM_GENES = 50
 
-# How the ids of genes of other species begin, and which letters tell the species.
+# Prefixes of gene ids of other species.
 ID_PREFIX = re.compile(r"ENS[A-Z]+G(?=\d)|FBgn|WBGene")
-# Symbols that only mouse genes have, and the least share and number of such names in a query of mouse cells.
+# Symbols of mouse genes alone, and the least share and number of such names in a query of mouse cells.
 MOUSE_SYMBOL = re.compile(r"Gm\d{3,}|\d{4,}[A-Z]\d\dRik", re.IGNORECASE)
 SHARE_OF_MOUSE_SYMBOLS, LEAST_MOUSE_SYMBOLS = 0.005, 3
 
@@ -75,7 +75,7 @@ SPECIES_PREFIXES = {
 
 @dataclass(frozen=True)
 class GeneList:
-    """The genes of a reference, in order, each once. An Ensembl id is None where it is not known."""
+    """The genes of a reference, in order, each once. An unknown Ensembl id is None."""
 
     symbols: tuple[str, ...]
     ensembl_ids: tuple[str | None, ...]
@@ -99,28 +99,28 @@ class GeneList:
         return GeneList(self.symbols + more.symbols, self.ensembl_ids + more.ensembl_ids)
 
     def part(self, chosen: Rows) -> GeneList:
-        """Return some of the genes, by their places."""
+        """Select genes by their indices."""
         return GeneList(tuple(self.symbols[at] for at in chosen), tuple(self.ensembl_ids[at] for at in chosen))
 
     def to_dict(self) -> dict[str, Any]:
-        """Return plain JSON values, as ``genes.json`` holds them."""
+        """Return the JSON values of ``genes.json``."""
         return {"sha256": self.sha256, "symbols": list(self.symbols), "ensembl_ids": list(self.ensembl_ids)}
 
     @property
     def sha256(self) -> str:
-        """Hex digest of the canonical JSON of both tuples."""
+        """Return the hex digest of the canonical JSON of both tuples."""
         values = {"symbols": self.symbols, "ensembl_ids": self.ensembl_ids}
         return hashlib.sha256(json.dumps(values, sort_keys=True, separators=(",", ":")).encode()).hexdigest()
 
 
 @dataclass(frozen=True)
 class GeneMatch:
-    """Where a reference's G genes are among a query's genes.
+    """The columns of a query for the G genes of a reference.
 
     ``selection``, shape (query genes, G), holds a one for every query column of a gene: linear values times
-    ``selection`` are the values of the reference's genes, columns of the same gene summed. ``how`` counts the found
-    genes by the kind of name that found them, ``naming`` says which names of the query were used, and ``notes`` are
-    whole sentences on anything suspicious.
+    ``selection`` are the values of the reference's genes, with columns of the same gene summed. ``how`` counts the
+    matched genes by kind of name, ``naming`` is the source of the query's names, and ``notes`` are sentences on
+    suspicious names.
     """
 
     selection: sparse.csc_matrix
@@ -129,19 +129,19 @@ class GeneMatch:
     notes: tuple[str, ...] = ()
 
     def part(self, genes: Rows) -> GeneMatch:
-        """Return the match of some of the genes, by their places."""
+        """Return the match for some of the genes, by their indices."""
         return replace(self, selection=sparse.csc_matrix(self.selection[:, genes]))
 
     @cached_property
     def columns(self) -> Rows:
-        """Query column of every gene, shape (G,): the first if it has several, -1 if it has none."""
+        """Return the first query column of every gene, shape (G,), -1 for none."""
         first = np.full(self.selection.shape[1], -1, dtype=np.int64)
         first[self.found] = self.selection.indices[self.selection.indptr[:-1][self.found]]
         return first
 
     @cached_property
     def found(self) -> Bools:
-        """Whether the query has the gene, shape (G,)."""
+        """Mark the genes that the query has, shape (G,)."""
         return np.asarray(np.diff(self.selection.indptr) > 0)
 
 
@@ -152,10 +152,10 @@ def ensembl_ids_of(symbols: Iterable[str]) -> list[str | None]:
 
 
 def genes_of(var: pd.DataFrame) -> GeneList:
-    """Return the genes of a training set, each once, sorted by symbol so that their order in the file does not matter.
+    """Return the genes of a training set, each once, sorted by symbol, so that their order in the file does not matter.
 
-    Symbols and Ensembl ids complete each other from the table of human genes. A gene that is not in it keeps its name.
-    Of the index and the columns of ``var``, that with the most human gene names is read.
+    The index or column of ``var`` with the most human gene names is read. The table of human genes adds missing symbols
+    and Ensembl ids; a gene that the table lacks keeps its name.
     """
     table = human_genes()
 
@@ -186,25 +186,31 @@ def match_genes(
     at_least: int = MINIMUM_GENES,
     cells: Iterable[object] = (),
 ) -> GeneMatch:
-    """Find a reference's genes in the ``var`` of a query.
+    """Match a reference's genes with the ``var`` of a query.
 
     Names may be symbols or Ensembl ids, with or without version, in the index or in a column such as ``gene_ids`` or
-    ``feature_name``; the naming that finds most genes is used, the index before the columns. A gene is looked for by
-    its exact symbol, then by its Ensembl id, then by its symbol in any case with ``.`` and ``_`` read as ``-`` (R
-    writes ``HLA.A``), then by the Ensembl id of a newer symbol. Names may have the prefix of a genome (``GRCh38_INS``),
-    join a symbol and an id (``INS|ENSG00000254647``), or be bytes. Less than ``minimum_share`` of the reference's genes
-    is refused, and fewer than ``at_least``, or all of a smaller reference, in any case.
+    ``feature_name``; the names with most matches are used, the index before the columns. A gene is matched by its exact
+    symbol, then by its Ensembl id, then by its symbol in any case with ``.`` and ``_`` read as ``-`` (R writes
+    ``HLA.A``), then by the Ensembl id of a newer symbol. Names may have the prefix of a genome (``GRCh38_INS``), join a
+    symbol and an id (``INS|ENSG00000254647``), or be bytes.
 
     Parameters
     ----------
+    minimum_share, at_least
+        Least share and number of matched genes; a reference with fewer than ``at_least`` genes needs all of them.
     cells
-        Names of the query's cells, to tell a query that has its genes there.
+        Names of the query's cells, to detect a transposed query.
+
+    Raises
+    ------
+    GenesError
+        When too few genes match.
     """
     namings = _namings(query)
     finder = _Finder(genes)
-    found = [finder.find(names) for _, names in namings]
-    best = max(range(len(namings)), key=lambda index: len(found[index]))
-    (label, names), chosen = namings[best], found[best]
+    matches = [finder.match(names) for _, names in namings]
+    best = max(range(len(namings)), key=lambda index: len(matches[index]))
+    (label, names), chosen = namings[best], matches[best]
     species = next(filter(None, (_species_of(candidates) for _, candidates in namings)), None)
     needed = min(len(genes), max(at_least, math.ceil(minimum_share * len(genes))))
     if len(chosen) < needed:
@@ -221,12 +227,12 @@ def match_genes(
     )
 
 
-# Reference gene -> the kind of name that found it, and the query columns that bear such a name.
-_Found = dict[int, tuple[str, list[int]]]
+# Reference gene -> the kind of its matched name, and the query columns with such a name.
+_Matches = dict[int, tuple[str, list[int]]]
 
 
 class _Finder:
-    """Looks up query names among the genes of a reference."""
+    """Match query names with the genes of a reference."""
 
     def __init__(self, genes: GeneList) -> None:
         by_symbol = {symbol: gene for gene, symbol in enumerate(genes.symbols)}
@@ -244,33 +250,33 @@ class _Finder:
             ("Ensembl id", lambda name: by_id.get(newer_ids.get(name, ""))),
         )
 
-    def find(self, names: list[str]) -> _Found:
-        """Return the genes found; one found by a better kind of name is not looked for by a worse."""
-        found: _Found = {}
+    def match(self, names: list[str]) -> _Matches:
+        """Return the matched genes; a gene is matched by the first kind of name that fits."""
+        matches: _Matches = {}
         left = [column for column, name in enumerate(names) if name]
         for kind, gene_of in self._tiers:
-            new: _Found = {}
+            new: _Matches = {}
             rest = []
             for column in left:
                 gene = gene_of(names[column])
-                if gene is None or gene in found:
+                if gene is None or gene in matches:
                     rest.append(column)
                 else:
                     new.setdefault(gene, (kind, []))[1].append(column)
-            found |= new
+            matches |= new
             left = rest
-        return found
+        return matches
 
 
 def _namings(var: pd.DataFrame) -> list[tuple[str, list[str]]]:
-    """Return every list of names that a var frame offers, the index first; a missing name is empty.
+    """Return every list of names in a var table, the index first; a missing name is empty.
 
-    Each list is followed by the names that its own names hold, such as a symbol joined to an id.
+    After each list follow the parts of its names, such as the symbols of names that join a symbol and an id.
     """
     columns = {str(column).lower(): column for column in reversed(list(var.columns))}
-    offered: list[tuple[str, Any]] = [("var_names", var.index)]
-    offered += [(f"var[{columns[key]!r}]", var[columns[key]]) for key in NAME_COLUMNS if key in columns]
-    lists = [(label, list(map(_name, names))) for label, names in offered]
+    columns_with_names: list[tuple[str, Any]] = [("var_names", var.index)]
+    columns_with_names += [(f"var[{columns[key]!r}]", var[columns[key]]) for key in NAME_COLUMNS if key in columns]
+    lists = [(label, list(map(_name, names))) for label, names in columns_with_names]
     return [(label, some) for label, names in lists for some in (without_suffixes(names), *spellings(names))]
 
 
@@ -285,7 +291,7 @@ def _name(value: object) -> str:
 
 
 def _species_of(names: list[str]) -> str | None:
-    """Return another species that most names look like, or None."""
+    """Return the species of most names if it is not human, else None."""
     prefixes = Counter(match[0].upper() for name in names if (match := ID_PREFIX.match(name)))
     if prefixes:
         prefix, count = prefixes.most_common(1)[0]
@@ -296,24 +302,24 @@ def _species_of(names: list[str]) -> str | None:
 
 
 def _mouse_symbols(names: list[str]) -> list[str]:
-    """Return the symbols that only mouse genes have, in any case, if there are enough of them."""
-    # Nearly all other names are told apart by their end.
+    """Return the symbols of mouse genes alone, in any case, if there are enough of them."""
+    # Nearly all other names differ in their last character.
     symbols = [name for name in names if name[-1:] in "0123456789kK" and MOUSE_SYMBOL.fullmatch(name)]
     return symbols if len(symbols) >= max(LEAST_MOUSE_SYMBOLS, SHARE_OF_MOUSE_SYMBOLS * len(names)) else []
 
 
-def _selection(found: _Found, n_query_genes: int, n_genes: int) -> sparse.csc_matrix:
+def _selection(matches: _Matches, n_query_genes: int, n_genes: int) -> sparse.csc_matrix:
     """Return the selection matrix, shape (n_query_genes, n_genes)."""
-    pairs = [(column, gene) for gene, (_, columns) in found.items() for column in columns]
+    pairs = [(column, gene) for gene, (_, columns) in matches.items() for column in columns]
     rows, genes = (np.array(pairs, dtype=np.int64).reshape(-1, 2)).T
     selection = sparse.csc_matrix((np.ones(len(pairs)), (rows, genes)), shape=(n_query_genes, n_genes))
     selection.sort_indices()
     return selection
 
 
-def _notes(found: _Found, how: Counter[str], species: str | None, names: list[str]) -> Iterable[str]:
-    """Say what is suspicious in a match that is good enough."""
-    several = sum(len(columns) > 1 for _, columns in found.values())
+def _notes(matches: _Matches, how: Counter[str], species: str | None, names: list[str]) -> Iterable[str]:
+    """Yield sentences on suspicious names in a sufficient match."""
+    several = sum(len(columns) > 1 for _, columns in matches.values())
     if several:
         yield f"The query has several columns for {several} of the genes; their values were summed."
     if symbols := _mouse_symbols(names):
@@ -321,9 +327,9 @@ def _notes(found: _Found, how: Counter[str], species: str | None, names: list[st
             f"The query looks like mouse: {len(symbols)} of its genes are mouse genes, like {_examples(symbols)}. "
             "Labels may be wrong; map the genes to human orthologues first."
         )
-    elif species is not None and how["respelled symbol"] > len(found) / 2:
+    elif species is not None and how["respelled symbol"] > len(matches) / 2:
         yield (
-            f"The query looks like {species}: {how['respelled symbol']} of its {len(found)} matched genes share only "
+            f"The query looks like {species}: {how['respelled symbol']} of its {len(matches)} matched genes share only "
             "the letters of a human symbol. Labels may be wrong; map the genes to human orthologues first."
         )
     if as_dates := dates(names):
@@ -333,18 +339,18 @@ def _notes(found: _Found, how: Counter[str], species: str | None, names: list[st
         )
 
 
-def _too_few(n_found: int, needed: int, genes: GeneList, label: str, names: list[str]) -> str:
-    """Return the message for a query that has too few of the reference's genes."""
+def _too_few(n_matched: int, needed: int, genes: GeneList, label: str, names: list[str]) -> str:
+    """Return the message for a query with too few of the reference's genes."""
     ids = [gene_id for gene_id in genes.ensembl_ids if gene_id is not None]
     expected = f"{_examples(genes.symbols)}" + (f", or {_examples(ids)}" if ids else "")
     return (
-        f"Found {n_found} of the reference's {len(genes)} genes in the query; at least {needed} are needed. The query "
-        f"names {len(names)} genes like {_examples(names)} ({label}), the reference like {expected}."
+        f"Found {n_matched} of the reference's {len(genes)} genes in the query; at least {needed} are needed. The "
+        f"query names {len(names)} genes like {_examples(names)} ({label}), the reference like {expected}."
     )
 
 
 def _remedy(names: list[str], species: str | None, cells: list[str]) -> str:
-    """Say what to do about a query that has too few of the reference's genes."""
+    """Return the remedy for a query with too few of the reference's genes."""
     if gene_share(cells) > max(0.5, gene_share(names)):
         return f"The names of the cells, like {_examples(cells)}, are genes: transpose the AnnData with adata.T."
     if species is not None:

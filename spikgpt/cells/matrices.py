@@ -1,11 +1,11 @@
-"""Matrices of cells and genes, in memory and on disk, checked before compiled code gets to see them.
+"""Rows of matrices of cells and genes, in memory and on disk.
 
-SciPy's kernels take the structure of a sparse matrix for granted: a wrong row start or column ends the process.
+SciPy's compiled code trusts the structure of a sparse matrix: a wrong row start or column ends the process. Each matrix
+is therefore checked before SciPy works on it.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from functools import cached_property
 from typing import Any
 
@@ -15,32 +15,70 @@ from anndata.abc import CSCDataset, CSRDataset
 from anndata.io import sparse_dataset
 from scipy import sparse
 
-from spikgpt.cells.storage import REMEDY, is_array, missing_chunks, refusing
+from spikgpt.cells.storage import REMEDY, as_data_errors, is_array, missing_chunks
 from spikgpt.errors import DataError
 from spikgpt.types import Rows
 
-# Bytes of a dense matrix, and values of a sparse one, read at a time.
+# Bytes of a dense matrix, and values of a sparse matrix, that are read from disk at a time.
 BLOCK_BYTES, BLOCK_VALUES = 32 * 1024 * 1024, 4 * 1024 * 1024
+# Arrays of a stored sparse matrix.
+PARTS = ("data", "indices", "indptr")
 
 
 def check_sparse(matrix: Any, name: object) -> None:
-    """Refuse a sparse matrix in memory that leads beyond its shape or its values; anything else passes."""
+    """Refuse a CSR or CSC matrix in memory whose row starts or columns exceed its values or shape."""
     if not sparse.issparse(matrix) or matrix.format not in ("csr", "csc"):
         return
-    rows, columns = matrix.shape if matrix.format == "csr" else matrix.shape[::-1]
-    _check_starts(matrix.indptr, rows, min(len(matrix.data), len(matrix.indices)), name, spare=True)
-    _check_places(matrix.indices[: matrix.indptr[-1]], columns, name)
+    n_rows, n_columns = matrix.shape if matrix.format == "csr" else matrix.shape[::-1]
+    # Values after the last row start are unused.
+    _check_starts(matrix.indptr, n_rows, min(len(matrix.data), len(matrix.indices)), name)
+    _check_columns(matrix.indices[: matrix.indptr[-1]], n_columns, name)
+
+
+def _check_columns(columns: npt.NDArray[Any], n_columns: int, name: object) -> None:
+    """Refuse column numbers outside of a matrix."""
+    if len(columns) and not 0 <= columns.min() <= columns.max() < n_columns:
+        values = f"values in columns {columns.min()} to {columns.max()}"
+        msg = f"{name} holds {values}; it has columns 0 to {n_columns - 1}. {REMEDY}"
+        raise DataError(msg)
+
+
+def stored_matrix(item: Any, name: object) -> Any:
+    """Return the array, or the sparse dataset of anndata, of a matrix in a store; it stays on disk.
+
+    The shape and, of a sparse matrix, the lengths of its parts and its row starts are checked.
+    """
+    with as_data_errors(name, remedy=REMEDY):
+        stored = item if is_array(item) else sparse_dataset(item)
+        shape = tuple(map(int, stored.shape))
+        if len(shape) != 2 or min(shape) < 0:
+            msg = f"{name} has the shape {shape}; expected two dimensions. {REMEDY}"
+            raise DataError(msg)
+        if not is_array(item):
+            _check_parts(item, shape[stored.format == "csc"], name)
+    return stored
+
+
+def check_stored(item: Any, name: object) -> None:
+    """Refuse a stored sparse matrix with values outside of its shape; the values are read in blocks."""
+    stored = stored_matrix(item, name)
+    n_columns = stored.shape[stored.format == "csr"]
+    with as_data_errors(name):
+        for start in range(0, item["data"].shape[0], BLOCK_VALUES):
+            block = slice(start, start + BLOCK_VALUES)
+            _check_columns(item["indices"][block], n_columns, name)
+            item["data"][block]
 
 
 def read_rows(matrix: Any, index: slice | Rows, columns: Rows | None = None) -> sparse.csr_matrix:
     """Return some rows in memory, float32, canonical, sharing nothing with ``matrix``; by default of all columns."""
     name = getattr(matrix, "name", "The expression matrix")
-    with refusing(name):
+    with as_data_errors(name):
         part = matrix[index]
         # Dask computes the chunks with these rows, dense or sparse.
         part = part.compute() if hasattr(part, "compute") else part
         part = part if sparse.issparse(part) else np.asarray(part)
-    _check_numbers(part.dtype, name)
+    check_numbers(part.dtype, name)
     check_sparse(part, name)
     with np.errstate(over="ignore"):
         if not sparse.issparse(part):
@@ -53,141 +91,91 @@ def read_rows(matrix: Any, index: slice | Rows, columns: Rows | None = None) -> 
     return rows
 
 
-class SparseOnDisk:
-    """A sparse matrix of an h5ad file or a zarr folder, of which rows are read when they are asked for.
+class MatrixOnDisk:
+    """A matrix of an open store, whose rows are read on demand."""
 
-    One whose parts do not fit together is refused.
-    """
+    def __init__(self, stored: Any, name: object) -> None:
+        self.name, self._stored, self.shape = name, stored, tuple(map(int, stored.shape))
 
-    def __init__(self, group: Any, name: object) -> None:
-        self.name, self._group = name, group
-        with refusing(name):
-            stored = sparse_dataset(group)
-            self.stored, self.format, self.dtype, self.shape = stored, stored.format, stored.dtype, stored.shape
-            _check_shape(self.shape, name)
-            starts, parts = group["indptr"][:], [group["data"], group["indices"]]
-            lengths, kind = {part.shape for part in parts}, parts[1].dtype.kind
-            if len(lengths) > 1 or kind not in "iu" or any(map(missing_chunks, parts)):
-                lost = sum(map(missing_chunks, parts))
-                found = (
-                    f"data and indices of lengths {sorted(lengths)}, {lost} chunks missing, indices of kind {kind!r}"
-                )
-                msg = f"{name} has {found}; expected one length, no chunk missing, whole numbers. {REMEDY}"
-                raise DataError(msg)
-            _check_starts(starts, self.shape[self.format == "csc"], parts[0].shape[0], name)
+    @property
+    def read_whole(self) -> bool:
+        """True for a CSC matrix and for the other byte order, whose rows SciPy cannot read one by one."""
+        if is_array(self._stored):
+            return False
+        native = all(self._stored.group[part].dtype.isnative for part in PARTS)
+        return not native or self._stored.format == "csc"
 
     def __getitem__(self, index: slice | Rows) -> sparse.csr_matrix:
         """Return some rows, by a slice or by ascending numbers."""
-        whole = self.format == "csc" or not self._native
-        return self._by_rows[index] if whole else self.stored[index]
-
-    def in_memory(self) -> Any:
-        """Return the whole matrix, checked."""
-        if self._native:
-            matrix = self.stored.to_memory()
-        else:
-            parts = (self._group[part][:] for part in ("data", "indices", "indptr"))
-            native = tuple(part.astype(part.dtype.newbyteorder("=")) for part in parts)
-            matrix = (sparse.csr_matrix if self.format == "csr" else sparse.csc_matrix)(native, shape=self.shape)
-        check_sparse(matrix, self.name)
-        return matrix
-
-    @cached_property
-    def _native(self) -> bool:
-        """Whether SciPy can hold the values in their byte order."""
-        return all(self._group[part].dtype.isnative for part in ("data", "indices", "indptr"))
-
-    @cached_property
-    def _by_rows(self) -> sparse.csr_matrix:
-        """The whole matrix by rows, as those of a CSC matrix cannot be read one by one."""
-        return self.in_memory().tocsr()
-
-    def check(self) -> None:
-        """Read everything once, a part at a time, and refuse what leads beyond the shape."""
-        _check_numbers(self.dtype, self.name, complex_too=True)
-        columns = self.shape[self.format == "csr"]
-        with refusing(self.name):
-            for start in range(0, self._group["data"].shape[0], BLOCK_VALUES):
-                part = slice(start, start + BLOCK_VALUES)
-                _check_places(self._group["indices"][part], columns, self.name)
-                self._group["data"][part]
-
-
-class DenseOnDisk:
-    """A dense matrix of an h5ad file or a zarr folder, of which rows are read when they are asked for."""
-
-    def __init__(self, array: Any, name: object) -> None:
-        self.name, self._array, self.dtype, self.shape = name, array, array.dtype, tuple(array.shape)
-        _check_shape(self.shape, name)
-
-    def __getitem__(self, index: slice | Rows) -> sparse.csr_matrix:
-        """Return some rows, float32, by a slice or by ascending numbers; never much dense at a time."""
-        _check_numbers(self.dtype, self.name)
+        if not is_array(self._stored):
+            return (self._whole if self.read_whole else self._stored)[index]
+        check_numbers(self._stored.dtype, self.name)
         cells = np.arange(self.shape[0])[index]
-        # zarr has rows by number apart.
-        numbered = getattr(self._array, "oindex", self._array)
-        parts = [sparse.csr_matrix((0, self.shape[1]), dtype=np.float32)]
-        for part in self._blocks(len(cells)):
-            some = cells[part]
-            together = len(some) == some[-1] - some[0] + 1
-            rows = self._array[some[0] : some[-1] + 1] if together else numbered[some]
-            with np.errstate(over="ignore"):
-                parts.append(sparse.csr_matrix(rows.astype(np.float32)))
-        return sparse.vstack(parts, format="csr")
+        step = max(1, BLOCK_BYTES // max(1, self._stored.dtype.itemsize * self.shape[1]))
+        parts = [self._dense_rows(cells[start : start + step]) for start in range(0, len(cells), step)]
+        return sparse.vstack([sparse.csr_matrix((0, self.shape[1]), dtype=np.float32), *parts], format="csr")
 
-    def check(self) -> None:
-        """Read everything once, a part at a time."""
-        with refusing(self.name):
-            for part in self._blocks(self.shape[0]):
-                self._array[part]
+    def _dense_rows(self, cells: Rows) -> sparse.csr_matrix:
+        consecutive = len(cells) == cells[-1] - cells[0] + 1
+        # zarr has a method of its own for rows by number.
+        by_number = getattr(self._stored, "oindex", self._stored)
+        rows = self._stored[cells[0] : cells[-1] + 1] if consecutive else by_number[cells]
+        with np.errstate(over="ignore"):
+            return sparse.csr_matrix(rows.astype(np.float32))
 
-    def _blocks(self, rows: int) -> Iterator[slice]:
-        step = max(1, BLOCK_BYTES // max(1, self.dtype.itemsize * self.shape[1]))
-        yield from (slice(start, min(start + step, rows)) for start in range(0, rows, step))
+    @cached_property
+    def _whole(self) -> sparse.csr_matrix:
+        return read_matrix(self._stored, self.name).tocsr()
 
 
-def on_disk(item: Any, name: object) -> SparseOnDisk | DenseOnDisk:
-    """Return a matrix that is left where it is, its structure checked."""
-    return DenseOnDisk(item, name) if is_array(item) else SparseOnDisk(item, name)
+def read_matrix(stored: CSRDataset | CSCDataset, name: object) -> sparse.csr_matrix | sparse.csc_matrix:
+    """Return a stored sparse matrix in memory, in the byte order of the machine, after a check of its structure."""
+    parts = [stored.group[part][:] for part in PARTS]
+    native = tuple(part.astype(part.dtype.newbyteorder("="), copy=False) for part in parts)
+    matrix = (sparse.csr_matrix if stored.format == "csr" else sparse.csc_matrix)(native, shape=stored.shape)
+    check_sparse(matrix, name)
+    return matrix
 
 
-def left_on_disk(matrix: Any, name: object) -> Any:
-    """Return a matrix of an AnnData as it is, unless that leaves it on disk, as backed mode does."""
+def keep_on_disk(matrix: Any, name: object) -> Any:
+    """Return a matrix of an AnnData, with its rows read on demand if it is on disk."""
     if isinstance(matrix, CSRDataset | CSCDataset):
-        return SparseOnDisk(matrix.group, name)
-    return DenseOnDisk(matrix, name) if is_array(matrix) else matrix
+        return MatrixOnDisk(stored_matrix(matrix.group, name), name)
+    return MatrixOnDisk(stored_matrix(matrix, name), name) if is_array(matrix) else matrix
 
 
-def _check_shape(found: tuple[int, ...], name: object) -> None:
-    if len(found) != 2 or min(found) < 0:
-        msg = f"{name} has the shape {found}; expected two dimensions. {REMEDY}"
+def check_numbers(dtype: Any, name: object) -> None:
+    """Refuse values that are not real numbers."""
+    if dtype.kind not in "biuf":
+        content = "text" if dtype.kind in "OSTU" else f"{dtype} values"
+        msg = f"{name} holds {content}; expected numbers, such as those of adata.X.astype('float32')."
         raise DataError(msg)
 
 
-def _check_numbers(dtype: Any, name: object, *, complex_too: bool = False) -> None:
-    if dtype.kind not in ("biufc" if complex_too else "biuf"):
-        what = "text" if dtype.kind in "OSTU" else f"{dtype} values"
-        msg = f"{name} holds {what}; expected numbers, such as those of adata.X.astype('float32')."
-        raise DataError(msg)
-
-
-def _check_starts(starts: npt.NDArray[Any], rows: int, values: int, name: object, *, spare: bool = False) -> None:
-    """Refuse row starts that lead elsewhere; with ``spare``, the last values may belong to no row."""
-    numbers = starts.astype(np.int64) if starts.dtype.kind in "iu" else np.empty(0, dtype=np.int64)
-    if numbers.shape != (rows + 1,):
-        found = f"{starts.shape} row starts of type {starts.dtype} for {rows} rows"
-    elif numbers[0] != 0 or numbers[-1] > values or (numbers[-1] < values and not spare):
-        found = f"row starts from {numbers[0]} to {numbers[-1]} for {values} values"
-    elif (np.diff(numbers) < 0).any():
-        found = "row starts out of order"
+def _check_parts(group: Any, n_rows: int, name: object) -> None:
+    """Refuse a stored sparse matrix with missing chunks, or whose parts have lengths that do not match."""
+    data, indices, starts = group["data"], group["indices"], group["indptr"][:]
+    if lost := missing_chunks(data) + missing_chunks(indices):
+        problem = f"{lost} chunks missing"
+    elif data.shape != indices.shape or indices.dtype.kind not in "iu":
+        problem = f"data of shape {data.shape} and indices of shape {indices.shape} and type {indices.dtype}"
     else:
-        return
-    msg = f"{name} has {found}; expected one more than rows, rising from 0 to the number of values. {REMEDY}"
+        _check_starts(starts, n_rows, data.shape[0], name)
+        if starts[-1] == data.shape[0]:
+            return
+        problem = f"row starts from {starts[0]} to {starts[-1]} for {data.shape[0]} values"
+    msg = f"{name} has {problem}; expected data and indices of one length, and row starts up to this length. {REMEDY}"
     raise DataError(msg)
 
 
-def _check_places(places: npt.NDArray[Any], columns: int, name: object) -> None:
-    if len(places) and not 0 <= places.min() <= places.max() < columns:
-        found = f"{places.min()} to {places.max()}"
-        msg = f"{name} holds values in columns {found}; it has columns 0 to {columns - 1}. {REMEDY}"
-        raise DataError(msg)
+def _check_starts(starts: npt.NDArray[Any], n_rows: int, n_values: int, name: object) -> None:
+    """Refuse row starts that do not rise from 0 to the number of values at most."""
+    if starts.shape == (n_rows + 1,) and starts.dtype.kind in "iu":
+        rising = starts[0] == 0 and (np.diff(starts.astype(np.int64)) >= 0).all()
+        if rising and starts[-1] <= n_values:
+            return
+        problem = f"row starts from {starts[0]} to {starts[-1]} for {n_values} values" + ", out of order" * (not rising)
+    else:
+        problem = f"row starts of shape {starts.shape} and type {starts.dtype} for {n_rows} rows"
+    msg = f"{name} has {problem}; expected one more than rows, rising from 0 to the number of values. {REMEDY}"
+    raise DataError(msg)

@@ -1,4 +1,4 @@
-"""The labels of cells and their batches, as columns of obs state them."""
+"""Labels and batches of cells, from columns of obs."""
 
 from __future__ import annotations
 
@@ -12,18 +12,18 @@ from anndata import AnnData
 from spikgpt.errors import LabelsError, listed, printable
 from spikgpt.types import Bools, Integers, Strings
 
-# Batches of fewer cells, or of a smaller share of all, are taken together: a label needs cells for a level of its own.
+# Batches with fewer cells, or a smaller share of all cells, are joined: each label needs cells for its own level.
 CELLS_OF_BATCH, SHARE_OF_BATCH = 100, 0.005
-# A column found by its name splits the cells into batches if so many of them are in batches that are large enough.
+# A column that is chosen by its name splits the cells if this share of the cells is in large enough batches.
 SHARE_IN_BATCHES = 0.8
-# Columns of obs that name batches, in lower case, without separators.
+# Names of columns with batches, in lower case, without separators.
 BATCH_KEYS = (
     *("batch", "batchid", "sample", "sampleid", "samplename", "library", "libraryid", "origident", "gsm", "channel"),
     *("donor", "donorid", "patient", "patientid", "individual", "subject", "subjectid", "mouse", "mouseid"),
     *("condition", "treatment", "stim", "platform", "assay", "technology", "dataset", "datasetid", "study"),
 )
 
-# Labels that say that there is none, in lower case. CELLxGENE writes "unknown".
+# Words for a missing label, in lower case. CELLxGENE writes "unknown".
 NO_LABEL = frozenset(
     {"", "nan", "na", "n/a", "<na>", "none", "null", "unknown", "unassigned", "unlabeled", "unlabelled"}
 )
@@ -41,12 +41,12 @@ class Batches(NamedTuple):
 
     @property
     def n_batches(self) -> int:
-        """How many batches there are."""
+        """Return the number of batches."""
         return len(np.unique(self.codes))
 
 
 def batches_of(adata: AnnData, batch_key: str | None) -> Batches:
-    """Return the batches of cells; small batches are one batch together.
+    """Return the batches of cells, with small batches joined into one.
 
     Parameters
     ----------
@@ -66,15 +66,15 @@ def batches_of(adata: AnnData, batch_key: str | None) -> Batches:
         codes = _joined_small(_codes_of(column_of(adata, batch_key)))
         return Batches(batch_key, codes)
     keys, codes = [], whole.codes
-    named = {"".join(char for char in str(column).lower() if char.isalnum()): column for column in adata.obs}
+    columns = {"".join(char for char in str(column).lower() if char.isalnum()): column for column in adata.obs}
     for name in BATCH_KEYS:
-        if name not in named:
+        if name not in columns:
             continue
-        other = _codes_of(adata.obs[named[name]])
+        other = _codes_of(adata.obs[columns[name]])
         present, crossed = np.unique(codes * (other.max(initial=0) + 1) + other, return_inverse=True)
         large = np.bincount(crossed, minlength=1)[crossed] >= _least(len(codes))
         if len(present) > codes.max(initial=0) + 1 and large.mean() >= SHARE_IN_BATCHES:
-            keys.append(str(named[name]))
+            keys.append(str(columns[name]))
             codes = crossed
     return Batches(" x ".join(keys), _joined_small(codes)) if keys else whole
 
@@ -97,10 +97,10 @@ def _joined_small(codes: Integers) -> Integers:
 
 
 def counted(labels: Strings) -> dict[str, int]:
-    """Return the number of cells of each label, the largest first, equal ones by name."""
+    """Return the number of cells of each label, the most frequent label first, then by name."""
     names, counts = np.unique(labels, return_counts=True)
     order = np.argsort(-counts, kind="stable")
-    return {str(names[place]): int(counts[place]) for place in order}
+    return {str(names[at]): int(counts[at]) for at in order}
 
 
 def column_of(adata: AnnData, key: str) -> Any:
@@ -115,10 +115,10 @@ def column_of(adata: AnnData, key: str) -> Any:
 
 
 def labels_of(adata: AnnData, key: str) -> tuple[Strings, Bools]:
-    """Return the labels of n cells, shape (n,), and whether each cell has one, shape (n,).
+    """Return the labels of n cells, shape (n,), and a mask of the labelled cells, shape (n,).
 
     A column holds text, categories, booleans, or whole numbers such as those of clusters; a measurement is refused.
-    NaN, empty text and words such as "nan", "NA" and "unknown" are no label; these cells get an empty one.
+    Cells with NaN, empty text or a word such as "nan", "NA" or "unknown" get an empty label.
     """
     column = column_of(adata, key)
     stated = column.dropna()
@@ -143,14 +143,19 @@ def labels_of(adata: AnnData, key: str) -> tuple[Strings, Bools]:
 
 
 def text_of(value: Any) -> Any:
-    """Return the text for which bytes stand, as R writes it, and any other value as it is."""
+    """Return bytes, as R writes text, as text, and any other value unchanged."""
     return value.decode(errors="replace") if isinstance(value, bytes) else value
 
 
 def check_trainable(labels: Strings, *, minimum_classes: int = 2, minimum_cells: int = 5) -> dict[str, int]:
-    """Return the classes that are too small to be learned, with their cells, and refuse labels that leave too few.
+    """Return the number of cells of each class that is too small for training.
 
-    A class of fewer than ``minimum_cells`` cannot be split into a part to learn from and a part to test on.
+    A class with fewer than ``minimum_cells`` cannot be split into training and test cells.
+
+    Raises
+    ------
+    LabelsError
+        When fewer than ``minimum_classes`` classes are large enough.
     """
     counts = counted(labels)
     dropped = {label: count for label, count in sorted(counts.items()) if count < minimum_cells}
@@ -165,7 +170,7 @@ def check_trainable(labels: Strings, *, minimum_classes: int = 2, minimum_cells:
 
 
 def _label(value: object) -> str:
-    """Return a label as one line of text, empty when it says that there is none."""
+    """Return a label as one line of text, empty for a missing label."""
     text = str(text_of(value)).strip()
     if not text.isprintable():
         text = printable(" ".join(text.split()))

@@ -1,13 +1,12 @@
-"""HDF5 files and zarr folders, looked over before anything is read from them.
+"""Open HDF5 files and zarr folders, after a check of their structure.
 
-A file may state a terabyte in a hundred bytes, or lead to other files on the machine: neither is believed. It may also
-send the HDF5 library round in circles, which is found out in a process that can be ended.
+A file of a hundred bytes may declare an array of a terabyte, or link to other files on the machine. Both are refused.
+A damaged file may also let the HDF5 library hang, so a second process reads it first; see :mod:`spikgpt.cells.walk`.
 """
 
 from __future__ import annotations
 
 import math
-import os
 import re
 import signal
 import subprocess
@@ -27,7 +26,7 @@ import zarr
 from spikgpt.errors import DataError, SpikGPTError, fault
 
 REMEDY = "Write it again with adata.write_h5ad() or adata.write_zarr(), or copy it again if it was copied."
-# What the message of a library says, and the cause and the remedy. Groups of the pattern are put in.
+# Pattern in the message of a library, and the cause and the remedy. {0} is the first group of the pattern.
 DAMAGES = (
     (
         r"truncated file: eof = (\d+),.* stored_eof = (\d+)",
@@ -54,8 +53,8 @@ CAUSES = (
     ),
     (
         r"No read method registered for IOSpec\(encoding_type='(.*?)', encoding_version='(.*?)'",
-        "The anndata that is installed does not know the encoding {0!r} {1!r}. Upgrade anndata, or write the file "
-        "again without that element.",
+        "The installed anndata does not know the encoding {0!r} {1!r}. Upgrade anndata, or write the file again "
+        "without that element.",
     ),
     (
         r"No group found in store|Unable to find group",
@@ -66,17 +65,17 @@ CAUSES = (
     (r"[Uu]nable to allocate|MemoryError", "There is not enough memory. Read fewer cells, or use a larger machine."),
 )
 UNKNOWN_CAUSE = (
-    "This is the reason that the library gives. If anndata reads the file, write it again with adata.write_h5ad(); if "
-    "not, make or copy the file again."
+    "This is the message of the library. If anndata reads the file, write it again with adata.write_h5ad(); if not, "
+    "make or copy the file again."
 )
 # Bytes of the HDF5 chunks kept of each matrix: rows that are read one by one often share a chunk.
 CHUNK_CACHE = 16 * 1024 * 1024
-# Arrays may be this much larger than the file that states them, and this large in any case.
+# Bytes of arrays per byte of the file at most, and bytes of arrays that any file may declare.
 LARGEST_RATIO, ALWAYS_ALLOWED = 500, 256 * 1024 * 1024
-# Chunks that an array may have in any case; more need files, or bytes, of their own.
+# Chunks that any array may have; more chunks need files, or bytes, of their own.
 MOST_CHUNKS = 10_000
-# Seconds that the HDF5 library gets to walk over a file, and the bytes for which it gets one more. Mostly it needs less
-# than one, but a busy machine or a slow disk is no damage.
+# Seconds for the second process, plus one second for so many bytes. Most files need less than one second; the limit
+# leaves time for a busy machine or a slow disk.
 WALK_SECONDS, WALK_BYTES = 8, 20 * 1024 * 1024
 
 # Path, device, inode, size and time of change of each file.
@@ -84,34 +83,41 @@ Identity: TypeAlias = tuple[tuple[str, int, int, int, int], ...]
 
 
 @contextmanager
-def refusing(what: object, done: str = "read", why: str = "") -> Iterator[None]:
-    """Turn whatever damaged files make their readers raise into a DataError of one line, and keep their warnings.
+def as_data_errors(name: object, action: str = "read", remedy: str = "") -> Iterator[None]:
+    """Turn any exception of a reader or writer into a one-line DataError, and silence warnings.
 
-    ``why`` says what may be wrong, and the remedy, where the bytes are damaged or the cause is not known.
+    Parameters
+    ----------
+    name
+        The file or the part of it, for the message.
+    action
+        The verb of the message: "cannot be read".
+    remedy
+        Likely cause and remedy, for errors of unknown cause.
     """
     try:
         with warnings.catch_warnings():
-            # Repeated names, old encodings and metadata that zarr finds odd are no obstacle.
+            # Repeated names, old encodings and unusual metadata of zarr do no harm.
             warnings.simplefilter("ignore")
             yield
     except SpikGPTError:
         raise
     except Exception as error:  # noqa: BLE001
-        # Readers of damaged bytes raise whatever they stumble over, and anndata a bare Exception.
+        # Damaged bytes lead to any exception class, and anndata raises a bare Exception.
         reason = reason_of(error)
-        why = _cause(reason, CAUSES) or fault(error) or why or _cause(reason, DAMAGES) or UNKNOWN_CAUSE
-        msg = f"{what} cannot be {done}: {reason}. {why}"
+        advice = _cause(reason, CAUSES) or fault(error) or remedy or _cause(reason, DAMAGES) or UNKNOWN_CAUSE
+        msg = f"{name} cannot be {action}: {reason}. {advice}"
         raise DataError(msg) from None
 
 
 def reason_of(error: BaseException) -> str:
-    """Return what a reader says of an error, on one line."""
+    """Return the message of an error on one line."""
     notes = " ".join(getattr(error, "__notes__", ()))
     return " ".join(f"{error} {notes}".split())[:400].rstrip(".") or type(error).__name__
 
 
 def _cause(reason: str, causes: tuple[tuple[str, str], ...]) -> str | None:
-    """Return the cause and the remedy of what a library says, or None where it is not known."""
+    """Return the cause and the remedy for the message of a library, or None if it is not known."""
     for pattern, sentence in causes:
         if match := re.search(pattern, reason):
             return sentence.format(*match.groups())
@@ -120,162 +126,139 @@ def _cause(reason: str, causes: tuple[tuple[str, str], ...]) -> str | None:
 
 @contextmanager
 def open_store(path: Path, *, writable: bool = False, name: object = None) -> Iterator[Any]:
-    """Open an HDF5 file or a zarr folder, and close it again; messages call it ``name``, by default ``path``.
+    """Open an HDF5 file or a zarr folder after a check for links and impossible sizes, and close it again.
 
-    What states more than it can hold, or leads to other files, is refused.
+    Parameters
+    ----------
+    name
+        Name of the file in messages, by default ``path``.
     """
     name, mode = name or path, "r+" if writable else "r"
     if find_spec("hdf5plugin"):
-        import_module("hdf5plugin")  # makes more compression filters known to h5py
-    with refusing(name):
-        # What zarr's consolidated metadata repeat may be out of date.
+        import_module("hdf5plugin")  # registers more compression filters
+    with as_data_errors(name):
+        # Consolidated metadata of zarr may be out of date.
         root = (
             zarr.open_group(path, mode=mode, use_consolidated=False)  # type: ignore[arg-type]
             if path.is_dir()
             else h5py.File(path, mode, rdcc_nbytes=CHUNK_CACHE)
         )
     try:
-        with refusing(name):
-            _look_over(root, path, name)
+        with as_data_errors(name):
+            _check_arrays(root, path, name)
         yield root
     finally:
         if isinstance(root, h5py.File):
             root.close()
 
 
-def probe(path: Path, name: object) -> None:
-    """Refuse an HDF5 file over which the HDF5 library hangs or crashes, as a process of its own finds out.
+@lru_cache(maxsize=64)
+def check_hdf5(path: Path, name: object, identity: Identity) -> None:
+    """Refuse an HDF5 file over which the HDF5 library hangs or crashes, as tried in a second process.
 
-    In this process nothing could end that. Files pass where no other process can be started.
-
-    Parameters
-    ----------
-    name
-        What messages call it.
+    Files pass where no second process can be started. A file is tried once as long as its ``identity`` stays the same.
 
     Raises
     ------
     DataError
-        When the other process hangs or crashes.
+        When the second process hangs or crashes.
     """
-    found = path.stat()
-    _probe(path.resolve(), name, found.st_size, (found.st_dev, found.st_ino, found.st_mtime_ns))
-
-
-@lru_cache(maxsize=64)
-def _probe(path: Path, name: object, size: int, _: tuple[int, ...]) -> None:
-    """Have a file walked over, once as long as it stays the same."""
     if not Path(sys.executable or "").name.lower().startswith(("python", "pypy")):
-        return  # an application that brings Python along, which would be started once more
-    limit = WALK_SECONDS + size // WALK_BYTES
-    script = Path(__file__).with_name("probe.py")
-    numbers = str(most_bytes(size)), str(limit + 5)
+        return  # an application with Python inside, which would be started again
+    size = identity[0][3]
+    seconds = WALK_SECONDS + size // WALK_BYTES
+    arguments = map(
+        str,
+        (Path(__file__).with_name("walk.py"), path.resolve(), most_bytes(size), seconds + 5, *filter(None, sys.path)),
+    )
+    command = [sys.executable, "-I", *arguments]
+    no_window = getattr(subprocess, "CREATE_NO_WINDOW", 0)
     try:
         code = subprocess.run(
-            [sys.executable, "-I", script, path, *numbers, *filter(None, sys.path)],
-            stdin=subprocess.DEVNULL,
-            stdout=subprocess.DEVNULL,
-            stderr=subprocess.DEVNULL,
-            timeout=limit,
-            creationflags=getattr(subprocess, "CREATE_NO_WINDOW", 0),
+            command, stdin=subprocess.DEVNULL, capture_output=True, timeout=seconds, creationflags=no_window
         ).returncode
     except OSError:
         return
     except subprocess.TimeoutExpired:
-        reason = f"the HDF5 library found no end to its structure in {limit} s"
+        reason = f"the HDF5 library did not finish within {seconds} s"
     else:
         if 0 <= code < 256:
-            return  # it came to its end, or h5py could not be imported there
-        # A signal, or what Windows has instead.
-        reason = f"the HDF5 library crashed over it ({signal.Signals(-code).name if code < 0 else hex(code)})"
+            return  # finished, or h5py cannot be imported there
+        # Negative for a signal; Windows has large codes instead.
+        reason = f"the HDF5 library crashed ({signal.Signals(-code).name if code < 0 else hex(code)})"
     msg = f"{name} cannot be read: {reason}; expected an undamaged file. {REMEDY}"
     raise DataError(msg)
 
 
 def identity_of(path: Path) -> Identity:
-    """Return what differs once a file, or a file of a folder, is changed or replaced; nothing where there is none."""
+    """Return a key that differs once a file, or a file of a folder, is changed or replaced; empty for no file."""
     files = sorted(part for part in path.rglob("*") if part.is_file()) if path.is_dir() else [path]
     states = [(file, file.stat()) for file in files if file.exists()]
     return tuple((str(file), state.st_dev, state.st_ino, state.st_size, state.st_mtime_ns) for file, state in states)
 
 
 def is_array(item: Any) -> bool:
-    """Tell an array from a group."""
+    """Return True for an array of a store, False for a group."""
     return isinstance(item, h5py.Dataset | zarr.Array)
 
 
 def most_bytes(size: int) -> int:
-    """Return how many bytes of arrays a file of some size may state."""
+    """Return the bytes of arrays that a file of ``size`` bytes may declare."""
     return max(ALWAYS_ALLOWED, LARGEST_RATIO * size)
 
 
 def missing_chunks(array: Any) -> int:
-    """Return how many chunks of an array are not there, and read as zeros or empty text."""
+    """Return the number of chunks that are missing, and would be read as zeros or empty text."""
     if isinstance(array, zarr.Array):
         return max(0, int(array.nchunks - array.nchunks_initialized))
     if not array.chunks:
         return int(array.size > 0 and array.id.get_storage_size() == 0)
-    return _count(array.shape, array.chunks) - int(array.id.get_num_chunks())
+    return _n_chunks(array.shape, array.chunks) - int(array.id.get_num_chunks())
 
 
-def _look_over(root: Any, path: Path, name: object) -> None:
-    """Refuse what states more than it can hold, and links."""
-    size, files = _folder(path, name) if path.is_dir() else (path.stat().st_size, 0)
-    most = most_bytes(size)
-    most_chunks = MOST_CHUNKS + 10 * files if files else 10 * MOST_CHUNKS + size // 8
-    total = 0
-    for array, width, chunks in _zarr_arrays(root) if path.is_dir() else _hdf5_arrays(root, name):
-        shape = tuple(map(int, array.shape or ()))
-        total += math.prod(shape) * width
-        if total > most or (chunks and (math.prod(chunks) * width > most or _count(shape, chunks) > most_chunks)):
-            cut = f" in chunks of {chunks}" if chunks else ""
-            msg = f"{name} has {size} bytes and states an array {array.name} of shape {shape}{cut}. {REMEDY}"
-            raise DataError(msg)
-
-
-def _count(shape: tuple[int, ...], chunks: tuple[int, ...]) -> int:
-    """Return the number of chunks of an array."""
+def _n_chunks(shape: tuple[int, ...], chunks: tuple[int, ...]) -> int:
     return math.prod(-(-length // max(1, chunk)) for length, chunk in zip(shape, chunks, strict=True))
 
 
-def _folder(path: Path, name: object) -> tuple[int, int]:
-    """Return the bytes and the number of the files in a folder."""
-    size = files = 0
-    folders = [os.fspath(path)]
-    while folders:
-        with os.scandir(folders.pop()) as entries:
-            for entry in entries:
-                if entry.is_symlink():
-                    msg = f"{name} holds a link, {entry.name}; put the file itself there."
-                    raise DataError(msg)
-                if entry.is_dir():
-                    folders.append(entry.path)
-                else:
-                    size, files = size + entry.stat().st_size, files + 1
-    return size, files
+def _check_arrays(root: Any, path: Path, name: object) -> None:
+    """Refuse links, and arrays that are larger than a file of this size can hold."""
+    files = [part for part in path.rglob("*") if not part.is_dir() or part.is_symlink()] if path.is_dir() else [path]
+    if link := next((part for part in files if part.is_symlink() and part != path), None):
+        msg = f"{name} holds a link, {link.name}; put the file itself there."
+        raise DataError(msg)
+    size = sum(part.stat().st_size for part in files)
+    limit = most_bytes(size)
+    most_chunks = MOST_CHUNKS + 10 * len(files) if path.is_dir() else 10 * MOST_CHUNKS + size // 8
+    total = 0
+    members = root.members(max_depth=None) if path.is_dir() else _members(root)
+    for member, item in members:
+        if item is None:
+            msg = f"{name} holds a link, {member}; put the data itself there."
+            raise DataError(msg)
+        if not is_array(item):
+            continue
+        shape, width = tuple(map(int, item.shape or ())), item.dtype.itemsize
+        chunks = (getattr(item, "shards", None) or item.chunks) if shape else None
+        total += math.prod(shape) * width
+        if total > limit or (chunks and (math.prod(chunks) * width > limit or _n_chunks(shape, chunks) > most_chunks)):
+            layout = f" in chunks of {chunks}" if chunks else ""
+            msg = f"{name} has {size} bytes and declares an array {item.name} of shape {shape}{layout}. {REMEDY}"
+            raise DataError(msg)
 
 
-def _zarr_arrays(root: zarr.Group) -> Iterator[tuple[Any, int, tuple[int, ...]]]:
-    """Give the arrays of a zarr folder, the bytes of a value, and the shape of what a file holds."""
-    for _, item in root.members(max_depth=None):
-        if isinstance(item, zarr.Array):
-            yield item, item.dtype.itemsize, item.shards or item.chunks
-
-
-def _hdf5_arrays(root: h5py.File, name: object) -> Iterator[tuple[Any, int, tuple[int, ...] | None]]:
-    """Give the arrays of an HDF5 file, the bytes of a value, and the shape of a chunk."""
-    groups, seen = [root["/"]], set()
+def _members(root: h5py.Group) -> Iterator[tuple[str, Any]]:
+    """Yield the path and the object of each member of a file, with None in place of links and repeated groups."""
+    groups, seen = [root], set()
     while groups:
         group = groups.pop()
         seen.add(h5py.h5o.get_info(group.id).addr)
         for key in group:
             item = group[key] if isinstance(group.get(key, getlink=True), h5py.HardLink) else None
-            again = isinstance(item, h5py.Group) and h5py.h5o.get_info(item.id).addr in seen
-            elsewhere = isinstance(item, h5py.Dataset) and (item.external or item.is_virtual)
-            if item is None or again or elsewhere:
-                msg = f"{name} holds a link, {group.name.rstrip('/')}/{key}; put the data itself there."
-                raise DataError(msg)
             if isinstance(item, h5py.Group):
-                groups.append(item)
-            elif isinstance(item, h5py.Dataset):
-                yield item, item.dtype.itemsize, item.chunks
+                if h5py.h5o.get_info(item.id).addr in seen:
+                    item = None
+                else:
+                    groups.append(item)
+            elif isinstance(item, h5py.Dataset) and (item.external or item.is_virtual):
+                item = None
+            yield f"{group.name.rstrip('/')}/{key}", item

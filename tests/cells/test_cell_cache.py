@@ -1,4 +1,4 @@
-"""Cells that were put aside come back as they were."""
+"""Cells that were put cache come back as they were."""
 
 from __future__ import annotations
 
@@ -33,11 +33,11 @@ def test_chunks_come_back_twice(
 ) -> None:
     whole, chunks = spooled
     monkeypatch.setattr(cell_cache, "IN_MEMORY", in_memory)
-    with CellCache() as aside:
+    with CellCache() as cache:
         for chunk in chunks:
-            aside.add(chunk)
+            cache.append(chunk)
         for _ in range(2):
-            rows, back = zip(*aside.chunks(), strict=True)
+            rows, back = zip(*cache.chunks(), strict=True)
             assert np.array_equal(np.concatenate(rows), np.arange(300))
             assert [len(chunk.totals) for chunk in back] == [70, 70, 70, 70, 20]
             assert np.array_equal(np.concatenate([chunk.totals for chunk in back]), whole.totals)
@@ -54,10 +54,10 @@ def test_the_sample_is_that_of_all_cells_that_are_not_empty(
     whole, chunks = spooled
     monkeypatch.setattr(sample_of, "__defaults__", (50,))
     filled = whole.part(~whole.empty)
-    with CellCache() as aside:
+    with CellCache() as cache:
         for chunk in chunks:
-            aside.add(chunk)
-        sample, rows = aside.sample()
+            cache.append(chunk)
+        sample, rows = cache.sample()
     assert len(filled.totals) == 298
     shown = sample_of(content_keys(filled.values))
     assert np.array_equal(rows, np.flatnonzero(~whole.empty)[shown])
@@ -66,6 +66,6 @@ def test_the_sample_is_that_of_all_cells_that_are_not_empty(
     assert np.array_equal(sample.totals, filled.totals[shown])
 
 
-def test_nothing_put_aside_gives_nothing() -> None:
-    with CellCache() as aside:
-        assert list(aside.chunks()) == []
+def test_nothing_put_cache_gives_nothing() -> None:
+    with CellCache() as cache:
+        assert list(cache.chunks()) == []

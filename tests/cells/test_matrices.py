@@ -11,7 +11,7 @@ import pytest
 from anndata.io import write_elem
 from scipy import sparse
 
-from spikgpt.cells.matrices import check_sparse, on_disk, read_rows
+from spikgpt.cells.matrices import MatrixOnDisk, check_sparse, read_rows, stored_matrix
 from spikgpt.errors import DataError
 
 MATRIX = sparse.random(40, 30, density=0.2, format="csr", dtype=np.float32, random_state=0)
@@ -22,8 +22,7 @@ MATRIX = sparse.random(40, 30, density=0.2, format="csr", dtype=np.float32, rand
 def test_rows_on_disk_are_those_in_memory(stored: Any, rows: Any, tmp_path: Path) -> None:
     with h5py.File(tmp_path / "file.h5", "w") as file:
         write_elem(file, "X", stored)
-        matrix = on_disk(file["X"], "X")
-        matrix.check()
+        matrix = MatrixOnDisk(stored_matrix(file["X"], "X"), "X")
         assert matrix.shape == (40, 30)
         np.testing.assert_array_equal(read_rows(matrix, rows).toarray(), MATRIX[rows].toarray())
         np.testing.assert_array_equal(read_rows(stored, rows).toarray(), MATRIX[rows].toarray())
@@ -74,4 +73,4 @@ def test_a_damaged_structure_is_refused_in_memory_and_on_disk(matrix: sparse.csr
         for name in ("data", "indices", "indptr"):
             group[name] = getattr(matrix, name)
         with pytest.raises(DataError, match=r"X"):
-            read_rows(on_disk(group, "X"), slice(0, 40))
+            read_rows(MatrixOnDisk(stored_matrix(group, "X"), "X"), slice(0, 40))

@@ -23,7 +23,7 @@ from anndata.io import read_elem
 from scipy import sparse
 
 from spikgpt import Annotation
-from spikgpt.cells import matrices, output
+from spikgpt.cells import matrices, stored
 from spikgpt.cells.output import write_copy, write_table
 from spikgpt.cells.reading import read_cells
 from spikgpt.cells.storage import identity_of
@@ -254,7 +254,7 @@ def test_what_anndata_cannot_read_is_copied_with_a_warning(full: AnnData, damage
 def test_large_matrices_are_checked_a_part_at_a_time(
     full: AnnData, name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(output, "LARGEST_WHOLE", 50)
+    monkeypatch.setattr(stored, "BLOCK_BYTES", 50)
     monkeypatch.setattr(matrices, "BLOCK_BYTES", 50)
     monkeypatch.setattr(matrices, "BLOCK_VALUES", 7)
     source, target = written(full, tmp_path / name), tmp_path / f"b{Path(name).suffix}"
@@ -273,11 +273,11 @@ def test_the_csv_by_content(annotation: Annotation, tmp_path: Path) -> None:
     write_table(annotation.table_chunks(), tmp_path / "labels.csv")
     lines = (tmp_path / "labels.csv").read_text().splitlines()
     assert lines[0] == (
-        "cell,spikgpt_label,spikgpt_best_label,spikgpt_label_broad,spikgpt_confidence,spikgpt_familiarity,"
-        "probability of alpha,probability of beta"
+        "cell,spikgpt_label,spikgpt_best_label,spikgpt_label_broad,spikgpt_confidence,spikgpt_typicality,"
+        "spikgpt_familiarity,probability of alpha,probability of beta"
     )
-    assert lines[1] == "cell 0,Unknown,alpha,Unknown,0.1,0.05,0.1,0.9"
-    assert lines[-1] == "cell 11,beta,beta,islet cell,0.95,0.475,0.95,0.050000012"
+    assert lines[1] == "cell 0,Unknown,alpha,Unknown,0.1,0.05,0.05,0.1,0.9"
+    assert lines[-1] == "cell 11,beta,beta,islet cell,0.95,0.475,0.475,0.95,0.050000012"
     assert len(lines) == 1 + N_CELLS
 
 

@@ -77,7 +77,7 @@ def test_a_file_states_no_more_than_it_can_hold(
     few.write_h5ad(tmp_path / "a.h5ad")
     with h5py.File(tmp_path / "a.h5ad", "r+") as file:
         file.create_dataset("uns/large", shape, "f4", chunks=chunks if max(chunks) < 10**9 else None)
-    match = r"has \d+ bytes and states an array /uns/large of shape"
+    match = r"has \d+ bytes and declares an array /uns/large of shape"
     with pytest.raises(DataError, match=match), open_cells(tmp_path / "a.h5ad"):
         pass
     write_zarr(few, tmp_path / "a.zarr", 3)
@@ -85,10 +85,11 @@ def test_a_file_states_no_more_than_it_can_hold(
     stated = json.loads(metadata.read_text()) | {"shape": shape}
     stated["chunk_grid"]["configuration"]["chunk_shape"] = chunks
     metadata.write_text(json.dumps(stated))
-    with pytest.raises(DataError, match=r"has \d+ bytes and states an array /X/indptr of shape"):
+    with pytest.raises(DataError, match=r"has \d+ bytes and declares an array /X/indptr of shape"):
         read_cells(tmp_path / "a.zarr")
 
 
+@pytest.mark.slow
 def test_a_file_that_the_library_hangs_over_is_refused(
     few: AnnData, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
@@ -100,14 +101,12 @@ def test_a_file_that_the_library_hangs_over_is_refused(
     endless(tmp_path / "10x.h5")
     monkeypatch.setattr(storage, "WALK_SECONDS", 1)
     for name in ("a.h5ad", "b.h5ad.gz", "10x.h5"):
-        match = (
-            rf"^\S*{name} cannot be read: .* no end to its structure in 1 s; expected an undamaged file\. Write .*\.$"
-        )
+        match = rf"^\S*{name} cannot be read: .* did not finish within 1 s; expected an undamaged file\. Write .*\.$"
         with pytest.raises(DataError, match=match), open_cells(tmp_path / name):
             pass
         with pytest.raises(DataError, match=match):
             read_cells(tmp_path / name)
-    with pytest.raises(DataError, match=r"a\.h5ad cannot be read: .* in 1 s"):
+    with pytest.raises(DataError, match=r"a\.h5ad cannot be read: .* within 1 s"):
         write_copy(tmp_path / "a.h5ad", tmp_path / "out.h5ad")
     assert not (tmp_path / "out.h5ad").exists()
 
@@ -175,8 +174,8 @@ def test_a_cause_that_is_known_is_named(few: AnnData, cause: str, tmp_path: Path
 
 
 def test_a_cause_that_is_not_known_is_not_made_up() -> None:
-    match = r"^a\.h5ad cannot be read: 'seven'\. This is the reason that the library gives\."
-    with pytest.raises(DataError, match=match) as caught, storage.refusing("a.h5ad"):
+    match = r"^a\.h5ad cannot be read: 'seven'\. This is the message of the library\."
+    with pytest.raises(DataError, match=match) as caught, storage.as_data_errors("a.h5ad"):
         dict[str, int]()["seven"]
     assert "damaged" not in str(caught.value)
 
@@ -199,7 +198,7 @@ def test_a_file_that_the_library_crashes_over_is_refused(
 ) -> None:
     few.write_h5ad(tmp_path / "a.h5ad")
     python("python3", "kill -SEGV $$")
-    match = r"a\.h5ad cannot be read: the HDF5 library crashed over it \(SIGSEGV\); expected an undamaged file\."
+    match = r"a\.h5ad cannot be read: the HDF5 library crashed \(SIGSEGV\); expected an undamaged file\."
     with pytest.raises(DataError, match=match):
         read_cells(tmp_path / "a.h5ad")
 

@@ -1,1 +1,1 @@
-"""Values and features of an expression matrix: which are RNA, and in what unit."""
+"""Detect RNA features and the unit of the values of an expression matrix."""

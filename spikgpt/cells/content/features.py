@@ -1,4 +1,4 @@
-"""Features that are not RNA: antibodies, peaks and guides, which CITE-seq and multiome files keep beside the genes."""
+"""Detect features that are not RNA: antibodies, peaks and guides of CITE-seq and multiome files."""
 
 from __future__ import annotations
 
@@ -13,11 +13,11 @@ from spikgpt.types import Bools
 if TYPE_CHECKING:
     import pandas as pd
 
-# Columns of var with the type of a feature, in files from Cell Ranger, scanpy, muon, Seurat and DropletUtils. Names and
-# types are compared without case and punctuation.
+# Columns of var with feature types, in files from Cell Ranger, scanpy, muon, Seurat and DropletUtils. Names and types
+# are compared without case and punctuation.
 TYPE_COLUMNS = ("featuretypes", "featuretype", "modality", "modalities", "type")
 RNA_TYPES = ("geneexpression", "gex", "rna", "scrna", "transcriptome")
-# Types that are not RNA, in a file that names none of the above. Others, such as protein_coding, may be kinds of genes.
+# Types that are not RNA, for a file without the types above. Other types, such as protein_coding, may describe genes.
 OTHER_TYPES = (
     "antibodycapture",
     "antigencapture",
@@ -32,7 +32,7 @@ OTHER_TYPES = (
     "prot",
     "protein",
 )
-# Names that no gene has, in lower case, between line ends: antibodies, and intervals of a chromosome.
+# Parts of names of antibodies, in lower case, between line ends; and names of intervals of a chromosome.
 ANTIBODY_MARKS = (
     "totalseq",
     *(f"anti{sign}{species}" for sign in "-_" for species in ("human", "mouse", "rat")),
@@ -43,14 +43,14 @@ PEAK = re.compile(r"\nchr\w+?[:\-_]\d+[:\-_]\d+\n")
 
 
 def rna_features(var: pd.DataFrame) -> tuple[Bools | None, str]:
-    """Tell the features that are RNA from the others.
+    """Return a mask of the RNA features.
 
-    A column such as ``var["feature_types"]`` decides where there is one; names such as ``CD3_TotalSeqB`` or
-    ``chr1:100-200`` are looked at otherwise.
+    The types are read from a column such as ``var["feature_types"]``, else from names such as ``CD3_TotalSeqB`` or
+    ``chr1:100-200``.
 
     Returns
     -------
-    Mask of the features that are RNA, shape (features,), or None where all are; and a phrase on the others.
+    Mask of the RNA features, shape (features,), or None if all features are RNA; and a phrase on the others.
     """
     column, types = _stated_types(var)
     types = types or _types_by_name(var)
@@ -65,7 +65,7 @@ def rna_features(var: pd.DataFrame) -> tuple[Bools | None, str]:
 
 
 def _stated_types(var: pd.DataFrame) -> tuple[str | None, list[str] | None]:
-    """Return the column that says of some features that they are not RNA, and its types, empty for RNA; else None."""
+    """Return the column that states types other than RNA, and its types, empty for RNA; None without such a column."""
     columns = {_key(column): column for column in reversed(list(var.columns))}
     for key in TYPE_COLUMNS:
         if key not in columns:
@@ -84,7 +84,7 @@ def _stated_types(var: pd.DataFrame) -> tuple[str | None, list[str] | None]:
 
 
 def _types_by_name(var: pd.DataFrame) -> list[str] | None:
-    """Return what each feature is by a name that no gene has, empty for RNA; None if there is no such name."""
+    """Return the type of each feature by its name, empty for RNA; None if all features are RNA."""
     names = list(map(str, var.index.tolist()))
     together = "\n".join(["", *names, ""]).lower()
     marks = [mark for mark in ANTIBODY_MARKS if mark in together]

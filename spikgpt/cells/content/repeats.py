@@ -1,4 +1,4 @@
-"""Columns of a matrix that are no genes of their own: repeats of a gene, and genes of another species."""
+"""Detect columns that repeat a gene, and genes of another species."""
 
 from __future__ import annotations
 
@@ -17,16 +17,17 @@ COMPARED_CELLS = 1000
 
 
 def own_genes(names: Any, matrix: Any, columns: Rows | None) -> tuple[Bools | None, str]:
-    """Tell columns that are genes of their own from repeats and from genes of another species.
+    """Return a mask of the genes without repeats and without genes of another species.
 
-    A column such as ``INS.1`` with the values of ``INS`` is a repeat. One with other values is not: these are summed.
+    A column such as ``INS.1`` with the values of ``INS`` is a repeat. Columns with other values are kept, and summed
+    later.
 
     Parameters
     ----------
     names
         Names of the genes, shape (genes,).
     columns
-        The columns of ``matrix`` that are these genes, by default all.
+        Columns of ``matrix`` for these genes, by default all.
 
     Returns
     -------
@@ -45,7 +46,7 @@ def own_genes(names: Any, matrix: Any, columns: Rows | None) -> tuple[Bools | No
 
 
 def _repeats(names: list[str], matrix: Any, columns: Rows | None) -> list[int]:
-    """Return the columns that have the name and the values of an earlier one, as far as a sample of cells shows."""
+    """Return the columns with the name and, in a sample of cells, the values of an earlier column."""
     groups: dict[str, list[int]] = defaultdict(list)
     for at, name in enumerate(without_suffixes(names)):
         groups[name].append(at)
@@ -58,10 +59,10 @@ def _repeats(names: list[str], matrix: Any, columns: Rows | None) -> list[int]:
     try:
         sample = read_rows(matrix, rows, wanted if columns is None else columns[wanted]).tocsc()
     except DataError:
-        return []  # it is said when the values are looked at
-    place = {at: number for number, at in enumerate(wanted.tolist())}
+        return []  # the same error is reported when the values are read
+    sampled = {at: number for number, at in enumerate(wanted.tolist())}
     repeats = []
     for first, *others in several:
-        one = sample[:, [place[first]]]
-        repeats += [at for at in others if one.nnz and (one != sample[:, [place[at]]]).nnz == 0]
+        one = sample[:, [sampled[first]]]
+        repeats += [at for at in others if one.nnz and (one != sample[:, [sampled[at]]]).nnz == 0]
     return sorted(repeats)

@@ -1,4 +1,4 @@
-"""Order of rows: two matrices of the same cells have the same cell in each row."""
+"""Detect matrices of the same cells whose rows are in different orders."""
 
 from __future__ import annotations
 
@@ -15,20 +15,20 @@ from spikgpt.types import Rows
 if TYPE_CHECKING:
     import pandas as pd
 
-# Cells that are compared, and the genes that vary most among them.
+# Number of cells that are compared, and of their most variable genes.
 COMPARED_CELLS, COMPARED_GENES = 100, 1000
-# Fewer cells or genes than these say too little.
+# Least numbers of cells and genes for a comparison.
 LEAST_CELLS, LEAST_GENES = 20, 20
-# A cell is out of place where its own row correlates less than the median of the other rows. In 6 studies this held for
-# 0 to 2% of the cells after scaling, regression, selection of 50 genes, denoising or smoothing; for 50% of shuffled
-# rows, and for 17% and more where half of the rows were shuffled.
+# A cell is out of place if its own row correlates less than the median of the other rows. Measured in 6 studies: 0 to
+# 2% of the cells after scaling, regression, selection of 50 genes, denoising or smoothing; 50% of shuffled rows; at
+# least 17% if half of the rows were shuffled.
 MOST_OUT_OF_PLACE = 0.1
 
 
 def out_of_place(
     first: Any, second: Any, genes: tuple[pd.Index, pd.Index], columns: tuple[Rows | None, Rows | None]
 ) -> str:
-    """Compare the rows of two matrices by the genes that both name.
+    """Compare the rows of two matrices on their shared genes.
 
     Parameters
     ----------
@@ -39,21 +39,21 @@ def out_of_place(
     genes
         Names of the genes of both.
     columns
-        The columns of both that are these genes, None for all.
+        Columns of these genes in both, None for all.
 
     Returns
     -------
-    Phrase on the cells out of place; empty where the rows belong together, or where too few cells or genes tell.
+    Phrase on the cells out of place; empty if the rows match, or if there are too few cells or genes.
     """
     n_cells = first.shape[0]
     rows = np.unique(np.linspace(0, n_cells - 1, min(n_cells, COMPARED_CELLS)).astype(np.int64))
-    places = _shared(*genes)
-    if len(rows) < LEAST_CELLS or len(places[0]) < LEAST_GENES:
+    shared = _shared(*genes)
+    if len(rows) < LEAST_CELLS or len(shared[0]) < LEAST_GENES:
         return ""
     try:
         one, other = (
             read_rows(matrix, rows, at if chosen is None else chosen[at])
-            for matrix, at, chosen in zip((first, second), places, columns, strict=True)
+            for matrix, at, chosen in zip((first, second), shared, columns, strict=True)
         )
     except DataError:
         return ""
@@ -65,16 +65,16 @@ def out_of_place(
 
 
 def _shared(first: pd.Index, second: pd.Index) -> tuple[Rows, Rows]:
-    """Return the places of the names that both have once."""
+    """Return the indices of the names that occur once in both."""
     if first.equals(second):
         return np.arange(len(first)), np.arange(len(first))
-    places = [np.flatnonzero(~names.duplicated(keep=False)) for names in (first, second)]
-    found = second[places[1]].get_indexer(first[places[0]])
-    return places[0][found >= 0], places[1][found[found >= 0]]
+    unique = [np.flatnonzero(~names.duplicated(keep=False)) for names in (first, second)]
+    match = second[unique[1]].get_indexer(first[unique[0]])
+    return unique[0][match >= 0], unique[1][match[match >= 0]]
 
 
 def _correlations(first: sparse.csr_matrix, second: sparse.csr_matrix) -> npt.NDArray[np.float64]:
-    """Return the correlation of each row with each row of another matrix, without what all cells share, (n, n)."""
+    """Return the correlation of each row with each row of another matrix after centring, (n, n)."""
     matrices = []
     for rows in (first, second):
         values = rows.toarray().astype(np.float64)

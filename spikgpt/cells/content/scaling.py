@@ -1,4 +1,4 @@
-"""Transformations that cannot be undone, told from a sample: scaling of genes, offsets, imputation, rounding."""
+"""Detect transformations that cannot be undone: scaling of genes, offsets, imputation, rounding."""
 
 from __future__ import annotations
 
@@ -9,30 +9,29 @@ import numpy.typing as npt
 import pandas as pd
 from scipy import sparse
 
-# Fewer cells or genes than these say too little.
+# Least numbers of cells and genes for a decision.
 TELLING_CELLS, TELLING_GENES = 50, 200
-# Genes found in at least this share of cells, and in as many cells, are looked at.
+# Least share and number of cells in which a gene must be detected.
 LEAST_SHARE, LEAST_CELLS = 0.01, 5
-# In counts and logs, genes of more cells have higher values in these: the rank correlation was 0.1 to 0.9 in 16
-# studies. After scaling of each gene it was 0 to -1, as rare genes have small deviations.
+# In counts and logs, genes detected in more cells have higher values: rank correlation 0.1 to 0.9 in 16 studies. After
+# scaling of each gene the correlation was 0 to -1, because rare genes have small deviations.
 LEAST_CORRELATION = -0.2
-# Deviations, or maxima, that vary by no more than this share of their mean are one constant.
+# Deviations or maxima count as constant if they vary by at most this share of their mean.
 CONSTANT = 0.1
-# No measurement of single cells finds so many of so many genes.
+# Single-cell measurements do not detect such a share of so many genes.
 DENSE_SHARE, DENSE_GENES = 0.7, 1000
-# An offset leaves next to no value 0. The most frequent value of a gene stands in this share of its cells, where it is
-# what a count of 0 became.
+# After an offset almost no value is 0, and the most frequent value of a gene, a former 0, fills this share of cells.
 OFFSET_SHARE, TIED_SHARE = 0.95, 0.2
-# Counts of as many genes a cell reach higher than ROUNDED_MOST, and more than half of small counts are 1.
+# Counts of cells with so many genes exceed ROUNDED_MOST, and more than half of small counts are 1.
 ROUNDED_GENES, ROUNDED_MOST, PANEL_GENES, ONES_SHARE = 300, 15.0, 150, 0.5
-# Of so many counts, some are larger than 1.
+# Among so many counts, some are larger than 1.
 TELLING_ONES = 1000
-# Counts that reach no higher than a byte are mostly small.
+# Counts up to the largest byte are mostly small.
 BYTE_MOST, FEW_ONES = 255.0, 0.1
 
 
 def gene_scaling(sample: sparse.csr_matrix) -> str:
-    """Say how the genes of a sample were scaled, (n, G); empty where they were not."""
+    """Return a phrase on the scaling of the genes of a sample, (n, G), empty for unscaled genes."""
     n_cells = sample.shape[0]
     columns = sparse.csc_matrix(sample, dtype=np.float64)
     cells = np.diff(columns.indptr)
@@ -54,7 +53,7 @@ def gene_scaling(sample: sparse.csr_matrix) -> str:
 
 
 def missing_zeros(sample: sparse.csr_matrix) -> str:
-    """Say what became of the zeros of a sample, (n, G); empty where there are any."""
+    """Return a phrase on the missing zeros of a sample, (n, G), empty if there are zeros."""
     cells, genes = sample.shape
     used = np.flatnonzero(sample.getnnz(axis=0))
     if genes < TELLING_GENES or sample.nnz < DENSE_SHARE * cells * len(used):
@@ -71,7 +70,7 @@ def missing_zeros(sample: sparse.csr_matrix) -> str:
 
 
 def no_counts(whole: sparse.csr_matrix) -> str:
-    """Say what whole numbers are that are no counts, (n, G); empty where they may be counts."""
+    """Return a phrase on whole numbers that are no counts, (n, G), empty if they may be counts."""
     largest = float(whole.data.max())
     if largest <= 1:
         return f"holds {whole.nnz} values that are all 1, as binarised data does" if whole.nnz >= TELLING_ONES else ""
@@ -79,18 +78,18 @@ def no_counts(whole: sparse.csr_matrix) -> str:
         return ""
     genes = float(np.median(np.diff(whole.indptr)))
     ones = float((whole.data == 1).mean())
-    found = f"up to {largest:g} in cells of {genes:g} genes, {100 * ones:.0f}% of them 1"
+    values = f"up to {largest:g} in cells of {genes:g} genes, {100 * ones:.0f}% of them 1"
     if genes >= ROUNDED_GENES and all(len(np.unique(row.data)) == row.nnz for row in whole[:TELLING_CELLS]):
         return "holds whole numbers that are all different within a cell, as ranks are"
     if largest <= ROUNDED_MOST and (genes >= ROUNDED_GENES or (genes >= PANEL_GENES and ones < ONES_SHARE)):
-        return f"holds whole numbers {found}, as rounded logarithms do"
+        return f"holds whole numbers {values}, as rounded logarithms do"
     if largest <= BYTE_MOST and genes >= ROUNDED_GENES and ones < FEW_ONES:
-        return f"holds whole numbers {found}, as values that were scaled to whole numbers do"
+        return f"holds whole numbers {values}, as values that were scaled to whole numbers do"
     return ""
 
 
 def _rank_correlation(first: npt.NDArray[Any], second: npt.NDArray[Any]) -> float:
-    """Return Spearman's correlation. To import scipy.stats takes longer than to label small files."""
+    """Return Spearman's correlation; importing scipy.stats would take longer than labelling a small file."""
     return float(np.corrcoef(pd.Series(first).rank(), pd.Series(second).rank())[0, 1])
 
 
@@ -99,7 +98,7 @@ def _is_constant(values: npt.NDArray[Any]) -> bool:
 
 
 def _longest_runs(ordered: npt.NDArray[Any]) -> npt.NDArray[np.int64]:
-    """Return how often the most frequent value of each column stands in it, (n, G) sorted by column to (G,)."""
+    """Return the frequency of the most frequent value of each column, (n, G) sorted by column to (G,)."""
     runs = longest = np.ones(ordered.shape[1], dtype=np.int64)
     for above, below in zip(ordered, ordered[1:], strict=False):
         runs = np.where(above == below, runs + 1, 1)

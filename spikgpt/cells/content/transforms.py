@@ -1,4 +1,4 @@
-"""Transformations of counts that can be undone, told by what they leave of whole numbers in each cell."""
+"""Detect transformations of counts that can be undone, from ratios of the values of each cell."""
 
 from __future__ import annotations
 
@@ -11,16 +11,16 @@ import numpy.typing as npt
 from scipy import sparse
 
 LOG_BASES = (math.e, 2.0, 10.0)
-# Values of a cell are multiples of its smallest where their mean distance from multiples is less than this, in units of
-# the smallest; by any other transformation it is about 0.2.
+# Largest mean distance of a cell's values from multiples of its smallest value, in units of the smallest value. After
+# the inverse of a wrong transformation the distance is about 0.2.
 MULTIPLE = 0.005
-# The two most frequent values of a cell are one count and two, where their ratio is so close to a whole number.
+# Largest distance from a whole number of the ratio of a cell's two most frequent values, which are counts of 1 and 2.
 RATIO_TOLERANCE = 0.02
-# The ratio of a third value is whole, too, where the first ratio is not so by chance. Rounded values move it further.
+# The same for a third value, whose ratio rules out chance. Rounding moves this ratio further.
 THIRD_TOLERANCE = 0.1
-# A value is frequent when it is this share of the values that are not 0. So many cells are looked at.
+# Least share of a frequent value among the values that are not 0, and the number of cells sampled.
 FREQUENT_SHARE, TIED_CELLS = 0.03, 200
-# What large values become when a wrong transformation is undone does not matter.
+# Exponents are capped: large values matter only after the right inverse.
 LARGEST_EXPONENT = 80.0
 
 Values = npt.NDArray[Any]
@@ -44,12 +44,12 @@ INVERSES: dict[str, Callable[[Values], Values]] = {
 
 
 def multiples_distance(linear: sparse.csr_matrix) -> npt.NDArray[np.float64]:
-    """Return how far the values of each cell are from multiples of its smallest, shape (n,); NaN where none tells."""
+    """Return the distance of each cell's values from multiples of its smallest value, shape (n,); NaN if undecided."""
     distances = np.full(linear.shape[0], np.nan)
     for row, (start, stop) in enumerate(zip(linear.indptr, linear.indptr[1:], strict=False)):
         cell = linear.data[start:stop]
         ratios = cell / cell.min() if cell.size else cell
-        # Large ratios carry the rounding of the stored value; ratios of one say nothing.
+        # Large ratios contain rounding errors, and ratios of 1 carry no information.
         telling = ratios[(ratios > 1.5) & (ratios < 20)]
         if telling.size:
             distances[row] = float(np.abs(telling - np.rint(telling)).mean())
@@ -59,10 +59,10 @@ def multiples_distance(linear: sparse.csr_matrix) -> npt.NDArray[np.float64]:
 def frequent_values(sample: sparse.csr_matrix) -> npt.NDArray[np.float64]:
     """Return the two most frequent values of cells, in ascending order, and a larger third, shape (cells, 3).
 
-    A cell without two frequent values has no row. If fewer than half of the cells have one, none has. The
-    third is NaN where it is not frequent.
+    A cell without two frequent values has no row. No cell has a row if fewer than half of the cells have one. The third
+    value is NaN if it is not frequent.
     """
-    some, found = sample[:: -(-sample.shape[0] // TIED_CELLS)], []
+    some, rows = sample[:: -(-sample.shape[0] // TIED_CELLS)], []
     for start, stop in zip(some.indptr, some.indptr[1:], strict=False):
         values, counts = np.unique(some.data[start:stop], return_counts=True)
         order = np.argsort(-counts, kind="stable")[:3]
@@ -70,12 +70,12 @@ def frequent_values(sample: sparse.csr_matrix) -> npt.NDArray[np.float64]:
         if len(frequent) > 1:
             lower, upper = sorted(map(float, frequent[:2]))
             third = float(frequent[-1])
-            found.append((lower, upper, third if third > upper else np.nan))
-    return np.array(found if 2 * len(found) >= some.shape[0] else [], dtype=np.float64).reshape(-1, 3)
+            rows.append((lower, upper, third if third > upper else np.nan))
+    return np.array(rows if 2 * len(rows) >= some.shape[0] else [], dtype=np.float64).reshape(-1, 3)
 
 
 def ratio_distance(frequent: npt.NDArray[np.float64], inverse: Callable[[Values], Values]) -> float:
-    """Return how far the ratios of frequent values are from whole numbers; median over cells."""
+    """Return the median distance of the ratios of frequent values from whole numbers."""
     linear = inverse(frequent)
     ratios = linear[:, 1:] / linear[:, :1]
     second, third = (np.abs(ratios - np.rint(ratios)) + (np.rint(ratios) < 2)).T
@@ -85,7 +85,7 @@ def ratio_distance(frequent: npt.NDArray[np.float64], inverse: Callable[[Values]
 
 
 def known_inverse(pairs: npt.NDArray[np.float64]) -> str | None:
-    """Return the transformation whose inverse makes whole ratios of frequent values, or None."""
+    """Return the transformation whose inverse makes the ratios of frequent values whole, or None."""
     distances = {name: ratio_distance(pairs, inverse) for name, inverse in INVERSES.items()}
     best = min(distances, key=lambda name: distances[name])
     return best if distances[best] < RATIO_TOLERANCE else None

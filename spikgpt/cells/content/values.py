@@ -1,4 +1,4 @@
-"""What a matrix holds: counts, linear values or logarithms, told from a sample of its cells."""
+"""Detect the unit of a matrix, counts, linear values or logarithms, from a sample of its cells."""
 
 from __future__ import annotations
 
@@ -29,35 +29,35 @@ from spikgpt.types import Bools, Rows
 
 Kind = Literal["counts", "linear", "log"]
 
-# Cells looked at to tell what a matrix holds.
+# Number of cells sampled from a matrix.
 SAMPLE_CELLS = 1000
-# Numbers closer to an integer than this are that integer.
+# Numbers closer to an integer than this count as whole.
 INTEGER_TOLERANCE = 1e-6
-# :func:`spikgpt.cells.expression.find_expression` has another remedy for this problem than for scaled values.
+# :func:`spikgpt.cells.expression.find_expression` gives a remedy of its own for this problem.
 NOT_FINITE = "holds NaN or infinite values"
-# Log values do not reach this in any base in use: 2**25 is more counts than any cell has.
+# Upper limit of log values in any base in use: no cell has 2**25 counts.
 LARGEST_LOG = 25.0
-# The natural log of a million and one, which no cell's gene exceeds even as counts per million.
+# Upper limit of natural logs: counts per million do not exceed a million.
 LARGEST_NATURAL_LOG = math.log1p(1e6)
-# Row sums within this share of each other are one constant.
+# Row sums within this share of each other count as constant.
 CONSTANT_SPREAD = 0.01
 # Sums of fewer cells may agree by chance.
 TELLING_CELLS = 10
-# Where more cells than this differ from the others in what they hold, it is said.
+# Least share of cells of another unit that is reported.
 MIXED_SHARE = 0.02
-# So many of the cells tell to which base they are, where logarithms are to one of two.
+# Share of cells that must decide between two bases, and the distance at which a cell excludes a base.
 CLEAR_SHARE, FAR = 0.6, 0.05
-# The largest value of a cell is this many times its mean at most, in logarithms, and GAP times more in linear values.
+# The largest logarithm of a cell is at most FLAT times the mean; in linear values the ratio is GAP times larger.
 FLAT, GAP = 8.0, 4.0
 
 
 @dataclass(frozen=True)
 class Content:
-    """What a matrix holds; nothing but ``problem`` counts when that says what is wrong with it.
+    """The unit of a matrix; with a ``problem`` the matrix cannot be read.
 
-    ``linear`` values with a ``log_base`` are mixed: the cells that :func:`log_cells` names hold logarithms. ``inverse``
-    is the name of another transformation that all values went through, one of ``INVERSES``. ``mixed`` tells that the
-    problem is cells of several kinds, each of which could be read alone.
+    ``linear`` values with a ``log_base`` are mixed: the cells of :func:`log_cells` hold logarithms. ``inverse`` is the
+    name of another transformation of all values, one of ``INVERSES``. ``mixed`` marks a problem of cells with several
+    units, each of which could be read separately.
     """
 
     kind: Kind = "counts"
@@ -70,7 +70,7 @@ class Content:
 
 
 def content_of(matrix: Any, columns: Rows | None = None) -> Content:
-    """Tell what a matrix holds from evenly spaced rows, by default of all columns."""
+    """Detect the unit of a matrix from evenly spaced rows, by default of all columns."""
     n_cells = matrix.shape[0]
     try:
         check_sparse(matrix, "The expression matrix")
@@ -96,17 +96,17 @@ def content_of(matrix: Any, columns: Rows | None = None) -> Content:
 
 
 def whole_cells(rows: sparse.csr_matrix) -> Bools:
-    """Tell which cells hold nothing but whole numbers, shape (n,)."""
+    """Mark the cells with whole numbers only, shape (n,)."""
     return _without(rows, np.abs(rows.data - np.rint(rows.data)) > INTEGER_TOLERANCE)
 
 
 def small_cells(rows: sparse.csr_matrix) -> Bools:
-    """Tell which cells hold no value that is too large for a logarithm, shape (n,)."""
+    """Mark the cells without values too large for a logarithm, shape (n,)."""
     return _without(rows, rows.data > LARGEST_LOG)
 
 
 def _without(rows: sparse.csr_matrix, marked: Bools) -> Bools:
-    """Tell which cells have no value that is marked, shape (n,)."""
+    """Mark the cells without any marked value, shape (n,)."""
     free = np.ones(rows.shape[0], dtype=bool)
     if marked.any():
         filled = np.diff(rows.indptr) > 0
@@ -115,7 +115,7 @@ def _without(rows: sparse.csr_matrix, marked: Bools) -> Bools:
 
 
 def log_cells(rows: sparse.csr_matrix, log_base: float, *, mixed: bool) -> Bools:
-    """Tell which cells hold logarithms, shape (n,), where some or most cells do.
+    """Mark the cells with logarithms, shape (n,), in a matrix where some or most cells have them.
 
     A cell of whole numbers holds counts, unless the base is 2: log2(1 + n) is whole for n = 1, 3 or 7.
     """
@@ -124,7 +124,7 @@ def log_cells(rows: sparse.csr_matrix, log_base: float, *, mixed: bool) -> Bools
 
 
 def linear_values(rows: sparse.csr_matrix, log_base: float | None) -> sparse.csr_matrix:
-    """Return linear values, float64 with the precision of float32, undoing log(1 + linear) if there is a base."""
+    """Return linear values, float64 with float32 precision, after inverting log(1 + linear) if there is a base."""
     linear = rows.astype(np.float64)
     if log_base is not None:
         linear.data = np.expm1(linear.data * math.log(log_base)).astype(np.float32).astype(np.float64)
@@ -132,7 +132,7 @@ def linear_values(rows: sparse.csr_matrix, log_base: float | None) -> sparse.csr
 
 
 def untransformed(rows: sparse.csr_matrix, content: Content) -> sparse.csr_matrix:
-    """Return linear values as :func:`linear_values` does, where some cells hold counts and others logarithms."""
+    """Return linear values as :func:`linear_values` does, also for mixed and otherwise transformed cells."""
     if content.inverse:
         linear = rows.astype(np.float64)
         linear.data = INVERSES[content.inverse](linear.data).astype(np.float32).astype(np.float64)
@@ -149,9 +149,9 @@ def untransformed(rows: sparse.csr_matrix, content: Content) -> sparse.csr_matri
 
 
 def row_sums(linear: sparse.csr_matrix) -> npt.NDArray[np.float64]:
-    """Return the sum of each row, shape (n,), in a way that does not depend on the order of columns.
+    """Return the sum of each row, shape (n,), independent of the order of columns.
 
-    Whole numbers add up exactly as they are. Others are rounded to a grid of 2**-32 times the row's largest power of
+    Sums of whole numbers are exact. Other values are rounded to a grid of 2**-32 times the row's largest power of
     two: sums on the grid are exact in float64 for up to a million genes.
     """
     if (np.rint(linear.data) == linear.data).all():
@@ -163,7 +163,7 @@ def row_sums(linear: sparse.csr_matrix) -> npt.NDArray[np.float64]:
 
 
 def _problem(values: npt.NDArray[np.float64]) -> str:
-    """Say what makes the non-zero values of a sample unusable; empty when nothing does."""
+    """Return a phrase on unusable non-zero values of a sample, empty for usable values."""
     if not values.size:
         return "holds only zeros"
     if not np.isfinite(values).all():
@@ -176,15 +176,15 @@ def _problem(values: npt.NDArray[np.float64]) -> str:
 
 
 def _linear(sample: sparse.csr_matrix, whole: Bools, *, constant: bool = False) -> Content:
-    """Return the content of values that are no logarithms; ``constant`` says that all cells have one sum."""
+    """Return the content of values that are no logarithms; ``constant`` marks cells with one common sum."""
     share = float(whole[np.diff(sample.indptr) > 0].mean())
     if MIXED_SHARE < share < 1 - MIXED_SHARE:
         rest = sample[~whole]
         others = _linear(rest, whole_cells(rest))
-        found = f"{100 * share:.0f}% of the cells hold counts, the others"
+        counts = f"{100 * share:.0f}% of the cells hold counts, the others"
         if others.inverse:
-            return Content(problem=f"is of two kinds: {found} {others.inverse}", mixed=True)
-        note = f"{found} normalised values; each was read as such."
+            return Content(problem=f"is of two kinds: {counts} {others.inverse}", mixed=True)
+        note = f"{counts} normalised values; each was read as such."
         return others if others.problem else Content("linear", notes=(note,))
     if _is_multiple(sample):
         return Content("linear")
@@ -195,14 +195,14 @@ def _linear(sample: sparse.csr_matrix, whole: Bools, *, constant: bool = False) 
 
 
 def _logs(sample: sparse.csr_matrix) -> Content:
-    """Return the content of values that may be logarithms: none is too large for that."""
+    """Return the content of values that are small enough for logarithms."""
     distances = {base: multiples_distance(linear_values(sample, base)) for base in LOG_BASES}
     if problem := _two_bases(sample, distances):
         return Content(problem=problem, mixed=True)
-    base, how = _log_base(sample, distances)
+    base, evidence = _log_base(sample, distances)
     if problem := _odd_cells(sample, distances[base]):
         return Content(problem=problem, mixed=True)
-    if how != "multiples":
+    if evidence != "multiples":
         pairs = frequent_values(sample)
         if len(pairs):
             ratios = {base: ratio_distance(pairs, partial(_undo_log, base=base)) for base in LOG_BASES}
@@ -211,7 +211,7 @@ def _logs(sample: sparse.csr_matrix) -> Content:
             if min(ratios.values()) >= RATIO_TOLERANCE:
                 return _transformed(pairs)
             base = base if base == 2.0 else min(LOG_BASES, key=lambda base: ratios[base])
-        elif not how and (problem := gene_scaling(sample)):
+        elif not evidence and (problem := gene_scaling(sample)):
             return Content(problem=problem)
     linear = linear_values(sample, base)
     target_sum = _constant_sum(linear)
@@ -219,7 +219,7 @@ def _logs(sample: sparse.csr_matrix) -> Content:
 
 
 def _mixed(sample: sparse.csr_matrix, small: Bools, whole: Bools) -> Content:
-    """Return the content of cells of which some have small values that are not whole, ``small``, and others do not."""
+    """Return the content of a matrix where only the ``small`` cells have small values that are not whole."""
     others = ~small & (np.diff(sample.indptr) > 0)
     some = sample[small]
     logs = _logs(some)
@@ -227,8 +227,8 @@ def _mixed(sample: sparse.csr_matrix, small: Bools, whole: Bools) -> Content:
         # Some cells of few counts have whole logarithms to base 2.
         return _logs(sample)
     share = f"{100 * small.sum() / (small | others).sum():.0f}%"
-    _, how = _log_base(some, {base: multiples_distance(linear_values(some, base)) for base in LOG_BASES})
-    if logs.kind == "log" and not logs.problem and how:
+    _, evidence = _log_base(some, {base: multiples_distance(linear_values(some, base)) for base in LOG_BASES})
+    if logs.kind == "log" and not logs.problem and evidence:
         base = "e" if logs.log_base == math.e else f"{logs.log_base:g}"
         note = f"{share} of the cells hold logarithms to base {base}, the others linear values; each was read as such."
         return Content("linear", log_base=logs.log_base, notes=(note,))
@@ -239,12 +239,12 @@ def _mixed(sample: sparse.csr_matrix, small: Bools, whole: Bools) -> Content:
     peaks = sample.max(axis=1).toarray().ravel() * np.diff(sample.indptr) / np.maximum(_sums(sample), 1e-12)
     if np.median(peaks[small]) > FLAT or np.median(peaks[others]) < GAP * np.median(peaks[small]):
         return other
-    found = f"up to {some.data.max():.3g} in {share} of the cells and up to {sample.data.max():.3g} in the others"
-    return Content(problem=f"holds values {found}, as parts that were normalised differently do", mixed=True)
+    ranges = f"up to {some.data.max():.3g} in {share} of the cells and up to {sample.data.max():.3g} in the others"
+    return Content(problem=f"holds values {ranges}, as parts that were normalised differently do", mixed=True)
 
 
 def _transformed(pairs: npt.NDArray[np.float64]) -> Content:
-    """Return the content of values that repeat within a cell as counts do, and are neither counts nor logarithms."""
+    """Return the content of values that repeat within a cell like counts, but are neither counts nor logarithms."""
     if inverse := known_inverse(pairs):
         return Content("linear", inverse=inverse, notes=(f"The values were taken for {inverse}, which was undone.",))
     return Content(
@@ -258,12 +258,12 @@ def _is_multiple(linear: sparse.csr_matrix) -> bool:
 
 
 def _odd_cells(sample: sparse.csr_matrix, distances: npt.NDArray[np.float64]) -> str:
-    """Say that some cells hold no logarithms as the others do; empty where none is known to.
+    """Return a phrase on cells without logarithms among cells with logarithms, empty for none.
 
     Parameters
     ----------
     distances
-        How far the values of each cell are from multiples, if they are logarithms, shape (n,).
+        Distance of each cell's values from multiples, read as logarithms, shape (n,).
     """
     odd = np.isfinite(distances) & (distances > FAR)
     if not MIXED_SHARE < odd.mean() < 1 - MIXED_SHARE:
@@ -276,7 +276,7 @@ def _odd_cells(sample: sparse.csr_matrix, distances: npt.NDArray[np.float64]) ->
 
 
 def _two_bases(sample: sparse.csr_matrix, distances: dict[float, npt.NDArray[np.float64]]) -> str:
-    """Say that some cells hold logarithms to another base than others; empty where none do."""
+    """Return a phrase on cells with logarithms to different bases, empty for one base."""
     telling = np.isfinite(np.stack(list(distances.values()))).all(axis=0)
     cells = {base: telling & (distances[base] < MULTIPLE) & _far(distances, base) for base in LOG_BASES}
     n_cells = int(telling.sum())
@@ -292,12 +292,12 @@ def _two_bases(sample: sparse.csr_matrix, distances: dict[float, npt.NDArray[np.
 
 
 def _far(distances: dict[float, npt.NDArray[np.float64]], base: float) -> Bools:
-    """Tell which cells hold no logarithms to another base, (n,)."""
+    """Mark the cells that exclude all other bases, (n,)."""
     return np.asarray(np.all([distances[other] > FAR for other in LOG_BASES if other != base], axis=0))
 
 
 def _of_one_sum(linear: sparse.csr_matrix) -> Bools:
-    """Return the largest group of cells that have one sum, (n,)."""
+    """Mark the largest group of cells with one common sum, (n,)."""
     sums = _sums(linear)
     ordered = np.sort(sums[sums > 0])
     ends = np.searchsorted(ordered, ordered * (1 + CONSTANT_SPREAD), side="right")
@@ -306,9 +306,9 @@ def _of_one_sum(linear: sparse.csr_matrix) -> Bools:
 
 
 def _log_base(sample: sparse.csr_matrix, distances: dict[float, npt.NDArray[np.float64]]) -> tuple[float, str]:
-    """Return the base for which the values of a sample are log(1 + linear), and what says so, empty where nothing does.
+    """Return the base of log(1 + linear) for a sample, and the evidence, empty for none.
 
-    In the right base the values of a cell are multiples of its smallest (one count), or all cells have one sum.
+    In the right base the values of a cell are multiples of its smallest value (one count), or all cells have one sum.
     """
     by_base = {base: _median_distance(distances[base]) for base in LOG_BASES}
     large = sample.data.max() > LARGEST_NATURAL_LOG
@@ -323,7 +323,7 @@ def _log_base(sample: sparse.csr_matrix, distances: dict[float, npt.NDArray[np.f
 
 
 def _median_distance(distances: npt.NDArray[np.float64]) -> float:
-    """Return the median over the cells that tell, 0.5 where none does."""
+    """Return the median over the decided cells, 0.5 without any."""
     distances = distances[np.isfinite(distances)]
     return float(np.median(distances)) if distances.size else 0.5
 
@@ -337,12 +337,12 @@ def _sums(rows: sparse.csr_matrix) -> npt.NDArray[np.float64]:
 
 
 def _cell_numbers(rows: sparse.csr_matrix) -> npt.NDArray[np.int64]:
-    """Return the cell that each stored value belongs to."""
+    """Return the cell of each stored value."""
     return np.repeat(np.arange(rows.shape[0]), np.diff(rows.indptr))
 
 
 def _constant_sum(linear: sparse.csr_matrix) -> float | None:
-    """Return the sum that all cells with any value share, or None."""
+    """Return the common sum of all cells with any value, or None."""
     sums = row_sums(linear.astype(np.float64))
     sums = sums[sums > 0]
     middle = float(np.median(sums))
@@ -350,12 +350,12 @@ def _constant_sum(linear: sparse.csr_matrix) -> float | None:
 
 
 def _log_notes(linear: sparse.csr_matrix, base: float, target_sum: float | None) -> Iterable[str]:
-    """Say what is suspicious in log values."""
+    """Yield sentences on suspicious log values."""
     if base != math.e:
         yield f"The values were taken for logarithms to base {base:g}."
     whole = np.abs(linear.data - np.rint(linear.data)) <= 1e-3 * np.maximum(1, linear.data)
     if target_sum is None and not whole.all():
         yield (
-            "The cells have no common total behind the logarithm: genes were left out after normalisation, or it was "
-            "of another kind. Labels from raw counts would be more certain."
+            "These log values do not add up to one total per cell. Were genes removed after normalising? Raw counts "
+            "give more certain labels."
         )

@@ -1,1 +1,1 @@
-"""Readers of files of cells that are not AnnData stores: 10x, STARsolo, kallisto, alevin-fry, and tables of text."""
+"""Readers of other files of cells: 10x, STARsolo, kallisto, alevin-fry, and text tables."""

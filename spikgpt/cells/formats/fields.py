@@ -1,4 +1,4 @@
-"""Fields of a line of a table: the delimiter, numbers, and missing values."""
+"""Split lines of a table, and interpret numbers and missing values."""
 
 from __future__ import annotations
 
@@ -10,31 +10,31 @@ from dataclasses import dataclass
 
 from spikgpt.errors import DataError
 
-# The likeliest first; of these that fit equally, the first is taken. A space is looked at last, as names have spaces.
+# The most likely delimiter first, which wins a tie. Space is tried last, because names contain spaces.
 DELIMITERS = ("\t", ";", ",", "|", " ")
-# What a field may be.
+# Kinds of fields.
 NUMBER, WORD, MISSING_VALUE = range(3)
-# Lines that are split by each delimiter to tell the right one.
+# Lines that are split to detect the delimiter.
 TRIED_LINES = 10
-# Columns of a table at most.
+# Largest number of columns.
 MOST_COLUMNS = 2_000_000
 MISSING = {"", "na", "n/a", "#n/a", "nan", "null", "none", "<na>", "-", "."}
 COMMA = re.compile(r"[+-]?\d+,\d+([eE][+-]?\d+)?")
-# Three digits behind a comma may also be thousands.
+# Three digits after a comma may also be thousands.
 THOUSANDS = re.compile(r"[+-]?\d{1,3},\d{3}")
 
 
 @dataclass(frozen=True)
 class Splitter:
-    """Splits lines at a delimiter; ``comma`` says that numbers have decimal commas."""
+    """Split lines at a delimiter; with ``comma``, numbers have decimal commas."""
 
     delimiter: str
     name: object
     comma: bool = False
 
     @classmethod
-    def of(cls, lines: Sequence[str], name: object) -> Splitter:
-        """Return the splitter that cuts the first lines of a table, a header among them, into equally many fields.
+    def from_lines(cls, lines: Sequence[str], name: object) -> Splitter:
+        """Return the splitter that gives the first lines of a table, header included, equal numbers of fields.
 
         Raises
         ------
@@ -73,19 +73,19 @@ class Splitter:
         try:
             return next(csv.reader([line], delimiter=self.delimiter, skipinitialspace=True), [])
         except csv.Error as error:
-            msg = f"{self.name} has a line that is no line of a table ({error}): {line[:60]!r}."
+            msg = f"{self.name} has a line that cannot be split ({error}): {line[:60]!r}."
             raise DataError(msg) from None
 
     def _has_commas(self, lines: Sequence[str]) -> bool:
-        """Tell whether numbers have decimal commas; commas that may stand for thousands are refused."""
-        found = [field for line in lines for field in self(line) if COMMA.fullmatch(field.strip())]
-        if found and all(THOUSANDS.fullmatch(field.strip()) for field in found):
+        """Return True for decimal commas; commas that may separate thousands are refused."""
+        with_comma = [field for line in lines for field in self(line) if COMMA.fullmatch(field.strip())]
+        if with_comma and all(THOUSANDS.fullmatch(field.strip()) for field in with_comma):
             msg = (
-                f"{self.name} holds {found[0]!r}, which may be {found[0].replace(',', '.')} or "
-                f"{found[0].replace(',', '')}; expected decimal points. Write the table again with these."
+                f"{self.name} holds {with_comma[0]!r}, which may be {with_comma[0].replace(',', '.')} or "
+                f"{with_comma[0].replace(',', '')}; expected decimal points. Write the table again with decimal points."
             )
             raise DataError(msg)
-        return bool(found)
+        return bool(with_comma)
 
 
 def kind_of(field: str, comma: bool) -> int:
@@ -98,12 +98,12 @@ def kind_of(field: str, comma: bool) -> int:
 
 
 def is_missing(field: str) -> bool:
-    """Tell whether a field stands for no value."""
+    """Return True for a missing value."""
     return field.strip().lower() in MISSING
 
 
 def number(field: str, comma: bool) -> float:
-    """Return the number in a field, which may have a decimal comma."""
+    """Return the number in a field, with ``comma`` also with a decimal comma."""
     field = field.strip()
     if comma and COMMA.fullmatch(field):
         field = field.replace(",", ".")

@@ -1,4 +1,4 @@
-"""Notes of a reader on how it read a file, kept with the cells until they are labelled."""
+"""Notes of a reader on a file, kept with the cells until they are labelled."""
 
 from __future__ import annotations
 
@@ -14,12 +14,12 @@ KEY = "spikgpt_reading"
 
 
 def with_notes(adata: AnnData, notes: Iterable[str]) -> AnnData:
-    """Return cells that carry whole sentences on how they were read."""
+    """Return the cells with sentences on their reading in ``uns``."""
     if texts := list(notes):
         adata.uns[KEY] = np.array(texts, dtype=object)
     return adata
 
 
 def reading_notes(adata: AnnData) -> tuple[str, ...]:
-    """Return the sentences that a reader left with the cells."""
+    """Return the sentences of :func:`with_notes`."""
     return tuple(str(text) for text in np.ravel(adata.uns.get(KEY, ())))

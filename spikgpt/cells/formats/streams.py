@@ -1,4 +1,4 @@
-"""Text and packed files as bounded streams: no line, and no unpacked stream, grows without end."""
+"""Bounded streams of text and gzip files: lines and unpacked sizes have limits."""
 
 from __future__ import annotations
 
@@ -23,17 +23,17 @@ CUT_OFF = "Copy or download the file again: it ends too early, or its middle is 
 
 
 class Bounded(io.RawIOBase):
-    """An unpacked stream that gives no more than ``most`` bytes, and raises DataError when there are more."""
+    """An unpacked stream that raises DataError after more than ``most`` bytes."""
 
     def __init__(self, stream: IO[bytes], most: int, name: object) -> None:
         self._stream, self._most, self._name, self._read = stream, most, name, 0
 
     def readable(self) -> bool:
-        """Tell that the stream can be read."""
+        """Return True."""
         return True
 
     def readinto(self, buffer: memoryview) -> int:  # type: ignore[override]
-        """Fill a buffer, and count the bytes."""
+        """Fill a buffer, and count its bytes."""
         try:
             part = self._stream.read(len(buffer))
         except (OSError, EOFError) as error:
@@ -51,7 +51,7 @@ class Bounded(io.RawIOBase):
 
 
 def is_gzip(path: Path) -> bool:
-    """Tell whether a file is packed with gzip."""
+    """Return True for a file packed with gzip."""
     with path.open("rb") as file:
         return file.read(2) == GZIP
 
@@ -78,7 +78,7 @@ def open_unpacked(path: Path, name: object = None, *, most: int | None = None) -
 
 
 def unpack(path: Path, target: Path) -> None:
-    """Unpack a gzip file, not beyond the free disk space."""
+    """Unpack a gzip file within the free disk space."""
     free = shutil.disk_usage(target.parent).free
     most = most_bytes(path.stat().st_size)
     with open_unpacked(path, most=min(most, free)) as stream, target.open("wb") as file:
@@ -92,7 +92,7 @@ def first_bytes(path: Path, count: int = 4096) -> bytes:
 
 
 def text_lines(path: Path, name: object = None) -> Iterator[tuple[int, str]]:
-    """Give the lines of a text that are not empty, without their ends, and their numbers from 1.
+    """Yield the number, from 1, and the text of each line that is not empty.
 
     The text may be UTF-8, UTF-16 with a mark, or Latin-1, with the line ends of any system.
 

@@ -1,7 +1,7 @@
-"""Tables of text with cells in rows or genes in rows, as GEO and users have them.
+"""Read text tables with cells or genes in rows.
 
-The delimiter, the axis of the genes, and columns and lines that hold no counts are told from the first lines. Lines are
-read one by one, and only values other than 0 are kept.
+The first lines decide the delimiter, the axis of the genes, and the columns and lines without counts. Lines are read
+one by one, and only values other than 0 are kept.
 """
 
 from __future__ import annotations
@@ -28,15 +28,15 @@ from spikgpt.errors import DataError, listed
 
 SUFFIXES = (".csv", ".tsv", ".tab", ".txt", ".gct", ".dat", ".counts")
 OTHER_SUFFIXES = (".h5ad", ".h5", ".hdf5", ".h5mu", ".loom", ".zarr")
-# Lines from which the layout is told, and fields of these, but at least so many lines.
+# Lines, and their fields, that decide the layout; at least LEAST_LINES lines are read.
 SAMPLE_LINES, SAMPLE_FIELDS, LEAST_LINES = 60, 200_000, 8
-# Rows whose names are those of genes with at least this share may be genes.
+# Least share of gene names among the names of rows that are genes.
 LEAST_GENE_SHARE = 0.1
 # Titles of a column of names, in lower case.
 NAME_TITLES = re.compile(
     r"|(unnamed: 0|index|id|names?|(cell|barcode|gene|symbol|feature|sample)s?([ _.]?(ids?|names?))?)"
 )
-# Names among genes that are none: descriptions of cells, and what counting programs add.
+# Columns that are no genes: descriptions of cells, and summaries of counting programs.
 NO_GENES = re.compile(
     r"n_?(counts?|genes?|umis?|features?)(_by_counts)?|n(count|feature)_\w+|total(_\w+)?|sum|lib(rary)?[_.]?size|"
     r"size_?factors?|log1p_\w+|pct_\w+|percent[._]?\w*|(\w+[_.])?clusters?([_.]?id)?|louvain\w*|leiden\w*|"
@@ -46,39 +46,39 @@ NO_GENES = re.compile(
     r"n_(unmapped|multimapping|nofeature|ambiguous)",
     re.IGNORECASE,
 )
-# Names among cells that are none: descriptions of genes.
+# Columns that are no cells: descriptions of genes.
 NO_CELLS = re.compile(
     r"chr|chrom(osome)?(_name)?|start|end|stop|strand|(gene_?)?length|width|entrez\w*|ncbi\w*|gc\w*|description|biotype",
     re.IGNORECASE,
 )
-# Titles of tests of differential expression, as scanpy, Seurat, DESeq2, edgeR and limma write them.
+# Titles in tables of differential expression by scanpy, Seurat, DESeq2, edgeR and limma.
 STATISTICS = re.compile(
     r"p[._ ]?val(ue)?s?|p_?vals?_adj|(avg_)?log(2|f|_?2)?[._]?(fc|fold_?changes?)|padj|adj[._]p[._]val|fdr|"
     r"q[._]?val(ue)?",
     re.IGNORECASE,
 )
-# Most lines of comments before a table, most lines without names, and lines after which repeated names are refused.
+# Most comments before a table, most lines without names, and lines after which repeated names are refused.
 MOST_COMMENTS, MOST_UNNAMED, CHECKED_LINES = 10_000, 1_000_000, 100_000
 AGAIN = "The file may be cut off or damaged: copy it, download it or write it again."
 
 
 def looks_like_table(path: Path, head: bytes) -> bool:
-    """Tell whether a file, whose unpacked bytes begin so, is a table of text."""
+    """Return True for a text table, by the name and the first unpacked bytes of a file."""
     name = path.name.lower().removesuffix(".gz")
     if not is_text(head) or name.endswith(OTHER_SUFFIXES):
         return False
     first, *others = head.decode(errors="replace").splitlines()[:3] or [""]
-    # A header may be longer than what is seen of the file.
+    # The header may be longer than the first bytes.
     return name.endswith(SUFFIXES) or any(one in first and one in "".join(others or [first]) for one in DELIMITERS)
 
 
 def read_table(path: Path) -> AnnData:
-    """Read a table of cells and genes; a note says what was done to it.
+    """Read a table of cells and genes, with notes on its interpretation.
 
     Raises
     ------
     DataError
-        When it is no table, is uneven, or holds something else than numbers.
+        When the lines are no table, differ in length, or hold other values than numbers.
     """
     table = _Table(path)
     parts = list(table.rows())
@@ -97,13 +97,13 @@ def read_table(path: Path) -> AnnData:
     if table.genes_in_rows:
         table.notes.append("The table has genes in rows; it was transposed.")
         empty = np.array([row.missing == len(table.numbers) for row in parts])
-        return _assembled(sparse.csr_matrix(matrix.T), in_columns, in_rows, empty, table.notes)
-    return _assembled(matrix, in_rows, in_columns, table.missing == len(parts), table.notes)
+        return _assemble(sparse.csr_matrix(matrix.T), in_columns, in_rows, empty, table.notes)
+    return _assemble(matrix, in_rows, in_columns, table.missing == len(parts), table.notes)
 
 
 @dataclass(frozen=True)
 class _Axis:
-    """The names of cells or genes, and what else the table says of each."""
+    """The names of cells or genes, and further columns for them."""
 
     names: list[str]
     described: dict[str, Sequence[object]]
@@ -111,7 +111,7 @@ class _Axis:
 
 @dataclass(frozen=True)
 class _Row:
-    """A line of a table: its name, its texts, and its values that are not 0."""
+    """A line of a table: the name, the texts, and the values other than 0."""
 
     name: str
     texts: list[str]
@@ -121,14 +121,14 @@ class _Row:
 
 
 class _Table:
-    """A table that is being read; the first lines tell how it is laid out."""
+    """A table during reading, with the layout of its first lines."""
 
     def __init__(self, path: Path) -> None:
         self.path = path
         self.notes: list[str] = []
         lines = _without_comments(text_lines(path), path)
         sample = list(islice(lines, SAMPLE_LINES))
-        self.split = Splitter.of([line for _, line in sample], path)
+        self.split = Splitter.from_lines([line for _, line in sample], path)
         self._lines = chain(sample, lines)
         first = next(self._lines, (1, ""))
         header = self.split(first[1])
@@ -136,7 +136,7 @@ class _Table:
         rows = [self.split(line) for _, line in some]
         width = Counter(map(len, rows)).most_common(1)[0][0]
         rows = [row for row in rows if len(row) == width]
-        # Some writers end every line with a delimiter.
+        # Some programs end every line with a delimiter.
         self.width = width
         if width > 2 and len(header) in (width, width - 1) and not any(row[-1] for row in rows):
             if len(header) == width - 1 or not header[-1]:
@@ -147,7 +147,7 @@ class _Table:
         self._first_missing: tuple[int, int] | None = None
 
     def _titles(self, header: list[str], width: int, line: int) -> list[str]:
-        """Return a title for each column; R leaves out that of the names."""
+        """Return a title for each column; R writes no title for the names."""
         if len(header) == width + 1 and not header[-1]:
             header = header[:-1]
         if len(header) == width - 1:
@@ -158,7 +158,7 @@ class _Table:
         return header
 
     def _lay_out(self, rows: list[list[str]]) -> None:
-        """Tell columns of numbers from texts, names among these, lines of texts, and the axis of the genes."""
+        """Detect columns of numbers, text and names, lines of text, and the axis of the genes."""
         kinds = np.array([[kind_of(value, self.split.comma) for value in row] for row in rows])
         wordy = (kinds[:, 1:] == WORD).sum(axis=1) > max(1, len(self.titles) - 1) / 2
         self.above = rows[: int(wordy.argmin())]
@@ -181,17 +181,17 @@ class _Table:
         self.names_at = best if self.genes_in_rows else next(iter(unique or texts), None)
         self.texts = [at for at in texts if at != self.names_at]
         if self.above:
-            self.notes.append(f"{len(self.above)} lines of text below the first were taken for descriptions.")
+            self.notes.append(f"{len(self.above)} lines of text below the header were read as descriptions.")
 
     def _names_numbered(self, column: list[str]) -> bool:
-        """Tell whether numbers in the first column are names."""
+        """Return True if numbers in the first column are names."""
         title = plain(self.titles[0]).lower()
         if NAME_TITLES.fullmatch(title):
             return True
         return not is_gene(title) and all(value.isdigit() for value in column) and len(set(column)) == len(column) > 2
 
     def _check(self, texts: list[int], columns: dict[int, list[str]]) -> None:
-        """Refuse what is no table of cells and genes."""
+        """Refuse tables of other content than cells and genes."""
         if not self.numbers:
             msg = f"{self.path} holds no column of numbers; expected counts of cells and genes. Give the matrix."
             raise DataError(msg)
@@ -211,7 +211,7 @@ class _Table:
             raise DataError(msg)
 
     def rows(self) -> Iterator[_Row]:
-        """Give the lines with values."""
+        """Yield the lines with values."""
         start, stop = self.numbers[0], self.numbers[-1] + 1
         together = len(self.numbers) == stop - start
         names = set[str]()
@@ -248,42 +248,42 @@ class _Table:
                 yield _Row(name, texts, columns, kept.astype(np.float32), int(lost.sum()))
 
     def _values(self, some: list[str], line: int, fields: list[str]) -> npt.NDArray[np.float64]:
-        """Return the values of a line that holds more than plain numbers."""
+        """Return the values of a line with missing values or decimal commas."""
         values = np.empty(len(some))
-        for place, text in enumerate(some):
+        for at, text in enumerate(some):
             try:
-                values[place] = np.nan if is_missing(text) else number(text, self.split.comma)
+                values[at] = np.nan if is_missing(text) else number(text, self.split.comma)
             except ValueError:
                 name = f" ({plain(fields[self.names_at])!r})" if self.names_at is not None else ""
-                title = plain(self.titles[self.numbers[place]])
+                title = plain(self.titles[self.numbers[at]])
                 msg = f"{self.path}, line {line}{name}, holds {text[:40]!r} for {title!r}; expected a number."
                 raise DataError(msg) from None
         return values
 
     def described_rows(self, rows: list[_Row]) -> dict[str, Sequence[object]]:
-        """Return what the columns of text say of the rows."""
-        found: dict[str, Sequence[object]] = {}
-        for place, at in enumerate(self.texts):
-            column = [row.texts[place] for row in rows]
+        """Return the columns of text by title."""
+        columns: dict[str, Sequence[object]] = {}
+        for index, at in enumerate(self.texts):
+            column = [row.texts[index] for row in rows]
             title = plain(self.titles[at]) or f"column {at + 1}"
-            symbols = self.genes_in_rows and "gene_names" not in found and gene_share(column) > LEAST_GENE_SHARE
-            found["gene_names" if symbols else title] = column
-        if found and not self.genes_in_rows:
-            self.notes.append(f"Columns of text are no genes and were kept in obs: {_shown(list(found))}.")
-        return found
+            symbols = self.genes_in_rows and "gene_names" not in columns and gene_share(column) > LEAST_GENE_SHARE
+            columns["gene_names" if symbols else title] = column
+        if columns and not self.genes_in_rows:
+            self.notes.append(f"Columns of text were kept in obs: {_shown(list(columns))}.")
+        return columns
 
     def described_columns(self) -> dict[str, Sequence[object]]:
-        """Return what the lines of text say of the columns."""
-        found: dict[str, Sequence[object]] = {}
+        """Return the lines of text by title."""
+        columns: dict[str, Sequence[object]] = {}
         for count, row in enumerate(self.above):
             values = [plain(row[at]) for at in self.numbers]
             title = plain(row[self.names_at]) if self.names_at is not None else ""
-            genes = not self.genes_in_rows and "gene_names" not in found and gene_share(values) > LEAST_GENE_SHARE
-            found["gene_names" if genes else title or f"line {count + 2}"] = values
-        return found
+            genes = not self.genes_in_rows and "gene_names" not in columns and gene_share(values) > LEAST_GENE_SHARE
+            columns["gene_names" if genes else title or f"line {count + 2}"] = values
+        return columns
 
     def note_missing(self, names: list[str]) -> None:
-        """Say how many values are missing."""
+        """Add a note on missing values."""
         if self._first_missing is None:
             return
         row, column = names[self._first_missing[0]], plain(self.titles[self.numbers[self._first_missing[1]]])
@@ -293,12 +293,12 @@ class _Table:
         )
 
 
-def _assembled(
+def _assemble(
     matrix: sparse.csr_matrix, cells: _Axis, genes: _Axis, unmeasured: npt.NDArray[np.bool_], notes: list[str]
 ) -> AnnData:
-    """Return the cells, without rows and columns that are no cells and no genes, and without genes of no value."""
+    """Return the cells, without rows that are no cells, columns that are no genes, and genes without values."""
     no_gene = np.array([bool(NO_GENES.fullmatch(name)) and not is_gene(name) for name in genes.names])
-    # Cells in rows have no descriptions of genes among them.
+    # Descriptions of genes stand among cells in columns.
     no_cell = np.array([bool(NO_CELLS.fullmatch(name)) for name in cells.names])
     obs, var = dict(cells.described), dict(genes.described)
     for at in np.flatnonzero(no_gene):
@@ -328,7 +328,7 @@ def _shown(names: list[str]) -> str:
 
 
 def _without_comments(lines: Iterator[tuple[int, str]], name: object) -> Iterator[tuple[int, str]]:
-    """Leave out comments before a table and lines of GEO around it, and the sizes of a GCT file."""
+    """Yield the lines of a table without comments, lines of GEO, and the sizes of a GCT file."""
     held: tuple[int, str] | None = None
     begun, comments = False, 0
     for line, text in lines:

@@ -1,4 +1,4 @@
-"""The ``.h5`` files of Cell Ranger and CellBender."""
+"""Read ``.h5`` files of Cell Ranger and CellBender."""
 
 from __future__ import annotations
 
@@ -15,17 +15,17 @@ from scipy import sparse
 
 from spikgpt.cells.formats.notes import with_notes
 from spikgpt.cells.formats.streams import CUT_OFF
-from spikgpt.cells.matrices import check_sparse
-from spikgpt.cells.storage import open_store, refusing
+from spikgpt.cells.matrices import PARTS, check_sparse
+from spikgpt.cells.storage import as_data_errors, open_store
 from spikgpt.errors import DataError, listed
 
 HUMAN = re.compile(r"GRCh\d+|hg\d+|human", re.IGNORECASE)
-# Names of the arrays of genes in files of Cell Ranger 3 and later, and the columns of var that they become.
+# Arrays of genes in files of Cell Ranger 3 and later, and their columns of var.
 FEATURES = {"id": "gene_ids", "feature_type": "feature_types", "genome": "genome"}
 
 
 def is_tenx(file: Any) -> bool:
-    """Tell whether an open HDF5 file is one of Cell Ranger."""
+    """Return True for an open HDF5 file of Cell Ranger."""
     return any(True for _ in _groups(file))
 
 
@@ -38,30 +38,28 @@ def read_tenx(path: Path, name: object) -> AnnData:
         When it is damaged, or holds several genomes of which none is human.
     """
     notes: list[str] = []
-    with open_store(path, name=name) as file, refusing(name, why=CUT_OFF):
+    with open_store(path, name=name) as file, as_data_errors(name, remedy=CUT_OFF):
         groups = dict(_groups(file))
         genome = next(iter(groups)) if len(groups) == 1 else _human_genome(list(groups), name, notes)
         group = groups[genome]
         n_genes, n_cells = (int(size) for size in group["shape"][:])
-        parts = group["data"][:], group["indices"][:], group["indptr"][:]
-        # It has a column a cell, whose memory is that of a row a cell.
-        matrix = sparse.csr_matrix((n_cells, n_genes), dtype=np.float32)
-        matrix.data, matrix.indices, matrix.indptr = parts[0].astype(np.float32), parts[1], parts[2]
+        data, indices, starts = (group[part][:] for part in PARTS)
+        # The file has a CSC matrix of genes and cells, which has the arrays of a CSR matrix of cells and genes.
+        matrix = sparse.csr_matrix((data.astype(np.float32), indices, starts), shape=(n_cells, n_genes))
         check_sparse(matrix, f"{name}, X")
-        matrix = sparse.csr_matrix((matrix.data, parts[1], parts[2]), shape=(n_cells, n_genes))
         obs = pd.DataFrame(index=pd.Index(_texts(group["barcodes"]), dtype=object))
         return with_notes(AnnData(matrix, obs=obs, var=_var_of(group)), notes)
 
 
 def _groups(file: Any) -> Iterator[tuple[str, Any]]:
-    """Give the matrices of a file: one, or one a genome before Cell Ranger 3."""
+    """Yield the matrices of a file: one, or before Cell Ranger 3 one per genome."""
     for name, item in file.items():
         if isinstance(item, h5py.Group) and {"barcodes", "data", "indices", "indptr", "shape"} <= set(item):
             yield str(name), item
 
 
 def _human_genome(genomes: list[str], name: object, notes: list[str]) -> str:
-    """Return the human genome of several, and note it."""
+    """Return the human genome among several, and add a note."""
     human = [genome for genome in genomes if HUMAN.search(genome)]
     if len(human) != 1:
         msg = f"{name} holds the genomes {listed(genomes)}; expected one human genome. Write the one to label as .h5ad."

@@ -1,9 +1,12 @@
-"""Sentences for files that hold no cells, or cells in a form that is not read: what they are, and what to do."""
+"""Describe files of unsupported formats, with a remedy for each."""
 
 from __future__ import annotations
 
 import re
 from pathlib import Path
+from typing import Any
+
+from spikgpt.errors import listed
 
 UNPACK = "unpack it, and give the file or the folder that was in it"
 IN_R = 'zellkonverter::writeH5AD(Seurat::as.SingleCellExperiment(readRDS("{name}")), "cells.h5ad")'
@@ -12,7 +15,7 @@ TO_CSV = 'pandas.read_{what}("{name}").to_csv("cells.csv")'
 COUNT = "count them first, for example with Cell Ranger, STARsolo or kallisto"
 AGAIN = "download the file itself again"
 
-# Beginnings of files, after gzip is taken off, and what files are that begin so.
+# First bytes of a file after unpacking gzip, with the format and the remedy.
 BEGINNINGS: tuple[tuple[bytes, str], ...] = (
     (b"version https://git-lfs", "is a Git LFS pointer, which stands for the file: run git lfs pull"),
     (b"\x1f\x8b", f"is packed twice with gzip: {UNPACK}"),
@@ -38,7 +41,7 @@ BEGINNINGS: tuple[tuple[bytes, str], ...] = (
     (b"SQLite format 3", "is an SQLite database: write its counts as a table"),
 )
 PICKLE = "is a Python pickle, which can run any code when it is read: if you trust it, load it and write an .h5ad file"
-# Endings of files whose beginning tells nothing, or too little.
+# The same by the ending, for formats without distinct first bytes.
 ENDINGS = {
     **dict.fromkeys((".rds",), f"is an R object: convert it in R, with {IN_R}"),
     **dict.fromkeys((".rdata", ".rda"), f"is R data: convert it in R, with {IN_R_DATA}"),
@@ -47,24 +50,17 @@ ENDINGS = {
     **dict.fromkeys((".pkl", ".pickle", ".joblib"), PICKLE),
     **dict.fromkeys((".pt", ".pth", ".ckpt", ".safetensors"), "holds the weights of a network: give a file of cells"),
 }
-# Groups of HDF5 files, and what files are that have them all.
-HDF5_KINDS: dict[tuple[str, ...], str] = {
-    ("row_attrs", "col_attrs"): 'is a loom file: run anndata.io.read_loom("{name}").write_h5ad("cells.h5ad")',
-    ("assays", "cell.names"): 'is an h5Seurat file: convert it in R, with SeuratDisk::Convert("{name}", dest = "h5ad")',
-    ("barcode_idx", "umi"): "is Cell Ranger's list of molecules: give filtered_feature_bc_matrix.h5",
-    ("mod",): 'is MuData: write its RNA, with muon.read("{name}").mod["rna"].write_h5ad("rna.h5ad")',
-}
-# Beginnings of the names of addresses.
+# Schemes of addresses.
 ADDRESS = re.compile(r"(https?|ftp|s3|gs|hf|file):/", re.IGNORECASE)
 
 
 def refusal(path: Path, head: bytes) -> str | None:
-    """Say what a file is that is not read, and what to do; None for a table or anything unknown.
+    """Return the format of an unsupported file and the remedy; None for a table or an unknown format.
 
     Parameters
     ----------
     head
-        The first bytes of the file, after gzip is taken off.
+        First bytes of the file after unpacking gzip.
     """
     for kind in (_by_beginning, _archive, _markup, _by_ending):
         if sentence := kind(path, head):
@@ -72,25 +68,49 @@ def refusal(path: Path, head: bytes) -> str | None:
     return None
 
 
-def hdf5_refusal(groups: set[str]) -> str | None:
-    """Say what an HDF5 file is that has some groups, and what to do; None for anything unknown."""
-    for kind, sentence in HDF5_KINDS.items():
-        if set(kind) <= groups:
-            return sentence
+def other_store(root: Any, path: object) -> str | None:
+    """Return the format of an open store that is neither AnnData nor a 10x file, and the remedy; None if unknown.
+
+    Parameters
+    ----------
+    path
+        Name of the store in the sentence.
+    """
+    names = set(root)
+    if "mod" in names and not {"X", "raw"} & names:
+        modalities = sorted(root["mod"])
+        rna = next((name for name in modalities if name.lower() in ("rna", "gex")), "rna")
+        return (
+            f"is a MuData file with the modalities {listed(modalities)}. Write one of them as a file of its own: "
+            f'mudata.read("{path}").mod["{rna}"].write_h5ad("{rna}.h5ad")'
+        )
+    if {"row_attrs", "col_attrs"} <= names:
+        return f'is a loom file. Write it as h5ad: anndata.io.read_loom("{path}").write_h5ad("cells.h5ad")'
+    if "assays" in names and {"meta.data", "cell.names"} & names:
+        return f'is an h5Seurat file. Convert it in R: SeuratDisk::Convert("{path}", dest = "h5ad")'
+    if {"barcode_idx", "molecule_info"} & names and "matrix" not in names:
+        return "is a 10x molecule file. Give filtered_feature_bc_matrix.h5 of the same run"
+    if "spatialdata_attrs" in root.attrs or {"tables", "shapes"} <= names:
+        tables = listed(sorted(root["tables"])) if "tables" in names else "none"
+        return f"is a SpatialData store. Give one of its tables, such as {path}/tables/NAME; it has {tables}"
+    if "PYTABLES_FORMAT_VERSION" in root.attrs:
+        return (
+            f'is a pandas table. Write it as CSV: pandas.read_hdf("{path}", "{min(names, default="")}").to_csv("c.csv")'
+        )
     return None
 
 
 def absent(path: Path) -> str:
-    """Say why there is no file."""
+    """Return the reason that a file is missing."""
     if ADDRESS.match(str(path)):
         return "is an address: download the file, and give its path"
     if str(path).startswith("~"):
-        return "begins with ~, which only a shell replaces: give the whole path"
+        return "begins with ~, which only a shell expands: give the whole path"
     return "is not there"
 
 
 def is_text(head: bytes) -> bool:
-    """Tell whether a file that begins so may be text."""
+    """Return True if the first bytes of a file may be text."""
     if head.startswith((b"\xff\xfe", b"\xfe\xff")):
         return True
     return b"\x00" not in head and sum(byte < 9 or 13 < byte < 32 for byte in head) == 0

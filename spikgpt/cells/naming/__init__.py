@@ -1,1 +1,1 @@
-"""Names of genes: the table of human genes, and the spellings that files bring."""
+"""The table of human genes, and spellings of gene names in files."""

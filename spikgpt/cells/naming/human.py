@@ -27,13 +27,13 @@ def human_genes() -> HumanGenes:
     symbols = {f"ENSG{int(number):011}": symbol for number, symbol in (line.split("\t") for line in text.splitlines())}
     ids: dict[str, str] = {}
     for gene_id, symbol in symbols.items():
-        # Of the copies of a gene, as on X and Y, the oldest id is the one in use.
+        # A gene with copies, as on X and Y, keeps its oldest id.
         ids.setdefault(symbol, gene_id)
     return HumanGenes(symbols, ids, {respelled(symbol): gene_id for symbol, gene_id in ids.items()})
 
 
 def respelled(symbol: str) -> str:
-    """Return a symbol as it reads whatever its case and its R or Seurat spelling."""
+    """Return a symbol in upper case, with "-" in place of "." and "_", which R and Seurat write."""
     return symbol.upper().replace(".", "-").replace("_", "-")
 
 

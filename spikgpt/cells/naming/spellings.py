@@ -1,4 +1,4 @@
-"""Spellings of gene names in files: genome prefixes, ids joined to symbols, suffixes of duplicates, dates of Excel."""
+"""Interpret gene names in files: genome prefixes, ids joined to symbols, suffixes of duplicates, dates of Excel."""
 
 from __future__ import annotations
 
@@ -21,19 +21,19 @@ ID_LAST = re.compile(rf"(?P<symbol>.+?)[|_:;,/\s.(\[-]+(?P<id>{ID})[)\]]?", re.I
 # A symbol with an Entrez id, as in TCGA, or with a chromosome, as from CEL-Seq.
 TAGGED = re.compile(r"(?P<symbol>.+?)(?:\|\d+|__chr\w+)")
 ANY_ID = re.compile(ID, re.IGNORECASE)
-# What makes the second of two equal names another: .1 by R and pandas, -1 by anndata, _1 by others.
+# Suffix of the second of two equal names: .1 by R and pandas, -1 by anndata, _1 by others.
 REPEATED = re.compile(r"(?P<name>.+)[.\-_][1-9]\d?")
 SIGNS = {".", "-", "_"}
-# A Python bytes string that was written as text.
+# A Python bytes string written as text.
 BYTES = re.compile(r"b(['\"])(?P<name>.*)\1")
 MONTHS = "jan|feb|mar|apr|may|jun|jul|aug|sep|oct|nov|dec"
 DATE = re.compile(rf"\d{{1,2}}-({MONTHS})|({MONTHS})-\d{{1,2}}|\d{{4}}-\d\d-\d\d( 00:00:00)?", re.IGNORECASE)
-# Names that are looked at to tell which axis of a table names genes.
+# Number of names sampled to detect the axis of the genes in a table.
 SAMPLED = 2000
 
 
 def plain(name: str) -> str:
-    """Return a name without spaces, quotes and the signs of a bytes string around it."""
+    """Return a name without surrounding spaces, quotes and b'' of a bytes string."""
     name = name.strip()
     if name[:1] == "b" and (match := BYTES.fullmatch(name)):
         name = match["name"]
@@ -43,9 +43,9 @@ def plain(name: str) -> str:
 
 
 def spellings(names: list[str]) -> list[list[str]]:
-    """Return what else a list of names may say: names without genome prefixes, symbols alone, ids alone.
+    """Return other readings of a list of names: without genome prefixes, symbols only, ids only.
 
-    Of a list with the genes of several genomes, those that are not human become empty.
+    In a list with several genomes, genes that are not human become empty.
     """
     lists = []
     without = _without_genome(names)
@@ -59,38 +59,38 @@ def spellings(names: list[str]) -> list[list[str]]:
 
 
 def without_suffixes(names: list[str]) -> list[str]:
-    """Return names in which a repeated name has no suffix, such as ``INS`` for ``INS.1`` where ``INS`` is there too."""
-    there = set(names)
+    """Return names without suffixes of repeats: ``INS`` for ``INS.1`` if ``INS`` is present too."""
+    present = set(names)
     # Most names end otherwise, and need no regular expression.
-    return [(_repeats(name, there) if name[-1:].isdigit() else None) or name for name in names]
+    return [(_repeats(name, present) if name[-1:].isdigit() else None) or name for name in names]
 
 
 def foreign_genes(names: Sequence[str]) -> Counter[str]:
-    """Return how many names bear the prefix of each genome that is not human, in a list with human ones."""
+    """Return the number of names with the prefix of each other genome, in a list with human prefixes."""
     if not _may_have_genomes(names):
         return Counter()
     genomes = Counter(match["genome"] for name in names if (match := GENOME.fullmatch(name)))
     human = sum(count for genome, count in genomes.items() if HUMAN_GENOME.match(genome))
-    # Mouse and other words begin names of genes too, so most names have to bear a prefix.
+    # Gene names may start with such words too, so most names must have a prefix.
     if not human or genomes.total() < len(names) / 2:
         return Counter()
     return Counter({genome: count for genome, count in genomes.items() if not HUMAN_GENOME.match(genome)})
 
 
 def is_foreign(name: str) -> bool:
-    """Tell whether a name bears the prefix of a genome that is not human."""
+    """Return True for a name with the prefix of a genome that is not human."""
     match = GENOME.fullmatch(name)
     return match is not None and not HUMAN_GENOME.match(match["genome"])
 
 
 def dates(names: Iterable[str]) -> list[str]:
-    """Return the names that Excel has turned into dates."""
+    """Return the names that Excel converted to dates."""
     # Dates have a hyphen, and most names have none.
     return [name for name in names if "-" in name and DATE.fullmatch(name)]
 
 
 def is_gene(name: str) -> bool:
-    """Tell whether a name, in any spelling, is that of a gene: an Ensembl id, or a human symbol in any case."""
+    """Return True for an Ensembl id, or a human symbol in any case and spelling."""
     if match := GENOME.fullmatch(name):
         name = match["name"]
     if ANY_ID.fullmatch(name):
@@ -100,13 +100,13 @@ def is_gene(name: str) -> bool:
 
 
 def gene_share(names: Sequence[str]) -> float:
-    """Return the share of names that are those of genes, from a sample of them."""
+    """Return the share of gene names in a sample of names."""
     sample = names[:: max(1, len(names) // SAMPLED)]
     return sum(is_gene(plain(str(name))) for name in sample) / max(1, len(sample))
 
 
 def _may_have_genomes(names: Sequence[str]) -> bool:
-    """Tell from a sample whether most names can bear the prefix of a genome."""
+    """Return True if a sample of the names has any genome prefix."""
     return any(map(GENOME.fullmatch, names[:: max(1, len(names) // SAMPLED)]))
 
 
@@ -124,7 +124,7 @@ def _without_genome(names: list[str]) -> list[str]:
 
 
 def _parts(name: str) -> tuple[str, str]:
-    """Return the symbol and the id of a name that holds both, empty where it does not."""
+    """Return the symbol and the id of a name that joins both, else two empty texts."""
     if not ("|" in name or "__chr" in name or "ENS" in name.upper()) or human_id(name):
         return "", ""
     match = ID_FIRST.fullmatch(name) or ID_LAST.fullmatch(name)
@@ -134,9 +134,9 @@ def _parts(name: str) -> tuple[str, str]:
     return (tagged["symbol"], "") if tagged else ("", "")
 
 
-def _repeats(name: str, there: set[str]) -> str | None:
-    """Return the name of a known human gene that a name repeats with a suffix."""
-    if not ({*name[-3:-1]} & SIGNS) or not (match := REPEATED.fullmatch(name)) or match["name"] not in there:
+def _repeats(name: str, present: set[str]) -> str | None:
+    """Return the known human gene that a name repeats with a suffix, or None."""
+    if not ({*name[-3:-1]} & SIGNS) or not (match := REPEATED.fullmatch(name)) or match["name"] not in present:
         return None
     genes, base = human_genes().respelled_ids, match["name"]
     known = human_id(base) or respelled(base) in genes

@@ -37,7 +37,7 @@ def test_log_base(real: AnnData, base: float, target: float | None, genes_step: 
     assert expression.log_base == base
     assert (expression.target_sum is not None) == (target is not None and genes_step == 1)
     assert any("logarithms to base" in note for note in expression.notes) == (base != np.e)
-    assert any("no common total" in note for note in expression.notes) == (target is not None and genes_step == 4)
+    assert any("one total per cell" in note for note in expression.notes) == (target is not None and genes_step == 4)
 
 
 @pytest.mark.parametrize("base", [np.e, 2.0])

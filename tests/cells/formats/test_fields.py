@@ -22,17 +22,17 @@ from spikgpt.errors import DataError
     ],
 )
 def test_the_delimiter_is_told(lines: list[str], delimiter: str) -> None:
-    split = Splitter.of(lines, "a.csv")
+    split = Splitter.from_lines(lines, "a.csv")
     assert split.delimiter == delimiter
     assert [len(split(line)) for line in lines[1:]] == [3] * (len(lines) - 1)
 
 
 def test_decimal_commas() -> None:
-    assert Splitter.of([";INS", "a;1,5", "b;1,250"], "a.csv").comma
-    assert not Splitter.of([";INS", "a;1.5"], "a.csv").comma
+    assert Splitter.from_lines([";INS", "a;1,5", "b;1,250"], "a.csv").comma
+    assert not Splitter.from_lines([";INS", "a;1.5"], "a.csv").comma
     assert number(" 1,5 ", comma=True) == 1.5
     with pytest.raises(DataError, match=r"a\.csv holds '1,250', which may be 1\.250 or 1250; expected decimal points"):
-        Splitter.of([";INS;GCG", "a;1,250;2", "b;0;3,500"], "a.csv")
+        Splitter.from_lines([";INS;GCG", "a;1,250;2", "b;0;3,500"], "a.csv")
 
 
 @pytest.mark.parametrize(
@@ -57,4 +57,4 @@ def test_kinds_of_fields(field: str, kind: int) -> None:
 )
 def test_what_is_no_table(lines: list[str], match: str) -> None:
     with pytest.raises(DataError, match=match):
-        Splitter.of(lines, "a.csv")
+        Splitter.from_lines(lines, "a.csv")

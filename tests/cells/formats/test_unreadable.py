@@ -105,10 +105,10 @@ def test_what_is_not_there(path: str, match: str) -> None:
 @pytest.mark.parametrize(
     ("groups", "match"),
     [
-        (["matrix", "row_attrs", "col_attrs", "layers"], r'is a loom file: .*anndata\.io\.read_loom\("a\.h5"\)'),
-        (["assays", "cell.names", "meta.data"], "is an h5Seurat file: convert it in R"),
-        (["barcodes", "barcode_idx", "umi", "features"], "is Cell Ranger's list of molecules"),
-        (["mod"], "is MuData: write its RNA"),
+        (["matrix", "row_attrs", "col_attrs", "layers"], r'is a loom file.*anndata\.io\.read_loom\("a\.h5"\)'),
+        (["assays", "cell.names", "reductions"], r"is an h5Seurat file\. Convert it in R"),
+        (["barcodes", "barcode_idx", "umi", "features"], "is a 10x molecule file"),
+        (["mod"], "is a MuData file"),
         (["matrix"], "is HDF5 but neither AnnData nor 10x: it has matrix and lacks obs, var"),
     ],
 )

@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 from anndata import AnnData
 
-from spikgpt.cells import probe
+from spikgpt.cells import walk
 from spikgpt.cells.storage import most_bytes
 from tests.cells.conftest import endless
 
@@ -41,14 +41,14 @@ def test_everything_but_many_numbers_is_read(few: AnnData, monkeypatch: pytest.M
     path = tmp_path / "a.h5ad"
     few.write_h5ad(path)
     with h5py.File(path, "r+") as file:
-        file["uns/numbers"] = np.zeros(probe.SMALL)
+        file["uns/numbers"] = np.zeros(walk.SMALL)
         file["uns/texts"] = np.array(["text"] * 200_000, object)
         file["uns/nothing"] = h5py.Empty("f4")
         expected: set[str] = set()
         file.visititems(lambda _, item: expected.add(item.name) if isinstance(item, h5py.Dataset) else None)
     reads = Reads(monkeypatch)
-    assert probe.walk(path, most_bytes(path.stat().st_size)) > len(expected)
-    assert reads.arrays == expected - {"/uns/numbers"}
+    walk.read_all(path, most_bytes(path.stat().st_size))
+    assert reads.arrays == expected - {"/uns/numbers", "/uns/nothing"}
     assert {"encoding-type", "encoding-version", "column-order", "_index"} <= reads.attributes
 
 
@@ -67,25 +67,28 @@ def test_nothing_elsewhere_or_too_large_is_read(monkeypatch: pytest.MonkeyPatch,
         file.create_dataset("chunk", (10,), h5py.string_dtype(), chunks=(10**9,), maxshape=(None,))
         file["here"] = 1
     reads = Reads(monkeypatch)
-    assert probe.walk(tmp_path / "a.h5", most_bytes(1)) == 7
+    walk.read_all(tmp_path / "a.h5", most_bytes(1))
     assert reads.arrays == {"/here"}
 
 
-def test_what_raises_is_left_to_the_reader(few: AnnData, tmp_path: Path) -> None:
-    assert probe.walk(tmp_path / "none.h5ad", 1) == 0
+def test_errors_are_left_to_the_reader(few: AnnData, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    reads = Reads(monkeypatch)
+    walk.read_all(tmp_path / "none.h5ad", 1)
     few.write_h5ad(tmp_path / "a.h5ad")
     whole = (tmp_path / "a.h5ad").read_bytes()
     (tmp_path / "a.h5ad").write_bytes(whole[:-1000])
-    assert probe.walk(tmp_path / "a.h5ad", 1) == 0
+    walk.read_all(tmp_path / "a.h5ad", 1)
+    assert not reads.arrays
     names = whole.index(b"GCOL")
     (tmp_path / "a.h5ad").write_bytes(whole[:names] + bytes(4) + whole[names + 4 :])
-    assert probe.walk(tmp_path / "a.h5ad", most_bytes(1)) > 5
+    walk.read_all(tmp_path / "a.h5ad", most_bytes(1))
+    assert len(reads.arrays) > 5
 
 
 @pytest.mark.skipif(sys.platform == "win32", reason="there the process that started it ends it")
 def test_it_ends_by_itself(few: AnnData, tmp_path: Path) -> None:
     few.write_h5ad(tmp_path / "a.h5ad")
-    command = [sys.executable, "-I", probe.__file__, str(tmp_path / "a.h5ad"), "1000000"]
+    command = [sys.executable, "-I", walk.__file__, str(tmp_path / "a.h5ad"), "1000000"]
     assert subprocess.run([*command, "60", *filter(None, sys.path)]).returncode == 0
     endless(tmp_path / "a.h5ad")
     assert subprocess.run([*command, "1", *filter(None, sys.path)]).returncode < 0

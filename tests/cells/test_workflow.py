@@ -64,6 +64,7 @@ def same(one: Any, other: Any) -> bool:
     return bool(one is other or one == other)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("source", "target"),
     [("a.h5ad", "b.h5ad"), ("a2.zarr", "b.zarr"), ("a3.zarr", "b.zarr"), ("a.h5ad", "b.zarr"), ("a3.zarr", "b.h5ad")],

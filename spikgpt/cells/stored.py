@@ -1,0 +1,180 @@
+"""Read an AnnData from an open store, element by element, so that one unreadable element does no harm."""
+
+from __future__ import annotations
+
+import warnings
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+import pandas as pd
+from anndata import AnnData
+from anndata.experimental import read_dispatched
+from anndata.io import read_elem
+from scipy import sparse
+
+from spikgpt.cells.formats.unreadable import other_store
+from spikgpt.cells.matrices import BLOCK_BYTES, check_sparse, check_stored, read_matrix, stored_matrix
+from spikgpt.cells.obs import text_of
+from spikgpt.cells.storage import REMEDY, as_data_errors, is_array, missing_chunks, reason_of
+from spikgpt.errors import DataError, SpikGPTWarning
+
+# Arrays with the names of cells or genes, where a writer in R sets no attribute.
+NAMES = ("_index", "index", "obs_names", "var_names", "row_names", "rownames")
+
+# Group of obs or var with the categories of columns of codes, as anndata 0.7 and SeuratDisk write it.
+CATEGORIES = "__categories"
+
+
+def stored_cells(root: Any, path: object, *, in_memory: bool) -> AnnData | None:
+    """Return the cells of an open store, or None for the layout of before anndata 0.7.
+
+    An unreadable element is left out, except for ``X`` and the names of cells and genes. A warning names such
+    elements; unreadable elements of ``uns``, which labels do not need, are named only if everything is read.
+
+    Parameters
+    ----------
+    in_memory
+        Read everything. By default matrices stay in the store, and ``varm``, ``obsp`` and ``varp`` are left out.
+
+    Warns
+    -----
+    SpikGPTWarning
+        For unreadable elements.
+    """
+    errors: dict[str, str] = {}
+
+    def attempt(name: str, read: Callable[[], Any]) -> Any:
+        try:
+            return read()
+        except Exception as error:  # noqa: BLE001, readers of damaged data raise any exception class
+            errors[name] = reason_of(error)
+            return None
+
+    def matrix(item: Any, name: str) -> Any:
+        if is_array(item) and (in_memory or item.shape is None):
+            return _element(item, name)
+        stored = item if is_array(item) else stored_matrix(item, name)
+        return read_matrix(stored, name) if in_memory else stored
+
+    def raw(group: Any) -> dict[str, Any]:
+        parts = {"X": matrix(group["X"], f"{path}, raw/X"), "var": _frame(group["var"], path, attempt)}
+        if in_memory and "varm" in group:
+            parts["varm"] = attempt("raw.varm", lambda: read_elem(group["varm"]))
+        return parts
+
+    with as_data_errors(path):
+        if other := other_store(root, path):
+            msg = f"{path} {other}."
+            raise DataError(msg)
+        if is_array(root["obs"]) or is_array(root["var"]) or "raw.X" in root:
+            return None
+        parts: dict[str, Any] = {axis: _frame(root[axis], path, attempt) for axis in ("obs", "var")}
+        if "raw" in root and not is_array(root["raw"]) and "X" in root["raw"]:
+            parts["raw"] = attempt("raw", lambda: raw(root["raw"]))
+        cells = AnnData(matrix(root["X"], f"{path}, X") if "X" in root else None, **parts)
+        readers: dict[str, Callable[[Any, str], Any]] = {"layers": matrix, "obsm": _element, "uns": _element}
+        if in_memory:
+            readers |= dict.fromkeys(("varm", "obsp", "varp"), _element)
+        for group, read in readers.items():
+            for key in sorted(root[group]) if group in root else ():
+                name = f"{group}[{key!r}]"
+                value = attempt(name, lambda: read(root[group][key], f"{path}, {group}/{key}"))  # noqa: B023
+                if value is not None or group == "uns":
+                    attempt(name, lambda: getattr(cells, group).__setitem__(key, value))  # noqa: B023
+    lost = [f"{name} ({reason})" for name, reason in errors.items() if in_memory or not name.startswith("uns")]
+    if lost:
+        warnings.warn(f"{path} holds unreadable elements, which were left out: {'; '.join(lost)}.", SpikGPTWarning, 3)
+    return cells
+
+
+def check_readable(root: Any, path: object) -> None:
+    """Let anndata read all elements of an open store; large matrices are not held in memory.
+
+    Raises
+    ------
+    DataError
+        When anndata cannot read an element.
+    """
+
+    def read(function: Callable[[Any], Any], name: str, item: Any, iospec: Any) -> Any:
+        if iospec.encoding_type == "anndata" or name.endswith("/"):
+            # anndata reads raw.X and raw.var of old files separately.
+            return AnnData(**{key: read_dispatched(item[key], read) for key in item if not key.startswith("raw.")})
+        if name == "/raw" and not is_array(item):
+            return {key: read_dispatched(item[key], read) for key in ("X", "var", "varm") if key in item}
+        if iospec.encoding_type in ("csr_matrix", "csc_matrix"):
+            check_stored(item, f"{path}, {name}")
+            return sparse.csr_matrix(tuple(map(int, item.attrs["shape"])), dtype=np.float32)
+        # A null element, such as uns["log1p"]["base"] of scanpy, has the shape None.
+        if is_array(item) and len(item.shape or ()) == 2 and item.size * item.dtype.itemsize > BLOCK_BYTES:
+            return sparse.csr_matrix(item.shape, dtype=np.float32)
+        return function(item)
+
+    with as_data_errors(path, "read as a whole", "The output has the labels and a copy of the whole file."):
+        read_dispatched(root, read)
+
+
+def names_of(group: Any, path: object) -> str:
+    """Return the name of the array with the names of cells or genes in a stored obs or var."""
+    axis = group.name.rpartition("/")[2]
+    if "_index" in group.attrs:
+        return str(text_of(np.ravel(group.attrs["_index"])[0]))
+    for name in NAMES:
+        if name in group:
+            return name
+    msg = (
+        f"{path} cannot be read: {axis} holds no names of its {'cells' if axis == 'obs' else 'genes'}; expected the "
+        f"attribute _index, or an array named {NAMES[0]} or {NAMES[1]}. {REMEDY}"
+    )
+    raise DataError(msg)
+
+
+def obs_names_of(root: Any, path: object) -> list[str]:
+    """Return the names of the cells of an open store."""
+    return list(map(str, np.ravel(_column(root["obs"], names_of(root["obs"], path)))))
+
+
+def columns_of(group: Any, names: str) -> list[str]:
+    """Return the columns of a stored obs or var, in order, without that of the ``names``."""
+    if "column-order" in group.attrs:
+        return [str(text_of(name)) for name in np.ravel(group.attrs["column-order"])]
+    return [name for name in sorted(group) if name not in (names, CATEGORIES)]
+
+
+def _frame(group: Any, path: object, attempt: Callable[[str, Callable[[], Any]], Any]) -> pd.DataFrame:
+    """Return obs or var without unreadable columns."""
+    names = names_of(group, path)
+    if is_array(group[names]) and (lost := missing_chunks(group[names])):
+        msg = f"{path} holds {group.name} with {lost} chunks of its names missing. {REMEDY}"
+        raise DataError(msg)
+    axis = group.name.strip("/")
+    columns = {
+        name: attempt(f"{axis}[{name!r}]", lambda: _column(group, name))  # noqa: B023
+        for name in columns_of(group, names)
+    }
+    readable = {name: values for name, values in columns.items() if values is not None}
+    frame = pd.DataFrame(readable, index=_column(group, names), columns=list(readable))
+    frame.index.name = None if names == "_index" else names
+    return frame
+
+
+def _column(group: Any, name: str) -> Any:
+    """Return a column of a stored obs or var, with text in place of bytes, as writers in R store it."""
+    item = group[name]
+    if is_array(item) and CATEGORIES in group and name in group[CATEGORIES]:
+        ordered = bool(group[CATEGORIES][name].attrs.get("ordered", False))
+        return pd.Categorical.from_codes(item[...], _column(group[CATEGORIES], name), ordered=ordered)
+    values = np.ravel(item[...]).astype(object) if is_array(item) and item.dtype.kind == "S" else read_elem(item)
+    texts = values.categories if isinstance(values, pd.Categorical) else values
+    if texts.dtype != object or not any(isinstance(text, bytes) for text in texts):
+        return values
+    if isinstance(values, pd.Categorical):
+        return values.rename_categories(text_of)
+    return np.array([text_of(text) for text in texts], dtype=object)
+
+
+def _element(item: Any, name: str) -> Any:
+    value = read_elem(item)
+    check_sparse(value, name)
+    return value

@@ -1,1 +1,0 @@
-"""AnnData from open HDF5 files and zarr folders."""
