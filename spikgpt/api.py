@@ -1,42 +1,44 @@
-"""The class that users meet."""
+"""SpikGPT, the class that users work with: load or train a reference, annotate, evaluate, export and share."""
 
 from __future__ import annotations
 
 import tempfile
-import warnings
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Unpack
+from typing import TYPE_CHECKING, Any
 
 from anndata import AnnData
 
 from spikgpt.cells.reading import open_cells
 from spikgpt.embedding.base import Engine
 from spikgpt.engines.opening import open_engine, torch_engine
-from spikgpt.errors import ConfigError, DataError, SpikGPTWarning, needs
+from spikgpt.errors import ConfigError, DataError, needs, warn
 from spikgpt.options import (
-    AnnotateKeywords,
+    KEY_ADDED,
     AnnotateOptions,
+    EngineName,
     EngineOptions,
     HubOptions,
-    LoadKeywords,
-    PushKeywords,
+    Precision,
+    Provider,
     PushOptions,
-    TrainKeywords,
+    RecipeName,
+    Scaling,
     TrainOptions,
-    options_of,
+    arguments_as,
+    checked_keywords,
 )
 from spikgpt.pipeline import annotate
 from spikgpt.reference.files import Reference, save
 from spikgpt.reference.hub import Hub, Push
-from spikgpt.reference.pins import Pin
+from spikgpt.reference.lockfile import VersionPin
 from spikgpt.scoring.annotation import Annotation
 from spikgpt.sharing import open_reference, push
 
 if TYPE_CHECKING:
     from spikgpt.engines.scgpt.source import ScGPTSource
     from spikgpt.training.evaluation import Evaluation
-    from spikgpt_onnx.parity import Parity
+    from spikgpt_onnx.parity import GraphParity
 
 
 class SpikGPT:
@@ -45,9 +47,10 @@ class SpikGPT:
     Parameters
     ----------
     reference
-        What training returns or a folder holds; most users call :meth:`from_pretrained` or :meth:`train`.
+        Reference that :meth:`from_pretrained` loads or :meth:`train` makes; most users call these.
     engine
-        What runs its network; by default ONNX Runtime where it and a graph are there, else torch.
+        Engine that runs the network; None for ONNX Runtime if it is installed and the reference has a graph, else
+        NumPy.
     """
 
     def __init__(self, reference: Reference, engine: Engine | None = None) -> None:
@@ -63,15 +66,27 @@ class SpikGPT:
         return f"SpikGPT({self.reference.name!r}, {len(labels)} labels, embedding {kind}, {self.engine.name})"
 
     @classmethod
+    @checked_keywords
     def from_pretrained(
         cls,
         name: str | Path,
         *,
         revision: str | None = None,
+        engine: EngineName = "auto",
+        provider: Provider = "auto",
+        precision: Precision = "fp32",
+        threads: int | None = None,
+        whole_graph: bool = True,
+        memory_arena: bool = True,
+        engine_cache: str | Path | None = None,
+        io_binding: bool = True,
         scgpt: str | Path | None = None,
+        token: str | bool | None = None,
+        cache_dir: str | Path | None = None,
+        endpoint: str | None = None,
+        local_files_only: bool = False,
         expect: str | None = None,
         lock: str | Path | None = None,
-        **keywords: Unpack[LoadKeywords],
     ) -> SpikGPT:
         """Load a reference by name, from a folder, or from the Hugging Face Hub.
 
@@ -81,18 +96,40 @@ class SpikGPT:
             A name such as ``pancreas``, a folder, or ``org/repo[@revision]``. A name means the reference that ships
             with this package, else the repository of that name in the namespace ``SPIKGPT_NAMESPACE``.
         revision
-            Branch, tag or commit of the repository. With one, a name always means the repository.
+            Branch, tag or commit of the repository. With a revision, a name always means the repository.
+        engine
+            Program that runs the network: ``onnx``, ``numpy`` or ``torch``. ``auto`` takes ONNX Runtime if it is
+            installed and the reference has a graph, else NumPy.
+        provider
+            Hardware for ONNX Runtime: ``cpu``, ``cuda`` or ``tensorrt``. ``auto`` takes CUDA if it works, else the CPU.
+        precision
+            Graph to run: ``fp32``, ``fp16`` or ``int8``.
+        threads
+            Number of batches that run at the same time on a CPU; None for one per core.
+        whole_graph
+            Raise an error if a GPU cannot run the whole graph. False lets the CPU run the rest.
+        memory_arena
+            Keep freed memory of ONNX Runtime for the next batch.
+        engine_cache
+            Folder for the engines that TensorRT builds.
+        io_binding
+            On a GPU, copy data through the bindings of ONNX Runtime.
         scgpt
-            Folder of the scGPT checkpoint that the reference was trained with, where it neither carries it nor names a
-            repository; it is run by torch.
+            Folder of the scGPT checkpoint that the reference was trained with. It is needed if the reference neither
+            contains the checkpoint nor names its repository.
+        token
+            Access token for the Hub; True for the token of ``hf auth login``, False for none.
+        cache_dir
+            Folder for downloads; None for the cache of huggingface_hub.
+        endpoint
+            Address of the Hub; None for ``HF_ENDPOINT``, or huggingface.co.
+        local_files_only
+            Use cached files and do not contact the Hub.
         expect
-            Digest that the reference has to have, as ``spikgpt pull`` prints it.
+            Digest that the reference must have, as ``spikgpt pull`` prints it.
         lock
-            Lock file: a reference that it names is loaded at the commit and with the digest that stand there, another
-            one is taken into it.
-        keywords
-            Fields of :class:`spikgpt.options.HubOptions` and :class:`spikgpt.options.EngineOptions`, such as
-            ``token``, ``local_files_only``, ``engine`` and ``provider``.
+            Lock file. A reference that the file lists is loaded at the commit and with the digest listed there. Another
+            reference is added to the file.
 
         Raises
         ------
@@ -111,30 +148,58 @@ class SpikGPT:
         if not isinstance(name, str | Path):
             msg = f"name is {_described(name)}; expected a name such as 'pancreas', a folder, or 'org/repo'."
             raise ConfigError(msg)
-        fields = HubOptions.__struct_fields__
-        hub = Hub.of(options_of(HubOptions, {key: value for key, value in keywords.items() if key in fields}))
-        engine = options_of(EngineOptions, {key: value for key, value in keywords.items() if key not in fields})
-        pin = Pin(expect, None if lock is None else Path(lock))
+        engine_options = arguments_as(EngineOptions, locals())
+        hub = Hub.from_options(arguments_as(HubOptions, locals()))
+        pin = VersionPin(expect, None if lock is None else Path(lock))
         reference = open_reference(name, revision, hub=hub, pin=pin)
-        model = cls(reference, open_engine(reference, engine, scgpt=scgpt, hub=hub))
-        pin.keep(name, revision, reference.origin, reference.digest)
+        model = cls(reference, open_engine(reference, engine_options, scgpt=scgpt, hub=hub))
+        pin.record(name, revision, reference.origin, reference.digest)
         return model
 
     @classmethod
+    @checked_keywords
     def train(
-        cls, adata: AnnData, label_key: str, *, embedder: str | ScGPTSource = "pca", **keywords: Unpack[TrainKeywords]
+        cls,
+        adata: AnnData,
+        label_key: str,
+        *,
+        batch_key: str | None = None,
+        embedder: str | ScGPTSource = "pca",
+        layer: str | None = None,
+        recipe: RecipeName = "default",
+        name: str = "reference",
+        seed: int = 0,
+        device: str | None = None,
+        checkpoints: str | Path | None = None,
+        provenance: dict[str, Any] | None = None,
     ) -> SpikGPT:
         """Train a reference on labelled cells.
 
         Parameters
         ----------
+        adata
+            Labelled cells, with counts or log-normalised values.
         label_key
             Column of ``obs`` with the cell types. Cells without a label, and types of fewer than 5 cells, are left out.
+        batch_key
+            Column of ``obs`` with the donor or batch. Whole donors or batches are then held out for calibration.
         embedder
-            ``pca``, ``obsm:KEY`` for an embedding that the AnnData brings, or what
-            :func:`spikgpt.engines.scgpt.source.open_scgpt` returns.
-        keywords
-            Fields of :class:`spikgpt.options.TrainOptions`, such as ``batch_key``, ``recipe`` and ``seed``.
+            Embedding of the cells: ``pca``, ``obsm:KEY`` for an embedding in ``obsm``, or a checkpoint opened with
+            :func:`spikgpt.engines.scgpt.source.open_scgpt`.
+        layer
+            Layer to read, ``X`` or ``raw``; None for counts if present, else log-normalised values.
+        recipe
+            ``default``, or ``paper`` for the published settings.
+        name
+            Name of the reference.
+        seed
+            Seed of all random numbers: the same seed gives the same reference.
+        device
+            Torch device; None for a GPU if there is one.
+        checkpoints
+            Folder for the state of the training. An interrupted training resumes from there.
+        provenance
+            Further facts to store with the reference, such as source and licence.
 
         Raises
         ------
@@ -142,16 +207,19 @@ class SpikGPT:
             When the cells cannot be read or the labels cannot be learned from.
         ConfigError
             When an option is out of range, or a package is missing.
+
+        Warns
+        -----
+        SpikGPTWarning
+            For each note on the labels and the cells.
         """
         _check_cells(adata, "SpikGPT.train")
         _check_key(label_key)
         with needs():
             from spikgpt.training.train import train
 
-        def warn(note: str) -> None:
-            warnings.warn(note, SpikGPTWarning, stacklevel=4)
-
-        reference = train(adata, label_key, embedder=embedder, options=options_of(TrainOptions, keywords), on_note=warn)
+        options = arguments_as(TrainOptions, locals())
+        reference = train(adata, label_key, embedder=embedder, options=options, on_note=warn)
         return cls(reference, torch_engine(reference, source=None if isinstance(embedder, str) else embedder))
 
     def save_pretrained(self, folder: str | Path, *, overwrite: bool = False) -> Path:
@@ -165,7 +233,7 @@ class SpikGPT:
         _check_folder(folder)
         return save(self.reference, folder, overwrite=overwrite)
 
-    def export(self, folder: str | Path, *, precisions: Sequence[str] = ("fp32",)) -> dict[str, Parity]:
+    def export(self, folder: str | Path, *, precisions: Sequence[str] = ("fp32",)) -> dict[str, GraphParity]:
         """Write the reference with its ONNX graphs; return how well each agrees with the trained model, by file name.
 
         Raises
@@ -183,22 +251,40 @@ class SpikGPT:
         engine = self.engine if isinstance(self.engine, TorchEngine) else torch_engine(self.reference)
         return export(ExportableReference(self.reference, engine), folder, precisions=precisions)
 
+    @checked_keywords
     def push_to_hub(
         self,
         repo: str,
         *,
+        private: bool = False,
+        branch: str | None = None,
+        tag: str | None = None,
+        pull_request: bool = False,
+        message: str | None = None,
+        dry_run: bool = False,
         token: str | bool | None = None,
         endpoint: str | None = None,
-        **keywords: Unpack[PushKeywords],
     ) -> Push:
-        """Put the reference into a repository ``org/name`` of the Hub, in one commit.
+        """Upload the reference to a repository ``org/name`` of the Hub, in one commit.
 
         Parameters
         ----------
+        repo
+            Repository, ``org/name``; it is created if it does not exist.
+        private
+            Make a new repository private.
+        branch
+            Branch to commit to; None for ``main``.
+        tag
+            Tag for the commit, such as ``v1``.
+        pull_request
+            Open a pull request instead of committing.
+        message
+            Commit message.
+        dry_run
+            Change nothing, and return what would be uploaded.
         token, endpoint
-            As for :meth:`from_pretrained`.
-        keywords
-            Fields of :class:`spikgpt.options.PushOptions`, such as ``private``, ``tag`` and ``dry_run``.
+            Access token and address of the Hub, as for :meth:`from_pretrained`.
 
         Raises
         ------
@@ -207,9 +293,25 @@ class SpikGPT:
         """
         with tempfile.TemporaryDirectory() as folder:
             saved = self.save_pretrained(Path(folder) / "reference")
-            return push(saved, repo, options_of(PushOptions, keywords), hub=Hub(endpoint, token))
+            options = arguments_as(PushOptions, locals())
+            return push(saved, repo, options, hub=Hub(endpoint, token))
 
-    def annotate(self, cells: AnnData | str | Path, **keywords: Unpack[AnnotateKeywords]) -> Annotation:
+    @checked_keywords
+    def annotate(
+        self,
+        cells: AnnData | str | Path,
+        *,
+        layer: str | None = None,
+        batch_key: str | None = "auto",
+        unknown_rate: float | None = None,
+        threshold: float | None = None,
+        reference_cutoff: bool = False,
+        smoothing: bool = True,
+        scaling: Scaling = "auto",
+        batch_size: int | None = None,
+        progress: bool | None = None,
+        key_added: str = KEY_ADDED,
+    ) -> Annotation:
         """Label every cell.
 
         Parameters
@@ -217,11 +319,33 @@ class SpikGPT:
         cells
             An AnnData, which gets the labels: ``obs["spikgpt_label"]``, ``obs["spikgpt_confidence"]``,
             ``obs["spikgpt_best_label"]`` (before rejection), ``obsm["spikgpt_probabilities"]``, ``uns["spikgpt"]`` and
-            more. Or the path of an h5ad file or a zarr folder, which is read a few cells at a time and left as it is.
-            A view becomes an AnnData of its own, and its parent gets no labels. ``key_added`` replaces ``spikgpt`` in
-            these names.
-        keywords
-            Fields of :class:`spikgpt.options.AnnotateOptions`, such as ``unknown_rate`` and ``neighbours``.
+            more. Or the path of an h5ad file or a zarr folder, which is read a few cells at a time and not changed.
+            A view becomes an AnnData of its own, and its parent gets no labels.
+        layer
+            Layer to read, ``X`` or ``raw``; None for counts if present, else log-normalised values.
+        batch_key
+            Column of ``obs`` with the batch, or several with commas between them. Cells are compared within batches.
+            ``auto`` finds columns such as ``sample`` or ``donor``, or infers batches. None treats all cells as one
+            batch.
+        unknown_rate
+            Largest expected share of Unknown among cells like the held-out cells of the reference, from 0 to below 1.
+            0 gives every cell a label. None sets no limit.
+        threshold
+            Confidence below which a cell is Unknown, from 0 to 1, instead of the out-of-distribution rule. The paper
+            uses 0.95.
+        reference_cutoff
+            Use the cut-offs of the reference's held-out cells alone, for cells of the same study as the reference.
+        smoothing
+            Average the probabilities of each cell with those of its nearest neighbours. It needs 100 cells.
+        scaling
+            Scaling of the query's genes: ``composition``, ``shift``, ``reference`` or ``query``. ``auto`` takes
+            ``composition`` or ``shift``, whichever the network supports more.
+        batch_size
+            Cells classified at a time. The labels do not depend on it.
+        progress
+            Show a progress bar; None for only on a terminal.
+        key_added
+            Prefix of the names of columns and arrays.
 
         Raises
         ------
@@ -235,11 +359,11 @@ class SpikGPT:
         SpikGPTWarning
             For each of the notes of the annotation.
         """
-        options = options_of(AnnotateOptions, keywords)
+        options = arguments_as(AnnotateOptions, locals())
         if isinstance(cells, str | Path):
             with open_cells(cells) as opened:
                 annotation = annotate(self.reference, self.engine, opened, options)
-            _warn(annotation.notes())
+            warn(*annotation.notes())
             return annotation
         _check_cells(cells, "annotate", paths=True)
         if cells.is_view and cells.isbacked:
@@ -249,20 +373,56 @@ class SpikGPT:
         annotation.write_to(cells)
         return annotation
 
+    @checked_keywords
     def evaluate(
         self,
         adata: AnnData,
         label_key: str,
         *,
         label_map: Mapping[str, str] | None = None,
-        **keywords: Unpack[AnnotateKeywords],
+        layer: str | None = None,
+        batch_key: str | None = "auto",
+        unknown_rate: float | None = None,
+        threshold: float | None = None,
+        reference_cutoff: bool = False,
+        smoothing: bool = True,
+        scaling: Scaling = "auto",
+        batch_size: int | None = None,
+        progress: bool | None = None,
     ) -> Evaluation:
-        """Label every cell and hold the labels against ``obs[label_key]``; the AnnData is left as it is.
+        """Label every cell and compare the labels with ``obs[label_key]``; the AnnData is not changed.
 
         Parameters
         ----------
+        adata
+            Cells of known types.
+        label_key
+            Column of ``obs`` with the true types.
         label_map
-            From names in that column to the reference's names, where they differ.
+            Maps names in that column to the reference's names, where they differ.
+        layer
+            Layer to read, ``X`` or ``raw``; None for counts if present, else log-normalised values.
+        batch_key
+            Column of ``obs`` with the batch, or several with commas between them. Cells are compared within batches.
+            ``auto`` finds columns such as ``sample`` or ``donor``, or infers batches. None treats all cells as one
+            batch.
+        unknown_rate
+            Largest expected share of Unknown among cells like the held-out cells of the reference, from 0 to below 1.
+            0 gives every cell a label. None sets no limit.
+        threshold
+            Confidence below which a cell is Unknown, from 0 to 1, instead of the out-of-distribution rule. The paper
+            uses 0.95.
+        reference_cutoff
+            Use the cut-offs of the reference's held-out cells alone, for cells of the same study as the reference.
+        smoothing
+            Average the probabilities of each cell with those of its nearest neighbours. It needs 100 cells.
+        scaling
+            Scaling of the query's genes: ``composition``, ``shift``, ``reference`` or ``query``. ``auto`` takes
+            ``composition`` or ``shift``, whichever the network supports more.
+        batch_size
+            Cells classified at a time. The labels do not depend on it.
+        progress
+            Show a progress bar; None for only on a terminal.
 
         Raises
         ------
@@ -282,19 +442,14 @@ class SpikGPT:
         with needs():
             from spikgpt.training.evaluation import evaluate, match_labels
         match_labels(adata, label_key, self.reference.labels, label_map)  # refuse other labels before the work
-        annotation = annotate(self.reference, self.engine, adata, options_of(AnnotateOptions, keywords))
-        _warn(annotation.notes())
+        options = arguments_as(AnnotateOptions, locals())
+        annotation = annotate(self.reference, self.engine, adata, options)
+        warn(*annotation.notes())
         return evaluate(annotation, adata, label_key, label_map, labels=self.reference.labels)
 
 
-def _warn(notes: Sequence[str]) -> None:
-    """Warn of notes where the user called a method of :class:`SpikGPT`."""
-    for note in notes:
-        warnings.warn(note, SpikGPTWarning, stacklevel=3)
-
-
 def _check_cells(cells: Any, function: str, *, paths: bool = False) -> None:
-    """Refuse what is no AnnData, and say how to make one of it."""
+    """Raise a DataError that says how to make an AnnData, unless cells are one."""
     if isinstance(cells, AnnData):
         return
     kind = type(cells).__name__
@@ -325,14 +480,14 @@ def _check_cells(cells: Any, function: str, *, paths: bool = False) -> None:
 
 
 def _check_folder(folder: Any) -> None:
-    """Refuse what is no path of a folder."""
+    """Raise a ConfigError unless folder is a path."""
     if not isinstance(folder, str | Path):
         msg = f"folder is {_described(folder)}; expected the path of a folder to write, such as 'my_reference'."
         raise ConfigError(msg)
 
 
 def _check_key(label_key: Any) -> None:
-    """Refuse what is no name of a column, such as the column itself."""
+    """Raise a ConfigError unless label_key is the name of a column."""
     if not isinstance(label_key, str):
         name = getattr(label_key, "name", None)
         example = name if isinstance(name, str) else "cell_type"
@@ -344,7 +499,7 @@ def _check_key(label_key: Any) -> None:
 
 
 def _described(value: Any) -> str:
-    """Return what a value is, such as "a DataFrame of shape (3, 2)"."""
+    """Return the type and size of a value, such as "a DataFrame of shape (3, 2)"."""
     if value is None or isinstance(value, bool | int | float | str):
         return repr(value)[:100]
     shape = getattr(value, "shape", None)

@@ -1,13 +1,13 @@
-"""The way from cells to labels, the same for every engine, in two passes.
+"""Annotation of a query in two passes, the same for every engine.
 
-1. *Fit*: a :class:`spikgpt.engines.query_model.QueryModel` is learned from a sample of at most 20,000 cells, which does
-   not depend on their order: the scale to see the query in, the space in which its neighbours are sought, the sample
-   itself as neighbours, the effect of each batch, and the cut-offs beyond which a cell is Unknown.
-2. *Label*: each chunk of cells by itself, given that model. So the result depends on neither chunks nor order, and
-   memory stays flat. A model can be saved and sent to other processes, which then label chunks of their own.
+1. *Fit*: a :class:`spikgpt.engines.query_model.QueryModel` is fitted to a sample of at most 20,000 cells, which does
+   not depend on their order. It holds the scale of the query, its principal components, the sample for the neighbour
+   search, the batch effects, and the rule for Unknown.
+2. *Label*: each chunk of cells is labelled with that model alone. So the labels depend on neither chunks nor order, and
+   memory does not grow with the number of cells. The model can be saved and sent to other processes.
 
-Each cell goes through the network once. For the sample, that is the pass in the scale that was chosen; to choose it
-takes one pass more over the sample, and two over at most half of it.
+Each cell passes through the network once. The choice of the scale takes one more pass over the sample, and two over at
+most 1,000 of its cells.
 """
 
 from __future__ import annotations
@@ -31,35 +31,42 @@ from spikgpt.scoring.annotation import Annotation
 from spikgpt.scoring.ontology import BroadLabels
 from spikgpt.types import Bools, InputReport, Integers, Rows
 
-# Stands for the name of a column where batches were inferred from the cells.
+# Takes the place of the column name where batches were inferred from the cells.
 INFERRED = "inferred"
 
 
 @dataclass(frozen=True)
 class CellLabels:
-    """What n cells are called; an empty cell is Unknown, with probabilities of 0.
+    """Labels and scores of n cells. An empty cell is Unknown, with probabilities of 0.
 
-    ``probabilities``, shape (n, L), are calibrated; ``best`` is the index of the largest, ``broad`` an index of the
-    broad names; ``rejected`` says which cells are Unknown, ``familiarity`` which share of held-out cells is less
-    familiar, ``ood_score`` how far a cell lies beyond its cut-off; each of shape (n,).
+    Attributes
+    ----------
+    probabilities, best, broad
+        Calibrated probabilities, shape (n, L), index of the largest, shape (n,), and index of the broad name, (n,).
+    rejected
+        True for Unknown cells, shape (n,).
+    typicality, ood_score
+        Conformal p-value and out-of-distribution score, each of shape (n,); None where the rule does not need them.
+    empty
+        True for cells without counts, shape (n,).
     """
 
     probabilities: npt.NDArray[np.float32]
     best: npt.NDArray[np.int16]
     broad: npt.NDArray[np.int16]
     rejected: Bools
-    familiarity: npt.NDArray[np.float32] | None
+    typicality: npt.NDArray[np.float32] | None
     ood_score: npt.NDArray[np.float32] | None
     empty: Bools
 
     @classmethod
     def allocate(cls, cells: int, labels: int) -> CellLabels:
-        """Return what cells are called before any is: in one piece, as joining chunks takes twice the memory."""
-        whole = [np.zeros(cells, dtype=dtype) for dtype in (np.int16, np.int16, bool, np.float32, np.float32, bool)]
-        return cls(np.zeros((cells, labels), dtype=np.float32), *whole)
+        """Allocate arrays for all cells at once, as the concatenation of chunks takes twice the memory."""
+        arrays = [np.zeros(cells, dtype=dtype) for dtype in (np.int16, np.int16, bool, np.float32, np.float32, bool)]
+        return cls(np.zeros((cells, labels), dtype=np.float32), *arrays)
 
-    def take(self, rows: Rows, chunk: CellLabels) -> None:
-        """Write down what a chunk of cells is called."""
+    def fill(self, rows: Rows, chunk: CellLabels) -> None:
+        """Copy the labels of a chunk of cells into their rows."""
         for name in self.__dataclass_fields__:
             if (values := getattr(chunk, name)) is not None:
                 getattr(self, name)[rows] = values
@@ -68,24 +75,23 @@ class CellLabels:
 def fit_query(
     reference: Reference,
     engine: Engine,
-    spool: CellCache,
+    cache: CellCache,
     report: InputReport,
     options: AnnotateOptions,
     batches: Integers,
 ) -> QueryModel:
-    """Return the model of a query that was put aside: the first of the two passes.
+    """Fit the model of a query to a sample of its cached cells: the first pass.
 
     Parameters
     ----------
     batches
         Index of the batch of each cell of the query, shape (n,).
     """
-    sample, rows = spool.sample()
-    of_sample = batches[rows]
+    sample, rows = cache.sample()
     model = QueryModel.fit(
-        engine, reference.familiarity, sample, rows, batches=of_sample, report=report, options=options
+        engine, reference.familiarity, sample, rows, batches=batches[rows], report=report, options=options
     )
-    return model.with_cutoffs(reference.thresholds, reference.labels.names, options)
+    return model.with_rule(reference.thresholds, reference.labels.names, options)
 
 
 def label_cells(
@@ -98,76 +104,82 @@ def label_cells(
     *,
     batch_size: int | None = None,
 ) -> CellLabels:
-    """Label a chunk of cells, given the model of their query: the second of the two passes.
+    """Label a chunk of cells with the model of their query: the second pass.
 
     Parameters
     ----------
     cells
         n cells, as the reference's embedding reads them.
-    rows
-        Their row numbers in the query, shape (n,).
-    batches
-        Index of the batch of each, shape (n,).
+    rows, batches
+        Row number in the query and index of the batch of each cell, each of shape (n,).
     """
-    assert model.cutoffs is not None  # fit_query gives them
+    assert model.rule is not None  # fit_query sets it
     filled = np.flatnonzero(~cells.empty)
-    of_filled = batches[filled]
-    scores = model.score(engine, cells.part(filled), rows[filled], batches=of_filled, batch_size=batch_size)
-    known = model.calibrated(reference.thresholds, scores.probabilities)
-    probabilities = np.zeros((len(rows), known.shape[1]), dtype=np.float32)
-    probabilities[filled] = known
-    scores, rejected = replace(scores, probabilities=known), np.ones(len(rows), dtype=bool)
-    rejected[filled] = model.cutoffs.is_unknown(scores)
-    familiarity = ood_score = None
-    if (ood := model.cutoffs.ood_scores(scores)) is not None:
-        ood_score = np.full(len(rows), np.nan, dtype=np.float32)
-        ood_score[filled] = ood
+    scores = model.score(engine, cells.part(filled), rows[filled], batches=batches[filled], batch_size=batch_size)
+    scores = replace(scores, probabilities=model.calibrated(reference.thresholds, scores.probabilities))
     calibration = reference.thresholds.calibration(model.smoothed)
-    if calibration is not None and scores.familiarity is not None:
-        familiarity = np.zeros(len(rows), dtype=np.float32)
-        familiarity[filled] = calibration.everything.p_value(scores.familiarity)
-    broad = BroadLabels.of(reference.labels).assign(probabilities)
-    best = probabilities.argmax(axis=1).astype(np.int16)
-    return CellLabels(probabilities, best, broad, rejected, familiarity, ood_score, cells.empty)
+
+    def scattered(values: npt.NDArray[Any], empty: Any) -> npt.NDArray[Any]:
+        """Return values of all cells, shape (n, ...), from the values of the cells that are not empty."""
+        whole = np.full((len(rows), *values.shape[1:]), empty, dtype=values.dtype)
+        whole[filled] = values
+        return whole
+
+    probabilities = scattered(scores.probabilities, 0)
+    typicality = ood_score = None
+    if (ood := model.rule.ood_scores(scores)) is not None:
+        ood_score = scattered(ood.astype(np.float32), np.nan)
+    if calibration is not None and scores.id_score is not None:
+        typicality = scattered(calibration.everything.p_value(scores.id_score).astype(np.float32), 0)
+    return CellLabels(
+        probabilities=probabilities,
+        best=probabilities.argmax(axis=1).astype(np.int16),
+        broad=BroadLabels.from_labels(reference.labels).assign(probabilities),
+        rejected=scattered(model.rule.is_unknown(scores), True),
+        typicality=typicality,
+        ood_score=ood_score,
+        empty=cells.empty,
+    )
 
 
 def annotate(reference: Reference, engine: Engine, cells: Cells, options: AnnotateOptions) -> Annotation:
-    """Label every cell of a query, which is left as it is.
+    """Label every cell of a query, which is not changed.
 
     Raises
     ------
     DataError
         When the cells cannot be read or share too few genes with the reference.
     ConfigError
-        When an option does not go with the reference.
+        When an option does not fit the reference.
     """
     batches = batches_of(cells, options.batch_key)
     query = engine.embedding.read(cells, layer=options.layer, scaling=options.scaling)
-    with CellCache() as spool:
-        cache_cells(query, spool, options.progress)
-        with progress_bar("Learning from a sample", None, options.progress):
-            model = fit_query(reference, engine, spool, query.report, options, batches.codes)
+    with CellCache() as cache:
+        cache_cells(query, cache, options.progress)
+        with progress_bar("Fitting to a sample", None, options.progress):
+            model = fit_query(reference, engine, cache, query.report, options, batches.codes)
         labels = CellLabels.allocate(query.n_obs, len(reference.labels.names))
         with progress_bar("Labelling", query.n_obs, options.progress) as bar:
-            for rows, chunk in spool.chunks():
+            for rows, chunk in cache.chunks():
                 codes = batches.codes[rows]
-                some = label_cells(reference, engine, model, chunk, rows, codes, batch_size=options.batch_size)
-                labels.take(rows, some)
+                labels.fill(
+                    rows, label_cells(reference, engine, model, chunk, rows, codes, batch_size=options.batch_size)
+                )
                 bar.update(len(rows))
-    assert model.cutoffs is not None  # fit_query gives them
-    told = {name: getattr(labels, name) for name in CellLabels.__dataclass_fields__}
+    assert model.rule is not None  # fit_query sets it
+    arrays = {name: getattr(labels, name) for name in CellLabels.__dataclass_fields__}
     if reference.familiarity is None or reference.thresholds.single is None:
-        told["familiarity"] = None
-    if model.cutoffs.ood is None:
-        told["ood_score"] = None
+        arrays["typicality"] = None
+    if model.rule.ood is None:
+        arrays["ood_score"] = None
     return Annotation(
         obs_names=cells.obs_names,
-        **told,
+        **arrays,
         confidence=labels.probabilities.max(axis=1),
         label_names=reference.labels.names,
-        broad_names=BroadLabels.of(reference.labels).names,
-        cutoffs=model.cutoffs,
-        verdict=model.verdict,
+        broad_names=BroadLabels.from_labels(reference.labels).names,
+        rule=model.rule,
+        compatibility=model.compatibility,
         smoothed=model.smoothed,
         reference_name=reference.name,
         reference_origin=reference.origin,
@@ -178,14 +190,14 @@ def annotate(reference: Reference, engine: Engine, cells: Cells, options: Annota
     )
 
 
-def cache_cells(query: QueryCells, spool: CellCache, progress: bool | None) -> None:
-    """Read a query to the end."""
+def cache_cells(query: QueryCells, cache: CellCache, progress: bool | None) -> None:
+    """Read all cells of a query into a cache."""
     with progress_bar("Reading", query.n_obs, progress) as bar:
         for chunk in query.chunks:
-            spool.add(chunk)
+            cache.append(chunk)
             bar.update(len(chunk.totals))
 
 
-def progress_bar(what: str, cells: int | None, progress: bool | None) -> Any:
-    """Return a progress bar on standard error; with ``progress`` None it shows where there is a terminal."""
-    return tqdm(desc=what, total=cells, unit=" cells", disable=None if progress is None else not progress)
+def progress_bar(task: str, cells: int | None, progress: bool | None) -> Any:
+    """Return a progress bar on standard error; with ``progress`` None it shows only on a terminal."""
+    return tqdm(desc=task, total=cells, unit=" cells", disable=None if progress is None else not progress)

@@ -1,4 +1,4 @@
-"""Samples of cells that depend on what the cells hold, not on the order that they come in."""
+"""Samples of cells that depend on the values of the cells and not on their order."""
 
 from __future__ import annotations
 
@@ -10,26 +10,24 @@ from scipy import sparse
 
 from spikgpt.types import Strings
 
-# What is learned of a query is learned from at most this many of its cells, and neighbours are sought among them: so
-# the time grows with the number of cells, not its square, and the memory hardly.
+# Largest sample of a query, in which neighbours are searched: time then grows with the number of cells, not its square.
 LARGEST_SAMPLE = 20_000
-# Which genes tell labels apart, and their components, are learned from about as many cells of a reference, and of each
-# label from at least so many if it has them.
+# Genes and components of a reference are fitted to about so many cells, and to at least so many of each label.
 LARGEST_FIT, CELLS_OF_RARE = 50_000, 300
 
 
 def content_keys(values: sparse.csr_matrix | npt.NDArray[Any]) -> npt.NDArray[np.float64]:
-    """Return a pseudo-random key per cell, computed from its values only: (n, d) to (n,)."""
+    """Return a pseudo-random key per cell that depends on its values only: (n, d) to (n,)."""
     return np.asarray(values @ np.random.default_rng(0).standard_normal(values.shape[1]), dtype=np.float64)
 
 
 def sample_of(keys: npt.NDArray[np.float64], limit: int = LARGEST_SAMPLE) -> npt.NDArray[np.int64]:
-    """Return at most ``limit`` of n cells, ascending: a sample that does not depend on their order.
+    """Return the rows of a sample of at most ``limit`` of n cells, ascending, that does not depend on their order.
 
     Parameters
     ----------
     keys
-        The cells' :func:`content_keys`, shape (n,); the sample is spread evenly over them.
+        Keys of :func:`content_keys`, shape (n,). The sample is spread evenly over the sorted keys.
     """
     step = max(1, -(-len(keys) // limit))
     return np.sort(np.argsort(keys, kind="stable")[step // 2 :: step])
@@ -38,7 +36,7 @@ def sample_of(keys: npt.NDArray[np.float64], limit: int = LARGEST_SAMPLE) -> npt
 def rows_by_label(labels: Strings) -> dict[str, npt.NDArray[np.int64]]:
     """Return the rows of each label, both in ascending order, from the label of each cell, shape (n,).
 
-    The cells are sorted once: a search for each label among all cells takes minutes for thousands of labels.
+    One sort of all cells is fast for thousands of labels; one search per label would take minutes.
     """
     names, codes, counts = np.unique(labels, return_inverse=True, return_counts=True)
     parts = np.split(np.argsort(codes, kind="stable"), np.cumsum(counts))[:-1]
@@ -46,10 +44,9 @@ def rows_by_label(labels: Strings) -> dict[str, npt.NDArray[np.int64]]:
 
 
 def stratified(labels: Strings) -> npt.NDArray[np.int64]:
-    """Return at most about ``LARGEST_FIT`` of n cells, ascending, by their labels, shape (n,).
+    """Return the rows of a sample of about 50,000 of n cells, ascending, from the label of each cell, shape (n,).
 
-    They are spread evenly over the cells of each label, of which they are the same share but for rare labels: of these,
-    a few hundred cells stay.
+    The sample takes the same share of each label, evenly spread, and at least 300 cells of a rare label.
     """
     step = -(-len(labels) // LARGEST_FIT)
     if step <= 1:

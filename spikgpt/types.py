@@ -1,4 +1,4 @@
-"""Types and small values that the whole library shares, each with one home."""
+"""Types and constants that the whole library shares."""
 
 from __future__ import annotations
 
@@ -9,6 +9,8 @@ from typing import Any
 
 import numpy as np
 import numpy.typing as npt
+
+from spikgpt.constants import CONSTANTS
 
 Floats = npt.NDArray[np.floating[Any]]
 Integers = npt.NDArray[np.integer[Any]]
@@ -22,21 +24,22 @@ Scale = tuple[npt.NDArray[np.float64], npt.NDArray[np.float64]]
 OnCells = Callable[[int], None]
 
 UNKNOWN = "Unknown"
-# Added to deviations within labels, as a share of their median.
-WITHIN_SHARE = 0.1
-# Simulated accuracy below which a query has few of the reference's genes.
-ENOUGH_GENES = 0.95
-# Energy of a cell of which the network says nothing.
-NO_SUPPORT = -1e4
+# Energy of a cell without finite output.
+NO_ENERGY = -1e4
 
 
 @dataclass(frozen=True)
 class NetworkOutput:
-    """What a reference's network says of n cells, each seen alone.
+    """Output of a reference's network for n cells, before smoothing.
 
-    ``vectors``, shape (n, D), is what the classifier read; ``probabilities``, shape (n, L), are the labels', already
-    divided by the reference's temperature; ``energies``, shape (n,), the log of the summed exponentials of the logits,
-    low where no label is supported. A cell of which the network says nothing has probabilities of 0.
+    Attributes
+    ----------
+    vectors
+        Input of the classifier, shape (n, D).
+    probabilities
+        Label probabilities, divided by the reference's temperature, shape (n, L); 0 for a cell without finite output.
+    energies
+        Log of the summed exponentials of the logits, shape (n,), low where no label fits.
     """
 
     vectors: Floats
@@ -44,25 +47,25 @@ class NetworkOutput:
     energies: Floats
 
     @classmethod
-    def of(cls, vectors: Floats, probabilities: Floats, energies: Floats) -> NetworkOutput:
-        """Return what a network says, and nothing of cells for which it gives no finite numbers."""
+    def from_arrays(cls, vectors: Floats, probabilities: Floats, energies: Floats) -> NetworkOutput:
+        """Return the output of a network, with zeros for cells that have values which are not finite."""
         finite = np.isfinite(probabilities).all(axis=1) & np.isfinite(energies) & np.isfinite(vectors).all(axis=1)
         if finite.all():
             return cls(vectors, probabilities, energies)
         kept = finite[:, None]
-        return cls(np.where(kept, vectors, 0), np.where(kept, probabilities, 0), np.where(finite, energies, NO_SUPPORT))
+        return cls(np.where(kept, vectors, 0), np.where(kept, probabilities, 0), np.where(finite, energies, NO_ENERGY))
 
     def part(self, cells: Rows | slice | Bools) -> NetworkOutput:
-        """Return what it says of some of the cells."""
+        """Return the output for some of the cells."""
         return NetworkOutput(self.vectors[cells], self.probabilities[cells], self.energies[cells])
 
 
 @dataclass(frozen=True)
 class Profiles:
-    """What a reference's labels express, of the G genes that a query has.
+    """Expression of a reference's labels in the G genes that a query has.
 
-    ``means``, shape (L, G), is the mean log expression of each label; ``within``, shape (G,), the deviation of a cell
-    from the mean of its label.
+    ``means``, shape (L, G), is the mean log expression of each label. ``within``, shape (G,), is the standard deviation
+    within labels.
     """
 
     means: npt.NDArray[np.float64]
@@ -70,18 +73,27 @@ class Profiles:
 
     @cached_property
     def spread(self) -> npt.NDArray[np.float64]:
-        """The deviation within labels and a tenth of its median, so that genes that hardly vary do not rule."""
-        return np.maximum(self.within + WITHIN_SHARE * np.median(self.within), 1e-12)
+        """Deviation within labels plus a tenth of its median, so that genes with little variation do not dominate."""
+        return np.maximum(self.within + CONSTANTS.score.within_share * np.median(self.within), 1e-12)
 
 
 @dataclass(frozen=True)
 class InputReport:
-    """How the cells of a query were read, for the user and for provenance.
+    """Values, genes and scaling of a query, for the user and for provenance.
 
-    ``genes_matched`` counts the genes that reference and query share, of ``genes_total`` genes of the reference; or of
-    the query, where ``of_query`` says so, as a vocabulary of all human genes is never found whole. Both counts are 0
-    for an embedding that the user brings. ``notes`` are whole sentences on anything suspicious. ``simulated_accuracy``
-    is the share of simulated cells that get their label with the genes of the query; None where few genes are missing.
+    Attributes
+    ----------
+    source, values
+        Layer that was read, and kind of its values.
+    scaling
+        Scaling that was used.
+    genes_matched, genes_total
+        Number of shared genes, and of all genes of the reference; 0 for an embedding from ``obsm``. With ``of_query``,
+        genes_total counts the query's genes, as a vocabulary of all human genes is never complete.
+    notes
+        Sentences on everything suspicious.
+    simulated_accuracy
+        Share of simulated cells that get their label with the genes of the query; None where few genes are missing.
     """
 
     source: str
@@ -95,12 +107,12 @@ class InputReport:
 
     @property
     def few_genes(self) -> bool:
-        """Whether so few of the reference's genes are there that many labels can be wrong."""
-        return self.simulated_accuracy is not None and self.simulated_accuracy < ENOUGH_GENES
+        """Return True if the query has so few of the reference's genes that many labels can be wrong."""
+        return self.simulated_accuracy is not None and self.simulated_accuracy < CONSTANTS.rejection.least_accuracy
 
     @property
     def genes(self) -> str:
-        """Say how many genes matched, in a sentence; nothing for an embedding that the user brings."""
+        """Sentence on the number of shared genes; an empty text for an embedding from ``obsm``."""
         if not self.genes_total:
             return ""
         if self.of_query:

@@ -39,8 +39,8 @@ from spikgpt.reference.hub import Hub
 from spikgpt.scoring.compatibility import LIKE, Compatibility
 from spikgpt.scoring.ood_rule import OODRule
 from spikgpt.scoring.rejection import RejectionRule
-from spikgpt.testing.hub import LoopbackHub
 from spikgpt.types import InputReport
+from tests.hub_server import LoopbackHub
 
 # A shell lets what it starts in the background ignore Ctrl-C, and so would the commands that tests interrupt.
 signal.signal(signal.SIGINT, signal.default_int_handler)
@@ -49,22 +49,31 @@ signal.signal(signal.SIGINT, signal.default_int_handler)
 SLOWEST = (
     "test_alone.py",
     "test_steps.py",
-    "test_annotate.py",
-    "test_scgpt.py",
-    "test_train.py",
-    "test_pipeline.py",
-    "test_sharing.py",
     "test_benchmark.py",
+    "test_novelty.py",
     "test_ordinary.py",
-    "test_reading.py",
+    "test_workflow.py",
+    "test_cells.py",
+    "test_figures.py",
+    "test_pipeline.py",
+    "test_annotate.py",
     "test_output.py",
-    "test_api.py",
+    "test_reading.py",
+    "test_train.py",
+    "test_sharing.py",
+    "test_transformations.py",
+    "test_model.py",
+    "test_elements.py",
+    "test_query_model.py",
+    "test_engine.py",
+    "test_scgpt.py",
 )
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Begin with the slowest files."""
-    items.sort(key=lambda item: item.path.name not in SLOWEST)
+    """Begin with the slowest files, in their order."""
+    places = {name: place for place, name in enumerate(SLOWEST)}
+    items.sort(key=lambda item: places.get(item.path.name, len(places)))
 
 
 # What needs torch or onnx is imported on use: some of these tests run where neither is installed.
@@ -242,9 +251,9 @@ def annotation() -> Annotation:
         broad=np.arange(12, dtype=np.int16) % 2,
         broad_names=("alpha", "islet cell"),
         rejected=confidence < 0.5,
-        familiarity=confidence / np.float32(2),
-        cutoffs=RejectionRule("less familiar than 95%", unknown_rate=0.05, ood=OODRule(*np.zeros((4, 1, 2)))),
-        verdict=Compatibility(LIKE, "made up", {}),
+        typicality=confidence / np.float32(2),
+        rule=RejectionRule("OOD score above 0", unknown_rate=0.05, ood=OODRule(*np.zeros((4, 1, 2)))),
+        compatibility=Compatibility(LIKE, "made up", {}),
         confidence=confidence,
         probabilities=np.stack([confidence, 1 - confidence], axis=1),
         empty=np.zeros(12, dtype=bool),

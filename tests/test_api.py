@@ -1,4 +1,4 @@
-"""The class that users meet."""
+"""The class SpikGPT, as users call it."""
 
 from __future__ import annotations
 
@@ -19,8 +19,8 @@ from spikgpt import SpikGPT
 from spikgpt.cells.reading import read_cells
 from spikgpt.errors import ConfigError, DataError, GraphError, LabelsError, SpikGPTWarning
 from spikgpt.reference.files import Reference
-from spikgpt.testing.hub import LoopbackHub
 from tests.conftest import QUERY_FILE
+from tests.hub_server import LoopbackHub
 
 
 def test_a_reference_goes_to_a_folder_and_back(small: Reference, few: AnnData, tmp_path: Path) -> None:
@@ -30,7 +30,7 @@ def test_a_reference_goes_to_a_folder_and_back(small: Reference, few: AnnData, t
         SpikGPT(small).save_pretrained(folder)
     SpikGPT(small).save_pretrained(str(folder), overwrite=True)
     again = SpikGPT.from_pretrained(folder)
-    assert repr(again) == "SpikGPT('small', 6 labels, embedding pca, torch on cpu)"
+    assert repr(again) == "SpikGPT('small', 6 labels, embedding pca, numpy on cpu)"
     expected = SpikGPT(small).annotate(few.copy())
     found = again.annotate(few.copy())
     np.testing.assert_array_equal(found.labels, expected.labels)
@@ -40,8 +40,8 @@ def test_a_reference_goes_to_a_folder_and_back(small: Reference, few: AnnData, t
 def test_annotating_adds_and_changes_nothing_else(small: Reference, few: AnnData) -> None:
     adata = few.copy()
     annotation = SpikGPT(small).annotate(adata)
-    labels, numbers = {"label", "best_label", "label_broad"}, {"confidence", "familiarity", "ood_score"}
-    assert set(adata.obs) - set(few.obs) == {f"spikgpt_{name}" for name in labels | numbers}
+    labels, scores = {"label", "best_label", "label_broad"}, {"confidence", "typicality", "familiarity", "ood_score"}
+    assert set(adata.obs) - set(few.obs) == {f"spikgpt_{name}" for name in labels | scores}
     assert set(adata.obsm) - set(few.obsm) == {"spikgpt_probabilities"}
     assert "spikgpt" in adata.uns
     assert adata.obsm["spikgpt_probabilities"].shape == (few.n_obs, 6)
@@ -66,8 +66,10 @@ def test_training_from_the_class(cells: AnnData) -> None:
     assert model.reference.provenance["seed"] == 7
 
 
-def test_the_engine_is_onnx_where_there_is_a_graph(small_folder: Path, graph_folder: Path, few: AnnData) -> None:
-    assert SpikGPT.from_pretrained(small_folder).engine.name == "torch on cpu"
+def test_the_engine_is_onnx_where_there_is_a_graph_else_numpy(
+    small_folder: Path, graph_folder: Path, few: AnnData
+) -> None:
+    assert SpikGPT.from_pretrained(small_folder).engine.name == "numpy on cpu"
     assert SpikGPT.from_pretrained(graph_folder).engine.name == "onnx on cpu"
     both = [SpikGPT.from_pretrained(graph_folder, engine=engine) for engine in ("torch", "onnx")]
     one, other = (model.annotate(few.copy()) for model in both)
@@ -94,13 +96,13 @@ def test_a_wrong_option_is_a_plain_error(shipped: SpikGPT, few: AnnData) -> None
 
 def test_a_file_warns_as_cells_in_memory_do(shipped: SpikGPT, foreign: AnnData, tmp_path: Path) -> None:
     foreign.write_h5ad(tmp_path / "foreign.h5ad")
-    told = []
+    notes = []
     for query in (tmp_path / "foreign.h5ad", foreign.copy()):
         with pytest.warns(SpikGPTWarning, match="do not use these labels") as warned:
             annotation = shipped.annotate(query)
-        told.append([str(warning.message) for warning in warned])
+        notes.append([str(warning.message) for warning in warned])
         assert warned[0].filename == __file__
-    assert told[0] == told[1] == annotation.notes()
+    assert notes[0] == notes[1] == annotation.notes()
 
 
 def test_labels_of_two_references_stand_side_by_side(shipped: SpikGPT, small: Reference, few: AnnData) -> None:
@@ -169,8 +171,12 @@ def test_other_wrong_arguments_are_told_with_the_line_to_run(shipped: SpikGPT, f
     with pytest.raises(DataError, match=r"a.h5ad is not there; give"):
         shipped.annotate("a.h5ad")
     key: Any
-    for key, told in ((few.obs["cell_type"], "a Series of shape"), (None, "label_key is None"), (["a"], "a list of 1")):
-        with pytest.raises(ConfigError, match=f"{told}.*such as label_key='cell_type'"):
+    for key, notes in (
+        (few.obs["cell_type"], "a Series of shape"),
+        (None, "label_key is None"),
+        (["a"], "a list of 1"),
+    ):
+        with pytest.raises(ConfigError, match=f"{notes}.*such as label_key='cell_type'"):
             shipped.evaluate(few, key)
     with pytest.raises(ConfigError, match="label_map is 'map.json'; expected a dict"):
         shipped.evaluate(few, "cell_type", label_map="map.json")  # type: ignore[arg-type]

@@ -1,31 +1,62 @@
-"""Options: one meaning as objects, keywords and flags, and messages in the user's words."""
+"""Options: the same names, defaults and ranges as objects, keywords and flags."""
 
 from __future__ import annotations
 
+import inspect
+import re
 from pathlib import Path
-from typing import Any, get_type_hints
+from typing import Any
 
+import msgspec
 import numpy as np
 import pytest
 
-from spikgpt import options
+from spikgpt import SpikGPT, options
 from spikgpt.errors import ConfigError
-from spikgpt.options import AnnotateOptions, EngineOptions, HubOptions, TrainOptions, limits, options_of
+from spikgpt.options import AnnotateOptions, EngineOptions, HubOptions, PushOptions, TrainOptions, limits, options_of
 
 KINDS = ("Annotate", "Engine", "Hub", "Train", "Push")
+# The options of each method, beside its own parameters.
+METHODS = {
+    SpikGPT.annotate: (AnnotateOptions,),
+    SpikGPT.evaluate: (AnnotateOptions,),
+    SpikGPT.from_pretrained: (HubOptions, EngineOptions),
+    SpikGPT.train: (TrainOptions,),
+    SpikGPT.push_to_hub: (PushOptions,),
+}
+METHOD_IDS = [method.__name__ for method in METHODS]
+# An evaluation writes no columns.
+WITHOUT = {SpikGPT.evaluate: {"key_added"}}
 
 
-@pytest.mark.parametrize("name", KINDS)
-def test_keywords_have_the_fields_and_types_of_the_options(name: str) -> None:
-    fields = get_type_hints(getattr(options, f"{name}Options"))
-    # Paths may be given as text.
-    expected = {field: str | kind if Path in getattr(kind, "__args__", ()) else kind for field, kind in fields.items()}
-    assert get_type_hints(getattr(options, f"{name}Keywords")) == expected
+@pytest.mark.parametrize("method", METHODS, ids=METHOD_IDS)
+def test_the_methods_have_the_keywords_and_defaults_of_the_options(method: Any) -> None:
+    fields = {field.name: field.default for kind in METHODS[method] for field in msgspec.structs.fields(kind)}
+    parameters = inspect.signature(method).parameters
+    assert all(parameters[name].kind == inspect.Parameter.KEYWORD_ONLY for name in fields.keys() & parameters.keys())
+    defaults = {name: parameters[name].default for name in fields if name in parameters}
+    assert defaults == {name: value for name, value in fields.items() if name not in WITHOUT.get(method, ())}
 
 
-def test_loading_takes_the_keywords_of_both() -> None:
-    both = get_type_hints(options.HubKeywords) | get_type_hints(options.EngineKeywords)
-    assert get_type_hints(options.LoadKeywords) == both
+@pytest.mark.parametrize("method", METHODS, ids=METHOD_IDS)
+def test_the_methods_document_each_of_their_parameters(method: Any) -> None:
+    documented = re.findall(r"^        (\w+(?:, \w+)*)$", str(inspect.getdoc(method)).replace("\n", "\n        "), re.M)
+    names = {name for names in documented for name in names.split(", ")}
+    assert set(inspect.signature(method).parameters) - {"self", "cls"} <= names
+
+
+def test_the_completer_of_ipython_knows_the_options() -> None:
+    completer = pytest.importorskip("IPython.core.completer").IPCompleter(use_jedi=False)
+    completer.namespace = {"model": object.__new__(SpikGPT)}
+    _, matches = completer.complete(line_buffer="model.annotate(adata, unk", cursor_pos=25)[:2]
+    assert "unknown_rate=" in matches
+
+
+def test_old_names_of_options_are_accepted_with_a_warning() -> None:
+    with pytest.warns(DeprecationWarning, match="same_study is now called reference_cutoff"):
+        assert options_of(AnnotateOptions, {"same_study": True}) == AnnotateOptions(reference_cutoff=True)
+    with pytest.warns(DeprecationWarning, match="neighbours is now called smoothing"):
+        assert options_of(AnnotateOptions, {"neighbours": False}) == AnnotateOptions(smoothing=False)
 
 
 @pytest.mark.parametrize("name", KINDS)
@@ -49,12 +80,12 @@ def test_values_are_taken_as_what_they_are_meant_to_be() -> None:
 @pytest.mark.parametrize(
     ("kind", "keywords", "message"),
     [
-        (EngineOptions, {"engine": "tensorflow"}, "engine is 'tensorflow'; expected auto, onnx or torch."),
+        (EngineOptions, {"engine": "tensorflow"}, "engine is 'tensorflow'; expected auto, onnx, numpy or torch."),
         (AnnotateOptions, {"threshold": "x"}, "threshold is 'x'; expected a number of at least 0 and at most 1."),
         (AnnotateOptions, {"unknown_rate": 1}, "unknown_rate is 1; expected a number of at least 0 and below 1."),
         (AnnotateOptions, {"batch_size": 0}, "batch_size is 0; expected a whole number of at least 1."),
         (AnnotateOptions, {"batch_size": 2.5}, "batch_size is 2.5; expected a whole number of at least 1."),
-        (AnnotateOptions, {"neighbours": "no"}, "neighbours is 'no'; expected True or False."),
+        (AnnotateOptions, {"smoothing": "no"}, "smoothing is 'no'; expected True or False."),
         (HubOptions, {"token": 3}, "token is 3; expected text or True or False."),
         (HubOptions, {"cache_dir": 3}, "cache_dir is 3; expected a path."),
         (TrainOptions, {"name": ""}, "name is ''; expected text of length at least 1."),
@@ -65,9 +96,13 @@ def test_values_are_taken_as_what_they_are_meant_to_be() -> None:
             "There is no option 'seeds'; the options are batch_key, layer, recipe, name, seed,",
         ),
         (TrainOptions, {"seeds": 3}, "Did you mean 'seed'?"),
-        (AnnotateOptions, {"recalibrate": True}, "There is no option 'recalibrate'; the options are layer, scaling,"),
+        (AnnotateOptions, {"recalibrate": True}, "There is no option 'recalibrate'; the options are layer, batch_key,"),
         (EngineOptions, {"strict": True}, "There is no option 'strict'; the options are engine, precision, provider,"),
-        (AnnotateOptions, {"threshold": 0.5, "same_study": True}, "threshold goes with neither unknown_rate nor"),
+        (
+            AnnotateOptions,
+            {"threshold": 0.5, "reference_cutoff": True},
+            "threshold cannot be combined with unknown_rate or reference_cutoff",
+        ),
     ],
 )
 def test_messages(kind: type[Any], keywords: dict[str, Any], message: str) -> None:

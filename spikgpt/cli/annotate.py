@@ -1,4 +1,4 @@
-"""``spikgpt annotate`` and ``spikgpt evaluate``."""
+"""Commands ``spikgpt annotate`` and ``spikgpt evaluate``."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ import typer
 from msgspec import structs
 
 from spikgpt.cli.flags import MODEL, SCGPT, PinnedOptions, command, hub_of
-from spikgpt.cli.output import interruptible, note, say, show, show_scores
+from spikgpt.cli.output import inform, interruptible, note, show, show_scores
 from spikgpt.cli.paths import CELLS, CSV, TABLES, Output, check_outputs
 from spikgpt.errors import ConfigError, needs
 from spikgpt.options import AnnotateOptions, EngineOptions, about
@@ -22,31 +22,33 @@ if TYPE_CHECKING:
 
 
 class ModelOptions(EngineOptions, frozen=True, kw_only=True):
-    """Which reference labels the cells, and what runs its network."""
+    """Reference, and the engine that runs its network."""
 
     model: Annotated[str, about(MODEL)]
     scgpt: Annotated[Path | None, about(SCGPT)] = None
 
 
 class LabelOptions(AnnotateOptions, frozen=True):
-    """How the cells are labelled."""
+    """Labelling of the query's cells."""
 
-    strict: Annotated[bool, about("Exit with 3 if the query is of another tissue or species.", "--strict")] = False
-    no_unknown: Annotated[bool, about("Give every cell the label that fits it best.", "--no-unknown")] = False
-
-    no_batch: Annotated[bool, about("Treat all cells as one batch, whatever columns obs has.", "--no-batch")] = False
+    strict: Annotated[bool, about("Exit with code 3 if the query is of another tissue or species.", "--strict")] = False
+    no_unknown: Annotated[bool, about("Give every cell its most probable label.", "--no-unknown")] = False
+    no_batch: Annotated[bool, about("Treat all cells as one batch.", "--no-batch")] = False
+    # Options of version 0.9.
+    alone: Annotated[bool, about("Deprecated name of --no-smoothing.", "--alone", hidden=True)] = False
+    same_study: Annotated[bool, about("Deprecated name of --reference-cutoff.", "--same-study", hidden=True)] = False
 
     def __post_init__(self) -> None:
         if self.no_batch and self.batch_key != "auto":
-            msg = "--no-batch treats all cells as one batch; leave --batch-key out."
+            msg = "--no-batch treats all cells as one batch; leave out --batch-key."
             raise ConfigError(msg)
         if self.no_unknown and (self.unknown_rate is not None or self.threshold is not None):
-            msg = "--no-unknown rejects no cell; leave --unknown-rate and --threshold out."
+            msg = "--no-unknown rejects no cell; leave out --unknown-rate and --threshold."
             raise ConfigError(msg)
         super().__post_init__()
 
 
-# An evaluation writes no columns.
+# An evaluation writes no columns, so it has no prefix for them.
 EVALUATED = tuple(name for name in LabelOptions.__struct_fields__ if name != "key_added")
 
 
@@ -56,12 +58,12 @@ def annotate(
     model: ModelOptions,
     options: LabelOptions,
     hub: PinnedOptions,
-    out: Annotated[Path | None, typer.Option(help="File to write, .h5ad or .zarr: the input with labels.")] = None,
-    table: Annotated[Path | None, typer.Option(help="File to write, .csv, .tsv or .parquet: one row a cell.")] = None,
+    out: Annotated[Path | None, typer.Option(help="Output file, .h5ad or .zarr: the input with labels.")] = None,
+    table: Annotated[Path | None, typer.Option(help="Output table, .csv, .tsv or .parquet: one row per cell.")] = None,
     cluster_key: Annotated[str | None, typer.Option(help="Column of obs with clusters, to name by vote.")] = None,
-    cluster_table: Annotated[Path | None, typer.Option(help="Also write one row a cluster, .csv or .tsv.")] = None,
+    cluster_table: Annotated[Path | None, typer.Option(help="Output table, .csv or .tsv: one row per cluster.")] = None,
 ) -> None:
-    """Label the cells of QUERY; name a file to write with --out, --table or both."""
+    """Label the cells of QUERY and write --out, --table or both."""
     import pandas as pd
 
     from spikgpt.cells.output import write_copy, write_csv, write_table
@@ -105,7 +107,7 @@ def annotate(
     if clusters:
         _show_clusters(clusters)
     _show_labels(annotation, query, engine, notes)
-    say(f"Wrote {' and '.join(map(str, written))}")
+    inform(f"Wrote {' and '.join(map(str, written))}")
     _leave(annotation, options)
 
 
@@ -117,15 +119,15 @@ def evaluate(
     options: Annotated[LabelOptions, EVALUATED],
     hub: PinnedOptions,
     label_map: Annotated[
-        str | None, typer.Option(help="From the query's types to the reference's: JSON, or a file of it.")
+        str | None, typer.Option(help="Map from the query's types to the reference's labels: JSON, or a JSON file.")
     ] = None,
-    json_file: Annotated[Path | None, typer.Option("--json", help="Write all figures to this file.")] = None,
+    json_file: Annotated[Path | None, typer.Option("--json", help="Output file with all metrics.")] = None,
 ) -> None:
     """Label the cells of QUERY and compare the labels with the true types."""
     from spikgpt.cells.reading import open_cells
     from spikgpt.files import replacing
     from spikgpt.reference.json_files import dumped
-    from spikgpt.training.evaluation import evaluate as held_against
+    from spikgpt.training.evaluation import evaluate as compare
     from spikgpt.training.evaluation import match_labels, read_label_map
 
     outputs = Output("--json", json_file), Output("--lock-file", hub.pin().lock)
@@ -137,39 +139,39 @@ def evaluate(
             note(*match_labels(cells, label_key, reference.labels, names).notes)
 
         annotation, engine, reference = _annotated(cells, label_key, model, options, hub, check=match)
-        evaluation = held_against(annotation, cells, label_key, names, labels=reference.labels)
+        evaluation = compare(annotation, cells, label_key, names, labels=reference.labels)
     hub.keep(model.model, reference)
     metrics = evaluation.metrics
     show_scores(metrics.to_dict())
-    say(
+    inform(
         f"Accuracy {metrics.accuracy:.4f}, macro-F1 {metrics.macro_f1:.4f} over {metrics.cells} cells. "
         f"Unknown: {100 * evaluation.known_unknown_fraction:.1f}% of the cells of known types; "
-        f"accuracy with these counted as errors {evaluation.accuracy_after_rejection:.4f}. Engine: {engine}."
+        f"accuracy if these count as errors: {evaluation.accuracy_after_rejection:.4f}. Engine: {engine}."
     )
     if evaluation.unseen_unknown_fraction is not None:
-        say(
-            f"Types that the reference does not have ({', '.join(evaluation.unseen_labels)}): "
-            f"{100 * evaluation.unseen_unknown_fraction:.1f}% Unknown, AUROC {evaluation.auroc_unknown:.4f}. Right, "
-            f"with Unknown as the right answer for these: {100 * evaluation.share_right:.1f}% of all cells."
+        inform(
+            f"Types missing from the reference ({', '.join(evaluation.unseen_labels)}): "
+            f"{100 * evaluation.unseen_unknown_fraction:.1f}% Unknown, AUROC {evaluation.auroc_unknown:.4f}. "
+            f"Open-set accuracy: {100 * evaluation.open_set_accuracy:.1f}% of all cells."
         )
     note(*annotation.notes())
     if json_file:
         with replacing(json_file) as temporary:
             temporary.write_bytes(dumped(evaluation.to_dict()))
-        say(f"Wrote {json_file}")
+        inform(f"Wrote {json_file}")
     _leave(annotation, options)
 
 
 def _leave(annotation: Annotation, options: LabelOptions) -> None:
-    """Tell scripts that ask for it when the reference does not suit the query."""
-    if options.strict and annotation.verdict and not annotation.verdict.usable:
+    """Exit with code 3 if ``--strict`` is set and the query is of another tissue or species."""
+    if options.strict and annotation.compatibility and not annotation.compatibility.usable:
         raise typer.Exit(3)
 
 
 def _check_outputs(out: Path | None, table: Path | None) -> None:
-    """Refuse before the work what could not be written after it."""
+    """Check the outputs before the work."""
     if not out and not table:
-        msg = "Nothing would be written; give --out, a file for the cells, --table, one for the labels, or both."
+        msg = "No output is named; pass --out FILE for cells with labels, --table FILE for a table of labels, or both."
         raise ConfigError(msg)
     if table and table.suffix.lower() == ".parquet":
         with needs("pyarrow"):
@@ -185,9 +187,14 @@ def _annotated(
     *,
     check: Callable[[Reference], None] | None = None,
 ) -> tuple[Annotation, str, Reference]:
-    """Return the labels of cells that need to have a column in obs, what ran the network, and the reference.
+    """Return the annotation, the name of the engine, and the reference.
 
-    ``check`` is called with the reference before the work.
+    Parameters
+    ----------
+    column
+        Column that obs must have.
+    check
+        Called with the reference before the cells are labelled.
     """
     from spikgpt.cells.obs import column_of, labels_of
     from spikgpt.engines.opening import open_engine
@@ -195,13 +202,10 @@ def _annotated(
     from spikgpt.sharing import open_reference
 
     if column:
-        labels_of(cells, column)  # refuse a wrong column before the work
+        labels_of(cells, column)  # refuse a missing column before the work
     if options.batch_key not in (None, "auto"):
-        column_of(cells, options.batch_key)  # as well
-    if options.no_unknown:
-        options = structs.replace(options, unknown_rate=0.0, no_unknown=False)
-    if options.no_batch:
-        options = structs.replace(options, batch_key=None, no_batch=False)
+        column_of(cells, options.batch_key)  # and here
+    options = _resolved(options)
     client = hub_of(hub)
     reference = open_reference(model.model, hub=client, pin=hub.pin())
     if check:
@@ -210,23 +214,41 @@ def _annotated(
     return annotated(reference, engine, cells, options), engine.name, reference
 
 
+def _resolved(options: LabelOptions) -> LabelOptions:
+    """Return the options with the flags that stand for the value of another option resolved."""
+    changes: dict[str, Any] = {"no_unknown": False, "no_batch": False, "alone": False, "same_study": False}
+    if options.no_unknown:
+        changes["unknown_rate"] = 0.0
+    if options.no_batch:
+        changes["batch_key"] = None
+    if options.alone:
+        changes["smoothing"] = False
+    if options.same_study:
+        changes["reference_cutoff"] = True
+    resolved = structs.replace(options, **changes)
+    for flag, new in (("--alone", "--no-smoothing"), ("--same-study", "--reference-cutoff")):
+        if getattr(options, flag[2:].replace("-", "_")):
+            note(f"{flag} is now called {new}; the old name will go in version 1.0.")
+    return resolved
+
+
 def _show_labels(annotation: Annotation, query: Path, engine: str, notes: list[str]) -> None:
-    """Print how many cells have which label, and how they were found."""
+    """Print the number of cells of each label, and how the labels were computed."""
     counts = annotation.counts()
     rows = ((label, cells, f"{100 * cells / len(annotation.best):.1f}%") for label, cells in counts.items())
     show(("label", "cells", "share"), rows, f"{query.name} by {annotation.reference_name}", result=False)
-    read, *others = annotation.sentences()
-    for sentence in (f"{read} Engine: {engine}.", *others):
-        say(sentence)
+    values, *others = annotation.sentences()
+    for sentence in (f"{values} Engine: {engine}.", *others):
+        inform(sentence)
     note(*notes)
 
 
 def _show_clusters(report: Any) -> None:
-    """Print what the clusters are."""
+    """Print one row per cluster: cells, label, shares, nearest label and marker genes."""
     rows = []
     for cluster in report.clusters:
         label = "Unknown, a new type?" if cluster.candidate else cluster.label
         shares = f"{100 * cluster.share:.0f}%", f"{100 * cluster.unknown_share:.0f}%"
         genes = ", ".join(marker.gene for marker in cluster.markers) or cluster.note or "-"
         rows.append((cluster.name, cluster.cells, label, *shares, cluster.nearest or "-", genes))
-    show(("cluster", "cells", "label", "share", "Unknown", "nearest known type", "marker genes"), rows, result=False)
+    show(("cluster", "cells", "label", "share", "Unknown", "nearest label", "marker genes"), rows, result=False)

@@ -1,4 +1,4 @@
-"""From a function with options objects to a command with flags."""
+"""Commands with flags, made from functions with options objects."""
 
 from __future__ import annotations
 
@@ -13,22 +13,22 @@ import typer
 from msgspec import Meta
 from typer.models import ArgumentInfo
 
-from spikgpt.cli.output import interruptible, say
+from spikgpt.cli.output import inform, interruptible
 from spikgpt.errors import needs
 from spikgpt.options import HubOptions, Options, about, limits, options_of
 
 if TYPE_CHECKING:
     from spikgpt.reference.files import Reference
     from spikgpt.reference.hub import Hub
-    from spikgpt.reference.pins import Pin
+    from spikgpt.reference.lockfile import VersionPin
 
 MODEL = "Reference: a name that `spikgpt list` shows, a folder, or ORG/REPO[@REVISION] on the Hub."
 CHECKPOINT = "scGPT checkpoint: a folder, or ORG/REPO[@REVISION] on the Hub."
-SCGPT = "Folder of the scGPT checkpoint that the reference needs, if it does not contain it."
+SCGPT = "Folder of the scGPT checkpoint, if the reference needs it and does not contain it."
 
 
 def escaped(text: str) -> str:
-    """Return help in which rich takes nothing for markup."""
+    """Return help text in which rich finds no markup."""
     return text.replace("[", "\\[")
 
 
@@ -37,39 +37,37 @@ ScGPT = Annotated[Path | None, typer.Option("--scgpt", help=SCGPT)]
 
 
 class PinnedOptions(HubOptions, frozen=True, kw_only=True):
-    """How the reference is reached, and what it has to be."""
+    """Download and version pinning."""
 
-    expect: Annotated[str | None, about("Digest that it has to have, as `spikgpt pull` prints it.")] = None
-    lock: Annotated[bool, about("Hold it against spikgpt.lock, or write it there if it is not in it.", "--lock")] = (
-        False
-    )
+    expect: Annotated[str | None, about("Digest that the reference must have, as `spikgpt pull` prints it.")] = None
+    lock: Annotated[bool, about("Use the version pinned in spikgpt.lock, or pin it now.", "--lock")] = False
     lock_file: Annotated[Path | None, about("Lock file to use instead of spikgpt.lock.")] = None
 
-    def pin(self) -> Pin:
-        """Return what the reference has to be."""
-        from spikgpt.reference.pins import LOCK, Pin
+    def pin(self) -> VersionPin:
+        """Return the pinned version."""
+        from spikgpt.reference.lockfile import LOCK, VersionPin
 
-        return Pin(self.expect, self.lock_file or (Path(LOCK) if self.lock else None))
+        return VersionPin(self.expect, self.lock_file or (Path(LOCK) if self.lock else None))
 
     def keep(self, model: str, reference: Reference) -> None:
-        """Take a reference into the lock file, if there is to be one."""
+        """Add a reference to the lock file, if one is used."""
         pin = self.pin()
-        if pin.keep(model, None, reference.origin, reference.digest):
-            say(f"Wrote {model} to {pin.lock}.")
+        if pin.record(model, None, reference.origin, reference.digest):
+            inform(f"Pinned {model} in {pin.lock}.")
 
 
 def hub_of(options: HubOptions) -> Hub:
     """Return a client of the Hub."""
     from spikgpt.reference.hub import Hub
 
-    return Hub.of(options)
+    return Hub.from_options(options)
 
 
 def command(kept: str = "Nothing was written.") -> Callable[[Callable[..., None]], Callable[..., None]]:
-    """Make a function a command for typer: a parameter of an options class becomes a flag for each of its fields.
+    """Make a typer command of a function: each field of a parameter of an options class becomes a flag.
 
-    The function gets the object, checked. ``Annotated[HubOptions, ("endpoint",)]`` shows some of the fields only.
-    ``kept`` is what to say when the user interrupts it.
+    The function gets the checked object. ``Annotated[HubOptions, ("endpoint",)]`` limits the flags to some fields.
+    ``kept`` is the message when the user interrupts the command.
     """
 
     def decorate(function: Callable[..., None]) -> Callable[..., None]:
@@ -78,18 +76,18 @@ def command(kept: str = "Nothing was written.") -> Callable[[Callable[..., None]
             kind, *shown = get_args(hint) if get_origin(hint) is Annotated else (hint,)
             if isinstance(kind, type) and issubclass(kind, Options):
                 flags = {field: flag for field, flag in _flags(kind).items() if not shown or field in shown[0]}
-                groups[name] = kind, {field: spelled.partition("/")[0] for field, (spelled, _) in flags.items()}
+                groups[name] = kind, {field: spelling.partition("/")[0] for field, (spelling, _) in flags.items()}
                 parameters += [parameter for _, parameter in flags.values()]
             elif name != "return":
                 if shown and isinstance(shown[0], ArgumentInfo):
-                    shown[0].metavar = name.upper()  # as the sentences of the help spell it
+                    shown[0].metavar = name.upper()  # the spelling in the help texts
                 parameters.append(_parameter(name, hint, inspect.signature(function).parameters[name].default))
 
         @functools.wraps(function)
         def _run(**values: Any) -> None:
-            for name, (kind, called) in groups.items():
-                stated = {field: value for field in called if (value := values.pop(field)) is not None}
-                values[name] = options_of(kind, stated, called)
+            for name, (kind, spellings) in groups.items():
+                given = {field: value for field in spellings if (value := values.pop(field)) is not None}
+                values[name] = options_of(kind, given, spellings)
             with interruptible(lambda: kept), needs():
                 function(**values)
 
@@ -101,21 +99,27 @@ def command(kept: str = "Nothing was written.") -> Callable[[Callable[..., None]
 
 
 def _flags(kind: type[Options]) -> dict[str, tuple[str, inspect.Parameter]]:
-    """Return how the flag of each field that has one is spelled, and its parameter, the needed ones first."""
-    hints, plain, found = get_type_hints(kind, include_extras=True), get_type_hints(kind), {}
+    """Return the spelling of the flag and the parameter of each field with a flag, required fields first."""
+    hints, plain, flags = get_type_hints(kind, include_extras=True), get_type_hints(kind), {}
     for field in sorted(msgspec.structs.fields(kind), key=lambda field: not field.required):
         name = field.name
         meta = next(part for part in get_args(hints[name]) if isinstance(part, Meta) and part.description)
         dashed = name.replace("_", "-")
-        usual = f"--{dashed}/--no-{dashed}" if plain[name] is bool else f"--{dashed}"
-        told = (meta.extra or {}).get("flag", "")
-        if told is not None:
+        default_flag = f"--{dashed}/--no-{dashed}" if plain[name] is bool else f"--{dashed}"
+        extra = meta.extra or {}
+        flag = extra.get("flag", "")
+        if flag is not None:
             allowed = f" ({limits(kind, name)})" if limits(kind, name) else ""
             panel = str(kind.__doc__).partition("\n")[0].rstrip(".")
-            shown = typer.Option(told or usual, help=escaped(f"{meta.description}{allowed}"), rich_help_panel=panel)
+            option = typer.Option(
+                flag or default_flag,
+                help=escaped(f"{meta.description}{allowed}"),
+                rich_help_panel=panel,
+                hidden=extra.get("hidden", False),
+            )
             default = inspect.Parameter.empty if field.required else field.default
-            found[name] = told or usual, _parameter(name, Annotated[plain[name], shown], default)
-    return found
+            flags[name] = flag or default_flag, _parameter(name, Annotated[plain[name], option], default)
+    return flags
 
 
 def _parameter(name: str, hint: Any, default: Any) -> inspect.Parameter:

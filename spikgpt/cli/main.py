@@ -5,28 +5,31 @@ from __future__ import annotations
 import re
 import signal
 import sys
+from importlib.metadata import entry_points
 from typing import Annotated, Any
 
 import typer
 
 from spikgpt.cli.annotate import annotate, evaluate
-from spikgpt.cli.benchmark import benchmark
 from spikgpt.cli.build import build
 from spikgpt.cli.flags import command
-from spikgpt.cli.output import Interrupted, say, warnings_as_notes
+from spikgpt.cli.output import Interrupted, inform, print_error, warnings_as_notes
 from spikgpt.cli.scgpt import convert_scgpt, embed, pretrain
 from spikgpt.cli.share import export, info, list_, pull, push, verify
-from spikgpt.cli.streams import ending_in_order, standard_streams
-from spikgpt.cli.train import novelty, train
-from spikgpt.errors import SpikGPTError, fault, printable
+from spikgpt.cli.streams import signals_as_interrupts, standard_streams
+from spikgpt.cli.train import leave_one_type_out, novelty, train
+from spikgpt.errors import ConfigError, SpikGPTError, fault, printable
 
-# typer brings click's errors along under a name that changed.
+# The base class of click's usage errors; typer has renamed the module of click that it includes.
 UsageError: type[Exception] = typer.BadParameter.__bases__[0]
-# Messages of the parser of numbers, and what to say instead.
+# Messages of the number parser, and their replacements.
 NUMBER_ERRORS = {
     re.compile("Input should be a valid number.*"): "expected a number such as 0.05, with a decimal point, without %",
     re.compile("Input should be a valid integer.*"): "expected a whole number, such as 100",
 }
+
+# Commands of packages that are installed apart, and how.
+PLUG_INS = {"benchmark": "pip install ./benchmarks"}
 
 app = typer.Typer(
     help="Annotate single-cell RNA-seq with trained references, or train your own.", pretty_exceptions_enable=False
@@ -34,52 +37,74 @@ app = typer.Typer(
 
 
 def main() -> None:
-    """Run the command line.
+    """Run the command line and exit.
 
-    The exit code of a user's mistake is 2, with one line; that of a command that was ended is 128 and the number of the
-    signal, 130 for Ctrl-C. It is 1 where standard output was closed by its reader, 2 where it could not be written
-    otherwise; the command does all of its work all the same.
+    The exit code is 0 for success, 2 for a user's mistake, with one line on standard error, and 128 plus the number of
+    a signal: 130 for Ctrl-C. A command whose standard output fails does its work all the same: the exit code is 1 when
+    the reader closed standard output, and 2 for other failures.
     """
-    with standard_streams() as streams:
+    with standard_streams() as out:
         code = _run()
         sys.stdout.flush()
-        if streams.error is not None and not code:
-            code = 1 if isinstance(streams.error, BrokenPipeError) else 2
-        if code == 2 and streams.error is not None:
-            say(f"Standard output cannot be written. {_explained(streams.error)}", "Error: ", "bold red")
+        error = out.error if out else None
+        if error is not None and not code:
+            code = 1 if isinstance(error, BrokenPipeError) else 2
+        if error is not None and code == 2:
+            print_error(f"Standard output cannot be written. {_error_text(error)}")
     sys.exit(code)
 
 
 def _run() -> int:
-    """Run the command that the user named, and return the exit code."""
+    """Run a command and return the exit code."""
     try:
-        with ending_in_order(), warnings_as_notes():
+        with signals_as_interrupts(), warnings_as_notes():
+            add_plug_ins(sys.argv[1:2])
             return int(app(sys.argv[1:] or ["--help"], prog_name="spikgpt", standalone_mode=False) or 0)
     except (Interrupted, KeyboardInterrupt, typer.Abort) as stopped:
-        say(f"Interrupted. {stopped if isinstance(stopped, Interrupted) else 'Nothing was written.'}")
+        inform(f"Interrupted. {stopped if isinstance(stopped, Interrupted) else 'Nothing was written.'}")
         return 128 + getattr(stopped, "number", signal.SIGINT)
     except BrokenPipeError:
-        # Of a connection, not of standard output.
-        say("A connection was closed before all was sent; try again.", "Error: ", "bold red")
+        # Standard output raises no errors: a connection does.
+        print_error("A connection was closed before all was sent; try again.")
         return 2
     except (SpikGPTError, UsageError, OSError) as error:
-        say(_explained(error), "Error: ", "bold red")
+        print_error(_error_text(error))
         return 2
 
 
-def _explained(error: Exception) -> str:
-    """Say what a user did wrong, and what to do."""
+def add_plug_ins(words: list[str]) -> None:
+    """Add the commands of installed plug-ins, unless the first word is a command or option that needs none.
+
+    Raises
+    ------
+    ConfigError
+        When the word is a command whose plug-in is not installed.
+    """
+    known = {one.name for one in app.registered_commands}
+    if {"--version", *known} & {*words}:
+        return
+    for plug_in in entry_points(group="spikgpt.commands"):
+        if plug_in.name not in known:
+            app.command(plug_in.name)(plug_in.load())
+            known.add(plug_in.name)
+    for name in PLUG_INS.keys() & {*words} - known:
+        msg = f"spikgpt {name} is not installed. In a clone of the repository, run: {PLUG_INS[name]}"
+        raise ConfigError(msg)
+
+
+def _error_text(error: Exception) -> str:
+    """Return the problem and the remedy of an error."""
     if isinstance(error, UsageError):
-        return _usage(error)
+        return _usage_error_text(error)
     if isinstance(error, OSError):
-        where = f": {error.filename}" if error.filename else ""
+        path = f": {error.filename}" if error.filename else ""
         remedy = fault(error) or "Check the path, whether you may use it, and the free space."
-        return f"{error.strerror or error}{where}. {remedy}"
+        return f"{error.strerror or error}{path}. {remedy}"
     return str(error)
 
 
-def _usage(error: Any) -> str:
-    """Return what is wrong with a command line, and what to write instead."""
+def _usage_error_text(error: Any) -> str:
+    """Return the problem of a command line, and the correct form."""
     message, context, parameter = error.format_message(), error.ctx, getattr(error, "param", None)
     explanation = getattr(parameter, "help", None)
     for pattern, expected in NUMBER_ERRORS.items():
@@ -89,7 +114,7 @@ def _usage(error: Any) -> str:
     if message.startswith("Missing") and explanation:
         sentences.append(f"{explanation.replace(chr(92), '').rstrip('.')}.")
     elif message.startswith("No such option: -") and context:
-        # A letter means the options that begin with it.
+        # Suggest the options that begin with a single letter.
         letter = error.option_name.strip("-")
         names = [name for one in context.command.params for name in one.opts if name.startswith(f"--{letter}")]
         if len(letter) == 1 and names:
@@ -101,8 +126,8 @@ def _usage(error: Any) -> str:
     return f"{' '.join(sentences)} See {context.command_path if context else 'spikgpt'} --help."
 
 
-def _print_version(asked: bool) -> None:
-    if asked:
+def _print_version(requested: bool) -> None:
+    if requested:
         from spikgpt.version import __version__
 
         typer.echo(f"spikgpt {__version__}")
@@ -115,26 +140,25 @@ def options(
         bool, typer.Option("--version", help="Print the version and leave.", callback=_print_version, is_eager=True)
     ] = False,
 ) -> None:
-    """Options of all commands."""
+    """Define the options of all commands."""
 
 
 @command()
 def doctor() -> None:
-    """Check what works on this machine; exit code 1 when nothing can run a graph."""
-    from spikgpt_onnx.doctor import findings
-    from spikgpt_onnx.session import PROVIDERS
+    """Report installed packages, devices and the default engine; exit code 1 when that engine does not work."""
+    from spikgpt.engines.doctor import DEFAULT_ENGINE, findings
 
-    found = findings()
-    for finding in found:
-        told = printable(" ".join(finding.found.split()))
-        typer.echo(f"{'ok' if finding.works else '--'}  {finding.what}: {told}")
-    if not any(finding.works for finding in found if finding.what in PROVIDERS):
+    report = findings()
+    for finding in report:
+        typer.echo(f"{'ok' if finding.works else '--'}  {finding.name}: {printable(' '.join(finding.state.split()))}")
+    if not all(finding.works for finding in report if finding.name == DEFAULT_ENGINE):
         raise typer.Exit(1)
 
 
-# In the order of the help.
+# The order is that of the help.
 for function in (
     *(annotate, evaluate, list_, info, verify, pull, push, export),
-    *(train, build, novelty, benchmark, embed, convert_scgpt, pretrain, doctor),
+    *(train, build, leave_one_type_out, embed, convert_scgpt, pretrain, doctor),
 ):
     app.command(function.__name__.strip("_").replace("_", "-"))(function)
+app.command("novelty", hidden=True)(novelty)

@@ -1,4 +1,4 @@
-"""What the command line shows: sentences, tables and progress bars; and what it says when it is interrupted."""
+"""Output of the command line: sentences, tables, progress bars, and messages of interrupted commands."""
 
 from __future__ import annotations
 
@@ -23,43 +23,48 @@ console = Console(stderr=True, highlight=False)
 
 
 class Interrupted(Exception):
-    """The user or a signal ended a command; the message says what is kept."""
+    """The user or a signal ended a command; the message names the files that remain."""
 
-    def __init__(self, kept: str, number: int = signal.SIGINT) -> None:
-        super().__init__(kept)
+    def __init__(self, message: str, number: int = signal.SIGINT) -> None:
+        super().__init__(message)
         self.number = number
 
 
 @contextmanager
-def interruptible(kept: Callable[[], str]) -> Iterator[None]:
-    """Say what is kept when the user interrupts the block."""
+def interruptible(message: Callable[[], str]) -> Iterator[None]:
+    """Raise :class:`Interrupted` with a message when the user interrupts the block."""
     try:
         yield
     except KeyboardInterrupt as stopped:
-        raise Interrupted(kept(), getattr(stopped, "number", signal.SIGINT)) from None
+        raise Interrupted(message(), getattr(stopped, "number", signal.SIGINT)) from None
 
 
-def goes_on(kept: str, where: Path | None) -> str:
-    """Say what an interrupted command goes on from, if that is there."""
-    if where is None or not where.exists():
-        return "Nothing is kept; the same command starts again."
-    return f"{kept} kept in {where}; the same command goes on from there."
+def resume_hint(saved: str, path: Path | None) -> str:
+    """Return whether the same command resumes an interrupted one, by whether ``path`` exists."""
+    if path is None or not path.exists():
+        return "Nothing is saved; the same command starts again."
+    return f"{saved} saved in {path}; the same command resumes there."
 
 
-def say(text: str, lead: str = "", style: str = "") -> None:
-    """Print a sentence on standard error, on one line, after a coloured word."""
-    console.print(Text.assemble((lead, style), printable(" ".join(text.split()))), soft_wrap=True)
+def inform(text: str, prefix: str = "", style: str = "") -> None:
+    """Print a line on standard error, after a coloured prefix."""
+    console.print(Text.assemble((prefix, style), printable(" ".join(text.split()))), soft_wrap=True)
+
+
+def print_error(text: str) -> None:
+    """Print an error on standard error."""
+    inform(text, "Error: ", "bold red")
 
 
 def note(*texts: str) -> None:
-    """Print sentences that the user should not miss."""
+    """Print important notes on standard error."""
     for text in texts:
-        say(text, "Note: ", "yellow")
+        inform(text, "Note: ", "yellow")
 
 
 @contextmanager
 def warnings_as_notes() -> Iterator[None]:
-    """Print a SpikGPTWarning of the block as a note; other warnings are shown as they were."""
+    """Print each SpikGPTWarning of the block as a note, and other warnings as usual."""
     with warnings.catch_warnings():
         shown = warnings.showwarning
 
@@ -82,19 +87,19 @@ def warnings_as_notes() -> Iterator[None]:
 
 
 def annotate_command(model: Path | str, *more: str) -> str:
-    """Return the command that labels cells with a reference; a relative folder gets ``./``, so that it is no name."""
+    """Return the command that labels cells with a reference."""
     return f"spikgpt annotate QUERY.h5ad {option('--model', model, *more)} --out OUT.h5ad"
 
 
 def option(flag: str, value: Path | str, *more: str) -> str:
-    """Return a flag and its value as a shell takes them."""
+    """Return a flag and its value for a shell; a relative path gets ``./``, because a bare word is a name."""
     if isinstance(value, Path) and not value.is_absolute() and not str(value).startswith("."):
         value = f".{os.sep}{value}"
     return " ".join((flag, shlex.quote(str(value)), *more))
 
 
 def show(columns: Sequence[str], rows: Iterable[Sequence[object]], title: str | None = None, *, result: bool) -> None:
-    """Print a table: on standard output when it is the result that was asked for, else on standard error."""
+    """Print a table: a result on standard output, other tables on standard error."""
     from rich.table import Column, Table
 
     table = Table(*(Column(name, overflow="fold") for name in columns), title=Text(printable(title)) if title else None)
@@ -104,7 +109,7 @@ def show(columns: Sequence[str], rows: Iterable[Sequence[object]], title: str | 
 
 
 def show_scores(metrics: dict[str, Any]) -> None:
-    """Print the figures of each label, and what it was mistaken for."""
+    """Print the scores of each label, and the labels that its cells were given by mistake."""
     labels, counts = metrics["confusion"]["labels"], metrics["confusion"]["counts"]
     rows = []
     for row in metrics["per_label"]:
@@ -116,20 +121,20 @@ def show_scores(metrics: dict[str, Any]) -> None:
 
 
 class Bars(ExitStack):
-    """Progress bars on standard error, where that is a terminal."""
+    """Progress bars on standard error, shown on terminals only."""
 
     def __init__(self) -> None:
         super().__init__()
         self._bars: dict[str, tqdm[Any]] = {}
 
     def __call__(
-        self, what: str, total: int | None, unit: str, step: int = 1, *, done: int | None = None, figures: str = ""
+        self, title: str, total: int | None, unit: str, step: int = 1, *, done: int | None = None, figures: str = ""
     ) -> None:
-        """Move the bar of what is done by a step, or to the number of units that are done."""
+        """Move the bar of a title by ``step`` units, or to ``done`` units."""
         from tqdm import tqdm
 
-        if what not in self._bars:
-            self._bars[what] = self.enter_context(tqdm(desc=what, total=total, unit=f" {unit}", disable=None))
-        bar = self._bars[what]
+        if title not in self._bars:
+            self._bars[title] = self.enter_context(tqdm(desc=title, total=total, unit=f" {unit}", disable=None))
+        bar = self._bars[title]
         bar.set_postfix_str(figures, refresh=False)
         bar.update(step if done is None else done - bar.n)

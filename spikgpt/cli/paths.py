@@ -1,4 +1,4 @@
-"""Checks of the files that a command is to write, against each other and its inputs, before the work."""
+"""Checks of the output paths of a command, before its work."""
 
 from __future__ import annotations
 
@@ -11,19 +11,19 @@ from pathlib import Path
 from typing import NamedTuple
 
 from spikgpt.errors import ConfigError
-from spikgpt.files import check_place
+from spikgpt.files import check_target
 
-# Endings of what is written, whatever their case.
+# Endings of outputs, in any case.
 CELLS = (".h5ad", ".zarr")
 CSV = (".csv", ".csv.gz", ".tsv", ".tsv.gz")
 TABLES = (*CSV, ".parquet")
 PNG = (".png",)
-# Files that belong to a matrix.mtx, and may stand beside an output.
+# Files of a matrix in the 10x format.
 PARTS_OF_10X = re.compile(r".*(matrix\.mtx|(barcodes|features|genes|peaks)\.(tsv|bed))(\.gz)?")
 
 
 class Output(NamedTuple):
-    """A file that a command is to write: its flag, its path if it is wanted, and the endings of its kind."""
+    """An output: its flag, its path if the user named one, and the allowed endings."""
 
     flag: str
     path: Path | None
@@ -31,79 +31,79 @@ class Output(NamedTuple):
 
 
 def check_outputs(*outputs: Output, inputs: Iterable[str | Path | None] = ()) -> None:
-    """Refuse files that would destroy an input, each other or something else, or cannot be written.
+    """Refuse outputs that would destroy an input, each other or another file, or cannot be written.
 
     Raises
     ------
     ConfigError
-        When a path names an input or a part of one, another output, a folder, a device or a pipe, ends in nothing that
-        the command writes, or lies where nothing can be written.
+        When a path is an input, a part of one, another output, a folder, a device or a pipe, has another ending, or
+        lies in a folder where nothing can be written.
     """
-    wanted = [(flag, path, endings) for flag, path, endings in outputs if path is not None]
-    there = [Path(path) for path in inputs if path is not None and Path(path).exists()]
-    for flag, path, endings in wanted:
+    named = [(flag, path, endings) for flag, path, endings in outputs if path is not None]
+    sources = [Path(path) for path in inputs if path is not None and Path(path).exists()]
+    for flag, path, endings in named:
         _check_kind(flag, path)
-        for source in there:
+        for source in sources:
             _check_input(flag, path, source)
         _check_ending(flag, path, endings)
-        check_place(path)
-    for (flag, path, _), (other_flag, other, _) in itertools.combinations(wanted, 2):
+        check_target(path)
+    for (flag, path, _), (other_flag, other, _) in itertools.combinations(named, 2):
         if _same(path, other):
-            msg = f"{flag} and {other_flag} name one file, {path}; name two."
+            msg = f"{flag} and {other_flag} name the same file {path}; name two files."
         elif _inside(path, other) or _inside(other, path):
-            msg = f"{flag} {path} and {other_flag} {other} lie one in the other; name two places."
+            msg = f"{flag} {path} and {other_flag} {other} are nested; name two separate paths."
         else:
             continue
         raise ConfigError(msg)
 
 
 def _check_input(flag: str, path: Path, source: Path) -> None:
-    """Refuse an output that is an input, a part of one, or a folder with one."""
+    """Refuse an output that is an input, a part of it, or a folder that holds it."""
     if path.exists() and path.samefile(source):
         msg = f"{path} is the input; name another file for the output."
     elif source.is_dir() and _inside(path, source) and _belongs_to(path, source):
-        msg = f"{flag} {path} lies in the input {source}; name a place outside it."
+        msg = f"{flag} {path} lies in the input {source}; name a path outside the input."
     elif _beside_a_matrix(path, source):
         msg = f"{path} belongs to the input {source}; name another file for the output."
     elif path.is_dir() and _inside(source, path):
-        msg = f"{flag} {path} is a folder that holds the input {source}; name another place."
+        msg = f"{flag} {path} is a folder that holds the input {source}; name another path."
     else:
         return
     raise ConfigError(msg)
 
 
 def _beside_a_matrix(path: Path, source: Path) -> bool:
-    """Return whether a file holds the genes or the barcodes of a matrix.mtx."""
+    """Return whether a file belongs to an input in the 10x format."""
     parts = PARTS_OF_10X.fullmatch(source.name) and PARTS_OF_10X.fullmatch(path.name)
     return parts is not None and path.exists() and path.parent.samefile(source.parent)
 
 
 def _belongs_to(path: Path, folder: Path) -> bool:
-    """Return whether a path in an input folder is a part of that input, not a new file beside its own."""
+    """Return whether a path in an input folder is one of its own files, not a new one."""
     if folder.suffix.lower() == ".zarr" or any((folder / name).exists() for name in ("zarr.json", ".zgroup")):
         return True
-    from spikgpt.reference.layout import LAYOUT
+    from spikgpt.reference.format import LAYOUT
 
     name = Path(os.path.realpath(path)).relative_to(os.path.realpath(folder)).as_posix()
     return path.exists() and (name in LAYOUT or PARTS_OF_10X.fullmatch(path.name) is not None)
 
 
 def _check_ending(flag: str, path: Path, endings: tuple[str, ...]) -> None:
-    """Refuse a name that promises another kind of file than is written."""
+    """Refuse a name with another ending."""
     # A name such as ".csv" has no ending.
     if endings and not any(path.name.lower().endswith(ending) and len(path.name) > len(ending) for ending in endings):
-        found = f"ends in {path.suffix!r}" if path.suffix else "has no ending"
-        msg = f"{flag} {path} {found}; expected a name that ends in {' or '.join(endings)}."
+        problem = f"ends in {path.suffix!r}" if path.suffix else "has no ending"
+        msg = f"{flag} {path} {problem}; expected a name that ends in {' or '.join(endings)}."
         raise ConfigError(msg)
 
 
 def _check_kind(flag: str, path: Path) -> None:
-    """Refuse to replace what is no file of the same kind."""
+    """Refuse to replace anything but a file, or an AnnData folder in zarr."""
     if path.is_dir():
         if path.suffix.lower() != ".zarr":
             msg = f"{path} is a folder; name a file to write."
         elif any(path.iterdir()) and not all((path / name).is_dir() for name in ("obs", "var")):
-            msg = f"{path} is a folder without an AnnData, and would be replaced; name another place."
+            msg = f"{path} is a folder without an AnnData, and would be replaced; name another path."
         else:
             return
     elif path.exists() and not path.is_file():
@@ -116,17 +116,17 @@ def _check_kind(flag: str, path: Path) -> None:
 
 
 def _same(one: Path, other: Path) -> bool:
-    """Return whether two paths name one file here, or would on a disk that takes capital for small letters."""
+    """Return whether two paths name one file, or would on a disk that ignores the case."""
     if one.exists() and other.exists() and one.samefile(other):
         return True
-    return _name(one) == _name(other)
+    return _canonical(one) == _canonical(other)
 
 
-def _name(path: Path) -> str:
+def _canonical(path: Path) -> str:
     return unicodedata.normalize("NFC", os.path.realpath(path)).casefold()
 
 
 def _inside(path: Path, folder: Path) -> bool:
-    """Return whether a path lies below a folder, wherever links lead."""
+    """Return whether a path lies below a folder, after following links."""
     path, folder = Path(os.path.realpath(path)), Path(os.path.realpath(folder))
     return path != folder and path.is_relative_to(folder)

@@ -1,4 +1,4 @@
-"""Standard streams that never end a command, and signals that end it in order."""
+"""Standard streams that raise no errors, and signals that end a command like Ctrl-C."""
 
 from __future__ import annotations
 
@@ -13,32 +13,20 @@ from contextlib import contextmanager, suppress
 from types import FrameType
 from typing import Any, TextIO
 
-# Repeated signals within so many seconds are one: a shell and the system both send SIGHUP.
+# Signals within this many seconds count as one: a shell and the system both send SIGHUP.
 ONE_SIGNAL = 5.0
 
 
 class Terminated(KeyboardInterrupt):
-    """The system asked the process to end, by a signal of this number."""
+    """A signal of this number asked the process to end."""
 
     def __init__(self, number: int) -> None:
         super().__init__()
         self.number = number
 
 
-class Streams:
-    """Standard output and standard error, with what kept them from being written."""
-
-    def __init__(self, out: RawStream | None, err: RawStream | None) -> None:
-        self._out, self._err = out, err
-
-    @property
-    def error(self) -> OSError | None:
-        """What kept standard output from being written, or None."""
-        return self._out.error if self._out else None
-
-
 class RawStream(io.RawIOBase):
-    """Bytes to a standard stream; the first error is kept, and what is written after it is dropped."""
+    """Bytes of a standard stream. The first error is kept in ``error``, and later bytes are dropped."""
 
     def __init__(self, raw: Any, descriptor: int) -> None:
         super().__init__()
@@ -46,11 +34,11 @@ class RawStream(io.RawIOBase):
         self._raw, self._descriptor = raw, descriptor
 
     def writable(self) -> bool:
-        """Return that bytes can be written."""
+        """Return that the stream accepts bytes."""
         return True
 
     def fileno(self) -> int:
-        """Return the number of the stream."""
+        """Return the file descriptor."""
         return self._descriptor
 
     def isatty(self) -> bool:
@@ -58,12 +46,11 @@ class RawStream(io.RawIOBase):
         return self._raw is not None and bool(self._raw.isatty())
 
     def write(self, content: Any) -> int:
-        """Write bytes, or drop them, and return their number."""
+        """Write or drop bytes, and return their number."""
         size = len(memoryview(content).cast("B"))
-        if self.error is not None:
-            return size
-        if self._raw is None:
+        if self.error is None and self._raw is None:
             self.error = OSError(errno.EBADF, os.strerror(errno.EBADF))
+        if self.error is not None:
             return size
         try:
             return size if (written := self._raw.write(content)) is None else int(written)
@@ -73,32 +60,31 @@ class RawStream(io.RawIOBase):
 
 
 @contextmanager
-def standard_streams() -> Iterator[Streams]:
-    """Let standard output and standard error take any text, and go on where they are closed, full or broken."""
-    _fill_descriptors()
+def standard_streams() -> Iterator[RawStream | None]:
+    """Replace standard output and standard error by streams that accept any text, even when closed, full or broken.
+
+    Returns standard output as a :class:`RawStream`; None for a stream in memory.
+    """
+    _open_closed_descriptors()
     old = sys.stdout, sys.stderr
-    streams = []
-    for name, stream, descriptor in zip(("stdout", "stderr"), old, (1, 2), strict=True):
-        text, raw = _safe(stream, descriptor)
-        setattr(sys, name, text)
-        streams.append(raw)
+    (sys.stdout, out), (sys.stderr, _) = (_tolerant(stream, number) for stream, number in zip(old, (1, 2), strict=True))
     try:
-        yield Streams(*streams)
+        yield out
     finally:
         for stream in (sys.stdout, sys.stderr):
-            with suppress(ValueError):  # it was closed meanwhile
+            with suppress(ValueError):  # closed by the command
                 stream.flush()
         sys.stdout, sys.stderr = old
 
 
-def _safe(stream: TextIO | None, descriptor: int) -> tuple[TextIO, RawStream | None]:
-    """Return a stream for any text that raises no error, and what keeps the error."""
+def _tolerant(stream: TextIO | None, descriptor: int) -> tuple[TextIO, RawStream | None]:
+    """Return a text stream that raises no errors, and the raw stream below it."""
     buffer: Any = getattr(stream, "buffer", None)
     try:
         if stream is not None:
             descriptor = stream.fileno()
     except (OSError, ValueError):
-        # A stream in memory, as of a notebook or a test.
+        # Notebooks and tests have streams in memory.
         if isinstance(stream, io.TextIOWrapper):
             stream.reconfigure(errors="backslashreplace")
         return stream, None  # type: ignore[return-value]
@@ -116,8 +102,8 @@ def _safe(stream: TextIO | None, descriptor: int) -> tuple[TextIO, RawStream | N
     return text, raw
 
 
-def _fill_descriptors() -> None:
-    """Open the null device for closed standard streams, so that no file gets descriptor 0, 1 or 2."""
+def _open_closed_descriptors() -> None:
+    """Open the null device as each closed standard stream: no other file may get descriptor 0, 1 or 2."""
     for descriptor in range(3):
         try:
             os.fstat(descriptor)
@@ -126,23 +112,23 @@ def _fill_descriptors() -> None:
 
 
 @contextmanager
-def ending_in_order() -> Iterator[None]:
-    """Let SIGTERM and SIGHUP end a command as Ctrl-C does, unless they are ignored, as under nohup."""
-    first = 0.0
+def signals_as_interrupts() -> Iterator[None]:
+    """Raise :class:`Terminated` at SIGTERM and SIGHUP, unless they are ignored, as under nohup."""
+    last = 0.0
 
     def end(number: int, _: FrameType | None) -> None:
-        nonlocal first
+        nonlocal last
         now = time.monotonic()
-        if first and now - first < ONE_SIGNAL:
+        if last and now - last < ONE_SIGNAL:
             return
-        first = now
+        last = now
         raise Terminated(number)
 
     old = {}
     for name in ("SIGTERM", "SIGHUP"):
         number = getattr(signal, name, None)
         if number is not None and signal.getsignal(number) is signal.SIG_DFL:
-            with suppress(ValueError):  # only the main thread may
+            with suppress(ValueError):  # not in the main thread
                 old[number] = signal.signal(number, end)
     try:
         yield

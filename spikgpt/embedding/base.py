@@ -1,4 +1,4 @@
-"""What an embedding offers the pipeline, and what runs the network behind it."""
+"""Protocols of embeddings, which read cells, and of engines, which run the network."""
 
 from __future__ import annotations
 
@@ -13,13 +13,13 @@ from spikgpt.cells.expression import Cells
 from spikgpt.cells.genes import GeneList
 from spikgpt.types import Floats, InputReport, NetworkOutput, OnCells, Profiles, Scale
 
-# From cells of which none is empty, and the scale to see them in, to what the network says of them.
+# Runs the network on cells, none of them empty, with a scale.
 Run = Callable[[AlignedCells, Scale | None], NetworkOutput]
 
 
 @dataclass(frozen=True)
 class QueryCells:
-    """The cells of a query as an embedding reads them, still unread: ``chunks`` can be iterated over once."""
+    """Cells of a query in chunks, which are read from the file once, while the caller iterates."""
 
     n_obs: int
     chunks: Iterator[AlignedCells]
@@ -28,10 +28,10 @@ class QueryCells:
 
 @dataclass(frozen=True)
 class Scaled:
-    """The scale to see a query in.
+    """Scale of a query, with notes.
 
-    ``notes`` on it, what the network says of the sample in it, if it ran, and the ``simulated_accuracy`` of
-    :class:`spikgpt.types.InputReport`.
+    ``output`` is the output of the network for the sample in this scale, if it was run. ``simulated_accuracy`` is that
+    of :class:`spikgpt.types.InputReport`.
     """
 
     scale: Scale | None
@@ -41,13 +41,13 @@ class Scaled:
     simulated_accuracy: float | None = None
 
     def reported(self, report: InputReport) -> InputReport:
-        """Return a report that says how the query was scaled."""
+        """Return a report with the scaling and its notes."""
         notes = report.notes + self.notes
         return replace(report, scaling=self.name, notes=notes, simulated_accuracy=self.simulated_accuracy)
 
 
 class Embedding(Protocol):
-    """Turns cells into what a network reads, the same way for the reference and for a query."""
+    """Turns cells into vectors, in the same way for the reference and for a query."""
 
     @property
     def kind(self) -> str:
@@ -58,60 +58,60 @@ class Embedding(Protocol):
         """Length of a cell's vector."""
 
     def read(self, cells: Cells, *, layer: str | None, scaling: str) -> QueryCells:
-        """Return the cells of a query, to be read a few at a time.
+        """Return the cells of a query, which are read in chunks.
 
         Raises
         ------
         DataError
-            When they cannot be read.
+            When the cells cannot be read.
         ConfigError
-            When a layer or a scaling is asked for that this embedding has no use for.
+            When the embedding does not support the layer or the scaling.
         """
 
     def fit_scale(self, sample: AlignedCells, scaling: str, run: Run) -> Scaled:
-        """Return the scale to see a query in, learned from a sample of its cells."""
+        """Return the scale of a query, fitted to a sample of its cells."""
 
     def logs(self, cells: AlignedCells) -> sparse.csr_matrix | None:
-        """Return log expression of the genes that the query has, shape (n, found genes); None without expression."""
+        """Return log expression of the genes that query and reference share, shape (n, G); None without expression."""
 
     def profiles(self, cells: AlignedCells) -> Profiles | None:
-        """Return what the labels express of the genes that a query has; None without expression."""
+        """Return the profiles of the labels in the same genes; None without expression."""
 
     @property
     def stored_genes(self) -> GeneList:
-        """What ``genes.json`` keeps: the genes that the embedding reads; none where a checkpoint knows them."""
+        """Genes that ``genes.json`` stores; empty where a checkpoint holds them."""
 
     def settings(self) -> dict[str, Any]:
-        """Return what ``config.json`` keeps of the embedding."""
+        """Return the settings that ``config.json`` stores."""
 
     def tensors(self) -> dict[str, Floats]:
-        """Return what ``model.safetensors`` keeps of the embedding."""
+        """Return the tensors that ``model.safetensors`` stores."""
 
 
 class WithoutExpression:
-    """What embeddings share whose vectors are all there is of a cell: neighbours and familiarity go by these alone."""
+    """Mixin for embeddings without expression values."""
 
     def fit_scale(self, sample: AlignedCells, scaling: str, run: Run) -> Scaled:
-        """Return no scale: vectors are taken as they are."""
+        """Return no scale, as vectors are not scaled."""
         return Scaled(None, "none")
 
     def logs(self, cells: AlignedCells) -> None:
-        """Return nothing: there is no expression."""
+        """Return None, as there is no expression."""
 
     def profiles(self, cells: AlignedCells) -> None:
-        """Return nothing: there is no expression."""
+        """Return None, as there is no expression."""
 
 
 class Engine(Protocol):
-    """Runs the network of a reference: with torch, or with ONNX Runtime."""
+    """Runs the network of a reference with NumPy, ONNX Runtime or torch."""
 
     @property
     def name(self) -> str:
-        """What runs the network, and where."""
+        """Name of the program and the hardware."""
 
     @property
     def embedding(self) -> Embedding:
-        """How cells are read for it."""
+        """Embedding that reads the cells."""
 
     def run(
         self,
@@ -121,16 +121,16 @@ class Engine(Protocol):
         batch_size: int | None = None,
         on_cells: OnCells | None = None,
     ) -> NetworkOutput:
-        """Return what the network says of cells, each seen alone.
+        """Return the output of the network for each cell.
 
         Parameters
         ----------
         cells
-            None of them empty.
+            Cells, none of them empty.
         scale
-            Gene means and deviations to see them in; None where the embedding has no scale.
+            Gene means and deviations that scale the cells; None where the embedding has no scale.
         batch_size
-            Cells at a time; by default what is fast.
+            Cells classified at a time; None for a fast number.
         on_cells
             Called with the number of cells done since the last call.
         """

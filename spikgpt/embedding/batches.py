@@ -1,9 +1,10 @@
-"""Infer the batches of a query from its cells, where no column of obs names them.
+"""Infer the batches of a query from its cells, if no column of obs names batches.
 
-A batch effect moves the cells of all labels in one direction. So the cells of a query are two batches where, along one
-direction of the query's own space, the cells of most labels fall into two separate groups, and the labels differ from
-each other in the same way in both. A missing type splits the label that it is given. If it is given several labels, its
-cells do not differ by label, so the concordance is low. Each of the two batches is split again, as long as this holds.
+A batch effect moves the cells of all labels in one direction. So the cells of a query are two batches if, along one
+direction of the query's principal components, the cells of most labels fall into two separate groups, and the labels
+differ from each other in the same way in both. A missing type splits the label that it is given. If it is given several
+labels, its cells do not differ by label, so the concordance is low. Each of the two batches is split again, as long as
+this holds.
 
 Every cell is averaged with its neighbours first, which takes noise away. Directions are sought among the principal
 components of the deviations within labels, all labels weighted alike. A cell of a label that does not fall into two
@@ -18,24 +19,18 @@ import numpy as np
 import numpy.typing as npt
 
 from spikgpt.cells.obs import CELLS_OF_BATCH
-from spikgpt.scoring.ood_rule import CELLS_OF_GROUP, between_groups
+from spikgpt.constants import CONSTANTS
+from spikgpt.scoring.ood_rule import split_point
 from spikgpt.types import Bools, Floats, Integers, Rows
 
-# A split needs so many labels. In each, take the unit vector from the mean of the lower group to that of the upper
-# group. Its cosine with the sum of these vectors over labels is at least 0.5. The length of the sum, divided by the
-# number of labels with enough cells, is at least 0.55.
-LEAST_LABELS, LEAST_AGREEMENT, LEAST_EVIDENCE = 3, 0.5, 0.55
-# Least concordance of the differences between labels in two batches.
-LEAST_CONCORDANCE = 0.7
-# Principal components that are tried, refinements of each, and the largest number of batches.
-DIRECTIONS, ROUNDS, MOST_BATCHES = 6, 3, 8
+BATCHES, GROUP_CELLS = CONSTANTS.batches, CONSTANTS.ood_rule.group_cells
 
 
 class _Split(NamedTuple):
     """A direction, shape (D,), and the cut along it that separates the cells of each label with two groups.
 
-    ``difference``, shape (D,), is the sum over labels of the difference between their groups, each of length 1. It is
-    the longer, the more labels fall into two groups, and the more alike their differences are.
+    ``difference``, shape (D,), is the sum over labels of the unit vector from their lower to their upper group. Its
+    length grows with the number of labels that fall into two groups, and with the agreement of their differences.
     """
 
     direction: npt.NDArray[np.float64]
@@ -44,27 +39,27 @@ class _Split(NamedTuple):
 
     @property
     def length(self) -> float:
-        """Length of the summed difference: the number of labels if all differ in the same way."""
+        """Length of the difference: the number of labels if all labels differ in the same way."""
         return float(np.linalg.norm(self.difference))
 
 
-def infer_batches(points: Floats, best: Integers, near: Rows, profiles: Floats) -> npt.NDArray[np.int64]:
+def infer_batches(points: Floats, best: Integers, neighbours: Rows, profiles: Floats) -> npt.NDArray[np.int64]:
     """Return the index of the batch of each cell, shape (k,); 0 for all where there is one batch.
 
     Parameters
     ----------
     points
-        Where the cells lie in the query's own space, shape (k, D).
+        Coordinates of the cells on the query's principal components, shape (k, D).
     best
-        Index of the most probable label of each, shape (k,).
-    near
-        Positions of the neighbours of each, shape (k, neighbours).
+        Index of the most probable label of each cell, shape (k,).
+    neighbours
+        Positions of the neighbours of each cell, shape (k, 14).
     profiles
-        Where the mean expression of the reference's labels lies in the same space, shape (L, D).
+        Coordinates of the mean expression of the reference's labels, shape (L, D).
     """
-    averaged = (points + points[near].sum(axis=1)) / (1 + near.shape[1])  # (k, D)
+    averaged = (points + points[neighbours].sum(axis=1)) / (1 + neighbours.shape[1])  # (k, D)
     codes, queue = np.zeros(len(points), dtype=np.int64), [0]
-    while queue and codes.max(initial=0) + 1 < MOST_BATCHES:
+    while queue and codes.max(initial=0) + 1 < BATCHES.largest_number:
         code = queue.pop(0)
         rows = np.flatnonzero(codes == code)
         upper = _two_batches(averaged[rows], best[rows], profiles)
@@ -76,20 +71,20 @@ def infer_batches(points: Floats, best: Integers, near: Rows, profiles: Floats) 
 
 
 def _two_batches(points: Floats, best: Integers, profiles: Floats) -> Bools | None:
-    """Return which cells are in the second of two batches, shape (n,), or None where there is one."""
-    enough = np.flatnonzero(np.bincount(best, minlength=len(profiles)) >= 2 * CELLS_OF_GROUP)
-    if len(enough) < LEAST_LABELS:
+    """Return True for the cells of the second of two batches, shape (n,), or None if there is one batch."""
+    enough = np.flatnonzero(np.bincount(best, minlength=len(profiles)) >= 2 * GROUP_CELLS)
+    if len(enough) < BATCHES.least_labels:
         return None
     groups = {int(label): points[best == label] for label in enough}
     split = _best_split(groups)
-    if len(split.cuts) < LEAST_LABELS or split.length < LEAST_EVIDENCE * len(enough):
+    if len(split.cuts) < BATCHES.least_labels or split.length < BATCHES.least_length * len(enough):
         return None
     upper, labels = np.zeros(len(points), dtype=bool), list(split.cuts)
     for label, cut in split.cuts.items():
         upper[best == label] = groups[label] @ split.direction > cut
     # The mean of each label in either batch, (labels, D).
     means = [np.stack([points[(best == label) & part].mean(axis=0) for label in labels]) for part in (~upper, upper)]
-    if _concordance(*means) < LEAST_CONCORDANCE:
+    if _concordance(*means) < BATCHES.least_concordance:
         return None
     # Effects of the two batches, each the median over labels of the difference from the reference.
     first, second = (np.median(of_labels - profiles[labels], axis=0) for of_labels in means)
@@ -119,9 +114,9 @@ def _best_split(groups: dict[int, Floats]) -> _Split:
         covariances.append(covariance / max(float(np.trace(covariance)), 1e-12))
     _, components = np.linalg.eigh(np.mean(covariances, axis=0))
     splits = []
-    for component in components[:, ::-1].T[:DIRECTIONS]:
+    for component in components[:, ::-1].T[: BATCHES.directions]:
         splits.append(_split_along(component, groups))
-        for _ in range(ROUNDS):
+        for _ in range(BATCHES.rounds):
             if splits[-1].length < 1e-6:
                 break
             splits.append(_split_along(splits[-1].difference / splits[-1].length, groups))
@@ -133,12 +128,12 @@ def _split_along(direction: Floats, groups: dict[int, Floats]) -> _Split:
     cuts, differences = {}, {}
     for label, points in groups.items():
         positions = points @ direction
-        cut = between_groups(positions, least_gap=0.0)
+        cut = split_point(positions, least_gap=0.0)
         if np.isfinite(cut):
             upper = positions > cut
             difference = points[upper].mean(axis=0) - points[~upper].mean(axis=0)
             cuts[label], differences[label] = cut, difference / np.linalg.norm(difference)
     total = np.sum([np.zeros_like(direction), *differences.values()], axis=0)
-    least = LEAST_AGREEMENT * np.linalg.norm(total)
+    least = BATCHES.least_agreement * np.linalg.norm(total)
     agreeing = {label: cut for label, cut in cuts.items() if differences[label] @ total >= least}
     return _Split(np.asarray(direction), agreeing, total)

@@ -1,4 +1,4 @@
-"""An embedding that the user brings in ``obsm``."""
+"""Embedding from ``obsm`` of the user's AnnData."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ PREFIX = "obsm:"
 
 @dataclass(frozen=True)
 class ObsmEmbedding(WithoutExpression):
-    """Reads ``obsm[key]``, which must come from the same embedding model for reference and query."""
+    """Reads ``obsm[key]``, which the same embedding model must have computed for reference and query."""
 
     key: str
     dim: int
@@ -34,7 +34,7 @@ class ObsmEmbedding(WithoutExpression):
 
     @classmethod
     def fit(cls, adata: Cells, key: str) -> ObsmEmbedding:
-        """Take the length of ``obsm[key]`` of the reference.
+        """Read the length of the vectors in ``obsm[key]`` of the reference.
 
         Raises
         ------
@@ -44,19 +44,19 @@ class ObsmEmbedding(WithoutExpression):
         return cls(key, int(_stored(adata, key).shape[1]))
 
     def read(self, cells: Cells, *, layer: str | None = None, scaling: str = "auto") -> QueryCells:
-        """Return ``obsm[key]``, to be read a few cells at a time.
+        """Return ``obsm[key]``, which is read in chunks.
 
         Raises
         ------
         DataError
-            When there is no such embedding, or it has another length; and while it is read, when a value is not finite.
+            When there is no such embedding, its length differs, or a value is not finite.
         ConfigError
-            When a layer or a scaling is asked for, which an embedding has no use for.
+            When a layer or a scaling is given, which does not apply to an embedding.
         """
         if layer is not None or scaling not in ("auto", "reference"):
             msg = (
-                f"This reference classifies obsm[{self.key!r}] as it is, so layer={layer!r} and scaling={scaling!r} "
-                "have no meaning; leave them out."
+                f"This reference classifies obsm[{self.key!r}], so layer={layer!r} and scaling={scaling!r} do not "
+                "apply; leave both out."
             )
             raise ConfigError(msg)
         stored = _stored(cells, self.key)
@@ -84,20 +84,20 @@ class ObsmEmbedding(WithoutExpression):
 
     @property
     def stored_genes(self) -> GeneList:
-        """What ``genes.json`` keeps: none."""
+        """Return an empty list, as an embedding has no genes."""
         return GeneList((), ())
 
     def settings(self) -> dict[str, Any]:
-        """Return what ``config.json`` keeps of the embedding."""
+        """Return the settings that ``config.json`` stores."""
         return {"kind": "obsm", "key": self.key, "dim": self.dim}
 
     def tensors(self) -> dict[str, Floats]:
-        """Return no tensors: everything is in the settings."""
+        """Return no tensors."""
         return {}
 
     @classmethod
     def from_settings(cls, settings: dict[str, Any]) -> ObsmEmbedding:
-        """Rebuild a stored embedding.
+        """Restore from the settings of ``config.json``.
 
         Raises
         ------
@@ -112,14 +112,14 @@ class ObsmEmbedding(WithoutExpression):
 
 
 def vector_cells(vectors: Floats, empty: Bools) -> AlignedCells:
-    """Return cells that are vectors already, shape (n, dim), in the form in which the pipeline takes cells."""
+    """Return aligned cells that hold vectors, shape (n, dim), in place of genes."""
     values = sparse.csr_matrix(vectors)
     totals = np.where(empty, 0.0, 1.0)
     return AlignedCells(values, totals, np.ones(vectors.shape[1], dtype=bool), "embedding")
 
 
 def vectors_of(cells: AlignedCells) -> npt.NDArray[np.float64]:
-    """Return the vectors again, shape (n, dim), of cells that :func:`vector_cells` made."""
+    """Return the vectors, shape (n, dim), of cells from :func:`vector_cells`."""
     return np.asarray(cells.values.toarray(), dtype=np.float64)
 
 
@@ -130,7 +130,7 @@ def _stored(adata: Cells, key: str) -> Any:
         msg = f"There is no obsm[{key!r}]; this AnnData has: {has}. Add the embedding, or name one of these."
         raise DataError(msg)
     stored = adata.obsm[key]
-    # A frame, as some tools leave there.
+    # Some tools store a data frame.
     stored = stored.to_numpy() if hasattr(stored, "to_numpy") else stored
     if len(stored.shape) != 2 or np.dtype(stored.dtype).kind not in "fiu":
         msg = f"obsm[{key!r}] is {stored.dtype} of shape {stored.shape}; expected numbers, one row a cell."

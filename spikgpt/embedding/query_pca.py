@@ -1,4 +1,4 @@
-"""The space that a query's cells span by themselves, in which their neighbours are sought."""
+"""Principal components of a query, in which the neighbours of its cells are searched."""
 
 from __future__ import annotations
 
@@ -11,10 +11,10 @@ from scipy import sparse
 from scipy.linalg import eigh
 
 from spikgpt.cells.align import mean_and_std
+from spikgpt.constants import CONSTANTS
 
-# Components of the space, and what softens the scaling of genes that hardly vary.
-COMPONENTS, SPREAD_FLOOR = 30, 0.3
-# Cells held as dense rows at a time.
+PCA = CONSTANTS.query_pca
+# Cells in memory as dense rows at a time.
 CHUNK = 1024
 
 
@@ -31,28 +31,28 @@ class QueryPCA:
 
     @classmethod
     def fit(cls, logs: sparse.csr_matrix) -> QueryPCA:
-        """Learn the space from log expression, shape (n, G); of a reference only the choice of genes enters."""
+        """Fit to log expression of the genes that query and reference share, shape (n, G)."""
         size = logs.shape[1]
         if not logs.shape[0]:
             return cls(np.zeros(size), np.zeros(size), np.zeros((size, 0)))
         mean, std = mean_and_std(logs)
-        space = cls(mean, std, np.empty((size, 0)))
+        pca = cls(mean, std, np.empty((size, 0)))
         products = np.zeros((size, size))
-        for _, rows in space._scaled(logs):
+        for _, rows in pca._scaled(logs):
             products += rows.T @ rows
-        # The last ones, which belong to the largest eigenvalues.
-        _, directions = eigh(products, subset_by_index=(max(0, size - COMPONENTS), size - 1))
+        # The eigenvalues are in ascending order.
+        _, directions = eigh(products, subset_by_index=(max(0, size - PCA.components), size - 1))
         return cls(mean, std, directions[:, ::-1])
 
-    def place(self, logs: sparse.csr_matrix) -> npt.NDArray[np.float64]:
-        """Return where cells lie, from log expression: (n, G) to (n, D)."""
+    def transform(self, logs: sparse.csr_matrix) -> npt.NDArray[np.float64]:
+        """Return the coordinates of cells from their log expression, (n, G) to (n, D)."""
         points = np.empty((logs.shape[0], self.directions.shape[1]))
         for part, rows in self._scaled(logs):
             points[part] = rows @ self.directions
         return points
 
     def _scaled(self, logs: sparse.csr_matrix) -> Iterator[tuple[slice, npt.NDArray[np.float64]]]:
-        """Give the scaled values a few cells at a time, shape (chunk, G)."""
+        """Yield scaled values in chunks of cells, shape (chunk, G)."""
         for start in range(0, logs.shape[0], CHUNK):
             part = slice(start, start + CHUNK)
-            yield part, (logs[part].toarray() - self.mean) / (self.std + SPREAD_FLOOR)
+            yield part, (logs[part].toarray() - self.mean) / (self.std + PCA.spread_floor)

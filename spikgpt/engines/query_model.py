@@ -1,9 +1,9 @@
-"""What is learned of a query from a sample of its cells: enough to score any of them, alone and in any order."""
+"""Model of a query, fitted to a sample of its cells: it scores any cell of the query alone and in any order."""
 
 from __future__ import annotations
 
 from dataclasses import asdict, dataclass, fields, replace
-from typing import Any
+from typing import Any, NamedTuple
 
 import msgspec
 import numpy as np
@@ -13,80 +13,77 @@ from safetensors.numpy import save as save_tensors
 from scipy import sparse
 
 from spikgpt.cells.align import AlignedCells
+from spikgpt.constants import CONSTANTS
 from spikgpt.embedding.base import Engine
 from spikgpt.embedding.batches import infer_batches
 from spikgpt.embedding.query_pca import QueryPCA
 from spikgpt.options import AnnotateOptions
-from spikgpt.scoring.compatibility import Comparison, Compatibility, check_compatibility, shift
-from spikgpt.scoring.contrasts import label_support, mean_contrast
-from spikgpt.scoring.ood_rule import OODRule, Typicality
+from spikgpt.scoring.compatibility import Comparison, Compatibility, check_compatibility, score_loss
+from spikgpt.scoring.label_match import LabelMatch, LabelMeans, marker_genes
+from spikgpt.scoring.ood_rule import OODRule, ScoreAverager
 from spikgpt.scoring.ood_scorer import LabelGeometry, OODScorer
 from spikgpt.scoring.query_lda import QueryLDA
-from spikgpt.scoring.rejection import CellScores, RejectionRule, expected_false_rejection, fit_cutoffs
-from spikgpt.scoring.smoothing import ENOUGH_CELLS, KNNSmoother
+from spikgpt.scoring.rejection import CellScores, RejectionRule, expected_false_rejection, fit_rejection
+from spikgpt.scoring.smoothing import KNNSmoother
 from spikgpt.scoring.thresholds import Thresholds, tempered
 from spikgpt.types import Floats, InputReport, Integers, NetworkOutput, Profiles, Rows, Scale
 
-# The arrays of a sparse matrix.
+# Names of the arrays of a sparse matrix.
 CSR = ("data", "indices", "indptr")
 
 
 @dataclass(frozen=True)
 class QueryModel:
-    """What is learned of a query from a sample of its cells: enough to score any of them, alone and in any order.
+    """Model of a query, fitted to a sample of k of its cells.
 
     Attributes
     ----------
     scale
-        Gene means and deviations to see the cells in; None where the embedding has no scale.
-    space
-        Where neighbours are sought; None where that is the network's own vectors.
-    among
-        The sample: row numbers, points and probabilities.
-    places
-        Where labels lie among the cells; None where these are seen alone.
-    scorer
-        What scores familiarity; None for a reference without it.
-    typicality
-        What scores how typical of their label cells are; None as well without familiarity.
-    contrasts, support
-        The contrast C of each label in each batch, and C + 1.5 M, each of shape (B, L): see
-        :mod:`spikgpt.scoring.contrasts`. None without familiarity.
+        Gene means and deviations that scale the cells; None where the embedding has no scale.
+    pca
+        Principal components in which neighbours are searched; None where the network's vectors take their place.
+    smoother
+        The sample: row numbers, coordinates and probabilities.
+    lda
+        Linear discriminant analysis of the query; None without smoothing.
+    scorer, averager
+        Computation of the scores for Unknown; None for a reference of format 1.
+    match
+        Agreement of the labels with the reference in each batch; None for a reference of format 1.
     scores
-        Those of the sample itself, worked out once.
+        Scores of the sample.
     smoothed
-        Whether cells are seen with their neighbours: not if the user declined, nor among fewer than 100 cells.
+        True if probabilities are averaged over neighbours, which needs 100 cells.
     inferred
-        Whether the batches were inferred from the cells.
+        True if batches were inferred from the cells.
     report
-        How the query was read.
+        Values, genes and scaling of the query.
     comparison
-        How the labels compare with the reference's; None without expression.
-    cutoffs, verdict
-        When a cell is Unknown, and whether the reference suits the query, once thresholds have been given.
+        Comparison of the labels with those of the reference; None without expression.
+    rule, compatibility
+        Rule for Unknown, and compatibility with the reference, once thresholds are set.
     """
 
     scale: Scale | None
-    space: QueryPCA | None
-    among: KNNSmoother
-    places: QueryLDA | None
+    pca: QueryPCA | None
+    smoother: KNNSmoother
+    lda: QueryLDA | None
     scorer: OODScorer | None
-    typicality: Typicality | None
-    contrasts: npt.NDArray[np.float64] | None
-    support: npt.NDArray[np.float64] | None
+    averager: ScoreAverager | None
+    match: LabelMatch | None
     scores: CellScores
     smoothed: bool
     inferred: bool
     report: InputReport
     comparison: Comparison | None = None
-    cutoffs: RejectionRule | None = None
-    verdict: Compatibility | None = None
+    rule: RejectionRule | None = None
+    compatibility: Compatibility | None = None
 
     @classmethod
     def fit(
         cls,
         engine: Engine,
-        familiarity: LabelGeometry | None,
+        geometry: LabelGeometry | None,
         sample: AlignedCells,
         rows: Rows,
         *,
@@ -94,19 +91,21 @@ class QueryModel:
         report: InputReport,
         options: AnnotateOptions,
     ) -> QueryModel:
-        """Learn from a sample of a query's cells.
+        """Fit to a sample of a query's cells.
 
         Parameters
         ----------
+        geometry
+            Labels of the reference; None for a reference of format 1.
         sample
-            The cells, k of them, none of them empty.
+            k cells, none of them empty.
         rows
-            Their row numbers in the query, shape (k,), ascending.
+            Row numbers of the cells in the query, shape (k,), ascending.
         batches
-            Index of the batch of each, shape (k,); by default all are of one batch. With the option ``batch_key`` of
-            "auto", the batches are inferred from the cells if all are of one batch.
+            Index of the batch of each cell, shape (k,); None for one batch. With ``batch_key`` "auto" and one batch,
+            the batches are inferred from the cells.
         report
-            How they were read.
+            Values and genes of the query.
         """
         embedding = engine.embedding
 
@@ -115,34 +114,34 @@ class QueryModel:
 
         scaled = embedding.fit_scale(sample, options.scaling, run)
         output = scaled.output or run(sample, scaled.scale)
-        smoothed = options.neighbours and len(rows) >= ENOUGH_CELLS
-        logs = embedding.logs(sample)
-        space = QueryPCA.fit(logs) if smoothed and logs is not None else None
-        points, profiles = _places(space, output, logs), embedding.profiles(sample)
-        among = KNNSmoother.of(rows, points, output.probabilities, smoothed=smoothed)
-        smooth = among.smooth(output.probabilities, points, among.near)
-        places = QueryLDA.fit(points, smooth) if smoothed else None
+        smoothed = options.smoothing and len(rows) >= CONSTANTS.smoothing.least_cells
+        logs, profiles = embedding.logs(sample), embedding.profiles(sample)
+        pca = QueryPCA.fit(logs) if smoothed and logs is not None else None
+        points = _coordinates(pca, output, logs)
+        smoother = KNNSmoother.fit(rows, points, output.probabilities, smoothed=smoothed)
+        probabilities = smoother.smooth(output.probabilities, points, smoother.neighbours)
+        lda = QueryLDA.fit(points, probabilities) if smoothed else None
+        probabilities = lda.reweight(probabilities, points) if lda else probabilities
+        best = probabilities.argmax(axis=1)
         batches = np.zeros(len(rows), dtype=np.int64) if batches is None else batches
-        probabilities = places.weigh(smooth, points) if places else smooth
-        best, known = probabilities.argmax(axis=1), batches.any() or options.batch_key != "auto" or familiarity is None
-        if not known and space is not None and profiles is not None:
-            batches = infer_batches(points, best, among.near, space.place(sparse.csr_matrix(profiles.means)))
+        named = batches.any() or options.batch_key != "auto" or geometry is None
+        if not named and pca is not None and profiles is not None:
+            of_labels = pca.transform(sparse.csr_matrix(profiles.means))
+            batches = infer_batches(points, best, smoother.neighbours, of_labels)
             report = replace(report, notes=report.notes + _batches_note(batches))
-        scores = CellScores(probabilities, batches)
-        scorer = typicality = contrasts = support = None
-        if familiarity is not None:
-            scorer = familiarity.scorer(among, output, logs, profiles, batches)
-            evidence = scorer.score(output, logs, among.near, batches)
-            typicality = Typicality.fit(evidence, best, batches, among.near)
-            typical = typicality.of(evidence, batches, among.near)
-            scores = replace(scores, familiarity=evidence.familiarity, typicality=typical)
-            by_vectors = output.vectors, best, batches, familiarity.profiles
-            by_genes = None if logs is None or profiles is None else (logs, best, batches, profiles)
-            contrasts, support = label_support(*(by_genes or by_vectors))
-        report = scaled.reported(report)
-        comparison = None if logs is None or profiles is None else Comparison.of(logs, best, profiles)
-        learned = scaled.scale, space, among, places, scorer, typicality, contrasts, support, scores
-        return cls(*learned, smoothed, bool(not known and batches.any()), report, comparison)
+        unknown = _UnknownFit(None, None, None, None, CellScores(probabilities, batches))
+        if geometry is not None:
+            unknown = _fit_unknown(geometry, smoother, output, logs, profiles, unknown.scores)
+        return cls(
+            scale=scaled.scale,
+            pca=pca,
+            smoother=smoother,
+            lda=lda,
+            **unknown._asdict(),
+            smoothed=smoothed,
+            inferred=bool(not named and batches.any()),
+            report=scaled.reported(report),
+        )
 
     def score(
         self,
@@ -153,72 +152,69 @@ class QueryModel:
         batches: Integers | None = None,
         batch_size: int | None = None,
     ) -> CellScores:
-        """Return the scores of cells, n of them, none of them empty.
+        """Return the scores of n cells, none of them empty.
 
         Parameters
         ----------
         rows
-            Their row numbers in the query, shape (n,): those of the sample are not worked out again.
+            Row numbers of the cells in the query, shape (n,). The scores of the sample are not computed again.
         batches
-            As for :meth:`fit`. Where they were inferred, a cell is of the batch of most of its neighbours.
+            As for :meth:`fit`. Where batches were inferred, a cell is in the batch of most of its neighbours.
         """
         batches = np.zeros(len(rows), dtype=np.int64) if batches is None else batches
-        place = np.minimum(np.searchsorted(self.among.rows, rows), max(len(self.among.rows) - 1, 0))
-        seen = self.among.rows[place] == rows if len(self.among.rows) else np.zeros(len(rows), dtype=bool)
-        if seen.all():
-            return self.scores.part(place)
-        new = np.flatnonzero(~seen)
+        sample = self.smoother.rows
+        position = np.minimum(np.searchsorted(sample, rows), max(len(sample) - 1, 0))
+        in_sample = sample[position] == rows if len(sample) else np.zeros(len(rows), dtype=bool)
+        if in_sample.all():
+            return self.scores.part(position)
+        new = np.flatnonzero(~in_sample)
         cells = cells.part(new)
         output = engine.run(cells, self.scale, batch_size=batch_size)
-        found = self._scored(output, engine.embedding.logs(cells), rows[new], batches[new])
-        known = vars(self.scores.part(place[seen]))
-        order = np.argsort(np.concatenate([new, np.flatnonzero(seen)]), kind="stable")
-        pairs = {name: (values, known[name]) for name, values in vars(found).items() if values is not None}
+        scored = self._scores(output, engine.embedding.logs(cells), rows[new], batches[new])
+        known = vars(self.scores.part(position[in_sample]))
+        order = np.argsort(np.concatenate([new, np.flatnonzero(in_sample)]), kind="stable")
+        pairs = {name: (values, known[name]) for name, values in vars(scored).items() if values is not None}
         return CellScores(**{name: np.concatenate(pair)[order] for name, pair in pairs.items()})
 
-    def with_cutoffs(self, thresholds: Thresholds, names: tuple[str, ...], options: AnnotateOptions) -> QueryModel:
-        """Return the model with what makes a cell Unknown, as the options ask for.
+    def with_rule(self, thresholds: Thresholds, names: tuple[str, ...], options: AnnotateOptions) -> QueryModel:
+        """Return the model with the rule for Unknown that the options ask for, and with the compatibility.
 
         Raises
         ------
         ConfigError
-            When familiarity is asked for and the reference has none.
+            When an option needs ID scores and the reference has none.
         """
-        probabilities = self.calibrated(thresholds, self.scores.probabilities)
-        scores, sample = self.scores.familiarity, replace(self.scores, probabilities=probabilities)
+        sample = replace(self.scores, probabilities=self.calibrated(thresholds, self.scores.probabilities))
         few_genes = self.report.few_genes
-        cutoffs = fit_cutoffs(
-            thresholds, options, names, sample, self.support, smoothed=self.smoothed, few_genes=few_genes
+        rule = fit_rejection(
+            thresholds, options, names, sample, self.match, smoothed=self.smoothed, few_genes=few_genes
         )
-        calibration = thresholds.calibration(self.smoothed)
-        if calibration is None or scores is None or not len(scores):
-            return replace(self, cutoffs=cutoffs)
-        best = probabilities.argmax(axis=1)
-        shifted = shift(scores, best, calibration.everything)
-        farther = expected_false_rejection(calibration, names, best, scores, thresholds.unknown_rate)
-        kept = None
-        if self.contrasts is not None and self.scorer is not None and self.scorer.profiles is not None:
-            kept = mean_contrast(self.contrasts, best, self.scores.batches)
-        verdict = check_compatibility(self.comparison, kept, shifted, farther, thresholds.unknown_rate)
-        return replace(self, cutoffs=cutoffs if verdict.usable else cutoffs.reject_all(), verdict=verdict)
+        calibration, id_scores = thresholds.calibration(self.smoothed), sample.id_score
+        if calibration is None or id_scores is None or self.match is None or not len(id_scores):
+            return replace(self, rule=rule)
+        best, rate = sample.probabilities.argmax(axis=1), thresholds.unknown_rate
+        compatibility = check_compatibility(
+            self.comparison,
+            None if self.comparison is None else self.match.mean_contrast,
+            score_loss(id_scores, best, calibration.everything),
+            expected_false_rejection(calibration, names, best, id_scores, rate),
+            rate,
+        )
+        return replace(self, rule=rule if compatibility.usable else rule.reject_all(), compatibility=compatibility)
 
     def calibrated(self, thresholds: Thresholds, probabilities: Floats) -> npt.NDArray[np.float32]:
-        """Return probabilities at the temperature of cells seen with neighbours; alone, the network has done it."""
+        """Return probabilities at the temperature for smoothed cells; without smoothing the network applies its own."""
         calibration = thresholds.smoothed if self.smoothed else None
         return tempered(probabilities, calibration.temperature if calibration else 1.0).astype(np.float32)
 
     def save(self) -> bytes:
-        """Return the model as a safetensors file, for another process that has the same reference."""
-        cutoffs = self.cutoffs and replace(self.cutoffs, limits=None, ood=None)
-        told = {name: getattr(self, name) for name in ("smoothed", "inferred", "comparison")}
-        told |= {"report": asdict(self.report), "cutoffs": cutoffs and asdict(cutoffs), "verdict": self.verdict}
-        parts: dict[str, Any] = {
-            name: getattr(self, name) for name in ("among", "space", "places", "scores", "typicality")
-        }
-        arrays: dict[str, Any] = {"limits": self.cutoffs and self.cutoffs.limits}
-        arrays |= {"contrasts": self.contrasts, "support": self.support}
-        parts["ood"] = self.cutoffs and self.cutoffs.ood
+        """Return the model as a safetensors file, for another process with the same reference."""
+        rule = asdict(replace(self.rule, limits=None, ood=None)) if self.rule else None
+        metadata = _ModelMetadata(self.smoothed, self.inferred, self.report, self.comparison, rule, self.compatibility)
+        arrays: dict[str, Any] = {"limits": self.rule and self.rule.limits}
         arrays["mean"], arrays["std"] = self.scale or (None, None)
+        parts = {name: getattr(self, name) for name in ("pca", "smoother", "lda", "averager", "match", "scores")}
+        parts["ood"] = self.rule and self.rule.ood
         if self.scorer is not None:
             arrays |= {"effects": self.scorer.effects, "batches": self.scorer.batches}
             parts |= {"sample": self.scorer.sample, "profiles": self.scorer.profiles}
@@ -226,67 +222,101 @@ class QueryModel:
                 arrays |= {f"logs.{name}": getattr(self.scorer.logs, name) for name in CSR}
         for name, part in parts.items():
             arrays |= {f"{name}.{field.name}": getattr(part, field.name) for field in (part and fields(part)) or ()}
-        kept = {name: np.ascontiguousarray(array) for name, array in arrays.items() if array is not None}
-        return save_tensors(kept, metadata={"query_model": msgspec.json.encode(told).decode()})
+        present = {name: np.ascontiguousarray(array) for name, array in arrays.items() if array is not None}
+        return save_tensors(present, metadata={"query_model": msgspec.json.encode(metadata).decode()})
 
     @classmethod
-    def load(cls, content: bytes, familiarity: LabelGeometry | None) -> QueryModel:
-        """Return a model that :meth:`save` wrote, with the familiarity of the same reference."""
+    def load(cls, content: bytes, geometry: LabelGeometry | None) -> QueryModel:
+        """Return a model from the content that :meth:`save` returned, with the label geometry of the same reference."""
         arrays = load_tensors(content)
         size = int.from_bytes(content[:8], "little")
-        metadata = msgspec.json.decode(content[8 : 8 + size])["__metadata__"]["query_model"]
-        told = msgspec.json.decode(metadata, type=_ModelMetadata)
+        text = msgspec.json.decode(content[8 : 8 + size])["__metadata__"]["query_model"]
+        metadata = msgspec.json.decode(text, type=_ModelMetadata)
 
-        def part(name: str) -> dict[str, Any]:
-            return {key.removeprefix(f"{name}."): arrays[key] for key in arrays if key.startswith(f"{name}.")}
+        def part(kind: Any, name: str) -> Any:
+            own = {key.removeprefix(f"{name}."): arrays[key] for key in arrays if key.startswith(f"{name}.")}
+            return kind(**own) if own else None
 
-        scorer = typicality = None
-        if familiarity is not None and (sample := part("sample")):
-            profiles = Profiles(**part("profiles")) if part("profiles") else None
+        scorer = None
+        if geometry is not None and (sample := part(NetworkOutput, "sample")):
+            profiles = part(Profiles, "profiles")
             logs = None
             if profiles is not None:
-                shape = len(sample["energies"]), profiles.means.shape[1]
-                logs = sparse.csr_matrix(tuple(part("logs")[name] for name in CSR), shape)
-            output, batches = NetworkOutput(**sample), arrays["batches"]
-            scorer = OODScorer(familiarity, output, batches, logs, profiles, arrays.get("effects"))
-            typicality = Typicality(**part("typicality"))
-        cutoffs = None
-        if told.cutoffs:
-            ood = OODRule(**part("ood")) if part("ood") else None
-            cutoffs = RejectionRule(**told.cutoffs | {"limits": arrays.get("limits"), "ood": ood})
+                shape = len(sample.energies), profiles.means.shape[1]
+                logs = sparse.csr_matrix(tuple(arrays[f"logs.{name}"] for name in CSR), shape)
+            scorer = OODScorer(geometry, sample, arrays["batches"], logs, profiles, arrays.get("effects"))
+        rule = None
+        if metadata.rule:
+            rule = RejectionRule(**metadata.rule | {"limits": arrays.get("limits"), "ood": part(OODRule, "ood")})
         return cls(
             scale=(arrays["mean"], arrays["std"]) if "mean" in arrays else None,
-            space=QueryPCA(**part("space")) if part("space") else None,
-            among=KNNSmoother(**part("among")),
-            places=QueryLDA(**part("places")) if part("places") else None,
+            pca=part(QueryPCA, "pca"),
+            smoother=part(KNNSmoother, "smoother"),
+            lda=part(QueryLDA, "lda"),
             scorer=scorer,
-            typicality=typicality,
-            contrasts=arrays.get("contrasts"),
-            support=arrays.get("support"),
-            scores=CellScores(**part("scores")),
-            smoothed=told.smoothed,
-            inferred=told.inferred,
-            report=told.report,
-            comparison=told.comparison,
-            verdict=told.verdict,
-            cutoffs=cutoffs,
+            averager=part(ScoreAverager, "averager"),
+            match=part(LabelMatch, "match"),
+            scores=part(CellScores, "scores"),
+            smoothed=metadata.smoothed,
+            inferred=metadata.inferred,
+            report=metadata.report,
+            comparison=metadata.comparison,
+            rule=rule,
+            compatibility=metadata.compatibility,
         )
 
-    def _scored(
+    def _scores(
         self, output: NetworkOutput, logs: sparse.csr_matrix | None, rows: Rows, batches: Integers
     ) -> CellScores:
-        """Return the scores of cells from what the network says of each alone."""
-        points = _places(self.space, output, logs)
-        near = self.among.nearest(points, rows) if self.smoothed else np.empty((len(rows), 0), dtype=np.int64)
+        """Return the scores of cells outside of the sample from their network output."""
+        points = _coordinates(self.pca, output, logs)
+        neighbours = np.empty((len(rows), 0), dtype=np.int64)
+        if self.smoothed:
+            neighbours = self.smoother.nearest(points, rows)
         if self.inferred:
-            of_near = self.scores.batches[near]  # (n, neighbours)
-            batches = np.stack([(of_near == batch).sum(axis=1) for batch in range(of_near.max() + 1)]).argmax(axis=0)
-        smooth = self.among.smooth(output.probabilities, points, near)
-        probabilities = self.places.weigh(smooth, points) if self.places else smooth
-        if self.scorer is None or self.typicality is None:
+            near = self.scores.batches[neighbours]  # (n, 14)
+            batches = np.stack([(near == batch).sum(axis=1) for batch in range(near.max() + 1)]).argmax(axis=0)
+        probabilities = self.smoother.smooth(output.probabilities, points, neighbours)
+        probabilities = self.lda.reweight(probabilities, points) if self.lda else probabilities
+        if self.scorer is None or self.averager is None:
             return CellScores(probabilities, batches)
-        evidence = self.scorer.score(output, logs, near, batches)
-        return CellScores(probabilities, batches, evidence.familiarity, self.typicality.of(evidence, batches, near))
+        evidence = self.scorer.score(output, logs, neighbours, batches)
+        averaged = self.averager.average(evidence, batches, neighbours)
+        return CellScores(probabilities, batches, evidence.id_score, averaged)
+
+
+class _UnknownFit(NamedTuple):
+    """Parts of a :class:`QueryModel` that decide which cells are Unknown."""
+
+    scorer: OODScorer | None
+    averager: ScoreAverager | None
+    match: LabelMatch | None
+    comparison: Comparison | None
+    scores: CellScores
+
+
+def _fit_unknown(
+    geometry: LabelGeometry,
+    smoother: KNNSmoother,
+    output: NetworkOutput,
+    logs: sparse.csr_matrix | None,
+    profiles: Profiles | None,
+    scores: CellScores,
+) -> _UnknownFit:
+    """Fit the parts that decide which cells are Unknown, and return them with the scores of the sample."""
+    best, batches, neighbours = scores.probabilities.argmax(axis=1), scores.batches, smoother.neighbours
+    scorer = geometry.scorer(smoother, output, logs, profiles, batches)
+    evidence = scorer.score(output, logs, neighbours, batches)
+    averager = ScoreAverager.fit(evidence, best, batches, neighbours)
+    averaged = averager.average(evidence, batches, neighbours)
+    scores = replace(scores, id_score=evidence.id_score, averaged_score=averaged)
+    if logs is None or profiles is None:
+        match = LabelMatch.fit(output.vectors, best, batches, geometry.profiles, [])
+        return _UnknownFit(scorer, averager, match, None, scores)
+    markers = marker_genes(profiles)
+    match = LabelMatch.fit(logs, best, batches, profiles, markers)
+    comparison = Comparison.fit(LabelMeans.fit(logs, best, len(profiles.means)), profiles, markers)
+    return _UnknownFit(scorer, averager, match, comparison, scores)
 
 
 def _batches_note(batches: Integers) -> tuple[str, ...]:
@@ -294,25 +324,25 @@ def _batches_note(batches: Integers) -> tuple[str, ...]:
     if not batches.any():
         return ()
     sizes = ", ".join(str(cells) for cells in sorted(np.bincount(batches), reverse=True))
-    inferred = f"{batches.max() + 1} batches were inferred ({sizes} of {len(batches)} sampled cells)"
     note = (
-        f"No column of obs names batches; {inferred}, and Unknown is decided within each. To name a column: "
-        "batch_key='COLUMN' (--batch-key COLUMN). To take all cells as one batch: batch_key=None (--no-batch)."
+        f"No column of obs names batches. {batches.max() + 1} batches were inferred ({sizes} of {len(batches)} sampled "
+        "cells), and Unknown is decided within each batch. To name a column: batch_key='COLUMN' (--batch-key COLUMN). "
+        "To treat all cells as one batch: batch_key=None (--no-batch)."
     )
     return (note,)
 
 
-def _places(space: QueryPCA | None, output: NetworkOutput, logs: sparse.csr_matrix | None) -> Floats:
-    """Return where cells lie among themselves, shape (n, D)."""
-    return output.vectors if space is None or logs is None else space.place(logs)
+def _coordinates(pca: QueryPCA | None, output: NetworkOutput, logs: sparse.csr_matrix | None) -> Floats:
+    """Return the coordinates in which neighbours are searched, shape (n, D)."""
+    return output.vectors if pca is None or logs is None else pca.transform(logs)
 
 
 class _ModelMetadata(msgspec.Struct):
-    """What a saved model keeps beside its arrays."""
+    """Contents of a saved model other than arrays."""
 
     smoothed: bool
     inferred: bool
     report: InputReport
     comparison: Comparison | None
-    cutoffs: dict[str, Any] | None
-    verdict: Compatibility | None
+    rule: dict[str, Any] | None
+    compatibility: Compatibility | None

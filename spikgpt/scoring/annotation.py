@@ -1,4 +1,4 @@
-"""The labels of a query, and how they were found."""
+"""Annotation: labels, scores and provenance of the cells of a query, for AnnData and tables."""
 
 from __future__ import annotations
 
@@ -12,9 +12,10 @@ import numpy as np
 import numpy.typing as npt
 import pandas as pd
 
-from spikgpt.errors import SpikGPTWarning, printable
+from spikgpt.constants import CONSTANTS
+from spikgpt.errors import printable, warn
 from spikgpt.options import KEY_ADDED
-from spikgpt.scoring.compatibility import FARTHER, Compatibility
+from spikgpt.scoring.compatibility import Compatibility
 from spikgpt.scoring.palette import UNKNOWN_COLOR, palette
 from spikgpt.scoring.rejection import RejectionRule
 from spikgpt.types import UNKNOWN, Bools, InputReport, Strings
@@ -23,18 +24,21 @@ from spikgpt.version import __version__
 if TYPE_CHECKING:
     from anndata import AnnData
 
-# What is written to an AnnData, after the annotation's key and an underscore.
+# Names of columns and arrays in an AnnData, after the prefix and an underscore.
 LABEL, BEST_LABEL, BROAD_LABEL = LABELS = "label", "best_label", "label_broad"
-CONFIDENCE, FAMILIARITY, OOD_SCORE = "confidence", "familiarity", "ood_score"
+CONFIDENCE, TYPICALITY, OOD_SCORE = "confidence", "typicality", "ood_score"
 PROBABILITIES, CLUSTER_LABEL = "probabilities", "cluster_label"
+# Name of the typicality in version 0.9, which is still written in this version.
+OLD_TYPICALITY = "familiarity"
 
-# A note is made above this share of Unknown cells, and below this share of matched genes.
+# Share of Unknown cells above which there is a note, and share of matched genes below which there is a note.
 SUSPICIOUS_UNKNOWN = SUSPICIOUS_GENES = 0.5
-# A note is made above this share of Unknown cells among confident ones, and names so many labels.
+# A note is made if more than this share of the confident cells is Unknown. It names so many labels.
 CONFIDENT, CONFIDENT_UNKNOWN, LABELS_NAMED = 0.9, 0.1, 3
-# Rows of a table made at a time.
+LIMITS = CONSTANTS.compatibility
+# Rows of a table in a chunk.
 ROWS = 10_000
-# Labels that stand in the short description.
+# Labels in the short description.
 LABELS_SHOWN = 5
 
 
@@ -47,28 +51,29 @@ class Annotation:
     obs_names
         Names of the cells, by index.
     best, confidence, probabilities
-        Index of the most probable of the ``label_names``, shape (n,), its probability, shape (n,), and those of all
-        labels, shape (n, L). They answer which label it is, if it is one of them.
+        Index of the most probable of the ``label_names``, shape (n,), its probability, shape (n,), and the
+        probabilities of all labels, shape (n, L).
     empty
-        Cells without counts, shape (n,); they are Unknown with confidence 0.
+        True for cells without counts, shape (n,). They are Unknown with confidence 0.
     broad
-        Index of ``broad_names`` for each cell, shape (n,): terms of the Cell Ontology where labels are too close to
-        call.
-    verdict
-        Whether the reference suits the cells at all, None for a reference of format 1.
-    rejected, familiarity, cutoffs
-        Which cells are Unknown, shape (n,); share of held-out known cells that are less familiar, shape (n,), None for
-        a reference of format 1; and the rule behind both. They answer whether it is one of the labels.
+        Index of ``broad_names``, shape (n,): the label, or for ambiguous labels the Cell Ontology term above them.
+    compatibility
+        Result of the check that the reference suits the query; None for a reference of format 1.
+    rejected, rule
+        True for Unknown cells, shape (n,), and the rule behind them.
+    typicality
+        Conformal p-value: share of held-out cells with a lower in-distribution score, shape (n,). None for a reference
+        of format 1.
     ood_score
         Out-of-distribution score, shape (n,): Unknown above 0 by the default rule, or below a confidence where the
-        query has few genes; NaN for empty cells. None where another rule decides.
+        query has few genes. NaN for empty cells. None where another rule decides.
     batch_key
-        Columns of obs that name the batches within which cells were compared; "inferred" where the batches were found
-        in the cells themselves; None for one batch.
+        Columns of obs with the batches within which cells were compared; "inferred" where the batches were inferred
+        from the cells; None for one batch.
     smoothed
-        Whether cells were labelled with their neighbours: not if that was not asked for, or there are too few cells.
+        True if label probabilities were averaged over neighbours, which needs 100 cells.
     key_added
-        First part of the names of columns, arrays and provenance in an AnnData and in tables.
+        Prefix of the names of columns, arrays and provenance in an AnnData and in tables.
     """
 
     obs_names: Any
@@ -80,9 +85,9 @@ class Annotation:
     broad: npt.NDArray[np.int16]
     broad_names: tuple[str, ...]
     rejected: Bools
-    familiarity: npt.NDArray[np.float32] | None
-    cutoffs: RejectionRule
-    verdict: Compatibility | None
+    typicality: npt.NDArray[np.float32] | None
+    rule: RejectionRule
+    compatibility: Compatibility | None
     smoothed: bool
     reference_name: str
     reference_origin: str | None
@@ -108,6 +113,18 @@ class Annotation:
         return _text(self._column(BROAD_LABEL))
 
     @property
+    def familiarity(self) -> npt.NDArray[np.float32] | None:
+        """Deprecated name of :attr:`typicality`."""
+        warn("Annotation.familiarity is now called typicality.", category=DeprecationWarning)
+        return self.typicality
+
+    @property
+    def verdict(self) -> Compatibility | None:
+        """Deprecated name of :attr:`compatibility`."""
+        warn("Annotation.verdict is now called compatibility.", category=DeprecationWarning)
+        return self.compatibility
+
+    @property
     def unknown_fraction(self) -> float:
         """Share of cells that are Unknown."""
         return float(self.rejected.mean()) if self.rejected.size else 0.0
@@ -117,7 +134,7 @@ class Annotation:
         return {str(label): int(cells) for label, cells in self.summary()["cells"].items()}
 
     def summary(self) -> pd.DataFrame:
-        """Return one row a label, the largest first: its cells, their share of all and their mean confidence."""
+        """Return a table with one row per label, the largest first: cells, share of all cells, mean confidence."""
         labels: Any = self._column(LABEL)
         grouped = pd.Series(self.confidence).groupby(labels, observed=True)
         cells, confidence = grouped.size(), grouped.mean()
@@ -125,11 +142,11 @@ class Annotation:
         return table.sort_values("cells", ascending=False, kind="stable")
 
     def obs(self) -> pd.DataFrame:
-        """Return the columns for ``obs``: labels as categories, confidence and familiarity."""
+        """Return the columns for ``obs``: labels as categories, confidence, typicality and OOD score."""
         columns: dict[str, Any] = {self.named(name): self._column(name) for name in LABELS}
         columns[self.named(CONFIDENCE)] = self.confidence
-        if self.familiarity is not None:
-            columns[self.named(FAMILIARITY)] = self.familiarity
+        if self.typicality is not None:
+            columns[self.named(TYPICALITY)] = columns[self.named(OLD_TYPICALITY)] = self.typicality
         if self.ood_score is not None:
             columns[self.named(OOD_SCORE)] = self.ood_score
         return pd.DataFrame(columns, index=pd.Index(self.obs_names[:]))
@@ -139,33 +156,36 @@ class Annotation:
         return {self.named(PROBABILITIES): self.probabilities}
 
     def uns(self, target: Any = None) -> dict[str, Any]:
-        """Return what belongs into ``uns``: where the labels come from, and their colours for scanpy's plots.
+        """Return the entries for ``uns``: provenance of the labels, and their colours for scanpy's plots.
 
         Parameters
         ----------
         target
-            The cells that the labels are written into; see :meth:`notes`.
+            AnnData that the labels are written into; see :meth:`notes`.
         """
+        check = self.compatibility
         provenance = {
             "reference": self.reference_name,
             "reference_origin": self.reference_origin or "",
             "reference_digest": self.reference_digest,
             "spikgpt_version": __version__,
             "labels": np.array(self.label_names, dtype=object),
-            "verdict": self.verdict.kind if self.verdict else "",
-            "evidence": self.verdict.evidence if self.verdict else "",
-            "evidence_values": self.verdict.values if self.verdict else {},
-            "rule": self.cutoffs.rule,
-            "threshold": np.nan if self.cutoffs.threshold is None else self.cutoffs.threshold,
-            "unknown_rate": np.nan if self.cutoffs.unknown_rate is None else self.cutoffs.unknown_rate,
+            "compatibility": check.kind if check else "",
+            "evidence": check.evidence if check else "",
+            "evidence_values": check.values if check else {},
+            "rule": self.rule.rule,
+            "threshold": np.nan if self.rule.threshold is None else self.rule.threshold,
+            "unknown_rate": np.nan if self.rule.unknown_rate is None else self.rule.unknown_rate,
             "batch_key": self.batch_key or "",
             "values": f"{self.report.values} from {self.report.source}",
             "scaling": self.report.scaling,
-            "neighbours": self.smoothed,
+            "smoothing": self.smoothed,
             "genes_matched": self.report.genes_matched,
             "genes_total": self.report.genes_total,
             "notes": np.array(self.notes(target), dtype=object),
         }
+        # Names of version 0.9, which are still written in this version.
+        provenance |= {"verdict": provenance["compatibility"], "neighbours": self.smoothed}
         colors = {f"{self.named(name)}_colors": self.colors(self._column(name).categories) for name in LABELS}
         return {self.key_added: provenance} | colors
 
@@ -174,32 +194,33 @@ class Annotation:
         return f"{self.key_added}_{name}"
 
     def colors(self, names: Iterable[str]) -> npt.NDArray[np.object_]:
-        """Return a hex code for each of some labels: the same in all queries of a reference, and grey for Unknown."""
+        """Return a hex code for each label: the same in all queries of a reference, and grey for Unknown."""
         known = [name for name in dict.fromkeys(self.label_names + self.broad_names) if name != UNKNOWN]
         codes = dict(zip(known, palette(len(known)), strict=True)) | {UNKNOWN: UNKNOWN_COLOR}
         return np.array([codes[name] for name in names], dtype=object)
 
     def sentences(self) -> list[str]:
-        """Return whole sentences on how the labels were found: values, genes, rejection, and the verdict."""
-        report, verdict = self.report, self.verdict
+        """Return sentences on the values, the genes, the rejection and the compatibility."""
+        report, check = self.report, self.compatibility
         return [
             f"Read {report.values} from {report.source}; scaling: {report.scaling}.",
             *([report.genes] if report.genes else []),
-            f"{100 * self.unknown_fraction:.1f}% Unknown: {self.cutoffs.rule}.",
-            *([f"{verdict.kind.capitalize()}: {verdict.evidence}."] if verdict else []),
+            f"{100 * self.unknown_fraction:.1f}% Unknown: {self.rule.rule}.",
+            *([f"{check.kind.capitalize()}: {check.evidence}."] if check else []),
         ]
 
     def notes(self, target: Any = None) -> list[str]:
-        """Return whole sentences on anything suspicious.
+        """Return sentences on everything suspicious.
 
         Parameters
         ----------
         target
-            The cells that the labels are written into, to name what is replaced there and was not written by SpikGPT.
+            AnnData that the labels are written into. The notes then name the columns that are replaced there.
         """
-        notes, cutoffs, usable = list(self.report.notes), self.cutoffs, self.verdict is None or self.verdict.usable
-        if self.verdict and not usable:
-            notes.insert(0, f"Another tissue or species, do not use these labels: {self.verdict.evidence}.")
+        notes, rule, check = list(self.report.notes), self.rule, self.compatibility
+        usable = check is None or check.usable
+        if check and not usable:
+            notes.insert(0, f"Another tissue or species, do not use these labels: {check.evidence}.")
         matched, total = self.report.genes_matched, self.report.genes_total
         if not self.report.of_query and matched < SUSPICIOUS_GENES * total:
             notes.append(
@@ -207,14 +228,15 @@ class Annotation:
             )
         if self.empty.any():
             notes.append(f"{int(self.empty.sum())} cells have no counts and are {UNKNOWN}.")
-        rate, farther = cutoffs.unknown_rate, cutoffs.farther
-        if rate and farther is not None and farther > FARTHER * rate and usable and cutoffs.ood is None:
+        promised, expected = rule.unknown_rate, rule.false_rejection
+        another_study = bool(promised and expected is not None and expected > LIMITS.another_study * promised)
+        if another_study and usable and rule.ood is None:
             notes.append(
-                f"These cells lie farther from the reference than its own held-out cells, so about "
-                f"{100 * farther:.0f}% of the cells of known types are {UNKNOWN}, not at most {100 * rate:g}%. "
-                "Leave out same_study (--same-study) unless they are of the reference's own study."
+                f"The query is from another study than the reference, so about {100 * (expected or 0):.0f}% of the "
+                f"cells of known types are {UNKNOWN}, not at most {100 * (promised or 0):g}%. Leave out "
+                "reference_cutoff (--reference-cutoff) unless the query is from the reference's own study."
             )
-        if usable and (least := cutoffs.least_confidence) is not None:
+        if usable and (least := rule.least_confidence) is not None:
             uncertain = float((~self.empty & (self.confidence < least)).mean())
             notes.append(
                 f"The query has few of the reference's genes, so the cells with a confidence below {least:.2f} "
@@ -230,39 +252,39 @@ class Annotation:
         return notes if target is None else notes + self._replaced(target)
 
     def _confident_unknown(self) -> str | None:
-        """Return a note on confident cells that are Unknown, by label, if they are many and the OOD rule says so."""
+        """Return a note on the labels of confident cells that are Unknown by the OOD rule, if such cells are many."""
         confident = self.confidence >= CONFIDENT
         unknown = confident & self.rejected
-        if self.cutoffs.ood is None or not unknown.sum() > CONFIDENT_UNKNOWN * confident.sum():
+        if self.rule.ood is None or not unknown.sum() > CONFIDENT_UNKNOWN * confident.sum():
             return None
         cells, lost = (np.bincount(self.best[some], minlength=len(self.label_names)) for some in (confident, unknown))
-        largest = [place for place in np.argsort(-lost, kind="stable")[:LABELS_NAMED] if lost[place]]
-        named = ", ".join(f"{self.label_names[place]} ({lost[place]} of {cells[place]})" for place in largest)
+        largest = [label for label in np.argsort(-lost, kind="stable")[:LABELS_NAMED] if lost[label]]
+        named = ", ".join(f"{self.label_names[label]} ({lost[label]} of {cells[label]})" for label in largest)
         return (
             f"{100 * unknown.sum() / confident.sum():.0f}% of the cells with a confidence of at least {CONFIDENT} are "
-            f"{UNKNOWN}; by best label: {named}. They may be of a type that the reference lacks, or of a batch of "
-            f"their own. Batches used: {self.batch_key or 'none'}. To name a column: batch_key='COLUMN' "
+            f"{UNKNOWN}; by best label: {named}. These cells may be of a type that the reference lacks, or of a "
+            f"separate batch. Batches used: {self.batch_key or 'none'}. To name a column: batch_key='COLUMN' "
             "(--batch-key COLUMN). To label all cells: unknown_rate=0 (--no-unknown)."
         )
 
     def _replaced(self, target: AnnData) -> list[str]:
-        """Say what this annotation replaces: labels of another reference, or what others have written."""
+        """Return a note on the entries that this annotation replaces: labels of another reference, or foreign data."""
         columns = list(self.obs())
         before = target.uns.get(self.key_added)
         if not isinstance(before, Mapping) or "spikgpt_version" not in before:
-            there = [f"obs[{name!r}]" for name in columns if name in target.obs.columns]
-            there += [f"obsm[{name!r}]" for name in self.obsm() if name in target.obsm]
+            replaced = [f"obs[{name!r}]" for name in columns if name in target.obs.columns]
+            replaced += [f"obsm[{name!r}]" for name in self.obsm() if name in target.obsm]
             names = (self.key_added, *(f"{self.named(name)}_colors" for name in LABELS))
-            there += [f"uns[{name!r}]" for name in names if name in target.uns]
-            return [f"What others had written to {', '.join(there)} was replaced."] if there else []
+            replaced += [f"uns[{name!r}]" for name in names if name in target.uns]
+            return [f"Data of other tools in {', '.join(replaced)} was replaced."] if replaced else []
         name, digest = str(before.get("reference", "")), str(before.get("reference_digest", ""))
         if (name, digest) == (self.reference_name, self.reference_digest):
             return []
         which = repr(name) if name != self.reference_name else f"{name!r} of the digest {digest or 'unknown'}"
         note = f"The labels by the reference {which} were replaced."
-        # Columns that this annotation does not have stay.
-        both = (self.named(name) for name in (FAMILIARITY, OOD_SCORE, CLUSTER_LABEL))
-        if left := [f"obs[{name!r}]" for name in both if name not in columns and name in target.obs.columns]:
+        # Columns that this annotation does not write stay as they are.
+        optional = (self.named(name) for name in (TYPICALITY, OLD_TYPICALITY, OOD_SCORE, CLUSTER_LABEL))
+        if left := [f"obs[{name!r}]" for name in optional if name not in columns and name in target.obs.columns]:
             note += f" {' and '.join(left)} may still be by {which}."
         return [f"{note} To keep the labels of both, use key_added='NAME' (--key-added NAME)."]
 
@@ -284,7 +306,7 @@ class Annotation:
                 "The labels were written to a view of an AnnData, which is a copy now; its parent has no labels. To "
                 "keep them, give the view a name: part = adata[...].copy()."
             )
-            warnings.warn(msg, SpikGPTWarning, stacklevel=3)
+            warn(msg)
         with warnings.catch_warnings():
             warnings.simplefilter("ignore", ImplicitModificationWarning)
             for name, column in self.obs().items():
@@ -293,15 +315,14 @@ class Annotation:
                 adata.obsm[name] = array
             for name, value in uns.items():
                 adata.uns[name] = value
-        for note in uns[self.key_added]["notes"]:
-            warnings.warn(note, SpikGPTWarning, stacklevel=3)
+        warn(*uns[self.key_added]["notes"])
 
     def table(self) -> pd.DataFrame:
-        """Return one row a cell: labels, confidence, familiarity, and the probability of every label."""
+        """Return a table with one row per cell: the columns for ``obs``, and the probability of every label."""
         return self._rows(self.obs(), slice(None))
 
     def table_chunks(self) -> Iterator[pd.DataFrame]:
-        """Give :meth:`table` some rows at a time, at least once."""
+        """Yield :meth:`table` in chunks of rows, at least one chunk."""
         obs = self.obs()
         for start in range(0, max(len(obs), 1), ROWS):
             yield self._rows(obs, slice(start, start + ROWS))
@@ -323,22 +344,22 @@ class Annotation:
             )
         )
         head = "<tr><th>label</th><th>cells</th><th>share</th><th>mean confidence</th></tr>"
-        title = f"{len(self.best)} cells by {self.reference_name!r}; {UNKNOWN}: {self.cutoffs.rule}"
+        title = f"{len(self.best)} cells by {self.reference_name!r}; {UNKNOWN}: {self.rule.rule}"
         texts = [*self.sentences(), *(f"Note: {note}" for note in self.notes())]
         below = "".join(f"<p>{escape(printable(text))}</p>" for text in texts)
         return f"<table><caption>{escape(title)}</caption>{head}{rows}</table>{below}"
 
     def _column(self, name: str) -> pd.Categorical:
-        """Return a column of labels, with those that occur as categories, in alphabetical order."""
+        """Return a column of labels as categories, in alphabetical order, without categories that do not occur."""
         codes, names = (self.broad, self.broad_names) if name == BROAD_LABEL else (self.best, self.label_names)
         texts = list(dict.fromkeys([*names, UNKNOWN]))
         codes = np.where(
             self.empty | ~(self.confidence > 0) if name == BEST_LABEL else self.rejected, texts.index(UNKNOWN), codes
         )
         present = sorted(np.unique(codes).tolist(), key=lambda code: texts[code])
-        places = np.zeros(len(texts), dtype=np.int16)
-        places[present] = np.arange(len(present))
-        return pd.Categorical.from_codes(places[codes], pd.Index([texts[code] for code in present]))
+        category = np.zeros(len(texts), dtype=np.int16)
+        category[present] = np.arange(len(present))
+        return pd.Categorical.from_codes(category[codes], pd.Index([texts[code] for code in present]))
 
     def _rows(self, obs: pd.DataFrame, part: slice) -> pd.DataFrame:
         """Return some rows of the table."""

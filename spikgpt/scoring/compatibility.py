@@ -1,13 +1,15 @@
-"""Whether a reference suits a query at all: the same study, another one, or another tissue or species.
+"""Compatibility of a reference with a query: same tissue and species, or not.
 
-Cells of another study lie far from the reference, and so do those of another tissue. Three findings tell the two apart:
+Cells of another study lie far from the reference, and so do cells of another tissue. Three measures tell these apart:
 
-- the correlation of the differences between labels, query against reference: a shift that all labels share cancels;
-- the mean contrast of the labels, see :mod:`spikgpt.scoring.contrasts`;
-- marker genes: the level that the markers of their own label reach in the cells, and those of another label.
+- correlation: the differences between labels in the query, against those in the reference. A batch effect that all
+  labels share cancels;
+- mean contrast of the labels (:mod:`spikgpt.scoring.label_match`);
+- marker level of the cells' own label, and of another label (same module).
 
-The similarity is correlation + 0.2 mean contrast + own markers - 0.8 other markers. It judges queries of one or two
-cell types too.
+    similarity = correlation + 0.2 mean contrast + min(own markers, 1) - 0.8 other markers
+
+The similarity also applies to queries of one or two cell types.
 """
 
 from __future__ import annotations
@@ -16,9 +18,9 @@ from dataclasses import dataclass, field
 from typing import Literal
 
 import numpy as np
-from scipy import sparse
 
-from spikgpt.scoring.contrasts import marker_genes, marker_levels
+from spikgpt.constants import CONSTANTS
+from spikgpt.scoring.label_match import LabelMeans, MarkerGenes, marker_levels
 from spikgpt.scoring.thresholds import ConformalScores
 from spikgpt.types import Floats, Integers, Profiles
 
@@ -27,197 +29,184 @@ LIKE: Kind = "like the reference"
 STUDY: Kind = "another study, labels hold"
 OTHER: Kind = "another tissue or species, do not use"
 
-# Labels of the query that are compared have so many cells, and such a share of them.
-CELLS_TO_COMPARE, SHARE_TO_COMPARE = 10, 0.05
-# Weights of the similarity, its least value in the same tissue and species, and the least correlation there, as which
-# the correlation counts where no two labels can be compared. Own markers count as 1 at most.
-CONTRAST_WEIGHT, OTHER_WEIGHT, LEAST_SIMILARITY, LEAST_CORRELATION = 0.2, 0.8, 1.0, 0.65
-# A query is refused if other markers exceed own markers by more.
-MOST_OF_OTHERS = 0.05
-# Least mean contrast in the same tissue: where cells lie far and the correlation is below the first, and otherwise.
-# Above the second correlation, a low contrast is that of a missing type which took over a label. For queries of three
-# labels or more, and for those without a similarity.
-LEAST_CONTRAST, LOST_CONTRAST, CORRELATIONS = 1.0, 0.6, (0.85, 0.9)
-SEVERAL_LABELS = 3
-# Least share of cells whose labels have enough marker genes.
-LEAST_SHARE = 0.5
-# Least loss of familiarity that counts as far, and the loss that refuses a query without similarity and correlation.
-LEAST_SHIFT, LARGEST_SHIFT = 1.2, 3.0
-# Share of the known cells below the limits, as a multiple of the promised one, that speaks for another study.
-FARTHER = 2.0
+LIMITS = CONSTANTS.compatibility
 
 
 @dataclass(frozen=True)
 class Compatibility:
-    """Whether a reference suits a query. ``evidence`` is a sentence, ``values`` are the numbers behind it by name."""
+    """Result of the check. ``evidence`` is a sentence, and ``values`` are the numbers behind it by name."""
 
     kind: Kind
     evidence: str
-    # Their last digits depend on the order of cells and on the engine.
+    # The last digits depend on the order of cells and on the engine.
     values: dict[str, float] = field(compare=False)
 
     @property
     def usable(self) -> bool:
-        """Whether the labels can be used."""
+        """Return False if the query is of another tissue or species."""
         return self.kind != OTHER
 
 
 @dataclass(frozen=True)
 class Comparison:
-    """How the labels of a query compare with the same labels of the reference; None where it cannot be told.
+    """Comparison of the labels of a query with the same labels of the reference; None where it cannot be computed.
 
     Attributes
     ----------
     labels
         Number of labels with enough cells to be compared with each other.
     correlation
-        Correlation of what sets these labels apart with what sets them apart in the reference. Genes count by their
-        variance between the reference's labels, in units of that within; labels by the square root of their cells. Of
-        three labels or more, the one that agrees least is left out: a type that the reference lacks hides among the
-        cells of another. None for fewer than two labels.
+        Correlation of the differences between labels in query and reference; None for fewer than two labels. The weight
+        of a gene is its variance between labels over that within; the weight of a label is the square root of its
+        cells. Of three labels or more, the label that agrees least is left out, as a missing type may be hidden in it.
     own_markers, other_markers
-        The level of a marker is (q - o) / (p - o) of log expression: q in the cells, p in the label in the reference,
-        and o the mean of the other labels there. It is 0 where the cells are like the other labels, and 1 where they
-        are like the label. Means over markers, then over cells: of the cells' own label, and of the other label whose
-        markers have the highest level.
+        Marker level of the cells' own label, and of the other label with the highest marker level, averaged over cells.
     """
 
     labels: int
-    correlation: float | None
-    own_markers: float | None
-    other_markers: float | None
+    correlation: float | None = None
+    own_markers: float | None = None
+    other_markers: float | None = None
 
     @classmethod
-    def of(cls, logs: sparse.csr_matrix, best: Integers, profiles: Profiles) -> Comparison:
-        """Compare the cells of a query.
-
-        Parameters
-        ----------
-        logs
-            Log expression of the query's cells, shape (n, G).
-        best
-            Index of the most probable label of each, shape (n,).
-        """
-        cells = np.bincount(best, minlength=len(profiles.means))
-        enough = np.flatnonzero(cells >= CELLS_TO_COMPARE)
-        # Summed in double precision, so that the order of cells does not show.
-        parts = (logs[best == label].astype(np.float64) for label in enough)
-        means = np.array([np.asarray(part.mean(axis=0)).ravel() for part in parts])  # (labels, G)
-        own, other = _levels(means, cells[enough], enough, profiles)
-        several = cells[enough] >= SHARE_TO_COMPARE * len(best)
-        compared = enough[several]
-        if len(compared) < 2:
-            return cls(len(compared), None, own, other)
-        query, counts = means[several], np.sqrt(cells[compared])
+    def fit(cls, query: LabelMeans, profiles: Profiles, markers: list[MarkerGenes]) -> Comparison:
+        """Compare the mean log expression of the labels of a query with the profiles of the reference."""
+        own, other = _mean_marker_levels(query, profiles, markers)
+        least = max(LIMITS.least_cells, LIMITS.least_share * query.cells.sum())
+        labels = np.flatnonzero(query.cells >= least)
+        if len(labels) < 2:
+            return cls(len(labels), None, own, other)
         weights = (profiles.means.std(axis=0) / profiles.spread) ** 2  # (G,)
-        every = np.arange(len(compared))
-        left = [np.delete(every, label) for label in every] if len(every) >= SEVERAL_LABELS else [every]
-        reference = profiles.means[compared]
-        correlation = max(_correlation(query[some], reference[some], counts[some], weights) for some in left)
-        return cls(len(compared), correlation, own, other)
+        subsets = [labels]
+        if len(labels) >= LIMITS.several_labels:
+            subsets = [np.delete(labels, index) for index in range(len(labels))]
+        counts = np.sqrt(query.cells)
+        pairs = ((query.means[some], profiles.means[some], counts[some]) for some in subsets)
+        return cls(len(labels), max(_correlation(*pair, weights) for pair in pairs), own, other)
 
 
-def _levels(means: Floats, cells: Integers, labels: Integers, profiles: Profiles) -> tuple[float | None, float | None]:
-    """Return the levels of the markers of the cells' own label, and of the other label with the highest level.
-
-    Both are means over labels, weighted by cells; see :func:`spikgpt.scoring.contrasts.marker_levels`.
-    """
-    expressed = marker_levels(means, cells, labels, profiles, marker_genes(profiles))
-    places = np.arange(len(labels))
-    own, others = expressed[places, labels], expressed.copy()
-    others[places, labels] = np.nan
+def _mean_marker_levels(
+    query: LabelMeans, profiles: Profiles, markers: list[MarkerGenes]
+) -> tuple[float | None, float | None]:
+    """Return the marker level of the cells' own label, and of the other label with the highest level, over cells."""
+    labels = np.flatnonzero(query.cells >= LIMITS.least_cells)
+    levels, cells = marker_levels(query, labels, profiles, markers), query.cells[labels]
+    index = np.arange(len(labels))
+    own, others = levels[index, labels], levels.copy()
+    others[index, labels] = np.nan
     known = ~np.isnan(own) & ~np.isnan(others).all(axis=1)
-    if not len(labels) or cells[known].sum() < LEAST_SHARE * cells.sum():
+    if not len(labels) or cells[known].sum() < LIMITS.marker_share * cells.sum():
         return None, None
     shares = cells[known] / cells[known].sum()
     return float(shares @ own[known]), float(shares @ np.nanmax(others[known], axis=1))
 
 
-def _correlation(query: Floats, reference: Floats, counts: Floats, weights: Floats) -> float:
-    """Return the correlation of the differences between labels, (labels, G), by weights of labels and of genes."""
-    shares = counts / counts.sum()
-    weighed = shares[:, None] * weights  # (labels, G)
-    apart, expected = (means - shares @ means for means in (query, reference))
-    lengths = (weighed * apart**2).sum() * (weighed * expected**2).sum()
-    return float((weighed * apart * expected).sum() / np.sqrt(max(lengths, 1e-300)))
+def _correlation(query: Floats, reference: Floats, label_weights: Floats, gene_weights: Floats) -> float:
+    """Return the weighted correlation of the differences between labels, from two sets of means, shape (labels, G)."""
+    shares = label_weights / label_weights.sum()
+    weights = shares[:, None] * gene_weights  # (labels, G)
+    one, other = (means - shares @ means for means in (query, reference))
+    lengths = (weights * one**2).sum() * (weights * other**2).sum()
+    return float((weights * one * other).sum() / np.sqrt(max(lengths, 1e-300)))
 
 
-def shift(familiarity: Floats, best: Integers, held_out: ConformalScores) -> float:
-    """Return by how much a query's cells are less familiar than held-out cells: the median over its labels."""
+def score_loss(id_scores: Floats, best: Integers, held_out: ConformalScores) -> float:
+    """Return the loss of the ID score against held-out cells: the median over the labels of a query."""
     cells = np.bincount(best)
-    medians = [np.median(familiarity[best == label]) for label in np.flatnonzero(cells >= CELLS_TO_COMPARE)]
-    return held_out.median - float(np.median(medians or familiarity))
+    medians = [np.median(id_scores[best == label]) for label in np.flatnonzero(cells >= LIMITS.least_cells)]
+    return held_out.median - float(np.median(medians or id_scores))
 
 
 def check_compatibility(
-    comparison: Comparison | None, kept: float | None, shifted: float, farther: float | None, rate: float
+    comparison: Comparison | None,
+    mean_contrast: float | None,
+    loss: float,
+    false_rejection: float | None,
+    unknown_rate: float,
 ) -> Compatibility:
-    """Return the verdict on a query.
+    """Return the compatibility of a reference with a query.
 
     Parameters
     ----------
-    comparison
-        How the labels compare with the reference's, where there is expression.
-    kept
-        What :func:`spikgpt.scoring.contrasts.mean_contrast` returns, where there is expression.
-    shifted
-        What :func:`shift` returns.
-    farther, rate
-        Estimate of the share of known cells below the limits, if there is one, and the promised share.
+    comparison, mean_contrast
+        Comparison of the labels, and :attr:`spikgpt.scoring.label_match.LabelMatch.mean_contrast`, if there is
+        expression.
+    loss
+        Loss of the ID score that :func:`score_loss` returns.
+    false_rejection, unknown_rate
+        Expected share of false rejections, if it could be estimated, and the promised share.
     """
-    comparison = comparison or Comparison(labels=0, correlation=None, own_markers=None, other_markers=None)
-    correlation, own, other = comparison.correlation, comparison.own_markers, comparison.other_markers
+    comparison = comparison or Comparison(labels=0)
+    own, other = comparison.own_markers, comparison.other_markers
     similarity = None
-    if kept is not None and own is not None and other is not None:
-        similarity = LEAST_CORRELATION if correlation is None else correlation
-        similarity += CONTRAST_WEIGHT * kept + min(own, 1.0) - OTHER_WEIGHT * other
-    named = {"similarity": similarity, "correlation": correlation, "mean_contrast": kept, "familiarity_loss": shifted}
-    named |= {"own_markers": own, "other_markers": other}
-    values = {name: float(value) for name, value in named.items() if value is not None}
-    if reason := _reason_to_refuse(comparison, similarity, kept, shifted):
+    if mean_contrast is not None and own is not None and other is not None:
+        similarity = LIMITS.least_correlation if comparison.correlation is None else comparison.correlation
+        similarity += LIMITS.contrast_weight * mean_contrast + min(own, 1.0) - LIMITS.other_weight * other
+    measures = {
+        "similarity": similarity,
+        "correlation": comparison.correlation,
+        "mean_contrast": mean_contrast,
+        "score_loss": loss,
+        "own_markers": own,
+        "other_markers": other,
+    }
+    values = {name: float(value) for name, value in measures.items() if value is not None}
+    if reason := _reason_to_refuse(comparison, similarity, mean_contrast, loss):
         return Compatibility(OTHER, reason, values)
-    told = "too few cell types to compare"
-    if correlation is not None:
-        told = f"what sets its cell types apart correlates by {correlation:.2f} with what does in the reference"
-    if own is not None:
-        told = f"{told}; {_level(own)}"
-    if shifted <= 0 or (farther is not None and farther <= FARTHER * rate):
-        return Compatibility(LIKE, f"its cells lie about as near to the labels as the reference's own; {told}", values)
-    if farther is None:
-        return Compatibility(LIKE, f"too few of its cells share a label to tell another study; {told}", values)
-    return Compatibility(STUDY, f"its cells lie farther from the labels than the reference's own; {told}", values)
+    texts = [_separation(comparison), _markers(own)]
+    if false_rejection is not None and loss > 0 and false_rejection > LIMITS.another_study * unknown_rate:
+        texts.append("cells are less typical than held-out cells of the reference, within the range of a batch effect")
+        return Compatibility(STUDY, "; ".join(filter(None, texts)), values)
+    few = loss > 0 and false_rejection is None
+    texts.append(
+        "too few cells of one label to recognise a batch effect"
+        if few
+        else "cells are about as typical as held-out cells of the reference"
+    )
+    return Compatibility(LIKE, "; ".join(filter(None, texts)), values)
 
 
-def _level(own: float) -> str:
-    """Return a phrase on the markers of a query."""
-    return f"the marker genes of its labels reach {100 * own:.0f}% of their level in the reference"
+def _separation(comparison: Comparison) -> str:
+    """Describe the correlation of the differences between labels."""
+    if comparison.correlation is None:
+        return "too few cell types to compare"
+    return f"the same genes separate the cell types as in the reference (r = {comparison.correlation:.2f})"
+
+
+def _markers(own: float | None) -> str:
+    """Describe the marker level of the cells' own labels; an empty text if it is not known."""
+    return "" if own is None else f"cells express the markers of their labels at {100 * own:.0f}% of the usual level"
 
 
 def _reason_to_refuse(
-    comparison: Comparison, similarity: float | None, kept: float | None, shifted: float
+    comparison: Comparison, similarity: float | None, mean_contrast: float | None, loss: float
 ) -> str | None:
-    """Return the reason to refuse a query, or None."""
-    same, correlation, far = "in the same tissue and species it is", comparison.correlation, shifted > LEAST_SHIFT
-    own, other = comparison.own_markers, comparison.other_markers
-    if own is not None and other is not None:
-        if other - own > MOST_OF_OTHERS:
-            return f"{_level(own)}, and those of another label {100 * other:.0f}%"
-        if similarity is not None and similarity < LEAST_SIMILARITY:
-            told = "" if correlation is None else f", and what sets the labels apart correlates by {correlation:.2f}"
-            return f"{_level(own)}{told} (similarity {similarity:.2f}; {same} at least {LEAST_SIMILARITY:g})"
+    """Return the reason why the query is of another tissue or species, or None."""
+    correlation, own, other = comparison.correlation, comparison.own_markers, comparison.other_markers
+    if own is not None and other is not None and other - own > LIMITS.other_excess:
+        return f"{_markers(own)}, and the markers of another label at {100 * other:.0f}%"
+    if own is not None and similarity is not None and similarity < LIMITS.least_similarity:
+        separated = "" if correlation is None else f", and other genes separate the cell types (r = {correlation:.2f})"
+        return f"{_markers(own)}{separated}: similarity {similarity:.2f}, expected at least {LIMITS.least_similarity:g}"
     if correlation is None:
-        if similarity is None and shifted > LARGEST_SHIFT:
-            apart = f"its cells lie {shifted:.1f} farther from the labels than the reference's own"
-            return f"too few cell types to compare, and {apart}; {same} at most {LARGEST_SHIFT}"
+        if similarity is None and loss > LIMITS.largest_shift:
+            return (
+                "too few cell types to compare, and cells are much less typical than held-out cells of the reference: "
+                f"score loss {loss:.1f}, expected at most {LIMITS.largest_shift:g}"
+            )
         return None
-    if similarity is not None and comparison.labels < SEVERAL_LABELS:
+    if similarity is not None and comparison.labels < LIMITS.several_labels:
         return None
-    if kept is not None and correlation < CORRELATIONS[1]:
-        least = LEAST_CONTRAST if far and correlation < CORRELATIONS[0] else LOST_CONTRAST
-        if kept < least:
-            told = f"its labels do not keep what sets them apart in the reference (mean contrast {kept:.2f})"
-            return f"{told}; {same} at least {least}"
-    if correlation < LEAST_CORRELATION and far:
-        told = f"what sets its cell types apart correlates by {correlation:.2f} with what does in the reference"
-        return f"{told}; {same} at least {LEAST_CORRELATION}"
+    far = loss > LIMITS.far_shift
+    if mean_contrast is not None and correlation < LIMITS.near_correlation:
+        low = far and correlation < LIMITS.far_correlation
+        least = LIMITS.far_contrast if low else LIMITS.near_contrast
+        if mean_contrast < least:
+            return (
+                f"labels lack their expression profile: mean contrast {mean_contrast:.2f}, expected at least {least:g}"
+            )
+    if correlation < LIMITS.least_correlation and far:
+        return (
+            f"other genes separate the cell types: r = {correlation:.2f}, expected at least {LIMITS.least_correlation}"
+        )
     return None

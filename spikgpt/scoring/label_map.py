@@ -1,4 +1,4 @@
-"""The labels of a reference."""
+"""Labels of a reference, with their Cell Ontology ids."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ import msgspec
 from spikgpt.errors import DamagedReference, LabelsError
 from spikgpt.types import UNKNOWN
 
-# Characters of a name at most, and names that are shown to a user.
+# Largest number of characters of a name, and of names in a message.
 LONGEST, SHOWN = 200, 5
 
 
@@ -27,7 +27,7 @@ class LabelRow(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 
 @dataclass(frozen=True)
 class LabelMap:
-    """Names of the labels by index, and their Cell Ontology ids where they are known."""
+    """Names of the labels by index, and their Cell Ontology ids, None where unknown."""
 
     names: tuple[str, ...]
     cell_ontology_ids: tuple[str | None, ...]
@@ -41,16 +41,16 @@ class LabelMap:
             raise LabelsError(msg)
         for name in self.names:
             if wrong := _wrong(name):
-                msg = f"Label names are printed, so {name[:LONGEST]!r} cannot be one; it {wrong}. Rename it."
+                msg = f"The label name {name[:LONGEST]!r} {wrong}. Rename the label."
                 raise LabelsError(msg)
         if UNKNOWN in self.names:
-            msg = f"{UNKNOWN!r} is what rejected cells are called, so no label may have that name; rename it."
+            msg = f"{UNKNOWN!r} is the name for rejected cells, so no label may have it; rename the label."
             raise LabelsError(msg)
         by_fold: dict[str, str] = {}
         for name in (*self.names, UNKNOWN):
             other = by_fold.setdefault(normalize("NFKC", name).casefold(), name)
             if other != name:
-                msg = f"{other!r} and {name!r} differ only in case or width, so readers mix them up; rename one."
+                msg = f"{other!r} and {name!r} differ only in case or width; rename one of them."
                 raise LabelsError(msg)
         if strange := [i for i in self.cell_ontology_ids if i is not None and not i.isprintable()]:
             msg = f"{strange[0]!r} is no Cell Ontology id, such as CL:0000169."
@@ -62,13 +62,13 @@ class LabelMap:
         return [msgspec.to_builtins(LabelRow(index, *pair)) for index, pair in pairs]
 
     @classmethod
-    def of(cls, rows: Sequence[LabelRow]) -> Self:
+    def from_rows(cls, rows: Sequence[LabelRow]) -> Self:
         """Read the rows of ``labels.json``.
 
         Raises
         ------
         DamagedReference
-            When rows are out of order, or make no label map.
+            When rows are out of order or invalid.
         """
         for index, row in enumerate(rows):
             if row.index != index:
@@ -77,12 +77,12 @@ class LabelMap:
         try:
             return cls(tuple(row.name for row in rows), tuple(row.cell_ontology_id for row in rows))
         except LabelsError as error:
-            msg = f"labels.json is not what it should be: {error} Get the reference again."
+            msg = f"labels.json is not valid: {error} Get the reference again."
             raise DamagedReference(msg) from None
 
 
 def _wrong(name: str) -> str:
-    """Say why a label cannot have a name; nothing for one that it can."""
+    """Describe the fault of a label name; an empty text for a valid name."""
     if not name or not name.isprintable():
         return "is empty or has control characters"
     if name != name.strip():

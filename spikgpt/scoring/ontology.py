@@ -1,7 +1,7 @@
-"""What ambiguous labels have in common: the terms of the Cell Ontology above them.
+"""Broad labels of ambiguous cells: Cell Ontology terms above the likely labels.
 
-A cell that is torn between CD4 and CD8 T cells is a T cell. The table that ships with the library has the terms of the
-Cell Ontology and their parents; ``resources/README.md`` tells where it comes from.
+A cell between CD4 and CD8 T cells is a T cell. The library ships a table with the terms of the Cell Ontology and their
+parents; ``resources/README.md`` names its source.
 """
 
 from __future__ import annotations
@@ -19,35 +19,34 @@ import numpy.typing as npt
 from spikgpt.scoring.label_map import LabelMap
 from spikgpt.types import UNKNOWN, Bools, Floats, Integers
 
-# Probability that a broad label has to hold.
+# Least probability of a broad label.
 SHARE = 0.95
-# Terms above more than this many others, such as "eukaryotic cell" and "motile cell", tell nobody anything. Leukocytes
-# have 572.
+# Terms with more terms below them, such as "eukaryotic cell", are not informative. "Leukocyte" has 572.
 LARGEST_TERM = 600
 
 
 @dataclass(frozen=True)
 class Ontology:
-    """Names of terms, the ids of their parents, and the number of terms below each."""
+    """Names of terms, ids of their parents, and number of terms below each term."""
 
     names: dict[str, str]
     parents: dict[str, tuple[str, ...]]
     below: dict[str, int]
 
     def above(self, term: str) -> set[str]:
-        """Return a term and all above it; nothing for an id that is no term."""
-        found: set[str] = set()
-        left = [term] if term in self.names else []
-        while left:
-            if (one := left.pop()) not in found:
-                found.add(one)
-                left += self.parents[one]
-        return found
+        """Return a term and all terms above it; an empty set for an unknown id."""
+        terms: set[str] = set()
+        queue = [term] if term in self.names else []
+        while queue:
+            if (one := queue.pop()) not in terms:
+                terms.add(one)
+                queue += self.parents[one]
+        return terms
 
 
 @cache
 def ontology() -> Ontology:
-    """Read the table that ships with the library."""
+    """Read the Cell Ontology table of the library."""
     text = gzip.decompress((files("spikgpt") / "resources" / "cell_ontology.tsv.gz").read_bytes()).decode()
     rows = [line.split("\t") for line in text.splitlines()]
     names = {f"CL:{number}": name for number, name, _ in rows}
@@ -59,18 +58,18 @@ def ontology() -> Ontology:
 
 @dataclass(frozen=True)
 class BroadLabels:
-    """The names that a reference can give to cells that are torn between labels.
+    """Names that a reference can give to ambiguous cells.
 
     Attributes
     ----------
     names
-        The L labels, Unknown, and the T terms above the labels, those with the fewest terms below them first.
+        The L labels, Unknown, and the T terms above the labels. Terms with the fewest terms below them come first.
     codes
         Indices of the terms and then of Unknown in ``names``, shape (T + 1,).
     under
-        Whether a label lies below each of ``codes``, shape (L, T + 1); all lie below Unknown.
+        True where a label lies below a term of ``codes``, shape (L, T + 1); all labels lie below Unknown.
     are_terms
-        Whether the label itself is in the Cell Ontology, shape (L,).
+        True for labels in the Cell Ontology, shape (L,).
     """
 
     names: tuple[str, ...]
@@ -79,16 +78,16 @@ class BroadLabels:
     are_terms: Bools
 
     @classmethod
-    def of(cls, labels: LabelMap) -> Self:
-        """Look up what lies above the labels of a reference."""
+    def from_labels(cls, labels: LabelMap) -> Self:
+        """Collect the terms above the labels of a reference."""
         ids = labels.cell_ontology_ids
         table = ontology() if any(ids) else Ontology({}, {}, {})
         above = [table.above(term) if term else set() for term in ids]
         useful = [term for term in set().union(*above) if table.below.get(term, 0) <= LARGEST_TERM]
         terms = sorted(useful, key=lambda term: (table.below.get(term, 0), term))
         names = tuple(dict.fromkeys([*labels.names, UNKNOWN, *(table.names[term] for term in terms)]))
-        place = {name: code for code, name in enumerate(names)}
-        codes = [*(place[table.names[term]] for term in terms), place[UNKNOWN]]
+        index = {name: code for code, name in enumerate(names)}
+        codes = [*(index[table.names[term]] for term in terms), index[UNKNOWN]]
         under, column = np.zeros((len(ids), len(codes)), dtype=bool), {term: code for code, term in enumerate(terms)}
         under[:, -1] = True
         for label, some in enumerate(above):
@@ -96,15 +95,14 @@ class BroadLabels:
         return cls(names, np.array(codes), under, np.array([bool(some) for some in above]))
 
     def assign(self, probabilities: Floats) -> npt.NDArray[np.int16]:
-        """Return each cell's label, or what its likely labels have in common: (n, L) to indices of ``names``, (n,).
+        """Return the broad label of each cell, from probabilities (n, L) to indices of ``names``, (n,).
 
-        A best label with less than 95% of the probability gives way to the term above it with the fewest others below
-        that holds at least 95% together with the other labels below it. Where no term that says something does, the
-        broad label is Unknown. A label without an id stays as it is.
+        A label with a probability of at least 0.95 stays. Else the broad label is the smallest term above it whose
+        labels together have at least 0.95; Unknown if no informative term has. A label without an id stays too.
         """
         broad: npt.NDArray[np.int16] = probabilities.argmax(axis=1).astype(np.int16)
-        torn = np.flatnonzero((probabilities.max(axis=1) < SHARE) & self.are_terms[broad])
-        held = probabilities[torn].astype(np.float64) @ self.under >= SHARE  # (torn, T + 1)
-        held[:, -1] = True
-        broad[torn] = self.codes[(held & self.under[broad[torn]]).argmax(axis=1)]
+        ambiguous = np.flatnonzero((probabilities.max(axis=1) < SHARE) & self.are_terms[broad])
+        enough = probabilities[ambiguous].astype(np.float64) @ self.under >= SHARE  # (ambiguous, T + 1)
+        enough[:, -1] = True
+        broad[ambiguous] = self.codes[(enough & self.under[broad[ambiguous]]).argmax(axis=1)]
         return broad

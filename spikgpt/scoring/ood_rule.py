@@ -1,30 +1,28 @@
 """Out-of-distribution (OOD) rule: find cells of a type that is missing from the reference.
 
-The typicality of a cell is its familiarity less its novelty. It is averaged with the typicality of the cell's
-neighbours (20% its own, 80% the mean of theirs), twice. A batch effect lowers the typicality of all cells of a batch,
-and of some labels more than of others. So a cell is compared with the cells of the same label in the same batch.
+The score of a cell is its ID score minus its marker excess (:mod:`spikgpt.scoring.ood_scorer`). The score is averaged
+with the scores of the cell's neighbours (20% its own, 80% the mean of theirs), twice. A batch effect lowers the scores
+of all cells of a batch, and those of some labels more than of others. So a cell is compared with the cells of the same
+label in the same batch.
 
-Let t be the typicality, h the median familiarity of the held-out cells of the label, and m the middle level of the
-batch: the median over its labels of the 90% quantile of t - h / 2. With x = t - h / 2 - m, a cell of label l in batch b
-is Unknown where
+Let t be the averaged score, h the median ID score of the held-out cells of the label, and m the median over the labels
+of the batch of the 90% quantile of t - h / 2. With x = t - h / 2 - m, a cell of a label in a batch is Unknown where
 
-    x < max(e, 0) + 0.65 min(e, 0) + 0.6 n [e < 0] - 0.6 (C + 1.5 M + 0.4 P) - 1.0
+    x < max(q, 0) + 0.65 min(q, 0) + 0.6 n [q < 0] - 0.6 (C + 1.5 M + 0.4 P) - 1.0
 
-- [e < 0] is 1 if e < 0, else 0.
-- e: the 90% quantile of x in label and batch; 0 for labels of fewer than 10 cells. A low label has been changed by the
-  study, or is a missing type.
-- C: the contrast of the label, which a known type keeps, and a missing type does not; see
-  :mod:`spikgpt.scoring.contrasts`.
-- M: how far the level of the label's marker genes lies below the usual level, at most 0; see the same module. A missing
-  type lacks the markers of the label that it is given.
-- P: 1 if, in another batch, most cells of the label are known, and (known cells / cells of the batch) there is at least
-  2/3 of (cells of the label / cells of the batch) here; else 0. Both batches need 10 cells of the label.
+- [q < 0] is 1 if q < 0, else 0.
+- q: the 90% quantile of x in label and batch; 0 for labels of fewer than 10 cells. A label with a low quantile was
+  changed by the study, or is a missing type.
+- C: the contrast of the label (:mod:`spikgpt.scoring.label_match`). A known type keeps a high contrast.
+- M: the marker deficit of the label (same module). A missing type lacks the markers of the label that it gets.
+- P: the presence in another batch, 1 or 0. It is 1 if most cells of the label are known in another batch, and their
+  share of that batch is at least 2/3 of the label's share here. Both batches need 10 cells of the label.
 - n: log(share of the label in the batch / share among held-out cells), between 0 and 1. A missing type makes the label
-  that it is given larger than expected.
+  that it gets larger than expected.
 
-Where the cells of a label fall into two separate groups, e is that of the upper group. The lower group is Unknown as a
-whole if its mean margin is small, and the upper group is known as a whole if its mean margin is not negative.
-docs/tried.md has the tasks that the constants were chosen on, and the rules that were tried beside this one.
+If the cells of a label fall into two separate groups, q is that of the upper group. The lower group is Unknown as a
+whole if its mean margin is small. The upper group is known as a whole if its mean margin is not negative.
+docs/development/tried.md lists the tasks that the constants were chosen on, and the rules that did worse.
 """
 
 from __future__ import annotations
@@ -35,99 +33,71 @@ from typing import Self
 import numpy as np
 import numpy.typing as npt
 
-from spikgpt.scoring.contrasts import CELLS_FOR_LEVEL
+from spikgpt.constants import CONSTANTS
+from spikgpt.scoring.label_match import LabelMatch
 from spikgpt.scoring.ood_scorer import OODEvidence
 from spikgpt.types import Bools, Floats, Integers, Rows
 
-# Novelty counts by how far it lies from that of most labels, above it up to this: a treatment too switches genes on.
-LARGEST_NOVELTY = 0.5
-# Share of a cell's typicality that its neighbours make up, each time.
-NEIGHBOUR_SHARE = 0.8
-
-
-# The level of a label is the typicality that this share of its cells does not exceed.
-LEVEL = 0.9
-# Share of a label's own held-out level in the reference that counts.
-HELD_OUT_SHARE = 0.5
-# Share of a label's low level that is put down to the batch effect.
-FORGIVEN = 0.65
-# Weights of the support of a label, and of its excess of cells.
-SUPPORT, EXCESS = 0.6, 0.6
-# Weight of P, and the least share in another batch, as a part of the share here.
-PRESENT_WEIGHT, PRESENT_SHARE = 0.4, 2 / 3
-# The cut-off of a label without contrast.
-BASE = 1.0
-# Added to shares of cells before their ratio is taken.
-SHARE_FLOOR = 0.01
-# Two groups have so many cells each, and means so far apart, also as a multiple of the deviation within groups.
-CELLS_OF_GROUP, APART, DEVIATIONS_APART = 15, 0.6, 4.0
-# A lower group is Unknown as a whole where its mean margin is below this.
-LEAST_MARGIN_OF_GROUP = 0.25
-# Margin of the cells of a group that is judged as a whole against their own margin.
+RULE, LEAST_CELLS = CONSTANTS.ood_rule, CONSTANTS.label_match.least_cells
+# Margin of the cells of a group whose decision goes against their own margin.
 DECIDED = 1e-6
 
 
 @dataclass(frozen=True)
-class Typicality:
-    """The typicality of a sample of k cells, among which the neighbours of any cell of the query are sought.
+class ScoreAverager:
+    """Averages the scores of cells with those of their neighbours in a sample of k cells.
 
     Attributes
     ----------
-    novelty
-        Novelty of most labels in each batch, shape (B,); 0 without expression.
-    alone, averaged
-        The sample's typicality, and the same averaged with neighbours once, each of shape (k,).
+    median_excess
+        Median marker excess of each batch, over labels, shape (B,); 0 without expression.
+    scores, averaged
+        Scores of the sample, and the same averaged once, each of shape (k,).
     """
 
-    novelty: npt.NDArray[np.float64]
-    alone: npt.NDArray[np.float64]
+    median_excess: npt.NDArray[np.float64]
+    scores: npt.NDArray[np.float64]
     averaged: npt.NDArray[np.float64]
 
     @classmethod
-    def fit(cls, evidence: OODEvidence, best: Integers, batches: Integers, near: Rows) -> Self:
-        """Learn from a sample of a query's cells.
+    def fit(cls, evidence: OODEvidence, best: Integers, batches: Integers, neighbours: Rows) -> Self:
+        """Fit to a sample of a query's cells.
 
         Parameters
         ----------
         evidence
-            Their familiarity and novelty, each of shape (k,).
+            ID score and marker excess of the sample, each of shape (k,).
         best, batches
-            Index of the most probable label and of the batch of each, shape (k,).
-        near
-            Positions of their neighbours in the sample, shape (k, neighbours).
+            Index of the most probable label and of the batch of each cell, each of shape (k,).
+        neighbours
+            Positions of the neighbours of each cell in the sample, shape (k, 14).
         """
-        novelty = np.zeros(int(batches.max(initial=0)) + 1)
-        if evidence.novelty is not None:
+        excess = np.zeros(int(batches.max(initial=0)) + 1)
+        if evidence.marker_excess is not None:
             for batch in np.unique(batches):
                 own = batches == batch
-                novelty[batch] = _middle(evidence.novelty[own], best[own])
-        alone = _typicality(evidence, novelty[batches])
-        return cls(novelty, alone, _average(alone, alone, near))
+                excess[batch] = _median_over_labels(evidence.marker_excess[own], best[own])
+        scores = _scores(evidence, excess[batches])
+        return cls(excess, scores, _average(scores, scores, neighbours))
 
-    def of(self, evidence: OODEvidence, batches: Integers, near: Rows) -> npt.NDArray[np.float64]:
-        """Return the typicality of cells, shape (n,).
-
-        Parameters
-        ----------
-        evidence, batches, near
-            As for :meth:`fit`; neighbours are among the sample.
-        """
-        once = _average(_typicality(evidence, self.novelty[batches]), self.alone, near)
-        return _average(once, self.averaged, near)
+    def average(self, evidence: OODEvidence, batches: Integers, neighbours: Rows) -> npt.NDArray[np.float64]:
+        """Return the averaged scores of n cells, shape (n,); parameters as for :meth:`fit`."""
+        once = _average(_scores(evidence, self.median_excess[batches]), self.scores, neighbours)
+        return _average(once, self.averaged, neighbours)
 
 
 @dataclass(frozen=True)
 class OODRule:
-    """Cut-offs on the typicality of the cells of one query, for B batches and L labels.
+    """Cut-offs on the averaged scores of the cells of one query, for B batches and L labels.
 
     Attributes
     ----------
     cutoffs
-        The typicality below which a cell of a batch and a label is Unknown, shape (B, L).
+        Score below which a cell of a batch and a label is Unknown, shape (B, L).
     splits
-        The typicality that separates two groups of cells of a batch and a label, shape (B, L); NaN for one group.
+        Score that separates two groups of cells of a batch and a label, shape (B, L); NaN for one group.
     lower_unknown, upper_known
-        Whether the lower group is Unknown as a whole, and the upper one known as a whole, each of shape (B, L).
+        True where the lower group is Unknown as a whole, and where the upper group is known as a whole, shape (B, L).
     """
 
     cutoffs: npt.NDArray[np.float64]
@@ -138,124 +108,125 @@ class OODRule:
     @classmethod
     def fit(
         cls,
-        typicality: Floats,
+        scores: Floats,
         best: Integers,
         batches: Integers,
-        support: Floats,
-        baselines: Floats,
-        shares: Floats,
+        match: LabelMatch,
+        held_out_medians: Floats,
+        held_out_shares: Floats,
     ) -> Self:
-        """Learn from a sample of a query's cells.
+        """Fit to a sample of a query's cells.
 
         Parameters
         ----------
-        typicality, best, batches
-            Typicality of each cell, index of its most probable label and of its batch, each of shape (k,).
-        support
-            Contrast and marker genes of each label in each batch, C + 1.5 M, shape (B, L).
-        baselines, shares
-            Median familiarity of the held-out cells of each label, and their share of all, each of shape (L,).
+        scores, best, batches
+            Averaged score, index of the most probable label and index of the batch of each cell, each of shape (k,).
+        match
+            Agreement of the labels with the reference, which gives C + 1.5 M.
+        held_out_medians, held_out_shares
+            Median ID score of the held-out cells of each label, and their share of all, each of shape (L,).
         """
-        cells = typicality, best, batches
-        rule = cls._with_support(*cells, support, baselines, shares)
-        if len(support) == 1:
+        cells = scores, best, batches
+        rule = cls._with_match(*cells, match.score, held_out_medians, held_out_shares)
+        if len(match.score) == 1:
             return rule
-        present = _present_elsewhere(rule.margins(*cells) >= 0, best, batches, support.shape)
-        return cls._with_support(*cells, support + PRESENT_WEIGHT * present, baselines, shares)
+        present = _present_elsewhere(rule.margins(*cells) >= 0, best, batches, match.cells)
+        score = match.score + RULE.present_weight * present
+        return cls._with_match(*cells, score, held_out_medians, held_out_shares)
 
     @classmethod
-    def _with_support(
-        cls, typicality: Floats, best: Integers, batches: Integers, support: Floats, baselines: Floats, shares: Floats
+    def _with_match(
+        cls, scores: Floats, best: Integers, batches: Integers, match: Floats, medians: Floats, expected: Floats
     ) -> Self:
-        """Return the rule for a support that already counts P, the presence in other batches."""
-        shape = support.shape
-        cutoffs, splits = np.zeros(shape), np.full(shape, np.nan)
-        lower_unknown, upper_known = np.zeros(shape, dtype=bool), np.zeros(shape, dtype=bool)
-        own = HELD_OUT_SHARE * baselines
-        for batch in range(shape[0]):
-            x, labels = (typicality - own[best])[batches == batch], best[batches == batch]
-            counts = np.bincount(labels, minlength=shape[1])
-            enough = counts >= CELLS_FOR_LEVEL
-            levels = [np.quantile(x[labels == label], LEVEL) for label in np.flatnonzero(enough)]
-            middle = float(np.median(levels)) if levels else float(np.quantile(x, LEVEL)) if len(x) else 0.0
-            expected = np.log((counts / max(counts.sum(), 1) + SHARE_FLOOR) / (shares + SHARE_FLOOR))
-            excess = np.clip(expected, 0, 1)
-            for label in range(shape[1]):
+        """Return the rule for a match of labels in batches, shape (B, L), that already includes P."""
+        cutoffs, splits = np.zeros(match.shape), np.full(match.shape, np.nan)
+        lower_unknown, upper_known = np.zeros(match.shape, dtype=bool), np.zeros(match.shape, dtype=bool)
+        own = RULE.held_out_share * medians
+        n_batches, n_labels = match.shape
+        for batch in range(n_batches):
+            x, labels = (scores - own[best])[batches == batch], best[batches == batch]
+            counts = np.bincount(labels, minlength=n_labels)
+            enough = counts >= LEAST_CELLS
+            quantiles = [np.quantile(x[labels == label], RULE.quantile) for label in np.flatnonzero(enough)]
+            middle = (
+                float(np.median(quantiles)) if quantiles else float(np.quantile(x, RULE.quantile)) if len(x) else 0.0
+            )
+            shares = counts / max(counts.sum(), 1)
+            excess = np.clip(np.log((shares + RULE.share_floor) / (expected + RULE.share_floor)), 0, 1)
+            for label in range(n_labels):
                 of_label = x[labels == label]
-                split = between_groups(of_label, least_gap=APART)
+                split = split_point(of_label, least_gap=RULE.group_gap)
                 upper = of_label[of_label > split] if np.isfinite(split) else of_label
-                level = float(np.quantile(upper, LEVEL)) - middle if enough[label] else 0.0
-                cut = max(level, 0) + FORGIVEN * min(level, 0) + EXCESS * excess[label] * (level < 0)
-                cut += middle - SUPPORT * support[batch, label] - BASE
+                q = float(np.quantile(upper, RULE.quantile)) - middle if enough[label] else 0.0
+                cut = max(q, 0) + RULE.low_share * min(q, 0) + RULE.excess_weight * excess[label] * (q < 0)
+                cut += middle - RULE.match_weight * match[batch, label] - RULE.offset
                 cutoffs[batch, label] = own[label] + cut
                 if np.isfinite(split):
                     lower = of_label <= split
                     splits[batch, label] = own[label] + split
-                    lower_unknown[batch, label] = (of_label[lower] - cut).mean() < LEAST_MARGIN_OF_GROUP
+                    lower_unknown[batch, label] = (of_label[lower] - cut).mean() < RULE.group_margin
                     upper_known[batch, label] = (upper - cut).mean() >= 0
         return cls(cutoffs, splits, lower_unknown, upper_known)
 
-    def margins(self, typicality: Floats, best: Integers, batches: Integers) -> npt.NDArray[np.float64]:
-        """Return how far the typicality of each cell lies above its cut-off, shape (n,): Unknown where below 0."""
-        margins = typicality - self.cutoffs[batches, best]
+    def margins(self, scores: Floats, best: Integers, batches: Integers) -> npt.NDArray[np.float64]:
+        """Return the distance of each cell's averaged score above its cut-off, shape (n,): Unknown where below 0."""
+        margins = scores - self.cutoffs[batches, best]
         splits = self.splits[batches, best]
-        lower = (typicality <= splits) & self.lower_unknown[batches, best]
-        upper = (typicality > splits) & self.upper_known[batches, best]
+        lower = (scores <= splits) & self.lower_unknown[batches, best]
+        upper = (scores > splits) & self.upper_known[batches, best]
         margins = np.where(lower, np.minimum(margins, -DECIDED), margins)
         return np.asarray(np.where(upper, np.maximum(margins, DECIDED), margins))
 
 
-def _present_elsewhere(known: Bools, best: Integers, batches: Integers, shape: tuple[int, ...]) -> Bools:
-    """Return for each batch and label, shape (B, L), whether another batch has the label too.
-
-    Most of its cells are known there, and their share of that batch is at least 2/3 of the label's share here.
-    """
-    cells, of_known = np.zeros(shape), np.zeros(shape)
-    np.add.at(cells, (batches, best), 1)
+def _present_elsewhere(known: Bools, best: Integers, batches: Integers, cells: Integers) -> Bools:
+    """Return P, the presence of each label of each batch in another batch, shape (B, L)."""
+    of_known = np.zeros(cells.shape)
     np.add.at(of_known, (batches, best), known)
     totals = np.maximum(cells.sum(axis=1, keepdims=True), 1)
-    # The share of known cells, where these are most of the label's.
-    there = np.where((cells >= CELLS_FOR_LEVEL) & (of_known > cells / 2), of_known / totals, 0)
-    largest = np.stack([np.delete(there, batch, axis=0).max(axis=0) for batch in range(shape[0])])
-    return np.asarray((cells >= CELLS_FOR_LEVEL) & (largest > 0) & (largest >= PRESENT_SHARE * cells / totals))
+    # The share of known cells, where most of the label's cells are known.
+    shares = np.where((cells >= LEAST_CELLS) & (of_known > cells / 2), of_known / totals, 0)
+    largest = np.stack([np.delete(shares, batch, axis=0).max(axis=0) for batch in range(len(cells))])
+    return np.asarray((cells >= LEAST_CELLS) & (largest > 0) & (largest >= RULE.present_share * cells / totals))
 
 
-def _typicality(evidence: OODEvidence, novelty: Floats) -> npt.NDArray[np.float64]:
-    """Return familiarity less what is novel beyond the novelty of the cell's batch, shape (n,)."""
-    if evidence.novelty is None:
-        return evidence.familiarity
-    return np.asarray(evidence.familiarity - np.minimum(evidence.novelty - novelty, LARGEST_NOVELTY))
+def _scores(evidence: OODEvidence, median_excess: Floats) -> npt.NDArray[np.float64]:
+    """Return the ID score minus the marker excess above the median of the cell's batch, shape (n,)."""
+    if evidence.marker_excess is None:
+        return evidence.id_score
+    # A treatment too switches genes on, so the excess is bounded.
+    return np.asarray(evidence.id_score - np.minimum(evidence.marker_excess - median_excess, RULE.largest_excess))
 
 
-def _average(own: Floats, sample: Floats, near: Rows) -> npt.NDArray[np.float64]:
-    """Return the values of cells, averaged with those of their neighbours in the sample."""
-    if not near.shape[1]:
+def _average(own: Floats, sample: Floats, neighbours: Rows) -> npt.NDArray[np.float64]:
+    """Return the values of cells, averaged with those of their neighbours in the sample, shape (n,)."""
+    if not neighbours.shape[1]:
         return np.asarray(own)
-    return np.asarray((1 - NEIGHBOUR_SHARE) * own + NEIGHBOUR_SHARE * sample[near].mean(axis=1))
+    share = RULE.neighbour_share
+    return np.asarray((1 - share) * own + share * sample[neighbours].mean(axis=1))
 
 
-def _middle(values: Floats, best: Integers) -> float:
-    """Return the median over labels of their median: each label with enough cells has one vote."""
-    enough = np.flatnonzero(np.bincount(best) >= CELLS_FOR_LEVEL)
+def _median_over_labels(values: Floats, best: Integers) -> float:
+    """Return the median of the medians of the labels with enough cells; the median of all cells if there are none."""
+    enough = np.flatnonzero(np.bincount(best) >= LEAST_CELLS)
     return float(np.median([np.median(values[best == label]) for label in enough] if len(enough) else values))
 
 
-def between_groups(values: Floats, *, least_gap: float) -> float:
+def split_point(values: Floats, *, least_gap: float) -> float:
     """Return the threshold of Otsu (1979) between two separate groups of values, or NaN if the values form one group.
 
-    The means of the groups are ``least_gap`` apart at least, and a multiple of the deviation within groups.
+    The means of the groups must differ by ``least_gap``, and by a multiple of the deviation within groups.
     """
-    n = len(values)
-    if n < 2 * CELLS_OF_GROUP:
+    n, size = len(values), RULE.group_cells
+    if n < 2 * size:
         return np.nan
     ordered, below = np.sort(values), np.arange(1, n)
     sums = np.cumsum(ordered)
     gaps = (sums[-1] - sums[:-1]) / (n - below) - sums[:-1] / below
     between = gaps**2 * below * (n - below) / n**2
     # Equal values are not split.
-    between[(below < CELLS_OF_GROUP) | (n - below < CELLS_OF_GROUP) | (ordered[1:] == ordered[:-1])] = -1
+    between[(below < size) | (n - below < size) | (ordered[1:] == ordered[:-1])] = -1
     best = int(between.argmax())
     within = np.sqrt(max(float(ordered.var() - between[best]), 1e-9))
-    if between[best] < 0 or gaps[best] < max(least_gap, DEVIATIONS_APART * within):
+    if between[best] < 0 or gaps[best] < max(least_gap, RULE.group_deviations * within):
         return np.nan
     return float(ordered[best] + ordered[best + 1]) / 2

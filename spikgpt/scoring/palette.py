@@ -1,4 +1,4 @@
-"""Colours for labels: a label has the same one in every query, and colour-blind readers can tell them apart."""
+"""Colours for labels, the same in every query, which colour-blind readers can distinguish."""
 
 from __future__ import annotations
 
@@ -10,13 +10,13 @@ import numpy.typing as npt
 from spikgpt.types import Floats
 
 UNKNOWN_COLOR = "#b0b0b0"
-# No eye tells more colours apart; after so many they come again.
+# Nobody distinguishes more colours; further labels repeat them.
 MOST_COLORS = 500
 # Okabe and Ito's colours (Color Universal Design, 2008) without black.
 FIRST = ("#e69f00", "#56b4e9", "#009e73", "#f0e442", "#0072b2", "#d55e00", "#cc79a7")
 # Lightness of all others in OKLab: neither black nor lost on white paper.
 LIGHTNESS = (0.4, 0.9)
-# What eyes see of linear RGB: all of it, or without red or without green cones (Vienot et al., 1999).
+# Linear RGB as seen with all cones, without red cones and without green cones (Vienot et al., 1999).
 EYES = np.array(
     [
         [[1, 0, 0], [0, 1, 0], [0, 0, 1]],
@@ -31,10 +31,10 @@ OPPONENTS = np.array([[0.21045, 0.79362, -0.00407], [1.97800, -2.42859, 0.45059]
 
 @cache
 def palette(size: int) -> tuple[str, ...]:
-    """Return some colours as hex codes; the first of them do not depend on how many are asked for.
+    """Return colours as hex codes; the first colours do not depend on the size.
 
-    Each is the one of a grid that lies farthest from all before it and from the grey of Unknown, for the eyes that see
-    the least of the difference.
+    Each colour is the point of a grid that is farthest from all earlier colours and from the grey of Unknown, for the
+    kind of colour vision that sees the smallest difference.
     """
     levels = range(0, 256, 17)
     grid = np.array([(red, green, blue) for red in levels for green in levels for blue in levels])  # (4096, 3)
@@ -49,12 +49,12 @@ def palette(size: int) -> tuple[str, ...]:
         chosen.append(len(chosen) if len(chosen) < len(fixed) else int(distance.argmax()))
         apart = np.linalg.norm(seen - seen[:, chosen[-1:]], axis=2).min(axis=0)
         distance = np.minimum(distance, apart)
-    codes = [f"#{bytes(colors[place].tolist()).hex()}" for place in chosen[3:]]
-    return tuple(codes[place % MOST_COLORS] for place in range(size))
+    codes = [f"#{bytes(colors[index].tolist()).hex()}" for index in chosen[3:]]
+    return tuple(codes[index % MOST_COLORS] for index in range(size))
 
 
 def as_seen(colors: npt.NDArray[np.integer]) -> npt.NDArray[np.float64]:
-    """Return how three kinds of eyes see colours, in OKLab: RGB from 0 to 255, shape (n, 3), to (3, n, 3)."""
+    """Return colours as three kinds of colour vision see them, in OKLab: RGB from 0 to 255, (n, 3) to (3, n, 3)."""
     shares: Floats = colors / 255
     linear = np.where(shares <= 0.04045, shares / 12.92, ((shares + 0.055) / 1.055) ** 2.4)
     cones = np.maximum(linear @ (CONES @ EYES).transpose(0, 2, 1), 0)

@@ -1,4 +1,4 @@
-"""Find the Unknown cells of a query: cut-offs are fitted on a sample of its cells, then applied to any of them."""
+"""Rejection: cut-offs for Unknown are fitted to a sample of a query's cells, then applied to any of its cells."""
 
 from __future__ import annotations
 
@@ -8,73 +8,79 @@ from typing import Any, Protocol
 import numpy as np
 import numpy.typing as npt
 
+from spikgpt.constants import CONSTANTS
 from spikgpt.errors import ConfigError
+from spikgpt.scoring.label_match import LabelMatch
 from spikgpt.scoring.ood_rule import OODRule
 from spikgpt.scoring.thresholds import Calibration, Thresholds
 from spikgpt.types import Bools, Floats, Integers, Rows
 
-# Upper limit on the mean expected error, 1 - confidence, of the labelled cells of a query with few genes.
-LARGEST_EXPECTED_ERROR = 0.07
-# Cells of a label in the sample that tell how far its scores spread.
-CELLS_TO_TELL_SPREAD = 20
+REJECTION = CONSTANTS.rejection
 
 
-class Asked(Protocol):
-    """Which cells are to be Unknown: :class:`spikgpt.options.AnnotateOptions` says it."""
+class RejectionOptions(Protocol):
+    """Options of :class:`spikgpt.options.AnnotateOptions` that select the rule for Unknown."""
 
     @property
     def unknown_rate(self) -> float | None:
-        """Share of the known cells that may be Unknown."""
+        """Largest expected share of Unknown among cells like the held-out cells."""
 
     @property
     def threshold(self) -> float | None:
-        """Confidence below which a cell is Unknown, instead."""
+        """Confidence below which a cell is Unknown, in place of all other rules."""
 
     @property
-    def same_study(self) -> bool:
-        """Whether to take the query for cells of the reference's own study."""
+    def reference_cutoff(self) -> bool:
+        """Use the cut-offs of the held-out cells alone."""
 
 
 @dataclass(frozen=True)
 class CellScores:
-    """Of n cells: label ``probabilities``, shape (n, L), and the index of their batch, shape (n,).
+    """Scores of n cells.
 
-    ``familiarity`` and ``typicality``, each of shape (n,), for a reference that scores familiarity.
+    Attributes
+    ----------
+    probabilities
+        Label probabilities, shape (n, L).
+    batches
+        Index of the batch, shape (n,).
+    id_score, averaged_score
+        In-distribution score (:mod:`spikgpt.scoring.ood_scorer`), and the averaged score of
+        :mod:`spikgpt.scoring.ood_rule`, each of shape (n,). None for a reference of format 1.
     """
 
     probabilities: Floats
     batches: Integers
-    familiarity: npt.NDArray[np.float64] | None = None
-    typicality: npt.NDArray[np.float64] | None = None
+    id_score: npt.NDArray[np.float64] | None = None
+    averaged_score: npt.NDArray[np.float64] | None = None
 
     def part(self, cells: Rows) -> CellScores:
-        """Return those of some of the cells."""
-        told: dict[str, Any] = {name: values[cells] for name, values in vars(self).items() if values is not None}
-        return CellScores(**told)
+        """Return the scores of some of the cells."""
+        arrays: dict[str, Any] = {name: values[cells] for name, values in vars(self).items() if values is not None}
+        return CellScores(**arrays)
 
 
 @dataclass(frozen=True)
 class RejectionRule:
-    """When a cell of one query is Unknown. All but ``limits`` and ``ood`` are plain JSON values.
+    """Rule for Unknown in one query. All attributes except ``limits`` and ``ood`` are plain JSON values.
 
     Attributes
     ----------
     rule
-        What makes a cell Unknown, in words.
+        Description of the rule.
     limits
-        For each label, the familiarity score below which a cell that is given it is Unknown, shape (L,).
+        ID score below which a cell is Unknown, for each label, shape (L,).
     ood
-        The out-of-distribution rule. With ``limits`` too, a cell is Unknown where both say so.
+        Out-of-distribution rule. With ``limits`` too, a cell is Unknown where both rules agree.
     threshold
-        The probability below which a cell is Unknown. With none of the three no cell is.
+        Confidence below which a cell is Unknown. Without limits, ood and threshold no cell is rejected.
     least_confidence
-        The probability below which a cell is Unknown too, because the query has few of the reference's genes.
+        Confidence below which a cell is Unknown too, because the query has few of the reference's genes.
     unknown_rate
-        Share of the known cells that may be Unknown, if that is promised.
-    farther
-        Estimate of the share of known cells in this query that lie below the limits, from the cells that are more
-        familiar than most: about ``unknown_rate`` in a study like the reference. None where there are too few cells,
-        or nothing is promised.
+        Promised share of false rejections, if there is a promise.
+    false_rejection
+        Expected share of the query's known cells below the limits. It is about ``unknown_rate`` in a study like the
+        reference. None where there are too few cells, or there is no promise.
     """
 
     rule: str
@@ -82,109 +88,108 @@ class RejectionRule:
     ood: OODRule | None = None
     threshold: float | None = None
     unknown_rate: float | None = None
-    farther: float | None = None
+    false_rejection: float | None = None
     least_confidence: float | None = None
 
     def reject_all(self) -> RejectionRule:
-        """Return the cut-offs of a query that the reference does not suit: where familiarity counts, all is Unknown."""
+        """Return the rule for a query that the reference does not suit: all cells are Unknown if ID scores count."""
         labels = self.limits if self.ood is None else self.ood.cutoffs[0]
         if labels is None:
             return self
-        nowhere = np.full(len(labels), np.inf)
-        return replace(self, rule="the reference does not suit this query", limits=nowhere, ood=None)
+        limits = np.full(len(labels), np.inf)
+        return replace(self, rule="the reference does not suit this query", limits=limits, ood=None)
 
     def ood_scores(self, scores: CellScores) -> npt.NDArray[np.float64] | None:
         """Return the OOD score of n cells, shape (n,): Unknown above 0. None without the out-of-distribution rule."""
-        if self.ood is None or scores.typicality is None:
+        if self.ood is None or scores.averaged_score is None:
             return None
-        return -self.ood.margins(scores.typicality, scores.probabilities.argmax(axis=1), scores.batches)
+        return -self.ood.margins(scores.averaged_score, scores.probabilities.argmax(axis=1), scores.batches)
 
     def is_unknown(self, scores: CellScores) -> Bools:
-        """Return which of n cells are Unknown, by their scores, the probabilities of which are calibrated.
+        """Return True for the cells that are Unknown, shape (n,), from scores with calibrated probabilities.
 
-        Whatever the rule, a cell is that has no probabilities; and a score that is not a number is below every limit.
+        Cells without probabilities are Unknown by every rule. A score of NaN is below every limit.
         """
         confidence = scores.probabilities.max(axis=1, initial=0)
-        unsaid = ~(confidence > 0)
+        uncertain = ~(confidence > 0)
         if self.least_confidence is not None:
-            unsaid |= confidence < self.least_confidence
+            uncertain |= confidence < self.least_confidence
         if self.threshold is not None:
-            return np.asarray(unsaid | ~(confidence >= self.threshold))
-        parts = []
-        if self.limits is not None and scores.familiarity is not None:
-            parts.append(~(scores.familiarity >= self.limits[scores.probabilities.argmax(axis=1)]))
+            return np.asarray(uncertain | ~(confidence >= self.threshold))
+        rules = []
+        if self.limits is not None and scores.id_score is not None:
+            rules.append(~(scores.id_score >= self.limits[scores.probabilities.argmax(axis=1)]))
         if (ood := self.ood_scores(scores)) is not None:
-            parts.append(~(ood <= 0))
-        return np.asarray(unsaid | np.logical_and.reduce(parts) if parts else unsaid)
+            rules.append(~(ood <= 0))
+        return np.asarray(uncertain | np.logical_and.reduce(rules) if rules else uncertain)
 
 
-def fit_cutoffs(
+def fit_rejection(
     thresholds: Thresholds,
-    asked: Asked,
+    options: RejectionOptions,
     label_names: tuple[str, ...],
     sample: CellScores,
-    support: Floats | None,
+    match: LabelMatch | None,
     *,
     smoothed: bool,
     few_genes: bool = False,
 ) -> RejectionRule:
-    """Set the cut-offs of a query after a look at a sample of its cells.
+    """Fit the rule for Unknown to a sample of a query's cells.
 
     Parameters
     ----------
     label_names
-        Labels, by index.
+        Names of the labels, by index.
     sample
         Scores of the sample, with calibrated probabilities.
-    support
-        What :func:`spikgpt.scoring.contrasts.label_support` returns, for a reference that scores familiarity.
+    match
+        Agreement of the labels with the reference; None for a reference of format 1.
     smoothed
-        Whether cells are labelled with their neighbours.
+        Probabilities are averaged over neighbours.
     few_genes
-        Whether the query has few of the reference's genes.
+        The query has few of the reference's genes.
 
     Raises
     ------
     ConfigError
-        When familiarity is asked for and the reference has none.
+        When an option needs ID scores and the reference has none.
     """
-    calibration, rate = thresholds.calibration(smoothed), asked.unknown_rate
+    calibration, rate = thresholds.calibration(smoothed), options.unknown_rate
     if rate == 0:
         return RejectionRule("no cell is rejected", unknown_rate=0.0)
-    if asked.threshold is not None or (calibration is None and rate is None and not asked.same_study):
-        limit = thresholds.threshold if asked.threshold is None else asked.threshold
-        return RejectionRule(f"a probability below {limit:.4f}", threshold=limit)
-    if calibration is None or sample.familiarity is None or sample.typicality is None or support is None:
+    if options.threshold is not None or (calibration is None and rate is None and not options.reference_cutoff):
+        limit = thresholds.threshold if options.threshold is None else options.threshold
+        return RejectionRule(f"confidence below {limit:.4f}", threshold=limit)
+    if calibration is None or sample.id_score is None or sample.averaged_score is None or match is None:
         msg = (
-            "This reference was trained before familiarity was measured, so no rate of Unknown cells can be promised. "
-            "Train it again, or set a threshold on the probability: threshold=0.95 (--threshold 0.95)."
+            "This reference has format 1, which stores no in-distribution scores of held-out cells, so no rate of "
+            "Unknown can be promised. Train it again, or pass threshold=0.95 (--threshold 0.95)."
         )
         raise ConfigError(msg)
     best = sample.probabilities.argmax(axis=1)
-    baselines, shares = calibration.baselines(label_names)
-    ood = OODRule.fit(sample.typicality, best, sample.batches, support, baselines, shares)
-    unlike = "unlike the cells of its label in its batch (OOD score above 0)"
-    by_default = rate is None and not asked.same_study
+    ood = OODRule.fit(sample.averaged_score, best, sample.batches, match, *calibration.medians_and_shares(label_names))
+    by_ood = "OOD score above 0 (unlike the cells of its label in its batch)"
+    by_default = rate is None and not options.reference_cutoff
     least = least_confidence(sample.probabilities) if few_genes and by_default else None
-    uncertain = "" if least is None else f"of a confidence below {least:.2f}, as the query has few genes; or "
-    # Seen alone, a known cell may be atypical by chance: then the promise of held-out cells bounds the rule.
+    uncertain = "" if least is None else f"confidence below {least:.2f}, as the query has few genes; or "
+    # Without smoothing a known cell has a low score by chance: then the limits of held-out cells bound the rule.
     if by_default and smoothed:
-        return RejectionRule(f"{uncertain}{unlike}", ood=ood, least_confidence=least)
+        return RejectionRule(f"{uncertain}{by_ood}", ood=ood, least_confidence=least)
     rate = thresholds.unknown_rate if rate is None else rate
     limits = calibration.limits(label_names, rate)
-    farther = expected_false_rejection(calibration, label_names, best, sample.familiarity, rate)
-    rule = f"less familiar than {100 * (1 - rate):g}% of held-out known cells"
-    if asked.same_study:
-        return RejectionRule(rule, limits, unknown_rate=rate, farther=farther)
-    rule, promised = f"{uncertain}{rule}, and {unlike}", rate if least is None else None
-    return RejectionRule(rule, limits, ood, unknown_rate=promised, farther=farther, least_confidence=least)
+    expected = expected_false_rejection(calibration, label_names, best, sample.id_score, rate)
+    rule = f"in-distribution score below that of {100 * (1 - rate):g}% of held-out cells"
+    if options.reference_cutoff:
+        return RejectionRule(rule, limits, unknown_rate=rate, false_rejection=expected)
+    rule, promised = f"{uncertain}{rule}, and {by_ood}", rate if least is None else None
+    return RejectionRule(rule, limits, ood, unknown_rate=promised, false_rejection=expected, least_confidence=least)
 
 
 def least_confidence(probabilities: Floats) -> float | None:
-    """Return the confidence below which cells become Unknown, so that few of the other labels are wrong.
+    """Return the confidence below which cells become Unknown in a query with few genes, or None if no cell must.
 
-    With p the largest probability of a cell, 1 - p is its expected error. The least certain cells are left out until
-    the mean expected error of the others is at most ``LARGEST_EXPECTED_ERROR``; None where it is so already.
+    The expected error of a cell is 1 - confidence. The least certain cells are rejected until the mean expected error
+    of the others is at most 0.07.
 
     Parameters
     ----------
@@ -194,7 +199,7 @@ def least_confidence(probabilities: Floats) -> float | None:
     largest = probabilities.max(axis=1, initial=0).astype(np.float64)
     confidence = np.sort(largest[np.isfinite(largest)])[::-1]
     errors = np.cumsum(1 - confidence) / np.arange(1, len(confidence) + 1)
-    kept = int((errors <= LARGEST_EXPECTED_ERROR).sum())
+    kept = int((errors <= REJECTION.largest_error).sum())
     if kept == len(confidence):
         return None
     # Halfway to the next cell, so that the last digits of an engine do not decide.
@@ -202,30 +207,26 @@ def least_confidence(probabilities: Floats) -> float | None:
 
 
 def expected_false_rejection(
-    calibration: Calibration, label_names: tuple[str, ...], best: Integers, scores: Floats, rate: float
+    calibration: Calibration, label_names: tuple[str, ...], best: Integers, id_scores: Floats, rate: float
 ) -> float | None:
-    """Estimate which share of a query's known cells is less familiar than all but a share of the held-out cells.
+    """Estimate the share of a query's known cells whose ID score is below the limit for a rate of false rejections.
 
-    It is taken from the cells that are more familiar than most of their label, in the median over labels, as cells of
-    an unseen type may all be given one label.
+    The cells of missing types lower the scores of the labels that they get. So the spread of known cells is taken from
+    the upper half of the scores of each label, and the estimate is the median over labels.
 
     Parameters
     ----------
-    best, scores
-        Index of the most probable label and familiarity of a sample of cells, both of shape (n,).
+    best, id_scores
+        Index of the most probable label and ID score of a sample of cells, both of shape (n,).
     """
-    of_labels = [scores[best == index] for index, name in enumerate(label_names) if name in calibration.labels]
-    spreads = [_mirrored(scores) for scores in of_labels if len(scores) >= CELLS_TO_TELL_SPREAD]
-    most = calibration.everything.threshold(rate)
-    return float(np.median([(mirrored < most).mean() for mirrored in spreads])) if spreads else None
+    of_labels = [id_scores[best == index] for index, name in enumerate(label_names) if name in calibration.labels]
+    spreads = [_mirrored(scores) for scores in of_labels if len(scores) >= REJECTION.spread_cells]
+    limit = calibration.everything.threshold(rate)
+    return float(np.median([(mirrored < limit).mean() for mirrored in spreads])) if spreads else None
 
 
 def _mirrored(scores: Floats) -> npt.NDArray[np.float64]:
-    """Return the upper half of a label's scores and its mirror image below the median.
-
-    Cells of unseen types that were given the label are less familiar than those that have it, so the upper half says
-    how far known cells spread.
-    """
-    middle = float(np.median(scores))
-    upper = scores[scores >= middle].astype(np.float64)
-    return np.concatenate([upper, 2 * middle - upper])
+    """Return the upper half of some scores and its mirror image below their median."""
+    median = float(np.median(scores))
+    upper = scores[scores >= median].astype(np.float64)
+    return np.concatenate([upper, 2 * median - upper])

@@ -1,11 +1,11 @@
-"""What a reference knows of its held-out cells: thresholds for Unknown, and the temperature of its probabilities.
+"""Thresholds for Unknown from the held-out cells of a reference, and the temperature of its probabilities.
 
-A cell is Unknown when it is less familiar (see :mod:`spikgpt.scoring.ood_scorer`) than nearly all held-out cells, which
-the measured model had not seen. The user chooses how many known cells may be rejected, 5% by default, and split
-conformal prediction makes it a promise (Vovk et al., Algorithmic Learning in a Random World, 2005): of known cells that
-could be exchanged with the held-out ones, at most the chosen share is rejected on average, whatever their distribution.
+The measured model has not seen the held-out cells. The user chooses the share of known cells that may become Unknown,
+5% by default. Split conformal prediction (Vovk et al., Algorithmic Learning in a Random World, 2005) sets the limit on
+the ID score (:mod:`spikgpt.scoring.ood_scorer`). At most that share of known cells is then rejected on average, if they
+are exchangeable with the held-out cells, whatever their distribution.
 
-The paper's rule is kept beside it: Unknown when the largest probability is below a threshold, 0.95.
+The rule of the paper is stored too: Unknown if the largest probability is below 0.95.
 """
 
 from __future__ import annotations
@@ -24,14 +24,14 @@ from spikgpt.types import Floats, Integers, Strings
 
 PAPER_THRESHOLD = 0.95
 DEFAULT_UNKNOWN_RATE = 0.05
-# Held-out cells that a label needs for a promise of its own, and for its scores to be kept at all.
+# Held-out cells that a label needs for a limit of its own, and for its scores to be stored.
 CELLS_FOR_OWN_LIMIT, CELLS_TO_KEEP_LABEL = 30, 10
-# Scores of held-out cells that are kept: all, or so many spread evenly over their ranks.
+# Largest number of stored scores, spread evenly over the ranks.
 LARGEST_KEPT = 1000
-# Probabilities of held-out cells that are all right differ from 1 by 1e-8 or by nothing, which float32 cannot hold. A
-# threshold so near to 1 rejects other cells in float32 than in float64; a lower one keeps the promise.
+# Largest threshold on probabilities. Nearer to 1, float32 and float64 reject different cells; a lower threshold keeps
+# the promise.
 LARGEST_THRESHOLD = 0.9999
-# Sums of a few logarithms, so far from it.
+# Bound of stored scores, far above any sum of a few logarithms.
 LARGEST_SCORE = 1e6
 # Natural logarithms of the smallest and the largest temperature.
 TEMPERATURES = (-2.0, 2.0)
@@ -40,7 +40,7 @@ Probability = Annotated[float, Meta(ge=0, le=1)]
 
 
 def conformal_rank(cells: int, unknown_rate: float) -> int:
-    """Return how many of some held-out cells may lie below a threshold, 0 when there are too few cells.
+    """Return the number of held-out cells that may lie below a threshold; 0 if there are too few cells.
 
     With n held-out cells exchangeable with a new one, the new one falls below the r-th smallest value with a
     probability of at most r / (n + 1); r is the largest rank for which that is at most the rate.
@@ -49,14 +49,14 @@ def conformal_rank(cells: int, unknown_rate: float) -> int:
 
 
 class ConformalScores(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
-    """Familiarity scores of held-out cells in ascending order.
+    """ID scores of held-out cells in ascending order.
 
     Attributes
     ----------
     cells
         Number of the held-out cells.
     ranks, values
-        The scores that are kept, and their ranks among all, from 1.
+        Stored scores, and their ranks among all scores, from 1.
     """
 
     cells: Annotated[int, Meta(ge=1, le=10**12)]
@@ -76,28 +76,28 @@ class ConformalScores(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
             raise DamagedReference(msg)
 
     @classmethod
-    def of(cls, scores: Floats) -> Self:
-        """Keep what thresholds of any rate need of some scores, shape (n,)."""
+    def fit(cls, scores: Floats) -> Self:
+        """Store the scores of held-out cells, shape (n,), or 1000 of them, spread evenly over the ranks."""
         ascending = np.sort(scores)
         kept = np.unique(np.linspace(0, len(scores) - 1, min(len(scores), LARGEST_KEPT)).astype(int))
-        # Rounded down: up, a limit could lie above the cell that sets it, and above every cell that ties with that.
+        # Rounded down. Rounded up, a limit could lie above the cell that sets it, and above cells with the same score.
         values = np.floor(ascending[kept] * 1e6) / 1e6
         return cls(len(scores), tuple((kept + 1).tolist()), tuple(values.tolist()))
 
     def threshold(self, unknown_rate: float) -> float:
-        """Return the score below which at most a share of cells like these lies; -inf when there are too few."""
-        place = np.searchsorted(self.ranks, conformal_rank(self.cells, unknown_rate), side="right")
-        return self.values[place - 1] if place else -math.inf
+        """Return the score below which at most a share of such cells lies; -inf if there are too few held-out cells."""
+        position = np.searchsorted(self.ranks, conformal_rank(self.cells, unknown_rate), side="right")
+        return self.values[position - 1] if position else -math.inf
 
     @property
     def median(self) -> float:
-        """Score that half of the held-out cells do not exceed."""
+        """Median score."""
         return float(np.interp((self.cells + 1) / 2, self.ranks, self.values))
 
     def p_value(self, scores: Floats) -> npt.NDArray[np.float64]:
-        """Return the share of cells like these that have a lower score, between 0 and 1: (n,) to (n,).
+        """Return conformal p-values: the share of held-out cells with a lower score, between 0 and 1, (n,) to (n,).
 
-        It grows with the score, and goes on towards 0 and 1 beyond the smallest and the largest.
+        Beyond the smallest and the largest held-out score the p-value approaches 0 and 1.
         """
         values, ranks = np.array(self.values), np.array(self.ranks)
         spread = max(values[len(values) // 2] - values[0], 1e-6)
@@ -108,15 +108,15 @@ class ConformalScores(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 
 
 class Calibration(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
-    """What held-out cells say of one way to label: each cell by itself, or smoothed with its neighbours.
+    """Scores and temperature of held-out cells that were labelled with or without smoothing.
 
     Attributes
     ----------
     everything, labels
-        Scores of all held-out cells, and of those that were given a label, for labels with at least 10 of them.
+        Scores of all held-out cells, and of the held-out cells of each label that has at least 10.
     temperature
-        Divides the logits of cells labelled by themselves. Smoothed probabilities are raised to ``1 / temperature``
-        instead, see :func:`tempered`.
+        Without smoothing, the temperature divides the logits. Smoothed probabilities are raised to
+        ``1 / temperature`` instead; see :func:`tempered`.
     """
 
     everything: ConformalScores
@@ -124,25 +124,28 @@ class Calibration(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     temperature: Annotated[float, Meta(ge=0.01, le=100)] = 1.0
 
     @classmethod
-    def of(cls, scores: Floats, best: Strings, temperature: float = 1.0) -> Self:
-        """Learn from held-out cells: scores and best labels, both of shape (n,)."""
+    def fit(cls, scores: Floats, best: Strings, temperature: float = 1.0) -> Self:
+        """Store the scores and best labels of held-out cells, both of shape (n,)."""
         by_label = {name: rows for name, rows in rows_by_label(best).items() if len(rows) >= CELLS_TO_KEEP_LABEL}
-        own = {name: ConformalScores.of(scores[rows]) for name, rows in by_label.items()}
-        return cls(ConformalScores.of(scores), own, temperature)
+        own = {name: ConformalScores.fit(scores[rows]) for name, rows in by_label.items()}
+        return cls(ConformalScores.fit(scores), own, temperature)
 
     def limits(self, label_names: tuple[str, ...], unknown_rate: float) -> npt.NDArray[np.float64]:
         """Return the score below which a cell is Unknown, for each label, shape (L,).
 
-        The lower one of the label's and that of all cells, so that both promises hold.
+        It is the lower one of the label's own limit and the limit of all cells, so that both promises hold.
         """
-        most = self.everything.threshold(unknown_rate)
+        overall = self.everything.threshold(unknown_rate)
         own = {name: scores for name, scores in self.labels.items() if scores.cells >= CELLS_FOR_OWN_LIMIT}
-        return np.minimum(most, [own[name].threshold(unknown_rate) if name in own else most for name in label_names])
+        limits = [own[name].threshold(unknown_rate) if name in own else overall for name in label_names]
+        return np.minimum(overall, limits)
 
-    def baselines(self, label_names: tuple[str, ...]) -> tuple[npt.NDArray[np.float64], npt.NDArray[np.float64]]:
+    def medians_and_shares(
+        self, label_names: tuple[str, ...]
+    ) -> tuple[npt.NDArray[np.float64], npt.NDArray[np.float64]]:
         """Return the median score of the held-out cells of each label, and their share of all, each of shape (L,).
 
-        A label of fewer than 10 held-out cells, whose scores were not kept, has the median of all and half of 10 cells.
+        A label of fewer than 10 held-out cells gets the median of all cells, and counts as 5 cells.
         """
         own = [self.labels.get(name) for name in label_names]
         medians = [self.everything.median if scores is None else scores.median for scores in own]
@@ -151,16 +154,17 @@ class Calibration(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 
 
 class Thresholds(msgspec.Struct, frozen=True, forbid_unknown_fields=True, omit_defaults=True):
-    """When a cell is Unknown: the content of ``thresholds.json``.
+    """Content of ``thresholds.json``.
 
     Attributes
     ----------
+    method
+        ``familiarity`` for thresholds on the ID score; ``maximum probability`` for a reference of format 1.
     threshold
-        For the largest probability of a cell that is labelled by itself: at most about ``unknown_rate`` of the known
+        Threshold on the confidence of a cell labelled without smoothing. At most about ``unknown_rate`` of the known
         cells fall below it, as measured on ``calibration_cells`` held-out cells. At most 0.9999 from training.
     single, smoothed
-        Calibrations of cells labelled by themselves and with their neighbours; a reference of format 1, whose method
-        is the maximum probability, has neither.
+        Calibrations without and with smoothing; None for a reference of format 1.
     """
 
     method: Literal["maximum probability", "familiarity"]
@@ -181,7 +185,7 @@ class Thresholds(msgspec.Struct, frozen=True, forbid_unknown_fields=True, omit_d
             raise DamagedReference(msg)
 
     @classmethod
-    def of(
+    def fit(
         cls,
         confidence: Floats,
         unknown_rate: float = DEFAULT_UNKNOWN_RATE,
@@ -189,16 +193,16 @@ class Thresholds(msgspec.Struct, frozen=True, forbid_unknown_fields=True, omit_d
         single: Calibration | None = None,
         smoothed: Calibration | None = None,
     ) -> Self:
-        """Set a threshold on the largest probability that rejects at most a share of the known cells.
+        """Set a threshold on the confidence that rejects at most a share of the known cells.
 
         Parameters
         ----------
         confidence
-            Largest probability of held-out cells, each labelled by itself, shape (n,).
+            Largest probability of held-out cells, labelled without smoothing, shape (n,).
         unknown_rate
             Share of known cells that may be rejected.
         single, smoothed
-            What familiarity was on the same cells, if it was measured.
+            Calibrations on the same cells, if ID scores were measured.
         """
         rank = conformal_rank(len(confidence), unknown_rate)
         threshold = min(float(np.sort(confidence)[rank - 1]), LARGEST_THRESHOLD) if rank else 0.0
@@ -207,18 +211,18 @@ class Thresholds(msgspec.Struct, frozen=True, forbid_unknown_fields=True, omit_d
 
     @property
     def temperature(self) -> float:
-        """What the logits of a cell labelled by itself are divided by, so that its probabilities are calibrated."""
+        """Temperature that divides the logits of a cell labelled without smoothing."""
         return self.single.temperature if self.single else 1.0
 
     def calibration(self, smoothed: bool) -> Calibration | None:
-        """Return what held-out cells say of labels that are smoothed or not, None for a reference of format 1."""
+        """Return the calibration with or without smoothing; None for a reference of format 1."""
         return self.smoothed if smoothed else self.single
 
 
 def fit_temperature(probabilities: Floats, truth: Integers) -> float:
-    """Return the temperature at which the labels of held-out cells are likeliest.
+    """Return the temperature that maximises the likelihood of the labels of held-out cells.
 
-    See Guo et al., On Calibration of Modern Neural Networks, 2017.
+    Source: Guo et al., On Calibration of Modern Neural Networks, 2017.
 
     Parameters
     ----------
@@ -227,21 +231,21 @@ def fit_temperature(probabilities: Floats, truth: Integers) -> float:
     truth
         Index of each cell's label, shape (n,).
     """
-    # Training alone calls this, and the import takes longer than labelling small files.
+    # Only training needs this import, which takes longer than the labelling of a small file.
     from scipy.optimize import minimize_scalar
 
     cells = np.arange(len(truth))
 
     def loss(logarithm: float) -> float:
-        right = tempered(probabilities, math.exp(logarithm))[cells, truth]
-        return float(-np.log(np.maximum(right, 1e-12)).mean())
+        of_truth = tempered(probabilities, math.exp(logarithm))[cells, truth]
+        return float(-np.log(np.maximum(of_truth, 1e-12)).mean())
 
-    found = minimize_scalar(loss, bounds=TEMPERATURES, method="bounded", options={"xatol": 1e-3})
-    return round(math.exp(found.x), 4)
+    optimum = minimize_scalar(loss, bounds=TEMPERATURES, method="bounded", options={"xatol": 1e-3})
+    return round(math.exp(optimum.x), 4)
 
 
 def tempered(probabilities: Floats, temperature: float) -> npt.NDArray[np.float64]:
-    """Return probabilities raised to 1 / temperature, each row with sum 1, but rows of zeros: (n, L) to (n, L)."""
+    """Return probabilities raised to 1 / temperature, rows with sum 1 or of zeros: (n, L) to (n, L)."""
     if temperature == 1:
         return np.asarray(probabilities, dtype=np.float64)
     raised = probabilities.astype(np.float64) ** (1 / temperature)

@@ -4,18 +4,20 @@ from __future__ import annotations
 
 from pathlib import Path
 
+import pytest
 from anndata import AnnData
 
-from hub_cards.mirror import pancreas
-from spikgpt.building.recipe import FILE
 from spikgpt.reference.hub import Hub
 from spikgpt.sharing import pull
-from spikgpt.testing.hub import LoopbackHub
-from tests.building.conftest import islets_of, write_recipe
+from spikgpt_recipes.recipe import FILE
 from tests.cli.conftest import Run, assert_refused
-from tests.sources.conftest import FileServer
+from tests.hub_server import LoopbackHub
+from tests.mirror import pancreas
+from tests.spikgpt_recipes.conftest import islets_of, write_recipe
+from tests.spikgpt_recipes.file_server import FileServer
 
 
+@pytest.mark.slow
 def test_a_build_is_told_step_by_step_and_pushed(run: Run, cells: AnnData, tmp_path: Path, hub: LoopbackHub) -> None:
     recipe, out = write_recipe(tmp_path / "recipe", training="paper"), tmp_path / "islets"
     pancreas(tmp_path / "mirror", islets_of(cells))
@@ -45,7 +47,7 @@ def test_a_push_that_cannot_be_is_refused_before_the_work(run: Run, tmp_path: Pa
     arguments = ["build", write_recipe(tmp_path / "recipe"), "--mirror", tmp_path, "--out", tmp_path / "out"]
     assert_refused(run(*arguments, "--push", "islets"), "'islets' is no name of a repository; expected ORG/NAME.")
     refused = run(*arguments, "--push", "me/islets", "--steps", "download,prepare")
-    assert_refused(refused, "The step card writes what is pushed; do it too: --steps download,prepare,card")
+    assert_refused(refused, "--push needs the step card; add it: --steps download,prepare,card")
 
 
 def test_a_typo_is_found_before_anything_is_asked_for(run: Run, tmp_path: Path) -> None:
@@ -55,15 +57,16 @@ def test_a_typo_is_found_before_anything_is_asked_for(run: Run, tmp_path: Path) 
     with FileServer() as server:
         ran = run("build", recipe, "--mirror", server.url, "--out", tmp_path / "out", "--cache", tmp_path / "cache")
         assert server.asked == []
-    assert_refused(ran, "unknown field `acession`, in sources[0] (study Learned). Mend that line.")
+    assert_refused(ran, "unknown field `acession`, in sources[0] (study Learned). Correct that line.")
     assert sorted(path.name for path in tmp_path.iterdir()) == ["recipe"]
 
 
 def test_the_card_of_a_recipe_is_shown(run: Run) -> None:
     shown = run("build", "lung", "--show-card")
     assert shown.code == 0
-    assert shown.out.startswith("---\nlicense: other\n")
+    assert shown.out.startswith("---\n")
+    assert "\nlicense: other\n" in shown.out
     assert "**Not trained yet.**" in shown.out
     assert_refused(run("build", "lung"), "Name the folder to write the reference to: --out FOLDER.")
     refused = run("build", "lung", "--out", "x", "--only", "Baron")
-    assert_refused(refused, "The recipe lung has no study 'Baron'; choose of HLCA (HLCA-core), Morse")
+    assert_refused(refused, "The recipe lung has no study 'Baron'; choose from HLCA (HLCA-core), Morse")

@@ -32,34 +32,35 @@ def given(*arguments: str) -> tuple[str, TrainOptions, HubOptions]:
 
 def test_a_function_gets_the_checked_objects() -> None:
     assert given("x") == ("x", TrainOptions(), HubOptions())
-    asked = given("x", "--recipe", "paper", "--seed", "3", "--batch-key", "donor", "--endpoint", "http://here")
+    parsed = given("x", "--recipe", "paper", "--seed", "3", "--batch-key", "donor", "--endpoint", "http://here")
     options = TrainOptions(recipe="paper", seed=3, batch_key="donor")
-    assert asked == ("x", options, HubOptions(endpoint="http://here"))
+    assert parsed == ("x", options, HubOptions(endpoint="http://here"))
     with pytest.raises(ConfigError, match=r"^--seed is -1; expected a whole number of at least 0\.$"):
         given("x", "--seed", "-1")
 
 
 @pytest.mark.parametrize("hidden", ["--provenance", "--token", "--offline", "--cache-dir"])
-def test_what_is_not_shown_cannot_be_given(hidden: str) -> None:
+def test_fields_without_a_flag_cannot_be_given(hidden: str) -> None:
     with pytest.raises(typer.BadParameter.__bases__[0], match="No such option"):
         given("x", hidden)
 
 
 def test_help_shows_choices_ranges_and_defaults(run: Run) -> None:
-    said = " ".join(run("annotate", "--help").out.replace("│", " ").split())
+    text = " ".join(run("annotate", "--help").out.replace("│", " ").split())
     for shown in (
         "auto|composition|shift|reference|query",
-        "--neighbours --alone",
+        "--smoothing --no-smoothing",
         "--whole-graph --any-part",
-        "--same-study",
+        "--reference-cutoff",
         "--strict",
-        "Exit with 3 if the query is of",
+        "Exit with code 3 if the query is of",
         "(at least 0 and below 1)",
         "[default: auto]",
-        "Which reference labels the cells, and what runs its network",
+        "Reference, and the engine that runs its network",
     ):
-        assert shown in said
-    assert "--progress" not in said
+        assert shown in text
+    for hidden in ("--progress", "--alone", "--same-study"):
+        assert hidden not in text
 
 
 def test_an_interruption_is_an_error_of_its_own() -> None:
@@ -71,8 +72,8 @@ def test_an_interruption_is_an_error_of_its_own() -> None:
         stop()
 
 
-def test_limits_of_their_own_do_not_hide_what_a_flag_means(run: Run) -> None:
-    said = run("pretrain", "--help").out
-    assert "Passes over the cells. (at least 1)" in " ".join(said.replace("│", " ").split())
-    assert "None" not in said
-    assert "{CELLS}" in said
+def test_limits_do_not_hide_the_description_of_a_flag(run: Run) -> None:
+    text = run("pretrain", "--help").out
+    assert "Passes over the cells. (at least 1)" in " ".join(text.replace("│", " ").split())
+    assert "None" not in text
+    assert "{CELLS}" in text

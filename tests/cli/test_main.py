@@ -14,7 +14,7 @@ import spikgpt
 from tests.cli.conftest import PROGRAM, Ran, Run, assert_refused
 
 COMMANDS = (
-    *("annotate", "evaluate", "train", "novelty", "embed", "convert-scgpt", "pretrain"),
+    *("annotate", "evaluate", "train", "leave-one-type-out", "embed", "convert-scgpt", "pretrain"),
     *("info", "list", "verify", "pull", "push", "export", "doctor"),
 )
 
@@ -79,6 +79,7 @@ def test_the_start_loads_nothing_heavy() -> None:
     assert not [module for module in heavy if module in loaded]
 
 
+@pytest.mark.slow
 def test_labelling_loads_no_module_of_another_task(query_file: Path, tmp_path: Path) -> None:
     program = (
         "import atexit, sys; atexit.register(lambda: print(*sys.modules)); from spikgpt.cli.main import main; main()"
@@ -106,7 +107,7 @@ def test_shell_completion() -> None:
         return complete(_SPIKGPT_COMPLETE="complete_bash", COMP_WORDS=line, COMP_CWORD=str(line.count(" ")))
 
     assert completions("spikgpt p") == ["pull", "push", "pretrain"]
-    assert completions("spikgpt annotate x --engine ") == ["auto", "onnx", "torch"]
+    assert completions("spikgpt annotate x --engine ") == ["auto", "onnx", "numpy", "torch"]
 
 
 def test_who_has_seen_enough_is_not_told_of_it() -> None:
@@ -154,7 +155,7 @@ def test_doctor_tells_what_works(run: Run) -> None:
 
 
 def test_doctor_tells_of_two_distributions(run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("spikgpt_onnx.session.version", lambda name: "1.32.0")
+    monkeypatch.setattr("spikgpt.engines.onnx_session.version", lambda name: "1.32.0")
     ran = run("doctor")
     assert ran.code == 1
     assert "--  ONNX Runtime: onnxruntime 1.32.0, onnxruntime-gpu 1.32.0: " in ran.out

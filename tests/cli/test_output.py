@@ -7,12 +7,12 @@ from pathlib import Path
 
 import pytest
 
-from spikgpt.cli.output import Bars, annotate_command, note, say, show, warnings_as_notes
+from spikgpt.cli.output import Bars, annotate_command, inform, note, show, warnings_as_notes
 from spikgpt.errors import SpikGPTWarning
 
 
 def test_a_sentence_is_one_line_and_no_markup(capsys: pytest.CaptureFixture[str]) -> None:
-    say("Wrote [bold]x[/]\n" + 200 * "y")
+    inform("Wrote [bold]x[/]\n" + 200 * "y")
     note("odd")
     captured = capsys.readouterr()
     assert captured.err == f"Wrote [bold]x[/] {200 * 'y'}\nNote: odd\n"
@@ -20,7 +20,7 @@ def test_a_sentence_is_one_line_and_no_markup(capsys: pytest.CaptureFixture[str]
 
 
 def test_nothing_that_is_printed_steers_the_terminal(capsys: pytest.CaptureFixture[str]) -> None:
-    say("a\x1b[2Jb\x9b31m\u202ec")
+    inform("a\x1b[2Jb\x9b31m\u202ec")
     show(("label",), [("d\x1b]0;title\x07e\rf",)], result=True)
     captured = capsys.readouterr()
     assert captured.err == "a\\x1b[2Jb\\x9b31m\\u202ec\n"

@@ -11,7 +11,7 @@ from scipy.stats import multivariate_normal
 
 from spikgpt.cells.align import AlignedCells, joined
 from spikgpt.cells.genes import GeneList
-from spikgpt.embedding.imputation import EVIDENCE, FittedImputer, GeneImputer, GeneTable
+from spikgpt.embedding.imputation import GENES, FittedImputer, GeneImputer, GeneStatistics
 from spikgpt.embedding.pca import PCAProjection
 from spikgpt.engines.opening import open_engine, torch_engine
 from spikgpt.errors import GenesError
@@ -33,15 +33,15 @@ def read(projection: PCAProjection, adata: AnnData) -> AlignedCells:
 
 def panel(projection: PCAProjection, adata: AnnData, own: int, others: int) -> AnnData:
     """Return a query with some of the genes that the network reads, and some that are known beside."""
-    assert projection.more is not None
-    names = [*projection.genes.symbols[::7][:own], *projection.more.genes.symbols[:others]]
+    assert projection.imputer is not None
+    names = [*projection.genes.symbols[::7][:own], *projection.imputer.genes.symbols[:others]]
     return adata[:, names].copy()
 
 
 def test_expected_scores_are_those_of_the_mixture() -> None:
     random = np.random.default_rng(0)
     labels, genes, dim = 3, 12, 2
-    table = GeneTable(
+    table = GeneStatistics(
         mean=random.random(genes),
         std=random.uniform(0.5, 1, genes),
         loadings=random.normal(0, 0.3, (genes, dim)),
@@ -54,7 +54,7 @@ def test_expected_scores_are_those_of_the_mixture() -> None:
     none = np.empty(0, dtype=np.float16)
     more = GeneImputer(GeneList((), ()), none, none, none, none, none, centroids, scatter)
     scaled = random.normal(0, 1, (5, int(known.sum())))
-    found = FittedImputer.of(table, known, shares, more).scores(scaled)
+    found = FittedImputer.fit(table, known, shares, more).scores(scaled)
 
     within = scatter.astype(np.float64)
     within += 1e-6 * np.trace(within) / dim * np.eye(dim)
@@ -68,7 +68,8 @@ def test_expected_scores_are_those_of_the_mixture() -> None:
         for label in range(labels):
             mean = (table.label_means[label, known] - table.mean[known]) / table.std[known]
             logs.append(
-                EVIDENCE * multivariate_normal.logpdf(expression, mean, covariance) + 0.5 * np.log(shares[label])
+                GENES.evidence_weight * multivariate_normal.logpdf(expression, mean, covariance)
+                + 0.5 * np.log(shares[label])
             )
             expected.append(centroids[label] + gain @ (expression - mean))
         weights = np.exp(np.array(logs) - max(logs))
@@ -79,19 +80,19 @@ def test_a_query_that_has_all_genes_is_taken_as_it_is(small: Reference, few: Ann
     projection = projection_of(small)
     cells = read(projection, few)
     values, _, found = projection.impute(cells, projection.reference_scale(cells))
-    assert not len(cells.more)
+    assert not len(cells.other_genes)
     assert found.all()
     assert (values != cells.values).nnz == 0
 
 
 def test_as_many_other_genes_are_read_as_are_missing(small: Reference, few: AnnData) -> None:
     projection = projection_of(small)
-    assert projection.more is not None
+    assert projection.imputer is not None
     lacking = set(projection.genes.symbols[:30])
     cells = read(projection, few[:, [name not in lacking for name in few.var_names]].copy())
-    assert (~cells.found).sum() == len(cells.more) == 30
+    assert (~cells.found).sum() == len(cells.other_genes) == 30
     there = {name: at for at, name in enumerate(few.var_names)}
-    columns = [there[projection.more.genes.symbols[at]] for at in cells.more]
+    columns = [there[projection.imputer.genes.symbols[at]] for at in cells.other_genes]
     np.testing.assert_array_equal(cells.values[:, -30:].toarray(), few.X[:, columns].toarray())
 
 
@@ -101,8 +102,8 @@ def test_a_panel_gets_better_labels_than_without_the_other_genes(small: Referenc
     known = query.obs["cell_type"].isin(small.labels.names).to_numpy()
     truth = query.obs["cell_type"].astype(str).to_numpy()[known]
     right = {}
-    for name, more in (("all", projection.more), ("none", None)):
-        engine = replace(torch_engine(small), embedding=replace(projection, more=more))
+    for name, more in (("all", projection.imputer), ("none", None)):
+        engine = replace(torch_engine(small), embedding=replace(projection, imputer=more))
         right[name] = (labelled(small, asked, engine).best_labels[known] == truth).mean()
     assert right["all"] > 0.9
     assert right["all"] > right["none"]
@@ -116,7 +117,7 @@ def test_engines_agree_on_a_panel(graph_folder: str, query: AnnData) -> None:
     )
     np.testing.assert_array_equal(torch.labels, onnx.labels)
     np.testing.assert_allclose(torch.probabilities, onnx.probabilities, atol=1e-3)
-    assert any("at best" in note for note in torch.notes())
+    assert any("In simulation" in note for note in torch.notes())
 
 
 def test_on_a_small_panel_uncertain_cells_are_unknown_rather_than_wrong(small: Reference, query: AnnData) -> None:
@@ -142,7 +143,7 @@ def test_genes_that_allow_too_little_are_refused_with_the_best_that_are_missing(
     small: Reference, query: AnnData
 ) -> None:
     projection = projection_of(small)
-    assert projection.more is not None
-    asked = query[:, [*projection.genes.symbols[:0], *projection.more.genes.symbols[-12:]]].copy()
-    with pytest.raises(GenesError, match=r"at best \d+% of cells get their label; .* Missing are, best first: \w+"):
+    assert projection.imputer is not None
+    asked = query[:, [*projection.genes.symbols[:0], *projection.imputer.genes.symbols[-12:]]].copy()
+    with pytest.raises(GenesError, match=r"\d+% of cells.*expected at least 50%.*missing genes: \w+"):
         labelled(small, asked)

@@ -13,20 +13,20 @@ from spikgpt.embedding.query_pca import QueryPCA
 
 def test_components_are_those_of_a_principal_component_analysis(logs: sparse.csr_matrix) -> None:
     dense = logs.toarray().astype(np.float64)
-    expected = PCA(30, svd_solver="full").fit_transform(dense / (dense.std(axis=0) + query_pca.SPREAD_FLOOR))
+    expected = PCA(30, svd_solver="full").fit_transform(dense / (dense.std(axis=0) + query_pca.PCA.spread_floor))
 
-    found = QueryPCA.fit(logs).place(logs)
+    found = QueryPCA.fit(logs).transform(logs)
 
     assert np.abs(found) == pytest.approx(np.abs(expected), abs=1e-8)
 
 
 def test_components_do_not_depend_on_the_chunk(logs: sparse.csr_matrix, monkeypatch: pytest.MonkeyPatch) -> None:
-    whole = QueryPCA.fit(logs).place(logs)
+    whole = QueryPCA.fit(logs).transform(logs)
     monkeypatch.setattr(query_pca, "CHUNK", 7)
 
-    assert np.abs(QueryPCA.fit(logs).place(logs)) == pytest.approx(np.abs(whole), abs=1e-9)
+    assert np.abs(QueryPCA.fit(logs).transform(logs)) == pytest.approx(np.abs(whole), abs=1e-9)
 
 
 def test_no_cells_have_no_components() -> None:
     none = sparse.csr_matrix((0, 5))
-    assert QueryPCA.fit(none).place(none).shape == (0, 0)
+    assert QueryPCA.fit(none).transform(none).shape == (0, 0)

@@ -1,4 +1,4 @@
-"""What an annotation says of its cells: labels, probabilities, provenance, colours, notes and descriptions."""
+"""Annotations: labels, probabilities, provenance, colours, notes and descriptions."""
 
 from __future__ import annotations
 
@@ -22,53 +22,57 @@ from spikgpt.scoring.palette import UNKNOWN_COLOR, palette
 
 N_CELLS = 12
 LABELS = ("spikgpt_label", "spikgpt_best_label", "spikgpt_label_broad")
+# The last one is the name of the typicality in version 0.9.
+SCORES = ("spikgpt_confidence", "spikgpt_typicality", "spikgpt_familiarity")
 
 
-def test_a_query_that_lies_far_away_is_told_where_its_cells_are_held_against_the_limits_alone(
+def test_a_note_on_another_study_appears_where_the_reference_cutoffs_decide_alone(
     annotation: Annotation,
 ) -> None:
-    far = dataclasses.replace(annotation.cutoffs, ood=None, farther=0.31)
-    (note,) = named(annotation, cutoffs=far).notes()
-    assert "about 31% of the cells of known types are Unknown, not at most 5%" in note
-    assert "Leave out same_study (--same-study) unless" in note
-    near = dataclasses.replace(far, farther=0.1)
-    by_ood = dataclasses.replace(far, ood=annotation.cutoffs.ood)
-    for cutoffs in (annotation.cutoffs, near, by_ood):
-        assert not named(annotation, cutoffs=cutoffs).notes()
+    far = dataclasses.replace(annotation.rule, ood=None, false_rejection=0.31)
+    (note,) = named(annotation, rule=far).notes()
+    assert all(fact in note for fact in ("31%", "5%", "reference_cutoff", "--reference-cutoff"))
+    near = dataclasses.replace(far, false_rejection=0.1)
+    by_ood = dataclasses.replace(far, ood=annotation.rule.ood)
+    for rule in (annotation.rule, near, by_ood):
+        assert not named(annotation, rule=rule).notes()
 
 
-def test_a_reference_that_does_not_suit_is_the_first_thing_told(annotation: Annotation) -> None:
-    far = dataclasses.replace(annotation.cutoffs, ood=None, farther=0.31)
+def test_incompatibility_is_the_first_note(annotation: Annotation) -> None:
+    far = dataclasses.replace(annotation.rule, ood=None, false_rejection=0.31)
     report = dataclasses.replace(annotation.report, genes_matched=1)
-    nothing = named(annotation, cutoffs=far, report=report, rejected=np.ones(N_CELLS, dtype=bool))
-    genes, farther, unknown = nothing.notes()
+    nothing = named(annotation, rule=far, report=report, rejected=np.ones(N_CELLS, dtype=bool))
+    genes, study, unknown = nothing.notes()
     assert genes.startswith("Only 1 of")
-    assert "farther" in farther
+    assert "another study" in study
     assert unknown.startswith("100% of the cells are Unknown")
-    # That cells lie far away and are Unknown follows from it.
-    unsuited = named(nothing, verdict=Compatibility(OTHER, "it barks", {}))
-    told, *others = unsuited.notes()
-    assert told.startswith("Another tissue or species, do not use these labels: it barks.")
+    # The other notes follow from it.
+    unsuited = named(nothing, compatibility=Compatibility(OTHER, "it barks", {}))
+    first, *others = unsuited.notes()
+    assert first.startswith("Another tissue or species, do not use these labels: it barks.")
     assert others == [genes]
-    for verdict in (Compatibility(LIKE, "it meows", {}), Compatibility(STUDY, "it purrs", {}), None):
-        assert not any("do not use" in note for note in named(annotation, verdict=verdict).notes())
+    for compatibility in (Compatibility(LIKE, "it meows", {}), Compatibility(STUDY, "it purrs", {}), None):
+        assert not any("do not use" in note for note in named(annotation, compatibility=compatibility).notes())
 
 
 @pytest.mark.parametrize("kind", [LIKE, STUDY, OTHER, None])
-def test_the_verdict_and_its_evidence_are_stored(annotation: Annotation, tmp_path: Path, kind: Kind | None) -> None:
-    adata, verdict = cells(annotation), kind and Compatibility(kind, "it barks", {"correlation": 0.5})
+def test_the_compatibility_and_its_evidence_are_stored(
+    annotation: Annotation, tmp_path: Path, kind: Kind | None
+) -> None:
+    adata, compatibility = cells(annotation), kind and Compatibility(kind, "it barks", {"correlation": 0.5})
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", SpikGPTWarning)
-        named(annotation, verdict=verdict).write_to(adata)
+        named(annotation, compatibility=compatibility).write_to(adata)
     adata.write_h5ad(tmp_path / "labelled.h5ad")
     stored = anndata.read_h5ad(tmp_path / "labelled.h5ad").uns["spikgpt"]
-    assert (stored["verdict"], stored["evidence"]) == ((kind, "it barks") if kind else ("", ""))
+    assert (stored["compatibility"], stored["evidence"]) == ((kind, "it barks") if kind else ("", ""))
+    assert stored["verdict"] == stored["compatibility"]
     assert stored["evidence_values"] == ({"correlation": 0.5} if kind else {})
 
 
 def test_the_ood_score_and_the_batches_are_stored(annotation: Annotation) -> None:
     assert (list(annotation.obs()), annotation.uns()["spikgpt"]["batch_key"]) == (
-        [*LABELS, "spikgpt_confidence", "spikgpt_familiarity"],
+        [*LABELS, *SCORES],
         "",
     )
     score = np.linspace(-1, 1, N_CELLS).astype(np.float32)
@@ -86,9 +90,9 @@ def test_confident_cells_that_are_unknown_are_told_by_label(annotation: Annotati
     )
     assert "batch_key='COLUMN' (--batch-key COLUMN)" in note
     assert note.endswith("unknown_rate=0 (--no-unknown).")
-    by_threshold = dataclasses.replace(sure.cutoffs, ood=None)
+    by_threshold = dataclasses.replace(sure.rule, ood=None)
     one, unsure = np.arange(N_CELLS) == 0, np.full(N_CELLS, 0.8, dtype=np.float32)
-    for other in (named(sure, cutoffs=by_threshold), named(sure, rejected=one), named(sure, confidence=unsure)):
+    for other in (named(sure, rule=by_threshold), named(sure, rejected=one), named(sure, confidence=unsure)):
         assert not other.notes()
 
 
@@ -107,12 +111,13 @@ def test_labels_are_written_beside_what_the_cells_hold(annotation: Annotation, t
     annotation.write_to(adata)
     adata.write_h5ad(tmp_path / "labelled.h5ad")
     after = anndata.read_h5ad(tmp_path / "labelled.h5ad")
-    assert after.obs.columns.tolist() == ["depth", *LABELS, "spikgpt_confidence", "spikgpt_familiarity"]
+    assert after.obs.columns.tolist() == ["depth", *LABELS, *SCORES]
     np.testing.assert_array_equal(after.obs["spikgpt_label"].astype(str), annotation.labels)
     np.testing.assert_array_equal(after.obs["spikgpt_best_label"].astype(str), annotation.best_labels)
     np.testing.assert_array_equal(after.obs["spikgpt_label_broad"].astype(str), annotation.broad_labels)
     np.testing.assert_array_equal(after.obs["spikgpt_confidence"], annotation.confidence)
-    np.testing.assert_array_equal(after.obs["spikgpt_familiarity"], annotation.familiarity)
+    for name in SCORES[1:]:
+        np.testing.assert_array_equal(after.obs[name], annotation.typicality)
     np.testing.assert_array_equal(after.obsm["spikgpt_probabilities"], annotation.probabilities)
     assert list(after.obsm) == ["X_umap", "spikgpt_probabilities"]
     assert after.uns["spikgpt"].keys() == annotation.uns()["spikgpt"].keys()
@@ -136,7 +141,7 @@ def test_the_labels_of_a_query_as_a_table(annotation: Annotation) -> None:
     table = annotation.table()
     assert table.columns.tolist()[-2:] == ["probability of alpha", "probability of beta"]
     assert table.index.name == "cell"
-    pd.testing.assert_frame_equal(table.iloc[:, :5].rename_axis(None), annotation.obs())
+    pd.testing.assert_frame_equal(table.iloc[:, :6].rename_axis(None), annotation.obs())
     assert table["spikgpt_label"].cat.categories.tolist() == ["Unknown", "alpha", "beta"]
     assert table["spikgpt_confidence"].dtype == np.float32
 
@@ -150,7 +155,7 @@ def test_a_table_in_chunks_is_the_table(annotation: Annotation, monkeypatch: pyt
 
 
 def without_cells(annotation: Annotation) -> Annotation:
-    fields = ("obs_names", "best", "confidence", "probabilities", "empty", "broad", "rejected", "familiarity")
+    fields = ("obs_names", "best", "confidence", "probabilities", "empty", "broad", "rejected", "typicality")
     return named(annotation, **{name: getattr(annotation, name)[:0] for name in fields})
 
 
@@ -197,9 +202,9 @@ def test_what_is_suspicious_is_warned_of_and_stored(annotation: Annotation) -> N
     adata = cells(annotation)
     with pytest.warns(
         SpikGPTWarning, match="100% of the cells are Unknown; is 'hand-made' the right reference"
-    ) as told:
+    ) as warned:
         strange.write_to(adata)
-    assert adata.uns["spikgpt"]["notes"].tolist() == strange.notes() == [str(told[0].message)]
+    assert adata.uns["spikgpt"]["notes"].tolist() == strange.notes() == [str(warned[0].message)]
     assert set(adata.obs["spikgpt_label"]) == {"Unknown"}
 
 
@@ -207,12 +212,12 @@ def test_columns_of_another_origin_are_not_replaced_without_a_word(annotation: A
     adata = cells(annotation, spikgpt_label=["mine"] * N_CELLS)
     adata.obsm["spikgpt_probabilities"] = np.ones((N_CELLS, 3))
     adata.uns["spikgpt_label_colors"] = ["#000000"]
-    places = "obs['spikgpt_label'], obsm['spikgpt_probabilities'], uns['spikgpt_label_colors']"
-    note = f"What others had written to {places} was replaced."
+    replaced = "obs['spikgpt_label'], obsm['spikgpt_probabilities'], uns['spikgpt_label_colors']"
+    note = f"Data of other tools in {replaced} was replaced."
     assert annotation.notes(adata) == [note]
-    with pytest.warns(SpikGPTWarning) as told:
+    with pytest.warns(SpikGPTWarning) as warned:
         annotation.write_to(adata)
-    assert [str(warning.message) for warning in told] == adata.uns["spikgpt"]["notes"].tolist() == [note]
+    assert [str(warning.message) for warning in warned] == adata.uns["spikgpt"]["notes"].tolist() == [note]
     # Labels of our own are.
     annotation.write_to(adata)
     assert annotation.notes(adata) == adata.uns["spikgpt"]["notes"].tolist() == []
@@ -221,12 +226,14 @@ def test_columns_of_another_origin_are_not_replaced_without_a_word(annotation: A
 def test_labels_of_another_reference_are_not_replaced_without_a_word(annotation: Annotation, tmp_path: Path) -> None:
     adata = cells(annotation, spikgpt_cluster_label=["a"] * N_CELLS)
     named(annotation, reference_digest="11").write_to(adata)
-    other = named(annotation, reference_name="liver", reference_digest="22", familiarity=None)
+    other = named(annotation, reference_name="liver", reference_digest="22", typicality=None)
     adata.write_h5ad(tmp_path / "labelled.h5ad")
     for target in (adata, anndata.read_h5ad(tmp_path / "labelled.h5ad")):
         (note,) = other.notes(target)
         assert "The labels by the reference 'hand-made' were replaced." in note
-        assert "obs['spikgpt_familiarity'] and obs['spikgpt_cluster_label'] may still be by 'hand-made'" in note
+        columns = ("typicality", "familiarity", "cluster_label")
+        kept = " and ".join(f"obs['spikgpt_{name}']" for name in columns)
+        assert f"{kept} may still be by 'hand-made'" in note
         assert "--key-added" in note
     # The same reference again, and a reference of the same name.
     assert named(annotation, reference_digest="11").notes(adata) == []
@@ -248,16 +255,16 @@ def test_what_another_tool_keeps_under_the_key_is_not_replaced_without_a_word(an
     adata = cells(annotation)
     adata.uns["leiden"] = {"params": {"resolution": 1.0}}
     (note,) = named(annotation, key_added="leiden").notes(adata)
-    assert note == "What others had written to uns['leiden'] was replaced."
+    assert note == "Data of other tools in uns['leiden'] was replaced."
 
 
 def test_a_view_is_labelled_and_its_parent_is_not(annotation: Annotation) -> None:
     parent = AnnData(np.ones((2 * N_CELLS, 1), dtype=np.float32))
     parent.uns["title"] = "made up"
     view = parent[::2]
-    with pytest.warns(SpikGPTWarning, match=r"view of an AnnData.*parent has no labels") as told:
+    with pytest.warns(SpikGPTWarning, match=r"view of an AnnData.*parent has no labels") as warned:
         annotation.write_to(view)
-    assert len(told) == 1
+    assert len(warned) == 1
     assert view.obs["spikgpt_label"].tolist() == annotation.labels.tolist()
     assert view.uns["spikgpt"]["reference"] == "hand-made"
     assert (list(parent.obs), list(parent.obsm), list(parent.uns)) == ([], [], ["title"])
@@ -273,12 +280,12 @@ def test_a_short_description(annotation: Annotation) -> None:
 
 def test_a_description_for_notebooks(annotation: Annotation) -> None:
     report = dataclasses.replace(annotation.report, notes=("One <u>note</u>\n.",))
-    verdict = Compatibility(OTHER, "it <s>barks", {})
-    changed = {"label_names": ("<b>al&pha", "beta"), "reference_name": "<i>", "report": report, "verdict": verdict}
+    other = Compatibility(OTHER, "it <s>barks", {})
+    changed = {"label_names": ("<b>al&pha", "beta"), "reference_name": "<i>", "report": report, "compatibility": other}
     html = named(annotation, **changed)._repr_html_()
     for stated in (
         "<p>5 of the reference&#x27;s 7 genes are in the query.</p>",
-        "<p>50.0% Unknown: less familiar than 95%.</p>",
+        "<p>50.0% Unknown: OOD score above 0.</p>",
         "<p>Another tissue or species, do not use: it &lt;s&gt;barks.</p>",
         "<p>Note: Another tissue or species, do not use these labels: it &lt;s&gt;barks.",
         "<p>Note: One &lt;u&gt;note&lt;/u&gt;\\n.</p>",

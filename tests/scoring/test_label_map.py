@@ -20,7 +20,7 @@ ROWS: list[dict[str, Any]] = [
 
 
 def read(rows: Any) -> LabelMap:
-    return LabelMap.of(converted(rows, "labels.json", list[LabelRow]))
+    return LabelMap.from_rows(converted(rows, "labels.json", list[LabelRow]))
 
 
 def test_rows_come_back_as_they_went() -> None:
@@ -34,13 +34,13 @@ def test_rows_come_back_as_they_went() -> None:
     [
         (("a", "b"), (None,), "There are 2 label names and 1 Cell Ontology ids"),
         (("a", "a"), (None, None), "Label names must differ; a occurs more than once"),
-        (("a", "b\x1b"), (None, None), "Label names are printed, so 'b.x1b' cannot be one"),
-        (("a", ""), (None, None), "it is empty or has control characters"),
-        (("a", "Unknown"), (None, None), "'Unknown' is what rejected cells are called"),
-        (("a", " b"), (None, None), "' b' cannot be one; it starts or ends with a space"),
-        (("a", "b" * 201), (None, None), "'b{200}' cannot be one; it has more than 200 characters"),
+        (("a", "b\x1b"), (None, None), "'b.x1b' is empty or has control characters"),
+        (("a", ""), (None, None), "is empty or has control characters"),
+        (("a", "Unknown"), (None, None), "'Unknown' is the name for rejected cells"),
+        (("a", " b"), (None, None), "' b' starts or ends with a space"),
+        (("a", "b" * 201), (None, None), "'b{200}' has more than 200 characters"),
         (("a", "e\u0301"), (None, None), "is not in Unicode's composed form"),
-        (("a", "\u202eb"), (None, None), "it is empty or has control characters"),
+        (("a", "\u202eb"), (None, None), "is empty or has control characters"),
         (("T cell", "T Cell"), (None, None), "'T cell' and 'T Cell' differ only in case or width"),
         (("beta", "\uff42eta"), (None, None), "differ only in case or width"),
         (("a", "unknown"), (None, None), "'unknown' and 'Unknown' differ only in case"),

@@ -36,7 +36,7 @@ PANCREAS = {
 
 def broad(labels: dict[str, str | None], **probabilities: float) -> str:
     row = np.array([[probabilities.get(name.replace(" ", "_"), 0.0) for name in labels]])
-    among = BroadLabels.of(LabelMap(tuple(labels), tuple(labels.values())))
+    among = BroadLabels.from_labels(LabelMap(tuple(labels), tuple(labels.values())))
     return str(among.names[among.assign(row)[0]])
 
 
@@ -80,7 +80,7 @@ def test_each_cell_gets_what_it_would_get_alone() -> None:
     random = np.random.default_rng(0)
     rows = random.dirichlet(np.full(len(BLOOD), 0.2), 300)
     rows[0] = 0  # a cell without counts
-    among = BroadLabels.of(LabelMap(tuple(BLOOD), tuple(BLOOD.values())))
+    among = BroadLabels.from_labels(LabelMap(tuple(BLOOD), tuple(BLOOD.values())))
     codes = among.assign(rows)
     assert codes.tolist() == [among.assign(row[None])[0] for row in rows]
     assert among.names[codes[0]] == UNKNOWN
@@ -106,7 +106,7 @@ def test_many_labels_take_little_time() -> None:
     names = tuple(f"label {place}" for place in range(10_000))
     labels = LabelMap(names, tuple(terms[place % len(terms)] for place in range(len(names))))
     start = time.process_time()
-    found = BroadLabels.of(labels)
+    found = BroadLabels.from_labels(labels)
     assert time.process_time() - start < 2
     assert found.under.shape == (len(names), len(found.codes))
     assert found.under[:, -1].all()

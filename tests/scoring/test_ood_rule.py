@@ -1,4 +1,4 @@
-"""The OOD rule tells a type that the reference lacks from a batch effect, and is what its formulas say."""
+"""The OOD rule follows its formula, and separates a missing type from a batch effect."""
 
 from __future__ import annotations
 
@@ -8,17 +8,18 @@ import numpy as np
 import numpy.typing as npt
 import pytest
 
-from spikgpt.scoring.ood_rule import OODRule, Typicality
+from spikgpt.scoring.label_match import LabelMatch
+from spikgpt.scoring.ood_rule import OODRule, ScoreAverager
 from spikgpt.scoring.ood_scorer import OODEvidence
 from spikgpt.types import Floats, Integers, Rows
 
 Array = npt.NDArray[np.float64]
-# The contrast of a label that keeps what sets it apart, as is usual.
+# Usual contrast of a known label.
 KEPT = 2.4
 
 
 def query(seed: int = 0, sizes: tuple[int, ...] = (80, 60, 50, 40, 30), n_batches: int = 2) -> tuple[Array, Any, Any]:
-    """Give typicality, labels and batches of made-up cells."""
+    """Return averaged scores, labels and batches of made-up cells."""
     random = np.random.default_rng(seed)
     best = random.permutation(np.repeat(np.arange(len(sizes)), sizes))
     return random.normal(1, 0.3, len(best)), best, random.integers(n_batches, size=len(best))
@@ -26,9 +27,13 @@ def query(seed: int = 0, sizes: tuple[int, ...] = (80, 60, 50, 40, 30), n_batche
 
 def rule_of(x: Array, best: Integers, batches: Integers, contrasts: Any = KEPT, **changed: Any) -> OODRule:
     n_labels = int(best.max()) + 1
-    contrasts = np.broadcast_to(contrasts, (int(batches.max()) + 1, n_labels))
+    shape = int(batches.max()) + 1, n_labels
+    cells = np.zeros(shape, dtype=np.int64)
+    np.add.at(cells, (batches, best), 1)
+    match = LabelMatch(np.broadcast_to(contrasts, shape), np.zeros(shape), cells)
     shares = np.bincount(best, minlength=n_labels) / len(best)
-    return OODRule.fit(x, best, batches, contrasts, **{"baselines": np.zeros(n_labels), "shares": shares} | changed)
+    own = {"held_out_medians": np.zeros(n_labels), "held_out_shares": shares} | changed
+    return OODRule.fit(x, best, batches, match, **own)
 
 
 def unknown(x: Array, best: Integers, batches: Integers, contrasts: Any = KEPT, **changed: Any) -> Any:
@@ -41,7 +46,7 @@ def test_cutoffs_are_the_formula_in_plain_loops() -> None:
     x -= 1.5 * (best == 2)
     contrasts, baselines = random.normal(2, 0.5, (2, 4)), random.normal(0, 0.3, 4)
     shares = np.array([0.5, 0.4, 0.05, 0.05])
-    rule = rule_of(x, best, batches, contrasts, baselines=baselines, shares=shares)
+    rule = rule_of(x, best, batches, contrasts, held_out_medians=baselines, held_out_shares=shares)
     for batch in range(2):
         here = [cell for cell in range(len(x)) if batches[cell] == batch]
         own = {label: [x[cell] - 0.5 * baselines[label] for cell in here if best[cell] == label] for label in range(4)}
@@ -61,7 +66,7 @@ def test_a_batch_that_lies_far_away_as_a_whole_loses_no_cell() -> None:
     x, best, batches = query()
     far = x - 5 * (batches == 1)
     assert not unknown(far, best, batches).any()
-    # Without the batches, the far one falls below the level of the near one.
+    # Without the batches, the far one falls below the level of the neighbours one.
     pooled = unknown(far, best, np.zeros_like(batches))
     assert pooled[batches == 1].mean() > 0.9
 
@@ -81,7 +86,7 @@ def test_a_low_label_that_holds_more_cells_than_expected_is_likelier_a_missing_t
     low = x - 1.0 * (best == 2)
     expected = np.bincount(best) / len(best)
     fewer = np.where(np.arange(5) == 2, 0.01, expected)
-    before, after = (rule_of(low, best, batches, shares=shares) for shares in (expected, fewer))
+    before, after = (rule_of(low, best, batches, held_out_shares=shares) for shares in (expected, fewer))
     np.testing.assert_allclose((after.cutoffs - before.cutoffs)[:, 2], 0.6 * 1, atol=1e-9)
     np.testing.assert_allclose(np.delete(after.cutoffs - before.cutoffs, 2, axis=1), 0, atol=1e-9)
 
@@ -114,12 +119,13 @@ def test_margins_depend_on_neither_chunks_nor_order() -> None:
 def test_small_samples_have_margins(size: int) -> None:
     random = np.random.default_rng(0)
     x, best, batches = random.normal(size=size), random.integers(3, size=size), np.zeros(size, dtype=np.int64)
-    rule = OODRule.fit(x, best, batches, np.full((1, 3), KEPT), np.zeros(3), np.full(3, 1 / 3))
+    match = LabelMatch(np.full((1, 3), KEPT), np.zeros((1, 3)), np.bincount(best, minlength=3)[None])
+    rule = OODRule.fit(x, best, batches, match, np.zeros(3), np.full(3, 1 / 3))
     assert np.isfinite(rule.cutoffs).all()
     assert np.isfinite(rule.margins(x, best, batches)).all()
 
 
-def test_a_label_that_another_batch_has_in_the_same_share_gains_support() -> None:
+def test_a_label_that_another_batch_has_in_the_same_share_matches_better() -> None:
     x, best, batches = query(5, (200, 150, 100))
 
     def cutoff(kept: Any, low: Any) -> float:
@@ -145,110 +151,112 @@ def test_a_missing_type_without_the_markers_of_its_label_is_unknown() -> None:
     assert not unknown(low, best, batches, support)[best != 1].any()
 
 
-def by_hand(evidence: OODEvidence, best: Integers, batches: Integers, near: Rows) -> list[float]:
-    """Return the typicality of cells that are their own sample, in plain loops."""
+def by_hand(evidence: OODEvidence, best: Integers, batches: Integers, neighbours: Rows) -> list[float]:
+    """Return the averaged scores of cells that are their own sample, in plain loops."""
     cells = range(len(best))
-    scores = list(evidence.familiarity)
-    if evidence.novelty is not None:
+    scores = list(evidence.id_score)
+    if evidence.marker_excess is not None:
         usual = {}
         for batch in set(batches.tolist()):
             by_label: dict[int, list[float]] = {}
             for cell in cells:
                 if batches[cell] == batch:
-                    by_label.setdefault(int(best[cell]), []).append(evidence.novelty[cell])
+                    by_label.setdefault(int(best[cell]), []).append(evidence.marker_excess[cell])
             enough = [float(np.median(values)) for values in by_label.values() if len(values) >= 10]
             usual[batch] = np.median(enough or sum(by_label.values(), []))
-        scores = [scores[cell] - min(evidence.novelty[cell] - usual[batches[cell]], 0.5) for cell in cells]
+        scores = [scores[cell] - min(evidence.marker_excess[cell] - usual[batches[cell]], 0.5) for cell in cells]
     for _ in range(2):
-        scores = [0.2 * scores[cell] + 0.8 * np.mean([scores[other] for other in near[cell]]) for cell in cells]
+        scores = [0.2 * scores[cell] + 0.8 * np.mean([scores[other] for other in neighbours[cell]]) for cell in cells]
     return scores
 
 
 def of_labels(seed: int = 0, sizes: tuple[int, ...] = (80, 60, 50, 40, 30)) -> tuple[Array, Integers, Integers, Rows]:
-    """Give familiarity, labels, batches and neighbours of made-up cells; the neighbours are of the same label."""
+    """Give id_score, labels, batches and neighbours of made-up cells; the neighbours are of the same label."""
     random = np.random.default_rng(seed)
     best = random.permutation(np.repeat(np.arange(len(sizes)), sizes))
-    near = np.stack([random.choice(np.flatnonzero(best == label), 14) for label in best])
-    return random.normal(1, 0.3, len(best)), best, random.integers(2, size=len(best)), near
+    neighbours = np.stack([random.choice(np.flatnonzero(best == label), 14) for label in best])
+    return random.normal(1, 0.3, len(best)), best, random.integers(2, size=len(best)), neighbours
 
 
-def typicality(familiarity: Floats, best: Integers, batches: Integers, near: Rows, novelty: Any = None) -> Array:
-    evidence = OODEvidence(np.asarray(familiarity, dtype=np.float64), novelty)
-    return Typicality.fit(evidence, best, batches, near).of(evidence, batches, near)
+def averaged(id_score: Floats, best: Integers, batches: Integers, neighbours: Rows, excess: Any = None) -> Array:
+    evidence = OODEvidence(np.asarray(id_score, dtype=np.float64), excess)
+    return ScoreAverager.fit(evidence, best, batches, neighbours).average(evidence, batches, neighbours)
 
 
-@pytest.mark.parametrize("with_novelty", [True, False])
+@pytest.mark.parametrize("with_excess", [True, False])
 @pytest.mark.parametrize("sizes", [(100, 80, 60, 20, 10, 9), (150,), (50, 0, 50, 3)])
 @pytest.mark.parametrize("n_batches", [1, 3])
-def test_typicality_is_that_of_a_loop_over_cells(sizes: tuple[int, ...], with_novelty: bool, n_batches: int) -> None:
+def test_averaged_scores_are_those_of_a_loop_over_cells(
+    sizes: tuple[int, ...], with_excess: bool, n_batches: int
+) -> None:
     random = np.random.default_rng(1)
     best = random.permutation(np.repeat(np.arange(len(sizes)), sizes))
-    batches, near = random.integers(n_batches, size=len(best)), random.integers(len(best), size=(len(best), 14))
-    novelty = random.gamma(2, 0.5, len(best)) + batches if with_novelty else None
-    evidence = OODEvidence(random.normal(np.arange(len(sizes))[best], 1), novelty)
-    found = Typicality.fit(evidence, best, batches, near).of(evidence, batches, near)
-    np.testing.assert_allclose(found, by_hand(evidence, best, batches, near), atol=1e-12)
+    batches, neighbours = random.integers(n_batches, size=len(best)), random.integers(len(best), size=(len(best), 14))
+    excess = random.gamma(2, 0.5, len(best)) + batches if with_excess else None
+    evidence = OODEvidence(random.normal(np.arange(len(sizes))[best], 1), excess)
+    found = ScoreAverager.fit(evidence, best, batches, neighbours).average(evidence, batches, neighbours)
+    np.testing.assert_allclose(found, by_hand(evidence, best, batches, neighbours), atol=1e-12)
 
 
 def test_cells_beside_the_sample_are_averaged_with_their_neighbours_in_it() -> None:
     random = np.random.default_rng(0)
-    familiarity, best, batches, near = of_labels()
-    fitted = Typicality.fit(OODEvidence(familiarity, random.gamma(2, 0.5, len(best))), best, batches, near)
-    around = near[:1]
-    alone = -2.0 - min(1.0 - fitted.novelty[1], 0.5)
-    once = 0.2 * alone + 0.8 * fitted.alone[around[0]].mean()
+    id_score, best, batches, neighbours = of_labels()
+    fitted = ScoreAverager.fit(OODEvidence(id_score, random.gamma(2, 0.5, len(best))), best, batches, neighbours)
+    around = neighbours[:1]
+    alone = -2.0 - min(1.0 - fitted.median_excess[1], 0.5)
+    once = 0.2 * alone + 0.8 * fitted.scores[around[0]].mean()
     twice = 0.2 * once + 0.8 * fitted.averaged[around[0]].mean()
-    assert fitted.of(OODEvidence(np.array([-2.0]), np.array([1.0])), np.array([1]), around) == pytest.approx(twice)
+    assert fitted.average(OODEvidence(np.array([-2.0]), np.array([1.0])), np.array([1]), around) == pytest.approx(twice)
 
 
-def test_typicality_depends_on_neither_chunks_nor_order() -> None:
-    familiarity, best, batches, near = of_labels()
-    novelty = np.random.default_rng(3).gamma(2, 0.5, len(best))
-    fitted = Typicality.fit(OODEvidence(familiarity, novelty), best, batches, near)
-    whole = fitted.of(OODEvidence(familiarity, novelty), batches, near)
+def test_averaged_scores_depend_on_neither_chunks_nor_order() -> None:
+    id_score, best, batches, neighbours = of_labels()
+    excess = np.random.default_rng(3).gamma(2, 0.5, len(best))
+    fitted = ScoreAverager.fit(OODEvidence(id_score, excess), best, batches, neighbours)
+    whole = fitted.average(OODEvidence(id_score, excess), batches, neighbours)
     parts = np.array_split(np.random.default_rng(4).permutation(len(best)), 7)
     for part in parts:
-        some = fitted.of(OODEvidence(familiarity[part], novelty[part]), batches[part], near[part])
+        some = fitted.average(OODEvidence(id_score[part], excess[part]), batches[part], neighbours[part])
         np.testing.assert_allclose(some, whole[part], atol=1e-12)
     order = np.concatenate(parts)
     place = np.argsort(order)
-    again = typicality(familiarity[order], best[order], batches[order], place[near[order]], novelty[order])
+    again = averaged(id_score[order], best[order], batches[order], place[neighbours[order]], excess[order])
     np.testing.assert_allclose(again, whole[order], atol=1e-12)
 
 
-def test_one_odd_cell_among_its_like_is_as_typical_as_they_are() -> None:
-    familiarity, best, batches, near = of_labels()
+def test_one_odd_cell_among_similar_cells_scores_like_these() -> None:
+    id_score, best, batches, neighbours = of_labels()
     odd = int(np.flatnonzero(best == 0)[0])
-    near[near == odd] = near[odd, 0]
-    before = typicality(familiarity, best, batches, near)
-    familiarity[odd] -= 5
-    after = typicality(familiarity, best, batches, near)
+    neighbours[neighbours == odd] = neighbours[odd, 0]
+    before = averaged(id_score, best, batches, neighbours)
+    id_score[odd] -= 5
+    after = averaged(id_score, best, batches, neighbours)
     assert before[odd] - after[odd] == pytest.approx(0.2**2 * 5, abs=0.02)
     np.testing.assert_allclose(np.delete(after, odd), np.delete(before, odd), atol=0.02)
 
 
-def test_novelty_counts_against_cells_up_to_a_bound_and_not_where_their_batch_has_it() -> None:
-    familiarity, best, batches, near = of_labels()
+def test_marker_excess_lowers_scores_up_to_a_bound_and_not_where_the_batch_has_it() -> None:
+    id_score, best, batches, neighbours = of_labels()
     nothing = np.zeros(len(best))
-    plain = typicality(familiarity, best, batches, near)
-    np.testing.assert_allclose(typicality(familiarity, best, batches, near, nothing), plain, atol=1e-12)
-    np.testing.assert_allclose(typicality(familiarity, best, batches, near, nothing + 3 * batches), plain, atol=1e-12)
+    plain = averaged(id_score, best, batches, neighbours)
+    np.testing.assert_allclose(averaged(id_score, best, batches, neighbours, nothing), plain, atol=1e-12)
+    np.testing.assert_allclose(averaged(id_score, best, batches, neighbours, nothing + 3 * batches), plain, atol=1e-12)
     strange = np.flatnonzero(best == 0)[:20]  # of 80
-    near[strange] = np.random.default_rng(5).choice(strange, (20, 14))
-    apart = typicality(familiarity, best, batches, near)
+    neighbours[strange] = np.random.default_rng(5).choice(strange, (20, 14))
+    apart = averaged(id_score, best, batches, neighbours)
     for much in (0.3, 0.5, 4.0):
-        novelty = nothing.copy()
-        novelty[strange] = much
-        fallen = apart - typicality(familiarity, best, batches, near, novelty)
+        excess = nothing.copy()
+        excess[strange] = much
+        fallen = apart - averaged(id_score, best, batches, neighbours, excess)
         np.testing.assert_allclose(fallen[strange], min(much, 0.5), atol=0.1)
 
 
 @pytest.mark.parametrize("size", [0, 1, 9, 10, 99])
-@pytest.mark.parametrize("with_novelty", [True, False])
-def test_small_samples_without_neighbours_have_a_typicality(size: int, with_novelty: bool) -> None:
+@pytest.mark.parametrize("with_excess", [True, False])
+def test_small_samples_without_neighbours_have_averaged_scores(size: int, with_excess: bool) -> None:
     random = np.random.default_rng(0)
-    evidence = OODEvidence(random.normal(size=size), random.random(size) if with_novelty else None)
-    best, batches, near = random.integers(3, size=size), np.zeros(size, int), np.empty((size, 0), dtype=np.int64)
-    found = Typicality.fit(evidence, best, batches, near).of(evidence, batches, near)
+    evidence = OODEvidence(random.normal(size=size), random.random(size) if with_excess else None)
+    best, batches, neighbours = random.integers(3, size=size), np.zeros(size, int), np.empty((size, 0), dtype=np.int64)
+    found = ScoreAverager.fit(evidence, best, batches, neighbours).average(evidence, batches, neighbours)
     assert found.shape == (size,)
     assert np.isfinite(found).all()

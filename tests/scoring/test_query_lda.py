@@ -1,11 +1,11 @@
-"""A query's own labels have a say where the classifier is torn, as a slow discriminant analysis says it."""
+"""The discriminant analysis of a query equals a slow loop, and decides where the classifier is uncertain."""
 
 from __future__ import annotations
 
 import numpy as np
 import pytest
 
-from spikgpt.scoring.query_lda import FEWEST_CELLS, SAY, SHRINKAGE, QueryLDA
+from spikgpt.scoring.query_lda import LDA, QueryLDA
 from spikgpt.types import Floats
 
 
@@ -26,30 +26,31 @@ def slow(points: Floats, probabilities: Floats) -> np.ndarray:
         for label in range(size):
             away = points[cell] - means[label]
             within += probabilities[cell, label] * np.outer(away, away) / probabilities.sum()
-    within = (1 - SHRINKAGE) * within + SHRINKAGE * np.trace(within) / len(within) * np.eye(len(within))
-    weighed = np.empty(probabilities.shape)
+    within = (1 - LDA.shrinkage) * within + LDA.shrinkage * np.trace(within) / len(within) * np.eye(len(within))
+    weighted = np.empty(probabilities.shape)
     for cell in range(cells):
         for label in range(size):
             away = points[cell] - means[label]
-            weighed[cell, label] = probabilities[cell, label] * np.exp(-SAY / 2 * away @ np.linalg.solve(within, away))
-        weighed[cell] *= probabilities[cell].sum() / weighed[cell].sum()
-    return weighed
+            distance = away @ np.linalg.solve(within, away)
+            weighted[cell, label] = probabilities[cell, label] * np.exp(-LDA.weight / 2 * distance)
+        weighted[cell] *= probabilities[cell].sum() / weighted[cell].sum()
+    return weighted
 
 
-def test_weighs_as_slow_loops_do() -> None:
+def test_the_weights_are_those_of_slow_loops() -> None:
     points, probabilities, _ = made_up()
 
-    found = QueryLDA.fit(points, probabilities).weigh(probabilities, points)
+    found = QueryLDA.fit(points, probabilities).reweight(probabilities, points)
 
     np.testing.assert_allclose(found, slow(points, probabilities), rtol=1e-9)
 
 
-def test_cells_that_the_classifier_is_torn_about_go_to_where_they_lie() -> None:
+def test_uncertain_cells_get_the_label_with_the_nearest_mean() -> None:
     points, probabilities, truth = made_up()
     torn = np.arange(len(truth)) % 4 == 0
     probabilities[torn] = 1 / 3
 
-    found = QueryLDA.fit(points, probabilities).weigh(probabilities, points)
+    found = QueryLDA.fit(points, probabilities).reweight(probabilities, points)
 
     assert (found[torn].argmax(axis=1) == truth[torn]).mean() > 0.95
 
@@ -60,7 +61,7 @@ def test_sure_cells_keep_their_label() -> None:
     # Most are sure of the right one, some of a wrong one.
     sure[10:] = 0.97 * np.eye(3)[truth[10:]] + 0.01
 
-    found = QueryLDA.fit(points, sure).weigh(sure, points)
+    found = QueryLDA.fit(points, sure).reweight(sure, points)
 
     assert np.array_equal(found[:10].argmax(axis=1), (truth[:10] + 1) % 3)
 
@@ -71,7 +72,7 @@ def test_however_far_a_cell_lies_its_probabilities_stay_finite_and_sum_up_to_wha
     places = QueryLDA.fit(points, probabilities)
     asked = np.array([[1.0, 0, 0], [0.2, 0.3, 0.5], [0, 0, 0]])
 
-    found = places.weigh(asked, np.full((3, 4), distance))
+    found = places.reweight(asked, np.full((3, 4), distance))
 
     np.testing.assert_allclose(found.sum(axis=1), [1, 1, 0])
     assert np.array_equal(found[[0, 2]], asked[[0, 2]])
@@ -80,9 +81,9 @@ def test_however_far_a_cell_lies_its_probabilities_stay_finite_and_sum_up_to_wha
 def test_a_label_without_cells_is_weighed_like_the_best() -> None:
     points, probabilities, _ = made_up()
     with_other = np.concatenate([probabilities, np.full((len(points), 1), 1e-4)], axis=1)
-    assert with_other[:, 3].sum() < FEWEST_CELLS
+    assert with_other[:, 3].sum() < LDA.least_cells
 
-    found = QueryLDA.fit(points, with_other).weigh(with_other, points)
+    found = QueryLDA.fit(points, with_other).reweight(with_other, points)
 
     assert (found[:, 3] >= with_other[:, 3] * (1 - 1e-9)).all()
 
@@ -91,10 +92,10 @@ def test_cells_that_all_lie_in_one_place_keep_their_probabilities() -> None:
     _, probabilities, _ = made_up()
     points = np.ones((len(probabilities), 4))
 
-    np.testing.assert_allclose(QueryLDA.fit(points, probabilities).weigh(probabilities, points), probabilities)
+    np.testing.assert_allclose(QueryLDA.fit(points, probabilities).reweight(probabilities, points), probabilities)
 
 
 def test_without_any_label_nothing_is_said() -> None:
     nothing = np.zeros((5, 3))
 
-    assert not QueryLDA.fit(np.ones((5, 4)), nothing).weigh(nothing, np.ones((5, 4))).any()
+    assert not QueryLDA.fit(np.ones((5, 4)), nothing).reweight(nothing, np.ones((5, 4))).any()

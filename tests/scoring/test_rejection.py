@@ -1,4 +1,4 @@
-"""Cut-offs keep their promise, let cells be that stand by their label, and treat all cells of a query alike."""
+"""Rules for Unknown keep their promise, and apply to each cell of a query in the same way."""
 
 from __future__ import annotations
 
@@ -10,105 +10,113 @@ import pytest
 
 from spikgpt.errors import ConfigError
 from spikgpt.options import AnnotateOptions, options_of
+from spikgpt.scoring.label_match import LabelMatch
 from spikgpt.scoring.ood_rule import OODRule
-from spikgpt.scoring.rejection import CellScores, RejectionRule, expected_false_rejection, fit_cutoffs, least_confidence
+from spikgpt.scoring.rejection import (
+    CellScores,
+    RejectionRule,
+    expected_false_rejection,
+    fit_rejection,
+    least_confidence,
+)
 from spikgpt.scoring.thresholds import Thresholds
 from tests.scoring.test_thresholds import NAMES, calibrated
 
-ONE_BATCH = np.full((1, 2), 2.4)  # of contrasts
-RULE = "unlike the cells of its label in its batch (OOD score above 0)"
+# Two labels of one batch, with a usual contrast.
+ONE_BATCH = LabelMatch(np.full((1, 2), 2.4), np.zeros((1, 2)), np.full((1, 2), 100))
 
 
-def scores_of(scores: Any, best: Any = 0, typicality: Any = -9.0, probabilities: Any = None) -> CellScores:
+def scores_of(scores: Any, best: Any = 0, averaged: Any = -9.0, probabilities: Any = None) -> CellScores:
     """Return the scores of cells of one batch."""
     if probabilities is None:
         probabilities = np.eye(2)[np.broadcast_to(best, len(scores))]
-    typical = np.broadcast_to(np.asarray(typicality, dtype=np.float64), len(scores))
-    return CellScores(probabilities, np.zeros(len(scores), dtype=np.int64), np.asarray(scores), typical)
+    averaged = np.broadcast_to(np.asarray(averaged, dtype=np.float64), len(scores))
+    return CellScores(probabilities, np.zeros(len(scores), dtype=np.int64), np.asarray(scores), averaged)
 
 
 def fitted(thresholds: Thresholds, scores: Any, best: Any = 0, **options: Any) -> tuple[RejectionRule, list[bool]]:
-    """Return the cut-offs of a query taken for the reference's own study, and which of its cells are Unknown."""
+    """Return the rule for a query from the reference's own study, and True for its Unknown cells."""
     of_cells = scores_of(scores, best)
-    chosen = options_of(AnnotateOptions, options or {"same_study": True})
-    cutoffs = fit_cutoffs(thresholds, chosen, NAMES, of_cells, ONE_BATCH, smoothed=True)
-    return cutoffs, [bool(cell) for cell in cutoffs.is_unknown(of_cells)]
+    chosen = options_of(AnnotateOptions, options or {"reference_cutoff": True})
+    rule = fit_rejection(thresholds, chosen, NAMES, of_cells, ONE_BATCH, smoothed=True)
+    return rule, [bool(cell) for cell in rule.is_unknown(of_cells)]
 
 
 def rejected(thresholds: Thresholds, scores: Any, best: Any = 0, **options: Any) -> list[bool]:
     return fitted(thresholds, scores, best, **options)[1]
 
 
-def test_the_rank_of_familiarity_by_hand() -> None:
+def test_the_limit_by_hand() -> None:
     assert rejected(calibrated(), [0.049, 0.05, 0.5]) == [True, False, False]
-    rate = {"unknown_rate": 0.04, "same_study": True}
+    rate = {"unknown_rate": 0.04, "reference_cutoff": True}
     assert rejected(calibrated(), [0.049, 0.05, 0.5], **rate) == [False, False, False]
     assert rejected(calibrated(), [0.049, 0.05, 0.5], unknown_rate=0.0) == [False, False, False]
     assert rejected(calibrated(), [0.049, 0.05, 0.5], threshold=1.0) == [False, False, False]
 
 
 def of_a_label(**options: Any) -> tuple[RejectionRule, CellScores]:
-    """Return the cut-offs of a query whose last five cells are atypical of their label, and its scores."""
+    """Return the rule for a query whose last five cells are unlike their label, and its scores."""
     random = np.random.default_rng(0)
-    typicality = np.concatenate([random.normal(0, 0.2, 195), np.full(5, -9.0)])
-    of_cells = scores_of(np.where(np.arange(200) % 2, 0.01, 0.9), 0, typicality)
+    averaged = np.concatenate([random.normal(0, 0.2, 195), np.full(5, -9.0)])
+    of_cells = scores_of(np.where(np.arange(200) % 2, 0.01, 0.9), 0, averaged)
     chosen = options_of(AnnotateOptions, options)
-    return fit_cutoffs(calibrated(), chosen, NAMES, of_cells, ONE_BATCH, smoothed=True), of_cells
+    return fit_rejection(calibrated(), chosen, NAMES, of_cells, ONE_BATCH, smoothed=True), of_cells
 
 
-def test_a_cell_is_unknown_by_default_if_it_is_atypical_of_its_label() -> None:
-    cutoffs, of_cells = of_a_label()
-    assert cutoffs.rule == RULE
-    assert (cutoffs.limits, cutoffs.unknown_rate, cutoffs.farther) == (None, None, None)
-    np.testing.assert_array_equal(cutoffs.is_unknown(of_cells), np.arange(200) >= 195)
-    ood = cutoffs.ood_scores(of_cells)
+def test_a_cell_is_unknown_by_default_if_it_is_unlike_its_label() -> None:
+    rule, of_cells = of_a_label()
+    assert "OOD score above 0" in rule.rule
+    assert (rule.limits, rule.unknown_rate, rule.false_rejection) == (None, None, None)
+    np.testing.assert_array_equal(rule.is_unknown(of_cells), np.arange(200) >= 195)
+    ood = rule.ood_scores(of_cells)
     assert ood is not None
     np.testing.assert_array_equal(ood > 0, np.arange(200) >= 195)
 
 
 def test_a_rate_that_is_asked_for_bounds_the_rule() -> None:
-    cutoffs, of_cells = of_a_label(unknown_rate=0.05)
-    assert cutoffs.rule == f"less familiar than 95% of held-out known cells, and {RULE}"
-    assert cutoffs.unknown_rate == 0.05
-    np.testing.assert_array_equal(np.flatnonzero(cutoffs.is_unknown(of_cells)), [195, 197, 199])
-    same, of_cells = of_a_label(same_study=True)
-    assert same.rule == "less familiar than 95% of held-out known cells"
+    rule, of_cells = of_a_label(unknown_rate=0.05)
+    assert "95% of held-out cells" in rule.rule
+    assert "OOD score above 0" in rule.rule
+    assert rule.unknown_rate == 0.05
+    np.testing.assert_array_equal(np.flatnonzero(rule.is_unknown(of_cells)), [195, 197, 199])
+    same, of_cells = of_a_label(reference_cutoff=True)
+    assert "95% of held-out cells" in same.rule
     assert same.ood_scores(of_cells) is None
     np.testing.assert_array_equal(same.is_unknown(of_cells), np.arange(200) % 2 == 1)
-    np.testing.assert_array_equal(same.limits, cutoffs.limits)
-    assert same.farther == cutoffs.farther
+    np.testing.assert_array_equal(same.limits, rule.limits)
+    assert same.false_rejection == rule.false_rejection
 
 
-def test_cells_without_a_score_are_held_against_what_there_is() -> None:
+def test_cells_without_a_score_are_not_rejected_by_it() -> None:
     probabilities, scores = np.eye(2)[[0, 0, 1]], np.array([0.01, 0.9, 0.01])
-    cutoffs, _ = of_a_label(same_study=True)
+    rule, _ = of_a_label(reference_cutoff=True)
     batches = np.zeros(3, dtype=np.int64)
-    assert cutoffs.is_unknown(CellScores(probabilities, batches, scores)).tolist() == [True, False, True]
-    assert not cutoffs.is_unknown(CellScores(probabilities, batches)).any()
+    assert rule.is_unknown(CellScores(probabilities, batches, scores)).tolist() == [True, False, True]
+    assert not rule.is_unknown(CellScores(probabilities, batches)).any()
 
 
 @pytest.mark.parametrize(
     ("options", "everything"),
     [
         ({}, True),
-        ({"same_study": True}, True),
+        ({"reference_cutoff": True}, True),
         ({"unknown_rate": 0.5}, True),
         ({"unknown_rate": 0.0}, False),
         ({"threshold": 0.5}, False),
     ],
     ids=str,
 )
-def test_of_a_query_that_the_reference_does_not_suit_all_is_unknown_unless_asked_otherwise(
+def test_all_cells_of_an_incompatible_query_are_unknown_unless_an_option_says_otherwise(
     options: dict[str, Any], everything: bool
 ) -> None:
     of_cells = scores_of([0.2, 0.9, 1e9], [0, 1, 1], [0.0, 0.0, 0.0])
-    asked = options_of(AnnotateOptions, options)
-    cutoffs = fit_cutoffs(calibrated(), asked, NAMES, of_cells, ONE_BATCH, smoothed=True)
-    assert not cutoffs.is_unknown(of_cells).any()
-    nowhere = cutoffs.reject_all()
+    chosen = options_of(AnnotateOptions, options)
+    rule = fit_rejection(calibrated(), chosen, NAMES, of_cells, ONE_BATCH, smoothed=True)
+    assert not rule.is_unknown(of_cells).any()
+    nowhere = rule.reject_all()
     assert nowhere.is_unknown(of_cells).tolist() == [everything] * 3
     assert (nowhere.rule == "the reference does not suit this query") == everything
-    assert (nowhere == cutoffs) != everything
+    assert (nowhere == rule) != everything
 
 
 def test_at_most_the_promised_share_is_rejected_on_average_of_all_cells_and_of_each_label() -> None:
@@ -132,17 +140,17 @@ def test_how_many_cells_of_a_far_study_lie_below_the_limits_is_estimated() -> No
     thresholds = calibrated(random.normal(0, 1, 1000), np.array(NAMES)[np.arange(1000) % 2])
     best = np.arange(600) % 2
     near, far = random.normal(0, 1, 600), random.normal(-2, 1, 600)
-    cutoffs, unknown = fitted(thresholds, far, best, same_study=True)
+    rule, unknown = fitted(thresholds, far, best, reference_cutoff=True)
     assert np.mean(unknown) > 0.5
-    assert cutoffs.farther == pytest.approx(np.mean(unknown), abs=0.1)
-    assert fitted(thresholds, near, best)[0].farther == pytest.approx(0.05, abs=0.03)
+    assert rule.false_rejection == pytest.approx(np.mean(unknown), abs=0.1)
+    assert fitted(thresholds, near, best)[0].false_rejection == pytest.approx(0.05, abs=0.03)
     # Cells of an unseen type among those of one label do not make it look as if the study were far.
     unseen = np.concatenate([near, random.normal(-9, 1, 200)])
     given = np.concatenate([best, np.zeros(200, dtype=int)])
-    cutoffs, unknown = fitted(thresholds, unseen, given)
+    rule, unknown = fitted(thresholds, unseen, given)
     assert np.mean(unknown[600:]) == 1
-    assert cutoffs.farther is not None
-    assert cutoffs.farther < 0.3
+    assert rule.false_rejection is not None
+    assert rule.false_rejection < 0.3
 
 
 def test_the_estimate_is_that_of_a_loop_over_labels() -> None:
@@ -164,8 +172,8 @@ def test_the_estimate_is_that_of_a_loop_over_labels() -> None:
 
 
 def test_too_few_cells_tell_no_spread() -> None:
-    assert fitted(calibrated(), [0.01] * 19)[0].farther is None
-    assert fitted(calibrated(), [0.01] * 20)[0].farther == 1
+    assert fitted(calibrated(), [0.01] * 19)[0].false_rejection is None
+    assert fitted(calibrated(), [0.01] * 20)[0].false_rejection == 1
 
 
 def test_cells_are_judged_one_by_one_once_the_cutoffs_are_set() -> None:
@@ -173,23 +181,23 @@ def test_cells_are_judged_one_by_one_once_the_cutoffs_are_set() -> None:
     thresholds = calibrated(random.normal(size=1000), np.array(NAMES)[np.arange(1000) % 2])
     probabilities = random.dirichlet([1, 1], 500)
     of_cells = scores_of(random.normal(-1, 1, 500), None, random.standard_t(2, 500), probabilities)
-    for options in ({}, {"same_study": True}, {"threshold": 0.8}):
-        asked = options_of(AnnotateOptions, options)
-        cutoffs = fit_cutoffs(thresholds, asked, NAMES, of_cells, ONE_BATCH, smoothed=False)
-        parts = [cutoffs.is_unknown(of_cells.part(part)) for part in np.array_split(np.arange(500), 7)]
-        whole = cutoffs.is_unknown(of_cells)
+    for options in ({}, {"reference_cutoff": True}, {"threshold": 0.8}):
+        chosen = options_of(AnnotateOptions, options)
+        rule = fit_rejection(thresholds, chosen, NAMES, of_cells, ONE_BATCH, smoothed=False)
+        parts = [rule.is_unknown(of_cells.part(part)) for part in np.array_split(np.arange(500), 7)]
+        whole = rule.is_unknown(of_cells)
         assert 0 < whole.sum() < 500
         np.testing.assert_array_equal(np.concatenate(parts), whole)
-        assert cutoffs.is_unknown(of_cells.part(np.arange(0))).shape == (0,)
+        assert rule.is_unknown(of_cells.part(np.arange(0))).shape == (0,)
 
 
 def test_all_but_the_limits_and_the_ood_rule_are_json() -> None:
-    cutoffs, _ = of_a_label(unknown_rate=0.1)
-    settings = {name: value for name, value in vars(cutoffs).items() if name not in ("limits", "ood")}
-    again = RejectionRule(**json.loads(json.dumps(settings)), limits=cutoffs.limits, ood=cutoffs.ood)
-    assert again == cutoffs
-    assert cutoffs.limits is not None
-    assert cutoffs.limits.shape == (2,)
+    rule, _ = of_a_label(unknown_rate=0.1)
+    settings = {name: value for name, value in vars(rule).items() if name not in ("limits", "ood")}
+    again = RejectionRule(**json.loads(json.dumps(settings)), limits=rule.limits, ood=rule.ood)
+    assert again == rule
+    assert rule.limits is not None
+    assert rule.limits.shape == (2,)
 
 
 @pytest.mark.parametrize(
@@ -200,7 +208,7 @@ def test_all_but_the_limits_and_the_ood_rule_are_json() -> None:
         ({"threshold": 2.0}, "threshold is 2.0; expected a number of at least 0 and at most 1"),
         ({"threshold": float("nan")}, "threshold is nan; expected a number of at least 0 and at most 1"),
         ({"threshold": 0.5, "unknown_rate": 0.1}, "choose one"),
-        ({"threshold": 0.5, "same_study": True}, "choose one"),
+        ({"threshold": 0.5, "reference_cutoff": True}, "choose one"),
         ({"recalibrate": True}, "There is no option 'recalibrate'"),
     ],
 )
@@ -210,22 +218,22 @@ def test_options_that_make_no_sense_are_refused(options: dict[str, Any], message
 
 
 def test_a_probability_at_the_threshold_is_kept() -> None:
-    cutoffs = RejectionRule("a probability below 0.5000", threshold=0.5)
+    rule = RejectionRule("confidence below 0.5000", threshold=0.5)
     scores = CellScores(np.array([[0.5, 0.5], [0.4999, 0.3]]), np.zeros(2, dtype=np.int64))
-    assert cutoffs.is_unknown(scores).tolist() == [False, True]
+    assert rule.is_unknown(scores).tolist() == [False, True]
 
 
 def test_a_reference_of_format_1_keeps_its_rule_and_promises_nothing() -> None:
     old = Thresholds("maximum probability", 0.5, 0.05, 100, 0.95)
     scores = CellScores(np.array([[0.6, 0.4], [0.45, 0.55], [0.49, 0.48]]), np.zeros(3, dtype=np.int64))
-    cutoffs = fit_cutoffs(old, AnnotateOptions(), NAMES, scores, None, smoothed=True)
-    assert cutoffs == RejectionRule("a probability below 0.5000", threshold=0.5)
-    assert cutoffs.is_unknown(scores).tolist() == [False, False, True]
-    none = fit_cutoffs(old, AnnotateOptions(unknown_rate=0.0), NAMES, scores, None, smoothed=True)
+    rule = fit_rejection(old, AnnotateOptions(), NAMES, scores, None, smoothed=True)
+    assert rule == RejectionRule("confidence below 0.5000", threshold=0.5)
+    assert rule.is_unknown(scores).tolist() == [False, False, True]
+    none = fit_rejection(old, AnnotateOptions(unknown_rate=0.0), NAMES, scores, None, smoothed=True)
     assert not none.is_unknown(scores).any()
-    for options in ({"unknown_rate": 0.02}, {"same_study": True}):
-        with pytest.raises(ConfigError, match=r"before familiarity was measured.*threshold=0.95 \(--threshold 0.95\)"):
-            fit_cutoffs(old, options_of(AnnotateOptions, options), NAMES, scores, None, smoothed=True)
+    for options in ({"unknown_rate": 0.02}, {"reference_cutoff": True}):
+        with pytest.raises(ConfigError, match=r"format 1.*threshold=0.95 \(--threshold 0.95\)"):
+            fit_rejection(old, options_of(AnnotateOptions, options), NAMES, scores, None, smoothed=True)
 
 
 def ood_of(cutoff: float) -> OODRule:
@@ -235,7 +243,7 @@ def ood_of(cutoff: float) -> OODRule:
 
 
 @pytest.mark.parametrize(
-    "cutoffs",
+    "rule",
     [
         RejectionRule("none"),
         RejectionRule("a threshold", threshold=0.0),
@@ -243,11 +251,11 @@ def ood_of(cutoff: float) -> OODRule:
         RejectionRule("ood", ood=ood_of(-1e9)),
         RejectionRule("limits and ood", limits=np.full(2, -np.inf), ood=ood_of(-1e9)),
     ],
-    ids=lambda cutoffs: cutoffs.rule,
+    ids=lambda rule: rule.rule,
 )
-def test_a_cell_of_which_nothing_is_said_is_unknown_by_every_rule(cutoffs: RejectionRule) -> None:
+def test_a_cell_of_which_nothing_is_said_is_unknown_by_every_rule(rule: RejectionRule) -> None:
     probabilities = np.array([[0.9, 0.1], [0.0, 0.0], [np.nan, np.nan], [np.nan, 1.0]])
-    assert cutoffs.is_unknown(scores_of(np.zeros(4), None, 0.0, probabilities)).tolist() == [False, True, True, True]
+    assert rule.is_unknown(scores_of(np.zeros(4), None, 0.0, probabilities)).tolist() == [False, True, True, True]
 
 
 def test_a_score_that_is_no_number_is_below_every_limit() -> None:
@@ -276,17 +284,17 @@ def test_the_least_confidence_by_hand(confidence: list[float], least: float | No
 
 @pytest.mark.parametrize(
     ("options", "applies"),
-    [({}, True), ({"unknown_rate": 0.05}, False), ({"same_study": True}, False), ({"threshold": 0.5}, False)],
+    [({}, True), ({"unknown_rate": 0.05}, False), ({"reference_cutoff": True}, False), ({"threshold": 0.5}, False)],
 )
 def test_with_few_genes_uncertain_cells_are_unknown_by_default(options: dict[str, Any], applies: bool) -> None:
     certain = np.linspace(0.6, 1, 100)
-    of_cells = scores_of(np.full(100, 0.9), typicality=0.0, probabilities=np.stack([certain, 1 - certain], axis=1))
-    asked = options_of(AnnotateOptions, options)
-    cutoffs = fit_cutoffs(calibrated(), asked, NAMES, of_cells, ONE_BATCH, smoothed=True, few_genes=True)
-    unknown = cutoffs.is_unknown(of_cells)
+    of_cells = scores_of(np.full(100, 0.9), averaged=0.0, probabilities=np.stack([certain, 1 - certain], axis=1))
+    chosen = options_of(AnnotateOptions, options)
+    rule = fit_rejection(calibrated(), chosen, NAMES, of_cells, ONE_BATCH, smoothed=True, few_genes=True)
+    unknown = rule.is_unknown(of_cells)
     assert unknown.any() == applies
     if applies:
-        assert cutoffs.least_confidence is not None
-        np.testing.assert_array_equal(unknown, certain < cutoffs.least_confidence)
+        assert rule.least_confidence is not None
+        np.testing.assert_array_equal(unknown, certain < rule.least_confidence)
         assert (1 - certain[~unknown]).mean() <= 0.07
-        assert "as the query has few genes" in cutoffs.rule
+        assert "as the query has few genes" in rule.rule

@@ -11,22 +11,22 @@ from spikgpt import SpikGPT
 from spikgpt.cells.reading import read_cells
 from spikgpt.embedding.query_pca import QueryPCA
 from spikgpt.scoring import smoothing as module
-from spikgpt.scoring.smoothing import ENOUGH_CELLS, KNNSmoother
+from spikgpt.scoring.smoothing import SMOOTHING, KNNSmoother
 from spikgpt.types import Floats
 from tests.conftest import QUERY_FILE
 
 
 def smooth(probabilities: Floats, points: Floats) -> np.ndarray:
-    among = KNNSmoother.of(np.arange(len(points)), points, probabilities)
-    return among.smooth(probabilities, points, among.near)
+    among = KNNSmoother.fit(np.arange(len(points)), points, probabilities)
+    return among.smooth(probabilities, points, among.neighbours)
 
 
 def nearest(points: Floats) -> np.ndarray:
-    return KNNSmoother.of(np.arange(len(points)), points, np.ones((len(points), 1))).near
+    return KNNSmoother.fit(np.arange(len(points)), points, np.ones((len(points), 1))).neighbours
 
 
 def test_nearest_are_those_of_a_tree(logs: sparse.csr_matrix) -> None:
-    points = QueryPCA.fit(logs).place(logs)
+    points = QueryPCA.fit(logs).transform(logs)
     _, expected = KDTree(points).query(points, 15)
 
     assert np.array_equal(nearest(points), expected[:, 1:])
@@ -49,7 +49,7 @@ def test_identical_cells_are_not_their_own_neighbours() -> None:
 def test_a_cell_outside_the_sample_may_have_every_neighbour() -> None:
     points = np.arange(150.0)[:, None]
     shown = np.delete(np.arange(150), 1)
-    among = KNNSmoother.of(shown, points[shown], np.ones((149, 1)))
+    among = KNNSmoother.fit(shown, points[shown], np.ones((149, 1)))
 
     found = among.nearest(points[[1]], np.array([1]))
 
@@ -72,7 +72,7 @@ def lent(cell: int, probabilities: Floats, points: Floats, around: np.ndarray) -
 
 
 def test_smoothing_is_that_of_a_loop_over_cells(logs: sparse.csr_matrix) -> None:
-    points = QueryPCA.fit(logs).place(logs)
+    points = QueryPCA.fit(logs).transform(logs)
     probabilities = np.random.default_rng(0).dirichlet(np.full(4, 0.5), len(points))
     _, around = KDTree(points).query(points, 15)
 
@@ -86,16 +86,16 @@ def test_smoothing_is_that_of_a_loop_over_cells(logs: sparse.csr_matrix) -> None
 def test_smoothing_depends_on_neither_chunks_nor_order(
     logs: sparse.csr_matrix, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    points = QueryPCA.fit(logs).place(logs)
+    points = QueryPCA.fit(logs).transform(logs)
     probabilities = np.random.default_rng(0).dirichlet(np.ones(4), len(points))
-    among = KNNSmoother.of(np.arange(len(points)), points, probabilities)
-    smoothed = among.smooth(probabilities, points, among.near)
+    among = KNNSmoother.fit(np.arange(len(points)), points, probabilities)
+    smoothed = among.smooth(probabilities, points, among.neighbours)
     order = np.random.default_rng(1).permutation(len(points))
     np.testing.assert_allclose(smooth(probabilities[order], points[order]), smoothed[order], atol=1e-12)
     monkeypatch.setattr(module, "CHUNK", 7)
-    again = KNNSmoother.of(among.rows, points, probabilities)
-    np.testing.assert_array_equal(again.reaches, among.reaches)
-    np.testing.assert_array_equal(again.smooth(probabilities, points, again.near), smoothed)
+    again = KNNSmoother.fit(among.rows, points, probabilities)
+    np.testing.assert_array_equal(again.radius, among.radius)
+    np.testing.assert_array_equal(again.smooth(probabilities, points, again.neighbours), smoothed)
     part = order[:50]
     few = again.smooth(probabilities[part], points[part], again.nearest(points[part], part))
     np.testing.assert_allclose(few, smoothed[part], atol=1e-12)
@@ -148,22 +148,22 @@ def test_cells_that_are_all_alike_lend_one_another_half() -> None:
 
 def test_seen_alone_no_cell_has_neighbours() -> None:
     points, probabilities = groups()
-    alone = KNNSmoother.of(np.arange(200), points, probabilities, smoothed=False)
+    alone = KNNSmoother.fit(np.arange(200), points, probabilities, smoothed=False)
 
-    assert alone.near.shape == (200, 0)
-    assert np.array_equal(alone.smooth(probabilities, points, alone.near), probabilities)
+    assert alone.neighbours.shape == (200, 0)
+    assert np.array_equal(alone.smooth(probabilities, points, alone.neighbours), probabilities)
 
 
 @pytest.mark.parametrize("size", [0, 1, 14, 99])
 def test_few_cells_are_a_neighbourhood_without_neighbours(size: int) -> None:
-    few = KNNSmoother.of(np.arange(size), np.zeros((size, 2)), np.ones((size, 3)))
+    few = KNNSmoother.fit(np.arange(size), np.zeros((size, 2)), np.ones((size, 3)))
 
-    assert (few.near.shape, few.reaches.shape) == ((size, 0), (size,))
-    assert few.smooth(np.ones((size, 3)), np.zeros((size, 2)), few.near).shape == (size, 3)
+    assert (few.neighbours.shape, few.radius.shape) == ((size, 0), (size,))
+    assert few.smooth(np.ones((size, 3)), np.zeros((size, 2)), few.neighbours).shape == (size, 3)
 
 
 def test_few_cells_stay_as_they_are() -> None:
-    size = ENOUGH_CELLS - 1
+    size = SMOOTHING.least_cells - 1
     probabilities = np.random.default_rng(0).dirichlet(np.ones(3), size)
 
     assert np.array_equal(smooth(probabilities, np.zeros((size, 2))), probabilities)
@@ -176,7 +176,7 @@ def test_neighbours_correct_noise_of_the_classifier(shipped: SpikGPT) -> None:
     counts.eliminate_zeros()
     thin.X = counts
 
-    alone = shipped.evaluate(thin, "cell_type", neighbours=False).metrics.accuracy
+    alone = shipped.evaluate(thin, "cell_type", smoothing=False).metrics.accuracy
     together = shipped.evaluate(thin, "cell_type").metrics.accuracy
 
     assert together > alone

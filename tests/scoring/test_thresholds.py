@@ -21,27 +21,27 @@ SHIPPED = Path(__file__).parents[2] / "spikgpt" / "references" / "pancreas"
 
 def calibrated(scores: Any = None, best: Any = None) -> Thresholds:
     scores = np.linspace(0.01, 0.99, 99) if scores is None else scores
-    calibration = Calibration.of(np.asarray(scores), np.full(len(scores), "a") if best is None else best)
+    calibration = Calibration.fit(np.asarray(scores), np.full(len(scores), "a") if best is None else best)
     return Thresholds("familiarity", 0.5, 0.05, len(scores), 0.95, calibration, calibration)
 
 
 def test_the_rank_by_hand() -> None:
     # floor(0.05 * (99 + 1)) = 5: five of a hundred exchangeable cells may fall below the fifth smallest.
     values = np.linspace(0.01, 0.99, 99)
-    thresholds, scores = Thresholds.of(values, 0.05), ConformalScores.of(values)
+    thresholds, scores = Thresholds.fit(values, 0.05), ConformalScores.fit(values)
     assert thresholds.threshold == scores.threshold(0.05) == pytest.approx(0.05)
     assert thresholds.calibration_cells == scores.cells == 99
 
 
 def test_too_few_cells_reject_nobody() -> None:
-    assert Thresholds.of(np.array([0.3, 0.6]), 0.05).threshold == 0
-    assert ConformalScores.of(np.array([0.3, 0.6])).threshold(0.05) == -np.inf
+    assert Thresholds.fit(np.array([0.3, 0.6]), 0.05).threshold == 0
+    assert ConformalScores.fit(np.array([0.3, 0.6])).threshold(0.05) == -np.inf
 
 
 @pytest.mark.parametrize("saturated", [1.0, 1 - 1e-13, 1 - 4e-8])
 def test_held_out_cells_that_are_all_right_set_a_threshold_that_float32_holds_with_room(saturated: float) -> None:
     confidence = np.full(99, saturated)
-    threshold = Thresholds.of(confidence).threshold
+    threshold = Thresholds.fit(confidence).threshold
     assert threshold == 0.9999
     assert not (confidence < threshold).any()
     assert not (confidence.astype(np.float32) < threshold).any()
@@ -52,7 +52,7 @@ def test_the_share_of_known_cells_rejected_is_at_most_the_promised_one_on_averag
     rejected = []
     for _ in range(2000):
         draw = random.beta(8, 1, 300)
-        rejected.append((draw[100:] < Thresholds.of(draw[:100], 0.05).threshold).mean())
+        rejected.append((draw[100:] < Thresholds.fit(draw[:100], 0.05).threshold).mean())
     assert np.mean(rejected) <= 0.05
     assert np.mean(rejected) == pytest.approx(5 / 101, abs=0.002)
 
@@ -80,12 +80,12 @@ def test_stored_thresholds_come_back_to_the_byte(folder: Path) -> None:
 
 
 def test_the_calibration_of_each_way_to_label() -> None:
-    single, smoothed = (Calibration.of(np.linspace(0, 1, 40), np.full(40, "a"), 1 + extra) for extra in (0, 0.5))
-    thresholds = Thresholds.of(np.linspace(0, 1, 40), single=single, smoothed=smoothed)
+    single, smoothed = (Calibration.fit(np.linspace(0, 1, 40), np.full(40, "a"), 1 + extra) for extra in (0, 0.5))
+    thresholds = Thresholds.fit(np.linspace(0, 1, 40), single=single, smoothed=smoothed)
     assert thresholds.calibration(smoothed=False) is single
     assert thresholds.calibration(smoothed=True) is smoothed
     assert thresholds.method == "familiarity"
-    assert (thresholds.temperature, Thresholds.of(np.ones(3)).temperature) == (1.0, 1.0)
+    assert (thresholds.temperature, Thresholds.fit(np.ones(3)).temperature) == (1.0, 1.0)
     values = msgspec.to_builtins(thresholds)
     assert list(values)[-2:] == ["alone", "together"]
     assert [values[mode]["temperature"] for mode in ("alone", "together")] == [1.0, 1.5]
@@ -106,7 +106,7 @@ def test_the_calibration_of_each_way_to_label() -> None:
 )
 def test_damaged_thresholds_are_refused(change: dict[str, Any], message: str) -> None:
     values = msgspec.to_builtins(Thresholds("maximum probability", 0.5, 0.05, 100, 0.95))
-    with pytest.raises(DamagedReference, match=f"thresholds.json is not what it should be: .*{message}"):
+    with pytest.raises(DamagedReference, match=f"thresholds.json is not valid: .*{message}"):
         converted(values | change, "thresholds.json", Thresholds)
 
 
@@ -151,16 +151,16 @@ def test_damaged_calibrations_are_refused() -> None:
 
 def test_a_label_with_few_held_out_cells_shares_the_limit_of_all() -> None:
     scores = np.concatenate([np.linspace(1, 2, 100), np.linspace(0, 1, 20)])
-    limits = Calibration.of(scores, np.repeat(NAMES, (100, 20))).limits(NAMES, 0.05)
+    limits = Calibration.fit(scores, np.repeat(NAMES, (100, 20))).limits(NAMES, 0.05)
     assert limits[0] == limits[1] == pytest.approx(np.sort(scores)[5], abs=1e-6)
     many = np.concatenate([np.linspace(1, 2, 100), np.linspace(0, 1, 30)])
-    own = Calibration.of(many, np.repeat(NAMES, (100, 30))).limits(NAMES, 0.05)
+    own = Calibration.fit(many, np.repeat(NAMES, (100, 30))).limits(NAMES, 0.05)
     assert own[1] == pytest.approx(0)
     assert own[0] > own[1]
 
 
 def test_familiarity_is_the_share_of_held_out_cells_that_are_less_familiar() -> None:
-    scores = ConformalScores.of(np.linspace(0, 1, 101))
+    scores = ConformalScores.fit(np.linspace(0, 1, 101))
     shares = scores.p_value(np.array([-9.0, -0.1, 0.0, 0.5, 0.505, 1.0, 1.1, 9.0]))
     assert (np.diff(shares) > 0).all()
     assert shares[3] == pytest.approx(51 / 102)
@@ -170,7 +170,7 @@ def test_familiarity_is_the_share_of_held_out_cells_that_are_less_familiar() -> 
 
 def test_many_scores_are_thinned_and_stay_safe() -> None:
     scores = np.random.default_rng(0).normal(size=20_000)
-    kept = ConformalScores.of(scores)
+    kept = ConformalScores.fit(scores)
     assert len(kept.values) == 1000
     for rate in (0.001, 0.05, 0.3):
         assert (scores < kept.threshold(rate) - 1e-6).sum() <= rate * 20_001
@@ -180,7 +180,7 @@ def test_many_scores_are_thinned_and_stay_safe() -> None:
 def test_rounding_rejects_no_cell_more() -> None:
     scores = np.repeat(-np.arange(1, 26) / 7, 4)  # four cells tie everywhere
     for rate in (0.04, 0.05, 0.1, 0.5):
-        assert (scores < ConformalScores.of(scores).threshold(rate)).mean() <= rate
+        assert (scores < ConformalScores.fit(scores).threshold(rate)).mean() <= rate
 
 
 def test_temperature_undoes_what_made_probabilities_too_sure() -> None:

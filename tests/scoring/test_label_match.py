@@ -1,4 +1,4 @@
-"""Contrast and marker genes tell a label that keeps what sets it apart from a missing type that was given the label."""
+"""Contrast and marker genes separate known labels from missing types that were given the label."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ import numpy.typing as npt
 import pytest
 from scipy import sparse
 
-from spikgpt.scoring.contrasts import label_support, mean_contrast
+from spikgpt.scoring.label_match import LabelMatch, marker_genes
 from spikgpt.types import Integers, Profiles
 
 Array = npt.NDArray[np.float64]
@@ -26,8 +26,13 @@ def made_up(seed: int = 0, genes: int = 60) -> tuple[Profiles, Array, Integers, 
     return Profiles(means, np.full(genes, 0.5)), logs, best, batches
 
 
+def matched(logs: Any, best: Integers, batches: Integers, profiles: Profiles) -> LabelMatch:
+    """Return the match of labels; vectors, which are dense, have no marker genes."""
+    return LabelMatch.fit(logs, best, batches, profiles, marker_genes(profiles) if sparse.issparse(logs) else [])
+
+
 def contrasts_of(logs: Any, best: Integers, batches: Integers, profiles: Profiles) -> Array:
-    return label_support(logs, best, batches, profiles)[0]
+    return matched(logs, best, batches, profiles).contrast
 
 
 def test_contrasts_are_the_formula_in_plain_loops() -> None:
@@ -69,27 +74,27 @@ def test_labels_without_cells_have_no_contrast() -> None:
     assert alone.shape == (2, 4)
 
 
-def test_marker_genes_add_to_the_support_of_a_label() -> None:
+def test_a_marker_deficit_lowers_the_match_of_a_label() -> None:
     # Fifteen markers for each of four labels, of which the last is rare.
     profiles = Profiles(np.kron(np.eye(4), np.full(15, 2.0)), np.full(60, 0.5))
     best, batches = np.repeat([0, 1, 2, 3], [30, 20, 20, 9]), np.zeros(79, dtype=np.int64)
     # The first label has 3/4 of its markers' expression, the second more than the reference.
     logs = profiles.means[best] * np.array([0.75, 1.3, 0.9, 1.0])[best, None]
-    contrasts, support = label_support(sparse.csr_matrix(logs), best, batches, profiles)
-    below = [0.75 - (0.7 + 0.95) / 2, 0, 0, 0]
-    np.testing.assert_allclose(support, contrasts + 1.5 * np.array([below]))
-    # Nine markers are too few, vectors have none, and one label is compared with what is usual.
+    match = matched(sparse.csr_matrix(logs), best, batches, profiles)
+    deficit = [[0.75 - (0.7 + 0.95) / 2, 0, 0, 0]]
+    np.testing.assert_allclose(match.marker_deficit, deficit, atol=1e-12)
+    np.testing.assert_allclose(match.score, match.contrast + 1.5 * np.array(deficit))
+    # Nine markers are too few, vectors have none, and a label that is alone is compared with the usual level.
     few = np.concatenate([np.arange(label * 15, label * 15 + 9) for label in range(4)])
     panel = Profiles(profiles.means[:, few], profiles.within[few])
-    np.testing.assert_array_equal(*label_support(sparse.csr_matrix(logs[:, few]), best, batches, panel))
-    np.testing.assert_array_equal(*label_support(logs, best, batches, profiles))
-    contrasts, support = label_support(sparse.csr_matrix(logs[:30] * 0.8), best[:30], batches[:30], profiles)
-    np.testing.assert_allclose(support - contrasts, [[1.5 * (0.6 - 0.7), 0, 0, 0]])
+    assert not matched(sparse.csr_matrix(logs[:, few]), best, batches, panel).marker_deficit.any()
+    assert not matched(logs, best, batches, profiles).marker_deficit.any()
+    alone = matched(sparse.csr_matrix(logs[:30] * 0.8), best[:30], batches[:30], profiles)
+    np.testing.assert_allclose(alone.marker_deficit, [[0.6 - 0.7, 0, 0, 0]])
 
 
 def test_the_mean_contrast_is_that_of_cells() -> None:
-    contrasts = np.array([[1.0, 2.0, 9.0], [3.0, 4.0, 9.0]])
-    best = np.repeat([0, 1, 2, 0, 1], [10, 30, 9, 20, 9])
-    batches = np.repeat([0, 1], [49, 29])
-    assert mean_contrast(contrasts, best, batches) == pytest.approx((10 * 1 + 30 * 2 + 20 * 3) / 60)
-    assert mean_contrast(contrasts, best[:9], batches[:9]) is None
+    contrast, deficit = np.array([[1.0, 2.0, 9.0], [3.0, 4.0, 9.0]]), np.zeros((2, 3))
+    match = LabelMatch(contrast, deficit, np.array([[10, 30, 9], [20, 9, 0]]))
+    assert match.mean_contrast == pytest.approx((10 * 1 + 30 * 2 + 20 * 3) / 60)
+    assert LabelMatch(contrast, deficit, np.full((2, 3), 9)).mean_contrast is None

@@ -1,0 +1,200 @@
+"""Label match: agreement of the expression of a label in the query with the same label of the reference.
+
+Cells of a missing type get some label of the reference. The mean expression of the label's cells in a batch then
+differs from the reference in two ways:
+
+- The contrast is C = -log(1.02 - r). Here r is the correlation of the label's mean profile with the profile in the
+  reference, after the batch effect of the *other* labels is subtracted. A known type keeps a high contrast.
+- The marker level is 1 if the cells express the marker genes of the label as the label does in the reference. It is 0
+  if they express the marker genes as the other labels do there. The marker deficit is M = min(level - usual level, 0).
+
+Low marker expression counts against a label. High marker expression does not count for it, as a closely related type
+can express the same markers. The usual level is the mean of 0.7 and the median level of the other labels in the batch,
+as some chemistries show all markers less. M is 0 without expression, or with fewer than ten marker genes.
+
+The match of a label is C + 1.5 M.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+import numpy.typing as npt
+from scipy import sparse
+
+from spikgpt.constants import CONSTANTS
+from spikgpt.types import Floats, Integers, Profiles, Rows
+
+MATCH = CONSTANTS.label_match
+
+# A label, its marker genes, and the mean of the other labels in each of these genes.
+MarkerGenes = tuple[int, Rows, Floats]
+
+
+@dataclass(frozen=True)
+class LabelMeans:
+    """Mean log expression of the cells of each label.
+
+    ``means`` has shape (L, G), 0 for labels without cells; ``cells`` is the number of cells of each, shape (L,).
+    """
+
+    means: npt.NDArray[np.float64]
+    cells: npt.NDArray[np.int64]
+
+    @classmethod
+    def fit(cls, values: sparse.csr_matrix | Floats, best: Integers, labels: int) -> LabelMeans:
+        """Average the values of cells, shape (n, G), by the index of their label, shape (n,)."""
+        cells = np.bincount(best, minlength=labels)
+        selection = sparse.csr_matrix((np.ones(len(best)), (best, np.arange(len(best)))), (labels, len(best)))
+        # Summed in double precision, so that the order of cells does not change the result.
+        total = selection @ values.astype(np.float64)
+        means = np.asarray(total.todense() if sparse.issparse(total) else total)  # (L, G)
+        return cls(means / np.maximum(cells, 1)[:, None], cells)
+
+
+@dataclass(frozen=True)
+class LabelMatch:
+    """Contrast C, marker deficit M and number of cells of each label in each batch, each of shape (B, L)."""
+
+    contrast: npt.NDArray[np.float64]
+    marker_deficit: npt.NDArray[np.float64]
+    cells: npt.NDArray[np.int64]
+
+    @classmethod
+    def fit(
+        cls,
+        values: sparse.csr_matrix | Floats,
+        best: Integers,
+        batches: Integers,
+        profiles: Profiles,
+        markers: list[MarkerGenes],
+    ) -> LabelMatch:
+        """Compare the mean expression of labels in each batch with the profiles of the reference.
+
+        Parameters
+        ----------
+        values
+            Log expression of k cells, or their vectors where there is no expression, shape (k, G).
+        best, batches
+            Index of the most probable label and of the batch of each cell, each of shape (k,).
+        markers
+            Genes that :func:`marker_genes` returns; an empty list without expression.
+        """
+        rows = []
+        for batch in range(int(batches.max(initial=0)) + 1):
+            cells = np.flatnonzero(batches == batch)
+            means = LabelMeans.fit(values[cells], best[cells], len(profiles.means))
+            rows.append((_contrast(means, profiles), _marker_deficit(means, profiles, markers), means.cells))
+        return cls(*(np.stack(part) for part in zip(*rows, strict=True)))
+
+    @property
+    def score(self) -> npt.NDArray[np.float64]:
+        """Match of each label in each batch, C + 1.5 M, shape (B, L)."""
+        return np.asarray(self.contrast + MATCH.marker_weight * self.marker_deficit)
+
+    @property
+    def mean_contrast(self) -> float | None:
+        """Mean contrast over cells, without labels of few cells in a batch; None if all labels have few."""
+        cells = np.where(self.cells >= MATCH.least_cells, self.cells, 0)
+        return float((self.contrast * cells).sum() / cells.sum()) if cells.any() else None
+
+
+def _contrast(batch: LabelMeans, profiles: Profiles) -> npt.NDArray[np.float64]:
+    """Return the contrast of each label in a batch, shape (L,).
+
+    The weight of a gene is its variance between labels, divided by the variance within labels.
+    """
+    weights = profiles.means.var(axis=0) / profiles.spread**2  # (G,)
+    roots = np.sqrt(weights / max(weights.sum(), 1e-300))
+    middle = profiles.means.mean(axis=0)
+    expected = (profiles.means - middle) * roots  # (L, G)
+    enough = batch.cells >= MATCH.least_cells
+    shifts = batch.means[enough] - profiles.means[enough]
+    # A label of few cells gets the median shift of all labels with enough cells.
+    effects = np.zeros_like(batch.means) + (np.median(shifts, axis=0) if len(shifts) else 0.0)
+    effects[enough] = _medians_of_others(shifts)
+    own = (batch.means - effects - middle) * roots  # (L, G)
+    lengths = np.sqrt((own**2).sum(axis=1) * (expected**2).sum(axis=1) + 1e-12)
+    correlation = (own * expected).sum(axis=1) / lengths
+    return np.asarray(-np.log(MATCH.largest_correlation - correlation) * (batch.cells > 0))
+
+
+def _marker_deficit(batch: LabelMeans, profiles: Profiles, markers: list[MarkerGenes]) -> npt.NDArray[np.float64]:
+    """Return the marker deficit M of each label in a batch, shape (L,)."""
+    deficit = np.zeros(len(batch.cells))
+    labels = np.flatnonzero(batch.cells >= MATCH.least_cells)
+    levels = marker_levels(batch, labels, profiles, markers)[np.arange(len(labels)), labels]
+    labels, levels = labels[~np.isnan(levels)], np.minimum(levels[~np.isnan(levels)], 1)
+    others = _medians_of_others(levels[:, None])[:, 0] if len(labels) > 1 else MATCH.usual_markers
+    deficit[labels] = np.minimum(levels - (MATCH.usual_markers + others) / 2, 0)
+    return deficit
+
+
+def marker_genes(profiles: Profiles) -> list[MarkerGenes]:
+    """Return the marker genes of each label that has at least ten.
+
+    The markers are the genes in which the mean of the label exceeds the highest mean of another label most, in units of
+    the spread within labels.
+    """
+    reference, markers = profiles.means, list[MarkerGenes]()
+    if len(reference) < 2:
+        return []
+    # The largest value and the sum of the other labels are derived without a copy for each label.
+    second, first = np.partition(reference, -2, axis=0)[-2:]
+    highest, total = reference.argmax(axis=0), reference.sum(axis=0)
+    for label in range(len(reference)):
+        lead = (reference[label] - np.where(highest == label, second, first)) / profiles.spread
+        genes = np.argsort(-lead, kind="stable")[: MATCH.markers]
+        genes = genes[lead[genes] > 0]
+        if len(genes) >= MATCH.least_markers:
+            markers.append((label, genes, (total[genes] - reference[label, genes]) / (len(reference) - 1)))
+    return markers
+
+
+def marker_levels(
+    query: LabelMeans, labels: Integers, profiles: Profiles, markers: list[MarkerGenes]
+) -> npt.NDArray[np.float64]:
+    """Return the marker level of each label of the reference in cells of some labels, shape (labels, L).
+
+    The level of a marker gene is (q - o) / (p - o) of log expression: q in the cells, p in the label in the reference,
+    and o the mean of the other labels there. It is averaged over the markers of a label; NaN for labels with few.
+
+    Parameters
+    ----------
+    query
+        Mean log expression of the labels of the query.
+    labels
+        Index of the labels of the query whose cells are compared, shape (labels,).
+    """
+    levels = np.full((len(labels), len(profiles.means)), np.nan)
+    if not len(labels) or not markers:
+        return levels
+    means = _without_panel_excess(query.means[labels], query.cells[labels], profiles.means[labels])
+    for label, genes, base in markers:
+        part = (means[:, genes] - base) / np.maximum(profiles.means[label, genes] - base, MATCH.least_difference)
+        levels[:, label] = np.clip(part, *MATCH.marker_range).mean(axis=1)
+    return levels
+
+
+def _without_panel_excess(means: Floats, cells: Integers, reference: Floats) -> Floats:
+    """Divide the expression of a gene panel by its excess over the reference, (labels, G) to (labels, G).
+
+    In a panel each gene has a larger share of the total than in the reference. The excess is the median ratio of query
+    to reference over genes. An excess below 1 changes nothing.
+    """
+    query, expected = (np.expm1(cells @ values / cells.sum()) for values in (means, reference))  # (G,)
+    both = (query > MATCH.least_expression) & (expected > MATCH.least_expression)
+    excess = max(float(np.median(np.log(query[both] / expected[both]))), 0.0) if both.any() else 0.0
+    return np.asarray(np.log1p(np.expm1(means) * np.exp(-excess)))
+
+
+def _medians_of_others(rows: Floats) -> npt.NDArray[np.float64]:
+    """Return for each row the median over all other rows, (n, G) to (n, G); 0 where there is no other row."""
+    n = len(rows)
+    if n < 2:
+        return np.zeros_like(rows)
+    ordered, ranks = np.sort(rows, axis=0), rows.argsort(axis=0, kind="stable").argsort(axis=0, kind="stable")
+    # Without a value, each larger value moves down by one rank.
+    pair = [np.take_along_axis(ordered, rank + (ranks <= rank), axis=0) for rank in ((n - 2) // 2, (n - 1) // 2)]
+    return np.asarray((pair[0] + pair[1]) / 2)
