@@ -16,9 +16,9 @@ UV := -m uv pip install --quiet --python
 # CPU builds of torch: on Linux, the build on PyPI brings gigabytes of CUDA. TORCH_INDEX= takes that one, for a GPU.
 TORCH := torch==2.13.0
 TORCH_INDEX ?= https://download.pytorch.org/whl/cpu
-DEVELOPMENT := --constraint constraints.txt --editable '.[cpu,train,parquet,dev]'
+DEVELOPMENT := --constraint constraints.txt --editable '.[cpu,train,parquet,dev]' --editable ./benchmarks
 
-.PHONY: demo test pytest test-contract test-rivals matrix fuzz lint docs bench reference scgpt clean
+.PHONY: demo test pytest test-slow test-contract test-rivals matrix fuzz lint docs bench reference scgpt clean
 
 demo: $(READY)
 	$(BIN)/python examples/demo.py
@@ -28,8 +28,15 @@ test: lint pytest
 
 # One process for each core, and one thread in each: the matrices are small, and threads that wait for each other on busy
 # cores take several times as long.
+PYTEST := OMP_NUM_THREADS=1 OPENBLAS_NUM_THREADS=1 $(BIN)/pytest --numprocesses auto --maxprocesses 4 --dist loadfile \
+	--no-loadscope-reorder
+
 pytest: $(READY) $(RUNTIME)/.ready
-	OMP_NUM_THREADS=1 OPENBLAS_NUM_THREADS=1 $(BIN)/pytest --numprocesses auto --maxprocesses 4 --dist loadfile --no-loadscope-reorder
+	$(PYTEST) -m "not slow"
+
+# The tests that take longest: killed commands, fuzzed files, whole builds, processes of their own.
+test-slow: $(READY) $(RUNTIME)/.ready
+	$(PYTEST) -m slow
 
 # The graph from another language: needs node and npm.
 test-contract: $(READY)
@@ -38,7 +45,6 @@ test-contract: $(READY)
 
 # Every method of the benchmark on a few hundred cells; those in R run where R and their packages are.
 test-rivals: $(READY)
-	$(BIN)/python $(INSTALL) --constraint constraints.txt --editable '.[benchmark]'
 	$(BIN)/python -m tests.rivals
 
 # The newest of everything, the lowest versions that are claimed, and the constraints: the labels are the same. MATRIX names
@@ -67,21 +73,23 @@ lint: $(READY)
 docs: $(VENV)/.docs
 	$(BIN)/sphinx-build -W --keep-going -d docs/_build/doctrees docs docs/_build/html
 
-# BENCH_SPEED takes options, such as "--largest 100000" where there is no room for 13 GB of cells.
-# SPIKGPT_DATA names the folder of the studies that may not be committed; without it, speed alone is measured.
+# BENCH_SPEED takes options, such as "--size 1000000" where there is room for 13 GB of cells. SPIKGPT_DATA names the folder
+# of the studies, which may not be committed; without SPIKGPT_DATA, only speed is measured.
+BENCH = $(BIN)/spikgpt benchmark --out build/bench
 bench: $(READY) $(RUNTIME)/.ready
-	$(BIN)/python benchmarks/speed.py $(BENCH_SPEED)
+	$(BENCH) --suite speed --suite graph $(BENCH_SPEED)
 	$(BIN)/python benchmarks/footprint.py
 	$(RUNTIME)/bin/python benchmarks/footprint.py
-	$(BIN)/python -m benchmarks.scgpt
-	$(if $(SPIKGPT_DATA),$(BIN)/python benchmarks/accuracy.py --data "$(SPIKGPT_DATA)",@echo "Set SPIKGPT_DATA=DIR to measure accuracy and unknown cells across studies too.")
-	$(if $(SPIKGPT_DATA),$(BIN)/python benchmarks/unknown.py --data "$(SPIKGPT_DATA)")
-	$(if $(SPIKGPT_DATA),$(BIN)/python benchmarks/travel.py --data "$(SPIKGPT_DATA)")
+	$(BIN)/python -m benchmarks.scgpt_speed
+	$(if $(SPIKGPT_DATA),$(BENCH) --data "$(SPIKGPT_DATA)" --seeds 5 $(foreach suite,$(LABEL_SUITES),--suite $(suite)),@echo "Set SPIKGPT_DATA=DIR to measure labels and Unknown cells across studies too.")
+	$(if $(SPIKGPT_DATA),$(BENCH) --data "$(SPIKGPT_DATA)" --suite transfer --panel 400 --panel 200 --panel 100)
+
+LABEL_SUITES := accuracy unseen ood-scores false-rejection donors calibration foreign-cells
 
 # Build the shipped reference again, from the cells in this repository as GEO lays them out; the same machine gives the same
 # weights.
 reference: $(READY)
-	$(BIN)/python hub_cards/mirror.py pancreas build/mirror
+	$(BIN)/python -m tests.mirror pancreas build/mirror
 	$(BIN)/spikgpt build pancreas --variant shipped --mirror build/mirror --out build/pancreas
 	rm -rf spikgpt/references/pancreas
 	cp -r build/pancreas spikgpt/references/pancreas
@@ -90,7 +98,7 @@ reference: $(READY)
 scgpt: $(READY)
 	$(BIN)/python hub_cards/pretrain_scgpt.py --out scgpt_baron
 
-$(READY): pyproject.toml constraints.txt
+$(READY): pyproject.toml benchmarks/pyproject.toml constraints.txt
 	$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "Python 3.11 or newer is needed; say make PYTHON=python3.11")'
 	$(PYTHON) -m venv $(VENV)
 # The timeout is that of one answer, not of the download.
@@ -106,7 +114,7 @@ $(VENV)/.docs: $(READY)
 	$(BIN)/python $(INSTALL) --constraint constraints.txt --editable '.[docs]'
 	touch $@
 
-$(RUNTIME)/.ready: pyproject.toml constraints.txt $(shell find spikgpt export/spikgpt_onnx -type f -not -path '*/__pycache__/*')
+$(RUNTIME)/.ready: pyproject.toml constraints.txt $(shell find spikgpt export/spikgpt_onnx hub_cards/spikgpt_recipes -type f -not -path '*/__pycache__/*')
 	$(PYTHON) -m venv $(RUNTIME)
 	sed '/^onnxruntime==/d' constraints.txt > $(RUNTIME)/constraints.txt
 	$(RUNTIME)/bin/python $(INSTALL) --constraint $(RUNTIME)/constraints.txt '.[cpu]' $(OLDEST)

@@ -64,7 +64,7 @@ def _steps(folder: Path, engines: list[Any]) -> dict[str, Any]:
     import anndata
 
     from spikgpt import SpikGPT
-    from spikgpt.testing.hub import LoopbackHub
+    from tests.hub_server import LoopbackHub
 
     shared = SpikGPT.from_pretrained("pancreas")
     annotated = set()

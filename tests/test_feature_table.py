@@ -19,24 +19,24 @@ from anndata import AnnData
 
 from spikgpt import SpikGPT
 from spikgpt.engines.model import SpikingClassifier
+from spikgpt.engines.onnx import OnnxEngine
+from spikgpt.engines.onnx_session import Session
 from spikgpt.engines.opening import open_engine, torch_engine
 from spikgpt.engines.torch import TorchEngine
 from spikgpt.errors import ConfigError, DamagedReference, FormatError, GraphError, ParityError
 from spikgpt.options import EngineOptions, Provider
 from spikgpt.reference.card import card_figures
-from spikgpt.reference.files import Reference, read_reference, reference_of, save
+from spikgpt.reference.files import Reference, build_reference, read_reference, save
+from spikgpt.reference.format import GRAPH, MANIFEST, with_manifest
 from spikgpt.reference.hub import Hub
-from spikgpt.reference.layout import GRAPH, MANIFEST, with_manifest
-from spikgpt.reference.registry import find
+from spikgpt.reference.registry import resolve
 from spikgpt.scoring.thresholds import Thresholds
 from spikgpt.sharing import open_reference, push
-from spikgpt.testing.hub import Fault, LoopbackHub
 from spikgpt_onnx import exporter
-from spikgpt_onnx.engine import OnnxEngine
 from spikgpt_onnx.graph import labelling_graph
-from spikgpt_onnx.rebuilt import network_of
-from spikgpt_onnx.session import Session
+from spikgpt_onnx.rebuild_graph import network_from_reference
 from tests.conftest import exportable, labelled
+from tests.hub_server import Fault, LoopbackHub
 
 REPO = "islets/small"
 FORMAT_1 = Path(__file__).parent / "data" / "format_1" / "counts"
@@ -60,27 +60,27 @@ def test_label_map_in_the_config_and_inside_the_onnx_metadata_props_checked_equa
     inside = json.loads(session.get_modelmeta().custom_metadata_map["labels"])
     assert inside == json.loads((graph_folder / "labels.json").read_text()) == small.labels.to_list()
     files = files_of(graph_folder)
-    assert Session.of(files, GRAPH).provider == "cpu"
+    assert Session.from_files(files, GRAPH).provider == "cpu"
     with pytest.raises(DamagedReference, match=r"carries other labels than labels.json"):
-        Session.of(files | {"labels.json": json.dumps(inside[::-1]).encode()}, GRAPH)
+        Session.from_files(files | {"labels.json": json.dumps(inside[::-1]).encode()}, GRAPH)
 
 
 def test_thresholds_stored_with_the_weights_applied_identically_in_torch_and_onnx_runtime(
     small: Reference, few: AnnData, tmp_path: Path
 ) -> None:
     thresholds = msgspec.structs.replace(small.thresholds, unknown_rate=0.2)
-    exporter.export(exportable(reference_of(dataclasses.replace(small, thresholds=thresholds))), tmp_path / "out")
+    exporter.export(exportable(build_reference(dataclasses.replace(small, thresholds=thresholds))), tmp_path / "out")
     reference = read_reference(tmp_path / "out")
     engine = open_engine(reference, EngineOptions(engine="onnx"))
     inside = Session(reference.files[GRAPH]).metadata["thresholds"]
     assert msgspec.json.decode(inside, type=Thresholds) == thresholds
     assert reference.thresholds == thresholds
-    expected = labelled(reference, few, neighbours=False)
-    found = labelled(reference, few, engine, neighbours=False)
+    expected = labelled(reference, few, smoothing=False)
+    found = labelled(reference, few, engine, smoothing=False)
     np.testing.assert_array_equal(found.rejected, expected.rejected)
     assert 0 < found.rejected.sum() < len(few)
-    assert found.familiarity is not None
-    assert (found.familiarity[found.rejected] < 0.2).all()
+    assert found.typicality is not None
+    assert (found.typicality[found.rejected] < 0.2).all()
 
 
 def test_gene_vocabulary_with_sha256(small_folder: Path, small: Reference) -> None:
@@ -92,7 +92,7 @@ def test_gene_vocabulary_with_sha256(small_folder: Path, small: Reference) -> No
 
 
 def test_format_version_library_version_range_migration_of_old_files(tmp_path: Path) -> None:
-    # Migrations themselves are in test_layout.py; the frozen files of format 1 are read in any version.
+    # Migrations themselves are in test_format.py; the frozen files of format 1 are read in any version.
     assert read_reference(FORMAT_1).name == "islets"
     files = files_of(FORMAT_1)
     config = json.loads(files["config.json"])
@@ -135,7 +135,7 @@ def test_card_weights_config_from_one_resolved_commit(hub: LoopbackHub, client: 
     # The branch moves on while its files are fetched.
     hub.fail(Fault("slow", "GET .*/resolve/.*model.safetensors", 1, 1.0))
     with ThreadPoolExecutor() as pool:
-        pulling = pool.submit(find, REPO, hub=client)
+        pulling = pool.submit(resolve, REPO, hub=client)
         while not any("/resolve/" in request.path for request in hub.requests) and not pulling.done():
             time.sleep(0.01)
         moved = hub.put(REPO, files_of(small_folder))
@@ -144,7 +144,7 @@ def test_card_weights_config_from_one_resolved_commit(hub: LoopbackHub, client: 
     asked = {r.path.split("/resolve/")[1].split("/")[0] for r in hub.requests if "/resolve/" in r.path}
     assert asked == {folder.name}
     assert files_of(folder) == files_of(FORMAT_1)
-    again = find(REPO, hub=client).folder
+    again = resolve(REPO, hub=client).folder
     assert again.name == moved
     assert files_of(again) == files_of(small_folder)
 
@@ -166,7 +166,7 @@ def test_model_index_generated_from_the_metrics_file(small_folder: Path) -> None
 def test_fully_offline_onnx_included(graph_folder: Path, hub: LoopbackHub, client: Hub, tmp_path: Path) -> None:
     # In a process that is denied networking: test_sharing.py.
     push(graph_folder, REPO, hub=client)
-    find(REPO, hub=client)
+    resolve(REPO, hub=client)
     hub.requests.clear()
     local = Hub(hub.endpoint, cache_dir=tmp_path / "cache", local_files_only=True)
     reference = open_reference(REPO, hub=local)
@@ -183,8 +183,8 @@ def test_endpoint_argument(hub: LoopbackHub, small: Reference, tmp_path: Path) -
 def test_parity_gate_that_fails_the_export(small: Reference, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     trained = torch_engine(small)
     untrained = TorchEngine(trained.embedding, SpikingClassifier(small.config).eval(), trained.temperature)
-    wrong = labelling_graph(network_of(small, untrained.weights()))
-    monkeypatch.setattr(exporter, "graph_of", lambda network, name: wrong)
+    wrong = labelling_graph(dataclasses.replace(network_from_reference(small), weights=untrained.weights()))
+    monkeypatch.setattr(exporter, "build_graph", lambda network, name: wrong)
     with pytest.raises(ParityError, match="disagrees with the trained model"):
         exporter.export(exportable(small), tmp_path / "out")
     assert list(tmp_path.iterdir()) == []
@@ -213,5 +213,5 @@ def test_real_http_push_and_pull_in_ci(
     pulled, local = open_reference(REPO, hub=client), read_reference(graph_folder)
     assert labelled(pulled, few).probabilities.tobytes() == labelled(local, few).probabilities.tobytes()
     methods = {request.method for request in hub.requests}
-    assert methods == {"GET", "POST", "PUT"}
+    assert methods == {"GET", "HEAD", "POST", "PUT"}
     assert save(pulled, tmp_path / "again").is_dir()

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -10,15 +12,31 @@ import numpy.typing as npt
 import pandas as pd
 import pytest
 from anndata import AnnData
+from hypothesis import given, settings
+from hypothesis import strategies as st
 from scipy import sparse
 
-from spikgpt import SpikGPT
+from spikgpt import Annotation, SpikGPT
+from spikgpt.engines.opening import open_engine
 from spikgpt.errors import DataError
+from spikgpt.options import EngineOptions, options_of
+from spikgpt.reference.files import Reference, build_reference, read_reference
+from spikgpt.reference.json_files import converted
+from spikgpt.scoring.label_map import LabelMap, LabelRow
 from tests.cells.conftest import with_x
+from tests.conftest import labelled
 
 Matrix = npt.NDArray[Any]
 Labels = Callable[[Matrix], pd.DataFrame]
 RNG = np.random.default_rng
+# Tensors of a reference with a row for each label.
+PER_LABEL = (
+    "classifier.head.",
+    "embedder.label_",
+    "embedder.more_label_",
+    "embedder.more_centroids",
+    "familiarity.centroids",
+)
 
 
 def shares(counts: Matrix) -> Matrix:
@@ -145,3 +163,80 @@ def test_labels_of_mixed_cells_are_those_of_the_counts(
     chosen = RNG(0).permutation(chosen) if order == "shuffled" else chosen
     other = counts if part == "counts" else 1e6 * shares(counts)
     assert agreement(labels_of(np.where(chosen[:, None], other, logs(counts))), expected) >= 0.99
+
+
+# Every example annotates anew, so a few have to do; the same ones in each run.
+FEW_EXAMPLES = settings(max_examples=6, deadline=None, derandomize=True, database=None)
+
+
+def with_labels_in_order(reference: Reference, order: list[int]) -> Reference:
+    """Return the same reference with its labels in another order."""
+    names = reference.labels.names
+    rows = [row | {"index": index} for index, row in enumerate(reference.labels.to_list()[old] for old in order)]
+    tensors = {name: array[order] if name.startswith(PER_LABEL) else array for name, array in reference.tensors.items()}
+    counted = reference.metrics["cells_per_label"]
+    return build_reference(
+        replace(
+            reference,
+            labels=LabelMap.from_rows(converted(rows, "labels", list[LabelRow])),
+            metrics=reference.metrics | {"cells_per_label": {names[old]: counted[names[old]] for old in order}},
+            familiarity=None,  # read from the tensors again
+            tensors=tensors,
+            files={},
+        )
+    )
+
+
+@pytest.fixture(scope="module")
+def expected_of_small(small: Reference, few: AnnData) -> Annotation:
+    return labelled(small, few)
+
+
+@pytest.fixture(scope="module")
+def half(few: AnnData) -> AnnData:
+    """Return the few cells with half of their genes, so that the others are imputed by label."""
+    return few[:, ::2].copy()
+
+
+@pytest.fixture(scope="module")
+def expected_of_half(small: Reference, half: AnnData) -> Annotation:
+    return labelled(small, half)
+
+
+# The tests take the folder of the reference: hypothesis prints the arguments of a failure, and a reference fills pages.
+
+
+@FEW_EXAMPLES
+@given(order=st.permutations(range(120)))
+def test_the_order_of_cells_does_not_change_labels(
+    order: list[int], small_folder: Path, few: AnnData, expected_of_small: Annotation
+) -> None:
+    found = labelled(read_reference(small_folder), few[order].copy())
+    assert found.labels.tolist() == expected_of_small.labels[order].tolist()
+    np.testing.assert_allclose(found.probabilities, expected_of_small.probabilities[order], atol=1e-6)
+
+
+@FEW_EXAMPLES
+@given(batch_size=st.integers(1, 130), threads=st.integers(1, 4), engine=st.sampled_from(["onnx", "torch"]))
+def test_batches_and_threads_do_not_change_labels(
+    batch_size: int, threads: int, engine: str, graph_folder: Path, few: AnnData, expected_of_small: Annotation
+) -> None:
+    reference = read_reference(graph_folder)
+    opened = open_engine(reference, options_of(EngineOptions, {"engine": engine, "threads": threads}))
+    found = labelled(reference, few, opened, batch_size=batch_size)
+    assert found.labels.tolist() == expected_of_small.labels.tolist()
+    np.testing.assert_allclose(found.probabilities, expected_of_small.probabilities, atol=1e-4)
+
+
+@FEW_EXAMPLES
+@given(order=st.permutations(range(6)))
+def test_the_order_of_labels_in_a_reference_does_not_change_labels(
+    order: list[int], small_folder: Path, half: AnnData, expected_of_half: Annotation
+) -> None:
+    small = read_reference(small_folder)
+    other = with_labels_in_order(small, order)
+    assert other.labels.names == tuple(small.labels.names[old] for old in order)
+    found = labelled(other, half)
+    assert found.labels.tolist() == expected_of_half.labels.tolist()
+    np.testing.assert_allclose(found.probabilities, expected_of_half.probabilities[:, order], atol=1e-5)
+    np.testing.assert_allclose(found.typicality, expected_of_half.typicality, atol=1e-5)  # type: ignore[arg-type]
