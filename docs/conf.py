@@ -1,4 +1,4 @@
-"""How the documentation is built: ``make docs``."""
+"""Sphinx configuration; build with ``make docs``."""
 
 from __future__ import annotations
 
@@ -12,17 +12,18 @@ from typing import Any
 from sphinx.application import Sphinx
 
 HERE = Path(__file__).resolve().parent
-sys.path.insert(0, str(HERE))
+# The commands of the benchmark and the readers of recipes are packages of their own.
+sys.path[:0] = [str(HERE), *(str(HERE.parent / name) for name in ("benchmarks", "export", "hub_cards"))]
 
 from generate import write  # noqa: E402
 
-# Notebooks meet no Hub that they do not start. Small matrices are slower with more threads.
+# Notebooks use only the Hub that they start themselves. More threads are slower for small matrices.
 os.environ["HF_HUB_DISABLE_XET"] = os.environ["HF_HUB_DISABLE_PROGRESS_BARS"] = "1"
 os.environ["OMP_NUM_THREADS"] = os.environ["OPENBLAS_NUM_THREADS"] = "1"
 os.environ["HF_HUB_DISABLE_TELEMETRY"] = os.environ["PYDEVD_DISABLE_FILE_VALIDATION"] = "1"
 
 project = "SpikGPT"
-author = "the SpikGPT authors"
+author = "SpikGPT developers"
 version = release = version_of("spikgpt")
 extensions = [
     "myst_nb",
@@ -46,7 +47,7 @@ nb_execution_mode = "cache"
 nb_execution_raise_on_error = True
 nb_execution_timeout = 1800
 nb_merge_streams = True
-# Progress bars and the like are for terminals.
+# Progress bars are for terminals.
 nb_output_stderr = "remove"
 
 autodoc_member_order = "bysource"
@@ -60,14 +61,14 @@ ARRAY = re.compile(r"ndarray\[tuple\[Any, \.\.\.\], dtype\[\w+(\[Any\])?\]\]")
 
 
 def shortened(_: Sphinx, kind: str, *more: Any) -> tuple[str | None, str | None]:
-    """Return the signature and the result of a function without what arrays hold; of classes, nothing."""
-    if kind == "class":  # users get them from methods
+    """Return the signature and result of a function with arrays as ``ndarray``; empty for classes."""
+    if kind == "class":  # Users get instances from methods.
         return "", ""
     signature, result = (text and ARRAY.sub("ndarray", text) for text in more[-2:])
     return signature, result
 
 
 def setup(app: Sphinx) -> None:
-    """Make the parts that come from the code itself."""
+    """Generate the pages that come from the code."""
     write(HERE / "reference")
     app.connect("autodoc-process-signature", shortened)

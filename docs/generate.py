@@ -1,4 +1,4 @@
-"""Parts of the reference that are made from the code itself: tables of commands and of options."""
+"""Reference pages that are generated from the code: tables of commands and of options."""
 
 from __future__ import annotations
 
@@ -14,59 +14,63 @@ from msgspec import Meta
 
 from spikgpt import options
 from spikgpt.cli.main import app
+from spikgpt_benchmark.cli import benchmark
 
 OPTIONS = ("AnnotateOptions", "EngineOptions", "HubOptions", "TrainOptions", "PushOptions")
 FLAG = re.compile(r"(?<!`)--[a-z-]+")
 VALUES = {Path: "PATH", int: "N", float: "X", str: "TEXT"}
 
+# The command of a plug-in, which the command line adds only when it runs.
+app.command("benchmark")(benchmark)
+
 
 def table(head: Iterable[str], rows: Iterable[Iterable[str]]) -> str:
-    """Return a table in Markdown."""
+    """Return a Markdown table."""
     lines = [tuple(head), *(tuple(row) for row in rows)]
     lines.insert(1, ("---",) * len(lines[0]))
     return "".join(f"| {' | '.join(cell.replace('|', chr(92) + '|') for cell in line)} |\n" for line in lines)
 
 
 def option_tables() -> str:
-    """Return the options of the Python methods: a heading and a table for each options class."""
+    """Return a heading and a table for each options class."""
     parts = []
     for name in OPTIONS:
         kind = getattr(options, name)
         rows = [
-            (
-                f"`{field.name}`",
-                options.expected(kind, field.name),
-                f"`{field.default!r}`",
-                description(kind, field.name),
-            )
+            (f"`{field.name}`", options.expected(kind, field.name), f"`{field.default!r}`", text)
             for field in msgspec.structs.fields(kind)
+            if (text := description(kind, field.name))
         ]
-        head = ("option", "takes", "default", "meaning")
+        head = ("option", "values", "default", "meaning")
         parts.append(f":::{{py:class}} spikgpt.options.{name}\n{kind.__doc__}\n\n{table(head, rows)}:::\n")
     return "\n".join(parts)
 
 
 def description(kind: type[options.Options], name: str) -> str:
-    """Return what is said of a field."""
+    """Return the description of a field; empty for a field without one."""
     hint = inspect.get_annotations(kind, eval_str=True)[name]
-    return next(meta.description for meta in get_args(hint) if isinstance(meta, Meta) and meta.description)
+    return next((meta.description for meta in get_args(hint) if isinstance(meta, Meta) and meta.description), "")
 
 
 def command_tables() -> str:
-    """Return the commands: a heading, the usage, and a table for each group of flags."""
+    """Return a heading, the usage, and a table for each group of flags, for each command."""
     parts = []
     for command in app.registered_commands:
         assert command.callback is not None
+        if command.hidden:
+            continue
         groups: dict[str, list[tuple[str, str]]] = {}
         usage = [f"spikgpt {command.name}"]
         for parameter in inspect.signature(command.callback).parameters.values():
-            group, shown, needed, said = described(parameter)
-            said = FLAG.sub(r"`\g<0>`", said) + (" Needed." if needed and shown.startswith("-") else "")
-            groups.setdefault(group, []).append((f"`{shown}`", said))
-            usage += [shown] if needed else []
+            if get_args(parameter.annotation)[1].hidden:
+                continue
+            group, syntax, required, text = described(parameter)
+            text = FLAG.sub(r"`\g<0>`", text) + (" Required." if required and syntax.startswith("-") else "")
+            groups.setdefault(group, []).append((f"`{syntax}`", text))
+            usage += [syntax] if required else []
         parts += [f"## spikgpt {command.name}\n", FLAG.sub(r"`\g<0>`", f"{inspect.getdoc(command.callback)}\n")]
         parts += [f"```text\n{' '.join(sorted(usage, key=lambda word: word.startswith('-')))}\n```\n"]
-        # The command's own flags, then those that many commands have.
+        # The flags of the command alone come before those that many commands share.
         for group in sorted(groups, key=lambda group: group != ""):
             parts += [f"**{group}**\n"] if group else []
             parts.append(table(("flag", "meaning"), groups[group]))
@@ -74,24 +78,25 @@ def command_tables() -> str:
 
 
 def described(parameter: inspect.Parameter) -> tuple[str, str, bool, str]:
-    """Return the group of a command's parameter, how it is typed, whether it must be, and what it means."""
+    """Return the group, syntax, necessity and description of a command's parameter."""
     hint, info = get_args(parameter.annotation)
-    values, default, needed = list(placeholders(hint)), parameter.default, parameter.default is inspect.Parameter.empty
-    said = info.help.replace("\\[", "[")
+    values, default = list(placeholders(hint)), parameter.default
+    required = default is inspect.Parameter.empty
+    text = info.help.replace("\\[", "[")
     if type(info).__name__ == "ArgumentInfo":
-        return "", parameter.name.upper(), needed, said
+        return "", parameter.name.upper(), required, text
     # Beside a type, typer keeps the first spelling of a flag as if it were the default.
     flag = info.default if isinstance(info.default, str) else f"--{parameter.name.replace('_', '-')}"
     if "/" in flag:
         yes, no = flag.split("/")
         flag, default = f"{yes}, {no}", yes if default else no
     if not any(default is nothing for nothing in (inspect.Parameter.empty, None, False)):
-        said += f" Default: `{default}`."
-    return info.rich_help_panel or "", " ".join([flag, *values]), needed, said
+        text += f" Default: `{default}`."
+    return info.rich_help_panel or "", " ".join([flag, *values]), required, text
 
 
 def placeholders(hint: Any) -> Iterator[str]:
-    """Give what stands for the values of a flag."""
+    """Yield the placeholders for the values of a flag."""
     if get_origin(hint) is Literal:
         yield "|".join(get_args(hint))
     elif get_args(hint):
@@ -102,6 +107,6 @@ def placeholders(hint: Any) -> Iterator[str]:
 
 
 def write(folder: Path) -> None:
-    """Write both into the folder of the reference."""
+    """Write both pages into the folder of the reference."""
     (folder / "_commands.md").write_text(command_tables(), encoding="utf-8")
     (folder / "_options.md").write_text(option_tables(), encoding="utf-8")

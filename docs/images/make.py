@@ -16,7 +16,7 @@ PANELS = {"spikgpt_label": "SpikGPT's labels", "cell_type": "The authors' labels
 
 
 def main() -> None:
-    """Annotate the cells, lay them out and draw both kinds of labels in the same colours."""
+    """Annotate the cells, compute a UMAP and draw both kinds of labels in the same colours."""
     adata = anndata.read_h5ad(CELLS)
     annotation = SpikGPT.from_pretrained("pancreas").annotate(adata)
     sc.pp.normalize_total(adata, target_sum=1e4)
@@ -28,10 +28,10 @@ def main() -> None:
     names = (*annotation.label_names, "Unknown")
     colors = dict(zip(names, annotation.colors(names), strict=True))
     figure, panels = plt.subplots(1, 2, figsize=(14, 6), layout="constrained")
-    places = adata.obsm["X_umap"]
+    coordinates = adata.obsm["X_umap"]
     for panel, (column, title) in zip(panels, PANELS.items(), strict=True):
         labels = adata.obs[column].astype(str)
-        panel.scatter(*places.T, c=[colors.get(label, "black") for label in labels], s=30, linewidths=0)
+        panel.scatter(*coordinates.T, c=[colors.get(label, "black") for label in labels], s=30, linewidths=0)
         panel.set_title(title, fontsize=18)
         panel.set_axis_off()
     shown = sorted(
