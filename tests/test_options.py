@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import inspect
+import os
 import re
+import subprocess
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -45,11 +48,39 @@ def test_the_methods_document_each_of_their_parameters(method: Any) -> None:
     assert set(inspect.signature(method).parameters) - {"self", "cls"} <= names
 
 
-def test_the_completer_of_ipython_knows_the_options() -> None:
-    completer = pytest.importorskip("IPython.core.completer").IPCompleter(use_jedi=False)
-    completer.namespace = {"model": object.__new__(SpikGPT)}
-    _, matches = completer.complete(line_buffer="model.annotate(adata, unk", cursor_pos=25)[:2]
-    assert "unknown_rate=" in matches
+# A process of its own, as a shell of IPython changes the interpreter.
+SHELL = """
+import warnings
+from IPython.core.completer import provisionalcompleter
+from IPython.core.interactiveshell import InteractiveShell
+from spikgpt import SpikGPT
+warnings.simplefilter("ignore")
+shell = InteractiveShell(colors="nocolor")
+shell.push({"model": object.__new__(SpikGPT)})
+line = "model.annotate(adata, unk"
+with provisionalcompleter():
+    print(*[completion.text for completion in shell.Completer.completions(line, len(line))])
+print(shell.object_inspect_text("model.annotate"))
+"""
+
+
+def test_ipython_completes_and_describes_the_options(tmp_path: Path) -> None:
+    ran = subprocess.run(
+        [sys.executable, "-c", SHELL],
+        env=os.environ | {"IPYTHONDIR": str(tmp_path)},
+        capture_output=True,
+        text=True,
+        timeout=120,
+        check=True,
+    )
+    completed, _, colored = ran.stdout.partition("\n")
+    description = re.sub(r"\x1b\[[0-9;]*m", "", colored)
+    assert "unknown_rate=" in completed.split()
+    for name, parameter in inspect.signature(SpikGPT.annotate).parameters.items():
+        if parameter.kind == inspect.Parameter.KEYWORD_ONLY:
+            default = re.escape(repr(parameter.default))
+            assert re.search(rf"{name}: .* = {default},", description), name
+            assert re.search(rf"^{name}$", description, re.M), name
 
 
 def test_old_names_of_options_are_accepted_with_a_warning() -> None:
