@@ -103,7 +103,7 @@ class SpikGPT:
         provider
             Hardware for ONNX Runtime: ``cpu``, ``cuda`` or ``tensorrt``. ``auto`` takes CUDA if it works, else the CPU.
         precision
-            Graph to run: ``fp32``, ``fp16`` or ``int8``.
+            Number format of the graph: ``fp32``, ``fp16`` or ``int8``.
         threads
             Number of batches that run at the same time on a CPU; None for one per core.
         whole_graph
@@ -324,9 +324,8 @@ class SpikGPT:
         layer
             Layer to read, ``X`` or ``raw``; None for counts if present, else log-normalised values.
         batch_key
-            Column of ``obs`` with the batch, or several with commas between them. Cells are compared within batches.
-            ``auto`` finds columns such as ``sample`` or ``donor``, or infers batches. None treats all cells as one
-            batch.
+            Column of ``obs`` with the batch. Cells are compared within batches. ``auto`` finds columns such as
+            ``sample`` or ``donor``, or infers batches. None treats all cells as one batch.
         unknown_rate
             Largest expected share of Unknown among cells like the held-out cells of the reference, from 0 to below 1.
             0 gives every cell a label. None sets no limit.
@@ -403,9 +402,8 @@ class SpikGPT:
         layer
             Layer to read, ``X`` or ``raw``; None for counts if present, else log-normalised values.
         batch_key
-            Column of ``obs`` with the batch, or several with commas between them. Cells are compared within batches.
-            ``auto`` finds columns such as ``sample`` or ``donor``, or infers batches. None treats all cells as one
-            batch.
+            Column of ``obs`` with the batch. Cells are compared within batches. ``auto`` finds columns such as
+            ``sample`` or ``donor``, or infers batches. None treats all cells as one batch.
         unknown_rate
             Largest expected share of Unknown among cells like the held-out cells of the reference, from 0 to below 1.
             0 gives every cell a label. None sets no limit.

@@ -217,7 +217,7 @@ class CompatibilityConstants:
     largest_shift
         Loss above which a query without similarity and correlation is refused.
     another_study
-        Ratio of expected and promised share of false rejections above which the query is from another study.
+        Ratio of expected and guaranteed share of false rejections above which the query is from another study.
     """
 
     least_cells: int = 10

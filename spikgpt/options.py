@@ -79,7 +79,7 @@ class AnnotateOptions(Options, frozen=True, kw_only=True):
     ] = "auto"
     unknown_rate: Annotated[
         Share | None,
-        about("Largest expected share of Unknown among cells like the held-out cells; default: no limit."),
+        about("Largest share of Unknown among cells like the held-out ones; default: none, or 0.05 without smoothing."),
     ] = None
     threshold: Annotated[Probability | None, about("Confidence below which a cell is Unknown; paper: 0.95.")] = None
     reference_cutoff: Annotated[
@@ -116,7 +116,7 @@ class EngineOptions(Options, frozen=True, kw_only=True):
     engine: Annotated[
         EngineName, about("auto: ONNX Runtime if installed and the reference has a graph, else NumPy (scGPT: torch).")
     ] = "auto"
-    precision: Annotated[Precision, about("Graph of the reference to run.")] = "fp32"
+    precision: Annotated[Precision, about("Number format of the graph.")] = "fp32"
     provider: Annotated[Provider, about("Hardware for ONNX Runtime; auto is CUDA if it works, else the CPU.")] = "auto"
     whole_graph: Annotated[bool, about("Refuse a GPU that cannot run the whole graph.", "--whole-graph/--any-part")] = (
         True
@@ -124,7 +124,7 @@ class EngineOptions(Options, frozen=True, kw_only=True):
     threads: Annotated[Count | None, about("Batches that run at the same time on a CPU; default: one per core.")] = None
     memory_arena: Annotated[bool, about("Keep freed memory of ONNX Runtime for the next batch.")] = True
     engine_cache: Annotated[Path | None, about("Folder for the engines that TensorRT builds.")] = None
-    io_binding: Annotated[bool, about("On a GPU, copy through ONNX Runtime's bindings.")] = True
+    io_binding: Annotated[bool, about("Use the IO binding of ONNX Runtime on a GPU.")] = True
 
 
 class HubOptions(Options, frozen=True, kw_only=True):
@@ -139,7 +139,7 @@ class HubOptions(Options, frozen=True, kw_only=True):
 class TrainOptions(Options, frozen=True, kw_only=True):
     """Training of a reference."""
 
-    batch_key: Annotated[str | None, about("Column of obs with donors or batches, to hold out whole ones.")] = None
+    batch_key: Annotated[str | None, about("Column of obs with donors or batches, which are held out whole.")] = None
     layer: Annotated[
         str | None, about("Layer to read, X or raw; default: counts if present, else log-normalised values.")
     ] = None
@@ -244,17 +244,18 @@ def _with_new_names(keywords: Mapping[str, Any], known: Iterable[str]) -> dict[s
     """Return keywords under their present names; warn of old names, and refuse unknown ones."""
     known, renamed = tuple(known), {}
     for name, value in keywords.items():
-        new = RENAMED.get(name, name)
+        new = name if name in known else RENAMED.get(name, name)
         if new not in known:
             near = difflib.get_close_matches(name, known, n=1)
             hint = f" Did you mean {near[0]!r}?" if near else ""
             options = ", ".join(one for one in known if one not in ("self", "cls"))
             msg = f"There is no option {name!r}; the options are {options}.{hint}"
             raise ConfigError(msg)
-        if new != name and name not in known:
-            warn(
-                f"The option {name} is now called {new}; the old name will go in version 1.0.",
-                category=DeprecationWarning,
-            )
-        renamed[new if name not in known else name] = value
+        if new != name:
+            if new in keywords:
+                msg = f"{name} and {new} are two names of one option; pass {new} alone."
+                raise ConfigError(msg)
+            text = f"The option {name} is now called {new}; the old name will go in version 1.0."
+            warn(text, category=DeprecationWarning)
+        renamed[new] = value
     return renamed

@@ -100,7 +100,7 @@ MALICIOUS: dict[str, tuple[Change, str]] = {
         lambda files: {"config.json": b"{}", "pytorch_model.bin": PICKLE, "model.pkl": PICKLE},
         "is no SpikGPT reference: .* holds model.pkl, pytorch_model.bin, and pickled weights are never opened",
     ),
-    "an empty repository": (lambda files: {}, "is no SpikGPT reference: it has no manifest.json"),
+    "an empty repository": (lambda files: {}, "is no SpikGPT reference: it lacks manifest.json"),
     "a pickle called safetensors": (replaced("model.safetensors", PICKLE), "is not a safetensors file"),
     "a pickle in the manifest": (
         lambda files: listed(files | {"weights.bin": PICKLE}),

@@ -65,6 +65,7 @@ print(shell.object_inspect_text("model.annotate"))
 
 
 def test_ipython_completes_and_describes_the_options(tmp_path: Path) -> None:
+    pytest.importorskip("IPython")
     ran = subprocess.run(
         [sys.executable, "-c", SHELL],
         env=os.environ | {"IPYTHONDIR": str(tmp_path)},
@@ -88,6 +89,8 @@ def test_old_names_of_options_are_accepted_with_a_warning() -> None:
         assert options_of(AnnotateOptions, {"same_study": True}) == AnnotateOptions(reference_cutoff=True)
     with pytest.warns(DeprecationWarning, match="neighbours is now called smoothing"):
         assert options_of(AnnotateOptions, {"neighbours": False}) == AnnotateOptions(smoothing=False)
+    with pytest.raises(ConfigError, match="two names of one option"):
+        options_of(AnnotateOptions, {"neighbours": False, "smoothing": True})
 
 
 @pytest.mark.parametrize("name", KINDS)

@@ -61,7 +61,7 @@ def plan_build(
     only
         Studies, or their accessions, to build from; by default all.
     synthetic
-        Whether the cells are made up; the reference and its card state so.
+        True for simulated cells; the reference and its card state so.
 
     Raises
     ------

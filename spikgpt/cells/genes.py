@@ -212,18 +212,21 @@ def match_genes(
     best = max(range(len(namings)), key=lambda index: len(matches[index]))
     (label, names), chosen = namings[best], matches[best]
     species = next(filter(None, (_species_of(candidates) for _, candidates in namings)), None)
+    of_reference = _species_of(list(genes.symbols))
+    species = None if species == of_reference else species
     needed = min(len(genes), max(at_least, math.ceil(minimum_share * len(genes))))
     if len(chosen) < needed:
         msg = _too_few(len(chosen), needed, genes, label, namings[0][1] if label == "var_names" else names)
         known = len(chosen) > len(names) / 2
-        msg += f" {FEW_GENES if known else _remedy(names, species, list(map(_name, cells)))}"
+        remedy = _remedy(names, species, of_reference or "human", list(map(_name, cells)))
+        msg += f" {FEW_GENES if known else remedy}"
         raise GenesError(msg)
     how = Counter(kind for kind, _ in chosen.values())
     return GeneMatch(
         selection=_selection(chosen, len(names), len(genes)),
         how={kind: how[kind] for kind in ("symbol", "Ensembl id", "respelled symbol")},
         naming=label,
-        notes=tuple(_notes(chosen, how, species, names)),
+        notes=tuple(_notes(chosen, how, species, of_reference, names)),
     )
 
 
@@ -317,12 +320,14 @@ def _selection(matches: _Matches, n_query_genes: int, n_genes: int) -> sparse.cs
     return selection
 
 
-def _notes(matches: _Matches, how: Counter[str], species: str | None, names: list[str]) -> Iterable[str]:
-    """Yield sentences on suspicious names in a sufficient match."""
+def _notes(
+    matches: _Matches, how: Counter[str], species: str | None, of_reference: str | None, names: list[str]
+) -> Iterable[str]:
+    """Yield sentences on suspicious names in a sufficient match; no species stands for human, or for the same."""
     several = sum(len(columns) > 1 for _, columns in matches.values())
     if several:
         yield f"The query has several columns for {several} of the genes; their values were summed."
-    if symbols := _mouse_symbols(names):
+    if of_reference != "mouse" and (symbols := _mouse_symbols(names)):
         yield (
             f"The query looks like mouse: {len(symbols)} of its genes are mouse genes, like {_examples(symbols)}. "
             "Labels may be wrong; map the genes to human orthologues first."
@@ -349,12 +354,13 @@ def _too_few(n_matched: int, needed: int, genes: GeneList, label: str, names: li
     )
 
 
-def _remedy(names: list[str], species: str | None, cells: list[str]) -> str:
+def _remedy(names: list[str], species: str | None, of_reference: str, cells: list[str]) -> str:
     """Return the remedy for a query with too few of the reference's genes."""
     if gene_share(cells) > max(0.5, gene_share(names)):
         return f"The names of the cells, like {_examples(cells)}, are genes: transpose the AnnData with adata.T."
     if species is not None:
-        return f"The query looks like {species}; this reference is human: map the genes to human orthologues first."
+        target = f"map the genes to {of_reference} orthologues first"
+        return f"The query looks like {species}; this reference is {of_reference}: {target}."
     if names == [str(number) for number in range(len(names))]:
         return "The names are row numbers: put gene symbols or Ensembl gene ids into var_names."
     if sum(name.isdigit() for name in names) > len(names) / 2:

@@ -108,6 +108,9 @@ def check_readable(root: Any, path: object) -> None:
             return sparse.csr_matrix(tuple(map(int, item.attrs["shape"])), dtype=np.float32)
         # A null element, such as uns["log1p"]["base"] of scanpy, has the shape None.
         if is_array(item) and len(item.shape or ()) == 2 and item.size * item.dtype.itemsize > BLOCK_BYTES:
+            step = max(1, BLOCK_BYTES // (item.shape[1] * item.dtype.itemsize))
+            for start in range(0, item.shape[0], step):
+                item[start : start + step]
             return sparse.csr_matrix(item.shape, dtype=np.float32)
         return function(item)
 

@@ -24,21 +24,39 @@ import h5py
 SMALL = 1024 * 1024
 
 
-def read_all(path: Path, limit: int) -> None:
-    """Read attributes, text and small arrays; errors are left to the reader."""
-
-    def read(_: str, item: Any) -> None:
-        with suppress(Exception):
-            dict(item.attrs)
-        # Groups raise here; data in other files is left alone.
-        with suppress(Exception):
-            size = max(item.size, math.prod(item.chunks or ())) * item.dtype.itemsize
-            if size <= (limit if item.dtype.hasobject else SMALL) and not item.external and not item.is_virtual:
-                item[()]
-
+def read_all(path: Path, limit: int) -> int:
+    """Read attributes, text and small arrays, and return the number of objects; errors are left to the reader."""
+    visited: set[int] = set()
     with suppress(Exception), h5py.File(path) as file:
-        read("/", file)
-        file.visititems(read)  # follows no links
+        queue = [file["/"]]
+        while queue:
+            item = queue.pop()
+            with suppress(Exception):
+                address = h5py.h5o.get_info(item.id).addr
+                if address not in visited:
+                    visited.add(address)
+                    queue += _read(item, limit)
+    return len(visited)
+
+
+def _read(item: Any, limit: int) -> list[Any]:
+    """Read an object in spite of damaged parts, and return the members of a group."""
+    with suppress(Exception):
+        for name in item.attrs:
+            with suppress(Exception):
+                item.attrs[name]
+    members = []
+    if isinstance(item, h5py.Group):
+        for name in item:
+            # Other links may lead to other files.
+            with suppress(Exception):
+                if isinstance(item.get(name, getlink=True), h5py.HardLink):
+                    members.append(item[name])
+    elif not item.external and not item.is_virtual:
+        size = max(item.size, math.prod(item.chunks or ())) * item.dtype.itemsize
+        if size <= (limit if item.dtype.hasobject else SMALL):
+            item[()]
+    return members
 
 
 if __name__ == "__main__":

@@ -32,10 +32,10 @@ class LabelOptions(AnnotateOptions, frozen=True):
     """Labelling of the query's cells."""
 
     strict: Annotated[bool, about("Exit with code 3 if the query is of another tissue or species.", "--strict")] = False
-    no_unknown: Annotated[bool, about("Give every cell its most probable label.", "--no-unknown")] = False
+    no_unknown: Annotated[bool, about("Give every cell with counts its most probable label.", "--no-unknown")] = False
     no_batch: Annotated[bool, about("Treat all cells as one batch.", "--no-batch")] = False
     # Options of version 0.9.
-    alone: Annotated[bool, about("Deprecated name of --no-smoothing.", "--alone", hidden=True)] = False
+    alone: Annotated[bool, about("Deprecated name of --no-smoothing.", "--alone/--neighbours", hidden=True)] = False
     same_study: Annotated[bool, about("Deprecated name of --reference-cutoff.", "--same-study", hidden=True)] = False
 
     def __post_init__(self) -> None:
@@ -54,7 +54,12 @@ EVALUATED = tuple(name for name in LabelOptions.__struct_fields__ if name != "ke
 
 @command()
 def annotate(
-    query: Annotated[Path, typer.Argument(help="Cells to label: .h5ad, .zarr, or 10x files.")],
+    query: Annotated[
+        Path,
+        typer.Argument(
+            help="Cells to label: .h5ad, .zarr, a count matrix (10x, STARsolo, kallisto, alevin-fry), or a table."
+        ),
+    ],
     model: ModelOptions,
     options: LabelOptions,
     hub: PinnedOptions,
@@ -113,7 +118,7 @@ def annotate(
 
 @command()
 def evaluate(
-    query: Annotated[Path, typer.Argument(help="Cells of known types: .h5ad, .zarr, or 10x files.")],
+    query: Annotated[Path, typer.Argument(help="Cells of known types: .h5ad, .zarr, a count matrix, or a table.")],
     model: ModelOptions,
     label_key: Annotated[str, typer.Option(help="Column of obs with the true types.")],
     options: Annotated[LabelOptions, EVALUATED],
@@ -169,7 +174,7 @@ def _leave(annotation: Annotation, options: LabelOptions) -> None:
 
 
 def _check_outputs(out: Path | None, table: Path | None) -> None:
-    """Check the outputs before the work."""
+    """Refuse missing or invalid output paths."""
     if not out and not table:
         msg = "No output is named; pass --out FILE for cells with labels, --table FILE for a table of labels, or both."
         raise ConfigError(msg)

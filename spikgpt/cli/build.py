@@ -26,9 +26,9 @@ class BuildOptions(Options, frozen=True):
     steps: Annotated[str, about("Steps to run.")] = "download,prepare,train,evaluate,card"
     variant: Annotated[str | None, about("Variant of the recipe, such as shipped of pancreas.")] = None
     only: Annotated[list[str] | None, about("Study or accession to build from; repeatable.")] = None
-    synthetic: Annotated[bool, about("The cells are made up; the reference and its card state so.", "--synthetic")] = (
-        False
-    )
+    synthetic: Annotated[
+        bool, about("The cells are simulated; the reference and its card state so.", "--synthetic")
+    ] = False
 
 
 @command()

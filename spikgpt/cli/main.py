@@ -13,7 +13,7 @@ import typer
 from spikgpt.cli.annotate import annotate, evaluate
 from spikgpt.cli.build import build
 from spikgpt.cli.flags import command
-from spikgpt.cli.output import Interrupted, inform, print_error, warnings_as_notes
+from spikgpt.cli.output import Interrupted, inform, note, print_error, warnings_as_notes
 from spikgpt.cli.scgpt import convert_scgpt, embed, pretrain
 from spikgpt.cli.share import export, info, list_, pull, push, verify
 from spikgpt.cli.streams import signals_as_interrupts, standard_streams
@@ -84,8 +84,13 @@ def add_plug_ins(words: list[str]) -> None:
     if {"--version", *known} & {*words}:
         return
     for plug_in in entry_points(group="spikgpt.commands"):
-        if plug_in.name not in known:
+        if plug_in.name in known:
+            continue
+        try:
             app.command(plug_in.name)(plug_in.load())
+        except Exception as error:  # noqa: BLE001, code of another package
+            note(f"The plug-in {plug_in.value} cannot be loaded ({error}); install it again.")
+        else:
             known.add(plug_in.name)
     for name in PLUG_INS.keys() & {*words} - known:
         msg = f"spikgpt {name} is not installed. In a clone of the repository, run: {PLUG_INS[name]}"
@@ -137,7 +142,7 @@ def _print_version(requested: bool) -> None:
 @app.callback()
 def options(
     version: Annotated[
-        bool, typer.Option("--version", help="Print the version and leave.", callback=_print_version, is_eager=True)
+        bool, typer.Option("--version", help="Print the version and exit.", callback=_print_version, is_eager=True)
     ] = False,
 ) -> None:
     """Define the options of all commands."""

@@ -129,6 +129,13 @@ def read_metadata(text: str) -> dict[str, Any] | None:
     return values if isinstance(values, dict) else None
 
 
+def same_card(one: str | bytes, other: str | bytes) -> bool:
+    """Return True for cards of the same metadata and text; the order of the metadata depends on huggingface_hub."""
+    texts = [text.decode(errors="replace") if isinstance(text, bytes) else text for text in (one, other)]
+    bodies = [re.sub(r"\A---\r?\n.*?\r?\n---\r?\n", "", text, count=1, flags=re.DOTALL) for text in texts]
+    return bodies[0] == bodies[1] and read_metadata(texts[0]) == read_metadata(texts[1])
+
+
 def card_figures(text: str) -> dict[str, float]:
     """Return the figures in the model-index of a card, by metric; none without a readable model-index."""
     try:

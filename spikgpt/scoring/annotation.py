@@ -125,6 +125,12 @@ class Annotation:
         return self.compatibility
 
     @property
+    def cutoffs(self) -> RejectionRule:
+        """Deprecated name of :attr:`rule`."""
+        warn("Annotation.cutoffs is now called rule.", category=DeprecationWarning)
+        return self.rule
+
+    @property
     def unknown_fraction(self) -> float:
         """Share of cells that are Unknown."""
         return float(self.rejected.mean()) if self.rejected.size else 0.0

@@ -134,7 +134,7 @@ def check_compatibility(
     loss
         Loss of the ID score that :func:`score_loss` returns.
     false_rejection, unknown_rate
-        Expected share of false rejections, if it could be estimated, and the promised share.
+        Expected share of false rejections, if it could be estimated, and the guaranteed share.
     """
     comparison = comparison or Comparison(labels=0)
     own, other = comparison.own_markers, comparison.other_markers

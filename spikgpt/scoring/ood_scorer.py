@@ -92,7 +92,7 @@ class LabelGeometry:
         expected = {"centroids": (labels, dim), "whitening": (dim, dim)}
         stored = {name: array.shape for name, array in tensors.items()}
         if stored != expected:
-            msg = f"The familiarity tensors of model.safetensors are {stored}; expected {expected}."
+            msg = f"The tensors familiarity.* of model.safetensors are {stored}; expected {expected}."
             raise DamagedReference(msg)
         return cls(**tensors)
 

@@ -77,10 +77,10 @@ class RejectionRule:
     least_confidence
         Confidence below which a cell is Unknown too, because the query has few of the reference's genes.
     unknown_rate
-        Promised share of false rejections, if there is a promise.
+        Guaranteed share of false rejections, if there is a guarantee.
     false_rejection
         Expected share of the query's known cells below the limits. It is about ``unknown_rate`` in a study like the
-        reference. None where there are too few cells, or there is no promise.
+        reference. None where there are too few cells, or there is no guarantee.
     """
 
     rule: str
@@ -163,7 +163,7 @@ def fit_rejection(
     if calibration is None or sample.id_score is None or sample.averaged_score is None or match is None:
         msg = (
             "This reference has format 1, which stores no in-distribution scores of held-out cells, so no rate of "
-            "Unknown can be promised. Train it again, or pass threshold=0.95 (--threshold 0.95)."
+            "Unknown can be guaranteed. Train it again, or pass threshold=0.95 (--threshold 0.95)."
         )
         raise ConfigError(msg)
     best = sample.probabilities.argmax(axis=1)

@@ -29,7 +29,7 @@ CELLS_FOR_OWN_LIMIT, CELLS_TO_KEEP_LABEL = 30, 10
 # Largest number of stored scores, spread evenly over the ranks.
 LARGEST_KEPT = 1000
 # Largest threshold on probabilities. Nearer to 1, float32 and float64 reject different cells; a lower threshold keeps
-# the promise.
+# the guarantee.
 LARGEST_THRESHOLD = 0.9999
 # Bound of stored scores, far above any sum of a few logarithms.
 LARGEST_SCORE = 1e6
@@ -133,7 +133,7 @@ class Calibration(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     def limits(self, label_names: tuple[str, ...], unknown_rate: float) -> npt.NDArray[np.float64]:
         """Return the score below which a cell is Unknown, for each label, shape (L,).
 
-        It is the lower one of the label's own limit and the limit of all cells, so that both promises hold.
+        It is the lower one of the label's own limit and the limit of all cells, so that both guarantees hold.
         """
         overall = self.everything.threshold(unknown_rate)
         own = {name: scores for name, scores in self.labels.items() if scores.cells >= CELLS_FOR_OWN_LIMIT}

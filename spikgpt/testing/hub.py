@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib
+import runpy
 from typing import Any
 
 from spikgpt.errors import ConfigError, warn
@@ -27,3 +28,7 @@ def __getattr__(name: str) -> Any:
         raise ConfigError(msg) from None
     warn("spikgpt.testing.hub is now called tests.hub_server.", category=DeprecationWarning)
     return getattr(server, name)
+
+
+if __name__ == "__main__":
+    runpy.run_module("tests.hub_server", run_name="__main__")

@@ -92,3 +92,22 @@ def test_it_ends_by_itself(few: AnnData, tmp_path: Path) -> None:
     assert subprocess.run([*command, "60", *filter(None, sys.path)]).returncode == 0
     endless(tmp_path / "a.h5ad")
     assert subprocess.run([*command, "1", *filter(None, sys.path)]).returncode < 0
+
+
+def test_a_damaged_group_does_not_hide_the_others(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    with h5py.File(tmp_path / "a.h5", "w") as file:
+        for group in ("a", "b", "c"):
+            file[f"{group}/values"] = np.arange(9)
+    members = h5py.Group.__iter__
+
+    def damaged(group: Any) -> Any:
+        if group.name == "/b":
+            msg = "bad symbol table node"
+            raise RuntimeError(msg)
+        return members(group)
+
+    monkeypatch.setattr(h5py.Group, "__iter__", damaged)
+    reads = Reads(monkeypatch)
+    # The root, three groups and the arrays of two.
+    assert walk.read_all(tmp_path / "a.h5", most_bytes(1)) == 6
+    assert reads.arrays == {"/a/values", "/c/values"}

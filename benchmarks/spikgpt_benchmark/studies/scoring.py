@@ -93,7 +93,7 @@ class QueryScores:
 
     @property
     def refused(self) -> bool:
-        """Whether the compatibility check refuses the query."""
+        """True if the compatibility check refuses the query."""
         return self.compatibility is not None and not self.compatibility.usable
 
 

@@ -160,7 +160,7 @@ def _lists_of(matrix: Path) -> MatrixSet:
     matrix_set = MatrixSet(matrix, chosen["cells"], chosen["genes"], chosen["symbols"])
     if not matrix_set.cells or not matrix_set.genes:
         missing = [kind for kind, lists in (("cells", matrix_set.cells), ("genes", matrix_set.genes)) if not lists]
-        msg = f"{matrix} has no list of {' and none of '.join(missing)} beside it; expected {LISTS}."
+        msg = f"{matrix} has no list of {' and none of '.join(missing)} beside it; put {LISTS} there."
         raise DataError(msg)
     return matrix_set
 

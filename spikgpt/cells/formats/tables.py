@@ -193,13 +193,13 @@ class _Table:
     def _check(self, texts: list[int], columns: dict[int, list[str]]) -> None:
         """Refuse tables of other content than cells and genes."""
         if not self.numbers:
-            msg = f"{self.path} holds no column of numbers; expected counts of cells and genes. Give the matrix."
+            msg = f"{self.path} holds no column of numbers; expected counts. Pass the file with the count matrix."
             raise DataError(msg)
         statistics = [title for title in map(plain, self.titles) if STATISTICS.fullmatch(title)]
         if len(statistics) > 1:
             msg = (
                 f"{self.path} is a table of differential expression ({listed(statistics)}); expected the counts of "
-                "cells and genes. Give the matrix."
+                "cells and genes. Pass the file with the count matrix."
             )
             raise DataError(msg)
         if len(self.numbers) == 1 and len(texts) > 1 and any(gene_share(column) > 0.3 for column in columns.values()):
@@ -240,7 +240,7 @@ class _Table:
                 title = self.titles[self.names_at] if self.names_at is not None else "no column"
                 msg = (
                     f"{self.path} repeats its names: {len(names)} different ones (column {title!r}) in {count} lines. "
-                    "Expected one line for each cell or gene. Give the matrix of counts."
+                    "Expected one line for each cell or gene. Pass the file with the count matrix."
                 )
                 raise DataError(msg)
             texts = [plain(fields[at]) for at in self.texts]

@@ -164,7 +164,7 @@ def rewritten(name: str, text: str) -> Write:
 
 HEAD = "%%MatrixMarket matrix coordinate integer general\n"
 REFUSED: dict[str, tuple[Write, str]] = {
-    "no lists": (only("matrix"), r"has no list of cells and none of genes beside it; expected barcodes\.tsv"),
+    "no lists": (only("matrix"), r"has no list of cells and none of genes beside it; put barcodes\.tsv"),
     "no genes": (lambda cells, folder: (folder / "genes.tsv").unlink(), "has no list of genes beside it"),
     "another list": (
         rewritten("genes.tsv", "INS\nGCG\n"),
