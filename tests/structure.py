@@ -53,7 +53,7 @@ HEAVY = {
     ),
 }
 # Docstrings that open with one of these words are riddles. Set the flag when the texts are reworded.
-RIDDLES = ("What", "Whether", "That", "Of", "Where", "How")
+RIDDLES = ("What ", "Whether ", "That ", "Of ", "Where ", "How ")
 # Source files without a test file of their own, and why.
 UNTESTED = {
     "spikgpt/constants.py": "only numbers, which the tests of the modules that use them check",
@@ -288,13 +288,19 @@ def heavy_packages_are_imported_where_they_may(path: Path) -> None:
 
 
 @each_source
-def docstrings_open_with_their_subject(path: Path) -> None:
-    wrong = []
-    for node in ast.walk(tree(path)):
-        if isinstance(node, Function | ast.ClassDef | ast.Module):
-            first = (ast.get_docstring(node) or "").partition(" ")[0]
-            if first in RIDDLES:
-                wrong.append(f"line {getattr(node, 'lineno', 1)}: {first}")
+def texts_open_with_their_subject(path: Path) -> None:
+    """Check docstrings, messages, help texts and comments."""
+    texts = [
+        (node.lineno, node.value)
+        for node in ast.walk(tree(path))
+        if isinstance(node, ast.Constant) and isinstance(node.value, str)
+    ]
+    texts += [
+        (number, line.strip().removeprefix("# "))
+        for number, line in enumerate(path.read_text().splitlines(), 1)
+        if line.strip().startswith("# ")
+    ]
+    wrong = [f"line {number}: {text[:40]}" for number, text in texts if text.startswith(RIDDLES)]
     assert not wrong, wrong
 
 
