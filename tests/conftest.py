@@ -49,8 +49,8 @@ signal.signal(signal.SIGINT, signal.default_int_handler)
 SLOWEST = (
     "test_alone.py",
     "test_steps.py",
-    "test_benchmark.py",
-    "test_novelty.py",
+    "test_cli.py",
+    "test_leave_one_out.py",
     "test_ordinary.py",
     "test_workflow.py",
     "test_cells.py",
@@ -63,9 +63,9 @@ SLOWEST = (
     "test_sharing.py",
     "test_transformations.py",
     "test_model.py",
-    "test_elements.py",
+    "test_stored.py",
     "test_query_model.py",
-    "test_engine.py",
+    "test_onnx.py",
     "test_scgpt.py",
 )
 

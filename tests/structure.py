@@ -52,7 +52,7 @@ HEAVY = {
         *(f"export/spikgpt_onnx/{name}.py" for name in ("exporter", "parity", "read_graph", "rebuild_graph")),
     ),
 }
-# Docstrings that open with one of these words are riddles. Set the flag when the texts are reworded.
+# Docstrings, messages and comments start with their subject, not with one of these words.
 RIDDLES = ("What ", "Whether ", "That ", "Of ", "Where ", "How ")
 # Source files without a test file of their own, and why.
 UNTESTED = {

@@ -1,4 +1,4 @@
-"""Read the labelled cells of a training once: expression of every gene or vectors, labels, and donors or batches."""
+"""Select the labelled cells of a training, and read their expression in parts, or their vectors."""
 
 from __future__ import annotations
 
@@ -9,10 +9,12 @@ from unicodedata import normalize
 
 import numpy as np
 from anndata import AnnData
+from scipy import sparse
 
-from spikgpt.cells.align import AlignedCells, align, joined
-from spikgpt.cells.expression import find_expression
-from spikgpt.cells.genes import GeneList, genes_of
+from spikgpt.cells.align import AlignedCells, align, aligned_chunks, joined
+from spikgpt.cells.content.values import SAMPLE_CELLS
+from spikgpt.cells.expression import Expression, find_expression
+from spikgpt.cells.genes import GeneList, genes_of, match_genes
 from spikgpt.cells.obs import check_trainable, labels_of
 from spikgpt.embedding.base import Embedding
 from spikgpt.embedding.obsm import PREFIX, ObsmEmbedding, vector_cells
@@ -26,6 +28,8 @@ from spikgpt.training.names import ontology_ids
 from spikgpt.types import Integers, OnCells, Strings
 
 NO_GENES = GeneList((), ())
+# Cells whose genes are all in memory at a time, where only some of their genes are kept.
+PART = 50_000
 
 
 @dataclass(frozen=True)
@@ -75,14 +79,14 @@ class LabelledCells:
 
 @dataclass(frozen=True)
 class TrainingCells:
-    """Labelled cells with their values in memory.
+    """Labelled cells whose values can be read.
 
     Attributes
     ----------
     values
-        Linear values of every gene; or vectors, for an embedding that is not fitted to the cells.
+        Expression found in a sample of the cells; or vectors, for an embedding that is not fitted to the cells.
     genes
-        Genes of the values; empty for vectors.
+        Every gene of the expression; empty for vectors.
     notes
         Sentences on suspicious expression values.
     embedding
@@ -90,7 +94,7 @@ class TrainingCells:
     """
 
     labelled: LabelledCells
-    values: AlignedCells
+    values: Expression | AlignedCells
     genes: GeneList = NO_GENES
     notes: tuple[str, ...] = ()
     embedding: Embedding | None = None
@@ -100,20 +104,22 @@ class TrainingCells:
         """Label of each cell, shape (n,)."""
         return self.labelled.labels
 
-    def select(self, genes: GeneList, rows: Integers) -> AlignedCells:
-        """Return the values of some genes in some cells; for vectors ``genes`` has no effect."""
-        if self.embedding is not None:
+    def read(self, rows: Integers, genes: GeneList | None = None) -> AlignedCells:
+        """Return linear values of some genes, by default all, in some cells; for vectors ``genes`` has no effect."""
+        if isinstance(self.values, AlignedCells):
             return self.values.part(rows)
-        positions = {symbol: position for position, symbol in enumerate(self.genes.symbols)}
-        columns = np.array([positions[symbol] for symbol in genes.symbols])
-        # Genes before cells: all genes of most cells may take more memory than there is.
-        return replace(self.values, values=self.values.values[:, columns], found=self.values.found[columns]).part(rows)
+        match = match_genes(self.values.var, self.genes)
+        if genes is not None:
+            positions = {symbol: position for position, symbol in enumerate(self.genes.symbols)}
+            match = match.part(np.array([positions[symbol] for symbol in genes.symbols]))
+        parts = (self.labelled.adata[part] for part in np.split(rows, range(PART, len(rows), PART)))
+        return joined([chunk for part in parts for chunk in aligned_chunks(_same_matrix(self.values, part), match)])
 
 
 def prepare(
     adata: AnnData, label_key: str, embedder: str | ScGPTSource, options: TrainOptions, on_cells: OnCells | None = None
 ) -> TrainingCells:
-    """Return the cells that can be learned from, with their values, or with their vectors by obsm or scGPT.
+    """Return the cells that can be learned from, with their expression, or with their vectors by obsm or scGPT.
 
     Raises
     ------
@@ -126,8 +132,11 @@ def prepare(
     """
     labelled = LabelledCells.select(adata, label_key, options.batch_key)
     if embedder == PCA:
-        values, genes, notes = read_every_gene(labelled.adata, options.layer)
-        return TrainingCells(labelled, values, genes, notes)
+        n_cells = len(labelled.labels)
+        # The unit is detected from these cells alone. A matrix on disk is read whole through a view of all cells.
+        sample = np.unique(np.linspace(0, n_cells - 1, min(n_cells, SAMPLE_CELLS)).astype(np.int64))
+        expression = find_expression(labelled.adata[sample], layer=options.layer)
+        return TrainingCells(labelled, expression, genes_of(expression.var), expression.notes)
     if isinstance(embedder, str):
         key = embedder.removeprefix(PREFIX)
         if not key or key == embedder:
@@ -137,17 +146,29 @@ def prepare(
     else:
         embedding = scgpt_embedding(embedder)
     query = embedding.read(labelled.adata, layer=options.layer, scaling="auto")
-    values = joined(list(query.chunks))
+    vectors = joined(list(query.chunks))
     if isinstance(embedder, ScGPTSource):
-        values = vector_cells(scgpt_vectors(embedder, values, on_cells=on_cells), values.empty)
-    return TrainingCells(labelled, values, notes=query.report.notes, embedding=embedding)
+        vectors = vector_cells(scgpt_vectors(embedder, vectors, on_cells=on_cells), vectors.empty)
+    return TrainingCells(labelled, vectors, notes=query.report.notes, embedding=embedding)
 
 
 def read_every_gene(adata: AnnData, layer: str | None) -> tuple[AlignedCells, GeneList, tuple[str, ...]]:
-    """Return the values of every gene in all cells, the genes, and notes on the values."""
+    """Return the values of every gene in all cells, which must fit into memory, the genes, and notes on the values."""
     expression = find_expression(adata, layer=layer)
     genes = genes_of(expression.var)
     return align(expression, genes), genes, expression.notes
+
+
+def _same_matrix(expression: Expression, adata: AnnData) -> Expression:
+    """Return the expression of other cells, from the matrix that was chosen."""
+    source = expression.source
+    if source in ("X", "raw"):
+        matrix = adata.X if source == "X" else adata.raw.X
+    else:
+        matrix = next(adata.layers[name] for name in adata.layers if f"layers[{name!r}]" == source)
+    # Row access to a CSC matrix is slow.
+    matrix = matrix.tocsr() if sparse.issparse(matrix) else matrix
+    return replace(expression, adata=adata, matrix=matrix, n_cells=adata.n_obs)
 
 
 def _groups(adata: AnnData, label_key: str, batch_key: str | None) -> Strings | None:

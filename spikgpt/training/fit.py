@@ -72,11 +72,11 @@ def fit_model(
     embedding: Embedding
     if cells.embedding is not None:
         embedding = ObsmEmbedding("vectors", cells.embedding.dim)
-        vectors = [vectors_of(cells.values.part(rows))]
+        vectors = [vectors_of(cells.read(rows))]
     else:
         sample = stratified(labels)
-        embedding = fit_pca(cells.values.part(rows[sample]), cells.genes, labels[sample], seed=options.seed)
-        read = cells.select(embedding.genes, rows)
+        embedding = fit_pca(cells.read(rows[sample]), cells.genes, labels[sample], seed=options.seed)
+        read = cells.read(rows, embedding.genes)
         vectors = [embedding.project(read.values, read.totals)]
         # Only counts can be drawn again.
         for copy in range(recipe.augmented_copies if read.kind == "counts" else 0):

@@ -76,7 +76,7 @@ def train(
             on_note(note)
     measured = fit_model(cells, train_rows, "held-out", recipe, options, on_epoch)
     known = held_rows[np.isin(labels[held_rows], measured.names)]
-    known_cells = cells.select(measured.engine.embedding.stored_genes, known)
+    known_cells = cells.read(known, measured.engine.embedding.stored_genes)
     thresholds, measures = calibrate(measured, known_cells, labels[known], temperature=recipe.calibrate)
     held_out_by = "30% of the cells of each label"
     if groups is not None:
@@ -97,7 +97,7 @@ def _with_imputer(fitted: FittedModel, cells: TrainingCells) -> FittedModel:
         return fitted
     rows = np.flatnonzero(np.isin(cells.labels, fitted.names))
     rows = rows[stratified(cells.labels[rows])]
-    imputer = fit_imputer(projection, cells.values.part(rows), cells.genes, cells.labels[rows])
+    imputer = fit_imputer(projection, cells.read(rows), cells.genes, cells.labels[rows])
     return replace(fitted, engine=replace(fitted.engine, embedding=replace(projection, imputer=imputer)))
 
 

@@ -13,6 +13,7 @@ from anndata import AnnData
 from scipy import sparse
 
 from spikgpt import SpikGPT
+from spikgpt.cells.content.values import Content
 from spikgpt.cells.expression import Expression, find_expression
 from spikgpt.embedding.pca import PCAProjection
 from spikgpt.engines.opening import torch_engine
@@ -105,9 +106,11 @@ def test_refusals(cells: AnnData) -> None:
 
 
 def test_a_part_is_fitted_to_its_own_cells_alone(prepared: TrainingCells, fitted: FittedModel) -> None:
-    values = prepared.values.values.toarray()
-    values[HELD_ROWS] = values[HELD_ROWS][:, ::-1]
-    other = replace(prepared, values=replace(prepared.values, values=sparse.csr_matrix(values)))
+    adata = prepared.labelled.adata.copy()
+    counts = adata.X.toarray()
+    counts[HELD_ROWS] = counts[HELD_ROWS][:, ::-1]
+    adata.X = sparse.csr_matrix(counts)
+    other = replace(prepared, labelled=replace(prepared.labelled, adata=adata))
     stages: set[str] = set()
     rows = np.flatnonzero(TRAIN_ROWS)
     again = fit_model(other, rows, "a part", ONCE, TrainOptions(), lambda stage, _: stages.add(stage))
@@ -135,9 +138,10 @@ def test_an_embedding_of_the_users_is_not_augmented(embedded: AnnData) -> None:
     assert set(part.names) == set(chosen.labels[:80])
 
 
-@pytest.mark.parametrize(("kind", "copies"), [("counts", 2), ("log", 1)])
+@pytest.mark.parametrize(("kind", "copies"), [("counts", 2), ("linear", 1)])
 def test_only_counts_are_simulated_again(prepared: TrainingCells, kind: Any, copies: int) -> None:
-    cells = replace(prepared, values=replace(prepared.values, kind=kind))
+    assert isinstance(prepared.values, Expression)
+    cells = replace(prepared, values=replace(prepared.values, content=Content(kind)))
     recipe, epochs = replace(ONCE, epochs=1, minimum_steps=2, batch_size=360), []
     fit_model(cells, np.arange(360), "a", recipe, TrainOptions(), lambda _, progress: epochs.append(progress.epochs))
     # Two steps: one epoch of the cells and their copies, or two epochs of the cells alone.
