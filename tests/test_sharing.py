@@ -251,6 +251,7 @@ def test_without_a_network_what_was_pulled_annotates_through_onnx_too(
 # What arrives damaged
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", ["model.safetensors", "labels.json", "config.json", MANIFEST, GRAPH])
 def test_what_arrives_damaged_is_fetched_again_once_then_refused(
     graph_folder: Path, hub: LoopbackHub, client: Hub, name: str, tmp_path: Path
@@ -312,6 +313,7 @@ def test_an_interrupted_pull_goes_on(hub: LoopbackHub, client: Hub) -> None:
 # Malicious and damaged repositories
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("kind", MALICIOUS)
 def test_malicious_and_damaged_repositories_are_refused(hub: LoopbackHub, client: Hub, kind: str) -> None:
     change, message = MALICIOUS[kind]

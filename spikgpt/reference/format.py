@@ -78,9 +78,9 @@ def stored_files(source: Source) -> dict[str, bytes]:
         When the manifest is not valid, or a file differs from it.
     """
     _checked_format(source)
-    manifest = _read(source, MANIFEST)
+    manifest = read_file(source, MANIFEST)
     entries = _entries(manifest)
-    files = {name: _read(source, name, entries[name].size) for name in LAYOUT if name in entries}
+    files = {name: read_file(source, name, entries[name].size) for name in LAYOUT if name in entries}
     wrong = [name for name, content in files.items() if _entry(content) != entries[name]]
     require(not wrong, f"{', '.join(wrong)} differs from what {MANIFEST} lists.")
     return files | {MANIFEST: manifest}
@@ -184,7 +184,7 @@ def _entries(manifest: bytes) -> dict[str, Entry]:
     return entries
 
 
-def _read(source: Source, name: str, limit: int | None = None) -> bytes:
+def read_file(source: Source, name: str, limit: int | None = None) -> bytes:
     """Return the content of a regular file of a reference, which has at most ``limit`` bytes."""
     limit = LARGEST[name] if limit is None else limit
     if not isinstance(source, Path):
@@ -220,7 +220,7 @@ def _read(source: Source, name: str, limit: int | None = None) -> bytes:
 
 def _checked_format(source: Source) -> int:
     """Return the format of a reference; refuse formats of newer libraries."""
-    header = decoded(_read(source, "config.json"), "config.json", Header)
+    header = decoded(read_file(source, "config.json"), "config.json", Header)
     version, needs = header.format_version, header.library.get("requires", "of no version")
     try:
         wanted = SpecifierSet(needs)

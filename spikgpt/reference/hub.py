@@ -23,15 +23,22 @@ from spikgpt.options import HubOptions, PushOptions
 from spikgpt.reference.format import LARGEST
 from spikgpt.reference.hub_cache import COMMIT, RepositoryCache, cached_file, hashed
 from spikgpt.reference.hub_download import download, is_whole
-from spikgpt.reference.hub_errors import Offline, Unreachable, check_setting, explained, named, retried, status_of
-from spikgpt.reference.hub_requests import SPEED, Listing, RepositoryName, get_json, session, with_timeout
+from spikgpt.reference.hub_errors import (
+    Offline,
+    Unreachable,
+    check_endpoint,
+    check_token,
+    explained,
+    named,
+    retried,
+    status_of,
+)
+from spikgpt.reference.hub_requests import SPEED, Listing, RepositoryName, get_json, pushing, session, with_timeout
 from spikgpt.version import __version__
 
 REPOSITORY = re.compile(r"(?P<repo>[\w.-]+/[\w.-]+)(@(?P<revision>[\w./-]+))?")
 # Revisions that git allows and that can name a file.
 REVISION = re.compile(r"(?!.*(//|\.\.|/\.|\.lock(/|\Z)))[A-Za-z0-9_]([A-Za-z0-9_./+-]{0,198}[A-Za-z0-9_+-])?")
-ADDRESS = re.compile(r"https?://[^/\s'\":]+(:[1-9][0-9]{0,4})?(/[^\s'\"]*)?")
-BEARER = re.compile(r"(Bearer [!-~]+)?")
 # Tag of every card, by which references are listed.
 TAG = "spikgpt"
 # Seconds to wait for an answer, and seconds of one step of a push, apart from the time to send the files.
@@ -236,7 +243,7 @@ class Hub:
             raise HubError(msg)
         if not (options.branch or options.tag):
             return main, None
-        refs = self._push_step(lambda: self._api.list_repo_refs(repo))
+        refs = self._refs(repo)
         tagged = next((ref.target_commit for ref in refs.tags if ref.name == options.tag), None)
         has_branch = any(ref.name == options.branch for ref in refs.branches)
         return self._listing(repo, options.branch) if has_branch else main, tagged
@@ -248,11 +255,19 @@ class Hub:
                 self._push_step(lambda: self._api.create_tag(repo, tag=tag, revision=commit))
         except SpikGPTError as error:
             taken = status_of(error.__context__) == 409
+            if taken and any((ref.name, ref.target_commit) == (tag, commit) for ref in self._refs(repo).tags):
+                return
             remedy = (
                 "Somebody else used that tag. Push with another tag." if taken else f"{error} Push again with that tag."
             )
             msg = f"{repo} is at commit {commit}, but has no tag {tag} there. {remedy}"
             raise HubError(msg) from None
+
+    def _refs(self, repo: str) -> client.GitRefs:
+        """Request the branches and tags of a repository."""
+        session()
+        with explained(repo):
+            return retried(lambda: with_timeout(f"the refs of {repo}", lambda: self._api.list_repo_refs(repo)))
 
     def _commit(self, repo: str, files: Mapping[str, bytes], options: PushOptions, removable: Collection[str]) -> Push:
         """Commit the changed files on top of the commit that they were compared with."""
@@ -282,14 +297,18 @@ class Hub:
 
     def _push_step(self, call: Callable[[], T], size: int = 0) -> T:
         """Run one push step with a size-dependent timeout."""
+
+        def step() -> T:
+            with pushing():
+                return call()
+
         session()
-        return with_timeout("a push, which may have arrived", call, patience=PUSH_PATIENCE + size / SPEED)
+        return with_timeout("a push, which may have arrived", step, patience=PUSH_PATIENCE + size / SPEED)
 
     @property
     def _endpoint(self) -> str:
         endpoint = (self.endpoint or constants.ENDPOINT).rstrip("/")
-        name = "The endpoint" if self.endpoint else "HF_ENDPOINT"
-        check_setting(ADDRESS, endpoint, f"{name} is {endpoint!r}; expected an address such as https://HOST:PORT.")
+        check_endpoint(endpoint, "The endpoint" if self.endpoint else "HF_ENDPOINT")
         return endpoint
 
     def _headers(self) -> dict[str, str]:
@@ -297,9 +316,7 @@ class Hub:
 
         headers = utils.build_hf_headers(token=self._token, library_name="spikgpt", library_version=__version__)
         stored = "HF_TOKEN" if os.environ.get("HF_TOKEN") else f"The token in {constants.HF_TOKEN_PATH}"
-        name = "The token given" if isinstance(self._token, str) else stored
-        problem = "it holds a blank, a line break or a character beyond ASCII. Copy the token again."
-        check_setting(BEARER, headers.get("authorization", ""), f"{name} is no token: {problem}")
+        check_token(headers.get("authorization", ""), "The token given" if isinstance(self._token, str) else stored)
         return headers
 
     def _cache(self, repo: str) -> RepositoryCache:

@@ -6,12 +6,14 @@ Nobody but the user vouches for the content of a cache. A link that leads anywhe
 from __future__ import annotations
 
 import hashlib
+import os
 import re
 import stat
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
-from spikgpt.files import replacing
+from spikgpt.files import replacing, sha256_of
 
 COMMIT = re.compile(r"[0-9a-f]{40}")
 HASH = re.compile(r"[0-9a-f]{40}|[0-9a-f]{64}")
@@ -62,6 +64,25 @@ def cached_file(folder: Path, name: str) -> Path | None:
 def hashed(content: bytes, *, large: bool) -> str:
     """Return the hash by which the Hub names a file: sha256 for large files, else git's."""
     return hashlib.sha256(content).hexdigest() if large else git_oid(content)
+
+
+def altered(folder: Path, files: Mapping[str, bytes]) -> list[str]:
+    """Return the names of cached files whose content differs from the hash that names their blob.
+
+    A cache without links names no hashes.
+    """
+    linked = [name for name in files if (folder / name).is_symlink()]
+    hashes = {name: path.name if (path := cached_file(folder, name)) else "" for name in linked}
+    return [name for name in linked if hashed(files[name], large=len(hashes[name]) == 64) != hashes[name]]
+
+
+def hash_of_file(path: Path, *, large: bool) -> str:
+    """Return :func:`hashed` of a file, which is read in parts."""
+    if large:
+        return sha256_of(path)
+    with path.open("rb") as file:
+        start = hashlib.sha1(b"blob %d\0" % os.fstat(file.fileno()).st_size, usedforsecurity=False)
+        return hashlib.file_digest(file, lambda: start).hexdigest()
 
 
 def git_oid(content: bytes) -> str:

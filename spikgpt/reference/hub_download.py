@@ -6,10 +6,10 @@ from collections.abc import Sequence
 from contextlib import nullcontext
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from spikgpt.errors import DamagedReference
-from spikgpt.reference.hub_cache import cached_file, hashed
+from spikgpt.reference.hub_cache import cached_file, hash_of_file
 from spikgpt.reference.hub_errors import retried
 from spikgpt.reference.hub_requests import ListedFile, Meter, run_concurrently, session
 
@@ -23,7 +23,7 @@ def download(api: HfApi, repo: str, folder: Path, files: Sequence[ListedFile]) -
     Raises
     ------
     DamagedReference
-        When a file arrives with another hash twice. The damaged file is deleted.
+        When a file arrives with another hash twice.
     """
     for file in files:
         if (link := folder / file.rfilename).is_symlink() and not cached_file(folder, file.rfilename):
@@ -32,9 +32,6 @@ def download(api: HfApi, repo: str, folder: Path, files: Sequence[ListedFile]) -
     for force in (False, True):
         if left:
             retried(partial(_attempt, api, repo, folder, left, force=force))
-    for file in left:
-        if damaged := cached_file(folder, file.rfilename):
-            damaged.unlink()
     if left:
         names = ", ".join(sorted(file.rfilename for file in left))
         msg = (
@@ -48,7 +45,8 @@ def download(api: HfApi, repo: str, folder: Path, files: Sequence[ListedFile]) -
 def _attempt(api: HfApi, repo: str, folder: Path, left: list[ListedFile], *, force: bool) -> None:
     """Download the files in ``left`` concurrently, and remove those from the list that are whole.
 
-    The client keeps a cached file unless it is forced to replace it.
+    The client keeps a cached file unless it is forced to replace it. The client moves a file into the cache before the
+    hash is known. So the thread of each download deletes a damaged file itself, whatever becomes of the other files.
     """
     from huggingface_hub import utils
     from tqdm import tqdm
@@ -56,23 +54,29 @@ def _attempt(api: HfApi, repo: str, folder: Path, left: list[ListedFile], *, for
     session()
     hidden, total = True if utils.are_progress_bars_disabled() else None, sum(file.length for file in left)
     with tqdm(desc=repo, total=total, unit="B", unit_scale=True, disable=hidden) as bar:
-        fetch = partial(
-            api.hf_hub_download,
-            repo,
-            revision=folder.name,
-            cache_dir=folder.parents[2],
-            tqdm_class=lambda **_: nullcontext(bar),  # one bar for all files
-        )
-        calls = [
-            partial(fetch, file.rfilename, force_download=force or (folder / file.rfilename).exists()) for file in left
-        ]
-        try:
-            run_concurrently(repo, calls, [Meter(file.length, folder.name, file.etag) for file in left])
-        finally:
-            left[:] = [file for file in left if not is_whole(folder, file)]
+        one_bar: Any = lambda **_: nullcontext(bar)  # noqa: E731, the client expects a class
+
+        def fetch(file: ListedFile) -> None:
+            api.hf_hub_download(
+                repo,
+                file.rfilename,
+                revision=folder.name,
+                cache_dir=folder.parents[2],
+                force_download=force or (folder / file.rfilename).exists(),
+                tqdm_class=one_bar,
+            )
+            if is_whole(folder, file):
+                left.remove(file)
+            elif damaged := cached_file(folder, file.rfilename):
+                damaged.unlink(missing_ok=True)
+
+        meters = [Meter(file.length, folder.name, file.etag) for file in left]
+        run_concurrently(repo, [partial(fetch, file) for file in left], meters)
 
 
 def is_whole(folder: Path, file: ListedFile) -> bool:
-    """Return whether a cached file has the hash that the Hub lists."""
+    """Return whether a cached file has the size and the hash that the Hub lists."""
     path = cached_file(folder, file.rfilename)
-    return path is not None and hashed(path.read_bytes(), large=file.lfs is not None) == file.etag
+    if path is None or path.stat().st_size != file.length:
+        return False
+    return hash_of_file(path, large=file.lfs is not None) == file.etag

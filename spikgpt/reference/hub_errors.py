@@ -5,6 +5,7 @@ The client's errors are imported inside functions, as that takes a tenth of a se
 
 from __future__ import annotations
 
+import errno
 import os
 import re
 import ssl
@@ -32,6 +33,10 @@ HOPELESS = ("ConnectError", "OfflineModeIsEnabled", "ProxyError", "TooManyRedire
 PROXIES = ("HTTP_PROXY", "HTTPS_PROXY", "ALL_PROXY")
 SCHEMES = ("http", "https", "socks5", "socks5h")
 OTHER_BUNDLES = ("REQUESTS_CA_BUNDLE", "CURL_CA_BUNDLE")
+ADDRESS = re.compile(r"https?://[^/\s'\"]+(/[^\s'\"]*)?")
+BEARER = re.compile(r"(Bearer [!-~]+)?")
+# Errors of a disk; those of writing name no file.
+DISK_ERRORS = (errno.EDQUOT, errno.EFBIG, errno.EIO, errno.ENOSPC, errno.EROFS, errno.ESTALE)
 LOG_IN = "log in with hf auth login, set HF_TOKEN or give a token"
 
 T = TypeVar("T")
@@ -83,7 +88,7 @@ def _our_error(error: Exception, name: str, repo: str, done: str) -> SpikGPTErro
         return ReferenceNotFound(f"{name} is no revision of {repo}; name a branch, a tag or a commit of its page.")
     if isinstance(error, errors.HFValidationError):
         return ReferenceNotFound(f"{name!r} is no name of a repository: {first_line(error)}")
-    if isinstance(error, OSError) and error.errno:  # of a file; the client's errors have no number
+    if isinstance(error, OSError) and (error.filename or error.errno in DISK_ERRORS):
         return ConfigError(
             f"The cache cannot be written ({error.strerror}: {error.filename or 'a file'}). Free some space, or name a "
             "folder of yours: cache_dir=, --cache-dir or HF_HOME."
@@ -184,10 +189,12 @@ def connection_remedy(error: BaseException) -> str:
     if "CERTIFICATE_VERIFY_FAILED" in text:
         if "expired" in text or "not yet valid" in text:
             return f"Check the clock of this machine, which says {time.strftime('%Y-%m-%d %H:%M')}."
+        if bundle := os.environ.get("SSL_CERT_FILE"):
+            return f"SSL_CERT_FILE names {bundle}, which does not hold the server's certificate; add it to that file."
         other = next((name for name in OTHER_BUNDLES if os.environ.get(name)), None)
         file = f"{os.environ[other]}; {other} is not read here" if other else "the certificates of your network (PEM)"
         return f"The server's certificate is not trusted; set SSL_CERT_FILE to {file}."
-    if "WRONG_VERSION_NUMBER" in text:
+    if re.search(r"WRONG_VERSION_NUMBER|record layer failure|UNKNOWN_PROTOCOL", text, re.IGNORECASE):
         return "The server does not speak https; check whether HF_ENDPOINT is to begin with http://."
     proxies = _set_variables(*PROXIES)
     return f"Check the connection and HF_ENDPOINT{f', and the proxy: {proxies}' if proxies else ''}."
@@ -234,10 +241,24 @@ def _proxy_fault() -> str | None:
     return None
 
 
-def check_setting(pattern: re.Pattern[str], value: str, refusal: str) -> None:
-    """Refuse a token that no header can hold, or a malformed address."""
-    if not pattern.fullmatch(value):
-        raise Unreachable(refusal)
+def check_endpoint(address: str, name: str) -> None:
+    """Refuse a malformed address of a Hub; ``name`` is the setting."""
+    try:
+        parts = urlsplit(address)
+        valid = ADDRESS.fullmatch(address) and parts.hostname and parts.port != 0
+    except ValueError:
+        valid = False
+    if not valid:
+        msg = f"{name} is {address!r}; expected an address such as https://HOST:PORT."
+        raise Unreachable(msg)
+
+
+def check_token(authorization: str, name: str) -> None:
+    """Refuse a token that no header can hold; ``name`` is the setting."""
+    if not BEARER.fullmatch(authorization):
+        problem = "it holds a blank, a line break or a character beyond ASCII"
+        msg = f"{name} is no token: {problem}. Copy the token again."
+        raise Unreachable(msg)
 
 
 def first_line(error: BaseException) -> str:

@@ -1,7 +1,8 @@
 """Limits on the requests of huggingface_hub: time, size, and the headers that the client builds paths from.
 
 The client takes file names of its cache from headers, unpacks answers of any size, and waits for a server that sends a
-byte a second. Hooks on its session refuse such answers, in threads that :func:`run_concurrently` started and no others.
+byte a second. Hooks on its session refuse such answers, in threads that :func:`run_concurrently` started and, during a
+push, in the threads that the client starts to upload files.
 """
 
 from __future__ import annotations
@@ -10,6 +11,7 @@ import threading
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import FIRST_COMPLETED, Future, wait
+from contextlib import contextmanager
 from contextvars import ContextVar
 from dataclasses import dataclass, field
 from typing import Annotated, Any, TypeVar
@@ -22,6 +24,8 @@ from spikgpt.reference.hub_errors import Unreachable, cause_of, setting_error
 
 # Seconds that a request may take, and bytes that extend this time by a second as they arrive.
 PATIENCE, SPEED = 60.0, 2048
+# Seconds to wait for another process that downloads the same file.
+LOCK_PATIENCE = 3600.0
 # Seconds for abandoned downloads to delete their temporary files.
 GRACE = 2.0
 # Bytes of an answer about a repository at most: the listing of 50,000 files has 16 MB. Other answers are short.
@@ -93,9 +97,10 @@ class FailedDownload(Exception):
 
 @dataclass
 class Meter:
-    """The bytes that arrived for a request, and its limits.
+    """The bytes that arrived for a call that makes requests, the seconds that its requests took, and their limits.
 
-    ``commit`` and ``etag`` are those of the file that is downloaded; without them the request is no download.
+    ``commit`` and ``etag`` are those of the file that is downloaded; without them the call is no download. Between the
+    requests of a download, the client may wait for a process that downloads the same file; that time does not count.
     """
 
     limit: int = field(default_factory=lambda: LARGEST_ANSWER)
@@ -103,6 +108,9 @@ class Meter:
     etag: str = ""
     received: int = 0
     stopped: threading.Event = field(default_factory=threading.Event)
+    start: float = field(default_factory=time.monotonic)
+    idle: float = 0.0
+    idle_since: float | None = None
 
     def add(self, size: int) -> None:
         """Count bytes that arrived; end the request when the caller has stopped waiting."""
@@ -110,8 +118,43 @@ class Meter:
             raise InterruptedError
         self.received += size
 
+    def begin(self) -> None:
+        """Count the time of a request from now on."""
+        self.add(0)
+        self.idle, self.idle_since = self.idle_seconds(), None
+
+    def end(self) -> None:
+        """Count no time of a download until its next request."""
+        if self.etag and self.idle_since is None:
+            self.idle_since = time.monotonic()
+
+    def idle_seconds(self) -> float:
+        """Return the seconds between requests."""
+        return self.idle + (0.0 if self.idle_since is None else time.monotonic() - self.idle_since)
+
+    def busy_seconds(self) -> float:
+        """Return the seconds of requests."""
+        return time.monotonic() - self.start - self.idle_seconds()
+
+    def seconds_left(self, patience: float) -> float:
+        """Return the seconds until the call takes too long."""
+        return min(patience + self.received / SPEED - self.busy_seconds(), LOCK_PATIENCE - self.idle_seconds())
+
 
 _METER: ContextVar[Meter | None] = ContextVar("_METER", default=None)
+# The steps of pushes that run now.
+_PUSHES: list[object] = []
+
+
+@contextmanager
+def pushing() -> Iterator[None]:
+    """Limit the size of answers in the client's own threads too, which upload the files of a push."""
+    step = object()
+    _PUSHES.append(step)
+    try:
+        yield
+    finally:
+        _PUSHES.remove(step)
 
 
 def with_timeout(name: str, call: Callable[[], T], *, patience: float | None = None, meter: Meter | None = None) -> T:
@@ -130,32 +173,34 @@ def run_concurrently(
     Raises
     ------
     Unreachable
-        When the slowest request takes longer than ``patience`` seconds and a second for each ``SPEED`` bytes.
+        When the requests of a call take longer than ``patience`` seconds and a second for each ``SPEED`` bytes.
     """
-    start, patience = time.monotonic(), PATIENCE if patience is None else patience
+    patience = PATIENCE if patience is None else patience
     running = {_start(call, meter): meter for call, meter in zip(calls, meters, strict=True)}
     futures = list(running)
     try:
         while running:
-            received = min(meter.received for meter in running.values())
-            left = start + patience + received / SPEED - time.monotonic()
-            ended = wait(running, max(left, 0.0), FIRST_COMPLETED).done
-            if not ended and received == min(meter.received for meter in running.values()):
-                elapsed = time.monotonic() - start
-                msg = (
-                    f"The Hub is too slow: {received} bytes in {elapsed:.0f} s of {name}. Check the connection, or try "
-                    "again later."
-                )
-                for meter in meters:
-                    meter.stopped.set()
-                wait(running, GRACE)
-                raise Unreachable(msg)
+            slowest = min(running.values(), key=lambda meter: meter.seconds_left(patience))
+            ended = wait(running, max(slowest.seconds_left(patience), 0.0), FIRST_COMPLETED).done
+            if not ended and slowest.seconds_left(patience) <= 0:
+                raise Unreachable(_delay(name, slowest))
             for future in ended:
                 del running[future]
     finally:
         for meter in meters:
             meter.stopped.set()
+        # After Ctrl-C too, downloads have time to check and delete their files.
+        wait([future for future, meter in running.items() if meter.etag], GRACE)
     return [future.result() for future in futures]
+
+
+def _delay(name: str, meter: Meter) -> str:
+    """Return why a call took too long, and what to do."""
+    if meter.idle_seconds() >= LOCK_PATIENCE:
+        seconds = f"{meter.idle_seconds():.0f} s"
+        return f"Another process has been downloading {name} for {seconds}. End that process, or try again later."
+    speed = f"{meter.received} bytes in {meter.busy_seconds():.0f} s"
+    return f"The Hub is too slow: {speed} of {name}. Check the connection, or try again later."
 
 
 def _start(call: Callable[[], T], meter: Meter) -> Future[T]:
@@ -204,11 +249,13 @@ def get_json(
 def session() -> Any:
     """Return the session of huggingface_hub, with our hooks.
 
-    The hooks are part of the client's factory, as the client replaces its session after a failed connection.
+    The hooks are part of the client's factory, as the client replaces its session after a failed connection. Xet is
+    turned off, as Xet transfers files outside of this session. Every such file can be had over HTTP too.
     """
-    from huggingface_hub import set_client_factory, utils
+    from huggingface_hub import constants, set_client_factory, utils
     from huggingface_hub.utils import _http
 
+    constants.HF_HUB_DISABLE_XET = True
     try:
         if _check_response not in utils.get_session().event_hooks["response"]:
             make = _http._GLOBAL_CLIENT_FACTORY
@@ -228,16 +275,26 @@ def session() -> Any:
         raise Unreachable(setting_error(error)) from None
 
 
+def _meter(request: Any) -> Meter | None:
+    """Return the meter of this thread; the client's own threads have one during a push.
+
+    These threads do not send GET. So downloads of other libraries in other threads keep their own limits.
+    """
+    if (meter := _METER.get()) is None and _PUSHES and request.method != "GET":
+        return Meter()
+    return meter
+
+
 def _prepare_request(request: Any) -> None:
     """Ask for an answer that is not compressed, as a compressed one could unpack to any size."""
-    if meter := _METER.get():
-        meter.add(0)
+    if meter := _meter(request):
+        meter.begin()
         request.headers["Accept-Encoding"] = "identity"
 
 
 def _check_response(response: Any) -> None:
     """Refuse an answer that breaks the limits of the thread's meter; its body is checked as it arrives."""
-    if not (meter := _METER.get()):
+    if not (meter := _meter(response.request)):
         return
     if response.headers.get("Content-Encoding", "identity") != "identity":
         _refuse("a compressed body; expected an uncompressed one")
@@ -253,8 +310,12 @@ def _check_response(response: Any) -> None:
             meter.add(len(chunk))
             yield chunk
 
+    def close(_: object) -> None:
+        meter.end()
+        body.close()
+
     # The stream classes of httpx and httpx2 differ; the client has either.
-    methods = {"__iter__": chunks, "close": lambda _: body.close()}
+    methods = {"__iter__": chunks, "close": close}
     response.stream = type("Bounded", (type(body).__bases__[0],), methods)()
     if meter.etag:
         _check_download(response, meter)
@@ -270,8 +331,6 @@ def _check_download(response: Any, meter: Meter) -> None:
         raise FailedDownload from error
     if response.request.method != "HEAD":
         return
-    # Files of the Xet store would arrive outside of this session. Every such file can be had over HTTP too.
-    response.headers.pop("X-Xet-Hash", None)
     etag = response.headers.get("X-Linked-Etag") or response.headers.get("ETag", "")
     headers = {"ETag": etag.removeprefix("W/").strip('"'), "X-Repo-Commit": response.headers.get("X-Repo-Commit", "")}
     for name, expected in (("ETag", meter.etag), ("X-Repo-Commit", meter.commit)):

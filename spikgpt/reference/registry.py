@@ -12,8 +12,10 @@ from importlib.resources import files
 from pathlib import Path
 
 from spikgpt.errors import ConfigError, DamagedReference, FormatError, HubError, ReferenceNotFound, SpikGPTWarning
-from spikgpt.reference.format import FILES, LAYOUT, MANIFEST, stored_files
+from spikgpt.reference.format import FILES, LAYOUT, MANIFEST, read_file, stored_files
 from spikgpt.reference.hub import Hub, parse
+from spikgpt.reference.hub_cache import altered
+from spikgpt.reference.schema import require
 
 SHORT_NAME = re.compile(r"(?P<name>[\w.-]+)(@(?P<revision>[\w./-]+))?")
 # Downloads of damaged files at most, as others may damage the cache meanwhile; and looks at a cache that seems intact.
@@ -119,7 +121,7 @@ def _downloaded(repo: str, revision: str | None, hub: Hub) -> Resolved:
     intact = 0
     for _ in range(TRIES):
         try:
-            return Resolved(folder, f"{repo}@{folder.name}", stored_files(folder))
+            return Resolved(folder, f"{repo}@{folder.name}", _checked_files(folder))
         except FormatError:
             raise
         except DamagedReference as error:
@@ -135,10 +137,18 @@ def _downloaded(repo: str, revision: str | None, hub: Hub) -> Resolved:
     raise DamagedReference(msg)
 
 
+def _checked_files(folder: Path) -> dict[str, bytes]:
+    """Return the files of a cached commit, each compared with the hash that the Hub listed and with the manifest."""
+    files = {name: read_file(folder, name) for name in LAYOUT if os.path.lexists(folder / name)}
+    wrong = altered(folder, files)
+    require(not wrong, f"{', '.join(wrong)} differs from what the Hub listed.")
+    return stored_files(files)
+
+
 def _refuse_other_model(repo: str, commit: str, hub: Hub) -> None:
     """Refuse a repository that holds no reference, and name its pickles."""
     names = [] if hub.local_files_only else hub.names(repo, commit)
     pickles = [name for name in names if name.endswith(PICKLES)]
     holds = f"It holds {', '.join(pickles)}, and pickled weights are never opened. " if pickles else ""
-    msg = f"{repo} is no SpikGPT reference: it has no {MANIFEST} and config.json. {holds}Look at its page on the Hub."
+    msg = f"{repo} is no SpikGPT reference: it lacks {MANIFEST} or config.json. {holds}Look at its page on the Hub."
     raise DamagedReference(msg)

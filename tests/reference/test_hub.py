@@ -142,6 +142,18 @@ def test_a_tag_that_fails_says_what_was_pushed(hub: LoopbackHub, client: Hub) ->
         push(client, {**FILES, "a.json": b"[]"}, tag="v2")
 
 
+def test_a_tag_that_names_this_commit_already_is_a_success(hub: LoopbackHub, client: Hub) -> None:
+    def tagged(request: str, answer: Answer) -> Answer:
+        if "/commit/" in request:
+            hub.repositories[REPO].refs["v1"] = hub.repositories[REPO].refs["main"]
+            hub.repositories[REPO].tags.add("v1")
+        return answer
+
+    hub.forge = tagged
+    assert push(client, tag="v1").commit == hub.repositories[REPO].refs["v1"]
+    assert [request.path for request in hub.requests if "/tag/" in request.path]
+
+
 @pytest.mark.parametrize("name", ["../x", "a b", "", "a\x1b", "-x", "x" * 300])
 def test_names_of_tags_and_branches_are_those_of_git(hub: LoopbackHub, client: Hub, name: str) -> None:
     for option in ("tag", "branch"):
@@ -212,6 +224,7 @@ def test_somebody_elses_commit_is_not_overwritten(hub: LoopbackHub, client: Hub)
         (Fault("error", "POST .*/validate-yaml", 9), "it answered 500"),
         (Fault("error", "PUT /lfs"), None),
         (Fault("error", "GET /api/models/islets/small"), None),
+        (Fault("error", "GET .*/refs", 2), None),
     ],
     ids=lambda value: f"{value.kind} {value.request}" if isinstance(value, Fault) else None,
 )
@@ -221,7 +234,7 @@ def test_a_push_is_whole_or_nothing_and_can_be_repeated(
     monkeypatch.setattr("time.sleep", lambda seconds: None)
     hub.fail(fault)
     if message is None:
-        push(client)
+        push(client, branch="main" if "refs" in fault.request else None)
     else:
         with pytest.raises(HubError, match=message):
             push(client)

@@ -2,23 +2,23 @@
 
 from __future__ import annotations
 
+import json
 import os
 from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
-from spikgpt.errors import ConfigError, HubError, ReferenceNotFound
+from spikgpt.errors import ConfigError, DamagedReference, HubError, ReferenceNotFound
+from spikgpt.reference.format import MANIFEST, with_manifest
 from spikgpt.reference.hub import Hub
-from spikgpt.reference.hub_cache import RepositoryCache, cached_file, hashed
+from spikgpt.reference.hub_cache import RepositoryCache, cached_file, hash_of_file, hashed
+from spikgpt.reference.registry import resolve
 from tests.hub_server import LoopbackHub
 from tests.reference.test_hub import FILES, REPO, pulled
+from tests.reference.test_registry import FORMAT_1
 
-
-def read(folder: Path) -> tuple[dict[str, bytes], list[str]]:
-    """Return the files of a cached commit, and the names of those that are missing."""
-    files = {name: path.read_bytes() for name in FILES if (path := cached_file(folder, name))}
-    return files, sorted(set(FILES) - set(files))
+REFERENCE = {path.name: path.read_bytes() for path in FORMAT_1.iterdir()}
 
 
 @pytest.fixture
@@ -40,11 +40,10 @@ def test_links_that_lead_elsewhere_are_as_good_as_none(
         (folder / "a.json").symlink_to(target)
         aside.write_bytes(FILES["a.json"])
         assert cached_file(folder, "a.json") is None
-        assert read(folder) == ({name: FILES[name] for name in FILES if name != "a.json"}, ["a.json"])
         # Replaced in place, and what it led to stays.
         assert pulled(client) == FILES
         assert outside.read_bytes() == b"mine"
-        assert read(folder) == (FILES, [])
+        assert cached_file(folder, "a.json") == blob
     # A blob that is itself a link is none either.
     blob.unlink()
     blob.symlink_to(outside)
@@ -53,11 +52,47 @@ def test_links_that_lead_elsewhere_are_as_good_as_none(
     assert (outside.read_bytes(), blob.is_symlink()) == (b"mine", False)
 
 
-def test_only_regular_files_are_read(folder: Path) -> None:
-    blob = (folder / "a.json").resolve()
+def test_only_regular_files_are_read(hub: LoopbackHub, client: Hub) -> None:
+    hub.put(REPO, REFERENCE)
+    blob = (resolve(REPO, hub=client).folder / "labels.json").resolve()
     blob.unlink()
     os.mkfifo(blob)
-    assert read(folder)[1] == ["a.json"]
+    with pytest.raises(DamagedReference, match="labels.json is no regular file"):
+        resolve(REPO, hub=replace(client, local_files_only=True))
+    assert resolve(REPO, hub=client).files == REFERENCE
+
+
+@pytest.mark.parametrize("name", ["metrics.json", "config.json"])
+def test_files_that_were_changed_with_their_manifest_are_repaired_or_refused(
+    hub: LoopbackHub, client: Hub, name: str
+) -> None:
+    commit = hub.put(REPO, REFERENCE)
+    folder = resolve(REPO, hub=client).folder
+    changed = json.loads(REFERENCE[name]) | {"format_version": 99}
+    forged = with_manifest({**REFERENCE, name: json.dumps(changed).encode()})
+    for revision in (None, commit):
+        for part in (name, MANIFEST):
+            (folder / part).resolve().write_bytes(forged[part])
+        with pytest.raises(DamagedReference, match=f"{name}, {MANIFEST} differs from what the Hub listed"):
+            resolve(REPO, revision, hub=replace(client, local_files_only=True))
+        away = Hub("http://127.0.0.1:9", cache_dir=client.cache_dir)
+        with pytest.raises(HubError, match="is not whole in the local cache. The Hub cannot be reached"):
+            resolve(f"{REPO}@{commit}", hub=away)
+        assert (folder / name).read_bytes() == forged[name]
+        assert resolve(REPO, revision, hub=client).files == REFERENCE
+        assert (folder / name).read_bytes() == REFERENCE[name]
+
+
+def test_a_cache_without_links_has_the_manifest_only(hub: LoopbackHub, client: Hub) -> None:
+    hub.put(REPO, REFERENCE)
+    folder = resolve(REPO, hub=client).folder
+    for name in REFERENCE:
+        (folder / name).resolve().replace(folder / name)
+    assert resolve(REPO, hub=replace(client, local_files_only=True)).files == REFERENCE
+    (folder / "labels.json").write_bytes(b"{}")
+    with pytest.raises(DamagedReference, match="labels.json differs"):
+        resolve(REPO, hub=replace(client, local_files_only=True))
+    assert resolve(REPO, hub=client).files == REFERENCE
 
 
 def test_a_commit_that_is_a_link_or_no_commit_is_not_there(folder: Path, tmp_path: Path) -> None:
@@ -154,6 +189,9 @@ def test_a_cache_of_somebody_else_can_be_read(folder: Path, hub: LoopbackHub, cl
             part.chmod(0o755)
 
 
-def test_hashes_are_those_of_git_and_lfs() -> None:
+def test_hashes_are_those_of_git_and_lfs(tmp_path: Path) -> None:
     assert hashed(b"hello\n", large=False) == "ce013625030ba8dba906f756967f9e9ca394464a"
     assert hashed(b"", large=True) == "e3b0c44298fc1c149afbf4c8996fb92427ae41e4649b934ca495991b7852b855"
+    (tmp_path / "file").write_bytes(b"hello\n")
+    for large in (False, True):
+        assert hash_of_file(tmp_path / "file", large=large) == hashed(b"hello\n", large=large)

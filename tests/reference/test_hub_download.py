@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+import signal
+import threading
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
 from spikgpt.errors import ConfigError, DamagedReference, HubError
+from spikgpt.reference import hub_errors, hub_requests
 from spikgpt.reference.hub import Hub
 from tests.hub_server import Fault, LoopbackHub
 from tests.reference.test_hub import FILES, REPO, pulled
@@ -49,3 +53,29 @@ def test_a_disk_that_is_full_is_told_as_that(hub: LoopbackHub, client: Hub, monk
     hub.put(REPO, FILES)
     with pytest.raises(ConfigError, match=r"The cache cannot be written \(No space left on device: .*Free some space"):
         pulled(client)
+
+
+@pytest.mark.parametrize("end", ["error", "slow", "Ctrl-C"])
+def test_a_forged_file_goes_whatever_becomes_of_the_others(
+    hub: LoopbackHub, client: Hub, end: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    commit = hub.put(REPO, FILES)
+    forged = FILES["model.safetensors"][::-1]
+    other = "GET .*/resolve/.*a.json"
+    hub.forge = lambda request, answer: replace(answer, body=forged) if "GET /cdn" in request else answer
+    if end == "error":
+        monkeypatch.setattr(hub_errors, "TRIES", 1)
+        hub.fail(Fault("error", other, 9))
+    else:
+        monkeypatch.setattr(hub_requests, "PATIENCE", 0.5 if end == "slow" else 60.0)
+        hub.fail(Fault("slow", other, 9, 2.0))
+    if end == "Ctrl-C":
+        threading.Timer(0.7, signal.raise_signal, [signal.SIGINT]).start()
+    with pytest.raises(KeyboardInterrupt if end == "Ctrl-C" else HubError):
+        pulled(client)
+    assert any(request.path.startswith("/cdn") for request in hub.requests)
+    assert forged not in [path.read_bytes() for path in Path(str(client.cache_dir)).rglob("*") if path.is_file()]
+    hub.forge = lambda request, answer: answer
+    hub.clear_faults()
+    monkeypatch.setattr(hub_requests, "PATIENCE", 60.0)
+    assert pulled(client, commit) == FILES

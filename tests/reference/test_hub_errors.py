@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import ssl
 import subprocess
 import threading
@@ -16,7 +17,7 @@ import pytest
 from huggingface_hub import utils
 from huggingface_hub.errors import OfflineModeIsEnabled
 
-from spikgpt.errors import HubError, ReferenceNotFound, SpikGPTError, SpikGPTWarning
+from spikgpt.errors import ConfigError, HubError, ReferenceNotFound, SpikGPTError, SpikGPTWarning
 from spikgpt.reference import hub as hub_module
 from spikgpt.reference import hub_errors
 from spikgpt.reference.hub import Hub
@@ -62,6 +63,7 @@ def test_tokens_open_what_they_may(tmp_path: Path) -> None:
     ],
     ids=lambda fault: f"{fault.kind} {fault.request}",
 )
+@pytest.mark.slow
 def test_what_goes_wrong_once_is_tried_again(hub: LoopbackHub, client: Hub, fault: Fault) -> None:
     hub.put(REPO, FILES)
     hub.fail(fault)
@@ -198,6 +200,21 @@ def test_uploads_say_what_they_wrap() -> None:
             raise RuntimeError(msg) from TimeoutError("too late")
 
 
+@pytest.mark.parametrize(
+    ("error", "kind"),
+    [
+        (OSError(errno.ENOSPC, "No space left on device"), ConfigError),
+        (PermissionError(errno.EACCES, "Permission denied", "blobs/x"), ConfigError),
+        (ConnectionResetError(errno.ECONNRESET, "Connection reset by peer"), Unreachable),
+        (OSError(errno.EMFILE, "Too many open files"), Unreachable),
+        (ssl.SSLError(1, "[SSL] record layer failure"), Unreachable),
+    ],
+)
+def test_errors_of_a_disk_are_told_from_those_of_the_network(error: OSError, kind: type[SpikGPTError]) -> None:
+    with pytest.raises(kind), explained("a/b"):
+        raise error
+
+
 VARIABLES = ("HTTP_PROXY", "HTTPS_PROXY", "ALL_PROXY", "SSL_CERT_FILE", "REQUESTS_CA_BUNDLE", "CURL_CA_BUNDLE")
 
 
@@ -245,11 +262,26 @@ def test_a_wrong_setting_is_named_and_the_cache_is_used(
 
 
 @pytest.mark.parametrize(
-    "endpoint", ["huggingface.co", "localhost:8765", "'http://127.0.0.1:9'", "http://", "http://a:b"]
+    "endpoint",
+    [
+        "huggingface.co",
+        "localhost:8765",
+        "'http://127.0.0.1:9'",
+        "http://",
+        "http://a:b",
+        "http://a:99999",
+        "http://a:0",
+        "http://:80",
+    ],
 )
 def test_an_address_of_a_hub_that_is_none_is_said(endpoint: str, tmp_path: Path) -> None:
     with pytest.raises(HubError, match="The endpoint is .*; expected an address such as https://HOST"):
         pulled(Hub(endpoint, cache_dir=tmp_path))
+
+
+@pytest.mark.parametrize("endpoint", ["http://[::1]:8080", "https://user:pw@host", "https://host:65535/hub"])
+def test_other_addresses_of_a_hub_are_accepted(endpoint: str) -> None:
+    assert Hub(endpoint)._endpoint == endpoint
 
 
 def test_a_slash_at_the_end_of_the_address_does_no_harm(hub: LoopbackHub, tmp_path: Path) -> None:
@@ -285,6 +317,10 @@ def test_a_certificate_that_is_not_trusted_is_said(
     monkeypatch.setenv("REQUESTS_CA_BUNDLE", "/etc/lab.pem")
     with pytest.raises(HubError, match="set SSL_CERT_FILE to /etc/lab.pem; REQUESTS_CA_BUNDLE is not read here"):
         pulled(client)
+    monkeypatch.setenv("SSL_CERT_FILE", "/etc/other.pem")
+    remedy = connection_remedy(OSError("CERTIFICATE_VERIFY_FAILED"))
+    assert "SSL_CERT_FILE names /etc/other.pem" in remedy
+    assert "lab.pem" not in remedy
 
 
 @pytest.mark.usefixtures("_fresh_client")
@@ -294,6 +330,8 @@ def test_a_certificate_that_is_not_trusted_is_said(
         ("[SSL: CERTIFICATE_VERIFY_FAILED] certificate has expired (_ssl.c:1)", "Check the clock of this machine"),
         ("[SSL: CERTIFICATE_VERIFY_FAILED] certificate is not yet valid (_ssl.c:1)", "Check the clock of this machine"),
         ("[SSL: WRONG_VERSION_NUMBER] wrong version number", "does not speak https"),
+        ("[SSL] record layer failure (_ssl.c:1006)", "does not speak https"),
+        ("[SSL: UNKNOWN_PROTOCOL] unknown protocol", "does not speak https"),
         ("[Errno -2] Name or service not known", "Check the connection and HF_ENDPOINT."),
     ],
 )

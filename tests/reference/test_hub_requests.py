@@ -4,16 +4,20 @@ from __future__ import annotations
 
 import gzip
 import json
+import threading
 import time
 from dataclasses import replace
+from pathlib import Path
 from typing import Any
 
 import pytest
-from huggingface_hub import utils
+from filelock import FileLock
+from huggingface_hub import constants, utils
 
 from spikgpt.errors import HubError, ReferenceNotFound
 from spikgpt.reference import hub_requests as requests
 from spikgpt.reference.hub import Hub
+from spikgpt.reference.hub_cache import git_oid, hashed
 from spikgpt.reference.hub_errors import Unreachable
 from spikgpt.reference.hub_requests import Meter, run_concurrently, with_timeout
 from tests.hub_server import LoopbackHub
@@ -26,6 +30,7 @@ def forged(hub: LoopbackHub, where: str, **changes: Any) -> None:
 
 
 @pytest.mark.parametrize("body", [b"x" * 1000, b""], ids=["body", "headers"])
+@pytest.mark.slow
 def test_an_answer_a_byte_at_a_time_has_an_end(
     hub: LoopbackHub, client: Hub, body: bytes, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -179,3 +184,60 @@ def test_answers_to_a_push_are_bounded_too(
     hub.forge = lambda request, answer: answer
     push(client)
     assert pulled(client) == FILES
+
+
+@pytest.mark.parametrize("packed", [False, True])
+def test_answers_to_uploads_in_threads_of_the_client_are_bounded(
+    hub: LoopbackHub, client: Hub, packed: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(requests, "LARGEST_ANSWER", 2**20)
+    files = {f"{name}.safetensors": name.encode() for name in "abc"}
+    bomb = gzip.compress(bytes(2**26))
+    headers = {"Content-Encoding": "gzip", "Content-Length": str(len(bomb))} if packed else {}
+    forged(hub, "PUT /lfs/", body=bomb if packed else bytes(2**20), repeat=1 if packed else 10**6, headers=headers)
+    with pytest.raises(HubError, match="a compressed body" if packed else "more than 1048576 bytes"):
+        push(client, files)
+    hub.forge = lambda request, answer: answer
+    assert push(client, files).commit
+    # Answers to others are as they were.
+    forged(hub, "/repos/create", body=bytes(2**21), headers={})
+    assert len(utils.get_session().post(f"{hub.endpoint}/api/repos/create", json={"name": "x"}).content) == 2**21
+
+
+def test_waiting_for_another_process_does_not_count(
+    hub: LoopbackHub, client: Hub, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(requests, "PATIENCE", 0.5)
+    hub.put(REPO, FILES)
+    locks = Path(str(client.cache_dir)) / ".locks" / "models--islets--small"
+    locks.mkdir(parents=True)
+    # A timer in another thread releases the lock.
+    lock = FileLock(locks / f"{git_oid(FILES['a.json'])}.lock", thread_local=False)
+    lock.acquire()
+    threading.Timer(1.5, lock.release).start()
+    start = time.monotonic()
+    assert pulled(client) == FILES
+    assert time.monotonic() - start > 1.4
+    monkeypatch.setattr(requests, "LOCK_PATIENCE", 0.5)
+    hub.put(REPO, {**FILES, "a.json": b"[]"})
+    with (
+        FileLock(locks / f"{git_oid(b'[]')}.lock"),
+        pytest.raises(Unreachable, match="Another process has been downloading islets/small for 1 s"),
+    ):
+        pulled(client)
+
+
+def test_files_never_come_from_xet(hub: LoopbackHub, client: Hub, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(constants, "HF_HUB_DISABLE_XET", False)
+    commit = hub.put(REPO, FILES)
+    # The client of Xet takes a file from there without any request to the Hub, if it has this listing.
+    content = FILES["model.safetensors"]
+    sizes = {"size": len(content), "lfs_size": len(content)}
+    listed = sizes | {"blob_id": "0" * 40, "lfs_sha256": hashed(content, large=True), "xet_hash": "0" * 64}
+    trees = Path(str(client.cache_dir)) / "models--islets--small" / "trees"
+    trees.mkdir(parents=True)
+    listing = {"format_version": 1, "files": {"model.safetensors": listed}}
+    (trees / f"{commit}.json").write_text(json.dumps(listing))
+    forged(hub, "nowhere")
+    assert pulled(client) == FILES
+    assert {request.path.rsplit("/", 1)[1] for request in hub.requests if request.method == "HEAD"} == set(FILES)

@@ -11,7 +11,7 @@ import pytest
 from spikgpt.errors import DamagedReference, SpikGPTWarning
 from spikgpt.reference import registry
 from spikgpt.reference.files import read_reference
-from spikgpt.reference.format import FILES, LAYOUT, MANIFEST, stored_files
+from spikgpt.reference.format import FILES, LAYOUT, MANIFEST, read_file
 from spikgpt.reference.hub import Hub
 from spikgpt.reference.registry import namespace, resolve, shipped_references
 from tests.hub_server import LoopbackHub
@@ -59,11 +59,11 @@ def test_a_disk_that_keeps_nothing_is_named(hub: LoopbackHub, client: Hub, monke
     files = {path.name: path.read_bytes() for path in FORMAT_1.iterdir()}
     hub.put("islets/small", files)
 
-    def spoilt(folder: Path) -> dict[str, bytes]:
+    def spoilt(folder: Path, name: str) -> bytes:
         (folder / "labels.json").resolve().write_bytes(b"spoilt")
-        return stored_files(folder)
+        return read_file(folder, name)
 
-    monkeypatch.setattr(registry, "stored_files", spoilt)
+    monkeypatch.setattr(registry, "read_file", spoilt)
     with pytest.raises(DamagedReference, match="islets/small is damaged in .* after each download"):
         resolve("islets/small", hub=client)
 
