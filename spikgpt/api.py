@@ -289,7 +289,8 @@ class SpikGPT:
         Raises
         ------
         HubError
-            When the Hub refuses, or somebody else has committed meanwhile. Nothing was committed then.
+            When the Hub refuses the upload, for example without permission, or somebody else changed the repository
+            during the upload. No file was committed then.
         """
         with tempfile.TemporaryDirectory() as folder:
             saved = self.save_pretrained(Path(folder) / "reference")
@@ -324,8 +325,9 @@ class SpikGPT:
         layer
             Layer to read, ``X`` or ``raw``; None for counts if present, else log-normalised values.
         batch_key
-            Column of ``obs`` with the batch. Cells are compared within batches. ``auto`` finds columns such as
-            ``sample`` or ``donor``, or infers batches. None treats all cells as one batch.
+            Column of ``obs`` with the batch, such as the donor. To decide on Unknown, a cell is compared with the cells
+            of the same label in its batch. ``auto`` finds columns such as ``sample`` or ``donor``, or infers batches.
+            None treats all cells as one batch.
         unknown_rate
             Largest expected share of Unknown among cells like the held-out cells of the reference, from 0 to below 1.
             0 gives every cell a label. None sets no limit.
@@ -402,8 +404,9 @@ class SpikGPT:
         layer
             Layer to read, ``X`` or ``raw``; None for counts if present, else log-normalised values.
         batch_key
-            Column of ``obs`` with the batch. Cells are compared within batches. ``auto`` finds columns such as
-            ``sample`` or ``donor``, or infers batches. None treats all cells as one batch.
+            Column of ``obs`` with the batch, such as the donor. To decide on Unknown, a cell is compared with the cells
+            of the same label in its batch. ``auto`` finds columns such as ``sample`` or ``donor``, or infers batches.
+            None treats all cells as one batch.
         unknown_rate
             Largest expected share of Unknown among cells like the held-out cells of the reference, from 0 to below 1.
             0 gives every cell a label. None sets no limit.

@@ -135,9 +135,9 @@ def needs(package: str = "") -> Iterator[None]:
 
 
 def install_command(*packages: str) -> str:
-    """Return the command that installs some modules, in the versions that SpikGPT needs.
+    """Return a pip command for the named packages, in the versions that SpikGPT needs; nothing is installed.
 
-    The command names modules, not extras of SpikGPT, as pip may not find SpikGPT itself in its index.
+    The command names packages, not extras of SpikGPT, as pip may not find SpikGPT itself in its index.
     """
     from importlib.metadata import PackageNotFoundError, requires
 

@@ -79,7 +79,7 @@ class Profiles:
 
 @dataclass(frozen=True)
 class InputReport:
-    """Values, genes and scaling of a query, for the user and for provenance.
+    """Summary of a query: kind of values, number of shared genes, and scaling.
 
     Attributes
     ----------

@@ -25,7 +25,9 @@ class BuildOptions(Options, frozen=True):
     cache: Annotated[Path | None, about("Folder for downloads.")] = None
     steps: Annotated[str, about("Steps to run.")] = "download,prepare,train,evaluate,card"
     variant: Annotated[str | None, about("Variant of the recipe, such as shipped of pancreas.")] = None
-    only: Annotated[list[str] | None, about("Study or accession to build from; repeatable.")] = None
+    only: Annotated[
+        list[str] | None, about("Build from this study or accession alone; repeat the option for more. Default: all.")
+    ] = None
     synthetic: Annotated[
         bool, about("The cells are simulated; the reference and its card state so.", "--synthetic")
     ] = False

@@ -44,7 +44,9 @@ class PretrainOptions(Options, frozen=True):
     epochs: Annotated[Count, about("Passes over the cells.")] = 20
     batch_size: Annotated[Count, about("Cells per step.")] = 32
     learning_rate: Rate = 1e-3
-    seed: Annotated[int, Meta(ge=0, description="The same seed gives the same weights on a CPU.")] = 0
+    seed: Annotated[
+        int, Meta(ge=0, description="Seed of the random numbers; on a CPU, the same seed gives the same weights.")
+    ] = 0
     layer: Layer = None
     device: Device = None
 

@@ -57,7 +57,7 @@ class QueryModel:
     inferred
         True if batches were inferred from the cells.
     report
-        Values, genes and scaling of the query.
+        Summary of the input: kind of values, number of shared genes, and scaling.
     comparison
         Comparison of the labels with those of the reference; None without expression.
     rule, compatibility

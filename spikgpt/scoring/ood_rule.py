@@ -5,8 +5,9 @@ with the scores of the cell's neighbours (20% its own, 80% the mean of theirs), 
 of all cells of a batch, and those of some labels more than of others. So a cell is compared with the cells of the same
 label in the same batch.
 
-Let t be the averaged score, h the median ID score of the held-out cells of the label, and m the median over the labels
-of the batch of the 90% quantile of t - h / 2. With x = t - h / 2 - m, a cell of a label in a batch is Unknown where
+Let t be the averaged score, and h the median ID score of the held-out cells of the label. For each label with at least
+10 cells in the batch, take the 90% quantile of t - h / 2 over its cells. Let m be the median of these quantiles. With x
+= t - h / 2 - m, a cell of a label in a batch is Unknown where
 
     x < max(q, 0) + 0.65 min(q, 0) + 0.6 n [q < 0] - 0.6 (C + 1.5 M + 0.4 P) - 1.0
 
