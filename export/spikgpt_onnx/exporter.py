@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING
 import onnx
 
 from spikgpt.engines.onnx_session import Session
+from spikgpt.engines.read_graph import read_graph
 from spikgpt.engines.verified_graphs import mark_verified
 from spikgpt.errors import ConfigError
 from spikgpt.files import replacing
@@ -21,7 +22,6 @@ from spikgpt.reference.format import COMBINED, ENCODER, GRAPHS, PARITY, PRECISIO
 from spikgpt.reference.json_files import dumped
 from spikgpt_onnx.graph import labelling_graph
 from spikgpt_onnx.parity import ExportableReference, GraphParity, check_parity, check_tokens, golden_cells
-from spikgpt_onnx.read_graph import read_graph
 from spikgpt_onnx.rebuild_graph import build_graph, network_from_reference, rebuild_graph
 
 if TYPE_CHECKING:

@@ -15,9 +15,9 @@ from spikgpt.embedding.pca import PCAProjection
 from spikgpt.embedding.vocabulary import EncoderWeights
 from spikgpt.engines import contract
 from spikgpt.engines.onnx_session import Session
+from spikgpt.engines.read_graph import IR_VERSION, OPSET
 from spikgpt.errors import ParityError
 from spikgpt.reference.files import Reference
-from spikgpt_onnx.graph import IR_VERSION, OPSET
 
 if TYPE_CHECKING:
     from spikgpt.engines.torch import TorchEngine

@@ -17,13 +17,13 @@ import onnx
 from spikgpt.embedding.pca import PCAProjection
 from spikgpt.embedding.stored import stored_embedding
 from spikgpt.embedding.vocabulary import EncoderWeights
+from spikgpt.engines.read_graph import read_graph
 from spikgpt.errors import DamagedReference
 from spikgpt.reference import format as reference_format
 from spikgpt.reference.files import CLASSIFIER, EMBEDDER, Reference
 from spikgpt.reference.format import COMBINED, ENCODER, PRECISIONS
 from spikgpt.version import __version__
 from spikgpt_onnx.graph import Network, encoder_graph, labelling_graph
-from spikgpt_onnx.read_graph import read_graph
 
 # Metadata on the origin of a graph, and the forms that its values may have. It has no effect on labels, so the stored
 # values are accepted; all other metadata is compared.

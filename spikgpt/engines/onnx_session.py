@@ -34,7 +34,7 @@ REMEDY = "Run `spikgpt doctor`, or pass provider 'cpu' or 'auto'."
 class Session:
     """An open graph that runs on ``threads`` threads within a batch.
 
-    ``content`` is the graph. :func:`spikgpt_onnx.read_graph.read_graph` checks the graph first, unless it is
+    ``content`` is the graph. :func:`spikgpt.engines.read_graph.read_graph` checks the graph first, unless it is
     ``trusted``: built by this library. A GraphError says that ONNX Runtime is missing, installed twice, too old for the
     graph, or has no such device.
     """
@@ -45,7 +45,7 @@ class Session:
         self.options = options or EngineOptions()
         if not trusted:
             with needs("onnx"):
-                from spikgpt_onnx.read_graph import read_graph
+                from spikgpt.engines.read_graph import read_graph
             read_graph(content)
         self._content, self._threads = content, threads
         self._session, self.provider = _open(content, self.options, threads)

@@ -158,7 +158,7 @@ def _products_only(graph: Any) -> Any:
     """Return a graph of the matrix products of another graph, each by itself."""
     from onnx import TensorProto, helper, numpy_helper
 
-    from spikgpt_onnx.graph import IR_VERSION, OPSET
+    from spikgpt.engines.read_graph import IR_VERSION, OPSET
 
     weights = {tensor.name: numpy_helper.to_array(tensor) for tensor in graph.graph.initializer}
     nodes: list[Any] = []

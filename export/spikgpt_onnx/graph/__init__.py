@@ -5,7 +5,6 @@
 cells, G genes, N tokens, D the width, H heads, E = D / H, F hidden neurons of the MLP, L labels, T time steps.
 """
 
-from spikgpt_onnx.graph.builder import IR_VERSION, OPSET
 from spikgpt_onnx.graph.network import Network, encoder_graph, labelling_graph
 
-__all__ = ["IR_VERSION", "OPSET", "Network", "encoder_graph", "labelling_graph"]
+__all__ = ["Network", "encoder_graph", "labelling_graph"]

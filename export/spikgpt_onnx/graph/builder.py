@@ -12,10 +12,9 @@ import onnx
 from onnx import TensorProto, helper, numpy_helper
 
 from spikgpt.engines.numpy import fold_layer
+from spikgpt.engines.read_graph import IR_VERSION, OPSET
 from spikgpt.types import Floats
 
-# The oldest versions with every operator, so that old runtimes load the graph: ONNX 1.13 and 1.14, of 2022 and 2023.
-OPSET, IR_VERSION = 18, 8
 # Largest whole number that int8 multiplies.
 LARGEST_WHOLE = 255
 

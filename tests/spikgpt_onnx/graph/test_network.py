@@ -11,10 +11,11 @@ from onnx import numpy_helper
 
 from spikgpt import SpikGPT
 from spikgpt.engines.onnx_session import Session
+from spikgpt.engines.read_graph import IR_VERSION, OPSET
 from spikgpt.reference.config import SpikGPTConfig
 from spikgpt.reference.format import GRAPHS
 from spikgpt.reference.registry import shipped_references
-from spikgpt_onnx.graph import IR_VERSION, OPSET, labelling_graph
+from spikgpt_onnx.graph import labelling_graph
 from spikgpt_onnx.rebuild_graph import network_from_reference as network_of_reference
 from tests.spikgpt_onnx.graph.networks import Array, classifier_for, network_of, vectors_of
 

@@ -11,11 +11,11 @@ import pytest
 from onnx import TensorProto, helper, numpy_helper
 
 from spikgpt.engines.onnx_session import Session
+from spikgpt.engines.read_graph import OPERATORS, read_graph
 from spikgpt.errors import GraphError
 from spikgpt.reference.config import SpikGPTConfig
 from spikgpt.reference.format import GRAPH, GRAPHS
 from spikgpt_onnx.graph import labelling_graph
-from spikgpt_onnx.read_graph import OPERATORS, read_graph
 from tests.spikgpt_onnx.graph.networks import classifier_for, network_of
 
 

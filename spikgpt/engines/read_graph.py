@@ -11,7 +11,10 @@ from google.protobuf.message import DecodeError
 from onnx import AttributeProto, TensorProto
 
 from spikgpt.errors import GraphError, printable
-from spikgpt_onnx.graph import IR_VERSION, OPSET
+
+# Version of the operators, and of the file format: the oldest with every operator, so that old runtimes load the graph
+# (ONNX 1.13 and 1.14, of 2022 and 2023).
+OPSET, IR_VERSION = 18, 8
 
 # The operators that the builder emits. Tile of the literal form is left out, as it could fill the memory.
 OPERATORS = frozenset(
