@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 from spikgpt.errors import DamagedReference
 from spikgpt.reference.hub_cache import cached_file, hash_of_file
-from spikgpt.reference.hub_errors import retried
+from spikgpt.reference.hub_errors import TRIES, retried
 from spikgpt.reference.hub_requests import ListedFile, Meter, run_concurrently, session
 
 if TYPE_CHECKING:
@@ -57,21 +57,41 @@ def _attempt(api: HfApi, repo: str, folder: Path, left: list[ListedFile], *, for
         one_bar: Any = lambda **_: nullcontext(bar)  # noqa: E731, the client expects a class
 
         def fetch(file: ListedFile) -> None:
-            api.hf_hub_download(
-                repo,
-                file.rfilename,
-                revision=folder.name,
-                cache_dir=folder.parents[2],
-                force_download=force or (folder / file.rfilename).exists(),
-                tqdm_class=one_bar,
-            )
-            if is_whole(folder, file):
+            for tries_left in reversed(range(TRIES)):
+                try:
+                    api.hf_hub_download(
+                        repo,
+                        file.rfilename,
+                        revision=folder.name,
+                        cache_dir=folder.parents[2],
+                        force_download=force or (folder / file.rfilename).exists(),
+                        tqdm_class=one_bar,
+                    )
+                    whole = is_whole(folder, file)
+                    break
+                except FileNotFoundError:
+                    # Another process has just deleted the file, as its own copy was damaged.
+                    if not tries_left:
+                        raise
+            if whole:
                 left.remove(file)
-            elif damaged := cached_file(folder, file.rfilename):
-                damaged.unlink(missing_ok=True)
+            else:
+                _delete_damaged(folder, file)
 
         meters = [Meter(file.length, folder.name, file.etag) for file in left]
         run_concurrently(repo, [partial(fetch, file) for file in left], meters)
+
+
+def _delete_damaged(folder: Path, file: ListedFile) -> None:
+    """Delete a cached file if it is damaged, under the client's lock, as another process may just have replaced it."""
+    from huggingface_hub.utils import WeakFileLock
+
+    storage = folder.parents[1]
+    lock = storage.parent / ".locks" / storage.name / f"{file.etag}.lock"
+    lock.parent.mkdir(parents=True, exist_ok=True)
+    with WeakFileLock(lock):
+        if (path := cached_file(folder, file.rfilename)) and not is_whole(folder, file):
+            path.unlink(missing_ok=True)
 
 
 def is_whole(folder: Path, file: ListedFile) -> bool:
