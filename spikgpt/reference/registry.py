@@ -139,15 +139,24 @@ def _downloaded(repo: str, revision: str | None, hub: Hub) -> Resolved:
 
 def _checked_files(folder: Path) -> dict[str, bytes]:
     """Return the files of a cached commit, each compared with the hash that the Hub listed and with the manifest."""
-    files = {name: read_file(folder, name) for name in LAYOUT if os.path.lexists(folder / name)}
+    try:
+        files = {name: read_file(folder, name) for name in LAYOUT if os.path.lexists(folder / name)}
+    except FileNotFoundError as error:  # another process has just deleted a damaged file
+        msg = f"{error.filename} is missing. Pull the reference again."
+        raise DamagedReference(msg) from None
     wrong = altered(folder, files)
     require(not wrong, f"{', '.join(wrong)} differs from what the Hub listed.")
     return stored_files(files)
 
 
 def _refuse_other_model(repo: str, commit: str, hub: Hub) -> None:
-    """Refuse a repository that holds no reference, and name its pickles."""
+    """Refuse a repository that holds no reference, and name its pickles.
+
+    A repository that lists both files holds one: another process has just deleted a damaged file of the cache.
+    """
     names = [] if hub.local_files_only else hub.names(repo, commit)
+    if {MANIFEST, "config.json"} <= {*names}:
+        return
     pickles = [name for name in names if name.endswith(PICKLES)]
     holds = f"It holds {', '.join(pickles)}, and pickled weights are never opened. " if pickles else ""
     msg = f"{repo} is no SpikGPT reference: it lacks {MANIFEST} or config.json. {holds}Look at its page on the Hub."

@@ -13,6 +13,7 @@ import subprocess
 import sys
 import tempfile
 import time
+from contextlib import suppress
 from multiprocessing.connection import Connection
 from pathlib import Path
 
@@ -50,7 +51,8 @@ def spoil(cache: Path, random: np.random.Generator) -> None:
     for _ in range(20):
         blobs = sorted(path for path in cache.rglob("blobs/*") if path.suffix != ".incomplete")
         if blobs:
-            with blobs[int(random.integers(len(blobs)))].open("r+b") as file:
+            # A process that found the damage may have deleted the file.
+            with suppress(FileNotFoundError), blobs[int(random.integers(len(blobs)))].open("r+b") as file:
                 file.write(b"cosmic ray")
         time.sleep(float(random.random()) / 100)
 
