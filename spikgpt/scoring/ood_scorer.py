@@ -127,9 +127,10 @@ class LabelGeometry:
         if overall is None:
             return scorer
         n_batches = int(batches.max(initial=0)) + 1
-        each = [scorer.batch_effect(best, smoother.neighbours, batch) for batch in range(n_batches)]
+        several = range(n_batches) if n_batches > 1 else ()
+        each = [scorer.batch_effect(best, smoother.neighbours, batch) for batch in several] or [None]
         # A batch with too few labels gets the effect of the whole query.
-        effects = np.stack([overall if effect is None or n_batches == 1 else effect for effect in each])
+        effects = np.stack([overall if effect is None else effect for effect in each])
         return OODScorer(self, sample, batches, logs, profiles, effects)
 
 
