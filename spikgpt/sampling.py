@@ -22,7 +22,7 @@ def content_keys(values: sparse.csr_matrix | npt.NDArray[Any]) -> npt.NDArray[np
 
 
 def sample_of(keys: npt.NDArray[np.float64], limit: int = LARGEST_SAMPLE) -> npt.NDArray[np.int64]:
-    """Return the rows of a sample of at most ``limit`` of n cells, ascending, that does not depend on their order.
+    """Return the rows, ascending, of at most ``limit`` of n cells: the same cells in any order of the n cells.
 
     Parameters
     ----------

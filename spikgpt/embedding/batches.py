@@ -39,7 +39,7 @@ class _Split(NamedTuple):
 
     @property
     def length(self) -> float:
-        """Length of the difference: the number of labels if all labels differ in the same way."""
+        """Length of the difference: the number of labels with two groups if all of these differ in the same way."""
         return float(np.linalg.norm(self.difference))
 
 

@@ -38,7 +38,7 @@ class RepositoryCache:
         return folder if folder.is_dir() and not folder.is_symlink() else None
 
     def write_ref(self, revision: str, commit: str) -> None:
-        """Record the commit of a branch or a tag, where the cache can be written."""
+        """Record which commit a branch or a tag names, if the cache can be written."""
         ref = self.storage / "refs" / revision
         try:
             if not COMMIT.fullmatch(revision) and not (ref.is_file() and ref.read_text() == commit):

@@ -274,7 +274,7 @@ class Annotation:
         )
 
     def _replaced(self, target: AnnData) -> list[str]:
-        """Return a note on the entries that this annotation replaces: labels of another reference, or foreign data."""
+        """Return a note on what this annotation replaces: labels by another reference, or data of other tools."""
         columns = list(self.obs())
         before = target.uns.get(self.key_added)
         if not isinstance(before, Mapping) or "spikgpt_version" not in before:
