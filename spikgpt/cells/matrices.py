@@ -7,7 +7,7 @@ is therefore checked before SciPy works on it.
 from __future__ import annotations
 
 from functools import cached_property
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import numpy.typing as npt
@@ -23,6 +23,18 @@ from spikgpt.types import Rows
 BLOCK_BYTES, BLOCK_VALUES = 32 * 1024 * 1024, 4 * 1024 * 1024
 # Arrays of a stored sparse matrix.
 PARTS = ("data", "indices", "indptr")
+
+
+class StoredRows(NamedTuple):
+    """Arrays of n rows of a CSR matrix as they are stored.
+
+    ``data`` is of any real type, ``indices`` of any integer type, and ``indptr``, int64, shape (n + 1,), starts at 0.
+    A row may hold its columns in any order and more than once, and zeros.
+    """
+
+    data: npt.NDArray[Any]
+    indices: npt.NDArray[Any]
+    indptr: npt.NDArray[np.int64]
 
 
 def check_sparse(matrix: Any, name: object) -> None:
@@ -91,6 +103,32 @@ def read_rows(matrix: Any, index: slice | Rows, columns: Rows | None = None) -> 
     return rows
 
 
+def stored_rows(matrix: Any, start: int, stop: int) -> StoredRows:
+    """Return the rows ``start`` to ``stop`` (excluded) of a matrix as they are stored, without a copy if in memory.
+
+    Types and columns are checked; values are not, which may be negative or infinite. See :func:`read_rows` for
+    canonical rows.
+
+    Raises
+    ------
+    DataError
+        For values that are no numbers, and columns outside of the matrix.
+    """
+    name = getattr(matrix, "name", "The expression matrix")
+    if isinstance(matrix, MatrixOnDisk) and matrix.is_csr:
+        rows = matrix.stored_rows(start, stop)
+    elif sparse.issparse(matrix) and matrix.format == "csr":
+        first, last = int(matrix.indptr[start]), int(matrix.indptr[stop])
+        starts = matrix.indptr[start : stop + 1].astype(np.int64) - first
+        rows = StoredRows(matrix.data[first:last], matrix.indices[first:last], starts)
+    else:
+        canonical = read_rows(matrix, slice(start, stop))
+        return StoredRows(canonical.data, canonical.indices, canonical.indptr.astype(np.int64))
+    check_numbers(rows.data.dtype, name)
+    _check_columns(rows.indices, matrix.shape[1], name)
+    return rows
+
+
 class MatrixOnDisk:
     """A matrix of an open store, whose rows are read on demand."""
 
@@ -104,6 +142,23 @@ class MatrixOnDisk:
             return False
         native = all(self._stored.group[part].dtype.isnative for part in PARTS)
         return not native or self._stored.format == "csc"
+
+    @property
+    def is_csr(self) -> bool:
+        """True for a CSR matrix in the byte order of the machine."""
+        return not is_array(self._stored) and not self.read_whole
+
+    def stored_rows(self, start: int, stop: int) -> StoredRows:
+        """Return rows of a CSR matrix as they are stored; see :func:`stored_rows`."""
+        first, last = int(self._starts[start]), int(self._starts[stop])
+        with as_data_errors(self.name):
+            data, indices = (self._stored.group[part][first:last] for part in PARTS[:2])
+        return StoredRows(data, indices, self._starts[start : stop + 1] - first)
+
+    @cached_property
+    def _starts(self) -> npt.NDArray[np.int64]:
+        with as_data_errors(self.name):
+            return np.asarray(self._stored.group["indptr"][:], dtype=np.int64)
 
     def __getitem__(self, index: slice | Rows) -> sparse.csr_matrix:
         """Return some rows, by a slice or by ascending numbers."""

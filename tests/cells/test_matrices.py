@@ -11,7 +11,7 @@ import pytest
 from anndata.io import write_elem
 from scipy import sparse
 
-from spikgpt.cells.matrices import MatrixOnDisk, check_sparse, read_rows, stored_matrix
+from spikgpt.cells.matrices import MatrixOnDisk, check_sparse, read_rows, stored_matrix, stored_rows
 from spikgpt.errors import DataError
 
 MATRIX = sparse.random(40, 30, density=0.2, format="csr", dtype=np.float32, random_state=0)
@@ -26,6 +26,32 @@ def test_rows_on_disk_are_those_in_memory(stored: Any, rows: Any, tmp_path: Path
         assert matrix.shape == (40, 30)
         np.testing.assert_array_equal(read_rows(matrix, rows).toarray(), MATRIX[rows].toarray())
         np.testing.assert_array_equal(read_rows(stored, rows).toarray(), MATRIX[rows].toarray())
+
+
+@pytest.mark.parametrize("stored", [MATRIX, MATRIX.tocsc(), MATRIX.toarray()], ids=["csr", "csc", "dense"])
+@pytest.mark.parametrize(("start", "stop"), [(0, 40), (7, 9), (5, 5)])
+def test_stored_rows_are_those_of_the_matrix(stored: Any, start: int, stop: int, tmp_path: Path) -> None:
+    with h5py.File(tmp_path / "file.h5", "w") as file:
+        write_elem(file, "X", stored)
+        for matrix in (stored, MatrixOnDisk(stored_matrix(file["X"], "X"), "X")):
+            rows = stored_rows(matrix, start, stop)
+            assert rows.indptr.dtype == np.int64
+            again = sparse.csr_matrix(tuple(rows), shape=(stop - start, 30))
+            np.testing.assert_array_equal(again.toarray(), MATRIX[start:stop].toarray())
+
+
+def test_stored_rows_in_memory_are_not_copied_and_keep_their_type() -> None:
+    matrix = MATRIX.copy()
+    matrix.data = (10 * matrix.data).astype(np.uint16)
+    rows = stored_rows(matrix, 3, 9)
+    assert rows.data.dtype == np.uint16
+    assert np.shares_memory(rows.data, matrix.data)
+    assert np.shares_memory(rows.indices, matrix.indices)
+
+
+def test_stored_rows_with_columns_outside_of_the_matrix_are_refused() -> None:
+    with pytest.raises(DataError, match="columns"):
+        stored_rows(spoiled("indices", 3, 30), 0, 40)
 
 
 class Chunked:
