@@ -29,6 +29,7 @@ from spikgpt.options import AnnotateOptions
 from spikgpt.reference.files import Reference
 from spikgpt.scoring.annotation import Annotation
 from spikgpt.scoring.ontology import BroadLabels
+from spikgpt.threads import in_order
 from spikgpt.types import Bools, InputReport, Integers, Rows
 
 # Takes the place of the column name where batches were inferred from the cells.
@@ -159,12 +160,15 @@ def annotate(reference: Reference, engine: Engine, cells: Cells, options: Annota
         with progress_bar("Fitting to a sample", None, options.progress):
             model = fit_query(reference, engine, cache, query.report, options, batches.codes)
         labels = CellLabels.allocate(query.n_obs, len(reference.labels.names))
+
+        def label(chunk: tuple[Rows, AlignedCells]) -> tuple[Rows, CellLabels]:
+            rows, aligned = chunk
+            codes = batches.codes[rows]
+            return rows, label_cells(reference, engine, model, aligned, rows, codes, batch_size=options.batch_size)
+
         with progress_bar("Labelling", query.n_obs, options.progress) as bar:
-            for rows, chunk in cache.chunks():
-                codes = batches.codes[rows]
-                labels.fill(
-                    rows, label_cells(reference, engine, model, chunk, rows, codes, batch_size=options.batch_size)
-                )
+            for rows, labelled in in_order(label, cache.chunks(), engine.chunk_threads):
+                labels.fill(rows, labelled)
                 bar.update(len(rows))
     assert model.rule is not None  # fit_query sets it
     arrays = {name: getattr(labels, name) for name in CellLabels.__dataclass_fields__}

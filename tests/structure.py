@@ -25,7 +25,7 @@ SOURCES = sorted(path for folder in PACKAGES.values() for path in folder.rglob("
 FOLDERS = sorted({path.parent for path in SOURCES})
 # The floors of spikgpt/, lowest first. What stands on one imports lower ones, and its own floor only further left.
 HOUSE = (
-    "constants errors types version files sampling",
+    "constants errors types version files sampling kernels threads",
     "options scoring cells",
     "embedding reference scgpt report",
     "engines pipeline",
@@ -44,7 +44,7 @@ HEAVY = {
     "scanpy": ("spikgpt/training/",),
     "sklearn": ("spikgpt/training/",),
     "matplotlib": (),
-    "numba": ("spikgpt/embedding/tokens.py",),
+    "numba": ("spikgpt/embedding/tokens.py", "spikgpt/kernels/"),
     "spikgpt_onnx": ("export/",),
     "spikgpt_recipes": ("hub_cards/",),
     "onnx": (

@@ -313,6 +313,7 @@ class Counting:
     def __init__(self, reference: Reference) -> None:
         self.engine, self.cells = torch_engine(reference), 0
         self.name, self.embedding = self.engine.name, self.engine.embedding
+        self.chunk_threads = self.engine.chunk_threads
 
     def run(self, cells: AlignedCells, scale: Scale | None, **options: Any) -> NetworkOutput:
         self.cells += len(cells.totals)

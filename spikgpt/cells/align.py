@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator
 from dataclasses import dataclass, field, replace
 from typing import Any, Literal
@@ -10,9 +11,11 @@ import numpy as np
 import numpy.typing as npt
 from scipy import sparse
 
-from spikgpt.cells.content.values import Kind, row_sums
+from spikgpt.cells.content.values import LARGEST_LOG, Kind, row_sums
 from spikgpt.cells.expression import Expression
 from spikgpt.cells.genes import GeneList, GeneMatch, match_genes
+from spikgpt.cells.matrices import stored_rows
+from spikgpt.kernels import compiled
 from spikgpt.types import Bools, Rows, Scale
 
 # Cells read at a time.
@@ -51,12 +54,69 @@ def aligned_chunks(
 ) -> Iterator[AlignedCells]:
     """Yield cells with the genes of a reference, ``chunk_size`` at a time; genes that the query lacks are 0."""
     size = chunk_size or CHUNK
+    aligner = _CompiledAligner.of(expression, match)
     for start in range(0, expression.n_cells, size):
-        linear = expression.linear(start, min(start + size, expression.n_cells))
+        stop = min(start + size, expression.n_cells)
+        if aligner and (aligned := aligner.aligned(start, stop)):
+            yield AlignedCells(*aligned, match.found, expression.kind)
+            continue
+        linear = expression.linear(start, stop)
         values = sparse.csr_matrix((linear @ match.selection).astype(np.float32))
         values.eliminate_zeros()
         values.sort_indices()
         yield AlignedCells(values, row_sums(linear), match.found, expression.kind)
+
+
+@dataclass(frozen=True)
+class _CompiledAligner:
+    """Aligns chunks of cells whose stored values need no other check or transformation than a logarithm's inverse.
+
+    ``lookup``, shape (columns,), is that of :func:`spikgpt.kernels.aligned.lookup_table`.
+    """
+
+    kernel: Any
+    expression: Expression
+    lookup: npt.NDArray[np.int32]
+    n_genes: int
+
+    @classmethod
+    def of(cls, expression: Expression, match: GeneMatch) -> _CompiledAligner | None:
+        """Return the aligner, or None where SciPy is to be used: for few cells, mixed values or repeated columns."""
+        content, selection = expression.content, match.selection.tocoo()
+        plain = content.inverse is None and (content.kind == "log") == (content.log_base is not None)
+        each_once = len(np.unique(selection.row)) == len(selection.row) and (selection.data == 1).all()
+        kernel = compiled("aligned", expression.n_cells)
+        if kernel is None or not plain or not each_once or expression.columns is not None:
+            return None
+        genes = np.full(selection.shape[0], -1)
+        genes[selection.row] = selection.col
+        n_genes = selection.shape[1]
+        return cls(kernel, expression, kernel.lookup_table(genes, n_genes), n_genes)
+
+    def aligned(self, start: int, stop: int) -> tuple[sparse.csr_matrix, npt.NDArray[np.float64]] | None:
+        """Return values and totals of some cells; None where a cell needs another look or has another kind of value."""
+        data, indices, indptr = stored_rows(self.expression.matrix, start, stop)
+        with np.errstate(over="ignore"):
+            stored = data.astype(np.float32, copy=False)
+        content, linear, largest = self.expression.content, stored, float(np.finfo(np.float32).max)
+        if content.log_base is not None:
+            largest = LARGEST_LOG
+            with np.errstate(over="ignore", invalid="ignore"):
+                linear = np.expm1(stored.astype(np.float64) * math.log(content.log_base)).astype(np.float32)
+        *parts, totals, plain, whole = self.kernel.aligned_values(
+            stored, linear, indices.astype(np.int32, copy=False), indptr, self.lookup, self.n_genes, largest
+        )
+        filled = np.diff(indptr) > 0
+        if (
+            not plain
+            or (content.kind == "counts" and not whole.all())
+            or (content.kind == "log" and whole[filled].any())
+        ):
+            return None
+        values = sparse.csr_matrix((stop - start, self.n_genes), dtype=np.float32)
+        values.data, values.indices, values.indptr = parts
+        values.has_canonical_format = True
+        return values, totals
 
 
 def align(expression: Expression, genes: GeneList, *, minimum_share: float = 0.1) -> AlignedCells:

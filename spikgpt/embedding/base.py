@@ -113,6 +113,10 @@ class Engine(Protocol):
     def embedding(self) -> Embedding:
         """Embedding that reads the cells."""
 
+    @property
+    def chunk_threads(self) -> int:
+        """Number of chunks of cells to label at the same time: 1 where the network itself uses all of the hardware."""
+
     def run(
         self,
         cells: AlignedCells,

@@ -154,7 +154,8 @@ class PCAProjection:
 
     def logs(self, cells: AlignedCells) -> sparse.csr_matrix:
         """Return log expression of the genes that query and reference share, shape (n, shared genes)."""
-        return sparse.csr_matrix(log_normalise(cells.values, cells.totals, self.target_sum)[:, cells.found])
+        logs = log_normalise(cells.values, cells.totals, self.target_sum)
+        return logs if cells.found.all() else sparse.csr_matrix(logs[:, cells.found])
 
     def profiles(self, cells: AlignedCells) -> Profiles:
         """Return the profiles of the labels in the genes that query and reference share."""

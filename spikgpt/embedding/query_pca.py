@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from dataclasses import dataclass
 
 import numpy as np
 import numpy.typing as npt
 from scipy import sparse
 from scipy.linalg import eigh
+from scipy.linalg.blas import dsyrk
 
 from spikgpt.cells.align import mean_and_std
 from spikgpt.constants import CONSTANTS
@@ -36,23 +36,17 @@ class QueryPCA:
         if not logs.shape[0]:
             return cls(np.zeros(size), np.zeros(size), np.zeros((size, 0)))
         mean, std = mean_and_std(logs)
-        pca = cls(mean, std, np.empty((size, 0)))
-        products = np.zeros((size, size))
-        for _, rows in pca._scaled(logs):
-            products += rows.T @ rows
+        products = np.zeros((size, size), order="F")
+        for start in range(0, logs.shape[0], CHUNK):
+            rows = (logs[start : start + CHUNK].toarray() - mean) / (std + PCA.spread_floor)  # (chunk, G)
+            # The products are symmetric, so the lower triangle is enough.
+            products = dsyrk(1.0, rows.T, 1.0, products, lower=True, overwrite_c=True)
         # The eigenvalues are in ascending order.
-        _, directions = eigh(products, subset_by_index=(max(0, size - PCA.components), size - 1))
-        return cls(mean, std, directions[:, ::-1])
+        _, directions = eigh(products, lower=True, subset_by_index=(max(0, size - PCA.components), size - 1))
+        return cls(mean, std, np.ascontiguousarray(directions[:, ::-1]))
 
     def transform(self, logs: sparse.csr_matrix) -> npt.NDArray[np.float64]:
         """Return the coordinates of cells from their log expression, (n, G) to (n, D)."""
-        points = np.empty((logs.shape[0], self.directions.shape[1]))
-        for part, rows in self._scaled(logs):
-            points[part] = rows @ self.directions
-        return points
-
-    def _scaled(self, logs: sparse.csr_matrix) -> Iterator[tuple[slice, npt.NDArray[np.float64]]]:
-        """Yield scaled values in chunks of cells, shape (chunk, G)."""
-        for start in range(0, logs.shape[0], CHUNK):
-            part = slice(start, start + CHUNK)
-            yield part, (logs[part].toarray() - self.mean) / (self.std + PCA.spread_floor)
+        # The mean is subtracted after the product, so that the product is of sparse rows.
+        scaled = self.directions / (self.std + PCA.spread_floor)[:, None]  # (G, D)
+        return np.asarray(logs.astype(np.float64) @ scaled - self.mean @ scaled)

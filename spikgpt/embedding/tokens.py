@@ -7,18 +7,16 @@ of cells and genes, and on any machine.
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any, TypeVar, cast
 
 import numba
 import numpy as np
 import numpy.typing as npt
 from scipy import sparse
 
-_GOLDEN, _FIRST, _SECOND = np.uint64(0x9E3779B97F4A7C15), np.uint64(0xBF58476D1CE4E5B9), np.uint64(0x94D049BB133111EB)
+from spikgpt.kernels.jit import jit
 
-Function = TypeVar("Function", bound=Callable[..., Any])
+_GOLDEN, _FIRST, _SECOND = np.uint64(0x9E3779B97F4A7C15), np.uint64(0xBF58476D1CE4E5B9), np.uint64(0x94D049BB133111EB)
 
 
 @dataclass(frozen=True)
@@ -87,20 +85,7 @@ def tokenise(
     return Tokens(offsets, genes, bins)
 
 
-def _compiled(**options: Any) -> Callable[[Function], Function]:
-    """Return numba's decorator, with a type."""
-
-    def compiled(function: Function) -> Function:
-        try:
-            return cast("Function", numba.njit(**options)(function))
-        except RuntimeError:
-            # Neither the folder of this file nor the user's cache folder is writable.
-            return cast("Function", numba.njit(**options | {"cache": False})(function))
-
-    return compiled
-
-
-@_compiled()
+@jit(cache=False)
 def _mix(word: np.uint64) -> np.uint64:
     """Scramble a 64-bit word (the finaliser of splitmix64)."""
     word = (word ^ (word >> np.uint64(30))) * _FIRST
@@ -108,7 +93,7 @@ def _mix(word: np.uint64) -> np.uint64:
     return word ^ (word >> np.uint64(31))
 
 
-@_compiled(nogil=True, cache=True)
+@jit()
 def _fill(
     offsets: npt.NDArray[np.int64],
     genes: npt.NDArray[np.int32],
@@ -125,7 +110,7 @@ def _fill(
             padded_bins[row, token] = bins[start + token]
 
 
-@_compiled(nogil=True)
+@jit(cache=False)
 def _quantiles(ordered: npt.NDArray[np.float32], shares: npt.NDArray[np.float64]) -> npt.NDArray[np.float64]:
     """Return quantiles of sorted values by linear interpolation, with the same rounding as numpy.quantile."""
     edges = np.empty(len(shares))
@@ -140,7 +125,7 @@ def _quantiles(ordered: npt.NDArray[np.float32], shares: npt.NDArray[np.float64]
     return edges
 
 
-@_compiled(nogil=True)
+@jit(cache=False)
 def _drawn(ids: npt.NDArray[np.int32], values: npt.NDArray[np.float32], draw: int) -> npt.NDArray[np.uint64]:
     """Return a random word for each gene of a cell, a hash of the gene and of the cell's content."""
     words = values.view(np.uint32)
@@ -154,7 +139,7 @@ def _drawn(ids: npt.NDArray[np.int32], values: npt.NDArray[np.float32], draw: in
     return draws
 
 
-@_compiled(parallel=True, nogil=True, cache=True)
+@jit(parallel=True)
 def _tokenise(
     cells: tuple[npt.NDArray[np.int64], npt.NDArray[np.int32], npt.NDArray[np.float32]],
     gene_ids: npt.NDArray[np.int32],

@@ -120,6 +120,11 @@ class NumpyEngine:
         self.classifier = NumpyClassifier(reference.config, reference.part(CLASSIFIER))
         self.temperature = reference.thresholds.temperature
 
+    @property
+    def chunk_threads(self) -> int:
+        """Number of chunks of cells to label at the same time."""
+        return worker_count(self.options)
+
     def run(
         self,
         cells: AlignedCells,

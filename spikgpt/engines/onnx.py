@@ -45,6 +45,11 @@ class OnnxEngine:
         """Name of the engine and its device."""
         return f"onnx on {self.session.provider}"
 
+    @property
+    def chunk_threads(self) -> int:
+        """Number of chunks of cells to label at the same time: 1 on a GPU and for scGPT, which takes much memory."""
+        return worker_count(self.options) if self.session.provider == "cpu" and self.encoder is None else 1
+
     def run(
         self,
         cells: AlignedCells,

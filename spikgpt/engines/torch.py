@@ -42,6 +42,7 @@ class TorchEngine:
     source: ScGPTSource | None = None
     settings: RunSettings | None = None
     name: ClassVar[str] = "torch on cpu"
+    chunk_threads: ClassVar[int] = 1
 
     def run(
         self,

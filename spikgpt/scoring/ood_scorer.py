@@ -32,6 +32,7 @@ from scipy import sparse
 
 from spikgpt.constants import CONSTANTS
 from spikgpt.errors import DamagedReference
+from spikgpt.kernels import compiled
 from spikgpt.sampling import content_keys, sample_of
 from spikgpt.scoring.smoothing import CHUNK, KNNSmoother
 from spikgpt.types import Bools, Floats, Integers, NetworkOutput, Profiles, Rows
@@ -172,11 +173,13 @@ class OODScorer:
     effects: Floats | None = None
 
     @cached_property
-    def _weights(self) -> npt.NDArray[np.float64]:
-        """Weight of each gene in the correlation, shape (G,), with sum 1."""
+    def _tables(self) -> tuple[Floats, Floats, Floats]:
+        """Weight of each gene in the correlation, (G,), standardised profiles, (L, G), and largest mean, (G,)."""
         assert self.profiles is not None
-        weights = self.profiles.means.std(axis=0) ** SCORE.gene_power
-        return np.asarray(weights / max(weights.sum(), 1e-300))
+        means = self.profiles.means
+        weights = means.std(axis=0) ** SCORE.gene_power
+        weights /= max(weights.sum(), 1e-300)
+        return weights, _standardised(means, weights), means.max(axis=0)
 
     def batch_effect(self, best: Integers, neighbours: Rows, batch: int | None) -> npt.NDArray[np.float64] | None:
         """Return the difference of a batch, or of the whole query, from the reference, shape (G,).
@@ -214,13 +217,14 @@ class OODScorer:
         selection = sparse.csr_matrix((values, (rows, neighbours.ravel())), shape)
         return np.asarray((own + (selection @ self.logs).toarray()) / (1 + counted.sum(axis=1, keepdims=True)))
 
-    def _mean_effects(self, neighbours: Rows, batches: Integers) -> npt.NDArray[np.float64]:
-        """Return the mean batch effect of each cell and its neighbours, shape (n, G)."""
-        assert self.effects is not None
-        shares = np.zeros((len(neighbours), len(self.effects)))
+    def _batch_shares(self, neighbours: Rows, batches: Integers, n_batches: int) -> npt.NDArray[np.float64]:
+        """Return the share of each batch among a cell and its neighbours, shape (n, B)."""
+        shares = np.zeros((len(neighbours), n_batches))
+        if n_batches <= 1:
+            return shares + 1
         for batch in np.concatenate([batches[:, None], self.batches[neighbours]], axis=1).T:
             shares[np.arange(len(neighbours)), batch] += 1 / (1 + neighbours.shape[1])
-        return np.asarray(shares @ self.effects)
+        return shares
 
     def score(
         self, output: NetworkOutput, logs: sparse.csr_matrix | None, neighbours: Rows, batches: Integers
@@ -240,7 +244,6 @@ class OODScorer:
         excess = None if self.profiles is None else np.empty(len(neighbours))
         whitening = self.geometry.whitening.astype(np.float64)
         centroids = self.geometry.centroids.astype(np.float64) @ whitening  # (L, D)
-        profiles = None if self.profiles is None else _standardised(self.profiles.means, self._weights)  # (L, G)
         for start in range(0, len(neighbours), CHUNK):
             part = slice(start, start + CHUNK)
             near = neighbours[part]
@@ -248,22 +251,34 @@ class OODScorer:
             energies = _mean(output.energies[part], self.sample.energies, near)  # (chunk,)
             distance = np.sqrt(squared_distances(vectors @ whitening, centroids).min(axis=1))  # (chunk,)
             score = SCORE.energy_weight * energies - np.log(np.maximum(distance, SMALLEST_DISTANCE))
-            if profiles is not None and excess is not None and logs is not None:
-                means = self._mean_logs(logs[part], near, np.ones(near.shape, dtype=bool))  # (chunk, G)
-                means = means if self.effects is None else means - self._mean_effects(near, batches[part])
-                excess[part] = self._marker_excess(means, 1 + neighbours.shape[1])
-                correlation = (_standardised(means, self._weights) @ profiles.T).max(axis=1)  # (chunk,)
+            if excess is not None and logs is not None:
+                correlation, excess[part] = self._correlation_and_excess(logs[part], near, batches[part])
                 score -= np.log(1 - np.minimum(correlation, LARGEST_CORRELATION))
             scores[part] = score
         return OODEvidence(scores, excess)
 
-    def _marker_excess(self, means: Floats, cells: int) -> npt.NDArray[np.float64]:
-        """Return the marker excess of mean log expression over a number of cells, (n, G) to (n,)."""
+    def _correlation_and_excess(
+        self, logs: sparse.csr_matrix, neighbours: Rows, batches: Integers
+    ) -> tuple[npt.NDArray[np.float64], npt.NDArray[np.float64]]:
+        """Return the largest correlation with a label's profile, and the marker excess, of n cells, each (n,)."""
+        assert self.logs is not None
         assert self.profiles is not None
-        noise = self.profiles.within / np.sqrt(cells) + SCORE.noise_floor  # (G,)
-        above = np.maximum(means - self.profiles.means.max(axis=0), 0) / noise  # (n, G)
-        size = min(SCORE.excess_genes, above.shape[1])
-        return np.asarray(np.log1p(np.partition(above, -size, axis=1)[:, -size:].mean(axis=1)))
+        effects = np.empty((0, logs.shape[1])) if self.effects is None else self.effects
+        shares = self._batch_shares(neighbours, batches, len(effects))
+        weights, profiles, highest = self._tables
+        noise = self.profiles.within / np.sqrt(1 + neighbours.shape[1]) + SCORE.noise_floor  # (G,)
+        size = min(SCORE.excess_genes, logs.shape[1])
+        if kernel := compiled("evidence", len(self.sample.energies)):
+            cells, sample = ((rows.data, rows.indices, rows.indptr) for rows in (logs, self.logs))
+            tables = weights, profiles * np.sqrt(weights), highest, noise
+            correlation, excess = kernel.correlation_and_excess(
+                cells, sample, neighbours, shares, effects, *tables, size
+            )
+            return correlation, excess
+        means = self._mean_logs(logs, neighbours, np.ones(neighbours.shape, dtype=bool)) - shares @ effects  # (n, G)
+        above = np.maximum(means - highest, 0) / noise  # (n, G)
+        excess = np.log1p(np.partition(above, -size, axis=1)[:, -size:].mean(axis=1))
+        return (_standardised(means, weights) @ profiles.T).max(axis=1), excess
 
 
 def _mean(own: Floats, sample: Floats, neighbours: Rows) -> npt.NDArray[np.float64]:

@@ -9,11 +9,13 @@ from __future__ import annotations
 
 from dataclasses import dataclass, replace
 from functools import cached_property
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 
 from spikgpt.constants import CONSTANTS
+from spikgpt.kernels import compiled
 from spikgpt.types import Floats, Rows
 
 SMOOTHING = CONSTANTS.smoothing
@@ -108,26 +110,38 @@ class KNNSmoother:
         """
         if len(self.rows) < SMOOTHING.least_cells:
             return np.empty((len(points), 0), dtype=np.int64)
-        neighbours = np.empty((len(points), SMOOTHING.expression_neighbours), dtype=np.int64)
+        position = np.minimum(np.searchsorted(self.rows, rows), len(self.rows) - 1)
+        own = np.where(self.rows[position] == rows, position, -1)
+        count = SMOOTHING.expression_neighbours
+        if self._clusters is not None:
+            neighbours: Rows = self._clusters.nearest(points, own, count)
+            return neighbours
+        neighbours = np.empty((len(points), count), dtype=np.int64)
         for start in range(0, len(points), DISTANCES):
             part = slice(start, start + DISTANCES)
-            neighbours[part] = self._nearest(points[part], rows[part])
+            neighbours[part] = self._nearest(points[part], own[part], count)
         return neighbours
 
-    def _nearest(self, points: Floats, rows: Rows) -> Rows:
+    def _nearest(self, points: Floats, own: Rows, count: int) -> Rows:
+        """Return the positions in the sample of each cell's nearest cells, by all distances."""
         # Squared distances, without each point's own squared length, in one matrix product.
         distances = np.concatenate([-2 * points, np.ones((len(points), 1))], axis=1) @ self._sample  # (n, blocks BLOCK)
-        position = np.searchsorted(self.rows, rows)
-        own = np.flatnonzero(self.rows[np.minimum(position, len(self.rows) - 1)] == rows)
-        distances[own, position[own]] = np.inf
+        in_sample = np.flatnonzero(own >= 0)
+        distances[in_sample, own[in_sample]] = np.inf
         # The nearest cells are in the blocks that hold the smallest distances.
-        blocks, count = distances.reshape(len(points), BLOCK, -1), SMOOTHING.expression_neighbours
+        blocks = distances.reshape(len(points), BLOCK, -1)
         nearest = _smallest(blocks.min(axis=1), count)  # (n, 14 or fewer)
         candidates = (nearest[:, None] + np.arange(BLOCK)[:, None] * blocks.shape[2]).reshape(len(points), -1)
         of_candidates = np.take_along_axis(distances, candidates, axis=1)
         best = np.take_along_axis(candidates, _smallest(of_candidates, count), axis=1)  # (n, 14)
         order = np.argsort(np.take_along_axis(distances, best, axis=1), axis=1, kind="stable")
         return np.asarray(np.take_along_axis(best, order, axis=1))
+
+    @cached_property
+    def _clusters(self) -> Any:
+        """The sample, divided into clusters for the compiled search; None for the search in NumPy."""
+        kernel = compiled("nearest", len(self.rows))
+        return kernel and kernel.ClusteredPoints.fit(self.points)
 
     @cached_property
     def _sample(self) -> npt.NDArray[np.float64]:

@@ -1,0 +1,94 @@
+"""Values of a reference's genes and sums over all genes, of cells in CSR form, compiled.
+
+The NumPy form is ``aligned_chunks`` in :mod:`spikgpt.cells.align`. Both return the same numbers, to the bit.
+"""
+
+from __future__ import annotations
+
+import math
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from spikgpt.kernels.jit import jit
+
+# Columns without a gene of the reference add to one of so many places, in turn: an addition then need not wait for the
+# one before.
+SPARE_PLACES = 64
+
+
+def lookup_table(genes: npt.NDArray[np.integer[Any]], n_genes: int) -> npt.NDArray[np.int32]:
+    """Return the place of each column in the scratch memory, from its gene of the reference or -1, (columns,)."""
+    spare = n_genes + np.arange(len(genes)) % SPARE_PLACES
+    return np.where(genes >= 0, genes, spare).astype(np.int32)
+
+
+@jit(reordered=True)
+def aligned_values(
+    stored: npt.NDArray[np.float32],
+    linear: npt.NDArray[np.float32],
+    indices: npt.NDArray[np.int32],
+    indptr: npt.NDArray[np.int64],
+    lookup: npt.NDArray[np.int32],
+    n_genes: int,
+    largest: float,
+) -> tuple[Any, Any, Any, Any, bool, Any]:
+    """Return the values of the reference's genes in CSR form, and sums over all columns.
+
+    Parameters
+    ----------
+    stored, linear
+        Stored values, and the same as linear values, of n cells.
+    indices, indptr
+        Columns of the values, and the first value of each cell, shape (n + 1,).
+    lookup
+        Result of :func:`lookup_table`.
+    largest
+        Largest value that may be stored.
+
+    Returns
+    -------
+    Data, indices and indptr of the values of the reference's genes; sums over all columns, shape (n,); True if the
+    cells have no value that needs another look: negative, infinite, too large or NaN, or a column that is out of order
+    or does not exist; and True for the cells with whole stored values only, shape (n,).
+    """
+    rows, columns = len(indptr) - 1, len(lookup)
+    dense = np.zeros(n_genes + SPARE_PLACES)
+    # One place more than values, as the place after the last value is written to as well.
+    data, genes = np.empty(len(linear) + 1, np.float32), np.empty(len(linear) + 1, np.int32)
+    starts, totals, whole = np.zeros(rows + 1, np.int32), np.zeros(rows), np.empty(rows, np.bool_)
+    place, limit = 0, np.float32(largest)
+    for row in range(rows):
+        first, last = indptr[row], indptr[row + 1]
+        before, values, places = stored[first:last], linear[first:last], indices[first:last]
+        bad, broken, total, top = np.int32(0), np.int32(0), 0.0, np.float32(0)
+        for at in range(len(values)):  # compiled to vector instructions
+            bad += np.int32(not ((before[at] >= 0) & (before[at] <= limit)))
+            broken += np.int32(np.rint(before[at]) != before[at])
+        for at in range(len(values)):
+            total += np.float64(values[at])
+            top = max(top, values[at])
+        for at in range(len(places)):
+            bad += np.int32((places[at] < 0) | (places[at] >= columns))
+        for at in range(1, len(places)):
+            bad += np.int32(places[at] <= places[at - 1])
+        if bad:
+            return data[:0], genes[:0], starts, totals, False, whole
+        whole[row] = broken == 0
+        if broken:
+            # Sums on a grid are exact, so that they do not depend on the order of columns; see row_sums.
+            grid, total = math.ldexp(1.0, math.frexp(np.float64(top))[1] - 32), 0.0
+            for at in range(len(values)):
+                total += np.rint(np.float64(values[at]) / grid) * grid
+        totals[row] = total
+        for at in range(len(values)):
+            dense[lookup[places[at]]] += np.float64(values[at])
+        for gene in range(n_genes):
+            # Every value is written, and a zero is overwritten by the next one: this is faster than a branch.
+            data[place], genes[place] = dense[gene], gene
+            place += data[place] != 0
+        for gene in range(len(dense)):
+            dense[gene] = 0.0
+        starts[row + 1] = place
+    return data[:place], genes[:place], starts, totals, True, whole

@@ -1,0 +1,34 @@
+"""Threads: compute results one after the other, several at a time."""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import Callable, Iterable, Iterator
+from concurrent.futures import Future, ThreadPoolExecutor
+from typing import TypeVar
+
+Item = TypeVar("Item")
+Result = TypeVar("Result")
+
+
+def in_order(function: Callable[[Item], Result], items: Iterable[Item], threads: int) -> Iterator[Result]:
+    """Yield the results of a function for items, in their order, computed by a number of threads.
+
+    At most one item more than threads is taken before its result is yielded, so that memory stays flat.
+    """
+    if threads <= 1:
+        yield from map(function, items)
+        return
+    # A new pool for each use: a process that is forked later would lack the pool's threads.
+    with ThreadPoolExecutor(threads) as pool:
+        pending: deque[Future[Result]] = deque()
+        try:
+            for item in items:
+                pending.append(pool.submit(function, item))
+                if len(pending) > threads:
+                    yield pending.popleft().result()
+            while pending:
+                yield pending.popleft().result()
+        finally:
+            for future in pending:
+                future.cancel()
