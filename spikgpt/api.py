@@ -47,9 +47,9 @@ class SpikGPT:
     Parameters
     ----------
     reference
-        Reference that :meth:`from_pretrained` loads or :meth:`train` makes; most users call these.
+        Reference. Most users do not call this class, but :meth:`from_pretrained` or :meth:`train`.
     engine
-        Engine that runs the network; None for ONNX Runtime if it is installed and the reference has a graph, else
+        Program that runs the network. None means ONNX Runtime if it is installed and the reference has a graph, else
         NumPy.
     """
 
@@ -93,29 +93,30 @@ class SpikGPT:
         Parameters
         ----------
         name
-            A name such as ``pancreas``, a folder, or ``org/repo[@revision]``. A name means the reference that ships
-            with this package, else the repository of that name in the namespace ``SPIKGPT_NAMESPACE``.
+            Name such as ``pancreas``, folder, or repository ``org/repo[@revision]`` of the Hub. A name is searched
+            among the references of this package, then among folders, and then on the Hub in the namespace that the
+            environment variable ``SPIKGPT_NAMESPACE`` sets.
         revision
-            Branch, tag or commit of the repository. With a revision, a name always means the repository.
+            Branch, tag or commit of the repository on the Hub.
         engine
-            Program that runs the network: ``onnx``, ``numpy`` or ``torch``. ``auto`` takes ONNX Runtime if it is
-            installed and the reference has a graph, else NumPy.
+            Program that runs the network: ``onnx``, ``numpy`` or ``torch``. ``auto`` uses ONNX Runtime if it is
+            installed and the reference has a graph, else NumPy, or PyTorch for references on scGPT.
         provider
-            Hardware for ONNX Runtime: ``cpu``, ``cuda`` or ``tensorrt``. ``auto`` takes CUDA if it works, else the CPU.
+            Hardware for ONNX Runtime: ``cpu``, ``cuda`` or ``tensorrt``. ``auto`` uses CUDA if it works, else the CPU.
         precision
-            Number format of the graph: ``fp32``, ``fp16`` or ``int8``.
+            Number format of the ONNX graph: ``fp32``, ``fp16`` or ``int8``.
         threads
-            Number of batches that run at the same time on a CPU; None for one per core.
+            Number of chunks of cells that run at the same time on a CPU; None for one per core.
         whole_graph
-            Raise an error if a GPU cannot run the whole graph. False lets the CPU run the rest.
+            Raise an error if a GPU cannot run the whole ONNX graph. False lets the CPU run the rest.
         memory_arena
-            Keep freed memory of ONNX Runtime for the next batch.
+            Let ONNX Runtime keep freed memory for the next chunk of cells.
         engine_cache
-            Folder for the engines that TensorRT builds.
+            Folder in which TensorRT stores what it compiles.
         io_binding
-            On a GPU, copy data through the bindings of ONNX Runtime.
+            Use the IO binding of ONNX Runtime on a GPU.
         scgpt
-            Folder of the scGPT checkpoint that the reference was trained with. It is needed if the reference neither
+            Folder of the scGPT checkpoint that the reference was trained with. This is needed if the reference neither
             contains the checkpoint nor names its repository.
         token
             Access token for the Hub; True for the token of ``hf auth login``, False for none.
@@ -128,18 +129,17 @@ class SpikGPT:
         expect
             Digest that the reference must have, as ``spikgpt pull`` prints it.
         lock
-            Lock file. A reference that the file lists is loaded at the commit and with the digest listed there. Another
-            reference is added to the file.
+            Lock file, such as ``spikgpt.lock``. If the file lists the reference, the listed commit is loaded, and the
+            digest must match. Otherwise the reference is added to the file.
 
         Raises
         ------
         ReferenceNotFound
             When there is no such reference.
         DamagedReference
-            When a file of it is missing or altered, even after it was fetched again, or it is not the one that was
-            expected or locked.
+            When a file of the reference is missing or altered, or its digest differs from ``expect`` or the lock file.
         FormatError
-            When it was written by a newer library.
+            When the reference was written by a newer version of SpikGPT.
         HubError
             When the Hub refuses or cannot be reached, and the reference is not cached.
         ConfigError
@@ -180,16 +180,17 @@ class SpikGPT:
         adata
             Labelled cells, with counts or log-normalised values.
         label_key
-            Column of ``obs`` with the cell types. Cells without a label, and types of fewer than 5 cells, are left out.
+            Column of ``obs`` with the cell types. Cells without a type, and types of fewer than 5 cells, are left out.
         batch_key
-            Column of ``obs`` with the donor or batch. Whole donors or batches are then held out for calibration.
+            Column of ``obs`` with donors or batches. The cells that are held out for calibration are then whole donors
+            or batches.
         embedder
-            Embedding of the cells: ``pca``, ``obsm:KEY`` for an embedding in ``obsm``, or a checkpoint opened with
-            :func:`spikgpt.engines.scgpt.source.open_scgpt`.
+            Embedding of the cells: ``pca`` for principal components, ``obsm:KEY`` for an embedding in ``obsm``, or an
+            scGPT checkpoint opened with :func:`spikgpt.engines.scgpt.source.open_scgpt`.
         layer
             Layer to read, ``X`` or ``raw``; None for counts if present, else log-normalised values.
         recipe
-            ``default``, or ``paper`` for the published settings.
+            Settings of the training: ``default``, or ``paper`` for the published settings.
         name
             Name of the reference.
         seed
@@ -204,14 +205,14 @@ class SpikGPT:
         Raises
         ------
         DataError
-            When the cells cannot be read or the labels cannot be learned from.
+            When the cells cannot be read, or the labels are unsuitable, such as a single type.
         ConfigError
             When an option is out of range, or a package is missing.
 
         Warns
         -----
         SpikGPTWarning
-            For each note on the labels and the cells.
+            For anything unusual in the labels or the cells.
         """
         _check_cells(adata, "SpikGPT.train")
         _check_key(label_key)
@@ -228,20 +229,31 @@ class SpikGPT:
         Raises
         ------
         ConfigError
-            When something is in the way.
+            When the folder exists, unless it holds a reference and ``overwrite`` is True.
         """
         _check_folder(folder)
         return save(self.reference, folder, overwrite=overwrite)
 
     def export(self, folder: str | Path, *, precisions: Sequence[str] = ("fp32",)) -> dict[str, GraphParity]:
-        """Write the reference with its ONNX graphs; return how well each agrees with the trained model, by file name.
+        """Write the reference with its ONNX graphs, and return the comparison of each graph with the trained model.
+
+        Parameters
+        ----------
+        precisions
+            Number formats of the graphs: ``fp32``, ``fp16`` and ``int8``.
+
+        Returns
+        -------
+        dict
+            For each file of a graph, the numbers of equal labels and equal Unknown decisions on simulated cells, and
+            the largest difference of probabilities.
 
         Raises
         ------
         ParityError
             When a graph disagrees with the trained model. Nothing is written then.
         ConfigError
-            When something is in the way, or a package is missing.
+            When the folder exists and holds no reference, or a package is missing.
         """
         _check_folder(folder)
         with needs():
@@ -270,9 +282,9 @@ class SpikGPT:
         Parameters
         ----------
         repo
-            Repository, ``org/name``; it is created if it does not exist.
+            Repository on the Hub, ``org/name``. A missing repository is created.
         private
-            Make a new repository private.
+            If a repository is created, make it private.
         branch
             Branch to commit to; None for ``main``.
         tag
@@ -289,8 +301,8 @@ class SpikGPT:
         Raises
         ------
         HubError
-            When the Hub refuses the upload, for example without permission, or somebody else changed the repository
-            during the upload. No file was committed then.
+            When the Hub refuses the upload, or somebody else changes the repository during the upload. The
+            repository is unchanged then.
         """
         with tempfile.TemporaryDirectory() as folder:
             saved = self.save_pretrained(Path(folder) / "reference")
@@ -318,35 +330,35 @@ class SpikGPT:
         Parameters
         ----------
         cells
-            An AnnData, which gets the labels: ``obs["spikgpt_label"]``, ``obs["spikgpt_confidence"]``,
-            ``obs["spikgpt_best_label"]`` (before rejection), ``obsm["spikgpt_probabilities"]``, ``uns["spikgpt"]`` and
-            more. Or the path of an h5ad file or a zarr folder, which is read a few cells at a time and not changed.
-            A view becomes an AnnData of its own, and its parent gets no labels.
+            AnnData object, or path of an h5ad file or a zarr folder. An AnnData object gets the labels in
+            ``obs["spikgpt_label"]``, and further results in ``obs``, ``obsm`` and ``uns``. A file is read in chunks
+            and is not changed. A view of an AnnData object becomes a copy, and its parent gets no labels.
         layer
             Layer to read, ``X`` or ``raw``; None for counts if present, else log-normalised values.
         batch_key
-            Column of ``obs`` with the batch, such as the donor. To decide on Unknown, a cell is compared with the cells
-            of the same label in its batch. ``auto`` finds columns such as ``sample`` or ``donor``, or infers batches.
-            None treats all cells as one batch.
+            Column of ``obs`` with batches, such as donors. To decide on Unknown, a cell is compared with the cells of
+            the same label in its batch. ``auto`` uses columns such as ``sample`` or ``donor``; without such columns,
+            batches are inferred from the cells. None treats all cells as one batch.
         unknown_rate
-            Largest expected share of Unknown among cells like the held-out cells of the reference, from 0 to below 1.
-            0 gives every cell a label. None sets no limit.
+            Upper limit of the expected share of Unknown cells, from 0 to below 1, if all cells are of known types and
+            of the same study as the reference. 0 gives every cell a label. None sets no limit.
         threshold
-            Confidence below which a cell is Unknown, from 0 to 1, instead of the out-of-distribution rule. The paper
-            uses 0.95.
+            Confidence below which a cell is Unknown, from 0 to 1, instead of the default rule. The paper uses 0.95.
         reference_cutoff
-            Use the cut-offs of the reference's held-out cells alone, for cells of the same study as the reference.
+            Use cut-offs from the held-out cells of the reference alone, without correction of the batch effect. This
+            suits queries of the same study as the reference.
         smoothing
-            Average the probabilities of each cell with those of its nearest neighbours. It needs 100 cells.
+            Average the probabilities of each cell with those of its nearest neighbours. Queries of fewer than 100 cells
+            are not smoothed.
         scaling
-            Scaling of the query's genes: ``composition``, ``shift``, ``reference`` or ``query``. ``auto`` takes
-            ``composition`` or ``shift``, whichever the network supports more.
+            Scaling of the genes: ``composition``, ``shift``, ``reference`` or ``query``. ``auto`` uses ``composition``
+            or ``shift``, whichever gives the network the higher mean energy.
         batch_size
-            Cells classified at a time. The labels do not depend on it.
+            Number of cells classified at a time. The labels do not depend on this number.
         progress
-            Show a progress bar; None for only on a terminal.
+            Show a progress bar. None shows it only on a terminal.
         key_added
-            Prefix of the names of columns and arrays.
+            Prefix of the names of the columns and arrays with the results.
 
         Raises
         ------
@@ -358,7 +370,7 @@ class SpikGPT:
         Warns
         -----
         SpikGPTWarning
-            For each of the notes of the annotation.
+            For anything unusual in the cells: the notes of the annotation.
         """
         options = arguments_as(AnnotateOptions, locals())
         if isinstance(cells, str | Path):
@@ -400,40 +412,19 @@ class SpikGPT:
         label_key
             Column of ``obs`` with the true types.
         label_map
-            Maps names in that column to the reference's names, where they differ.
-        layer
-            Layer to read, ``X`` or ``raw``; None for counts if present, else log-normalised values.
-        batch_key
-            Column of ``obs`` with the batch, such as the donor. To decide on Unknown, a cell is compared with the cells
-            of the same label in its batch. ``auto`` finds columns such as ``sample`` or ``donor``, or infers batches.
-            None treats all cells as one batch.
-        unknown_rate
-            Largest expected share of Unknown among cells like the held-out cells of the reference, from 0 to below 1.
-            0 gives every cell a label. None sets no limit.
-        threshold
-            Confidence below which a cell is Unknown, from 0 to 1, instead of the out-of-distribution rule. The paper
-            uses 0.95.
-        reference_cutoff
-            Use the cut-offs of the reference's held-out cells alone, for cells of the same study as the reference.
-        smoothing
-            Average the probabilities of each cell with those of its nearest neighbours. It needs 100 cells.
-        scaling
-            Scaling of the query's genes: ``composition``, ``shift``, ``reference`` or ``query``. ``auto`` takes
-            ``composition`` or ``shift``, whichever the network supports more.
-        batch_size
-            Cells classified at a time. The labels do not depend on it.
-        progress
-            Show a progress bar; None for only on a terminal.
+            For each type with another name in the reference: its name in the column, and its name in the reference.
+        layer, batch_key, unknown_rate, threshold, reference_cutoff, smoothing, scaling, batch_size, progress
+            The same as for :meth:`annotate`.
 
         Raises
         ------
         DataError
-            When the cells cannot be read, or the label column is missing or names no type of the reference.
+            When the cells cannot be read, the label column is missing, or none of its types is in the reference.
 
         Warns
         -----
         SpikGPTWarning
-            For each of the notes of the annotation.
+            For anything unusual in the cells: the notes of the annotation.
         """
         _check_cells(adata, "evaluate")
         _check_key(label_key)

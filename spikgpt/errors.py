@@ -3,21 +3,21 @@
 The family::
 
     SpikGPTError
-    ├── DataError            the cells or their annotations cannot be used as they are
+    ├── DataError            the cells cannot be used
     │   ├── GenesError       too few genes are shared with the reference
-    │   └── LabelsError      the label column is missing or cannot be learned from
-    ├── ConfigError          a setting is out of range or contradicts another
-    ├── DamagedReference     a reference folder is incomplete, altered or inconsistent
-    │   └── FormatError      the format is newer than this library
-    ├── ReferenceNotFound    no reference of that name is known here
-    ├── HubError             the Hub refuses, or does not answer properly
-    ├── DownloadError        a file of a study cannot be downloaded, or differs from what is expected
-    ├── CheckpointError      a training checkpoint does not belong to this run
+    │   └── LabelsError      the column of cell types is missing or unsuitable
+    ├── ConfigError          an option is out of range or contradicts another option
+    ├── DamagedReference     a reference is incomplete, altered or inconsistent
+    │   └── FormatError      the file format of a reference cannot be read
+    ├── ReferenceNotFound    no reference has this name
+    ├── HubError             the Hugging Face Hub refuses a request or gives no proper answer
+    ├── DownloadError        a published file cannot be downloaded or has another hash
+    ├── CheckpointError      a training checkpoint belongs to another training
     ├── ParityError          an exported graph disagrees with the trained model
-    └── GraphError           a graph cannot be run, or not on the requested device
+    └── GraphError           a graph cannot be run on this machine
 
-Every message says what was found, what was expected and what to do. A suspicious but usable query gives a
-SpikGPTWarning, a UserWarning.
+Every message states the problem, the expected value and the next step. If a query is unusual but can be annotated, a
+SpikGPTWarning is given.
 """
 
 from __future__ import annotations
@@ -47,7 +47,7 @@ LONGEST = 3000
 
 
 class SpikGPTError(Exception):
-    """Base of every error that SpikGPT raises for a reason that a user can correct."""
+    """Base class of the errors below, which a user can correct."""
 
     def __str__(self) -> str:
         # A message may quote a stranger's text of any length. The end of the message says what to do.
@@ -56,7 +56,7 @@ class SpikGPTError(Exception):
 
 
 class DataError(SpikGPTError):
-    """The cells or their annotations cannot be used as they are."""
+    """The cells cannot be used: their values, genes, layers or columns are unsuitable."""
 
 
 class GenesError(DataError):
@@ -64,47 +64,47 @@ class GenesError(DataError):
 
 
 class LabelsError(DataError):
-    """The label column is missing or cannot be learned from."""
+    """The column of cell types is missing or unsuitable."""
 
 
 class ConfigError(SpikGPTError):
-    """A setting is out of range or contradicts another."""
+    """An option is out of range or contradicts another option."""
 
 
 class DamagedReference(SpikGPTError):
-    """A reference folder is incomplete, altered or inconsistent."""
+    """A reference is incomplete, altered or inconsistent."""
 
 
 class FormatError(DamagedReference):
-    """A reference was written in a format that this library cannot read."""
+    """The file format of a reference cannot be read, for example because it is newer than this version of SpikGPT."""
 
 
 class ReferenceNotFound(SpikGPTError):
-    """No reference of that name or folder is known here."""
+    """No reference has this name, in this package, on the disk or on the Hub."""
 
 
 class HubError(SpikGPTError):
-    """The Hugging Face Hub refuses a request, or does not answer properly."""
+    """The Hugging Face Hub refuses a request or gives no proper answer."""
 
 
 class DownloadError(SpikGPTError):
-    """A file of a study cannot be downloaded, or differs from what is expected."""
+    """A published file of a study cannot be downloaded, or has another size or hash than expected."""
 
 
 class CheckpointError(SpikGPTError):
-    """A training checkpoint belongs to another run."""
+    """A training checkpoint belongs to another training."""
 
 
 class ParityError(SpikGPTError):
-    """An exported graph disagrees with the model that it was made from."""
+    """An exported ONNX graph gives other labels than the trained model."""
 
 
 class GraphError(SpikGPTError):
-    """A graph cannot be run, or not on the requested device."""
+    """An ONNX graph cannot be run on this machine or the requested device."""
 
 
 class SpikGPTWarning(UserWarning):
-    """Labels were written, and something about them is suspicious."""
+    """Something about the cells or the labels is unusual; the labels were computed all the same."""
 
 
 def warn(*messages: str, category: type[Warning] = SpikGPTWarning) -> None:

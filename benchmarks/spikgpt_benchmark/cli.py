@@ -27,17 +27,17 @@ Positive = Annotated[float, Meta(gt=0)]
 
 
 class CellsOptions(Options, frozen=True, kw_only=True):
-    """Cells that methods learn from and label."""
+    """Reference and query of the comparison."""
 
     reference: Annotated[Path | None, about("Labelled cells to learn from: .h5ad, .zarr, or 10x files.")] = None
-    query: Annotated[Path | None, about("Cells to label, whose true types are known.")] = None
-    label_key: Annotated[str | None, about("Column of obs with the types, in both files.")] = None
+    query: Annotated[Path | None, about("Cells of known types to annotate: .h5ad, .zarr, or 10x files.")] = None
+    label_key: Annotated[str | None, about("Column of obs with the cell types, in both files.")] = None
     batch_key: Annotated[str | None, about("Column of obs with the batch or donor, in both files.")] = None
     suite: Annotated[
         list[str] | None,
-        about("Named suite instead, such as pbmc, novelty, accuracy, transfer or tissues; repeatable."),
+        about("Fixed set of tasks to use instead of --reference and --query, such as pbmc; repeatable."),
     ] = None
-    data: Annotated[Path | None, about("Folder with the files of the suites; by default SPIKGPT_DATA.")] = None
+    data: Annotated[Path | None, about("Folder with the files of the suites; default: SPIKGPT_DATA.")] = None
 
     def folder(self) -> Path | None:
         """Return the folder with the files of the suites, if one is named."""
@@ -66,14 +66,12 @@ class CellsOptions(Options, frozen=True, kw_only=True):
 class RunOptions(Options, frozen=True, kw_only=True):
     """Runs of the methods."""
 
-    methods: Annotated[str, about("Names of methods, with commas between them; all by default.")] = "all"
-    seeds: Annotated[Count, about("Runs of each method that is not deterministic.")] = 1
+    methods: Annotated[str, about("Names of methods, with commas between them.")] = "all"
+    seeds: Annotated[Count, about("Number of runs of each method that uses random numbers.")] = 1
     time_limit: Annotated[Count, about("Seconds after which a method is stopped.")] = 3600
     memory_limit: Annotated[Positive, about("Gigabytes above which a method is stopped.")] = 8.0
-    threads: Annotated[Count | None, about("Threads of each method; by default one for each core.")] = None
-    option: Annotated[list[str] | None, about("NAME=VALUE that a method needs, such as markers=FILE; repeatable.")] = (
-        None
-    )
+    threads: Annotated[Count | None, about("Threads of each method; default: one per core.")] = None
+    option: Annotated[list[str] | None, about("Setting that a method needs, such as markers=FILE; repeatable.")] = None
 
     def selected_methods(self) -> list[Method]:
         """Return the named methods."""
@@ -102,12 +100,16 @@ class RunOptions(Options, frozen=True, kw_only=True):
 class StudyOptions(Options, frozen=True, kw_only=True):
     """Suites that measure SpikGPT across studies."""
 
-    task: Annotated[list[str] | None, about("Task of the suite to measure; repeatable, all by default.")] = None
-    panel: Annotated[list[Count] | None, about("Number of genes of a panel to measure too; repeatable.")] = None
-    complete: Annotated[bool, about("Leave no cell type out of the references.", "--complete")] = False
-    shared_genes: Annotated[bool, about("Train on the genes of the query too.", "--shared-genes")] = False
+    task: Annotated[list[str] | None, about("Task of the suite to measure; repeatable. Default: all tasks.")] = None
+    panel: Annotated[
+        list[Count] | None, about("Also measure with a random panel of this number of genes; repeatable.")
+    ] = None
+    complete: Annotated[bool, about("Measure only with all cell types in the references.", "--complete")] = False
+    shared_genes: Annotated[
+        bool, about("Also train references on exactly the genes of the query.", "--shared-genes")
+    ] = False
     size: Annotated[
-        list[Count] | None, about("Number of cells, labels or clusters that speed is measured with; repeatable.")
+        list[Count] | None, about("Number of cells, labels or clusters in the suites that measure speed; repeatable.")
     ] = None
 
 
@@ -118,7 +120,7 @@ def benchmark(
     study: StudyOptions,
     out: Annotated[Path, typer.Option(help="Folder for the report and for finished runs.")],
 ) -> None:
-    """Compare methods on the same cells, or measure SpikGPT across studies. An interrupted run can be continued."""
+    """Compare methods on the same cells, or measure SpikGPT across studies."""
     if out.exists() and not out.is_dir():
         msg = f"{out} is a file; name a folder to write to."
         raise ConfigError(msg)

@@ -22,17 +22,17 @@ if TYPE_CHECKING:
 
 
 class ModelOptions(EngineOptions, frozen=True, kw_only=True):
-    """Reference, and the engine that runs its network."""
+    """Reference, and program that runs its network."""
 
     model: Annotated[str, about(MODEL)]
     scgpt: Annotated[Path | None, about(SCGPT)] = None
 
 
 class LabelOptions(AnnotateOptions, frozen=True):
-    """Labelling of the query's cells."""
+    """Annotation of the query."""
 
     strict: Annotated[bool, about("Exit with code 3 if the query is of another tissue or species.", "--strict")] = False
-    no_unknown: Annotated[bool, about("Give every cell with counts its most probable label.", "--no-unknown")] = False
+    no_unknown: Annotated[bool, about("Give every cell a label, unless it has no counts.", "--no-unknown")] = False
     no_batch: Annotated[bool, about("Treat all cells as one batch.", "--no-batch")] = False
     # Options of version 0.9.
     alone: Annotated[bool, about("Deprecated name of --no-smoothing.", "--alone/--neighbours", hidden=True)] = False
@@ -65,10 +65,10 @@ def annotate(
     hub: PinnedOptions,
     out: Annotated[Path | None, typer.Option(help="Output file, .h5ad or .zarr: the input with labels.")] = None,
     table: Annotated[Path | None, typer.Option(help="Output table, .csv, .tsv or .parquet: one row per cell.")] = None,
-    cluster_key: Annotated[str | None, typer.Option(help="Column of obs with clusters, to name by vote.")] = None,
+    cluster_key: Annotated[str | None, typer.Option(help="Column of obs with clusters, to label by majority.")] = None,
     cluster_table: Annotated[Path | None, typer.Option(help="Output table, .csv or .tsv: one row per cluster.")] = None,
 ) -> None:
-    """Label the cells of QUERY and write --out, --table or both."""
+    """Annotate QUERY, and write the labels to --out, --table or both."""
     import pandas as pd
 
     from spikgpt.cells.output import write_copy, write_csv, write_table
@@ -124,11 +124,14 @@ def evaluate(
     options: Annotated[LabelOptions, EVALUATED],
     hub: PinnedOptions,
     label_map: Annotated[
-        str | None, typer.Option(help="Map from the query's types to the reference's labels: JSON, or a JSON file.")
+        str | None,
+        typer.Option(
+            help='Names of types in QUERY and in the reference: JSON, such as {"A": "alpha"}, or a JSON file.'
+        ),
     ] = None,
-    json_file: Annotated[Path | None, typer.Option("--json", help="Output file with all metrics.")] = None,
+    json_file: Annotated[Path | None, typer.Option("--json", help="Output file with all figures, .json.")] = None,
 ) -> None:
-    """Label the cells of QUERY and compare the labels with the true types."""
+    """Annotate QUERY, and compare the labels with the true types in obs."""
     from spikgpt.cells.reading import open_cells
     from spikgpt.files import replacing
     from spikgpt.reference.json_files import dumped

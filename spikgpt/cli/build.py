@@ -19,30 +19,30 @@ if TYPE_CHECKING:
 
 
 class BuildOptions(Options, frozen=True):
-    """Contents and sources of the build."""
+    """Input and steps of the build."""
 
-    mirror: Annotated[str | None, about("Folder or address with the files as ACCESSION/NAME.")] = None
-    cache: Annotated[Path | None, about("Folder for downloads.")] = None
-    steps: Annotated[str, about("Steps to run.")] = "download,prepare,train,evaluate,card"
-    variant: Annotated[str | None, about("Variant of the recipe, such as shipped of pancreas.")] = None
-    only: Annotated[
-        list[str] | None, about("Build from this study or accession alone; repeat the option for more. Default: all.")
-    ] = None
+    mirror: Annotated[str | None, about("Folder or web address that has the published files as ACCESSION/NAME.")] = None
+    cache: Annotated[Path | None, about("Folder for downloaded files.")] = None
+    steps: Annotated[str, about("Steps to run, with commas between them.")] = "download,prepare,train,evaluate,card"
+    variant: Annotated[str | None, about("Variant of the recipe, such as the variant shipped of pancreas.")] = None
+    only: Annotated[list[str] | None, about("Study or accession to build from; repeatable. Default: all studies.")] = (
+        None
+    )
     synthetic: Annotated[
-        bool, about("The cells are simulated; the reference and its card state so.", "--synthetic")
+        bool, about("State in the reference and its card that the cells are simulated.", "--synthetic")
     ] = False
 
 
 @command()
 def build(
-    recipe: Annotated[str, typer.Argument(help="retina, lung, pancreas, or a folder with a recipe.yaml.")],
+    recipe: Annotated[str, typer.Argument(help="Recipe: retina, lung, pancreas, or a folder with a recipe.yaml.")],
     options: BuildOptions,
     hub: Annotated[HubOptions, ("endpoint",)],
     out: Annotated[Path | None, typer.Option(help="Folder to write the reference to.")] = None,
-    push: Annotated[str | None, typer.Option(help="ORG/NAME on the Hub to push the reference to.")] = None,
+    push: Annotated[str | None, typer.Option(help="Repository ORG/NAME on the Hub to upload the reference to.")] = None,
     show_card: Annotated[bool, typer.Option("--show-card", help="Show the card of the recipe and exit.")] = False,
 ) -> None:
-    """Build a reference from the files that studies published. The same command resumes an interrupted build."""
+    """Build a reference from published files. If the build is interrupted, run the command again to continue."""
     from spikgpt.reference.card import untrained_card
     from spikgpt.reference.hub import check_repository
     from spikgpt_recipes.plan import plan_build

@@ -37,10 +37,10 @@ ScGPT = Annotated[Path | None, typer.Option("--scgpt", help=SCGPT)]
 
 
 class PinnedOptions(HubOptions, frozen=True, kw_only=True):
-    """Download and version pinning."""
+    """Download and version of the reference."""
 
     expect: Annotated[str | None, about("Digest that the reference must have, as `spikgpt pull` prints it.")] = None
-    lock: Annotated[bool, about("Use the version pinned in spikgpt.lock, or pin it now.", "--lock")] = False
+    lock: Annotated[bool, about("Use the version listed in spikgpt.lock; if none is listed, add it.", "--lock")] = False
     lock_file: Annotated[Path | None, about("Lock file to use instead of spikgpt.lock.")] = None
 
     def pin(self) -> VersionPin:

@@ -16,8 +16,8 @@ from spikgpt.errors import ConfigError
 from spikgpt.options import Count, HubOptions, Options, about
 
 CHECKPOINT_HELP = escaped(CHECKPOINT)
-Layer = Annotated[str | None, about("Layer, X or raw; default: counts if present, else log-normalised values.")]
-Device = Annotated[str | None, about("A torch device; by default a GPU when there is one.")]
+Layer = Annotated[str | None, about("Layer to read, X or raw; default: counts if present, else log-normalised values.")]
+Device = Annotated[str | None, about("Device of PyTorch, such as cpu; default: a GPU if there is one.")]
 Torch = Literal["float32", "bfloat16", "float16"]
 Rate = Annotated[float, Meta(gt=0, description="Largest learning rate.")]
 
@@ -27,22 +27,24 @@ class EmbedOptions(Options, frozen=True):
 
     layer: Layer = None
     max_length: Annotated[Count, about("Largest number of tokens of a cell.")] = 1200
-    batch_size: Annotated[Count | None, about("Cells per batch; default: the fastest that fit.")] = None
+    batch_size: Annotated[
+        Count | None, about("Number of cells computed at a time; default: the fastest that fits in memory.")
+    ] = None
     precision: Annotated[Torch, about("Number format; 16 bits are faster on a GPU.")] = "float32"
     device: Device = None
-    cache: Annotated[bool, about("Cache finished cells, for reuse and to resume an interrupted run.")] = True
+    cache: Annotated[bool, about("Cache embedded cells, to continue an interrupted run.")] = True
 
 
 class PretrainOptions(Options, frozen=True):
     """Training of the network."""
 
-    genes: Annotated[Count, about("Size of the vocabulary: the most variable genes.")] = 3000
-    dim: Annotated[Count, about("Length of a cell's vector.")] = 128
-    layers: Annotated[Count, about("Layers of the transformer.")] = 4
-    heads: Annotated[Count, about("Attention heads of a layer.")] = 4
+    genes: Annotated[Count, about("Number of genes in the vocabulary; the most variable genes are used.")] = 3000
+    dim: Annotated[Count, about("Length of the vector of a cell.")] = 128
+    layers: Annotated[Count, about("Number of layers of the transformer.")] = 4
+    heads: Annotated[Count, about("Number of attention heads in each layer.")] = 4
     max_length: Annotated[Count, about("Largest number of tokens of a cell.")] = 600
-    epochs: Annotated[Count, about("Passes over the cells.")] = 20
-    batch_size: Annotated[Count, about("Cells per step.")] = 32
+    epochs: Annotated[Count, about("Number of passes over the cells.")] = 20
+    batch_size: Annotated[Count, about("Number of cells in each training step.")] = 32
     learning_rate: Rate = 1e-3
     seed: Annotated[
         int, Meta(ge=0, description="Seed of the random numbers; on a CPU, the same seed gives the same weights.")
@@ -60,7 +62,8 @@ def embed(
     hub: HubOptions,
     key: Annotated[str, typer.Option(help="Name of the embedding in obsm.")] = "X_scGPT",
     upstream_seeds: Annotated[
-        tuple[int, int] | None, typer.Option(help="Tokenise as upstream, from these seeds of NumPy and torch.")
+        tuple[int, int] | None,
+        typer.Option(help="Use the random numbers of the scgpt package, from these seeds of NumPy and PyTorch."),
     ] = None,
 ) -> None:
     """Write scGPT's embedding of QUERY. The same command resumes an interrupted run."""

@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 
 @command()
 def list_(hub: HubOptions) -> None:
-    """List the references that are shipped with this package, in the cache, and on the Hub."""
+    """List the references in this package, in the cache and on the Hub."""
     from spikgpt.reference.format import FILES, MANIFEST, verified_files
     from spikgpt.reference.json_files import converted, parsed
     from spikgpt.reference.registry import namespace, shipped_references
@@ -51,7 +51,7 @@ def list_(hub: HubOptions) -> None:
 
 @command()
 def info(model: Model, hub: HubOptions) -> None:
-    """Show the labels of a reference, its training, and its scores on held-out cells."""
+    """Show the labels of a reference, its training cells, and its accuracy on held-out cells."""
     from spikgpt.sharing import open_reference
 
     reference = open_reference(model, hub=hub_of(hub))
@@ -78,7 +78,7 @@ def info(model: Model, hub: HubOptions) -> None:
 
 @command()
 def verify(model: Model, hub: HubOptions, scgpt: ScGPT = None) -> None:
-    """Check that a reference is whole and consistent; exit code 2 when it is not."""
+    """Check that a reference is complete and consistent; exit code 2 if it is not."""
     from spikgpt import sharing
     from spikgpt.reference.registry import resolve
 
@@ -87,7 +87,7 @@ def verify(model: Model, hub: HubOptions, scgpt: ScGPT = None) -> None:
     verified = sharing.verify(resolved.source, scgpt=scgpt, hub=client)
     for check in verified.checks:
         typer.echo(f"ok: {check}")
-    typer.echo(f"{resolved.origin or resolved.folder} is whole, sha256 {verified.reference.digest}.")
+    typer.echo(f"{resolved.origin or resolved.folder} is complete, sha256 {verified.reference.digest}.")
 
 
 @command("Nothing was written; finished downloads stay in the cache.")
@@ -107,15 +107,15 @@ def pull(
     typer.echo(f"sha256:{pulled.digest}")
 
 
-@command("Look at the page of the repository: a commit is there in whole or not at all.")
+@command("The repository is unchanged or completely updated: see its page on the Hub.")
 def push(
     folder: Annotated[Path, typer.Argument(help="Folder of the reference.")],
-    repository: Annotated[str, typer.Argument(help="ORG/NAME on the Hub; made if there is none.")],
+    repository: Annotated[str, typer.Argument(help="Repository ORG/NAME on the Hub; created if it is missing.")],
     options: PushOptions,
     hub: Annotated[HubOptions, ("endpoint",)],
     scgpt: ScGPT = None,
 ) -> None:
-    """Push a reference to the Hub, in one commit. Log in first with `hf auth login`, or set HF_TOKEN."""
+    """Upload a reference to the Hub, in one commit. Log in first with `hf auth login`, or set HF_TOKEN."""
     from spikgpt import sharing
 
     pushed = sharing.push(folder, repository, options, hub=hub_of(hub), scgpt=scgpt)
@@ -138,15 +138,17 @@ def report_push(pushed: Push) -> None:
 @command()
 def export(
     model: Model,
-    out: Annotated[
-        Path, typer.Option(help="Folder to write; the folder of the reference itself gets the graphs added.")
-    ],
+    out: Annotated[Path, typer.Option(help="Folder to write to; it can be the folder of the reference itself.")],
     hub: HubOptions,
-    precision: Annotated[list[str] | None, typer.Option(help="fp32 (default), fp16, int8; repeatable.")] = None,
-    literal: Annotated[bool, typer.Option("--literal", help="Write one .onnx with the paper's m copies.")] = False,
+    precision: Annotated[
+        list[str] | None, typer.Option(help="Number format of a graph: fp32 (default), fp16 or int8; repeatable.")
+    ] = None,
+    literal: Annotated[
+        bool, typer.Option("--literal", help="Write one .onnx file of the network with m tokens, as in the paper.")
+    ] = False,
     scgpt: ScGPT = None,
 ) -> None:
-    """Write a reference with its ONNX graphs, each compared with the trained model."""
+    """Write a reference with its ONNX graphs, after a comparison of each graph with the trained model."""
     from spikgpt.engines.opening import torch_engine
     from spikgpt.sharing import open_reference
     from spikgpt_onnx import exporter

@@ -31,10 +31,12 @@ from spikgpt.options import Count, HubOptions, Options, TrainOptions, about
 class EmbedderOptions(Options, frozen=True):
     """Embedding of the cells."""
 
-    embedder: Annotated[str, about("pca, scgpt, or obsm:KEY for an embedding in the file.")] = "pca"
+    embedder: Annotated[str, about("pca (principal components), scgpt, or obsm:KEY for an embedding in the file.")] = (
+        "pca"
+    )
     scgpt: Annotated[str | None, about(CHECKPOINT)] = None
     max_length: Annotated[Count, about("Largest number of scGPT tokens of a cell.")] = 1200
-    bundle: Annotated[bool, about("Store the checkpoint in the reference.", "--bundle")] = False
+    bundle: Annotated[bool, about("Copy the scGPT checkpoint into the reference.", "--bundle")] = False
 
     def __post_init__(self) -> None:
         if (self.embedder == "scgpt") != (self.scgpt is not None):
@@ -51,13 +53,15 @@ class EmbedderOptions(Options, frozen=True):
 
 
 class CardOptions(Options, frozen=True):
-    """Card of the reference."""
+    """Description of the reference for its card."""
 
-    name: Annotated[str | None, about("Name of the reference; by default that of the folder.")] = None
-    source: Annotated[str | None, about("Origin of the cells.")] = None
+    name: Annotated[str | None, about("Name of the reference; default: the name of the folder.")] = None
+    source: Annotated[str | None, about("Origin of the cells, such as a study.")] = None
     licence: Annotated[str | None, about("Licence of the reference, such as MIT.")] = None
-    dataset: Annotated[list[str] | None, about("Accession of the cells; repeatable.")] = None
-    description: Annotated[Path | None, about("Markdown file with intended use and limits.")] = None
+    dataset: Annotated[list[str] | None, about("Accession of the cells, such as GSE84133; repeatable.")] = None
+    description: Annotated[Path | None, about("Markdown file with a description, such as intended use and limits.")] = (
+        None
+    )
 
     def provenance(self) -> dict[str, Any]:
         """Return the fields of the card that the user gave."""
@@ -82,7 +86,7 @@ def train(
     hub: Annotated[HubOptions, ("endpoint", "local_files_only")],
     overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace an existing reference.")] = False,
 ) -> None:
-    """Train a reference. The same command resumes an interrupted training after its last epoch."""
+    """Train a reference. If the training is interrupted, run the command again to continue from the last epoch."""
     from spikgpt.reference.format import check_writable
 
     check_writable(out, overwrite=overwrite)
@@ -125,12 +129,16 @@ def leave_one_type_out(
     reference: Annotated[Path, typer.Argument(help="Labelled cells: .h5ad, .zarr, or 10x files.")],
     label_key: Annotated[str, typer.Option(help="Column of obs with the cell types.")],
     options: TrainOptions,
-    types: Annotated[list[str] | None, typer.Option("--type", help="Type to leave out; repeatable.")] = None,
-    embedder: Annotated[str, typer.Option(help="pca, or obsm:KEY for an embedding in the file.")] = "pca",
-    table: Annotated[Path | None, typer.Option(help="Also write one row per type, .csv.")] = None,
-    plot: Annotated[Path | None, typer.Option(help="Also draw the figures, .png.")] = None,
+    types: Annotated[
+        list[str] | None, typer.Option("--type", help="Cell type to leave out; repeatable. Default: all types.")
+    ] = None,
+    embedder: Annotated[
+        str, typer.Option(help="Embedding of the cells: pca (principal components), or obsm:KEY for one in the file.")
+    ] = "pca",
+    table: Annotated[Path | None, typer.Option(help="Output table, .csv: one row per type.")] = None,
+    plot: Annotated[Path | None, typer.Option(help="Output plot, .png.")] = None,
 ) -> None:
-    """Train without each cell type in turn, and measure how many of its cells become Unknown."""
+    """Train without each cell type in turn, and measure the share of its cells that become Unknown."""
     check_outputs(Output("--table", table, CSV), Output("--plot", plot, PNG), inputs=[reference])
     from spikgpt.cells.output import write_csv
     from spikgpt.cells.reading import read_cells

@@ -31,17 +31,17 @@ class Cluster:
     Attributes
     ----------
     label
-        The most frequent label, the first by name among equals; Unknown for a candidate.
+        The most frequent label of its cells; Unknown for a candidate.
     frequencies
         Share of cells with each label, the largest first.
     nearest
-        The most frequent label before rejection, or None when all cells are empty.
+        The most frequent label before rejection; None if no cell has counts.
     candidate
         True if the cluster may be a new type.
     markers
         Marker genes of a candidate, best first.
     compared_with
-        Cells outside the cluster for the comparison; empty without a comparison.
+        Description of the cells that the marker genes compare the cluster with; empty without marker genes.
     note
         Reason why a candidate has no marker genes; empty otherwise.
     """
@@ -71,7 +71,7 @@ class Cluster:
 class ClusterReport:
     """The clusters of n cells.
 
-    ``labels`` holds the label of each cell's cluster, shape (n,), or the cell's own label where it has no cluster.
+    ``labels``, shape (n,), has the label of the cluster of each cell, or the cell's own label if it has no cluster.
     """
 
     clusters: tuple[Cluster, ...]
@@ -100,29 +100,29 @@ class ClusterReport:
 
 
 def summarise(annotation: Annotation, adata: AnnData, cluster_key: str, *, layer: str | None = None) -> ClusterReport:
-    """Label each cluster by the majority of its cells, and find marker genes of clusters that may be a new type.
+    """Give each cluster the most frequent label of its cells, and find marker genes of clusters that may be a new type.
 
-    A candidate for a new type has at least 10 cells, at least half of its cells are Unknown, and some cells are not
-    empty. Its marker genes have a log2 fold change above 1 and an adjusted p below 0.05 in a Wilcoxon rank-sum test on
-    log-normalised values. The test compares the cluster with the query's cells of the nearest known type; with fewer
-    than 10 of these cells, with all cells outside the candidates. At most 5000 cells of each side, evenly spaced, are
-    compared. Only the 100 largest candidates get marker genes.
+    A cluster is a candidate for a new type if it has at least 10 cells and at least half of them are Unknown. Marker
+    genes of a candidate have a log2 fold change above 1, and an adjusted p-value below 0.05 in a Wilcoxon rank-sum
+    test on log-normalised values. The test compares the cluster with the cells of the nearest known type. If the query
+    has fewer than 10 of these, it compares the cluster with all cells outside the candidates. At most 5000 cells of
+    each side are compared. Only the 100 largest candidates get marker genes.
 
     Parameters
     ----------
     annotation
         Labels of the cells of ``adata``, in the same order.
     adata
-        Query, which is not changed. From a matrix on disk, only the compared cells are loaded.
+        The annotated query, which is not changed.
     cluster_key
         Column of ``obs`` with the clusters. Cells without a value belong to no cluster.
     layer
-        Layer with the expression values; see :func:`spikgpt.cells.expression.find_expression`.
+        Layer to read, ``X`` or ``raw``; None for counts if present, else log-normalised values.
 
     Raises
     ------
     LabelsError
-        When the column does not exist, is a measurement, or holds no cluster.
+        When the column does not exist, contains a measurement such as the number of counts, or is empty.
     """
     names, clustered = labels_of(adata, cluster_key)
     labels, best_labels = annotation.labels, annotation.best_labels

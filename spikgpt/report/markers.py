@@ -30,7 +30,13 @@ VALUE_BITS = np.uint64(32)
 
 @dataclass(frozen=True)
 class MarkerGene:
-    """A gene with higher expression inside a cluster, and the shares of cells that express the gene."""
+    """A gene with higher expression in a cluster than in other cells.
+
+    Attributes
+    ----------
+    share_inside, share_outside
+        Share of the cells that express the gene, in the cluster and among the other cells.
+    """
 
     gene: str
     log2_fold_change: float

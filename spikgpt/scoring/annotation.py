@@ -44,36 +44,41 @@ LABELS_SHOWN = 5
 
 @dataclass(frozen=True, repr=False)
 class Annotation:
-    """Labels of n cells by a reference of L labels.
+    """Labels and scores of n cells, by a reference of L labels.
 
     Attributes
     ----------
     obs_names
         Names of the cells, by index.
-    best, confidence, probabilities
-        Index of the most probable of the ``label_names``, shape (n,), its probability, shape (n,), and the
-        probabilities of all labels, shape (n, L).
+    best
+        Index of the most probable label of each cell in ``label_names``, shape (n,).
+    confidence
+        Calibrated probability of the most probable label, shape (n,).
+    probabilities
+        Calibrated probabilities of all labels, shape (n, L).
     empty
-        True for cells without counts, shape (n,). They are Unknown with confidence 0.
+        True for cells without counts, shape (n,). These cells are Unknown with confidence 0.
     broad
-        Index of ``broad_names``, shape (n,): the label, or for ambiguous labels the Cell Ontology term above them.
+        Index of the broad label of each cell in ``broad_names``, shape (n,): the label, or a broader Cell Ontology term
+        if the label is uncertain.
     compatibility
-        Result of the check that the reference suits the query; None for a reference of format 1.
-    rejected, rule
-        True for Unknown cells, shape (n,), and the rule behind them.
+        Result of the check whether the reference suits the query; None for a reference of format 1.
+    rejected
+        True for Unknown cells, shape (n,).
+    rule
+        Rule that decided which cells are Unknown.
     typicality
-        Conformal p-value: share of held-out cells with a lower in-distribution score, shape (n,). None for a reference
-        of format 1.
+        Conformal p-value, shape (n,): share of held-out reference cells with a lower in-distribution score. None for a
+        reference of format 1.
     ood_score
-        Out-of-distribution score, shape (n,): Unknown above 0 by the default rule, or below a confidence where the
-        query has few genes. NaN for empty cells. None where another rule decides.
+        Out-of-distribution score, shape (n,): by default a cell is Unknown above 0. NaN for empty cells. None if
+        another rule decides.
     batch_key
-        Columns of obs with the batches within which cells were compared; "inferred" where the batches were inferred
-        from the cells; None for one batch.
+        Columns of obs with the batches; "inferred" if the batches were inferred from the cells; None for one batch.
     smoothed
-        True if label probabilities were averaged over neighbours, which needs 100 cells.
+        True if probabilities were averaged over neighbouring cells, which needs 100 cells.
     key_added
-        Prefix of the names of columns, arrays and provenance in an AnnData and in tables.
+        Prefix of the names of the results in an AnnData and in tables.
     """
 
     obs_names: Any
@@ -109,7 +114,7 @@ class Annotation:
 
     @property
     def broad_labels(self) -> Strings:
-        """Labels after rejection, or what ambiguous ones have in common, shape (n,)."""
+        """Labels after rejection, shape (n,); for uncertain labels, a broader Cell Ontology term."""
         return _text(self._column(BROAD_LABEL))
 
     @property
@@ -148,7 +153,7 @@ class Annotation:
         return table.sort_values("cells", ascending=False, kind="stable")
 
     def obs(self) -> pd.DataFrame:
-        """Return the columns for ``obs``: labels as categories, confidence, typicality and OOD score."""
+        """Return the columns that :meth:`write_to` adds to ``obs``: labels, confidence, typicality and OOD score."""
         columns: dict[str, Any] = {self.named(name): self._column(name) for name in LABELS}
         columns[self.named(CONFIDENCE)] = self.confidence
         if self.typicality is not None:
@@ -158,11 +163,11 @@ class Annotation:
         return pd.DataFrame(columns, index=pd.Index(self.obs_names[:]))
 
     def obsm(self) -> dict[str, npt.NDArray[np.float32]]:
-        """Return the arrays for ``obsm``: the probability of every label."""
+        """Return the array that :meth:`write_to` adds to ``obsm``: the probabilities of all labels."""
         return {self.named(PROBABILITIES): self.probabilities}
 
     def uns(self, target: Any = None) -> dict[str, Any]:
-        """Return the entries for ``uns``: provenance of the labels, and their colours for scanpy's plots.
+        """Return the entries that :meth:`write_to` adds to ``uns``: facts on the annotation, and colours for scanpy.
 
         Parameters
         ----------
@@ -196,17 +201,17 @@ class Annotation:
         return {self.key_added: provenance} | colors
 
     def named(self, name: str) -> str:
-        """Return the name of a column or an array in an AnnData."""
+        """Return a name of a result with the prefix ``key_added``, such as "spikgpt_label" for "label"."""
         return f"{self.key_added}_{name}"
 
     def colors(self, names: Iterable[str]) -> npt.NDArray[np.object_]:
-        """Return a hex code for each label: the same in all queries of a reference, and grey for Unknown."""
+        """Return the colours of labels as hex codes: fixed for each label of a reference, and grey for Unknown."""
         known = [name for name in dict.fromkeys(self.label_names + self.broad_names) if name != UNKNOWN]
         codes = dict(zip(known, palette(len(known)), strict=True)) | {UNKNOWN: UNKNOWN_COLOR}
         return np.array([codes[name] for name in names], dtype=object)
 
     def sentences(self) -> list[str]:
-        """Return sentences on the values, the genes, the rejection and the compatibility."""
+        """Return sentences that describe the input, the share of Unknown cells, and the compatibility."""
         report, check = self.report, self.compatibility
         return [
             f"Read {report.values} from {report.source}; scaling: {report.scaling}.",
@@ -216,12 +221,12 @@ class Annotation:
         ]
 
     def notes(self, target: Any = None) -> list[str]:
-        """Return sentences on everything suspicious.
+        """Return a sentence on each unusual fact, such as few genes or many Unknown cells.
 
         Parameters
         ----------
         target
-            AnnData that the labels are written into. The notes then name the columns that are replaced there.
+            AnnData that the labels are written into. A note then names the columns that are replaced there.
         """
         notes, rule, check = list(self.report.notes), self.rule, self.compatibility
         usable = check is None or check.usable
@@ -295,14 +300,14 @@ class Annotation:
         return [f"{note} To keep the labels of both, use key_added='NAME' (--key-added NAME)."]
 
     def write_to(self, adata: AnnData) -> None:
-        """Write the labels into ``obs``, the probabilities into ``obsm`` and the provenance into ``uns``.
+        """Write the labels into ``obs``, the probabilities into ``obsm``, and facts on the annotation into ``uns``.
 
-        A view of another AnnData becomes an AnnData of its own.
+        A view of another AnnData becomes a copy.
 
         Warns
         -----
         SpikGPTWarning
-            For each of the :meth:`notes`, and for a view.
+            For each of the :meth:`notes`, and if the AnnData is a view.
         """
         from anndata import ImplicitModificationWarning
 
@@ -324,11 +329,11 @@ class Annotation:
         warn(*uns[self.key_added]["notes"])
 
     def table(self) -> pd.DataFrame:
-        """Return a table with one row per cell: the columns for ``obs``, and the probability of every label."""
+        """Return a table with one row per cell: the columns of :meth:`obs`, and the probability of each label."""
         return self._rows(self.obs(), slice(None))
 
     def table_chunks(self) -> Iterator[pd.DataFrame]:
-        """Yield :meth:`table` in chunks of rows, at least one chunk."""
+        """Yield the rows of :meth:`table` in chunks."""
         obs = self.obs()
         for start in range(0, max(len(obs), 1), ROWS):
             yield self._rows(obs, slice(start, start + ROWS))

@@ -34,7 +34,17 @@ LIMITS = CONSTANTS.compatibility
 
 @dataclass(frozen=True)
 class Compatibility:
-    """Result of the check. ``evidence`` is a sentence, and ``values`` are the numbers behind it by name."""
+    """Answer to the question whether a reference suits a query.
+
+    Attributes
+    ----------
+    kind
+        The answer: one of three texts.
+    evidence
+        The reason in words.
+    values
+        Numbers behind the answer, such as the similarity.
+    """
 
     kind: Kind
     evidence: str
@@ -43,7 +53,7 @@ class Compatibility:
 
     @property
     def usable(self) -> bool:
-        """Return False if the query is of another tissue or species."""
+        """False if the query is of another tissue or species."""
         return self.kind != OTHER
 
 

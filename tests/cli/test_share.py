@@ -67,7 +67,7 @@ def test_push_pull_and_verify(
         "ok: 9 files have the size and sha256 that manifest.json lists",
         "ok: weights, 6 labels, thresholds, genes and metrics fit together",
         "ok: the card states the figures of metrics.json",
-        f"{tmp_path}/pulled is whole, sha256 {digest}.",
+        f"{tmp_path}/pulled is complete, sha256 {digest}.",
     ]
     (tmp_path / "pulled" / "labels.json").write_text("[]")
     assert_refused(run("verify", tmp_path / "pulled"), "labels.json differs from what manifest.json lists")
