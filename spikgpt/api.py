@@ -412,7 +412,7 @@ class SpikGPT:
         label_key
             Column of ``obs`` with the true types.
         label_map
-            For each type with another name in the reference: its name in the column, and its name in the reference.
+            Dictionary from names of types in the column to names in the reference, such as ``{"Alpha": "alpha"}``.
         layer, batch_key, unknown_rate, threshold, reference_cutoff, smoothing, scaling, batch_size, progress
             The same as for :meth:`annotate`.
 
