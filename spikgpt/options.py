@@ -74,28 +74,23 @@ class AnnotateOptions(Options, frozen=True, kw_only=True):
         str | None, about("Layer to read, X or raw; default: counts if present, else log-normalised values.")
     ] = None
     batch_key: Annotated[
-        str | None,
-        about("Column of obs with batches; auto: a column such as sample, else batches inferred from cells."),
+        str | None, about("Column of obs with batches; auto: one such as sample, else batches from the cells.")
     ] = "auto"
     unknown_rate: Annotated[
         Share | None,
-        about("Largest share of Unknown in cells of known types and of one study; default: 0.05 without smoothing."),
+        about("Limit for the share of known cells that are Unknown; default: none, or 0.05 without smoothing."),
     ] = None
-    threshold: Annotated[
-        Probability | None, about("Confidence below which a cell is Unknown; the paper uses 0.95.")
-    ] = None
+    threshold: Annotated[Probability | None, about("Confidence below which a cell is Unknown; paper: 0.95.")] = None
     reference_cutoff: Annotated[
         bool, about("Set cut-offs by the held-out cells of the reference alone.", "--reference-cutoff")
     ] = False
     smoothing: Annotated[bool, about("Average each cell's probabilities with those of its nearest neighbours.")] = True
     scaling: Annotated[Scaling, about("Scaling of the genes; auto: composition or shift, by the energy.")] = "auto"
-    batch_size: Annotated[Count | None, about("Number of cells classified at a time; does not change the labels.")] = (
-        None
-    )
+    batch_size: Annotated[Count | None, about("Cells classified at a time; does not change the labels.")] = None
     progress: Annotated[bool | None, about("Show a progress bar; default: on a terminal.", None)] = None
-    key_added: Annotated[
-        str, Meta(min_length=1), about("Prefix of the names of results in obs, obsm, uns and tables.")
-    ] = KEY_ADDED
+    key_added: Annotated[str, Meta(min_length=1), about("Prefix of result names in obs, obsm, uns and tables.")] = (
+        KEY_ADDED
+    )
 
     def __post_init__(self) -> None:
         if "/" in self.key_added or not self.key_added.isprintable():
@@ -116,17 +111,12 @@ class EngineOptions(Options, frozen=True, kw_only=True):
     """Engine and hardware that run the network."""
 
     engine: Annotated[
-        EngineName,
-        about("Program that runs the network; auto: ONNX Runtime if it can be used, else NumPy (scGPT: torch)."),
+        EngineName, about("Program that runs the network; auto: ONNX Runtime if possible, else NumPy (scGPT: torch).")
     ] = "auto"
     precision: Annotated[Precision, about("Number format of the ONNX graph.")] = "fp32"
     provider: Annotated[Provider, about("Hardware for ONNX Runtime; auto: CUDA if it works, else the CPU.")] = "auto"
-    whole_graph: Annotated[
-        bool, about("Raise an error if a GPU cannot run the whole graph.", "--whole-graph/--any-part")
-    ] = True
-    threads: Annotated[
-        Count | None, about("Chunks of cells that run at the same time on a CPU; default: one per core.")
-    ] = None
+    whole_graph: Annotated[bool, about("Stop if a GPU cannot run the whole graph.", "--whole-graph/--any-part")] = True
+    threads: Annotated[Count | None, about("Chunks of cells run in parallel on a CPU; default: one per core.")] = None
     memory_arena: Annotated[bool, about("Let ONNX Runtime keep freed memory for the next chunk of cells.")] = True
     engine_cache: Annotated[Path | None, about("Folder in which TensorRT stores what it compiles.")] = None
     io_binding: Annotated[bool, about("Use the IO binding of ONNX Runtime on a GPU.")] = True
@@ -135,14 +125,10 @@ class EngineOptions(Options, frozen=True, kw_only=True):
 class HubOptions(Options, frozen=True, kw_only=True):
     """Access to the Hugging Face Hub."""
 
-    token: Annotated[
-        str | bool | None, about("Access token; True: the token of `hf auth login`; False: none.", None)
-    ] = None
+    token: Annotated[str | bool | None, about("Token; True: that of `hf auth login`; False: none.", None)] = None
     cache_dir: Annotated[Path | None, about("Folder for downloads; default: the cache of huggingface_hub.")] = None
     endpoint: Annotated[str | None, about("Address of the Hub; default: HF_ENDPOINT, or huggingface.co.")] = None
-    local_files_only: Annotated[bool, about("Use only files in the cache; do not contact the Hub.", "--offline")] = (
-        False
-    )
+    local_files_only: Annotated[bool, about("Use cached files; do not contact the Hub.", "--offline")] = False
 
 
 class TrainOptions(Options, frozen=True, kw_only=True):
@@ -152,18 +138,12 @@ class TrainOptions(Options, frozen=True, kw_only=True):
     layer: Annotated[
         str | None, about("Layer to read, X or raw; default: counts if present, else log-normalised values.")
     ] = None
-    recipe: Annotated[RecipeName, about("Settings of the training: default, or paper for the published settings.")] = (
-        "default"
-    )
+    recipe: Annotated[RecipeName, about("Training settings: default, or paper (as published).")] = "default"
     name: Annotated[str, Meta(min_length=1, description="Name of the reference.", extra={"flag": None})] = "reference"
     seed: Annotated[int, Meta(ge=0, description="The same seed gives the same reference.")] = 0
     device: Annotated[str | None, about("Device of PyTorch, such as cpu; default: a GPU if there is one.")] = None
-    checkpoints: Annotated[
-        Path | None, about("Folder in which the state of the training is saved, to resume it.", None)
-    ] = None
-    provenance: Annotated[
-        dict[str, Any] | None, about("Facts to store with the reference, such as source and licence.", None)
-    ] = None
+    checkpoints: Annotated[Path | None, about("Folder that saves the training, to resume it.", None)] = None
+    provenance: Annotated[dict[str, Any] | None, about("Facts to store, such as source and licence.", None)] = None
 
 
 class PushOptions(Options, frozen=True, kw_only=True):
@@ -172,9 +152,7 @@ class PushOptions(Options, frozen=True, kw_only=True):
     private: Annotated[bool, about("If a repository is created, make it private.", "--private")] = False
     branch: Annotated[str | None, about("Branch of the repository to upload to; default: main.")] = None
     tag: Annotated[str | None, about("Tag for the uploaded version, such as v1.")] = None
-    pull_request: Annotated[bool, about("Open a pull request instead of changing the branch.", "--pull-request")] = (
-        False
-    )
+    pull_request: Annotated[bool, about("Open a pull request instead of committing.", "--pull-request")] = False
     message: Annotated[str | None, about("Commit message.")] = None
     dry_run: Annotated[bool, about("Change nothing; show what would be uploaded.", "--dry-run")] = False
 

@@ -1,8 +1,7 @@
 """Build a graph again from the weights of its reference, and compare it with the stored graph byte for byte.
 
-A graph is a function of the other files of its reference, so a stored graph need not be trusted. Any change shows, down
-to the last bit of a weight. A graph that another version of this library built in another way can be replaced by the
-graph that this version builds.
+Any change of a stored graph shows, down to the last bit of a weight. If another version of this library built the graph
+differently, the graph of this version replaces it.
 """
 
 from __future__ import annotations

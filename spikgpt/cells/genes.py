@@ -312,7 +312,6 @@ def _mouse_symbols(names: list[str]) -> list[str]:
 
 
 def _selection(matches: _Matches, n_query_genes: int, n_genes: int) -> sparse.csc_matrix:
-    """Return the selection matrix, shape (n_query_genes, n_genes)."""
     pairs = [(column, gene) for gene, (_, columns) in matches.items() for column in columns]
     rows, genes = (np.array(pairs, dtype=np.int64).reshape(-1, 2)).T
     selection = sparse.csc_matrix((np.ones(len(pairs)), (rows, genes)), shape=(n_query_genes, n_genes))
@@ -345,7 +344,6 @@ def _notes(
 
 
 def _too_few(n_matched: int, needed: int, genes: GeneList, label: str, names: list[str]) -> str:
-    """Return the message for a query with too few of the reference's genes."""
     ids = [gene_id for gene_id in genes.ensembl_ids if gene_id is not None]
     expected = f"{_examples(genes.symbols)}" + (f", or {_examples(ids)}" if ids else "")
     return (
@@ -369,6 +367,5 @@ def _remedy(names: list[str], species: str | None, of_reference: str, cells: lis
 
 
 def _examples(names: Iterable[str]) -> str:
-    """Return a few names as text."""
     few = [name or "''" for name, _ in zip(names, range(3), strict=False)]
     return ", ".join(few) or "none"

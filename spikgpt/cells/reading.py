@@ -94,7 +94,6 @@ def _read_old(unpacked: Path, path: object) -> AnnData:
 
 
 def _read_other(kind: str, unpacked: Path, path: object) -> AnnData:
-    """Read a file of another program."""
     with as_data_errors(path, remedy=OTHER_LAYOUT):
         if kind == TENX:
             return _checked(read_tenx(unpacked, path), path)
@@ -127,7 +126,6 @@ def _unpacked(path: Path) -> Iterator[tuple[str, Path]]:
 
 
 def _kind(path: Path) -> str:
-    """Return the kind of a file or a folder by its content."""
     if path.is_dir():
         if path.suffix == ".zarr" or any((path / name).exists() for name in ("zarr.json", ".zgroup")):
             return ZARR

@@ -177,7 +177,6 @@ def _leave(annotation: Annotation, options: LabelOptions) -> None:
 
 
 def _check_outputs(out: Path | None, table: Path | None) -> None:
-    """Refuse missing or invalid output paths."""
     if not out and not table:
         msg = "No output is named; pass --out FILE for cells with labels, --table FILE for a table of labels, or both."
         raise ConfigError(msg)

@@ -55,7 +55,6 @@ def main() -> None:
 
 
 def _run() -> int:
-    """Run a command and return the exit code."""
     try:
         with signals_as_interrupts(), warnings_as_notes():
             add_plug_ins(sys.argv[1:2])
@@ -98,7 +97,6 @@ def add_plug_ins(words: list[str]) -> None:
 
 
 def _error_text(error: Exception) -> str:
-    """Return the problem and the remedy of an error."""
     if isinstance(error, UsageError):
         return _usage_error_text(error)
     if isinstance(error, OSError):

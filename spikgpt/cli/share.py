@@ -169,7 +169,6 @@ def export(
 
 
 def _unknown_rule(thresholds: Any) -> str:
-    """Return the rule for Unknown cells as text."""
     if thresholds.smoothed is None:
         return f"Unknown below a probability of {thresholds.threshold:.4f}."
     cells = thresholds.smoothed.everything.cells

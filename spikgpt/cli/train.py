@@ -171,8 +171,6 @@ def leave_one_type_out(
 
 
 def _renamed(function: Callable[..., None], old: str, new: str) -> Callable[..., None]:
-    """Return a command by its deprecated name, with a note on the new name."""
-
     @functools.wraps(function)
     def _run(**values: Any) -> None:
         note(f"{old} is now called {new}; the old name will go in version 1.0.")

@@ -1,14 +1,9 @@
 """Infer the batches of a query from its cells, if no column of obs names batches.
 
 A batch effect moves the cells of all labels in one direction. So the cells of a query are two batches if, along one
-direction of the query's principal components, the cells of most labels fall into two separate groups, and the labels
-differ from each other in the same way in both. A missing type splits the label that it is given. If it is given several
-labels, its cells do not differ by label, so the concordance is low. Each of the two batches is split again, as long as
-this holds.
-
-Every cell is averaged with its neighbours first, which takes noise away. Directions are sought among the principal
-components of the deviations within labels, all labels weighted alike. A cell of a label that does not fall into two
-groups goes to the batch whose effect is nearer to the difference of the cell from the label's profile in the reference.
+direction of its principal components, the cells of most labels form two groups, and the labels differ from each other
+in the same way in both. A missing type splits only the label that it gets, or differs little between several labels.
+Each batch is split again in the same way. A label without two groups goes to the batch with the nearer effect.
 """
 
 from __future__ import annotations

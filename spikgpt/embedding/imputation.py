@@ -1,9 +1,5 @@
 """Imputation: estimate the genes that a query lacks from the genes that it has.
 
-The network of a reference reads G genes. A query of another lab, or a panel of some hundred genes, has few of these. So
-a reference also stores the expression of its labels in all other expressed genes, and missing genes are imputed from
-all genes of the query.
-
 The model is a mixture of factor analysers with shared loadings (Ghahramani and Hinton, The EM Algorithm for Mixtures of
 Factor Analyzers, 1996). A cell of label l has scores z on the principal components, normal around the mean m_l. Its
 scaled expression of a gene is the mean of the label, plus loadings times (z - m_l), plus noise. The expected z, given

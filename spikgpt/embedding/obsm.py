@@ -124,7 +124,6 @@ def vectors_of(cells: AlignedCells) -> npt.NDArray[np.float64]:
 
 
 def _stored(adata: Cells, key: str) -> Any:
-    """Return ``obsm[key]``, shape (n, dim)."""
     if key not in adata.obsm:
         has = listed(sorted(adata.obsm))
         msg = f"There is no obsm[{key!r}]; this AnnData has: {has}. Add the embedding, or name one of these."

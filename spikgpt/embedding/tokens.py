@@ -1,8 +1,7 @@
 """Tokens of cells for scGPT: one token for each expressed gene, with its quantile bin in the cell.
 
-Upstream breaks ties between bins, and selects the genes of a long cell, by random draws. Here the draws have the same
-distributions, but are a hash of the gene and of the cell's content. A cell then has the same tokens in any batch, order
-of cells and genes, and on any machine.
+The scgpt package draws random numbers. Here the draws have the same distributions, but are a hash of the gene and the
+counts of the cell. So the tokens of a cell do not depend on other cells, the order of genes, or the machine.
 """
 
 from __future__ import annotations

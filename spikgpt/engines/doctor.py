@@ -71,7 +71,6 @@ def _onnx_findings(shipped: Reference) -> list[Finding]:
 
 
 def _default_engine(shipped: Reference) -> Finding:
-    """Return the engine that annotation takes by default for the shipped reference."""
     try:
         return Finding(DEFAULT_ENGINE, open_engine(shipped).name)
     except SpikGPTError as error:

@@ -1,13 +1,8 @@
 """The spiking classifier: expansion, spiking self-attention, MLP, global average, linear head.
 
-The network exists in two forms that share one set of weights.
-
-*Literal*, as in the paper: a cell embedding is repeated ``m`` times and over ``T`` time steps, and attention runs over
-the ``m`` tokens.
-
-*Collapsed*: the ``m`` tokens of a cell are identical, so every layer that acts on a token gives ``m`` times the same
-result, and ``Q Kᵀ V`` over identical tokens is ``m (q · k) v``. One token with gain ``m`` therefore gives the same
-spikes and the same logits. The first projection sees the same input at each time step and is computed once.
+*Literal*, as in the paper: the embedding of a cell is repeated as ``m`` tokens over ``T`` time steps. *Collapsed*: the
+``m`` tokens are identical, and ``Q Kᵀ V`` over identical tokens is ``m (q · k) v``. So one token with gain ``m`` gives
+the same spikes and the same logits, with the same weights.
 
 In the shape comments T is time steps, B cells, N tokens of a cell (``m``, or 1 when collapsed), D the width,
 H heads, E = D / H, F hidden neurons of the MLP.

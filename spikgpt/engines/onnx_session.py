@@ -170,7 +170,6 @@ def installed_distributions() -> list[str]:
 
 
 def _open(content: bytes, options: EngineOptions, threads: int) -> tuple[Any, str]:
-    """Return a session of onnxruntime and its provider."""
     onnxruntime = onnxruntime_module()
     if options.provider != "auto":
         return _open_on(onnxruntime, content, options, options.provider, threads), options.provider

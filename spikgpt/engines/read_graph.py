@@ -1,7 +1,6 @@
-"""Read a graph as plain data, and refuse all that this library's builder does not emit.
+"""Read a graph of a stranger as plain data, before ONNX Runtime opens it.
 
-Graphs of references come from strangers. A graph is therefore read before ONNX Runtime opens it. Its operators are on a
-list, its weights lie inside it, and no part of it holds another graph.
+Everything that this library's builder does not emit is refused: other operators, external weights, graphs in a graph.
 """
 
 from __future__ import annotations

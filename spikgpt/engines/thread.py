@@ -1,8 +1,7 @@
 """Run torch networks in a separate thread, so that a process can fork after it has annotated.
 
-OpenMP and MKL keep threads and locks for each thread that has used them. A fork copies the locks but not the threads.
-A forked process that runs a network in the thread of its parent may therefore wait for ever. With a separate thread, a
-fork waits for the running batch, and the forked process starts a new thread.
+OpenMP and MKL keep locks for each thread that has used them. A fork copies the locks but not the threads, so a forked
+process that runs a network in the thread of its parent may wait for ever.
 """
 
 from __future__ import annotations

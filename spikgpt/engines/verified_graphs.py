@@ -1,8 +1,7 @@
 """Open graphs that were compared with the weights of their reference.
 
-Building a graph again takes some tenths of a second, most of it to import onnx. The cache folder therefore holds an
-empty file for each verified graph. Its name is a digest of the graph, of the files it was made from, and of the version
-of this library.
+Building a graph again takes some tenths of a second. So the cache folder holds an empty file for each verified graph,
+named by a digest of the graph, the files it was made from, and the version of this library.
 """
 
 from __future__ import annotations

@@ -151,7 +151,6 @@ def _plain(text: str) -> str:
 
 
 def _table_cell(text: str) -> str:
-    """Return text for a cell of a Markdown table."""
     return _plain(text).replace("|", "\\|")
 
 

@@ -150,7 +150,6 @@ def build_files(parts: Reference) -> dict[str, bytes]:
 
 
 def _gene_names(parts: Reference) -> dict[str, Any]:
-    """Return the values of ``genes.json``."""
     if parts.more_genes is None:
         return parts.genes.to_dict()
     more = parts.more_genes

@@ -167,7 +167,6 @@ def with_manifest(files: Mapping[str, bytes]) -> dict[str, bytes]:
 
 
 def _entry(content: bytes) -> Entry:
-    """Return the manifest's entry of a file."""
     return Entry(len(content), hashlib.sha256(content).hexdigest())
 
 

@@ -264,7 +264,6 @@ class Hub:
             raise HubError(msg) from None
 
     def _refs(self, repo: str) -> client.GitRefs:
-        """Request the branches and tags of a repository."""
         session()
         with explained(repo):
             return retried(lambda: with_timeout(f"the refs of {repo}", lambda: self._api.list_repo_refs(repo)))
@@ -320,7 +319,6 @@ class Hub:
         return headers
 
     def _cache(self, repo: str) -> RepositoryCache:
-        """Return the cache of a repository."""
         return RepositoryCache(self._cache_folder / f"models--{repo.replace('/', '--')}")
 
     @property

@@ -208,7 +208,6 @@ def setting_error(error: Exception) -> str:
 
 
 def _certificate_fault() -> str | None:
-    """Describe the fault of the file of certificates, if there is one."""
     if not (path := os.environ.get("SSL_CERT_FILE")):
         return None
     try:

@@ -1,8 +1,7 @@
 """Limits on the requests of huggingface_hub: time, size, and the headers that the client builds paths from.
 
-The client takes file names of its cache from headers, unpacks answers of any size, and waits for a server that sends a
-byte a second. Hooks on its session refuse such answers, in threads that :func:`run_concurrently` started and, during a
-push, in the threads that the client starts to upload files.
+Hooks on the session of the client refuse answers outside the limits. The hooks apply in threads that
+:func:`run_concurrently` started and, during a push, in the threads that the client starts to upload files.
 """
 
 from __future__ import annotations

@@ -1,16 +1,7 @@
 """Pinned versions of references: a digest, or a lock file that records digests for the next run.
 
-The digest of a reference is the sha256 of its manifest, which lists the sha256 of every other file. A lock file is
-JSON, replaced atomically, by one process at a time::
-
-    {
-     "version": 1,
-     "references": {
-      "islets": {"digest": "9f86...", "repository": "spikgpt/islets", "commit": "3f2a..."}
-     }
-    }
-
-A shipped reference and a folder have a digest alone.
+docs/guides/trust.md shows a lock file. The file is replaced atomically, by one process at a time. A shipped reference
+and a folder have a digest alone.
 """
 
 from __future__ import annotations

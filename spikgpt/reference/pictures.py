@@ -77,7 +77,6 @@ def png(figure: Figure) -> bytes:
 
 
 def _figure(size: float) -> tuple[Figure, Axes]:
-    """Return a square figure, its sides in inches, and its axes."""
     with needs("matplotlib"):
         # Imported here, as it takes half a second and annotation does not need it.
         from matplotlib.figure import Figure

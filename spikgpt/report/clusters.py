@@ -216,5 +216,4 @@ def _with_markers(
 
 
 def _percent(share: float) -> str:
-    """Return a share as text, such as 80%."""
     return "<1%" if share < 0.01 else f"{100 * share:.0f}%"

@@ -134,7 +134,6 @@ class _SortedCells:
 
 
 def _evenly_spaced(rows: Rows) -> Rows:
-    """Return at most ``MOST_COMPARED`` rows, evenly spaced."""
     if len(rows) <= MOST_COMPARED:
         return rows
     return rows[np.linspace(0, len(rows) - 1, MOST_COMPARED).astype(np.int64)]

@@ -373,7 +373,6 @@ class Annotation:
         return pd.Categorical.from_codes(category[codes], pd.Index([texts[code] for code in present]))
 
     def _rows(self, obs: pd.DataFrame, part: slice) -> pd.DataFrame:
-        """Return some rows of the table."""
         some = obs.iloc[part]
         names = [f"probability of {name}" for name in self.label_names]
         probabilities = pd.DataFrame(self.probabilities[part], columns=names, index=some.index)
@@ -381,6 +380,5 @@ class Annotation:
 
 
 def _text(column: pd.Categorical) -> Strings:
-    """Return a column of labels as text, shape (n,)."""
     text: Strings = np.asarray(column.categories, dtype=np.str_)[column.codes]
     return text

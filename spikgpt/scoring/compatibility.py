@@ -1,15 +1,7 @@
 """Compatibility of a reference with a query: same tissue and species, or not.
 
-Cells of another study lie far from the reference, and so do cells of another tissue. Three measures tell these apart:
-
-- correlation: the differences between labels in the query, against those in the reference. A batch effect that all
-  labels share cancels;
-- mean contrast of the labels (:mod:`spikgpt.scoring.label_match`);
-- marker level of the cells' own label, and of another label (same module).
-
-    similarity = correlation + 0.2 mean contrast + min(own markers, 1) - 0.8 other markers
-
-The similarity also applies to queries of one or two cell types.
+Cells of another study lie far from the reference, and so do cells of another tissue. The similarity of
+docs/concepts/formulas.md tells these two apart, also in queries of one or two cell types.
 """
 
 from __future__ import annotations

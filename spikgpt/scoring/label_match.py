@@ -1,18 +1,8 @@
 """Label match: agreement of the expression of a label in the query with the same label of the reference.
 
-Cells of a missing type get some label of the reference. The mean expression of the label's cells in a batch then
-differs from the reference in two ways:
-
-- The contrast is C = -log(1.02 - r). Here r is the correlation of the label's mean profile with the profile in the
-  reference, after the batch effect of the *other* labels is subtracted. A known type keeps a high contrast.
-- The marker level is 1 if the cells express the marker genes of the label as the label does in the reference. It is 0
-  if they express the marker genes as the other labels do there. The marker deficit is M = min(level - usual level, 0).
-
-Low marker expression counts against a label. High marker expression does not count for it, as a closely related type
-can express the same markers. The usual level is the mean of 0.7 and the median level of the other labels in the batch,
-as some chemistries show all markers less. M is 0 without expression, or with fewer than ten marker genes.
-
-The match of a label is C + 1.5 M.
+The match is C + 1.5 M, with the contrast C and the marker deficit M of docs/concepts/formulas.md. Low marker expression
+counts against a label. High marker expression does not count for the label, as a closely related type can express the
+same markers. M depends on the other labels of the batch, as some chemistries show all markers less.
 """
 
 from __future__ import annotations

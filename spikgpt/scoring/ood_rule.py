@@ -1,28 +1,10 @@
 """Out-of-distribution (OOD) rule: find cells of a type that is missing from the reference.
 
-The score of a cell is its ID score minus its marker excess (:mod:`spikgpt.scoring.ood_scorer`). The score is averaged
-with the scores of the cell's neighbours (20% its own, 80% the mean of theirs), twice. A batch effect lowers the scores
-of all cells of a batch, and those of some labels more than of others. So a cell is compared with the cells of the same
-label in the same batch.
-
-Let t be the averaged score, and h the median ID score of the held-out cells of the label. For each label with at least
-10 cells in the batch, take the 90% quantile of t - h / 2 over its cells. Let m be the median of these quantiles. With x
-= t - h / 2 - m, a cell of a label in a batch is Unknown where
+A batch effect lowers the scores of all cells of a batch, and of some labels more than of others. So a cell is compared
+with the cells of the same label in the same batch. docs/concepts/formulas.md derives all terms of the rule:
 
     x < max(q, 0) + 0.65 min(q, 0) + 0.6 n [q < 0] - 0.6 (C + 1.5 M + 0.4 P) - 1.0
 
-- [q < 0] is 1 if q < 0, else 0.
-- q: the 90% quantile of x in label and batch; 0 for labels of fewer than 10 cells. A label with a low quantile was
-  changed by the study, or is a missing type.
-- C: the contrast of the label (:mod:`spikgpt.scoring.label_match`). A known type keeps a high contrast.
-- M: the marker deficit of the label (same module). A missing type lacks the markers of the label that it gets.
-- P: the presence in another batch, 1 or 0. It is 1 if most cells of the label are known in another batch, and their
-  share of that batch is at least 2/3 of the label's share here. Both batches need 10 cells of the label.
-- n: log(share of the label in the batch / share among held-out cells), between 0 and 1. A missing type makes the label
-  that it gets larger than expected.
-
-If the cells of a label fall into two separate groups, q is that of the upper group. The lower group is Unknown as a
-whole if its mean margin is small. The upper group is known as a whole if its mean margin is not negative.
 docs/development/tried.md lists the tasks that the constants were chosen on, and the rules that did worse.
 """
 

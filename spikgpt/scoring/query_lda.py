@@ -1,8 +1,7 @@
 """Linear discriminant analysis of a query, fitted with the labels that its own cells were given.
 
-The cells of a label lie around a mean, with about the same covariance in all labels. A cell between two labels more
-likely belongs to the label whose mean is nearer. The discriminant repeats errors of the labels that it was fitted with,
-so its weight is small.
+A cell between two labels more likely belongs to the label whose mean is nearer, by the covariance within labels. The
+discriminant repeats errors of the labels that it was fitted with, so its weight is small.
 """
 
 from __future__ import annotations

@@ -1,11 +1,8 @@
 """Thresholds for Unknown from the held-out cells of a reference, and the temperature of its probabilities.
 
-The measured model has not seen the held-out cells. The user chooses the share of known cells that may become Unknown,
-5% by default. Split conformal prediction (Vovk et al., Algorithmic Learning in a Random World, 2005) sets the limit on
-the ID score (:mod:`spikgpt.scoring.ood_scorer`). At most that share of known cells is then rejected on average, if they
-are exchangeable with the held-out cells, whatever their distribution.
-
-The rule of the paper is stored too: Unknown if the largest probability is below 0.95.
+Split conformal prediction (Vovk et al., Algorithmic Learning in a Random World, 2005) sets the limit on the ID score
+(:mod:`spikgpt.scoring.ood_scorer`). At most a chosen share of known cells is then rejected on average, if known cells
+are exchangeable with the held-out cells.
 """
 
 from __future__ import annotations

@@ -56,7 +56,7 @@ def test_help_shows_choices_ranges_and_defaults(run: Run) -> None:
         "Exit with code 3 if the query is of",
         "(at least 0 and below 1)",
         "[default: auto]",
-        "Reference, and the engine that runs its network",
+        "Reference, and program that runs its network",
     ):
         assert shown in text
     for hidden in ("--progress", "--alone", "--same-study"):
@@ -74,6 +74,6 @@ def test_an_interruption_is_an_error_of_its_own() -> None:
 
 def test_limits_do_not_hide_the_description_of_a_flag(run: Run) -> None:
     text = run("pretrain", "--help").out
-    assert "Passes over the cells. (at least 1)" in " ".join(text.replace("│", " ").split())
+    assert "Number of passes over the cells. (at least 1)" in " ".join(text.replace("│", " ").split())
     assert "None" not in text
     assert "{CELLS}" in text

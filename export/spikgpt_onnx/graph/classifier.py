@@ -1,12 +1,8 @@
 """The spiking classifier of :mod:`spikgpt.engines.model` as nodes of a graph, with every BatchNorm folded.
 
-*One copy for m.* The paper repeats each cell m times. The copies are identical, so all entries of ``Q Kᵀ`` are the same
-number q · k, and ``Q Kᵀ V`` is m (q · k) v for each copy. One copy with weight m is therefore enough. Only the literal
-form, for comparison, has all m copies.
-
-*Whole numbers stay whole.* q, k and v are spikes, so q · k counts the neurons where both fire, and (q · k) v is a whole
-number, exact in any precision. The current is (q · k) v m s / tau. The graph divides the threshold of the neurons by
-m s / tau instead, so potentials meet the threshold exactly where they should.
+The paper repeats each cell m times, so all entries of ``Q Kᵀ`` are the same number q · k, and ``Q Kᵀ V`` is m (q · k) v.
+One copy with weight m is enough. q, k and v are spikes, so (q · k) v is a whole number, exact in any precision. The
+graph divides the threshold of the neurons by m s / tau, and leaves the current a whole number.
 """
 
 from __future__ import annotations

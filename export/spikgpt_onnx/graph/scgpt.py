@@ -92,7 +92,6 @@ class CellEncoder:
 
 
 def _layer_norm(rows: Floats, weights: Mapping[str, Floats], name: str) -> npt.NDArray[np.float64]:
-    """Return the layer norm of rows."""
     rows = rows.astype(np.float64)
     centred = rows - rows.mean(axis=1, keepdims=True)
     normal = centred / np.sqrt((centred**2).mean(axis=1, keepdims=True) + NORM_EPSILON)

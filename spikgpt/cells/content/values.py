@@ -337,7 +337,6 @@ def _sums(rows: sparse.csr_matrix) -> npt.NDArray[np.float64]:
 
 
 def _cell_numbers(rows: sparse.csr_matrix) -> npt.NDArray[np.int64]:
-    """Return the cell of each stored value."""
     return np.repeat(np.arange(rows.shape[0]), np.diff(rows.indptr))
 
 

@@ -258,7 +258,6 @@ def _assemble(
     genes: tuple[bool, list[list[str]]],
     notes: list[str],
 ) -> AnnData:
-    """Return the cells of a matrix with the names from its lists."""
     # A slow import for this format only.
     from scipy.io import mmread
 

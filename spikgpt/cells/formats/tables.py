@@ -1,7 +1,6 @@
 """Read text tables with cells or genes in rows.
 
-The first lines decide the delimiter, the axis of the genes, and the columns and lines without counts. Lines are read
-one by one, and only values other than 0 are kept.
+The first lines decide the delimiter, the axis of the genes, and the columns and lines without counts.
 """
 
 from __future__ import annotations

@@ -1,12 +1,7 @@
-"""scGPT checkpoints: a folder with the weights, the sizes and the vocabulary.
+"""scGPT checkpoints: a folder with ``args.json`` (sizes), ``vocab.json`` (token to index) and the weights.
 
-==========================================  ==================================================================
-``args.json``                               sizes, under upstream's names
-``vocab.json``                              token to index
-``best_model.pt`` or ``model.safetensors``  the weights, from upstream or from this package
-==========================================  ==================================================================
-
-Weights are data: ``best_model.pt`` is read with ``weights_only=True``, so nothing in it is ever executed.
+The weights are data: ``best_model.pt`` of the scgpt package is read with ``weights_only=True``, so nothing in the file
+is executed. ``model.safetensors`` is written by this package.
 """
 
 from __future__ import annotations
@@ -164,7 +159,6 @@ def _our_name(name: str) -> str:
 
 
 def _json(path: Path) -> Any:
-    """Read a JSON file of a checkpoint."""
     if not path.exists():
         msg = f"{path.parent} lacks {path.name}, a file of every scGPT checkpoint. Name another folder. {AGAIN}"
         raise CheckpointError(msg)

@@ -152,7 +152,6 @@ def _shards(
 def _run(
     encoder: ScGPTEncoder, tokens: Tokens, batch_size: int | None, on_cells: OnCells | None
 ) -> npt.NDArray[np.float32]:
-    """Return the vectors of the cells of one shard."""
     device = next(encoder.parameters()).device
     vectors = np.empty((len(tokens.lengths), encoder.config.dim), dtype=np.float32)
     start, limit = 0, batch_size or max(1, _tokens_at_once(encoder) // int(tokens.lengths.max()))
@@ -193,7 +192,6 @@ def cache_folder() -> Path | None:
 
 
 def _key(checkpoint: Checkpoint, values: sparse.csr_matrix, gene_ids: Rows, settings: str) -> str:
-    """Return the cache key of the embedding of cells by a checkpoint."""
     digest = hashlib.sha256(f"{settings}/{checkpoint.sha256}".encode())
     for array, dtype in ((gene_ids, "<i8"), (values.indptr, "<i8"), (values.indices, "<i8"), (values.data, "<f4")):
         digest.update(np.ascontiguousarray(array, dtype=dtype).tobytes())

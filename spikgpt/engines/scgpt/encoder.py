@@ -1,11 +1,8 @@
 """scGPT's network in plain PyTorch: gene and value embeddings, transformer, cell embedding.
 
-The parameter names are upstream's, so that a checkpoint loads name by name. Attention is torch's own fused kernel;
-neither flash-attn nor torchtext is needed. For cell embeddings the last layer is computed for ``<cls>`` alone. Gene and
-value embeddings depend on one vocabulary id or bin, so both are precomputed in tables.
-
-Source: Cui et al., "scGPT: toward building a foundation model for single-cell multi-omics using generative AI", Nature
-Methods 2024, and its package scgpt 0.2.4.
+The parameter names are those of the scgpt package. The last layer is computed for ``<cls>`` alone. Gene and value
+embeddings depend on one vocabulary id or bin, so both are precomputed in tables. Source: Cui et al., "scGPT: toward
+building a foundation model for single-cell multi-omics using generative AI", Nature Methods 2024, and scgpt 0.2.4.
 """
 
 from __future__ import annotations

@@ -142,12 +142,10 @@ def open_scgpt(
 
 
 def _downloaded(repository: str, revision: str | None, hub: Hub | None) -> Path:
-    """Return the local folder of a checkpoint on the Hub."""
     return (hub or Hub()).snapshot(repository, revision, FILES, required=(ARGS, VOCABULARY))
 
 
 def _bundled(stored: StoredSettings, tensors: Mapping[str, Floats], genes: GeneList) -> Checkpoint:
-    """Return the checkpoint inside a reference."""
     symbols = iter(genes.symbols)
     names = {index: token for token, index in stored.special_tokens.items()}
     size = len(genes) + len(names)
