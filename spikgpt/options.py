@@ -74,7 +74,7 @@ class AnnotateOptions(Options, frozen=True, kw_only=True):
         str | None, about("Layer to read, X or raw; default: counts if present, else log-normalised values.")
     ] = None
     batch_key: Annotated[
-        str | None, about("Column of obs with batches; auto: one such as sample, else batches from the cells.")
+        str | None, about("Column of obs with batches; auto: one such as sample, else inferred batches.")
     ] = "auto"
     unknown_rate: Annotated[
         Share | None,

@@ -1,6 +1,6 @@
 """The spiking classifier of :mod:`spikgpt.engines.model` as nodes of a graph, with every BatchNorm folded.
 
-The paper repeats each cell m times, so all entries of ``Q Kᵀ`` are the same number q · k, and ``Q Kᵀ V`` is m (q · k) v.
+The paper repeats each cell m times, so all entries of ``Q Kᵀ`` are q · k, and ``Q Kᵀ V`` is m (q · k) v.
 One copy with weight m is enough. q, k and v are spikes, so (q · k) v is a whole number, exact in any precision. The
 graph divides the threshold of the neurons by m s / tau, and leaves the current a whole number.
 """
