@@ -135,7 +135,7 @@ class SpikGPT:
         Raises
         ------
         ReferenceNotFound
-            When there is no such reference.
+            When no reference has this name.
         DamagedReference
             When a file of the reference is missing or altered, or its digest differs from ``expect`` or the lock file.
         FormatError
@@ -196,9 +196,9 @@ class SpikGPT:
         seed
             Seed of all random numbers: the same seed gives the same reference.
         device
-            Torch device; None for a GPU if there is one.
+            Device of PyTorch, such as ``cpu``; None for a GPU if there is one.
         checkpoints
-            Folder for the state of the training. An interrupted training resumes from there.
+            Folder for the state of the training. An interrupted training resumes from this state.
         provenance
             Further facts to store with the reference, such as source and licence.
 

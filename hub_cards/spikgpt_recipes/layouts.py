@@ -67,9 +67,9 @@ class _Layout(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=T
 
 
 class StudyGeneTable(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
-    """Another file of the study with names of genes, such as symbols by Entrez id.
+    """A second file of the study, which gives the names of genes, such as symbols for Entrez ids.
 
-    Genes that the table lacks keep their names.
+    Genes that are not in the second file keep their names.
     """
 
     file: FileName
@@ -87,13 +87,13 @@ class _Cells(_Layout, frozen=True, kw_only=True):
     Parameters
     ----------
     values
-        ``counts`` are whole numbers. ``linear`` values are counts times a factor of the cell, such as RPKM.
-        ``log`` values are ln(1 + linear), and are read as linear values.
+        ``counts`` are whole numbers. ``linear`` is for normalised values without logarithm, such as RPKM. ``log``
+        is for values ln(1 + x), which are converted back to x.
     name_pattern
         Regular expression for the start of every cell name. Each named group becomes a column of obs:
         ``(?P<donor>D\d+)-`` gives donors.
     cut
-        Text after the name of a gene, such as ``__chr``; removed with all that follows.
+        Text that ends the name of a gene, such as ``__chr``. The text and all characters after it are removed.
     genes
         Another file of the study with the names of the genes.
     """
@@ -113,15 +113,16 @@ class Csv(_Cells, frozen=True, kw_only=True, tag="csv"):
     Parameters
     ----------
     cells
-        Whether cells are rows or columns.
+        Position of the cells: in ``rows`` or in ``columns``.
     names
-        Columns before the values. The first one names the row. The header may omit their titles, as R does.
+        Number of columns before the values. The first of these columns has the names of the rows. The header may lack
+        the names of these columns, as in tables written by R.
     obs
-        Columns before the values that describe the cells; only for cells in rows.
+        For tables with cells in rows: new columns of obs, and for each the column of the table to read.
     blocks
-        Blocks of values side by side, each with a column for every cell. The header names the cells once.
+        Number of blocks of values side by side, such as counts and RPKM. Each block has a column for every cell.
     block
-        Block to read, from 0.
+        Number of the block to read, from 0.
     """
 
     cells: Literal["rows", "columns"]
@@ -144,8 +145,8 @@ class Csv(_Cells, frozen=True, kw_only=True, tag="csv"):
 class Mtx(_Cells, frozen=True, kw_only=True, tag="mtx"):
     """Output of Cell Ranger: a Matrix Market file with lists of barcodes and features.
 
-    The file's name ends with ``matrix``. The lists have the same name with ``barcodes`` and ``features`` in its place.
-    They are other files of the study, with the layout ``part``, or members of the same archive. Each may be gzipped.
+    The lists are members of the same archive as the matrix, or other files of the study with the layout ``part``. The
+    names of matrix and lists differ only in ``matrix``, ``barcodes`` and ``features``. Each file may be gzipped.
     """
 
     matrix: FileName = "matrix.mtx"
@@ -170,7 +171,7 @@ class H5ad(_Cells, frozen=True, kw_only=True, tag="h5ad"):
     layer
         Layer with the values; by default the counts in X, a layer or raw.
     obs
-        Columns that describe the cells.
+        New columns of obs, and for each the column of the file to read.
     """
 
     layer: str | None = None
@@ -217,18 +218,18 @@ class _Description(_Layout, frozen=True, kw_only=True):
 
 
 class StudyAnnotation(_Description, frozen=True, kw_only=True, tag="annotation"):
-    """A text table that describes the cells of the study's other files. Cells that it lacks are left out.
+    """A text table that describes the cells of the study's other files. Cells that are not in the table are left out.
 
     Parameters
     ----------
     obs
-        Columns of obs, and the column of the table for each.
+        New columns of obs, and for each the column of the table to read.
     cell
         Column with the names of the cells; by default the first one.
     skip
-        Lines before the header.
+        Number of lines before the header.
     units
-        Lines after the header that describe no cell.
+        Number of lines after the header that describe no cell.
     rename
         Regular expressions and their replacements, applied in order to the names of cells. The results are the names
         in the other files.
@@ -241,12 +242,12 @@ class StudyAnnotation(_Description, frozen=True, kw_only=True, tag="annotation")
 
 
 class SeriesMatrix(_Description, frozen=True, kw_only=True, tag="series_matrix"):
-    """The series matrix of GEO, with a sample for each cell. Cells that it lacks are left out.
+    """The series matrix of GEO, with a sample for each cell. Cells that are not in the matrix are left out.
 
     Parameters
     ----------
     obs
-        Columns of obs, and for each a characteristic of the samples, such as ``cell subtype``, or a line, such as
+        New columns of obs, and for each a characteristic of the samples, such as ``cell subtype``, or a line, such as
         ``!Sample_source_name_ch1``.
     cell
         Line with the names of the cells.
@@ -258,7 +259,7 @@ class SeriesMatrix(_Description, frozen=True, kw_only=True, tag="series_matrix")
 
 
 class Part(_Layout, frozen=True, kw_only=True, tag="part"):
-    """A file that is read with another: barcodes or features of a matrix, or a table of genes."""
+    """A file that belongs to another file: the barcodes or features of a matrix, or a table of genes."""
 
 
 CellLayout = Csv | Mtx | H5 | H5ad

@@ -66,7 +66,7 @@ def embed(
         typer.Option(help="Use the random numbers of the scgpt package, from these seeds of NumPy and PyTorch."),
     ] = None,
 ) -> None:
-    """Write scGPT's embedding of QUERY. The same command resumes an interrupted run."""
+    """Write scGPT's embedding of QUERY. If it is interrupted, run the command again to continue."""
     from spikgpt.cells.output import write_copy
     from spikgpt.cells.reading import open_cells
     from spikgpt.cells.storage import identity_of
@@ -100,7 +100,9 @@ def convert_scgpt(
     checkpoint: Annotated[str, typer.Argument(help=CHECKPOINT_HELP)],
     out: Annotated[Path, typer.Option(help="Folder to write.")],
     hub: HubOptions,
-    upstream: Annotated[bool, typer.Option("--upstream", help="Write best_model.pt instead of safetensors.")] = False,
+    upstream: Annotated[
+        bool, typer.Option("--upstream", help="Convert back: write best_model.pt instead of safetensors.")
+    ] = False,
 ) -> None:
     """Convert an scGPT checkpoint to safetensors weights, or back to the format of the scgpt package."""
     from spikgpt.engines.scgpt.checkpoint import save_checkpoint
@@ -117,7 +119,7 @@ def pretrain(
     out: Annotated[Path, typer.Option(help="Folder to write the checkpoint to.")],
     options: PretrainOptions,
 ) -> None:
-    """Train your own scGPT network. The same command resumes an interrupted training after its last epoch."""
+    """Train your own scGPT network. If it is interrupted, run the command again to continue."""
     from spikgpt.cells.reading import read_cells
     from spikgpt.engines.scgpt.checkpoint import save_checkpoint
     from spikgpt.engines.scgpt.encoder import ScGPTConfig
