@@ -66,7 +66,7 @@ def embed(
         typer.Option(help="Use the random numbers of the scgpt package, from these seeds of NumPy and PyTorch."),
     ] = None,
 ) -> None:
-    """Write scGPT's embedding of QUERY. If it is interrupted, run the command again to continue."""
+    """Write scGPT's embedding of QUERY. To continue after an interruption, run the command again."""
     from spikgpt.cells.output import write_copy
     from spikgpt.cells.reading import open_cells
     from spikgpt.cells.storage import identity_of
@@ -119,7 +119,7 @@ def pretrain(
     out: Annotated[Path, typer.Option(help="Folder to write the checkpoint to.")],
     options: PretrainOptions,
 ) -> None:
-    """Train your own scGPT network. If it is interrupted, run the command again to continue."""
+    """Train your own scGPT network. To continue after an interruption, run the command again."""
     from spikgpt.cells.reading import read_cells
     from spikgpt.engines.scgpt.checkpoint import save_checkpoint
     from spikgpt.engines.scgpt.encoder import ScGPTConfig

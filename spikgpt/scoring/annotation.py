@@ -49,7 +49,7 @@ class Annotation:
     Attributes
     ----------
     obs_names
-        Names of the cells, by index.
+        Names of the n cells, in the order of the query.
     best
         Index of the most probable label of each cell in ``label_names``, shape (n,).
     confidence
