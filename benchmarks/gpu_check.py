@@ -1,9 +1,9 @@
-"""Annotation, embedding and training on a GPU: labels against the CPU's, cells per second, and memory.
+"""Annotation and training on a GPU: labels against the CPU's, cells per second, and memory.
 
     python -m benchmarks.gpu_check [--cells 50000] [--providers cuda tensorrt] [--device cuda]
 
 The cells are drawn from the demo cells: each count is drawn again from a Poisson distribution, so that no two cells
-are equal. Without a GPU, ``--providers --device cpu`` tries the script itself.
+are equal. Without a GPU, ``--providers --device cpu`` tries the script itself. The embedding by scGPT on a GPU is measured by ``python -m benchmarks.scgpt_speed --device cuda``.
 """
 
 from __future__ import annotations
@@ -12,14 +12,12 @@ import argparse
 import tempfile
 import time
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import torch
 from anndata import AnnData
 from scipy import sparse
 
-from benchmarks.scgpt_speed import embedding_benchmark
 from spikgpt import SpikGPT
 from spikgpt.cells.reading import read_cells
 from spikgpt.options import Provider
@@ -85,7 +83,7 @@ def train_on(device: str) -> Record:
 
 
 def main() -> None:
-    """Run the three parts and print their tables."""
+    """Run both parts and print their tables."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--cells", type=int, default=50_000)
     parser.add_argument("--providers", nargs="*", choices=["cuda", "tensorrt"], default=["cuda", "tensorrt"])
@@ -98,9 +96,6 @@ def main() -> None:
         records.append(annotate_on(provider, query, expected)[0])
     print_table(records, f"Annotation of {options.cells} cells")
     print_table([train_on(device) for device in dict.fromkeys(("cpu", options.device))], "Training")
-    embedding: Any = argparse.Namespace(cells=200, checkpoint=None, device=options.device)
-    embedding.way = ["spikgpt float32", "spikgpt bfloat16"]
-    print_table(embedding_benchmark(embedding), f"Embedding by scGPT on {options.device}")
 
 
 if __name__ == "__main__":
