@@ -3,7 +3,8 @@
     python -m benchmarks.gpu_check [--cells 50000] [--providers cuda tensorrt] [--device cuda]
 
 The cells are drawn from the demo cells: each count is drawn again from a Poisson distribution, so that no two cells
-are equal. Without a GPU, ``--providers --device cpu`` tries the script itself. The embedding by scGPT on a GPU is measured by ``python -m benchmarks.scgpt_speed --device cuda``.
+are equal. Without a GPU, ``--providers --device cpu`` tries the script itself. For the embedding by scGPT, run
+``python -m benchmarks.scgpt_speed --device cuda``.
 """
 
 from __future__ import annotations
