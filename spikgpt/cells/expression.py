@@ -24,7 +24,8 @@ from spikgpt.cells.content.values import (
     whole_cells,
 )
 from spikgpt.cells.formats.notes import reading_notes
-from spikgpt.cells.matrices import MatrixOnDisk, keep_on_disk, read_rows
+from spikgpt.cells.matrices import MatrixOnDisk, read_rows
+from spikgpt.cells.on_disk import keep_on_disk
 from spikgpt.errors import DataError, listed
 from spikgpt.types import Rows
 
@@ -177,7 +178,7 @@ def _check_row_order(adata: Cells, chosen: _Candidate, candidates: list[_Candida
     candidate = next((candidate for candidate in candidates if candidate.source == other), None)
     if candidate is None and other == "X" and adata.X is not None:
         candidate = _Candidate("X", keep_on_disk(adata.X, "X"), adata.var)
-        if isinstance(candidate.matrix, MatrixOnDisk) and candidate.matrix.read_whole:
+        if isinstance(candidate.matrix, MatrixOnDisk) and candidate.matrix.by_columns:
             return  # all of it would be read
     if candidate is None:
         return

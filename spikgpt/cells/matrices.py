@@ -6,7 +6,7 @@ is therefore checked before SciPy works on it.
 
 from __future__ import annotations
 
-from functools import cached_property
+from abc import ABC, abstractmethod
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -21,6 +21,8 @@ from spikgpt.types import Rows
 
 # Bytes of a dense matrix, and values of a sparse matrix, that are read from disk at a time.
 BLOCK_BYTES, BLOCK_VALUES = 32 * 1024 * 1024, 4 * 1024 * 1024
+# Rows of a sample, and the number of blocks that it consists of. A part of 2% of the rows has a block of the sample.
+SAMPLED, SAMPLED_BLOCKS = 1000, 50
 # Arrays of a stored sparse matrix.
 PARTS = ("data", "indices", "indptr")
 
@@ -44,10 +46,10 @@ def check_sparse(matrix: Any, name: object) -> None:
     n_rows, n_columns = matrix.shape if matrix.format == "csr" else matrix.shape[::-1]
     # Values after the last row start are unused.
     _check_starts(matrix.indptr, n_rows, min(len(matrix.data), len(matrix.indices)), name)
-    _check_columns(matrix.indices[: matrix.indptr[-1]], n_columns, name)
+    check_columns(matrix.indices[: matrix.indptr[-1]], n_columns, name)
 
 
-def _check_columns(columns: npt.NDArray[Any], n_columns: int, name: object) -> None:
+def check_columns(columns: npt.NDArray[Any], n_columns: int, name: object) -> None:
     """Refuse column numbers outside of a matrix."""
     if len(columns) and not 0 <= columns.min() <= columns.max() < n_columns:
         values = f"values in columns {columns.min()} to {columns.max()}"
@@ -78,8 +80,17 @@ def check_stored(item: Any, name: object) -> None:
     with as_data_errors(name):
         for start in range(0, item["data"].shape[0], BLOCK_VALUES):
             block = slice(start, start + BLOCK_VALUES)
-            _check_columns(item["indices"][block], n_columns, name)
+            check_columns(item["indices"][block], n_columns, name)
             item["data"][block]
+
+
+def sampled_rows(n_rows: int) -> Rows:
+    """Return the indices, ascending, of at most 1000 rows in evenly spaced blocks, as single rows are read slowly."""
+    if n_rows <= SAMPLED:
+        return np.arange(n_rows)
+    size = SAMPLED // SAMPLED_BLOCKS
+    firsts = np.linspace(0, n_rows - size, SAMPLED_BLOCKS).astype(np.int64)
+    return np.unique(firsts[:, None] + np.arange(size))
 
 
 def read_rows(matrix: Any, index: slice | Rows, columns: Rows | None = None) -> sparse.csr_matrix:
@@ -95,7 +106,7 @@ def read_rows(matrix: Any, index: slice | Rows, columns: Rows | None = None) -> 
     with np.errstate(over="ignore"):
         if not sparse.issparse(part):
             part = part.astype(np.float32)
-        rows = sparse.csr_matrix(part).astype(np.float32, copy=True)
+        rows = sparse.csr_matrix(part).astype(np.float32, copy=not isinstance(matrix, MatrixOnDisk))
     if columns is not None:
         rows = rows[:, columns]
     rows.sum_duplicates()
@@ -104,10 +115,10 @@ def read_rows(matrix: Any, index: slice | Rows, columns: Rows | None = None) -> 
 
 
 def stored_rows(matrix: Any, start: int, stop: int) -> StoredRows:
-    """Return the rows ``start`` to ``stop`` (excluded) of a matrix as they are stored, without a copy if in memory.
+    """Return the rows ``start`` to ``stop`` (excluded) of a matrix as they are stored.
 
-    Types and columns are checked; values are not, which may be negative or infinite. See :func:`read_rows` for
-    canonical rows.
+    Arrays of a CSR matrix in memory are not copied. Types and columns are checked; values are not, which may be
+    negative or infinite. See :func:`read_rows` for canonical rows.
 
     Raises
     ------
@@ -115,8 +126,9 @@ def stored_rows(matrix: Any, start: int, stop: int) -> StoredRows:
         For values that are no numbers, and columns outside of the matrix.
     """
     name = getattr(matrix, "name", "The expression matrix")
-    if isinstance(matrix, MatrixOnDisk) and matrix.is_csr:
-        rows = matrix.stored_rows(start, stop)
+    if isinstance(matrix, MatrixOnDisk):
+        with as_data_errors(name):
+            rows = matrix.stored_rows(start, stop)
     elif sparse.issparse(matrix) and matrix.format == "csr":
         first, last = int(matrix.indptr[start]), int(matrix.indptr[stop])
         starts = matrix.indptr[start : stop + 1].astype(np.int64) - first
@@ -125,62 +137,50 @@ def stored_rows(matrix: Any, start: int, stop: int) -> StoredRows:
         canonical = read_rows(matrix, slice(start, stop))
         return StoredRows(canonical.data, canonical.indices, canonical.indptr.astype(np.int64))
     check_numbers(rows.data.dtype, name)
-    _check_columns(rows.indices, matrix.shape[1], name)
+    check_columns(rows.indices, matrix.shape[1], name)
     return rows
 
 
-class MatrixOnDisk:
-    """A matrix of an open store, whose rows are read on demand."""
+class MatrixOnDisk(ABC):
+    """A matrix of an open store, whose rows are read on demand.
 
-    def __init__(self, stored: Any, name: object) -> None:
-        self.name, self._stored, self.shape = name, stored, tuple(map(int, stored.shape))
+    Attributes
+    ----------
+    name
+        Name of the matrix in messages.
+    shape
+        Rows and columns.
+    by_columns
+        True if the first rows take as long to read as all rows.
+    span
+        Number of consecutive rows, from a multiple of it, that take about as long to read as one of them.
+    """
 
-    @property
-    def read_whole(self) -> bool:
-        """True for a CSC matrix and for the other byte order, whose rows SciPy cannot read one by one."""
-        if is_array(self._stored):
-            return False
-        native = all(self._stored.group[part].dtype.isnative for part in PARTS)
-        return not native or self._stored.format == "csc"
+    by_columns = False
+    span = 1
 
-    @property
-    def is_csr(self) -> bool:
-        """True for a CSR matrix in the byte order of the machine."""
-        return not is_array(self._stored) and not self.read_whole
+    def __init__(self, name: object, shape: Any) -> None:
+        self.name, self.shape = name, (int(shape[0]), int(shape[1]))
 
+    @abstractmethod
     def stored_rows(self, start: int, stop: int) -> StoredRows:
-        """Return rows of a CSR matrix as they are stored; see :func:`stored_rows`."""
-        first, last = int(self._starts[start]), int(self._starts[stop])
-        with as_data_errors(self.name):
-            data, indices = (self._stored.group[part][first:last] for part in PARTS[:2])
-        return StoredRows(data, indices, self._starts[start : stop + 1] - first)
-
-    @cached_property
-    def _starts(self) -> npt.NDArray[np.int64]:
-        with as_data_errors(self.name):
-            return np.asarray(self._stored.group["indptr"][:], dtype=np.int64)
+        """Return the rows ``start`` to ``stop`` (excluded), in arrays that the caller may change."""
 
     def __getitem__(self, index: slice | Rows) -> sparse.csr_matrix:
-        """Return some rows, by a slice or by ascending numbers."""
-        if not is_array(self._stored):
-            return (self._whole if self.read_whole else self._stored)[index]
-        check_numbers(self._stored.dtype, self.name)
-        cells = np.arange(self.shape[0])[index]
-        step = max(1, BLOCK_BYTES // max(1, self._stored.dtype.itemsize * self.shape[1]))
-        parts = [self._dense_rows(cells[start : start + step]) for start in range(0, len(cells), step)]
-        return sparse.vstack([sparse.csr_matrix((0, self.shape[1]), dtype=np.float32), *parts], format="csr")
+        """Return some rows, by a slice or by ascending numbers, in arrays that the caller may change."""
+        if isinstance(index, slice):
+            start, stop, _ = index.indices(self.shape[0])
+            return self._rows(start, max(start, stop))
+        spans = index // self.span
+        ends = np.flatnonzero((np.diff(spans) != 0) & (np.diff(index) != 1)) + 1
+        parts = []
+        for rows in np.split(index, ends):
+            part = self._rows(int(rows[0]), int(rows[-1]) + 1)
+            parts.append(part if part.shape[0] == len(rows) else part[rows - rows[0]])
+        return sparse.vstack(parts, format="csr")
 
-    def _dense_rows(self, cells: Rows) -> sparse.csr_matrix:
-        consecutive = len(cells) == cells[-1] - cells[0] + 1
-        # zarr has a method of its own for rows by number.
-        by_number = getattr(self._stored, "oindex", self._stored)
-        rows = self._stored[cells[0] : cells[-1] + 1] if consecutive else by_number[cells]
-        with np.errstate(over="ignore"):
-            return sparse.csr_matrix(rows.astype(np.float32))
-
-    @cached_property
-    def _whole(self) -> sparse.csr_matrix:
-        return read_matrix(self._stored, self.name).tocsr()
+    def _rows(self, start: int, stop: int) -> sparse.csr_matrix:
+        return sparse.csr_matrix(tuple(self.stored_rows(start, stop)), shape=(stop - start, self.shape[1]))
 
 
 def read_matrix(stored: CSRDataset | CSCDataset, name: object) -> sparse.csr_matrix | sparse.csc_matrix:
@@ -190,13 +190,6 @@ def read_matrix(stored: CSRDataset | CSCDataset, name: object) -> sparse.csr_mat
     matrix = (sparse.csr_matrix if stored.format == "csr" else sparse.csc_matrix)(native, shape=stored.shape)
     check_sparse(matrix, name)
     return matrix
-
-
-def keep_on_disk(matrix: Any, name: object) -> Any:
-    """Return a matrix of an AnnData, with its rows read on demand if it is on disk."""
-    if isinstance(matrix, CSRDataset | CSCDataset):
-        return MatrixOnDisk(stored_matrix(matrix.group, name), name)
-    return MatrixOnDisk(stored_matrix(matrix, name), name) if is_array(matrix) else matrix
 
 
 def check_numbers(dtype: Any, name: object) -> None:

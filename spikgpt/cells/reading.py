@@ -15,7 +15,7 @@ from anndata import AnnData
 from spikgpt.cells.formats.mtx import holds_matrix, is_mtx, read_mtx
 from spikgpt.cells.formats.streams import first_bytes, is_gzip, unpack
 from spikgpt.cells.formats.tables import looks_like_table, read_table
-from spikgpt.cells.formats.tenx import is_tenx, read_tenx
+from spikgpt.cells.formats.tenx import is_tenx, read_tenx, tenx_cells
 from spikgpt.cells.formats.unreadable import absent, other_store, refusal
 from spikgpt.cells.matrices import check_sparse
 from spikgpt.cells.storage import as_data_errors, check_hdf5, identity_of, is_array, open_store
@@ -33,8 +33,8 @@ def open_cells(path: str | Path) -> Iterator[AnnData]:
     """Open a file of cells and leave its matrices on disk, to be read a few cells at a time.
 
     In an ``.h5ad`` file or a ``.zarr`` folder, ``X``, ``layers`` and ``raw.X`` stay on disk, and ``varm``, ``obsp`` and
-    ``varp`` are left out. AnnData files from before version 0.7 and other kinds of files are read into memory; see
-    :func:`read_cells`.
+    ``varp`` are left out. In a 10x ``.h5`` file the counts stay on disk. AnnData files from before version 0.7, and
+    other kinds of files, are read into memory; see :func:`read_cells`.
 
     Raises
     ------
@@ -42,10 +42,13 @@ def open_cells(path: str | Path) -> Iterator[AnnData]:
         When there is no such file, it holds no cells, or it is damaged.
     """
     with _unpacked(Path(path)) as (kind, unpacked):
-        if kind not in (H5AD, ZARR):
+        if kind not in (H5AD, ZARR, TENX):
             yield _read_other(kind, unpacked, path)
             return
         with open_store(unpacked, name=path) as root:
+            if kind == TENX:
+                yield tenx_cells(root, path, in_memory=False)
+                return
             cells = stored_cells(root, path, in_memory=False)
             yield _read_old(unpacked, path) if cells is None else cells
 

@@ -12,9 +12,9 @@ from anndata import AnnData
 from scipy import sparse
 
 from spikgpt.cells.align import AlignedCells, align, aligned_chunks, joined
-from spikgpt.cells.content.values import SAMPLE_CELLS
 from spikgpt.cells.expression import Expression, find_expression
 from spikgpt.cells.genes import GeneList, genes_of, match_genes
+from spikgpt.cells.matrices import SAMPLED
 from spikgpt.cells.obs import check_trainable, labels_of
 from spikgpt.embedding.base import Embedding
 from spikgpt.embedding.obsm import PREFIX, ObsmEmbedding, vector_cells
@@ -134,7 +134,7 @@ def prepare(
     if embedder == PCA:
         n_cells = len(labelled.labels)
         # The unit is detected from these cells alone. A matrix on disk is read whole through a view of all cells.
-        sample = np.unique(np.linspace(0, n_cells - 1, min(n_cells, SAMPLE_CELLS)).astype(np.int64))
+        sample = np.unique(np.linspace(0, n_cells - 1, min(n_cells, SAMPLED)).astype(np.int64))
         expression = find_expression(labelled.adata[sample], layer=options.layer)
         return TrainingCells(labelled, expression, genes_of(expression.var), expression.notes)
     if isinstance(embedder, str):

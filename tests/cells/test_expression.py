@@ -11,6 +11,7 @@ from scipy import sparse
 from spikgpt.cells.align import aligned_chunks
 from spikgpt.cells.expression import find_expression
 from spikgpt.cells.genes import GeneList, match_genes
+from spikgpt.cells.matrices import sampled_rows
 from spikgpt.errors import DataError
 from tests.cells.conftest import N_CELLS, N_GENES, log_of, scaled, with_x
 
@@ -169,15 +170,16 @@ def test_no_cells_or_genes(real: AnnData) -> None:
 @pytest.mark.parametrize(
     ("bad", "message"),
     [
-        (-1.0, r"^X holds a negative value \(-1\) in cell 'cell 1' \(row 1\)\. SpikGPT reads"),
-        (np.nan, r"^X holds a NaN or infinite value \(nan\) in cell 'cell 1' \(row 1\)"),
-        (900.0, r"^X holds a value too large for a logarithm, unlike other cells \(900\) in cell 'cell 1' \(row 1\)"),
+        (-1.0, r"^X holds a negative value \(-1\) in cell 'cell 25' \(row 25\)\. SpikGPT reads"),
+        (np.nan, r"^X holds a NaN or infinite value \(nan\) in cell 'cell 25' \(row 25\)"),
+        (900.0, r"^X holds a value too large for a logarithm, unlike other cells \(900\) in cell 'cell 25' \(row 25\)"),
     ],
 )
 @pytest.mark.parametrize("chunk_size", [1, 4096])
 def test_bad_value_in_a_row_that_was_not_sampled(real: AnnData, bad: float, message: str, chunk_size: int) -> None:
     logs = sparse.vstack([log_of(real)] * 40, format="csr").tolil()
-    logs[1, 7] = bad
+    assert 25 not in sampled_rows(logs.shape[0])
+    logs[25, 7] = bad
     obs = pd.DataFrame(index=[f"cell {row}" for row in range(logs.shape[0])])
     expression = find_expression(AnnData(logs.tocsr(), obs=obs, var=real.var))
     symbols = tuple(real.var_names)

@@ -11,7 +11,8 @@ import pytest
 from anndata.io import write_elem
 from scipy import sparse
 
-from spikgpt.cells.matrices import MatrixOnDisk, check_sparse, read_rows, stored_matrix, stored_rows
+from spikgpt.cells.matrices import check_sparse, read_rows, sampled_rows, stored_matrix, stored_rows
+from spikgpt.cells.on_disk import keep_on_disk
 from spikgpt.errors import DataError
 
 MATRIX = sparse.random(40, 30, density=0.2, format="csr", dtype=np.float32, random_state=0)
@@ -22,7 +23,7 @@ MATRIX = sparse.random(40, 30, density=0.2, format="csr", dtype=np.float32, rand
 def test_rows_on_disk_are_those_in_memory(stored: Any, rows: Any, tmp_path: Path) -> None:
     with h5py.File(tmp_path / "file.h5", "w") as file:
         write_elem(file, "X", stored)
-        matrix = MatrixOnDisk(stored_matrix(file["X"], "X"), "X")
+        matrix = keep_on_disk(stored_matrix(file["X"], "X"), "X")
         assert matrix.shape == (40, 30)
         np.testing.assert_array_equal(read_rows(matrix, rows).toarray(), MATRIX[rows].toarray())
         np.testing.assert_array_equal(read_rows(stored, rows).toarray(), MATRIX[rows].toarray())
@@ -33,7 +34,7 @@ def test_rows_on_disk_are_those_in_memory(stored: Any, rows: Any, tmp_path: Path
 def test_stored_rows_are_those_of_the_matrix(stored: Any, start: int, stop: int, tmp_path: Path) -> None:
     with h5py.File(tmp_path / "file.h5", "w") as file:
         write_elem(file, "X", stored)
-        for matrix in (stored, MatrixOnDisk(stored_matrix(file["X"], "X"), "X")):
+        for matrix in (stored, keep_on_disk(stored_matrix(file["X"], "X"), "X")):
             rows = stored_rows(matrix, start, stop)
             assert rows.indptr.dtype == np.int64
             again = sparse.csr_matrix(tuple(rows), shape=(stop - start, 30))
@@ -99,4 +100,12 @@ def test_a_damaged_structure_is_refused_in_memory_and_on_disk(matrix: sparse.csr
         for name in ("data", "indices", "indptr"):
             group[name] = getattr(matrix, name)
         with pytest.raises(DataError, match=r"X"):
-            read_rows(MatrixOnDisk(stored_matrix(group, "X"), "X"), slice(0, 40))
+            read_rows(keep_on_disk(stored_matrix(group, "X"), "X"), slice(0, 40))
+
+
+@pytest.mark.parametrize("n_rows", [0, 1, 999, 1000, 1001, 1020, 5000, 10**7])
+def test_a_sample_of_rows_is_spread_over_all(n_rows: int) -> None:
+    rows = sampled_rows(n_rows)
+    assert len(rows) <= 1000
+    assert (np.diff(rows) > 0).all()
+    assert np.diff(np.r_[-1, rows, n_rows]).max() <= max(1, n_rows / 49)

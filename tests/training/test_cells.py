@@ -66,7 +66,7 @@ def test_a_file_is_never_read_whole(cells: AnnData, tmp_path: Path, monkeypatch:
     # Parts and samples of 90 of 360 cells, as if there were 200,000.
     for name, value in (("sampling.LARGEST_FIT", 90), ("sampling.CELLS_OF_RARE", 10)):
         monkeypatch.setattr(f"spikgpt.{name}", value)
-    for name in ("PART", "SAMPLE_CELLS"):
+    for name in ("PART", "SAMPLED"):
         monkeypatch.setattr(f"spikgpt.training.cells.{name}", 90)
     monkeypatch.setattr("spikgpt.training.cells.joined", recorded(joined, lambda read: int(read.values.nnz)))
     with open_cells(tmp_path / "cells.h5ad") as opened:

@@ -7,13 +7,10 @@ from typing import Any
 
 import numpy as np
 
-from spikgpt.cells.matrices import read_rows
+from spikgpt.cells.matrices import read_rows, sampled_rows
 from spikgpt.cells.naming.spellings import foreign_genes, is_foreign, plain, without_suffixes
 from spikgpt.errors import DataError
 from spikgpt.types import Bools, Rows
-
-# Cells in which two columns are compared.
-COMPARED_CELLS = 1000
 
 
 def own_genes(names: Any, matrix: Any, columns: Rows | None) -> tuple[Bools | None, str]:
@@ -53,11 +50,11 @@ def _repeats(names: list[str], matrix: Any, columns: Rows | None) -> list[int]:
     several = [group for name, group in groups.items() if name and len(group) > 1]
     if not several:
         return []
-    n_cells = matrix.shape[0]
-    rows = np.unique(np.linspace(0, n_cells - 1, min(n_cells, COMPARED_CELLS)).astype(np.int64))
     wanted = np.array(sorted(at for group in several for at in group))
     try:
-        sample = read_rows(matrix, rows, wanted if columns is None else columns[wanted]).tocsc()
+        sample = read_rows(
+            matrix, sampled_rows(matrix.shape[0]), wanted if columns is None else columns[wanted]
+        ).tocsc()
     except DataError:
         return []  # the same error is reported when the values are read
     sampled = {at: number for number, at in enumerate(wanted.tolist())}

@@ -23,14 +23,12 @@ from spikgpt.cells.content.transforms import (
     multiples_distance,
     ratio_distance,
 )
-from spikgpt.cells.matrices import check_sparse, read_rows
+from spikgpt.cells.matrices import check_sparse, read_rows, sampled_rows
 from spikgpt.errors import DataError
 from spikgpt.types import Bools, Rows
 
 Kind = Literal["counts", "linear", "log"]
 
-# Number of cells sampled from a matrix.
-SAMPLE_CELLS = 1000
 # Numbers closer to an integer than this count as whole.
 INTEGER_TOLERANCE = 1e-6
 # :func:`spikgpt.cells.expression.find_expression` gives a remedy of its own for this problem.
@@ -70,12 +68,10 @@ class Content:
 
 
 def content_of(matrix: Any, columns: Rows | None = None) -> Content:
-    """Detect the unit of a matrix from evenly spaced rows, by default of all columns."""
-    n_cells = matrix.shape[0]
+    """Detect the unit of a matrix from a sample of rows, by default of all columns."""
     try:
         check_sparse(matrix, "The expression matrix")
-        rows = np.unique(np.linspace(0, n_cells - 1, min(n_cells, SAMPLE_CELLS)).astype(np.int64))
-        sample = read_rows(matrix, rows, columns)
+        sample = read_rows(matrix, sampled_rows(matrix.shape[0]), columns)
     except DataError as error:
         return Content(problem=f"cannot be used ({error})")
     values = sample.data.astype(np.float64)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from collections import UserDict
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -15,7 +16,7 @@ from scipy import sparse
 
 from spikgpt.cells.formats.notes import with_notes
 from spikgpt.cells.formats.streams import CUT_OFF
-from spikgpt.cells.matrices import PARTS, check_sparse
+from spikgpt.cells.matrices import PARTS, check_sparse, stored_matrix
 from spikgpt.cells.storage import as_data_errors, open_store
 from spikgpt.errors import DataError, listed
 
@@ -37,18 +38,47 @@ def read_tenx(path: Path, name: object) -> AnnData:
     DataError
         When it is damaged, or holds several genomes of which none is human.
     """
+    with open_store(path, name=name) as file:
+        return tenx_cells(file, name, in_memory=True)
+
+
+def tenx_cells(file: Any, name: object, *, in_memory: bool) -> AnnData:
+    """Return the cells of an open ``.h5`` file of Cell Ranger, with the matrix in memory or in the file.
+
+    Raises
+    ------
+    DataError
+        When it is damaged, or holds several genomes of which none is human.
+    """
     notes: list[str] = []
-    with open_store(path, name=name) as file, as_data_errors(name, remedy=CUT_OFF):
+    with as_data_errors(name, remedy=CUT_OFF):
         groups = dict(_groups(file))
         genome = next(iter(groups)) if len(groups) == 1 else _human_genome(list(groups), name, notes)
         group = groups[genome]
         n_genes, n_cells = (int(size) for size in group["shape"][:])
-        data, indices, starts = (group[part][:] for part in PARTS)
-        # The file has a CSC matrix of genes and cells, which has the arrays of a CSR matrix of cells and genes.
-        matrix = sparse.csr_matrix((data.astype(np.float32), indices, starts), shape=(n_cells, n_genes))
-        check_sparse(matrix, f"{name}, X")
+        stored = _CellsByGenes(group, (n_cells, n_genes))
+        if in_memory:
+            data, indices, starts = (stored[part][:] for part in PARTS)
+            matrix = sparse.csr_matrix((data.astype(np.float32), indices, starts), shape=(n_cells, n_genes))
+            check_sparse(matrix, f"{name}, X")
+        else:
+            matrix = stored_matrix(stored, f"{name}, X")
         obs = pd.DataFrame(index=pd.Index(_texts(group["barcodes"]), dtype=object))
         return with_notes(AnnData(matrix, obs=obs, var=_var_of(group)), notes)
+
+
+class _CellsByGenes:
+    """A group of a file with the attributes by which anndata knows a CSR matrix of cells and genes.
+
+    The file has a CSC matrix of genes and cells, which has the arrays of a CSR matrix of cells and genes.
+    """
+
+    def __init__(self, group: Any, shape: tuple[int, int]) -> None:
+        self._group, self.name = group, group.name
+        self.attrs = UserDict({"encoding-type": "csr_matrix", "encoding-version": "0.1.0", "shape": shape})
+
+    def __getitem__(self, part: str) -> Any:
+        return self._group[part]
 
 
 def _groups(file: Any) -> Iterator[tuple[str, Any]]:

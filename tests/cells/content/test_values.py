@@ -11,6 +11,7 @@ from anndata import AnnData
 from scipy import sparse
 
 from spikgpt.cells.expression import find_expression
+from spikgpt.cells.matrices import sampled_rows
 from spikgpt.errors import DataError
 from tests.cells.conftest import log_of, with_x
 
@@ -130,16 +131,18 @@ def test_mixtures_that_are_not_clear_are_refused(deep: AnnData, first: str, seco
 
 
 def test_logarithms_among_counts_are_seen_in_cells_that_were_not_sampled(deep: AnnData) -> None:
-    rows = sparse.vstack([deep.X[:1], log_of(deep)[1:2], *[deep.X] * 20], format="csr")
+    rows = sparse.vstack([deep.X[:25], log_of(deep)[25:26], *[deep.X] * 20], format="csr")
+    assert 25 not in sampled_rows(rows.shape[0])
     expression = find_expression(AnnData(rows, var=deep.var))
     assert expression.kind == "counts"
-    with pytest.raises(DataError, match=r"X holds counts, but other numbers in cell '1' \(row 1\).*each part alone\.$"):
+    with pytest.raises(DataError, match=r"X holds counts, but other numbers in cell '25' \(row 25\).*part alone\.$"):
         expression.linear(0, 100)
 
 
 def test_counts_among_logarithms_are_read_in_cells_that_were_not_sampled(deep: AnnData) -> None:
-    few = deep.X[1:2].minimum(20)
-    rows = sparse.vstack([log_of(deep)[:1], few, *[log_of(deep)] * 20], format="csr")
+    few = deep.X[25:26].minimum(20)
+    rows = sparse.vstack([log_of(deep)[:25], few, *[log_of(deep)] * 20], format="csr")
+    assert 25 not in sampled_rows(rows.shape[0])
     expression = find_expression(AnnData(rows, var=deep.var))
     assert expression.kind == "log"
-    np.testing.assert_array_equal(expression.linear(0, 3)[1].toarray(), few[0].toarray())
+    np.testing.assert_array_equal(expression.linear(24, 27)[1].toarray(), few[0].toarray())

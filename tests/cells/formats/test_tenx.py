@@ -16,6 +16,7 @@ from spikgpt.cells.expression import find_expression
 from spikgpt.cells.formats.notes import reading_notes
 from spikgpt.cells.formats.tenx import is_tenx, read_tenx
 from spikgpt.cells.genes import GeneList, ensembl_ids_of
+from spikgpt.cells.matrices import MatrixOnDisk
 from spikgpt.cells.reading import open_cells, read_cells
 from spikgpt.errors import DataError
 from tests.cells.conftest import assert_identical
@@ -119,3 +120,12 @@ def test_damaged_files_are_refused(damage: str, real: AnnData, tmp_path: Path) -
     with pytest.raises(DataError, match=match) as caught:
         read_cells(tmp_path / "a.h5")
     assert "\n" not in str(caught.value)
+    with pytest.raises(DataError, match=r"a\.h5|X holds") as caught, open_cells(tmp_path / "a.h5") as cells:
+        find_expression(cells)
+    assert "\n" not in str(caught.value)
+
+
+def test_the_counts_stay_on_disk(real: AnnData, tmp_path: Path) -> None:
+    write_3(real[:9].copy(), tmp_path / "a.h5")
+    with open_cells(tmp_path / "a.h5") as cells:
+        assert isinstance(find_expression(cells).matrix, MatrixOnDisk)

@@ -1,0 +1,214 @@
+"""Rows of matrices in an open store, read on demand: CSR, CSC and dense."""
+
+from __future__ import annotations
+
+from abc import abstractmethod
+from collections.abc import Iterable, Iterator
+from functools import cached_property
+from itertools import pairwise
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+from anndata.abc import CSCDataset, CSRDataset
+from scipy import sparse
+
+from spikgpt.cells.matrices import PARTS, MatrixOnDisk, StoredRows, check_columns, check_numbers, stored_matrix
+from spikgpt.cells.row_buckets import RowBuckets, bucket_bits
+from spikgpt.cells.storage import is_array
+
+# Values of a matrix that is stored by columns, read at a time.
+BLOCK_VALUES = 4 * 1024 * 1024
+# Bytes of a dense matrix that are read at a time. The C library maps larger arrays anew each time, which takes longer.
+TILE_BYTES = 8 * 1024 * 1024
+# Larger chunks are kept after a read, because the next read may need the rest of the last chunk. HDF5 keeps smaller
+# ones.
+LARGE_CHUNK = 8 * 1024 * 1024
+# Largest decoded rows of chunks of a dense matrix; with taller chunks the values are sorted by cells in a file.
+BAND_BYTES = 512 * 1024 * 1024
+# Values of a dense matrix per value that is not 0, about.
+TYPICAL_ZEROS = 10
+# Consecutive rows of a CSR matrix that are read at once if only some are wanted.
+SPAN = 32
+
+
+def keep_on_disk(matrix: Any, name: object) -> Any:
+    """Return a matrix of an AnnData, with its rows read on demand if it is on disk."""
+    if isinstance(matrix, CSRDataset | CSCDataset):
+        stored = stored_matrix(matrix.group, name)
+        return (StoredCSR if stored.format == "csr" else StoredCSC)(stored, name)
+    return StoredDense(stored_matrix(matrix, name), name) if is_array(matrix) else matrix
+
+
+class StoredCSR(MatrixOnDisk):
+    """A CSR matrix of an open store."""
+
+    def __init__(self, stored: Any, name: object) -> None:
+        super().__init__(name, stored.shape)
+        self._starts = np.asarray(stored.group["indptr"][:], dtype=np.int64)
+        self._parts = [_Values(stored.group[part]) for part in PARTS[:2]]
+        # Rows of a chunk on average.
+        values = max(1, int(self._starts[-1]))
+        self.span = max(SPAN, max(part.chunk for part in self._parts) * self.shape[0] // values)
+
+    def stored_rows(self, start: int, stop: int) -> StoredRows:
+        """Return consecutive rows as they are stored."""
+        first, last = int(self._starts[start]), int(self._starts[stop])
+        data, indices = (part.read(first, last) for part in self._parts)
+        return StoredRows(data, indices, self._starts[start : stop + 1] - first)
+
+
+class _Banded(MatrixOnDisk):
+    """A matrix with bands of rows that are read together; ``span`` is the number of rows of a band."""
+
+    _last: tuple[int, sparse.csr_matrix] | None = None
+
+    def stored_rows(self, start: int, stop: int) -> StoredRows:
+        """Return consecutive rows."""
+        parts = []
+        for number in range(start // self.span, -(-stop // self.span) if stop > start else 0):
+            if self._last is None or self._last[0] != number:
+                self._last = number, self._band(number)
+            offset = number * self.span
+            parts.append(self._last[1][max(0, start - offset) : stop - offset])
+        return _stacked(parts, self.shape[1])
+
+    @abstractmethod
+    def _band(self, number: int) -> sparse.csr_matrix:
+        """Return the rows of a band."""
+
+
+class StoredCSC(_Banded):
+    """A CSC matrix of an open store; its values are sorted by rows in a temporary file when they are first read."""
+
+    by_columns = True
+
+    def __init__(self, stored: Any, name: object) -> None:
+        super().__init__(name, stored.shape)
+        self._group = stored.group
+        self._bits = bucket_bits(self.shape[0], int(self._group["data"].shape[0]))
+        self.span = 1 << self._bits
+
+    def _band(self, number: int) -> sparse.csr_matrix:
+        return self._buckets.read(number)
+
+    @cached_property
+    def _buckets(self) -> RowBuckets:
+        check_numbers(self._group["data"].dtype, self.name)
+        buckets = RowBuckets(self.shape, self._bits, self.name)
+        starts = np.asarray(self._group["indptr"][:], dtype=np.int64)
+        data, indices = (_Values(self._group[part]) for part in PARTS[:2])
+        for first in range(0, int(starts[-1]), BLOCK_VALUES):
+            last = min(first + BLOCK_VALUES, int(starts[-1]))
+            # The columns of the block; a column may start or end in another block.
+            column, end = np.searchsorted(starts, first, side="right") - 1, np.searchsorted(starts, last)
+            rows = indices.read(first, last)
+            check_columns(rows, self.shape[0], self.name)
+            parts = data.read(first, last), rows, np.clip(starts[column : end + 1], first, last) - first
+            buckets.append(sparse.csc_matrix(parts, shape=(self.shape[0], end - column)), int(column))
+        return buckets
+
+
+class StoredDense(_Banded):
+    """A dense matrix of an open store, read in tiles that are aligned to its chunks.
+
+    If the chunks are tall, the values are sorted by rows in a temporary file when they are first read.
+    """
+
+    def __init__(self, stored: Any, name: object) -> None:
+        super().__init__(name, stored.shape)
+        self._array, columns = stored, self.shape[1]
+        # Shape of a tile.
+        self._height, self._width = map(int, stored.chunks or (1, columns))
+        row_bytes = max(1, columns * stored.dtype.itemsize)
+        self.by_columns = self._height * row_bytes > BAND_BYTES
+        if self._height * row_bytes > TILE_BYTES:
+            chunk_bytes = self._height * self._width * stored.dtype.itemsize
+            self._width *= max(1, TILE_BYTES // chunk_bytes)
+        else:
+            self._height, self._width = TILE_BYTES // (self._height * row_bytes) * self._height, columns
+        self._bits = bucket_bits(self.shape[0], stored.size // TYPICAL_ZEROS)
+        self.span = 1 << self._bits if self.by_columns else self._height if stored.chunks else 1
+
+    def stored_rows(self, start: int, stop: int) -> StoredRows:
+        """Return consecutive rows."""
+        if self._array.chunks:
+            return super().stored_rows(start, stop)
+        check_numbers(self._array.dtype, self.name)
+        cuts = [*range(start, stop, self._height), stop]
+        return _stacked([sparse_rows(self._array[first:last]) for first, last in pairwise(cuts)], self.shape[1])
+
+    def _band(self, number: int) -> sparse.csr_matrix:
+        check_numbers(self._array.dtype, self.name)
+        return self._buckets.read(number) if self.by_columns else _joined(self._tiles(number * self.span), "csr")
+
+    def _tiles(self, row: int) -> Iterator[sparse.csr_matrix]:
+        """Yield the tiles with some row as their first."""
+        for column in range(0, self.shape[1], self._width):
+            yield sparse_rows(np.asarray(self._array[row : row + self._height, column : column + self._width]))
+
+    @cached_property
+    def _buckets(self) -> RowBuckets:
+        buckets = RowBuckets(self.shape, self._bits, self.name)
+        for row in range(0, self.shape[0], self._height):
+            tiles: list[sparse.csc_matrix] = []
+            first = last = 0
+            for tile in self._tiles(row):
+                tiles.append(tile.tocsc())
+                last += tile.shape[1]
+                if sum(one.nnz for one in tiles) >= BLOCK_VALUES or last == self.shape[1]:
+                    block = _joined(tiles, "csc")
+                    parts = block.data, block.indices + row, block.indptr
+                    buckets.append(sparse.csc_matrix(parts, shape=(self.shape[0], last - first)), first)
+                    tiles, first = [], last
+        return buckets
+
+
+def _stacked(parts: list[sparse.csr_matrix], n_columns: int) -> StoredRows:
+    """Return a copy of the rows of matrices in one."""
+    rows = sparse.vstack([sparse.csr_matrix((0, n_columns), dtype=np.float32), *parts], format="csr")
+    return StoredRows(rows.data, rows.indices, rows.indptr.astype(np.int64))
+
+
+def _joined(tiles: Iterable[Any], form: str) -> Any:
+    """Return tiles side by side."""
+    tiles = list(tiles)
+    return tiles[0] if len(tiles) == 1 else sparse.hstack(tiles, format=form)
+
+
+def sparse_rows(dense: npt.NDArray[Any]) -> sparse.csr_matrix:
+    """Return the values of a dense array, (n, G), that are not 0, in float32; NaN is a value."""
+    n_rows, n_columns = dense.shape
+    # Flat indices take half the time of indices by row and column.
+    at = np.flatnonzero(dense != 0)
+    starts = np.searchsorted(at, np.arange(n_rows + 1) * n_columns)
+    with np.errstate(over="ignore"):
+        data = dense.ravel()[at].astype(np.float32, copy=False)
+    at -= np.repeat(np.arange(n_rows) * n_columns, np.diff(starts))
+    return sparse.csr_matrix((data, at.astype(np.int32), starts.astype(np.int32)), shape=dense.shape)
+
+
+class _Values:
+    """A stored array of one dimension, of which each large chunk is decoded once by consecutive reads."""
+
+    def __init__(self, array: Any) -> None:
+        self._array = array
+        self.chunk = max(1, int(array.chunks[0])) if array.chunks else 1
+        self._keep = self.chunk * array.dtype.itemsize > LARGE_CHUNK
+        self._start, self._window = 0, np.empty(0, dtype=array.dtype)
+
+    def read(self, start: int, stop: int) -> npt.NDArray[Any]:
+        """Return some values, in the byte order of the machine."""
+        if not self._keep:
+            return self._native(self._array[start:stop])
+        end = self._start + len(self._window)
+        if not self._start <= start <= stop <= end:
+            first, last = start // self.chunk * self.chunk, -(-stop // self.chunk) * self.chunk
+            kept = self._window[first - self._start :] if self._start <= first < end else self._window[:0]
+            self._window = np.concatenate([kept, self._native(self._array[first + len(kept) : last])])
+            self._start = first
+        return self._window[start - self._start : stop - self._start].copy()
+
+    @staticmethod
+    def _native(values: npt.NDArray[Any]) -> npt.NDArray[Any]:
+        return values.astype(values.dtype.newbyteorder("="), copy=False)

@@ -1,0 +1,138 @@
+"""Rows of a matrix that is stored by columns, from a temporary file, in bounded memory.
+
+The values are distributed to buckets of consecutive rows in one pass, as in a bucket sort. A bucket is sorted when its
+rows are read.
+"""
+
+from __future__ import annotations
+
+import errno
+import tempfile
+import weakref
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any, NamedTuple
+
+import numpy as np
+import numpy.typing as npt
+from scipy import sparse
+
+from spikgpt.errors import ConfigError
+
+# Rows of a bucket at most, as a power of 2, and values of a bucket at most in a matrix of even rows.
+MOST_BITS, BUCKET_VALUES = 10, 2 * 1024 * 1024
+# Errors of the system for a full disk.
+FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
+
+
+@contextmanager
+def temporary_space(content: object) -> Iterator[None]:
+    """Turn the error of a full temporary folder, to which ``content`` is written, into a ConfigError."""
+    try:
+        yield
+    except OSError as error:
+        if error.errno not in FULL:
+            raise
+        msg = (
+            f"The temporary folder {tempfile.gettempdir()} has no room for {content}. Set the environment variable "
+            "TMPDIR to a folder on a disk with more room."
+        )
+        raise ConfigError(msg) from None
+
+
+class _Block(NamedTuple):
+    """Place in the file of the values that were added at once, sorted by bucket.
+
+    ``starts``, shape (buckets + 1,), are the indices of each bucket's first value. The columns start at the byte
+    ``columns``, and the packed values, of type ``dtype``, at the byte ``packed``.
+    """
+
+    starts: npt.NDArray[np.integer[Any]]
+    columns: int
+    packed: int
+    dtype: np.dtype[Any]
+
+
+def bucket_bits(n_rows: int, n_values: int) -> int:
+    """Return the number of rows of a bucket, as a power of 2, for a matrix with about so many values."""
+    rows = BUCKET_VALUES * max(1, n_rows) // max(1, n_values)
+    return min(MOST_BITS, max(1, rows).bit_length() - 1)
+
+
+class RowBuckets:
+    """Values of a sparse matrix in a temporary file, which is deleted even if the process is killed.
+
+    Parameters
+    ----------
+    shape
+        Rows and columns of the matrix.
+    bits
+        Rows of a bucket, as a power of 2; see :func:`bucket_bits`.
+    """
+
+    def __init__(self, shape: tuple[int, int], bits: int, name: object) -> None:
+        self.shape, self._bits, self._name = shape, bits, name
+        self._blocks: list[_Block] = []
+        self._columns = np.dtype(np.uint16 if shape[1] <= 1 << 16 else np.int32)
+        self._file = tempfile.TemporaryFile(prefix="spikgpt-")
+        weakref.finalize(self, self._file.close)
+
+    def append(self, block: sparse.csc_matrix, first: int) -> None:
+        """Add the values of columns from ``first`` on.
+
+        Parameters
+        ----------
+        block
+            All rows of these columns. Values are stored in float32.
+        """
+        packed = _packed(block.data, block.indices & ((1 << self._bits) - 1), self._bits)
+        shape = (-(-self.shape[0] >> self._bits), block.shape[1])
+        # The conversion is a counting sort by bucket.
+        by_bucket = sparse.csc_matrix((packed, block.indices >> self._bits, block.indptr), shape=shape).tocsr()
+        columns = by_bucket.indices
+        columns += first
+        with temporary_space(f"{self._name}, which is stored by genes and is sorted by cells there"):
+            at = self._file.seek(0, 2)
+            self._file.write(columns.astype(self._columns).data)
+            middle = self._file.tell()
+            self._file.write(by_bucket.data.data)
+            self._file.flush()
+        self._blocks.append(_Block(by_bucket.indptr, at, middle, packed.dtype))
+
+    def read(self, bucket: int) -> sparse.csr_matrix:
+        """Return the rows of a bucket, float32, with sorted columns and sums of repeated values."""
+        ends = np.cumsum([0, *(block.starts[bucket + 1] - block.starts[bucket] for block in self._blocks)])
+        n_values = int(ends[-1])
+        columns = np.empty(n_values, dtype=self._columns)
+        rows, values = np.empty(n_values, dtype=np.int32), np.empty(n_values, dtype=np.float32)
+        for block, start, end in zip(self._blocks, ends[:-1], ends[1:], strict=True):
+            part, skipped = slice(start, end), int(block.starts[bucket])
+            packed = np.empty(end - start, dtype=block.dtype)
+            for array, at in ((columns[part], block.columns), (packed, block.packed)):
+                self._file.seek(at + skipped * array.itemsize)
+                self._file.readinto(array.data)
+            rows[part], values[part] = _unpacked(packed, self._bits)
+        n_rows = min(1 << self._bits, self.shape[0] - (bucket << self._bits))
+        # The conversion is a counting sort by row, which keeps the order of columns.
+        return sparse.coo_matrix((values, (rows, columns.astype(np.int32))), shape=(n_rows, self.shape[1])).tocsr()
+
+
+def _packed(values: npt.NDArray[Any], rows: npt.NDArray[Any], bits: int) -> npt.NDArray[Any]:
+    """Return each value and its row, of ``bits`` bits, in one integer: 32 bits for small whole values, else 64 bits."""
+    with np.errstate(over="ignore", invalid="ignore"):
+        values = values.astype(np.float32, copy=False)
+        whole = values.astype(np.int32)
+    if len(values) and whole.min() >= 0 and whole.max() < 1 << (31 - bits) and np.array_equal(whole, values):
+        whole <<= bits
+        whole |= rows.astype(np.int32, copy=False)
+        return whole
+    packed = values.view(np.int32).astype(np.int64)
+    packed <<= bits
+    packed |= rows
+    return packed
+
+
+def _unpacked(packed: npt.NDArray[Any], bits: int) -> tuple[npt.NDArray[Any], npt.NDArray[Any]]:
+    """Return rows and float32 values from :func:`_packed`."""
+    rows, values = packed & ((1 << bits) - 1), packed >> bits
+    return rows, values if packed.dtype == np.int32 else values.astype(np.int32).view(np.float32)
