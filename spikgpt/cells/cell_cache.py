@@ -5,12 +5,14 @@ from __future__ import annotations
 import tempfile
 from collections.abc import Iterator
 from dataclasses import replace
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 from scipy import sparse
 
 from spikgpt.cells.align import AlignedCells, joined
+from spikgpt.cells.row_buckets import close_temporary, temporary_space
 from spikgpt.sampling import content_keys, sample_of
 from spikgpt.types import Rows
 
@@ -19,7 +21,10 @@ IN_MEMORY = 64 * 1024 * 1024
 
 
 class CellCache:
-    """The cells of a query in chunks, to be read again in the same order; use it in a ``with`` statement."""
+    """The cells of a query in chunks, to be read again in the same order; use it in a ``with`` statement.
+
+    Small counts are stored in one byte and indices of genes in two.
+    """
 
     def __init__(self) -> None:
         self._file = tempfile.SpooledTemporaryFile(max_size=IN_MEMORY)
@@ -34,7 +39,7 @@ class CellCache:
         return self
 
     def __exit__(self, *_: object) -> None:
-        self._file.close()
+        close_temporary(self._file)
 
     def append(self, chunk: AlignedCells) -> None:
         """Store the next cells of the query."""
@@ -43,8 +48,11 @@ class CellCache:
         self._rows.append(sum(self._sizes) + filled)
         self._keys.append(content_keys(chunk.values[filled]))
         self._sizes.append(len(chunk.totals))
-        for array in (chunk.totals, chunk.values.data, chunk.values.indices, chunk.values.indptr):
-            np.save(self._file, array)
+        values = chunk.values
+        indices = values.indices.astype(np.uint16) if values.shape[1] <= 1 << 16 else values.indices
+        with temporary_space("the cells as the reference reads them"):
+            for array in (chunk.totals, _small(values.data), indices, values.indptr):
+                np.save(self._file, array)
 
     def chunks(self) -> Iterator[tuple[Rows, AlignedCells]]:
         """Yield the row numbers in the query, and the cells, of each chunk."""
@@ -53,12 +61,28 @@ class CellCache:
         self._file.seek(0)
         start = 0
         for size in self._sizes:
-            totals, *parts = (np.load(self._file) for _ in range(4))
-            values = sparse.csr_matrix(tuple(parts), (size, self._template.values.shape[1]))
+            totals, data, indices, starts = (np.load(self._file) for _ in range(4))
+            data = data.astype(np.float32) if data.dtype == np.uint8 else data
+            parts = data, indices.astype(np.int32, copy=False), starts
+            values = sparse.csr_matrix(parts, (size, self._template.values.shape[1]))
             yield np.arange(start, start + size), replace(self._template, values=values, totals=totals)
             start += size
 
     def sample(self) -> tuple[AlignedCells, Rows]:
         """Return a sample of the cells that are not empty, and their row numbers in the query, ascending."""
         chosen = np.concatenate(self._rows)[sample_of(np.concatenate(self._keys))]
-        return joined([chunk.part(np.isin(rows, chosen)) for rows, chunk in self.chunks()]), chosen
+        parts, first = [], 0
+        for rows, chunk in self.chunks():
+            last = first + int(np.searchsorted(chosen[first:], rows[-1], side="right"))
+            parts.append(chunk.part(chosen[first:last] - rows[0]))
+            first = last
+        return joined(parts), chosen
+
+
+def _small(values: npt.NDArray[Any]) -> npt.NDArray[Any]:
+    """Return float32 values in uint8 if this changes none of them, else as they are."""
+    if values.dtype != np.float32:
+        return values
+    with np.errstate(invalid="ignore"):
+        small = values.astype(np.uint8)
+    return small if np.array_equal(small, values) else values

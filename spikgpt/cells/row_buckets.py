@@ -10,7 +10,7 @@ import errno
 import tempfile
 import weakref
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -38,6 +38,12 @@ def temporary_space(content: object) -> Iterator[None]:
             "TMPDIR to a folder on a disk with more room."
         )
         raise ConfigError(msg) from None
+
+
+def close_temporary(file: Any) -> None:
+    """Close a temporary file, also if the rest of its content cannot be written."""
+    with suppress(OSError):
+        file.close()
 
 
 class _Block(NamedTuple):
@@ -75,7 +81,7 @@ class RowBuckets:
         self._blocks: list[_Block] = []
         self._columns = np.dtype(np.uint16 if shape[1] <= 1 << 16 else np.int32)
         self._file = tempfile.TemporaryFile(prefix="spikgpt-")
-        weakref.finalize(self, self._file.close)
+        weakref.finalize(self, close_temporary, self._file)
 
     def append(self, block: sparse.csc_matrix, first: int) -> None:
         """Add the values of columns from ``first`` on.

@@ -2,15 +2,19 @@
 
 from __future__ import annotations
 
+import resource
+
 import numpy as np
 import pytest
 from anndata import AnnData
+from scipy import sparse
 
 from spikgpt.cells import cell_cache
 from spikgpt.cells.align import AlignedCells, aligned_chunks, joined
 from spikgpt.cells.cell_cache import CellCache
 from spikgpt.cells.expression import find_expression
 from spikgpt.cells.genes import match_genes
+from spikgpt.errors import ConfigError
 from spikgpt.reference.files import Reference
 from spikgpt.sampling import content_keys, sample_of
 
@@ -64,6 +68,41 @@ def test_the_sample_is_that_of_all_cells_that_are_not_empty(
     assert 40 <= len(shown) <= 50
     assert (sample.values != filled.values[shown]).nnz == 0
     assert np.array_equal(sample.totals, filled.totals[shown])
+
+
+@pytest.mark.parametrize("top", [255.0, 256.0, 0.5, 1e30])
+@pytest.mark.parametrize("dtype", [np.float32, np.float64])
+def test_values_come_back_to_the_bit(top: float, dtype: type) -> None:
+    values = sparse.csr_matrix(np.array([[1, 0, top], [0, 0, 0], [0, 2, 3]], dtype=dtype))
+    chunk = AlignedCells(values, np.array([9.0, 0, 5]), np.ones(3, dtype=bool), "linear")
+    with CellCache() as cache:
+        cache.append(chunk)
+        cache.append(chunk.part(slice(0)))
+        ((_, back), (_, none)) = cache.chunks()
+    assert back.values.dtype == dtype
+    assert none.values.shape == (0, 3)
+    np.testing.assert_array_equal(back.values.toarray(), values.toarray())
+
+
+def test_genes_beyond_65536_come_back() -> None:
+    values = sparse.csr_matrix((np.ones(2, dtype=np.float32), ([0, 0], [3, 70_000])), shape=(1, 70_001))
+    with CellCache() as cache:
+        cache.append(AlignedCells(values, np.ones(1), np.ones(70_001, dtype=bool), "counts"))
+        ((_, back),) = cache.chunks()
+    assert (back.values != values).nnz == 0
+
+
+def test_a_full_temporary_folder_is_named(
+    spooled: tuple[AlignedCells, list[AlignedCells]], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(cell_cache, "IN_MEMORY", 100)
+    limits = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (1024, limits[1]))
+    try:
+        with CellCache() as cache, pytest.raises(ConfigError, match="TMPDIR"):
+            cache.append(spooled[0])
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, limits)
 
 
 def test_nothing_put_cache_gives_nothing() -> None:
