@@ -19,8 +19,8 @@ from spikgpt.cells.storage import REMEDY, as_data_errors, is_array, missing_chun
 from spikgpt.errors import DataError
 from spikgpt.types import Rows
 
-# Bytes of a dense matrix, and values of a sparse matrix, that are read from disk at a time.
-BLOCK_BYTES, BLOCK_VALUES = 32 * 1024 * 1024, 4 * 1024 * 1024
+# Values of a sparse matrix that are read from disk at a time.
+BLOCK_VALUES = 4 * 1024 * 1024
 # Rows of a sample, and the number of blocks that it consists of. A part of 2% of the rows has a block of the sample.
 SAMPLED, SAMPLED_BLOCKS = 1000, 50
 # Arrays of a stored sparse matrix.

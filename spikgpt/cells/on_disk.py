@@ -13,12 +13,18 @@ import numpy.typing as npt
 from anndata.abc import CSCDataset, CSRDataset
 from scipy import sparse
 
-from spikgpt.cells.matrices import PARTS, MatrixOnDisk, StoredRows, check_columns, check_numbers, stored_matrix
+from spikgpt.cells.matrices import (
+    BLOCK_VALUES,
+    PARTS,
+    MatrixOnDisk,
+    StoredRows,
+    check_columns,
+    check_numbers,
+    stored_matrix,
+)
 from spikgpt.cells.row_buckets import RowBuckets, bucket_bits
 from spikgpt.cells.storage import is_array
 
-# Values of a matrix that is stored by columns, read at a time.
-BLOCK_VALUES = 4 * 1024 * 1024
 # Bytes of a dense matrix that are read at a time. The C library maps larger arrays anew each time, which takes longer.
 TILE_BYTES = 8 * 1024 * 1024
 # Larger chunks are kept after a read, because the next read may need the rest of the last chunk. HDF5 keeps smaller

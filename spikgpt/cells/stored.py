@@ -14,10 +14,13 @@ from anndata.io import read_elem
 from scipy import sparse
 
 from spikgpt.cells.formats.unreadable import other_store
-from spikgpt.cells.matrices import BLOCK_BYTES, check_sparse, check_stored, read_matrix, stored_matrix
+from spikgpt.cells.matrices import check_sparse, check_stored, read_matrix, stored_matrix
 from spikgpt.cells.obs import text_of
 from spikgpt.cells.storage import REMEDY, as_data_errors, is_array, missing_chunks, reason_of
 from spikgpt.errors import DataError, SpikGPTWarning
+
+# Bytes of a matrix that are read at a time.
+BLOCK_BYTES = 32 * 1024 * 1024
 
 # Arrays with the names of cells or genes, where a writer in R sets no attribute.
 NAMES = ("_index", "index", "obs_names", "var_names", "row_names", "rownames")
@@ -35,7 +38,8 @@ def stored_cells(root: Any, path: object, *, in_memory: bool) -> AnnData | None:
     Parameters
     ----------
     in_memory
-        Read everything. By default matrices stay in the store, and ``varm``, ``obsp`` and ``varp`` are left out.
+        Read everything. By default matrices stay in the store, also large ones of ``obsm``, and ``varm``, ``obsp`` and
+        ``varp`` are left out.
 
     Warns
     -----
@@ -73,9 +77,9 @@ def stored_cells(root: Any, path: object, *, in_memory: bool) -> AnnData | None:
         if "raw" in root and not is_array(root["raw"]) and "X" in root["raw"]:
             parts["raw"] = attempt("raw", lambda: raw(root["raw"]))
         cells = AnnData(matrix(root["X"], f"{path}, X") if "X" in root else None, **parts)
-        readers: dict[str, Callable[[Any, str], Any]] = {"layers": matrix, "obsm": _element, "uns": _element}
+        readers: dict[str, Callable[[Any, str], Any]] = {"layers": matrix, "obsm": _large_element, "uns": _element}
         if in_memory:
-            readers |= dict.fromkeys(("varm", "obsp", "varp"), _element)
+            readers |= dict.fromkeys(("obsm", "varm", "obsp", "varp"), _element)
         for group, read in readers.items():
             for key in sorted(root[group]) if group in root else ():
                 name = f"{group}[{key!r}]"
@@ -106,11 +110,8 @@ def check_readable(root: Any, path: object) -> None:
         if iospec.encoding_type in ("csr_matrix", "csc_matrix"):
             check_stored(item, f"{path}, {name}")
             return sparse.csr_matrix(tuple(map(int, item.attrs["shape"])), dtype=np.float32)
-        # A null element, such as uns["log1p"]["base"] of scanpy, has the shape None.
-        if is_array(item) and len(item.shape or ()) == 2 and item.size * item.dtype.itemsize > BLOCK_BYTES:
-            step = max(1, BLOCK_BYTES // (item.shape[1] * item.dtype.itemsize))
-            for start in range(0, item.shape[0], step):
-                item[start : start + step]
+        if _is_large(item):
+            _check_blocks(item)
             return sparse.csr_matrix(item.shape, dtype=np.float32)
         return function(item)
 
@@ -181,3 +182,26 @@ def _element(item: Any, name: str) -> Any:
     value = read_elem(item)
     check_sparse(value, name)
     return value
+
+
+def _large_element(item: Any, name: str) -> Any:
+    """Return a large array as it is in the store, after a check that it can be read, and other elements in memory."""
+    if not _is_large(item):
+        return _element(item, name)
+    _check_blocks(item)
+    return item
+
+
+def _is_large(item: Any) -> bool:
+    """Return True for a matrix that is read in blocks."""
+    # A null element, such as uns["log1p"]["base"] of scanpy, has the shape None.
+    if not is_array(item) or len(item.shape or ()) != 2 or item.attrs.get("encoding-type", "array") != "array":
+        return False
+    return bool(item.size * item.dtype.itemsize > BLOCK_BYTES)
+
+
+def _check_blocks(array: Any) -> None:
+    """Read a matrix in blocks, which raises an error if it is damaged."""
+    step = max(1, BLOCK_BYTES // (array.shape[1] * array.dtype.itemsize))
+    for start in range(0, array.shape[0], step):
+        array[start : start + step]

@@ -255,7 +255,6 @@ def test_large_matrices_are_checked_a_part_at_a_time(
     full: AnnData, name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(stored, "BLOCK_BYTES", 50)
-    monkeypatch.setattr(matrices, "BLOCK_BYTES", 50)
     monkeypatch.setattr(matrices, "BLOCK_VALUES", 7)
     source, target = written(full, tmp_path / name), tmp_path / f"b{Path(name).suffix}"
     write_copy(source, target, **ADDED)

@@ -16,6 +16,7 @@ from anndata import AnnData
 from anndata.io import read_elem
 from scipy import sparse
 
+from spikgpt.cells import stored
 from spikgpt.cells.obs import labels_of
 from spikgpt.cells.output import write_copy
 from spikgpt.cells.reading import open_cells, read_cells
@@ -223,3 +224,31 @@ def test_names_that_are_nullable_strings(made: AnnData, source: str, target: str
     assert written.obs_names.tolist() == made.obs_names.tolist()
     assert written.obs["type"].isna().tolist() == [True, False, False, False]
     assert not anndata.settings.allow_write_nullable_strings
+
+
+@pytest.mark.parametrize("name", ["a.h5ad", "a.zarr"])
+def test_large_vectors_stay_in_the_store(
+    made: AnnData, name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(stored, "BLOCK_BYTES", 50)
+    made.obsm["X_umap"] = np.zeros((4, 1))
+    made.write_h5ad(tmp_path / name) if name.endswith("h5ad") else write_zarr(made, tmp_path / name, 3)
+    with open_cells(tmp_path / name) as cells:
+        assert not isinstance(cells.obsm["X_pca"], np.ndarray)
+        assert isinstance(cells.obsm["X_umap"], np.ndarray)
+        np.testing.assert_array_equal(cells.obsm["X_pca"][1:3], made.obsm["X_pca"][1:3])
+    assert isinstance(read_cells(tmp_path / name).obsm["X_pca"], np.ndarray)
+
+
+def test_large_vectors_that_cannot_be_read_are_left_out(
+    made: AnnData, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(stored, "BLOCK_BYTES", 50)
+    made.write_h5ad(tmp_path / "a.h5ad", compression="gzip")
+    with h5py.File(tmp_path / "a.h5ad") as file:
+        place = file["obsm/X_pca"].id.get_chunk_info(0).byte_offset
+    with (tmp_path / "a.h5ad").open("r+b") as raw:
+        raw.seek(place)
+        raw.write(b"damaged")
+    with pytest.warns(SpikGPTWarning, match="X_pca"), open_cells(tmp_path / "a.h5ad") as cells:
+        assert list(cells.obsm) == []

@@ -1,5 +1,6 @@
 """Suites that measure SpikGPT across studies, by name."""
 
-from spikgpt_benchmark.studies import foreign, labels, queries, speed, tissues, transfer
+from spikgpt_benchmark.studies import foreign, labels, layouts, queries, speed, tissues, transfer
 
-SUITES = labels.SUITES | transfer.SUITES | foreign.SUITES | queries.SUITES | tissues.SUITES | speed.SUITES
+MODULES = (labels, transfer, foreign, queries, tissues, speed, layouts)
+SUITES = {name: suite for module in MODULES for name, suite in module.SUITES.items()}
