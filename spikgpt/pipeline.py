@@ -17,12 +17,12 @@ from typing import Any
 
 import numpy as np
 import numpy.typing as npt
-from tqdm import tqdm
 
 from spikgpt.cells.align import AlignedCells
 from spikgpt.cells.cell_cache import CellCache
 from spikgpt.cells.expression import Cells
 from spikgpt.cells.obs import batches_of
+from spikgpt.cells.progress import progress_bar, showing
 from spikgpt.embedding.base import Engine, QueryCells
 from spikgpt.engines.query_model import QueryModel
 from spikgpt.options import AnnotateOptions
@@ -154,7 +154,8 @@ def annotate(reference: Reference, engine: Engine, cells: Cells, options: Annota
         When an option does not fit the reference.
     """
     batches = batches_of(cells, options.batch_key)
-    query = engine.embedding.read(cells, layer=options.layer, scaling=options.scaling)
+    with showing(options.progress):
+        query = engine.embedding.read(cells, layer=options.layer, scaling=options.scaling)
     with CellCache() as cache:
         cache_cells(query, cache, options.progress)
         with progress_bar("Fitting to a sample", None, options.progress):
@@ -200,8 +201,3 @@ def cache_cells(query: QueryCells, cache: CellCache, progress: bool | None) -> N
         for chunk in query.chunks:
             cache.append(chunk)
             bar.update(len(chunk.totals))
-
-
-def progress_bar(task: str, cells: int | None, progress: bool | None) -> Any:
-    """Return a progress bar on standard error; with ``progress`` None it shows only on a terminal."""
-    return tqdm(desc=task, total=cells, unit=" cells", disable=None if progress is None else not progress)

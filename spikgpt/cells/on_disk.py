@@ -22,6 +22,7 @@ from spikgpt.cells.matrices import (
     check_numbers,
     stored_matrix,
 )
+from spikgpt.cells.progress import inner_bar
 from spikgpt.cells.row_buckets import RowBuckets, bucket_bits
 from spikgpt.cells.storage import is_array
 
@@ -104,14 +105,18 @@ class StoredCSC(_Banded):
         buckets = RowBuckets(self.shape, self._bits, self.name)
         starts = np.asarray(self._group["indptr"][:], dtype=np.int64)
         data, indices = (_Values(self._group[part]) for part in PARTS[:2])
-        for first in range(0, int(starts[-1]), BLOCK_VALUES):
-            last = min(first + BLOCK_VALUES, int(starts[-1]))
-            # The columns of the block; a column may start or end in another block.
-            column, end = np.searchsorted(starts, first, side="right") - 1, np.searchsorted(starts, last)
-            rows = indices.read(first, last)
-            check_columns(rows, self.shape[0], self.name)
-            parts = data.read(first, last), rows, np.clip(starts[column : end + 1], first, last) - first
-            buckets.append(sparse.csc_matrix(parts, shape=(self.shape[0], end - column)), int(column))
+        n_values = int(starts[-1])
+        with inner_bar(f"Sorting {self.name} by cells", self.shape[0]) as bar:
+            for first in range(0, n_values, BLOCK_VALUES):
+                last = min(first + BLOCK_VALUES, n_values)
+                # The columns of the block; a column may start or end in another block.
+                column, end = np.searchsorted(starts, first, side="right") - 1, np.searchsorted(starts, last)
+                rows = indices.read(first, last)
+                check_columns(rows, self.shape[0], self.name)
+                parts = data.read(first, last), rows, np.clip(starts[column : end + 1], first, last) - first
+                buckets.append(sparse.csc_matrix(parts, shape=(self.shape[0], end - column)), int(column))
+                # All cells gain values with each block; the bar shows their share.
+                bar.update(self.shape[0] * last // n_values - bar.n)
         return buckets
 
 

@@ -1,0 +1,30 @@
+"""Bars show cells and time left, for steps that are told to show one."""
+
+from __future__ import annotations
+
+import pytest
+
+from spikgpt.cells.progress import inner_bar, progress_bar, showing
+
+
+def test_a_bar_has_cells_and_time_left(capsys: pytest.CaptureFixture[str]) -> None:
+    with progress_bar("Reading", 200, True) as bar:
+        bar.update(100)
+        bar.refresh()
+    shown = capsys.readouterr().err
+    assert "Reading" in shown
+    assert "100/200" in shown
+    assert "cells/s" in shown
+
+
+def test_inner_steps_show_a_bar_only_where_it_is_wanted(capsys: pytest.CaptureFixture[str]) -> None:
+    for progress in (False, None):
+        with showing(progress), inner_bar("Sorting", 200) as bar:
+            bar.update(200)
+        assert capsys.readouterr().err == ""
+    with showing(True), inner_bar("Sorting", 200) as bar:
+        bar.update(200)
+    assert "200/200" in capsys.readouterr().err
+    with inner_bar("Sorting", 200) as bar:
+        bar.update(200)
+    assert capsys.readouterr().err == ""
