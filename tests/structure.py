@@ -49,7 +49,7 @@ HEAVY = {
     "spikgpt_recipes": ("hub_cards/",),
     "onnx": (
         "export/spikgpt_onnx/graph/",
-        *(f"export/spikgpt_onnx/{name}.py" for name in ("exporter", "parity", "rebuild_graph")),
+        *(f"export/spikgpt_onnx/{name}.py" for name in ("exporter", "parity", "rebuild_graph", "triton")),
         "spikgpt/engines/read_graph.py",
     ),
 }

@@ -47,7 +47,7 @@ def export(
     present, bare = folder / "model.safetensors", reference.stored.files
     same = present.is_file() and present.read_bytes() == bare["model.safetensors"]
     reference_format.check_writable(folder, overwrite=same or (folder / PARITY).is_file())
-    graphs, parities = _checked_graphs(reference, precisions)
+    graphs, parities = checked_graphs(reference, precisions)
     report = {
         "made_from": reference_format.graph_sources(bare),
         "graphs": {
@@ -97,7 +97,7 @@ def export_literal(reference: ExportableReference, path: str | Path) -> None:
         temporary.write_bytes(graph.SerializeToString())
 
 
-def _checked_graphs(
+def checked_graphs(
     reference: ExportableReference, precisions: Sequence[str]
 ) -> tuple[dict[str, bytes], dict[str, GraphParity]]:
     """Return the graphs of a reference and the agreement of each with the trained model, by file name."""

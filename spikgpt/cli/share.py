@@ -10,7 +10,7 @@ import typer
 from spikgpt.cli.flags import Model, PinnedOptions, ScGPT, command, hub_of
 from spikgpt.cli.output import annotate_command, inform, note, show
 from spikgpt.cli.paths import Output, check_outputs
-from spikgpt.errors import HubError, SpikGPTError, printable
+from spikgpt.errors import ConfigError, HubError, SpikGPTError, printable
 from spikgpt.options import HubOptions, PushOptions
 
 if TYPE_CHECKING:
@@ -138,14 +138,19 @@ def report_push(pushed: Push) -> None:
 @command()
 def export(
     model: Model,
-    out: Annotated[Path, typer.Option(help="Folder to write to; it can be the folder of the reference itself.")],
     hub: HubOptions,
+    out: Annotated[
+        Path | None, typer.Option(help="Folder to write to; it can be the folder of the reference itself.")
+    ] = None,
     precision: Annotated[
         list[str] | None, typer.Option(help="Number format of a graph: fp32 (default), fp16 or int8; repeatable.")
     ] = None,
     literal: Annotated[
         bool, typer.Option("--literal", help="Write one .onnx file of the network with m tokens, as in the paper.")
     ] = False,
+    triton: Annotated[
+        Path | None, typer.Option(help="Model repository of Triton to write the graph to, in place of --out.")
+    ] = None,
     scgpt: ScGPT = None,
 ) -> None:
     """Write a reference with its ONNX graphs, after a comparison of each graph with the trained model."""
@@ -153,12 +158,24 @@ def export(
     from spikgpt.sharing import open_reference
     from spikgpt_onnx import exporter
     from spikgpt_onnx.parity import ExportableReference
+    from spikgpt_onnx.triton import export_triton
 
+    if (out is None) == (triton is None):
+        msg = "Pass --out FOLDER for a reference with graphs, or --triton FOLDER for a model repository of Triton."
+        raise ConfigError(msg)
+    if triton and (literal or len(precision or ()) > 1):
+        msg = "--triton writes one graph; leave out --literal, and give --precision once."
+        raise ConfigError(msg)
     if literal:
         check_outputs(Output("--out", out, (".onnx",)), inputs=(model, scgpt))
     client = hub_of(hub)
     stored = open_reference(model, hub=client)
     reference = ExportableReference(stored, torch_engine(stored, scgpt=scgpt, hub=client))
+    if triton:
+        folder, parity = export_triton(reference, triton, precision=(precision or ["fp32"])[0])
+        inform(f"Wrote {folder}, {parity}. {folder / 'README.md'} says what the graph alone cannot do.")
+        return
+    assert out is not None
     if literal:
         exporter.export_literal(reference, out)
         inform(f"Wrote {out}, m = {stored.config.copies}.")

@@ -130,6 +130,16 @@ def test_export_writes_what_was_asked_for(run: Run, small_folder: Path, tmp_path
     assert_refused(ran, "Found the precisions fp8; choose from fp32, fp16, int8.")
 
 
+def test_export_for_triton_writes_a_model_repository(run: Run, tmp_path: Path) -> None:
+    ran = run("export", "pancreas", "--triton", tmp_path / "models")
+    assert ran.code == 0
+    assert (tmp_path / "models" / "pancreas" / "1" / "model.onnx").is_file()
+    assert "fp32: of 2048 cells" in ran.err
+    assert_refused(run("export", "pancreas", "--triton", tmp_path / "models"), "is there already")
+    assert_refused(run("export", "pancreas"), "Pass --out FOLDER")
+    assert_refused(run("export", "pancreas", "--triton", tmp_path / "a", "--literal"), "--triton writes one graph")
+
+
 def test_an_interrupted_pull_leaves_nothing(
     run: Run, hub: LoopbackHub, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
