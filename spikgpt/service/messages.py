@@ -1,0 +1,73 @@
+"""Messages between the server and its worker processes, one line of JSON each."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import msgspec
+
+# Name of the upload in a job's folder.
+UPLOAD = "upload"
+
+
+class Model(msgspec.Struct, frozen=True):
+    """A reference to load; ``digest`` is the one that it must have, None for the first worker."""
+
+    source: str
+    digest: str | None = None
+
+
+class Setup(msgspec.Struct, frozen=True, kw_only=True):
+    """First message to a worker: its references, and the keywords of ``SpikGPT.from_pretrained``."""
+
+    models: tuple[Model, ...]
+    keywords: dict[str, Any]
+    max_cells: int
+
+
+class Served(msgspec.Struct, frozen=True, kw_only=True):
+    """A loaded reference."""
+
+    name: str
+    digest: str
+    origin: str | None
+    labels: tuple[str, ...]
+    cell_ontology_ids: tuple[str | None, ...]
+    engine: str
+
+
+class Ready(msgspec.Struct, frozen=True, tag=True):
+    """Answer to the setup."""
+
+    references: tuple[Served, ...]
+
+
+class Job(msgspec.Struct, frozen=True, kw_only=True):
+    """A request: the folder with the upload, name of the reference, options of annotate, and type of the answer."""
+
+    folder: str
+    model: str
+    options: dict[str, Any]
+    media: str
+
+
+class Begun(msgspec.Struct, frozen=True, tag=True):
+    """First answer to a job, before its upload is opened."""
+
+
+class Done(msgspec.Struct, frozen=True, kw_only=True, tag=True):
+    """Answer to a job: name of the file in the job's folder, headers, and number of cells."""
+
+    file: str
+    headers: dict[str, str]
+    cells: int
+
+
+class Failed(msgspec.Struct, frozen=True, tag=True):
+    """Answer to a setup or a job that cannot be done."""
+
+    kind: str
+    error: str
+
+
+Reply = Ready | Begun | Done | Failed

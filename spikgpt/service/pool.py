@@ -1,0 +1,288 @@
+"""Worker processes of the service: each labels one request at a time, and is replaced when it dies or takes too long.
+
+A thread could not be stopped, and a crash of the HDF5 library would end the server. A process can be killed. Processes
+stay between requests, as each needs about two seconds to load.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import os
+import signal
+import sys
+from collections.abc import Awaitable, Callable
+from contextlib import suppress
+from typing import Any
+
+import msgspec
+
+from spikgpt.errors import SpikGPTError
+from spikgpt.service.messages import Begun, Done, Failed, Job, Model, Ready, Reply, Served, Setup
+from spikgpt.service.refusals import Kind, Refusal
+
+# Bytes of a reply at most.
+LONGEST_REPLY = 16 * 1024 * 1024
+# Seconds before a worker that cannot load is started again, doubled up to the limit.
+FIRST_PAUSE, LONGEST_PAUSE = 1.0, 30.0
+STOPPING = "The service is stopping; send the request to another one, or again later."
+log = logging.getLogger("spikgpt.service")
+
+
+class Worker:
+    """A worker process."""
+
+    def __init__(self, process: asyncio.subprocess.Process) -> None:
+        self.process = process
+        self.has_begun = False
+
+    @classmethod
+    async def start(cls, setup: Setup) -> tuple[Worker, Ready]:
+        """Start a process and let it load the references.
+
+        Raises
+        ------
+        Refusal
+            When a reference cannot be loaded, or the process dies.
+        """
+        # -P: the current folder holds no modules. The process finds the modules that this process found.
+        process = await asyncio.create_subprocess_exec(
+            *(sys.executable, "-P", "-m", "spikgpt.service.worker"),
+            stdin=asyncio.subprocess.PIPE,
+            stdout=asyncio.subprocess.PIPE,
+            env=os.environ | {"PYTHONPATH": os.pathsep.join(filter(None, sys.path))},
+            limit=LONGEST_REPLY,
+            start_new_session=True,  # Ctrl-C is for the server; a kill reaches the processes of the worker too
+        )
+        worker = cls(process)
+        try:
+            reply = await worker.ask(setup)
+            if not isinstance(reply, Ready):
+                raise _LoadError(reply.error if isinstance(reply, Failed) else "A worker process died while it loaded.")
+        except BaseException:
+            await worker.kill()
+            raise
+        return worker, reply
+
+    async def ask(self, message: Setup | Job) -> Reply | None:
+        """Send a message and return the reply; None when the process died, before or after it had begun."""
+        assert self.process.stdin is not None
+        assert self.process.stdout is not None
+        self.has_begun = False
+        try:
+            self.process.stdin.write(msgspec.json.encode(message) + b"\n")
+            await self.process.stdin.drain()
+            while line := await self.process.stdout.readline():
+                reply: Reply = msgspec.json.decode(line, type=Reply)
+                if not isinstance(reply, Begun):
+                    return reply
+                self.has_begun = True
+            return None
+        except (OSError, ValueError):  # a closed pipe, or bytes that are no reply
+            return None
+
+    async def kill(self) -> None:
+        """Kill the process and the processes that it started."""
+        with suppress(ProcessLookupError, PermissionError):
+            os.killpg(self.process.pid, signal.SIGKILL)
+        await self.process.wait()
+
+
+class _LoadError(SpikGPTError):
+    """A worker process cannot load the references."""
+
+
+class _Task:
+    """A job in the queue, with its result."""
+
+    def __init__(self, job: Job, is_abandoned: Callable[[], Awaitable[bool]]) -> None:
+        self.job, self.is_abandoned = job, is_abandoned
+        self.result: asyncio.Future[Done] = asyncio.get_running_loop().create_future()
+        # Set while no worker uses the job's folder.
+        self.is_free = asyncio.Event()
+        self.is_free.set()
+
+
+class WorkerPool:
+    """Worker processes and the queue of jobs; use :meth:`start` before, and :meth:`close` after.
+
+    Parameters
+    ----------
+    setup
+        References and options of each worker.
+    size
+        Number of workers.
+    """
+
+    def __init__(self, setup: Setup, size: int) -> None:
+        self.references: tuple[Served, ...] = ()
+        self.replaced = 0
+        self._setup, self._size = setup, size
+        self._queue: asyncio.Queue[_Task] = asyncio.Queue()
+        self._slots: list[asyncio.Task[None]] = []
+        self._workers: set[Worker] = set()
+        self._tasks: set[_Task] = set()
+        self._loaded = 0
+
+    @property
+    def is_loaded(self) -> bool:
+        """True once every worker has loaded its references, and while one of them runs."""
+        return self._loaded >= self._size and bool(self._workers)
+
+    @property
+    def waiting(self) -> int:
+        """Number of jobs that no worker has begun."""
+        return self._queue.qsize()
+
+    @property
+    def pids(self) -> list[int]:
+        """Numbers of the worker processes."""
+        return [worker.process.pid for worker in self._workers]
+
+    async def start(self) -> None:
+        """Load the references in a first worker, then start the others in the background.
+
+        Raises
+        ------
+        SpikGPTError
+            When a reference cannot be loaded.
+        """
+        first, ready = await Worker.start(self._setup)
+        self.references = ready.references
+        # The other workers load the same bytes, and do not contact the Hub.
+        models = tuple(
+            Model(model.source, served.digest)
+            for model, served in zip(self._setup.models, ready.references, strict=True)
+        )
+        keywords = self._setup.keywords | {"local_files_only": True}
+        self._setup = msgspec.structs.replace(self._setup, models=models, keywords=keywords)
+        self._slots = [asyncio.create_task(self._run_slot(None if number else first)) for number in range(self._size)]
+
+    async def submit(self, job: Job, timeout: float, is_abandoned: Callable[[], Awaitable[bool]]) -> Done:
+        """Label an upload, in the order of submission; a job that takes too long is stopped.
+
+        Parameters
+        ----------
+        timeout
+            Seconds for waiting and labelling.
+        is_abandoned
+            Called before a job begins; an abandoned job is dropped.
+
+        Raises
+        ------
+        Refusal
+            When the upload cannot be labelled, or not in time, or its worker died.
+        """
+        task = _Task(job, is_abandoned)
+        self._tasks.add(task)
+        self._queue.put_nowait(task)
+        try:
+            return await asyncio.wait_for(task.result, timeout)
+        except TimeoutError:
+            msg = (
+                f"The labels were not ready within {timeout:g} s. Send fewer cells, or raise --timeout of the service."
+            )
+            raise Refusal(Kind.LABELLING_TIMEOUT, msg) from None
+        finally:
+            self._tasks.discard(task)
+            await task.is_free.wait()
+
+    def refuse_all(self) -> None:
+        """Refuse the jobs that are not done, because the service stops."""
+        for task in self._tasks:
+            if not task.result.done():
+                task.result.set_exception(Refusal(Kind.STOPPING, STOPPING))
+
+    async def close(self) -> None:
+        """Kill all workers."""
+        self.refuse_all()
+        for slot in self._slots:
+            slot.cancel()
+        await asyncio.gather(*self._slots, return_exceptions=True)
+
+    async def _run_slot(self, worker: Worker | None) -> None:
+        """Keep one worker running, and give it one job after the other."""
+        while True:
+            worker = worker or await self._start_worker()
+            self._workers.add(worker)
+            self._loaded += 1
+            try:
+                while (task := await self._next_task(worker)) is not None:
+                    task.is_free.clear()
+                    try:
+                        if not await self._run_task(worker, task):
+                            await worker.kill()
+                            break
+                    finally:
+                        task.is_free.set()
+            finally:
+                self._workers.discard(worker)
+                await worker.kill()
+            log.warning("A worker process ended (%s) and is replaced.", worker.process.returncode)
+            self.replaced += 1
+            worker = None
+
+    async def _start_worker(self) -> Worker:
+        """Return a new worker, after as many attempts as are needed."""
+        pause = FIRST_PAUSE
+        while True:
+            try:
+                worker, _ = await Worker.start(self._setup)
+            except (SpikGPTError, OSError) as error:
+                log.error("A worker process cannot be started: %s", error)
+                await asyncio.sleep(pause)
+                pause = min(2 * pause, LONGEST_PAUSE)
+            else:
+                return worker
+
+    async def _next_task(self, worker: Worker) -> _Task | None:
+        """Return the next job; None when the worker died while it had none."""
+        died = asyncio.ensure_future(worker.process.wait())
+        try:
+            while True:
+                waiting = asyncio.ensure_future(self._queue.get())
+                waited: set[asyncio.Future[Any]] = {waiting, died}
+                try:
+                    await asyncio.wait(waited, return_when=asyncio.FIRST_COMPLETED)
+                finally:
+                    taken = waiting.done()
+                    if not taken:
+                        waiting.cancel()
+                if not taken:
+                    return None
+                task = waiting.result()
+                if died.done():
+                    self._queue.put_nowait(task)
+                    return None
+                if not task.result.done() and not await task.is_abandoned():
+                    return task
+                if not task.result.done():
+                    task.result.set_exception(Refusal(Kind.BAD_REQUEST, "The client closed the connection."))
+        finally:
+            died.cancel()
+
+    async def _run_task(self, worker: Worker, task: _Task) -> bool:
+        """Let a worker do a job; return False when the worker must be replaced."""
+        asking = asyncio.ensure_future(worker.ask(task.job))
+        waited: set[asyncio.Future[Any]] = {asking, task.result}
+        try:
+            await asyncio.wait(waited, return_when=asyncio.FIRST_COMPLETED)
+        finally:
+            if not asking.done():
+                asking.cancel()
+        if task.result.done():  # too late, or the service stops
+            return False
+        reply = asking.result()
+        if isinstance(reply, Done):
+            task.result.set_result(reply)
+        elif isinstance(reply, Failed):
+            task.result.set_exception(Refusal.from_name(reply.kind, reply.error))
+        elif not worker.has_begun:  # it died before it saw the job
+            self._queue.put_nowait(task)
+        else:
+            await worker.kill()
+            code = worker.process.returncode or 0
+            reason = signal.Signals(-code).name if code < 0 else f"exit code {code}"
+            msg = f"The process that read these cells died ({reason}); the file may be damaged. Other requests go on."
+            task.result.set_exception(Refusal(Kind.WORKER_DIED, msg))
+        return reply is not None

@@ -1,0 +1,114 @@
+"""Run the service until a signal ends it."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import socket
+import tempfile
+from collections.abc import Callable
+from pathlib import Path
+from types import FrameType
+
+import uvicorn
+
+from spikgpt.errors import ConfigError
+from spikgpt.service.app import Service
+from spikgpt.service.messages import Setup
+from spikgpt.service.pool import WorkerPool
+from spikgpt.service.settings import ServeOptions
+
+BACKLOG = 128
+# Seconds for answers that are being sent when the service stops.
+LAST_SECONDS = 2
+
+
+def serve(setup: Setup, settings: ServeOptions, on_start: Callable[[str, list[str]], None]) -> None:
+    """Load references and answer requests until SIGTERM or Ctrl-C.
+
+    Parameters
+    ----------
+    on_start
+        Called with the address and the names of the references.
+
+    Raises
+    ------
+    ConfigError
+        When the address cannot be used.
+    SpikGPTError
+        When a reference cannot be loaded.
+    """
+    logging.basicConfig(format="%(asctime)s %(message)s")
+    with _bound(settings.host, settings.port) as listener:
+        asyncio.run(_serve(setup, settings, listener, on_start))
+
+
+def _bound(host: str, port: int) -> socket.socket:
+    """Return a socket that is bound to an address, and not yet listening."""
+    try:
+        family, kind, protocol, _, address = socket.getaddrinfo(
+            host, port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE
+        )[0]
+        listener = socket.socket(family, kind, protocol)
+        listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        try:
+            listener.bind(address)
+        except OSError:
+            listener.close()
+            raise
+    except OSError as error:
+        msg = f"{host} port {port} cannot be used: {error.strerror or error}. Choose another --port or --host."
+        raise ConfigError(msg) from None
+    return listener
+
+
+async def _serve(
+    setup: Setup, settings: ServeOptions, listener: socket.socket, on_start: Callable[[str, list[str]], None]
+) -> None:
+    """Answer requests on a socket."""
+    pool = WorkerPool(setup, settings.workers)
+    with tempfile.TemporaryDirectory(prefix="spikgpt-serve-", ignore_cleanup_errors=True) as folder:
+        try:
+            await pool.start()
+            service = Service(pool, settings, Path(folder))
+            config = uvicorn.Config(
+                service.app(),
+                http="h11",
+                ws="none",
+                lifespan="off",
+                log_config=None,
+                access_log=False,
+                backlog=BACKLOG,
+                server_header=False,
+                timeout_graceful_shutdown=LAST_SECONDS,
+            )
+            host, port = listener.getsockname()[:2]
+            on_start(f"http://{f'[{host}]' if ':' in host else host}:{port}", [one.name for one in pool.references])
+            await _Server(config, service, settings.grace).serve(sockets=[listener])
+        finally:
+            await pool.close()
+
+
+class _Server(uvicorn.Server):
+    """A server that finishes its requests after the first signal, and stops at once after the second."""
+
+    def __init__(self, config: uvicorn.Config, service: Service, grace: float) -> None:
+        super().__init__(config)
+        self._service, self._grace = service, grace
+        self._loop = asyncio.get_running_loop()
+        self._stopping: asyncio.Task[None] | None = None
+
+    def handle_exit(self, sig: int, frame: FrameType | None) -> None:
+        """Begin to stop."""
+        self._loop.call_soon_threadsafe(self._begin_stop)
+
+    def _begin_stop(self) -> None:
+        if self._stopping is not None:
+            self.should_exit = self.force_exit = True
+            return
+        self._stopping = self._loop.create_task(self._stop())
+
+    async def _stop(self) -> None:
+        # The socket stays open, so that new requests are told that the service stops.
+        await self._service.drained(self._grace)
+        self.should_exit = True

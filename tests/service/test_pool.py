@@ -1,0 +1,91 @@
+"""Workers that die, hang or are too slow are replaced, and harm one request each."""
+
+from __future__ import annotations
+
+from concurrent.futures import ThreadPoolExecutor
+
+import httpx
+import psutil
+import pytest
+from anndata import AnnData
+
+from spikgpt import Annotation
+from tests.cells.conftest import endless
+from tests.service.conftest import Server, assert_labels, assert_refused, running
+from tests.service.test_server import begin, in_background
+
+
+@pytest.fixture(scope="session")
+def hanging(few: AnnData, tmp_path_factory: pytest.TempPathFactory) -> bytes:
+    """Return a file over which the HDF5 library hangs."""
+    path = tmp_path_factory.mktemp("cells") / "endless.h5ad"
+    few.write_h5ad(path)
+    endless(path)
+    return path.read_bytes()
+
+
+def test_a_worker_killed_in_the_middle_costs_one_request(hanging: bytes, h5ad: bytes, expected: Annotation) -> None:
+    with running("--concurrent", 1) as server:
+        (worker,) = server.workers()
+        result = in_background(lambda: httpx.post(f"{server.address}/v1/annotate", content=hanging, timeout=60))
+        server.wait_until(worker.children)  # the process that tries the file
+        worker.kill()
+        message = assert_refused(result(), 500, "WorkerDied")
+        assert "SIGKILL" in message
+        assert_labels(server.annotate(h5ad), expected)
+        assert server.metric("spikgpt_workers_replaced") == 1
+
+
+def test_a_worker_killed_before_it_begins_costs_none(h5ad: bytes, expected: Annotation) -> None:
+    with running("--concurrent", 1) as server:
+        result = begin(server, h5ad)
+        server.workers()[0].kill()
+        assert_labels(result(), expected)
+        # So is a worker that has no request.
+        server.wait_until_ready()
+        server.workers()[0].kill()
+        assert_labels(server.annotate(h5ad), expected)
+        assert server.metric("spikgpt_workers_replaced") == 2
+
+
+def test_a_request_that_takes_too_long_is_stopped(h5ad: bytes, expected: Annotation) -> None:
+    with running("--concurrent", 1, "--timeout", 15) as server:
+        (worker,) = server.workers()
+        worker.suspend()
+        message = assert_refused(server.annotate(h5ad), 504, "LabellingTimeout")
+        assert "within 15 s" in message
+        server.wait_until(lambda: not worker.is_running() or worker.status() == psutil.STATUS_ZOMBIE)
+        server.wait_until_ready()
+        assert_labels(server.annotate(h5ad), expected)
+
+
+@pytest.mark.slow
+def test_a_file_over_which_hdf5_hangs_is_stopped(hanging: bytes) -> None:
+    with running("--concurrent", 1, "--timeout", 5) as server:
+        assert_refused(server.annotate(hanging), 504, "LabellingTimeout")
+        # The process that tries the file is gone with its worker.
+        server.wait_until(lambda: not psutil.Process(server.process.pid).children(recursive=True)[1:])
+    with running("--concurrent", 1) as server:
+        assert "did not finish within" in assert_refused(server.annotate(hanging), 422, "DataError")
+        assert server.metric("spikgpt_workers_replaced") == 0
+
+
+def test_requests_beyond_the_queue_are_refused(h5ad: bytes, expected: Annotation) -> None:
+    def post(server: Server) -> httpx.Response:
+        return httpx.post(f"{server.address}/v1/annotate", content=h5ad, timeout=60)
+
+    with running("--concurrent", 1, "--queue", 1) as server, ThreadPoolExecutor(6) as clients:
+        (worker,) = server.workers()
+        worker.suspend()
+        answers = [clients.submit(post, server) for _ in range(6)]
+        server.wait_until(lambda: server.metric("spikgpt_errors_total", kind="Busy") == 4)
+        assert server.metric("spikgpt_waiting") == 1
+        worker.resume()
+        responses = [answer.result() for answer in answers]
+        for response in responses:
+            if response.status_code == 200:
+                assert_labels(response, expected)
+            else:
+                assert_refused(response, 503, "Busy")
+                assert int(response.headers["Retry-After"]) > 0
+        assert sorted(response.status_code for response in responses) == [200, 200, 503, 503, 503, 503]
