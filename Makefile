@@ -81,6 +81,7 @@ bench: $(READY) $(RUNTIME)/.ready
 	$(BIN)/python benchmarks/footprint.py
 	$(RUNTIME)/bin/python benchmarks/footprint.py
 	$(BIN)/python -m benchmarks.scgpt_speed
+	$(BIN)/python benchmarks/service_load.py
 	$(if $(SPIKGPT_DATA),$(BENCH) --data "$(SPIKGPT_DATA)" --seeds 5 $(foreach suite,$(LABEL_SUITES),--suite $(suite)),@echo "Set SPIKGPT_DATA=DIR to measure labels and Unknown cells across studies too.")
 	$(if $(SPIKGPT_DATA),$(BENCH) --data "$(SPIKGPT_DATA)" --suite transfer --panel 400 --panel 200 --panel 100)
 

@@ -36,9 +36,9 @@ class Server:
         self._listening = threading.Event()
         self._reader = threading.Thread(target=self._read, daemon=True)
         self._reader.start()
-        assert self._listening.wait(60), self.log
+        assert self._listening.wait(180), self.log
         self.address = next(match[1] for line in self.log if (match := re.match(r"Listening on (\S+);", line)))
-        self.client = httpx.Client(base_url=self.address, timeout=60)
+        self.client = httpx.Client(base_url=self.address, timeout=180)
 
     def _read(self) -> None:
         assert self.process.stderr is not None
@@ -65,7 +65,7 @@ class Server:
                     return float(sample.value)
         return 0.0
 
-    def wait_until(self, condition: Any, seconds: float = 30) -> None:
+    def wait_until(self, condition: Any, seconds: float = 120) -> None:
         """Wait for a condition, which must come true."""
         end = time.monotonic() + seconds
         while not condition():
@@ -78,9 +78,17 @@ class Server:
     def stop(self) -> int:
         """Send SIGTERM and return the exit code."""
         self.process.send_signal(signal.SIGTERM)
-        code = self.process.wait(60)
+        code = self.process.wait(180)
         self._reader.join()
         return code
+
+
+def has_ended(process: psutil.Process) -> bool:
+    """Return True for a process that has ended, even if nobody has asked for its exit code."""
+    try:
+        return not process.is_running() or process.status() == psutil.STATUS_ZOMBIE
+    except psutil.NoSuchProcess:
+        return True
 
 
 @contextmanager
@@ -102,8 +110,7 @@ def _until_stopped(server: Server) -> Iterator[Server]:
         yield server
     if server.process.poll() is None:
         assert server.stop() == 0, server.log
-    psutil.wait_procs(workers, timeout=10)
-    assert not any(worker.is_running() for worker in workers)
+    server.wait_until(lambda: all(map(has_ended, workers)))
     assert not any("Traceback" in line for line in server.log), server.log
 
 

@@ -182,7 +182,7 @@ def test_limits_on_bytes_and_cells(
 
 def test_eight_clients_at_once(served: Server, h5ad: bytes, expected: Annotation) -> None:
     def post(_: int) -> httpx.Response:
-        return httpx.post(f"{served.address}/v1/annotate?model=pancreas", content=h5ad, timeout=120)
+        return httpx.post(f"{served.address}/v1/annotate?model=pancreas", content=h5ad, timeout=180)
 
     with ThreadPoolExecutor(8) as clients:
         for response in clients.map(post, range(8)):
