@@ -20,6 +20,7 @@ from pathlib import Path
 
 import httpx
 import numpy as np
+import psutil
 from prometheus_client.parser import text_string_to_metric_families
 from rich.console import Console
 
@@ -35,6 +36,14 @@ def memory(client: httpx.Client) -> dict[str, float]:
     return {sample.labels["process"]: sample.value / 1e6 for sample in samples}
 
 
+def processor_seconds(service: int) -> float:
+    """Return the processor time of the server, of its workers, and of the processes that try files for them."""
+    processes = [psutil.Process(service), *psutil.Process(service).children()]
+    return sum(sum(process.cpu_times()[:2]) for process in processes) + sum(
+        sum(process.cpu_times()[2:4]) for process in processes[1:]
+    )
+
+
 def post_until(address: str, end: float) -> tuple[list[float], int]:
     """Post the cells until a time; return the seconds of each answer, and the number of errors."""
     content, seconds, errors = CELLS.read_bytes(), [], 0
@@ -48,16 +57,16 @@ def post_until(address: str, end: float) -> tuple[list[float], int]:
     return seconds, errors
 
 
-def measure(address: str, clients: int, seconds: float) -> list[str]:
+def measure(service: int, address: str, clients: int, seconds: float) -> list[str]:
     """Return the figures of a load as lines."""
     with httpx.Client(base_url=address, timeout=300) as client:
         while client.get("/health").status_code != 200:
             time.sleep(0.1)
         post_until(address, time.monotonic() + 1)  # a worker loads some modules with its first request
-        before, start = memory(client), time.monotonic()
+        before, used, start = memory(client), processor_seconds(service), time.monotonic()
         with ThreadPoolExecutor(clients) as pool:
             results = list(pool.map(lambda _: post_until(address, start + seconds), range(clients)))
-        lasted, after = time.monotonic() - start, memory(client)
+        lasted, after, used = time.monotonic() - start, memory(client), processor_seconds(service) - used
     errors = sum(count for _, count in results)
     latencies = np.concatenate([latency for latency, _ in results])
     median, most, nearly_all = np.percentile(latencies, [50, 95, 99])
@@ -65,6 +74,7 @@ def measure(address: str, clients: int, seconds: float) -> list[str]:
         f"{clients} clients for {lasted:.0f} s: {len(latencies)} requests, {errors} errors, "
         f"{len(latencies) / lasted:.2f} requests/s",
         f"latency: median {median:.2f} s, 95% {most:.2f} s, 99% {nearly_all:.2f} s, largest {latencies.max():.2f} s",
+        f"processor time of a request: {used / len(latencies):.2f} s, on all cores together",
         *(f"memory of the {name}: {size:.0f} MB before, {after[name]:.0f} MB after" for name, size in before.items()),
     ]
 
@@ -90,7 +100,7 @@ def main() -> None:
             threading.Thread(target=service.stderr.read, daemon=True).start()
             load = ", ".join(f"{value:.1f}" for value in os.getloadavg())
             console.print(f"{os.cpu_count()} cores; load average before: {load}")
-            for figures in measure(match[1], options.clients, min(options.seconds, MOST_SECONDS)):
+            for figures in measure(service.pid, match[1], options.clients, min(options.seconds, MOST_SECONDS)):
                 console.print(figures)
         finally:
             service.terminate()
