@@ -82,6 +82,8 @@ async def _serve(
                 server_header=False,
                 timeout_graceful_shutdown=LAST_SECONDS,
             )
+            # From here on, connections wait until the server takes them.
+            listener.listen(BACKLOG)
             host, port = listener.getsockname()[:2]
             on_start(f"http://{f'[{host}]' if ':' in host else host}:{port}", [one.name for one in pool.references])
             await _Server(config, service, settings.grace).serve(sockets=[listener])
