@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Iterator
 from dataclasses import dataclass, field, replace
-from typing import Any, Literal
+from typing import Any, Literal, Self
 
 import numpy as np
 import numpy.typing as npt
@@ -16,7 +16,7 @@ from spikgpt.cells.expression import Expression
 from spikgpt.cells.genes import GeneList, GeneMatch, match_genes
 from spikgpt.cells.matrices import stored_rows
 from spikgpt.kernels import compiled
-from spikgpt.types import Bools, Rows, Scale
+from spikgpt.types import Bools, Floats, Integers, Rows, Scale
 
 # Cells read at a time.
 CHUNK = 4096
@@ -47,6 +47,37 @@ class AlignedCells:
     def part(self, cells: slice | npt.NDArray[Any]) -> AlignedCells:
         """Select cells by a slice, a mask or their indices."""
         return replace(self, values=self.values[cells], totals=self.totals[cells])
+
+    def select(self, cells: Integers, genes: Integers | None = None) -> AlignedCells:
+        """Select cells and genes by their indices, ascending; by default every gene."""
+        part = self.part(cells)
+        if genes is None:
+            return part
+        return replace(part, values=sparse.csr_matrix(part.values[:, genes]), found=self.found[genes])
+
+    @classmethod
+    def from_vectors(cls, vectors: Floats, empty: Bools) -> Self:
+        """Hold vectors, shape (n, dim), in place of genes; ``empty``, shape (n,), marks cells without a vector."""
+        totals = np.where(empty, 0.0, 1.0)
+        return cls(sparse.csr_matrix(vectors), totals, np.ones(vectors.shape[1], dtype=bool), "embedding")
+
+    @property
+    def vectors(self) -> npt.NDArray[np.float64]:
+        """Return the vectors, shape (n, dim), of cells from :meth:`from_vectors`."""
+        return np.asarray(self.values.toarray(), dtype=np.float64)
+
+
+@dataclass(frozen=True)
+class CellsOnDemand:
+    """Cells of an expression that are read where they are selected."""
+
+    expression: Expression
+    match: GeneMatch
+
+    def select(self, cells: Integers, genes: Integers | None = None) -> AlignedCells:
+        """Read cells and genes by their indices, ascending; by default every gene."""
+        match = self.match if genes is None else self.match.part(genes)
+        return joined(list(aligned_chunks(self.expression.part(cells), match)))
 
 
 def aligned_chunks(
@@ -86,7 +117,8 @@ class _CompiledAligner:
         plain = content.inverse is None and (content.kind == "log") == (content.log_base is not None)
         each_once = len(np.unique(selection.row)) == len(selection.row) and (selection.data == 1).all()
         kernel = compiled("aligned", expression.n_cells)
-        if kernel is None or not plain or not each_once or expression.columns is not None:
+        selected = expression.columns is not None or expression.index is not None
+        if kernel is None or not plain or not each_once or selected:
             return None
         genes = np.full(selection.shape[0], -1)
         genes[selection.row] = selection.col

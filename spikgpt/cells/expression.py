@@ -27,7 +27,7 @@ from spikgpt.cells.formats.notes import reading_notes
 from spikgpt.cells.matrices import MatrixOnDisk, read_rows
 from spikgpt.cells.on_disk import keep_on_disk
 from spikgpt.errors import DataError, listed
-from spikgpt.types import Rows
+from spikgpt.types import Integers, Rows
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -59,8 +59,8 @@ class Expression:
     """The expression values of n cells, chosen from an AnnData but not read yet.
 
     ``matrix`` is dense, CSR, or on disk. ``source`` names the matrix: ``X``, ``layers['NAME']`` or ``raw``. The
-    ``columns`` of the matrix are the genes of ``var``; None for all columns. ``notes`` are sentences on suspicious
-    values.
+    ``columns`` of the matrix are the genes of ``var``; None for all columns. ``index`` holds the rows of the cells in
+    the matrix, ascending, shape (n,); None for all rows. ``notes`` are sentences on suspicious values.
     """
 
     adata: Cells
@@ -71,6 +71,7 @@ class Expression:
     n_cells: int
     notes: tuple[str, ...] = ()
     columns: Rows | None = None
+    index: Integers | None = None
 
     @property
     def kind(self) -> Kind:
@@ -95,7 +96,8 @@ class Expression:
         DataError
             For negative or infinite values, NaN, and linear values among logarithms.
         """
-        rows = read_rows(self.matrix, slice(start, stop), self.columns)
+        index = slice(start, stop) if self.index is None else self.index[start:stop]
+        rows = read_rows(self.matrix, index, self.columns)
         too_large = (rows.data > LARGEST_LOG) & (self.kind == "log")
         for wrong, problem, remedy in (
             (~np.isfinite(rows.data), "a NaN or infinite value", REMEDY),
@@ -104,22 +106,42 @@ class Expression:
         ):
             if wrong.any():
                 first = int(wrong.argmax())
-                row = start + int(np.searchsorted(rows.indptr, first, side="right")) - 1
-                cell = f"cell {self.adata.obs_names[row]!r} (row {row})"
+                cell = self._cell(start + int(np.searchsorted(rows.indptr, first, side="right")) - 1)
                 msg = f"{self.source} holds {problem} ({rows.data[first]:g}) in {cell}. {remedy}"
                 raise DataError(msg)
         if self.kind == "counts" and (np.rint(rows.data) != rows.data).any():
             other = small_cells(rows) & ~whole_cells(rows)
             if other.any():
-                row = start + int(other.argmax())
-                cell = f"cell {self.adata.obs_names[row]!r} (row {row})"
+                cell = self._cell(start + int(other.argmax()))
                 msg = f"{self.source} holds counts, but other numbers in {cell}, as logarithms are. {MIXED_REMEDY}"
                 raise DataError(msg)
         return rows
 
     def linear(self, start: int, stop: int) -> sparse.csr_matrix:
         """Return counts, or counts up to a factor a cell, of the cells from ``start`` to before ``stop``, float64."""
-        return untransformed(self.rows(start, stop), self.content)
+        rows = self.rows(start, stop)
+        return untransformed(rows, self.content)
+
+    def of(self, adata: Cells, index: Integers) -> Expression:
+        """Return the values of other cells from the same matrix; ``index`` holds their rows, ascending."""
+        if self.source in ("X", "raw"):
+            matrix = adata.X if self.source == "X" else adata.raw.X
+        else:
+            matrix = next(adata.layers[name] for name in adata.layers if f"layers[{name!r}]" == self.source)
+        matrix = _with_row_access(keep_on_disk(matrix, self.source))
+        rows = None if len(index) == adata.n_obs else index
+        return replace(self, adata=adata, matrix=matrix, n_cells=len(index), index=rows)
+
+    def part(self, cells: Integers) -> Expression:
+        """Select cells by their indices, ascending."""
+        if len(cells) == self.n_cells:
+            return self
+        return replace(self, n_cells=len(cells), index=cells if self.index is None else self.index[cells])
+
+    def _cell(self, position: int) -> str:
+        """Return the name and the row of a cell for a message."""
+        row = position if self.index is None else int(self.index[position])
+        return f"cell {self.adata.obs_names[row]!r} (row {row})"
 
 
 def find_expression(adata: Cells, *, layer: str | None = None) -> Expression:
@@ -158,18 +180,23 @@ def find_expression(adata: Cells, *, layer: str | None = None) -> Expression:
     complete = [index for index in usable if len(candidates[index].var) >= SUBSET_SHARE * widest]
     chosen = next((index for index in complete if contents[index].kind == "counts"), complete[0])
     candidate, content = candidates[chosen], contents[chosen]
+    notes = tuple(_notes(candidates, contents, chosen))
     _check_row_order(adata, candidate, candidates)
     return Expression(
         adata=adata,
-        # Row access to a CSC matrix is slow, so the matrix is converted once.
-        matrix=candidate.matrix.tocsr() if sparse.issparse(candidate.matrix) else candidate.matrix,
+        matrix=_with_row_access(candidate.matrix),
         source=candidate.source,
         content=content,
         var=candidate.var,
         n_cells=adata.n_obs,
-        notes=(*reading_notes(adata), *_notes(candidates, contents, chosen)),
+        notes=(*reading_notes(adata), *notes),
         columns=candidate.columns,
     )
+
+
+def _with_row_access(matrix: Any) -> Any:
+    """Convert a CSC matrix in memory once, as row access to it is slow."""
+    return matrix.tocsr() if sparse.issparse(matrix) else matrix
 
 
 def _check_row_order(adata: Cells, chosen: _Candidate, candidates: list[_Candidate]) -> None:

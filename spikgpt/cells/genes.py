@@ -18,7 +18,7 @@ from scipy import sparse
 from spikgpt.cells.naming.human import human_genes, human_id, respelled
 from spikgpt.cells.naming.spellings import dates, gene_share, plain, spellings, without_suffixes
 from spikgpt.errors import GenesError
-from spikgpt.types import Bools, Rows
+from spikgpt.types import Bools, Integers, Rows
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -102,6 +102,11 @@ class GeneList:
         """Select genes by their indices."""
         return GeneList(tuple(self.symbols[at] for at in chosen), tuple(self.ensembl_ids[at] for at in chosen))
 
+    def positions(self, genes: GeneList) -> Rows:
+        """Return the index of each of some genes of the list, by symbol."""
+        index = {symbol: position for position, symbol in enumerate(self.symbols)}
+        return np.array([index[symbol] for symbol in genes.symbols], dtype=np.int64)
+
     def to_dict(self) -> dict[str, Any]:
         """Return the JSON values of ``genes.json``."""
         return {"sha256": self.sha256, "symbols": list(self.symbols), "ensembl_ids": list(self.ensembl_ids)}
@@ -128,7 +133,7 @@ class GeneMatch:
     naming: str
     notes: tuple[str, ...] = ()
 
-    def part(self, genes: Rows) -> GeneMatch:
+    def part(self, genes: Integers) -> GeneMatch:
         """Return the match for some of the genes, by their indices."""
         return replace(self, selection=sparse.csc_matrix(self.selection[:, genes]))
 

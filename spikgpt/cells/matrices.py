@@ -17,7 +17,7 @@ from scipy import sparse
 
 from spikgpt.cells.storage import REMEDY, as_data_errors, is_array, missing_chunks
 from spikgpt.errors import DataError
-from spikgpt.types import Rows
+from spikgpt.types import Integers, Rows
 
 # Values of a sparse matrix that are read from disk at a time.
 BLOCK_VALUES = 4 * 1024 * 1024
@@ -93,7 +93,7 @@ def sampled_rows(n_rows: int) -> Rows:
     return np.unique(firsts[:, None] + np.arange(size))
 
 
-def read_rows(matrix: Any, index: slice | Rows, columns: Rows | None = None) -> sparse.csr_matrix:
+def read_rows(matrix: Any, index: slice | Integers, columns: Rows | None = None) -> sparse.csr_matrix:
     """Return some rows in memory, float32, canonical, sharing nothing with ``matrix``; by default of all columns."""
     name = getattr(matrix, "name", "The expression matrix")
     with as_data_errors(name):
@@ -166,7 +166,7 @@ class MatrixOnDisk(ABC):
     def stored_rows(self, start: int, stop: int) -> StoredRows:
         """Return the rows ``start`` to ``stop`` (excluded), in arrays that the caller may change."""
 
-    def __getitem__(self, index: slice | Rows) -> sparse.csr_matrix:
+    def __getitem__(self, index: slice | Integers) -> sparse.csr_matrix:
         """Return some rows, by a slice or by ascending numbers, in arrays that the caller may change."""
         if isinstance(index, slice):
             start, stop, _ = index.indices(self.shape[0])

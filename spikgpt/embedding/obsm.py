@@ -7,7 +7,6 @@ from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
-import numpy.typing as npt
 from scipy import sparse
 
 from spikgpt.cells.align import CHUNK, AlignedCells
@@ -15,7 +14,7 @@ from spikgpt.cells.expression import Cells
 from spikgpt.cells.genes import GeneList
 from spikgpt.embedding.base import QueryCells, WithoutExpression
 from spikgpt.errors import ConfigError, DamagedReference, DataError, listed
-from spikgpt.types import Bools, Floats, InputReport
+from spikgpt.types import Floats, InputReport
 
 PREFIX = "obsm:"
 
@@ -80,7 +79,7 @@ class ObsmEmbedding(WithoutExpression):
                     "remove such cells or embed them again."
                 )
                 raise DataError(msg)
-            yield vector_cells(vectors, np.zeros(len(vectors), dtype=bool))
+            yield AlignedCells.from_vectors(vectors, np.zeros(len(vectors), dtype=bool))
 
     @property
     def stored_genes(self) -> GeneList:
@@ -109,18 +108,6 @@ class ObsmEmbedding(WithoutExpression):
             msg = f"The obsm embedder of config.json is {settings}; expected a key and a dim."
             raise DamagedReference(msg)
         return cls(key, dim)
-
-
-def vector_cells(vectors: Floats, empty: Bools) -> AlignedCells:
-    """Return aligned cells that hold vectors, shape (n, dim), in place of genes."""
-    values = sparse.csr_matrix(vectors)
-    totals = np.where(empty, 0.0, 1.0)
-    return AlignedCells(values, totals, np.ones(vectors.shape[1], dtype=bool), "embedding")
-
-
-def vectors_of(cells: AlignedCells) -> npt.NDArray[np.float64]:
-    """Return the vectors, shape (n, dim), of cells from :func:`vector_cells`."""
-    return np.asarray(cells.values.toarray(), dtype=np.float64)
 
 
 def _stored(adata: Cells, key: str) -> Any:

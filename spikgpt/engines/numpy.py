@@ -14,7 +14,6 @@ import numpy.typing as npt
 from scipy.special import logsumexp, softmax
 
 from spikgpt.cells.align import AlignedCells
-from spikgpt.embedding.obsm import vectors_of
 from spikgpt.embedding.pca import PCAProjection
 from spikgpt.embedding.stored import stored_embedding
 from spikgpt.engines.batches import run_batches, worker_count
@@ -138,7 +137,7 @@ class NumpyEngine:
         def run_batch(part: slice) -> NetworkOutput:
             batch = cells.part(part)
             projection = self.embedding if isinstance(self.embedding, PCAProjection) else None
-            vectors = projection.vectors(batch, scale) if projection else vectors_of(batch)
+            vectors = projection.vectors(batch, scale) if projection else batch.vectors
             # NetworkOutput drops cells with values that are not finite; a warning would say nothing more.
             with np.errstate(over="ignore", invalid="ignore"):
                 logits = self.classifier.logits(vectors)

@@ -10,7 +10,6 @@ from scipy import sparse
 
 from spikgpt.cells.align import AlignedCells
 from spikgpt.embedding.base import Embedding
-from spikgpt.embedding.obsm import vectors_of
 from spikgpt.embedding.pca import PCAProjection
 from spikgpt.embedding.scgpt import ScGPTEmbedding
 from spikgpt.embedding.stored import stored_embedding
@@ -60,7 +59,7 @@ class OnnxEngine:
     ) -> NetworkOutput:
         """Return the network's output for cells, none of them empty; see :class:`spikgpt.embedding.base.Engine`."""
         projection = self.embedding if isinstance(self.embedding, PCAProjection) else None
-        embedded = None if projection else self._encode(cells) if self.encoder else vectors_of(cells)
+        embedded = None if projection else self._encode(cells) if self.encoder else cells.vectors
 
         def run_batch(part: slice) -> NetworkOutput:
             inputs: dict[str, npt.NDArray[Any]]

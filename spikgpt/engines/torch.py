@@ -15,7 +15,6 @@ from spikgpt.cells.align import AlignedCells, joined
 from spikgpt.cells.expression import Cells, find_expression
 from spikgpt.cells.genes import match_genes
 from spikgpt.embedding.base import Embedding
-from spikgpt.embedding.obsm import vectors_of
 from spikgpt.embedding.pca import PCAProjection
 from spikgpt.embedding.scgpt import ScGPTEmbedding
 from spikgpt.engines.model import SpikingClassifier
@@ -65,7 +64,7 @@ class TorchEngine:
             return embedding.vectors(cells, scale, on_cells)
         if self.source is not None:
             return scgpt_vectors(self.source, cells, settings=self.settings, on_cells=on_cells)
-        return vectors_of(cells)
+        return cells.vectors
 
     def classify(
         self, vectors: npt.NDArray[np.float64], batch_size: int = BATCH

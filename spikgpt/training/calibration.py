@@ -40,19 +40,17 @@ def calibrate(
     """
     names, filled = np.array(fitted.names), ~cells.empty
     truth = np.searchsorted(names, labels)[filled]
-
-    def calibration(scores: CellScores) -> Calibration:
+    engine, fits = fitted.engine, []
+    for smoothing in (False, True):
+        model, scores = score_all(engine, fitted.geometry, cells, smoothing=smoothing)
         fitted_temperature = fit_temperature(scores.probabilities, truth) if temperature else 1.0
         assert scores.id_score is not None  # None only for a reference of format 1
-        return Calibration.fit(scores.id_score, names[scores.probabilities.argmax(axis=1)], fitted_temperature)
-
-    _, unsmoothed = score_all(fitted.engine, fitted.geometry, cells, smoothing=False)
-    single = calibration(unsmoothed)
+        best = names[scores.probabilities.argmax(axis=1)]
+        fits.append((scores, Calibration.fit(scores.id_score, best, fitted_temperature)))
+        # Smoothing averages calibrated probabilities.
+        engine = replace(engine, temperature=fitted_temperature)
+    (unsmoothed, single), (scores, smoothed) = fits
     confidence = tempered(unsmoothed.probabilities, single.temperature).max(axis=1)
-    # Smoothing averages calibrated probabilities.
-    calibrated = replace(fitted.engine, temperature=single.temperature)
-    model, scores = score_all(calibrated, fitted.geometry, cells, smoothing=True)
-    smoothed = calibration(scores)
     thresholds = Thresholds.fit(confidence, single=single, smoothed=smoothed)
     final = tempered(scores.probabilities, smoothed.temperature if model.smoothed else 1.0)
     predicted = np.full(len(labels), UNKNOWN, dtype=object)

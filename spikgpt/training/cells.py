@@ -3,33 +3,31 @@
 from __future__ import annotations
 
 import re
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass
 from typing import Self
 from unicodedata import normalize
 
 import numpy as np
 from anndata import AnnData
-from scipy import sparse
 
-from spikgpt.cells.align import AlignedCells, align, aligned_chunks, joined
-from spikgpt.cells.expression import Expression, find_expression
+from spikgpt.cells.align import AlignedCells, CellsOnDemand, align, joined
+from spikgpt.cells.expression import find_expression
 from spikgpt.cells.genes import GeneList, genes_of, match_genes
 from spikgpt.cells.matrices import SAMPLED
 from spikgpt.cells.obs import check_trainable, labels_of
 from spikgpt.embedding.base import Embedding
-from spikgpt.embedding.obsm import PREFIX, ObsmEmbedding, vector_cells
+from spikgpt.embedding.obsm import PREFIX, ObsmEmbedding
 from spikgpt.embedding.pca import KIND as PCA
 from spikgpt.engines.scgpt.source import ScGPTSource
 from spikgpt.engines.torch import scgpt_embedding, scgpt_vectors
 from spikgpt.errors import ConfigError, LabelsError
 from spikgpt.options import TrainOptions
+from spikgpt.sampling import LARGEST_FIT
 from spikgpt.scoring.label_map import LabelMap
 from spikgpt.training.names import ontology_ids
 from spikgpt.types import Integers, OnCells, Strings
 
 NO_GENES = GeneList((), ())
-# Cells whose genes are all in memory at a time, where only some of their genes are kept.
-PART = 50_000
 
 
 @dataclass(frozen=True)
@@ -38,6 +36,8 @@ class LabelledCells:
 
     Attributes
     ----------
+    rows
+        Rows of the cells in the AnnData, ascending, shape (n,).
     labels
         Label of each cell, shape (n,).
     groups
@@ -50,7 +50,7 @@ class LabelledCells:
         Number of cells without a label.
     """
 
-    adata: AnnData = field(repr=False)
+    rows: Integers
     labels: Strings
     groups: Strings | None
     ontology_ids: dict[str, str | None]
@@ -68,25 +68,25 @@ class LabelledCells:
         """
         labels, labelled = labels_of(adata, label_key)
         dropped = check_trainable(labels[labelled])
-        used = labelled & ~np.isin(labels, list(dropped))
-        # A view of all cells would copy the matrix each time that it is read.
-        cells, labels = adata if used.all() else adata[used], labels[used]
+        rows = np.flatnonzero(labelled & ~np.isin(labels, list(dropped)))
+        cells, labels = adata[rows], labels[rows]
         groups = _groups(cells, label_key, batch_key)
         ids = dict.fromkeys(np.unique(labels).tolist()) | ontology_ids(cells, labels)
         _check_distinct(LabelMap(tuple(ids), tuple(ids.values())))
-        return cls(cells, labels, groups, ids, dropped, int((~labelled).sum()))
+        return cls(rows, labels, groups, ids, dropped, int((~labelled).sum()))
 
 
 @dataclass(frozen=True)
 class TrainingCells:
-    """Labelled cells whose values can be read.
+    """Labelled cells and their values.
 
     Attributes
     ----------
     values
-        Expression found in a sample of the cells; or vectors, for an embedding that is not fitted to the cells.
+        Values of every gene, read on demand for more than 50,000 cells; or vectors, for an embedding that is not fitted
+        to the cells.
     genes
-        Every gene of the expression; empty for vectors.
+        Every gene of the values; no genes for vectors.
     notes
         Sentences on suspicious expression values.
     embedding
@@ -94,7 +94,7 @@ class TrainingCells:
     """
 
     labelled: LabelledCells
-    values: Expression | AlignedCells
+    values: AlignedCells | CellsOnDemand
     genes: GeneList = NO_GENES
     notes: tuple[str, ...] = ()
     embedding: Embedding | None = None
@@ -103,17 +103,6 @@ class TrainingCells:
     def labels(self) -> Strings:
         """Label of each cell, shape (n,)."""
         return self.labelled.labels
-
-    def read(self, rows: Integers, genes: GeneList | None = None) -> AlignedCells:
-        """Return linear values of some genes, by default all, in some cells; for vectors ``genes`` has no effect."""
-        if isinstance(self.values, AlignedCells):
-            return self.values.part(rows)
-        match = match_genes(self.values.var, self.genes)
-        if genes is not None:
-            positions = {symbol: position for position, symbol in enumerate(self.genes.symbols)}
-            match = match.part(np.array([positions[symbol] for symbol in genes.symbols]))
-        parts = (self.labelled.adata[part] for part in np.split(rows, range(PART, len(rows), PART)))
-        return joined([chunk for part in parts for chunk in aligned_chunks(_same_matrix(self.values, part), match)])
 
 
 def prepare(
@@ -131,24 +120,30 @@ def prepare(
         When there is no such embedder.
     """
     labelled = LabelledCells.select(adata, label_key, options.batch_key)
+    n_cells = len(labelled.rows)
     if embedder == PCA:
-        n_cells = len(labelled.labels)
         # The unit is detected from these cells alone. A matrix on disk is read whole through a view of all cells.
         sample = np.unique(np.linspace(0, n_cells - 1, min(n_cells, SAMPLED)).astype(np.int64))
-        expression = find_expression(labelled.adata[sample], layer=options.layer)
-        return TrainingCells(labelled, expression, genes_of(expression.var), expression.notes)
+        expression = find_expression(adata[labelled.rows[sample]], layer=options.layer).of(adata, labelled.rows)
+        genes = genes_of(expression.var)
+        values = CellsOnDemand(expression, match_genes(expression.var, genes))
+        in_memory = n_cells <= LARGEST_FIT
+        every = values.select(np.arange(n_cells)) if in_memory else values
+        return TrainingCells(labelled, every, genes, expression.notes)
+    # A view of all cells would copy the matrix each time that it is read.
+    cells = adata if n_cells == adata.n_obs else adata[labelled.rows]
     if isinstance(embedder, str):
         key = embedder.removeprefix(PREFIX)
         if not key or key == embedder:
             msg = f"There is no embedder {embedder!r}; choose pca, scgpt, or obsm:KEY for an embedding in the AnnData."
             raise ConfigError(msg)
-        embedding: Embedding = ObsmEmbedding.fit(labelled.adata, key)
+        embedding: Embedding = ObsmEmbedding.fit(cells, key)
     else:
         embedding = scgpt_embedding(embedder)
-    query = embedding.read(labelled.adata, layer=options.layer, scaling="auto")
+    query = embedding.read(cells, layer=options.layer, scaling="auto")
     vectors = joined(list(query.chunks))
     if isinstance(embedder, ScGPTSource):
-        vectors = vector_cells(scgpt_vectors(embedder, vectors, on_cells=on_cells), vectors.empty)
+        vectors = AlignedCells.from_vectors(scgpt_vectors(embedder, vectors, on_cells=on_cells), vectors.empty)
     return TrainingCells(labelled, vectors, notes=query.report.notes, embedding=embedding)
 
 
@@ -157,18 +152,6 @@ def read_every_gene(adata: AnnData, layer: str | None) -> tuple[AlignedCells, Ge
     expression = find_expression(adata, layer=layer)
     genes = genes_of(expression.var)
     return align(expression, genes), genes, expression.notes
-
-
-def _same_matrix(expression: Expression, adata: AnnData) -> Expression:
-    """Return the expression of other cells, from the matrix that was chosen."""
-    source = expression.source
-    if source in ("X", "raw"):
-        matrix = adata.X if source == "X" else adata.raw.X
-    else:
-        matrix = next(adata.layers[name] for name in adata.layers if f"layers[{name!r}]" == source)
-    # Row access to a CSC matrix is slow.
-    matrix = matrix.tocsr() if sparse.issparse(matrix) else matrix
-    return replace(expression, adata=adata, matrix=matrix, n_cells=adata.n_obs)
 
 
 def _groups(adata: AnnData, label_key: str, batch_key: str | None) -> Strings | None:

@@ -140,10 +140,10 @@ def leave_one_type_out(
         several = groups is not None and can_hold_out(labels[known], groups[known])
         folder = options.checkpoints / f"type {order.index(name)}" if options.checkpoints else None
         without = structs.replace(options, batch_key=options.batch_key if several else None, checkpoints=folder)
-        reference = train(cells.adata[known].copy(), label_key, embedder=embedder, options=without)
+        reference = train(adata[cells.rows[known]].copy(), label_key, embedder=embedder, options=without)
         engine = torch_engine(reference, source=None if isinstance(embedder, str) else embedder)
         asked = np.isin(labels[query_rows], [*reference.labels.names, name])
-        query = cells.adata[query_rows[asked]].copy()
+        query = adata[cells.rows[query_rows[asked]]].copy()
         annotation = annotate(reference, engine, query, AnnotateOptions(layer=options.layer, progress=False))
         results.append(_result(name, annotation, query, label_key))
         if on_type:

@@ -1,9 +1,8 @@
-"""Fit the PCA embedding and the gene imputer of a reference to its labelled cells, and simulate other samples."""
+"""Fit the PCA embedding and the gene imputer of a reference to its labelled cells."""
 
 from __future__ import annotations
 
 import numpy as np
-import numpy.typing as npt
 import scanpy
 from anndata import AnnData
 from scipy import sparse
@@ -13,7 +12,7 @@ from spikgpt.cells.align import AlignedCells, log_normalise, mean_and_std
 from spikgpt.cells.genes import GeneList
 from spikgpt.embedding.imputation import GeneImputer
 from spikgpt.embedding.pca import CHUNK, PCAProjection
-from spikgpt.types import Floats, Rows, Strings
+from spikgpt.types import Floats, Rows, Scale, Strings
 
 # Added to a gene's deviation within labels, as a share of the median deviation: no gene is scaled up without limit.
 WITHIN_FLOOR = 0.1
@@ -21,8 +20,6 @@ WITHIN_FLOOR = 0.1
 MINIMUM_EXPRESSING = 3
 # Other genes that are stored, to impute genes of a projection that a query lacks.
 MOST_OTHERS = 12_000
-# Simulation of another sample: depth as a share of a cell's own depth, and largest share of ambient RNA.
-OTHER_DEPTH, LARGEST_AMBIENT = (0.3, 1.0), 0.6
 
 
 def fit_pca(
@@ -53,11 +50,12 @@ def fit_pca(
     """
     cells, labels = cells.part(~cells.empty), labels[~cells.empty]
     logs = log_normalise(cells.values, cells.totals)
-    chosen = np.sort(_most_different(logs, labels)[:n_genes])
+    moments = mean_and_std(logs)
+    chosen = np.sort(_most_different(logs, labels, moments)[:n_genes])
     logs = sparse.csr_matrix(logs[:, chosen])
     _, counts = np.unique(labels, return_counts=True)
     shares = counts / counts.sum()
-    mean, std, label_means, label_stds = _gene_statistics(logs, labels, shares)
+    mean, std, label_means, label_stds = _gene_statistics(logs, labels, shares, moments[0][chosen], moments[1][chosen])
     training = AnnData(np.clip((logs.toarray() - mean) / std, -clip, clip).astype(np.float32))
     size = min(n_components, len(chosen) - 1, training.n_obs - 1)
     scanpy.pp.pca(training, n_comps=size, zero_center=True, svd_solver="arpack", random_state=seed)
@@ -85,14 +83,15 @@ def fit_imputer(projection: PCAProjection, cells: AlignedCells, genes: GeneList,
     """
     cells, labels = cells.part(~cells.empty), labels[~cells.empty]
     logs = log_normalise(cells.values, cells.totals, projection.target_sum)
-    positions = {symbol: position for position, symbol in enumerate(genes.symbols)}
-    own = [positions[symbol] for symbol in projection.genes.symbols]
-    ranked = _most_different(logs, labels)
+    moments = mean_and_std(logs)
+    own = genes.positions(projection.genes)
+    ranked = _most_different(logs, labels, moments)
     chosen = ranked[~np.isin(ranked, own)][:MOST_OTHERS]
     if not len(chosen):
         return None
     logs = sparse.csr_matrix(logs[:, chosen])
-    mean, std, label_means, label_stds = _gene_statistics(logs, labels, projection.label_shares)
+    statistics = _gene_statistics(logs, labels, projection.label_shares, moments[0][chosen], moments[1][chosen])
+    mean, std, label_means, label_stds = statistics
     scores = projection.scores(cells.values[:, own], cells.totals)
     products = np.zeros((len(chosen), projection.dim))
     centred = scores - scores.mean(axis=0)
@@ -116,35 +115,12 @@ def fit_imputer(projection: PCAProjection, cells: AlignedCells, genes: GeneList,
     )
 
 
-def simulated_vectors(projection: PCAProjection, cells: AlignedCells, *, seed: int = 0) -> npt.NDArray[np.float64]:
-    """Return the vectors of cells as if they came from another sample, shape (n, dim).
-
-    Samples differ in depth and in ambient RNA. A cell keeps a share of its counts, uniform over ``OTHER_DEPTH``. A
-    Beta(1, 4) share of the remaining counts is the mean profile of the cells. Counts are drawn from a Poisson
-    distribution.
-
-    Parameters
-    ----------
-    cells
-        Raw counts of the genes of the projection.
-    """
-    random = np.random.default_rng(seed)
-    totals = np.maximum(cells.totals, 1.0)
-    depths = totals * random.uniform(*OTHER_DEPTH, len(totals))  # (n,)
-    ambient = np.minimum(random.beta(1, 4, len(totals)), LARGEST_AMBIENT)  # (n,)
-    profile = np.asarray(cells.values.sum(axis=0, dtype=np.float64)).ravel() / totals.sum()  # (G,)
-    vectors = np.empty((len(totals), projection.dim))
-    for start in range(0, len(vectors), CHUNK):
-        part = slice(start, start + CHUNK)
-        share = ambient[part, None]
-        own = cells.values[part].toarray() / totals[part, None]
-        drawn = random.poisson(depths[part, None] * ((1 - share) * own + share * profile))  # (chunk, G)
-        vectors[part] = projection.project(drawn.astype(np.float64), depths[part])
-    return vectors
-
-
-def _gene_statistics(logs: sparse.csr_matrix, labels: Strings, shares: Floats) -> tuple[Floats, Floats, Floats, Floats]:
+def _gene_statistics(
+    logs: sparse.csr_matrix, labels: Strings, shares: Floats, mean: Floats, overall: Floats
+) -> tuple[Floats, Floats, Floats, Floats]:
     """Return statistics of log expression, shape (n, G), given the labels, (n,), and the share of each label, (L,).
+
+    ``mean`` and ``overall`` are the mean and the standard deviation of each gene, (G,).
 
     Returns
     -------
@@ -156,14 +132,12 @@ def _gene_statistics(logs: sparse.csr_matrix, labels: Strings, shares: Floats) -
     values = logs.astype(np.float64)
     label_means, squares = ((averaging @ part).toarray() for part in (values, values.multiply(values)))
     label_stds = np.sqrt(np.maximum(squares - label_means**2, 0.0))
-    mean, overall = mean_and_std(logs)
     return mean, np.sqrt(shares @ label_stds**2) + WITHIN_FLOOR * np.median(overall), label_means, label_stds
 
 
-def _most_different(logs: sparse.csr_matrix, labels: Strings) -> Rows:
+def _most_different(logs: sparse.csr_matrix, labels: Strings, moments: Scale) -> Rows:
     """Return the columns of the genes that vary, by how much the means differ between labels, the largest first."""
-    _, std = mean_and_std(logs)
-    varying = np.flatnonzero((std > 1e-6) & (logs.getnnz(axis=0) >= MINIMUM_EXPRESSING))
+    varying = np.flatnonzero((moments[1] > 1e-6) & (logs.getnnz(axis=0) >= MINIMUM_EXPRESSING))
     ratio, _ = f_classif(sparse.csr_matrix(logs[:, varying]), labels)
     # A stable sort orders ties by gene name.
     order = np.argsort(-np.nan_to_num(ratio, nan=-1.0, posinf=np.finfo(float).max), kind="stable")

@@ -29,7 +29,7 @@ from spikgpt.engines.scgpt.encoder import ScGPTConfig, ScGPTEncoder
 from spikgpt.errors import ConfigError, DataError
 from spikgpt.training.cells import read_every_gene
 from spikgpt.training.loop import TrainingRun, adamw, epoch_seed, fingerprint, seeded
-from spikgpt.training.pca import LARGEST_AMBIENT, OTHER_DEPTH
+from spikgpt.training.simulation import LARGEST_AMBIENT, OTHER_DEPTH
 from spikgpt.types import Rows
 
 # Vocabulary ids below this are special tokens.

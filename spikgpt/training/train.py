@@ -74,17 +74,16 @@ def train(
     if on_note:
         for note in (*cells.notes, *training_notes(cells.labelled, train_rows, held_rows, refit=recipe.refit)):
             on_note(note)
-    measured = fit_model(cells, train_rows, "held-out", recipe, options, on_epoch)
+    stages = {"held-out": train_rows} | ({"all-cells": np.arange(len(labels))} if recipe.refit else {})
+    models = [fit_model(cells, rows, stage, recipe, options, on_epoch) for stage, rows in stages.items()]
+    measured, final = models[0], models[-1]
     known = held_rows[np.isin(labels[held_rows], measured.names)]
-    known_cells = cells.read(known, measured.engine.embedding.stored_genes)
+    known_cells = cells.values.select(known, measured.columns)
     thresholds, measures = calibrate(measured, known_cells, labels[known], temperature=recipe.calibrate)
     held_out_by = "30% of the cells of each label"
     if groups is not None:
         held_out_by = f"{options.batch_key} {', '.join(np.unique(groups[held_rows]).tolist())}"
     metrics = {"held_out_by": held_out_by, **measures}
-    final = measured
-    if recipe.refit:
-        final = fit_model(cells, np.arange(len(labels)), "all-cells", recipe, options, on_epoch)
     settings = {"label_key": label_key, "batch_key": options.batch_key, "recipe": asdict(recipe), "seed": options.seed}
     provenance = {**(options.provenance or {}), **settings}
     return _reference(cells, _with_imputer(final, cells), thresholds, metrics, provenance, options.name)
@@ -97,7 +96,7 @@ def _with_imputer(fitted: FittedModel, cells: TrainingCells) -> FittedModel:
         return fitted
     rows = np.flatnonzero(np.isin(cells.labels, fitted.names))
     rows = rows[stratified(cells.labels[rows])]
-    imputer = fit_imputer(projection, cells.read(rows), cells.genes, cells.labels[rows])
+    imputer = fit_imputer(projection, cells.values.select(rows), cells.genes, cells.labels[rows])
     return replace(fitted, engine=replace(fitted.engine, embedding=replace(projection, imputer=imputer)))
 
 

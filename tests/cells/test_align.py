@@ -10,7 +10,7 @@ import pytest
 from anndata import AnnData
 from scipy import sparse
 
-from spikgpt.cells.align import align, aligned_chunks, joined, log_normalise
+from spikgpt.cells.align import AlignedCells, CellsOnDemand, align, aligned_chunks, joined, log_normalise
 from spikgpt.cells.expression import find_expression
 from spikgpt.cells.genes import GeneList, ensembl_ids_of, match_genes
 from spikgpt.errors import GenesError
@@ -32,6 +32,24 @@ def test_chunks_change_no_bit(real: AnnData, genes: GeneList, chunk_size: int) -
     chunks = list(aligned_chunks(expression, match_genes(expression.var, genes), chunk_size=chunk_size))
     assert_identical(joined(chunks), align(expression, genes))
     assert [len(chunk.totals) for chunk in chunks[:-1]] == [chunk_size] * (len(chunks) - 1)
+
+
+def test_cells_on_demand_are_those_in_memory(real: AnnData, genes: GeneList) -> None:
+    every = np.arange(real.n_obs)
+    expression = find_expression(real[:20].copy()).of(real, every[10:])
+    stored = CellsOnDemand(expression, match_genes(expression.var, genes))
+    memory = stored.select(every[:-10])
+    assert np.array_equal(memory.totals, real.X[10:].toarray().astype(np.int64).sum(axis=1))
+    cells, columns = np.array([3, 8, 9]), np.array([0, 2])
+    assert_identical(stored.select(cells, columns), memory.select(cells, columns))
+    assert memory.select(cells).values.toarray().tolist() == real[cells + 10, list(genes.symbols)].X.toarray().tolist()
+
+
+def test_vectors_take_the_place_of_genes() -> None:
+    vectors = np.array([[0.5, 0.0], [0.0, -2.0]])
+    cells = AlignedCells.from_vectors(vectors, np.array([True, False]))
+    np.testing.assert_array_equal(cells.vectors, vectors)
+    assert cells.empty.tolist() == [True, False]
 
 
 def test_order_of_genes_changes_no_bit(real: AnnData, genes: GeneList) -> None:

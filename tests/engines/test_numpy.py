@@ -14,7 +14,7 @@ import torch
 from anndata import AnnData
 
 from spikgpt import SpikGPT
-from spikgpt.embedding.obsm import vector_cells
+from spikgpt.cells.align import AlignedCells
 from spikgpt.engines.model import SpikingClassifier
 from spikgpt.engines.numpy import NumpyClassifier, NumpyEngine
 from spikgpt.engines.onnx import OnnxEngine
@@ -91,7 +91,7 @@ def test_vectors_of_obsm_are_classified_and_overflow_gives_no_support(small: Ref
     engine = NumpyEngine(replace(small, embedder={"kind": "obsm", "key": "X_own", "dim": dim}))
     vectors = np.random.default_rng(0).standard_normal((5, dim))
     vectors[4] = 1e308
-    output = engine.run(vector_cells(vectors, np.zeros(5, dtype=bool)), None)
+    output = engine.run(AlignedCells.from_vectors(vectors, np.zeros(5, dtype=bool)), None)
     np.testing.assert_array_equal(output.vectors[:4], vectors[:4])
     np.testing.assert_allclose(output.probabilities[:4], torch_engine(small).classify(vectors)[0][:4], atol=1e-13)
     assert np.isfinite(output.probabilities).all()

@@ -9,8 +9,8 @@ import pytest
 import torch
 from anndata import AnnData
 
-from spikgpt.cells.align import joined
-from spikgpt.embedding.obsm import ObsmEmbedding, vector_cells
+from spikgpt.cells.align import AlignedCells, joined
+from spikgpt.embedding.obsm import ObsmEmbedding
 from spikgpt.engines.model import SpikingClassifier
 from spikgpt.engines.opening import torch_engine
 from spikgpt.engines.scgpt.embedding import RunSettings
@@ -53,7 +53,7 @@ def test_vectors_that_the_user_brings_are_taken_as_they_are(small: Reference) ->
     engine = torch_engine(small)
     own = TorchEngine(ObsmEmbedding("X_own", small.config.input_dim), engine.classifier, engine.temperature)
     vectors = np.random.default_rng(0).standard_normal((5, small.config.input_dim))
-    output = own.run(vector_cells(vectors, np.zeros(5, dtype=bool)), None)
+    output = own.run(AlignedCells.from_vectors(vectors, np.zeros(5, dtype=bool)), None)
     np.testing.assert_array_equal(output.vectors, vectors)
     np.testing.assert_array_equal(output.probabilities, engine.classify(vectors)[0])
 

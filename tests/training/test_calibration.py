@@ -20,7 +20,7 @@ from tests.training.conftest import HELD_ROWS
 def held_out(prepared: TrainingCells, fitted: FittedModel) -> tuple[AlignedCells, Strings]:
     """Return one of three cells, with the genes of the model, and their labels."""
     rows = np.flatnonzero(HELD_ROWS)
-    return prepared.read(rows, fitted.engine.embedding.stored_genes), prepared.labels[rows]
+    return prepared.values.select(rows, fitted.columns), prepared.labels[rows]
 
 
 def test_scores_are_those_of_the_pipeline(prepared: TrainingCells, fitted: FittedModel) -> None:

@@ -32,7 +32,7 @@ def test_cells_that_can_be_learned_from_are_chosen(cells: AnnData) -> None:
     adata = cells.copy()
     adata.obs["type"] = labels
     chosen = prepare(adata, "type", "pca", TrainOptions(batch_key="batch"))
-    assert chosen.labelled.adata.obs_names.tolist() == cells.obs_names[7:].tolist()
+    assert chosen.labelled.rows.tolist() == list(range(7, cells.n_obs))
     assert chosen.labels.tolist() == labels[7:].tolist()
     assert chosen.labelled.groups is not None
     assert chosen.labelled.groups.tolist() == cells.obs["batch"][7:].tolist()
@@ -40,11 +40,11 @@ def test_cells_that_can_be_learned_from_are_chosen(cells: AnnData) -> None:
     assert sorted(chosen.labelled.ontology_ids) == sorted(set(labels[7:]))
     assert chosen.embedding is None
     places = [chosen.genes.symbols.index(name) for name in cells.var_names[:50]]
-    values = chosen.read(np.arange(cells.n_obs - 7))
+    values = chosen.values.select(np.arange(cells.n_obs - 7))
     np.testing.assert_array_equal(values.values[:, places].toarray(), cells.X[7:, :50].toarray())
     np.testing.assert_array_equal(values.totals, np.asarray(cells.X[7:].sum(axis=1)).ravel())
-    some = chosen.read(np.array([5, 30]), chosen.genes.part(np.array([9, 2])))
-    np.testing.assert_array_equal(some.values.toarray(), values.values[[5, 30]][:, [9, 2]].toarray())
+    some = chosen.values.select(np.array([5, 30]), np.array([2, 9]))
+    np.testing.assert_array_equal(some.values.toarray(), values.values[[5, 30]][:, [2, 9]].toarray())
 
 
 @pytest.mark.usefixtures("brief")
@@ -52,7 +52,7 @@ def test_a_file_is_never_read_whole(cells: AnnData, tmp_path: Path, monkeypatch:
     adata = cells.copy()
     adata.obs["type"] = adata.obs["cell_type"].astype(str).where(np.arange(adata.n_obs) > 2)
     adata.write_h5ad(tmp_path / "cells.h5ad")
-    expected = prepare(adata, "type", "pca", TrainOptions()).read(np.arange(357))
+    expected = prepare(adata, "type", "pca", TrainOptions()).values.select(np.arange(357))
     sizes: list[int] = []
 
     def recorded(function: Callable[..., Any], size_of: Callable[[Any], int]) -> Callable[..., Any]:
@@ -66,13 +66,13 @@ def test_a_file_is_never_read_whole(cells: AnnData, tmp_path: Path, monkeypatch:
     # Parts and samples of 90 of 360 cells, as if there were 200,000.
     for name, value in (("sampling.LARGEST_FIT", 90), ("sampling.CELLS_OF_RARE", 10)):
         monkeypatch.setattr(f"spikgpt.{name}", value)
-    for name in ("PART", "SAMPLED"):
-        monkeypatch.setattr(f"spikgpt.training.cells.{name}", 90)
-    monkeypatch.setattr("spikgpt.training.cells.joined", recorded(joined, lambda read: int(read.values.nnz)))
+    for name in ("training.cells.SAMPLED", "training.cells.LARGEST_FIT", "cells.align.CHUNK"):
+        monkeypatch.setattr(f"spikgpt.{name}", 90)
+    monkeypatch.setattr("spikgpt.cells.align.joined", recorded(joined, lambda read: int(read.values.nnz)))
     with open_cells(tmp_path / "cells.h5ad") as opened:
         stored = type(opened.X)
         monkeypatch.setattr(stored, "__getitem__", recorded(stored.__getitem__, lambda rows: int(rows.nnz)))
-        read = prepare(opened, "type", "pca", TrainOptions()).read(np.arange(357))
+        read = prepare(opened, "type", "pca", TrainOptions()).values.select(np.arange(357))
         assert (read.values != expected.values).nnz == 0
         sizes.clear()
         train(opened, "type", options=TrainOptions())
@@ -83,8 +83,8 @@ def test_a_file_is_never_read_whole(cells: AnnData, tmp_path: Path, monkeypatch:
 def test_an_embedding_that_the_user_brings_is_read_once(embedded: AnnData) -> None:
     chosen = prepare(embedded, "cell_type", "obsm:X_own", TrainOptions())
     assert chosen.embedding == ObsmEmbedding("X_own", 64)
-    np.testing.assert_array_equal(chosen.read(np.arange(360)).values.toarray(), embedded.obsm["X_own"])
-    some = chosen.read(np.array([5, 3]))
+    np.testing.assert_array_equal(chosen.values.select(np.arange(360)).values.toarray(), embedded.obsm["X_own"])
+    some = chosen.values.select(np.array([5, 3]))
     np.testing.assert_array_equal(some.values.toarray(), embedded.obsm["X_own"][[5, 3]])
 
 
@@ -96,7 +96,7 @@ def test_scgpt_embeds_every_cell_once(cells: AnnData, scgpt: ScGPTSource) -> Non
     done: list[int] = []
     chosen = prepare(adata, "cell_type", scgpt, TrainOptions(), done.append)
     assert sum(done) == cells.n_obs
-    read = chosen.read(np.arange(cells.n_obs))
+    read = chosen.values.select(np.arange(cells.n_obs))
     assert np.flatnonzero(read.empty).tolist() == [4]
     assert np.linalg.norm(read.values.toarray(), axis=1) == pytest.approx(1, abs=1e-6)
     assert chosen.embedding is not None

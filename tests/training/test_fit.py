@@ -1,157 +1,62 @@
+"""Models fitted to some of the cells."""
+
 from __future__ import annotations
 
 from dataclasses import replace
-from pathlib import Path
 from typing import Any
 
 import numpy as np
-import numpy.typing as npt
 import pytest
-import torch
+from anndata import AnnData
+from scipy import sparse
 
-from spikgpt.errors import CheckpointError
-from spikgpt.training.fit import Progress, fit_classifier
-from spikgpt.training.loop import TrainingRun
-from spikgpt.training.recipes import DEFAULT, PAPER, TrainingRecipe, network_config
-
-QUICK = replace(DEFAULT, epochs=4, minimum_steps=0)
-N, DIM, LABELS = 150, 10, 3
-
-
-def toy() -> tuple[npt.NDArray[np.float64], npt.NDArray[np.int64]]:
-    labels = np.arange(N) % LABELS
-    return np.random.default_rng(0).standard_normal((N, DIM)) + 2 * np.eye(DIM)[labels], labels
+from spikgpt.cells.align import AlignedCells
+from spikgpt.embedding.pca import PCAProjection
+from spikgpt.options import TrainOptions
+from spikgpt.training.cells import TrainingCells, prepare
+from spikgpt.training.classifier import Progress
+from spikgpt.training.fit import FittedModel, fit_model
+from tests.training.conftest import HELD_ROWS, ONCE, TRAIN_ROWS
 
 
-def fitted(recipe: TrainingRecipe = QUICK, **options: Any) -> dict[str, torch.Tensor]:
-    vectors, labels = toy()
-    return fit_classifier(network_config(recipe, DIM, LABELS), recipe, vectors, labels, **options).state_dict()
+def test_a_part_is_fitted_to_its_own_cells_alone(prepared: TrainingCells, fitted: FittedModel) -> None:
+    values = prepared.values
+    assert isinstance(values, AlignedCells)
+    counts = values.values.toarray()
+    counts[HELD_ROWS] = counts[HELD_ROWS][:, ::-1]
+    other = replace(prepared, values=replace(values, values=sparse.csr_matrix(counts)))
+    stages: set[str] = set()
+    rows = np.flatnonzero(TRAIN_ROWS)
+    again = fit_model(other, rows, "a part", ONCE, TrainOptions(), lambda stage, _: stages.add(stage))
+    assert stages == {"a part"}
+    assert again.names == fitted.names == tuple(np.unique(prepared.labels).tolist())
+    for name, weights in fitted.engine.weights().items():
+        np.testing.assert_array_equal(again.engine.weights()[name], weights)
+    np.testing.assert_array_equal(again.geometry.centroids, fitted.geometry.centroids)
+    embedding = fitted.engine.embedding
+    assert isinstance(embedding, PCAProjection)
+    assert embedding.label_shares == pytest.approx(1 / 6, abs=0.05)
 
 
-def equal(one: dict[str, torch.Tensor], other: dict[str, torch.Tensor]) -> bool:
-    return all(torch.equal(one[name], other[name]) for name in one)
+def test_an_embedding_of_the_users_is_not_augmented(embedded: AnnData) -> None:
+    chosen = prepare(embedded, "cell_type", "obsm:X_own", TrainOptions())
+    sizes: list[int] = []
+
+    def watched(stage: str, progress: Progress) -> None:
+        sizes.append(progress.epochs)
+
+    recipe = replace(ONCE, epochs=1, minimum_steps=0, batch_size=40)
+    part = fit_model(chosen, np.arange(80), "held-out", recipe, TrainOptions(), watched)
+    assert sizes == [1]
+    assert part.engine.embedding.dim == 64
+    assert set(part.names) == set(chosen.labels[:80])
 
 
-def test_the_same_seed_gives_the_same_weights_to_the_bit_and_another_does_not() -> None:
-    first = fitted(seed=3)
-    torch.rand(7)
-    assert equal(first, fitted(seed=3))
-    assert not equal(first, fitted(seed=4))
-
-
-def test_training_leaves_the_callers_random_state_alone() -> None:
-    torch.manual_seed(5)
-    expected = torch.rand(3)
-    torch.manual_seed(5)
-    fitted()
-    assert torch.equal(torch.rand(3), expected)
-
-
-@pytest.mark.parametrize("recipe", [QUICK, replace(PAPER, epochs=4)], ids=lambda recipe: recipe.name)
-def test_an_interrupted_run_resumes_to_the_same_weights(tmp_path: Path, recipe: TrainingRecipe) -> None:
-    checkpoint = tmp_path / "state" / "fit.safetensors"
-
-    def interrupt(progress: Progress) -> None:
-        if progress.epoch == 2:
-            raise KeyboardInterrupt
-
-    with pytest.raises(KeyboardInterrupt):
-        fitted(recipe, checkpoint=checkpoint, on_epoch=interrupt)
-    epochs: list[int] = []
-    resumed = fitted(recipe, checkpoint=checkpoint, on_epoch=lambda progress: epochs.append(progress.epoch))
-    assert epochs == [3, 4]
-    assert equal(resumed, fitted(recipe))
-
-
-def test_an_interruption_within_an_epoch_keeps_the_one_before(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    checkpoint = tmp_path / "fit.safetensors"
-    steps, original = 0, TrainingRun.step
-
-    def interrupted(run: TrainingRun, epoch: int, step: int, loss: torch.Tensor, **options: Any) -> None:
-        nonlocal steps
-        steps += 1
-        if steps == 6:  # of 2 an epoch
-            raise KeyboardInterrupt
-        original(run, epoch, step, loss, **options)
-
-    monkeypatch.setattr(TrainingRun, "step", interrupted)
-    with pytest.raises(KeyboardInterrupt):
-        fitted(checkpoint=checkpoint)
-    assert [path.name for path in tmp_path.iterdir()] == ["fit.safetensors"]
-    epochs: list[int] = []
-    resumed = fitted(checkpoint=checkpoint, on_epoch=lambda progress: epochs.append(progress.epoch))
-    assert epochs == [3, 4]
-    assert equal(resumed, fitted())
-
-
-def test_a_checkpoint_of_another_run_is_refused(tmp_path: Path) -> None:
-    checkpoint = tmp_path / "fit.safetensors"
-    fitted(checkpoint=checkpoint)
-    for options in ({"seed": 1}, {"recipe": replace(QUICK, learning_rate=0.1)}):
-        with pytest.raises(CheckpointError, match="belongs to other cells, another recipe or another seed. Delete it"):
-            fitted(checkpoint=checkpoint, **options)
-
-
-def test_a_checkpoint_of_other_cells_is_refused(tmp_path: Path) -> None:
-    checkpoint = tmp_path / "fit.safetensors"
-    fitted(checkpoint=checkpoint)
-    vectors, labels = toy()
-    for other, names in ((vectors + 1e-3, labels), (vectors, labels[::-1]), (vectors[:-1], labels[:-1])):
-        with pytest.raises(CheckpointError, match="belongs to other cells"):
-            fit_classifier(network_config(QUICK, DIM, LABELS), QUICK, other, names, checkpoint=checkpoint)
-
-
-def test_a_finished_run_is_not_trained_again(tmp_path: Path) -> None:
-    checkpoint = tmp_path / "fit.safetensors"
-    first = fitted(checkpoint=checkpoint)
-    states: list[Progress] = []
-    assert equal(fitted(checkpoint=checkpoint, on_epoch=states.append), first)
-    assert states == []
-    assert [path.name for path in tmp_path.iterdir()] == ["fit.safetensors"]
-
-
-def test_the_number_of_threads_is_given_back_and_changes_no_bit() -> None:
-    before = torch.get_num_threads()
-    try:
-        torch.set_num_threads(1)
-        one = fitted()
-        torch.set_num_threads(2)
-        two = fitted()
-        assert torch.get_num_threads() == 2
-    finally:
-        torch.set_num_threads(before)
-    assert equal(one, two)
-
-
-def test_a_last_batch_of_one_cell_is_left_out() -> None:
-    vectors, labels = toy()
-    assert (
-        fit_classifier(network_config(QUICK, DIM, LABELS), QUICK, vectors[:129], labels[:129]).config.input_dim == DIM
-    )
-
-
-def test_a_damaged_checkpoint_is_refused(tmp_path: Path) -> None:
-    checkpoint = tmp_path / "fit.safetensors"
-    checkpoint.write_bytes(b"not safetensors")
-    with pytest.raises(CheckpointError, match="cannot be read .* Delete it to train from the start"):
-        fitted(checkpoint=checkpoint)
-
-
-@pytest.mark.slow
-def test_it_learns() -> None:
-    # Far enough apart for the best possible classifier to be right on 99.5% of such cells.
-    vectors, labels = toy()
-    vectors = vectors + 2 * np.eye(DIM)[labels]
-    states: list[Progress] = []
-    recipe = replace(QUICK, epochs=60)
-    classifier = fit_classifier(network_config(recipe, DIM, LABELS), recipe, vectors, labels, on_epoch=states.append)
-    predicted = classifier(torch.as_tensor(vectors, dtype=torch.float32)).argmax(1).numpy()
-    assert (predicted == labels).mean() > 0.95
-    assert states[-1].loss < states[0].loss
-    assert [state.epoch for state in states] == list(range(1, 61))
-
-
-def test_few_cells_get_the_minimum_number_of_steps() -> None:
-    states: list[Progress] = []
-    fitted(replace(QUICK, minimum_steps=11), on_epoch=states.append)
-    assert states[-1].epochs == 6  # 2 batches an epoch
+@pytest.mark.parametrize(("kind", "copies"), [("counts", 2), ("linear", 1)])
+def test_only_counts_are_simulated_again(prepared: TrainingCells, kind: Any, copies: int) -> None:
+    assert isinstance(prepared.values, AlignedCells)
+    cells = replace(prepared, values=replace(prepared.values, kind=kind))
+    recipe, epochs = replace(ONCE, epochs=1, minimum_steps=2, batch_size=360), []
+    fit_model(cells, np.arange(360), "a", recipe, TrainOptions(), lambda _, progress: epochs.append(progress.epochs))
+    # Two steps: one epoch of the cells and their copies, or two epochs of the cells alone.
+    assert epochs[0] == 2 // copies

@@ -11,7 +11,7 @@ from spikgpt.embedding.pca import PCAProjection
 from spikgpt.engines.opening import torch_engine
 from spikgpt.reference.files import Reference
 from spikgpt.training.cells import read_every_gene
-from spikgpt.training.pca import fit_pca, simulated_vectors
+from spikgpt.training.pca import fit_pca
 from tests.conftest import aligned
 
 
@@ -54,13 +54,3 @@ def test_the_fit_depends_on_neither_storage_nor_gene_order(cells: AnnData) -> No
     assert second.genes == first.genes
     for name, tensor in first.tensors().items():
         np.testing.assert_array_equal(second.tensors()[name], tensor)
-
-
-def test_simulated_cells_look_like_their_type(small: Reference, cells: AnnData) -> None:
-    projection = projection_of(small)
-    vectors = simulated_vectors(projection, aligned(small, cells), seed=3)
-    assert not np.allclose(vectors, vectors_of(small, cells))
-    truth = cells.obs["cell_type"].astype(str).to_numpy()
-    found = np.array(small.labels.names)[torch_engine(small).classify(vectors)[0].argmax(axis=1)]
-    assert (found == truth).mean() > 0.9
-    np.testing.assert_array_equal(simulated_vectors(projection, aligned(small, cells), seed=3), vectors)

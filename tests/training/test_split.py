@@ -144,7 +144,7 @@ def test_a_label_with_one_cell_cannot_be_split() -> None:
 
 def test_notes_name_labels_left_out_or_not_measured() -> None:
     def notes(labels: npt.NDArray[Any], train: Any, held: Any, *, refit: bool = True, **left_out: Any) -> list[str]:
-        cells = LabelledCells(AnnData(), labels, None, {}, left_out.get("dropped", {}), left_out.get("unlabelled", 0))
+        cells = LabelledCells(CELLS, labels, None, {}, left_out.get("dropped", {}), left_out.get("unlabelled", 0))
         return training_notes(cells, train, held, refit=refit)
 
     half = CELLS[:120], CELLS[120:]

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -13,22 +12,19 @@ from anndata import AnnData
 from scipy import sparse
 
 from spikgpt import SpikGPT
-from spikgpt.cells.content.values import Content
 from spikgpt.cells.expression import Expression, find_expression
-from spikgpt.embedding.pca import PCAProjection
 from spikgpt.engines.opening import torch_engine
 from spikgpt.engines.scgpt.source import ScGPTSource
 from spikgpt.errors import CheckpointError, ConfigError, LabelsError
 from spikgpt.options import AnnotateOptions, TrainOptions
 from spikgpt.pipeline import annotate
 from spikgpt.reference.files import Reference
-from spikgpt.training.cells import TrainingCells, prepare
+from spikgpt.training.classifier import Progress
 from spikgpt.training.evaluation import evaluate
-from spikgpt.training.fit import FittedModel, Progress, fit_model
 from spikgpt.training.recipes import RECIPES
 from spikgpt.training.split import hold_out
 from spikgpt.training.train import train
-from tests.training.conftest import HELD_ROWS, ONCE, TRAIN_ROWS
+from tests.training.conftest import ONCE
 
 
 @pytest.fixture
@@ -103,49 +99,6 @@ def test_refusals(cells: AnnData) -> None:
         SpikGPT.train(adata, "cell_type", recipe="best")  # type: ignore[arg-type]
     with pytest.raises(ConfigError, match="no embedder 'scgpt'"):
         train(adata, "cell_type", embedder="scgpt")
-
-
-def test_a_part_is_fitted_to_its_own_cells_alone(prepared: TrainingCells, fitted: FittedModel) -> None:
-    adata = prepared.labelled.adata.copy()
-    counts = adata.X.toarray()
-    counts[HELD_ROWS] = counts[HELD_ROWS][:, ::-1]
-    adata.X = sparse.csr_matrix(counts)
-    other = replace(prepared, labelled=replace(prepared.labelled, adata=adata))
-    stages: set[str] = set()
-    rows = np.flatnonzero(TRAIN_ROWS)
-    again = fit_model(other, rows, "a part", ONCE, TrainOptions(), lambda stage, _: stages.add(stage))
-    assert stages == {"a part"}
-    assert again.names == fitted.names == tuple(np.unique(prepared.labels).tolist())
-    for name, weights in fitted.engine.weights().items():
-        np.testing.assert_array_equal(again.engine.weights()[name], weights)
-    np.testing.assert_array_equal(again.geometry.centroids, fitted.geometry.centroids)
-    embedding = fitted.engine.embedding
-    assert isinstance(embedding, PCAProjection)
-    assert embedding.label_shares == pytest.approx(1 / 6, abs=0.05)
-
-
-def test_an_embedding_of_the_users_is_not_augmented(embedded: AnnData) -> None:
-    chosen = prepare(embedded, "cell_type", "obsm:X_own", TrainOptions())
-    sizes: list[int] = []
-
-    def watched(stage: str, progress: Progress) -> None:
-        sizes.append(progress.epochs)
-
-    recipe = replace(ONCE, epochs=1, minimum_steps=0, batch_size=40)
-    part = fit_model(chosen, np.arange(80), "held-out", recipe, TrainOptions(), watched)
-    assert sizes == [1]
-    assert part.engine.embedding.dim == 64
-    assert set(part.names) == set(chosen.labels[:80])
-
-
-@pytest.mark.parametrize(("kind", "copies"), [("counts", 2), ("linear", 1)])
-def test_only_counts_are_simulated_again(prepared: TrainingCells, kind: Any, copies: int) -> None:
-    assert isinstance(prepared.values, Expression)
-    cells = replace(prepared, values=replace(prepared.values, content=Content(kind)))
-    recipe, epochs = replace(ONCE, epochs=1, minimum_steps=2, batch_size=360), []
-    fit_model(cells, np.arange(360), "a", recipe, TrainOptions(), lambda _, progress: epochs.append(progress.epochs))
-    # Two steps: one epoch of the cells and their copies, or two epochs of the cells alone.
-    assert epochs[0] == 2 // copies
 
 
 @pytest.mark.usefixtures("once")

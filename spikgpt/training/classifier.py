@@ -1,0 +1,135 @@
+"""Train the spiking classifier on the vectors of labelled cells."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass
+from pathlib import Path
+
+import msgspec
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from spikgpt.engines.model import SpikingClassifier
+from spikgpt.engines.scgpt.embedding import device_named
+from spikgpt.training.loop import TrainingRun, adamw, fingerprint, seeded
+from spikgpt.training.recipes import TrainingRecipe, network_config
+from spikgpt.types import Floats, Integers
+
+
+@dataclass(frozen=True)
+class Progress:
+    """State of a training after an epoch; ``accuracy`` is that of the training batches."""
+
+    epoch: int
+    epochs: int
+    loss: float
+    accuracy: float
+
+
+def fit_classifier(
+    recipe: TrainingRecipe,
+    vectors: Floats,
+    labels: Integers,
+    n_labels: int,
+    *,
+    seed: int = 0,
+    device: str | None = None,
+    checkpoint: Path | None = None,
+    on_epoch: Callable[[Progress], None] | None = None,
+) -> SpikingClassifier:
+    """Return a trained classifier, on the CPU, in evaluation mode.
+
+    The result depends on the arguments and the seed alone; on a CPU it repeats exactly.
+
+    Parameters
+    ----------
+    vectors
+        Cell embeddings, shape (n, input_dim).
+    labels
+        Label index of each cell, shape (n,).
+    device
+        A torch device; by default a GPU when there is one.
+    checkpoint
+        File that keeps the state after each epoch; an interrupted training resumes there, with the same result.
+
+    Raises
+    ------
+    CheckpointError
+        When the checkpoint belongs to other data, another recipe or another seed.
+    """
+    target = device_named(device)
+    config = network_config(recipe, vectors.shape[1], n_labels)
+    x = torch.as_tensor(np.ascontiguousarray(vectors, dtype=np.float32), device=target)  # (n, input_dim)
+    y = torch.as_tensor(np.ascontiguousarray(labels, dtype=np.int64), device=target)  # (n,)
+    weights = _label_weights(y, n_labels, recipe)
+    criterion = nn.CrossEntropyLoss(weights, label_smoothing=recipe.label_smoothing)
+    steps = max(1, math.ceil(len(x) / recipe.batch_size))
+    epochs = max(recipe.epochs, math.ceil(recipe.minimum_steps / steps))
+    settings = {
+        "config": msgspec.to_builtins(config),
+        "recipe": asdict(recipe),
+        "seed": seed,
+        "shape": list(vectors.shape),
+    }
+    name = fingerprint(settings, vectors.astype("<f4"), labels.astype("<i8"))
+    with one_thread(), seeded(seed, target):
+        classifier = SpikingClassifier(config).to(target)
+        optimizer, warm = _optimizer(recipe, classifier), round(recipe.warmup * epochs * steps)
+        run = TrainingRun(classifier, optimizer, recipe.learning_rate, warm, epochs, steps, seed, name, checkpoint)
+        run.all_epochs(lambda epoch: _one_epoch(run, epoch, recipe, criterion, x, y), on_epoch)
+    return classifier.cpu().eval()
+
+
+def _one_epoch(
+    run: TrainingRun, epoch: int, recipe: TrainingRecipe, criterion: nn.Module, x: Tensor, y: Tensor
+) -> Progress:
+    """Train on every cell once: vectors, shape (n, input_dim), and labels, shape (n,)."""
+    spread = recipe.noise * x.std(dim=0)  # (input_dim,)
+    total_loss = correct = seen = 0.0
+    for step, batch in enumerate(torch.split(torch.randperm(len(x)), recipe.batch_size)):
+        if len(batch) < 2:  # BatchNorm needs two
+            continue
+        cells = x[batch]
+        if spread.any():
+            cells = cells + spread * torch.randn_like(cells)
+        logits = run.network(cells)  # (batch, n_labels)
+        loss = criterion(logits, y[batch])
+        run.step(epoch, step, loss)
+        total_loss += float(loss.detach()) * len(batch)
+        correct += float((logits.argmax(1) == y[batch]).sum())
+        seen += len(batch)
+    return Progress(epoch + 1, run.epochs, total_loss / seen, correct / seen)
+
+
+@contextmanager
+def one_thread() -> Iterator[None]:
+    """Run torch's CPU operations on one thread.
+
+    Sums then do not depend on the number of cores, and matrices this small are no faster on several.
+    """
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(threads)
+
+
+def _optimizer(recipe: TrainingRecipe, classifier: SpikingClassifier) -> torch.optim.Optimizer:
+    """Return the optimiser of a recipe."""
+    if recipe.optimizer == "sgd":
+        return torch.optim.SGD(
+            classifier.parameters(), recipe.learning_rate, momentum=recipe.momentum, weight_decay=recipe.weight_decay
+        )
+    return adamw(classifier, recipe.learning_rate, recipe.weight_decay)
+
+
+def _label_weights(labels: Tensor, n_labels: int, recipe: TrainingRecipe) -> Tensor:
+    """Return the weight of each label in the loss, (n_labels,), with mean 1 over the cells."""
+    counts = torch.bincount(labels, minlength=n_labels).clamp(min=1).float()
+    weights = (counts / counts.sum()) ** -recipe.class_balance
+    return weights * counts.sum() / (weights * counts).sum()
