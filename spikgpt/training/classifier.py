@@ -15,7 +15,8 @@ from torch import Tensor, nn
 
 from spikgpt.engines.model import SpikingClassifier
 from spikgpt.engines.scgpt.embedding import device_named
-from spikgpt.training.loop import TrainingRun, adamw, fingerprint, seeded
+from spikgpt.training.loop import TrainingRun, fingerprint, seeded
+from spikgpt.training.optimizer import SGD, AdamW
 from spikgpt.training.recipes import TrainingRecipe, network_config
 from spikgpt.types import Floats, Integers
 
@@ -78,7 +79,10 @@ def fit_classifier(
     name = fingerprint(settings, vectors.astype("<f4"), labels.astype("<i8"))
     with one_thread(), seeded(seed, target):
         classifier = SpikingClassifier(config).to(target)
-        optimizer, warm = _optimizer(recipe, classifier), round(recipe.warmup * epochs * steps)
+        by_sgd = recipe.optimizer == "sgd"
+        decay = recipe.weight_decay
+        optimizer = SGD(classifier, recipe.momentum, decay) if by_sgd else AdamW(classifier, decay)
+        warm = round(recipe.warmup * epochs * steps)
         run = TrainingRun(classifier, optimizer, recipe.learning_rate, warm, epochs, steps, seed, name, checkpoint)
         run.all_epochs(lambda epoch: _one_epoch(run, epoch, recipe, criterion, x, y), on_epoch)
     return classifier.cpu().eval()
@@ -117,15 +121,6 @@ def one_thread() -> Iterator[None]:
         yield
     finally:
         torch.set_num_threads(threads)
-
-
-def _optimizer(recipe: TrainingRecipe, classifier: SpikingClassifier) -> torch.optim.Optimizer:
-    """Return the optimiser of a recipe."""
-    if recipe.optimizer == "sgd":
-        return torch.optim.SGD(
-            classifier.parameters(), recipe.learning_rate, momentum=recipe.momentum, weight_decay=recipe.weight_decay
-        )
-    return adamw(classifier, recipe.learning_rate, recipe.weight_decay)
 
 
 def _label_weights(labels: Tensor, n_labels: int, recipe: TrainingRecipe) -> Tensor:

@@ -45,6 +45,8 @@ def fit_model(
     recipe: TrainingRecipe,
     options: TrainOptions,
     on_epoch: OnEpoch | None = None,
+    *,
+    impute: bool = False,
 ) -> FittedModel:
     """Fit the embedding, the classifier and the label geometry to some of the cells.
 
@@ -52,6 +54,8 @@ def fit_model(
     ----------
     stage
         Name of the step, for ``on_epoch`` and for the checkpoint.
+    impute
+        Let the PCA embedding impute genes that a query lacks.
     """
     labels = cells.labels[rows]
     names, index = np.unique(labels, return_inverse=True)
@@ -62,7 +66,8 @@ def fit_model(
         vectors = [cells.values.select(rows).vectors]
     else:
         sample = stratified(labels)
-        embedding = fit_pca(cells.values.select(rows[sample]), cells.genes, labels[sample], seed=options.seed)
+        every = cells.values.select(rows[sample])
+        embedding = fit_pca(every, cells.genes, labels[sample], impute=impute, seed=options.seed)
         columns = cells.genes.positions(embedding.genes)
         read = cells.values.select(rows, columns)
         vectors = [embedding.project(read.values, read.totals)]

@@ -9,7 +9,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any, Protocol, TypeVar
 
 import numpy as np
 import numpy.typing as npt
@@ -22,6 +22,16 @@ from spikgpt.errors import CheckpointError
 from spikgpt.files import replacing
 
 T = TypeVar("T")
+
+
+class Optimizer(Protocol):
+    """Optimiser of parameters; ``state`` holds its tensors by the index of the parameter and by name."""
+
+    parameters: list[nn.Parameter]
+    state: dict[int, dict[str, Tensor]]
+
+    def step(self, learning_rate: float) -> None:
+        """Change the parameters by their gradients."""
 
 
 @dataclass(frozen=True)
@@ -39,7 +49,7 @@ class TrainingRun:
     """
 
     network: nn.Module
-    optimizer: torch.optim.Optimizer
+    optimizer: Optimizer
     peak: float
     warm: int
     epochs: int
@@ -74,22 +84,21 @@ class TrainingRun:
 
     def step(self, epoch: int, step: int, loss: Tensor, *, largest_gradient: float | None = None) -> None:
         """Take an optimiser step, with the gradient clipped to the norm ``largest_gradient``."""
-        for group in self.optimizer.param_groups:
-            group["lr"] = learning_rate(self.peak, self.warm, epoch * self.steps + step, self.epochs * self.steps)
-        self.optimizer.zero_grad()
+        for parameter in self.optimizer.parameters:
+            parameter.grad = None
         torch.autograd.backward(loss)
         if largest_gradient is not None:
             nn.utils.clip_grad_norm_(self.network.parameters(), largest_gradient)
-        self.optimizer.step()
+        rate = learning_rate(self.peak, self.warm, epoch * self.steps + step, self.epochs * self.steps)
+        self.optimizer.step(rate)
 
     def _save(self, epochs_done: int) -> None:
         """Write the state as safetensors."""
         if self.checkpoint is None:
             return
         tensors = {f"network.{name}": tensor for name, tensor in self.network.state_dict().items()}
-        for index, state in self.optimizer.state_dict()["state"].items():
-            values = {name: torch.as_tensor(value) for name, value in state.items() if value is not None}
-            tensors |= {f"optimizer.{index}.{name}": tensor for name, tensor in values.items()}
+        for index, state in self.optimizer.state.items():
+            tensors |= {f"optimizer.{index}.{name}": tensor for name, tensor in state.items()}
         metadata = {"run": self.fingerprint, "epochs_done": str(epochs_done)}
         with replacing(self.checkpoint) as temporary:
             save_file({name: tensor.contiguous() for name, tensor in tensors.items()}, temporary, metadata=metadata)
@@ -113,13 +122,12 @@ class TrainingRun:
             raise CheckpointError(msg)
         prefix = "network."
         self.network.load_state_dict({n.removeprefix(prefix): t for n, t in tensors.items() if n.startswith(prefix)})
-        states: dict[int, dict[str, Tensor]] = {}
         for name, tensor in tensors.items():
             if name.startswith("optimizer."):
                 _, index, key = name.split(".", 2)
-                states.setdefault(int(index), {})[key] = tensor
-        groups = self.optimizer.state_dict()["param_groups"]
-        self.optimizer.load_state_dict({"state": states, "param_groups": groups})
+                # The number of steps stays on the CPU.
+                device = "cpu" if key == "step" else self.optimizer.parameters[int(index)].device
+                self.optimizer.state.setdefault(int(index), {})[key] = tensor.to(device)
         return int(metadata["epochs_done"])
 
 
@@ -128,15 +136,6 @@ def learning_rate(peak: float, warm: int, step: int, steps: int) -> float:
     if step < warm:
         return peak * (step + 1) / warm
     return peak * 0.5 * (1 + math.cos(math.pi * (step - warm) / max(1, steps - warm)))
-
-
-def adamw(network: nn.Module, learning_rate: float, weight_decay: float) -> torch.optim.Optimizer:
-    """Return AdamW with weight decay on matrices only: decay would pull the gains of BatchNorm towards 0."""
-    groups = [
-        {"params": [p for p in network.parameters() if p.ndim > 1], "weight_decay": weight_decay},
-        {"params": [p for p in network.parameters() if p.ndim <= 1], "weight_decay": 0.0},
-    ]
-    return torch.optim.AdamW(groups, learning_rate)
 
 
 @contextmanager

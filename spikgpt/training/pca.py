@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import numpy as np
 import scanpy
 from anndata import AnnData
@@ -27,6 +29,7 @@ def fit_pca(
     genes: GeneList,
     labels: Strings,
     *,
+    impute: bool = False,
     n_genes: int = 1000,
     n_components: int = 64,
     clip: float = 5.0,
@@ -43,6 +46,8 @@ def fit_pca(
         Values of every gene, and the genes. Empty cells are ignored.
     labels
         Label of each cell, shape (n,).
+    impute
+        Also fit the imputation of genes that a query lacks, from the genes that differ most between labels.
     clip
         Largest absolute scaled value, in standard deviations.
     seed
@@ -51,15 +56,17 @@ def fit_pca(
     cells, labels = cells.part(~cells.empty), labels[~cells.empty]
     logs = log_normalise(cells.values, cells.totals)
     moments = mean_and_std(logs)
-    chosen = np.sort(_most_different(logs, labels, moments)[:n_genes])
-    logs = sparse.csr_matrix(logs[:, chosen])
+    ranked = _most_different(logs, labels, moments)
+    chosen, others = np.sort(ranked[:n_genes]), ranked[n_genes:][:MOST_OTHERS]
+    variable = sparse.csr_matrix(logs[:, chosen])
     _, counts = np.unique(labels, return_counts=True)
     shares = counts / counts.sum()
-    mean, std, label_means, label_stds = _gene_statistics(logs, labels, shares, moments[0][chosen], moments[1][chosen])
-    training = AnnData(np.clip((logs.toarray() - mean) / std, -clip, clip).astype(np.float32))
+    of_chosen = moments[0][chosen], moments[1][chosen]
+    mean, std, label_means, label_stds = _gene_statistics(variable, labels, shares, *of_chosen)
+    training = AnnData(np.clip((variable.toarray() - mean) / std, -clip, clip).astype(np.float32))
     size = min(n_components, len(chosen) - 1, training.n_obs - 1)
     scanpy.pp.pca(training, n_comps=size, zero_center=True, svd_solver="arpack", random_state=seed)
-    return PCAProjection(
+    projection = PCAProjection(
         genes=genes.part(chosen),
         mean=mean.astype(np.float32),
         std=std.astype(np.float32),
@@ -69,42 +76,46 @@ def fit_pca(
         label_shares=shares.astype(np.float32),
         clip=float(clip),
     )
+    if not impute or not len(others):
+        return projection
+    scores = training.X.astype(np.float64) @ projection.components.astype(np.float64)  # (n, D)
+    of_others = moments[0][others], moments[1][others]
+    imputer = _fit_imputer(
+        projection, scores, sparse.csr_matrix(logs[:, others]), labels, genes.part(others), of_others
+    )
+    return replace(projection, imputer=imputer)
 
 
-def fit_imputer(projection: PCAProjection, cells: AlignedCells, genes: GeneList, labels: Strings) -> GeneImputer | None:
-    """Fit the imputation of genes of a projection from other genes.
-
-    The other genes are those that differ most between labels; None where no other gene varies.
+def _fit_imputer(
+    projection: PCAProjection, scores: Floats, logs: sparse.csr_matrix, labels: Strings, genes: GeneList, moments: Scale
+) -> GeneImputer:
+    """Fit the imputation of genes of a projection from E other genes.
 
     Parameters
     ----------
-    cells, genes, labels
-        As for :func:`fit_pca`, with the labels that the projection was fitted to.
+    scores, logs, labels
+        Scores of n cells on the components, shape (n, D), log expression of the other genes, shape (n, E), and labels,
+        shape (n,).
+    genes, moments
+        The other genes, and the mean and the standard deviation of each, each of shape (E,).
     """
-    cells, labels = cells.part(~cells.empty), labels[~cells.empty]
-    logs = log_normalise(cells.values, cells.totals, projection.target_sum)
-    moments = mean_and_std(logs)
-    own = genes.positions(projection.genes)
-    ranked = _most_different(logs, labels, moments)
-    chosen = ranked[~np.isin(ranked, own)][:MOST_OTHERS]
-    if not len(chosen):
-        return None
-    logs = sparse.csr_matrix(logs[:, chosen])
-    statistics = _gene_statistics(logs, labels, projection.label_shares, moments[0][chosen], moments[1][chosen])
-    mean, std, label_means, label_stds = statistics
-    scores = projection.scores(cells.values[:, own], cells.totals)
-    products = np.zeros((len(chosen), projection.dim))
-    centred = scores - scores.mean(axis=0)
+    mean, std, label_means, label_stds = _gene_statistics(logs, labels, projection.label_shares, *moments)
+    products, centred = np.zeros((len(genes), projection.dim)), scores - scores.mean(axis=0)
+    # Most values are 0, so their product is that of one number per gene, and the others are added to it.
+    zeros = np.clip(-mean / std, -projection.clip, projection.clip)  # (E,)
     for start in range(0, len(scores), CHUNK):
         part = slice(start, start + CHUNK)
-        scaled = np.clip((logs[part].toarray() - mean) / std, -projection.clip, projection.clip)  # (chunk, E)
-        products += scaled.T @ centred[part]
+        scaled = logs[part].astype(np.float64)
+        columns = scaled.indices
+        values = np.clip((scaled.data - mean[columns]) / std[columns], -projection.clip, projection.clip)
+        scaled.data = values - zeros[columns]
+        products += scaled.T @ centred[part] + np.outer(zeros, centred[part].sum(axis=0))
     names, index = np.unique(labels, return_inverse=True)
     centroids = np.stack([scores[index == label].mean(axis=0) for label in range(len(names))])
     within = scores - centroids[index]
     loadings = products / np.maximum((centred**2).sum(axis=0), 1e-12)
     return GeneImputer(
-        genes=genes.part(chosen),
+        genes=genes,
         mean=mean.astype(np.float16),
         std=std.astype(np.float16),
         loadings=loadings.astype(np.float16),

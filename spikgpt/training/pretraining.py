@@ -28,7 +28,8 @@ from spikgpt.engines.scgpt.embedding import device_named
 from spikgpt.engines.scgpt.encoder import ScGPTConfig, ScGPTEncoder
 from spikgpt.errors import ConfigError, DataError
 from spikgpt.training.cells import read_every_gene
-from spikgpt.training.loop import TrainingRun, adamw, epoch_seed, fingerprint, seeded
+from spikgpt.training.loop import TrainingRun, epoch_seed, fingerprint, seeded
+from spikgpt.training.optimizer import AdamW
 from spikgpt.training.simulation import LARGEST_AMBIENT, OTHER_DEPTH
 from spikgpt.types import Rows
 
@@ -114,8 +115,7 @@ def pretrain(
         warm = max(1, round(settings.warmup * settings.epochs * steps))
         content = {"config": asdict(config), "settings": asdict(settings), "genes": genes.sha256}
         name = fingerprint(content, values.indptr, values.indices, values.data)
-        optimizer = adamw(network, settings.learning_rate, settings.weight_decay)
-        rate = settings.learning_rate
+        optimizer, rate = AdamW(network, settings.weight_decay), settings.learning_rate
         run = TrainingRun(network, optimizer, rate, warm, settings.epochs, steps, settings.seed, name, state)
         run.all_epochs(
             lambda epoch: (epoch + 1, settings.epochs, _one_epoch(run, epoch, network, values, settings)),

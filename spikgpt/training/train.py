@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import asdict, replace
+from dataclasses import asdict
 from typing import Any
 
 import numpy as np
@@ -15,13 +15,11 @@ from spikgpt.embedding.pca import PCAProjection
 from spikgpt.engines.scgpt.source import ScGPTSource
 from spikgpt.options import TrainOptions
 from spikgpt.reference.files import CLASSIFIER, EMBEDDER, Reference, build_reference
-from spikgpt.sampling import stratified
 from spikgpt.scoring.label_map import LabelMap
 from spikgpt.scoring.thresholds import Thresholds
 from spikgpt.training.calibration import calibrate
 from spikgpt.training.cells import TrainingCells, prepare
 from spikgpt.training.fit import FittedModel, OnEpoch, fit_model
-from spikgpt.training.pca import fit_imputer
 from spikgpt.training.recipes import RECIPES
 from spikgpt.training.split import hold_out, training_notes
 from spikgpt.types import OnCells
@@ -75,7 +73,10 @@ def train(
         for note in (*cells.notes, *training_notes(cells.labelled, train_rows, held_rows, refit=recipe.refit)):
             on_note(note)
     stages = {"held-out": train_rows} | ({"all-cells": np.arange(len(labels))} if recipe.refit else {})
-    models = [fit_model(cells, rows, stage, recipe, options, on_epoch) for stage, rows in stages.items()]
+    models = [
+        fit_model(cells, rows, stage, recipe, options, on_epoch, impute=number == len(stages))
+        for number, (stage, rows) in enumerate(stages.items(), start=1)
+    ]
     measured, final = models[0], models[-1]
     known = held_rows[np.isin(labels[held_rows], measured.names)]
     known_cells = cells.values.select(known, measured.columns)
@@ -86,18 +87,7 @@ def train(
     metrics = {"held_out_by": held_out_by, **measures}
     settings = {"label_key": label_key, "batch_key": options.batch_key, "recipe": asdict(recipe), "seed": options.seed}
     provenance = {**(options.provenance or {}), **settings}
-    return _reference(cells, _with_imputer(final, cells), thresholds, metrics, provenance, options.name)
-
-
-def _with_imputer(fitted: FittedModel, cells: TrainingCells) -> FittedModel:
-    """Return a model whose PCA embedding imputes genes that a query lacks; other models stay as they are."""
-    projection = fitted.engine.embedding
-    if not isinstance(projection, PCAProjection):
-        return fitted
-    rows = np.flatnonzero(np.isin(cells.labels, fitted.names))
-    rows = rows[stratified(cells.labels[rows])]
-    imputer = fit_imputer(projection, cells.values.select(rows), cells.genes, cells.labels[rows])
-    return replace(fitted, engine=replace(fitted.engine, embedding=replace(projection, imputer=imputer)))
+    return _reference(cells, final, thresholds, metrics, provenance, options.name)
 
 
 def _reference(

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 import torch
 
-from spikgpt.training.loop import adamw, epoch_seed, fingerprint, learning_rate, seeded
+from spikgpt.training.loop import epoch_seed, fingerprint, learning_rate, seeded
 
 
 def test_the_learning_rate_rises_then_falls_along_a_cosine() -> None:
@@ -22,15 +22,6 @@ def test_seeds_of_epochs_and_runs_do_not_collide() -> None:
     seeds = {epoch_seed(seed, epoch) for seed in range(20) for epoch in range(50)}
     assert len(seeds) == 1000
     assert all(0 <= seed < 2**56 for seed in seeds)
-
-
-def test_only_matrices_decay() -> None:
-    network = torch.nn.Sequential(torch.nn.Linear(3, 4), torch.nn.BatchNorm1d(4))
-    groups = adamw(network, 0.1, 0.5).param_groups
-    assert [([tuple(p.shape) for p in group["params"]], group["weight_decay"]) for group in groups] == [
-        ([(4, 3)], 0.5),
-        ([(4,), (4,), (4,)], 0.0),
-    ]
 
 
 def test_the_callers_random_numbers_come_back() -> None:

@@ -7,6 +7,7 @@ import numpy.typing as npt
 import pytest
 from anndata import AnnData
 
+from spikgpt.cells.align import log_normalise
 from spikgpt.embedding.pca import PCAProjection
 from spikgpt.engines.opening import torch_engine
 from spikgpt.reference.files import Reference
@@ -54,3 +55,22 @@ def test_the_fit_depends_on_neither_storage_nor_gene_order(cells: AnnData) -> No
     assert second.genes == first.genes
     for name, tensor in first.tensors().items():
         np.testing.assert_array_equal(second.tensors()[name], tensor)
+
+
+def test_loadings_are_the_slopes_of_scaled_genes_on_scores(cells: AnnData) -> None:
+    labels = cells.obs["cell_type"].astype(str).to_numpy()
+    every, genes, _ = read_every_gene(cells, None)
+    projection = fit_pca(every, genes, labels, impute=True, n_genes=300)
+    assert fit_pca(every, genes, labels, n_genes=300).imputer is None
+    imputer = projection.imputer
+    assert imputer is not None
+    assert not set(imputer.genes.symbols) & set(projection.genes.symbols)
+    scores = projection.scores(every.values[:, genes.positions(projection.genes)], every.totals)
+    some = genes.positions(imputer.genes)[:500]
+    logs = log_normalise(every.values, every.totals)[:, some].toarray().astype(np.float64)
+    scaled = np.clip((logs - imputer.mean[:500]) / imputer.std[:500], -projection.clip, projection.clip)
+    centred = scores - scores.mean(axis=0)
+    expected = scaled.T @ centred / (centred**2).sum(axis=0)
+    np.testing.assert_allclose(imputer.loadings[:500], expected, atol=5e-3)
+    means = np.stack([scores[labels == name].mean(axis=0) for name in np.unique(labels)])
+    np.testing.assert_allclose(imputer.centroids, means, atol=1e-3)
