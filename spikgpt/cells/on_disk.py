@@ -41,10 +41,13 @@ SPAN = 32
 
 def keep_on_disk(matrix: Any, name: object) -> Any:
     """Return a matrix of an AnnData, with its rows read on demand if it is on disk."""
-    if isinstance(matrix, CSRDataset | CSCDataset):
-        stored = stored_matrix(matrix.group, name)
-        return (StoredCSR if stored.format == "csr" else StoredCSC)(stored, name)
-    return StoredDense(stored_matrix(matrix, name), name) if is_array(matrix) else matrix
+    is_sparse = isinstance(matrix, CSRDataset | CSCDataset)
+    if not is_sparse and not is_array(matrix):
+        return matrix
+    stored = stored_matrix(matrix.group if is_sparse else matrix, name)
+    if not is_sparse:
+        return StoredDense(stored, name)
+    return (StoredCSR if stored.format == "csr" else StoredCSC)(stored, name)
 
 
 class StoredCSR(MatrixOnDisk):

@@ -11,6 +11,7 @@ import pytest
 from anndata import AnnData
 
 from spikgpt.cells.align import joined
+from spikgpt.cells.matrices import MatrixOnDisk
 from spikgpt.cells.reading import open_cells
 from spikgpt.embedding.obsm import ObsmEmbedding
 from spikgpt.engines.scgpt.source import ScGPTSource
@@ -70,8 +71,8 @@ def test_a_file_is_never_read_whole(cells: AnnData, tmp_path: Path, monkeypatch:
         monkeypatch.setattr(f"spikgpt.{name}", 90)
     monkeypatch.setattr("spikgpt.cells.align.joined", recorded(joined, lambda read: int(read.values.nnz)))
     with open_cells(tmp_path / "cells.h5ad") as opened:
-        stored = type(opened.X)
-        monkeypatch.setattr(stored, "__getitem__", recorded(stored.__getitem__, lambda rows: int(rows.nnz)))
+        for stored in (type(opened.X), MatrixOnDisk):
+            monkeypatch.setattr(stored, "__getitem__", recorded(stored.__getitem__, lambda rows: int(rows.nnz)))
         read = prepare(opened, "type", "pca", TrainOptions()).values.select(np.arange(357))
         assert (read.values != expected.values).nnz == 0
         sizes.clear()
