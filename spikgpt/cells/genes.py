@@ -9,7 +9,7 @@ import re
 from collections import Counter
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, replace
-from functools import cached_property
+from functools import cached_property, lru_cache
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -212,12 +212,12 @@ def match_genes(
         When too few genes match.
     """
     namings = _namings(query)
-    finder = _Finder(genes)
+    finder = _finder(genes)
     matches = [finder.match(names) for _, names in namings]
     best = max(range(len(namings)), key=lambda index: len(matches[index]))
     (label, names), chosen = namings[best], matches[best]
     species = next(filter(None, (_species_of(candidates) for _, candidates in namings)), None)
-    of_reference = _species_of(list(genes.symbols))
+    of_reference = finder.species
     species = None if species == of_reference else species
     needed = min(len(genes), max(at_least, math.ceil(minimum_share * len(genes))))
     if len(chosen) < needed:
@@ -240,9 +240,10 @@ _Matches = dict[int, tuple[str, list[int]]]
 
 
 class _Finder:
-    """Match query names with the genes of a reference."""
+    """Match query names with the genes of a reference, whose ``species`` is None for human."""
 
     def __init__(self, genes: GeneList) -> None:
+        self.species = _species_of(list(genes.symbols))
         by_symbol = {symbol: gene for gene, symbol in enumerate(genes.symbols)}
         by_id = {gene_id: gene for gene, gene_id in enumerate(genes.ensembl_ids) if gene_id is not None}
         by_respelling: dict[str, int] = {}
@@ -274,6 +275,13 @@ class _Finder:
             matches |= new
             left = rest
         return matches
+
+
+# A reference labels one query after another.
+@lru_cache(maxsize=4)
+def _finder(genes: GeneList) -> _Finder:
+    """Return the finder of a reference's genes."""
+    return _Finder(genes)
 
 
 def _namings(var: pd.DataFrame) -> list[tuple[str, list[str]]]:

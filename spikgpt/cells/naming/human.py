@@ -39,5 +39,6 @@ def respelled(symbol: str) -> str:
 
 def human_id(name: str) -> str | None:
     """Return a human Ensembl gene id without its version, or None for any other name."""
-    match = HUMAN_ID.fullmatch(name)
+    # Most names begin otherwise, and need no regular expression.
+    match = HUMAN_ID.fullmatch(name) if name[:3].upper() == "ENS" else None
     return match[1].upper() if match else None

@@ -34,6 +34,8 @@ SAMPLED = 2000
 
 def plain(name: str) -> str:
     """Return a name without surrounding spaces, quotes and b'' of a bytes string."""
+    if name.isalnum():
+        return name
     name = name.strip()
     if name[:1] == "b" and (match := BYTES.fullmatch(name)):
         name = match["name"]
