@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import os
 import signal
 import tempfile
@@ -44,6 +45,8 @@ from tests.hub_server import LoopbackHub
 
 # A shell lets what it starts in the background ignore Ctrl-C, and so would the commands that tests interrupt.
 signal.signal(signal.SIGINT, signal.default_int_handler)
+# The imports of the tests make half a million objects and next to no garbage.
+gc.disable()
 
 # Files whose tests take longest, so that no process is left with them when the others are done.
 SLOWEST = (
@@ -74,6 +77,12 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     """Begin with the slowest files, in their order."""
     places = {name: place for place, name in enumerate(SLOWEST)}
     items.sort(key=lambda item: places.get(item.path.name, len(places)))
+
+
+def pytest_collection_finish() -> None:
+    """Collect garbage again, without the imported modules: each full collection passed over all their objects."""
+    gc.freeze()
+    gc.enable()
 
 
 # What needs torch or onnx is imported on use: some of these tests run where neither is installed.

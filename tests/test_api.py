@@ -211,7 +211,7 @@ def labels(model, cells):
 if __name__ == "__main__":
     signal.alarm(280)
     cells = read_cells(sys.argv[1])
-    for engine in ("onnx", "torch"):
+    for engine in sys.argv[2:]:
         model = SpikGPT.from_pretrained("pancreas", engine=engine)
         expected = labels(model, cells)
         found = {
@@ -236,10 +236,11 @@ if __name__ == "__main__":
 
 
 @pytest.mark.skipif(not hasattr(os, "fork"), reason="this system forks no processes")
-def test_a_model_goes_to_other_processes_and_threads(few: AnnData, tmp_path: Path) -> None:
+@pytest.mark.parametrize("engines", [["onnx"], pytest.param(["onnx", "torch"], marks=pytest.mark.slow)], ids="-".join)
+def test_a_model_goes_to_other_processes_and_threads(few: AnnData, tmp_path: Path, engines: list[str]) -> None:
     few[:20].copy().write_h5ad(tmp_path / "few.h5ad")
     (tmp_path / "program.py").write_text(PROCESSES)
-    command = [sys.executable, "-W", "ignore", "program.py", "few.h5ad"]
+    command = [sys.executable, "-W", "ignore", "program.py", "few.h5ad", *engines]
     threads = {**os.environ, "OMP_NUM_THREADS": "2"}
     ran = subprocess.run(command, cwd=tmp_path, env=threads, capture_output=True, text=True, timeout=300)
-    assert (ran.returncode, ran.stdout, ran.stderr) == (0, "onnx\ntorch\n", "")
+    assert (ran.returncode, ran.stdout, ran.stderr) == (0, "".join(f"{engine}\n" for engine in engines), "")

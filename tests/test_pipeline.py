@@ -45,6 +45,17 @@ def expected(small: Reference, named: AnnData) -> Annotation:
     return labelled(small, named)
 
 
+@pytest.fixture(scope="module")
+def all_cells() -> AnnData:
+    """Read the 756 cells that ``query`` is a part of."""
+    return read_cells(QUERY_FILE)
+
+
+@pytest.fixture(scope="module")
+def whole(shipped: SpikGPT, all_cells: AnnData) -> Annotation:
+    return labelled(shipped.reference, all_cells)
+
+
 def as_dense(adata: AnnData) -> None:
     adata.X = adata.X.toarray()
 
@@ -70,7 +81,10 @@ def by_lower_case(adata: AnnData) -> None:
 
 
 @pytest.mark.parametrize(
-    "change", [as_dense, as_csc, as_float, by_ensembl_id, by_versioned_id, by_lower_case], ids=lambda f: f.__name__
+    "change",
+    [as_dense, as_float, by_ensembl_id, by_lower_case]
+    + [pytest.param(change, marks=pytest.mark.slow) for change in (as_csc, by_versioned_id)],
+    ids=lambda f: f.__name__,
 )
 def test_storage_and_names_change_nothing(small: Reference, named: AnnData, expected: Annotation, change: Any) -> None:
     other = named.copy()
@@ -132,13 +146,18 @@ def test_real_cells_get_the_right_labels(shipped: SpikGPT, query: AnnData) -> No
 
 # Share of the cells that are taken away, and how many labels and Unknown cells may change with them.
 @pytest.mark.parametrize(
-    ("left_out", "labels", "unknown"), [(0.0, 0.0, 0.0), (0.01, 0.01, 0.02), (0.3, 0.01, 0.02), (0.5, 0.02, 0.04)]
+    ("left_out", "labels", "unknown"),
+    [
+        (0.01, 0.01, 0.02),
+        (0.5, 0.02, 0.04),
+        pytest.param(0.0, 0.0, 0.0, marks=pytest.mark.slow),
+        pytest.param(0.3, 0.01, 0.02, marks=pytest.mark.slow),
+    ],
 )
 def test_labels_hardly_depend_on_the_other_cells(
-    shipped: SpikGPT, left_out: float, labels: float, unknown: float
+    shipped: SpikGPT, all_cells: AnnData, whole: Annotation, left_out: float, labels: float, unknown: float
 ) -> None:
-    adata = read_cells(QUERY_FILE)
-    whole = labelled(shipped.reference, adata)
+    adata = all_cells
     order = np.random.default_rng(0).permutation(adata.n_obs)
     # Both halves of a query; of the larger parts, one.
     parts = np.array_split(order, 2) if left_out == 0.5 else [order[round(left_out * adata.n_obs) :]]
@@ -338,15 +357,20 @@ def test_each_cell_goes_through_the_network_once_and_the_sample_at_most_thrice_m
     [
         {},
         {"smoothing": False},
-        {"scaling": "reference"},
         {"scaling": "query"},
         {"threshold": 0.95},
         {"unknown_rate": 0.02},
-        {"unknown_rate": 0.3},
-        {"unknown_rate": 0},
-        {"reference_cutoff": True},
         {"reference_cutoff": True, "smoothing": False, "unknown_rate": 0.1},
-        {"batch_size": 7},
+        *(
+            pytest.param(options, marks=pytest.mark.slow)
+            for options in (
+                {"scaling": "reference"},
+                {"unknown_rate": 0.3},
+                {"unknown_rate": 0},
+                {"reference_cutoff": True},
+                {"batch_size": 7},
+            )
+        ),
     ],
     ids=str,
 )
@@ -378,7 +402,7 @@ def test_below_100_cells_no_neighbours_are_asked_and_the_provenance_says_so(smal
     )
 
 
-@pytest.mark.parametrize("size", [1, 2, 9, 30, 99])
+@pytest.mark.parametrize("size", [1, 9, 99, *(pytest.param(size, marks=pytest.mark.slow) for size in (2, 30))])
 def test_small_queries_have_labels_and_a_compatibility(shipped: SpikGPT, query: AnnData, size: int) -> None:
     annotation = labelled(shipped.reference, query[:size].copy())
     assert annotation.best.shape == (size,)

@@ -48,39 +48,39 @@ LINKS: dict[str, Callable[[Any, Path], Any]] = {
 
 
 @pytest.mark.parametrize("link", LINKS)
-def test_links_are_not_followed(few: AnnData, link: str, tmp_path: Path) -> None:
-    few.write_h5ad(tmp_path / "a.h5ad")
+def test_links_are_not_followed(real: AnnData, link: str, tmp_path: Path) -> None:
+    real.write_h5ad(tmp_path / "a.h5ad")
     with h5py.File(tmp_path / "a.h5ad", "r+") as file:
         LINKS[link](file, tmp_path / "other.h5")
     with pytest.raises(DataError, match=r"a\.h5ad holds a link, /uns/text; put the data itself there\."):
         read_cells(tmp_path / "a.h5ad")
 
 
-def test_links_of_a_folder_are_not_followed(few: AnnData, tmp_path: Path) -> None:
-    write_zarr(few, tmp_path / "a.zarr", 3)
+def test_links_of_a_folder_are_not_followed(real: AnnData, tmp_path: Path) -> None:
+    write_zarr(real, tmp_path / "a.zarr", 3)
     part = tmp_path / "a.zarr" / "X" / "data" / "c" / "0"
     part.rename(tmp_path / "elsewhere")
     part.symlink_to(tmp_path / "elsewhere")
     with pytest.raises(DataError, match=r"a\.zarr holds a link, 0; put the file itself there\."):
         read_cells(tmp_path / "a.zarr")
     (tmp_path / "b.zarr").symlink_to(tmp_path / "c.zarr")
-    write_zarr(few, tmp_path / "c.zarr", 3)
-    assert read_cells(tmp_path / "b.zarr").n_obs == few.n_obs
+    write_zarr(real, tmp_path / "c.zarr", 3)
+    assert read_cells(tmp_path / "b.zarr").n_obs == real.n_obs
 
 
 @pytest.mark.parametrize(
     ("shape", "chunks"), [((10**14,), (1000,)), ((10**9,), (10**9,)), ((10**7,), (1,)), ((10, 10**9), (1, 1000))]
 )
 def test_a_file_states_no_more_than_it_can_hold(
-    few: AnnData, shape: tuple[int, ...], chunks: tuple[int, ...], tmp_path: Path
+    real: AnnData, shape: tuple[int, ...], chunks: tuple[int, ...], tmp_path: Path
 ) -> None:
-    few.write_h5ad(tmp_path / "a.h5ad")
+    real.write_h5ad(tmp_path / "a.h5ad")
     with h5py.File(tmp_path / "a.h5ad", "r+") as file:
         file.create_dataset("uns/large", shape, "f4", chunks=chunks if max(chunks) < 10**9 else None)
     match = r"has \d+ bytes and declares an array /uns/large of shape"
     with pytest.raises(DataError, match=match), open_cells(tmp_path / "a.h5ad"):
         pass
-    write_zarr(few, tmp_path / "a.zarr", 3)
+    write_zarr(real, tmp_path / "a.zarr", 3)
     metadata = tmp_path / "a.zarr" / "X" / "indptr" / "zarr.json"
     stated = json.loads(metadata.read_text()) | {"shape": shape}
     stated["chunk_grid"]["configuration"]["chunk_shape"] = chunks

@@ -123,8 +123,12 @@ def test_who_has_seen_enough_is_not_told_of_it() -> None:
     ("package", "arguments"),
     [
         ("torch", ["train", "cells.h5ad", "--label-key", "type", "--out", "mine"]),
-        ("onnx", ["export", "pancreas", "--out", "mine"]),
-        ("pyarrow", ["annotate", "cells.h5ad", "--model", "pancreas", "--table", "labels.parquet"]),
+        pytest.param("onnx", ["export", "pancreas", "--out", "mine"], marks=pytest.mark.slow),
+        pytest.param(
+            "pyarrow",
+            ["annotate", "cells.h5ad", "--model", "pancreas", "--table", "labels.parquet"],
+            marks=pytest.mark.slow,
+        ),
     ],
 )
 def test_a_missing_package_is_named(

@@ -168,7 +168,7 @@ def test_both_forms_equal_the_numpy_loop_in_float64(overrides: dict[str, Any], t
     assert any(spikes.any() for spikes in oracle_spikes.values())
 
 
-@pytest.mark.parametrize("trained", [False, True], ids=["random", "trained"])
+@pytest.mark.parametrize("trained", [pytest.param(False, marks=pytest.mark.slow), True], ids=["random", "trained"])
 @pytest.mark.parametrize("overrides", ARCHITECTURES.values(), ids=ARCHITECTURES.keys())
 def test_collapsed_equals_literal_in_float32(overrides: dict[str, Any], trained: bool) -> None:
     classifier = classifier_for(overrides, seed=3, trained=trained).float()

@@ -28,11 +28,10 @@ def fitted(reference: Reference, adata: AnnData, **options: Any) -> tuple[QueryM
     engine, chosen = usual_engine(reference), options_of(AnnotateOptions, options)
     codes = batches_of(adata, "auto").codes
     with CellCache() as aside:
-        cache_cells(engine.embedding.read(adata, layer=None, scaling="auto"), aside, progress=False)
-        report = engine.embedding.read(adata, layer=None, scaling="auto").report
-        return fit_query(reference, engine, aside, report, chosen, codes), joined(
-            [cells for _, cells in aside.chunks()]
-        )
+        query = engine.embedding.read(adata, layer=None, scaling="auto")
+        cache_cells(query, aside, progress=False)
+        model = fit_query(reference, engine, aside, query.report, chosen, codes)
+        return model, joined([cells for _, cells in aside.chunks()])
 
 
 def assert_same(found: Any, expected: Any) -> None:
