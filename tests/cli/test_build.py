@@ -43,6 +43,18 @@ def test_a_build_is_told_step_by_step_and_pushed(run: Run, cells: AnnData, tmp_p
     assert "Nothing changed, as every file is there already: me/islets is at commit " in again.err
 
 
+def test_the_first_steps_are_told_and_write_no_reference(run: Run, cells: AnnData, tmp_path: Path) -> None:
+    recipe, out = write_recipe(tmp_path / "recipe"), tmp_path / "islets"
+    pancreas(tmp_path / "mirror", islets_of(cells))
+    arguments = ["build", recipe, "--mirror", tmp_path / "mirror", "--out", out, "--steps", "download,prepare"]
+    ran = run(*arguments)
+    assert ran.code == 0, ran.err
+    assert "): reference: 200 cells of Learned; query: 100 cells of Asked.\n" in ran.err
+    assert "Wrote" not in ran.err
+    assert not out.exists()
+    assert "prepare (unchanged): " in run(*arguments).err
+
+
 def test_a_push_that_cannot_be_is_refused_before_the_work(run: Run, tmp_path: Path) -> None:
     arguments = ["build", write_recipe(tmp_path / "recipe"), "--mirror", tmp_path, "--out", tmp_path / "out"]
     assert_refused(run(*arguments, "--push", "islets"), "'islets' is no name of a repository; expected ORG/NAME.")

@@ -26,6 +26,14 @@ LABELS = ("spikgpt_label", "spikgpt_best_label", "spikgpt_label_broad")
 SCORES = ("spikgpt_confidence", "spikgpt_typicality", "spikgpt_familiarity")
 
 
+@pytest.mark.parametrize(
+    ("old", "name"), [("familiarity", "typicality"), ("verdict", "compatibility"), ("cutoffs", "rule")]
+)
+def test_names_of_version_0_9_still_work(annotation: Annotation, old: str, name: str) -> None:
+    with pytest.warns(DeprecationWarning, match=f"Annotation.{old} is now called {name}"):
+        assert getattr(annotation, old) is getattr(annotation, name)
+
+
 def test_a_note_on_another_study_appears_where_the_reference_cutoffs_decide_alone(
     annotation: Annotation,
 ) -> None:

@@ -8,7 +8,7 @@ from anndata import AnnData
 
 from spikgpt.errors import LabelsError
 from spikgpt.options import TrainOptions
-from spikgpt.training.leave_one_out import LeaveOneOutReport, leave_one_type_out
+from spikgpt.training.leave_one_out import LeaveOneOutReport, LeaveOneOutResult, leave_one_type_out
 from tests.conftest import steps_at_least
 
 
@@ -44,6 +44,18 @@ def test_the_table_and_the_picture(report: LeaveOneOutReport) -> None:
     assert table["label"].tolist() == ["alpha", "ductal"]
     assert table["mistaken_for"].str.contains(r"[a-z_]+ \d+").all()
     assert table["unseen_found"].tolist() == table["tpr_at_5_fpr"].tolist()
+    assert report.picture().startswith(b"\x89PNG")
+
+
+def test_a_report_has_a_row_a_type() -> None:
+    alpha = LeaveOneOutResult("alpha", 40, 200, 0.9, 0.75, 0.5, 0.05, {"beta": 38, "delta": 2})
+    beta = LeaveOneOutResult("beta", 60, 180, 0.7, 0.25, 0.1, 0.02, {"alpha": 60})
+    report = LeaveOneOutReport((alpha, beta))
+    assert report.mean_auroc == pytest.approx(0.8)
+    table = report.table()
+    assert table["label"].tolist() == ["alpha", "beta"]
+    assert table["mistaken_for"].tolist() == ["beta 38, delta 2", "alpha 60"]
+    assert table["unseen_found"].tolist() == table["tpr_at_5_fpr"].tolist() == [0.75, 0.25]
     assert report.picture().startswith(b"\x89PNG")
 
 
