@@ -67,8 +67,10 @@ def correlation_and_excess(
     highest: Float64,
     noise: Float64,
     excess_genes: int,
-) -> tuple[Float64, Float64]:
-    """Return the largest correlation with a label's profile, and the marker excess, of n cells, each of shape (n,).
+    correlation: Float64,
+    excess: Float64,
+) -> None:
+    """Write the largest correlation with a label's profile, and the marker excess, of n cells.
 
     Parameters
     ----------
@@ -86,14 +88,15 @@ def correlation_and_excess(
         Largest mean of a label, and standard error of the mean over a cell and its neighbours, each of shape (G,).
     excess_genes
         Number of genes of the marker excess.
+    correlation, excess
+        Results, each of shape (n,).
     """
     data, indices, indptr = cells
     sample_data, sample_indices, sample_indptr = sample
-    rows, genes = len(indptr) - 1, len(highest)
-    correlation, excess = np.empty(rows), np.empty(rows)
+    genes = len(highest)
     mean, top = np.empty(genes), np.empty(excess_genes)
     share = 1.0 / (1 + neighbours.shape[1])
-    for row in range(rows):
+    for row in range(len(neighbours)):
         for gene in range(genes):
             mean[gene] = 0.0
         for at in range(indptr[row], indptr[row + 1]):
@@ -113,4 +116,3 @@ def correlation_and_excess(
                     mean[gene] -= part * effect[gene]
         excess[row] = math.log1p(_mean_of_largest(mean, highest, noise, top))
         correlation[row] = _best_correlation(mean, weights, profiles)
-    return correlation, excess

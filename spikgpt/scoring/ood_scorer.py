@@ -250,12 +250,11 @@ class OODScorer:
             vectors = _mean(output.vectors[part], self.sample.vectors, near)  # (chunk, D)
             energies = _mean(output.energies[part], self.sample.energies, near)  # (chunk,)
             distance = np.sqrt(squared_distances(vectors @ whitening, centroids).min(axis=1))  # (chunk,)
-            score = SCORE.energy_weight * energies - np.log(np.maximum(distance, SMALLEST_DISTANCE))
-            if excess is not None and logs is not None:
-                correlation, excess[part] = self._correlation_and_excess(logs[part], near, batches[part])
-                score -= np.log(1 - np.minimum(correlation, LARGEST_CORRELATION))
-            scores[part] = score
-        return OODEvidence(scores, excess)
+            scores[part] = SCORE.energy_weight * energies - np.log(np.maximum(distance, SMALLEST_DISTANCE))
+        if self.profiles is None or logs is None:
+            return OODEvidence(scores, excess)
+        correlation, excess = self._correlation_and_excess(logs, neighbours, batches)
+        return OODEvidence(scores - np.log(1 - np.minimum(correlation, LARGEST_CORRELATION)), excess)
 
     def _correlation_and_excess(
         self, logs: sparse.csr_matrix, neighbours: Rows, batches: Integers
@@ -268,22 +267,27 @@ class OODScorer:
         weights, profiles, highest = self._tables
         noise = self.profiles.within / np.sqrt(1 + neighbours.shape[1]) + SCORE.noise_floor  # (G,)
         size = min(SCORE.excess_genes, logs.shape[1])
+        correlation, excess = np.empty(len(neighbours)), np.empty(len(neighbours))
         if kernel := compiled("evidence", len(self.sample.energies)):
             cells, sample = ((rows.data, rows.indices, rows.indptr) for rows in (logs, self.logs))
-            tables = weights, profiles * np.sqrt(weights), highest, noise
-            correlation, excess = kernel.correlation_and_excess(
-                cells, sample, neighbours, shares, effects, *tables, size
-            )
-            return correlation, excess
-        means = self._mean_logs(logs, neighbours, np.ones(neighbours.shape, dtype=bool)) - shares @ effects  # (n, G)
-        above = np.maximum(means - highest, 0) / noise  # (n, G)
-        excess = np.log1p(np.partition(above, -size, axis=1)[:, -size:].mean(axis=1))
-        return (_standardised(means, weights) @ profiles.T).max(axis=1), excess
+            tables = weights, np.ascontiguousarray(profiles * np.sqrt(weights)), highest, noise
+            results = correlation, excess
+            kernel.correlation_and_excess(cells, sample, neighbours, shares, effects, *tables, size, *results)
+            return results
+        for start in range(0, len(neighbours), CHUNK):
+            part = slice(start, start + CHUNK)
+            near = neighbours[part]
+            means = self._mean_logs(logs[part], near, np.ones(near.shape, dtype=bool))  # (chunk, G)
+            means -= shares[part] @ effects
+            above = np.maximum(means - highest, 0) / noise  # (chunk, G)
+            excess[part] = np.log1p(np.partition(above, -size, axis=1)[:, -size:].mean(axis=1))
+            correlation[part] = (_standardised(means, weights) @ profiles.T).max(axis=1)
+        return correlation, excess
 
 
 def _mean(own: Floats, sample: Floats, neighbours: Rows) -> npt.NDArray[np.float64]:
     """Return the mean of each cell's values and its neighbours' values, (n, ...) and (k, ...) to (n, ...)."""
-    total = own.astype(np.float64) + sample.astype(np.float64)[neighbours].sum(axis=1)
+    total = own.astype(np.float64) + sample[neighbours].sum(axis=1, dtype=np.float64)
     return np.asarray(total / (1 + neighbours.shape[1]))
 
 
