@@ -25,7 +25,7 @@ from spikgpt.cells.obs import batches_of
 from spikgpt.cells.progress import progress_bar, showing
 from spikgpt.embedding.base import Engine, QueryCells
 from spikgpt.engines.query_model import QueryModel
-from spikgpt.options import AnnotateOptions
+from spikgpt.options import KEY_ADDED, AnnotateOptions
 from spikgpt.reference.files import Reference
 from spikgpt.scoring.annotation import Annotation
 from spikgpt.scoring.ontology import BroadLabels
@@ -171,6 +171,28 @@ def annotate(reference: Reference, engine: Engine, cells: Cells, options: Annota
             for rows, labelled in in_order(label, cache.chunks(), engine.chunk_threads):
                 labels.fill(rows, labelled)
                 bar.update(len(rows))
+    key = INFERRED if model.inferred else batches.key
+    return annotation_of(reference, model, labels, cells.obs_names, batch_key=key, key_added=options.key_added)
+
+
+def annotation_of(
+    reference: Reference,
+    model: QueryModel,
+    labels: CellLabels,
+    obs_names: Any,
+    *,
+    batch_key: str | None,
+    key_added: str = KEY_ADDED,
+) -> Annotation:
+    """Return the annotation of n cells of a query, with its provenance.
+
+    Parameters
+    ----------
+    obs_names
+        Names of the cells, shape (n,).
+    batch_key
+        Columns with the batches; "inferred" where the batches were inferred; None for one batch.
+    """
     assert model.rule is not None  # fit_query sets it
     arrays = {name: getattr(labels, name) for name in CellLabels.__dataclass_fields__}
     if reference.familiarity is None or reference.thresholds.single is None:
@@ -178,7 +200,7 @@ def annotate(reference: Reference, engine: Engine, cells: Cells, options: Annota
     if model.rule.ood is None:
         arrays["ood_score"] = None
     return Annotation(
-        obs_names=cells.obs_names,
+        obs_names=obs_names,
         **arrays,
         confidence=labels.probabilities.max(axis=1),
         label_names=reference.labels.names,
@@ -190,8 +212,8 @@ def annotate(reference: Reference, engine: Engine, cells: Cells, options: Annota
         reference_origin=reference.origin,
         reference_digest=reference.digest,
         report=model.report,
-        batch_key=INFERRED if model.inferred else batches.key,
-        key_added=options.key_added,
+        batch_key=batch_key,
+        key_added=key_added,
     )
 
 

@@ -12,10 +12,10 @@ import numpy as np
 import numpy.typing as npt
 import pandas as pd
 
-from spikgpt.constants import CONSTANTS
 from spikgpt.errors import printable, warn
 from spikgpt.options import KEY_ADDED
 from spikgpt.scoring.compatibility import Compatibility
+from spikgpt.scoring.notes import QuerySummary, Tally
 from spikgpt.scoring.palette import UNKNOWN_COLOR, palette
 from spikgpt.scoring.rejection import RejectionRule
 from spikgpt.types import UNKNOWN, Bools, InputReport, Strings
@@ -31,11 +31,6 @@ PROBABILITIES, CLUSTER_LABEL = "probabilities", "cluster_label"
 # Name of the typicality in version 0.9, which is still written in this version.
 OLD_TYPICALITY = "familiarity"
 
-# Share of Unknown cells above which there is a note, and share of matched genes below which there is a note.
-SUSPICIOUS_UNKNOWN = SUSPICIOUS_GENES = 0.5
-# A note is made if more than this share of the confident cells is Unknown. It names so many labels.
-CONFIDENT, CONFIDENT_UNKNOWN, LABELS_NAMED = 0.9, 0.1, 3
-LIMITS = CONSTANTS.compatibility
 # Rows of a table in a chunk.
 ROWS = 10_000
 # Labels in the short description.
@@ -210,15 +205,23 @@ class Annotation:
         codes = dict(zip(known, palette(len(known)), strict=True)) | {UNKNOWN: UNKNOWN_COLOR}
         return np.array([codes[name] for name in names], dtype=object)
 
+    @property
+    def query_summary(self) -> QuerySummary:
+        """Numbers of cells, and the facts that the sentences and notes are made of."""
+        tally = Tally.from_cells(self.best, self.rejected, self.empty, self.confidence, self.label_names, self.rule)
+        return QuerySummary(
+            tally=tally,
+            report=self.report,
+            rule=self.rule,
+            compatibility=self.compatibility,
+            label_names=self.label_names,
+            reference_name=self.reference_name,
+            batch_key=self.batch_key,
+        )
+
     def sentences(self) -> list[str]:
         """Return sentences that describe the input, the share of Unknown cells, and the compatibility."""
-        report, check = self.report, self.compatibility
-        return [
-            f"Read {report.values} from {report.source}; scaling: {report.scaling}.",
-            *([report.genes] if report.genes else []),
-            f"{100 * self.unknown_fraction:.1f}% Unknown: {self.rule.rule}.",
-            *([f"{check.kind.capitalize()}: {check.evidence}."] if check else []),
-        ]
+        return self.query_summary.sentences()
 
     def notes(self, target: Any = None) -> list[str]:
         """Return a sentence on each unusual fact, such as few genes or many Unknown cells.
@@ -228,55 +231,8 @@ class Annotation:
         target
             AnnData that the labels are written into. A note then names the columns that are replaced there.
         """
-        notes, rule, check = list(self.report.notes), self.rule, self.compatibility
-        usable = check is None or check.usable
-        if check and not usable:
-            notes.insert(0, f"Another tissue or species, do not use these labels: {check.evidence}.")
-        matched, total = self.report.genes_matched, self.report.genes_total
-        if not self.report.of_query and matched < SUSPICIOUS_GENES * total:
-            notes.append(
-                f"Only {matched} of the reference's {total} genes are in the query; labels may be less certain."
-            )
-        if self.empty.any():
-            notes.append(f"{int(self.empty.sum())} cells have no counts and are {UNKNOWN}.")
-        promised, expected = rule.unknown_rate, rule.false_rejection
-        another_study = bool(promised and expected is not None and expected > LIMITS.another_study * promised)
-        if another_study and usable and rule.ood is None:
-            notes.append(
-                f"The query is from another study than the reference, so about {100 * (expected or 0):.0f}% of the "
-                f"cells of known types are {UNKNOWN}, not at most {100 * (promised or 0):g}%. Leave out "
-                "reference_cutoff (--reference-cutoff) unless the query is from the reference's own study."
-            )
-        if usable and (least := rule.least_confidence) is not None:
-            uncertain = float((~self.empty & (self.confidence < least)).mean())
-            notes.append(
-                f"The query has few of the reference's genes, so the cells with a confidence below {least:.2f} "
-                f"({100 * uncertain:.0f}%) are {UNKNOWN}. To label all cells: unknown_rate=0 (--no-unknown)."
-            )
-        if usable and self.unknown_fraction > SUSPICIOUS_UNKNOWN:
-            notes.append(
-                f"{100 * self.unknown_fraction:.0f}% of the cells are {UNKNOWN}; is {self.reference_name!r} the right "
-                "reference for this tissue and species?"
-            )
-        elif usable and (note := self._confident_unknown()):
-            notes.append(note)
+        notes = self.query_summary.notes()
         return notes if target is None else notes + self._replaced(target)
-
-    def _confident_unknown(self) -> str | None:
-        """Return a note on the labels of confident cells that are Unknown by the OOD rule, if such cells are many."""
-        confident = self.confidence >= CONFIDENT
-        unknown = confident & self.rejected
-        if self.rule.ood is None or not unknown.sum() > CONFIDENT_UNKNOWN * confident.sum():
-            return None
-        cells, lost = (np.bincount(self.best[some], minlength=len(self.label_names)) for some in (confident, unknown))
-        largest = [label for label in np.argsort(-lost, kind="stable")[:LABELS_NAMED] if lost[label]]
-        named = ", ".join(f"{self.label_names[label]} ({lost[label]} of {cells[label]})" for label in largest)
-        return (
-            f"{100 * unknown.sum() / confident.sum():.0f}% of the cells with a confidence of at least {CONFIDENT} are "
-            f"{UNKNOWN}; by best label: {named}. These cells may be of a type that the reference lacks, or of a "
-            f"separate batch. Batches used: {self.batch_key or 'none'}. To name a column: batch_key='COLUMN' "
-            "(--batch-key COLUMN). To label all cells: unknown_rate=0 (--no-unknown)."
-        )
 
     def _replaced(self, target: AnnData) -> list[str]:
         """Return a note on what this annotation replaces: labels by another reference, or data of other tools."""

@@ -1,0 +1,163 @@
+"""Sentences and notes on the labels of a query, made of numbers of cells that can be added up over parts of a query."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import msgspec
+import numpy as np
+import numpy.typing as npt
+
+from spikgpt.constants import CONSTANTS
+from spikgpt.scoring.compatibility import Compatibility
+from spikgpt.scoring.rejection import RejectionRule
+from spikgpt.types import UNKNOWN, Bools, InputReport, Integers
+
+# Share of Unknown cells above which there is a note, and share of matched genes below which there is a note.
+SUSPICIOUS_UNKNOWN = SUSPICIOUS_GENES = 0.5
+# A note is made if more than this share of the confident cells is Unknown. It names so many labels.
+CONFIDENT, CONFIDENT_UNKNOWN, LABELS_NAMED = 0.9, 0.1, 3
+LIMITS = CONSTANTS.compatibility
+
+
+class Tally(msgspec.Struct, frozen=True, kw_only=True):
+    """Numbers of cells of a part of a query.
+
+    Attributes
+    ----------
+    labels
+        Number of cells of each label after rejection, the largest first.
+    cells, empty, uncertain
+        Number of all cells, of cells without counts, and of other cells below the least confidence of the rule.
+    confident, confident_unknown
+        Number of confident cells of each label before rejection, in the order of the reference, and of those that are
+        Unknown.
+    """
+
+    labels: dict[str, int]
+    cells: int
+    empty: int
+    uncertain: int
+    confident: list[int]
+    confident_unknown: list[int]
+
+    @classmethod
+    def from_cells(
+        cls,
+        best: Integers,
+        rejected: Bools,
+        empty: Bools,
+        confidence: npt.NDArray[np.float32],
+        label_names: tuple[str, ...],
+        rule: RejectionRule,
+    ) -> Tally:
+        """Count n cells; the arrays are those of an :class:`spikgpt.Annotation`, each of shape (n,)."""
+        size, confident = len(label_names), confidence >= CONFIDENT
+        kept = np.bincount(best[~rejected], minlength=size).tolist()
+        labels = dict(zip(label_names, kept, strict=True))
+        labels[UNKNOWN] = labels.get(UNKNOWN, 0) + int(rejected.sum())
+        least = rule.least_confidence or 0.0
+        return cls(
+            labels=_ordered(labels),
+            cells=len(best),
+            empty=int(empty.sum()),
+            uncertain=int((~empty & (confidence < least)).sum()),
+            confident=np.bincount(best[confident], minlength=size).tolist(),
+            confident_unknown=np.bincount(best[confident & rejected], minlength=size).tolist(),
+        )
+
+    def __add__(self, other: Tally) -> Tally:
+        names = self.labels | other.labels
+        return Tally(
+            labels=_ordered({name: self.labels.get(name, 0) + other.labels.get(name, 0) for name in names}),
+            cells=self.cells + other.cells,
+            empty=self.empty + other.empty,
+            uncertain=self.uncertain + other.uncertain,
+            confident=np.add(self.confident, other.confident).tolist(),
+            confident_unknown=np.add(self.confident_unknown, other.confident_unknown).tolist(),
+        )
+
+
+@dataclass(frozen=True, kw_only=True)
+class QuerySummary:
+    """Facts that the sentences and notes on a query are made of; see :class:`spikgpt.Annotation`."""
+
+    tally: Tally
+    report: InputReport
+    rule: RejectionRule
+    compatibility: Compatibility | None
+    label_names: tuple[str, ...]
+    reference_name: str
+    batch_key: str | None
+
+    @property
+    def unknown_fraction(self) -> float:
+        """Share of cells that are Unknown."""
+        return self.tally.labels.get(UNKNOWN, 0) / max(self.tally.cells, 1)
+
+    def sentences(self) -> list[str]:
+        """Return sentences that describe the input, the share of Unknown cells, and the compatibility."""
+        report, check = self.report, self.compatibility
+        return [
+            f"Read {report.values} from {report.source}; scaling: {report.scaling}.",
+            *([report.genes] if report.genes else []),
+            f"{100 * self.unknown_fraction:.1f}% Unknown: {self.rule.rule}.",
+            *([f"{check.kind.capitalize()}: {check.evidence}."] if check else []),
+        ]
+
+    def notes(self) -> list[str]:
+        """Return a sentence on each unusual fact, such as few genes or many Unknown cells."""
+        notes, rule, check = list(self.report.notes), self.rule, self.compatibility
+        usable = check is None or check.usable
+        if check and not usable:
+            notes.insert(0, f"Another tissue or species, do not use these labels: {check.evidence}.")
+        matched, total = self.report.genes_matched, self.report.genes_total
+        if not self.report.of_query and matched < SUSPICIOUS_GENES * total:
+            notes.append(
+                f"Only {matched} of the reference's {total} genes are in the query; labels may be less certain."
+            )
+        if self.tally.empty:
+            notes.append(f"{self.tally.empty} cells have no counts and are {UNKNOWN}.")
+        promised, expected = rule.unknown_rate, rule.false_rejection
+        another_study = bool(promised and expected is not None and expected > LIMITS.another_study * promised)
+        if another_study and usable and rule.ood is None:
+            notes.append(
+                f"The query is from another study than the reference, so about {100 * (expected or 0):.0f}% of the "
+                f"cells of known types are {UNKNOWN}, not at most {100 * (promised or 0):g}%. Leave out "
+                "reference_cutoff (--reference-cutoff) unless the query is from the reference's own study."
+            )
+        if usable and (least := rule.least_confidence) is not None:
+            uncertain = self.tally.uncertain / self.tally.cells
+            notes.append(
+                f"The query has few of the reference's genes, so the cells with a confidence below {least:.2f} "
+                f"({100 * uncertain:.0f}%) are {UNKNOWN}. To label all cells: unknown_rate=0 (--no-unknown)."
+            )
+        if usable and self.unknown_fraction > SUSPICIOUS_UNKNOWN:
+            notes.append(
+                f"{100 * self.unknown_fraction:.0f}% of the cells are {UNKNOWN}; is {self.reference_name!r} the right "
+                "reference for this tissue and species?"
+            )
+        elif usable and (note := self._confident_unknown()):
+            notes.append(note)
+        return notes
+
+    def _confident_unknown(self) -> str | None:
+        """Return a note on the labels of confident cells that are Unknown by the OOD rule, if such cells are many."""
+        cells, lost = np.array(self.tally.confident), np.array(self.tally.confident_unknown)
+        if self.rule.ood is None or not lost.sum() > CONFIDENT_UNKNOWN * cells.sum():
+            return None
+        largest = [label for label in np.argsort(-lost, kind="stable")[:LABELS_NAMED] if lost[label]]
+        named = ", ".join(f"{self.label_names[label]} ({lost[label]} of {cells[label]})" for label in largest)
+        return (
+            f"{100 * lost.sum() / cells.sum():.0f}% of the cells with a confidence of at least {CONFIDENT} are "
+            f"{UNKNOWN}; by best label: {named}. These cells may be of a type that the reference lacks, or of a "
+            f"separate batch. Batches used: {self.batch_key or 'none'}. To name a column: batch_key='COLUMN' "
+            "(--batch-key COLUMN). To label all cells: unknown_rate=0 (--no-unknown)."
+        )
+
+
+def _ordered(labels: dict[str, int]) -> dict[str, int]:
+    """Return the labels with cells, the largest first, then by name."""
+    return dict(
+        sorted(((name, cells) for name, cells in labels.items() if cells), key=lambda pair: (-pair[1], pair[0]))
+    )
