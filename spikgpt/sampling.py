@@ -14,6 +14,8 @@ from spikgpt.types import Strings
 LARGEST_SAMPLE = 20_000
 # Genes and components of a reference are fitted to about so many cells, and to at least so many of each label.
 LARGEST_FIT, CELLS_OF_RARE = 50_000, 300
+# Keys that are sorted at a time.
+LARGEST_SORT = 50_000_000
 
 
 def content_keys(values: sparse.csr_matrix | npt.NDArray[Any]) -> npt.NDArray[np.float64]:
@@ -30,7 +32,17 @@ def sample_of(keys: npt.NDArray[np.float64], limit: int = LARGEST_SAMPLE) -> npt
         Keys of :func:`content_keys`, shape (n,). The sample is spread evenly over the sorted keys.
     """
     step = max(1, -(-len(keys) // limit))
-    return np.sort(np.argsort(keys, kind="stable")[step // 2 :: step])
+    if len(keys) <= LARGEST_SORT:
+        return np.sort(np.argsort(keys, kind="stable")[step // 2 :: step])
+    # Parts of the range of keys are sorted one by one, as a sort of all keys takes three times their memory.
+    some = np.sort(keys[::1000])
+    bounds = some[:: -(-len(some) * LARGEST_SORT // len(keys))][1:]
+    first, chosen = step // 2, []
+    for low, high in zip([-np.inf, *bounds], [*bounds, np.inf], strict=True):
+        rows = np.flatnonzero((keys >= low) & (keys < high))
+        chosen.append(rows[np.argsort(keys[rows], kind="stable")[first::step]])
+        first = (first - len(rows)) % step
+    return np.sort(np.concatenate(chosen))
 
 
 def rows_by_label(labels: Strings) -> dict[str, npt.NDArray[np.int64]]:

@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 from scipy import sparse
 
+from spikgpt import sampling
 from spikgpt.sampling import LARGEST_FIT, content_keys, rows_by_label, sample_of, stratified
 
 
@@ -25,6 +26,15 @@ def test_a_sample_of_repeated_cells_has_each_of_them() -> None:
     found = sample_of(content_keys(values), 100)
 
     assert len(np.unique(found // 20)) == 50
+
+
+@pytest.mark.parametrize("decimals", [1, 12])
+def test_keys_that_are_sorted_in_parts_give_the_same_sample(decimals: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    keys = np.random.default_rng(0).normal(size=54_321).round(decimals)  # with equal keys, and without
+    expected = sample_of(keys, 700)
+    for size in (999, 20_000, 54_320):
+        monkeypatch.setattr(sampling, "LARGEST_SORT", size)
+        assert np.array_equal(sample_of(keys, 700), expected)
 
 
 def test_a_sample_by_label_keeps_shares_and_rare_labels() -> None:

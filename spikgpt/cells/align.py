@@ -81,13 +81,16 @@ class CellsOnDemand:
 
 
 def aligned_chunks(
-    expression: Expression, match: GeneMatch, *, chunk_size: int | None = None
+    expression: Expression, match: GeneMatch, *, chunk_size: int | None = None, rows: range | None = None
 ) -> Iterator[AlignedCells]:
-    """Yield cells with the genes of a reference, ``chunk_size`` at a time; genes that the query lacks are 0."""
-    size = chunk_size or CHUNK
+    """Yield cells with the genes of a reference, ``chunk_size`` at a time; genes that the query lacks are 0.
+
+    ``rows`` is a range of consecutive rows; by default all cells.
+    """
+    size, rows = chunk_size or CHUNK, range(expression.n_cells) if rows is None else rows
     aligner = _CompiledAligner.of(expression, match)
-    for start in range(0, expression.n_cells, size):
-        stop = min(start + size, expression.n_cells)
+    for start in rows[::size]:
+        stop = min(start + size, rows.stop)
         if aligner and (aligned := aligner.aligned(start, stop)):
             yield AlignedCells(*aligned, match.found, expression.kind)
             continue

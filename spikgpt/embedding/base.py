@@ -9,7 +9,7 @@ from typing import Any, Protocol
 from scipy import sparse
 
 from spikgpt.cells.align import AlignedCells
-from spikgpt.cells.expression import Cells
+from spikgpt.cells.expression import Cells, Expression
 from spikgpt.cells.genes import GeneList
 from spikgpt.types import Floats, InputReport, NetworkOutput, OnCells, Profiles, Scale
 
@@ -19,11 +19,25 @@ Run = Callable[[AlignedCells, Scale | None], NetworkOutput]
 
 @dataclass(frozen=True)
 class QueryCells:
-    """Cells of a query in chunks, which are read from the file once, while the caller iterates."""
+    """Cells of a query, which are read in chunks.
+
+    Attributes
+    ----------
+    rows
+        Reads the cells of a range of rows in chunks, while the caller iterates.
+    expression
+        Chosen values; None without expression.
+    """
 
     n_obs: int
-    chunks: Iterator[AlignedCells]
+    rows: Callable[[range], Iterator[AlignedCells]]
     report: InputReport
+    expression: Expression | None = None
+
+    @property
+    def chunks(self) -> Iterator[AlignedCells]:
+        """Read all cells."""
+        return self.rows(range(self.n_obs))
 
 
 @dataclass(frozen=True)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -66,11 +67,11 @@ class ObsmEmbedding(WithoutExpression):
             )
             raise DataError(msg)
         report = InputReport(f"obsm[{self.key!r}]", "embedding", "none", genes_matched=0, genes_total=0)
-        return QueryCells(cells.n_obs, self._chunks(stored), report)
+        return QueryCells(cells.n_obs, partial(self._chunks, stored), report)
 
-    def _chunks(self, stored: Any) -> Iterator[AlignedCells]:
-        for start in range(0, stored.shape[0], CHUNK):
-            part = stored[start : start + CHUNK]
+    def _chunks(self, stored: Any, rows: range) -> Iterator[AlignedCells]:
+        for start in rows[::CHUNK]:
+            part = stored[start : min(start + CHUNK, rows.stop)]
             vectors = (part.toarray() if sparse.issparse(part) else np.asarray(part)).astype(np.float64)
             wrong = ~np.isfinite(vectors).all(axis=1)
             if wrong.any():

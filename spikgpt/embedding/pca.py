@@ -16,7 +16,7 @@ with the higher mean energy, the log of the summed exponentials of the logits.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
 from functools import cached_property
 from typing import Any, Self
@@ -213,8 +213,11 @@ class PCAProjection:
             genes_total=size,
             notes=expression.notes + match.notes,
         )
-        chunks = (replace(chunk, other_genes=more) for chunk in aligned_chunks(expression, match))
-        return QueryCells(expression.n_cells, chunks, report)
+
+        def chunks(rows: range) -> Iterator[AlignedCells]:
+            return (replace(chunk, other_genes=more) for chunk in aligned_chunks(expression, match, rows=rows))
+
+        return QueryCells(expression.n_cells, chunks, report, expression)
 
     def fit_scale(self, sample: AlignedCells, scaling: str, run: Run) -> Scaled:
         """Return the gene means and deviations to scale a query with.

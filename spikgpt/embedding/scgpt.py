@@ -61,12 +61,12 @@ class ScGPTEmbedding(WithoutExpression):
             of_query=True,
         )
 
-        def chunks() -> Iterator[AlignedCells]:
-            for chunk in aligned_chunks(expression, match):
+        def chunks(rows: range) -> Iterator[AlignedCells]:
+            for chunk in aligned_chunks(expression, match, rows=rows):
                 # A cell without genes of the vocabulary has no tokens.
                 yield replace(chunk, totals=np.where(np.diff(chunk.values.indptr) == 0, 0.0, chunk.totals))
 
-        return QueryCells(expression.n_cells, chunks(), report)
+        return QueryCells(expression.n_cells, chunks, report, expression)
 
     @property
     def stored_genes(self) -> GeneList:
