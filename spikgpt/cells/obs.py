@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import difflib
+from collections.abc import Mapping
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -10,7 +11,7 @@ import pandas as pd
 from anndata import AnnData
 
 from spikgpt.errors import LabelsError, listed, printable
-from spikgpt.types import Bools, Integers, Strings
+from spikgpt.types import Bools, Floats, Integers, Strings
 
 # Batches with fewer cells, or a smaller share of all cells, are joined: each label needs cells for its own level.
 CELLS_OF_BATCH, SHARE_OF_BATCH = 100, 0.005
@@ -59,24 +60,50 @@ def batches_of(adata: AnnData, batch_key: str | None) -> Batches:
     LabelsError
         When there is no such column.
     """
-    whole = Batches(None, np.zeros(adata.n_obs, dtype=np.int64))
+    obs = _in_memory(adata.obs)
+    columns = {name: _codes_of(obs[name]) for name in batch_columns(obs, batch_key)}
+    return combined_batches(columns, np.ones(adata.n_obs), batch_key)
+
+
+def batch_columns(obs: pd.DataFrame, batch_key: str | None) -> list[str]:
+    """Return the columns of ``obs`` that may name batches, in the order in which they are tried.
+
+    Raises
+    ------
+    LabelsError
+        When there is no column ``batch_key``.
+    """
     if batch_key is None:
-        return whole
-    if batch_key != "auto" or "auto" in adata.obs:
-        codes = _joined_small(_codes_of(column_of(adata, batch_key)))
-        return Batches(batch_key, codes)
-    keys, codes = [], whole.codes
-    columns = {"".join(char for char in str(column).lower() if char.isalnum()): column for column in adata.obs}
-    for name in BATCH_KEYS:
-        if name not in columns:
-            continue
-        other = _codes_of(adata.obs[columns[name]])
+        return []
+    if batch_key != "auto" or "auto" in obs:
+        _check_column(obs, batch_key)
+        return [batch_key]
+    columns: dict[str, Any] = {
+        "".join(char for char in str(column).lower() if char.isalnum()): column for column in obs
+    }
+    return [columns[name] for name in BATCH_KEYS if name in columns]
+
+
+def combined_batches(columns: Mapping[str, Integers], cells: Floats, batch_key: str | None) -> Batches:
+    """Return the batches of n groups of cells, with small batches joined into one.
+
+    Parameters
+    ----------
+    columns
+        Index of the value of each column of :func:`batch_columns` in each group, shape (n,).
+    cells
+        Number of cells of each group, shape (n,).
+    """
+    if batch_key is not None and (batch_key != "auto" or "auto" in columns):
+        return Batches(batch_key, _joined_small(columns[batch_key], cells))
+    keys, codes = [], np.zeros(len(cells), dtype=np.int64)
+    for name, other in columns.items():
         present, crossed = np.unique(codes * (other.max(initial=0) + 1) + other, return_inverse=True)
-        large = np.bincount(crossed, minlength=1)[crossed] >= _least(len(codes))
-        if len(present) > codes.max(initial=0) + 1 and large.mean() >= SHARE_IN_BATCHES:
-            keys.append(str(columns[name]))
+        large = np.bincount(crossed, cells, minlength=1)[crossed] >= _least(cells)
+        if len(present) > codes.max(initial=0) + 1 and cells[large].sum() >= SHARE_IN_BATCHES * cells.sum():
+            keys.append(str(name))
             codes = crossed
-    return Batches(" x ".join(keys), _joined_small(codes)) if keys else whole
+    return Batches(" x ".join(keys), _joined_small(codes, cells)) if keys else Batches(None, codes)
 
 
 def _codes_of(column: pd.Series[Any]) -> Integers:
@@ -84,15 +111,15 @@ def _codes_of(column: pd.Series[Any]) -> Integers:
     return np.asarray(pd.factorize(column.astype(str), sort=True)[0], dtype=np.int64)
 
 
-def _least(cells: int) -> float:
-    """Return how many cells a batch of its own needs, given the number of all cells."""
-    return max(CELLS_OF_BATCH, SHARE_OF_BATCH * cells)
+def _least(cells: Floats) -> float:
+    """Return how many cells a batch of its own needs, given the number of cells of each group, shape (n,)."""
+    return max(CELLS_OF_BATCH, SHARE_OF_BATCH * float(cells.sum()))
 
 
-def _joined_small(codes: Integers) -> Integers:
-    """Return codes from 0 where batches that are too small share one code."""
-    sizes = np.bincount(codes, minlength=1)[codes]
-    joined = np.where(sizes >= _least(len(codes)), codes + 1, 0)
+def _joined_small(codes: Integers, cells: Floats) -> Integers:
+    """Return codes from 0 where batches that are too small share one code; codes and numbers of cells: (n,)."""
+    sizes = np.bincount(codes, cells, minlength=1)[codes]
+    joined = np.where(sizes >= _least(cells), codes + 1, 0)
     return np.asarray(np.unique(joined, return_inverse=True)[1].ravel(), dtype=np.int64)
 
 
@@ -105,13 +132,24 @@ def counted(labels: Strings) -> dict[str, int]:
 
 def column_of(adata: AnnData, key: str) -> Any:
     """Return a column of obs; refuse a name that is not there."""
-    if key not in adata.obs:
-        near = difflib.get_close_matches(key, [str(column) for column in adata.obs.columns], n=1, cutoff=0.5)
-        hint = "Name one of these." if len(adata.obs.columns) else "Add it first."
+    obs = _in_memory(adata.obs)
+    _check_column(obs, key)
+    return obs[key]
+
+
+def _in_memory(obs: Any) -> pd.DataFrame:
+    """Return obs as a table in memory; anndata.experimental.read_lazy returns lazy tables."""
+    table: pd.DataFrame = obs.to_memory() if hasattr(obs, "to_memory") else obs
+    return table
+
+
+def _check_column(obs: pd.DataFrame, key: str) -> None:
+    if key not in obs:
+        near = difflib.get_close_matches(key, [str(column) for column in obs.columns], n=1, cutoff=0.5)
+        hint = "Name one of these." if len(obs.columns) else "Add it first."
         hint = f"Did you mean {near[0]!r}?" if near else hint
-        msg = f"obs has no column {key!r}; it has {listed(adata.obs.columns)}. {hint}"
+        msg = f"obs has no column {key!r}; it has {listed(obs.columns)}. {hint}"
         raise LabelsError(msg)
-    return adata.obs[key]
 
 
 def labels_of(adata: AnnData, key: str) -> tuple[Strings, Bools]:

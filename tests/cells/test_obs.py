@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Any
 
+import anndata
 import numpy as np
 import numpy.typing as npt
 import pandas as pd
@@ -155,3 +157,14 @@ def test_a_column_of_batches_is_asked_for_by_name() -> None:
     assert batches_of(cells, "plate").n_batches == 4
     with pytest.raises(LabelsError, match=r"obs has no column 'plates'; .* Did you mean 'plate'\?"):
         batches_of(cells, "plates")
+
+
+@pytest.mark.filterwarnings("ignore:Writing zarr v2:UserWarning")
+def test_batches_of_a_lazy_table(query: AnnData, tmp_path: Path) -> None:
+    pytest.importorskip("xarray")
+    query.write_zarr(tmp_path / "query.zarr")
+    lazy = anndata.experimental.read_lazy(tmp_path / "query.zarr")
+    for key in ("auto", "donor"):
+        expected, found = batches_of(query, key), batches_of(lazy, key)
+        assert found.key == expected.key == "donor"
+        np.testing.assert_array_equal(found.codes, expected.codes)
