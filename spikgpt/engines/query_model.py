@@ -17,6 +17,7 @@ from spikgpt.constants import CONSTANTS
 from spikgpt.embedding.base import Engine
 from spikgpt.embedding.batches import infer_batches
 from spikgpt.embedding.query_pca import QueryPCA
+from spikgpt.engines.packed_arrays import Layout, joined_rows, pack, split_rows, unpack
 from spikgpt.options import AnnotateOptions
 from spikgpt.scoring.compatibility import Comparison, Compatibility, check_compatibility, score_loss
 from spikgpt.scoring.label_match import LabelMatch, LabelMeans, marker_genes
@@ -27,9 +28,6 @@ from spikgpt.scoring.rejection import CellScores, RejectionRule, expected_false_
 from spikgpt.scoring.smoothing import KNNSmoother
 from spikgpt.scoring.thresholds import Thresholds, tempered
 from spikgpt.types import Floats, InputReport, Integers, NetworkOutput, Profiles, Rows, Scale
-
-# Names of the arrays of a sparse matrix.
-CSR = ("data", "indices", "indptr")
 
 
 @dataclass(frozen=True)
@@ -208,51 +206,72 @@ class QueryModel:
         return tempered(probabilities, calibration.temperature if calibration else 1.0).astype(np.float32)
 
     def save(self) -> bytes:
-        """Return the model as a safetensors file, for another process with the same reference."""
+        """Return the model as a safetensors file of packed arrays, for another process with the same reference.
+
+        Coordinates, and probabilities after smoothing, are left out: :meth:`load` computes them again.
+        """
         rule = asdict(replace(self.rule, limits=None, ood=None)) if self.rule else None
-        metadata = _ModelMetadata(self.smoothed, self.inferred, self.report, self.comparison, rule, self.compatibility)
         arrays: dict[str, Any] = {"limits": self.rule and self.rule.limits}
         arrays["mean"], arrays["std"] = self.scale or (None, None)
         parts = {name: getattr(self, name) for name in ("pca", "smoother", "lda", "averager", "match", "scores")}
         parts["ood"] = self.rule and self.rule.ood
-        if self.scorer is not None:
-            arrays |= {"effects": self.scorer.effects, "batches": self.scorer.batches}
-            parts |= {"sample": self.scorer.sample, "profiles": self.scorer.profiles}
-            if self.scorer.logs is not None:
-                arrays |= {f"logs.{name}": getattr(self.scorer.logs, name) for name in CSR}
         for name, part in parts.items():
             arrays |= {f"{name}.{field.name}": getattr(part, field.name) for field in (part and fields(part)) or ()}
-        present = {name: np.ascontiguousarray(array) for name, array in arrays.items() if array is not None}
-        return save_tensors(present, metadata={"query_model": msgspec.json.encode(metadata).decode()})
+        if self.scorer is not None:
+            arrays |= {"effects": self.scorer.effects, "batches": self.scorer.batches}
+            arrays |= {"vectors": self.scorer.sample.vectors, "energies": self.scorer.sample.energies}
+            if self.scorer.logs is not None and self.scorer.profiles is not None:
+                arrays |= {
+                    f"profiles.{field.name}": getattr(self.scorer.profiles, field.name) for field in fields(Profiles)
+                }
+                arrays |= {f"logs.{name}": array for name, array in split_rows(self.scorer.logs).items()}
+            arrays.pop("smoother.points")
+        arrays.pop("scores.probabilities")
+        packed = {name: pack(array) for name, array in arrays.items() if array is not None}
+        metadata = _ModelMetadata(
+            self.smoothed,
+            self.inferred,
+            self.report,
+            self.comparison,
+            rule,
+            self.compatibility,
+            {name: layout for name, (_, layout) in packed.items()},
+        )
+        content = {name: array for name, (array, _) in packed.items()}
+        return save_tensors(content, metadata={"query_model": msgspec.json.encode(metadata).decode()})
 
     @classmethod
     def load(cls, content: bytes, geometry: LabelGeometry | None) -> QueryModel:
         """Return a model from the content that :meth:`save` returned, with the label geometry of the same reference."""
-        arrays = load_tensors(content)
         size = int.from_bytes(content[:8], "little")
         text = msgspec.json.decode(content[8 : 8 + size])["__metadata__"]["query_model"]
         metadata = msgspec.json.decode(text, type=_ModelMetadata)
+        arrays = {name: unpack(array, metadata.layouts[name]) for name, array in load_tensors(content).items()}
 
         def part(kind: Any, name: str) -> Any:
             own = {key.removeprefix(f"{name}."): arrays[key] for key in arrays if key.startswith(f"{name}.")}
             return kind(**own) if own else None
 
-        scorer = None
-        if geometry is not None and (sample := part(NetworkOutput, "sample")):
-            profiles = part(Profiles, "profiles")
-            logs = None
+        pca, lda, scorer = part(QueryPCA, "pca"), part(QueryLDA, "lda"), None
+        if geometry is not None and "vectors" in arrays:
+            sample = NetworkOutput(arrays["vectors"], arrays["smoother.probabilities"], arrays["energies"])
+            profiles, logs = part(Profiles, "profiles"), None
             if profiles is not None:
-                shape = len(sample.energies), profiles.means.shape[1]
-                logs = sparse.csr_matrix(tuple(arrays[f"logs.{name}"] for name in CSR), shape)
+                rows = {key.removeprefix("logs."): arrays[key] for key in arrays if key.startswith("logs.")}
+                logs = joined_rows(rows, profiles.means.shape[1])
             scorer = OODScorer(geometry, sample, arrays["batches"], logs, profiles, arrays.get("effects"))
+            arrays["smoother.points"] = _coordinates(pca, sample, logs)
+        smoother = part(KNNSmoother, "smoother")
+        probabilities = smoother.smooth(smoother.probabilities, smoother.points, smoother.neighbours)
+        arrays["scores.probabilities"] = lda.reweight(probabilities, smoother.points) if lda else probabilities
         rule = None
         if metadata.rule:
             rule = RejectionRule(**metadata.rule | {"limits": arrays.get("limits"), "ood": part(OODRule, "ood")})
         return cls(
             scale=(arrays["mean"], arrays["std"]) if "mean" in arrays else None,
-            pca=part(QueryPCA, "pca"),
-            smoother=part(KNNSmoother, "smoother"),
-            lda=part(QueryLDA, "lda"),
+            pca=pca,
+            smoother=smoother,
+            lda=lda,
             scorer=scorer,
             averager=part(ScoreAverager, "averager"),
             match=part(LabelMatch, "match"),
@@ -346,3 +365,4 @@ class _ModelMetadata(msgspec.Struct):
     comparison: Comparison | None
     rule: dict[str, Any] | None
     compatibility: Compatibility | None
+    layouts: dict[str, Layout]
