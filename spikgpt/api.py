@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import tempfile
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -36,7 +36,10 @@ from spikgpt.scoring.annotation import Annotation
 from spikgpt.sharing import open_reference, push
 
 if TYPE_CHECKING:
+    from distributed import Client
+
     from spikgpt.engines.scgpt.source import ScGPTSource
+    from spikgpt.shards.run import ShardedAnnotation
     from spikgpt.training.evaluation import Evaluation
     from spikgpt_onnx.parity import GraphParity
 
@@ -438,6 +441,78 @@ class SpikGPT:
         annotation = annotate(self.reference, self.engine, adata, options)
         warn(*annotation.notes())
         return evaluate(annotation, adata, label_key, label_map, labels=self.reference.labels)
+
+
+@checked_keywords
+def annotate_shards(
+    model: SpikGPT,
+    shards: Iterable[str | Path],
+    folder: str | Path,
+    client: Client | None = None,
+    *,
+    shard_size: int = 100_000,
+    layer: str | None = None,
+    batch_key: str | None = "auto",
+    unknown_rate: float | None = None,
+    threshold: float | None = None,
+    reference_cutoff: bool = False,
+    smoothing: bool = True,
+    scaling: Scaling = "auto",
+    batch_size: int | None = None,
+    progress: bool | None = None,
+    key_added: str = KEY_ADDED,
+) -> ShardedAnnotation:
+    """Label the cells of several files, which are one query, with the workers of a Dask cluster.
+
+    The labels are those that :meth:`SpikGPT.annotate` gives to one file with all cells. The same call resumes an
+    interrupted one, and keeps the parts that are finished.
+
+    Parameters
+    ----------
+    model
+        Reference.
+    shards
+        Files of cells or zarr folders, or addresses that fsspec reads, such as ``s3://bucket/cells.h5ad``. All have the
+        same genes, in any order, and the same kind of values. All workers see the paths.
+    folder
+        Folder for the parts, ``part-00000.parquet`` and so on, with one row per cell, and for ``manifest.json`` and
+        ``query_model.safetensors``. All workers see it.
+    client
+        Client of a Dask cluster. None for the client that is open, or for this process if there is none.
+    shard_size
+        Largest number of cells of a part. A larger file is divided.
+    layer, batch_key, unknown_rate, threshold, reference_cutoff, smoothing, scaling, batch_size, progress, key_added
+        As for :meth:`SpikGPT.annotate`. Batches are compared over all shards.
+
+    Raises
+    ------
+    DataError
+        When a shard cannot be read, or differs from the others in its genes or the kind of its values.
+    ConfigError
+        When an option is out of range, or the folder holds labels of other arguments.
+    ShardError
+        When shards could not be labelled. The others are finished, and the same call labels what is left.
+
+    Warns
+    -----
+    SpikGPTWarning
+        For each note on the labels.
+    """
+    if not isinstance(model, SpikGPT):
+        msg = f"annotate_shards got {_described(model)}; expected a reference: SpikGPT.from_pretrained(NAME)."
+        raise ConfigError(msg)
+    if isinstance(shards, str | Path):
+        shards = [shards]
+    if not isinstance(shard_size, int) or shard_size < 1:
+        msg = f"shard_size is {_described(shard_size)}; expected a whole number of at least 1."
+        raise ConfigError(msg)
+    _check_folder(folder)
+    with needs():
+        from spikgpt.shards.run import annotate_shards as run
+    options = arguments_as(AnnotateOptions, locals())
+    annotation = run(model.reference, model.engine, shards, Path(folder), options, client=client, shard_size=shard_size)
+    warn(*annotation.notes())
+    return annotation
 
 
 def _check_cells(cells: Any, function: str, *, paths: bool = False) -> None:

@@ -13,6 +13,7 @@ The family::
     ├── HubError             the Hugging Face Hub refuses a request or gives no proper answer
     ├── DownloadError        a published file cannot be downloaded or has another hash
     ├── CheckpointError      a training checkpoint belongs to another training
+    ├── ShardError           shards of a query could not be labelled; the others are finished
     ├── ParityError          an exported graph disagrees with the trained model
     └── GraphError           a graph cannot be run on this machine
 
@@ -34,7 +35,7 @@ from typing import Any
 
 # Optional modules; training needs the first five together.
 TRAINING = ("torch", "spikingjelly", "scanpy", "sklearn", "matplotlib")
-OPTIONAL = (*TRAINING, "numba", "onnx", "onnxruntime", "psutil", "pyarrow")
+OPTIONAL = (*TRAINING, "distributed", "numba", "onnx", "onnxruntime", "psutil", "pyarrow")
 
 
 def printable(text: str) -> str:
@@ -93,6 +94,10 @@ class DownloadError(SpikGPTError):
 
 class CheckpointError(SpikGPTError):
     """A training checkpoint belongs to another training."""
+
+
+class ShardError(SpikGPTError):
+    """Shards of a query could not be labelled; the parts of the others are finished."""
 
 
 class ParityError(SpikGPTError):

@@ -28,7 +28,7 @@ HOUSE = (
     "constants errors types version files sampling kernels threads",
     "options scoring cells",
     "embedding reference scgpt report",
-    "engines pipeline",
+    "engines pipeline shards",
     "training sharing testing",
     "api service cli",
 )

@@ -37,7 +37,7 @@ def test_the_family_is_drawn_as_it_is() -> None:
         if issubclass(kind, errors.SpikGPTError)
     }
     assert drawn == family
-    assert len(family) == 13
+    assert len(family) == 14
 
 
 def test_every_error_says_when_it_is_raised() -> None:

@@ -8,5 +8,12 @@ import spikgpt
 def test_all_names_what_is_public() -> None:
     assert list(spikgpt.__all__) == sorted(spikgpt.__all__)
     assert all(hasattr(spikgpt, name) for name in spikgpt.__all__)
-    assert set(spikgpt.__all__) == {"Annotation", "Evaluation", "SpikGPT", "SpikGPTError", "__version__"}
+    assert set(spikgpt.__all__) == {
+        "Annotation",
+        "Evaluation",
+        "SpikGPT",
+        "SpikGPTError",
+        "__version__",
+        "annotate_shards",
+    }
     assert spikgpt.__version__ == version("spikgpt")

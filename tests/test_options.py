@@ -14,7 +14,7 @@ import msgspec
 import numpy as np
 import pytest
 
-from spikgpt import SpikGPT, options
+from spikgpt import SpikGPT, annotate_shards, options
 from spikgpt.errors import ConfigError
 from spikgpt.options import AnnotateOptions, EngineOptions, HubOptions, PushOptions, TrainOptions, limits, options_of
 
@@ -22,6 +22,7 @@ KINDS = ("Annotate", "Engine", "Hub", "Train", "Push")
 # The options of each method, beside its own parameters.
 METHODS = {
     SpikGPT.annotate: (AnnotateOptions,),
+    annotate_shards: (AnnotateOptions,),
     SpikGPT.evaluate: (AnnotateOptions,),
     SpikGPT.from_pretrained: (HubOptions, EngineOptions),
     SpikGPT.train: (TrainOptions,),

@@ -1,0 +1,106 @@
+"""Pool of the workers of a Dask cluster."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Hashable, Iterator
+from contextlib import contextmanager, suppress
+from pathlib import Path
+from typing import Any
+
+from distributed import Client, KilledWorker, WorkerPlugin, as_completed, get_worker
+
+from spikgpt.errors import ShardError, SpikGPTError
+from spikgpt.shards.pools import Pool, Result
+from spikgpt.shards.worker import Job, start_run, stop_run
+
+# Attempts to reach all workers, and of a task that fails, as on a machine that is too busy to read a file in time.
+ATTEMPTS, RETRIES = 5, 1
+LOST = "The scheduler was lost, or the tasks were cancelled. Run the same command again."
+
+
+class RunPlugin(WorkerPlugin):
+    """Makes each worker of a cluster, also one that joins later, a worker of a run."""
+
+    def __init__(self, job: Job) -> None:
+        self.job, self.name = job, f"spikgpt-{job.run[:16]}"
+
+    def setup(self, worker: Any) -> None:
+        """Prepare a worker; the reference is opened by its first task."""
+        start_run(self.job, Path(worker.local_directory))
+
+    def teardown(self, worker: Any) -> None:
+        """Close the files of a worker, and delete its caches."""
+        stop_run(self.job.run)
+
+
+class OnCluster:
+    """Runs tasks on the workers of a Dask cluster."""
+
+    def __init__(self, client: Client, run: str) -> None:
+        self._client, self._run = client, run
+        self._tasks: dict[str, tuple[Any, str]] = {}
+        self._done: Any = as_completed([], loop=client.loop)  # type: ignore[no-untyped-call]
+
+    def submit(self, key: Hashable, task: Callable[..., Any], *arguments: Any, worker: str | None = None) -> None:
+        """Add a task; another worker takes it if the named one is busy or gone."""
+        where: dict[str, Any] = {"workers": [worker], "allow_other_workers": True} if worker else {}
+        future: Any = self._client.submit(_on_worker, task, self._run, *arguments, pure=False, retries=RETRIES, **where)
+        self._tasks[future.key] = key, arguments[0].path
+        self._done.add(future)
+
+    def results(self) -> Iterator[Result]:
+        """Wait for the tasks."""
+        for future in self._done:
+            key, path = self._tasks.pop(future.key)
+            yield _result(key, path, future)
+            future.release()
+
+    def cancel(self) -> None:
+        """Cancel the tasks that are left."""
+        self._tasks.clear()
+        self._done.clear()
+
+
+@contextmanager
+def on_cluster(client: Client, job: Job) -> Iterator[Pool]:
+    """Yield a pool of the workers of a cluster."""
+    plugin = RunPlugin(job)
+    for attempt in range(ATTEMPTS):
+        try:
+            client.register_plugin(plugin)
+            break
+        except OSError as error:  # a worker died meanwhile, or the scheduler did
+            if attempt == ATTEMPTS - 1:
+                raise ShardError(LOST) from error
+            time.sleep(1)
+    pool = OnCluster(client, job.run)
+    try:
+        yield pool
+    finally:
+        pool.cancel()
+        # A scheduler that was lost takes no message.
+        with suppress(OSError, TimeoutError, ValueError):
+            client.unregister_worker_plugin(plugin.name)  # type: ignore[no-untyped-call]
+
+
+def _on_worker(task: Callable[..., Any], *arguments: Any) -> tuple[Any, str]:
+    """Return the value of a task, and the address of the worker."""
+    return task(*arguments), str(get_worker().address)
+
+
+def _result(key: Any, path: str, future: Any) -> Result:
+    """Return the result of a task that is done; ``path`` is the file of its shard."""
+    if future.status in ("cancelled", "lost"):
+        return Result(key, error=ShardError(LOST))
+    try:
+        value, worker = future.result()
+    except SpikGPTError as error:
+        return Result(key, error=error)
+    except KilledWorker:
+        msg = (
+            f"{path}: several workers died over this shard, as processes do that take more memory than they may. Give "
+            "each worker more memory, or take a smaller shard size."
+        )
+        return Result(key, error=ShardError(msg))
+    return Result(key, value, worker=worker)

@@ -1,0 +1,126 @@
+"""The manifest of a folder of labels: the arguments of the run, its plan, and its finished parts."""
+
+from __future__ import annotations
+
+import hashlib
+from pathlib import Path
+from typing import Any
+
+import msgspec
+
+from spikgpt.errors import ConfigError, listed, printable
+from spikgpt.files import replacing
+from spikgpt.shards.files import ShardFile
+from spikgpt.shards.parts import Part
+
+MANIFEST, QUERY_MODEL = "manifest.json", "query_model.safetensors"
+FORMAT = 1
+# Options that do not change the labels.
+FREE = ("batch_size", "progress")
+# Differences that a message names.
+NAMED = 3
+
+
+class Shard(msgspec.Struct, frozen=True):
+    """Consecutive rows of a file: ``file`` is the index of the file, ``stop`` is excluded.
+
+    ``batches`` are the indices of the batches of the combinations of values that occur in the shard, in their order.
+    """
+
+    file: int
+    start: int
+    stop: int
+    batches: list[int]
+
+
+class Arguments(msgspec.Struct, frozen=True):
+    """Everything that decides on labels and on their division into parts."""
+
+    spikgpt_version: str
+    reference: str
+    reference_digest: str
+    engine: dict[str, Any]
+    options: dict[str, Any]
+    shard_size: int
+    files: list[ShardFile]
+
+    @property
+    def digest(self) -> str:
+        """Sha256 of the arguments."""
+        return hashlib.sha256(msgspec.json.encode(self, order="deterministic")).hexdigest()
+
+
+class Manifest(msgspec.Struct, kw_only=True):
+    """Contents of ``manifest.json``.
+
+    ``shards``, ``batch_key`` and ``query_model``, the sha256 of its file, are set once the query model is fitted.
+    """
+
+    format: int = FORMAT
+    arguments: Arguments
+    shards: list[Shard] = []
+    batch_key: str | None = None
+    query_model: str | None = None
+    parts: dict[str, Part] = {}
+
+    def save(self, folder: Path) -> None:
+        """Write the manifest, atomically."""
+        with replacing(folder / MANIFEST) as temporary:
+            temporary.write_bytes(msgspec.json.encode(self))
+
+
+def open_manifest(folder: Path, arguments: Arguments) -> Manifest:
+    """Return the manifest of a folder, or a new one for a new or empty folder.
+
+    Raises
+    ------
+    ConfigError
+        When the folder holds other files, or labels of other arguments.
+    """
+    path = folder / MANIFEST
+    if not path.is_file():
+        others = [entry.name for entry in folder.iterdir() if not entry.name.startswith(".")] if folder.exists() else []
+        if others:
+            msg = f"{folder} holds {listed(sorted(others)[:NAMED])} and no {MANIFEST}; name a new or empty folder."
+            raise ConfigError(msg)
+        manifest = Manifest(arguments=arguments)
+        manifest.save(folder)
+        return manifest
+    try:
+        manifest = msgspec.json.decode(path.read_bytes(), type=Manifest)
+    except (msgspec.DecodeError, UnicodeDecodeError) as error:
+        msg = f"{path} is no manifest of labels ({printable(str(error))}). Name a new folder."
+        raise ConfigError(msg) from None
+    if differences := _differences(manifest.arguments, arguments):
+        more = f" and {len(differences) - NAMED} more" if len(differences) > NAMED else ""
+        msg = (
+            f"{folder} holds labels of other arguments: {'; '.join(differences[:NAMED])}{more}. Repeat the first "
+            "arguments to resume, or name a new folder."
+        )
+        raise ConfigError(msg)
+    return manifest
+
+
+def _differences(before: Arguments, now: Arguments) -> list[str]:
+    """Return a phrase on each difference."""
+    phrases = []
+    for name in ("spikgpt_version", "reference", "reference_digest", "shard_size"):
+        one, other = getattr(before, name), getattr(now, name)
+        if one != other:
+            phrases.append(f"{name.replace('_', ' ')} was {one}, is {other}")
+    for kind in ("options", "engine"):
+        old, new = getattr(before, kind), getattr(now, kind)
+        phrases += [
+            f"{name} was {old.get(name)!r}, is {new.get(name)!r}"
+            for name in sorted(old.keys() | new.keys())
+            if old.get(name) != new.get(name)
+        ]
+    old_files, new_files = ({file.path: file for file in one.files} for one in (before, now))
+    phrases += [f"the shard {path} is missing" for path in old_files if path not in new_files]
+    phrases += [f"the shard {path} is new" for path in new_files if path not in old_files]
+    phrases += [
+        f"the shard {path} has changed" for path, file in new_files.items() if old_files.get(path, file) != file
+    ]
+    if not phrases and before.files != now.files:
+        phrases.append("the shards are in another order")
+    return phrases

@@ -1,0 +1,373 @@
+"""Tasks of a worker: read shards, return sampled cells, label shards."""
+
+from __future__ import annotations
+
+import hashlib
+import threading
+import warnings
+from collections.abc import Iterator, Mapping
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import pandas as pd
+
+from spikgpt.cells.align import AlignedCells, joined
+from spikgpt.cells.obs import batch_columns
+from spikgpt.cells.reading import open_cells
+from spikgpt.embedding.base import Engine, QueryCells
+from spikgpt.engines.opening import open_engine
+from spikgpt.engines.query_model import QueryModel
+from spikgpt.errors import DataError, ShardError, SpikGPTError, SpikGPTWarning
+from spikgpt.options import AnnotateOptions, EngineOptions
+from spikgpt.pipeline import CellLabels, annotation_of, label_cells
+from spikgpt.reference.files import Reference, read_reference
+from spikgpt.sampling import content_keys
+from spikgpt.shards.cache import ShardCache
+from spikgpt.shards.files import ShardFile, identify, local_copy
+from spikgpt.shards.manifest import MANIFEST, QUERY_MODEL
+from spikgpt.shards.parts import Part, finished_part, write_part
+from spikgpt.types import InputReport, Integers, Rows, Strings
+
+
+@dataclass(frozen=True)
+class Job:
+    """Everything that all tasks of a run need.
+
+    Attributes
+    ----------
+    run
+        Digest of the arguments.
+    folder
+        Folder of the labels, which all workers see.
+    files, origin
+        Files of the reference, its manifest among them, and its repository.
+    """
+
+    run: str
+    folder: str
+    files: Mapping[str, bytes] = field(repr=False)
+    origin: str | None
+    engine: EngineOptions
+    options: AnnotateOptions
+
+
+@dataclass(frozen=True)
+class ShardFacts:
+    """Facts of a shard that the first pass returns.
+
+    Attributes
+    ----------
+    stop, n_obs
+        End of the rows that were read, and number of cells of the whole file.
+    unit, genes
+        Unit of the values, such as "counts", and digest of the genes.
+    columns
+        Kind of the values of each column of obs that may name batches, by name.
+    combinations, cells
+        Combinations of the values of these columns that occur, and the number of cells of each.
+    keys
+        Content keys of the cells, shape (n,); NaN for an empty cell.
+    notes
+        Warnings from the opening of the file.
+    """
+
+    stop: int
+    n_obs: int
+    unit: str
+    genes: str
+    report: InputReport
+    columns: dict[str, str]
+    combinations: list[tuple[str, ...]]
+    cells: list[int]
+    keys: npt.NDArray[np.float64] = field(repr=False)
+    notes: tuple[str, ...]
+
+
+@dataclass
+class _OpenFile:
+    """A file of shards that is open."""
+
+    file: ShardFile
+    closing: ExitStack
+    cells: Any
+    query: QueryCells
+    notes: tuple[str, ...]
+
+
+class Worker:
+    """State of a run in one process: the reference, its engine, the query model, an open file, and caches.
+
+    Parameters
+    ----------
+    scratch
+        Folder on the disk of this worker.
+    model
+        Reference and engine, if these are open already.
+    """
+
+    def __init__(self, job: Job, scratch: Path, model: tuple[Reference, Engine] | None = None) -> None:
+        self.job, self.scratch = job, scratch
+        self._model = model
+        self._query_model: tuple[str, QueryModel] | None = None
+        self._lock = threading.Lock()
+        # One open file a thread, as threads of a worker read different files.
+        self._open: dict[int, _OpenFile] = {}
+        self._caches: dict[tuple[str, int], ShardCache] = {}
+
+    @property
+    def model(self) -> tuple[Reference, Engine]:
+        """Reference and engine, opened once."""
+        with self._lock:
+            if self._model is None:
+                reference = read_reference(self.job.files, self.job.origin)
+                self._model = reference, open_engine(reference, self.job.engine)
+            return self._model
+
+    def query_model(self, sha256: str) -> QueryModel:
+        """Return the query model of the folder, loaded once."""
+        reference = self.model[0]
+        with self._lock:
+            if self._query_model is None or self._query_model[0] != sha256:
+                content = Path(self.job.folder, QUERY_MODEL).read_bytes()
+                if hashlib.sha256(content).hexdigest() != sha256:
+                    msg = f"{self.job.folder} holds another {QUERY_MODEL} than its {MANIFEST} lists; start again."
+                    raise ShardError(msg)
+                self._query_model = sha256, QueryModel.load(content, reference.familiarity)
+            return self._query_model[1]
+
+    def open(self, file: ShardFile) -> _OpenFile:
+        """Return a file that is open, and close the file that this thread opened before."""
+        thread = threading.get_ident()
+        opened = self._open.get(thread)
+        if opened and opened.file == file:
+            return opened
+        if opened:
+            self._open.pop(thread).closing.close()
+        if identify(file.path) != file:
+            msg = f"{file.path} was changed or replaced during the run; expected the file as it was. Start again."
+            raise DataError(msg)
+        with ExitStack() as stack, warnings.catch_warnings(record=True) as caught:
+            warnings.simplefilter("always", SpikGPTWarning)
+            cells = stack.enter_context(open_cells(stack.enter_context(local_copy(file.path, self.scratch))))
+            options = self.job.options
+            query = self.model[1].embedding.read(cells, layer=options.layer, scaling=options.scaling)
+            notes = tuple(str(one.message) for one in caught if issubclass(one.category, SpikGPTWarning))
+            self._open[thread] = _OpenFile(file, stack.pop_all(), cells, query, notes)
+        return self._open[thread]
+
+    def read(self, file: ShardFile, rows: range) -> ShardFacts:
+        """Read and cache the cells of some rows of a file."""
+        opened = self.open(file)
+        query, rows = opened.query, range(rows.start, min(rows.stop, opened.query.n_obs))
+        columns, combinations, codes = self._combinations(opened, rows)
+        cache = ShardCache(self._cache_path(file, rows.start), _names(opened, rows), codes)
+        self._caches[file.path, rows.start] = cache
+        keys, genes, start = [], "", 0
+        for chunk in query.rows(rows):
+            cache.append(start, chunk)
+            genes = genes or _digest_of_genes(query, chunk)
+            filled = np.flatnonzero(~chunk.empty)
+            of_chunk = np.full(len(chunk.totals), np.nan)
+            of_chunk[filled] = content_keys(chunk.values[filled])
+            keys.append(of_chunk)
+            start += len(chunk.totals)
+        return ShardFacts(
+            stop=rows.stop,
+            n_obs=query.n_obs,
+            unit=_unit_of(query),
+            genes=genes,
+            report=query.report,
+            columns=columns,
+            combinations=combinations,
+            cells=np.bincount(codes, minlength=len(combinations)).tolist(),
+            keys=np.concatenate(keys),
+            notes=opened.notes,
+        )
+
+    def chunks(self, file: ShardFile, rows: range, some: Rows | None = None) -> Iterator[tuple[int, AlignedCells]]:
+        """Yield the first row and the cells of each chunk of a shard, from the cache if it is intact."""
+        cache = self._caches.get((file.path, rows.start))
+        if cache and cache.intact:
+            yield from cache.chunks(some)
+            return
+        start = 0
+        for chunk in self.open(file).query.rows(rows):
+            yield start, chunk
+            start += len(chunk.totals)
+
+    def head(self, file: ShardFile, rows: range) -> tuple[Strings, Integers]:
+        """Return the names of the cells of a shard, and the index of the combination of each, each of shape (n,)."""
+        cache = self._caches.get((file.path, rows.start))
+        if cache and cache.intact:
+            return cache.head()
+        opened = self.open(file)
+        return _names(opened, rows), self._combinations(opened, rows)[2]
+
+    def forget(self, file: ShardFile, rows: range) -> None:
+        """Delete the cache of a shard."""
+        if cache := self._caches.pop((file.path, rows.start), None):
+            cache.remove()
+
+    def close(self) -> None:
+        """Close the files and delete the caches."""
+        for opened in self._open.values():
+            opened.closing.close()
+        for cache in self._caches.values():
+            cache.remove()
+        self._open.clear()
+        self._caches.clear()
+
+    def _combinations(self, opened: _OpenFile, rows: range) -> tuple[dict[str, str], list[tuple[str, ...]], Integers]:
+        """Return columns that may name batches, the combinations of their values, and the combination of each cell."""
+        obs = opened.cells.obs.iloc[rows.start : rows.stop]
+        names = batch_columns(obs, self.job.options.batch_key)
+        codes = np.zeros(len(rows), dtype=np.int64)
+        for name in names:
+            other = pd.factorize(obs[name].astype(str), sort=True)[0]
+            codes = np.unique(codes * (other.max(initial=0) + 1) + other, return_inverse=True)[1].ravel()
+        firsts = np.unique(codes, return_index=True)[1]
+        texts = [obs[name].iloc[firsts].astype(str).tolist() for name in names]
+        combinations: list[tuple[str, ...]] = list(zip(*texts, strict=True)) if names else [()]
+        return {str(name): _kind_of(obs[name]) for name in names}, combinations, codes
+
+    def _cache_path(self, file: ShardFile, start: int) -> Path:
+        name = hashlib.sha256(f"{self.job.run} {file.path} {start}".encode()).hexdigest()
+        return self.scratch / f"spikgpt-{name[:32]}.cells"
+
+
+# The runs of this process, by the digest of their arguments.
+_RUNS: dict[str, Worker] = {}
+
+
+def start_run(job: Job, scratch: Path, model: tuple[Reference, Engine] | None = None) -> None:
+    """Make this process a worker of a run; see :class:`Worker`."""
+    stop_run(job.run)
+    _RUNS[job.run] = Worker(job, scratch, model)
+
+
+def stop_run(run: str) -> None:
+    """Close the files of a run, and delete its caches."""
+    if worker := _RUNS.pop(run, None):
+        worker.close()
+
+
+def read_shard(run: str, file: ShardFile, rows: range) -> ShardFacts:
+    """Read the cells of some rows of a file, and return their content keys and other facts."""
+    with _named(file, rows):
+        return _RUNS[run].read(file, rows)
+
+
+def fetch_cells(run: str, file: ShardFile, rows: range, some: Rows) -> tuple[AlignedCells, Integers]:
+    """Return some of the cells of a shard, and the index of the combination of each.
+
+    Parameters
+    ----------
+    some
+        Row numbers in the shard, ascending, shape (k,).
+    """
+    with _named(file, rows):
+        worker, parts = _RUNS[run], []
+        for start, chunk in worker.chunks(file, rows, some):
+            wanted = some[(some >= start) & (some < start + len(chunk.totals))] - start
+            parts.append(chunk.part(wanted))
+        return joined(parts), worker.head(file, rows)[1][some]
+
+
+def label_shard(
+    run: str,
+    file: ShardFile,
+    rows: range,
+    first: int,
+    batches: list[int],
+    batch_key: str | None,
+    query_model: str,
+    name: str,
+    expected: Part | None,
+) -> tuple[Part, bool]:
+    """Label a shard and write its part, unless the part is finished; return the part, and True if it was finished.
+
+    Parameters
+    ----------
+    first
+        Row number in the query of the first cell.
+    batches
+        Index of the batch of each combination of values.
+    batch_key
+        Columns with the batches.
+    query_model
+        Sha256 of the query model.
+    name
+        File name of the part.
+    expected
+        Part that the manifest lists.
+    """
+    worker = _RUNS[run]
+    with _named(file, rows):
+        folder = Path(worker.job.folder)
+        if not (folder / MANIFEST).is_file():
+            msg = f"this worker does not see the folder {folder}; name a folder on a disk that all workers share."
+            raise ShardError(msg)
+        if part := finished_part(folder / name, expected, run=run, query_model=query_model):
+            worker.forget(file, rows)
+            return part, True
+        (reference, engine), model, options = worker.model, worker.query_model(query_model), worker.job.options
+        obs_names, codes = worker.head(file, rows)
+        batch_of = np.array(batches, dtype=np.int64)[codes]
+        labels = CellLabels.allocate(len(rows), len(reference.labels.names))
+        for start, chunk in worker.chunks(file, rows):
+            own = np.arange(start, start + len(chunk.totals))
+            of_chunk = label_cells(
+                reference, engine, model, chunk, first + own, batch_of[own], batch_size=options.batch_size
+            )
+            labels.fill(own, of_chunk)
+        annotation = annotation_of(
+            reference, model, labels, pd.Index(obs_names), batch_key=batch_key, key_added=options.key_added
+        )
+        part = write_part(folder / name, annotation, file.path, run=run, query_model=query_model)
+        worker.forget(file, rows)
+        return part, False
+
+
+@contextmanager
+def _named(file: ShardFile, rows: range) -> Iterator[None]:
+    """Name the shard in the message of an error."""
+    try:
+        yield
+    except (SpikGPTError, OSError, MemoryError) as error:
+        kind = type(error) if isinstance(error, SpikGPTError) else ShardError
+        text = " ".join(str(error).split()) or type(error).__name__
+        where = f", rows {rows.start} to {rows.stop}" if rows.start else ""
+        msg = text if text.startswith(file.path) else f"{file.path}{where}: {text}"
+        raise kind(msg) from None
+
+
+def _names(opened: _OpenFile, rows: range) -> Strings:
+    """Return the names of the cells of some rows of a file, shape (n,)."""
+    return np.asarray(opened.cells.obs_names[rows.start : rows.stop], dtype=np.str_)
+
+
+def _kind_of(column: pd.Series[Any]) -> str:
+    """Return the kind of the values of a column, as NumPy writes it."""
+    dtype: Any = column.cat.categories.dtype if isinstance(column.dtype, pd.CategoricalDtype) else column.dtype
+    return str(dtype.kind)
+
+
+def _unit_of(query: QueryCells) -> str:
+    """Return the unit of the values of a query."""
+    if query.expression is None:
+        return query.report.values
+    content = query.expression.content
+    base = "" if content.log_base is None else f" of base {content.log_base:.4g}"
+    return f"{content.kind} values{base}" + (f" after {content.inverse}" if content.inverse else "")
+
+
+def _digest_of_genes(query: QueryCells, chunk: AlignedCells) -> str:
+    """Return a digest of the genes of a query in any order, and of those that the reference has."""
+    names = [] if query.expression is None else sorted(map(str, query.expression.var.index))
+    digest = hashlib.sha256("\n".join(names).encode())
+    digest.update(chunk.found.tobytes() + chunk.other_genes.tobytes())
+    return f"{len(names)} genes, {digest.hexdigest()[:12]}" if names else digest.hexdigest()[:12]

@@ -1,0 +1,56 @@
+"""Shards of real cells, and their expected labels."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import pytest
+from anndata import AnnData
+
+from spikgpt import Annotation, SpikGPT
+from spikgpt.shards.run import ShardedAnnotation
+
+
+def write_shards(adata: AnnData, folder: Path, cuts: Iterable[int]) -> list[Path]:
+    """Write consecutive cells to files; the second file has another order of the genes."""
+    paths = []
+    for number, rows in enumerate(np.split(np.arange(adata.n_obs), list(cuts))):
+        part = adata[rows]
+        if number == 1:
+            part = part[:, np.random.default_rng(0).permutation(adata.n_vars)]
+        paths.append(folder / f"shard{number}.h5ad")
+        part.copy().write_h5ad(paths[-1])
+    return paths
+
+
+def assert_same_labels(found: ShardedAnnotation, expected: Annotation) -> None:
+    """Compare all parts with the annotation of one file with all cells, and the notes."""
+    table = pd.concat([pd.read_parquet(part) for part in found.parts]).set_index("cell")
+    other = expected.table()
+    assert sorted(table.index) == sorted(other.index)
+    table = table.loc[other.index]
+    assert [name for name in table if name != "shard"] == list(other)
+    for name, column in other.items():
+        if column.dtype.kind == "f":
+            np.testing.assert_allclose(table[name], column, atol=1e-6)
+        else:
+            assert (table[name].astype(str) == column.astype(str)).all()
+    assert found.counts() == expected.counts()
+    assert found.notes() == expected.notes()
+    assert found.sentences() == expected.sentences()
+
+
+@pytest.fixture(scope="session")
+def shards(query: AnnData, tmp_path_factory: pytest.TempPathFactory) -> list[Path]:
+    """Write the query to three files of 40, 150 and 110 cells; tests leave these as they are."""
+    return write_shards(query, tmp_path_factory.mktemp("shards"), (40, 190))
+
+
+@pytest.fixture(scope="session")
+def whole(shipped: SpikGPT, query: AnnData) -> Annotation:
+    """Annotate the query in one piece."""
+    with pytest.MonkeyPatch.context():
+        return shipped.annotate(query.copy())

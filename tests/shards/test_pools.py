@@ -1,0 +1,34 @@
+"""Tasks of this process run in order, and more can be added meanwhile."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+
+from spikgpt.errors import DataError
+from spikgpt.shards.pools import InProcess, Result
+
+
+def doubled(run: str, number: int) -> Any:
+    if number == 2:
+        msg = "two"
+        raise DataError(msg)
+    if number > 5:
+        raise KeyError(number)
+    return run, 2 * number
+
+
+def test_errors_of_users_are_results() -> None:
+    pool, found = InProcess("run"), list[Result]()
+    for number in (1, 2):
+        pool.submit(number, doubled, number)
+    for result in pool.results():
+        found.append(result)
+        if result.key == 2:
+            pool.submit(3, doubled, 3, worker="one")
+    assert [(one.key, one.value) for one in found] == [(1, ("run", 2)), (2, None), (3, ("run", 6))]
+    assert [type(one.error) for one in found] == [type(None), DataError, type(None)]
+    pool.submit(6, doubled, 6)
+    with pytest.raises(KeyError):
+        list(pool.results())
