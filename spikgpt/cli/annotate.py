@@ -13,12 +13,15 @@ from msgspec import structs
 from spikgpt.cli.flags import MODEL, SCGPT, PinnedOptions, command, hub_of
 from spikgpt.cli.output import inform, interruptible, note, show, show_scores
 from spikgpt.cli.paths import CELLS, CSV, TABLES, Output, check_outputs
+from spikgpt.cli.shards import ShardOptions, label_shards
 from spikgpt.errors import ConfigError, needs
 from spikgpt.options import AnnotateOptions, EngineOptions, about
 
 if TYPE_CHECKING:
+    from spikgpt.embedding.base import Engine
     from spikgpt.reference.files import Reference
     from spikgpt.scoring.annotation import Annotation
+    from spikgpt.scoring.compatibility import Compatibility
 
 
 class ModelOptions(EngineOptions, frozen=True, kw_only=True):
@@ -55,20 +58,49 @@ EVALUATED = tuple(name for name in LabelOptions.__struct_fields__ if name != "ke
 @command()
 def annotate(
     query: Annotated[
-        Path,
+        list[str],
         typer.Argument(
-            help="Cells to label: .h5ad, .zarr, a count matrix (10x, STARsolo, kallisto, alevin-fry), or a table."
+            help="Cells to label: .h5ad, .zarr, a count matrix (10x, STARsolo, kallisto, alevin-fry), or a table. With "
+            "--out-dir several, as one query."
         ),
     ],
     model: ModelOptions,
     options: LabelOptions,
     hub: PinnedOptions,
+    shards: ShardOptions,
     out: Annotated[Path | None, typer.Option(help="Output file, .h5ad or .zarr: the input with labels.")] = None,
     table: Annotated[Path | None, typer.Option(help="Output table, .csv, .tsv or .parquet: one row per cell.")] = None,
     cluster_key: Annotated[str | None, typer.Option(help="Column of obs with clusters, to label by majority.")] = None,
     cluster_table: Annotated[Path | None, typer.Option(help="Output table, .csv or .tsv: one row per cluster.")] = None,
 ) -> None:
-    """Annotate QUERY, and write the labels to --out, --table or both."""
+    """Annotate QUERY, and write the labels to --out, --table or both, or to the parts of --out-dir."""
+    if shards.out_dir:
+        _check_alone(out, table, cluster_key, cluster_table)
+        reference, engine = _opened(model, hub)
+        annotation = label_shards(query, reference, engine, _resolved(options), shards)
+        hub.keep(model.model, reference)
+        _leave(annotation.summary.compatibility, options)
+        return
+    if len(query) > 1:
+        msg = (
+            f"spikgpt annotate takes one QUERY, not {len(query)}. Run the command once for each, and put quotes around "
+            "a name with spaces. Or add --out-dir DIR to label them as one query."
+        )
+        raise ConfigError(msg)
+    _annotate_file(Path(query[0]), model, options, hub, out, table, cluster_key, cluster_table)
+
+
+def _annotate_file(
+    query: Path,
+    model: ModelOptions,
+    options: LabelOptions,
+    hub: PinnedOptions,
+    out: Path | None,
+    table: Path | None,
+    cluster_key: str | None,
+    cluster_table: Path | None,
+) -> None:
+    """Annotate one file."""
     import pandas as pd
 
     from spikgpt.cells.output import write_copy, write_csv, write_table
@@ -113,7 +145,7 @@ def annotate(
         _show_clusters(clusters)
     _show_labels(annotation, query, engine, notes)
     inform(f"Wrote {' and '.join(map(str, written))}")
-    _leave(annotation, options)
+    _leave(annotation.compatibility, options)
 
 
 @command()
@@ -167,12 +199,12 @@ def evaluate(
         with replacing(json_file) as temporary:
             temporary.write_bytes(dumped(evaluation.to_dict()))
         inform(f"Wrote {json_file}")
-    _leave(annotation, options)
+    _leave(annotation.compatibility, options)
 
 
-def _leave(annotation: Annotation, options: LabelOptions) -> None:
+def _leave(compatibility: Compatibility | None, options: LabelOptions) -> None:
     """Exit with code 3 if ``--strict`` is set and the query is of another tissue or species."""
-    if options.strict and annotation.compatibility and not annotation.compatibility.usable:
+    if options.strict and compatibility and not compatibility.usable:
         raise typer.Exit(3)
 
 
@@ -183,6 +215,14 @@ def _check_outputs(out: Path | None, table: Path | None) -> None:
     if table and table.suffix.lower() == ".parquet":
         with needs("pyarrow"):
             importlib.import_module("pyarrow")
+
+
+def _check_alone(out: Path | None, table: Path | None, cluster_key: str | None, cluster_table: Path | None) -> None:
+    """Refuse outputs beside ``--out-dir``."""
+    flags = {"--out": out, "--table": table, "--cluster-key": cluster_key, "--cluster-table": cluster_table}
+    if named := [flag for flag, value in flags.items() if value]:
+        msg = f"--out-dir writes one table a part; leave out {', '.join(named)}, or leave out --out-dir for one file."
+        raise ConfigError(msg)
 
 
 def _annotated(
@@ -204,21 +244,29 @@ def _annotated(
         Called with the reference before the cells are labelled.
     """
     from spikgpt.cells.obs import column_of, labels_of
-    from spikgpt.engines.opening import open_engine
     from spikgpt.pipeline import annotate as annotated
-    from spikgpt.sharing import open_reference
 
     if column:
         labels_of(cells, column)  # refuse a missing column before the work
     if options.batch_key not in (None, "auto"):
         column_of(cells, options.batch_key)  # and here
     options = _resolved(options)
+    reference, engine = _opened(model, hub, check=check)
+    return annotated(reference, engine, cells, options), engine.name, reference
+
+
+def _opened(
+    model: ModelOptions, hub: PinnedOptions, *, check: Callable[[Reference], None] | None = None
+) -> tuple[Reference, Engine]:
+    """Return a reference and its engine; ``check`` is called with the reference before the engine is opened."""
+    from spikgpt.engines.opening import open_engine
+    from spikgpt.sharing import open_reference
+
     client = hub_of(hub)
     reference = open_reference(model.model, hub=client, pin=hub.pin())
     if check:
         check(reference)
-    engine = open_engine(reference, model, scgpt=model.scgpt, hub=client)
-    return annotated(reference, engine, cells, options), engine.name, reference
+    return reference, open_engine(reference, model, scgpt=model.scgpt, hub=client)
 
 
 def _resolved(options: LabelOptions) -> LabelOptions:

@@ -50,7 +50,10 @@ def test_a_mistake_in_a_process_of_its_own(tmp_path: Path) -> None:
     [
         (("annotate", "QUERY"), "Missing option '--model'. Reference: a name that `spikgpt list` shows, a folder,"),
         (("annotate", "--model", "pancreas"), "Missing argument 'QUERY'. Cells to label:"),
-        (("annotate", "Q", "Q2", "--model", "pancreas"), "spikgpt annotate takes QUERY. Run the command once for each"),
+        (
+            ("annotate", "Q", "Q2", "--model", "pancreas"),
+            "spikgpt annotate takes one QUERY, not 2. Run the command once for each",
+        ),
         (("list", "pancreas"), "spikgpt list takes options only."),
         (("annotate", "QUERY", "-m", "pancreas"), "No such option: -m. Did you mean --model or"),
         (("annotate", "QUERY", "--modle", "pancreas"), "--model"),
