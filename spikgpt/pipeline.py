@@ -157,7 +157,7 @@ def annotate(reference: Reference, engine: Engine, cells: Cells, options: Annota
     with showing(options.progress):
         query = engine.embedding.read(cells, layer=options.layer, scaling=options.scaling)
     with CellCache() as cache:
-        cache_cells(query, cache, options.progress)
+        cache_cells(query, cache, options.progress, threads=engine.chunk_threads)
         with progress_bar("Fitting to a sample", None, options.progress):
             model = fit_query(reference, engine, cache, query.report, options, batches.codes)
         labels = CellLabels.allocate(query.n_obs, len(reference.labels.names))
@@ -217,9 +217,9 @@ def annotation_of(
     )
 
 
-def cache_cells(query: QueryCells, cache: CellCache, progress: bool | None) -> None:
-    """Read all cells of a query into a cache."""
+def cache_cells(query: QueryCells, cache: CellCache, progress: bool | None, *, threads: int = 1) -> None:
+    """Read all cells of a query into a cache; ``threads`` is the number of chunks to align at the same time."""
     with progress_bar("Reading", query.n_obs, progress) as bar:
-        for chunk in query.chunks:
+        for chunk in query.rows(range(query.n_obs), threads):
             cache.append(chunk)
             bar.update(len(chunk.totals))

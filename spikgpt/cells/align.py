@@ -14,8 +14,9 @@ from scipy import sparse
 from spikgpt.cells.content.values import LARGEST_LOG, Kind, row_sums
 from spikgpt.cells.expression import Expression
 from spikgpt.cells.genes import GeneList, GeneMatch, match_genes
-from spikgpt.cells.matrices import stored_rows
+from spikgpt.cells.matrices import StoredRows, stored_rows
 from spikgpt.kernels import compiled
+from spikgpt.threads import in_order
 from spikgpt.types import Bools, Floats, Integers, Rows, Scale
 
 # Cells read at a time.
@@ -81,24 +82,46 @@ class CellsOnDemand:
 
 
 def aligned_chunks(
-    expression: Expression, match: GeneMatch, *, chunk_size: int | None = None, rows: range | None = None
+    expression: Expression,
+    match: GeneMatch,
+    *,
+    chunk_size: int | None = None,
+    rows: range | None = None,
+    threads: int = 1,
 ) -> Iterator[AlignedCells]:
-    """Yield cells with the genes of a reference, ``chunk_size`` at a time; genes that the query lacks are 0.
+    """Yield cells with the genes of a reference; genes that the query lacks are 0.
 
-    ``rows`` is a range of consecutive rows; by default all cells.
+    Parameters
+    ----------
+    chunk_size
+        Cells of a chunk; default: 4096.
+    rows
+        Range of consecutive rows; by default all cells.
+    threads
+        Number of chunks to align at the same time where compiled code does it; the calling thread reads them.
     """
     size, rows = chunk_size or CHUNK, range(expression.n_cells) if rows is None else rows
+    bounds = ((start, min(start + size, rows.stop)) for start in rows[::size])
     aligner = _CompiledAligner.of(expression, match)
-    for start in rows[::size]:
-        stop = min(start + size, rows.stop)
-        if aligner and (aligned := aligner.aligned(start, stop)):
+    if aligner is None:
+        for start, stop in bounds:
+            yield _aligned_by_scipy(expression, match, start, stop)
+        return
+    stored = ((start, stop, stored_rows(expression.matrix, start, stop)) for start, stop in bounds)
+    for start, stop, aligned in in_order(aligner.align, stored, threads):
+        if aligned is None:
+            yield _aligned_by_scipy(expression, match, start, stop)
+        else:
             yield AlignedCells(*aligned, match.found, expression.kind)
-            continue
-        linear = expression.linear(start, stop)
-        values = sparse.csr_matrix((linear @ match.selection).astype(np.float32))
-        values.eliminate_zeros()
-        values.sort_indices()
-        yield AlignedCells(values, row_sums(linear), match.found, expression.kind)
+
+
+def _aligned_by_scipy(expression: Expression, match: GeneMatch, start: int, stop: int) -> AlignedCells:
+    """Return the cells from ``start`` to before ``stop`` with the genes of a reference."""
+    linear = expression.linear(start, stop)
+    values = sparse.csr_matrix((linear @ match.selection).astype(np.float32))
+    values.eliminate_zeros()
+    values.sort_indices()
+    return AlignedCells(values, row_sums(linear), match.found, expression.kind)
 
 
 @dataclass(frozen=True)
@@ -128,9 +151,14 @@ class _CompiledAligner:
         n_genes = selection.shape[1]
         return cls(kernel, expression, kernel.lookup_table(genes, n_genes), n_genes)
 
-    def aligned(self, start: int, stop: int) -> tuple[sparse.csr_matrix, npt.NDArray[np.float64]] | None:
-        """Return values and totals of some cells; None where a cell needs another look or has another kind of value."""
-        data, indices, indptr = stored_rows(self.expression.matrix, start, stop)
+    def align(
+        self, rows: tuple[int, int, StoredRows]
+    ) -> tuple[int, int, tuple[sparse.csr_matrix, npt.NDArray[np.float64]] | None]:
+        """Return the bounds of some rows, and their values and totals, from the bounds and the rows as stored.
+
+        Values and totals are None where a cell needs another look or has another kind of value.
+        """
+        start, stop, (data, indices, indptr) = rows
         with np.errstate(over="ignore"):
             stored = data.astype(np.float32, copy=False)
         content, linear, largest = self.expression.content, stored, float(np.finfo(np.float32).max)
@@ -147,11 +175,11 @@ class _CompiledAligner:
             or (content.kind == "counts" and not whole.all())
             or (content.kind == "log" and whole[filled].any())
         ):
-            return None
+            return start, stop, None
         values = sparse.csr_matrix((stop - start, self.n_genes), dtype=np.float32)
         values.data, values.indices, values.indptr = parts
         values.has_canonical_format = True
-        return values, totals
+        return start, stop, (values, totals)
 
 
 def align(expression: Expression, genes: GeneList, *, minimum_share: float = 0.1) -> AlignedCells:

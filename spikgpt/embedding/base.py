@@ -24,20 +24,21 @@ class QueryCells:
     Attributes
     ----------
     rows
-        Reads the cells of a range of rows in chunks, while the caller iterates.
+        Reads the cells of a range of rows in chunks, while the caller iterates; the second argument is the number of
+        chunks to align at the same time.
     expression
         Chosen values; None without expression.
     """
 
     n_obs: int
-    rows: Callable[[range], Iterator[AlignedCells]]
+    rows: Callable[[range, int], Iterator[AlignedCells]]
     report: InputReport
     expression: Expression | None = None
 
     @property
     def chunks(self) -> Iterator[AlignedCells]:
         """Read all cells."""
-        return self.rows(range(self.n_obs))
+        return self.rows(range(self.n_obs), 1)
 
 
 @dataclass(frozen=True)

@@ -69,7 +69,7 @@ class ObsmEmbedding(WithoutExpression):
         report = InputReport(f"obsm[{self.key!r}]", "embedding", "none", genes_matched=0, genes_total=0)
         return QueryCells(cells.n_obs, partial(self._chunks, stored), report)
 
-    def _chunks(self, stored: Any, rows: range) -> Iterator[AlignedCells]:
+    def _chunks(self, stored: Any, rows: range, _threads: int) -> Iterator[AlignedCells]:
         for start in rows[::CHUNK]:
             part = stored[start : min(start + CHUNK, rows.stop)]
             vectors = (part.toarray() if sparse.issparse(part) else np.asarray(part)).astype(np.float64)

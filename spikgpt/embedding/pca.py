@@ -214,8 +214,9 @@ class PCAProjection:
             notes=expression.notes + match.notes,
         )
 
-        def chunks(rows: range) -> Iterator[AlignedCells]:
-            return (replace(chunk, other_genes=more) for chunk in aligned_chunks(expression, match, rows=rows))
+        def chunks(rows: range, threads: int) -> Iterator[AlignedCells]:
+            aligned = aligned_chunks(expression, match, rows=rows, threads=threads)
+            return (replace(chunk, other_genes=more) for chunk in aligned)
 
         return QueryCells(expression.n_cells, chunks, report, expression)
 

@@ -61,8 +61,8 @@ class ScGPTEmbedding(WithoutExpression):
             of_query=True,
         )
 
-        def chunks(rows: range) -> Iterator[AlignedCells]:
-            for chunk in aligned_chunks(expression, match, rows=rows):
+        def chunks(rows: range, threads: int) -> Iterator[AlignedCells]:
+            for chunk in aligned_chunks(expression, match, rows=rows, threads=threads):
                 # A cell without genes of the vocabulary has no tokens.
                 yield replace(chunk, totals=np.where(np.diff(chunk.values.indptr) == 0, 0.0, chunk.totals))
 

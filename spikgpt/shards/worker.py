@@ -167,7 +167,7 @@ class Worker:
         cache = ShardCache(self._cache_path(file, rows.start), _names(opened, rows), codes)
         self._caches[file.path, rows.start] = cache
         keys, genes, start = [], "", 0
-        for chunk in query.rows(rows):
+        for chunk in query.rows(rows, 1):
             cache.append(start, chunk)
             genes = genes or _digest_of_genes(query, chunk)
             filled = np.flatnonzero(~chunk.empty)
@@ -195,7 +195,7 @@ class Worker:
             yield from cache.chunks(some)
             return
         start = 0
-        for chunk in self.open(file).query.rows(rows):
+        for chunk in self.open(file).query.rows(rows, 1):
             yield start, chunk
             start += len(chunk.totals)
 
