@@ -84,7 +84,7 @@ def annotate(
     if len(query) > 1:
         msg = (
             f"spikgpt annotate takes one QUERY, not {len(query)}. Run the command once for each, and put quotes around "
-            "a name with spaces. Or add --out-dir DIR to label them as one query."
+            "a name with spaces. Or add --out-dir DIR to label them as one query. See spikgpt annotate --help."
         )
         raise ConfigError(msg)
     _annotate_file(Path(query[0]), model, options, hub, out, table, cluster_key, cluster_table)
