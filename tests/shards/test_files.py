@@ -73,7 +73,6 @@ class _Quiet(SimpleHTTPRequestHandler):
 def test_a_file_behind_http_is_labelled(
     shipped: SpikGPT, shards: list[Path], whole: Annotation, tmp_path: Path
 ) -> None:
-    pytest.importorskip("aiohttp")
     server = ThreadingHTTPServer(("127.0.0.1", 0), partial(_Quiet, directory=str(shards[0].parent)))
     Thread(target=server.serve_forever, daemon=True).start()
     try:
