@@ -9,17 +9,22 @@ from anndata import AnnData, read_h5ad
 
 from spikgpt.errors import DataError
 from spikgpt_benchmark.studies.datasets import LABEL, UNSEEN, donor_column, leave_type_out, load_pair
+from spikgpt_benchmark.studies.layouts import distinct_cells
+from spikgpt_benchmark.studies.speed import CELLS
 from spikgpt_benchmark.task import BenchmarkTask
 
 SUITES = {
     "pbmc": "10x PBMC 3k to Kang et al., control and stimulated",
     "baron": "Baron donors human1 and human3 to human2 and human4",
     "xin": "Baron human to Xin et al.",
+    "many-cells": "Baron human1 to 20,000 distinct cells, drawn from human2 and human4",
     "novelty": "the same three, with one type missing from the reference",
     "retina": "the paper's: GSE148077 to GSE130636",
     "lung": "the paper's: core of the Human Lung Cell Atlas to GSE128033",
     "pancreas": "the paper's: GSE84133 and GSE85241 without alpha cells to GSE81608, E-MTAB-5061 and GSE86473",
 }
+# Cells of the query of the suite many-cells.
+MANY_CELLS = 20_000
 # Columns that name a batch, in order of preference.
 BATCH_COLUMNS = ("batch", "donor_id", "donor")
 
@@ -35,6 +40,9 @@ def load_suite(suite: str, data: Path) -> list[BenchmarkTask]:
     if suite in UNSEEN:
         pair = load_pair(suite, data)
         return [BenchmarkTask.from_cells(suite, *pair, LABEL, _shared_donors(*pair)).with_known_types()]
+    if suite == "many-cells":
+        reference, query = read_h5ad(CELLS.with_name("pancreas_baron_human1.h5ad")), distinct_cells(MANY_CELLS)
+        return [BenchmarkTask.from_cells(suite, reference, query, "cell_type").with_known_types()]
     if suite == "novelty":
         tasks = []
         for name, left_out in UNSEEN.items():

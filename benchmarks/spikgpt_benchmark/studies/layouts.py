@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 import tempfile
 import time
 import warnings
@@ -23,6 +24,7 @@ from spikgpt.cells.align import aligned_chunks
 from spikgpt.cells.expression import find_expression
 from spikgpt.cells.genes import match_genes
 from spikgpt.cells.reading import open_cells, read_cells
+from spikgpt.kernels import LEAST_CELLS
 from spikgpt_benchmark.studies.speed import BLOCK, CELLS, in_new_process, peak_megabytes
 from spikgpt_benchmark.studies.suite import Record, StudyContext, StudySuite
 
@@ -39,15 +41,17 @@ MOST_DENSE = 50_000
 def distinct_cells(n_cells: int, seed: int = 0) -> AnnData:
     """Return cells drawn from the demo cells with Poisson noise and depths of their own, so that no two are equal."""
     demo = read_cells(CELLS)
-    counts, blocks = sparse.csr_matrix(demo.X), []
+    counts, blocks, drawn = sparse.csr_matrix(demo.X), [], []
     for start in range(0, n_cells, BLOCK):
         random = np.random.default_rng([seed, start])
-        block = counts[random.integers(counts.shape[0], size=min(BLOCK, n_cells - start))].copy()
+        drawn.append(random.integers(counts.shape[0], size=min(BLOCK, n_cells - start)))
+        block = counts[drawn[-1]].copy()
         depths = random.uniform(LEAST_DEPTH, MOST_DEPTH, block.shape[0])
         block.data = random.poisson(block.data * np.repeat(depths, np.diff(block.indptr))).astype(np.float32)
         block.eliminate_zeros()
         blocks.append(block)
-    obs = pd.DataFrame(index=[f"cell {number}" for number in range(n_cells)])
+    types = demo.obs["cell_type"].to_numpy()[np.concatenate(drawn)]
+    obs = pd.DataFrame({"cell_type": types}, index=[f"cell {number}" for number in range(n_cells)])
     return AnnData(sparse.vstack(blocks, format="csr"), obs=obs, var=demo.var[[]])
 
 
@@ -137,17 +141,38 @@ def read_file(path: Path) -> Record:
     return per_cell | {"MB before": before, "peak MB": peak_megabytes(), "values": n_values}
 
 
+def annotate_file(path: Path) -> Record:
+    """Annotate a file on all cores; return processor time, cells per second, peak memory in MB, and label counts."""
+    model = SpikGPT.from_pretrained("pancreas", engine="onnx", provider="cpu")
+    # The first use of compiled code on a machine takes some seconds, which are not counted.
+    model.annotate(distinct_cells(LEAST_CELLS), progress=False)
+    processor, start = time.process_time(), time.perf_counter()
+    labels = model.annotate(path, progress=False).counts()
+    seconds, processor = time.perf_counter() - start, time.process_time() - processor
+    n_cells = sum(labels.values())
+    record: Record = {"annotate, us/cell": 1e6 * processor / n_cells, "cells/s": n_cells / seconds}
+    return record | {"annotate, peak MB": peak_megabytes(), "labels": labels}
+
+
 def layout_records(context: StudyContext) -> Iterator[Record]:
-    """Yield time and memory of reading each layout, in a process of its own, and the number of values read."""
+    """Yield time and memory of reading and of annotating each layout, each in a process of its own.
+
+    Label counts are compared with those of the first layout.
+    """
     with tempfile.TemporaryDirectory(dir=context.cache) as folder:
         for n_cells in context.sizes or (50_000, 200_000):
-            cells = distinct_cells(n_cells)
+            cells, expected = distinct_cells(n_cells), None
             for (ending, name), write in LAYOUTS.items():
                 if not context.selects(name) or ("dense" in name and n_cells > MOST_DENSE):
                     continue
                 path = Path(folder) / f"{name.replace(', ', '-')}-{n_cells}{ending}"
                 write(cells, path)
-                yield {"layout": f"{ending} {name}", "cells": n_cells, **in_new_process(read_file, path)}
+                record = {"layout": f"{ending} {name}", "cells": n_cells, **in_new_process(read_file, path)}
+                record |= in_new_process(annotate_file, path)
+                labels = record.pop("labels")
+                expected = expected or labels
+                yield record | {"same labels": labels == expected}
+                path.unlink() if path.is_file() else shutil.rmtree(path)
 
 
-SUITES = {"layouts": StudySuite("reading each layout of a file", layout_records, ("layout", "cells"))}
+SUITES = {"layouts": StudySuite("reading and annotating each layout of a file", layout_records, ("layout", "cells"))}
