@@ -20,7 +20,7 @@ from spikgpt.threads import in_order
 from spikgpt.types import Bools, Floats, Integers, Rows, Scale
 
 # Cells read at a time.
-CHUNK = 4096
+CHUNK = 1024
 
 
 @dataclass(frozen=True)
@@ -94,7 +94,7 @@ def aligned_chunks(
     Parameters
     ----------
     chunk_size
-        Cells of a chunk; default: 4096.
+        Cells of a chunk; default: 1024.
     rows
         Range of consecutive rows; by default all cells.
     threads
