@@ -98,10 +98,8 @@ def measure(model: SpikGPT, paths: list[Path], folder: Path, workers: int) -> di
     passes = Passes(memory)
     memory.start()
     with (
-        LocalCluster(  # type: ignore[no-untyped-call]
-            n_workers=workers, threads_per_worker=1, dashboard_address=None, silence_logs=quiet
-        ) as cluster,
-        Client(cluster) as client,  # type: ignore[no-untyped-call]
+        LocalCluster(n_workers=workers, threads_per_worker=1, dashboard_address=None, silence_logs=quiet) as cluster,
+        Client(cluster) as client,
     ):
         # Each worker opens the reference before the clock starts, as in a long run.
         annotate_shards(model, paths[:workers], folder / f"warm-{workers}", client, progress=False)

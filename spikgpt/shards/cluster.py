@@ -19,7 +19,7 @@ ATTEMPTS, RETRIES = 5, 1
 LOST = "The scheduler was lost, or the tasks were cancelled. Run the same command again."
 
 
-class RunPlugin(WorkerPlugin):
+class RunPlugin(WorkerPlugin):  # type: ignore[misc]
     """Makes each worker of a cluster, also one that joins later, a worker of a run."""
 
     def __init__(self, job: Job) -> None:
@@ -40,7 +40,7 @@ class OnCluster:
     def __init__(self, client: Client, run: str) -> None:
         self._client, self._run = client, run
         self._tasks: dict[str, tuple[Any, str]] = {}
-        self._done: Any = as_completed([], loop=client.loop)  # type: ignore[no-untyped-call]
+        self._done: Any = as_completed([], loop=client.loop)
 
     def submit(self, key: Hashable, task: Callable[..., Any], *arguments: Any, worker: str | None = None) -> None:
         """Add a task; another worker takes it if the named one is busy or gone."""
@@ -81,7 +81,7 @@ def on_cluster(client: Client, job: Job) -> Iterator[Pool]:
         pool.cancel()
         # A scheduler that was lost takes no message.
         with suppress(OSError, TimeoutError, ValueError):
-            client.unregister_worker_plugin(plugin.name)  # type: ignore[no-untyped-call]
+            client.unregister_worker_plugin(plugin.name)
 
 
 def _on_worker(task: Callable[..., Any], *arguments: Any) -> tuple[Any, str]:
