@@ -56,17 +56,17 @@ def annotate_on(provider: Provider, query: AnnData, expected: Annotation | None)
     model.annotate(query[:1000], progress=False)
     first = time.perf_counter() - started
     started = time.perf_counter()
-    found = model.annotate(query, progress=False)
+    annotation = model.annotate(query, progress=False)
     seconds, after = time.perf_counter() - started, device_megabytes(device)
     record: Record = {"provider": provider, "cells/s": query.n_obs / seconds, "first 1,000 cells, s": first}
     record["GPU memory, MB"] = None if before is None or after is None else after - before
     if expected is not None:
-        record["labels that differ"] = int((found.labels != expected.labels).sum())
-        record["Unknown that differ"] = int((found.rejected != expected.rejected).sum())
+        record["labels that differ"] = int((annotation.labels != expected.labels).sum())
+        record["Unknown that differ"] = int((annotation.rejected != expected.rejected).sum())
         record["largest difference of a probability"] = float(
-            np.abs(found.probabilities - expected.probabilities).max()
+            np.abs(annotation.probabilities - expected.probabilities).max()
         )
-    return record, found
+    return record, annotation
 
 
 def train_on(device: str) -> Record:

@@ -101,15 +101,15 @@ class ClusteredPoints:
         count
             Number of neighbours, fewer than the number of points.
         """
-        found = np.empty((len(queries), count), dtype=np.int64)
+        neighbours = np.empty((len(queries), count), dtype=np.int64)
         for start in range(0, len(queries), CHUNK):
             part = slice(start, start + CHUNK)
             centred = np.ascontiguousarray(queries[part] - self.mean, dtype=np.float64)  # (chunk, D)
             distances = _distances(centred, self.centres)  # (chunk, C)
             index = self.points, self.radii, self.order, self.members, self.starts, self.tiles, self.squares
             doubled = (2 * centred).astype(np.float32)  # (chunk, D)
-            _nearest(centred, doubled, own[part], distances, index, found[part])
-        return found
+            _nearest(centred, doubled, own[part], distances, index, neighbours[part])
+        return neighbours
 
 
 def _distances(points: Floats, centres: Floats) -> npt.NDArray[np.float64]:
@@ -166,9 +166,9 @@ def _nearest(
     own: Rows,
     distances: npt.NDArray[np.float64],
     index: tuple[Any, ...],
-    found: Rows,
+    neighbours: Rows,
 ) -> None:
-    """Write the positions of the nearest points of each query to ``found``, shape (n, count).
+    """Write the positions of the nearest points of each query to ``neighbours``, shape (n, count).
 
     Parameters
     ----------
@@ -181,7 +181,7 @@ def _nearest(
     """
     points, radii, order, members, starts, tiles, squares = index
     rows, dim = queries.shape
-    count = found.shape[1]
+    count = neighbours.shape[1]
     wide = min(count + SPARE, len(points))
     values, places, exact = np.empty(wide, np.float32), np.empty(wide, np.int64), np.empty(wide, np.float64)
     scratch = np.empty(len(points), np.float32)
@@ -221,4 +221,4 @@ def _nearest(
             reach = math.sqrt(max(np.float64(worst) + square, 0.0)) * (1 + SLACK) + slack
         _sort_by_distance(queries[row], points, places, exact)
         for spot in range(count):
-            found[row, spot] = places[spot]
+            neighbours[row, spot] = places[spot]

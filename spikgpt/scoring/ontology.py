@@ -9,7 +9,7 @@ from __future__ import annotations
 import gzip
 from collections import Counter
 from dataclasses import dataclass
-from functools import cache
+from functools import cache, lru_cache
 from importlib.resources import files
 from typing import Self
 
@@ -78,8 +78,9 @@ class BroadLabels:
     are_terms: Bools
 
     @classmethod
+    @lru_cache(maxsize=16)
     def from_labels(cls, labels: LabelMap) -> Self:
-        """Collect the terms above the labels of a reference."""
+        """Collect the terms above the labels of a reference; the result is kept, as each chunk of cells asks for it."""
         ids = labels.cell_ontology_ids
         table = ontology() if any(ids) else Ontology({}, {}, {})
         above = [table.above(term) if term else set() for term in ids]

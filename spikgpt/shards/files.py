@@ -36,21 +36,21 @@ def identify(path: str) -> ShardFile:
         When there is no such file.
     """
     if not is_address(path):
-        parts = identity_of(Path(path))
-        if not parts:
+        local = identity_of(Path(path))
+        if not local:
             msg = (
                 f"{path} does not exist; expected a shard, an .h5ad file or a .zarr folder. Restore it or leave it out."
             )
             raise DataError(msg)
-        return ShardFile(path, sum(part[3] for part in parts), f"{len(parts)} {max(part[4] for part in parts)}")
+        return ShardFile(path, sum(part[3] for part in local), f"{len(local)} {max(part[4] for part in local)}")
     with as_data_errors(path, remedy=REMEDY):
         store, name = _store_of(path)
         if store.isdir(name):
-            found = list(store.find(name, detail=True).values())
+            parts = list(store.find(name, detail=True).values())
         else:
-            found = [store.info(name)]
-        versions = sorted(str(next((part[key] for key in VERSIONS if part.get(key)), "")) for part in found)
-        return ShardFile(path, sum(int(part["size"] or 0) for part in found), f"{len(found)} {versions[-1]}")
+            parts = [store.info(name)]
+        versions = sorted(str(next((part[key] for key in VERSIONS if part.get(key)), "")) for part in parts)
+        return ShardFile(path, sum(int(part["size"] or 0) for part in parts), f"{len(parts)} {versions[-1]}")
 
 
 def identify_all(paths: Iterable[str | Path]) -> list[ShardFile]:
