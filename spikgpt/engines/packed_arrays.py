@@ -34,7 +34,7 @@ def pack(array: npt.NDArray[Any]) -> tuple[npt.NDArray[np.uint8], Layout]:
 
 
 def unpack(packed: npt.NDArray[np.uint8], layout: Layout) -> npt.NDArray[Any]:
-    """Return the array of :func:`pack`."""
+    """Return the original array from the results of :func:`pack`."""
     content = packed.tobytes()
     stored = np.dtype(content[:4].decode().strip())
     planes = np.frombuffer(zlib.decompress(content[4:]), dtype=np.uint8).reshape(stored.itemsize, -1)

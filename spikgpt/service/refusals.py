@@ -80,12 +80,12 @@ class Refusal(SpikGPTError):
 
     @property
     def status(self) -> int:
-        """Status of the answer."""
+        """HTTP status code of the response."""
         return STATUS[self.kind]
 
     @property
     def headers(self) -> dict[str, str]:
-        """Headers of the answer."""
+        """HTTP headers of the response."""
         return {} if self.retry_after is None else {"Retry-After": str(self.retry_after)}
 
     def body(self) -> dict[str, str]:

@@ -1,4 +1,4 @@
-"""The manifest of a folder of labels: the arguments of the run, its plan, and its finished parts."""
+"""Manifest of an output folder of predicted labels: the arguments of the run, its plan, and its finished parts."""
 
 from __future__ import annotations
 

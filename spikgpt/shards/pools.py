@@ -28,7 +28,7 @@ class Pool(Protocol):
     """Runs tasks, functions of :mod:`spikgpt.shards.worker`, in any order."""
 
     def submit(self, key: Hashable, task: Callable[..., Any], *arguments: Any, worker: str | None = None) -> None:
-        """Add a task, preferably for one worker; the digest of the run is added in front of its arguments."""
+        """Add a task, to run on ``worker`` if possible. The task gets the run's digest, then ``arguments``."""
 
     def results(self) -> Iterator[Result]:
         """Yield the result of each task once it is done; tasks may be added meanwhile."""

@@ -31,7 +31,7 @@ class Optimizer(Protocol):
     state: dict[int, dict[str, Tensor]]
 
     def step(self, learning_rate: float) -> None:
-        """Change the parameters by their gradients."""
+        """Update the parameters from their gradients: one optimiser step."""
 
 
 @dataclass(frozen=True)

@@ -30,7 +30,7 @@ class AdamW:
 
     @torch.no_grad()
     def step(self, learning_rate: float) -> None:
-        """Change the parameters by their gradients."""
+        """Update the parameters from their gradients: one optimiser step."""
         for indices, weight_decay in self._groups:
             used = [(self.parameters[index], self.state[index]) for index in indices]
             pairs = [(parameter, parameter.grad, state) for parameter, state in used if parameter.grad is not None]
@@ -61,7 +61,7 @@ class SGD:
 
     @torch.no_grad()
     def step(self, learning_rate: float) -> None:
-        """Change the parameters by their gradients."""
+        """Update the parameters from their gradients: one optimiser step."""
         used = [index for index, parameter in enumerate(self.parameters) if parameter.grad is not None]
         # The first step makes the buffers.
         buffers = [self.state.get(index, {}).get("momentum_buffer") for index in used]
