@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import zlib
+import bz2
 from collections.abc import Mapping
 from typing import Any
 
@@ -12,7 +12,9 @@ import numpy.typing as npt
 from scipy import sparse
 
 # Parts of a packed sparse matrix.
-LEVELS, OF_ROW, CODES, STEPS, STARTS = "levels", "levels_of_row", "codes", "steps", "starts"
+OF_ROW, CODES, STEPS, STARTS = "levels_of_row", "codes", "steps", "starts"
+# Parts of its values: the smallest value of each row, and for each level a whole multiple and a rounding error.
+SMALLEST, MULTIPLES, ERRORS = "smallest", "multiples", "errors"
 
 
 class Layout(msgspec.Struct, frozen=True):
@@ -30,14 +32,14 @@ def pack(array: npt.NDArray[Any]) -> tuple[npt.NDArray[np.uint8], Layout]:
     content = np.ascontiguousarray(array)
     planes = content.reshape(-1).view(np.uint8).reshape(-1, content.itemsize).T  # (itemsize, size)
     header = content.dtype.str.encode().ljust(4)
-    return np.frombuffer(header + zlib.compress(planes.tobytes(), 6), dtype=np.uint8), layout
+    return np.frombuffer(header + bz2.compress(planes.tobytes()), dtype=np.uint8), layout
 
 
 def unpack(packed: npt.NDArray[np.uint8], layout: Layout) -> npt.NDArray[Any]:
     """Return the original array from the results of :func:`pack`."""
     content = packed.tobytes()
     stored = np.dtype(content[:4].decode().strip())
-    planes = np.frombuffer(zlib.decompress(content[4:]), dtype=np.uint8).reshape(stored.itemsize, -1)
+    planes = np.frombuffer(bz2.decompress(content[4:]), dtype=np.uint8).reshape(stored.itemsize, -1)
     flat = np.ascontiguousarray(planes.T).view(stored)  # (size, 1)
     return flat.reshape(layout.shape).astype(layout.dtype)
 
@@ -45,8 +47,9 @@ def unpack(packed: npt.NDArray[np.uint8], layout: Layout) -> npt.NDArray[Any]:
 def split_rows(matrix: sparse.csr_matrix) -> dict[str, npt.NDArray[Any]]:
     """Return a sparse matrix whose rows hold few different values, as logs of counts do, as arrays of small numbers.
 
-    These are the levels, the different values of each row, the number of levels of each row, the index of the level of
-    each stored value, and the step from its column to the one before in its row.
+    The levels of a row are its different values. The arrays hold the levels (see :func:`_split_levels`), the number of
+    levels of each row, the index of the level of each stored value, and the step from its column to the column before
+    in its row.
     """
     rows = np.repeat(np.arange(matrix.shape[0]), np.diff(matrix.indptr))
     order = np.lexsort((matrix.data, rows))
@@ -61,7 +64,7 @@ def split_rows(matrix: sparse.csr_matrix) -> dict[str, npt.NDArray[Any]]:
     firsts = matrix.indptr[:-1][np.diff(matrix.indptr) > 0]
     steps[firsts] = matrix.indices[firsts]  # the first value of a row has none before it
     return {
-        LEVELS: ordered[new],
+        **_split_levels(ordered[new], of_row),
         OF_ROW: of_row,
         CODES: codes,
         STEPS: steps,
@@ -74,8 +77,51 @@ def joined_rows(parts: Mapping[str, npt.NDArray[Any]], n_columns: int) -> sparse
     counts = parts[STARTS]
     indptr = np.concatenate([[0], np.cumsum(counts)]).astype(np.int32)
     first_level = np.cumsum(parts[OF_ROW]) - parts[OF_ROW]
-    data = parts[LEVELS][parts[CODES] + np.repeat(first_level, counts)]
+    data = _joined_levels(parts)[parts[CODES] + np.repeat(first_level, counts)]
     totals = np.cumsum(parts[STEPS])
     before = np.concatenate([[0], totals])[indptr[:-1]]
     indices = (totals - np.repeat(before, counts)).astype(np.int32)
     return sparse.csr_matrix((data, indices, indptr), (len(counts), n_columns))
+
+
+def _split_levels(levels: npt.NDArray[Any], of_row: npt.NDArray[Any]) -> dict[str, npt.NDArray[Any]]:
+    """Return the levels of all rows as arrays of small numbers; the levels of a row ascend.
+
+    A level is log(1 + c * f) for a count c and a factor f of its cell. If the smallest count of a cell is 1, f is known
+    from the smallest level, and each level is a whole multiple of f, but for the rounding of the logarithm. The error
+    is the difference of the bit patterns, so any values come back.
+    """
+    starts = (np.cumsum(of_row) - of_row)[of_row > 0]
+    smallest = levels[starts]
+    factors = np.repeat(_factors(smallest), of_row[of_row > 0])
+    with np.errstate(over="ignore", invalid="ignore"):
+        multiples = np.rint(np.expm1(levels.astype(np.float64)) / factors)
+    # No count is larger; values that are no logs of counts have no multiple.
+    multiples = np.where((multiples > 0) & (multiples < 2**31), multiples, 0).astype(np.int64)
+    errors = _bits(levels) - _bits(_logs(multiples, factors, levels.dtype))
+    return {SMALLEST: smallest, MULTIPLES: multiples, ERRORS: errors}
+
+
+def _joined_levels(parts: Mapping[str, npt.NDArray[Any]]) -> npt.NDArray[Any]:
+    """Return the levels from the results of :func:`_split_levels` and the number of levels of each row."""
+    smallest, of_row = parts[SMALLEST], parts[OF_ROW]
+    factors = np.repeat(_factors(smallest), of_row[of_row > 0])
+    bits = _bits(_logs(parts[MULTIPLES], factors, smallest.dtype)) + parts[ERRORS]
+    return bits.astype(f"i{smallest.itemsize}").view(smallest.dtype)
+
+
+def _factors(smallest: npt.NDArray[Any]) -> npt.NDArray[np.float64]:
+    """Return the factor of each row from its smallest level; 1 if it has none."""
+    with np.errstate(over="ignore"):
+        factors = np.expm1(smallest.astype(np.float64))
+    return np.where((factors > 0) & np.isfinite(factors), factors, 1.0)
+
+
+def _logs(multiples: npt.NDArray[Any], factors: npt.NDArray[np.float64], dtype: np.dtype[Any]) -> npt.NDArray[Any]:
+    with np.errstate(over="ignore"):
+        return np.log1p(multiples * factors).astype(dtype)
+
+
+def _bits(values: npt.NDArray[Any]) -> npt.NDArray[np.int64]:
+    """Return the bit patterns of floats as whole numbers."""
+    return np.ascontiguousarray(values).view(f"i{values.itemsize}").astype(np.int64)

@@ -208,7 +208,8 @@ class QueryModel:
     def save(self) -> bytes:
         """Return the model as a safetensors file of packed arrays, for another process with the same reference.
 
-        Coordinates, and probabilities after smoothing, are left out: :meth:`load` computes them again.
+        Coordinates, probabilities after smoothing, and averages of scores are left out: :meth:`load` computes them
+        again.
         """
         rule = asdict(replace(self.rule, limits=None, ood=None)) if self.rule else None
         arrays: dict[str, Any] = {"limits": self.rule and self.rule.limits}
@@ -226,7 +227,8 @@ class QueryModel:
                 }
                 arrays |= {f"logs.{name}": array for name, array in split_rows(self.scorer.logs).items()}
             arrays.pop("smoother.points")
-        arrays.pop("scores.probabilities")
+        for name in ("scores.probabilities", "scores.averaged_score", "averager.averaged"):
+            arrays.pop(name, None)
         packed = {name: pack(array) for name, array in arrays.items() if array is not None}
         metadata = _ModelMetadata(
             self.smoothed,
@@ -264,6 +266,12 @@ class QueryModel:
         smoother = part(KNNSmoother, "smoother")
         probabilities = smoother.smooth(smoother.probabilities, smoother.points, smoother.neighbours)
         arrays["scores.probabilities"] = lda.reweight(probabilities, smoother.points) if lda else probabilities
+        averager = None
+        if "averager.scores" in arrays:
+            averager = ScoreAverager.from_scores(
+                arrays["averager.median_excess"], arrays["averager.scores"], smoother.neighbours
+            )
+            arrays["scores.averaged_score"] = averager.average_sample(smoother.neighbours)
         rule = None
         if metadata.rule:
             rule = RejectionRule(**metadata.rule | {"limits": arrays.get("limits"), "ood": part(OODRule, "ood")})
@@ -273,7 +281,7 @@ class QueryModel:
             smoother=smoother,
             lda=lda,
             scorer=scorer,
-            averager=part(ScoreAverager, "averager"),
+            averager=averager,
             match=part(LabelMatch, "match"),
             scores=part(CellScores, "scores"),
             smoothed=metadata.smoothed,
@@ -327,8 +335,7 @@ def _fit_unknown(
     scorer = geometry.scorer(smoother, output, logs, profiles, batches)
     evidence = scorer.score(output, logs, neighbours, batches)
     averager = ScoreAverager.fit(evidence, best, batches, neighbours)
-    averaged = averager.average(evidence, batches, neighbours)
-    scores = replace(scores, id_score=evidence.id_score, averaged_score=averaged)
+    scores = replace(scores, id_score=evidence.id_score, averaged_score=averager.average_sample(neighbours))
     if logs is None or profiles is None:
         match = LabelMatch.fit(output.vectors, best, batches, geometry.profiles, [])
         return _UnknownFit(scorer, averager, match, None, scores)

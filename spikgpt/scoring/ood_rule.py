@@ -60,8 +60,16 @@ class ScoreAverager:
             for batch in np.unique(batches):
                 own = batches == batch
                 excess[batch] = _median_over_labels(evidence.marker_excess[own], best[own])
-        scores = _scores(evidence, excess[batches])
-        return cls(excess, scores, _average(scores, scores, neighbours))
+        return cls.from_scores(excess, _scores(evidence, excess[batches]), neighbours)
+
+    @classmethod
+    def from_scores(cls, median_excess: Floats, scores: Floats, neighbours: Rows) -> Self:
+        """Average the scores of the sample once; parameters as for the attributes and :meth:`fit`."""
+        return cls(median_excess, scores, _average(scores, scores, neighbours))
+
+    def average_sample(self, neighbours: Rows) -> npt.NDArray[np.float64]:
+        """Return the averaged scores of the sample, shape (k,)."""
+        return _average(self.averaged, self.averaged, neighbours)
 
     def average(self, evidence: OODEvidence, batches: Integers, neighbours: Rows) -> npt.NDArray[np.float64]:
         """Return the averaged scores of n cells, shape (n,); parameters as for :meth:`fit`."""
