@@ -3,17 +3,20 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Mapping
 from functools import cache
 from pathlib import Path
-from typing import Any
+from typing import Any, Self
 
 import yaml
 
+from spikgpt.reference.hub_metadata import hub_licence, is_hub_dataset, tags_of
+from spikgpt.scoring.ontology import ontology
 from spikgpt.scoring.thresholds import CELLS_FOR_OWN_LIMIT
 
-TAGS = ("spikgpt", "single-cell", "scrna-seq", "cell-type-annotation", "spiking-neural-network")
 TASK = "tabular-classification"
 TEMPLATE = Path(__file__).with_name("card.md.jinja")
+FRONT = re.compile(r"\A---\r?\n.*?\r?\n---\r?\n", re.DOTALL)
 # Characters of a card in which its front matter ends.
 LONGEST_FRONT = 20_000
 NO_DESCRIPTION = """## Intended use and limits
@@ -31,6 +34,32 @@ class WithoutAliases(yaml.SafeLoader):
             msg = "an alias"
             raise yaml.YAMLError(msg)
         return super().compose_node(parent, index)
+
+
+class Card(str):
+    """The Markdown text of a card; in notebooks, the page without metadata and pictures."""
+
+    @classmethod
+    def from_files(cls, files: Mapping[str, bytes]) -> Self:
+        """Return the card among the files of a reference."""
+        return cls(files["README.md"].decode(errors="replace"))
+
+    @property
+    def metadata(self) -> dict[str, Any]:
+        """The metadata, such as licence and tags; empty if it cannot be read."""
+        return read_metadata(self) or {}
+
+    @property
+    def body(self) -> str:
+        """The text without metadata and pictures."""
+        return re.sub(r"(?m)^!\[.*\n?", "", FRONT.sub("", self, count=1)).strip() + "\n"
+
+    def __repr__(self) -> str:
+        title = self.body.partition("\n")[0].lstrip("# ")
+        return f"<Card of {title}, {len(self)} characters; print() shows the text>"
+
+    def _repr_markdown_(self) -> str:
+        return self.body
 
 
 def card(
@@ -76,7 +105,7 @@ def _rendered(name: str, provenance: dict[str, Any], metrics: dict[str, Any] | N
     )
     functions = {"plain": _plain, "cell": _table_cell, "percent": _percent}
     values |= {"name": name, "model": provenance.get("repository") or name, "description": description, **functions}
-    metadata = _metadata(name, provenance, metrics)
+    metadata = _metadata(name, provenance, metrics, values.get("labels", []))
     text: str = _template().render(card_data=metadata, provenance=provenance, metrics=metrics, **values)
     return text.rstrip() + "\n"
 
@@ -88,35 +117,59 @@ def _template() -> Any:
     return jinja2.Template(TEMPLATE.read_text(encoding="utf-8"))
 
 
-def _metadata(name: str, provenance: dict[str, Any], metrics: dict[str, Any] | None) -> str:
-    """Return the metadata of a card as YAML, with the measured figures as its model-index."""
-    from huggingface_hub import EvalResult, ModelCardData
+def _metadata(
+    name: str, provenance: dict[str, Any], metrics: dict[str, Any] | None, labels: list[dict[str, Any]]
+) -> str:
+    """Return the metadata of a card as YAML, with the measured figures as its model-index.
 
-    results = None
-    if metrics is not None:
-        held_out = metrics["held_out"]
-        results = [
-            EvalResult(
-                task_type=TASK,
-                task_name="Cell type annotation",
-                dataset_type=", ".join(provenance.get("datasets") or ()) or "not stated",
-                dataset_name=f"held out: {metrics['held_out_by']}",
-                metric_type=kind,
-                metric_name=shown,
-                metric_value=held_out[figure],
-            )
-            for kind, shown, figure in (("accuracy", "accuracy", "accuracy"), ("f1", "macro-F1", "macro_f1"))
-        ]
+    The Hub shows results in ``.eval_results`` only for data sets that are benchmarks on the Hub.
+    """
+    from huggingface_hub import ModelCardData
+
+    terms = ontology().names if labels else {}
+    results = _results(provenance, metrics) if metrics is not None else None
+    licence, licence_name = hub_licence(provenance.get("licence") or "")
     data = ModelCardData(
-        license=(provenance.get("licence") or "other").lower(),
+        license=licence,
+        license_name=licence_name,
         library_name="spikgpt",
         pipeline_tag=TASK,
-        tags=[*TAGS, *(provenance[key] for key in ("tissue", "organism") if provenance.get(key))],
-        datasets=list(provenance.get("datasets") or ()) or None,
+        tags=tags_of(provenance, (terms.get(row["cell_ontology_id"], row["name"]) for row in labels)),
+        datasets=[one for one in provenance.get("datasets") or () if is_hub_dataset(one)] or None,
         model_name=name if results else None,
         eval_results=results,
     )
     return str(data)
+
+
+def _results(provenance: dict[str, Any], metrics: dict[str, Any]) -> list[Any]:
+    """Return the scores on other studies and then on held-out cells, as results of the client of the Hub.
+
+    :func:`card_figures`, also that of earlier versions, reads the last result.
+    """
+    from huggingface_hub import EvalResult
+
+    accessions = {row["study"]: row["accession"] for row in provenance.get("studies") or ()}
+    held_out = {"dataset_type": ", ".join(provenance.get("datasets") or ()) or "not stated"}
+    held_out["dataset_name"] = f"held out: {metrics['held_out_by']}"
+    scored = [
+        # Results that differ in the name of their data alone are one result to the client.
+        ({"dataset_type": accessions.get(one, one), "dataset_name": one, "dataset_config": one}, row)
+        for row in metrics.get("studies") or ()
+        for one in [row["study"]]
+    ]
+    return [
+        EvalResult(
+            task_type=TASK,
+            task_name="Cell type annotation",
+            metric_type=kind,
+            metric_name=shown,
+            metric_value=row[figure],
+            **data,
+        )
+        for data, row in [*scored, (held_out, metrics["held_out"])]
+        for kind, shown, figure in (("accuracy", "accuracy", "accuracy"), ("f1", "macro-F1", "macro_f1"))
+    ]
 
 
 def read_metadata(text: str) -> dict[str, Any] | None:
@@ -132,7 +185,7 @@ def read_metadata(text: str) -> dict[str, Any] | None:
 def same_card(one: str | bytes, other: str | bytes) -> bool:
     """Return True for cards of the same metadata and text; the order of the metadata depends on huggingface_hub."""
     texts = [text.decode(errors="replace") if isinstance(text, bytes) else text for text in (one, other)]
-    bodies = [re.sub(r"\A---\r?\n.*?\r?\n---\r?\n", "", text, count=1, flags=re.DOTALL) for text in texts]
+    bodies = [FRONT.sub("", text, count=1) for text in texts]
     return bodies[0] == bodies[1] and read_metadata(texts[0]) == read_metadata(texts[1])
 
 

@@ -23,6 +23,7 @@ from urllib.parse import parse_qs, unquote, urlsplit
 from spikgpt.reference.card import read_metadata
 from spikgpt.reference.hub_cache import git_oid
 from tests.hub_server.answers import Answer
+from tests.hub_server.metadata import errors_of, warnings_of
 from tests.hub_server.store import ATTRIBUTES, MAIN, Commit, Repository, Store, is_large, sha256
 
 # Faults that replace the answer.
@@ -230,10 +231,13 @@ class _Handler(BaseHTTPRequestHandler):
         return {"url": url, "name": name, "id": name}
 
     def validate_yaml(self) -> Any:
-        if read_metadata(self._json().get("content", "")) is not None:
-            return {"errors": [], "warnings": []}
-        errors = [{"message": "The metadata is no YAML mapping between two lines of ---"}]
-        return self._send_json({"errors": errors, "warnings": []}, HTTPStatus.BAD_REQUEST)
+        values = read_metadata(self._json().get("content", ""))
+        errors = ["The metadata is no YAML mapping between two lines of ---"] if values is None else errors_of(values)
+        answer = {
+            "errors": [{"message": error} for error in errors],
+            "warnings": [{"message": warning} for warning in warnings_of(values or {})],
+        }
+        return self._send_json(answer, HTTPStatus.BAD_REQUEST) if errors else answer
 
     def models(self) -> Any:
         shown = [r for r in self.hub.repositories.values() if not r.private or self._owns(r.name)]

@@ -3,15 +3,22 @@
 from __future__ import annotations
 
 import json
+import os
+import re
+import subprocess
+import sys
 from pathlib import Path
 from typing import Any
 
 import pytest
 import yaml
+from anndata import AnnData
 from huggingface_hub import CommitOperationAdd, HfApi, ModelCard, metadata_load
 
-from spikgpt.reference.card import card, card_figures, read_metadata, untrained_card
+from spikgpt.reference.card import Card, card, card_figures, read_metadata, untrained_card
+from spikgpt.reference.hub import Hub
 from spikgpt.reference.registry import shipped_references
+from spikgpt.sharing import push
 from spikgpt_recipes.plan import plan_build
 from spikgpt_recipes.recipe import find_recipe, read_card, read_recipe
 from spikgpt_recipes.steps import provenance_of
@@ -67,11 +74,13 @@ def recipe_of(name: str) -> dict[str, Any]:
         "license: mit\n",
         "library_name: spikgpt\n",
         "pipeline_tag: tabular-classification\ntags:\n- spikgpt\n",
-        "- pancreas\n",
-        "datasets:\n- GSE84133\n",
+        "- tissue:pancreas\n",
+        "- accession:GSE84133\n",
+        "- cell_type:pancreatic-a-cell\n- cell_type:rare\n",
         "model-index:\n- name: islets\n",
         "2 labels, trained on 77 cells\n(recipe `default`, seed 5).",
         "Origin of the cells: GSE84133\n",
+        "Tissue: pancreas. Organism: not stated. Licence of this reference: MIT.\n",
         "Held out: donor human3. Over 30 cells, accuracy is 0.988 and\nmacro-F1 0.876.",
         "| alpha | CL:0000171 | 70 | 30 | 1.000 | 0.900 | 0.800 |\n",
         "| rare | - | 7 | 0 | not measured | not measured | not measured |\n",
@@ -107,16 +116,82 @@ def test_calibration_and_the_promise_are_stated(stated: str) -> None:
 
 
 def test_the_graph_is_used_where_there_is_one() -> None:
-    assert "make one with: spikgpt export org/islets --out FOLDER" in text()
-    assert 'SpikGPT.from_pretrained("org/islets", engine="onnx")' in text(onnx=True)
-    assert "spikgpt annotate QUERY.h5ad --model org/islets --engine onnx --out" in text(onnx=True)
-    assert "make one with" not in text(onnx=True)
+    assert "To add a graph: `spikgpt export org/islets --out FOLDER`." in text()
+    assert "The ONNX graphs are used if ONNX Runtime is installed." in text(onnx=True)
+    assert "spikgpt export" not in text(onnx=True)
+
+
+def test_a_licence_that_the_hub_does_not_list_has_a_name() -> None:
+    metadata = read_metadata(text(PROVENANCE | {"licence": "GEO states none; see the page"}))
+    assert metadata is not None
+    assert (metadata["license"], metadata["license_name"]) == ("other", "geo-states-none-see-the-page")
+    assert "license_name" not in text()
+
+
+def test_data_sets_of_the_hub_are_linked_and_accessions_are_tags() -> None:
+    metadata = read_metadata(text(PROVENANCE | {"datasets": ["org/cells", "E-MTAB-5061"]}))
+    assert metadata is not None
+    assert metadata["datasets"] == ["org/cells"]
+    assert "accession:E-MTAB-5061" in metadata["tags"]
+    assert "datasets:" not in text()
+
+
+def test_scores_on_other_studies_are_results_of_their_own() -> None:
+    rows = [{"study": name, "cells": 9, "accuracy": 0.5, "macro_f1": 0.25} for name in ("Xin", "Segerstolpe")]
+    rows = [row | dict.fromkeys(("share_right", "known_unknown", "known_unknown_by_paper"), 0.1) for row in rows]
+    study = {"study": "Xin", "accession": "GSE81608", "role": "query", "cells": 9, "citation": "x", "licence": "none"}
+    made = card("islets", LABELS, THRESHOLDS, METRICS | {"studies": rows}, PROVENANCE | {"studies": [study]})
+    metadata = read_metadata(made)
+    assert metadata is not None
+    results = metadata["model-index"][0]["results"]
+    assert [(one["dataset"]["type"], one["dataset"]["name"]) for one in results] == [
+        ("GSE81608", "Xin"),
+        ("Segerstolpe", "Segerstolpe"),
+        ("GSE84133", "held out: donor human3"),
+    ]
+    assert [metric["value"] for metric in results[0]["metrics"]] == [0.5, 0.25]
+    # Earlier versions of SpikGPT compare the last result with the metrics.
+    assert card_figures(made) == {"accuracy": 0.9876, "f1": 0.8765}
+
+
+def test_the_examples_of_a_card_run_as_they_are_written(
+    small_folder: Path, few: AnnData, hub: LoopbackHub, tmp_path: Path
+) -> None:
+    push(small_folder, "lab/islets", hub=Hub(hub.endpoint))
+    content = hub.repositories["lab/islets"].at("main").files["README.md"].decode()  # type: ignore[union-attr]
+    few.write_h5ad(tmp_path / "QUERY.h5ad")
+    python, bash = (re.findall(rf"```{language}\n(.*?)```", content, re.DOTALL) for language in ("python", "bash"))
+    assert (len(python), len(bash)) == (1, 1)
+    program = f"{sys.executable} -c 'from spikgpt.cli.main import main; main()'"
+    script = f"set -e\nspikgpt() {{ {program} \"$@\"; }}\n{sys.executable} -c '{python[0]}'\n{bash[0]}"
+    environment = os.environ | {"HF_ENDPOINT": hub.endpoint, "HF_HOME": str(tmp_path / "home")}
+    ran = subprocess.run(
+        ["bash", "-c", script], cwd=tmp_path, env=environment, capture_output=True, text=True, check=False
+    )
+    assert ran.returncode == 0, ran.stderr
+    assert "spikgpt_label" in ran.stdout
+    assert (tmp_path / "labelled.h5ad").is_file()
+    # The Hub counts requests of config.json as downloads.
+    counted = [request for request in hub.requests if request.path.endswith("/config.json")]
+    assert {request.method for request in counted} == {"HEAD", "GET"}
+
+
+def test_a_card_is_text_with_a_short_form() -> None:
+    page = Card(text())
+    assert page == text()
+    assert repr(page) == f"<Card of islets, {len(text())} characters; print() shows the text>"
+    assert page.metadata["license"] == "mit"
+    assert page._repr_markdown_() == page.body
+    assert page.body.startswith("# islets\n\nA SpikGPT reference with 2 labels")
+    assert "confusion_matrix.png" not in page.body
+    assert page.body.count("\n## ") == text().count("\n## ")
+    assert Card("no metadata").metadata == {}
 
 
 def test_what_is_not_known_is_not_made_up() -> None:
     unstated = text({"recipe": {"name": "paper"}, "seed": 0})
     assert "Origin of the cells: not stated\n" in unstated
-    assert "license: other\n" in unstated
+    assert "license: unknown\n" in unstated
     assert "has not stated its intended use" in unstated
     assert 'from_pretrained("islets")' in unstated
     assert "datasets:" not in unstated
@@ -161,12 +236,21 @@ def test_the_hub_accepts_every_card(hub: LoopbackHub, tmp_path: Path) -> None:
         operation = CommitOperationAdd("README.md", content.encode())
         api.create_commit("me/model", [operation], commit_message=content)
 
-    cards = [text(), text(onnx=True), *(untrained_card(recipe_of(name)) for name in NAMES)]
+    licences = ("CC BY 4.0", "CC0", "GEO states none", "see https://example.org/terms?a=1", "-", "Llama 9 (tm)")
+    cards = [text(), text(onnx=True), *(text(PROVENANCE | {"licence": licence}) for licence in licences)]
+    cards += [text(PROVENANCE | {"datasets": ["org/cells"]}), *(untrained_card(recipe_of(name)) for name in NAMES)]
     for content in cards:
         commit(content)
         (tmp_path / "README.md").write_text(content)
         assert metadata_load(tmp_path / "README.md") == yaml.safe_load(content.split("---\n")[1])
     assert len([request for request in hub.requests if request.path == "/api/validate-yaml"]) == len(cards)
+    for line in (
+        "license: GEO states none",
+        "tags: x",
+        "model-index:\n- name: x\n  results: [{task: {}, dataset: {}, metrics: []}]",
+    ):
+        with pytest.raises(ValueError, match=line.partition(":")[0]):
+            commit(f"---\n{line}\n---\n")
     for broken in ("# no front matter", "---\n- a: [\n---\n", "---\n- a\n---\n"):
         with pytest.raises(ValueError, match="no YAML mapping"):
             commit(broken)
