@@ -29,9 +29,11 @@ from spikgpt.options import (
     checked_keywords,
 )
 from spikgpt.pipeline import annotate
+from spikgpt.reference.card import Card
 from spikgpt.reference.files import Reference, save
 from spikgpt.reference.hub import Hub, Push
 from spikgpt.reference.lockfile import VersionPin
+from spikgpt.reference.summary import Labels
 from spikgpt.scoring.annotation import Annotation
 from spikgpt.sharing import open_reference, push
 
@@ -67,6 +69,16 @@ class SpikGPT:
     def __repr__(self) -> str:
         labels, kind = self.reference.labels.names, self.engine.embedding.kind
         return f"SpikGPT({self.reference.name!r}, {len(labels)} labels, embedding {kind}, {self.engine.name})"
+
+    @property
+    def labels(self) -> Labels:
+        """Names of the labels. Printed, they are a table with Cell Ontology ids, training cells and F1."""
+        return Labels.from_metrics(self.reference.labels, self.reference.metrics)
+
+    @property
+    def card(self) -> Card:
+        """Card of the reference: intended use, limits, measured accuracy, studies and licence, as Markdown."""
+        return Card.from_files(self.reference.files)
 
     @classmethod
     @checked_keywords

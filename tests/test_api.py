@@ -31,6 +31,9 @@ def test_a_reference_goes_to_a_folder_and_back(small: Reference, few: AnnData, t
     SpikGPT(small).save_pretrained(str(folder), overwrite=True)
     again = SpikGPT.from_pretrained(folder)
     assert repr(again) == "SpikGPT('small', 6 labels, embedding pca, numpy on cpu)"
+    assert again.labels == small.labels.names
+    assert sum(row.cells for row in again.labels.rows) == small.metrics["cells"]
+    assert again.card == (folder / "README.md").read_text()
     expected = SpikGPT(small).annotate(few.copy())
     found = again.annotate(few.copy())
     np.testing.assert_array_equal(found.labels, expected.labels)

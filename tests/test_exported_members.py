@@ -15,5 +15,6 @@ def test_all_names_what_is_public() -> None:
         "SpikGPTError",
         "__version__",
         "annotate_shards",
+        "list_references",
     }
     assert spikgpt.__version__ == version("spikgpt")

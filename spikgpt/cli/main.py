@@ -16,7 +16,7 @@ from spikgpt.cli.flags import command
 from spikgpt.cli.output import Interrupted, inform, note, print_error, warnings_as_notes
 from spikgpt.cli.scgpt import convert_scgpt, embed, pretrain
 from spikgpt.cli.serve import serve
-from spikgpt.cli.share import export, info, list_, pull, push, verify
+from spikgpt.cli.share import card, export, info, list_, pull, push, verify
 from spikgpt.cli.streams import signals_as_interrupts, standard_streams
 from spikgpt.cli.train import leave_one_type_out, novelty, train
 from spikgpt.errors import ConfigError, SpikGPTError, fault, printable
@@ -161,7 +161,7 @@ def doctor() -> None:
 
 # The order is that of the help.
 for function in (
-    *(annotate, evaluate, list_, info, verify, pull, push, export),
+    *(annotate, evaluate, list_, info, card, verify, pull, push, export),
     *(train, build, leave_one_type_out, embed, convert_scgpt, pretrain, serve, doctor),
 ):
     app.command(function.__name__.strip("_").replace("_", "-"))(function)

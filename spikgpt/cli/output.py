@@ -5,12 +5,14 @@ from __future__ import annotations
 import os
 import shlex
 import signal
+import sys
 import warnings
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TextIO
 
+import typer
 from rich.console import Console
 from rich.text import Text
 
@@ -18,6 +20,9 @@ from spikgpt.errors import SpikGPTWarning, printable
 
 if TYPE_CHECKING:
     from tqdm import tqdm
+
+# Characters of a name in the first column that are not folded.
+LONGEST_NAME = 20
 
 console = Console(stderr=True, highlight=False)
 
@@ -98,14 +103,51 @@ def option(flag: str, value: Path | str, *more: str) -> str:
     return " ".join((flag, shlex.quote(str(value)), *more))
 
 
-def show(columns: Sequence[str], rows: Iterable[Sequence[object]], title: str | None = None, *, result: bool) -> None:
-    """Print a table: a result on standard output, other tables on standard error."""
+def show(
+    columns: Sequence[str],
+    rows: Iterable[Sequence[object]],
+    title: str | None = None,
+    *,
+    result: bool,
+    numbers: Collection[int] = (),
+) -> None:
+    """Print a table: a result on standard output, other tables on standard error.
+
+    ``numbers`` are the indices of columns that are aligned to the right and never folded. The table then has no lines,
+    so that many columns fit on a terminal.
+    """
+    from rich.box import HEAVY_HEAD
     from rich.table import Column, Table
 
-    table = Table(*(Column(name, overflow="fold") for name in columns), title=Text(printable(title)) if title else None)
-    for row in rows:
-        table.add_row(*(Text(printable(str(cell))) for cell in row))
-    (Console() if result else console).print(table)
+    lines = [tuple(printable(str(cell)) for cell in row) for row in rows]
+    heads = [Column(name, overflow="fold") for name in columns]
+    for index in numbers or ():
+        heads[index] = Column(columns[index], no_wrap=True, justify="right")
+    output = Console() if result else console
+    widths = [max(map(len, column)) for column in zip(columns, *lines, strict=True)]
+    if numbers and sum(widths) + 2 * len(widths) > output.width:
+        heads[0].width = min(widths[0], LONGEST_NAME)
+    table = Table(
+        *heads,
+        title=Text(printable(title)) if title else None,
+        box=None if numbers else HEAVY_HEAD,
+        pad_edge=not numbers,
+        padding=(0, 2, 0, 0) if numbers else (0, 1),
+    )
+    for line in lines:
+        table.add_row(*map(Text, line))
+    output.print(table)
+
+
+def show_markdown(text: str) -> None:
+    """Print Markdown on standard output: formatted on a terminal, else as it is."""
+    from rich.markdown import Markdown
+
+    safe = "\n".join(map(printable, text.splitlines()))
+    if sys.stdout.isatty():
+        Console().print(Markdown(safe, hyperlinks=False))
+    else:
+        typer.echo(safe)
 
 
 def show_scores(metrics: dict[str, Any]) -> None:

@@ -1,4 +1,4 @@
-"""``spikgpt list``, ``info``, ``verify``, ``pull``, ``push`` and ``export``."""
+"""``spikgpt list``, ``info``, ``card``, ``verify``, ``pull``, ``push`` and ``export``."""
 
 from __future__ import annotations
 
@@ -8,9 +8,9 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from spikgpt.cli.flags import Model, PinnedOptions, ScGPT, command, hub_of
-from spikgpt.cli.output import annotate_command, inform, note, show
+from spikgpt.cli.output import annotate_command, inform, show, show_markdown
 from spikgpt.cli.paths import Output, check_outputs
-from spikgpt.errors import ConfigError, HubError, SpikGPTError, printable
+from spikgpt.errors import ConfigError, printable
 from spikgpt.options import HubOptions, PushOptions
 
 if TYPE_CHECKING:
@@ -18,35 +18,32 @@ if TYPE_CHECKING:
 
 
 @command()
-def list_(hub: HubOptions) -> None:
-    """List the references in this package, in the cache and on the Hub."""
-    from spikgpt.reference.format import FILES, MANIFEST, verified_files
-    from spikgpt.reference.json_files import converted, parsed
-    from spikgpt.reference.registry import namespace, shipped_references
-    from spikgpt.reference.schema import Metrics
+def list_(
+    hub: HubOptions,
+    json: Annotated[bool, typer.Option("--json", help="Print JSON, with further facts, instead of a table.")] = False,
+) -> None:
+    """List the references in this package, in the cache and on the Hub.
 
-    client = hub_of(hub)
-    references = [(name, "shipped", folder) for name, folder in shipped_references().items()]
-    for cached in client.cached((*FILES, MANIFEST)):
-        references.append(
-            (f"{cached.repository}@{cached.commit[:12]}", ", ".join(("cached", *cached.refs)), cached.folder)
-        )
-    rows: list[tuple[object, ...]] = []
-    for name, kind, folder in references:
-        try:
-            metrics = parsed(verified_files(folder)["metrics.json"], "metrics.json")
-            converted(metrics, "metrics.json", Metrics)
-        except SpikGPTError as error:
-            rows.append((name, f"{kind}, damaged"))
-            note(str(error))
-            continue
-        scores = (f"{metrics['held_out'][figure]:.3f}" for figure in ("accuracy", "macro_f1"))
-        rows.append((name, kind, len(metrics["cells_per_label"]), metrics["cells"], *scores))
-    try:
-        rows += [(name, "Hub") for name in client.references(namespace())]
-    except HubError as error:
-        note(str(error))
-    show(("name", "where", "labels", "cells", "accuracy", "macro-F1"), rows, result=True)
+    Accuracy and macro-F1 are those on held-out cells. If donors or batches were held out in turn, they are means.
+    """
+    from spikgpt.reference.json_files import dumped
+    from spikgpt.reference.listing import reference_list
+
+    references = reference_list(hub_of(hub))
+    if json:
+        typer.echo(dumped(references.to_list()), nl=False)
+        return
+    show(references.COLUMNS, references.table(), result=True, numbers=range(2, 8))
+
+
+@command()
+def card(model: Model, hub: HubOptions) -> None:
+    """Show the card of a reference: intended use, limits, accuracy, studies and licence."""
+    from spikgpt.reference.card import Card
+    from spikgpt.sharing import open_reference
+
+    reference = open_reference(model, hub=hub_of(hub))
+    show_markdown(Card.from_files(reference.files).body)
 
 
 @command()

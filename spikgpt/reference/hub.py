@@ -33,16 +33,17 @@ from spikgpt.reference.hub_errors import (
     retried,
     status_of,
 )
-from spikgpt.reference.hub_requests import SPEED, Listing, RepositoryName, get_json, pushing, session, with_timeout
+from spikgpt.reference.hub_metadata import TAGS
+from spikgpt.reference.hub_requests import SPEED, Listing, RepositoryEntry, get_json, pushing, session, with_timeout
 from spikgpt.version import __version__
 
 REPOSITORY = re.compile(r"(?P<repo>[\w.-]+/[\w.-]+)(@(?P<revision>[\w./-]+))?")
 # Revisions that git allows and that can name a file.
 REVISION = re.compile(r"(?!.*(//|\.\.|/\.|\.lock(/|\Z)))[A-Za-z0-9_]([A-Za-z0-9_./+-]{0,198}[A-Za-z0-9_+-])?")
-# Tag of every card, by which references are listed.
-TAG = "spikgpt"
 # Seconds to wait for an answer, and seconds of one step of a push, apart from the time to send the files.
 TIMEOUT, PUSH_PATIENCE = 10.0, 300.0
+# Seconds to wait for the list of references, which a machine without internet shows too.
+LIST_TIMEOUT = 4.0
 
 T = TypeVar("T")
 
@@ -219,15 +220,22 @@ class Hub:
             if repo.repo_type == "model" and all(cached_file(revision.snapshot_path, name) for name in files)
         )
 
-    def references(self, author: str) -> list[str]:
-        """Return the repositories of a namespace that hold references."""
+    def references(self, author: str) -> list[RepositoryEntry]:
+        """Return the repositories of a namespace that hold references, by name."""
         if self.local_files_only:
             return []
-        parameters = {"author": author, "filter": TAG, "limit": 1000}
+        parameters = {"author": author, "filter": TAGS[0], "limit": 1000}
         with explained(f"the namespace {author}"):
             url = f"{self._endpoint}/api/models"
-            rows = get_json(url, list[RepositoryName], self._headers(), timeout=TIMEOUT, parameters=parameters)
-        return sorted(row.id for row in rows)
+            rows = get_json(
+                url,
+                list[RepositoryEntry],
+                self._headers(),
+                timeout=LIST_TIMEOUT,
+                patience=LIST_TIMEOUT,
+                parameters=parameters,
+            )
+        return sorted(rows, key=lambda row: row.id)
 
     def _state_before(self, repo: str, options: PushOptions) -> tuple[Listing | None, str | None]:
         """Return the branch to push to, else the main branch that it starts from, and the commit of the tag.

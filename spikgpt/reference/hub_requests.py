@@ -76,10 +76,11 @@ class Listing(msgspec.Struct):
         return {file.rfilename: file for file in self.siblings}
 
 
-class RepositoryName(msgspec.Struct):
-    """A repository in a list of repositories."""
+class RepositoryEntry(msgspec.Struct):
+    """A repository in a list of repositories; ``tags`` are those of its card."""
 
     id: Annotated[str, Meta(pattern=r"\A(?!\.)[A-Za-z0-9_.-]+/(?!\.)[A-Za-z0-9_.-]+\Z", max_length=200)]
+    tags: tuple[str, ...] = ()
 
 
 class ImproperAnswer(HubError):
@@ -220,9 +221,15 @@ def _start(call: Callable[[], T], meter: Meter) -> Future[T]:
 
 
 def get_json(
-    url: str, kind: type[T], headers: Mapping[str, str], *, timeout: float, parameters: Mapping[str, Any] | None = None
+    url: str,
+    kind: type[T],
+    headers: Mapping[str, str],
+    *,
+    timeout: float,
+    patience: float | None = None,
+    parameters: Mapping[str, Any] | None = None,
 ) -> T:
-    """Return an answer of the Hub, which is JSON of a known type."""
+    """Return an answer of the Hub, which is JSON of a known type; ``patience`` is that of :func:`run_concurrently`."""
     from huggingface_hub import utils
 
     def get() -> bytes:
@@ -231,7 +238,7 @@ def get_json(
         return bytes(response.content)
 
     name = printable(url.partition("/api/")[2])
-    content = with_timeout(name, get)
+    content = with_timeout(name, get, patience=patience)
     try:
         return msgspec.json.decode(content, type=kind)
     except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:

@@ -15,7 +15,7 @@ from tests.cli.conftest import PROGRAM, Ran, Run, assert_refused
 
 COMMANDS = (
     *("annotate", "evaluate", "train", "leave-one-type-out", "embed", "convert-scgpt", "pretrain"),
-    *("info", "list", "verify", "pull", "push", "export", "doctor"),
+    *("info", "list", "card", "verify", "pull", "push", "export", "doctor"),
 )
 
 

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from spikgpt.cli.output import Bars, annotate_command, inform, note, show, warnings_as_notes
+from spikgpt.cli.output import Bars, annotate_command, inform, note, show, show_markdown, warnings_as_notes
 from spikgpt.errors import SpikGPTWarning
 
 
@@ -35,6 +35,34 @@ def test_results_go_to_standard_output(capsys: pytest.CaptureFixture[str], resul
     assert "T [CD4]" in said
     assert "a [title]" in said
     assert silent == ""
+
+
+def test_a_wide_table_fits_80_columns(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("COLUMNS", "80")
+    rows = [
+        (name, f"human {name}", 31, "120,345", "0.970", "0.910", "13.1", "shipped")
+        for name in ("pancreas", "heart-sinoatrial", "my-lab/kidney-nuclei@0123456789ab", *"abcdefghi")
+    ]
+    show(("name", "cells of", "types", "cells", "acc.", "F1", "MB", "source"), rows, result=True, numbers=range(2, 8))
+    lines = capsys.readouterr().out.splitlines()
+    assert max(map(len, lines)) <= 80
+    assert len(lines) <= 1 + len(rows) + 6
+    assert all(name in "".join(lines) for name in ("heart-sinoatrial", "my-lab/kidney-nuclei"))
+    assert sum(line.endswith("shipped") for line in lines) == len(rows)
+
+
+def test_markdown_is_formatted_on_terminals_alone(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    page = "# islets\n\n- a \x1b[2J\n"
+    show_markdown(page)
+    assert capsys.readouterr().out == "# islets\n\n- a \\x1b[2J\n"
+    monkeypatch.setattr("sys.stdout.isatty", lambda: True)
+    show_markdown(page)
+    out = capsys.readouterr().out
+    assert "islets" in out
+    assert "# islets" not in out
+    assert "\x1b[2J" not in out
 
 
 def test_bars_are_for_terminals_only(capsys: pytest.CaptureFixture[str]) -> None:

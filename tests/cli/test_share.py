@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import hashlib
+import json
 from pathlib import Path
 
 import pytest
 
 from spikgpt.reference.format import LAYOUT
 from spikgpt.reference.hub import Hub
+from spikgpt.reference.registry import shipped_references
 from spikgpt.sharing import push
 from tests.cli.conftest import Run, assert_refused
 from tests.damage import listed
@@ -27,21 +29,35 @@ def test_list_shows_what_is_shipped_cached_and_on_the_hub(
     hub.put("listed/other", {"README.md": b"---\ntags:\n- cats\n---\n"})
     folder = Hub(hub.endpoint).snapshot("listed/islets", None, LAYOUT, required=())
     ran = run("list", "--endpoint", hub.endpoint)
-    rows = {line.split("│")[1].strip(): line.split("│")[2:] for line in ran.out.splitlines() if line.count("│") > 3}
+    rows = [line.split() for line in ran.out.splitlines()]
     assert ran.code == 0
-    assert rows["pancreas"][0].strip() == "shipped"
-    assert [cell.strip() for cell in rows[f"listed/islets@{str(commit)[:12]}"][:3]] == ["cached, main", "6", "360"]
-    assert rows["listed/islets"][0].strip() == "Hub"
+    assert rows[0] == ["name", "cells", "of", "types", "cells", "acc.", "F1", "MB", "source"]
+    assert [row[0] for row in rows if row[-1] == "shipped"] == list(shipped_references())
+    (cached,) = [row for row in rows if row[-1] == "cached"]
+    assert (cached[0], cached[-6:-4]) == ("listed/islets", ["6", "360"])
+    assert [row[0] for row in rows if row[-1] == "Hub"] == ["listed/islets"]
     assert "listed/other" not in ran.out
+    listed = json.loads(run("list", "--json", "--endpoint", hub.endpoint).out)
+    assert [one["commit"] for one in listed if one["source"] == "cached"] == [commit]
+    assert {one["verified"] for one in listed if one["source"] == "shipped"} == {True}
     (folder / "labels.json").resolve().write_bytes(b"[]")
     ran = run("list", "--offline")
-    assert "cached, main, damaged" in ran.out
+    assert [line.split()[-1] for line in ran.out.splitlines() if line.startswith("listed/islets")] == ["damaged"]
     assert "labels.json differs from what manifest.json lists" in ran.err
-    assert "Hub " not in ran.out
+    assert "Hub" not in ran.out
     ran = run("list", "--endpoint", "http://127.0.0.1:9")
     assert ran.code == 0
     assert "pancreas" in ran.out
     assert "The Hub cannot be reached (ConnectError" in ran.err
+
+
+def test_the_card_of_a_reference_is_shown(run: Run, small_folder: Path) -> None:
+    ran = run("card", small_folder)
+    assert (ran.code, ran.err) == (0, "")
+    content = (small_folder / "README.md").read_text()
+    assert ran.out.startswith("# small\n")
+    page = content.split("---\n", 2)[2].splitlines()
+    assert [line for line in ran.out.splitlines() if line] == [line for line in page if line and line[0] != "!"]
 
 
 def test_push_pull_and_verify(

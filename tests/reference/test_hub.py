@@ -20,14 +20,15 @@ from spikgpt.errors import CheckpointError, ConfigError, DamagedReference, HubEr
 from spikgpt.options import HubOptions, PushOptions
 from spikgpt.reference import hub as module
 from spikgpt.reference.format import LARGEST
-from spikgpt.reference.hub import TAG, Hub, parse
+from spikgpt.reference.hub import Hub, parse
 from spikgpt.reference.hub_cache import git_oid
+from spikgpt.reference.hub_metadata import TAGS
 from tests.hub_server import Fault, LoopbackHub
 from tests.hub_server.answers import Answer
 
 CHECKPOINT = Path(__file__).parents[1] / "data" / "scgpt_baron"
 REPO = "islets/small"
-CARD = f"---\ntags:\n- {TAG}\n---\n# small\n".encode()
+CARD = f"---\ntags:\n- {TAGS[0]}\n---\n# small\n".encode()
 FILES = {"README.md": CARD, "a.json": b"{}\n", "model.safetensors": bytes(range(256)) * 8}
 SECRET = "hf_secretsecretsecret"
 
@@ -346,7 +347,8 @@ def test_references_are_found_by_their_tag(hub: LoopbackHub, client: Hub) -> Non
     hub.put(REPO, FILES)
     hub.put("islets/other", {"README.md": b"---\ntags:\n- cats\n---\n"})
     hub.put("lungs/small", FILES)
-    assert client.references("islets") == [REPO]
+    (found,) = client.references("islets")
+    assert (found.id, found.tags[0]) == (REPO, "spikgpt")
 
 
 def test_checkpoints_are_pulled_and_kept(hub: LoopbackHub, client: Hub) -> None:
