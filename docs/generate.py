@@ -1,4 +1,4 @@
-"""Reference pages that are generated from the code: tables of commands and of options."""
+"""Pages that are generated: tables of commands and of options, and the gallery of shipped references."""
 
 from __future__ import annotations
 
@@ -14,6 +14,9 @@ from msgspec import Meta
 
 from spikgpt import options
 from spikgpt.cli.main import app
+from spikgpt.reference.files import Reference, read_reference
+from spikgpt.reference.registry import shipped_references
+from spikgpt.reference.summary import Labels
 from spikgpt_benchmark.cli import benchmark
 
 OPTIONS = ("AnnotateOptions", "EngineOptions", "HubOptions", "TrainOptions", "PushOptions")
@@ -106,7 +109,78 @@ def placeholders(hint: Any) -> Iterator[str]:
         yield VALUES[hint]
 
 
+def gallery() -> str:
+    """Return a table of the shipped references, and a section for each."""
+    references = [read_reference(folder) for folder in shipped_references().values()]
+    rows = [
+        (
+            f"[{one.name}](#{one.name})",
+            f"{one.provenance['tissue']}, {one.provenance['organism']}",
+            str(len(one.labels.names)),
+            f"{one.metrics['cells']:,}",
+            score(one, "accuracy"),
+            score(one, "macro_f1"),
+        )
+        for one in references
+    ]
+    head = ("reference", "cells of", "types", "cells", "accuracy", "macro-F1")
+    return "\n".join((table(head, rows), *map(section, references)))
+
+
+def score(reference: Reference, figure: str) -> str:
+    """Return a score on held-out cells: mean and standard deviation, if donors were held out in turn."""
+    if validation := reference.metrics.get("cross_validation"):
+        return f"{validation[figure]['mean']:.3f} ± {validation[figure]['std']:.3f}"
+    return f"{reference.metrics['held_out'][figure]:.3f}"
+
+
+def section(reference: Reference) -> str:
+    """Return the section of a shipped reference."""
+    provenance, metrics = reference.provenance, reference.metrics
+    held_out, validation = metrics["held_out"], metrics.get("cross_validation")
+    facts = [
+        ("cells", f"{metrics['cells']:,} of {len(reference.labels.names)} types"),
+        ("origin", provenance["source"]),
+        ("tissue, organism", f"{provenance['tissue']}, {provenance['organism']}"),
+        ("licence of the reference", provenance["licence"]),
+        (f"held out: {metrics['held_out_by']}", scores(held_out["accuracy"], held_out["macro_f1"])),
+    ]
+    if validation:
+        values = (score(reference, figure) for figure in ("accuracy", "macro_f1"))
+        title = f"each {validation['batch_key']} held out in turn ({len(validation['groups'])})"
+        facts.append((title, "accuracy {}, macro-F1 {} (mean ± standard deviation)".format(*values)))
+    facts += [
+        (f"other cells: {row['study']}", f"{scores(row['accuracy'], row['macro_f1'])}, {row['cells']:,} cells")
+        for row in metrics.get("studies", ())
+    ]
+    studies = [
+        tuple(str(row[field]) for field in ("study", "accession", "role", "cells", "citation", "licence"))
+        for row in provenance.get("studies", ())
+    ]
+    labels = [
+        (name, f"[{term}](http://purl.obolibrary.org/obo/{term.replace(':', '_')})" if ":" in term else term, *more)
+        for name, term, *more in Labels.from_metrics(reference.labels, metrics).table()
+    ]
+    command = f"spikgpt annotate QUERY.h5ad --model {reference.name} --out labelled.h5ad"
+    return "\n".join(
+        (
+            f"({reference.name})=\n## {reference.name}\n",
+            f"```text\n{command}\n```\n",
+            table(("", ""), facts),
+            re.sub(r"(?m)^#", "##", provenance["description"]) + "\n",
+            f":::{{dropdown}} {len(labels)} cell types\n{table(Labels.COLUMNS, labels)}:::\n",
+            f"### Attribution\n\n{table(('study', 'accession', 'role', 'cells', 'citation', 'licence'), studies)}",
+        )
+    )
+
+
+def scores(accuracy: float, macro_f1: float) -> str:
+    """Return accuracy and macro-F1 in words."""
+    return f"accuracy {accuracy:.3f}, macro-F1 {macro_f1:.3f}"
+
+
 def write(folder: Path) -> None:
-    """Write both pages into the folder of the reference."""
+    """Write the generated pages into the folder of the reference."""
+    (folder / "_gallery.md").write_text(gallery(), encoding="utf-8")
     (folder / "_commands.md").write_text(command_tables(), encoding="utf-8")
     (folder / "_options.md").write_text(option_tables(), encoding="utf-8")

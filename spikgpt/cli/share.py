@@ -24,7 +24,7 @@ def list_(
 ) -> None:
     """List the references in this package, in the cache and on the Hub.
 
-    Accuracy and macro-F1 are those on held-out cells. If donors or batches were held out in turn, they are means.
+    The table has accuracy and macro-F1 on held-out cells, or the means over donors that were held out in turn.
     """
     from spikgpt.reference.json_files import dumped
     from spikgpt.reference.listing import reference_list

@@ -57,7 +57,9 @@ class CardOptions(Options, frozen=True):
 
     name: Annotated[str | None, about("Name of the reference; default: the name of the folder.")] = None
     source: Annotated[str | None, about("Origin of the cells, such as a study.")] = None
-    licence: Annotated[str | None, about("Licence of the reference, such as MIT.")] = None
+    tissue: Annotated[str | None, about("Tissue of the cells, such as kidney.")] = None
+    organism: Annotated[str | None, about("Organism of the cells, such as 'Homo sapiens'.")] = None
+    licence: Annotated[str | None, about("Licence of the reference, such as CC-BY-4.0.")] = None
     dataset: Annotated[list[str] | None, about("Accession of the cells, such as GSE84133; repeatable.")] = None
     description: Annotated[Path | None, about("Markdown file with a description, such as intended use and limits.")] = (
         None
@@ -65,7 +67,8 @@ class CardOptions(Options, frozen=True):
 
     def provenance(self) -> dict[str, Any]:
         """Return the fields of the card that the user gave."""
-        fields: dict[str, Any] = {"source": self.source, "licence": self.licence, "datasets": self.dataset}
+        names = ("source", "tissue", "organism", "licence")
+        fields: dict[str, Any] = {name: getattr(self, name) for name in names} | {"datasets": self.dataset}
         if self.description:
             try:
                 fields["description"] = self.description.read_text(encoding="utf-8").strip()

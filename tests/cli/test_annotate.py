@@ -126,7 +126,8 @@ def test_a_process_with_an_empty_cache_pulls_by_name_and_annotates(
     run: Run, query_file: Path, hub: LoopbackHub, cells: AnnData, few: AnnData, tmp_path: Path
 ) -> None:
     cells.write_h5ad(tmp_path / "reference.h5ad")
-    about = ("--source", "Donor human1", "--licence", "CC-BY-4.0", "--dataset", "GSE84133")
+    about = ["--source", "Donor human1", "--licence", "CC-BY-4.0", "--dataset", "GSE84133"]
+    about += ["--tissue", "pancreas", "--organism", "Homo sapiens"]
     (tmp_path / "card.md").write_text("## Intended use\n\nTests.\n")
     ran = run(
         *("train", tmp_path / "reference.h5ad", "--label-key", "cell_type", "--out", tmp_path / "islets"),
@@ -134,7 +135,14 @@ def test_a_process_with_an_empty_cache_pulls_by_name_and_annotates(
     )
     assert ran.code == 0
     card = (tmp_path / "islets" / "README.md").read_text()
-    for stated in ("license: cc-by-4.0", "datasets:\n- GSE84133", "cells: Donor human1", "## Intended use\n\nTests."):
+    assert "- organism:homo-sapiens\n" in card
+    for stated in (
+        "license: cc-by-4.0",
+        "- accession:GSE84133",
+        "- tissue:pancreas",
+        "cells: Donor human1",
+        "## Intended use\n\nTests.",
+    ):
         assert stated in card
     assert run("push", tmp_path / "islets", "shared/islets", "--endpoint", hub.endpoint).code == 0
     command = [str(Path(sys.executable).with_name("spikgpt")), "annotate", str(query_file), "--model", "islets"]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import shutil
 import warnings
 from pathlib import Path
@@ -10,18 +11,70 @@ import pytest
 
 from spikgpt.errors import DamagedReference, SpikGPTWarning
 from spikgpt.reference import registry
+from spikgpt.reference.card import Card
 from spikgpt.reference.files import read_reference
 from spikgpt.reference.format import FILES, LAYOUT, MANIFEST, read_file
 from spikgpt.reference.hub import Hub
+from spikgpt.reference.hub_metadata import hub_licence
 from spikgpt.reference.registry import namespace, resolve, shipped_references
+from spikgpt.scoring.ontology import ontology
+from spikgpt.sharing import verify
 from tests.hub_server import LoopbackHub
 
+MEGABYTE = 1_000_000
 FORMAT_1 = Path(__file__).parents[1] / "data" / "format_1" / "counts"
 
 
 def test_shipped_references_are_named_by_their_folders() -> None:
     assert "pancreas" in shipped_references()
     assert all((folder / "manifest.json").is_file() for folder in shipped_references().values())
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", shipped_references())
+def test_a_shipped_reference_is_verified(name: str) -> None:
+    checks = verify(shipped_references()[name]).checks
+    assert any("onnx/model.onnx is what the weights make, byte for byte" in check for check in checks)
+
+
+@pytest.mark.parametrize("name", shipped_references())
+def test_the_card_of_a_shipped_reference_states_origin_licence_use_and_limits(name: str) -> None:
+    reference = read_reference(shipped_references()[name])
+    provenance, card = reference.provenance, Card.from_files(reference.files)
+    assert reference.name == name
+    assert hub_licence(provenance["licence"]) == (card.metadata["license"], card.metadata.get("license_name"))
+    assert card.metadata["license"] not in ("other", "unknown")
+    for field in ("source", "tissue", "organism"):
+        assert provenance[field]
+    assert f"Origin of the cells: {provenance['source']}\n" in card
+    sections = dict(re.findall(r"(?m)^## (.+)\n+((?:(?!## ).*\n?)+)", card.body))
+    assert all(len(sections[title].split()) > 8 for title in ("Intended use", "Limits"))
+    for study in provenance["studies"]:
+        assert all(study[field] for field in ("accession", "citation", "licence"))
+        assert study["citation"] in sections["Studies"]
+
+
+@pytest.mark.parametrize("name", shipped_references())
+def test_the_labels_of_a_shipped_reference_are_terms_of_the_cell_ontology(name: str) -> None:
+    labels = read_reference(shipped_references()[name]).labels
+    # The table has no obsolete terms.
+    wrong = {
+        label: term
+        for label, term in zip(labels.names, labels.cell_ontology_ids, strict=True)
+        if term not in ontology().names
+    }
+    assert wrong == {}
+
+
+def test_the_shipped_references_are_small() -> None:
+    sizes = {
+        path.relative_to(folder.parent).as_posix(): path.stat().st_size
+        for folder in shipped_references().values()
+        for path in folder.rglob("*")
+        if path.is_file()
+    }
+    assert {name: size for name, size in sizes.items() if size >= 8 * MEGABYTE} == {}
+    assert sum(sizes.values()) <= 20 * MEGABYTE
 
 
 def test_the_namespace_can_be_chosen(monkeypatch: pytest.MonkeyPatch) -> None:
