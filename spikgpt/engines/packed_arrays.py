@@ -107,7 +107,8 @@ def _joined_levels(parts: Mapping[str, npt.NDArray[Any]]) -> npt.NDArray[Any]:
     smallest, of_row = parts[SMALLEST], parts[OF_ROW]
     factors = np.repeat(_factors(smallest), of_row[of_row > 0])
     bits = _bits(_logs(parts[MULTIPLES], factors, smallest.dtype)) + parts[ERRORS]
-    return bits.astype(f"i{smallest.itemsize}").view(smallest.dtype)
+    levels: npt.NDArray[Any] = bits.astype(f"i{smallest.itemsize}").view(smallest.dtype)
+    return levels
 
 
 def _factors(smallest: npt.NDArray[Any]) -> npt.NDArray[np.float64]:

@@ -63,7 +63,9 @@ class ScoreAverager:
         return cls.from_scores(excess, _scores(evidence, excess[batches]), neighbours)
 
     @classmethod
-    def from_scores(cls, median_excess: Floats, scores: Floats, neighbours: Rows) -> Self:
+    def from_scores(
+        cls, median_excess: npt.NDArray[np.float64], scores: npt.NDArray[np.float64], neighbours: Rows
+    ) -> Self:
         """Average the scores of the sample once; parameters as for the attributes and :meth:`fit`."""
         return cls(median_excess, scores, _average(scores, scores, neighbours))
 
