@@ -13,7 +13,7 @@ import msgspec
 from msgspec import Meta
 
 from spikgpt import options
-from spikgpt.cli.main import app
+from spikgpt.cli.app import app
 from spikgpt.reference.files import Reference, read_reference
 from spikgpt.reference.registry import shipped_references
 from spikgpt.reference.summary import Labels

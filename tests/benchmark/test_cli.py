@@ -13,7 +13,7 @@ import numpy as np
 import pytest
 from anndata import AnnData
 
-from spikgpt.cli.main import app
+from spikgpt.cli.app import app
 from spikgpt_benchmark import methods as registry
 from spikgpt_benchmark import studies
 from spikgpt_benchmark.studies.suite import StudySuite
@@ -133,7 +133,7 @@ def test_a_study_runs_by_its_name(run: Run, tmp_path: Path, monkeypatch: pytest.
 
 
 def test_a_missing_plug_in_is_named(run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("spikgpt.cli.main.entry_points", lambda group: ())
+    monkeypatch.setattr("spikgpt.cli.app.entry_points", lambda group: ())
     registered = [one for one in app.registered_commands if one.name != "benchmark"]
     monkeypatch.setattr(app, "registered_commands", registered)
     assert_refused(run("benchmark", "--help"), "pip install ./benchmarks")
