@@ -14,6 +14,7 @@ from spikgpt.embedding.base import Engine
 from spikgpt.engines.opening import open_engine, torch_engine
 from spikgpt.errors import ConfigError, DataError, needs, warn
 from spikgpt.options import (
+    CERTAINTY,
     KEY_ADDED,
     AnnotateOptions,
     EngineName,
@@ -336,6 +337,7 @@ class SpikGPT:
         reference_cutoff: bool = False,
         smoothing: bool = True,
         scaling: Scaling = "auto",
+        certainty: float = CERTAINTY,
         batch_size: int | None = None,
         progress: bool | None = None,
         key_added: str = KEY_ADDED,
@@ -368,6 +370,10 @@ class SpikGPT:
         scaling
             Scaling of the genes: ``composition``, ``shift``, ``reference`` or ``query``. ``auto`` uses ``composition``
             or ``shift``, whichever gives the network the higher mean energy.
+        certainty
+            Least probability of the broad label and of the Cell Ontology term of a cell, from 0 to below 1. An
+            uncertain cell gets the most specific term above its label that has this probability. The label itself does
+            not depend on this number.
         batch_size
             Number of cells classified at a time. The labels do not depend on this number.
         progress
@@ -470,6 +476,7 @@ def annotate_shards(
     reference_cutoff: bool = False,
     smoothing: bool = True,
     scaling: Scaling = "auto",
+    certainty: float = CERTAINTY,
     batch_size: int | None = None,
     progress: bool | None = None,
     key_added: str = KEY_ADDED,
@@ -493,8 +500,10 @@ def annotate_shards(
         Client of a Dask cluster. None for the client that is open, or for this process if there is none.
     shard_size
         Largest number of cells of a part. A larger file is divided.
-    layer, batch_key, unknown_rate, threshold, reference_cutoff, smoothing, scaling, batch_size, progress, key_added
+    layer, batch_key, unknown_rate, threshold, reference_cutoff, smoothing, scaling
         As for :meth:`SpikGPT.annotate`. Batches are compared over all shards.
+    certainty, batch_size, progress, key_added
+        As for :meth:`SpikGPT.annotate`.
 
     Raises
     ------

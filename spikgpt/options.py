@@ -42,6 +42,8 @@ WORDS = {
 
 # Default prefix of the names of columns and arrays.
 KEY_ADDED = "spikgpt"
+# Default least probability of a broad label.
+CERTAINTY = 0.95
 # Options of version 0.9 and the options that replace them.
 RENAMED = {"neighbours": "smoothing", "same_study": "reference_cutoff"}
 
@@ -86,6 +88,7 @@ class AnnotateOptions(Options, frozen=True, kw_only=True):
     ] = False
     smoothing: Annotated[bool, about("Average each cell's probabilities with those of its nearest neighbours.")] = True
     scaling: Annotated[Scaling, about("Scaling of the genes; auto: composition or shift, by the energy.")] = "auto"
+    certainty: Annotated[Share, about("Least probability of a cell's broad label and Cell Ontology term.")] = CERTAINTY
     batch_size: Annotated[Count | None, about("Cells classified at a time; does not change the labels.")] = None
     progress: Annotated[bool | None, about("Show a progress bar; default: on a terminal.", None)] = None
     key_added: Annotated[str, Meta(min_length=1), about("Prefix of result names in obs, obsm, uns and tables.")] = (

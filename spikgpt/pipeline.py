@@ -25,7 +25,7 @@ from spikgpt.cells.obs import batches_of
 from spikgpt.cells.progress import progress_bar, showing
 from spikgpt.embedding.base import Engine, QueryCells
 from spikgpt.engines.query_model import QueryModel
-from spikgpt.options import KEY_ADDED, AnnotateOptions
+from spikgpt.options import CERTAINTY, AnnotateOptions
 from spikgpt.reference.files import Reference
 from spikgpt.scoring.annotation import Annotation
 from spikgpt.scoring.ontology import BroadLabels
@@ -103,6 +103,7 @@ def label_cells(
     rows: Rows,
     batches: Integers,
     *,
+    certainty: float = CERTAINTY,
     batch_size: int | None = None,
 ) -> CellLabels:
     """Label a chunk of cells with the model of their query: the second pass.
@@ -135,7 +136,7 @@ def label_cells(
     return CellLabels(
         probabilities=probabilities,
         best=probabilities.argmax(axis=1).astype(np.int16),
-        broad=BroadLabels.from_labels(reference.labels).assign(probabilities),
+        broad=BroadLabels.from_labels(reference.labels).assign(probabilities, certainty),
         rejected=scattered(model.rule.is_unknown(scores), True),
         typicality=typicality,
         ood_score=ood_score,
@@ -164,15 +165,15 @@ def annotate(reference: Reference, engine: Engine, cells: Cells, options: Annota
 
         def label(chunk: tuple[Rows, AlignedCells]) -> tuple[Rows, CellLabels]:
             rows, aligned = chunk
-            codes = batches.codes[rows]
-            return rows, label_cells(reference, engine, model, aligned, rows, codes, batch_size=options.batch_size)
+            chosen: dict[str, Any] = {"certainty": options.certainty, "batch_size": options.batch_size}
+            return rows, label_cells(reference, engine, model, aligned, rows, batches.codes[rows], **chosen)
 
         with progress_bar("Labelling", query.n_obs, options.progress) as bar:
             for rows, labelled in in_order(label, cache.chunks(), engine.chunk_threads):
                 labels.fill(rows, labelled)
                 bar.update(len(rows))
     key = INFERRED if model.inferred else batches.key
-    return annotation_of(reference, model, labels, cells.obs_names, batch_key=key, key_added=options.key_added)
+    return annotation_of(reference, model, labels, cells.obs_names, options, batch_key=key)
 
 
 def annotation_of(
@@ -180,9 +181,9 @@ def annotation_of(
     model: QueryModel,
     labels: CellLabels,
     obs_names: Any,
+    options: AnnotateOptions,
     *,
     batch_key: str | None,
-    key_added: str = KEY_ADDED,
 ) -> Annotation:
     """Return the annotation of n cells of a query, with its provenance.
 
@@ -199,12 +200,16 @@ def annotation_of(
         arrays["typicality"] = None
     if model.rule.ood is None:
         arrays["ood_score"] = None
+    broad = BroadLabels.from_labels(reference.labels)
     return Annotation(
         obs_names=obs_names,
         **arrays,
         confidence=labels.probabilities.max(axis=1),
         label_names=reference.labels.names,
-        broad_names=BroadLabels.from_labels(reference.labels).names,
+        label_ids=reference.labels.cell_ontology_ids,
+        broad_names=broad.names,
+        broad_ids=broad.term_ids,
+        certainty=options.certainty,
         rule=model.rule,
         compatibility=model.compatibility,
         smoothed=model.smoothed,
@@ -213,7 +218,7 @@ def annotation_of(
         reference_digest=reference.digest,
         report=model.report,
         batch_key=batch_key,
-        key_added=key_added,
+        key_added=options.key_added,
     )
 
 

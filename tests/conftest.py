@@ -257,8 +257,10 @@ def annotation() -> Annotation:
     return Annotation(
         obs_names=pd.Index([f"cell {row}" for row in range(12)]),
         best=np.arange(12, dtype=np.int16) % 2,
-        broad=np.arange(12, dtype=np.int16) % 2,
-        broad_names=("alpha", "islet cell"),
+        label_ids=("CL:0000171", "CL:0000169"),
+        broad=np.arange(12, dtype=np.int16) % 2 * 3,
+        broad_names=("alpha", "beta", "Unknown", "islet cell"),
+        broad_ids=("CL:0000171", "CL:0000169", "unknown", "CL:0008024"),
         rejected=confidence < 0.5,
         typicality=confidence / np.float32(2),
         rule=RejectionRule("OOD score above 0", unknown_rate=0.05, ood=OODRule(*np.zeros((4, 1, 2)))),

@@ -43,7 +43,8 @@ def test_a_reference_goes_to_a_folder_and_back(small: Reference, few: AnnData, t
 def test_annotating_adds_and_changes_nothing_else(small: Reference, few: AnnData) -> None:
     adata = few.copy()
     annotation = SpikGPT(small).annotate(adata)
-    labels, scores = {"label", "best_label", "label_broad"}, {"confidence", "typicality", "familiarity", "ood_score"}
+    labels = {"label", "best_label", "label_broad", "ontology_term_id", "ontology_label"}
+    scores = {"confidence", "typicality", "familiarity", "ood_score"}
     assert set(adata.obs) - set(few.obs) == {f"spikgpt_{name}" for name in labels | scores}
     assert set(adata.obsm) - set(few.obsm) == {"spikgpt_probabilities"}
     assert "spikgpt" in adata.uns

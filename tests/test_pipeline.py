@@ -306,8 +306,9 @@ def test_the_table_has_a_row_a_cell(expected: Annotation, named: AnnData) -> Non
     table = expected.table()
     assert table.index.tolist() == named.obs_names.tolist()
     assert table.index.name == "cell"
-    columns = ["label", "best_label", "label_broad", "confidence", "typicality", "familiarity"]
-    assert table.columns[:6].tolist() == [f"spikgpt_{column}" for column in columns]
+    columns = ["label", "best_label", "label_broad", "ontology_term_id", "ontology_label"]
+    columns += ["confidence", "typicality", "familiarity"]
+    assert table.columns[:8].tolist() == [f"spikgpt_{column}" for column in columns]
     np.testing.assert_array_equal(
         table["probability of beta"], expected.probabilities[:, list(expected.label_names).index("beta")]
     )

@@ -51,8 +51,8 @@ class LabelOptions(AnnotateOptions, frozen=True):
         super().__post_init__()
 
 
-# An evaluation writes no columns, so it has no prefix for them.
-EVALUATED = tuple(name for name in LabelOptions.__struct_fields__ if name != "key_added")
+# An evaluation compares labels and writes no columns.
+EVALUATED = tuple(name for name in LabelOptions.__struct_fields__ if name not in ("key_added", "certainty"))
 
 
 @command()

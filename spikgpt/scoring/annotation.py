@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import warnings
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from html import escape
 from typing import TYPE_CHECKING, Any
@@ -13,9 +13,10 @@ import numpy.typing as npt
 import pandas as pd
 
 from spikgpt.errors import printable, warn
-from spikgpt.options import KEY_ADDED
+from spikgpt.options import CERTAINTY, KEY_ADDED
 from spikgpt.scoring.compatibility import Compatibility
 from spikgpt.scoring.notes import QuerySummary, Tally
+from spikgpt.scoring.ontology import NO_TERM, RELEASE, name_of, term_of
 from spikgpt.scoring.palette import UNKNOWN_COLOR, palette
 from spikgpt.scoring.rejection import RejectionRule
 from spikgpt.types import UNKNOWN, Bools, InputReport, Strings
@@ -26,6 +27,8 @@ if TYPE_CHECKING:
 
 # Names of columns and arrays in an AnnData, after the prefix and an underscore.
 LABEL, BEST_LABEL, BROAD_LABEL = LABELS = "label", "best_label", "label_broad"
+# Cell Ontology id and name of the broad label.
+TERM_ID, TERM = ONTOLOGY = "ontology_term_id", "ontology_label"
 CONFIDENCE, TYPICALITY, OOD_SCORE = "confidence", "typicality", "ood_score"
 PROBABILITIES, CLUSTER_LABEL = "probabilities", "cluster_label"
 # Name of the typicality in version 0.9, which is still written in this version.
@@ -56,6 +59,12 @@ class Annotation:
     broad
         Index of the broad label of each cell in ``broad_names``, shape (n,): the label, or a broader Cell Ontology term
         if the label is uncertain.
+    label_ids
+        Cell Ontology id of each label as the reference states it, or None.
+    broad_ids
+        Valid Cell Ontology id of each broad name, or "unknown".
+    certainty
+        Least probability of a broad label.
     compatibility
         Result of the check whether the reference suits the query; None for a reference of format 1.
     rejected
@@ -82,8 +91,10 @@ class Annotation:
     probabilities: npt.NDArray[np.float32]
     empty: Bools
     label_names: tuple[str, ...]
+    label_ids: tuple[str | None, ...]
     broad: npt.NDArray[np.int16]
     broad_names: tuple[str, ...]
+    broad_ids: tuple[str, ...]
     rejected: Bools
     typicality: npt.NDArray[np.float32] | None
     rule: RejectionRule
@@ -96,6 +107,7 @@ class Annotation:
     ood_score: npt.NDArray[np.float32] | None = None
     batch_key: str | None = None
     key_added: str = KEY_ADDED
+    certainty: float = CERTAINTY
 
     @property
     def labels(self) -> Strings:
@@ -111,6 +123,16 @@ class Annotation:
     def broad_labels(self) -> Strings:
         """Labels after rejection, shape (n,); for uncertain labels, a broader Cell Ontology term."""
         return _text(self._column(BROAD_LABEL))
+
+    @property
+    def ontology_term_ids(self) -> Strings:
+        """Cell Ontology ids of the broad labels, shape (n,); "unknown" for Unknown cells and labels without an id."""
+        return _text(self._column(TERM_ID))
+
+    @property
+    def ontology_labels(self) -> Strings:
+        """Cell Ontology names of the broad labels, shape (n,); "unknown" for cells without a term."""
+        return _text(self._column(TERM))
 
     @property
     def familiarity(self) -> npt.NDArray[np.float32] | None:
@@ -148,8 +170,8 @@ class Annotation:
         return table.sort_values("cells", ascending=False, kind="stable")
 
     def obs(self) -> pd.DataFrame:
-        """Return the columns that :meth:`write_to` adds to ``obs``: labels, confidence, typicality and OOD score."""
-        columns: dict[str, Any] = {self.named(name): self._column(name) for name in LABELS}
+        """Return the columns that :meth:`write_to` adds to ``obs``: labels, Cell Ontology terms and scores."""
+        columns: dict[str, Any] = {self.named(name): self._column(name) for name in (*LABELS, *ONTOLOGY)}
         columns[self.named(CONFIDENCE)] = self.confidence
         if self.typicality is not None:
             columns[self.named(TYPICALITY)] = columns[self.named(OLD_TYPICALITY)] = self.typicality
@@ -176,6 +198,9 @@ class Annotation:
             "reference_digest": self.reference_digest,
             "spikgpt_version": __version__,
             "labels": np.array(self.label_names, dtype=object),
+            "ontology_term_ids": np.array([term_of(term) for term in self.label_ids], dtype=object),
+            "ontology_release": RELEASE,
+            "certainty": self.certainty,
             "compatibility": check.kind if check else "",
             "evidence": check.evidence if check else "",
             "evidence_values": check.values if check else {},
@@ -215,6 +240,7 @@ class Annotation:
             rule=self.rule,
             compatibility=self.compatibility,
             label_names=self.label_names,
+            label_ids=self.label_ids,
             reference_name=self.reference_name,
             batch_key=self.batch_key,
         )
@@ -243,7 +269,8 @@ class Annotation:
             replaced += [f"obsm[{name!r}]" for name in self.obsm() if name in target.obsm]
             names = (self.key_added, *(f"{self.named(name)}_colors" for name in LABELS))
             replaced += [f"uns[{name!r}]" for name in names if name in target.uns]
-            return [f"Data of other tools in {', '.join(replaced)} was replaced."] if replaced else []
+            to_keep = "To keep such data, use key_added='NAME' (--key-added NAME)."
+            return [f"Data of other tools in {', '.join(replaced)} was replaced. {to_keep}"] if replaced else []
         name, digest = str(before.get("reference", "")), str(before.get("reference_digest", ""))
         if (name, digest) == (self.reference_name, self.reference_digest):
             return []
@@ -318,21 +345,31 @@ class Annotation:
 
     def _column(self, name: str) -> pd.Categorical:
         """Return a column of labels as categories, in alphabetical order, without categories that do not occur."""
-        codes, names = (self.broad, self.broad_names) if name == BROAD_LABEL else (self.best, self.label_names)
-        texts = list(dict.fromkeys([*names, UNKNOWN]))
-        codes = np.where(
-            self.empty | ~(self.confidence > 0) if name == BEST_LABEL else self.rejected, texts.index(UNKNOWN), codes
-        )
-        present = sorted(np.unique(codes).tolist(), key=lambda code: texts[code])
-        category = np.zeros(len(texts), dtype=np.int16)
-        category[present] = np.arange(len(present))
-        return pd.Categorical.from_codes(category[codes], pd.Index([texts[code] for code in present]))
+        if name == BEST_LABEL:
+            return _categorical(self.best, self.label_names, self.empty | ~(self.confidence > 0), UNKNOWN)
+        if name == LABEL:
+            return _categorical(self.best, self.label_names, self.rejected, UNKNOWN)
+        if name == BROAD_LABEL:
+            return _categorical(self.broad, self.broad_names, self.rejected, UNKNOWN)
+        texts = self.broad_ids if name == TERM_ID else [name_of(term) for term in self.broad_ids]
+        return _categorical(self.broad, texts, self.rejected, NO_TERM)
 
     def _rows(self, obs: pd.DataFrame, part: slice) -> pd.DataFrame:
         some = obs.iloc[part]
         names = [f"probability of {name}" for name in self.label_names]
         probabilities = pd.DataFrame(self.probabilities[part], columns=names, index=some.index)
         return pd.concat([some, probabilities], axis=1).rename_axis("cell")
+
+
+def _categorical(codes: npt.NDArray[np.int16], texts: Sequence[str], unknown: Bools, missing: str) -> pd.Categorical:
+    """Return texts by index as categories; ``missing`` is the text of the cells that are ``unknown``."""
+    texts, codes = (*texts, missing), np.where(unknown, np.int16(len(texts)), codes)
+    present = np.unique(codes).tolist()
+    names = sorted({texts[code] for code in present})
+    rank = {name: number for number, name in enumerate(names)}
+    category = np.zeros(len(texts), dtype=np.int16)
+    category[present] = [rank[texts[code]] for code in present]
+    return pd.Categorical.from_codes(category[codes], pd.Index(names, dtype=object))
 
 
 def _text(column: pd.Categorical) -> Strings:

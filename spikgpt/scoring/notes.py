@@ -10,6 +10,7 @@ import numpy.typing as npt
 
 from spikgpt.constants import CONSTANTS
 from spikgpt.scoring.compatibility import Compatibility
+from spikgpt.scoring.ontology import NO_TERM, RELEASE, term_of
 from spikgpt.scoring.rejection import RejectionRule
 from spikgpt.types import UNKNOWN, Bools, InputReport, Integers
 
@@ -87,6 +88,7 @@ class QuerySummary:
     rule: RejectionRule
     compatibility: Compatibility | None
     label_names: tuple[str, ...]
+    label_ids: tuple[str | None, ...]
     reference_name: str
     batch_key: str | None
 
@@ -103,6 +105,7 @@ class QuerySummary:
             *([report.genes] if report.genes else []),
             f"{100 * self.unknown_fraction:.1f}% Unknown: {self.rule.rule}.",
             *([f"{check.kind.capitalize()}: {check.evidence}."] if check else []),
+            *([] if any(self.label_ids) else ["The labels of the reference have no Cell Ontology ids."]),
         ]
 
     def notes(self) -> list[str]:
@@ -139,7 +142,7 @@ class QuerySummary:
             )
         elif usable and (note := self._confident_unknown()):
             notes.append(note)
-        return notes
+        return notes + self._labels_without_term()
 
     def _confident_unknown(self) -> str | None:
         """Return a note on the labels of confident cells that are Unknown by the OOD rule, if such cells are many."""
@@ -154,6 +157,21 @@ class QuerySummary:
             f"separate batch. Batches used: {self.batch_key or 'none'}. To name a column: batch_key='COLUMN' "
             "(--batch-key COLUMN). To label all cells: unknown_rate=0 (--no-unknown)."
         )
+
+    def _labels_without_term(self) -> list[str]:
+        """Return a note on the labels of cells that have no valid Cell Ontology id, if other labels have ids."""
+        if not any(self.label_ids):
+            return []
+        pairs = zip(self.label_names, self.label_ids, strict=True)
+        missing = [(name, term) for name, term in pairs if self.tally.labels.get(name) and term_of(term) == NO_TERM]
+        if not missing:
+            return []
+        listed = ", ".join(f"{name} ({term})" if term else name for name, term in missing[:LABELS_NAMED])
+        more = f" and {len(missing) - LABELS_NAMED} more" if len(missing) > LABELS_NAMED else ""
+        return [
+            f"The Cell Ontology of {RELEASE} has no cell type for these labels: {listed}{more}. Their cells have "
+            f"{NO_TERM!r} in the ontology columns. To change this, train the reference with valid ids."
+        ]
 
 
 def _ordered(labels: dict[str, int]) -> dict[str, int]:

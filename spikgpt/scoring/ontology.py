@@ -1,4 +1,4 @@
-"""Broad labels of ambiguous cells: Cell Ontology terms above the likely labels.
+"""Cell Ontology terms of labels, and broad labels of uncertain cells: terms above the likely labels.
 
 A cell between CD4 and CD8 T cells is a T cell. The library ships a table with the terms of the Cell Ontology and their
 parents; ``resources/README.md`` names its source.
@@ -19,8 +19,12 @@ import numpy.typing as npt
 from spikgpt.scoring.label_map import LabelMap
 from spikgpt.types import UNKNOWN, Bools, Floats, Integers
 
-# Least probability of a broad label.
-SHARE = 0.95
+# Release of the table.
+RELEASE = "2026-03-26"
+# Value of the ontology columns for a cell without a term, as the schema of CELLxGENE requires.
+NO_TERM = "unknown"
+# Terms that the schema of CELLxGENE refuses as cell types.
+REFUSED_TERMS = ("CL:0000255", "CL:0000257", "CL:0000548")
 # Terms with more terms below them, such as "eukaryotic cell", are not informative. "Leukocyte" has 572.
 LARGEST_TERM = 600
 
@@ -56,14 +60,26 @@ def ontology() -> Ontology:
     return Ontology(names, parents, dict(below))
 
 
+def term_of(term: str | None) -> str:
+    """Return a Cell Ontology id that CELLxGENE accepts as a cell type; "unknown" for any other id, and for None."""
+    return term if term and term in ontology().names and term not in REFUSED_TERMS else NO_TERM
+
+
+def name_of(term: str) -> str:
+    """Return the name of a Cell Ontology id; "unknown" for "unknown"."""
+    return NO_TERM if term == NO_TERM else ontology().names[term]
+
+
 @dataclass(frozen=True)
 class BroadLabels:
-    """Names that a reference can give to ambiguous cells.
+    """Names that a reference can give to uncertain cells.
 
     Attributes
     ----------
     names
         The L labels, Unknown, and the T terms above the labels. Terms with the fewest terms below them come first.
+    term_ids
+        Cell Ontology id of each name, "unknown" for a label without a valid id.
     codes
         Indices of the terms and then of Unknown in ``names``, shape (T + 1,).
     under
@@ -73,6 +89,7 @@ class BroadLabels:
     """
 
     names: tuple[str, ...]
+    term_ids: tuple[str, ...]
     codes: Integers
     under: Bools
     are_terms: Bools
@@ -85,25 +102,26 @@ class BroadLabels:
         table = ontology() if any(ids) else Ontology({}, {}, {})
         above = [table.above(term) if term else set() for term in ids]
         useful = [term for term in set().union(*above) if table.below.get(term, 0) <= LARGEST_TERM]
-        terms = sorted(useful, key=lambda term: (table.below.get(term, 0), term))
-        names = tuple(dict.fromkeys([*labels.names, UNKNOWN, *(table.names[term] for term in terms)]))
-        index = {name: code for code, name in enumerate(names)}
-        codes = [*(index[table.names[term]] for term in terms), index[UNKNOWN]]
+        terms = sorted(set(useful).difference(REFUSED_TERMS), key=lambda term: (table.below.get(term, 0), term))
+        names = (*labels.names, UNKNOWN, *(table.names[term] for term in terms))
+        term_ids = (*(term_of(term) if term else NO_TERM for term in ids), NO_TERM, *terms)
+        codes = [*range(len(ids) + 1, len(names)), len(ids)]
         under, column = np.zeros((len(ids), len(codes)), dtype=bool), {term: code for code, term in enumerate(terms)}
         under[:, -1] = True
         for label, some in enumerate(above):
             under[label, [column[term] for term in some if term in column]] = True
-        return cls(names, np.array(codes), under, np.array([bool(some) for some in above]))
+        return cls(names, term_ids, np.array(codes), under, np.array([bool(some) for some in above]))
 
-    def assign(self, probabilities: Floats) -> npt.NDArray[np.int16]:
+    def assign(self, probabilities: Floats, certainty: float) -> npt.NDArray[np.int16]:
         """Return the broad label of each cell, from probabilities (n, L) to indices of ``names``, (n,).
 
-        A label with a probability of at least 0.95 stays. Else the broad label is the smallest term above it whose
-        labels together have at least 0.95; Unknown if no informative term has. A label without an id stays too.
+        A label whose probability is at least ``certainty`` stays. Else the broad label is the most specific term above
+        the label whose labels together have at least this probability; Unknown if no informative term has. The most
+        specific term is that with the fewest terms below it. A label without an id stays too.
         """
         broad: npt.NDArray[np.int16] = probabilities.argmax(axis=1).astype(np.int16)
-        ambiguous = np.flatnonzero((probabilities.max(axis=1) < SHARE) & self.are_terms[broad])
-        enough = probabilities[ambiguous].astype(np.float64) @ self.under >= SHARE  # (ambiguous, T + 1)
+        ambiguous = np.flatnonzero((probabilities.max(axis=1) < certainty) & self.are_terms[broad])
+        enough = probabilities[ambiguous].astype(np.float64) @ self.under >= certainty  # (ambiguous, T + 1)
         enough[:, -1] = True
         broad[ambiguous] = self.codes[(enough & self.under[broad[ambiguous]]).argmax(axis=1)]
         return broad

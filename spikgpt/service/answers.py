@@ -16,6 +16,7 @@ from spikgpt.scoring.annotation import (
     BROAD_LABEL,
     CONFIDENCE,
     LABEL,
+    ONTOLOGY,
     OOD_SCORE,
     ROWS,
     TYPICALITY,
@@ -25,7 +26,7 @@ from spikgpt.service.requests import CSV, JSON, PARQUET
 from spikgpt.version import __version__
 
 ENDINGS = {JSON: ".json", CSV: ".csv", PARQUET: ".parquet"}
-COLUMNS = (LABEL, BEST_LABEL, BROAD_LABEL, CONFIDENCE, TYPICALITY, OOD_SCORE)
+COLUMNS = (LABEL, BEST_LABEL, BROAD_LABEL, *ONTOLOGY, CONFIDENCE, TYPICALITY, OOD_SCORE)
 # Characters of the header with notes: proxies limit headers to about 8 kB.
 LONGEST_NOTES = 3000
 

@@ -260,6 +260,7 @@ class _Run:
             rule=model.rule,
             compatibility=model.compatibility,
             label_names=self.reference.labels.names,
+            label_ids=self.reference.labels.cell_ontology_ids,
             reference_name=self.reference.name,
             batch_key=self.manifest.batch_key,
         )

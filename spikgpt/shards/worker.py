@@ -320,13 +320,10 @@ def label_shard(
         labels = CellLabels.allocate(len(rows), len(reference.labels.names))
         for start, chunk in worker.chunks(file, rows):
             own = np.arange(start, start + len(chunk.totals))
-            of_chunk = label_cells(
-                reference, engine, model, chunk, first + own, batch_of[own], batch_size=options.batch_size
-            )
+            chosen: dict[str, Any] = {"certainty": options.certainty, "batch_size": options.batch_size}
+            of_chunk = label_cells(reference, engine, model, chunk, first + own, batch_of[own], **chosen)
             labels.fill(own, of_chunk)
-        annotation = annotation_of(
-            reference, model, labels, pd.Index(obs_names), batch_key=batch_key, key_added=options.key_added
-        )
+        annotation = annotation_of(reference, model, labels, pd.Index(obs_names), options, batch_key=batch_key)
         part = write_part(folder / name, annotation, file.path, run=run, query_model=query_model)
         worker.forget(file, rows)
         return part, False

@@ -282,11 +282,13 @@ def test_the_csv_by_content(annotation: Annotation, tmp_path: Path) -> None:
     write_table(annotation.table_chunks(), tmp_path / "labels.csv")
     lines = (tmp_path / "labels.csv").read_text().splitlines()
     assert lines[0] == (
-        "cell,spikgpt_label,spikgpt_best_label,spikgpt_label_broad,spikgpt_confidence,spikgpt_typicality,"
-        "spikgpt_familiarity,probability of alpha,probability of beta"
+        "cell,spikgpt_label,spikgpt_best_label,spikgpt_label_broad,spikgpt_ontology_term_id,"
+        "spikgpt_ontology_label,spikgpt_confidence,spikgpt_typicality,spikgpt_familiarity,"
+        "probability of alpha,probability of beta"
     )
-    assert lines[1] == "cell 0,Unknown,alpha,Unknown,0.1,0.05,0.05,0.1,0.9"
-    assert lines[-1] == "cell 11,beta,beta,islet cell,0.95,0.475,0.475,0.95,0.050000012"
+    assert lines[1] == "cell 0,Unknown,alpha,Unknown,unknown,unknown,0.1,0.05,0.05,0.1,0.9"
+    term = "CL:0008024,pancreatic endocrine cell"
+    assert lines[-1] == f"cell 11,beta,beta,islet cell,{term},0.95,0.475,0.475,0.95,0.050000012"
     assert len(lines) == 1 + N_CELLS
 
 

@@ -20,6 +20,7 @@ from anndata import AnnData
 import spikgpt.pipeline
 from spikgpt import SpikGPT
 from spikgpt.reference.files import read_reference
+from spikgpt.scoring.ontology import ontology
 from tests.cli.conftest import Run, assert_refused, written
 from tests.conftest import QUERY_FILE
 from tests.hub_server import LoopbackHub
@@ -107,6 +108,48 @@ def test_clusters_are_named_by_vote(
     assert "nearest label" in ran.err
     assert_refused(run(*where, "--cluster-table", table), "--cluster-table needs --cluster-key")
     assert_refused(run(*where, "--cluster-key", "leiden"), "obs has no column 'leiden'; it has cell_type, donor")
+
+
+def test_the_terms_are_written_at_the_chosen_certainty(
+    run: Run, query_file: Path, small_folder: Path, tmp_path: Path
+) -> None:
+    names = read_reference(small_folder).labels
+    ids = dict(zip(names.names, names.cell_ontology_ids, strict=True))
+    where = ("annotate", query_file, "--model", small_folder, "--table", tmp_path / "labels.csv")
+    tables = {}
+    for certainty in (0, 0.999):
+        ran = run(*where, "--certainty", certainty, "--out", tmp_path / "out.h5ad")
+        assert ran.code == 0, ran.err
+        tables[certainty] = pd.read_csv(tmp_path / "labels.csv")
+        obs = anndata.read_h5ad(tmp_path / "out.h5ad").obs
+        for name in ("ontology_term_id", "ontology_label", "label_broad", "label"):
+            assert obs[f"spikgpt_{name}"].tolist() == tables[certainty][f"spikgpt_{name}"].tolist()
+    sure, unsure = tables[0], tables[0.999]
+    pd.testing.assert_series_equal(sure["spikgpt_label"], unsure["spikgpt_label"])
+    assert sure["spikgpt_ontology_term_id"].tolist() == [ids.get(name, "unknown") for name in sure["spikgpt_label"]]
+    broader = sure["spikgpt_ontology_term_id"] != unsure["spikgpt_ontology_term_id"]
+    assert broader.any()
+    table = ontology()
+    for label, term in zip(sure["spikgpt_label"][broader], unsure["spikgpt_ontology_term_id"][broader], strict=True):
+        assert term in {"unknown", *table.above(str(ids[label]))}
+    assert_refused(run(*where, "--certainty", "1"), "--certainty is 1.0; expected a number of at least 0 and below 1")
+
+
+def test_labels_of_another_reference_in_a_file_are_not_replaced_without_a_word(
+    run: Run, query_file: Path, small_folder: Path, tmp_path: Path
+) -> None:
+    once, twice, beside = (tmp_path / f"{name}.h5ad" for name in ("once", "twice", "beside"))
+    assert run("annotate", query_file, "--model", small_folder, "--out", once).code == 0
+    again = run("annotate", once, "--model", small_folder, "--out", twice)
+    assert "replaced" not in again.err
+    other = run("annotate", once, "--model", "pancreas", "--out", twice)
+    name = read_reference(small_folder).name
+    text = " ".join(other.err.split())
+    assert f"The labels by the reference {name!r} were replaced. To keep the labels of both, use key_added" in text
+    assert run("annotate", once, "--model", "pancreas", "--out", beside, "--key-added", "second").code == 0
+    first, both = anndata.read_h5ad(once), anndata.read_h5ad(beside)
+    pd.testing.assert_frame_equal(both.obs[first.obs.columns.tolist()], first.obs)
+    assert {"second_label", "second_ontology_term_id"} <= set(both.obs)
 
 
 def test_evaluate_writes_its_figures(run: Run, query_file: Path, small_folder: Path, tmp_path: Path) -> None:

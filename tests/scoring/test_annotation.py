@@ -18,10 +18,12 @@ from anndata import AnnData
 from spikgpt import Annotation
 from spikgpt.errors import SpikGPTWarning
 from spikgpt.scoring.compatibility import LIKE, OTHER, STUDY, Compatibility, Kind
+from spikgpt.scoring.ontology import RELEASE
 from spikgpt.scoring.palette import UNKNOWN_COLOR, palette
 
 N_CELLS = 12
 LABELS = ("spikgpt_label", "spikgpt_best_label", "spikgpt_label_broad")
+ONTOLOGY = ("spikgpt_ontology_term_id", "spikgpt_ontology_label")
 # The last one is the name of the typicality in version 0.9.
 SCORES = ("spikgpt_confidence", "spikgpt_typicality", "spikgpt_familiarity")
 
@@ -80,7 +82,7 @@ def test_the_compatibility_and_its_evidence_are_stored(
 
 def test_the_ood_score_and_the_batches_are_stored(annotation: Annotation) -> None:
     assert (list(annotation.obs()), annotation.uns()["spikgpt"]["batch_key"]) == (
-        [*LABELS, *SCORES],
+        [*LABELS, *ONTOLOGY, *SCORES],
         "",
     )
     score = np.linspace(-1, 1, N_CELLS).astype(np.float32)
@@ -119,7 +121,7 @@ def test_labels_are_written_beside_what_the_cells_hold(annotation: Annotation, t
     annotation.write_to(adata)
     adata.write_h5ad(tmp_path / "labelled.h5ad")
     after = anndata.read_h5ad(tmp_path / "labelled.h5ad")
-    assert after.obs.columns.tolist() == ["depth", *LABELS, *SCORES]
+    assert after.obs.columns.tolist() == ["depth", *LABELS, *ONTOLOGY, *SCORES]
     np.testing.assert_array_equal(after.obs["spikgpt_label"].astype(str), annotation.labels)
     np.testing.assert_array_equal(after.obs["spikgpt_best_label"].astype(str), annotation.best_labels)
     np.testing.assert_array_equal(after.obs["spikgpt_label_broad"].astype(str), annotation.broad_labels)
@@ -131,8 +133,46 @@ def test_labels_are_written_beside_what_the_cells_hold(annotation: Annotation, t
     assert after.uns["spikgpt"].keys() == annotation.uns()["spikgpt"].keys()
     assert after.uns["spikgpt"]["reference"] == "hand-made"
     assert after.uns["spikgpt"]["labels"].tolist() == ["alpha", "beta"]
+    assert after.uns["spikgpt"]["ontology_term_ids"].tolist() == ["CL:0000171", "CL:0000169"]
+    assert (after.uns["spikgpt"]["ontology_release"], after.uns["spikgpt"]["certainty"]) == (RELEASE, 0.95)
+    np.testing.assert_array_equal(after.obs["spikgpt_ontology_term_id"].astype(str), annotation.ontology_term_ids)
+    np.testing.assert_array_equal(after.obs["spikgpt_ontology_label"].astype(str), annotation.ontology_labels)
     assert after.uns["spikgpt"]["values"] == "counts from X"
     assert sorted(after.uns) == sorted(["spikgpt", *(f"{name}_colors" for name in LABELS)])
+
+
+def test_the_ontology_columns_hold_the_term_of_the_broad_label(annotation: Annotation) -> None:
+    obs = annotation.obs()
+    ids, names = (obs[name].astype(str).tolist() for name in ONTOLOGY)
+    # The first six cells are Unknown; "islet cell" is the name of a term in this annotation alone.
+    assert ids == ["unknown"] * 6 + ["CL:0000171", "CL:0008024"] * 3
+    assert names == ["unknown"] * 6 + ["pancreatic A cell", "pancreatic endocrine cell"] * 3
+    assert obs["spikgpt_label_broad"].tolist() == ["Unknown"] * 6 + ["alpha", "islet cell"] * 3
+    assert obs["spikgpt_label"].tolist() == ["Unknown"] * 6 + ["alpha", "beta"] * 3
+    assert obs["spikgpt_ontology_term_id"].cat.categories.tolist() == ["CL:0000171", "CL:0008024", "unknown"]
+    # Two labels of one term have one category.
+    same = named(annotation, broad_ids=("CL:0000171", "CL:0000171", "unknown", "CL:0000171")).obs()
+    assert same["spikgpt_ontology_term_id"].cat.categories.tolist() == ["CL:0000171", "unknown"]
+
+
+@pytest.mark.parametrize(
+    ("term", "shown"),
+    [(None, "beta"), ("CL:9999999", r"beta \(CL:9999999\)"), ("CL:0000548", r"beta \(CL:0000548\)")],
+)
+def test_labels_without_a_valid_term_are_noted(annotation: Annotation, term: str | None, shown: str) -> None:
+    changed = named(annotation, label_ids=("CL:0000171", term))
+    assert changed.uns()["spikgpt"]["ontology_term_ids"].tolist() == ["CL:0000171", "unknown"]
+    with pytest.warns(SpikGPTWarning, match=f"no cell type for these labels: {shown}. Their cells have 'unknown'"):
+        changed.write_to(cells(annotation))
+    # Labels without cells are not named.
+    assert not named(changed, best=np.zeros(N_CELLS, dtype=np.int16)).notes()
+
+
+def test_a_reference_without_ids_is_described_and_not_warned_of(annotation: Annotation) -> None:
+    nothing = named(annotation, label_ids=(None, None))
+    assert nothing.sentences()[-1] == "The labels of the reference have no Cell Ontology ids."
+    assert nothing.notes() == []
+    assert annotation.sentences()[-1] != nothing.sentences()[-1]
 
 
 def test_labelled_cells_can_be_labelled_again(annotation: Annotation) -> None:
@@ -149,7 +189,7 @@ def test_the_labels_of_a_query_as_a_table(annotation: Annotation) -> None:
     table = annotation.table()
     assert table.columns.tolist()[-2:] == ["probability of alpha", "probability of beta"]
     assert table.index.name == "cell"
-    pd.testing.assert_frame_equal(table.iloc[:, :6].rename_axis(None), annotation.obs())
+    pd.testing.assert_frame_equal(table.iloc[:, :8].rename_axis(None), annotation.obs())
     assert table["spikgpt_label"].cat.categories.tolist() == ["Unknown", "alpha", "beta"]
     assert table["spikgpt_confidence"].dtype == np.float32
 
@@ -221,7 +261,9 @@ def test_columns_of_another_origin_are_not_replaced_without_a_word(annotation: A
     adata.obsm["spikgpt_probabilities"] = np.ones((N_CELLS, 3))
     adata.uns["spikgpt_label_colors"] = ["#000000"]
     replaced = "obs['spikgpt_label'], obsm['spikgpt_probabilities'], uns['spikgpt_label_colors']"
-    note = f"Data of other tools in {replaced} was replaced."
+    note = (
+        f"Data of other tools in {replaced} was replaced. To keep such data, use key_added='NAME' (--key-added NAME)."
+    )
     assert annotation.notes(adata) == [note]
     with pytest.warns(SpikGPTWarning) as warned:
         annotation.write_to(adata)
@@ -251,19 +293,39 @@ def test_labels_of_another_reference_are_not_replaced_without_a_word(annotation:
     beside = named(other, key_added="liver")
     beside.write_to(adata)
     pd.testing.assert_frame_equal(adata.obs[before.obs.columns.tolist()], before.obs)
-    added = [f"liver_{name}" for name in ("label", "best_label", "label_broad", "confidence")]
+    added = [
+        f"liver_{name}"
+        for name in ("label", "best_label", "label_broad", "ontology_term_id", "ontology_label", "confidence")
+    ]
     assert adata.obs.columns.tolist() == [*before.obs.columns, *added]
     assert set(adata.obsm) == {"spikgpt_probabilities", "liver_probabilities"}
     assert (adata.uns["spikgpt"]["reference"], adata.uns["liver"]["reference"]) == ("hand-made", "liver")
     assert adata.uns["liver_label_colors"].tolist() == adata.uns["spikgpt_label_colors"].tolist()
-    assert beside.table().columns.tolist()[:4] == added
+    assert beside.table().columns.tolist()[:6] == added
+
+
+def test_a_second_reference_never_replaces_columns_without_a_word(annotation: Annotation) -> None:
+    first, second = named(annotation, reference_name="lung"), named(annotation, reference_name="liver")
+    adata = cells(annotation)
+    first.write_to(adata)
+    # Concatenation keeps obs and drops uns, so the origin of the columns is not known.
+    joined = anndata.concat([adata])
+    assert not joined.uns
+    with pytest.warns(
+        SpikGPTWarning, match=r"obs\['spikgpt_label'\], .* was replaced. To keep such data, use key_added"
+    ):
+        second.write_to(joined)
+    # Columns of one prefix are found under another one too.
+    odd = named(annotation, key_added="lung_best")
+    named(first, key_added="lung").write_to(adata)
+    assert "obs['lung_best_label']" in odd.notes(adata)[0]
 
 
 def test_what_another_tool_keeps_under_the_key_is_not_replaced_without_a_word(annotation: Annotation) -> None:
     adata = cells(annotation)
     adata.uns["leiden"] = {"params": {"resolution": 1.0}}
     (note,) = named(annotation, key_added="leiden").notes(adata)
-    assert note == "Data of other tools in uns['leiden'] was replaced."
+    assert note.startswith("Data of other tools in uns['leiden'] was replaced. To keep such data, use key_added=")
 
 
 def test_a_view_is_labelled_and_its_parent_is_not(annotation: Annotation) -> None:
@@ -282,7 +344,7 @@ def test_a_short_description(annotation: Annotation) -> None:
     assert repr(annotation) == "Annotation of 12 cells by 'hand-made': alpha 3, beta 3, Unknown 6 (50.0%)"
     names = tuple("abcdefgh")
     best = np.array([0, 0, 0, 1, 1, 2, 3, 4, 5, 6, 7, 0], dtype=np.int16)
-    many = named(annotation, label_names=names, best=best, rejected=np.arange(N_CELLS) == 11)
+    many = named(annotation, label_names=names, label_ids=(None,) * 8, best=best, rejected=np.arange(N_CELLS) == 11)
     assert repr(many) == "Annotation of 12 cells by 'hand-made': a 3, b 2, c 1, d 1, e 1, ..., Unknown 1 (8.3%)"
 
 

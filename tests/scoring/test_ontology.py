@@ -8,9 +8,11 @@ from importlib.resources import files
 
 import numpy as np
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 from spikgpt.scoring.label_map import LabelMap
-from spikgpt.scoring.ontology import BroadLabels, ontology
+from spikgpt.scoring.ontology import NO_TERM, BroadLabels, name_of, ontology, term_of
 from spikgpt.types import UNKNOWN
 
 BLOOD = {
@@ -34,10 +36,14 @@ PANCREAS = {
 }
 
 
-def broad(labels: dict[str, str | None], **probabilities: float) -> str:
+def broad_labels(labels: dict[str, str | None]) -> BroadLabels:
+    return BroadLabels.from_labels(LabelMap(tuple(labels), tuple(labels.values())))
+
+
+def broad(labels: dict[str, str | None], certainty: float = 0.95, **probabilities: float) -> str:
     row = np.array([[probabilities.get(name.replace(" ", "_"), 0.0) for name in labels]])
-    among = BroadLabels.from_labels(LabelMap(tuple(labels), tuple(labels.values())))
-    return str(among.names[among.assign(row)[0]])
+    among = broad_labels(labels)
+    return str(among.names[among.assign(row, certainty)[0]])
 
 
 @pytest.mark.parametrize(
@@ -80,12 +86,73 @@ def test_each_cell_gets_what_it_would_get_alone() -> None:
     random = np.random.default_rng(0)
     rows = random.dirichlet(np.full(len(BLOOD), 0.2), 300)
     rows[0] = 0  # a cell without counts
-    among = BroadLabels.from_labels(LabelMap(tuple(BLOOD), tuple(BLOOD.values())))
-    codes = among.assign(rows)
-    assert codes.tolist() == [among.assign(row[None])[0] for row in rows]
+    among = broad_labels(dict(BLOOD))
+    codes = among.assign(rows, 0.95)
+    assert codes.tolist() == [among.assign(row[None], 0.95)[0] for row in rows]
     assert among.names[codes[0]] == UNKNOWN
     assert len(set(codes.tolist())) > 8
-    assert among.assign(rows[:0]).shape == (0,)
+    assert among.assign(rows[:0], 0.95).shape == (0,)
+
+
+@pytest.mark.parametrize(
+    ("certainty", "expected"),
+    [
+        (0.0, "CD4 T"),
+        (0.5, "CD4 T"),
+        (0.8, "mature alpha-beta T cell"),
+        (0.9, "lymphocyte"),
+        (0.95, "lymphocyte"),
+        (0.99, "mononuclear leukocyte"),
+        (0.9999, UNKNOWN),
+    ],
+)
+def test_the_term_is_broader_at_a_higher_certainty(certainty: float, expected: str) -> None:
+    probabilities = {"CD4_T": 0.55, "CD8_T": 0.3, "NK": 0.11, "CD14_Mono": 0.035, "Mk": 0.005}
+    assert broad(dict(BLOOD), certainty, **probabilities) == expected
+
+
+probabilities_of_cells = st.lists(st.floats(0.001, 1), min_size=len(BLOOD), max_size=len(BLOOD))
+
+
+@given(probabilities_of_cells, st.floats(0, 0.999), st.floats(0, 0.999))
+def test_the_term_is_the_most_specific_one_that_is_certain(weights: list[float], one: float, other: float) -> None:
+    row = np.array([weights]) / np.sum(weights)
+    among, table = broad_labels(dict(BLOOD)), ontology()
+    low, high = sorted((one, other))
+    terms = [among.term_ids[among.assign(row, certainty)[0]] for certainty in (low, high)]
+    best = list(BLOOD.values())[int(row.argmax())]
+    for certainty, term in zip((low, high), terms, strict=True):
+        # Probability of a term, by the ids of the labels below it.
+        share = {
+            above: sum(p for p, id in zip(row[0], BLOOD.values(), strict=True) if above in table.above(id))
+            for above in table.above(best)
+        }
+        if term != NO_TERM:
+            assert term in table.above(best)
+            assert share[term] > certainty - 1e-9
+        # No term between the label and the chosen one is certain.
+        below = [a for a in share if term == NO_TERM or (term in table.above(a) and a != term)]
+        informative = [a for a in below if table.below.get(a, 0) <= 600]
+        assert all(share[a] < certainty + 1e-9 for a in informative)
+    if NO_TERM not in terms:
+        assert table.below.get(terms[0], 0) <= table.below.get(terms[1], 0)
+    assert terms[0] != NO_TERM or terms[1] == NO_TERM
+
+
+def test_ids_are_those_that_cellxgene_accepts() -> None:
+    assert [term_of(id) for id in ("CL:0000169", None, "", "CL:9999999", "CL:0000255", "CL:0000548")] == [
+        "CL:0000169",
+        *["unknown"] * 5,
+    ]
+    assert (name_of("CL:0000169"), name_of(NO_TERM)) == ("type B pancreatic cell", "unknown")
+
+
+def test_a_label_of_the_name_of_a_term_keeps_its_own_id() -> None:
+    labels = {"CD4 T": BLOOD["CD4 T"], "CD8 T": BLOOD["CD8 T"], "mature alpha-beta T cell": None}
+    among = broad_labels(labels)
+    codes = among.assign(np.array([[0.5, 0.5, 0.0], [0.0, 0.0, 1.0]]), 0.95)
+    assert [among.names[code] for code in codes] == ["mature alpha-beta T cell"] * 2
+    assert [among.term_ids[code] for code in codes] == ["CL:0000791", "unknown"]
 
 
 def test_the_table_is_the_published_one() -> None:

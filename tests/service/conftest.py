@@ -156,7 +156,8 @@ def assert_labels(response: httpx.Response, expected: Annotation) -> None:
     cells = response.json()["cells"]
     obs = expected.obs()
     assert [cell["cell"] for cell in cells] == list(obs.index)
-    for name in ("label", "best_label", "label_broad", "confidence", "typicality", "ood_score"):
+    labels = ("label", "best_label", "label_broad", "ontology_term_id", "ontology_label")
+    for name in (*labels, "confidence", "typicality", "ood_score"):
         assert [cell[name] for cell in cells] == obs[f"spikgpt_{name}"].tolist(), name
 
 

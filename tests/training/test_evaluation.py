@@ -25,6 +25,8 @@ def annotated(best: list[str], confidence: list[float], names: tuple[str, ...] =
         best=np.array([names.index(name) for name in best], dtype=np.int16),
         broad=np.zeros(len(best), dtype=np.int16),
         broad_names=("a",),
+        broad_ids=("unknown",),
+        label_ids=(None,) * len(names),
         rejected=rejected,
         typicality=None,
         rule=RejectionRule("a probability below 0.5000", threshold=0.5),
