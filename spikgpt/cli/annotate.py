@@ -12,7 +12,7 @@ from msgspec import structs
 
 from spikgpt.cli.flags import MODEL, SCGPT, PinnedOptions, command, hub_of
 from spikgpt.cli.output import inform, interruptible, note, show, show_scores
-from spikgpt.cli.paths import CELLS, CSV, TABLES, Output, check_outputs
+from spikgpt.cli.paths import CELLS, CSV, JSON, TABLES, Output, check_outputs
 from spikgpt.cli.shards import ShardOptions, label_shards
 from spikgpt.errors import ConfigError, needs
 from spikgpt.options import AnnotateOptions, EngineOptions, about
@@ -72,10 +72,12 @@ def annotate(
     table: Annotated[Path | None, typer.Option(help="Output table, .csv, .tsv or .parquet: one row per cell.")] = None,
     cluster_key: Annotated[str | None, typer.Option(help="Column of obs with clusters, to label by majority.")] = None,
     cluster_table: Annotated[Path | None, typer.Option(help="Output table, .csv or .tsv: one row per cluster.")] = None,
+    cas: Annotated[Path | None, typer.Option(help="Output file, .json: labels in the Cell Annotation Schema.")] = None,
+    cas_author: Annotated[str, typer.Option(help="Name of the author in the file of --cas.")] = "",
 ) -> None:
     """Annotate QUERY, and write the labels to --out, --table or both, or to the parts of --out-dir."""
     if shards.out_dir:
-        _check_alone(out, table, cluster_key, cluster_table)
+        _check_alone(out, table, cluster_key, cluster_table, cas)
         reference, engine = _opened(model, hub)
         annotation = label_shards(query, reference, engine, _resolved(options), shards)
         hub.keep(model.model, reference)
@@ -87,7 +89,7 @@ def annotate(
             "a name with spaces. Or add --out-dir DIR to label them as one query. See spikgpt annotate --help."
         )
         raise ConfigError(msg)
-    _annotate_file(Path(query[0]), model, options, hub, out, table, cluster_key, cluster_table)
+    _annotate_file(Path(query[0]), model, options, hub, out, table, cluster_key, cluster_table, cas, cas_author)
 
 
 def _annotate_file(
@@ -99,6 +101,8 @@ def _annotate_file(
     table: Path | None,
     cluster_key: str | None,
     cluster_table: Path | None,
+    cas: Path | None,
+    cas_author: str,
 ) -> None:
     """Annotate one file."""
     import pandas as pd
@@ -109,7 +113,7 @@ def _annotate_file(
     from spikgpt.report.clusters import summarise
     from spikgpt.scoring.annotation import CLUSTER_LABEL
 
-    _check_outputs(out, table)
+    _check_outputs(out, table, cas)
     if cluster_table and not cluster_key:
         msg = "--cluster-table needs --cluster-key, the column of obs that holds the clusters."
         raise ConfigError(msg)
@@ -117,6 +121,7 @@ def _annotate_file(
         Output("--out", out, CELLS),
         Output("--table", table, TABLES),
         Output("--cluster-table", cluster_table, CSV),
+        Output("--cas", cas, JSON),
         Output("--lock-file", hub.pin().lock),
         inputs=(query, model.model, model.scgpt),
     )
@@ -128,11 +133,9 @@ def _annotate_file(
             clusters = cluster_key and summarise(annotation, cells, cluster_key, layer=options.layer)
             uns, notes = annotation.uns(cells), annotation.notes(cells)
         if out:
-            obs: dict[str, Any] = dict(annotation.obs())
-            if clusters:
-                obs[annotation.named(CLUSTER_LABEL)] = pd.Categorical(clusters.labels)
+            by_cluster = {annotation.named(CLUSTER_LABEL): pd.Categorical(clusters.labels)} if clusters else {}
             same = {"obs_names": annotation.obs_names, "identity": identity}
-            write_copy(query, out, obs=obs, obsm=annotation.obsm(), uns=uns, **same)
+            write_copy(query, out, obs={**annotation.obs(), **by_cluster}, obsm=annotation.obsm(), uns=uns, **same)
             written.append(out)
         if table:
             write_table(annotation.table_chunks(), table)
@@ -140,6 +143,10 @@ def _annotate_file(
         if clusters and cluster_table:
             write_csv([clusters.table()], cluster_table, index=False)
             written.append(cluster_table)
+        if cas:
+            sets = clusters.cell_sets(annotation) if clusters else ()
+            annotation.to_cas(cas, title=query.name, author_name=cas_author, more=sets)
+            written.append(cas)
     hub.keep(model.model, reference)
     if clusters:
         _show_clusters(clusters)
@@ -208,8 +215,8 @@ def _leave(compatibility: Compatibility | None, options: LabelOptions) -> None:
         raise typer.Exit(3)
 
 
-def _check_outputs(out: Path | None, table: Path | None) -> None:
-    if not out and not table:
+def _check_outputs(out: Path | None, table: Path | None, cas: Path | None) -> None:
+    if not out and not table and not cas:
         msg = "No output is named; pass --out FILE for cells with labels, --table FILE for a table of labels, or both."
         raise ConfigError(msg)
     if table and table.suffix.lower() == ".parquet":
@@ -217,9 +224,12 @@ def _check_outputs(out: Path | None, table: Path | None) -> None:
             importlib.import_module("pyarrow")
 
 
-def _check_alone(out: Path | None, table: Path | None, cluster_key: str | None, cluster_table: Path | None) -> None:
+def _check_alone(
+    out: Path | None, table: Path | None, cluster_key: str | None, cluster_table: Path | None, cas: Path | None
+) -> None:
     """Refuse outputs beside ``--out-dir``."""
     flags = {"--out": out, "--table": table, "--cluster-key": cluster_key, "--cluster-table": cluster_table}
+    flags["--cas"] = cas
     if named := [flag for flag, value in flags.items() if value]:
         msg = f"--out-dir writes one table a part; leave out {', '.join(named)}, or leave out --out-dir for one file."
         raise ConfigError(msg)

@@ -18,6 +18,7 @@ CELLS = (".h5ad", ".zarr")
 CSV = (".csv", ".csv.gz", ".tsv", ".tsv.gz")
 TABLES = (*CSV, ".parquet")
 PNG = (".png",)
+JSON = (".json",)
 # Files of a matrix in the 10x format.
 PARTS_OF_10X = re.compile(r".*(matrix\.mtx|(barcodes|features|genes|peaks)\.(tsv|bed))(\.gz)?")
 

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 
 import numpy as np
+import numpy.typing as npt
 import pandas as pd
 from anndata import AnnData
 
@@ -13,7 +14,9 @@ from spikgpt.cells.obs import counted, labels_of
 from spikgpt.errors import DataError
 from spikgpt.report.markers import MarkerFinder, MarkerGene
 from spikgpt.sampling import rows_by_label
-from spikgpt.scoring.annotation import Annotation
+from spikgpt.scoring.annotation import CLUSTER_LABEL, Annotation
+from spikgpt.scoring.cas import CellSet
+from spikgpt.scoring.ontology import NO_TERM, term_of
 from spikgpt.types import UNKNOWN, Bools, Rows, Strings
 
 # A cluster with at least this share of Unknown cells may be a new type.
@@ -44,6 +47,8 @@ class Cluster:
         Description of the cells that the marker genes compare the cluster with; empty without marker genes.
     note
         Reason why a candidate has no marker genes; empty otherwise.
+    rows
+        Row numbers of the cells in the query.
     """
 
     name: str
@@ -55,6 +60,7 @@ class Cluster:
     markers: tuple[MarkerGene, ...] = ()
     compared_with: str = ""
     note: str = ""
+    rows: npt.NDArray[np.int64] = field(default_factory=lambda: np.zeros(0, dtype=np.int64), repr=False, compare=False)
 
     @property
     def share(self) -> float:
@@ -98,6 +104,31 @@ class ClusterReport:
         ]
         return pd.DataFrame(rows)
 
+    def cell_sets(self, annotation: Annotation) -> list[CellSet]:
+        """Return the set of cells of each cluster, with its marker genes, for :meth:`spikgpt.Annotation.to_cas`."""
+        terms = dict(zip(annotation.label_names, map(term_of, annotation.label_ids), strict=True))
+        names = np.asarray(annotation.obs_names[:], dtype=object).astype(str)
+        return [
+            CellSet.from_label(
+                annotation.named(CLUSTER_LABEL),
+                cluster.label,
+                terms.get(cluster.label, NO_TERM),
+                names[cluster.rows].tolist(),
+                " ".join(
+                    [annotation.rationale, *([f"Compared with {cluster.compared_with}."] if cluster.markers else [])]
+                ),
+                {
+                    "cluster": cluster.name,
+                    "cells": cluster.cells,
+                    "share": f"{cluster.share:.4f}",
+                    "unknown_share": f"{cluster.unknown_share:.4f}",
+                    "nearest_known_type": cluster.nearest or "",
+                },
+                [marker.gene for marker in cluster.markers],
+            )
+            for cluster in self.clusters
+        ]
+
 
 def summarise(annotation: Annotation, adata: AnnData, cluster_key: str, *, layer: str | None = None) -> ClusterReport:
     """Give each cluster the most frequent label of its cells, and find marker genes of clusters that may be a new type.
@@ -127,7 +158,7 @@ def summarise(annotation: Annotation, adata: AnnData, cluster_key: str, *, layer
     names, clustered = labels_of(adata, cluster_key)
     labels, best_labels = annotation.labels, annotation.best_labels
     members = _members(names, clustered)
-    clusters = [_labelled(name, labels[rows], best_labels[rows]) for name, rows in members.items()]
+    clusters = [replace(_labelled(name, labels[rows], best_labels[rows]), rows=rows) for name, rows in members.items()]
     candidates = sorted((cluster for cluster in clusters if cluster.candidate), key=lambda cluster: -cluster.cells)
     if candidates:
         in_candidates = np.isin(names, [cluster.name for cluster in candidates])

@@ -6,6 +6,7 @@ import warnings
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from html import escape
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -14,6 +15,7 @@ import pandas as pd
 
 from spikgpt.errors import printable, warn
 from spikgpt.options import CERTAINTY, KEY_ADDED
+from spikgpt.scoring.cas import LONGEST_TITLE, CellSet, Document, Labelset
 from spikgpt.scoring.compatibility import Compatibility
 from spikgpt.scoring.notes import QuerySummary, Tally
 from spikgpt.scoring.ontology import NO_TERM, RELEASE, name_of, term_of
@@ -320,6 +322,61 @@ class Annotation:
         obs = self.obs()
         for start in range(0, max(len(obs), 1), ROWS):
             yield self._rows(obs, slice(start, start + ROWS))
+
+    def cell_sets(self) -> list[CellSet]:
+        """Return the sets of cells of each label and of each broad label, for :meth:`to_cas`."""
+        terms, sets = dict(zip(self.label_names, map(term_of, self.label_ids), strict=True)), []
+        obs, names = self.obs().reset_index(drop=True), np.asarray(self.obs_names[:], dtype=object).astype(str)
+        for name, keys in ((LABEL, [LABEL]), (BROAD_LABEL, [BROAD_LABEL, TERM_ID])):
+            groups = obs.groupby([self.named(key) for key in keys], observed=True).indices
+            for key, rows in sorted((key if isinstance(key, tuple) else (key,), rows) for key, rows in groups.items()):
+                term = key[1] if len(keys) > 1 else terms.get(key[0], NO_TERM)
+                facts = {"cells": len(rows), "mean_confidence": f"{self.confidence[rows].mean():.4f}"}
+                sets.append(
+                    CellSet.from_label(self.named(name), str(key[0]), term, names[rows].tolist(), self.rationale, facts)
+                )
+        return sets
+
+    @property
+    def rationale(self) -> str:
+        """Sentence on the source of the labels."""
+        digest = f", digest {self.reference_digest}" if self.reference_digest else ""
+        return f"Label transfer by SpikGPT {__version__} from the reference {self.reference_name!r}{digest}."
+
+    def to_cas(
+        self, path: str | Path, *, title: str | None = None, author_name: str = "", more: Iterable[CellSet] = ()
+    ) -> None:
+        """Write the labels to a JSON file of the Cell Annotation Schema (CAS).
+
+        The file has one set of cells for each label, and one for each broad label. Each set has its cell names and its
+        Cell Ontology term.
+
+        Parameters
+        ----------
+        title
+            Title of the data set, of at most 200 characters; None for a title with the name of the reference.
+        author_name
+            First and last name of the author, which the schema requires.
+        more
+            Further sets, such as those of :meth:`spikgpt.report.clusters.ClusterReport.cell_sets`.
+        """
+        described = {
+            LABEL: f"{self.rationale} Unknown cells: {self.rule.rule}.",
+            BROAD_LABEL: f"Most specific Cell Ontology term above the label with a probability of {self.certainty:g}.",
+            CLUSTER_LABEL: "Most frequent label of the cells of a cluster.",
+        }
+        sets = [*self.cell_sets(), *more]
+        used = {cell_set.labelset for cell_set in sets}
+        Document(
+            title=(title or f"Cell types by the reference {self.reference_name!r}")[:LONGEST_TITLE],
+            author_name=author_name,
+            labelsets=[
+                Labelset(name=self.named(name), description=text)
+                for name, text in described.items()
+                if self.named(name) in used
+            ],
+            annotations=sets,
+        ).write(Path(path))
 
     def __repr__(self) -> str:
         counts = self.counts()

@@ -135,6 +135,30 @@ def test_the_terms_are_written_at_the_chosen_certainty(
     assert_refused(run(*where, "--certainty", "1"), "--certainty is 1.0; expected a number of at least 0 and below 1")
 
 
+def test_labels_are_written_in_the_cell_annotation_schema(
+    run: Run, query_file: Path, few: AnnData, small_folder: Path, tmp_path: Path
+) -> None:
+    cas, table = tmp_path / "labels.json", tmp_path / "labels.csv"
+    where = ("annotate", query_file, "--model", small_folder, "--cas", cas)
+    ran = run(*where, "--table", table, "--cluster-key", "cell_type", "--cas-author", "Ada Lovelace")
+    assert ran.code == 0, ran.err
+    document = json.loads(cas.read_text())
+    assert (document["title"], document["author_name"]) == ("query.h5ad", "Ada Lovelace")
+    labels = pd.read_csv(table, index_col="cell")["spikgpt_label"]
+    cluster_of = few.obs["cell_type"].astype(str)
+    for one in document["annotations"]:
+        if one["labelset"] == "spikgpt_label":
+            assert set(labels[one["cell_ids"]]) == {one["cell_label"].replace("unknown", "Unknown")}
+        if one["labelset"] == "spikgpt_cluster_label":
+            assert set(cluster_of[one["cell_ids"]]) == {one["author_annotation_fields"]["cluster"]}
+    assert {one["labelset"] for one in document["annotations"]} == {one["name"] for one in document["labelsets"]}
+    assert run(*where).code == 0
+    assert_refused(
+        run(*where[:-1], table), "--cas " + str(table) + " ends in '.csv'; expected a name that ends in .json"
+    )
+    assert_refused(run(*where, "--out-dir", tmp_path / "parts"), "leave out --cas")
+
+
 def test_labels_of_another_reference_in_a_file_are_not_replaced_without_a_word(
     run: Run, query_file: Path, small_folder: Path, tmp_path: Path
 ) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import math
 import sys
 from collections.abc import Sequence
@@ -12,6 +13,7 @@ import pandas as pd
 import pytest
 import scanpy
 from anndata import AnnData
+from msgspec import UNSET, UnsetType
 from scipy import sparse
 
 from spikgpt import Annotation
@@ -236,6 +238,21 @@ def test_large_clusters_are_compared_by_a_part(query: AnnData, monkeypatch: pyte
     alpha = only_candidate(summarise(without_alpha(query), query, "cell_type"))
     assert "GCG" in genes_of(alpha)
     assert all(round(20 * marker.share_inside, 6).is_integer() for marker in alpha.markers)
+
+
+def test_cell_sets_hold_the_cells_and_the_markers_of_each_cluster(query: AnnData, annotation: Annotation) -> None:
+    report = summarise(without_alpha(query), query, "cell_type")
+    described = dataclasses.replace(annotation, obs_names=query.obs_names)
+    sets = {one.author_annotation_fields["cluster"]: one for one in report.cell_sets(described)}
+    alpha, beta = sets["alpha"], sets["beta"]
+    assert (alpha.cell_label, alpha.cell_ontology_term_id) == ("unknown", UNSET)
+    assert not isinstance(alpha.marker_gene_evidence, UnsetType)
+    assert "GCG" in alpha.marker_gene_evidence
+    assert "Compared with" in alpha.rationale
+    assert (beta.cell_label, beta.cell_ontology_term_id) == ("beta", "CL:0000169")
+    assert beta.marker_gene_evidence is UNSET
+    for name, one in sets.items():
+        assert one.cell_ids == query.obs_names[query.obs["cell_type"] == name].tolist()
 
 
 def test_the_table_has_a_row_a_cluster(query: AnnData) -> None:

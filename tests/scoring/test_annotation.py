@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import json
 import warnings
 from pathlib import Path
 from typing import Any
@@ -374,3 +375,24 @@ def test_a_summary_of_the_labels(annotation: Annotation) -> None:
     assert list(annotation.counts().items()) == [("Unknown", 6), ("alpha", 3), ("beta", 3)]
     assert summary.loc["Unknown", "confidence"] == pytest.approx(annotation.confidence[:6].mean())
     assert summary["share"].sum() == pytest.approx(1)
+
+
+def test_the_cells_of_each_label_are_written_as_cas(annotation: Annotation, tmp_path: Path) -> None:
+    annotation.to_cas(tmp_path / "labels.json", author_name="Ada Lovelace")
+    document = json.loads((tmp_path / "labels.json").read_text())
+    assert document["author_name"] == "Ada Lovelace"
+    assert [labelset["name"] for labelset in document["labelsets"]] == ["spikgpt_label", "spikgpt_label_broad"]
+    sets: dict[tuple[str, str], dict[str, Any]] = {
+        (one["labelset"], one["cell_label"]): one for one in document["annotations"]
+    }
+    beta, islet = sets["spikgpt_label", "beta"], sets["spikgpt_label_broad", "islet cell"]
+    assert beta["cell_ids"] == islet["cell_ids"] == ["cell 7", "cell 9", "cell 11"]
+    assert (beta["cell_ontology_term_id"], beta["cell_fullname"]) == ("CL:0000169", "type B pancreatic cell")
+    assert islet["cell_ontology_term"] == "pancreatic endocrine cell"
+    assert beta["author_annotation_fields"]["cells"] == "3"
+    unknown = sets["spikgpt_label", "unknown"]
+    assert "cell_ontology_term_id" not in unknown
+    # Each set of labels names each cell once.
+    for name in ("spikgpt_label", "spikgpt_label_broad"):
+        ids = [cell for key, one in sets.items() if key[0] == name for cell in one["cell_ids"]]
+        assert sorted(ids) == sorted(annotation.obs_names)
