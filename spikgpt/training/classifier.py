@@ -18,6 +18,7 @@ from spikgpt.engines.scgpt.embedding import device_named
 from spikgpt.training.loop import TrainingRun, fingerprint, seeded
 from spikgpt.training.optimizer import SGD, AdamW
 from spikgpt.training.recipes import TrainingRecipe, network_config
+from spikgpt.training.rounding import round_weights
 from spikgpt.types import Floats, Integers
 
 
@@ -42,7 +43,7 @@ def fit_classifier(
     checkpoint: Path | None = None,
     on_epoch: Callable[[Progress], None] | None = None,
 ) -> SpikingClassifier:
-    """Return a trained classifier, on the CPU, in evaluation mode.
+    """Return a trained classifier, on the CPU, in evaluation mode, with rounded weights.
 
     The result depends on the arguments and the seed alone; on a CPU it repeats exactly.
 
@@ -85,7 +86,9 @@ def fit_classifier(
         warm = round(recipe.warmup * epochs * steps)
         run = TrainingRun(classifier, optimizer, recipe.learning_rate, warm, epochs, steps, seed, name, checkpoint)
         run.all_epochs(lambda epoch: _one_epoch(run, epoch, recipe, criterion, x, y), on_epoch)
-    return classifier.cpu().eval()
+    classifier = classifier.cpu().eval()
+    round_weights(classifier)
+    return classifier
 
 
 def _one_epoch(

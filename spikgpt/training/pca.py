@@ -14,6 +14,7 @@ from spikgpt.cells.align import AlignedCells, log_normalise, mean_and_std
 from spikgpt.cells.genes import GeneList
 from spikgpt.embedding.imputation import GeneImputer
 from spikgpt.embedding.pca import CHUNK, PCAProjection
+from spikgpt.training.rounding import round_bits, round_steps
 from spikgpt.types import Floats, Rows, Scale, Strings
 
 # Added to a gene's deviation within labels, as a share of the median deviation: no gene is scaled up without limit.
@@ -21,7 +22,9 @@ WITHIN_FLOOR = 0.1
 # Cells that must express a gene. The labels differ by chance in rarer genes.
 MINIMUM_EXPRESSING = 3
 # Other genes that are stored, to impute genes of a projection that a query lacks.
-MOST_OTHERS = 12_000
+MOST_OTHERS = 6000
+# Their loadings and label means are multiples of these steps, and their deviations have so many bits: see rounding.
+LOADING_STEP, MEAN_STEP, STD_BITS = 2**-7, 2**-6, 3
 
 
 def fit_pca(
@@ -70,7 +73,7 @@ def fit_pca(
         genes=genes.part(chosen),
         mean=mean.astype(np.float32),
         std=std.astype(np.float32),
-        components=np.ascontiguousarray(training.varm["PCs"], dtype=np.float32),
+        components=round_bits(np.ascontiguousarray(training.varm["PCs"], dtype=np.float32)),
         label_means=label_means.astype(np.float32),
         label_stds=label_stds.astype(np.float32),
         label_shares=shares.astype(np.float32),
@@ -118,9 +121,9 @@ def _fit_imputer(
         genes=genes,
         mean=mean.astype(np.float16),
         std=std.astype(np.float16),
-        loadings=loadings.astype(np.float16),
-        label_means=label_means.astype(np.float16),
-        label_stds=label_stds.astype(np.float16),
+        loadings=round_steps(loadings, LOADING_STEP).astype(np.float16),
+        label_means=round_steps(label_means, MEAN_STEP).astype(np.float16),
+        label_stds=round_bits(label_stds.astype(np.float16), STD_BITS),
         centroids=centroids.astype(np.float32),
         scatter=(within.T @ within / len(within)).astype(np.float32),
     )

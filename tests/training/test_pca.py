@@ -12,7 +12,7 @@ from spikgpt.embedding.pca import PCAProjection
 from spikgpt.engines.opening import torch_engine
 from spikgpt.reference.files import Reference
 from spikgpt.training.cells import read_every_gene
-from spikgpt.training.pca import fit_pca
+from spikgpt.training.pca import LOADING_STEP, MOST_OTHERS, fit_pca
 from tests.conftest import aligned
 
 
@@ -65,12 +65,15 @@ def test_loadings_are_the_slopes_of_scaled_genes_on_scores(cells: AnnData) -> No
     imputer = projection.imputer
     assert imputer is not None
     assert not set(imputer.genes.symbols) & set(projection.genes.symbols)
+    assert len(imputer.genes) <= MOST_OTHERS
     scores = projection.scores(every.values[:, genes.positions(projection.genes)], every.totals)
     some = genes.positions(imputer.genes)[:500]
     logs = log_normalise(every.values, every.totals)[:, some].toarray().astype(np.float64)
     scaled = np.clip((logs - imputer.mean[:500]) / imputer.std[:500], -projection.clip, projection.clip)
     centred = scores - scores.mean(axis=0)
     expected = scaled.T @ centred / (centred**2).sum(axis=0)
-    np.testing.assert_allclose(imputer.loadings[:500], expected, atol=5e-3)
+    np.testing.assert_allclose(imputer.loadings[:500], expected, atol=LOADING_STEP / 2 + 1e-3)
+    np.testing.assert_array_equal(imputer.loadings / LOADING_STEP, np.round(imputer.loadings / LOADING_STEP))
+    assert (imputer.label_stds[:, :500].max(axis=0) > 0).all()
     means = np.stack([scores[labels == name].mean(axis=0) for name in np.unique(labels)])
     np.testing.assert_allclose(imputer.centroids, means, atol=1e-3)

@@ -1,0 +1,47 @@
+"""Round numbers before they are stored: compressed files of a reference are then about half as large.
+
+The types of the stored numbers do not change, so every version reads them. Zeros in the last bits compress well.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import torch
+from torch import nn
+
+from spikgpt.engines.model import NormedLinear, SpikingClassifier
+from spikgpt.types import Floats
+
+# Bits after the leading bit of a weight: those of bfloat16.
+WEIGHT_BITS = 7
+
+
+def round_bits(values: npt.NDArray[Any], bits: int = WEIGHT_BITS) -> npt.NDArray[Any]:
+    """Return values of the same type, of which only some bits after the leading bit are not 0."""
+    mantissa, exponent = np.frexp(values)
+    return np.asarray(np.ldexp(np.round(np.ldexp(mantissa, bits + 1)), exponent - bits - 1), dtype=values.dtype)
+
+
+def round_steps(values: Floats, step: float) -> npt.NDArray[np.float64]:
+    """Return the nearest multiples of a step."""
+    return np.asarray(np.round(np.asarray(values, dtype=np.float64) / step) * step)
+
+
+def round_weights(classifier: SpikingClassifier) -> None:
+    """Fold each BatchNorm into its weights, and round these; a graph then has the same rounded weights."""
+    with torch.no_grad():
+        for layer in classifier.modules():
+            if isinstance(layer, NormedLinear) and isinstance(norm := layer.norm, nn.BatchNorm1d):
+                mean, variance = norm.get_buffer("running_mean"), norm.get_buffer("running_var")
+                gain = norm.weight / torch.sqrt(variance + norm.eps)  # (out_features,)
+                layer.linear.weight.mul_(gain[:, None])
+                norm.bias.sub_(mean * gain)
+                norm.weight.fill_(1)
+                mean.zero_()
+                variance.fill_(1 - norm.eps)
+        for layer in classifier.modules():
+            if isinstance(layer, nn.Linear):
+                layer.weight.copy_(torch.from_numpy(round_bits(layer.weight.numpy())))
