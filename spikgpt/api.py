@@ -180,6 +180,7 @@ class SpikGPT:
         label_key: str,
         *,
         batch_key: str | None = None,
+        cross_validate: bool = False,
         embedder: str | ScGPTSource = "pca",
         layer: str | None = None,
         recipe: RecipeName = "default",
@@ -200,6 +201,9 @@ class SpikGPT:
         batch_key
             Column of ``obs`` with donors or batches. The cells that are held out for calibration are then whole donors
             or batches.
+        cross_validate
+            Also measure the accuracy with each donor or batch held out in turn. Needs ``batch_key``. The result is in
+            ``reference.metrics["cross_validation"]`` and on the card.
         embedder
             Embedding of the cells: ``pca`` for principal components, ``obsm:KEY`` for an embedding in ``obsm``, or an
             scGPT checkpoint opened with :func:`spikgpt.engines.scgpt.source.open_scgpt`.

@@ -138,6 +138,9 @@ class TrainOptions(Options, frozen=True, kw_only=True):
     """Training of a reference."""
 
     batch_key: Annotated[str | None, about("Column of obs with donors or batches; whole ones are held out.")] = None
+    cross_validate: Annotated[
+        bool, about("Also measure with each donor or batch held out in turn; needs --batch-key.", "--cross-validate")
+    ] = False
     layer: Annotated[
         str | None, about("Layer to read, X or raw; default: counts if present, else log-normalised values.")
     ] = None

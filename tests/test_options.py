@@ -128,7 +128,7 @@ def test_values_are_taken_as_what_they_are_meant_to_be() -> None:
         (
             TrainOptions,
             {"seeds": 3},
-            "There is no option 'seeds'; the options are batch_key, layer, recipe, name, seed,",
+            "There is no option 'seeds'; the options are batch_key, cross_validate, layer, recipe, name, seed,",
         ),
         (TrainOptions, {"seeds": 3}, "Did you mean 'seed'?"),
         (AnnotateOptions, {"recalibrate": True}, "There is no option 'recalibrate'; the options are layer, batch_key,"),

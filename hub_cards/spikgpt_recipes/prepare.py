@@ -131,10 +131,10 @@ def write_cells(path: Path, parts: Iterable[tuple[sparse.csr_matrix, pd.DataFram
             write_elem(file, key, {})
 
 
-def batch_key_of(path: Path) -> str | None:
-    """Return the donor column of a prepared file; None for a single donor."""
+def count_donors(path: Path) -> int:
+    """Return the number of donors in a prepared file."""
     with h5py.File(path) as file:
-        return DONOR if len(file["obs"][DONOR]["categories"]) > 1 else None
+        return len(file["obs"][DONOR]["categories"])
 
 
 def _add_study(

@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import msgspec
+from msgspec import structs
 
 from spikgpt.cells.reading import open_cells
 from spikgpt.engines.opening import torch_engine
@@ -24,8 +25,8 @@ from spikgpt.training.train import train
 from spikgpt_recipes.download import download
 from spikgpt_recipes.evaluate import evaluate_study, leave_label_out, pool_studies
 from spikgpt_recipes.plan import BuildPlan
-from spikgpt_recipes.prepare import batch_key_of, prepare
-from spikgpt_recipes.recipe import LABEL, read_card
+from spikgpt_recipes.prepare import count_donors, prepare
+from spikgpt_recipes.recipe import DONOR, LABEL, read_card
 from spikgpt_recipes.state import BuildState, hash_inputs
 
 STEPS = ("download", "prepare", "train", "evaluate", "card")
@@ -33,6 +34,8 @@ STEPS = ("download", "prepare", "train", "evaluate", "card")
 MOST_MISSING = 0.02
 # Graphs of a built reference. A user who needs fp16 exports that graph, which takes 0.4 MB.
 PRECISIONS = ("fp32", "int8")
+# Donors of a reference that are held out in turn, at least.
+LEAST_DONORS = 3
 
 
 @dataclass(frozen=True)
@@ -179,8 +182,10 @@ class Build:
         return {role: {study: vars(tally) for study, tally in tallies.items()} for role, tallies in roles.items()}
 
     def _train(self) -> dict[str, Any]:
+        cross_validate = count_donors(self._reference) >= LEAST_DONORS
+        options = structs.replace(self._options("all"), cross_validate=cross_validate)
         with open_cells(self._reference) as cells:
-            trained = train(cells, LABEL, options=self._options("all"), on_epoch=self.on_epoch)
+            trained = train(cells, LABEL, options=options, on_epoch=self.on_epoch)
         shutil.rmtree(self._trained, ignore_errors=True)
         save(trained, self._trained)
         held_out = trained.metrics["held_out"]
@@ -280,7 +285,7 @@ class Build:
     def _options(self, training: str) -> TrainOptions:
         recipe = self.plan.recipe
         return TrainOptions(
-            batch_key=batch_key_of(self._reference),
+            batch_key=DONOR if count_donors(self._reference) > 1 else None,
             recipe=recipe.training,
             name=recipe.name,
             seed=recipe.seed,

@@ -162,6 +162,17 @@ def show_scores(metrics: dict[str, Any]) -> None:
     show(("label", "cells", "precision", "recall", "F1", "mistaken for"), rows, result=False)
 
 
+def cross_validation_line(validation: dict[str, Any]) -> str:
+    """Return the scores of a cross-validation in a sentence."""
+    accuracy, macro_f1 = (
+        f"{validation[figure]['mean']:.4f} ± {validation[figure]['std']:.4f}" for figure in ("accuracy", "macro_f1")
+    )
+    return (
+        f"Each {validation['batch_key']} held out in turn ({len(validation['groups'])}): accuracy {accuracy}, macro-F1 "
+        f"{macro_f1} (mean ± standard deviation)."
+    )
+
+
 class Bars(ExitStack):
     """Progress bars on standard error, shown on terminals only."""
 

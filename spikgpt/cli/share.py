@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from spikgpt.cli.flags import Model, PinnedOptions, ScGPT, command, hub_of
-from spikgpt.cli.output import annotate_command, inform, show, show_markdown
+from spikgpt.cli.output import annotate_command, cross_validation_line, inform, show, show_markdown
 from spikgpt.cli.paths import Output, check_outputs
 from spikgpt.errors import ConfigError, printable
 from spikgpt.options import HubOptions, PushOptions
@@ -49,12 +49,13 @@ def card(model: Model, hub: HubOptions) -> None:
 @command()
 def info(model: Model, hub: HubOptions) -> None:
     """Show the labels of a reference, its training cells, and its accuracy on held-out cells."""
+    from spikgpt.reference.card import label_agreement
     from spikgpt.sharing import open_reference
 
     reference = open_reference(model, hub=hub_of(hub))
     metrics, provenance = reference.metrics, reference.provenance
-    held_out = metrics["held_out"]
-    scores = {row["label"]: f"{row['f1']:.3f}" for row in held_out["per_label"]}
+    held_out, validation = metrics["held_out"], metrics.get("cross_validation")
+    scores = {row["label"]: f"{row['f1']:.3f}" for row in label_agreement(metrics)["per_label"]}
     rows = [
         (name, term or "-", metrics["cells_per_label"][name], scores.get(name, "not measured"))
         for name, term in zip(reference.labels.names, reference.labels.cell_ontology_ids, strict=True)
@@ -67,6 +68,7 @@ def info(model: Model, hub: HubOptions) -> None:
         f"Embedder {reference.embedder['kind']}, {reference.config.input_dim} values a cell{genes}",
         f"Held out ({metrics['held_out_by']}): accuracy {held_out['accuracy']:.4f}, "
         f"macro-F1 {held_out['macro_f1']:.4f} over {held_out['cells']} cells.",
+        *([cross_validation_line(validation)] if validation else []),
         _unknown_rule(reference.thresholds),
         f"From {reference.origin or model}, sha256 {reference.digest}.",
     ):

@@ -15,6 +15,7 @@ from spikgpt.cli.flags import CHECKPOINT, command, hub_of
 from spikgpt.cli.output import (
     Bars,
     annotate_command,
+    cross_validation_line,
     inform,
     interruptible,
     note,
@@ -123,6 +124,8 @@ def train(
         f"Held out: {trained.metrics['held_out_by']}. Accuracy {held_out['accuracy']:.4f}, "
         f"macro-F1 {held_out['macro_f1']:.4f} over {held_out['cells']} cells."
     )
+    if validation := trained.metrics.get("cross_validation"):
+        inform(cross_validation_line(validation))
     needed = [option("--scgpt", embedding.scgpt)] if embedding.scgpt is not None and not embedding.bundle else []
     inform(f"Wrote {out}; annotate with: {annotate_command(out, *needed)}")
 
@@ -131,7 +134,7 @@ def train(
 def leave_one_type_out(
     reference: Annotated[Path, typer.Argument(help="Labelled cells: .h5ad, .zarr, or 10x files.")],
     label_key: Annotated[str, typer.Option(help="Column of obs with the cell types.")],
-    options: TrainOptions,
+    options: Annotated[TrainOptions, ("batch_key", "layer", "recipe", "seed", "device")],
     types: Annotated[
         list[str] | None, typer.Option("--type", help="Cell type to leave out; repeatable. Default: all types.")
     ] = None,

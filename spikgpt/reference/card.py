@@ -87,9 +87,16 @@ def card(
         own_limits=[label for label, row in rows if row["cells"] >= CELLS_FOR_OWN_LIMIT],
         unknown_rate=f"{rate:g}",
         rate=_percent(rate, 0),
-        scores={row["label"]: row for row in metrics["held_out"]["per_label"]},
+        scores={row["label"]: row for row in label_agreement(metrics)["per_label"]},
         onnx=onnx,
     )
+
+
+def label_agreement(metrics: dict[str, Any]) -> dict[str, Any]:
+    """Return the agreement that the figures of single labels come from: of the cross-validation, if there is one."""
+    validation = metrics.get("cross_validation")
+    agreement: dict[str, Any] = validation["pooled"] if validation else metrics["held_out"]
+    return agreement
 
 
 def untrained_card(recipe: dict[str, Any]) -> str:

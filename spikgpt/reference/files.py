@@ -17,7 +17,7 @@ from spikgpt.cells.genes import GeneList
 from spikgpt.embedding.imputation import shapes as more_shapes
 from spikgpt.errors import ConfigError, DamagedReference, GenesError
 from spikgpt.reference import format as stored_format
-from spikgpt.reference.card import card
+from spikgpt.reference.card import card, label_agreement
 from spikgpt.reference.config import SpikGPTConfig
 from spikgpt.reference.format import MANIFEST, PICTURE, RELIABILITY, digest_of, migrated, stored_files, with_manifest
 from spikgpt.reference.json_files import converted, decoded, dumped, parsed
@@ -175,7 +175,7 @@ def with_card(files: Mapping[str, bytes]) -> dict[str, bytes]:
     metrics = parsed(files["metrics.json"], "metrics.json")
     made = {**files, "README.md": card_text(files)}
     if PICTURE not in files:
-        made[PICTURE] = confusion_picture(metrics["held_out"]["confusion"])
+        made[PICTURE] = confusion_picture(label_agreement(metrics)["confusion"])
     if RELIABILITY not in files and "reliability" in metrics:
         made[RELIABILITY] = reliability_picture(metrics["reliability"]["bins"])
     return with_manifest(made)

@@ -6,7 +6,9 @@ other fields too, which are kept, as versions differ in them; the other files ha
 
 from __future__ import annotations
 
-from typing import Annotated, Any
+import statistics
+from collections.abc import Sequence
+from typing import Annotated, Any, Self
 
 import msgspec
 from msgspec import UNSET, Meta, UnsetType
@@ -15,6 +17,8 @@ from spikgpt.errors import DamagedReference
 
 Count = Annotated[int, Meta(ge=0, le=10**15)]
 Share = Annotated[float, Meta(ge=0, le=1)]
+# Largest difference of a stored figure from the same figure computed again.
+ROUNDING = 1e-9
 
 
 def require(holds: bool, problem: str) -> None:
@@ -170,6 +174,71 @@ class Agreement(msgspec.Struct, frozen=True, kw_only=True):
         return msgspec.json.decode(msgspec.json.encode(self))  # type: ignore[no-any-return]
 
 
+class GroupScore(Lines, frozen=True):
+    """The scores on the held-out cells of a donor or batch."""
+
+    group: str
+    cells: Count
+    accuracy: Share
+    macro_f1: Share
+
+
+class Spread(msgspec.Struct, frozen=True):
+    """The mean and the standard deviation (n - 1) of a score over donors or batches."""
+
+    mean: Share
+    std: Share
+
+    @classmethod
+    def from_scores(cls, scores: Sequence[float]) -> Self:
+        """Return the mean and the standard deviation of at least one score."""
+        return cls(statistics.fmean(scores), statistics.stdev(scores) if len(scores) > 1 else 0.0)
+
+
+class CrossValidation(Lines, frozen=True):
+    """The scores with each donor or batch held out in turn; ``batch_key`` is their column of ``obs``.
+
+    ``pooled`` is the agreement over the held-out cells of all donors or batches.
+    """
+
+    batch_key: str
+    groups: Annotated[tuple[GroupScore, ...], Meta(min_length=1)]
+    accuracy: Spread
+    macro_f1: Spread
+    pooled: Agreement
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        confusion, cells = self.pooled.confusion, self.pooled.cells
+        by_label = {name: sum(row) for name, row in zip(confusion.labels, confusion.counts, strict=True) if sum(row)}
+        right = sum(row[position] for position, row in enumerate(confusion.counts)) / max(cells, 1)
+        computed = {
+            "the accuracy of pooled": (self.pooled.accuracy, right),
+            "the accuracy of groups": (sum(row.accuracy * row.cells for row in self.groups) / max(cells, 1), right),
+        }
+        for name in ("accuracy", "macro_f1"):
+            stated, spread = getattr(self, name), Spread.from_scores([getattr(row, name) for row in self.groups])
+            computed |= {f"{name}.mean": (stated.mean, spread.mean), f"{name}.std": (stated.std, spread.std)}
+        wrong = [name for name, (stated, found) in computed.items() if abs(stated - found) > ROUNDING]
+        if len({row.group for row in self.groups}) < len(self.groups):
+            wrong.append("the names of groups")
+        if {row.label: row.cells for row in self.pooled.per_label} != by_label or sum(by_label.values()) != cells:
+            wrong.append("the cells of pooled")
+        if sum(row.cells for row in self.groups) != cells:
+            wrong.append("the cells of groups")
+        if wrong:
+            msg = f"{wrong[0]} of the cross-validation differ from its other figures"
+            raise ValueError(msg)
+
+    @classmethod
+    def summarise(cls, batch_key: str, groups: Sequence[GroupScore], pooled: Agreement) -> Self:
+        """Return the scores of donors or batches with their mean and spread."""
+        accuracy, macro_f1 = (
+            Spread.from_scores([getattr(row, name) for row in groups]) for name in ("accuracy", "macro_f1")
+        )
+        return cls(batch_key, tuple(groups), accuracy, macro_f1, pooled)
+
+
 class Bin(msgspec.Struct, frozen=True):
     """Held-out cells of similar confidence."""
 
@@ -226,9 +295,17 @@ class Metrics(Lines, frozen=True):
     held_out: Agreement
     paper_threshold_rejects: Share
     reliability: Reliability | UnsetType = UNSET
+    cross_validation: CrossValidation | UnsetType = UNSET
     studies: tuple[StudyRecord, ...] = ()
     left_out: tuple[LeftOutRecord, ...] = ()
     synthetic: bool = False
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        for row in self.cross_validation.pooled.per_label if self.cross_validation else ():
+            if row.cells > (most := self.cells_per_label.get(row.label, 0)):
+                msg = f"cross_validation has {row.cells} cells of {row.label!r}; expected at most {most}"
+                raise ValueError(msg)
 
 
 class ParityRecord(msgspec.Struct, frozen=True):

@@ -45,6 +45,18 @@ def measure(truth: Sequence[str] | Strings, predicted: Sequence[str] | Strings) 
     )
 
 
+def pooled(agreements: Sequence[Agreement]) -> Agreement:
+    """Return the agreement over the cells of several agreements."""
+    rows = [
+        (truth, predicted, count)
+        for agreement in agreements
+        for truth, counts in zip(agreement.confusion.labels, agreement.confusion.counts, strict=True)
+        for predicted, count in zip(agreement.confusion.labels, counts, strict=True)
+    ]
+    truth, predicted, counts = zip(*rows, strict=True)
+    return measure(np.repeat(truth, counts), np.repeat(predicted, counts))
+
+
 def reliability(confidence: Floats, right: Bools) -> dict[str, Any]:
     """Return the calibration of the confidence of cells, shape (n,), of which some labels are ``right``, shape (n,).
 

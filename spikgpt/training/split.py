@@ -2,6 +2,10 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from itertools import chain
+from typing import Any
+
 import numpy as np
 from sklearn.model_selection import StratifiedGroupKFold, train_test_split
 
@@ -10,6 +14,13 @@ from spikgpt.scoring.thresholds import DEFAULT_UNKNOWN_RATE, conformal_rank
 from spikgpt.training.cells import LabelledCells
 from spikgpt.training.names import first_names
 from spikgpt.types import Integers, Strings
+
+# Splits of a cross-validation at most: of more donors or batches, several are held out at a time.
+MOST_FOLDS = 5
+# Of so many donors or batches, single ones are tried too; of more, one has too few cells to measure with.
+FEW_GROUPS = 10
+# Cells of a label with which its accuracy is well measured.
+ENOUGH_CELLS = 20
 
 
 def hold_out(
@@ -25,7 +36,8 @@ def hold_out(
         Donor or batch of each cell, shape (n,): whole groups are held out. Without groups the split is stratified by
         label.
     share
-        Share of the cells to hold out; with groups, as near to the share as whole groups of similar composition allow.
+        Share of the cells to hold out. With groups, the held-out groups depend on the rarest labels instead, and the
+        share lies between 10% and 50% where possible.
 
     Returns
     -------
@@ -62,14 +74,27 @@ def hold_out(
             "so none can be both learned and held out. Leave the batch key out, or name another column."
         )
         raise LabelsError(msg)
-    folds = StratifiedGroupKFold(min(len(names), round(1 / share)), shuffle=True, random_state=seed)
-    splits = [split for split in folds.split(labels, labels, groups) if _usable(labels, *split)]
-    if not splits:
-        # One of two groups that share a label can always be held out.
-        single_groups = ((np.flatnonzero(groups != name), np.flatnonzero(groups == name)) for name in names)
-        splits = [split for split in single_groups if _usable(labels, *split)]
-    train, held = min(splits, key=lambda split: abs(len(split[1]) / len(labels) - share))
-    return np.sort(train), np.sort(held)
+    candidates = list(folds(labels, groups, round(1 / share), seed=seed))
+    # One of two groups that share a label can always be held out.
+    single = folds(labels, groups, len(names)) if len(names) <= FEW_GROUPS or not candidates else ()
+    return max(chain(candidates, single), key=lambda split: _rank(labels, split[0], split[1], share))
+
+
+def folds(
+    labels: Strings, groups: Strings, count: int = MOST_FOLDS, *, seed: int = 0
+) -> Iterator[tuple[Integers, Integers]]:
+    """Yield training and held-out cells of splits that together hold out each group once.
+
+    A split holds out one group if there are at most ``count`` groups, else several groups of similar composition.
+    Splits without a label to learn and measure are left out.
+    """
+    names, index = np.unique(groups, return_inverse=True)
+    if len(names) > count:
+        several = StratifiedGroupKFold(count, shuffle=True, random_state=seed)
+        splits = ((np.sort(train), np.sort(held)) for train, held in several.split(labels, labels, groups))
+    else:
+        splits = ((np.flatnonzero(index != group), np.flatnonzero(index == group)) for group in range(len(names)))
+    yield from (split for split in splits if _usable(labels, *split))
 
 
 def can_hold_out(labels: Strings, groups: Strings) -> bool:
@@ -116,3 +141,17 @@ def _usable(labels: Strings, train: Integers, held: Integers) -> bool:
     """Return True if the training part has two labels, and the held-out part one of them."""
     learned = np.unique(labels[train])
     return len(learned) > 1 and bool(np.isin(labels[held], learned).any())
+
+
+def _rank(labels: Strings, train: Integers, held: Integers, share: float) -> tuple[Any, ...]:
+    """Return the rank of a split; the best split has the largest rank.
+
+    At most half of the cells are held out, the most labels can be learned, and at least a tenth of the cells are held
+    out. Then the rarest label decides: of the numbers of its training and its held-out cells, the smaller is as large
+    as possible. Numbers above 20 count as 20.
+    """
+    names, index = np.unique(labels, return_inverse=True)
+    learned, measured = (np.bincount(index[rows], minlength=len(names)) for rows in (train, held))
+    fewest = np.sort(np.minimum(np.minimum(learned, measured), ENOUGH_CELLS)).tolist()
+    held_share = len(held) / len(labels)
+    return held_share <= 0.5, int((learned > 0).sum()), held_share >= 0.1, fewest, -abs(held_share - share)

@@ -6,6 +6,7 @@ from collections.abc import Callable
 from dataclasses import asdict
 from typing import Any
 
+import msgspec
 import numpy as np
 from anndata import AnnData
 
@@ -13,16 +14,20 @@ from spikgpt.cells.obs import counted
 from spikgpt.embedding.pca import KIND as PCA
 from spikgpt.embedding.pca import PCAProjection
 from spikgpt.engines.scgpt.source import ScGPTSource
+from spikgpt.errors import ConfigError
 from spikgpt.options import TrainOptions
 from spikgpt.reference.files import CLASSIFIER, EMBEDDER, Reference, build_reference
+from spikgpt.reference.json_files import converted
+from spikgpt.reference.schema import Agreement, CrossValidation, GroupScore
 from spikgpt.scoring.label_map import LabelMap
 from spikgpt.scoring.thresholds import Thresholds
 from spikgpt.training.calibration import calibrate
 from spikgpt.training.cells import TrainingCells, prepare
 from spikgpt.training.fit import FittedModel, OnEpoch, fit_model
-from spikgpt.training.recipes import RECIPES
-from spikgpt.training.split import hold_out, training_notes
-from spikgpt.types import OnCells
+from spikgpt.training.metrics import pooled
+from spikgpt.training.recipes import RECIPES, TrainingRecipe
+from spikgpt.training.split import folds, hold_out, training_notes
+from spikgpt.types import Integers, OnCells, Strings
 
 
 def train(
@@ -65,6 +70,9 @@ def train(
         When ``checkpoints`` holds the state of another training.
     """
     options = options or TrainOptions()
+    if options.cross_validate and options.batch_key is None:
+        msg = "cross_validate holds out donors or batches in turn; name their column too: batch_key (--batch-key)."
+        raise ConfigError(msg)
     recipe = RECIPES[options.recipe]
     cells = prepare(adata, label_key, embedder, options, on_cells)
     labels, groups = cells.labels, cells.labelled.groups
@@ -85,9 +93,49 @@ def train(
     if groups is not None:
         held_out_by = f"{options.batch_key} {', '.join(np.unique(groups[held_rows]).tolist())}"
     metrics = {"held_out_by": held_out_by, **measures}
+    if options.cross_validate and groups is not None:
+        validation = cross_validate(cells, groups, final.names, (train_rows, measured), recipe, options, on_epoch)
+        metrics["cross_validation"] = msgspec.to_builtins(validation)
     settings = {"label_key": label_key, "batch_key": options.batch_key, "recipe": asdict(recipe), "seed": options.seed}
     provenance = {**(options.provenance or {}), **settings}
     return _reference(cells, final, thresholds, metrics, provenance, options.name)
+
+
+def cross_validate(
+    cells: TrainingCells,
+    groups: Strings,
+    names: tuple[str, ...],
+    fitted: tuple[Integers, FittedModel],
+    recipe: TrainingRecipe,
+    options: TrainOptions,
+    on_epoch: OnEpoch | None = None,
+) -> CrossValidation:
+    """Hold out each donor or batch in turn, and return the agreement of predicted and true labels.
+
+    The cells of each donor or batch are labelled as a query of their own.
+
+    Parameters
+    ----------
+    groups
+        Donor or batch of each cell, shape (n,).
+    names
+        Labels of the reference. Cells of other labels, and of labels that only held-out cells have, are left out.
+    fitted
+        Training cells of a model that was fitted before, and the model; its training is not repeated.
+    """
+    labels, agreements = cells.labels, {}
+    for number, (train, held) in enumerate(folds(labels, groups, seed=options.seed), start=1):
+        model = fitted[1]
+        if not np.array_equal(train, fitted[0]):
+            model = fit_model(cells, train, f"held-out {number}", recipe, options, on_epoch)
+        known = held[np.isin(labels[held], model.names) & np.isin(labels[held], names)]
+        for group in np.unique(groups[known]).tolist():
+            rows = known[groups[known] == group]
+            part = cells.values.select(rows, model.columns)
+            _, measures = calibrate(model, part, labels[rows], temperature=recipe.calibrate)
+            agreements[group] = converted(measures["held_out"], group, Agreement)
+    scores = [GroupScore(group, one.cells, one.accuracy, one.macro_f1) for group, one in sorted(agreements.items())]
+    return CrossValidation.summarise(options.batch_key or "", scores, pooled(list(agreements.values())))
 
 
 def _reference(

@@ -15,7 +15,7 @@ import yaml
 from anndata import AnnData
 from huggingface_hub import CommitOperationAdd, HfApi, ModelCard, metadata_load
 
-from spikgpt.reference.card import Card, card, card_figures, read_metadata, untrained_card
+from spikgpt.reference.card import Card, card, card_figures, label_agreement, read_metadata, untrained_card
 from spikgpt.reference.hub import Hub
 from spikgpt.reference.registry import shipped_references
 from spikgpt.sharing import push
@@ -221,7 +221,7 @@ def test_the_card_of_a_shipped_reference_equals_its_metrics(name: str) -> None:
     content = (folder / "README.md").read_text()
     held_out = metrics["held_out"]
     assert card_figures(content) == {"accuracy": held_out["accuracy"], "f1": held_out["macro_f1"]}
-    for row in held_out["per_label"]:
+    for row in label_agreement(metrics)["per_label"]:
         cells = metrics["cells_per_label"][row["label"]]
         figures = f"{row['precision']:.3f} | {row['recall']:.3f} | {row['f1']:.3f}"
         assert f"| {cells} | {row['cells']} | {figures} |\n" in content
@@ -330,3 +330,33 @@ def test_what_a_build_measured_is_stated() -> None:
     synthetic = card("islets", LABELS, THRESHOLDS, metrics | {"synthetic": True}, told | {"synthetic": True})
     assert "**Made-up cells.**" in synthetic
     assert "## A label left out (made-up cells)" in synthetic
+
+
+def test_a_cross_validation_is_stated() -> None:
+    pooled = METRICS["held_out"] | {
+        "cells": 60,
+        "per_label": [
+            {"label": "alpha", "cells": 53, "precision": 0.9, "recall": 0.8, "f1": 0.7},
+            {"label": "rare", "cells": 7, "precision": 0.6, "recall": 0.5, "f1": 0.4},
+        ],
+    }
+    rows = [
+        {"group": "human1", "cells": 30, "accuracy": 0.9, "macro_f1": 0.8},
+        {"group": "a|b", "cells": 30, "accuracy": 1.0, "macro_f1": 1.0},
+    ]
+    spreads = {"accuracy": {"mean": 0.95, "std": 0.0707}, "macro_f1": {"mean": 0.9, "std": 0.1414}}
+    validation = {"batch_key": "donor", "groups": rows, "pooled": pooled, **spreads}
+    metrics = METRICS | {"cross_validation": validation}
+    made = card("islets", LABELS, THRESHOLDS, metrics, PROVENANCE)
+    assert "In a cross-validation, each donor was held out in turn" in made
+    assert (
+        "| held-out donor | cells | accuracy | macro-F1 |\n|---|---|---|---|\n| human1 | 30 | 0.900 | 0.800 |\n" in made
+    )
+    assert "| a\\|b | 30 | 1.000 | 1.000 |\n| mean ± standard deviation | | 0.950 ± 0.071 | 0.900 ± 0.141 |\n\n" in made
+    # The rows of labels pool all held-out cells.
+    assert (
+        "| alpha | CL:0000171 | 70 | 53 | 0.900 | 0.800 | 0.700 |\n| rare | - | 7 | 7 | 0.600 | 0.500 | 0.400 |\n"
+        in made
+    )
+    assert "Over 30 cells, accuracy is 0.988" in made
+    assert "cross-validation" not in text()

@@ -5,12 +5,23 @@ from __future__ import annotations
 import json
 from typing import Any
 
+import msgspec
 import pytest
 
 from spikgpt.errors import DamagedReference
 from spikgpt.reference.json_files import converted, dumped
 from spikgpt.reference.registry import shipped_references
-from spikgpt.reference.schema import Agreement, Config, Header, Metrics, Provenance, require
+from spikgpt.reference.schema import (
+    Agreement,
+    Config,
+    CrossValidation,
+    GroupScore,
+    Header,
+    Metrics,
+    Provenance,
+    require,
+)
+from spikgpt.training.metrics import measure, pooled
 
 PANCREAS = shipped_references()["pancreas"]
 METRICS: dict[str, Any] = json.loads((PANCREAS / "metrics.json").read_text())
@@ -58,3 +69,59 @@ def test_what_does_not_hold_is_refused() -> None:
     require(True, "All is well.")
     with pytest.raises(DamagedReference, match=r"^It is cracked\. Get the reference again, or another one\.$"):
         require(False, "It is cracked.")
+
+
+def validation() -> dict[str, Any]:
+    """Return the cross-validation of two donors."""
+    parts = measure(["alpha"] * 3 + ["beta"] * 2, ["alpha"] * 4 + ["beta"]), measure(["alpha"] * 4, ["alpha"] * 4)
+    rows = [GroupScore(f"d{n}", part.cells, part.accuracy, part.macro_f1) for n, part in enumerate(parts)]
+    found: dict[str, Any] = msgspec.to_builtins(CrossValidation.summarise("donor", rows, pooled(parts)))
+    return found
+
+
+def test_a_cross_validation_comes_back() -> None:
+    values = validation()
+    assert values["accuracy"] == {"mean": pytest.approx(0.9), "std": pytest.approx(0.1 * 2**0.5)}
+    found = converted(METRICS | {"cross_validation": values}, "metrics.json", Metrics)
+    assert msgspec.to_builtins(found.cross_validation) == values
+    assert [row.group for row in found.cross_validation.groups] == ["d0", "d1"]  # type: ignore[union-attr]
+    one = GroupScore("d0", 1, 1.0, 1.0)
+    assert CrossValidation.summarise("donor", [one], measure(["a"], ["a"])).accuracy.std == 0
+
+
+@pytest.mark.parametrize(
+    ("path", "value", "message"),
+    [
+        (("groups", 0, "accuracy"), 0.9, "the accuracy of groups of the cross-validation differ"),
+        (("groups", 0, "accuracy"), 1.5, "<= 1.0"),
+        (("groups", 0, "macro_f1"), 0.9, "macro_f1.mean of the cross-validation differ"),
+        (("groups", 0, "cells"), 6, "the accuracy of groups"),
+        (("groups", 1, "cells"), 3, "the accuracy of groups"),
+        (("groups", 1, "group"), "d0", "the names of groups"),
+        (("groups", 1, "group"), "d\n", "without control characters"),
+        (("groups",), [], "length >= 1"),
+        (("accuracy", "mean"), 0.95, "accuracy.mean"),
+        (("accuracy", "std"), 0.0, "accuracy.std"),
+        (("macro_f1", "std"), 0.0, "macro_f1.std"),
+        (("pooled", "accuracy"), 0.95, "the accuracy of pooled"),
+        (("pooled", "cells"), 90, "of the cross-validation differ"),
+        (("pooled", "confusion", "counts"), [[7, 0], [0, 2]], "of the cross-validation differ"),
+        (("pooled", "per_label", 1, "cells"), 3, "the cells of pooled"),
+        (("pooled", "per_label", 1, "label"), "gamma", "the cells of pooled"),
+    ],
+)
+def test_a_forged_cross_validation_is_refused(path: tuple[Any, ...], value: Any, message: str) -> None:
+    values = validation()
+    place = values
+    for key in path[:-1]:
+        place = place[key]
+    place[path[-1]] = value
+    with pytest.raises(DamagedReference, match=message):
+        converted(METRICS | {"cross_validation": values}, "metrics.json", Metrics)
+
+
+def test_a_cross_validation_has_no_more_cells_of_a_label_than_the_reference() -> None:
+    metrics = METRICS | {"cross_validation": validation()}
+    metrics["cells_per_label"] = METRICS["cells_per_label"] | {"alpha": 6}
+    with pytest.raises(DamagedReference, match="cross_validation has 7 cells of 'alpha'; expected at most 6"):
+        converted(metrics, "metrics.json", Metrics)

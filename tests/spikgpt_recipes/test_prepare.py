@@ -17,7 +17,7 @@ from spikgpt.cells.reading import read_cells
 from spikgpt.errors import DataError, LabelsError
 from spikgpt_recipes import prepare as preparing
 from spikgpt_recipes.plan import BuildPlan, StudySelection, plan_build
-from spikgpt_recipes.prepare import batch_key_of, prepare
+from spikgpt_recipes.prepare import count_donors, prepare
 from spikgpt_recipes.recipe import BuildRecipe, CellFilter, read_recipe
 from tests.spikgpt_recipes.conftest import write_recipe
 
@@ -54,7 +54,7 @@ def test_cells_come_out_with_their_counts_and_our_labels(
     assert set(cells.obs.loc[cells.obs["cell_type"] == "exocrine", "cell_ontology_id"]) == {"CL:0000083"}
     assert (counts.cells, counts.excluded_label, counts.not_selected) == (200, 40, 120)
     assert counts.labels == {"alpha": 40, "beta": 40, "delta": 40, "exocrine": 80}
-    assert batch_key_of(tmp_path / "cells.h5ad") == "donor"
+    assert count_donors(tmp_path / "cells.h5ad") == 2
 
 
 def test_studies_are_told_apart(recipe: BuildRecipe, plan: BuildPlan, mirror: Path, tmp_path: Path) -> None:
@@ -120,4 +120,4 @@ def test_tables_keep_the_genes_that_all_have_whatever_these_are_called(
     assert cells.obs_names.tolist() == ["a0", "a1"]
     assert counts.unlabelled == 2
     assert cells[:, ["INS", "GCG", "SST"]].X.toarray().tolist() == [[0, 1, 2], [61, 62, 63]]
-    assert batch_key_of(tmp_path / "cells.h5ad") is None
+    assert count_donors(tmp_path / "cells.h5ad") == 1

@@ -9,7 +9,7 @@ import pytest
 from sklearn.metrics import accuracy_score, classification_report, confusion_matrix, roc_auc_score
 
 from spikgpt.errors import LabelsError
-from spikgpt.training.metrics import measure, reliability, tpr_at_fpr, unknown_auroc
+from spikgpt.training.metrics import measure, pooled, reliability, tpr_at_fpr, unknown_auroc
 
 
 def test_figures_by_hand() -> None:
@@ -31,6 +31,14 @@ def test_the_confusion_has_a_row_for_each_true_label() -> None:
     metrics = measure(["a", "a", "b"], ["a", "c", "b"])
     assert metrics.confusion.labels == ("a", "b", "c")
     assert metrics.confusion.counts == ((1, 0, 1), (0, 1, 0), (0, 0, 0))
+
+
+@pytest.mark.parametrize("seed", range(5))
+def test_agreements_are_pooled_over_their_cells(seed: int) -> None:
+    random = np.random.default_rng(seed)
+    truth, predicted = random.choice(list("abcd"), 200), random.choice(list("bcde"), 200)
+    parts = np.split(np.arange(200), [20, 21, 90])
+    assert pooled([measure(truth[part], predicted[part]) for part in parts]) == measure(truth, predicted)
 
 
 @pytest.mark.parametrize("seed", range(5))

@@ -13,7 +13,7 @@ from spikgpt.errors import LabelsError
 from spikgpt.options import TrainOptions
 from spikgpt.training.cells import LabelledCells, prepare
 from spikgpt.training.leave_one_out import leave_one_type_out
-from spikgpt.training.split import hold_out, training_notes
+from spikgpt.training.split import folds, hold_out, training_notes
 from spikgpt.training.train import train
 
 CELLS = np.arange(240)
@@ -117,6 +117,66 @@ def test_whole_groups_are_held_out() -> None:
     train, held = hold_out(labels, groups)
     assert not set(groups[train]) & set(groups[held])
     assert 0.2 <= len(held) / 100 <= 0.4
+
+
+def cells_of(counts: dict[str, dict[str, int]]) -> tuple[npt.NDArray[Any], npt.NDArray[Any]]:
+    """Return labels and groups, from the number of cells of each label in each group."""
+    rows = [(label, group) for group, labels in counts.items() for label, n in labels.items() for _ in range(n)]
+    labels, groups = np.array(rows).T
+    return labels, groups
+
+
+@pytest.mark.parametrize(
+    ("counts", "held_out"),
+    [
+        # The rarest label has 12 held-out cells and 11 to learn from.
+        ({"d1": {"a": 90, "r": 12}, "d2": {"a": 90, "r": 1}, "d3": {"a": 90, "r": 10}}, {"d1"}),
+        # With d1, only 2 cells of the rarest label would be left to learn from.
+        ({"d1": {"a": 90, "r": 30}, "d2": {"a": 80, "r": 2}, "d3": {"a": 90, "r": 1}}, {"d1"}),
+        ({"d1": {"a": 90, "r": 30}, "d2": {"a": 90, "r": 6}, "d3": {"a": 90, "r": 9}}, {"d1"}),
+        # A label of one donor is learned, so another donor is held out.
+        ({"d1": {"a": 90, "own": 30}, "d2": {"a": 90, "r": 6}, "d3": {"a": 90, "r": 9}}, {"d2"}),
+        # d1 has more than half of the cells, and d2 less than a tenth.
+        ({"d1": {"a": 900, "r": 30}, "d2": {"a": 10, "r": 30}, "d3": {"a": 300, "r": 9}}, {"d3"}),
+        # Enough cells of each label in any case: the share is nearest to 30%.
+        ({"d1": {"a": 90, "r": 30}, "d2": {"a": 150, "r": 50}, "d3": {"a": 100, "r": 30}}, {"d3"}),
+    ],
+)
+def test_the_rarest_label_decides(counts: dict[str, dict[str, int]], held_out: set[str]) -> None:
+    labels, groups = cells_of(counts)
+    train, held = hold_out(labels, groups)
+    assert set(groups[held]) == held_out
+    assert sorted([*train, *held]) == list(range(len(labels)))
+    # The order of cells does not matter.
+    order = np.random.default_rng(0).permutation(len(labels))
+    assert set(groups[order][hold_out(labels[order], groups[order])[1]]) == held_out
+
+
+def test_many_groups_are_held_out_together() -> None:
+    groups = np.array([f"d{cell % 60}" for cell in CELLS])
+    train, held = hold_out(np.array(["a", "b"])[CELLS // 60 % 2], groups)
+    assert 0.2 <= len(held) / 240 <= 0.4
+    assert not set(groups[train]) & set(groups[held])
+    # Each label but one is in a single group.
+    labels = np.where(CELLS < 200, np.array([f"t{cell % 20}" for cell in CELLS]), "shared")
+    train, held = hold_out(labels, np.array([f"d{cell % 20}" for cell in CELLS]))
+    assert set(labels[held]) & set(labels[train]) == {"shared"}
+
+
+@pytest.mark.parametrize(("n_groups", "splits"), [(2, 2), (3, 3), (5, 5), (6, 5), (40, 5)])
+def test_folds_hold_out_each_group_once(n_groups: int, splits: int) -> None:
+    groups = np.array([f"d{cell % n_groups}" for cell in CELLS])
+    found = list(folds(np.array(["a", "b"])[CELLS // n_groups % 2], groups))
+    assert len(found) == splits
+    assert sorted(np.concatenate([held for _, held in found])) == list(CELLS)
+    for learned, held in found:
+        assert not set(groups[learned]) & set(groups[held])
+        assert len(learned) + len(held) == 240
+
+
+def test_a_fold_without_a_label_to_learn_and_measure_is_left_out() -> None:
+    labels, groups = cells_of({"d1": {"a": 9, "b": 9}, "d2": {"a": 9, "b": 9}, "d3": {"c": 9}})
+    assert [set(groups[held]) for _, held in folds(labels, groups)] == [{"d1"}, {"d2"}]
 
 
 @pytest.mark.parametrize("seed", range(4))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -19,11 +20,13 @@ from spikgpt.errors import CheckpointError, ConfigError, LabelsError
 from spikgpt.options import AnnotateOptions, TrainOptions
 from spikgpt.pipeline import annotate
 from spikgpt.reference.files import Reference
+from spikgpt.training.cells import prepare
 from spikgpt.training.classifier import Progress
 from spikgpt.training.evaluation import evaluate
+from spikgpt.training.fit import fit_model
 from spikgpt.training.recipes import RECIPES
-from spikgpt.training.split import hold_out
-from spikgpt.training.train import train
+from spikgpt.training.split import folds, hold_out
+from spikgpt.training.train import cross_validate, train
 from tests.training.conftest import ONCE
 
 
@@ -236,3 +239,64 @@ def test_features_that_are_left_out_are_told_before_the_work(cells: AnnData) -> 
     with pytest.raises(Stopped):
         train(cite, "cell_type", options=TrainOptions(name="mine", seed=1), on_note=notes.append, on_epoch=stop)
     assert any("20 of 3000 features that are not RNA" in note and "left out" in note for note in notes)
+
+
+# Cross-validation
+
+OPTIONS = TrainOptions(batch_key="third", cross_validate=True)
+
+
+@pytest.fixture(scope="module")
+def thirds(embedded: AnnData) -> AnnData:
+    """Bring the cells of three made-up donors; only the first has ductal cells."""
+    adata = embedded.copy()
+    adata.obs["third"] = [f"d{1 + place % 3}" for place in range(adata.n_obs)]
+    labels = adata.obs["cell_type"].astype(str)
+    adata.obs["type"] = labels.where((labels != "ductal") | (adata.obs["third"] == "d1"))
+    return adata
+
+
+def test_each_donor_is_labelled_by_a_model_without_it(thirds: AnnData) -> None:
+    cells = prepare(thirds, "type", "obsm:X_own", OPTIONS)
+    assert cells.labelled.groups is not None
+    groups, names = cells.labelled.groups, tuple(np.unique(cells.labels).tolist())
+    splits = list(folds(cells.labels, groups))
+    fitted = fit_model(cells, splits[0][0], "first", ONCE, OPTIONS)
+    stages: list[str] = []
+    result = cross_validate(
+        cells, groups, names, (splits[0][0], fitted), ONCE, OPTIONS, lambda stage, _: stages.append(stage)
+    )
+    # The model of the first split is not trained again.
+    assert set(stages) == {"held-out 2", "held-out 3"}
+    assert [row.group for row in result.groups] == ["d1", "d2", "d3"]
+    assert [len(rows) for _, rows in splits] == [np.sum(groups == name) for name in ("d1", "d2", "d3")]
+    # Only d1 has ductal cells, so no model both learns and measures them.
+    measured = groups[cells.labels != "ductal"]
+    assert [row.cells for row in result.groups] == [np.sum(measured == name) for name in ("d1", "d2", "d3")]
+    assert "ductal" not in {row.label for row in result.pooled.per_label}
+    assert result.accuracy.mean == pytest.approx(np.mean([row.accuracy for row in result.groups]))
+    assert result.macro_f1.std == pytest.approx(np.std([row.macro_f1 for row in result.groups], ddof=1))
+    assert result.accuracy.mean > 0.9
+    fresh = cross_validate(cells, groups, names, (np.arange(0), fitted), ONCE, OPTIONS)
+    assert fresh == result
+    some = cross_validate(cells, groups, names[1:], (splits[0][0], fitted), ONCE, OPTIONS)
+    assert names[0] not in {row.label for row in some.pooled.per_label}
+
+
+def test_a_training_stores_the_figures_if_asked(thirds: AnnData, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(RECIPES, "default", replace(ONCE, refit=True))
+
+    def trained(**options: Any) -> dict[str, Any]:
+        return train(thirds, "cell_type", embedder="obsm:X_own", options=TrainOptions(**options)).metrics
+
+    metrics = trained(batch_key="third", cross_validate=True)
+    stored = metrics["cross_validation"]
+    assert isinstance(stored, dict)
+    assert [row["group"] for row in stored["groups"]] == ["d1", "d2", "d3"]
+    assert stored["pooled"]["cells"] == thirds.n_obs
+    held_out = metrics["held_out_by"].removeprefix("third ")
+    (same,) = [row for row in stored["groups"] if row["group"] == held_out]
+    assert same["accuracy"] == metrics["held_out"]["accuracy"]
+    assert "cross_validation" not in trained(batch_key="third")
+    with pytest.raises(ConfigError, match="name their column too: batch_key"):
+        trained(cross_validate=True)
