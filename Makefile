@@ -87,13 +87,16 @@ bench: $(READY) $(RUNTIME)/.ready
 
 LABEL_SUITES := accuracy unseen ood-scores false-rejection donors calibration foreign-cells
 
-# Build the shipped reference again, from the cells in this repository as GEO lays them out; the same machine gives the same
-# weights.
+# Build a shipped reference again: make reference NAME=retina MIRROR=DIR. MIRROR holds the study files as ACCESSION/NAME;
+# those of pancreas are the cells in this repository, as GEO lays them out. The same machine gives the same weights.
+NAME = pancreas
+MIRROR = build/mirror
+VARIANT = $(shell grep -qs '^  shipped:' hub_cards/$(NAME)/recipe.yaml && echo --variant shipped)
 reference: $(READY)
-	$(BIN)/python -m tests.mirror pancreas build/mirror
-	$(BIN)/spikgpt build pancreas --variant shipped --mirror build/mirror --out build/pancreas
-	rm -rf spikgpt/references/pancreas
-	cp -r build/pancreas spikgpt/references/pancreas
+	$(if $(and $(filter pancreas%,$(NAME)),$(filter build/mirror,$(MIRROR))),$(BIN)/python -m tests.mirror pancreas build/mirror)
+	$(BIN)/spikgpt build "$(NAME)" $(VARIANT) --mirror "$(MIRROR)" --out "build/$(NAME)"
+	rm -rf "spikgpt/references/$(NAME)"
+	cp -r "build/$(NAME)" "spikgpt/references/$(NAME)"
 
 # Train the small scGPT of the tests again.
 scgpt: $(READY)

@@ -46,6 +46,12 @@ class BuildPlan:
     synthetic: bool = False
 
     @property
+    def name(self) -> str:
+        """The name of the reference."""
+        variant = self.recipe.variants[self.variant] if self.variant else None
+        return variant.name if variant and variant.name else self.recipe.name
+
+    @property
     def studies(self) -> tuple[RecipeStudy, ...]:
         """Every study of the plan, once."""
         return tuple({selection.name: selection.study for selection in (*self.reference, *self.query)}.values())

@@ -121,13 +121,17 @@ class RecipeStudy(Lines, frozen=True, kw_only=True, forbid_unknown_fields=True):
 
 
 class RecipeVariant(Lines, frozen=True, kw_only=True, forbid_unknown_fields=True):
-    """Other cells of the same studies: study names with values of obs columns, such as donors."""
+    """Other cells of the same studies: study names with values of obs columns, such as donors.
+
+    ``name`` is the name of the reference; by default that of the recipe.
+    """
 
     source: Text
     card: CardName
     reference: Annotated[dict[str, ObsFilter], Meta(min_length=1)]
     query: dict[str, ObsFilter] = {}
     cells: ExpectedCells | None = None
+    name: Name | None = None
 
 
 class CellFilter(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
@@ -196,6 +200,23 @@ def find_recipe(name: str) -> Path:
         msg = f"There is no recipe {name!r}; choose {listed(shipped)}, or name a folder that holds a {FILE}."
         raise ConfigError(msg)
     return Path(name)
+
+
+def find_build(name: str) -> tuple[Path, str | None]:
+    """Return the folder of a recipe and the name of its variant, by the name of a recipe or of a variant's reference.
+
+    Raises
+    ------
+    ConfigError
+        When there is no such recipe.
+    """
+    shipped = recipe_folders()
+    if name not in shipped and not os.path.lexists(Path(name, FILE)):
+        for folder in shipped.values():
+            for key, variant in read_recipe(folder).variants.items():
+                if variant.name == name:
+                    return folder, key
+    return find_recipe(name), None
 
 
 def read_recipe(folder: Path) -> BuildRecipe:

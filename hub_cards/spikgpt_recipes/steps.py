@@ -133,7 +133,7 @@ class Build:
             rules = msgspec.to_builtins(recipe.labels), msgspec.to_builtins(recipe.preprocessing)
             return files, *rules, *([one.to_builtins() for one in role] for role in (plan.reference, plan.query))
         if step == "train":
-            return self._keys["prepare"], recipe.name, recipe.embedder, recipe.training, recipe.seed
+            return self._keys["prepare"], plan.name, recipe.embedder, recipe.training, recipe.seed
         if step == "evaluate":
             return self._keys["train"], recipe.left_out
         return self._keys["evaluate"], self._provenance()
@@ -287,7 +287,7 @@ class Build:
         return TrainOptions(
             batch_key=DONOR if count_donors(self._reference) > 1 else None,
             recipe=recipe.training,
-            name=recipe.name,
+            name=self.plan.name,
             seed=recipe.seed,
             checkpoints=self.work / "checkpoints" / f"{self._keys['train'][:12]} {training}",
         )

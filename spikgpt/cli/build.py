@@ -46,16 +46,16 @@ def build(
     from spikgpt.reference.card import untrained_card
     from spikgpt.reference.hub import check_repository
     from spikgpt_recipes.plan import plan_build
-    from spikgpt_recipes.recipe import find_recipe, read_card, read_recipe
+    from spikgpt_recipes.recipe import find_build, read_card, read_recipe
     from spikgpt_recipes.steps import STEPS, Build, provenance_of
 
-    folder = find_recipe(recipe)
+    folder, variant = find_build(recipe)
     plan = plan_build(
-        read_recipe(folder), variant=options.variant, only=options.only or (), synthetic=options.synthetic
+        read_recipe(folder), variant=options.variant or variant, only=options.only or (), synthetic=options.synthetic
     )
     if show_card:
         provenance = provenance_of(plan, read_card(folder, plan.card))
-        typer.echo(untrained_card({"name": plan.recipe.name, "provenance": provenance}), nl=False)
+        typer.echo(untrained_card({"name": plan.name, "provenance": provenance}), nl=False)
         return
     if out is None:
         msg = "Name the folder to write the reference to: --out FOLDER."

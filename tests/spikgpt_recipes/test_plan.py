@@ -37,12 +37,20 @@ def test_a_variant_takes_some_donors_and_asks_others() -> None:
     assert found.query[0].where == {"donor": ("human2", "human4")}
     assert found.card == "shipped.md"
     assert [source.study for source in found.studies] == ["Baron"]
+    assert (plan().name, found.name) == ("pancreas", "pancreas")
+
+
+def test_a_variant_can_be_a_reference_of_its_own() -> None:
+    found = plan(variant="four-donors")
+    assert found.name == "pancreas-four-donors"
+    assert studies(found) == (["Baron"], [], ())
+    assert len(found.reference[0].where["donor"]) == 4
 
 
 @pytest.mark.parametrize(
     ("options", "said"),
     [
-        ({"variant": "small"}, "no variant 'small'; it has shipped"),
+        ({"variant": "small"}, "no variant 'small'; it has shipped and four-donors"),
         ({"only": ["GSE1"]}, r"no study 'GSE1'; choose from Baron \(GSE84133\), Muraro"),
         ({"only": ["Xin"]}, "No study of pancreas is left to train on; its reference studies are Baron, Muraro"),
     ],

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import shutil
 from pathlib import Path
 
 import msgspec
@@ -12,7 +13,7 @@ import yaml
 from spikgpt.cells.reading import read_cells
 from spikgpt.errors import ConfigError
 from spikgpt.scoring.ontology import ontology
-from spikgpt_recipes.recipe import FILE, BuildRecipe, find_recipe, read_card, read_recipe, recipe_folders
+from spikgpt_recipes.recipe import FILE, BuildRecipe, find_build, find_recipe, read_card, read_recipe, recipe_folders
 from tests.conftest import DATA
 from tests.spikgpt_recipes.conftest import write_recipe
 
@@ -187,6 +188,19 @@ def test_a_recipe_of_ones_own_is_a_folder(tmp_path: Path) -> None:
     assert read_recipe(find_recipe(str(tmp_path))).name == "islets"
     with pytest.raises(ConfigError, match="There is no recipe 'lungs'; choose lung, pancreas, retina, or name"):
         find_recipe("lungs")
+
+
+def test_a_build_is_found_by_the_name_of_its_reference(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    folder = find_recipe("pancreas")
+    assert find_build("pancreas") == (folder, None)
+    assert find_build("pancreas-four-donors") == (folder, "four-donors")
+    with pytest.raises(ConfigError, match="There is no recipe 'pancreas-two-donors'; choose"):
+        find_build("pancreas-two-donors")
+    # A folder of that name goes first.
+    monkeypatch.chdir(tmp_path)
+    copied = tmp_path / "pancreas-four-donors"
+    shutil.copytree(folder, copied)
+    assert find_build("pancreas-four-donors") == (Path("pancreas-four-donors"), None)
 
 
 @pytest.mark.parametrize("name", [FILE, "card.md", "shipped.md"])
