@@ -87,14 +87,14 @@ bench: $(READY) $(RUNTIME)/.ready
 
 LABEL_SUITES := accuracy unseen ood-scores false-rejection donors calibration foreign-cells
 
-# Build a shipped reference again: make reference NAME=retina MIRROR=DIR. MIRROR holds the study files as ACCESSION/NAME;
-# those of pancreas are the cells in this repository, as GEO lays them out. The same machine gives the same weights.
+# Build a shipped reference again: make reference NAME=retina DATA=DIR. DATA holds the cells of the study, which are laid
+# out as the study publishes its files. The same machine gives the same weights.
 NAME = pancreas
-MIRROR = build/mirror
+DATA = tests/data
 VARIANT = $(shell grep -qs '^  shipped:' hub_cards/$(NAME)/recipe.yaml && echo --variant shipped)
 reference: $(READY)
-	$(if $(and $(filter pancreas%,$(NAME)),$(filter build/mirror,$(MIRROR))),$(BIN)/python -m tests.mirror pancreas build/mirror)
-	$(BIN)/spikgpt build "$(NAME)" $(VARIANT) --mirror "$(MIRROR)" --out "build/$(NAME)"
+	$(BIN)/python hub_cards/mirror.py $(firstword $(subst -four-donors, ,$(NAME))) --data "$(DATA)" build/mirror
+	$(BIN)/spikgpt build "$(NAME)" $(VARIANT) --mirror build/mirror --out "build/$(NAME)"
 	rm -rf "spikgpt/references/$(NAME)"
 	cp -r "build/$(NAME)" "spikgpt/references/$(NAME)"
 

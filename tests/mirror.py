@@ -1,63 +1,26 @@
-"""Write cells in the file layouts of their studies, for ``spikgpt build --mirror``.
+"""Write made-up cells in the file layouts of their studies, for ``spikgpt build --synthetic --mirror``.
 
-python -m tests.mirror pancreas MIRROR              real cells of this repository
-python -m tests.mirror lung MIRROR --cells 2000     made-up cells: build with --synthetic
+python -m tests.mirror lung MIRROR --cells 2000
 """
 
 from __future__ import annotations
 
 import argparse
 import gzip
-import io
 import sys
-import tarfile
 from collections.abc import Iterator
 from importlib.resources import files
 from pathlib import Path
-from typing import Any
 
-import anndata
 import numpy as np
 import pandas as pd
-from anndata import AnnData
 from scipy import sparse
 
-from spikgpt.cells.reading import read_cells
+from mirror import gzip_table, log_normalised, write_tar
 from spikgpt_recipes.prepare import write_cells
 from spikgpt_recipes.recipe import find_recipe, read_recipe
 
-DATA = Path(__file__).resolve().parent / "data"
-BARON = ("pancreas_baron_human1", "pancreas_baron_human2_human4", "pancreas_baron_human3")
 CHUNK = 4096
-
-
-def pancreas(folder: Path, cells: AnnData | None = None) -> Path:
-    """Write GSE84133_RAW.tar, with a table for each donor: cells in rows; barcode, cluster and counts in columns."""
-    adata = cells if cells is not None else anndata.concat([read_cells(DATA / f"{name}.h5ad") for name in BARON])
-    path = folder / "GSE84133" / "GSE84133_RAW.tar"
-    path.parent.mkdir(parents=True, exist_ok=True)
-    with tarfile.open(path, "w") as tar:
-        for number, donor in enumerate(sorted(adata.obs["donor"].unique())):
-            cells = adata[adata.obs["donor"] == donor]
-            rows = sparse.csr_matrix(cells.X)
-            lines = [",".join(['""', "barcode", "assigned_cluster", *cells.var_names])]
-            for row, (name, label) in enumerate(zip(cells.obs_names, cells.obs["cell_type"], strict=True)):
-                values = rows[row].toarray().ravel().astype(int).tolist()
-                lines.append(",".join([f'"{name}"', f"BC{row:06}", str(label), *map(str, values)]))
-            add_file(tar, f"GSM{2230757 + number}_{donor}_umifm_counts.csv.gz", gzip_lines(lines))
-    return path
-
-
-def gzip_lines(lines: list[str]) -> bytes:
-    """Return lines as a gzip file without a time stamp."""
-    return gzip.compress(("\n".join(lines) + "\n").encode(), compresslevel=1, mtime=0)
-
-
-def add_file(tar: tarfile.TarFile, name: str, content: bytes) -> None:
-    """Add a file to an archive."""
-    info = tarfile.TarInfo(name)
-    info.size = len(content)
-    tar.addfile(info, io.BytesIO(content))
 
 
 class SyntheticCells:
@@ -137,45 +100,34 @@ def retina(folder: Path, cells: int = 1400, genes: int = 1000) -> Path:
         counts, labels = synthetic.cells(cells // len(libraries))
         names = [f"{library}_SYNTHETIC{row:05}-1" for row in range(len(labels))]
         annotation += [f"{name},{label}" for name, label in zip(names, labels, strict=True)]
-        lines = [",".join(['""', *(f'"{name}"' for name in names)])]
-        lines += _rows(sparse.csr_matrix(counts.T), synthetic.symbols, ",")
         donor = library[: 2 + library[1:3].isdigit()]
-        (reference / f"GSE148077_count_mat_donor_{donor}.csv.gz").write_bytes(gzip_lines(lines))
+        header = ['""', *(f'"{name}"' for name in names)]
+        table = gzip_table(header, [(f'"{symbol}"',) for symbol in synthetic.symbols], counts.T, ",")
+        (reference / f"GSE148077_count_mat_donor_{donor}.csv.gz").write_bytes(table)
     (reference / "Human_retina_combined_all_meta.csv").write_text("\n".join(annotation) + "\n")
     path = folder / "GSE130636" / "GSE130636_RAW.tar"
-    path.parent.mkdir(parents=True, exist_ok=True)
-    with tarfile.open(path, "w") as tar:
-        for number, sample in enumerate(
-            f"{region}_donor_{donor}" for region in ("fovea", "peripheral") for donor in (1, 2, 3)
-        ):
-            counts, labels = synthetic.cells(max(30, cells // 20))
-            logs = counts.toarray().astype(float)
-            logs = np.log1p(logs / logs.sum(axis=1, keepdims=True) * 1e4)
-            lines = ["\t".join(["barcode", "cluster_label", *synthetic.symbols])]
-            for row, label in enumerate(labels):
-                values = (f"{value:.5g}" for value in logs[row].tolist())
-                lines.append("\t".join([f"SYNTHETIC{row:05}-1", query_clusters[clusters.index(label)], *values]))
-            add_file(tar, f"GSM{3745992 + number}_{sample}_expression.tsv.gz", gzip_lines(lines))
+    members = {}
+    for number, sample in enumerate(
+        f"{region}_donor_{donor}" for region in ("fovea", "peripheral") for donor in (1, 2, 3)
+    ):
+        counts, labels = synthetic.cells(max(30, cells // 20))
+        header = ["barcode", "cluster_label", *synthetic.symbols]
+        rows = [(f"SYNTHETIC{row:05}-1", query_clusters[clusters.index(label)]) for row, label in enumerate(labels)]
+        table = gzip_table(header, rows, log_normalised(counts), "\t")
+        members[f"GSM{3745992 + number}_{sample}_expression.tsv.gz"] = table
+    write_tar(path, members)
     return path
-
-
-def _rows(values: Any, names: list[str], delimiter: str) -> Iterator[str]:
-    for name, row in zip(names, values.toarray().astype(int).tolist(), strict=True):
-        yield delimiter.join([f'"{name}"', *map(str, row)])
 
 
 def main() -> None:
     """Write a mirror."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("name", choices=("pancreas", "lung", "retina"))
+    parser.add_argument("name", choices=("lung", "retina"))
     parser.add_argument("mirror", type=Path)
-    parser.add_argument("--cells", type=int, default=2000, help="made-up cells of lung and retina")
-    parser.add_argument("--genes", type=int, default=2000, help="genes of the made-up cells")
+    parser.add_argument("--cells", type=int, default=2000, help="number of cells")
+    parser.add_argument("--genes", type=int, default=2000, help="number of genes")
     options = parser.parse_args()
-    if options.name == "pancreas":
-        path = pancreas(options.mirror)
-    else:
-        path = {"lung": lung, "retina": retina}[options.name](options.mirror, options.cells, options.genes)
+    path = {"lung": lung, "retina": retina}[options.name](options.mirror, options.cells, options.genes)
     sys.stdout.write(f"Wrote {path}\n")
 
 

@@ -7,12 +7,12 @@ from pathlib import Path
 import pytest
 from anndata import AnnData
 
+from mirror import pancreas
 from spikgpt.reference.hub import Hub
 from spikgpt.sharing import pull
 from spikgpt_recipes.recipe import FILE
 from tests.cli.conftest import Run, assert_refused
 from tests.hub_server import LoopbackHub
-from tests.mirror import pancreas
 from tests.spikgpt_recipes.conftest import islets_of, write_recipe
 from tests.spikgpt_recipes.file_server import FileServer
 
@@ -20,7 +20,7 @@ from tests.spikgpt_recipes.file_server import FileServer
 @pytest.mark.slow
 def test_a_build_is_told_step_by_step_and_pushed(run: Run, cells: AnnData, tmp_path: Path, hub: LoopbackHub) -> None:
     recipe, out = write_recipe(tmp_path / "recipe", training="paper"), tmp_path / "islets"
-    pancreas(tmp_path / "mirror", islets_of(cells))
+    pancreas(islets_of(cells), tmp_path / "mirror")
     arguments = ["build", recipe, "--mirror", tmp_path / "mirror", "--out", out, "--synthetic"]
     ran = run(*arguments, "--steps", "download,prepare")
     assert ran.code == 0, ran.err
@@ -45,7 +45,7 @@ def test_a_build_is_told_step_by_step_and_pushed(run: Run, cells: AnnData, tmp_p
 
 def test_the_first_steps_are_told_and_write_no_reference(run: Run, cells: AnnData, tmp_path: Path) -> None:
     recipe, out = write_recipe(tmp_path / "recipe"), tmp_path / "islets"
-    pancreas(tmp_path / "mirror", islets_of(cells))
+    pancreas(islets_of(cells), tmp_path / "mirror")
     arguments = ["build", recipe, "--mirror", tmp_path / "mirror", "--out", out, "--steps", "download,prepare"]
     ran = run(*arguments)
     assert ran.code == 0, ran.err

@@ -19,10 +19,10 @@ from pathlib import Path
 
 import pandas as pd
 
+from mirror import pancreas, read_data
 from spikgpt_recipes.steps import STEPS
 from tests.fuzz.kills import CELLS, spikgpt
 from tests.hub_server import Fault, LoopbackHub
-from tests.mirror import pancreas
 from tests.spikgpt_recipes.file_server import FileServer
 
 REPOSITORY = "me/islets"
@@ -164,7 +164,8 @@ def labels(place: Place, model: object, engine: str) -> pd.DataFrame:
 def main() -> int:
     """Build left alone and killed, compare, pull and annotate; exit code 1 when something differs."""
     with tempfile.TemporaryDirectory() as folder, FileServer() as server, LoopbackHub() as hub:
-        archive = pancreas(Path(folder, "mirror"))
+        pancreas(read_data(CELLS.parent, "pancreas_baron_human*.h5ad"), Path(folder, "mirror"))
+        archive = Path(folder, "mirror", "GSE84133", "GSE84133_RAW.tar")
         server.files["/mirror/GSE84133/GSE84133_RAW.tar"] = archive.read_bytes()
         whole = Place(Path(folder, "whole"), f"{server.url}/mirror", hub)
         say(f"left alone: {whole.finish():.1f} s")

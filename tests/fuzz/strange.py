@@ -17,11 +17,11 @@ import torch
 import yaml
 from anndata import AnnData
 
+from mirror import pancreas
 from spikgpt.embedding.vocabulary import CLS, END
 from spikgpt.engines.scgpt.checkpoint import ARGS, UPSTREAM_WEIGHTS, VOCABULARY, WEIGHTS, Checkpoint, save_checkpoint
 from spikgpt.engines.scgpt.encoder import ScGPTConfig, ScGPTEncoder
 from tests.fuzz.answers import one
-from tests.mirror import pancreas
 from tests.spikgpt_recipes.conftest import write_recipe
 from tests.spikgpt_recipes.readers.test_archives import sparse, with_header
 from tests.spikgpt_recipes.study_files import LAYOUTS, packed, tar, zipped
@@ -100,7 +100,7 @@ class Sound:
 
     def __init__(self, cells: AnnData, folder: Path) -> None:
         self.recipe = (write_recipe(folder / "sound") / "recipe.yaml").read_text()
-        pancreas(folder / "mirror", cells)
+        pancreas(cells, folder / "mirror")
         self.archive = (folder / "mirror" / "GSE84133" / "GSE84133_RAW.tar").read_bytes()
         few = cells[:40, :60].copy()
         self.studies = {name: layout(few) for name, layout in LAYOUTS.items()}

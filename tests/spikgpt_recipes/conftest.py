@@ -9,9 +9,9 @@ import numpy as np
 import pytest
 from anndata import AnnData
 
+from mirror import pancreas
 from spikgpt_recipes import download
 from spikgpt_recipes.recipe import FILE
-from tests.mirror import pancreas
 from tests.spikgpt_recipes.file_server import FileServer
 
 RECIPE = """
@@ -79,7 +79,7 @@ def islets(cells: AnnData) -> AnnData:
 def mirror(islets: AnnData, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Write them as GEO has them."""
     folder = tmp_path_factory.mktemp("mirror")
-    pancreas(folder, islets)
+    pancreas(islets, folder)
     return folder
 
 

@@ -1,0 +1,134 @@
+"""Lay labelled cells of .h5ad files out as the published files of their studies, for ``spikgpt build --mirror``.
+
+python hub_cards/mirror.py pancreas --data tests/data MIRROR
+spikgpt build pancreas --variant shipped --mirror MIRROR --out islets
+
+Use this command if you have the cells as .h5ad files, and cannot download the files of the study. To add a reference,
+write a function that takes the cells and the folder of the mirror, and writes the files as ``ACCESSION/NAME``. Register
+it with the name of the recipe and the pattern of the .h5ad files:
+
+    @layout("kidney", "kidney_*.h5ad")
+    def kidney(cells: AnnData, mirror: Path) -> None:
+        write_tar(mirror / "GSE000000" / "GSE000000_RAW.tar", {"GSM0000000_D1_counts.csv.gz": gzip_table(...)})
+"""
+
+from __future__ import annotations
+
+import argparse
+import gzip
+import io
+import sys
+import tarfile
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from pathlib import Path
+
+import anndata
+import numpy as np
+from anndata import AnnData
+from scipy import sparse
+
+from spikgpt.cells.content.values import row_sums
+from spikgpt.cells.reading import read_cells
+from spikgpt.errors import ConfigError, listed
+
+Layout = Callable[[AnnData, Path], None]
+# The function and the pattern of the .h5ad files of each recipe.
+LAYOUTS: dict[str, tuple[Layout, str]] = {}
+
+
+def layout(name: str, pattern: str) -> Callable[[Layout], Layout]:
+    """Register the layout of a recipe; the cells come from the files of the data folder that match ``pattern``."""
+
+    def register(function: Layout) -> Layout:
+        LAYOUTS[name] = function, pattern
+        return function
+
+    return register
+
+
+@layout("pancreas", "pancreas_baron_human*.h5ad")
+def pancreas(cells: AnnData, mirror: Path) -> None:
+    """Write GSE84133_RAW.tar, with a table for each donor."""
+    members = {}
+    for number, donor in enumerate(sorted(cells.obs["donor"].unique())):
+        part = cells[cells.obs["donor"] == donor]
+        header = ['""', "barcode", "assigned_cluster", *part.var_names]
+        rows = [
+            (f'"{name}"', f"BC{row:06}", label)
+            for row, (name, label) in enumerate(zip(part.obs_names, part.obs["cell_type"], strict=True))
+        ]
+        members[f"GSM{2230757 + number}_{donor}_umifm_counts.csv.gz"] = gzip_table(header, rows, part.X, ",")
+    write_tar(mirror / "GSE84133" / "GSE84133_RAW.tar", members)
+
+
+def gzip_table(header: Iterable[str], rows: Iterable[Sequence[str]], values: sparse.spmatrix, delimiter: str) -> bytes:
+    """Return a gzipped table: in each row the fields of ``rows``, then the values with 15 digits, as R writes them."""
+    matrix, lines = sparse.csr_matrix(values), [delimiter.join(header)]
+    for row, fields in enumerate(rows):
+        words = ["0"] * matrix.shape[1]
+        part = slice(matrix.indptr[row], matrix.indptr[row + 1])
+        for column, value in zip(matrix.indices[part].tolist(), matrix.data[part].tolist(), strict=True):
+            words[column] = f"{value:.15g}"
+        lines.append(delimiter.join([*fields, *words]))
+    return gzip_lines(lines)
+
+
+def log_normalised(counts: sparse.spmatrix) -> sparse.csr_matrix:
+    """Return ln(1 + 10,000 counts / total) of each cell, as Seurat computes it by default."""
+    values = sparse.csr_matrix(counts, dtype=np.float64)
+    totals = np.repeat(row_sums(values), np.diff(values.indptr))
+    values.data = np.log1p(1e4 * values.data / totals)
+    return values
+
+
+def gzip_lines(lines: Iterable[str]) -> bytes:
+    """Return lines as a gzip file without a time stamp."""
+    return gzip.compress(("\n".join(lines) + "\n").encode(), compresslevel=1, mtime=0)
+
+
+def write_tar(path: Path, members: Mapping[str, bytes]) -> None:
+    """Write files, by name, to an archive; ``.gz`` at the end of its name means compressed."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    plain = io.BytesIO()
+    with tarfile.open(fileobj=plain, mode="w") as tar:
+        for name, content in members.items():
+            info = tarfile.TarInfo(name)
+            info.size = len(content)
+            tar.addfile(info, io.BytesIO(content))
+    content = plain.getvalue()
+    path.write_bytes(gzip.compress(content, compresslevel=1, mtime=0) if path.suffix == ".gz" else content)
+
+
+def read_data(folder: Path, pattern: str) -> AnnData:
+    """Return the cells of the files in a folder that match ``pattern``, in the order of their names.
+
+    Raises
+    ------
+    ConfigError
+        When no file matches.
+    """
+    paths = sorted(folder.glob(pattern))
+    if not paths:
+        msg = f"{folder} has no file {pattern}; expected the labelled cells of the study. Name another folder: --data."
+        raise ConfigError(msg)
+    return anndata.concat([read_cells(path) for path in paths])
+
+
+def main() -> None:
+    """Write a mirror."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("name", choices=sorted(LAYOUTS), help="recipe")
+    parser.add_argument("mirror", type=Path, help="folder to write to")
+    parser.add_argument("--data", type=Path, required=True, help="folder with the .h5ad files")
+    options = parser.parse_args()
+    write, pattern = LAYOUTS[options.name]
+    try:
+        write(read_data(options.data, pattern), options.mirror)
+    except ConfigError as error:
+        parser.error(str(error))
+    names = listed(path.relative_to(options.mirror) for path in sorted(options.mirror.rglob("*")) if path.is_file())
+    sys.stdout.write(f"Wrote to {options.mirror}: {names}\n")
+
+
+if __name__ == "__main__":
+    main()
