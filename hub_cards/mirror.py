@@ -19,7 +19,7 @@ import gzip
 import io
 import sys
 import tarfile
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 
 import anndata
@@ -59,6 +59,73 @@ def pancreas(cells: AnnData, mirror: Path) -> None:
         ]
         members[f"GSM{2230757 + number}_{donor}_umifm_counts.csv.gz"] = gzip_table(header, rows, part.X, ",")
     write_tar(mirror / "GSE84133" / "GSE84133_RAW.tar", members)
+
+
+@layout("retina", "retina_voigt_human*.h5ad")
+def retina(cells: AnnData, mirror: Path) -> None:
+    """Write GSE130636_RAW.tar, with a table of log-normalised values for each sample."""
+    members = {}
+    for title, part in _voigt_samples(cells):
+        rows = zip(_barcodes(part), part.obs["cluster"], strict=True)
+        header = ["barcode", "cluster_label", *part.var_names]
+        members[f"{title}_expression.tsv.gz"] = gzip_table(header, rows, log_normalised(part.X), "\t")
+    write_tar(mirror / "GSE130636" / "GSE130636_RAW.tar", members)
+
+
+@layout("rpe-choroid", "rpe_choroid_voigt_human*.h5ad")
+def rpe_choroid(cells: AnnData, mirror: Path) -> None:
+    """Write GSE135922_RAW.tar, with a table of log-normalised values for each sample, as R writes one by default."""
+    members = {}
+    for title, part in _voigt_samples(cells):
+        library = title.partition("_")[2]
+        rows = [
+            (f'"{row}"', f'"{barcode}"', cluster, f'"{library}"')
+            for row, (barcode, cluster) in enumerate(zip(_barcodes(part), part.obs["cluster"], strict=True), start=1)
+        ]
+        header = [f'"{name}"' for name in ("barcode", "final_cluster_labels", "library", *part.var_names)]
+        members[f"{title}_expression.tsv.gz"] = gzip_table(header, rows, log_normalised(part.X), " ")
+    write_tar(mirror / "GSE135922" / "GSE135922_RAW.tar", members)
+
+
+@layout("pbmc", "pbmc_10x_3k*.h5ad")
+def pbmc(cells: AnnData, mirror: Path) -> None:
+    """Write the matrix of 10x Genomics, and a table with the labels."""
+    folder = mirror / "10x-PBMC-3k"
+    # The symbols stand in for the Ensembl ids, which the cells at hand lack.
+    members = mtx_members(cells, [(symbol, symbol) for symbol in cells.var_names], suffix="-1")
+    hg19 = {f"filtered_gene_bc_matrices/hg19/{name}": content for name, content in members.items()}
+    write_tar(folder / "pbmc3k_filtered_gene_bc_matrices.tar.gz", hg19)
+    labels = [f"{name}\t{label}" for name, label in zip(cells.obs_names, cells.obs["cell_type"], strict=True)]
+    (folder / "pbmc_meta.tsv").write_text("\n".join(["cell\tclassified", *labels]) + "\n")
+
+
+def _voigt_samples(cells: AnnData) -> Iterator[tuple[str, AnnData]]:
+    """Yield the cells of each sample with its title, such as ``GSM3745992_fovea_donor_1``."""
+    obs = cells.obs[["gsm", "region", "donor"]].astype(str)
+    titles = obs["gsm"] + "_" + obs["region"] + "_" + obs["donor"].str.replace("donor", "donor_")
+    for title in sorted(titles.unique()):
+        yield title, cells[(titles == title).to_numpy()]
+
+
+def _barcodes(cells: AnnData) -> list[str]:
+    return [name.rpartition("_")[2] for name in cells.obs_names]
+
+
+def mtx_members(cells: AnnData, genes: Iterable[Sequence[str]], *, suffix: str = "") -> dict[str, bytes]:
+    """Return the files of Cell Ranger 2: counts, barcodes, and the id and symbol of each gene.
+
+    ``suffix`` is added to the names of the cells, as Cell Ranger adds ``-1``.
+    """
+    counts = sparse.coo_matrix(cells.X)
+    lines = ["%%MatrixMarket matrix coordinate integer general", f"{cells.n_vars} {cells.n_obs} {counts.nnz}"]
+    triples = zip(counts.col.tolist(), counts.row.tolist(), counts.data.tolist(), strict=True)
+    lines += [f"{gene + 1} {cell + 1} {value:.0f}" for gene, cell, value in triples]
+    files = {
+        "matrix.mtx": lines,
+        "genes.tsv": ["\t".join(names) for names in genes],
+        "barcodes.tsv": [f"{name}{suffix}" for name in cells.obs_names],
+    }
+    return {name: ("\n".join(content) + "\n").encode() for name, content in files.items()}
 
 
 def gzip_table(header: Iterable[str], rows: Iterable[Sequence[str]], values: sparse.spmatrix, delimiter: str) -> bytes:

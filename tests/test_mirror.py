@@ -2,28 +2,103 @@
 
 from __future__ import annotations
 
+import subprocess
+import sys
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
+import pandas as pd
 import pytest
 from anndata import AnnData
+from scipy import sparse
 
+import mirror
 from mirror import LAYOUTS, log_normalised, read_data
 from spikgpt.cells.content.values import row_sums
 from spikgpt.errors import ConfigError
 from spikgpt_recipes.readers.study import read_study
-from spikgpt_recipes.recipe import find_recipe, read_recipe
+from spikgpt_recipes.recipe import find_recipe, read_recipe, recipe_folders
 
 
-def test_the_readers_of_the_recipe_give_back_counts_and_labels(cells: AnnData, tmp_path: Path) -> None:
-    few = cells[:60, :200].copy()
-    LAYOUTS["pancreas"][0](few, tmp_path)
-    study = read_recipe(find_recipe("pancreas")).sources[0]
+def islets(cells: AnnData) -> AnnData:
+    return cells[:60, :200].copy()
+
+
+def eyes(cells: AnnData) -> AnnData:
+    """Return cells with the columns of the studies of Voigt et al., two samples of two donors."""
+    few = islets(cells)
+    even = np.arange(60) % 2 == 0
+    few.obs = pd.DataFrame(
+        {
+            "donor": np.where(even, "donor1", "donor2"),
+            "region": np.where(even, "fovea", "peripheral"),
+            "gsm": "GSM1",
+            "cluster": [str(1 + cell % 7) for cell in range(60)],
+        },
+        index=[f"{'fovea_1' if first else 'peripheral_2'}_ACGT{cell}-1" for cell, first in enumerate(even.tolist())],
+    )
+    # Each cell needs a count of one, as nearly every cell with all its genes has.
+    few.X = sparse.hstack([few.X[:, 1:], np.ones((60, 1), np.float32)], format="csr")
+    return few
+
+
+def choroids(cells: AnnData) -> AnnData:
+    few = eyes(cells)
+    few.obs["region"] = few.obs["region"].replace({"fovea": "macula"})
+    return few
+
+
+def blood(cells: AnnData) -> AnnData:
+    few = islets(cells)
+    few.obs_names = ["".join("ACGT"[cell // 4**digit % 4] for digit in range(14)) for cell in range(60)]
+    few.obs["cell_type"] = ["B", "CD8 T", "NK"] * 20
+    return few
+
+
+# The cells, the study, and the column of obs that gives labels in the layout.
+CASES: dict[str, tuple[Callable[[AnnData], AnnData], str, str]] = {
+    "pancreas": (islets, "Baron", "cell_type"),
+    "retina": (eyes, "Voigt", "cluster"),
+    "rpe-choroid": (choroids, "Voigt", "cluster"),
+    "pbmc": (blood, "10x", "cell_type"),
+}
+
+
+@pytest.mark.parametrize("name", CASES)
+def test_the_readers_of_the_recipe_give_back_counts_and_labels(name: str, cells: AnnData, tmp_path: Path) -> None:
+    make, title, key = CASES[name]
+    few = make(cells)
+    LAYOUTS[name][0](few, tmp_path)
+    (study,) = (study for study in read_recipe(find_recipe(name)).sources if study.study == title)
     paths = {file.name: tmp_path / study.accession / file.name for file in study.files}
-    for part in read_study(study.files, paths):
-        assert part.obs["cell_type"].tolist() == few[part.obs_names].obs["cell_type"].tolist()
-        assert part.obs["donor"].tolist() == few[part.obs_names].obs["donor"].tolist()
-        assert (part.X != few[part.obs_names].X).nnz == 0
+    parts = list(read_study(study.files, paths))
+    # Cells come back sample by sample.
+    order = np.argsort(few.obs.get("donor", pd.Series("", few.obs_names)).astype(str), kind="stable")
+    few = few[order.to_numpy()]
+    assert [label for part in parts for label in part.obs["cell_type"]] == few.obs[key].astype(str).tolist()
+    assert all(study.map_label(label) for part in parts for label in part.obs["cell_type"])
+    if "donor" in parts[0].obs:
+        found = [donor.replace("_", "") for part in parts for donor in part.obs["donor"]]
+        assert found == few.obs["donor"].astype(str).tolist()
+    assert (sparse.vstack([part.X for part in parts]) != few.X).nnz == 0
+    assert all(list(part.var_names) == list(few.var_names) for part in parts)
+
+
+def test_every_registered_recipe_exists_and_is_tested() -> None:
+    assert set(LAYOUTS) == set(CASES)
+    assert set(LAYOUTS) <= set(recipe_folders())
+
+
+def test_the_command_writes_the_files_and_names_them(cells: AnnData, tmp_path: Path) -> None:
+    eyes(cells).write_h5ad(tmp_path / "retina_voigt_human.h5ad")
+    command = [sys.executable, str(Path(mirror.__file__)), "retina", "--data", str(tmp_path), str(tmp_path / "out")]
+    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    assert (done.returncode, done.stderr) == (0, "")
+    assert done.stdout == f"Wrote to {tmp_path / 'out'}: GSE130636/GSE130636_RAW.tar\n"
+    refused = subprocess.run([*command[:2], "pbmc", *command[3:]], capture_output=True, text=True, check=False)
+    assert refused.returncode == 2
+    assert f"{tmp_path} has no file pbmc_10x_3k*.h5ad; expected the labelled cells" in refused.stderr
 
 
 def test_log_values_have_one_total(cells: AnnData) -> None:

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
+from msgspec import structs
 
 from spikgpt.cells.expression import Cells
 from spikgpt.cells.obs import counted, labels_of
@@ -21,9 +23,10 @@ from spikgpt.scoring.thresholds import PAPER_THRESHOLD
 from spikgpt.training.evaluation import evaluate
 from spikgpt.training.fit import OnEpoch
 from spikgpt.training.metrics import measure
+from spikgpt.training.split import can_hold_out, hold_out
 from spikgpt.training.train import train
-from spikgpt.types import Bools, Strings
-from spikgpt_recipes.recipe import LABEL
+from spikgpt.types import Bools, Integers, Strings
+from spikgpt_recipes.recipe import DONOR, LABEL
 
 # Most labels listed that unseen cells are mistaken for.
 MOST_MISTAKEN = 5
@@ -94,6 +97,9 @@ def leave_label_out(
 ) -> list[LeftOutRecord]:
     """Train a reference without a label, and evaluate it on the studies with cells of the label.
 
+    Without studies, whole donors of the reference are held out for the evaluation, or 30% of the cells of each label
+    if there is one donor.
+
     Parameters
     ----------
     reference
@@ -101,16 +107,31 @@ def leave_label_out(
     queries
         Prepared studies by name.
     """
-    with open_cells(reference) as cells:
-        known = labels_of(cells, LABEL)[0] != label
-        trained = train(cells[known], LABEL, options=options, on_epoch=on_epoch)
     records = []
-    for study, path in queries.items():
-        with open_cells(path) as cells:
-            truth = labels_of(cells, LABEL)[0]
+    with ExitStack() as stack:
+        cells = stack.enter_context(open_cells(reference))
+        labels = labels_of(cells, LABEL)[0]
+        rows, parts = np.arange(len(labels)), {}
+        if not queries:
+            rows, options, parts = _held_out(cells, labels, options)
+        trained = train(cells[rows[labels[rows] != label]], LABEL, options=options, on_epoch=on_epoch)
+        parts |= {study: stack.enter_context(open_cells(path)) for study, path in queries.items()}
+        for study, part in parts.items():
+            truth = labels_of(part, LABEL)[0]
             if (truth == label).any() and np.isin(truth, trained.labels.names).any():
-                records.append(evaluate_left_out(label, study, trained, cells))
+                records.append(evaluate_left_out(label, study, trained, part))
     return records
+
+
+def _held_out(cells: Cells, labels: Strings, options: TrainOptions) -> tuple[Integers, TrainOptions, dict[str, Cells]]:
+    """Return the rows to train on, the options of the training, and the held-out cells by title."""
+    groups = labels_of(cells, options.batch_key)[0] if options.batch_key else None
+    rows, held = hold_out(labels, groups, seed=options.seed)
+    if groups is None:
+        return rows, options, {"held-out cells": cells[held]}
+    if not can_hold_out(labels[rows], groups[rows]):
+        options = structs.replace(options, batch_key=None)
+    return rows, options, {f"held-out {DONOR} {', '.join(np.unique(groups[held]).tolist())}": cells[held]}
 
 
 def evaluate_left_out(label: str, study: str, reference: Reference, cells: Cells) -> LeftOutRecord:

@@ -88,7 +88,9 @@ class _Cells(_Layout, frozen=True, kw_only=True):
     ----------
     values
         ``counts`` are whole numbers. ``linear`` is for normalised values without logarithm, such as RPKM. ``log``
-        is for values ln(1 + x), which are converted back to x.
+        is for values ln(1 + x), which are converted back to x. ``log_counts`` is for values ln(1 + s x) of counts x,
+        with a factor s for each cell, as Seurat normalises them. They are converted back to the counts: the least
+        value of a cell stands for one count.
     name_pattern
         Regular expression for the start of every cell name. Each named group becomes a column of obs:
         ``(?P<donor>D\d+)-`` gives donors.
@@ -98,7 +100,7 @@ class _Cells(_Layout, frozen=True, kw_only=True):
         Another file of the study with the names of the genes.
     """
 
-    values: Literal["counts", "linear", "log"] = "counts"
+    values: Literal["counts", "linear", "log", "log_counts"] = "counts"
     name_pattern: str = ""
     cut: str = ""
     genes: StudyGeneTable | None = None

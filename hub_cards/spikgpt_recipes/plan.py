@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from typing import Any
 
 import msgspec
+from msgspec import structs
 
 from spikgpt.errors import ConfigError, listed
 from spikgpt_recipes.recipe import BuildRecipe, ObsFilter, RecipeStudy
@@ -88,6 +89,8 @@ def plan_build(
     elif variant in recipe.variants:
         chosen = recipe.variants[variant]
         roles, source, card = [chosen.reference, chosen.query], chosen.source, chosen.card
+        changes = {"licence": chosen.licence, "left_out": chosen.left_out}
+        recipe = structs.replace(recipe, **{name: value for name, value in changes.items() if value is not None})
     else:
         msg = f"The recipe {recipe.name} has no variant {variant!r}; it has {listed(recipe.variants)}."
         raise ConfigError(msg)

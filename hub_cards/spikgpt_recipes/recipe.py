@@ -123,11 +123,14 @@ class RecipeStudy(Lines, frozen=True, kw_only=True, forbid_unknown_fields=True):
 class RecipeVariant(Lines, frozen=True, kw_only=True, forbid_unknown_fields=True):
     """Other cells of the same studies: study names with values of obs columns, such as donors.
 
-    ``name`` is the name of the reference; by default that of the recipe.
+    ``name`` is the name of the reference; by default that of the recipe. ``licence`` and ``left_out`` replace those of
+    the recipe.
     """
 
     source: Text
     card: CardName
+    licence: Text | None = None
+    left_out: tuple[str, ...] | None = None
     reference: Annotated[dict[str, ObsFilter], Meta(min_length=1)]
     query: dict[str, ObsFilter] = {}
     cells: ExpectedCells | None = None
@@ -149,10 +152,11 @@ class BuildRecipe(Lines, frozen=True, kw_only=True, forbid_unknown_fields=True):
     licence: Text
     tissue: Text
     organism: Literal["Homo sapiens"]
-    paper: Paper
     cells: ExpectedCells
     labels: Annotated[dict[str, RecipeLabel], Meta(min_length=2)]
     sources: Annotated[tuple[RecipeStudy, ...], Meta(min_length=1)]
+    # For recipes of the paper.
+    paper: Paper | None = None
     left_out: tuple[str, ...] = ()
     variants: dict[Name, RecipeVariant] = {}
     preprocessing: CellFilter = CellFilter()
@@ -310,7 +314,8 @@ def _check_labels(recipe: BuildRecipe) -> None:
             if mapped is not None and mapped not in recipe.labels:
                 msg = f"sources: {study.study} maps {stated!r} to {mapped!r}, which is not in labels"
                 raise ValueError(msg)
-    if unknown := [name for name in recipe.left_out if name not in recipe.labels]:
+    left_out = [*recipe.left_out, *(name for variant in recipe.variants.values() for name in variant.left_out or ())]
+    if unknown := [name for name in left_out if name not in recipe.labels]:
         msg = f"left_out names {unknown[0]!r}, which is not in labels"
         raise ValueError(msg)
 

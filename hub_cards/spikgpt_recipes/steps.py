@@ -198,7 +198,7 @@ class Build:
         if len(records) > 1:
             records.append(pool_studies(evaluations))
         left_out = []
-        for label in self.plan.recipe.left_out if self._queries else ():
+        for label in self.plan.recipe.left_out:
             options = self._options(f"without {hash_inputs(label)[:12]}")
             left_out += leave_label_out(label, self._reference, self._queries, options, self.on_epoch)
         # All trainings are finished.
@@ -247,7 +247,8 @@ class Build:
         plan, expected = self.plan, self.plan.recipe.cells.reference
         sentences = []
         if cells < (1 - MOST_MISSING) * expected:
-            sentences.append(f"It has {cells:,} cells of the {expected:,} that the paper trains on.")
+            whose = "the paper trains on" if plan.recipe.paper else "the recipe expects"
+            sentences.append(f"It has {cells:,} cells of the {expected:,} that {whose}.")
         if plan.variant:
             sentences.append(f"It is the variant {plan.variant} of the recipe {plan.recipe.name}.")
         if plan.missing:
@@ -269,7 +270,9 @@ class Build:
             return f"{len(stamps)} files, {sum(size for size, _ in stamps) / 1e6:.1f} MB{hashes}"
         if step == "prepare":
             cells = {role: sum(tally["cells"] for tally in tallies.values()) for role, tallies in result.items()}
-            return "; ".join(f"{role}: {cells[role]:,} cells of {listed(tallies)}" for role, tallies in result.items())
+            return "; ".join(
+                f"{role}: {cells[role]:,} cells of {listed(names)}" for role, names in result.items() if names
+            )
         if step == "train":
             return f"{_figures(result)} over {result['cells']} held out"
         if step == "evaluate":
@@ -302,9 +305,9 @@ def provenance_of(plan: BuildPlan, description: str) -> dict[str, Any]:
         "datasets": list(dict.fromkeys(one.study.accession for one in plan.reference)),
         "tissue": recipe.tissue,
         "organism": recipe.organism,
-        "paper": msgspec.to_builtins(recipe.paper),
         "description": description,
     }
+    provenance |= {"paper": msgspec.to_builtins(recipe.paper)} if recipe.paper else {}
     return provenance | ({"synthetic": True} if plan.synthetic else {})
 
 

@@ -13,6 +13,7 @@ from typing import NoReturn
 import numpy as np
 import pandas as pd
 from anndata import AnnData
+from scipy import sparse
 
 from spikgpt.cells.content.values import linear_values
 from spikgpt.cells.expression import find_expression
@@ -39,6 +40,8 @@ from spikgpt_recipes.readers.text_table import CellChunk, read_text_table
 
 # Most cells of a chunk.
 CHUNK = 4096
+# Largest distance of a restored count from a whole number.
+LARGEST_ROUNDING = 0.1
 
 
 def read_study(files: Sequence[StudyFile], paths: Mapping[str, Path]) -> Iterator[AnnData]:
@@ -164,9 +167,10 @@ def _read_hdf5(file: BoundedFile, layout: H5 | H5ad) -> Iterator[CellChunk]:
                 copy_bounded(stream, target, most_unpacked(file.size), file.title)
         with open_cells(path) as cells:
             expression = find_expression(cells, layer=layout.layer if isinstance(layout, H5ad) else None)
-            if expression.kind != layout.values and (expression.kind, layout.values) != ("counts", "linear"):
+            wanted = layout.values.removesuffix("_counts")
+            if expression.kind != wanted and (expression.kind, wanted) != ("counts", "linear"):
                 msg = (
-                    f"{file.title}: {expression.source} holds {expression.kind} values; expected {layout.values}. "
+                    f"{file.title}: {expression.source} holds {expression.kind} values; expected {wanted}. "
                     "Name the layer with these values in the recipe."
                 )
                 raise DataError(msg)
@@ -197,10 +201,30 @@ def _to_adata(chunk: CellChunk, var: pd.DataFrame, layout: CellLayout, file: Bou
         for key in groups[0]:
             obs[key] = [group[key] or "" for group in groups]
     values = chunk.values
-    if layout.values == "log" and isinstance(layout, Csv | Mtx):
+    if layout.values in ("log", "log_counts") and isinstance(layout, Csv | Mtx):
         values = linear_values(values, math.e).astype(np.float32)
+    if layout.values == "log_counts":
+        values = _whole_counts(values, chunk.names, file)
     with _repeated_genes_allowed():
         return AnnData(values, obs=obs, var=var)
+
+
+def _whole_counts(values: sparse.csr_matrix, names: Sequence[str], file: BoundedFile) -> sparse.csr_matrix:
+    """Return the counts of each cell from their multiples; the least value of a cell is one count."""
+    rows = np.repeat(np.arange(values.shape[0]), np.diff(values.indptr))
+    least = np.full(values.shape[0], np.inf, dtype=np.float32)
+    np.minimum.at(least, rows, values.data)
+    counts = values.data / least[rows]
+    whole = np.rint(counts)
+    wrong = np.flatnonzero(np.abs(counts - whole) > LARGEST_ROUNDING)
+    if len(wrong):
+        cell, count = names[rows[wrong[0]]], counts[wrong[0]]
+        msg = (
+            f"{file.title}: a value of the cell {cell!r} is {count:.3f} times its least value; expected a whole number "
+            "for normalised counts. Write values: log in the recipe."
+        )
+        raise DataError(msg)
+    return sparse.csr_matrix((whole, values.indices, values.indptr), shape=values.shape)
 
 
 @contextmanager

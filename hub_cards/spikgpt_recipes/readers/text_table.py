@@ -184,13 +184,14 @@ class _TextTable:
         valid = (numbers >= 0) & (numbers < np.inf)
         if self.layout.values == "counts":
             valid &= numbers == np.rint(numbers)
-        elif self.layout.values == "log":
+        elif self.layout.values != "linear":
             valid &= numbers <= LARGEST_LOG
         return np.asarray(valid)
 
     def _refuse(self, words: Sequence[bytes], lines: Sequence[int], titles: Sequence[int]) -> None:
         """Raise an error about the first word that is not a valid number; return if there is none."""
-        kinds = {"counts": "a whole number", "linear": "a number", "log": f"a logarithm of at most {LARGEST_LOG:g}"}
+        logarithm = f"a logarithm of at most {LARGEST_LOG:g}"
+        kinds = {"counts": "a whole number", "linear": "a number", "log": logarithm, "log_counts": logarithm}
         for word, line, title in zip(words, lines, titles, strict=True):
             try:
                 number = float(word) if b"_" not in word else np.nan

@@ -196,6 +196,21 @@ def test_an_atlas_of_another_kind_is_refused(atlas: AnnData, tmp_path: Path) -> 
             list(read_study(files, {"core.h5ad": tmp_path / "core.h5ad"}))
 
 
+def test_counts_are_restored_from_their_logarithms(cells: AnnData, tmp_path: Path) -> None:
+    counts = values(cells)
+    counts[:, 0] = 1
+    shares = counts / counts.sum(axis=1, keepdims=True)
+    logs = np.log1p(1e4 * shares)
+    files = files_of({"a.csv": {"format": "csv", "cells": "rows", "values": "log_counts"}})
+    pd.DataFrame(logs, cells.obs_names, cells.var_names).to_csv(tmp_path / "a.csv", float_format="%.7g")
+    found = whole(list(read_study(files, {"a.csv": tmp_path / "a.csv"})))
+    np.testing.assert_array_equal(found.X.toarray(), counts)
+    logs[3, logs[3] > 0] += 0.2
+    pd.DataFrame(logs, cells.obs_names, cells.var_names).to_csv(tmp_path / "a.csv")
+    with pytest.raises(DataError, match=rf"a value of the cell '{cells.obs_names[3]}' is .* expected a whole number"):
+        list(read_study(files, {"a.csv": tmp_path / "a.csv"}))
+
+
 def tenx(cells: AnnData, path: Path) -> bytes:
     """Write what Cell Ranger 3 does."""
     with h5py.File(path, "w") as file:
