@@ -26,7 +26,7 @@ from spikgpt.training.metrics import measure
 from spikgpt.training.split import can_hold_out, hold_out
 from spikgpt.training.train import train
 from spikgpt.types import Bools, Integers, Strings
-from spikgpt_recipes.recipe import DONOR, LABEL
+from spikgpt_recipes.recipe import LABEL
 
 # Most labels listed that unseen cells are mistaken for.
 MOST_MISTAKEN = 5
@@ -129,9 +129,10 @@ def _held_out(cells: Cells, labels: Strings, options: TrainOptions) -> tuple[Int
     rows, held = hold_out(labels, groups, seed=options.seed)
     if groups is None:
         return rows, options, {"held-out cells": cells[held]}
+    title = f"held-out {options.batch_key} {', '.join(np.unique(groups[held]).tolist())}"
     if not can_hold_out(labels[rows], groups[rows]):
         options = structs.replace(options, batch_key=None)
-    return rows, options, {f"held-out {DONOR} {', '.join(np.unique(groups[held]).tolist())}": cells[held]}
+    return rows, options, {title: cells[held]}
 
 
 def evaluate_left_out(label: str, study: str, reference: Reference, cells: Cells) -> LeftOutRecord:

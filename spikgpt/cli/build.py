@@ -35,7 +35,7 @@ class BuildOptions(Options, frozen=True):
 
 @command()
 def build(
-    recipe: Annotated[str, typer.Argument(help="Recipe: retina, lung, pancreas, or a folder with a recipe.yaml.")],
+    recipe: Annotated[str, typer.Argument(help="Recipe, such as pancreas, or a folder with a recipe.yaml.")],
     options: BuildOptions,
     hub: Annotated[HubOptions, ("endpoint",)],
     out: Annotated[Path | None, typer.Option(help="Folder to write the reference to.")] = None,

@@ -17,7 +17,7 @@ from spikgpt.types import Integers, Strings
 
 # Splits of a cross-validation at most: of more donors or batches, several are held out at a time.
 MOST_FOLDS = 5
-# Of so many donors or batches, single ones are tried too; of more, one has too few cells to measure with.
+# Single donors or batches are tried too if there are at most this many; one of more has too few cells to measure with.
 FEW_GROUPS = 10
 # Cells of a label with which its accuracy is well measured.
 ENOUGH_CELLS = 20

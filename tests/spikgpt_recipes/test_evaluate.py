@@ -8,9 +8,10 @@ import numpy as np
 import pytest
 from anndata import AnnData
 
+from spikgpt.options import TrainOptions
 from spikgpt.reference.files import Reference
-from spikgpt_recipes.evaluate import evaluate_left_out, evaluate_study, pool_studies
-from tests.conftest import labelled
+from spikgpt_recipes.evaluate import evaluate_left_out, evaluate_study, leave_label_out, pool_studies
+from tests.conftest import labelled, steps_at_least
 
 
 @pytest.fixture
@@ -46,3 +47,19 @@ def test_what_became_of_a_label_is_counted(small: Reference, query: AnnData) -> 
     assert row.unseen_unknown == pytest.approx(annotation.rejected[unseen].mean())
     assert row.unseen_unknown_by_paper == pytest.approx((annotation.confidence < 0.95)[unseen].mean())
     assert sum(row.mistaken_for.values()) <= unseen.sum()
+
+
+@pytest.mark.parametrize(("batch_key", "title"), [(None, "held-out cells"), ("batch", "held-out batch one")])
+def test_without_a_study_cells_of_the_reference_are_held_out(
+    cells: AnnData, tmp_path: Path, batch_key: str | None, title: str
+) -> None:
+    cells.write_h5ad(tmp_path / "reference.h5ad")
+    with steps_at_least(60):
+        options = TrainOptions(batch_key=batch_key, seed=1)
+        (row,) = leave_label_out("alpha", tmp_path / "reference.h5ad", {}, options)
+    assert (row.label, row.study) == ("alpha", title)
+    # A third of the cells are of batch one, else 30% of each label are held out.
+    held = 120 if batch_key else 108
+    assert row.unseen_cells + row.known_cells == held
+    assert row.unseen_cells == pytest.approx(held / 6, abs=3)
+    assert row.auroc > 0.8

@@ -47,6 +47,14 @@ def test_a_variant_can_be_a_reference_of_its_own() -> None:
     assert len(found.reference[0].where["donor"]) == 4
 
 
+def test_a_variant_may_have_its_own_licence_and_labels_to_leave_out() -> None:
+    retina = read_recipe(find_recipe("retina"))
+    found = plan_build(retina, variant="shipped").recipe
+    assert (retina.licence, retina.left_out) == ("other", ())
+    assert (found.licence, found.left_out) == ("CC0-1.0", retina.variants["shipped"].left_out)
+    assert plan(variant="shipped").recipe == plan().recipe
+
+
 @pytest.mark.parametrize(
     ("options", "said"),
     [
