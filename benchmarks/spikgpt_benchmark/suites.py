@@ -82,5 +82,5 @@ def _paper_tasks(suite: str, data: Path) -> list[BenchmarkTask]:
         query, study = read_h5ad(file), file.stem.partition("-")[2]
         batch = next((key for key in BATCH_COLUMNS if key in reference.obs and key in query.obs), None)
         task = BenchmarkTask.from_cells(f"{suite} to {study}" if study else suite, reference, query, LABEL, batch)
-        tasks.append(replace(task, left_out=left_out, paper=recipe.paper.figures))
+        tasks.append(replace(task, left_out=left_out, paper=recipe.paper.figures if recipe.paper else ""))
     return tasks

@@ -111,7 +111,8 @@ def leave_label_out(
     with ExitStack() as stack:
         cells = stack.enter_context(open_cells(reference))
         labels = labels_of(cells, LABEL)[0]
-        rows, parts = np.arange(len(labels)), {}
+        rows: Integers = np.arange(len(labels))
+        parts: dict[str, Cells] = {}
         if not queries:
             rows, options, parts = _held_out(cells, labels, options)
         trained = train(cells[rows[labels[rows] != label]], LABEL, options=options, on_epoch=on_epoch)
