@@ -22,7 +22,8 @@ def main() -> None:
         if error is not None and not code:
             code = 1 if isinstance(error, BrokenPipeError) else 2
         if error is not None and code == 2:
-            from spikgpt.cli.app import error_text, print_error
+            from spikgpt.cli.app import error_text
+            from spikgpt.cli.output import print_error
 
             print_error(f"Standard output cannot be written. {error_text(error)}")
     sys.exit(code)
