@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import tempfile
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -234,7 +234,7 @@ class SpikGPT:
         SpikGPTWarning
             For anything unusual in the labels or the cells.
         """
-        _check_cells(adata, "SpikGPT.train")
+        check_cells(adata, "SpikGPT.train")
         _check_key(label_key)
         with needs():
             from spikgpt.training.train import train
@@ -398,18 +398,7 @@ class SpikGPT:
             For anything unusual in the cells: the notes of the annotation.
         """
         options = arguments_as(AnnotateOptions, locals())
-        if isinstance(cells, str | Path):
-            with open_cells(cells) as opened:
-                annotation = annotate(self.reference, self.engine, opened, options)
-            warn(*annotation.notes())
-            return annotation
-        _check_cells(cells, "annotate", paths=True)
-        if cells.is_view and cells.isbacked:
-            msg = "This view of a file on disk cannot hold labels; pass adata[...].to_memory()."
-            raise DataError(msg)
-        annotation = annotate(self.reference, self.engine, cells, options)
-        annotation.write_to(cells)
-        return annotation
+        return written_to(cells, lambda opened: annotate(self.reference, self.engine, opened, options))
 
     @checked_keywords
     def evaluate(
@@ -451,7 +440,7 @@ class SpikGPT:
         SpikGPTWarning
             For anything unusual in the cells: the notes of the annotation.
         """
-        _check_cells(adata, "evaluate")
+        check_cells(adata, "evaluate")
         _check_key(label_key)
         if label_map is not None and not isinstance(label_map, Mapping):
             msg = f"label_map is {_described(label_map)}; expected a dict from the query's types to the reference's."
@@ -540,7 +529,23 @@ def annotate_shards(
     return annotation
 
 
-def _check_cells(cells: Any, function: str, *, paths: bool = False) -> None:
+def written_to(cells: AnnData | str | Path, label: Callable[[AnnData], Annotation]) -> Annotation:
+    """Return the annotation by a function, after writing the labels to an AnnData; a file is not changed."""
+    if isinstance(cells, str | Path):
+        with open_cells(cells) as opened:
+            annotation = label(opened)
+        warn(*annotation.notes())
+        return annotation
+    check_cells(cells, "annotate", paths=True)
+    if cells.is_view and cells.isbacked:
+        msg = "This view of a file on disk cannot hold labels; pass adata[...].to_memory()."
+        raise DataError(msg)
+    annotation = label(cells)
+    annotation.write_to(cells)
+    return annotation
+
+
+def check_cells(cells: Any, function: str, *, paths: bool = False) -> None:
     """Raise a DataError that says how to make an AnnData, unless cells are one."""
     if isinstance(cells, AnnData):
         return

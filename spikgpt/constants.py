@@ -239,6 +239,27 @@ class CompatibilityConstants:
 
 
 @dataclass(frozen=True)
+class ChoiceConstants:
+    """Choice of a reference for a query; see :mod:`spikgpt.choice`.
+
+    Attributes
+    ----------
+    sample_cells
+        Largest number of cells that references are compared with.
+    least_correlation, least_agreement
+        Least correlation of the profiles of labels, and of the differences between labels, of a reference that suits a
+        query.
+    tie
+        Difference of the correlations of two references that suit a query about equally well.
+    """
+
+    sample_cells: int = 1000
+    least_correlation: float = 0.82
+    least_agreement: float = 0.5
+    tie: float = 0.02
+
+
+@dataclass(frozen=True)
 class BatchConstants:
     """Inference of batches; see :mod:`spikgpt.embedding.batches`.
 
@@ -351,6 +372,7 @@ class Constants:
     ood_rule: OODRuleConstants = field(default_factory=OODRuleConstants)
     rejection: RejectionConstants = field(default_factory=RejectionConstants)
     compatibility: CompatibilityConstants = field(default_factory=CompatibilityConstants)
+    choice: ChoiceConstants = field(default_factory=ChoiceConstants)
     batches: BatchConstants = field(default_factory=BatchConstants)
     scaling: ScalingConstants = field(default_factory=ScalingConstants)
     genes: GeneConstants = field(default_factory=GeneConstants)

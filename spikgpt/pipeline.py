@@ -80,6 +80,8 @@ def fit_query(
     report: InputReport,
     options: AnnotateOptions,
     batches: Integers,
+    *,
+    check: bool = True,
 ) -> QueryModel:
     """Fit the model of a query to a sample of its cached cells: the first pass.
 
@@ -87,12 +89,14 @@ def fit_query(
     ----------
     batches
         Index of the batch of each cell of the query, shape (n,).
+    check
+        Let all cells be Unknown if the reference does not suit the query.
     """
     sample, rows = cache.sample()
     model = QueryModel.fit(
         engine, reference.familiarity, sample, rows, batches=batches[rows], report=report, options=options
     )
-    return model.with_rule(reference.thresholds, reference.labels.names, options)
+    return model.with_rule(reference.thresholds, reference.labels.names, options, check=check)
 
 
 def label_cells(
@@ -144,8 +148,23 @@ def label_cells(
     )
 
 
-def annotate(reference: Reference, engine: Engine, cells: Cells, options: AnnotateOptions) -> Annotation:
+def annotate(
+    reference: Reference,
+    engine: Engine,
+    cells: Cells,
+    options: AnnotateOptions,
+    *,
+    only: Bools | None = None,
+    check: bool = True,
+) -> Annotation:
     """Label every cell of a query, which is not changed.
+
+    Parameters
+    ----------
+    only
+        True for the cells to label, shape (n,); the other cells count as empty. None for all cells.
+    check
+        As for :func:`fit_query`.
 
     Raises
     ------
@@ -154,13 +173,14 @@ def annotate(reference: Reference, engine: Engine, cells: Cells, options: Annota
     ConfigError
         When an option does not fit the reference.
     """
-    batches = batches_of(cells, options.batch_key)
+    batches = batches_of(cells, options.batch_key, only)
     with showing(options.progress):
         query = engine.embedding.read(cells, layer=options.layer, scaling=options.scaling)
+    query = query if only is None else query.only(only)
     with CellCache() as cache:
         cache_cells(query, cache, options.progress, threads=engine.chunk_threads)
         with progress_bar("Fitting to a sample", None, options.progress):
-            model = fit_query(reference, engine, cache, query.report, options, batches.codes)
+            model = fit_query(reference, engine, cache, query.report, options, batches.codes, check=check)
         labels = CellLabels.allocate(query.n_obs, len(reference.labels.names))
 
         def label(chunk: tuple[Rows, AlignedCells]) -> tuple[Rows, CellLabels]:

@@ -195,6 +195,20 @@ def brief() -> Iterator[None]:
 
 
 @pytest.fixture(scope="session")
+def other_tissue(cells: AnnData, tmp_path_factory: pytest.TempPathFactory) -> Reference:
+    """Train a reference on ``cells`` with the names of genes that ``foreign`` has, and other names of labels."""
+    from spikgpt.training.train import train
+
+    adata = cells.copy()
+    adata.var_names = np.random.default_rng(0).permutation(cells.var_names.to_numpy())
+    adata.obs["cell_type"] = [f"other {label}" for label in cells.obs["cell_type"]]
+    options = TrainOptions(name="other tissue", seed=1)
+    return read_reference(
+        made_once("other", tmp_path_factory, lambda path: save(train(adata, "cell_type", options=options), path))
+    )
+
+
+@pytest.fixture(scope="session")
 def shipped() -> SpikGPT:
     """Load the pancreas reference inside the package."""
     return SpikGPT.from_pretrained("pancreas")

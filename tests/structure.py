@@ -28,9 +28,9 @@ HOUSE = (
     "constants errors types version files sampling kernels threads",
     "options scoring cells",
     "embedding reference scgpt report",
-    "engines pipeline shards",
+    "engines pipeline several shards",
     "training sharing testing",
-    "api service cli",
+    "api choice service cli",
 )
 # In any other folder: the longest chain of modules that import one another.
 FLOORS = 6

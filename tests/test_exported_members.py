@@ -11,10 +11,13 @@ def test_all_names_what_is_public() -> None:
     assert set(spikgpt.__all__) == {
         "Annotation",
         "Evaluation",
+        "ReferenceChoice",
         "SpikGPT",
         "SpikGPTError",
         "__version__",
+        "annotate",
         "annotate_shards",
+        "choose_reference",
         "list_references",
     }
     assert spikgpt.__version__ == version("spikgpt")

@@ -14,7 +14,7 @@ import msgspec
 import numpy as np
 import pytest
 
-from spikgpt import SpikGPT, annotate_shards, options
+from spikgpt import SpikGPT, annotate, annotate_shards, options
 from spikgpt.errors import ConfigError
 from spikgpt.options import AnnotateOptions, EngineOptions, HubOptions, PushOptions, TrainOptions, limits, options_of
 
@@ -22,13 +22,14 @@ KINDS = ("Annotate", "Engine", "Hub", "Train", "Push")
 # The options of each method, beside its own parameters.
 METHODS = {
     SpikGPT.annotate: (AnnotateOptions,),
+    annotate: (AnnotateOptions,),
     annotate_shards: (AnnotateOptions,),
     SpikGPT.evaluate: (AnnotateOptions,),
     SpikGPT.from_pretrained: (HubOptions, EngineOptions),
     SpikGPT.train: (TrainOptions,),
     SpikGPT.push_to_hub: (PushOptions,),
 }
-METHOD_IDS = [method.__name__ for method in METHODS]
+METHOD_IDS = [method.__qualname__ for method in METHODS]
 # An evaluation compares labels and writes no columns.
 WITHOUT = {SpikGPT.evaluate: {"key_added", "certainty"}}
 

@@ -49,6 +49,12 @@ class AlignedCells:
         """Select cells by a slice, a mask or their indices."""
         return replace(self, values=self.values[cells], totals=self.totals[cells])
 
+    def only(self, kept: Bools) -> AlignedCells:
+        """Return the same cells, of which all but some are empty; ``kept`` is True for these, shape (n,)."""
+        values = sparse.csr_matrix(self.values.multiply(kept[:, None]).astype(self.values.dtype))
+        values.eliminate_zeros()
+        return replace(self, values=values, totals=np.where(kept, self.totals, 0.0))
+
     def select(self, cells: Integers, genes: Integers | None = None) -> AlignedCells:
         """Select cells and genes by their indices, ascending; by default every gene."""
         part = self.part(cells)

@@ -216,8 +216,7 @@ def match_genes(
     matches = [finder.match(names) for _, names in namings]
     best = max(range(len(namings)), key=lambda index: len(matches[index]))
     (label, names), chosen = namings[best], matches[best]
-    species = next(filter(None, (_species_of(candidates) for _, candidates in namings)), None)
-    of_reference = finder.species
+    species, of_reference = species_of(query), finder.species
     species = None if species == of_reference else species
     needed = min(len(genes), max(at_least, math.ceil(minimum_share * len(genes))))
     if len(chosen) < needed:
@@ -304,6 +303,13 @@ def _name(value: object) -> str:
         return plain(value)
     text = str(value)
     return "" if text in MISSING else text
+
+
+def species_of(genes: pd.DataFrame | GeneList) -> str | None:
+    """Return the species of a ``var`` table or of a reference's genes if it is not human, else None."""
+    if isinstance(genes, GeneList):
+        return _finder(genes).species
+    return next(filter(None, (_species_of(names) for _, names in _namings(genes))), None)
 
 
 def _species_of(names: list[str]) -> str | None:

@@ -46,7 +46,7 @@ class Batches(NamedTuple):
         return len(np.unique(self.codes))
 
 
-def batches_of(adata: AnnData, batch_key: str | None) -> Batches:
+def batches_of(adata: AnnData, batch_key: str | None, only: Bools | None = None) -> Batches:
     """Return the batches of cells, with small batches joined into one.
 
     Parameters
@@ -54,6 +54,8 @@ def batches_of(adata: AnnData, batch_key: str | None) -> Batches:
     batch_key
         Column of ``obs``; None for one batch; ``auto`` for the columns that name batches, combined as long as most
         cells are in batches that are large enough.
+    only
+        True for the cells that count, shape (n,); None for all cells.
 
     Raises
     ------
@@ -62,7 +64,7 @@ def batches_of(adata: AnnData, batch_key: str | None) -> Batches:
     """
     obs = _in_memory(adata.obs)
     columns = {name: _codes_of(obs[name]) for name in batch_columns(obs, batch_key)}
-    return combined_batches(columns, np.ones(adata.n_obs), batch_key)
+    return combined_batches(columns, np.ones(adata.n_obs) if only is None else only.astype(np.float64), batch_key)
 
 
 def batch_columns(obs: pd.DataFrame, batch_key: str | None) -> list[str]:

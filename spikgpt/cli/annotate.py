@@ -27,7 +27,7 @@ if TYPE_CHECKING:
 class ModelOptions(EngineOptions, frozen=True, kw_only=True):
     """Reference, and program that runs its network."""
 
-    model: Annotated[str, about(MODEL)]
+    model: Annotated[str, about(f"{MODEL} `auto`: the best reference at hand. A,B: several tissues.")]
     scgpt: Annotated[Path | None, about(SCGPT)] = None
 
 
@@ -110,6 +110,7 @@ def _annotate_file(
     from spikgpt.cells.output import write_copy, write_csv, write_table
     from spikgpt.cells.reading import open_cells
     from spikgpt.cells.storage import identity_of
+    from spikgpt.reference.registry import AUTO
     from spikgpt.report.clusters import summarise
     from spikgpt.scoring.annotation import CLUSTER_LABEL
 
@@ -147,7 +148,8 @@ def _annotate_file(
             sets = clusters.cell_sets(annotation) if clusters else ()
             annotation.to_cas(cas, title=query.name, author_name=cas_author, more=sets)
             written.append(cas)
-    hub.keep(model.model, reference)
+    if reference and model.model != AUTO:
+        hub.keep(model.model, reference)
     if clusters:
         _show_clusters(clusters)
     _show_labels(annotation, query, engine, notes)
@@ -174,6 +176,7 @@ def evaluate(
     from spikgpt.cells.reading import open_cells
     from spikgpt.files import replacing
     from spikgpt.reference.json_files import dumped
+    from spikgpt.reference.registry import AUTO
     from spikgpt.training.evaluation import evaluate as compare
     from spikgpt.training.evaluation import match_labels, read_label_map
 
@@ -186,8 +189,10 @@ def evaluate(
             note(*match_labels(cells, label_key, reference.labels, names).notes)
 
         annotation, engine, reference = _annotated(cells, label_key, model, options, hub, check=match)
+        assert reference is not None  # several references were refused
         evaluation = compare(annotation, cells, label_key, names, labels=reference.labels)
-    hub.keep(model.model, reference)
+    if model.model != AUTO:
+        hub.keep(model.model, reference)
     metrics = evaluation.metrics
     show_scores(metrics.to_dict())
     inform(
@@ -243,8 +248,8 @@ def _annotated(
     hub: PinnedOptions,
     *,
     check: Callable[[Reference], None] | None = None,
-) -> tuple[Annotation, str, Reference]:
-    """Return the annotation, the name of the engine, and the reference.
+) -> tuple[Annotation, str, Reference | None]:
+    """Return the annotation, the name of the engine, and the reference; None for several references.
 
     Parameters
     ----------
@@ -255,14 +260,52 @@ def _annotated(
     """
     from spikgpt.cells.obs import column_of, labels_of
     from spikgpt.pipeline import annotate as annotated
+    from spikgpt.reference.registry import AUTO, separate_names
 
     if column:
         labels_of(cells, column)  # refuse a missing column before the work
     if options.batch_key not in (None, "auto"):
         column_of(cells, options.batch_key)  # and here
     options = _resolved(options)
+    names = separate_names(model.model)
+    if names != [model.model] or model.model == AUTO:
+        return _annotated_by_choice(cells, names, model, options, hub, check=check)
     reference, engine = _opened(model, hub, check=check)
     return annotated(reference, engine, cells, options), engine.name, reference
+
+
+def _annotated_by_choice(
+    cells: Any,
+    names: list[str],
+    model: ModelOptions,
+    options: LabelOptions,
+    hub: PinnedOptions,
+    *,
+    check: Callable[[Reference], None] | None = None,
+) -> tuple[Annotation, str, Reference | None]:
+    """Return the annotation by the best of the references at hand, or by several; see :func:`_annotated`."""
+    from spikgpt.choice import annotate_by_best, models_at_hand, open_model
+    from spikgpt.reference.registry import AUTO
+    from spikgpt.several import annotate_by_several
+
+    if hub.expect or hub.pin().lock:
+        msg = f"--expect, --lock and --lock-file pin one reference; name one in place of --model {model.model}."
+        raise ConfigError(msg)
+    client = hub_of(hub)
+    if names != [AUTO]:
+        if check:
+            msg = f"spikgpt evaluate takes one reference, or auto; got --model {model.model}."
+            raise ConfigError(msg)
+        models = [open_model(name, model, scgpt=model.scgpt, hub=client) for name in names]
+        annotation = annotate_by_several(models, cells, options)
+        return annotation, ", ".join(dict.fromkeys(one.engine.name for one in models)), None
+    models, failed = models_at_hand(model, scgpt=model.scgpt, hub=client)
+    annotation, choice, best = annotate_by_best(cells, models, options, failed=failed)
+    if check:
+        check(best.reference)
+    for sentence in choice.sentences() if choice.best else ():
+        inform(sentence)
+    return annotation, best.engine.name, best.reference
 
 
 def _opened(

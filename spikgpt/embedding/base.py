@@ -11,7 +11,7 @@ from scipy import sparse
 from spikgpt.cells.align import AlignedCells
 from spikgpt.cells.expression import Cells, Expression
 from spikgpt.cells.genes import GeneList
-from spikgpt.types import Floats, InputReport, NetworkOutput, OnCells, Profiles, Scale
+from spikgpt.types import Bools, Floats, InputReport, NetworkOutput, OnCells, Profiles, Scale
 
 # Runs the network on cells, none of them empty, with a scale.
 Run = Callable[[AlignedCells, Scale | None], NetworkOutput]
@@ -39,6 +39,17 @@ class QueryCells:
     def chunks(self) -> Iterator[AlignedCells]:
         """Read all cells."""
         return self.rows(range(self.n_obs), 1)
+
+    def only(self, kept: Bools) -> QueryCells:
+        """Return the same cells, of which all but some are empty; ``kept`` is True for these, shape (n,)."""
+
+        def rows(part: range, threads: int) -> Iterator[AlignedCells]:
+            start = part.start
+            for chunk in self.rows(part, threads):
+                yield chunk.only(kept[start : start + len(chunk.totals)])
+                start += len(chunk.totals)
+
+        return replace(self, rows=rows)
 
 
 @dataclass(frozen=True)

@@ -174,8 +174,15 @@ class QueryModel:
         pairs = {name: (values, known[name]) for name, values in vars(scored).items() if values is not None}
         return CellScores(**{name: np.concatenate(pair)[order] for name, pair in pairs.items()})
 
-    def with_rule(self, thresholds: Thresholds, names: tuple[str, ...], options: AnnotateOptions) -> QueryModel:
+    def with_rule(
+        self, thresholds: Thresholds, names: tuple[str, ...], options: AnnotateOptions, *, check: bool = True
+    ) -> QueryModel:
         """Return the model with the rule for Unknown that the options ask for, and with the compatibility.
+
+        Parameters
+        ----------
+        check
+            Let all cells be Unknown if the reference does not suit the query.
 
         Raises
         ------
@@ -198,7 +205,8 @@ class QueryModel:
             expected_false_rejection(calibration, names, best, id_scores, rate),
             rate,
         )
-        return replace(self, rule=rule if compatibility.usable else rule.reject_all(), compatibility=compatibility)
+        refused = check and not compatibility.usable
+        return replace(self, rule=rule.reject_all() if refused else rule, compatibility=compatibility)
 
     def calibrated(self, thresholds: Thresholds, probabilities: Floats) -> npt.NDArray[np.float32]:
         """Return probabilities at the temperature for smoothed cells; without smoothing the network applies its own."""

@@ -17,6 +17,8 @@ from spikgpt.reference.hub import Hub, parse
 from spikgpt.reference.hub_cache import altered
 from spikgpt.reference.schema import require
 
+# Stands for the reference that suits a query best.
+AUTO = "auto"
 SHORT_NAME = re.compile(r"(?P<name>[\w.-]+)(@(?P<revision>[\w./-]+))?")
 # Downloads of damaged files at most, as others may damage the cache meanwhile; and looks at a cache that seems intact.
 TRIES, LOOKS = 9, 3
@@ -68,6 +70,13 @@ def resolve(name: str | Path, revision: str | None = None, *, hub: Hub | None = 
         When the Hub refuses or cannot be reached, and the reference is not cached.
     """
     hub, shipped = hub or Hub(), shipped_references()
+    if name == AUTO or (isinstance(name, str) and len(separate_names(name)) > 1):
+        msg = (
+            f"One reference is needed here, not {name!r}. A reference is chosen, and several references label one "
+            "query, only by `spikgpt annotate` without --out-dir and by spikgpt.annotate(adata, model). Write ./auto "
+            "for a folder of that name."
+        )
+        raise ConfigError(msg)
     if revision is None and str(name) in shipped and not (isinstance(name, Path) and name.is_dir()):
         if (Path(name) / MANIFEST).is_file():
             used = f"{str(name)!r} is the shipped reference; the folder ./{name} is not used: write ./{name}"
@@ -103,6 +112,11 @@ def resolve(name: str | Path, revision: str | None = None, *, hub: Hub | None = 
             f"Tried {repo} on the Hub too: {error}"
         )
         raise type(error)(msg) from None
+
+
+def separate_names(model: str) -> list[str]:
+    """Return the names of several references that are separated by commas; a folder with a comma is one name."""
+    return [model] if Path(model).exists() else [name.strip() for name in model.split(",")]
 
 
 def _repository(name: str) -> tuple[str | None, str | None]:

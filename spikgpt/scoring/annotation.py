@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import warnings
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from html import escape
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -33,6 +33,8 @@ LABEL, BEST_LABEL, BROAD_LABEL = LABELS = "label", "best_label", "label_broad"
 TERM_ID, TERM = ONTOLOGY = "ontology_term_id", "ontology_label"
 CONFIDENCE, TYPICALITY, OOD_SCORE = "confidence", "typicality", "ood_score"
 PROBABILITIES, CLUSTER_LABEL = "probabilities", "cluster_label"
+# Reference of each cell, where several references label a query.
+REFERENCE = "reference"
 # Name of the typicality in version 0.9, which is still written in this version.
 OLD_TYPICALITY = "familiarity"
 
@@ -85,6 +87,10 @@ class Annotation:
         True if probabilities were averaged over neighbouring cells, which needs 100 cells.
     key_added
         Prefix of the names of the results in an AnnData and in tables.
+    columns
+        Further columns of obs by name, each of shape (n,), such as the reference of each cell.
+    facts
+        Further entries of uns, such as the comparison of references.
     """
 
     obs_names: Any
@@ -110,6 +116,8 @@ class Annotation:
     batch_key: str | None = None
     key_added: str = KEY_ADDED
     certainty: float = CERTAINTY
+    columns: Mapping[str, Any] = field(default_factory=dict)
+    facts: Mapping[str, Any] = field(default_factory=dict)
 
     @property
     def labels(self) -> Strings:
@@ -179,6 +187,7 @@ class Annotation:
             columns[self.named(TYPICALITY)] = columns[self.named(OLD_TYPICALITY)] = self.typicality
         if self.ood_score is not None:
             columns[self.named(OOD_SCORE)] = self.ood_score
+        columns |= {self.named(name): values for name, values in self.columns.items()}
         return pd.DataFrame(columns, index=pd.Index(self.obs_names[:]))
 
     def obsm(self) -> dict[str, npt.NDArray[np.float32]]:
@@ -218,7 +227,7 @@ class Annotation:
             "notes": np.array(self.notes(target), dtype=object),
         }
         # Names of version 0.9, which are still written in this version.
-        provenance |= {"verdict": provenance["compatibility"], "neighbours": self.smoothed}
+        provenance |= {"verdict": provenance["compatibility"], "neighbours": self.smoothed, **self.facts}
         colors = {f"{self.named(name)}_colors": self.colors(self._column(name).categories) for name in LABELS}
         return {self.key_added: provenance} | colors
 
@@ -279,7 +288,7 @@ class Annotation:
         which = repr(name) if name != self.reference_name else f"{name!r} of the digest {digest or 'unknown'}"
         note = f"The labels by the reference {which} were replaced."
         # Columns that this annotation does not write stay as they are.
-        optional = (self.named(name) for name in (TYPICALITY, OLD_TYPICALITY, OOD_SCORE, CLUSTER_LABEL))
+        optional = (self.named(name) for name in (TYPICALITY, OLD_TYPICALITY, OOD_SCORE, CLUSTER_LABEL, REFERENCE))
         if left := [f"obs[{name!r}]" for name in optional if name not in columns and name in target.obs.columns]:
             note += f" {' and '.join(left)} may still be by {which}."
         return [f"{note} To keep the labels of both, use key_added='NAME' (--key-added NAME)."]

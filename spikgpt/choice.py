@@ -1,0 +1,485 @@
+"""Choice of a reference for a query, and annotation with the chosen reference or with several.
+
+Each reference at hand is compared with a sample of at most 1,000 cells, which does not depend on their order. The
+comparison is the compatibility check of :mod:`spikgpt.scoring.compatibility`. References are ranked by the correlation
+of the expression profiles of labels, which the mean contrast of the check stands for. The share of typical cells does
+not rank them: a large batch effect lowers this share for the right reference too.
+"""
+
+from __future__ import annotations
+
+import zlib
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from html import escape
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+from anndata import AnnData
+from msgspec import structs
+from scipy import sparse
+
+from spikgpt.api import SpikGPT, check_cells, written_to
+from spikgpt.cells.cell_cache import CellCache
+from spikgpt.cells.expression import Cells, Expression, find_expression
+from spikgpt.cells.genes import MINIMUM_GENES, species_of
+from spikgpt.cells.obs import batches_of
+from spikgpt.cells.progress import progress_bar
+from spikgpt.cells.reading import open_cells
+from spikgpt.constants import CONSTANTS
+from spikgpt.engines.opening import open_engine
+from spikgpt.engines.query_model import QueryModel
+from spikgpt.errors import ConfigError, DataError, SpikGPTError, listed, printable
+from spikgpt.options import KEY_ADDED, AnnotateOptions, EngineOptions, Scaling, arguments_as, checked_keywords
+from spikgpt.pipeline import annotate as annotate_by_one
+from spikgpt.pipeline import cache_cells, fit_query
+from spikgpt.reference.format import FILES, MANIFEST
+from spikgpt.reference.hub import Hub
+from spikgpt.reference.registry import AUTO, separate_names, shipped_references
+from spikgpt.sampling import sample_of
+from spikgpt.scoring.annotation import Annotation
+from spikgpt.scoring.compatibility import OTHER, Comparison, Compatibility
+from spikgpt.scoring.rejection import RejectionRule
+from spikgpt.several import NamedModel, annotate_by_several
+from spikgpt.sharing import open_reference
+from spikgpt.types import Integers
+
+LIMITS, MATCH = CONSTANTS.choice, CONSTANTS.label_match
+# Cells read at a time.
+CHUNK = 1024
+
+
+@dataclass(frozen=True)
+class ReferenceScore:
+    """Comparison of one reference with a query.
+
+    Attributes
+    ----------
+    name
+        Name of the reference, for ``--model`` and :meth:`spikgpt.SpikGPT.from_pretrained`.
+    suits
+        True if the reference suits the query.
+    reason
+        The reason in words.
+    correlation
+        Correlation of the expression profiles of labels in query and reference, averaged over cells; None if it cannot
+        be computed.
+    agreement
+        Correlation of the differences between labels in query and reference; None for fewer than two labels.
+    genes_found, genes_total
+        Number of the reference's genes in the query, and of all its genes.
+    unknown_fraction
+        Share of the sampled cells that are Unknown by this reference; None if the cells could not be read.
+    """
+
+    name: str
+    suits: bool
+    reason: str
+    correlation: float | None = None
+    agreement: float | None = None
+    genes_found: int = 0
+    genes_total: int = 0
+    unknown_fraction: float | None = None
+
+    @property
+    def rank(self) -> tuple[bool, float, str]:
+        """Key that sorts scores, the best first."""
+        return not self.suits, -np.inf if self.correlation is None else -self.correlation, self.name
+
+
+@dataclass(frozen=True, repr=False)
+class ReferenceChoice:
+    """Comparison of a query with several references, the best first.
+
+    Attributes
+    ----------
+    scores
+        Comparison with each reference.
+    cells
+        Number of cells of the query that were compared.
+    """
+
+    scores: tuple[ReferenceScore, ...]
+    cells: int
+
+    @property
+    def best(self) -> str | None:
+        """Name of the best reference that suits the query; None if no reference does."""
+        return next((score.name for score in self.scores if score.suits), None)
+
+    @property
+    def ties(self) -> tuple[str, ...]:
+        """Names of the other references that suit the query about as well as the best."""
+        suitable = [score for score in self.scores if score.suits]
+        return tuple(score.name for score in suitable[1:] if _difference(suitable[0], score) <= LIMITS.tie)
+
+    def table(self) -> pd.DataFrame:
+        """Return a table with one row per reference, the best first."""
+        rows = [
+            {
+                "suits": score.suits,
+                "correlation": score.correlation,
+                "agreement": score.agreement,
+                "genes_found": score.genes_found,
+                "genes_total": score.genes_total,
+                "unknown": score.unknown_fraction,
+                "reason": score.reason,
+            }
+            for score in self.scores
+        ]
+        index = pd.Index([score.name for score in self.scores], name="reference")
+        table = pd.DataFrame(rows, index=index)
+        numbers = ["correlation", "agreement", "unknown"]
+        return table.astype(dict.fromkeys(numbers, float)) if rows else table
+
+    def sentences(self) -> list[str]:
+        """Return sentences that name the best reference, the reason, and the other references."""
+        number = f"{len(self.scores)} references were" if len(self.scores) != 1 else "1 reference was"
+        compared = f"{number} compared with {self.cells} cells"
+        if self.best is None:
+            far = "; ".join(f"{score.name}: {score.reason}" for score in self.scores)
+            return [f"No reference suits the query; {compared}. {far}."]
+        first, others = self.scores[0], self.scores[1:]
+        texts = [f"Reference {first.name}: {first.reason} (r = {first.correlation:.2f}). {compared}."]
+        if self.ties:
+            texts.append(f"About as good, with a correlation within {LIMITS.tie:g}: {listed(self.ties)}.")
+        if others:
+            texts.append(f"Other references: {'; '.join(map(_described, others))}.")
+        return texts
+
+    def notes(self) -> tuple[str, ...]:
+        """Return a note if no reference or several suit the query."""
+        if self.best is None:
+            return (self.sentences()[0],)
+        if not self.ties:
+            return ()
+        others = listed(self.ties)
+        return (
+            f"The references {self.best} and {others} suit the query about equally well; {self.best} was used. To use "
+            "another: model='NAME' (--model NAME). To use several: model=['NAME', 'NAME'] (--model NAME,NAME).",
+        )
+
+    def facts(self) -> dict[str, Any]:
+        """Return the entries for ``uns["spikgpt"]``."""
+        table = self.table()
+        columns = {str(name): table[name].to_numpy() for name in table if name != "reason"}
+        texts = {"reference": [score.name for score in self.scores], "reason": [score.reason for score in self.scores]}
+        arrays = {name: np.array(values, dtype=object) for name, values in texts.items()}
+        return {"choice": arrays | columns, "ties": np.array(self.ties, dtype=object)}
+
+    def __repr__(self) -> str:
+        lines = [f"{'*' if score.name == self.best else ' '} {_described(score)}" for score in self.scores]
+        best = "none suits the query" if self.best is None else repr(self.best)
+        return "\n".join([f"ReferenceChoice: {best}, from {self.cells} cells", *lines])
+
+    def _repr_html_(self) -> str:
+        columns = ("reference", "suits", "correlation", "genes", "Unknown", "reason")
+        head = "".join(f"<th>{name}</th>" for name in columns)
+        rows = ""
+        for score in self.scores:
+            unknown = "-" if score.unknown_fraction is None else f"{100 * score.unknown_fraction:.1f}%"
+            values = (
+                score.name,
+                "yes" if score.suits else "no",
+                "-" if score.correlation is None else f"{score.correlation:.2f}",
+                f"{score.genes_found} / {score.genes_total}",
+                unknown,
+                score.reason,
+            )
+            rows += "<tr>" + "".join(f"<td>{escape(printable(value))}</td>" for value in values) + "</tr>"
+        texts = "".join(f"<p>{escape(printable(text))}</p>" for text in self.sentences()[:1])
+        return f"<table><tr>{head}</tr>{rows}</table>{texts}"
+
+
+def _difference(one: ReferenceScore, other: ReferenceScore) -> float:
+    """Return the difference of two correlations; infinite if one is missing."""
+    if one.correlation is None or other.correlation is None:
+        return np.inf
+    return abs(one.correlation - other.correlation)
+
+
+def _described(score: ReferenceScore) -> str:
+    """Return the name, the correlation and the verdict of a score."""
+    value = "" if score.correlation is None else f" r = {score.correlation:.2f},"
+    return f"{score.name}:{value} {'suits' if score.suits else 'does not suit'}: {score.reason}"
+
+
+def open_model(
+    name: str | Path, engine: EngineOptions | None = None, *, scgpt: Path | None = None, hub: Hub | None = None
+) -> NamedModel:
+    """Open a reference and its engine."""
+    reference = open_reference(name, hub=hub)
+    return NamedModel(str(name), reference, open_engine(reference, engine, scgpt=scgpt, hub=hub))
+
+
+def models_at_hand(
+    engine: EngineOptions | None = None, *, scgpt: Path | None = None, hub: Hub | None = None
+) -> tuple[list[NamedModel], list[ReferenceScore]]:
+    """Open the references in this package and in the cache, without a connection to the Hub.
+
+    Of a repository with several commits in the cache, the commit of its main branch is opened.
+
+    Returns
+    -------
+    The opened references, and a score that states the problem for each of the others.
+    """
+    hub = replace(hub or Hub(), local_files_only=True)
+    addresses = {name: name for name in shipped_references()}
+    for cached in sorted(hub.cached((*FILES, MANIFEST)), key=lambda one: "main" not in one.refs):
+        addresses.setdefault(cached.repository, f"{cached.repository}@{cached.commit}")
+    models, failed = dict[str, NamedModel](), list[ReferenceScore]()
+    for name, address in addresses.items():
+        try:
+            model = replace(open_model(address, engine, scgpt=scgpt, hub=hub), name=name)
+        except SpikGPTError as error:
+            failed.append(ReferenceScore(name, False, f"cannot be opened: {error}"))
+        else:
+            models.setdefault(model.reference.digest, model)
+    return list(models.values()), failed
+
+
+def choose(
+    cells: Cells, models: Sequence[NamedModel], options: AnnotateOptions, *, failed: Sequence[ReferenceScore] = ()
+) -> ReferenceChoice:
+    """Compare references with a sample of a query's cells, and return them ranked.
+
+    Parameters
+    ----------
+    failed
+        Scores of references that could not be opened.
+
+    Raises
+    ------
+    DataError
+        When the cells cannot be read.
+    """
+    expression = find_expression(cells, layer=options.layer)
+    sample, batches = _sample(cells, expression, options.batch_key)
+    # The sample has one matrix, and the rule for Unknown is the default one.
+    plain = structs.replace(options, layer=None, unknown_rate=None, threshold=None, reference_cutoff=False)
+    species, scores = species_of(expression.var), list(failed)
+    with progress_bar("Comparing", len(models), options.progress) as bar:
+        for model in models:
+            scores.append(_score(model, sample, batches, species, plain))
+            bar.update(1)
+    return ReferenceChoice(tuple(sorted(scores, key=lambda score: score.rank)), sample.n_obs)
+
+
+def _sample(cells: Cells, expression: Expression, batch_key: str | None) -> tuple[AnnData, Integers]:
+    """Return a sample of the cells that are not empty, with the values as stored, and the batch of each.
+
+    The sample depends on neither the order of cells nor that of genes.
+    """
+    # Whole numbers around 0: sums of counts then do not depend on the order of genes.
+    weights = np.array([zlib.crc32(str(name).encode()) >> 12 for name in expression.var.index], dtype=np.float64)
+    keys, filled = np.zeros(expression.n_cells), np.zeros(expression.n_cells, dtype=bool)
+    for start in range(0, expression.n_cells, CHUNK):
+        rows = expression.rows(start, min(start + CHUNK, expression.n_cells))
+        part = slice(start, start + rows.shape[0])
+        keys[part] = rows.astype(np.float64) @ (weights - 2**19)
+        filled[part] = np.diff(rows.indptr) > 0
+    present = np.flatnonzero(filled)
+    chosen = present[sample_of(keys[present], LIMITS.sample_cells)]
+    some = expression.part(chosen)
+    values = some.rows(0, len(chosen)) if len(chosen) else sparse.csr_matrix((0, len(some.var)), dtype=np.float32)
+    obs = pd.DataFrame(index=pd.Index(map(str, chosen)))
+    return AnnData(values, obs=obs, var=some.var), batches_of(cells, batch_key).codes[chosen]
+
+
+def _score(
+    model: NamedModel, sample: AnnData, batches: Integers, species: str | None, options: AnnotateOptions
+) -> ReferenceScore:
+    """Compare a reference with a sample of a query's cells."""
+    reference, engine, name = model.reference, model.engine, model.name
+    if engine.embedding.kind != "pca":
+        return ReferenceScore(name, False, f"its embedding {engine.embedding.kind} is not compared; name it to use it")
+    if not sample.n_obs:
+        return ReferenceScore(name, False, "the query has no cells with counts")
+    try:
+        query = engine.embedding.read(sample, layer=options.layer, scaling=options.scaling)
+        with CellCache() as cache:
+            cache_cells(query, cache, False)
+            fitted = fit_query(reference, engine, cache, query.report, options, batches)
+    except DataError as error:
+        return ReferenceScore(name, False, str(error), genes_total=len(reference.genes))
+    assert fitted.rule is not None  # fit_query sets it
+    calibrated = fitted.calibrated(reference.thresholds, fitted.scores.probabilities)
+    unknown = fitted.rule.is_unknown(replace(fitted.scores, probabilities=calibrated))
+    comparison, report = fitted.comparison or Comparison(0), fitted.report
+    against = _reason_against(fitted, species, species_of(reference.genes))
+    found = f"{report.genes_matched} of {report.genes_total} genes found"
+    return ReferenceScore(
+        name,
+        suits=against is None,
+        reason=against or f"the profiles of its labels agree with the query, {found}",
+        correlation=_correlation(fitted),
+        agreement=comparison.correlation,
+        genes_found=report.genes_matched,
+        genes_total=report.genes_total,
+        unknown_fraction=float(unknown.mean()),
+    )
+
+
+def _correlation(fitted: QueryModel) -> float | None:
+    """Return the correlation that the mean contrast -log(1.02 - r) stands for."""
+    contrast = None if fitted.match is None or fitted.comparison is None else fitted.match.mean_contrast
+    return None if contrast is None else MATCH.largest_correlation - float(np.exp(-contrast))
+
+
+def _reason_against(fitted: QueryModel, species: str | None, of_reference: str | None) -> str | None:
+    """Return the reason why a reference does not suit a query, or None."""
+    comparison, check, report = fitted.comparison or Comparison(0), fitted.compatibility, fitted.report
+    if species != of_reference:
+        return f"the query looks like {species or 'human'}, and the reference is {of_reference or 'human'}"
+    if report.genes_matched < min(MINIMUM_GENES, report.genes_total):
+        return f"{report.genes_matched} of {report.genes_total} genes found; expected at least {MINIMUM_GENES}"
+    if check is None:
+        return "its format 1 has no compatibility check"
+    if not check.usable:
+        return check.evidence
+    if (correlation := _correlation(fitted)) is None:
+        return "too few cells of one type to compare"
+    if correlation < LIMITS.least_correlation:
+        return f"the profiles of its labels differ; expected r of at least {LIMITS.least_correlation:g}"
+    if comparison.correlation is not None and comparison.correlation < LIMITS.least_agreement:
+        agreement = f"an agreement of {comparison.correlation:.2f}"
+        return f"other genes separate the cell types: {agreement}, expected at least {LIMITS.least_agreement:g}"
+    return None
+
+
+def annotate_by_best(
+    cells: Cells, models: Sequence[NamedModel], options: AnnotateOptions, *, failed: Sequence[ReferenceScore] = ()
+) -> tuple[Annotation, ReferenceChoice, NamedModel]:
+    """Label every cell of a query by the reference that suits the query best; the query is not changed.
+
+    If no reference suits the query, all cells are Unknown, and the best labels are those of the nearest reference.
+
+    Returns
+    -------
+    The annotation, the comparison of the references, and the reference of the labels.
+
+    Raises
+    ------
+    DataError
+        When the cells cannot be read by any reference.
+    """
+    choice = choose(cells, models, options, failed=failed)
+    nearest = next((score.name for score in choice.scores if score.unknown_fraction is not None), None)
+    if nearest is None:
+        raise DataError(" ".join(choice.sentences()))
+    model = next(model for model in models if model.name == nearest)
+    annotation = annotate_by_one(model.reference, model.engine, cells, options)
+    if choice.best is None:
+        annotation = replace(
+            annotation,
+            rejected=np.ones_like(annotation.rejected),
+            ood_score=None,
+            rule=RejectionRule("no reference at hand suits this query"),
+            compatibility=Compatibility(OTHER, f"{nearest} is nearest: {choice.scores[0].reason}", {}),
+        )
+    report = replace(annotation.report, notes=annotation.report.notes + choice.notes())
+    return replace(annotation, report=report, facts=choice.facts()), choice, model
+
+
+@checked_keywords
+def choose_reference(
+    cells: AnnData | str | Path,
+    references: Sequence[str | Path | SpikGPT] | None = None,
+    *,
+    layer: str | None = None,
+    batch_key: str | None = "auto",
+    progress: bool | None = None,
+) -> ReferenceChoice:
+    """Compare references with a sample of at most 1,000 cells, and rank them.
+
+    Parameters
+    ----------
+    cells
+        AnnData object, or path of a file of cells. The cells are not changed.
+    references
+        References: names, folders or opened references. None for all references in this package and in the cache of
+        the Hub, which is not contacted.
+    layer, batch_key, progress
+        As for :meth:`spikgpt.SpikGPT.annotate`.
+
+    Returns
+    -------
+    ReferenceChoice
+        The name of the best reference is ``best``, and ``table()`` compares all references.
+
+    Raises
+    ------
+    DataError
+        When the cells cannot be read.
+    """
+    options = arguments_as(AnnotateOptions, locals())
+    models, failed = models_at_hand() if references is None else ([_opened(one) for one in references], [])
+    if isinstance(cells, str | Path):
+        with open_cells(cells) as opened:
+            return choose(opened, models, options, failed=failed)
+    check_cells(cells, "choose_reference", paths=True)
+    return choose(cells, models, options, failed=failed)
+
+
+@checked_keywords
+def annotate(
+    cells: AnnData | str | Path,
+    model: str | Path | SpikGPT | Sequence[str | Path | SpikGPT] = AUTO,
+    *,
+    layer: str | None = None,
+    batch_key: str | None = "auto",
+    unknown_rate: float | None = None,
+    threshold: float | None = None,
+    reference_cutoff: bool = False,
+    smoothing: bool = True,
+    scaling: Scaling = "auto",
+    batch_size: int | None = None,
+    progress: bool | None = None,
+    key_added: str = KEY_ADDED,
+) -> Annotation:
+    """Label every cell, by a reference that is chosen for the cells, or by several references.
+
+    Parameters
+    ----------
+    cells
+        AnnData object, or path of a file of cells, as for :meth:`spikgpt.SpikGPT.annotate`.
+    model
+        ``auto`` chooses the best reference in this package and in the cache of the Hub; see :func:`choose_reference`.
+        Otherwise a reference, or a list of references for a query of several tissues: names, folders or opened
+        references. Of several references, each cell gets the label of the reference that fits the cell best, and
+        ``obs["spikgpt_reference"]`` names this reference.
+    layer, batch_key, unknown_rate, threshold, reference_cutoff, smoothing, scaling, batch_size, progress, key_added
+        As for :meth:`spikgpt.SpikGPT.annotate`.
+
+    Raises
+    ------
+    DataError
+        When the cells cannot be read or share too few genes with a reference.
+    ConfigError
+        When an option is out of range.
+
+    Warns
+    -----
+    SpikGPTWarning
+        For anything unusual in the cells: the notes of the annotation.
+    """
+    options = arguments_as(AnnotateOptions, locals())
+    if isinstance(model, str):
+        model = AUTO if model == AUTO else separate_names(model)
+    if model == AUTO:
+        models, failed = models_at_hand()
+        return written_to(cells, lambda opened: annotate_by_best(opened, models, options, failed=failed)[0])
+    named = [_opened(one) for one in ([model] if isinstance(model, Path | SpikGPT) else model)]
+    return written_to(cells, lambda opened: annotate_by_several(named, opened, options))
+
+
+def _opened(model: str | Path | SpikGPT) -> NamedModel:
+    """Return an opened reference with its name."""
+    if isinstance(model, SpikGPT):
+        return NamedModel(model.reference.name, model.reference, model.engine)
+    if not isinstance(model, str | Path):
+        msg = f"model is {model!r}; expected a name such as 'pancreas', a folder, 'org/repo', or an opened reference."
+        raise ConfigError(msg)
+    return open_model(model)

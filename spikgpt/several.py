@@ -1,0 +1,218 @@
+"""Annotation of one query with several references, such as those of two tissues in one file.
+
+1. Each reference scores all cells. A cell belongs to the reference by which it has the lowest OOD score.
+2. Each reference labels its own cells again, as a query of its own. So the compatibility check, the batch effects and
+   the rule for Unknown refer to these cells alone.
+
+Cells of a reference that does not suit its own cells go to the other references, unless these do not suit them either.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import pandas as pd
+from msgspec import structs
+
+from spikgpt.cells.expression import Cells
+from spikgpt.embedding.base import Engine
+from spikgpt.errors import ConfigError, listed
+from spikgpt.options import AnnotateOptions
+from spikgpt.pipeline import annotate
+from spikgpt.reference.files import Reference
+from spikgpt.scoring.annotation import REFERENCE, Annotation
+from spikgpt.scoring.compatibility import STUDY, Compatibility
+from spikgpt.scoring.rejection import RejectionRule
+from spikgpt.types import Floats, InputReport, Integers
+
+
+@dataclass(frozen=True)
+class NamedModel:
+    """A reference and its engine, with the name that the user gave."""
+
+    name: str
+    reference: Reference
+    engine: Engine
+
+
+def annotate_by_several(models: Sequence[NamedModel], cells: Cells, options: AnnotateOptions) -> Annotation:
+    """Label every cell of a query by the reference that fits the cell best; the query is not changed.
+
+    Raises
+    ------
+    DataError
+        When the cells cannot be read or share too few genes with a reference.
+    ConfigError
+        When an option does not fit a reference, or a reference has no typicality.
+    """
+    names = [model.name for model in models]
+    if not names or len(set(names)) < len(names):
+        msg = f"The references are {listed(names)}; expected at least one, each once."
+        raise ConfigError(msg)
+    if len(models) == 1:
+        return annotate(models[0].reference, models[0].engine, cells, options)
+    scores = np.stack([_ood_scores(model, cells, options) for model in models])
+    parts, owner = _settled(models, cells, options, scores, tuple(range(len(models))))
+    names = [model.reference.name for model in models]
+    names = names if len(set(names)) == len(names) else [model.name for model in models]
+    return merged({names[index]: part for index, part in parts.items()}, owner, cells)
+
+
+def _ood_scores(model: NamedModel, cells: Cells, options: AnnotateOptions) -> npt.NDArray[np.float32]:
+    """Return the OOD score of each cell by a reference, whether the reference suits the query or not, shape (n,)."""
+    plain = structs.replace(options, unknown_rate=None, threshold=None, reference_cutoff=False)
+    scores = annotate(model.reference, model.engine, cells, plain, check=False).ood_score
+    if scores is None:
+        msg = f"The reference {model.name} has format 1, which has no OOD score. Train it again, or name it alone."
+        raise ConfigError(msg)
+    return scores
+
+
+def _settled(
+    models: Sequence[NamedModel],
+    cells: Cells,
+    options: AnnotateOptions,
+    scores: Floats,
+    indices: tuple[int, ...],
+) -> tuple[dict[int, Annotation], Integers]:
+    """Return the annotations by the references that own cells, and the position of that of each cell, shape (n,).
+
+    Parameters
+    ----------
+    scores
+        OOD scores by each reference, shape (R, n); NaN for empty cells.
+    indices
+        Indices of the references that may own cells.
+    """
+    some = scores[list(indices)]
+    owner = np.array(indices)[np.where(np.isnan(some), np.inf, some).argmin(axis=0)]
+    parts = dict[int, Annotation]()
+    for index in np.unique(owner).tolist():
+        model = models[index]
+        parts[index] = annotate(model.reference, model.engine, cells, options, only=owner == index)
+    refused = {index for index, part in parts.items() if not _suits(part)}
+    if refused and len(refused) < len(parts):
+        others = tuple(index for index in indices if index not in refused)
+        fewer = _settled(models, cells, options, scores, others)
+        if all(map(_suits, fewer[0].values())):
+            return fewer
+    return parts, np.searchsorted(np.array(list(parts)), owner)
+
+
+def _suits(part: Annotation) -> bool:
+    """Return False for an annotation by a reference of another tissue or species."""
+    return part.compatibility is None or part.compatibility.usable
+
+
+def merged(parts: Mapping[str, Annotation], owner: Integers, cells: Cells) -> Annotation:
+    """Return one annotation of n cells from the annotations by several references.
+
+    Parameters
+    ----------
+    parts
+        Annotation of all cells by each reference, by its name.
+    owner
+        Index of the part that each cell takes its label from, shape (n,).
+    """
+    names, n_cells = tuple(parts), len(owner)
+    own = [_subset(part, np.flatnonzero(owner == index)) for index, part in enumerate(parts.values())]
+    label_names, best = _united([part.label_names for part in own])
+    broad_names, broad = _united([part.broad_names for part in own])
+    probabilities = np.zeros((n_cells, len(label_names)), dtype=np.float32)
+    for index, part in enumerate(own):
+        probabilities[np.ix_(owner == index, best[index])] = part.probabilities
+
+    def gathered(arrays: Sequence[npt.NDArray[Any]]) -> npt.NDArray[Any]:
+        """Return the values of all cells from those of the cells of each part."""
+        whole = np.empty(n_cells, dtype=arrays[0].dtype)
+        for index, values in enumerate(arrays):
+            whole[owner == index] = values
+        return whole
+
+    def optional(name: str) -> npt.NDArray[Any] | None:
+        """Return an array that some parts lack, with NaN for their cells; None if all lack it."""
+        if all(getattr(part, name) is None for part in own):
+            return None
+        arrays = (getattr(part, name) for part in own)
+        return gathered([_or_nan(array, part) for array, part in zip(arrays, own, strict=True)])
+
+    first = own[0]
+    return replace(
+        first,
+        obs_names=cells.obs_names,
+        **{name: gathered([getattr(part, name) for part in own]) for name in ("confidence", "empty", "rejected")},
+        best=gathered([codes[part.best] for codes, part in zip(best, own, strict=True)]).astype(np.int16),
+        broad=gathered([codes[part.broad] for codes, part in zip(broad, own, strict=True)]).astype(np.int16),
+        probabilities=probabilities,
+        label_names=label_names,
+        broad_names=broad_names,
+        typicality=optional("typicality"),
+        ood_score=optional("ood_score"),
+        rule=_rule(names, own),
+        compatibility=_compatibility(names, own),
+        smoothed=all(part.smoothed for part in own),
+        reference_name=" + ".join(part.reference_name for part in own),
+        reference_origin=" + ".join(part.reference_origin or name for name, part in zip(names, own, strict=True)),
+        reference_digest=" + ".join(part.reference_digest for part in own),
+        report=_report(names, own),
+        batch_key=" + ".join(dict.fromkeys(part.batch_key for part in own if part.batch_key)) or None,
+        columns={REFERENCE: pd.Categorical.from_codes(owner, pd.Index(names))},
+        facts={"references": np.array(names, dtype=object)},
+    )
+
+
+def _subset(part: Annotation, rows: Integers) -> Annotation:
+    """Return the annotation of some cells, by their indices."""
+    names = ("best", "confidence", "probabilities", "empty", "broad", "rejected", "typicality", "ood_score")
+    arrays = {name: values[rows] for name in names if (values := getattr(part, name)) is not None}
+    return replace(part, obs_names=part.obs_names[:][rows], **arrays)
+
+
+def _or_nan(array: npt.NDArray[Any] | None, part: Annotation) -> npt.NDArray[Any]:
+    """Return an array, or NaN for each cell of a part if there is none."""
+    return np.full(len(part.best), np.nan, dtype=np.float32) if array is None else array
+
+
+def _united(names: Sequence[tuple[str, ...]]) -> tuple[tuple[str, ...], list[Integers]]:
+    """Return the union of lists of names, and for each list the indices of its names in the union."""
+    union = tuple(dict.fromkeys(name for some in names for name in some))
+    index = {name: position for position, name in enumerate(union)}
+    return union, [np.array([index[name] for name in some], dtype=np.int64) for some in names]
+
+
+def _rule(names: Sequence[str], parts: Sequence[Annotation]) -> RejectionRule:
+    """Return the description of the rules for Unknown."""
+    rules = [part.rule for part in parts]
+    if len(texts := list(dict.fromkeys(rule.rule for rule in rules))) > 1:
+        texts = [f"{name}: {rule.rule}" for name, rule in zip(names, rules, strict=True)]
+    return RejectionRule("; ".join(texts), threshold=rules[0].threshold, unknown_rate=rules[0].unknown_rate)
+
+
+def _compatibility(names: Sequence[str], parts: Sequence[Annotation]) -> Compatibility | None:
+    """Return the compatibility of the references with their own cells; None if none was checked."""
+    checks = [(name, part.compatibility) for name, part in zip(names, parts, strict=True) if part.compatibility]
+    if not checks:
+        return None
+    kinds = {check.kind for _, check in checks}
+    values = {
+        f"{name}: {key}".replace("/", "_"): value for name, check in checks for key, value in check.values.items()
+    }
+    evidence = "; ".join(f"{name}: {check.evidence}" for name, check in checks)
+    return Compatibility(kinds.pop() if len(kinds) == 1 else STUDY, evidence, values)
+
+
+def _report(names: Sequence[str], parts: Sequence[Annotation]) -> InputReport:
+    """Return the report on the input, with the notes of each part."""
+    reports = [part.report for part in parts]
+    return replace(
+        reports[0],
+        scaling=", ".join(dict.fromkeys(report.scaling for report in reports)),
+        genes_matched=sum(report.genes_matched for report in reports),
+        genes_total=sum(report.genes_total for report in reports),
+        notes=tuple(f"{name}: {note}" for name, part in zip(names, parts, strict=True) for note in part.notes()),
+        simulated_accuracy=None,
+    )

@@ -1,0 +1,184 @@
+"""A reference is chosen by the cells of a query."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from pathlib import Path
+
+import anndata
+import numpy as np
+import pytest
+from anndata import AnnData
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from scipy import sparse
+
+from spikgpt import ReferenceChoice, SpikGPT, annotate, annotate_shards, choose_reference
+from spikgpt.choice import ReferenceScore, annotate_by_best, choose, models_at_hand
+from spikgpt.errors import ConfigError, DataError, SpikGPTWarning
+from spikgpt.options import AnnotateOptions
+from spikgpt.reference.files import Reference
+from spikgpt.reference.hub import Hub
+from spikgpt.several import NamedModel
+from spikgpt.sharing import open_reference, push
+from tests.conftest import QUERY_FILE
+from tests.hub_server import LoopbackHub
+from tests.test_several import model_of
+
+OPTIONS = AnnotateOptions(progress=False)
+
+
+@pytest.fixture(scope="module")
+def models(small: Reference, other_tissue: Reference) -> list[NamedModel]:
+    return [model_of(other_tissue), model_of(small)]
+
+
+@pytest.fixture(scope="module")
+def expected(models: list[NamedModel], few: AnnData) -> ReferenceChoice:
+    return choose(few, models, OPTIONS)
+
+
+def test_the_reference_of_the_tissue_is_chosen(
+    models: list[NamedModel], expected: ReferenceChoice, foreign: AnnData
+) -> None:
+    assert [score.name for score in expected.scores if score.suits] == [expected.best] == ["small"]
+    assert choose(foreign, models, OPTIONS).best == "other tissue"
+
+
+@settings(max_examples=4, deadline=None)
+@given(seed=st.integers(0, 2**32 - 1))
+def test_the_order_of_cells_and_genes_does_not_matter(
+    models: list[NamedModel], expected: ReferenceChoice, few: AnnData, seed: int
+) -> None:
+    random = np.random.default_rng(seed)
+    shuffled = few[random.permutation(few.n_obs), random.permutation(few.n_vars)].copy()
+    found = choose(shuffled, models[::-1], OPTIONS)
+    assert [score.name for score in found.scores] == [score.name for score in expected.scores]
+    for one, other in zip(found.scores, expected.scores, strict=True):
+        assert (one.suits, one.genes_found) == (other.suits, other.genes_found)
+        assert one.correlation == pytest.approx(other.correlation, abs=1e-6)
+
+
+def test_a_file_gives_the_choice_of_its_cells(shipped: SpikGPT, models: list[NamedModel], tmp_path: Path) -> None:
+    adata = anndata.read_h5ad(QUERY_FILE)
+    references = [shipped, SpikGPT(models[0].reference, models[0].engine)]
+    in_memory = choose_reference(adata, references)
+    on_disk = choose_reference(QUERY_FILE, references)
+    assert in_memory == on_disk
+    assert in_memory.best == "pancreas"
+    adata.write_zarr(tmp_path / "cells.zarr")
+    assert choose_reference(tmp_path / "cells.zarr", references) == in_memory
+
+
+def test_the_table_and_the_texts_name_every_reference(expected: ReferenceChoice) -> None:
+    table = expected.table()
+    assert table.index.tolist() == ["small", "other tissue"]
+    assert table["suits"].tolist() == [True, False]
+    texts = expected.sentences()
+    assert texts[0].startswith("Reference small: the profiles of its labels agree with the query")
+    assert "other tissue" in texts[1]
+    for text in (repr(expected), expected._repr_html_()):
+        assert "small" in text
+        assert "other tissue" in text
+    assert expected.notes() == ()
+
+
+def test_references_that_suit_equally_well_are_named(expected: ReferenceChoice) -> None:
+    best = expected.scores[0]
+    assert best.correlation is not None
+    near = replace(best, name="near", correlation=best.correlation - 0.015)
+    far = replace(best, name="far", correlation=best.correlation - 0.03)
+    choice = ReferenceChoice((best, near, far), expected.cells)
+    assert choice.ties == ("near",)
+    assert "small and near suit the query about equally well; small was used" in choice.notes()[0]
+    assert ReferenceChoice((), 0).best is None
+
+
+def test_annotation_by_the_best_reference_records_the_choice(
+    few: AnnData, shipped: SpikGPT, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("HF_HUB_CACHE", str(tmp_path / "empty"))
+    adata, alone = few.copy(), few.copy()
+    annotation = annotate(adata)
+    expected = shipped.annotate(alone)
+    np.testing.assert_array_equal(annotation.labels, expected.labels)
+    assert adata.uns["spikgpt"]["choice"]["reference"].tolist()[0] == "pancreas"
+    adata.write_h5ad(tmp_path / "labelled.h5ad")
+    read = anndata.read_h5ad(tmp_path / "labelled.h5ad")
+    assert read.uns["spikgpt"]["choice"]["suits"].tolist()[0]
+    labels = annotate(QUERY_FILE, "pancreas").labels
+    np.testing.assert_array_equal(labels, annotate(QUERY_FILE, [shipped]).labels)
+
+
+def test_all_cells_are_unknown_if_no_reference_suits(models: list[NamedModel], foreign: AnnData) -> None:
+    annotation, choice, nearest = annotate_by_best(foreign, models[1:], OPTIONS)
+    assert choice.best is None
+    assert nearest.name == "small"
+    assert annotation.rejected.all()
+    assert annotation.compatibility is not None
+    assert not annotation.compatibility.usable
+    assert "No reference suits the query; 1 reference was compared with 120 cells. small:" in " ".join(
+        annotation.notes()
+    )
+    with pytest.raises(DataError, match="No reference suits the query; 0 references were compared"):
+        annotate_by_best(foreign, [], OPTIONS)
+
+
+def test_another_species_and_empty_droplets_are_refused(models: list[NamedModel], few: AnnData) -> None:
+    mouse = few.copy()
+    mouse.var_names = [name.capitalize() for name in few.var_names]
+    assert (
+        choose(mouse, models[1:], OPTIONS).scores[0].reason == "the query looks like mouse, and the reference is human"
+    )
+    profile = np.asarray(few.X.sum(axis=0)).ravel()
+    droplets = np.random.default_rng(0).multinomial(200, profile / profile.sum(), size=300)
+    empty = AnnData(sparse.csr_matrix(droplets.astype(np.float32)), var=few.var[[]])
+    assert choose(empty, models, OPTIONS).best is None
+    nothing = AnnData(sparse.csr_matrix((5, few.n_vars), dtype=np.float32), var=few.var[[]])
+    assert {score.reason for score in choose(nothing, models, OPTIONS).scores} == {"the query has no cells with counts"}
+
+
+def test_few_genes_are_refused(models: list[NamedModel], few: AnnData) -> None:
+    genes = [name for name in models[1].reference.genes.symbols if name in few.var_names]
+    score = choose(few[:, genes[:30]].copy(), models[1:], OPTIONS).scores[0]
+    assert not score.suits
+    assert score.genes_found <= 30
+
+
+def test_cached_references_are_compared_without_a_connection(
+    hub: LoopbackHub, client: Hub, small_folder: Path, tmp_path: Path
+) -> None:
+    push(small_folder, "islets/small", hub=client)
+    open_reference("islets/small", hub=client)
+    requests = len(hub.requests)
+    models, failed = models_at_hand(hub=client)
+    assert [model.name for model in models] == ["pancreas", "islets/small"]
+    assert not failed
+    assert len(hub.requests) == requests
+    weights = next((tmp_path / "cache").rglob("model.safetensors"))
+    weights.resolve().write_bytes(b"damaged")
+    models, failed = models_at_hand(hub=client)
+    assert [model.name for model in models] == ["pancreas"]
+    assert isinstance(failed[0], ReferenceScore)
+    assert failed[0].reason.startswith("cannot be opened: ")
+
+
+def test_one_reference_is_asked_for_elsewhere(few: AnnData, tmp_path: Path) -> None:
+    for name in ("auto", "pancreas,retina"):
+        with pytest.raises(ConfigError, match="One reference is needed here"):
+            SpikGPT.from_pretrained(name)
+    with pytest.raises(ConfigError, match=r"expected a reference: SpikGPT.from_pretrained"):
+        annotate_shards("auto", [QUERY_FILE], tmp_path / "labels")  # type: ignore[arg-type]
+    with pytest.raises(ConfigError, match="model is 3; expected a name"):
+        annotate(few.copy(), [3])  # type: ignore[list-item]
+    with pytest.raises(DataError, match="choose_reference got None"):
+        choose_reference(None)  # type: ignore[arg-type]
+
+
+def test_a_tie_is_a_note(models: list[NamedModel], few: AnnData) -> None:
+    again = replace(models[1], name="again")
+    adata = few.copy()
+    annotation, choice, _ = annotate_by_best(adata, [models[1], again], OPTIONS)
+    assert choice.ties == ("small",)
+    with pytest.warns(SpikGPTWarning, match="again and small suit the query about equally well"):
+        annotation.write_to(adata)
