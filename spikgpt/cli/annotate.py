@@ -110,7 +110,7 @@ def _annotate_file(
     from spikgpt.cells.output import write_copy, write_csv, write_table
     from spikgpt.cells.reading import open_cells
     from spikgpt.cells.storage import identity_of
-    from spikgpt.reference.registry import AUTO
+    from spikgpt.reference.registry import AUTO, separate_names
     from spikgpt.report.clusters import summarise
     from spikgpt.scoring.annotation import CLUSTER_LABEL
 
@@ -124,7 +124,7 @@ def _annotate_file(
         Output("--cluster-table", cluster_table, CSV),
         Output("--cas", cas, JSON),
         Output("--lock-file", hub.pin().lock),
-        inputs=(query, model.model, model.scgpt),
+        inputs=(query, *separate_names(model.model), model.scgpt),
     )
     written: list[Path] = []
     identity = identity_of(query)

@@ -440,3 +440,41 @@ def test_an_interruption_says_what_was_written(
     ran = run(*where)
     assert (ran.code, ran.err) == (130, "Interrupted. Nothing was written.\n")
     assert list(tmp_path.iterdir()) == []
+
+
+def test_auto_chooses_a_reference_and_says_why(run: Run, query_file: Path, tmp_path: Path) -> None:
+    cache = ("--cache-dir", tmp_path / "no-cache")
+    out = tmp_path / "out.h5ad"
+    ran = run("annotate", query_file, "--model", "auto", "--out", out, *cache)
+    assert ran.code == 0, ran.err
+    assert "Reference pancreas: the profiles of its labels agree with the query" in ran.err
+    assert anndata.read_h5ad(out).uns["spikgpt"]["choice"]["reference"].tolist() == ["pancreas"]
+    ran = run("evaluate", query_file, "--model", "auto", "--label-key", "cell_type", *cache)
+    assert ran.code == 0, ran.err
+    assert "Reference pancreas: " in ran.err
+    assert "Accuracy 0." in ran.err
+
+
+def test_auto_refuses_cells_of_another_tissue(run: Run, foreign: AnnData, tmp_path: Path) -> None:
+    query = written(foreign, tmp_path / "foreign.h5ad")
+    out = tmp_path / "out.h5ad"
+    ran = run("annotate", query, "--model", "auto", "--strict", "--out", out, "--cache-dir", tmp_path / "no-cache")
+    assert ran.code == 3, ran.err
+    assert "No reference suits the query; 1 reference was compared with 120 cells. pancreas: " in ran.err
+    assert set(anndata.read_h5ad(out).obs["spikgpt_label"]) == {"Unknown"}
+
+
+def test_several_references_label_one_query(run: Run, query_file: Path, small_folder: Path, tmp_path: Path) -> None:
+    table = tmp_path / "labels.csv"
+    ran = run("annotate", query_file, "--model", f"pancreas,{small_folder}", "--table", table)
+    assert ran.code == 0, ran.err
+    assert set(pd.read_csv(table)["spikgpt_reference"]) <= {"pancreas", "small"}
+
+
+def test_choices_that_one_reference_is_needed_for(run: Run, query_file: Path, tmp_path: Path) -> None:
+    where = ("annotate", query_file, "--table", tmp_path / "labels.csv")
+    assert_refused(run(*where, "--model", "auto", "--lock"), "pin one reference; name one in place of --model auto")
+    assert_refused(run("annotate", query_file, "--model", "auto", "--out-dir", tmp_path / "parts"), "One reference is")
+    assert_refused(run("info", "auto"), "One reference is needed here, not 'auto'")
+    several = ("--model", "pancreas,retina", "--label-key", "cell_type")
+    assert_refused(run("evaluate", query_file, *several), "spikgpt evaluate takes one reference, or auto")
