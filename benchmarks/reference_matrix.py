@@ -38,7 +38,7 @@ def empty_droplets(cells: AnnData) -> AnnData | None:
         return None
     starts = range(0, expression.n_cells, 1024)
     parts = (expression.rows(start, min(start + 1024, expression.n_cells)) for start in starts)
-    profile = sum(np.asarray(part.sum(axis=0), dtype=np.float64).ravel() for part in parts)
+    profile = np.sum([np.asarray(part.sum(axis=0), dtype=np.float64).ravel() for part in parts], axis=0)
     draws = np.random.default_rng(0).multinomial(200, profile / profile.sum(), size=600)
     return AnnData(sparse.csr_matrix(draws.astype(np.float32)), var=expression.var[[]].copy())
 

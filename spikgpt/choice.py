@@ -19,7 +19,6 @@ import numpy as np
 import pandas as pd
 from anndata import AnnData
 from msgspec import structs
-from scipy import sparse
 
 from spikgpt.api import SpikGPT, check_cells, written_to
 from spikgpt.cells.cell_cache import CellCache
@@ -283,9 +282,8 @@ def _sample(cells: Cells, expression: Expression, batch_key: str | None) -> tupl
     present = np.flatnonzero(filled)
     chosen = present[sample_of(keys[present], LIMITS.sample_cells)]
     some = expression.part(chosen)
-    values = some.rows(0, len(chosen)) if len(chosen) else sparse.csr_matrix((0, len(some.var)), dtype=np.float32)
     obs = pd.DataFrame(index=pd.Index(map(str, chosen)))
-    return AnnData(values, obs=obs, var=some.var), batches_of(cells, batch_key).codes[chosen]
+    return AnnData(some.rows(0, len(chosen)), obs=obs, var=some.var), batches_of(cells, batch_key).codes[chosen]
 
 
 def _score(
@@ -295,8 +293,6 @@ def _score(
     reference, engine, name = model.reference, model.engine, model.name
     if engine.embedding.kind != "pca":
         return ReferenceScore(name, False, f"its embedding {engine.embedding.kind} is not compared; name it to use it")
-    if not sample.n_obs:
-        return ReferenceScore(name, False, "the query has no cells with counts")
     try:
         query = engine.embedding.read(sample, layer=options.layer, scaling=options.scaling)
         with CellCache() as cache:

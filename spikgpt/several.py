@@ -144,7 +144,9 @@ def merged(parts: Mapping[str, Annotation], owner: Integers, cells: Cells) -> An
     return replace(
         first,
         obs_names=cells.obs_names,
-        **{name: gathered([getattr(part, name) for part in own]) for name in ("confidence", "empty", "rejected")},
+        confidence=gathered([part.confidence for part in own]),
+        empty=gathered([part.empty for part in own]),
+        rejected=gathered([part.rejected for part in own]),
         best=gathered([codes[part.best] for codes, part in zip(best, own, strict=True)]).astype(np.int16),
         broad=gathered([codes[part.broad] for codes, part in zip(broad, own, strict=True)]).astype(np.int16),
         probabilities=probabilities,
