@@ -31,7 +31,15 @@ from spikgpt.constants import CONSTANTS
 from spikgpt.engines.opening import open_engine
 from spikgpt.engines.query_model import QueryModel
 from spikgpt.errors import ConfigError, DataError, SpikGPTError, listed, printable
-from spikgpt.options import KEY_ADDED, AnnotateOptions, EngineOptions, Scaling, arguments_as, checked_keywords
+from spikgpt.options import (
+    CERTAINTY,
+    KEY_ADDED,
+    AnnotateOptions,
+    EngineOptions,
+    Scaling,
+    arguments_as,
+    checked_keywords,
+)
 from spikgpt.pipeline import annotate as annotate_by_one
 from spikgpt.pipeline import cache_cells, fit_query
 from spikgpt.reference.format import FILES, MANIFEST
@@ -431,6 +439,7 @@ def annotate(
     reference_cutoff: bool = False,
     smoothing: bool = True,
     scaling: Scaling = "auto",
+    certainty: float = CERTAINTY,
     batch_size: int | None = None,
     progress: bool | None = None,
     key_added: str = KEY_ADDED,
@@ -446,7 +455,9 @@ def annotate(
         Otherwise a reference, or a list of references for a query of several tissues: names, folders or opened
         references. Of several references, each cell gets the label of the reference that fits the cell best, and
         ``obs["spikgpt_reference"]`` names this reference.
-    layer, batch_key, unknown_rate, threshold, reference_cutoff, smoothing, scaling, batch_size, progress, key_added
+    layer, batch_key, unknown_rate, threshold, reference_cutoff, smoothing, scaling, certainty, batch_size, progress
+        As for :meth:`spikgpt.SpikGPT.annotate`.
+    key_added
         As for :meth:`spikgpt.SpikGPT.annotate`.
 
     Raises

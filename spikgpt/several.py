@@ -11,7 +11,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
-from typing import Any
+from typing import Any, TypeVar
 
 import numpy as np
 import numpy.typing as npt
@@ -28,6 +28,8 @@ from spikgpt.scoring.annotation import REFERENCE, Annotation
 from spikgpt.scoring.compatibility import STUDY, Compatibility
 from spikgpt.scoring.rejection import RejectionRule
 from spikgpt.types import Floats, InputReport, Integers
+
+T = TypeVar("T")
 
 
 @dataclass(frozen=True)
@@ -121,7 +123,11 @@ def merged(parts: Mapping[str, Annotation], owner: Integers, cells: Cells) -> An
     names, n_cells = tuple(parts), len(owner)
     own = [_subset(part, np.flatnonzero(owner == index)) for index, part in enumerate(parts.values())]
     label_names, best = _united([part.label_names for part in own])
-    broad_names, broad = _united([part.broad_names for part in own])
+    label_ids = {
+        name: term for part in own for name, term in zip(part.label_names, part.label_ids, strict=True) if term
+    }
+    # A name may have different terms in the references.
+    broad_pairs, broad = _united([tuple(zip(part.broad_names, part.broad_ids, strict=True)) for part in own])
     probabilities = np.zeros((n_cells, len(label_names)), dtype=np.float32)
     for index, part in enumerate(own):
         probabilities[np.ix_(owner == index, best[index])] = part.probabilities
@@ -151,7 +157,9 @@ def merged(parts: Mapping[str, Annotation], owner: Integers, cells: Cells) -> An
         broad=gathered([codes[part.broad] for codes, part in zip(broad, own, strict=True)]).astype(np.int16),
         probabilities=probabilities,
         label_names=label_names,
-        broad_names=broad_names,
+        label_ids=tuple(map(label_ids.get, label_names)),
+        broad_names=tuple(name for name, _ in broad_pairs),
+        broad_ids=tuple(term for _, term in broad_pairs),
         typicality=optional("typicality"),
         ood_score=optional("ood_score"),
         rule=_rule(names, own),
@@ -179,11 +187,11 @@ def _or_nan(array: npt.NDArray[Any] | None, part: Annotation) -> npt.NDArray[Any
     return np.full(len(part.best), np.nan, dtype=np.float32) if array is None else array
 
 
-def _united(names: Sequence[tuple[str, ...]]) -> tuple[tuple[str, ...], list[Integers]]:
-    """Return the union of lists of names, and for each list the indices of its names in the union."""
-    union = tuple(dict.fromkeys(name for some in names for name in some))
-    index = {name: position for position, name in enumerate(union)}
-    return union, [np.array([index[name] for name in some], dtype=np.int64) for some in names]
+def _united(lists: Sequence[tuple[T, ...]]) -> tuple[tuple[T, ...], list[Integers]]:
+    """Return the union of lists, and for each list the indices of its entries in the union."""
+    union = tuple(dict.fromkeys(entry for some in lists for entry in some))
+    index = {entry: position for position, entry in enumerate(union)}
+    return union, [np.array([index[entry] for entry in some], dtype=np.int64) for some in lists]
 
 
 def _rule(names: Sequence[str], parts: Sequence[Annotation]) -> RejectionRule:

@@ -94,7 +94,9 @@ def test_the_labels_are_written_with_their_references(
     assert read.uns["spikgpt"]["references"].tolist() == ["small", "other tissue"]
     assert read.obsm["spikgpt_probabilities"].shape == (pool.n_obs, len(annotation.label_names))
     table = annotation.table()
-    assert table.shape[1] == 8 + len(annotation.label_names)
+    assert table.shape[1] == 10 + len(annotation.label_names)
+    assert len(annotation.label_ids) == len(annotation.label_names)
+    assert len(annotation.broad_ids) == len(annotation.broad_names)
     sums = read.obsm["spikgpt_probabilities"].sum(axis=1)
     np.testing.assert_allclose(sums, 1, atol=1e-5)
     assert "small + other tissue" in repr(annotation)
