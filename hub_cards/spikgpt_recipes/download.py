@@ -69,7 +69,7 @@ def download(files: Sequence[StudyFile], cache: Path, mirror: str | None, *, acc
     from tqdm import tqdm
 
     start = f"{mirror.rstrip('/')}/{quote(accession)}/" if mirror else ""
-    urls = {file.name: f"{start}{quote(file.name)}" if mirror else file.url for file in files}
+    urls = {file.name: f"{start}{quote(file.name)}" if mirror else str(file.url) for file in files}
     paths = {file.name: path_within(cache, accession, _key(urls[file.name], file), file.name) for file in files}
     missing = [file for file in files if not paths[file.name].is_file() or _difference(file, paths[file.name])]
     if not missing:

@@ -269,11 +269,14 @@ FileLayout = Csv | Mtx | H5 | H5ad | Tar | Zip | StudyAnnotation | SeriesMatrix 
 
 
 class StudyFile(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
-    """A file of a study: its name, address and layout, and its size and hash where they are known."""
+    """A file of a study: its name, address and layout, and its size and hash where they are known.
+
+    A file without an address lies in the folder of the recipe.
+    """
 
     name: FileName
-    url: Annotated[str, Meta(pattern=r"\A(https?|ftp)://\S+\Z", max_length=2000)]
     reader: FileLayout
+    url: Annotated[str, Meta(pattern=r"\A(https?|ftp)://\S+\Z", max_length=2000)] | None = None
     size: Size | None = None
     sha256: Sha256 | None = None
 
@@ -284,6 +287,6 @@ class StudyFile(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields
             if plain.endswith(endings):
                 msg = f"{self.name} cannot be read here; convert it to .h5ad {remedy}, and name that file"
                 raise ValueError(msg)
-        if self.url.startswith("ftp://"):
+        if self.url and self.url.startswith("ftp://"):
             msg = f"{self.url} is an FTP address; GEO and EBI have the same files at https://{self.url[6:]}"
             raise ValueError(msg)

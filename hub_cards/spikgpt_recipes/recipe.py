@@ -6,6 +6,7 @@ and the figures of the paper. ``docs/guides/build.md`` explains one.
 
 from __future__ import annotations
 
+import hashlib
 import os
 import re
 from importlib.resources import files
@@ -224,7 +225,7 @@ def find_build(name: str) -> tuple[Path, str | None]:
 
 
 def read_recipe(folder: Path) -> BuildRecipe:
-    """Return the recipe of a folder, and check that its cards exist.
+    """Return the recipe of a folder, and check that its cards and the files without an address exist.
 
     Raises
     ------
@@ -244,12 +245,29 @@ def read_recipe(folder: Path) -> BuildRecipe:
         raise ConfigError(msg) from None
     for name in {recipe.card, *(variant.card for variant in recipe.variants.values())}:
         _read_text(folder, name)
+    for file in (file for study in recipe.sources for file in study.files if file.url is None):
+        own_file(folder, file)
     return recipe
 
 
 def read_card(folder: Path, name: str) -> str:
     """Return the text of a card: the intended use and the limits of a reference."""
     return _read_text(folder, name).strip()
+
+
+def own_file(folder: Path, file: StudyFile) -> Path:
+    """Return the path of a file that lies in the folder of the recipe.
+
+    Raises
+    ------
+    ConfigError
+        When the file is missing, is no regular file, or differs from the sha256 in the recipe.
+    """
+    digest = hashlib.sha256(_read_bytes(folder, file.name)).hexdigest()
+    if file.sha256 not in (None, digest):
+        msg = f"{folder / file.name} has the sha256 {digest}; expected {file.sha256}. Correct the file or the recipe."
+        raise ConfigError(msg)
+    return folder / file.name
 
 
 class _StrictLoader(WithoutAliases):
@@ -321,13 +339,21 @@ def _check_labels(recipe: BuildRecipe) -> None:
 
 
 def _read_text(folder: Path, name: str) -> str:
-    """Return the text of a recipe's file. A link in a stranger's folder could publish another file of the user."""
+    try:
+        return _read_bytes(folder, name).decode()
+    except UnicodeDecodeError as error:
+        msg = f"{folder / name} cannot be read ({error}). Add the file to the recipe."
+        raise ConfigError(msg) from None
+
+
+def _read_bytes(folder: Path, name: str) -> bytes:
+    """Return a file of the recipe. A link in a stranger's folder could publish another file of the user."""
     path = folder / name
     try:
         # Installers may link the shipped recipes.
         links = folder in recipe_folders().values()
-        return read_regular_file(path if links else path_within(folder, name), LARGEST, links=links).decode()
-    except (OSError, UnicodeDecodeError) as error:
+        return read_regular_file(path if links else path_within(folder, name), LARGEST, links=links)
+    except OSError as error:
         msg = f"{path} cannot be read ({error}). Add the file to the recipe."
         raise ConfigError(msg) from None
 

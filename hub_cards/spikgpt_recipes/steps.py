@@ -26,7 +26,7 @@ from spikgpt_recipes.download import download
 from spikgpt_recipes.evaluate import evaluate_study, leave_label_out, pool_studies
 from spikgpt_recipes.plan import BuildPlan
 from spikgpt_recipes.prepare import count_donors, prepare
-from spikgpt_recipes.recipe import DONOR, LABEL, read_card
+from spikgpt_recipes.recipe import DONOR, LABEL, own_file, read_card
 from spikgpt_recipes.state import BuildState, hash_inputs
 
 STEPS = ("download", "prepare", "train", "evaluate", "card")
@@ -154,13 +154,15 @@ class Build:
         assert self.cache
         result: dict[str, Any] = {}
         for study in self.plan.studies:
+            own = {file.name: own_file(self.folder, file) for file in study.files if file.url is None}
+            published = [file for file in study.files if file.url is not None]
             try:
-                paths = download(study.files, self.cache, self.mirror, accession=study.accession)
+                paths = own | download(published, self.cache, self.mirror, accession=study.accession)
             except DownloadError as error:
                 others = [f"--only {other.study}" for other in self.plan.studies if other is not study]
                 hint = f" Or build from the other studies: {' '.join(others)}"
                 raise DownloadError(f"{error}{hint}" if others else str(error)) from None
-            # download has compared the hashes that the recipe states.
+            # The hashes that the recipe states have been compared.
             known = {file.name: file.sha256 for file in study.files}
             result[study.study] = {
                 name: {"path": str(path.absolute()), "stamp": _stamp(path), "sha256": known[name] or sha256_of(path)}

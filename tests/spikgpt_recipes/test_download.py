@@ -346,7 +346,7 @@ def test_a_killed_download_leaves_nothing_by_the_name_and_goes_on(server: FileSe
     )
     part = folder_of(file, tmp_path) / f".{NAME}.part"
     with subprocess.Popen(
-        [sys.executable, "-c", script, NAME, file.url, str(file.sha256), tmp_path], env=os.environ
+        [sys.executable, "-c", script, NAME, str(file.url), str(file.sha256), tmp_path], env=os.environ
     ) as process:
         while not (part.exists() and part.stat().st_size):
             assert process.poll() is None

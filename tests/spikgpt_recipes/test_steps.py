@@ -13,8 +13,10 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from anndata import AnnData
 
 from spikgpt import SpikGPT
+from spikgpt.cells.reading import read_cells
 from spikgpt.errors import ConfigError, DownloadError
 from spikgpt.files import hold_lock
 from spikgpt.options import TrainOptions
@@ -105,6 +107,27 @@ def test_steps_can_be_done_one_by_one(mirror: Path, tmp_path: Path) -> None:
     (recipe / FILE).write_text(text.replace("human1, human2", "human1"))
     with pytest.raises(ConfigError, match="The step prepare was not done"):
         build_of(recipe, tmp_path / "islets", mirror).run(["train"])
+
+
+def test_a_file_without_an_address_lies_beside_the_recipe(islets: AnnData, mirror: Path, tmp_path: Path) -> None:
+    recipe, first = write_recipe(tmp_path / "recipe"), ("download", "prepare")
+    own = "\n      - name: own.csv\n        reader: {format: annotation, delimiter: ',', obs: {cell_type: label}}\n"
+    text = (recipe / FILE).read_text().replace("\n    labels: {alpha", own + "    labels: {alpha", 1)
+    (recipe / FILE).write_text(text)
+    with pytest.raises(ConfigError, match=r"own\.csv cannot be read \(.*\)\. Add the file to the recipe\."):
+        read_recipe(recipe)
+    names = islets.obs_names[islets.obs["donor"] == "human1"][:9]
+    (recipe / "own.csv").write_text("cell,label\n" + "".join(f"{name},delta\n" for name in names))
+    build = build_of(recipe, tmp_path / "islets", mirror)
+    assert done_of(build, first) == dict.fromkeys(first, False)
+    prepared = read_cells(tmp_path / ".islets.build" / "prepared" / "reference.h5ad")
+    assert prepared.obs["cell_type"].tolist() == ["delta"] * 9
+    # The build notices another file, and a hash in the recipe holds.
+    (recipe / "own.csv").write_text(f"cell,label\n{names[0]},beta\n")
+    assert done_of(build_of(recipe, tmp_path / "islets", mirror), first) == dict.fromkeys(first, False)
+    (recipe / FILE).write_text(text.replace("own.csv\n", f"own.csv\n        sha256: {'a' * 64}\n"))
+    with pytest.raises(ConfigError, match=rf"own\.csv has the sha256 [0-9a-f]+; expected {'a' * 64}\. Correct"):
+        read_recipe(recipe)
 
 
 def test_what_a_killed_step_wrote_over_is_not_taken_for_what_was_there(
