@@ -147,10 +147,14 @@ def match_labels(
 
 
 def read_label_map(source: str) -> dict[str, str]:
-    """Read a map from the query's types to the reference's labels from JSON text or a JSON file."""
+    """Read a map from the query's types to the reference's labels from JSON text or a JSON file.
+
+    ``null`` marks a type that the reference lacks, as a missing entry does.
+    """
     inline = source.lstrip().startswith(("{", "["))
     try:
-        return msgspec.json.decode(source if inline else Path(source).read_bytes(), type=dict[str, str])
+        text = source if inline else Path(source).read_bytes()
+        return {name: label for name, label in msgspec.json.decode(text, type=dict[str, str | None]).items() if label}
     except (OSError, ValueError, msgspec.MsgspecError) as error:
         msg = f'{source} is no label map ({error}); expected JSON such as {{"Alpha cells": "alpha"}}, or a JSON file.'
         raise ConfigError(msg) from None

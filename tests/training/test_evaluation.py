@@ -148,6 +148,7 @@ def test_labels_of_the_same_term_are_matched(column: str) -> None:
 def test_a_label_map_is_read_from_json(tmp_path: Path) -> None:
     path = tmp_path / "map.json"
     path.write_text('{"Alpha cells": "alpha"}')
+    assert read_label_map('{"Alpha cells": "alpha", "Stroma": null}') == {"Alpha cells": "alpha"}
     assert read_label_map(str(path)) == read_label_map(path.read_text()) == {"Alpha cells": "alpha"}
     for content in ('{"Alpha cells": 1}', "{"):
         with pytest.raises(ConfigError, match="is no label map .*expected JSON such as"):
