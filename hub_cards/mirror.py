@@ -23,7 +23,9 @@ from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 
 import anndata
+import h5py
 import numpy as np
+import pandas as pd
 from anndata import AnnData
 from scipy import sparse
 
@@ -59,6 +61,45 @@ def pancreas(cells: AnnData, mirror: Path) -> None:
         ]
         members[f"GSM{2230757 + number}_{donor}_umifm_counts.csv.gz"] = gzip_table(header, rows, part.X, ",")
     write_tar(mirror / "GSE84133" / "GSE84133_RAW.tar", members)
+
+
+@layout("lung-lavage", "lung_balf_liao_human*.h5ad")
+def lung_lavage(cells: AnnData, mirror: Path) -> None:
+    """Write GSE145926_RAW.tar, with an HDF5 file of Cell Ranger for each sample."""
+    members = {}
+    samples = cells.obs_names.str.partition("_").get_level_values(0)
+    for number in sorted(cells.obs["gsm"].unique()):
+        part = cells[(cells.obs["gsm"] == number).to_numpy()]
+        (sample,) = set(samples[cells.obs_names.isin(part.obs_names)])
+        barcodes = [name.removeprefix(f"{sample}_") + "-1" for name in part.obs_names]
+        members[f"{number}_{sample}_filtered_feature_bc_matrix.h5"] = tenx_h5(part, barcodes)
+    write_tar(mirror / "GSE145926" / "GSE145926_RAW.tar", members)
+
+
+@layout("heart-sinoatrial", "heart_kanemaru_san_human*.h5ad")
+def heart_sinoatrial(cells: AnnData, mirror: Path) -> None:
+    """Write heart_global.h5ad, with the columns that CELLxGENE prescribes."""
+    obs = cells.obs[["cell_type"]].assign(donor_id=cells.obs["donor"], tissue="sinoatrial node")
+    var = pd.DataFrame({"feature_name": list(cells.var_names)}, index=cells.var_names)
+    path = mirror / "E-MTAB-12916" / "heart_global.h5ad"
+    path.parent.mkdir(parents=True, exist_ok=True)
+    AnnData(sparse.csr_matrix(cells.X), obs=obs, var=var).write_h5ad(path)
+
+
+def tenx_h5(cells: AnnData, barcodes: Sequence[str]) -> bytes:
+    """Return counts as an HDF5 file of Cell Ranger 3. The symbols stand in for the Ensembl ids of the genes."""
+    counts = sparse.csr_matrix(cells.X).astype(np.int32)
+    features = {"id": cells.var_names, "name": cells.var_names, "feature_type": ["Gene Expression"] * cells.n_vars}
+    plain = io.BytesIO()
+    with h5py.File(plain, "w") as file:
+        matrix = file.create_group("matrix")
+        arrays = {"data": counts.data, "indices": counts.indices, "indptr": counts.indptr}
+        for name, array in (arrays | {"shape": np.array(counts.shape[::-1], dtype=np.int32)}).items():
+            matrix.create_dataset(name, data=array, compression="gzip", track_times=False)
+        texts = {"barcodes": barcodes} | {f"features/{name}": values for name, values in features.items()}
+        for name, values in texts.items():
+            matrix.create_dataset(name, data=np.array(list(values), dtype="S"), track_times=False)
+    return plain.getvalue()
 
 
 @layout("retina", "retina_voigt_human*.h5ad")

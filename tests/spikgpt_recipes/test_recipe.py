@@ -187,7 +187,7 @@ def test_a_mistake_is_named(tmp_path: Path, old: str, new: str, said: str) -> No
 def test_a_recipe_of_ones_own_is_a_folder(tmp_path: Path) -> None:
     changed(tmp_path, ("name: pancreas", "name: islets"))
     assert read_recipe(find_recipe(str(tmp_path))).name == "islets"
-    with pytest.raises(ConfigError, match="There is no recipe 'lungs'; choose lung, pancreas, .*retina.*, or name"):
+    with pytest.raises(ConfigError, match="There is no recipe 'lungs'; choose .*lung, .*retina.*, or name"):
         find_recipe("lungs")
 
 
