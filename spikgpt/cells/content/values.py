@@ -279,9 +279,11 @@ def _two_bases(sample: sparse.csr_matrix, distances: dict[float, npt.NDArray[np.
     if sum(which.sum() for which in cells.values()) < CLEAR_SHARE * n_cells:
         n_cells = sample.shape[0]
         cells = {base: _of_one_sum(linear_values(sample, base)) for base in LOG_BASES}
+    if n_cells < TELLING_CELLS:
+        return ""
     first, second = sorted(LOG_BASES, key=lambda base: -cells[base].sum())[:2]
     shares = {first: cells[first].sum() / n_cells, second: (cells[second] & ~cells[first]).sum() / n_cells}
-    if n_cells < TELLING_CELLS or shares[second] < MIXED_SHARE or sum(shares.values()) < CLEAR_SHARE:
+    if shares[second] < MIXED_SHARE or sum(shares.values()) < CLEAR_SHARE:
         return ""
     named = (f"base {'e' if base == math.e else f'{base:g}'} in {100 * share:.0f}%" for base, share in shares.items())
     return f"holds logarithms to {' and to '.join(named)} of the cells"

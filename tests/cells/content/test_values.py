@@ -10,6 +10,7 @@ import pytest
 from anndata import AnnData
 from scipy import sparse
 
+from spikgpt.cells.content.values import content_of
 from spikgpt.cells.expression import find_expression
 from spikgpt.cells.matrices import sampled_rows
 from spikgpt.errors import DataError
@@ -146,3 +147,9 @@ def test_counts_among_logarithms_are_read_in_cells_that_were_not_sampled(deep: A
     expression = find_expression(AnnData(rows, var=deep.var))
     assert expression.kind == "log"
     np.testing.assert_array_equal(expression.linear(24, 27)[1].toarray(), few[0].toarray())
+
+
+def test_cells_of_one_gene_each_give_no_warning() -> None:
+    rng = np.random.default_rng(0)
+    values = (rng.uniform(0.5, 3, 60).astype(np.float32), (np.arange(60), rng.integers(0, 50, 60)))
+    assert content_of(sparse.csr_matrix(values, shape=(60, 50))).kind == "log"
