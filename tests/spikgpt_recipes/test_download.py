@@ -41,7 +41,7 @@ def get(file: StudyFile, cache: Path, mirror: str | None = None) -> bytes:
 
 def folder_of(file: StudyFile, cache: Path) -> Path:
     """Make the folder of the cache in which a file arrives."""
-    folder = cache / ACCESSION / _key(file.url, file)
+    folder = cache / ACCESSION / _key(str(file.url), file)
     folder.mkdir(parents=True, exist_ok=True)
     return folder
 
