@@ -25,6 +25,7 @@ from spikgpt.options import (
     PushOptions,
     RecipeName,
     Scaling,
+    Species,
     TrainOptions,
     arguments_as,
     checked_keywords,
@@ -183,6 +184,7 @@ class SpikGPT:
         cross_validate: bool = False,
         embedder: str | ScGPTSource = "pca",
         layer: str | None = None,
+        gene_key: str | None = None,
         recipe: RecipeName = "default",
         name: str = "reference",
         seed: int = 0,
@@ -209,6 +211,8 @@ class SpikGPT:
             scGPT checkpoint opened with :func:`spikgpt.engines.scgpt.source.open_scgpt`.
         layer
             Layer to read, ``X`` or ``raw``; None for counts if present, else log-normalised values.
+        gene_key
+            Column of ``var`` with gene symbols or Ensembl ids. None for the index or column with most gene names.
         recipe
             Settings of the training: ``default``, or ``paper`` for the published settings.
         name
@@ -335,12 +339,18 @@ class SpikGPT:
         cells: AnnData | str | Path,
         *,
         layer: str | None = None,
+        gene_key: str | None = None,
+        species: Species | None = None,
         batch_key: str | None = "auto",
+        labels: Sequence[str] | None = None,
+        exclude: Sequence[str] | None = None,
         unknown_rate: float | None = None,
         threshold: float | None = None,
         reference_cutoff: bool = False,
         smoothing: bool = True,
         scaling: Scaling = "auto",
+        cluster_key: str | None = None,
+        majority_vote: bool = False,
         certainty: float = CERTAINTY,
         batch_size: int | None = None,
         progress: bool | None = None,
@@ -356,10 +366,19 @@ class SpikGPT:
             and is not changed. A view of an AnnData object becomes a copy, and its parent gets no labels.
         layer
             Layer to read, ``X`` or ``raw``; None for counts if present, else log-normalised values.
+        gene_key
+            Column of ``var`` with gene symbols or Ensembl ids. None for the index or column with most matches.
+        species
+            Species of the query, ``human`` or ``mouse``. If the reference is of the other species, genes are mapped to
+            one-to-one orthologues. None matches genes by name alone.
         batch_key
             Column of ``obs`` with batches, such as donors. To decide on Unknown, a cell is compared with the cells of
             the same label in its batch. ``auto`` uses columns such as ``sample`` or ``donor``; without such columns,
             batches are inferred from the cells. None treats all cells as one batch.
+        labels, exclude
+            Labels that cells may get, and labels that no cell may get; None for all labels, and for none. A cell is
+            compared with the allowed labels alone. So cells of an excluded type become Unknown if they are unlike the
+            allowed labels. A text may name several labels, separated by commas.
         unknown_rate
             Upper limit of the expected share of Unknown cells, from 0 to below 1, if all cells are of known types and
             of the same study as the reference. 0 gives every cell a label. None sets no limit.
@@ -374,6 +393,12 @@ class SpikGPT:
         scaling
             Scaling of the genes: ``composition``, ``shift``, ``reference`` or ``query``. ``auto`` uses ``composition``
             or ``shift``, whichever gives the network the higher mean energy.
+        cluster_key
+            Column of ``obs`` with clusters. ``obs["spikgpt_cluster_label"]`` then has the most frequent label of the
+            cluster of each cell, or Unknown if at least half of the cluster is Unknown.
+        majority_vote
+            Make many small clusters of the query, in ``obs["spikgpt_cluster"]``, and label them as for ``cluster_key``.
+            This needs the package igraph.
         certainty
             Least probability of the broad label and of the Cell Ontology term of a cell, from 0 to below 1. An
             uncertain cell gets the most specific term above its label that has this probability. The label itself does
@@ -408,7 +433,11 @@ class SpikGPT:
         *,
         label_map: Mapping[str, str] | None = None,
         layer: str | None = None,
+        gene_key: str | None = None,
+        species: Species | None = None,
         batch_key: str | None = "auto",
+        labels: Sequence[str] | None = None,
+        exclude: Sequence[str] | None = None,
         unknown_rate: float | None = None,
         threshold: float | None = None,
         reference_cutoff: bool = False,
@@ -427,7 +456,9 @@ class SpikGPT:
             Column of ``obs`` with the true types.
         label_map
             Dictionary from names of types in the column to names in the reference, such as ``{"Alpha": "alpha"}``.
-        layer, batch_key, unknown_rate, threshold, reference_cutoff, smoothing, scaling, batch_size, progress
+        layer, gene_key, species, batch_key, labels, exclude, unknown_rate, threshold, reference_cutoff, smoothing
+            The same as for :meth:`annotate`. The right answer for cells of an excluded type is Unknown.
+        scaling, batch_size, progress
             The same as for :meth:`annotate`.
 
         Raises
@@ -463,7 +494,11 @@ def annotate_shards(
     *,
     shard_size: int = 100_000,
     layer: str | None = None,
+    gene_key: str | None = None,
+    species: Species | None = None,
     batch_key: str | None = "auto",
+    labels: Sequence[str] | None = None,
+    exclude: Sequence[str] | None = None,
     unknown_rate: float | None = None,
     threshold: float | None = None,
     reference_cutoff: bool = False,
@@ -493,9 +528,9 @@ def annotate_shards(
         Client of a Dask cluster. None for the client that is open, or for this process if there is none.
     shard_size
         Largest number of cells of a part. A larger file is divided.
-    layer, batch_key, unknown_rate, threshold, reference_cutoff, smoothing, scaling
+    layer, gene_key, species, batch_key, labels, exclude, unknown_rate, threshold, reference_cutoff, smoothing
         As for :meth:`SpikGPT.annotate`. Batches are compared over all shards.
-    certainty, batch_size, progress, key_added
+    scaling, certainty, batch_size, progress, key_added
         As for :meth:`SpikGPT.annotate`.
 
     Raises

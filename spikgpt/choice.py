@@ -41,7 +41,7 @@ from spikgpt.options import (
     checked_keywords,
 )
 from spikgpt.pipeline import annotate as annotate_by_one
-from spikgpt.pipeline import cache_cells, fit_query
+from spikgpt.pipeline import cache_cells, fit_query, read_query
 from spikgpt.reference.format import FILES, MANIFEST
 from spikgpt.reference.hub import Hub
 from spikgpt.reference.registry import AUTO, separate_names, shipped_references
@@ -265,8 +265,10 @@ def choose(
     expression = find_expression(cells, layer=options.layer)
     sample, batches = _sample(cells, expression, options.batch_key)
     # The sample has one matrix, and the rule for Unknown is the default one.
-    plain = structs.replace(options, layer=None, unknown_rate=None, threshold=None, reference_cutoff=False)
-    species, scores = species_of(expression.var), list(failed)
+    plain = structs.replace(options.plain(), layer=None)
+    # Genes of a named species are mapped to those of each reference.
+    species = None if options.species else species_of(expression.var, options.gene_key)
+    scores = list(failed)
     with progress_bar("Comparing", len(models), options.progress) as bar:
         for model in models:
             scores.append(_score(model, sample, batches, species, plain))
@@ -302,7 +304,7 @@ def _score(
     if engine.embedding.kind != "pca":
         return ReferenceScore(name, False, f"its embedding {engine.embedding.kind} is not compared; name it to use it")
     try:
-        query = engine.embedding.read(sample, layer=options.layer, scaling=options.scaling)
+        query = read_query(engine, sample, options)
         with CellCache() as cache:
             cache_cells(query, cache, False)
             fitted = fit_query(reference, engine, cache, query.report, options, batches)

@@ -17,7 +17,7 @@ from types import NoneType, UnionType
 from typing import Annotated, Any, Literal, ParamSpec, TypeVar, Union, get_args, get_origin, get_type_hints
 
 import msgspec
-from msgspec import Meta
+from msgspec import Meta, structs
 
 from spikgpt.errors import ConfigError, warn
 
@@ -29,6 +29,7 @@ Precision = Literal["fp32", "fp16", "int8"]
 Provider = Literal["auto", "cpu", "cuda", "tensorrt"]
 RecipeName = Literal["default", "paper"]
 Scaling = Literal["auto", "composition", "shift", "reference", "query"]
+Species = Literal["human", "mouse"]
 
 WORDS = {
     str: "text",
@@ -37,7 +38,7 @@ WORDS = {
     float: "a number",
     Path: "a path",
     dict: "a dict with text as keys",
-    list: "a list",
+    list: "a list of texts",
 }
 
 # Default prefix of the names of columns and arrays.
@@ -65,6 +66,11 @@ def about(description: str, flag: str | None = "", *, hidden: bool = False) -> M
     return Meta(description=description, extra={"flag": flag, "hidden": hidden})
 
 
+GeneKey = Annotated[
+    str | None, about("Column of var with gene symbols or Ensembl ids; default: the names with most matches.")
+]
+
+
 class Options(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     """Base class of all options objects."""
 
@@ -75,9 +81,15 @@ class AnnotateOptions(Options, frozen=True, kw_only=True):
     layer: Annotated[
         str | None, about("Layer to read, X or raw; default: counts if present, else log-normalised values.")
     ] = None
+    gene_key: GeneKey = None
+    species: Annotated[
+        Species | None, about("Species of the query, to map genes to orthologues in the species of the reference.")
+    ] = None
     batch_key: Annotated[
         str | None, about("Column of obs with batches; auto: one such as sample, else inferred batches.")
     ] = "auto"
+    labels: Annotated[list[str] | None, about("Labels that cells may get, as A,B or repeated; default: all.")] = None
+    exclude: Annotated[list[str] | None, about("Labels that no cell may get, as A,B or repeated.")] = None
     unknown_rate: Annotated[
         Share | None,
         about("Limit for the share of known cells that are Unknown; default: none, or 0.05 without smoothing."),
@@ -88,6 +100,10 @@ class AnnotateOptions(Options, frozen=True, kw_only=True):
     ] = False
     smoothing: Annotated[bool, about("Average each cell's probabilities with those of its nearest neighbours.")] = True
     scaling: Annotated[Scaling, about("Scaling of the genes; auto: composition or shift, by the energy.")] = "auto"
+    cluster_key: Annotated[str | None, about("Column of obs with clusters, to label by majority.")] = None
+    majority_vote: Annotated[
+        bool, about("Cluster the cells finely, and label each cluster by majority.", "--majority-vote")
+    ] = False
     certainty: Annotated[Share, about("Least probability of a cell's broad label and Cell Ontology term.")] = CERTAINTY
     batch_size: Annotated[Count | None, about("Cells classified at a time; does not change the labels.")] = None
     progress: Annotated[bool | None, about("Show a progress bar; default: on a terminal.", None)] = None
@@ -108,6 +124,25 @@ class AnnotateOptions(Options, frozen=True, kw_only=True):
                 "--no-unknown or --reference-cutoff); choose one rule."
             )
             raise ConfigError(msg)
+        if self.majority_vote and (self.cluster_key is not None or not self.smoothing):
+            msg = (
+                "majority_vote makes its own clusters from the neighbours that smoothing searches; leave out "
+                "cluster_key and smoothing=False (--cluster-key, --no-smoothing), or leave out majority_vote."
+            )
+            raise ConfigError(msg)
+
+    def plain(self) -> AnnotateOptions:
+        """Return the options with the default rule for Unknown, all labels, and no clusters."""
+        return structs.replace(
+            self,
+            unknown_rate=None,
+            threshold=None,
+            reference_cutoff=False,
+            labels=None,
+            exclude=None,
+            cluster_key=None,
+            majority_vote=False,
+        )
 
 
 class EngineOptions(Options, frozen=True, kw_only=True):
@@ -144,6 +179,7 @@ class TrainOptions(Options, frozen=True, kw_only=True):
     layer: Annotated[
         str | None, about("Layer to read, X or raw; default: counts if present, else log-normalised values.")
     ] = None
+    gene_key: GeneKey = None
     recipe: Annotated[RecipeName, about("Training settings: default, or paper (as published).")] = "default"
     name: Annotated[str, Meta(min_length=1, description="Name of the reference.", extra={"flag": None})] = "reference"
     seed: Annotated[int, Meta(ge=0, description="The same seed gives the same reference.")] = 0
@@ -207,7 +243,10 @@ def options_of(kind: type[T], keywords: Mapping[str, Any], flags: Mapping[str, s
     """
     keywords = _with_new_names(keywords, kind.__struct_fields__)
     # NumPy's numbers and paths become plain Python values, which msgspec converts.
-    plain = {name: value.item() if getattr(value, "ndim", 1) == 0 else value for name, value in keywords.items()}
+    plain = {name: value.tolist() if hasattr(value, "tolist") else value for name, value in keywords.items()}
+    # One text stands for a list of it.
+    texts = {name for name, hint in get_type_hints(kind).items() if list[str] in get_args(hint)}
+    plain |= {name: [value] for name, value in plain.items() if name in texts and isinstance(value, str)}
     plain |= {name: str(value) for name, value in plain.items() if isinstance(value, Path)}
     try:
         return msgspec.convert(plain, kind, dec_hook=lambda to, value: to(value))

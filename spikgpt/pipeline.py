@@ -21,12 +21,14 @@ import numpy.typing as npt
 from spikgpt.cells.align import AlignedCells
 from spikgpt.cells.cell_cache import CellCache
 from spikgpt.cells.expression import Cells
-from spikgpt.cells.obs import batches_of
+from spikgpt.cells.obs import batches_of, labels_of
 from spikgpt.cells.progress import progress_bar, showing
 from spikgpt.embedding.base import Engine, QueryCells
 from spikgpt.engines.query_model import QueryModel
+from spikgpt.engines.restriction import excluded_labels, restrict
 from spikgpt.options import CERTAINTY, AnnotateOptions
 from spikgpt.reference.files import Reference
+from spikgpt.report.clusters import majority, own_clusters
 from spikgpt.scoring.annotation import Annotation
 from spikgpt.scoring.ontology import BroadLabels
 from spikgpt.threads import in_order
@@ -50,6 +52,8 @@ class CellLabels:
         Conformal p-value and out-of-distribution score, each of shape (n,); None where the rule does not need them.
     empty
         True for cells without counts, shape (n,).
+    clusters
+        Index of the fine cluster for the vote of the majority, shape (n,), -1 for empty cells; None without the vote.
     """
 
     probabilities: npt.NDArray[np.float32]
@@ -59,11 +63,13 @@ class CellLabels:
     typicality: npt.NDArray[np.float32] | None
     ood_score: npt.NDArray[np.float32] | None
     empty: Bools
+    clusters: npt.NDArray[np.int32] | None = None
 
     @classmethod
     def allocate(cls, cells: int, labels: int) -> CellLabels:
         """Allocate arrays for all cells at once, as the concatenation of chunks takes twice the memory."""
-        arrays = [np.zeros(cells, dtype=dtype) for dtype in (np.int16, np.int16, bool, np.float32, np.float32, bool)]
+        dtypes = np.int16, np.int16, bool, np.float32, np.float32, bool, np.int32
+        arrays: list[Any] = [np.zeros(cells, dtype=dtype) for dtype in dtypes]
         return cls(np.zeros((cells, labels), dtype=np.float32), *arrays)
 
     def fill(self, rows: Rows, chunk: CellLabels) -> None:
@@ -145,6 +151,7 @@ def label_cells(
         typicality=typicality,
         ood_score=ood_score,
         empty=cells.empty,
+        clusters=None if scores.clusters is None else scattered(scores.clusters, -1),
     )
 
 
@@ -173,14 +180,17 @@ def annotate(
     ConfigError
         When an option does not fit the reference.
     """
+    reference, engine = restrict(reference, engine, options)
     batches = batches_of(cells, options.batch_key, only)
+    clusters = None if options.cluster_key is None else labels_of(cells, options.cluster_key)
     with showing(options.progress):
-        query = engine.embedding.read(cells, layer=options.layer, scaling=options.scaling)
+        query = read_query(engine, cells, options)
     query = query if only is None else query.only(only)
     with CellCache() as cache:
         cache_cells(query, cache, options.progress, threads=engine.chunk_threads)
         with progress_bar("Fitting to a sample", None, options.progress):
             model = fit_query(reference, engine, cache, query.report, options, batches.codes, check=check)
+            model = model.with_clusters(query.n_obs) if options.majority_vote else model
         labels = CellLabels.allocate(query.n_obs, len(reference.labels.names))
 
         def label(chunk: tuple[Rows, AlignedCells]) -> tuple[Rows, CellLabels]:
@@ -193,7 +203,17 @@ def annotate(
                 labels.fill(rows, labelled)
                 bar.update(len(rows))
     key = INFERRED if model.inferred else batches.key
-    return annotation_of(reference, model, labels, cells.obs_names, options, batch_key=key)
+    annotation = annotation_of(reference, model, labels, cells.obs_names, options, batch_key=key)
+    annotation = replace(annotation, excluded_labels=excluded_labels(reference, engine))
+    clusters = own_clusters(annotation) if options.majority_vote else clusters
+    return annotation if clusters is None else replace(annotation, cluster_labels=majority(annotation, *clusters))
+
+
+def read_query(engine: Engine, cells: Cells, options: AnnotateOptions) -> QueryCells:
+    """Return the cells of a query, which are read in chunks, with the values and genes that the options name."""
+    return engine.embedding.read(
+        cells, layer=options.layer, scaling=options.scaling, gene_key=options.gene_key, species=options.species
+    )
 
 
 def annotation_of(
@@ -220,6 +240,8 @@ def annotation_of(
         arrays["typicality"] = None
     if model.rule.ood is None:
         arrays["ood_score"] = None
+    if model.scores.clusters is None:
+        arrays["clusters"] = None
     broad = BroadLabels.from_labels(reference.labels)
     return Annotation(
         obs_names=obs_names,

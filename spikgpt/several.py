@@ -16,7 +16,6 @@ from typing import Any, TypeVar
 import numpy as np
 import numpy.typing as npt
 import pandas as pd
-from msgspec import structs
 
 from spikgpt.cells.expression import Cells
 from spikgpt.embedding.base import Engine
@@ -57,6 +56,9 @@ def annotate_by_several(models: Sequence[NamedModel], cells: Cells, options: Ann
         raise ConfigError(msg)
     if len(models) == 1:
         return annotate(models[0].reference, models[0].engine, cells, options)
+    if chosen := [name for name in ("labels", "exclude", "cluster_key", "majority_vote") if getattr(options, name)]:
+        msg = f"{listed(chosen)} cannot be used with several references. Name one reference, or leave the option out."
+        raise ConfigError(msg)
     scores = np.stack([_ood_scores(model, cells, options) for model in models])
     parts, owner = _settled(models, cells, options, scores, tuple(range(len(models))))
     names = [model.reference.name for model in models]
@@ -66,8 +68,7 @@ def annotate_by_several(models: Sequence[NamedModel], cells: Cells, options: Ann
 
 def _ood_scores(model: NamedModel, cells: Cells, options: AnnotateOptions) -> npt.NDArray[np.float32]:
     """Return the OOD score of each cell by a reference, whether the reference suits the query or not, shape (n,)."""
-    plain = structs.replace(options, unknown_rate=None, threshold=None, reference_cutoff=False)
-    scores = annotate(model.reference, model.engine, cells, plain, check=False).ood_score
+    scores = annotate(model.reference, model.engine, cells, options.plain(), check=False).ood_score
     if scores is None:
         msg = f"The reference {model.name} has format 1, which has no OOD score. Train it again, or name it alone."
         raise ConfigError(msg)

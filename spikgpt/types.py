@@ -94,6 +94,8 @@ class InputReport:
         Sentences on everything suspicious.
     simulated_accuracy
         Share of simulated cells that get their label with the genes of the query; None where few genes are missing.
+    orthologues_of
+        Species of the query if its genes were mapped to one-to-one orthologues; None without a mapping.
     """
 
     source: str
@@ -104,6 +106,7 @@ class InputReport:
     notes: tuple[str, ...] = ()
     of_query: bool = False
     simulated_accuracy: float | None = None
+    orthologues_of: str | None = None
 
     @property
     def few_genes(self) -> bool:
@@ -117,4 +120,5 @@ class InputReport:
             return ""
         if self.of_query:
             return f"{self.genes_matched} of the query's {self.genes_total} genes are in the vocabulary."
-        return f"{self.genes_matched} of the reference's {self.genes_total} genes are in the query."
+        mapped = f", as one-to-one orthologues of {self.orthologues_of} genes" if self.orthologues_of else ""
+        return f"{self.genes_matched} of the reference's {self.genes_total} genes are in the query{mapped}."

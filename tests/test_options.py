@@ -12,6 +12,7 @@ from typing import Any
 
 import msgspec
 import numpy as np
+import pandas as pd
 import pytest
 
 from spikgpt import SpikGPT, annotate, annotate_shards, options
@@ -30,8 +31,12 @@ METHODS = {
     SpikGPT.push_to_hub: (PushOptions,),
 }
 METHOD_IDS = [method.__qualname__ for method in METHODS]
-# An evaluation compares labels and writes no columns.
-WITHOUT = {SpikGPT.evaluate: {"key_added", "certainty"}}
+# An evaluation compares the labels of single cells, and writes no columns.
+WITHOUT = {
+    SpikGPT.evaluate: {"key_added", "certainty", "cluster_key", "majority_vote"},
+    # No majority over all shards is known when one of them is labelled.
+    annotate_shards: {"cluster_key", "majority_vote"},
+}
 
 
 @pytest.mark.parametrize("method", METHODS, ids=METHOD_IDS)
@@ -110,6 +115,8 @@ def test_values_are_taken_as_what_they_are_meant_to_be() -> None:
         threshold=0.5, batch_size=3
     )
     assert options_of(HubOptions, {"token": True}).token is True
+    for labels in ("alpha", ["alpha"], ("alpha",), np.array(["alpha"]), pd.Index(["alpha"])):
+        assert options_of(AnnotateOptions, {"labels": labels}).labels == ["alpha"]
     assert options_of(AnnotateOptions, {"unknown_rate": 0}).unknown_rate == 0.0
 
 
@@ -124,15 +131,19 @@ def test_values_are_taken_as_what_they_are_meant_to_be() -> None:
         (AnnotateOptions, {"smoothing": "no"}, "smoothing is 'no'; expected True or False."),
         (HubOptions, {"token": 3}, "token is 3; expected text or True or False."),
         (HubOptions, {"cache_dir": 3}, "cache_dir is 3; expected a path."),
+        (AnnotateOptions, {"labels": 3}, "labels is 3; expected a list of texts."),
+        (AnnotateOptions, {"labels": ["a", 3]}, "labels is ['a', 3]; expected a list of texts."),
+        (AnnotateOptions, {"species": "rat"}, "species is 'rat'; expected human or mouse."),
+        (AnnotateOptions, {"majority_vote": True, "smoothing": False}, "the neighbours that smoothing searches"),
         (TrainOptions, {"name": ""}, "name is ''; expected text of length at least 1."),
         (TrainOptions, {"provenance": {3: 1}}, "provenance is {3: 1}; expected a dict with text as keys."),
         (
             TrainOptions,
             {"seeds": 3},
-            "There is no option 'seeds'; the options are batch_key, cross_validate, layer, recipe, name, seed,",
+            "There is no option 'seeds'; the options are batch_key, cross_validate, layer, gene_key, recipe, name,",
         ),
         (TrainOptions, {"seeds": 3}, "Did you mean 'seed'?"),
-        (AnnotateOptions, {"recalibrate": True}, "There is no option 'recalibrate'; the options are layer, batch_key,"),
+        (AnnotateOptions, {"recalibrate": True}, "There is no option 'recalibrate'; the options are layer, gene_key,"),
         (EngineOptions, {"strict": True}, "There is no option 'strict'; the options are engine, precision, provider,"),
         (
             AnnotateOptions,

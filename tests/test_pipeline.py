@@ -10,18 +10,20 @@ from typing import Any
 
 import anndata
 import numpy as np
+import pandas as pd
 import pytest
 from anndata import AnnData
 from msgspec import structs
 from scipy import sparse
 
-from spikgpt import Annotation, SpikGPT, sampling
+from spikgpt import Annotation, SpikGPT, annotate_shards, sampling
 from spikgpt.cells import align, cell_cache
 from spikgpt.cells.align import AlignedCells
 from spikgpt.cells.genes import ensembl_ids_of
+from spikgpt.cells.naming.orthologues import orthologue_names
 from spikgpt.cells.reading import open_cells, read_cells
 from spikgpt.engines.opening import open_engine, torch_engine
-from spikgpt.errors import ConfigError, DataError, GenesError
+from spikgpt.errors import ConfigError, DataError, GenesError, LabelsError
 from spikgpt.options import EngineOptions
 from spikgpt.reference.files import Reference
 from spikgpt.scoring.compatibility import LIKE, OTHER
@@ -439,3 +441,83 @@ def test_cells_of_which_the_network_says_no_number_are_unknown(
     assert (found.confidence[:6] == 0).all()
     assert np.isfinite(found.probabilities).all()
     assert (found.labels[6:] != "Unknown").any()
+
+
+@pytest.mark.parametrize("layer", ["X", "raw", "mine"])
+def test_layer_and_gene_key_work_for_all_kinds_of_storage(
+    small: Reference, named: AnnData, expected: Annotation, tmp_path: Path, layer: str
+) -> None:
+    adata = named.copy()
+    adata.var_names = [f"gene {number}" for number in range(adata.n_vars)]
+    adata.var["my ids"] = adata.var.pop("ensembl")
+    if layer != "X":
+        adata.raw = adata.copy() if layer == "raw" else None
+        if layer == "mine":
+            adata.layers["mine"] = adata.X.copy()
+        adata.X = adata.X.astype(np.float32)
+        adata.X.data[:] = 1
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", "Writing zarr v2", UserWarning)
+        adata.write_h5ad(tmp_path / "query.h5ad")
+        adata.write_zarr(tmp_path / "query.zarr")
+    options: dict[str, Any] = {"layer": layer, "gene_key": "my ids"}
+    found = [labelled(small, adata, **options)]
+    for name in ("query.h5ad", "query.zarr"):
+        with open_cells(tmp_path / name) as opened:
+            found.append(labelled(small, opened, **options))
+    for one in found:
+        np.testing.assert_array_equal(one.probabilities, expected.probabilities)
+        np.testing.assert_array_equal(one.labels, expected.labels)
+    model = SpikGPT(small)
+    parts = annotate_shards(model, [tmp_path / "query.zarr"], tmp_path / "labels", shard_size=70, **options).parts
+    tables = [pd.read_parquet(part) for part in parts]
+    assert pd.concat(tables)["spikgpt_label"].astype(str).tolist() == expected.labels.tolist()
+
+
+def test_clusters_get_the_label_of_the_majority(shipped: SpikGPT, all_cells: AnnData, whole: Annotation) -> None:
+    adata = all_cells.copy()
+    adata.obs["mine"] = np.where(all_cells.obs["cell_type"] == "beta", "one", "two")
+    annotation = shipped.annotate(adata, cluster_key="mine")
+    np.testing.assert_array_equal(annotation.labels, whole.labels)
+    assert set(adata.obs["spikgpt_cluster_label"][adata.obs["mine"] == "one"]) == {"beta"}
+    assert len(adata.uns["spikgpt_cluster_label_colors"]) == adata.obs["spikgpt_cluster_label"].nunique()
+    with pytest.raises(LabelsError, match="obs has no column 'leiden'"):
+        shipped.annotate(adata, cluster_key="leiden")
+
+
+def test_fine_clusters_depend_on_neither_order_nor_sample(
+    shipped: SpikGPT, all_cells: AnnData, whole: Annotation, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    pytest.importorskip("igraph")
+    adata = all_cells.copy()
+    annotation = shipped.annotate(adata, majority_vote=True)
+    np.testing.assert_array_equal(annotation.labels, whole.labels)
+    np.testing.assert_allclose(annotation.probabilities, whole.probabilities, atol=1e-5)  # another engine
+    labels = annotation.cluster_labels
+    assert labels is not None
+    for cluster, cells in adata.obs.groupby("spikgpt_cluster", observed=True):
+        assert cells["spikgpt_cluster_label"].nunique() == 1, cluster
+    assert 10 < adata.obs["spikgpt_cluster"].nunique() < 100
+    order = np.random.default_rng(0).permutation(adata.n_obs)
+    again = shipped.annotate(all_cells[order].copy(), majority_vote=True).cluster_labels
+    np.testing.assert_array_equal(again, labels[order])
+    monkeypatch.setattr(sampling.sample_of, "__defaults__", (400,))
+    sampled = labelled(shipped.reference, all_cells, majority_vote=True)
+    assert sampled.cluster_labels is not None
+    assert (sampled.cluster_labels == labels).mean() > 0.85
+
+
+def test_a_vote_needs_enough_cells(shipped: SpikGPT, few: AnnData) -> None:
+    with pytest.raises(DataError, match="majority_vote needs at least 100 cells with counts; the query has 50"):
+        shipped.annotate(few[:50].copy(), majority_vote=True)
+
+
+def test_mouse_genes_get_labels_by_their_orthologues(shipped: SpikGPT, all_cells: AnnData, whole: Annotation) -> None:
+    symbols, ids = orthologue_names(all_cells.var_names.tolist(), "human")
+    for names in (symbols, ids):
+        mouse = all_cells.copy()
+        mouse.var_names = [name or f"Gm{number + 1000}" for number, name in enumerate(names)]
+        annotation = shipped.annotate(mouse, species="mouse")
+        assert (annotation.best_labels == whole.best_labels).mean() > 0.98
+        assert mouse.uns["spikgpt"]["orthologues_of"] == "mouse"
+        assert any("as one-to-one orthologues of mouse genes." in sentence for sentence in annotation.sentences())

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import difflib
 from collections.abc import Iterable
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any, TypeAlias
@@ -144,7 +145,7 @@ class Expression:
         return f"cell {self.adata.obs_names[row]!r} (row {row})"
 
 
-def find_expression(adata: Cells, *, layer: str | None = None) -> Expression:
+def find_expression(adata: Cells, *, layer: str | None = None, gene_key: str | None = None) -> Expression:
     """Choose the matrix to read, and detect the unit of its values from a sample of cells.
 
     Counts are preferred to linear and log values, and X to layers to raw. A matrix with less than half the genes of
@@ -154,17 +155,19 @@ def find_expression(adata: Cells, *, layer: str | None = None) -> Expression:
     ----------
     layer
         Read only this layer, or ``X`` or ``raw``.
+    gene_key
+        Column of ``var`` with the names of the genes. A matrix whose ``var`` lacks the column is not read.
 
     Raises
     ------
     DataError
-        When no matrix holds readable values.
+        When no matrix holds readable values, or there is no such layer or column.
     """
     if adata.n_obs == 0 or adata.n_vars == 0:
         size = f"{adata.n_obs} cells and {adata.n_vars} genes"
         msg = f"The AnnData has {size}; it needs at least one of each. Check the filters that it went through."
         raise DataError(msg)
-    candidates = _candidates(adata, layer)
+    candidates = _candidates(adata, layer, gene_key)
     contents = [_content_of(candidate) for candidate in candidates]
     usable = [index for index, content in enumerate(contents) if not content.problem]
     if not usable:
@@ -233,7 +236,7 @@ class _Candidate:
     left_out: str = ""
 
 
-def _candidates(adata: Cells, layer: str | None) -> list[_Candidate]:
+def _candidates(adata: Cells, layer: str | None, gene_key: str | None) -> list[_Candidate]:
     """Return the matrices to try, in order of preference."""
     main = [name for name, values in (("X", adata.X), ("raw", adata.raw)) if values is not None]
     if layer is not None and layer not in adata.layers and layer not in main:
@@ -252,7 +255,15 @@ def _candidates(adata: Cells, layer: str | None) -> list[_Candidate]:
     if "raw" in main:
         candidates.append(_Candidate("raw", adata.raw.X, adata.raw.var))
     on_disk = (replace(one, matrix=keep_on_disk(one.matrix, one.source)) for one in candidates)
-    return [_select_genes(_select_rna(one)) for one in on_disk]
+    of_rna = [_select_rna(one) for one in on_disk]
+    named = [one for one in of_rna if gene_key is None or gene_key in one.var]
+    if of_rna and not named:
+        columns = list(dict.fromkeys(str(column) for one in of_rna for column in one.var.columns))
+        near = difflib.get_close_matches(str(gene_key), columns, n=1, cutoff=0.5)
+        hint = f"Did you mean {near[0]!r}?" if near else "Name a column of gene symbols or ids, or leave gene_key out."
+        msg = f"var has no column {gene_key!r}; it has {listed(columns) or 'none'}. {hint}"
+        raise DataError(msg)
+    return [_select_genes(one, gene_key) for one in named]
 
 
 def _select_rna(candidate: _Candidate) -> _Candidate:
@@ -266,9 +277,13 @@ def _select_rna(candidate: _Candidate) -> _Candidate:
     return replace(candidate, var=candidate.var[is_rna], columns=np.flatnonzero(is_rna), left_out=left_out)
 
 
-def _select_genes(candidate: _Candidate) -> _Candidate:
+def _select_genes(candidate: _Candidate, gene_key: str | None) -> _Candidate:
     """Leave out repeated columns and genes of another species."""
-    kept, left_out = own_genes(candidate.var.index, candidate.matrix, candidate.columns)
+    names: Any = candidate.var.index
+    if gene_key is not None:
+        column = candidate.var[gene_key]
+        names = np.where(column.isna(), "", column.astype(object))
+    kept, left_out = own_genes(names, candidate.matrix, candidate.columns)
     if kept is None:
         return candidate
     columns = np.flatnonzero(kept) if candidate.columns is None else candidate.columns[kept]

@@ -16,6 +16,7 @@ import numpy as np
 from scipy import sparse
 
 from spikgpt.cells.naming.human import human_genes, human_id, respelled
+from spikgpt.cells.naming.orthologues import SPECIES, orthologue_names
 from spikgpt.cells.naming.spellings import dates, gene_share, plain, spellings, without_suffixes
 from spikgpt.errors import GenesError
 from spikgpt.types import Bools, Integers, Rows
@@ -47,6 +48,11 @@ MISSING = ("nan", "<NA>", "None", "NaT")
 
 # Remedy for a query with correct names but too few genes.
 FEW_GENES = "Pass the AnnData with all measured genes, from before its genes were selected."
+
+NOT_MOUSE = (
+    "species is 'mouse', but the gene names do not look like mouse: mouse symbols are capitalised, like Gcg. If the "
+    "query is human, leave species out (--species)."
+)
 
 # Least number of shared genes, unless the reference itself is smaller.
 MINIMUM_GENES = 50
@@ -125,13 +131,14 @@ class GeneMatch:
     ``selection``, shape (query genes, G), holds a one for every query column of a gene: linear values times
     ``selection`` are the values of the reference's genes, with columns of the same gene summed. ``how`` counts the
     matched genes by kind of name, ``naming`` is the source of the query's names, and ``notes`` are sentences on
-    suspicious names.
+    suspicious names. ``orthologues_of`` is the species of the query if its genes were mapped to orthologues.
     """
 
     selection: sparse.csc_matrix
     how: dict[str, int]
     naming: str
     notes: tuple[str, ...] = ()
+    orthologues_of: str | None = None
 
     def part(self, genes: Integers) -> GeneMatch:
         """Return the match for some of the genes, by their indices."""
@@ -156,18 +163,18 @@ def ensembl_ids_of(symbols: Iterable[str]) -> list[str | None]:
     return [table.ids.get(symbol) or table.respelled_ids.get(respelled(symbol)) for symbol in symbols]
 
 
-def genes_of(var: pd.DataFrame) -> GeneList:
+def genes_of(var: pd.DataFrame, gene_key: str | None = None) -> GeneList:
     """Return the genes of a training set, each once, sorted by symbol, so that their order in the file does not matter.
 
-    The index or column of ``var`` with the most human gene names is read. The table of human genes adds missing symbols
-    and Ensembl ids; a gene that the table lacks keeps its name.
+    The index or column of ``var`` with the most human gene names is read, or the column ``gene_key``. The table of
+    human genes adds missing symbols and Ensembl ids; a gene that the table lacks keeps its name.
     """
     table = human_genes()
 
     def known(naming: tuple[str, list[str]]) -> int:
         return sum(name in table.ids or human_id(name) in table.symbols for name in naming[1])
 
-    names = sorted(set(max(_namings(var), key=known)[1]) - {""})
+    names = sorted(set(max(_namings(var, gene_key), key=known)[1]) - {""})
     symbols: dict[str, str | None] = {}
     used_ids: set[str | None] = set()
     for name, named_id, found_id in zip(names, map(human_id, names), ensembl_ids_of(names), strict=True):
@@ -190,6 +197,8 @@ def match_genes(
     minimum_share: float = 0.1,
     at_least: int = MINIMUM_GENES,
     cells: Iterable[object] = (),
+    gene_key: str | None = None,
+    species: str | None = None,
 ) -> GeneMatch:
     """Match a reference's genes with the ``var`` of a query.
 
@@ -205,24 +214,37 @@ def match_genes(
         Least share and number of matched genes; a reference with fewer than ``at_least`` genes needs all of them.
     cells
         Names of the query's cells, to detect a transposed query.
+    gene_key
+        Column of ``query`` with the names; None for the index or column with most matches.
+    species
+        Species of the query. If the reference is of another one, genes are mapped to one-to-one orthologues.
 
     Raises
     ------
     GenesError
-        When too few genes match.
+        When too few genes match, or there is no table of orthologues for the two species.
     """
-    namings = _namings(query)
+    namings = _namings(query, gene_key)
     finder = _finder(genes)
-    matches = [finder.match(names) for _, names in namings]
-    best = max(range(len(namings)), key=lambda index: len(matches[index]))
-    (label, names), chosen = namings[best], matches[best]
-    species, of_reference = species_of(query), finder.species
-    species = None if species == of_reference else species
+    of_reference = finder.species
+    mapped = _mapped(namings, species, of_reference or "human")
+    matches = [finder.match(names) for _, names in mapped or namings]
+    best = max(range(len(matches)), key=lambda index: len(matches[index]))
+    label, names = (mapped or namings)[best]
+    chosen = matches[best]
+    other = species_of(query, gene_key)
+    doubtful = bool(mapped) and species == "mouse" and other != "mouse"
+    other = None if other == of_reference or mapped else other
     needed = min(len(genes), max(at_least, math.ceil(minimum_share * len(genes))))
     if len(chosen) < needed:
-        msg = _too_few(len(chosen), needed, genes, label, namings[0][1] if label == "var_names" else names)
-        known = len(chosen) > len(names) / 2
-        remedy = _remedy(names, species, of_reference or "human", list(map(_name, cells)))
+        msg = _too_few(len(chosen), needed, genes, label, namings[0][1] if label == "var_names" or mapped else names)
+        known = len(chosen) > sum(map(bool, names)) / 2
+        remedy = _remedy(names, other, of_reference or "human", list(map(_name, cells)))
+        if mapped:
+            remedy = (
+                f"With species={species!r} (--species {species}), {sum(map(bool, names))} of these genes have a "
+                "one-to-one orthologue. Check the species of the query."
+            )
         msg += f" {FEW_GENES if known else remedy}"
         raise GenesError(msg)
     how = Counter(kind for kind, _ in chosen.values())
@@ -230,8 +252,39 @@ def match_genes(
         selection=_selection(chosen, len(names), len(genes)),
         how={kind: how[kind] for kind in ("symbol", "Ensembl id", "respelled symbol")},
         naming=label,
-        notes=tuple(_notes(chosen, how, species, of_reference, names)),
+        notes=(*_notes(chosen, how, other, of_reference, names), *([NOT_MOUSE] if doubtful else [])),
+        orthologues_of=species if mapped else None,
     )
+
+
+def _mapped(namings: list[tuple[str, list[str]]], species: str | None, target: str) -> list[tuple[str, list[str]]]:
+    """Return lists of names mapped to orthologues in the species of a reference; no lists without a mapping.
+
+    Raises
+    ------
+    GenesError
+        When there is no table of orthologues for the two species, or the names are of the species of the reference.
+    """
+    if species is None or species == target:
+        return []
+    if target not in SPECIES:
+        msg = (
+            f"species is {species!r}, and the reference is {target}; the table of orthologues has human and mouse. Map "
+            f"the genes to {target} orthologues first, and leave species out (--species)."
+        )
+        raise GenesError(msg)
+    if any(_species_of(names) == target if target == "mouse" else _human_ids(names) for _, names in namings):
+        msg = (
+            f"species is {species!r}, but the query has {target} genes like {_examples(namings[0][1])}, as the "
+            "reference has. Leave species out (--species)."
+        )
+        raise GenesError(msg)
+    return [(label, names) for label, own in namings for names in orthologue_names(own, species)]
+
+
+def _human_ids(names: list[str]) -> bool:
+    """Return True if most names are human Ensembl ids."""
+    return sum(human_id(name) is not None for name in names) > len(names) / 2
 
 
 # Reference gene -> the kind of its matched name, and the query columns with such a name.
@@ -283,14 +336,17 @@ def _finder(genes: GeneList) -> _Finder:
     return _Finder(genes)
 
 
-def _namings(var: pd.DataFrame) -> list[tuple[str, list[str]]]:
-    """Return every list of names in a var table, the index first; a missing name is empty.
+def _namings(var: pd.DataFrame, gene_key: str | None = None) -> list[tuple[str, list[str]]]:
+    """Return every list of names in a var table, the index first, or those of one column; a missing name is empty.
 
     After each list follow the parts of its names, such as the symbols of names that join a symbol and an id.
     """
-    columns = {str(column).lower(): column for column in reversed(list(var.columns))}
-    columns_with_names: list[tuple[str, Any]] = [("var_names", var.index)]
-    columns_with_names += [(f"var[{columns[key]!r}]", var[columns[key]]) for key in NAME_COLUMNS if key in columns]
+    if gene_key is not None:
+        columns_with_names: list[tuple[str, Any]] = [(f"var[{gene_key!r}]", var[gene_key])]
+    else:
+        columns = {str(column).lower(): column for column in reversed(list(var.columns))}
+        columns_with_names = [("var_names", var.index)]
+        columns_with_names += [(f"var[{columns[key]!r}]", var[columns[key]]) for key in NAME_COLUMNS if key in columns]
     lists = [(label, list(map(_name, names))) for label, names in columns_with_names]
     return [(label, some) for label, names in lists for some in (without_suffixes(names), *spellings(names))]
 
@@ -305,11 +361,14 @@ def _name(value: object) -> str:
     return "" if text in MISSING else text
 
 
-def species_of(genes: pd.DataFrame | GeneList) -> str | None:
-    """Return the species of a ``var`` table or of a reference's genes if it is not human, else None."""
+def species_of(genes: pd.DataFrame | GeneList, gene_key: str | None = None) -> str | None:
+    """Return the species of a ``var`` table or of a reference's genes if it is not human, else None.
+
+    ``gene_key`` names the column of the table with the genes; None for all columns that may hold genes.
+    """
     if isinstance(genes, GeneList):
         return _finder(genes).species
-    return next(filter(None, (_species_of(names) for _, names in _namings(genes))), None)
+    return next(filter(None, (_species_of(names) for _, names in _namings(genes, gene_key))), None)
 
 
 def _species_of(names: list[str]) -> str | None:
@@ -348,12 +407,12 @@ def _notes(
     if of_reference != "mouse" and (symbols := _mouse_symbols(names)):
         yield (
             f"The query looks like mouse: {len(symbols)} of its genes are mouse genes, like {_examples(symbols)}. "
-            "Labels may be wrong; map the genes to human orthologues first."
+            f"Labels may be wrong. {_map_first('mouse', of_reference or 'human')}"
         )
     elif species is not None and how["respelled symbol"] > len(matches) / 2:
         yield (
             f"The query looks like {species}: {how['respelled symbol']} of its {len(matches)} matched genes share only "
-            "the letters of a human symbol. Labels may be wrong; map the genes to human orthologues first."
+            f"the letters of a human symbol. Labels may be wrong. {_map_first(species, of_reference or 'human')}"
         )
     if as_dates := dates(names):
         yield (
@@ -376,13 +435,19 @@ def _remedy(names: list[str], species: str | None, of_reference: str, cells: lis
     if gene_share(cells) > max(0.5, gene_share(names)):
         return f"The names of the cells, like {_examples(cells)}, are genes: transpose the AnnData with adata.T."
     if species is not None:
-        target = f"map the genes to {of_reference} orthologues first"
-        return f"The query looks like {species}; this reference is {of_reference}: {target}."
+        return f"The query looks like {species}; this reference is {of_reference}. {_map_first(species, of_reference)}"
     if names == [str(number) for number in range(len(names))]:
         return "The names are row numbers: put gene symbols or Ensembl gene ids into var_names."
     if sum(name.isdigit() for name in names) > len(names) / 2:
         return "The names are numbers, such as Entrez ids: map Entrez ids to symbols or Ensembl gene ids first."
     return "Put human gene symbols or Ensembl gene ids into var_names, or into a column such as var['gene_ids']."
+
+
+def _map_first(species: str, of_reference: str) -> str:
+    """Return the remedy for a query of another species than the reference."""
+    if {species, of_reference} == set(SPECIES):
+        return f"To map genes to one-to-one orthologues: species={species!r} (--species {species})."
+    return f"Map the genes to {of_reference} orthologues first."
 
 
 def _examples(names: Iterable[str]) -> str:

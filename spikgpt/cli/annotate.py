@@ -51,8 +51,9 @@ class LabelOptions(AnnotateOptions, frozen=True):
         super().__post_init__()
 
 
-# An evaluation compares labels and writes no columns.
-EVALUATED = tuple(name for name in LabelOptions.__struct_fields__ if name not in ("key_added", "certainty"))
+# An evaluation compares the labels of single cells, and writes no columns.
+LEFT_OUT = ("key_added", "certainty", "cluster_key", "majority_vote")
+EVALUATED = tuple(name for name in LabelOptions.__struct_fields__ if name not in LEFT_OUT)
 
 
 @command()
@@ -70,14 +71,13 @@ def annotate(
     shards: ShardOptions,
     out: Annotated[Path | None, typer.Option(help="Output file, .h5ad or .zarr: the input with labels.")] = None,
     table: Annotated[Path | None, typer.Option(help="Output table, .csv, .tsv or .parquet: one row per cell.")] = None,
-    cluster_key: Annotated[str | None, typer.Option(help="Column of obs with clusters, to label by majority.")] = None,
     cluster_table: Annotated[Path | None, typer.Option(help="Output table, .csv or .tsv: one row per cluster.")] = None,
     cas: Annotated[Path | None, typer.Option(help="Output file, .json: labels in the Cell Annotation Schema.")] = None,
     cas_author: Annotated[str, typer.Option(help="Name of the author in the file of --cas.")] = "",
 ) -> None:
     """Annotate QUERY, and write the labels to --out, --table or both, or to the parts of --out-dir."""
     if shards.out_dir:
-        _check_alone(out, table, cluster_key, cluster_table, cas)
+        _check_alone(out, table, cluster_table, cas)
         reference, engine = _opened(model, hub)
         annotation = label_shards(query, reference, engine, _resolved(options), shards)
         hub.keep(model.model, reference)
@@ -89,7 +89,7 @@ def annotate(
             "a name with spaces. Or add --out-dir DIR to label them as one query. See spikgpt annotate --help."
         )
         raise ConfigError(msg)
-    _annotate_file(Path(query[0]), model, options, hub, out, table, cluster_key, cluster_table, cas, cas_author)
+    _annotate_file(Path(query[0]), model, options, hub, out, table, cluster_table, cas, cas_author)
 
 
 def _annotate_file(
@@ -99,24 +99,21 @@ def _annotate_file(
     hub: PinnedOptions,
     out: Path | None,
     table: Path | None,
-    cluster_key: str | None,
     cluster_table: Path | None,
     cas: Path | None,
     cas_author: str,
 ) -> None:
     """Annotate one file."""
-    import pandas as pd
-
     from spikgpt.cells.output import write_copy, write_csv, write_table
     from spikgpt.cells.reading import open_cells
     from spikgpt.cells.storage import identity_of
     from spikgpt.reference.registry import AUTO, separate_names
     from spikgpt.report.clusters import summarise
-    from spikgpt.scoring.annotation import CLUSTER_LABEL
 
     _check_outputs(out, table, cas)
-    if cluster_table and not cluster_key:
-        msg = "--cluster-table needs --cluster-key, the column of obs that holds the clusters."
+    clustered = options.majority_vote or options.cluster_key is not None
+    if cluster_table and not clustered:
+        msg = "--cluster-table needs --cluster-key, the column of obs that holds the clusters, or --majority-vote."
         raise ConfigError(msg)
     check_outputs(
         Output("--out", out, CELLS),
@@ -130,13 +127,15 @@ def _annotate_file(
     identity = identity_of(query)
     with interruptible(lambda: f"Written: {', '.join(map(str, written))}." if written else "Nothing was written."):
         with open_cells(query) as cells:
-            annotation, engine, reference = _annotated(cells, cluster_key, model, options, hub)
-            clusters = cluster_key and summarise(annotation, cells, cluster_key, layer=options.layer)
+            annotation, engine, reference = _annotated(cells, options.cluster_key, model, options, hub)
+            clusters = None
+            if options.cluster_key or (clustered and (cluster_table or cas)):
+                read = {"layer": options.layer, "gene_key": options.gene_key}
+                clusters = summarise(annotation, cells, options.cluster_key, **read)
             uns, notes = annotation.uns(cells), annotation.notes(cells)
         if out:
-            by_cluster = {annotation.named(CLUSTER_LABEL): pd.Categorical(clusters.labels)} if clusters else {}
             same = {"obs_names": annotation.obs_names, "identity": identity}
-            write_copy(query, out, obs={**annotation.obs(), **by_cluster}, obsm=annotation.obsm(), uns=uns, **same)
+            write_copy(query, out, obs=dict(annotation.obs()), obsm=annotation.obsm(), uns=uns, **same)
             written.append(out)
         if table:
             write_table(annotation.table_chunks(), table)
@@ -200,9 +199,10 @@ def evaluate(
         f"Unknown: {100 * evaluation.known_unknown_fraction:.1f}% of the cells of known types; "
         f"accuracy if these count as errors: {evaluation.accuracy_after_rejection:.4f}. Engine: {engine}."
     )
+    excluded = " or excluded" if annotation.excluded_labels else ""
     if evaluation.unseen_unknown_fraction is not None:
         inform(
-            f"Types missing from the reference ({', '.join(evaluation.unseen_labels)}): "
+            f"Types missing from the reference{excluded} ({', '.join(evaluation.unseen_labels)}): "
             f"{100 * evaluation.unseen_unknown_fraction:.1f}% Unknown, AUROC {evaluation.auroc_unknown:.4f}. "
             f"Open-set accuracy: {100 * evaluation.open_set_accuracy:.1f}% of all cells."
         )
@@ -229,12 +229,9 @@ def _check_outputs(out: Path | None, table: Path | None, cas: Path | None) -> No
             importlib.import_module("pyarrow")
 
 
-def _check_alone(
-    out: Path | None, table: Path | None, cluster_key: str | None, cluster_table: Path | None, cas: Path | None
-) -> None:
+def _check_alone(out: Path | None, table: Path | None, cluster_table: Path | None, cas: Path | None) -> None:
     """Refuse outputs beside ``--out-dir``."""
-    flags = {"--out": out, "--table": table, "--cluster-key": cluster_key, "--cluster-table": cluster_table}
-    flags["--cas"] = cas
+    flags = {"--out": out, "--table": table, "--cluster-table": cluster_table, "--cas": cas}
     if named := [flag for flag, value in flags.items() if value]:
         msg = f"--out-dir writes one table a part; leave out {', '.join(named)}, or leave out --out-dir for one file."
         raise ConfigError(msg)

@@ -83,7 +83,15 @@ class Embedding(Protocol):
     def dim(self) -> int:
         """Length of a cell's vector."""
 
-    def read(self, cells: Cells, *, layer: str | None, scaling: str) -> QueryCells:
+    def read(
+        self,
+        cells: Cells,
+        *,
+        layer: str | None,
+        scaling: str,
+        gene_key: str | None = None,
+        species: str | None = None,
+    ) -> QueryCells:
         """Return the cells of a query, which are read in chunks.
 
         Raises
@@ -91,7 +99,7 @@ class Embedding(Protocol):
         DataError
             When the cells cannot be read.
         ConfigError
-            When the embedding does not support the layer or the scaling.
+            When the embedding does not support an option.
         """
 
     def fit_scale(self, sample: AlignedCells, scaling: str, run: Run) -> Scaled:

@@ -43,7 +43,15 @@ class ObsmEmbedding(WithoutExpression):
         """
         return cls(key, int(_stored(adata, key).shape[1]))
 
-    def read(self, cells: Cells, *, layer: str | None = None, scaling: str = "auto") -> QueryCells:
+    def read(
+        self,
+        cells: Cells,
+        *,
+        layer: str | None = None,
+        scaling: str = "auto",
+        gene_key: str | None = None,
+        species: str | None = None,
+    ) -> QueryCells:
         """Return ``obsm[key]``, which is read in chunks.
 
         Raises
@@ -51,13 +59,12 @@ class ObsmEmbedding(WithoutExpression):
         DataError
             When there is no such embedding, its length differs, or a value is not finite.
         ConfigError
-            When a layer or a scaling is given, which does not apply to an embedding.
+            When an option for expression is given, which does not apply to an embedding.
         """
-        if layer is not None or scaling not in ("auto", "reference"):
-            msg = (
-                f"This reference classifies obsm[{self.key!r}], so layer={layer!r} and scaling={scaling!r} do not "
-                "apply; leave both out."
-            )
+        given = {"layer": layer, "gene_key": gene_key, "species": species}
+        given["scaling"] = None if scaling in ("auto", "reference") else scaling
+        if named := [f"{name}={value!r}" for name, value in given.items() if value is not None]:
+            msg = f"This reference classifies obsm[{self.key!r}], so {listed(named)} does not apply; leave it out."
             raise ConfigError(msg)
         stored = _stored(cells, self.key)
         if stored.shape[1] != self.dim:

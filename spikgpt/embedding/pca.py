@@ -186,7 +186,15 @@ class PCAProjection:
         table = self._table_of(cells)
         return (table.mean if self.imputer else np.where(cells.found, table.mean, 0.0)), table.std
 
-    def read(self, cells: Cells, *, layer: str | None = None, scaling: str = "auto") -> QueryCells:
+    def read(
+        self,
+        cells: Cells,
+        *,
+        layer: str | None = None,
+        scaling: str = "auto",
+        gene_key: str | None = None,
+        species: str | None = None,
+    ) -> QueryCells:
         """Return the cells' values of the reference's genes, which are read in chunks.
 
         Raises
@@ -194,14 +202,13 @@ class PCAProjection:
         DataError
             When the cells cannot be read or share too few genes with the reference.
         """
-        expression, size = find_expression(cells, layer=layer), len(self.genes)
+        expression, size = find_expression(cells, layer=layer, gene_key=gene_key), len(self.genes)
+        names: dict[str, Any] = {"cells": cells.obs_names, "gene_key": gene_key, "species": species}
         if self.imputer is None:
-            match = match_genes(expression.var, self.genes, cells=cells.obs_names)
+            match = match_genes(expression.var, self.genes, **names)
         else:
             genes = self.genes + self.imputer.genes
-            match = match_genes(
-                expression.var, genes, minimum_share=0, at_least=GENES.least_genes, cells=cells.obs_names
-            )
+            match = match_genes(expression.var, genes, minimum_share=0, at_least=GENES.least_genes, **names)
         # Each missing gene is replaced by one other gene, the best genes first.
         more = np.flatnonzero(match.found[size:])[: int((~match.found[:size]).sum())]
         match = match.part(np.concatenate([np.arange(size), size + more]))
@@ -212,6 +219,7 @@ class PCAProjection:
             genes_matched=int(match.found[:size].sum()),
             genes_total=size,
             notes=expression.notes + match.notes,
+            orthologues_of=match.orthologues_of,
         )
 
         def chunks(rows: range, threads: int) -> Iterator[AlignedCells]:

@@ -34,7 +34,15 @@ class ScGPTEmbedding(WithoutExpression):
         """Name on the command line."""
         return "scgpt"
 
-    def read(self, cells: Cells, *, layer: str | None = None, scaling: str = "auto") -> QueryCells:
+    def read(
+        self,
+        cells: Cells,
+        *,
+        layer: str | None = None,
+        scaling: str = "auto",
+        gene_key: str | None = None,
+        species: str | None = None,
+    ) -> QueryCells:
         """Return the counts of the genes in the vocabulary, in chunks of cells.
 
         Values are ranked within each cell later, so counts and log values give the same tokens.
@@ -49,8 +57,9 @@ class ScGPTEmbedding(WithoutExpression):
         if scaling not in ("auto", "reference"):
             msg = f"scaling is {scaling!r}, but scGPT ranks genes within each cell, without a scale. Leave scaling out."
             raise ConfigError(msg)
-        expression = find_expression(cells, layer=layer)
-        match = match_genes(expression.var, self.vocabulary.genes, minimum_share=0, cells=cells.obs_names)
+        expression = find_expression(cells, layer=layer, gene_key=gene_key)
+        names: dict[str, Any] = {"cells": cells.obs_names, "gene_key": gene_key, "species": species}
+        match = match_genes(expression.var, self.vocabulary.genes, minimum_share=0, **names)
         report = InputReport(
             source=expression.source,
             values=expression.kind,
@@ -59,6 +68,7 @@ class ScGPTEmbedding(WithoutExpression):
             genes_total=len(expression.var),
             notes=expression.notes + match.notes,
             of_query=True,
+            orthologues_of=match.orthologues_of,
         )
 
         def chunks(rows: range, threads: int) -> Iterator[AlignedCells]:

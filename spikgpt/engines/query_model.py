@@ -18,11 +18,13 @@ from spikgpt.embedding.base import Engine
 from spikgpt.embedding.batches import infer_batches
 from spikgpt.embedding.query_pca import QueryPCA
 from spikgpt.engines.packed_arrays import Layout, joined_rows, pack, split_rows, unpack
+from spikgpt.errors import DataError
 from spikgpt.options import AnnotateOptions
 from spikgpt.scoring.compatibility import Comparison, Compatibility, check_compatibility, score_loss
 from spikgpt.scoring.label_match import LabelMatch, LabelMeans, marker_genes
 from spikgpt.scoring.ood_rule import OODRule, ScoreAverager
 from spikgpt.scoring.ood_scorer import LabelGeometry, OODScorer
+from spikgpt.scoring.overclustering import most_frequent, over_cluster
 from spikgpt.scoring.query_lda import QueryLDA
 from spikgpt.scoring.rejection import CellScores, RejectionRule, expected_false_rejection, fit_rejection
 from spikgpt.scoring.smoothing import KNNSmoother
@@ -174,6 +176,24 @@ class QueryModel:
         pairs = {name: (values, known[name]) for name, values in vars(scored).items() if values is not None}
         return CellScores(**{name: np.concatenate(pair)[order] for name, pair in pairs.items()})
 
+    def with_clusters(self, n_cells: int) -> QueryModel:
+        """Return the model with fine clusters of its sample, for a query of ``n_cells`` cells.
+
+        Raises
+        ------
+        DataError
+            When the sample has too few cells.
+        """
+        if not self.smoothed:
+            least = CONSTANTS.smoothing.least_cells
+            msg = (
+                f"majority_vote needs at least {least} cells with counts; the query has {len(self.smoother.rows)}. "
+                "Leave out majority_vote (--majority-vote)."
+            )
+            raise DataError(msg)
+        clusters = over_cluster(self.smoother.neighbours, self.smoother.points, n_cells)
+        return replace(self, scores=replace(self.scores, clusters=clusters))
+
     def with_rule(
         self, thresholds: Thresholds, names: tuple[str, ...], options: AnnotateOptions, *, check: bool = True
     ) -> QueryModel:
@@ -191,9 +211,9 @@ class QueryModel:
         """
         sample = replace(self.scores, probabilities=self.calibrated(thresholds, self.scores.probabilities))
         few_genes = self.report.few_genes
-        rule = fit_rejection(
-            thresholds, options, names, sample, self.match, smoothed=self.smoothed, few_genes=few_genes
-        )
+        known: dict[str, Any] = {"smoothed": self.smoothed, "few_genes": few_genes}
+        allowed = self.scorer.geometry.allowed if self.scorer else None
+        rule = fit_rejection(thresholds, options, names, sample, self.match, allowed=allowed, **known)
         calibration, id_scores = thresholds.calibration(self.smoothed), sample.id_score
         if calibration is None or id_scores is None or self.match is None or not len(id_scores):
             return replace(self, rule=rule)
@@ -313,11 +333,12 @@ class QueryModel:
             batches = np.stack([(near == batch).sum(axis=1) for batch in range(near.max() + 1)]).argmax(axis=0)
         probabilities = self.smoother.smooth(output.probabilities, points, neighbours)
         probabilities = self.lda.reweight(probabilities, points) if self.lda else probabilities
+        clusters = None if self.scores.clusters is None else most_frequent(self.scores.clusters[neighbours])
         if self.scorer is None or self.averager is None:
-            return CellScores(probabilities, batches)
+            return CellScores(probabilities, batches, clusters=clusters)
         evidence = self.scorer.score(output, logs, neighbours, batches)
         averaged = self.averager.average(evidence, batches, neighbours)
-        return CellScores(probabilities, batches, evidence.id_score, averaged)
+        return CellScores(probabilities, batches, evidence.id_score, averaged, clusters)
 
 
 class _UnknownFit(NamedTuple):
@@ -347,7 +368,8 @@ def _fit_unknown(
     if logs is None or profiles is None:
         match = LabelMatch.fit(output.vectors, best, batches, geometry.profiles, [])
         return _UnknownFit(scorer, averager, match, None, scores)
-    markers = marker_genes(profiles)
+    allowed = range(len(profiles.means)) if geometry.allowed is None else geometry.allowed
+    markers = [marker for marker in marker_genes(profiles) if marker[0] in allowed]
     match = LabelMatch.fit(logs, best, batches, profiles, markers)
     comparison = Comparison.fit(LabelMeans.fit(logs, best, len(profiles.means)), profiles, markers)
     return _UnknownFit(scorer, averager, match, comparison, scores)

@@ -11,7 +11,7 @@ from anndata import AnnData
 
 from spikgpt.cells.expression import find_expression
 from spikgpt.cells.obs import counted, labels_of
-from spikgpt.errors import DataError
+from spikgpt.errors import ConfigError, DataError
 from spikgpt.report.markers import MarkerFinder, MarkerGene
 from spikgpt.sampling import rows_by_label
 from spikgpt.scoring.annotation import CLUSTER_LABEL, Annotation
@@ -130,7 +130,14 @@ class ClusterReport:
         ]
 
 
-def summarise(annotation: Annotation, adata: AnnData, cluster_key: str, *, layer: str | None = None) -> ClusterReport:
+def summarise(
+    annotation: Annotation,
+    adata: AnnData,
+    cluster_key: str | None = None,
+    *,
+    layer: str | None = None,
+    gene_key: str | None = None,
+) -> ClusterReport:
     """Give each cluster the most frequent label of its cells, and find marker genes of clusters that may be a new type.
 
     A cluster is a candidate for a new type if it has at least 10 cells and at least half of them are Unknown. Marker
@@ -146,23 +153,26 @@ def summarise(annotation: Annotation, adata: AnnData, cluster_key: str, *, layer
     adata
         The annotated query, which is not changed.
     cluster_key
-        Column of ``obs`` with the clusters. Cells without a value belong to no cluster.
-    layer
-        Layer to read, ``X`` or ``raw``; None for counts if present, else log-normalised values.
+        Column of ``obs`` with the clusters. Cells without a value belong to no cluster. None for the clusters of
+        ``annotate(..., majority_vote=True)``.
+    layer, gene_key
+        As for :meth:`spikgpt.SpikGPT.annotate`.
 
     Raises
     ------
     LabelsError
         When the column does not exist, contains a measurement such as the number of counts, or is empty.
+    ConfigError
+        When no column is named, and the annotation has no clusters.
     """
-    names, clustered = labels_of(adata, cluster_key)
+    names, clustered = own_clusters(annotation) if cluster_key is None else labels_of(adata, cluster_key)
     labels, best_labels = annotation.labels, annotation.best_labels
     members = _members(names, clustered)
     clusters = [replace(_labelled(name, labels[rows], best_labels[rows]), rows=rows) for name, rows in members.items()]
     candidates = sorted((cluster for cluster in clusters if cluster.candidate), key=lambda cluster: -cluster.cells)
     if candidates:
         in_candidates = np.isin(names, [cluster.name for cluster in candidates])
-        finder = _marker_finder(adata, layer)
+        finder = _marker_finder(adata, layer, gene_key)
         many = f"{len(candidates)} clusters may be a new type, and only the largest {MOST_CANDIDATES} get some"
         marked = {cluster.name: replace(cluster, note=f"No marker genes: {many}.") for cluster in candidates}
         # Sorted by nearest type: candidates of one type are compared with the same cells, which are read once.
@@ -170,10 +180,42 @@ def summarise(annotation: Annotation, adata: AnnData, cluster_key: str, *, layer
             rows = members[cluster.name]
             marked[cluster.name] = _with_markers(cluster, rows, labels, in_candidates, finder)
         clusters = [marked.get(cluster.name, cluster) for cluster in clusters]
+    return ClusterReport(tuple(clusters), _of_cells(labels, members, clusters), int((~clustered).sum()))
+
+
+def majority(annotation: Annotation, names: Strings, clustered: Bools) -> Strings:
+    """Return the label of the cluster of each cell, or the cell's own label if it has no cluster, shape (n,).
+
+    Parameters
+    ----------
+    names, clustered
+        Cluster of each cell, and True for cells with a cluster, each of shape (n,).
+    """
+    labels, best_labels, members = annotation.labels, annotation.best_labels, _members(names, clustered)
+    clusters = [_labelled(name, labels[rows], best_labels[rows]) for name, rows in members.items()]
+    return _of_cells(labels, members, clusters)
+
+
+def own_clusters(annotation: Annotation) -> tuple[Strings, Bools]:
+    """Return the fine cluster of each cell as text, and True for cells with a cluster, each of shape (n,).
+
+    Raises
+    ------
+    ConfigError
+        When the annotation has no clusters.
+    """
+    if annotation.clusters is None:
+        msg = "This annotation has no clusters; pass cluster_key, or annotate with majority_vote=True."
+        raise ConfigError(msg)
+    return annotation.clusters.astype(np.str_), annotation.clusters >= 0
+
+
+def _of_cells(labels: Strings, members: dict[str, Rows], clusters: list[Cluster]) -> Strings:
+    """Return the label of the cluster of each cell, from the cells' own labels, shape (n,)."""
     by_cell = labels.astype(object)
     for cluster in clusters:
         by_cell[members[cluster.name]] = cluster.label
-    return ClusterReport(tuple(clusters), by_cell.astype(np.str_), int((~clustered).sum()))
+    return by_cell.astype(np.str_)
 
 
 def _members(names: Strings, clustered: Bools) -> dict[str, Rows]:
@@ -209,10 +251,10 @@ def _frequencies(labels: Strings) -> dict[str, float]:
     return {name: cells / len(labels) for name, cells in counted(labels).items()}
 
 
-def _marker_finder(adata: AnnData, layer: str | None) -> MarkerFinder | DataError:
+def _marker_finder(adata: AnnData, layer: str | None, gene_key: str | None) -> MarkerFinder | DataError:
     """Return a finder of marker genes, or the error of a query without expression, such as an embedding alone."""
     try:
-        return MarkerFinder(find_expression(adata, layer=layer))
+        return MarkerFinder(find_expression(adata, layer=layer, gene_key=gene_key), gene_key)
     except DataError as error:
         return error
 

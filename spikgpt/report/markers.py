@@ -48,9 +48,9 @@ class MarkerGene:
 class MarkerFinder:
     """Search for marker genes in a query. Consecutive comparisons with the same cells outside read these cells once."""
 
-    def __init__(self, expression: Expression) -> None:
+    def __init__(self, expression: Expression, gene_key: str | None = None) -> None:
         self._expression = expression
-        self._names = _gene_names(expression)
+        self._names = list(map(str, expression.var[gene_key])) if gene_key else _gene_names(expression)
         self._outside: tuple[Rows, _SortedCells] | None = None
 
     def markers(self, inside: Rows, outside: Rows) -> tuple[MarkerGene, ...]:

@@ -32,7 +32,7 @@ LABEL, BEST_LABEL, BROAD_LABEL = LABELS = "label", "best_label", "label_broad"
 # Cell Ontology id and name of the broad label.
 TERM_ID, TERM = ONTOLOGY = "ontology_term_id", "ontology_label"
 CONFIDENCE, TYPICALITY, OOD_SCORE = "confidence", "typicality", "ood_score"
-PROBABILITIES, CLUSTER_LABEL = "probabilities", "cluster_label"
+PROBABILITIES, CLUSTER, CLUSTER_LABEL = "probabilities", "cluster", "cluster_label"
 # Reference of each cell, where several references label a query.
 REFERENCE = "reference"
 # Name of the typicality in version 0.9, which is still written in this version.
@@ -91,6 +91,12 @@ class Annotation:
         Further columns of obs by name, each of shape (n,), such as the reference of each cell.
     facts
         Further entries of uns, such as the comparison of references.
+    cluster_labels
+        Label of the cluster of each cell, shape (n,); None without clusters.
+    clusters
+        Index of the fine cluster of each cell, shape (n,), -1 for empty cells; None without a vote of the majority.
+    excluded_labels
+        Labels that no cell could get, because of the options ``labels`` and ``exclude``.
     """
 
     obs_names: Any
@@ -118,6 +124,9 @@ class Annotation:
     certainty: float = CERTAINTY
     columns: Mapping[str, Any] = field(default_factory=dict)
     facts: Mapping[str, Any] = field(default_factory=dict)
+    cluster_labels: Strings | None = None
+    clusters: npt.NDArray[np.int32] | None = None
+    excluded_labels: tuple[str, ...] = ()
 
     @property
     def labels(self) -> Strings:
@@ -187,6 +196,11 @@ class Annotation:
             columns[self.named(TYPICALITY)] = columns[self.named(OLD_TYPICALITY)] = self.typicality
         if self.ood_score is not None:
             columns[self.named(OOD_SCORE)] = self.ood_score
+        if self.clusters is not None:
+            names = [str(number) for number in range(self.clusters.max(initial=-1) + 1)]
+            columns[self.named(CLUSTER)] = pd.Categorical.from_codes(self.clusters, pd.Index(names))
+        if self.cluster_labels is not None:
+            columns[self.named(CLUSTER_LABEL)] = pd.Categorical(self.cluster_labels)
         columns |= {self.named(name): values for name, values in self.columns.items()}
         return pd.DataFrame(columns, index=pd.Index(self.obs_names[:]))
 
@@ -209,6 +223,8 @@ class Annotation:
             "reference_digest": self.reference_digest,
             "spikgpt_version": __version__,
             "labels": np.array(self.label_names, dtype=object),
+            "excluded_labels": np.array(self.excluded_labels, dtype=object),
+            "orthologues_of": self.report.orthologues_of or "",
             "ontology_term_ids": np.array([term_of(term) for term in self.label_ids], dtype=object),
             "ontology_release": RELEASE,
             "certainty": self.certainty,
@@ -229,6 +245,8 @@ class Annotation:
         # Names of version 0.9, which are still written in this version.
         provenance |= {"verdict": provenance["compatibility"], "neighbours": self.smoothed, **self.facts}
         colors = {f"{self.named(name)}_colors": self.colors(self._column(name).categories) for name in LABELS}
+        if self.cluster_labels is not None:
+            colors[f"{self.named(CLUSTER_LABEL)}_colors"] = self.colors(np.unique(self.cluster_labels))
         return {self.key_added: provenance} | colors
 
     def named(self, name: str) -> str:

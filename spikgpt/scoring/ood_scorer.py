@@ -55,11 +55,17 @@ class LabelGeometry:
     """Position and spread of the labels of a reference in the space of its vectors.
 
     ``centroids``, shape (L, D), are the mean vectors of the labels. ``whitening``, shape (D, D), makes the covariance
-    within labels the identity. Both float32.
+    within labels the identity. Both float32. ``allowed`` are the indices of the labels that a cell may get, with which
+    alone it is compared; None for all labels.
     """
 
     centroids: npt.NDArray[np.float32]
     whitening: npt.NDArray[np.float32]
+    allowed: Integers | None = None
+
+    def select(self, values: Floats) -> npt.NDArray[np.float64]:
+        """Return the values of the allowed labels, (L, ...) to (allowed labels, ...)."""
+        return (values if self.allowed is None else values[self.allowed]).astype(np.float64)
 
     @classmethod
     def fit(cls, vectors: Floats, labels: npt.NDArray[np.integer[Any]]) -> Self:
@@ -95,7 +101,7 @@ class LabelGeometry:
         if stored != expected:
             msg = f"The tensors familiarity.* of model.safetensors are {stored}; expected {expected}."
             raise DamagedReference(msg)
-        return cls(**tensors)
+        return cls(tensors["centroids"], tensors["whitening"])
 
     def scorer(
         self,
@@ -174,11 +180,15 @@ class OODScorer:
 
     @cached_property
     def _tables(self) -> tuple[Floats, Floats, Floats]:
-        """Weight of each gene in the correlation, (G,), standardised profiles, (L, G), and largest mean, (G,)."""
+        """Weight of each gene in the correlation, (G,), standardised profiles, (L, G), and largest mean, (G,).
+
+        The weights are those of all labels, so that the scores of held-out cells hold for some of the labels too.
+        """
         assert self.profiles is not None
         means = self.profiles.means
         weights = means.std(axis=0) ** SCORE.gene_power
         weights /= max(weights.sum(), 1e-300)
+        means = self.geometry.select(means)
         return weights, _standardised(means, weights), means.max(axis=0)
 
     def batch_effect(self, best: Integers, neighbours: Rows, batch: int | None) -> npt.NDArray[np.float64] | None:
@@ -243,7 +253,7 @@ class OODScorer:
         scores = np.empty(len(neighbours))
         excess = None if self.profiles is None else np.empty(len(neighbours))
         whitening = self.geometry.whitening.astype(np.float64)
-        centroids = self.geometry.centroids.astype(np.float64) @ whitening  # (L, D)
+        centroids = self.geometry.select(self.geometry.centroids) @ whitening  # (L, D)
         for start in range(0, len(neighbours), CHUNK):
             part = slice(start, start + CHUNK)
             near = neighbours[part]

@@ -47,12 +47,15 @@ class CellScores:
     id_score, averaged_score
         In-distribution score (:mod:`spikgpt.scoring.ood_scorer`), and the averaged score of
         :mod:`spikgpt.scoring.ood_rule`, each of shape (n,). None for a reference of format 1.
+    clusters
+        Index of the fine cluster of each cell, shape (n,); None without a vote of the majority.
     """
 
     probabilities: Floats
     batches: Integers
     id_score: npt.NDArray[np.float64] | None = None
     averaged_score: npt.NDArray[np.float64] | None = None
+    clusters: npt.NDArray[np.int32] | None = None
 
     def part(self, cells: Rows) -> CellScores:
         """Return the scores of some of the cells."""
@@ -133,6 +136,7 @@ def fit_rejection(
     *,
     smoothed: bool,
     few_genes: bool = False,
+    allowed: Integers | None = None,
 ) -> RejectionRule:
     """Fit the rule for Unknown to a sample of a query's cells.
 
@@ -148,6 +152,8 @@ def fit_rejection(
         Probabilities are averaged over neighbours.
     few_genes
         The query has few of the reference's genes.
+    allowed
+        Indices of the labels that a cell may get; None for all labels.
 
     Raises
     ------
@@ -167,7 +173,10 @@ def fit_rejection(
         )
         raise ConfigError(msg)
     best = sample.probabilities.argmax(axis=1)
-    ood = OODRule.fit(sample.averaged_score, best, sample.batches, match, *calibration.medians_and_shares(label_names))
+    medians, shares = calibration.medians_and_shares(label_names)
+    if allowed is not None:
+        shares = shares / shares[allowed].sum()
+    ood = OODRule.fit(sample.averaged_score, best, sample.batches, match, medians, shares)
     by_ood = "OOD score above 0 (unlike the cells of its label in its batch)"
     by_default = rate is None and not options.reference_cutoff
     least = least_confidence(sample.probabilities) if few_genes and by_default else None

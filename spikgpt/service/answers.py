@@ -14,6 +14,8 @@ from spikgpt.errors import printable
 from spikgpt.scoring.annotation import (
     BEST_LABEL,
     BROAD_LABEL,
+    CLUSTER,
+    CLUSTER_LABEL,
     CONFIDENCE,
     LABEL,
     ONTOLOGY,
@@ -83,10 +85,11 @@ def _summary(annotation: Annotation) -> dict[str, Any]:
 def _records(annotation: Annotation) -> Iterator[list[dict[str, Any]]]:
     """Yield a record for each cell, in chunks; scores that the reference does not give are None."""
     obs = annotation.obs()
+    names = (*COLUMNS, *(name for name in (CLUSTER, CLUSTER_LABEL) if annotation.named(name) in obs))
     for start in range(0, len(obs), ROWS):
         some = obs.iloc[start : start + ROWS]
         columns: dict[str, list[Any]] = {"cell": [str(name) for name in some.index]}
-        for name in COLUMNS:
+        for name in names:
             column = annotation.named(name)
             columns[name] = some[column].tolist() if column in some else [None] * len(some)
         yield [dict(zip(columns, row, strict=True)) for row in zip(*columns.values(), strict=True)]

@@ -26,6 +26,7 @@ from spikgpt.cells.obs import combined_batches
 from spikgpt.cells.progress import progress_bar
 from spikgpt.embedding.base import Engine
 from spikgpt.engines.query_model import QueryModel
+from spikgpt.engines.restriction import restrict
 from spikgpt.errors import ConfigError, DataError, ShardError, SpikGPTError, needs
 from spikgpt.files import hold_lock, replacing, sha256_of
 from spikgpt.options import AnnotateOptions, EngineOptions
@@ -104,8 +105,15 @@ def annotate_shards(
     """Label the cells of several files, which are one query; see :func:`spikgpt.annotate_shards`."""
     # The command line has more options, which are resolved.
     options = AnnotateOptions(**{name: getattr(options, name) for name in AnnotateOptions.__struct_fields__})
+    if options.majority_vote or options.cluster_key is not None:
+        msg = (
+            "Shards are labelled one by one, so no majority of a cluster over all shards is known; leave out "
+            "majority_vote and cluster_key (--majority-vote, --cluster-key), or annotate one file with all cells."
+        )
+        raise ConfigError(msg)
     files = identify_all(shards)
     worker_options = _engine_options(engine)
+    reference, engine = restrict(reference, engine, options)
     arguments = Arguments(
         spikgpt_version=__version__,
         reference=reference.name,

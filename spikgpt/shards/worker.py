@@ -21,9 +21,10 @@ from spikgpt.cells.reading import open_cells
 from spikgpt.embedding.base import Engine, QueryCells
 from spikgpt.engines.opening import open_engine
 from spikgpt.engines.query_model import QueryModel
+from spikgpt.engines.restriction import restrict
 from spikgpt.errors import DataError, ShardError, SpikGPTError, SpikGPTWarning
 from spikgpt.options import AnnotateOptions, EngineOptions
-from spikgpt.pipeline import CellLabels, annotation_of, label_cells
+from spikgpt.pipeline import CellLabels, annotation_of, label_cells, read_query
 from spikgpt.reference.files import Reference, read_reference
 from spikgpt.sampling import content_keys
 from spikgpt.shards.cache import ShardCache
@@ -124,7 +125,7 @@ class Worker:
         with self._lock:
             if self._model is None:
                 reference = read_reference(self.job.files, self.job.origin)
-                self._model = reference, open_engine(reference, self.job.engine)
+                self._model = restrict(reference, open_engine(reference, self.job.engine), self.job.options)
             return self._model
 
     def query_model(self, sha256: str) -> QueryModel:
@@ -153,8 +154,7 @@ class Worker:
         with ExitStack() as stack, warnings.catch_warnings(record=True) as caught:
             warnings.simplefilter("always", SpikGPTWarning)
             cells = stack.enter_context(open_cells(stack.enter_context(local_copy(file.path, self.scratch))))
-            options = self.job.options
-            query = self.model[1].embedding.read(cells, layer=options.layer, scaling=options.scaling)
+            query = read_query(self.model[1], cells, self.job.options)
             notes = tuple(str(one.message) for one in caught if issubclass(one.category, SpikGPTWarning))
             self._open[thread] = _OpenFile(file, stack.pop_all(), cells, query, notes)
         return self._open[thread]

@@ -124,9 +124,10 @@ def prepare(
     if embedder == PCA:
         # The unit is detected from these cells alone. A matrix on disk is read whole through a view of all cells.
         sample = np.unique(np.linspace(0, n_cells - 1, min(n_cells, SAMPLED)).astype(np.int64))
-        expression = find_expression(adata[labelled.rows[sample]], layer=options.layer).of(adata, labelled.rows)
-        genes = genes_of(expression.var)
-        values = CellsOnDemand(expression, match_genes(expression.var, genes))
+        part, key = adata[labelled.rows[sample]], options.gene_key
+        expression = find_expression(part, layer=options.layer, gene_key=key).of(adata, labelled.rows)
+        genes = genes_of(expression.var, key)
+        values = CellsOnDemand(expression, match_genes(expression.var, genes, gene_key=key))
         in_memory = n_cells <= LARGEST_FIT
         every = values.select(np.arange(n_cells)) if in_memory else values
         return TrainingCells(labelled, every, genes, expression.notes)
@@ -140,7 +141,7 @@ def prepare(
         embedding: Embedding = ObsmEmbedding.fit(cells, key)
     else:
         embedding = scgpt_embedding(embedder)
-    query = embedding.read(cells, layer=options.layer, scaling="auto")
+    query = embedding.read(cells, layer=options.layer, scaling="auto", gene_key=options.gene_key)
     vectors = joined(list(query.chunks))
     if isinstance(embedder, ScGPTSource):
         vectors = AlignedCells.from_vectors(scgpt_vectors(embedder, vectors, on_cells=on_cells), vectors.empty)

@@ -82,7 +82,8 @@ def evaluate(
 ) -> Evaluation:
     """Compare an annotation with the true types in ``adata.obs[label_key]``.
 
-    Cells without a true type are left out. The right answer for cells of a type missing from the reference is Unknown.
+    Cells without a true type are left out. The right answer for cells of a type that the reference lacks, or that the
+    options excluded, is Unknown.
 
     Parameters
     ----------
@@ -99,10 +100,11 @@ def evaluate(
     """
     stated, labelled = labels_of(adata, label_key)
     names, codes = np.unique(stated, return_inverse=True)
+    excluded = set(annotation.excluded_labels)
     known_labels = labels or LabelMap(annotation.label_names, (None,) * len(annotation.label_names))
     matched = match_labels(adata, label_key, known_labels, label_map)
     truth = np.array([matched.renamed.get(name, name) for name in names.tolist()])[codes]
-    known = labelled & np.isin(truth, annotation.label_names)
+    known = labelled & np.isin(truth, [name for name in annotation.label_names if name not in excluded])
     unseen = labelled & ~known
     rejected = annotation.rejected
     certainty = known_score(annotation)

@@ -144,7 +144,8 @@ def leave_one_type_out(
         engine = torch_engine(reference, source=None if isinstance(embedder, str) else embedder)
         asked = np.isin(labels[query_rows], [*reference.labels.names, name])
         query = adata[cells.rows[query_rows[asked]]].copy()
-        annotation = annotate(reference, engine, query, AnnotateOptions(layer=options.layer, progress=False))
+        read = AnnotateOptions(layer=options.layer, gene_key=options.gene_key, progress=False)
+        annotation = annotate(reference, engine, query, read)
         results.append(_result(name, annotation, query, label_key))
         if on_type:
             on_type(name)

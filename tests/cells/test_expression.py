@@ -186,3 +186,36 @@ def test_bad_value_in_a_row_that_was_not_sampled(real: AnnData, bad: float, mess
     match = match_genes(expression.var, GeneList(symbols, (None,) * len(symbols)))
     with pytest.raises(DataError, match=message):
         list(aligned_chunks(expression, match, chunk_size=chunk_size))
+
+
+# --- gene names ------------------------------------------------------------------------------------------------------
+
+
+def test_a_column_of_gene_names_that_is_missing_is_named(real: AnnData) -> None:
+    cells = real.copy()
+    cells.var["my_symbols"] = cells.var_names
+    assert find_expression(cells, gene_key="my_symbols").source == "X"
+    with pytest.raises(DataError, match="var has no column 'my_symbol'; it has .* Did you mean 'my_symbols'"):
+        find_expression(cells, gene_key="my_symbol")
+
+
+def test_a_matrix_without_the_column_is_not_read(real: AnnData) -> None:
+    cells = real.copy()
+    cells.raw = real.copy()
+    cells.X = log_of(real)
+    assert find_expression(cells).source == "raw"
+    cells.var["my_symbols"] = cells.var_names
+    assert find_expression(cells, gene_key="my_symbols").source == "X"
+    with pytest.raises(DataError, match="var has no column 'my_symbols'"):
+        find_expression(cells, layer="raw", gene_key="my_symbols")
+
+
+def test_repeats_are_those_of_the_named_column(real: AnnData) -> None:
+    names = pd.Index([f"gene {number}" for number in range(N_GENES + 1)])
+    often = int((real.X > 0).sum(axis=0).argmax())
+    cells = AnnData(real.X[:, [*range(N_GENES), often]], var=pd.DataFrame(index=names))
+    cells.var["my_symbols"] = pd.Categorical([*real.var_names, real.var_names[often]])
+    assert len(find_expression(cells).var) == N_GENES + 1
+    assert len(find_expression(cells, gene_key="my_symbols").var) == N_GENES
+    cells.var["my_symbols"] = pd.Categorical([*real.var_names[:-1], None, None])
+    assert len(find_expression(cells, gene_key="my_symbols").var) == N_GENES + 1

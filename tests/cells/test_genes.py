@@ -10,7 +10,8 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from spikgpt.cells.genes import GeneList, ensembl_ids_of, genes_of, match_genes
+from spikgpt.cells.genes import NOT_MOUSE, GeneList, ensembl_ids_of, genes_of, match_genes
+from spikgpt.cells.naming.orthologues import orthologue_names
 from spikgpt.errors import GenesError
 
 # Widely published ids; C1orf112 is now called FIRRM.
@@ -241,7 +242,7 @@ def test_ids_of_another_species(reference: GeneList, prefix: str, species: str) 
 
 
 def test_mouse_symbols_that_match_too_little(reference: GeneList) -> None:
-    with pytest.raises(GenesError, match="The query looks like mouse; this reference is human: map the genes"):
+    with pytest.raises(GenesError, match="The query looks like mouse; this reference is human. To map genes"):
         match_genes(var_of([f"Gm{gene}" for gene in range(300)]), reference)
 
 
@@ -288,3 +289,70 @@ def test_genes_that_a_spreadsheet_made_dates(reference: GeneList) -> None:
 def test_names_of_bytes(reference: GeneList) -> None:
     var = pd.DataFrame(index=pd.Index([symbol.encode() for symbol in reference.symbols], dtype=object))
     assert match_genes(var, reference).columns.tolist() == list(range(200))
+
+
+def mouse_var(n: int = 200) -> pd.DataFrame:
+    """Return the mouse orthologues of the reference's genes, with their Ensembl ids, and genes that only mice have."""
+    symbols, ids = orthologue_names(human_symbols(n), "human")
+    only = [f"Gm{number}" for number in range(1000, 1020)]
+    return var_of([*symbols, *only], mouse_id=[*ids, *only])
+
+
+def test_mouse_genes_are_mapped_to_orthologues(reference: GeneList) -> None:
+    var = mouse_var()
+    expected = np.array([bool(name) for name in var.index[:200]])
+    assert 100 < expected.sum() < 200
+    for query in (var, var.set_index("mouse_id"), var_of([f"{name}.3" for name in var["mouse_id"][:200]])):
+        match = match_genes(query, reference, species="mouse")
+        np.testing.assert_array_equal(match.found, expected)
+        np.testing.assert_array_equal(match.columns[expected], np.flatnonzero(expected))
+        assert (match.orthologues_of, match.notes) == ("mouse", ())
+
+
+def test_human_genes_are_mapped_for_a_reference_of_mouse(reference: GeneList) -> None:
+    symbols, ids = orthologue_names(list(reference.symbols), "human")
+    mapped = [row for row, name in enumerate(symbols) if name]
+    query = var_of(list(reference.symbols))
+    for names in (symbols, ids):
+        of_mouse = GeneList(tuple(names[row] for row in mapped), (None,) * len(mapped))
+        match = match_genes(query, of_mouse, species="human")
+        assert match.columns.tolist() == mapped
+        assert match.orthologues_of == "human"
+
+
+def test_the_species_of_the_reference_changes_nothing(reference: GeneList) -> None:
+    query = var_of(list(reference.symbols))
+    with_species, without = match_genes(query, reference, species="human"), match_genes(query, reference)
+    assert (with_species.selection != without.selection).nnz == 0
+    assert with_species.orthologues_of is None
+
+
+def test_a_wrong_species_is_refused_or_noted(reference: GeneList) -> None:
+    ids = var_of([gene_id or "" for gene_id in reference.ensembl_ids])
+    with pytest.raises(GenesError, match="the query has human genes like ENSG.*Leave species out"):
+        match_genes(ids, reference, species="mouse")
+    match = match_genes(var_of(list(reference.symbols)), reference, species="mouse")
+    assert match.notes == (NOT_MOUSE,)
+    rat = GeneList(tuple(f"ENSRNOG{number:011}" for number in range(60)), (None,) * 60)
+    with pytest.raises(GenesError, match="the reference is rat; the table of orthologues has human and mouse"):
+        match_genes(mouse_var(), rat, species="mouse")
+
+
+def test_mouse_genes_without_species_name_the_option(reference: GeneList) -> None:
+    var = mouse_var()
+    remedy = r"looks like mouse; this reference is human\. .*species='mouse' \(--species mouse\)"
+    with pytest.raises(GenesError, match=remedy):
+        match_genes(var.set_index("mouse_id"), reference)
+    (note,) = match_genes(var, reference).notes
+    assert "The query looks like mouse" in note
+    assert "species='mouse' (--species mouse)" in note
+    with pytest.raises(GenesError, match="Map the genes to human orthologues first"):
+        match_genes(var_of([f"ENSRNOG{number:011}" for number in range(60)]), reference)
+
+
+def test_gene_key_names_the_column(reference: GeneList) -> None:
+    var = var_of(list(reference.symbols)[::-1], mine=list(reference.symbols))
+    assert match_genes(var, reference).columns.tolist() == list(range(200))[::-1]
+    match = match_genes(var, reference, gene_key="mine")
+    assert (match.columns.tolist(), match.naming) == (list(range(200)), "var['mine']")
+    assert genes_of(var_of(["GCG", "INS"], mine=["SST", "INS"]), "mine").symbols == ("INS", "SST")

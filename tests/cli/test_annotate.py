@@ -176,6 +176,37 @@ def test_labels_of_another_reference_in_a_file_are_not_replaced_without_a_word(
     assert {"second_label", "second_ontology_term_id"} <= set(both.obs)
 
 
+def test_the_majority_of_fine_clusters_labels_their_cells(
+    run: Run, query_file: Path, few: AnnData, small_folder: Path, tmp_path: Path
+) -> None:
+    out, table, labels = (tmp_path / name for name in ("out.h5ad", "clusters.csv", "labels.csv"))
+    where = ("annotate", query_file, "--model", small_folder, "--majority-vote")
+    ran = run(*where, "--out", out, "--table", labels, "--cluster-table", table)
+    assert ran.code == 0, ran.err
+    obs, clusters = anndata.read_h5ad(out).obs, pd.read_csv(table)
+    assert clusters["cells"].sum() == few.n_obs
+    by_cluster = dict(zip(clusters["cluster"].astype(str), clusters["label"], strict=True))
+    assert obs["spikgpt_cluster_label"].tolist() == obs["spikgpt_cluster"].map(by_cluster).tolist()
+    assert pd.read_csv(labels)["spikgpt_cluster_label"].tolist() == obs["spikgpt_cluster_label"].tolist()
+    assert_refused(run(*where, "--out", out, "--cluster-key", "cell_type"), "majority_vote makes its own clusters")
+    assert_refused(run(*where, "--out-dir", tmp_path / "parts"), "Shards are labelled one by one")
+
+
+def test_labels_are_restricted(run: Run, query_file: Path, small_folder: Path, tmp_path: Path) -> None:
+    table = tmp_path / "labels.csv"
+    where = ("annotate", query_file, "--model", small_folder, "--table", table)
+    for flags in (["--labels", "alpha,beta"], ["--labels", "alpha", "--labels", "beta"]):
+        assert run(*where, *flags).code == 0
+        assert set(pd.read_csv(table)["spikgpt_best_label"]) == {"alpha", "beta"}
+    assert run(*where, "--exclude", "alpha", "--exclude", "beta, delta").code == 0
+    assert not {"alpha", "beta", "delta"} & set(pd.read_csv(table)["spikgpt_best_label"])
+    assert_refused(run(*where, "--exclude", "alfa"), "exclude names 'alfa', which is not a label of the reference")
+    ran = run("evaluate", query_file, "--model", small_folder, "--label-key", "cell_type", "--exclude", "alpha")
+    assert ran.code == 0
+    missing = " ".join(ran.err.split()).partition("Types missing from the reference or excluded (")[2]
+    assert "alpha" in missing.partition(")")[0]
+
+
 def test_evaluate_writes_its_figures(run: Run, query_file: Path, small_folder: Path, tmp_path: Path) -> None:
     figures = tmp_path / "figures.json"
     ran = run("evaluate", query_file, "--model", small_folder, "--label-key", "cell_type", "--json", figures)

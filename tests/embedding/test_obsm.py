@@ -78,7 +78,7 @@ def test_values_that_are_not_finite_are_refused(bad: float) -> None:
 
 @pytest.mark.parametrize("options", [{"layer": "counts"}, {"scaling": "query"}])
 def test_options_without_a_meaning_are_refused(options: dict[str, str]) -> None:
-    with pytest.raises(ConfigError, match="do not apply"):
+    with pytest.raises(ConfigError, match="does not apply"):
         ObsmEmbedding("X_scvi", 4).read(with_embedding(), **options)
 
 

@@ -26,6 +26,8 @@ def test_parameters_are_the_options_of_annotate() -> None:
         ("scaling", "shift"),
         ("batch_size", "100"),
         ("key_added", "null"),
+        ("labels", "alpha,beta"),
+        ("species", "mouse"),
     ]
     expected = {
         "layer": "counts",
@@ -36,6 +38,8 @@ def test_parameters_are_the_options_of_annotate() -> None:
         "scaling": "shift",
         "batch_size": 100,
         "key_added": "null",
+        "labels": ["alpha,beta"],
+        "species": "mouse",
     }
     assert read_parameters(pairs) == ("pancreas", DEFAULTS | expected)
 
@@ -52,6 +56,8 @@ def test_parameters_are_the_options_of_annotate() -> None:
         ([("layer", "a"), ("layer", "b")], "'layer' occurs twice"),
         ([("threshold", "0.9"), ("unknown_rate", "0.1")], "threshold cannot be combined"),
         ([("key_added", "a/b")], "key_added is 'a/b'"),
+        ([("species", "rat")], "species is 'rat'; expected human or mouse"),
+        ([("majority_vote", "1"), ("cluster_key", "leiden")], "majority_vote makes its own clusters"),
     ],
 )
 def test_other_parameters_are_refused(pairs: list[tuple[str, str]], message: str) -> None:

@@ -54,6 +54,15 @@ def test_the_order_and_the_size_of_shards_change_nothing(
     assert_same_labels(annotate_shards(shipped, shards[::-1], tmp_path / "labels", shard_size=1000), whole)
 
 
+def test_options_reach_all_shards(shipped: SpikGPT, shards: list[Path], query: AnnData, tmp_path: Path) -> None:
+    options: dict[str, Any] = {"exclude": ["alpha"], "layer": "X"}
+    expected = shipped.annotate(query.copy(), **options)
+    for _ in range(2):  # the second call resumes
+        assert_same_labels(annotate_shards(shipped, shards, tmp_path / "labels", **options), expected)
+    with pytest.raises(ConfigError, match=r"exclude was \['alpha'\], is \['beta'\]"):
+        annotate_shards(shipped, shards, tmp_path / "labels", exclude=["beta"], layer="X")
+
+
 def test_finished_parts_are_kept_and_damaged_ones_made_again(
     shipped: SpikGPT, shards: list[Path], whole: Annotation, folder: Path
 ) -> None:

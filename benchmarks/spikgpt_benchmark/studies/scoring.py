@@ -126,7 +126,7 @@ def score_query(model: SpikGPT, query: AnnData) -> QueryScores:
         unknown[name] = with_empty_cells(ruled.rule.is_unknown(scores), True)
         compatibility[name] = ruled.compatibility
     sample = replace(fitted.scores, probabilities=fitted.calibrated(thresholds, fitted.scores.probabilities))
-    known = {"smoothed": fitted.smoothed, "few_genes": fitted.report.few_genes}
+    known: dict[str, Any] = {"smoothed": fitted.smoothed, "few_genes": fitted.report.few_genes}
     unchecked = fit_rejection(thresholds, AnnotateOptions(), names, sample, fitted.match, **known)
     ood_score = unchecked.ood_scores(scores)
     assert ood_score is not None
