@@ -115,14 +115,9 @@ def _annotate_file(
     if cluster_table and not clustered:
         msg = "--cluster-table needs --cluster-key, the column of obs that holds the clusters, or --majority-vote."
         raise ConfigError(msg)
-    check_outputs(
-        Output("--out", out, CELLS),
-        Output("--table", table, TABLES),
-        Output("--cluster-table", cluster_table, CSV),
-        Output("--cas", cas, JSON),
-        Output("--lock-file", hub.pin().lock),
-        inputs=(query, *separate_names(model.model), model.scgpt),
-    )
+    tables = Output("--table", table, TABLES), Output("--cluster-table", cluster_table, CSV), Output("--cas", cas, JSON)
+    outputs = Output("--out", out, CELLS), *tables, Output("--lock-file", hub.pin().lock)
+    check_outputs(*outputs, inputs=(query, *separate_names(model.model), model.scgpt))
     written: list[Path] = []
     identity = identity_of(query)
     with interruptible(lambda: f"Written: {', '.join(map(str, written))}." if written else "Nothing was written."):
@@ -130,12 +125,12 @@ def _annotate_file(
             annotation, engine, reference = _annotated(cells, options.cluster_key, model, options, hub)
             clusters = None
             if options.cluster_key or (clustered and (cluster_table or cas)):
-                read = {"layer": options.layer, "gene_key": options.gene_key}
-                clusters = summarise(annotation, cells, options.cluster_key, **read)
+                key, layer, genes = options.cluster_key, options.layer, options.gene_key
+                clusters = summarise(annotation, cells, key, layer=layer, gene_key=genes)
             uns, notes = annotation.uns(cells), annotation.notes(cells)
         if out:
-            same = {"obs_names": annotation.obs_names, "identity": identity}
-            write_copy(query, out, obs=dict(annotation.obs()), obsm=annotation.obsm(), uns=uns, **same)
+            names, obs = annotation.obs_names, dict(annotation.obs())
+            write_copy(query, out, obs=obs, obsm=annotation.obsm(), uns=uns, obs_names=names, identity=identity)
             written.append(out)
         if table:
             write_table(annotation.table_chunks(), table)
@@ -149,7 +144,7 @@ def _annotate_file(
             written.append(cas)
     if reference and model.model != AUTO:
         hub.keep(model.model, reference)
-    if clusters:
+    if clusters is not None:
         _show_clusters(clusters)
     _show_labels(annotation, query, engine, notes)
     inform(f"Wrote {' and '.join(map(str, written))}")
