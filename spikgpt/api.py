@@ -375,10 +375,12 @@ class SpikGPT:
             Column of ``obs`` with batches, such as donors. To decide on Unknown, a cell is compared with the cells of
             the same label in its batch. ``auto`` uses columns such as ``sample`` or ``donor``; without such columns,
             batches are inferred from the cells. None treats all cells as one batch.
-        labels, exclude
-            Labels that cells may get, and labels that no cell may get; None for all labels, and for none. A cell is
-            compared with the allowed labels alone. So cells of an excluded type become Unknown if they are unlike the
-            allowed labels. A text may name several labels, separated by commas.
+        labels
+            Labels that cells may get; None for all labels. A cell is compared with the allowed labels alone. So cells
+            of other types become Unknown if they are unlike the allowed labels. A text may name several labels,
+            separated by commas.
+        exclude
+            Labels that no cell may get, in the same form; None for no labels.
         unknown_rate
             Upper limit of the expected share of Unknown cells, from 0 to below 1, if all cells are of known types and
             of the same study as the reference. 0 gives every cell a label. None sets no limit.
