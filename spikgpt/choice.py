@@ -37,6 +37,7 @@ from spikgpt.options import (
     AnnotateOptions,
     EngineOptions,
     Scaling,
+    Species,
     arguments_as,
     checked_keywords,
 )
@@ -435,12 +436,18 @@ def annotate(
     model: str | Path | SpikGPT | Sequence[str | Path | SpikGPT] = AUTO,
     *,
     layer: str | None = None,
+    gene_key: str | None = None,
+    species: Species | None = None,
     batch_key: str | None = "auto",
+    labels: Sequence[str] | None = None,
+    exclude: Sequence[str] | None = None,
     unknown_rate: float | None = None,
     threshold: float | None = None,
     reference_cutoff: bool = False,
     smoothing: bool = True,
     scaling: Scaling = "auto",
+    cluster_key: str | None = None,
+    majority_vote: bool = False,
     certainty: float = CERTAINTY,
     batch_size: int | None = None,
     progress: bool | None = None,
@@ -457,9 +464,11 @@ def annotate(
         Otherwise a reference, or a list of references for a query of several tissues: names, folders or opened
         references. Of several references, each cell gets the label of the reference that fits the cell best, and
         ``obs["spikgpt_reference"]`` names this reference.
-    layer, batch_key, unknown_rate, threshold, reference_cutoff, smoothing, scaling, certainty, batch_size, progress
+    layer, gene_key, species, batch_key, unknown_rate, threshold, reference_cutoff, smoothing, scaling, certainty
         As for :meth:`spikgpt.SpikGPT.annotate`.
-    key_added
+    labels, exclude, cluster_key, majority_vote
+        As for :meth:`spikgpt.SpikGPT.annotate`, for one reference only.
+    batch_size, progress, key_added
         As for :meth:`spikgpt.SpikGPT.annotate`.
 
     Raises
