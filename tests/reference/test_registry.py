@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import re
-import zlib
 import shutil
 import warnings
+import zlib
 from pathlib import Path
 
 import pytest
