@@ -58,7 +58,7 @@ def test_a_variant_may_have_its_own_licence_and_labels_to_leave_out() -> None:
 @pytest.mark.parametrize(
     ("options", "said"),
     [
-        ({"variant": "small"}, "no variant 'small'; it has shipped and four-donors"),
+        ({"variant": "small"}, "no variant 'small'; it has shipped, four-donors"),
         ({"only": ["GSE1"]}, r"no study 'GSE1'; choose from Baron \(GSE84133\), Muraro"),
         ({"only": ["Xin"]}, "No study of pancreas is left to train on; its reference studies are Baron, Muraro"),
     ],
