@@ -15,11 +15,12 @@ from hypothesis import strategies as st
 from scipy import sparse
 
 from spikgpt import ReferenceChoice, SpikGPT, annotate, annotate_shards, choose_reference
-from spikgpt.choice import ReferenceScore, annotate_by_best, choose, models_at_hand
+from spikgpt.choice import ReferenceScore, annotate_by_best, choose, models_at_hand, open_model
 from spikgpt.errors import ConfigError, DataError, SpikGPTWarning
 from spikgpt.options import AnnotateOptions
 from spikgpt.reference.files import Reference
 from spikgpt.reference.hub import Hub
+from spikgpt.reference.registry import shipped_references
 from spikgpt.several import NamedModel
 from spikgpt.sharing import open_reference, push
 from tests.conftest import QUERY_FILE
@@ -186,3 +187,38 @@ def test_a_tie_is_a_note(models: list[NamedModel], few: AnnData) -> None:
     assert choice.ties == ("small",)
     with pytest.warns(SpikGPTWarning, match="again and small suit the query about equally well"):
         annotation.write_to(adata)
+
+
+@pytest.fixture(scope="module")
+def all_shipped() -> list[NamedModel]:
+    return [open_model(name) for name in shipped_references()]
+
+
+def simulated(reference: Reference, cells: int = 60) -> AnnData:
+    """Simulate counts of each label. A gene is 0 or one value, which match the label's mean and deviation."""
+    tensors, more = reference.tensors, reference.more_genes
+    assert more is not None
+    truth, random = np.repeat(np.arange(len(reference.labels.names)), cells), np.random.default_rng(0)
+    means, stds = (
+        np.hstack([tensors[f"embedder.{name}"], tensors[f"embedder.more_{name}"]]).astype(np.float64)[truth]
+        for name in ("label_means", "label_stds")
+    )
+    high = np.divide(means**2 + stds**2, means, out=np.zeros_like(means), where=means > 0)
+    share = np.divide(means, high, out=np.zeros_like(means), where=high > 0)
+    logs = np.where(random.random(means.shape) < share, high, 0)
+    # Half of the normalised depth.
+    adata = AnnData(sparse.csr_matrix(random.poisson(np.expm1(logs) / 2).astype(np.float32)))
+    adata.var_names = [*reference.genes.symbols, *more.symbols]
+    adata.obs["cell_type"] = np.array(reference.labels.names)[truth]
+    return adata
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", shipped_references())
+def test_simulated_cells_get_the_shipped_reference_of_their_tissue(all_shipped: list[NamedModel], name: str) -> None:
+    model = next(model for model in all_shipped if model.name == name)
+    cells = simulated(model.reference)
+    choice = choose(cells, all_shipped, OPTIONS)
+    assert [score.name for score in choice.scores if score.suits] == [choice.best] == [name]
+    annotation = annotate_by_best(cells, [model], OPTIONS)[0]
+    assert (annotation.labels == cells.obs["cell_type"].to_numpy()).mean() > 0.95
