@@ -15,7 +15,7 @@ import pytest
 PRINTS = """if True:
     import sys, typer
     from pathlib import Path
-    from spikgpt.cli import main
+    from spikgpt.cli import app, main
     from spikgpt.cli.flags import command
     from spikgpt.cli.output import note, show
     from spikgpt.errors import ConfigError
@@ -28,7 +28,7 @@ PRINTS = """if True:
             raise ConfigError("\\u03b2 is wrong")
         Path("written").write_text("whole")
         note("\\u03b2 was written")
-    main.app.command("odd")(odd)
+    app.app.command("odd")(odd)
     main.main()
 """
 ODD = [sys.executable, "-c", PRINTS, "odd"]
@@ -82,7 +82,7 @@ def test_a_mistake_is_one_line_whatever_the_streams(tmp_path: Path) -> None:
 WAITS = """if True:
     import sys, time
     from pathlib import Path
-    from spikgpt.cli import main
+    from spikgpt.cli import app, main
     from spikgpt.cli.flags import command
     from spikgpt.files import replacing
     @command()
@@ -91,7 +91,7 @@ WAITS = """if True:
             temporary.write_text("half")
             print("writing", flush=True)
             time.sleep(60)
-    main.app.command("wait")(wait)
+    app.app.command("wait")(wait)
     main.main()
 """
 
