@@ -245,7 +245,8 @@ def options_of(kind: type[T], keywords: Mapping[str, Any], flags: Mapping[str, s
     # NumPy's numbers and paths become plain Python values, which msgspec converts.
     plain = {name: value.tolist() if hasattr(value, "tolist") else value for name, value in keywords.items()}
     # One text stands for a list of it.
-    texts = {name for name, hint in get_type_hints(kind).items() if list[str] in get_args(hint)}
+    annotations = {name: text for one in kind.__mro__ for name, text in getattr(one, "__annotations__", {}).items()}
+    texts = {name for name, text in annotations.items() if "list[str]" in text}
     plain |= {name: [value] for name, value in plain.items() if name in texts and isinstance(value, str)}
     plain |= {name: str(value) for name, value in plain.items() if isinstance(value, Path)}
     try:

@@ -93,8 +93,9 @@ def has_ended(process: psutil.Process) -> bool:
 
 @contextmanager
 def running(*arguments: object) -> Iterator[Server]:
-    """Run ``spikgpt serve``, and see that it stops without leftovers."""
-    command = [*PROGRAM, "serve", "--port", "0", *map(str, arguments)]
+    """Run ``spikgpt serve``, by default with the reference pancreas, and see that it stops without leftovers."""
+    models = () if "--model" in arguments else ("--model", "pancreas")
+    command = [*PROGRAM, "serve", "--port", "0", *models, *map(str, arguments)]
     with subprocess.Popen(command, stderr=subprocess.PIPE, text=True) as process:
         try:
             yield from _until_stopped(Server(process))

@@ -111,7 +111,7 @@ def test_tables_are_those_of_the_command_line(
 
 def test_parameters_are_refused_in_the_words_of_the_library(served: Server, h5ad: bytes) -> None:
     message = assert_refused(served.annotate(h5ad, model="pancreas", unknown_rat=0.1), 422, "ConfigError")
-    assert "the options are model, layer, batch_key" in message
+    assert "the options are model, layer, gene_key" in message
     assert "Did you mean 'unknown_rate'?" in message
     assert "progress" not in message
     message = assert_refused(served.annotate(h5ad, model="pancreas", unknown_rate=2), 422, "ConfigError")

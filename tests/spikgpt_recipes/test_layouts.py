@@ -32,7 +32,7 @@ def test_the_guide_shows_what_can_be_read() -> None:
     blocks = re.findall(r"```yaml\n(.*?)```", text, re.DOTALL)
     shown = [file for block in blocks for file in msgspec.yaml.decode(block, type=list[StudyFile])]
     studies = {name: layout for study in READERS.values() for name, layout in study.items()}
-    assert len(shown) == 7
+    assert len(shown) == 8
     for file in shown:
         assert file.reader == file_of(studies[file.name]).reader
 
