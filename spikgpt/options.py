@@ -246,7 +246,7 @@ def options_of(kind: type[T], keywords: Mapping[str, Any], flags: Mapping[str, s
     plain = {name: value.tolist() if hasattr(value, "tolist") else value for name, value in keywords.items()}
     # One text stands for a list of it.
     annotations = {name: text for one in kind.__mro__ for name, text in getattr(one, "__annotations__", {}).items()}
-    texts = {name for name, text in annotations.items() if "list[str]" in text}
+    texts = {name for name, text in annotations.items() if "list[str]" in str(text)}
     plain |= {name: [value] for name, value in plain.items() if name in texts and isinstance(value, str)}
     plain |= {name: str(value) for name, value in plain.items() if isinstance(value, Path)}
     try:

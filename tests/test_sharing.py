@@ -47,21 +47,17 @@ def files_of(folder: Path) -> dict[str, bytes]:
 # Where references are found
 
 
-def test_every_shipped_reference_is_whole() -> None:
-    assert "pancreas" in shipped_references()
-    for name, folder in shipped_references().items():
-        found = verify(folder)
-        assert found.reference.name == name
-        assert (
-            found.checks[0] == f"{len(found.reference.files)} files have the size and sha256 that manifest.json lists"
-        )
-        assert len(found.checks) == 3 + len(GRAPHS)
+def test_the_checks_of_a_shipped_reference_are_named() -> None:
+    found = verify(shipped_references()["pancreas"])
+    assert found.checks[0] == "13 files have the size and sha256 that manifest.json lists"
+    assert len(found.checks) == 3 + len(GRAPHS)
 
 
 @pytest.mark.parametrize("name", ["pancreaz", "Pancreas", "pancras"])
 def test_a_name_that_is_nearly_right_is_suggested(name: str, client: Hub) -> None:
+    names = ", ".join(shipped_references())
     expected = (
-        f"^There is no reference or folder '{name}'. Did you mean 'pancreas'\\? Shipped references: {', '.join(shipped_references())}. "
+        f"^There is no reference or folder '{name}'. Did you mean 'pancreas'\\? Shipped references: {names}. "
         f"Tried spikgpt/{name} on the Hub too: There is no repository spikgpt/{name} on the Hub"
     )
     with pytest.raises(ReferenceNotFound, match=expected):
