@@ -10,6 +10,7 @@ import msgspec
 import pytest
 
 from spikgpt_recipes.layouts import Csv, StudyFile, Tar, compile_pattern
+from spikgpt_recipes.recipe import find_recipe, read_recipe
 from tests.spikgpt_recipes.study_files import READERS
 
 TABLE = {"format": "csv", "cells": "rows"}
@@ -32,9 +33,12 @@ def test_the_guide_shows_what_can_be_read() -> None:
     blocks = re.findall(r"```yaml\n(.*?)```", text, re.DOTALL)
     shown = [file for block in blocks for file in msgspec.yaml.decode(block, type=list[StudyFile])]
     studies = {name: layout for study in READERS.values() for name, layout in study.items()}
+    readers = {name: file_of(layout).reader for name, layout in studies.items()}
+    recipe = read_recipe(find_recipe("rpe-choroid"))
+    readers |= {file.name: file.reader for study in recipe.sources for file in study.files}
     assert len(shown) == 8
     for file in shown:
-        assert file.reader == file_of(studies[file.name]).reader
+        assert file.reader == readers[file.name]
 
 
 def test_what_is_not_said_is_what_is_usual() -> None:
