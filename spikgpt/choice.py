@@ -21,6 +21,7 @@ from anndata import AnnData
 from msgspec import structs
 
 from spikgpt.api import SpikGPT, check_cells, written_to
+from spikgpt.cells.align import CHUNK
 from spikgpt.cells.cell_cache import CellCache
 from spikgpt.cells.expression import Cells, Expression, find_expression
 from spikgpt.cells.genes import MINIMUM_GENES, species_of
@@ -55,8 +56,6 @@ from spikgpt.sharing import open_reference
 from spikgpt.types import Integers
 
 LIMITS, MATCH = CONSTANTS.choice, CONSTANTS.label_match
-# Cells read at a time.
-CHUNK = 1024
 
 
 @dataclass(frozen=True)
@@ -316,11 +315,11 @@ def _score(
     unknown = fitted.rule.is_unknown(replace(fitted.scores, probabilities=calibrated))
     comparison, report = fitted.comparison or Comparison(0), fitted.report
     against = _reason_against(fitted, species, species_of(reference.genes))
-    found = f"{report.genes_matched} of {report.genes_total} genes found"
+    genes = f"{report.genes_matched} of {report.genes_total} genes found"
     return ReferenceScore(
         name,
         suits=against is None,
-        reason=against or f"the profiles of its labels agree with the query, {found}",
+        reason=against or f"the profiles of its labels agree with the query, {genes}",
         correlation=_correlation(fitted),
         agreement=comparison.correlation,
         genes_found=report.genes_matched,

@@ -121,7 +121,7 @@ def show(
 
     lines = [tuple(printable(str(cell)) for cell in row) for row in rows]
     heads = [Column(name, overflow="fold") for name in columns]
-    for index in numbers or ():
+    for index in numbers:
         heads[index] = Column(columns[index], no_wrap=True, justify="right")
     output = Console() if result else console
     widths = [max(map(len, column)) for column in zip(columns, *lines, strict=True)]

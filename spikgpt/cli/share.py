@@ -49,18 +49,17 @@ def card(model: Model, hub: HubOptions) -> None:
 @command()
 def info(model: Model, hub: HubOptions) -> None:
     """Show the labels of a reference, its training cells, and its accuracy on held-out cells."""
-    from spikgpt.reference.card import label_agreement
+    from spikgpt.reference.summary import Labels
     from spikgpt.sharing import open_reference
 
     reference = open_reference(model, hub=hub_of(hub))
     metrics, provenance = reference.metrics, reference.provenance
     held_out, validation = metrics["held_out"], metrics.get("cross_validation")
-    scores = {row["label"]: f"{row['f1']:.3f}" for row in label_agreement(metrics)["per_label"]}
     rows = [
-        (name, term or "-", metrics["cells_per_label"][name], scores.get(name, "not measured"))
-        for name, term in zip(reference.labels.names, reference.labels.cell_ontology_ids, strict=True)
+        (row.name, row.cell_ontology_id or "-", row.cells, "not measured" if row.f1 is None else f"{row.f1:.3f}")
+        for row in Labels.from_metrics(reference.labels, metrics).rows
     ]
-    show(("label", "Cell Ontology id", "cells", "F1, held out"), rows, reference.name, result=True)
+    show(Labels.COLUMNS, rows, reference.name, result=True)
     genes = f", {len(reference.genes)} genes." if len(reference.genes) else "."
     for line in (
         f"Trained on {metrics['cells']} cells, recipe {provenance['recipe']['name']}, "

@@ -47,6 +47,14 @@ def spiking_neurons(config: SpikGPTConfig) -> neuron.LIFNode:
     )
 
 
+def inference_affine(norm: nn.BatchNorm1d) -> tuple[Tensor, Tensor]:
+    """Return the gain and the shift of a BatchNorm with its running statistics, each of shape (out_features,)."""
+    statistics = norm.state_dict()
+    mean, variance = statistics["running_mean"], statistics["running_var"]  # each (out_features,)
+    gain = norm.weight / torch.sqrt(variance + norm.eps)  # (out_features,)
+    return gain, norm.bias - mean * gain
+
+
 class NormedLinear(nn.Module):
     """A linear layer with BatchNorm.
 
@@ -69,13 +77,11 @@ class NormedLinear(nn.Module):
         """Fold the BatchNorm's running statistics into the linear layer, for inference."""
         if not isinstance(self.norm, nn.BatchNorm1d):
             return
-        statistics = self.norm.state_dict()
-        mean, variance = statistics["running_mean"], statistics["running_var"]  # each (out_features,)
-        gain = self.norm.weight / torch.sqrt(variance + self.norm.eps)  # (out_features,)
+        gain, shift = inference_affine(self.norm)
         folded = nn.Linear(self.linear.in_features, self.linear.out_features, dtype=gain.dtype, device=gain.device)
         with torch.no_grad():
             folded.weight.copy_(self.linear.weight * gain[:, None])
-            folded.bias.copy_(self.norm.bias - mean * gain)
+            folded.bias.copy_(shift)
         self.linear, self.norm = folded, nn.Identity()
 
 

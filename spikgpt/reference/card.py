@@ -11,6 +11,7 @@ from typing import Any, Self
 import yaml
 
 from spikgpt.reference.hub_metadata import hub_licence, is_hub_dataset, tags_of
+from spikgpt.reference.summary import label_agreement
 from spikgpt.scoring.ontology import ontology
 from spikgpt.scoring.thresholds import CELLS_FOR_OWN_LIMIT
 
@@ -90,13 +91,6 @@ def card(
         scores={row["label"]: row for row in label_agreement(metrics)["per_label"]},
         onnx=onnx,
     )
-
-
-def label_agreement(metrics: dict[str, Any]) -> dict[str, Any]:
-    """Return the agreement that the figures of single labels come from: of the cross-validation, if there is one."""
-    validation = metrics.get("cross_validation")
-    agreement: dict[str, Any] = validation["pooled"] if validation else metrics["held_out"]
-    return agreement
 
 
 def untrained_card(recipe: dict[str, Any]) -> str:

@@ -17,12 +17,13 @@ from spikgpt.cells.genes import GeneList
 from spikgpt.embedding.imputation import shapes as more_shapes
 from spikgpt.errors import ConfigError, DamagedReference, GenesError
 from spikgpt.reference import format as stored_format
-from spikgpt.reference.card import card, label_agreement
+from spikgpt.reference.card import card
 from spikgpt.reference.config import SpikGPTConfig
 from spikgpt.reference.format import MANIFEST, PICTURE, RELIABILITY, digest_of, migrated, stored_files, with_manifest
 from spikgpt.reference.json_files import converted, decoded, dumped, parsed
 from spikgpt.reference.pictures import confusion_picture, reliability_picture
 from spikgpt.reference.schema import Config, Genes, Metrics, PCARecord, require
+from spikgpt.reference.summary import label_agreement
 from spikgpt.scoring.label_map import LabelMap, LabelRow
 from spikgpt.scoring.ood_scorer import LabelGeometry
 from spikgpt.scoring.thresholds import Thresholds

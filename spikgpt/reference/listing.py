@@ -53,13 +53,13 @@ def list_references(
 
 def reference_list(hub: Hub) -> ReferenceList:
     """Return :func:`list_references` by a client of the Hub."""
-    found = [(folder, ReferenceSummary(name=name, source=SHIPPED)) for name, folder in shipped_references().items()]
-    found += [
+    summaries = [(folder, ReferenceSummary(name=name, source=SHIPPED)) for name, folder in shipped_references().items()]
+    summaries += [
         (one.folder, ReferenceSummary(name=_name_of(one), source=CACHED, commit=one.commit, refs=one.refs))
         for one in hub.cached((*FILES, MANIFEST))
     ]
     listed = []
-    for folder, summary in found:
+    for folder, summary in summaries:
         try:
             listed.append(summary.with_files(stored_files(folder)))
         except SpikGPTError as error:

@@ -59,8 +59,7 @@ class Labels(tuple[str, ...]):
     @classmethod
     def from_metrics(cls, labels: LabelMap, metrics: Mapping[str, Any]) -> Self:
         """Return labels with the figures of ``metrics.json``, plain JSON values."""
-        measured = (metrics.get("cross_validation") or {}).get("pooled") or metrics["held_out"]
-        scores = {row["label"]: row["f1"] for row in measured["per_label"]}
+        scores = {row["label"]: row["f1"] for row in label_agreement(metrics)["per_label"]}
         return cls(
             LabelSummary(name, term, metrics["cells_per_label"][name], scores.get(name))
             for name, term in zip(labels.names, labels.cell_ontology_ids, strict=True)
@@ -210,6 +209,13 @@ class ReferenceList(tuple[ReferenceSummary, ...]):
 
     def _repr_html_(self) -> str:
         return html_table(self.COLUMNS, self.table(), numbers=2)
+
+
+def label_agreement(metrics: Mapping[str, Any]) -> dict[str, Any]:
+    """Return the agreement that the figures of single labels come from: of the cross-validation, if there is one."""
+    validation = metrics.get("cross_validation")
+    agreement: dict[str, Any] = validation["pooled"] if validation else metrics["held_out"]
+    return agreement
 
 
 def text_table(columns: Sequence[str], rows: Sequence[Row], *, numbers: int) -> str:

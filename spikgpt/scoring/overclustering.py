@@ -46,10 +46,10 @@ def over_cluster(neighbours: Rows, points: Floats, n_cells: int) -> npt.NDArray[
     # igraph has one generator of random numbers for the process.
     igraph.set_random_number_generator(random.Random(0))
     try:
-        found = graph.community_leiden("modularity", resolution=resolution(n_cells), n_iterations=2).membership
+        leiden = graph.community_leiden("modularity", resolution=resolution(n_cells), n_iterations=2)
     finally:
         igraph.set_random_number_generator(random)
-    codes = np.array(found)[rank]
+    codes = np.array(leiden.membership)[rank]
     by_size = np.argsort(-np.bincount(codes), kind="stable")
     return np.asarray(np.argsort(by_size)[codes], dtype=np.int32)
 

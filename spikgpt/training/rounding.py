@@ -12,7 +12,7 @@ import numpy.typing as npt
 import torch
 from torch import nn
 
-from spikgpt.engines.model import NormedLinear, SpikingClassifier
+from spikgpt.engines.model import NormedLinear, SpikingClassifier, inference_affine
 from spikgpt.types import Floats
 
 # Bits after the leading bit of a weight: those of bfloat16.
@@ -35,13 +35,12 @@ def round_weights(classifier: SpikingClassifier) -> None:
     with torch.no_grad():
         for layer in classifier.modules():
             if isinstance(layer, NormedLinear) and isinstance(norm := layer.norm, nn.BatchNorm1d):
-                mean, variance = norm.get_buffer("running_mean"), norm.get_buffer("running_var")
-                gain = norm.weight / torch.sqrt(variance + norm.eps)  # (out_features,)
+                gain, shift = inference_affine(norm)
                 layer.linear.weight.mul_(gain[:, None])
-                norm.bias.sub_(mean * gain)
+                norm.bias.copy_(shift)
                 norm.weight.fill_(1)
-                mean.zero_()
-                variance.fill_(1 - norm.eps)
+                norm.get_buffer("running_mean").zero_()
+                norm.get_buffer("running_var").fill_(1 - norm.eps)
         for layer in classifier.modules():
             if isinstance(layer, nn.Linear):
                 layer.weight.copy_(torch.from_numpy(round_bits(layer.weight.numpy())))

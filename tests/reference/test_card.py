@@ -15,9 +15,10 @@ import yaml
 from anndata import AnnData
 from huggingface_hub import CommitOperationAdd, HfApi, ModelCard, metadata_load
 
-from spikgpt.reference.card import Card, card, card_figures, label_agreement, read_metadata, untrained_card
+from spikgpt.reference.card import Card, card, card_figures, read_metadata, untrained_card
 from spikgpt.reference.hub import Hub
 from spikgpt.reference.registry import shipped_references
+from spikgpt.reference.summary import label_agreement
 from spikgpt.sharing import push
 from spikgpt_recipes.plan import plan_build
 from spikgpt_recipes.recipe import find_recipe, read_card, read_recipe, recipe_folders

@@ -112,10 +112,10 @@ def test_a_cross_validation_comes_back() -> None:
 )
 def test_a_forged_cross_validation_is_refused(path: tuple[Any, ...], value: Any, message: str) -> None:
     values = validation()
-    place = values
+    parent = values
     for key in path[:-1]:
-        place = place[key]
-    place[path[-1]] = value
+        parent = parent[key]
+    parent[path[-1]] = value
     with pytest.raises(DamagedReference, match=message):
         converted(METRICS | {"cross_validation": values}, "metrics.json", Metrics)
 
