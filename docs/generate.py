@@ -175,7 +175,7 @@ def section(reference: Reference) -> str:
 
 
 def scores(accuracy: float, macro_f1: float) -> str:
-    """Return accuracy and macro-F1 in words."""
+    """Return accuracy and macro-F1 as text."""
     return f"accuracy {accuracy:.3f}, macro-F1 {macro_f1:.3f}"
 
 

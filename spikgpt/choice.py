@@ -49,7 +49,7 @@ from spikgpt.reference.hub import Hub
 from spikgpt.reference.registry import AUTO, separate_names, shipped_references
 from spikgpt.sampling import sample_of
 from spikgpt.scoring.annotation import Annotation
-from spikgpt.scoring.compatibility import OTHER, Comparison, Compatibility
+from spikgpt.scoring.compatibility import OTHER, OTHER_GENES, Comparison, Compatibility
 from spikgpt.scoring.rejection import RejectionRule
 from spikgpt.several import NamedModel, annotate_by_several
 from spikgpt.sharing import open_reference
@@ -351,7 +351,7 @@ def _reason_against(fitted: QueryModel, species: str | None, of_reference: str |
         return f"the profiles of its labels differ; expected r of at least {LIMITS.least_correlation:g}"
     if comparison.correlation is not None and comparison.correlation < LIMITS.least_agreement:
         agreement = f"an agreement of {comparison.correlation:.2f}"
-        return f"other genes separate the cell types: {agreement}, expected at least {LIMITS.least_agreement:g}"
+        return f"{OTHER_GENES}: {agreement}, expected at least {LIMITS.least_agreement:g}"
     return None
 
 

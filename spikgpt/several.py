@@ -141,7 +141,7 @@ def merged(parts: Mapping[str, Annotation], owner: Integers, cells: Cells) -> An
         return whole
 
     def optional(name: str) -> npt.NDArray[Any] | None:
-        """Return an array that some parts lack, with NaN for their cells; None if all lack it."""
+        """Return an array of all cells, NaN in parts without the array; None if no part has the array."""
         if all(getattr(part, name) is None for part in own):
             return None
         arrays = (getattr(part, name) for part in own)

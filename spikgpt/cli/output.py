@@ -113,8 +113,8 @@ def show(
 ) -> None:
     """Print a table: a result on standard output, other tables on standard error.
 
-    ``numbers`` are the indices of columns that are aligned to the right and never folded. The table then has no lines,
-    so that many columns fit on a terminal.
+    ``numbers`` are the indices of columns that are aligned to the right and never folded. With
+    ``numbers``, the table has no borders, so that many columns fit on a terminal.
     """
     from rich.box import HEAVY_HEAD
     from rich.table import Column, Table

@@ -47,7 +47,7 @@ def unpack(packed: npt.NDArray[np.uint8], layout: Layout) -> npt.NDArray[Any]:
 def split_rows(matrix: sparse.csr_matrix) -> dict[str, npt.NDArray[Any]]:
     """Return a sparse matrix whose rows hold few different values, as logs of counts do, as arrays of small numbers.
 
-    The levels of a row are its different values. The arrays hold the levels (see :func:`_split_levels`), the number of
+    The levels of a row are its distinct values. The arrays hold the levels (see :func:`_split_levels`), the number of
     levels of each row, the index of the level of each stored value, and the step from its column to the column before
     in its row.
     """
@@ -103,7 +103,10 @@ def _split_levels(levels: npt.NDArray[Any], of_row: npt.NDArray[Any]) -> dict[st
 
 
 def _joined_levels(parts: Mapping[str, npt.NDArray[Any]]) -> npt.NDArray[Any]:
-    """Return the levels from the results of :func:`_split_levels` and the number of levels of each row."""
+    """Return the levels of all rows: the inverse of :func:`_split_levels`.
+
+    ``parts`` also holds the number of levels of each row.
+    """
     smallest, of_row = parts[SMALLEST], parts[OF_ROW]
     factors = np.repeat(_factors(smallest), of_row[of_row > 0])
     bits = _bits(_logs(parts[MULTIPLES], factors, smallest.dtype)) + parts[ERRORS]

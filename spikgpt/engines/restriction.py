@@ -2,7 +2,8 @@
 
 Probabilities and energy are those of the allowed labels. The in-distribution score compares a cell with the centroids
 and profiles of these labels. So a cell of an excluded type becomes Unknown if it is unlike all allowed labels. Genes
-keep their weights among all labels. So the scores of cells of allowed types, and their calibration, hardly change.
+keep their weights among all labels. So the restriction hardly changes the in-distribution scores of cells of allowed
+types, and the calibration of these scores.
 """
 
 from __future__ import annotations

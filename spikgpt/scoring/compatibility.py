@@ -20,6 +20,8 @@ Kind = Literal["like the reference", "another study, labels hold", "another tiss
 LIKE: Kind = "like the reference"
 STUDY: Kind = "another study, labels hold"
 OTHER: Kind = "another tissue or species, do not use"
+# Reason against a reference. The correlation follows.
+OTHER_GENES = "other genes than in the reference separate the cell types"
 
 LIMITS = CONSTANTS.compatibility
 
@@ -188,7 +190,7 @@ def _reason_to_refuse(
     if own is not None and other is not None and other - own > LIMITS.other_excess:
         return f"{_markers(own)}, and the markers of another label at {100 * other:.0f}%"
     if own is not None and similarity is not None and similarity < LIMITS.least_similarity:
-        separated = "" if correlation is None else f", and other genes separate the cell types (r = {correlation:.2f})"
+        separated = "" if correlation is None else f", and {OTHER_GENES} (r = {correlation:.2f})"
         return f"{_markers(own)}{separated}: similarity {similarity:.2f}, expected at least {LIMITS.least_similarity:g}"
     if correlation is None:
         if similarity is None and loss > LIMITS.largest_shift:
@@ -208,7 +210,5 @@ def _reason_to_refuse(
                 f"labels lack their expression profile: mean contrast {mean_contrast:.2f}, expected at least {least:g}"
             )
     if correlation < LIMITS.least_correlation and far:
-        return (
-            f"other genes separate the cell types: r = {correlation:.2f}, expected at least {LIMITS.least_correlation}"
-        )
+        return f"{OTHER_GENES}: r = {correlation:.2f}, expected at least {LIMITS.least_correlation}"
     return None

@@ -182,7 +182,8 @@ class OODScorer:
     def _tables(self) -> tuple[Floats, Floats, Floats]:
         """Weight of each gene in the correlation, (G,), standardised profiles, (L, G), and largest mean, (G,).
 
-        The weights are those of all labels, so that the scores of held-out cells hold for some of the labels too.
+        The weights come from all labels, also where a query is restricted to some labels. So the scores of held-out
+        cells stay comparable.
         """
         assert self.profiles is not None
         means = self.profiles.means

@@ -107,8 +107,8 @@ def annotate_shards(
     options = AnnotateOptions(**{name: getattr(options, name) for name in AnnotateOptions.__struct_fields__})
     if options.majority_vote or options.cluster_key is not None:
         msg = (
-            "Shards are labelled one by one, so no majority of a cluster over all shards is known; leave out "
-            "majority_vote and cluster_key (--majority-vote, --cluster-key), or annotate one file with all cells."
+            "Shards are labelled one by one, so the most frequent label of a cluster in all shards is not known. Leave "
+            "out majority_vote and cluster_key (--majority-vote, --cluster-key), or annotate one file with all cells."
         )
         raise ConfigError(msg)
     files = identify_all(shards)

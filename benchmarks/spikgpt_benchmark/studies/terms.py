@@ -27,7 +27,7 @@ from spikgpt_benchmark.studies.suite import Record, StudyContext, StudySuite
 
 # With a certainty of 0 each cell has the term of its label.
 CERTAINTIES = (0.0, 0.5, 0.8, 0.9, 0.95, 0.99)
-# Cell Ontology ids of the types of the studies that state none.
+# Cell Ontology ids of blood cell types, for studies that state no ids.
 BLOOD_TERMS = {
     "CD4 T": "CL:0000624",
     "CD8 T": "CL:0000625",
