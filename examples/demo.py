@@ -100,7 +100,7 @@ def export_and_compare(console: Console, model: SpikGPT, cells: AnnData, by_torc
     console.print("\n[bold]3. Annotate again[/] by ONNX Runtime, without torch.")
     by_onnx = SpikGPT.from_pretrained(folder, engine="onnx").annotate(CELLS, progress=False)
     in_8_bits = SpikGPT.from_pretrained(folder, engine="onnx", precision="int8").annotate(CELLS, progress=False)
-    console.print(f"Scaling {by_onnx.report.scaling}.")
+    console.print(f"Scaling {by_onnx.input_report.scaling}.")
     show_accuracy(console, evaluate(by_onnx, cells, "cell_type"))
     same, total = int((by_onnx.labels == by_torch.labels).sum()), len(by_torch.labels)
     difference = float(np.abs(by_onnx.probabilities - by_torch.probabilities).max())

@@ -385,8 +385,8 @@ def annotate_by_best(
             rule=RejectionRule("no reference at hand suits this query"),
             compatibility=Compatibility(OTHER, f"{nearest} is nearest: {choice.scores[0].reason}", {}),
         )
-    report = replace(annotation.report, notes=annotation.report.notes + choice.notes())
-    return replace(annotation, report=report, facts=choice.facts()), choice, model
+    report = replace(annotation.input_report, notes=annotation.input_report.notes + choice.notes())
+    return replace(annotation, input_report=report, facts=choice.facts()), choice, model
 
 
 @checked_keywords

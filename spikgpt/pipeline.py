@@ -24,8 +24,9 @@ from spikgpt.cells.expression import Cells
 from spikgpt.cells.obs import batches_of, labels_of
 from spikgpt.cells.progress import progress_bar, showing
 from spikgpt.embedding.base import Engine, QueryCells
-from spikgpt.engines.query_model import QueryModel
+from spikgpt.engines.query_model import NEAREST, QueryModel
 from spikgpt.engines.restriction import excluded_labels, restrict
+from spikgpt.explain.query import FittedQuery
 from spikgpt.options import CERTAINTY, AnnotateOptions
 from spikgpt.reference.files import Reference
 from spikgpt.report.clusters import majority, own_clusters
@@ -54,6 +55,8 @@ class CellLabels:
         True for cells without counts, shape (n,).
     clusters
         Index of the fine cluster for the vote of the majority, shape (n,), -1 for empty cells; None without the vote.
+    nearest
+        Positions in the sample of the cells nearest to each cell, shape (n, 3), -1 for empty cells.
     """
 
     probabilities: npt.NDArray[np.float32]
@@ -64,12 +67,14 @@ class CellLabels:
     ood_score: npt.NDArray[np.float32] | None
     empty: Bools
     clusters: npt.NDArray[np.int32] | None = None
+    nearest: npt.NDArray[np.int32] | None = None
 
     @classmethod
     def allocate(cls, cells: int, labels: int) -> CellLabels:
         """Allocate arrays for all cells at once, as the concatenation of chunks takes twice the memory."""
         dtypes = np.int16, np.int16, bool, np.float32, np.float32, bool, np.int32
         arrays: list[Any] = [np.zeros(cells, dtype=dtype) for dtype in dtypes]
+        arrays.append(np.zeros((cells, NEAREST), dtype=np.int32))
         return cls(np.zeros((cells, labels), dtype=np.float32), *arrays)
 
     def fill(self, rows: Rows, chunk: CellLabels) -> None:
@@ -152,6 +157,7 @@ def label_cells(
         ood_score=ood_score,
         empty=cells.empty,
         clusters=None if scores.clusters is None else scattered(scores.clusters, -1),
+        nearest=None if scores.nearest is None else scattered(scores.nearest, -1),
     )
 
 
@@ -198,13 +204,16 @@ def annotate(
             chosen: dict[str, Any] = {"certainty": options.certainty, "batch_size": options.batch_size}
             return rows, label_cells(reference, engine, model, aligned, rows, batches.codes[rows], **chosen)
 
+        template = cache.template
+
         with progress_bar("Labelling", query.n_obs, options.progress) as bar:
             for rows, labelled in in_order(label, cache.chunks(), engine.chunk_threads):
                 labels.fill(rows, labelled)
                 bar.update(len(rows))
     key = INFERRED if model.inferred else batches.key
     annotation = annotation_of(reference, model, labels, cells.obs_names, options, batch_key=key)
-    annotation = replace(annotation, excluded_labels=excluded_labels(reference, engine))
+    fitted = FittedQuery(reference, engine, model, template)
+    annotation = replace(annotation, excluded_labels=excluded_labels(reference, engine), query=fitted)
     clusters = own_clusters(annotation) if options.majority_vote else clusters
     return annotation if clusters is None else replace(annotation, cluster_labels=majority(annotation, *clusters))
 
@@ -258,7 +267,7 @@ def annotation_of(
         reference_name=reference.name,
         reference_origin=reference.origin,
         reference_digest=reference.digest,
-        report=model.report,
+        input_report=model.report,
         batch_key=batch_key,
         key_added=options.key_added,
     )

@@ -169,10 +169,12 @@ def merged(parts: Mapping[str, Annotation], owner: Integers, cells: Cells) -> An
         reference_name=" + ".join(part.reference_name for part in own),
         reference_origin=" + ".join(part.reference_origin or name for name, part in zip(names, own, strict=True)),
         reference_digest=" + ".join(part.reference_digest for part in own),
-        report=_report(names, own),
+        input_report=_report(names, own),
         batch_key=" + ".join(dict.fromkeys(part.batch_key for part in own if part.batch_key)) or None,
         columns={REFERENCE: pd.Categorical.from_codes(owner, pd.Index(names))},
         facts={"references": np.array(names, dtype=object)},
+        nearest=None,
+        query=None,
     )
 
 
@@ -218,7 +220,7 @@ def _compatibility(names: Sequence[str], parts: Sequence[Annotation]) -> Compati
 
 def _report(names: Sequence[str], parts: Sequence[Annotation]) -> InputReport:
     """Return the report on the input, with the notes of each part."""
-    reports = [part.report for part in parts]
+    reports = [part.input_report for part in parts]
     return replace(
         reports[0],
         scaling=", ".join(dict.fromkeys(report.scaling for report in reports)),

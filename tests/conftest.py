@@ -286,5 +286,5 @@ def annotation() -> Annotation:
         reference_origin=None,
         smoothed=True,
         reference_name="hand-made",
-        report=InputReport("X", "counts", "reference", 5, 7),
+        input_report=InputReport("X", "counts", "reference", 5, 7),
     )

@@ -46,7 +46,7 @@ def main() -> int:
             )
             difference = float(np.abs(found["confidence"].to_numpy() - expected.confidence).max())
             different += int(wrong.sum())
-            same, genes = int((~wrong).sum()), expected.report.genes_matched
+            same, genes = int((~wrong).sum()), expected.input_report.genes_matched
             sys.stdout.write(
                 f"{query.n_obs} cells, {genes} genes: {same} labels the same; confidence within {difference:.1e}\n"
             )

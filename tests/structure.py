@@ -27,8 +27,8 @@ FOLDERS = sorted({path.parent for path in SOURCES})
 HOUSE = (
     "constants errors types version files sampling kernels threads",
     "options scoring cells",
-    "embedding reference scgpt report",
-    "engines pipeline several shards",
+    "embedding reference scgpt",
+    "engines explain report pipeline several shards",
     "training sharing testing",
     "api choice service cli",
 )

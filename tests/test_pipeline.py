@@ -134,7 +134,7 @@ def test_log_values_get_the_labels_of_counts(small: Reference, named: AnnData, e
     counts = named.X.toarray().astype(np.float64)
     logs.X = sparse.csr_matrix(np.log1p(1e4 * counts / counts.sum(axis=1, keepdims=True)).astype(np.float32))
     found = labelled(small, logs)
-    assert (found.report.values, expected.report.values) == ("log", "counts")
+    assert (found.input_report.values, expected.input_report.values) == ("log", "counts")
     assert (found.best_labels == expected.best_labels).mean() > 0.99
 
 
@@ -175,9 +175,9 @@ def test_sorted_cells_of_one_type_keep_their_label(shipped: SpikGPT) -> None:
     alpha = adata[adata.obs["cell_type"] == "alpha"].copy()
     annotation = labelled(shipped.reference, alpha)
     assert (annotation.labels == "alpha").mean() >= 0.97
-    assert annotation.report.scaling == "shift"
+    assert annotation.input_report.scaling == "shift"
     assert any("change with the scaling method" in note for note in annotation.notes())
-    assert labelled(shipped.reference, alpha, scaling="composition").report.scaling == "composition"
+    assert labelled(shipped.reference, alpha, scaling="composition").input_report.scaling == "composition"
 
 
 def test_empty_cells_are_kept_unknown_and_counted(small: Reference, query: AnnData) -> None:
@@ -348,7 +348,7 @@ def test_each_cell_goes_through_the_network_once_and_the_sample_at_most_thrice_m
 ) -> None:
     monkeypatch.setattr(sampling.sample_of, "__defaults__", (limit,))
     engine = Counting(small)
-    assert labelled(small, query, engine=engine).report.scaling == "composition"
+    assert labelled(small, query, engine=engine).input_report.scaling == "composition"
     assert query.n_obs < engine.cells <= query.n_obs + 3 * min(limit, query.n_obs)
     once = Counting(small)
     labelled(small, query, engine=once, scaling="reference")
@@ -390,7 +390,7 @@ def test_both_engines_give_the_same_labels(shipped: SpikGPT, query: AnnData, opt
     np.testing.assert_allclose(found.typicality, expected.typicality, atol=1e-4)
     assert found.rule.rule == expected.rule.rule
     assert found.compatibility == expected.compatibility
-    assert found.report == expected.report
+    assert found.input_report == expected.input_report
 
 
 def test_below_100_cells_no_neighbours_are_asked_and_the_provenance_says_so(small: Reference, query: AnnData) -> None:
@@ -521,3 +521,18 @@ def test_mouse_genes_get_labels_by_their_orthologues(shipped: SpikGPT, all_cells
         assert (annotation.best_labels == whole.best_labels).mean() > 0.98
         assert mouse.uns["spikgpt"]["orthologues_of"] == "mouse"
         assert any("as one-to-one orthologues of mouse genes." in sentence for sentence in annotation.sentences())
+
+
+def test_nearest_cells_of_a_cell_are_in_the_sample(
+    small: Reference, query: AnnData, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(sampling.sample_of, "__defaults__", (150,))
+    annotation = labelled(small, query)
+    assert annotation.nearest is not None
+    assert annotation.query is not None
+    sample = annotation.query.rows
+    assert len(sample) < query.n_obs
+    np.testing.assert_array_equal(annotation.nearest[sample], np.repeat(np.arange(len(sample))[:, None], 3, axis=1))
+    others = np.setdiff1d(np.flatnonzero(~annotation.empty), sample)
+    assert (annotation.nearest[others] >= 0).all()
+    assert (annotation.nearest[annotation.empty] == -1).all()

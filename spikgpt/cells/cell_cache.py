@@ -54,6 +54,12 @@ class CellCache:
             for array in (chunk.totals, _small(values.data), indices, values.indptr):
                 np.save(self._file, array)
 
+    @property
+    def template(self) -> AlignedCells:
+        """Empty chunk with the attributes that all cells share: genes, and kind of values."""
+        assert self._template is not None  # append sets it
+        return self._template
+
     def chunks(self) -> Iterator[tuple[Rows, AlignedCells]]:
         """Yield the row numbers in the query, and the cells, of each chunk."""
         if self._template is None:

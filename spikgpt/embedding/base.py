@@ -111,6 +111,9 @@ class Embedding(Protocol):
     def profiles(self, cells: AlignedCells) -> Profiles | None:
         """Return the profiles of the labels in the same genes; None without expression."""
 
+    def gene_names(self, cells: AlignedCells) -> tuple[str, ...] | None:
+        """Return the symbols of the columns of :meth:`logs`; None without expression."""
+
     @property
     def stored_genes(self) -> GeneList:
         """Genes that ``genes.json`` stores; empty where a checkpoint holds them."""
@@ -133,6 +136,9 @@ class WithoutExpression:
         """Return None, as there is no expression."""
 
     def profiles(self, cells: AlignedCells) -> None:
+        """Return None, as there is no expression."""
+
+    def gene_names(self, cells: AlignedCells) -> None:
         """Return None, as there is no expression."""
 
 

@@ -162,6 +162,13 @@ class PCAProjection:
         table = self._table_of(cells).at(np.flatnonzero(cells.found))
         return Profiles(table.label_means, np.sqrt(self.label_shares.astype(np.float64) @ table.label_stds**2))
 
+    def gene_names(self, cells: AlignedCells) -> tuple[str, ...]:
+        """Return the symbols of the genes that query and reference share."""
+        symbols = self.genes.symbols
+        if self.imputer is not None:
+            symbols += tuple(self.imputer.genes.symbols[gene] for gene in cells.other_genes)
+        return tuple(symbols[gene] for gene in np.flatnonzero(cells.found))
+
     def _table_of(self, cells: AlignedCells) -> GeneStatistics:
         """Return the statistics of the genes of aligned cells."""
         size = len(self.genes)

@@ -31,6 +31,9 @@ from spikgpt.scoring.smoothing import KNNSmoother
 from spikgpt.scoring.thresholds import Thresholds, tempered
 from spikgpt.types import Floats, InputReport, Integers, NetworkOutput, Profiles, Rows, Scale
 
+# Cells of the sample that place a cell on a map.
+NEAREST = 3
+
 
 @dataclass(frozen=True)
 class QueryModel:
@@ -165,15 +168,16 @@ class QueryModel:
         sample = self.smoother.rows
         position = np.minimum(np.searchsorted(sample, rows), max(len(sample) - 1, 0))
         in_sample = sample[position] == rows if len(sample) else np.zeros(len(rows), dtype=bool)
+        own = np.repeat(position[in_sample].astype(np.int32)[:, None], NEAREST, axis=1)
+        known = replace(self.scores.part(position[in_sample]), nearest=own)
         if in_sample.all():
-            return self.scores.part(position)
+            return known
         new = np.flatnonzero(~in_sample)
         cells = cells.part(new)
         output = engine.run(cells, self.scale, batch_size=batch_size)
         scored = self._scores(output, engine.embedding.logs(cells), rows[new], batches[new])
-        known = vars(self.scores.part(position[in_sample]))
         order = np.argsort(np.concatenate([new, np.flatnonzero(in_sample)]), kind="stable")
-        pairs = {name: (values, known[name]) for name, values in vars(scored).items() if values is not None}
+        pairs = {name: (values, getattr(known, name)) for name, values in vars(scored).items() if values is not None}
         return CellScores(**{name: np.concatenate(pair)[order] for name, pair in pairs.items()})
 
     def with_clusters(self, n_cells: int) -> QueryModel:
@@ -334,11 +338,13 @@ class QueryModel:
         probabilities = self.smoother.smooth(output.probabilities, points, neighbours)
         probabilities = self.lda.reweight(probabilities, points) if self.lda else probabilities
         clusters = None if self.scores.clusters is None else most_frequent(self.scores.clusters[neighbours])
+        nearest = np.full((len(rows), NEAREST), -1, dtype=np.int32)
+        nearest[:, : neighbours.shape[1]] = neighbours[:, :NEAREST]
         if self.scorer is None or self.averager is None:
-            return CellScores(probabilities, batches, clusters=clusters)
+            return CellScores(probabilities, batches, clusters=clusters, nearest=nearest)
         evidence = self.scorer.score(output, logs, neighbours, batches)
         averaged = self.averager.average(evidence, batches, neighbours)
-        return CellScores(probabilities, batches, evidence.id_score, averaged, clusters)
+        return CellScores(probabilities, batches, evidence.id_score, averaged, clusters, nearest)
 
 
 class _UnknownFit(NamedTuple):

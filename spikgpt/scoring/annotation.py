@@ -7,7 +7,7 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from html import escape
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Protocol
 
 import numpy as np
 import numpy.typing as npt
@@ -21,7 +21,7 @@ from spikgpt.scoring.notes import QuerySummary, Tally
 from spikgpt.scoring.ontology import NO_TERM, RELEASE, name_of, term_of
 from spikgpt.scoring.palette import UNKNOWN_COLOR, palette
 from spikgpt.scoring.rejection import RejectionRule
-from spikgpt.types import UNKNOWN, Bools, InputReport, Strings
+from spikgpt.types import UNKNOWN, Bools, InputReport, Rows, Strings
 from spikgpt.version import __version__
 
 if TYPE_CHECKING:
@@ -42,6 +42,18 @@ OLD_TYPICALITY = "familiarity"
 ROWS = 10_000
 # Labels in the short description.
 LABELS_SHOWN = 5
+
+
+class AnnotatedQuery(Protocol):
+    """Fitted query of an annotation: :class:`spikgpt.explain.query.FittedQuery`."""
+
+    @property
+    def genes(self) -> tuple[str, ...]:
+        """Symbols of the genes that query and reference share."""
+
+    @property
+    def rows(self) -> Rows:
+        """Row numbers of the query's sample, ascending."""
 
 
 @dataclass(frozen=True, repr=False)
@@ -97,6 +109,11 @@ class Annotation:
         Index of the fine cluster of each cell, shape (n,), -1 for empty cells; None without a vote of the majority.
     excluded_labels
         Labels that no cell could get, because of the options ``labels`` and ``exclude``.
+    nearest
+        Positions in the query's sample of the cells nearest to each cell, shape (n, 3): a cell of the sample itself
+        three times, and -1 for empty cells. None for several references.
+    query
+        Fitted query with its reference, for explanations and reports. None for several references, and for shards.
     """
 
     obs_names: Any
@@ -116,7 +133,7 @@ class Annotation:
     smoothed: bool
     reference_name: str
     reference_origin: str | None
-    report: InputReport
+    input_report: InputReport
     reference_digest: str = ""
     ood_score: npt.NDArray[np.float32] | None = None
     batch_key: str | None = None
@@ -127,6 +144,8 @@ class Annotation:
     cluster_labels: Strings | None = None
     clusters: npt.NDArray[np.int32] | None = None
     excluded_labels: tuple[str, ...] = ()
+    nearest: npt.NDArray[np.int32] | None = None
+    query: AnnotatedQuery | None = None
 
     @property
     def labels(self) -> Strings:
@@ -224,7 +243,7 @@ class Annotation:
             "spikgpt_version": __version__,
             "labels": np.array(self.label_names, dtype=object),
             "excluded_labels": np.array(self.excluded_labels, dtype=object),
-            "orthologues_of": self.report.orthologues_of or "",
+            "orthologues_of": self.input_report.orthologues_of or "",
             "ontology_term_ids": np.array([term_of(term) for term in self.label_ids], dtype=object),
             "ontology_release": RELEASE,
             "certainty": self.certainty,
@@ -235,11 +254,11 @@ class Annotation:
             "threshold": np.nan if self.rule.threshold is None else self.rule.threshold,
             "unknown_rate": np.nan if self.rule.unknown_rate is None else self.rule.unknown_rate,
             "batch_key": self.batch_key or "",
-            "values": f"{self.report.values} from {self.report.source}",
-            "scaling": self.report.scaling,
+            "values": f"{self.input_report.values} from {self.input_report.source}",
+            "scaling": self.input_report.scaling,
             "smoothing": self.smoothed,
-            "genes_matched": self.report.genes_matched,
-            "genes_total": self.report.genes_total,
+            "genes_matched": self.input_report.genes_matched,
+            "genes_total": self.input_report.genes_total,
             "notes": np.array(self.notes(target), dtype=object),
         }
         # Names of version 0.9, which are still written in this version.
@@ -265,7 +284,7 @@ class Annotation:
         tally = Tally.from_cells(self.best, self.rejected, self.empty, self.confidence, self.label_names, self.rule)
         return QuerySummary(
             tally=tally,
-            report=self.report,
+            report=self.input_report,
             rule=self.rule,
             compatibility=self.compatibility,
             label_names=self.label_names,

@@ -49,6 +49,9 @@ class CellScores:
         :mod:`spikgpt.scoring.ood_rule`, each of shape (n,). None for a reference of format 1.
     clusters
         Index of the fine cluster of each cell, shape (n,); None without a vote of the majority.
+    nearest
+        Positions in the query's sample of the cells nearest to each cell, shape (n, 3): a cell of the sample itself
+        three times, and -1 where no neighbours are searched. None for the scores of the sample.
     """
 
     probabilities: Floats
@@ -56,6 +59,7 @@ class CellScores:
     id_score: npt.NDArray[np.float64] | None = None
     averaged_score: npt.NDArray[np.float64] | None = None
     clusters: npt.NDArray[np.int32] | None = None
+    nearest: npt.NDArray[np.int32] | None = None
 
     def part(self, cells: Rows) -> CellScores:
         """Return the scores of some of the cells."""

@@ -125,7 +125,7 @@ def test_on_a_small_panel_uncertain_cells_are_unknown_rather_than_wrong(small: R
     truth = query.obs["cell_type"].astype(str).to_numpy()
     known = np.isin(truth, small.labels.names)
     all_cells, default = labelled(small, asked, unknown_rate=0.0), labelled(small, asked)
-    assert default.report.few_genes
+    assert default.input_report.few_genes
     assert (all_cells.labels != truth)[known].mean() > 0.1
     wrong = (default.labels != truth) & (default.labels != UNKNOWN)
     assert wrong[known].mean() < 0.1

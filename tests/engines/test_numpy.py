@@ -83,7 +83,7 @@ def test_a_query_gets_the_labels_of_torch(small: Reference, query: AnnData) -> N
     expected, found = labelled(small, query, torch_engine(small)), labelled(small, query, NumpyEngine(small))
     np.testing.assert_array_equal(found.labels, expected.labels)
     np.testing.assert_allclose(found.probabilities, expected.probabilities, atol=1e-6)
-    assert found.report == expected.report
+    assert found.input_report == expected.input_report
 
 
 def test_vectors_of_obsm_are_classified_and_overflow_gives_no_support(small: Reference) -> None:

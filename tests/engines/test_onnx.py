@@ -56,14 +56,17 @@ def assert_same(found: Annotation, expected: Annotation) -> None:
     assert expected.typicality is not None
     np.testing.assert_allclose(found.typicality, expected.typicality, atol=1e-4)
     assert found.rule.rule == expected.rule.rule
-    assert (found.report.scaling, found.report.source) == (expected.report.scaling, expected.report.source)
+    assert (found.input_report.scaling, found.input_report.source) == (
+        expected.input_report.scaling,
+        expected.input_report.source,
+    )
 
 
 def test_a_file_gets_the_labels_of_the_library(pancreas: SpikGPT, expected: Annotation) -> None:
     found = pancreas.annotate(QUERY_FILE)
     assert_same(found, expected)
     assert list(found.obs_names) == read_cells(QUERY_FILE).obs_names.tolist()
-    assert found.report == expected.report
+    assert found.input_report == expected.input_report
     assert found.uns().keys() == expected.uns().keys()
 
 

@@ -51,8 +51,8 @@ def test_a_note_on_another_study_appears_where_the_reference_cutoffs_decide_alon
 
 def test_incompatibility_is_the_first_note(annotation: Annotation) -> None:
     far = dataclasses.replace(annotation.rule, ood=None, false_rejection=0.31)
-    report = dataclasses.replace(annotation.report, genes_matched=1)
-    nothing = named(annotation, rule=far, report=report, rejected=np.ones(N_CELLS, dtype=bool))
+    report = dataclasses.replace(annotation.input_report, genes_matched=1)
+    nothing = named(annotation, rule=far, input_report=report, rejected=np.ones(N_CELLS, dtype=bool))
     genes, study, unknown = nothing.notes()
     assert genes.startswith("Only 1 of")
     assert "another study" in study
@@ -350,9 +350,14 @@ def test_a_short_description(annotation: Annotation) -> None:
 
 
 def test_a_description_for_notebooks(annotation: Annotation) -> None:
-    report = dataclasses.replace(annotation.report, notes=("One <u>note</u>\n.",))
+    report = dataclasses.replace(annotation.input_report, notes=("One <u>note</u>\n.",))
     other = Compatibility(OTHER, "it <s>barks", {})
-    changed = {"label_names": ("<b>al&pha", "beta"), "reference_name": "<i>", "report": report, "compatibility": other}
+    changed = {
+        "label_names": ("<b>al&pha", "beta"),
+        "reference_name": "<i>",
+        "input_report": report,
+        "compatibility": other,
+    }
     html = named(annotation, **changed)._repr_html_()
     for stated in (
         "<p>5 of the reference&#x27;s 7 genes are in the query.</p>",

@@ -30,7 +30,9 @@ def test_scores_that_are_missing_are_null(expected: Annotation, tmp_path: Path) 
 
 def test_headers_are_short_and_plain(expected: Annotation) -> None:
     notes = tuple(f"note {number} \u00e9\n" + "x" * 900 for number in range(9))
-    many = replace(expected, reference_name="r\u00e9f\r\nerence", report=replace(expected.report, notes=notes))
+    many = replace(
+        expected, reference_name="r\u00e9f\r\nerence", input_report=replace(expected.input_report, notes=notes)
+    )
     headers = answer_headers(many)
     assert all(value.isascii() and value.isprintable() for value in headers.values())
     assert len(headers["SpikGPT-Notes"]) <= LONGEST_NOTES

@@ -138,7 +138,7 @@ def test_a_reference_on_scgpt_has_graphs_of_encoder_and_both(cells: AnnData, que
     found = labelled(again, query, engine)
     np.testing.assert_array_equal(found.labels, expected.labels)
     np.testing.assert_allclose(found.probabilities, expected.probabilities, atol=1e-4)
-    assert found.report == expected.report
+    assert found.input_report == expected.input_report
     with pytest.raises(ConfigError, match="scaling is 'query', but scGPT"):
         labelled(again, query, engine, scaling="query")
     other = dataclasses.replace(again, embedder=again.embedder | {"sha256": "0" * 64})

@@ -38,7 +38,7 @@ def annotated(best: list[str], confidence: list[float], names: tuple[str, ...] =
         smoothed=True,
         reference_origin=None,
         reference_name="hand-made",
-        report=InputReport("X", "counts", "reference", 10, 10),
+        input_report=InputReport("X", "counts", "reference", 10, 10),
     )
 
 

@@ -1,0 +1,65 @@
+"""Fitted query: everything that an explanation or a report needs of a query and its reference."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+from functools import cached_property
+
+import numpy as np
+from scipy import sparse
+
+from spikgpt.cells.align import AlignedCells
+from spikgpt.embedding.base import Engine
+from spikgpt.embedding.pca import PCAProjection
+from spikgpt.engines.query_model import QueryModel
+from spikgpt.reference.files import Reference
+from spikgpt.types import Rows
+
+
+@dataclass(frozen=True, repr=False)
+class FittedQuery:
+    """Reference, engine, and the model that was fitted to a sample of k cells of a query.
+
+    Attributes
+    ----------
+    model
+        Model of the query. ``model.smoother`` has the rows of the sample in the query, the coordinates of its cells and
+        their neighbours. ``model.scores`` has the probabilities of the sample before calibration.
+    template
+        Cells of the query without a row, for the genes that the query has.
+    """
+
+    reference: Reference
+    engine: Engine
+    model: QueryModel
+    template: AlignedCells
+
+    @property
+    def rows(self) -> Rows:
+        """Row numbers of the sample in the query, ascending, shape (k,)."""
+        return self.model.smoother.rows
+
+    @cached_property
+    def genes(self) -> tuple[str, ...]:
+        """Symbols of the G genes that query and reference share; empty without expression."""
+        return self.engine.embedding.gene_names(self.template) or ()
+
+    @property
+    def logs(self) -> sparse.csr_matrix | None:
+        """Log expression of the sample in these genes, shape (k, G); None without expression."""
+        return None if self.model.scorer is None else self.model.scorer.logs
+
+    @property
+    def cells(self) -> AlignedCells:
+        """Cells of the sample as the embedding reads them, with values that have the log expression :attr:`logs`.
+
+        The total of each cell is the total to which the embedding normalises.
+        """
+        embedding = self.engine.embedding
+        assert self.logs is not None
+        assert isinstance(embedding, PCAProjection)  # no other embedding has log expression
+        logs = self.logs.tocoo()
+        columns = np.flatnonzero(self.template.found)
+        shape = logs.shape[0], self.template.values.shape[1]
+        values = sparse.csr_matrix((np.expm1(logs.data), (logs.row, columns[logs.col])), shape)
+        return replace(self.template, values=values, totals=np.full(shape[0], embedding.target_sum))
