@@ -16,7 +16,7 @@ UV := -m uv pip install --quiet --python
 # CPU builds of torch: on Linux, the build on PyPI brings gigabytes of CUDA. TORCH_INDEX= takes that one, for a GPU.
 TORCH := torch==2.13.0
 TORCH_INDEX ?= https://download.pytorch.org/whl/cpu
-DEVELOPMENT := --constraint constraints.txt --editable '.[cpu,train,parquet,serve,dask,dev]' --editable ./benchmarks
+DEVELOPMENT := --constraint constraints.txt --editable '.[cpu,train,parquet,report,serve,dask,dev]' --editable ./benchmarks
 
 .PHONY: demo test pytest test-slow test-contract test-rivals matrix fuzz lint docs bench reference scgpt clean
 
