@@ -139,18 +139,22 @@ class PCAProjection:
         size = len(self.genes)
         mean, std = (array[:size] for array in scale)
         found, missing = cells.found[:size], np.flatnonzero(~cells.found[:size])
-        if self.imputer is None or not len(missing):
+        if (imputer := self.fitted_imputer(cells)) is None:
             return cells.values, (mean, std), found
         logs = log_normalise(cells.values, cells.totals, self.target_sum).toarray().astype(np.float64)  # (n, U)
         scaled = np.clip((logs - scale[0]) / scale[1], -self.clip, self.clip)[:, cells.found]
-        imputer = FittedImputer.fit(
-            self._table_of(cells), cells.found, self.label_shares.astype(np.float64), self.imputer
-        )
         expected = imputer.scores(scaled) @ self.components[missing].astype(np.float64).T  # (n, missing)
         expected = mean[missing] + std[missing] * np.clip(expected, -self.clip, self.clip)
         values = cells.values[:, :size].toarray()
         values[:, missing] = np.expm1(expected) * (cells.totals / self.target_sum)[:, None]
         return values, (mean, std), np.ones(size, dtype=bool)
+
+    def fitted_imputer(self, cells: AlignedCells) -> FittedImputer | None:
+        """Return the imputer for the genes that cells lack; None without an imputer or without missing genes."""
+        if self.imputer is None or cells.found[: len(self.genes)].all():
+            return None
+        shares = self.label_shares.astype(np.float64)
+        return FittedImputer.fit(self._table_of(cells), cells.found, shares, self.imputer)
 
     def logs(self, cells: AlignedCells) -> sparse.csr_matrix:
         """Return log expression of the genes that query and reference share, shape (n, shared genes)."""

@@ -3,19 +3,9 @@
 from __future__ import annotations
 
 import numpy as np
-import pytest
 from anndata import AnnData
 
 from spikgpt.explain.query import FittedQuery
-from spikgpt.reference.files import Reference
-from tests.conftest import labelled
-
-
-@pytest.fixture(scope="module")
-def fitted(small: Reference, query: AnnData) -> FittedQuery:
-    found = labelled(small, query).query
-    assert isinstance(found, FittedQuery)
-    return found
 
 
 def test_log_expression_has_the_genes_of_the_query(fitted: FittedQuery, query: AnnData) -> None:

@@ -1,0 +1,106 @@
+"""Attribution: the share of each gene in the log-odds of a label.
+
+The log-odds of a label are its logit minus the log of the summed exponentials of the other logits. Unlike the
+probability, they do not level off for certain cells. Integrated gradients (Sundararajan et al., Axiomatic Attribution
+for Deep Networks, 2017) follow the log-odds from a baseline to the cell. The baselines are the profiles of other labels
+in the reference, so the attribution answers why a cell has its label and not another one.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Self
+
+import numpy as np
+import numpy.typing as npt
+
+from spikgpt.engines.restriction import RestrictedEngine
+from spikgpt.explain.front import GeneFront
+from spikgpt.explain.network import DifferentiableClassifier
+from spikgpt.explain.query import FittedQuery
+from spikgpt.reference.files import CLASSIFIER
+from spikgpt.types import Floats, Integers
+
+# Points on the path from a baseline to a cell.
+STEPS = 8
+# Largest number of other labels that serve as baselines.
+BASELINES = 5
+
+
+@dataclass(frozen=True)
+class GeneAttributor:
+    """Computes the attributions of the U genes that a query shares with a reference of L labels.
+
+    ``allowed`` are the indices of the labels that cells may get.
+    """
+
+    front: GeneFront
+    network: DifferentiableClassifier
+    allowed: Integers
+
+    @classmethod
+    def from_query(cls, query: FittedQuery) -> Self:
+        """Build the attributor of a query.
+
+        Raises
+        ------
+        ConfigError
+            When the reference reads no genes.
+        """
+        front, config = GeneFront.from_query(query), query.reference.config
+        network = DifferentiableClassifier(config, query.reference.part(CLASSIFIER))
+        restricted = isinstance(query.engine, RestrictedEngine)
+        allowed = query.engine.allowed if restricted else np.arange(config.n_labels)  # type: ignore[attr-defined]
+        return cls(front, network, allowed)
+
+    def logits(self, scaled: Floats) -> npt.NDArray[np.float64]:
+        """Return the logits of the allowed labels, shape (n, allowed), from scaled expression, shape (n, U)."""
+        return np.asarray(self.network.logits(self.front.vectors(scaled))[:, self.allowed])
+
+    def log_odds(self, scaled: Floats, label: int) -> npt.NDArray[np.float64]:
+        """Return the log-odds of a label in cells, shape (n,), from scaled expression, shape (n, U)."""
+        return self._log_odds(self.network.logits(self.front.vectors(scaled)), label)[0]
+
+    def nearest_labels(self, scaled: Floats, label: int) -> Integers:
+        """Return the other allowed labels, the one with the highest mean logit in the cells first."""
+        order = self.allowed[np.argsort(-self.logits(scaled).mean(axis=0), kind="stable")]
+        return np.asarray(order[order != label])
+
+    def gradient(self, scaled: Floats, label: int) -> npt.NDArray[np.float64]:
+        """Return the gradient of the log-odds of a label by scaled expression, (n, U) to (n, U)."""
+        vectors, pull_front = self.front.forward(scaled)
+        logits, pull_network = self.network.forward(vectors)
+        return pull_front(pull_network(self._log_odds(logits, label)[1]))
+
+    def attribute(
+        self, scaled: Floats, label: int, *, others: Integers | None = None, steps: int = STEPS
+    ) -> npt.NDArray[np.float64]:
+        """Return the attributions of genes to the log-odds of a label in cells, (n, U) to (n, U).
+
+        Parameters
+        ----------
+        others
+            Labels whose profiles serve as baselines; None for the nearest other labels of the mean cell.
+        steps
+            Points on the path from each baseline to a cell.
+        """
+        others = self.nearest_labels(scaled, label)[:BASELINES] if others is None else others
+        total = np.zeros(scaled.shape)
+        for other in others:
+            difference = scaled - self.front.profiles[other]
+            for step in range(steps):
+                share = (step + 0.5) / steps
+                total += difference * self.gradient(scaled - (1 - share) * difference, label)
+        return total / (steps * len(others))
+
+    def _log_odds(self, logits: Floats, label: int) -> tuple[npt.NDArray[np.float64], npt.NDArray[np.float64]]:
+        """Return the log-odds of a label, (n, L) to (n,), and their gradient by the logits, shape (n, L)."""
+        others = self.allowed[self.allowed != label]
+        of_others = logits[:, others]
+        largest = of_others.max(axis=1, keepdims=True)
+        weights = np.exp(of_others - largest)
+        total = weights.sum(axis=1, keepdims=True)
+        gradient = np.zeros(logits.shape)
+        gradient[:, label] = 1
+        gradient[:, others] = -weights / total
+        return logits[:, label] - (largest + np.log(total))[:, 0], gradient

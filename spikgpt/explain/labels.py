@@ -1,0 +1,267 @@
+"""Genes behind the labels of a query: supporting, conflicting and missing genes, with their expression."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field, replace
+from functools import cached_property
+from typing import Literal
+
+import numpy as np
+import numpy.typing as npt
+from scipy import sparse
+
+from spikgpt.embedding.pca import PCAProjection
+from spikgpt.explain.attribution import BASELINES, GeneAttributor
+from spikgpt.explain.query import FittedQuery
+from spikgpt.sampling import content_keys, sample_of
+from spikgpt.types import Bools, Floats, Integers, Rows
+
+Role = Literal["supporting", "conflicting", "missing"]
+
+# Genes of each role, and cells of each label whose attributions are averaged.
+TOP, CELLS_PER_LABEL = 20, 30
+# Share of all absolute attributions below which a gene neither supports nor conflicts.
+LEAST_SHARE = 0.002
+# A marker gene of a label in the reference: natural log of the least ratio to the mean of the other labels, and the
+# number of marker genes.
+MARKER_RATIO, MARKERS = np.log(2.0), 30
+# A marker gene is missing in cells whose mean log expression is below this share of the label's.
+MISSING_SHARE = 0.25
+
+
+@dataclass(frozen=True)
+class GeneEvidence:
+    """A gene behind a label. All means are of log expression, ln(1 + counts per 10,000).
+
+    Attributes
+    ----------
+    attribution
+        Mean share of the gene in the log-odds of the label; None where the query lacks the gene.
+    mean, expressed
+        Mean in the cells of the label, and share of these cells that express the gene; None where the query lacks the
+        gene.
+    label_mean, runner_up_mean
+        Means in the reference's cells of the label and of the runner-up.
+    role
+        "supporting" or "conflicting" by the sign of the attribution. "missing": a marker gene of the label in the
+        reference that these cells do not express, or that the query lacks.
+    absent
+        True if the cells express the gene less than the nearest other labels. An absent gene can support a label: beta
+        cells lack GCG, which alpha cells express.
+    """
+
+    gene: str
+    attribution: float | None
+    mean: float | None
+    expressed: float | None
+    label_mean: float
+    runner_up_mean: float
+    role: Role
+    absent: bool = False
+
+
+@dataclass(frozen=True)
+class LabelGenes:
+    """Genes behind a label in a group of cells.
+
+    Attributes
+    ----------
+    label, runner_up
+        The label, and the other label with the highest mean logit in these cells.
+    cells
+        Number of cells of the label in the query's sample.
+    explained
+        Number of these cells whose attributions were averaged.
+    genes
+        Supporting genes, then conflicting ones, then missing ones, the strongest of each role first.
+    attributions
+        Mean attribution of each gene of :attr:`FittedQuery.genes`, shape (U,).
+    log_odds
+        Mean log-odds of the label in the explained cells.
+    """
+
+    label: str
+    cells: int
+    explained: int
+    runner_up: str
+    genes: tuple[GeneEvidence, ...]
+    log_odds: float
+    attributions: npt.NDArray[np.float64] = field(repr=False, compare=False)
+
+    def of_role(self, role: Role) -> tuple[GeneEvidence, ...]:
+        """Return the genes of a role, the strongest first."""
+        return tuple(gene for gene in self.genes if gene.role == role)
+
+
+@dataclass(frozen=True)
+class LabelExplainer:
+    """Explains the labels of groups of cells of a query's sample."""
+
+    query: FittedQuery
+    attributor: GeneAttributor
+
+    @classmethod
+    def from_query(cls, query: FittedQuery) -> LabelExplainer:
+        """Build the explainer of a query.
+
+        Raises
+        ------
+        ConfigError
+            When the reference reads no genes.
+        """
+        return cls(query, GeneAttributor.from_query(query))
+
+    @property
+    def names(self) -> tuple[str, ...]:
+        """Labels of the reference."""
+        return self.query.reference.labels.names
+
+    @cached_property
+    def logs(self) -> sparse.csr_matrix:
+        """Log expression of the sample, shape (k, U)."""
+        assert self.query.logs is not None
+        return self.query.logs
+
+    @cached_property
+    def profiles(self) -> npt.NDArray[np.float64]:
+        """Mean log expression of the labels of the reference, shape (L, U)."""
+        scorer = self.query.model.scorer
+        assert scorer is not None
+        assert scorer.profiles is not None
+        return scorer.profiles.means
+
+    def explain(self, label: int, cells: Rows, *, cells_per_label: int = CELLS_PER_LABEL, top: int = TOP) -> LabelGenes:
+        """Return the genes behind a label in cells of the sample.
+
+        Parameters
+        ----------
+        cells
+            Positions of at least one cell in the sample.
+        cells_per_label
+            Largest number of cells whose attributions are averaged. The choice does not depend on the order of cells.
+        top
+            Largest number of genes of each role.
+        """
+        logs = sparse.csr_matrix(self.logs[cells])
+        chosen = sample_of(content_keys(logs), cells_per_label)
+        scaled = self.attributor.front.scaled(logs[chosen])
+        others = self.attributor.nearest_labels(scaled, label)
+        runner_up = int(others[0])
+        absent = scaled.mean(axis=0) < self.attributor.front.profiles[others[:BASELINES]].mean(axis=0)
+        attributions = self.attributor.attribute(scaled, label).mean(axis=0)
+        return LabelGenes(
+            label=self.names[label],
+            cells=len(cells),
+            explained=len(chosen),
+            runner_up=self.names[runner_up],
+            genes=tuple(self._evidence(label, runner_up, logs, attributions, absent, top)),
+            log_odds=float(self.attributor.log_odds(scaled, label).mean()),
+            attributions=attributions,
+        )
+
+    def _evidence(
+        self, label: int, runner_up: int, logs: sparse.csr_matrix, attributions: Floats, absent: Bools, top: int
+    ) -> Iterator[GeneEvidence]:
+        """Yield the genes of each role, from the log expression of cells, shape (n, U), and arrays of shape (U,)."""
+        means = np.asarray(logs.astype(np.float64).mean(axis=0)).ravel()
+        expressed = np.diff(sparse.csc_matrix(logs).indptr) / logs.shape[0]
+        genes, profiles, lost = self.query.genes, self.profiles, self._lost
+
+        def measured(row: int, role: Role) -> GeneEvidence:
+            return GeneEvidence(
+                gene=genes[row],
+                attribution=float(attributions[row]),
+                mean=float(means[row]),
+                expressed=float(expressed[row]),
+                label_mean=float(profiles[label, row]),
+                runner_up_mean=float(profiles[runner_up, row]),
+                role=role,
+                absent=bool(absent[row]),
+            )
+
+        missing = [
+            (gene, row)
+            for gene, row in self._markers(label)
+            if row is None or means[row] < MISSING_SHARE * profiles[label, row]
+        ][:top]
+        shares = attributions / max(float(np.abs(attributions).sum()), 1e-300)
+        shares[[row for _, row in missing if row is not None]] = 0
+        order = np.argsort(-shares, kind="stable")
+        supporting, conflicting = order[shares[order] >= LEAST_SHARE], order[shares[order] <= -LEAST_SHARE]
+        yield from (measured(row, "supporting") for row in supporting[:top])
+        yield from (measured(row, "conflicting") for row in conflicting[::-1][:top])
+        for gene, row in missing:
+            if row is not None:
+                yield measured(row, "missing")
+            else:
+                of_label, of_runner_up = float(lost[gene][label]), float(lost[gene][runner_up])
+                yield GeneEvidence(gene, None, None, None, of_label, of_runner_up, "missing", absent=True)
+
+    @cached_property
+    def _lost(self) -> dict[str, Floats]:
+        """Mean log expression in each label, shape (L,), of the reference's genes that the query lacks."""
+        embedding = self.query.engine.embedding
+        assert isinstance(embedding, PCAProjection)
+        lost = np.flatnonzero(~self.query.template.found[: len(embedding.genes)])
+        return {embedding.genes.symbols[gene]: embedding.label_means[:, gene].astype(np.float64) for gene in lost}
+
+    @cached_property
+    def _profiles(self) -> tuple[tuple[str, ...], npt.NDArray[np.float64]]:
+        """Genes of query or reference, and their mean log expression in the allowed labels, shape (allowed, genes)."""
+        allowed = self.attributor.allowed
+        columns = [self.profiles[allowed], *(means[allowed][:, None] for means in self._lost.values())]
+        return (*self.query.genes, *self._lost), np.concatenate(columns, axis=1)
+
+    def _markers(self, label: int) -> list[tuple[str, int | None]]:
+        """Return the marker genes of a label in the reference, the best first, each with its column if there is one."""
+        names, means = self._profiles
+        own = self.attributor.allowed == label
+        ratio = means[own][0] - means[~own].mean(axis=0)  # (genes,)
+        # A gene that separates the labels well differs by more than the labels differ among themselves.
+        order = np.argsort(-ratio, kind="stable")[:MARKERS]
+        size = len(self.query.genes)
+        return [(names[gene], int(gene) if gene < size else None) for gene in order if ratio[gene] >= MARKER_RATIO]
+
+
+def sample_labels(query: FittedQuery) -> tuple[Integers, Bools]:
+    """Return the index of the most probable label of each cell of the sample, and True for Unknown cells, each (k,)."""
+    model = query.model
+    assert model.rule is not None  # set for every annotation
+    probabilities = model.calibrated(query.reference.thresholds, model.scores.probabilities)
+    unknown = model.rule.is_unknown(replace(model.scores, probabilities=probabilities))
+    return np.asarray(probabilities.argmax(axis=1)), unknown
+
+
+def explain_labels(
+    query: FittedQuery,
+    labels: Sequence[str] | None = None,
+    *,
+    cells_per_label: int = CELLS_PER_LABEL,
+    top: int = TOP,
+) -> tuple[LabelGenes, ...]:
+    """Return the genes behind the labels that cells of a query's sample got, the most frequent label first.
+
+    Parameters
+    ----------
+    labels
+        Labels to explain; None for all. A label that no cell got is left out.
+    cells_per_label
+        Largest number of cells of a label whose attributions are averaged.
+    top
+        Largest number of genes of each role.
+
+    Raises
+    ------
+    ConfigError
+        When the reference reads no genes, such as a reference on scGPT or on an embedding in obsm.
+    """
+    explainer = LabelExplainer.from_query(query)
+    best, unknown = sample_labels(query)
+    counts = np.bincount(best[~unknown], minlength=len(explainer.names))
+    order = [int(index) for index in np.argsort(-counts, kind="stable") if counts[index]]
+    chosen = [index for index in order if labels is None or explainer.names[index] in labels]
+    return tuple(
+        explainer.explain(index, np.flatnonzero((best == index) & ~unknown), cells_per_label=cells_per_label, top=top)
+        for index in chosen
+    )

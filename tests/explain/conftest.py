@@ -1,0 +1,29 @@
+"""Fitted queries that several test files share."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+from anndata import AnnData
+
+from spikgpt.explain.query import FittedQuery
+from spikgpt.reference.files import Reference
+from tests.conftest import labelled
+
+
+@pytest.fixture(scope="session")
+def fitted(small: Reference, query: AnnData) -> FittedQuery:
+    """Annotate cells of other donors, and return the fitted query."""
+    found = labelled(small, query).query
+    assert isinstance(found, FittedQuery)
+    return found
+
+
+@pytest.fixture(scope="session")
+def panel(small: Reference, query: AnnData) -> FittedQuery:
+    """Return the fitted query of the same cells without two genes of three, which are imputed."""
+    kept = np.arange(query.n_vars) % 3 == 0
+    kept |= query.var_names.isin(["INS", "GCG"])
+    found = labelled(small, query[:, kept].copy()).query
+    assert isinstance(found, FittedQuery)
+    return found
