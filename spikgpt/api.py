@@ -13,6 +13,7 @@ from spikgpt.cells.reading import open_cells
 from spikgpt.embedding.base import Engine
 from spikgpt.engines.opening import open_engine, torch_engine
 from spikgpt.errors import ConfigError, DataError, needs, warn
+from spikgpt.explain.spikes import SpikeActivity, record_spikes
 from spikgpt.options import (
     CERTAINTY,
     KEY_ADDED,
@@ -38,6 +39,7 @@ from spikgpt.reference.lockfile import VersionPin
 from spikgpt.reference.summary import Labels
 from spikgpt.scoring.annotation import Annotation
 from spikgpt.sharing import open_reference, push
+from spikgpt.types import Bools, Integers
 
 if TYPE_CHECKING:
     from distributed import Client
@@ -485,6 +487,46 @@ class SpikGPT:
         annotation = annotate(self.reference, self.engine, adata, options)
         warn(*annotation.notes())
         return evaluate(annotation, adata, label_key, label_map, labels=self.reference.labels)
+
+    @checked_keywords
+    def spikes(
+        self,
+        adata: AnnData,
+        cells: Sequence[str] | Integers | Bools | Sequence[int] | None = None,
+        *,
+        layer: str | None = None,
+        gene_key: str | None = None,
+        species: Species | None = None,
+        scaling: Scaling = "auto",
+        batch_size: int | None = None,
+    ) -> SpikeActivity:
+        """Return firing rates, spike rasters, operations and modelled energy of cells; the AnnData is not changed.
+
+        Parameters
+        ----------
+        adata
+            Cells of a query.
+        cells
+            Names, row numbers, or True and False for each cell. None for all cells, or for a sample of 20,000 of them.
+            The genes are scaled by all cells of ``adata``, as for :meth:`annotate`.
+        layer, gene_key, species, scaling, batch_size
+            The same as for :meth:`annotate`.
+
+        Returns
+        -------
+        SpikeActivity
+            Tables of firing rates, ``raster(cell)`` for the spikes of one cell, and ``energy()`` for the energy with
+            and without spikes.
+
+        Raises
+        ------
+        DataError
+            When the cells cannot be read, or all chosen cells are empty.
+        ConfigError
+            When there are no such cells.
+        """
+        check_cells(adata, "spikes")
+        return record_spikes(self.reference, self.engine, adata, cells, arguments_as(AnnotateOptions, locals()))
 
 
 @checked_keywords

@@ -11,7 +11,6 @@ from __future__ import annotations
 import zlib
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from html import escape
 from pathlib import Path
 from typing import Any
 
@@ -31,7 +30,7 @@ from spikgpt.cells.reading import open_cells
 from spikgpt.constants import CONSTANTS
 from spikgpt.engines.opening import open_engine
 from spikgpt.engines.query_model import QueryModel
-from spikgpt.errors import ConfigError, DataError, SpikGPTError, listed, printable
+from spikgpt.errors import ConfigError, DataError, SpikGPTError, listed
 from spikgpt.options import (
     CERTAINTY,
     KEY_ADDED,
@@ -53,6 +52,7 @@ from spikgpt.scoring.compatibility import OTHER, OTHER_GENES, Comparison, Compat
 from spikgpt.scoring.rejection import RejectionRule
 from spikgpt.several import NamedModel, annotate_by_several
 from spikgpt.sharing import open_reference
+from spikgpt.tables import html_table, html_view
 from spikgpt.types import Integers
 
 LIMITS, MATCH = CONSTANTS.choice, CONSTANTS.label_match
@@ -182,22 +182,20 @@ class ReferenceChoice:
         return "\n".join([f"ReferenceChoice: {best}, from {self.cells} cells", *lines])
 
     def _repr_html_(self) -> str:
-        columns = ("reference", "suits", "correlation", "genes", "Unknown", "reason")
-        head = "".join(f"<th>{name}</th>" for name in columns)
-        rows = ""
-        for score in self.scores:
-            unknown = "-" if score.unknown_fraction is None else f"{100 * score.unknown_fraction:.1f}%"
-            values = (
+        rows = [
+            (
                 score.name,
                 "yes" if score.suits else "no",
                 "-" if score.correlation is None else f"{score.correlation:.2f}",
                 f"{score.genes_found} / {score.genes_total}",
-                unknown,
+                "-" if score.unknown_fraction is None else f"{100 * score.unknown_fraction:.1f}%",
                 score.reason,
             )
-            rows += "<tr>" + "".join(f"<td>{escape(printable(value))}</td>" for value in values) + "</tr>"
-        texts = "".join(f"<p>{escape(printable(text))}</p>" for text in self.sentences()[:1])
-        return f"<table><tr>{head}</tr>{rows}</table>{texts}"
+            for score in self.scores
+        ]
+        columns = ("reference", "suits", "correlation", "genes", "Unknown", "reason")
+        heading = "No reference suits the query" if self.best is None else f"Best reference: {self.best}"
+        return html_view(heading, self.sentences()[:1], [html_table(columns, rows, numbers=6)], self.notes()[:1])
 
 
 def _difference(one: ReferenceScore, other: ReferenceScore) -> float:

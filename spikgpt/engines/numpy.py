@@ -7,7 +7,7 @@ the MLP, L labels.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 
 import numpy as np
 import numpy.typing as npt
@@ -27,6 +27,8 @@ from spikgpt.types import Floats, NetworkOutput, OnCells, Scale
 BATCH = 256
 # The epsilon of torch's BatchNorm1d and LayerNorm.
 NORM_EPSILON = 1e-5
+# Called with the name of a layer of neurons, and its spikes of shape (T, B, N).
+OnSpikes = Callable[[str, Floats], None]
 
 
 def fold_layer(weights: Mapping[str, Floats], name: str) -> tuple[npt.NDArray[np.float64], npt.NDArray[np.float64]]:
@@ -52,23 +54,30 @@ class NumpyClassifier:
             layer: (weight.T.astype(dtype), bias.astype(dtype)) for layer, (weight, bias) in folded.items()
         }
 
-    def logits(self, vectors: Floats) -> Floats:
-        """Return the logits of cells, (B, input_dim) to (B, L)."""
+    def logits(self, vectors: Floats, on_spikes: OnSpikes | None = None) -> Floats:
+        """Return the logits of cells, (B, input_dim) to (B, L).
+
+        ``on_spikes`` is called with the spikes of each layer of neurons, under the name of the layer in
+        :mod:`spikgpt.engines.model`.
+        """
         config, steps, cells = self.config, self.config.time_steps, len(vectors)
         x: Floats = np.asarray(vectors, dtype=self.dtype)
         # The input is the same at each time step, so the first projection is computed once.
         x = (self._linear("stem", x) if config.has_stem else x)[None]  # (1, B, D)
         for block in (f"blocks.{index}" for index in range(config.depth)):
-            spikes = self._fire(self._linear(f"{block}.attention.query_key_value", x))  # (T, B, 3D)
+            currents = self._linear(f"{block}.attention.query_key_value", x)  # (T or 1, B, 3D)
+            spikes = self._fire(currents, f"{block}.attention.projection_neurons", on_spikes)  # (T, B, 3D)
             by_head = spikes.reshape(steps, cells, 3, config.heads, config.width // config.heads)  # (T, B, 3, H, E)
             query, key, value = np.moveaxis(by_head, 2, 0)  # each (T, B, H, E)
             attended = config.copies * (query * key).sum(axis=-1, keepdims=True) * value  # (T, B, H, E)
             # Whole numbers up to here. Divided by m they stay whole, and potentials meet the threshold exactly.
             scale = config.attention_scale
             currents = attended / config.copies if scale is None else attended * scale
-            attended = self._fire(currents.reshape(steps, cells, config.width))  # (T, B, D)
+            currents = currents.reshape(steps, cells, config.width)  # (T, B, D)
+            attended = self._fire(currents, f"{block}.attention.output_neurons", on_spikes)  # (T, B, D)
             x = x + attended if config.residual else attended  # (T, B, D)
-            hidden = self._fire(self._linear(f"{block}.mlp.hidden", x))  # (T, B, F)
+            currents = self._linear(f"{block}.mlp.hidden", x)  # (T, B, F)
+            hidden = self._fire(currents, f"{block}.mlp.hidden_neurons", on_spikes)  # (T, B, F)
             output = self._linear(f"{block}.mlp.output", hidden)  # (T, B, D)
             x = x + output if config.residual else output  # (T, B, D)
         return self._linear("head", x.mean(axis=0))  # (B, L)
@@ -79,8 +88,8 @@ class NumpyClassifier:
         product: Floats = x @ weight + bias
         return product
 
-    def _fire(self, currents: Floats) -> Floats:
-        """Return the spikes of leaky integrate-and-fire neurons, 0 or 1, (T or 1, B, N) to (T, B, N)."""
+    def _fire(self, currents: Floats, name: str, on_spikes: OnSpikes | None) -> Floats:
+        """Return the spikes of a layer of leaky integrate-and-fire neurons, 0 or 1, (T or 1, B, N) to (T, B, N)."""
         spikes = np.empty((self.config.time_steps, *currents.shape[1:]), dtype=self.dtype)
         potential = np.zeros_like(currents[0])  # (B, N)
         for step, current in enumerate(np.broadcast_to(currents, spikes.shape)):
@@ -88,6 +97,8 @@ class NumpyClassifier:
             fired = potential >= self.config.v_threshold
             spikes[step] = fired
             potential[fired] = 0
+        if on_spikes is not None:
+            on_spikes(name, spikes)
         return spikes
 
 

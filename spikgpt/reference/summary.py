@@ -2,18 +2,17 @@
 
 from __future__ import annotations
 
-import html
 import re
 from collections.abc import Iterable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any, Self
 
 import msgspec
 
-from spikgpt.errors import printable
 from spikgpt.reference.format import migrated
 from spikgpt.reference.hub_metadata import CELL_TYPE, ORGANISM, TISSUE, values_of
 from spikgpt.reference.json_files import converted, parsed
 from spikgpt.reference.schema import Config, Metrics
+from spikgpt.tables import Row, html_table, text_table
 
 if TYPE_CHECKING:
     from spikgpt.scoring.label_map import LabelMap
@@ -24,8 +23,6 @@ SPECIES = {"homo sapiens": "human", "mus musculus": "mouse", "rattus norvegicus"
 MEGABYTE = 1e6
 # The end of a commit, which a table leaves out.
 SHORTENED = re.compile(r"(?<=@[0-9a-f]{12})[0-9a-f]{28}\Z")
-
-Row = tuple[str, ...]
 
 
 class LabelSummary(msgspec.Struct, frozen=True):
@@ -216,32 +213,6 @@ def label_agreement(metrics: Mapping[str, Any]) -> dict[str, Any]:
     validation = metrics.get("cross_validation")
     agreement: dict[str, Any] = validation["pooled"] if validation else metrics["held_out"]
     return agreement
-
-
-def text_table(columns: Sequence[str], rows: Sequence[Row], *, numbers: int) -> str:
-    """Return a table as text; columns from ``numbers`` on are aligned to the right."""
-    lines = [tuple(columns), *(tuple(map(printable, row)) for row in rows)]
-    widths = [max(map(len, column)) for column in zip(*lines, strict=True)]
-    sides = ["<" if index < numbers else ">" for index in range(len(columns))]
-    return "\n".join(
-        "  ".join(f"{cell:{side}{width}}" for cell, side, width in zip(line, sides, widths, strict=True)).rstrip()
-        for line in lines
-    )
-
-
-def html_table(columns: Sequence[str], rows: Sequence[Row], *, numbers: int) -> str:
-    """Return a table as HTML; columns from ``numbers`` on are aligned to the right."""
-
-    def line(cells: Sequence[str], tag: str) -> str:
-        sides = ("left" if index < numbers else "right" for index in range(len(cells)))
-        parts = (
-            f'<{tag} style="text-align:{side}">{html.escape(printable(cell))}</{tag}>'
-            for cell, side in zip(cells, sides, strict=True)
-        )
-        return f"<tr>{''.join(parts)}</tr>"
-
-    body = "".join(line(row, "td") for row in rows)
-    return f"<table><thead>{line(columns, 'th')}</thead><tbody>{body}</tbody></table>"
 
 
 def _cross_validation(values: Mapping[str, Any]) -> CrossValidationSummary:

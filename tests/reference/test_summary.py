@@ -13,7 +13,7 @@ from spikgpt.reference.files import Reference
 from spikgpt.reference.format import stored_files
 from spikgpt.reference.json_files import dumped
 from spikgpt.reference.registry import shipped_references
-from spikgpt.reference.summary import Labels, ReferenceList, ReferenceSummary, html_table, text_table
+from spikgpt.reference.summary import Labels, ReferenceList, ReferenceSummary
 
 PANCREAS = shipped_references()["pancreas"]
 NAMES = ("pancreas", "heart-sinoatrial", "lung-lavage")
@@ -100,12 +100,3 @@ def test_labels_are_their_names_and_show_their_figures(small: Reference) -> None
     assert len(repr(labels).splitlines()) == 1 + len(labels)
     assert labels._repr_html_().count("<tr>") == 1 + len(labels)
     assert pickle.loads(pickle.dumps(labels)).rows == labels.rows
-
-
-def test_tables_hold_no_markup_and_no_control_characters() -> None:
-    rows = [("<b>&", "\x1b[2J")]
-    assert "\\x1b[2J" in text_table(("a", "b"), rows, numbers=1)
-    assert text_table(("name",), [], numbers=1) == "name"
-    page = html_table(("a", "b"), rows, numbers=1)
-    assert "&lt;b&gt;&amp;" in page
-    assert "\x1b" not in page

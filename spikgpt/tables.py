@@ -1,0 +1,55 @@
+"""Tables and texts for terminals and notebooks; names from files are escaped."""
+
+from __future__ import annotations
+
+import html
+from collections.abc import Iterable, Sequence
+
+from spikgpt.errors import printable
+
+Row = tuple[str, ...]
+# Square in the colour of a row.
+SQUARE = "&#9632;"
+
+
+def text_table(columns: Sequence[str], rows: Sequence[Row], *, numbers: int) -> str:
+    """Return a table as text; columns from ``numbers`` on are aligned to the right."""
+    lines = [tuple(columns), *(tuple(map(printable, row)) for row in rows)]
+    widths = [max(map(len, column)) for column in zip(*lines, strict=True)]
+    sides = ["<" if index < numbers else ">" for index in range(len(columns))]
+    return "\n".join(
+        "  ".join(f"{cell:{side}{width}}" for cell, side, width in zip(line, sides, widths, strict=True)).rstrip()
+        for line in lines
+    )
+
+
+def html_table(
+    columns: Sequence[str], rows: Sequence[Row], *, numbers: int, colors: Sequence[str] | None = None
+) -> str:
+    """Return a table as HTML; columns from ``numbers`` on are aligned to the right.
+
+    With ``colors``, hex codes, each row starts with a square of its colour.
+    """
+
+    def line(cells: Sequence[str], tag: str, color: str = "") -> str:
+        square = f'<span style="color:{color}">{SQUARE}</span> ' if color else ""
+        sides = ("left" if index < numbers else "right" for index in range(len(cells)))
+        parts = (
+            f'<{tag} style="text-align:{side}">{square if index == 0 else ""}{escaped(cell)}</{tag}>'
+            for index, (cell, side) in enumerate(zip(cells, sides, strict=True))
+        )
+        return f"<tr>{''.join(parts)}</tr>"
+
+    body = "".join(line(row, "td", color) for row, color in zip(rows, colors or [""] * len(rows), strict=True))
+    return f"<table><thead>{line(columns, 'th')}</thead><tbody>{body}</tbody></table>"
+
+
+def html_view(heading: str, texts: Iterable[str], tables: Iterable[str] = (), notes: Iterable[str] = ()) -> str:
+    """Return the view of an object in a notebook: heading, texts, tables that are HTML already, and notes."""
+    parts = [f"<p><strong>{escaped(heading)}</strong></p>", *(f"<p>{escaped(text)}</p>" for text in texts), *tables]
+    return "".join([*parts, *(f"<p>Note: {escaped(note)}</p>" for note in notes)])
+
+
+def escaped(text: str) -> str:
+    """Return text for HTML, on one line, without markup and control characters."""
+    return html.escape(printable(text))

@@ -1,0 +1,28 @@
+"""Tables and texts for terminals and notebooks."""
+
+from __future__ import annotations
+
+from spikgpt.tables import html_table, html_view, text_table
+
+ROWS = [("<b>&", "\x1b[2J")]
+
+
+def test_tables_hold_no_markup_and_no_control_characters() -> None:
+    assert "\\x1b[2J" in text_table(("a", "b"), ROWS, numbers=1)
+    assert text_table(("name",), [], numbers=1) == "name"
+    page = html_table(("a", "b"), ROWS, numbers=1)
+    assert "&lt;b&gt;&amp;" in page
+    assert "\x1b" not in page
+
+
+def test_rows_may_start_with_a_square_of_their_colour() -> None:
+    page = html_table(("label", "cells"), [("alpha", "3"), ("beta", "4")], numbers=1, colors=["#e69f00", "#56b4e9"])
+    assert page.count("&#9632;") == 2
+    assert '<span style="color:#56b4e9">&#9632;</span> beta</td><td style="text-align:right">4</td>' in page
+
+
+def test_a_view_has_heading_texts_tables_and_notes_in_this_order() -> None:
+    page = html_view("<i>head", ["one\u202e", "two"], ["<table></table>"], ["n<b>"])
+    assert page == (
+        "<p><strong>&lt;i&gt;head</strong></p><p>one\\u202e</p><p>two</p><table></table><p>Note: n&lt;b&gt;</p>"
+    )
