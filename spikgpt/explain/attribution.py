@@ -22,9 +22,31 @@ from spikgpt.reference.files import CLASSIFIER
 from spikgpt.types import Floats, Integers
 
 # Points on the path from a baseline to a cell.
-STEPS = 8
+STEPS = 4
 # Largest number of other labels that serve as baselines.
-BASELINES = 5
+BASELINES = 12
+# Largest factor, and its inverse the smallest, that corrects the sum of the attributions of a cell.
+LARGEST_FACTOR = 2
+
+
+@dataclass(frozen=True)
+class Attributions:
+    """Attributions of U genes to the log-odds of a label in n cells.
+
+    Attributes
+    ----------
+    values
+        Attributions, shape (n, U). Those of a cell add up to its log-odds minus ``baseline``. They do not where the
+        surrogate derivatives miss this difference by more than a factor of two.
+    log_odds
+        Log-odds of the label in each cell, shape (n,).
+    baseline
+        Mean log-odds of the label in the profiles of the other labels.
+    """
+
+    values: npt.NDArray[np.float64]
+    log_odds: npt.NDArray[np.float64]
+    baseline: float
 
 
 @dataclass(frozen=True)
@@ -61,6 +83,10 @@ class GeneAttributor:
         """Return the log-odds of a label in cells, shape (n,), from scaled expression, shape (n, U)."""
         return self._log_odds(self.network.logits(self.front.vectors(scaled)), label)[0]
 
+    def best(self, scaled: Floats) -> Integers:
+        """Return the index of the label with the highest logit in each cell, shape (n,)."""
+        return np.asarray(self.allowed[self.logits(scaled).argmax(axis=1)])
+
     def nearest_labels(self, scaled: Floats, label: int) -> Integers:
         """Return the other allowed labels, the one with the highest mean logit in the cells first."""
         order = self.allowed[np.argsort(-self.logits(scaled).mean(axis=0), kind="stable")]
@@ -74,24 +100,28 @@ class GeneAttributor:
 
     def attribute(
         self, scaled: Floats, label: int, *, others: Integers | None = None, steps: int = STEPS
-    ) -> npt.NDArray[np.float64]:
-        """Return the attributions of genes to the log-odds of a label in cells, (n, U) to (n, U).
+    ) -> Attributions:
+        """Return the attributions of genes to the log-odds of a label in cells.
 
         Parameters
         ----------
+        scaled
+            Scaled expression of n cells, shape (n, U).
         others
             Labels whose profiles serve as baselines; None for the nearest other labels of the mean cell.
         steps
             Points on the path from each baseline to a cell.
         """
         others = self.nearest_labels(scaled, label)[:BASELINES] if others is None else others
-        total = np.zeros(scaled.shape)
+        shares = (np.arange(steps) + 0.5)[:, None, None] / steps
+        total, log_odds = np.zeros(scaled.shape), self.log_odds(scaled, label)
         for other in others:
             difference = scaled - self.front.profiles[other]
-            for step in range(steps):
-                share = (step + 0.5) / steps
-                total += difference * self.gradient(scaled - (1 - share) * difference, label)
-        return total / (steps * len(others))
+            path = (scaled - (1 - shares) * difference).reshape(-1, scaled.shape[1])  # (steps n, U)
+            total += difference * self.gradient(path, label).reshape(steps, *scaled.shape).mean(axis=0)
+        total /= len(others)
+        baseline = float(self.log_odds(self.front.profiles[others], label).mean())
+        return Attributions(_completed(total, log_odds - baseline), log_odds, baseline)
 
     def _log_odds(self, logits: Floats, label: int) -> tuple[npt.NDArray[np.float64], npt.NDArray[np.float64]]:
         """Return the log-odds of a label, (n, L) to (n,), and their gradient by the logits, shape (n, L)."""
@@ -104,3 +134,11 @@ class GeneAttributor:
         gradient[:, label] = 1
         gradient[:, others] = -weights / total
         return logits[:, label] - (largest + np.log(total))[:, 0], gradient
+
+
+def _completed(attributions: Floats, differences: Floats) -> npt.NDArray[np.float64]:
+    """Return attributions, (n, U), multiplied so that those of a cell add up to its difference, shape (n,)."""
+    sums = attributions.sum(axis=1)
+    factors = np.divide(differences, sums, out=np.ones(len(sums)), where=np.abs(sums) > 1e-9)
+    usable = (factors >= 1 / LARGEST_FACTOR) & (factors <= LARGEST_FACTOR)
+    return np.asarray(attributions * np.where(usable, factors, 1)[:, None])

@@ -20,7 +20,7 @@ from spikgpt.types import Bools, Floats, Integers, Rows
 Role = Literal["supporting", "conflicting", "missing"]
 
 # Genes of each role, and cells of each label whose attributions are averaged.
-TOP, CELLS_PER_LABEL = 20, 30
+TOP, CELLS_PER_LABEL = 20, 20
 # Share of all absolute attributions below which a gene neither supports nor conflicts.
 LEAST_SHARE = 0.002
 # A marker gene of a label in the reference: natural log of the least ratio to the mean of the other labels, and the
@@ -77,8 +77,11 @@ class LabelGenes:
         Supporting genes, then conflicting ones, then missing ones, the strongest of each role first.
     attributions
         Mean attribution of each gene of :attr:`FittedQuery.genes`, shape (U,).
-    log_odds
-        Mean log-odds of the label in the explained cells.
+    log_odds, baseline
+        Mean log-odds of the label in the explained cells, and in the profiles of the nearest other labels. The
+        attributions add up to the difference.
+    agreement
+        Share of the explained cells to which the network alone gives the label, without smoothing.
     """
 
     label: str
@@ -87,6 +90,8 @@ class LabelGenes:
     runner_up: str
     genes: tuple[GeneEvidence, ...]
     log_odds: float
+    baseline: float
+    agreement: float
     attributions: npt.NDArray[np.float64] = field(repr=False, compare=False)
 
     def of_role(self, role: Role) -> tuple[GeneEvidence, ...]:
@@ -149,14 +154,17 @@ class LabelExplainer:
         others = self.attributor.nearest_labels(scaled, label)
         runner_up = int(others[0])
         absent = scaled.mean(axis=0) < self.attributor.front.profiles[others[:BASELINES]].mean(axis=0)
-        attributions = self.attributor.attribute(scaled, label).mean(axis=0)
+        found = self.attributor.attribute(scaled, label)
+        attributions = found.values.mean(axis=0)
         return LabelGenes(
             label=self.names[label],
             cells=len(cells),
             explained=len(chosen),
             runner_up=self.names[runner_up],
             genes=tuple(self._evidence(label, runner_up, logs, attributions, absent, top)),
-            log_odds=float(self.attributor.log_odds(scaled, label).mean()),
+            log_odds=float(found.log_odds.mean()),
+            baseline=found.baseline,
+            agreement=float((self.attributor.best(scaled) == label).mean()),
             attributions=attributions,
         )
 

@@ -33,10 +33,51 @@ def test_each_cell_has_its_own_attributions(fitted: FittedQuery, attributor: Gen
     scaled = attributor.front.scaled(fitted.logs[:6])
     others = attributor.nearest_labels(scaled, 0)
     assert 0 not in others
-    whole = attributor.attribute(scaled, 0, others=others)
-    turned = attributor.attribute(scaled[::-1], 0, others=others)[::-1]
+    whole = attributor.attribute(scaled, 0, others=others).values
+    turned = attributor.attribute(scaled[::-1], 0, others=others).values[::-1]
     np.testing.assert_allclose(whole, turned, atol=1e-9)
-    np.testing.assert_allclose(attributor.attribute(scaled[2:3], 0, others=others), whole[2:3], atol=1e-9)
+    np.testing.assert_allclose(attributor.attribute(scaled[2:3], 0, others=others).values, whole[2:3], atol=1e-9)
+
+
+@pytest.mark.parametrize("name", ["fitted", "panel"])
+def test_attributions_add_up_to_the_difference_of_log_odds(name: str, request: pytest.FixtureRequest) -> None:
+    query: FittedQuery = request.getfixturevalue(name)
+    attributor = GeneAttributor.from_query(query)
+    assert query.logs is not None
+    scaled = attributor.front.scaled(query.logs[:40])
+    beta = query.reference.labels.names.index("beta")
+    cells = scaled[attributor.best(scaled) == beta]
+    assert len(cells) >= 5
+    found = attributor.attribute(cells, beta)
+    np.testing.assert_allclose(found.log_odds, attributor.log_odds(cells, beta))
+    np.testing.assert_allclose(found.values.sum(axis=1), found.log_odds - found.baseline)
+    assert (found.log_odds > found.baseline + 5).all()
+
+
+def test_more_steps_change_little(fitted: FittedQuery, attributor: GeneAttributor) -> None:
+    assert fitted.logs is not None
+    cells = attributor.front.scaled(fitted.logs[:5])
+    few, many = (attributor.attribute(cells, 0, steps=steps).values.ravel() for steps in (4, 32))
+    assert np.corrcoef(few, many)[0, 1] > 0.95
+
+
+def test_deletion_of_the_strongest_genes_lowers_the_log_odds_most(
+    fitted: FittedQuery, attributor: GeneAttributor
+) -> None:
+    """Exact occlusion with the engine's own network."""
+    assert fitted.logs is not None
+    scaled = attributor.front.scaled(fitted.logs[:40])
+    beta = fitted.reference.labels.names.index("beta")
+    cells = scaled[attributor.best(scaled) == beta]
+    values = attributor.attribute(cells, beta).values
+    order = np.argsort(-values, axis=1)
+    drops = []
+    for genes in (order[:, :20], order[:, 200:220], order[:, -20:]):
+        occluded = cells.copy()
+        np.put_along_axis(occluded, genes, 0.0, axis=1)
+        drops.append((attributor.log_odds(cells, beta) - attributor.log_odds(occluded, beta)).mean())
+    assert drops[0] > 5 * abs(drops[1])
+    assert drops[0] > drops[2]
 
 
 def test_only_allowed_labels_are_compared(small: Reference, query: AnnData) -> None:

@@ -74,6 +74,12 @@ def test_the_order_of_cells_does_not_matter(small: Reference, query: AnnData, ex
         np.testing.assert_allclose(genes.attributions, explained[genes.label].attributions, atol=1e-3)
 
 
+def test_attributions_add_up(explained: dict[str, LabelGenes]) -> None:
+    for genes in explained.values():
+        assert genes.agreement > 0.5
+        assert genes.attributions.sum() == pytest.approx(genes.log_odds - genes.baseline, rel=0.1)
+
+
 def test_labels_and_numbers_are_chosen(fitted: FittedQuery) -> None:
     (beta,) = explain_labels(fitted, ["beta"], cells_per_label=4, top=3)
     assert beta.label == "beta"
