@@ -39,6 +39,7 @@ from spikgpt.reference.lockfile import VersionPin
 from spikgpt.reference.summary import Labels
 from spikgpt.scoring.annotation import Annotation
 from spikgpt.sharing import open_reference, push
+from spikgpt.tables import html_view
 from spikgpt.types import Bools, Integers
 
 if TYPE_CHECKING:
@@ -73,6 +74,20 @@ class SpikGPT:
     def __repr__(self) -> str:
         labels, kind = self.reference.labels.names, self.engine.embedding.kind
         return f"SpikGPT({self.reference.name!r}, {len(labels)} labels, embedding {kind}, {self.engine.name})"
+
+    def _repr_html_(self) -> str:
+        reference, labels = self.reference, self.labels
+        facts = reference.provenance
+        cells_of = " ".join(str(facts[name]) for name in ("organism", "tissue") if facts.get(name))
+        held_out, licence = reference.metrics["held_out"], facts.get("licence")
+        texts = [
+            f"{len(labels)} labels, trained on {reference.metrics['cells']:,} cells{cells_of and f' of {cells_of}'}.",
+            f"Held out: {reference.metrics['held_out_by']}. Accuracy {held_out['accuracy']:.3f}, macro-F1 "
+            f"{held_out['macro_f1']:.3f}.",
+            f"Embedding {self.engine.embedding.kind}, {self.engine.name}.",
+            *([f"Licence: {licence}."] if licence else []),
+        ]
+        return html_view(f"Reference {reference.name!r}", texts, [labels._repr_html_()])
 
     @property
     def labels(self) -> Labels:

@@ -31,6 +31,9 @@ def test_a_reference_goes_to_a_folder_and_back(small: Reference, few: AnnData, t
     SpikGPT(small).save_pretrained(str(folder), overwrite=True)
     again = SpikGPT.from_pretrained(folder)
     assert repr(again) == "SpikGPT('small', 6 labels, embedding pca, numpy on cpu)"
+    page = again._repr_html_()
+    assert page.startswith("<p><strong>Reference &#x27;small&#x27;</strong></p><p>6 labels, trained on 360 cells.</p>")
+    assert page.count("<tr>") == 1 + 6
     assert again.labels == small.labels.names
     assert sum(row.cells for row in again.labels.rows) == small.metrics["cells"]
     assert again.card == (folder / "README.md").read_text()

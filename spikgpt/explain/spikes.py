@@ -88,18 +88,24 @@ class SpikeActivity:
     classifier: NumpyClassifier
 
     @classmethod
-    def record(cls, reference: Reference, vectors: Floats, names: Sequence[str]) -> SpikeActivity:
-        """Run the network on the vectors of n cells, shape (n, D), and count its spikes."""
-        classifier = NumpyClassifier(reference.config, reference.part(CLASSIFIER))
-        counts = _SpikeCounts(reference.config, len(vectors))
+    def record(
+        cls,
+        classifier: NumpyClassifier,
+        vectors: Floats,
+        cells: Sequence[str],
+        label_names: Sequence[str],
+        reference_name: str,
+    ) -> SpikeActivity:
+        """Run a network on the vectors of n cells, shape (n, D), and count its spikes."""
+        config = classifier.config
+        counts = _SpikeCounts(config, len(vectors))
         best = [np.zeros(0, dtype=np.int64)]
         for start in range(0, len(vectors), BATCH):
             part = slice(start, start + BATCH)
             best.append(classifier.logits(vectors[part], counts.recorder(part)).argmax(axis=1))
-        labels = np.array(reference.labels.names)[np.concatenate(best)]
-        cells = np.asarray(names, dtype=np.str_)
-        tables = counts.rates(), counts.cell_rates(cells)
-        return cls(reference.name, reference.config, cells, labels, *tables, counts.blocks(), vectors, classifier)
+        labels, names = np.array(label_names)[np.concatenate(best)], np.asarray(cells, dtype=np.str_)
+        tables = counts.rates(), counts.cell_rates(names)
+        return cls(reference_name, config, names, labels, *tables, counts.blocks(), vectors, classifier)
 
     @property
     def firing_rate(self) -> float:
@@ -304,7 +310,9 @@ def record_spikes(
     if not len(rows):
         msg = "All chosen cells are empty; expected cells with counts. Choose other cells."
         raise DataError(msg)
-    return SpikeActivity.record(reference, vectors, adata.obs_names[rows].astype(str))
+    classifier = NumpyClassifier(reference.config, reference.part(CLASSIFIER))
+    names = adata.obs_names[rows].astype(str).tolist()
+    return SpikeActivity.record(classifier, vectors, names, reference.labels.names, reference.name)
 
 
 def chosen_rows(names: Any, cells: Any) -> Rows:

@@ -17,6 +17,7 @@ from spikgpt.sampling import rows_by_label
 from spikgpt.scoring.annotation import CLUSTER_LABEL, Annotation
 from spikgpt.scoring.cas import CellSet
 from spikgpt.scoring.ontology import NO_TERM, term_of
+from spikgpt.tables import html_table, html_view
 from spikgpt.types import UNKNOWN, Bools, Rows, Strings
 
 # A cluster with at least this share of Unknown cells may be a new type.
@@ -73,16 +74,18 @@ class Cluster:
         return self.frequencies.get(UNKNOWN, 0.0)
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, repr=False)
 class ClusterReport:
     """The clusters of n cells.
 
     ``labels``, shape (n,), has the label of the cluster of each cell, or the cell's own label if it has no cluster.
+    ``verdict`` is the sentence on the compatibility of the query and the reference; None for a reference of format 1.
     """
 
     clusters: tuple[Cluster, ...]
     labels: Strings
     unclustered_cells: int
+    verdict: str | None = None
 
     def table(self) -> pd.DataFrame:
         """Return a table with one row per cluster."""
@@ -103,6 +106,30 @@ class ClusterReport:
             for cluster in self.clusters
         ]
         return pd.DataFrame(rows)
+
+    def __repr__(self) -> str:
+        candidates = sum(cluster.candidate for cluster in self.clusters)
+        labels = len({cluster.label for cluster in self.clusters if cluster.label != UNKNOWN})
+        return f"ClusterReport: {len(self.clusters)} clusters, {labels} labels, {candidates} candidates for new types"
+
+    def _repr_html_(self) -> str:
+        rows = [
+            (
+                cluster.name,
+                f"{cluster.cells:,}",
+                cluster.label,
+                _percent(cluster.share),
+                cluster.nearest if cluster.candidate and cluster.nearest else "",
+                ", ".join(marker.gene for marker in cluster.markers),
+            )
+            for cluster in self.clusters
+        ]
+        columns = ("cluster", "cells", "label", "share of its cells", "nearest known type", "marker genes")
+        notes = [f"{cluster.name}: {cluster.note}" for cluster in self.clusters if cluster.note]
+        if self.unclustered_cells:
+            notes.append(f"{self.unclustered_cells:,} cells have no cluster and keep their own label.")
+        texts = [repr(self)] if self.verdict else []
+        return html_view(self.verdict or repr(self), texts, [html_table(columns, rows, numbers=6)], notes)
 
     def cell_sets(self, annotation: Annotation) -> list[CellSet]:
         """Return the set of cells of each cluster, with its marker genes, for :meth:`spikgpt.Annotation.to_cas`."""
@@ -180,7 +207,10 @@ def summarise(
             rows = members[cluster.name]
             marked[cluster.name] = _with_markers(cluster, rows, labels, in_candidates, finder)
         clusters = [marked.get(cluster.name, cluster) for cluster in clusters]
-    return ClusterReport(tuple(clusters), _of_cells(labels, members, clusters), int((~clustered).sum()))
+    by_cell, unclustered = _of_cells(labels, members, clusters), int((~clustered).sum())
+    return ClusterReport(
+        tuple(clusters), by_cell, unclustered, annotation.compatibility.sentence if annotation.compatibility else None
+    )
 
 
 def majority(annotation: Annotation, names: Strings, clustered: Bools) -> Strings:

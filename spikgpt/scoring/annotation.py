@@ -5,7 +5,6 @@ from __future__ import annotations
 import warnings
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
-from html import escape
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol
 
@@ -13,7 +12,7 @@ import numpy as np
 import numpy.typing as npt
 import pandas as pd
 
-from spikgpt.errors import printable, warn
+from spikgpt.errors import warn
 from spikgpt.options import CERTAINTY, KEY_ADDED
 from spikgpt.scoring.cas import LONGEST_TITLE, CellSet, Document, Labelset
 from spikgpt.scoring.compatibility import Compatibility
@@ -21,6 +20,7 @@ from spikgpt.scoring.notes import QuerySummary, Tally
 from spikgpt.scoring.ontology import NO_TERM, RELEASE, name_of, term_of
 from spikgpt.scoring.palette import UNKNOWN_COLOR, palette
 from spikgpt.scoring.rejection import RejectionRule
+from spikgpt.tables import html_table, html_view
 from spikgpt.types import UNKNOWN, Bools, InputReport, Rows, Strings
 from spikgpt.version import __version__
 
@@ -432,19 +432,17 @@ class Annotation:
         return f"Annotation of {len(self.best)} cells by {self.reference_name!r}: {shown}"
 
     def _repr_html_(self) -> str:
-        summary = self.summary()
-        rows = "".join(
-            f'<tr><td style="text-align:left"><span style="color:{color}">&#9632;</span> {escape(label)}</td>'
-            f"<td>{cells}</td><td>{100 * share:.1f}%</td><td>{confidence:.2f}</td></tr>"
-            for color, (label, cells, share, confidence) in zip(
-                self.colors(summary.index), summary.to_records().tolist(), strict=True
-            )
-        )
-        head = "<tr><th>label</th><th>cells</th><th>share</th><th>mean confidence</th></tr>"
-        title = f"{len(self.best)} cells by {self.reference_name!r}; {UNKNOWN}: {self.rule.rule}"
-        texts = [*self.sentences(), *(f"Note: {note}" for note in self.notes())]
-        below = "".join(f"<p>{escape(printable(text))}</p>" for text in texts)
-        return f"<table><caption>{escape(title)}</caption>{head}{rows}</table>{below}"
+        facts, summary = self.query_summary, self.summary()
+        rows = [
+            # Unknown cells have no label that the confidence could belong to.
+            (label, f"{cells:,}", f"{100 * share:.1f}%", "" if label == UNKNOWN else f"{confidence:.2f}")
+            for label, cells, share, confidence in summary.to_records().tolist()
+        ]
+        columns = ("label", "cells", "share", "mean confidence")
+        table = html_table(columns, rows, numbers=1, colors=self.colors(summary.index).tolist())
+        title = f"{len(self.best):,} cells by {self.reference_name!r}"
+        texts = [text for text in facts.sentences() if text != facts.verdict]
+        return html_view(facts.verdict or title, [f"{title}.", *texts], [table], facts.notes())
 
     def _column(self, name: str) -> pd.Categorical:
         """Return a column of labels as categories, in alphabetical order, without categories that do not occur."""

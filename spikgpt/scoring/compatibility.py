@@ -50,6 +50,11 @@ class Compatibility:
         """False if the query is of another tissue or species."""
         return self.kind != OTHER
 
+    @property
+    def sentence(self) -> str:
+        """Sentence of the answer and the reason."""
+        return f"{self.kind.capitalize()}: {self.evidence}."
+
 
 @dataclass(frozen=True)
 class Comparison:

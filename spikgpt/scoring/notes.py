@@ -97,14 +97,19 @@ class QuerySummary:
         """Share of cells that are Unknown."""
         return self.tally.labels.get(UNKNOWN, 0) / max(self.tally.cells, 1)
 
+    @property
+    def verdict(self) -> str | None:
+        """Sentence on the compatibility and its evidence; None for a reference of format 1."""
+        return self.compatibility.sentence if self.compatibility else None
+
     def sentences(self) -> list[str]:
         """Return sentences that describe the input, the share of Unknown cells, and the compatibility."""
-        report, check = self.report, self.compatibility
+        report, verdict = self.report, self.verdict
         return [
             f"Read {report.values} from {report.source}; scaling: {report.scaling}.",
             *([report.genes] if report.genes else []),
             f"{100 * self.unknown_fraction:.1f}% Unknown: {self.rule.rule}.",
-            *([f"{check.kind.capitalize()}: {check.evidence}."] if check else []),
+            *([verdict] if verdict else []),
             *([] if any(self.label_ids) else ["The labels of the reference have no Cell Ontology ids."]),
         ]
 

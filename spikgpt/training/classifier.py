@@ -15,6 +15,7 @@ from torch import Tensor, nn
 
 from spikgpt.engines.model import SpikingClassifier
 from spikgpt.engines.scgpt.embedding import device_named
+from spikgpt.reference.config import SpikGPTConfig
 from spikgpt.training.loop import TrainingRun, fingerprint, seeded
 from spikgpt.training.optimizer import SGD, AdamW
 from spikgpt.training.recipes import TrainingRecipe, network_config
@@ -42,6 +43,7 @@ def fit_classifier(
     device: str | None = None,
     checkpoint: Path | None = None,
     on_epoch: Callable[[Progress], None] | None = None,
+    build: Callable[[SpikGPTConfig], SpikingClassifier] = SpikingClassifier,
 ) -> SpikingClassifier:
     """Return a trained classifier, on the CPU, in evaluation mode, with rounded weights.
 
@@ -57,6 +59,8 @@ def fit_classifier(
         A torch device; by default a GPU when there is one.
     checkpoint
         File that keeps the state after each epoch; an interrupted training resumes there, with the same result.
+    build
+        Builds the network of a config, for networks with other neurons.
 
     Raises
     ------
@@ -79,7 +83,7 @@ def fit_classifier(
     }
     name = fingerprint(settings, vectors.astype("<f4"), labels.astype("<i8"))
     with one_thread(), seeded(seed, target):
-        classifier = SpikingClassifier(config).to(target)
+        classifier = build(config).to(target)
         by_sgd = recipe.optimizer == "sgd"
         decay = recipe.weight_decay
         optimizer = SGD(classifier, recipe.momentum, decay) if by_sgd else AdamW(classifier, decay)

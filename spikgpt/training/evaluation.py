@@ -13,15 +13,17 @@ import numpy.typing as npt
 from anndata import AnnData
 
 from spikgpt.cells.obs import counted, labels_of
-from spikgpt.errors import ConfigError, warn
+from spikgpt.errors import ConfigError, printable, warn
 from spikgpt.reference.schema import Agreement
 from spikgpt.scoring.annotation import Annotation
 from spikgpt.scoring.label_map import LabelMap
+from spikgpt.tables import html_table, html_view
 from spikgpt.training.metrics import measure, unknown_auroc
 from spikgpt.training.names import MatchedNames, match_names, ontology_ids
+from spikgpt.types import UNKNOWN
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, repr=False)
 class Evaluation:
     """Comparison of an annotation with the true types of the cells. Shares go from 0 to 1.
 
@@ -45,6 +47,8 @@ class Evaluation:
         Cells without a true type, which are left out.
     notes
         Sentences on labels that were matched by another name, or not matched.
+    verdict
+        Sentence on the compatibility of the query and the reference; None for a reference of format 1.
     """
 
     metrics: Agreement
@@ -57,6 +61,40 @@ class Evaluation:
     unseen_labels: dict[str, int]
     unlabelled_cells: int
     notes: tuple[str, ...] = ()
+    verdict: str | None = None
+
+    def sentences(self) -> list[str]:
+        """Return sentences on the cells of known types, on Unknown cells and on missing types."""
+        metrics, known = self.metrics, _percent(self.known_unknown_fraction)
+        texts = [
+            f"{metrics.cells:,} cells of known types: accuracy {metrics.accuracy:.3f}, macro-F1 {metrics.macro_f1:.3f} "
+            f"before rejection. {known} of them are {UNKNOWN}."
+        ]
+        if self.unseen_unknown_fraction is not None:
+            types = ", ".join(f"{name} ({cells:,})" for name, cells in self.unseen_labels.items())
+            auroc = "" if self.auroc_unknown is None else f" AUROC of missing against known: {self.auroc_unknown:.3f}."
+            texts.append(
+                f"{_percent(self.unseen_unknown_fraction)} of the cells of missing types are {UNKNOWN}: {types}.{auroc}"
+            )
+        if self.unlabelled_cells:
+            texts.append(f"{self.unlabelled_cells:,} cells without a true type were left out.")
+        return texts
+
+    def __repr__(self) -> str:
+        return printable(f"Evaluation: {self._headline} {self.sentences()[0]}")
+
+    def _repr_html_(self) -> str:
+        rows = [
+            (score.label, f"{score.cells:,}", f"{score.precision:.3f}", f"{score.recall:.3f}", f"{score.f1:.3f}")
+            for score in self.metrics.per_label
+        ]
+        table = html_table(("true label", "cells", "precision", "recall", "F1"), rows, numbers=1)
+        texts = [*([self._headline] if self.verdict else []), *self.sentences()]
+        return html_view(self.verdict or self._headline, texts, [table], self.notes)
+
+    @property
+    def _headline(self) -> str:
+        return f"{_percent(self.open_set_accuracy)} of all labelled cells have the right answer."
 
     @property
     def share_right(self) -> float:
@@ -66,7 +104,7 @@ class Evaluation:
 
     def to_dict(self) -> dict[str, Any]:
         """Return plain JSON values with the metrics at the top level; old names are written too."""
-        values = {name: value for name, value in vars(self).items() if name != "metrics"}
+        values = {name: value for name, value in vars(self).items() if name not in ("metrics", "verdict")}
         former = {name.replace("fraction", "rate"): value for name, value in values.items() if "fraction" in name}
         former["share_right"] = self.open_set_accuracy
         return self.metrics.to_dict() | values | former | {"notes": list(self.notes)}
@@ -119,6 +157,7 @@ def evaluate(
         unseen_labels=dict(sorted(counted(truth[unseen]).items())),
         unlabelled_cells=int((~labelled).sum()),
         notes=matched.notes,
+        verdict=annotation.compatibility.sentence if annotation.compatibility else None,
     )
 
 
@@ -160,3 +199,7 @@ def read_label_map(source: str) -> dict[str, str]:
     except (OSError, ValueError, msgspec.MsgspecError) as error:
         msg = f'{source} is no label map ({error}); expected JSON such as {{"Alpha cells": "alpha"}}, or a JSON file.'
         raise ConfigError(msg) from None
+
+
+def _percent(share: float) -> str:
+    return f"{100 * share:.1f}%"

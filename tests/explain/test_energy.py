@@ -14,6 +14,7 @@ from spikingjelly.activation_based.neuron import LIFNode
 from torch import nn
 
 from spikgpt.engines.model import SpikingClassifier
+from spikgpt.engines.numpy import NumpyClassifier
 from spikgpt.explain.energy import (
     BlockSpikes,
     EnergyModel,
@@ -27,8 +28,6 @@ from spikgpt.explain.energy import (
 )
 from spikgpt.explain.spikes import SpikeActivity
 from spikgpt.reference.config import SpikGPTConfig
-from spikgpt.reference.files import Reference
-from spikgpt.scoring.label_map import LabelMap
 from spikgpt.training.recipes import DEFAULT, PAPER, network_config
 from tests.engines.test_model import classifier_for, embeddings
 
@@ -41,13 +40,11 @@ NETWORKS: dict[str, dict[str, Any]] = {
 CELLS = 12
 
 
-def activity(classifier: SpikingClassifier, small: Reference, vectors: torch.Tensor) -> SpikeActivity:
+def activity(classifier: SpikingClassifier, vectors: torch.Tensor) -> SpikeActivity:
     """Record the spikes of some vectors in a classifier."""
-    tensors = {f"classifier.{name}": tensor.numpy() for name, tensor in classifier.state_dict().items()}
-    names = tuple("abcdefgh"[: classifier.config.n_labels])
-    labels = LabelMap(names, (None,) * len(names))
-    reference = replace(small, config=classifier.config, tensors=tensors, labels=labels)
-    return SpikeActivity.record(reference, vectors.numpy(), [f"cell {row}" for row in range(len(vectors))])
+    weights = {name: tensor.numpy() for name, tensor in classifier.state_dict().items()}
+    names, labels = [f"cell {row}" for row in range(len(vectors))], list("abcdefgh"[: classifier.config.n_labels])
+    return SpikeActivity.record(NumpyClassifier(classifier.config, weights), vectors.numpy(), names, labels, "made up")
 
 
 def counted(classifier: nn.Module, x: torch.Tensor, **how: Any) -> dict[str, float]:
@@ -74,10 +71,10 @@ def synaptic(operations: Operations, field: str, names: Iterable[str]) -> float:
 
 @pytest.mark.parametrize("overrides", NETWORKS.values(), ids=NETWORKS.keys())
 @pytest.mark.parametrize("literal", [False, True], ids=["collapsed", "literal"])
-def test_counts_are_those_of_spikingjelly(small: Reference, overrides: dict[str, Any], literal: bool) -> None:
+def test_counts_are_those_of_spikingjelly(overrides: dict[str, Any], literal: bool) -> None:
     classifier, x = classifier_for(overrides, trained=True), embeddings(CELLS).double()
     folded, config = classifier.double().folded(), classifier.config
-    recorded = activity(classifier, small, x)
+    recorded = activity(classifier, x)
     operations = spiking_operations(config, recorded.blocks, "literal" if literal else "collapsed")
     found = counted(folded, x, literal=literal)
     neurons = operations.total("potentials") / 2
@@ -101,9 +98,9 @@ def test_counts_are_those_of_spikingjelly(small: Reference, overrides: dict[str,
         assert operations.total("accumulations") - attention + sums == pytest.approx(found["ac"], rel=1e-12)
 
 
-def test_one_literal_copy_counts_the_attention_of_the_collapsed_network(small: Reference) -> None:
+def test_one_literal_copy_counts_the_attention_of_the_collapsed_network() -> None:
     classifier, x = classifier_for({"copies": 6}, trained=True), embeddings(CELLS).double()
-    recorded = activity(classifier, small, x)
+    recorded = activity(classifier, x)
     one = SpikingClassifier(replace(classifier.config, copies=1)).double()
     one.load_state_dict(classifier.double().state_dict())
     found = counted(one.eval().folded(), x, literal=True)

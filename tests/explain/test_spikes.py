@@ -12,14 +12,21 @@ import torch
 from anndata import AnnData
 
 from spikgpt import SpikGPT
-from spikgpt.cells.align import AlignedCells
-from spikgpt.engines.numpy import NumpyClassifier
+from spikgpt.engines.numpy import NumpyClassifier, NumpyEngine
 from spikgpt.engines.opening import torch_engine
 from spikgpt.errors import ConfigError, DataError
 from spikgpt.explain.spikes import SpikeActivity, chosen_rows
 from spikgpt.reference.files import CLASSIFIER, Reference
 from tests.conftest import labelled
 from tests.engines.test_model import ARCHITECTURES, Recorder, classifier_for, embeddings
+from tests.explain.test_energy import activity as activity_of
+
+
+def recorded(reference: Reference, cells: int) -> SpikeActivity:
+    """Record the spikes of random vectors."""
+    vectors = np.random.default_rng(0).standard_normal((cells, reference.config.input_dim))
+    classifier, names = NumpyClassifier(reference.config, reference.part(CLASSIFIER)), list(map(str, range(cells)))
+    return SpikeActivity.record(classifier, vectors, names, reference.labels.names, reference.name)
 
 
 @pytest.fixture(scope="module")
@@ -145,16 +152,13 @@ def test_a_summary_says_when_spikes_save_nothing(activity: SpikeActivity) -> Non
 
 
 def test_markup_in_the_name_of_a_reference_is_escaped(small: Reference) -> None:
-    vectors = np.random.default_rng(0).standard_normal((3, small.config.input_dim))
-    activity = SpikeActivity.record(replace(small, name="<script>$\x1b"), vectors, ["a", "b", "c"])
+    activity = recorded(replace(small, name="<script>$\x1b"), 3)
     assert "<script>" not in activity._repr_html_()
     assert "\x1b" not in activity._repr_html_()
 
 
-def test_deeper_networks_name_their_blocks(small: Reference) -> None:
-    from tests.explain.test_energy import activity as recorded
-
-    deep = recorded(classifier_for({"depth": 2, "copies": 3}, trained=True), small, embeddings(9).double())
+def test_deeper_networks_name_their_blocks() -> None:
+    deep = activity_of(classifier_for({"depth": 2, "copies": 3}, trained=True), embeddings(9).double())
     assert deep.cell_rates.columns[0] == "block 1 query"
     assert deep.cell_rates.columns[-1] == "block 2 hidden"
     assert len(deep.blocks) == 2
@@ -171,9 +175,10 @@ def test_vectors_of_other_engines_give_the_spikes_of_the_numpy_engine(
 
 def test_vectors_of_a_reference_on_an_embedding_have_spikes_too(small: Reference) -> None:
     vectors = np.random.default_rng(0).standard_normal((5, small.config.input_dim))
-    cells = AlignedCells.from_vectors(vectors, np.zeros(5, dtype=bool))
-    engine = torch_engine(small)
+    reference = replace(small, embedder={"kind": "obsm", "key": "X_own", "dim": small.config.input_dim})
+    adata = AnnData(obs=pd.DataFrame(index=list("abcde")), obsm={"X_own": vectors})
+    found = SpikGPT(reference, NumpyEngine(reference)).spikes(adata, ["e", "b"])
+    assert found.cells.tolist() == ["b", "e"]
+    expected = torch_engine(small).classify(vectors[[1, 4]])[0].argmax(axis=1)
+    np.testing.assert_array_equal(found.labels, np.array(small.labels.names)[expected])
     np.testing.assert_array_equal(chosen_rows(["a", "b", "a b"], "a b"), [2])
-    expected = np.array(small.labels.names)[engine.classify(cells.vectors)[0].argmax(axis=1)]
-    found = SpikeActivity.record(small, cells.vectors, list("abcde"))
-    np.testing.assert_array_equal(found.labels, expected)

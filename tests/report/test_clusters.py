@@ -23,11 +23,14 @@ from spikgpt.errors import LabelsError
 from spikgpt.report import clusters as clusters_module
 from spikgpt.report.clusters import MOST_CANDIDATES, Cluster, ClusterReport, summarise
 from spikgpt.report.markers import MarkerFinder
+from spikgpt.scoring.compatibility import LIKE, Compatibility
 from spikgpt.types import UNKNOWN
 
 
 class Labelled(Annotation):
-    """An annotation whose labels are given; nothing else of it may be read."""
+    """An annotation whose labels and compatibility are given; nothing else of it may be read."""
+
+    compatibility = Compatibility(LIKE, "made <i>up", {})
 
     def __init__(self, labels: list[str], best_labels: list[str]) -> None:
         object.__setattr__(self, "given", (np.array(labels), np.array(best_labels)))
@@ -274,6 +277,21 @@ def test_the_table_has_a_row_a_cluster(query: AnnData) -> None:
     assert table.loc["alpha", "frequencies"] == "Unknown 100%"
     assert "GCG" in str(table.loc["alpha", "marker genes"]).split(", ")
     assert table["candidate"].to_list() == [name == "alpha" for name in table.index]
+
+
+def test_a_report_shows_its_clusters_and_escapes_names(query: AnnData) -> None:
+    report = summarise(without_alpha(query), query, "cell_type")
+    labels = query.obs["cell_type"].nunique() - 1
+    assert repr(report) == f"ClusterReport: {labels + 1} clusters, {labels} labels, 1 candidates for new types"
+    page = report._repr_html_()
+    assert page.startswith("<p><strong>Like the reference: made &lt;i&gt;up.</strong></p>")
+    assert page.count("<tr>") == labels + 2
+    assert "GCG" in page
+    hostile = summarise(labelled(["<b>x"] * 3 + ["y\u202e"]), clustered(["<s>", "<s>", "<s>", None]), "leiden")
+    page = hostile._repr_html_()
+    assert "<b>" not in page
+    assert "<s>" not in page
+    assert "<p>Note: 1 cells have no cluster and keep their own label.</p>" in page
 
 
 def test_frequencies_as_text() -> None:

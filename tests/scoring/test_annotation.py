@@ -362,16 +362,21 @@ def test_a_description_for_notebooks(annotation: Annotation) -> None:
     for stated in (
         "<p>5 of the reference&#x27;s 7 genes are in the query.</p>",
         "<p>50.0% Unknown: OOD score above 0.</p>",
-        "<p>Another tissue or species, do not use: it &lt;s&gt;barks.</p>",
+        "<p>12 cells by &#x27;&lt;i&gt;&#x27;.</p>",
         "<p>Note: Another tissue or species, do not use these labels: it &lt;s&gt;barks.",
         "<p>Note: One &lt;u&gt;note&lt;/u&gt;\\n.</p>",
         "Read counts from X; scaling: reference.",
     ):
         assert stated in html
+    assert html.startswith("<p><strong>Another tissue or species, do not use: it &lt;s&gt;barks.</strong></p>")
+    assert html.count("it &lt;s&gt;barks") == 2
     assert "<b>" not in html
     assert "<i>" not in html
-    assert f'color:{palette(2)[0]}">&#9632;</span> &lt;b&gt;al&amp;pha</td><td>3</td><td>25.0%</td>' in html
-    assert f'color:{UNKNOWN_COLOR}">&#9632;</span> Unknown</td><td>6</td><td>50.0%</td><td>0.29</td>' in html
+    right = '<td style="text-align:right">'
+    alpha, unknown = "&lt;b&gt;al&amp;pha</td>", "Unknown</td>"
+    assert f'color:{palette(2)[0]}">&#9632;</span> {alpha}{right}3</td>{right}25.0%</td>{right}' in html
+    # Unknown has no confidence.
+    assert f'color:{UNKNOWN_COLOR}">&#9632;</span> {unknown}{right}6</td>{right}50.0%</td>{right}</td>' in html
 
 
 def test_a_summary_of_the_labels(annotation: Annotation) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -12,6 +13,7 @@ from anndata import AnnData
 
 from spikgpt import Annotation
 from spikgpt.errors import ConfigError, LabelsError
+from spikgpt.scoring.compatibility import OTHER, Compatibility
 from spikgpt.scoring.label_map import LabelMap
 from spikgpt.scoring.rejection import RejectionRule
 from spikgpt.training.evaluation import evaluate, read_label_map
@@ -159,3 +161,21 @@ def test_a_label_map_is_read_from_json(tmp_path: Path) -> None:
             read_label_map(str(path))
     with pytest.raises(ConfigError, match="no label map"):
         read_label_map(str(tmp_path / "missing.json"))
+
+
+def test_an_evaluation_shows_its_figures_and_escapes_names() -> None:
+    annotation = annotated(["a", "a", "b", "b"], [0.9, 0.4, 0.8, 0.9])
+    evaluation = evaluate(annotation, cells(["a", "a", "b", "<b>z\x1b"]), "type")
+    assert repr(evaluation) == (
+        "Evaluation: 50.0% of all labelled cells have the right answer. 3 cells of known types: accuracy 1.000, "
+        "macro-F1 1.000 before rejection. 33.3% of them are Unknown."
+    )
+    page = evaluation._repr_html_()
+    assert page.startswith("<p><strong>50.0% of all labelled cells have the right answer.</strong></p>")
+    assert "0.0% of the cells of missing types are Unknown: &lt;b&gt;z\\x1b (1)." in page
+    assert page.count("<tr>") == 3
+    refused = replace(annotation, compatibility=Compatibility(OTHER, "it <s>barks", {}))
+    page = evaluate(refused, cells(["a", "a", "b", None]), "type")._repr_html_()
+    assert page.startswith("<p><strong>Another tissue or species, do not use: it &lt;s&gt;barks.</strong></p>")
+    assert "1 cells without a true type were left out." in page
+    assert "verdict" not in evaluation.to_dict()

@@ -1,6 +1,6 @@
 """Suites that measure SpikGPT across studies, by name."""
 
-from spikgpt_benchmark.studies import foreign, labels, layouts, queries, speed, terms, tissues, transfer
+from spikgpt_benchmark.studies import energy, foreign, labels, layouts, queries, speed, terms, tissues, transfer
 
-MODULES = (labels, terms, transfer, foreign, queries, tissues, speed, layouts)
+MODULES = (labels, terms, transfer, foreign, queries, tissues, speed, layouts, energy)
 SUITES = {name: suite for module in MODULES for name, suite in module.SUITES.items()}
