@@ -76,7 +76,7 @@ class DenseClassifier(SpikingClassifier):
 
 def trained_vectors(reference: AnnData, query: AnnData, recipe: TrainingRecipe, seed: int) -> TrainedVectors:
     """Train the spiking network on all cells of a reference, and return its engine with all vectors."""
-    options = TrainOptions(seed=seed, recipe=recipe.name)
+    options = TrainOptions(seed=seed)
     cells = prepare(reference, LABEL, "pca", options)
     fitted = fit_model(cells, np.arange(len(cells.labels)), "all-cells", recipe, options, impute=True)
     engine = fitted.engine
