@@ -30,6 +30,7 @@ from spikgpt.explain.query import FittedQuery
 from spikgpt.options import CERTAINTY, AnnotateOptions
 from spikgpt.reference.files import Reference
 from spikgpt.report.clusters import majority, own_clusters
+from spikgpt.report.writer import ReportWriter
 from spikgpt.scoring.annotation import Annotation
 from spikgpt.scoring.ontology import BroadLabels
 from spikgpt.threads import in_order
@@ -270,6 +271,7 @@ def annotation_of(
         input_report=model.report,
         batch_key=batch_key,
         key_added=options.key_added,
+        reporter=ReportWriter(options),
     )
 
 

@@ -5,14 +5,14 @@ from __future__ import annotations
 import importlib
 from collections.abc import Callable
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any, NamedTuple
 
 import typer
 from msgspec import structs
 
 from spikgpt.cli.flags import MODEL, SCGPT, PinnedOptions, command, hub_of
 from spikgpt.cli.output import inform, interruptible, note, show, show_scores
-from spikgpt.cli.paths import CELLS, CSV, JSON, TABLES, Output, check_outputs
+from spikgpt.cli.paths import CELLS, CSV, HTML, JSON, TABLES, Output, check_outputs
 from spikgpt.cli.shards import ShardOptions, label_shards
 from spikgpt.errors import ConfigError, needs
 from spikgpt.options import AnnotateOptions, EngineOptions, about
@@ -56,6 +56,18 @@ LEFT_OUT = ("key_added", "certainty", "cluster_key", "majority_vote")
 EVALUATED = tuple(name for name in LabelOptions.__struct_fields__ if name not in LEFT_OUT)
 
 
+class _Files(NamedTuple):
+    """Outputs of the annotation of one file, and the options for single outputs."""
+
+    out: Path | None
+    table: Path | None
+    cluster_table: Path | None
+    cas: Path | None
+    report: Path | None
+    cas_author: str
+    map_key: str | None
+
+
 @command()
 def annotate(
     query: Annotated[
@@ -74,10 +86,15 @@ def annotate(
     cluster_table: Annotated[Path | None, typer.Option(help="Output table, .csv or .tsv: one row per cluster.")] = None,
     cas: Annotated[Path | None, typer.Option(help="Output file, .json: labels in the Cell Annotation Schema.")] = None,
     cas_author: Annotated[str, typer.Option(help="Name of the author in the file of --cas.")] = "",
+    report: Annotated[Path | None, typer.Option(help="Output file, .html: a report with a map of the cells.")] = None,
+    map_key: Annotated[
+        str | None, typer.Option(help="Array of obsm with the map of --report; default: X_umap, else a new UMAP.")
+    ] = None,
 ) -> None:
     """Annotate QUERY, and write the labels to --out, --table or both, or to the parts of --out-dir."""
+    files = _Files(out, table, cluster_table, cas, report, cas_author, map_key)
     if shards.out_dir:
-        _check_alone(out, table, cluster_table, cas)
+        _check_alone(files)
         reference, engine = _opened(model, hub)
         annotation = label_shards(query, reference, engine, _resolved(options), shards)
         hub.keep(model.model, reference)
@@ -89,45 +106,47 @@ def annotate(
             "a name with spaces. Or add --out-dir DIR to label them as one query. See spikgpt annotate --help."
         )
         raise ConfigError(msg)
-    _annotate_file(Path(query[0]), model, options, hub, out, table, cluster_table, cas, cas_author)
+    _annotate_file(Path(query[0]), model, options, hub, files)
 
 
-def _annotate_file(
-    query: Path,
-    model: ModelOptions,
-    options: LabelOptions,
-    hub: PinnedOptions,
-    out: Path | None,
-    table: Path | None,
-    cluster_table: Path | None,
-    cas: Path | None,
-    cas_author: str,
-) -> None:
+def _annotate_file(query: Path, model: ModelOptions, options: LabelOptions, hub: PinnedOptions, files: _Files) -> None:
     """Annotate one file."""
     from spikgpt.cells.output import write_copy, write_csv, write_table
     from spikgpt.cells.reading import open_cells
     from spikgpt.cells.storage import identity_of
     from spikgpt.reference.registry import AUTO, separate_names
     from spikgpt.report.clusters import summarise
+    from spikgpt.report.map import check_map_key
+    from spikgpt.report.writer import ReportWriter
 
-    _check_outputs(out, table, cas)
+    out, table, cluster_table, cas, report, cas_author, map_key = files
+    _check_outputs(files)
     clustered = options.majority_vote or options.cluster_key is not None
     if cluster_table and not clustered:
         msg = "--cluster-table needs --cluster-key, the column of obs that holds the clusters, or --majority-vote."
         raise ConfigError(msg)
     tables = Output("--table", table, TABLES), Output("--cluster-table", cluster_table, CSV), Output("--cas", cas, JSON)
-    outputs = Output("--out", out, CELLS), *tables, Output("--lock-file", hub.pin().lock)
+    others = Output("--report", report, HTML), Output("--lock-file", hub.pin().lock)
+    outputs = Output("--out", out, CELLS), *tables, *others
     check_outputs(*outputs, inputs=(query, *separate_names(model.model), model.scgpt))
     written: list[Path] = []
     identity = identity_of(query)
     with interruptible(lambda: f"Written: {', '.join(map(str, written))}." if written else "Nothing was written."):
         with open_cells(query) as cells:
+            if map_key is not None:
+                check_map_key(cells, map_key)
             annotation, engine, reference = _annotated(cells, options.cluster_key, model, options, hub)
             clusters = None
             if options.cluster_key or (clustered and (cluster_table or cas)):
                 key, layer, genes = options.cluster_key, options.layer, options.gene_key
                 clusters = summarise(annotation, cells, key, layer=layer, gene_key=genes)
             uns, notes = annotation.uns(cells), annotation.notes(cells)
+            if report:
+                inform("Drawing the report.")
+                ReportWriter(options).write(
+                    annotation, report, cells, map_key=map_key, title=f"Cell types of {query.name}", clusters=clusters
+                )
+                written.append(report)
         if out:
             names, obs = annotation.obs_names, dict(annotation.obs())
             write_copy(query, out, obs=obs, obsm=annotation.obsm(), uns=uns, obs_names=names, identity=identity)
@@ -215,18 +234,26 @@ def _leave(compatibility: Compatibility | None, options: LabelOptions) -> None:
         raise typer.Exit(3)
 
 
-def _check_outputs(out: Path | None, table: Path | None, cas: Path | None) -> None:
-    if not out and not table and not cas:
-        msg = "No output is named; pass --out FILE for cells with labels, --table FILE for a table of labels, or both."
+def _check_outputs(files: _Files) -> None:
+    table = files.table
+    if not files.out and not table and not files.cas and not files.report:
+        msg = (
+            "No output is named; pass --out FILE for cells with labels, --table FILE for a table of labels, or "
+            "--report FILE for a page with figures."
+        )
+        raise ConfigError(msg)
+    if files.map_key is not None and not files.report:
+        msg = "--map-key names the map of a report; add --report FILE.html, or leave out --map-key."
         raise ConfigError(msg)
     if table and table.suffix.lower() == ".parquet":
         with needs("pyarrow"):
             importlib.import_module("pyarrow")
 
 
-def _check_alone(out: Path | None, table: Path | None, cluster_table: Path | None, cas: Path | None) -> None:
+def _check_alone(files: _Files) -> None:
     """Refuse outputs beside ``--out-dir``."""
-    flags = {"--out": out, "--table": table, "--cluster-table": cluster_table, "--cas": cas}
+    flags: dict[str, object] = {"--out": files.out, "--table": files.table, "--cluster-table": files.cluster_table}
+    flags |= {"--cas": files.cas, "--report": files.report, "--map-key": files.map_key}
     if named := [flag for flag, value in flags.items() if value]:
         msg = f"--out-dir writes one table a part; leave out {', '.join(named)}, or leave out --out-dir for one file."
         raise ConfigError(msg)

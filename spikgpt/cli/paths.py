@@ -19,6 +19,7 @@ CSV = (".csv", ".csv.gz", ".tsv", ".tsv.gz")
 TABLES = (*CSV, ".parquet")
 PNG = (".png",)
 JSON = (".json",)
+HTML = (".html", ".htm")
 # Files of a matrix in the 10x format.
 PARTS_OF_10X = re.compile(r".*(matrix\.mtx|(barcodes|features|genes|peaks)\.(tsv|bed))(\.gz)?")
 

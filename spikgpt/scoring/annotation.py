@@ -12,7 +12,7 @@ import numpy as np
 import numpy.typing as npt
 import pandas as pd
 
-from spikgpt.errors import warn
+from spikgpt.errors import ConfigError, warn
 from spikgpt.options import CERTAINTY, KEY_ADDED
 from spikgpt.scoring.cas import LONGEST_TITLE, CellSet, Document, Labelset
 from spikgpt.scoring.compatibility import Compatibility
@@ -54,6 +54,22 @@ class AnnotatedQuery(Protocol):
     @property
     def rows(self) -> Rows:
         """Row numbers of the query's sample, ascending."""
+
+
+class Reporter(Protocol):
+    """Writer of reports on an annotation: :class:`spikgpt.report.writer.ReportWriter`."""
+
+    def write(
+        self,
+        annotation: Annotation,
+        path: Path,
+        adata: AnnData | None,
+        *,
+        map_key: str | None,
+        cluster_key: str | None,
+        title: str | None,
+    ) -> None:
+        """Write a report; see :meth:`Annotation.report`."""
 
 
 @dataclass(frozen=True, repr=False)
@@ -114,6 +130,8 @@ class Annotation:
         three times, and -1 for empty cells. None for several references.
     query
         Fitted query with its reference, for explanations and reports. None for several references, and for shards.
+    reporter
+        Writer of reports. None for an annotation that :meth:`SpikGPT.annotate` did not make.
     """
 
     obs_names: Any
@@ -146,6 +164,7 @@ class Annotation:
     excluded_labels: tuple[str, ...] = ()
     nearest: npt.NDArray[np.int32] | None = None
     query: AnnotatedQuery | None = None
+    reporter: Reporter | None = field(default=None, compare=False)
 
     @property
     def labels(self) -> Strings:
@@ -388,6 +407,46 @@ class Annotation:
         """Sentence on the source of the labels."""
         digest = f", digest {self.reference_digest}" if self.reference_digest else ""
         return f"Label transfer by SpikGPT {__version__} from the reference {self.reference_name!r}{digest}."
+
+    def report(
+        self,
+        path: str | Path,
+        adata: AnnData | None = None,
+        *,
+        map_key: str | None = None,
+        cluster_key: str | None = None,
+        title: str | None = None,
+    ) -> Path:
+        """Write a report to an HTML file that needs no network, and return the path of the file.
+
+        Parameters
+        ----------
+        path
+            File to write, such as ``report.html``.
+        adata
+            The annotated query, which is not changed. With it, the report has the columns of ``obs``, the agreement of
+            labels and clusters, the marker genes of candidates for new types, and a map of the user.
+        map_key
+            Array of ``obsm`` with the map. None for ``X_umap`` or a similar array if there is one, else for a UMAP of
+            the query's own components.
+        cluster_key
+            Column of ``obs`` with clusters. None for a column such as ``leiden`` if there is one.
+        title
+            Title of the report; None for a title with the name of the reference.
+
+        Raises
+        ------
+        ConfigError
+            When there is no such array, the cells of ``adata`` are other cells, or the file cannot be written.
+        LabelsError
+            When there is no column ``cluster_key``.
+        """
+        if self.reporter is None:
+            msg = "This annotation was not made by SpikGPT.annotate, which reports need. Annotate the cells again."
+            raise ConfigError(msg)
+        options = {"map_key": map_key, "cluster_key": cluster_key, "title": title}
+        self.reporter.write(self, Path(path), adata, **options)
+        return Path(path)
 
     def to_cas(
         self, path: str | Path, *, title: str | None = None, author_name: str = "", more: Iterable[CellSet] = ()

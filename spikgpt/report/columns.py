@@ -1,0 +1,207 @@
+"""Columns that colour the cells of a map: labels, scores, clusters and columns of ``obs``, as small arrays."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import numpy.typing as npt
+import pandas as pd
+
+from spikgpt.errors import printable
+from spikgpt.scoring.annotation import BEST_LABEL, BROAD_LABEL, CLUSTER_LABEL, LABEL, Annotation
+from spikgpt.scoring.palette import UNKNOWN_COLOR, palette
+from spikgpt.types import UNKNOWN, Floats, Integers
+
+if TYPE_CHECKING:
+    from anndata import AnnData
+
+# Values of a column of categories. A column with more values, such as barcodes, is left out.
+MOST_VALUES = 200
+# Columns of obs in a report, and fewer of them, with fewer digits, in a report of many cells.
+MOST_COLUMNS, FEW_COLUMNS, MANY_CELLS = 40, 12, 200_000
+# Characters of a text from obs.
+LONGEST = 200
+# Share of cells beyond each end of the colours of a measurement, such as the number of counts.
+BEYOND = 0.01
+MISSING = "not stated"
+# Columns of labels, and their names in a report.
+TITLES = {LABEL: "Label", BEST_LABEL: "Best label", BROAD_LABEL: "Broad label", CLUSTER_LABEL: "Cluster label"}
+
+
+@dataclass(frozen=True)
+class Categories:
+    """A column of categories of n cells.
+
+    ``codes``, shape (n,), has the index of each cell's value in ``values``. ``colors`` are hex codes. ``labels`` is
+    True for a column of labels of SpikGPT.
+    """
+
+    name: str
+    values: tuple[str, ...]
+    colors: tuple[str, ...]
+    codes: npt.NDArray[np.uint8] | npt.NDArray[np.uint16]
+    labels: bool = False
+
+    @property
+    def counts(self) -> list[int]:
+        """Return the number of cells of each value."""
+        counts: list[int] = np.bincount(self.codes, minlength=len(self.values)).tolist()
+        return counts
+
+
+@dataclass(frozen=True)
+class Numbers:
+    """A column of numbers of n cells.
+
+    ``steps``, shape (n,), divides the range from ``least`` to ``largest`` evenly; the largest integer of its type
+    stands for a missing number. The colours run from ``low`` to ``high``.
+    """
+
+    name: str
+    steps: npt.NDArray[np.uint8] | npt.NDArray[np.uint16]
+    least: float
+    largest: float
+    low: float
+    high: float
+
+
+Column = Categories | Numbers
+
+
+def label_columns(annotation: Annotation) -> list[Categories]:
+    """Return the columns of labels of an annotation, the labels first."""
+    obs, columns = annotation.obs(), []
+    for name, title in TITLES.items():
+        if annotation.named(name) in obs:
+            columns.append(_labels(annotation, title, obs[annotation.named(name)].array))
+    label, broad = columns[0], columns[2]
+    if label.values == broad.values and np.array_equal(label.codes, broad.codes):
+        columns.remove(broad)
+    return columns
+
+
+def score_columns(annotation: Annotation) -> list[Numbers]:
+    """Return the scores of an annotation; an Unknown cell has no confidence."""
+    confidence = np.where(annotation.rejected, np.nan, annotation.confidence)
+    columns = [numbers("Confidence", confidence, limits=(0, 1), small=True)]
+    if annotation.typicality is not None:
+        columns.append(numbers("Typicality", annotation.typicality, limits=(0, 1), small=True))
+    if annotation.ood_score is not None:
+        columns.append(numbers("OOD score", annotation.ood_score))
+    return [column for column in columns if column is not None]
+
+
+def obs_columns(annotation: Annotation, adata: AnnData | None) -> tuple[list[Column], list[str]]:
+    """Return the columns of ``obs`` that can colour a map, and the names of those that are left out."""
+    named = (categories(name.capitalize(), values) for name, values in annotation.columns.items())
+    columns: list[Column] = [column for column in named if column is not None]
+    left_out: list[str] = []
+    if adata is None:
+        return columns, left_out
+    obs = adata.obs.to_memory() if hasattr(adata.obs, "to_memory") else adata.obs
+    many = len(obs) > MANY_CELLS
+    most = FEW_COLUMNS if many else MOST_COLUMNS
+    for name in obs.columns:
+        if str(name).startswith(f"{annotation.key_added}_"):
+            continue
+        column = column_of(str(name), obs[name], small=many) if len(columns) < most else None
+        if column is None:
+            left_out.append(shortened(str(name)))
+        else:
+            columns.append(column)
+    return columns, left_out
+
+
+def column_of(name: str, values: pd.Series[Any], *, small: bool = False) -> Column | None:
+    """Return a column of obs as categories or numbers; None for one with too many values, such as barcodes."""
+    kind = values.dtype
+    if isinstance(kind, pd.CategoricalDtype) or not pd.api.types.is_numeric_dtype(kind):
+        return categories(name, values)
+    if pd.api.types.is_bool_dtype(kind):
+        return categories(name, values.astype(object))
+    if pd.api.types.is_complex_dtype(kind):
+        return None
+    whole = pd.api.types.is_integer_dtype(kind)
+    if whole and values.nunique() <= min(MOST_VALUES, 50):
+        return categories(name, values)
+    return numbers(name, values.to_numpy(dtype=np.float64, na_value=np.nan), small=small)
+
+
+def categories(name: str, values: Any) -> Categories | None:
+    """Return a column of categories; missing values are a category of their own. None for too many values."""
+    column = values if isinstance(values, pd.Categorical) else pd.Categorical(values)
+    used, codes = np.unique(column.codes, return_inverse=True)
+    if len(used) > MOST_VALUES:
+        return None
+    present = [code for code in used.tolist() if code >= 0]
+    names = [shortened(str(column.categories[code])) for code in present]
+    colors = list(palette(len(names)))
+    order = sorted(range(len(names)), key=lambda at: by_number(names[at]))
+    rank = np.empty(len(used), dtype=np.int64)
+    offset = len(used) - len(present)
+    rank[np.array(order, dtype=np.int64) + offset] = np.arange(len(names))
+    if offset:
+        rank[0] = len(names)
+    texts = [names[at] for at in order] + [MISSING] * offset
+    return Categories(shortened(name), tuple(texts), (*colors, *[UNKNOWN_COLOR] * offset), _small(rank[codes]))
+
+
+def numbers(
+    name: str, values: Floats, *, limits: tuple[float, float] | None = None, small: bool = False
+) -> Numbers | None:
+    """Return a column of numbers; None if no number is finite. ``small`` takes one byte a cell instead of two."""
+    values = np.asarray(values, dtype=np.float64)
+    finite = np.isfinite(values)
+    if not finite.any():
+        return None
+    stated = values[finite]
+    low, high = limits or np.quantile(stated, [BEYOND, 1 - BEYOND]).tolist()
+    least, largest = limits or ((low, high) if small else (float(stated.min()), float(stated.max())))
+    dtype: Any = np.uint8 if small else np.uint16
+    top = np.iinfo(dtype).max - 1
+    span = largest - least
+    scaled = (np.clip(stated, least, largest) - least) / (span if span > 0 else 1.0)
+    steps = np.full(len(values), top + 1, dtype=dtype)
+    steps[finite] = np.rint(scaled * top).astype(dtype)
+    return Numbers(shortened(name), steps, float(least), float(largest), float(low), float(high))
+
+
+def by_number(name: str) -> tuple[bool, int, str]:
+    """Return a sort key that puts "9" before "10", and numbers before other names."""
+    number = name.isascii() and name.isdecimal() and len(name) < 16
+    return not number, int(name) if number else 0, name
+
+
+def shortened(text: str) -> str:
+    """Return text without control characters, on one line, of at most 200 characters."""
+    text = printable(text[: LONGEST + 1])
+    return text if len(text) <= LONGEST else f"{text[: LONGEST - 1]}…"
+
+
+def shortened_lines(texts: Sequence[str]) -> str:
+    """Return texts as :func:`shortened`, one a line; fast for a million texts without such characters."""
+    joined = "\n".join(texts)
+    plain = joined.count("\n") == len(texts) - 1 and joined.replace("\n", "").isprintable()
+    if plain and max(map(len, texts), default=0) <= LONGEST:
+        return joined
+    return "\n".join(map(shortened, texts))
+
+
+def _labels(annotation: Annotation, name: str, column: Any) -> Categories:
+    """Return a column of labels, the largest first, and Unknown last."""
+    names = [str(value) for value in column.categories]
+    counts = np.bincount(column.codes, minlength=len(names))
+    order = sorted(range(len(names)), key=lambda at: (names[at] == UNKNOWN, -counts[at], names[at]))
+    rank = np.empty(len(names), dtype=np.int64)
+    rank[order] = np.arange(len(names))
+    values = [names[at] for at in order]
+    colors = tuple(annotation.colors(values).tolist())
+    return Categories(name, tuple(map(shortened, values)), colors, _small(rank[column.codes]), labels=True)
+
+
+def _small(codes: Integers) -> Any:
+    """Return codes in as few bytes as they need."""
+    return codes.astype(np.uint8 if codes.max(initial=0) < 255 else np.uint16)

@@ -1,0 +1,179 @@
+"""Content of a report: all that its page shows, in the order of the page."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field, replace
+from typing import TYPE_CHECKING
+
+import numpy as np
+import numpy.typing as npt
+
+from spikgpt.errors import printable
+from spikgpt.options import AnnotateOptions
+from spikgpt.report import charts, texts
+from spikgpt.report.clusters import Cluster, ClusterReport, summarise
+from spikgpt.report.columns import (
+    MANY_CELLS,
+    Categories,
+    Column,
+    label_columns,
+    obs_columns,
+    score_columns,
+    shortened,
+    shortened_lines,
+)
+from spikgpt.report.map import CellMap, cell_map
+from spikgpt.scoring.annotation import Annotation
+from spikgpt.types import UNKNOWN
+
+if TYPE_CHECKING:
+    from anndata import AnnData
+
+# Steps of each axis of the map.
+STEPS = 65_535
+
+
+@dataclass(frozen=True)
+class MapContent:
+    """Map of a report.
+
+    Attributes
+    ----------
+    text
+        Sentences on the map.
+    positions
+        Steps on both axes for the k cells of the map, shape (k, 2).
+    rows
+        Row numbers of these cells, shape (k,); None for all cells.
+    columns
+        Columns that colour the cells, the labels first; arrays of shape (k,).
+    own
+        Number of columns of the annotation, which come before those of ``obs``.
+    names
+        Names of these cells, one a line; empty for many cells.
+    """
+
+    text: str
+    name: str
+    positions: npt.NDArray[np.uint16]
+    rows: npt.NDArray[np.uint32] | None
+    columns: tuple[Column, ...]
+    own: int
+    names: str
+
+
+@dataclass(frozen=True)
+class ReportContent:
+    """Content of a report; see the module :mod:`spikgpt.report.page` for its place on the page."""
+
+    title: str
+    cells: int
+    unknown: float
+    verdict: texts.Verdict
+    notes: tuple[str, ...]
+    labels: tuple[charts.LabelRow, ...]
+    map: MapContent | None
+    map_text: str
+    compositions: tuple[charts.Composition, ...]
+    histograms: tuple[charts.Histogram, ...]
+    agreement: charts.Agreement | None
+    candidates: tuple[Cluster, ...]
+    genes: texts.Genes
+    run: tuple[tuple[str, str], ...]
+    methods: str
+    citations: tuple[str, ...]
+    reference: str
+    left_out: tuple[str, ...] = field(default=())
+
+    @property
+    def known_labels(self) -> int:
+        """Number of labels with cells, without Unknown."""
+        return sum(row.cells > 0 and row.label != UNKNOWN for row in self.labels)
+
+
+def report_content(
+    annotation: Annotation,
+    adata: AnnData | None,
+    options: AnnotateOptions,
+    *,
+    map_key: str | None = None,
+    cluster_key: str | None = None,
+    title: str | None = None,
+    clusters: ClusterReport | None = None,
+) -> ReportContent:
+    """Return the content of a report; see :meth:`spikgpt.report.writer.ReportWriter.write`.
+
+    Raises
+    ------
+    ConfigError
+        When there is no array ``map_key`` of obsm.
+    LabelsError
+        When there is no column ``cluster_key``.
+    """
+    cluster_key = cluster_key or options.cluster_key
+    found = charts.cluster_column(annotation, adata, cluster_key)
+    labels = label_columns(annotation)
+    others, left_out = obs_columns(annotation, adata)
+    if found is not None:
+        others = [found[0], *(column for column in others if column.name != found[0].name)]
+    agreement = None if found is None else charts.agreement(found[0], labels[0], found[1])
+    if clusters is None and adata is not None and found is not None and annotation.rejected.any():
+        clusters = summarise(annotation, adata, found[2], layer=options.layer, gene_key=options.gene_key)
+    positions = cell_map(annotation, adata, map_key)
+    own: list[Column] = [*labels, *score_columns(annotation)]
+    reference = printable(annotation.reference_name)
+    return ReportContent(
+        title=shortened(title or f"Cell types by the reference {reference}"),
+        cells=len(annotation.best),
+        unknown=annotation.unknown_fraction,
+        verdict=texts.verdict(annotation),
+        notes=tuple(printable(note) for note in annotation.notes()),
+        labels=tuple(charts.label_rows(annotation, labels[0])),
+        map=_map_content(positions, own, others, annotation),
+        map_text=positions.text,
+        compositions=tuple(charts.compositions(annotation, labels[0], adata)),
+        histograms=tuple(charts.histograms(annotation)),
+        agreement=agreement,
+        candidates=() if clusters is None else tuple(cluster for cluster in clusters.clusters if cluster.candidate),
+        genes=texts.genes(annotation),
+        run=tuple(texts.run_facts(annotation, options)),
+        methods=texts.methods(annotation),
+        citations=tuple(texts.citations(annotation)),
+        reference=reference,
+        left_out=tuple(left_out),
+    )
+
+
+def _map_content(
+    positions: CellMap, own: list[Column], others: list[Column], annotation: Annotation
+) -> MapContent | None:
+    """Return the cells that have a position; None without a map."""
+    rows = positions.placed
+    if positions.points is None or not len(rows):
+        return None
+    whole = len(rows) == len(annotation.best)
+    points = positions.points[rows].astype(np.float64)
+    least = points.min(axis=0)
+    # One scale for both axes, so that distances keep their meaning.
+    span = float(np.ptp(points, axis=0).max()) or 1.0
+    steps = np.rint((points - least) / span * STEPS).astype(np.uint16)
+    names = ""
+    if len(rows) <= MANY_CELLS:
+        all_names = np.asarray(annotation.obs_names[:], dtype=object)
+        names = shortened_lines([str(name) for name in (all_names if whole else all_names[rows]).tolist()])
+    return MapContent(
+        text=positions.text,
+        name=positions.name,
+        positions=steps,
+        rows=None if whole else rows.astype(np.uint32),
+        columns=tuple(column if whole else _part(column, rows) for column in (*own, *others)),
+        own=len(own),
+        names=names,
+    )
+
+
+def _part(column: Column, rows: npt.NDArray[np.int64]) -> Column:
+    """Return the values of some cells."""
+    if isinstance(column, Categories):
+        return replace(column, codes=column.codes[rows])
+    return replace(column, steps=column.steps[rows])

@@ -1,0 +1,239 @@
+"""Positions of the cells of a query on a map.
+
+The sample of the query gets its positions from UMAP of the query's own components. Every other cell is placed at the
+mean position of its nearest cells of the sample. So the time of UMAP does not grow with the number of cells.
+"""
+
+from __future__ import annotations
+
+import warnings
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import numpy.typing as npt
+
+from spikgpt.errors import ConfigError, install_command, listed
+from spikgpt.explain.query import FittedQuery
+from spikgpt.scoring.annotation import Annotation
+from spikgpt.types import Floats, Integers
+
+if TYPE_CHECKING:
+    from anndata import AnnData
+
+# Arrays of obsm that hold a map of the user, in the order of preference.
+MAP_KEYS = ("X_umap", "X_tsne", "X_draw_graph_fa", "X_phate", "X_pacmap", "X_mde")
+# Cells that UMAP places. More cells take more time, and the others find their place between them.
+MOST_FITTED = 10_000
+# Rounds of UMAP for samples of this size.
+ROUNDS, MINIMUM_DISTANCE, SEED = 200, 0.3, 0
+# Neighbours that are farther from the nearest neighbour than this share of the map's diagonal do not place a cell.
+FAR = 0.05
+
+
+@dataclass(frozen=True)
+class CellMap:
+    """Positions of n cells.
+
+    Attributes
+    ----------
+    points
+        Position of each cell, shape (n, 2); NaN for cells without a position. None without a map.
+    name
+        Name of the map, such as "UMAP".
+    text
+        Sentence on the origin of the positions, or on the reason why there is no map.
+    """
+
+    points: npt.NDArray[np.float32] | None
+    name: str
+    text: str
+
+    @property
+    def placed(self) -> npt.NDArray[np.int64]:
+        """Row numbers of the cells that have a position."""
+        if self.points is None:
+            return np.empty(0, dtype=np.int64)
+        return np.flatnonzero(np.isfinite(self.points).all(axis=1))
+
+
+def cell_map(annotation: Annotation, adata: AnnData | None = None, map_key: str | None = None) -> CellMap:
+    """Return the map of a query: an array of the user's ``obsm``, or UMAP of the query's own components.
+
+    Parameters
+    ----------
+    adata
+        The annotated query, whose ``obsm`` may hold a map.
+    map_key
+        Name of an array in ``obsm``. None for a usual name such as ``X_umap``, if there is one.
+
+    Raises
+    ------
+    ConfigError
+        When there is no array of this name, or it has fewer than two columns.
+    """
+    if map_key is not None:
+        return _map_of_obsm(adata, map_key)
+    if adata is not None and (key := next((key for key in MAP_KEYS if key in adata.obsm), None)):
+        return _map_of_obsm(adata, key)
+    query = annotation.query
+    if isinstance(query, FittedQuery) and annotation.nearest is not None and len(query.rows) > 1:
+        return _map_of_query(query, annotation.nearest)
+    if adata is not None and "X_pca" in adata.obsm:
+        return _map_of_obsm(adata, "X_pca")
+    if len(annotation.label_names) > 2 and len(annotation.best) > 1:
+        points = _two_components(annotation.probabilities)
+        points[annotation.empty] = np.nan
+        text = (
+            "The map shows two principal components of the label probabilities. Several references labelled these "
+            "cells, so there are no common components of expression. For another map, put X_umap into obsm."
+        )
+        return CellMap(points, "Principal components", text)
+    text = "There is no map: these cells have no components. For a map, put X_umap into obsm, and pass the AnnData."
+    return CellMap(None, "", text)
+
+
+def check_map_key(adata: AnnData | None, key: str) -> None:
+    """Refuse a name that is not in ``obsm``.
+
+    Raises
+    ------
+    ConfigError
+        When there is no array of this name.
+    """
+    if adata is None or key not in adata.obsm:
+        keys = "no AnnData was passed" if adata is None else f"obsm has {listed(adata.obsm.keys())}"
+        msg = f"There is no map obsm[{key!r}]; {keys}. Name an array of obsm, or leave out map_key (--map-key)."
+        raise ConfigError(msg)
+
+
+def _map_of_obsm(adata: AnnData | None, key: str) -> CellMap:
+    """Return the first two columns of an array of obsm."""
+    check_map_key(adata, key)
+    assert adata is not None
+    try:
+        values = adata.obsm[key]
+        values = values.toarray() if hasattr(values, "toarray") else values
+        points = np.asarray(values, dtype=np.float32)[:, :2]
+    except (TypeError, ValueError, IndexError):
+        points = np.empty((0, 0), dtype=np.float32)
+    if points.ndim != 2 or points.shape[1] < 2:
+        msg = f"obsm[{key!r}] is no map; expected an array of numbers with two columns. Name another array of obsm."
+        raise ConfigError(msg)
+    return CellMap(points, key.removeprefix("X_"), f"The map is obsm[{key!r}] of the query.")
+
+
+def _map_of_query(query: FittedQuery, nearest: npt.NDArray[np.int32]) -> CellMap:
+    """Return the map of a fitted query from the positions of its sample."""
+    smoother = query.model.smoother
+    sample, name, text = _sample_positions(smoother.points, smoother.neighbours)
+    points = place(sample, nearest)
+    if (missing := int(np.isnan(points[:, 0]).sum())) and not smoother.neighbours.shape[1]:
+        text += f" {missing:,} cells outside the sample have no neighbours without smoothing, and are not on the map."
+    return CellMap(points, name, text)
+
+
+def _sample_positions(points: Floats, neighbours: Integers) -> tuple[npt.NDArray[np.float32], str, str]:
+    """Return the positions of a sample, shape (k, 2), the name of the map, and a sentence on it."""
+    if not neighbours.shape[1]:
+        text = "The map shows two principal components: the query has too few cells, or no neighbours, for a UMAP."
+        return _two_components(points), "Principal components", text
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # umap warns of its own dependencies
+            from umap.umap_ import find_ab_params, fuzzy_simplicial_set, simplicial_set_embedding
+    except ImportError:
+        text = f"The map shows two principal components of the query. For a UMAP: {install_command('umap-learn')}"
+        return points[:, :2].astype(np.float32), "Principal components", text
+    every = -(-len(points) // MOST_FITTED)
+    chosen = np.argsort(points[:, 0], kind="stable")[every // 2 :: every]  # the same cells in any order
+    own, near = (points, neighbours) if every == 1 else _within(points, neighbours, chosen)
+    spread = np.maximum(np.abs(own[:, :2]).max(axis=0), 1e-12)
+    start = (10 * own[:, :2] / spread).astype(np.float32)
+    distances = np.linalg.norm(own[:, None] - own[near], axis=2)
+    itself = np.arange(len(own))[:, None]
+    a, b = find_ab_params(1.0, MINIMUM_DISTANCE)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        random = np.random.RandomState(SEED)
+        graph, *_ = fuzzy_simplicial_set(
+            own,
+            near.shape[1] + 1,
+            random,
+            "euclidean",
+            knn_indices=np.concatenate([itself, near], axis=1),
+            knn_dists=np.concatenate([np.zeros(itself.shape), distances], axis=1).astype(np.float32),
+        )
+        fitted, _ = simplicial_set_embedding(
+            own.astype(np.float32),
+            graph,
+            2,
+            1.0,
+            a,
+            b,
+            1.0,
+            5,
+            ROUNDS,
+            start,
+            random,
+            "euclidean",
+            {},
+            False,
+            {},
+            False,
+        )
+    positions = np.asarray(fitted, dtype=np.float32)
+    text = f"The map is a UMAP of the query's own principal components, computed for {len(own):,} cells."
+    if every > 1:
+        whole = np.empty((len(points), 2), dtype=np.float32)
+        order, others = np.full(len(points), -1), np.ones(len(points), dtype=bool)
+        order[chosen], others[chosen] = np.arange(len(chosen)), False
+        whole[chosen] = positions
+        whole[others] = place(positions, _nearest(own, points[others], 3))
+        positions = whole
+    if len(points) > len(own):
+        text += " All other cells are placed between their nearest cells."
+    return positions, "UMAP", text
+
+
+def _within(points: Floats, neighbours: Integers, chosen: Integers) -> tuple[Floats, Integers]:
+    """Return the points of some cells of a sample, and their neighbours among them."""
+    own = points[chosen]
+    return own, _nearest(own, own, neighbours.shape[1] + 1)[:, 1:]
+
+
+def _nearest(sample: Floats, points: Floats, count: int) -> Integers:
+    """Return the positions in the sample of the nearest cells of each point, nearest first, shape (n, count)."""
+    from scipy.spatial import KDTree
+
+    return np.asarray(KDTree(sample).query(points, count)[1], dtype=np.int64)
+
+
+def place(sample: npt.NDArray[np.float32], nearest: Integers) -> npt.NDArray[np.float32]:
+    """Return positions between the nearest cells of a sample: (k, 2) and (n, 3) to (n, 2).
+
+    The position is the mean of the nearest cells. Cells far from the first of them on the map do not count, so that no
+    cell is placed between two groups. A cell with -1 gets NaN.
+    """
+    points = np.empty((len(nearest), 2), dtype=np.float32)
+    if not len(sample):
+        points[:] = np.nan
+        return points
+    diagonal = float(np.linalg.norm(np.ptp(sample, axis=0)))
+    near = sample[nearest]  # (n, 3, 2)
+    distance = np.linalg.norm(near - near[:, :1], axis=2)
+    kept = ((distance <= FAR * diagonal) & (nearest >= 0)).astype(np.float32)
+    points[:] = (near * kept[:, :, None]).sum(axis=1) / np.maximum(kept.sum(axis=1), 1)[:, None]
+    points[nearest[:, 0] < 0] = np.nan
+    return points
+
+
+def _two_components(points: Any) -> npt.NDArray[np.float32]:
+    """Return two principal components of coordinates, (n, D) to (n, 2), with signs that do not depend on chance."""
+    centred = np.asarray(points, dtype=np.float64) - np.mean(points, axis=0, dtype=np.float64)
+    values, directions = np.linalg.eigh(centred.T @ centred)
+    two = directions[:, np.argsort(-values, kind="stable")[:2]]
+    two = two * np.where(two[np.abs(two).argmax(axis=0), np.arange(two.shape[1])] < 0, -1, 1)
+    result = np.zeros((len(centred), 2), dtype=np.float32)
+    result[:, : two.shape[1]] = centred @ two
+    return result

@@ -1,0 +1,136 @@
+"""Page of a report: one HTML file with its own style, script and data.
+
+A Content-Security-Policy in the page forbids every connection, and all scripts but the one of this package, by its
+hash. All texts are escaped by the template engine, and arrays are compressed and written in base64.
+"""
+
+from __future__ import annotations
+
+import base64
+import hashlib
+import zlib
+from collections.abc import Iterator
+from functools import cache
+from importlib.resources import files
+from typing import Any
+
+import msgspec
+import numpy.typing as npt
+from jinja2 import Environment, StrictUndefined
+
+from spikgpt.errors import printable
+from spikgpt.report.columns import Categories, Column
+from spikgpt.report.content import MapContent, ReportContent
+from spikgpt.types import UNKNOWN
+from spikgpt.version import __version__
+
+# Parts of the script, in their order; the page has them as one script.
+SCRIPTS = ("data.js", "draw.js", "labels.js", "map.js", "page.js")
+# A faster compression is a tenth larger.
+COMPRESSION = 4
+
+
+def page(content: ReportContent) -> bytes:
+    """Return the page of a report."""
+    style = asset("page.css")
+    script = "\n".join(['(() => {\n"use strict";', *map(asset, SCRIPTS), "})();"])
+    arrays = dict[str, str]()
+    meta = None if content.map is None else _meta(content.map, arrays)
+    text = (
+        _environment()
+        .from_string(asset("page.html"))
+        .render(
+            report=content,
+            style=style,
+            script=script,
+            style_hash=_hash(style),
+            script_hash=_hash(script),
+            meta=None if meta is None else as_json(meta),
+            arrays=arrays,
+            version=__version__,
+            unknown=UNKNOWN,
+        )
+    )
+    return text.encode("utf-8", errors="replace")
+
+
+def as_json(value: Any) -> str:
+    """Return JSON that can stand in a script element: no ``<``, ``>``, ``&`` and no line separators."""
+    text = msgspec.json.encode(value).decode()
+    for character in "<>&\u2028\u2029":
+        text = text.replace(character, f"\\u{ord(character):04x}")
+    return text
+
+
+@cache
+def asset(name: str) -> str:
+    """Return the text of a file of the folder ``assets``."""
+    return files("spikgpt.report").joinpath("assets", name).read_text(encoding="utf-8")
+
+
+@cache
+def _environment() -> Environment:
+    """Return the template engine, which escapes all texts."""
+    environment = Environment(autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True)
+    filters: dict[str, Any] = {"thousands": "{:,}".format, "percent": percent, "line": printable}
+    environment.filters |= filters
+    return environment
+
+
+def percent(share: float) -> str:
+    """Return a share as a percentage with few digits."""
+    value = 100 * share
+    if 0 < value < 0.1:
+        return "<0.1%"
+    return f"{value:.1f}%" if value < 10 and value != round(value) else f"{value:.0f}%"
+
+
+def _hash(text: str) -> str:
+    """Return the hash of a style or a script for the Content-Security-Policy."""
+    return f"sha256-{base64.b64encode(hashlib.sha256(text.encode()).digest()).decode()}"
+
+
+def _meta(content: MapContent, arrays: dict[str, str]) -> dict[str, Any]:
+    """Return the description of the map's data, and add its arrays."""
+    arrays["positions"] = _packed(content.positions)
+    if content.rows is not None:
+        arrays["rows"] = _packed(content.rows)
+    if content.names:
+        arrays["names"] = _packed(content.names.encode("utf-8", errors="replace"))
+    columns = list(_columns(content, arrays))
+    return {"cells": len(content.positions), "columns": columns, "own": content.own, "map": content.name}
+
+
+def _columns(content: MapContent, arrays: dict[str, str]) -> Iterator[dict[str, Any]]:
+    """Yield the description of each column, and add its array."""
+    for number, column in enumerate(content.columns):
+        values = _array(column)
+        array = f"column-{number}"
+        arrays[array] = _packed(values)
+        described: dict[str, Any] = {"name": column.name, "array": array, "bytes": values.itemsize}
+        if isinstance(column, Categories):
+            yield described | {
+                "kind": "categories",
+                "values": column.values,
+                "colors": column.colors,
+                "counts": column.counts,
+                "labels": column.labels,
+            }
+        else:
+            yield described | {
+                "kind": "numbers",
+                "least": column.least,
+                "largest": column.largest,
+                "low": column.low,
+                "high": column.high,
+            }
+
+
+def _array(column: Column) -> npt.NDArray[Any]:
+    return column.codes if isinstance(column, Categories) else column.steps
+
+
+def _packed(values: npt.NDArray[Any] | bytes) -> str:
+    """Return little-endian values, compressed, in base64."""
+    content = values if isinstance(values, bytes) else values.astype(values.dtype.newbyteorder("<")).tobytes()
+    return base64.b64encode(zlib.compress(content, COMPRESSION)).decode()

@@ -1,0 +1,211 @@
+"""Sentences and facts of a report: compatibility, genes, what was run, and the methods section."""
+
+from __future__ import annotations
+
+import platform
+from collections.abc import Mapping
+from dataclasses import dataclass
+from importlib import metadata
+from typing import Any
+
+import msgspec
+import numpy as np
+
+from spikgpt.errors import printable
+from spikgpt.explain.query import FittedQuery
+from spikgpt.options import AnnotateOptions
+from spikgpt.scoring.annotation import Annotation
+from spikgpt.scoring.compatibility import LIKE, OTHER, STUDY
+from spikgpt.types import UNKNOWN
+from spikgpt.version import __version__
+
+# Missing genes that a report names.
+MOST_GENES = 500
+SOFTWARE = f"SpikGPT developers. SpikGPT (software), version {__version__}."
+PAPER = "SpikGPT: A High-Accuracy and Interpretable Spiking Attention Framework for Single-Cell Annotation."
+PACKAGES = ("anndata", "numpy", "scipy", "onnxruntime", "torch", "umap-learn")
+# Title and tone of each answer of the compatibility check.
+VERDICTS = {
+    LIKE: ("The reference suits these cells", "good", "The cells are like the cells of the reference."),
+    STUDY: ("The reference suits these cells", "fair", "The cells are of another study. The labels hold."),
+    OTHER: ("Do not use these labels", "bad", "The cells are of another tissue or species than the reference."),
+}
+NOT_CHECKED = (
+    "The compatibility was not checked",
+    "fair",
+    "The reference has an old format without the scores that the check needs.",
+)
+# Names of the numbers behind the compatibility.
+MEASURES = {
+    "similarity": "Similarity",
+    "correlation": "Correlation of the differences between labels",
+    "mean_contrast": "Mean contrast of the labels",
+    "score_loss": "Loss of the in-distribution score",
+    "own_markers": "Markers of the cells' own labels",
+    "other_markers": "Markers of the strongest other label",
+}
+
+
+@dataclass(frozen=True)
+class Verdict:
+    """Compatibility in words: a title, its tone (good, fair or bad), a sentence, evidence and numbers."""
+
+    title: str
+    tone: str
+    text: str
+    evidence: tuple[str, ...]
+    numbers: tuple[tuple[str, str], ...]
+
+
+@dataclass(frozen=True)
+class Genes:
+    """Genes of the reference in the query.
+
+    Attributes
+    ----------
+    sentences
+        Sentences on the genes that were found and imputed.
+    found, total, helping
+        Number of the reference's genes in the query, of all its genes, and of further genes that help to impute.
+    missing
+        Names of missing genes.
+    """
+
+    sentences: tuple[str, ...]
+    found: int
+    total: int
+    helping: int
+    missing: tuple[str, ...]
+
+
+def verdict(annotation: Annotation) -> Verdict:
+    """Return the compatibility of reference and query in words."""
+    check = annotation.compatibility
+    if check is None:
+        return Verdict(*NOT_CHECKED, (), ())
+    title, tone, text = VERDICTS[check.kind]
+    if check.kind == OTHER and annotation.unknown_fraction == 1:
+        text += f" All cells are {UNKNOWN}."
+    evidence = tuple(f"{part[:1].upper()}{part[1:]}." for part in check.evidence.split("; ") if part)
+    named = tuple((_measure(name), f"{value:.3g}") for name, value in check.values.items())
+    return Verdict(title, tone, text, evidence, named)
+
+
+def _measure(name: str) -> str:
+    """Return the name of a number; the numbers of several references begin with the name of the reference."""
+    reference, _, measure = name.rpartition(": ")
+    text = MEASURES.get(measure, measure)
+    return printable(f"{reference}: {text}" if reference else text)
+
+
+def genes(annotation: Annotation) -> Genes:
+    """Return the genes of the reference that the query has."""
+    report = annotation.input_report
+    sentences = [report.genes] if report.genes else ["The reference reads an embedding of the cells, not their genes."]
+    query, helping, missing = annotation.query, 0, tuple[str, ...]()
+    if isinstance(query, FittedQuery) and query.logs is not None and len(query.reference.genes):
+        symbols, found = query.reference.genes.symbols, query.template.found
+        own = found[: len(symbols)]
+        missing = tuple(symbols[at] for at in np.flatnonzero(~own).tolist())
+        helping = int(found[len(symbols) :].sum())
+        if missing and helping:
+            sentences.append(
+                f"The other {len(missing):,} genes are imputed from these and from {helping:,} further genes."
+            )
+        elif missing:
+            sentences.append(f"The other {len(missing):,} genes are left out.")
+    if report.simulated_accuracy is not None:
+        share = 100 * report.simulated_accuracy
+        sentences.append(f"In simulation, {share:.0f}% of cells keep their label with these genes.")
+    return Genes(tuple(sentences), report.genes_matched, report.genes_total, helping, missing[:MOST_GENES])
+
+
+def run_facts(annotation: Annotation, options: AnnotateOptions) -> list[tuple[str, str]]:
+    """Return what was run: reference, input, rule, options and versions."""
+    report, query = annotation.input_report, annotation.query
+    smoothed = "averaged with the nearest cells" if annotation.smoothed else "of each cell alone"
+    facts = {
+        "Reference": annotation.reference_name,
+        "Origin": annotation.reference_origin or "shipped with SpikGPT, or a folder",
+        "Digest": annotation.reference_digest,
+        **_provenance(query),
+        "Engine": query.engine.name if isinstance(query, FittedQuery) else "",
+        "Values": f"{report.values} from {report.source}",
+        "Scaling": report.scaling,
+        "Batches": annotation.batch_key or "one batch",
+        "Probabilities": smoothed,
+        "Rule for Unknown": annotation.rule.rule,
+        "Excluded labels": ", ".join(annotation.excluded_labels),
+        "Certainty of broad labels": f"{annotation.certainty:g}",
+        "Options": changed_options(options) or "default",
+        "Versions": _versions(),
+    }
+    return [(name, printable(text)) for name, text in facts.items() if text]
+
+
+def _provenance(query: Any) -> dict[str, str]:
+    """Return the facts on the cells of a reference."""
+    if not isinstance(query, FittedQuery):
+        return {}
+    known = query.reference.provenance
+    tissue = " ".join(filter(None, (str(known.get("organism") or ""), str(known.get("tissue") or ""))))
+    return {"Trained on": tissue, "Licence of the reference": str(known.get("licence") or "")}
+
+
+def changed_options(options: AnnotateOptions) -> str:
+    """Return the options that differ from their defaults, as flags of the command line."""
+    changed = []
+    for field in msgspec.structs.fields(AnnotateOptions):
+        value = getattr(options, field.name)
+        if value == field.default or field.name == "progress":
+            continue
+        flag = f"--{field.name.replace('_', '-')}"
+        if isinstance(value, bool):
+            changed.append(flag if value else flag.replace("--", "--no-", 1))
+        elif value is None:
+            changed.append("--no-batch" if field.name == "batch_key" else f"{flag} none")
+        else:
+            changed.append(f"{flag} {','.join(map(str, value)) if isinstance(value, list) else value}")
+    return ", ".join(changed)
+
+
+def _versions() -> str:
+    """Return the versions of SpikGPT and of the packages that matter."""
+    versions = [f"SpikGPT {__version__}", f"Python {platform.python_version()}"]
+    for name in PACKAGES:
+        try:
+            versions.append(f"{name} {metadata.version(name)}")
+        except metadata.PackageNotFoundError:
+            continue
+    return ", ".join(versions)
+
+
+def methods(annotation: Annotation) -> str:
+    """Return sentences for the methods section."""
+    report = annotation.input_report
+    several = " + " in annotation.reference_name
+    digest = (
+        f" ({'digests' if several else 'digest'} {annotation.reference_digest})" if annotation.reference_digest else ""
+    )
+    reference = f"{'references' if several else 'reference'} {annotation.reference_name}{digest}"
+    parts = [f"Cell types were annotated with SpikGPT {__version__} and the {reference}."]
+    if report.genes_total and not report.of_query:
+        parts.append(f"{report.genes_matched:,} of {report.genes_total:,} genes of the reference were measured.")
+    parts.append(f"{100 * annotation.unknown_fraction:.1f}% of {len(annotation.best):,} cells were Unknown")
+    parts[-1] += f" by the rule: {annotation.rule.rule}."
+    return printable(" ".join(parts))
+
+
+def citations(annotation: Annotation) -> list[str]:
+    """Return the works to cite: the software, the paper, and the studies of the reference."""
+    query, studies = annotation.query, list[Any]()
+    if isinstance(query, FittedQuery):
+        studies = list(query.reference.provenance.get("studies") or ())
+    texts = [_citation(study) for study in studies if study.get("role") != "query"]
+    return [SOFTWARE, PAPER, *dict.fromkeys(filter(None, texts))]
+
+
+def _citation(study: Mapping[str, Any]) -> str:
+    """Return the citation of a study, with its accession."""
+    citation, accession = (str(study.get(name) or "") for name in ("citation", "accession"))
+    return printable(f"{citation} ({accession})" if citation and accession else citation or accession)

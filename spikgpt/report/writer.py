@@ -1,0 +1,84 @@
+"""Writer of a report on an annotation: one HTML file that needs no network."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from spikgpt.errors import ConfigError
+from spikgpt.files import check_target, replacing
+from spikgpt.options import AnnotateOptions
+from spikgpt.scoring.annotation import Annotation
+
+if TYPE_CHECKING:
+    from anndata import AnnData
+
+    from spikgpt.report.clusters import ClusterReport
+
+
+@dataclass(frozen=True)
+class ReportWriter:
+    """Writer of reports on annotations.
+
+    Attributes
+    ----------
+    options
+        Options of the annotation, which the report lists.
+    """
+
+    options: AnnotateOptions
+
+    def write(
+        self,
+        annotation: Annotation,
+        path: Path,
+        adata: AnnData | None,
+        *,
+        map_key: str | None = None,
+        cluster_key: str | None = None,
+        title: str | None = None,
+        clusters: ClusterReport | None = None,
+    ) -> None:
+        """Write a report; see :meth:`spikgpt.Annotation.report`.
+
+        Parameters
+        ----------
+        clusters
+            Clusters of ``cluster_key`` with the marker genes of candidates. None computes them.
+        """
+        # Imported here, because annotation needs no templates.
+        from spikgpt.report.content import report_content
+        from spikgpt.report.page import page
+
+        check_target(path)
+        if path.is_dir():
+            msg = f"{path} is a folder; name a file for the report, such as report.html."
+            raise ConfigError(msg)
+        if adata is not None:
+            _check_same_cells(annotation, adata)
+        content = report_content(
+            annotation,
+            adata,
+            self.options,
+            map_key=map_key,
+            cluster_key=cluster_key,
+            title=title,
+            clusters=clusters,
+        )
+        text = page(content)
+        with replacing(path) as temporary:
+            temporary.write_bytes(text)
+
+
+def _check_same_cells(annotation: Annotation, adata: AnnData) -> None:
+    """Refuse an AnnData of other cells, or of the same cells in another order."""
+    names, present = (np.asarray(names[:], dtype=object) for names in (annotation.obs_names, adata.obs_names))
+    if not np.array_equal(names, present):
+        msg = (
+            f"The AnnData has {adata.n_obs} cells that are not the {len(names)} annotated cells in their order. Pass "
+            "the AnnData that was annotated."
+        )
+        raise ConfigError(msg)
