@@ -35,7 +35,7 @@ from typing import Any
 
 # Optional modules; training needs the first five together.
 TRAINING = ("torch", "spikingjelly", "scanpy", "sklearn", "matplotlib")
-OPTIONAL = (*TRAINING, "distributed", "igraph", "numba", "onnx", "onnxruntime", "psutil", "pyarrow")
+OPTIONAL = (*TRAINING, "distributed", "gradio", "igraph", "numba", "onnx", "onnxruntime", "psutil", "pyarrow")
 
 
 def printable(text: str) -> str:

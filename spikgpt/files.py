@@ -123,7 +123,7 @@ def _temporary_folder(target: Path) -> Iterator[Path]:
         except FileNotFoundError:  # /proc raises this for every new name
             msg = f"{target} cannot be written: {target.parent} takes no new files. Name another path."
             raise ConfigError(msg) from None
-        lock = _locked(folder, wait=True)
+        lock = lock_folder(folder, wait=True)
         # Another process may take the folder for that of a killed process before it is locked, and remove it.
         if folder.exists():
             break
@@ -142,7 +142,7 @@ def _remove_leftovers(target: Path) -> None:
     pattern = re.compile(re.escape(_prefix(target)) + r"([0-9a-f]{8})\.[a-z0-9_]{8}")
     for folder in target.parent.iterdir():
         match = pattern.fullmatch(folder.name)
-        if not match or folder.is_symlink() or (lock := _locked(folder)) is None:
+        if not match or folder.is_symlink() or (lock := lock_folder(folder)) is None:
             continue
         try:
             # Locks of other machines may be invisible on a shared disk.
@@ -173,7 +173,7 @@ def _last_written(folder: Path) -> float:
     return max(path.lstat().st_mtime for path in (folder, *folder.rglob("*")))
 
 
-def _locked(folder: Path, *, wait: bool = False) -> int | None:
+def lock_folder(folder: Path, *, wait: bool = False) -> int | None:
     """Lock a folder until the returned descriptor is closed; return None if it cannot be locked."""
     if sys.platform == "win32":
         return None

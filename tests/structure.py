@@ -30,7 +30,7 @@ HOUSE = (
     "embedding reference scgpt",
     "engines explain report pipeline several shards",
     "training pl sharing testing",
-    "api choice service cli",
+    "api choice service app cli",
 )
 # In any other folder: the longest chain of modules that import one another.
 FLOORS = 6
@@ -44,6 +44,7 @@ HEAVY = {
     "scanpy": ("spikgpt/training/",),
     "sklearn": ("spikgpt/training/",),
     "matplotlib": (),
+    "gradio": ("spikgpt/app/page.py",),
     "numba": ("spikgpt/embedding/tokens.py", "spikgpt/kernels/"),
     "spikgpt_onnx": ("export/",),
     "spikgpt_recipes": ("hub_cards/",),

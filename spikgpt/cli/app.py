@@ -14,6 +14,7 @@ from spikgpt.cli.annotate import annotate, evaluate
 from spikgpt.cli.build import build
 from spikgpt.cli.flags import command
 from spikgpt.cli.output import Interrupted, inform, note, print_error, warnings_as_notes
+from spikgpt.cli.page import app_
 from spikgpt.cli.scgpt import convert_scgpt, embed, pretrain
 from spikgpt.cli.serve import serve
 from spikgpt.cli.share import card, export, info, list_, pull, push, verify
@@ -146,7 +147,7 @@ def doctor() -> None:
 # The order is that of the help.
 for function in (
     *(annotate, evaluate, list_, info, card, verify, pull, push, export),
-    *(train, build, leave_one_type_out, embed, convert_scgpt, pretrain, serve, doctor),
+    *(train, build, leave_one_type_out, embed, convert_scgpt, pretrain, serve, app_, doctor),
 ):
     app.command(function.__name__.strip("_").replace("_", "-"))(function)
 app.command("novelty", hidden=True)(novelty)

@@ -55,6 +55,14 @@ class Begun(msgspec.Struct, frozen=True, tag=True):
     """First answer to a job, before its upload is opened."""
 
 
+class Progress(msgspec.Struct, frozen=True, tag=True):
+    """Report on a job that goes on: the step, and its numbers of cells that are done and of all; None if unknown."""
+
+    step: str
+    done: int = 0
+    total: int | None = None
+
+
 class Done(msgspec.Struct, frozen=True, kw_only=True, tag=True):
     """Answer to a job: name of the file in the job's folder, headers, and number of cells."""
 
@@ -70,4 +78,4 @@ class Failed(msgspec.Struct, frozen=True, tag=True):
     error: str
 
 
-Reply = Ready | Begun | Done | Failed
+Reply = Ready | Begun | Progress | Done | Failed

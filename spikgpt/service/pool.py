@@ -18,13 +18,15 @@ from typing import Any
 import msgspec
 
 from spikgpt.errors import SpikGPTError
-from spikgpt.service.messages import Begun, Done, Failed, Job, Model, Ready, Reply, Served, Setup
+from spikgpt.service.messages import Begun, Done, Failed, Job, Model, Progress, Ready, Reply, Served, Setup
 from spikgpt.service.refusals import Kind, Refusal
 
 # Bytes of a reply at most.
 LONGEST_REPLY = 16 * 1024 * 1024
 # Seconds before a worker that cannot load is started again, doubled up to the limit.
 FIRST_PAUSE, LONGEST_PAUSE = 1.0, 30.0
+# Module of the worker processes.
+WORKER = "spikgpt.service.worker"
 STOPPING = "The service is stopping; send the request to another one, or again later."
 log = logging.getLogger("spikgpt.service")
 
@@ -37,8 +39,8 @@ class Worker:
         self.has_begun = False
 
     @classmethod
-    async def start(cls, setup: Setup) -> tuple[Worker, Ready]:
-        """Start a process and let it load the references.
+    async def start(cls, setup: Setup, module: str = WORKER) -> tuple[Worker, Ready]:
+        """Start a process that runs a module, and let it load the references.
 
         Raises
         ------
@@ -47,7 +49,7 @@ class Worker:
         """
         # -P: the current folder holds no modules. The process finds the modules that this process found.
         process = await asyncio.create_subprocess_exec(
-            *(sys.executable, "-P", "-m", "spikgpt.service.worker"),
+            *(sys.executable, "-P", "-m", module),
             stdin=asyncio.subprocess.PIPE,
             stdout=asyncio.subprocess.PIPE,
             env=os.environ | {"PYTHONPATH": os.pathsep.join(filter(None, sys.path))},
@@ -64,7 +66,7 @@ class Worker:
             raise
         return worker, reply
 
-    async def ask(self, message: Setup | Job) -> Reply | None:
+    async def ask(self, message: Setup | Job, on_progress: Callable[[Progress], None] | None = None) -> Reply | None:
         """Send a message and return the reply; None when the process died, before or after it had begun."""
         assert self.process.stdin is not None
         assert self.process.stdout is not None
@@ -74,7 +76,10 @@ class Worker:
             await self.process.stdin.drain()
             while line := await self.process.stdout.readline():
                 reply: Reply = msgspec.json.decode(line, type=Reply)
-                if not isinstance(reply, Begun):
+                if isinstance(reply, Progress):
+                    if on_progress is not None:
+                        on_progress(reply)
+                elif not isinstance(reply, Begun):
                     return reply
                 self.has_begun = True
             return None
@@ -95,8 +100,13 @@ class _LoadError(SpikGPTError):
 class _Task:
     """A job in the queue, with its result."""
 
-    def __init__(self, job: Job, is_abandoned: Callable[[], Awaitable[bool]]) -> None:
-        self.job, self.is_abandoned = job, is_abandoned
+    def __init__(
+        self,
+        job: Job,
+        is_abandoned: Callable[[], Awaitable[bool]],
+        on_progress: Callable[[Progress], None] | None = None,
+    ) -> None:
+        self.job, self.is_abandoned, self.on_progress = job, is_abandoned, on_progress
         self.result: asyncio.Future[Done] = asyncio.get_running_loop().create_future()
         # Set while no worker uses the job's folder.
         self.is_free = asyncio.Event()
@@ -112,12 +122,14 @@ class WorkerPool:
         References and options of each worker.
     size
         Number of workers.
+    module
+        Module that each worker runs.
     """
 
-    def __init__(self, setup: Setup, size: int) -> None:
+    def __init__(self, setup: Setup, size: int, module: str = WORKER) -> None:
         self.references: tuple[Served, ...] = ()
         self.replaced = 0
-        self._setup, self._size = setup, size
+        self._setup, self._size, self._module = setup, size, module
         self._queue: asyncio.Queue[_Task] = asyncio.Queue()
         self._slots: list[asyncio.Task[None]] = []
         self._workers: set[Worker] = set()
@@ -147,7 +159,7 @@ class WorkerPool:
         SpikGPTError
             When a reference cannot be loaded.
         """
-        first, ready = await Worker.start(self._setup)
+        first, ready = await Worker.start(self._setup, self._module)
         self.references = ready.references
         # The other workers load the same bytes, and do not contact the Hub.
         models = tuple(
@@ -158,7 +170,13 @@ class WorkerPool:
         self._setup = msgspec.structs.replace(self._setup, models=models, keywords=keywords)
         self._slots = [asyncio.create_task(self._run_slot(None if number else first)) for number in range(self._size)]
 
-    async def submit(self, job: Job, timeout: float, is_abandoned: Callable[[], Awaitable[bool]]) -> Done:
+    async def submit(
+        self,
+        job: Job,
+        timeout: float,
+        is_abandoned: Callable[[], Awaitable[bool]],
+        on_progress: Callable[[Progress], None] | None = None,
+    ) -> Done:
         """Label an upload, in the order of submission; a job that takes too long is stopped.
 
         Parameters
@@ -167,13 +185,15 @@ class WorkerPool:
             Seconds for waiting and labelling.
         is_abandoned
             Called before a job begins; an abandoned job is dropped.
+        on_progress
+            Called with the reports of the worker on its progress.
 
         Raises
         ------
         Refusal
             When the upload cannot be labelled, or not in time, or its worker died.
         """
-        task = _Task(job, is_abandoned)
+        task = _Task(job, is_abandoned, on_progress)
         self._tasks.add(task)
         self._queue.put_nowait(task)
         try:
@@ -227,7 +247,7 @@ class WorkerPool:
         pause = FIRST_PAUSE
         while True:
             try:
-                worker, _ = await Worker.start(self._setup)
+                worker, _ = await Worker.start(self._setup, self._module)
             except (SpikGPTError, OSError) as error:
                 log.error("A worker process cannot be started: %s", error)
                 await asyncio.sleep(pause)
@@ -263,7 +283,7 @@ class WorkerPool:
 
     async def _run_task(self, worker: Worker, task: _Task) -> bool:
         """Let a worker do a job; return False when the worker must be replaced."""
-        asking = asyncio.ensure_future(worker.ask(task.job))
+        asking = asyncio.ensure_future(worker.ask(task.job, task.on_progress))
         waited: set[asyncio.Future[Any]] = {asking, task.result}
         try:
             await asyncio.wait(waited, return_when=asyncio.FIRST_COMPLETED)

@@ -39,11 +39,11 @@ def serve(setup: Setup, settings: ServeOptions, on_start: Callable[[str, list[st
         When a reference cannot be loaded.
     """
     logging.basicConfig(format="%(asctime)s %(message)s")
-    with _bound(settings.host, settings.port) as listener:
+    with bound(settings.host, settings.port) as listener:
         asyncio.run(_serve(setup, settings, listener, on_start))
 
 
-def _bound(host: str, port: int) -> socket.socket:
+def bound(host: str, port: int) -> socket.socket:
     """Return a socket that is bound to an address, and not yet listening."""
     try:
         family, kind, protocol, _, address = socket.getaddrinfo(

@@ -12,9 +12,10 @@ import os
 import signal
 import tempfile
 import warnings
-from contextlib import suppress
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, BinaryIO
+from typing import TYPE_CHECKING, Any, BinaryIO, TypeAlias, TypeVar
 
 import msgspec
 
@@ -31,6 +32,8 @@ H5AD, JSON, PARQUET = "query.h5ad", "query.json", "query.parquet"
 GZIP, PARQUET_MARK = b"\x1f\x8b", b"PAR1"
 PR_SET_PDEATHSIG = 1  # of prctl in Linux
 log = logging.getLogger("spikgpt.service")
+T = TypeVar("T")
+Send: TypeAlias = Callable[[Reply], None]
 
 
 def load(setup: Setup) -> dict[str, SpikGPT]:
@@ -74,16 +77,14 @@ def described(models: dict[str, SpikGPT]) -> Ready:
 
 def run_job(job: Job, models: dict[str, SpikGPT], max_cells: int) -> Done | Failed:
     """Label an upload and write the answer beside it; errors that a user can correct are returned."""
-    folder, home = Path(job.folder), Path.cwd()
-    # Relative paths keep the folders of the server out of messages, and all temporary files come into the job's folder.
-    os.chdir(folder)
-    tempfile.tempdir = str(folder)
+    folder = Path(job.folder)
     try:
         from spikgpt.service.answers import answer_headers, write_answer
 
-        annotation = label(models[job.model], job.options, max_cells)
-        path = write_answer(annotation, job.media, Path())
-        return Done(file=path.name, headers=answer_headers(annotation), cells=len(annotation.best))
+        with within(folder):
+            annotation = label(models[job.model], job.options, max_cells)
+            path = write_answer(annotation, job.media, Path())
+            return Done(file=path.name, headers=answer_headers(annotation), cells=len(annotation.best))
     except SpikGPTError as error:
         refusal = Refusal.from_error(error)
         if refusal.kind == Kind.INTERNAL_ERROR:
@@ -92,6 +93,16 @@ def run_job(job: Job, models: dict[str, SpikGPT], max_cells: int) -> Done | Fail
     except Exception:  # any error of a library must not end the worker
         log.exception("A request failed.")
         return Failed(Kind.INTERNAL_ERROR, INTERNAL)
+
+
+@contextmanager
+def within(folder: Path) -> Iterator[None]:
+    """Work in a folder: relative paths keep it out of messages, and all temporary files come into it."""
+    home = Path.cwd()
+    os.chdir(folder)
+    tempfile.tempdir = str(folder)
+    try:
+        yield
     finally:
         os.chdir(home)
         tempfile.tempdir = None
@@ -136,6 +147,27 @@ def without_folder(text: str, folder: Path) -> str:
 
 def main() -> None:
     """Answer the messages on standard input until it is closed."""
+    answer_messages(
+        load,
+        described,
+        lambda line, models, setup, _: run_job(msgspec.json.decode(line, type=Job), models, setup.max_cells),
+    )
+
+
+def answer_messages(
+    load: Callable[[Setup], T], describe: Callable[[T], Ready], run: Callable[[bytes, T, Setup, Send], Reply]
+) -> None:
+    """Load references, and answer each message on standard input until it is closed.
+
+    Parameters
+    ----------
+    load
+        Returns the references of the setup.
+    describe
+        Returns the first answer.
+    run
+        Returns the answer to a job, and sends reports on its progress.
+    """
     # Libraries and their C code may print: their output goes to standard error.
     messages, replies = os.fdopen(os.dup(0), "rb"), os.fdopen(os.dup(1), "wb")
     with Path(os.devnull).open("rb") as nothing:
@@ -150,10 +182,10 @@ def main() -> None:
     except SpikGPTError as error:
         _reply(replies, Failed(type(error).__name__, str(error)))
         return
-    _reply(replies, described(models))
+    _reply(replies, describe(models))
     for line in messages:
         _reply(replies, Begun())
-        _reply(replies, run_job(msgspec.json.decode(line, type=Job), models, setup.max_cells))
+        _reply(replies, run(line, models, setup, lambda reply: _reply(replies, reply)))
 
 
 def _prefer_server() -> None:

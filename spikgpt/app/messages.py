@@ -1,0 +1,78 @@
+"""Messages between the page's server and its worker processes, and the names of files in their folders."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import NamedTuple
+
+import msgspec
+
+from spikgpt.service.messages import Job, Progress
+
+# Folder of the results in a job's folder, and the files in it. No upload has a name that begins with a dot.
+RESULTS = ".results"
+SUMMARY, CELLS, TABLE, REPORT = "summary.json", "labelled.h5ad", "labels.csv", "report.html"
+
+
+class PageJob(Job, frozen=True, kw_only=True):
+    """A file to label: ``query`` is its path, from the job's folder or from the root."""
+
+    query: str
+    cluster_key: str | None = None
+    # Bytes of a file at most, of which a labelled copy is written.
+    max_bytes: int
+
+
+class Row(msgspec.Struct, frozen=True, kw_only=True):
+    """A label of the result, with its number of cells."""
+
+    label: str
+    cells: int
+    confidence: float | None
+    color: str
+
+
+class ClusterRow(msgspec.Struct, frozen=True, kw_only=True):
+    """A cluster of the result, with its label."""
+
+    name: str
+    cells: int
+    label: str
+    share: float
+    unknown_share: float
+    genes: str
+
+
+class Summary(msgspec.Struct, frozen=True, kw_only=True):
+    """Labels of a file as the page shows them; ``usable`` is None if the reference has no compatibility check."""
+
+    cells: int
+    reference: str
+    usable: bool | None
+    verdict: str
+    evidence: str
+    sentences: list[str]
+    notes: list[str]
+    rows: list[Row]
+    clusters: list[ClusterRow]
+    files: list[str]
+
+    @classmethod
+    def read(cls, folder: Path) -> Summary:
+        """Return the summary in the results of a job."""
+        return msgspec.json.decode((folder / RESULTS / SUMMARY).read_bytes(), type=cls)
+
+
+class Step(NamedTuple):
+    """The step of a run, with its seconds up to now."""
+
+    progress: Progress
+    seconds: float
+
+
+class Finished(NamedTuple):
+    """The end of a run: its labels, and the address of its files."""
+
+    summary: Summary
+    address: str
+    seconds: float

@@ -1,0 +1,140 @@
+"""HTML of the page: progress, errors, labels and the report; all texts of files are escaped."""
+
+from __future__ import annotations
+
+from html import escape
+from urllib.parse import quote
+
+from spikgpt.app.messages import CELLS, REPORT, TABLE, ClusterRow, Finished, Row, Step, Summary
+from spikgpt.errors import printable
+from spikgpt.types import UNKNOWN
+
+# Signs that the templates of Gradio's page give a meaning.
+SIGNS = {sign: f"&#{ord(sign)};" for sign in "{}$`@\\"}
+# Words of a download, and what it holds.
+DOWNLOADS = {
+    CELLS: ("Cells with labels (.h5ad)", "the file with the labels in obs"),
+    TABLE: ("Table of labels (.csv)", "one row per cell"),
+    REPORT: ("Report (.html)", "one file, for a browser"),
+}
+
+
+def text(value: object) -> str:
+    """Return a text of a stranger as HTML: without markup, control characters and signs of templates."""
+    escaped = escape(printable(str(value)))
+    return "".join(SIGNS.get(character, character) for character in escaped)
+
+
+def name(value: object) -> str:
+    """Return a name of a stranger as HTML; its direction does not change that of the text around it."""
+    return f"<bdi>{text(value)}</bdi>"
+
+
+def progress(step: Step) -> str:
+    """Return the step of a run, with a bar if the number of cells is known."""
+    report = step.progress
+    count, bar = "", "<progress></progress>"
+    if report.total:
+        count = f", {report.done:,} of {report.total:,}"
+        bar = f'<progress value="{min(report.done, report.total)}" max="{report.total}"></progress>'
+    return (
+        f'<div class="sg-status" role="status">{bar}<p>{text(report.step)}{count} '
+        f'<span class="sg-soft">{step.seconds:.0f} s</span></p></div>'
+    )
+
+
+def error(message: object) -> str:
+    """Return an error, in one line."""
+    return f'<div class="sg-status sg-error" role="alert"><p><b>Error:</b> {text(message)}</p></div>'
+
+
+def stopped() -> str:
+    """Return the message of a run that the user stopped."""
+    return '<div class="sg-status" role="status"><p>Stopped. Nothing was kept of this run.</p></div>'
+
+
+def result(finished: Finished) -> str:
+    """Return the labels of a run, with the compatibility first."""
+    summary = finished.summary
+    return (
+        _verdict(summary)
+        + _downloads(finished)
+        + _labels(summary)
+        + (_clusters(summary.clusters) if summary.clusters else "")
+        + _list("Notes", summary.notes, "sg-notes")
+        + _list("Details", [*summary.sentences, f"Time: {finished.seconds:.1f} s."], "sg-soft")
+    )
+
+
+def report(finished: Finished) -> str:
+    """Return the frame with the report; an empty text without one."""
+    if REPORT not in finished.summary.files:
+        return ""
+    # The frame has an origin of its own: its script reaches neither this page nor the server.
+    return (
+        '<iframe class="sg-report" title="Report" sandbox="allow-scripts allow-downloads" '
+        f'referrerpolicy="no-referrer" src="results/{quote(finished.address)}/{REPORT}"></iframe>'
+    )
+
+
+def _verdict(summary: Summary) -> str:
+    kind, words = "sg-none", "Not checked: the reference has no compatibility check"
+    if summary.usable is not None:
+        kind = "sg-good" if summary.usable else "sg-bad"
+        words = summary.verdict.capitalize()
+    evidence = f"<p>{text(summary.evidence[:1].upper() + summary.evidence[1:])}.</p>" if summary.evidence else ""
+    cells = f"{summary.cells:,} cells, reference {name(summary.reference)}"
+    return (
+        f'<div class="sg-verdict {kind}"><p class="sg-soft">Compatibility of reference and cells</p>'
+        f"<h2>{text(words)}</h2>{evidence}<p>{cells}</p></div>"
+    )
+
+
+def _downloads(finished: Finished) -> str:
+    links = "".join(
+        f'<a class="sg-download" href="results/{quote(finished.address)}/{file}?download=1" download="{file}" '
+        f'title="{DOWNLOADS[file][1]}">{DOWNLOADS[file][0]}</a>'
+        for file in finished.summary.files
+    )
+    return f'<div class="sg-downloads">{links}</div>'
+
+
+def _labels(summary: Summary) -> str:
+    rows = "".join(_label(row, summary.cells) for row in summary.rows)
+    head = '<th>label</th><th class="sg-number">cells</th><th class="sg-number">share</th><th class="sg-number">'
+    return (
+        f'<div class="sg-scroll"><table class="sg-labels"><thead><tr>{head}mean confidence</th></tr></thead>'
+        f"<tbody>{rows}</tbody></table></div>"
+    )
+
+
+def _label(row: Row, total: int) -> str:
+    share = 100 * row.cells / max(total, 1)
+    confidence = "" if row.confidence is None else f"{row.confidence:.2f}"
+    kind = ' class="sg-unknown"' if row.label == UNKNOWN else ""
+    return (
+        f'<tr{kind}><td><i class="sg-color" style="background:{escape(row.color)}"></i>{name(row.label)}</td>'
+        f'<td class="sg-number">{row.cells:,}</td><td class="sg-number">{share:.1f}%</td>'
+        f'<td class="sg-number">{confidence}</td></tr>'
+    )
+
+
+def _clusters(clusters: list[ClusterRow]) -> str:
+    rows = "".join(
+        f'<tr><td>{name(one.name)}</td><td class="sg-number">{one.cells:,}</td><td>{name(one.label)}</td>'
+        f'<td class="sg-number">{100 * one.share:.0f}%</td><td class="sg-number">{100 * one.unknown_share:.0f}%</td>'
+        f"<td>{text(one.genes)}</td></tr>"
+        for one in clusters
+    )
+    head = "".join(f"<th>{word}</th>" for word in ("cluster", "cells", "label", "share", UNKNOWN, "marker genes"))
+    return (
+        f'<h3>Clusters</h3><div class="sg-scroll"><table class="sg-clusters"><thead><tr>{head}</tr></thead>'
+        f"<tbody>{rows}</tbody></table></div>"
+    )
+
+
+def _list(title: str, texts: list[str], kind: str) -> str:
+    if not texts:
+        return ""
+    items = "".join(f"<li>{text(one)}</li>" for one in texts)
+    return f'<div class="{kind}"><h3>{title}</h3><ul>{items}</ul></div>'

@@ -1,0 +1,123 @@
+"""Run the page until a signal ends it."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import os
+import secrets
+import socket
+from collections.abc import Callable
+from pathlib import Path
+from types import FrameType
+from typing import Any
+
+import uvicorn
+
+from spikgpt.app.folders import server_folder
+from spikgpt.app.runs import Runs
+from spikgpt.app.sessions import Sessions
+from spikgpt.app.settings import AppOptions
+from spikgpt.app.web import Web
+from spikgpt.service.messages import Setup
+from spikgpt.service.pool import WorkerPool
+from spikgpt.service.server import BACKLOG, LAST_SECONDS, bound
+
+WORKER = "spikgpt.app.worker"
+# Settings of Gradio: it asks no server, shares no page, and starts no other server.
+ENVIRONMENT = {
+    "GRADIO_ANALYTICS_ENABLED": "False",
+    "GRADIO_SHARE": "False",
+    "GRADIO_SSR_MODE": "False",
+    "GRADIO_MCP_SERVER": "False",
+    "GRADIO_ALLOWED_PATHS": "",
+    "HF_HUB_DISABLE_TELEMETRY": "1",
+}
+
+
+def serve(setup: Setup, settings: AppOptions, on_start: Callable[[str, list[str]], None]) -> None:
+    """Load references and show the page until SIGTERM or Ctrl-C.
+
+    Parameters
+    ----------
+    on_start
+        Called with the address and the names of the references.
+
+    Raises
+    ------
+    ConfigError
+        When the address cannot be used.
+    SpikGPTError
+        When a reference cannot be loaded.
+    """
+    logging.basicConfig(format="%(asctime)s %(message)s")
+    with bound(settings.host, settings.port) as listener, server_folder() as folder:
+        asyncio.run(_serve(setup, settings, listener, folder, on_start))
+
+
+async def _serve(
+    setup: Setup,
+    settings: AppOptions,
+    listener: socket.socket,
+    folder: Path,
+    on_start: Callable[[str, list[str]], None],
+) -> None:
+    """Show the page on a socket."""
+    pool, sessions = WorkerPool(setup, settings.workers, WORKER), Sessions(folder, settings.most_runs)
+    try:
+        await pool.start()
+        key = secrets.token_urlsafe(16) if settings.is_local else None
+        web = Web(_gradio_app(Runs(pool, settings), sessions, settings, folder), sessions, settings, key)
+        config = uvicorn.Config(
+            web,
+            http="h11",
+            ws="none",
+            log_config=None,
+            access_log=False,
+            backlog=BACKLOG,
+            server_header=False,
+            timeout_graceful_shutdown=LAST_SECONDS,
+        )
+        listener.listen(BACKLOG)
+        host, port = listener.getsockname()[:2]
+        address = f"http://{f'[{host}]' if ':' in host else host}:{port}/"
+        on_start(address + (f"?key={key}" if key else ""), [one.name for one in pool.references])
+        await _Server(config).serve(sockets=[listener])
+    finally:
+        await sessions.close_all()
+        await pool.close()
+
+
+def _gradio_app(runs: Runs, sessions: Sessions, settings: AppOptions, folder: Path) -> Any:
+    """Return the ASGI application of Gradio with the page."""
+    os.environ.update(ENVIRONMENT | {"GRADIO_TEMP_DIR": str(folder / "gradio")})
+    import gradio
+    from fastapi import FastAPI
+
+    from spikgpt.app.page import STATIC, Page
+
+    fonts = [gradio.themes.Font(name) for name in ("system-ui", "sans-serif")]
+    mono = [gradio.themes.Font(name) for name in ("ui-monospace", "monospace")]
+    return gradio.mount_gradio_app(
+        FastAPI(docs_url=None, redoc_url=None, openapi_url=None),
+        Page(runs, sessions, settings).blocks(),
+        path="/",
+        footer_links=[],
+        show_error=False,
+        max_file_size=1,
+        ssr_mode=False,
+        enable_monitoring=False,
+        mcp_server=False,
+        run_history=False,
+        theme=gradio.themes.Default(primary_hue="teal", neutral_hue="zinc", font=fonts, font_mono=mono),
+        css=(STATIC / "page.css").read_text(),
+    )
+
+
+class _Server(uvicorn.Server):
+    """A server that stops after the first signal; files that are being labelled are dropped."""
+
+    def handle_exit(self, sig: int, frame: FrameType | None) -> None:
+        """Stop; after a second signal, at once."""
+        self.force_exit = self.should_exit
+        self.should_exit = True

@@ -1,0 +1,195 @@
+"""Sessions of the page: the upload and the results of each open page, in a folder of its own."""
+
+from __future__ import annotations
+
+import asyncio
+import secrets
+import shutil
+import time
+from collections.abc import Awaitable, Callable
+from contextlib import suppress
+from pathlib import Path
+
+from spikgpt.app.folders import safe_name
+from spikgpt.service.refusals import Kind, Refusal
+
+# Seconds without an action after which a session ends, for clients that do not say when they leave.
+IDLE = 24 * 3600.0
+# Sessions at most.
+MOST = 1000
+
+
+class Session:
+    """An open page.
+
+    Parameters
+    ----------
+    parent
+        Folder for the folder of the session, which is made for the first upload or result.
+    """
+
+    def __init__(self, parent: Path) -> None:
+        # Names the session in the address of its upload. Nobody can guess it.
+        self.token = secrets.token_urlsafe(24)
+        self.folder = parent / secrets.token_hex(16)
+        self.upload: Path | None = None
+        self.uploads_running = 0
+        # Address of the results, and the folder of their job.
+        self.results: tuple[str, Path] | None = None
+        self.run: asyncio.Task[object] | None = None
+        self.used = time.monotonic()
+        self.is_closed = False
+
+    def new_folder(self) -> Path:
+        """Return a new folder inside the session's folder.
+
+        Raises
+        ------
+        Refusal
+            When the session has ended.
+        """
+        self.used = time.monotonic()
+        if self.is_closed:
+            msg = "This page was closed. Load it again."
+            raise Refusal(Kind.BAD_REQUEST, msg)
+        folder = self.folder / secrets.token_hex(8)
+        folder.mkdir(parents=True, mode=0o700)
+        return folder
+
+    async def receive(self, name: str, write: Callable[[Path], Awaitable[Path]]) -> None:
+        """Replace the upload by the file that a function writes to a folder."""
+        folder = self.new_folder()
+        self.uploads_running += 1
+        try:
+            received = await write(folder)
+            # The name is in messages, and its ending tells tables from matrices.
+            path = received.rename(folder / safe_name(name))
+        except BaseException:
+            shutil.rmtree(folder, ignore_errors=True)
+            raise
+        finally:
+            self.uploads_running -= 1
+        self.forget_upload()
+        self.upload = path
+        if self.is_closed:
+            self.remove()
+
+    def forget_upload(self) -> None:
+        """Remove the upload."""
+        if self.upload is not None:
+            shutil.rmtree(self.upload.parent, ignore_errors=True)
+            self.upload = None
+
+    def keep_results(self, folder: Path) -> str:
+        """Replace the results by those of a job's folder, and return their address, which nobody can guess."""
+        self.forget_results()
+        self.results = secrets.token_urlsafe(24), folder
+        return self.results[0]
+
+    def forget_results(self) -> None:
+        """Remove the results."""
+        if self.results is not None:
+            shutil.rmtree(self.results[1], ignore_errors=True)
+            self.results = None
+
+    async def stop(self) -> bool:
+        """Stop the run, and return True if there was one."""
+        run, self.run = self.run, None
+        if run is None or run.done():
+            return False
+        run.cancel()
+        with suppress(asyncio.CancelledError, Exception):
+            await run
+        return True
+
+    def remove(self) -> None:
+        """Remove the session's folder."""
+        self.upload = self.results = None
+        shutil.rmtree(self.folder, ignore_errors=True)
+
+
+class Sessions:
+    """All sessions of a server.
+
+    Parameters
+    ----------
+    folder
+        Folder for the folders of the sessions.
+    most_files
+        Number of sessions that may hold an upload at the same time.
+    """
+
+    def __init__(self, folder: Path, most_files: int) -> None:
+        self._folder, self._most_files = folder, most_files
+        self._sessions: dict[str, Session] = {}
+
+    def __len__(self) -> int:
+        return len(self._sessions)
+
+    async def of(self, key: str) -> Session:
+        """Return the session of a page by Gradio's name for it, and begin it if there is none.
+
+        Raises
+        ------
+        Refusal
+            When there are too many sessions.
+        """
+        if key not in self._sessions:
+            for other, session in list(self._sessions.items()):
+                if time.monotonic() - session.used > IDLE:
+                    await self.close(other)
+            if len(self._sessions) >= MOST:
+                msg = f"{MOST} pages are open. Load this page again later."
+                raise Refusal(Kind.BUSY, msg)
+            self._sessions[key] = Session(self._folder)
+        session = self._sessions[key]
+        session.used = time.monotonic()
+        return session
+
+    def by_token(self, token: str) -> Session:
+        """Return a session by its token, for an upload.
+
+        Raises
+        ------
+        Refusal
+            When there is none.
+        """
+        for session in self._sessions.values():
+            if secrets.compare_digest(session.token.encode(), token.encode()):
+                return session
+        msg = "This page is no longer known to the server. Load it again."
+        raise Refusal(Kind.NOT_FOUND, msg)
+
+    def check_room(self, session: Session) -> None:
+        """Refuse an upload when too many other sessions hold one.
+
+        Raises
+        ------
+        Refusal
+            When that is so.
+        """
+        held = sum(one.upload is not None for one in self._sessions.values() if one is not session)
+        if held >= self._most_files:
+            msg = f"The server holds {held} uploads already. Upload this file again later."
+            raise Refusal(Kind.BUSY, msg)
+
+    def results(self, address: str) -> Path | None:
+        """Return the folder of the job of results by their address."""
+        for session in self._sessions.values():
+            if session.results and secrets.compare_digest(session.results[0].encode(), address.encode()):
+                session.used = time.monotonic()
+                return session.results[1]
+        return None
+
+    async def close(self, key: str) -> None:
+        """End a session: stop its run, and remove its files."""
+        session = self._sessions.pop(key, None)
+        if session is not None:
+            session.is_closed = True
+            await session.stop()
+            session.remove()
+
+    async def close_all(self) -> None:
+        """End all sessions."""
+        for key in list(self._sessions):
+            await self.close(key)

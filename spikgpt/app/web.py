@@ -1,0 +1,159 @@
+"""The page's web server in front of Gradio: who may use it, uploads, results, and headers against other addresses.
+
+Only the addresses that the page needs reach Gradio. Uploads and results do not pass through Gradio, which would keep
+copies of both beside those in the folder of the session.
+"""
+
+from __future__ import annotations
+
+import re
+import secrets
+from http.cookies import CookieError, SimpleCookie
+from pathlib import Path
+from typing import Any
+
+from starlette.datastructures import MutableHeaders
+from starlette.requests import ClientDisconnect, Request
+from starlette.responses import FileResponse, JSONResponse, PlainTextResponse, RedirectResponse, Response
+
+from spikgpt.app.messages import CELLS, REPORT, RESULTS, TABLE
+from spikgpt.app.sessions import Sessions
+from spikgpt.app.settings import AppOptions
+from spikgpt.service.app import Scope, Send
+from spikgpt.service.messages import UPLOAD
+from spikgpt.service.refusals import Kind, Refusal
+from spikgpt.service.uploads import Message, Receive, drop_body, noting_end, receive_upload
+
+# Addresses of Gradio's page, and of the calls that the page makes.
+GRADIO = re.compile(
+    r"/(|config|theme\.css|favicon\.ico|manifest\.json|robots\.txt|(assets|static|svelte)/.*"
+    r"|gradio_api/(info|startup-events|theme\.css|heartbeat/\w+|queue/(join|data)))/?"
+)
+FILES = "|".join(map(re.escape, (CELLS, TABLE, REPORT)))
+RESULT = re.compile(rf"/results/(?P<address>[\w-]+)/(?P<file>{FILES})")
+MEDIA = {CELLS: "application/x-hdf5", TABLE: "text/csv; charset=utf-8", REPORT: "text/html; charset=utf-8"}
+# The browser asks no other server, and lets no other page frame a local one. Gradio makes its templates at run time.
+POLICY = (
+    "default-src 'self'; script-src 'self' 'unsafe-inline' 'unsafe-eval'; style-src 'self' 'unsafe-inline'; "
+    "img-src 'self' data: blob:; font-src 'self' data:; connect-src 'self' data: blob:; frame-src 'self'; "
+    "object-src 'none'; base-uri 'self'; form-action 'self'"
+)
+# The report has an origin of its own, and asks no server.
+REPORT_POLICY = (
+    "sandbox allow-scripts allow-downloads; default-src 'none'; script-src 'unsafe-inline' 'unsafe-eval'; "
+    "style-src 'unsafe-inline'; img-src data: blob:; font-src data:; connect-src data: blob:; worker-src blob:"
+)
+LOCAL_HOSTS = ("127.0.0.1", "localhost", "[::1]")
+CLOSED = "Open the whole address that spikgpt app printed when it started, with its key."
+
+
+class Web:
+    """ASGI application of the page.
+
+    Parameters
+    ----------
+    gradio
+        ASGI application of Gradio.
+    key
+        Secret in the address of a local page, which other users of the machine do not know; None for a public page.
+    """
+
+    def __init__(self, gradio: Any, sessions: Sessions, settings: AppOptions, key: str | None) -> None:
+        self._gradio, self._sessions, self._settings, self._key = gradio, sessions, settings, key
+        self._cookie = f"spikgpt-{secrets.token_hex(4)}"
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Answer a request."""
+        if scope["type"] == "lifespan":
+            await self._gradio(scope, receive, send)
+        elif scope["type"] == "http":
+            await self._answer(scope, noting_end(scope, receive), send)
+
+    async def _answer(self, scope: Scope, receive: Receive, send: Send) -> None:
+        request, path = Request(scope, receive), scope["path"]
+        answer: Response
+        if (refused := self._refused(request)) is not None:
+            answer = refused
+        elif match := RESULT.fullmatch(path):
+            answer = self._result(match["address"], match["file"], "download" in request.query_params)
+        elif path == "/upload":
+            answer = await self._upload(request)
+        elif GRADIO.fullmatch(path):
+            await self._gradio(scope, receive, self._with_headers(send))
+            return
+        else:
+            answer = PlainTextResponse("There is no such page.", 404)
+        await answer(scope, receive, self._with_headers(send))
+
+    def _refused(self, request: Request) -> Response | None:
+        """Return the answer to a request that may not use the page, or that brings the key; None for others."""
+        if self._key is None:
+            return None
+        host, origin = request.headers.get("host", ""), request.headers.get("origin")
+        # A name of another machine may lead here: the page of a stranger would then reach this one.
+        if re.sub(r":\d+$", "", host) not in (*LOCAL_HOSTS, self._settings.host):
+            return PlainTextResponse("This page answers only on this machine.", 403)
+        if origin is not None and origin.partition("://")[2] != host:
+            return PlainTextResponse("This page answers only its own requests.", 403)
+        given = request.query_params.get("key")
+        if given is not None and secrets.compare_digest(given.encode(), self._key.encode()):
+            answer = RedirectResponse("./", 303)
+            answer.set_cookie(self._cookie, self._key, httponly=True, samesite="strict")
+            return answer
+        try:
+            cookie = SimpleCookie(request.headers.get("cookie", "")).get(self._cookie)
+        except CookieError:
+            cookie = None
+        if cookie is None or not secrets.compare_digest(cookie.value.encode(), self._key.encode()):
+            return PlainTextResponse(CLOSED, 403)
+        return None
+
+    def _result(self, address: str, file: str, as_download: bool) -> Response:
+        """Return a file of the results."""
+        folder = self._sessions.results(address)
+        if folder is None or not (path := folder / RESULTS / file).is_file():
+            return PlainTextResponse("These results are no longer kept. Label the cells again.", 404)
+        headers = {"Cache-Control": "no-store"}
+        if file == REPORT and not as_download:
+            headers["Content-Security-Policy"] = REPORT_POLICY
+            return FileResponse(path, media_type=MEDIA[file], headers=headers)
+        return FileResponse(path, media_type=MEDIA[file], headers=headers, filename=file)
+
+    async def _upload(self, request: Request) -> Response:
+        """Receive the upload of a session, or forget it."""
+        try:
+            if request.method not in ("POST", "DELETE"):
+                msg = f"The method is {request.method[:20]!r}; expected POST."
+                raise Refusal(Kind.METHOD_NOT_ALLOWED, msg)
+            session = self._sessions.by_token(request.query_params.get("session", ""))
+            if request.method == "DELETE":
+                session.forget_upload()
+                return JSONResponse({})
+            self._sessions.check_room(session)
+
+            async def write(folder: Path) -> Path:
+                await receive_upload(request, folder, self._settings.max_bytes, self._settings.timeout)
+                return folder / UPLOAD
+
+            await session.receive(request.query_params.get("name", ""), write)
+            return JSONResponse({"size": session.upload.stat().st_size if session.upload else 0})
+        except Refusal as refusal:
+            await drop_body(request)
+            return JSONResponse(refusal.body(), refusal.status, refusal.headers)
+        except ClientDisconnect:
+            return Response(status_code=400)
+
+    def _with_headers(self, send: Send) -> Send:
+        """Return a sender that adds the headers of all answers."""
+
+        async def sent(message: Message) -> None:
+            if message["type"] == "http.response.start":
+                headers = MutableHeaders(scope=message)
+                headers.setdefault(
+                    "Content-Security-Policy", POLICY + ("; frame-ancestors 'self'" if self._settings.is_local else "")
+                )
+                headers["X-Content-Type-Options"] = "nosniff"
+                headers["Referrer-Policy"] = "no-referrer"
+            await send(message)
+
+        return sent

@@ -1,0 +1,311 @@
+"""Worker process of the page: label one file after the other, and write the results that the page shows."""
+
+from __future__ import annotations
+
+import logging
+import resource
+import time
+from contextlib import suppress
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import msgspec
+
+from spikgpt.app.messages import CELLS, REPORT, RESULTS, SUMMARY, TABLE, ClusterRow, PageJob, Row, Summary
+from spikgpt.errors import SpikGPTError, fault, printable
+from spikgpt.service.messages import Done, Failed, Progress, Ready, Served, Setup
+from spikgpt.service.refusals import INTERNAL, Kind, Refusal
+from spikgpt.service.worker import Send, answer_messages, within, without_folder
+
+if TYPE_CHECKING:
+    from spikgpt.choice import ReferenceScore
+    from spikgpt.reference.hub import Hub
+    from spikgpt.report.clusters import ClusterReport
+    from spikgpt.scoring.annotation import Annotation
+    from spikgpt.several import NamedModel
+
+# Bytes of a file that a worker may write, and of these for each byte of the largest upload: a packed file takes more
+# room unpacked.
+ROOM, ROOM_PER_BYTE = 1 << 30, 8
+# Seconds between reports on the progress.
+REPORT_EVERY = 0.2
+WRITING = "Writing the results"
+log = logging.getLogger("spikgpt.app")
+
+
+@dataclass
+class Models:
+    """References of the page.
+
+    Attributes
+    ----------
+    named
+        References that the page lists, by name.
+    keywords
+        Keywords of ``SpikGPT.from_pretrained`` for further references.
+    is_open
+        True if users may name any reference, as on the command line.
+    """
+
+    named: dict[str, NamedModel]
+    keywords: dict[str, Any]
+    is_open: bool
+    # All references at hand, and scores of those that could not be opened; filled on use.
+    _at_hand: tuple[list[NamedModel], list[ReferenceScore]] | None = field(default=None, repr=False)
+
+    def find(self, name: str) -> NamedModel:
+        """Return a reference by name.
+
+        Raises
+        ------
+        SpikGPTError
+            When there is none, or it cannot be opened.
+        """
+        if name in self.named:
+            return self.named[name]
+        if not self.is_open:
+            msg = f"There is no reference {name!r} here; choose one of {', '.join(self.named)}."
+            raise Refusal(Kind.REFERENCE_NOT_FOUND, msg)
+        return _opened(name, self.keywords)
+
+    def at_hand(self) -> tuple[list[NamedModel], list[ReferenceScore]]:
+        """Return the references to choose from, and a score that states the problem for each of the others."""
+        if not self.is_open:
+            return list(self.named.values()), []
+        if self._at_hand is None:
+            from spikgpt.choice import models_at_hand
+            from spikgpt.options import EngineOptions, options_of
+
+            engine = {name: self.keywords[name] for name in EngineOptions.__struct_fields__ if name in self.keywords}
+            self._at_hand = models_at_hand(options_of(EngineOptions, engine), hub=_hub(self.keywords))
+        return self._at_hand
+
+
+def load(setup: Setup) -> Models:
+    """Return the references of the page.
+
+    Raises
+    ------
+    SpikGPTError
+        When a reference cannot be loaded.
+    """
+    keywords = dict(setup.keywords)
+    is_open = bool(keywords.pop("is_open"))
+    named = {}
+    for model in setup.models:
+        opened = _opened(model.source, keywords, expect=model.digest)
+        # A second reference of the same name is named by its folder or repository.
+        name = opened.reference.name
+        named[model.source if name in named else name] = opened
+    return Models(named, keywords, is_open)
+
+
+def described(models: Models) -> Ready:
+    """Return names, digests and labels of the references."""
+    return Ready(
+        tuple(
+            Served(
+                name=name,
+                digest=model.reference.digest,
+                origin=model.reference.origin,
+                labels=model.reference.labels.names,
+                cell_ontology_ids=model.reference.labels.cell_ontology_ids,
+                engine=model.engine.name,
+            )
+            for name, model in models.named.items()
+        )
+    )
+
+
+def run_job(job: PageJob, models: Models, max_cells: int, send: Send) -> Done | Failed:
+    """Label a file and write the results into the job's folder; errors that a user can correct are returned."""
+    from spikgpt.cells.progress import reporting
+
+    folder = Path(job.folder)
+    try:
+        with within(folder), reporting(_reporter(send)):
+            summary = label(job, models, max_cells, send)
+        return Done(file=f"{RESULTS}/{SUMMARY}", headers={}, cells=summary.cells)
+    except SpikGPTError as error:
+        known = Refusal.from_error(error)
+        # The words of the command line, also for the errors that the service has no kind for.
+        kind = Kind.CONFIG_ERROR if known.kind == Kind.INTERNAL_ERROR else known.kind
+        return Failed(kind, without_folder(str(error), folder))
+    except OSError as error:
+        log.exception("A file could not be labelled.")
+        text = f"{error.strerror or error}. {fault(error) or 'Check the file, whether you may use it, and the disk.'}"
+        return Failed(Kind.DATA_ERROR, without_folder(printable(text), folder))
+    except Exception:  # any error of a library must not end the worker
+        log.exception("A file could not be labelled.")
+        return Failed(Kind.INTERNAL_ERROR, INTERNAL)
+
+
+def label(job: PageJob, models: Models, max_cells: int, send: Send) -> Summary:
+    """Label a file and write the results, as ``spikgpt annotate`` does.
+
+    Raises
+    ------
+    SpikGPTError
+        When the cells cannot be read or do not suit the reference, or an option does not fit.
+    """
+    from spikgpt.cells.output import write_copy, write_table
+    from spikgpt.cells.reading import open_cells
+    from spikgpt.cells.storage import identity_of
+    from spikgpt.report.clusters import summarise
+    from spikgpt.service.tables import check_cells
+
+    query, results = Path(job.query), Path(RESULTS)
+    results.mkdir()
+    identity = identity_of(query)
+    with open_cells(query) as cells:
+        check_cells(cells.n_obs, max_cells)
+        annotation, chosen = annotated(cells, job, models)
+        send(Progress(WRITING))
+        clusters = summarise(annotation, cells, job.cluster_key) if job.cluster_key else None
+        uns, notes = annotation.uns(cells), annotation.notes(cells)
+        with_report = write_report(annotation, cells, results / REPORT)
+    write_table(annotation.table_chunks(), results / TABLE)
+    if size_of(query) <= job.max_bytes:
+        names, obs = annotation.obs_names, dict(annotation.obs())
+        copy = results / CELLS
+        write_copy(query, copy, obs=obs, obsm=annotation.obsm(), uns=uns, obs_names=names, identity=identity)
+    else:
+        notes.append(
+            f"The file has more than {job.max_bytes >> 20} MB (--max-mb), so no labelled copy was written. Use spikgpt "
+            "annotate --out."
+        )
+    files = [name for name in (CELLS, TABLE, *([REPORT] if with_report else [])) if (results / name).is_file()]
+    summary = summarised(annotation, chosen, notes, clusters, files)
+    (results / SUMMARY).write_bytes(msgspec.json.encode(summary))
+    return summary
+
+
+def annotated(cells: Any, job: PageJob, models: Models) -> tuple[Annotation, list[str]]:
+    """Return the annotation by one reference, by several, or by the best; and sentences on the choice."""
+    from spikgpt.cells.obs import column_of, labels_of
+    from spikgpt.choice import annotate_by_best
+    from spikgpt.options import AnnotateOptions, options_of
+    from spikgpt.pipeline import annotate
+    from spikgpt.reference.registry import AUTO, separate_names
+    from spikgpt.several import annotate_by_several
+
+    options = options_of(AnnotateOptions, job.options | {"cluster_key": job.cluster_key, "progress": False})
+    if options.cluster_key:
+        labels_of(cells, options.cluster_key)  # refuse a missing column before the work
+    if options.batch_key not in (None, "auto"):
+        column_of(cells, options.batch_key)
+    if job.model == AUTO:
+        at_hand, failed = models.at_hand()
+        annotation, choice, _ = annotate_by_best(cells, at_hand, options, failed=failed)
+        return annotation, choice.sentences() if choice.best else []
+    names = [job.model] if job.model in models.named else separate_names(job.model)
+    found = [models.find(name) for name in names]
+    if len(found) > 1:
+        return annotate_by_several(found, cells, options), []
+    return annotate(found[0].reference, found[0].engine, cells, options), []
+
+
+def write_report(annotation: Annotation, cells: Any, path: Path) -> bool:
+    """Write the HTML report, and return False for annotations that have none."""
+    write = getattr(annotation, "report", None)
+    if write is None:
+        return False
+    write(path, cells)
+    return True
+
+
+def size_of(path: Path) -> int:
+    """Return the bytes of a file, or of the files in a folder."""
+    return sum(one.stat().st_size for one in (path.rglob("*") if path.is_dir() else [path]) if one.is_file())
+
+
+def summarised(
+    annotation: Annotation, chosen: list[str], notes: list[str], clusters: ClusterReport | None, files: list[str]
+) -> Summary:
+    """Return the summary of an annotation."""
+    from spikgpt.types import UNKNOWN
+
+    table, check = annotation.summary(), annotation.compatibility
+    colors = annotation.colors(table.index)
+    rows = [
+        Row(label=str(label), cells=int(cells), confidence=None if label == UNKNOWN else float(mean), color=str(color))
+        for label, cells, mean, color in zip(table.index, table["cells"], table["confidence"], colors, strict=True)
+    ]
+    listed = [
+        ClusterRow(
+            name=one.name,
+            cells=one.cells,
+            label="Unknown, a new type?" if one.candidate else one.label,
+            share=one.share,
+            unknown_share=one.unknown_share,
+            genes=", ".join(marker.gene for marker in one.markers) or one.note,
+        )
+        for one in (clusters.clusters if clusters else ())
+    ]
+    return Summary(
+        cells=len(annotation.best),
+        reference=annotation.reference_name,
+        usable=check.usable if check else None,
+        verdict=check.kind if check else "",
+        evidence=check.evidence if check else "",
+        sentences=[*chosen, *annotation.sentences()],
+        notes=notes,
+        rows=rows,
+        clusters=listed,
+        files=files,
+    )
+
+
+def limit_files(max_bytes: int) -> None:
+    """Limit the size of each file that this process writes, so that a small packed upload cannot fill the disk."""
+    most = ROOM + ROOM_PER_BYTE * max_bytes
+    with suppress(ValueError, OSError):
+        resource.setrlimit(resource.RLIMIT_FSIZE, (most, resource.getrlimit(resource.RLIMIT_FSIZE)[1]))
+
+
+def main() -> None:
+    """Answer the messages on standard input until it is closed."""
+
+    def run(line: bytes, models: Models, setup: Setup, send: Send) -> Done | Failed:
+        job = msgspec.json.decode(line, type=PageJob)
+        limit_files(job.max_bytes)
+        return run_job(job, models, setup.max_cells, send)
+
+    answer_messages(load, described, run)
+
+
+def _opened(name: str, keywords: dict[str, Any], *, expect: str | None = None) -> NamedModel:
+    """Return an opened reference."""
+    from spikgpt.api import SpikGPT
+    from spikgpt.several import NamedModel
+
+    model = SpikGPT.from_pretrained(name, expect=expect, **keywords)
+    return NamedModel(name, model.reference, model.engine)
+
+
+def _hub(keywords: dict[str, Any]) -> Hub:
+    """Return the client of the Hub that the keywords describe."""
+    from spikgpt.options import HubOptions, options_of
+    from spikgpt.reference.hub import Hub
+
+    fields = {name: keywords[name] for name in HubOptions.__struct_fields__ if name in keywords}
+    return Hub.from_options(options_of(HubOptions, fields))
+
+
+def _reporter(send: Send) -> Any:
+    """Return a listener that sends the progress of steps, not too often."""
+    last = (-REPORT_EVERY, "")
+
+    def listen(step: str, done: int, total: int | None) -> None:
+        nonlocal last
+        now = time.monotonic()
+        if step != last[1] or now - last[0] >= REPORT_EVERY or done == total:
+            last = now, step
+            send(Progress(step, done, total))
+
+    return listen
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,62 @@
+"""Command ``spikgpt app``."""
+
+from __future__ import annotations
+
+import sys
+from importlib.util import find_spec
+from pathlib import Path
+from typing import Annotated
+
+import typer
+from msgspec import structs
+
+from spikgpt.app.settings import AppOptions
+from spikgpt.cli.flags import MODEL, ScGPT, command, escaped
+from spikgpt.cli.output import inform, note
+from spikgpt.errors import ConfigError, install_command, listed
+from spikgpt.options import EngineOptions, HubOptions, cores
+
+# Modules that the page needs, and the packages that bring them.
+PACKAGES = {"gradio": "gradio", "starlette": "starlette", "uvicorn": "uvicorn", "python_multipart": "python-multipart"}
+
+
+@command("The page was stopped.")
+def app_(
+    settings: AppOptions,
+    engine: EngineOptions,
+    hub: HubOptions,
+    model: Annotated[
+        list[str] | None,
+        typer.Option(help=escaped(f"{MODEL} Repeatable; default: the references shipped with this package.")),
+    ] = None,
+    scgpt: ScGPT = None,
+) -> None:
+    """Label cells on a page in the browser, on this machine. Nothing is kept after the page is closed."""
+    if sys.platform == "win32":
+        msg = "spikgpt app needs Linux or macOS; use spikgpt annotate here, or a container."
+        raise ConfigError(msg)
+    if missing := [package for module, package in PACKAGES.items() if find_spec(module) is None]:
+        msg = f"spikgpt app needs the extra 'app' (not here: {listed(missing)}). Run: {install_command(*missing)}"
+        raise ConfigError(msg)
+    from spikgpt.app.server import serve
+    from spikgpt.reference.registry import shipped_references
+    from spikgpt.service.messages import Model, Setup
+
+    if engine.threads is None:
+        engine = structs.replace(engine, threads=max(1, cores() // settings.workers))
+    keywords = structs.asdict(engine) | structs.asdict(hub) | {"scgpt": scgpt}
+    plain = {name: str(value) if isinstance(value, Path) else value for name, value in keywords.items()}
+    sources = dict.fromkeys(model or shipped_references())
+    setup = Setup(
+        models=tuple(map(Model, sources)),
+        keywords=plain | {"is_open": settings.is_local},
+        max_cells=settings.max_cells,
+    )
+
+    def on_start(address: str, names: list[str]) -> None:
+        inform(f"Open {address} in a browser; references: {', '.join(names)}. Ctrl-C stops the page.")
+        if not settings.is_local:
+            note("Other machines can reach this page, and it has no login: put a proxy with a login in front of it.")
+
+    serve(setup, settings, on_start)
+    inform("The page has stopped.")
