@@ -13,6 +13,9 @@ from spikgpt.cells.reading import open_cells
 from spikgpt.embedding.base import Engine
 from spikgpt.engines.opening import open_engine, torch_engine
 from spikgpt.errors import ConfigError, DataError, needs, warn
+from spikgpt.explain.explanation import Explanation
+from spikgpt.explain.front import expression_embedding
+from spikgpt.explain.groups import explain
 from spikgpt.explain.spikes import SpikeActivity, record_spikes
 from spikgpt.options import (
     CERTAINTY,
@@ -20,6 +23,7 @@ from spikgpt.options import (
     AnnotateOptions,
     EngineName,
     EngineOptions,
+    ExplainOptions,
     HubOptions,
     Precision,
     Provider,
@@ -443,6 +447,60 @@ class SpikGPT:
         """
         options = arguments_as(AnnotateOptions, locals())
         return written_to(cells, lambda opened: annotate(self.reference, self.engine, opened, options))
+
+    @checked_keywords
+    def explain(
+        self,
+        adata: AnnData | str | Path | Annotation,
+        *,
+        labels: Sequence[str] | None = None,
+        cells: Sequence[str | int] | None = None,
+        cluster_key: str | None = None,
+        top: int = 20,
+        layer: str | None = None,
+        gene_key: str | None = None,
+        species: Species | None = None,
+        batch_key: str | None = "auto",
+        progress: bool | None = None,
+    ) -> Explanation:
+        """Return the genes behind the labels of cells, and the reasons for Unknown; the AnnData is not changed.
+
+        Parameters
+        ----------
+        adata
+            Cells, as for :meth:`annotate`. Or the annotation that :meth:`annotate` returned, which saves the time to
+            annotate again, and keeps its options.
+        labels
+            Labels to explain; None for those that the cells got. "Unknown" stands for the Unknown cells. With ``cells``
+            or ``cluster_key``, these labels are explained in each cell or cluster.
+        cells
+            Names or positions of at most 1000 cells, to explain each cell by itself.
+        cluster_key
+            Column of ``obs`` with clusters, to explain each cluster.
+        top
+            Largest number of genes of each role: supporting, conflicting and missing.
+        layer, gene_key, species, batch_key, progress
+            The same as for :meth:`annotate`.
+
+        Raises
+        ------
+        DataError
+            When the cells cannot be read or share too few genes with the reference.
+        ConfigError
+            When the reference reads no genes, such as a reference on scGPT, or when an option is out of range.
+        """
+        options = arguments_as(ExplainOptions, locals())
+        expression_embedding(self.reference, self.engine)  # refuse other references before the work
+        if isinstance(adata, Annotation):
+            return explain(adata, None, options, cells=cells)
+        names = ("layer", "gene_key", "species", "batch_key", "progress")
+        chosen = AnnotateOptions(**{name: getattr(options, name) for name in names})
+        if isinstance(adata, str | Path):
+            with open_cells(adata) as opened:
+                annotation = annotate(self.reference, self.engine, opened, chosen)
+                return explain(annotation, opened, options, cells=cells)
+        check_cells(adata, "explain", paths=True)
+        return explain(annotate(self.reference, self.engine, adata, chosen), adata, options, cells=cells)
 
     @checked_keywords
     def evaluate(

@@ -145,6 +145,27 @@ class AnnotateOptions(Options, frozen=True, kw_only=True):
         )
 
 
+class ExplainOptions(Options, frozen=True, kw_only=True):
+    """Explanation of labels."""
+
+    labels: Annotated[
+        list[str] | None, about("Labels to explain, as A,B or repeated; default: those that the cells got.")
+    ] = None
+    cluster_key: Annotated[str | None, about("Column of obs with clusters, to explain each cluster.")] = None
+    top: Annotated[Count, about("Largest number of genes of each role.")] = 20
+    layer: Annotated[
+        str | None, about("Layer to read, X or raw; default: counts if present, else log-normalised values.")
+    ] = None
+    gene_key: GeneKey = None
+    species: Annotated[
+        Species | None, about("Species of the query, to map genes to orthologues in the species of the reference.")
+    ] = None
+    batch_key: Annotated[
+        str | None, about("Column of obs with batches; auto: one such as sample, else inferred batches.")
+    ] = "auto"
+    progress: Annotated[bool | None, about("Show a progress bar; default: on a terminal.", None)] = None
+
+
 class EngineOptions(Options, frozen=True, kw_only=True):
     """Engine and hardware that run the network."""
 

@@ -17,7 +17,16 @@ import pytest
 
 from spikgpt import SpikGPT, annotate, annotate_shards, options
 from spikgpt.errors import ConfigError
-from spikgpt.options import AnnotateOptions, EngineOptions, HubOptions, PushOptions, TrainOptions, limits, options_of
+from spikgpt.options import (
+    AnnotateOptions,
+    EngineOptions,
+    ExplainOptions,
+    HubOptions,
+    PushOptions,
+    TrainOptions,
+    limits,
+    options_of,
+)
 
 KINDS = ("Annotate", "Engine", "Hub", "Train", "Push")
 # The options of each method, beside its own parameters.
@@ -29,6 +38,7 @@ METHODS = {
     SpikGPT.from_pretrained: (HubOptions, EngineOptions),
     SpikGPT.train: (TrainOptions,),
     SpikGPT.push_to_hub: (PushOptions,),
+    SpikGPT.explain: (ExplainOptions,),
 }
 METHOD_IDS = [method.__qualname__ for method in METHODS]
 # An evaluation compares the labels of single cells, and writes no columns.

@@ -6,7 +6,6 @@ from the genes that the query has, so a gradient also passes through the imputat
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Self
 
@@ -15,14 +14,14 @@ import numpy.typing as npt
 from scipy import sparse
 
 from spikgpt.constants import CONSTANTS
+from spikgpt.embedding.base import Engine
 from spikgpt.embedding.imputation import FittedImputer
 from spikgpt.embedding.pca import PCAProjection
 from spikgpt.errors import ConfigError, printable
+from spikgpt.explain.network import Pullback
 from spikgpt.explain.query import FittedQuery
+from spikgpt.reference.files import Reference
 from spikgpt.types import Floats
-
-# Maps the gradient of an output to the gradient of an input.
-Pullback = Callable[[Floats], npt.NDArray[np.float64]]
 
 EVIDENCE_WEIGHT = CONSTANTS.genes.evidence_weight
 SHORTEST = 1e-12
@@ -65,20 +64,7 @@ class GeneFront:
         ConfigError
             When the reference reads no genes of its own.
         """
-        embedding, template = query.engine.embedding, query.template
-        if not isinstance(embedding, PCAProjection):
-            msg = (
-                f"The reference {printable(query.reference.name)} reads the embedding {embedding.kind}; expected a "
-                "reference that reads genes, of the embedding pca. Train one with embedder='pca' (--embedder pca) to "
-                "see the genes behind its labels."
-            )
-            raise ConfigError(msg)
-        if query.logs is None:
-            msg = (
-                f"The reference {printable(query.reference.name)} has format 1, which stores no profiles of its "
-                "labels; expected format 2 or newer. Train it again to see the genes behind its labels."
-            )
-            raise ConfigError(msg)
+        embedding, template = expression_embedding(query.reference, query.engine), query.template
         size, found = len(embedding.genes), template.found
         reference_mean, reference_std = embedding.reference_scale(template)
         mean, std = query.model.scale or (reference_mean, reference_std)
@@ -122,6 +108,30 @@ class GeneFront:
             return np.asarray(of_scaled if pull_imputed is None else of_scaled + pull_imputed(of_rows))
 
         return vectors, pull
+
+
+def expression_embedding(reference: Reference, engine: Engine) -> PCAProjection:
+    """Return the embedding of a reference that reads genes.
+
+    Raises
+    ------
+    ConfigError
+        When the reference reads an embedding, or stores no profiles of its labels.
+    """
+    embedding, name = engine.embedding, printable(reference.name)
+    if not isinstance(embedding, PCAProjection):
+        msg = (
+            f"The reference {name} reads the embedding {embedding.kind}; expected a reference that reads genes, of the "
+            "embedding pca. Train one with embedder='pca' (--embedder pca) to see the genes behind its labels."
+        )
+        raise ConfigError(msg)
+    if reference.familiarity is None:
+        msg = (
+            f"The reference {name} has format 1, which stores no profiles of its labels; expected format 2 or newer. "
+            "Train it again to see the genes behind its labels."
+        )
+        raise ConfigError(msg)
+    return embedding
 
 
 def _expected_scores(imputer: FittedImputer, scaled: Floats) -> tuple[npt.NDArray[np.float64], Pullback]:

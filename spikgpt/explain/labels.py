@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from functools import cached_property
 from typing import Literal
 
@@ -14,8 +14,9 @@ from scipy import sparse
 from spikgpt.embedding.pca import PCAProjection
 from spikgpt.explain.attribution import BASELINES, GeneAttributor
 from spikgpt.explain.query import FittedQuery
+from spikgpt.explain.scored import ScoredCells
 from spikgpt.sampling import content_keys, sample_of
-from spikgpt.types import Bools, Floats, Integers, Rows
+from spikgpt.types import Bools, Floats
 
 Role = Literal["supporting", "conflicting", "missing"]
 
@@ -70,7 +71,7 @@ class LabelGenes:
     label, runner_up
         The label, and the other label with the highest mean logit in these cells.
     cells
-        Number of cells of the label in the query's sample.
+        Number of cells of the group, from the query's sample.
     explained
         Number of these cells whose attributions were averaged.
     genes
@@ -123,12 +124,6 @@ class LabelExplainer:
         return self.query.reference.labels.names
 
     @cached_property
-    def logs(self) -> sparse.csr_matrix:
-        """Log expression of the sample, shape (k, U)."""
-        assert self.query.logs is not None
-        return self.query.logs
-
-    @cached_property
     def profiles(self) -> npt.NDArray[np.float64]:
         """Mean log expression of the labels of the reference, shape (L, U)."""
         scorer = self.query.model.scorer
@@ -136,19 +131,21 @@ class LabelExplainer:
         assert scorer.profiles is not None
         return scorer.profiles.means
 
-    def explain(self, label: int, cells: Rows, *, cells_per_label: int = CELLS_PER_LABEL, top: int = TOP) -> LabelGenes:
-        """Return the genes behind a label in cells of the sample.
+    def explain(
+        self, label: int, logs: sparse.csr_matrix, *, cells_per_label: int = CELLS_PER_LABEL, top: int = TOP
+    ) -> LabelGenes:
+        """Return the genes behind a label in cells.
 
         Parameters
         ----------
-        cells
-            Positions of at least one cell in the sample.
+        logs
+            Log expression of at least one cell, shape (n, U).
         cells_per_label
             Largest number of cells whose attributions are averaged. The choice does not depend on the order of cells.
         top
             Largest number of genes of each role.
         """
-        logs = sparse.csr_matrix(self.logs[cells])
+        logs = sparse.csr_matrix(logs)
         chosen = sample_of(content_keys(logs), cells_per_label)
         scaled = self.attributor.front.scaled(logs[chosen])
         others = self.attributor.nearest_labels(scaled, label)
@@ -158,7 +155,7 @@ class LabelExplainer:
         attributions = found.values.mean(axis=0)
         return LabelGenes(
             label=self.names[label],
-            cells=len(cells),
+            cells=logs.shape[0],
             explained=len(chosen),
             runner_up=self.names[runner_up],
             genes=tuple(self._evidence(label, runner_up, logs, attributions, absent, top)),
@@ -232,15 +229,6 @@ class LabelExplainer:
         return [(names[gene], int(gene) if gene < size else None) for gene in order if ratio[gene] >= MARKER_RATIO]
 
 
-def sample_labels(query: FittedQuery) -> tuple[Integers, Bools]:
-    """Return the index of the most probable label of each cell of the sample, and True for Unknown cells, each (k,)."""
-    model = query.model
-    assert model.rule is not None  # set for every annotation
-    probabilities = model.calibrated(query.reference.thresholds, model.scores.probabilities)
-    unknown = model.rule.is_unknown(replace(model.scores, probabilities=probabilities))
-    return np.asarray(probabilities.argmax(axis=1)), unknown
-
-
 def explain_labels(
     query: FittedQuery,
     labels: Sequence[str] | None = None,
@@ -265,11 +253,14 @@ def explain_labels(
         When the reference reads no genes, such as a reference on scGPT or on an embedding in obsm.
     """
     explainer = LabelExplainer.from_query(query)
-    best, unknown = sample_labels(query)
+    sample = ScoredCells.from_sample(query)
+    best, unknown = sample.best, sample.unknown
     counts = np.bincount(best[~unknown], minlength=len(explainer.names))
     order = [int(index) for index in np.argsort(-counts, kind="stable") if counts[index]]
     chosen = [index for index in order if labels is None or explainer.names[index] in labels]
     return tuple(
-        explainer.explain(index, np.flatnonzero((best == index) & ~unknown), cells_per_label=cells_per_label, top=top)
+        explainer.explain(
+            index, sample.logs[np.flatnonzero((best == index) & ~unknown)], cells_per_label=cells_per_label, top=top
+        )
         for index in chosen
     )

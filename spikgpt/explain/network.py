@@ -7,15 +7,17 @@ as in training.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 
 import numpy as np
 import numpy.typing as npt
 
 from spikgpt.engines.numpy import NumpyClassifier
-from spikgpt.explain.front import Pullback
 from spikgpt.reference.config import SpikGPTConfig
 from spikgpt.types import Floats
+
+# Maps the gradient of an output to the gradient of an input.
+Pullback = Callable[[Floats], npt.NDArray[np.float64]]
 
 
 class DifferentiableClassifier(NumpyClassifier):

@@ -50,6 +50,19 @@ class OODEvidence(NamedTuple):
     marker_excess: npt.NDArray[np.float64] | None
 
 
+class OODMeasures(NamedTuple):
+    """Measures of n cells that the ID score combines, each of shape (n,).
+
+    ``distance`` is the Mahalanobis distance d, ``energy`` E, ``correlation`` r, and ``marker_excess`` as in the module;
+    the last two are None without expression.
+    """
+
+    distance: npt.NDArray[np.float64]
+    energy: npt.NDArray[np.float64]
+    correlation: npt.NDArray[np.float64] | None = None
+    marker_excess: npt.NDArray[np.float64] | None = None
+
+
 @dataclass(frozen=True)
 class LabelGeometry:
     """Position and spread of the labels of a reference in the space of its vectors.
@@ -251,21 +264,55 @@ class OODScorer:
         batches
             Index of the batch of each cell, shape (n,).
         """
-        scores = np.empty(len(neighbours))
-        excess = None if self.profiles is None else np.empty(len(neighbours))
+        measures = self.measures(output, logs, neighbours, batches)
+        distance = np.maximum(measures.distance, SMALLEST_DISTANCE)
+        scores = SCORE.energy_weight * measures.energy - np.log(distance)
+        if measures.correlation is None:
+            return OODEvidence(scores, None if self.profiles is None else np.empty(len(neighbours)))
+        closeness = np.log(1 - np.minimum(measures.correlation, LARGEST_CORRELATION))
+        return OODEvidence(scores - closeness, measures.marker_excess)
+
+    def measures(
+        self, output: NetworkOutput, logs: sparse.csr_matrix | None, neighbours: Rows, batches: Integers
+    ) -> OODMeasures:
+        """Return the parts of the ID score, and the marker excess, of n cells; parameters as for :meth:`score`."""
+        distances, mean_energies = np.empty(len(neighbours)), np.empty(len(neighbours))
         whitening = self.geometry.whitening.astype(np.float64)
         centroids = self.geometry.select(self.geometry.centroids) @ whitening  # (L, D)
         for start in range(0, len(neighbours), CHUNK):
             part = slice(start, start + CHUNK)
             near = neighbours[part]
             vectors = _mean(output.vectors[part], self.sample.vectors, near)  # (chunk, D)
-            energies = _mean(output.energies[part], self.sample.energies, near)  # (chunk,)
-            distance = np.sqrt(squared_distances(vectors @ whitening, centroids).min(axis=1))  # (chunk,)
-            scores[part] = SCORE.energy_weight * energies - np.log(np.maximum(distance, SMALLEST_DISTANCE))
+            mean_energies[part] = _mean(output.energies[part], self.sample.energies, near)  # (chunk,)
+            distances[part] = np.sqrt(squared_distances(vectors @ whitening, centroids).min(axis=1))  # (chunk,)
         if self.profiles is None or logs is None:
-            return OODEvidence(scores, excess)
+            return OODMeasures(distances, mean_energies)
         correlation, excess = self._correlation_and_excess(logs, neighbours, batches)
-        return OODEvidence(scores - np.log(1 - np.minimum(correlation, LARGEST_CORRELATION)), excess)
+        return OODMeasures(distances, mean_energies, correlation, excess)
+
+    def genes_above(self, logs: sparse.csr_matrix, neighbours: Rows, batches: Integers) -> npt.NDArray[np.float64]:
+        """Return the expression of each gene above the highest label, in standard errors: the mean of n cells, (G,).
+
+        Each cell is averaged with its neighbours, without the batch effect. A gene that is no higher counts as 0.
+        Parameters are as for :meth:`score`.
+        """
+        assert self.logs is not None
+        assert self.profiles is not None
+        effects = np.empty((0, logs.shape[1])) if self.effects is None else self.effects
+        shares = self._batch_shares(neighbours, batches, len(effects))
+        total, highest = np.zeros(logs.shape[1]), self._tables[2]
+        for start in range(0, len(neighbours), CHUNK):
+            part = slice(start, start + CHUNK)
+            near = neighbours[part]
+            means = self._mean_logs(logs[part], near, np.ones(near.shape, dtype=bool))  # (chunk, G)
+            means -= shares[part] @ effects
+            total += (np.maximum(means - highest, 0) / self._noise(neighbours)).sum(axis=0)
+        return total / max(len(neighbours), 1)
+
+    def _noise(self, neighbours: Rows) -> npt.NDArray[np.float64]:
+        """Return the standard error of the mean of a cell and its neighbours in each gene, shape (G,)."""
+        assert self.profiles is not None
+        return np.asarray(self.profiles.within / np.sqrt(1 + neighbours.shape[1]) + SCORE.noise_floor)
 
     def _correlation_and_excess(
         self, logs: sparse.csr_matrix, neighbours: Rows, batches: Integers
@@ -276,7 +323,7 @@ class OODScorer:
         effects = np.empty((0, logs.shape[1])) if self.effects is None else self.effects
         shares = self._batch_shares(neighbours, batches, len(effects))
         weights, profiles, highest = self._tables
-        noise = self.profiles.within / np.sqrt(1 + neighbours.shape[1]) + SCORE.noise_floor  # (G,)
+        noise = self._noise(neighbours)  # (G,)
         size = min(SCORE.excess_genes, logs.shape[1])
         correlation, excess = np.empty(len(neighbours)), np.empty(len(neighbours))
         if kernel := compiled("evidence", len(self.sample.energies)):

@@ -7,8 +7,9 @@ import pytest
 from anndata import AnnData
 from scipy import sparse
 
-from spikgpt.explain.labels import LabelGenes, explain_labels, sample_labels
+from spikgpt.explain.labels import LabelGenes, explain_labels
 from spikgpt.explain.query import FittedQuery
+from spikgpt.explain.scored import ScoredCells
 from spikgpt.reference.files import Reference
 from tests.conftest import labelled
 
@@ -36,9 +37,9 @@ def test_an_absent_hormone_supports_another_label(explained: dict[str, LabelGene
 
 
 def test_figures_are_those_of_the_cells_of_the_label(fitted: FittedQuery, explained: dict[str, LabelGenes]) -> None:
-    best, unknown = sample_labels(fitted)
+    sample = ScoredCells.from_sample(fitted)
     beta = fitted.reference.labels.names.index("beta")
-    cells = np.flatnonzero((best == beta) & ~unknown)
+    cells = np.flatnonzero((sample.best == beta) & ~sample.unknown)
     assert explained["beta"].cells == len(cells)
     insulin = next(gene for gene in explained["beta"].genes if gene.gene == "INS")
     assert fitted.logs is not None

@@ -1,0 +1,221 @@
+"""Choice of the groups to explain: labels, clusters or single cells of an annotated query."""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field
+from functools import cached_property, partial
+from typing import Any
+
+import numpy as np
+from anndata import AnnData
+
+from spikgpt.cells.align import AlignedCells, joined
+from spikgpt.cells.expression import find_expression
+from spikgpt.cells.genes import match_genes
+from spikgpt.cells.obs import batches_of, counted, labels_of
+from spikgpt.embedding.pca import PCAProjection
+from spikgpt.engines.restriction import find_labels
+from spikgpt.errors import ConfigError, printable
+from spikgpt.explain.explanation import ExplainedGroup, Explanation, Kind
+from spikgpt.explain.labels import CELLS_PER_LABEL, LabelExplainer
+from spikgpt.explain.query import FittedQuery
+from spikgpt.explain.scored import ScoredCells
+from spikgpt.explain.unknown import why_unknown
+from spikgpt.options import ExplainOptions
+from spikgpt.scoring.annotation import Annotation
+from spikgpt.types import UNKNOWN, Rows
+
+# Cells that one call explains, each by itself.
+MOST_CELLS = 1000
+# A cluster with at least this share of Unknown cells is explained as Unknown.
+UNKNOWN_SHARE = 0.5
+
+
+def explain(
+    annotation: Annotation,
+    adata: AnnData | None,
+    options: ExplainOptions,
+    *,
+    cells: Sequence[str | int] | None = None,
+) -> Explanation:
+    """Explain the labels of an annotated query, its clusters, or some of its cells.
+
+    Parameters
+    ----------
+    adata
+        The query, for clusters and for cells outside of the query's sample; None if there is none at hand.
+    cells
+        Names or positions of the cells to explain one by one; None for labels or clusters.
+
+    Raises
+    ------
+    ConfigError
+        When the reference reads no genes, or an option does not fit the query.
+    """
+    query = annotation.query
+    if not isinstance(query, FittedQuery):
+        msg = (
+            "This annotation is of several references or of shards, which keep no fitted query; expected an annotation "
+            "by one reference. Annotate again with one reference, and in one file."
+        )
+        raise ConfigError(msg)
+    if cells is not None and options.cluster_key is not None:
+        msg = "cells and cluster_key were both passed; expected one of them (--cells, --cluster-key). Leave one out."
+        raise ConfigError(msg)
+    explainer = GroupExplainer(annotation, query, adata, options)
+    kind: Kind = "label" if options.cluster_key is None else "cluster"
+    if cells is not None:
+        kind, groups = "cell", tuple(explainer.cells(cells))
+    else:
+        groups = tuple(explainer.labels() if options.cluster_key is None else explainer.clusters(options.cluster_key))
+    embedding = query.engine.embedding
+    assert isinstance(embedding, PCAProjection)  # the explainer refuses any other
+    rows = partial(var_rows, embedding, query.genes, options)
+    return Explanation(groups, kind, annotation.reference_name, query.genes, tuple(explainer.notes), rows)
+
+
+@dataclass
+class GroupExplainer:
+    """Explains groups of cells of an annotated query, and collects notes."""
+
+    annotation: Annotation
+    query: FittedQuery
+    adata: AnnData | None
+    options: ExplainOptions
+    notes: list[str] = field(default_factory=list)
+
+    def __post_init__(self) -> None:
+        self.explainer = LabelExplainer.from_query(self.query)
+        self.sample = ScoredCells.from_sample(self.query)
+        allowed = [self.explainer.names[label] for label in self.explainer.attributor.allowed]
+        texts = self.options.labels
+        names = None if texts is None else find_labels(texts, [*allowed, UNKNOWN], "labels")
+        self.unknown_chosen = names is None or UNKNOWN in names
+        self.chosen = None if names is None else [name for name in allowed if name in names]
+
+    def labels(self) -> Iterator[ExplainedGroup]:
+        """Yield the labels of the sample, the most frequent first, then the Unknown cells by their nearest label."""
+        sample, names = self.sample, self.explainer.names
+        for unknown in (False, True) if self.unknown_chosen else (False,):
+            counts = np.bincount(sample.best[sample.unknown == unknown], minlength=len(names))
+            for label in np.argsort(-counts, kind="stable"):
+                if not counts[label] or not (unknown or self.chosen is None or names[label] in self.chosen):
+                    continue
+                members = sample.part(np.flatnonzero((sample.best == label) & (sample.unknown == unknown)))
+                name = f"{UNKNOWN}, nearest {names[label]}" if unknown else names[label]
+                yield self._group(name, int(label), members, unknown=unknown)
+        present = set(np.asarray(names)[sample.best[~sample.unknown]].tolist())
+        if absent := [name for name in self.chosen or () if name not in present]:
+            self.notes.append(f"No cell of the query's sample has the label {', '.join(absent)}.")
+
+    def clusters(self, key: str) -> Iterator[ExplainedGroup]:
+        """Yield the clusters of a column of obs, each with its most frequent label or the chosen labels."""
+        if self.adata is None:
+            msg = (
+                "cluster_key names a column of obs; expected the AnnData. Pass the AnnData in place of the annotation."
+            )
+            raise ConfigError(msg)
+        clusters, clustered = labels_of(self.adata, key)
+        clusters, clustered = clusters[self.query.rows], clustered[self.query.rows]
+        for name in sorted(counted(clusters[clustered]), key=lambda text: (not text.isdecimal(), text.zfill(9))):
+            members = self.sample.part(np.flatnonzero(clusters == name))
+            unknown = bool(members.unknown.mean() >= UNKNOWN_SHARE)
+            decided = members.part(np.flatnonzero(members.unknown == unknown))
+            yield from self._groups(name, decided, unknown=unknown)
+
+    def cells(self, cells: Sequence[str | int]) -> Iterator[ExplainedGroup]:
+        """Yield some cells, each with its label or the chosen labels."""
+        rows = self._rows_of(cells)
+        empty = self.annotation.empty[rows]
+        names = self._names
+        if empty.any():
+            named = ", ".join(printable(str(names[row])) for row in rows[empty][:5])
+            self.notes.append(f"{int(empty.sum())} cells have no counts, and are not explained: {named}.")
+        scored = self._scored(rows[~empty])
+        for position, row in enumerate(rows[~empty]):
+            cell = scored.part(np.array([position]))
+            yield from self._groups(str(names[row]), cell, unknown=bool(cell.unknown[0]))
+
+    def _groups(self, name: str, members: ScoredCells, *, unknown: bool) -> Iterator[ExplainedGroup]:
+        """Yield the explanation of the most frequent label of some cells, or of each chosen label."""
+        names = self.explainer.names
+        own = int(np.bincount(members.best).argmax())
+        for label in [own] if not self.chosen else [names.index(one) for one in self.chosen]:
+            yield self._group(name, label, members, unknown=unknown)
+
+    def _group(self, name: str, label: int, members: ScoredCells, *, unknown: bool) -> ExplainedGroup:
+        genes = self.explainer.explain(label, members.logs, cells_per_label=CELLS_PER_LABEL, top=self.options.top)
+        return ExplainedGroup(name, genes, why_unknown(self.query, self.sample, members) if unknown else None)
+
+    @cached_property
+    def _names(self) -> Any:
+        """Names of all cells of the query, shape (n,)."""
+        return np.asarray(self.annotation.obs_names[:], dtype=object)
+
+    def _rows_of(self, cells: Sequence[str | int]) -> Rows:
+        """Return the row numbers of cells from their names or positions, in the given order."""
+        cells = [cells] if isinstance(cells, str | int | np.integer) else list(cells)
+        if not 0 < len(cells) <= MOST_CELLS:
+            msg = (
+                f"cells names {len(cells)} cells; expected 1 to {MOST_CELLS} names or positions. Pass fewer cells, or "
+                "leave out cells to explain the labels (--cells)."
+            )
+            raise ConfigError(msg)
+        size, by_name = len(self._names), {str(name): row for row, name in enumerate(self._names)}
+        rows = []
+        for cell in cells:
+            text = str(cell)
+            number = int(text) if text.lstrip("-").isdecimal() else None
+            if isinstance(cell, str) and cell in by_name:
+                rows.append(by_name[cell])
+            elif number is not None and 0 <= number < size:
+                rows.append(number)
+            elif number is not None:
+                msg = f"cells names the position {text}; the query has positions 0 to {size - 1}."
+                raise ConfigError(msg)
+            else:
+                near = difflib.get_close_matches(text, list(by_name)[:10_000], n=1, cutoff=0.5)
+                hint = f"Did you mean {printable(near[0])!r}?" if near else "Pass names of obs_names, or positions."
+                msg = f"cells names {printable(text)!r}, which is not a cell of the query. {hint}"
+                raise ConfigError(msg)
+        return np.array(rows, dtype=np.int64)
+
+    def _scored(self, rows: Rows) -> ScoredCells:
+        """Return the scores of cells by their row numbers, none of them empty."""
+        sampled = self.query.rows
+        positions = np.minimum(np.searchsorted(sampled, rows), len(sampled) - 1)
+        if (sampled[positions] == rows).all():
+            return self.sample.part(positions)
+        if self.adata is None:
+            outside = int((sampled[positions] != rows).sum())
+            msg = (
+                f"{outside} of the named cells are outside of the query's sample of {len(sampled)} cells; expected the "
+                "AnnData, to read them. Pass the AnnData in place of the annotation."
+            )
+            raise ConfigError(msg)
+        read = self.query.engine.embedding.read(
+            self.adata,
+            layer=self.options.layer,
+            scaling="auto",
+            gene_key=self.options.gene_key,
+            species=self.options.species,
+        )
+        chunks: list[AlignedCells] = [chunk for row in rows for chunk in read.rows(range(int(row), int(row) + 1), 1)]
+        batches = batches_of(self.adata, self.options.batch_key).codes[rows]
+        return ScoredCells.from_cells(self.query, joined(chunks), rows, batches)
+
+
+def var_rows(embedding: PCAProjection, names: Sequence[str], options: ExplainOptions, adata: AnnData) -> Rows:
+    """Return the row in var of each of U genes of a reference, shape (U,), -1 for genes that var lacks."""
+    expression = find_expression(adata, layer=options.layer, gene_key=options.gene_key)
+    genes = embedding.genes if embedding.imputer is None else embedding.genes + embedding.imputer.genes
+    match = match_genes(
+        expression.var, genes, minimum_share=0, at_least=0, gene_key=options.gene_key, species=options.species
+    )
+    columns = dict(zip(genes.symbols, match.columns.tolist(), strict=True))
+    of_expression = [str(name) for name in expression.var.index]
+    in_var = {str(name): row for row, name in enumerate(adata.var_names)}
+    rows = [in_var.get(of_expression[columns[name]], -1) if columns[name] >= 0 else -1 for name in names]
+    return np.array(rows, dtype=np.int64)

@@ -1,0 +1,226 @@
+"""Reasons for Unknown: the measures that set cells apart from those that kept the label, and unexpected genes."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+
+from spikgpt.constants import CONSTANTS
+from spikgpt.explain.query import FittedQuery
+from spikgpt.explain.scored import ScoredCells
+from spikgpt.types import Floats, Integers, Rows
+
+# Cells of a label that are enough to compare with; else all cells that kept a label are compared.
+CELLS_TO_COMPARE = 10
+# Share of the compared cells that a usual value exceeds.
+UNUSUAL = 0.05
+# Genes that are named, and their least expression above every label, in standard errors.
+GENES, LEAST_EXCESS = 10, 1.0
+LEAST_CELLS = CONSTANTS.label_match.least_cells
+# Measures, their meaning, and True where a high value speaks for Unknown.
+MEASURES = {
+    "profile correlation": ("correlation of the expression with the profile of the nearest label", False),
+    "distance": ("Mahalanobis distance from the nearest label", True),
+    "energy": ("energy of the network, low where no label fits", False),
+    "marker excess": ("expression of the genes that exceed every label most", True),
+    "label match": ("agreement of all cells of the label in the batch with the reference", False),
+    "OOD score": ("out-of-distribution score; above 0 a cell is Unknown", True),
+    "confidence": ("calibrated probability of the label", False),
+}
+
+
+@dataclass(frozen=True)
+class Measure:
+    """A measure of Unknown cells, beside cells of the query that kept their label.
+
+    Attributes
+    ----------
+    value, typical
+        Median in the Unknown cells, and in the compared cells; None if no cell kept its label.
+    unusual
+        True if the value is less like the reference than in 95% of the compared cells, or beyond a cut-off.
+    """
+
+    name: str
+    meaning: str
+    value: float
+    typical: float | None
+    unusual: bool
+
+
+@dataclass(frozen=True)
+class GeneAbove:
+    """A gene that stands above every label of the reference.
+
+    Attributes
+    ----------
+    mean
+        Mean log expression in the Unknown cells.
+    highest_label, highest_mean
+        Label with the highest mean log expression in the reference, and this mean.
+    excess
+        Expression above this label without the batch effect, in standard errors.
+    """
+
+    gene: str
+    mean: float
+    highest_label: str
+    highest_mean: float
+    excess: float
+
+
+@dataclass(frozen=True)
+class WhyUnknown:
+    """Reasons why cells are Unknown.
+
+    Attributes
+    ----------
+    nearest
+        Label that the cells would have without the rule.
+    cells
+        Number of Unknown cells.
+    rule
+        Rule that decided.
+    compared_with
+        Cells of the query that the measures are compared with; empty if no cell kept its label.
+    measures
+        Measures, in the order of :data:`MEASURES`.
+    genes
+        Genes that stand above every label, the strongest first.
+    """
+
+    nearest: str
+    cells: int
+    rule: str
+    compared_with: str
+    measures: tuple[Measure, ...]
+    genes: tuple[GeneAbove, ...]
+
+    def sentences(self) -> list[str]:
+        """Return the reasons in words."""
+        subject = "This cell is" if self.cells == 1 else f"These {self.cells} cells are"
+        sentences = [f"{subject} nearest to {self.nearest} and Unknown. Rule: {self.rule}."]
+        unusual = [measure for measure in self.measures if measure.unusual]
+        for measure in unusual:
+            usual = "" if measure.typical is None else f", {measure.typical:.2f} in {self.compared_with}"
+            sentences.append(f"Unusual {measure.name} ({measure.meaning}): {measure.value:.2f}{usual}.")
+        if not self.compared_with:
+            sentences.append("No cell of the query kept a label, so the measures have nothing to be compared with.")
+        elif not unusual:
+            sentences.append(
+                "No single measure is unusual: the sum of all of them, or the comparison with the other cells of the "
+                "batch, decided."
+            )
+        if self.genes:
+            named = ", ".join(
+                f"{gene.gene} ({gene.mean:.1f}; at most {gene.highest_mean:.1f}, in {gene.highest_label})"
+                for gene in self.genes
+            )
+            sentences.append(f"Genes above every label of the reference, as mean log expression: {named}.")
+        return sentences
+
+
+def why_unknown(query: FittedQuery, sample: ScoredCells, cells: ScoredCells) -> WhyUnknown:
+    """Return the reasons why at least one cell is Unknown.
+
+    Parameters
+    ----------
+    sample
+        All cells of the query's sample.
+    cells
+        The Unknown cells. Their most frequent label is the nearest one.
+    """
+    model, names = query.model, query.reference.labels.names
+    assert model.rule is not None
+    nearest = int(np.bincount(cells.best).argmax())
+    kept = np.flatnonzero(~sample.unknown & (sample.best == nearest))
+    compared_with = f"the {len(kept)} {names[nearest]} cells that kept the label"
+    if len(kept) < CELLS_TO_COMPARE:
+        kept = np.flatnonzero(~sample.unknown)
+        compared_with = f"the {len(kept)} cells that kept a label" if len(kept) else ""
+    own, others = _values(query, cells), _values(query, sample.part(kept))
+    measures = [_compared(name, own[name], others[name]) for name in MEASURES if name in own]
+    if (match := _label_match(query, cells, nearest)) is not None:
+        measures.insert([measure.name for measure in measures].index("marker excess") + 1, match)
+    return WhyUnknown(
+        nearest=names[nearest],
+        cells=len(cells),
+        rule=model.rule.rule,
+        compared_with=compared_with,
+        measures=tuple(measures),
+        genes=_genes_above(query, cells),
+    )
+
+
+def _values(query: FittedQuery, cells: ScoredCells) -> dict[str, Floats]:
+    """Return the value of each measure in cells, each of shape (n,)."""
+    model = query.model
+    assert model.scorer is not None
+    assert model.rule is not None
+    found = model.scorer.measures(cells.output, cells.logs, cells.neighbours, cells.scores.batches)
+    assert found.correlation is not None
+    assert found.marker_excess is not None
+    values: dict[str, Floats] = {
+        "profile correlation": found.correlation,
+        "distance": found.distance,
+        "energy": found.energy,
+        "marker excess": found.marker_excess,
+    }
+    if (ood := model.rule.ood_scores(cells.scores)) is not None:
+        values["OOD score"] = ood
+    if model.rule.threshold is not None or model.rule.least_confidence is not None:
+        values["confidence"] = cells.scores.probabilities.max(axis=1)
+    return values
+
+
+def _compared(name: str, own: Floats, others: Floats) -> Measure:
+    """Return a measure of Unknown cells, shape (n,), beside other cells, shape (m,)."""
+    meaning, high = MEASURES[name]
+    value = float(np.median(own))
+    if not len(others):
+        return Measure(name, meaning, value, None, name == "OOD score" and value > 0)
+    bound = float(np.quantile(others, 1 - UNUSUAL if high else UNUSUAL))
+    unusual = value > bound if high else value < bound
+    return Measure(name, meaning, value, float(np.median(others)), unusual)
+
+
+def _label_match(query: FittedQuery, cells: ScoredCells, label: int) -> Measure | None:
+    """Return the match of a label in the batch of cells, beside the other labels there; None for too few cells."""
+    match = query.model.match
+    if match is None:
+        return None
+    batch = int(np.bincount(cells.scores.batches).argmax())
+    enough = match.cells[batch] >= LEAST_CELLS
+    others: Integers = np.flatnonzero(enough & (np.arange(len(enough)) != label))
+    if not enough[label] or not len(others):
+        return None
+    value, scores = float(match.score[batch, label]), match.score[batch, others]
+    name = "label match"
+    return Measure(name, MEASURES[name][0], value, float(np.median(scores)), bool(value < scores.min()))
+
+
+def _genes_above(query: FittedQuery, cells: ScoredCells) -> tuple[GeneAbove, ...]:
+    """Return the genes that stand above every label in cells, the strongest first."""
+    scorer = query.model.scorer
+    assert scorer is not None
+    assert scorer.profiles is not None
+    excess = scorer.genes_above(cells.logs, cells.neighbours, cells.scores.batches)
+    means = np.asarray(cells.logs.astype(np.float64).mean(axis=0)).ravel()
+    allowed = np.arange(len(scorer.profiles.means)) if scorer.geometry.allowed is None else scorer.geometry.allowed
+    profiles = scorer.profiles.means[allowed]
+    # Few genes are left out below, so some more are looked at.
+    order: Rows = np.argsort(-excess, kind="stable")[: 3 * GENES]
+    names = query.reference.labels.names
+    found = tuple(
+        GeneAbove(
+            gene=query.genes[gene],
+            mean=float(means[gene]),
+            highest_label=names[int(allowed[profiles[:, gene].argmax()])],
+            highest_mean=float(profiles[:, gene].max()),
+            excess=float(excess[gene]),
+        )
+        for gene in order
+        if excess[gene] >= LEAST_EXCESS and means[gene] > profiles[:, gene].max()
+    )
+    return found[:GENES]

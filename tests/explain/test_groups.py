@@ -1,0 +1,121 @@
+"""Explanation of labels, clusters and cells."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from functools import partial
+from typing import Any
+
+import numpy as np
+import pytest
+from anndata import AnnData
+from scipy import sparse
+
+from spikgpt.errors import ConfigError, LabelsError
+from spikgpt.explain.explanation import Explanation
+from spikgpt.explain.groups import explain
+from spikgpt.explain.query import FittedQuery
+from spikgpt.options import ExplainOptions, options_of
+from spikgpt.reference.files import Reference
+from spikgpt.sampling import sample_of
+from spikgpt.scoring.annotation import Annotation
+from tests.conftest import labelled
+
+
+@pytest.fixture(scope="module")
+def annotation(small: Reference, query: AnnData) -> Annotation:
+    return labelled(small, query)
+
+
+def explained(annotation: Annotation, adata: AnnData | None = None, cells: Any = None, **options: Any) -> Explanation:
+    return explain(annotation, adata, options_of(ExplainOptions, options), cells=cells)
+
+
+def test_labels_come_first_then_unknown_cells(annotation: Annotation) -> None:
+    explanation = explained(annotation)
+    names = [group.name for group in explanation.groups]
+    known = [name for name in names if not name.startswith("Unknown")]
+    assert set(known) == set(annotation.counts()) - {"Unknown"}
+    assert names[: len(known)] == known
+    assert all(group.unknown is not None for group in explanation.groups[len(known) :])
+    assert len(names) > len(known)
+    assert sum(group.genes.cells for group in explanation.groups) == len(annotation.best)
+
+
+def test_chosen_labels_are_explained(annotation: Annotation) -> None:
+    explanation = explained(annotation, labels=["beta,Unknown"])
+    assert explanation.groups[0].name == "beta"
+    assert {group.name.partition(",")[0] for group in explanation.groups} == {"beta", "Unknown"}
+    with pytest.raises(ConfigError, match=r"labels names 'betta', which is not a label.*Did you mean 'beta'"):
+        explained(annotation, labels=["betta"])
+
+
+def test_clusters_get_their_most_frequent_label(annotation: Annotation, query: AnnData) -> None:
+    cells = query.copy()
+    cells.obs["cluster"] = np.where(annotation.labels == "beta", "10", np.where(annotation.labels == "alpha", "9", ""))
+    explanation = explained(annotation, cells, cluster_key="cluster")
+    assert [(group.name, group.genes.label) for group in explanation.groups] == [("9", "alpha"), ("10", "beta")]
+    why_not = explained(annotation, cells, cluster_key="cluster", labels=["delta"])
+    assert {group.genes.label for group in why_not.groups} == {"delta"}
+    with pytest.raises(LabelsError, match="obs has no column 'leiden'"):
+        explained(annotation, cells, cluster_key="leiden")
+    with pytest.raises(ConfigError, match="Pass the AnnData in place of the annotation"):
+        explained(annotation, cluster_key="cluster")
+
+
+def test_cells_are_explained_by_name_or_position(annotation: Annotation, query: AnnData) -> None:
+    names = query.obs_names
+    explanation = explained(annotation, cells=[names[7], 3])
+    assert [group.name for group in explanation.groups] == [names[7], names[3]]
+    assert [group.genes.label for group in explanation.groups] == annotation.best_labels[[7, 3]].tolist()
+    assert all(group.genes.cells == 1 for group in explanation.groups)
+    assert [group.unknown is not None for group in explanation.groups] == annotation.rejected[[7, 3]].tolist()
+    one = explained(annotation, cells=names[7])
+    np.testing.assert_allclose(one.groups[0].genes.attributions, explanation.groups[0].genes.attributions)
+
+
+@pytest.mark.parametrize(
+    ("chosen", "message"),
+    [
+        ([], "cells names 0 cells; expected 1 to 1000"),
+        ([10_000], "cells names the position 10000; the query has positions 0 to"),
+        ([-1], "cells names the position -1"),
+        (["no such cell"], "'no such cell', which is not a cell of the query"),
+    ],
+)
+def test_wrong_cells_are_refused(annotation: Annotation, chosen: list[Any], message: str) -> None:
+    with pytest.raises(ConfigError, match=message):
+        explained(annotation, cells=chosen)
+
+
+def test_empty_cells_are_left_out(small: Reference, query: AnnData) -> None:
+    cells = query[:150].copy()
+    cells.X = sparse.csr_matrix(sparse.diags((np.arange(150) != 2).astype(np.float32)) @ cells.X)
+    explanation = explained(labelled(small, cells), cells=[2, 5])
+    assert [group.name for group in explanation.groups] == [cells.obs_names[5]]
+    assert explanation.notes == (f"1 cells have no counts, and are not explained: {cells.obs_names[2]}.",)
+
+
+def test_cells_outside_of_the_sample_are_read(
+    small: Reference, query: AnnData, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("spikgpt.cells.cell_cache.sample_of", partial(sample_of, limit=150))
+    annotation = labelled(small, query)
+    assert isinstance(annotation.query, FittedQuery)
+    outside = np.setdiff1d(np.arange(query.n_obs), annotation.query.rows)[[0, 5]].tolist()
+    with pytest.raises(ConfigError, match="2 of the named cells are outside of the query's sample of 150 cells"):
+        explained(annotation, cells=outside)
+    explanation = explained(annotation, query, cells=outside)
+    assert [group.name for group in explanation.groups] == query.obs_names[outside].tolist()
+    assert [group.genes.label for group in explanation.groups] == annotation.best_labels[outside].tolist()
+    assert [group.unknown is not None for group in explanation.groups] == annotation.rejected[outside].tolist()
+
+
+def test_several_references_are_refused(annotation: Annotation) -> None:
+    with pytest.raises(ConfigError, match="expected an annotation by one reference"):
+        explained(replace(annotation, query=None))
+
+
+def test_cells_and_clusters_exclude_each_other(annotation: Annotation, query: AnnData) -> None:
+    with pytest.raises(ConfigError, match="cells and cluster_key were both passed"):
+        explained(annotation, query, cells=[1], cluster_key="cell_type")

@@ -1,0 +1,73 @@
+"""Reasons for Unknown."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import numpy as np
+import pytest
+from anndata import AnnData
+
+from spikgpt.explain.query import FittedQuery
+from spikgpt.explain.scored import ScoredCells
+from spikgpt.explain.unknown import WhyUnknown, why_unknown
+from spikgpt.reference.files import Reference
+from tests.conftest import labelled
+
+
+@pytest.fixture(scope="module")
+def without_alpha(small: Reference, query: AnnData) -> WhyUnknown:
+    """Reasons why alpha cells are Unknown to a reference without that label."""
+    found = labelled(small, query, exclude=["alpha"]).query
+    assert isinstance(found, FittedQuery)
+    sample = ScoredCells.from_sample(found)
+    alpha = (query.obs["cell_type"].astype(str) == "alpha").to_numpy()[sample.rows]
+    cells = np.flatnonzero(alpha & sample.unknown)
+    assert len(cells) > 20
+    return why_unknown(found, sample, sample.part(cells))
+
+
+def test_markers_of_the_excluded_type_stand_above_every_label(without_alpha: WhyUnknown) -> None:
+    strongest = without_alpha.genes[0]
+    assert strongest.gene == "GCG"
+    assert strongest.mean > 4 > strongest.highest_mean
+    assert strongest.highest_label != "alpha"
+    excess = [gene.excess for gene in without_alpha.genes]
+    assert excess == sorted(excess, reverse=True)
+    assert all(gene.mean > gene.highest_mean for gene in without_alpha.genes)
+
+
+def test_measures_are_compared_with_cells_that_kept_their_label(without_alpha: WhyUnknown) -> None:
+    measures = {measure.name: measure for measure in without_alpha.measures}
+    correlation, score = measures["profile correlation"], measures["OOD score"]
+    assert correlation.unusual
+    assert correlation.typical is not None
+    assert correlation.value < correlation.typical
+    assert score.value > 0
+    assert score.unusual
+    text = " ".join(without_alpha.sentences())
+    assert f"nearest to {without_alpha.nearest} and Unknown" in text
+    assert "Unusual profile correlation" in text
+    assert "GCG" in text
+
+
+def test_a_query_without_known_cells_has_nothing_to_compare(small: Reference, query: AnnData) -> None:
+    found = labelled(small, query).query
+    assert isinstance(found, FittedQuery)
+    sample = ScoredCells.from_sample(found)
+    every = replace(sample, unknown=np.ones(len(sample), dtype=bool))
+    reasons = why_unknown(found, every, every)
+    assert reasons.compared_with == ""
+    assert {measure.typical for measure in reasons.measures if measure.name != "label match"} == {None}
+    assert "nothing to be compared with" in " ".join(reasons.sentences())
+
+
+def test_a_threshold_on_the_confidence_is_a_measure(small: Reference, query: AnnData) -> None:
+    found = labelled(small, query, threshold=0.99).query
+    assert isinstance(found, FittedQuery)
+    sample = ScoredCells.from_sample(found)
+    reasons = why_unknown(found, sample, sample.part(np.flatnonzero(sample.unknown)))
+    confidence = next(measure for measure in reasons.measures if measure.name == "confidence")
+    assert confidence.value < 0.99
+    assert confidence.unusual
+    assert "confidence below 0.99" in reasons.rule
