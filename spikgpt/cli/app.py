@@ -12,6 +12,7 @@ import typer
 
 from spikgpt.cli.annotate import annotate, evaluate
 from spikgpt.cli.build import build
+from spikgpt.cli.explain import explain
 from spikgpt.cli.flags import command
 from spikgpt.cli.output import Interrupted, inform, note, print_error, warnings_as_notes
 from spikgpt.cli.page import app_
@@ -146,7 +147,7 @@ def doctor() -> None:
 
 # The order is that of the help.
 for function in (
-    *(annotate, evaluate, list_, info, card, verify, pull, push, export),
+    *(annotate, evaluate, explain, list_, info, card, verify, pull, push, export),
     *(train, build, leave_one_type_out, embed, convert_scgpt, pretrain, serve, app_, doctor),
 ):
     app.command(function.__name__.strip("_").replace("_", "-"))(function)

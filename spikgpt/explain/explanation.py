@@ -79,7 +79,7 @@ class Explanation:
         lines = [f"Explanation of {self._size()} by {printable(self.reference)}:"]
         for group in self.groups[:GROUPS_SHOWN]:
             lines.append(
-                f"  {printable(group.name)} ({_facts(group)}): {_genes(group.genes, 'supporting') or 'no genes'}"
+                f"  {printable(group.name)} ({_facts(group)}): {gene_list(group.genes, 'supporting') or 'no genes'}"
             )
         return "\n".join([*lines, *self._rest()])
 
@@ -90,7 +90,7 @@ class Explanation:
         rows = [
             (
                 *(group.name, str(group.genes.cells), group.genes.label, group.genes.runner_up),
-                *(_genes(group.genes, role) for role in roles),
+                *(gene_list(group.genes, role) for role in roles),
             )
             for group in shown
         ]
@@ -181,9 +181,9 @@ def _facts(group: ExplainedGroup) -> str:
     return f"{label}{genes.cells} cell{'' if genes.cells == 1 else 's'}, not {printable(genes.runner_up)}"
 
 
-def _genes(genes: LabelGenes, role: Role) -> str:
+def gene_list(genes: LabelGenes, role: Role, count: int = GENES_SHOWN) -> str:
     """Return the strongest genes of a role; a minus sign marks genes that count by their absence."""
-    return ", ".join(map(_gene, genes.of_role(role)[:GENES_SHOWN]))
+    return ", ".join(map(_gene, genes.of_role(role)[:count]))
 
 
 def _gene(gene: GeneEvidence) -> str:

@@ -164,12 +164,14 @@ class GroupExplainer:
             )
             raise ConfigError(msg)
         size, by_name = len(self._names), {str(name): row for row, name in enumerate(self._names)}
+        # A text may name several cells. A name may have commas itself.
+        parts = [[cell] if not isinstance(cell, str) or cell in by_name else cell.split(",") for cell in cells]
         rows = []
-        for cell in cells:
-            text = str(cell)
+        for cell in (part for some in parts for part in some):
+            text = str(cell).strip()
             number = int(text) if text.lstrip("-").isdecimal() else None
-            if isinstance(cell, str) and cell in by_name:
-                rows.append(by_name[cell])
+            if isinstance(cell, str) and text in by_name:
+                rows.append(by_name[text])
             elif number is not None and 0 <= number < size:
                 rows.append(number)
             elif number is not None:

@@ -1,0 +1,51 @@
+"""The command ``spikgpt explain``."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pandas as pd
+from anndata import AnnData
+
+from tests.cli.conftest import Run, assert_refused, written
+
+
+def test_genes_are_shown_and_written(run: Run, query: AnnData, small_folder: Path, tmp_path: Path) -> None:
+    cells, table, figures = written(query, tmp_path / "cells.h5ad"), tmp_path / "genes.csv", tmp_path / "genes.json"
+    where = ("explain", cells, "--model", small_folder)
+    ran = run(*where, "--labels", "alpha,beta", "--top", 5, "--out", table)
+    assert ran.code == 0
+    assert "INS" in ran.out
+    assert "GCG" in ran.out
+    assert "Wrote" in ran.err
+    genes = pd.read_csv(table)
+    assert set(genes["group"]) == {"alpha", "beta"}
+    assert genes.groupby(["group", "role"]).size().max() <= 5
+    ran = run(*where, "--labels", "Unknown", "--out", figures)
+    assert ran.code == 0
+    assert "and Unknown. Rule: OOD score above 0" in " ".join(ran.err.split())
+    groups = json.loads(figures.read_text())["groups"]
+    assert groups
+    assert all(group["unknown"]["sentences"] for group in groups)
+
+
+def test_cells_and_clusters_are_explained(run: Run, query: AnnData, small_folder: Path, tmp_path: Path) -> None:
+    cells, table = written(query, tmp_path / "cells.h5ad"), tmp_path / "genes.tsv"
+    name = query.obs_names[3]
+    assert run("explain", cells, "--model", small_folder, "--cells", f"{name},7", "--out", table).code == 0
+    assert set(pd.read_csv(table, sep="\t")["group"]) == {name, query.obs_names[7]}
+    ran = run("explain", cells, "--model", small_folder, "--cluster-key", "donor", "--out", table)
+    assert ran.code == 0
+    assert set(pd.read_csv(table, sep="\t")["group"]) == set(query.obs["donor"].astype(str))
+
+
+def test_mistakes_are_refused_in_one_line(run: Run, query_file: Path, small_folder: Path, tmp_path: Path) -> None:
+    where = ("explain", query_file, "--model", small_folder)
+    assert_refused(run(*where, "--labels", "betta"), "Did you mean 'beta'?")
+    assert_refused(run(*where, "--cells", "nobody"), "'nobody', which is not a cell of the query")
+    assert_refused(run(*where, "--out", tmp_path / "genes.png"), "expected a name that ends in .csv")
+    assert_refused(run(*where, "--out", query_file), "is the input")
+    assert_refused(run(*where, "--cluster-key", "leiden"), "obs has no column 'leiden'")
+    assert_refused(run("explain", query_file, "--model", "auto"), "spikgpt explain takes one reference")
+    assert not (tmp_path / "genes.png").exists()
