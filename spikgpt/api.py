@@ -493,12 +493,10 @@ class SpikGPT:
         expression_embedding(self.reference, self.engine)  # refuse other references before the work
         if isinstance(adata, Annotation):
             return explain(adata, None, options, cells=cells)
-        names = ("layer", "gene_key", "species", "batch_key", "progress")
-        chosen = AnnotateOptions(**{name: getattr(options, name) for name in names})
+        chosen = options.reading()
         if isinstance(adata, str | Path):
             with open_cells(adata) as opened:
-                annotation = annotate(self.reference, self.engine, opened, chosen)
-                return explain(annotation, opened, options, cells=cells)
+                return explain(annotate(self.reference, self.engine, opened, chosen), opened, options, cells=cells)
         check_cells(adata, "explain", paths=True)
         return explain(annotate(self.reference, self.engine, adata, chosen), adata, options, cells=cells)
 

@@ -165,6 +165,11 @@ class ExplainOptions(Options, frozen=True, kw_only=True):
     ] = "auto"
     progress: Annotated[bool | None, about("Show a progress bar; default: on a terminal.", None)] = None
 
+    def reading(self) -> AnnotateOptions:
+        """Return the options of the annotation that is explained."""
+        names = "layer", "gene_key", "species", "batch_key", "progress"
+        return AnnotateOptions(**{name: getattr(self, name) for name in names})
+
 
 class EngineOptions(Options, frozen=True, kw_only=True):
     """Engine and hardware that run the network."""

@@ -12,7 +12,7 @@ from spikgpt.cli.flags import PinnedOptions, command, hub_of
 from spikgpt.cli.output import inform, note, show
 from spikgpt.cli.paths import CSV, JSON, Output, check_outputs
 from spikgpt.errors import ConfigError
-from spikgpt.options import AnnotateOptions, ExplainOptions
+from spikgpt.options import ExplainOptions
 
 if TYPE_CHECKING:
     from spikgpt.explain.explanation import Explanation
@@ -59,9 +59,8 @@ def explain(
     reference = open_reference(model.model, hub=client, pin=hub.pin())
     engine = open_engine(reference, model, scgpt=model.scgpt, hub=client)
     expression_embedding(reference, engine)  # refuse other references before the work
-    reading = {name: getattr(options, name) for name in ("layer", "gene_key", "species", "batch_key", "progress")}
     with open_cells(query) as opened:
-        annotation = annotate(reference, engine, opened, AnnotateOptions(**reading))
+        annotation = annotate(reference, engine, opened, options.reading())
         explanation = explained(annotation, opened, options, cells=cells)
     hub.keep(model.model, reference)
     _show(explanation, query.name)

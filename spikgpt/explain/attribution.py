@@ -81,7 +81,7 @@ class GeneAttributor:
 
     def log_odds(self, scaled: Floats, label: int) -> npt.NDArray[np.float64]:
         """Return the log-odds of a label in cells, shape (n,), from scaled expression, shape (n, U)."""
-        return self._log_odds(self.network.logits(self.front.vectors(scaled)), label)[0]
+        return self.log_odds_of(self.network.logits(self.front.vectors(scaled)), label)[0]
 
     def best(self, scaled: Floats) -> Integers:
         """Return the index of the label with the highest logit in each cell, shape (n,)."""
@@ -96,7 +96,7 @@ class GeneAttributor:
         """Return the gradient of the log-odds of a label by scaled expression, (n, U) to (n, U)."""
         vectors, pull_front = self.front.forward(scaled)
         logits, pull_network = self.network.forward(vectors)
-        return pull_front(pull_network(self._log_odds(logits, label)[1]))
+        return pull_front(pull_network(self.log_odds_of(logits, label)[1]))
 
     def attribute(
         self, scaled: Floats, label: int, *, others: Integers | None = None, steps: int = STEPS
@@ -123,7 +123,7 @@ class GeneAttributor:
         baseline = float(self.log_odds(self.front.profiles[others], label).mean())
         return Attributions(_completed(total, log_odds - baseline), log_odds, baseline)
 
-    def _log_odds(self, logits: Floats, label: int) -> tuple[npt.NDArray[np.float64], npt.NDArray[np.float64]]:
+    def log_odds_of(self, logits: Floats, label: int) -> tuple[npt.NDArray[np.float64], npt.NDArray[np.float64]]:
         """Return the log-odds of a label, (n, L) to (n,), and their gradient by the logits, shape (n, L)."""
         others = self.allowed[self.allowed != label]
         of_others = logits[:, others]
