@@ -1,3 +1,4 @@
+from . import pl
 from .api import SpikGPT, annotate_shards
 from .choice import ReferenceChoice, annotate, choose_reference
 from .errors import SpikGPTError
@@ -17,4 +18,5 @@ __all__ = [
     "annotate_shards",
     "choose_reference",
     "list_references",
+    "pl",
 ]

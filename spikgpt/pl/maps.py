@@ -1,0 +1,213 @@
+"""Map of the cells of a query, by label or by any other column."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Literal, get_args
+
+import numpy as np
+import numpy.typing as npt
+import pandas as pd
+from anndata import AnnData
+
+from spikgpt.errors import ConfigError, listed, printable
+from spikgpt.options import KEY_ADDED
+from spikgpt.pl.annotated import MISSING, MISSING_COLOR, AnnotatedCells
+from spikgpt.pl.canvas import FONT, add_legend, check_axes, check_save, figure_of, finish, legend_size, new_axes, shown
+from spikgpt.pl.placement import place_boxes
+from spikgpt.scoring.annotation import Annotation
+from spikgpt.types import UNKNOWN, Floats
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+
+LegendPlace = Literal["auto", "on data", "numbers", "right", "none"]
+# Names on the map with "auto": their largest number, and letters.
+MOST_NAMES, LONGEST_NAME = 30, 28
+# Inches of a side of the map. A name is at most this share of the map away from its cells.
+SIDE, FARTHEST = 5.2, 0.25
+# Area of all points together, in square points; area of a point at most and at least.
+POINTS, LARGEST, SMALLEST = 30_000, 24.0, 0.5
+# Labels with less than this share of the cells lie above the others.
+RARE = 0.01
+# Pixels from a name to its cells above which a line joins them.
+FAR = 14.0
+
+
+def umap(
+    adata: AnnData | Annotation,
+    color: str | Sequence[Any] | None = None,
+    *,
+    key: str = KEY_ADDED,
+    basis: str | Floats = "X_umap",
+    legend: LegendPlace = "auto",
+    size: float | None = None,
+    title: str | None = None,
+    ax: Axes | None = None,
+    show: bool | None = None,
+    save: str | Path | None = None,
+) -> Axes:
+    """Draw a map of the cells, coloured by label or by another column.
+
+    A label has the same colour in every picture, and Unknown is grey. Names on the map never overlap: where there is
+    no room for a name, numbers stand for names, and a legend explains them.
+
+    Parameters
+    ----------
+    adata
+        Annotated AnnData, or the result of :meth:`spikgpt.SpikGPT.annotate`.
+    color
+        Column of ``obs``, or a column of the annotation without the prefix, such as ``confidence``; or one value for
+        each cell. None for the labels.
+    key
+        Prefix of the columns of the annotation: its ``key_added``.
+    basis
+        Name in ``obsm``, such as ``X_umap``; or coordinates, shape (n, 2), which an Annotation needs.
+    legend
+        ``on data`` writes names on the map, ``numbers`` writes numbers on the map and names beside it, ``right`` writes
+        names beside the map, and ``none`` writes no names. ``auto`` chooses between the first two.
+    size
+        Area of a point, in square points. None for an area that depends on the number of cells.
+    title
+        Title; None for the name of the column.
+    ax
+        Axes to draw on; None for a new figure.
+    show
+        Show the figure at once. None leaves this to the notebook.
+    save
+        File to write: png, pdf or svg. A new figure is closed then, unless ``show`` is True.
+
+    Returns
+    -------
+    Axes
+
+    Raises
+    ------
+    ConfigError
+        When a column or the coordinates are missing, an option is wrong, or matplotlib is not installed.
+    """
+    check_save(save)
+    check_axes(ax)
+    if legend not in get_args(LegendPlace):
+        msg = f"legend is {legend!r}; expected {listed(map(repr, get_args(LegendPlace)))}."
+        raise ConfigError(msg)
+    cells = AnnotatedCells.read(adata, key)
+    points, name = cells.coordinates(basis)
+    column = cells.column("label" if color is None else color, "color")
+    area = size or float(np.clip(POINTS / max(len(points), 1), SMALLEST, LARGEST))
+    own = ax is None
+    numeric = pd.api.types.is_numeric_dtype(column) and not pd.api.types.is_bool_dtype(column)
+    if numeric:
+        axes = _by_number(points, column.to_numpy(dtype=np.float64, na_value=np.nan), area, ax)
+    else:
+        axes = _by_name(cells, points, "label" if color is None else color, area, legend, ax)
+    axes.set(xticks=[], yticks=[], xlabel=f"{shown(name)}1", ylabel=f"{shown(name)}2")
+    axes.set_title(shown(column.name if title is None else title) if title or column.name is not None else "")
+    finish(axes, own=own, show=show, save=save)
+    return axes
+
+
+def _by_number(points: Floats, values: Floats, area: float, ax: Axes | None) -> Axes:
+    """Draw cells in the colours of numbers, with a colour bar; the largest numbers lie above the others."""
+    axes = ax or new_axes(SIDE + 1.2, SIDE)[0]
+    missing = ~np.isfinite(values)
+    if missing.any():
+        axes.scatter(points[missing, 0], points[missing, 1], s=area, color=MISSING_COLOR, linewidths=0, rasterized=True)
+    order = np.flatnonzero(~missing)[np.argsort(values[~missing], kind="stable")]
+    drawn = axes.scatter(
+        points[order, 0], points[order, 1], s=area, c=values[order], cmap="viridis", linewidths=0, rasterized=True
+    )
+    if len(order):
+        figure_of(axes).colorbar(drawn, ax=axes, shrink=0.7, aspect=30)
+    return axes
+
+
+def _by_name(
+    cells: AnnotatedCells, points: Floats, color: Any, area: float, legend: LegendPlace, ax: Axes | None
+) -> Axes:
+    """Draw cells in the colours of names."""
+    texts = cells.texts(color, "color")
+    names = cells.ordered(texts)
+    colors = cells.colors(names)
+    on_map = [name for name in names if name not in (UNKNOWN, MISSING)]
+    if legend == "auto":
+        few = len(on_map) <= MOST_NAMES and max(map(len, map(printable, on_map)), default=0) <= LONGEST_NAME
+        legend = "on data" if few else "numbers"
+    beside = names if legend in ("numbers", "right") else [name for name in names if name not in on_map]
+    width = legend_size(beside)[2] if beside and legend != "none" else 0
+    axes = ax or new_axes(SIDE + width, SIDE)[0]
+    values = np.asarray(texts, dtype=object)
+    _scatter(axes, points, values, colors, area)
+    anchors = _anchors(points, values, on_map)
+    if legend == "on data":
+        explained = add_legend(axes, beside, [colors[name] for name in beside]) if beside else None
+        if _write(axes, [shown(name) for name in on_map], anchors):
+            return axes
+        # Not every name has room on the map. A legend needs a wider figure.
+        legend = "numbers"
+        if explained is not None:
+            explained.remove()
+        if ax is None:
+            figure_of(axes).set_size_inches(SIDE + legend_size(names)[2], SIDE)
+    numbers = {name: str(number) for number, name in enumerate(on_map, 1)} if legend == "numbers" else {}
+    if legend != "none":
+        prefixes = [f"{numbers[name]}  " if name in numbers else "" for name in names]
+        add_legend(axes, names, [colors[name] for name in names], prefixes=prefixes)
+    _write(axes, list(numbers.values()), anchors, partly=True)
+    return axes
+
+
+def _scatter(axes: Axes, points: Floats, values: npt.NDArray[np.object_], colors: dict[str, str], area: float) -> None:
+    """Draw the cells in random order, so that no label hides the others, between Unknown cells and rare labels."""
+    order = np.random.default_rng(0).permutation(len(points))
+    counts = pd.Series(values).value_counts()
+    rare = [str(name) for name in counts.index[counts < RARE * len(points)]]
+    below = np.isin(values[order].astype(str), [UNKNOWN, MISSING])
+    above = np.isin(values[order].astype(str), rare) & ~below
+    for rows in (order[below], order[~below & ~above], order[above]):
+        if len(rows):
+            shades = [colors[str(name)] for name in values[rows]]
+            axes.scatter(points[rows, 0], points[rows, 1], s=area, c=shades, linewidths=0, rasterized=True)
+
+
+def _anchors(points: Floats, values: npt.NDArray[np.object_], names: Sequence[str]) -> Floats:
+    """Return the median point of the cells of each name, shape (names, 2)."""
+    groups = pd.DataFrame(points).groupby(values.astype(str)).median()
+    return np.asarray(groups.reindex(list(names)).to_numpy(), dtype=np.float64).reshape(-1, 2)
+
+
+def _write(axes: Axes, texts: Sequence[str], anchors: Floats, *, partly: bool = False) -> bool:
+    """Write texts near their anchors, and return True; without room for all texts, write none, unless ``partly``."""
+    from matplotlib.patheffects import withStroke
+
+    if not texts:
+        return True
+    figure_of(axes).draw_without_rendering()
+    axes.set_autoscale_on(False)
+    box, pixels = axes.get_window_extent(), axes.transData.transform(anchors)
+    halo = [withStroke(linewidth=2, foreground="white")]
+    style: dict[str, Any] = {"ha": "center", "va": "center", "fontsize": FONT, "path_effects": halo, "zorder": 5}
+    drawn = [axes.text(0, 0, text, **style) for text in texts]
+    extents = [text.get_window_extent() for text in drawn]
+    sizes = np.array([(extent.width, extent.height) for extent in extents])
+    start, bounds = np.array([box.x0, box.y0]), (box.width, box.height)
+    centres = place_boxes(pixels - start, sizes, bounds, farthest=FARTHEST * min(bounds))
+    missing = np.isnan(centres[:, 0])
+    if missing.any() and not partly:
+        for text in drawn:
+            text.remove()
+        return False
+    places = axes.transData.inverted().transform(centres + start)
+    for text, place, pixel, centre, anchor, extent in zip(
+        drawn, places, pixels - start, centres, anchors, sizes, strict=True
+    ):
+        if np.isnan(centre[0]):
+            text.remove()
+            continue
+        text.set_position(tuple(place))
+        # Distance from the box of the text to its cells.
+        gap = np.linalg.norm(np.maximum(np.abs(centre - pixel) - extent / 2, 0))
+        if gap > FAR:
+            axes.plot(*zip(place, anchor, strict=True), color="#606060", linewidth=0.6, zorder=4)
+    return True
