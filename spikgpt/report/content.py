@@ -22,6 +22,7 @@ from spikgpt.report.columns import (
     shortened,
     shortened_lines,
 )
+from spikgpt.report.dots import DotPlot, dot_plot
 from spikgpt.report.map import CellMap, cell_map
 from spikgpt.scoring.annotation import Annotation
 from spikgpt.types import UNKNOWN
@@ -77,6 +78,7 @@ class ReportContent:
     compositions: tuple[charts.Composition, ...]
     histograms: tuple[charts.Histogram, ...]
     agreement: charts.Agreement | None
+    dots: DotPlot | None
     candidates: tuple[Cluster, ...]
     genes: texts.Genes
     run: tuple[tuple[str, str], ...]
@@ -134,6 +136,7 @@ def report_content(
         compositions=tuple(charts.compositions(annotation, labels[0], adata)),
         histograms=tuple(charts.histograms(annotation)),
         agreement=agreement,
+        dots=dot_plot(annotation.query),
         candidates=() if clusters is None else tuple(cluster for cluster in clusters.clusters if cluster.candidate),
         genes=texts.genes(annotation),
         run=tuple(texts.run_facts(annotation, options)),

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import numpy.typing as npt
+from scipy import sparse
 
 from spikgpt.errors import ConfigError, install_command, listed
 from spikgpt.explain.query import FittedQuery
@@ -27,6 +28,8 @@ MAP_KEYS = ("X_umap", "X_tsne", "X_draw_graph_fa", "X_phate", "X_pacmap", "X_mde
 MOST_FITTED = 10_000
 # Rounds of UMAP for samples of this size.
 ROUNDS, MINIMUM_DISTANCE, SEED = 200, 0.3, 0
+# Steps of the search for the width of each cell's kernel, and least width in mean distances.
+BISECTIONS, LEAST_WIDTH = 50, 1e-3
 # Neighbours that are farther from the nearest neighbour than this share of the map's diagonal do not place a cell.
 FAR = 0.05
 
@@ -141,7 +144,7 @@ def _sample_positions(points: Floats, neighbours: Integers) -> tuple[npt.NDArray
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # umap warns of its own dependencies
-            from umap.umap_ import find_ab_params, fuzzy_simplicial_set, simplicial_set_embedding
+            from umap.umap_ import find_ab_params, simplicial_set_embedding
     except ImportError:
         text = f"The map shows two principal components of the query. For a UMAP: {install_command('umap-learn')}"
         return points[:, :2].astype(np.float32), "Principal components", text
@@ -150,37 +153,26 @@ def _sample_positions(points: Floats, neighbours: Integers) -> tuple[npt.NDArray
     own, near = (points, neighbours) if every == 1 else _within(points, neighbours, chosen)
     spread = np.maximum(np.abs(own[:, :2]).max(axis=0), 1e-12)
     start = (10 * own[:, :2] / spread).astype(np.float32)
-    distances = np.linalg.norm(own[:, None] - own[near], axis=2)
-    itself = np.arange(len(own))[:, None]
     a, b = find_ab_params(1.0, MINIMUM_DISTANCE)
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
-        random = np.random.RandomState(SEED)
-        graph, *_ = fuzzy_simplicial_set(
-            own,
-            near.shape[1] + 1,
-            random,
-            "euclidean",
-            knn_indices=np.concatenate([itself, near], axis=1),
-            knn_dists=np.concatenate([np.zeros(itself.shape), distances], axis=1).astype(np.float32),
-        )
         fitted, _ = simplicial_set_embedding(
             own.astype(np.float32),
-            graph,
-            2,
-            1.0,
-            a,
-            b,
-            1.0,
-            5,
-            ROUNDS,
-            start,
-            random,
-            "euclidean",
-            {},
-            False,
-            {},
-            False,
+            neighbour_graph(own, near).tocoo(),
+            n_components=2,
+            initial_alpha=1.0,
+            a=a,
+            b=b,
+            gamma=1.0,
+            negative_sample_rate=5,
+            n_epochs=ROUNDS,
+            init=start,
+            random_state=np.random.RandomState(SEED),
+            metric="euclidean",
+            metric_kwds={},
+            densmap=False,
+            densmap_kwds={},
+            output_dens=False,
         )
     positions = np.asarray(fitted, dtype=np.float32)
     text = f"The map is a UMAP of the query's own principal components, computed for {len(own):,} cells."
@@ -194,6 +186,27 @@ def _sample_positions(points: Floats, neighbours: Integers) -> tuple[npt.NDArray
     if len(points) > len(own):
         text += " All other cells are placed between their nearest cells."
     return positions, "UMAP", text
+
+
+def neighbour_graph(points: Floats, neighbours: Integers) -> sparse.csr_matrix:
+    """Return the fuzzy graph of UMAP, shape (k, k), from the neighbours of each cell, nearest first, shape (k, count).
+
+    The numbers are those of umap.umap_.fuzzy_simplicial_set, which takes seconds to compile in each process.
+    """
+    distances = np.linalg.norm(points[:, None] - points[neighbours], axis=2)  # (k, count)
+    apart = np.where(distances > 0, distances, np.inf).min(axis=1, keepdims=True)  # (k, 1)
+    excess = np.maximum(distances - np.where(np.isinf(apart), 0, apart), 0)
+    target = np.log2(neighbours.shape[1] + 1)
+    low, high, width = np.zeros(len(points)), np.full(len(points), np.inf), np.ones(len(points))
+    for _ in range(BISECTIONS):
+        above = np.exp(-excess / width[:, None]).sum(axis=1) > target
+        high, low = np.where(above, width, high), np.where(above, low, width)
+        width = np.where(np.isinf(high), 2 * width, (low + high) / 2)
+    width = np.maximum(width, LEAST_WIDTH * distances.mean(axis=1))
+    weights = np.exp(-excess / np.maximum(width, 1e-300)[:, None])
+    rows = np.repeat(np.arange(len(points)), neighbours.shape[1])
+    graph = sparse.csr_matrix((weights.ravel(), (rows, neighbours.ravel())), (len(points), len(points)))
+    return sparse.csr_matrix(graph + graph.T - graph.multiply(graph.T))
 
 
 def _within(points: Floats, neighbours: Integers, chosen: Integers) -> tuple[Floats, Integers]:

@@ -27,7 +27,7 @@ PACKAGES = ("anndata", "numpy", "scipy", "onnxruntime", "torch", "umap-learn")
 # Title and tone of each answer of the compatibility check.
 VERDICTS = {
     LIKE: ("The reference suits these cells", "good", "The cells are like the cells of the reference."),
-    STUDY: ("The reference suits these cells", "fair", "The cells are of another study. The labels hold."),
+    STUDY: ("The reference suits these cells", "fair", "The cells are of another study, and the labels hold."),
     OTHER: ("Do not use these labels", "bad", "The cells are of another tissue or species than the reference."),
 }
 NOT_CHECKED = (

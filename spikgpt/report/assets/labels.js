@@ -1,22 +1,23 @@
 // Names on the map: each at the densest place of its cells, and never over another name.
 
 const GRID = 56;
+// Rounds in which a name moves to the middle of the cells around it, and their reach as a share of the map.
+const ROUNDS = 4;
+const AROUND = 0.12;
 const LONGEST_NAME = 26;
 const MOST_NAMES = 150;
 
-// Densest place of each value of a column, or null for a value without cells: [{ x, y, cells }].
+// Middle of the densest group of each value of a column, or null for a value without cells: [{ x, y, cells }].
 function densestPlaces(data, column) {
   const size = column.values.length;
   const counts = new Uint32Array(size * GRID * GRID);
   const width = (data.width + 1) / GRID;
   const height = (data.height + 1) / GRID;
   const span = Math.max(width, height);
-  const bin = new Uint16Array(data.cells);
   for (let i = 0; i < data.cells; i++) {
     const column_ = Math.floor(data.positions[2 * i] / span);
     const row = Math.floor(data.positions[2 * i + 1] / span);
-    bin[i] = row * GRID + column_;
-    counts[column.codes[i] * GRID * GRID + bin[i]]++;
+    counts[(column.codes[i] * GRID + row) * GRID + column_]++;
   }
   const best = new Int32Array(size).fill(-1);
   for (let value = 0; value < size; value++) {
@@ -38,17 +39,28 @@ function densestPlaces(data, column) {
       }
     }
   }
-  const places = column.values.map(() => ({ x: 0, y: 0, cells: 0 }));
+  let places = column.values.map((_, value) => ({ x: ((best[value] % GRID) + 0.5) * span, y: (Math.floor(best[value] / GRID) + 0.5) * span }));
+  for (let round = 0; round < ROUNDS; round++) places = centred(data, column, places);
+  return places.map((place, value) => (column.counts[value] ? { ...place, cells: column.counts[value] } : null));
+}
+
+// Mean position of the cells around each place.
+function centred(data, column, places) {
+  const reach = AROUND * Math.max(data.width, data.height);
+  const sums = places.map(() => [0, 0, 0]);
   for (let i = 0; i < data.cells; i++) {
-    const value = column.codes[i];
-    const apart = Math.abs((bin[i] % GRID) - (best[value] % GRID));
-    if (apart > 1 || Math.abs(Math.floor(bin[i] / GRID) - Math.floor(best[value] / GRID)) > 1) continue;
-    const place = places[value];
-    place.cells++;
-    place.x += (data.positions[2 * i] - place.x) / place.cells;
-    place.y += (data.positions[2 * i + 1] - place.y) / place.cells;
+    const place = places[column.codes[i]];
+    const [x, y] = [data.positions[2 * i], data.positions[2 * i + 1]];
+    if (Math.abs(x - place.x) > reach || Math.abs(y - place.y) > reach) continue;
+    const sum = sums[column.codes[i]];
+    sum[0]++;
+    sum[1] += x;
+    sum[2] += y;
   }
-  return places.map((place, value) => (place.cells ? { ...place, cells: column.counts[value] } : null));
+  return places.map((place, value) => {
+    const [cells, x, y] = sums[value];
+    return cells ? { x: x / cells, y: y / cells } : place;
+  });
 }
 
 class MapNames {

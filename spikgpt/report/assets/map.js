@@ -131,7 +131,7 @@ class CellMap {
 
   get radius() {
     const usual = Math.sqrt((0.07 * this.width * this.height) / (Math.PI * this.data.cells));
-    return Math.min(Math.min(Math.max(usual, 0.8), 4) * (this.view.zoom / this.whole) ** 0.45, 9);
+    return Math.min(Math.min(Math.max(usual, this.data.cells < 5000 ? 2.2 : 0.8), 4) * (this.view.zoom / this.whole) ** 0.45, 9);
   }
 
   draw() {

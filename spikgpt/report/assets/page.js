@@ -217,6 +217,15 @@ function selectView(map) {
   showSelection(map);
 }
 
+function clearAll(map) {
+  map.chosen.clear();
+  for (const button of byId("legend").querySelectorAll("button")) button.setAttribute("aria-pressed", "false");
+  map.clear();
+  showSelection(map);
+  byId("ring").hidden = true;
+  map.onDraw = null;
+}
+
 function followKeys(map) {
   const step = 60;
   const actions = new Map([
@@ -229,7 +238,7 @@ function followKeys(map) {
     ["-", () => map.zoom(1 / 1.4)],
     ["0", () => map.reset()],
     ["Enter", () => selectView(map)],
-    ["Escape", () => (map.clear(), showSelection(map))],
+    ["Escape", () => clearAll(map)],
   ]);
   map.canvas.addEventListener("keydown", (event) => {
     const action = actions.get(event.key);

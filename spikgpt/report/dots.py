@@ -1,0 +1,121 @@
+"""Dot plot of the genes behind each label: expression in the query, and attributions."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+from scipy import sparse
+
+from spikgpt.errors import ConfigError
+from spikgpt.explain.labels import GeneEvidence, LabelGenes, explain_labels, sample_labels
+from spikgpt.explain.query import FittedQuery
+
+# Columns of the plot, and genes of a label among them.
+MOST_COLUMNS, MOST_OF_LABEL = 50, 5
+# Genes of each role in the table of a label.
+LISTED = 6
+# Share of cells below which no dot is drawn.
+LEAST_SHARE = 0.01
+
+
+@dataclass(frozen=True)
+class Dot:
+    """Expression of a gene in the cells of a label.
+
+    Attributes
+    ----------
+    share
+        Share of the cells that express the gene, which sets the size.
+    level
+        Mean log expression over the largest mean of the gene in a label, which sets the shade.
+    mean, attribution
+        Mean log expression, and mean attribution to the label in log-odds.
+    behind
+        True if the gene is one of the label's own genes.
+    """
+
+    share: float
+    level: float
+    mean: float
+    attribution: float
+    behind: bool
+
+
+@dataclass(frozen=True)
+class DotRow:
+    """A label, its number of cells in the sample, and a dot for each gene of the plot; None for hardly any cells."""
+
+    label: str
+    cells: int
+    runner_up: str
+    dots: tuple[Dot | None, ...]
+    genes: tuple[GeneEvidence, ...]
+
+
+@dataclass(frozen=True)
+class DotPlot:
+    """Dot plot of labels in rows and genes in columns.
+
+    ``owners`` has the position of the label that each gene was chosen for.
+    """
+
+    genes: tuple[str, ...]
+    owners: tuple[int, ...]
+    rows: tuple[DotRow, ...]
+
+
+def dot_plot(query: object) -> DotPlot | None:
+    """Return the genes behind the labels of a fitted query; None where the reference reads no genes."""
+    if not isinstance(query, FittedQuery) or query.logs is None:
+        return None
+    try:
+        labels = explain_labels(query, top=20)
+    except ConfigError:
+        return None
+    if not labels:
+        return None
+    chosen = _chosen(labels)
+    columns = [query.genes.index(gene) for gene, _ in chosen]
+    best, unknown = sample_labels(query)
+    names = query.reference.labels.names
+    logs = sparse.csc_matrix(query.logs)[:, columns].tocsr()
+    cells = [np.flatnonzero((best == names.index(one.label)) & ~unknown) for one in labels]
+    means = np.stack([np.asarray(logs[rows].mean(axis=0)).ravel() for rows in cells])  # (labels, genes)
+    shares = np.stack([logs[rows].getnnz(axis=0) / len(rows) for rows in cells])
+    levels = means / np.maximum(means.max(axis=0), 1e-12)
+    attributions = np.stack([one.attributions[columns] for one in labels])
+    rows = []
+    for at, one in enumerate(labels):
+        own = {gene for gene, owner in chosen if owner == at} | {gene.gene for gene in _present(one)[:MOST_OF_LABEL]}
+        figures = zip(chosen, shares[at], levels[at], means[at], attributions[at], strict=True)
+        dots = tuple(
+            Dot(float(share), float(level), float(mean), float(attribution), gene in own)
+            if share >= LEAST_SHARE
+            else None
+            for (gene, _), share, level, mean, attribution in figures
+        )
+        rows.append(DotRow(one.label, one.cells, one.runner_up, dots, _listed(one)))
+    return DotPlot(tuple(gene for gene, _ in chosen), tuple(owner for _, owner in chosen), tuple(rows))
+
+
+def _present(label: LabelGenes) -> list[GeneEvidence]:
+    """Return the genes that support a label by their expression, the strongest first."""
+    return [gene for gene in label.of_role("supporting") if not gene.absent]
+
+
+def _chosen(labels: tuple[LabelGenes, ...]) -> list[tuple[str, int]]:
+    """Return the genes of the plot, the strongest of each label, each with the position of its label."""
+    each = max(1, min(MOST_OF_LABEL, MOST_COLUMNS // len(labels)))
+    chosen, used = list[tuple[str, int]](), set[str]()
+    for at, label in enumerate(labels):
+        new = [gene.gene for gene in _present(label) if gene.gene not in used][:each]
+        used.update(new)
+        chosen += [(gene, at) for gene in new]
+    return chosen
+
+
+def _listed(label: LabelGenes) -> tuple[GeneEvidence, ...]:
+    """Return the strongest genes of each role."""
+    roles = [_present(label), label.of_role("conflicting"), label.of_role("missing")]
+    return tuple(gene for genes in roles for gene in genes[:LISTED])
