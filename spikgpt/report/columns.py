@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -10,6 +10,7 @@ import numpy as np
 import numpy.typing as npt
 import pandas as pd
 
+from spikgpt.cells.obs import NO_LABEL
 from spikgpt.errors import printable
 from spikgpt.scoring.annotation import BEST_LABEL, BROAD_LABEL, CLUSTER_LABEL, LABEL, Annotation
 from spikgpt.scoring.palette import UNKNOWN_COLOR, palette
@@ -102,12 +103,13 @@ def obs_columns(annotation: Annotation, adata: AnnData | None) -> tuple[list[Col
     if adata is None:
         return columns, left_out
     obs = adata.obs.to_memory() if hasattr(adata.obs, "to_memory") else adata.obs
+    known = dict(zip(annotation.label_names, annotation.colors(annotation.label_names).tolist(), strict=True))
     many = len(obs) > MANY_CELLS
     most = FEW_COLUMNS if many else MOST_COLUMNS
     for name in obs.columns:
         if str(name).startswith(f"{annotation.key_added}_"):
             continue
-        column = column_of(str(name), obs[name], small=many) if len(columns) < most else None
+        column = column_of(str(name), obs[name], known, small=many) if len(columns) < most else None
         if column is None:
             left_out.append(shortened(str(name)))
         else:
@@ -115,11 +117,13 @@ def obs_columns(annotation: Annotation, adata: AnnData | None) -> tuple[list[Col
     return columns, left_out
 
 
-def column_of(name: str, values: pd.Series[Any], *, small: bool = False) -> Column | None:
+def column_of(
+    name: str, values: pd.Series[Any], known: Mapping[str, str] | None = None, *, small: bool = False
+) -> Column | None:
     """Return a column of obs as categories or numbers; None for one with too many values, such as barcodes."""
     kind = values.dtype
     if isinstance(kind, pd.CategoricalDtype) or not pd.api.types.is_numeric_dtype(kind):
-        return categories(name, values)
+        return categories(name, values, known)
     if pd.api.types.is_bool_dtype(kind):
         return categories(name, values.astype(object))
     if pd.api.types.is_complex_dtype(kind):
@@ -130,23 +134,42 @@ def column_of(name: str, values: pd.Series[Any], *, small: bool = False) -> Colu
     return numbers(name, values.to_numpy(dtype=np.float64, na_value=np.nan), small=small)
 
 
-def categories(name: str, values: Any) -> Categories | None:
-    """Return a column of categories; missing values are a category of their own. None for too many values."""
+def categories(name: str, values: Any, known: Mapping[str, str] | None = None) -> Categories | None:
+    """Return a column of categories; missing values are a category of their own. None for too many values.
+
+    Parameters
+    ----------
+    known
+        Colours of labels by name. A column of cell types gets the same colours for the same names.
+    """
     column = values if isinstance(values, pd.Categorical) else pd.Categorical(values)
     used, codes = np.unique(column.codes, return_inverse=True)
     if len(used) > MOST_VALUES:
         return None
     present = [code for code in used.tolist() if code >= 0]
     names = [shortened(str(column.categories[code])) for code in present]
-    colors = list(palette(len(names)))
     order = sorted(range(len(names)), key=lambda at: by_number(names[at]))
     rank = np.empty(len(used), dtype=np.int64)
     offset = len(used) - len(present)
     rank[np.array(order, dtype=np.int64) + offset] = np.arange(len(names))
     if offset:
         rank[0] = len(names)
-    texts = [names[at] for at in order] + [MISSING] * offset
-    return Categories(shortened(name), tuple(texts), (*colors, *[UNKNOWN_COLOR] * offset), _small(rank[codes]))
+    texts = [names[at] for at in order]
+    colors = _colors(texts, known or {})
+    missing = [MISSING] * offset, [UNKNOWN_COLOR] * offset
+    return Categories(shortened(name), (*texts, *missing[0]), (*colors, *missing[1]), _small(rank[codes]))
+
+
+def _colors(values: Sequence[str], known: Mapping[str, str]) -> list[str]:
+    """Return the colours of the values of a column: those of labels for cell types, and grey for words like Unknown."""
+    stated = [value for value in values if value.lower() not in NO_LABEL]
+    shared = [value for value in stated if value in known]
+    colors = dict(zip(stated, palette(len(stated)), strict=True))
+    if 2 * len(shared) >= len(stated):
+        others = [value for value in stated if value not in known]
+        free = [color for color in palette(len(known) + len(others)) if color not in known.values()]
+        colors = {value: known[value] for value in shared} | dict(zip(others, free, strict=False))
+    return [colors.get(value, UNKNOWN_COLOR) for value in values]
 
 
 def numbers(

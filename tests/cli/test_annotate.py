@@ -511,3 +511,38 @@ def test_choices_that_one_reference_is_needed_for(run: Run, query_file: Path, tm
     assert_refused(run("info", "auto"), "One reference is needed here, not 'auto'")
     several = ("--model", "pancreas,retina", "--label-key", "cell_type")
     assert_refused(run("evaluate", query_file, *several), "spikgpt evaluate takes one reference, or auto")
+
+
+def test_a_report_alone_is_an_output(run: Run, query_file: Path, small_folder: Path, tmp_path: Path) -> None:
+    report = tmp_path / "report.html"
+    ran = run("annotate", query_file, "--model", small_folder, "--report", report, "--threshold", 0.5)
+    assert ran.code == 0, ran.err
+    assert f"Wrote {report}" in ran.err
+    text = report.read_text()
+    assert "Cell types of query.h5ad" in text
+    assert "--threshold 0.5" in text
+    assert 'id="array-positions"' in text
+    assert list(tmp_path.iterdir()) == [report]
+
+
+def test_a_report_has_the_clusters_and_the_map_of_the_file(
+    run: Run, few: AnnData, small_folder: Path, tmp_path: Path
+) -> None:
+    adata, report = few.copy(), tmp_path / "report.html"
+    adata.obsm["X_own"] = np.random.default_rng(0).normal(size=(few.n_obs, 2))
+    query = written(adata, tmp_path / "query.h5ad")
+    where = ("annotate", query, "--model", small_folder)
+    ran = run(*where, "--report", report, "--map-key", "X_own", "--cluster-key", "cell_type")
+    assert ran.code == 0, ran.err
+    text = report.read_text()
+    assert "The map is obsm[&#39;X_own&#39;] of the query." in text
+    assert "Clusters: <bdi>obs[&#39;cell_type&#39;]</bdi>" in text
+    report.unlink()
+    wrong = run(*where, "--report", report, "--map-key", "X_umap")
+    assert_refused(wrong, "There is no map obsm['X_umap']; obsm has X_own.")
+    assert_refused(run(*where, "--table", tmp_path / "t.csv", "--map-key", "X_own"), "--map-key names the map of a")
+    assert_refused(run(*where, "--report", tmp_path / "report.pdf"), "expected a name that ends in .html")
+    assert_refused(run(*where, "--report", query), "is the input; name another file")
+    assert_refused(run(*where, "--report", report, "--out-dir", tmp_path / "parts"), "leave out --report")
+    assert_refused(run(*where), "or --report FILE for a page with figures")
+    assert not report.exists()

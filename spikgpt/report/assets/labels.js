@@ -5,7 +5,9 @@ const GRID = 56;
 const ROUNDS = 4;
 const AROUND = 0.12;
 const LONGEST_NAME = 26;
-const MOST_NAMES = 150;
+const MOST_NAMES = 200;
+// Largest share of the map that names may cover; the rest appears on zooming in.
+const MOST_COVERED = 0.14;
 
 // Middle of the densest group of each value of a column, or null for a value without cells: [{ x, y, cells }].
 function densestPlaces(data, column) {
@@ -84,19 +86,21 @@ class MapNames {
     });
     this.names.sort((one, other) => other.cells - one.cells);
     for (const name of this.names) {
-      name.width = Math.ceil(name.element.offsetWidth) + 4;
-      name.height = Math.ceil(name.element.offsetHeight);
+      name.width = Math.ceil(name.element.offsetWidth) + 6;
+      name.height = Math.ceil(name.element.offsetHeight) + 2;
     }
   }
 
   // Put each name where it covers no other; a name without room is not shown.
   place(view, width, height, isBright) {
     const boxes = [];
+    let covered = 0;
     for (const name of this.names) {
       const x = width / 2 + (name.x - view.x) * view.zoom;
       const y = height / 2 - (name.y - view.y) * view.zoom;
       let chosen = null;
-      if (isBright(name.value) && x > 0 && y > 0 && x < width && y < height) {
+      const fits = covered + name.width * name.height <= MOST_COVERED * width * height;
+      if (fits && isBright(name.value) && x > 0 && y > 0 && x < width && y < height) {
         for (const [dx, dy] of [[0, 0], [0, -1], [0, 1], [0.5, 0], [-0.5, 0], [0.4, -1], [-0.4, -1], [0.4, 1], [-0.4, 1]]) {
           const left = Math.min(Math.max(x + dx * name.width - name.width / 2, 2), width - name.width - 2);
           const top = Math.min(Math.max(y + dy * name.height - name.height / 2, 2), height - name.height - 2);
@@ -110,7 +114,8 @@ class MapNames {
       name.element.style.visibility = chosen ? "visible" : "hidden";
       if (!chosen) continue;
       boxes.push(chosen);
-      name.element.style.transform = `translate(${Math.round(chosen[0] + 2)}px, ${Math.round(chosen[1])}px)`;
+      covered += name.width * name.height;
+      name.element.style.transform = `translate(${Math.round(chosen[0] + 3)}px, ${Math.round(chosen[1] + 1)}px)`;
     }
   }
 }

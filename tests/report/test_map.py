@@ -1,0 +1,129 @@
+"""Positions of cells: UMAP of the query's own components, maps of the user, and places between neighbours."""
+
+from __future__ import annotations
+
+import dataclasses
+import sys
+import warnings
+
+import numpy as np
+import pytest
+from anndata import AnnData
+from scipy.spatial import KDTree
+
+from spikgpt import Annotation, SpikGPT
+from spikgpt.errors import ConfigError
+from spikgpt.report import map as map_module
+from spikgpt.report.map import cell_map, neighbour_graph, place
+from tests.conftest import labelled
+
+
+def test_types_are_apart_on_the_map_of_the_query(annotated: Annotation) -> None:
+    found = cell_map(annotated)
+    assert found.name == "UMAP"
+    assert "UMAP of the query's own principal components, computed for 300 cells" in found.text
+    assert found.points is not None
+    assert len(found.placed) == 300
+    # Most of the nearest cells of a cell have its label.
+    nearest = KDTree(found.points).query(found.points, 6)[1][:, 1:]
+    assert (annotated.best[nearest] == annotated.best[:, None]).mean() > 0.85
+
+
+def test_the_same_query_has_the_same_positions(annotated: Annotation) -> None:
+    one, other = cell_map(annotated), cell_map(annotated)
+    np.testing.assert_array_equal(one.points, other.points)
+
+
+def test_more_cells_than_umap_takes_are_placed_between_the_others(
+    annotated: Annotation, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(map_module, "MOST_FITTED", 100)
+    found = cell_map(annotated)
+    assert "computed for 100 cells. All other cells are placed between their nearest cells." in found.text
+    assert found.points is not None
+    assert len(found.placed) == 300
+    nearest = KDTree(found.points).query(found.points, 6)[1][:, 1:]
+    assert (annotated.best[nearest] == annotated.best[:, None]).mean() > 0.8
+
+
+def test_the_graph_is_that_of_umap() -> None:
+    pytest.importorskip("umap")
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        from umap.umap_ import fuzzy_simplicial_set
+
+        points = np.random.default_rng(0).standard_normal((400, 8)).astype(np.float64)
+        points[7] = points[8]  # the same cell twice
+        distances, nearest = KDTree(points).query(points, 15)
+        nearest[7:9, :2] = [[7, 8], [8, 7]]
+        random = np.random.RandomState(0)
+        rounded = distances.astype(np.float32)
+        graph, *_ = fuzzy_simplicial_set(points, 15, random, "euclidean", knn_indices=nearest, knn_dists=rounded)
+    np.testing.assert_allclose(neighbour_graph(points, nearest[:, 1:]).toarray(), graph.toarray(), atol=1e-3)
+
+
+def test_without_umap_the_map_has_two_components(annotated: Annotation, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "umap", None)
+    monkeypatch.setitem(sys.modules, "umap.umap_", None)
+    found = cell_map(annotated)
+    assert found.name == "Principal components"
+    assert "For a UMAP: pip install" in found.text
+    assert "umap-learn" in found.text
+    assert len(found.placed) == 300
+
+
+def test_a_cell_is_placed_between_its_nearest_cells_alone() -> None:
+    sample = np.array([[0, 0], [1, 0], [0, 2], [100, 100]], dtype=np.float32)
+    nearest = np.array([[0, 1, 2], [0, 1, 3], [3, 3, 3], [-1, -1, -1]], dtype=np.int32)
+    points = place(sample, nearest)
+    np.testing.assert_allclose(points[:3], [[1 / 3, 2 / 3], [0.5, 0], [100, 100]], rtol=1e-6)
+    assert np.isnan(points[3]).all()
+    assert np.isnan(place(np.empty((0, 2), dtype=np.float32), nearest)).all()
+
+
+def test_a_map_of_the_user_comes_first(annotated: Annotation, query: AnnData) -> None:
+    adata = query.copy()
+    own = np.random.default_rng(0).normal(size=(adata.n_obs, 3))
+    own[4, 1] = np.nan
+    adata.obsm["X_umap"], adata.obsm["other"] = own, 2 * own
+    found = cell_map(annotated, adata)
+    assert (found.name, found.text) == ("umap", "The map is obsm['X_umap'] of the query.")
+    assert found.points is not None
+    np.testing.assert_allclose(found.points[0], own[0, :2], rtol=1e-6)
+    assert 4 not in found.placed
+    assert len(found.placed) == 299
+    assert cell_map(annotated, adata, "other").name == "other"
+
+
+def test_a_map_that_is_not_there_is_refused(annotated: Annotation, query: AnnData) -> None:
+    adata = query.copy()
+    adata.obsm["thin"] = np.ones((adata.n_obs, 1))
+    with pytest.raises(ConfigError, match=r"There is no map obsm\['X_tsn'\]; obsm has thin\. Name an array"):
+        cell_map(annotated, adata, "X_tsn")
+    with pytest.raises(ConfigError, match="no AnnData was passed"):
+        cell_map(annotated, None, "X_tsne")
+    with pytest.raises(ConfigError, match=r"obsm\['thin'\] is no map; expected an array of numbers with two columns"):
+        cell_map(annotated, adata, "thin")
+
+
+def test_few_cells_have_a_map_of_components(shipped: SpikGPT, query: AnnData) -> None:
+    few = labelled(shipped.reference, query[:40].copy(), shipped.engine)
+    found = cell_map(few)
+    assert found.name == "Principal components"
+    assert "too few cells" in found.text
+    assert len(found.placed) == 40
+    one = labelled(shipped.reference, query[:1].copy(), shipped.engine)
+    assert "no map" in cell_map(one).text
+
+
+def test_several_references_have_a_map_of_probabilities(annotated: Annotation, query: AnnData) -> None:
+    several = dataclasses.replace(annotated, query=None, nearest=None)
+    found = cell_map(several)
+    assert "label probabilities" in found.text
+    assert len(found.placed) == 300
+    adata = query.copy()
+    adata.obsm["X_pca"] = np.ones((adata.n_obs, 5)) * np.arange(5)
+    assert cell_map(several, adata).name == "pca"
+    two = dataclasses.replace(several, label_names=several.label_names[:2])
+    assert cell_map(two).points is None
+    assert len(cell_map(two).placed) == 0

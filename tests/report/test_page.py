@@ -1,0 +1,142 @@
+"""The page is one file that loads nothing, and texts of strangers do no harm in it."""
+
+from __future__ import annotations
+
+import base64
+import hashlib
+import json
+import re
+import zlib
+from html.parser import HTMLParser
+from importlib.resources import files
+
+import numpy as np
+import pytest
+from anndata import AnnData
+
+from spikgpt import Annotation
+from spikgpt.options import AnnotateOptions
+from spikgpt.report.content import report_content
+from spikgpt.report.page import SCRIPTS, as_json, asset, page, percent
+from tests.report.conftest import HOSTILE
+
+
+class Page(HTMLParser):
+    """Elements of a page: names, attributes, texts, and the contents of scripts and styles."""
+
+    def __init__(self, text: str) -> None:
+        super().__init__()
+        self.elements: list[tuple[str, dict[str, str | None]]] = []
+        self.texts: list[str] = []
+        self.raw: dict[str, str] = {}
+        self.inside = ""
+        self.feed(text)
+
+    def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
+        self.elements.append((tag, dict(attrs)))
+        self.inside = str(dict(attrs).get("id", tag)) if tag in ("script", "style") else ""
+
+    def handle_endtag(self, tag: str) -> None:
+        self.inside = ""
+
+    def handle_data(self, data: str) -> None:
+        if self.inside:
+            self.raw[self.inside] = self.raw.get(self.inside, "") + data
+        else:
+            self.texts.append(data)
+
+
+@pytest.fixture(scope="module")
+def ordinary(annotated: Annotation, query: AnnData) -> Page:
+    return Page(page(report_content(annotated, query, AnnotateOptions(), cluster_key="cell_type")).decode())
+
+
+@pytest.fixture(scope="module")
+def strange(hostile: tuple[Annotation, AnnData]) -> Page:
+    annotation, adata = hostile
+    content = report_content(annotation, adata, AnnotateOptions(), title=HOSTILE[0], cluster_key="leiden")
+    return Page(page(content).decode())
+
+
+def policy(one: Page) -> str:
+    (found,) = [dict_["content"] for _, dict_ in one.elements if dict_.get("http-equiv") == "Content-Security-Policy"]
+    return str(found)
+
+
+def test_the_policy_allows_the_own_script_and_style_alone(ordinary: Page) -> None:
+    rules = dict(rule.strip().split(" ", 1) for rule in policy(ordinary).split(";"))
+    assert rules["default-src"] == "'none'"
+    assert set(rules) == {"default-src", "script-src", "style-src", "img-src", "base-uri", "form-action"}
+    for rule, kind in (("script-src", "script"), ("style-src", "style")):
+        digest = base64.b64encode(hashlib.sha256(ordinary.raw[kind].encode()).digest()).decode()
+        assert rules[rule] == f"'sha256-{digest}'"
+
+
+@pytest.mark.parametrize("kind", ["ordinary", "strange"])
+def test_nothing_is_loaded_and_nothing_runs_inline(kind: str, request: pytest.FixtureRequest) -> None:
+    one: Page = request.getfixturevalue(kind)
+    scripts = [attributes for tag, attributes in one.elements if tag == "script"]
+    assert [script.get("type") for script in scripts].count(None) == 1
+    for tag, attributes in one.elements:
+        assert tag not in ("img", "iframe", "object", "embed", "base", "form")
+        assert not [name for name in attributes if name.startswith("on") or name == "style"]
+        assert not attributes.get("src")
+        assert str(attributes.get("href", "#")).startswith(("#", "data:"))
+    # Names in SVG and MathML aside, the page holds no address.
+    style, script = one.raw["style"], one.raw["script"]
+    assert "http" not in style
+    assert not re.search(r"https?://|\beval\b|new Function|innerHTML|insertAdjacentHTML|document\.write", script)
+
+
+def test_texts_of_strangers_are_readable(strange: Page) -> None:
+    whole = "".join(strange.texts)
+    for text in HOSTILE[:5]:
+        assert text in whole
+    assert "{{ 7 * 7 }}" in whole
+    # Control characters and signs that turn the direction of text are spelled out.
+    assert "\\u202eesrever" in whole
+    assert not re.search("[\u202a-\u202e\u2066-\u2069\x00\x1b]", whole)
+
+
+def test_the_data_of_the_map_are_complete(ordinary: Page, annotated: Annotation, query: AnnData) -> None:
+    meta = json.loads(ordinary.raw["meta"])
+    assert meta["cells"] == 300
+
+    def array(name: str) -> bytes:
+        return zlib.decompress(base64.b64decode(ordinary.raw[f"array-{name}"]))
+
+    assert np.frombuffer(array("positions"), dtype="<u2").shape == (600,)
+    assert array("names").decode().split("\n") == query.obs_names.tolist()
+    label = meta["columns"][0]
+    codes = np.frombuffer(array(label["array"]), dtype=f"<u{label['bytes']}")
+    assert [label["values"][code] for code in codes] == annotated.labels.tolist()
+    assert label["colors"] == annotated.colors(label["values"]).tolist()
+    assert sum(label["counts"]) == 300
+
+
+def test_strange_texts_in_the_data_cannot_end_the_script(strange: Page) -> None:
+    meta = json.loads(strange.raw["meta"])
+    assert not re.search("[<>&\u2028\u2029]", strange.raw["meta"])
+    assert HOSTILE[1] in meta["columns"][0]["values"]
+    assert HOSTILE[0] in [column["name"] for column in meta["columns"]]
+    assert as_json({"a": "</script>&\u2028"}) == '{"a":"\\u003c/script\\u003e\\u0026\\u2028"}'
+
+
+def test_sections_are_in_order(ordinary: Page) -> None:
+    titles = [str(attributes["id"]) for tag, attributes in ordinary.elements if tag == "h2"]
+    sections = ("verdict", "map", "composition", "scores", "agreement", "dots", "genes", "run")
+    assert titles == [f"{section}-title" for section in sections]
+
+
+@pytest.mark.parametrize(
+    ("share", "text"), [(0, "0%"), (0.0004, "<0.1%"), (0.031, "3.1%"), (0.05, "5%"), (0.5, "50%"), (1, "100%")]
+)
+def test_percentages(share: float, text: str) -> None:
+    assert percent(share) == text
+
+
+def test_assets_are_small_and_in_the_package() -> None:
+    folder = files("spikgpt.report").joinpath("assets")
+    names = {one.name for one in folder.iterdir() if one.is_file()}
+    assert names == {*SCRIPTS, "page.html", "page.css"}
+    assert sum(len(asset(name)) for name in names) < 200_000

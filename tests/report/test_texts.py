@@ -1,0 +1,105 @@
+"""Sentences and facts of a report."""
+
+from __future__ import annotations
+
+import dataclasses
+from pathlib import Path
+
+import numpy as np
+import pytest
+import yaml
+from anndata import AnnData
+
+from spikgpt import Annotation, SpikGPT, __version__
+from spikgpt.options import AnnotateOptions
+from spikgpt.report.texts import PAPER, changed_options, citations, genes, methods, run_facts, verdict
+from spikgpt.scoring.compatibility import LIKE, OTHER, STUDY, Compatibility, Kind
+from tests.conftest import labelled
+
+ROOT = Path(__file__).parents[2]
+
+
+@pytest.mark.parametrize(
+    ("kind", "title", "tone"),
+    [
+        (LIKE, "The reference suits these cells", "good"),
+        (STUDY, "The reference suits these cells", "fair"),
+        (OTHER, "Do not use these labels", "bad"),
+    ],
+)
+def test_the_compatibility_is_in_words(annotation: Annotation, kind: Kind, title: str, tone: str) -> None:
+    values = {"correlation": 0.954, "pancreas: similarity": 1.2}
+    check = Compatibility(kind, "it barks; it meows (r = 0.95)", values)
+    found = verdict(dataclasses.replace(annotation, compatibility=check))
+    assert (found.title, found.tone) == (title, tone)
+    assert found.evidence == ("It barks.", "It meows (r = 0.95).")
+    assert dict(found.numbers) == {
+        "Correlation of the differences between labels": "0.954",
+        "pancreas: Similarity": "1.2",
+    }
+    assert "All cells are Unknown" not in found.text
+
+
+def test_other_tissue_without_labels_and_no_check(annotation: Annotation) -> None:
+    check = Compatibility(OTHER, "it barks", {})
+    rejected = np.ones(12, dtype=bool)
+    found = verdict(dataclasses.replace(annotation, compatibility=check, rejected=rejected))
+    assert found.text.endswith("All cells are Unknown.")
+    unchecked = verdict(dataclasses.replace(annotation, compatibility=None))
+    assert unchecked.title == "The compatibility was not checked"
+
+
+def test_genes_that_are_missing_are_named(shipped: SpikGPT, query: AnnData) -> None:
+    symbols = shipped.reference.genes.symbols
+    part = query[:, [name for name in query.var_names if name not in symbols[:300]]].copy()
+    found = genes(labelled(shipped.reference, part, shipped.engine))
+    assert (found.found, found.total) == (700, 1000)
+    assert set(found.missing) == set(symbols[:300])
+    assert found.helping > 0
+    assert "The other 300 genes are imputed from these and from" in " ".join(found.sentences)
+
+
+def test_without_missing_genes_there_is_nothing_to_impute(annotated: Annotation) -> None:
+    found = genes(annotated)
+    assert (found.found, found.total, found.missing) == (1000, 1000, ())
+    assert found.sentences == ("1000 of the reference's 1000 genes are in the query.",)
+
+
+def test_what_was_run(annotated: Annotation) -> None:
+    options = AnnotateOptions(batch_key="donor", smoothing=False, labels=["a", "b"], progress=True)
+    facts = dict(run_facts(annotated, options))
+    assert facts["Reference"] == "pancreas"
+    assert facts["Digest"] == annotated.reference_digest
+    assert facts["Engine"].startswith(("onnx", "numpy"))
+    assert facts["Rule for Unknown"] == annotated.rule.rule
+    assert facts["Options"] == "--batch-key donor, --labels a,b, --no-smoothing"
+    assert f"SpikGPT {__version__}" in facts["Versions"]
+    assert dict(run_facts(annotated, AnnotateOptions()))["Options"] == "default"
+
+
+def test_options_are_those_of_the_command_line() -> None:
+    options = AnnotateOptions(batch_key=None, unknown_rate=0.1, reference_cutoff=True)
+    assert changed_options(options) == "--no-batch, --unknown-rate 0.1, --reference-cutoff"
+
+
+def test_the_methods_section_names_the_reference(annotated: Annotation) -> None:
+    text = methods(annotated)
+    assert text.startswith(f"Cell types were annotated with SpikGPT {__version__} and the reference pancreas (digest ")
+    assert annotated.reference_digest in text
+    assert f"{100 * annotated.unknown_fraction:.1f}% of 300 cells were Unknown" in text
+    several = dataclasses.replace(annotated, reference_name="a + b", reference_digest="1 + 2")
+    assert "the references a + b (digests 1 + 2)" in methods(several)
+
+
+def test_the_works_to_cite_are_those_of_the_citation_file(annotated: Annotation) -> None:
+    software, paper, *studies = citations(annotated)
+    cited = yaml.safe_load((ROOT / "CITATION.cff").read_text())
+    assert cited["title"] in software
+    assert cited["authors"][0]["name"] in software
+    assert paper.rstrip(".") == cited["references"][0]["title"]
+    assert PAPER in (ROOT / "docs" / "cite.md").read_text()
+    # Once, although it is the study of training and test cells.
+    (study,) = studies
+    assert study.startswith("Baron et al., Cell Systems 2016")
+    assert study.endswith("(GSE84133)")
+    assert len(citations(dataclasses.replace(annotated, query=None))) == 2

@@ -1,0 +1,75 @@
+"""Reports are written completely or not at all, and for the annotated cells alone."""
+
+from __future__ import annotations
+
+import dataclasses
+from pathlib import Path
+
+import pytest
+from anndata import AnnData
+
+from spikgpt import Annotation, SpikGPT
+from spikgpt.errors import ConfigError
+from spikgpt.options import AnnotateOptions
+from spikgpt.report import page as page_module
+from spikgpt.several import NamedModel, annotate_by_several
+from tests.conftest import labelled
+
+
+def test_the_same_cells_have_the_same_report(annotated: Annotation, query: AnnData, tmp_path: Path) -> None:
+    before = query.obs.copy()
+    one = annotated.report(tmp_path / "one.html", query)
+    other = annotated.report(str(tmp_path / "other.html"), query)
+    assert one == tmp_path / "one.html"
+    assert one.read_bytes() == other.read_bytes()
+    assert query.obs.equals(before)
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["one.html", "other.html"]
+
+
+def test_a_file_is_replaced_only_by_a_complete_one(
+    annotated: Annotation, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path = tmp_path / "report.html"
+    path.write_text("old")
+
+    def fail(content: object) -> bytes:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(page_module, "page", fail)
+    with pytest.raises(KeyboardInterrupt):
+        annotated.report(path)
+    assert path.read_text() == "old"
+
+
+def test_other_cells_are_refused(annotated: Annotation, query: AnnData, tmp_path: Path) -> None:
+    for cells in (query[:10], query[::-1]):
+        with pytest.raises(ConfigError, match="cells that are not the 300 annotated cells in their order"):
+            annotated.report(tmp_path / "report.html", cells)
+    assert not list(tmp_path.iterdir())
+
+
+def test_a_folder_and_an_annotation_made_by_hand_are_refused(
+    annotated: Annotation, annotation: Annotation, tmp_path: Path
+) -> None:
+    with pytest.raises(ConfigError, match="is a folder; name a file"):
+        annotated.report(tmp_path)
+    with pytest.raises(ConfigError, match=r"was not made by SpikGPT\.annotate"):
+        annotation.report(tmp_path / "report.html")
+
+
+def test_the_report_names_the_options(shipped: SpikGPT, query: AnnData, tmp_path: Path) -> None:
+    some = labelled(shipped.reference, query, shipped.engine, unknown_rate=0.1, cluster_key="cell_type")
+    text = some.report(tmp_path / "report.html", query).read_text()
+    assert "--unknown-rate 0.1, --cluster-key cell_type" in text
+    assert "obs[&#39;cell_type&#39;]" in text
+
+
+def test_few_cells_and_several_references_have_a_report(shipped: SpikGPT, query: AnnData, tmp_path: Path) -> None:
+    few = labelled(shipped.reference, query[:30].copy(), shipped.engine)
+    assert "two principal components" in few.report(tmp_path / "few.html").read_text()
+    other = dataclasses.replace(shipped.reference, name="other")
+    models = [NamedModel(name, one, shipped.engine) for name, one in (("a", shipped.reference), ("b", other))]
+    several = annotate_by_several(models, query, AnnotateOptions())
+    assert several.query is None
+    text = several.report(tmp_path / "several.html", query).read_text()
+    assert "principal components of the label probabilities" in text
