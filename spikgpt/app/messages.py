@@ -51,6 +51,8 @@ class Summary(msgspec.Struct, frozen=True, kw_only=True):
     usable: bool | None
     verdict: str
     evidence: str
+    # Sentences on the choice of the reference, for auto.
+    choice: list[str]
     sentences: list[str]
     notes: list[str]
     rows: list[Row]

@@ -59,9 +59,9 @@ class Page:
                 js_on_load=None,
             )
             with gradio.Row():
-                with gradio.Column(scale=2, min_width=320):
+                with gradio.Column(scale=2, min_width=350):
                     upload, fields, start, stop = self._fields()
-                with gradio.Column(scale=5, min_width=360):
+                with gradio.Column(scale=5, min_width=350):
                     status = gradio.HTML(EMPTY, js_on_load=None, elem_id="status")
                     labels = gradio.HTML("", js_on_load=None, elem_id="labels", elem_classes="sg-result")
             report = gradio.HTML("", js_on_load=None, elem_id="report")
@@ -75,7 +75,8 @@ class Page:
                 concurrency_limit=None,
             )
             stop.click(self.stop, None, None, api_name="stop", show_progress="hidden", concurrency_limit=None)
-            blocks.unload(self.end)
+            # Gradio keeps a connection to each open page only for this event; its end is the end of the session.
+            blocks.unload(lambda: None)
         blocks.queue(max_size=None)
         return blocks
 
@@ -92,7 +93,7 @@ class Page:
             label="Or the path of a file or folder on this machine", placeholder="/data/QUERY.h5ad", visible=local
         )
         names = [(f"{name} ({labels} cell types)", name) for name, labels in self._runs.names.items()]
-        choices = [("auto: the one that suits the cells best", AUTO), *names] if len(names) > 1 or local else names
+        choices = [("auto: the best for these cells", AUTO), *names] if len(names) > 1 or local else names
         reference = gradio.Dropdown(
             choices,
             value=choices[0][1],
@@ -156,7 +157,3 @@ class Page:
     async def stop(self, request: gradio.Request) -> None:
         """Stop the run of a session."""
         await (await self._sessions.of(str(request.session_hash))).stop()
-
-    async def end(self, request: gradio.Request) -> None:
-        """End a session, and remove its files."""
-        await self._sessions.close(str(request.session_hash))

@@ -62,7 +62,8 @@ def result(finished: Finished) -> str:
         + _labels(summary)
         + (_clusters(summary.clusters) if summary.clusters else "")
         + _list("Notes", summary.notes, "sg-notes")
-        + _list("Details", [*summary.sentences, f"Time: {finished.seconds:.1f} s."], "sg-soft")
+        + _list("Details", [*summary.choice[:1], *summary.sentences, f"Time: {finished.seconds:.1f} s."], "sg-details")
+        + _more(summary.choice[1:])
     )
 
 
@@ -110,7 +111,7 @@ def _labels(summary: Summary) -> str:
 
 def _label(row: Row, total: int) -> str:
     share = 100 * row.cells / max(total, 1)
-    confidence = "" if row.confidence is None else f"{row.confidence:.2f}"
+    confidence = "-" if row.confidence is None else f"{row.confidence:.2f}"
     kind = ' class="sg-unknown"' if row.label == UNKNOWN else ""
     return (
         f'<tr{kind}><td><i class="sg-color" style="background:{escape(row.color)}"></i>{name(row.label)}</td>'
@@ -131,6 +132,13 @@ def _clusters(clusters: list[ClusterRow]) -> str:
         f'<h3>Clusters</h3><div class="sg-scroll"><table class="sg-clusters"><thead><tr>{head}</tr></thead>'
         f"<tbody>{rows}</tbody></table></div>"
     )
+
+
+def _more(sentences: list[str]) -> str:
+    if not sentences:
+        return ""
+    texts = "".join(f"<p>{text(one)}</p>" for one in sentences)
+    return f'<details class="sg-more"><summary>Comparison with the other references</summary>{texts}</details>'
 
 
 def _list(title: str, texts: list[str], kind: str) -> str:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import importlib
 import logging
 import os
 import secrets
@@ -65,9 +66,11 @@ async def _serve(
     """Show the page on a socket."""
     pool, sessions = WorkerPool(setup, settings.workers, WORKER), Sessions(folder, settings.most_runs)
     try:
-        await pool.start()
+        os.environ.update(ENVIRONMENT | {"GRADIO_TEMP_DIR": str(folder / "gradio")})
+        # Both take seconds.
+        await asyncio.gather(pool.start(), asyncio.to_thread(importlib.import_module, "gradio"))
         key = secrets.token_urlsafe(16) if settings.is_local else None
-        web = Web(_gradio_app(Runs(pool, settings), sessions, settings, folder), sessions, settings, key)
+        web = Web(_gradio_app(Runs(pool, settings), sessions, settings), sessions, settings, key)
         config = uvicorn.Config(
             web,
             http="h11",
@@ -88,9 +91,8 @@ async def _serve(
         await pool.close()
 
 
-def _gradio_app(runs: Runs, sessions: Sessions, settings: AppOptions, folder: Path) -> Any:
+def _gradio_app(runs: Runs, sessions: Sessions, settings: AppOptions) -> Any:
     """Return the ASGI application of Gradio with the page."""
-    os.environ.update(ENVIRONMENT | {"GRADIO_TEMP_DIR": str(folder / "gradio")})
     import gradio
     from fastapi import FastAPI
 
@@ -98,6 +100,10 @@ def _gradio_app(runs: Runs, sessions: Sessions, settings: AppOptions, folder: Pa
 
     fonts = [gradio.themes.Font(name) for name in ("system-ui", "sans-serif")]
     mono = [gradio.themes.Font(name) for name in ("ui-monospace", "monospace")]
+    theme = gradio.themes.Default(primary_hue="teal", neutral_hue="zinc", font=fonts, font_mono=mono)
+    # Dark enough for white letters.
+    dark = {"button_primary_background_fill": "*primary_700", "button_primary_background_fill_hover": "*primary_800"}
+    theme.set(**dark, **{f"{name}_dark": value for name, value in dark.items()})
     return gradio.mount_gradio_app(
         FastAPI(docs_url=None, redoc_url=None, openapi_url=None),
         Page(runs, sessions, settings).blocks(),
@@ -109,7 +115,7 @@ def _gradio_app(runs: Runs, sessions: Sessions, settings: AppOptions, folder: Pa
         enable_monitoring=False,
         mcp_server=False,
         run_history=False,
-        theme=gradio.themes.Default(primary_hue="teal", neutral_hue="zinc", font=fonts, font_mono=mono),
+        theme=theme,
         css=(STATIC / "page.css").read_text(),
     )
 

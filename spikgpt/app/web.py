@@ -6,8 +6,10 @@ copies of both beside those in the folder of the session.
 
 from __future__ import annotations
 
+import asyncio
 import re
 import secrets
+from collections import Counter
 from http.cookies import CookieError, SimpleCookie
 from pathlib import Path
 from typing import Any
@@ -27,7 +29,7 @@ from spikgpt.service.uploads import Message, Receive, drop_body, noting_end, rec
 # Addresses of Gradio's page, and of the calls that the page makes.
 GRADIO = re.compile(
     r"/(|config|theme\.css|favicon\.ico|manifest\.json|robots\.txt|(assets|static|svelte)/.*"
-    r"|gradio_api/(info|startup-events|theme\.css|heartbeat/\w+|queue/(join|data)))/?"
+    r"|gradio_api/(info|startup-events|theme\.css|queue/(join|data)))/?"
 )
 FILES = "|".join(map(re.escape, (CELLS, TABLE, REPORT)))
 RESULT = re.compile(rf"/results/(?P<address>[\w-]+)/(?P<file>{FILES})")
@@ -43,6 +45,9 @@ REPORT_POLICY = (
     "sandbox allow-scripts allow-downloads; default-src 'none'; script-src 'unsafe-inline' 'unsafe-eval'; "
     "style-src 'unsafe-inline'; img-src data: blob:; font-src data:; connect-src data: blob:; worker-src blob:"
 )
+# Connection that an open page keeps, and seconds after its end until the session ends: a page may connect again.
+HEARTBEAT = re.compile(r"/gradio_api/heartbeat/(\w+)")
+GRACE = 2.0
 LOCAL_HOSTS = ("127.0.0.1", "localhost", "[::1]")
 CLOSED = "Open the whole address that spikgpt app printed when it started, with its key."
 
@@ -61,6 +66,9 @@ class Web:
     def __init__(self, gradio: Any, sessions: Sessions, settings: AppOptions, key: str | None) -> None:
         self._gradio, self._sessions, self._settings, self._key = gradio, sessions, settings, key
         self._cookie = f"spikgpt-{secrets.token_hex(4)}"
+        # Open connections of each page, and sessions that end soon.
+        self._hearts = Counter[str]()
+        self._ending = set[asyncio.Task[None]]()
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Answer a request."""
@@ -78,12 +86,36 @@ class Web:
             answer = self._result(match["address"], match["file"], "download" in request.query_params)
         elif path == "/upload":
             answer = await self._upload(request)
+        elif match := HEARTBEAT.fullmatch(path):
+            await self._keep(match[1], scope, receive, send)
+            return
         elif GRADIO.fullmatch(path):
             await self._gradio(scope, receive, self._with_headers(send))
             return
         else:
             answer = PlainTextResponse("There is no such page.", 404)
         await answer(scope, receive, self._with_headers(send))
+
+    async def _keep(self, key: str, scope: Scope, receive: Receive, send: Send) -> None:
+        """Let Gradio answer the connection of an open page, and end the session after it.
+
+        Gradio has an event for the end, which is lost when the page is closed while Gradio writes.
+        """
+        self._hearts[key] += 1
+        try:
+            await self._gradio(scope, receive, self._with_headers(send))
+        finally:
+            self._hearts[key] -= 1
+            ending = asyncio.get_running_loop().create_task(self._end(key))
+            self._ending.add(ending)
+            ending.add_done_callback(self._ending.discard)
+
+    async def _end(self, key: str) -> None:
+        """End a session, unless its page has connected again."""
+        await asyncio.sleep(GRACE)
+        if self._hearts[key] <= 0:
+            del self._hearts[key]
+            await self._sessions.close(key)
 
     def _refused(self, request: Request) -> Response | None:
         """Return the answer to a request that may not use the page, or that brings the key; None for others."""

@@ -249,7 +249,9 @@ def summarised(
         usable=check.usable if check else None,
         verdict=check.kind if check else "",
         evidence=check.evidence if check else "",
-        sentences=[*chosen, *annotation.sentences()],
+        choice=chosen,
+        # The verdict has a place of its own.
+        sentences=[one for one in annotation.sentences() if not (check and one.startswith(check.kind.capitalize()))],
         notes=notes,
         rows=rows,
         clusters=listed,

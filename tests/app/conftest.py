@@ -1,0 +1,202 @@
+"""A real page in a process of its own, and a browser without a network."""
+
+from __future__ import annotations
+
+import os
+import re
+import signal
+import subprocess
+import threading
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+import psutil
+import pytest
+from anndata import AnnData
+
+from spikgpt import Annotation, SpikGPT
+from tests.cli.conftest import PROGRAM
+from tests.service.conftest import has_ended
+
+CHROMIUM = Path("/usr/bin/chromium")
+
+
+class App:
+    """A running page; ``temporary`` is its folder for temporary files."""
+
+    def __init__(self, process: subprocess.Popen[str], temporary: Path) -> None:
+        self.process, self.temporary = process, temporary
+        self.log: list[str] = []
+        self._listening = threading.Event()
+        self._reader = threading.Thread(target=self._read, daemon=True)
+        self._reader.start()
+        assert self._listening.wait(180), self.log
+        # The address with its key, and the address alone.
+        self.url = next(match[1] for line in self.log if (match := re.match(r"Open (\S+) in a browser;", line)))
+        self.address = self.url.partition("?")[0]
+
+    def _read(self) -> None:
+        assert self.process.stderr is not None
+        with suppress(ValueError):  # closed by the test
+            for line in self.process.stderr:
+                self.log.append(line)
+                if line.startswith("Open "):
+                    self._listening.set()
+        self._listening.set()
+
+    def files(self) -> list[Path]:
+        """Return the files of all sessions."""
+        return [path for path in self.temporary.rglob("*") if path.is_file()]
+
+    def children(self) -> list[psutil.Process]:
+        """Return the worker processes, and the process that removes the folder."""
+        return list(psutil.Process(self.process.pid).children())
+
+    def wait_until(self, condition: Callable[[], Any], seconds: float = 60) -> None:
+        """Wait for a condition, which must come true."""
+        end = time.monotonic() + seconds
+        while not condition():
+            assert time.monotonic() < end, (self.log, self.files())
+            time.sleep(0.05)
+
+    def stop(self) -> int:
+        """Send SIGTERM and return the exit code."""
+        self.process.send_signal(signal.SIGTERM)
+        code = self.process.wait(60)
+        self._reader.join()
+        return code
+
+
+@contextmanager
+def running(temporary: Path, *arguments: object) -> Iterator[App]:
+    """Run ``spikgpt app``, by default with the reference pancreas, and see that it leaves nothing behind."""
+    models = () if "--model" in arguments else ("--model", "pancreas")
+    command = [*PROGRAM, "app", "--port", "0", *models, *map(str, arguments)]
+    environment = {**os.environ, "TMPDIR": str(temporary)}
+    with subprocess.Popen(command, stderr=subprocess.PIPE, text=True, env=environment) as process:
+        try:
+            app = App(process, temporary)
+            children = app.children()
+            yield app
+            if process.poll() is None:
+                assert app.stop() == 0, app.log
+            app.wait_until(lambda: all(map(has_ended, children)))
+            app.wait_until(lambda: not list(temporary.iterdir()))
+            assert not any("Traceback" in line for line in app.log), app.log
+        finally:
+            process.kill()
+
+
+@pytest.fixture(scope="session")
+def app(tmp_path_factory: pytest.TempPathFactory) -> Iterator[App]:
+    """Show a page with two references and two workers, for small files."""
+    pytest.importorskip("gradio")
+    models = ("--model", "pancreas", "--model", "pbmc")
+    with running(
+        tmp_path_factory.mktemp("app"), *models, "--concurrent", 2, "--max-mb", 3, "--max-cells", 500
+    ) as shown:
+        yield shown
+
+
+@pytest.fixture(scope="session")
+def chromium() -> Iterator[Any]:
+    """Start a browser, or skip the test where there is none."""
+    playwright = pytest.importorskip("playwright.sync_api")
+    if not CHROMIUM.exists():
+        pytest.skip(f"there is no {CHROMIUM}")
+    with playwright.sync_playwright() as started:
+        browser = started.chromium.launch(executable_path=str(CHROMIUM), args=["--no-sandbox"])
+        yield browser
+        browser.close()
+
+
+class User:
+    """A user with a browser of their own, who watches its console and its requests."""
+
+    def __init__(self, browser: Any, app: App, **settings: Any) -> None:
+        self.app = app
+        self.errors: list[str] = []
+        self.requests: list[str] = []
+        self.context = browser.new_context(**settings)
+        self.page = self.context.new_page()
+        self.page.set_default_timeout(60_000)
+        self.page.on("console", lambda message: self.errors.append(message.text) if message.type == "error" else None)
+        self.page.on("pageerror", lambda error: self.errors.append(str(error)))
+        self.page.on("dialog", lambda dialog: self.errors.append(dialog.message))
+        self.context.on("request", lambda request: self.requests.append(request.url))
+        self.page.goto(app.url)
+        self.page.wait_for_selector(".sg-zone")
+
+    def upload(self, path: Path) -> None:
+        """Choose a file, and wait until the server has it."""
+        self.page.set_input_files(".sg-zone input", path)
+        self.page.wait_for_selector('.sg-zone[data-state="ready"]')
+
+    def begin(self, reference: str = "pancreas (13 cell types)") -> None:
+        """Choose a reference, and press Annotate."""
+        self.page.get_by_label("Reference").click()
+        self.page.get_by_role("option", name=reference).click()
+        self.page.click("#annotate")
+
+    def counts(self) -> dict[str, int]:
+        """Wait for the labels, and return the number of cells of each."""
+        self.page.wait_for_selector(".sg-labels")
+        rows = [row.locator("td").all_inner_texts() for row in self.page.locator(".sg-labels tbody tr").all()]
+        return {label: int(cells.replace(",", "")) for label, cells, *_ in rows}
+
+    def error(self) -> str:
+        """Wait for an error, and return it."""
+        self.page.wait_for_selector(".sg-error")
+        return str(self.page.inner_text(".sg-error"))
+
+    def download(self, ending: str, folder: Path) -> Path:
+        """Save the download of an ending."""
+        with self.page.expect_download() as started:
+            self.page.click(f'.sg-download[download$="{ending}"]')
+        path = folder / started.value.suggested_filename
+        started.value.save_as(path)
+        return path
+
+    def leave(self) -> None:
+        """Close the browser, and see that it asked no other server and had no error."""
+        self.context.close()
+        assert not self.errors, self.errors
+        # Addresses such as data: and blob: are no requests to a server.
+        asked = {url for url in self.requests if not url.startswith(("data:", "blob:"))}
+        assert {url for url in asked if not url.startswith(self.app.address)} == set()
+
+
+@pytest.fixture
+def user(chromium: Any, app: App) -> Iterator[User]:
+    """Return a user of the page, who sees no error and asks no other server."""
+    visitor = User(chromium, app)
+    yield visitor
+    visitor.leave()
+
+
+@pytest.fixture(scope="session")
+def few_file(few: AnnData, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Return an .h5ad file of 120 cells in three clusters."""
+    adata = few.copy()
+    adata.obs["leiden"] = pd.Categorical([str(row % 3) for row in range(adata.n_obs)])
+    path = tmp_path_factory.mktemp("cells") / "few.h5ad"
+    adata.write_h5ad(path)
+    return path
+
+
+@pytest.fixture(scope="session")
+def expected(shipped: SpikGPT, few: AnnData) -> Annotation:
+    """Return the labels of these cells by the library."""
+    return shipped.annotate(few.copy(), progress=False)
+
+
+@pytest.fixture(scope="session")
+def damaged_file(few_file: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Return a file of cells that is cut off."""
+    path = tmp_path_factory.mktemp("cells") / "damaged.h5ad"
+    path.write_bytes(few_file.read_bytes()[:5000])
+    return path

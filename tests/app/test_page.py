@@ -1,0 +1,194 @@
+"""The page in a real browser: upload, labels, downloads, mistakes, and files that mean harm."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import anndata
+import numpy as np
+import pandas as pd
+import pytest
+from anndata import AnnData
+
+from spikgpt import Annotation, SpikGPT
+from tests.app.conftest import App, User
+from tests.cells.conftest import endless
+from tests.cli.conftest import Run
+from tests.cli.conftest import run as command_line_run
+
+# A fixture of the tests of the command line.
+run = command_line_run
+HOSTILE = (
+    "<img src=x onerror=alert(1)>",
+    "</td></table><script>alert(2)</script>",
+    "{{value}} ${alert(3)} {{#each value}} @children",
+    "\u202egnp.exe\u202c \u0627\u0644\u062e\u0644\u0627\u064a\u0627",
+    "\x1b[31mred\x07",
+    "long " * 40,
+)
+
+
+def words_of_the_command_line(run: Run, query: Path, folder: Path) -> str:
+    """Return the error of spikgpt annotate, without the folder of the file."""
+    ran = run("annotate", query, "--model", "pancreas", "--table", folder / "labels.csv")
+    assert ran.code == 2
+    return ran.err.strip().replace(f"{query.parent}/", "")
+
+
+def test_a_file_is_labelled_and_downloaded(user: User, few_file: Path, expected: Annotation, tmp_path: Path) -> None:
+    user.upload(few_file)
+    user.begin()
+    assert user.counts() == expected.counts()
+    # The verdict is above the table.
+    verdict = user.page.locator(".sg-verdict")
+    assert expected.compatibility is not None
+    assert expected.compatibility.kind.capitalize() in verdict.inner_text()
+    assert verdict.bounding_box()["y"] < user.page.locator(".sg-labels").bounding_box()["y"]
+    table = pd.read_csv(user.download(".csv", tmp_path), index_col=0)
+    assert table["spikgpt_label"].tolist() == expected.labels.tolist()
+    labelled = anndata.read_h5ad(user.download(".h5ad", tmp_path))
+    assert labelled.obs["spikgpt_label"].astype(str).tolist() == expected.labels.tolist()
+    assert labelled.obs["leiden"].tolist() == [str(row % 3) for row in range(120)]
+    assert labelled.uns["spikgpt"]["reference"] == "pancreas"
+
+
+def test_mistakes_are_one_line_and_the_page_goes_on(
+    user: User, damaged_file: Path, few_file: Path, expected: Annotation, run: Run, tmp_path: Path
+) -> None:
+    user.page.click("#annotate")
+    assert user.error() == "Error: No file is named. Drop a file of cells on the page, or name the path of one."
+    user.upload(damaged_file)
+    user.begin()
+    user.page.wait_for_function("document.querySelector('.sg-error')?.innerText.includes('damaged.h5ad')")
+    assert user.error() == words_of_the_command_line(run, damaged_file, tmp_path)
+    assert not user.page.locator(".sg-labels").count()
+    user.upload(few_file)
+    user.page.click("#annotate")
+    assert user.counts() == expected.counts()
+    assert not user.page.locator(".sg-error").count()
+    user.page.get_by_text("Options").click()
+    user.page.get_by_label("Column with clusters").fill("nowhere")
+    user.page.click("#annotate")
+    assert "nowhere" in user.error()
+    assert "leiden" in user.error()
+
+
+def test_the_options_change_the_labels(
+    user: User, few_file: Path, shipped: SpikGPT, few: AnnData, app: App, tmp_path: Path
+) -> None:
+    adata = few.copy()
+    adata.obs["leiden"] = pd.Categorical([str(row % 3) for row in range(adata.n_obs)])
+    annotation = shipped.annotate(adata, unknown_rate=0, cluster_key="leiden", batch_key=None, progress=False)
+    user.page.get_by_label("Or the path of a file").fill(str(few_file))
+    user.page.get_by_text("Options").click()
+    user.page.get_by_label("Column with clusters").fill("leiden")
+    user.page.get_by_label("Column with batches").fill("")
+    user.page.get_by_role("checkbox", name="Unknown").uncheck()
+    user.begin()
+    assert user.counts() == annotation.counts()
+    assert "Unknown" not in annotation.counts()
+    assert user.page.locator(".sg-clusters tbody tr").count() == 3
+    # A local file is read where it is.
+    assert few_file.name not in [path.name for path in app.files() if path.parent.name != ".results"]
+    table = pd.read_csv(user.download(".csv", tmp_path), index_col=0)
+    assert table["spikgpt_cluster_label"].tolist() == list(adata.obs["spikgpt_cluster_label"])
+
+
+def test_the_reference_is_chosen(user: User, few_file: Path, expected: Annotation) -> None:
+    user.upload(few_file)
+    user.begin("auto")
+    assert user.counts() == expected.counts()
+    assert "reference pancreas" in user.page.inner_text(".sg-verdict")
+    assert "pbmc" in user.page.text_content(".sg-more")
+    user.begin("pbmc")
+    user.page.wait_for_selector(".sg-bad")
+    assert "do not use" in user.page.inner_text(".sg-verdict h2")
+
+
+def test_hostile_names_do_no_harm(user: User, few: AnnData, tmp_path: Path) -> None:
+    adata = few.copy()
+    adata.obs["<b>clusters"] = pd.Categorical([HOSTILE[row % len(HOSTILE)] for row in range(adata.n_obs)])
+    adata.obs_names = [f"{HOSTILE[row % len(HOSTILE)]}{row}" for row in range(adata.n_obs)]
+    path = tmp_path / "<img src=x onerror=alert(9)>\u202e.h5ad"
+    adata.write_h5ad(path)
+    user.upload(path)
+    user.page.get_by_text("Options").click()
+    user.page.get_by_label("Column with clusters").fill("<b>clusters")
+    user.begin()
+    user.page.wait_for_selector(".sg-clusters")
+    names = [row.locator("td").first.inner_text() for row in user.page.locator(".sg-clusters tbody tr").all()]
+    assert len(names) == len(HOSTILE)
+    assert {HOSTILE[0], HOSTILE[2].strip()} <= set(names)
+    assert not any("\u202e" in one or "\x1b" in one for one in names)
+    # No element came from a name, and nothing is wider than the page.
+    assert user.page.locator("#labels img, #labels script, #labels b, .sg-file img").count() == 0
+    assert user.page.evaluate("document.documentElement.scrollWidth <= window.innerWidth")
+    table = pd.read_csv(user.download(".csv", tmp_path), index_col=0)
+    assert len(table) == adata.n_obs
+
+
+def test_an_upload_that_is_too_large_is_refused(user: User, few_file: Path, tmp_path: Path) -> None:
+    large = tmp_path / "large.h5ad"
+    large.write_bytes(bytes(4 * 1024 * 1024))
+    user.page.set_input_files(".sg-zone input", large)
+    user.page.wait_for_selector('.sg-zone[data-state="failed"]')
+    assert "4.2 MB; expected at most 3.1 MB" in user.page.inner_text(".sg-file")
+    user.upload(few_file)
+    user.page.click(".sg-remove")
+    user.page.click("#annotate")
+    assert "No file is named" in user.error()
+
+
+def test_a_run_is_stopped_and_another_one_begins(
+    user: User, few: AnnData, few_file: Path, expected: Annotation, tmp_path: Path
+) -> None:
+    hanging = tmp_path / "hanging.h5ad"
+    few.write_h5ad(hanging)
+    endless(hanging)
+    user.upload(hanging)
+    user.begin()
+    user.page.wait_for_selector(".sg-status progress")
+    user.page.wait_for_selector("#stop:not([disabled])")
+    user.page.click("#stop")
+    user.page.get_by_text("Stopped. Nothing was kept").wait_for()
+    user.upload(few_file)
+    user.page.click("#annotate")
+    assert user.counts() == expected.counts()
+
+
+def test_a_page_that_is_closed_leaves_nothing(chromium: Any, app: App, few_file: Path) -> None:
+    before = len(app.files())
+    user = User(chromium, app)
+    user.upload(few_file)
+    user.begin()
+    user.counts()
+    assert len(app.files()) > before
+    user.leave()
+    app.wait_until(lambda: len(app.files()) == before)
+
+
+@pytest.mark.slow
+def test_ten_users_at_once_get_their_own_labels(
+    chromium: Any, app: App, query: AnnData, shipped: SpikGPT, tmp_path: Path
+) -> None:
+    users, wanted = [], []
+    for number in range(10):
+        # Files of the same name and other cells.
+        cells = query[np.arange(number, 300, 2 + number % 3)].copy()
+        path = tmp_path / str(number) / "cells.h5ad"
+        path.parent.mkdir()
+        cells.write_h5ad(path)
+        wanted.append(shipped.annotate(cells, progress=False))
+        users.append(User(chromium, app))
+        users[-1].upload(path)
+    for user in users:
+        user.begin()
+    for user, annotation in zip(users, wanted, strict=True):
+        assert user.counts() == annotation.counts()
+        table = pd.read_csv(user.download(".csv", tmp_path), index_col=0)
+        assert table.index.tolist() == list(annotation.obs_names)
+        assert table["spikgpt_label"].tolist() == annotation.labels.tolist()
+    for user in users:
+        user.leave()
+    app.wait_until(lambda: not app.files())
