@@ -21,6 +21,7 @@ from starlette.responses import FileResponse, JSONResponse, PlainTextResponse, R
 from spikgpt.app.messages import CELLS, REPORT, RESULTS, TABLE
 from spikgpt.app.sessions import Sessions
 from spikgpt.app.settings import AppOptions
+from spikgpt.errors import fault, printable
 from spikgpt.service.app import Scope, Send
 from spikgpt.service.messages import UPLOAD
 from spikgpt.service.refusals import Kind, Refusal
@@ -174,6 +175,11 @@ class Web:
             return JSONResponse(refusal.body(), refusal.status, refusal.headers)
         except ClientDisconnect:
             return Response(status_code=400)
+        except OSError as error:
+            text = (
+                f"The upload could not be written: {error.strerror or error}. {fault(error) or 'Load the page again.'}"
+            )
+            return JSONResponse({"error": printable(text)}, 500)
 
     def _with_headers(self, send: Send) -> Send:
         """Return a sender that adds the headers of all answers."""

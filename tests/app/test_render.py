@@ -1,0 +1,86 @@
+"""Texts of files are shown as text; the verdict comes first."""
+
+from __future__ import annotations
+
+from html.parser import HTMLParser
+
+import pytest
+
+from spikgpt.app import render
+from spikgpt.app.messages import CELLS, REPORT, TABLE, ClusterRow, Finished, Step
+from spikgpt.service.messages import Progress
+from tests.app.test_messages import summary
+from tests.app.test_page import HOSTILE
+
+KNOWN = {"div", "p", "b", "h2", "h3", "ul", "li", "table", "thead", "tbody", "tr", "th", "td", "i", "bdi", "a", "span"}
+
+
+class Elements(HTMLParser):
+    """The elements and the attributes of HTML."""
+
+    def __init__(self, text: str) -> None:
+        super().__init__()
+        self.names, self.attributes, self.text = set[str](), set[str](), ""
+        self.feed(text)
+
+    def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
+        self.names.add(tag)
+        self.attributes |= {name for name, _ in attrs}
+
+    def handle_data(self, data: str) -> None:
+        self.text += data
+
+
+def test_the_verdict_comes_first_then_files_and_labels() -> None:
+    html = render.result(Finished(summary("alpha", "Unknown", files=(CELLS, TABLE)), "ADDRESS", 2.5))
+    places = [html.index(text) for text in ("Like the reference", CELLS, TABLE, "alpha", "Unknown", "2.5 s")]
+    assert places == sorted(places)
+    assert 'href="results/ADDRESS/labels.csv?download=1"' in html
+    assert render.report(Finished(summary("alpha", files=(CELLS,)), "ADDRESS", 1)) == ""
+
+
+@pytest.mark.parametrize(
+    ("usable", "kind", "words"),
+    [
+        (True, "sg-good", "Like the reference"),
+        (False, "sg-bad", "Like the reference"),
+        (None, "sg-none", "Not checked"),
+    ],
+)
+def test_the_verdict_has_a_colour_and_words(usable: bool | None, kind: str, words: str) -> None:
+    html = render.result(Finished(summary("alpha", usable=usable), "ADDRESS", 1))
+    assert f'<div class="sg-verdict {kind}">' in html
+    assert words in html
+
+
+@pytest.mark.parametrize("name", HOSTILE)
+def test_hostile_names_are_texts(name: str) -> None:
+    shown = summary(name, "Unknown")
+    shown.sentences.append(name)
+    shown.notes.append(name)
+    shown.clusters.append(ClusterRow(name=name, cells=1, label=name, share=1, unknown_share=0, genes=name))
+    html = render.result(Finished(shown, "ADDRESS", 1)) + render.error(name)
+    html += render.progress(Step(Progress(name, 1, 2), 1))
+    elements = Elements(html)
+    assert elements.names <= KNOWN | {"progress"}
+    assert not {one for one in elements.attributes if one.startswith("on")}
+    # No sign that the templates of Gradio know, and no sign that turns or hides the text around it.
+    assert not set("{}$`@\\") & set(html)
+    assert all(character.isprintable() for character in html)
+    if name.isprintable():
+        assert name in elements.text
+
+
+def test_the_report_cannot_reach_the_page() -> None:
+    html = render.report(Finished(summary("alpha", files=(REPORT,)), "ADDRESS", 1))
+    assert 'src="results/ADDRESS/report.html"' in html
+    assert 'sandbox="allow-scripts allow-downloads"' in html
+    assert "allow-same-origin" not in html
+
+
+def test_progress_has_a_bar_where_the_number_of_cells_is_known() -> None:
+    html = render.progress(Step(Progress("Labelling", 1500, 3000), 7.4))
+    assert '<progress value="1500" max="3000">' in html
+    assert "Labelling, 1,500 of 3,000 " in html
+    assert "7 s" in html
+    assert "<progress></progress>" in render.progress(Step(Progress("Reading"), 0))

@@ -1,0 +1,168 @@
+"""Runs are admitted, followed and stopped."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Awaitable, Callable
+from pathlib import Path
+from typing import Any, cast
+
+import msgspec
+import pytest
+
+from spikgpt.app.messages import RESULTS, SUMMARY, Finished, PageJob, Step
+from spikgpt.app.runs import STARTING, WAITING, Request, Runs, Stopped
+from spikgpt.app.sessions import Session
+from spikgpt.app.settings import AppOptions
+from spikgpt.errors import ConfigError, SpikGPTError
+from spikgpt.service.messages import Done, Progress
+from spikgpt.service.pool import WorkerPool
+from spikgpt.service.refusals import Kind, Refusal
+from tests.app.test_messages import summary
+from tests.app.test_sessions import files, writing
+
+LABELS = summary("alpha")
+
+
+class MadeUpPool:
+    """A pool whose worker waits for an event, and then answers."""
+
+    def __init__(self, error: SpikGPTError | None = None) -> None:
+        self.error, self.release = error, asyncio.Event()
+        self.jobs: list[PageJob] = []
+        self.stopped = 0
+
+    async def submit(
+        self, job: PageJob, timeout: float, is_abandoned: Callable[[], Awaitable[bool]], on_progress: Any
+    ) -> Done:
+        self.jobs.append(job)
+        try:
+            await asyncio.sleep(0.01)
+            assert not await is_abandoned()
+            on_progress(Progress("Labelling", 1, 2))
+            await self.release.wait()
+        except asyncio.CancelledError:
+            self.stopped += 1
+            raise
+        if self.error:
+            raise self.error
+        results = Path(job.folder, RESULTS)
+        results.mkdir()
+        (results / SUMMARY).write_bytes(msgspec.json.encode(LABELS))
+        return Done(file="", headers={}, cells=10)
+
+
+def runs_of(pool: MadeUpPool, **settings: Any) -> Runs:
+    return Runs(cast(WorkerPool, pool), AppOptions(concurrent=1, queue=0, **settings))
+
+
+async def begun(runs: Runs, session: Session, request: Request, reports: list[Step | Finished]) -> None:
+    async for report in runs.run(session, request):
+        reports.append(report)
+
+
+async def uploaded(folder: Path) -> Session:
+    session = Session(folder)
+    await session.receive("cells.h5ad", writing(b"cells"))
+    return session
+
+
+def test_steps_are_followed_by_labels(tmp_path: Path) -> None:
+    async def check() -> None:
+        pool, session, reports = MadeUpPool(), await uploaded(tmp_path), list[Step | Finished]()
+        run = asyncio.create_task(begun(runs_of(pool), session, Request("pancreas", unknown=False), reports))
+        await asyncio.sleep(0.5)
+        assert session.run is not None
+        pool.release.set()
+        await run
+        *steps, last = reports
+        assert [one.progress.step for one in steps if isinstance(one, Step)][0] == WAITING
+        assert steps[-1].progress == Progress("Labelling", 1, 2)  # type: ignore[union-attr]
+        assert isinstance(last, Finished)
+        assert last.summary == LABELS
+        assert session.results is not None
+        assert last.address == session.results[0]
+        (job,) = pool.jobs
+        assert (job.query, job.model, job.cluster_key) == ("cells.h5ad", "pancreas", None)
+        assert job.options == {"batch_key": "auto", "unknown_rate": 0.0}
+        # The upload stays for the next run; its second name is gone.
+        assert files(tmp_path) == ["cells.h5ad", SUMMARY]
+        assert session.run is None
+
+    asyncio.run(check())
+    assert STARTING != WAITING
+
+
+def test_one_run_a_page_and_as_many_as_the_server_admits(tmp_path: Path) -> None:
+    async def check() -> None:
+        pool, one, other = MadeUpPool(), await uploaded(tmp_path / "a"), await uploaded(tmp_path / "b")
+        runs, request = runs_of(pool), Request("pancreas")
+        run = asyncio.create_task(begun(runs, one, request, []))
+        await asyncio.sleep(0.1)
+        with pytest.raises(Refusal, match="labels a file already"):
+            await begun(runs, one, request, [])
+        with pytest.raises(Refusal, match="1 files to label already"):
+            await begun(runs, other, request, [])
+        pool.release.set()
+        await run
+        await begun(runs, other, request, [])
+        assert len(pool.jobs) == 2
+
+    asyncio.run(check())
+
+
+@pytest.mark.parametrize("way", ["stop", "leave"])
+def test_a_run_that_is_stopped_keeps_nothing(way: str, tmp_path: Path) -> None:
+    async def check() -> None:
+        pool, session = MadeUpPool(), await uploaded(tmp_path)
+        run = asyncio.create_task(begun(runs_of(pool), session, Request("pancreas"), []))
+        await asyncio.sleep(0.1)
+        if way == "stop":
+            assert await session.stop()
+            with pytest.raises(Stopped):
+                await run
+        else:
+            run.cancel()
+            with pytest.raises(asyncio.CancelledError):
+                await run
+        assert pool.stopped == 1
+        assert files(tmp_path) == ["cells.h5ad"]
+        assert not await session.stop()
+
+    asyncio.run(check())
+
+
+def test_an_error_of_the_worker_is_raised(tmp_path: Path) -> None:
+    async def check() -> None:
+        pool, session = MadeUpPool(Refusal(Kind.DATA_ERROR, "damaged")), await uploaded(tmp_path)
+        pool.release.set()
+        runs = runs_of(pool)
+        for _ in range(2):
+            with pytest.raises(Refusal, match="damaged"):
+                await begun(runs, session, Request("pancreas"), [])
+        assert files(tmp_path) == ["cells.h5ad"]
+
+    asyncio.run(check())
+
+
+def test_a_path_is_for_local_pages_only(tmp_path: Path) -> None:
+    async def check() -> None:
+        pool = MadeUpPool()
+        pool.release.set()
+        await begun(runs_of(pool), Session(tmp_path), Request("auto", " ~/cells.h5ad ", " leiden ", " "), [])
+        (job,) = pool.jobs
+        assert job.query == str(Path.home() / "cells.h5ad")
+        assert (job.cluster_key, job.options["batch_key"]) == ("leiden", None)
+        with pytest.raises(ConfigError, match="No file is named"):
+            await begun(runs_of(pool, host="0.0.0.0"), Session(tmp_path), Request("auto", "/etc/passwd"), [])
+        with pytest.raises(ConfigError, match="Two files are named"):
+            await begun(runs_of(pool), await uploaded(tmp_path), Request("auto", "/etc/passwd"), [])
+        with pytest.raises(ConfigError, match="No reference is named"):
+            await begun(runs_of(pool), await uploaded(tmp_path), Request(" "), [])
+        session = await uploaded(tmp_path)
+        session.uploads_running = 1
+        with pytest.raises(ConfigError, match="not complete yet"):
+            await begun(runs_of(pool), session, Request("auto"), [])
+        assert len(pool.jobs) == 1
+
+    asyncio.run(check())

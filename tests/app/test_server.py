@@ -1,0 +1,75 @@
+"""The server starts, stops and is killed without leaving a file."""
+
+from __future__ import annotations
+
+import signal
+from pathlib import Path
+from typing import Any
+
+import httpx
+import psutil
+import pytest
+from anndata import AnnData
+
+from spikgpt.app.folders import PREFIX
+from spikgpt.app.reaper import __file__ as reaper_file
+from tests.app.conftest import App, User, running
+from tests.cells.conftest import endless
+from tests.service.conftest import has_ended
+
+pytest.importorskip("gradio")
+
+
+def reaper_of(app: App) -> psutil.Process:
+    """Return the process that removes the folder of a page."""
+    return next(one for one in app.children() if reaper_file in one.cmdline())
+
+
+def test_the_page_is_closed_to_others_and_asks_nobody(app: App) -> None:
+    assert httpx.get(app.address).status_code == 403
+    with httpx.Client(follow_redirects=True) as client:
+        page = client.get(app.url)
+        assert page.status_code == 200
+        assert "fonts.googleapis.com" not in page.text
+        config = client.get(f"{app.address}config").json()
+    assert config["analytics_enabled"] is False
+    assert not config.get("is_space")
+    # No other port: neither a share link nor a second server.
+    process = psutil.Process(app.process.pid)
+    ports = {one.laddr.port for child in (process, *process.children()) for one in child.net_connections("inet")
+             if one.status == psutil.CONN_LISTEN}
+    assert ports == {int(app.address.rstrip("/").rpartition(":")[2])}
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("way", ["server", "server and helper", "terminated"])
+def test_killed_in_the_middle_it_leaves_nothing(way: str, chromium: Any, few: AnnData, tmp_path: Path) -> None:
+    hanging = tmp_path / "hanging.h5ad"
+    few.write_h5ad(hanging)
+    endless(hanging)
+    temporary = tmp_path / "temporary"
+    temporary.mkdir()
+    with running(temporary, "--concurrent", 1) as app:
+        user, children = User(chromium, app), app.children()
+        user.upload(hanging)
+        user.begin()
+        user.page.wait_for_selector(".sg-status progress")
+        app.wait_until(lambda: "hanging.h5ad" in [path.name for path in app.files()])
+        assert len(list(temporary.glob(f"{PREFIX}*"))) == 1
+        if way == "server and helper":
+            reaper_of(app).kill()
+        app.process.send_signal(signal.SIGTERM if way == "terminated" else signal.SIGKILL)
+        assert app.process.wait(30) == (0 if way == "terminated" else -signal.SIGKILL)
+        app.wait_until(lambda: all(map(has_ended, children)))
+        user.context.close()
+        if way == "server and helper":
+            assert list(temporary.glob(f"{PREFIX}*"))
+            # The next page removes what is left.
+            with running(temporary, "--concurrent", 1):
+                assert len(list(temporary.glob(f"{PREFIX}*"))) == 1
+        app.wait_until(lambda: not list(temporary.iterdir()))
+
+
+@pytest.mark.slow
+def test_the_folder_of_the_hub_card_starts_a_page(chromium: Any, few_file: Path, tmp_path: Path) -> None:
+    """Run the Space as Hugging Face does."""

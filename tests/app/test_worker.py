@@ -1,0 +1,156 @@
+"""A worker labels files as the command line does, and writes what the page shows."""
+
+from __future__ import annotations
+
+import resource
+from pathlib import Path
+
+import anndata
+import numpy as np
+import pandas as pd
+import pytest
+from anndata import AnnData
+
+from spikgpt import Annotation, SpikGPT, annotate
+from spikgpt.app import worker
+from spikgpt.app.messages import CELLS, RESULTS, TABLE, PageJob, Summary
+from spikgpt.app.worker import Models, described, load, run_job, size_of
+from spikgpt.service.messages import Done, Failed, Model, Progress, Reply, Setup
+
+
+@pytest.fixture(scope="session")
+def models() -> Models:
+    """Load two references, as the worker of a public page does."""
+    setup = Setup(models=(Model("pancreas"), Model("pbmc")), keywords={"is_open": False}, max_cells=500)
+    return load(setup)
+
+
+def job_of(folder: Path, query: str, model: str = "pancreas", **fields: object) -> PageJob:
+    values = {"options": {"batch_key": "auto", "unknown_rate": None}, "max_bytes": 10_000_000, **fields}
+    return PageJob(folder=str(folder), model=model, media="", query=query, **values)  # type: ignore[arg-type]
+
+
+def run(job: PageJob, models: Models, limit: int = 500) -> tuple[Done | Failed, list[Reply]]:
+    sent: list[Reply] = []
+    return run_job(job, models, limit, sent.append), sent
+
+
+def linked(path: Path, folder: Path) -> str:
+    """Put a file into the folder of a job, and return its name."""
+    (folder / path.name).write_bytes(path.read_bytes())
+    return path.name
+
+
+def test_a_file_is_labelled_as_by_the_library(
+    models: Models, few_file: Path, expected: Annotation, tmp_path: Path
+) -> None:
+    here = Path.cwd()
+    done, sent = run(job_of(tmp_path, linked(few_file, tmp_path), cluster_key="leiden"), models)
+    assert isinstance(done, Done), done
+    assert done.cells == 120
+    summary = Summary.read(tmp_path)
+    assert {row.label: row.cells for row in summary.rows} == expected.counts()
+    assert [row.confidence is None for row in summary.rows] == [row.label == "Unknown" for row in summary.rows]
+    assert expected.compatibility is not None
+    assert (summary.verdict, summary.usable) == (expected.compatibility.kind, expected.compatibility.usable)
+    assert {one.name for one in summary.clusters} == {"0", "1", "2"}
+    assert summary.files[:2] == [CELLS, TABLE]
+    table = pd.read_csv(tmp_path / RESULTS / TABLE, index_col=0)
+    assert table["spikgpt_label"].tolist() == expected.labels.tolist()
+    labelled = anndata.read_h5ad(tmp_path / RESULTS / CELLS)
+    assert labelled.obs["spikgpt_label"].astype(str).tolist() == expected.labels.tolist()
+    # The steps of the work, and the cells that are done.
+    steps = [one.step for one in sent if isinstance(one, Progress)]
+    assert {"Reading", "Labelling", worker.WRITING} <= set(steps)
+    assert any(one.done == one.total == 120 for one in sent if isinstance(one, Progress))
+    assert Path.cwd() == here
+
+
+def test_several_references_and_auto(models: Models, few: AnnData, few_file: Path, tmp_path: Path) -> None:
+    for model, options in (("auto", {}), ("pancreas,pbmc", {"unknown_rate": 0.0})):
+        folder = tmp_path / model
+        folder.mkdir()
+        done, _ = run(job_of(folder, linked(few_file, folder), model, options=options), models)
+        assert isinstance(done, Done), done
+        named = ["pancreas", "pbmc"]
+        if model == "auto":
+            counts = annotate(few.copy(), "pancreas", progress=False).counts()
+        else:
+            counts = annotate(few.copy(), named, unknown_rate=0, progress=False).counts()
+        summary = Summary.read(folder)
+        assert {row.label: row.cells for row in summary.rows} == counts
+        assert bool(summary.choice) is (model == "auto")
+
+
+def test_mistakes_have_the_words_of_the_command_line(models: Models, few_file: Path, tmp_path: Path) -> None:
+    query = linked(few_file, tmp_path)
+    (tmp_path / "damaged.h5ad").write_bytes(few_file.read_bytes()[:5000])
+    (tmp_path / "notes.txt").write_text("no cells")
+    for fields, limit, kind, words in (
+        ({}, 119, "TooManyCells", "120 cells; expected at most 119"),
+        ({"query": "damaged.h5ad"}, 500, "DataError", "damaged.h5ad"),
+        ({"query": "notes.txt"}, 500, "DataError", "notes.txt has 1 lines"),
+        ({"query": "nothing.h5ad"}, 500, "DataError", "nothing.h5ad"),
+        ({"cluster_key": "nowhere"}, 500, "LabelsError", "nowhere"),
+        ({"options": {"batch_key": "nowhere"}}, 500, "DataError", "nowhere"),
+        ({"options": {"unknown_rate": 7}}, 500, "ConfigError", "unknown_rate is 7; expected"),
+        ({"model": "../elsewhere"}, 500, "ReferenceNotFound", "There is no reference '../elsewhere' here; choose one"),
+        ({"model": "pancreas,retina"}, 500, "ReferenceNotFound", "choose one of pancreas, pbmc"),
+    ):
+        given = {"query": query, **fields}
+        failed, _ = run(job_of(tmp_path, **given), models, limit)  # type: ignore[arg-type]
+        assert isinstance(failed, Failed), given
+        assert (failed.kind, str(tmp_path) in failed.error) == (kind, False), failed
+        assert words in failed.error
+        assert "\n" not in failed.error
+        (tmp_path / RESULTS).rmdir()
+
+
+def test_a_local_page_opens_any_reference(few_file: Path, expected: Annotation, tmp_path: Path) -> None:
+    setup = Setup(models=(Model("pbmc"),), keywords={"is_open": True, "local_files_only": True}, max_cells=500)
+    models = load(setup)
+    assert [one.name for one in described(models).references] == ["pbmc"]
+    done, _ = run(job_of(tmp_path, linked(few_file, tmp_path)), models)
+    assert isinstance(done, Done), done
+    assert {row.label: row.cells for row in Summary.read(tmp_path).rows} == expected.counts()
+    at_hand, failed = models.at_hand()
+    assert {"pancreas", "pbmc", "retina"} <= {one.name for one in at_hand}
+    assert not failed
+    assert models.at_hand()[0] is at_hand
+    (tmp_path / "other").mkdir()
+    refused, _ = run(job_of(tmp_path / "other", str(few_file), str(tmp_path / "no folder")), models)
+    assert isinstance(refused, Failed)
+    # The words of the command line, which a service would keep to itself.
+    assert "There is no folder" in refused.error
+
+
+def test_a_large_local_file_is_not_copied(models: Models, few_file: Path, tmp_path: Path) -> None:
+    done, _ = run(job_of(tmp_path, str(few_file), max_bytes=size_of(few_file) - 1), models)
+    assert isinstance(done, Done)
+    summary = Summary.read(tmp_path)
+    assert CELLS not in summary.files
+    assert TABLE in summary.files
+    assert "no labelled copy was written" in summary.notes[-1]
+
+
+def test_a_table_is_labelled_too(models: Models, few: AnnData, expected: Annotation, tmp_path: Path) -> None:
+    frame = pd.DataFrame(few.X.toarray().astype(int), index=few.obs_names, columns=few.var_names)
+    frame.to_csv(tmp_path / "labels.csv")
+    done, _ = run(job_of(tmp_path, "labels.csv"), models)
+    assert isinstance(done, Done), done
+    table = pd.read_csv(tmp_path / RESULTS / TABLE, index_col=0)
+    assert np.mean(table["spikgpt_label"].to_numpy() == expected.labels) > 0.99
+
+
+def test_the_size_of_written_files_is_limited() -> None:
+    before = resource.getrlimit(resource.RLIMIT_FSIZE)
+    try:
+        worker.limit_files(1000)
+        assert resource.getrlimit(resource.RLIMIT_FSIZE)[0] == worker.ROOM + 1000 * worker.ROOM_PER_BYTE
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, before)
+
+
+def test_the_report_is_written_if_there_is_one(shipped: SpikGPT, expected: Annotation, tmp_path: Path) -> None:
+    path = tmp_path / "report.html"
+    assert worker.write_report(expected, None, path) is path.is_file()
