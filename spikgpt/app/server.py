@@ -127,3 +127,5 @@ class _Server(uvicorn.Server):
         """Stop; after a second signal, at once."""
         self.force_exit = self.should_exit
         self.should_exit = True
+        # The connections of open pages are cut, which is no error.
+        logging.getLogger("uvicorn.error").setLevel(logging.CRITICAL)

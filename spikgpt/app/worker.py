@@ -30,7 +30,7 @@ if TYPE_CHECKING:
 ROOM, ROOM_PER_BYTE = 1 << 30, 8
 # Seconds between reports on the progress.
 REPORT_EVERY = 0.2
-WRITING = "Writing the results"
+REPORTING, WRITING = "Drawing the report", "Writing the results"
 log = logging.getLogger("spikgpt.app")
 
 
@@ -161,10 +161,14 @@ def label(job: PageJob, models: Models, max_cells: int, send: Send) -> Summary:
     with open_cells(query) as cells:
         check_cells(cells.n_obs, max_cells)
         annotation, chosen = annotated(cells, job, models)
-        send(Progress(WRITING))
+        send(Progress(REPORTING))
         clusters = summarise(annotation, cells, job.cluster_key) if job.cluster_key else None
         uns, notes = annotation.uns(cells), annotation.notes(cells)
-        with_report = write_report(annotation, cells, results / REPORT)
+        try:
+            annotation.report(results / REPORT, cells, cluster_key=job.cluster_key)
+        except SpikGPTError as error:  # the labels are worth having without a report
+            notes.append(f"There is no report. {error}")
+    send(Progress(WRITING))
     write_table(annotation.table_chunks(), results / TABLE)
     if size_of(query) <= job.max_bytes:
         names, obs = annotation.obs_names, dict(annotation.obs())
@@ -175,7 +179,7 @@ def label(job: PageJob, models: Models, max_cells: int, send: Send) -> Summary:
             f"The file has more than {job.max_bytes >> 20} MB (--max-mb), so no labelled copy was written. Use spikgpt "
             "annotate --out."
         )
-    files = [name for name in (CELLS, TABLE, *([REPORT] if with_report else [])) if (results / name).is_file()]
+    files = [name for name in (CELLS, TABLE, REPORT) if (results / name).is_file()]
     summary = summarised(annotation, chosen, notes, clusters, files)
     (results / SUMMARY).write_bytes(msgspec.json.encode(summary))
     return summary
@@ -204,15 +208,6 @@ def annotated(cells: Any, job: PageJob, models: Models) -> tuple[Annotation, lis
     if len(found) > 1:
         return annotate_by_several(found, cells, options), []
     return annotate(found[0].reference, found[0].engine, cells, options), []
-
-
-def write_report(annotation: Annotation, cells: Any, path: Path) -> bool:
-    """Write the HTML report, and return False for annotations that have none."""
-    write = getattr(annotation, "report", None)
-    if write is None:
-        return False
-    write(path, cells)
-    return True
 
 
 def size_of(path: Path) -> int:

@@ -13,6 +13,7 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pandas as pd
 import psutil
 import pytest
@@ -93,11 +94,11 @@ def running(temporary: Path, *arguments: object) -> Iterator[App]:
 
 @pytest.fixture(scope="session")
 def app(tmp_path_factory: pytest.TempPathFactory) -> Iterator[App]:
-    """Show a page with two references and two workers, for small files."""
+    """Show a page with two references, for small files."""
     pytest.importorskip("gradio")
     models = ("--model", "pancreas", "--model", "pbmc")
     with running(
-        tmp_path_factory.mktemp("app"), *models, "--concurrent", 2, "--max-mb", 3, "--max-cells", 500
+        tmp_path_factory.mktemp("app"), *models, "--concurrent", 1, "--max-mb", 3, "--max-cells", 500
     ) as shown:
         yield shown
 
@@ -183,6 +184,8 @@ def few_file(few: AnnData, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Return an .h5ad file of 120 cells in three clusters."""
     adata = few.copy()
     adata.obs["leiden"] = pd.Categorical([str(row % 3) for row in range(adata.n_obs)])
+    # The report needs no UMAP, whose code takes ten seconds to compile.
+    adata.obsm["X_umap"] = np.random.default_rng(0).normal(size=(adata.n_obs, 2)).astype(np.float32)
     path = tmp_path_factory.mktemp("cells") / "few.h5ad"
     adata.write_h5ad(path)
     return path

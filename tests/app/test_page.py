@@ -6,8 +6,10 @@ from pathlib import Path
 from typing import Any
 
 import anndata
+import httpx
 import numpy as np
 import pandas as pd
+import psutil
 import pytest
 from anndata import AnnData
 
@@ -47,6 +49,12 @@ def test_a_file_is_labelled_and_downloaded(user: User, few_file: Path, expected:
     assert verdict.bounding_box()["y"] < user.page.locator(".sg-labels").bounding_box()["y"]
     table = pd.read_csv(user.download(".csv", tmp_path), index_col=0)
     assert table["spikgpt_label"].tolist() == expected.labels.tolist()
+    # The report is drawn in its frame, and its script cannot reach the page.
+    report = user.page.frame_locator(".sg-report")
+    assert "Cell types by the reference pancreas" in report.locator("body").inner_text()
+    frame = user.page.query_selector(".sg-report").content_frame()
+    assert frame.evaluate("window.origin") == "null"
+    assert user.download(".html", tmp_path).read_text().startswith("<!DOCTYPE html>")
     labelled = anndata.read_h5ad(user.download(".h5ad", tmp_path))
     assert labelled.obs["spikgpt_label"].astype(str).tolist() == expected.labels.tolist()
     assert labelled.obs["leiden"].tolist() == [str(row % 3) for row in range(120)]
@@ -95,6 +103,7 @@ def test_the_options_change_the_labels(
     assert table["spikgpt_cluster_label"].tolist() == list(adata.obs["spikgpt_cluster_label"])
 
 
+@pytest.mark.slow
 def test_the_reference_is_chosen(user: User, few_file: Path, expected: Annotation) -> None:
     user.upload(few_file)
     user.begin("auto")
@@ -110,6 +119,7 @@ def test_hostile_names_do_no_harm(user: User, few: AnnData, tmp_path: Path) -> N
     adata = few.copy()
     adata.obs["<b>clusters"] = pd.Categorical([HOSTILE[row % len(HOSTILE)] for row in range(adata.n_obs)])
     adata.obs_names = [f"{HOSTILE[row % len(HOSTILE)]}{row}" for row in range(adata.n_obs)]
+    adata.obsm["X_umap"] = np.zeros((adata.n_obs, 2), dtype=np.float32)
     path = tmp_path / "<img src=x onerror=alert(9)>\u202e.h5ad"
     adata.write_h5ad(path)
     user.upload(path)
@@ -140,6 +150,7 @@ def test_an_upload_that_is_too_large_is_refused(user: User, few_file: Path, tmp_
     assert "No file is named" in user.error()
 
 
+@pytest.mark.slow
 def test_a_run_is_stopped_and_another_one_begins(
     user: User, few: AnnData, few_file: Path, expected: Annotation, tmp_path: Path
 ) -> None:
@@ -157,15 +168,16 @@ def test_a_run_is_stopped_and_another_one_begins(
     assert user.counts() == expected.counts()
 
 
+@pytest.mark.slow
 def test_a_page_that_is_closed_leaves_nothing(chromium: Any, app: App, few_file: Path) -> None:
-    before = len(app.files())
+    app.wait_until(lambda: not app.files())
     user = User(chromium, app)
     user.upload(few_file)
     user.begin()
     user.counts()
-    assert len(app.files()) > before
+    assert {"few.h5ad", "labels.csv"} <= {path.name for path in app.files()}
     user.leave()
-    app.wait_until(lambda: len(app.files()) == before)
+    app.wait_until(lambda: not app.files())
 
 
 @pytest.mark.slow
@@ -192,3 +204,23 @@ def test_ten_users_at_once_get_their_own_labels(
     for user in users:
         user.leave()
     app.wait_until(lambda: not app.files())
+
+
+def test_the_page_is_closed_to_others_and_asks_nobody(app: App) -> None:
+    assert httpx.get(app.address).status_code == 403
+    with httpx.Client(follow_redirects=True) as client:
+        page = client.get(app.url)
+        assert page.status_code == 200
+        assert "fonts.googleapis.com" not in page.text
+        config = client.get(f"{app.address}config").json()
+    assert config["analytics_enabled"] is False
+    assert not config.get("is_space")
+    # No other port: neither a share link nor a second server.
+    process = psutil.Process(app.process.pid)
+    ports = {
+        one.laddr.port
+        for child in (process, *process.children())
+        for one in child.net_connections("inet")
+        if one.status == psutil.CONN_LISTEN
+    }
+    assert ports == {int(app.address.rstrip("/").rpartition(":")[2])}

@@ -11,10 +11,11 @@ import pandas as pd
 import pytest
 from anndata import AnnData
 
-from spikgpt import Annotation, SpikGPT, annotate
+from spikgpt import Annotation, annotate
 from spikgpt.app import worker
-from spikgpt.app.messages import CELLS, RESULTS, TABLE, PageJob, Summary
+from spikgpt.app.messages import CELLS, REPORT, RESULTS, TABLE, PageJob, Summary
 from spikgpt.app.worker import Models, described, load, run_job, size_of
+from spikgpt.errors import ConfigError
 from spikgpt.service.messages import Done, Failed, Model, Progress, Reply, Setup
 
 
@@ -54,7 +55,8 @@ def test_a_file_is_labelled_as_by_the_library(
     assert expected.compatibility is not None
     assert (summary.verdict, summary.usable) == (expected.compatibility.kind, expected.compatibility.usable)
     assert {one.name for one in summary.clusters} == {"0", "1", "2"}
-    assert summary.files[:2] == [CELLS, TABLE]
+    assert summary.files == [CELLS, TABLE, REPORT]
+    assert (tmp_path / RESULTS / REPORT).read_text().startswith("<!DOCTYPE html>")
     table = pd.read_csv(tmp_path / RESULTS / TABLE, index_col=0)
     assert table["spikgpt_label"].tolist() == expected.labels.tolist()
     labelled = anndata.read_h5ad(tmp_path / RESULTS / CELLS)
@@ -92,7 +94,7 @@ def test_mistakes_have_the_words_of_the_command_line(models: Models, few_file: P
         ({"query": "notes.txt"}, 500, "DataError", "notes.txt has 1 lines"),
         ({"query": "nothing.h5ad"}, 500, "DataError", "nothing.h5ad"),
         ({"cluster_key": "nowhere"}, 500, "LabelsError", "nowhere"),
-        ({"options": {"batch_key": "nowhere"}}, 500, "DataError", "nowhere"),
+        ({"options": {"batch_key": "nowhere"}}, 500, "LabelsError", "nowhere"),
         ({"options": {"unknown_rate": 7}}, 500, "ConfigError", "unknown_rate is 7; expected"),
         ({"model": "../elsewhere"}, 500, "ReferenceNotFound", "There is no reference '../elsewhere' here; choose one"),
         ({"model": "pancreas,retina"}, 500, "ReferenceNotFound", "choose one of pancreas, pbmc"),
@@ -151,6 +153,16 @@ def test_the_size_of_written_files_is_limited() -> None:
         resource.setrlimit(resource.RLIMIT_FSIZE, before)
 
 
-def test_the_report_is_written_if_there_is_one(shipped: SpikGPT, expected: Annotation, tmp_path: Path) -> None:
-    path = tmp_path / "report.html"
-    assert worker.write_report(expected, None, path) is path.is_file()
+def test_labels_come_without_a_report_that_cannot_be_written(
+    models: Models, few_file: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def refuse(*_: object, **__: object) -> None:
+        msg = "This needs something."
+        raise ConfigError(msg)
+
+    monkeypatch.setattr(Annotation, "report", refuse)
+    done, _ = run(job_of(tmp_path, linked(few_file, tmp_path)), models)
+    assert isinstance(done, Done), done
+    summary = Summary.read(tmp_path)
+    assert summary.files == [CELLS, TABLE]
+    assert summary.notes[-1] == "There is no report. This needs something."
