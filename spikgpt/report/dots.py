@@ -8,8 +8,9 @@ import numpy as np
 from scipy import sparse
 
 from spikgpt.errors import ConfigError
-from spikgpt.explain.labels import GeneEvidence, LabelGenes, explain_labels, sample_labels
+from spikgpt.explain.labels import GeneEvidence, LabelGenes, explain_labels
 from spikgpt.explain.query import FittedQuery
+from spikgpt.explain.scored import ScoredCells
 
 # Columns of the plot, and genes of a label among them.
 MOST_COLUMNS, MOST_OF_LABEL = 50, 5
@@ -77,7 +78,8 @@ def dot_plot(query: object) -> DotPlot | None:
         return None
     chosen = _chosen(labels)
     columns = [query.genes.index(gene) for gene, _ in chosen]
-    best, unknown = sample_labels(query)
+    scored = ScoredCells.from_sample(query)
+    best, unknown = scored.best, scored.unknown
     names = query.reference.labels.names
     logs = sparse.csc_matrix(query.logs)[:, columns].tocsr()
     cells = [np.flatnonzero((best == names.index(one.label)) & ~unknown) for one in labels]
