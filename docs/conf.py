@@ -15,7 +15,7 @@ HERE = Path(__file__).resolve().parent
 # The commands of the benchmark and the readers of recipes are packages of their own.
 sys.path[:0] = [str(HERE), *(str(HERE.parent / name) for name in ("benchmarks", "export", "hub_cards"))]
 
-from generate import write  # noqa: E402
+from generate import write, write_reports  # noqa: E402
 
 # Notebooks use only the Hub that they start themselves. More threads are slower for small matrices.
 os.environ["HF_HUB_DISABLE_XET"] = os.environ["HF_HUB_DISABLE_PROGRESS_BARS"] = "1"
@@ -38,6 +38,8 @@ html_theme = "sphinx_book_theme"
 html_title = f"SpikGPT {version}"
 html_theme_options = {"show_toc_level": 2, "home_page_in_toc": True, "navbar_persistent": []}
 html_static_path = ["_static"]
+# Example reports, which are generated.
+html_extra_path = ["_build/extra"]
 html_css_files = ["site.css"]
 toc_object_entries_show_parents = "hide"
 myst_enable_extensions = ["colon_fence", "deflist"]
@@ -71,4 +73,5 @@ def shortened(_: Sphinx, kind: str, *more: Any) -> tuple[str | None, str | None]
 def setup(app: Sphinx) -> None:
     """Generate the pages that come from the code."""
     write(HERE / "reference")
+    write_reports(HERE / "_build" / "extra" / "reports")
     app.connect("autodoc-process-signature", shortened)

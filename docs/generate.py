@@ -1,4 +1,4 @@
-"""Pages that are generated: tables of commands and of options, and the gallery of shipped references."""
+"""Pages that are generated: tables of commands and of options, and the gallery of shipped references with reports."""
 
 from __future__ import annotations
 
@@ -10,16 +10,23 @@ from types import NoneType
 from typing import Any, Literal, get_args, get_origin
 
 import msgspec
+from anndata import read_h5ad
 from msgspec import Meta
 
-from spikgpt import options
+from spikgpt import SpikGPT, options
 from spikgpt.cli.app import app
 from spikgpt.reference.files import Reference, read_reference
 from spikgpt.reference.registry import shipped_references
 from spikgpt.reference.summary import Labels
+from spikgpt.training.simulation import simulated_cells
 from spikgpt_benchmark.cli import benchmark
 
 OPTIONS = ("AnnotateOptions", "EngineOptions", "HubOptions", "TrainOptions", "PushOptions")
+HERE = Path(__file__).resolve().parent
+# Real cells in the repository, for the example report of this reference.
+PANCREAS, DONORS = "pancreas", "pancreas_baron_human2_human4.h5ad"
+# Folder of the example reports, as the pages of the site name it.
+REPORTS = "../reports"
 FLAG = re.compile(r"(?<!`)--[a-z-]+")
 VALUES = {Path: "PATH", int: "N", float: "X", str: "TEXT"}
 
@@ -166,6 +173,7 @@ def section(reference: Reference) -> str:
         (
             f"({reference.name})=\n## {reference.name}\n",
             f"```text\n{command}\n```\n",
+            f"Example: [report]({REPORTS}/{reference.name}.html) of {cells_of_report(reference.name)}.\n",
             table(("", ""), facts),
             re.sub(r"(?m)^#", "##", provenance["description"]) + "\n",
             f":::{{dropdown}} {len(labels)} cell types\n{table(Labels.COLUMNS, labels)}:::\n",
@@ -174,9 +182,30 @@ def section(reference: Reference) -> str:
     )
 
 
+def cells_of_report(name: str) -> str:
+    """Return a description of the cells in the example report of a reference."""
+    return "two donors that the reference was not trained on" if name == PANCREAS else "simulated cells, not real cells"
+
+
 def scores(accuracy: float, macro_f1: float) -> str:
     """Return accuracy and macro-F1 as text."""
     return f"accuracy {accuracy:.3f}, macro-F1 {macro_f1:.3f}"
+
+
+def write_reports(folder: Path) -> None:
+    """Write a report for each shipped reference: of two other donors for the pancreas, else of simulated cells.
+
+    The real cells of the other studies may not be part of this repository.
+    """
+    folder.mkdir(parents=True, exist_ok=True)
+    for name in shipped_references():
+        model = SpikGPT.from_pretrained(name)
+        if name == PANCREAS:
+            adata, described = read_h5ad(HERE.parent / "tests/data" / DONORS), "of the donors human2 and human4"
+        else:
+            adata, described = simulated_cells(model.reference), f"simulated from the reference {name}, not real cells"
+        annotation = model.annotate(adata, progress=False)
+        annotation.report(folder / f"{name}.html", adata, title=f"{adata.n_obs} cells {described}")
 
 
 def write(folder: Path) -> None:

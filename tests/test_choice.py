@@ -23,6 +23,7 @@ from spikgpt.reference.hub import Hub
 from spikgpt.reference.registry import shipped_references
 from spikgpt.several import NamedModel
 from spikgpt.sharing import open_reference, push
+from spikgpt.training.simulation import simulated_cells
 from tests.conftest import QUERY_FILE
 from tests.hub_server import LoopbackHub
 from tests.test_several import model_of
@@ -194,30 +195,11 @@ def all_shipped() -> list[NamedModel]:
     return [open_model(name) for name in shipped_references()]
 
 
-def simulated(reference: Reference, cells: int = 60) -> AnnData:
-    """Simulate counts of each label. A gene is 0 or one value, which match the label's mean and deviation."""
-    tensors, more = reference.tensors, reference.more_genes
-    assert more is not None
-    truth, random = np.repeat(np.arange(len(reference.labels.names)), cells), np.random.default_rng(0)
-    means, stds = (
-        np.hstack([tensors[f"embedder.{name}"], tensors[f"embedder.more_{name}"]]).astype(np.float64)[truth]
-        for name in ("label_means", "label_stds")
-    )
-    high = np.divide(means**2 + stds**2, means, out=np.zeros_like(means), where=means > 0)
-    share = np.divide(means, high, out=np.zeros_like(means), where=high > 0)
-    logs = np.where(random.random(means.shape) < share, high, 0)
-    # Half of the normalised depth.
-    adata = AnnData(sparse.csr_matrix(random.poisson(np.expm1(logs) / 2).astype(np.float32)))
-    adata.var_names = [*reference.genes.symbols, *more.symbols]
-    adata.obs["cell_type"] = np.array(reference.labels.names)[truth]
-    return adata
-
-
 @pytest.mark.slow
 @pytest.mark.parametrize("name", shipped_references())
 def test_simulated_cells_get_the_shipped_reference_of_their_tissue(all_shipped: list[NamedModel], name: str) -> None:
     model = next(model for model in all_shipped if model.name == name)
-    cells = simulated(model.reference)
+    cells = simulated_cells(model.reference)
     choice = choose(cells, all_shipped, OPTIONS)
     assert [score.name for score in choice.scores if score.suits] == [choice.best] == [name]
     annotation = annotate_by_best(cells, [model], OPTIONS)[0]

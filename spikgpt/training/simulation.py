@@ -1,12 +1,18 @@
-"""Simulate cells as if they came from another sample."""
+"""Simulate cells: as if real cells came from another sample, and from the statistics of a reference alone."""
 
 from __future__ import annotations
 
 import numpy as np
 import numpy.typing as npt
+import pandas as pd
+from anndata import AnnData
+from scipy import sparse
 
 from spikgpt.cells.align import AlignedCells
 from spikgpt.embedding.pca import CHUNK, PCAProjection
+from spikgpt.embedding.stored import stored_embedding
+from spikgpt.errors import ConfigError
+from spikgpt.reference.files import EMBEDDER, Reference
 
 # Depth of another sample as a share of a cell's own depth, and largest share of ambient RNA.
 OTHER_DEPTH, LARGEST_AMBIENT = (0.3, 1.0), 0.6
@@ -37,3 +43,33 @@ def simulated_vectors(projection: PCAProjection, cells: AlignedCells, *, seed: i
         drawn = random.poisson(depths[part, None] * ((1 - share) * own + share * profile))  # (chunk, G)
         vectors[part] = projection.project(drawn.astype(np.float64), depths[part])
     return vectors
+
+
+def simulated_cells(reference: Reference, cells_per_label: int = 60, *, seed: int = 0) -> AnnData:
+    """Return counts of simulated cells, with the same number for each label of a reference in ``obs["cell_type"]``.
+
+    The values of each gene are drawn independently: 0 or one value, with the mean and the deviation of log expression
+    of the label. Counts of half of the normalised total are drawn from a Poisson distribution. In real cells genes are
+    correlated, so real cells are harder to label.
+
+    Raises
+    ------
+    ConfigError
+        When the reference reads no genes.
+    """
+    embedding = stored_embedding(reference.embedder, reference.part(EMBEDDER), reference.genes, reference.more_genes)
+    if not isinstance(embedding, PCAProjection):
+        msg = f"The reference {reference.name} reads an embedding; cells can be simulated from genes alone."
+        raise ConfigError(msg)
+    symbols, parts = embedding.genes.symbols, [(embedding.label_means, embedding.label_stds)]
+    if embedding.imputer is not None:
+        symbols += embedding.imputer.genes.symbols
+        parts.append((embedding.imputer.label_means, embedding.imputer.label_stds))
+    truth, random = np.repeat(np.arange(len(reference.labels.names)), cells_per_label), np.random.default_rng(seed)
+    means, stds = (np.hstack(tables).astype(np.float64)[truth] for tables in zip(*parts, strict=True))  # (n, U)
+    high = np.divide(means**2 + stds**2, means, out=np.zeros_like(means), where=means > 0)
+    share = np.divide(means, high, out=np.zeros_like(means), where=high > 0)
+    logs = np.where(random.random(means.shape) < share, high, 0)
+    counts = random.poisson(np.expm1(logs) / 2).astype(np.float32)
+    obs = pd.DataFrame({"cell_type": np.array(reference.labels.names)[truth]}).rename(index=str)
+    return AnnData(sparse.csr_matrix(counts), obs=obs, var=pd.DataFrame(index=pd.Index(symbols)))
