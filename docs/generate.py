@@ -21,7 +21,7 @@ from spikgpt.reference.summary import Labels
 from spikgpt.training.simulation import simulated_cells
 from spikgpt_benchmark.cli import benchmark
 
-OPTIONS = ("AnnotateOptions", "EngineOptions", "HubOptions", "TrainOptions", "PushOptions")
+OPTIONS = ("AnnotateOptions", "ExplainOptions", "EngineOptions", "HubOptions", "TrainOptions", "PushOptions")
 HERE = Path(__file__).resolve().parent
 # Real cells in the repository, for the example report of this reference.
 PANCREAS, DONORS = "pancreas", "pancreas_baron_human2_human4.h5ad"

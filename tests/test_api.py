@@ -67,6 +67,36 @@ def test_evaluating_leaves_the_cells_as_they_are(small: Reference, few: AnnData)
         SpikGPT(small).evaluate(adata, "celltype")
 
 
+def test_explaining_takes_cells_a_file_or_an_annotation(shipped: SpikGPT, few: AnnData, tmp_path: Path) -> None:
+    adata = few.copy()
+    explanation = shipped.explain(adata, labels=["beta"], top=3)
+    assert list(adata.obs) == list(few.obs)
+    assert not adata.uns
+    (beta,) = explanation.groups
+    assert "INS" in [gene.gene for gene in beta.genes.of_role("supporting")]
+    adata.write_h5ad(tmp_path / "cells.h5ad")
+    of_file = shipped.explain(tmp_path / "cells.h5ad", labels="beta", top=3)
+    annotation = shipped.annotate(adata)
+    for other in (of_file, shipped.explain(annotation, labels=["beta"], top=3)):
+        np.testing.assert_allclose(other.groups[0].genes.attributions, beta.genes.attributions, atol=1e-4)
+    assert shipped.explain(annotation, cells=[0]).groups[0].name == few.obs_names[0]
+    with pytest.raises(ConfigError, match="top is 0; expected a whole number of at least 1"):
+        shipped.explain(annotation, top=0)
+    with pytest.raises(DataError, match="explain got a DataFrame"):
+        shipped.explain(few.obs)  # type: ignore[arg-type]
+
+
+def test_ensembl_ids_get_their_attributions(shipped: SpikGPT, few: AnnData) -> None:
+    genes = dict(zip(shipped.reference.genes.symbols, shipped.reference.genes.ensembl_ids, strict=True))
+    cells = few[:, few.var_names.isin(list(genes))].copy()
+    cells.var_names = [genes[name] or name for name in cells.var_names]
+    explanation = shipped.explain(cells, labels=["beta"])
+    explanation.write_to(cells)
+    row = cells.var_names.get_loc(genes["INS"])
+    expected = explanation.groups[0].genes.attributions[explanation.gene_names.index("INS")]
+    assert cells.varm["spikgpt_attributions"][row, 0] == pytest.approx(expected)
+
+
 def test_training_from_the_class(cells: AnnData) -> None:
     model = SpikGPT.train(cells, "cell_type", recipe="paper", name="mine", seed=7)
     assert repr(model) == "SpikGPT('mine', 6 labels, embedding pca, torch on cpu)"

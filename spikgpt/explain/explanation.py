@@ -78,9 +78,8 @@ class Explanation:
     def __repr__(self) -> str:
         lines = [f"Explanation of {self._size()} by {printable(self.reference)}:"]
         for group in self.groups[:GROUPS_SHOWN]:
-            lines.append(
-                f"  {printable(group.name)} ({_facts(group)}): {gene_list(group.genes, 'supporting') or 'no genes'}"
-            )
+            supporting = gene_list(group.genes, "supporting") or "no genes"
+            lines.append(f"  {printable(group.name)} ({self._facts(group)}): {supporting}")
         return "\n".join([*lines, *self._rest()])
 
     def _repr_html_(self) -> str:
@@ -99,6 +98,12 @@ class Explanation:
             tables.append(html_table(("Unknown", "reasons"), reasons, numbers=2))
         heading = f"Explanation of {self._size()} by {self.reference}"
         return html_view(heading, ["A minus sign marks genes that count by their absence."], tables, self._rest())
+
+    def _facts(self, group: ExplainedGroup) -> str:
+        """Return the label of a cluster or a cell, the number of cells, and the runner-up."""
+        genes = group.genes
+        label = f"{'nearest to ' if group.unknown else ''}{printable(genes.label)}, " if self.kind != "label" else ""
+        return f"{label}{genes.cells} cell{'' if genes.cells == 1 else 's'}, not {printable(genes.runner_up)}"
 
     def _size(self) -> str:
         count = len(self.groups)
@@ -172,13 +177,6 @@ class Explanation:
         adata.uns[f"{key_added}_attribution_groups"] = np.array([group.name for group in self.groups], dtype=object)
         adata.uns[f"{key_added}_genes"] = self.table()
         adata.uns[f"{key_added}_unknown"] = self.unknown_table()
-
-
-def _facts(group: ExplainedGroup) -> str:
-    """Return the number of cells, the label of a cluster or a cell, and the runner-up."""
-    genes = group.genes
-    label = "" if group.name == genes.label else f"{'nearest to ' if group.unknown else ''}{printable(genes.label)}, "
-    return f"{label}{genes.cells} cell{'' if genes.cells == 1 else 's'}, not {printable(genes.runner_up)}"
 
 
 def gene_list(genes: LabelGenes, role: Role, count: int = GENES_SHOWN) -> str:

@@ -22,7 +22,7 @@ from spikgpt.explain.explanation import ExplainedGroup, Explanation, Kind
 from spikgpt.explain.labels import CELLS_PER_LABEL, LabelExplainer
 from spikgpt.explain.query import FittedQuery
 from spikgpt.explain.scored import ScoredCells
-from spikgpt.explain.unknown import why_unknown
+from spikgpt.explain.unknown import UnknownExplainer
 from spikgpt.options import ExplainOptions
 from spikgpt.scoring.annotation import Annotation
 from spikgpt.types import UNKNOWN, Rows
@@ -89,6 +89,7 @@ class GroupExplainer:
     def __post_init__(self) -> None:
         self.explainer = LabelExplainer.from_query(self.query)
         self.sample = ScoredCells.from_sample(self.query)
+        self.unknown_explainer = UnknownExplainer(self.query, self.sample)
         allowed = [self.explainer.names[label] for label in self.explainer.attributor.allowed]
         texts = self.options.labels
         names = None if texts is None else find_labels(texts, [*allowed, UNKNOWN], "labels")
@@ -147,7 +148,7 @@ class GroupExplainer:
 
     def _group(self, name: str, label: int, members: ScoredCells, *, unknown: bool) -> ExplainedGroup:
         genes = self.explainer.explain(label, members.logs, cells_per_label=CELLS_PER_LABEL, top=self.options.top)
-        return ExplainedGroup(name, genes, why_unknown(self.query, self.sample, members) if unknown else None)
+        return ExplainedGroup(name, genes, self.unknown_explainer.explain(members) if unknown else None)
 
     @cached_property
     def _names(self) -> Any:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from functools import cached_property
 
 import numpy as np
 
@@ -103,8 +104,8 @@ class WhyUnknown:
         sentences = [f"{subject} nearest to {self.nearest} and Unknown. Rule: {self.rule}."]
         unusual = [measure for measure in self.measures if measure.unusual]
         for measure in unusual:
-            usual = "" if measure.typical is None else f", {measure.typical:.2f} in {self.compared_with}"
-            sentences.append(f"Unusual {measure.name} ({measure.meaning}): {measure.value:.2f}{usual}.")
+            usual = "" if measure.typical is None else f"; {measure.typical:.2f} is usual in {self.compared_with}"
+            sentences.append(f"The {measure.name} ({measure.meaning}) is {measure.value:.2f}{usual}.")
         if not self.compared_with:
             sentences.append("No cell of the query kept a label, so the measures have nothing to be compared with.")
         elif not unusual:
@@ -121,36 +122,40 @@ class WhyUnknown:
         return sentences
 
 
-def why_unknown(query: FittedQuery, sample: ScoredCells, cells: ScoredCells) -> WhyUnknown:
-    """Return the reasons why at least one cell is Unknown.
+@dataclass(frozen=True)
+class UnknownExplainer:
+    """Explains Unknown cells of a query by a comparison with the cells of its sample that kept their label."""
 
-    Parameters
-    ----------
-    sample
-        All cells of the query's sample.
-    cells
-        The Unknown cells. Their most frequent label is the nearest one.
-    """
-    model, names = query.model, query.reference.labels.names
-    assert model.rule is not None
-    nearest = int(np.bincount(cells.best).argmax())
-    kept = np.flatnonzero(~sample.unknown & (sample.best == nearest))
-    compared_with = f"the {len(kept)} {names[nearest]} cells that kept the label"
-    if len(kept) < CELLS_TO_COMPARE:
-        kept = np.flatnonzero(~sample.unknown)
-        compared_with = f"the {len(kept)} cells that kept a label" if len(kept) else ""
-    own, others = _values(query, cells), _values(query, sample.part(kept))
-    measures = [_compared(name, own[name], others[name]) for name in MEASURES if name in own]
-    if (match := _label_match(query, cells, nearest)) is not None:
-        measures.insert([measure.name for measure in measures].index("marker excess") + 1, match)
-    return WhyUnknown(
-        nearest=names[nearest],
-        cells=len(cells),
-        rule=model.rule.rule,
-        compared_with=compared_with,
-        measures=tuple(measures),
-        genes=_genes_above(query, cells),
-    )
+    query: FittedQuery
+    sample: ScoredCells
+
+    @cached_property
+    def sample_values(self) -> dict[str, Floats]:
+        """Value of each measure in the cells of the sample, each of shape (k,)."""
+        return _values(self.query, self.sample)
+
+    def explain(self, cells: ScoredCells) -> WhyUnknown:
+        """Return the reasons why at least one cell is Unknown; the most frequent label is the nearest one."""
+        model, names, sample = self.query.model, self.query.reference.labels.names, self.sample
+        assert model.rule is not None
+        nearest = int(np.bincount(cells.best).argmax())
+        kept = np.flatnonzero(~sample.unknown & (sample.best == nearest))
+        compared_with = f"the {len(kept)} {names[nearest]} cells that kept the label"
+        if len(kept) < CELLS_TO_COMPARE:
+            kept = np.flatnonzero(~sample.unknown)
+            compared_with = f"the {len(kept)} cells that kept a label" if len(kept) else ""
+        own, others = _values(self.query, cells), self.sample_values
+        measures = [_compared(name, own[name], others[name][kept]) for name in MEASURES if name in own]
+        if (match := _label_match(self.query, cells, nearest)) is not None:
+            measures.insert([measure.name for measure in measures].index("marker excess") + 1, match)
+        return WhyUnknown(
+            nearest=names[nearest],
+            cells=len(cells),
+            rule=model.rule.rule,
+            compared_with=compared_with,
+            measures=tuple(measures),
+            genes=_genes_above(self.query, cells),
+        )
 
 
 def _values(query: FittedQuery, cells: ScoredCells) -> dict[str, Floats]:

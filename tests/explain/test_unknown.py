@@ -10,7 +10,7 @@ from anndata import AnnData
 
 from spikgpt.explain.query import FittedQuery
 from spikgpt.explain.scored import ScoredCells
-from spikgpt.explain.unknown import WhyUnknown, why_unknown
+from spikgpt.explain.unknown import UnknownExplainer, WhyUnknown
 from spikgpt.reference.files import Reference
 from tests.conftest import labelled
 
@@ -24,7 +24,7 @@ def without_alpha(small: Reference, query: AnnData) -> WhyUnknown:
     alpha = (query.obs["cell_type"].astype(str) == "alpha").to_numpy()[sample.rows]
     cells = np.flatnonzero(alpha & sample.unknown)
     assert len(cells) > 20
-    return why_unknown(found, sample, sample.part(cells))
+    return UnknownExplainer(found, sample).explain(sample.part(cells))
 
 
 def test_markers_of_the_excluded_type_stand_above_every_label(without_alpha: WhyUnknown) -> None:
@@ -47,7 +47,7 @@ def test_measures_are_compared_with_cells_that_kept_their_label(without_alpha: W
     assert score.unusual
     text = " ".join(without_alpha.sentences())
     assert f"nearest to {without_alpha.nearest} and Unknown" in text
-    assert "Unusual profile correlation" in text
+    assert "The profile correlation (" in text
     assert "GCG" in text
 
 
@@ -56,7 +56,7 @@ def test_a_query_without_known_cells_has_nothing_to_compare(small: Reference, qu
     assert isinstance(found, FittedQuery)
     sample = ScoredCells.from_sample(found)
     every = replace(sample, unknown=np.ones(len(sample), dtype=bool))
-    reasons = why_unknown(found, every, every)
+    reasons = UnknownExplainer(found, every).explain(every)
     assert reasons.compared_with == ""
     assert {measure.typical for measure in reasons.measures if measure.name != "label match"} == {None}
     assert "nothing to be compared with" in " ".join(reasons.sentences())
@@ -66,7 +66,7 @@ def test_a_threshold_on_the_confidence_is_a_measure(small: Reference, query: Ann
     found = labelled(small, query, threshold=0.99).query
     assert isinstance(found, FittedQuery)
     sample = ScoredCells.from_sample(found)
-    reasons = why_unknown(found, sample, sample.part(np.flatnonzero(sample.unknown)))
+    reasons = UnknownExplainer(found, sample).explain(sample.part(np.flatnonzero(sample.unknown)))
     confidence = next(measure for measure in reasons.measures if measure.name == "confidence")
     assert confidence.value < 0.99
     assert confidence.unusual
