@@ -83,7 +83,7 @@ def test_explaining_takes_cells_a_file_or_an_annotation(shipped: SpikGPT, few: A
     with pytest.raises(ConfigError, match="top is 0; expected a whole number of at least 1"):
         shipped.explain(annotation, top=0)
     with pytest.raises(DataError, match="explain got a DataFrame"):
-        shipped.explain(few.obs)  # type: ignore[arg-type]
+        shipped.explain(few.obs)
 
 
 def test_ensembl_ids_get_their_attributions(shipped: SpikGPT, few: AnnData) -> None:
