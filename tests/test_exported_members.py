@@ -19,5 +19,6 @@ def test_all_names_what_is_public() -> None:
         "annotate_shards",
         "choose_reference",
         "list_references",
+        "pl",
     }
     assert spikgpt.__version__ == version("spikgpt")

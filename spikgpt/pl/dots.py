@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Protocol
 
 import numpy as np
 import pandas as pd
@@ -25,8 +25,28 @@ LARGEST, GENE, LABEL = 90.0, 0.21, 0.26
 SHARES = (0.25, 0.5, 1.0)
 
 
+class NamedGenes(Protocol):
+    """A label, cluster or cell with its genes."""
+
+    @property
+    def name(self) -> str:
+        """Name of the row."""
+
+    @property
+    def genes(self) -> LabelGenes:
+        """Genes behind the label."""
+
+
+class ExplainedGroups(Protocol):
+    """An explanation, with labels, clusters or cells as ``groups``."""
+
+    @property
+    def groups(self) -> Sequence[NamedGenes]:
+        """Labels, clusters or cells."""
+
+
 def genes(
-    labels: LabelGenes | Iterable[LabelGenes],
+    labels: ExplainedGroups | LabelGenes | Iterable[LabelGenes],
     *,
     n_genes: int = N_GENES,
     title: str | None = None,
@@ -45,7 +65,7 @@ def genes(
     Parameters
     ----------
     labels
-        Genes behind one label or several labels.
+        Explanation, or the genes behind one label or several labels.
     n_genes
         Number of supporting genes of each label.
     title
@@ -67,7 +87,12 @@ def genes(
     if isinstance(n_genes, bool) or not isinstance(n_genes, int) or n_genes < 1:
         msg = f"n_genes is {n_genes!r}; expected a whole number of at least 1."
         raise ConfigError(msg)
-    explained = [labels] if isinstance(labels, LabelGenes) else list(labels)
+    groups = getattr(labels, "groups", None)
+    if groups is not None:
+        explained, titles = [group.genes for group in groups], [group.name for group in groups]
+    else:
+        explained = [labels] if isinstance(labels, LabelGenes) else list(labels)  # type: ignore[arg-type]
+        titles = [str(getattr(one, "label", "")) for one in explained]
     if wrong := [type(one).__name__ for one in explained if not isinstance(one, LabelGenes)]:
         msg = f"labels has a {wrong[0]}; expected the genes of labels (LabelGenes), as an explanation has them."
         raise ConfigError(msg)
@@ -75,7 +100,7 @@ def genes(
     if not 0 < len(names) <= MOST:
         msg = f"The labels have {len(names)} supporting genes; expected 1 to {MOST}. Choose other labels or n_genes."
         raise ConfigError(msg)
-    rows = [shown(one.label, 40) for one in explained]
+    rows = [shown(title, 40) for title in titles]
     width = 2.4 + LETTER * max(map(len, rows)) + GENE * len(names)
     axes = ax or new_axes(max(width, 3.6), 1.5 + LABEL * len(rows))[0]
     _draw(axes, _dots(explained, names))
@@ -85,7 +110,7 @@ def genes(
     axes.set_axisbelow(True)
     axes.grid(color="#eeeeee", linewidth=0.5)
     if title:
-        axes.set_title(shown(title))
+        axes.set_title(shown(title), pad=22)
     finish(axes, own=ax is None, show=show, save=save)
     return axes
 

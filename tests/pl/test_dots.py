@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -23,7 +24,17 @@ def evidence(
 
 
 def explained(label: str, *genes: GeneEvidence) -> LabelGenes:
-    return LabelGenes(label, 10, 10, "other", genes, 3.0, np.zeros(4))
+    return LabelGenes(
+        label=label,
+        cells=10,
+        explained=10,
+        runner_up="other",
+        genes=genes,
+        log_odds=3.0,
+        baseline=-1.0,
+        agreement=1.0,
+        attributions=np.zeros(4),
+    )
 
 
 LABELS = [
@@ -61,6 +72,11 @@ def test_dots_have_the_attribution_and_the_share_of_expressing_cells() -> None:
 def test_each_label_has_its_strongest_genes_once() -> None:
     assert names_of(pl.genes(LABELS, n_genes=1))[0] == ["INS", "GCG", "SST"]
     assert names_of(pl.genes(LABELS[0], n_genes=1)) == (["INS"], ["beta"])
+
+
+def test_an_explanation_has_a_row_for_each_group() -> None:
+    groups = [SimpleNamespace(name=f"cluster {row}", genes=one) for row, one in enumerate(LABELS)]
+    assert names_of(pl.genes(SimpleNamespace(groups=groups)))[1] == ["cluster 0", "cluster 1", "cluster 2"]
 
 
 def test_hostile_names_do_no_harm(tmp_path: Path) -> None:
