@@ -195,7 +195,9 @@ class ReferenceChoice:
         ]
         columns = ("reference", "suits", "correlation", "genes", "Unknown", "reason")
         heading = "No reference suits the query" if self.best is None else f"Best reference: {self.best}"
-        return html_view(heading, self.sentences()[:1], [html_table(columns, rows, numbers=6)], self.notes()[:1])
+        # Without a best reference, the note repeats the sentence.
+        notes = () if self.best is None else self.notes()
+        return html_view(heading, self.sentences()[:1], [html_table(columns, rows, numbers=6)], notes)
 
 
 def _difference(one: ReferenceScore, other: ReferenceScore) -> float:

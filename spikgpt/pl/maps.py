@@ -7,7 +7,6 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, get_args
 
 import numpy as np
-import numpy.typing as npt
 import pandas as pd
 from anndata import AnnData
 
@@ -17,7 +16,7 @@ from spikgpt.pl.annotated import MISSING, MISSING_COLOR, AnnotatedCells
 from spikgpt.pl.canvas import FONT, add_legend, check_axes, check_save, figure_of, finish, legend_size, new_axes, shown
 from spikgpt.pl.placement import place_boxes
 from spikgpt.scoring.annotation import Annotation
-from spikgpt.types import UNKNOWN, Floats
+from spikgpt.types import UNKNOWN, Floats, Integers
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -137,9 +136,9 @@ def _by_name(
     beside = names if legend in ("numbers", "right") else [name for name in names if name not in on_map]
     width = legend_size(beside)[2] if beside and legend != "none" else 0
     axes = ax or new_axes(SIDE + width, SIDE)[0]
-    values = np.asarray(texts, dtype=object)
-    _scatter(axes, points, values, colors, area)
-    anchors = _anchors(points, values, on_map)
+    codes = np.array([names.index(name) for name in texts.categories], dtype=np.int64)[texts.codes]
+    _scatter(axes, points, codes, [colors[name] for name in names], len(on_map), area)
+    anchors = _anchors(points, codes, len(on_map))
     if legend == "on data":
         explained = add_legend(axes, beside, [colors[name] for name in beside]) if beside else None
         if _write(axes, [shown(name) for name in on_map], anchors):
@@ -158,23 +157,28 @@ def _by_name(
     return axes
 
 
-def _scatter(axes: Axes, points: Floats, values: npt.NDArray[np.object_], colors: dict[str, str], area: float) -> None:
-    """Draw the cells in random order, so that no label hides the others, between Unknown cells and rare labels."""
+def _scatter(axes: Axes, points: Floats, codes: Integers, colors: Sequence[str], labels: int, area: float) -> None:
+    """Draw the cells in random order, so that no label hides the others, between Unknown cells and rare labels.
+
+    ``codes``, shape (n,), is the index of the colour of each cell. Colours from ``labels`` on are those of Unknown
+    cells.
+    """
+    from matplotlib.colors import to_rgba_array
+
     order = np.random.default_rng(0).permutation(len(points))
-    counts = pd.Series(values).value_counts()
-    rare = [str(name) for name in counts.index[counts < RARE * len(points)]]
-    below = np.isin(values[order].astype(str), [UNKNOWN, MISSING])
-    above = np.isin(values[order].astype(str), rare) & ~below
+    rare = np.bincount(codes, minlength=len(colors)) < RARE * len(points)
+    below = codes[order] >= labels
+    above = rare[codes[order]] & ~below
+    shades = to_rgba_array(colors)
     for rows in (order[below], order[~below & ~above], order[above]):
         if len(rows):
-            shades = [colors[str(name)] for name in values[rows]]
-            axes.scatter(points[rows, 0], points[rows, 1], s=area, c=shades, linewidths=0, rasterized=True)
+            axes.scatter(points[rows, 0], points[rows, 1], s=area, c=shades[codes[rows]], linewidths=0, rasterized=True)
 
 
-def _anchors(points: Floats, values: npt.NDArray[np.object_], names: Sequence[str]) -> Floats:
-    """Return the median point of the cells of each name, shape (names, 2)."""
-    groups = pd.DataFrame(points).groupby(values.astype(str)).median()
-    return np.asarray(groups.reindex(list(names)).to_numpy(), dtype=np.float64).reshape(-1, 2)
+def _anchors(points: Floats, codes: Integers, labels: int) -> Floats:
+    """Return the median point of the cells of each label, shape (labels, 2)."""
+    groups = pd.DataFrame(points).groupby(codes).median().reindex(range(labels))
+    return np.asarray(groups.to_numpy(), dtype=np.float64).reshape(-1, 2)
 
 
 def _write(axes: Axes, texts: Sequence[str], anchors: Floats, *, partly: bool = False) -> bool:

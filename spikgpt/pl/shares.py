@@ -39,6 +39,8 @@ MOST = 300
 # Largest number of rows and columns with numbers in a heat map.
 NUMBERED = 40
 ALL_CELLS = "all cells"
+# Text between the names of the columns of batches.
+BETWEEN_COLUMNS = " x "
 
 
 def composition(
@@ -86,8 +88,7 @@ def composition(
     check_axes(ax)
     cells = AnnotatedCells.read(adata, key)
     if by is None:
-        batch_key = str(cells.facts.get("batch_key") or "")
-        by = batch_key if batch_key in cells.obs else [ALL_CELLS] * len(cells.obs)
+        by = _batches(cells)
     samples, labels = cells.texts(by, "by"), cells.texts(color, "color")
     table = _counts(samples, labels, cells.ordered(samples), cells.ordered(labels))
     totals = table.sum(axis=1)
@@ -193,9 +194,22 @@ def agreement(
     return axes
 
 
+def _batches(cells: AnnotatedCells) -> str | list[str]:
+    """Return the column of batches of an annotation, or the batches by several columns; one for all without columns."""
+    columns = str(cells.facts.get("batch_key") or "").split(BETWEEN_COLUMNS)
+    if not all(column in cells.obs for column in columns):
+        return [ALL_CELLS] * len(cells.obs)
+    if len(columns) == 1:
+        return columns[0]
+    rows = zip(*(cells.column(column, "by").astype(str) for column in columns), strict=True)
+    return [BETWEEN_COLUMNS.join(row) for row in rows]
+
+
 def _counts(rows: pd.Categorical, columns: pd.Categorical, row_names: list[str], names: list[str]) -> pd.DataFrame:
     """Return the number of cells of each pair of names."""
-    table = pd.crosstab(np.asarray(rows, dtype=object).astype(str), np.asarray(columns, dtype=object).astype(str))
+    counts = np.zeros((len(rows.categories), len(columns.categories)), dtype=np.int64)
+    np.add.at(counts, (rows.codes, columns.codes), 1)
+    table = pd.DataFrame(counts, index=rows.categories.astype(str), columns=columns.categories.astype(str))
     return table.reindex(index=row_names, columns=names, fill_value=0)
 
 

@@ -47,6 +47,23 @@ def test_labels_come_in_the_order_of_the_reference_and_unknown_last() -> None:
     assert names == ["zeta", "10", "2", "11", "c10", "Unknown", MISSING]
 
 
+def test_an_object_that_lost_its_uns_is_drawn_by_the_labels_that_occur(islets: AnnData) -> None:
+    islets.uns.clear()
+    cells = AnnotatedCells.read(islets, "spikgpt")
+    assert cells.colors(["alpha", "beta", "Unknown"]) == {
+        "alpha": palette(2)[0],
+        "beta": palette(2)[1],
+        "Unknown": UNKNOWN_COLOR,
+    }
+
+
+def test_categories_of_numbers_and_categories_that_do_not_occur(islets: AnnData) -> None:
+    islets.obs["group"] = pd.Categorical.from_codes(np.arange(islets.n_obs) % 3 - 1, pd.Index([10, 9, 8]))
+    texts = AnnotatedCells.read(islets, "spikgpt").texts("group", "by")
+    assert sorted(texts.categories) == ["10", "9", MISSING]
+    assert texts[:3].tolist() == [MISSING, "10", "9"]
+
+
 def test_values_that_are_missing_have_a_name(islets: AnnData) -> None:
     islets.obs["note"] = [None if row % 2 else "seen" for row in range(islets.n_obs)]
     texts = AnnotatedCells.read(islets, "spikgpt").texts("note", "by")

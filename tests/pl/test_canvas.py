@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import subprocess
 import sys
 from pathlib import Path
 
@@ -79,6 +80,13 @@ def test_without_matplotlib_that_is_named(islets: AnnData, monkeypatch: pytest.M
     for draw in (pl.umap, pl.confidence, pl.composition):
         with pytest.raises(ConfigError, match=r"^This needs matplotlib, .*pip install 'matplotlib>=3\.8'$"):
             draw(islets)
+
+
+def test_the_module_is_imported_without_matplotlib() -> None:
+    absent = ("matplotlib", "torch", "scanpy", "sklearn", "umap")
+    code = f"import sys\nsys.modules.update(dict.fromkeys({absent}))\nimport spikgpt\nprint(*spikgpt.pl.__all__)"
+    ran = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert ran.stdout.split() == ["agreement", "composition", "confidence", "genes", "raster", "umap"]
 
 
 def test_names_are_shortened_and_hold_no_formulas_and_no_control_characters() -> None:

@@ -51,6 +51,14 @@ def test_without_batches_all_cells_are_one_bar(annotation: Annotation) -> None:
     assert rows_of(pl.composition(annotation, ["a"] * 5 + ["b"] * 7)) == ["a (5)", "b (7)"]
 
 
+def test_batches_of_several_columns_are_joined(islets: AnnData) -> None:
+    islets.uns["spikgpt"]["batch_key"] = "donor x leiden"
+    islets.obs["leiden"] = pd.Categorical((np.arange(islets.n_obs) % 2).astype(str))
+    assert rows_of(pl.composition(islets))[:3] == ["d1 x 0 (100)", "d1 x 1 (100)", "d10 x 0 (100)"]
+    islets.uns["spikgpt"]["batch_key"] = "inferred"
+    assert rows_of(pl.composition(islets)) == ["all cells (600)"]
+
+
 def test_rows_of_a_heat_map_are_shares_of_a_label(islets: AnnData) -> None:
     axes = pl.agreement(islets, "leiden")
     (image,) = axes.get_images()
