@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable
 from pathlib import Path
-from typing import TYPE_CHECKING, Protocol
+from typing import TYPE_CHECKING
 
 import numpy as np
 import pandas as pd
 
 from spikgpt.errors import ConfigError
+from spikgpt.explain.explanation import Explanation
 from spikgpt.explain.labels import LabelGenes
 from spikgpt.pl.canvas import FONT, LETTER, check_axes, check_save, figure_of, finish, new_axes, shown
 from spikgpt.types import Floats
@@ -25,16 +26,8 @@ LARGEST, GENE, LABEL = 90.0, 0.21, 0.26
 SHARES = (0.25, 0.5, 1.0)
 
 
-class NamedGenes(Protocol):
-    """A label, cluster or cell with its genes."""
-
-    @property
-    def name(self) -> str:
-        """Name of the row."""
-
-    @property
-    def genes(self) -> LabelGenes:
-        """Genes behind the label."""
+def genes(self) -> LabelGenes:
+    """Genes behind the label."""
 
 
 class ExplainedGroups(Protocol):
@@ -46,7 +39,7 @@ class ExplainedGroups(Protocol):
 
 
 def genes(
-    labels: ExplainedGroups | LabelGenes | Iterable[LabelGenes],
+    labels: Explanation | LabelGenes | Iterable[LabelGenes],
     *,
     n_genes: int = N_GENES,
     title: str | None = None,
@@ -65,7 +58,7 @@ def genes(
     Parameters
     ----------
     labels
-        Explanation, or the genes behind one label or several labels.
+        The result of :meth:`spikgpt.SpikGPT.explain`, or the genes behind one label or several labels.
     n_genes
         Number of supporting genes of each label.
     title
@@ -87,14 +80,13 @@ def genes(
     if isinstance(n_genes, bool) or not isinstance(n_genes, int) or n_genes < 1:
         msg = f"n_genes is {n_genes!r}; expected a whole number of at least 1."
         raise ConfigError(msg)
-    groups = getattr(labels, "groups", None)
-    if groups is not None:
-        explained, titles = [group.genes for group in groups], [group.name for group in groups]
+    if isinstance(labels, Explanation):
+        explained, titles = [group.genes for group in labels.groups], [group.name for group in labels.groups]
     else:
-        explained = [labels] if isinstance(labels, LabelGenes) else list(labels)  # type: ignore[arg-type]
+        explained = [labels] if isinstance(labels, LabelGenes) else list(labels)
         titles = [str(getattr(one, "label", "")) for one in explained]
     if wrong := [type(one).__name__ for one in explained if not isinstance(one, LabelGenes)]:
-        msg = f"labels has a {wrong[0]}; expected the genes of labels (LabelGenes), as an explanation has them."
+        msg = f"labels has a {wrong[0]}; expected the result of SpikGPT.explain, or genes of its labels."
         raise ConfigError(msg)
     names = list(dict.fromkeys(gene.gene for one in explained for gene in one.of_role("supporting")[:n_genes]))
     if not 0 < len(names) <= MOST:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from pathlib import Path
-from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -12,6 +11,7 @@ from matplotlib.axes import Axes
 
 from spikgpt import pl
 from spikgpt.errors import ConfigError
+from spikgpt.explain.explanation import ExplainedGroup, Explanation
 from spikgpt.explain.labels import GeneEvidence, LabelGenes
 from tests.pl.made import HOSTILE
 
@@ -75,8 +75,12 @@ def test_each_label_has_its_strongest_genes_once() -> None:
 
 
 def test_an_explanation_has_a_row_for_each_group() -> None:
-    groups = [SimpleNamespace(name=f"cluster {row}", genes=one) for row, one in enumerate(LABELS)]
-    assert names_of(pl.genes(SimpleNamespace(groups=groups)))[1] == ["cluster 0", "cluster 1", "cluster 2"]
+    groups = tuple(ExplainedGroup(f"cluster {row}", one) for row, one in enumerate(LABELS))
+    assert names_of(pl.genes(Explanation(groups, "cluster", "made up", ())))[1] == [
+        "cluster 0",
+        "cluster 1",
+        "cluster 2",
+    ]
 
 
 def test_hostile_names_do_no_harm(tmp_path: Path) -> None:
@@ -90,7 +94,7 @@ def test_hostile_names_do_no_harm(tmp_path: Path) -> None:
     ("labels", "how", "message"),
     [
         ([], {}, "The labels have 0 supporting genes; expected 1 to 300"),
-        ([LABELS[2].genes[0]], {}, "labels has a GeneEvidence; expected the genes of labels"),
+        ([LABELS[2].genes[0]], {}, "labels has a GeneEvidence; expected the result of SpikGPT.explain"),
         (LABELS, {"n_genes": 0}, "n_genes is 0; expected a whole number of at least 1"),
     ],
 )
