@@ -171,7 +171,8 @@ def histograms(annotation: Annotation) -> list[Histogram]:
     # The confidence of an Unknown cell means nothing, unless it is the reason.
     shown = filled if cutoffs else filled & ~rejected
     text = "Calibrated probability of the best label."
-    figures.append(_histogram("Confidence", text, annotation.confidence, shown, rejected, (0, 1), cutoffs))
+    if shown.any():
+        figures.append(_histogram("Confidence", text, annotation.confidence, shown, rejected, (0, 1), cutoffs))
     if annotation.typicality is not None:
         text = "Conformal p-value: the share of held-out reference cells that are less typical."
         figures.append(

@@ -129,7 +129,7 @@ def report_content(
         cells=len(annotation.best),
         unknown=annotation.unknown_fraction,
         verdict=texts.verdict(annotation),
-        notes=tuple(printable(note) for note in annotation.notes()),
+        notes=texts.notes(annotation),
         labels=tuple(charts.label_rows(annotation, labels[0])),
         map=_map_content(positions, own, others, annotation),
         map_text=positions.text,

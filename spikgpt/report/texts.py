@@ -91,6 +91,13 @@ def verdict(annotation: Annotation) -> Verdict:
     return Verdict(title, tone, text, evidence, named)
 
 
+def notes(annotation: Annotation) -> tuple[str, ...]:
+    """Return the notes on the annotation, without the note that repeats the verdict."""
+    check = annotation.compatibility
+    repeated = check is not None and not check.usable
+    return tuple(printable(note) for note in annotation.notes()[int(repeated) :])
+
+
 def _measure(name: str) -> str:
     """Return the name of a number; the numbers of several references begin with the name of the reference."""
     reference, _, measure = name.rpartition(": ")

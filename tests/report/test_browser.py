@@ -86,7 +86,7 @@ def pixels(page: Page) -> np.ndarray[tuple[int, int, int], np.dtype[np.int64]]:
     """Return the pixels of the map, RGB from 0 to 255."""
     page.wait_for_timeout(150)
     picture = page.locator("#canvas").screenshot()
-    return np.rint(255 * matplotlib.image.imread(io.BytesIO(picture))[..., :3]).astype(np.int64)
+    return np.asarray(np.rint(255 * matplotlib.image.imread(io.BytesIO(picture))[..., :3]), dtype=np.int64)
 
 
 def near(picture: np.ndarray[Any, np.dtype[np.int64]], color: str, reach: int = 40) -> int:
@@ -166,7 +166,12 @@ def test_names_never_overlap_while_zooming(opened: Open, annotated: Annotation, 
     names = tuple(f"cell type {number} of a long name" for number in range(100))
     best = (np.arange(300) % 100).astype(np.int16)
     probabilities = np.eye(100, dtype=np.float32)[best]
-    changes = {"label_ids": (None,) * 100, "broad": best, "broad_names": names, "broad_ids": ("unknown",) * 100}
+    changes: dict[str, Any] = {
+        "label_ids": (None,) * 100,
+        "broad": best,
+        "broad_names": names,
+        "broad_ids": ("unknown",) * 100,
+    }
     many = dataclasses.replace(annotated, label_names=names, best=best, probabilities=probabilities, **changes)
     page = opened(many.report(tmp_path / "many.html", query))
     seen = []

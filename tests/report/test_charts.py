@@ -96,6 +96,11 @@ def test_cutoffs_of_other_rules(annotated: Annotation) -> None:
     assert histograms(refused)[1].cutoffs == ()
 
 
+def test_without_labels_there_is_no_confidence_to_show(annotated: Annotation) -> None:
+    nothing = dataclasses.replace(annotated, rejected=np.ones(300, dtype=bool))
+    assert [histogram.name for histogram in histograms(nothing)] == ["Typicality", "OOD score"]
+
+
 def test_agreement_counts_the_labels_of_each_cluster(annotated: Annotation, query: AnnData) -> None:
     found = cluster_column(annotated, query, "cell_type")
     assert found is not None

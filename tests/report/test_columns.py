@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -107,7 +108,7 @@ def test_numbers_keep_four_digits() -> None:
         (pd.Series(pd.to_datetime(["2020-01-01", "2021-01-01"])), Categories),
     ],
 )
-def test_kinds_of_columns(values: pd.Series[object], kind: type) -> None:
+def test_kinds_of_columns(values: pd.Series[Any], kind: type) -> None:
     assert isinstance(column_of("name", values), kind)
 
 

@@ -46,6 +46,7 @@ def test_more_cells_than_umap_takes_are_placed_between_the_others(
     assert (annotated.best[nearest] == annotated.best[:, None]).mean() > 0.8
 
 
+@pytest.mark.slow
 def test_the_graph_is_that_of_umap() -> None:
     pytest.importorskip("umap")
     with warnings.catch_warnings():
@@ -76,7 +77,8 @@ def test_a_cell_is_placed_between_its_nearest_cells_alone() -> None:
     sample = np.array([[0, 0], [1, 0], [0, 2], [100, 100]], dtype=np.float32)
     nearest = np.array([[0, 1, 2], [0, 1, 3], [3, 3, 3], [-1, -1, -1]], dtype=np.int32)
     points = place(sample, nearest)
-    np.testing.assert_allclose(points[:3], [[1 / 3, 2 / 3], [0.5, 0], [100, 100]], rtol=1e-6)
+    expected = np.array([[1 / 3, 2 / 3], [0.5, 0], [100, 100]])
+    np.testing.assert_allclose(points[:3], expected, rtol=1e-6)
     assert np.isnan(points[3]).all()
     assert np.isnan(place(np.empty((0, 2), dtype=np.float32), nearest)).all()
 

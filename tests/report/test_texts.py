@@ -12,7 +12,7 @@ from anndata import AnnData
 
 from spikgpt import Annotation, SpikGPT, __version__
 from spikgpt.options import AnnotateOptions
-from spikgpt.report.texts import PAPER, changed_options, citations, genes, methods, run_facts, verdict
+from spikgpt.report.texts import PAPER, changed_options, citations, genes, methods, notes, run_facts, verdict
 from spikgpt.scoring.compatibility import LIKE, OTHER, STUDY, Compatibility, Kind
 from tests.conftest import labelled
 
@@ -45,6 +45,7 @@ def test_other_tissue_without_labels_and_no_check(annotation: Annotation) -> Non
     rejected = np.ones(12, dtype=bool)
     found = verdict(dataclasses.replace(annotation, compatibility=check, rejected=rejected))
     assert found.text.endswith("All cells are Unknown.")
+    assert notes(dataclasses.replace(annotation, compatibility=check)) == tuple(annotation.notes())
     unchecked = verdict(dataclasses.replace(annotation, compatibility=None))
     assert unchecked.title == "The compatibility was not checked"
 
