@@ -106,10 +106,10 @@ def obs_columns(annotation: Annotation, adata: AnnData | None) -> tuple[list[Col
     known = dict(zip(annotation.label_names, annotation.colors(annotation.label_names).tolist(), strict=True))
     many = len(obs) > MANY_CELLS
     most = FEW_COLUMNS if many else MOST_COLUMNS
-    for name in obs.columns:
+    for name, values in obs.items():
         if str(name).startswith(f"{annotation.key_added}_"):
             continue
-        column = column_of(str(name), obs[name], known, small=many) if len(columns) < most else None
+        column = column_of(str(name), values, known, small=many) if len(columns) < most else None
         if column is None:
             left_out.append(shortened(str(name)))
         else:
@@ -121,11 +121,18 @@ def column_of(
     name: str, values: pd.Series[Any], known: Mapping[str, str] | None = None, *, small: bool = False
 ) -> Column | None:
     """Return a column of obs as categories or numbers; None for one with too many values, such as barcodes."""
+    try:
+        return _column(name, values, known, small=small)
+    except (TypeError, ValueError):  # values that cannot be compared or are no texts, such as lists
+        return None
+
+
+def _column(name: str, values: pd.Series[Any], known: Mapping[str, str] | None, *, small: bool) -> Column | None:
     kind = values.dtype
     if isinstance(kind, pd.CategoricalDtype) or not pd.api.types.is_numeric_dtype(kind):
         return categories(name, values, known)
     if pd.api.types.is_bool_dtype(kind):
-        return categories(name, values.astype(object))
+        return categories(name, values.astype(object).astype(str).where(values.notna()))
     if pd.api.types.is_complex_dtype(kind):
         return None
     whole = pd.api.types.is_integer_dtype(kind)

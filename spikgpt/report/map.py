@@ -129,14 +129,16 @@ def _map_of_obsm(adata: AnnData | None, key: str) -> CellMap:
 def _map_of_query(query: FittedQuery, nearest: npt.NDArray[np.int32]) -> CellMap:
     """Return the map of a fitted query from the positions of its sample."""
     smoother = query.model.smoother
-    sample, name, text = _sample_positions(smoother.points, smoother.neighbours)
+    # Without components of expression, the points are the vectors that the network reads.
+    origin = "principal components" if query.model.pca is not None else "vectors that the network reads"
+    sample, name, text = _sample_positions(smoother.points, smoother.neighbours, origin)
     points = place(sample, nearest)
     if (missing := int(np.isnan(points[:, 0]).sum())) and not smoother.neighbours.shape[1]:
         text += f" {missing:,} cells outside the sample have no neighbours without smoothing, and are not on the map."
     return CellMap(points, name, text)
 
 
-def _sample_positions(points: Floats, neighbours: Integers) -> tuple[npt.NDArray[np.float32], str, str]:
+def _sample_positions(points: Floats, neighbours: Integers, origin: str) -> tuple[npt.NDArray[np.float32], str, str]:
     """Return the positions of a sample, shape (k, 2), the name of the map, and a sentence on it."""
     if not neighbours.shape[1]:
         text = "The map shows two principal components: the query has too few cells, or no neighbours, for a UMAP."
@@ -147,7 +149,7 @@ def _sample_positions(points: Floats, neighbours: Integers) -> tuple[npt.NDArray
             from umap.umap_ import find_ab_params, simplicial_set_embedding
     except ImportError:
         text = f"The map shows two principal components of the query. For a UMAP: {install_command('umap-learn')}"
-        return points[:, :2].astype(np.float32), "Principal components", text
+        return _two_components(points), "Principal components", text
     every = -(-len(points) // MOST_FITTED)
     chosen = np.argsort(points[:, 0], kind="stable")[every // 2 :: every]  # the same cells in any order
     own, near = (points, neighbours) if every == 1 else _within(points, neighbours, chosen)
@@ -175,7 +177,7 @@ def _sample_positions(points: Floats, neighbours: Integers) -> tuple[npt.NDArray
             output_dens=False,
         )
     positions = np.asarray(fitted, dtype=np.float32)
-    text = f"The map is a UMAP of the query's own principal components, computed for {len(own):,} cells."
+    text = f"The map is a UMAP of the query's own {origin}, computed for {len(own):,} cells."
     if every > 1:
         whole = np.empty((len(points), 2), dtype=np.float32)
         order, others = np.full(len(points), -1), np.ones(len(points), dtype=bool)

@@ -86,7 +86,10 @@ def verdict(annotation: Annotation) -> Verdict:
     title, tone, text = VERDICTS[check.kind]
     if check.kind == OTHER and annotation.unknown_fraction == 1:
         text += f" All cells are {UNKNOWN}."
-    evidence = tuple(f"{part[:1].upper()}{part[1:]}." for part in check.evidence.split("; ") if part)
+    names = tuple(f"{name}: " for name in annotation.facts.get("references", ()))
+    parts = [part for part in check.evidence.split("; ") if part]
+    # The name of a reference keeps its spelling.
+    evidence = tuple(f"{part if part.startswith(names) else part[:1].upper() + part[1:]}." for part in parts)
     named = tuple((_measure(name), f"{value:.3g}") for name, value in check.values.items())
     return Verdict(title, tone, text, evidence, named)
 

@@ -74,7 +74,10 @@ class ReportWriter:
 
 
 def _check_same_cells(annotation: Annotation, adata: AnnData) -> None:
-    """Refuse an AnnData of other cells, or of the same cells in another order."""
+    """Refuse an AnnData of other cells, or of the same cells in another order, and what is no AnnData."""
+    if not hasattr(adata, "obs_names"):
+        msg = f"adata is of the type {type(adata).__name__}; expected the AnnData that was annotated, or None."
+        raise ConfigError(msg)
     names, present = (np.asarray(names[:], dtype=object) for names in (annotation.obs_names, adata.obs_names))
     if not np.array_equal(names, present):
         msg = (

@@ -105,6 +105,9 @@ def test_numbers_keep_four_digits() -> None:
         (pd.Series([1, None, 3], dtype="Int64"), Categories),
         (pd.Series([f"cell {row}" for row in range(1000)]), type(None)),
         (pd.Series([1j, 2j]), type(None)),
+        (pd.Series([["a"], ["b"]]), type(None)),
+        (pd.Series(["a", 1, None, 2.5]), Categories),
+        (pd.Series(pd.arrays.SparseArray([0.0, 1.5, 0.0])), Numbers),
         (pd.Series(pd.to_datetime(["2020-01-01", "2021-01-01"])), Categories),
     ],
 )

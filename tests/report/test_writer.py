@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 from pathlib import Path
+from typing import Any
 
 import pytest
 from anndata import AnnData
@@ -45,6 +46,9 @@ def test_other_cells_are_refused(annotated: Annotation, query: AnnData, tmp_path
     for cells in (query[:10], query[::-1]):
         with pytest.raises(ConfigError, match="cells that are not the 300 annotated cells in their order"):
             annotated.report(tmp_path / "report.html", cells)
+    file: Any = tmp_path / "query.h5ad"
+    with pytest.raises(ConfigError, match="adata is of the type .*Path; expected the AnnData that was annotated"):
+        annotated.report(tmp_path / "report.html", file)
     assert not list(tmp_path.iterdir())
 
 

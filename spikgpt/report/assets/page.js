@@ -199,7 +199,10 @@ function followPointer(map, tooltip) {
   };
   canvas.addEventListener("pointerup", end);
   canvas.addEventListener("pointercancel", end);
-  canvas.addEventListener("pointerleave", () => tooltip.show(-1));
+  canvas.addEventListener("pointerleave", (event) => {
+    // A finger leaves after each tap, and the facts stay.
+    if (event.pointerType !== "touch") tooltip.show(-1);
+  });
   canvas.addEventListener(
     "wheel",
     (event) => {
@@ -309,8 +312,16 @@ async function start() {
   }
   const data = await readData();
   byId("map-app").hidden = false;
-  const canvas = byId("canvas");
-  let renderer = WebGLPoints.on(canvas);
+  let canvas = byId("canvas");
+  let renderer = null;
+  try {
+    renderer = WebGLPoints.on(canvas);
+  } catch {
+    // A canvas that WebGL holds gives no other context.
+    const fresh = canvas.cloneNode();
+    canvas.replaceWith(fresh);
+    canvas = fresh;
+  }
   if (!renderer) {
     announce("This browser offers no WebGL, so the map is drawn without it. All functions work; large maps move slowly.");
     renderer = CanvasPoints.on(canvas);
