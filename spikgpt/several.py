@@ -23,6 +23,8 @@ from spikgpt.errors import ConfigError, listed
 from spikgpt.options import AnnotateOptions
 from spikgpt.pipeline import annotate
 from spikgpt.reference.files import Reference
+from spikgpt.report.map import MapSource
+from spikgpt.report.writer import ReportWriter
 from spikgpt.scoring.annotation import REFERENCE, Annotation
 from spikgpt.scoring.compatibility import STUDY, Compatibility
 from spikgpt.scoring.rejection import RejectionRule
@@ -59,20 +61,27 @@ def annotate_by_several(models: Sequence[NamedModel], cells: Cells, options: Ann
     if chosen := [name for name in ("labels", "exclude", "cluster_key", "majority_vote") if getattr(options, name)]:
         msg = f"{listed(chosen)} cannot be used with several references. Name one reference, or leave the option out."
         raise ConfigError(msg)
-    scores = np.stack([_ood_scores(model, cells, options) for model in models])
+    scored = [_scored(model, cells, options) for model in models]
+    scores = np.stack([score for score, _ in scored])
     parts, owner = _settled(models, cells, options, scores, tuple(range(len(models))))
     names = [model.reference.name for model in models]
     names = names if len(set(names)) == len(names) else [model.name for model in models]
-    return merged({names[index]: part for index, part in parts.items()}, owner, cells)
+    annotation = merged({names[index]: part for index, part in parts.items()}, owner, cells)
+    # The reference of most cells places all cells on the map of a report.
+    _, source = scored[list(parts)[np.bincount(owner).argmax()]]
+    return replace(annotation, reporter=ReportWriter(options, source))
 
 
-def _ood_scores(model: NamedModel, cells: Cells, options: AnnotateOptions) -> npt.NDArray[np.float32]:
-    """Return the OOD score of each cell by a reference, whether the reference suits the query or not, shape (n,)."""
-    scores = annotate(model.reference, model.engine, cells, options.plain(), check=False).ood_score
-    if scores is None:
+def _scored(model: NamedModel, cells: Cells, options: AnnotateOptions) -> tuple[npt.NDArray[np.float32], MapSource]:
+    """Return the OOD score of each cell by a reference, shape (n,), and what places all cells on a map.
+
+    The reference may be of another tissue than the query.
+    """
+    annotation = annotate(model.reference, model.engine, cells, options.plain(), check=False)
+    if annotation.ood_score is None:
         msg = f"The reference {model.name} has format 1, which has no OOD score. Train it again, or name it alone."
         raise ConfigError(msg)
-    return scores
+    return annotation.ood_score, MapSource(annotation.query, annotation.nearest)
 
 
 def _settled(

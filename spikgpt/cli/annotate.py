@@ -143,9 +143,9 @@ def _annotate_file(query: Path, model: ModelOptions, options: LabelOptions, hub:
             uns, notes = annotation.uns(cells), annotation.notes(cells)
             if report:
                 inform("Drawing the report.")
-                ReportWriter(options).write(
-                    annotation, report, cells, map_key=map_key, title=f"Cell types of {query.name}", clusters=clusters
-                )
+                writer, title = annotation.reporter, f"Cell types of {query.name}"
+                assert isinstance(writer, ReportWriter)  # every annotation of this command has one
+                writer.write(annotation, report, cells, map_key=map_key, title=title, clusters=clusters)
                 written.append(report)
         if out:
             names, obs = annotation.obs_names, dict(annotation.obs())

@@ -23,7 +23,7 @@ from spikgpt.report.columns import (
     shortened_lines,
 )
 from spikgpt.report.dots import DotPlot, dot_plot
-from spikgpt.report.map import CellMap, cell_map
+from spikgpt.report.map import CellMap, MapSource, cell_map
 from spikgpt.scoring.annotation import Annotation
 from spikgpt.types import UNKNOWN
 
@@ -102,6 +102,7 @@ def report_content(
     cluster_key: str | None = None,
     title: str | None = None,
     clusters: ClusterReport | None = None,
+    source: MapSource | None = None,
 ) -> ReportContent:
     """Return the content of a report; see :meth:`spikgpt.report.writer.ReportWriter.write`.
 
@@ -121,7 +122,7 @@ def report_content(
     agreement = None if found is None else charts.agreement(found[0], labels[0], found[1])
     if clusters is None and adata is not None and found is not None and annotation.rejected.any():
         clusters = summarise(annotation, adata, found[2], layer=options.layer, gene_key=options.gene_key)
-    positions = cell_map(annotation, adata, map_key)
+    positions = cell_map(annotation, adata, map_key, source)
     own: list[Column] = [*labels, *score_columns(annotation)]
     reference = printable(annotation.reference_name)
     return ReportContent(

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import warnings
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 import numpy.typing as npt
@@ -16,7 +16,7 @@ from scipy import sparse
 
 from spikgpt.errors import ConfigError, install_command, listed
 from spikgpt.explain.query import FittedQuery
-from spikgpt.scoring.annotation import Annotation
+from spikgpt.scoring.annotation import AnnotatedQuery, Annotation
 from spikgpt.types import Floats, Integers
 
 if TYPE_CHECKING:
@@ -32,6 +32,13 @@ ROUNDS, MINIMUM_DISTANCE, SEED = 200, 0.3, 0
 BISECTIONS, LEAST_WIDTH = 50, 1e-3
 # Neighbours that are farther from the nearest neighbour than this share of the map's diagonal do not place a cell.
 FAR = 0.05
+
+
+class MapSource(NamedTuple):
+    """Fitted query whose sample places the cells of a map, and the positions in it, shape (n, 3)."""
+
+    query: AnnotatedQuery | None
+    nearest: npt.NDArray[np.int32] | None
 
 
 @dataclass(frozen=True)
@@ -60,7 +67,12 @@ class CellMap:
         return np.flatnonzero(np.isfinite(self.points).all(axis=1))
 
 
-def cell_map(annotation: Annotation, adata: AnnData | None = None, map_key: str | None = None) -> CellMap:
+def cell_map(
+    annotation: Annotation,
+    adata: AnnData | None = None,
+    map_key: str | None = None,
+    source: MapSource | None = None,
+) -> CellMap:
     """Return the map of a query: an array of the user's ``obsm``, or UMAP of the query's own components.
 
     Parameters
@@ -69,6 +81,8 @@ def cell_map(annotation: Annotation, adata: AnnData | None = None, map_key: str 
         The annotated query, whose ``obsm`` may hold a map.
     map_key
         Name of an array in ``obsm``. None for a usual name such as ``X_umap``, if there is one.
+    source
+        Fitted query that places the cells; None for that of the annotation.
 
     Raises
     ------
@@ -79,9 +93,9 @@ def cell_map(annotation: Annotation, adata: AnnData | None = None, map_key: str 
         return _map_of_obsm(adata, map_key)
     if adata is not None and (key := next((key for key in MAP_KEYS if key in adata.obsm), None)):
         return _map_of_obsm(adata, key)
-    query = annotation.query
-    if isinstance(query, FittedQuery) and annotation.nearest is not None and len(query.rows) > 1:
-        return _map_of_query(query, annotation.nearest)
+    query, nearest = source or MapSource(annotation.query, annotation.nearest)
+    if isinstance(query, FittedQuery) and nearest is not None and len(query.rows) > 1:
+        return _map_of_query(query, nearest)
     if adata is not None and "X_pca" in adata.obsm:
         return _map_of_obsm(adata, "X_pca")
     if len(annotation.label_names) > 2 and len(annotation.best) > 1:

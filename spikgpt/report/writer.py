@@ -11,6 +11,7 @@ import numpy as np
 from spikgpt.errors import ConfigError
 from spikgpt.files import check_target, replacing
 from spikgpt.options import AnnotateOptions
+from spikgpt.report.map import MapSource
 from spikgpt.scoring.annotation import Annotation
 
 if TYPE_CHECKING:
@@ -27,9 +28,12 @@ class ReportWriter:
     ----------
     options
         Options of the annotation, which the report lists.
+    source
+        Fitted query that places the cells on the map; None for that of the annotation.
     """
 
     options: AnnotateOptions
+    source: MapSource | None = None
 
     def write(
         self,
@@ -67,6 +71,7 @@ class ReportWriter:
             cluster_key=cluster_key,
             title=title,
             clusters=clusters,
+            source=self.source,
         )
         text = page(content)
         with replacing(path) as temporary:

@@ -13,6 +13,7 @@ from spikgpt import Annotation, SpikGPT
 from spikgpt.errors import ConfigError
 from spikgpt.options import AnnotateOptions
 from spikgpt.report import page as page_module
+from spikgpt.report.writer import ReportWriter
 from spikgpt.several import NamedModel, annotate_by_several
 from tests.conftest import labelled
 
@@ -76,4 +77,7 @@ def test_few_cells_and_several_references_have_a_report(shipped: SpikGPT, query:
     several = annotate_by_several(models, query, AnnotateOptions())
     assert several.query is None
     text = several.report(tmp_path / "several.html", query).read_text()
+    assert "a UMAP of the query&#39;s own principal components, computed for 300 cells" in text
+    by_hand = dataclasses.replace(several, reporter=ReportWriter(AnnotateOptions()))
+    text = by_hand.report(tmp_path / "by_hand.html", query).read_text()
     assert "principal components of the label probabilities" in text
