@@ -121,13 +121,17 @@ def _label(row: Row, total: int) -> str:
 
 
 def _clusters(clusters: list[ClusterRow]) -> str:
+    with_genes = any(one.genes for one in clusters)
     rows = "".join(
         f'<tr><td>{name(one.name)}</td><td class="sg-number">{one.cells:,}</td><td>{name(one.label)}</td>'
         f'<td class="sg-number">{100 * one.share:.0f}%</td><td class="sg-number">{100 * one.unknown_share:.0f}%</td>'
-        f"<td>{text(one.genes)}</td></tr>"
+        + (f"<td>{text(one.genes)}</td></tr>" if with_genes else "</tr>")
         for one in clusters
     )
-    head = "".join(f"<th>{word}</th>" for word in ("cluster", "cells", "label", "share", UNKNOWN, "marker genes"))
+    head = (
+        '<th>cluster</th><th class="sg-number">cells</th><th>label</th><th class="sg-number">share</th>'
+        f'<th class="sg-number">{UNKNOWN}</th>{"<th>marker genes</th>" if with_genes else ""}'
+    )
     return (
         f'<h3>Clusters</h3><div class="sg-scroll"><table class="sg-clusters"><thead><tr>{head}</tr></thead>'
         f"<tbody>{rows}</tbody></table></div>"
