@@ -16,9 +16,9 @@ UV := -m uv pip install --quiet --python
 # CPU builds of torch: on Linux, the build on PyPI brings gigabytes of CUDA. TORCH_INDEX= takes that one, for a GPU.
 TORCH := torch==2.13.0
 TORCH_INDEX ?= https://download.pytorch.org/whl/cpu
-DEVELOPMENT := --constraint constraints.txt --editable '.[cpu,train,parquet,report,serve,dask,dev]' --editable ./benchmarks
+DEVELOPMENT := --constraint constraints.txt --editable '.[cpu,train,parquet,report,serve,app,dask,dev]' --editable ./benchmarks
 
-.PHONY: demo test pytest test-slow test-contract test-rivals matrix fuzz lint docs bench reference scgpt clean
+.PHONY: demo test pytest test-slow test-contract test-rivals matrix fuzz lint docs bench reference scgpt space clean
 
 demo: $(READY)
 	$(BIN)/python examples/demo.py
@@ -101,6 +101,14 @@ reference: $(READY)
 # Train the small scGPT of the tests again.
 scgpt: $(READY)
 	$(BIN)/python hub_cards/pretrain_scgpt.py --out scgpt_baron
+
+# A folder to push as a Hugging Face Space; see docs/guides/app.md.
+space:
+	rm -rf build/space
+	mkdir -p build
+	cp -r hub_cards/space build/space
+	cp LICENSE build/space
+	tar --exclude=__pycache__ -cf - spikgpt | tar -xf - -C build/space
 
 $(READY): pyproject.toml benchmarks/pyproject.toml constraints.txt
 	$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "Python 3.11 or newer is needed; say make PYTHON=python3.11")'

@@ -1,13 +1,16 @@
-"""Options of ``spikgpt app``: address and limits."""
+"""Options of ``spikgpt app``: address, limits, and the references of the page."""
 
 from __future__ import annotations
 
 import ipaddress
+from collections.abc import Sequence
+from pathlib import Path
 from typing import Annotated
 
-from msgspec import Meta
+from msgspec import Meta, structs
 
-from spikgpt.options import Count, Options, about, cores
+from spikgpt.options import Count, EngineOptions, HubOptions, Options, about, cores
+from spikgpt.service.messages import Model, Setup
 
 MOST_WORKERS = 2
 MEGABYTE = 1024 * 1024
@@ -48,3 +51,22 @@ class AppOptions(Options, frozen=True, kw_only=True):
             return self.host == "localhost" or ipaddress.ip_address(self.host).is_loopback
         except ValueError:
             return False
+
+
+def setup_of(
+    settings: AppOptions,
+    models: Sequence[str] = (),
+    engine: EngineOptions | None = None,
+    hub: HubOptions | None = None,
+    scgpt: Path | None = None,
+) -> Setup:
+    """Return the references of the page and the options of its workers; by default the references in this package."""
+    from spikgpt.reference.registry import shipped_references
+
+    engine, hub = engine or EngineOptions(), hub or HubOptions()
+    if engine.threads is None:
+        engine = structs.replace(engine, threads=max(1, cores() // settings.workers))
+    keywords = structs.asdict(engine) | structs.asdict(hub) | {"scgpt": scgpt, "is_open": settings.is_local}
+    plain = {name: str(value) if isinstance(value, Path) else value for name, value in keywords.items()}
+    sources = dict.fromkeys(models or shipped_references())
+    return Setup(models=tuple(map(Model, sources)), keywords=plain, max_cells=settings.max_cells)

@@ -4,17 +4,15 @@ from __future__ import annotations
 
 import sys
 from importlib.util import find_spec
-from pathlib import Path
 from typing import Annotated
 
 import typer
-from msgspec import structs
 
-from spikgpt.app.settings import AppOptions
+from spikgpt.app.settings import AppOptions, setup_of
 from spikgpt.cli.flags import MODEL, ScGPT, command, escaped
 from spikgpt.cli.output import inform, note
 from spikgpt.errors import ConfigError, install_command, listed
-from spikgpt.options import EngineOptions, HubOptions, cores
+from spikgpt.options import EngineOptions, HubOptions
 
 # Modules that the page needs, and the packages that bring them.
 PACKAGES = {"gradio": "gradio", "starlette": "starlette", "uvicorn": "uvicorn", "python_multipart": "python-multipart"}
@@ -39,19 +37,8 @@ def app_(
         msg = f"spikgpt app needs the extra 'app' (not here: {listed(missing)}). Run: {install_command(*missing)}"
         raise ConfigError(msg)
     from spikgpt.app.server import serve
-    from spikgpt.reference.registry import shipped_references
-    from spikgpt.service.messages import Model, Setup
 
-    if engine.threads is None:
-        engine = structs.replace(engine, threads=max(1, cores() // settings.workers))
-    keywords = structs.asdict(engine) | structs.asdict(hub) | {"scgpt": scgpt}
-    plain = {name: str(value) if isinstance(value, Path) else value for name, value in keywords.items()}
-    sources = dict.fromkeys(model or shipped_references())
-    setup = Setup(
-        models=tuple(map(Model, sources)),
-        keywords=plain | {"is_open": settings.is_local},
-        max_cells=settings.max_cells,
-    )
+    setup = setup_of(settings, model or (), engine, hub, scgpt)
 
     def on_start(address: str, names: list[str]) -> None:
         inform(f"Open {address} in a browser; references: {', '.join(names)}. Ctrl-C stops the page.")

@@ -51,8 +51,3 @@ def test_killed_in_the_middle_it_leaves_nothing(way: str, chromium: Any, few: An
             with running(temporary, "--concurrent", 1):
                 assert len(list(temporary.glob(f"{PREFIX}*"))) == 1
         app.wait_until(lambda: not list(temporary.iterdir()))
-
-
-@pytest.mark.slow
-def test_the_folder_of_the_hub_card_starts_a_page(chromium: Any, few_file: Path, tmp_path: Path) -> None:
-    """Run the Space as Hugging Face does."""
