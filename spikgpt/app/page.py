@@ -13,7 +13,8 @@ from typing import Any
 import gradio
 
 from spikgpt.app import render
-from spikgpt.app.runs import Finished, Request, Runs, Stopped
+from spikgpt.app.messages import Finished
+from spikgpt.app.runs import Request, Runs, Stopped
 from spikgpt.app.sessions import Sessions
 from spikgpt.app.settings import AppOptions
 from spikgpt.errors import SpikGPTError
@@ -52,7 +53,8 @@ class Page:
 
     def blocks(self) -> gradio.Blocks:
         """Return the page."""
-        with gradio.Blocks(title=TITLE, analytics_enabled=False) as blocks:
+        blocks = gradio.Blocks(title=TITLE, analytics_enabled=False)
+        with blocks:
             gradio.HTML(
                 HEAD.format(privacy=LOCAL if self._settings.is_local else PUBLIC),
                 elem_classes="sg-title",

@@ -22,7 +22,7 @@ from spikgpt.app.settings import AppOptions
 from spikgpt.app.web import Web
 from spikgpt.service.messages import Setup
 from spikgpt.service.pool import WorkerPool
-from spikgpt.service.server import BACKLOG, LAST_SECONDS, bound
+from spikgpt.service.sockets import BACKLOG, LAST_SECONDS, bound
 
 WORKER = "spikgpt.app.worker"
 # Settings of Gradio: it asks no server, shares no page, and starts no other server.

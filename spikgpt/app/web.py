@@ -22,10 +22,9 @@ from spikgpt.app.messages import CELLS, REPORT, RESULTS, TABLE
 from spikgpt.app.sessions import Sessions
 from spikgpt.app.settings import AppOptions
 from spikgpt.errors import fault, printable
-from spikgpt.service.app import Scope, Send
 from spikgpt.service.messages import UPLOAD
 from spikgpt.service.refusals import Kind, Refusal
-from spikgpt.service.uploads import Message, Receive, drop_body, noting_end, receive_upload
+from spikgpt.service.uploads import Message, Receive, Scope, Send, drop_body, noting_end, receive_upload
 
 # Addresses of Gradio's page, and of the calls that the page makes.
 GRADIO = re.compile(

@@ -8,7 +8,7 @@ import time
 from collections.abc import Awaitable, Callable, Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
-from typing import Any, TypeAlias
+from typing import Any
 
 from starlette.applications import Starlette
 from starlette.exceptions import HTTPException
@@ -23,11 +23,9 @@ from spikgpt.service.pool import STOPPING, WorkerPool
 from spikgpt.service.refusals import INTERNAL, Kind, Refusal
 from spikgpt.service.requests import MEDIA_TYPES, media_type, read_parameters
 from spikgpt.service.settings import ServeOptions
-from spikgpt.service.uploads import Message, Receive, drop_body, noting_end, receive_upload
+from spikgpt.service.uploads import Message, Receive, Scope, Send, drop_body, noting_end, receive_upload
 from spikgpt.version import __version__
 
-Scope: TypeAlias = Any
-Send: TypeAlias = Callable[[Message], Awaitable[None]]
 ANNOTATE, REFERENCES, HEALTH, METRICS = "/v1/annotate", "/v1/references", "/health", "/metrics"
 KINDS = {404: Kind.NOT_FOUND, 405: Kind.METHOD_NOT_ALLOWED}
 PAGE = """SpikGPT {version}: cell types for single-cell RNA-seq.

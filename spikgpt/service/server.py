@@ -12,15 +12,11 @@ from types import FrameType
 
 import uvicorn
 
-from spikgpt.errors import ConfigError
 from spikgpt.service.app import Service
 from spikgpt.service.messages import Setup
 from spikgpt.service.pool import WorkerPool
 from spikgpt.service.settings import ServeOptions
-
-BACKLOG = 128
-# Seconds for answers that are being sent when the service stops.
-LAST_SECONDS = 2
+from spikgpt.service.sockets import BACKLOG, LAST_SECONDS, bound
 
 
 def serve(setup: Setup, settings: ServeOptions, on_start: Callable[[str, list[str]], None]) -> None:
@@ -41,25 +37,6 @@ def serve(setup: Setup, settings: ServeOptions, on_start: Callable[[str, list[st
     logging.basicConfig(format="%(asctime)s %(message)s")
     with bound(settings.host, settings.port) as listener:
         asyncio.run(_serve(setup, settings, listener, on_start))
-
-
-def bound(host: str, port: int) -> socket.socket:
-    """Return a socket that is bound to an address, and not yet listening."""
-    try:
-        family, kind, protocol, _, address = socket.getaddrinfo(
-            host, port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE
-        )[0]
-        listener = socket.socket(family, kind, protocol)
-        listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-        try:
-            listener.bind(address)
-        except OSError:
-            listener.close()
-            raise
-    except OSError as error:
-        msg = f"{host} port {port} cannot be used: {error.strerror or error}. Choose another --port or --host."
-        raise ConfigError(msg) from None
-    return listener
 
 
 async def _serve(

@@ -16,6 +16,8 @@ from spikgpt.service.refusals import Kind, Refusal
 
 Message: TypeAlias = MutableMapping[str, Any]
 Receive: TypeAlias = Callable[[], Awaitable[Message]]
+Scope: TypeAlias = Any
+Send: TypeAlias = Callable[[Message], Awaitable[None]]
 # Bytes and seconds that are read and dropped before a refusal, as many clients read no answer before all is sent.
 DROPPED_BYTES, DROPPED_SECONDS = 16 * 1024 * 1024, 2.0
 # Bytes around the file in a form.

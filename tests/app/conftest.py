@@ -158,7 +158,7 @@ class User:
         """Save the download of an ending."""
         with self.page.expect_download() as started:
             self.page.click(f'.sg-download[download$="{ending}"]')
-        path = folder / started.value.suggested_filename
+        path = folder / str(started.value.suggested_filename)
         started.value.save_as(path)
         return path
 
