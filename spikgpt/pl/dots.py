@@ -26,18 +26,6 @@ LARGEST, GENE, LABEL = 90.0, 0.21, 0.26
 SHARES = (0.25, 0.5, 1.0)
 
 
-def genes(self) -> LabelGenes:
-    """Genes behind the label."""
-
-
-class ExplainedGroups(Protocol):
-    """An explanation, with labels, clusters or cells as ``groups``."""
-
-    @property
-    def groups(self) -> Sequence[NamedGenes]:
-        """Labels, clusters or cells."""
-
-
 def genes(
     labels: Explanation | LabelGenes | Iterable[LabelGenes],
     *,

@@ -13,6 +13,7 @@ from spikgpt.embedding.pca import CHUNK, PCAProjection
 from spikgpt.embedding.stored import stored_embedding
 from spikgpt.errors import ConfigError
 from spikgpt.reference.files import EMBEDDER, Reference
+from spikgpt.types import Floats
 
 # Depth of another sample as a share of a cell's own depth, and largest share of ambient RNA.
 OTHER_DEPTH, LARGEST_AMBIENT = (0.3, 1.0), 0.6
@@ -61,7 +62,8 @@ def simulated_cells(reference: Reference, cells_per_label: int = 60, *, seed: in
     if not isinstance(embedding, PCAProjection):
         msg = f"The reference {reference.name} reads an embedding; cells can be simulated from genes alone."
         raise ConfigError(msg)
-    symbols, parts = embedding.genes.symbols, [(embedding.label_means, embedding.label_stds)]
+    symbols = embedding.genes.symbols
+    parts: list[tuple[Floats, Floats]] = [(embedding.label_means, embedding.label_stds)]
     if embedding.imputer is not None:
         symbols += embedding.imputer.genes.symbols
         parts.append((embedding.imputer.label_means, embedding.imputer.label_stds))
