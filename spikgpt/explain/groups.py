@@ -17,7 +17,7 @@ from spikgpt.cells.genes import match_genes
 from spikgpt.cells.obs import batches_of, counted, labels_of
 from spikgpt.embedding.pca import PCAProjection
 from spikgpt.engines.restriction import find_labels
-from spikgpt.errors import ConfigError, printable
+from spikgpt.errors import ConfigError, listed, printable
 from spikgpt.explain.explanation import ExplainedGroup, Explanation, Kind
 from spikgpt.explain.labels import CELLS_PER_LABEL, LabelExplainer
 from spikgpt.explain.query import FittedQuery
@@ -92,7 +92,13 @@ class GroupExplainer:
         self.unknown_explainer = UnknownExplainer(self.query, self.sample)
         allowed = [self.explainer.names[label] for label in self.explainer.attributor.allowed]
         texts = self.options.labels
-        names = None if texts is None else find_labels(texts, [*allowed, UNKNOWN], "labels")
+        names = None if texts is None else find_labels(texts, [*self.explainer.names, UNKNOWN], "labels")
+        if excluded := [name for name in names or () if name not in (*allowed, UNKNOWN)]:
+            msg = (
+                f"labels names {excluded[0]!r}, which no cell of this annotation could get; expected one of "
+                f"{listed(allowed)}. Annotate without that restriction (labels, exclude)."
+            )
+            raise ConfigError(msg)
         self.unknown_chosen = names is None or UNKNOWN in names
         self.chosen = None if names is None else [name for name in allowed if name in names]
 

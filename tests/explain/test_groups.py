@@ -50,6 +50,21 @@ def test_chosen_labels_are_explained(annotation: Annotation) -> None:
         explained(annotation, labels=["betta"])
 
 
+def test_an_excluded_label_is_refused(small: Reference, query: AnnData) -> None:
+    with pytest.raises(ConfigError, match="labels names 'alpha', which no cell of this annotation could get"):
+        explained(labelled(small, query, exclude=["alpha"]), labels=["alpha"])
+
+
+def test_few_cells_are_explained_without_neighbours(small: Reference, query: AnnData) -> None:
+    annotation = labelled(small, query[:40].copy(), unknown_rate=0.5)
+    assert not annotation.smoothed
+    explanation = explained(annotation)
+    assert sum(group.genes.cells for group in explanation.groups) == 40
+    assert any(group.unknown is not None for group in explanation.groups)
+    (one,) = explained(labelled(small, query[:1].copy())).groups
+    assert one.genes.cells == 1
+
+
 def test_clusters_get_their_most_frequent_label(annotation: Annotation, query: AnnData) -> None:
     cells = query.copy()
     cells.obs["cluster"] = np.where(annotation.labels == "beta", "10", np.where(annotation.labels == "alpha", "9", ""))
