@@ -148,10 +148,12 @@ class UnknownExplainer:
         measures = [_compared(name, own[name], others[name][kept]) for name in MEASURES if name in own]
         if (match := _label_match(self.query, cells, nearest)) is not None:
             measures.insert([measure.name for measure in measures].index("marker excess") + 1, match)
+        refused = model.compatibility is not None and not model.compatibility.usable
+        evidence = f" ({model.compatibility.evidence.rstrip('.')})" if model.compatibility and refused else ""
         return WhyUnknown(
             nearest=names[nearest],
             cells=len(cells),
-            rule=model.rule.rule,
+            rule=f"{model.rule.rule}{evidence}",
             compared_with=compared_with,
             measures=tuple(measures),
             genes=_genes_above(self.query, cells),

@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 from anndata import AnnData
 
+from spikgpt import SpikGPT
 from spikgpt.explain.query import FittedQuery
 from spikgpt.explain.scored import ScoredCells
 from spikgpt.explain.unknown import UnknownExplainer, WhyUnknown
@@ -71,3 +72,14 @@ def test_a_threshold_on_the_confidence_is_a_measure(small: Reference, query: Ann
     assert confidence.value < 0.99
     assert confidence.unusual
     assert "confidence below 0.99" in reasons.rule
+
+
+def test_a_refused_query_is_unknown_for_the_evidence_of_the_refusal(shipped: SpikGPT, foreign: AnnData) -> None:
+    annotation = labelled(shipped.reference, foreign)
+    assert annotation.compatibility is not None
+    assert not annotation.compatibility.usable
+    assert isinstance(annotation.query, FittedQuery)
+    sample = ScoredCells.from_sample(annotation.query)
+    rule = UnknownExplainer(annotation.query, sample).explain(sample).rule
+    assert rule.startswith("the reference does not suit this query (")
+    assert annotation.compatibility.evidence in rule
