@@ -262,7 +262,7 @@ def choose(
     DataError
         When the cells cannot be read.
     """
-    expression = find_expression(cells, layer=options.layer)
+    expression = find_expression(cells, layer=options.layer, gene_key=options.gene_key)
     sample, batches = _sample(cells, expression, options.batch_key)
     # The sample has one matrix, and the rule for Unknown is the default one.
     plain = structs.replace(options.plain(), layer=None)
@@ -395,6 +395,7 @@ def choose_reference(
     references: Sequence[str | Path | SpikGPT] | None = None,
     *,
     layer: str | None = None,
+    gene_key: str | None = None,
     batch_key: str | None = "auto",
     progress: bool | None = None,
 ) -> ReferenceChoice:
@@ -407,7 +408,7 @@ def choose_reference(
     references
         References: names, folders or opened references. None for all references in this package and in the cache of
         the Hub, which is not contacted.
-    layer, batch_key, progress
+    layer, gene_key, batch_key, progress
         As for :meth:`spikgpt.SpikGPT.annotate`.
 
     Returns

@@ -12,6 +12,7 @@ import pytest
 from anndata import AnnData
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from msgspec import structs
 from scipy import sparse
 
 from spikgpt import ReferenceChoice, SpikGPT, annotate, annotate_shards, choose_reference
@@ -60,6 +61,22 @@ def test_the_order_of_cells_and_genes_does_not_matter(
     for one, other in zip(found.scores, expected.scores, strict=True):
         assert (one.suits, one.genes_found) == (other.suits, other.genes_found)
         assert one.correlation == pytest.approx(other.correlation, abs=1e-6)
+
+
+def test_gene_key_names_the_column_of_the_genes(
+    models: list[NamedModel], expected: ReferenceChoice, few: AnnData, foreign: AnnData
+) -> None:
+    renamed = few.copy()
+    renamed.var["mine"] = few.var_names
+    renamed.var_names = foreign.var_names
+    assert choose(renamed, models, OPTIONS).best == "other tissue"
+    found = choose(renamed, models, structs.replace(OPTIONS, gene_key="mine"))
+    assert found.best == expected.best
+    assert [score.genes_found for score in found.scores] == [score.genes_found for score in expected.scores]
+    by_name = choose_reference(renamed, ["pancreas"], gene_key="mine", progress=False)
+    assert by_name.scores == choose_reference(few, ["pancreas"], progress=False).scores
+    with pytest.raises(DataError, match="var has no column 'yours'; it has mine"):
+        choose_reference(renamed, ["pancreas"], gene_key="yours", progress=False)
 
 
 def test_a_file_gives_the_choice_of_its_cells(shipped: SpikGPT, models: list[NamedModel], tmp_path: Path) -> None:

@@ -188,9 +188,11 @@ class _CompiledAligner:
         return start, stop, (values, totals)
 
 
-def align(expression: Expression, genes: GeneList, *, minimum_share: float = 0.1) -> AlignedCells:
+def align(
+    expression: Expression, genes: GeneList, *, minimum_share: float = 0.1, gene_key: str | None = None
+) -> AlignedCells:
     """Return all cells with the genes of a reference; less than ``minimum_share`` of the genes is refused."""
-    match = match_genes(expression.var, genes, minimum_share=minimum_share)
+    match = match_genes(expression.var, genes, minimum_share=minimum_share, gene_key=gene_key)
     return joined(list(aligned_chunks(expression, match)))
 
 

@@ -13,7 +13,7 @@ from spikgpt.cli.flags import CHECKPOINT, command, escaped, hub_of
 from spikgpt.cli.output import Bars, inform, interruptible, note, option, resume_hint
 from spikgpt.cli.paths import CELLS, Output, check_outputs
 from spikgpt.errors import ConfigError
-from spikgpt.options import Count, HubOptions, Options, about
+from spikgpt.options import Count, GeneKey, HubOptions, Options, about
 
 CHECKPOINT_HELP = escaped(CHECKPOINT)
 Layer = Annotated[str | None, about("Layer to read, X or raw; default: counts if present, else log-normalised values.")]
@@ -26,6 +26,7 @@ class EmbedOptions(Options, frozen=True):
     """Embedding of the cells."""
 
     layer: Layer = None
+    gene_key: GeneKey = None
     max_length: Annotated[Count, about("Largest number of tokens of a cell.")] = 1200
     batch_size: Annotated[
         Count | None, about("Number of cells computed at a time; default: the fastest that fits in memory.")
@@ -50,6 +51,7 @@ class PretrainOptions(Options, frozen=True):
         int, Meta(ge=0, description="Seed of the random numbers; on a CPU, the same seed gives the same weights.")
     ] = 0
     layer: Layer = None
+    gene_key: GeneKey = None
     device: Device = None
 
 
@@ -84,7 +86,10 @@ def embed(
     with interruptible(lambda: resume_hint("Finished cells are", cache)):
         with open_cells(query) as cells, Bars() as bars:
             on_cells = functools.partial(bars, "Embedding", cells.n_obs, "cells")
-            vectors, empty, report = embed_query(source, cells, settings, layer=options.layer, on_cells=on_cells)
+            layer, genes = options.layer, options.gene_key
+            vectors, empty, report = embed_query(
+                source, cells, settings, layer=layer, gene_key=genes, on_cells=on_cells
+            )
             names = cells.obs_names
         write_copy(query, out, obsm={key: vectors.astype("float32")}, obs_names=names, identity=identity)
     inform(f"Read {report.values} from {report.source}.")
@@ -142,7 +147,14 @@ def pretrain(
             bars("Training", epochs, "epochs", done=epoch, figures=f"loss {loss:.3f}")
 
         checkpoint = pretrain_network(
-            adata, config, settings, layer=options.layer, device=options.device, state=state, on_epoch=on_epoch
+            adata,
+            config,
+            settings,
+            layer=options.layer,
+            gene_key=options.gene_key,
+            device=options.device,
+            state=state,
+            on_epoch=on_epoch,
         )
         save_checkpoint(checkpoint, out)
     state.unlink(missing_ok=True)

@@ -127,6 +127,7 @@ def embed_query(
     settings: RunSettings,
     *,
     layer: str | None = None,
+    gene_key: str | None = None,
     on_cells: OnCells | None = None,
 ) -> tuple[npt.NDArray[np.float64], Bools, InputReport]:
     """Embed every cell of a query with scGPT.
@@ -134,12 +135,13 @@ def embed_query(
     Returns vectors, shape (n, dim); a mask of the cells without genes of the vocabulary, whose vectors mean nothing,
     shape (n,); and the report on the input.
     """
-    query = scgpt_embedding(source).read(cells, layer=layer)
+    query = scgpt_embedding(source).read(cells, layer=layer, gene_key=gene_key)
     aligned = joined(list(query.chunks))
     ids, values = source.vocabulary.gene_ids, aligned.values
     if settings.tokenizer is not None:
         # Upstream draws for one gene after another, in the query's order.
-        columns = match_genes(find_expression(cells, layer=layer).var, source.vocabulary.genes, minimum_share=0).columns
+        var = find_expression(cells, layer=layer, gene_key=gene_key).var
+        columns = match_genes(var, source.vocabulary.genes, minimum_share=0, gene_key=gene_key).columns
         order = np.argsort(np.where(aligned.found, columns, cells.n_vars), kind="stable")
         ids, values = ids[order], values[:, order].sorted_indices()
     vectors = embed_cells(

@@ -148,11 +148,13 @@ def prepare(
     return TrainingCells(labelled, vectors, notes=query.report.notes, embedding=embedding)
 
 
-def read_every_gene(adata: AnnData, layer: str | None) -> tuple[AlignedCells, GeneList, tuple[str, ...]]:
+def read_every_gene(
+    adata: AnnData, layer: str | None, gene_key: str | None = None
+) -> tuple[AlignedCells, GeneList, tuple[str, ...]]:
     """Return the values of every gene in all cells, which must fit into memory, the genes, and notes on the values."""
-    expression = find_expression(adata, layer=layer)
-    genes = genes_of(expression.var)
-    return align(expression, genes), genes, expression.notes
+    expression = find_expression(adata, layer=layer, gene_key=gene_key)
+    genes = genes_of(expression.var, gene_key)
+    return align(expression, genes, gene_key=gene_key), genes, expression.notes
 
 
 def _groups(adata: AnnData, label_key: str, batch_key: str | None) -> Strings | None:

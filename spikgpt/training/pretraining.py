@@ -87,6 +87,7 @@ def pretrain(
     settings: Pretraining,
     *,
     layer: str | None = None,
+    gene_key: str | None = None,
     device: str | None = None,
     state: Path | None = None,
     on_epoch: Callable[[int, int, float], None] | None = None,
@@ -102,7 +103,7 @@ def pretrain(
     on_epoch
         Called after each epoch with the epoch, the number of epochs and the mean loss.
     """
-    cells, genes, _ = read_every_gene(adata, layer)
+    cells, genes, _ = read_every_gene(adata, layer, gene_key)
     cells = cells.part(~cells.empty)
     chosen = _variable(log_normalise(cells.values, cells.totals), settings.genes)
     values, genes = sparse.csr_matrix(cells.values[:, chosen]), genes.part(chosen)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from spikgpt.cells.progress import inner_bar, progress_bar, showing
+from spikgpt.cells.progress import inner_bar, progress_bar, reporting, showing
 
 
 def test_a_bar_has_cells_and_time_left(capsys: pytest.CaptureFixture[str]) -> None:
@@ -27,4 +27,24 @@ def test_inner_steps_show_a_bar_only_where_it_is_wanted(capsys: pytest.CaptureFi
     assert "200/200" in capsys.readouterr().err
     with inner_bar("Sorting", 200) as bar:
         bar.update(200)
+    assert capsys.readouterr().err == ""
+
+
+def test_a_listener_gets_the_cells_instead_of_a_bar(capsys: pytest.CaptureFixture[str]) -> None:
+    heard: list[tuple[str, int, int | None]] = []
+    with reporting(lambda *report: heard.append(report)):
+        with progress_bar("Reading", 200, True) as bar:
+            bar.update(150)
+            bar.update(50)
+        with inner_bar("Sorting", 10) as bar:
+            bar.update()
+    with progress_bar("Writing", 5, False) as bar:
+        bar.update(5)
+    assert heard == [
+        ("Reading", 0, 200),
+        ("Reading", 150, 200),
+        ("Reading", 200, 200),
+        ("Sorting", 0, 10),
+        ("Sorting", 1, 10),
+    ]
     assert capsys.readouterr().err == ""

@@ -102,6 +102,36 @@ def test_pretrain_then_embed(run: Run, cells: AnnData, query_file: Path, tmp_pat
     assert_refused(run("pretrain", source, "--out", out, *sizes), "exists already; name a new folder")
 
 
+def test_gene_key_names_the_column_of_the_genes(run: Run, cells: AnnData, tmp_path: Path) -> None:
+    renamed = cells[::15].copy()
+    source = written(renamed, tmp_path / "cells.h5ad")
+    renamed.var["mine"] = renamed.var_names
+    renamed.var_names = [f"gene {number}" for number in range(renamed.n_vars)]
+    other = written(renamed, tmp_path / "renamed.h5ad")
+    sizes = ("--genes", 100, "--dim", 16, "--layers", 1, "--heads", 2, "--epochs", 1, "--max-length", 50)
+    for query, name, options in ((source, "one", ()), (other, "two", ("--gene-key", "mine"))):
+        ran = run("pretrain", query, "--out", tmp_path / name, *sizes, "--device", "cpu", *options)
+        assert ran.code == 0, ran.err
+        ran = run(
+            "embed",
+            query,
+            "--scgpt",
+            SCGPT,
+            "--out",
+            tmp_path / f"{name}.h5ad",
+            "--no-cache",
+            "--max-length",
+            100,
+            *options,
+        )
+        assert ran.code == 0, ran.err
+    assert (tmp_path / "two" / "vocab.json").read_bytes() == (tmp_path / "one" / "vocab.json").read_bytes()
+    vectors = [anndata.read_h5ad(tmp_path / f"{name}.h5ad").obsm["X_scGPT"] for name in ("one", "two")]
+    np.testing.assert_array_equal(*vectors)
+    ran = run("embed", other, "--scgpt", SCGPT, "--out", tmp_path / "x.h5ad", "--gene-key", "yours")
+    assert_refused(ran, "var has no column 'yours'; it has mine")
+
+
 @pytest.mark.parametrize(
     ("options", "message"),
     [
