@@ -10,7 +10,7 @@ import numpy.typing as npt
 
 from spikgpt.constants import CONSTANTS
 from spikgpt.scoring.compatibility import Compatibility
-from spikgpt.scoring.ontology import NO_TERM, RELEASE, term_of
+from spikgpt.scoring.ontology import NO_TERM, RELEASE, current_id, term_of
 from spikgpt.scoring.rejection import RejectionRule
 from spikgpt.types import UNKNOWN, Bools, InputReport, Integers
 
@@ -164,19 +164,34 @@ class QuerySummary:
         )
 
     def _labels_without_term(self) -> list[str]:
-        """Return a note on the labels of cells that have no valid Cell Ontology id, if other labels have ids."""
+        """Return notes on the labels of cells that have an obsolete Cell Ontology id, or no valid one.
+
+        If no label has an id, there is no note.
+        """
         if not any(self.label_ids):
             return []
         pairs = zip(self.label_names, self.label_ids, strict=True)
-        missing = [(name, term) for name, term in pairs if self.tally.labels.get(name) and term_of(term) == NO_TERM]
-        if not missing:
-            return []
-        listed = ", ".join(f"{name} ({term})" if term else name for name, term in missing[:LABELS_NAMED])
-        more = f" and {len(missing) - LABELS_NAMED} more" if len(missing) > LABELS_NAMED else ""
-        return [
-            f"The Cell Ontology of {RELEASE} has no cell type for these labels: {listed}{more}. Their cells have "
-            f"{NO_TERM!r} in the ontology columns. To change this, train the reference with valid ids."
-        ]
+        given = [(name, term) for name, term in pairs if self.tally.labels.get(name)]
+        replaced = [f"{name} ({old}, now {new})" for name, old in given if (new := current_id(old)) != old]
+        missing = [f"{name} ({term})" if term else name for name, term in given if term_of(term) == NO_TERM]
+        notes = []
+        if replaced:
+            notes.append(
+                "The Cell Ontology has replaced the ids of these labels, and their cells get the new ids: "
+                f"{_first(replaced)}."
+            )
+        if missing:
+            notes.append(
+                f"The Cell Ontology of {RELEASE} has no cell type for these labels: {_first(missing)}. Their cells "
+                f"have {NO_TERM!r} in the ontology columns. To change this, train the reference with valid ids."
+            )
+        return notes
+
+
+def _first(names: list[str]) -> str:
+    """Return the first names as text, and the number of the others."""
+    more = f" and {len(names) - LABELS_NAMED} more" if len(names) > LABELS_NAMED else ""
+    return f"{', '.join(names[:LABELS_NAMED])}{more}"
 
 
 def _ordered(labels: dict[str, int]) -> dict[str, int]:

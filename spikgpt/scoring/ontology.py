@@ -51,8 +51,7 @@ class Ontology:
 @cache
 def ontology() -> Ontology:
     """Read the Cell Ontology table of the library."""
-    text = gzip.decompress((files("spikgpt") / "resources" / "cell_ontology.tsv.gz").read_bytes()).decode()
-    rows = [line.split("\t") for line in text.splitlines()]
+    rows = _rows("cell_ontology.tsv.gz")
     names = {f"CL:{number}": name for number, name, _ in rows}
     parents = {f"CL:{number}": tuple(f"CL:{p}" for p in above.split(",") if p) for number, _, above in rows}
     table = Ontology(names, parents, {})
@@ -60,8 +59,29 @@ def ontology() -> Ontology:
     return Ontology(names, parents, dict(below))
 
 
+@cache
+def _replacements() -> dict[str, str]:
+    """Read the ids that replace obsolete ids, as the Cell Ontology states."""
+    return {f"CL:{old}": f"CL:{new}" for old, new in _rows("cell_ontology_replaced.tsv.gz")}
+
+
+def _rows(table: str) -> list[list[str]]:
+    """Return the rows of a table of the library."""
+    text = gzip.decompress((files("spikgpt") / "resources" / table).read_bytes()).decode()
+    return [line.split("\t") for line in text.splitlines()]
+
+
+def current_id(term: str | None) -> str | None:
+    """Return the id that replaces an obsolete Cell Ontology id; other ids, and None, as they are."""
+    return term if not term or term in REFUSED_TERMS else _replacements().get(term, term)
+
+
 def term_of(term: str | None) -> str:
-    """Return a Cell Ontology id that CELLxGENE accepts as a cell type; "unknown" for any other id, and for None."""
+    """Return a Cell Ontology id that CELLxGENE accepts as a cell type; "unknown" for any other id, and for None.
+
+    An obsolete id gives the id that replaces it.
+    """
+    term = current_id(term)
     return term if term and term in ontology().names and term not in REFUSED_TERMS else NO_TERM
 
 
@@ -98,7 +118,7 @@ class BroadLabels:
     @lru_cache(maxsize=16)
     def from_labels(cls, labels: LabelMap) -> Self:
         """Collect the terms above the labels of a reference; the result is kept, as each chunk of cells asks for it."""
-        ids = labels.cell_ontology_ids
+        ids = tuple(map(current_id, labels.cell_ontology_ids))
         table = ontology() if any(ids) else Ontology({}, {}, {})
         above = [table.above(term) if term else set() for term in ids]
         useful = [term for term in set().union(*above) if table.below.get(term, 0) <= LARGEST_TERM]

@@ -169,6 +169,13 @@ def test_labels_without_a_valid_term_are_noted(annotation: Annotation, term: str
     assert not named(changed, best=np.zeros(N_CELLS, dtype=np.int16)).notes()
 
 
+def test_an_obsolete_term_is_replaced_and_noted(annotation: Annotation) -> None:
+    changed = named(annotation, label_ids=("CL:0000171", "CL:0000139"))
+    assert changed.uns()["spikgpt"]["ontology_term_ids"].tolist() == ["CL:0000171", "CL:0000059"]
+    (note,) = changed.notes()
+    assert note.endswith(r"their cells get the new ids: beta (CL:0000139, now CL:0000059).")
+
+
 def test_a_reference_without_ids_is_described_and_not_warned_of(annotation: Annotation) -> None:
     nothing = named(annotation, label_ids=(None, None))
     assert nothing.sentences()[-1] == "The labels of the reference have no Cell Ontology ids."

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gzip
 import hashlib
 import time
 from importlib.resources import files
@@ -12,7 +13,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from spikgpt.scoring.label_map import LabelMap
-from spikgpt.scoring.ontology import NO_TERM, BroadLabels, name_of, ontology, term_of
+from spikgpt.scoring.ontology import NO_TERM, BroadLabels, current_id, name_of, ontology, term_of
 from spikgpt.types import UNKNOWN
 
 BLOOD = {
@@ -145,6 +146,24 @@ def test_ids_are_those_that_cellxgene_accepts() -> None:
         *["unknown"] * 5,
     ]
     assert (name_of("CL:0000169"), name_of(NO_TERM)) == ("type B pancreatic cell", "unknown")
+
+
+def test_obsolete_ids_are_replaced() -> None:
+    content = (files("spikgpt") / "resources" / "cell_ontology_replaced.tsv.gz").read_bytes()
+    assert hashlib.sha256(content).hexdigest() == "39a4d77e3dc6bced5691e35bc36e2b141d103b1e6e20dd7a97058a027e3d1741"
+    replaced = dict(line.split("\t") for line in gzip.decompress(content).decode().splitlines())
+    assert len(replaced) == 127
+    # Each old id is unknown to the table, and each new id is in the table.
+    for old, new in replaced.items():
+        assert f"CL:{old}" not in ontology().names
+        assert f"CL:{new}" in ontology().names
+    assert current_id("CL:0000054") == "CL:0000062"
+    assert (term_of("CL:0000054"), term_of("CL:0000139")) == ("CL:0000062", "CL:0000059")
+    assert (current_id("CL:0000169"), current_id("CL:9999999"), current_id(None)) == ("CL:0000169", "CL:9999999", None)
+    labels = broad_labels({"old": "CL:0000054", "new": "CL:0000062", "other": "CL:0000169"})
+    assert labels.term_ids[:3] == ("CL:0000062", "CL:0000062", "CL:0000169")
+    assert labels.are_terms.all()
+    np.testing.assert_array_equal(labels.under[0], labels.under[1])
 
 
 def test_a_label_of_the_name_of_a_term_keeps_its_own_id() -> None:
