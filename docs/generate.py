@@ -173,7 +173,8 @@ def section(reference: Reference) -> str:
         (
             f"({reference.name})=\n## {reference.name}\n",
             f"```text\n{command}\n```\n",
-            f"Example: [report]({REPORTS}/{reference.name}.html) of {cells_of_report(reference.name)}.\n",
+            # The address is that of the built site: Sphinx knows only pages.
+            f'Example: <a href="{REPORTS}/{reference.name}.html">report</a> of {cells_of_report(reference.name)}.\n',
             table(("", ""), facts),
             re.sub(r"(?m)^#", "##", provenance["description"]) + "\n",
             f":::{{dropdown}} {len(labels)} cell types\n{table(Labels.COLUMNS, labels)}:::\n",
