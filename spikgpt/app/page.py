@@ -32,6 +32,8 @@ ZONE = """
 </label>
 <button type="button" class="sg-remove" hidden>Remove the file</button>
 """
+# On a narrow screen the progress is below the fields.
+SHOW = "() => document.querySelector('#status').scrollIntoView({behavior: 'smooth', block: 'nearest'})"
 HEAD = """<h1>SpikGPT</h1><p>Cell types for single-cell RNA-seq. {privacy}</p>"""
 LOCAL = "The cells stay on this machine."
 PUBLIC = "Files are deleted when you close this page."
@@ -76,6 +78,7 @@ class Page:
                 show_progress="hidden",
                 concurrency_limit=None,
             )
+            start.click(None, None, None, js=SHOW)
             stop.click(self.stop, None, None, api_name="stop", show_progress="hidden", concurrency_limit=None)
             # Gradio keeps a connection to each open page only for this event; its end is the end of the session.
             blocks.unload(lambda: None)
@@ -141,7 +144,9 @@ class Page:
         """Label the file of a session, and show progress, labels and report; a mistake is one line."""
         busy = gradio.Button(interactive=False), gradio.Button(interactive=True)
         idle = gradio.Button(interactive=True), gradio.Button(interactive=False)
-        wanted = Request(reference or "", path or "", cluster_key or "", batch_key or "", bool(unknown))
+        # Programs may send other types than the page.
+        texts = (str(one or "") for one in (reference, path, cluster_key, batch_key))
+        wanted = Request(*texts, unknown=bool(unknown))
         status, labels, report = "", "", ""
         try:
             session = await self._sessions.of(str(request.session_hash))

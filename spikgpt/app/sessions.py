@@ -6,6 +6,7 @@ import asyncio
 import secrets
 import shutil
 import time
+from collections import Counter
 from collections.abc import Awaitable, Callable
 from contextlib import suppress
 from pathlib import Path
@@ -13,8 +14,8 @@ from pathlib import Path
 from spikgpt.app.folders import safe_name
 from spikgpt.service.refusals import Kind, Refusal
 
-# Seconds without an action after which a session ends, for clients that do not say when they leave.
-IDLE = 24 * 3600.0
+# Seconds without an action after which a session without a connection ends. An open page keeps a connection.
+IDLE = 120.0
 # Sessions at most.
 MOST = 1000
 
@@ -122,6 +123,8 @@ class Sessions:
     def __init__(self, folder: Path, most_files: int) -> None:
         self._folder, self._most_files = folder, most_files
         self._sessions: dict[str, Session] = {}
+        # Open connections of each page.
+        self._connections = Counter[str]()
 
     def __len__(self) -> int:
         return len(self._sessions)
@@ -135,9 +138,7 @@ class Sessions:
             When there are too many sessions.
         """
         if key not in self._sessions:
-            for other, session in list(self._sessions.items()):
-                if time.monotonic() - session.used > IDLE:
-                    await self.close(other)
+            await self._close_idle()
             if len(self._sessions) >= MOST:
                 msg = f"{MOST} pages are open. Load this page again later."
                 raise Refusal(Kind.BUSY, msg)
@@ -160,7 +161,7 @@ class Sessions:
         msg = "This page is no longer known to the server. Load it again."
         raise Refusal(Kind.NOT_FOUND, msg)
 
-    def check_room(self, session: Session) -> None:
+    async def check_room(self, session: Session) -> None:
         """Refuse an upload when too many other sessions hold one.
 
         Raises
@@ -168,6 +169,7 @@ class Sessions:
         Refusal
             When that is so.
         """
+        await self._close_idle()
         held = sum(one.upload is not None for one in self._sessions.values() if one is not session)
         if held >= self._most_files:
             msg = f"The server holds {held} uploads already. Upload this file again later."
@@ -180,6 +182,30 @@ class Sessions:
                 session.used = time.monotonic()
                 return session.results[1]
         return None
+
+    def connect(self, key: str) -> None:
+        """Note that a page has connected."""
+        self._connections[key] += 1
+
+    def disconnect(self, key: str) -> None:
+        """Note that a connection of a page has ended."""
+        self._connections[key] -= 1
+        if self._connections[key] <= 0:
+            del self._connections[key]
+        if key in self._sessions:
+            self._sessions[key].used = time.monotonic()
+
+    def is_connected(self, key: str) -> bool:
+        """Return True while a page keeps a connection."""
+        return key in self._connections
+
+    async def _close_idle(self) -> None:
+        """End the sessions of clients that keep no connection, and do nothing."""
+        now = time.monotonic()
+        for key, session in list(self._sessions.items()):
+            is_running = session.uploads_running or (session.run is not None and not session.run.done())
+            if not self.is_connected(key) and not is_running and now - session.used > IDLE:
+                await self.close(key)
 
     async def close(self, key: str) -> None:
         """End a session: stop its run, and remove its files."""

@@ -9,7 +9,6 @@ from __future__ import annotations
 import asyncio
 import re
 import secrets
-from collections import Counter
 from http.cookies import CookieError, SimpleCookie
 from pathlib import Path
 from typing import Any
@@ -48,6 +47,8 @@ REPORT_POLICY = (
 # Connection that an open page keeps, and seconds after its end until the session ends: a page may connect again.
 HEARTBEAT = re.compile(r"/gradio_api/heartbeat/(\w+)")
 GRACE = 2.0
+# Bytes of a call of the page: the texts of its fields.
+LONGEST_CALL = 64 * 1024
 LOCAL_HOSTS = ("127.0.0.1", "localhost", "[::1]")
 CLOSED = "Open the whole address that spikgpt app printed when it started, with its key."
 
@@ -66,8 +67,7 @@ class Web:
     def __init__(self, gradio: Any, sessions: Sessions, settings: AppOptions, key: str | None) -> None:
         self._gradio, self._sessions, self._settings, self._key = gradio, sessions, settings, key
         self._cookie = f"spikgpt-{secrets.token_hex(4)}"
-        # Open connections of each page, and sessions that end soon.
-        self._hearts = Counter[str]()
+        # Sessions that end soon.
         self._ending = set[asyncio.Task[None]]()
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
@@ -89,6 +89,8 @@ class Web:
         elif match := HEARTBEAT.fullmatch(path):
             await self._keep(match[1], scope, receive, send)
             return
+        elif GRADIO.fullmatch(path) and request.method == "POST" and not _is_short(request):
+            answer = PlainTextResponse(f"The request is too long; expected at most {LONGEST_CALL} bytes.", 413)
         elif GRADIO.fullmatch(path):
             await self._gradio(scope, receive, self._with_headers(send))
             return
@@ -101,11 +103,11 @@ class Web:
 
         Gradio has an event for the end, which is lost when the page is closed while Gradio writes.
         """
-        self._hearts[key] += 1
+        self._sessions.connect(key)
         try:
             await self._gradio(scope, receive, self._with_headers(send))
         finally:
-            self._hearts[key] -= 1
+            self._sessions.disconnect(key)
             ending = asyncio.get_running_loop().create_task(self._end(key))
             self._ending.add(ending)
             ending.add_done_callback(self._ending.discard)
@@ -113,8 +115,7 @@ class Web:
     async def _end(self, key: str) -> None:
         """End a session, unless its page has connected again."""
         await asyncio.sleep(GRACE)
-        if self._hearts[key] <= 0:
-            del self._hearts[key]
+        if not self._sessions.is_connected(key):
             await self._sessions.close(key)
 
     def _refused(self, request: Request) -> Response | None:
@@ -161,7 +162,7 @@ class Web:
             if request.method == "DELETE":
                 session.forget_upload()
                 return JSONResponse({})
-            self._sessions.check_room(session)
+            await self._sessions.check_room(session)
 
             async def write(folder: Path) -> Path:
                 await receive_upload(request, folder, self._settings.max_bytes, self._settings.timeout)
@@ -194,3 +195,9 @@ class Web:
             await send(message)
 
         return sent
+
+
+def _is_short(request: Request) -> bool:
+    """Return True if the body of a request states a size within the limit; the server stops at this size."""
+    declared = request.headers.get("content-length", "")
+    return declared.isdecimal() and int(declared) <= LONGEST_CALL

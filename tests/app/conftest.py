@@ -103,9 +103,12 @@ def app(tmp_path_factory: pytest.TempPathFactory) -> Iterator[App]:
         yield shown
 
 
-@pytest.fixture(scope="session")
+@pytest.fixture(scope="module")
 def chromium() -> Iterator[Any]:
-    """Start a browser, or skip the test where there is none."""
+    """Start a browser, or skip the test where there is none.
+
+    Until playwright ends, an event loop runs in this thread, and no other test can start one.
+    """
     playwright = pytest.importorskip("playwright.sync_api")
     if not CHROMIUM.exists():
         pytest.skip(f"there is no {CHROMIUM}")

@@ -29,7 +29,7 @@ def reaper_of(app: App) -> psutil.Process:
 def test_the_extra_app_is_enough() -> None:
     """Import the server without the packages of other extras."""
     others = ("psutil", "prometheus_client", "pyarrow", "torch", "matplotlib", "umap")
-    code = f"import sys; sys.modules.update(dict.fromkeys({others})); import spikgpt.app.server, spikgpt.app.page"
+    code = f"import sys; sys.modules.update(dict.fromkeys({others})); import spikgpt.app.server"
     subprocess.run([sys.executable, "-c", code], check=True)
 
 

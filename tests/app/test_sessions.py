@@ -115,14 +115,21 @@ def test_uploads_and_sessions_are_limited(tmp_path: Path, monkeypatch: pytest.Mo
         sessions = Sessions(tmp_path, 1)
         one, other = await sessions.of("one"), await sessions.of("other")
         await one.receive("one.h5ad", writing(b"1"))
-        sessions.check_room(one)
+        await sessions.check_room(one)
         with pytest.raises(Refusal, match="holds 1 uploads already"):
-            sessions.check_room(other)
+            await sessions.check_room(other)
         monkeypatch.setattr(module, "MOST", 2)
         with pytest.raises(Refusal, match="2 pages are open"):
             await sessions.of("third")
-        # A session without an action for a day makes room.
+        # A page that is open stays, and a client that does nothing makes room.
         one.used -= 2 * module.IDLE
+        sessions.connect("one")
+        with pytest.raises(Refusal, match="2 pages are open"):
+            await sessions.of("third")
+        assert files(tmp_path) == ["one.h5ad"]
+        sessions.disconnect("one")
+        one.used -= 2 * module.IDLE
+        await sessions.check_room(other)
         await sessions.of("third")
         assert files(tmp_path) == []
         await sessions.close_all()

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Awaitable, Callable
+from collections.abc import AsyncIterator, Awaitable, Callable
 from pathlib import Path
 from typing import Any
 
@@ -81,6 +81,13 @@ def test_only_what_the_page_needs_reaches_gradio(tmp_path: Path) -> None:
     async def check(client: httpx.AsyncClient, sessions: Sessions, web: Web) -> None:
         for path in ("/config", "/assets/a/b.js", "/theme.css", "/gradio_api/queue/join", "/gradio_api/queue/data"):
             assert (await client.get(path)).text == f"Gradio: {path}"
+        for content, status in ((b"{}", 200), (bytes(module.LONGEST_CALL + 1), 413)):
+            assert (await client.post("/gradio_api/queue/join", content=content)).status_code == status
+
+        async def endless() -> AsyncIterator[bytes]:
+            yield b"{}"
+
+        assert (await client.post("/gradio_api/queue/join", content=endless())).status_code == 413
         for path in ("upload", "file=/etc/passwd", "proxy=http://a.example", "vibe-code", "stream/1", "run/predict"):
             assert (await client.get(f"/gradio_api/{path}")).status_code == 404
         for path in ("/monitoring", "/login", "/file/x", "/results/../../etc/passwd", "/results/a/summary.json"):
@@ -173,10 +180,10 @@ def test_a_session_ends_after_its_last_connection(tmp_path: Path, monkeypatch: p
         await sessions.of("one")
         assert (await client.get("/gradio_api/heartbeat/one")).text == "Gradio: /gradio_api/heartbeat/one"
         # The page connects again in time.
-        web._hearts["one"] += 1
+        sessions.connect("one")
         await asyncio.sleep(0.3)
         assert len(sessions) == 1
-        web._hearts["one"] -= 1
+        sessions.disconnect("one")
         await client.get("/gradio_api/heartbeat/one")
         await asyncio.sleep(0.3)
         assert len(sessions) == 0
