@@ -12,7 +12,7 @@ import pytest
 from anndata import AnnData
 
 from spikgpt import Annotation
-from spikgpt.service.messages import UPLOAD, Done, Job, Model, Setup
+from spikgpt.service.messages import UPLOAD, Done, Job, Model, Progress, Setup
 from spikgpt.service.pool import WorkerPool
 from spikgpt.service.refusals import Kind, Refusal
 from tests.cells.conftest import endless
@@ -77,6 +77,42 @@ def test_a_job_that_takes_too_long_is_stopped(h5ad: bytes, tmp_path: Path) -> No
             await pool.close()
 
     assert asyncio.run(stop_and_go_on()).cells == 120
+
+
+WORKER = """
+from spikgpt.service.messages import Done, Failed, Progress, Ready
+from spikgpt.service.worker import answer_messages
+
+def run(line, loaded, setup, send):
+    for done in (1, 2):
+        send(Progress("Labelling", done, 2))
+    return Done(file="", headers={"loaded": loaded, "job": line.decode()}, cells=2)
+
+answer_messages(lambda setup: "yes", lambda loaded: Ready(()), run)
+"""
+
+
+def test_another_module_reports_its_progress(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "made_up_worker.py").write_text(WORKER)
+    monkeypatch.syspath_prepend(str(tmp_path))
+    heard: list[Progress] = []
+
+    async def is_abandoned() -> bool:
+        return False
+
+    async def submit() -> Done:
+        pool = WorkerPool(Setup(models=(), keywords={}, max_cells=1), 1, "made_up_worker")
+        await pool.start()
+        try:
+            job = Job(folder="a folder", model="", options={}, media="")
+            return await pool.submit(job, 60, is_abandoned, heard.append)
+        finally:
+            await pool.close()
+
+    done = asyncio.run(submit())
+    assert done.headers["loaded"] == "yes"
+    assert "a folder" in done.headers["job"]
+    assert heard == [Progress("Labelling", 1, 2), Progress("Labelling", 2, 2)]
 
 
 @pytest.mark.slow
