@@ -21,11 +21,12 @@ from jinja2 import Environment, StrictUndefined
 from spikgpt.errors import printable
 from spikgpt.report.columns import Categories, Column
 from spikgpt.report.content import MapContent, ReportContent
+from spikgpt.types import UNKNOWN
 from spikgpt.version import __version__
 
 # Parts of the script, in their order; the page has them as one script.
 SCRIPTS = ("data.js", "draw.js", "labels.js", "map.js", "page.js")
-# Labels of a table before the rest is folded away.
+# Labels of a table before the rest is folded away; a handful more is not.
 FOLDED = 30
 # A faster compression is a tenth larger.
 COMPRESSION = 4
@@ -50,6 +51,7 @@ def page(content: ReportContent) -> bytes:
             arrays=arrays,
             version=__version__,
             folded=FOLDED,
+            unknown=UNKNOWN,
         )
     )
     return text.encode("utf-8", errors="replace")

@@ -14,6 +14,10 @@ import pytest
 from anndata import AnnData
 
 from spikgpt import Annotation
+from spikgpt.options import AnnotateOptions
+from spikgpt.report.columns import Categories
+from spikgpt.report.content import report_content
+from spikgpt.report.page import page as render
 from tests.report.conftest import HOSTILE
 
 if TYPE_CHECKING:
@@ -83,10 +87,10 @@ def opened(browser: Browser) -> Iterator[Open]:
 
 
 def pixels(page: Page) -> np.ndarray[tuple[int, int, int], np.dtype[np.int64]]:
-    """Return the pixels of the map, RGB from 0 to 255."""
+    """Return the pixels of the map without the mark of the focus around it, RGB from 0 to 255."""
     page.wait_for_timeout(150)
     picture = page.locator("#canvas").screenshot()
-    return np.asarray(np.rint(255 * matplotlib.image.imread(io.BytesIO(picture))[..., :3]), dtype=np.int64)
+    return np.asarray(np.rint(255 * matplotlib.image.imread(io.BytesIO(picture))[8:-8, 8:-8, :3]), dtype=np.int64)
 
 
 def near(picture: np.ndarray[Any, np.dtype[np.int64]], color: str, reach: int = 40) -> int:
@@ -269,6 +273,32 @@ def test_without_webgl_the_map_says_so_and_works(opened: Open, report: Path, ann
         assert near(picture, color) > 300
     outline(page)
     assert counts(page) == annotated.counts()
+
+
+@pytest.mark.slow
+def test_many_cells_are_drawn_whole_after_each_move(opened: Open, annotated: Annotation, tmp_path: Path) -> None:
+    content = report_content(annotated, None, AnnotateOptions())
+    assert content.map is not None
+    size, random = 300_000, np.random.default_rng(0)
+    rows = random.integers(0, 300, size)
+    positions = np.clip(random.normal(32_000, 9_000, (size, 2)), 0, 65_535).astype(np.uint16)
+    label = content.map.columns[0]
+    assert isinstance(label, Categories)
+    columns = (dataclasses.replace(label, codes=label.codes[rows]),)
+    many = dataclasses.replace(content.map, positions=positions, columns=columns, own=1, names="")
+    path = tmp_path / "many.html"
+    path.write_bytes(render(dataclasses.replace(content, map=many)))
+    page = opened(path)
+    before = pixels(page)
+    page.locator("#canvas").focus()
+    for key in ("+", "ArrowLeft", "0"):
+        page.keyboard.press(key)
+    page.wait_for_timeout(1000)
+    # The order in which threads blend points changes the last bit.
+    np.testing.assert_allclose(pixels(page), before, atol=3)
+    page.keyboard.press("Enter")
+    assert page.locator("#selection h3").inner_text() == "300,000 cells selected"
+    assert sum(counts(page).values()) == size
 
 
 def test_numbers_colour_the_map(opened: Open, report: Path) -> None:

@@ -16,6 +16,7 @@ from anndata import AnnData
 
 from spikgpt import Annotation
 from spikgpt.options import AnnotateOptions
+from spikgpt.report import page as page_module
 from spikgpt.report.content import report_content
 from spikgpt.report.page import SCRIPTS, as_json, asset, page, percent
 from tests.report.conftest import HOSTILE
@@ -126,6 +127,21 @@ def test_sections_are_in_order(ordinary: Page) -> None:
     titles = [str(attributes["id"]) for tag, attributes in ordinary.elements if tag == "h2"]
     sections = ("verdict", "map", "composition", "scores", "agreement", "dots", "genes", "run")
     assert titles == [f"{section}-title" for section in sections]
+
+
+def test_rare_labels_are_folded_away_but_not_unknown(
+    annotated: Annotation, query: AnnData, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    content = report_content(annotated, query, AnnotateOptions())
+    monkeypatch.setattr(page_module, "FOLDED", 3)
+    text = page(content).decode()
+    shown, folded = text.split("rarer labels</summary>")
+    rare = min((row for row in content.labels if row.cells), key=lambda row: row.cells)
+    assert f"<bdi>{rare.label}</bdi></span>" in folded
+    assert f"<bdi>{rare.label}</bdi></span>" not in shown
+    assert "<bdi>Unknown</bdi></span>" in shown
+    monkeypatch.setattr(page_module, "FOLDED", 30)
+    assert "rarer labels" not in page(content).decode()
 
 
 @pytest.mark.parametrize(

@@ -70,14 +70,16 @@ class WebGLPoints {
     this.cells = order.length;
   }
 
-  draw(view, width, height, ratio, radius) {
+  // The last cells of the order are drawn, which are the cells that stand out.
+  draw(view, width, height, ratio, radius, cells) {
     const { gl, uniforms } = this;
+    const count = Math.min(cells, this.cells);
     gl.viewport(0, 0, gl.drawingBufferWidth, gl.drawingBufferHeight);
     gl.clear(gl.COLOR_BUFFER_BIT);
     gl.uniform2f(uniforms.centre, view.x, view.y);
     gl.uniform2f(uniforms.scale, (2 * view.zoom) / width, (2 * view.zoom) / height);
     gl.uniform1f(uniforms.size, 2 * radius * ratio);
-    gl.drawElements(gl.POINTS, this.cells, gl.UNSIGNED_INT, 0);
+    gl.drawElements(gl.POINTS, count, gl.UNSIGNED_INT, 4 * (this.cells - count));
   }
 }
 
@@ -102,7 +104,7 @@ class CanvasPoints {
   }
 
   // Each point is a disc of pixels; pale points are mixed with what is below them.
-  draw(view, width, height, ratio, radius) {
+  draw(view, width, height, ratio, radius, cells) {
     const { canvas } = this.context;
     const image = this.context.createImageData(canvas.width, canvas.height);
     const pixels = image.data;
@@ -116,7 +118,8 @@ class CanvasPoints {
     const zoom = view.zoom * ratio;
     const left = canvas.width / 2 - view.x * zoom - size / 2;
     const top = canvas.height / 2 + view.y * zoom - size / 2;
-    for (const cell of this.order) {
+    for (let place = Math.max(0, this.order.length - cells); place < this.order.length; place++) {
+      const cell = this.order[place];
       const x = Math.round(left + this.positions[2 * cell] * zoom);
       const y = Math.round(top - this.positions[2 * cell + 1] * zoom);
       if (x < 0 || y < 0 || x + size > canvas.width || y + size > canvas.height) continue;

@@ -5,6 +5,10 @@ const GREY = [176, 176, 176];
 const RAMP = ["#440154", "#472d7b", "#3b528b", "#2c728e", "#21918c", "#28ae80", "#5ec962", "#addc30", "#fde725"];
 const REACH = 10;
 const PALE = 0.1;
+// Cells of a draft, milliseconds of a frame above which moves are drawn as drafts, and pause before the whole picture.
+const DRAFT = 150000;
+const LONGEST_FRAME = 100;
+const PAUSE = 200;
 
 const rgb = (code) => [1, 3, 5].map((at) => parseInt(code.slice(at, at + 2), 16));
 
@@ -15,17 +19,18 @@ function rampColor(share) {
   return one.map((value, band) => Math.round(value + (at - low) * (other[band] - value)));
 }
 
-// Colour of each code of a column, and of the codes that have none.
+// Red, green and blue of each code of a column, grey for codes of missing numbers.
 function colorTable(column) {
-  if (column.kind === "categories") return column.colors.map(rgb);
+  if (column.kind === "categories") return Uint8Array.from(column.colors.flatMap(rgb));
   const top = column.bytes === 1 ? 254 : 65534;
-  const table = new Array(top + 2).fill(GREY);
+  const table = new Uint8Array(3 * (top + 2));
   const span = column.high - column.low || 1;
   const shades = Array.from({ length: 256 }, (_, step) => rampColor(step / 255));
   for (let step = 0; step <= top; step++) {
     const value = column.least + (step / top) * (column.largest - column.least);
-    table[step] = shades[Math.min(Math.max(Math.round((255 * (value - column.low)) / span), 0), 255)];
+    table.set(shades[Math.min(Math.max(Math.round((255 * (value - column.low)) / span), 0), 255)], 3 * step);
   }
+  table.set(GREY, 3 * (top + 1));
   return table;
 }
 
@@ -91,18 +96,18 @@ class CellMap {
     const { data, colors, shuffled, order, selected, chosen } = this;
     const { codes } = this.column;
     const table = colorTable(this.column);
-    const full = data.cells > 50000 ? 0.8 : 0.9;
+    const full = Math.round(255 * (data.cells > 50000 ? 0.8 : 0.9));
+    const faint = Math.round(255 * PALE);
     let pale = 0;
     let bright = data.cells;
     for (let at = data.cells - 1; at >= 0; at--) {
       const cell = shuffled[at];
       const code = codes[cell];
       const stands = selected ? selected[cell] : !chosen.size || chosen.has(code);
-      const [red, green, blue] = table[code];
-      colors[4 * cell] = red;
-      colors[4 * cell + 1] = green;
-      colors[4 * cell + 2] = blue;
-      colors[4 * cell + 3] = 255 * (stands ? full : PALE);
+      colors[4 * cell] = table[3 * code];
+      colors[4 * cell + 1] = table[3 * code + 1];
+      colors[4 * cell + 2] = table[3 * code + 2];
+      colors[4 * cell + 3] = stands ? full : faint;
       if (stands) order[--bright] = cell;
       else order[pale++] = cell;
     }
@@ -134,12 +139,18 @@ class CellMap {
     return Math.min(Math.min(Math.max(usual, this.data.cells < 5000 ? 2.2 : 0.8), 4) * (this.view.zoom / this.whole) ** 0.45, 9);
   }
 
-  draw() {
+  // Draw at the next frame. A draft of a move has fewer cells where a whole picture takes long.
+  draw(draft = false) {
+    this.draft = draft && (this.draft || !this.pending);
     if (this.pending || this.width === undefined) return;
     this.pending = true;
-    requestAnimationFrame(() => {
+    requestAnimationFrame((start) => {
       this.pending = false;
-      this.renderer.draw(this.view, this.width, this.height, this.ratio, this.radius);
+      clearTimeout(this.later);
+      const few = this.draft && this.slow;
+      this.renderer.draw(this.view, this.width, this.height, this.ratio, this.radius, few ? DRAFT : this.data.cells);
+      if (few) this.later = setTimeout(() => this.draw(), PAUSE);
+      else if (this.data.cells > DRAFT) requestAnimationFrame((end) => (this.slow = end - start > LONGEST_FRAME));
       this.names.place(this.view, this.width, this.height, (value) => this.isBright(value));
       this.canvas.dataset.drawn = this.renderer.name;
       if (this.onDraw) this.onDraw();
@@ -150,7 +161,7 @@ class CellMap {
     this.view.x -= dx / this.view.zoom;
     this.view.y += dy / this.view.zoom;
     this.keepInside();
-    this.draw();
+    this.draw(true);
   }
 
   zoom(factor, x = this.width / 2, y = this.height / 2) {
@@ -161,7 +172,7 @@ class CellMap {
     this.view.y -= top * change;
     this.view.zoom = zoom;
     this.keepInside();
-    this.draw();
+    this.draw(true);
   }
 
   keepInside() {
