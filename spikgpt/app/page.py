@@ -145,8 +145,8 @@ class Page:
         busy = gradio.Button(interactive=False), gradio.Button(interactive=True)
         idle = gradio.Button(interactive=True), gradio.Button(interactive=False)
         # Programs may send other types than the page.
-        texts = (str(one or "") for one in (reference, path, cluster_key, batch_key))
-        wanted = Request(*texts, unknown=bool(unknown))
+        reference, path, cluster_key, batch_key = (str(one or "") for one in (reference, path, cluster_key, batch_key))
+        wanted = Request(reference, path, cluster_key, batch_key, bool(unknown))
         status, labels, report = "", "", ""
         try:
             session = await self._sessions.of(str(request.session_hash))
