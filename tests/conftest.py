@@ -51,6 +51,7 @@ gc.disable()
 # Files whose tests take longest, so that no process is left with them when the others are done.
 SLOWEST = (
     "test_alone.py",
+    "test_page.py",
     "test_steps.py",
     "test_cli.py",
     "test_leave_one_out.py",
