@@ -141,12 +141,9 @@ def _evenly_spaced(rows: Rows) -> Rows:
 
 def _log_values(expression: Expression, rows: Rows) -> sparse.csr_matrix:
     """Return natural log expression of some cells, in ascending order; stored logarithms are not normalised again."""
-    parts = []
-    read = expression.rows if expression.kind == "log" else expression.linear
-    for start in range(0, expression.n_cells, CHUNK):
-        chosen = rows[(rows >= start) & (rows < start + CHUNK)]
-        if chosen.size:
-            parts.append(read(int(chosen[0]), int(chosen[-1]) + 1)[chosen - chosen[0]])
+    chosen = expression.part(rows)
+    read = chosen.rows if expression.kind == "log" else chosen.linear
+    parts = [read(start, min(start + CHUNK, len(rows))) for start in range(0, len(rows), CHUNK)]
     values = sparse.csr_matrix(sparse.vstack(parts, format="csr"))
     if expression.kind == "log" and expression.log_base is not None:
         return values * math.log(expression.log_base)

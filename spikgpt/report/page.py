@@ -75,7 +75,7 @@ def asset(name: str) -> str:
 def _environment() -> Environment:
     """Return the template engine, which escapes all texts."""
     environment = Environment(autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True)
-    filters: dict[str, Any] = {"thousands": "{:,}".format, "percent": percent, "line": printable}
+    filters: dict[str, Any] = {"thousands": "{:,}".format, "percent": percent, "line": printable, "p_value": p_value}
     environment.filters |= filters
     return environment
 
@@ -86,6 +86,11 @@ def percent(share: float) -> str:
     if 0 < value < 0.1:
         return "<0.1%"
     return f"{value:.1f}%" if value < 10 and value != round(value) else f"{value:.0f}%"
+
+
+def p_value(value: float) -> str:
+    """Return a p-value with one digit; the smallest ones are below the smallest number of a computer."""
+    return f"{value:.1g}" if value > 0 else "<1e-300"
 
 
 def _hash(text: str) -> str:

@@ -18,7 +18,7 @@ from spikgpt import Annotation
 from spikgpt.options import AnnotateOptions
 from spikgpt.report import page as page_module
 from spikgpt.report.content import report_content
-from spikgpt.report.page import SCRIPTS, as_json, asset, page, percent
+from spikgpt.report.page import SCRIPTS, as_json, asset, p_value, page, percent
 from tests.report.conftest import HOSTILE
 
 
@@ -149,6 +149,10 @@ def test_rare_labels_are_folded_away_but_not_unknown(
 )
 def test_percentages(share: float, text: str) -> None:
     assert percent(share) == text
+
+
+def test_a_p_value_of_zero_is_below_the_smallest_number() -> None:
+    assert (p_value(0.0321), p_value(4e-12), p_value(0.0)) == ("0.03", "4e-12", "<1e-300")
 
 
 def test_assets_are_small_and_in_the_package() -> None:

@@ -136,7 +136,8 @@ class CellMap {
 
   get radius() {
     const usual = Math.sqrt((0.07 * this.width * this.height) / (Math.PI * this.data.cells));
-    return Math.min(Math.min(Math.max(usual, this.data.cells < 5000 ? 2.2 : 0.8), 4) * (this.view.zoom / this.whole) ** 0.45, 9);
+    const least = this.data.cells < 5000 ? 2.2 : this.data.cells < 200000 ? 1.1 : 0.8;
+    return Math.min(Math.min(Math.max(usual, least), 4) * (this.view.zoom / this.whole) ** 0.45, 9);
   }
 
   // Draw at the next frame. A draft of a move has fewer cells where a whole picture takes long.
