@@ -86,9 +86,15 @@ def opened(browser: Browser) -> Iterator[Open]:
     assert requests == set()
 
 
+def settle(page: Page) -> None:
+    """Wait until the picture of the last change is drawn."""
+    frame = "requestAnimationFrame"
+    page.evaluate(f"new Promise((done) => {frame}(() => {frame}(() => {frame}(() => {frame}(done)))))")
+
+
 def pixels(page: Page) -> np.ndarray[tuple[int, int, int], np.dtype[np.int64]]:
     """Return the pixels of the map without the mark of the focus around it, RGB from 0 to 255."""
-    page.wait_for_timeout(150)
+    settle(page)
     picture = page.locator("#canvas").screenshot()
     return np.asarray(np.rint(255 * matplotlib.image.imread(io.BytesIO(picture))[8:-8, 8:-8, :3]), dtype=np.int64)
 
@@ -180,7 +186,7 @@ def test_names_never_overlap_while_zooming(opened: Open, annotated: Annotation, 
     page = opened(many.report(tmp_path / "many.html", query))
     seen = []
     for _ in range(6):
-        page.wait_for_timeout(60)
+        settle(page)
         shown, overlaps = page.evaluate(OVERLAPS)
         assert overlaps == 0
         seen.append(shown)
@@ -192,11 +198,11 @@ def test_names_never_overlap_while_zooming(opened: Open, annotated: Annotation, 
 def test_hover_shows_the_facts_of_a_cell(opened: Open, report: Path, annotated: Annotation) -> None:
     page = opened(report)
     tooltip = page.locator("#tooltip")
-    page.locator("#find").fill(str(annotated.obs_names[annotated.labels.tolist().index("beta")]))
-    page.keyboard.press("Enter")
-    page.wait_for_timeout(200)
-    text = tooltip.inner_text().split("\n")
     row = annotated.labels.tolist().index("beta")
+    page.locator("#find").fill(str(annotated.obs_names[row]))
+    page.keyboard.press("Enter")
+    tooltip.filter(has_text=str(annotated.obs_names[row])).wait_for()
+    text = tooltip.inner_text().split("\n")
     assert text[0] == annotated.obs_names[row]
     facts = dict(zip(text[1::2], text[2::2], strict=True))
     assert facts["Label"] == "beta"
@@ -205,7 +211,7 @@ def test_hover_shows_the_facts_of_a_cell(opened: Open, report: Path, annotated: 
     unknown = int(np.flatnonzero(annotated.rejected)[0])
     page.locator("#find").fill(str(annotated.obs_names[unknown]))
     page.keyboard.press("Enter")
-    page.wait_for_timeout(200)
+    tooltip.filter(has_text=str(annotated.obs_names[unknown])).wait_for()
     text = tooltip.inner_text().split("\n")
     assert text[1:3] == ["Label", "Unknown"]
     assert "Confidence" not in text
@@ -293,7 +299,6 @@ def test_many_cells_are_drawn_whole_after_each_move(opened: Open, annotated: Ann
     page.locator("#canvas").focus()
     for key in ("+", "ArrowLeft", "0"):
         page.keyboard.press(key)
-    page.wait_for_timeout(1000)
     # The order in which threads blend points changes the last bit.
     np.testing.assert_allclose(pixels(page), before, atol=3)
     page.keyboard.press("Enter")
