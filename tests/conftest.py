@@ -52,6 +52,7 @@ gc.disable()
 SLOWEST = (
     "test_alone.py",
     "test_page.py",
+    "test_browser.py",
     "test_steps.py",
     "test_cli.py",
     "test_leave_one_out.py",
@@ -88,10 +89,15 @@ def pytest_collection_finish() -> None:
 
 # What needs torch or onnx is imported on use: some of these tests run where neither is installed.
 if TYPE_CHECKING:
+    from playwright.sync_api import Browser
+
     from spikgpt_onnx.parity import ExportableReference
 
 DATA = Path(__file__).parent / "data"
 QUERY_FILE = DATA / "pancreas_baron_human2_human4.h5ad"
+# Browser of Debian and Ubuntu. It draws with the processor, as a machine may have no graphics.
+CHROMIUM = Path("/usr/bin/chromium")
+BROWSER_FLAGS = ("--no-sandbox", "--use-gl=angle", "--use-angle=swiftshader", "--enable-unsafe-swiftshader")
 # Names the folder of ``small`` and its graph, for tests that run where nothing can be trained.
 TRAINED = "SPIKGPT_TESTS_TRAINED"
 
@@ -289,3 +295,18 @@ def annotation() -> Annotation:
         reference_name="hand-made",
         input_report=InputReport("X", "counts", "reference", 5, 7),
     )
+
+
+@pytest.fixture(scope="module")
+def chromium() -> Iterator[Browser]:
+    """Start a browser, or skip the test where there is none.
+
+    Until playwright ends, an event loop runs in this thread, and no other test can start one.
+    """
+    api = pytest.importorskip("playwright.sync_api", reason="playwright is not installed")
+    if not CHROMIUM.exists():
+        pytest.skip(f"{CHROMIUM} is absent")
+    with api.sync_playwright() as playwright:
+        browser = playwright.chromium.launch(executable_path=str(CHROMIUM), args=list(BROWSER_FLAGS))
+        yield browser
+        browser.close()

@@ -1,4 +1,4 @@
-"""A real page in a process of its own, and a browser without a network."""
+"""A real page in a process of its own, and its users."""
 
 from __future__ import annotations
 
@@ -22,8 +22,6 @@ from anndata import AnnData
 from spikgpt import Annotation, SpikGPT
 from tests.cli.conftest import PROGRAM
 from tests.service.conftest import has_ended
-
-CHROMIUM = Path("/usr/bin/chromium")
 
 
 class App:
@@ -101,21 +99,6 @@ def app(tmp_path_factory: pytest.TempPathFactory) -> Iterator[App]:
         tmp_path_factory.mktemp("app"), *models, "--concurrent", 1, "--max-mb", 3, "--max-cells", 500
     ) as shown:
         yield shown
-
-
-@pytest.fixture(scope="module")
-def chromium() -> Iterator[Any]:
-    """Start a browser, or skip the test where there is none.
-
-    Until playwright ends, an event loop runs in this thread, and no other test can start one.
-    """
-    playwright = pytest.importorskip("playwright.sync_api")
-    if not CHROMIUM.exists():
-        pytest.skip(f"there is no {CHROMIUM}")
-    with playwright.sync_playwright() as started:
-        browser = started.chromium.launch(executable_path=str(CHROMIUM), args=["--no-sandbox"])
-        yield browser
-        browser.close()
 
 
 class User:

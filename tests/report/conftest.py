@@ -1,11 +1,9 @@
-"""Annotated cells for reports, texts that do harm where they are not escaped, and a browser."""
+"""Annotated cells for reports, and texts that do harm where they are not escaped."""
 
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Iterator
-from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -17,12 +15,6 @@ from spikgpt.explain.query import FittedQuery
 from spikgpt.scoring.label_map import LabelMap
 from tests.conftest import labelled
 
-if TYPE_CHECKING:
-    from playwright.sync_api import Browser
-
-CHROMIUM = Path("/usr/bin/chromium")
-# Drawing by the processor, where a machine has no graphics.
-FLAGS = ("--no-sandbox", "--use-gl=angle", "--use-angle=swiftshader", "--enable-unsafe-swiftshader")
 # Labels may not have control characters; values of obs may.
 HOSTILE = (
     "</script><script>document.title='harm'</script>",
@@ -73,15 +65,3 @@ def hostile(annotated: Annotation, query: AnnData) -> tuple[Annotation, AnnData]
         rejected=annotated.rejected | (np.arange(adata.n_obs) % 7 == 0),
     )
     return annotation, adata
-
-
-@pytest.fixture(scope="session")
-def browser() -> Iterator[Browser]:
-    """Start Chromium, or skip the test where it is absent."""
-    api = pytest.importorskip("playwright.sync_api", reason="playwright is not installed")
-    if not CHROMIUM.exists():
-        pytest.skip(f"{CHROMIUM} is absent")
-    with api.sync_playwright() as playwright:
-        started = playwright.chromium.launch(executable_path=str(CHROMIUM), args=list(FLAGS))
-        yield started
-        started.close()
