@@ -216,6 +216,10 @@ class CompatibilityConstants:
         Loss of the in-distribution score above which cells lie far from the reference.
     largest_shift
         Loss above which a query without similarity and correlation is refused.
+    spread_cells, spread_sample
+        Least number of cells of the most frequent label for its variance, and number of cells that are sampled.
+    largest_spread
+        Largest variance within the most frequent label, as a share of the variance of the reference.
     another_study
         Ratio of expected and guaranteed share of false rejections above which the query is from another study.
     """
@@ -235,6 +239,9 @@ class CompatibilityConstants:
     marker_share: float = 0.5
     far_shift: float = 1.2
     largest_shift: float = 3.0
+    spread_cells: int = 50
+    spread_sample: int = 1000
+    largest_spread: float = 0.35
     another_study: float = 2.0
 
 

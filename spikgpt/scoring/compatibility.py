@@ -70,12 +70,16 @@ class Comparison:
         cells. Of three labels or more, the label that agrees least is left out, as a missing type may be hidden in it.
     own_markers, other_markers
         Marker level of the cells' own label, and of the other label with the highest marker level, averaged over cells.
+    spread
+        Variance within the most frequent label, as a share of the variance of the reference:
+        :meth:`spikgpt.scoring.ood_scorer.OODScorer.label_spread`.
     """
 
     labels: int
     correlation: float | None = None
     own_markers: float | None = None
     other_markers: float | None = None
+    spread: float | None = None
 
     @classmethod
     def fit(cls, query: LabelMeans, profiles: Profiles, markers: list[MarkerGenes]) -> Comparison:
@@ -158,6 +162,7 @@ def check_compatibility(
         "score_loss": loss,
         "own_markers": own,
         "other_markers": other,
+        "label_spread": comparison.spread,
     }
     values = {name: float(value) for name, value in measures.items() if value is not None}
     if reason := _reason_to_refuse(comparison, similarity, mean_contrast, loss):
@@ -197,6 +202,11 @@ def _reason_to_refuse(
     if own is not None and similarity is not None and similarity < LIMITS.least_similarity:
         separated = "" if correlation is None else f", and {OTHER_GENES} (r = {correlation:.2f})"
         return f"{_markers(own)}{separated}: similarity {similarity:.2f}, expected at least {LIMITS.least_similarity:g}"
+    if comparison.spread is not None and comparison.spread > LIMITS.largest_spread:
+        return (
+            "cells of the most frequent label differ too much from each other to be of one type: "
+            f"relative variance {comparison.spread:.2f}, expected at most {LIMITS.largest_spread:g}"
+        )
     if correlation is None:
         if similarity is None and loss > LIMITS.largest_shift:
             return (
