@@ -49,7 +49,8 @@ class App:
 
     def files(self) -> list[Path]:
         """Return the files of all sessions."""
-        return [path for path in self.temporary.rglob("*") if path.is_file()]
+        # A folder can be removed during the walk, which Path.rglob does not allow.
+        return [Path(folder, name) for folder, _, names in os.walk(self.temporary) for name in names]
 
     def children(self) -> list[psutil.Process]:
         """Return the worker processes, and the process that removes the folder."""
