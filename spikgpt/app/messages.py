@@ -7,7 +7,7 @@ from typing import NamedTuple
 
 import msgspec
 
-from spikgpt.service.messages import Job, Progress
+from spikgpt.service.messages import Job, JobProgress
 
 # Folder of the results in a job's folder, and the files in it. No upload has a name that begins with a dot.
 RESULTS = ".results"
@@ -23,7 +23,7 @@ class PageJob(Job, frozen=True, kw_only=True):
     max_bytes: int
 
 
-class Row(msgspec.Struct, frozen=True, kw_only=True):
+class PageLabel(msgspec.Struct, frozen=True, kw_only=True):
     """A label of the result, with its number of cells."""
 
     label: str
@@ -32,7 +32,7 @@ class Row(msgspec.Struct, frozen=True, kw_only=True):
     color: str
 
 
-class ClusterRow(msgspec.Struct, frozen=True, kw_only=True):
+class PageCluster(msgspec.Struct, frozen=True, kw_only=True):
     """A cluster of the result, with its label."""
 
     name: str
@@ -55,8 +55,8 @@ class Summary(msgspec.Struct, frozen=True, kw_only=True):
     choice: list[str]
     sentences: list[str]
     notes: list[str]
-    rows: list[Row]
-    clusters: list[ClusterRow]
+    rows: list[PageLabel]
+    clusters: list[PageCluster]
     files: list[str]
 
     @classmethod
@@ -68,7 +68,7 @@ class Summary(msgspec.Struct, frozen=True, kw_only=True):
 class Step(NamedTuple):
     """The step of a run, with its seconds up to now."""
 
-    progress: Progress
+    progress: JobProgress
     seconds: float
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from html import escape
 from urllib.parse import quote
 
-from spikgpt.app.messages import CELLS, REPORT, TABLE, ClusterRow, Finished, Row, Step, Summary
+from spikgpt.app.messages import CELLS, REPORT, TABLE, Finished, PageCluster, PageLabel, Step, Summary
 from spikgpt.errors import printable
 from spikgpt.types import UNKNOWN
 
@@ -109,7 +109,7 @@ def _labels(summary: Summary) -> str:
     )
 
 
-def _label(row: Row, total: int) -> str:
+def _label(row: PageLabel, total: int) -> str:
     share = 100 * row.cells / max(total, 1)
     confidence = "-" if row.confidence is None else f"{row.confidence:.2f}"
     kind = ' class="sg-unknown"' if row.label == UNKNOWN else ""
@@ -120,7 +120,7 @@ def _label(row: Row, total: int) -> str:
     )
 
 
-def _clusters(clusters: list[ClusterRow]) -> str:
+def _clusters(clusters: list[PageCluster]) -> str:
     with_genes = any(one.genes for one in clusters)
     rows = "".join(
         f'<tr><td>{name(one.name)}</td><td class="sg-number">{one.cells:,}</td><td>{name(one.label)}</td>'

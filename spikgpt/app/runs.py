@@ -12,10 +12,10 @@ from pathlib import Path
 from typing import NamedTuple
 
 from spikgpt.app.messages import Finished, PageJob, Step, Summary
-from spikgpt.app.sessions import Session
+from spikgpt.app.sessions import PageSession
 from spikgpt.app.settings import AppOptions
 from spikgpt.errors import ConfigError, SpikGPTError
-from spikgpt.service.messages import Done, Progress
+from spikgpt.service.messages import Done, JobProgress
 from spikgpt.service.pool import WorkerPool
 from spikgpt.service.refusals import Kind, Refusal
 
@@ -57,7 +57,7 @@ class Runs:
         """Number of labels of each reference, by its name."""
         return {reference.name: len(reference.labels) for reference in self._pool.references}
 
-    async def run(self, session: Session, request: Request) -> AsyncGenerator[Step | Finished]:
+    async def run(self, session: PageSession, request: Request) -> AsyncGenerator[Step | Finished]:
         """Label a file: yield the steps, and at last the labels.
 
         Raises
@@ -85,18 +85,18 @@ class Runs:
         finally:
             self._admitted -= 1
 
-    async def _follow(self, session: Session, job: PageJob) -> AsyncGenerator[Step | Finished]:
+    async def _follow(self, session: PageSession, job: PageJob) -> AsyncGenerator[Step | Finished]:
         """Submit a job, and yield its steps."""
         started = time.monotonic()
-        latest = Progress(WAITING)
+        latest = JobProgress(WAITING)
 
-        def note(progress: Progress) -> None:
+        def note(progress: JobProgress) -> None:
             nonlocal latest
             latest = progress
 
         async def is_abandoned() -> bool:
             nonlocal latest
-            latest = Progress(STARTING)
+            latest = JobProgress(STARTING)
             return session.is_closed
 
         work = asyncio.create_task(self._pool.submit(job, self._settings.timeout, is_abandoned, note))
@@ -114,7 +114,7 @@ class Runs:
             if session.run is work:
                 session.run = None
 
-    def _finished(self, session: Session, job: PageJob, work: asyncio.Task[Done], seconds: float) -> Finished:
+    def _finished(self, session: PageSession, job: PageJob, work: asyncio.Task[Done], seconds: float) -> Finished:
         if work.cancelled():
             raise Stopped
         work.result()
@@ -124,7 +124,7 @@ class Runs:
             (folder / job.query).unlink(missing_ok=True)
         return Finished(summary, session.keep_results(folder), seconds)
 
-    def _job(self, session: Session, request: Request) -> PageJob:
+    def _job(self, session: PageSession, request: Request) -> PageJob:
         """Return the job of a request, with a folder of its own.
 
         Raises

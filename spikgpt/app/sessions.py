@@ -20,7 +20,7 @@ IDLE = 120.0
 MOST = 1000
 
 
-class Session:
+class PageSession:
     """An open page.
 
     Parameters
@@ -122,14 +122,14 @@ class Sessions:
 
     def __init__(self, folder: Path, most_files: int) -> None:
         self._folder, self._most_files = folder, most_files
-        self._sessions: dict[str, Session] = {}
+        self._sessions: dict[str, PageSession] = {}
         # Open connections of each page.
         self._connections = Counter[str]()
 
     def __len__(self) -> int:
         return len(self._sessions)
 
-    async def of(self, key: str) -> Session:
+    async def of(self, key: str) -> PageSession:
         """Return the session of a page by Gradio's name for it, and begin it if there is none.
 
         Raises
@@ -142,12 +142,12 @@ class Sessions:
             if len(self._sessions) >= MOST:
                 msg = f"{MOST} pages are open. Load this page again later."
                 raise Refusal(Kind.BUSY, msg)
-            self._sessions[key] = Session(self._folder)
+            self._sessions[key] = PageSession(self._folder)
         session = self._sessions[key]
         session.used = time.monotonic()
         return session
 
-    def by_token(self, token: str) -> Session:
+    def by_token(self, token: str) -> PageSession:
         """Return a session by its token, for an upload.
 
         Raises
@@ -161,7 +161,7 @@ class Sessions:
         msg = "This page is no longer known to the server. Load it again."
         raise Refusal(Kind.NOT_FOUND, msg)
 
-    async def check_room(self, session: Session) -> None:
+    async def check_room(self, session: PageSession) -> None:
         """Refuse an upload when too many other sessions hold one.
 
         Raises

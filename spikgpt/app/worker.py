@@ -12,11 +12,11 @@ from typing import TYPE_CHECKING, Any
 
 import msgspec
 
-from spikgpt.app.messages import CELLS, REPORT, RESULTS, SUMMARY, TABLE, ClusterRow, PageJob, Row, Summary
+from spikgpt.app.messages import CELLS, REPORT, RESULTS, SUMMARY, TABLE, PageCluster, PageJob, PageLabel, Summary
 from spikgpt.errors import SpikGPTError, fault, printable
-from spikgpt.service.messages import Done, Failed, Progress, Ready, Served, Setup
+from spikgpt.service.messages import Done, Failed, JobProgress, Ready, Served, Setup
 from spikgpt.service.refusals import INTERNAL, Kind, Refusal
-from spikgpt.service.worker import Send, answer_messages, within, without_folder
+from spikgpt.service.worker import SendReply, answer_messages, within, without_folder
 
 if TYPE_CHECKING:
     from spikgpt.choice import ReferenceScore
@@ -118,7 +118,7 @@ def described(models: Models) -> Ready:
     )
 
 
-def run_job(job: PageJob, models: Models, max_cells: int, send: Send) -> Done | Failed:
+def run_job(job: PageJob, models: Models, max_cells: int, send: SendReply) -> Done | Failed:
     """Label a file and write the results into the job's folder; errors that a user can correct are returned."""
     from spikgpt.cells.progress import reporting
 
@@ -141,7 +141,7 @@ def run_job(job: PageJob, models: Models, max_cells: int, send: Send) -> Done | 
         return Failed(Kind.INTERNAL_ERROR, INTERNAL)
 
 
-def label(job: PageJob, models: Models, max_cells: int, send: Send) -> Summary:
+def label(job: PageJob, models: Models, max_cells: int, send: SendReply) -> Summary:
     """Label a file and write the results, as ``spikgpt annotate`` does.
 
     Raises
@@ -161,14 +161,14 @@ def label(job: PageJob, models: Models, max_cells: int, send: Send) -> Summary:
     with open_cells(query) as cells:
         check_cells(cells.n_obs, max_cells)
         annotation, chosen = annotated(cells, job, models)
-        send(Progress(REPORTING))
+        send(JobProgress(REPORTING))
         clusters = summarise(annotation, cells, job.cluster_key) if job.cluster_key else None
         uns, notes = annotation.uns(cells), annotation.notes(cells)
         try:
             annotation.report(results / REPORT, cells, cluster_key=job.cluster_key)
         except SpikGPTError as error:  # the labels are worth having without a report
             notes.append(f"There is no report. {error}")
-    send(Progress(WRITING))
+    send(JobProgress(WRITING))
     write_table(annotation.table_chunks(), results / TABLE)
     if size_of(query) <= job.max_bytes:
         names, obs = annotation.obs_names, dict(annotation.obs())
@@ -224,11 +224,13 @@ def summarised(
     table, check = annotation.summary(), annotation.compatibility
     colors = annotation.colors(table.index)
     rows = [
-        Row(label=str(label), cells=int(cells), confidence=None if label == UNKNOWN else float(mean), color=str(color))
+        PageLabel(
+            label=str(label), cells=int(cells), confidence=None if label == UNKNOWN else float(mean), color=str(color)
+        )
         for label, cells, mean, color in zip(table.index, table["cells"], table["confidence"], colors, strict=True)
     ]
     listed = [
-        ClusterRow(
+        PageCluster(
             name=one.name,
             cells=one.cells,
             label="Unknown, a new type?" if one.candidate else one.label,
@@ -264,7 +266,7 @@ def limit_files(max_bytes: int) -> None:
 def main() -> None:
     """Answer the messages on standard input until it is closed."""
 
-    def run(line: bytes, models: Models, setup: Setup, send: Send) -> Done | Failed:
+    def run(line: bytes, models: Models, setup: Setup, send: SendReply) -> Done | Failed:
         job = msgspec.json.decode(line, type=PageJob)
         limit_files(job.max_bytes)
         return run_job(job, models, setup.max_cells, send)
@@ -290,7 +292,7 @@ def _hub(keywords: dict[str, Any]) -> Hub:
     return Hub.from_options(options_of(HubOptions, fields))
 
 
-def _reporter(send: Send) -> Any:
+def _reporter(send: SendReply) -> Any:
     """Return a listener that sends the progress of steps, not too often."""
     last = (-REPORT_EVERY, "")
 
@@ -299,7 +301,7 @@ def _reporter(send: Send) -> Any:
         now = time.monotonic()
         if step != last[1] or now - last[0] >= REPORT_EVERY or done == total:
             last = now, step
-            send(Progress(step, done, total))
+            send(JobProgress(step, done, total))
 
     return listen
 

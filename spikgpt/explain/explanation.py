@@ -17,7 +17,7 @@ from spikgpt.options import KEY_ADDED
 from spikgpt.tables import html_table, html_view
 from spikgpt.types import Rows
 
-Kind = Literal["label", "cluster", "cell"]
+GroupKind = Literal["label", "cluster", "cell"]
 
 # Groups and genes of each role that a printed explanation shows.
 GROUPS_SHOWN, GENES_SHOWN = 30, 8
@@ -68,7 +68,7 @@ class Explanation:
     """
 
     groups: tuple[ExplainedGroup, ...]
-    kind: Kind
+    kind: GroupKind
     reference: str
     gene_names: tuple[str, ...]
     notes: tuple[str, ...] = ()

@@ -18,7 +18,7 @@ from spikgpt.cells.obs import batches_of, counted, labels_of
 from spikgpt.embedding.pca import PCAProjection
 from spikgpt.engines.restriction import find_labels
 from spikgpt.errors import ConfigError, listed, printable
-from spikgpt.explain.explanation import ExplainedGroup, Explanation, Kind
+from spikgpt.explain.explanation import ExplainedGroup, Explanation, GroupKind
 from spikgpt.explain.labels import CELLS_PER_LABEL, LabelExplainer
 from spikgpt.explain.query import FittedQuery
 from spikgpt.explain.scored import ScoredCells
@@ -65,7 +65,7 @@ def explain(
         msg = "cells and cluster_key were both passed; expected one of them (--cells, --cluster-key). Leave one out."
         raise ConfigError(msg)
     explainer = GroupExplainer(annotation, query, adata, options)
-    kind: Kind = "label" if options.cluster_key is None else "cluster"
+    kind: GroupKind = "label" if options.cluster_key is None else "cluster"
     if cells is not None:
         kind, groups = "cell", tuple(explainer.cells(cells))
     else:

@@ -28,7 +28,7 @@ CLUSTER_KEYS = ("leiden", "louvain", "seurat_clusters", "cluster", "clusters")
 
 
 @dataclass(frozen=True)
-class LabelRow:
+class LabelTotal:
     """A label and its cells; ``confidence`` is the mean, and None for Unknown."""
 
     label: str
@@ -91,7 +91,7 @@ class Histogram:
 
 
 @dataclass(frozen=True)
-class Agreement:
+class ClusterAgreement:
     """Labels of the cells of each cluster.
 
     Attributes
@@ -113,13 +113,13 @@ class Agreement:
     left_out: int
 
 
-def label_rows(annotation: Annotation, labels: Categories) -> list[LabelRow]:
+def label_rows(annotation: Annotation, labels: Categories) -> list[LabelTotal]:
     """Return the labels with their cells, the largest first and Unknown last."""
     sums = np.bincount(labels.codes, weights=annotation.confidence, minlength=len(labels.values))
     total = max(len(labels.codes), 1)
     triples = zip(labels.values, labels.colors, labels.counts, sums.tolist(), strict=True)
     return [
-        LabelRow(label, color, cells, cells / total, None if label == UNKNOWN or not cells else sum_ / cells)
+        LabelTotal(label, color, cells, cells / total, None if label == UNKNOWN or not cells else sum_ / cells)
         for label, color, cells, sum_ in triples
     ]
 
@@ -251,7 +251,7 @@ def cluster_column(
     return None if column is None else (column, text, str(cluster_key))
 
 
-def agreement(clusters: Categories, labels: Categories, source: str) -> Agreement:
+def agreement(clusters: Categories, labels: Categories, source: str) -> ClusterAgreement:
     """Return the labels of the cells of each cluster."""
     size = len(labels.values)
     counts = np.bincount(
@@ -259,4 +259,4 @@ def agreement(clusters: Categories, labels: Categories, source: str) -> Agreemen
     ).reshape(-1, size)
     rows, left_out = _shares(clusters, labels, MOST_CLUSTERS)
     agreeing = counts.max(axis=1).sum() / max(counts.sum(), 1)
-    return Agreement(source, labels.values, rows, float(agreeing), left_out)
+    return ClusterAgreement(source, labels.values, rows, float(agreeing), left_out)

@@ -72,15 +72,15 @@ class ReportContent:
     unknown: float
     verdict: texts.Verdict
     notes: tuple[str, ...]
-    labels: tuple[charts.LabelRow, ...]
+    labels: tuple[charts.LabelTotal, ...]
     map: MapContent | None
     map_text: str
     compositions: tuple[charts.Composition, ...]
     histograms: tuple[charts.Histogram, ...]
-    agreement: charts.Agreement | None
+    agreement: charts.ClusterAgreement | None
     dots: DotPlot | None
     candidates: tuple[Cluster, ...]
-    genes: texts.Genes
+    genes: texts.GeneCoverage
     run: tuple[tuple[str, str], ...]
     methods: str
     citations: tuple[str, ...]

@@ -58,7 +58,7 @@ class Verdict:
 
 
 @dataclass(frozen=True)
-class Genes:
+class GeneCoverage:
     """Genes of the reference in the query.
 
     Attributes
@@ -108,7 +108,7 @@ def _measure(name: str) -> str:
     return printable(f"{reference}: {text}" if reference else text)
 
 
-def genes(annotation: Annotation) -> Genes:
+def genes(annotation: Annotation) -> GeneCoverage:
     """Return the genes of the reference that the query has."""
     report = annotation.input_report
     sentences = [report.genes] if report.genes else ["The reference reads an embedding of the cells, not their genes."]
@@ -127,7 +127,7 @@ def genes(annotation: Annotation) -> Genes:
     if report.simulated_accuracy is not None:
         share = 100 * report.simulated_accuracy
         sentences.append(f"In simulation, {share:.0f}% of cells keep their label with these genes.")
-    return Genes(tuple(sentences), report.genes_matched, report.genes_total, helping, missing[:MOST_GENES])
+    return GeneCoverage(tuple(sentences), report.genes_matched, report.genes_total, helping, missing[:MOST_GENES])
 
 
 def run_facts(annotation: Annotation, options: AnnotateOptions) -> list[tuple[str, str]]:

@@ -55,7 +55,7 @@ class Begun(msgspec.Struct, frozen=True, tag=True):
     """First answer to a job, before its upload is opened."""
 
 
-class Progress(msgspec.Struct, frozen=True, tag=True):
+class JobProgress(msgspec.Struct, frozen=True, tag=True):
     """Report on a job that goes on: the step, and its numbers of cells that are done and of all; None if unknown."""
 
     step: str
@@ -78,4 +78,4 @@ class Failed(msgspec.Struct, frozen=True, tag=True):
     error: str
 
 
-Reply = Ready | Begun | Progress | Done | Failed
+Reply = Ready | Begun | JobProgress | Done | Failed

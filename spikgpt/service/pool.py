@@ -18,7 +18,7 @@ from typing import Any
 import msgspec
 
 from spikgpt.errors import SpikGPTError
-from spikgpt.service.messages import Begun, Done, Failed, Job, Model, Progress, Ready, Reply, Served, Setup
+from spikgpt.service.messages import Begun, Done, Failed, Job, JobProgress, Model, Ready, Reply, Served, Setup
 from spikgpt.service.refusals import Kind, Refusal
 
 # Bytes of a reply at most.
@@ -66,7 +66,7 @@ class Worker:
             raise
         return worker, reply
 
-    async def ask(self, message: Setup | Job, on_progress: Callable[[Progress], None] | None = None) -> Reply | None:
+    async def ask(self, message: Setup | Job, on_progress: Callable[[JobProgress], None] | None = None) -> Reply | None:
         """Send a message and return the reply; None when the process died, before or after it had begun."""
         assert self.process.stdin is not None
         assert self.process.stdout is not None
@@ -76,7 +76,7 @@ class Worker:
             await self.process.stdin.drain()
             while line := await self.process.stdout.readline():
                 reply: Reply = msgspec.json.decode(line, type=Reply)
-                if isinstance(reply, Progress):
+                if isinstance(reply, JobProgress):
                     if on_progress is not None:
                         on_progress(reply)
                 elif not isinstance(reply, Begun):
@@ -104,7 +104,7 @@ class _Task:
         self,
         job: Job,
         is_abandoned: Callable[[], Awaitable[bool]],
-        on_progress: Callable[[Progress], None] | None = None,
+        on_progress: Callable[[JobProgress], None] | None = None,
     ) -> None:
         self.job, self.is_abandoned, self.on_progress = job, is_abandoned, on_progress
         self.result: asyncio.Future[Done] = asyncio.get_running_loop().create_future()
@@ -175,7 +175,7 @@ class WorkerPool:
         job: Job,
         timeout: float,
         is_abandoned: Callable[[], Awaitable[bool]],
-        on_progress: Callable[[Progress], None] | None = None,
+        on_progress: Callable[[JobProgress], None] | None = None,
     ) -> Done:
         """Label an upload, in the order of submission; a job that takes too long is stopped.
 

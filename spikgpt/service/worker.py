@@ -33,7 +33,7 @@ GZIP, PARQUET_MARK = b"\x1f\x8b", b"PAR1"
 PR_SET_PDEATHSIG = 1  # of prctl in Linux
 log = logging.getLogger("spikgpt.service")
 T = TypeVar("T")
-Send: TypeAlias = Callable[[Reply], None]
+SendReply: TypeAlias = Callable[[Reply], None]
 
 
 def load(setup: Setup) -> dict[str, SpikGPT]:
@@ -155,7 +155,7 @@ def main() -> None:
 
 
 def answer_messages(
-    load: Callable[[Setup], T], describe: Callable[[T], Ready], run: Callable[[bytes, T, Setup, Send], Reply]
+    load: Callable[[Setup], T], describe: Callable[[T], Ready], run: Callable[[bytes, T, Setup, SendReply], Reply]
 ) -> None:
     """Load references, and answer each message on standard input until it is closed.
 

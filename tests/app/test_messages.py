@@ -7,7 +7,7 @@ from pathlib import Path
 import msgspec
 
 from spikgpt.app.folders import safe_name
-from spikgpt.app.messages import RESULTS, SUMMARY, Row, Summary
+from spikgpt.app.messages import RESULTS, SUMMARY, PageLabel, Summary
 
 
 def summary(*labels: str, usable: bool | None = True, files: tuple[str, ...] = ()) -> Summary:
@@ -21,7 +21,7 @@ def summary(*labels: str, usable: bool | None = True, files: tuple[str, ...] = (
         choice=[],
         sentences=["One sentence."],
         notes=[],
-        rows=[Row(label=label, cells=10, confidence=0.5, color="#112233") for label in labels],
+        rows=[PageLabel(label=label, cells=10, confidence=0.5, color="#112233") for label in labels],
         clusters=[],
         files=list(files),
     )

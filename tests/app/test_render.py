@@ -7,8 +7,8 @@ from html.parser import HTMLParser
 import pytest
 
 from spikgpt.app import render
-from spikgpt.app.messages import CELLS, REPORT, TABLE, ClusterRow, Finished, Step
-from spikgpt.service.messages import Progress
+from spikgpt.app.messages import CELLS, REPORT, TABLE, Finished, PageCluster, Step
+from spikgpt.service.messages import JobProgress
 from tests.app.test_messages import summary
 from tests.app.test_page import HOSTILE
 
@@ -58,9 +58,9 @@ def test_hostile_names_are_texts(name: str) -> None:
     shown = summary(name, "Unknown")
     shown.sentences.append(name)
     shown.notes.append(name)
-    shown.clusters.append(ClusterRow(name=name, cells=1, label=name, share=1, unknown_share=0, genes=name))
+    shown.clusters.append(PageCluster(name=name, cells=1, label=name, share=1, unknown_share=0, genes=name))
     html = render.result(Finished(shown, "ADDRESS", 1)) + render.error(name)
-    html += render.progress(Step(Progress(name, 1, 2), 1))
+    html += render.progress(Step(JobProgress(name, 1, 2), 1))
     elements = Elements(html)
     assert elements.names <= KNOWN | {"progress"}
     assert not {one for one in elements.attributes if one.startswith("on")}
@@ -79,8 +79,8 @@ def test_the_report_cannot_reach_the_page() -> None:
 
 
 def test_progress_has_a_bar_where_the_number_of_cells_is_known() -> None:
-    html = render.progress(Step(Progress("Labelling", 1500, 3000), 7.4))
+    html = render.progress(Step(JobProgress("Labelling", 1500, 3000), 7.4))
     assert '<progress value="1500" max="3000">' in html
     assert "Labelling, 1,500 of 3,000 " in html
     assert "7 s" in html
-    assert "<progress></progress>" in render.progress(Step(Progress("Reading"), 0))
+    assert "<progress></progress>" in render.progress(Step(JobProgress("Reading"), 0))

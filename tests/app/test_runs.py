@@ -12,10 +12,10 @@ import pytest
 
 from spikgpt.app.messages import RESULTS, SUMMARY, Finished, PageJob, Step
 from spikgpt.app.runs import STARTING, WAITING, Request, Runs, Stopped
-from spikgpt.app.sessions import Session
+from spikgpt.app.sessions import PageSession
 from spikgpt.app.settings import AppOptions
 from spikgpt.errors import ConfigError, SpikGPTError
-from spikgpt.service.messages import Done, Progress
+from spikgpt.service.messages import Done, JobProgress
 from spikgpt.service.pool import WorkerPool
 from spikgpt.service.refusals import Kind, Refusal
 from tests.app.test_messages import summary
@@ -39,7 +39,7 @@ class MadeUpPool:
         try:
             await asyncio.sleep(0.01)
             assert not await is_abandoned()
-            on_progress(Progress("Labelling", 1, 2))
+            on_progress(JobProgress("Labelling", 1, 2))
             await self.release.wait()
         except asyncio.CancelledError:
             self.stopped += 1
@@ -56,13 +56,13 @@ def runs_of(pool: MadeUpPool, **settings: Any) -> Runs:
     return Runs(cast(WorkerPool, pool), AppOptions(concurrent=1, queue=0, **settings))
 
 
-async def begun(runs: Runs, session: Session, request: Request, reports: list[Step | Finished]) -> None:
+async def begun(runs: Runs, session: PageSession, request: Request, reports: list[Step | Finished]) -> None:
     async for report in runs.run(session, request):
         reports.append(report)
 
 
-async def uploaded(folder: Path) -> Session:
-    session = Session(folder)
+async def uploaded(folder: Path) -> PageSession:
+    session = PageSession(folder)
     await session.receive("cells.h5ad", writing(b"cells"))
     return session
 
@@ -77,7 +77,7 @@ def test_steps_are_followed_by_labels(tmp_path: Path) -> None:
         await run
         *steps, last = reports
         assert [one.progress.step for one in steps if isinstance(one, Step)][0] == WAITING
-        assert steps[-1].progress == Progress("Labelling", 1, 2)  # type: ignore[union-attr]
+        assert steps[-1].progress == JobProgress("Labelling", 1, 2)  # type: ignore[union-attr]
         assert isinstance(last, Finished)
         assert last.summary == LABELS
         assert session.results is not None
@@ -149,12 +149,12 @@ def test_a_path_is_for_local_pages_only(tmp_path: Path) -> None:
     async def check() -> None:
         pool = MadeUpPool()
         pool.release.set()
-        await begun(runs_of(pool), Session(tmp_path), Request("auto", " ~/cells.h5ad ", " leiden ", " "), [])
+        await begun(runs_of(pool), PageSession(tmp_path), Request("auto", " ~/cells.h5ad ", " leiden ", " "), [])
         (job,) = pool.jobs
         assert job.query == str(Path.home() / "cells.h5ad")
         assert (job.cluster_key, job.options["batch_key"]) == ("leiden", None)
         with pytest.raises(ConfigError, match="No file is named"):
-            await begun(runs_of(pool, host="0.0.0.0"), Session(tmp_path), Request("auto", "/etc/passwd"), [])
+            await begun(runs_of(pool, host="0.0.0.0"), PageSession(tmp_path), Request("auto", "/etc/passwd"), [])
         with pytest.raises(ConfigError, match="Two files are named"):
             await begun(runs_of(pool), await uploaded(tmp_path), Request("auto", "/etc/passwd"), [])
         with pytest.raises(ConfigError, match="No reference is named"):

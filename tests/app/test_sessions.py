@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from spikgpt.app import sessions as module
-from spikgpt.app.sessions import Session, Sessions
+from spikgpt.app.sessions import PageSession, Sessions
 from spikgpt.service.refusals import Kind, Refusal
 
 
@@ -28,7 +28,7 @@ def files(folder: Path) -> list[str]:
 
 
 def test_an_upload_replaces_the_one_before(tmp_path: Path) -> None:
-    session = Session(tmp_path)
+    session = PageSession(tmp_path)
     asyncio.run(session.receive("one.h5ad", writing(b"1")))
     asyncio.run(session.receive("../two.h5ad", writing(b"2")))
     assert files(tmp_path) == ["two.h5ad"]
@@ -40,7 +40,7 @@ def test_an_upload_replaces_the_one_before(tmp_path: Path) -> None:
 
 
 def test_an_upload_that_fails_leaves_the_one_before(tmp_path: Path) -> None:
-    session = Session(tmp_path)
+    session = PageSession(tmp_path)
     asyncio.run(session.receive("one.h5ad", writing(b"1")))
 
     async def fail(folder: Path) -> Path:

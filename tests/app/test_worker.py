@@ -16,7 +16,7 @@ from spikgpt.app import worker
 from spikgpt.app.messages import CELLS, REPORT, RESULTS, TABLE, PageJob, Summary
 from spikgpt.app.worker import Models, described, load, run_job, size_of
 from spikgpt.errors import ConfigError
-from spikgpt.service.messages import Done, Failed, Model, Progress, Reply, Setup
+from spikgpt.service.messages import Done, Failed, JobProgress, Model, Reply, Setup
 
 
 @pytest.fixture(scope="session")
@@ -62,9 +62,9 @@ def test_a_file_is_labelled_as_by_the_library(
     labelled = anndata.read_h5ad(tmp_path / RESULTS / CELLS)
     assert labelled.obs["spikgpt_label"].astype(str).tolist() == expected.labels.tolist()
     # The steps of the work, and the cells that are done.
-    steps = [one.step for one in sent if isinstance(one, Progress)]
+    steps = [one.step for one in sent if isinstance(one, JobProgress)]
     assert {"Reading", "Labelling", worker.WRITING} <= set(steps)
-    assert any(one.done == one.total == 120 for one in sent if isinstance(one, Progress))
+    assert any(one.done == one.total == 120 for one in sent if isinstance(one, JobProgress))
     assert Path.cwd() == here
 
 

@@ -12,7 +12,7 @@ import pytest
 from anndata import AnnData
 
 from spikgpt import Annotation
-from spikgpt.service.messages import UPLOAD, Done, Job, Model, Progress, Setup
+from spikgpt.service.messages import UPLOAD, Done, Job, JobProgress, Model, Setup
 from spikgpt.service.pool import WorkerPool
 from spikgpt.service.refusals import Kind, Refusal
 from tests.cells.conftest import endless
@@ -80,12 +80,12 @@ def test_a_job_that_takes_too_long_is_stopped(h5ad: bytes, tmp_path: Path) -> No
 
 
 WORKER = """
-from spikgpt.service.messages import Done, Failed, Progress, Ready
+from spikgpt.service.messages import Done, Failed, JobProgress, Ready
 from spikgpt.service.worker import answer_messages
 
 def run(line, loaded, setup, send):
     for done in (1, 2):
-        send(Progress("Labelling", done, 2))
+        send(JobProgress("Labelling", done, 2))
     return Done(file="", headers={"loaded": loaded, "job": line.decode()}, cells=2)
 
 answer_messages(lambda setup: "yes", lambda loaded: Ready(()), run)
@@ -95,7 +95,7 @@ answer_messages(lambda setup: "yes", lambda loaded: Ready(()), run)
 def test_another_module_reports_its_progress(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     (tmp_path / "made_up_worker.py").write_text(WORKER)
     monkeypatch.syspath_prepend(str(tmp_path))
-    heard: list[Progress] = []
+    heard: list[JobProgress] = []
 
     async def is_abandoned() -> bool:
         return False
@@ -112,7 +112,7 @@ def test_another_module_reports_its_progress(tmp_path: Path, monkeypatch: pytest
     done = asyncio.run(submit())
     assert done.headers["loaded"] == "yes"
     assert "a folder" in done.headers["job"]
-    assert heard == [Progress("Labelling", 1, 2), Progress("Labelling", 2, 2)]
+    assert heard == [JobProgress("Labelling", 1, 2), JobProgress("Labelling", 2, 2)]
 
 
 @pytest.mark.slow
