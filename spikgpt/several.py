@@ -72,7 +72,9 @@ def annotate_by_several(models: Sequence[NamedModel], cells: Cells, options: Ann
     return replace(annotation, reporter=ReportWriter(options, source))
 
 
-def _scored(model: NamedModel, cells: Cells, options: AnnotateOptions) -> tuple[npt.NDArray[np.float32], MapSource]:
+def _scored(
+    model: NamedModel, cells: Cells, options: AnnotateOptions
+) -> tuple[npt.NDArray[np.float32], MapSource | None]:
     """Return the OOD score of each cell by a reference, shape (n,), and what places all cells on a map.
 
     The reference may be of another tissue than the query.
@@ -81,7 +83,7 @@ def _scored(model: NamedModel, cells: Cells, options: AnnotateOptions) -> tuple[
     if annotation.ood_score is None:
         msg = f"The reference {model.name} has format 1, which has no OOD score. Train it again, or name it alone."
         raise ConfigError(msg)
-    return annotation.ood_score, MapSource(annotation.query, annotation.nearest)
+    return annotation.ood_score, MapSource.from_annotation(annotation)
 
 
 def _settled(
@@ -105,7 +107,9 @@ def _settled(
     parts = dict[int, Annotation]()
     for index in np.unique(owner).tolist():
         model = models[index]
-        parts[index] = annotate(model.reference, model.engine, cells, options, only=owner == index)
+        part = annotate(model.reference, model.engine, cells, options, only=owner == index)
+        # The merged annotation has no fitted query, and the expression of each sample takes memory.
+        parts[index] = replace(part, query=None, nearest=None)
     refused = {index for index, part in parts.items() if not _suits(part)}
     if refused and len(refused) < len(parts):
         others = tuple(index for index in indices if index not in refused)

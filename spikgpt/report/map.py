@@ -7,8 +7,10 @@ mean position of its nearest cells of the sample. So the time of UMAP does not g
 from __future__ import annotations
 
 import warnings
+from collections.abc import Sequence
+from contextlib import suppress
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple, Self
 
 import numpy as np
 import numpy.typing as npt
@@ -16,7 +18,7 @@ from scipy import sparse
 
 from spikgpt.errors import ConfigError, install_command, listed
 from spikgpt.explain.query import FittedQuery
-from spikgpt.scoring.annotation import AnnotatedQuery, Annotation
+from spikgpt.scoring.annotation import Annotation
 from spikgpt.types import Floats, Integers
 
 if TYPE_CHECKING:
@@ -35,10 +37,35 @@ FAR = 0.05
 
 
 class MapSource(NamedTuple):
-    """Fitted query whose sample places the cells of a map, and the positions in it, shape (n, 3)."""
+    """Sample of k cells of a query that places all n cells on a map.
 
-    query: AnnotatedQuery | None
-    nearest: npt.NDArray[np.int32] | None
+    The fitted query itself has the expression of the sample, which several references would keep once for each.
+
+    Attributes
+    ----------
+    points, neighbours
+        Coordinates of the sample, shape (k, D), and positions of its own neighbours, shape (k, count).
+    origin
+        Words for the coordinates.
+    nearest
+        Positions in the sample of the cells nearest to each cell, shape (n, 3), -1 for empty cells.
+    """
+
+    points: Floats
+    neighbours: Integers
+    origin: str
+    nearest: npt.NDArray[np.int32]
+
+    @classmethod
+    def from_annotation(cls, annotation: Annotation) -> Self | None:
+        """Return the sample of an annotation; None for several references, for shards, and for one cell."""
+        query, nearest = annotation.query, annotation.nearest
+        if not isinstance(query, FittedQuery) or nearest is None or len(query.rows) < 2:
+            return None
+        smoother = query.model.smoother
+        # Without components of expression, the points are the vectors that the network reads.
+        origin = "principal components" if query.model.pca is not None else "vectors that the network reads"
+        return cls(smoother.points, smoother.neighbours, origin, nearest)
 
 
 @dataclass(frozen=True)
@@ -82,7 +109,7 @@ def cell_map(
     map_key
         Name of an array in ``obsm``. None for a usual name such as ``X_umap``, if there is one.
     source
-        Fitted query that places the cells; None for that of the annotation.
+        Sample that places the cells; None for that of the annotation.
 
     Raises
     ------
@@ -91,13 +118,12 @@ def cell_map(
     """
     if map_key is not None:
         return _map_of_obsm(adata, map_key)
-    if adata is not None and (key := next((key for key in MAP_KEYS if key in adata.obsm), None)):
-        return _map_of_obsm(adata, key)
-    query, nearest = source or MapSource(annotation.query, annotation.nearest)
-    if isinstance(query, FittedQuery) and nearest is not None and len(query.rows) > 1:
-        return _map_of_query(query, nearest)
-    if adata is not None and "X_pca" in adata.obsm:
-        return _map_of_obsm(adata, "X_pca")
+    if (found := _usual_map(adata, MAP_KEYS)) is not None:
+        return found
+    if (source := source or MapSource.from_annotation(annotation)) is not None:
+        return _map_of_sample(source)
+    if (found := _usual_map(adata, ("X_pca",))) is not None:
+        return found
     if len(annotation.label_names) > 2 and len(annotation.best) > 1:
         points = _two_components(annotation.probabilities)
         points[annotation.empty] = np.nan
@@ -111,23 +137,35 @@ def cell_map(
 
 
 def check_map_key(adata: AnnData | None, key: str) -> None:
-    """Refuse a name that is not in ``obsm``.
+    """Refuse a name that is not in ``obsm``, and an array that is no map.
 
     Raises
     ------
     ConfigError
-        When there is no array of this name.
+        When there is no array of this name, or it has fewer than two columns.
     """
-    if adata is None or key not in adata.obsm:
-        keys = "no AnnData was passed" if adata is None else f"obsm has {listed(adata.obsm.keys())}"
-        msg = f"There is no map obsm[{key!r}]; {keys}. Name an array of obsm, or leave out map_key (--map-key)."
-        raise ConfigError(msg)
+    _map_of_obsm(adata, key)
+
+
+def _usual_map(adata: AnnData | None, keys: Sequence[str]) -> CellMap | None:
+    """Return the first array with a usual name that is a map; None if there is none, as nobody asked for the array."""
+    if adata is None:
+        return None
+    for key in keys:
+        if key in adata.obsm:
+            with suppress(ConfigError):
+                found = _map_of_obsm(adata, key)
+                if len(found.placed):
+                    return found
+    return None
 
 
 def _map_of_obsm(adata: AnnData | None, key: str) -> CellMap:
     """Return the first two columns of an array of obsm."""
-    check_map_key(adata, key)
-    assert adata is not None
+    if adata is None or key not in adata.obsm:
+        keys = "no AnnData was passed" if adata is None else f"obsm has {listed(adata.obsm.keys())}"
+        msg = f"There is no map obsm[{key!r}]; {keys}. Name an array of obsm, or leave out map_key (--map-key)."
+        raise ConfigError(msg)
     try:
         values = adata.obsm[key]
         values = values.toarray() if hasattr(values, "toarray") else values
@@ -140,14 +178,11 @@ def _map_of_obsm(adata: AnnData | None, key: str) -> CellMap:
     return CellMap(points, key.removeprefix("X_"), f"The map is obsm[{key!r}] of the query.")
 
 
-def _map_of_query(query: FittedQuery, nearest: npt.NDArray[np.int32]) -> CellMap:
-    """Return the map of a fitted query from the positions of its sample."""
-    smoother = query.model.smoother
-    # Without components of expression, the points are the vectors that the network reads.
-    origin = "principal components" if query.model.pca is not None else "vectors that the network reads"
-    sample, name, text = _sample_positions(smoother.points, smoother.neighbours, origin)
-    points = place(sample, nearest)
-    if (missing := int(np.isnan(points[:, 0]).sum())) and not smoother.neighbours.shape[1]:
+def _map_of_sample(source: MapSource) -> CellMap:
+    """Return the map of a query from the positions of its sample."""
+    sample, name, text = _sample_positions(source.points, source.neighbours, source.origin)
+    points = place(sample, source.nearest)
+    if (missing := int(np.isnan(points[:, 0]).sum())) and not source.neighbours.shape[1]:
         text += f" {missing:,} cells outside the sample have no neighbours without smoothing, and are not on the map."
     return CellMap(points, name, text)
 

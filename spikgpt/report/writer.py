@@ -29,7 +29,7 @@ class ReportWriter:
     options
         Options of the annotation, which the report lists.
     source
-        Fitted query that places the cells on the map; None for that of the annotation.
+        Sample that places the cells on the map; None for that of the annotation.
     """
 
     options: AnnotateOptions

@@ -14,7 +14,7 @@ from scipy.spatial import KDTree
 from spikgpt import Annotation, SpikGPT
 from spikgpt.errors import ConfigError
 from spikgpt.report import map as map_module
-from spikgpt.report.map import cell_map, neighbour_graph, place
+from spikgpt.report.map import MapSource, cell_map, check_map_key, neighbour_graph, place
 from tests.conftest import labelled
 
 
@@ -106,6 +106,22 @@ def test_a_map_that_is_not_there_is_refused(annotated: Annotation, query: AnnDat
         cell_map(annotated, None, "X_tsne")
     with pytest.raises(ConfigError, match=r"obsm\['thin'\] is no map; expected an array of numbers with two columns"):
         cell_map(annotated, adata, "thin")
+
+
+def test_a_usual_array_that_is_no_map_does_not_stop_the_report(annotated: Annotation, query: AnnData) -> None:
+    adata = query.copy()
+    adata.obsm["X_umap"], adata.obsm["X_tsne"] = np.ones((adata.n_obs, 1)), np.full((adata.n_obs, 2), np.nan)
+    assert cell_map(annotated, adata).name == "UMAP"
+    with pytest.raises(ConfigError, match="is no map; expected an array of numbers with two columns"):
+        check_map_key(adata, "X_umap")
+
+
+def test_the_sample_of_a_map_keeps_no_expression(annotated: Annotation) -> None:
+    source = MapSource.from_annotation(annotated)
+    assert source is not None
+    assert [type(value) for value in source] == [np.ndarray, np.ndarray, str, np.ndarray]
+    several = dataclasses.replace(annotated, query=None, nearest=None)
+    np.testing.assert_array_equal(cell_map(several, source=source).points, cell_map(annotated).points)
 
 
 def test_few_cells_have_a_map_of_components(shipped: SpikGPT, query: AnnData) -> None:
