@@ -117,7 +117,7 @@ class Sessions:
     folder
         Folder for the folders of the sessions.
     most_files
-        Number of sessions that may hold an upload at the same time.
+        Number of sessions that may hold an upload or results at the same time.
     """
 
     def __init__(self, folder: Path, most_files: int) -> None:
@@ -162,7 +162,10 @@ class Sessions:
         raise Refusal(Kind.NOT_FOUND, msg)
 
     async def check_room(self, session: PageSession) -> None:
-        """Refuse an upload when too many other sessions hold one.
+        """Refuse an upload when too many others are kept or are being received.
+
+        Results count as an upload, as they have a copy of the cells. So does each upload that goes on, also those of
+        this session, so that nobody fills the disk by many uploads at once.
 
         Raises
         ------
@@ -170,7 +173,9 @@ class Sessions:
             When that is so.
         """
         await self._close_idle()
-        held = sum(one.upload is not None for one in self._sessions.values() if one is not session)
+        others = (one for one in self._sessions.values() if one is not session)
+        held = sum(one.upload is not None or one.results is not None for one in others)
+        held += sum(one.uploads_running for one in self._sessions.values())
         if held >= self._most_files:
             msg = f"The server holds {held} uploads already. Upload this file again later."
             raise Refusal(Kind.BUSY, msg)

@@ -110,6 +110,27 @@ def test_an_upload_that_ends_after_its_session_is_removed(tmp_path: Path) -> Non
     asyncio.run(check())
 
 
+def test_uploads_that_go_on_and_results_count_too(tmp_path: Path) -> None:
+    async def check() -> None:
+        sessions = Sessions(tmp_path, 1)
+        one, other = await sessions.of("one"), await sessions.of("other")
+
+        async def write(folder: Path) -> Path:
+            for session in (one, other):
+                with pytest.raises(Refusal, match="holds 1 uploads already"):
+                    await sessions.check_room(session)
+            return await writing(b"1")(folder)
+
+        await one.receive("one.h5ad", write)
+        one.keep_results(one.new_folder())
+        one.forget_upload()
+        await sessions.check_room(one)
+        with pytest.raises(Refusal, match="holds 1 uploads already"):
+            await sessions.check_room(other)
+
+    asyncio.run(check())
+
+
 def test_uploads_and_sessions_are_limited(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     async def check() -> None:
         sessions = Sessions(tmp_path, 1)
