@@ -50,6 +50,12 @@ def html_view(heading: str, texts: Iterable[str], tables: Iterable[str] = (), no
     return "".join([*parts, *(f"<p>Note: {escaped(note)}</p>" for note in notes)])
 
 
+def by_number(name: str) -> tuple[bool, int, str]:
+    """Return a sort key that puts "9" before "10", and numbers before other names."""
+    number = name.isascii() and name.isdecimal() and len(name) < 16
+    return not number, int(name) if number else 0, name
+
+
 def escaped(text: str) -> str:
     """Return text for HTML, on one line, without markup and control characters."""
     return html.escape(printable(text))

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from spikgpt.tables import html_table, html_view, text_table
+from spikgpt.tables import by_number, html_table, html_view, text_table
 
 ROWS = [("<b>&", "\x1b[2J")]
 
@@ -26,3 +26,9 @@ def test_a_view_has_heading_texts_tables_and_notes_in_this_order() -> None:
     assert page == (
         "<p><strong>&lt;i&gt;head</strong></p><p>one\\u202e</p><p>two</p><table></table><p>Note: n&lt;b&gt;</p>"
     )
+
+
+def test_numbers_come_first_and_in_their_order() -> None:
+    # Python turns no text of 5,000 digits into a number.
+    names = ["b", "9" * 5000, "10", "9", "-1", "a", "\u00b2"]
+    assert sorted(names, key=by_number) == ["9", "10", "-1", "9" * 5000, "a", "b", "\u00b2"]

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import difflib
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property, partial
@@ -18,6 +17,7 @@ from spikgpt.cells.obs import batches_of, counted, labels_of
 from spikgpt.embedding.pca import PCAProjection
 from spikgpt.engines.restriction import find_labels
 from spikgpt.errors import ConfigError, listed, printable
+from spikgpt.explain.cells import cell_rows
 from spikgpt.explain.explanation import ExplainedGroup, Explanation, GroupKind
 from spikgpt.explain.labels import CELLS_PER_LABEL, LabelExplainer
 from spikgpt.explain.query import FittedQuery
@@ -25,6 +25,7 @@ from spikgpt.explain.scored import ScoredCells
 from spikgpt.explain.unknown import UnknownExplainer
 from spikgpt.options import ExplainOptions
 from spikgpt.scoring.annotation import Annotation
+from spikgpt.tables import by_number
 from spikgpt.types import UNKNOWN, Rows
 
 # Cells that one call explains, each by itself.
@@ -126,7 +127,7 @@ class GroupExplainer:
             raise ConfigError(msg)
         clusters, clustered = labels_of(self.adata, key)
         clusters, clustered = clusters[self.query.rows], clustered[self.query.rows]
-        for name in sorted(counted(clusters[clustered]), key=lambda text: (not text.isdecimal(), text.zfill(9))):
+        for name in sorted(counted(clusters[clustered]), key=by_number):
             members = self.sample.part(np.flatnonzero(clusters == name))
             unknown = bool(members.unknown.mean() >= UNKNOWN_SHARE)
             decided = members.part(np.flatnonzero(members.unknown == unknown))
@@ -139,7 +140,7 @@ class GroupExplainer:
         names = self._names
         if empty.any():
             named = ", ".join(printable(str(names[row])) for row in rows[empty][:5])
-            self.notes.append(f"{int(empty.sum())} cells have no counts, and are not explained: {named}.")
+            self.notes.append(f"Without counts, these cells are not explained ({int(empty.sum())}): {named}.")
         scored = self._scored(rows[~empty])
         for position, row in enumerate(rows[~empty]):
             cell = scored.part(np.array([position]))
@@ -163,33 +164,14 @@ class GroupExplainer:
 
     def _rows_of(self, cells: Sequence[str | int]) -> Rows:
         """Return the row numbers of cells from their names or positions, in the given order."""
-        cells = [cells] if isinstance(cells, str | int | np.integer) else list(cells)
-        if not 0 < len(cells) <= MOST_CELLS:
+        rows = cell_rows(self._names, cells)
+        if not 0 < len(rows) <= MOST_CELLS:
             msg = (
-                f"cells names {len(cells)} cells; expected 1 to {MOST_CELLS} names or positions. Pass fewer cells, or "
+                f"cells names {len(rows)} cells; expected 1 to {MOST_CELLS} names or positions. Pass fewer cells, or "
                 "leave out cells to explain the labels (--cells)."
             )
             raise ConfigError(msg)
-        size, by_name = len(self._names), {str(name): row for row, name in enumerate(self._names)}
-        # A text may name several cells. A name may have commas itself.
-        parts = [[cell] if not isinstance(cell, str) or cell in by_name else cell.split(",") for cell in cells]
-        rows = []
-        for cell in (part for some in parts for part in some):
-            text = str(cell).strip()
-            number = int(text) if text.lstrip("-").isdecimal() else None
-            if isinstance(cell, str) and text in by_name:
-                rows.append(by_name[text])
-            elif number is not None and 0 <= number < size:
-                rows.append(number)
-            elif number is not None:
-                msg = f"cells names the position {text}; the query has positions 0 to {size - 1}."
-                raise ConfigError(msg)
-            else:
-                near = difflib.get_close_matches(text, list(by_name)[:10_000], n=1, cutoff=0.5)
-                hint = f"Did you mean {printable(near[0])!r}?" if near else "Pass names of obs_names, or positions."
-                msg = f"cells names {printable(text)!r}, which is not a cell of the query. {hint}"
-                raise ConfigError(msg)
-        return np.array(rows, dtype=np.int64)
+        return rows
 
     def _scored(self, rows: Rows) -> ScoredCells:
         """Return the scores of cells by their row numbers, none of them empty."""

@@ -19,7 +19,8 @@ from spikgpt.cells.align import AlignedCells
 from spikgpt.cells.cell_cache import CellCache
 from spikgpt.embedding.base import Engine
 from spikgpt.engines.numpy import BATCH, NumpyClassifier
-from spikgpt.errors import ConfigError, DataError, listed
+from spikgpt.errors import ConfigError, DataError
+from spikgpt.explain.cells import cell_rows
 from spikgpt.explain.energy import (
     BlockSpikes,
     Operations,
@@ -36,8 +37,6 @@ from spikgpt.tables import html_table, html_view
 from spikgpt.types import Bools, Floats, NetworkOutput, Rows, Scale, Strings
 
 QUERY, KEY, VALUE, ATTENTION, HIDDEN = PARTS = ("query", "key", "value", "attention output", "hidden")
-# Cells that an error names.
-NAMED = 3
 
 
 @dataclass(frozen=True)
@@ -172,7 +171,7 @@ class SpikeActivity:
         ConfigError
             When there is no such cell.
         """
-        row = int(chosen_rows(self.cells, [cell])[0])
+        row = int(cell_rows(self.cells, [cell])[0])
         layers: dict[str, Bools] = {}
 
         def on_spikes(layer: str, spikes: Floats) -> None:
@@ -287,7 +286,10 @@ def record_spikes(
     ConfigError
         When there are no such cells.
     """
-    chosen = None if cells is None else chosen_rows(adata.obs_names, cells)
+    chosen = None if cells is None else cell_rows(adata.obs_names, cells)
+    if chosen is not None and not len(chosen):
+        msg = "cells chooses no cell; expected at least one name, row number or True."
+        raise ConfigError(msg)
     embedding = engine.embedding
     query = embedding.read(
         adata, layer=options.layer, scaling=options.scaling, gene_key=options.gene_key, species=options.species
@@ -313,39 +315,6 @@ def record_spikes(
     classifier = NumpyClassifier(reference.config, reference.part(CLASSIFIER))
     names = adata.obs_names[rows].astype(str).tolist()
     return SpikeActivity.record(classifier, vectors, names, reference.labels.names, reference.name)
-
-
-def chosen_rows(names: Any, cells: Any) -> Rows:
-    """Return the row numbers of cells, given by name, by row number, or as True and False for each cell.
-
-    Raises
-    ------
-    ConfigError
-        When there are no such cells.
-    """
-    index = pd.Index(names)
-    wanted = np.asarray([cells] if isinstance(cells, str | int) else cells)
-    if wanted.dtype == bool:
-        if wanted.shape != (len(index),):
-            msg = f"cells has shape {wanted.shape}; expected one True or False for each of the {len(index)} cells."
-            raise ConfigError(msg)
-        rows = np.flatnonzero(wanted)
-    elif np.issubdtype(wanted.dtype, np.integer):
-        rows = wanted.astype(np.int64).ravel()
-        if wrong := [int(row) for row in rows if not 0 <= row < len(index)]:
-            msg = f"cells names the rows {listed(wrong[:NAMED])}; expected numbers from 0 to {len(index) - 1}."
-            raise ConfigError(msg)
-    else:
-        texts = wanted.astype(np.str_).ravel()
-        rows = index.astype(str).get_indexer_for(texts).astype(np.int64)
-        if (rows < 0).any():
-            missing = [name for name in texts.tolist() if name not in index]
-            msg = f"obs_names has no cell {listed(missing[:NAMED])}; expected names such as {listed(index[:NAMED])}."
-            raise ConfigError(msg)
-    if not len(rows):
-        msg = "cells chooses no cell; expected at least one name, row number or True."
-        raise ConfigError(msg)
-    return rows
 
 
 def _read(cache: CellCache, chosen: Rows) -> Iterator[tuple[Rows, AlignedCells]]:

@@ -13,6 +13,7 @@ from anndata import AnnData
 from spikgpt.errors import ConfigError, DataError, listed
 from spikgpt.scoring.annotation import BROAD_LABEL, LABEL, Annotation
 from spikgpt.scoring.palette import UNKNOWN_COLOR, palette
+from spikgpt.tables import by_number
 from spikgpt.types import UNKNOWN
 
 # Name and colour of cells without a value.
@@ -122,7 +123,7 @@ class AnnotatedCells:
         last = {UNKNOWN: 1, MISSING: 2}
         return sorted(
             map(str, texts.categories),
-            key=lambda name: (last.get(name, 0), ranks.get(name, len(ranks)), number_or_text(name)),
+            key=lambda name: (last.get(name, 0), ranks.get(name, len(ranks)), by_number(name)),
         )
 
     def colors(self, names: Iterable[str]) -> dict[str, str]:
@@ -168,9 +169,3 @@ class AnnotatedCells:
             msg = f"{int((~np.isfinite(points)).any(axis=1).sum())} cells have no finite coordinates. Leave them out."
             raise DataError(msg)
         return points, name
-
-
-def number_or_text(name: str) -> tuple[bool, int, str]:
-    """Return a sort key that puts 9 before 10, and numbers before other names."""
-    number = name.isdecimal()
-    return not number, int(name) if number else 0, name

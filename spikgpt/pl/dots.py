@@ -71,7 +71,7 @@ def genes(
     if isinstance(labels, Explanation):
         explained, titles = [group.genes for group in labels.groups], [group.name for group in labels.groups]
     else:
-        explained = [labels] if isinstance(labels, LabelGenes) else list(labels)
+        explained = list(labels) if isinstance(labels, Iterable) else [labels]
         titles = [str(getattr(one, "label", "")) for one in explained]
     if wrong := [type(one).__name__ for one in explained if not isinstance(one, LabelGenes)]:
         msg = f"labels has a {wrong[0]}; expected the result of SpikGPT.explain, or genes of its labels."

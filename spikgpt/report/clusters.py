@@ -17,7 +17,7 @@ from spikgpt.sampling import rows_by_label
 from spikgpt.scoring.annotation import CLUSTER_LABEL, Annotation
 from spikgpt.scoring.cas import CellSet
 from spikgpt.scoring.ontology import NO_TERM, term_of
-from spikgpt.tables import html_table, html_view
+from spikgpt.tables import by_number, html_table, html_view
 from spikgpt.types import UNKNOWN, Bools, Rows, Strings
 
 # A cluster with at least this share of Unknown cells may be a new type.
@@ -251,13 +251,7 @@ def _of_cells(labels: Strings, members: dict[str, Rows], clusters: list[Cluster]
 def _members(names: Strings, clustered: Bools) -> dict[str, Rows]:
     """Return the rows of each cluster from the cluster of each cell, shape (n,); cluster 9 comes before cluster 10."""
     members, rows = rows_by_label(names[clustered]), np.flatnonzero(clustered)
-    return {name: rows[members[name]] for name in sorted(members, key=_by_number)}
-
-
-def _by_number(name: str) -> tuple[bool, int, str]:
-    """Return a sort key that puts cluster 9 before cluster 10, and numbers before other names."""
-    number = name.isdecimal()
-    return not number, int(name) if number else 0, name
+    return {name: rows[members[name]] for name in sorted(members, key=by_number)}
 
 
 def _labelled(name: str, labels: Strings, best_labels: Strings) -> Cluster:

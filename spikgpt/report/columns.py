@@ -14,6 +14,7 @@ from spikgpt.cells.obs import NO_LABEL
 from spikgpt.errors import printable
 from spikgpt.scoring.annotation import BEST_LABEL, BROAD_LABEL, CLUSTER_LABEL, LABEL, Annotation
 from spikgpt.scoring.palette import UNKNOWN_COLOR, palette
+from spikgpt.tables import by_number
 from spikgpt.types import UNKNOWN, Floats, Integers
 
 if TYPE_CHECKING:
@@ -197,12 +198,6 @@ def numbers(
     steps = np.full(len(values), top + 1, dtype=dtype)
     steps[finite] = np.rint(scaled * top).astype(dtype)
     return Numbers(shortened(name), steps, float(least), float(largest), float(low), float(high))
-
-
-def by_number(name: str) -> tuple[bool, int, str]:
-    """Return a sort key that puts "9" before "10", and numbers before other names."""
-    number = name.isascii() and name.isdecimal() and len(name) < 16
-    return not number, int(name) if number else 0, name
 
 
 def shortened(text: str) -> str:

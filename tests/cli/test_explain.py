@@ -43,7 +43,7 @@ def test_cells_and_clusters_are_explained(run: Run, query: AnnData, small_folder
 def test_mistakes_are_refused_in_one_line(run: Run, query_file: Path, small_folder: Path, tmp_path: Path) -> None:
     where = ("explain", query_file, "--model", small_folder)
     assert_refused(run(*where, "--labels", "betta"), "Did you mean 'beta'?")
-    assert_refused(run(*where, "--cells", "nobody"), "'nobody', which is not a cell of the query")
+    assert_refused(run(*where, "--cells", "nobody"), "'nobody', which is not one of the 120 cells")
     assert_refused(run(*where, "--out", tmp_path / "genes.png"), "expected a name that ends in .csv")
     assert_refused(run(*where, "--out", query_file), "is the input")
     assert_refused(run(*where, "--cluster-key", "leiden"), "obs has no column 'leiden'")

@@ -93,9 +93,9 @@ def test_cells_are_explained_by_name_or_position(annotation: Annotation, query: 
     ("chosen", "message"),
     [
         ([], "cells names 0 cells; expected 1 to 1000"),
-        ([10_000], "cells names the position 10000; the query has positions 0 to"),
+        ([10_000], "cells names the position 10000; expected 0 to"),
         ([-1], "cells names the position -1"),
-        (["no such cell"], "'no such cell', which is not a cell of the query"),
+        (["no such cell"], "'no such cell', which is not one of the"),
     ],
 )
 def test_wrong_cells_are_refused(annotation: Annotation, chosen: list[Any], message: str) -> None:
@@ -108,7 +108,7 @@ def test_empty_cells_are_left_out(small: Reference, query: AnnData) -> None:
     cells.X = sparse.csr_matrix(sparse.diags((np.arange(150) != 2).astype(np.float32)) @ cells.X)
     explanation = explained(labelled(small, cells), cells=[2, 5])
     assert [group.name for group in explanation.groups] == [cells.obs_names[5]]
-    assert explanation.notes == (f"1 cells have no counts, and are not explained: {cells.obs_names[2]}.",)
+    assert explanation.notes == (f"Without counts, these cells are not explained (1): {cells.obs_names[2]}.",)
 
 
 def test_cells_outside_of_the_sample_are_read(

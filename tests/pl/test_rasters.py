@@ -47,5 +47,5 @@ def test_a_raster_of_one_cell_can_be_drawn_and_hostile_names_do_no_harm(spikes: 
 def test_other_objects_and_cells_are_refused(spikes: SpikeActivity) -> None:
     with pytest.raises(ConfigError, match="spikes is a str; expected the result of SpikGPT.spikes"):
         pl.raster("spikes")  # type: ignore[arg-type]
-    with pytest.raises(ConfigError, match="obs_names has no cell nobody"):
+    with pytest.raises(ConfigError, match="cells names 'nobody'"):
         pl.raster(spikes, "nobody")
