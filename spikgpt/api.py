@@ -578,7 +578,8 @@ class SpikGPT:
         adata
             Cells of a query.
         cells
-            Names, row numbers, or True and False for each cell. None for all cells, or for a sample of 20,000 of them.
+            Names, row numbers, or True and False for each cell. The result has the cells in the order of ``adata``.
+            None for all cells, or for a sample of 20,000 of them.
             The genes are scaled by all cells of ``adata``, as for :meth:`annotate`.
         layer, gene_key, species, scaling, batch_size
             The same as for :meth:`annotate`.

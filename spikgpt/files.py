@@ -12,7 +12,7 @@ import sys
 import tempfile
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 
 from spikgpt.errors import ConfigError
@@ -117,12 +117,20 @@ def _swapped(one: Path, other: Path) -> bool:
 @contextmanager
 def _temporary_folder(target: Path) -> Iterator[Path]:
     """Yield a hidden folder beside a target, locked as long as this process lives, and remove it at the end."""
-    while True:
+    with ExitStack() as stack:
         try:
-            folder = Path(tempfile.mkdtemp(dir=target.parent, prefix=f"{_prefix(target)}{_machine()}."))
+            folder = stack.enter_context(locked_folder(target.parent, f"{_prefix(target)}{_machine()}."))
         except FileNotFoundError:  # /proc raises this for every new name
             msg = f"{target} cannot be written: {target.parent} takes no new files. Name another path."
             raise ConfigError(msg) from None
+        yield folder
+
+
+@contextmanager
+def locked_folder(parent: Path, prefix: str) -> Iterator[Path]:
+    """Yield a new folder that only this user can open, locked as long as this process lives, and remove it."""
+    while True:
+        folder = Path(tempfile.mkdtemp(dir=parent, prefix=prefix))
         lock = lock_folder(folder, wait=True)
         # Another process may take the folder for that of a killed process before it is locked, and remove it.
         if folder.exists():

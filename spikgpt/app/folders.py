@@ -18,7 +18,7 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 
 from spikgpt.app import reaper
-from spikgpt.files import lock_folder
+from spikgpt.files import lock_folder, locked_folder
 
 PREFIX = "spikgpt-app-"
 # Characters of a file's name that are kept.
@@ -30,25 +30,20 @@ NAMELESS = "query"
 @contextmanager
 def server_folder() -> Iterator[Path]:
     """Yield a new folder that only this user can open, and remove it at the end, also if this process is killed."""
-    remove_leftovers(Path(tempfile.gettempdir()))
-    while True:
-        folder = Path(tempfile.mkdtemp(prefix=PREFIX))
-        lock = lock_folder(folder, wait=True)
-        # Another server may take the folder for a leftover before it is locked.
-        if folder.exists():
-            break
-        if lock is not None:
-            os.close(lock)
-    program = [sys.executable, "-I", "-S", str(Path(reaper.__file__)), str(folder)]
-    with subprocess.Popen(
-        program, stdin=subprocess.PIPE, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL, start_new_session=True
+    parent = Path(tempfile.gettempdir())
+    remove_leftovers(parent)
+    program = [sys.executable, "-I", "-S", str(Path(reaper.__file__))]
+    with (
+        locked_folder(parent, PREFIX) as folder,
+        subprocess.Popen(
+            [*program, str(folder)],
+            stdin=subprocess.PIPE,
+            stdout=subprocess.DEVNULL,
+            stderr=subprocess.DEVNULL,
+            start_new_session=True,
+        ),
     ):
-        try:
-            yield folder
-        finally:
-            shutil.rmtree(folder, ignore_errors=True)
-            if lock is not None:
-                os.close(lock)
+        yield folder
 
 
 def remove_leftovers(parent: Path) -> None:

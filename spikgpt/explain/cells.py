@@ -42,7 +42,7 @@ def cell_rows(names: Iterable[Any], cells: Any) -> Rows:
             msg = f"cells has {len(chosen)} values; expected one True or False for each of the {size} cells."
             raise ConfigError(msg)
         return np.flatnonzero(chosen)
-    # Of cells with the same name, the first is chosen.
+    # The first of several cells with the same name is chosen.
     by_name = dict(zip(reversed(all_names), range(size - 1, -1, -1), strict=True))
     return np.array([_row(cell, by_name, size) for cell in _single(chosen, by_name)], dtype=np.int64)
 
