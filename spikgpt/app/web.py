@@ -41,8 +41,8 @@ POLICY = (
 )
 # The report has an origin of its own, and asks no server.
 REPORT_POLICY = (
-    "sandbox allow-scripts allow-downloads; default-src 'none'; script-src 'unsafe-inline' 'unsafe-eval'; "
-    "style-src 'unsafe-inline'; img-src data: blob:; font-src data:; connect-src data: blob:; worker-src blob:"
+    "sandbox allow-scripts allow-downloads; default-src 'none'; script-src 'unsafe-inline'; "
+    "style-src 'unsafe-inline'; img-src data:"
 )
 # Connection that an open page keeps, and seconds after its end until the session ends: a page may connect again.
 HEARTBEAT = re.compile(r"/gradio_api/heartbeat/(\w+)")

@@ -162,6 +162,8 @@ def test_results_are_files_of_their_session(tmp_path: Path) -> None:
         policy = report.headers["content-security-policy"]
         assert policy.startswith("sandbox allow-scripts allow-downloads; default-src 'none'")
         assert "'self'" not in policy
+        assert "unsafe-eval" not in policy
+        assert "connect-src" not in policy
         assert "content-disposition" not in report.headers
         download = await client.get(f"/results/{address}/{REPORT}?download=1")
         assert download.headers["content-disposition"].startswith("attachment")
