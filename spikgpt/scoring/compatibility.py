@@ -189,7 +189,9 @@ def _separation(comparison: Comparison) -> str:
 
 def _markers(own: float | None) -> str:
     """Describe the marker level of the cells' own labels; an empty text if it is not known."""
-    return "" if own is None else f"cells express the markers of their labels at {100 * own:.0f}% of the usual level"
+    if own is None:
+        return ""
+    return f"cells express the markers of their labels at {100 * max(own, 0.0):.0f}% of the usual level"
 
 
 def _reason_to_refuse(
@@ -201,11 +203,10 @@ def _reason_to_refuse(
         return f"{_markers(own)}, and the markers of another label at {100 * other:.0f}%"
     if own is not None and similarity is not None and similarity < LIMITS.least_similarity:
         separated = "" if correlation is None else f", and {OTHER_GENES} (r = {correlation:.2f})"
-        return f"{_markers(own)}{separated}: similarity {similarity:.2f}, expected at least {LIMITS.least_similarity:g}"
+        return f"{_markers(own)}{separated}: {_beyond('similarity', similarity, 'least', LIMITS.least_similarity)}"
     if comparison.spread is not None and comparison.spread > LIMITS.largest_spread:
-        return (
-            "cells of the most frequent label differ too much from each other to be of one type: "
-            f"relative variance {comparison.spread:.2f}, expected at most {LIMITS.largest_spread:g}"
+        return "cells of the most frequent label differ too much from each other to be of one type: " + _beyond(
+            "relative variance", comparison.spread, "most", LIMITS.largest_spread
         )
     if correlation is None:
         if similarity is None and loss > LIMITS.largest_shift:
@@ -221,9 +222,13 @@ def _reason_to_refuse(
         low = far and correlation < LIMITS.far_correlation
         least = LIMITS.far_contrast if low else LIMITS.near_contrast
         if mean_contrast < least:
-            return (
-                f"labels lack their expression profile: mean contrast {mean_contrast:.2f}, expected at least {least:g}"
-            )
+            return f"labels lack their expression profile: {_beyond('mean contrast', mean_contrast, 'least', least)}"
     if correlation < LIMITS.least_correlation and far:
-        return f"{OTHER_GENES}: r = {correlation:.2f}, expected at least {LIMITS.least_correlation}"
+        return f"{OTHER_GENES}: {_beyond('r =', correlation, 'least', LIMITS.least_correlation)}"
     return None
+
+
+def _beyond(name: str, value: float, bound: Literal["least", "most"], limit: float) -> str:
+    """Return a number beyond its limit as text, with two decimals, or more if the number looked like the limit."""
+    texts = (f"{value:.{decimals}f}" for decimals in range(2, 6))
+    return f"{name} {next((text for text in texts if float(text) != limit), value)}, expected at {bound} {limit:g}"

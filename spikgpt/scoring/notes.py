@@ -108,6 +108,7 @@ class QuerySummary:
         return [
             f"Read {report.values} from {report.source}; scaling: {report.scaling}.",
             *([report.genes] if report.genes else []),
+            *([f"Batches: {self.batch_key}. Unknown is decided within each batch."] if self.batch_key else []),
             f"{100 * self.unknown_fraction:.1f}% Unknown: {self.rule.rule}.",
             *([verdict] if verdict else []),
             *([] if any(self.label_ids) else ["The labels of the reference have no Cell Ontology ids."]),
