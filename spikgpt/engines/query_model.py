@@ -378,7 +378,7 @@ def _fit_unknown(
     markers = [marker for marker in marker_genes(profiles) if marker[0] in allowed]
     match = LabelMatch.fit(logs, best, batches, profiles, markers)
     comparison = Comparison.fit(LabelMeans.fit(logs, best, len(profiles.means)), profiles, markers)
-    # Where labels were excluded, cells of an excluded type may have any allowed label.
+    # Cells of an excluded type may have any allowed label.
     if geometry.allowed is None:
         comparison = replace(comparison, spread=scorer.label_spread(best, neighbours))
     return _UnknownFit(scorer, averager, match, comparison, scores)
