@@ -141,26 +141,27 @@ def _annotate_file(query: Path, model: ModelOptions, options: LabelOptions, hub:
                 key, layer, genes = options.cluster_key, options.layer, options.gene_key
                 clusters = summarise(annotation, cells, key, layer=layer, gene_key=genes)
             uns, notes = annotation.uns(cells), annotation.notes(cells)
+            if out:
+                names, obs = annotation.obs_names, dict(annotation.obs())
+                write_copy(query, out, obs=obs, obsm=annotation.obsm(), uns=uns, obs_names=names, identity=identity)
+                written.append(out)
+            if table:
+                write_table(annotation.table_chunks(), table)
+                written.append(table)
+            if clusters and cluster_table:
+                write_csv([clusters.table()], cluster_table, index=False)
+                written.append(cluster_table)
+            if cas:
+                sets = clusters.cell_sets(annotation) if clusters else ()
+                annotation.to_cas(cas, title=query.name, author_name=cas_author, more=sets)
+                written.append(cas)
             if report:
-                inform("Drawing the report.")
+                # The report comes last, so that the labels are kept if it cannot be drawn.
+                inform(f"{_wrote(written)}Drawing the report.")
                 writer, title = annotation.reporter, f"Cell types of {query.name}"
                 assert isinstance(writer, ReportWriter)  # every annotation of this command has one
                 writer.write(annotation, report, cells, map_key=map_key, title=title, clusters=clusters)
                 written.append(report)
-        if out:
-            names, obs = annotation.obs_names, dict(annotation.obs())
-            write_copy(query, out, obs=obs, obsm=annotation.obsm(), uns=uns, obs_names=names, identity=identity)
-            written.append(out)
-        if table:
-            write_table(annotation.table_chunks(), table)
-            written.append(table)
-        if clusters and cluster_table:
-            write_csv([clusters.table()], cluster_table, index=False)
-            written.append(cluster_table)
-        if cas:
-            sets = clusters.cell_sets(annotation) if clusters else ()
-            annotation.to_cas(cas, title=query.name, author_name=cas_author, more=sets)
-            written.append(cas)
     if reference and model.model != AUTO:
         hub.keep(model.model, reference)
     if clusters is not None:
@@ -168,6 +169,11 @@ def _annotate_file(query: Path, model: ModelOptions, options: LabelOptions, hub:
     _show_labels(annotation, query, engine, notes)
     inform(f"Wrote {' and '.join(map(str, written))}")
     _leave(annotation.compatibility, options)
+
+
+def _wrote(written: list[Path]) -> str:
+    """Return a sentence on the files that are written, with a space after it; an empty text without files."""
+    return f"Wrote {' and '.join(map(str, written))}. " if written else ""
 
 
 @command()

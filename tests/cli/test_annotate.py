@@ -19,8 +19,10 @@ from anndata import AnnData
 
 import spikgpt.pipeline
 from spikgpt import SpikGPT
+from spikgpt.errors import ConfigError
 from spikgpt.reference.files import read_reference
 from spikgpt.reference.registry import shipped_references
+from spikgpt.report.writer import ReportWriter
 from spikgpt.scoring.ontology import ontology
 from tests.cli.conftest import Run, assert_refused, written
 from tests.conftest import QUERY_FILE
@@ -546,3 +548,19 @@ def test_a_report_has_the_clusters_and_the_map_of_the_file(
     assert_refused(run(*where, "--report", report, "--out-dir", tmp_path / "parts"), "leave out --report")
     assert_refused(run(*where), "or --report FILE for a page with figures")
     assert not report.exists()
+
+
+def test_labels_are_kept_if_the_report_fails(
+    run: Run, query_file: Path, small_folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def fail(*_: object, **__: object) -> None:
+        msg = "There is no space for the report."
+        raise ConfigError(msg)
+
+    monkeypatch.setattr(ReportWriter, "write", fail)
+    out, report = tmp_path / "labels.csv", tmp_path / "report.html"
+    ran = run("annotate", query_file, "--model", small_folder, "--table", out, "--report", report)
+    assert ran.code == 2
+    assert f"Wrote {out}. Drawing the report." in ran.err
+    assert "There is no space for the report." in ran.err
+    assert list(tmp_path.iterdir()) == [out]
