@@ -128,9 +128,13 @@ class Explanation:
         return table.astype(dict.fromkeys(numbers, float) | dict.fromkeys(("unknown", "absent"), bool))
 
     def unknown_table(self) -> pd.DataFrame:
-        """Return a table with one row per Unknown group and measure, beside the cells that kept their label."""
+        """Return a table with one row per Unknown group and measure.
+
+        ``typical`` is the median of the cells or labels in ``compared_with``: cells that kept their label, or, for the
+        label match, other labels of the query.
+        """
         rows = [
-            (group.name, why.nearest, one.name, one.value, one.typical, one.unusual, why.compared_with)
+            (group.name, why.nearest, one.name, one.value, one.typical, one.unusual, one.compared_with)
             for group in self.groups
             if (why := group.unknown) is not None
             for one in why.measures

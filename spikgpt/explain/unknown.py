@@ -35,12 +35,17 @@ MEASURES = {
 class Measure:
     """A measure of Unknown cells, beside cells of the query that kept their label.
 
+    The label match is a measure of a label, so it is compared with other labels of the query.
+
     Attributes
     ----------
     value, typical
-        Median in the Unknown cells, and in the compared cells; None if no cell kept its label.
+        Median in the Unknown cells, and in the compared cells or labels; None without any.
     unusual
-        True if the value is less like the reference than in 95% of the compared cells, or beyond a cut-off.
+        True if the value is less like the reference than in 95% of the compared cells, or beyond a cut-off. For the
+        label match: True if the value is lower than that of every compared label.
+    compared_with
+        The compared cells or labels in words; empty without any.
     """
 
     name: str
@@ -48,6 +53,7 @@ class Measure:
     value: float
     typical: float | None
     unusual: bool
+    compared_with: str = ""
 
 
 @dataclass(frozen=True)
@@ -84,7 +90,7 @@ class WhyUnknown:
     rule
         Rule that decided.
     compared_with
-        Cells of the query that the measures are compared with; empty if no cell kept its label.
+        Cells of the query that the measures of cells are compared with; empty if no cell kept its label.
     measures
         Measures, in the order of :data:`MEASURES`.
     genes
@@ -104,10 +110,10 @@ class WhyUnknown:
         sentences = [f"{subject} nearest to {self.nearest} and Unknown. Rule: {self.rule}."]
         unusual = [measure for measure in self.measures if measure.unusual]
         for measure in unusual:
-            usual = "" if measure.typical is None else f"; {measure.typical:.2f} is usual in {self.compared_with}"
+            usual = "" if measure.typical is None else f"; {measure.typical:.2f} is usual in {measure.compared_with}"
             sentences.append(f"The {measure.name} ({measure.meaning}) is {measure.value:.2f}{usual}.")
         if not self.compared_with:
-            sentences.append("No cell of the query kept a label, so the measures have nothing to be compared with.")
+            sentences.append("No cell of the query kept a label, so there are no cells to compare these cells with.")
         elif not unusual:
             sentences.append(
                 "No single measure is unusual: the sum of all of them, or the comparison with the other cells of the "
@@ -145,7 +151,7 @@ class UnknownExplainer:
             kept = np.flatnonzero(~sample.unknown)
             compared_with = f"the {len(kept)} cells that kept a label" if len(kept) else ""
         own, others = _values(self.query, cells), self.sample_values
-        measures = [_compared(name, own[name], others[name][kept]) for name in MEASURES if name in own]
+        measures = [_compared(name, own[name], others[name][kept], compared_with) for name in MEASURES if name in own]
         if (match := _label_match(self.query, cells, nearest)) is not None:
             measures.insert([measure.name for measure in measures].index("marker excess") + 1, match)
         refused = model.compatibility is not None and not model.compatibility.usable
@@ -181,7 +187,7 @@ def _values(query: FittedQuery, cells: ScoredCells) -> dict[str, Floats]:
     return values
 
 
-def _compared(name: str, own: Floats, others: Floats) -> Measure:
+def _compared(name: str, own: Floats, others: Floats, compared_with: str) -> Measure:
     """Return a measure of Unknown cells, shape (n,), beside other cells, shape (m,)."""
     meaning, high = MEASURES[name]
     value = float(np.median(own))
@@ -189,7 +195,7 @@ def _compared(name: str, own: Floats, others: Floats) -> Measure:
         return Measure(name, meaning, value, None, name == "OOD score" and value > 0)
     bound = float(np.quantile(others, 1 - UNUSUAL if high else UNUSUAL))
     unusual = value > bound if high else value < bound
-    return Measure(name, meaning, value, float(np.median(others)), unusual)
+    return Measure(name, meaning, value, float(np.median(others)), unusual, compared_with)
 
 
 def _label_match(query: FittedQuery, cells: ScoredCells, label: int) -> Measure | None:
@@ -204,7 +210,10 @@ def _label_match(query: FittedQuery, cells: ScoredCells, label: int) -> Measure 
         return None
     value, scores = float(match.score[batch, label]), match.score[batch, others]
     name = "label match"
-    return Measure(name, MEASURES[name][0], value, float(np.median(scores)), bool(value < scores.min()))
+    count = "other label" if len(others) == 1 else f"{len(others)} other labels"
+    compared_with = f"the {count} of {'the query' if len(match.cells) == 1 else 'the same batch'}"
+    unusual = bool(value < scores.min())
+    return Measure(name, MEASURES[name][0], value, float(np.median(scores)), unusual, compared_with)
 
 
 def _genes_above(query: FittedQuery, cells: ScoredCells) -> tuple[GeneAbove, ...]:

@@ -11,7 +11,7 @@ from anndata import AnnData
 from spikgpt import SpikGPT
 from spikgpt.explain.query import FittedQuery
 from spikgpt.explain.scored import ScoredCells
-from spikgpt.explain.unknown import UnknownExplainer, WhyUnknown
+from spikgpt.explain.unknown import LEAST_CELLS, UnknownExplainer, WhyUnknown
 from spikgpt.reference.files import Reference
 from tests.conftest import labelled
 
@@ -60,7 +60,27 @@ def test_a_query_without_known_cells_has_nothing_to_compare(small: Reference, qu
     reasons = UnknownExplainer(found, every).explain(every)
     assert reasons.compared_with == ""
     assert {measure.typical for measure in reasons.measures if measure.name != "label match"} == {None}
-    assert "nothing to be compared with" in " ".join(reasons.sentences())
+    text = " ".join(reasons.sentences())
+    assert "no cells to compare these cells with" in text
+    assert "usual in ." not in text
+
+
+def test_the_label_match_is_compared_with_other_labels(small: Reference, query: AnnData) -> None:
+    found = labelled(small, query, exclude=["alpha"], batch_key=None).query
+    assert isinstance(found, FittedQuery)
+    assert found.model.match is not None
+    sample = ScoredCells.from_sample(found)
+    cells = sample.part(np.flatnonzero(sample.unknown))
+    found.model.match.contrast[0, int(np.bincount(cells.best).argmax())] = -9
+    for shown in (sample, replace(sample, unknown=np.ones(len(sample), dtype=bool))):
+        reasons = UnknownExplainer(found, shown).explain(cells)
+        match = next(measure for measure in reasons.measures if measure.name == "label match")
+        others = int((found.model.match.cells[0] >= LEAST_CELLS).sum()) - 1
+        assert match.compared_with == f"the {others} other labels of the query"
+        usual = f"{match.typical:.2f} is usual in the {others} other labels of the query."
+        assert usual in " ".join(reasons.sentences())
+    score = next(measure for measure in reasons.measures if measure.name == "OOD score")
+    assert score.compared_with == ""
 
 
 def test_a_threshold_on_the_confidence_is_a_measure(small: Reference, query: AnnData) -> None:
