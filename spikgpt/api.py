@@ -15,7 +15,7 @@ from spikgpt.engines.opening import open_engine, torch_engine
 from spikgpt.errors import ConfigError, DataError, needs, warn
 from spikgpt.explain.explanation import Explanation
 from spikgpt.explain.front import expression_embedding
-from spikgpt.explain.groups import explain
+from spikgpt.explain.groups import check_reference, explain
 from spikgpt.explain.spikes import SpikeActivity, record_spikes
 from spikgpt.options import (
     CERTAINTY,
@@ -487,11 +487,13 @@ class SpikGPT:
         DataError
             When the cells cannot be read or share too few genes with the reference.
         ConfigError
-            When the reference reads no genes, such as a reference on scGPT, or when an option is out of range.
+            When the reference reads no genes, such as a reference on scGPT, when an option is out of range, or
+            when another reference made the annotation.
         """
         options = arguments_as(ExplainOptions, locals())
         expression_embedding(self.reference, self.engine)  # refuse other references before the work
         if isinstance(adata, Annotation):
+            check_reference(adata, self.reference)
             return explain(adata, None, options, cells=cells)
         chosen = options.reading()
         if isinstance(adata, str | Path):

@@ -82,6 +82,8 @@ def test_explaining_takes_cells_a_file_or_an_annotation(shipped: SpikGPT, few: A
     assert shipped.explain(annotation, cells=[0]).groups[0].name == few.obs_names[0]
     with pytest.raises(ConfigError, match="top is 0; expected a whole number of at least 1"):
         shipped.explain(annotation, top=0)
+    with pytest.raises(ConfigError, match="by the reference 'pancreas'; expected one by 'pbmc'"):
+        SpikGPT.from_pretrained("pbmc").explain(annotation)
     with pytest.raises(DataError, match="explain got a DataFrame"):
         shipped.explain(few.obs)
 

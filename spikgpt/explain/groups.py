@@ -24,6 +24,7 @@ from spikgpt.explain.query import FittedQuery
 from spikgpt.explain.scored import ScoredCells
 from spikgpt.explain.unknown import UnknownExplainer
 from spikgpt.options import ExplainOptions
+from spikgpt.reference.files import Reference
 from spikgpt.scoring.annotation import Annotation
 from spikgpt.tables import by_number
 from spikgpt.types import UNKNOWN, Rows
@@ -75,6 +76,21 @@ def explain(
     assert isinstance(embedding, PCAProjection)  # the explainer refuses any other
     rows = partial(var_rows, embedding, query.genes, options)
     return Explanation(groups, kind, annotation.reference_name, query.genes, tuple(explainer.notes), rows)
+
+
+def check_reference(annotation: Annotation, reference: Reference) -> None:
+    """Raise ConfigError if another reference, or another version of it, made an annotation."""
+    name, version = reference.name, ""
+    digests = annotation.reference_digest, reference.digest
+    if annotation.query is None or (annotation.reference_name == name and ("" in digests or digests[0] == digests[1])):
+        return  # several references are refused later; a reference in memory has no digest
+    if annotation.reference_name == name:
+        version = f" in another version (digest {digests[0][:12]}, not {digests[1][:12]})"
+    msg = (
+        f"This annotation is by the reference {printable(annotation.reference_name)!r}{version}; expected one by "
+        f"{printable(name)!r}. Call explain of the reference that made the annotation."
+    )
+    raise ConfigError(msg)
 
 
 @dataclass

@@ -13,7 +13,7 @@ from scipy import sparse
 
 from spikgpt.errors import ConfigError, LabelsError
 from spikgpt.explain.explanation import Explanation
-from spikgpt.explain.groups import explain
+from spikgpt.explain.groups import check_reference, explain
 from spikgpt.explain.query import FittedQuery
 from spikgpt.options import ExplainOptions, options_of
 from spikgpt.reference.files import Reference
@@ -129,6 +129,14 @@ def test_cells_outside_of_the_sample_are_read(
 def test_several_references_are_refused(annotation: Annotation) -> None:
     with pytest.raises(ConfigError, match="expected an annotation by one reference"):
         explained(replace(annotation, query=None))
+
+
+def test_an_annotation_by_another_reference_is_refused(annotation: Annotation, small: Reference) -> None:
+    check_reference(annotation, small)
+    with pytest.raises(ConfigError, match="is by the reference 'pbmc'; expected one by 'small'. Call explain of the"):
+        check_reference(replace(annotation, reference_name="pbmc", reference_digest="0" * 64), small)
+    with pytest.raises(ConfigError, match=r"'small' in another version \(digest 000000000000, not "):
+        check_reference(replace(annotation, reference_digest="0" * 64), small)
 
 
 def test_cells_and_clusters_exclude_each_other(annotation: Annotation, query: AnnData) -> None:
