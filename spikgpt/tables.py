@@ -10,6 +10,14 @@ from spikgpt.errors import printable
 Row = tuple[str, ...]
 # Square in the colour of a row.
 SQUARE = "&#9632;"
+# Characters of a name that is kept on one line.
+LONGEST_UNBROKEN = 40
+
+
+class Markup(str):
+    """HTML that is escaped already."""
+
+    __slots__ = ()
 
 
 def text_table(columns: Sequence[str], rows: Sequence[Row], *, numbers: int) -> str:
@@ -34,9 +42,10 @@ def html_table(
     def line(cells: Sequence[str], tag: str, color: str = "") -> str:
         square = f'<span style="color:{color}">{SQUARE}</span> ' if color else ""
         sides = ("left" if index < numbers else "right" for index in range(len(cells)))
+        texts = (cell if isinstance(cell, Markup) else escaped(cell) for cell in cells)
         parts = (
-            f'<{tag} style="text-align:{side}">{square if index == 0 else ""}{escaped(cell)}</{tag}>'
-            for index, (cell, side) in enumerate(zip(cells, sides, strict=True))
+            f'<{tag} style="text-align:{side}">{square if index == 0 else ""}{text}</{tag}>'
+            for index, (text, side) in enumerate(zip(texts, sides, strict=True))
         )
         return f"<tr>{''.join(parts)}</tr>"
 
@@ -54,6 +63,15 @@ def by_number(name: str) -> tuple[bool, int, str]:
     """Return a sort key that puts "9" before "10", and numbers before other names."""
     number = name.isascii() and name.isdecimal() and len(name) < 16
     return not number, int(name) if number else 0, name
+
+
+def unbroken(names: Iterable[str]) -> Markup:
+    """Return names for HTML, separated by commas; a short name is not divided at the end of a line."""
+    parts = (
+        f'<span style="white-space:nowrap">{escaped(name)}</span>' if len(name) <= LONGEST_UNBROKEN else escaped(name)
+        for name in names
+    )
+    return Markup(", ".join(parts))
 
 
 def escaped(text: str) -> str:

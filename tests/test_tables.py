@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from spikgpt.tables import by_number, html_table, html_view, text_table
+from spikgpt.tables import by_number, html_table, html_view, text_table, unbroken
 
 ROWS = [("<b>&", "\x1b[2J")]
 
@@ -19,6 +19,12 @@ def test_rows_may_start_with_a_square_of_their_colour() -> None:
     page = html_table(("label", "cells"), [("alpha", "3"), ("beta", "4")], numbers=1, colors=["#e69f00", "#56b4e9"])
     assert page.count("&#9632;") == 2
     assert '<span style="color:#56b4e9">&#9632;</span> beta</td><td style="text-align:right">4</td>' in page
+
+
+def test_names_are_not_divided_at_the_end_of_a_line() -> None:
+    page = html_table(("genes",), [(unbroken(["-PPY", "<b>", "A" * 200]),)], numbers=1)
+    assert '<span style="white-space:nowrap">-PPY</span>, ' in page
+    assert '<span style="white-space:nowrap">&lt;b&gt;</span>, AAA' in page
 
 
 def test_a_view_has_heading_texts_tables_and_notes_in_this_order() -> None:

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass, field
-from typing import Any, Literal
+from typing import Any, Literal, get_args
 
 import numpy as np
 import pandas as pd
@@ -14,18 +14,22 @@ from spikgpt.errors import DataError, printable
 from spikgpt.explain.labels import GeneEvidence, LabelGenes, Role
 from spikgpt.explain.unknown import WhyUnknown
 from spikgpt.options import KEY_ADDED
-from spikgpt.tables import html_table, html_view
+from spikgpt.tables import Markup, html_table, html_view, unbroken
 from spikgpt.types import Rows
 
 GroupKind = Literal["label", "cluster", "cell"]
 
 # Groups and genes of each role that a printed explanation shows.
 GROUPS_SHOWN, GENES_SHOWN = 30, 8
+ROLES: tuple[Role, ...] = get_args(Role)
+MINUS_LINE = "A minus sign marks genes that count by their absence."
+NOT_MEASURED = "not measured: "
+NOT_MEASURED_LINE = 'Genes after "not measured" are not in the query. Their absence says nothing about the cells.'
 # Role of a gene that Unknown cells express above every label, in a table.
 ABOVE = "above every label"
 COLUMNS = (
-    *("group", "cells", "label", "unknown", "runner_up", "role", "gene", "attribution", "mean", "expressed"),
-    *("label_mean", "runner_up_mean", "absent"),
+    *("group", "cells", "label", "label_share", "agreement", "unknown", "runner_up", "role", "gene", "measured"),
+    *("attribution", "mean", "expressed", "label_mean", "runner_up_mean", "absent"),
 )
 UNKNOWN_COLUMNS = ("group", "nearest", "measure", "value", "typical", "unusual", "compared_with")
 
@@ -42,11 +46,38 @@ class ExplainedGroup:
         Genes behind the explained label.
     unknown
         Reasons for Unknown; None for a group that kept its label.
+    size
+        Number of cells of the group in the query's sample; None if all of them are explained. Known cells of an Unknown
+        cluster, and Unknown cells of any other, are not explained.
+    share
+        Share of the cells of the group that have the explained label, or that are Unknown and nearest to this label.
     """
 
     name: str
     genes: LabelGenes
     unknown: WhyUnknown | None = None
+    size: int | None = None
+    share: float = 1.0
+
+    @property
+    def cells(self) -> int:
+        """Number of cells of the group."""
+        return self.genes.cells if self.size is None else self.size
+
+    def label_text(self, kind: GroupKind) -> str:
+        """Return the explained label of a cluster or a cell, with the share of the cluster that has the label."""
+        nearest = "nearest to " if self.unknown else ""
+        if kind == "cell":
+            share = "" if self.share else " (not its label)"
+        else:
+            share = f", {'<1%' if 0 < self.share < 0.01 else '>99%' if 0.99 < self.share < 1 else f'{self.share:.0%}'}"
+        return f"{nearest}{printable(self.genes.label)}{share}"
+
+    def facts(self, kind: GroupKind) -> str:
+        """Return the label of a cluster or a cell, the number of cells, and the runner-up."""
+        label = [] if kind == "label" else [self.label_text(kind)]
+        cells = f"{self.cells} cell{'' if self.cells == 1 else 's'}"
+        return ", ".join([cells, *label, f"runner-up {printable(self.genes.runner_up)}"])
 
 
 @dataclass(frozen=True, repr=False)
@@ -79,31 +110,26 @@ class Explanation:
         lines = [f"Explanation of {self._size()} by {printable(self.reference)}:"]
         for group in self.groups[:GROUPS_SHOWN]:
             supporting = gene_list(group.genes, "supporting") or "no genes"
-            lines.append(f"  {printable(group.name)} ({self._facts(group)}): {supporting}")
-        return "\n".join([*lines, *self._rest()])
+            missing = gene_list(group.genes, "missing")
+            missing = missing and f"; missing: {missing}"
+            lines.append(f"  {printable(group.name)} ({group.facts(self.kind)}): {supporting}{missing}")
+        return "\n".join([*lines, *legend(self.groups[:GROUPS_SHOWN], ("supporting", "missing")), *self._rest()])
 
     def _repr_html_(self) -> str:
-        roles: tuple[Role, ...] = ("supporting", "conflicting", "missing")
-        shown = self.groups[:GROUPS_SHOWN]
-        names = (self.kind, "cells", "label", "runner-up", *(f"{role} genes" for role in roles))
+        shown, named = self.groups[:GROUPS_SHOWN], self.kind != "label"
+        names = (self.kind, "cells", *(["label"] if named else []), "runner-up", *(f"{role} genes" for role in ROLES))
         rows = [
             (
-                *(group.name, str(group.genes.cells), group.genes.label, group.genes.runner_up),
-                *(gene_list(group.genes, role) for role in roles),
+                *(group.name, str(group.cells), *([group.label_text(self.kind)] if named else [])),
+                *(group.genes.runner_up, *(_gene_cell(group.genes, role) for role in ROLES)),
             )
             for group in shown
         ]
-        tables = [html_table(names, rows, numbers=len(names))]
+        tables = [html_table(names, rows, numbers=len(names))] if rows else []
         if reasons := [(group.name, " ".join(why.sentences())) for group in shown if (why := group.unknown)]:
             tables.append(html_table(("Unknown", "reasons"), reasons, numbers=2))
         heading = f"Explanation of {self._size()} by {self.reference}"
-        return html_view(heading, ["A minus sign marks genes that count by their absence."], tables, self._rest())
-
-    def _facts(self, group: ExplainedGroup) -> str:
-        """Return the label of a cluster or a cell, the number of cells, and the runner-up."""
-        genes = group.genes
-        label = f"{'nearest to ' if group.unknown else ''}{printable(genes.label)}, " if self.kind != "label" else ""
-        return f"{label}{genes.cells} cell{'' if genes.cells == 1 else 's'}, not {printable(genes.runner_up)}"
+        return html_view(heading, legend(shown), tables, self._rest())
 
     def _size(self) -> str:
         count = len(self.groups)
@@ -118,14 +144,16 @@ class Explanation:
     def table(self) -> pd.DataFrame:
         """Return a table with one row per group and gene.
 
-        The columns ``attribution``, ``mean``, ``expressed``, ``label_mean``, ``runner_up_mean`` and ``absent`` are
-        those of :class:`spikgpt.explain.labels.GeneEvidence`. Genes of the role "above every label" stand above every
-        label of the reference in Unknown cells; ``runner_up`` is then the label that expresses the gene most.
+        ``label_share`` is the share of the ``cells`` of the group that have the label. ``agreement`` is the share of
+        the explained cells to which the network alone gives the label. ``measured`` is False for genes that the query
+        lacks. The columns ``attribution``, ``mean``, ``expressed``, ``label_mean``, ``runner_up_mean`` and ``absent``
+        are those of :class:`spikgpt.explain.labels.GeneEvidence`. Genes of the role "above every label" stand above
+        every label of the reference in Unknown cells; ``runner_up`` is then the label that expresses the gene most.
         """
         rows = [row for group in self.groups for row in _rows(group)]
         table = pd.DataFrame(rows, columns=list(COLUMNS))
-        numbers = ("attribution", "mean", "expressed", "label_mean", "runner_up_mean")
-        return table.astype(dict.fromkeys(numbers, float) | dict.fromkeys(("unknown", "absent"), bool))
+        numbers = ("label_share", "agreement", "attribution", "mean", "expressed", "label_mean", "runner_up_mean")
+        return table.astype(dict.fromkeys(numbers, float) | dict.fromkeys(("unknown", "measured", "absent"), bool))
 
     def unknown_table(self) -> pd.DataFrame:
         """Return a table with one row per Unknown group and measure.
@@ -146,7 +174,8 @@ class Explanation:
         """Return plain JSON values: all figures but the attributions of genes without a role."""
         groups = []
         for group in self.groups:
-            genes = asdict(group.genes)
+            genes = asdict(group.genes) | {"cells": group.cells, "label_share": group.share}
+            genes["genes"] = [asdict(gene) | {"measured": gene.measured} for gene in group.genes.genes]
             del genes["attributions"]
             why = None if group.unknown is None else asdict(group.unknown) | {"sentences": group.unknown.sentences()}
             groups.append({"name": group.name, **genes, "unknown": why})
@@ -184,27 +213,50 @@ class Explanation:
 
 
 def gene_list(genes: LabelGenes, role: Role, count: int = GENES_SHOWN) -> str:
-    """Return the strongest genes of a role; a minus sign marks genes that count by their absence."""
-    return ", ".join(map(_gene, genes.of_role(role)[:count]))
+    """Return the strongest genes of a role, first the measured ones; :func:`legend` explains the marks."""
+    measured, lacking = _names(genes, role, count)
+    return "; ".join([*filter(None, [", ".join(measured)]), *([NOT_MEASURED + ", ".join(lacking)] if lacking else [])])
+
+
+def legend(groups: Sequence[ExplainedGroup], roles: Sequence[Role] = ROLES, count: int = GENES_SHOWN) -> list[str]:
+    """Return a sentence for each mark in the lists of genes of some groups."""
+    shown = [gene for group in groups for role in roles for gene in group.genes.of_role(role)[:count]]
+    lines = [MINUS_LINE] if any(map(_has_minus, shown)) else []
+    return lines if all(gene.measured for gene in shown) else [*lines, NOT_MEASURED_LINE]
+
+
+def _names(genes: LabelGenes, role: Role, count: int) -> tuple[list[str], list[str]]:
+    """Return the strongest genes of a role that the query has, and those that the query lacks."""
+    shown = genes.of_role(role)[:count]
+    return [_gene(gene) for gene in shown if gene.measured], [_gene(gene) for gene in shown if not gene.measured]
+
+
+def _gene_cell(genes: LabelGenes, role: Role) -> Markup:
+    """Return the strongest genes of a role for HTML."""
+    measured, lacking = map(unbroken, _names(genes, role, GENES_SHOWN))
+    return Markup("; ".join([*filter(None, [measured]), *([NOT_MEASURED + lacking] if lacking else [])]))
+
+
+def _has_minus(gene: GeneEvidence) -> bool:
+    return gene.absent and gene.role == "supporting"
 
 
 def _gene(gene: GeneEvidence) -> str:
-    sign = "-" if gene.absent and gene.role == "supporting" else ""
-    return f"{sign}{printable(gene.gene)}"
+    return f"{'-' if _has_minus(gene) else ''}{printable(gene.gene)}"
 
 
 def _rows(group: ExplainedGroup) -> list[tuple[Any, ...]]:
     """Return the rows of a group in a table."""
     genes, why = group.genes, group.unknown
-    head = group.name, genes.cells, genes.label, why is not None
+    head = group.name, group.cells, genes.label, group.share, genes.agreement, why is not None
     rows: list[tuple[Any, ...]] = [
         (
-            *(*head, genes.runner_up, one.role, one.gene, one.attribution, one.mean, one.expressed),
+            *(*head, genes.runner_up, one.role, one.gene, one.measured, one.attribution, one.mean, one.expressed),
             *(one.label_mean, one.runner_up_mean, one.absent),
         )
         for one in genes.genes
     ]
     for above in () if why is None else why.genes:
-        figures = above.gene, None, above.mean, None, None, above.highest_mean, False
+        figures = above.gene, True, None, above.mean, None, None, above.highest_mean, False
         rows.append((*head, above.highest_label, ABOVE, *figures))
     return rows

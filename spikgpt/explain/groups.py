@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import cached_property, partial
 from typing import Any
 
@@ -146,8 +146,7 @@ class GroupExplainer:
         for name in sorted(counted(clusters[clustered]), key=by_number):
             members = self.sample.part(np.flatnonzero(clusters == name))
             unknown = bool(members.unknown.mean() >= UNKNOWN_SHARE)
-            decided = members.part(np.flatnonzero(members.unknown == unknown))
-            yield from self._groups(name, decided, unknown=unknown)
+            yield from self._groups(name, members, unknown=unknown)
 
     def cells(self, cells: Sequence[str | int]) -> Iterator[ExplainedGroup]:
         """Yield some cells, each with its label or the chosen labels."""
@@ -163,11 +162,15 @@ class GroupExplainer:
             yield from self._groups(str(names[row]), cell, unknown=bool(cell.unknown[0]))
 
     def _groups(self, name: str, members: ScoredCells, *, unknown: bool) -> Iterator[ExplainedGroup]:
-        """Yield the explanation of the most frequent label of some cells, or of each chosen label."""
-        names = self.explainer.names
-        own = int(np.bincount(members.best).argmax())
-        for label in [own] if not self.chosen else [names.index(one) for one in self.chosen]:
-            yield self._group(name, label, members, unknown=unknown)
+        """Yield the explanation of the most frequent label of the known or of the Unknown cells of a group.
+
+        If labels were chosen, each of them is explained in their place.
+        """
+        names, decided = self.explainer.names, members.part(np.flatnonzero(members.unknown == unknown))
+        counts = np.bincount(decided.best, minlength=len(names))
+        for label in [int(counts.argmax())] if not self.chosen else [names.index(one) for one in self.chosen]:
+            group = self._group(name, label, decided, unknown=unknown)
+            yield replace(group, size=len(members), share=float(counts[label] / len(members)))
 
     def _group(self, name: str, label: int, members: ScoredCells, *, unknown: bool) -> ExplainedGroup:
         genes = self.explainer.explain(label, members.logs, cells_per_label=CELLS_PER_LABEL, top=self.options.top)

@@ -61,6 +61,11 @@ class GeneEvidence:
     role: Role
     absent: bool = False
 
+    @property
+    def measured(self) -> bool:
+        """True if the query has the gene."""
+        return self.mean is not None
+
 
 @dataclass(frozen=True)
 class LabelGenes:

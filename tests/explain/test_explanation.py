@@ -11,7 +11,7 @@ import pytest
 from anndata import AnnData, read_h5ad
 
 from spikgpt.errors import DataError
-from spikgpt.explain.explanation import ABOVE, Explanation
+from spikgpt.explain.explanation import ABOVE, MINUS_LINE, NOT_MEASURED_LINE, Explanation
 from spikgpt.explain.groups import explain
 from spikgpt.options import ExplainOptions
 from spikgpt.reference.files import Reference
@@ -31,6 +31,51 @@ def test_text_names_labels_and_genes(explanation: Explanation) -> None:
     assert "  beta (" in text
     beta = next(line for line in text.splitlines() if line.startswith("  beta ("))
     assert "INS" in beta
+
+
+def test_genes_that_the_query_lacks_are_marked(small: Reference, query: AnnData) -> None:
+    lacking = query[:, ~query.var_names.isin(["GCG", "CHGA"])].copy()
+    explanation = explain(labelled(small, lacking), lacking, ExplainOptions(labels=["alpha"]))
+    alpha = next(line for line in repr(explanation).splitlines() if line.startswith("  alpha ("))
+    assert "not measured: GCG" in alpha.partition("; missing: ")[2]
+    html = explanation._repr_html_()
+    assert 'not measured: <span style="white-space:nowrap">GCG</span>' in html
+    for text in (repr(explanation), html):
+        assert NOT_MEASURED_LINE.split(".")[1] in text
+    table = explanation.table()
+    assert not table[table["gene"] == "GCG"]["measured"].any()
+    assert table[table["mean"].notna()]["measured"].all()
+    genes = {gene["gene"]: gene for gene in explanation.to_dict()["groups"][0]["genes"]}
+    assert genes["GCG"]["measured"] is False
+
+
+def test_marks_are_explained_only_where_they_are_shown(explanation: Explanation) -> None:
+    (group,) = (group for group in explanation.groups if group.name == "beta")
+    genes = tuple(replace(gene, absent=False) for gene in group.genes.genes if gene.mean is not None)
+    plain = replace(explanation, groups=(replace(group, genes=replace(group.genes, genes=genes)),))
+    for text in (repr(plain), plain._repr_html_()):
+        assert MINUS_LINE not in text
+        assert NOT_MEASURED_LINE.split(".")[1] not in text
+    genes = (replace(genes[0], absent=True), *genes[1:])
+    marked = replace(explanation, groups=(replace(group, genes=replace(group.genes, genes=genes)),))
+    for text in (repr(marked), marked._repr_html_()):
+        assert MINUS_LINE in text
+        assert f"-{genes[0].gene}" in text
+
+
+def test_no_column_appears_twice(explanation: Explanation) -> None:
+    head = explanation._repr_html_().partition("</thead>")[0]
+    assert head.count(">label<") == 1
+    cluster = replace(explanation, kind="cluster", groups=(replace(explanation.groups[0], size=90, share=0.54),))
+    assert f">{cluster.groups[0].genes.label}, 54%<" in cluster._repr_html_()
+    assert f"(90 cells, {cluster.groups[0].genes.label}, 54%, runner-up " in repr(cluster)
+
+
+@pytest.mark.parametrize(("share", "text"), [(1, "100%"), (0.999, ">99%"), (0.5, "50%"), (0.001, "<1%"), (0, "0%")])
+def test_shares_are_not_rounded_to_all_or_none(explanation: Explanation, share: float, text: str) -> None:
+    group = replace(explanation.groups[0], share=share)
+    assert group.label_text("cluster").endswith(f", {text}")
+    assert group.label_text("cell").endswith(" (not its label)") == (share == 0)
 
 
 def test_table_has_a_row_for_each_gene(explanation: Explanation) -> None:

@@ -78,6 +78,24 @@ def test_clusters_get_their_most_frequent_label(annotation: Annotation, query: A
         explained(annotation, cluster_key="cluster")
 
 
+def test_the_share_of_a_cluster_with_the_label_is_shown(annotation: Annotation, query: AnnData) -> None:
+    cells = query.copy()
+    cells.obs["cluster"] = "all"
+    labels, explanation = annotation.labels, explained(annotation, cells, cluster_key="cluster", labels=["delta"])
+    (group,) = explanation.groups
+    share = float((labels == "delta").mean())
+    assert 0 < share < 0.5
+    assert group.cells == len(labels)
+    assert group.share == pytest.approx(share)
+    assert f"({len(labels)} cells, delta, {share:.0%}, runner-up" in repr(explanation)
+    table = explanation.table()
+    assert set(table["cells"]) == {len(labels)}
+    assert set(table["label_share"]) == {group.share}
+    assert set(table["agreement"]) == {group.genes.agreement}
+    beta = int(np.flatnonzero(labels == "beta")[0])
+    assert "delta (not its label)" in repr(explained(annotation, cells=[beta], labels=["delta"]))
+
+
 def test_cells_are_explained_by_name_or_position(annotation: Annotation, query: AnnData) -> None:
     names = query.obs_names
     explanation = explained(annotation, cells=[names[7], 3])
