@@ -2,22 +2,24 @@
 
 from __future__ import annotations
 
+from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, get_args
+from textwrap import wrap
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from spikgpt.cli.annotate import ModelOptions
 from spikgpt.cli.flags import PinnedOptions, command, hub_of
-from spikgpt.cli.output import inform, note, show
+from spikgpt.cli.output import inform, note
 from spikgpt.cli.paths import CSV, JSON, Output, check_outputs
-from spikgpt.errors import ConfigError
+from spikgpt.errors import ConfigError, printable
 from spikgpt.options import ExplainOptions
 
 if TYPE_CHECKING:
     from spikgpt.explain.explanation import Explanation
 
-# Genes of each role in a printed table.
+# Printed genes of each role.
 GENES_SHOWN = 6
 
 
@@ -76,22 +78,27 @@ def explain(
 
 
 def _show(explanation: Explanation, query: str) -> None:
-    """Print one row per group, and the reasons for Unknown."""
-    from spikgpt.explain.explanation import gene_list
-    from spikgpt.explain.labels import Role
+    """Print a block per group, and the reasons for Unknown."""
+    from rich.console import Console
+    from rich.text import Text
 
-    # The name of a label needs no column beside it.
-    named = explanation.kind != "label"
-    rows = [
-        (
-            *(group.name, group.genes.cells, *([group.genes.label] if named else []), group.genes.runner_up),
-            *(gene_list(group.genes, role, GENES_SHOWN) or "-" for role in get_args(Role)),
-        )
-        for group in explanation.groups
-    ]
-    columns = (explanation.kind, "cells", *(["label"] if named else []), "runner-up", *get_args(Role))
-    show(columns, rows, f"{query} by {explanation.reference}", result=True)
-    inform("A minus sign marks genes that count by their absence.")
+    from spikgpt.explain.explanation import ROLES, gene_list, legend
+
+    if not explanation.groups:
+        return
+    output = Console()
+    show_line = partial(output.print, soft_wrap=True)
+    show_line(Text(printable(f"{query} by {explanation.reference}"), "italic"))
+    indent = " " * (max(map(len, ROLES)) + 4)
+    for group in explanation.groups:
+        show_line(Text.assemble((printable(group.name), "bold"), f": {group.facts(explanation.kind)}"))
+        for role in ROLES:
+            genes = gene_list(group.genes, role, GENES_SHOWN) or "-"
+            # Names of genes have hyphens themselves.
+            lines = wrap(genes, max(output.width - len(indent), 20), break_long_words=False, break_on_hyphens=False)
+            show_line(Text(f"  {role:{len(indent) - 2}}" + f"\n{indent}".join(lines)))
+    for line in legend(explanation.groups, count=GENES_SHOWN):
+        inform(line)
     for group in explanation.groups:
         if group.unknown is not None:
             inform(f"{group.name}: {' '.join(group.unknown.sentences())}")

@@ -24,6 +24,8 @@ class Ran(NamedTuple):
 
 
 Run = Callable[..., Ran]
+# Columns of the terminal.
+WIDTH = 160
 
 
 @pytest.fixture
@@ -32,8 +34,8 @@ def run(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> 
 
     def command(*arguments: object) -> Ran:
         monkeypatch.setattr(sys, "argv", ["spikgpt", *map(str, arguments)])
-        monkeypatch.setenv("COLUMNS", "160")
-        monkeypatch.setattr(console, "width", 160)
+        monkeypatch.setenv("COLUMNS", str(WIDTH))
+        monkeypatch.setattr(console, "width", WIDTH)
         capsys.readouterr()
         with pytest.raises(SystemExit) as left:
             main()

@@ -6,6 +6,7 @@ import json
 from pathlib import Path
 
 import pandas as pd
+import pytest
 from anndata import AnnData
 
 from tests.cli.conftest import Run, assert_refused, written
@@ -28,6 +29,24 @@ def test_genes_are_shown_and_written(run: Run, query: AnnData, small_folder: Pat
     groups = json.loads(figures.read_text())["groups"]
     assert groups
     assert all(group["unknown"]["sentences"] for group in groups)
+
+
+def test_no_word_is_broken_on_a_narrow_terminal(
+    run: Run, query: AnnData, small_folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    cells = query[:, query.var_names != "GCG"].copy()
+    name = "a_long_name_of_a_cluster-with-hyphens"
+    cells.obs["cluster"] = name
+    monkeypatch.setattr("spikgpt.cli.explain.GENES_SHOWN", 20)
+    monkeypatch.setattr("tests.cli.conftest.WIDTH", 40)
+    ran = run("explain", written(cells, tmp_path / "cells.h5ad"), "--model", small_folder, "--cluster-key", "cluster")
+    lines = ran.out.splitlines()
+    assert any(line.startswith(f"{name}: {cells.n_obs} cells, ") for line in lines)
+    words = {word.strip(",;") for line in lines[2:] for word in line.split()}
+    known = set(cells.var_names) | {"GCG", "supporting", "conflicting", "missing", "not", "measured:", "-"}
+    assert {word.removeprefix("-") or word for word in words} <= known
+    assert max(map(len, lines[2:])) <= 40
+    assert len(lines) > 8
 
 
 def test_cells_and_clusters_are_explained(run: Run, query: AnnData, small_folder: Path, tmp_path: Path) -> None:
