@@ -15,7 +15,7 @@ from spikgpt.engines.opening import open_engine, torch_engine
 from spikgpt.errors import ConfigError, DataError, needs, warn
 from spikgpt.explain.explanation import Explanation
 from spikgpt.explain.front import expression_embedding
-from spikgpt.explain.groups import check_reference, explain
+from spikgpt.explain.groups import explain, made_by
 from spikgpt.explain.spikes import SpikeActivity, record_spikes
 from spikgpt.options import (
     CERTAINTY,
@@ -493,8 +493,7 @@ class SpikGPT:
         options = arguments_as(ExplainOptions, locals())
         expression_embedding(self.reference, self.engine)  # refuse other references before the work
         if isinstance(adata, Annotation):
-            check_reference(adata, self.reference)
-            return explain(adata, None, options, cells=cells)
+            return explain(made_by(adata, self.reference), None, options, cells=cells)
         chosen = options.reading()
         if isinstance(adata, str | Path):
             with open_cells(adata) as opened:

@@ -78,12 +78,12 @@ def explain(
     return Explanation(groups, kind, annotation.reference_name, query.genes, tuple(explainer.notes), rows)
 
 
-def check_reference(annotation: Annotation, reference: Reference) -> None:
-    """Raise ConfigError if another reference, or another version of it, made an annotation."""
+def made_by(annotation: Annotation, reference: Reference) -> Annotation:
+    """Return an annotation; raise ConfigError if another reference, or another version of it, made the annotation."""
     name, version = reference.name, ""
     digests = annotation.reference_digest, reference.digest
     if annotation.query is None or (annotation.reference_name == name and ("" in digests or digests[0] == digests[1])):
-        return  # several references are refused later; a reference in memory has no digest
+        return annotation  # several references are refused later; a reference in memory has no digest
     if annotation.reference_name == name:
         version = f" in another version (digest {digests[0][:12]}, not {digests[1][:12]})"
     msg = (
@@ -112,8 +112,8 @@ class GroupExplainer:
         names = None if texts is None else find_labels(texts, [*self.explainer.names, UNKNOWN], "labels")
         if excluded := [name for name in names or () if name not in (*allowed, UNKNOWN)]:
             msg = (
-                f"labels names {excluded[0]!r}, which no cell of this annotation could get; expected one of "
-                f"{listed(allowed)}. Annotate without that restriction (labels, exclude)."
+                f"No cell could get the label {printable(excluded[0])}, because it was excluded (labels=, exclude=); "
+                f"expected one of {listed(allowed)}. Annotate again without that option."
             )
             raise ConfigError(msg)
         self.unknown_chosen = names is None or UNKNOWN in names
@@ -131,8 +131,26 @@ class GroupExplainer:
                 name = f"{UNKNOWN}, nearest {names[label]}" if unknown else names[label]
                 yield self._group(name, int(label), members, unknown=unknown)
         present = set(np.asarray(names)[sample.best[~sample.unknown]].tolist())
-        if absent := [name for name in self.chosen or () if name not in present]:
-            self.notes.append(f"No cell of the query's sample has the label {', '.join(absent)}.")
+        absent = [name for name in self.chosen or () if name not in present]
+        if self.chosen is not None and self.unknown_chosen and not sample.unknown.any():
+            absent.append(UNKNOWN)
+        self._note_absent(absent)
+
+    def _note_absent(self, names: list[str]) -> None:
+        """Add a note on chosen labels, or Unknown, without a cell in the sample."""
+        annotation, without = self.annotation, []
+        labels = annotation.labels[~annotation.empty]
+        for name in names:
+            if count := int((labels == name).sum()):
+                self.notes.append(
+                    f"{count} cells of the query got the label {name}, but none of these cells is in the sample of "
+                    f"{len(self.query.rows)} cells that is explained. Name some of these cells (cells=, --cells)."
+                )
+            else:
+                without.append(name)
+        if without:
+            which = "the label" if len(without) == 1 else "one of the labels"
+            self.notes.append(f"No cell of the query got {which} {', '.join(without)}.")
 
     def clusters(self, key: str) -> Iterator[ExplainedGroup]:
         """Yield the clusters of a column of obs, each with its most frequent label or the chosen labels."""

@@ -31,6 +31,15 @@ def test_genes_are_shown_and_written(run: Run, query: AnnData, small_folder: Pat
     assert all(group["unknown"]["sentences"] for group in groups)
 
 
+def test_a_label_without_cells_gets_one_line(run: Run, query: AnnData, small_folder: Path, tmp_path: Path) -> None:
+    cells = written(query[query.obs["cell_type"] == "beta"].copy(), tmp_path / "cells.h5ad")
+    ran = run("explain", cells, "--model", small_folder, "--labels", "ductal")
+    assert ran.code == 0
+    assert "No cell of the query got the label ductal." in ran.err
+    assert "minus sign" not in ran.err
+    assert ran.out == ""
+
+
 def test_no_word_is_broken_on_a_narrow_terminal(
     run: Run, query: AnnData, small_folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

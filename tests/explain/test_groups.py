@@ -13,7 +13,7 @@ from scipy import sparse
 
 from spikgpt.errors import ConfigError, LabelsError
 from spikgpt.explain.explanation import Explanation
-from spikgpt.explain.groups import check_reference, explain
+from spikgpt.explain.groups import GroupExplainer, explain, made_by
 from spikgpt.explain.query import FittedQuery
 from spikgpt.options import ExplainOptions, options_of
 from spikgpt.reference.files import Reference
@@ -51,8 +51,31 @@ def test_chosen_labels_are_explained(annotation: Annotation) -> None:
 
 
 def test_an_excluded_label_is_refused(small: Reference, query: AnnData) -> None:
-    with pytest.raises(ConfigError, match="labels names 'alpha', which no cell of this annotation could get"):
+    with pytest.raises(ConfigError, match="No cell could get the label alpha, because it was excluded"):
         explained(labelled(small, query, exclude=["alpha"]), labels=["alpha"])
+
+
+def test_a_label_without_cells_is_named(
+    small: Reference, query: AnnData, annotation: Annotation, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    beta = query[annotation.labels == "beta"].copy()
+    explanation = explained(labelled(small, beta[:80].copy(), unknown_rate=0), labels=["alpha", "Unknown"])
+    assert explanation.groups == ()
+    assert explanation.notes == ("No cell of the query got one of the labels alpha, Unknown.",)
+    assert "<table" not in explanation._repr_html_()
+    monkeypatch.setattr("spikgpt.cells.cell_cache.sample_of", partial(sample_of, limit=150))
+    outside = labelled(small, query)
+    assert isinstance(outside.query, FittedQuery)
+    best, alpha = outside.best.copy(), outside.label_names.index("alpha")
+    best[outside.query.rows] = outside.label_names.index("beta")
+    count = int(((best == alpha) & ~outside.rejected).sum())
+    assert count > 1
+    explainer = GroupExplainer(replace(outside, best=best), outside.query, None, ExplainOptions())
+    explainer._note_absent(["alpha"])
+    assert explainer.notes == [
+        f"{count} cells of the query got the label alpha, but none of these cells is in the sample of 150 cells that "
+        "is explained. Name some of these cells (cells=, --cells)."
+    ]
 
 
 def test_few_cells_are_explained_without_neighbours(small: Reference, query: AnnData) -> None:
@@ -150,11 +173,11 @@ def test_several_references_are_refused(annotation: Annotation) -> None:
 
 
 def test_an_annotation_by_another_reference_is_refused(annotation: Annotation, small: Reference) -> None:
-    check_reference(annotation, small)
+    assert made_by(annotation, small) is annotation
     with pytest.raises(ConfigError, match="is by the reference 'pbmc'; expected one by 'small'. Call explain of the"):
-        check_reference(replace(annotation, reference_name="pbmc", reference_digest="0" * 64), small)
+        made_by(replace(annotation, reference_name="pbmc", reference_digest="0" * 64), small)
     with pytest.raises(ConfigError, match=r"'small' in another version \(digest 000000000000, not "):
-        check_reference(replace(annotation, reference_digest="0" * 64), small)
+        made_by(replace(annotation, reference_digest="0" * 64), small)
 
 
 def test_cells_and_clusters_exclude_each_other(annotation: Annotation, query: AnnData) -> None:
