@@ -166,6 +166,7 @@ class AnnotatedCells:
             raise ConfigError(msg)
         points = points[:, :2].astype(np.float64)
         if not np.isfinite(points).all():
-            msg = f"{int((~np.isfinite(points)).any(axis=1).sum())} cells have no finite coordinates. Leave them out."
+            wrong = int((~np.isfinite(points)).any(axis=1).sum())
+            msg = f"{wrong} cells have NaN or infinite coordinates; remove them from adata first."
             raise DataError(msg)
         return points, name

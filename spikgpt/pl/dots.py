@@ -74,7 +74,7 @@ def genes(
         explained = list(labels) if isinstance(labels, Iterable) else [labels]
         titles = [str(getattr(one, "label", "")) for one in explained]
     if wrong := [type(one).__name__ for one in explained if not isinstance(one, LabelGenes)]:
-        msg = f"labels has a {wrong[0]}; expected the result of SpikGPT.explain, or genes of its labels."
+        msg = f"labels has a value of the type {wrong[0]}; expected the result of SpikGPT.explain, or its LabelGenes."
         raise ConfigError(msg)
     names = list(dict.fromkeys(gene.gene for one in explained for gene in one.of_role("supporting")[:n_genes]))
     if not 0 < len(names) <= MOST:

@@ -94,8 +94,8 @@ def test_hostile_names_do_no_harm(tmp_path: Path) -> None:
     ("labels", "how", "message"),
     [
         ([], {}, "The labels have 0 supporting genes; expected 1 to 300"),
-        ([LABELS[2].genes[0]], {}, "labels has a GeneEvidence; expected the result of SpikGPT.explain"),
-        (LABELS[2].genes[0], {}, "labels has a GeneEvidence; expected the result of SpikGPT.explain"),
+        ([LABELS[2].genes[0]], {}, "labels has a value of the type GeneEvidence; expected"),
+        (LABELS[2].genes[0], {}, "labels has a value of the type GeneEvidence; expected"),
         (LABELS, {"n_genes": 0}, "n_genes is 0; expected a whole number of at least 1"),
     ],
 )
