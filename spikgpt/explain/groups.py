@@ -31,6 +31,8 @@ from spikgpt.types import UNKNOWN, Rows
 
 # Cells that one call explains, each by itself.
 MOST_CELLS = 1000
+# Share of the explained cells with the label by the network alone below which a note names the group; named groups.
+LEAST_AGREEMENT, NAMED = 0.5, 5
 # A cluster with at least this share of Unknown cells is explained as Unknown.
 UNKNOWN_SHARE = 0.5
 
@@ -72,6 +74,7 @@ def explain(
         kind, groups = "cell", tuple(explainer.cells(cells))
     else:
         groups = tuple(explainer.labels() if options.cluster_key is None else explainer.clusters(options.cluster_key))
+    explainer.note_low_agreement(groups)
     embedding = query.engine.embedding
     assert isinstance(embedding, PCAProjection)  # the explainer refuses any other
     rows = partial(var_rows, embedding, query.genes, options)
@@ -165,6 +168,18 @@ class GroupExplainer:
             members = self.sample.part(np.flatnonzero(clusters == name))
             unknown = bool(members.unknown.mean() >= UNKNOWN_SHARE)
             yield from self._groups(name, members, unknown=unknown)
+
+    def note_low_agreement(self, groups: Sequence[ExplainedGroup]) -> None:
+        """Add a note on groups whose label neighbours decided; chosen labels are those of other cells too."""
+        chosen = self.chosen and (self.options.cluster_key is not None or any(not group.share for group in groups))
+        low = [printable(group.name) for group in groups if group.genes.agreement < LEAST_AGREEMENT]
+        if chosen or not low or not self.annotation.smoothed:
+            return
+        more = f" and {len(low) - NAMED} more" if len(low) > NAMED else ""
+        self.notes.append(
+            f"The network alone gives another label to most of the explained cells of: {listed(low[:NAMED])}{more}. "
+            "Neighbouring cells decided the label, so its genes argue for a label that the network did not give."
+        )
 
     def cells(self, cells: Sequence[str | int]) -> Iterator[ExplainedGroup]:
         """Yield some cells, each with its label or the chosen labels."""

@@ -119,6 +119,17 @@ def test_the_share_of_a_cluster_with_the_label_is_shown(annotation: Annotation, 
     assert "delta (not its label)" in repr(explained(annotation, cells=[beta], labels=["delta"]))
 
 
+def test_a_label_that_neighbours_decided_gets_a_note(annotation: Annotation) -> None:
+    assert isinstance(annotation.query, FittedQuery)
+    groups = explained(annotation, labels=["beta"]).groups
+    explainer = GroupExplainer(annotation, annotation.query, None, ExplainOptions())
+    explainer.note_low_agreement([replace(group, genes=replace(group.genes, agreement=0.6)) for group in groups])
+    assert explainer.notes == []
+    explainer.note_low_agreement([replace(group, genes=replace(group.genes, agreement=0.4)) for group in groups] * 7)
+    assert explainer.notes[0].startswith("The network alone gives another label to most")
+    assert "beta and 2 more. Neighbouring" in explainer.notes[0]
+
+
 def test_cells_are_explained_by_name_or_position(annotation: Annotation, query: AnnData) -> None:
     names = query.obs_names
     explanation = explained(annotation, cells=[names[7], 3])
