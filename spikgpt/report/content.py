@@ -86,6 +86,8 @@ class ReportContent:
     citations: tuple[str, ...]
     reference: str
     left_out: tuple[str, ...] = field(default=())
+    # Sentence on the parts that are left out where the reference does not suit the cells.
+    omitted: str = ""
 
     @property
     def known_labels(self) -> int:
@@ -119,8 +121,11 @@ def report_content(
     others, left_out = obs_columns(annotation, adata)
     if found is not None:
         others = [found[0], *(column for column in others if column.name != found[0].name)]
-    agreement = None if found is None else charts.agreement(found[0], labels[0], found[1])
-    if clusters is None and adata is not None and found is not None and annotation.rejected.any():
+    usable = annotation.compatibility is None or annotation.compatibility.usable
+    agreement = charts.agreement(found[0], labels[0], found[1]) if usable and found is not None else None
+    if not usable:
+        clusters = None  # a nearest known type means nothing
+    elif clusters is None and adata is not None and found is not None and annotation.rejected.any():
         clusters = summarise(annotation, adata, found[2], layer=options.layer, gene_key=options.gene_key)
     positions = cell_map(annotation, adata, map_key, source)
     own: list[Column] = [*labels, *score_columns(annotation)]
@@ -137,7 +142,7 @@ def report_content(
         compositions=tuple(charts.compositions(annotation, labels[0], adata)),
         histograms=tuple(charts.histograms(annotation)),
         agreement=agreement,
-        dots=dot_plot(annotation.query),
+        dots=dot_plot(annotation.query) if usable else None,
         candidates=() if clusters is None else tuple(cluster for cluster in clusters.clusters if cluster.candidate),
         genes=texts.genes(annotation),
         run=tuple(texts.run_facts(annotation, options)),
@@ -145,6 +150,7 @@ def report_content(
         citations=tuple(texts.citations(annotation)),
         reference=reference,
         left_out=tuple(left_out),
+        omitted="" if usable else texts.OMITTED,
     )
 
 

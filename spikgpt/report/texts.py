@@ -27,9 +27,24 @@ PACKAGES = ("anndata", "numpy", "scipy", "onnxruntime", "torch", "umap-learn")
 # Title and tone of each answer of the compatibility check.
 VERDICTS = {
     LIKE: ("The reference suits these cells", "good", "The cells are like the cells of the reference."),
-    STUDY: ("The reference suits these cells", "fair", "The cells are of another study, and the labels hold."),
+    STUDY: (
+        "The reference can be used: these cells are of another study",
+        "fair",
+        "The labels of single cells can be wrong. Look at the confidence, and at the notes.",
+    ),
     OTHER: ("Do not use these labels", "bad", "The cells are of another tissue or species than the reference."),
 }
+# Cells that the check needs.
+LEAST_CELLS = 100
+TOO_FEW = (
+    "Too few cells to check the reference",
+    "fair",
+    f"The check needs {LEAST_CELLS} cells. The labels can be wrong. Look at the confidence, and at the notes.",
+)
+OMITTED = (
+    "The genes behind the labels, the agreement of labels and clusters, and the candidates for new types are left out, "
+    "because they mean nothing for a reference that does not suit the cells."
+)
 NOT_CHECKED = (
     "The compatibility was not checked",
     "fair",
@@ -83,7 +98,8 @@ def verdict(annotation: Annotation) -> Verdict:
     check = annotation.compatibility
     if check is None:
         return Verdict(*NOT_CHECKED, (), ())
-    title, tone, text = VERDICTS[check.kind]
+    few = check.usable and len(annotation.best) < LEAST_CELLS
+    title, tone, text = TOO_FEW if few else VERDICTS[check.kind]
     if check.kind == OTHER and annotation.unknown_fraction == 1:
         text += f" All cells are {UNKNOWN}."
     names = tuple(f"{name}: " for name in annotation.facts.get("references", ()))

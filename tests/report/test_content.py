@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import re
 
 import numpy as np
 import pytest
@@ -14,6 +15,8 @@ from spikgpt.report import content as content_module
 from spikgpt.report.clusters import summarise
 from spikgpt.report.columns import Categories
 from spikgpt.report.content import STEPS, report_content
+from spikgpt.report.page import page
+from spikgpt.scoring.compatibility import OTHER, Compatibility
 
 OPTIONS = AnnotateOptions()
 
@@ -64,6 +67,23 @@ def test_candidates_have_marker_genes(annotated: Annotation, query: AnnData) -> 
     given = report_content(missing, None, OPTIONS, clusters=report)
     assert given.candidates == tuple(cluster for cluster in report.clusters if cluster.candidate)
     assert given.agreement is None
+
+
+def test_a_refused_reference_has_no_candidates_and_no_genes(annotated: Annotation, query: AnnData) -> None:
+    alpha = (query.obs["cell_type"] == "alpha").to_numpy()
+    missing = dataclasses.replace(annotated, rejected=annotated.rejected | alpha)
+    report = summarise(missing, query, "cell_type")
+    refused = dataclasses.replace(missing, compatibility=Compatibility(OTHER, "it barks", {}))
+    for clusters in (None, report):
+        content = report_content(refused, query, OPTIONS, cluster_key="cell_type", clusters=clusters)
+        assert (content.candidates, content.agreement, content.dots) == ((), None, None)
+        text = page(content).decode()
+        assert text.count("candidates for new types are left out") == 1
+        assert not {"dots-title", "agreement-title", "candidates-title"} & set(re.findall(r'id="([\w-]+)"', text))
+    content = report_content(missing, query, OPTIONS, cluster_key="cell_type")
+    assert content.omitted == ""
+    assert content.candidates
+    assert content.agreement
 
 
 def test_many_cells_have_no_names(annotated: Annotation, query: AnnData, monkeypatch: pytest.MonkeyPatch) -> None:

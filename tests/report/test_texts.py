@@ -23,14 +23,14 @@ ROOT = Path(__file__).parents[2]
     ("kind", "title", "tone"),
     [
         (LIKE, "The reference suits these cells", "good"),
-        (STUDY, "The reference suits these cells", "fair"),
+        (STUDY, "The reference can be used: these cells are of another study", "fair"),
         (OTHER, "Do not use these labels", "bad"),
     ],
 )
-def test_the_compatibility_is_in_words(annotation: Annotation, kind: Kind, title: str, tone: str) -> None:
+def test_the_compatibility_is_in_words(annotated: Annotation, kind: Kind, title: str, tone: str) -> None:
     values = {"correlation": 0.954, "pancreas: similarity": 1.2}
     check = Compatibility(kind, "it barks; it meows (r = 0.95)", values)
-    found = verdict(dataclasses.replace(annotation, compatibility=check))
+    found = verdict(dataclasses.replace(annotated, compatibility=check))
     assert (found.title, found.tone) == (title, tone)
     assert found.evidence == ("It barks.", "It meows (r = 0.95).")
     assert dict(found.numbers) == {
@@ -38,6 +38,13 @@ def test_the_compatibility_is_in_words(annotation: Annotation, kind: Kind, title
         "pancreas: Similarity": "1.2",
     }
     assert "All cells are Unknown" not in found.text
+
+
+@pytest.mark.parametrize("kind", [LIKE, STUDY])
+def test_few_cells_have_no_answer(annotation: Annotation, kind: Kind) -> None:
+    found = verdict(dataclasses.replace(annotation, compatibility=Compatibility(kind, "it barks", {})))
+    assert (found.title, found.tone) == ("Too few cells to check the reference", "fair")
+    assert found.text.startswith("The check needs 100 cells.")
 
 
 def test_other_tissue_without_labels_and_no_check(annotation: Annotation) -> None:
