@@ -2,16 +2,21 @@
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
 from typing import NamedTuple
 
 import msgspec
 
+from spikgpt.app.folders import safe_name
 from spikgpt.service.messages import Job, JobProgress
 
 # Folder of the results in a job's folder, and the files in it. No upload has a name that begins with a dot.
 RESULTS = ".results"
 SUMMARY, CELLS, TABLE, REPORT = "summary.json", "labelled.h5ad", "labels.csv", "report.html"
+
+# Endings of a query's name.
+ENDINGS = re.compile(r"(\.(h5ad|h5|zarr|loom|mtx|csv|tsv|txt|parquet|tar|zip|gz))+$", re.IGNORECASE)
 
 
 class PageJob(Job, frozen=True, kw_only=True):
@@ -44,12 +49,18 @@ class PageCluster(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class Summary(msgspec.Struct, frozen=True, kw_only=True):
-    """Labels of a file as the page shows them; ``usable`` is None if the reference has no compatibility check."""
+    """Labels of a file as the page shows them.
+
+    ``query`` is the name of the file. ``verdict``, ``tone`` (good, fair or bad), ``explanation`` and ``evidence`` are
+    the compatibility in the words of the report.
+    """
 
     cells: int
     reference: str
-    usable: bool | None
+    query: str
     verdict: str
+    tone: str
+    explanation: str
     evidence: str
     # Sentences on the choice of the reference, for auto.
     choice: list[str]
@@ -58,6 +69,10 @@ class Summary(msgspec.Struct, frozen=True, kw_only=True):
     rows: list[PageLabel]
     clusters: list[PageCluster]
     files: list[str]
+
+    def saved_as(self, file: str) -> str:
+        """Return the name of a download: the name of the query, and that of the file."""
+        return f"{safe_name(ENDINGS.sub('', self.query))}-{file}"
 
     @classmethod
     def read(cls, folder: Path) -> Summary:

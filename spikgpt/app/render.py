@@ -79,21 +79,18 @@ def report(finished: Finished) -> str:
 
 
 def _verdict(summary: Summary) -> str:
-    kind, words = "sg-none", "Not checked: the reference has no compatibility check"
-    if summary.usable is not None:
-        kind = "sg-good" if summary.usable else "sg-bad"
-        words = summary.verdict.capitalize()
-    evidence = f"<p>{text(summary.evidence[:1].upper() + summary.evidence[1:])}.</p>" if summary.evidence else ""
+    evidence = f"<p>{text(summary.evidence)}</p>" if summary.evidence else ""
     cells = f"{summary.cells:,} cells, reference {name(summary.reference)}"
     return (
-        f'<div class="sg-verdict {kind}"><p class="sg-soft">Compatibility of reference and cells</p>'
-        f"<h2>{text(words)}</h2>{evidence}<p>{cells}</p></div>"
+        f'<div class="sg-verdict sg-{summary.tone}"><p class="sg-soft">Compatibility of reference and cells</p>'
+        f"<h2>{text(summary.verdict)}</h2><p>{text(summary.explanation)}</p>{evidence}<p>{cells}</p></div>"
     )
 
 
 def _downloads(finished: Finished) -> str:
     links = "".join(
-        f'<a class="sg-download" href="results/{quote(finished.address)}/{file}?download=1" download="{file}" '
+        f'<a class="sg-download" href="results/{quote(finished.address)}/{file}?download=1" '
+        f'download="{text(finished.summary.saved_as(file))}" '
         f'title="{DOWNLOADS[file][1]}">{DOWNLOADS[file][0]}</a>'
         for file in finished.summary.files
     )

@@ -17,7 +17,7 @@ from starlette.datastructures import MutableHeaders
 from starlette.requests import ClientDisconnect, Request
 from starlette.responses import FileResponse, JSONResponse, PlainTextResponse, RedirectResponse, Response
 
-from spikgpt.app.messages import CELLS, REPORT, RESULTS, TABLE
+from spikgpt.app.messages import CELLS, REPORT, RESULTS, TABLE, Summary
 from spikgpt.app.sessions import Sessions
 from spikgpt.app.settings import AppOptions
 from spikgpt.errors import fault, printable
@@ -150,7 +150,8 @@ class Web:
         if file == REPORT and not as_download:
             headers["Content-Security-Policy"] = REPORT_POLICY
             return FileResponse(path, media_type=MEDIA[file], headers=headers)
-        return FileResponse(path, media_type=MEDIA[file], headers=headers, filename=file)
+        name = Summary.read(folder).saved_as(file)
+        return FileResponse(path, media_type=MEDIA[file], headers=headers, filename=name)
 
     async def _upload(self, request: Request) -> Response:
         """Receive the upload of a session, or forget it."""

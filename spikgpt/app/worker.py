@@ -165,7 +165,8 @@ def label(job: PageJob, models: Models, max_cells: int, send: SendReply) -> Summ
         clusters = summarise(annotation, cells, job.cluster_key) if job.cluster_key else None
         uns, notes = annotation.uns(cells), annotation.notes(cells)
         try:
-            annotation.report(results / REPORT, cells, cluster_key=job.cluster_key)
+            title = f"Cell types of {query.name}"
+            annotation.report(results / REPORT, cells, cluster_key=job.cluster_key, title=title)
         except SpikGPTError as error:  # the labels are worth having without a report
             notes.append(f"There is no report. {error}")
     send(JobProgress(WRITING))
@@ -180,7 +181,7 @@ def label(job: PageJob, models: Models, max_cells: int, send: SendReply) -> Summ
             "annotate --out."
         )
     files = [name for name in (CELLS, TABLE, REPORT) if (results / name).is_file()]
-    summary = summarised(annotation, chosen, notes, clusters, files)
+    summary = summarised(annotation, query.name, chosen, notes, clusters, files)
     (results / SUMMARY).write_bytes(msgspec.json.encode(summary))
     return summary
 
@@ -216,12 +217,18 @@ def size_of(path: Path) -> int:
 
 
 def summarised(
-    annotation: Annotation, chosen: list[str], notes: list[str], clusters: ClusterReport | None, files: list[str]
+    annotation: Annotation,
+    query: str,
+    chosen: list[str],
+    notes: list[str],
+    clusters: ClusterReport | None,
+    files: list[str],
 ) -> Summary:
-    """Return the summary of an annotation."""
+    """Return the summary of the annotation of a file of a name."""
+    from spikgpt.report.texts import verdict
     from spikgpt.types import UNKNOWN
 
-    table, check = annotation.summary(), annotation.compatibility
+    table, check, answer = annotation.summary(), annotation.compatibility, verdict(annotation)
     colors = annotation.colors(table.index)
     rows = [
         PageLabel(
@@ -243,9 +250,11 @@ def summarised(
     return Summary(
         cells=len(annotation.best),
         reference=annotation.reference_name,
-        usable=check.usable if check else None,
-        verdict=check.kind if check else "",
-        evidence=check.evidence if check else "",
+        query=query,
+        verdict=answer.title,
+        tone=answer.tone,
+        explanation=answer.text,
+        evidence=" ".join(answer.evidence),
         choice=chosen,
         # The verdict has a place of its own.
         sentences=[one for one in annotation.sentences() if not (check and one.startswith(check.kind.capitalize()))],

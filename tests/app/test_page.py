@@ -14,6 +14,7 @@ import pytest
 from anndata import AnnData
 
 from spikgpt import Annotation, SpikGPT
+from spikgpt.report.texts import verdict as words
 from tests.app.conftest import App, User
 from tests.cells.conftest import endless
 from tests.cli.conftest import Run
@@ -44,14 +45,15 @@ def test_a_file_is_labelled_and_downloaded(user: User, few_file: Path, expected:
     assert user.counts() == expected.counts()
     # The verdict is above the table.
     verdict = user.page.locator(".sg-verdict")
-    assert expected.compatibility is not None
-    assert expected.compatibility.kind.capitalize() in verdict.inner_text()
+    assert words(expected).title in verdict.inner_text()
     assert verdict.bounding_box()["y"] < user.page.locator(".sg-labels").bounding_box()["y"]
-    table = pd.read_csv(user.download(".csv", tmp_path), index_col=0)
+    path = user.download(".csv", tmp_path)
+    assert path.name == "few-labels.csv"
+    table = pd.read_csv(path, index_col=0)
     assert table["spikgpt_label"].tolist() == expected.labels.tolist()
     # The report is drawn in its frame, and its script cannot reach the page.
     report = user.page.frame_locator(".sg-report")
-    assert "Cell types by the reference pancreas" in report.locator("body").inner_text()
+    assert f"Cell types of {few_file.name}" in report.locator("body").inner_text()
     frame = user.page.query_selector(".sg-report").content_frame()
     assert frame.evaluate("window.origin") == "null"
     assert user.download(".html", tmp_path).read_text().startswith("<!DOCTYPE html>")
@@ -112,7 +114,7 @@ def test_the_reference_is_chosen(user: User, few_file: Path, expected: Annotatio
     assert "pbmc" in user.page.text_content(".sg-more")
     user.begin("pbmc")
     user.page.wait_for_selector(".sg-bad")
-    assert "do not use" in user.page.inner_text(".sg-verdict h2")
+    assert "Do not use" in user.page.inner_text(".sg-verdict h2")
 
 
 def test_hostile_names_do_no_harm(user: User, few: AnnData, tmp_path: Path) -> None:

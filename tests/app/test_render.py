@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import re
 from html.parser import HTMLParser
+from importlib.resources import files
 
 import pytest
 
 from spikgpt.app import render
 from spikgpt.app.messages import CELLS, REPORT, TABLE, Finished, PageCluster, Step
+from spikgpt.report.page import asset
 from spikgpt.service.messages import JobProgress
 from tests.app.test_messages import summary
 from tests.app.test_page import HOSTILE
@@ -35,27 +38,26 @@ def test_the_verdict_comes_first_then_files_and_labels() -> None:
     html = render.result(Finished(summary("alpha", "Unknown", files=(CELLS, TABLE)), "ADDRESS", 2.5))
     places = [html.index(text) for text in ("Like the reference", CELLS, TABLE, "alpha", "Unknown", "2.5 s")]
     assert places == sorted(places)
-    assert 'href="results/ADDRESS/labels.csv?download=1"' in html
+    assert 'href="results/ADDRESS/labels.csv?download=1" download="kang-labels.csv"' in html
     assert render.report(Finished(summary("alpha", files=(CELLS,)), "ADDRESS", 1)) == ""
 
 
-@pytest.mark.parametrize(
-    ("usable", "kind", "words"),
-    [
-        (True, "sg-good", "Like the reference"),
-        (False, "sg-bad", "Like the reference"),
-        (None, "sg-none", "Not checked"),
-    ],
-)
-def test_the_verdict_has_a_colour_and_words(usable: bool | None, kind: str, words: str) -> None:
-    html = render.result(Finished(summary("alpha", usable=usable), "ADDRESS", 1))
-    assert f'<div class="sg-verdict {kind}">' in html
-    assert words in html
+@pytest.mark.parametrize("tone", ["good", "fair", "bad"])
+def test_the_verdict_has_the_colour_and_the_words_of_the_report(tone: str) -> None:
+    html = render.result(Finished(summary("alpha", tone=tone), "ADDRESS", 1))
+    assert f'<div class="sg-verdict sg-{tone}">' in html
+    assert "<h2>Like the reference</h2><p>An explanation.</p><p>Made up.</p>" in html
+
+
+@pytest.mark.parametrize("scheme", [0, 1])
+def test_amber_is_that_of_the_report(scheme: int) -> None:
+    sheet = files("spikgpt.app").joinpath("static", "page.css").read_text()
+    assert re.findall(r"--sg-fair: (#\w+);", sheet)[scheme] == re.findall(r"--fair: (#\w+);", asset("page.css"))[scheme]
 
 
 @pytest.mark.parametrize("name", HOSTILE)
 def test_hostile_names_are_texts(name: str) -> None:
-    shown = summary(name, "Unknown")
+    shown = summary(name, "Unknown", query=name, files=(TABLE,))
     shown.sentences.append(name)
     shown.notes.append(name)
     shown.clusters.append(PageCluster(name=name, cells=1, label=name, share=1, unknown_share=0, genes=name))

@@ -8,13 +8,15 @@ from pathlib import Path
 from typing import Any
 
 import httpx
+import msgspec
 import pytest
 
 from spikgpt.app import web as module
-from spikgpt.app.messages import REPORT, RESULTS, TABLE
+from spikgpt.app.messages import REPORT, RESULTS, SUMMARY, TABLE
 from spikgpt.app.sessions import Sessions
 from spikgpt.app.settings import AppOptions
 from spikgpt.app.web import Web
+from tests.app.test_messages import summary
 
 KEY = "the-key"
 HERE = {"host": "127.0.0.1:7860"}
@@ -153,10 +155,12 @@ def test_results_are_files_of_their_session(tmp_path: Path) -> None:
         (folder / RESULTS / TABLE).write_text("cell,spikgpt_label")
         (folder / RESULTS / REPORT).write_text("<p>report</p>")
         (folder / "labels.csv").write_text("another file")
+        (folder / RESULTS / SUMMARY).write_bytes(msgspec.json.encode(summary("alpha", query="kang \u00e9.h5ad")))
         address = session.keep_results(folder)
         table = await client.get(f"/results/{address}/{TABLE}")
         assert table.text == "cell,spikgpt_label"
-        assert table.headers["content-disposition"] == f'attachment; filename="{TABLE}"'
+        name = "attachment; filename*=utf-8''kang%20%C3%A9-labels.csv"
+        assert table.headers["content-disposition"] == name
         assert table.headers["cache-control"] == "no-store"
         report = await client.get(f"/results/{address}/{REPORT}")
         policy = report.headers["content-security-policy"]

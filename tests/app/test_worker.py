@@ -16,6 +16,7 @@ from spikgpt.app import worker
 from spikgpt.app.messages import CELLS, REPORT, RESULTS, TABLE, PageJob, Summary
 from spikgpt.app.worker import Models, described, load, run_job, size_of
 from spikgpt.errors import ConfigError
+from spikgpt.report.texts import verdict
 from spikgpt.service.messages import Done, Failed, JobProgress, Model, Reply, Setup
 
 
@@ -52,11 +53,13 @@ def test_a_file_is_labelled_as_by_the_library(
     summary = Summary.read(tmp_path)
     assert {row.label: row.cells for row in summary.rows} == expected.counts()
     assert [row.confidence is None for row in summary.rows] == [row.label == "Unknown" for row in summary.rows]
-    assert expected.compatibility is not None
-    assert (summary.verdict, summary.usable) == (expected.compatibility.kind, expected.compatibility.usable)
+    answer = verdict(expected)
+    assert (summary.verdict, summary.tone, summary.query) == (answer.title, answer.tone, few_file.name)
     assert {one.name for one in summary.clusters} == {"0", "1", "2"}
     assert summary.files == [CELLS, TABLE, REPORT]
-    assert (tmp_path / RESULTS / REPORT).read_text().startswith("<!DOCTYPE html>")
+    report = (tmp_path / RESULTS / REPORT).read_text()
+    assert report.startswith("<!DOCTYPE html>")
+    assert f"<title>Cell types of {few_file.name}</title>" in report
     table = pd.read_csv(tmp_path / RESULTS / TABLE, index_col=0)
     assert table["spikgpt_label"].tolist() == expected.labels.tolist()
     labelled = anndata.read_h5ad(tmp_path / RESULTS / CELLS)
