@@ -114,7 +114,7 @@ def cell_map(
     Raises
     ------
     ConfigError
-        When there is no array of this name, or it has fewer than two columns.
+        When there is no array of this name, it has fewer than two columns, or no cell has finite coordinates.
     """
     if map_key is not None:
         return _map_of_obsm(adata, map_key)
@@ -142,7 +142,7 @@ def check_map_key(adata: AnnData | None, key: str) -> None:
     Raises
     ------
     ConfigError
-        When there is no array of this name, or it has fewer than two columns.
+        When there is no array of this name, it has fewer than two columns, or no cell has finite coordinates.
     """
     _map_of_obsm(adata, key)
 
@@ -154,9 +154,7 @@ def _usual_map(adata: AnnData | None, keys: Sequence[str]) -> CellMap | None:
     for key in keys:
         if key in adata.obsm:
             with suppress(ConfigError):
-                found = _map_of_obsm(adata, key)
-                if len(found.placed):
-                    return found
+                return _map_of_obsm(adata, key)
     return None
 
 
@@ -174,6 +172,9 @@ def _map_of_obsm(adata: AnnData | None, key: str) -> CellMap:
         points = np.empty((0, 0), dtype=np.float32)
     if points.ndim != 2 or points.shape[1] < 2:
         msg = f"obsm[{key!r}] is no map; expected an array of numbers with two columns. Name another array of obsm."
+        raise ConfigError(msg)
+    if len(points) and not np.isfinite(points).all(axis=1).any():
+        msg = f"obsm[{key!r}] is no map: no cell has finite coordinates. Name another array of obsm."
         raise ConfigError(msg)
     return CellMap(points, key.removeprefix("X_"), f"The map is obsm[{key!r}] of the query.")
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -11,13 +12,16 @@ import numpy as np
 from spikgpt.errors import ConfigError
 from spikgpt.files import check_target, replacing
 from spikgpt.options import AnnotateOptions
-from spikgpt.report.map import MapSource
+from spikgpt.report.map import MapSource, check_map_key
 from spikgpt.scoring.annotation import Annotation
 
 if TYPE_CHECKING:
     from anndata import AnnData
 
     from spikgpt.report.clusters import ClusterReport
+
+# Endings of a report's name.
+ENDINGS = (".html", ".htm")
 
 
 @dataclass(frozen=True)
@@ -38,7 +42,7 @@ class ReportWriter:
     def write(
         self,
         annotation: Annotation,
-        path: Path,
+        path: str | Path,
         adata: AnnData | None,
         *,
         map_key: str | None = None,
@@ -57,12 +61,11 @@ class ReportWriter:
         from spikgpt.report.content import report_content
         from spikgpt.report.page import page
 
-        check_target(path)
-        if path.is_dir():
-            msg = f"{path} is a folder; name a file for the report, such as report.html."
-            raise ConfigError(msg)
+        path = _checked(path)
         if adata is not None:
             _check_same_cells(annotation, adata)
+        if map_key is not None:
+            check_map_key(adata, map_key)  # before the work
         content = report_content(
             annotation,
             adata,
@@ -76,6 +79,25 @@ class ReportWriter:
         text = page(content)
         with replacing(path) as temporary:
             temporary.write_bytes(text)
+
+
+def _checked(path: str | Path) -> Path:
+    """Return the path of a report; refuse what is no path, a folder, and a name with another ending."""
+    if not isinstance(path, str | os.PathLike):
+        msg = (
+            f"The path is of the type {type(path).__name__}; expected a name: annotation.report('report.html', adata)."
+        )
+        raise ConfigError(msg)
+    path = Path(path)
+    check_target(path)
+    if path.is_dir():
+        msg = f"{path} is a folder; name a file for the report, such as report.html."
+    elif path.suffix.lower() not in ENDINGS:
+        problem = f"ends in {path.suffix!r}" if path.suffix else "has no ending"
+        msg = f"{path} {problem}; expected a name that ends in {' or '.join(ENDINGS)}."
+    else:
+        return path
+    raise ConfigError(msg)
 
 
 def _check_same_cells(annotation: Annotation, adata: AnnData) -> None:

@@ -62,7 +62,7 @@ class Reporter(Protocol):
     def write(
         self,
         annotation: Annotation,
-        path: Path,
+        path: str | Path,
         adata: AnnData | None,
         *,
         map_key: str | None,
@@ -445,7 +445,7 @@ class Annotation:
             msg = "This annotation was not made by SpikGPT.annotate, which reports need. Annotate the cells again."
             raise ConfigError(msg)
         options = {"map_key": map_key, "cluster_key": cluster_key, "title": title}
-        self.reporter.write(self, Path(path), adata, **options)
+        self.reporter.write(self, path, adata, **options)
         return Path(path)
 
     def to_cas(

@@ -532,6 +532,7 @@ def test_a_report_has_the_clusters_and_the_map_of_the_file(
 ) -> None:
     adata, report = few.copy(), tmp_path / "report.html"
     adata.obsm["X_own"] = np.random.default_rng(0).normal(size=(few.n_obs, 2))
+    adata.obsm["X_nan"] = np.full((few.n_obs, 2), np.nan)
     query = written(adata, tmp_path / "query.h5ad")
     where = ("annotate", query, "--model", small_folder)
     ran = run(*where, "--report", report, "--map-key", "X_own", "--cluster-key", "cell_type")
@@ -541,7 +542,10 @@ def test_a_report_has_the_clusters_and_the_map_of_the_file(
     assert "Clusters: <bdi>obs[&#39;cell_type&#39;]</bdi>" in text
     report.unlink()
     wrong = run(*where, "--report", report, "--map-key", "X_umap")
-    assert_refused(wrong, "There is no map obsm['X_umap']; obsm has X_own.")
+    assert_refused(wrong, "There is no map obsm['X_umap']; obsm has X_nan, X_own.")
+    nowhere = run(*where, "--report", report, "--map-key", "X_nan")
+    assert_refused(nowhere, "obsm['X_nan'] is no map: no cell has finite coordinates.")
+    assert "Drawing the report" not in nowhere.err
     assert_refused(run(*where, "--table", tmp_path / "t.csv", "--map-key", "X_own"), "--map-key names the map of a")
     assert_refused(run(*where, "--report", tmp_path / "report.pdf"), "expected a name that ends in .html")
     assert_refused(run(*where, "--report", query), "is the input; name another file")

@@ -106,6 +106,9 @@ def test_a_map_that_is_not_there_is_refused(annotated: Annotation, query: AnnDat
         cell_map(annotated, None, "X_tsne")
     with pytest.raises(ConfigError, match=r"obsm\['thin'\] is no map; expected an array of numbers with two columns"):
         cell_map(annotated, adata, "thin")
+    adata.obsm["X_nan"] = np.full((adata.n_obs, 2), np.nan)
+    with pytest.raises(ConfigError, match=r"obsm\['X_nan'\] is no map: no cell has finite coordinates"):
+        check_map_key(adata, "X_nan")
 
 
 def test_a_usual_array_that_is_no_map_does_not_stop_the_report(annotated: Annotation, query: AnnData) -> None:

@@ -6,14 +6,17 @@ import dataclasses
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 from anndata import AnnData
 
 from spikgpt import Annotation, SpikGPT
+from spikgpt.cli.paths import HTML
 from spikgpt.errors import ConfigError
 from spikgpt.options import AnnotateOptions
+from spikgpt.report import content as content_module
 from spikgpt.report import page as page_module
-from spikgpt.report.writer import ReportWriter
+from spikgpt.report.writer import ENDINGS, ReportWriter
 from spikgpt.several import NamedModel, annotate_by_several
 from tests.conftest import labelled
 
@@ -60,6 +63,31 @@ def test_a_folder_and_an_annotation_made_by_hand_are_refused(
         annotated.report(tmp_path)
     with pytest.raises(ConfigError, match=r"was not made by SpikGPT\.annotate"):
         annotation.report(tmp_path / "report.html")
+
+
+def test_paths_are_those_of_the_command_line(annotated: Annotation, query: AnnData, tmp_path: Path) -> None:
+    swapped: Any = (query, "x.html")
+    with pytest.raises(ConfigError, match=r"expected a name: annotation\.report\('report\.html', adata\)\."):
+        annotated.report(*swapped)
+    with pytest.raises(ConfigError, match=r"o\.txt ends in '\.txt'; expected a name that ends in \.html or \.htm\."):
+        annotated.report(tmp_path / "o.txt")
+    with pytest.raises(ConfigError, match="o has no ending"):
+        annotated.report(tmp_path / "o")
+    assert ENDINGS == HTML
+    assert annotated.report(tmp_path / "o.HTM").exists()
+
+
+def test_a_map_is_checked_before_the_work(
+    annotated: Annotation, query: AnnData, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def fail(*_: object, **__: object) -> None:
+        pytest.fail("the work began")
+
+    monkeypatch.setattr(content_module, "report_content", fail)
+    adata = query.copy()
+    adata.obsm["X_bad"] = np.ones((adata.n_obs, 1))
+    with pytest.raises(ConfigError, match=r"obsm\['X_bad'\] is no map"):
+        annotated.report(tmp_path / "report.html", adata, map_key="X_bad")
 
 
 def test_the_report_names_the_options(shipped: SpikGPT, query: AnnData, tmp_path: Path) -> None:
