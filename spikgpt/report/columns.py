@@ -143,7 +143,7 @@ def _column(name: str, values: pd.Series[Any], known: Mapping[str, str] | None, 
 
 
 def categories(name: str, values: Any, known: Mapping[str, str] | None = None) -> Categories | None:
-    """Return a column of categories; missing values are a category of their own. None for too many values.
+    """Return a column of categories; missing values are a category of their own. None for too many or no values.
 
     Parameters
     ----------
@@ -156,6 +156,8 @@ def categories(name: str, values: Any, known: Mapping[str, str] | None = None) -
         return None
     present = [code for code in used.tolist() if code >= 0]
     names = [shortened(str(column.categories[code])) for code in present]
+    if not any(name.strip() for name in names):
+        return None  # missing values alone
     order = sorted(range(len(names)), key=lambda at: by_number(names[at]))
     rank = np.empty(len(used), dtype=np.int64)
     offset = len(used) - len(present)

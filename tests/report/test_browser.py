@@ -223,7 +223,7 @@ def test_hover_shows_the_facts_of_a_cell(opened: Open, report: Path, annotated: 
     assert tooltip.inner_text().split("\n")[0] == text[0]
     page.locator("#find").fill("no such cell")
     page.keyboard.press("Enter")
-    assert "No label of this column and no cell has this name" in page.locator("#map-message").inner_text()
+    assert "No label and no cell has this name" in page.locator("#map-message").inner_text()
 
 
 def test_a_lasso_counts_labels(opened: Open, report: Path, annotated: Annotation) -> None:
@@ -305,6 +305,43 @@ def test_many_cells_are_drawn_whole_after_each_move(opened: Open, annotated: Ann
     page.keyboard.press("Enter")
     assert page.locator("#selection h3").inner_text() == "300,000 cells selected"
     assert sum(counts(page).values()) == size
+
+
+def test_find_searches_all_labels(opened: Open, report: Path) -> None:
+    page = opened(report)
+    for column in ("study", "Confidence"):
+        page.select_option("#color-by", label=column)
+        page.locator("#find").fill("delta")
+        assert "Press Enter to search all labels" in page.locator("#legend").inner_text()
+        page.locator("#find").press("Enter")
+        assert page.locator("#color-by option:checked").inner_text() == "Label"
+        assert page.locator("#legend [aria-pressed=true] .value").inner_text() == "delta"
+        assert page.locator("#map-message").is_hidden()
+    page.locator("#find").fill("")
+    assert page.locator("#legend li").count() == page.locator("#legend li:visible").count() > 1
+
+
+def test_on_a_phone_names_and_rows_are_whole(
+    opened: Open, annotated: Annotation, query: AnnData, tmp_path: Path
+) -> None:
+    adata = query.copy()
+    adata.obs["donor"] = [f"donor{row % 2}_peripheral_blood_of_one_study" for row in range(adata.n_obs)]
+    adata.obs["lane"] = [f"lane {row % 150}" for row in range(adata.n_obs)]
+    path = annotated.report(tmp_path / "report.html", adata, cluster_key="lane")
+    page = opened(path, width=420)
+    size = "(legend) => legend.scrollHeight - legend.clientHeight"
+    assert page.locator("#legend").evaluate(size) == 0
+    assert page.locator("#legend li").last.inner_text().startswith("Unknown")
+    names = page.locator(".stacks bdi", has_text="peripheral")
+    assert names.count() == 2
+    lines = "(name) => new Set([...name.getClientRects()].map((box) => Math.round(box.top))).size"
+    assert [name.evaluate(lines) for name in names.all()] == [1, 1]
+    # Shadows show that a longer list and a wider table go on.
+    page.select_option("#color-by", label="lane")
+    assert page.locator("#legend").evaluate(size) > 100
+    for selector in ("#legend", ".scroll"):
+        shadows = page.locator(selector).first.evaluate("(one) => getComputedStyle(one).backgroundAttachment")
+        assert shadows == "local, local, scroll, scroll"
 
 
 def test_numbers_colour_the_map(opened: Open, report: Path) -> None:

@@ -139,3 +139,9 @@ def test_texts_of_strangers_are_on_one_line_and_short() -> None:
     assert shortened_lines(["plain", "é"]) == "plain\né"
     assert shortened_lines(["two\nlines", "x" * 500]).split("\n") == ["two\\nlines", f"{'x' * 199}…"]
     assert shortened_lines([]) == ""
+
+
+@pytest.mark.parametrize("values", [[None] * 3, [np.nan] * 3, ["", " ", None]])
+def test_missing_values_alone_are_no_column(values: list[object]) -> None:
+    assert column_of("empty", pd.Series(values, dtype=object)) is None
+    assert column_of("empty", pd.Series(pd.Categorical(values))) is None

@@ -20,7 +20,8 @@ class Legend {
   show() {
     const { column } = this.map;
     byId("legend-title").replaceChildren(make("bdi", { textContent: column.name }));
-    byId("legend").replaceChildren(column.kind === "categories" ? this.list(column) : this.ramp(column));
+    this.hint = make("p", { className: "hint", textContent: "Press Enter to search all labels and cells.", hidden: true });
+    byId("legend").replaceChildren(column.kind === "categories" ? this.list(column) : this.ramp(column), this.hint);
   }
 
   list(column) {
@@ -65,15 +66,23 @@ class Legend {
     return make("div", {}, canvas, ticks, make("p", { className: "hint", textContent: text }));
   }
 
+  // A column has a value with cells that contains a text.
+  has(column, text) {
+    const wanted = text.toLocaleLowerCase();
+    return column.values.some((value, code) => column.counts[code] && value.toLocaleLowerCase().includes(wanted));
+  }
+
   // Show only the values that contain a text; return the buttons that are left.
   filter(text) {
     const wanted = text.trim().toLocaleLowerCase();
     const items = [...byId("legend").querySelectorAll("li")];
-    return items.filter((item) => {
+    const left = items.filter((item) => {
       const value = this.map.column.values[Number(item.dataset.code)];
       item.hidden = !value.toLocaleLowerCase().includes(wanted);
       return !item.hidden;
     });
+    this.hint.hidden = !wanted || left.length > 0;
+    return left;
   }
 }
 
@@ -258,12 +267,14 @@ function follow(map, legend, tooltip) {
     groups[number < map.data.own ? 0 : 1].append(make("option", { value: String(number), textContent: column.name }));
   });
   select.append(...groups.filter((group) => group.children.length));
-  select.addEventListener("change", () => {
-    map.setColumn(map.data.columns[Number(select.value)]);
-    byId("find").value = "";
+  const find = byId("find");
+  const colorBy = (column) => {
+    map.setColumn(column);
+    find.value = "";
     legend.show();
     if (map.selected) showSelection(map);
-  });
+  };
+  select.addEventListener("change", () => colorBy(map.data.columns[Number(select.value)]));
   const lasso = byId("lasso");
   lasso.addEventListener("click", () => {
     const on = map.canvas.classList.toggle("lasso");
@@ -273,23 +284,30 @@ function follow(map, legend, tooltip) {
   byId("zoom-in").addEventListener("click", () => map.zoom(1.4));
   byId("zoom-out").addEventListener("click", () => map.zoom(1 / 1.4));
   byId("reset").addEventListener("click", () => map.reset());
-  const find = byId("find");
   find.addEventListener("input", () => {
     announce("");
     legend.filter(find.value);
   });
   find.addEventListener("keydown", (event) => {
     if (event.key !== "Enter" || !find.value.trim()) return;
-    const [first] = legend.filter(find.value);
+    announce("");
+    const wanted = find.value.trim();
+    let [first] = legend.filter(wanted);
+    const other = first ? null : map.data.columns.find((column) => column.labels && legend.has(column, wanted));
+    if (other) {
+      select.value = String(map.data.columns.indexOf(other));
+      colorBy(other);
+      find.value = wanted;
+      [first] = legend.filter(wanted);
+    }
     if (first) {
       first.firstElementChild.click();
       return;
     }
     const names = namesOf(map.data);
-    const wanted = find.value.trim();
     let cell = names.indexOf(wanted);
     if (cell < 0) cell = names.findIndex((name) => name.includes(wanted));
-    announce(cell < 0 ? "No label of this column and no cell has this name." : "");
+    announce(cell < 0 ? "No label and no cell has this name." : "");
     if (cell < 0) return;
     map.found = cell;
     map.show(cell);
