@@ -76,6 +76,7 @@ class ReportContent:
     map: MapContent | None
     map_text: str
     compositions: tuple[charts.Composition, ...]
+    batches: str
     histograms: tuple[charts.Histogram, ...]
     agreement: charts.ClusterAgreement | None
     dots: DotPlot | None
@@ -140,6 +141,7 @@ def report_content(
         map=_map_content(positions, own, others, annotation),
         map_text=positions.text,
         compositions=tuple(charts.compositions(annotation, labels[0], adata)),
+        batches=texts.batches(annotation, options),
         histograms=tuple(charts.histograms(annotation)),
         agreement=agreement,
         dots=dot_plot(annotation.query) if usable else None,

@@ -11,9 +11,12 @@ from typing import Any
 import msgspec
 import numpy as np
 
+from spikgpt.constants import CONSTANTS
 from spikgpt.errors import printable
 from spikgpt.explain.query import FittedQuery
 from spikgpt.options import AnnotateOptions
+from spikgpt.reference.format import MANIFEST, digest_of
+from spikgpt.reference.registry import shipped_references
 from spikgpt.scoring.annotation import Annotation
 from spikgpt.scoring.compatibility import LIKE, OTHER, STUDY
 from spikgpt.types import UNKNOWN
@@ -50,6 +53,10 @@ NOT_CHECKED = (
     "fair",
     "The reference has an old format without the scores that the check needs.",
 )
+# Part of the note on the genes that a query lacks.
+SIMULATED = "In simulation, up to"
+# Batches that were inferred from the cells; a note states their number.
+INFERRED = "inferred"
 # Names of the numbers behind the compatibility.
 MEASURES = {
     "similarity": "Similarity",
@@ -58,18 +65,36 @@ MEASURES = {
     "score_loss": "Loss of the in-distribution score",
     "own_markers": "Markers of the cells' own labels",
     "other_markers": "Markers of the strongest other label",
+    "label_spread": "Spread of the most frequent label",
+}
+LIMITS = CONSTANTS.compatibility
+MEANINGS = {
+    "similarity": "Sum of the correlation and of parts of the contrast and of the marker levels. "
+    f"Expected: at least {LIMITS.least_similarity:g}.",
+    "correlation": "1 if the same genes separate the labels as in the reference, 0 if others do.",
+    "mean_contrast": f"-log({CONSTANTS.label_match.largest_correlation:g} - r), where r is the correlation of the "
+    "expression of a label, compared with all labels, with that in the reference. Larger is better.",
+    "score_loss": "Median score of held-out cells of the reference, minus that of these cells. "
+    "About 0 for cells like the reference; larger for cells that differ from it.",
+    "own_markers": "Expression of the marker genes of each cell's own label. 1: as in the reference.",
+    "other_markers": "The same for the other label whose markers are expressed most. Expected: below the own label.",
+    "label_spread": "Variance within the most frequent label, as a share of the variance of the reference. "
+    f"Expected: at most {LIMITS.largest_spread:g}.",
 }
 
 
 @dataclass(frozen=True)
 class Verdict:
-    """Compatibility in words: a title, its tone (good, fair or bad), a sentence, evidence and numbers."""
+    """Compatibility in words: a title, its tone (good, fair or bad), a sentence, evidence and numbers.
+
+    Each number has a name, an explanation and its value.
+    """
 
     title: str
     tone: str
     text: str
     evidence: tuple[str, ...]
-    numbers: tuple[tuple[str, str], ...]
+    numbers: tuple[tuple[str, str, str], ...]
 
 
 @dataclass(frozen=True)
@@ -106,7 +131,7 @@ def verdict(annotation: Annotation) -> Verdict:
     parts = [part for part in check.evidence.split("; ") if part]
     # The name of a reference keeps its spelling.
     evidence = tuple(f"{part if part.startswith(names) else part[:1].upper() + part[1:]}." for part in parts)
-    named = tuple((_measure(name), f"{value:.3g}") for name, value in check.values.items())
+    named = tuple((*_measure(name), f"{value:.3g}") for name, value in check.values.items())
     return Verdict(title, tone, text, evidence, named)
 
 
@@ -117,11 +142,11 @@ def notes(annotation: Annotation) -> tuple[str, ...]:
     return tuple(printable(note) for note in annotation.notes()[int(repeated) :])
 
 
-def _measure(name: str) -> str:
-    """Return the name of a number; the numbers of several references begin with the name of the reference."""
+def _measure(name: str) -> tuple[str, str]:
+    """Return the name and the explanation of a number; a name may begin with that of one of several references."""
     reference, _, measure = name.rpartition(": ")
     text = MEASURES.get(measure, measure)
-    return printable(f"{reference}: {text}" if reference else text)
+    return printable(f"{reference}: {text}" if reference else text), MEANINGS.get(measure, "")
 
 
 def genes(annotation: Annotation) -> GeneCoverage:
@@ -129,6 +154,7 @@ def genes(annotation: Annotation) -> GeneCoverage:
     report = annotation.input_report
     sentences = [report.genes] if report.genes else ["The reference reads an embedding of the cells, not their genes."]
     query, helping, missing = annotation.query, 0, tuple[str, ...]()
+    noted = any(SIMULATED in note for note in report.notes)
     if isinstance(query, FittedQuery) and query.logs is not None and len(query.reference.genes):
         symbols, found = query.reference.genes.symbols, query.template.found
         own = found[: len(symbols)]
@@ -140,10 +166,18 @@ def genes(annotation: Annotation) -> GeneCoverage:
             )
         elif missing:
             sentences.append(f"The other {len(missing):,} genes are left out.")
-    if report.simulated_accuracy is not None:
+    if report.simulated_accuracy is not None and not noted:
         share = 100 * report.simulated_accuracy
         sentences.append(f"In simulation, {share:.0f}% of cells keep their label with these genes.")
     return GeneCoverage(tuple(sentences), report.genes_matched, report.genes_total, helping, missing[:MOST_GENES])
+
+
+def batches(annotation: Annotation, options: AnnotateOptions) -> str:
+    """Return a sentence on the columns of the batches; empty if the user named a column."""
+    if options.batch_key != "auto" or annotation.batch_key in (None, "auto", INFERRED):
+        return ""
+    key = printable(annotation.batch_key)
+    return f"Batches: column {key}, chosen automatically. --no-batch (batch_key=None) treats all cells as one batch."
 
 
 def run_facts(annotation: Annotation, options: AnnotateOptions) -> list[tuple[str, str]]:
@@ -152,7 +186,7 @@ def run_facts(annotation: Annotation, options: AnnotateOptions) -> list[tuple[st
     smoothed = "averaged with the nearest cells" if annotation.smoothed else "of each cell alone"
     facts = {
         "Reference": annotation.reference_name,
-        "Origin": annotation.reference_origin or "shipped with SpikGPT, or a folder",
+        "Origin": annotation.reference_origin or _local_origin(annotation.reference_digest),
         "Digest": annotation.reference_digest,
         **_provenance(query),
         "Engine": query.engine.name if isinstance(query, FittedQuery) else "",
@@ -167,6 +201,12 @@ def run_facts(annotation: Annotation, options: AnnotateOptions) -> list[tuple[st
         "Versions": _versions(),
     }
     return [(name, printable(text)) for name, text in facts.items() if text]
+
+
+def _local_origin(digest: str) -> str:
+    """Return the origin of a reference that is not of the Hub."""
+    shipped = (digest_of((folder / MANIFEST).read_bytes()) for folder in shipped_references().values())
+    return "shipped with SpikGPT" if digest and digest in shipped else "a folder of this machine"
 
 
 def _provenance(query: Any) -> dict[str, str]:

@@ -12,7 +12,8 @@ from anndata import AnnData
 
 from spikgpt import Annotation, SpikGPT, __version__
 from spikgpt.options import AnnotateOptions
-from spikgpt.report.texts import PAPER, changed_options, citations, genes, methods, notes, run_facts, verdict
+from spikgpt.pipeline import INFERRED
+from spikgpt.report.texts import PAPER, batches, changed_options, citations, genes, methods, notes, run_facts, verdict
 from spikgpt.scoring.compatibility import LIKE, OTHER, STUDY, Compatibility, Kind
 from tests.conftest import labelled
 
@@ -33,7 +34,7 @@ def test_the_compatibility_is_in_words(annotated: Annotation, kind: Kind, title:
     found = verdict(dataclasses.replace(annotated, compatibility=check))
     assert (found.title, found.tone) == (title, tone)
     assert found.evidence == ("It barks.", "It meows (r = 0.95).")
-    assert dict(found.numbers) == {
+    assert {name: number for name, _, number in found.numbers} == {
         "Correlation of the differences between labels": "0.954",
         "pancreas: Similarity": "1.2",
     }
@@ -65,6 +66,40 @@ def test_genes_that_are_missing_are_named(shipped: SpikGPT, query: AnnData) -> N
     assert set(found.missing) == set(symbols[:300])
     assert found.helping > 0
     assert "The other 300 genes are imputed from these and from" in " ".join(found.sentences)
+
+
+def test_genes_are_described_once(annotated: Annotation) -> None:
+    note = "627 of the reference's 1000 genes are in the query. In simulation, up to 100% of cells keep their label."
+    report = dataclasses.replace(annotated.input_report, notes=(note,), simulated_accuracy=1.0)
+    found = genes(dataclasses.replace(annotated, input_report=report))
+    assert "In simulation" not in " ".join(found.sentences)
+    alone = dataclasses.replace(report, notes=())
+    assert "In simulation, 100%" in " ".join(genes(dataclasses.replace(annotated, input_report=alone)).sentences)
+
+
+def test_each_number_of_the_check_has_a_name_and_an_explanation(annotated: Annotation) -> None:
+    assert annotated.compatibility is not None
+    assert len(annotated.compatibility.values) == 7
+    for name, meaning, _ in verdict(annotated).numbers:
+        assert "_" not in name
+        assert meaning.endswith("."), name
+
+
+def test_the_origin_of_a_local_reference(annotated: Annotation) -> None:
+    assert dict(run_facts(annotated, AnnotateOptions()))["Origin"] == "shipped with SpikGPT"
+    other = dataclasses.replace(annotated, reference_digest="0" * 64)
+    assert dict(run_facts(other, AnnotateOptions()))["Origin"] == "a folder of this machine"
+    hub = dataclasses.replace(annotated, reference_origin="hub:owner/name@1")
+    assert dict(run_facts(hub, AnnotateOptions()))["Origin"] == "hub:owner/name@1"
+
+
+def test_batches_that_were_chosen_automatically_are_named(annotated: Annotation) -> None:
+    chosen = dataclasses.replace(annotated, batch_key="donor x lane")
+    text = batches(chosen, AnnotateOptions())
+    assert text.startswith("Batches: column donor x lane, chosen automatically. --no-batch")
+    assert batches(chosen, AnnotateOptions(batch_key="donor")) == ""
+    for key in (None, INFERRED):
+        assert batches(dataclasses.replace(annotated, batch_key=key), AnnotateOptions()) == ""
 
 
 def test_without_missing_genes_there_is_nothing_to_impute(annotated: Annotation) -> None:
