@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import base64
 import hashlib
+import re
 import zlib
 from collections.abc import Iterator
 from functools import cache
@@ -17,6 +18,7 @@ from typing import Any
 import msgspec
 import numpy.typing as npt
 from jinja2 import Environment, StrictUndefined
+from markupsafe import Markup, escape
 
 from spikgpt.errors import printable
 from spikgpt.report.columns import Categories, Column
@@ -76,8 +78,14 @@ def _environment() -> Environment:
     """Return the template engine, which escapes all texts."""
     environment = Environment(autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True)
     filters: dict[str, Any] = {"thousands": "{:,}".format, "percent": percent, "line": printable, "p_value": p_value}
+    filters["breakable"] = breakable
     environment.filters |= filters
     return environment
+
+
+def breakable(name: str) -> Markup:
+    """Return a name as HTML that may be broken after the signs between its words."""
+    return Markup(re.sub(r"(?<=\w)([_./-])(?=\w)", r"\1<wbr>", str(escape(name))))
 
 
 def percent(share: float) -> str:

@@ -18,7 +18,7 @@ from spikgpt import Annotation
 from spikgpt.options import AnnotateOptions
 from spikgpt.report import page as page_module
 from spikgpt.report.content import report_content
-from spikgpt.report.page import SCRIPTS, as_json, asset, p_value, page, percent
+from spikgpt.report.page import SCRIPTS, as_json, asset, breakable, p_value, page, percent
 from tests.report.conftest import HOSTILE
 
 
@@ -149,6 +149,11 @@ def test_rare_labels_are_folded_away_but_not_unknown(
 )
 def test_percentages(share: float, text: str) -> None:
     assert percent(share) == text
+
+
+def test_names_break_between_words_and_stay_escaped() -> None:
+    assert str(breakable("donor1_peripheral.x")) == "donor1_<wbr>peripheral.<wbr>x"
+    assert str(breakable("<b>a_b</b>")) == "&lt;b&gt;a_<wbr>b&lt;/b&gt;"
 
 
 def test_a_p_value_of_zero_is_below_the_smallest_number() -> None:
