@@ -241,7 +241,7 @@ class CompatibilityConstants:
     largest_shift: float = 3.0
     spread_cells: int = 50
     spread_sample: int = 1000
-    largest_spread: float = 0.35
+    largest_spread: float = 0.4
     another_study: float = 2.0
 
 

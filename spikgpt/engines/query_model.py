@@ -222,8 +222,12 @@ class QueryModel:
         if calibration is None or id_scores is None or self.match is None or not len(id_scores):
             return replace(self, rule=rule)
         best, rate = sample.probabilities.argmax(axis=1), thresholds.unknown_rate
+        comparison = self.comparison
+        if few_genes and comparison is not None:
+            # With few genes, many labels are wrong, so cells of a label differ.
+            comparison = replace(comparison, spread=None)
         compatibility = check_compatibility(
-            self.comparison,
+            comparison,
             None if self.comparison is None else self.match.mean_contrast,
             score_loss(id_scores, best, calibration.everything),
             expected_false_rejection(calibration, names, best, id_scores, rate),
