@@ -69,6 +69,13 @@ def about(description: str, flag: str | None = "", *, hidden: bool = False) -> M
 GeneKey = Annotated[
     str | None, about("Column of var with gene symbols or Ensembl ids; default: the names with most matches.")
 ]
+QueryLayer = Annotated[
+    str | None, about("Layer to read, X or raw; default: counts if present, else log-normalised values.")
+]
+QuerySpecies = Annotated[
+    Species | None, about("Species of the query, to map genes to orthologues in the species of the reference.")
+]
+BatchKey = Annotated[str | None, about("Column of obs with batches; auto: one such as sample, else inferred batches.")]
 
 
 class Options(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
@@ -78,16 +85,10 @@ class Options(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=T
 class AnnotateOptions(Options, frozen=True, kw_only=True):
     """Annotation of the query."""
 
-    layer: Annotated[
-        str | None, about("Layer to read, X or raw; default: counts if present, else log-normalised values.")
-    ] = None
+    layer: QueryLayer = None
     gene_key: GeneKey = None
-    species: Annotated[
-        Species | None, about("Species of the query, to map genes to orthologues in the species of the reference.")
-    ] = None
-    batch_key: Annotated[
-        str | None, about("Column of obs with batches; auto: one such as sample, else inferred batches.")
-    ] = "auto"
+    species: QuerySpecies = None
+    batch_key: BatchKey = "auto"
     labels: Annotated[list[str] | None, about("Labels that cells may get, as A,B or repeated; default: all.")] = None
     exclude: Annotated[list[str] | None, about("Labels that no cell may get, as A,B or repeated.")] = None
     unknown_rate: Annotated[
@@ -153,16 +154,10 @@ class ExplainOptions(Options, frozen=True, kw_only=True):
     ] = None
     cluster_key: Annotated[str | None, about("Column of obs with clusters, to explain each cluster.")] = None
     top: Annotated[Count, about("Largest number of genes of each role.")] = 20
-    layer: Annotated[
-        str | None, about("Layer to read, X or raw; default: counts if present, else log-normalised values.")
-    ] = None
+    layer: QueryLayer = None
     gene_key: GeneKey = None
-    species: Annotated[
-        Species | None, about("Species of the query, to map genes to orthologues in the species of the reference.")
-    ] = None
-    batch_key: Annotated[
-        str | None, about("Column of obs with batches; auto: one such as sample, else inferred batches.")
-    ] = "auto"
+    species: QuerySpecies = None
+    batch_key: BatchKey = "auto"
     progress: Annotated[bool | None, about("Show a progress bar; default: on a terminal.", None)] = None
 
     def reading(self) -> AnnotateOptions:
@@ -202,9 +197,7 @@ class TrainOptions(Options, frozen=True, kw_only=True):
     cross_validate: Annotated[
         bool, about("Also measure with each donor or batch held out in turn; needs --batch-key.", "--cross-validate")
     ] = False
-    layer: Annotated[
-        str | None, about("Layer to read, X or raw; default: counts if present, else log-normalised values.")
-    ] = None
+    layer: QueryLayer = None
     gene_key: GeneKey = None
     recipe: Annotated[RecipeName, about("Training settings: default, or paper (as published).")] = "default"
     name: Annotated[str, Meta(min_length=1, description="Name of the reference.", extra={"flag": None})] = "reference"

@@ -14,9 +14,9 @@ import msgspec
 
 from spikgpt.app.messages import CELLS, REPORT, RESULTS, SUMMARY, TABLE, PageCluster, PageJob, PageLabel, Summary
 from spikgpt.errors import SpikGPTError, fault, printable
-from spikgpt.service.messages import Done, Failed, JobProgress, Ready, Served, Setup
+from spikgpt.service.messages import Done, Failed, JobProgress, Setup
 from spikgpt.service.refusals import INTERNAL, Kind, Refusal
-from spikgpt.service.worker import SendReply, answer_messages, within, without_folder
+from spikgpt.service.worker import SendReply, answer_messages, described, within, without_folder
 
 if TYPE_CHECKING:
     from spikgpt.choice import ReferenceScore
@@ -99,23 +99,6 @@ def load(setup: Setup) -> Models:
         name = opened.reference.name
         named[model.source if name in named else name] = opened
     return Models(named, keywords, is_open)
-
-
-def described(models: Models) -> Ready:
-    """Return names, digests and labels of the references."""
-    return Ready(
-        tuple(
-            Served(
-                name=name,
-                digest=model.reference.digest,
-                origin=model.reference.origin,
-                labels=model.reference.labels.names,
-                cell_ontology_ids=model.reference.labels.cell_ontology_ids,
-                engine=model.engine.name,
-            )
-            for name, model in models.named.items()
-        )
-    )
 
 
 def run_job(job: PageJob, models: Models, max_cells: int, send: SendReply) -> Done | Failed:
@@ -205,10 +188,10 @@ def annotated(cells: Any, job: PageJob, models: Models) -> tuple[Annotation, lis
         annotation, choice, _ = annotate_by_best(cells, at_hand, options, failed=failed)
         return annotation, choice.sentences() if choice.best else []
     names = [job.model] if job.model in models.named else separate_names(job.model)
-    found = [models.find(name) for name in names]
-    if len(found) > 1:
-        return annotate_by_several(found, cells, options), []
-    return annotate(found[0].reference, found[0].engine, cells, options), []
+    references = [models.find(name) for name in names]
+    if len(references) > 1:
+        return annotate_by_several(references, cells, options), []
+    return annotate(references[0].reference, references[0].engine, cells, options), []
 
 
 def size_of(path: Path) -> int:
@@ -280,7 +263,7 @@ def main() -> None:
         limit_files(job.max_bytes)
         return run_job(job, models, setup.max_cells, send)
 
-    answer_messages(load, described, run)
+    answer_messages(load, lambda models: described(models.named), run)
 
 
 def _opened(name: str, keywords: dict[str, Any], *, expect: str | None = None) -> NamedModel:

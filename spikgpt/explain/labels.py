@@ -156,16 +156,16 @@ class LabelExplainer:
         others = self.attributor.nearest_labels(scaled, label)
         runner_up = int(others[0])
         absent = scaled.mean(axis=0) < self.attributor.front.profiles[others[:BASELINES]].mean(axis=0)
-        found = self.attributor.attribute(scaled, label)
-        attributions = found.values.mean(axis=0)
+        attribution = self.attributor.attribute(scaled, label)
+        attributions = attribution.values.mean(axis=0)
         return LabelGenes(
             label=self.names[label],
             cells=logs.shape[0],
             explained=len(chosen),
             runner_up=self.names[runner_up],
             genes=tuple(self._evidence(label, runner_up, logs, attributions, absent, top)),
-            log_odds=float(found.log_odds.mean()),
-            baseline=found.baseline,
+            log_odds=float(attribution.log_odds.mean()),
+            baseline=attribution.baseline,
             agreement=float((self.attributor.best(scaled) == label).mean()),
             attributions=attributions,
         )

@@ -171,14 +171,14 @@ def _values(query: FittedQuery, cells: ScoredCells) -> dict[str, Floats]:
     model = query.model
     assert model.scorer is not None
     assert model.rule is not None
-    found = model.scorer.measures(cells.output, cells.logs, cells.neighbours, cells.scores.batches)
-    assert found.correlation is not None
-    assert found.marker_excess is not None
+    measures = model.scorer.measures(cells.output, cells.logs, cells.neighbours, cells.scores.batches)
+    assert measures.correlation is not None
+    assert measures.marker_excess is not None
     values: dict[str, Floats] = {
-        "profile correlation": found.correlation,
-        "distance": found.distance,
-        "energy": found.energy,
-        "marker excess": found.marker_excess,
+        "profile correlation": measures.correlation,
+        "distance": measures.distance,
+        "energy": measures.energy,
+        "marker excess": measures.marker_excess,
     }
     if (ood := model.rule.ood_scores(cells.scores)) is not None:
         values["OOD score"] = ood
@@ -228,7 +228,7 @@ def _genes_above(query: FittedQuery, cells: ScoredCells) -> tuple[GeneAbove, ...
     # Few genes are left out below, so some more are looked at.
     order: Rows = np.argsort(-excess, kind="stable")[: 3 * GENES]
     names = query.reference.labels.names
-    found = tuple(
+    genes_above = tuple(
         GeneAbove(
             gene=query.genes[gene],
             mean=float(means[gene]),
@@ -239,4 +239,4 @@ def _genes_above(query: FittedQuery, cells: ScoredCells) -> tuple[GeneAbove, ...
         for gene in order
         if excess[gene] >= LEAST_EXCESS and means[gene] > profiles[:, gene].max()
     )
-    return found[:GENES]
+    return genes_above[:GENES]

@@ -12,7 +12,7 @@ import os
 import signal
 import tempfile
 import warnings
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, BinaryIO, TypeAlias, TypeVar
@@ -26,6 +26,7 @@ from spikgpt.service.refusals import INTERNAL, Kind, Refusal
 if TYPE_CHECKING:
     from spikgpt.api import SpikGPT
     from spikgpt.scoring.annotation import Annotation
+    from spikgpt.several import NamedModel
 
 # Names of an upload once its content is known, for messages.
 H5AD, JSON, PARQUET = "query.h5ad", "query.json", "query.parquet"
@@ -58,7 +59,7 @@ def load(setup: Setup) -> dict[str, SpikGPT]:
     return models
 
 
-def described(models: dict[str, SpikGPT]) -> Ready:
+def described(models: Mapping[str, SpikGPT | NamedModel]) -> Ready:
     """Return names, digests and labels of the loaded references."""
     return Ready(
         tuple(

@@ -14,10 +14,11 @@ from anndata import AnnData
 from spikgpt import Annotation, annotate
 from spikgpt.app import worker
 from spikgpt.app.messages import CELLS, REPORT, RESULTS, TABLE, PageJob, Summary
-from spikgpt.app.worker import Models, described, load, run_job, size_of
+from spikgpt.app.worker import Models, load, run_job, size_of
 from spikgpt.errors import ConfigError
 from spikgpt.report.texts import verdict
 from spikgpt.service.messages import Done, Failed, JobProgress, Model, Reply, Setup
+from spikgpt.service.worker import described
 
 
 @pytest.fixture(scope="session")
@@ -114,7 +115,7 @@ def test_mistakes_have_the_words_of_the_command_line(models: Models, few_file: P
 def test_a_local_page_opens_any_reference(few_file: Path, expected: Annotation, tmp_path: Path) -> None:
     setup = Setup(models=(Model("pbmc"),), keywords={"is_open": True, "local_files_only": True}, max_cells=500)
     models = load(setup)
-    assert [one.name for one in described(models).references] == ["pbmc"]
+    assert [one.name for one in described(models.named).references] == ["pbmc"]
     done, _ = run(job_of(tmp_path, linked(few_file, tmp_path)), models)
     assert isinstance(done, Done), done
     assert {row.label: row.cells for row in Summary.read(tmp_path).rows} == expected.counts()
