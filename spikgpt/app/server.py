@@ -13,16 +13,14 @@ from pathlib import Path
 from types import FrameType
 from typing import Any
 
-import uvicorn
-
 from spikgpt.app.folders import server_folder
 from spikgpt.app.runs import Runs
 from spikgpt.app.sessions import Sessions
 from spikgpt.app.settings import AppOptions
 from spikgpt.app.web import Web
+from spikgpt.service.http import HTTPServer, bound
 from spikgpt.service.messages import Setup
 from spikgpt.service.pool import WorkerPool
-from spikgpt.service.sockets import BACKLOG, LAST_SECONDS, bound
 
 WORKER = "spikgpt.app.worker"
 # Settings of Gradio: it asks no server, shares no page, and starts no other server.
@@ -71,21 +69,12 @@ async def _serve(
         await asyncio.gather(pool.start(), asyncio.to_thread(importlib.import_module, "gradio"))
         key = secrets.token_urlsafe(16) if settings.is_local else None
         web = Web(_gradio_app(Runs(pool, settings), sessions, settings), sessions, settings, key)
-        config = uvicorn.Config(
-            web,
-            http="h11",
-            ws="none",
-            log_config=None,
-            access_log=False,
-            backlog=BACKLOG,
-            server_header=False,
-            timeout_graceful_shutdown=LAST_SECONDS,
-        )
-        listener.listen(BACKLOG)
-        host, port = listener.getsockname()[:2]
-        address = f"http://{f'[{host}]' if ':' in host else host}:{port}/"
-        on_start(address + (f"?key={key}" if key else ""), [one.name for one in pool.references])
-        await _Server(config).serve(sockets=[listener])
+        names = [one.name for one in pool.references]
+
+        def announce(address: str) -> None:
+            on_start(address + "/" + (f"?key={key}" if key else ""), names)
+
+        await _Server(web, listener, announce).run_until_stopped()
     finally:
         await sessions.close_all()
         await pool.close()
@@ -120,7 +109,7 @@ def _gradio_app(runs: Runs, sessions: Sessions, settings: AppOptions) -> Any:
     )
 
 
-class _Server(uvicorn.Server):
+class _Server(HTTPServer):
     """A server that stops after the first signal; files that are being labelled are dropped."""
 
     def handle_exit(self, sig: int, frame: FrameType | None) -> None:

@@ -7,10 +7,10 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Annotated
 
-from msgspec import Meta, structs
+from msgspec import Meta
 
 from spikgpt.options import Count, EngineOptions, HubOptions, Options, about, cores
-from spikgpt.service.messages import Model, Setup
+from spikgpt.service.messages import Setup
 
 MOST_WORKERS = 2
 MEGABYTE = 1024 * 1024
@@ -61,12 +61,12 @@ def setup_of(
     scgpt: Path | None = None,
 ) -> Setup:
     """Return the references of the page and the options of its workers; by default the references in this package."""
-    from spikgpt.reference.registry import shipped_references
-
-    engine, hub = engine or EngineOptions(), hub or HubOptions()
-    if engine.threads is None:
-        engine = structs.replace(engine, threads=max(1, cores() // settings.workers))
-    keywords = structs.asdict(engine) | structs.asdict(hub) | {"scgpt": scgpt, "is_open": settings.is_local}
-    plain = {name: str(value) if isinstance(value, Path) else value for name, value in keywords.items()}
-    sources = dict.fromkeys(models or shipped_references())
-    return Setup(models=tuple(map(Model, sources)), keywords=plain, max_cells=settings.max_cells)
+    return Setup.from_options(
+        models,
+        engine or EngineOptions(),
+        hub or HubOptions(),
+        scgpt,
+        workers=settings.workers,
+        max_cells=settings.max_cells,
+        more={"is_open": settings.is_local},
+    )

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import functools
 import inspect
-from collections.abc import Callable
+import sys
+from collections.abc import Callable, Mapping
+from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, get_args, get_origin, get_type_hints
 
@@ -14,7 +16,7 @@ from msgspec import Meta
 from typer.models import ArgumentInfo
 
 from spikgpt.cli.output import inform, interruptible
-from spikgpt.errors import needs
+from spikgpt.errors import ConfigError, install_command, listed, needs
 from spikgpt.options import HubOptions, Options, about, limits, options_of
 
 if TYPE_CHECKING:
@@ -33,6 +35,10 @@ def escaped(text: str) -> str:
 
 
 Model = Annotated[str, typer.Argument(help=escaped(MODEL))]
+ServedModels = Annotated[
+    list[str] | None,
+    typer.Option("--model", help=escaped(f"{MODEL} Repeatable; default: the references shipped with this package.")),
+]
 ScGPT = Annotated[Path | None, typer.Option("--scgpt", help=SCGPT)]
 
 
@@ -61,6 +67,16 @@ def hub_of(options: HubOptions) -> Hub:
     from spikgpt.reference.hub import Hub
 
     return Hub.from_options(options)
+
+
+def check_server(name: str, packages: Mapping[str, str]) -> None:
+    """Raise ConfigError if a server cannot run here; ``packages`` maps its modules to the packages that have them."""
+    if sys.platform == "win32":
+        msg = f"spikgpt {name} needs Linux or macOS; use spikgpt annotate here, or a container."
+        raise ConfigError(msg)
+    if missing := [package for module, package in packages.items() if find_spec(module) is None]:
+        msg = f"spikgpt {name} needs the extra '{name}' (not here: {listed(missing)}). Run: {install_command(*missing)}"
+        raise ConfigError(msg)
 
 
 def command(kept: str = "Nothing was written.") -> Callable[[Callable[..., None]], Callable[..., None]]:

@@ -2,16 +2,9 @@
 
 from __future__ import annotations
 
-import sys
-from importlib.util import find_spec
-from typing import Annotated
-
-import typer
-
 from spikgpt.app.settings import AppOptions, setup_of
-from spikgpt.cli.flags import MODEL, ScGPT, command, escaped
+from spikgpt.cli.flags import ScGPT, ServedModels, check_server, command
 from spikgpt.cli.output import inform, note
-from spikgpt.errors import ConfigError, install_command, listed
 from spikgpt.options import EngineOptions, HubOptions
 
 # Modules that the page needs, and the packages that bring them.
@@ -23,19 +16,11 @@ def app_(
     settings: AppOptions,
     engine: EngineOptions,
     hub: HubOptions,
-    model: Annotated[
-        list[str] | None,
-        typer.Option(help=escaped(f"{MODEL} Repeatable; default: the references shipped with this package.")),
-    ] = None,
+    model: ServedModels = None,
     scgpt: ScGPT = None,
 ) -> None:
     """Label cells on a page in the browser, on this machine. Nothing is kept after the page is closed."""
-    if sys.platform == "win32":
-        msg = "spikgpt app needs Linux or macOS; use spikgpt annotate here, or a container."
-        raise ConfigError(msg)
-    if missing := [package for module, package in PACKAGES.items() if find_spec(module) is None]:
-        msg = f"spikgpt app needs the extra 'app' (not here: {listed(missing)}). Run: {install_command(*missing)}"
-        raise ConfigError(msg)
+    check_server("app", PACKAGES)
     from spikgpt.app.server import serve
 
     setup = setup_of(settings, model or (), engine, hub, scgpt)

@@ -2,9 +2,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable, Mapping
+from pathlib import Path
 from typing import Any
 
 import msgspec
+
+from spikgpt.options import EngineOptions, HubOptions, cores
 
 # Name of the upload in a job's folder.
 UPLOAD = "upload"
@@ -23,6 +27,32 @@ class Setup(msgspec.Struct, frozen=True, kw_only=True):
     models: tuple[Model, ...]
     keywords: dict[str, Any]
     max_cells: int
+
+    @classmethod
+    def from_options(
+        cls,
+        models: Iterable[str],
+        engine: EngineOptions,
+        hub: HubOptions,
+        scgpt: Path | None,
+        *,
+        workers: int,
+        max_cells: int,
+        more: Mapping[str, Any] | None = None,
+    ) -> Setup:
+        """Return the setup of a number of workers that share the cores; by default the references in this package.
+
+        ``more`` has keywords for the workers beside those of the options.
+        """
+        from spikgpt.reference.registry import shipped_references
+
+        if engine.threads is None:
+            engine = msgspec.structs.replace(engine, threads=max(1, cores() // workers))
+        asdict = msgspec.structs.asdict
+        keywords = asdict(engine) | asdict(hub) | {"scgpt": scgpt, **(more or {})}
+        plain = {name: str(value) if isinstance(value, Path) else value for name, value in keywords.items()}
+        sources = dict.fromkeys(models) or dict.fromkeys(shipped_references())
+        return cls(models=tuple(map(Model, sources)), keywords=plain, max_cells=max_cells)
 
 
 class Served(msgspec.Struct, frozen=True, kw_only=True):

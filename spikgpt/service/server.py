@@ -10,13 +10,11 @@ from collections.abc import Callable
 from pathlib import Path
 from types import FrameType
 
-import uvicorn
-
 from spikgpt.service.app import Service
+from spikgpt.service.http import HTTPServer, bound
 from spikgpt.service.messages import Setup
 from spikgpt.service.pool import WorkerPool
 from spikgpt.service.settings import ServeOptions
-from spikgpt.service.sockets import BACKLOG, LAST_SECONDS, bound
 
 
 def serve(setup: Setup, settings: ServeOptions, on_start: Callable[[str, list[str]], None]) -> None:
@@ -48,31 +46,20 @@ async def _serve(
         try:
             await pool.start()
             service = Service(pool, settings, Path(folder))
-            config = uvicorn.Config(
-                service.app(),
-                http="h11",
-                ws="none",
-                lifespan="off",
-                log_config=None,
-                access_log=False,
-                backlog=BACKLOG,
-                server_header=False,
-                timeout_graceful_shutdown=LAST_SECONDS,
-            )
-            # From here on, connections wait until the server takes them.
-            listener.listen(BACKLOG)
-            host, port = listener.getsockname()[:2]
-            on_start(f"http://{f'[{host}]' if ':' in host else host}:{port}", [one.name for one in pool.references])
-            await _Server(config, service, settings.grace).serve(sockets=[listener])
+            names = [one.name for one in pool.references]
+            server = _Server(service, settings.grace, listener, lambda address: on_start(address, names))
+            await server.run_until_stopped()
         finally:
             await pool.close()
 
 
-class _Server(uvicorn.Server):
+class _Server(HTTPServer):
     """A server that finishes its requests after the first signal, and stops at once after the second."""
 
-    def __init__(self, config: uvicorn.Config, service: Service, grace: float) -> None:
-        super().__init__(config)
+    def __init__(
+        self, service: Service, grace: float, listener: socket.socket, on_start: Callable[[str], None]
+    ) -> None:
+        super().__init__(service.app(), listener, on_start, lifespan="off")
         self._service, self._grace = service, grace
         self._loop = asyncio.get_running_loop()
         self._stopping: asyncio.Task[None] | None = None
