@@ -41,8 +41,8 @@ SUBSET_SHARE = 0.5
 
 READS = "SpikGPT reads raw counts or log-normalised values."
 REMEDY = (
-    f"{READS} Scaling cannot be undone: take the counts from before it, put "
-    "them into layers['counts'] or raw, or name the layer that holds them."
+    f"{READS} Put the raw counts from before any scaling into layers['counts'] or raw, or name the layer that holds "
+    "them with layer= (--layer)."
 )
 FINITE_REMEDY = (
     f"{READS} Take the counts from before the step that made NaN or infinite values, and put them into "

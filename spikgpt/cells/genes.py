@@ -43,6 +43,9 @@ NAME_COLUMNS = (
     "hgnc_symbol",
 )
 
+# Least share of genes among the values of any other column that names genes.
+LEAST_GENE_SHARE = 0.5
+
 # Text forms of missing values of NumPy and pandas.
 MISSING = ("nan", "<NA>", "None", "NaT")
 
@@ -203,10 +206,10 @@ def match_genes(
     """Match a reference's genes with the ``var`` of a query.
 
     Names may be symbols or Ensembl ids, with or without version, in the index or in a column such as ``gene_ids`` or
-    ``feature_name``; the names with most matches are used, the index before the columns. A gene is matched by its exact
-    symbol, then by its Ensembl id, then by its symbol in any case with ``.`` and ``_`` read as ``-`` (R writes
-    ``HLA.A``), then by the Ensembl id of a newer symbol. Names may have the prefix of a genome (``GRCh38_INS``), join a
-    symbol and an id (``INS|ENSG00000254647``), or be bytes.
+    ``feature_name``, or in any column of genes if these hold none; the names with most matches are used, the index
+    before the columns. A gene is matched by its exact symbol, then by its Ensembl id, then by its symbol in any case
+    with ``.`` and ``_`` read as ``-`` (R writes ``HLA.A``), then by the Ensembl id of a newer symbol. Names may have
+    the prefix of a genome (``GRCh38_INS``), join a symbol and an id (``INS|ENSG00000254647``), or be bytes.
 
     Parameters
     ----------
@@ -339,7 +342,8 @@ def _finder(genes: GeneList) -> _Finder:
 def _namings(var: pd.DataFrame, gene_key: str | None = None) -> list[tuple[str, list[str]]]:
     """Return every list of names in a var table, the index first, or those of one column; a missing name is empty.
 
-    After each list follow the parts of its names, such as the symbols of names that join a symbol and an id.
+    After each list follow the parts of its names, such as the symbols of names that join a symbol and an id. If neither
+    the index nor a column of ``NAME_COLUMNS`` holds genes, any other column of genes is read.
     """
     if gene_key is not None:
         columns_with_names: list[tuple[str, Any]] = [(f"var[{gene_key!r}]", var[gene_key])]
@@ -348,7 +352,19 @@ def _namings(var: pd.DataFrame, gene_key: str | None = None) -> list[tuple[str, 
         columns_with_names = [("var_names", var.index)]
         columns_with_names += [(f"var[{columns[key]!r}]", var[columns[key]]) for key in NAME_COLUMNS if key in columns]
     lists = [(label, list(map(_name, names))) for label, names in columns_with_names]
+    if gene_key is None and not any(gene_share(names) > LEAST_GENE_SHARE for _, names in lists):
+        others = [(f"var[{column!r}]", list(map(_name, var[column]))) for column in var.columns]
+        lists += [(label, names) for label, names in others if gene_share(names) > LEAST_GENE_SHARE]
     return [(label, some) for label, names in lists for some in (without_suffixes(names), *spellings(names))]
+
+
+def symbols_of(var: pd.DataFrame) -> list[str]:
+    """Return a name of each gene for people: the index, or a column of symbols if the index holds ids or no genes."""
+    own = list(map(str, var.index))
+    for _, names in _namings(var):
+        if gene_share(names) > LEAST_GENE_SHARE and not _human_ids(names):
+            return [name or other for name, other in zip(names, own, strict=True)]
+    return own
 
 
 def _name(value: object) -> str:

@@ -73,8 +73,8 @@ def annotate(
     query: Annotated[
         list[str],
         typer.Argument(
-            help="Cells to label: .h5ad, .zarr, a count matrix (10x, STARsolo, kallisto, alevin-fry), or a table. With "
-            "--out-dir several, as one query."
+            help="Cells to label: .h5ad, .zarr, a count matrix (10x, STARsolo, kallisto, alevin-fry, Parse), or a "
+            "table. With --out-dir several, as one query."
         ),
     ],
     model: ModelOptions,

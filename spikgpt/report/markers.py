@@ -12,8 +12,7 @@ from scipy import sparse
 
 from spikgpt.cells.align import CHUNK, log_normalise
 from spikgpt.cells.expression import Expression
-from spikgpt.cells.genes import NAME_COLUMNS
-from spikgpt.cells.naming.human import HUMAN_ID
+from spikgpt.cells.genes import symbols_of
 from spikgpt.types import Rows
 
 # Largest number of compared cells on each side, which limits memory and time.
@@ -50,7 +49,7 @@ class MarkerFinder:
 
     def __init__(self, expression: Expression, gene_key: str | None = None) -> None:
         self._expression = expression
-        self._names = list(map(str, expression.var[gene_key])) if gene_key else _gene_names(expression)
+        self._names = list(map(str, expression.var[gene_key])) if gene_key else symbols_of(expression.var)
         self._outside: tuple[Rows, _SortedCells] | None = None
 
     def markers(self, inside: Rows, outside: Rows) -> tuple[MarkerGene, ...]:
@@ -148,21 +147,3 @@ def _log_values(expression: Expression, rows: Rows) -> sparse.csr_matrix:
     if expression.kind == "log" and expression.log_base is not None:
         return values * math.log(expression.log_base)
     return log_normalise(values, np.asarray(values.sum(axis=1, dtype=np.float64)).ravel())
-
-
-def _gene_names(expression: Expression) -> list[str]:
-    """Return gene names from the index, or from a column of symbols where the index holds Ensembl ids."""
-    names = [str(name) for name in expression.var.index]
-    if not _are_ids(names):
-        return names
-    for column in expression.var.columns:
-        if str(column).lower() in NAME_COLUMNS:
-            symbols = [str(name) for name in expression.var[column]]
-            if not _are_ids(symbols):
-                return symbols
-    return names
-
-
-def _are_ids(names: list[str]) -> bool:
-    """Return True if most names are Ensembl ids."""
-    return 2 * sum(HUMAN_ID.fullmatch(name) is not None for name in names) > len(names)

@@ -123,8 +123,9 @@ def test_scaled_values_are_refused(real: AnnData) -> None:
     cells.layers["mine"] = real.X
     expected = (
         r"^No expression values can be read: X holds negative values \(down to -\d\.\d+\), as scaled or centred data "
-        r"does\. The layers are mine\. SpikGPT reads raw counts or log-normalised values\. Scaling cannot be undone: "
-        r"take the counts from before it, put them into layers\['counts'\] or raw, or name the layer that holds them\.$"
+        r"does\. The layers are mine\. SpikGPT reads raw counts or log-normalised values\. Put the raw "
+        r"counts from before any scaling into layers\['counts'\] or raw, or name the layer that holds them with layer= "
+        r"\(--layer\)\.$"
     )
     with pytest.raises(DataError, match=expected):
         find_expression(cells)

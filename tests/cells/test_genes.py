@@ -10,7 +10,7 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from spikgpt.cells.genes import NOT_MOUSE, GeneList, ensembl_ids_of, genes_of, match_genes
+from spikgpt.cells.genes import NOT_MOUSE, GeneList, ensembl_ids_of, genes_of, match_genes, species_of, symbols_of
 from spikgpt.cells.naming.orthologues import orthologue_names
 from spikgpt.errors import GenesError
 
@@ -124,12 +124,31 @@ def test_match_by_versioned_id(reference: GeneList) -> None:
     assert match.how == {"symbol": 0, "Ensembl id": 200, "respelled symbol": 0}
 
 
-@pytest.mark.parametrize("column", ["gene_ids", "feature_id", "Ensembl_ID"])
+@pytest.mark.parametrize("column", ["gene_ids", "feature_id", "Ensembl_ID", "Gene Symbol", "name"])
 def test_match_by_column(reference: GeneList, column: str) -> None:
     ids = [gene_id or "" for gene_id in reference.ensembl_ids]
     match = match_genes(var_of([str(gene) for gene in range(200)], **{column: ids}), reference)
     assert match.found.all()
     assert match.naming == f"var[{column!r}]"
+
+
+def test_other_columns_are_read_only_if_nothing_else_holds_genes(reference: GeneList) -> None:
+    mouse = [symbol.capitalize() for symbol in reference.symbols]
+    assert match_genes(var_of(list(reference.symbols), mouse_gene=mouse), reference).naming == "var_names"
+    assert species_of(var_of(list(reference.symbols), mouse_gene=mouse)) is None
+    assert species_of(var_of([str(gene) for gene in range(200)], mouse_gene=mouse)) == "mouse"
+    trained = genes_of(var_of([str(gene) for gene in range(200)], **{"Gene Symbol": list(reference.symbols)}))
+    assert trained.symbols == tuple(sorted(reference.symbols))
+
+
+def test_people_read_symbols(reference: GeneList) -> None:
+    numbers, symbols = [str(gene) for gene in range(200)], list(reference.symbols)
+    ids = [gene_id or "" for gene_id in reference.ensembl_ids]
+    assert symbols_of(var_of(symbols, gene_ids=ids)) == symbols
+    assert symbols_of(var_of(ids, feature_name=symbols)) == symbols
+    assert symbols_of(var_of(numbers, **{"Gene Symbol": [*symbols[:-1], ""]})) == [*symbols[:-1], "199"]
+    assert symbols_of(var_of(numbers, gene_ids=ids)) == numbers
+    assert symbols_of(var_of(ids, chromosome=numbers)) == ids
 
 
 def test_match_by_column_that_finds_most(reference: GeneList) -> None:

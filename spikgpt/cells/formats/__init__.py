@@ -1,1 +1,1 @@
-"""Readers of other files of cells: 10x, STARsolo, kallisto, alevin-fry, and text tables."""
+"""Readers of other files of cells: 10x, STARsolo, kallisto, alevin-fry, Parse Biosciences, and text tables."""

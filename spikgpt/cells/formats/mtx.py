@@ -1,7 +1,7 @@
 """Read a Matrix Market file with its list of cells and its list of genes.
 
-Cell Ranger, STARsolo, kallisto and alevin-fry write such sets, and GEO has many sets in one folder. Names and
-orientation differ between programs: lists are recognised by name, and the orientation by their lengths.
+Cell Ranger, STARsolo, kallisto, alevin-fry and Parse Biosciences write such sets, and GEO has many sets in one folder.
+Names and orientation differ between programs: lists are recognised by name, and the orientation by their lengths.
 """
 
 from __future__ import annotations
@@ -31,6 +31,8 @@ CELL_WORDS = {"barcodes", "barcode", "cells", "cell", "cellnames", "cellids", "r
 GENE_WORDS = {"features", "feature", "genes", "gene", "genenames", "geneids", "cols", "rownames"}
 OTHER_WORDS = {"metadata", "meta", "annotation", "annotations", "clusters", "celltypes", "celltype", "summary"}
 MATRIX_WORDS = {"matrix", "counts", "count", "umi", "umis", "mat", "expression", "sparse", "mtx"}
+# Parse Biosciences names the cells in cell_metadata.csv, in the order of the matrix.
+PARSE_CELLS = ["cell", "metadata"]
 NAME_WORDS = {"names", "name", "ids", "id", "list"}
 # Depth and number of entries of the search for a matrix.
 DEEPEST, MOST_ENTRIES = 5, 20_000
@@ -41,7 +43,6 @@ ENTRY_BYTES, LEAST_ENTRY_BYTES, PACKED_ENTRIES = 128, 6, 16
 # Entries that any packed file may have.
 ALWAYS_ENTRIES = 4_000_000
 LISTS = "barcodes.tsv and features.tsv (or genes.tsv), with or without .gz"
-RNA = "Gene Expression"
 
 
 @dataclass(frozen=True)
@@ -146,7 +147,9 @@ def _lists_of(matrix: Path) -> MatrixSet:
         if not own and "x" in words and kinds["cells"] and kinds["genes"]:  # kallisto's cells_x_genes.genes.txt
             words = words[words.index("x") + 2 :]
             kinds = {"cells": CELL_WORDS & set(words), "genes": GENE_WORDS & set(words)}
-        if OTHER_WORDS & set(words) or bool(kinds["cells"]) == bool(kinds["genes"]):
+        if words == PARSE_CELLS:
+            kinds = {"cells": set(words), "genes": set()}
+        elif OTHER_WORDS & set(words) or bool(kinds["cells"]) == bool(kinds["genes"]):
             continue
         role = "cells" if kinds["cells"] else "genes"
         if role == "genes" and {"names"} & set(words) and "x" in _words(plain):

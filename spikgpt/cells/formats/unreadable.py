@@ -85,7 +85,10 @@ def other_store(root: Any, path: object) -> str | None:
             f'mudata.read("{path}").mod["{rna}"].write_h5ad("{rna}.h5ad")'
         )
     if {"row_attrs", "col_attrs"} <= names:
-        return f'is a loom file. Write it as h5ad: anndata.io.read_loom("{path}").write_h5ad("cells.h5ad")'
+        return (
+            "is a loom file. Install loompy, and write it as h5ad: "
+            f'anndata.io.read_loom("{path}").write_h5ad("cells.h5ad")'
+        )
     if "assays" in names and {"meta.data", "cell.names"} & names:
         return f'is an h5Seurat file. Convert it in R: SeuratDisk::Convert("{path}", dest = "h5ad")'
     if {"barcode_idx", "molecule_info"} & names and "matrix" not in names:

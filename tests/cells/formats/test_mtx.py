@@ -110,6 +110,15 @@ def write_csv_lists(cells: AnnData, folder: Path) -> Path:
     return folder
 
 
+def write_parse(cells: AnnData, folder: Path) -> Path:
+    """Write the tables with headers of Parse Biosciences beside its matrix of cells by genes."""
+    put_matrix(folder / "count_matrix.mtx", cells.X)
+    genes = {"gene_id": ensembl_ids_of(cells.var_names), "gene_name": list(cells.var_names), "genome": "hg38"}
+    pd.DataFrame(genes).to_csv(folder / "all_genes.csv", index=False)
+    pd.DataFrame({"bc_wells": list(cells.obs_names), "sample": "s1"}).to_csv(folder / "cell_metadata.csv", index=False)
+    return folder
+
+
 LAYOUTS: dict[str, Callable[[AnnData, Path], Path]] = {
     "Cell Ranger 3": named("matrix.mtx.gz", "barcodes.tsv.gz", "features.tsv.gz"),
     "Cell Ranger 3, unpacked": named("matrix.mtx", "barcodes.tsv", "features.tsv"),
@@ -123,6 +132,7 @@ LAYOUTS: dict[str, Callable[[AnnData, Path], Path]] = {
     "cells in rows": named("counts.mtx", "cells.tsv", "genes.tsv", by_cell=True),
     "kallisto": write_kallisto,
     "alevin-fry": write_fry,
+    "Parse Biosciences": write_parse,
     "STARsolo's folder": write_starsolo,
     "Cell Ranger's outs": write_outs,
     "one of several": write_several,
