@@ -45,6 +45,8 @@ TELLING_CELLS = 10
 MIXED_SHARE = 0.02
 # Share of cells that must decide between two bases, and the distance at which a cell excludes a base.
 CLEAR_SHARE, FAR = 0.6, 0.05
+# A matrix with genes of a whole transcriptome is unfiltered if more than this share of its cells have few counts.
+WHOLE_TRANSCRIPTOME, MOST_DROPLETS, LEAST_COUNTS = 5000, 0.5, 100
 # The largest logarithm of a cell is at most FLAT times the mean; in linear values the ratio is GAP times larger.
 FLAT, GAP = 8.0, 4.0
 
@@ -80,7 +82,7 @@ def content_of(matrix: Any, columns: Rows | None = None) -> Content:
     whole = whole_cells(sample)
     if (np.abs(values - np.rint(values)) <= INTEGER_TOLERANCE).all():
         binary = values.max() == 1
-        notes = ("The counts are all 0 or 1; were they binarised?",) if binary else ()
+        notes = ("The counts are all 0 or 1; were they binarised?",) if binary else _unfiltered(sample)
         return Content("counts", problem=no_counts(sample), notes=notes)
     small = small_cells(sample) & ~whole
     constant = sample.shape[0] >= TELLING_CELLS and _constant_sum(sample) is not None
@@ -89,6 +91,18 @@ def content_of(matrix: Any, columns: Rows | None = None) -> Content:
     if values.max() > LARGEST_LOG or (whole & (np.diff(sample.indptr) > 0)).any():
         return _mixed(sample, small, whole)
     return _logs(sample)
+
+
+def _unfiltered(sample: sparse.csr_matrix) -> tuple[str, ...]:
+    """Return a note if most cells have few counts although all genes were measured, as in an unfiltered matrix."""
+    share = float((row_sums(sample) < LEAST_COUNTS).mean())
+    if sample.shape[1] < WHOLE_TRANSCRIPTOME or share <= MOST_DROPLETS:
+        return ()
+    note = (
+        f"About {100 * share:.0f}% of the cells have fewer than {LEAST_COUNTS} counts, as empty droplets do. Use the "
+        "filtered matrix (filtered_feature_bc_matrix of Cell Ranger), or remove the empty droplets."
+    )
+    return (note,)
 
 
 def whole_cells(rows: sparse.csr_matrix) -> Bools:

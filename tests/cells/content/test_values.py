@@ -6,6 +6,7 @@ from collections.abc import Callable
 from typing import Any
 
 import numpy as np
+import pandas as pd
 import pytest
 from anndata import AnnData
 from scipy import sparse
@@ -72,6 +73,22 @@ def test_binary_values_are_noted_where_few_and_refused_where_many(real: AnnData)
     assert find_expression(binary[:3]).notes == ("The counts are all 0 or 1; were they binarised?",)
     with pytest.raises(DataError, match=r"X holds \d+ values that are all 1, as binarised data does"):
         find_expression(binary)
+
+
+def test_an_unfiltered_matrix_is_noted(real: AnnData) -> None:
+    empty = np.random.default_rng(0).multinomial(30, np.full(6000, 1 / 6000), size=45)
+    filled = np.random.default_rng(1).multinomial(2000, np.full(6000, 1 / 6000), size=5)
+    genes = [f"gene {number}" for number in range(6000)]
+
+    def notes(cells: list[np.ndarray], genes: list[str]) -> tuple[str, ...]:
+        matrix = sparse.csr_matrix(np.concatenate(cells)[:, : len(genes)].astype(np.float32))
+        return find_expression(AnnData(matrix, var=pd.DataFrame(index=genes))).notes
+
+    (note,) = notes([empty, filled], genes)
+    assert note.startswith("About 90% of the cells have fewer than 100 counts, as empty droplets do. Use the filtered")
+    assert notes([filled, empty[:4]], genes) == ()
+    # Cells of a targeted panel have few counts.
+    assert notes([empty, filled], genes[:4000]) == ()
 
 
 # --- mixtures --------------------------------------------------------------------------------------------------------
