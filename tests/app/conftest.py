@@ -111,7 +111,7 @@ class User:
         self.requests: list[str] = []
         self.context = browser.new_context(**settings)
         self.page = self.context.new_page()
-        self.page.set_default_timeout(60_000)
+        self.page.set_default_timeout(180_000)  # ten browsers share two cores
         self.page.on("console", lambda message: self.errors.append(message.text) if message.type == "error" else None)
         self.page.on("pageerror", lambda error: self.errors.append(str(error)))
         self.page.on("dialog", lambda dialog: self.errors.append(dialog.message))
@@ -166,13 +166,18 @@ def user(chromium: Any, app: App) -> Iterator[User]:
     visitor.leave()
 
 
+def mapped(cells: AnnData) -> AnnData:
+    """Return cells with a map, so that the report needs no UMAP, whose code takes ten seconds to compile."""
+    adata = cells.copy()
+    adata.obsm["X_umap"] = np.random.default_rng(0).normal(size=(adata.n_obs, 2)).astype(np.float32)
+    return adata
+
+
 @pytest.fixture(scope="session")
 def few_file(few: AnnData, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Return an .h5ad file of 120 cells in three clusters."""
-    adata = few.copy()
+    adata = mapped(few)
     adata.obs["leiden"] = pd.Categorical([str(row % 3) for row in range(adata.n_obs)])
-    # The report needs no UMAP, whose code takes ten seconds to compile.
-    adata.obsm["X_umap"] = np.random.default_rng(0).normal(size=(adata.n_obs, 2)).astype(np.float32)
     path = tmp_path_factory.mktemp("cells") / "few.h5ad"
     adata.write_h5ad(path)
     return path
