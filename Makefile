@@ -23,16 +23,17 @@ DEVELOPMENT := --constraint constraints.txt --editable '.[cpu,train,parquet,repo
 demo: $(READY)
 	$(BIN)/python examples/demo.py
 
-# At the same time: mypy keeps one core busy for a minute.
+# At the same time: mypy keeps one core busy for a minute. "make test TESTS=all" runs the slow tests too.
 test: lint pytest
+TESTS = fast
 
-# One process for each core, and one thread in each: the matrices are small, and threads that wait for each other on busy
-# cores take several times as long.
-PYTEST := OMP_NUM_THREADS=1 OPENBLAS_NUM_THREADS=1 $(BIN)/pytest --numprocesses auto --maxprocesses 4 --dist loadfile \
-	--no-loadscope-reorder
+# One thread in each process: the matrices are small, and threads that wait for each other on busy cores take several
+# times as long. One process more than cores, as tests wait for browsers and for processes of their own.
+PYTEST = OMP_NUM_THREADS=1 OPENBLAS_NUM_THREADS=1 $(BIN)/pytest --dist loadfile --no-loadscope-reorder --maxprocesses 4 \
+	--numprocesses $$(( $$($(BIN)/python -c "import os; print(os.cpu_count())") + 1 ))
 
 pytest: $(READY) $(RUNTIME)/.ready
-	$(PYTEST) -m "not slow"
+	$(PYTEST) $(if $(filter all,$(TESTS)),,-m "not slow")
 
 # The tests that take longest: killed commands, fuzzed files, whole builds, processes of their own.
 test-slow: $(READY) $(RUNTIME)/.ready
