@@ -216,10 +216,11 @@ class CompatibilityConstants:
         Loss of the in-distribution score above which cells lie far from the reference.
     largest_shift
         Loss above which a query without similarity and correlation is refused.
-    spread_cells, spread_sample
-        Least number of cells of the most frequent label for its variance, and number of cells that are sampled.
-    largest_spread
-        Largest variance within the most frequent label, as a share of the variance of the reference.
+    agreement_cells
+        Number of cells that are sampled for the agreement of cells with their labels.
+    least_agreement, largest_unexplained
+        A query is refused if the correlation of its cells with their labels is lower, and the variance that the labels
+        do not explain, as a share of the variance of the reference, is larger.
     another_study
         Ratio of expected and guaranteed share of false rejections above which the query is from another study.
     """
@@ -239,9 +240,9 @@ class CompatibilityConstants:
     marker_share: float = 0.5
     far_shift: float = 1.2
     largest_shift: float = 3.0
-    spread_cells: int = 50
-    spread_sample: int = 1000
-    largest_spread: float = 0.4
+    agreement_cells: int = 1000
+    least_agreement: float = 0.45
+    largest_unexplained: float = 0.18
     another_study: float = 2.0
 
 
@@ -257,7 +258,7 @@ class ChoiceConstants:
         Least correlation of the profiles of labels, and of the differences between labels, of a reference that suits a
         query.
     tie
-        Difference of the correlations of two references that suit a query about equally well.
+        Difference of two references that suit a query about equally well, in correlation times share of known cells.
     """
 
     sample_cells: int = 1000

@@ -20,6 +20,7 @@ from spikgpt.embedding.query_pca import QueryPCA
 from spikgpt.engines.packed_arrays import Layout, joined_rows, pack, split_rows, unpack
 from spikgpt.errors import DataError
 from spikgpt.options import AnnotateOptions
+from spikgpt.scoring.cell_agreement import CellAgreement
 from spikgpt.scoring.compatibility import Comparison, Compatibility, check_compatibility, score_loss
 from spikgpt.scoring.label_match import LabelMatch, LabelMeans, marker_genes
 from spikgpt.scoring.ood_rule import OODRule, ScoreAverager
@@ -225,7 +226,7 @@ class QueryModel:
         comparison = self.comparison
         if few_genes and comparison is not None:
             # With few genes, many labels are wrong, so cells of a label differ.
-            comparison = replace(comparison, spread=None)
+            comparison = replace(comparison, cells=None)
         compatibility = check_compatibility(
             comparison,
             None if self.comparison is None else self.match.mean_contrast,
@@ -384,7 +385,7 @@ def _fit_unknown(
     comparison = Comparison.fit(LabelMeans.fit(logs, best, len(profiles.means)), profiles, markers)
     # Cells of an excluded type may have any allowed label.
     if geometry.allowed is None:
-        comparison = replace(comparison, spread=scorer.label_spread(best, neighbours))
+        comparison = replace(comparison, cells=CellAgreement.fit(scorer, best, neighbours))
     return _UnknownFit(scorer, averager, match, comparison, scores)
 
 

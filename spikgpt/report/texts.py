@@ -65,7 +65,8 @@ MEASURES = {
     "score_loss": "Loss of the in-distribution score",
     "own_markers": "Markers of the cells' own labels",
     "other_markers": "Markers of the strongest other label",
-    "label_spread": "Spread of the most frequent label",
+    "cell_correlation": "Correlation of cells with their labels",
+    "unexplained_variance": "Variance that the labels do not explain",
 }
 LIMITS = CONSTANTS.compatibility
 MEANINGS = {
@@ -78,8 +79,10 @@ MEANINGS = {
     "About 0 for cells like the reference; larger for cells that differ from it.",
     "own_markers": "Expression of the marker genes of each cell's own label. 1: as in the reference.",
     "other_markers": "The same for the other label whose markers are expressed most. Expected: below the own label.",
-    "label_spread": "Variance within the most frequent label, as a share of the variance of the reference. "
-    f"Expected: at most {LIMITS.largest_spread:g}.",
+    "cell_correlation": "Correlation of the differences between cells with those between their labels in the "
+    "reference. About 0 for cells of one type.",
+    "unexplained_variance": "Variance of cells that their labels do not explain, as a share of that of the reference. "
+    f"Expected: at most {LIMITS.largest_unexplained:g}, or a correlation of at least {LIMITS.least_agreement:g}.",
 }
 
 

@@ -12,6 +12,7 @@ from typing import Literal
 import numpy as np
 
 from spikgpt.constants import CONSTANTS
+from spikgpt.scoring.cell_agreement import CellAgreement
 from spikgpt.scoring.label_match import LabelMeans, MarkerGenes, marker_levels
 from spikgpt.scoring.thresholds import ConformalScores
 from spikgpt.types import Floats, Integers, Profiles
@@ -70,16 +71,15 @@ class Comparison:
         cells. Of three labels or more, the label that agrees least is left out, as a missing type may be hidden in it.
     own_markers, other_markers
         Marker level of the cells' own label, and of the other label with the highest marker level, averaged over cells.
-    spread
-        Variance within the most frequent label, as a share of the variance of the reference:
-        :meth:`spikgpt.scoring.ood_scorer.OODScorer.label_spread`.
+    cells
+        Agreement of the cells with the expression of their labels.
     """
 
     labels: int
     correlation: float | None = None
     own_markers: float | None = None
     other_markers: float | None = None
-    spread: float | None = None
+    cells: CellAgreement | None = None
 
     @classmethod
     def fit(cls, query: LabelMeans, profiles: Profiles, markers: list[MarkerGenes]) -> Comparison:
@@ -162,7 +162,8 @@ def check_compatibility(
         "score_loss": loss,
         "own_markers": own,
         "other_markers": other,
-        "label_spread": comparison.spread,
+        "cell_correlation": comparison.cells and comparison.cells.correlation,
+        "unexplained_variance": comparison.cells and comparison.cells.unexplained,
     }
     values = {name: float(value) for name, value in measures.items() if value is not None}
     if reason := _reason_to_refuse(comparison, similarity, mean_contrast, loss):
@@ -204,10 +205,11 @@ def _reason_to_refuse(
     if own is not None and similarity is not None and similarity < LIMITS.least_similarity:
         separated = "" if correlation is None else f", and {OTHER_GENES} (r = {correlation:.2f})"
         return f"{_markers(own)}{separated}: {_beyond('similarity', similarity, 'least', LIMITS.least_similarity)}"
-    if comparison.spread is not None and comparison.spread > LIMITS.largest_spread:
-        return "cells of the most frequent label differ too much from each other to be of one type: " + _beyond(
-            "relative variance", comparison.spread, "most", LIMITS.largest_spread
-        )
+    if (cells := comparison.cells) and cells.unexplained > LIMITS.largest_unexplained:
+        if cells.correlation < LIMITS.least_agreement:
+            return "the labels do not explain the differences between cells: " + _beyond(
+                "r =", cells.correlation, "least", LIMITS.least_agreement
+            )
     if correlation is None:
         if similarity is None and loss > LIMITS.largest_shift:
             return (

@@ -38,9 +38,7 @@ from spikgpt.scoring.smoothing import CHUNK, KNNSmoother
 from spikgpt.types import Bools, Floats, Integers, NetworkOutput, Profiles, Rows
 
 TENSORS = ("centroids", "whitening")
-SCORE, LIMITS = CONSTANTS.score, CONSTANTS.compatibility
-# Cells in memory as dense rows at a time, for the variance within a label.
-SPREAD_CHUNK = 256
+SCORE = CONSTANTS.score
 # Bounds that keep the logarithms finite.
 LARGEST_CORRELATION, SMALLEST_DISTANCE = 0.9999, 1e-6
 
@@ -229,47 +227,10 @@ class OODScorer:
             chosen = sample_of(content_keys(logs), SCORE.effect_sample)
             near = neighbours[cells[chosen]]
             counted = np.ones(near.shape, dtype=bool) if batch is None else self.batches[near] == batch
-            effects.append(np.median(self._mean_logs(logs[chosen], near, counted), axis=0) - profile)
+            effects.append(np.median(self.mean_logs(logs[chosen], near, counted), axis=0) - profile)
         return np.median(effects, axis=0) if len(effects) >= SCORE.effect_labels else None
 
-    def label_spread(self, best: Integers, neighbours: Rows) -> float | None:
-        """Return the variance within the most frequent label of the sample, as a share of that of the reference.
-
-        A reference with one label for many types, such as one label for all immune cells, gives this label to cells
-        that differ from each other more than cells of one type. The variance is that of the mean log expression of a
-        cell and its neighbours, within batches. The variance of the reference is that between its labels plus that
-        within labels. The weight of a gene is the variance between labels divided by that within.
-
-        Parameters
-        ----------
-        best, neighbours
-            As for :meth:`batch_effect`.
-
-        Returns
-        -------
-        None without expression or neighbours, and for fewer than 50 cells.
-        """
-        counts = np.bincount(best, minlength=1)
-        if self.logs is None or self.profiles is None or not neighbours.shape[1] or counts.max() < LIMITS.spread_cells:
-            return None
-        cells = np.flatnonzero(best == counts.argmax())
-        cells = cells[sample_of(content_keys(sparse.csr_matrix(self.logs[cells])), LIMITS.spread_sample)]
-        squares, size = np.zeros(self.logs.shape[1]), 0
-        for batch in np.unique(self.batches[cells]):
-            rows, total = cells[self.batches[cells] == batch], np.zeros_like(squares)
-            for start in range(0, len(rows), SPREAD_CHUNK):
-                part = rows[start : start + SPREAD_CHUNK]
-                near = neighbours[part]
-                means = self._mean_logs(sparse.csr_matrix(self.logs[part]), near, np.ones(near.shape, dtype=bool))
-                squares += (means**2).sum(axis=0)
-                total += means.sum(axis=0)
-            squares -= total**2 / len(rows)
-            size += len(rows)
-        between, within = self.profiles.means.var(axis=0), self.profiles.within**2  # each (G,)
-        weights = between / self.profiles.spread**2
-        return float(weights @ squares / size / max(weights @ (between + within), 1e-300))
-
-    def _mean_logs(self, logs: sparse.csr_matrix, neighbours: Rows, counted: Bools) -> npt.NDArray[np.float64]:
+    def mean_logs(self, logs: sparse.csr_matrix, neighbours: Rows, counted: Bools) -> npt.NDArray[np.float64]:
         """Return the mean log expression of each cell and its counted neighbours, shape (n, G)."""
         own = logs.astype(np.float64).toarray()
         if not neighbours.shape[1]:
@@ -343,7 +304,7 @@ class OODScorer:
         for start in range(0, len(neighbours), CHUNK):
             part = slice(start, start + CHUNK)
             near = neighbours[part]
-            means = self._mean_logs(logs[part], near, np.ones(near.shape, dtype=bool))  # (chunk, G)
+            means = self.mean_logs(logs[part], near, np.ones(near.shape, dtype=bool))  # (chunk, G)
             means -= shares[part] @ effects
             total += (np.maximum(means - highest, 0) / self._noise(neighbours)).sum(axis=0)
         return total / max(len(neighbours), 1)
@@ -374,7 +335,7 @@ class OODScorer:
         for start in range(0, len(neighbours), CHUNK):
             part = slice(start, start + CHUNK)
             near = neighbours[part]
-            means = self._mean_logs(logs[part], near, np.ones(near.shape, dtype=bool))  # (chunk, G)
+            means = self.mean_logs(logs[part], near, np.ones(near.shape, dtype=bool))  # (chunk, G)
             means -= shares[part] @ effects
             above = np.maximum(means - highest, 0) / noise  # (chunk, G)
             excess[part] = np.log1p(np.partition(above, -size, axis=1)[:, -size:].mean(axis=1))

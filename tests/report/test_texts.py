@@ -79,7 +79,7 @@ def test_genes_are_described_once(annotated: Annotation) -> None:
 
 def test_each_number_of_the_check_has_a_name_and_an_explanation(annotated: Annotation) -> None:
     assert annotated.compatibility is not None
-    assert len(annotated.compatibility.values) == 7
+    assert len(annotated.compatibility.values) == 8
     for name, meaning, _ in verdict(annotated).numbers:
         assert "_" not in name
         assert meaning.endswith("."), name

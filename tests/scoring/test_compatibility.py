@@ -10,6 +10,7 @@ import numpy.typing as npt
 import pytest
 from scipy import sparse
 
+from spikgpt.scoring.cell_agreement import CellAgreement
 from spikgpt.scoring.compatibility import (
     LIKE,
     OTHER,
@@ -285,12 +286,24 @@ def test_few_labels_are_checked_by_similarity(
     assert result.values["similarity"] == pytest.approx(similarity)
 
 
-@pytest.mark.parametrize(("spread", "kind"), [(None, LIKE), (0.4, LIKE), (0.403, OTHER)])
-def test_cells_of_one_label_have_to_be_alike(spread: float | None, kind: Kind) -> None:
-    result = check_compatibility(Comparison(1, None, 0.9, 0.1, spread), 1.0, 0.0, None, 0.05)
+@pytest.mark.parametrize(
+    ("cells", "kind"),
+    [
+        (None, LIKE),
+        (CellAgreement(0.0, 0.18), LIKE),
+        (CellAgreement(0.45, 0.9), LIKE),
+        (CellAgreement(0.449, 0.181), OTHER),
+        (CellAgreement(-0.2, 0.9), OTHER),
+    ],
+)
+def test_the_labels_have_to_explain_the_differences_between_cells(cells: CellAgreement | None, kind: Kind) -> None:
+    result = check_compatibility(Comparison(1, None, 0.9, 0.1, cells), 1.0, 0.0, None, 0.05)
     assert result.kind == kind
-    assert ("relative variance 0.403, expected at most 0.4" in result.evidence) == (kind == OTHER)
-    assert result.values.get("label_spread") == spread
+    assert ("do not explain the differences between cells: r = " in result.evidence) == (kind == OTHER)
+    if cells is None:
+        assert not {"cell_correlation", "unexplained_variance"} & set(result.values)
+    else:
+        assert (result.values["cell_correlation"], result.values["unexplained_variance"]) == cells
 
 
 @pytest.mark.parametrize(

@@ -68,35 +68,6 @@ def test_scores_are_those_of_a_loop_over_cells(small: Reference, query: AnnData)
         assert found[cell] == pytest.approx(0.2 * energy - np.log(nearest) - np.log(1 - min(most, 0.9999)), abs=1e-6)
 
 
-@pytest.mark.parametrize("n_batches", [1, 2])
-def test_the_variance_within_a_label_is_that_of_a_loop_over_batches(
-    small: Reference, query: AnnData, n_batches: int
-) -> None:
-    model = scores(small, aligned(small, query))
-    assert model.scorer is not None
-    batches = np.arange(query.n_obs) % n_batches
-    scorer, neighbours = replace(model.scorer, batches=batches), model.smoother.neighbours
-    assert scorer.logs is not None
-    assert scorer.profiles is not None
-    best = model.scores.probabilities.argmax(axis=1)
-    logs, profiles = scorer.logs.toarray().astype(np.float64), scorer.profiles
-    means = (logs + logs[neighbours].sum(axis=1)) / (1 + neighbours.shape[1])
-    largest = best == np.bincount(best).argmax()
-    assert largest.sum() >= 50
-    parts = [means[largest & (batches == batch)] for batch in range(n_batches)]
-    variance = np.concatenate([part - part.mean(axis=0) for part in parts]).var(axis=0)
-    between = profiles.means.var(axis=0)
-    weights = between / profiles.spread**2
-    expected = (weights * variance).sum() / (weights * (between + profiles.within**2)).sum()
-    assert scorer.label_spread(best, neighbours) == pytest.approx(expected)
-    # One label for all cells varies more than one type.
-    of_all_cells = scorer.label_spread(np.zeros_like(best), neighbours)
-    assert of_all_cells is not None
-    assert of_all_cells > 2 * expected
-    assert scorer.label_spread(best, neighbours[:, :0]) is None
-    assert scorer.label_spread(np.arange(query.n_obs), neighbours) is None
-
-
 def test_without_smoothing_a_cell_is_scored_without_its_neighbours(small: Reference, query: AnnData) -> None:
     alone, together = (scores(small, aligned(small, query), neighbours=choice) for choice in (False, True))
     assert not alone.smoothed
