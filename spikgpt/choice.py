@@ -2,8 +2,9 @@
 
 Each reference at hand is compared with a sample of at most 1,000 cells, which does not depend on their order. The
 comparison is the compatibility check of :mod:`spikgpt.scoring.compatibility`. References are ranked by the correlation
-of the expression profiles of labels, which the mean contrast of the check stands for. The share of typical cells does
-not rank them: a large batch effect lowers this share for the right reference too.
+of the expression profiles of labels, which the mean contrast of the check stands for, times the share of cells that are
+not Unknown. The share of typical cells does not rank them: a large batch effect lowers this share for the right
+reference too.
 """
 
 from __future__ import annotations
@@ -91,9 +92,16 @@ class ReferenceScore:
     unknown_fraction: float | None = None
 
     @property
+    def strength(self) -> float:
+        """Correlation times the share of known cells; the correlation alone if the reference does not suit."""
+        if self.correlation is None:
+            return -np.inf
+        return self.correlation * (1 - (self.unknown_fraction or 0.0)) if self.suits else self.correlation
+
+    @property
     def rank(self) -> tuple[bool, float, str]:
         """Key that sorts scores, the best first."""
-        return not self.suits, -np.inf if self.correlation is None else -self.correlation, self.name
+        return not self.suits, -self.strength, self.name
 
 
 @dataclass(frozen=True, repr=False)
@@ -120,7 +128,7 @@ class ReferenceChoice:
     def ties(self) -> tuple[str, ...]:
         """Names of the other references that suit the query about as well as the best."""
         suitable = [score for score in self.scores if score.suits]
-        return tuple(score.name for score in suitable[1:] if _difference(suitable[0], score) <= LIMITS.tie)
+        return tuple(score.name for score in suitable[1:] if suitable[0].strength - score.strength <= LIMITS.tie)
 
     def table(self) -> pd.DataFrame:
         """Return a table with one row per reference, the best first."""
@@ -151,7 +159,7 @@ class ReferenceChoice:
         first, others = self.scores[0], self.scores[1:]
         texts = [f"Reference {first.name}: {first.reason} (r = {first.correlation:.2f}). {compared}."]
         if self.ties:
-            texts.append(f"About as good, with a correlation within {LIMITS.tie:g}: {listed(self.ties)}.")
+            texts.append(f"About as good, by r and the share of known cells: {listed(self.ties)}.")
         if others:
             texts.append(f"Other references: {'; '.join(map(_described, others))}.")
         return texts
@@ -200,16 +208,11 @@ class ReferenceChoice:
         return html_view(heading, self.sentences()[:1], [html_table(columns, rows, numbers=6)], notes)
 
 
-def _difference(one: ReferenceScore, other: ReferenceScore) -> float:
-    """Return the difference of two correlations; infinite if one is missing."""
-    if one.correlation is None or other.correlation is None:
-        return np.inf
-    return abs(one.correlation - other.correlation)
-
-
 def _described(score: ReferenceScore) -> str:
     """Return the name, the correlation and the verdict of a score."""
     value = "" if score.correlation is None else f" r = {score.correlation:.2f},"
+    if score.suits and score.unknown_fraction is not None:
+        value += f" {100 * score.unknown_fraction:.0f}% Unknown,"
     return f"{score.name}:{value} {'suits' if score.suits else 'does not suit'}: {score.reason}"
 
 

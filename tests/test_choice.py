@@ -116,6 +116,22 @@ def test_references_that_suit_equally_well_are_named(expected: ReferenceChoice) 
     assert ReferenceChoice((), 0).best is None
 
 
+def test_a_reference_that_leaves_fewer_cells_unknown_comes_first() -> None:
+    scores = [
+        ReferenceScore("misses types", True, "", correlation=0.92, unknown_fraction=0.13),
+        ReferenceScore("has all types", True, "", correlation=0.91, unknown_fraction=0.02),
+        ReferenceScore("refused", False, "", correlation=0.6, unknown_fraction=1.0),
+        ReferenceScore("farther", False, "", correlation=0.5, unknown_fraction=0.4),
+        ReferenceScore("no cells read", False, ""),
+    ]
+    ranked = sorted(scores, key=lambda score: score.rank)
+    assert [score.name for score in ranked] == ["has all types", "misses types", "refused", "farther", "no cells read"]
+    choice = ReferenceChoice(tuple(ranked), 100)
+    assert choice.best == "has all types"
+    assert choice.ties == ()
+    assert "misses types: r = 0.92, 13% Unknown, suits" in " ".join(choice.sentences())
+
+
 def test_annotation_by_the_best_reference_records_the_choice(
     few: AnnData, shipped: SpikGPT, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
