@@ -201,7 +201,7 @@ def _reason_to_refuse(
     """Return the reason why the query is of another tissue or species, or None."""
     correlation, own, other = comparison.correlation, comparison.own_markers, comparison.other_markers
     if own is not None and other is not None and other - own > LIMITS.other_excess:
-        return f"{_markers(own)}, and the markers of another label at {100 * other:.0f}%"
+        return f"{_markers(own)}, and the markers of another label at {100 * max(other, 0.0):.0f}%"
     if own is not None and similarity is not None and similarity < LIMITS.least_similarity:
         separated = "" if correlation is None else f", and {OTHER_GENES} (r = {correlation:.2f})"
         return f"{_markers(own)}{separated}: {_beyond('similarity', similarity, 'least', LIMITS.least_similarity)}"

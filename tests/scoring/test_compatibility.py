@@ -273,6 +273,7 @@ def test_the_evidence_names_the_numbers(
         # Markers of another label above the own markers refuse the query, whatever the contrast is.
         (0.9, 3.0, 0.8, 0.85, STUDY, "r = 0.90"),
         (0.9, 3.0, 0.8, 0.86, OTHER, "at 80% of the usual level, and the markers of another label at 86%"),
+        (0.9, 3.0, -0.2, -0.004, OTHER, "at 0% of the usual level, and the markers of another label at 0%"),
     ],
 )
 def test_few_labels_are_checked_by_similarity(
