@@ -28,7 +28,7 @@ from scipy import sparse
 from spikgpt import SpikGPT
 from spikgpt.cells.reading import read_cells
 from spikgpt.errors import SpikGPTWarning
-from spikgpt.report.dots import dot_plot
+from spikgpt.report.dots import dot_plots
 from spikgpt.report.map import cell_map
 
 CHROMIUM = "/usr/bin/chromium"
@@ -76,7 +76,7 @@ def measure(model: SpikGPT, cells: AnnData, n_cells: int, folder: Path) -> dict[
     before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
     positions = cell_map(annotation)
     mapped = time.perf_counter()
-    dot_plot(annotation.query)
+    dot_plots(annotation)
     explained = time.perf_counter()
     adata.obsm["X_umap"] = positions.points
     path = annotation.report(folder / f"report-{n_cells}.html", adata)

@@ -32,6 +32,7 @@ from spikgpt.constants import CONSTANTS
 from spikgpt.engines.opening import open_engine
 from spikgpt.engines.query_model import QueryModel
 from spikgpt.errors import ConfigError, DataError, SpikGPTError, listed
+from spikgpt.explain.query import FittedQuery
 from spikgpt.options import (
     CERTAINTY,
     KEY_ADDED,
@@ -381,15 +382,22 @@ def annotate_by_best(
     model = next(model for model in models if model.name == nearest)
     annotation = annotate_by_one(model.reference, model.engine, cells, options)
     if choice.best is None:
-        annotation = replace(
-            annotation,
-            rejected=np.ones_like(annotation.rejected),
-            ood_score=None,
-            rule=RejectionRule("no reference at hand suits this query"),
-            compatibility=Compatibility(OTHER, f"{nearest} is nearest: {choice.scores[0].reason}", {}),
-        )
+        annotation = _refused(annotation, f"{nearest} is nearest: {choice.scores[0].reason}")
     report = replace(annotation.input_report, notes=annotation.input_report.notes + choice.notes())
     return replace(annotation, input_report=report, facts=choice.facts()), choice, model
+
+
+def _refused(annotation: Annotation, evidence: str) -> Annotation:
+    """Return an annotation whose cells are all Unknown, because no reference suits the query."""
+    rule, query = RejectionRule("no reference at hand suits this query"), annotation.query
+    compatibility = Compatibility(OTHER, evidence, {})
+    if isinstance(query, FittedQuery):
+        # Explanations apply the rule to the query's sample.
+        limits = np.full(len(annotation.label_names), np.inf)
+        model = replace(query.model, rule=replace(rule, limits=limits), compatibility=compatibility)
+        query = replace(query, model=model)
+    rejected = np.ones_like(annotation.rejected)
+    return replace(annotation, rejected=rejected, ood_score=None, rule=rule, compatibility=compatibility, query=query)
 
 
 @checked_keywords

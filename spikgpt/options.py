@@ -45,6 +45,8 @@ WORDS = {
 KEY_ADDED = "spikgpt"
 # Default least probability of a broad label.
 CERTAINTY = 0.95
+# Options of an annotation that say how cells are read.
+READING = ("layer", "gene_key", "species", "batch_key", "progress")
 # Options of version 0.9 and the options that replace them.
 RENAMED = {"neighbours": "smoothing", "same_study": "reference_cutoff"}
 
@@ -162,8 +164,7 @@ class ExplainOptions(Options, frozen=True, kw_only=True):
 
     def reading(self) -> AnnotateOptions:
         """Return the options of the annotation that is explained."""
-        names = "layer", "gene_key", "species", "batch_key", "progress"
-        return AnnotateOptions(**{name: getattr(self, name) for name in names})
+        return AnnotateOptions(**{name: getattr(self, name) for name in READING})
 
 
 class EngineOptions(Options, frozen=True, kw_only=True):

@@ -108,8 +108,7 @@ def _settled(
     for index in np.unique(owner).tolist():
         model = models[index]
         part = annotate(model.reference, model.engine, cells, options, only=owner == index)
-        # The merged annotation has no fitted query, and the expression of each sample takes memory.
-        parts[index] = replace(part, query=None, nearest=None)
+        parts[index] = replace(part, nearest=None)
     refused = {index for index, part in parts.items() if not _suits(part)}
     if refused and len(refused) < len(parts):
         others = tuple(index for index in indices if index not in refused)
@@ -188,6 +187,7 @@ def merged(parts: Mapping[str, Annotation], owner: Integers, cells: Cells) -> An
         facts={"references": np.array(names, dtype=object)},
         nearest=None,
         query=None,
+        queries={name: part.query for name, part in zip(names, own, strict=True) if part.query is not None},
     )
 
 

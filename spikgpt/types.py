@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import cached_property
-from typing import Any
+from typing import Any, Protocol
 
 import numpy as np
 import numpy.typing as npt
@@ -122,3 +122,15 @@ class InputReport:
             return f"{self.genes_matched} of the query's {self.genes_total} genes are in the vocabulary."
         mapped = f", as one-to-one orthologues of {self.orthologues_of} genes" if self.orthologues_of else ""
         return f"{self.genes_matched} of the reference's {self.genes_total} genes are in the query{mapped}."
+
+
+class AnnotatedQuery(Protocol):
+    """Fitted query of an annotation: :class:`spikgpt.explain.query.FittedQuery`."""
+
+    @property
+    def genes(self) -> tuple[str, ...]:
+        """Symbols of the genes that query and reference share."""
+
+    @property
+    def rows(self) -> Rows:
+        """Row numbers of the query's sample, ascending."""

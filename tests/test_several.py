@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 
 import anndata
@@ -13,9 +14,11 @@ from scipy import sparse
 from spikgpt import Annotation, SpikGPT, annotate
 from spikgpt.engines.opening import open_engine
 from spikgpt.errors import ConfigError
+from spikgpt.explain.query import FittedQuery
 from spikgpt.options import AnnotateOptions, EngineOptions
 from spikgpt.pipeline import annotate as annotate_by_one
 from spikgpt.reference.files import Reference, read_reference
+from spikgpt.report.dots import dot_plots
 from spikgpt.several import NamedModel, annotate_by_several
 from tests.conftest import DATA
 
@@ -101,6 +104,120 @@ def test_the_labels_are_written_with_their_references(
     np.testing.assert_allclose(sums, 1, atol=1e-5)
     assert "small + other tissue" in repr(annotation)
     assert annotation.notes() is not None
+
+
+def test_each_label_is_explained_by_the_reference_that_gave_it(labelled_pool: Annotation, pool: AnnData) -> None:
+    explanation = labelled_pool.explain()
+    given = labelled_pool.columns["reference"].astype(str)
+    known = [group for group in explanation.groups if group.unknown is None]
+    assert {group.reference for group in known} == {"small", "other tissue"}
+    for group in known:
+        assert group.name == f"{group.genes.label} by {group.reference}"
+        of_label = (labelled_pool.labels == group.genes.label) & (given == group.reference)
+        assert group.cells == of_label.sum() > 0
+    assert [group.cells for group in known] == sorted((group.cells for group in known), reverse=True)
+    assert [group.unknown is None for group in explanation.groups[: len(known)]] == [True] * len(known)
+    table = explanation.table()
+    assert set(table["reference"]) == {"small", "other tissue"}
+    adata = pool.copy()
+    explanation.write_to(adata)
+    read = np.isfinite(adata.varm["spikgpt_attributions"])
+    for column, group in enumerate(explanation.groups):
+        # The genes of each reference are a part of all genes that any reference reads.
+        assert 0 < read[:, column].sum() < read.any(axis=1).sum()
+        best = group.genes.of_role("supporting")[0]
+        row = pool.var_names.get_loc(best.gene)
+        assert adata.varm["spikgpt_attributions"][row, column] == pytest.approx(best.attribution)
+    assert explanation.to_dict()["groups"][0]["reference"] == explanation.groups[0].reference
+
+
+def test_the_explanation_of_a_part_is_that_of_its_cells_alone(
+    models: list[NamedModel], labelled_pool: Annotation, pool: AnnData
+) -> None:
+    own = np.asarray(labelled_pool.columns["reference"]) == "small"
+    alone = annotate_by_one(models[0].reference, models[0].engine, pool, OPTIONS, only=own)
+    for group in labelled_pool.explain().groups:
+        if group.reference == "small":
+            label = ["Unknown" if group.unknown else group.genes.label]
+            expected = {one.name: one.genes.genes for one in alone.explain(labels=label).groups}
+            assert expected[group.name.removesuffix(" by small")] == group.genes.genes
+
+
+def test_cells_clusters_and_chosen_labels_go_to_their_reference(labelled_pool: Annotation, pool: AnnData) -> None:
+    named = np.asarray(labelled_pool.columns["reference"]).astype(str)
+    cells = [5, 0, 3, 2]
+    explanation = labelled_pool.explain(cells=cells)
+    assert [group.name for group in explanation.groups] == pool.obs_names[cells].tolist()
+    assert [group.reference for group in explanation.groups] == named[cells].tolist()
+    assert f"by {named[5]}, runner-up" in repr(explanation)
+    best = labelled_pool.best_labels
+    assert [group.genes.label for group in explanation.groups] == best[cells].tolist()
+    adata = pool.copy()
+    adata.obs["cluster"] = np.where(np.arange(pool.n_obs) < 100, "10", "9")
+    clusters = labelled_pool.explain(adata, cluster_key="cluster").groups
+    assert [group.name.partition(" ")[0] for group in clusters] == ["9", "9", "10", "10"]
+    assert sum(group.cells for group in clusters) == pool.n_obs
+    chosen = labelled_pool.explain(labels=["beta,other beta"])
+    assert {group.name for group in chosen.groups} == {"beta by small", "other beta by other tissue"}
+    beta = labelled_pool.explain(cells=cells, labels="beta")
+    assert {group.reference for group in beta.groups} == {"small"}
+    assert beta.notes == ("other tissue has no label beta, so its cells are not explained.",)
+    nobody = [label for label in labelled_pool.label_names if label not in labelled_pool.counts()]
+    assert (
+        labelled_pool.explain(labels=nobody[:1]).notes[0].endswith(f"No cell of the query got the label {nobody[0]}.")
+    )
+    only_other = labelled_pool.explain(cells=[int(np.flatnonzero(named != "small")[0])], labels=["beta"])
+    assert only_other.groups == ()
+    assert "Explanation of 0 cells" in repr(only_other)
+    for options, message in (
+        ({"labels": ["betta"]}, "labels names 'betta', which is not a label.*Did you mean 'beta'"),
+        ({"cells": []}, "cells names 0 cells"),
+        ({"cells": [1], "cluster_key": "cluster"}, "cells and cluster_key were both passed"),
+    ):
+        with pytest.raises(ConfigError, match=message):
+            labelled_pool.explain(adata, **options)
+
+
+def test_a_label_of_two_references_is_explained_by_both(models: list[NamedModel], labelled_pool: Annotation) -> None:
+    named = {f"other {label}": label for label in models[0].reference.labels.names}
+    other = labelled_pool.queries["other tissue"]
+    assert isinstance(other, FittedQuery)
+    names = tuple(named[name] for name in other.reference.labels.names)
+    reference = replace(other.reference, labels=replace(other.reference.labels, names=names))
+    both = replace(
+        labelled_pool,
+        label_names=tuple(named.get(name, name) for name in labelled_pool.label_names),
+        queries={**labelled_pool.queries, "other tissue": replace(other, reference=reference)},
+    )
+    groups = both.explain(labels=["beta"]).groups
+    assert {group.name for group in groups} == {"beta by small", "beta by other tissue"}
+    first, second = dot_plots(both)
+    assert (first.reference, second.reference) == ("small", "other tissue")
+    assert "beta" in {row.label for row in first.rows} & {row.label for row in second.rows}
+
+
+def test_one_of_several_references_does_not_explain_the_annotation(
+    models: list[NamedModel], labelled_pool: Annotation
+) -> None:
+    model = SpikGPT(models[0].reference, models[0].engine)
+    with pytest.raises(
+        ConfigError, match="by the reference 'small [+] other tissue'; expected one by 'small'. Call an"
+    ):
+        model.explain(labelled_pool)
+
+
+def test_the_report_has_the_genes_of_each_reference(labelled_pool: Annotation, pool: AnnData, tmp_path: Path) -> None:
+    text = labelled_pool.report(tmp_path / "report.html", pool).read_text()
+    for name in ("small", "other tissue"):
+        assert f"Labels by the reference <bdi>{name}</bdi>" in text
+        assert f'aria-label="Dot plot of genes and labels by {name}"' in text
+    assert text.count('<table class="dots">') == 2
+    assert "Genes of <bdi>beta</bdi> by <bdi>small</bdi>, compared with" in text
+    harm = "</h3><script>alert(1)</script>\u202e\n"
+    renamed = replace(labelled_pool, queries=dict(zip((harm, "other"), labelled_pool.queries.values(), strict=True)))
+    text = renamed.report(tmp_path / "hostile.html", pool).read_text()
+    assert "<script>alert" not in text
+    assert "Labels by the reference <bdi>&lt;/h3&gt;&lt;script&gt;alert(1)&lt;/script&gt;\\u202e\\n</bdi>" in text
 
 
 def test_empty_cells_are_unknown(models: list[NamedModel], pool: AnnData) -> None:

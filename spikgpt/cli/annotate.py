@@ -95,7 +95,7 @@ def annotate(
     files = _Files(out, table, cluster_table, cas, report, cas_author, map_key)
     if shards.out_dir:
         _check_alone(files)
-        reference, engine = _opened(model, hub)
+        reference, engine = opened(model, hub)
         annotation = label_shards(query, reference, engine, _resolved(options), shards)
         hub.keep(model.model, reference)
         _leave(annotation.summary.compatibility, options)
@@ -294,21 +294,27 @@ def _annotated(
     options = _resolved(options)
     names = separate_names(model.model)
     if names != [model.model] or model.model == AUTO:
-        return _annotated_by_choice(cells, names, model, options, hub, check=check)
-    reference, engine = _opened(model, hub, check=check)
+        if check and names != [AUTO]:
+            msg = f"spikgpt evaluate takes one reference, or auto; got --model {model.model}."
+            raise ConfigError(msg)
+        return annotated_by_choice(cells, names, model, options, hub, check=check and (lambda one, _: check(one)))
+    reference, engine = opened(model, hub, check=check)
     return annotated(reference, engine, cells, options), engine.name, reference
 
 
-def _annotated_by_choice(
+def annotated_by_choice(
     cells: Any,
     names: list[str],
     model: ModelOptions,
-    options: LabelOptions,
+    options: AnnotateOptions,
     hub: PinnedOptions,
     *,
-    check: Callable[[Reference], None] | None = None,
+    check: Callable[[Reference, Engine], object] | None = None,
 ) -> tuple[Annotation, str, Reference | None]:
-    """Return the annotation by the best of the references at hand, or by several; see :func:`_annotated`."""
+    """Return the annotation by the best of the references at hand, or by several; see :func:`_annotated`.
+
+    ``check`` is called with each of several references before the cells are labelled, or with the best reference.
+    """
     from spikgpt.choice import annotate_by_best, models_at_hand, open_model
     from spikgpt.reference.registry import AUTO
     from spikgpt.several import annotate_by_several
@@ -318,22 +324,22 @@ def _annotated_by_choice(
         raise ConfigError(msg)
     client = hub_of(hub)
     if names != [AUTO]:
-        if check:
-            msg = f"spikgpt evaluate takes one reference, or auto; got --model {model.model}."
-            raise ConfigError(msg)
         models = [open_model(name, model, scgpt=model.scgpt, hub=client) for name in names]
+        if check:
+            for one in models:
+                check(one.reference, one.engine)
         annotation = annotate_by_several(models, cells, options)
         return annotation, ", ".join(dict.fromkeys(one.engine.name for one in models)), None
     models, failed = models_at_hand(model, scgpt=model.scgpt, hub=client)
     annotation, choice, best = annotate_by_best(cells, models, options, failed=failed)
     if check:
-        check(best.reference)
+        check(best.reference, best.engine)
     for sentence in choice.sentences() if choice.best else ():
         inform(sentence)
     return annotation, best.engine.name, best.reference
 
 
-def _opened(
+def opened(
     model: ModelOptions, hub: PinnedOptions, *, check: Callable[[Reference], None] | None = None
 ) -> tuple[Reference, Engine]:
     """Return a reference and its engine; ``check`` is called with the reference before the engine is opened."""

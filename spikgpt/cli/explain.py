@@ -9,11 +9,11 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from spikgpt.cli.annotate import ModelOptions
-from spikgpt.cli.flags import PinnedOptions, command, hub_of
+from spikgpt.cli.annotate import ModelOptions, annotated_by_choice, opened
+from spikgpt.cli.flags import PinnedOptions, command
 from spikgpt.cli.output import inform, note
 from spikgpt.cli.paths import CSV, JSON, Output, check_outputs
-from spikgpt.errors import ConfigError, printable
+from spikgpt.errors import printable
 from spikgpt.options import ExplainOptions
 
 if TYPE_CHECKING:
@@ -37,34 +37,33 @@ def explain(
         Path | None, typer.Option(help="Output file: .csv or .tsv with one row per gene, or .json with all figures.")
     ] = None,
 ) -> None:
-    """Show the genes behind the labels of QUERY, and the reasons for Unknown."""
+    """Show the genes behind the labels of QUERY, and the reasons for Unknown.
+
+    Of several references, each label is explained by the reference that gave the label.
+    """
     from spikgpt.cells.output import write_csv
     from spikgpt.cells.reading import open_cells
-    from spikgpt.engines.opening import open_engine
     from spikgpt.explain.front import expression_embedding
-    from spikgpt.explain.groups import explain as explained
+    from spikgpt.explain.groups import explain_annotation
     from spikgpt.files import replacing
     from spikgpt.pipeline import annotate
     from spikgpt.reference.json_files import dumped
     from spikgpt.reference.registry import AUTO, separate_names
-    from spikgpt.sharing import open_reference
 
-    inputs = query, model.model, model.scgpt
+    names = separate_names(model.model)
+    inputs = query, *names, model.scgpt
     check_outputs(Output("--out", out, (*CSV, *JSON)), Output("--lock-file", hub.pin().lock), inputs=inputs)
-    if model.model == AUTO or separate_names(model.model) != [model.model]:
-        msg = (
-            f"spikgpt explain takes one reference; got --model {model.model}. Name the reference that spikgpt annotate "
-            "reports."
-        )
-        raise ConfigError(msg)
-    client = hub_of(hub)
-    reference = open_reference(model.model, hub=client, pin=hub.pin())
-    engine = open_engine(reference, model, scgpt=model.scgpt, hub=client)
-    expression_embedding(reference, engine)  # refuse other references before the work
-    with open_cells(query) as opened:
-        annotation = annotate(reference, engine, opened, options.reading())
-        explanation = explained(annotation, opened, options, cells=cells)
-    hub.keep(model.model, reference)
+    with open_cells(query) as adata:
+        # References that read no genes are refused before the work.
+        if names != [model.model] or model.model == AUTO:
+            check = expression_embedding
+            annotation, *_ = annotated_by_choice(adata, names, model, options.reading(), hub, check=check)
+        else:
+            reference, engine = opened(model, hub)
+            expression_embedding(reference, engine)
+            annotation = annotate(reference, engine, adata, options.reading())
+            hub.keep(model.model, reference)
+        explanation = explain_annotation(annotation, adata, options, cells=cells)
     _show(explanation, query.name)
     note(*annotation.notes(), *explanation.notes)
     if out is None:

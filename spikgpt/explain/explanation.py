@@ -28,7 +28,8 @@ NOT_MEASURED_LINE = 'Genes after "not measured" are not in the query. Their abse
 # Role of a gene that Unknown cells express above every label, in a table.
 ABOVE = "above every label"
 COLUMNS = (
-    *("group", "cells", "label", "label_share", "agreement", "unknown", "runner_up", "role", "gene", "measured"),
+    *("group", "reference", "cells", "label", "label_share", "agreement", "unknown", "runner_up", "role", "gene"),
+    "measured",
     *("attribution", "mean", "expressed", "label_mean", "runner_up_mean", "absent"),
 )
 UNKNOWN_COLUMNS = ("group", "nearest", "measure", "value", "typical", "unusual", "compared_with")
@@ -51,6 +52,8 @@ class ExplainedGroup:
         cluster, and Unknown cells of any other, are not explained.
     share
         Share of the cells of the group that have the explained label, or that are Unknown and nearest to this label.
+    reference
+        Name of the reference that gave the label, where several references annotated the query.
     """
 
     name: str
@@ -58,6 +61,7 @@ class ExplainedGroup:
     unknown: WhyUnknown | None = None
     size: int | None = None
     share: float = 1.0
+    reference: str = ""
 
     @property
     def cells(self) -> int:
@@ -68,7 +72,8 @@ class ExplainedGroup:
         """Return the explained label of a cluster or a cell, with the share of the cluster that has the label."""
         nearest = "nearest to " if self.unknown else ""
         if kind == "cell":
-            share = "" if self.share else " (not its label)"
+            share = f" by {printable(self.reference)}" if self.reference else ""
+            share += "" if self.share else " (not its label)"
         else:
             share = f", {'<1%' if 0 < self.share < 0.01 else '>99%' if 0.99 < self.share < 1 else f'{self.share:.0%}'}"
         return f"{nearest}{printable(self.genes.label)}{share}"
@@ -91,7 +96,7 @@ class Explanation:
     kind
         "label", "cluster" or "cell".
     reference
-        Name of the reference.
+        Name of the reference; several names are joined by " + ".
     gene_names
         Symbols of the genes that the attributions are of.
     notes
@@ -144,13 +149,14 @@ class Explanation:
     def table(self) -> pd.DataFrame:
         """Return a table with one row per group and gene.
 
-        ``label_share`` is the share of the ``cells`` of the group that have the label. ``agreement`` is the share of
-        the explained cells to which the network alone gives the label. ``measured`` is False for genes that the query
-        lacks. The columns ``attribution``, ``mean``, ``expressed``, ``label_mean``, ``runner_up_mean`` and ``absent``
-        are those of :class:`spikgpt.explain.labels.GeneEvidence`. Genes of the role "above every label" stand above
-        every label of the reference in Unknown cells; ``runner_up`` is then the label that expresses the gene most.
+        ``reference`` is the reference that gave the label. ``label_share`` is the share of the ``cells`` of the group
+        that have the label. ``agreement`` is the share of the explained cells to which the network alone gives the
+        label. ``measured`` is False for genes that the query lacks. The columns ``attribution``, ``mean``,
+        ``expressed``, ``label_mean``, ``runner_up_mean`` and ``absent`` are those of
+        :class:`spikgpt.explain.labels.GeneEvidence`. Genes of the role "above every label" stand above every label of
+        the reference in Unknown cells; ``runner_up`` is then the label that expresses the gene most.
         """
-        rows = [row for group in self.groups for row in _rows(group)]
+        rows = [row for group in self.groups for row in _rows(group, group.reference or self.reference)]
         table = pd.DataFrame(rows, columns=list(COLUMNS))
         numbers = ("label_share", "agreement", "attribution", "mean", "expressed", "label_mean", "runner_up_mean")
         return table.astype(dict.fromkeys(numbers, float) | dict.fromkeys(("unknown", "measured", "absent"), bool))
@@ -178,7 +184,8 @@ class Explanation:
             genes["genes"] = [asdict(gene) | {"measured": gene.measured} for gene in group.genes.genes]
             del genes["attributions"]
             why = None if group.unknown is None else asdict(group.unknown) | {"sentences": group.unknown.sentences()}
-            groups.append({"name": group.name, **genes, "unknown": why})
+            reference = group.reference or self.reference
+            groups.append({"name": group.name, "reference": reference, **genes, "unknown": why})
         return {"reference": self.reference, "kind": self.kind, "groups": groups, "notes": list(self.notes)}
 
     def write_to(self, adata: AnnData, *, key_added: str = KEY_ADDED) -> None:
@@ -205,7 +212,9 @@ class Explanation:
             raise DataError(msg)
         values = np.full((adata.n_vars, len(self.groups)), np.nan)
         for column, group in enumerate(self.groups):
-            values[rows[there], column] = group.genes.attributions[there]
+            # Each of several references reads genes of its own, and two names may mean one gene.
+            read = there & ~np.isnan(group.genes.attributions)
+            values[rows[read], column] = group.genes.attributions[read]
         adata.varm[f"{key_added}_attributions"] = values
         adata.uns[f"{key_added}_attribution_groups"] = np.array([group.name for group in self.groups], dtype=object)
         adata.uns[f"{key_added}_genes"] = self.table()
@@ -245,10 +254,10 @@ def _gene(gene: GeneEvidence) -> str:
     return f"{'-' if _has_minus(gene) else ''}{printable(gene.gene)}"
 
 
-def _rows(group: ExplainedGroup) -> list[tuple[Any, ...]]:
+def _rows(group: ExplainedGroup, reference: str) -> list[tuple[Any, ...]]:
     """Return the rows of a group in a table."""
     genes, why = group.genes, group.unknown
-    head = group.name, group.cells, genes.label, group.share, genes.agreement, why is not None
+    head = group.name, reference, group.cells, genes.label, group.share, genes.agreement, why is not None
     rows: list[tuple[Any, ...]] = [
         (
             *(*head, genes.runner_up, one.role, one.gene, one.measured, one.attribution, one.mean, one.expressed),

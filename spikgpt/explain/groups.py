@@ -1,4 +1,7 @@
-"""Choice of the groups to explain: labels, clusters or single cells of an annotated query."""
+"""Choice of the groups to explain: labels, clusters or single cells of a query, annotated by one reference or several.
+
+Of several references, each label is explained by the reference that gave the label.
+"""
 
 from __future__ import annotations
 
@@ -9,6 +12,7 @@ from typing import Any
 
 import numpy as np
 from anndata import AnnData
+from msgspec import structs
 
 from spikgpt.cells.align import AlignedCells, joined
 from spikgpt.cells.expression import find_expression
@@ -20,14 +24,14 @@ from spikgpt.errors import ConfigError, listed, printable
 from spikgpt.explain.cells import cell_rows
 from spikgpt.explain.explanation import ExplainedGroup, Explanation, GroupKind
 from spikgpt.explain.labels import CELLS_PER_LABEL, LabelExplainer
-from spikgpt.explain.query import FittedQuery
+from spikgpt.explain.query import FittedQuery, fitted_queries
 from spikgpt.explain.scored import ScoredCells
 from spikgpt.explain.unknown import UnknownExplainer
 from spikgpt.options import ExplainOptions
 from spikgpt.reference.files import Reference
-from spikgpt.scoring.annotation import Annotation
+from spikgpt.scoring.annotation import REFERENCE, Annotation
 from spikgpt.tables import by_number
-from spikgpt.types import UNKNOWN, Rows
+from spikgpt.types import UNKNOWN, Bools, Rows
 
 # Cells that one call explains, each by itself.
 MOST_CELLS = 1000
@@ -43,8 +47,9 @@ def explain(
     options: ExplainOptions,
     *,
     cells: Sequence[str | int] | None = None,
+    only: Bools | None = None,
 ) -> Explanation:
-    """Explain the labels of an annotated query, its clusters, or some of its cells.
+    """Explain the labels that one reference gave to a query, its clusters, or some of its cells.
 
     Parameters
     ----------
@@ -52,6 +57,8 @@ def explain(
         The query, for clusters and for cells outside of the query's sample; None if there is none at hand.
     cells
         Names or positions of the cells to explain one by one; None for labels or clusters.
+    only
+        True for the cells that the reference labelled, shape (n,); None for all cells.
 
     Raises
     ------
@@ -60,15 +67,10 @@ def explain(
     """
     query = annotation.query
     if not isinstance(query, FittedQuery):
-        msg = (
-            "This annotation is of several references or of shards, which keep no fitted query; expected an annotation "
-            "by one reference. Annotate again with one reference, and in one file."
-        )
+        msg = "This annotation of shards keeps no fitted query; expected an annotation of one file. Annotate one file."
         raise ConfigError(msg)
-    if cells is not None and options.cluster_key is not None:
-        msg = "cells and cluster_key were both passed; expected one of them (--cells, --cluster-key). Leave one out."
-        raise ConfigError(msg)
-    explainer = GroupExplainer(annotation, query, adata, options)
+    _check_kind(options, cells)
+    explainer = GroupExplainer(annotation, query, adata, options, only=only)
     kind: GroupKind = "label" if options.cluster_key is None else "cluster"
     if cells is not None:
         kind, groups = "cell", tuple(explainer.cells(cells))
@@ -81,17 +83,37 @@ def explain(
     return Explanation(groups, kind, annotation.reference_name, query.genes, tuple(explainer.notes), rows)
 
 
+def _check_kind(options: ExplainOptions, cells: Sequence[str | int] | None) -> None:
+    """Raise ConfigError for both cells and clusters."""
+    if cells is not None and options.cluster_key is not None:
+        msg = "cells and cluster_key were both passed; expected one of them (--cells, --cluster-key). Leave one out."
+        raise ConfigError(msg)
+
+
+def _rows_of(names: Any, cells: Sequence[str | int]) -> Rows:
+    """Return the row numbers of the cells to explain, in the given order, from their names or positions."""
+    rows = cell_rows(names, cells)
+    if not 0 < len(rows) <= MOST_CELLS:
+        msg = (
+            f"cells names {len(rows)} cells; expected 1 to {MOST_CELLS} names or positions. Pass fewer cells, or leave "
+            "out cells to explain the labels (--cells)."
+        )
+        raise ConfigError(msg)
+    return rows
+
+
 def made_by(annotation: Annotation, reference: Reference) -> Annotation:
     """Return an annotation; raise ConfigError if another reference, or another version of it, made the annotation."""
     name, version = reference.name, ""
     digests = annotation.reference_digest, reference.digest
-    if annotation.query is None or (annotation.reference_name == name and ("" in digests or digests[0] == digests[1])):
-        return annotation  # several references are refused later; a reference in memory has no digest
+    same = annotation.reference_name == name and ("" in digests or digests[0] == digests[1])
+    if same or (annotation.query is None and not annotation.queries):
+        return annotation  # shards are refused later; a reference in memory has no digest
     if annotation.reference_name == name:
         version = f" in another version (digest {digests[0][:12]}, not {digests[1][:12]})"
     msg = (
         f"This annotation is by the reference {printable(annotation.reference_name)!r}{version}; expected one by "
-        f"{printable(name)!r}. Call explain of the reference that made the annotation."
+        f"{printable(name)!r}. Call annotation.explain() in place of model.explain(annotation)."
     )
     raise ConfigError(msg)
 
@@ -105,6 +127,7 @@ class GroupExplainer:
     adata: AnnData | None
     options: ExplainOptions
     notes: list[str] = field(default_factory=list)
+    only: Bools | None = None
 
     def __post_init__(self) -> None:
         self.explainer = LabelExplainer.from_query(self.query)
@@ -183,7 +206,7 @@ class GroupExplainer:
 
     def cells(self, cells: Sequence[str | int]) -> Iterator[ExplainedGroup]:
         """Yield some cells, each with its label or the chosen labels."""
-        rows = self._rows_of(cells)
+        rows = _rows_of(self._names, cells)
         empty = self.annotation.empty[rows]
         names = self._names
         if empty.any():
@@ -214,17 +237,6 @@ class GroupExplainer:
         """Names of all cells of the query, shape (n,)."""
         return np.asarray(self.annotation.obs_names[:], dtype=object)
 
-    def _rows_of(self, cells: Sequence[str | int]) -> Rows:
-        """Return the row numbers of cells from their names or positions, in the given order."""
-        rows = cell_rows(self._names, cells)
-        if not 0 < len(rows) <= MOST_CELLS:
-            msg = (
-                f"cells names {len(rows)} cells; expected 1 to {MOST_CELLS} names or positions. Pass fewer cells, or "
-                "leave out cells to explain the labels (--cells)."
-            )
-            raise ConfigError(msg)
-        return rows
-
     def _scored(self, rows: Rows) -> ScoredCells:
         """Return the scores of cells by their row numbers, none of them empty."""
         sampled = self.query.rows
@@ -246,7 +258,7 @@ class GroupExplainer:
             species=self.options.species,
         )
         chunks: list[AlignedCells] = [chunk for row in rows for chunk in read.rows(range(int(row), int(row) + 1), 1)]
-        batches = batches_of(self.adata, self.options.batch_key).codes[rows]
+        batches = batches_of(self.adata, self.options.batch_key, self.only).codes[rows]
         return ScoredCells.from_cells(self.query, joined(chunks), rows, batches)
 
 
@@ -262,3 +274,134 @@ def var_rows(embedding: PCAProjection, names: Sequence[str], options: ExplainOpt
     in_var = {str(name): row for row, name in enumerate(adata.var_names)}
     rows = [in_var.get(of_expression[columns[name]], -1) if columns[name] >= 0 else -1 for name in names]
     return np.array(rows, dtype=np.int64)
+
+
+@dataclass(frozen=True, eq=False)
+class Part:
+    """Annotation by one of several references. The cells of the other references count as empty.
+
+    Attributes
+    ----------
+    name
+        Name of the reference.
+    labels
+        Labels of the reference, and Unknown.
+    only
+        True for the cells of the reference, shape (n,).
+    """
+
+    name: str
+    annotation: Annotation
+    labels: tuple[str, ...]
+    only: Bools
+
+    @cached_property
+    def given(self) -> set[str]:
+        """Labels that cells got from the reference, Unknown among them."""
+        return set(np.unique(self.annotation.labels[~self.annotation.empty]).tolist())
+
+
+def explain_annotation(
+    annotation: Annotation,
+    adata: AnnData | None,
+    options: ExplainOptions,
+    *,
+    cells: Sequence[str | int] | None = None,
+) -> Explanation:
+    """Explain an annotation by one reference or by several; see :func:`explain`."""
+    if not annotation.queries:
+        return explain(annotation, adata, options, cells=cells)
+    _check_kind(options, cells)
+    parts = list(_parts(annotation))
+    rows = None if cells is None else _rows_of(np.asarray(annotation.obs_names[:], dtype=object), cells)
+    chosen = options.labels
+    if chosen is not None:
+        names = list(dict.fromkeys(label for part in parts for label in part.labels))
+        chosen = list(dict.fromkeys(find_labels(chosen, names, "labels")))
+    kind: GroupKind = "cell" if rows is not None else "label" if options.cluster_key is None else "cluster"
+    explanations, places, notes = list[Explanation](), list[tuple[Any, ...]](), list[str]()
+    for part in parts:
+        own = None if rows is None else rows[part.only[rows]]
+        labels = None if chosen is None else _labels_of(part, parts, chosen, given=kind == "label")
+        if own is not None and not len(own):
+            continue
+        if labels == []:
+            if kind != "label":
+                notes.append(
+                    f"{part.name} has no label {printable(' or '.join(chosen or ()))}, so its cells are not explained."
+                )
+            continue
+        some = structs.replace(options, labels=labels)
+        explanation = explain(part.annotation, adata, some, cells=None if own is None else own.tolist(), only=part.only)
+        notes += [f"{part.name}: {note}" for note in explanation.notes]
+        explanations.append(replace(explanation, reference=part.name))
+        places += _places(explanation, part, rows)
+    joined = _joined(explanations, kind, annotation.reference_name)
+    order = sorted(range(len(places)), key=places.__getitem__)
+    return replace(joined, groups=tuple(joined.groups[at] for at in order), notes=tuple(notes))
+
+
+def _parts(annotation: Annotation) -> Iterator[Part]:
+    """Yield the annotation by each of several references."""
+    codes = annotation.columns[REFERENCE].codes
+    for code, (name, query) in enumerate(fitted_queries(annotation).items()):
+        only = np.asarray(codes == code)
+        part = replace(
+            annotation,
+            query=query,
+            queries={},
+            reference_name=name,
+            empty=annotation.empty | ~only,
+            rejected=annotation.rejected | ~only,
+        )
+        yield Part(name, part, (*query.reference.labels.names, UNKNOWN), only)
+
+
+def _labels_of(part: Part, parts: Sequence[Part], chosen: Sequence[str], *, given: bool) -> list[str]:
+    """Return the chosen labels that a part explains.
+
+    Cells and clusters can be explained by any label of their reference. With ``given``, a label is explained by the
+    references that gave the label. If no cell got the label, the first reference that has the label says so.
+    """
+    own = [label for label in chosen if label in part.labels]
+    if not given:
+        return own
+    holders = {label: [one for one in parts if label in one.given] for label in own}
+    first = {label: next(one for one in parts if label in one.labels) for label in own}
+    return [label for label in own if part in (holders[label] or [first[label]])]
+
+
+def _places(explanation: Explanation, part: Part, rows: Rows | None) -> list[tuple[Any, ...]]:
+    """Return a sort key of each group: labels by size, clusters by name, and cells in the given order."""
+    groups = explanation.groups
+    if rows is not None:
+        given = np.flatnonzero(part.only[rows] & ~part.annotation.empty[rows])
+        return [(place,) for place in given.repeat(len(groups) // max(len(given), 1)).tolist()]
+    if explanation.kind == "cluster":
+        return [(by_number(group.name), -group.cells) for group in groups]
+    return [(group.unknown is not None, -group.cells) for group in groups]
+
+
+def _joined(explanations: Sequence[Explanation], kind: GroupKind, reference: str) -> Explanation:
+    """Return the groups of explanations by several references, with the reference of each."""
+    genes = tuple(dict.fromkeys(gene for one in explanations for gene in one.gene_names))
+    index = {gene: at for at, gene in enumerate(genes)}
+    columns = [np.array([index[gene] for gene in one.gene_names], dtype=np.int64) for one in explanations]
+
+    def var_rows(adata: AnnData) -> Rows:
+        rows = np.full(len(genes), -1)
+        for one, own in zip(explanations, columns, strict=True):
+            assert one.var_rows is not None
+            rows[own] = one.var_rows(adata)
+        return rows
+
+    def of_reference(group: ExplainedGroup, name: str, own: Rows) -> ExplainedGroup:
+        attributions = np.full(len(genes), np.nan)
+        attributions[own] = group.genes.attributions
+        # Several references may give one label, and label cells of one cluster.
+        title = group.name if kind == "cell" else f"{group.name} by {name}"
+        return replace(group, name=title, genes=replace(group.genes, attributions=attributions), reference=name)
+
+    pairs = zip(explanations, columns, strict=True)
+    groups = tuple(of_reference(group, one.reference, own) for one, own in pairs for group in one.groups)
+    return Explanation(groups, kind, reference, genes, (), var_rows)

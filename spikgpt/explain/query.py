@@ -13,6 +13,7 @@ from spikgpt.embedding.base import Engine
 from spikgpt.embedding.pca import PCAProjection
 from spikgpt.engines.query_model import QueryModel
 from spikgpt.reference.files import Reference
+from spikgpt.scoring.annotation import Annotation
 from spikgpt.types import Rows
 
 
@@ -63,3 +64,9 @@ class FittedQuery:
         shape = logs.shape[0], self.template.values.shape[1]
         values = sparse.csr_matrix((np.expm1(logs.data), (logs.row, columns[logs.col])), shape)
         return replace(self.template, values=values, totals=np.full(shape[0], embedding.target_sum))
+
+
+def fitted_queries(annotation: Annotation) -> dict[str, FittedQuery]:
+    """Return the fitted query of each reference by the name of the reference; shards have none."""
+    queries = annotation.queries.items() or [(annotation.reference_name, annotation.query)]
+    return {name: query for name, query in queries if isinstance(query, FittedQuery)}

@@ -73,8 +73,8 @@ def resolve(name: str | Path, revision: str | None = None, *, hub: Hub | None = 
     if name == AUTO or (isinstance(name, str) and len(separate_names(name)) > 1):
         msg = (
             f"One reference is needed here, not {name!r}. A reference is chosen, and several references label one "
-            "query, only by `spikgpt annotate` without --out-dir and by spikgpt.annotate(adata, model). Write ./auto "
-            "for a folder of that name."
+            "query, only by `spikgpt annotate` without --out-dir, by `spikgpt explain`, and by spikgpt.annotate(adata, "
+            "model). Write ./auto for a folder of that name."
         )
         raise ConfigError(msg)
     if revision is None and str(name) in shipped and not (isinstance(name, Path) and name.is_dir()):

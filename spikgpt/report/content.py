@@ -22,7 +22,7 @@ from spikgpt.report.columns import (
     shortened,
     shortened_lines,
 )
-from spikgpt.report.dots import DotPlot, dot_plot
+from spikgpt.report.dots import DotPlot, dot_plots
 from spikgpt.report.map import CellMap, MapSource, cell_map
 from spikgpt.scoring.annotation import Annotation
 from spikgpt.types import UNKNOWN
@@ -79,7 +79,7 @@ class ReportContent:
     batches: str
     histograms: tuple[charts.Histogram, ...]
     agreement: charts.ClusterAgreement | None
-    dots: DotPlot | None
+    dots: tuple[DotPlot, ...]
     candidates: tuple[Cluster, ...]
     genes: texts.GeneCoverage
     run: tuple[tuple[str, str], ...]
@@ -144,7 +144,7 @@ def report_content(
         batches=texts.batches(annotation, options),
         histograms=tuple(charts.histograms(annotation)),
         agreement=agreement,
-        dots=dot_plot(annotation.query) if usable else None,
+        dots=dot_plots(annotation) if usable else (),
         candidates=() if clusters is None else tuple(cluster for cluster in clusters.clusters if cluster.candidate),
         genes=texts.genes(annotation),
         run=tuple(texts.run_facts(annotation, options)),

@@ -2,15 +2,16 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 from scipy import sparse
 
 from spikgpt.errors import ConfigError
 from spikgpt.explain.labels import GeneEvidence, LabelGenes, explain_labels
-from spikgpt.explain.query import FittedQuery
+from spikgpt.explain.query import FittedQuery, fitted_queries
 from spikgpt.explain.scored import ScoredCells
+from spikgpt.scoring.annotation import Annotation
 
 # Columns of the plot, and genes of a label among them.
 MOST_COLUMNS, MOST_OF_LABEL = 50, 5
@@ -58,17 +59,26 @@ class DotRow:
 class DotPlot:
     """Dot plot of labels in rows and genes in columns.
 
-    ``owners`` has the position of the label that each gene was chosen for.
+    ``owners`` has the position of the label that each gene was chosen for. ``reference`` is the name of the reference
+    that gave the labels; an empty text if there is only one.
     """
 
     genes: tuple[str, ...]
     owners: tuple[int, ...]
     rows: tuple[DotRow, ...]
+    reference: str = ""
 
 
-def dot_plot(query: object) -> DotPlot | None:
+def dot_plots(annotation: Annotation) -> tuple[DotPlot, ...]:
+    """Return the genes behind the labels of each reference; a reference that reads no genes has no plot."""
+    plots = ((name, dot_plot(query)) for name, query in fitted_queries(annotation).items())
+    several = bool(annotation.queries)
+    return tuple(replace(plot, reference=name if several else "") for name, plot in plots if plot is not None)
+
+
+def dot_plot(query: FittedQuery) -> DotPlot | None:
     """Return the genes behind the labels of a fitted query; None where the reference reads no genes."""
-    if not isinstance(query, FittedQuery) or query.logs is None:
+    if query.logs is None:
         return None
     try:
         labels = explain_labels(query, top=20)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import platform
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass
 from importlib import metadata
 from typing import Any
@@ -13,7 +13,7 @@ import numpy as np
 
 from spikgpt.constants import CONSTANTS
 from spikgpt.errors import printable
-from spikgpt.explain.query import FittedQuery
+from spikgpt.explain.query import FittedQuery, fitted_queries
 from spikgpt.options import AnnotateOptions
 from spikgpt.reference.format import MANIFEST, digest_of
 from spikgpt.reference.registry import shipped_references
@@ -185,14 +185,14 @@ def batches(annotation: Annotation, options: AnnotateOptions) -> str:
 
 def run_facts(annotation: Annotation, options: AnnotateOptions) -> list[tuple[str, str]]:
     """Return what was run: reference, input, rule, options and versions."""
-    report, query = annotation.input_report, annotation.query
+    report, queries = annotation.input_report, fitted_queries(annotation).values()
     smoothed = "averaged with the nearest cells" if annotation.smoothed else "of each cell alone"
     facts = {
         "Reference": annotation.reference_name,
         "Origin": annotation.reference_origin or _local_origin(annotation.reference_digest),
         "Digest": annotation.reference_digest,
-        **_provenance(query),
-        "Engine": query.engine.name if isinstance(query, FittedQuery) else "",
+        **_provenance(queries),
+        "Engine": ", ".join(dict.fromkeys(query.engine.name for query in queries)),
         "Values": f"{report.values} from {report.source}",
         "Scaling": report.scaling,
         "Batches": annotation.batch_key or "one batch",
@@ -212,13 +212,18 @@ def _local_origin(digest: str) -> str:
     return "shipped with SpikGPT" if digest and digest in shipped else "a folder of this machine"
 
 
-def _provenance(query: Any) -> dict[str, str]:
-    """Return the facts on the cells of a reference."""
-    if not isinstance(query, FittedQuery):
-        return {}
-    known = query.reference.provenance
-    tissue = " ".join(filter(None, (str(known.get("organism") or ""), str(known.get("tissue") or ""))))
-    return {"Trained on": tissue, "Licence of the reference": str(known.get("licence") or "")}
+def _provenance(queries: Collection[FittedQuery]) -> dict[str, str]:
+    """Return the facts on the cells of the references."""
+    known = [query.reference.provenance for query in queries]
+    tissues = [" ".join(str(facts[name]) for name in ("organism", "tissue") if facts.get(name)) for facts in known]
+    licences = [str(facts.get("licence") or "") for facts in known]
+    return {"Trained on": _joined(tissues), "Licence of the reference": _joined(licences)}
+
+
+def _joined(texts: list[str]) -> str:
+    """Return the text of each reference, or the one text that all of them have; empty if all are empty."""
+    some = [text or "not stated" for text in texts] if any(texts) else []
+    return " + ".join(some if len(set(some)) > 1 else some[:1])
 
 
 def changed_options(options: AnnotateOptions) -> str:
@@ -267,9 +272,8 @@ def methods(annotation: Annotation) -> str:
 
 def citations(annotation: Annotation) -> list[str]:
     """Return the works to cite: the software, the paper, and the studies of the reference."""
-    query, studies = annotation.query, list[Any]()
-    if isinstance(query, FittedQuery):
-        studies = list(query.reference.provenance.get("studies") or ())
+    known = [query.reference.provenance for query in fitted_queries(annotation).values()]
+    studies = [study for facts in known for study in facts.get("studies") or ()]
     texts = [_citation(study) for study in studies if study.get("role") != "query"]
     return [SOFTWARE, PAPER, *dict.fromkeys(filter(None, texts))]
 

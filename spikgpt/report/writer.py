@@ -1,17 +1,20 @@
-"""Writer of a report on an annotation: one HTML file that needs no network."""
+"""Writer of reports on an annotation, one HTML file that needs no network, and of explanations."""
 
 from __future__ import annotations
 
 import os
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from spikgpt.errors import ConfigError
+from spikgpt.explain.explanation import Explanation
+from spikgpt.explain.groups import explain_annotation
 from spikgpt.files import check_target, replacing
-from spikgpt.options import AnnotateOptions
+from spikgpt.options import READING, AnnotateOptions, ExplainOptions, options_of
 from spikgpt.report.map import MapSource, check_map_key
 from spikgpt.scoring.annotation import Annotation
 
@@ -26,12 +29,12 @@ ENDINGS = (".html", ".htm")
 
 @dataclass(frozen=True)
 class ReportWriter:
-    """Writer of reports on annotations.
+    """Writer of reports and explanations of annotations.
 
     Attributes
     ----------
     options
-        Options of the annotation, which the report lists.
+        Options of the annotation, which the report lists. Explanations read cells with these options.
     source
         Sample that places the cells on the map; None for that of the annotation.
     """
@@ -79,6 +82,19 @@ class ReportWriter:
         text = page(content)
         with replacing(path) as temporary:
             temporary.write_bytes(text)
+
+    def explain(
+        self,
+        annotation: Annotation,
+        adata: AnnData | None,
+        cells: Sequence[str | int] | None,
+        chosen: Mapping[str, Any],
+    ) -> Explanation:
+        """Return the genes behind the labels; see :meth:`spikgpt.Annotation.explain`."""
+        reading = {name: getattr(self.options, name) for name in READING}
+        if adata is not None:
+            _check_same_cells(annotation, adata)
+        return explain_annotation(annotation, adata, options_of(ExplainOptions, {**chosen, **reading}), cells=cells)
 
 
 def _checked(path: str | Path) -> Path:

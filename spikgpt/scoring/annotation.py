@@ -21,7 +21,7 @@ from spikgpt.scoring.ontology import NO_TERM, RELEASE, name_of, term_of
 from spikgpt.scoring.palette import UNKNOWN_COLOR, palette
 from spikgpt.scoring.rejection import RejectionRule
 from spikgpt.tables import html_table, html_view
-from spikgpt.types import UNKNOWN, Bools, InputReport, Rows, Strings
+from spikgpt.types import UNKNOWN, AnnotatedQuery, Bools, InputReport, Strings
 from spikgpt.version import __version__
 
 if TYPE_CHECKING:
@@ -44,20 +44,8 @@ ROWS = 10_000
 LABELS_SHOWN = 5
 
 
-class AnnotatedQuery(Protocol):
-    """Fitted query of an annotation: :class:`spikgpt.explain.query.FittedQuery`."""
-
-    @property
-    def genes(self) -> tuple[str, ...]:
-        """Symbols of the genes that query and reference share."""
-
-    @property
-    def rows(self) -> Rows:
-        """Row numbers of the query's sample, ascending."""
-
-
 class Reporter(Protocol):
-    """Writer of reports on an annotation: :class:`spikgpt.report.writer.ReportWriter`."""
+    """Writer of reports and explanations of an annotation: :class:`spikgpt.report.writer.ReportWriter`."""
 
     def write(
         self,
@@ -70,6 +58,9 @@ class Reporter(Protocol):
         title: str | None,
     ) -> None:
         """Write a report; see :meth:`Annotation.report`."""
+
+    def explain(self, annotation: Annotation, adata: AnnData | None, cells: Any, chosen: Mapping[str, Any]) -> Any:
+        """Return the genes behind the labels; see :meth:`Annotation.explain`."""
 
 
 @dataclass(frozen=True, repr=False)
@@ -130,6 +121,8 @@ class Annotation:
         three times, and -1 for empty cells. None for several references.
     query
         Fitted query with its reference, for explanations and reports. None for several references, and for shards.
+    queries
+        Of several references: the fitted query of the cells of each reference, by the name of the reference.
     reporter
         Writer of reports. None for an annotation that :meth:`SpikGPT.annotate` did not make.
     """
@@ -164,6 +157,7 @@ class Annotation:
     excluded_labels: tuple[str, ...] = ()
     nearest: npt.NDArray[np.int32] | None = None
     query: AnnotatedQuery | None = None
+    queries: Mapping[str, AnnotatedQuery] = field(default_factory=dict)
     reporter: Reporter | None = field(default=None, compare=False)
 
     @property
@@ -441,12 +435,47 @@ class Annotation:
         LabelsError
             When there is no column ``cluster_key``.
         """
-        if self.reporter is None:
-            msg = "This annotation was not made by SpikGPT.annotate, which reports need. Annotate the cells again."
-            raise ConfigError(msg)
         options = {"map_key": map_key, "cluster_key": cluster_key, "title": title}
-        self.reporter.write(self, path, adata, **options)
+        self._writer.write(self, path, adata, **options)
         return Path(path)
+
+    def explain(
+        self,
+        adata: AnnData | None = None,
+        *,
+        labels: Sequence[str] | None = None,
+        cells: Sequence[str | int] | None = None,
+        cluster_key: str | None = None,
+        top: int = 20,
+    ) -> Any:
+        """Return the genes behind the labels, and the reasons for Unknown.
+
+        Of several references, each label is explained by the reference that gave the label.
+
+        Parameters
+        ----------
+        adata
+            The annotated query, which clusters need, and cells outside of the query's sample of at most 20,000 cells.
+        labels, cells, cluster_key, top
+            As for :meth:`spikgpt.SpikGPT.explain`.
+
+        Returns
+        -------
+        spikgpt.explain.explanation.Explanation
+
+        Raises
+        ------
+        ConfigError
+            When a reference reads no genes, or an option does not fit the query.
+        """
+        return self._writer.explain(self, adata, cells, {"labels": labels, "cluster_key": cluster_key, "top": top})
+
+    @property
+    def _writer(self) -> Reporter:
+        if self.reporter is None:
+            msg = "This annotation was not made by SpikGPT.annotate; reports and explanations need one that was."
+            raise ConfigError(msg)
+        return self.reporter
 
     def to_cas(
         self, path: str | Path, *, title: str | None = None, author_name: str = "", more: Iterable[CellSet] = ()

@@ -10,6 +10,7 @@ import pytest
 from anndata import AnnData
 
 from tests.cli.conftest import Run, assert_refused, written
+from tests.conftest import DATA
 
 
 def test_genes_are_shown_and_written(run: Run, query: AnnData, small_folder: Path, tmp_path: Path) -> None:
@@ -68,6 +69,38 @@ def test_cells_and_clusters_are_explained(run: Run, query: AnnData, small_folder
     assert set(pd.read_csv(table, sep="\t")["group"]) == set(query.obs["donor"].astype(str))
 
 
+def test_the_chosen_reference_explains(run: Run, query_file: Path, tmp_path: Path) -> None:
+    table, cache = tmp_path / "genes.csv", ("--cache-dir", tmp_path / "no-cache")
+    ran = run("explain", query_file, "--model", "auto", "--labels", "beta", *cache, "--out", table)
+    assert ran.code == 0, ran.err
+    labels = run("annotate", query_file, "--model", "auto", *cache, "--table", tmp_path / "labels.csv")
+    reasons = [line for line in labels.err.splitlines() if "references were compared" in line]
+    assert reasons[0].startswith("Reference pancreas: the profiles of its labels agree with the query")
+    assert reasons[0] in ran.err
+    assert "query.h5ad by pancreas" in ran.out
+    assert set(pd.read_csv(table)["reference"]) == {"pancreas"}
+
+
+def test_each_of_several_references_explains_its_labels(
+    run: Run, query_file: Path, small_folder: Path, tmp_path: Path
+) -> None:
+    table = tmp_path / "genes.csv"
+    ran = run("explain", query_file, "--model", f"retina,{small_folder}", "--labels", "beta,Unknown", "--out", table)
+    assert ran.code == 0, ran.err
+    assert "beta by small: " in ran.out
+    genes = pd.read_csv(table)
+    assert set(genes[genes["label"] == "beta"]["reference"]) == {"small"}
+    assert_refused(run("explain", query_file, "--model", "pancreas,nowhere/at-all", "--offline"), "nowhere/at-all")
+
+
+def test_a_reference_without_genes_is_refused_before_the_work(
+    run: Run, query_file: Path, small_folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("spikgpt.several.annotate", None)
+    models = f"{small_folder},{DATA / 'format_1' / 'counts'}"
+    assert_refused(run("explain", query_file, "--model", models), "has format 1, which stores no profiles")
+
+
 def test_mistakes_are_refused_in_one_line(run: Run, query_file: Path, small_folder: Path, tmp_path: Path) -> None:
     where = ("explain", query_file, "--model", small_folder)
     assert_refused(run(*where, "--labels", "betta"), "Did you mean 'beta'?")
@@ -75,5 +108,5 @@ def test_mistakes_are_refused_in_one_line(run: Run, query_file: Path, small_fold
     assert_refused(run(*where, "--out", tmp_path / "genes.png"), "expected a name that ends in .csv")
     assert_refused(run(*where, "--out", query_file), "is the input")
     assert_refused(run(*where, "--cluster-key", "leiden"), "obs has no column 'leiden'")
-    assert_refused(run("explain", query_file, "--model", "auto"), "spikgpt explain takes one reference")
+    assert_refused(run("explain", query_file, "--model", "auto", "--lock"), "pin one reference; name one in place of")
     assert not (tmp_path / "genes.png").exists()

@@ -178,17 +178,33 @@ def test_cells_outside_of_the_sample_are_read(
     assert [group.unknown is not None for group in explanation.groups] == annotation.rejected[outside].tolist()
 
 
-def test_several_references_are_refused(annotation: Annotation) -> None:
-    with pytest.raises(ConfigError, match="expected an annotation by one reference"):
+def test_shards_are_refused(annotation: Annotation) -> None:
+    with pytest.raises(ConfigError, match="This annotation of shards keeps no fitted query; expected an annotation of"):
         explained(replace(annotation, query=None))
 
 
 def test_an_annotation_by_another_reference_is_refused(annotation: Annotation, small: Reference) -> None:
     assert made_by(annotation, small) is annotation
-    with pytest.raises(ConfigError, match="is by the reference 'pbmc'; expected one by 'small'. Call explain of the"):
+    with pytest.raises(ConfigError, match="is by the reference 'pbmc'; expected one by 'small'. Call annotation.expl"):
         made_by(replace(annotation, reference_name="pbmc", reference_digest="0" * 64), small)
     with pytest.raises(ConfigError, match=r"'small' in another version \(digest 000000000000, not "):
         made_by(replace(annotation, reference_digest="0" * 64), small)
+
+
+def test_an_annotation_explains_itself(annotation: Annotation, query: AnnData) -> None:
+    expected = explained(annotation, labels=["beta"], top=3)
+    explanation = annotation.explain(labels=["beta"], top=3)
+    assert repr(explanation) == repr(expected)
+    assert set(explanation.table()["reference"]) == {"small"}
+    cells = query.copy()
+    cells.obs["cluster"] = "all"
+    assert annotation.explain(cells, cluster_key="cluster").kind == "cluster"
+    with pytest.raises(ConfigError, match="cells that are not the 300 annotated cells in their order"):
+        annotation.explain(query[::-1].copy())
+    with pytest.raises(ConfigError, match="top is 0; expected a whole number of at least 1"):
+        annotation.explain(top=0)
+    with pytest.raises(ConfigError, match="not made by SpikGPT.annotate; reports and explanations need one that was"):
+        replace(annotation, reporter=None).explain()
 
 
 def test_cells_and_clusters_exclude_each_other(annotation: Annotation, query: AnnData) -> None:

@@ -26,7 +26,7 @@ def test_the_content_has_each_part(annotated: Annotation, query: AnnData) -> Non
     assert content.title == "My\\ncells"
     assert (content.cells, content.unknown) == (300, annotated.unknown_fraction)
     assert content.known_labels == len(set(annotated.labels) - {"Unknown"})
-    assert content.dots is not None
+    assert content.dots
     assert content.agreement is not None
     assert content.map is not None
     names = [column.name for column in content.map.columns]
@@ -76,7 +76,7 @@ def test_a_refused_reference_has_no_candidates_and_no_genes(annotated: Annotatio
     refused = dataclasses.replace(missing, compatibility=Compatibility(OTHER, "it barks", {}))
     for clusters in (None, report):
         content = report_content(refused, query, OPTIONS, cluster_key="cell_type", clusters=clusters)
-        assert (content.candidates, content.agreement, content.dots) == ((), None, None)
+        assert (content.candidates, content.agreement, content.dots) == ((), None, ())
         text = page(content).decode()
         assert text.count("candidates for new types are left out") == 1
         assert not {"dots-title", "agreement-title", "candidates-title"} & set(re.findall(r'id="([\w-]+)"', text))
@@ -100,5 +100,5 @@ def test_without_a_map_the_rest_is_there(annotated: Annotation) -> None:
     content = report_content(bare, None, OPTIONS)
     assert content.map is None
     assert "no map" in content.map_text
-    assert (content.dots, content.agreement, content.compositions) == (None, None, ())
+    assert (content.dots, content.agreement, content.compositions) == ((), None, ())
     assert content.labels

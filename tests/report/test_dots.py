@@ -2,19 +2,20 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 from anndata import AnnData
 
 from spikgpt import Annotation
-from spikgpt.explain.query import FittedQuery
 from spikgpt.report import dots as dots_module
-from spikgpt.report.dots import dot_plot
+from spikgpt.report.dots import dot_plots
 
 
 def test_hormones_are_the_genes_of_their_cells(annotated: Annotation, query: AnnData) -> None:
-    plot = dot_plot(annotated.query)
-    assert plot is not None
+    (plot,) = dot_plots(annotated)
+    assert plot.reference == ""
     rows = {row.label: row for row in plot.rows}
     for label, gene in (("alpha", "GCG"), ("beta", "INS"), ("delta", "SST")):
         at = plot.genes.index(gene)
@@ -33,11 +34,9 @@ def test_hormones_are_the_genes_of_their_cells(annotated: Annotation, query: Ann
 
 def test_many_labels_have_fewer_genes_each(annotated: Annotation, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(dots_module, "MOST_COLUMNS", 5)
-    plot = dot_plot(annotated.query)
-    assert plot is not None
+    (plot,) = dot_plots(annotated)
     assert len(plot.genes) <= len(plot.rows)
 
 
 def test_without_expression_there_is_no_plot(annotated: Annotation) -> None:
-    assert dot_plot(None) is None
-    assert isinstance(annotated.query, FittedQuery)
+    assert dot_plots(replace(annotated, query=None)) == ()
