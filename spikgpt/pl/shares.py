@@ -129,9 +129,9 @@ def agreement(
     show: bool | None = None,
     save: str | Path | None = None,
 ) -> Axes:
-    """Draw a heat map of labels and clusters, or of labels and another column: shares of the cells of each label.
+    """Draw a heat map of labels and clusters, or of labels and another column: percentages of the cells of each label.
 
-    Columns are in the order of the labels that have most of their cells. Numbers are percentages.
+    Columns are in the order of the labels that have most of their cells.
 
     Parameters
     ----------
@@ -178,11 +178,11 @@ def agreement(
     longest = [LETTER * max(map(len, names)) for names in (rows, columns)]
     width = min(LARGEST, 1.6 + longest[0] + 0.27 * len(columns))
     axes = ax or new_axes(width, min(LARGEST, 1.0 + longest[1] + 0.22 * len(rows)))[0]
-    image = axes.imshow(shares.to_numpy(), cmap="Blues", vmin=0, vmax=1, aspect="auto")
+    image = axes.imshow(100 * shares.to_numpy(), cmap="Blues", vmin=0, vmax=100, aspect="auto")
     axes.set_xticks(range(len(columns)), columns, rotation=90, fontsize=FONT)
     axes.set_yticks(range(len(rows)), rows, fontsize=FONT)
     axes.set_xlabel(shown(by) if isinstance(by, str) else "cluster" if by is None else "")
-    figure_of(axes).colorbar(image, ax=axes, label="share of the label's cells", shrink=0.8, aspect=30)
+    figure_of(axes).colorbar(image, ax=axes, label="% of the label's cells", shrink=0.8, aspect=30)
     if max(shares.shape) <= NUMBERED:
         for (row, column), share in np.ndenumerate(shares.to_numpy()):
             if share >= 0.005:

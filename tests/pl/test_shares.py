@@ -62,7 +62,7 @@ def test_batches_of_several_columns_are_joined(islets: AnnData) -> None:
 def test_rows_of_a_heat_map_are_shares_of_a_label(islets: AnnData) -> None:
     axes = pl.agreement(islets, "leiden")
     (image,) = axes.get_images()
-    shares = np.asarray(image.get_array())
+    shares = np.asarray(image.get_array()) / 100
     expected = pd.crosstab(islets.obs["spikgpt_label"], islets.obs["leiden"], normalize="index")
     columns = [text.get_text() for text in axes.get_xticklabels()]
     assert sorted(columns) == ["0", "1", "2"]
@@ -73,6 +73,10 @@ def test_rows_of_a_heat_map_are_shares_of_a_label(islets: AnnData) -> None:
     numbers = [text.get_text() for text in axes.texts]
     assert numbers == [f"{100 * share:.0f}" for share in shares.ravel() if share >= 0.005]
     assert axes.get_xlabel() == "leiden"
+    # The colour bar has the unit of the numbers.
+    assert image.get_clim() == (0, 100)
+    assert image.colorbar is not None
+    assert image.colorbar.ax.get_ylabel() == "% of the label's cells"
 
 
 def test_columns_follow_the_labels_that_have_their_cells(islets: AnnData) -> None:
