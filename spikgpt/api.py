@@ -12,7 +12,7 @@ from anndata import AnnData
 from spikgpt.cells.reading import open_cells
 from spikgpt.embedding.base import Engine
 from spikgpt.engines.opening import open_engine, torch_engine
-from spikgpt.errors import ConfigError, DataError, needs, warn
+from spikgpt.errors import ConfigError, DataError, needs, warn, with_noun
 from spikgpt.explain.explanation import Explanation
 from spikgpt.explain.front import expression_embedding
 from spikgpt.explain.groups import explain, made_by
@@ -754,6 +754,6 @@ def _described(value: Any) -> str:
     shape = getattr(value, "shape", None)
     size = f" of shape {tuple(shape)}" if isinstance(shape, tuple) else ""
     if isinstance(value, list | tuple | dict | set):
-        size = f" of {len(value)} items"
+        size = f" of {with_noun(len(value), 'item')}"
     name = type(value).__name__
     return f"{'an' if name[0] in 'aeiouAEIOU' else 'a'} {name}{size}"

@@ -31,7 +31,7 @@ from spikgpt.cells.reading import open_cells
 from spikgpt.constants import CONSTANTS
 from spikgpt.engines.opening import open_engine
 from spikgpt.engines.query_model import QueryModel
-from spikgpt.errors import ConfigError, DataError, SpikGPTError, listed
+from spikgpt.errors import ConfigError, DataError, SpikGPTError, listed, with_noun
 from spikgpt.explain.query import FittedQuery
 from spikgpt.options import (
     CERTAINTY,
@@ -152,8 +152,8 @@ class ReferenceChoice:
 
     def sentences(self) -> list[str]:
         """Return sentences that name the best reference, the reason, and the other references."""
-        number = f"{len(self.scores)} references were" if len(self.scores) != 1 else "1 reference was"
-        compared = f"{number} compared with {self.cells} cells"
+        number = with_noun(len(self.scores), "reference was", "references were")
+        compared = f"{number} compared with {with_noun(self.cells, 'cell')}"
         if self.best is None:
             far = "; ".join(f"{score.name}: {score.reason}" for score in self.scores)
             return [f"No reference suits the query; {compared}. {far}."]
@@ -188,7 +188,7 @@ class ReferenceChoice:
     def __repr__(self) -> str:
         lines = [f"{'*' if score.name == self.best else ' '} {_described(score)}" for score in self.scores]
         best = "none suits the query" if self.best is None else repr(self.best)
-        return "\n".join([f"ReferenceChoice: {best}, from {self.cells} cells", *lines])
+        return "\n".join([f"ReferenceChoice: {best}, from {with_noun(self.cells, 'cell')}", *lines])
 
     def _repr_html_(self) -> str:
         rows = [

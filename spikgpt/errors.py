@@ -191,3 +191,11 @@ def fault(error: BaseException) -> str | None:
 def listed(names: Iterable[Any]) -> str:
     """Return names as text."""
     return ", ".join(map(str, names)) or "none"
+
+
+def with_noun(count: int, noun: str, plural: str = "", *, form: str = "") -> str:
+    """Return a number with its noun, such as "1 line" or "2 lines"; a verb may follow: "1 cell has", "2 cells have".
+
+    ``form`` is the format of the number, such as "," for thousands.
+    """
+    return f"{count:{form}} {noun if count == 1 else plural or f'{noun}s'}"

@@ -185,7 +185,7 @@ class MuData:
         (np.ones((3, 2)), ("a ndarray of shape (3, 2)", "gene names")),
         (sparse.csr_matrix(np.ones((3, 2))), ("a csr_matrix of shape (3, 2)", "gene names")),
         ([1, 2], ("a list of 2 items", "anndata.concat")),
-        ({"a": 1}, ("a dict of 1 items", "anndata.concat")),
+        ({"a": 1}, ("a dict of 1 item", "anndata.concat")),
         (MuData(), ("a MuData", "mdata['rna']", "rna, prot")),
         (3, ("got 3", "read_h5ad")),
     ],

@@ -16,7 +16,7 @@ import pytest
 from packaging.requirements import Requirement
 
 from spikgpt import errors
-from spikgpt.errors import FAULTS, OPTIONAL, TRAINING, ConfigError, DataError, fault, install_command, needs
+from spikgpt.errors import FAULTS, OPTIONAL, TRAINING, ConfigError, DataError, fault, install_command, needs, with_noun
 
 
 def is_error(value: object) -> bool:
@@ -102,3 +102,9 @@ def test_what_strangers_wrote_is_one_line_that_a_terminal_can_show() -> None:
     assert text.startswith(r"\x1b[2Ja\nb\u202ecc")
     assert text.endswith("c do this.")
     assert len(text) < 3100
+
+
+def test_a_number_has_its_noun_and_verb() -> None:
+    assert [with_noun(count, "line") for count in (0, 1, 2)] == ["0 lines", "1 line", "2 lines"]
+    assert with_noun(1, "batch is", "batches are") == "1 batch is"
+    assert with_noun(1200, "batch is", "batches are", form=",") == "1,200 batches are"

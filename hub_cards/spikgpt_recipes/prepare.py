@@ -19,7 +19,7 @@ from scipy import sparse
 from spikgpt.cells.content.values import row_sums
 from spikgpt.cells.genes import MINIMUM_GENES, GeneList, genes_of, match_genes
 from spikgpt.cells.obs import counted, labels_of
-from spikgpt.errors import DataError, LabelsError, listed
+from spikgpt.errors import DataError, LabelsError, listed, with_noun
 from spikgpt.files import replacing
 from spikgpt.types import Bools, Strings
 from spikgpt_recipes.plan import StudySelection
@@ -170,7 +170,7 @@ def _add_study(
         tally.labels.update(labels[usable].tolist())
         parts.add(values[usable], obs, cells.var)
     if unmapped:
-        names = listed(f"{label!r} ({count} cells)" for label, count in sorted(unmapped.items()))
+        names = listed(f"{label!r} ({with_noun(count, 'cell')})" for label, count in sorted(unmapped.items()))
         msg = f"The recipe has no entry for these labels of {study.study}: {names}. Add them to its labels, or as null."
         raise LabelsError(msg)
     return tally

@@ -14,7 +14,7 @@ from msgspec import structs
 
 from spikgpt.cells.reading import open_cells
 from spikgpt.engines.opening import torch_engine
-from spikgpt.errors import ConfigError, DownloadError, listed
+from spikgpt.errors import ConfigError, DownloadError, listed, with_noun
 from spikgpt.files import hold_lock, replacing, sha256_of, user_cache
 from spikgpt.options import TrainOptions
 from spikgpt.reference.files import build_reference, read_reference, save
@@ -269,11 +269,13 @@ class Build:
                 if file.sha256 is None
             ]
             hashes = f"; without a hash in the recipe: {listed(unpinned)}" if unpinned else ""
-            return f"{len(stamps)} files, {sum(size for size, _ in stamps) / 1e6:.1f} MB{hashes}"
+            return f"{with_noun(len(stamps), 'file')}, {sum(size for size, _ in stamps) / 1e6:.1f} MB{hashes}"
         if step == "prepare":
             cells = {role: sum(tally["cells"] for tally in tallies.values()) for role, tallies in result.items()}
             return "; ".join(
-                f"{role}: {cells[role]:,} cells of {listed(names)}" for role, names in result.items() if names
+                f"{role}: {with_noun(cells[role], 'cell', form=',')} of {listed(names)}"
+                for role, names in result.items()
+                if names
             )
         if step == "train":
             return f"{_figures(result)} over {result['cells']} held out"

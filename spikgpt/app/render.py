@@ -6,7 +6,7 @@ from html import escape
 from urllib.parse import quote
 
 from spikgpt.app.messages import CELLS, REPORT, TABLE, Finished, PageCluster, PageLabel, Step, Summary
-from spikgpt.errors import printable
+from spikgpt.errors import printable, with_noun
 from spikgpt.types import UNKNOWN
 
 # Signs that the templates of Gradio's page give a meaning.
@@ -68,7 +68,7 @@ def result(finished: Finished) -> str:
 
 
 def report(finished: Finished) -> str:
-    """Return the frame with the report; an empty text without one."""
+    """Return the HTML frame that shows the report of a run; an empty string if the run made no report."""
     if REPORT not in finished.summary.files:
         return ""
     # The frame has an origin of its own: its script reaches neither this page nor the server.
@@ -80,7 +80,7 @@ def report(finished: Finished) -> str:
 
 def _verdict(summary: Summary) -> str:
     evidence = f"<p>{text(summary.evidence)}</p>" if summary.evidence else ""
-    cells = f"{summary.cells:,} cells, reference {name(summary.reference)}"
+    cells = f"{with_noun(summary.cells, 'cell', form=',')}, reference {name(summary.reference)}"
     return (
         f'<div class="sg-verdict sg-{summary.tone}"><p class="sg-soft">Compatibility of reference and cells</p>'
         f"<h2>{text(summary.verdict)}</h2><p>{text(summary.explanation)}</p>{evidence}<p>{cells}</p></div>"

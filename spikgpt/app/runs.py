@@ -14,7 +14,7 @@ from typing import NamedTuple
 from spikgpt.app.messages import Finished, PageJob, Step, Summary
 from spikgpt.app.sessions import PageSession
 from spikgpt.app.settings import AppOptions
-from spikgpt.errors import ConfigError, SpikGPTError
+from spikgpt.errors import ConfigError, SpikGPTError, with_noun
 from spikgpt.service.messages import Done, JobProgress
 from spikgpt.service.pool import WorkerPool
 from spikgpt.service.refusals import Kind, Refusal
@@ -71,7 +71,7 @@ class Runs:
             msg = "This page labels a file already. Wait for its labels, or stop it."
             raise Refusal(Kind.BUSY, msg)
         if self._admitted >= self._settings.most_runs:
-            msg = f"The server has {self._admitted} files to label already. Try this one again later."
+            msg = f"The server has {with_noun(self._admitted, 'file')} to label already. Try this one again later."
             raise Refusal(Kind.BUSY, msg)
         job = self._job(session, request)
         self._admitted += 1

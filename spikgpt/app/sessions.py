@@ -12,6 +12,7 @@ from contextlib import suppress
 from pathlib import Path
 
 from spikgpt.app.folders import safe_name
+from spikgpt.errors import with_noun
 from spikgpt.service.refusals import Kind, Refusal
 
 # Seconds without an action after which a session without a connection ends. An open page keeps a connection.
@@ -177,7 +178,7 @@ class Sessions:
         held = sum(one.upload is not None or one.results is not None for one in others)
         held += sum(one.uploads_running for one in self._sessions.values())
         if held >= self._most_files:
-            msg = f"The server holds {held} uploads already. Upload this file again later."
+            msg = f"The server holds {with_noun(held, 'upload')} already. Upload this file again later."
             raise Refusal(Kind.BUSY, msg)
 
     def results(self, address: str) -> Path | None:

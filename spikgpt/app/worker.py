@@ -240,7 +240,7 @@ def summarised(
         evidence=" ".join(answer.evidence),
         choice=chosen,
         # The verdict has a place of its own.
-        sentences=[one for one in annotation.sentences() if not (check and one.startswith(check.kind.capitalize()))],
+        sentences=[one for one in annotation.sentences() if not (check and one == check.sentence)],
         notes=notes,
         rows=rows,
         clusters=listed,

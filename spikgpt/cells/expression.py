@@ -27,7 +27,7 @@ from spikgpt.cells.content.values import (
 from spikgpt.cells.formats.notes import reading_notes
 from spikgpt.cells.matrices import MatrixOnDisk, read_rows
 from spikgpt.cells.on_disk import keep_on_disk
-from spikgpt.errors import DataError, listed
+from spikgpt.errors import DataError, listed, with_noun
 from spikgpt.types import Integers, Rows
 
 if TYPE_CHECKING:
@@ -164,7 +164,7 @@ def find_expression(adata: Cells, *, layer: str | None = None, gene_key: str | N
         When no matrix holds readable values, or there is no such layer or column.
     """
     if adata.n_obs == 0 or adata.n_vars == 0:
-        size = f"{adata.n_obs} cells and {adata.n_vars} genes"
+        size = f"{with_noun(adata.n_obs, 'cell')} and {with_noun(adata.n_vars, 'gene')}"
         msg = f"The AnnData has {size}; it needs at least one of each. Check the filters that it went through."
         raise DataError(msg)
     candidates = _candidates(adata, layer, gene_key)
@@ -295,7 +295,7 @@ def _content_of(candidate: _Candidate) -> Content:
     if not len(candidate.var):
         return Content(problem=f"holds {candidate.left_out}")
     content = content_of(candidate.matrix, candidate.columns)
-    note = f"{candidate.source} holds {candidate.left_out}, which were left out."
+    note = f"{candidate.source} holds {candidate.left_out}: left out."
     return replace(content, notes=(note, *content.notes)) if candidate.left_out else content
 
 
@@ -308,4 +308,7 @@ def _notes(candidates: list[_Candidate], contents: list[Content], chosen: int) -
     if content.problem:
         yield f"X {content.problem}, so {candidates[chosen].source} was read."
     elif len(first.var) < SUBSET_SHARE * len(candidates[chosen].var):
-        yield f"X has {len(first.var)} genes of {len(candidates[chosen].var)}, so {candidates[chosen].source} was read."
+        yield (
+            f"X has {with_noun(len(first.var), 'gene')} of {len(candidates[chosen].var)}, so "
+            f"{candidates[chosen].source} was read."
+        )

@@ -18,7 +18,7 @@ from scipy import sparse
 from spikgpt.cells.naming.human import human_genes, human_id, respelled
 from spikgpt.cells.naming.orthologues import SPECIES, orthologue_names
 from spikgpt.cells.naming.spellings import dates, gene_share, plain, spellings, without_suffixes
-from spikgpt.errors import GenesError
+from spikgpt.errors import GenesError, with_noun
 from spikgpt.types import Bools, Integers, Rows
 
 if TYPE_CHECKING:
@@ -92,7 +92,8 @@ class GeneList:
     def __post_init__(self) -> None:
         if len(self.symbols) != len(self.ensembl_ids):
             msg = (
-                f"{len(self.symbols)} symbols for {len(self.ensembl_ids)} Ensembl ids; give one id, or None, a symbol."
+                f"{with_noun(len(self.symbols), 'symbol')} for "
+                f"{with_noun(len(self.ensembl_ids), 'Ensembl id')}; give one id, or None, a symbol."
             )
             raise GenesError(msg)
         for names in (self.symbols, [gene_id for gene_id in self.ensembl_ids if gene_id is not None]):
@@ -432,8 +433,9 @@ def _notes(
         )
     if as_dates := dates(names):
         yield (
-            f"{len(as_dates)} gene names are dates, like {as_dates[0]}, as Excel makes of MARCHF1 or SEPTIN2. These "
-            "genes are not found."
+            f"Names of genes that are dates, like {as_dates[0]}, as Excel makes of MARCHF1 or SEPTIN2: "
+            f"{len(as_dates)}. "
+            "Such genes are not found."
         )
 
 
@@ -442,7 +444,7 @@ def _too_few(n_matched: int, needed: int, genes: GeneList, label: str, names: li
     expected = f"{_examples(genes.symbols)}" + (f", or {_examples(ids)}" if ids else "")
     return (
         f"Found {n_matched} of the reference's {len(genes)} genes in the query; at least {needed} are needed. The "
-        f"query names {len(names)} genes like {_examples(names)} ({label}), the reference like {expected}."
+        f"query names {with_noun(len(names), 'gene')} like {_examples(names)} ({label}), the reference like {expected}."
     )
 
 

@@ -16,7 +16,7 @@ from anndata.io import sparse_dataset
 from scipy import sparse
 
 from spikgpt.cells.storage import REMEDY, as_data_errors, is_array, missing_chunks
-from spikgpt.errors import DataError
+from spikgpt.errors import DataError, with_noun
 from spikgpt.types import Integers, Rows
 
 # Values of a sparse matrix that are read from disk at a time.
@@ -211,7 +211,7 @@ def _check_parts(group: Any, n_rows: int, name: object) -> None:
         _check_starts(starts, n_rows, data.shape[0], name)
         if starts[-1] == data.shape[0]:
             return
-        problem = f"row starts from {starts[0]} to {starts[-1]} for {data.shape[0]} values"
+        problem = f"row starts from {starts[0]} to {starts[-1]} for {with_noun(data.shape[0], 'value')}"
     msg = f"{name} has {problem}; expected data and indices of one length, and row starts up to this length. {REMEDY}"
     raise DataError(msg)
 
@@ -222,8 +222,11 @@ def _check_starts(starts: npt.NDArray[Any], n_rows: int, n_values: int, name: ob
         rising = starts[0] == 0 and (np.diff(starts.astype(np.int64)) >= 0).all()
         if rising and starts[-1] <= n_values:
             return
-        problem = f"row starts from {starts[0]} to {starts[-1]} for {n_values} values" + ", out of order" * (not rising)
+        problem = (
+            f"row starts from {starts[0]} to {starts[-1]} for {with_noun(n_values, 'value')}"
+            + ", out of order" * (not rising)
+        )
     else:
-        problem = f"row starts of shape {starts.shape} and type {starts.dtype} for {n_rows} rows"
+        problem = f"row starts of shape {starts.shape} and type {starts.dtype} for {with_noun(n_rows, 'row')}"
     msg = f"{name} has {problem}; expected one more than rows, rising from 0 to the number of values. {REMEDY}"
     raise DataError(msg)

@@ -21,7 +21,7 @@ from anndata.io import read_elem, write_elem
 from spikgpt.cells.reading import H5AD, ZARR, read_cells, stored_kind
 from spikgpt.cells.storage import Identity, as_data_errors, identity_of, open_store
 from spikgpt.cells.stored import CATEGORIES, check_readable, columns_of, names_of, obs_names_of
-from spikgpt.errors import ConfigError, DataError, install_command, warn
+from spikgpt.errors import ConfigError, DataError, install_command, warn, with_noun
 from spikgpt.files import replacing
 
 # Start of a formula for spreadsheets, also in full width; signed numbers and single signs are no formula.
@@ -164,7 +164,10 @@ def _copy(source: Path, target: Path) -> None:
 def _check_same(source: Path, identity: Identity | None, names: list[str] | None, current: list[str]) -> None:
     """Refuse a source that changed since it was read, because its cells would get the labels of other cells."""
     if names is not None and names != current:
-        change = f"now holds {len(current)} other cells than the {len(names)} that were read, or another order of cells"
+        change = (
+            f"now holds {with_noun(len(current), 'other cell')} than the {len(names)} that were read, or "
+            "another order of cells"
+        )
     elif identity is not None and identity_of(source) != identity:
         change = "was changed or replaced since it was read"
     else:

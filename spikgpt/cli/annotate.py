@@ -14,7 +14,7 @@ from spikgpt.cli.flags import MODEL, SCGPT, PinnedOptions, command, hub_of
 from spikgpt.cli.output import inform, interruptible, note, show, show_scores
 from spikgpt.cli.paths import CELLS, CSV, HTML, JSON, TABLES, Output, check_outputs
 from spikgpt.cli.shards import ShardOptions, label_shards
-from spikgpt.errors import ConfigError, needs
+from spikgpt.errors import ConfigError, needs, with_noun
 from spikgpt.options import AnnotateOptions, EngineOptions, about
 
 if TYPE_CHECKING:
@@ -215,7 +215,7 @@ def evaluate(
     metrics = evaluation.metrics
     show_scores(metrics.to_dict())
     inform(
-        f"Accuracy {metrics.accuracy:.4f}, macro-F1 {metrics.macro_f1:.4f} over {metrics.cells} cells. "
+        f"Accuracy {metrics.accuracy:.4f}, macro-F1 {metrics.macro_f1:.4f} over {with_noun(metrics.cells, 'cell')}. "
         f"Unknown: {100 * evaluation.known_unknown_fraction:.1f}% of the cells of known types; "
         f"accuracy if these count as errors: {evaluation.accuracy_after_rejection:.4f}. Engine: {engine}."
     )

@@ -95,7 +95,7 @@ def embed(
     inform(f"Read {report.values} from {report.source}.")
     inform(report.genes)
     if empty.any():
-        note(f"{int(empty.sum())} cells have no genes of the vocabulary; their vectors are meaningless.")
+        note(f"Cells without genes of the vocabulary: {int(empty.sum())}. Their vectors are meaningless.")
     note(*report.notes)
     inform(f"Wrote {out}, obsm[{key!r}], {vectors.shape[1]} values per cell.")
 

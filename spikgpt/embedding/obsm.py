@@ -14,7 +14,7 @@ from spikgpt.cells.align import CHUNK, AlignedCells
 from spikgpt.cells.expression import Cells
 from spikgpt.cells.genes import GeneList
 from spikgpt.embedding.base import QueryCells, WithoutExpression
-from spikgpt.errors import ConfigError, DamagedReference, DataError, listed
+from spikgpt.errors import ConfigError, DamagedReference, DataError, listed, with_noun
 from spikgpt.types import Floats, InputReport
 
 PREFIX = "obsm:"
@@ -69,7 +69,8 @@ class ObsmEmbedding(WithoutExpression):
         stored = _stored(cells, self.key)
         if stored.shape[1] != self.dim:
             msg = (
-                f"obsm[{self.key!r}] has {stored.shape[1]} columns; the reference was trained on {self.dim}. "
+                f"obsm[{self.key!r}] has {with_noun(stored.shape[1], 'column')}; the reference was trained on "
+                f"{self.dim}. "
                 "Embed the query with the model that embedded the reference."
             )
             raise DataError(msg)

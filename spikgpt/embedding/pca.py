@@ -31,7 +31,7 @@ from spikgpt.cells.genes import GeneList, match_genes
 from spikgpt.constants import CONSTANTS
 from spikgpt.embedding.base import QueryCells, Run, Scaled
 from spikgpt.embedding.imputation import FittedImputer, GeneImputer, GeneStatistics
-from spikgpt.errors import GenesError
+from spikgpt.errors import GenesError, with_noun
 from spikgpt.sampling import content_keys, sample_of
 from spikgpt.types import Bools, Floats, InputReport, Integers, NetworkOutput, Profiles, Scale
 
@@ -334,8 +334,9 @@ class PCAProjection:
         informative = np.where(missing, self.label_means.std(axis=0) ** 2 / np.maximum(within, 1e-6), 0)
         best = [self.genes.symbols[gene] for gene in np.argsort(-informative, kind="stable")[:NAMED_GENES]]
         text = (
-            f"{int((~missing).sum())} of the reference's {size} genes are in the query; {len(sample.other_genes)} "
-            "other genes are used to impute the rest. In simulation, up to "
+            f"{int((~missing).sum())} of the reference's {size} genes are in the query; "
+            f"{with_noun(len(sample.other_genes), 'other gene is', 'other genes are')} used to impute the rest. "
+            "In simulation, up to "
             f"{100 * accuracy:.0f}% of cells keep their label"
         )
         named = f"Most informative missing genes: {', '.join(best)}."

@@ -9,7 +9,7 @@ from typing import Any
 
 import numpy as np
 
-from spikgpt.errors import ConfigError, printable
+from spikgpt.errors import ConfigError, printable, with_noun
 from spikgpt.types import Rows
 
 # Names that are compared with a wrong name.
@@ -39,7 +39,9 @@ def cell_rows(names: Iterable[Any], cells: Any) -> Rows:
     size = len(all_names)
     if chosen and all(isinstance(cell, bool | np.bool_) for cell in chosen):
         if len(chosen) != size:
-            msg = f"cells has {len(chosen)} values; expected one True or False for each of the {size} cells."
+            msg = (
+                f"cells has {with_noun(len(chosen), 'value')}; expected one True or False for each of the {size} cells."
+            )
             raise ConfigError(msg)
         return np.flatnonzero(chosen)
     # The first of several cells with the same name is chosen.

@@ -10,7 +10,7 @@ import numpy as np
 import pandas as pd
 from anndata import AnnData
 
-from spikgpt.errors import DataError, printable
+from spikgpt.errors import DataError, printable, with_noun
 from spikgpt.explain.labels import GeneEvidence, LabelGenes, Role
 from spikgpt.explain.unknown import WhyUnknown
 from spikgpt.options import KEY_ADDED
@@ -81,8 +81,7 @@ class ExplainedGroup:
     def facts(self, kind: GroupKind) -> str:
         """Return the label of a cluster or a cell, the number of cells, and the runner-up."""
         label = [] if kind == "label" else [self.label_text(kind)]
-        cells = f"{self.cells} cell{'' if self.cells == 1 else 's'}"
-        return ", ".join([cells, *label, f"runner-up {printable(self.genes.runner_up)}"])
+        return ", ".join([with_noun(self.cells, "cell"), *label, f"runner-up {printable(self.genes.runner_up)}"])
 
 
 @dataclass(frozen=True, repr=False)
@@ -137,8 +136,7 @@ class Explanation:
         return html_view(heading, legend(shown), tables, self._rest())
 
     def _size(self) -> str:
-        count = len(self.groups)
-        return f"{count} {self.kind}{'' if count == 1 else 's'}"
+        return with_noun(len(self.groups), self.kind)
 
     def _rest(self) -> list[str]:
         """Return a line on the groups that are not shown, and the notes."""

@@ -20,7 +20,7 @@ from spikgpt.cells.genes import match_genes
 from spikgpt.cells.obs import batches_of, counted, labels_of
 from spikgpt.embedding.pca import PCAProjection
 from spikgpt.engines.restriction import find_labels
-from spikgpt.errors import ConfigError, listed, printable
+from spikgpt.errors import ConfigError, listed, printable, with_noun
 from spikgpt.explain.cells import cell_rows
 from spikgpt.explain.explanation import ExplainedGroup, Explanation, GroupKind
 from spikgpt.explain.labels import CELLS_PER_LABEL, LabelExplainer
@@ -169,8 +169,9 @@ class GroupExplainer:
         for name in names:
             if count := int((labels == name).sum()):
                 self.notes.append(
-                    f"{count} cells of the query got the label {name}, but none of these cells is in the sample of "
-                    f"{len(self.query.rows)} cells that is explained. Name some of these cells (cells=, --cells)."
+                    f"{with_noun(count, 'cell')} of the query got the label {name}, but no such cell is in the "
+                    "sample of "
+                    f"{len(self.query.rows)} cells that is explained. Name such cells (cells=, --cells)."
                 )
             else:
                 without.append(name)
@@ -246,7 +247,8 @@ class GroupExplainer:
         if self.adata is None:
             outside = int((sampled[positions] != rows).sum())
             msg = (
-                f"{outside} of the named cells are outside of the query's sample of {len(sampled)} cells; expected the "
+                f"{with_noun(outside, 'named cell is', 'named cells are')} outside of the query's sample of "
+                f"{len(sampled)} cells; expected the "
                 "AnnData, to read them. Pass the AnnData in place of the annotation."
             )
             raise ConfigError(msg)

@@ -19,7 +19,7 @@ from spikgpt.cells.align import AlignedCells
 from spikgpt.cells.cell_cache import CellCache
 from spikgpt.embedding.base import Engine
 from spikgpt.engines.numpy import BATCH, NumpyClassifier
-from spikgpt.errors import ConfigError, DataError
+from spikgpt.errors import ConfigError, DataError, with_noun
 from spikgpt.explain.cells import cell_rows
 from spikgpt.explain.energy import (
     BlockSpikes,
@@ -184,7 +184,7 @@ class SpikeActivity:
 
     def __repr__(self) -> str:
         texts = "\n".join(self.sentences())
-        return f"SpikeActivity of {len(self.cells)} cells in {self.reference_name!r}\n{texts}"
+        return f"SpikeActivity of {with_noun(len(self.cells), 'cell')} in {self.reference_name!r}\n{texts}"
 
     def _repr_html_(self) -> str:
         rates = [(str(name), f"{100 * rate:.1f}%") for name, rate in self.layer_rates.items()]
@@ -194,7 +194,7 @@ class SpikeActivity:
             html_table(("layer", "neurons that fire at a step"), rates, numbers=1),
             html_table(("network, one cell", *table.columns), energies, numbers=1),
         ]
-        heading = f"Spikes of {len(self.cells)} cells in {self.reference_name!r}"
+        heading = f"Spikes of {with_noun(len(self.cells), 'cell')} in {self.reference_name!r}"
         return html_view(heading, self.sentences(), tables)
 
 

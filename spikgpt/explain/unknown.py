@@ -8,6 +8,7 @@ from functools import cached_property
 import numpy as np
 
 from spikgpt.constants import CONSTANTS
+from spikgpt.errors import with_noun
 from spikgpt.explain.query import FittedQuery
 from spikgpt.explain.scored import ScoredCells
 from spikgpt.types import Floats, Integers, Rows
@@ -146,10 +147,10 @@ class UnknownExplainer:
         assert model.rule is not None
         nearest = int(np.bincount(cells.best).argmax())
         kept = np.flatnonzero(~sample.unknown & (sample.best == nearest))
-        compared_with = f"the {len(kept)} {names[nearest]} cells that kept the label"
+        compared_with = f"the {with_noun(len(kept), f'{names[nearest]} cell')} that kept the label"
         if len(kept) < CELLS_TO_COMPARE:
             kept = np.flatnonzero(~sample.unknown)
-            compared_with = f"the {len(kept)} cells that kept a label" if len(kept) else ""
+            compared_with = f"the {with_noun(len(kept), 'cell')} that kept a label" if len(kept) else ""
         own, others = _values(self.query, cells), self.sample_values
         measures = [_compared(name, own[name], others[name][kept], compared_with) for name in MEASURES if name in own]
         if (match := _label_match(self.query, cells, nearest)) is not None:

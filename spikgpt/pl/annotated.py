@@ -10,7 +10,7 @@ import numpy as np
 import pandas as pd
 from anndata import AnnData
 
-from spikgpt.errors import ConfigError, DataError, listed
+from spikgpt.errors import ConfigError, DataError, listed, with_noun
 from spikgpt.scoring.annotation import BROAD_LABEL, LABEL, Annotation
 from spikgpt.scoring.palette import UNKNOWN_COLOR, palette
 from spikgpt.tables import by_number
@@ -167,6 +167,9 @@ class AnnotatedCells:
         points = points[:, :2].astype(np.float64)
         if not np.isfinite(points).all():
             wrong = int((~np.isfinite(points)).any(axis=1).sum())
-            msg = f"{wrong} cells have NaN or infinite coordinates; remove them from adata first."
+            msg = (
+                f"{with_noun(wrong, 'cell has', 'cells have')} NaN or infinite coordinates; remove such cells "
+                "from adata first."
+            )
             raise DataError(msg)
         return points, name

@@ -15,7 +15,7 @@ from safetensors.numpy import save as save_tensors
 
 from spikgpt.cells.genes import GeneList
 from spikgpt.embedding.imputation import shapes as more_shapes
-from spikgpt.errors import ConfigError, DamagedReference, GenesError
+from spikgpt.errors import ConfigError, DamagedReference, GenesError, with_noun
 from spikgpt.reference import format as stored_format
 from spikgpt.reference.card import card
 from spikgpt.reference.config import SpikGPTConfig
@@ -193,7 +193,10 @@ def card_text(files: Mapping[str, bytes]) -> bytes:
 def _checked(reference: Reference) -> Reference:
     """Return a reference with its label geometry; refuse parts that do not fit together."""
     config, names, counted = reference.config, reference.labels.names, tuple(reference.metrics["cells_per_label"])
-    require(len(names) == config.n_labels, f"labels.json names {len(names)} labels; the network has {config.n_labels}.")
+    require(
+        len(names) == config.n_labels,
+        f"labels.json names {with_noun(len(names), 'label')}; the network has {config.n_labels}.",
+    )
     require(counted == names, "cells_per_label in metrics.json does not count the cells of each label of labels.json.")
     known = (CLASSIFIER, EMBEDDER, FAMILIARITY)
     for name, array in reference.tensors.items():

@@ -13,7 +13,7 @@ from typing import Annotated, Any, Self
 import msgspec
 from msgspec import UNSET, Meta, UnsetType
 
-from spikgpt.errors import DamagedReference
+from spikgpt.errors import DamagedReference, with_noun
 
 Count = Annotated[int, Meta(ge=0, le=10**15)]
 Share = Annotated[float, Meta(ge=0, le=1)]
@@ -154,7 +154,7 @@ class Confusion(Lines, frozen=True):
     def __post_init__(self) -> None:
         super().__post_init__()
         if [len(row) for row in self.counts] != [len(self.labels)] * len(self.labels):
-            msg = f"counts are no square matrix of {len(self.labels)} labels"
+            msg = f"counts are no square matrix of {with_noun(len(self.labels), 'label')}"
             raise ValueError(msg)
 
 

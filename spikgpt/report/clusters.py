@@ -11,7 +11,7 @@ from anndata import AnnData
 
 from spikgpt.cells.expression import find_expression
 from spikgpt.cells.obs import counted, labels_of
-from spikgpt.errors import ConfigError, DataError
+from spikgpt.errors import ConfigError, DataError, with_noun
 from spikgpt.report.markers import MarkerFinder, MarkerGene
 from spikgpt.sampling import rows_by_label
 from spikgpt.scoring.annotation import CLUSTER_LABEL, Annotation
@@ -108,9 +108,10 @@ class ClusterReport:
         return pd.DataFrame(rows)
 
     def __repr__(self) -> str:
-        candidates = sum(cluster.candidate for cluster in self.clusters)
+        clusters = with_noun(len(self.clusters), "cluster")
+        candidates = with_noun(sum(cluster.candidate for cluster in self.clusters), "candidate")
         labels = len({cluster.label for cluster in self.clusters if cluster.label != UNKNOWN})
-        return f"ClusterReport: {len(self.clusters)} clusters, {labels} labels, {candidates} candidates for new types"
+        return f"ClusterReport: {clusters}, {with_noun(labels, 'label')}, {candidates} for new types"
 
     def _repr_html_(self) -> str:
         rows = [
@@ -127,7 +128,7 @@ class ClusterReport:
         columns = ("cluster", "cells", "label", "share of its cells", "nearest known type", "marker genes")
         notes = [f"{cluster.name}: {cluster.note}" for cluster in self.clusters if cluster.note]
         if self.unclustered_cells:
-            notes.append(f"{self.unclustered_cells:,} cells have no cluster and keep their own label.")
+            notes.append(f"Cells without a cluster keep their own label: {self.unclustered_cells:,}.")
         texts = [repr(self)] if self.verdict else []
         return html_view(self.verdict or repr(self), texts, [html_table(columns, rows, numbers=6)], notes)
 
@@ -301,7 +302,7 @@ def _with_markers(
     if len(outside) < CELLS_TO_COMPARE:
         note = (
             f"No marker genes: the query has fewer than {CELLS_TO_COMPARE} {cluster.nearest} cells outside the "
-            f"cluster, and only {len(outside)} cells of no candidate to compare with."
+            f"cluster, and only {with_noun(len(outside), 'cell')} of no candidate to compare with."
         )
         return replace(cluster, note=note)
     try:

@@ -16,7 +16,7 @@ import numpy as np
 import numpy.typing as npt
 from scipy import sparse
 
-from spikgpt.errors import ConfigError, install_command, listed
+from spikgpt.errors import ConfigError, install_command, listed, with_noun
 from spikgpt.explain.query import FittedQuery
 from spikgpt.scoring.annotation import Annotation
 from spikgpt.types import Floats, Integers
@@ -184,7 +184,7 @@ def _map_of_sample(source: MapSource) -> CellMap:
     sample, name, text = _sample_positions(source.points, source.neighbours, source.origin)
     points = place(sample, source.nearest)
     if (missing := int(np.isnan(points[:, 0]).sum())) and not source.neighbours.shape[1]:
-        text += f" {missing:,} cells outside the sample have no neighbours without smoothing, and are not on the map."
+        text += f" Cells outside the sample have no neighbours without smoothing, and are not on the map: {missing:,}."
     return CellMap(points, name, text)
 
 
@@ -227,7 +227,7 @@ def _sample_positions(points: Floats, neighbours: Integers, origin: str) -> tupl
             output_dens=False,
         )
     positions = np.asarray(fitted, dtype=np.float32)
-    text = f"The map is a UMAP of the query's own {origin}, computed for {len(own):,} cells."
+    text = f"The map is a UMAP of the query's own {origin}, computed for {with_noun(len(own), 'cell', form=',')}."
     if every > 1:
         whole = np.empty((len(points), 2), dtype=np.float32)
         order, others = np.full(len(points), -1), np.ones(len(points), dtype=bool)

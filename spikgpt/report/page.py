@@ -11,7 +11,7 @@ import hashlib
 import re
 import zlib
 from collections.abc import Iterator
-from functools import cache
+from functools import cache, partial
 from importlib.resources import files
 from typing import Any
 
@@ -20,7 +20,7 @@ import numpy.typing as npt
 from jinja2 import Environment, StrictUndefined
 from markupsafe import Markup, escape
 
-from spikgpt.errors import printable
+from spikgpt.errors import printable, with_noun
 from spikgpt.report.columns import Categories, Column
 from spikgpt.report.content import MapContent, ReportContent
 from spikgpt.types import UNKNOWN
@@ -78,6 +78,7 @@ def _environment() -> Environment:
     """Return the template engine, which escapes all texts."""
     environment = Environment(autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True)
     filters: dict[str, Any] = {"thousands": "{:,}".format, "percent": percent, "line": printable, "p_value": p_value}
+    filters["with_noun"] = partial(with_noun, form=",")
     filters["breakable"] = breakable
     environment.filters |= filters
     return environment

@@ -12,7 +12,7 @@ import msgspec
 import numpy as np
 
 from spikgpt.constants import CONSTANTS
-from spikgpt.errors import printable
+from spikgpt.errors import printable, with_noun
 from spikgpt.explain.query import FittedQuery, fitted_queries
 from spikgpt.options import AnnotateOptions
 from spikgpt.reference.format import MANIFEST, digest_of
@@ -165,10 +165,11 @@ def genes(annotation: Annotation) -> GeneCoverage:
         helping = int(found[len(symbols) :].sum())
         if missing and helping:
             sentences.append(
-                f"The other {len(missing):,} genes are imputed from these and from {helping:,} further genes."
+                f"The other {with_noun(len(missing), 'gene is', 'genes are', form=',')} imputed from these and from "
+                f"{with_noun(helping, 'further gene', form=',')}."
             )
         elif missing:
-            sentences.append(f"The other {len(missing):,} genes are left out.")
+            sentences.append(f"The other {with_noun(len(missing), 'gene is', 'genes are', form=',')} left out.")
     if report.simulated_accuracy is not None and not noted:
         share = 100 * report.simulated_accuracy
         sentences.append(f"In simulation, {share:.0f}% of cells keep their label with these genes.")
@@ -265,8 +266,9 @@ def methods(annotation: Annotation) -> str:
     parts = [f"Cell types were annotated with SpikGPT {__version__} and the {reference}."]
     if report.genes_total and not report.of_query:
         parts.append(f"{report.genes_matched:,} of {report.genes_total:,} genes of the reference were measured.")
-    parts.append(f"{100 * annotation.unknown_fraction:.1f}% of {len(annotation.best):,} cells were Unknown")
-    parts[-1] += f" by the rule: {annotation.rule.rule}."
+    cells = with_noun(len(annotation.best), "cell", form=",")
+    unknown = f"{int(annotation.rejected.sum()):,} of {cells} ({100 * annotation.unknown_fraction:.1f}%)"
+    parts.append(f"{UNKNOWN} cells: {unknown}. Rule for {UNKNOWN}: {annotation.rule.rule}.")
     return printable(" ".join(parts))
 
 

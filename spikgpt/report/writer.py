@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from spikgpt.errors import ConfigError
+from spikgpt.errors import ConfigError, with_noun
 from spikgpt.explain.explanation import Explanation
 from spikgpt.explain.groups import explain_annotation
 from spikgpt.files import check_target, replacing
@@ -124,7 +124,8 @@ def _check_same_cells(annotation: Annotation, adata: AnnData) -> None:
     names, present = (np.asarray(names[:], dtype=object) for names in (annotation.obs_names, adata.obs_names))
     if not np.array_equal(names, present):
         msg = (
-            f"The AnnData has {adata.n_obs} cells that are not the {len(names)} annotated cells in their order. Pass "
+            f"The AnnData has {with_noun(adata.n_obs, 'cell that is', 'cells that are')} not the {len(names)} "
+            "annotated cells in their order. Pass "
             "the AnnData that was annotated."
         )
         raise ConfigError(msg)

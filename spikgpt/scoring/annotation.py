@@ -12,7 +12,7 @@ import numpy as np
 import numpy.typing as npt
 import pandas as pd
 
-from spikgpt.errors import ConfigError, warn
+from spikgpt.errors import ConfigError, warn, with_noun
 from spikgpt.options import CERTAINTY, KEY_ADDED
 from spikgpt.scoring.cas import LONGEST_TITLE, CellSet, Document, Labelset
 from spikgpt.scoring.compatibility import Compatibility
@@ -517,7 +517,7 @@ class Annotation:
         unknown = f"{UNKNOWN} {counts.pop(UNKNOWN, 0)} ({100 * self.unknown_fraction:.1f}%)"
         largest = [f"{name} {cells}" for name, cells in list(counts.items())[:LABELS_SHOWN]]
         shown = ", ".join([*largest, *(["..."] if len(counts) > LABELS_SHOWN else []), unknown])
-        return f"Annotation of {len(self.best)} cells by {self.reference_name!r}: {shown}"
+        return f"Annotation of {with_noun(len(self.best), 'cell')} by {self.reference_name!r}: {shown}"
 
     def _repr_html_(self) -> str:
         facts, summary = self.query_summary, self.summary()
@@ -528,7 +528,7 @@ class Annotation:
         ]
         columns = ("label", "cells", "share", "mean confidence")
         table = html_table(columns, rows, numbers=1, colors=self.colors(summary.index).tolist())
-        title = f"{len(self.best):,} cells by {self.reference_name!r}"
+        title = f"{with_noun(len(self.best), 'cell', form=',')} by {self.reference_name!r}"
         texts = [text for text in facts.sentences() if text != facts.verdict]
         return html_view(facts.verdict or title, [f"{title}.", *texts], [table], facts.notes())
 

@@ -21,6 +21,12 @@ Kind = Literal["like the reference", "another study, labels hold", "another tiss
 LIKE: Kind = "like the reference"
 STUDY: Kind = "another study, labels hold"
 OTHER: Kind = "another tissue or species, do not use"
+# The answers in words; the texts above are stored in files.
+SENTENCES: dict[Kind, str] = {
+    LIKE: "The cells are like those of the reference",
+    STUDY: "The cells are of another study, and the labels can be used",
+    OTHER: "The cells are of another tissue or species; do not use the labels",
+}
 # Reason against a reference. The correlation follows.
 OTHER_GENES = "other genes than in the reference separate the cell types"
 
@@ -54,7 +60,7 @@ class Compatibility:
     @property
     def sentence(self) -> str:
         """Sentence of the answer and the reason."""
-        return f"{self.kind.capitalize()}: {self.evidence}."
+        return f"{SENTENCES[self.kind]}: {self.evidence}."
 
 
 @dataclass(frozen=True)

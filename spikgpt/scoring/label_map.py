@@ -10,7 +10,7 @@ from unicodedata import normalize
 
 import msgspec
 
-from spikgpt.errors import DamagedReference, LabelsError
+from spikgpt.errors import DamagedReference, LabelsError, with_noun
 from spikgpt.types import UNKNOWN
 
 # Largest number of characters of a name, and of names in a message.
@@ -34,7 +34,10 @@ class LabelMap:
 
     def __post_init__(self) -> None:
         if len(self.names) != len(self.cell_ontology_ids):
-            msg = f"There are {len(self.names)} label names and {len(self.cell_ontology_ids)} Cell Ontology ids."
+            msg = (
+                f"Found {with_noun(len(self.names), 'label name')} and "
+                f"{with_noun(len(self.cell_ontology_ids), 'Cell Ontology id')}."
+            )
             raise LabelsError(msg)
         if twice := sorted(name for name, times in Counter(self.names).items() if times > 1):
             msg = f"Label names must differ; {', '.join(twice[:SHOWN])} occurs more than once."

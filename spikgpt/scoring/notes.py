@@ -9,6 +9,7 @@ import numpy as np
 import numpy.typing as npt
 
 from spikgpt.constants import CONSTANTS
+from spikgpt.errors import with_noun
 from spikgpt.scoring.compatibility import Compatibility
 from spikgpt.scoring.ontology import NO_TERM, RELEASE, current_id, term_of
 from spikgpt.scoring.rejection import RejectionRule
@@ -104,12 +105,13 @@ class QuerySummary:
 
     def sentences(self) -> list[str]:
         """Return sentences that describe the input, the share of Unknown cells, and the compatibility."""
-        report, verdict = self.report, self.verdict
+        report, verdict, unknown = self.report, self.verdict, self.tally.labels.get(UNKNOWN, 0)
         return [
             f"Read {report.values} from {report.source}; scaling: {report.scaling}.",
             *([report.genes] if report.genes else []),
             *([f"Batches: {self.batch_key}. Unknown is decided within each batch."] if self.batch_key else []),
-            f"{100 * self.unknown_fraction:.1f}% Unknown: {self.rule.rule}.",
+            f"{UNKNOWN}: {unknown} of {with_noun(self.tally.cells, 'cell')} ({100 * self.unknown_fraction:.1f}%).",
+            f"Rule for {UNKNOWN}: {self.rule.rule}.",
             *([verdict] if verdict else []),
             *([] if any(self.label_ids) else ["The labels of the reference have no Cell Ontology ids."]),
         ]
@@ -126,7 +128,7 @@ class QuerySummary:
                 f"Only {matched} of the reference's {total} genes are in the query; labels may be less certain."
             )
         if self.tally.empty:
-            notes.append(f"{self.tally.empty} cells have no counts and are {UNKNOWN}.")
+            notes.append(f"Without counts, and so {UNKNOWN}: {with_noun(self.tally.empty, 'cell')}.")
         promised, expected = rule.unknown_rate, rule.false_rejection
         another_study = bool(promised and expected is not None and expected > LIMITS.another_study * promised)
         if another_study and usable and rule.ood is None:

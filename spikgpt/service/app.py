@@ -16,7 +16,7 @@ from starlette.requests import ClientDisconnect, Request
 from starlette.responses import FileResponse, JSONResponse, PlainTextResponse, Response
 from starlette.routing import Route
 
-from spikgpt.errors import SpikGPTError
+from spikgpt.errors import SpikGPTError, with_noun
 from spikgpt.service.messages import Job
 from spikgpt.service.metrics import Metrics
 from spikgpt.service.pool import STOPPING, WorkerPool
@@ -114,7 +114,7 @@ class Service:
         if self.stopping:
             raise Refusal(Kind.STOPPING, STOPPING, retry_after=5)
         if self.admitted >= (most := self._settings.workers + self._settings.queue):
-            msg = f"The service has {most} requests already. Send this one again later."
+            msg = f"The service has {with_noun(most, 'request')} already. Send this one again later."
             raise Refusal(Kind.BUSY, msg, retry_after=2)
         self.admitted += 1
         self._metrics.in_flight.inc()

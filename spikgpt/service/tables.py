@@ -12,7 +12,7 @@ from anndata import AnnData
 from scipy import sparse
 
 from spikgpt.cells.storage import as_data_errors
-from spikgpt.errors import DataError, needs
+from spikgpt.errors import DataError, needs, with_noun
 from spikgpt.service.refusals import Kind, Refusal
 
 # Bytes of a JSON table: a number takes 2 bytes there and 32 in memory.
@@ -59,12 +59,18 @@ def read_json(path: Path, max_cells: int) -> AnnData:
     check_cells(len(table.counts), max_cells)
     for row, values in enumerate(table.counts):
         if len(values) != len(table.genes):
-            msg = f"{path} has {len(values)} counts in row {row} and {len(table.genes)} genes; give one count per gene."
+            msg = (
+                f"{path} has {with_noun(len(values), 'count')} in row {row} and "
+                f"{with_noun(len(table.genes), 'gene')}; give one count per gene."
+            )
             raise DataError(msg)
     columns = {f"obs[{name!r}]": values for name, values in table.obs.items()}
     for name, column in (columns | ({"cells": table.cells} if table.cells is not None else {})).items():
         if len(column) != len(table.counts):
-            msg = f"{path} has {len(column)} values in {name} and {len(table.counts)} rows of counts; give one per row."
+            msg = (
+                f"{path} has {with_noun(len(column), 'value')} in {name} and "
+                f"{with_noun(len(table.counts), 'row')} of counts; give one per row."
+            )
             raise DataError(msg)
     counts = np.array(table.counts, dtype=np.float64).reshape(len(table.counts), len(table.genes))  # (n, G)
     return _cells([counts], table.genes, table.cells, {name: pd.Series(values) for name, values in table.obs.items()})

@@ -27,7 +27,7 @@ from spikgpt.cells.progress import progress_bar
 from spikgpt.embedding.base import Engine
 from spikgpt.engines.query_model import QueryModel
 from spikgpt.engines.restriction import restrict
-from spikgpt.errors import ConfigError, DataError, ShardError, SpikGPTError, needs
+from spikgpt.errors import ConfigError, DataError, ShardError, SpikGPTError, needs, with_noun
 from spikgpt.files import hold_lock, replacing, sha256_of
 from spikgpt.options import AnnotateOptions, EngineOptions
 from spikgpt.pipeline import INFERRED
@@ -250,7 +250,8 @@ class _Run:
                 self.manifest.save(self.folder)
         if failures:
             msg = (
-                f"{len(failures)} of {len(shards)} shards were not labelled; the parts of the others are in "
+                f"{len(failures)} of {with_noun(len(shards), 'shard')} could not be labelled; the parts of the "
+                "others are in "
                 f"{self.folder}. {failures[0]} Correct that and run the same command again; it labels what is left."
             )
             raise ShardError(msg)

@@ -20,7 +20,7 @@ from spikgpt.embedding.obsm import PREFIX, ObsmEmbedding
 from spikgpt.embedding.pca import KIND as PCA
 from spikgpt.engines.scgpt.source import ScGPTSource
 from spikgpt.engines.torch import scgpt_embedding, scgpt_vectors
-from spikgpt.errors import ConfigError, LabelsError
+from spikgpt.errors import ConfigError, LabelsError, with_noun
 from spikgpt.options import TrainOptions
 from spikgpt.sampling import LARGEST_FIT
 from spikgpt.scoring.label_map import LabelMap
@@ -174,7 +174,10 @@ def _groups(adata: AnnData, label_key: str, batch_key: str | None) -> Strings | 
     groups, stated = labels_of(adata, batch_key)
     if not stated.all():
         missing = int((~stated).sum())
-        msg = f"{missing} cells have no value in obs[{batch_key!r}]; fill them in, or leave the batch key out."
+        msg = (
+            f"{with_noun(missing, 'cell has', 'cells have')} no value in obs[{batch_key!r}]; fill in a batch, "
+            "or leave the batch key out."
+        )
         raise LabelsError(msg)
     return groups
 

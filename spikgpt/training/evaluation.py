@@ -13,7 +13,7 @@ import numpy.typing as npt
 from anndata import AnnData
 
 from spikgpt.cells.obs import counted, labels_of
-from spikgpt.errors import ConfigError, printable, warn
+from spikgpt.errors import ConfigError, printable, warn, with_noun
 from spikgpt.reference.schema import Agreement
 from spikgpt.scoring.annotation import Annotation
 from spikgpt.scoring.label_map import LabelMap
@@ -67,7 +67,8 @@ class Evaluation:
         """Return sentences on the cells of known types, on Unknown cells and on missing types."""
         metrics, known = self.metrics, _percent(self.known_unknown_fraction)
         texts = [
-            f"{metrics.cells:,} cells of known types: accuracy {metrics.accuracy:.3f}, macro-F1 {metrics.macro_f1:.3f} "
+            f"{with_noun(metrics.cells, 'cell', form=',')} of known types: accuracy {metrics.accuracy:.3f}, "
+            f"macro-F1 {metrics.macro_f1:.3f} "
             f"before rejection. {known} of them are {UNKNOWN}."
         ]
         if self.unseen_unknown_fraction is not None:
@@ -77,7 +78,7 @@ class Evaluation:
                 f"{_percent(self.unseen_unknown_fraction)} of the cells of missing types are {UNKNOWN}: {types}.{auroc}"
             )
         if self.unlabelled_cells:
-            texts.append(f"{self.unlabelled_cells:,} cells without a true type were left out.")
+            texts.append(f"Cells without a true type were left out: {self.unlabelled_cells:,}.")
         return texts
 
     def __repr__(self) -> str:

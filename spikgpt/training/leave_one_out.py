@@ -13,7 +13,7 @@ from msgspec import structs
 from spikgpt.cells.obs import check_trainable, counted, labels_of
 from spikgpt.engines.opening import torch_engine
 from spikgpt.engines.scgpt.source import ScGPTSource
-from spikgpt.errors import LabelsError, listed
+from spikgpt.errors import LabelsError, listed, with_noun
 from spikgpt.options import AnnotateOptions, TrainOptions
 from spikgpt.pipeline import annotate
 from spikgpt.reference.pictures import plain, png
@@ -177,7 +177,8 @@ def _possible_types(
     possible = [name for name in sorted(types or counts) if is_possible(name)]
     if not possible:
         msg = (
-            f"None of {len(counts)} types of obs[{label_key!r}] can be left out. Expected at least 3 types, one of "
+            f"None of {with_noun(len(counts), 'type')} of obs[{label_key!r}] can be left out. Expected at least "
+            "3 types, one of "
             f"them with at least {LEAST_CELLS} cells, and 2 others in both the training part and the query. Add "
             "cells, or leave the batch key out."
         )

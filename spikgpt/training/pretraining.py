@@ -26,7 +26,7 @@ from spikgpt.embedding.vocabulary import CLS, END
 from spikgpt.engines.scgpt.checkpoint import Checkpoint
 from spikgpt.engines.scgpt.embedding import device_named
 from spikgpt.engines.scgpt.encoder import ScGPTConfig, ScGPTEncoder
-from spikgpt.errors import ConfigError, DataError
+from spikgpt.errors import ConfigError, DataError, with_noun
 from spikgpt.training.cells import read_every_gene
 from spikgpt.training.loop import TrainingRun, epoch_seed, fingerprint, seeded
 from spikgpt.training.optimizer import AdamW
@@ -196,7 +196,10 @@ def _variable(logs: sparse.csr_matrix, count: int) -> Rows:
     """Return the sorted columns of the most variable genes."""
     expressed = np.flatnonzero(logs.getnnz(axis=0) >= 3)
     if len(expressed) < 50:
-        msg = f"Only {len(expressed)} genes are seen in 3 cells or more; at least 50 are needed to train on."
+        msg = (
+            f"Only {with_noun(len(expressed), 'gene is', 'genes are')} seen in 3 cells or more; at least 50 "
+            "are needed to train on."
+        )
         raise DataError(msg)
     training = AnnData(sparse.csr_matrix(logs[:, expressed]))
     scanpy.pp.highly_variable_genes(training, n_top_genes=min(count, len(expressed)), flavor="seurat")

@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 from sklearn.model_selection import StratifiedGroupKFold, train_test_split
 
-from spikgpt.errors import LabelsError
+from spikgpt.errors import LabelsError, with_noun
 from spikgpt.scoring.thresholds import DEFAULT_UNKNOWN_RATE, conformal_rank
 from spikgpt.training.cells import LabelledCells
 from spikgpt.training.names import first_names
@@ -120,7 +120,9 @@ def training_notes(cells: LabelledCells, train: Integers, held: Integers, *, ref
         few = first_names([f"{label} ({count})" for label, count in cells.dropped.items()])
         notes.append(f"Labels left out, with too few cells to learn from: {few}.")
     if cells.unlabelled:
-        notes.append(f"{cells.unlabelled} cells have no label and are left out.")
+        notes.append(
+            f"{with_noun(cells.unlabelled, 'cell has no label and is', 'cells have no label and are')} left out."
+        )
     learned, measured = set(labels[train].tolist()), set(labels[held].tolist())
     if only := sorted(measured - learned):
         end = "their accuracy is not measured" if refit else "the reference will lack them"
@@ -131,7 +133,7 @@ def training_notes(cells: LabelledCells, train: Integers, held: Integers, *, ref
     if not conformal_rank(known, DEFAULT_UNKNOWN_RATE):
         needed = next(cells for cells in range(known, 10**3) if conformal_rank(cells, DEFAULT_UNKNOWN_RATE))
         notes.append(
-            f"Only {known} cells of known labels are held out; a cut-off for Unknown needs at least {needed}. "
+            f"Only {with_noun(known, 'cell')} of known labels held out; a cut-off for Unknown needs at least {needed}. "
             "By default no cell will be Unknown. Add cells."
         )
     return notes

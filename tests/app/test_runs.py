@@ -101,7 +101,7 @@ def test_one_run_a_page_and_as_many_as_the_server_admits(tmp_path: Path) -> None
         await asyncio.sleep(0.1)
         with pytest.raises(Refusal, match="labels a file already"):
             await begun(runs, one, request, [])
-        with pytest.raises(Refusal, match="1 files to label already"):
+        with pytest.raises(Refusal, match="1 file to label already"):
             await begun(runs, other, request, [])
         pool.release.set()
         await run

@@ -117,7 +117,7 @@ def test_uploads_that_go_on_and_results_count_too(tmp_path: Path) -> None:
 
         async def write(folder: Path) -> Path:
             for session in (one, other):
-                with pytest.raises(Refusal, match="holds 1 uploads already"):
+                with pytest.raises(Refusal, match="holds 1 upload already"):
                     await sessions.check_room(session)
             return await writing(b"1")(folder)
 
@@ -125,7 +125,7 @@ def test_uploads_that_go_on_and_results_count_too(tmp_path: Path) -> None:
         one.keep_results(one.new_folder())
         one.forget_upload()
         await sessions.check_room(one)
-        with pytest.raises(Refusal, match="holds 1 uploads already"):
+        with pytest.raises(Refusal, match="holds 1 upload already"):
             await sessions.check_room(other)
 
     asyncio.run(check())
@@ -137,7 +137,7 @@ def test_uploads_and_sessions_are_limited(tmp_path: Path, monkeypatch: pytest.Mo
         one, other = await sessions.of("one"), await sessions.of("other")
         await one.receive("one.h5ad", writing(b"1"))
         await sessions.check_room(one)
-        with pytest.raises(Refusal, match="holds 1 uploads already"):
+        with pytest.raises(Refusal, match="holds 1 upload already"):
             await sessions.check_room(other)
         monkeypatch.setattr(module, "MOST", 2)
         with pytest.raises(Refusal, match="2 pages are open"):

@@ -95,7 +95,7 @@ def test_mistakes_have_the_words_of_the_command_line(models: Models, few_file: P
     for fields, limit, kind, words in (
         ({}, 119, "TooManyCells", "120 cells; expected at most 119"),
         ({"query": "damaged.h5ad"}, 500, "DataError", "damaged.h5ad"),
-        ({"query": "notes.txt"}, 500, "DataError", "notes.txt has 1 lines"),
+        ({"query": "notes.txt"}, 500, "DataError", "notes.txt has 1 line"),
         ({"query": "nothing.h5ad"}, 500, "DataError", "nothing.h5ad"),
         ({"cluster_key": "nowhere"}, 500, "LabelsError", "nowhere"),
         ({"options": {"batch_key": "nowhere"}}, 500, "LabelsError", "nowhere"),

@@ -81,7 +81,7 @@ def test_gene_list_digest() -> None:
 @pytest.mark.parametrize(
     ("symbols", "ids", "message"),
     [
-        (("GCG",), (), r"^1 symbols for 0 Ensembl ids; give one id, or None, a symbol\.$"),
+        (("GCG",), (), r"^1 symbol for 0 Ensembl ids; give one id, or None, a symbol\.$"),
         (
             ("GCG", "GCG"),
             (None, None),
@@ -301,7 +301,7 @@ def test_names_that_are_no_genes(names: list[str], cells: str, match: str, refer
 def test_genes_that_a_spreadsheet_made_dates(reference: GeneList) -> None:
     match = match_genes(var_of([*reference.symbols, "1-Mar", "2-Sep"]), reference)
     assert match.notes == (
-        "2 gene names are dates, like 1-Mar, as Excel makes of MARCHF1 or SEPTIN2. These genes are not found.",
+        "Names of genes that are dates, like 1-Mar, as Excel makes of MARCHF1 or SEPTIN2: 2. Such genes are not found.",
     )
 
 

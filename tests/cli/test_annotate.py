@@ -54,7 +54,7 @@ def test_options_choose_the_rule_for_unknown(run: Run, query_file: Path, small_f
         (["--same-study"], "--same-study is now called --reference-cutoff"),
         (["--alone"], "--alone is now called --no-smoothing"),
         (["--threshold", 0.95], "Unknown: confidence below 0.9500."),
-        (["--no-unknown"], "0.0% Unknown: no cell is rejected."),
+        (["--no-unknown"], "Rule for Unknown: no cell is rejected."),
     ):
         ran = run(*where, *options)
         assert ran.code == 0, ran.err
@@ -94,7 +94,7 @@ def test_the_terminal_says_whether_the_reference_suits(
     run: Run, query_file: Path, small_folder: Path, tmp_path: Path
 ) -> None:
     ran = run("annotate", query_file, "--model", small_folder, "--table", tmp_path / "a.csv")
-    assert "Like the reference: the same genes separate the cell types" in ran.err
+    assert "The cells are like those of the reference: the same genes separate the cell types" in ran.err
 
 
 def test_clusters_are_named_by_vote(
@@ -389,7 +389,7 @@ def test_a_table_alone_is_enough_and_every_option_reaches_the_run(run: Run, tmp_
     ran = run("annotate", QUERY_FILE, "--model", "pancreas", "--table", tmp_path / "a.csv", *options)
     assert ran.code == 0, ran.err
     assert "scaling: reference. Engine: onnx on cpu." in ran.err
-    assert "% Unknown: confidence below 0.9900." in ran.err
+    assert "Rule for Unknown: confidence below 0.9900." in ran.err
     assert [path.name for path in tmp_path.iterdir()] == ["a.csv"]
 
 

@@ -73,8 +73,8 @@ def test_a_label_without_cells_is_named(
     explainer = GroupExplainer(replace(outside, best=best), outside.query, None, ExplainOptions())
     explainer._note_absent(["alpha"])
     assert explainer.notes == [
-        f"{count} cells of the query got the label alpha, but none of these cells is in the sample of 150 cells that "
-        "is explained. Name some of these cells (cells=, --cells)."
+        f"{count} cells of the query got the label alpha, but no such cell is in the sample of 150 cells that is "
+        "explained. Name such cells (cells=, --cells)."
     ]
 
 
@@ -170,7 +170,7 @@ def test_cells_outside_of_the_sample_are_read(
     annotation = labelled(small, query)
     assert isinstance(annotation.query, FittedQuery)
     outside = np.setdiff1d(np.arange(query.n_obs), annotation.query.rows)[[0, 5]].tolist()
-    with pytest.raises(ConfigError, match="2 of the named cells are outside of the query's sample of 150 cells"):
+    with pytest.raises(ConfigError, match="2 named cells are outside of the query's sample of 150 cells"):
         explained(annotation, cells=outside)
     explanation = explained(annotation, query, cells=outside)
     assert [group.name for group in explanation.groups] == query.obs_names[outside].tolist()

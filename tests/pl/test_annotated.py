@@ -87,7 +87,7 @@ def test_wrong_objects_and_columns_are_refused(islets: AnnData, annotation: Anno
         AnnotatedCells.read(annotation, "spikgpt").coordinates("X_umap")
     with pytest.raises(ConfigError, match=r"shape \(600, 1\); expected \(600, 2\)"):
         cells.coordinates(np.zeros((600, 1)))
-    with pytest.raises(DataError, match="600 cells have NaN or infinite coordinates; remove them"):
+    with pytest.raises(DataError, match="600 cells have NaN or infinite coordinates; remove such cells"):
         cells.coordinates(np.full((600, 2), np.nan))
     points, name = AnnotatedCells.read(annotation, "spikgpt").coordinates(np.zeros((12, 3)))
     assert points.shape == (12, 2)

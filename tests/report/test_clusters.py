@@ -282,16 +282,16 @@ def test_the_table_has_a_row_a_cluster(query: AnnData) -> None:
 def test_a_report_shows_its_clusters_and_escapes_names(query: AnnData) -> None:
     report = summarise(without_alpha(query), query, "cell_type")
     labels = query.obs["cell_type"].nunique() - 1
-    assert repr(report) == f"ClusterReport: {labels + 1} clusters, {labels} labels, 1 candidates for new types"
+    assert repr(report) == f"ClusterReport: {labels + 1} clusters, {labels} labels, 1 candidate for new types"
     page = report._repr_html_()
-    assert page.startswith("<p><strong>Like the reference: made &lt;i&gt;up.</strong></p>")
+    assert page.startswith("<p><strong>The cells are like those of the reference: made &lt;i&gt;up.</strong></p>")
     assert page.count("<tr>") == labels + 2
     assert "GCG" in page
     hostile = summarise(labelled(["<b>x"] * 3 + ["y\u202e"]), clustered(["<s>", "<s>", "<s>", None]), "leiden")
     page = hostile._repr_html_()
     assert "<b>" not in page
     assert "<s>" not in page
-    assert "<p>Note: 1 cells have no cluster and keep their own label.</p>" in page
+    assert "<p>Note: Cells without a cluster keep their own label: 1.</p>" in page
 
 
 def test_frequencies_as_text() -> None:

@@ -129,7 +129,8 @@ def test_the_methods_section_names_the_reference(annotated: Annotation) -> None:
     text = methods(annotated)
     assert text.startswith(f"Cell types were annotated with SpikGPT {__version__} and the reference pancreas (digest ")
     assert annotated.reference_digest in text
-    assert f"{100 * annotated.unknown_fraction:.1f}% of 300 cells were Unknown" in text
+    unknown = int(annotated.rejected.sum())
+    assert f"Unknown cells: {unknown} of 300 cells ({100 * unknown / 300:.1f}%). Rule for Unknown: " in text
     several = dataclasses.replace(annotated, reference_name="a + b", reference_digest="1 + 2")
     assert "the references a + b (digests 1 + 2)" in methods(several)
 

@@ -368,14 +368,17 @@ def test_a_description_for_notebooks(annotation: Annotation) -> None:
     html = named(annotation, **changed)._repr_html_()
     for stated in (
         "<p>5 of the reference&#x27;s 7 genes are in the query.</p>",
-        "<p>50.0% Unknown: OOD score above 0.</p>",
+        "<p>Unknown: 6 of 12 cells (50.0%).</p>",
+        "<p>Rule for Unknown: OOD score above 0.</p>",
         "<p>12 cells by &#x27;&lt;i&gt;&#x27;.</p>",
         "<p>Note: Another tissue or species, do not use these labels: it &lt;s&gt;barks.",
         "<p>Note: One &lt;u&gt;note&lt;/u&gt;\\n.</p>",
         "Read counts from X; scaling: reference.",
     ):
         assert stated in html
-    assert html.startswith("<p><strong>Another tissue or species, do not use: it &lt;s&gt;barks.</strong></p>")
+    assert html.startswith(
+        "<p><strong>The cells are of another tissue or species; do not use the labels: it &lt;s&gt;barks.</strong></p>"
+    )
     assert html.count("it &lt;s&gt;barks") == 2
     assert "<b>" not in html
     assert "<i>" not in html

@@ -32,7 +32,7 @@ def test_rows_come_back_as_they_went() -> None:
 @pytest.mark.parametrize(
     ("names", "ids", "message"),
     [
-        (("a", "b"), (None,), "There are 2 label names and 1 Cell Ontology ids"),
+        (("a", "b"), (None,), "Found 2 label names and 1 Cell Ontology id"),
         (("a", "a"), (None, None), "Label names must differ; a occurs more than once"),
         (("a", "b\x1b"), (None, None), "'b.x1b' is empty or has control characters"),
         (("a", ""), (None, None), "is empty or has control characters"),

@@ -145,7 +145,7 @@ def test_a_lost_shard_is_named_and_the_rest_is_finished(
     fit = runs._Run.fit
     with monkeypatch.context() as patch:
         patch.setattr(runs._Run, "fit", lose)
-        with pytest.raises(ShardError, match=r"1 of 3 shards were not labelled.*shard1.h5ad does not exist"):
+        with pytest.raises(ShardError, match=r"1 of 3 shards could not be labelled.*shard1.h5ad does not exist"):
             annotate_shards(shipped, paths, tmp_path / "labels")
     with pytest.raises(DataError, match=r"shard1.h5ad does not exist"):
         annotate_shards(shipped, paths, tmp_path / "labels")

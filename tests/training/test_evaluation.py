@@ -176,6 +176,8 @@ def test_an_evaluation_shows_its_figures_and_escapes_names() -> None:
     assert page.count("<tr>") == 3
     refused = replace(annotation, compatibility=Compatibility(OTHER, "it <s>barks", {}))
     page = evaluate(refused, cells(["a", "a", "b", None]), "type")._repr_html_()
-    assert page.startswith("<p><strong>Another tissue or species, do not use: it &lt;s&gt;barks.</strong></p>")
-    assert "1 cells without a true type were left out." in page
+    assert page.startswith(
+        "<p><strong>The cells are of another tissue or species; do not use the labels: it &lt;s&gt;barks.</strong></p>"
+    )
+    assert "Cells without a true type were left out: 1." in page
     assert "verdict" not in evaluation.to_dict()

@@ -94,7 +94,7 @@ def test_refusals(cells: AnnData) -> None:
         train(adata, "single")
     with pytest.raises(LabelsError, match="0 of 360 classes have 5 cells or more"):
         train(adata, "small")
-    with pytest.raises(LabelsError, match="1 cells have no value in obs"):
+    with pytest.raises(LabelsError, match="1 cell has no value in obs"):
         train(adata, "cell_type", options=TrainOptions(batch_key="patchy"))
     with pytest.raises(LabelsError, match="All cells are of one donor or batch, 'human1'"):
         train(adata, "cell_type", options=TrainOptions(batch_key="donor"))

@@ -11,7 +11,7 @@ from itertools import islice
 import pandas as pd
 
 from spikgpt.cells.storage import as_data_errors
-from spikgpt.errors import DataError, listed
+from spikgpt.errors import DataError, listed, with_noun
 from spikgpt_recipes.layouts import SeriesMatrix, StudyAnnotation, StudyGeneTable, compile_pattern
 from spikgpt_recipes.readers.bounded import BoundedFile, most_lines
 
@@ -74,7 +74,9 @@ def _read_series(file: BoundedFile, layout: SeriesMatrix) -> pd.DataFrame:
     for number, fields in _sample_lines(file):
         key, *values = fields
         if samples and len(values) != samples:
-            raise file.line_error(number, f"has {len(values)} samples; expected {samples}, as in earlier lines")
+            raise file.line_error(
+                number, f"has {with_noun(len(values), 'sample')}; expected {samples}, as in earlier lines"
+            )
         samples = samples or len(values)
         if key != CHARACTERISTICS:
             lines.setdefault(key, values if key in wanted else [])
@@ -124,7 +126,10 @@ def _read_table(file: BoundedFile, delimiter: str, skip: int = 0) -> pd.DataFram
     for row in table:
         if len(row) != len(header) + named:
             start = ", ".join(row)[:60]
-            msg = f"{file.title} has a row of {len(row)} columns, {start!r}; expected {len(header) + named}. {CHECK}"
+            msg = (
+                f"{file.title} has a row of {with_noun(len(row), 'column')}, {start!r}; expected "
+                f"{len(header) + named}. {CHECK}"
+            )
             raise DataError(msg)
     index = [row[0] for row in table] if named else None
     frame = pd.DataFrame([row[named:] for row in table], index=index, columns=header, dtype=object)

@@ -11,7 +11,7 @@ import pandas as pd
 from scipy import sparse
 
 from spikgpt.cells.storage import as_data_errors, most_bytes
-from spikgpt.errors import DataError, listed
+from spikgpt.errors import DataError, listed, with_noun
 from spikgpt_recipes.layouts import Mtx
 from spikgpt_recipes.readers.bounded import DAMAGED, BoundedFile
 from spikgpt_recipes.readers.text_table import CellChunk
@@ -55,8 +55,9 @@ def read_mtx(file: BoundedFile, layout: Mtx, beside: Mapping[str, BoundedFile], 
     features, barcodes = (_read_list(names, length) for names, length in zip(lists, (rows, columns), strict=True))
     if matrix.shape != (len(features), len(barcodes)):
         msg = (
-            f"{file.title} has {matrix.shape[0]} genes and {matrix.shape[1]} cells; its lists have {len(features)} and "
-            f"{len(barcodes)} lines. Use the lists of the same sample."
+            f"{file.title} has {with_noun(matrix.shape[0], 'gene')} and {with_noun(matrix.shape[1], 'cell')}; "
+            f"its lists have {len(features)} and "
+            f"{with_noun(len(barcodes), 'line')}. Use the lists of the same sample."
         )
         raise DataError(msg)
     counts = sparse.csr_matrix(matrix.T, dtype=np.float32)
@@ -111,7 +112,8 @@ def _read_list(file: BoundedFile, length: int) -> list[list[str]]:
     """Return the fields of at most ``length`` + 1 lines of a list."""
     if length > ALWAYS_ALLOWED + VALUES_PER_BYTE * file.size:
         msg = (
-            f"The matrix beside {file.title} states {length} names, too many for a list of {file.size} bytes. {DAMAGED}"
+            f"The matrix beside {file.title} states {with_noun(length, 'name')}, too many for a list of "
+            f"{file.size} bytes. {DAMAGED}"
         )
         raise DataError(msg)
     lines = islice(file.lines(LONGEST_LINE), length + 1)

@@ -10,6 +10,7 @@ import pandas as pd
 from scipy import sparse
 
 from spikgpt.cells.content.values import LARGEST_LOG
+from spikgpt.errors import with_noun
 from spikgpt_recipes.layouts import Csv
 from spikgpt_recipes.readers.bounded import DAMAGED, BoundedFile
 
@@ -110,7 +111,7 @@ class _TextTable:
                 self._read_header(header, text, number)
             if (count := text.count(self.delimiter) + 1) != self.width:
                 columns, expected = self.layout.names + count, self.layout.names + self.width
-                raise self.file.line_error(number, f"has {columns} columns; expected {expected}")
+                raise self.file.line_error(number, f"has {with_noun(columns, 'column')}; expected {expected}")
             # Names of genes may repeat.
             if self.layout.cells == "rows" and (earlier := line_of_name.setdefault(names[0], number)) != number:
                 raise self.file.line_error(number, f"repeats the cell {names[0]!r} of line {earlier}; name each once")
@@ -126,7 +127,9 @@ class _TextTable:
             fields = [field.encode() for field in self.file.split(number, line, self.layout.delimiter)]
             parts = fields[:count] + ([self.delimiter.join(fields[count:])] if len(fields) > count else [])
         if len(parts) <= count:
-            raise self.file.line_error(number, f"has {len(parts)} columns; expected {count} names and the values")
+            raise self.file.line_error(
+                number, f"has {with_noun(len(parts), 'column')}; expected {with_noun(count, 'name')} and the values"
+            )
         return [part.decode(errors="replace").strip('"') for part in parts[:count]], parts[count].replace(b'"', b"")
 
     def _read_header(self, header: list[str], first_values: bytes, number: int) -> None:
@@ -136,7 +139,8 @@ class _TextTable:
         count, rest = divmod(self.width, layout.blocks)
         titled = len(header) - count
         if rest or not 0 <= titled <= layout.names:
-            problem = f"holds {self.width} values in {layout.blocks} blocks, and the header has {len(header)} columns"
+            held = f"{with_noun(self.width, 'value')} in {with_noun(layout.blocks, 'block')}"
+            problem = f"holds {held}, and the header has {with_noun(len(header), 'column')}"
             expected = f"as many names as values, and up to {layout.names} before them"
             raise self.file.line_error(number, f"{problem}; expected {expected}. Check names, blocks and delimiter")
         self.titles = header[titled:]

@@ -9,7 +9,7 @@ import numpy as np
 
 from spikgpt.cells.matrices import read_rows, sampled_rows
 from spikgpt.cells.naming.spellings import foreign_genes, is_foreign, plain, without_suffixes
-from spikgpt.errors import DataError
+from spikgpt.errors import DataError, with_noun
 from spikgpt.types import Bools, Rows
 
 
@@ -34,11 +34,14 @@ def own_genes(names: Any, matrix: Any, columns: Rows | None) -> tuple[Bools | No
     kept, phrases = np.ones(len(texts), dtype=bool), []
     if genomes := foreign_genes(texts):
         kept = np.array([not is_foreign(name) for name in texts])
-        phrases = [f"{count} genes of {genome} beside human ones" for genome, count in genomes.items()]
+        phrases = [f"{with_noun(count, 'gene')} of {genome} beside human ones" for genome, count in genomes.items()]
     repeats = _repeats(texts, matrix, columns)
     if repeats:
         kept[repeats] = False
-        phrases.append(f"{len(repeats)} columns that repeat the values of a gene, like {texts[repeats[0]]!r}")
+        phrases.append(
+            f"{with_noun(len(repeats), 'column that repeats', 'columns that repeat')} the values of a gene, "
+            f"like {texts[repeats[0]]!r}"
+        )
     return (None, "") if kept.all() else (kept, " and ".join(phrases))
 
 

@@ -8,7 +8,7 @@ from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from spikgpt.errors import DataError
+from spikgpt.errors import DataError, with_noun
 
 # The most likely delimiter first, which wins a tie. Space is tried last, because names contain spaces.
 DELIMITERS = ("\t", ";", ",", "|", " ")
@@ -42,7 +42,7 @@ class Splitter:
             When the lines are no table.
         """
         if len(lines) < 2:
-            msg = f"{name} has {len(lines)} lines; expected a header, and a line for each cell or gene."
+            msg = f"{name} has {with_noun(len(lines), 'line')}; expected a header, and a line for each cell or gene."
             raise DataError(msg)
         best, most, lines = None, 1, lines[: TRIED_LINES + 1]
         for delimiter in DELIMITERS:

@@ -22,7 +22,7 @@ from scipy import sparse
 from spikgpt.cells.formats.notes import with_notes
 from spikgpt.cells.formats.streams import CUT_OFF, is_gzip, open_unpacked, text_lines
 from spikgpt.cells.storage import as_data_errors
-from spikgpt.errors import DataError, listed
+from spikgpt.errors import DataError, listed, with_noun
 
 SUFFIX = re.compile(r"\.mtx(\.gz)?$", re.IGNORECASE)
 LIST_SUFFIX = re.compile(r"\.(tsv|txt|csv)(\.gz)?$", re.IGNORECASE)
@@ -248,7 +248,8 @@ def _match_lists(
                 return other, one
     lists = listed(f"{name} {length}" for name, length in lengths.items())
     msg = (
-        f"{matrix_set.matrix} has {shape[0]} rows and {shape[1]} columns; the lists beside it have other numbers "
+        f"{matrix_set.matrix} has {with_noun(shape[0], 'row')} and {with_noun(shape[1], 'column')}; the lists "
+        "beside it have other numbers "
         f"of lines: {lists}. Put the lists of the same sample beside it."
     )
     raise DataError(msg)

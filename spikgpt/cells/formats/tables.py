@@ -23,7 +23,7 @@ from spikgpt.cells.formats.notes import with_notes
 from spikgpt.cells.formats.streams import text_lines
 from spikgpt.cells.formats.unreadable import is_text
 from spikgpt.cells.naming.spellings import gene_share, is_gene, plain
-from spikgpt.errors import DataError, listed
+from spikgpt.errors import DataError, listed, with_noun
 
 SUFFIXES = (".csv", ".tsv", ".tab", ".txt", ".gct", ".dat", ".counts")
 OTHER_SUFFIXES = (".h5ad", ".h5", ".hdf5", ".h5mu", ".loom", ".zarr")
@@ -152,7 +152,10 @@ class _Table:
         if len(header) == width - 1:
             header = ["", *header]
         if len(header) != width:
-            msg = f"{self.path}, line {line}, has {len(header)} columns, and the lines below have {width}. {AGAIN}"
+            msg = (
+                f"{self.path}, line {line}, has {with_noun(len(header), 'column')}, and the lines below have "
+                f"{width}. {AGAIN}"
+            )
             raise DataError(msg)
         return header
 
@@ -180,7 +183,7 @@ class _Table:
         self.names_at = best if self.genes_in_rows else next(iter(unique or texts), None)
         self.texts = [at for at in texts if at != self.names_at]
         if self.above:
-            self.notes.append(f"{len(self.above)} lines of text below the header were read as descriptions.")
+            self.notes.append(f"Lines of text below the header were read as descriptions: {len(self.above)}.")
 
     def _names_numbered(self, column: list[str]) -> bool:
         """Return True if numbers in the first column are names."""
@@ -219,7 +222,9 @@ class _Table:
         for count, (line, text) in enumerate(self._lines):
             fields = self.split(text)
             if len(fields) != self.width:
-                msg = f"{self.path}, line {line}, has {len(fields)} columns; expected {self.width}. {AGAIN}"
+                msg = (
+                    f"{self.path}, line {line}, has {with_noun(len(fields), 'column')}; expected {self.width}. {AGAIN}"
+                )
                 raise DataError(msg)
             some = fields[start:stop] if together else [fields[at] for at in self.numbers]
             try:
@@ -287,9 +292,7 @@ class _Table:
             return
         row, column = names[self._first_missing[0]], plain(self.titles[self.numbers[self._first_missing[1]]])
         count = int(self.missing.sum())
-        self.notes.append(
-            f"{count} values are missing (NA or empty), the first of {row!r} for {column!r}; they were read as 0."
-        )
+        self.notes.append(f"Missing values (NA or empty) were read as 0: {count}, the first of {row!r} for {column!r}.")
 
 
 def _assemble(
@@ -307,7 +310,7 @@ def _assemble(
     if no_cell.any():
         notes.append(f"Not cells and left out: {_shown([cells.names[at] for at in np.flatnonzero(no_cell)])}.")
     if (unmeasured & ~no_gene).any():
-        notes.append(f"{int((unmeasured & ~no_gene).sum())} genes have no value in any cell and were left out.")
+        notes.append(f"Genes without a value in any cell were left out: {int((unmeasured & ~no_gene).sum())}.")
     kept_cells, kept_genes = np.flatnonzero(~no_cell), np.flatnonzero(~no_gene & ~unmeasured)
     if no_gene.all():
         msg = f"The table describes cells ({_shown(genes.names)}) and has no column of a gene. Give the counts instead."

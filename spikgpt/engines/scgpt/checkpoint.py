@@ -21,7 +21,7 @@ from spikgpt.cells.genes import GeneList
 from spikgpt.embedding.vocabulary import CLS, END, Vocabulary
 from spikgpt.engines.scgpt.encoder import ScGPTConfig, ScGPTEncoder
 from spikgpt.engines.scgpt.weights import AGAIN, TYPES, read_pickle, read_safetensors
-from spikgpt.errors import CheckpointError
+from spikgpt.errors import CheckpointError, with_noun
 from spikgpt.files import replacing
 
 FILES = ARGS, VOCABULARY, UPSTREAM_WEIGHTS, WEIGHTS = "args.json", "vocab.json", "best_model.pt", "model.safetensors"
@@ -66,7 +66,9 @@ class Checkpoint:
         # Checked before the network is built: a small file could state any number of layers.
         layers = len({name.removeprefix(LAYERS).partition(".")[0] for name in self.weights if name.startswith(LAYERS)})
         if layers != self.config.layers:
-            msg = f"The weights hold {layers} layers; {ARGS} states nlayers = {self.config.layers}. {AGAIN}"
+            msg = (
+                f"The weights hold {with_noun(layers, 'layer')}; {ARGS} states nlayers = {self.config.layers}. {AGAIN}"
+            )
             raise CheckpointError(msg)
         if missing := [token for token in (self.config.pad_token, CLS) if token not in self.vocabulary]:
             msg = f"The vocabulary lacks the special token {missing[0][:100]!r}. {AGAIN}"

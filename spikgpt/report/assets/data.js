@@ -62,6 +62,7 @@ function shown(number) {
 }
 
 const counted = (number) => number.toLocaleString("en");
+const cellsOf = (number) => `${counted(number)} ${number === 1 ? "cell" : "cells"}`;
 
 function percentage(share) {
   const value = 100 * share;

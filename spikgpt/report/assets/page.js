@@ -32,7 +32,7 @@ class Legend {
       const count = make("span", { className: "count", textContent: counted(column.counts[code]) });
       const button = make("button", { type: "button" }, dot(column.colors[code]), name, count);
       button.setAttribute("aria-pressed", "false");
-      button.setAttribute("aria-label", `${value}, ${counted(column.counts[code])} cells`);
+      button.setAttribute("aria-label", `${value}, ${cellsOf(column.counts[code])}`);
       button.addEventListener("click", () => this.toggle(code, button));
       const item = make("li", {}, button);
       item.dataset.code = code;
@@ -137,7 +137,7 @@ function showSelection(map) {
     showSelection(map);
     map.canvas.focus();
   });
-  const head = make("div", { className: "head" }, make("h3", { textContent: `${counted(total)} cells selected` }), clear);
+  const head = make("div", { className: "head" }, make("h3", { textContent: `${cellsOf(total)} selected` }), clear);
   const tables = columns.map((column) => {
     const counts = map.selectedCounts(column);
     const rows = [...counts.keys()].filter((code) => counts[code]).sort((one, other) => counts[other] - counts[one]);

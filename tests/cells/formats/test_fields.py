@@ -47,7 +47,7 @@ def test_kinds_of_fields(field: str, kind: int) -> None:
     ("lines", "match"),
     [
         ([], r"a\.csv has 0 lines; expected a header"),
-        ([",INS"], r"a\.csv has 1 lines"),
+        ([",INS"], r"a\.csv has 1 line; expected"),
         (
             ["This is a text.", "It has", "no columns at all in it."],
             r"begins with 'This is a text\.'; expected a table",

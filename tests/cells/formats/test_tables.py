@@ -104,11 +104,15 @@ TABLES: dict[str, tuple[Callable[[Frame], str], str, list[str]]] = {
     "comments": (lambda frame: f"# a comment\n#another\n{frame.to_csv()}", "a.csv", []),
     "a header behind #": (lambda frame: f"#{frame.to_csv(sep=chr(9), index_label='cell')}", "a.tab", []),
     "described": (lambda frame: described(frame).to_csv(), "a.csv", ["assigned_cluster", "nCount_RNA"]),
-    "missing": (lambda frame: with_missing(frame).to_csv(), "a.csv", ["values are missing"]),
-    "two headers": (two_headers, "a.csv", ["1 lines of text"]),
+    "missing": (lambda frame: with_missing(frame).to_csv(), "a.csv", ["Missing values"]),
+    "two headers": (two_headers, "a.csv", ["read as descriptions: 1."]),
     "genes in rows": (lambda frame: frame.T.to_csv(), "a.csv", ["transposed"]),
     "ids and symbols in rows": (lambda frame: of_ids(frame).to_csv(), "a.csv", ["transposed", "start, length"]),
-    "types above": (types_above, "a.tsv.gz", ["1 lines of text", "transposed"]),
+    "types above": (
+        types_above,
+        "a.tsv.gz",
+        ["read as descriptions: 1.", "transposed"],
+    ),
     "counted": (counted, "a.txt", ["transposed", "__no_feature, __ambiguous"]),
     "a series matrix": (series_matrix, "GSE1_series_matrix.txt.gz", ["transposed"]),
     "GCT": (gct, "a.gct", ["transposed"]),
@@ -150,7 +154,7 @@ def test_genes_without_any_value_are_not_there(real: AnnData, tmp_path: Path) ->
     frame.to_csv(tmp_path / "a.csv")
     found = read_cells(tmp_path / "a.csv")
     assert found.var_names.tolist() == [name for at, name in enumerate(real.var_names) if at != 3]
-    assert "1 genes have no value in any cell and were left out." in reading_notes(found)
+    assert "Genes without a value in any cell were left out: 1." in reading_notes(found)
 
 
 REFUSED: dict[str, tuple[Callable[[Frame], str], str]] = {
@@ -168,7 +172,7 @@ REFUSED: dict[str, tuple[Callable[[Frame], str], str]] = {
         lambda frame: frame.iloc[:, :0].assign(donor=1, n_genes=range(len(frame))).to_csv(),
         r"describes cells \(donor, n_genes\) and has no column of a gene\. Give the counts instead",
     ),
-    "one line": (lambda frame: frame.iloc[:0].to_csv(), "has 1 lines; expected a header"),
+    "one line": (lambda frame: frame.iloc[:0].to_csv(), "has 1 line; expected a header"),
     "another header": (lambda frame: "a,b,c\n" + frame.to_csv().split("\n", 1)[1], "begins with 'a,b,c'|has 3 columns"),
 }
 

@@ -66,7 +66,7 @@ def test_annotations(content: bytes, layout: dict[str, Any], tmp_path: Path) -> 
         ),
         (packed(TABLE)[:-9], {}, r"table\.tsv cannot be read: "),
         (b"", {}, r"table\.tsv has no column"),
-        (TABLE + b"three\n", {}, r"table\.tsv has a row of 1 columns, 'three'; expected 3"),
+        (TABLE + b"three\n", {}, r"table\.tsv has a row of 1 column, 'three'; expected 3"),
     ],
 )
 def test_annotations_of_another_kind_are_refused(
@@ -107,7 +107,7 @@ def test_samples_may_have_their_characteristics_in_other_lines(tmp_path: Path) -
             series_matrix(["a"], {"age": ["1"]}),
             r"has no 'cell type'; it has '!Sample_title', .*, 'age'\.",
         ),
-        (b'!Sample_title\t"a"\t"b"\n!Sample_x\t"a"\n', r"line 2, has 1 samples; expected 2"),
+        (b'!Sample_title\t"a"\t"b"\n!Sample_x\t"a"\n', r"line 2, has 1 sample; expected 2"),
         (b"<html>", r"has no 'cell type'; it has none"),
     ],
 )
