@@ -18,8 +18,6 @@ if TYPE_CHECKING:
 
 # Neurons between two layers, and inches of the picture.
 GAP, WIDTH, HEIGHT = 16, 4.2, 6.0
-# Colours of the layers, without yellow, whose thin lines are hard to see.
-COLORS = [color for color in FIRST if color != "#f0e442"]
 
 
 def raster(
@@ -65,7 +63,7 @@ def raster(
         raise ConfigError(msg)
     axes = ax or new_axes(WIDTH, HEIGHT)[0]
     top, steps, ticks = 0, 1, []
-    for color, (name, layer) in zip(cycle(COLORS), spikes.layers.items(), strict=False):
+    for color, (name, layer) in zip(cycle(FIRST), spikes.layers.items(), strict=False):
         neurons, steps = layer.shape
         rows, columns = np.nonzero(layer)
         axes.hlines(top + rows, columns + 0.55, columns + 1.45, color=color, linewidth=0.8)

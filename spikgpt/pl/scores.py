@@ -29,7 +29,7 @@ BINS = 40
 # Inches of a panel.
 WIDTH, HEIGHT = 3.6, 3.0
 # Colours of cells with a label, and of a cut-off.
-LABELLED_COLOR, CUTOFF_COLOR = FIRST[4], FIRST[5]
+LABELLED_COLOR, CUTOFF_COLOR = FIRST[0], FIRST[1]
 
 
 def confidence(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from functools import cache
 
 import numpy as np
@@ -12,10 +13,17 @@ from spikgpt.types import Floats
 UNKNOWN_COLOR = "#b0b0b0"
 # Nobody distinguishes more colours; further labels repeat them.
 MOST_COLORS = 500
-# Okabe and Ito's colours (Color Universal Design, 2008) without black.
-FIRST = ("#e69f00", "#56b4e9", "#009e73", "#f0e442", "#0072b2", "#d55e00", "#cc79a7")
-# Lightness of all others in OKLab: neither black nor lost on white paper.
-LIGHTNESS = (0.4, 0.9)
+# Okabe and Ito's colours (Color Universal Design, 2008) that stand out on white paper and on a dark page.
+FIRST = ("#0072b2", "#d55e00", "#009e73", "#cc79a7")
+# Backgrounds of pictures and of the page of reports, and the relative luminance of linear RGB (WCAG 2.2).
+WHITE, DARK = "#ffffff", "#15181c"
+LUMINANCE = np.array([0.2126, 0.7152, 0.0722])
+# Least contrast with white and with the dark page, and that of colours which are needed for many labels.
+CONTRAST, LEAST_CONTRAST = (3.0, 3.0), (1.5, 2.0)
+# Factor of a distance for each kind of eyes: eyes with all cones tell colours of one lightness apart by their hue too.
+EYE_FACTORS = np.array([0.6, 1.0, 1.0])[:, None]
+# Least distance of two colours in OKLab, before colours of less contrast are used.
+APART = 0.04
 # Linear RGB as seen with all cones, without red cones and without green cones (Vienot et al., 1999).
 EYES = np.array(
     [
@@ -34,28 +42,47 @@ def palette(size: int) -> tuple[str, ...]:
     """Return colours as hex codes; the first colours do not depend on the size.
 
     Each colour is the point of a grid that is farthest from all earlier colours and from the grey of Unknown, for the
-    kind of colour vision that sees the smallest difference.
+    kind of colour vision that sees the smallest difference. The first 26 colours stand out on both backgrounds. Of more
+    colours with this contrast, some would look alike.
     """
-    levels = range(0, 256, 17)
-    grid = np.array([(red, green, blue) for red in levels for green in levels for blue in levels])  # (4096, 3)
-    lightness = as_seen(grid)[0, :, 0]
-    grid = grid[(lightness > LIGHTNESS[0]) & (lightness < LIGHTNESS[1])]
-    fixed = ("#000000", "#ffffff", UNKNOWN_COLOR, *FIRST)
-    colors = np.concatenate([[tuple(bytes.fromhex(code[1:])) for code in fixed], grid])
+    levels = range(0, 256, 15)
+    grid = np.array([(red, green, blue) for red in levels for green in levels for blue in levels])  # (5832, 3)
+    contrasts = np.stack([contrast(grid, rgb([ground])) for ground in (WHITE, DARK)], axis=1)  # (5832, 2)
+    usable = (contrasts >= LEAST_CONTRAST).all(axis=1)
+    fixed = ("#000000", WHITE, UNKNOWN_COLOR, *FIRST)
+    colors = np.concatenate([rgb(fixed), grid[usable]])
+    clear = np.concatenate([np.zeros(len(fixed), dtype=bool), (contrasts[usable] >= CONTRAST).all(axis=1)])
     seen = as_seen(colors)
     distance = np.full(len(colors), np.inf)
     chosen: list[int] = []
     while len(chosen) < 3 + min(size, MOST_COLORS):
-        chosen.append(len(chosen) if len(chosen) < len(fixed) else int(distance.argmax()))
-        apart = np.linalg.norm(seen - seen[:, chosen[-1:]], axis=2).min(axis=0)
+        best = int(np.where(clear, distance, -1).argmax())
+        best = best if distance[best] >= APART else int(distance.argmax())
+        chosen.append(len(chosen) if len(chosen) < len(fixed) else best)
+        apart = (EYE_FACTORS * np.linalg.norm(seen - seen[:, chosen[-1:]], axis=2)).min(axis=0)
         distance = np.minimum(distance, apart)
     codes = [f"#{bytes(colors[index].tolist()).hex()}" for index in chosen[3:]]
     return tuple(codes[index % MOST_COLORS] for index in range(size))
 
 
+def rgb(codes: Sequence[str]) -> npt.NDArray[np.int64]:
+    """Return hex codes as RGB from 0 to 255, shape (n, 3)."""
+    return np.array([tuple(bytes.fromhex(code[1:])) for code in codes], dtype=np.int64)
+
+
+def contrast(colors: npt.NDArray[np.integer], ground: npt.NDArray[np.integer]) -> npt.NDArray[np.float64]:
+    """Return the contrast of colours with a background by WCAG 2.2, from 1 to 21: RGB, (n, 3) and (1, 3) to (n,)."""
+    bright, ground_bright = linear(colors) @ LUMINANCE + 0.05, linear(ground) @ LUMINANCE + 0.05
+    return np.asarray(np.maximum(bright, ground_bright) / np.minimum(bright, ground_bright))
+
+
+def linear(colors: npt.NDArray[np.integer]) -> npt.NDArray[np.float64]:
+    """Return linear RGB from 0 to 1, of the shape of the colours."""
+    shares: Floats = colors / 255
+    return np.asarray(np.where(shares <= 0.04045, shares / 12.92, ((shares + 0.055) / 1.055) ** 2.4))
+
+
 def as_seen(colors: npt.NDArray[np.integer]) -> npt.NDArray[np.float64]:
     """Return colours as three kinds of colour vision see them, in OKLab: RGB from 0 to 255, (n, 3) to (3, n, 3)."""
-    shares: Floats = colors / 255
-    linear = np.where(shares <= 0.04045, shares / 12.92, ((shares + 0.055) / 1.055) ** 2.4)
-    cones = np.maximum(linear @ (CONES @ EYES).transpose(0, 2, 1), 0)
+    cones = np.maximum(linear(colors) @ (CONES @ EYES).transpose(0, 2, 1), 0)
     return np.asarray(np.cbrt(cones) @ OPPONENTS.T)
