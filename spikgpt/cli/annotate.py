@@ -91,7 +91,10 @@ def annotate(
         str | None, typer.Option(help="Array of obsm with the map of --report; default: X_umap, else a new UMAP.")
     ] = None,
 ) -> None:
-    """Annotate QUERY, and write the labels to --out, --table or both, or to the parts of --out-dir."""
+    """Annotate QUERY, and write the labels to --out, --table or both, or to the parts of --out-dir.
+
+    Output files that exist already are replaced.
+    """
     files = _Files(out, table, cluster_table, cas, report, cas_author, map_key)
     if shards.out_dir:
         _check_alone(files)
@@ -191,7 +194,7 @@ def evaluate(
     ] = None,
     json_file: Annotated[Path | None, typer.Option("--json", help="Output file with all figures, .json.")] = None,
 ) -> None:
-    """Annotate QUERY, and compare the labels with the true types in obs."""
+    """Annotate QUERY, and compare the labels with the true types in obs. A --json file that exists is replaced."""
     from spikgpt.cells.reading import open_cells
     from spikgpt.files import replacing
     from spikgpt.reference.json_files import dumped

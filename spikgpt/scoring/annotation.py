@@ -416,7 +416,7 @@ class Annotation:
         Parameters
         ----------
         path
-            File to write, such as ``report.html``.
+            File to write, such as ``report.html``. A file that exists already is replaced.
         adata
             The annotated query, which is not changed. With it, the report has the columns of ``obs``, the agreement of
             labels and clusters, the marker genes of candidates for new types, and a map of the user.
