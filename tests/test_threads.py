@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import sys
 import threading
 import time
 from collections.abc import Iterator
 
 import pytest
 
-from spikgpt.threads import in_order
+from spikgpt.threads import in_order, one_blas_thread
 
 
 @pytest.mark.parametrize("threads", [1, 2, 5])
@@ -55,3 +56,21 @@ def test_an_error_of_one_item_is_raised_and_ends_the_others() -> None:
     assert [next(results) for _ in range(3)] == [0, 1, 2]
     with pytest.raises(ValueError, match="three"):
         next(results)
+
+
+def test_blas_has_one_thread_in_the_context_alone() -> None:
+    threadpoolctl = pytest.importorskip("threadpoolctl")
+
+    def threads() -> list[int]:
+        return [pool["num_threads"] for pool in threadpoolctl.threadpool_info() if pool["user_api"] == "blas"]
+
+    before = threads()
+    with one_blas_thread():
+        assert set(threads()) == {1}
+    assert threads() == before
+
+
+def test_blas_keeps_its_threads_without_the_package(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "threadpoolctl", None)
+    with one_blas_thread() as context:
+        assert context is None

@@ -12,6 +12,7 @@ from scipy.linalg.blas import dsyrk
 
 from spikgpt.cells.align import mean_and_std
 from spikgpt.constants import CONSTANTS
+from spikgpt.threads import one_blas_thread
 
 PCA = CONSTANTS.query_pca
 # Cells in memory as dense rows at a time.
@@ -42,7 +43,8 @@ class QueryPCA:
             # The products are symmetric, so the lower triangle is enough.
             products = dsyrk(1.0, rows.T, 1.0, products, lower=True, overwrite_c=True)
         # The eigenvalues are in ascending order.
-        _, directions = eigh(products, lower=True, subset_by_index=(max(0, size - PCA.components), size - 1))
+        with one_blas_thread():
+            _, directions = eigh(products, lower=True, subset_by_index=(max(0, size - PCA.components), size - 1))
         return cls(mean, std, np.ascontiguousarray(directions[:, ::-1]))
 
     def transform(self, logs: sparse.csr_matrix) -> npt.NDArray[np.float64]:
