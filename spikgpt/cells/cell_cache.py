@@ -5,14 +5,13 @@ from __future__ import annotations
 import tempfile
 from collections.abc import Iterator
 from dataclasses import replace
-from typing import Any
 
 import numpy as np
 import numpy.typing as npt
-from scipy import sparse
 
 from spikgpt.cells.align import AlignedCells, joined
 from spikgpt.cells.row_buckets import close_temporary, temporary_space
+from spikgpt.cells.row_cache import load_rows, save_rows
 from spikgpt.sampling import content_keys, sample_of
 from spikgpt.types import Rows
 
@@ -48,11 +47,9 @@ class CellCache:
         self._rows.append(sum(self._sizes) + filled)
         self._keys.append(content_keys(chunk.values[filled]))
         self._sizes.append(len(chunk.totals))
-        values = chunk.values
-        indices = values.indices.astype(np.uint16) if values.shape[1] <= 1 << 16 else values.indices
         with temporary_space("the cells as the reference reads them"):
-            for array in (chunk.totals, _small(values.data), indices, values.indptr):
-                np.save(self._file, array)
+            np.save(self._file, chunk.totals)
+            save_rows(self._file, chunk.values)
 
     @property
     def template(self) -> AlignedCells:
@@ -67,10 +64,7 @@ class CellCache:
         self._file.seek(0)
         start = 0
         for size in self._sizes:
-            totals, data, indices, starts = (np.load(self._file) for _ in range(4))
-            data = data.astype(np.float32) if data.dtype == np.uint8 else data
-            parts = data, indices.astype(np.int32, copy=False), starts
-            values = sparse.csr_matrix(parts, (size, self._template.values.shape[1]))
+            totals, values = np.load(self._file), load_rows(self._file, self._template.values.shape[1])
             yield np.arange(start, start + size), replace(self._template, values=values, totals=totals)
             start += size
 
@@ -83,12 +77,3 @@ class CellCache:
             parts.append(chunk.part(chosen[first:last] - rows[0]))
             first = last
         return joined(parts), chosen
-
-
-def _small(values: npt.NDArray[Any]) -> npt.NDArray[Any]:
-    """Return float32 values in uint8 if this changes none of them, else as they are."""
-    if values.dtype != np.float32:
-        return values
-    with np.errstate(invalid="ignore"):
-        small = values.astype(np.uint8)
-    return small if np.array_equal(small, values) else values

@@ -5,7 +5,6 @@ from __future__ import annotations
 from abc import abstractmethod
 from collections.abc import Iterable, Iterator
 from functools import cached_property
-from itertools import pairwise
 from typing import Any
 
 import numpy as np
@@ -13,6 +12,7 @@ import numpy.typing as npt
 from anndata.abc import CSCDataset, CSRDataset
 from scipy import sparse
 
+from spikgpt.cells.gzip_arrays import GzipArray, fast_array
 from spikgpt.cells.matrices import (
     BLOCK_VALUES,
     PARTS,
@@ -24,7 +24,10 @@ from spikgpt.cells.matrices import (
 )
 from spikgpt.cells.progress import inner_bar
 from spikgpt.cells.row_buckets import RowBuckets, bucket_bits
+from spikgpt.cells.row_cache import RowCache
 from spikgpt.cells.storage import is_array
+from spikgpt.kernels import compiled
+from spikgpt.types import Integers
 
 # Bytes of a dense matrix that are read at a time. The C library maps larger arrays anew each time, which takes longer.
 TILE_BYTES = 8 * 1024 * 1024
@@ -33,6 +36,8 @@ TILE_BYTES = 8 * 1024 * 1024
 LARGE_CHUNK = 8 * 1024 * 1024
 # Largest decoded rows of chunks of a dense matrix; with taller chunks the values are sorted by cells in a file.
 BAND_BYTES = 512 * 1024 * 1024
+# Bytes of the smallest chunk that is a tile of its own if it is compressed with gzip.
+SEPARATE_CHUNK = 128 * 1024
 # Values of a dense matrix per value that is not 0, about.
 TYPICAL_ZEROS = 10
 # Consecutive rows of a CSR matrix that are read at once if only some are wanted.
@@ -56,7 +61,7 @@ class StoredCSR(MatrixOnDisk):
     def __init__(self, stored: Any, name: object) -> None:
         super().__init__(name, stored.shape)
         self._starts = np.asarray(stored.group["indptr"][:], dtype=np.int64)
-        self._parts = [_Values(stored.group[part]) for part in PARTS[:2]]
+        self._parts = [_Values(fast_array(stored.group[part])) for part in PARTS[:2]]
         # Rows of a chunk on average.
         values = max(1, int(self._starts[-1]))
         self.span = max(SPAN, max(part.chunk for part in self._parts) * self.shape[0] // values)
@@ -69,19 +74,45 @@ class StoredCSR(MatrixOnDisk):
 
 
 class _Banded(MatrixOnDisk):
-    """A matrix with bands of rows that are read together; ``span`` is the number of rows of a band."""
+    """A matrix with bands of rows that are read together; ``span`` is the number of rows of a band.
+
+    The bands of a sample of rows are kept in a file, as all rows are read later.
+    """
 
     _last: tuple[int, sparse.csr_matrix] | None = None
+    _sampled = False
+
+    @cached_property
+    def _cache(self) -> RowCache:
+        return RowCache(self.shape[1])
+
+    def __getitem__(self, index: slice | Integers) -> sparse.csr_matrix:
+        """Return some rows, by a slice or by ascending numbers, in arrays that the caller may change."""
+        self._sampled = not isinstance(index, slice)
+        try:
+            return super().__getitem__(index)
+        finally:
+            self._sampled = False
 
     def stored_rows(self, start: int, stop: int) -> StoredRows:
         """Return consecutive rows."""
         parts = []
         for number in range(start // self.span, -(-stop // self.span) if stop > start else 0):
             if self._last is None or self._last[0] != number:
-                self._last = number, self._band(number)
+                self._last = number, self._kept_band(number)
             offset = number * self.span
             parts.append(self._last[1][max(0, start - offset) : stop - offset])
         return _stacked(parts, self.shape[1])
+
+    def _kept_band(self, number: int) -> sparse.csr_matrix:
+        """Return the rows of a band; those of a sample are kept in a file."""
+        if self.by_columns:
+            return self._band(number)  # from a file
+        if (band := self._cache.get(number)) is None:
+            band = self._band(number)
+            if self._sampled:
+                self._cache.add(number, band)
+        return band
 
     @abstractmethod
     def _band(self, number: int) -> sparse.csr_matrix:
@@ -107,7 +138,7 @@ class StoredCSC(_Banded):
         check_numbers(self._group["data"].dtype, self.name)
         buckets = RowBuckets(self.shape, self._bits, self.name)
         starts = np.asarray(self._group["indptr"][:], dtype=np.int64)
-        data, indices = (_Values(self._group[part]) for part in PARTS[:2])
+        data, indices = (_Values(fast_array(self._group[part])) for part in PARTS[:2])
         n_values = int(starts[-1])
         with inner_bar(f"Sorting {self.name} by cells", self.shape[0]) as bar:
             for first in range(0, n_values, BLOCK_VALUES):
@@ -131,16 +162,20 @@ class StoredDense(_Banded):
 
     def __init__(self, stored: Any, name: object) -> None:
         super().__init__(name, stored.shape)
-        self._array, columns = stored, self.shape[1]
+        self._array, columns = fast_array(stored), self.shape[1]
         # Shape of a tile.
         self._height, self._width = map(int, stored.chunks or (1, columns))
         row_bytes = max(1, columns * stored.dtype.itemsize)
         self.by_columns = self._height * row_bytes > BAND_BYTES
-        if self._height * row_bytes > TILE_BYTES:
-            chunk_bytes = self._height * self._width * stored.dtype.itemsize
+        chunk_bytes = self._height * self._width * stored.dtype.itemsize
+        if isinstance(self._array, GzipArray) and chunk_bytes >= SEPARATE_CHUNK:
+            pass  # chunk by chunk, without a copy
+        elif self._height * row_bytes > TILE_BYTES:
             self._width *= max(1, TILE_BYTES // chunk_bytes)
         else:
             self._height, self._width = TILE_BYTES // (self._height * row_bytes) * self._height, columns
+        self._kernel: Any = compiled("rows", self.shape[0])
+        self._scratch: tuple[npt.NDArray[np.float32], npt.NDArray[np.int32]] | None = None
         self._bits = bucket_bits(self.shape[0], stored.size // TYPICAL_ZEROS)
         self.span = 1 << self._bits if self.by_columns else self._height if stored.chunks else 1
 
@@ -149,17 +184,38 @@ class StoredDense(_Banded):
         if self._array.chunks:
             return super().stored_rows(start, stop)
         check_numbers(self._array.dtype, self.name)
-        cuts = [*range(start, stop, self._height), stop]
-        return _stacked([sparse_rows(self._array[first:last]) for first, last in pairwise(cuts)], self.shape[1])
+        parts = []
+        for first in range(start, stop, self._height):
+            parts.append(self._sparse([(0, self._array[first : min(first + self._height, stop)])]))
+        return _stacked(parts, self.shape[1])
 
     def _band(self, number: int) -> sparse.csr_matrix:
         check_numbers(self._array.dtype, self.name)
-        return self._buckets.read(number) if self.by_columns else _joined(self._tiles(number * self.span), "csr")
+        return self._buckets.read(number) if self.by_columns else self._sparse(self._tiles(number * self.span))
 
-    def _tiles(self, row: int) -> Iterator[sparse.csr_matrix]:
-        """Yield the tiles with some row as their first."""
+    def _tiles(self, row: int) -> Iterator[tuple[int, npt.NDArray[Any]]]:
+        """Yield the first column and the values of the tiles with some row as their first."""
         for column in range(0, self.shape[1], self._width):
-            yield sparse_rows(np.asarray(self._array[row : row + self._height, column : column + self._width]))
+            tile = np.asarray(self._array[row : row + self._height, column : column + self._width])
+            yield column, tile.astype(tile.dtype.newbyteorder("="), copy=False)
+
+    def _sparse(self, tiles: Iterable[tuple[int, npt.NDArray[Any]]]) -> sparse.csr_matrix:
+        """Return the values of tiles side by side that are not 0."""
+        if self._kernel is None:
+            return _joined((sparse_rows(tile) for _, tile in tiles), "csr")
+        place, ends = 0, []
+        for first, tile in tiles:
+            if self._scratch is None:
+                # Pages of memory that nothing is written to take no room.
+                size = max(self._height, len(tile)) * self.shape[1] + 1
+                self._scratch = np.empty(size, dtype=np.float32), np.empty(size, dtype=np.int32)
+            ends.append(np.empty(len(tile), dtype=np.int64))
+            values = tile.astype(np.float32) if tile.dtype == np.float16 else tile
+            values = np.ascontiguousarray(values)
+            data, columns = self._scratch
+            place = self._kernel.append_nonzeros(values, first, data, columns, place, ends[-1])
+        parts = self._kernel.side_by_side(data, columns, np.stack(ends))
+        return sparse.csr_matrix(parts, shape=(len(ends[0]), self.shape[1]))
 
     @cached_property
     def _buckets(self) -> RowBuckets:
@@ -167,7 +223,8 @@ class StoredDense(_Banded):
         for row in range(0, self.shape[0], self._height):
             tiles: list[sparse.csc_matrix] = []
             first = last = 0
-            for tile in self._tiles(row):
+            for _, values in self._tiles(row):
+                tile = sparse_rows(values)
                 tiles.append(tile.tocsc())
                 last += tile.shape[1]
                 if sum(one.nnz for one in tiles) >= BLOCK_VALUES or last == self.shape[1]:

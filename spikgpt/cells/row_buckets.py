@@ -18,9 +18,10 @@ import numpy.typing as npt
 from scipy import sparse
 
 from spikgpt.errors import ConfigError
+from spikgpt.kernels import compiled
 
 # Rows of a bucket at most, as a power of 2, and values of a bucket at most in a matrix of even rows.
-MOST_BITS, BUCKET_VALUES = 10, 2 * 1024 * 1024
+MOST_BITS, BUCKET_VALUES = 8, 512 * 1024
 # Errors of the system for a full disk.
 FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 
@@ -80,6 +81,7 @@ class RowBuckets:
         self.shape, self._bits, self._name = shape, bits, name
         self._blocks: list[_Block] = []
         self._columns = np.dtype(np.uint16 if shape[1] <= 1 << 16 else np.int32)
+        self._kernel: Any = compiled("rows", shape[0])
         self._file = tempfile.TemporaryFile(prefix="spikgpt-")
         weakref.finalize(self, close_temporary, self._file)
 
@@ -91,19 +93,35 @@ class RowBuckets:
         block
             All rows of these columns. Values are stored in float32.
         """
+        starts, columns, packed = (self._by_bucket if self._kernel is None else self._by_bucket_compiled)(block, first)
+        with temporary_space(f"{self._name}, which is stored by genes and is sorted by cells there"):
+            at = self._file.seek(0, 2)
+            self._file.write(columns.data)
+            middle = self._file.tell()
+            self._file.write(packed.data)
+            self._file.flush()
+        self._blocks.append(_Block(starts, at, middle, packed.dtype))
+
+    def _by_bucket(self, block: sparse.csc_matrix, first: int) -> tuple[npt.NDArray[Any], ...]:
+        """Return the first value of each bucket, and the columns and the packed values, sorted by bucket."""
         packed = _packed(block.data, block.indices & ((1 << self._bits) - 1), self._bits)
-        shape = (-(-self.shape[0] >> self._bits), block.shape[1])
         # The conversion is a counting sort by bucket.
+        shape = (-(-self.shape[0] >> self._bits), block.shape[1])
         by_bucket = sparse.csc_matrix((packed, block.indices >> self._bits, block.indptr), shape=shape).tocsr()
         columns = by_bucket.indices
         columns += first
-        with temporary_space(f"{self._name}, which is stored by genes and is sorted by cells there"):
-            at = self._file.seek(0, 2)
-            self._file.write(columns.astype(self._columns).data)
-            middle = self._file.tell()
-            self._file.write(by_bucket.data.data)
-            self._file.flush()
-        self._blocks.append(_Block(by_bucket.indptr, at, middle, packed.dtype))
+        return by_bucket.indptr, columns.astype(self._columns), by_bucket.data
+
+    def _by_bucket_compiled(self, block: sparse.csc_matrix, first: int) -> tuple[npt.NDArray[Any], ...]:
+        with np.errstate(over="ignore"):
+            values = block.data.astype(np.float32, copy=False)
+        small = self._kernel.small_whole(values, 1 << (31 - self._bits))
+        codes = values.astype(np.int32) if small else values.view(np.int32)
+        columns = np.empty(len(codes), dtype=self._columns)
+        packed = np.empty(len(codes), dtype=np.int32 if small else np.int64)
+        starts = np.zeros((-(-self.shape[0] >> self._bits)) + 1, dtype=np.int64)
+        self._kernel.distribute(codes, block.indices, block.indptr, first, self._bits, packed, columns, starts)
+        return starts, columns, packed
 
     def read(self, bucket: int) -> sparse.csr_matrix:
         """Return the rows of a bucket, float32, with sorted columns and sums of repeated values."""
@@ -119,6 +137,10 @@ class RowBuckets:
                 self._file.readinto(array.data)
             rows[part], values[part] = _unpacked(packed, self._bits)
         n_rows = min(1 << self._bits, self.shape[0] - (bucket << self._bits))
+        if self._kernel is not None:
+            *parts, once = self._kernel.sorted_rows(rows, columns, values, n_rows)
+            if once:
+                return sparse.csr_matrix(tuple(parts), shape=(n_rows, self.shape[1]))
         # The conversion is a counting sort by row, which keeps the order of columns.
         return sparse.coo_matrix((values, (rows, columns.astype(np.int32))), shape=(n_rows, self.shape[1])).tocsr()
 

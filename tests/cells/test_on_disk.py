@@ -13,7 +13,8 @@ import zarr
 from anndata.io import write_elem
 from scipy import sparse
 
-from spikgpt.cells import on_disk
+from spikgpt import kernels
+from spikgpt.cells import gzip_arrays, on_disk
 from spikgpt.cells.matrices import MatrixOnDisk, read_rows, stored_matrix, stored_rows
 from spikgpt.cells.on_disk import StoredCSC, StoredCSR, StoredDense, keep_on_disk, sparse_rows
 from spikgpt.errors import DataError
@@ -126,6 +127,33 @@ def test_a_chunk_is_decoded_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch
         for start in range(0, 300, 7):
             read_rows(matrix, slice(start, start + 7))
     assert read == [0, 100, 200]
+
+
+def test_bands_of_a_sample_are_decoded_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    with h5py.File(tmp_path / "file.h5", "w") as file:
+        write_elem(file, "X", MATRIX.toarray(), dataset_kwargs={"chunks": (50, 40), "compression": "gzip"})
+        read: list[int] = []
+        original = StoredDense._tiles
+        monkeypatch.setattr(StoredDense, "_tiles", lambda self, row: read.append(row) or original(self, row))  # type: ignore[func-returns-value]
+        monkeypatch.setattr(on_disk, "TILE_BYTES", 8_000)
+        matrix = keep_on_disk(file["X"], "X")
+        for _ in range(2):
+            sample = read_rows(matrix, np.array([3, 120, 260]))
+        assert (sample != MATRIX[[3, 120, 260]]).nnz == 0
+        assert (read_rows(matrix, slice(0, 300)) != MATRIX).nnz == 0
+    assert read == [0, 100, 250, 50, 150, 200]
+
+
+@pytest.mark.parametrize("least_cells", [0, 10**9], ids=["compiled", "NumPy"])
+def test_large_chunks_are_tiles(least_cells: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(kernels, "LEAST_CELLS", least_cells)
+    monkeypatch.setattr(on_disk, "SEPARATE_CHUNK", 1)
+    monkeypatch.setattr(gzip_arrays, "LEAST_CHUNK", 1)
+    with h5py.File(tmp_path / "file.h5", "w") as file:
+        write_elem(file, "X", MATRIX.toarray(), dataset_kwargs={"chunks": (70, 11), "compression": "gzip"})
+        matrix = keep_on_disk(file["X"], "X")
+        assert matrix.span == 70
+        assert (read_rows(matrix, slice(60, 290)) != MATRIX[60:290]).nnz == 0
 
 
 def test_rows_of_a_matrix_by_columns_beyond_its_shape_are_refused_each_time(tmp_path: Path) -> None:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections import defaultdict
+from collections import Counter, defaultdict
 from typing import Any
 
 import numpy as np
@@ -47,12 +47,15 @@ def own_genes(names: Any, matrix: Any, columns: Rows | None) -> tuple[Bools | No
 
 def _repeats(names: list[str], matrix: Any, columns: Rows | None) -> list[int]:
     """Return the columns with the name and, in a sample of cells, the values of an earlier column."""
-    groups: dict[str, list[int]] = defaultdict(list)
-    for at, name in enumerate(without_suffixes(names)):
-        groups[name].append(at)
-    several = [group for name, group in groups.items() if name and len(group) > 1]
-    if not several:
+    without = without_suffixes(names)
+    several_columns = {name for name, count in Counter(without).items() if name and count > 1}
+    if not several_columns:
         return []
+    groups: dict[str, list[int]] = defaultdict(list)
+    for at, name in enumerate(without):
+        if name in several_columns:
+            groups[name].append(at)
+    several = list(groups.values())
     wanted = np.array(sorted(at for group in several for at in group))
     try:
         sample = read_rows(

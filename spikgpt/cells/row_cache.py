@@ -1,0 +1,68 @@
+"""Blocks of rows in a temporary file, so that they need not be decompressed a second time."""
+
+from __future__ import annotations
+
+import tempfile
+import weakref
+from contextlib import suppress
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+from scipy import sparse
+
+from spikgpt.cells.row_buckets import close_temporary
+
+
+class RowCache:
+    """Blocks of rows by their numbers, in a temporary file that is deleted even if the process is killed.
+
+    Parameters
+    ----------
+    n_columns
+        Number of columns of all blocks.
+    """
+
+    def __init__(self, n_columns: int) -> None:
+        self._n_columns = n_columns
+        self._places: dict[int, int] = {}
+        self._file = tempfile.TemporaryFile(prefix="spikgpt-")
+        weakref.finalize(self, close_temporary, self._file)
+
+    def add(self, number: int, rows: sparse.csr_matrix) -> None:
+        """Keep a block of rows, or do nothing if the disk is full."""
+        with suppress(OSError):
+            place = self._file.seek(0, 2)
+            save_rows(self._file, rows)
+            self._file.flush()
+            self._places[number] = place
+
+    def get(self, number: int) -> sparse.csr_matrix | None:
+        """Return a block of rows, or None if it was not kept."""
+        if number not in self._places:
+            return None
+        self._file.seek(self._places[number])
+        return load_rows(self._file, self._n_columns)
+
+
+def save_rows(file: Any, rows: sparse.csr_matrix) -> None:
+    """Write rows to an open file; small counts take one byte, and indices of columns two."""
+    indices = rows.indices.astype(np.uint16) if rows.shape[1] <= 1 << 16 else rows.indices
+    for array in (_small(rows.data), indices, rows.indptr):
+        np.save(file, array)
+
+
+def load_rows(file: Any, n_columns: int) -> sparse.csr_matrix:
+    """Return the rows that :func:`save_rows` has written at the place where the file is read."""
+    data, indices, starts = (np.load(file) for _ in range(3))
+    data = data.astype(np.float32) if data.dtype == np.uint8 else data
+    return sparse.csr_matrix((data, indices.astype(np.int32, copy=False), starts), (len(starts) - 1, n_columns))
+
+
+def _small(values: npt.NDArray[Any]) -> npt.NDArray[Any]:
+    """Return float32 values in uint8 if this changes none of them, else as they are."""
+    if values.dtype != np.float32:
+        return values
+    with np.errstate(invalid="ignore"):
+        small = values.astype(np.uint8)
+    return small if np.array_equal(small, values) else values
