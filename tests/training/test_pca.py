@@ -6,13 +6,16 @@ import numpy as np
 import numpy.typing as npt
 import pytest
 from anndata import AnnData
+from scipy import sparse
+from sklearn.decomposition import PCA
+from sklearn.feature_selection import f_classif
 
 from spikgpt.cells.align import log_normalise
 from spikgpt.embedding.pca import PCAProjection
 from spikgpt.engines.opening import torch_engine
 from spikgpt.reference.files import Reference
 from spikgpt.training.cells import read_every_gene
-from spikgpt.training.pca import LOADING_STEP, MOST_OTHERS, fit_pca
+from spikgpt.training.pca import LOADING_STEP, MOST_OTHERS, anova, fit_pca, principal_components
 from tests.conftest import aligned
 
 
@@ -77,3 +80,19 @@ def test_loadings_are_the_slopes_of_scaled_genes_on_scores(cells: AnnData) -> No
     assert (imputer.label_stds[:, :500].max(axis=0) > 0).all()
     means = np.stack([scores[labels == name].mean(axis=0) for name in np.unique(labels)])
     np.testing.assert_allclose(imputer.centroids, means, atol=1e-3)
+
+
+def test_the_f_of_genes_is_that_of_scikit_learn(cells: AnnData) -> None:
+    aligned_cells, _, _ = read_every_gene(cells, None)
+    logs = log_normalise(aligned_cells.values, aligned_cells.totals)
+    logs = sparse.csr_matrix(logs[:, np.flatnonzero(logs.getnnz(axis=0) >= 3)])
+    labels, before = np.asarray(cells.obs["cell_type"].astype(str)), logs.copy()
+    expected, _ = f_classif(logs, labels)
+    np.testing.assert_array_equal(anova(logs, labels), expected)
+    assert (logs != before).nnz == 0
+
+
+def test_components_are_those_of_scikit_learn() -> None:
+    scaled = np.random.default_rng(0).normal(size=(60, 40)).astype(np.float32) * np.linspace(1, 3, 40, dtype=np.float32)
+    expected = PCA(7, svd_solver="arpack", random_state=3).fit(scaled.copy()).components_.T
+    np.testing.assert_array_equal(principal_components(scaled, 7, seed=3), expected)

@@ -8,6 +8,7 @@ import numpy as np
 import numpy.typing as npt
 import pytest
 from anndata import AnnData
+from sklearn.model_selection import train_test_split
 
 from spikgpt.errors import LabelsError
 from spikgpt.options import TrainOptions
@@ -223,3 +224,15 @@ def test_notes_name_labels_left_out_or_not_measured() -> None:
     assert notes(LABELS, CELLS[:221], CELLS[221:]) == []
     (missing,) = notes(LABELS, CELLS, CELLS[CELLS % 3 > 0])
     assert "No cell of a " in missing
+
+
+@pytest.mark.parametrize("seed", range(8))
+def test_a_split_without_groups_is_that_of_scikit_learn(seed: int) -> None:
+    random = np.random.default_rng(seed)
+    labels = np.concatenate(
+        [np.array(["a", "b", "c", "d"])[random.integers(4, size=40 + 7 * seed)], [*"aabbccdde", "e"]]
+    )
+    size = max(round(0.3 * len(labels)), 5)
+    expected = train_test_split(np.arange(len(labels)), test_size=size, stratify=labels, random_state=seed)
+    for rows, other in zip(hold_out(labels, seed=seed), expected, strict=True):
+        np.testing.assert_array_equal(rows, np.sort(other))
