@@ -17,6 +17,7 @@ from spikgpt.engines.model import SpikingClassifier
 from spikgpt.engines.scgpt.embedding import device_named
 from spikgpt.reference.config import SpikGPTConfig
 from spikgpt.training.loop import TrainingRun, fingerprint, seeded
+from spikgpt.training.neurons import fast_neurons
 from spikgpt.training.optimizer import SGD, AdamW
 from spikgpt.training.recipes import TrainingRecipe, network_config
 from spikgpt.training.rounding import round_weights
@@ -89,7 +90,8 @@ def fit_classifier(
         optimizer = SGD(classifier, recipe.momentum, decay) if by_sgd else AdamW(classifier, decay)
         warm = round(recipe.warmup * epochs * steps)
         run = TrainingRun(classifier, optimizer, recipe.learning_rate, warm, epochs, steps, seed, name, checkpoint)
-        run.all_epochs(lambda epoch: _one_epoch(run, epoch, recipe, criterion, x, y), on_epoch)
+        with fast_neurons(classifier):
+            run.all_epochs(lambda epoch: _one_epoch(run, epoch, recipe, criterion, x, y), on_epoch)
     classifier = classifier.cpu().eval()
     round_weights(classifier)
     return classifier
