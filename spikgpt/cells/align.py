@@ -222,5 +222,6 @@ def mean_and_std(logs: sparse.csr_matrix) -> Scale:
     """Return the mean and the standard deviation of each gene, (n, G) to two of (G,)."""
     values = logs.astype(np.float64)
     mean = np.asarray(values.mean(axis=0)).ravel()
-    squares = np.asarray(values.multiply(values).mean(axis=0)).ravel()
+    values.data **= 2
+    squares = np.asarray(values.mean(axis=0)).ravel()
     return mean, np.sqrt(np.maximum(squares - mean**2, 0.0))

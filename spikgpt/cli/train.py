@@ -12,6 +12,7 @@ import typer
 from msgspec import structs
 
 from spikgpt.cli.flags import CHECKPOINT, command, hub_of
+from spikgpt.cli.imports import without_collection
 from spikgpt.cli.output import (
     Bars,
     annotate_command,
@@ -94,17 +95,18 @@ def train(
     from spikgpt.reference.format import check_writable
 
     check_writable(out, overwrite=overwrite)
-    from spikgpt.cells.reading import read_cells
-    from spikgpt.reference.files import save
-    from spikgpt.training.train import train as train_on
+    with without_collection():
+        from spikgpt.cells.reading import open_cells
+        from spikgpt.reference.files import save
+        from spikgpt.training.train import train as train_on
 
     checkpoints = out.with_name(f".{out.name}.training")
     name, provenance = card.name or out.name, card.provenance()
     options = structs.replace(options, name=name, checkpoints=checkpoints, provenance=provenance)
-    embedder, adata = embedding.open(hub), read_cells(reference)
-    last = "the last finished epoch"
+    embedder, last = embedding.open(hub), "the last finished epoch"
+    resumes = interruptible(lambda: resume_hint(f"The state after {last} is", checkpoints))
 
-    with interruptible(lambda: resume_hint(f"The state after {last} is", checkpoints)), Bars() as bars:
+    with open_cells(reference) as adata, resumes, Bars() as bars:
 
         def on_epoch(stage: str, state: Any) -> None:
             nonlocal last

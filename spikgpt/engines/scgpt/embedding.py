@@ -8,6 +8,7 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import numpy as np
 import numpy.typing as npt
@@ -16,14 +17,16 @@ from safetensors import SafetensorError
 from safetensors.numpy import load_file, save_file
 from scipy import sparse
 
-from spikgpt.embedding.tokens import Tokens, tokenise
 from spikgpt.engines.scgpt.checkpoint import Checkpoint
 from spikgpt.engines.scgpt.encoder import ScGPTEncoder
-from spikgpt.engines.scgpt.upstream_tokenizer import UpstreamTokenizer
 from spikgpt.engines.thread import TORCH_THREAD
 from spikgpt.errors import ConfigError, warn
 from spikgpt.files import replacing, user_cache
 from spikgpt.types import OnCells, Rows
+
+if TYPE_CHECKING:  # both import numba
+    from spikgpt.embedding.tokens import Tokens
+    from spikgpt.engines.scgpt.upstream_tokenizer import UpstreamTokenizer
 
 # Cells per shard, the unit of the cache.
 SHARD = 128
@@ -105,6 +108,8 @@ def embed_cells(
             on_cells(len(cells))
     if not missing:
         return result
+    from spikgpt.embedding.tokens import tokenise
+
     encoder = checkpoint.encoder().to(device_named(settings.device), PRECISIONS[settings.precision])
     tokeniser = settings.tokenizer.tokenise if settings.tokenizer else tokenise
     special = {"cls_id": checkpoint.cls_id, "pad_value": config.pad_value, "n_bins": config.n_bins}
