@@ -203,7 +203,6 @@ def test_ten_users_at_once_get_their_own_labels(
         table = pd.read_csv(user.download(".csv", tmp_path), index_col=0)
         assert table.index.tolist() == list(annotation.obs_names)
         assert table["spikgpt_label"].tolist() == annotation.labels.tolist()
-    for user in users:
         user.leave()
     app.wait_until(lambda: not app.files())
 

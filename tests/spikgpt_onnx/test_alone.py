@@ -127,7 +127,7 @@ def test_what_is_installed_is_little_and_the_oldest() -> None:
     ran = python("-c", LOOK, *ABSENT)
     runtime, version, file, found = json.loads(ran.stdout)
     extras = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]["optional-dependencies"]
-    assert extras["cpu"][2:] == [f"onnxruntime>={runtime.removesuffix('.0')}"]
+    assert f"onnxruntime>={runtime.removesuffix('.0')}" in extras["cpu"]
     assert (version, found) == (__version__, [])
     assert "site-packages" in file
 
