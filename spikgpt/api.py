@@ -15,7 +15,7 @@ from spikgpt.engines.opening import open_engine, torch_engine
 from spikgpt.errors import ConfigError, DataError, needs, warn, with_noun
 from spikgpt.explain.explanation import Explanation
 from spikgpt.explain.front import expression_embedding
-from spikgpt.explain.groups import explain, made_by
+from spikgpt.explain.groups import explain_annotation, made_by
 from spikgpt.explain.spikes import SpikeActivity, record_spikes
 from spikgpt.options import (
     CERTAINTY,
@@ -493,13 +493,14 @@ class SpikGPT:
         options = arguments_as(ExplainOptions, locals())
         expression_embedding(self.reference, self.engine)  # refuse other references before the work
         if isinstance(adata, Annotation):
-            return explain(made_by(adata, self.reference), None, options, cells=cells)
+            return explain_annotation(made_by(adata, self.reference), None, options, cells=cells)
         chosen = options.reading()
         if isinstance(adata, str | Path):
             with open_cells(adata) as opened:
-                return explain(annotate(self.reference, self.engine, opened, chosen), opened, options, cells=cells)
+                annotation = annotate(self.reference, self.engine, opened, chosen)
+                return explain_annotation(annotation, opened, options, cells=cells)
         check_cells(adata, "explain", paths=True)
-        return explain(annotate(self.reference, self.engine, adata, chosen), adata, options, cells=cells)
+        return explain_annotation(annotate(self.reference, self.engine, adata, chosen), adata, options, cells=cells)
 
     @checked_keywords
     def evaluate(

@@ -7,6 +7,7 @@ from pathlib import Path
 
 import anndata
 import numpy as np
+import pandas as pd
 import pytest
 from anndata import AnnData
 from scipy import sparse
@@ -204,6 +205,24 @@ def test_one_of_several_references_does_not_explain_the_annotation(
         ConfigError, match="by the reference 'small [+] other tissue'; expected one by 'small'. Call an"
     ):
         model.explain(labelled_pool)
+
+
+def test_the_only_reference_that_labelled_cells_explains_them(models: list[NamedModel], few: AnnData) -> None:
+    annotation = annotate_by_several(models, few, OPTIONS)
+    model = SpikGPT(models[0].reference, models[0].engine)
+    explanation = model.explain(annotation, labels=["beta"])
+    assert [group.name for group in explanation.groups] == ["beta by small"]
+    expected = r"'other beta', which is not a label of the references that labelled cells \(small\)\. Did you"
+    with pytest.raises(ConfigError, match=expected):
+        annotation.explain(labels=["other beta"])
+
+
+def test_the_order_of_the_references_changes_no_explanation(labelled_pool: Annotation) -> None:
+    turned = replace(labelled_pool, queries=dict(reversed(labelled_pool.queries.items())))
+    labels = ["beta", "other beta"]
+    explanations = [one.explain(labels=labels).table() for one in (labelled_pool, turned)]
+    assert len(explanations[0])
+    pd.testing.assert_frame_equal(*(one.sort_values(["group", "gene"], ignore_index=True) for one in explanations))
 
 
 def test_the_report_has_the_genes_of_each_reference(labelled_pool: Annotation, pool: AnnData, tmp_path: Path) -> None:

@@ -63,20 +63,20 @@ def excluded_labels(reference: Reference, engine: Engine) -> tuple[str, ...]:
     return tuple(name for row, name in enumerate(reference.labels.names) if row not in allowed)
 
 
-def find_labels(texts: Sequence[str], names: Sequence[str], option: str) -> list[str]:
+def find_labels(texts: Sequence[str], names: Sequence[str], option: str, *, source: str = "the reference") -> list[str]:
     """Return the labels that texts name: each is a label, or several labels separated by commas.
 
-    Labels may contain commas themselves; the longest possible label is taken.
+    Labels may contain commas themselves; the longest possible label is taken. ``source`` names the reference in errors.
 
     Raises
     ------
     ConfigError
         When a text names no label.
     """
-    return [label for text in texts for label in _split(text, names, option)]
+    return [label for text in texts for label in _split(text, names, option, source)]
 
 
-def _split(text: str, names: Sequence[str], option: str) -> Iterator[str]:
+def _split(text: str, names: Sequence[str], option: str, source: str) -> Iterator[str]:
     """Yield the labels in a text."""
     if text in names:
         yield text
@@ -88,19 +88,19 @@ def _split(text: str, names: Sequence[str], option: str) -> Iterator[str]:
         joined = [(end, ",".join(parts[start:end]).strip()) for end in ends]
         end, label = next((pair for pair in joined if pair[1] in names), (start + 1, parts[start].strip()))
         if label not in names:
-            msg = f"{option} names {label!r}, which is not a label of the reference. {_suggestion(label, names)}"
+            msg = f"{option} names {label!r}, which is not a label of {source}. {_suggestion(label, names)}"
             raise ConfigError(msg)
         yield label
         start = end
 
 
 def _suggestion(label: str, names: Sequence[str]) -> str:
-    """Return a question with the most similar label, or else the labels of a reference."""
+    """Return a question with the most similar label, or else the labels that are possible."""
     folded = {name.casefold(): name for name in reversed(names)}
     if near := difflib.get_close_matches(label.casefold(), list(folded), n=1, cutoff=0.5):
         return f"Did you mean {folded[near[0]]!r}?"
     more = f" and {len(names) - SHOWN} more (spikgpt info MODEL)" if len(names) > SHOWN else ""
-    return f"Its labels are {listed(names[:SHOWN])}{more}."
+    return f"Expected one of {listed(names[:SHOWN])}{more}."
 
 
 @dataclass(frozen=True)

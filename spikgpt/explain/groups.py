@@ -1,6 +1,6 @@
 """Choice of the groups to explain: labels, clusters or single cells of a query, annotated by one reference or several.
 
-Of several references, each label is explained by the reference that gave the label.
+With several references, each label is explained by the reference that gave the label.
 """
 
 from __future__ import annotations
@@ -170,8 +170,7 @@ class GroupExplainer:
             if count := int((labels == name).sum()):
                 self.notes.append(
                     f"{with_noun(count, 'cell')} of the query got the label {name}, but no such cell is in the "
-                    "sample of "
-                    f"{len(self.query.rows)} cells that is explained. Name such cells (cells=, --cells)."
+                    f"sample of {len(self.query.rows)} cells that is explained. Name such cells (cells=, --cells)."
                 )
             else:
                 without.append(name)
@@ -183,7 +182,8 @@ class GroupExplainer:
         """Yield the clusters of a column of obs, each with its most frequent label or the chosen labels."""
         if self.adata is None:
             msg = (
-                "cluster_key names a column of obs; expected the AnnData. Pass the AnnData in place of the annotation."
+                "cluster_key names a column of obs; expected the AnnData. Call annotation.explain(adata, "
+                "cluster_key=...)."
             )
             raise ConfigError(msg)
         clusters, clustered = labels_of(self.adata, key)
@@ -248,8 +248,8 @@ class GroupExplainer:
             outside = int((sampled[positions] != rows).sum())
             msg = (
                 f"{with_noun(outside, 'named cell is', 'named cells are')} outside of the query's sample of "
-                f"{len(sampled)} cells; expected the "
-                "AnnData, to read them. Pass the AnnData in place of the annotation."
+                f"{len(sampled)} cells; expected the AnnData, to read such cells. Call annotation.explain(adata, "
+                "cells=...)."
             )
             raise ConfigError(msg)
         read = self.query.engine.embedding.read(
@@ -319,7 +319,8 @@ def explain_annotation(
     chosen = options.labels
     if chosen is not None:
         names = list(dict.fromkeys(label for part in parts for label in part.labels))
-        chosen = list(dict.fromkeys(find_labels(chosen, names, "labels")))
+        source = f"the references that labelled cells ({annotation.reference_name})"
+        chosen = list(dict.fromkeys(find_labels(chosen, names, "labels", source=source)))
     kind: GroupKind = "cell" if rows is not None else "label" if options.cluster_key is None else "cluster"
     explanations, places, notes = list[Explanation](), list[tuple[Any, ...]](), list[str]()
     for part in parts:
@@ -345,9 +346,8 @@ def explain_annotation(
 
 def _parts(annotation: Annotation) -> Iterator[Part]:
     """Yield the annotation by each of several references."""
-    codes = annotation.columns[REFERENCE].codes
-    for code, (name, query) in enumerate(fitted_queries(annotation).items()):
-        only = np.asarray(codes == code)
+    for name, query in fitted_queries(annotation).items():
+        only = np.asarray(annotation.columns[REFERENCE] == name)
         part = replace(
             annotation,
             query=query,

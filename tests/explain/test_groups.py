@@ -97,7 +97,7 @@ def test_clusters_get_their_most_frequent_label(annotation: Annotation, query: A
     assert {group.genes.label for group in why_not.groups} == {"delta"}
     with pytest.raises(LabelsError, match="obs has no column 'leiden'"):
         explained(annotation, cells, cluster_key="leiden")
-    with pytest.raises(ConfigError, match="Pass the AnnData in place of the annotation"):
+    with pytest.raises(ConfigError, match="Call annotation.explain\\(adata, cluster_key=...\\)"):
         explained(annotation, cluster_key="cluster")
 
 
