@@ -295,7 +295,7 @@ def _content_of(candidate: _Candidate) -> Content:
     if not len(candidate.var):
         return Content(problem=f"holds {candidate.left_out}")
     content = content_of(candidate.matrix, candidate.columns)
-    note = f"{candidate.source} holds {candidate.left_out}: left out."
+    note = f"Left out of {candidate.source}: {candidate.left_out}."
     return replace(content, notes=(note, *content.notes)) if candidate.left_out else content
 
 

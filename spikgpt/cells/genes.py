@@ -7,7 +7,7 @@ import json
 import math
 import re
 from collections import Counter
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, replace
 from functools import cached_property, lru_cache
 from typing import TYPE_CHECKING, Any
@@ -256,7 +256,11 @@ def match_genes(
         selection=_selection(chosen, len(names), len(genes)),
         how={kind: how[kind] for kind in ("symbol", "Ensembl id", "respelled symbol")},
         naming=label,
-        notes=(*_notes(chosen, how, other, of_reference, names), *([NOT_MOUSE] if doubtful else [])),
+        notes=(
+            *_notes(chosen, how, other, of_reference, names),
+            *([NOT_MOUSE] if doubtful else []),
+            *(_note_on_column(query, label) if gene_key is None else ()),
+        ),
         orthologues_of=species if mapped else None,
     )
 
@@ -359,13 +363,21 @@ def _namings(var: pd.DataFrame, gene_key: str | None = None) -> list[tuple[str, 
     return [(label, some) for label, names in lists for some in (without_suffixes(names), *spellings(names))]
 
 
+def _note_on_column(var: pd.DataFrame, label: str) -> Iterator[str]:
+    """Yield a note if genes were read from a column whose name does not say so."""
+    if label not in ("var_names", *(f"var[{key!r}]" for key in var.columns if str(key).lower() in NAME_COLUMNS)):
+        yield (
+            f"var_names holds no genes, so {label} was read. Pass gene_key='COLUMN' (--gene-key COLUMN) for another "
+            "column."
+        )
+
+
 def symbols_of(var: pd.DataFrame) -> list[str]:
-    """Return a name of each gene for people: the index, or a column of symbols if the index holds ids or no genes."""
+    """Return a name of each gene to show: a symbol of the index, else of a column, else an id, else the index."""
     own = list(map(str, var.index))
-    for _, names in _namings(var):
-        if gene_share(names) > LEAST_GENE_SHARE and not _human_ids(names):
-            return [name or other for name, other in zip(names, own, strict=True)]
-    return own
+    lists = [names for _, names in _namings(var) if gene_share(names) > LEAST_GENE_SHARE]
+    best = next((names for names in lists if not _human_ids(names)), lists[0] if lists else own)
+    return [name or other for name, other in zip(best, own, strict=True)]
 
 
 def _name(value: object) -> str:
@@ -433,9 +445,8 @@ def _notes(
         )
     if as_dates := dates(names):
         yield (
-            f"Names of genes that are dates, like {as_dates[0]}, as Excel makes of MARCHF1 or SEPTIN2: "
-            f"{len(as_dates)}. "
-            "Such genes are not found."
+            f"{with_noun(len(as_dates), 'gene name is a date', 'gene names are dates')}, like {as_dates[0]}. Excel "
+            "makes dates of names such as MARCHF1 or SEPTIN2. Genes with such names are not found."
         )
 
 

@@ -130,6 +130,10 @@ def test_match_by_column(reference: GeneList, column: str) -> None:
     match = match_genes(var_of([str(gene) for gene in range(200)], **{column: ids}), reference)
     assert match.found.all()
     assert match.naming == f"var[{column!r}]"
+    # A column of another name may hold other genes, such as those near a peak.
+    assert [f"so {match.naming} was read. Pass gene_key" in note for note in match.notes] == (
+        [True] if column in ("Gene Symbol", "name") else []
+    )
 
 
 def test_other_columns_are_read_only_if_nothing_else_holds_genes(reference: GeneList) -> None:
@@ -147,7 +151,8 @@ def test_people_read_symbols(reference: GeneList) -> None:
     assert symbols_of(var_of(symbols, gene_ids=ids)) == symbols
     assert symbols_of(var_of(ids, feature_name=symbols)) == symbols
     assert symbols_of(var_of(numbers, **{"Gene Symbol": [*symbols[:-1], ""]})) == [*symbols[:-1], "199"]
-    assert symbols_of(var_of(numbers, gene_ids=ids)) == numbers
+    assert symbols_of(var_of(numbers, gene_ids=ids)) == ids
+    assert symbols_of(var_of(numbers, chromosome=numbers)) == numbers
     assert symbols_of(var_of(ids, chromosome=numbers)) == ids
 
 
@@ -301,7 +306,8 @@ def test_names_that_are_no_genes(names: list[str], cells: str, match: str, refer
 def test_genes_that_a_spreadsheet_made_dates(reference: GeneList) -> None:
     match = match_genes(var_of([*reference.symbols, "1-Mar", "2-Sep"]), reference)
     assert match.notes == (
-        "Names of genes that are dates, like 1-Mar, as Excel makes of MARCHF1 or SEPTIN2: 2. Such genes are not found.",
+        "2 gene names are dates, like 1-Mar. Excel makes dates of names such as MARCHF1 or SEPTIN2. Genes with such "
+        "names are not found.",
     )
 
 

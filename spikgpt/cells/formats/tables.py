@@ -292,7 +292,10 @@ class _Table:
             return
         row, column = names[self._first_missing[0]], plain(self.titles[self.numbers[self._first_missing[1]]])
         count = int(self.missing.sum())
-        self.notes.append(f"Missing values (NA or empty) were read as 0: {count}, the first of {row!r} for {column!r}.")
+        self.notes.append(
+            f"{with_noun(count, 'missing value (NA or empty) was', 'missing values (NA or empty) were')} read as 0, "
+            f"the first of {row!r} for {column!r}."
+        )
 
 
 def _assemble(

@@ -47,7 +47,7 @@ def test_a_repeated_column_is_left_out(suffix: str, real: AnnData, genes: GeneLi
     name = f"{real.var_names[busiest]}{suffix}"
     expression = find_expression(wider(real, real.X[:, [busiest]], [name]))
     assert_identical(align(expression, genes), align(find_expression(real), genes))
-    left_out = f"X holds 1 column that repeats the values of a gene, like {name!r}: left out."
+    left_out = f"Left out of X: 1 column that repeats the values of a gene, like {name!r}."
     assert expression.notes == (left_out,)
 
 
@@ -64,7 +64,7 @@ def test_genes_of_mice_beside_human_ones_are_left_out(real: AnnData, genes: Gene
     human = renamed(real, [f"GRCh38_{name}" for name in real.var_names])
     mixed = wider(human, 3 * real.X, [f"mm10___{name.capitalize()}" for name in real.var_names])
     expression = find_expression(mixed)
-    assert expression.notes == (f"X holds {real.n_vars} genes of mm10 beside human ones: left out.",)
+    assert expression.notes == (f"Left out of X: {real.n_vars} genes of mm10 beside human ones.",)
     assert_identical(align(expression, genes), align(find_expression(real), genes))
 
 

@@ -104,7 +104,7 @@ TABLES: dict[str, tuple[Callable[[Frame], str], str, list[str]]] = {
     "comments": (lambda frame: f"# a comment\n#another\n{frame.to_csv()}", "a.csv", []),
     "a header behind #": (lambda frame: f"#{frame.to_csv(sep=chr(9), index_label='cell')}", "a.tab", []),
     "described": (lambda frame: described(frame).to_csv(), "a.csv", ["assigned_cluster", "nCount_RNA"]),
-    "missing": (lambda frame: with_missing(frame).to_csv(), "a.csv", ["Missing values"]),
+    "missing": (lambda frame: with_missing(frame).to_csv(), "a.csv", ["read as 0, the first of"]),
     "two headers": (two_headers, "a.csv", ["read as descriptions: 1."]),
     "genes in rows": (lambda frame: frame.T.to_csv(), "a.csv", ["transposed"]),
     "ids and symbols in rows": (lambda frame: of_ids(frame).to_csv(), "a.csv", ["transposed", "start, length"]),
