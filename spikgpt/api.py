@@ -15,7 +15,7 @@ from spikgpt.engines.opening import open_engine, torch_engine
 from spikgpt.errors import ConfigError, DataError, needs, warn, with_noun
 from spikgpt.explain.explanation import Explanation
 from spikgpt.explain.front import expression_embedding
-from spikgpt.explain.groups import explain_annotation, made_by
+from spikgpt.explain.groups import explain, explain_annotation, made_by
 from spikgpt.explain.spikes import SpikeActivity, record_spikes
 from spikgpt.options import (
     CERTAINTY,
@@ -497,10 +497,9 @@ class SpikGPT:
         chosen = options.reading()
         if isinstance(adata, str | Path):
             with open_cells(adata) as opened:
-                annotation = annotate(self.reference, self.engine, opened, chosen)
-                return explain_annotation(annotation, opened, options, cells=cells)
+                return explain(annotate(self.reference, self.engine, opened, chosen), opened, options, cells=cells)
         check_cells(adata, "explain", paths=True)
-        return explain_annotation(annotate(self.reference, self.engine, adata, chosen), adata, options, cells=cells)
+        return explain(annotate(self.reference, self.engine, adata, chosen), adata, options, cells=cells)
 
     @checked_keywords
     def evaluate(

@@ -94,7 +94,7 @@ class ReferenceScore:
 
     @property
     def strength(self) -> float:
-        """Correlation times the share of known cells; the correlation alone if the reference does not suit."""
+        """Correlation times the share of cells that are not Unknown; the correlation if the reference does not suit."""
         if self.correlation is None:
             return -np.inf
         return self.correlation * (1 - (self.unknown_fraction or 0.0)) if self.suits else self.correlation
@@ -158,9 +158,9 @@ class ReferenceChoice:
             far = "; ".join(f"{score.name}: {score.reason}" for score in self.scores)
             return [f"No reference suits the query; {compared}. {far}."]
         first, others = self.scores[0], self.scores[1:]
-        texts = [f"Reference {first.name}: {first.reason} (r = {first.correlation:.2f}). {compared}."]
+        texts = [f"Reference {first.name}: {first.reason} ({', '.join(_figures(first))}). {compared}."]
         if self.ties:
-            texts.append(f"About as good, by r and the share of known cells: {listed(self.ties)}.")
+            texts.append(f"About as good by r times the share of cells that are not Unknown: {listed(self.ties)}.")
         if others:
             texts.append(f"Other references: {'; '.join(map(_described, others))}.")
         return texts
@@ -211,10 +211,15 @@ class ReferenceChoice:
 
 def _described(score: ReferenceScore) -> str:
     """Return the name, the correlation and the verdict of a score."""
-    value = "" if score.correlation is None else f" r = {score.correlation:.2f},"
+    return f"{score.name}: {', '.join([*_figures(score), 'suits' if score.suits else 'does not suit'])}: {score.reason}"
+
+
+def _figures(score: ReferenceScore) -> list[str]:
+    """Return the correlation, and the share of Unknown cells if the reference suits."""
+    figures = [] if score.correlation is None else [f"r = {score.correlation:.2f}"]
     if score.suits and score.unknown_fraction is not None:
-        value += f" {100 * score.unknown_fraction:.0f}% Unknown,"
-    return f"{score.name}:{value} {'suits' if score.suits else 'does not suit'}: {score.reason}"
+        figures.append(f"{100 * score.unknown_fraction:.0f}% Unknown")
+    return figures
 
 
 def open_model(
@@ -473,7 +478,7 @@ def annotate(
     model
         ``auto`` chooses the best reference in this package and in the cache of the Hub; see :func:`choose_reference`.
         Otherwise a reference, or a list of references for a query of several tissues: names, folders or opened
-        references. Of several references, each cell gets the label of the reference that fits the cell best, and
+        references. With several references, each cell gets the label of the reference that fits the cell best, and
         ``obs["spikgpt_reference"]`` names this reference.
     layer, gene_key, species, batch_key, unknown_rate, threshold, reference_cutoff, smoothing, scaling, certainty
         As for :meth:`spikgpt.SpikGPT.annotate`.

@@ -258,7 +258,8 @@ class ChoiceConstants:
         Least correlation of the profiles of labels, and of the differences between labels, of a reference that suits a
         query.
     tie
-        Difference of two references that suit a query about equally well, in correlation times share of known cells.
+        Difference of two references that suit a query about equally well, in the correlation times the share of cells
+        that are not Unknown.
     """
 
     sample_cells: int = 1000

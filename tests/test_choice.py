@@ -129,6 +129,7 @@ def test_a_reference_that_leaves_fewer_cells_unknown_comes_first() -> None:
     choice = ReferenceChoice(tuple(ranked), 100)
     assert choice.best == "has all types"
     assert choice.ties == ()
+    assert choice.sentences()[0].startswith("Reference has all types:  (r = 0.91, 2% Unknown). 5 references")
     assert "misses types: r = 0.92, 13% Unknown, suits" in " ".join(choice.sentences())
 
 

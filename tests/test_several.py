@@ -218,7 +218,7 @@ def test_the_only_reference_that_labelled_cells_explains_them(models: list[Named
 
 
 def test_the_order_of_the_references_changes_no_explanation(labelled_pool: Annotation) -> None:
-    turned = replace(labelled_pool, queries=dict(reversed(labelled_pool.queries.items())))
+    turned = replace(labelled_pool, queries=dict(reversed(list(labelled_pool.queries.items()))))
     labels = ["beta", "other beta"]
     explanations = [one.explain(labels=labels).table() for one in (labelled_pool, turned)]
     assert len(explanations[0])

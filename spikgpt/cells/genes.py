@@ -26,21 +26,8 @@ if TYPE_CHECKING:
 
 # Columns of var that name genes in files from scanpy, Cell Ranger, CELLxGENE, Seurat and Monocle, in lower case.
 NAME_COLUMNS = (
-    "gene_ids",
-    "gene_id",
-    "ensembl_id",
-    "ensembl_ids",
-    "ensembl",
-    "feature_id",
-    "feature_name",
-    "gene_symbols",
-    "gene_symbol",
-    "gene_names",
-    "gene_name",
-    "gene_short_name",
-    "symbol",
-    "symbols",
-    "hgnc_symbol",
+    *("gene_ids", "gene_id", "ensembl_id", "ensembl_ids", "ensembl", "feature_id", "feature_name"),
+    *("gene_symbols", "gene_symbol", "gene_names", "gene_name", "gene_short_name", "symbol", "symbols", "hgnc_symbol"),
 )
 
 # Least share of genes among the values of any other column that names genes.

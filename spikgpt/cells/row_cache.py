@@ -53,7 +53,7 @@ def save_rows(file: Any, rows: sparse.csr_matrix) -> None:
 
 
 def load_rows(file: Any, n_columns: int) -> sparse.csr_matrix:
-    """Return the rows that :func:`save_rows` has written at the place where the file is read."""
+    """Return the rows that :func:`save_rows` wrote, from the current position of the file."""
     data, indices, starts = (np.load(file) for _ in range(3))
     data = data.astype(np.float32) if data.dtype == np.uint8 else data
     return sparse.csr_matrix((data, indices.astype(np.int32, copy=False), starts), (len(starts) - 1, n_columns))

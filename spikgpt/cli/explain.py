@@ -39,7 +39,7 @@ def explain(
 ) -> None:
     """Show the genes behind the labels of QUERY, and the reasons for Unknown.
 
-    Of several references, each label is explained by the reference that gave the label. An --out file that exists
+    With several references, each label is explained by the reference that gave the label. An --out file that exists
     already is replaced.
     """
     from spikgpt.cells.output import write_csv

@@ -72,9 +72,9 @@ def resolve(name: str | Path, revision: str | None = None, *, hub: Hub | None = 
     hub, shipped = hub or Hub(), shipped_references()
     if name == AUTO or (isinstance(name, str) and len(separate_names(name)) > 1):
         msg = (
-            f"One reference is needed here, not {name!r}. A reference is chosen, and several references label one "
-            "query, only by `spikgpt annotate` without --out-dir, by `spikgpt explain`, and by spikgpt.annotate(adata, "
-            "model). Write ./auto for a folder of that name."
+            f"One reference is needed here, not {name!r}. `spikgpt annotate` without --out-dir, `spikgpt explain` and "
+            "spikgpt.annotate(adata, model) take auto alone, or several names. `spikgpt evaluate` takes auto or one "
+            "name. Write ./auto for a folder of that name."
         )
         raise ConfigError(msg)
     if revision is None and str(name) in shipped and not (isinstance(name, Path) and name.is_dir()):

@@ -79,8 +79,8 @@ MEANINGS = {
     "About 0 for cells like the reference; larger for cells that differ from it.",
     "own_markers": "Expression of the marker genes of each cell's own label. 1: as in the reference.",
     "other_markers": "The same for the other label whose markers are expressed most. Expected: below the own label.",
-    "cell_correlation": "Correlation of the differences between cells with those between their labels in the "
-    "reference. About 0 for cells of one type.",
+    "cell_correlation": "Correlation of cells with the expression of their labels in the reference, both relative to "
+    "the mean of the batch. About 0 for cells of one type.",
     "unexplained_variance": "Variance of cells that their labels do not explain, as a share of that of the reference. "
     f"Expected: at most {LIMITS.largest_unexplained:g}, or a correlation of at least {LIMITS.least_agreement:g}.",
 }

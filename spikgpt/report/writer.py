@@ -1,4 +1,4 @@
-"""Writer of reports on an annotation, one HTML file that needs no network, and of explanations."""
+"""Writer of reports and explanations of an annotation. A report is one HTML file that needs no network."""
 
 from __future__ import annotations
 
@@ -124,8 +124,7 @@ def _check_same_cells(annotation: Annotation, adata: AnnData) -> None:
     names, present = (np.asarray(names[:], dtype=object) for names in (annotation.obs_names, adata.obs_names))
     if not np.array_equal(names, present):
         msg = (
-            f"The AnnData has {with_noun(adata.n_obs, 'cell that is', 'cells that are')} not the {len(names)} "
-            "annotated cells in their order. Pass "
-            "the AnnData that was annotated."
+            f"The AnnData ({with_noun(adata.n_obs, 'cell')}) has other cells than the annotation "
+            f"({with_noun(len(names), 'cell')}), or another order of cells. Pass the AnnData that was annotated."
         )
         raise ConfigError(msg)

@@ -122,7 +122,7 @@ class Annotation:
     query
         Fitted query with its reference, for explanations and reports. None for several references, and for shards.
     queries
-        Of several references: the fitted query of the cells of each reference, by the name of the reference.
+        Fitted query of the cells of each of several references, by the name of the reference. Empty for one reference.
     reporter
         Writer of reports. None for an annotation that :meth:`SpikGPT.annotate` did not make.
     """
@@ -450,7 +450,7 @@ class Annotation:
     ) -> Any:
         """Return the genes behind the labels, and the reasons for Unknown.
 
-        Of several references, each label is explained by the reference that gave the label.
+        With several references, each label is explained by the reference that gave the label.
 
         Parameters
         ----------

@@ -74,7 +74,7 @@ class Comparison:
     correlation
         Correlation of the differences between labels in query and reference; None for fewer than two labels. The weight
         of a gene is its variance between labels over that within; the weight of a label is the square root of its
-        cells. Of three labels or more, the label that agrees least is left out, as a missing type may be hidden in it.
+        cells. With three labels or more, the label that agrees least is left out, as a missing type may hide in it.
     own_markers, other_markers
         Marker level of the cells' own label, and of the other label with the highest marker level, averaged over cells.
     cells

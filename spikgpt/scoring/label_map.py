@@ -36,7 +36,7 @@ class LabelMap:
         if len(self.names) != len(self.cell_ontology_ids):
             msg = (
                 f"Found {with_noun(len(self.names), 'label name')} and "
-                f"{with_noun(len(self.cell_ontology_ids), 'Cell Ontology id')}."
+                f"{with_noun(len(self.cell_ontology_ids), 'Cell Ontology id')}; expected an id, or None, for each name."
             )
             raise LabelsError(msg)
         if twice := sorted(name for name, times in Counter(self.names).items() if times > 1):

@@ -128,7 +128,8 @@ class QuerySummary:
                 f"Only {matched} of the reference's {total} genes are in the query; labels may be less certain."
             )
         if self.tally.empty:
-            notes.append(f"Without counts, and so {UNKNOWN}: {with_noun(self.tally.empty, 'cell')}.")
+            empty = with_noun(self.tally.empty, "cell without counts is", "cells without counts are")
+            notes.append(f"{empty} {UNKNOWN}.")
         promised, expected = rule.unknown_rate, rule.false_rejection
         another_study = bool(promised and expected is not None and expected > LIMITS.another_study * promised)
         if another_study and usable and rule.ood is None:

@@ -16,7 +16,7 @@ LAST_SECONDS = 2
 
 
 class HTTPServer(uvicorn.Server):
-    """A server that announces its address when it takes connections and handles the signals that stop it.
+    """A server that announces its address only after it takes connections and handles signals.
 
     Parameters
     ----------
@@ -46,8 +46,7 @@ class HTTPServer(uvicorn.Server):
     async def startup(self, sockets: list[socket.socket] | None = None) -> None:
         """Take connections, then announce the address."""
         await super().startup(sockets)
-        # serve has replaced the handlers of signals before. A signal that follows the announcement stops the server;
-        # one that came before interrupts the command.
+        # uvicorn replaces the signal handlers before startup, so a signal after the announcement stops the server.
         host, port = self._listener.getsockname()[:2]
         self._on_start(f"http://{f'[{host}]' if ':' in host else host}:{port}")
 

@@ -158,7 +158,7 @@ def _stratified(labels: Strings, size: int, seed: int) -> tuple[Integers, Intege
 def _apportioned(counts: Integers, total: int, random: np.random.RandomState) -> Integers:
     """Return numbers of cells of each label that add up to ``total``, in proportion to its ``counts``, shape (L,).
 
-    The largest remainders are rounded up. Of equal remainders, some are chosen at random.
+    The largest remainders are rounded up. Among equal remainders, some are chosen at random.
     """
     exact = counts / counts.sum() * total
     numbers = np.floor(exact)

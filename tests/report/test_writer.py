@@ -48,7 +48,7 @@ def test_a_file_is_replaced_only_by_a_complete_one(
 
 def test_other_cells_are_refused(annotated: Annotation, query: AnnData, tmp_path: Path) -> None:
     for cells in (query[:10], query[::-1]):
-        with pytest.raises(ConfigError, match="cells that are not the 300 annotated cells in their order"):
+        with pytest.raises(ConfigError, match=r"has other cells than the annotation \(300 cells\), or another"):
             annotated.report(tmp_path / "report.html", cells)
     file: Any = tmp_path / "query.h5ad"
     with pytest.raises(ConfigError, match="adata is of the type .*Path; expected the AnnData that was annotated"):

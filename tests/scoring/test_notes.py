@@ -40,5 +40,5 @@ def test_parts_add_up(annotation: Annotation, cut: int) -> None:
     assert sum(whole.confident_unknown) == (confident & changed.rejected).sum()
     summary = changed.query_summary
     assert summary.unknown_fraction == pytest.approx(4 / 12)
-    assert any("Without counts, and so Unknown: 1 cell." in note for note in summary.notes())
+    assert any("1 cell without counts is Unknown." in note for note in summary.notes())
     assert summary.notes() == changed.notes()
