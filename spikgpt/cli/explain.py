@@ -39,8 +39,9 @@ def explain(
 ) -> None:
     """Show the genes behind the labels of QUERY, and the reasons for Unknown.
 
-    With several references, each label is explained by the reference that gave the label. An --out file that exists
-    already is replaced.
+    With several references, each label is explained by the reference that gave the label.
+
+    An --out file that exists already is replaced.
     """
     from spikgpt.cells.output import write_csv
     from spikgpt.cells.reading import open_cells
