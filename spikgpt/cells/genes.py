@@ -193,11 +193,12 @@ def match_genes(
 ) -> GeneMatch:
     """Match a reference's genes with the ``var`` of a query.
 
-    Names may be symbols or Ensembl ids, with or without version, in the index or in a column such as ``gene_ids`` or
-    ``feature_name``, or in any column of genes if these hold none; the names with most matches are used, the index
-    before the columns. A gene is matched by its exact symbol, then by its Ensembl id, then by its symbol in any case
-    with ``.`` and ``_`` read as ``-`` (R writes ``HLA.A``), then by the Ensembl id of a newer symbol. Names may have
-    the prefix of a genome (``GRCh38_INS``), join a symbol and an id (``INS|ENSG00000254647``), or be bytes.
+    Names may be symbols or Ensembl ids, with or without version. The index and columns such as ``gene_ids`` or
+    ``feature_name`` are read. If neither the index nor these columns hold genes, any other column of genes is read. The
+    names with most matches are used, the index before the columns. A gene is matched by its exact symbol, then by its
+    Ensembl id, then by its symbol in any case with ``.`` and ``_`` read as ``-`` (R writes ``HLA.A``), then by the
+    Ensembl id of a newer symbol. Names may have the prefix of a genome (``GRCh38_INS``), join a symbol and an id
+    (``INS|ENSG00000254647``), or be bytes.
 
     Parameters
     ----------

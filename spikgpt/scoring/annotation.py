@@ -473,7 +473,10 @@ class Annotation:
     @property
     def _writer(self) -> Reporter:
         if self.reporter is None:
-            msg = "This annotation was not made by SpikGPT.annotate; reports and explanations need one that was."
+            msg = (
+                "This annotation was not made by SpikGPT.annotate; expected such an annotation for reports and "
+                "explanations. Annotate the cells again."
+            )
             raise ConfigError(msg)
         return self.reporter
 

@@ -134,8 +134,8 @@ def training_notes(cells: LabelledCells, train: Integers, held: Integers, *, ref
     if not conformal_rank(known, DEFAULT_UNKNOWN_RATE):
         needed = next(cells for cells in range(known, 10**3) if conformal_rank(cells, DEFAULT_UNKNOWN_RATE))
         notes.append(
-            f"Only {with_noun(known, 'cell')} of known labels held out; a cut-off for Unknown needs at least {needed}. "
-            "By default no cell will be Unknown. Add cells."
+            f"Only {with_noun(known, 'cell of known labels is', 'cells of known labels are')} held out; a cut-off for "
+            f"Unknown needs at least {needed}. By default no cell will be Unknown. Add cells."
         )
     return notes
 

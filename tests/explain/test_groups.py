@@ -203,7 +203,7 @@ def test_an_annotation_explains_itself(annotation: Annotation, query: AnnData) -
         annotation.explain(query[::-1].copy())
     with pytest.raises(ConfigError, match="top is 0; expected a whole number of at least 1"):
         annotation.explain(top=0)
-    with pytest.raises(ConfigError, match="not made by SpikGPT.annotate; reports and explanations need one that was"):
+    with pytest.raises(ConfigError, match="not made by SpikGPT.annotate; expected such an annotation"):
         replace(annotation, reporter=None).explain()
 
 

@@ -86,7 +86,7 @@ def other_store(root: Any, path: object) -> str | None:
         )
     if {"row_attrs", "col_attrs"} <= names:
         return (
-            "is a loom file. Install loompy, and write it as h5ad: "
+            "is a loom file. Install loompy, and write the file as h5ad: "
             f'anndata.io.read_loom("{path}").write_h5ad("cells.h5ad")'
         )
     if "assays" in names and {"meta.data", "cell.names"} & names:
