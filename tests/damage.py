@@ -264,7 +264,7 @@ MALICIOUS: dict[str, tuple[Change, str]] = {
     ),
     "a confusion matrix that is none": (
         held_out(confusion={"labels": ["a"], "counts": [[1, 2]]}),
-        "counts are no square matrix of 1 label",
+        "counts must be a square matrix of 1 label",
     ),
     "a provenance without a recipe": (
         rewritten("config.json", lambda config: config | {"provenance": {"seed": 1}}),

@@ -200,7 +200,7 @@ class StoredDense(_Banded):
             yield column, tile.astype(tile.dtype.newbyteorder("="), copy=False)
 
     def _sparse(self, tiles: Iterable[tuple[int, npt.NDArray[Any]]]) -> sparse.csr_matrix:
-        """Return the values of tiles side by side that are not 0."""
+        """Return the nonzero values of tiles that lie side by side."""
         if self._kernel is None:
             return _joined((sparse_rows(tile) for _, tile in tiles), "csr")
         place, ends = 0, []

@@ -154,7 +154,7 @@ class Confusion(Lines, frozen=True):
     def __post_init__(self) -> None:
         super().__post_init__()
         if [len(row) for row in self.counts] != [len(self.labels)] * len(self.labels):
-            msg = f"counts are no square matrix of {with_noun(len(self.labels), 'label')}"
+            msg = f"counts must be a square matrix of {with_noun(len(self.labels), 'label')}"
             raise ValueError(msg)
 
 
