@@ -137,7 +137,7 @@ def test_a_file_warns_as_cells_in_memory_do(shipped: SpikGPT, foreign: AnnData, 
     foreign.write_h5ad(tmp_path / "foreign.h5ad")
     notes = []
     for query in (tmp_path / "foreign.h5ad", foreign.copy()):
-        with pytest.warns(SpikGPTWarning, match="do not use these labels") as warned:
+        with pytest.warns(SpikGPTWarning, match="do not use the labels") as warned:
             annotation = shipped.annotate(query)
         notes.append([str(warning.message) for warning in warned])
         assert warned[0].filename == __file__

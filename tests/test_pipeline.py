@@ -229,14 +229,14 @@ def test_cells_of_another_tissue_are_all_unknown_unless_asked_otherwise(
         assert annotation.compatibility.kind == OTHER
         assert annotation.rejected.all()
         assert annotation.rule.rule == "the reference does not suit this query"
-        assert annotation.notes()[0].startswith("Another tissue or species, do not use these labels: ")
+        assert annotation.notes()[0].startswith("The cells are of another tissue or species; do not use the labels: ")
         assert annotation.uns()["spikgpt"]["compatibility"] == OTHER
     for options in ({"unknown_rate": 0.0}, {"threshold": 0.0}):
         annotation = labelled(small, foreign, **options)
         assert annotation.compatibility is not None
         assert not annotation.compatibility.usable
         assert not annotation.rejected.any()
-        assert "do not use these labels" in annotation.notes()[0]
+        assert "do not use the labels" in annotation.notes()[0]
     suited = labelled(small, few)
     assert suited.compatibility is not None
     assert suited.compatibility.kind == LIKE

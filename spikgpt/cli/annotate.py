@@ -11,7 +11,7 @@ import typer
 from msgspec import structs
 
 from spikgpt.cli.flags import MODEL, SCGPT, PinnedOptions, command, hub_of
-from spikgpt.cli.output import inform, interruptible, note, show, show_scores
+from spikgpt.cli.output import describe, inform, interruptible, note, show, show_scores
 from spikgpt.cli.paths import CELLS, CSV, HTML, JSON, TABLES, Output, check_outputs
 from spikgpt.cli.shards import ShardOptions, label_shards
 from spikgpt.errors import ConfigError, needs, with_noun
@@ -379,10 +379,7 @@ def _show_labels(annotation: Annotation, query: Path, engine: str, notes: list[s
     counts = annotation.counts()
     rows = ((label, cells, f"{100 * cells / len(annotation.best):.1f}%") for label, cells in counts.items())
     show(("label", "cells", "share"), rows, f"{query.name} by {annotation.reference_name}", result=False)
-    values, *others = annotation.sentences()
-    for sentence in (f"{values} Engine: {engine}.", *others):
-        inform(sentence)
-    note(*notes)
+    describe(annotation.sentences(), engine, notes)
 
 
 def _show_clusters(report: Any) -> None:

@@ -67,6 +67,15 @@ def note(*texts: str) -> None:
         inform(text, "Note: ", "yellow")
 
 
+def describe(sentences: Sequence[str], engine: str, notes: Sequence[str]) -> None:
+    """Print the sentences and the notes on an annotation; a sentence that is also a note is printed once."""
+    values, *others = sentences
+    for sentence in (f"{values} Engine: {engine}.", *others):
+        if sentence not in notes:
+            inform(sentence)
+    note(*notes)
+
+
 @contextmanager
 def warnings_as_notes() -> Iterator[None]:
     """Print each SpikGPTWarning of the block as a note, and other warnings as usual."""

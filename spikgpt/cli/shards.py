@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import msgspec
 
-from spikgpt.cli.output import inform, interruptible, note, show
+from spikgpt.cli.output import describe, inform, interruptible, show
 from spikgpt.errors import ConfigError, needs, with_noun
 from spikgpt.options import Count, Options, about
 
@@ -62,10 +62,7 @@ def label_shards(
         )
     rows = ((label, cells, f"{100 * cells / annotation.n_cells:.1f}%") for label, cells in annotation.counts().items())
     show(("label", "cells", "share"), rows, f"{with_noun(len(queries), 'shard')} by {reference.name}", result=False)
-    values, *others = annotation.sentences()
-    for sentence in (f"{values} Engine: {engine.name}.", *others):
-        inform(sentence)
-    note(*annotation.notes())
+    describe(annotation.sentences(), engine.name, annotation.notes())
     resumed = f", {annotation.resumed} of them by an earlier run" if annotation.resumed else ""
     inform(f"Wrote {with_noun(len(annotation.parts), 'part')} into {folder}{resumed}")
     return annotation

@@ -532,8 +532,8 @@ class Annotation:
         columns = ("label", "cells", "share", "mean confidence")
         table = html_table(columns, rows, numbers=1, colors=self.colors(summary.index).tolist())
         title = f"{with_noun(len(self.best), 'cell', form=',')} by {self.reference_name!r}"
-        texts = [text for text in facts.sentences() if text != facts.verdict]
-        return html_view(facts.verdict or title, [f"{title}.", *texts], [table], facts.notes())
+        texts, notes = ([text for text in some if text != facts.verdict] for some in (facts.sentences(), facts.notes()))
+        return html_view(facts.verdict or title, [f"{title}.", *texts], [table], notes)
 
     def _column(self, name: str) -> pd.Categorical:
         """Return a column of labels as categories, in alphabetical order, without categories that do not occur."""

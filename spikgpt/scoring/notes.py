@@ -121,7 +121,7 @@ class QuerySummary:
         notes, rule, check = list(self.report.notes), self.rule, self.compatibility
         usable = check is None or check.usable
         if check and not usable:
-            notes.insert(0, f"Another tissue or species, do not use these labels: {check.evidence}.")
+            notes.insert(0, check.sentence)
         matched, total = self.report.genes_matched, self.report.genes_total
         if not self.report.of_query and matched < SUSPICIOUS_GENES * total:
             notes.append(

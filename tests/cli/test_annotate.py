@@ -79,7 +79,9 @@ def test_the_exit_code_of_strict_says_another_tissue(
         for strict in ([], ["--strict"]):
             unsuited = run(*command, *strict, query)
             assert unsuited.code == (3 if strict else 0), unsuited.err
-            assert "Another tissue or species, do not use these labels: " in " ".join(unsuited.err.split())
+            message = "Note: The cells are of another tissue or species; do not use the labels: "
+            assert message in " ".join(unsuited.err.split())
+            assert unsuited.err.count("another tissue or species") == 1
             assert f"Wrote {output}" in unsuited.err
             assert "Traceback" not in unsuited.err
     found = anndata.read_h5ad(out)

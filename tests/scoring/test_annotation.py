@@ -60,7 +60,7 @@ def test_incompatibility_is_the_first_note(annotation: Annotation) -> None:
     # The other notes follow from it.
     unsuited = named(nothing, compatibility=Compatibility(OTHER, "it barks", {}))
     first, *others = unsuited.notes()
-    assert first.startswith("Another tissue or species, do not use these labels: it barks.")
+    assert first.startswith("The cells are of another tissue or species; do not use the labels: it barks.")
     assert others == [genes]
     for compatibility in (Compatibility(LIKE, "it meows", {}), Compatibility(STUDY, "it purrs", {}), None):
         assert not any("do not use" in note for note in named(annotation, compatibility=compatibility).notes())
@@ -371,7 +371,6 @@ def test_a_description_for_notebooks(annotation: Annotation) -> None:
         "<p>Unknown: 6 of 12 cells (50.0%).</p>",
         "<p>Rule for Unknown: OOD score above 0.</p>",
         "<p>12 cells by &#x27;&lt;i&gt;&#x27;.</p>",
-        "<p>Note: Another tissue or species, do not use these labels: it &lt;s&gt;barks.",
         "<p>Note: One &lt;u&gt;note&lt;/u&gt;\\n.</p>",
         "Read counts from X; scaling: reference.",
     ):
@@ -379,7 +378,7 @@ def test_a_description_for_notebooks(annotation: Annotation) -> None:
     assert html.startswith(
         "<p><strong>The cells are of another tissue or species; do not use the labels: it &lt;s&gt;barks.</strong></p>"
     )
-    assert html.count("it &lt;s&gt;barks") == 2
+    assert html.count("it &lt;s&gt;barks") == 1
     assert "<b>" not in html
     assert "<i>" not in html
     right = '<td style="text-align:right">'
