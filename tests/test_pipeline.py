@@ -191,7 +191,7 @@ def test_empty_cells_are_kept_unknown_and_counted(small: Reference, query: AnnDa
     assert (annotation.best_labels[[3, 7]] == "Unknown").all()
     assert (annotation.confidence[[3, 7]] == 0).all()
     assert int(annotation.empty.sum()) == 2
-    assert "Without counts, and so Unknown: 2 cells." in annotation.notes()
+    assert "2 cells without counts are Unknown." in annotation.notes()
     assert (labelled(small, with_empty, threshold=0.0).labels[[3, 7]] == "Unknown").all()
 
 
