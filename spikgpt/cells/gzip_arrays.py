@@ -16,8 +16,8 @@ import h5py
 import numpy as np
 import numpy.typing as npt
 
-# Bytes of the chunks below which the HDF5 library is as fast.
-LEAST_CHUNK = 8 * 1024
+# Bytes of the chunks below which the HDF5 library is as fast, and above which it needs less memory.
+LEAST_CHUNK, LARGEST_CHUNK = 8 * 1024, 64 * 1024 * 1024
 # Bytes of the largest chunk that is kept, because the next read may need the rest of it.
 KEPT_CHUNK = 8 * 1024 * 1024
 # Compressed bytes at most: random bytes grow by less than this share, and by some bytes for headers.
@@ -114,7 +114,7 @@ def _is_supported(array: Any) -> bool:
     """Return True for chunks of numbers with no other filters than shuffle and gzip."""
     if array.compression != "gzip" or array.dtype.kind not in "iuf":
         return False
-    if math.prod(array.chunks) * array.dtype.itemsize < LEAST_CHUNK:
+    if not LEAST_CHUNK <= math.prod(array.chunks) * array.dtype.itemsize <= LARGEST_CHUNK:
         return False
     # Numbers of unusual width are converted by the HDF5 library.
     if array.id.get_type() != h5py.h5t.py_create(array.dtype):

@@ -87,6 +87,14 @@ def test_other_arrays_stay_with_h5py(keywords: dict[str, Any], tmp_path: Path) -
         assert fast_array(array) is array
 
 
+def test_large_chunks_stay_with_h5py(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(gzip_arrays, "LARGEST_CHUNK", 16 * 20 * VALUES.itemsize)
+    with h5py.File(tmp_path / "file.h5", "w") as file:
+        assert isinstance(fast_array(file.create_dataset("X", data=VALUES, **GZIP)), GzipArray)
+        taller = file.create_dataset("taller", data=VALUES, **GZIP | {"chunks": (17, 20)})
+        assert fast_array(taller) is taller
+
+
 def test_numbers_of_unusual_width_stay_with_h5py(tmp_path: Path) -> None:
     with h5py.File(tmp_path / "file.h5", "w") as file:
         narrow = h5py.h5t.STD_I32LE.copy()
