@@ -38,8 +38,8 @@ def in_order(function: Callable[[Item], Result], items: Iterable[Item], threads:
 def one_blas_thread() -> AbstractContextManager[object]:
     """Return a context in which BLAS uses one thread.
 
-    The threads of BLAS wait for each other in a loop. On a machine with other work, an eigendecomposition of 1000
-    genes then takes ten times the processor time of one thread.
+    The threads of BLAS use processor time while they wait for each other. On a machine with other work, an
+    eigendecomposition of 1000 genes then takes ten times the processor time of one thread.
     """
     try:
         from threadpoolctl import threadpool_limits

@@ -125,7 +125,7 @@ class InputReport:
 
 
 class AnnotatedQuery(Protocol):
-    """Fitted query of an annotation: :class:`spikgpt.explain.query.FittedQuery`."""
+    """Interface of the fitted query of an annotation, :class:`spikgpt.explain.query.FittedQuery`."""
 
     @property
     def genes(self) -> tuple[str, ...]:

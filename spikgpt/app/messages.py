@@ -71,7 +71,7 @@ class Summary(msgspec.Struct, frozen=True, kw_only=True):
     files: list[str]
 
     def saved_as(self, file: str) -> str:
-        """Return the name of a download: the name of the query, and that of the file."""
+        """Return the name of a download, such as ``cells-labels.csv`` for the query ``cells.h5ad``."""
         return f"{safe_name(ENDINGS.sub('', self.query))}-{file}"
 
     @classmethod

@@ -203,7 +203,7 @@ class StoredDense(_Banded):
         """Return the nonzero values of tiles that lie side by side."""
         if self._kernel is None:
             return _joined((sparse_rows(tile) for _, tile in tiles), "csr")
-        place, ends = 0, []
+        position, ends = 0, []
         for first, tile in tiles:
             if self._scratch is None:
                 # Pages of memory that nothing is written to take no room.
@@ -213,7 +213,7 @@ class StoredDense(_Banded):
             values = tile.astype(np.float32) if tile.dtype == np.float16 else tile
             values = np.ascontiguousarray(values)
             data, columns = self._scratch
-            place = self._kernel.append_nonzeros(values, first, data, columns, place, ends[-1])
+            position = self._kernel.append_nonzeros(values, first, data, columns, position, ends[-1])
         parts = self._kernel.side_by_side(data, columns, np.stack(ends))
         return sparse.csr_matrix(parts, shape=(len(ends[0]), self.shape[1]))
 

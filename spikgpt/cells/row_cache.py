@@ -25,23 +25,23 @@ class RowCache:
 
     def __init__(self, n_columns: int) -> None:
         self._n_columns = n_columns
-        self._places: dict[int, int] = {}
+        self._positions: dict[int, int] = {}
         self._file = tempfile.TemporaryFile(prefix="spikgpt-")
         weakref.finalize(self, close_temporary, self._file)
 
     def add(self, number: int, rows: sparse.csr_matrix) -> None:
         """Keep a block of rows, or do nothing if the disk is full."""
         with suppress(OSError):
-            place = self._file.seek(0, 2)
+            position = self._file.seek(0, 2)
             save_rows(self._file, rows)
             self._file.flush()
-            self._places[number] = place
+            self._positions[number] = position
 
     def get(self, number: int) -> sparse.csr_matrix | None:
         """Return a block of rows, or None if it was not kept."""
-        if number not in self._places:
+        if number not in self._positions:
             return None
-        self._file.seek(self._places[number])
+        self._file.seek(self._positions[number])
         return load_rows(self._file, self._n_columns)
 
 

@@ -93,7 +93,7 @@ def annotate(
 ) -> None:
     """Annotate QUERY, and write the labels to --out, --table or both, or to the parts of --out-dir.
 
-    Output files that exist already are replaced.
+    Existing output files are replaced. With --out-dir, finished parts of an earlier run are kept.
     """
     files = _Files(out, table, cluster_table, cas, report, cas_author, map_key)
     if shards.out_dir:
@@ -194,7 +194,7 @@ def evaluate(
     ] = None,
     json_file: Annotated[Path | None, typer.Option("--json", help="Output file with all figures, .json.")] = None,
 ) -> None:
-    """Annotate QUERY, and compare the labels with the true types in obs. A --json file that exists is replaced."""
+    """Annotate QUERY, and compare the labels with the true types in obs. An existing --json file is replaced."""
     from spikgpt.cells.reading import open_cells
     from spikgpt.files import replacing
     from spikgpt.reference.json_files import dumped

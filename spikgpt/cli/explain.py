@@ -41,7 +41,7 @@ def explain(
 
     With several references, each label is explained by the reference that gave the label.
 
-    An --out file that exists already is replaced.
+    An existing --out file is replaced.
     """
     from spikgpt.cells.output import write_csv
     from spikgpt.cells.reading import open_cells

@@ -1,4 +1,4 @@
-"""Attribution: the share of each gene in the log-odds of a label.
+"""Attribution: the contribution of each gene to the log-odds of a label.
 
 The log-odds of a label are its logit minus the log of the summed exponentials of the other logits. Unlike the
 probability, they do not level off for certain cells. Integrated gradients (Sundararajan et al., Axiomatic Attribution

@@ -322,7 +322,7 @@ def explain_annotation(
         source = f"the references that labelled cells ({annotation.reference_name})"
         chosen = list(dict.fromkeys(find_labels(chosen, names, "labels", source=source)))
     kind: GroupKind = "cell" if rows is not None else "label" if options.cluster_key is None else "cluster"
-    explanations, places, notes = list[Explanation](), list[tuple[Any, ...]](), list[str]()
+    explanations, keys, notes = list[Explanation](), list[tuple[Any, ...]](), list[str]()
     for part in parts:
         own = None if rows is None else rows[part.only[rows]]
         labels = None if chosen is None else _labels_of(part, parts, chosen, given=kind == "label")
@@ -338,9 +338,9 @@ def explain_annotation(
         explanation = explain(part.annotation, adata, some, cells=None if own is None else own.tolist(), only=part.only)
         notes += [f"{part.name}: {note}" for note in explanation.notes]
         explanations.append(replace(explanation, reference=part.name))
-        places += _places(explanation, part, rows)
+        keys += _sort_keys(explanation, part, rows)
     joined = _joined(explanations, kind, annotation.reference_name)
-    order = sorted(range(len(places)), key=places.__getitem__)
+    order = sorted(range(len(keys)), key=keys.__getitem__)
     return replace(joined, groups=tuple(joined.groups[at] for at in order), notes=tuple(notes))
 
 
@@ -373,12 +373,12 @@ def _labels_of(part: Part, parts: Sequence[Part], chosen: Sequence[str], *, give
     return [label for label in own if part in (holders[label] or [first[label]])]
 
 
-def _places(explanation: Explanation, part: Part, rows: Rows | None) -> list[tuple[Any, ...]]:
+def _sort_keys(explanation: Explanation, part: Part, rows: Rows | None) -> list[tuple[Any, ...]]:
     """Return a sort key of each group: labels by size, clusters by name, and cells in the given order."""
     groups = explanation.groups
     if rows is not None:
         given = np.flatnonzero(part.only[rows] & ~part.annotation.empty[rows])
-        return [(place,) for place in given.repeat(len(groups) // max(len(given), 1)).tolist()]
+        return [(position,) for position in given.repeat(len(groups) // max(len(given), 1)).tolist()]
     if explanation.kind == "cluster":
         return [(by_number(group.name), -group.cells) for group in groups]
     return [(group.unknown is not None, -group.cells) for group in groups]

@@ -20,10 +20,10 @@ def append_nonzeros(
     first: int,
     data: npt.NDArray[np.float32],
     columns: npt.NDArray[np.int32],
-    place: int,
+    position: int,
     ends: npt.NDArray[np.int64],
 ) -> int:
-    """Append the values of a tile that are not 0, row by row, and return the place after the last value.
+    """Append the values of a tile that are not 0, row by row, and return the position after the last value.
 
     Parameters
     ----------
@@ -32,23 +32,23 @@ def append_nonzeros(
     first
         Column of the matrix in which the tile begins.
     data, columns
-        Arrays to write to, with one place more than values.
-    place
+        Arrays to write to, with one position more than values.
+    position
         Place of the first value.
     ends
-        Array to write the place after the last value of each row to, shape (n,).
+        Array to write the position after the last value of each row to, shape (n,).
     """
     for row in range(dense.shape[0]):
-        values, start = dense[row], place
+        values, start = dense[row], position
         for column in range(len(values)):
             # Every column is written, and that of a zero is overwritten by the next one: this is faster than a branch.
-            columns[place] = column
-            place += values[column] != 0
-        for at in range(start, place):
+            columns[position] = column
+            position += values[column] != 0
+        for at in range(start, position):
             data[at] = values[columns[at]]
             columns[at] += first
-        ends[row] = place
-    return place
+        ends[row] = position
+    return position
 
 
 @jit()
@@ -60,19 +60,19 @@ def side_by_side(
     Parameters
     ----------
     ends
-        Place after the last value of each row in each tile, shape (tiles, n).
+        Position after the last value of each row in each tile, shape (tiles, n).
     """
     tiles, rows = ends.shape
     starts = np.zeros(rows + 1, np.int64)
     values, indices = np.empty(ends[-1, -1], np.float32), np.empty(ends[-1, -1], np.int32)
-    place = 0
+    position = 0
     for row in range(rows):
         for tile in range(tiles):
             first = ends[tile, row - 1] if row else (ends[tile - 1, rows - 1] if tile else 0)
             for at in range(first, ends[tile, row]):
-                values[place], indices[place] = data[at], columns[at]
-                place += 1
-        starts[row + 1] = place
+                values[position], indices[position] = data[at], columns[at]
+                position += 1
+        starts[row + 1] = position
     return values, indices, starts
 
 
@@ -115,21 +115,21 @@ def distribute(
         bucket_starts[(rows[at] >> bits) + 1] += 1
     for bucket in range(len(bucket_starts) - 1):
         bucket_starts[bucket + 1] += bucket_starts[bucket]
-    places, mask = bucket_starts.copy(), (1 << bits) - 1
+    positions, mask = bucket_starts.copy(), (1 << bits) - 1
     for column in range(len(starts) - 1):
         for at in range(starts[column], starts[column + 1]):
             bucket = rows[at] >> bits
-            place = places[bucket]
-            packed[place] = (np.int64(codes[at]) << bits) | (rows[at] & mask)
-            columns[place] = first + column
-            places[bucket] = place + 1
+            position = positions[bucket]
+            packed[position] = (np.int64(codes[at]) << bits) | (rows[at] & mask)
+            columns[position] = first + column
+            positions[bucket] = position + 1
 
 
 @jit()
 def sorted_rows(
     rows: npt.NDArray[Any], columns: npt.NDArray[Any], values: npt.NDArray[np.float32], n_rows: int
 ) -> tuple[Any, Any, Any, bool]:
-    """Return data, indices and indptr of rows from values in any order, and True if each place has one value.
+    """Return data, indices and indptr of rows from values in any order, and True if each position has one value.
 
     Parameters
     ----------
@@ -141,13 +141,13 @@ def sorted_rows(
         starts[rows[at] + 1] += 1
     for row in range(n_rows):
         starts[row + 1] += starts[row]
-    places, last, once = starts[:-1].copy(), np.full(n_rows, -1, np.int32), True
+    positions, last, once = starts[:-1].copy(), np.full(n_rows, -1, np.int32), True
     data, indices = np.empty(len(rows), np.float32), np.empty(len(rows), np.int32)
     for at in range(len(rows)):
         row, column = rows[at], np.int32(columns[at])
-        place = places[row]
-        data[place], indices[place] = values[at], column
-        places[row] = place + 1
+        position = positions[row]
+        data[position], indices[position] = values[at], column
+        positions[row] = position + 1
         once &= column > last[row]
         last[row] = column
     return data, indices, starts, once

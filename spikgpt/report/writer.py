@@ -98,7 +98,7 @@ class ReportWriter:
 
 
 def _checked(path: str | Path) -> Path:
-    """Return the path of a report; refuse what is no path, a folder, and a name with another ending."""
+    """Return the path of a report; raise ConfigError for a folder, a wrong ending, or a value that is no path."""
     if not isinstance(path, str | os.PathLike):
         msg = (
             f"The path is of the type {type(path).__name__}; expected a name: annotation.report('report.html', adata)."

@@ -45,7 +45,7 @@ LABELS_SHOWN = 5
 
 
 class Reporter(Protocol):
-    """Writer of reports and explanations of an annotation: :class:`spikgpt.report.writer.ReportWriter`."""
+    """Interface of the writer of reports and explanations, :class:`spikgpt.report.writer.ReportWriter`."""
 
     def write(
         self,
@@ -416,7 +416,7 @@ class Annotation:
         Parameters
         ----------
         path
-            File to write, such as ``report.html``. A file that exists already is replaced.
+            File to write, such as ``report.html``. An existing file is replaced.
         adata
             The annotated query, which is not changed. With it, the report has the columns of ``obs``, the agreement of
             labels and clusters, the marker genes of candidates for new types, and a map of the user.

@@ -116,12 +116,18 @@ def test_the_other_byte_order_is_read(form: Any, tmp_path: Path) -> None:
         np.testing.assert_array_equal(read_rows(matrix, slice(3, 9)).toarray(), MATRIX[3:9].toarray())
 
 
+def decoded_tiles(monkeypatch: pytest.MonkeyPatch) -> list[int]:
+    """Return a list that gets the first row of each band of tiles that is decoded from now on."""
+    rows: list[int] = []
+    original = StoredDense._tiles
+    monkeypatch.setattr(StoredDense, "_tiles", lambda self, row: rows.append(row) or original(self, row))  # type: ignore[func-returns-value]
+    return rows
+
+
 def test_a_chunk_is_decoded_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     with h5py.File(tmp_path / "file.h5", "w") as file:
         write_elem(file, "X", MATRIX.toarray(), dataset_kwargs={"chunks": (100, 40), "compression": "gzip"})
-        read: list[int] = []
-        original = StoredDense._tiles
-        monkeypatch.setattr(StoredDense, "_tiles", lambda self, row: read.append(row) or original(self, row))  # type: ignore[func-returns-value]
+        read = decoded_tiles(monkeypatch)
         monkeypatch.setattr(on_disk, "TILE_BYTES", 16_000)
         matrix = keep_on_disk(file["X"], "X")
         for start in range(0, 300, 7):
@@ -132,9 +138,7 @@ def test_a_chunk_is_decoded_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 def test_bands_of_a_sample_are_decoded_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     with h5py.File(tmp_path / "file.h5", "w") as file:
         write_elem(file, "X", MATRIX.toarray(), dataset_kwargs={"chunks": (50, 40), "compression": "gzip"})
-        read: list[int] = []
-        original = StoredDense._tiles
-        monkeypatch.setattr(StoredDense, "_tiles", lambda self, row: read.append(row) or original(self, row))  # type: ignore[func-returns-value]
+        read = decoded_tiles(monkeypatch)
         monkeypatch.setattr(on_disk, "TILE_BYTES", 8_000)
         matrix = keep_on_disk(file["X"], "X")
         for _ in range(2):

@@ -19,13 +19,13 @@ from tests.conftest import labelled
 @pytest.fixture(scope="module")
 def without_alpha(small: Reference, query: AnnData) -> WhyUnknown:
     """Reasons why alpha cells are Unknown to a reference without that label."""
-    found = labelled(small, query, exclude=["alpha"]).query
-    assert isinstance(found, FittedQuery)
-    sample = ScoredCells.from_sample(found)
+    fitted = labelled(small, query, exclude=["alpha"]).query
+    assert isinstance(fitted, FittedQuery)
+    sample = ScoredCells.from_sample(fitted)
     alpha = (query.obs["cell_type"].astype(str) == "alpha").to_numpy()[sample.rows]
     cells = np.flatnonzero(alpha & sample.unknown)
     assert len(cells) > 20
-    return UnknownExplainer(found, sample).explain(sample.part(cells))
+    return UnknownExplainer(fitted, sample).explain(sample.part(cells))
 
 
 def test_markers_of_the_excluded_type_stand_above_every_label(without_alpha: WhyUnknown) -> None:
@@ -53,11 +53,11 @@ def test_measures_are_compared_with_cells_that_kept_their_label(without_alpha: W
 
 
 def test_a_query_without_known_cells_has_nothing_to_compare(small: Reference, query: AnnData) -> None:
-    found = labelled(small, query).query
-    assert isinstance(found, FittedQuery)
-    sample = ScoredCells.from_sample(found)
+    fitted = labelled(small, query).query
+    assert isinstance(fitted, FittedQuery)
+    sample = ScoredCells.from_sample(fitted)
     every = replace(sample, unknown=np.ones(len(sample), dtype=bool))
-    reasons = UnknownExplainer(found, every).explain(every)
+    reasons = UnknownExplainer(fitted, every).explain(every)
     assert reasons.compared_with == ""
     assert {measure.typical for measure in reasons.measures if measure.name != "label match"} == {None}
     text = " ".join(reasons.sentences())
@@ -66,16 +66,16 @@ def test_a_query_without_known_cells_has_nothing_to_compare(small: Reference, qu
 
 
 def test_the_label_match_is_compared_with_other_labels(small: Reference, query: AnnData) -> None:
-    found = labelled(small, query, exclude=["alpha"], batch_key=None).query
-    assert isinstance(found, FittedQuery)
-    assert found.model.match is not None
-    sample = ScoredCells.from_sample(found)
+    fitted = labelled(small, query, exclude=["alpha"], batch_key=None).query
+    assert isinstance(fitted, FittedQuery)
+    assert fitted.model.match is not None
+    sample = ScoredCells.from_sample(fitted)
     cells = sample.part(np.flatnonzero(sample.unknown))
-    found.model.match.contrast[0, int(np.bincount(cells.best).argmax())] = -9
+    fitted.model.match.contrast[0, int(np.bincount(cells.best).argmax())] = -9
     for shown in (sample, replace(sample, unknown=np.ones(len(sample), dtype=bool))):
-        reasons = UnknownExplainer(found, shown).explain(cells)
+        reasons = UnknownExplainer(fitted, shown).explain(cells)
         match = next(measure for measure in reasons.measures if measure.name == "label match")
-        others = int((found.model.match.cells[0] >= LEAST_CELLS).sum()) - 1
+        others = int((fitted.model.match.cells[0] >= LEAST_CELLS).sum()) - 1
         assert match.compared_with == f"the {others} other labels of the query"
         usual = f"{match.typical:.2f} is usual in the {others} other labels of the query."
         assert usual in " ".join(reasons.sentences())
@@ -84,10 +84,10 @@ def test_the_label_match_is_compared_with_other_labels(small: Reference, query: 
 
 
 def test_a_threshold_on_the_confidence_is_a_measure(small: Reference, query: AnnData) -> None:
-    found = labelled(small, query, threshold=0.99).query
-    assert isinstance(found, FittedQuery)
-    sample = ScoredCells.from_sample(found)
-    reasons = UnknownExplainer(found, sample).explain(sample.part(np.flatnonzero(sample.unknown)))
+    fitted = labelled(small, query, threshold=0.99).query
+    assert isinstance(fitted, FittedQuery)
+    sample = ScoredCells.from_sample(fitted)
+    reasons = UnknownExplainer(fitted, sample).explain(sample.part(np.flatnonzero(sample.unknown)))
     confidence = next(measure for measure in reasons.measures if measure.name == "confidence")
     assert confidence.value < 0.99
     assert confidence.unusual

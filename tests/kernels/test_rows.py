@@ -25,9 +25,9 @@ def matrix_of(dtype: Any, shape: tuple[int, int] = (40, 33)) -> npt.NDArray[Any]
     return (random.integers(0, 3, shape) * random.integers(0, 2, shape)).astype(dtype)
 
 
-def assert_equal(found: sparse.csr_matrix, expected: sparse.csr_matrix) -> None:
+def assert_equal(actual: sparse.csr_matrix, expected: sparse.csr_matrix) -> None:
     for name in ("data", "indices", "indptr"):
-        np.testing.assert_array_equal(getattr(found, name), getattr(expected, name))
+        np.testing.assert_array_equal(getattr(actual, name), getattr(expected, name))
 
 
 @pytest.mark.parametrize("dtype", ["f4", "f8", "i8", "u1", bool])
@@ -36,11 +36,11 @@ def test_values_of_tiles_are_those_of_numpy(dtype: Any, width: int) -> None:
     with np.errstate(invalid="ignore"):
         dense = matrix_of(dtype)
     data, columns = np.empty(dense.size + 1, dtype=np.float32), np.empty(dense.size + 1, dtype=np.int32)
-    place, ends = 0, []
+    position, ends = 0, []
     for first in range(0, dense.shape[1], width):
         ends.append(np.empty(len(dense), dtype=np.int64))
         tile = np.ascontiguousarray(dense[:, first : first + width])
-        place = rows.append_nonzeros(tile, first, data, columns, place, ends[-1])
+        position = rows.append_nonzeros(tile, first, data, columns, position, ends[-1])
     parts = rows.side_by_side(data, columns, np.stack(ends))
     assert_equal(sparse.csr_matrix(parts, shape=dense.shape), sparse_rows(dense))
 
@@ -49,14 +49,14 @@ def test_values_of_tiles_are_those_of_numpy(dtype: Any, width: int) -> None:
 @pytest.mark.parametrize("dtype", ["f4", "f8", "i8", "u1"])
 def test_buckets_are_those_of_scipy(dtype: Any, bits: int, monkeypatch: pytest.MonkeyPatch) -> None:
     matrix = sparse.csc_matrix(matrix_of(dtype))
-    found = []
+    results = []
     for least in (0, 10**9):
         monkeypatch.setattr(kernels, "LEAST_CELLS", least)
         buckets = RowBuckets(matrix.shape, bits, "X")
         for first in range(0, matrix.shape[1], 10):
             buckets.append(matrix[:, first : first + 10], first)
-        found.append([buckets.read(number) for number in range(-(-matrix.shape[0] // (1 << bits)))])
-    for one, other in zip(*found, strict=True):
+        results.append([buckets.read(number) for number in range(-(-matrix.shape[0] // (1 << bits)))])
+    for one, other in zip(*results, strict=True):
         assert_equal(one, other)
 
 

@@ -31,28 +31,28 @@ ROOT = Path(__file__).parents[2]
 def test_the_compatibility_is_in_words(annotated: Annotation, kind: Kind, title: str, tone: str) -> None:
     values = {"correlation": 0.954, "pancreas: similarity": 1.2}
     check = Compatibility(kind, "it barks; it meows (r = 0.95)", values)
-    found = verdict(dataclasses.replace(annotated, compatibility=check))
-    assert (found.title, found.tone) == (title, tone)
-    assert found.evidence == ("It barks.", "It meows (r = 0.95).")
-    assert {name: number for name, _, number in found.numbers} == {
+    answer = verdict(dataclasses.replace(annotated, compatibility=check))
+    assert (answer.title, answer.tone) == (title, tone)
+    assert answer.evidence == ("It barks.", "It meows (r = 0.95).")
+    assert {name: number for name, _, number in answer.numbers} == {
         "Correlation of the differences between labels": "0.954",
         "pancreas: Similarity": "1.2",
     }
-    assert "All cells are Unknown" not in found.text
+    assert "All cells are Unknown" not in answer.text
 
 
 @pytest.mark.parametrize("kind", [LIKE, STUDY])
 def test_few_cells_have_no_answer(annotation: Annotation, kind: Kind) -> None:
-    found = verdict(dataclasses.replace(annotation, compatibility=Compatibility(kind, "it barks", {})))
-    assert (found.title, found.tone) == ("Too few cells to check the reference", "fair")
-    assert found.text.startswith("The check needs 100 cells.")
+    answer = verdict(dataclasses.replace(annotation, compatibility=Compatibility(kind, "it barks", {})))
+    assert (answer.title, answer.tone) == ("Too few cells to check the reference", "fair")
+    assert answer.text.startswith("The check needs 100 cells.")
 
 
 def test_other_tissue_without_labels_and_no_check(annotation: Annotation) -> None:
     check = Compatibility(OTHER, "it barks", {})
     rejected = np.ones(12, dtype=bool)
-    found = verdict(dataclasses.replace(annotation, compatibility=check, rejected=rejected))
-    assert found.text.endswith("All cells are Unknown.")
+    answer = verdict(dataclasses.replace(annotation, compatibility=check, rejected=rejected))
+    assert answer.text.endswith("All cells are Unknown.")
     assert notes(dataclasses.replace(annotation, compatibility=check)) == tuple(annotation.notes())
     unchecked = verdict(dataclasses.replace(annotation, compatibility=None))
     assert unchecked.title == "The compatibility was not checked"
@@ -61,18 +61,18 @@ def test_other_tissue_without_labels_and_no_check(annotation: Annotation) -> Non
 def test_genes_that_are_missing_are_named(shipped: SpikGPT, query: AnnData) -> None:
     symbols = shipped.reference.genes.symbols
     part = query[:, [name for name in query.var_names if name not in symbols[:300]]].copy()
-    found = genes(labelled(shipped.reference, part, shipped.engine))
-    assert (found.found, found.total) == (700, 1000)
-    assert set(found.missing) == set(symbols[:300])
-    assert found.helping > 0
-    assert "The other 300 genes are imputed from these and from" in " ".join(found.sentences)
+    facts = genes(labelled(shipped.reference, part, shipped.engine))
+    assert (facts.found, facts.total) == (700, 1000)
+    assert set(facts.missing) == set(symbols[:300])
+    assert facts.helping > 0
+    assert "The other 300 genes are imputed from these and from" in " ".join(facts.sentences)
 
 
 def test_genes_are_described_once(annotated: Annotation) -> None:
     note = "627 of the reference's 1000 genes are in the query. In simulation, up to 100% of cells keep their label."
     report = dataclasses.replace(annotated.input_report, notes=(note,), simulated_accuracy=1.0)
-    found = genes(dataclasses.replace(annotated, input_report=report))
-    assert "In simulation" not in " ".join(found.sentences)
+    facts = genes(dataclasses.replace(annotated, input_report=report))
+    assert "In simulation" not in " ".join(facts.sentences)
     alone = dataclasses.replace(report, notes=())
     assert "In simulation, 100%" in " ".join(genes(dataclasses.replace(annotated, input_report=alone)).sentences)
 

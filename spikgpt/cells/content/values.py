@@ -95,8 +95,10 @@ def content_of(matrix: Any, columns: Rows | None = None) -> Content:
 
 def _unfiltered(sample: sparse.csr_matrix) -> tuple[str, ...]:
     """Return a note if most cells have few counts although all genes were measured, as in an unfiltered matrix."""
+    if sample.shape[1] < WHOLE_TRANSCRIPTOME:
+        return ()
     share = float((row_sums(sample) < LEAST_COUNTS).mean())
-    if sample.shape[1] < WHOLE_TRANSCRIPTOME or share <= MOST_DROPLETS:
+    if share <= MOST_DROPLETS:
         return ()
     note = (
         f"About {100 * share:.0f}% of the cells have fewer than {LEAST_COUNTS} counts, as empty droplets do. Use the "

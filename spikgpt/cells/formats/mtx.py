@@ -1,7 +1,8 @@
 """Read a Matrix Market file with its list of cells and its list of genes.
 
-Cell Ranger, STARsolo, kallisto, alevin-fry and Parse Biosciences write such sets, and GEO has many sets in one folder.
-Names and orientation differ between programs: lists are recognised by name, and the orientation by their lengths.
+Cell Ranger, STARsolo, kallisto, alevin-fry and Parse Biosciences write such sets of files. GEO has many sets in one
+folder. Names and orientation differ between programs: lists are recognised by name, and the orientation by their
+lengths.
 """
 
 from __future__ import annotations
