@@ -345,7 +345,7 @@ def explain_annotation(
 
 
 def _parts(annotation: Annotation) -> Iterator[Part]:
-    """Yield the annotation by each of several references."""
+    """Yield, for each reference, the annotation limited to the cells that the reference labelled."""
     for name, query in fitted_queries(annotation).items():
         only = np.asarray(annotation.columns[REFERENCE] == name)
         part = replace(

@@ -131,7 +131,7 @@ def agreement(
 ) -> Axes:
     """Draw a heat map of labels and clusters, or of labels and another column: percentages of the cells of each label.
 
-    Columns are in the order of the labels that have most of their cells.
+    Columns are sorted by their most frequent label, in the order of the rows.
 
     Parameters
     ----------

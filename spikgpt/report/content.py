@@ -86,8 +86,9 @@ class ReportContent:
     methods: str
     citations: tuple[str, ...]
     reference: str
+    # Columns of obs that the map does not show.
     left_out: tuple[str, ...] = field(default=())
-    # Sentence on the parts that are left out where the reference does not suit the cells.
+    # Sentence that names the parts without content because the reference does not suit the cells; empty if it does.
     omitted: str = ""
 
     @property

@@ -82,7 +82,8 @@ MEANINGS = {
     "cell_correlation": "Correlation of cells with the expression of their labels in the reference, both relative to "
     "the mean of the batch. About 0 for cells of one type.",
     "unexplained_variance": "Variance of cells that their labels do not explain, as a share of that of the reference. "
-    f"Expected: at most {LIMITS.largest_unexplained:g}, or a correlation of at least {LIMITS.least_agreement:g}.",
+    f"Expected: at most {LIMITS.largest_unexplained:g}. A larger value is accepted if the correlation of cells with "
+    f"their labels is at least {LIMITS.least_agreement:g}.",
 }
 
 

@@ -63,7 +63,7 @@ class FastLIF(nn.Module):
 
 
 class _Spikes(torch.autograd.Function):
-    """Spikes of currents, with the gradient of a surrogate.
+    """Spikes of input currents; the backward pass uses the surrogate gradient.
 
     Every operation writes floats into memory at hand: masks of bools are several times slower on a CPU.
     """
