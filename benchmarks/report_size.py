@@ -12,7 +12,6 @@ from __future__ import annotations
 
 import argparse
 import json
-import resource
 import sys
 import tempfile
 import time
@@ -30,6 +29,7 @@ from spikgpt.cells.reading import read_cells
 from spikgpt.errors import SpikGPTWarning
 from spikgpt.report.dots import dot_plots
 from spikgpt.report.map import cell_map
+from spikgpt_benchmark.process import peak_megabytes
 
 CHROMIUM = "/usr/bin/chromium"
 SOFTWARE_GL = ("--use-gl=angle", "--use-angle=swiftshader", "--enable-unsafe-swiftshader")
@@ -73,7 +73,7 @@ def measure(model: SpikGPT, cells: AnnData, n_cells: int, folder: Path) -> dict[
     start = time.perf_counter()
     annotation = model.annotate(adata, progress=False)
     labelled = time.perf_counter()
-    before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    before = peak_megabytes()
     positions = cell_map(annotation)
     mapped = time.perf_counter()
     dot_plots(annotation)
@@ -81,7 +81,7 @@ def measure(model: SpikGPT, cells: AnnData, n_cells: int, folder: Path) -> dict[
     adata.obsm["X_umap"] = positions.points
     path = annotation.report(folder / f"report-{n_cells}.html", adata)
     written = time.perf_counter()
-    after = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    after = peak_megabytes()
     return {
         "cells": n_cells,
         "annotation in s": round(labelled - start, 1),
@@ -89,7 +89,7 @@ def measure(model: SpikGPT, cells: AnnData, n_cells: int, folder: Path) -> dict[
         "genes behind the labels in s": round(explained - mapped, 2),
         "report without map in s": round(written - explained, 2),
         "size in MB": round(path.stat().st_size / 1e6, 2),
-        "memory of annotation, of all in MB": (round(before / 1e3), round(after / 1e3)),
+        "memory of annotation, of all in MB": (round(before), round(after)),
     } | browser_times(path)
 
 

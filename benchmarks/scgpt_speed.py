@@ -30,7 +30,8 @@ from spikgpt.engines.scgpt.checkpoint import Checkpoint, load_checkpoint, save_c
 from spikgpt.engines.scgpt.embedding import RunSettings, embed_cells
 from spikgpt.engines.scgpt.encoder import ScGPTConfig, ScGPTEncoder
 from spikgpt.engines.scgpt.upstream_tokenizer import UpstreamTokenizer
-from spikgpt_benchmark.studies.speed import in_new_process, peak_megabytes
+from spikgpt_benchmark.process import peak_megabytes
+from spikgpt_benchmark.studies.speed import in_new_process
 from spikgpt_benchmark.studies.suite import Record, print_table
 from tests import upstream
 

@@ -1,7 +1,8 @@
-"""Processes with limits of time and memory."""
+"""Processes with limits of time and memory, and the memory of this process."""
 
 from __future__ import annotations
 
+import resource
 import subprocess
 import time
 from collections.abc import Mapping, Sequence
@@ -56,6 +57,16 @@ def run_limited(
             if process.returncode is None:
                 _kill(process)
     return ProcessOutcome(process.returncode, time.monotonic() - start, peak, stopped)
+
+
+def peak_megabytes() -> float:
+    """Return the largest memory of this process so far, in MB."""
+    status = Path("/proc/self/status")
+    if status.is_file():
+        # The figure of getrusage also covers the process that started this one.
+        line = next(line for line in status.read_text().splitlines() if line.startswith("VmHWM"))
+        return int(line.split()[1]) / 1024
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
 
 
 def _family(pid: int) -> list[psutil.Process]:

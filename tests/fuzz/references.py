@@ -11,7 +11,6 @@ from __future__ import annotations
 import hashlib
 import json
 import os
-import resource
 import shutil
 import sys
 import tempfile
@@ -34,6 +33,7 @@ from spikgpt.reference.files import card_text, read_reference
 from spikgpt.reference.format import GRAPH, GRAPHS, MANIFEST, PARITY, graph_sources
 from spikgpt.sharing import verify
 from spikgpt.types import UNKNOWN
+from spikgpt_benchmark.process import peak_megabytes
 from spikgpt_onnx import exporter
 from spikgpt_onnx.parity import ExportableReference, golden_cells
 from spikgpt_onnx.rebuild_graph import build_graph, network_from_reference
@@ -176,12 +176,12 @@ def work(folder: str, pipe: Connection) -> None:
     pipe.send("ready")
     while True:
         path = pipe.recv()
-        before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+        before = peak_megabytes()
         try:
             answer = tried(path, cells)
         except Exception:  # noqa: BLE001, that is what is looked for
             answer = Answer("traceback", traceback.format_exc()[-2500:])
-        grown = (resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before) / 1024
+        grown = peak_megabytes() - before
         if grown > MEMORY:
             answer = Answer("memory", f"{grown:.0f} MiB more")
         pipe.send(tuple(answer))

@@ -26,6 +26,7 @@ from spikgpt.engines.scgpt.checkpoint import load_checkpoint
 from spikgpt.engines.scgpt.encoder import ScGPTConfig, ScGPTEncoder
 from spikgpt.errors import SpikGPTError
 from spikgpt.scoring.ontology import ontology
+from spikgpt_benchmark.process import peak_megabytes
 from spikgpt_recipes.download import download
 from spikgpt_recipes.plan import plan_build
 from spikgpt_recipes.prepare import prepare
@@ -51,8 +52,8 @@ def work(folder: str, pipe: Connection) -> None:
     os.dup2(os.open(os.devnull, os.O_WRONLY), 2)
     os.chdir(folder)
     warm()
-    begin = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-    resource.setrlimit(resource.RLIMIT_DATA, ((begin + 2 * MEMORY * 1024) * 1024,) * 2)
+    begin = peak_megabytes()
+    resource.setrlimit(resource.RLIMIT_DATA, (int(begin + 2 * MEMORY) * 2**20,) * 2)
     pipe.send("ready")
     while True:
         path = pipe.recv()
@@ -60,9 +61,9 @@ def work(folder: str, pipe: Connection) -> None:
             answer = tried(path)
         except BaseException:  # noqa: BLE001, that is what is looked for
             answer = Answer("traceback", traceback.format_exc()[-2500:])
-        grown = (resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - begin) // 1024
+        grown = peak_megabytes() - begin
         if grown > MEMORY:
-            answer = Answer("memory", f"{grown} MiB more: {answer}")
+            answer = Answer("memory", f"{grown:.0f} MiB more: {answer}")
         pipe.send(tuple(answer))
 
 

@@ -24,7 +24,8 @@ from spikgpt.cells.align import aligned_chunks
 from spikgpt.cells.expression import find_expression
 from spikgpt.cells.genes import match_genes
 from spikgpt.cells.reading import open_cells, read_cells
-from spikgpt_benchmark.studies.speed import BLOCK, CELLS, in_new_process, peak_megabytes
+from spikgpt_benchmark.process import peak_megabytes
+from spikgpt_benchmark.studies.speed import BLOCK, CELLS, in_new_process
 from spikgpt_benchmark.studies.suite import Record, StudyContext, StudySuite
 
 # Depth of a resampled cell, as a share of the real cell's.

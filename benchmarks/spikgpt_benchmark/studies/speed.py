@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import multiprocessing
-import resource
 import sys
 import tempfile
 import time
@@ -26,6 +25,7 @@ from spikgpt.cells.reading import read_cells
 from spikgpt.embedding.base import Embedding
 from spikgpt.options import AnnotateOptions, EngineOptions, TrainOptions
 from spikgpt.pipeline import annotate
+from spikgpt_benchmark.process import peak_megabytes
 from spikgpt_benchmark.studies.suite import Record, StudyContext, StudySuite
 
 ROOT = Path(__file__).resolve().parents[3]
@@ -49,16 +49,6 @@ def in_new_process(function: Callable[..., Any], *arguments: Any) -> Any:
     """Return the result of a function that runs in a process of its own, so that its peak memory is its own."""
     with ProcessPoolExecutor(1, multiprocessing.get_context("spawn")) as pool:
         return pool.submit(function, *arguments).result()
-
-
-def peak_megabytes() -> float:
-    """Return the largest memory of this process so far, in MB."""
-    status = Path("/proc/self/status")
-    if status.is_file():
-        # The figure of getrusage also covers the process that started this one.
-        line = next(line for line in status.read_text().splitlines() if line.startswith("VmHWM"))
-        return int(line.split()[1]) / 1024
-    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
 
 
 def fastest(run: Callable[[], object], rounds: int) -> float:
