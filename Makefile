@@ -1,19 +1,19 @@
-# Everything runs in .venv, which is made on the first call. PYTHON chooses the interpreter it is made with.
+# The first call creates .venv with the interpreter PYTHON. All commands run in .venv.
 PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 READY := $(VENV)/.ready
-# Without torch, and with the oldest ONNX Runtime that is claimed.
+# Environment without torch, with the oldest supported ONNX Runtime.
 RUNTIME := .venv-runtime
 OLDEST := onnxruntime==1.20.0
-# Two environments can be made at the same time.
+# Build both environments in parallel.
 MAKEFLAGS += --jobs=2
-# Python compiles what is imported, which is a fraction of what is installed, and keeps it.
+# Skip compilation: Python compiles and caches the imported modules, a fraction of the installed modules.
 INSTALL := -m pip install --quiet --disable-pip-version-check --no-compile
 unexport PYTHONDONTWRITEBYTECODE
-# uv does in seconds what takes pip a minute. It does not know where pip was told to look: if it fails, pip does it.
+# uv needs seconds, and pip needs a minute. uv ignores the package indexes of pip's configuration, so pip is the fallback.
 UV := -m uv pip install --quiet --python
-# CPU builds of torch: on Linux, the build on PyPI brings gigabytes of CUDA. TORCH_INDEX= takes that one, for a GPU.
+# CPU build of torch: on Linux, the build on PyPI brings gigabytes of CUDA. For a GPU, an empty TORCH_INDEX= uses PyPI.
 TORCH := torch==2.13.0
 TORCH_INDEX ?= https://download.pytorch.org/whl/cpu
 DEVELOPMENT := --constraint constraints.txt --editable '.[cpu,train,parquet,report,serve,app,dask,dev]' --editable ./benchmarks
@@ -23,38 +23,38 @@ DEVELOPMENT := --constraint constraints.txt --editable '.[cpu,train,parquet,repo
 demo: $(READY)
 	$(BIN)/python examples/demo.py
 
-# At the same time: mypy keeps one core busy for a minute. "make test TESTS=all" runs the slow tests too.
+# lint and pytest run in parallel, because mypy keeps one core busy for a minute. "make test TESTS=all" adds the slow tests.
 test: lint pytest
 TESTS = fast
 
-# One thread in each process: the matrices are small, and threads that wait for each other on busy cores take several
-# times as long. One process more than cores, as tests wait for browsers and for processes of their own.
+# One thread in each process: for small matrices on busy cores, several threads take several times as long. One process
+# more than cores, because tests wait for browsers and for other processes.
 PYTEST = OMP_NUM_THREADS=1 OPENBLAS_NUM_THREADS=1 $(BIN)/pytest --dist loadfile --no-loadscope-reorder --maxprocesses 4 \
 	--numprocesses $$(( $$($(BIN)/python -c "import os; print(os.cpu_count())") + 1 ))
 
 pytest: $(READY) $(RUNTIME)/.ready
 	$(PYTEST) $(if $(filter all,$(TESTS)),,-m "not slow")
 
-# The tests that take longest: killed commands, fuzzed files, whole builds, processes of their own.
+# Run only the slow tests: killed commands, fuzzed files, whole builds, separate processes.
 test-slow: $(READY) $(RUNTIME)/.ready
 	$(PYTEST) -m slow
 
-# The graph from another language: needs node and npm.
+# Run the ONNX graph from Node.js; needs node and npm.
 test-contract: $(READY)
 	cd export/examples/node && npm install --ignore-scripts --no-audit --no-fund
 	$(BIN)/python tests/contract.py
 
-# Every method of the benchmark on a few hundred cells; those in R run where R and their packages are.
+# Run every method of the benchmark on a few hundred cells. Methods in R are skipped if R or their packages are missing.
 test-rivals: $(READY)
 	$(BIN)/python -m tests.rivals
 
-# The newest of everything, the lowest versions that are claimed, and the constraints: the labels are the same. MATRIX names
-# some of them: newest, newest-3.11, lowest, constraints.
+# Check that the labels are the same with the newest dependencies, the lowest supported dependencies, and constraints.txt.
+# MATRIX selects environments: newest, newest-3.11, lowest, constraints.
 matrix: $(READY)
 	$(BIN)/python -m tests.matrix --index "$(TORCH_INDEX)" $(MATRIX)
 
-# Files of cells, damaged; references, answers of a Hub, recipes, studies and checkpoints, forged: each is read or refused
-# in one line.
+# Test damaged files of cells, and maliciously altered references, Hub answers, recipes, studies and checkpoints. Each file
+# must be read, or refused with a one-line message.
 fuzz: $(READY)
 	$(BIN)/python -m tests.fuzz.cells --count 500
 	$(BIN)/python -m tests.fuzz.valid --count 200
@@ -74,8 +74,8 @@ lint: $(READY)
 docs: $(VENV)/.docs
 	$(BIN)/sphinx-build -W --keep-going -d docs/_build/doctrees docs docs/_build/html
 
-# BENCH_SPEED takes options, such as "--size 1000000" where there is room for 13 GB of cells. SPIKGPT_DATA names the folder
-# of the studies, which may not be committed; without SPIKGPT_DATA, only speed is measured.
+# BENCH_SPEED passes options, such as "--size 1000000" (13 GB of cells). SPIKGPT_DATA names the folder of the studies,
+# which may not be committed. Without SPIKGPT_DATA, only speed is measured.
 BENCH = $(BIN)/spikgpt benchmark --out build/bench
 bench: $(READY) $(RUNTIME)/.ready
 	$(BENCH) --suite speed --suite graph $(BENCH_SPEED)
@@ -88,8 +88,8 @@ bench: $(READY) $(RUNTIME)/.ready
 
 LABEL_SUITES := accuracy unseen ood-scores false-rejection donors calibration foreign-cells
 
-# Build a shipped reference again: make reference NAME=retina DATA=DIR. DATA holds the cells of the study, which are laid
-# out as the study publishes its files. The same machine gives the same weights.
+# Build a shipped reference again: make reference NAME=retina DATA=DIR. DATA is the folder with the cells of the study.
+# mirror.py writes these cells in the file layout of the study. The same machine gives the same weights.
 NAME = pancreas
 DATA = tests/data
 VARIANT = $(shell grep -qs '^  shipped:' hub_cards/$(NAME)/recipe.yaml && echo --variant shipped)
@@ -99,11 +99,11 @@ reference: $(READY)
 	rm -rf "spikgpt/references/$(NAME)"
 	cp -r "build/$(NAME)" "spikgpt/references/$(NAME)"
 
-# Train the small scGPT of the tests again.
+# Train the small scGPT network of the tests again.
 scgpt: $(READY)
 	$(BIN)/python hub_cards/pretrain_scgpt.py --out scgpt_baron
 
-# A folder to push as a Hugging Face Space; see docs/guides/app.md.
+# Write a folder to upload as a Hugging Face Space; see docs/guides/app.md.
 space:
 	rm -rf build/space
 	mkdir -p build
@@ -112,14 +112,14 @@ space:
 	tar --exclude=__pycache__ -cf - spikgpt | tar -xf - -C build/space
 
 $(READY): pyproject.toml benchmarks/pyproject.toml constraints.txt
-	$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "Python 3.11 or newer is needed; say make PYTHON=python3.11")'
+	$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "Python 3.11 or newer is needed. Run: make PYTHON=python3.11")'
 	$(PYTHON) -m venv $(VENV)
-# The timeout is that of one answer, not of the download.
+# The timeout limits one answer of the server, not the whole download.
 	test -z "$(TORCH_INDEX)" || $(BIN)/python $(INSTALL) --no-deps --retries 1 --timeout 15 --index-url "$(TORCH_INDEX)" $(TORCH) || \
-		echo "$(TORCH_INDEX) has not given $(TORCH): it comes from PyPI, on Linux with gigabytes of CUDA."
+		echo "Could not install $(TORCH) from $(TORCH_INDEX). PyPI is used instead; on Linux this adds gigabytes of CUDA."
 	$(BIN)/python $(INSTALL) uv
 	$(BIN)/python $(UV) $(BIN)/python $(DEVELOPMENT) || $(BIN)/python $(INSTALL) $(DEVELOPMENT)
-# The oracle of the scGPT tests; without its dependencies, which no current torch satisfies.
+# The scGPT tests compare with the scgpt package. No current torch satisfies its dependencies, so they are left out.
 	$(BIN)/python $(INSTALL) --no-deps scgpt==0.2.4
 	touch $@
 
@@ -132,7 +132,7 @@ $(RUNTIME)/.ready: pyproject.toml constraints.txt $(shell find spikgpt export/sp
 	sed '/^onnxruntime==/d' constraints.txt > $(RUNTIME)/constraints.txt
 	$(RUNTIME)/bin/python $(INSTALL) --constraint $(RUNTIME)/constraints.txt '.[cpu]' $(OLDEST)
 	$(RUNTIME)/bin/python $(INSTALL) --force-reinstall --no-deps .
-# The core tests run there too.
+# The core tests also run in this environment.
 	$(RUNTIME)/bin/python $(INSTALL) --constraint $(RUNTIME)/constraints.txt pytest
 	touch $@
 

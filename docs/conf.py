@@ -12,13 +12,14 @@ from typing import Any
 from sphinx.application import Sphinx
 
 HERE = Path(__file__).resolve().parent
-# The commands of the benchmark and the readers of recipes are packages of their own.
+# The benchmark, the export and the recipes are separate packages.
 sys.path[:0] = [str(HERE), *(str(HERE.parent / name) for name in ("benchmarks", "export", "hub_cards"))]
 
 from generate import write, write_reports  # noqa: E402
 
-# Notebooks use only the Hub that they start themselves. More threads are slower for small matrices.
+# Notebooks use only the Hub that they start themselves.
 os.environ["HF_HUB_DISABLE_XET"] = os.environ["HF_HUB_DISABLE_PROGRESS_BARS"] = "1"
+# Several threads are slower than one for small matrices.
 os.environ["OMP_NUM_THREADS"] = os.environ["OPENBLAS_NUM_THREADS"] = "1"
 os.environ["HF_HUB_DISABLE_TELEMETRY"] = os.environ["PYDEVD_DISABLE_FILE_VALIDATION"] = "1"
 
@@ -38,7 +39,7 @@ html_theme = "sphinx_book_theme"
 html_title = f"SpikGPT {version}"
 html_theme_options = {"show_toc_level": 2, "home_page_in_toc": True, "navbar_persistent": []}
 html_static_path = ["_static"]
-# Example reports, which are generated.
+# The generated example reports.
 html_extra_path = ["_build/extra"]
 html_css_files = ["site.css"]
 toc_object_entries_show_parents = "hide"
@@ -49,7 +50,7 @@ nb_execution_mode = "cache"
 nb_execution_raise_on_error = True
 nb_execution_timeout = 1800
 nb_merge_streams = True
-# Progress bars are for terminals.
+# Leave out progress bars, which are written to stderr.
 nb_output_stderr = "remove"
 
 autodoc_member_order = "bysource"
@@ -63,15 +64,15 @@ ARRAY = re.compile(r"ndarray\[tuple\[Any, \.\.\.\], dtype\[\w+(\[Any\])?\]\]")
 
 
 def shortened(_: Sphinx, kind: str, *more: Any) -> tuple[str | None, str | None]:
-    """Return the signature and result of a function with arrays as ``ndarray``; empty for classes."""
-    if kind == "class":  # Users get instances from methods.
+    """Return the signature and result of a function, with arrays shortened to ``ndarray``; empty for classes."""
+    if kind == "class":  # Users get instances from methods, not from the constructor.
         return "", ""
     signature, result = (text and ARRAY.sub("ndarray", text) for text in more[-2:])
     return signature, result
 
 
 def setup(app: Sphinx) -> None:
-    """Generate the pages that come from the code."""
+    """Generate the pages that are made from the code."""
     write(HERE / "reference")
     write_reports(HERE / "_build" / "extra" / "reports")
     app.connect("autodoc-process-signature", shortened)

@@ -1,4 +1,4 @@
-"""Pages that are generated: tables of commands and of options, and the gallery of shipped references with reports."""
+"""Generate pages: tables of commands and of options, and the gallery of shipped references with example reports."""
 
 from __future__ import annotations
 
@@ -25,12 +25,12 @@ OPTIONS = ("AnnotateOptions", "ExplainOptions", "EngineOptions", "HubOptions", "
 HERE = Path(__file__).resolve().parent
 # Real cells in the repository, for the example report of this reference.
 PANCREAS, DONORS = "pancreas", "pancreas_baron_human2_human4.h5ad"
-# Folder of the example reports, as the pages of the site name it.
+# Folder of the example reports, relative to the pages of the site.
 REPORTS = "../reports"
 FLAG = re.compile(r"(?<!`)--[a-z-]+")
 VALUES = {Path: "PATH", int: "N", float: "X", str: "TEXT"}
 
-# The command of a plug-in, which the command line adds only when it runs.
+# The command of a plug-in: the command line itself adds it only at run time.
 app.command("benchmark")(benchmark)
 
 
@@ -80,7 +80,7 @@ def command_tables() -> str:
             usage += [syntax] if required else []
         parts += [f"## spikgpt {command.name}\n", FLAG.sub(r"`\g<0>`", f"{inspect.getdoc(command.callback)}\n")]
         parts += [f"```text\n{' '.join(sorted(usage, key=lambda word: word.startswith('-')))}\n```\n"]
-        # The flags of the command alone come before those that many commands share.
+        # Flags of this command come before flags that many commands share.
         for group in sorted(groups, key=lambda group: group != ""):
             parts += [f"**{group}**\n"] if group else []
             parts.append(table(("flag", "meaning"), groups[group]))
@@ -95,7 +95,7 @@ def described(parameter: inspect.Parameter) -> tuple[str, str, bool, str]:
     text = info.help.replace("\\[", "[")
     if type(info).__name__ == "ArgumentInfo":
         return "", parameter.name.upper(), required, text
-    # Beside a type, typer keeps the first spelling of a flag as if it were the default.
+    # If a type is given, typer stores the first spelling of a flag as the default.
     flag = info.default if isinstance(info.default, str) else f"--{parameter.name.replace('_', '-')}"
     if "/" in flag:
         yes, no = flag.split("/")
@@ -121,14 +121,14 @@ def gallery() -> str:
     references = [read_reference(folder) for folder in shipped_references().values()]
     rows = [
         (
-            f"[{one.name}](#{one.name})",
-            f"{one.provenance['tissue']}, {one.provenance['organism']}",
-            str(len(one.labels.names)),
-            f"{one.metrics['cells']:,}",
-            score(one, "accuracy"),
-            score(one, "macro_f1"),
+            f"[{reference.name}](#{reference.name})",
+            f"{reference.provenance['tissue']}, {reference.provenance['organism']}",
+            str(len(reference.labels.names)),
+            f"{reference.metrics['cells']:,}",
+            score(reference, "accuracy"),
+            score(reference, "macro_f1"),
         )
-        for one in references
+        for reference in references
     ]
     head = ("reference", "cells of", "types", "cells", "accuracy", "macro-F1")
     return "\n".join((table(head, rows), *map(section, references)))
@@ -142,7 +142,7 @@ def score(reference: Reference, figure: str) -> str:
 
 
 def section(reference: Reference) -> str:
-    """Return the section of a shipped reference."""
+    """Return the section on a shipped reference."""
     provenance, metrics = reference.provenance, reference.metrics
     held_out, validation = metrics["held_out"], metrics.get("cross_validation")
     facts = [
@@ -173,7 +173,7 @@ def section(reference: Reference) -> str:
         (
             f"({reference.name})=\n## {reference.name}\n",
             f"```text\n{command}\n```\n",
-            # The address is that of the built site: Sphinx knows only pages.
+            # An address of the built site, because Sphinx links only pages.
             f'Example: <a href="{REPORTS}/{reference.name}.html">report</a> of {cells_of_report(reference.name)}.\n',
             table(("", ""), facts),
             re.sub(r"(?m)^#", "##", provenance["description"]) + "\n",
@@ -194,9 +194,10 @@ def scores(accuracy: float, macro_f1: float) -> str:
 
 
 def write_reports(folder: Path) -> None:
-    """Write a report for each shipped reference: of two other donors for the pancreas, else of simulated cells.
+    """Write an example report for each shipped reference.
 
-    The real cells of the other studies may not be part of this repository.
+    The report of the pancreas shows two other donors. All other reports show simulated cells, because the real cells of
+    these studies may not be part of this repository.
     """
     folder.mkdir(parents=True, exist_ok=True)
     for name in shipped_references():

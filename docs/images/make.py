@@ -17,7 +17,7 @@ from spikgpt import Annotation, SpikGPT
 
 HERE = Path(__file__).resolve().parent
 CELLS = HERE.parents[1] / "tests" / "data" / "pancreas_baron_human2_human4.h5ad"
-# Chromium of Debian, and flags for machines without graphics.
+# Chromium of Debian, with flags for machines without a graphics card.
 CHROMIUM = "/usr/bin/chromium"
 FLAGS = ("--no-sandbox", "--use-gl=angle", "--use-angle=swiftshader", "--enable-unsafe-swiftshader")
 WINDOW: ViewportSize = {"width": 1200, "height": 900}
@@ -33,7 +33,7 @@ def main() -> None:
 
 
 def draw_report(adata: anndata.AnnData, annotation: Annotation) -> None:
-    """Write a report of the cells, and take a picture of its map."""
+    """Write a report of the cells, and save a picture of its map."""
     with tempfile.TemporaryDirectory() as folder, sync_playwright() as started:
         page = started.chromium.launch(executable_path=CHROMIUM, args=FLAGS).new_page(viewport=WINDOW)
         page.goto(annotation.report(Path(folder) / "report.html", adata, title="Pancreas cells of two donors").as_uri())
