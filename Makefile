@@ -60,7 +60,7 @@ fuzz: $(READY)
 	$(BIN)/python -m tests.fuzz.valid --count 200
 	$(BIN)/python -m tests.fuzz.references --count 1000
 	$(BIN)/python -m tests.fuzz.hub --count 600
-	$(BIN)/python -m tests.fuzz.strangers --count 900
+	$(BIN)/python -m tests.fuzz.untrusted_files --count 900
 	$(BIN)/python -m tests.fuzz.together --count 20
 	$(BIN)/python -m tests.fuzz.kills --count 50
 	$(BIN)/python -m tests.fuzz.builds

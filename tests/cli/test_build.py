@@ -68,7 +68,7 @@ def test_a_typo_is_found_before_anything_is_asked_for(run: Run, tmp_path: Path) 
     (recipe / FILE).write_text(text.replace("    accession:", "    acession:", 1))
     with FileServer() as server:
         ran = run("build", recipe, "--mirror", server.url, "--out", tmp_path / "out", "--cache", tmp_path / "cache")
-        assert server.asked == []
+        assert server.requests == []
     assert_refused(ran, "unknown field `acession`, in sources[0] (study Learned). Correct that line.")
     assert sorted(path.name for path in tmp_path.iterdir()) == ["recipe"]
 

@@ -12,7 +12,7 @@ import pytest
 
 from tests.cli.conftest import SCGPT, assert_refused
 from tests.conftest import DATA
-from tests.fuzz.answers import REPO, sound
+from tests.fuzz.alter_answers import REPO, reference_files
 from tests.hub_server import LoopbackHub
 from tests.ordinary import run_all_as_ordinary, run_as_ordinary
 
@@ -50,7 +50,7 @@ def test_embedding_does_without_a_cache(query_file: Path, shut: Path, tmp_path: 
 
 
 def test_a_pull_says_that_its_cache_cannot_be_written(shut: Path, tmp_path: Path, hub: LoopbackHub) -> None:
-    hub.put(REPO, sound())
+    hub.put(REPO, reference_files())
     ran = run_as_ordinary("pull", REPO, "--out", tmp_path / "out", "--endpoint", hub.endpoint, home=shut)
     assert_refused(ran, f"The cache cannot be written (Permission denied: {shut}/.cache). Free some space, or name")
     assert not (tmp_path / "out").exists()

@@ -14,7 +14,7 @@ from spikgpt.reference.registry import shipped_references
 from spikgpt.sharing import push
 from tests.cli.conftest import Run, assert_refused
 from tests.damage import listed
-from tests.fuzz.answers import REPO, sound
+from tests.fuzz.alter_answers import REPO, reference_files
 from tests.hub_server import LoopbackHub
 from tests.reference.test_lockfile import DIGEST, OTHER
 
@@ -112,7 +112,7 @@ def test_pull_holds_what_comes_against_a_digest_and_a_lock_file(
 ) -> None:
     monkeypatch.chdir(tmp_path)
     where = ("--endpoint", hub.endpoint, "--cache-dir", tmp_path / "cache")
-    hub.put(REPO, sound())
+    hub.put(REPO, reference_files())
     ran = run("pull", REPO, "--out", "one", "--lock", *where)
     digest = ran.out.strip()
     assert (ran.code, digest, "Wrote islets/small to spikgpt.lock." in ran.err) == (0, f"sha256:{DIGEST}", True)
@@ -181,7 +181,7 @@ def test_a_literal_graph_never_replaces_a_folder(run: Run, tmp_path: Path) -> No
 
 
 def test_list_tells_of_a_reference_without_metrics(run: Run, hub: LoopbackHub, tmp_path: Path) -> None:
-    hub.put(REPO, listed(sound() | {"metrics.json": b"{}"}))
+    hub.put(REPO, listed(reference_files() | {"metrics.json": b"{}"}))
     Hub(hub.endpoint, cache_dir=tmp_path).snapshot(REPO, None, LAYOUT, required=())
     ran = run("list", "--offline", "--cache-dir", tmp_path)
     assert ran.code == 0

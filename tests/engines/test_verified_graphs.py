@@ -15,7 +15,7 @@ from spikgpt.errors import DamagedReference, GraphError, SpikGPTWarning
 from spikgpt.reference.files import Reference, read_reference
 from spikgpt.reference.format import GRAPH
 from spikgpt_onnx import rebuild_graph
-from tests.spikgpt_onnx.forged import backdoor, changed, metadata
+from tests.spikgpt_onnx.altered_graphs import backdoor, changed, metadata
 
 
 @pytest.fixture

@@ -1,1 +1,1 @@
-"""Files damaged at random, from fixed seeds, and what becomes of them."""
+"""Fuzzing with fixed seeds: damaged files, altered references and answers, killed commands."""

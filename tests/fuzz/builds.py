@@ -1,8 +1,8 @@
-"""The shipped reference, built and pushed by a command that is killed at eight points: ``python -m tests.fuzz.builds``.
+"""Build and push the shipped reference, and kill the command at eight points: ``python -m tests.fuzz.builds``.
 
-The real cells come over HTTP on this machine as GEO has them, and the reference goes to a small Hub. After each SIGKILL
-the same command is given again; the end has to be, to the last byte, what the command makes when it is left alone. Then
-the reference is pulled, and gives the same labels through ONNX Runtime as what was built does through torch.
+A server on this machine sends the real cells in the format of GEO, and a small Hub receives the reference. After each
+SIGKILL the same command runs again. The final files must equal the files of an uninterrupted build byte for byte. The
+pulled reference must give the same labels with ONNX Runtime as the built reference with torch.
 """
 
 from __future__ import annotations
@@ -26,17 +26,17 @@ from tests.hub_server import Fault, LoopbackHub
 from tests.spikgpt_recipes.file_server import FileServer
 
 REPOSITORY = "me/islets"
-# Seconds that the Hub takes to answer an upload and a commit, so that there is time to kill who waits for it.
+# Seconds that the Hub waits before it answers an upload or a commit, so that the command can be killed meanwhile.
 SLOW = 3.0
 
 
-class Place:
-    """A folder to build in, from empty, and what the command says."""
+class BuildRun:
+    """A build command with its own folder and log."""
 
     def __init__(self, folder: Path, mirror: str, hub: LoopbackHub) -> None:
         self.folder, self.hub = folder, hub
         self.out, self.work, self.cache = folder / "islets", folder / ".islets.build", folder / "cache"
-        self.log = folder / "said.txt"
+        self.log = folder / "log.txt"
         folder.mkdir()
         words = ("build", "pancreas", "--variant", "shipped", "--mirror", mirror, "--cache", self.cache)
         self.command = spikgpt(*words, "--out", self.out, "--push", REPOSITORY)
@@ -46,25 +46,25 @@ class Place:
         }
 
     def start(self) -> subprocess.Popen[bytes]:
-        """Give the command."""
+        """Start the command."""
         with self.log.open("wb") as log:
             return subprocess.Popen(
                 self.command, env=self.environment, cwd=self.folder, stderr=log, start_new_session=True
             )
 
     def finish(self) -> float:
-        """Give the command, wait for its end, and return the seconds that it took."""
+        """Run the command to its end, and return the seconds."""
         started = time.perf_counter()
         if self.start().wait():
-            sys.exit(f"The command failed: {self.said()}")
+            sys.exit(f"The command failed: {self.read_log()}")
         return time.perf_counter() - started
 
     def kill(self, ready: Callable[[], bool]) -> float:
-        """Give the command, kill it at a point, and return the seconds that it had."""
+        """Start the command, kill it when ``ready()`` is true, and return the seconds until then."""
         started, process = time.perf_counter(), self.start()
         while not ready():
             if process.poll() is not None:
-                sys.exit(f"The command was done before it could be killed: {self.said()}")
+                sys.exit(f"The command ended before it could be killed: {self.read_log()}")
             time.sleep(0.002)
         os.killpg(process.pid, signal.SIGKILL)
         process.wait()
@@ -74,12 +74,12 @@ class Place:
         """Run another command to its end."""
         subprocess.run(spikgpt(*words), env=self.environment, cwd=self.folder, check=True, capture_output=True)
 
-    def said(self) -> str:
-        """Return what the command said last."""
+    def read_log(self) -> str:
+        """Return the log of the last run of the command."""
         return self.log.read_text()
 
     def files(self) -> dict[str, bytes]:
-        """Return all that is left of a build by name, but for the state, which tells when files were written."""
+        """Return the files of a build by path, without the state file, which lists the times of the files."""
         return {
             f"{folder.name}/{path.relative_to(folder).as_posix()}": path.read_bytes()
             for folder in (self.out, self.work)
@@ -93,98 +93,109 @@ class Place:
         return dict(commit.files) if commit else {}
 
 
-def points(place: Place) -> dict[str, Callable[[], bool]]:
-    """Return when to kill the command."""
-    folder = place.cache / "GSE84133"
-    prepared, checkpoints = place.work / "prepared", place.work / "checkpoints"
+def points(build: BuildRun) -> dict[str, Callable[[], bool]]:
+    """Return the points at which to kill the command, each with a function that is true from then on."""
+    folder = build.cache / "GSE84133"
+    prepared, checkpoints = build.work / "prepared", build.work / "checkpoints"
 
-    def asked(request: str) -> bool:
-        return any(re.search(request, f"{one.method} {one.path}") for one in place.hub.requests)
+    def requested(pattern: str) -> bool:
+        return any(re.search(pattern, f"{sent.method} {sent.path}") for sent in build.hub.requests)
 
     return {
-        "some of the archive is there": lambda: any(
+        "a part of the archive is downloaded": lambda: any(
             part.stat().st_size > 1_000_000 for part in folder.glob("*/.GSE84133_RAW.tar.part")
         ),
-        "the cells of a donor are put aside": lambda: any(prepared.glob(".parts.*/0.npz")),
-        "some epochs are trained, to set thresholds": lambda: any(checkpoints.glob("* all/held-out.safetensors")),
-        "some epochs are trained on all cells": lambda: len(list(checkpoints.glob("* all/*.safetensors"))) == 2,
-        "some epochs are trained without alpha cells": lambda: any(checkpoints.glob("* without */*.safetensors")),
-        "graphs are made": lambda: any(place.work.glob(".built.*/built")),
-        "a file is on its way to the Hub": lambda: asked("PUT /lfs/"),
-        "the commit is on its way to the Hub": lambda: asked("POST .*/commit/"),
+        "the cells of one donor are cached": lambda: any(prepared.glob(".parts.*/0.npz")),
+        "some epochs of the training for the thresholds are done": lambda: any(
+            checkpoints.glob("* all/held-out.safetensors")
+        ),
+        "some epochs of the training on all cells are done": lambda: (
+            len(list(checkpoints.glob("* all/*.safetensors"))) == 2
+        ),
+        "some epochs of the training without alpha cells are done": lambda: any(
+            checkpoints.glob("* without */*.safetensors")
+        ),
+        "the graphs are exported": lambda: any(build.work.glob(".built.*/built")),
+        "the Hub receives a file": lambda: requested("PUT /lfs/"),
+        "the Hub receives the commit": lambda: requested("POST .*/commit/"),
     }
 
 
-def killed(place: Place, server: FileServer) -> None:
-    """Build in one command, killed at each point, and say so."""
-    server.faults, server.asked = ["slow"], []
-    place.hub.requests.clear()
-    place.hub.fail(Fault("slow", "PUT /lfs/", seconds=SLOW), Fault("slow", "POST .*/commit/", seconds=SLOW))
-    for point, ready in points(place).items():
-        seconds = place.kill(ready)
-        time.sleep(SLOW if "Hub" in point else 0)  # what has arrived there is dealt with
-        there = len(place.pushed()) if REPOSITORY in place.hub.repositories else 0
-        state = "a whole reference" if (place.out / "manifest.json").exists() else "no reference"
-        say(
-            f"killed after {seconds:.1f} s, when {point}: {skipped(place)} unchanged, {state}, {there} files on the Hub"
+def run_killed_build(build: BuildRun, server: FileServer) -> None:
+    """Kill the command at each point, run it to the end, and print each step."""
+    server.faults, server.requests = ["slow"], []
+    build.hub.requests.clear()
+    build.hub.fail(Fault("slow", "PUT /lfs/", seconds=SLOW), Fault("slow", "POST .*/commit/", seconds=SLOW))
+    for point, ready in points(build).items():
+        seconds = build.kill(ready)
+        time.sleep(SLOW if "Hub" in point else 0)  # until the Hub has handled the request
+        n_pushed = len(build.pushed()) if REPOSITORY in build.hub.repositories else 0
+        state = "a complete reference" if (build.out / "manifest.json").exists() else "no reference"
+        print_line(
+            f"killed after {seconds:.1f} s, when {point}: {unchanged_steps(build)} unchanged, {state}, "
+            f"{n_pushed} files on the Hub"
         )
-    place.hub.clear_faults()
-    say(f"left alone at last: done after {place.finish():.1f} s, {skipped(place)} unchanged, {sent(place)} was sent")
-    say(f"the archive was asked for from {', '.join(wanted or 'its start' for _, wanted in server.asked)}")
+    build.hub.clear_faults()
+    print_line(
+        f"not killed: done after {build.finish():.1f} s, {unchanged_steps(build)} unchanged, {sent(build)} was sent"
+    )
+    print_line(f"the archive was requested from {', '.join(start or 'the start' for _, start in server.requests)}")
 
 
-def skipped(place: Place) -> str:
-    """Return the steps that the command did not do again."""
-    return ", ".join(step for step in STEPS if f"{step} (unchanged)" in place.said()) or "nothing"
+def unchanged_steps(build: BuildRun) -> str:
+    """Return the steps that the command did not repeat."""
+    return ", ".join(step for step in STEPS if f"{step} (unchanged)" in build.read_log()) or "nothing"
 
 
-def sent(place: Place) -> str:
-    """Tell whether the command sent anything to the Hub."""
-    return "nothing" if "Nothing changed, as every file is there already" in place.said() else "something"
+def sent(build: BuildRun) -> str:
+    """Return ``nothing`` if the command sent no file to the Hub, else ``something``."""
+    return "nothing" if "Nothing changed, as every file is there already" in build.read_log() else "something"
 
 
-def differ(one: dict[str, bytes], other: dict[str, bytes]) -> list[str]:
-    """Return the names of files that differ, or that only one has."""
-    return sorted(name for name in one.keys() | other.keys() if one.get(name) != other.get(name))
+def differing_files(first: dict[str, bytes], second: dict[str, bytes]) -> list[str]:
+    """Return the names of files with different bytes, and of files that only one of two folders has."""
+    return sorted(name for name in first.keys() | second.keys() if first.get(name) != second.get(name))
 
 
-def say(text: str) -> None:
-    """Print a line now."""
+def print_line(text: str) -> None:
+    """Print and flush a line."""
     sys.stdout.write(f"{text}\n")
     sys.stdout.flush()
 
 
-def labels(place: Place, model: object, engine: str) -> pd.DataFrame:
-    """Annotate real cells of other donors, and return their labels."""
-    table = place.folder / f"{engine}.csv"
-    place.run("annotate", CELLS, "--model", model, "--engine", engine, "--table", table)
+def labels(build: BuildRun, model: object, engine: str) -> pd.DataFrame:
+    """Annotate real cells of other donors, and return the table of labels."""
+    table = build.folder / f"{engine}.csv"
+    build.run("annotate", CELLS, "--model", model, "--engine", engine, "--table", table)
     return pd.read_csv(table)
 
 
 def main() -> int:
-    """Build left alone and killed, compare, pull and annotate; exit code 1 when something differs."""
+    """Compare a killed build with an uninterrupted one, pull and annotate; return 1 if files or labels differ."""
     with tempfile.TemporaryDirectory() as folder, FileServer() as server, LoopbackHub() as hub:
         pancreas(read_data(CELLS.parent, "pancreas_baron_human*.h5ad"), Path(folder, "mirror"))
         archive = Path(folder, "mirror", "GSE84133", "GSE84133_RAW.tar")
         server.files["/mirror/GSE84133/GSE84133_RAW.tar"] = archive.read_bytes()
-        whole = Place(Path(folder, "whole"), f"{server.url}/mirror", hub)
-        say(f"left alone: {whole.finish():.1f} s")
-        expected, expected_there = whole.files(), whole.pushed()
+        uninterrupted = BuildRun(Path(folder, "whole"), f"{server.url}/mirror", hub)
+        print_line(f"uninterrupted: {uninterrupted.finish():.1f} s")
+        expected, expected_on_hub = uninterrupted.files(), uninterrupted.pushed()
         del hub.repositories[REPOSITORY]
         hub.uploads.clear()
-        place = Place(Path(folder, "killed"), f"{server.url}/mirror", hub)
-        killed(place, server)
-        wrong = differ(expected, place.files()) + differ(expected_there, place.pushed())
-        say(f"{len(expected)} files here and {len(expected_there)} on the Hub: {wrong or 'the same bytes'}")
-        seconds = place.finish()
-        say(f"once more: {seconds:.1f} s, {skipped(place)} unchanged, {sent(place)} was sent")
-        place.run("pull", REPOSITORY, "--out", place.folder / "pulled")
-        place.run("verify", place.folder / "pulled")
-        ours, theirs = labels(place, place.out, "torch"), labels(place, REPOSITORY, "onnx")
-        names = [name for name in ours if ours[name].dtype == object]
-        agree = (ours[names].fillna("") == theirs[names].fillna("")).all(axis=1)
-        say(f"pulled, verified, and through ONNX Runtime {int(agree.sum())} of {len(agree)} cells as through torch")
-        return 0 if not wrong and agree.all() else 1
+        build = BuildRun(Path(folder, "killed"), f"{server.url}/mirror", hub)
+        run_killed_build(build, server)
+        differing = differing_files(expected, build.files()) + differing_files(expected_on_hub, build.pushed())
+        print_line(f"{len(expected)} local files and {len(expected_on_hub)} on the Hub: {differing or 'same bytes'}")
+        seconds = build.finish()
+        print_line(f"repeated: {seconds:.1f} s, {unchanged_steps(build)} unchanged, {sent(build)} was sent")
+        build.run("pull", REPOSITORY, "--out", build.folder / "pulled")
+        build.run("verify", build.folder / "pulled")
+        by_torch, by_onnx = labels(build, build.out, "torch"), labels(build, REPOSITORY, "onnx")
+        names = [name for name in by_torch if by_torch[name].dtype == object]
+        equal = (by_torch[names].fillna("") == by_onnx[names].fillna("")).all(axis=1)
+        print_line(
+            f"pulled and verified; {int(equal.sum())} of {len(equal)} labels by ONNX Runtime equal those by torch"
+        )
+        return 0 if not differing and equal.all() else 1
 
 
 if __name__ == "__main__":

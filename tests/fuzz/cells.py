@@ -1,8 +1,8 @@
-"""Damaged files of cells through both engines, end to end: ``python -m tests.fuzz.cells --count 500 --seed 0``.
+"""Annotate damaged files of cells with both engines: ``python -m tests.fuzz.cells --count 500 --seed 0``.
 
-A damaged file is labelled as if it were sound, or refused with one line. Anything else is a failure: a crash, another
-exception, a hang, an output that anndata cannot open, a label under a wrong name, engines that do not refuse the same
-files, and a file that is read though it lies elsewhere.
+A damaged file must get the labels of the undamaged file, or be refused with a message of one line. Failures are a
+crash, another exception, a hang, an output that anndata cannot open, a label with the wrong cell name, and data read
+from another file through a link. Both engines must refuse the same files.
 """
 
 from __future__ import annotations
@@ -37,28 +37,28 @@ from spikgpt.options import AnnotateOptions, EngineName, EngineOptions
 from spikgpt.pipeline import annotate
 from spikgpt.reference.files import Reference
 from spikgpt.sharing import open_reference
-from tests.fuzz import damage
-from tests.fuzz.outcomes import Counted, run, tally
+from tests.fuzz import damage_cells
+from tests.fuzz.outcome_table import OutcomeCounts, count_outcomes, run
 
 CELLS = Path(__file__).resolve().parents[1] / "data" / "pancreas_baron_human2_human4.h5ad"
 LAYOUTS = [(layout, suffix) for layout in ("rows", "columns", "dense", "raw") for suffix in (".h5ad", ".zarr")]
-# Seconds that a file may take, on a busy machine; over some the HDF5 library may spend them without end.
+# Seconds for one file on a busy machine. Some damaged files make the HDF5 library loop without end.
 PATIENCE = 60.0
 GOOD = ("refused", "labelled")
 
 
-class Answer(NamedTuple):
-    """What one engine made of a file: ``refused`` with what it said, ``labelled`` with what, or a failure."""
+class WorkerResult(NamedTuple):
+    """Result of one engine for one file: ``refused`` with a message, ``labelled`` with labels, or a failure."""
 
     outcome: str
-    said: str = ""
+    message: str = ""
     labels: tuple[str, ...] = ()
     names: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True)
-class Case:
-    """A damaged file: how it was damaged, and whether its values may have changed unnoticed."""
+class DamagedFile:
+    """A damaged file; ``may_change`` if the damage can change expression values without an error."""
 
     number: int
     kind: str
@@ -67,38 +67,38 @@ class Case:
     path: Path
 
 
-class Fuzzer:
-    """Sound files of four layouts in two formats, the engines, and a folder to damage copies in."""
+class CellFileFuzzer:
+    """Undamaged files of four layouts in two formats, both engines, and a folder for damaged copies."""
 
     def __init__(self, folder: Path) -> None:
         self.folder = folder
         self.reference = open_reference("pancreas")
-        self.workers = {name: Worker(name) for name in ("torch", "onnx")}
-        self.cells = self._sound()
+        self.workers = {name: FuzzWorker(name) for name in ("torch", "onnx")}
+        self.cells = self._undamaged_cells()
         (folder / "secret.h5").unlink(missing_ok=True)
         with h5py.File(folder / "secret.h5", "w") as file:
             file["X"] = np.ones((120, 1200), dtype=np.float32)
-        sound = {layout: self.workers["onnx"].answer(self._source(layout, ".h5ad")) for layout in ("rows", "raw")}
-        assert all(answer.outcome == "labelled" for answer in sound.values()), sound
-        self.expected = dict(zip(sound["rows"].names, sound["rows"].labels, strict=True))
+        undamaged = {layout: self.workers["onnx"].process(self._source(layout, ".h5ad")) for layout in ("rows", "raw")}
+        assert all(result.outcome == "labelled" for result in undamaged.values()), undamaged
+        self.expected = dict(zip(undamaged["rows"].names, undamaged["rows"].labels, strict=True))
 
     def close(self) -> None:
         """End the processes."""
         for worker in self.workers.values():
             worker.close()
 
-    def _sound(self) -> AnnData:
+    def _undamaged_cells(self) -> AnnData:
         """Return 120 real cells with 1200 genes."""
         cells = read_cells(CELLS)[:120].copy()
         known = [name for name in cells.var_names if name in set(self.reference.genes.symbols)]
-        others = [name for name in cells.var_names if name not in set(known)]
-        cells = cells[:, (known + others)[:1200]]
+        unknown = [name for name in cells.var_names if name not in set(known)]
+        cells = cells[:, (known + unknown)[:1200]]
         return AnnData(
             cells.X.astype(np.float32), cells.obs.copy(), cells.var.copy(), obsm={"X_pca": np.ones((120, 2))}
         )
 
     def _source(self, layout: str, suffix: str) -> Path:
-        """Return a sound file, written when it is first asked for."""
+        """Return an undamaged file, written at the first call."""
         path = self.folder / f"{layout}{suffix}"
         if path.exists():
             return path
@@ -114,8 +114,8 @@ class Fuzzer:
             (cells.write_h5ad if suffix == ".h5ad" else cells.write_zarr)(path)
         return path
 
-    def case(self, number: int, seed: int) -> Case:
-        """Damage a copy of a sound file."""
+    def case(self, number: int, seed: int) -> DamagedFile:
+        """Damage a copy of an undamaged file."""
         random = np.random.default_rng([seed, number])
         layout, suffix = LAYOUTS[random.integers(len(LAYOUTS))]
         path = self.folder / f"damaged{suffix}"
@@ -123,57 +123,63 @@ class Fuzzer:
         path.unlink(missing_ok=True)
         source = self._source(layout, suffix)
         (shutil.copytree if source.is_dir() else shutil.copyfile)(source, path)
-        kinds = [*damage.STRUCTURE, *damage.BYTES, *(["links"] if suffix == ".h5ad" else ["metadata", "file missing"])]
+        kinds = [
+            *damage_cells.STRUCTURE,
+            *damage_cells.BYTES,
+            *(["links"] if suffix == ".h5ad" else ["metadata", "file missing"]),
+        ]
         kind = kinds[random.integers(len(kinds))]
-        may_change = damage.STRUCTURE[kind][1] if kind in damage.STRUCTURE else kind != "links"
+        may_change = damage_cells.STRUCTURE[kind][1] if kind in damage_cells.STRUCTURE else kind != "links"
         try:
             self._damage(path, kind, random)
         except (OSError, ValueError, KeyError, TypeError, NotImplementedError, AttributeError, OverflowError):
-            # Not every damage fits every file; then bytes are flipped.
+            # This kind of damage does not fit this file.
             kind = "bytes flipped"
             self._damage(path, kind, random)
-        return Case(number, kind, suffix, may_change, path)
+        return DamagedFile(number, kind, suffix, may_change, path)
 
     def _damage(self, path: Path, kind: str, random: np.random.Generator) -> None:
-        if path.is_file() and (kind in damage.STRUCTURE or kind == "links"):
+        if path.is_file() and (kind in damage_cells.STRUCTURE or kind == "links"):
             with h5py.File(path, "r+") as file:
-                (damage.links if kind == "links" else damage.STRUCTURE[kind][0])(file, random)
+                (damage_cells.links if kind == "links" else damage_cells.STRUCTURE[kind][0])(file, random)
             return
-        if kind in damage.STRUCTURE:
+        if kind in damage_cells.STRUCTURE:
             with warnings.catch_warnings():
                 warnings.simplefilter("ignore")
-                damage.STRUCTURE[kind][0](_Walking(zarr.open_group(path, mode="r+", use_consolidated=False)), random)
+                damage_cells.STRUCTURE[kind][0](
+                    _ZarrGroup(zarr.open_group(path, mode="r+", use_consolidated=False)), random
+                )
             return
         files = [path] if path.is_file() else sorted(part for part in path.rglob("*") if part.is_file())
         if kind == "metadata":
             files = [
                 part for part in files if part.name in (".zarray", ".zattrs", ".zgroup", ".zmetadata", "zarr.json")
             ]
-            damage.metadata(files[random.integers(len(files))], random)
+            damage_cells.metadata(files[random.integers(len(files))], random)
         elif kind == "file missing":
             files[random.integers(len(files))].unlink()
         else:
-            damage.BYTES[kind](files[random.integers(len(files))], random)
+            damage_cells.BYTES[kind](files[random.integers(len(files))], random)
 
-    def run(self, case: Case) -> str:
-        """Return what became of a damaged file."""
-        answers = {name: worker.answer(case.path) for name, worker in self.workers.items()}
-        for answer in answers.values():
-            if answer.outcome not in GOOD:
-                return f"{answer.outcome}: {answer.said}"
-            if answer.outcome == "labelled":
-                wrong = sum(
-                    self.expected.get(n, label) != label for n, label in zip(answer.names, answer.labels, strict=True)
+    def run(self, case: DamagedFile) -> str:
+        """Return the outcome of a damaged file, with the reason of a failure."""
+        results = {name: worker.process(case.path) for name, worker in self.workers.items()}
+        for result in results.values():
+            if result.outcome not in GOOD:
+                return f"{result.outcome}: {result.message}"
+            if result.outcome == "labelled":
+                changed = sum(
+                    self.expected.get(n, label) != label for n, label in zip(result.names, result.labels, strict=True)
                 )
-                if len(answer.names) != len(self.expected) or (wrong and not case.may_change):
-                    return f"wrong name: {wrong} labels differ, {len(answer.names)} cells"
-        if len({answer.outcome for answer in answers.values()}) > 1:
-            return f"engines disagree: {[(name, a.outcome, a.said[:200]) for name, a in answers.items()]}"
-        return next(iter(answers.values())).outcome
+                if len(result.names) != len(self.expected) or (changed and not case.may_change):
+                    return f"wrong name: {changed} labels differ, {len(result.names)} cells"
+        if len({result.outcome for result in results.values()}) > 1:
+            return f"engines disagree: {[(name, a.outcome, a.message[:200]) for name, a in results.items()]}"
+        return next(iter(results.values())).outcome
 
 
-class Worker:
-    """What answers in a process of its own, which may crash or hang and is then started afresh."""
+class FuzzWorker:
+    """A process that handles files one by one; after a crash or a hang a new process replaces it."""
 
     def __init__(
         self, engine: str, target: Callable[[str, Connection], None] | None = None, patience: float = PATIENCE
@@ -194,23 +200,23 @@ class Worker:
         self._process.kill()
         self._process.join()
 
-    def answer(self, path: Path) -> Answer:
-        """Label a file and write the labels, as ``spikgpt annotate`` does."""
+    def process(self, path: Path) -> WorkerResult:
+        """Return the result of a file from the process; the default ``target`` annotates the file."""
         self._pipe.send(path)
         try:
             if self._pipe.poll(self._patience):
-                return Answer(*self._pipe.recv())
-            failed = Answer("hang", f"more than {self._patience:g} s")
+                return WorkerResult(*self._pipe.recv())
+            failure = WorkerResult("hang", f"more than {self._patience:g} s")
         except EOFError:
             self._process.join()
-            failed = Answer("crash", f"exit {self._process.exitcode}")
+            failure = WorkerResult("crash", f"exit {self._process.exitcode}")
         self._process.kill()
         self._start()
-        return failed
+        return failure
 
 
 def work(name: str, pipe: Connection) -> None:
-    """Answer for the files that come through a pipe, in a process of its own."""
+    """Annotate the files whose paths come through a pipe; runs in a separate process."""
     warnings.simplefilter("ignore")
     os.dup2(os.open(os.devnull, os.O_WRONLY), 2)
     reference = open_reference("pancreas")
@@ -219,14 +225,14 @@ def work(name: str, pipe: Connection) -> None:
     while True:
         path = pipe.recv()
         try:
-            answer = annotated(reference, engine, path)
-        except Exception:  # noqa: BLE001, that is what is looked for
-            answer = Answer("traceback", traceback.format_exc()[-1500:])
-        pipe.send(tuple(answer))
+            result = annotated(reference, engine, path)
+        except Exception:  # noqa: BLE001, any other exception is a failure
+            result = WorkerResult("traceback", traceback.format_exc()[-1500:])
+        pipe.send(tuple(result))
 
 
-def annotated(reference: Reference, engine: Engine, path: Path) -> Answer:
-    """Label a file and write the labels beside it."""
+def annotated(reference: Reference, engine: Engine, path: Path) -> WorkerResult:
+    """Annotate a file and write a copy with the labels beside it, as ``spikgpt annotate`` does."""
     out = path.parent / f"out{path.suffix}"
     shutil.rmtree(out, ignore_errors=True)
     out.unlink(missing_ok=True)
@@ -237,21 +243,21 @@ def annotated(reference: Reference, engine: Engine, path: Path) -> Answer:
             uns = annotation.uns(cells)
         write_copy(path, out, obs=dict(annotation.obs()), obsm=annotation.obsm(), uns=uns)
     except SpikGPTError as error:
-        return Answer("several lines" if "\n" in str(error).strip() else "refused", str(error))
+        return WorkerResult("several lines" if "\n" in str(error).strip() else "refused", str(error))
     try:
         written = _anndata_reads(out)
-    except Exception as error:  # noqa: BLE001, whatever anndata says of it
+    except Exception as error:  # noqa: BLE001, anndata raises many types
         with suppress(Exception):
-            # Consolidated metadata of a source may name files that are gone.
+            # Consolidated metadata of the source may list deleted files.
             _anndata_reads(path if path.is_file() else zarr.open_group(path, mode="r", use_consolidated=False))
-            return Answer("unreadable output", repr(error))
-        # What anndata cannot read in the source was copied as it is.
+            return WorkerResult("unreadable output", repr(error))
+        # Parts of the source that anndata cannot read are copied unchanged.
         with open_cells(out) as written:
             pass
     names, labels = tuple(written.obs_names), tuple(written.obs["spikgpt_label"].astype(str))
     if tuple(annotation.obs_names) != names or tuple(annotation.labels) != labels:
-        return Answer("wrong name", "the output has other names than the annotation")
-    return Answer("labelled", labels=labels, names=names)
+        return WorkerResult("wrong name", "the output has other cell names than the annotation")
+    return WorkerResult("labelled", labels=labels, names=names)
 
 
 def _anndata_reads(path: Path | zarr.Group) -> AnnData:
@@ -261,8 +267,8 @@ def _anndata_reads(path: Path | zarr.Group) -> AnnData:
         return (anndata.read_h5ad if h5ad else anndata.read_zarr)(path)
 
 
-class _Walking:
-    """A zarr group with what the damages use of an h5py group."""
+class _ZarrGroup:
+    """A zarr group with the methods of an h5py group that damage_cells uses."""
 
     def __init__(self, group: Any) -> None:
         self._group = group
@@ -271,8 +277,8 @@ class _Walking:
         return getattr(self._group, name)
 
     def __getitem__(self, name: str) -> Any:
-        found = self._group[name]
-        return found if hasattr(found, "shape") else _Walking(found)
+        item = self._group[name]
+        return item if hasattr(item, "shape") else _ZarrGroup(item)
 
     def __delitem__(self, name: str) -> None:
         del self._group[name]
@@ -287,7 +293,7 @@ class _Walking:
         return self[name] if name in self else None
 
     def visititems(self, visit: Any) -> None:
-        # In whatever order zarr has them, a seed would not always draw the same damage.
+        # Sorted, because zarr has no fixed order and a seed must give the same damage.
         for name, item in sorted(self._group.members(max_depth=None), key=lambda member: str(member[0])):
             visit(name, item)
 
@@ -295,23 +301,23 @@ class _Walking:
         values = np.asarray(data).astype(str) if dtype is not None else np.asarray(data)
         return self._group.create_array(name, data=values)
 
-    def move(self, one: str, other: str) -> None:
+    def move(self, source: str, target: str) -> None:
         folder = Path(self._group.store.root) / self._group.path
-        (folder / one).rename(folder / other)
+        (folder / source).rename(folder / target)
 
 
-def fuzz(count: int, seed: int, *, progress: bool = False) -> tuple[Counted, list[str]]:
-    """Return how often each damage came to each outcome, and what failed."""
+def fuzz(count: int, seed: int, *, progress: bool = False) -> tuple[OutcomeCounts, list[str]]:
+    """Return the number of each outcome by kind of damage, and the failures."""
     with tempfile.TemporaryDirectory() as folder:
-        fuzzer = Fuzzer(Path(folder))
+        fuzzer = CellFileFuzzer(Path(folder))
 
         def attempt(number: int) -> tuple[str, str, str]:
             case = fuzzer.case(number, seed)
             return f"{case.kind} ({case.suffix})", fuzzer.run(case), f"{case.kind}, {case.suffix}"
 
-        found = tally(count, GOOD, attempt, progress=progress)
+        outcomes = count_outcomes(count, GOOD, attempt, progress=progress)
         fuzzer.close()
-    return found
+    return outcomes
 
 
 if __name__ == "__main__":

@@ -1,9 +1,8 @@
-"""Forged answers of a Hub: ``python -m tests.fuzz.hub --count 600 --seed 0``.
+"""Pull, list or push with altered answers of a Hub: ``python -m tests.fuzz.hub --count 600 --seed 0``.
 
-Each case pulls, lists or pushes through a Hub on this machine that spoils its answers, or some of them, into a fresh
-folder and a fresh cache. It ends with the right bytes or is refused in one line, within ten seconds. Anything else is a
-failure: a crash, another exception, a hang, other bytes, something left over, too much memory, and a file outside of
-the folders given.
+Each case uses a Hub on this machine that alters some or all answers, a new folder and an empty cache. The case must end
+with the right bytes, or be refused with a message of one line, within PATIENCE seconds. Failures are a crash, another
+exception, a hang, other bytes, files left over, too much memory, and a file outside of the folders given.
 """
 
 from __future__ import annotations
@@ -27,19 +26,19 @@ from spikgpt.reference import hub_requests as requests
 from spikgpt.reference.hub import Hub
 from spikgpt.sharing import pull, push
 from spikgpt_benchmark.process import peak_megabytes
-from tests.fuzz.answers import KINDS, REPO, SOURCE, files_of, one, sound
-from tests.fuzz.cells import Answer, Worker
-from tests.fuzz.outcomes import Counted, run, tally
+from tests.fuzz.alter_answers import KINDS, REPO, SOURCE, choice, files_of, reference_files
+from tests.fuzz.cells import FuzzWorker, WorkerResult
+from tests.fuzz.outcome_table import OutcomeCounts, count_outcomes, run
 from tests.hub_server import LoopbackHub
-from tests.hub_server.answers import Answer as Sent
+from tests.hub_server.answers import Answer as HubAnswer
 
-# Seconds that a case may take, and MiB that the process may have.
+# Seconds that a case may take, and largest memory of the process in MiB.
 PATIENCE, MEMORY = 60.0, 2048
 GOOD = ("refused", "right")
-# Names in the cache of huggingface_hub.
+# Names of files and folders in the cache of huggingface_hub.
 CACHED = ("models--islets--small", ".locks", "CACHEDIR.TAG")
-# Which requests are spoiled, and of which a case draws one.
-WHERE = (
+# Regular expressions of the requests with altered answers; each case uses one expression.
+REQUESTS = (
     "GET /api/models/islets/small",
     "GET .*/resolve/.*json",
     "GET .*/resolve/.*safetensors",
@@ -47,20 +46,26 @@ WHERE = (
     "GET ",
     ".",
 )
-DOING = ("pull", "pull", "pull", "pull", "pull", "pull cached", "list", "push")
+ACTIONS = ("pull", "pull", "pull", "pull", "pull", "pull cached", "list", "push")
 
 
-def drawn(case: str) -> tuple[np.random.Generator, str, str, str, int]:
-    """Return what a case, such as ``0-17``, draws: the rest, what it does, the damage, where, and how often."""
+def random_case(case: str) -> tuple[np.random.Generator, str, str, str, int]:
+    """Return the generator, action, alteration, request and number of altered answers of a case such as ``0-17``."""
     random = np.random.default_rng([int(number) for number in case.split("-")])
-    return random, one(random, DOING), one(random, list(KINDS)), one(random, WHERE), int(one(random, (1, 2, 99)))
+    return (
+        random,
+        choice(random, ACTIONS),
+        choice(random, list(KINDS)),
+        choice(random, REQUESTS),
+        int(choice(random, (1, 2, 99))),
+    )
 
 
 def work(folder: str, pipe: Connection) -> None:
-    """Try the cases whose folders come through a pipe, in a process of its own."""
+    """Run the cases whose folders come through a pipe; runs in a separate process."""
     os.dup2(os.open(os.devnull, os.O_WRONLY), 2)
     os.environ["HF_HUB_DISABLE_XET"] = "1"
-    # As long as in earnest, a thousand cases would take a day.
+    # Shorter than the real limits, with which a thousand cases would take a day.
     requests.SPEED, hub_module.TIMEOUT, hub_module.PUSH_PATIENCE = 10**6, 0.5, 3.0
     hub_errors.TRIES = 2
     hub_errors.wait_of = lambda error: 0.01
@@ -72,93 +77,96 @@ def work(folder: str, pipe: Connection) -> None:
     while True:
         path = pipe.recv()
         try:
-            answer = tried(path)
-        except Exception:  # noqa: BLE001, that is what is looked for
-            answer = Answer("traceback", traceback.format_exc()[-1500:])
-        if (used := peak_megabytes()) > MEMORY:
-            answer = Answer("memory", f"the process took {used:.0f} MiB: {answer}")
-        pipe.send(tuple(answer))
+            result = run_case(path)
+        except Exception:  # noqa: BLE001, any other exception is a failure
+            result = WorkerResult("traceback", traceback.format_exc()[-1500:])
+        if (memory := peak_megabytes()) > MEMORY:
+            result = WorkerResult("memory", f"the process took {memory:.0f} MiB: {result}")
+        pipe.send(tuple(result))
 
 
-def tried(path: Path) -> Answer:
-    """Do what a case draws, and return what became of it."""
-    random, doing, kind, where, times = drawn(path.name)
-    out, left = path / "out", [times]
+def run_case(path: Path) -> WorkerResult:
+    """Run the action of a case against a Hub that alters answers, and return the outcome."""
+    random, action, kind, pattern, count = random_case(path.name)
+    out, remaining = path / "out", [count]
 
-    def forge(request: str, answer: Sent) -> Sent:
-        if not left[0] or not re.match(where, request):
+    def alter(request: str, answer: HubAnswer) -> HubAnswer:
+        if not remaining[0] or not re.match(pattern, request):
             return answer
-        left[0] -= 1
+        remaining[0] -= 1
         return KINDS[kind](answer, random)
 
     requests.PATIENCE = 60.0
     with LoopbackHub() as server:
         client = Hub(server.endpoint, cache_dir=path / "cache")
-        if doing != "push" or random.random() < 0.5:
-            server.put(REPO, sound())
-        if doing == "pull cached":
+        if action != "push" or random.random() < 0.5:
+            server.put(REPO, reference_files())
+        if action == "pull cached":
             pull(REPO, path / "before", hub=client)
-            server.put(REPO, {**sound(), "notes.txt": b"newer"})
-        server.forge, requests.PATIENCE = forge, 1.5
+            server.put(REPO, {**reference_files(), "notes.txt": b"newer"})
+        server.forge, requests.PATIENCE = alter, 1.5
         try:
-            if doing == "push":
+            if action == "push":
                 push(SOURCE, REPO, hub=client)
-            elif doing == "list":
+            elif action == "list":
                 client.references("islets")
             else:
                 pull(REPO, out, hub=client)
         except SpikGPTError as error:
-            said = str(error)
+            message = str(error)
             if out.exists():
-                return Answer("left over", f"{said}, yet {out} is there")
-            return Answer("refused" if said.isprintable() and said else "several lines", said)
-        if doing == "push":
+                return WorkerResult("left over", f"{message}, yet {out} exists")
+            return WorkerResult("refused" if message.isprintable() and message else "several lines", message)
+        if action == "push":
             commit = server.repositories[REPO].at("main") if REPO in server.repositories else None
-            there = dict(commit.files) if commit else {}
-            wrong = [name for name in sound() if name not in there]
+            pushed = dict(commit.files) if commit else {}
+            differing = [name for name in reference_files() if name not in pushed]
         else:
-            found = files_of(out)
-            wrong = [name for name in {**found, **sound()} if found.get(name) != sound().get(name)]
-        if wrong and doing != "list":
-            return Answer("wrong bytes", f"{doing}: {wrong}")
-    return Answer("right")
+            pulled = files_of(out)
+            differing = [
+                name for name in {**pulled, **reference_files()} if pulled.get(name) != reference_files().get(name)
+            ]
+        if differing and action != "list":
+            return WorkerResult("wrong bytes", f"{action}: {differing}")
+    return WorkerResult("right")
 
 
 def outside(path: Path, *, slow: bool) -> list[str]:
-    """Return the files that a case must not write: beside its folders, or links that lead out of the cache.
+    """Return the files of a case outside of its folders, links out of the cache, and temporary files.
 
-    A download that is abandoned as too slow leaves its temporary file until its thread ends.
+    With ``slow``, temporary files are allowed: a download that was stopped as too slow keeps its temporary file until
+    the thread ends.
     """
     home = (path / "cache").resolve()
-    wrong = [str(part) for part in path.iterdir() if part.name not in ("out", "cache", "before")]
-    wrong += [str(part) for part in home.rglob("*") if not part.resolve().is_relative_to(home)]
-    wrong += [] if slow else [str(part) for part in home.rglob("*.incomplete")]
-    wrong += [str(part) for part in home.iterdir() if part.name not in CACHED] if home.is_dir() else []
-    return wrong
+    unexpected = [str(part) for part in path.iterdir() if part.name not in ("out", "cache", "before")]
+    unexpected += [str(part) for part in home.rglob("*") if not part.resolve().is_relative_to(home)]
+    unexpected += [] if slow else [str(part) for part in home.rglob("*.incomplete")]
+    unexpected += [str(part) for part in home.iterdir() if part.name not in CACHED] if home.is_dir() else []
+    return unexpected
 
 
-def fuzz(count: int, seed: int, *, progress: bool = False) -> tuple[Counted, list[str]]:
-    """Return how often each damage came to each outcome, and what failed."""
+def fuzz(count: int, seed: int, *, progress: bool = False) -> tuple[OutcomeCounts, list[str]]:
+    """Return the number of each outcome by kind of alteration, and the failures."""
     with tempfile.TemporaryDirectory() as folder:
-        # Deep enough that paths out of a cache end here.
+        # Nested, so that paths such as ../../x stay in this folder.
         home = Path(folder, *"abcdefgh")
         home.mkdir(parents=True)
-        worker = Worker(folder, work, PATIENCE)
+        worker = FuzzWorker(folder, work, PATIENCE)
 
         def attempt(number: int) -> tuple[str, str, str]:
             path = home / f"{seed}-{number}"
             path.mkdir()
-            found = worker.answer(path)
-            strays = outside(path, slow="The Hub is too slow" in found.said)
+            result = worker.process(path)
+            unexpected = outside(path, slow="The Hub is too slow" in result.message)
             shutil.rmtree(path)
-            strays += [str(part) for part in Path(folder).rglob("*") if not home.is_relative_to(part)]
-            if strays:
-                found = Answer("file outside", f"{strays}: {found}")
-            _, doing, kind, where, times = drawn(path.name)
-            told = found.outcome if found.outcome in GOOD else f"{found.outcome}: {found.said}"
-            return kind, told, f"{doing}, {kind} of {where} x {times}"
+            unexpected += [str(part) for part in Path(folder).rglob("*") if not home.is_relative_to(part)]
+            if unexpected:
+                result = WorkerResult("file outside", f"{unexpected}: {result}")
+            _, action, kind, pattern, altered = random_case(path.name)
+            outcome = result.outcome if result.outcome in GOOD else f"{result.outcome}: {result.message}"
+            return kind, outcome, f"{action}, {kind} of {pattern} x {altered}"
 
-        outcomes, failures = tally(count, GOOD, attempt, progress=progress)
+        outcomes, failures = count_outcomes(count, GOOD, attempt, progress=progress)
         worker.close()
     return outcomes, failures
 

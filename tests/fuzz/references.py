@@ -1,9 +1,13 @@
-"""Forged references through both engines and verify: ``python -m tests.fuzz.references --count 1000 --seed 0``.
+"""Read, run and verify altered references: ``python -m tests.fuzz.references --count 1000 --seed 0``.
 
-A forged reference is refused in one line, by reading it, by an engine or by verify; or it gives the labels that it gave
-before; or it is another reference, on whose labels both engines agree, and which verify accepts. Anything else is a
-failure: a crash, another exception, a hang, engines that disagree, confident labels that come from no finite numbers,
-too much memory, and a file outside of the folders given.
+Allowed outcomes of an altered reference:
+
+- The reader, an engine or verify refuses the reference with a message of one line.
+- The labels are those of the unaltered reference.
+- Verify accepts the reference as another valid one, and both engines agree on the labels.
+
+Failures are a crash, another exception, a hang, engines that disagree, confident labels from non-finite numbers, too
+much memory, and a file outside of the folders given.
 """
 
 from __future__ import annotations
@@ -38,21 +42,22 @@ from spikgpt_onnx import exporter
 from spikgpt_onnx.parity import ExportableReference, golden_cells
 from spikgpt_onnx.rebuild_graph import build_graph, network_from_reference
 from tests.damage import listed
-from tests.fuzz.cells import CELLS, Answer, Worker
-from tests.fuzz.forging import KINDS, Files, in_place, one
-from tests.fuzz.outcomes import Counted, run, tally
+from tests.fuzz.alter_references import KINDS, Files, choice, replace_file
+from tests.fuzz.cells import CELLS, FuzzWorker, WorkerResult
+from tests.fuzz.outcome_table import OutcomeCounts, count_outcomes, run
 
 DATA = CELLS.parent
 QUERY = 120
-# Seconds that a reference may take, through both engines and verify, and MiB beyond what a sound one takes.
+# Seconds for one reference, with both engines and verify, and MiB by which the peak memory may grow.
 PATIENCE, MEMORY = 60.0, 1024
 GOOD = ("refused", "refused by an engine or verify", "same labels", "another reference")
-# So many cells may differ between float32 and float64, where a potential is within rounding of the threshold.
+# Largest share of cells with labels that differ between the engines: in float32 and float64, a potential near the
+# threshold can round to either side.
 ROUNDING = 0.05
 
 
-class Fuzzer:
-    """Sound references, a process to try forged copies in, and a folder for both."""
+class ReferenceFuzzer:
+    """Unaltered references, a process that checks altered copies, and a folder for both."""
 
     def __init__(self, folder: Path, *, scgpt: bool = False) -> None:
         self.folder = folder
@@ -60,18 +65,18 @@ class Fuzzer:
         self.sources = {"counts": read_reference(DATA.parents[1] / "spikgpt" / "references" / "pancreas").files}
         self.sources["embedding"] = self._exported(DATA / "format_2" / "embedded")
         if scgpt:
-            self.sources["scGPT"] = self._on_scgpt()
-        (folder / "here").mkdir()
-        (folder / "here" / "secret").write_bytes(b"secret")
-        self.worker = Worker(str(folder), work, PATIENCE)
-        self.sound = {}
+            self.sources["scGPT"] = self._trained_on_scgpt()
+        (folder / "working").mkdir()
+        (folder / "working" / "secret").write_bytes(b"secret")
+        self.worker = FuzzWorker(str(folder), work, PATIENCE)
+        self.labels = {}
         for name, files in self.sources.items():
             self._write(listed(dict(files)))
-            # The first time, modules are loaded and functions compiled.
+            # Twice, because the first run loads modules and compiles functions.
             for _ in range(2):
-                answer = self.worker.answer(folder / "reference")
-            assert answer.outcome == "labelled", (name, answer)
-            self.sound[name] = answer.labels
+                result = self.worker.process(folder / "reference")
+            assert result.outcome == "labelled", (name, result)
+            self.labels[name] = result.labels
 
     def _exported(self, source: Path) -> Files:
         reference = read_reference(source)
@@ -80,7 +85,7 @@ class Fuzzer:
         shutil.rmtree(self.folder / "exported")
         return files
 
-    def _on_scgpt(self) -> Files:
+    def _trained_on_scgpt(self) -> Files:
         from spikgpt.engines.scgpt.source import open_scgpt
         from spikgpt.training.train import train
 
@@ -105,42 +110,42 @@ class Fuzzer:
             (target / name).write_bytes(content)
 
     def case(self, number: int, seed: int) -> tuple[str, str]:
-        """Write a forged reference; return which one it was and how it was forged."""
+        """Write an altered reference; return the name of its source and the kind of alteration."""
         random = np.random.default_rng([seed, number])
-        source = one(random, sorted(self.sources))
+        source = choice(random, sorted(self.sources))
         files = dict(self.sources[source])
-        for name in (GRAPHS["fp16"], GRAPHS["int8"]):  # for speed; the others stand for them
+        for name in (GRAPHS["fp16"], GRAPHS["int8"]):  # removed for speed
             files.pop(name, None)
         if PARITY in files:
-            files = reforged(files)
-        kind = one(random, [*KINDS, "JSON", "JSON", "tensor", "tensor", "graph", "graph", "no regular file"])
+            files = with_report(files)
+        kind = choice(random, [*KINDS, "JSON", "JSON", "tensor", "tensor", "graph", "graph", "no regular file"])
         if kind == "no regular file":
             self._write(listed(files))
-            in_place(self.folder / "reference", random)
+            replace_file(self.folder / "reference", random)
             return source, kind
         files = listed(files) if random.random() < 0.15 else files
         files = KINDS[kind](files, random)
-        careful = random.random()
-        if careful < 0.9 and MANIFEST not in files:
-            files = rebuilt(files) if careful < 0.7 and kind in ("JSON", "tensor") else files
-            files = listed(reforged(files))
+        draw = random.random()
+        if draw < 0.9 and MANIFEST not in files:
+            files = with_rebuilt_graph(files) if draw < 0.7 and kind in ("JSON", "tensor") else files
+            files = listed(with_report(files))
         self._write(files)
         return source, kind
 
     def run(self, source: str) -> str:
-        """Return what became of a forged reference."""
-        answer = self.worker.answer(self.folder / "reference")
-        outside = {path.name for path in self.folder.iterdir()} - {"reference", "cache", "here"}
-        outside |= {path.name for path in (self.folder / "here").iterdir()} - {"secret"}
+        """Return the outcome of an altered reference, with the reason of a failure."""
+        result = self.worker.process(self.folder / "reference")
+        outside = {path.name for path in self.folder.iterdir()} - {"reference", "cache", "working"}
+        outside |= {path.name for path in (self.folder / "working").iterdir()} - {"secret"}
         if outside:
             return f"file outside: {outside}"
-        if answer.outcome != "labelled":
-            return f"{answer.outcome}: {answer.said}" if answer.outcome not in GOOD else answer.outcome
-        return "same labels" if answer.labels == self.sound[source] else "another reference"
+        if result.outcome != "labelled":
+            return f"{result.outcome}: {result.message}" if result.outcome not in GOOD else result.outcome
+        return "same labels" if result.labels == self.labels[source] else "another reference"
 
 
-def reforged(files: Files) -> Files:
-    """State the graphs that are there, and the files that they were made from, in their report."""
+def with_report(files: Files) -> Files:
+    """Update the report on the graphs: list the sha256 of each graph and of the files that it was built from."""
     try:
         report = json.loads(files[PARITY])
         graphs = {name: content for name, content in files.items() if name.endswith(".onnx")}
@@ -153,23 +158,23 @@ def reforged(files: Files) -> Files:
         return files
 
 
-def rebuilt(files: Files) -> Files:
-    """Make the card and the graph anew, of what else was forged, where that can be read."""
+def with_rebuilt_graph(files: Files) -> Files:
+    """Rebuild the card and the graph from the altered files; return the files unchanged if this fails."""
     try:
         with np.errstate(all="ignore"):
             reference = read_reference(listed({n: c for n, c in files.items() if not n.startswith("onnx/")}))
             graph = build_graph(network_from_reference(reference), GRAPH).SerializeToString()
             return files | {"README.md": card_text(files), GRAPH: graph}
-    except Exception:  # noqa: BLE001, a forger tries again
+    except Exception:  # noqa: BLE001, altered files raise many types
         return files
 
 
 def work(folder: str, pipe: Connection) -> None:
-    """Answer for the references that come through a pipe, in a process of its own."""
+    """Check the references whose folders come through a pipe; runs in a separate process."""
     warnings.simplefilter("ignore")
     np.seterr(all="ignore")
     os.dup2(os.open(os.devnull, os.O_WRONLY), 2)
-    os.chdir(Path(folder) / "here")
+    os.chdir(Path(folder) / "working")
     os.environ["SPIKGPT_CACHE"] = str(Path(folder) / "cache")
     exporter.golden_cells = partial(golden_cells, cells=64)  # type: ignore[attr-defined]
     cells = read_cells(CELLS)[:QUERY].copy()
@@ -178,22 +183,22 @@ def work(folder: str, pipe: Connection) -> None:
         path = pipe.recv()
         before = peak_megabytes()
         try:
-            answer = tried(path, cells)
-        except Exception:  # noqa: BLE001, that is what is looked for
-            answer = Answer("traceback", traceback.format_exc()[-2500:])
-        grown = peak_megabytes() - before
-        if grown > MEMORY:
-            answer = Answer("memory", f"{grown:.0f} MiB more")
-        pipe.send(tuple(answer))
+            result = check_reference(path, cells)
+        except Exception:  # noqa: BLE001, any other exception is a failure
+            result = WorkerResult("traceback", traceback.format_exc()[-2500:])
+        growth = peak_megabytes() - before
+        if growth > MEMORY:
+            result = WorkerResult("memory", f"{growth:.0f} MiB more")
+        pipe.send(tuple(result))
 
 
-def tried(path: Path, cells: AnnData) -> Answer:
-    """Read, run and verify a reference."""
-    refused, labels = [], {}
+def check_reference(path: Path, cells: AnnData) -> WorkerResult:
+    """Read a reference, annotate cells with both engines, and verify the reference."""
+    messages, labels = [], {}
     try:
         reference = read_reference(path)
     except SpikGPTError as error:
-        return Answer("refused", said(error))
+        return WorkerResult("refused", message_of(error))
     query = cells
     if reference.embedder["kind"] == "obsm":
         key, dim = reference.embedder["key"], reference.config.input_dim
@@ -204,45 +209,49 @@ def tried(path: Path, cells: AnnData) -> Answer:
             annotation = annotate(reference, opened, query, AnnotateOptions(progress=False))
             annotation.table(), annotation.uns(query), repr(annotation), annotation._repr_html_()
         except SpikGPTError as error:
-            refused.append(said(error))
+            messages.append(message_of(error))
             continue
-        sure = annotation.labels != UNKNOWN
-        sound = np.isfinite(annotation.probabilities).all(axis=1) & (annotation.confidence > 0)
-        if (sure & ~sound).any() or (annotation.confidence > 1 + 1e-6).any():
-            return Answer("sure of nothing", f"{int((sure & ~sound).sum())} cells by {engine}")
+        known = annotation.labels != UNKNOWN
+        justified = np.isfinite(annotation.probabilities).all(axis=1) & (annotation.confidence > 0)
+        if (known & ~justified).any() or (annotation.confidence > 1 + 1e-6).any():
+            return WorkerResult(
+                "confident without finite numbers", f"{int((known & ~justified).sum())} cells by {engine}"
+            )
         labels[engine] = tuple(annotation.labels.tolist())
     try:
         verify(path)
     except SpikGPTError as error:
-        refused.append(said(error))
-    if refused:
-        return Answer("refused by an engine or verify", refused[0])
-    differ = sum(one != other for one, other in zip(labels["torch"], labels["onnx"], strict=True))
-    if differ > ROUNDING * QUERY:
-        return Answer("engines disagree", f"on {differ} of {QUERY} cells")
-    return Answer("labelled", labels=labels["torch"])
+        messages.append(message_of(error))
+    if messages:
+        return WorkerResult("refused by an engine or verify", messages[0])
+    differing = sum(
+        torch_label != onnx_label for torch_label, onnx_label in zip(labels["torch"], labels["onnx"], strict=True)
+    )
+    if differing > ROUNDING * QUERY:
+        return WorkerResult("engines disagree", f"on {differing} of {QUERY} cells")
+    return WorkerResult("labelled", labels=labels["torch"])
 
 
-def said(error: SpikGPTError) -> str:
-    """Return what an error says, which is one line that a terminal can show."""
+def message_of(error: SpikGPTError) -> str:
+    """Return the message of an error; assert that it is one printable line of less than 10,000 characters."""
     text = str(error)
     assert text.isprintable(), f"not a printable line: {text!r}"
     assert len(text) < 10_000, f"{len(text)} characters: {text[:300]}"
     return text
 
 
-def fuzz(count: int, seed: int, *, progress: bool = False) -> tuple[Counted, list[str]]:
-    """Return how often each way to forge came to each outcome, and what failed."""
+def fuzz(count: int, seed: int, *, progress: bool = False) -> tuple[OutcomeCounts, list[str]]:
+    """Return the number of each outcome by kind of alteration, and the failures."""
     with tempfile.TemporaryDirectory() as folder:
-        fuzzer = Fuzzer(Path(folder), scgpt=count >= 100)
+        fuzzer = ReferenceFuzzer(Path(folder), scgpt=count >= 100)
 
         def attempt(number: int) -> tuple[str, str, str]:
             source, kind = fuzzer.case(number, seed)
             return f"{kind} ({source})", fuzzer.run(source), f"{kind}, {source}"
 
-        found = tally(count, GOOD, attempt, progress=progress)
+        outcomes = count_outcomes(count, GOOD, attempt, progress=progress)
         fuzzer._write({})
-    return found
+    return outcomes
 
 
 if __name__ == "__main__":

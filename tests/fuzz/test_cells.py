@@ -1,4 +1,4 @@
-"""A part of the damaged files; ``make fuzz`` tries all of them."""
+"""Six damaged files; ``make fuzz`` tests 500."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from tests.fuzz.cells import GOOD, fuzz
 
 
 @pytest.mark.slow
-def test_damaged_files_are_labelled_rightly_or_refused() -> None:
+def test_damaged_files_get_the_right_labels_or_are_refused() -> None:
     outcomes, failures = fuzz(6, seed=1)
     assert not failures, "\n".join(failures)
     assert {outcome for _, outcome in outcomes} == set(GOOD)

@@ -1,4 +1,4 @@
-"""A command that is killed; ``make fuzz`` kills more of them."""
+"""One killed command; ``make fuzz`` kills 50."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from tests.fuzz.kills import kill
 
 
 @pytest.mark.slow
-def test_a_killed_command_is_whole_or_not_there_and_runs_again() -> None:
+def test_output_of_a_killed_command_is_complete_or_absent_and_the_command_runs_again() -> None:
     outcomes, failures = kill(1, seed=1, commands=("pull",))
     assert not failures, "\n".join(failures)
     assert sum(outcomes.values()) == 1

@@ -1,4 +1,4 @@
-"""A part of the valid files; ``make fuzz`` tries all of them."""
+"""Four valid files; ``make fuzz`` tests 200."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from tests.fuzz.valid import fuzz
 
 
 @pytest.mark.slow
-def test_valid_files_get_their_labels_and_lose_nothing() -> None:
+def test_valid_files_get_the_right_labels_and_keep_all_elements() -> None:
     outcomes, failures = fuzz(4, seed=1)
     assert not failures, "\n".join(failures)
     assert sum(outcomes.values()) == 4

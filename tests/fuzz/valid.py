@@ -1,7 +1,7 @@
-"""Valid files as scanpy's users have them, changed at random: ``python -m tests.fuzz.valid --count 200 --seed 0``.
+"""Annotate valid files with random additions that scanpy users make: ``python -m tests.fuzz.valid --count 200``.
 
-A file that anndata writes and reads has to get the labels of the plain file, and the output has to hold all that the
-file held. Refusals, tracebacks and hangs are failures.
+A file that anndata writes and reads must get the labels of the plain file. The output must hold every element of the
+file. Refusals, tracebacks and hangs are failures.
 """
 
 from __future__ import annotations
@@ -22,8 +22,8 @@ from scipy import sparse
 
 from spikgpt.cells.reading import read_cells
 from spikgpt.cells.storage import open_store
-from tests.fuzz.cells import CELLS, Worker
-from tests.fuzz.outcomes import Counted, run, tally
+from tests.fuzz.cells import CELLS, FuzzWorker
+from tests.fuzz.outcome_table import OutcomeCounts, count_outcomes, run
 
 GOOD = ("labelled",)
 N_CELLS, N_GENES = 120, 1200
@@ -31,7 +31,7 @@ Random = np.random.Generator
 
 
 def _value(random: Random, depth: int = 0) -> Any:
-    """Return something that uns may hold."""
+    """Return a random value of a type that uns can hold."""
     values: list[Any] = [
         *(None, True, 3, 2.5, "text", "", "ünï", np.float32(1), np.nan),
         np.array(["#1f77b4", "#ff7f0e"], dtype=object),
@@ -51,16 +51,16 @@ def _value(random: Random, depth: int = 0) -> Any:
 
 
 def uns(cells: AnnData, random: Random) -> None:
-    """Add what scanpy's tools and plots, or users, leave in uns."""
+    """Add random values to uns under keys that scanpy or users set."""
     names = ("log1p", "pca", "neighbors", "leiden_colors", "rank_genes_groups", "umap", "cell_type_colors", "other")
     for name in random.choice(names, int(random.integers(1, 5)), replace=False):
         value = _value(random)
-        # anndata itself reads and copies no other kind of "neighbors" than a mapping.
+        # anndata can read and copy "neighbors" only if the value is a mapping.
         cells.uns[str(name)] = {"params": value} if name == "neighbors" else value
 
 
 def obs(cells: AnnData, random: Random) -> None:
-    """Add columns of the types that pandas has."""
+    """Add a column of a random pandas type to obs or var."""
     numbers = random.integers(0, 3, N_CELLS)
     stated = pd.Series(numbers).where(numbers > 0)
     columns: list[Any] = [
@@ -80,7 +80,7 @@ def obs(cells: AnnData, random: Random) -> None:
 
 
 def aligned(cells: AnnData, random: Random) -> None:
-    """Add what is aligned to cells or genes."""
+    """Add an element to obsm, obsp or varm."""
     kind = int(random.integers(6))
     if kind == 0:
         cells.obsm["X_umap"] = random.random((N_CELLS, 2), dtype=np.float32)
@@ -97,7 +97,7 @@ def aligned(cells: AnnData, random: Random) -> None:
 
 
 def names(cells: AnnData, random: Random) -> None:
-    """Name the index, or let it hold nullable strings."""
+    """Name the index of obs, or convert it to nullable strings."""
     if random.random() < 0.5:
         cells.obs.index.name = ("barcode", "index", "CellID")[int(random.integers(3))]
     else:
@@ -105,7 +105,7 @@ def names(cells: AnnData, random: Random) -> None:
 
 
 def matrices(cells: AnnData, random: Random) -> None:
-    """Store the values in another way."""
+    """Store X in another layout, or add a layer or raw."""
     kind = int(random.integers(4))
     if kind == 0:
         cells.X = cells.X.toarray()
@@ -122,18 +122,18 @@ KINDS: dict[str, Callable[[AnnData, Random], None]] = {
 }
 
 
-class Fuzzer:
-    """A sound set of cells, an engine, and a folder for changed copies."""
+class ValidFileFuzzer:
+    """Unchanged cells with their labels, an engine, and a folder for changed copies."""
 
     def __init__(self, folder: Path) -> None:
-        self.folder, self.worker = folder, Worker("onnx")
+        self.folder, self.worker = folder, FuzzWorker("onnx")
         cells = read_cells(CELLS)[:N_CELLS].copy()
         counts = np.asarray(cells.X.sum(axis=0), dtype=np.float64).ravel()
         chosen = np.sort(np.argsort(-counts, kind="stable")[:N_GENES])
         self.cells = AnnData(cells.X[:, chosen].astype(np.float32), cells.obs.copy(), cells.var.iloc[chosen].copy())
-        sound = self.worker.answer(self._written(self.cells, ".h5ad"))
-        assert sound.outcome == "labelled", sound
-        self.labels = sound.labels
+        unchanged = self.worker.process(self._written(self.cells, ".h5ad"))
+        assert unchanged.outcome == "labelled", unchanged
+        self.labels = unchanged.labels
 
     def _written(self, cells: AnnData, suffix: str) -> Path:
         path = self.folder / f"cells{suffix}"
@@ -145,41 +145,41 @@ class Fuzzer:
         return path
 
     def attempt(self, number: int, seed: int) -> tuple[str, str, str]:
-        """Return the kind of a change, what became of the file, and the case in words."""
+        """Return the kind of the first change, the outcome, and a description of the case."""
         random = np.random.default_rng([seed, number])
         cells, suffix = self.cells.copy(), (".h5ad", ".zarr")[int(random.integers(2))]
         kinds = [str(kind) for kind in random.choice(list(KINDS), int(random.integers(1, 4)), replace=False)]
-        # Tables in obsm have the names that the cells have then.
+        # In the order of KINDS: names of cells change before tables in obsm copy them.
         for kind in sorted(kinds, key=list(KINDS).index):
             KINDS[kind](cells, random)
-        answer = self.worker.answer(self._written(cells, suffix))
-        found = f"{answer.outcome}: {answer.said}" if answer.outcome not in GOOD else answer.outcome
-        if answer.outcome in GOOD and answer.labels != self.labels:
-            found = "wrong labels: they differ from those of the plain file"
-        if answer.outcome in GOOD and (lost := self._lost(suffix)):
-            found = f"lost: {lost}"
-        return f"{kinds[0]} ({suffix})", found, f"{', '.join(kinds)}, {suffix}"
+        result = self.worker.process(self._written(cells, suffix))
+        outcome = f"{result.outcome}: {result.message}" if result.outcome not in GOOD else result.outcome
+        if result.outcome in GOOD and result.labels != self.labels:
+            outcome = "wrong labels: the labels differ from those of the plain file"
+        if result.outcome in GOOD and (lost := self._lost(suffix)):
+            outcome = f"lost: {lost}"
+        return f"{kinds[0]} ({suffix})", outcome, f"{', '.join(kinds)}, {suffix}"
 
     def _lost(self, suffix: str) -> list[str]:
-        """Return which elements of the cells the output lacks, whether or not anndata reads them."""
-        places = ("obs", "var", "uns", "obsm", "varm", "obsp", "layers", "raw")
+        """Return the elements of the file that the output lacks."""
+        groups = ("obs", "var", "uns", "obsm", "varm", "obsp", "layers", "raw")
         with open_store(self.folder / f"cells{suffix}") as cells, open_store(self.folder / f"out{suffix}") as out:
             return [
-                f"{place}/{key}"
-                for place in places
-                if place in cells
-                for key in cells[place]
-                if place not in out or key not in out[place]
+                f"{group}/{key}"
+                for group in groups
+                if group in cells
+                for key in cells[group]
+                if group not in out or key not in out[group]
             ]
 
 
-def fuzz(count: int, seed: int, *, progress: bool = False) -> tuple[Counted, list[str]]:
-    """Return how often each change came to each outcome, and what failed."""
+def fuzz(count: int, seed: int, *, progress: bool = False) -> tuple[OutcomeCounts, list[str]]:
+    """Return the number of each outcome by kind of change, and the failures."""
     with tempfile.TemporaryDirectory() as folder:
-        fuzzer = Fuzzer(Path(folder))
-        found = tally(count, GOOD, lambda number: fuzzer.attempt(number, seed), progress=progress)
+        fuzzer = ValidFileFuzzer(Path(folder))
+        outcomes = count_outcomes(count, GOOD, lambda number: fuzzer.attempt(number, seed), progress=progress)
         fuzzer.worker.close()
-    return found
+    return outcomes
 
 
 if __name__ == "__main__":

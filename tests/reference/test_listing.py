@@ -16,7 +16,7 @@ from spikgpt.reference.hub import Hub
 from spikgpt.reference.listing import list_references, reference_list
 from spikgpt.reference.registry import shipped_references
 from spikgpt.sharing import push
-from tests.fuzz.answers import REPO, sound
+from tests.fuzz.alter_answers import REPO, reference_files
 from tests.hub_server import Fault, LoopbackHub
 
 NOT_NEEDED = ("numpy", "torch", "pandas", "anndata", "scipy", "onnxruntime")
@@ -39,14 +39,14 @@ def test_every_source_is_listed(
 
 
 def test_a_cached_commit_without_a_branch_has_its_name(hub: LoopbackHub, client: Hub) -> None:
-    commit = hub.put(REPO, sound())
+    commit = hub.put(REPO, reference_files())
     client.snapshot(REPO, commit, LAYOUT, required=())
     names = [one.name for one in reference_list(client) if one.source == "cached"]
     assert names == [f"{REPO}@{commit}"]
 
 
 def test_a_damaged_reference_stays_in_the_list(hub: LoopbackHub, client: Hub) -> None:
-    hub.put(REPO, sound())
+    hub.put(REPO, reference_files())
     folder = client.snapshot(REPO, None, LAYOUT, required=())
     (folder / "labels.json").resolve().write_bytes(b"[]")
     with pytest.warns(SpikGPTWarning, match=f"{REPO} is damaged. labels.json differs from what manifest.json lists"):

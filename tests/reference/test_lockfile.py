@@ -15,20 +15,20 @@ from spikgpt.reference.hub import Hub
 from spikgpt.reference.lockfile import VersionPin
 from spikgpt.sharing import open_reference, pull
 from tests.damage import listed
-from tests.fuzz.answers import REPO, SOURCE, files_of, sound
+from tests.fuzz.alter_answers import REPO, SOURCE, files_of, reference_files
 from tests.hub_server import LoopbackHub
 
-DIGEST = digest_of(sound()[MANIFEST])
-OTHER = listed({**sound(), "genes.json": sound()["genes.json"] + b"\n"})
+DIGEST = digest_of(reference_files()[MANIFEST])
+OTHER = listed({**reference_files(), "genes.json": reference_files()["genes.json"] + b"\n"})
 
 
 def test_a_digest_is_expected(hub: LoopbackHub, client: Hub, tmp_path: Path) -> None:
-    hub.put(REPO, sound())
+    hub.put(REPO, reference_files())
     for expect in (DIGEST, DIGEST.upper(), f"sha256:{DIGEST}"):
         assert open_reference(REPO, hub=client, pin=VersionPin(expect)).digest == DIGEST
     assert pull(REPO, tmp_path / "out", hub=client, pin=VersionPin(DIGEST)).digest == DIGEST
     # The same bytes, whatever this version would write.
-    assert files_of(tmp_path / "out") == sound()
+    assert files_of(tmp_path / "out") == reference_files()
     hub.put(REPO, OTHER)
     with pytest.raises(DamagedReference, match=f"{REPO} has the digest .*; expected {DIGEST}. Nothing was written"):
         pull(REPO, tmp_path / "other", hub=client, pin=VersionPin(DIGEST))
@@ -39,7 +39,7 @@ def test_a_digest_is_expected(hub: LoopbackHub, client: Hub, tmp_path: Path) -> 
 
 
 def test_a_lock_file_keeps_the_commit_and_the_digest(hub: LoopbackHub, client: Hub, tmp_path: Path) -> None:
-    commit = hub.put(REPO, sound())
+    commit = hub.put(REPO, reference_files())
     lock = tmp_path / "locks" / "spikgpt.lock"
     pin = VersionPin(lock=lock)
     pull(REPO, tmp_path / "first", hub=client, pin=pin)
@@ -56,7 +56,7 @@ def test_a_lock_file_keeps_the_commit_and_the_digest(hub: LoopbackHub, client: H
     pull(REPO, tmp_path / "second", hub=client, pin=pin)
     assert hub.requests == []
     pull(REPO, tmp_path / "third", hub=Hub(hub.endpoint, cache_dir=tmp_path / "fresh"), pin=pin)
-    assert files_of(tmp_path / "second") == files_of(tmp_path / "third") == sound()
+    assert files_of(tmp_path / "second") == files_of(tmp_path / "third") == reference_files()
     assert lock.read_bytes() == written
     # Another name of the same repository is another entry.
     pull(f"{REPO}@main", tmp_path / "main", hub=client, pin=pin)
@@ -65,7 +65,7 @@ def test_a_lock_file_keeps_the_commit_and_the_digest(hub: LoopbackHub, client: H
 
 
 def test_what_is_not_what_was_locked_is_refused(hub: LoopbackHub, client: Hub, tmp_path: Path) -> None:
-    hub.put(REPO, sound())
+    hub.put(REPO, reference_files())
     lock, pin = tmp_path / "spikgpt.lock", VersionPin(lock=tmp_path / "spikgpt.lock")
     pull(REPO, tmp_path / "first", hub=client, pin=pin)
     lock.write_text(lock.read_text().replace(DIGEST, "0" * 64))
@@ -124,6 +124,6 @@ def test_a_lock_means_the_repository_where_a_folder_has_its_name(
     hub: LoopbackHub, client: Hub, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.chdir(tmp_path)
-    commit, pin = hub.put(REPO, sound()), VersionPin(lock=tmp_path / "spikgpt.lock")
+    commit, pin = hub.put(REPO, reference_files()), VersionPin(lock=tmp_path / "spikgpt.lock")
     pull(REPO, REPO, hub=client, pin=pin)
     assert open_reference(REPO, hub=client, pin=pin).origin == f"{REPO}@{commit}"

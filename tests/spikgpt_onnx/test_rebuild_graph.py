@@ -27,7 +27,7 @@ from spikgpt_onnx.exporter import export
 from spikgpt_onnx.parity import ExportableReference
 from spikgpt_onnx.rebuild_graph import rebuild_graph
 from tests.conftest import DATA
-from tests.spikgpt_onnx.forged import Change, backdoor, changed, metadata, with_graph
+from tests.spikgpt_onnx.altered_graphs import Change, backdoor, changed, metadata, with_graph
 
 
 def nudged(how: Any, chosen: int = 0) -> Change:

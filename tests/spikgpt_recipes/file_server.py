@@ -23,7 +23,7 @@ class FileServer:
     def __init__(self) -> None:
         self.files: dict[str, bytes] = {}
         self.faults: list[int | str] = []
-        self.asked: list[tuple[str, str]] = []
+        self.requests: list[tuple[str, str]] = []
         self.version = '"1"'
         self._server = ThreadingHTTPServer(("127.0.0.1", 0), type("Handler", (_Handler,), {"files": self}))
         self._server.daemon_threads = True
@@ -49,7 +49,7 @@ class _Handler(BaseHTTPRequestHandler):
 
     def do_GET(self) -> None:
         server, wanted = self.files, self.headers.get("Range", "")
-        server.asked.append((self.path, wanted))
+        server.requests.append((self.path, wanted))
         fault = server.faults.pop(0) if server.faults else ""
         content = server.files.get(self.path)
         if isinstance(fault, int) or content is None:

@@ -52,7 +52,7 @@ def left(cache: Path) -> set[str]:
 
 
 def ranges(server: FileServer) -> list[str]:
-    return [wanted for _, wanted in server.asked]
+    return [wanted for _, wanted in server.requests]
 
 
 def test_a_file_arrives_once(server: FileServer, tmp_path: Path) -> None:
@@ -65,7 +65,7 @@ def test_two_processes_do_not_write_one_file(server: FileServer, tmp_path: Path)
     refusal = r"Another process is downloading to .*GSE1\. Wait until it is done, or name another folder: --cache"
     with hold_lock(tmp_path / ACCESSION / ".lock", ""), pytest.raises(ConfigError, match=refusal):
         get(file_of(server), tmp_path)
-    assert server.asked == []
+    assert server.requests == []
     assert get(file_of(server), tmp_path) == CONTENT
     with hold_lock(tmp_path / ACCESSION / ".lock", ""):
         assert get(file_of(server), tmp_path) == CONTENT
@@ -83,7 +83,7 @@ def test_a_cut_download_goes_on_where_it_stopped(server: FileServer, tmp_path: P
 def test_what_may_pass_is_tried_again(server: FileServer, tmp_path: Path, fault: int | str) -> None:
     server.faults = [fault, fault]
     assert get(file_of(server), tmp_path) == CONTENT
-    assert len(server.asked) == 3
+    assert len(server.requests) == 3
 
 
 def test_a_server_without_ranges_sends_everything_again(server: FileServer, tmp_path: Path) -> None:
@@ -121,7 +121,7 @@ def test_a_rest_of_another_version_is_not_appended(
         with pytest.raises(DownloadError):
             get(file, tmp_path)
     server.version, server.files[f"/{NAME}"], server.faults = later, other, ["late"]
-    server.asked = []
+    server.requests = []
     assert get(file, tmp_path) == other
     assert ranges(server) == ["bytes=128000-", ""]
 
@@ -134,7 +134,7 @@ def test_one_recipe_gets_nothing_that_another_downloaded_from_elsewhere(server: 
     assert get(file, tmp_path, f"{server.url}/mirror") == mirrored
     assert get(file, tmp_path) == CONTENT
     assert get(file_of(server), tmp_path) == CONTENT
-    assert len(server.asked) == 4
+    assert len(server.requests) == 4
 
 
 @pytest.mark.parametrize(
@@ -183,7 +183,7 @@ def test_the_disk_is_not_filled(
     server.faults = [fault]
     with pytest.raises(DownloadError, match=r"does not fit on the disk: it has \d+ bytes or more, and 50000 bytes are"):
         get(file_of(server, known=False), tmp_path)
-    assert len(server.asked) == 1
+    assert len(server.requests) == 1
 
 
 @pytest.mark.parametrize("target", ["file:///etc/passwd", "ftp://127.0.0.1/x"])
@@ -191,7 +191,7 @@ def test_redirects_lead_to_no_other_scheme(server: FileServer, tmp_path: Path, t
     server.faults = [f"to {target}"] * TRIES
     with pytest.raises(DownloadError, match=r"neither http nor https\. It may have moved"):
         get(file_of(server, known=False), tmp_path)
-    assert len(server.asked) == 1
+    assert len(server.requests) == 1
 
 
 def test_without_a_hash_or_a_version_it_starts_again(server: FileServer, tmp_path: Path) -> None:
@@ -226,7 +226,7 @@ def test_failures_name_the_file_the_address_the_status_and_what_to_do(
     file, server.faults = file_of(server), faults
     with pytest.raises(DownloadError, match=rf"^GSE1/{NAME} \({file.url}\) was not downloaded: {message}"):
         download([file], tmp_path, None, accession=ACCESSION)
-    assert len(server.asked) == tries
+    assert len(server.requests) == tries
 
 
 def test_nobody_listens(server: FileServer, tmp_path: Path) -> None:
@@ -304,7 +304,7 @@ def test_a_folder_is_a_mirror(server: FileServer, tmp_path: Path) -> None:
         found()
     path.write_bytes(CONTENT)
     assert found() == path
-    assert server.asked == []
+    assert server.requests == []
     assert not (tmp_path / "cache").exists()
 
 
@@ -320,13 +320,13 @@ def test_nothing_is_written_or_read_outside_the_cache_and_the_mirror(
     with pytest.raises(ConfigError, match="is not the name of a file in"):
         download([file_of(server, known=False)], *folders, accession=accession)
     assert (tmp_path / NAME).read_bytes() == b"mine"
-    assert server.asked == []
+    assert server.requests == []
 
 
 def test_a_disk_without_room_is_found_out_first(server: FileServer, tmp_path: Path) -> None:
     with pytest.raises(DownloadError, match=r"The files need 9007199\.3 GB; .* has [\d.]+\. Name another folder"):
         download([file_of(server, size=2**53 - 1)], tmp_path, None, accession=ACCESSION)
-    assert server.asked == []
+    assert server.requests == []
 
 
 def test_a_cache_that_cannot_be_made(server: FileServer, tmp_path: Path) -> None:

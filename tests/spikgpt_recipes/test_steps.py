@@ -232,7 +232,7 @@ def test_a_build_that_is_killed_goes_on_to_the_same_reference(mirror: Path, tmp_
         killed_when(lambda: any(work.glob(".built.*/built")))
         done = done_of(build_of(recipe, out, f"{server.url}/mirror"))
     # The first build was killed while the archive was on its way.
-    (_, everything), (_, rest) = server.asked
+    (_, everything), (_, rest) = server.requests
     assert not everything
     assert 0 < int(rest.removeprefix("bytes=").removesuffix("-")) < len(archive)
     assert done == {**dict.fromkeys(STEPS, True), "card": False}

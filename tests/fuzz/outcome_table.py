@@ -1,4 +1,4 @@
-"""What became of many tries, counted by kind, and shown as a table: what all fuzzers share."""
+"""Run cases, count their outcomes by kind of damage, and print the counts as a table: shared by all fuzzers."""
 
 from __future__ import annotations
 
@@ -8,36 +8,37 @@ from collections import Counter
 from collections.abc import Callable, Sequence
 from typing import Protocol
 
-Counted = Counter[tuple[str, str]]
+OutcomeCounts = Counter[tuple[str, str]]
 
 
 class Fuzz(Protocol):
-    """Makes ``count`` tries that depend on a seed; returns how often each kind came to each outcome, and failures."""
+    """Function that runs ``count`` cases and returns the number of each outcome by kind, and the failures."""
 
-    def __call__(self, count: int, seed: int, *, progress: bool) -> tuple[Counted, list[str]]:
-        """Make the tries."""
+    def __call__(self, count: int, seed: int, *, progress: bool) -> tuple[OutcomeCounts, list[str]]:
+        """Run the cases."""
 
 
-def tally(
+def count_outcomes(
     count: int, good: Sequence[str], attempt: Callable[[int], tuple[str, str, str]], *, progress: bool
-) -> tuple[Counted, list[str]]:
-    """Make so many tries, of which ``attempt`` gives the kind, what was found, and the case in words.
+) -> tuple[OutcomeCounts, list[str]]:
+    """Run ``count`` cases and count their outcomes.
 
-    What was found is one of the ``good`` outcomes, or another one, a colon and what is wrong.
+    ``attempt`` returns the kind of a case, its result, and a description of the case. The result is one of the ``good``
+    outcomes. For a failure, the result is another outcome, a colon and the reason.
     """
-    outcomes, failures = Counted(), list[str]()
+    outcomes, failures = OutcomeCounts(), list[str]()
     for number in range(count):
-        kind, found, told = attempt(number)
-        outcomes[kind, found.partition(":")[0]] += 1
-        if found not in good:
-            failures.append(f"case {number}, {told}: {found}")
+        kind, result, description = attempt(number)
+        outcomes[kind, result.partition(":")[0]] += 1
+        if result not in good:
+            failures.append(f"case {number}, {description}: {result}")
         if progress:
             sys.stderr.write(f"\r{number + 1}/{count}, {len(failures)} failures")
     return outcomes, failures
 
 
 def run(fuzz: Fuzz, good: Sequence[str], about: str | None, count: int) -> int:
-    """Do what the command line asks for and print a table of outcomes; exit code 1 when something failed."""
+    """Run the fuzzer of a command line and print a table of outcomes; return 1 if a case failed."""
     parser = argparse.ArgumentParser(description=about)
     parser.add_argument("--count", type=int, default=count)
     parser.add_argument("--seed", type=int, default=0)

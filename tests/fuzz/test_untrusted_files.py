@@ -1,14 +1,14 @@
-"""A part of the forged recipes, studies and checkpoints; ``make fuzz`` tries all of them."""
+"""Nine altered recipes, studies and checkpoints; ``make fuzz`` tests 900."""
 
 from __future__ import annotations
 
 import pytest
 
-from tests.fuzz.strangers import GOOD, fuzz
+from tests.fuzz.untrusted_files import GOOD, fuzz
 
 
 @pytest.mark.slow
-def test_what_strangers_made_is_read_or_refused() -> None:
+def test_altered_recipes_studies_and_checkpoints_are_read_or_refused() -> None:
     outcomes, failures = fuzz(9, seed=1)
     assert not failures, "\n".join(failures)
     assert {outcome for _, outcome in outcomes} == set(GOOD)

@@ -1,4 +1,4 @@
-"""Ways to damage a file of cells, each drawn from a seed: bytes, HDF5 structure, zarr metadata and chunks."""
+"""Random damage to a file of cells: bytes, HDF5 structure, zarr metadata and chunks."""
 
 from __future__ import annotations
 
@@ -14,15 +14,15 @@ Random = np.random.Generator
 
 
 def _array(group: Any, random: Random, *names: str) -> str:
-    """Return the path of one of the arrays whose last name is among some, or of any array."""
-    found: list[str] = []
-    group.visititems(lambda name, item: found.append(name) if hasattr(item, "shape") else None)
-    wanted = [name for name in found if not names or name.rsplit("/", 1)[-1] in names]
-    return str(random.choice(sorted(wanted or found)))
+    """Return the path of a random array named one of ``names``; of any array if no such array exists."""
+    arrays: list[str] = []
+    group.visititems(lambda name, item: arrays.append(name) if hasattr(item, "shape") else None)
+    matches = [name for name in arrays if not names or name.rsplit("/", 1)[-1] in names]
+    return str(random.choice(sorted(matches or arrays)))
 
 
 def _replaced(group: Any, name: str, values: Any) -> None:
-    """Write other values in place of an array, with its attributes."""
+    """Replace the values of an array and keep its attributes."""
     attributes = dict(group[name].attrs)
     del group[name]
     values = np.asarray(values)
@@ -32,7 +32,7 @@ def _replaced(group: Any, name: str, values: Any) -> None:
         item.attrs[key] = value
 
 
-def _of_sparse(change: Callable[[np.ndarray, Random], np.ndarray], *names: str) -> Callable[[Any, Random], None]:
+def _changing(change: Callable[[np.ndarray, Random], np.ndarray], *names: str) -> Callable[[Any, Random], None]:
     def apply(group: Any, random: Random) -> None:
         name = _array(group, random, *names)
         _replaced(group, name, change(group[name][...], random))
@@ -40,12 +40,16 @@ def _of_sparse(change: Callable[[np.ndarray, Random], np.ndarray], *names: str) 
     return apply
 
 
-def _spoiled(values: np.ndarray, random: Random, *wrong: Any) -> np.ndarray:
-    """Put a wrong value in one place."""
-    spoiled = values.astype(np.asarray(wrong[0]).dtype) if np.asarray(wrong[0]).dtype.kind == "f" else values.copy()
-    if len(spoiled):
-        spoiled[random.integers(len(spoiled))] = random.choice(wrong)
-    return spoiled
+def _with_wrong_value(values: np.ndarray, random: Random, *wrong_values: Any) -> np.ndarray:
+    """Replace one random value by a wrong value."""
+    changed = (
+        values.astype(np.asarray(wrong_values[0]).dtype)
+        if np.asarray(wrong_values[0]).dtype.kind == "f"
+        else values.copy()
+    )
+    if len(changed):
+        changed[random.integers(len(changed))] = random.choice(wrong_values)
+    return changed
 
 
 def attribute(group: Any, random: Random) -> None:
@@ -55,15 +59,15 @@ def attribute(group: Any, random: Random) -> None:
     items = [item for item in items if len(item.attrs)]
     item = items[random.integers(len(items))]
     key = str(random.choice(sorted(item.attrs)))
-    wrong = ["csr_matrix", "no such encoding", 7, -1, np.array([3, 3]), np.array([10**12, 10**12]), "", "0.0.0"]
+    wrong_values = ["csr_matrix", "no such encoding", 7, -1, np.array([3, 3]), np.array([10**12, 10**12]), "", "0.0.0"]
     if random.random() < 0.3:
         del item.attrs[key]
     else:
-        item.attrs[key] = wrong[random.integers(len(wrong))]
+        item.attrs[key] = wrong_values[random.integers(len(wrong_values))]
 
 
 def shape(group: Any, random: Random) -> None:
-    """State another shape of a sparse matrix."""
+    """Change the shape attribute of a sparse matrix."""
     names = [name for name in ("X", "layers/counts", "raw/X") if name in group and "shape" in group[name].attrs]
     if not names:
         return attribute(group, random)
@@ -80,13 +84,13 @@ def removed(group: Any, random: Random) -> None:
 
 
 def swapped(group: Any, random: Random) -> None:
-    """Let two members of a group change places."""
+    """Swap the names of two members of a group."""
     groups = [item for item in (group, group["obs"], group["var"], group.get("X")) if hasattr(item, "keys")]
     chosen = groups[random.integers(len(groups))]
-    one, other = random.choice(sorted(chosen), 2, replace=False)
-    chosen.move(one, "between")
-    chosen.move(other, one)
-    chosen.move("between", other)
+    first, second = random.choice(sorted(chosen), 2, replace=False)
+    chosen.move(first, "between")
+    chosen.move(second, first)
+    chosen.move("between", second)
 
 
 def other_type(group: Any, random: Random) -> None:
@@ -110,7 +114,7 @@ def other_length(group: Any, random: Random) -> None:
 
 
 def links(group: h5py.Group, random: Random) -> None:
-    """Put a link that leads to itself, to another file or nowhere in place of a member."""
+    """Replace a member by a link to itself, to another file, to the root or to a missing path."""
     name = str(random.choice(["X", "obs", "var", "uns", "obs/_index", "var/_index"]))
     if name in group:
         del group[name]
@@ -123,18 +127,18 @@ def links(group: h5py.Group, random: Random) -> None:
 def flipped(path: Path, random: Random) -> None:
     """Flip some bytes of a file."""
     content = bytearray(path.read_bytes())
-    for place in random.integers(len(content), size=random.integers(1, 9)):
-        content[place] ^= int(random.integers(1, 256))
+    for position in random.integers(len(content), size=random.integers(1, 9)):
+        content[position] ^= int(random.integers(1, 256))
     path.write_bytes(content)
 
 
 def truncated(path: Path, random: Random) -> None:
-    """Cut a file short."""
+    """Truncate a file."""
     path.write_bytes(path.read_bytes()[: random.integers(path.stat().st_size)])
 
 
 def overwritten(path: Path, random: Random) -> None:
-    """Overwrite a stretch of a file with zeros or noise."""
+    """Overwrite up to 511 bytes of a file with zeros or noise."""
     content = bytearray(path.read_bytes())
     start, size = int(random.integers(len(content))), int(random.integers(1, 512))
     noise = random.bytes(size) if random.random() < 0.5 else bytes(size)
@@ -143,17 +147,17 @@ def overwritten(path: Path, random: Random) -> None:
 
 
 def metadata(path: Path, random: Random) -> None:
-    """Change a value somewhere in the JSON of a zarr folder."""
+    """Change a random value in a JSON file of a zarr folder."""
     values = json.loads(path.read_text())
-    node, places = values, []
+    node, path_in_json = values, []
     while isinstance(node, dict | list) and node:
         key: Any = random.choice(sorted(node)) if isinstance(node, dict) else int(random.integers(len(node)))
-        places.append((node, key))
+        path_in_json.append((node, key))
         node = node[key]
-    wrong: list[Any] = [None, -1, 0, 10**15, "nonsense", [], {}, 1.5, "<f8", "|O", "../../etc"]
-    if places:
-        target, key = places[-1]
-        target[key] = wrong[random.integers(len(wrong))]
+    wrong_values: list[Any] = [None, -1, 0, 10**15, "nonsense", [], {}, 1.5, "<f8", "|O", "../../etc"]
+    if path_in_json:
+        target, key = path_in_json[-1]
+        target[key] = wrong_values[random.integers(len(wrong_values))]
     path.write_text(json.dumps(values))
 
 
@@ -161,15 +165,18 @@ def _shuffled(values: np.ndarray, random: Random) -> np.ndarray:
     return random.permutation(values)
 
 
-# By name: what changes the structure of an open HDF5 file or zarr group, and whether the values of cells may change
-# with it in a way that nobody could notice.
+# Kinds of damage to the structure of an open HDF5 file or zarr group. True if the damage can change expression values
+# without an error.
 STRUCTURE: dict[str, tuple[Callable[[Any, Random], Any], bool]] = {
-    "indptr shuffled": (_of_sparse(_shuffled, "indptr"), True),
-    "indptr beyond": (_of_sparse(lambda v, r: _spoiled(v, r, 10**9, -1, 2**31 - 1), "indptr"), True),
-    "indices beyond": (_of_sparse(lambda v, r: _spoiled(v, r, 10**6, -1, 2**31 - 1), "indices"), True),
-    "indices shuffled": (_of_sparse(_shuffled, "indices"), True),
-    "values not finite": (_of_sparse(lambda v, r: _spoiled(v, r, np.nan, np.inf, -1.0, 1e300), "data", "X"), True),
-    "codes beyond": (_of_sparse(lambda v, r: _spoiled(v, r, 100, -2, 127), "codes"), False),
+    "indptr shuffled": (_changing(_shuffled, "indptr"), True),
+    "indptr beyond": (_changing(lambda v, r: _with_wrong_value(v, r, 10**9, -1, 2**31 - 1), "indptr"), True),
+    "indices beyond": (_changing(lambda v, r: _with_wrong_value(v, r, 10**6, -1, 2**31 - 1), "indices"), True),
+    "indices shuffled": (_changing(_shuffled, "indices"), True),
+    "values not finite": (
+        _changing(lambda v, r: _with_wrong_value(v, r, np.nan, np.inf, -1.0, 1e300), "data", "X"),
+        True,
+    ),
+    "codes beyond": (_changing(lambda v, r: _with_wrong_value(v, r, 100, -2, 127), "codes"), False),
     "attribute": (attribute, True),
     "shape": (shape, True),
     "removed": (removed, True),
