@@ -26,7 +26,7 @@ def test_a_build_is_told_step_by_step_and_pushed(run: Run, cells: AnnData, tmp_p
     assert ran.code == 0, ran.err
     said = ran.err
     assert "download (0." in said
-    assert "): reference: 200 cells of Learned; query: 100 cells of Asked.\n" in said
+    assert "): reference: 200 cells of ReferenceStudy; query: 100 cells of QueryStudy.\n" in said
     assert "Wrote" not in said
     ran = run(*arguments, "--push", "me/islets", "--endpoint", hub.endpoint)
     assert ran.code == 0, ran.err
@@ -49,7 +49,7 @@ def test_the_first_steps_are_told_and_write_no_reference(run: Run, cells: AnnDat
     arguments = ["build", recipe, "--mirror", tmp_path / "mirror", "--out", out, "--steps", "download,prepare"]
     ran = run(*arguments)
     assert ran.code == 0, ran.err
-    assert "): reference: 200 cells of Learned; query: 100 cells of Asked.\n" in ran.err
+    assert "): reference: 200 cells of ReferenceStudy; query: 100 cells of QueryStudy.\n" in ran.err
     assert "Wrote" not in ran.err
     assert not out.exists()
     assert "prepare (unchanged): " in run(*arguments).err
@@ -69,7 +69,7 @@ def test_a_typo_is_found_before_anything_is_asked_for(run: Run, tmp_path: Path) 
     with FileServer() as server:
         ran = run("build", recipe, "--mirror", server.url, "--out", tmp_path / "out", "--cache", tmp_path / "cache")
         assert server.requests == []
-    assert_refused(ran, "unknown field `acession`, in sources[0] (study Learned). Correct that line.")
+    assert_refused(ran, "unknown field `acession`, in sources[0] (study ReferenceStudy). Correct that line.")
     assert sorted(path.name for path in tmp_path.iterdir()) == ["recipe"]
 
 

@@ -31,7 +31,7 @@ labels:
   delta: {id: CL:0000173, term: pancreatic D cell, broad: CL:0000164, broad_term: enteroendocrine cell}
   exocrine: {id: CL:0000083, term: epithelial cell of pancreas, broad: CL:0002076, broad_term: endo-epithelial cell}
 sources:
-  - study: Learned
+  - study: ReferenceStudy
     accession: GSE84133
     role: reference
     page: https://www.ncbi.nlm.nih.gov/geo/query/acc.cgi?acc=GSE84133
@@ -40,7 +40,7 @@ sources:
     keep: {donor: [human1, human2]}
     files: &no
     labels: {alpha: alpha, beta: beta, delta: delta, ductal: exocrine, acinar: exocrine, endothelial: null}
-  - study: Asked
+  - study: QueryStudy
     accession: GSE84133
     role: query
     page: https://www.ncbi.nlm.nih.gov/geo/query/acc.cgi?acc=GSE84133
@@ -62,29 +62,31 @@ FILES = r"""
 
 def islets_of(cells: AnnData) -> AnnData:
     """Return the cells of three made-up donors, with the 600 genes that have the most counts."""
-    most = np.sort(np.argsort(np.asarray(cells.X.sum(axis=0)).ravel(), kind="stable")[-600:])
-    few = cells[:, most].copy()
-    # Every donor has equally many cells of each type.
-    few.obs["donor"] = [f"human{1 + place % 3}" for place in few.obs.groupby("cell_type", observed=True).cumcount()]
-    return few
+    most_counts = np.sort(np.argsort(np.asarray(cells.X.sum(axis=0)).ravel(), kind="stable")[-600:])
+    subset = cells[:, most_counts].copy()
+    # Each donor gets the same number of cells of each type.
+    subset.obs["donor"] = [
+        f"human{1 + count % 3}" for count in subset.obs.groupby("cell_type", observed=True).cumcount()
+    ]
+    return subset
 
 
 @pytest.fixture(scope="session")
 def islets(cells: AnnData) -> AnnData:
-    """Return some cells of three made-up donors."""
+    """Return cells of three made-up donors."""
     return islets_of(cells)
 
 
 @pytest.fixture(scope="session")
 def mirror(islets: AnnData, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Write them as GEO has them."""
+    """Write the cells of ``islets`` in the layout of GEO; return the folder."""
     folder = tmp_path_factory.mktemp("mirror")
     pancreas(islets, folder)
     return folder
 
 
 def write_recipe(folder: Path, *, left_out: str = "", training: str = "default") -> Path:
-    """Write the small recipe."""
+    """Write the small recipe and its card; return the folder."""
     folder.mkdir(parents=True, exist_ok=True)
     text = RECIPE.replace(" &no", FILES).replace("LEFT_OUT", left_out).replace("TRAINING", training)
     (folder / FILE).write_text(text)

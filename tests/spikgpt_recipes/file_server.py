@@ -12,12 +12,20 @@ from typing import Any
 
 
 class FileServer:
-    """Files by path, what clients asked for, and what goes wrong with the next requests, in order.
+    """Server of ``files`` by path; records the path and Range header of each request in ``requests``.
 
-    A fault is a status; ``cut``, half of what was asked for and a closed connection; ``short``, half of it, said to be
-    the whole; ``slow``, half of it, then a byte at a time; ``whole``, everything whatever part was asked for;
-    ``other``, another part; ``page``, a web page by its header; ``late``, the rest of the present version whatever was
-    asked for; ``unsized``, no length; or ``to URL``, a redirect.
+    ``faults`` holds the faults of the next requests in order. A fault is one of:
+
+    - a number: this HTTP status;
+    - ``cut``: half of the requested bytes, then a closed connection;
+    - ``short``: half of the requested bytes, with a matching Content-Length;
+    - ``slow``: half of the requested bytes at once, the rest byte by byte;
+    - ``whole``: the whole file, although a part was requested;
+    - ``other``: a Content-Range that starts one byte too late;
+    - ``page``: the Content-Type of a web page;
+    - ``late``: the requested part of the present version, although If-Range names an earlier version;
+    - ``unsized``: no Content-Length;
+    - ``to URL``: a redirect to this URL.
     """
 
     def __init__(self) -> None:
@@ -45,11 +53,11 @@ class _Handler(BaseHTTPRequestHandler):
     files: FileServer
 
     def log_message(self, *_: Any) -> None:
-        """Stay quiet."""
+        """Log nothing."""
 
     def do_GET(self) -> None:
-        server, wanted = self.files, self.headers.get("Range", "")
-        server.requests.append((self.path, wanted))
+        server, requested_range = self.files, self.headers.get("Range", "")
+        server.requests.append((self.path, requested_range))
         fault = server.faults.pop(0) if server.faults else ""
         content = server.files.get(self.path)
         if isinstance(fault, int) or content is None:
@@ -60,18 +68,18 @@ class _Handler(BaseHTTPRequestHandler):
             self.send_header("Location", str(fault).removeprefix("to "))
             self.end_headers()
             return
-        match = re.fullmatch(r"bytes=(\d+)-", wanted)
-        same = fault == "late" or self.headers.get("If-Range", server.version) == server.version
-        start = int(match[1]) if match and same else 0
+        match = re.fullmatch(r"bytes=(\d+)-", requested_range)
+        same_version = fault == "late" or self.headers.get("If-Range", server.version) == server.version
+        start = int(match[1]) if match and same_version else 0
         start = 0 if fault == "whole" else start
         if start >= len(content) and start:
             self.send_error(416)
             return
         body = content[start:]
-        said = start + 1 if fault == "other" else start
+        stated_start = start + 1 if fault == "other" else start
         self.send_response(206 if start else 200)
         if start:
-            self.send_header("Content-Range", f"bytes {said}-{len(content) - 1}/{len(content)}")
+            self.send_header("Content-Range", f"bytes {stated_start}-{len(content) - 1}/{len(content)}")
         if fault != "unsized":
             self.send_header("Content-Length", str(len(body) // 2 if fault == "short" else len(body)))
         self.send_header("Content-Type", "text/html; charset=utf-8" if fault == "page" else "application/x-gzip")
@@ -79,8 +87,8 @@ class _Handler(BaseHTTPRequestHandler):
             self.send_header("Last-Modified" if server.version.startswith("Mon") else "ETag", server.version)
         self.end_headers()
         half = len(body) // 2
-        with suppress(ConnectionError):  # nobody waits any more
+        with suppress(ConnectionError):  # the client has closed the connection
             self.wfile.write(body[:half] if fault in ("cut", "short", "slow") else body)
-            for place in range(half, len(body) if fault == "slow" else half):
-                self.wfile.write(body[place : place + 1])
+            for position in range(half, len(body) if fault == "slow" else half):
+                self.wfile.write(body[position : position + 1])
                 time.sleep(0.02)

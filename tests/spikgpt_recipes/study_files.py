@@ -1,4 +1,4 @@
-"""Cells laid out as the studies publish them, small: names of files, columns and cells are those of the real ones."""
+"""Few cells in the layouts of published studies, with the real names of files, columns and cells."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ Table = Sequence[Sequence[Any]]
 
 
 def baron() -> AnnData:
-    """Return 40 cells and 60 genes of donor human1, with the most values."""
+    """Return 40 cells of donor human1 with the 60 genes that have the most counts."""
     cells = read_cells(BARON)[::48][:N_CELLS]
     totals = cells.X.sum(axis=0).A1.astype(np.int64)
     chosen = np.sort(np.argsort(-totals, kind="stable")[:N_GENES])
@@ -65,11 +65,11 @@ def zipped(members: Mapping[str, bytes]) -> bytes:
 
 
 def gse84133(cells: AnnData) -> dict[str, bytes]:
-    """Lay cells out as Baron et al. did: a table a donor, cells in rows."""
+    """Return cells in the layout of Baron et al.: one table per donor, cells in rows."""
     header = ['""', '"barcode"', '"assigned_cluster"', *(f'"{gene}"' for gene in cells.var_names)]
     rows = [
-        [f'"{name}"', f'"BARCODE-{place}"', f'"{kind}"', *row]
-        for place, (name, kind, row) in enumerate(
+        [f'"{name}"', f'"BARCODE-{index}"', f'"{kind}"', *row]
+        for index, (name, kind, row) in enumerate(
             zip(cells.obs_names, cells.obs["cell_type"], values(cells).tolist(), strict=True)
         )
     ]
@@ -79,11 +79,11 @@ def gse84133(cells: AnnData) -> dict[str, bytes]:
 
 
 def gse85241(cells: AnnData) -> dict[str, bytes]:
-    """Lay cells out as Muraro et al. did: genes in rows with their chromosome, no title above them; labels apart."""
-    names = [f"D{28 + place % 4}-{place}_1" for place in range(cells.n_obs)]
+    """Return cells in the layout of Muraro et al.: genes with chromosome in rows; labels in another file."""
+    names = [f"D{28 + index % 4}-{index}_1" for index in range(cells.n_obs)]
     rows = [
-        [f"{gene}__chr{place % 22 + 1}", *row]
-        for place, (gene, row) in enumerate(zip(cells.var_names, values(cells).T.tolist(), strict=True))
+        [f"{gene}__chr{index % 22 + 1}", *row]
+        for index, (gene, row) in enumerate(zip(cells.var_names, values(cells).T.tolist(), strict=True))
     ]
     labels = [[name.replace("-", "."), kind] for name, kind in zip(names, cells.obs["cell_type"], strict=True)][1:]
     return {
@@ -93,118 +93,126 @@ def gse85241(cells: AnnData) -> dict[str, bytes]:
 
 
 def series_matrix(titles: Sequence[str], characteristics: Mapping[str, Sequence[str]]) -> bytes:
-    """Return what GEO says of the samples of a series."""
+    """Return a series matrix of GEO, which describes the samples of a series."""
 
     def line(key: str, parts: Sequence[str]) -> list[str]:
         return [key, *(f'"{part}"' for part in parts)]
 
     rows = [['!Series_title\t"A study"'], [], line("!Sample_title", titles)]
-    rows.append(line("!Sample_geo_accession", [f"GSM{place}" for place in range(len(titles))]))
+    rows.append(line("!Sample_geo_accession", [f"GSM{index}" for index in range(len(titles))]))
     rows += [
-        line("!Sample_characteristics_ch1", [f"{key}: {value}" for value in found])
-        for key, found in characteristics.items()
+        line("!Sample_characteristics_ch1", [f"{key}: {value}" for value in texts])
+        for key, texts in characteristics.items()
     ]
     rows += [["!series_matrix_table_begin"], line('"ID_REF"', ["GSM0"]), ["!series_matrix_table_end"]]
     return packed(text(rows, "\t"))
 
 
 def gse81608(cells: AnnData) -> dict[str, bytes]:
-    """Lay cells out as Xin et al. did: RPKM by Entrez id, genes in rows; labels in the series matrix."""
-    ids = [str(1000 + place) for place in range(cells.n_vars)]
-    header = ["gene.id", *(f"Sample_{place + 1}" for place in range(cells.n_obs))]
+    """Return cells in the layout of Xin et al.: RPKM by Entrez id, genes in rows; labels in the series matrix."""
+    ids = [str(1000 + index) for index in range(cells.n_vars)]
+    header = ["gene.id", *(f"Sample_{index + 1}" for index in range(cells.n_obs))]
     rpkm = (values(cells).T / 7).round(3)
-    titles = [f"Pancreatic islet cell sample {place + 1}" for place in range(cells.n_obs)]
-    said = {"donor id": ["Non T2D 1"] * cells.n_obs, "cell subtype": cells.obs["cell_type"].astype(str).tolist()}
+    titles = [f"Pancreatic islet cell sample {index + 1}" for index in range(cells.n_obs)]
+    characteristics = {
+        "donor id": ["Non T2D 1"] * cells.n_obs,
+        "cell subtype": cells.obs["cell_type"].astype(str).tolist(),
+    }
     rows = [[gene, *row] for gene, row in zip(ids, rpkm.tolist(), strict=True)]
     return {
         "GSE81608_human_islets_rpkm.txt.gz": packed(text([header, *rows], "\t")),
-        "GSE81608_series_matrix.txt.gz": series_matrix(titles, said),
+        "GSE81608_series_matrix.txt.gz": series_matrix(titles, characteristics),
         "human_gene_annotation.csv": text([["gene.id", "symbol"], *zip(ids, cells.var_names, strict=True)]),
     }
 
 
 def emtab5061(cells: AnnData) -> dict[str, bytes]:
-    """Lay cells out as Segerstolpe et al. did: RPKM and counts side by side, cells named once; labels in an SDRF."""
-    names = [f"HP{1502401 + place}_A{place}" for place in range(cells.n_obs)]
+    """Return cells in the layout of Segerstolpe et al.: RPKM and counts side by side; labels in an SDRF."""
+    names = [f"HP{1502401 + index}_A{index}" for index in range(cells.n_obs)]
     counts = values(cells).T
     rows = [
-        [gene, f"NM_{place}", *(row / 3).round(4).tolist(), *row.tolist()]
-        for place, (gene, row) in enumerate(zip(cells.var_names, counts, strict=True))
+        [gene, f"NM_{index}", *(row / 3).round(4).tolist(), *row.tolist()]
+        for index, (gene, row) in enumerate(zip(cells.var_names, counts, strict=True))
     ]
     # Symbols may repeat.
     rows[1][0] = rows[0][0]
     table = text([["#samples", *names], *rows], "\t")
     header = ["Source Name", "Characteristics[individual]", "Characteristics[cell type]", "Comment[RUN]"]
     # Two runs of each cell.
-    said = [
-        [name, "HP1502401", f"{kind} cell", f"ERR{place}{run}"]
-        for place, (name, kind) in enumerate(zip(names, cells.obs["cell_type"], strict=True))
+    sdrf_rows = [
+        [name, "HP1502401", f"{kind} cell", f"ERR{index}{run}"]
+        for index, (name, kind) in enumerate(zip(names, cells.obs["cell_type"], strict=True))
         for run in (1, 2)
     ]
     return {
         "E-MTAB-5061.processed.1.zip": zipped({"pancreas_refseq_rpkms_counts_3514sc.txt": table}),
-        "E-MTAB-5061.sdrf.txt": text([header, *said], "\t"),
+        "E-MTAB-5061.sdrf.txt": text([header, *sdrf_rows], "\t"),
     }
 
 
 def gse86469(cells: AnnData) -> dict[str, bytes]:
-    """Lay cells out as Lawlor et al. did: expected counts, which are not whole, quoted; the series says the labels."""
-    names = [f"10th_C{place}_S{place}" for place in range(cells.n_obs)]
+    """Return cells in the layout of Lawlor et al.: fractional expected counts; labels in the series matrix."""
+    names = [f"10th_C{index}_S{index}" for index in range(cells.n_obs)]
     rows = [[f'"{gene}"', *row] for gene, row in zip(cells.var_names, (values(cells).T * 1.25).tolist(), strict=True)]
     header = ['""', *(f'"{name}"' for name in names)]
-    said = {"cell type": cells.obs["cell_type"].astype(str).tolist(), "islet unos id": ["ACIW009"] * cells.n_obs}
+    characteristics = {
+        "cell type": cells.obs["cell_type"].astype(str).tolist(),
+        "islet unos id": ["ACIW009"] * cells.n_obs,
+    }
     return {
         "GSE86469_GEO.islet.single.cell.processed.data.RSEM.raw.expected.counts.csv.gz": packed(text([header, *rows])),
-        "GSE86469_series_matrix.txt.gz": series_matrix(names, said),
+        "GSE86469_series_matrix.txt.gz": series_matrix(names, characteristics),
     }
 
 
 def gse130636(cells: AnnData) -> dict[str, bytes]:
-    """Lay cells out as Voigt et al. did: logarithms, cells in rows, a table a region with the same barcodes."""
+    """Return cells in the layout of Voigt et al.: log values, one table per region with the same barcodes."""
     counts = values(cells)
     logs = np.log1p(counts / np.maximum(counts.sum(axis=1, keepdims=True), 1) * 1e4)
     header = ["barcode", "cluster_label", *cells.var_names]
     members = {}
     for part, name in enumerate(("GSM3745992_fovea_donor_1", "GSM3745995_peripheral_donor_1")):
         rows = [
-            [f"AAAC{place}-1", "8A" if place % 2 else "1", *row] for place, row in enumerate(logs[part::2].tolist())
+            [f"AAAC{index}-1", "8A" if index % 2 else "1", *row] for index, row in enumerate(logs[part::2].tolist())
         ]
         members[f"{name}_expression.tsv.gz"] = packed(text([header, *rows], "\t"))
     return {"GSE130636_RAW.tar": tar(members)}
 
 
 def gse148077(cells: AnnData) -> dict[str, bytes]:
-    """Lay cells out as Yan et al. did: a table a donor, genes in rows; labels of all with a second line of types."""
-    files, said = {}, [["NAME", "Cluster"], ["TYPE", "group"]]
+    """Return cells in the layout of Yan et al.: one table per donor, genes in rows; one file of labels."""
+    files, annotation_rows = {}, [["NAME", "Cluster"], ["TYPE", "group"]]
     for part, donor in enumerate(("H1CD73dpS1", "H11FoveaS1")):
-        some = cells[part::2]
-        names = [f"{donor}_BARCODE{place}-1" for place in range(some.n_obs)]
-        said += [[name, kind] for name, kind in zip(names, some.obs["cell_type"], strict=True)]
+        part_cells = cells[part::2]
+        names = [f"{donor}_BARCODE{index}-1" for index in range(part_cells.n_obs)]
+        annotation_rows += [[name, kind] for name, kind in zip(names, part_cells.obs["cell_type"], strict=True)]
         header = ['""', *(f'"{name}"' for name in names)]
-        rows = [[f'"{gene}"', *row] for gene, row in zip(some.var_names, values(some).T.tolist(), strict=True)]
+        rows = [
+            [f'"{gene}"', *row] for gene, row in zip(part_cells.var_names, values(part_cells).T.tolist(), strict=True)
+        ]
         file = f"GSE148077_count_mat_donor_{donor.partition('CD')[0].partition('Fovea')[0]}.csv.gz"
         files[file] = packed(text([header, *rows]))
-    return files | {"Human_retina_combined_all_meta.csv": text(said)}
+    return files | {"Human_retina_combined_all_meta.csv": text(annotation_rows)}
 
 
 def triplets(cells: AnnData, *, genes: str = "genes.tsv.gz", types: bool = False) -> dict[str, bytes]:
-    """Return what Cell Ranger writes, its names without what stands before them."""
+    """Return the three files of Cell Ranger, with names without a prefix."""
     matrix = io.BytesIO()
     scipy.io.mmwrite(matrix, sparse.coo_matrix(values(cells).T.astype(np.int64)), field="integer")
     kinds = ["Gene Expression"] * (cells.n_vars - 1) + ["Antibody Capture"]
     rows = [
-        [f"ENSG{place:011}", gene, *([kind] if types else [])]
-        for place, (gene, kind) in enumerate(zip(cells.var_names, kinds, strict=True))
+        [f"ENSG{index:011}", gene, *([kind] if types else [])]
+        for index, (gene, kind) in enumerate(zip(cells.var_names, kinds, strict=True))
     ]
     return {
         "matrix.mtx.gz": packed(matrix.getvalue()),
-        "barcodes.tsv.gz": packed(text([[f"AAAC{place}-1"] for place in range(cells.n_obs)])),
+        "barcodes.tsv.gz": packed(text([[f"AAAC{index}-1"] for index in range(cells.n_obs)])),
         genes: packed(text(rows, "\t")),
     }
 
 
 def gse128033(cells: AnnData) -> dict[str, bytes]:
-    """Lay cells out as Morse et al. did: triplets of each sample, with the same barcodes in all."""
+    """Return cells in the layout of Morse et al.: Cell Ranger files per sample, with the same barcodes."""
     samples = ("GSM3660641_SC14NOR_", "GSM3660650_SC249NORbal_fresh_", "GSM3660655_SC93IPFLOW_")
     members = {
         f"{sample}{name}": content
@@ -225,7 +233,7 @@ LAYOUTS: dict[str, Callable[[AnnData], dict[str, bytes]]] = {
     "GSE128033": gse128033,
 }
 
-# The layouts of the files in recipes.
+# The readers of these files, as recipes state them.
 READERS: dict[str, dict[str, dict[str, Any]]] = {
     "GSE84133": {
         "GSE84133_RAW.tar": {

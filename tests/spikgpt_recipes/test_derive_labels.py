@@ -52,7 +52,7 @@ def lavage(table: pd.DataFrame) -> AnnData:
     return AnnData(sparse.csr_matrix(counts, dtype=np.float32), obs=obs, var=pd.DataFrame(index=genes))
 
 
-def test_the_table_of_markers_has_every_label(script: ModuleType) -> None:
+def test_the_marker_table_has_every_label_and_no_duplicates(script: ModuleType) -> None:
     table = pd.read_csv(script.MARKERS)
     assert set(read_recipe(FOLDER).labels) <= set(table["type"])
     assert not table.duplicated(["type", "gene"]).any()
@@ -60,7 +60,7 @@ def test_the_table_of_markers_has_every_label(script: ModuleType) -> None:
     assert (table.groupby("type")["compartment"].nunique() == 1).all()
 
 
-def test_the_committed_labels_are_those_of_the_recipe() -> None:
+def test_committed_labels_match_the_recipe() -> None:
     labels = pd.read_csv(FOLDER / "labels.csv.gz")
     recipe = read_recipe(FOLDER)
     assert set(labels["label"]) == set(recipe.labels)
@@ -68,7 +68,7 @@ def test_the_committed_labels_are_those_of_the_recipe() -> None:
     assert labels["cell"].is_monotonic_increasing
 
 
-def test_cells_between_types_have_no_label(script: ModuleType) -> None:
+def test_cells_with_markers_of_two_types_or_of_another_type_have_no_label(script: ModuleType) -> None:
     table = pd.read_csv(script.MARKERS)
     genes = table["gene"].unique()
 
@@ -83,7 +83,7 @@ def test_cells_between_types_have_no_label(script: ModuleType) -> None:
 
 @pytest.mark.slow
 @pytest.mark.filterwarnings("ignore::FutureWarning")
-def test_the_script_labels_the_clusters_and_leaves_doublets_out(script: ModuleType, tmp_path: Path) -> None:
+def test_the_script_labels_clusters_and_excludes_doublets(script: ModuleType, tmp_path: Path) -> None:
     cells = lavage(pd.read_csv(script.MARKERS))
     cells.write_h5ad(tmp_path / "cells.h5ad")
     out = tmp_path / "labels.csv.gz"

@@ -1,4 +1,4 @@
-"""Files arrive whole through everything that goes wrong, or it is said what did; over real HTTP on this machine."""
+"""Downloads over HTTP on this machine are complete despite faults, or fail with a clear message."""
 
 from __future__ import annotations
 
@@ -25,43 +25,43 @@ NAME, ACCESSION = "GSE1_RAW.tar", "GSE1"
 
 
 def file_of(server: FileServer, *, known: bool = True, **changed: Any) -> StudyFile:
-    """Put a file on the server, and describe it."""
+    """Put a file on the server, and return its entry in a recipe."""
     server.files[f"/{NAME}"] = CONTENT
     facts = {"size": len(CONTENT), "sha256": hashlib.sha256(CONTENT).hexdigest()} if known else {}
     return StudyFile(**{"name": NAME, "url": f"{server.url}/{NAME}", "reader": Part(), **facts, **changed})
 
 
 def get(file: StudyFile, cache: Path, mirror: str | None = None) -> bytes:
-    """Download a file, and see that nothing else is left."""
+    """Download a file, check that the folder holds no other file, and return its bytes."""
     path = download([file], cache, mirror, accession=ACCESSION)[file.name]
     assert (path.parents[1], path.name) == (cache / ACCESSION, NAME)
-    assert [one.name for one in path.parent.iterdir()] == [NAME]
+    assert [entry.name for entry in path.parent.iterdir()] == [NAME]
     return path.read_bytes()
 
 
 def folder_of(file: StudyFile, cache: Path) -> Path:
-    """Make the folder of the cache in which a file arrives."""
+    """Create and return the cache folder of a file."""
     folder = cache / ACCESSION / _key(str(file.url), file)
     folder.mkdir(parents=True, exist_ok=True)
     return folder
 
 
-def left(cache: Path) -> set[str]:
-    """Return the names of the files that are left after a failure."""
+def remaining_files(cache: Path) -> set[str]:
+    """Return the names of the files that remain in the cache after a failure."""
     return {path.name for path in (cache / ACCESSION).rglob("*") if path.is_file()}
 
 
 def ranges(server: FileServer) -> list[str]:
-    return [wanted for _, wanted in server.requests]
+    return [byte_range for _, byte_range in server.requests]
 
 
-def test_a_file_arrives_once(server: FileServer, tmp_path: Path) -> None:
+def test_a_file_is_downloaded_once(server: FileServer, tmp_path: Path) -> None:
     file = file_of(server)
     assert get(file, tmp_path) == get(file, tmp_path) == CONTENT
     assert ranges(server) == [""]
 
 
-def test_two_processes_do_not_write_one_file(server: FileServer, tmp_path: Path) -> None:
+def test_two_processes_do_not_download_the_same_file(server: FileServer, tmp_path: Path) -> None:
     refusal = r"Another process is downloading to .*GSE1\. Wait until it is done, or name another folder: --cache"
     with hold_lock(tmp_path / ACCESSION / ".lock", ""), pytest.raises(ConfigError, match=refusal):
         get(file_of(server), tmp_path)
@@ -72,7 +72,7 @@ def test_two_processes_do_not_write_one_file(server: FileServer, tmp_path: Path)
 
 
 @pytest.mark.parametrize("known", [True, False])
-def test_a_cut_download_goes_on_where_it_stopped(server: FileServer, tmp_path: Path, known: bool) -> None:
+def test_an_interrupted_download_continues_at_its_last_byte(server: FileServer, tmp_path: Path, known: bool) -> None:
     server.faults = ["cut", "cut"]
     assert get(file_of(server, known=known), tmp_path) == CONTENT
     half = len(CONTENT) // 2
@@ -80,19 +80,19 @@ def test_a_cut_download_goes_on_where_it_stopped(server: FileServer, tmp_path: P
 
 
 @pytest.mark.parametrize("fault", [500, 503, 429, "short"])
-def test_what_may_pass_is_tried_again(server: FileServer, tmp_path: Path, fault: int | str) -> None:
+def test_temporary_failures_are_retried(server: FileServer, tmp_path: Path, fault: int | str) -> None:
     server.faults = [fault, fault]
     assert get(file_of(server), tmp_path) == CONTENT
     assert len(server.requests) == 3
 
 
-def test_a_server_without_ranges_sends_everything_again(server: FileServer, tmp_path: Path) -> None:
+def test_a_server_without_range_requests_sends_the_whole_file_again(server: FileServer, tmp_path: Path) -> None:
     server.faults = ["cut", "whole"]
     assert get(file_of(server), tmp_path) == CONTENT
 
 
 @pytest.mark.parametrize("version", ['"2"', ""])
-def test_two_versions_of_a_file_never_become_one(server: FileServer, tmp_path: Path, version: str) -> None:
+def test_two_versions_of_a_file_are_never_mixed(server: FileServer, tmp_path: Path, version: str) -> None:
     file, other = file_of(server, known=False), CONTENT[::-1]
     server.faults = ["cut", 404]
     with pytest.raises(DownloadError):
@@ -107,7 +107,7 @@ def test_two_versions_of_a_file_never_become_one(server: FileServer, tmp_path: P
     [('"1"', '"2"', 0), ('"1"', "", 0), ("Mon, 1", "Mon, 2", 0), ('"1"', '"1"', 1)],
     ids=["another ETag", "no ETag", "another time", "another size"],
 )
-def test_a_rest_of_another_version_is_not_appended(
+def test_bytes_of_another_version_are_not_appended(
     server: FileServer, tmp_path: Path, known: bool, version: str, later: str, size: int
 ) -> None:
     server.version, server.faults = version, ["cut", 404]
@@ -116,7 +116,7 @@ def test_a_rest_of_another_version_is_not_appended(
     other = CONTENT[::-1] + bytes(size)
     facts = {"size": len(other), "sha256": hashlib.sha256(other).hexdigest()} if known else {}
     file = file_of(server, known=False, **facts)
-    if known:  # the part that another recipe began would not be touched
+    if known:  # a file with another hash has another cache folder, so begin its download too
         server.faults = ["cut", 404]
         with pytest.raises(DownloadError):
             get(file, tmp_path)
@@ -126,7 +126,7 @@ def test_a_rest_of_another_version_is_not_appended(
     assert ranges(server) == ["bytes=128000-", ""]
 
 
-def test_one_recipe_gets_nothing_that_another_downloaded_from_elsewhere(server: FileServer, tmp_path: Path) -> None:
+def test_files_from_different_addresses_are_cached_separately(server: FileServer, tmp_path: Path) -> None:
     file = file_of(server, known=False)
     server.files["/evil"], mirrored = b"evil", b"of a mirror"
     server.files[f"/mirror/{ACCESSION}/{NAME}"] = mirrored
@@ -141,19 +141,19 @@ def test_one_recipe_gets_nothing_that_another_downloaded_from_elsewhere(server: 
     "page", [b"\n<!DOCTYPE html><p>Sign in", b"\xef\xbb\xbf<html>", b"<?xml version='1.0'?><Error/>"]
 )
 @pytest.mark.parametrize("known", [True, False])
-def test_a_page_that_is_called_data_is_no_file(server: FileServer, tmp_path: Path, page: bytes, known: bool) -> None:
+def test_a_web_page_instead_of_data_is_refused(server: FileServer, tmp_path: Path, page: bytes, known: bool) -> None:
     file = file_of(server, known=known)
     server.files[f"/{NAME}"] = page
     with pytest.raises(DownloadError, match=r"the server answered with a web page\. Some servers refuse programs"):
         get(file, tmp_path)
-    assert NAME not in left(tmp_path)
+    assert NAME not in remaining_files(tmp_path)
     (tmp_path / "mirror" / ACCESSION).mkdir(parents=True)
     (tmp_path / "mirror" / ACCESSION / NAME).write_bytes(page)
     with pytest.raises(DownloadError, match=r"is a web page\. Copy it again|bytes; expected 256000"):
         download([file], tmp_path, str(tmp_path / "mirror"), accession=ACCESSION)
 
 
-def test_a_pointer_of_git_is_no_file(server: FileServer, tmp_path: Path) -> None:
+def test_a_git_lfs_pointer_is_refused(server: FileServer, tmp_path: Path) -> None:
     file = file_of(server, known=False)
     server.files[f"/{NAME}"] = b"version https://git-lfs.github.com/spec/v1\noid sha256:0\nsize 5\n"
     with pytest.raises(DownloadError, match="the server answered with a Git LFS pointer"):
@@ -161,7 +161,7 @@ def test_a_pointer_of_git_is_no_file(server: FileServer, tmp_path: Path) -> None
 
 
 @pytest.mark.parametrize(("fault", "limit"), [("unsized", "LARGEST_UNSTATED"), ("", "LARGEST_FILE")])
-def test_a_server_does_not_send_without_end(
+def test_a_download_above_the_size_limit_is_stopped(
     server: FileServer, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, fault: str, limit: str
 ) -> None:
     monkeypatch.setattr(f"spikgpt_recipes.download.{limit}", 100_000)
@@ -170,12 +170,12 @@ def test_a_server_does_not_send_without_end(
         DownloadError, match=r"(more than 100000 bytes\. State the size|256000 bytes; expected at most)"
     ):
         get(file_of(server, known=False), tmp_path)
-    assert left(tmp_path) <= {".lock", f".{NAME}.version"}
+    assert remaining_files(tmp_path) <= {".lock", f".{NAME}.version"}
     assert get(file_of(server), tmp_path) == CONTENT
 
 
 @pytest.mark.parametrize("fault", ["unsized", ""])
-def test_the_disk_is_not_filled(
+def test_a_download_that_does_not_fit_on_the_disk_is_stopped(
     server: FileServer, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, fault: str
 ) -> None:
     monkeypatch.setattr("spikgpt_recipes.download.CHECK_EVERY", 1000)
@@ -187,20 +187,20 @@ def test_the_disk_is_not_filled(
 
 
 @pytest.mark.parametrize("target", ["file:///etc/passwd", "ftp://127.0.0.1/x"])
-def test_redirects_lead_to_no_other_scheme(server: FileServer, tmp_path: Path, target: str) -> None:
+def test_redirects_to_other_schemes_are_refused(server: FileServer, tmp_path: Path, target: str) -> None:
     server.faults = [f"to {target}"] * TRIES
     with pytest.raises(DownloadError, match=r"neither http nor https\. It may have moved"):
         get(file_of(server, known=False), tmp_path)
     assert len(server.requests) == 1
 
 
-def test_without_a_hash_or_a_version_it_starts_again(server: FileServer, tmp_path: Path) -> None:
+def test_a_file_without_hash_and_version_is_downloaded_again_from_the_start(server: FileServer, tmp_path: Path) -> None:
     server.version, server.faults = "", ["cut"]
     assert get(file_of(server, known=False), tmp_path) == CONTENT
     assert ranges(server) == ["", ""]
 
 
-def test_another_part_than_asked_for_is_refused(server: FileServer, tmp_path: Path) -> None:
+def test_a_part_other_than_the_requested_one_is_refused(server: FileServer, tmp_path: Path) -> None:
     server.faults = ["cut", "other"]
     with pytest.raises(DownloadError, match=r"the server answered with another part than from byte 128000\. The study"):
         download([file_of(server)], tmp_path, None, accession=ACCESSION)
@@ -220,7 +220,7 @@ def test_another_part_than_asked_for_is_refused(server: FileServer, tmp_path: Pa
         ([500] * 9, r"the server answered 500\. Check the connection and run the same command again", TRIES),
     ],
 )
-def test_failures_name_the_file_the_address_the_status_and_what_to_do(
+def test_failures_state_file_address_status_and_advice(
     server: FileServer, tmp_path: Path, faults: list[int | str], message: str, tries: int
 ) -> None:
     file, server.faults = file_of(server), faults
@@ -229,12 +229,12 @@ def test_failures_name_the_file_the_address_the_status_and_what_to_do(
     assert len(server.requests) == tries
 
 
-def test_nobody_listens(server: FileServer, tmp_path: Path) -> None:
+def test_a_refused_connection_is_an_error_with_advice(server: FileServer, tmp_path: Path) -> None:
     with pytest.raises(DownloadError, match=r"ConnectError: .*Check the connection and run the same command again"):
         download([file_of(server, url="http://127.0.0.1:9/x")], tmp_path, None, accession=ACCESSION)
 
 
-def test_a_slow_server_is_given_up_and_what_came_is_kept(
+def test_a_slow_download_is_stopped_and_its_bytes_are_kept(
     server: FileServer, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(requests, "PATIENCE", 0.2)
@@ -262,15 +262,15 @@ def test_a_slow_server_is_given_up_and_what_came_is_kept(
         ),
     ],
 )
-def test_another_file_than_expected_is_refused_and_not_kept(
+def test_a_file_with_another_size_or_hash_is_refused_and_deleted(
     server: FileServer, tmp_path: Path, facts: dict[str, Any], message: str
 ) -> None:
     with pytest.raises(DownloadError, match=message):
         download([file_of(server, **facts)], tmp_path, None, accession=ACCESSION)
-    assert left(tmp_path) <= {".lock", f".{NAME}.version"}
+    assert remaining_files(tmp_path) <= {".lock", f".{NAME}.version"}
 
 
-def test_a_damaged_file_is_fetched_again(server: FileServer, tmp_path: Path) -> None:
+def test_a_damaged_file_is_downloaded_again(server: FileServer, tmp_path: Path) -> None:
     file = file_of(server)
     for damaged in (CONTENT[:-1] + b"\0", CONTENT[:-1]):
         (folder_of(file, tmp_path) / NAME).write_bytes(damaged)
@@ -278,39 +278,39 @@ def test_a_damaged_file_is_fetched_again(server: FileServer, tmp_path: Path) -> 
 
 
 @pytest.mark.parametrize("size", [1000, len(CONTENT)])
-def test_a_part_with_damage_is_found_out(server: FileServer, tmp_path: Path, size: int) -> None:
+def test_a_damaged_part_is_detected(server: FileServer, tmp_path: Path, size: int) -> None:
     file = file_of(server)
     (folder_of(file, tmp_path) / f".{NAME}.part").write_bytes(bytes(size))
     assert get(file, tmp_path) == CONTENT
 
 
-def test_a_mirror_is_asked_instead(server: FileServer, tmp_path: Path) -> None:
+def test_a_mirror_replaces_the_address(server: FileServer, tmp_path: Path) -> None:
     file = file_of(server, url="https://127.0.0.1:9/not-asked")
     server.files[f"/mirror/{ACCESSION}/{NAME}"] = CONTENT
     assert get(file, tmp_path, f"{server.url}/mirror/") == CONTENT
 
 
-def test_a_folder_is_a_mirror(server: FileServer, tmp_path: Path) -> None:
+def test_a_folder_can_be_a_mirror(server: FileServer, tmp_path: Path) -> None:
     file, path = file_of(server), tmp_path / "mirror" / ACCESSION / NAME
 
-    def found() -> Path:
+    def download_file() -> Path:
         return download([file], tmp_path / "cache", str(tmp_path / "mirror"), accession=ACCESSION)[NAME]
 
     with pytest.raises(DownloadError, match=rf"{path} does not exist\. Download it from {file.url}, or"):
-        found()
+        download_file()
     path.parent.mkdir(parents=True)
     path.write_bytes(CONTENT[1:])
     with pytest.raises(DownloadError, match=rf"{path} has 255999 bytes; expected 256000\. Copy it again"):
-        found()
+        download_file()
     path.write_bytes(CONTENT)
-    assert found() == path
+    assert download_file() == path
     assert server.requests == []
     assert not (tmp_path / "cache").exists()
 
 
 @pytest.mark.parametrize("accession", ["..", "/", "a/b"])
 @pytest.mark.parametrize("mirror", [False, True])
-def test_nothing_is_written_or_read_outside_the_cache_and_the_mirror(
+def test_files_outside_the_cache_and_the_mirror_are_never_used(
     server: FileServer, tmp_path: Path, accession: str, mirror: bool
 ) -> None:
     (tmp_path / NAME).write_bytes(b"mine")
@@ -323,19 +323,19 @@ def test_nothing_is_written_or_read_outside_the_cache_and_the_mirror(
     assert server.requests == []
 
 
-def test_a_disk_without_room_is_found_out_first(server: FileServer, tmp_path: Path) -> None:
+def test_free_disk_space_is_checked_first(server: FileServer, tmp_path: Path) -> None:
     with pytest.raises(DownloadError, match=r"The files need 9007199\.3 GB; .* has [\d.]+\. Name another folder"):
         download([file_of(server, size=2**53 - 1)], tmp_path, None, accession=ACCESSION)
     assert server.requests == []
 
 
-def test_a_cache_that_cannot_be_made(server: FileServer, tmp_path: Path) -> None:
+def test_a_cache_folder_that_cannot_be_created_is_an_error(server: FileServer, tmp_path: Path) -> None:
     (tmp_path / "file").touch()
     with pytest.raises(DownloadError, match=r"cannot be made: .*A file stands where a folder is meant"):
         download([file_of(server)], tmp_path / "file", None, accession=ACCESSION)
 
 
-def test_a_killed_download_leaves_nothing_by_the_name_and_goes_on(server: FileServer, tmp_path: Path) -> None:
+def test_a_killed_download_leaves_only_hidden_files_and_continues(server: FileServer, tmp_path: Path) -> None:
     server.faults = ["slow"]
     file = file_of(server)
     script = (

@@ -22,13 +22,13 @@ def file_of(layout: dict[str, Any], **changed: Any) -> StudyFile:
 
 
 @pytest.mark.parametrize("study", READERS)
-def test_every_layout_survives_being_written(study: str) -> None:
+def test_every_layout_can_be_written_and_read_back(study: str) -> None:
     for name, layout in READERS[study].items():
         file = file_of(layout, name=name, size=5, sha256="0" * 64)
         assert msgspec.convert(msgspec.to_builtins(file), StudyFile) == file
 
 
-def test_the_guide_shows_what_can_be_read() -> None:
+def test_layouts_in_the_guide_are_valid() -> None:
     text = (Path(__file__).parents[2] / "docs" / "guides" / "sources.md").read_text()
     blocks = re.findall(r"```yaml\n(.*?)```", text, re.DOTALL)
     shown = [file for block in blocks for file in msgspec.yaml.decode(block, type=list[StudyFile])]
@@ -41,7 +41,7 @@ def test_the_guide_shows_what_can_be_read() -> None:
         assert file.reader == readers[file.name]
 
 
-def test_what_is_not_said_is_what_is_usual() -> None:
+def test_layouts_have_defaults() -> None:
     assert file_of(TABLE).reader == Csv(cells="rows", delimiter=",", names=1, values="counts")
     reader = file_of({"format": "tar", "members": ".*", "reader": TABLE}).reader
     assert isinstance(reader, Tar)
@@ -82,19 +82,19 @@ def test_what_is_not_said_is_what_is_usual() -> None:
         (TABLE, {"size": -1}, r"`int` >= 0"),
     ],
 )
-def test_mistakes_are_refused(layout: dict[str, Any], changed: dict[str, Any], message: str) -> None:
+def test_invalid_layouts_are_refused(layout: dict[str, Any], changed: dict[str, Any], message: str) -> None:
     with pytest.raises(msgspec.ValidationError, match=message):
         file_of(layout, **changed)
 
 
 @pytest.mark.parametrize("pattern", ["(a|a)*b", "(.*)*x", "((a*)*)*b", ".*" * 30 + "x"])
-def test_no_pattern_takes_more_than_linear_time(pattern: str) -> None:
+def test_patterns_match_in_linear_time(pattern: str) -> None:
     pytest.importorskip("re2")
     assert compile_pattern(pattern).fullmatch("a" * 100_000) is None
 
 
 @pytest.mark.parametrize("pattern", ["(?=a)b", r"(a)\1", "((a{1,99}){1,99}){1,99}", "(" * 5000])
-def test_patterns_without_bounds_are_refused(pattern: str) -> None:
+def test_patterns_that_re2_does_not_support_are_refused(pattern: str) -> None:
     pytest.importorskip("re2")
     with pytest.raises(ValueError, match="is no regular expression of RE2"):
         compile_pattern(pattern)

@@ -1,4 +1,4 @@
-"""Lung and retina from end to end, on made-up cells in the layouts of their sources."""
+"""Builds of lung and retina from made-up cells in the layouts of their sources."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ MIRRORS = {"lung": lung, "retina": retina}
 
 @pytest.mark.slow
 @pytest.mark.parametrize("name", MIRRORS)
-def test_a_recipe_runs_from_end_to_end_and_says_that_its_cells_are_made_up(name: str, tmp_path: Path) -> None:
+def test_a_build_from_made_up_cells_is_complete_and_marked_as_made_up(name: str, tmp_path: Path) -> None:
     MIRRORS[name](tmp_path / "mirror", 700, 300)
     folder, out = find_recipe(name), tmp_path / name
     recipe = structs.replace(read_recipe(folder), training="paper")

@@ -1,4 +1,4 @@
-"""Words of strangers make paths inside a folder, or none."""
+"""Untrusted file names give paths inside a folder, or are refused."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ import pytest
 from spikgpt.errors import ConfigError
 from spikgpt_recipes.paths import LONGEST_NAME, check_file_name, path_within, read_regular_file
 
-# Names that lead out of a folder, are hidden, or mean something else on some system.
+# Names that leave a folder, are hidden, or have a special meaning on some operating system.
 EVIL = (
     *("..", ".", "", "../x", "a/b", "/etc", "a\\b", "C:", "C:x", "~", "~root", ".hidden", "a\0", "a\n", "x\u202e"),
     *("CON", "nul", "com1", "Lpt9.txt", "aux.csv.gz", "a.", "a ", "x" * (LONGEST_NAME + 1), "\ud800", "*", "a?"),
@@ -18,18 +18,18 @@ EVIL = (
 
 
 @pytest.mark.parametrize("name", EVIL)
-def test_names_that_are_no_plain_file_names_are_refused(name: str) -> None:
+def test_names_other_than_plain_file_names_are_refused(name: str) -> None:
     with pytest.raises(ValueError, match=r"accession is .*; expected a plain file name"):
         check_file_name("accession", name, ascii_only=False)
 
 
 @pytest.mark.parametrize("name", ["GSE84133", "E-MTAB-5061", "a.csv.gz", "console.txt", "_x", "x" * LONGEST_NAME])
-def test_plain_names_pass(name: str, tmp_path: Path) -> None:
+def test_plain_names_are_accepted(name: str, tmp_path: Path) -> None:
     check_file_name("accession", name)
     assert path_within(tmp_path, name, "x") == tmp_path / name / "x"
 
 
-def test_other_alphabets_pass_where_they_may() -> None:
+def test_other_alphabets_are_accepted_if_allowed() -> None:
     check_file_name("study", "Müller", ascii_only=False)
     with pytest.raises(ValueError, match="accession is 'Müller'"):
         check_file_name("accession", "Müller")
@@ -52,7 +52,7 @@ def test_links_that_leave_a_folder_are_refused(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("kind", ["link", "loop", "pipe", "device", "folder", "large"])
-def test_what_is_no_regular_file_of_a_size_is_refused(kind: str, tmp_path: Path) -> None:
+def test_links_special_files_and_large_files_are_refused(kind: str, tmp_path: Path) -> None:
     path, largest = tmp_path / "card.md", 10
     if kind == "link":
         (tmp_path / "secret").write_text("secret")

@@ -1,4 +1,4 @@
-"""Which cells are built from."""
+"""Choice of the studies and donors of a build."""
 
 from __future__ import annotations
 
@@ -15,48 +15,48 @@ def plan(**options: Any) -> BuildPlan:
     return plan_build(read_recipe(find_recipe("pancreas")), **options)
 
 
-def studies(found: BuildPlan) -> tuple[list[str], list[str], tuple[str, ...]]:
-    reference, query = ([one.name for one in role] for role in (found.reference, found.query))
-    return reference, query, found.missing
+def studies(build_plan: BuildPlan) -> tuple[list[str], list[str], tuple[str, ...]]:
+    reference, query = ([selection.name for selection in role] for role in (build_plan.reference, build_plan.query))
+    return reference, query, build_plan.missing
 
 
-def test_all_studies_are_used_by_their_roles() -> None:
+def test_studies_are_selected_by_role() -> None:
     assert studies(plan()) == (["Baron", "Muraro"], ["Xin", "Segerstolpe", "Lawlor"], ())
     assert [source.study for source in plan().studies] == ["Baron", "Muraro", "Xin", "Segerstolpe", "Lawlor"]
 
 
-def test_a_build_may_do_with_some_studies() -> None:
-    found = plan(only=["GSE84133", "Xin"])
-    assert studies(found) == (["Baron"], ["Xin"], ("Muraro", "Segerstolpe", "Lawlor"))
+def test_a_build_can_use_some_of_the_studies() -> None:
+    build_plan = plan(only=["GSE84133", "Xin"])
+    assert studies(build_plan) == (["Baron"], ["Xin"], ("Muraro", "Segerstolpe", "Lawlor"))
 
 
-def test_a_variant_takes_some_donors_and_asks_others() -> None:
-    found = plan(variant="shipped")
-    assert studies(found) == (["Baron"], ["Baron"], ())
-    assert found.reference[0].where == {"donor": ("human1", "human3")}
-    assert found.query[0].where == {"donor": ("human2", "human4")}
-    assert found.card == "shipped.md"
-    assert [source.study for source in found.studies] == ["Baron"]
-    assert (plan().name, found.name) == ("pancreas", "pancreas")
+def test_a_variant_splits_donors_into_reference_and_query() -> None:
+    build_plan = plan(variant="shipped")
+    assert studies(build_plan) == (["Baron"], ["Baron"], ())
+    assert build_plan.reference[0].where == {"donor": ("human1", "human3")}
+    assert build_plan.query[0].where == {"donor": ("human2", "human4")}
+    assert build_plan.card == "shipped.md"
+    assert [source.study for source in build_plan.studies] == ["Baron"]
+    assert (plan().name, build_plan.name) == ("pancreas", "pancreas")
 
 
-def test_a_variant_can_be_a_reference_of_its_own() -> None:
-    found = plan(variant="four-donors")
-    assert found.name == "pancreas-four-donors"
-    assert studies(found) == (["Baron"], [], ())
-    assert len(found.reference[0].where["donor"]) == 4
+def test_a_variant_can_be_a_separate_reference() -> None:
+    build_plan = plan(variant="four-donors")
+    assert build_plan.name == "pancreas-four-donors"
+    assert studies(build_plan) == (["Baron"], [], ())
+    assert len(build_plan.reference[0].where["donor"]) == 4
 
 
-def test_a_variant_may_have_its_own_licence_and_labels_to_leave_out() -> None:
+def test_a_variant_can_have_its_own_licence_and_left_out_labels() -> None:
     retina = read_recipe(find_recipe("retina"))
-    found = plan_build(retina, variant="shipped").recipe
+    variant = plan_build(retina, variant="shipped").recipe
     assert (retina.licence, retina.left_out) == ("other", ())
-    assert (found.licence, found.left_out) == ("CC0-1.0", retina.variants["shipped"].left_out)
+    assert (variant.licence, variant.left_out) == ("CC0-1.0", retina.variants["shipped"].left_out)
     assert plan(variant="shipped").recipe == plan().recipe
 
 
 @pytest.mark.parametrize(
-    ("options", "said"),
+    ("options", "message"),
     [
         ({"variant": "small"}, "no variant 'small'; it has shipped, four-donors"),
         ({"only": ["GSE1"]}, r"no study 'GSE1'; choose from Baron \(GSE84133\), Muraro"),
@@ -64,6 +64,6 @@ def test_a_variant_may_have_its_own_licence_and_labels_to_leave_out() -> None:
     ],
     ids=str,
 )
-def test_what_cannot_be_built_is_refused(options: dict[str, Any], said: str) -> None:
-    with pytest.raises(ConfigError, match=said):
+def test_impossible_builds_are_refused(options: dict[str, Any], message: str) -> None:
+    with pytest.raises(ConfigError, match=message):
         plan(**options)

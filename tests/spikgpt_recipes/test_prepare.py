@@ -32,15 +32,15 @@ def plan(recipe: BuildRecipe) -> BuildPlan:
     return plan_build(recipe)
 
 
-def made(recipe: BuildRecipe, chosen: Sequence[StudySelection], mirror: Path, out: Path) -> Any:
-    paths = {one.name: {"GSE84133_RAW.tar": mirror / "GSE84133" / "GSE84133_RAW.tar"} for one in chosen}
-    return prepare(recipe, chosen, paths, out)
+def prepared_counts(recipe: BuildRecipe, selections: Sequence[StudySelection], mirror: Path, out: Path) -> Any:
+    paths = {selection.name: {"GSE84133_RAW.tar": mirror / "GSE84133" / "GSE84133_RAW.tar"} for selection in selections}
+    return prepare(recipe, selections, paths, out)
 
 
-def test_cells_come_out_with_their_counts_and_our_labels(
+def test_prepared_cells_have_the_counts_of_the_study_and_the_labels_of_the_recipe(
     recipe: BuildRecipe, plan: BuildPlan, mirror: Path, islets: AnnData, tmp_path: Path
 ) -> None:
-    counts = made(recipe, plan.reference, mirror, tmp_path / "cells.h5ad")["Learned"]
+    counts = prepared_counts(recipe, plan.reference, mirror, tmp_path / "cells.h5ad")["ReferenceStudy"]
     cells = read_cells(tmp_path / "cells.h5ad")
     wanted = islets[islets.obs["donor"].isin(["human1", "human2"]) & (islets.obs["cell_type"] != "endothelial")]
     wanted = wanted[cells.obs_names, cells.var_names]
@@ -50,55 +50,63 @@ def test_cells_come_out_with_their_counts_and_our_labels(
     names = {"ductal": "exocrine", "acinar": "exocrine"}
     assert cells.obs["cell_type"].tolist() == [names.get(str(name), str(name)) for name in wanted.obs["cell_type"]]
     assert cells.obs["donor"].tolist() == wanted.obs["donor"].tolist()
-    assert set(cells.obs["study"]) == {"Learned"}
+    assert set(cells.obs["study"]) == {"ReferenceStudy"}
     assert set(cells.obs.loc[cells.obs["cell_type"] == "exocrine", "cell_ontology_id"]) == {"CL:0000083"}
     assert (counts.cells, counts.excluded_label, counts.not_selected) == (200, 40, 120)
     assert counts.labels == {"alpha": 40, "beta": 40, "delta": 40, "exocrine": 80}
     assert count_donors(tmp_path / "cells.h5ad") == 2
 
 
-def test_studies_are_told_apart(recipe: BuildRecipe, plan: BuildPlan, mirror: Path, tmp_path: Path) -> None:
-    made(recipe, [*plan.reference, *plan.query], mirror, tmp_path / "cells.h5ad")
-    cells = read_cells(tmp_path / "cells.h5ad")
-    assert cells.obs["study"].value_counts().to_dict() == {"Learned": 200, "Asked": 100}
-    assert set(cells.obs["donor"]) == {"Learned human1", "Learned human2", "Asked human3"}
-    assert cells.obs_names.is_unique
-    assert cells.obs_names[0].startswith("Learned ")
-
-
-def test_a_label_that_nobody_named_is_an_error(
+def test_names_of_cells_and_donors_include_the_study(
     recipe: BuildRecipe, plan: BuildPlan, mirror: Path, tmp_path: Path
 ) -> None:
-    (one,) = plan.reference
-    fewer = {name: ours for name, ours in one.study.labels.items() if name not in ("delta", "acinar")}
-    lacking = StudySelection(replace(one.study, labels=fewer), {})
-    with pytest.raises(LabelsError, match=r"labels of Learned: 'acinar' \(40 cells\), 'delta' \(40 cells\)\. Add"):
-        made(recipe, [lacking], mirror, tmp_path / "cells.h5ad")
+    prepared_counts(recipe, [*plan.reference, *plan.query], mirror, tmp_path / "cells.h5ad")
+    cells = read_cells(tmp_path / "cells.h5ad")
+    assert cells.obs["study"].value_counts().to_dict() == {"ReferenceStudy": 200, "QueryStudy": 100}
+    assert set(cells.obs["donor"]) == {"ReferenceStudy human1", "ReferenceStudy human2", "QueryStudy human3"}
+    assert cells.obs_names.is_unique
+    assert cells.obs_names[0].startswith("ReferenceStudy ")
+
+
+def test_a_label_missing_from_the_recipe_is_an_error(
+    recipe: BuildRecipe, plan: BuildPlan, mirror: Path, tmp_path: Path
+) -> None:
+    (selection,) = plan.reference
+    fewer = {name: ours for name, ours in selection.study.labels.items() if name not in ("delta", "acinar")}
+    lacking = StudySelection(replace(selection.study, labels=fewer), {})
+    with pytest.raises(
+        LabelsError, match=r"labels of ReferenceStudy: 'acinar' \(40 cells\), 'delta' \(40 cells\)\. Add"
+    ):
+        prepared_counts(recipe, [lacking], mirror, tmp_path / "cells.h5ad")
     assert list(tmp_path.glob("*.h5ad")) == []
     assert list(tmp_path.glob(".*")) == []
 
 
-def test_poor_cells_are_left_out(
+def test_cells_of_low_quality_are_excluded(
     recipe: BuildRecipe, plan: BuildPlan, mirror: Path, islets: AnnData, tmp_path: Path
 ) -> None:
     genes = int(np.median(np.diff(islets.X.indptr)))
     strict = replace(recipe, preprocessing=CellFilter(minimum_genes=genes))
-    counts = made(strict, plan.reference, mirror, tmp_path / "cells.h5ad")["Learned"]
+    counts = prepared_counts(strict, plan.reference, mirror, tmp_path / "cells.h5ad")["ReferenceStudy"]
     assert counts.cells + counts.low_quality == 200
     assert counts.low_quality > 50
     assert np.diff(read_cells(tmp_path / "cells.h5ad").X.indptr).min() >= genes
 
 
-def test_nothing_left_is_an_error(recipe: BuildRecipe, plan: BuildPlan, mirror: Path, tmp_path: Path) -> None:
+def test_a_selection_without_cells_is_an_error(
+    recipe: BuildRecipe, plan: BuildPlan, mirror: Path, tmp_path: Path
+) -> None:
     nobody = StudySelection(plan.reference[0].study, {"donor": ("human9",)})
-    with pytest.raises(DataError, match=r"No cell is left to write to cells\.h5ad: Learned: .*'not_selected': 360"):
-        made(recipe, [nobody], mirror, tmp_path / "cells.h5ad")
+    with pytest.raises(
+        DataError, match=r"No cell is left to write to cells\.h5ad: ReferenceStudy: .*'not_selected': 360"
+    ):
+        prepared_counts(recipe, [nobody], mirror, tmp_path / "cells.h5ad")
     strange = StudySelection(plan.reference[0].study, {"sex": ("female",)})
     with pytest.raises(DataError, match="have no column 'sex'; its readers give"):
-        made(recipe, [strange], mirror, tmp_path / "cells.h5ad")
+        prepared_counts(recipe, [strange], mirror, tmp_path / "cells.h5ad")
 
 
-def test_tables_keep_the_genes_that_all_have_whatever_these_are_called(
+def test_tables_keep_the_shared_genes_under_any_synonym(
     recipe: BuildRecipe, plan: BuildPlan, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     symbols = [f"GENE{number}" for number in range(60)]

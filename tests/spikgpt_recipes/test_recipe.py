@@ -18,7 +18,7 @@ from tests.conftest import DATA
 from tests.spikgpt_recipes.conftest import write_recipe
 
 NAMES = sorted(recipe_folders())
-# Reference cells, query cells, and accessions of each in the paper.
+# Numbers of reference and query cells in the paper, and accessions of the reference and query studies.
 PAPER = {
     "lung": (309_287, 24_181, {"HLCA-core"}, {"HLCA-core"}),
     "pancreas": (10_600, 4_218, {"GSE84133", "GSE85241"}, {"GSE81608", "E-MTAB-5061", "GSE86473"}),
@@ -33,7 +33,7 @@ def recipe_of(name: str) -> BuildRecipe:
 
 
 def changed(folder: Path, *pairs: tuple[str, str]) -> Path:
-    """Write the recipe of the pancreas with other words."""
+    """Write the pancreas recipe with text replaced; return the folder."""
     original = find_recipe("pancreas")
     text = (original / FILE).read_text()
     for old, new in pairs:
@@ -46,44 +46,44 @@ def changed(folder: Path, *pairs: tuple[str, str]) -> Path:
     return folder
 
 
-def test_recipes_of_the_paper_state_its_figures_and_no_others() -> None:
+def test_only_recipes_of_the_paper_state_its_figures() -> None:
     assert {name for name in NAMES if recipe_of(name).paper} == PAPER.keys()
 
 
 @pytest.mark.parametrize("name", PAPER)
-def test_a_recipe_asks_for_what_the_paper_does(name: str) -> None:
+def test_recipes_of_the_paper_have_its_cells_and_studies(name: str) -> None:
     recipe = recipe_of(name)
-    found = {
+    accessions = {
         role: {source.accession for source in recipe.sources if source.role == role} for role in ("reference", "query")
     }
-    assert (recipe.cells.reference, recipe.cells.query, found["reference"], found["query"]) == PAPER[name]
+    assert (recipe.cells.reference, recipe.cells.query, accessions["reference"], accessions["query"]) == PAPER[name]
     assert recipe.name == name
     assert recipe.left_out == (("alpha",) if name == "pancreas" else ())
 
 
 @each_recipe
-def test_no_field_of_a_recipe_is_passed_over(name: str) -> None:
+def test_every_field_of_a_recipe_is_read(name: str) -> None:
     stated = yaml.safe_load((find_recipe(name) / FILE).read_text())
-    # The recipe has every value of the file, and defaults for the others.
+    # The parsed recipe has every value of the file, and defaults for missing fields.
     read = msgspec.to_builtins(recipe_of(name))
 
-    def within(one: object, other: object) -> None:
-        if isinstance(one, dict):
-            assert isinstance(other, dict)
-            for key, value in one.items():
-                within(value, other[key])
-        elif isinstance(one, list):
-            assert isinstance(other, list | tuple)
-            for value, found in zip(one, other, strict=True):
-                within(value, found)
+    def assert_contained(stated_value: object, read_value: object) -> None:
+        if isinstance(stated_value, dict):
+            assert isinstance(read_value, dict)
+            for key, item in stated_value.items():
+                assert_contained(item, read_value[key])
+        elif isinstance(stated_value, list):
+            assert isinstance(read_value, list | tuple)
+            for item, read_item in zip(stated_value, read_value, strict=True):
+                assert_contained(item, read_item)
         else:
-            assert one == other
+            assert stated_value == read_value
 
-    within(stated, read)
+    assert_contained(stated, read)
 
 
 @each_recipe
-def test_every_label_has_its_term_and_a_broader_one(name: str) -> None:
+def test_every_label_has_its_ontology_term_and_a_broader_term(name: str) -> None:
     table = ontology()
     for label in recipe_of(name).labels.values():
         assert table.names[label.id] == label.term
@@ -92,18 +92,18 @@ def test_every_label_has_its_term_and_a_broader_one(name: str) -> None:
 
 
 @each_recipe
-def test_every_label_is_that_of_some_cells(name: str) -> None:
+def test_every_label_is_mapped_from_a_study_label(name: str) -> None:
     recipe = recipe_of(name)
     named = {ours for source in recipe.sources for ours in (source.labels | source.patterns).values()}
     assert named - {None} == set(recipe.labels)
 
 
 @each_recipe
-def test_what_is_not_verified_is_said(name: str) -> None:
+def test_recipes_state_unverified_facts(name: str) -> None:
     recipe = recipe_of(name)
     assert recipe.unverified
     for source in recipe.sources:
-        # None of these files was at hand.
+        # A source without a verified hash of each file must state so.
         assert all(file.sha256 for file in source.files) or source.unverified
         assert source.page
         assert source.citation
@@ -117,7 +117,7 @@ def test_a_recipe_has_its_cards(name: str) -> None:
         assert read_card(find_recipe(name), card).startswith("## Intended use\n")
 
 
-def test_the_labels_of_the_real_cells_are_all_named() -> None:
+def test_all_labels_of_the_real_cells_are_mapped() -> None:
     (baron,) = (source for source in recipe_of("pancreas").sources if source.study == "Baron")
     for path in DATA.glob("pancreas_baron_*.h5ad"):
         obs = read_cells(path).obs
@@ -130,7 +130,7 @@ def test_the_labels_of_the_real_cells_are_all_named() -> None:
     ("label", "name"),
     [("Gaba12", "amacrine"), ("DB4a", "bipolar"), ("mlCone", "cone"), ("Rod", "rod"), ("MG_OFF", "ganglion")],
 )
-def test_patterns_name_labels(label: str, name: str) -> None:
+def test_patterns_map_labels(label: str, name: str) -> None:
     yan, _ = recipe_of("retina").sources
     assert yan.map_label(label) == name
     with pytest.raises(KeyError):
@@ -138,7 +138,7 @@ def test_patterns_name_labels(label: str, name: str) -> None:
 
 
 @pytest.mark.parametrize(
-    ("old", "new", "said"),
+    ("old", "new", "message"),
     [
         ("licence: MIT", "license: MIT", "unknown field `license`"),
         ("accession: GSE84133", "accesion: GSE84133", "unknown field `accesion`, in sources[0] (study Baron)"),
@@ -177,27 +177,27 @@ def test_patterns_name_labels(label: str, name: str) -> None:
     ],
     ids=lambda text: text[:20],
 )  # fmt: skip
-def test_a_mistake_is_named(tmp_path: Path, old: str, new: str, said: str) -> None:
+def test_an_invalid_recipe_is_refused_with_one_line(tmp_path: Path, old: str, new: str, message: str) -> None:
     with pytest.raises(ConfigError) as caught:
         read_recipe(changed(tmp_path, (old, new)))
-    assert said in str(caught.value)
+    assert message in str(caught.value)
     assert "\n" not in str(caught.value)
 
 
-def test_a_recipe_of_ones_own_is_a_folder(tmp_path: Path) -> None:
+def test_a_folder_can_be_a_recipe(tmp_path: Path) -> None:
     changed(tmp_path, ("name: pancreas", "name: islets"))
     assert read_recipe(find_recipe(str(tmp_path))).name == "islets"
     with pytest.raises(ConfigError, match="There is no recipe 'lungs'; choose .*lung, .*retina.*, or name"):
         find_recipe("lungs")
 
 
-def test_a_build_is_found_by_the_name_of_its_reference(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_reference_name_selects_recipe_and_variant(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     folder = find_recipe("pancreas")
     assert find_build("pancreas") == (folder, None)
     assert find_build("pancreas-four-donors") == (folder, "four-donors")
     with pytest.raises(ConfigError, match="There is no recipe 'pancreas-two-donors'; choose"):
         find_build("pancreas-two-donors")
-    # A folder of that name goes first.
+    # A folder with this name takes precedence.
     monkeypatch.chdir(tmp_path)
     copied = tmp_path / "pancreas-four-donors"
     shutil.copytree(folder, copied)
@@ -206,7 +206,7 @@ def test_a_build_is_found_by_the_name_of_its_reference(tmp_path: Path, monkeypat
 
 @pytest.mark.parametrize("name", [FILE, "card.md", "shipped.md"])
 @pytest.mark.parametrize("kind", ["link", "link inside", "pipe", "device"])
-def test_a_recipe_is_made_of_regular_files(tmp_path: Path, name: str, kind: str) -> None:
+def test_links_and_special_files_in_a_recipe_are_refused(tmp_path: Path, name: str, kind: str) -> None:
     path = changed(tmp_path / "recipe") / name
     path.rename(tmp_path / "secret")
     if kind == "pipe":
@@ -221,7 +221,7 @@ def test_a_recipe_is_made_of_regular_files(tmp_path: Path, name: str, kind: str)
 
 
 @pytest.mark.parametrize("changed_field", ["url", "size", "sha256"])
-def test_one_name_is_one_file(tmp_path: Path, changed_field: str) -> None:
+def test_one_file_name_with_two_addresses_sizes_or_hashes_is_refused(tmp_path: Path, changed_field: str) -> None:
     write_recipe(tmp_path)
     text = (tmp_path / FILE).read_text()
     line = "        url: https://example.org/GSE84133/GSE84133_RAW.tar\n"

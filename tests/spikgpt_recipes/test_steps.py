@@ -1,4 +1,4 @@
-"""A build from nothing to a reference on a Hub: each step once, and again only for a reason; killed, it goes on."""
+"""A build from download to push: unchanged steps are skipped, and a killed build continues."""
 
 from __future__ import annotations
 
@@ -41,11 +41,11 @@ def build_of(folder: Path, out: Path, mirror: Path | str, *, synthetic: bool = F
 
 
 def done_of(build: Build, steps: tuple[str, ...] = STEPS) -> dict[str, bool]:
-    """Return whether each step found nothing to do."""
-    found: list[StepReport] = []
-    build.run(steps, found.append)
-    assert all(one.summary for one in found)
-    return {one.step: one.unchanged for one in found}
+    """Run steps, and return True for each step that was unchanged."""
+    reports: list[StepReport] = []
+    build.run(steps, reports.append)
+    assert all(report.summary for report in reports)
+    return {report.step: report.unchanged for report in reports}
 
 
 @pytest.fixture(scope="module")
@@ -58,26 +58,26 @@ def built(mirror: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
-def test_a_build_ends_in_a_whole_reference(built: Path) -> None:
+def test_a_build_ends_with_a_complete_reference(built: Path) -> None:
     reference = verify(built / "islets").reference
     assert reference.labels.names == ("alpha", "beta", "delta", "exocrine")
     assert reference.labels.cell_ontology_ids[3] == "CL:0000083"
     assert {name for name in reference.files if name.endswith(".onnx")} >= {"onnx/model.onnx"}
-    (asked,) = reference.metrics["studies"]
-    assert (asked["study"], asked["cells"]) == ("Asked", 100)
-    assert asked["accuracy"] > 0.9
+    (query_study,) = reference.metrics["studies"]
+    assert (query_study["study"], query_study["cells"]) == ("QueryStudy", 100)
+    assert query_study["accuracy"] > 0.9
     (left_out,) = reference.metrics["left_out"]
     assert (left_out["label"], left_out["unseen_cells"], left_out["known_cells"]) == ("alpha", 20, 80)
     card = reference.files["README.md"].decode()
-    assert "| Asked | 100 | " in card
-    assert "| alpha | Asked | 20 | " in card
-    assert "| Learned | GSE84133 | reference | 200 | Baron et al. 2016 | none |" in card
+    assert "| QueryStudy | 100 | " in card
+    assert "| alpha | QueryStudy | 20 | " in card
+    assert "| ReferenceStudy | GSE84133 | reference | 200 | Baron et al. 2016 | none |" in card
     assert "**Not yet trained on the full data.** It has 200 cells of the 240" in card
     assert "Made-up" not in card
     assert "## Intended use\n\nTests.\n" in card
 
 
-def test_nothing_is_done_twice_and_only_what_changed_again(built: Path, mirror: Path) -> None:
+def test_a_repeated_build_runs_only_changed_steps(built: Path, mirror: Path) -> None:
     recipe, out = built / "recipe", built / "islets"
     before = (out / "manifest.json").read_bytes()
     assert done_of(build_of(recipe, out, mirror)) == dict.fromkeys(STEPS, True)
@@ -93,7 +93,7 @@ def test_nothing_is_done_twice_and_only_what_changed_again(built: Path, mirror: 
     assert (out / "manifest.json").read_bytes() == before
 
 
-def test_steps_can_be_done_one_by_one(mirror: Path, tmp_path: Path) -> None:
+def test_steps_can_be_run_separately(mirror: Path, tmp_path: Path) -> None:
     recipe = write_recipe(tmp_path / "recipe")
     build = build_of(recipe, tmp_path / "islets", mirror)
     with pytest.raises(ConfigError, match="The step download was not done with these inputs; add it"):
@@ -101,7 +101,7 @@ def test_steps_can_be_done_one_by_one(mirror: Path, tmp_path: Path) -> None:
     with pytest.raises(ConfigError, match="There is no step 'bake'; the steps are download, prepare"):
         build.run(["bake"])
     assert done_of(build, ("download", "prepare")) == {"download": False, "prepare": False}
-    assert (tmp_path / ".islets.build" / "prepared" / "query-Asked.h5ad").is_file()
+    assert (tmp_path / ".islets.build" / "prepared" / "query-QueryStudy.h5ad").is_file()
     assert not (tmp_path / "islets").exists()
     text = (recipe / FILE).read_text()
     (recipe / FILE).write_text(text.replace("human1, human2", "human1"))
@@ -109,7 +109,9 @@ def test_steps_can_be_done_one_by_one(mirror: Path, tmp_path: Path) -> None:
         build_of(recipe, tmp_path / "islets", mirror).run(["train"])
 
 
-def test_a_file_without_an_address_lies_beside_the_recipe(islets: AnnData, mirror: Path, tmp_path: Path) -> None:
+def test_a_file_without_an_address_is_read_from_the_recipe_folder(
+    islets: AnnData, mirror: Path, tmp_path: Path
+) -> None:
     recipe, first = write_recipe(tmp_path / "recipe"), ("download", "prepare")
     own = "\n      - name: own.csv\n        reader: {format: annotation, delimiter: ',', obs: {cell_type: label}}\n"
     text = (recipe / FILE).read_text().replace("\n    labels: {alpha", own + "    labels: {alpha", 1)
@@ -122,7 +124,7 @@ def test_a_file_without_an_address_lies_beside_the_recipe(islets: AnnData, mirro
     assert done_of(build, first) == dict.fromkeys(first, False)
     prepared = read_cells(tmp_path / ".islets.build" / "prepared" / "reference.h5ad")
     assert prepared.obs["cell_type"].tolist() == ["delta"] * 9
-    # The build notices another file, and a hash in the recipe holds.
+    # A changed file is noticed, and a hash in the recipe is checked.
     (recipe / "own.csv").write_text(f"cell,label\n{names[0]},beta\n")
     assert done_of(build_of(recipe, tmp_path / "islets", mirror), first) == dict.fromkeys(first, False)
     (recipe / FILE).write_text(text.replace("own.csv\n", f"own.csv\n        sha256: {'a' * 64}\n"))
@@ -130,7 +132,7 @@ def test_a_file_without_an_address_lies_beside_the_recipe(islets: AnnData, mirro
         read_recipe(recipe)
 
 
-def test_what_a_killed_step_wrote_over_is_not_taken_for_what_was_there(
+def test_files_overwritten_by_an_interrupted_step_are_rebuilt(
     mirror: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     recipe, first = write_recipe(tmp_path / "recipe"), ("download", "prepare")
@@ -139,7 +141,7 @@ def test_what_a_killed_step_wrote_over_is_not_taken_for_what_was_there(
     (recipe / FILE).write_text(text.replace("human1, human2", "human1"))
     build = build_of(recipe, tmp_path / "islets", mirror)
     with monkeypatch.context() as patch:
-        # Killed when all was written, and before that was kept.
+        # Interrupted after all files are written, and before the state is saved.
         patch.setattr(BuildState, "save", lambda *_: (_ for _ in ()).throw(KeyboardInterrupt))
         with pytest.raises(KeyboardInterrupt):
             build.run(first)
@@ -148,7 +150,7 @@ def test_what_a_killed_step_wrote_over_is_not_taken_for_what_was_there(
     assert again == {"download": True, "prepare": False}
 
 
-def test_two_builds_do_not_write_to_one_folder(mirror: Path, tmp_path: Path) -> None:
+def test_two_builds_do_not_write_to_the_same_folder(mirror: Path, tmp_path: Path) -> None:
     build = build_of(write_recipe(tmp_path / "recipe"), tmp_path / "islets", mirror)
     refusal = r"Another build is writing to .*islets\. Wait until it is done, or name another folder: --out\."
     with hold_lock(build.work / "lock", ""), pytest.raises(ConfigError, match=refusal):
@@ -156,26 +158,26 @@ def test_two_builds_do_not_write_to_one_folder(mirror: Path, tmp_path: Path) -> 
     assert done_of(build, ("download",)) == {"download": False}
 
 
-def test_each_label_that_is_left_out_has_a_training_of_its_own_to_go_on_from(
+def test_each_left_out_label_has_its_own_checkpoints(
     built: Path, mirror: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     shutil.copytree(built, tmp_path / "built")
-    found = []
+    checkpoints = []
 
     def leave_out(label: str, reference: Path, queries: Any, options: TrainOptions, on_epoch: Any) -> list[Any]:
-        found.append(options.checkpoints)
+        checkpoints.append(options.checkpoints)
         return []
 
     monkeypatch.setattr(steps, "leave_label_out", leave_out)
     for label in ("beta", "delta"):
         recipe = write_recipe(tmp_path / "built" / "recipe", left_out=label)
         build_of(recipe, tmp_path / "built" / "islets", mirror).run(STEPS[:4])
-    assert len(set(found)) == 2
+    assert len(set(checkpoints)) == 2
 
 
-def test_made_up_cells_are_called_so_everywhere(built: Path, mirror: Path, tmp_path: Path) -> None:
+def test_made_up_cells_are_marked_in_metrics_provenance_and_card(built: Path, mirror: Path, tmp_path: Path) -> None:
     out = tmp_path / "islets"
-    # The training is the same; the card is another.
+    # The training is unchanged; the card differs.
     (built / ".islets.build").rename(tmp_path / ".islets.build")
     try:
         done = done_of(build_of(built / "recipe", out, mirror, synthetic=True))
@@ -190,13 +192,13 @@ def test_made_up_cells_are_called_so_everywhere(built: Path, mirror: Path, tmp_p
     assert json.loads((out / "config.json").read_text())["provenance"]["synthetic"] is True
 
 
-def test_a_study_that_is_not_to_be_had_is_named_with_what_to_do(tmp_path: Path) -> None:
+def test_a_missing_study_is_an_error_with_advice(tmp_path: Path) -> None:
     recipe = write_recipe(tmp_path / "recipe")
-    with pytest.raises(DownloadError, match=r"does not exist.*Or build from the other studies: --only Asked"):
+    with pytest.raises(DownloadError, match=r"does not exist.*Or build from the other studies: --only QueryStudy"):
         build_of(recipe, tmp_path / "islets", tmp_path / "nowhere").run(["download"])
 
 
-def test_a_folder_with_something_else_is_not_replaced(mirror: Path, tmp_path: Path) -> None:
+def test_a_folder_that_is_not_a_reference_is_not_replaced(mirror: Path, tmp_path: Path) -> None:
     recipe = write_recipe(tmp_path / "recipe")
     (tmp_path / "islets").mkdir()
     (tmp_path / "islets" / "notes.txt").write_text("mine")
@@ -205,7 +207,7 @@ def test_a_folder_with_something_else_is_not_replaced(mirror: Path, tmp_path: Pa
 
 
 @pytest.mark.slow
-def test_a_build_that_is_killed_goes_on_to_the_same_reference(mirror: Path, tmp_path: Path, hub: LoopbackHub) -> None:
+def test_a_killed_build_continues_to_the_same_reference(mirror: Path, tmp_path: Path, hub: LoopbackHub) -> None:
     out, work = tmp_path / "islets", tmp_path / ".islets.build"
     recipe = write_recipe(tmp_path / "recipe", training="paper")
     done_of(build_of(recipe, tmp_path / "whole", mirror))
@@ -231,7 +233,7 @@ def test_a_build_that_is_killed_goes_on_to_the_same_reference(mirror: Path, tmp_
         killed_when(lambda: any(work.glob("checkpoints/*/held-out.safetensors")))
         killed_when(lambda: any(work.glob(".built.*/built")))
         done = done_of(build_of(recipe, out, f"{server.url}/mirror"))
-    # The first build was killed while the archive was on its way.
+    # The first build was killed during the download of the archive.
     (_, everything), (_, rest) = server.requests
     assert not everything
     assert 0 < int(rest.removeprefix("bytes=").removesuffix("-")) < len(archive)

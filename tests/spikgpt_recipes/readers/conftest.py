@@ -1,4 +1,4 @@
-"""Few cells, laid out as studies publish them."""
+"""Few cells in the layouts of published studies."""
 
 from __future__ import annotations
 
@@ -10,5 +10,5 @@ from tests.spikgpt_recipes import study_files
 
 @pytest.fixture(scope="package")
 def cells() -> AnnData:
-    """Return few cells and genes, which tests leave as they are."""
+    """Return 40 cells and 60 genes; tests must not change the cells."""
     return study_files.baron()

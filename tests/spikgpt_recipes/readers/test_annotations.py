@@ -1,4 +1,4 @@
-"""Descriptions of cells are read and matched by cell name."""
+"""Annotation files are read, and cells are matched by name."""
 
 from __future__ import annotations
 
@@ -40,7 +40,7 @@ def described(content: bytes, folder: Path, **layout: Any) -> dict[str, str]:
         (TABLE + b"one\talpha\t\ntwo\tNA\tof another run\n", {}),
     ],
 )
-def test_annotations(content: bytes, layout: dict[str, Any], tmp_path: Path) -> None:
+def test_annotations_give_a_label_per_cell(content: bytes, layout: dict[str, Any], tmp_path: Path) -> None:
     assert described(content, tmp_path, **layout) == {"one": "alpha", "two": "NA"}
 
 
@@ -69,16 +69,14 @@ def test_annotations(content: bytes, layout: dict[str, Any], tmp_path: Path) -> 
         (TABLE + b"three\n", {}, r"table\.tsv has a row of 1 column, 'three'; expected 3"),
     ],
 )
-def test_annotations_of_another_kind_are_refused(
-    content: bytes, layout: dict[str, Any], message: str, tmp_path: Path
-) -> None:
+def test_invalid_annotations_are_refused(content: bytes, layout: dict[str, Any], message: str, tmp_path: Path) -> None:
     with pytest.raises(DataError, match=message):
         described(content, tmp_path, **layout)
 
 
-def test_series_matrices(tmp_path: Path) -> None:
-    said = {"age": ["40", "41"], "cell type": ["Beta", "None/Other"]}
-    content = series_matrix(["10th_C1", "10th_C2"], said)
+def test_series_matrices_give_characteristics_per_sample(tmp_path: Path) -> None:
+    characteristics = {"age": ["40", "41"], "cell type": ["Beta", "None/Other"]}
+    content = series_matrix(["10th_C1", "10th_C2"], characteristics)
     layout = SeriesMatrix(obs={"label": "cell type", "accession": "!Sample_geo_accession"})
     table = read_description(item(content, tmp_path), layout)
     assert table.to_dict("index") == {
@@ -89,7 +87,7 @@ def test_series_matrices(tmp_path: Path) -> None:
     assert dict(read_description(item(content, tmp_path), by_accession)["age"]) == {"cell 0": "40", "cell 1": "41"}
 
 
-def test_samples_may_have_their_characteristics_in_other_lines(tmp_path: Path) -> None:
+def test_characteristics_may_be_in_different_lines(tmp_path: Path) -> None:
     lines = [
         b'!Sample_title\t"a"\t"b"',
         b'!Sample_characteristics_ch1\t"age: 1"\t"cell type: x"',
@@ -111,14 +109,14 @@ def test_samples_may_have_their_characteristics_in_other_lines(tmp_path: Path) -
         (b"<html>", r"has no 'cell type'; it has none"),
     ],
 )
-def test_series_matrices_of_another_kind_are_refused(content: bytes, message: str, tmp_path: Path) -> None:
+def test_invalid_series_matrices_are_refused(content: bytes, message: str, tmp_path: Path) -> None:
     with pytest.raises(DataError, match=message):
         read_description(item(content, tmp_path), SeriesMatrix(obs={"label": "cell type"}))
 
 
-def test_genes(tmp_path: Path) -> None:
+def test_a_gene_table_maps_ids_to_symbols(tmp_path: Path) -> None:
     layout = StudyGeneTable(file="table.tsv", id="id", name="symbol")
-    found = read_gene_names(item(b"id,symbol,x\n1,A,\n2,,\n1,B,\n3,NA,\n", tmp_path), layout)
-    assert found == {"1": "A", "3": "NA"}
+    names = read_gene_names(item(b"id,symbol,x\n1,A,\n2,,\n1,B,\n3,NA,\n", tmp_path), layout)
+    assert names == {"1": "A", "3": "NA"}
     with pytest.raises(DataError, match=r"table\.tsv has no column 'symbol'; it has 'id', 'name'"):
         read_gene_names(item(b"id,name\n", tmp_path), layout)

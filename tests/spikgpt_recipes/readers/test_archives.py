@@ -1,4 +1,4 @@
-"""Archives of strangers: members are bounded in number and size, and packed ones are read in one pass."""
+"""Untrusted archives: limits on the number and size of members; compressed archives are read in one pass."""
 
 from __future__ import annotations
 
@@ -24,11 +24,11 @@ def written(folder: Path, content: bytes) -> Path:
 
 
 def sparse(size: int) -> bytes:
-    """Return an archive of one sparse file that states any size, as GNU tar writes it."""
+    """Return a GNU tar archive of one sparse file with a stated size."""
     member = tarfile.TarInfo("a.csv")
     member.type, member.size = tarfile.GNUTYPE_SPARSE, 0
     header = bytearray(member.tobuf(tarfile.GNU_FORMAT))
-    # A map of one block without bytes, and the stated size, as numbers in base 256.
+    # A map of one empty block; the stated size in base 256.
     header[386:398], header[398:410] = b"%011o\0" % 0, b"%011o\0" % 0
     header[483:495] = b"\x80" + size.to_bytes(11, "big")
     header[148:156] = b" " * 8
@@ -37,7 +37,7 @@ def sparse(size: int) -> bytes:
 
 
 def with_header(content: bytes) -> bytes:
-    """Return an archive with a pax header of any content before its member."""
+    """Return an archive with a pax header of the given content before the member."""
     header = tarfile.TarInfo("pax")
     header.type, header.size = tarfile.XHDTYPE, len(content)
     return header.tobuf() + content + bytes(-len(content) % 512) + tar({"a": b""})
@@ -48,7 +48,7 @@ def read_all(path: Path) -> int:
         return sum(len(list(item.lines())) for item in members.values())
 
 
-def test_a_sparse_member_is_refused_before_its_terabytes_are_read(tmp_path: Path) -> None:
+def test_a_sparse_member_is_refused_without_reading_it(tmp_path: Path) -> None:
     path = written(tmp_path, sparse(8 * 1024**4))
     with open_archive(path) as members:
         assert members["a.csv"].size <= path.stat().st_size
@@ -66,7 +66,9 @@ def test_a_sparse_member_is_refused_before_its_terabytes_are_read(tmp_path: Path
         lambda: zipped({str(number): b"" for number in range(20)}),
     ],
 )
-def test_members_are_counted(make: Callable[[], bytes], tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_archives_with_too_many_members_are_refused(
+    make: Callable[[], bytes], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     path = written(tmp_path, make())
     assert read_all(path) == 0
     monkeypatch.setattr(archives, "MOST_MEMBERS", 10)
@@ -75,7 +77,7 @@ def test_members_are_counted(make: Callable[[], bytes], tmp_path: Path, monkeypa
 
 
 @pytest.mark.parametrize("mode", ["w:gz", "w:bz2", "w:xz"])
-def test_a_packed_archive_is_unpacked_once_and_within_bounds(
+def test_a_compressed_archive_is_unpacked_once_and_within_limits(
     mode: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     path = written(tmp_path, tar({f"{number}": b"x\n" * 10 for number in range(5)}, mode))
@@ -107,7 +109,7 @@ def test_a_packed_archive_is_unpacked_once_and_within_bounds(
         lambda content: tar({"a": content}, "w:gz"),
     ],
 )
-def test_a_packed_member_is_bounded_by_what_is_packed(
+def test_a_compressed_member_is_limited_by_its_compressed_size(
     make: Callable[[bytes], bytes], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(bounded, "ALWAYS_UNPACKED", 2**20)
@@ -118,12 +120,12 @@ def test_a_packed_member_is_bounded_by_what_is_packed(
 
 
 @pytest.mark.parametrize("content", [bytes(2**20), b"1" * 2000, b"9" * 40_000], ids=["long", "digits", "more digits"])
-def test_a_header_that_tarfile_takes_long_for_is_refused(content: bytes, tmp_path: Path) -> None:
+def test_a_header_that_is_slow_to_parse_is_refused(content: bytes, tmp_path: Path) -> None:
     with pytest.raises(DataError, match="the header of a member is too long"):
         read_all(written(tmp_path, with_header(content)))
 
 
-def test_a_zip_archive_at_the_end_of_a_tar_archive_is_a_member(tmp_path: Path) -> None:
+def test_a_zip_archive_inside_a_tar_archive_is_a_member(tmp_path: Path) -> None:
     inner = io.BytesIO()
     with zipfile.ZipFile(inner, "w") as archive:
         archive.writestr("inside", b"1")

@@ -1,4 +1,4 @@
-"""Files and members of archives are read as streams, and what is damaged is refused with its line."""
+"""Files and archive members are read as streams; errors name the damaged line."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ def written(folder: Path, content: bytes) -> Path:
 
 
 @pytest.mark.parametrize("content", [LINES, packed(LINES), packed(LINES[:5]) + packed(LINES[5:])])
-def test_lines_have_the_numbers_that_editors_show(content: bytes, tmp_path: Path) -> None:
+def test_line_numbers_start_at_one_and_count_empty_lines(content: bytes, tmp_path: Path) -> None:
     assert list(BoundedFile.from_path(written(tmp_path, content)).lines()) == [(1, b"one"), (3, b"two"), (4, b"three")]
 
 
@@ -40,7 +40,7 @@ def test_members_are_read_in_any_order(make: object, tmp_path: Path) -> None:
     assert list(tmp_path.iterdir()) == [path]
 
 
-def test_links_in_an_archive_are_no_files(tmp_path: Path) -> None:
+def test_links_in_an_archive_are_ignored(tmp_path: Path) -> None:
     file = io.BytesIO()
     with tarfile.open(fileobj=file, mode="w") as archive:
         for kind in (tarfile.SYMTYPE, tarfile.LNKTYPE, tarfile.DIRTYPE, tarfile.FIFOTYPE):
@@ -51,10 +51,10 @@ def test_links_in_an_archive_are_no_files(tmp_path: Path) -> None:
         assert members == {}
 
 
-def test_an_archive_cut_between_two_members_is_refused(tmp_path: Path) -> None:
+def test_an_archive_truncated_between_members_is_refused(tmp_path: Path) -> None:
     content = tar({"one": bytes(512), "two": bytes(512)})
-    for left in (2048, 1024 + 100):
-        path = written(tmp_path, content[:left])
+    for length in (2048, 1024 + 100):
+        path = written(tmp_path, content[:length])
         with pytest.raises(DataError, match="file cannot be read: it ends without the mark of its end. It is damaged"):
             open_archive(path).__enter__()
     with open_archive(written(tmp_path, content[: 2048 + 512])) as members:
@@ -62,12 +62,12 @@ def test_an_archive_cut_between_two_members_is_refused(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("content", [b"", b"text", tar({"one": bytes(5000)})[:3000], zipped({"one": b"1"})[:-5]])
-def test_what_is_no_archive_is_refused(content: bytes, tmp_path: Path) -> None:
+def test_files_other_than_archives_are_refused(content: bytes, tmp_path: Path) -> None:
     with pytest.raises(DataError, match=r"file cannot be read: .*It is damaged or incomplete: delete it and"):
         open_archive(written(tmp_path, content)).__enter__()
 
 
-def test_damage_is_told_with_its_line(tmp_path: Path) -> None:
+def test_errors_name_the_damaged_line(tmp_path: Path) -> None:
     text = b"".join(b"%d\n" % line for line in range(20_000))
     content = packed(text)
     for damaged in (content[:-9_000], content[:-8] + bytes(8)):
@@ -75,7 +75,7 @@ def test_damage_is_told_with_its_line(tmp_path: Path) -> None:
             list(BoundedFile.from_path(written(tmp_path, damaged)).lines())
 
 
-def test_a_line_without_end_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_line_above_the_length_limit_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(bounded, "LONGEST_LINE", 1000)
     with pytest.raises(DataError, match="has a line of more than 1000 bytes"):
         list(BoundedFile.from_path(written(tmp_path, packed(b"short\n" + bytes(2000)))).lines())
@@ -87,7 +87,7 @@ def test_a_missing_file_is_refused(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("line", [b"\n", b"0\n"])
-def test_lines_are_counted(line: bytes, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_files_with_too_many_lines_are_refused(line: bytes, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     content = packed(line * 5000)
     monkeypatch.setattr(bounded, "ALWAYS_LINES", 10)
     with pytest.raises(

@@ -1,4 +1,4 @@
-"""Matrices of Cell Ranger are read with the lists beside them."""
+"""Matrices of Cell Ranger are read with their lists of genes and barcodes."""
 
 from __future__ import annotations
 
@@ -36,19 +36,19 @@ def test_a_sample_is_read_in_parts(cells: AnnData, plain: bool, tmp_path: Path) 
         contents = {name.removesuffix(".gz"): gzip.decompress(content) for name, content in contents.items()}
     parts = read(contents, tmp_path, 7)
     np.testing.assert_array_equal(np.vstack([part.values.toarray() for part in parts]), values(cells))
-    assert [name for part in parts for name in part.names] == [f"AAAC{place}-1" for place in range(cells.n_obs)]
+    assert [name for part in parts for name in part.names] == [f"AAAC{index}-1" for index in range(cells.n_obs)]
     assert list(parts[0].var["gene_symbol"]) == list(cells.var_names)
     assert list(parts[0].var.index[:2]) == ["ENSG00000000000", "ENSG00000000001"]
 
 
-def test_empty_droplets_are_left_out(cells: AnnData, tmp_path: Path) -> None:
+def test_empty_droplets_are_excluded(cells: AnnData, tmp_path: Path) -> None:
     contents = triplets(cells) | {"matrix.mtx.gz": matrix("60 40 2", "1 3 5", "2 7 1")}
     parts = read(contents, tmp_path, 1, features="genes.tsv")
     assert [part.names for part in parts] == [["AAAC2-1"], ["AAAC6-1"]]
     assert [part.values.sum() for part in parts] == [5, 1]
 
 
-def test_proteins_are_left_out(cells: AnnData, tmp_path: Path) -> None:
+def test_proteins_are_excluded(cells: AnnData, tmp_path: Path) -> None:
     (part,) = read(triplets(cells, types=True), tmp_path, features="genes.tsv")
     np.testing.assert_array_equal(part.values.toarray(), values(cells)[:, :-1])
     assert list(part.var["gene_symbol"]) == list(cells.var_names[:-1])
@@ -71,12 +71,14 @@ def test_proteins_are_left_out(cells: AnnData, tmp_path: Path) -> None:
         ({"matrix.mtx.gz": b"<html>"}, r"has 6 bytes and states '<html>'; expected genes, cells and values"),
     ],
 )
-def test_what_does_not_fit_is_refused(change: dict[str, bytes], message: str, cells: AnnData, tmp_path: Path) -> None:
+def test_inconsistent_matrices_are_refused(
+    change: dict[str, bytes], message: str, cells: AnnData, tmp_path: Path
+) -> None:
     with pytest.raises(DataError, match=message):
         read(triplets(cells) | change, tmp_path, features="genes.tsv")
 
 
-def test_a_list_that_is_missing_is_named(cells: AnnData, tmp_path: Path) -> None:
+def test_a_missing_list_is_named(cells: AnnData, tmp_path: Path) -> None:
     with pytest.raises(DataError, match=r"H1_features\.tsv is not beside .*; there is H1_barcodes\.tsv\.gz, H1_genes"):
         read(triplets(cells), tmp_path)
     with pytest.raises(DataError, match=r"H1_matrix\.mtx\.gz does not end with counts\.mtx; name the ending"):

@@ -1,4 +1,4 @@
-"""Tables are read as they are written, and what is wrong in one is told with its line."""
+"""Tables are read exactly; errors name the wrong line."""
 
 from __future__ import annotations
 
@@ -38,16 +38,16 @@ def read(content: bytes, folder: Path, size: int = 10, **layout: Any) -> list[Ce
         ROWS.replace(b"300", b"3e2").replace(b",1,", b",1.0,").replace(b"20", b" 020"),
     ],
 )
-def test_cells_in_rows(content: bytes, tmp_path: Path) -> None:
+def test_a_table_with_cells_in_rows_is_read(content: bytes, tmp_path: Path) -> None:
     layout: dict[str, Any] = {"cells": "rows", "names": 2, "obs": {"type": "kind"}}
-    (found,) = read(content, tmp_path, **layout)
-    np.testing.assert_array_equal(found.values.toarray(), EXPECTED)
-    assert (found.names, list(found.var.index), found.obs) == (["one", "two"], ["A", "B", "C"], {"type": ["x", "y"]})
+    (chunk,) = read(content, tmp_path, **layout)
+    np.testing.assert_array_equal(chunk.values.toarray(), EXPECTED)
+    assert (chunk.names, list(chunk.var.index), chunk.obs) == (["one", "two"], ["A", "B", "C"], {"type": ["x", "y"]})
     assert [part.names for part in read(content, tmp_path, 1, **layout)] == [["one"], ["two"]]
 
 
 @pytest.mark.parametrize("content", [COLUMNS, COLUMNS.replace(b"gene,", b""), COLUMNS.replace(b",", b"\t")])
-def test_cells_in_columns(content: bytes, tmp_path: Path) -> None:
+def test_a_table_with_cells_in_columns_is_read(content: bytes, tmp_path: Path) -> None:
     delimiter = "\t" if b"\t" in content else ","
     for size in (1, 2, 10):
         parts = read(content, tmp_path, size, cells="columns", delimiter=delimiter)
@@ -56,28 +56,28 @@ def test_cells_in_columns(content: bytes, tmp_path: Path) -> None:
         assert all(list(part.var.index) == ["A", "B", "C"] for part in parts)
 
 
-def test_names_may_hold_the_delimiter(tmp_path: Path) -> None:
-    (found,) = read(b'cell,A,B\n"one, two",1,2\n', tmp_path, cells="rows")
-    assert found.names == ["one, two"]
-    np.testing.assert_array_equal(found.values.toarray(), [[1, 2]])
+def test_quoted_names_may_contain_the_delimiter(tmp_path: Path) -> None:
+    (chunk,) = read(b'cell,A,B\n"one, two",1,2\n', tmp_path, cells="rows")
+    assert chunk.names == ["one, two"]
+    np.testing.assert_array_equal(chunk.values.toarray(), [[1, 2]])
 
 
 @pytest.mark.parametrize(("block", "expected"), [(0, [[1, 0], [2, 5]]), (1, [[3, 0], [0, 6]])])
-def test_values_side_by_side(block: int, expected: list[list[int]], tmp_path: Path) -> None:
+def test_one_of_two_blocks_of_values_is_read(block: int, expected: list[list[int]], tmp_path: Path) -> None:
     content = b"#samples\tone\ttwo\nA\tx\t1\t2\t3\t0\nB\ty\t0\t5\t0\t6\n"
     layout: dict[str, Any] = {"cells": "columns", "delimiter": "\t", "names": 2, "blocks": 2, "block": block}
-    (found,) = read(content, tmp_path, **layout)
-    np.testing.assert_array_equal(found.values.toarray(), expected)
+    (chunk,) = read(content, tmp_path, **layout)
+    np.testing.assert_array_equal(chunk.values.toarray(), expected)
 
 
-def test_numbers_are_those_that_pandas_reads(tmp_path: Path) -> None:
+def test_numbers_equal_those_of_pandas(tmp_path: Path) -> None:
     random = np.random.default_rng(0)
     table = pd.DataFrame(random.gamma(0.3, 100, (30, 40)).round(3) * (random.random((30, 40)) < 0.3))
     table.iloc[:, :20] = table.iloc[:, :20].round()
     table.iloc[0, :5] = [12345678.0, 1e7, 1e-7, 9999999.0, 0.0]
     table.to_csv(tmp_path / "table.csv")
-    (found,) = read((tmp_path / "table.csv").read_bytes(), tmp_path, 100, cells="rows", values="linear")
-    np.testing.assert_array_equal(found.values.toarray(), table.to_numpy().astype(np.float32))
+    (chunk,) = read((tmp_path / "table.csv").read_bytes(), tmp_path, 100, cells="rows", values="linear")
+    np.testing.assert_array_equal(chunk.values.toarray(), table.to_numpy().astype(np.float32))
 
 
 @pytest.mark.parametrize(
@@ -111,7 +111,7 @@ def test_numbers_are_those_that_pandas_reads(tmp_path: Path) -> None:
         (COLUMNS.replace(b"two", b"one"), {"cells": "columns"}, "line 1, repeats the cell 'one'"),
     ],
 )
-def test_what_is_wrong_is_told_with_its_line(
+def test_invalid_tables_are_refused_with_the_line(
     content: bytes, layout: dict[str, Any], message: str, tmp_path: Path
 ) -> None:
     with pytest.raises(DataError) as caught:
@@ -119,15 +119,15 @@ def test_what_is_wrong_is_told_with_its_line(
     assert f"{tmp_path / 'table.csv'}, {message.encode().decode('unicode_escape')}" in str(caught.value)
 
 
-def test_memory_is_that_of_a_part(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_memory_is_limited_to_one_chunk(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(text_table, "BATCH", 10_000)
     row = ",".join(["0"] * 19 + ["1"])
-    lines = [",".join(["cell", *(f"g{place}" for place in range(2000))])]
-    lines += [f"c{place},{','.join([row] * 100)}" for place in range(600)]
+    lines = [",".join(["cell", *(f"g{index}" for index in range(2000))])]
+    lines += [f"c{index},{','.join([row] * 100)}" for index in range(600)]
     (tmp_path / "table.csv").write_text("\n".join(lines))
     item, layout = BoundedFile.from_path(tmp_path / "table.csv"), Csv(cells="rows")
     tracemalloc.start()
     assert sum(part.values.nnz for part in read_text_table(item, layout, 30)) == 600 * 100
     peak = tracemalloc.get_traced_memory()[1]
     tracemalloc.stop()
-    assert peak < 1_000_000  # the file has 2.4 MB, and the values as floats 4.8
+    assert peak < 1_000_000  # the file has 2.4 MB, the values as floats 4.8 MB
