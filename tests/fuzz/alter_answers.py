@@ -13,12 +13,12 @@ from typing import Any
 
 import numpy as np
 
-from tests.hub_server.answers import Answer
+from tests.hub_server.answers import HubAnswer
 
 SOURCE = Path(__file__).resolve().parents[1] / "data" / "format_1" / "counts"
 REPO = "islets/small"
 Random = np.random.Generator
-Alteration = Callable[[Answer, Random], Answer]
+Alteration = Callable[[HubAnswer, Random], HubAnswer]
 
 WRONG_VALUES: tuple[Any, ...] = (
     *(None, True, -1, 0, 1.5, 2**63, 10**400, "", "x", [], {}, [None], "../../../x", "/etc/passwd", "a\x1b[2J\nb"),
@@ -53,7 +53,7 @@ def choice(random: Random, values: tuple[Any, ...] | list[Any]) -> Any:
     return values[int(random.integers(len(values)))]
 
 
-def altered_json(answer: Answer, random: Random) -> Answer:
+def altered_json(answer: HubAnswer, random: Random) -> HubAnswer:
     """Change, remove or repeat a random value of a JSON answer; flip bits of other answers."""
     try:
         values = json.loads(answer.body)
@@ -81,7 +81,7 @@ def altered_json(answer: Answer, random: Random) -> Answer:
     return with_body(answer, json.dumps(values).encode())
 
 
-def altered_name(answer: Answer, random: Random) -> Answer:
+def altered_name(answer: HubAnswer, random: Random) -> HubAnswer:
     """List another file with the name, hash and size of an existing file changed."""
     try:
         values = json.loads(answer.body)
@@ -94,7 +94,7 @@ def altered_name(answer: Answer, random: Random) -> Answer:
     return with_body(answer, json.dumps(values).encode())
 
 
-def altered_hash(answer: Answer, random: Random) -> Answer:
+def altered_hash(answer: HubAnswer, random: Random) -> HubAnswer:
     """Change a listed hash, size or commit to a well-formed or malformed value."""
     try:
         values = json.loads(answer.body)
@@ -116,7 +116,7 @@ def altered_hash(answer: Answer, random: Random) -> Answer:
     return with_body(answer, json.dumps(values).encode())
 
 
-def flipped(answer: Answer, random: Random) -> Answer:
+def flipped(answer: HubAnswer, random: Random) -> HubAnswer:
     """Flip bits in up to eight bytes of the body."""
     body = bytearray(answer.body)
     for position in random.integers(len(body), size=int(random.integers(1, 9))) if body else ():
@@ -124,19 +124,19 @@ def flipped(answer: Answer, random: Random) -> Answer:
     return replace(answer, body=bytes(body))
 
 
-def truncated(answer: Answer, random: Random) -> Answer:
+def truncated(answer: HubAnswer, random: Random) -> HubAnswer:
     """Truncate the body, with the right or the old Content-Length."""
     body = answer.body[: int(random.integers(len(answer.body) + 1))]
     return with_body(answer, body) if random.random() < 0.5 else replace(answer, body=body)
 
 
-def other_body(answer: Answer, random: Random) -> Answer:
+def other_body(answer: HubAnswer, random: Random) -> HubAnswer:
     """Send another body."""
     bodies = (b"", b"<html>Sign in</html>", b"null", b"[" * 100_000, b'{"a":' * 50_000, b"\xff\xfe\x00", b"1e999")
     return with_body(answer, choice(random, (*bodies, random.bytes(5000))))
 
 
-def packed(answer: Answer, random: Random) -> Answer:
+def packed(answer: HubAnswer, random: Random) -> HubAnswer:
     """Send a compressed body, a compression bomb of 256 MiB, or a body that is not compressed as stated."""
     packer = zlib.compressobj(9, zlib.DEFLATED, 31)
     bomb = b"".join([packer.compress(bytes(2**20)) for _ in range(256)]) + packer.flush()
@@ -145,7 +145,7 @@ def packed(answer: Answer, random: Random) -> Answer:
     return with_header(with_body(answer, body), "Content-Encoding", kind)
 
 
-def endless(answer: Answer, random: Random) -> Answer:
+def endless(answer: HubAnswer, random: Random) -> HubAnswer:
     """Repeat the body to about 100 GB, without a length or with a stated length of 10^15 bytes."""
     headers = {name: value for name, value in answer.headers.items() if name != "Content-Length"}
     if random.random() < 0.5:
@@ -153,12 +153,12 @@ def endless(answer: Answer, random: Random) -> Answer:
     return replace(answer, headers=headers, body=answer.body * (1 + 2**20 // (len(answer.body) + 1)), repeat=10**5)
 
 
-def slow(answer: Answer, random: Random) -> Answer:
+def slow(answer: HubAnswer, random: Random) -> HubAnswer:
     """Pause after each byte, or wait 60 s before the answer."""
     return replace(answer, **choice(random, ({"pause": 0.05}, {"pause": 0.3}, {"wait": 60.0})))
 
 
-def redirected(answer: Answer, random: Random) -> Answer:
+def redirected(answer: HubAnswer, random: Random) -> HubAnswer:
     """Redirect to another address, an invalid address or the same address."""
     targets = ("/", "", "//", "?", "file:///etc/passwd", "http://127.0.0.1:9/", "http://[", "http://a b/", "ftp://x/")
     more = ("https://127.0.0.1:9", "http://0/", "data:,x", "\x1b[2J", "x" * 60_000, "http://127.0.0.1:99999/", "//:x@/")
@@ -167,7 +167,7 @@ def redirected(answer: Answer, random: Random) -> Answer:
     return with_header(replace(answer, status=status, headers=kept), "Location", choice(random, targets + more))
 
 
-def with_status(answer: Answer, random: Random) -> Answer:
+def with_status(answer: HubAnswer, random: Random) -> HubAnswer:
     """Answer with another status, and valid or invalid error headers of the Hub."""
     codes = ("RepoNotFound", "RevisionNotFound", "EntryNotFound", "GatedRepo", "\x1b[31m", "x" * 9000)
     answer = replace(
@@ -182,7 +182,7 @@ def with_status(answer: Answer, random: Random) -> Answer:
     return with_header(answer, "Retry-After", choice(random, ("0", "-1", "soon", "²", "9" * 400)))
 
 
-def headed(answer: Answer, random: Random) -> Answer:
+def headed(answer: HubAnswer, random: Random) -> HubAnswer:
     """Add wrong, malformed or too many headers."""
     name = choice(
         random, ("ETag", "X-Linked-Etag", "X-Repo-Commit", "X-Linked-Size", "Content-Length", "Link", "X-Xet-Hash")
@@ -202,16 +202,16 @@ def headed(answer: Answer, random: Random) -> Answer:
     return replace(answer, headers={**answer.headers, name: value, **more, **choice(random, kinds)})
 
 
-def no_http(answer: Answer, random: Random) -> Answer:
+def no_http(answer: HubAnswer, random: Random) -> HubAnswer:
     """Send random bytes or an invalid status instead of HTTP."""
-    return Answer(int(choice(random, (0, 99999, -1, 200))), {}, random.bytes(100) if random.random() < 0.5 else b"")
+    return HubAnswer(int(choice(random, (0, 99999, -1, 200))), {}, random.bytes(100) if random.random() < 0.5 else b"")
 
 
-def with_body(answer: Answer, body: bytes) -> Answer:
+def with_body(answer: HubAnswer, body: bytes) -> HubAnswer:
     return with_header(replace(answer, body=body), "Content-Length", str(len(body)))
 
 
-def with_header(answer: Answer, name: str, value: str) -> Answer:
+def with_header(answer: HubAnswer, name: str, value: str) -> HubAnswer:
     return replace(answer, headers={**answer.headers, name: value})
 
 

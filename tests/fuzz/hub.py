@@ -30,7 +30,7 @@ from tests.fuzz.alter_answers import KINDS, REPO, SOURCE, choice, files_of, refe
 from tests.fuzz.cells import FuzzWorker, WorkerResult
 from tests.fuzz.outcome_table import OutcomeCounts, count_outcomes, run
 from tests.hub_server import LoopbackHub
-from tests.hub_server.answers import Answer as HubAnswer
+from tests.hub_server.answers import HubAnswer
 
 # Seconds that a case may take, and largest memory of the process in MiB.
 PATIENCE, MEMORY = 60.0, 2048

@@ -1,6 +1,6 @@
 """A small Hugging Face Hub on this machine: ``python -m tests.hub_server`` starts it.
 
-It lets users try push and pull without an account. Tests start it as :class:`LoopbackHub` and can make it fail.
+Users can try push and pull without an account. Tests start the Hub as :class:`LoopbackHub` and can add faults.
 """
 
 from tests.hub_server.server import Fault, LoopbackHub

@@ -9,8 +9,8 @@ from typing import BinaryIO
 
 
 @dataclass(frozen=True)
-class Answer:
-    """An answer to a request.
+class HubAnswer:
+    """An HTTP answer of the loopback Hub.
 
     Parameters
     ----------

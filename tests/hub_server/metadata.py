@@ -1,4 +1,4 @@
-"""Checks of the metadata of a card, as the Hub documents them in modelcard.md of its hub-docs."""
+"""Checks of model card metadata by the rules in modelcard.md of the hub-docs repository."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ TASKS = ("tabular-classification", "other")
 
 
 def errors_of(values: dict[str, Any]) -> list[str]:
-    """Return the errors for which the Hub refuses a commit; it checks only the fields that are there."""
+    """Return the errors for which the Hub refuses a commit; the Hub checks only the fields in ``values``."""
     errors, licence = [], values.get("license", "unknown")
     if licence not in HUB_LICENCES:
         errors.append(f'"license" must be one of the listed licences, not {licence!r}')
@@ -28,7 +28,7 @@ def errors_of(values: dict[str, Any]) -> list[str]:
 
 
 def warnings_of(values: dict[str, Any]) -> list[str]:
-    """Return the warnings of the Hub, which accepts the card all the same."""
+    """Return the warnings of the Hub; a card with warnings is accepted."""
     return [f"{name!r} is no data set of the Hub" for name in values.get("datasets", []) if not is_hub_dataset(name)]
 
 

@@ -22,7 +22,7 @@ from urllib.parse import parse_qs, unquote, urlsplit
 
 from spikgpt.reference.card import read_metadata
 from spikgpt.reference.hub_cache import git_oid
-from tests.hub_server.answers import Answer
+from tests.hub_server.answers import HubAnswer
 from tests.hub_server.metadata import errors_of, warnings_of
 from tests.hub_server.store import ATTRIBUTES, MAIN, Commit, Repository, Store, is_large, sha256
 
@@ -72,7 +72,7 @@ class LoopbackHub(Store):
         self.requests: list[Request] = []
         self.faults: tuple[Fault, ...] = ()
         # Function that changes the answer to a request, such as "GET /api/models/org/name".
-        self.forge: Callable[[str, Answer], Answer] = lambda request, answer: answer
+        self.forge: Callable[[str, HubAnswer], HubAnswer] = lambda request, answer: answer
         self._server = ThreadingHTTPServer(("127.0.0.1", port), type("Handler", (_Handler,), {"hub": self}))
 
     @property
@@ -102,7 +102,7 @@ class LoopbackHub(Store):
         self.faults = ()
 
     def fault(self, request: str) -> Fault | None:
-        """Return the first fault that matches a request, and count it."""
+        """Return the first fault that matches a request, and count the request."""
         with self.lock:
             for index, fault in enumerate(self.faults):
                 if re.search(fault.request, request):
@@ -134,7 +134,7 @@ class _Handler(BaseHTTPRequestHandler):
                 self._answer()
             except _Refused as refused:
                 self._send_json({"error": str(refused)}, refused.status, refused.headers)
-            # The lock is free: a changed answer may take long.
+            # Sent without the lock, because an altered answer can take long.
             answer = self.hub.forge(f"{self.command} {urlsplit(self.path).path}", self._ready)
             answer.send(self.wfile, head_only=self.command == "HEAD")  # type: ignore[arg-type]
         except (BrokenPipeError, ConnectionResetError):
@@ -174,7 +174,7 @@ class _Handler(BaseHTTPRequestHandler):
 
     def _send(self, status: int, body: bytes, headers: Mapping[str, str]) -> None:
         headers = {"Content-Length": str(len(body)), **headers}
-        self._ready = Answer(status, headers, body[: len(body) // 2] if self._fault == "cut" else body)
+        self._ready = HubAnswer(status, headers, body[: len(body) // 2] if self._fault == "cut" else body)
 
     def _authorised(self, authorization: str | None) -> str | None:
         """Return the user of a token; an unknown token is refused, as on the real Hub."""

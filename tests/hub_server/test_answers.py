@@ -1,23 +1,23 @@
-"""HTTP answers of the loopback Hub, at once or byte by byte."""
+"""HTTP answers of the loopback Hub, sent at once or byte by byte."""
 
 from __future__ import annotations
 
 import time
 from io import BytesIO
 
-from tests.hub_server.answers import Answer
+from tests.hub_server.answers import HubAnswer
 
 
-def test_an_answer_is_what_it_is_made_of() -> None:
+def test_an_answer_has_its_status_headers_and_repeated_body() -> None:
     file = BytesIO()
-    Answer(200, {"ETag": "../x"}, b"ab", repeat=2).send(file)
+    HubAnswer(200, {"ETag": "../x"}, b"ab", repeat=2).send(file)
     assert file.getvalue() == b"HTTP/1.0 200 Answer\r\nETag: ../x\r\n\r\nabab"
     file = BytesIO()
-    Answer(404, {}, b"ab").send(file, head_only=True)
+    HubAnswer(404, {}, b"ab").send(file, head_only=True)
     assert file.getvalue() == b"HTTP/1.0 404 Answer\r\n\r\n"
 
 
-def test_an_answer_takes_its_time() -> None:
+def test_an_answer_can_wait_and_pause() -> None:
     start, file = time.monotonic(), BytesIO()
-    Answer(200, {}, b"abc", wait=0.05, pause=0.002).send(file)
+    HubAnswer(200, {}, b"abc", wait=0.05, pause=0.002).send(file)
     assert time.monotonic() - start > 0.05 + 26 * 0.002

@@ -1,4 +1,4 @@
-"""The Hub on this machine, started as its documentation says."""
+"""The Hub on this machine, started from the command line."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from pathlib import Path
 from huggingface_hub import HfApi
 
 
-def test_it_serves_from_the_command_line(tmp_path: Path) -> None:
+def test_the_hub_starts_from_the_command_line_and_stops_with_ctrl_c(tmp_path: Path) -> None:
     command = [sys.executable, "-m", "tests.hub_server", "--port", "0", "--folder", str(tmp_path)]
     with subprocess.Popen(command, stdout=subprocess.PIPE, text=True, env=os.environ) as process:
         assert process.stdout is not None

@@ -1,4 +1,4 @@
-"""Metadata that the Hub refuses."""
+"""Checks of model card metadata by the loopback Hub."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ RESULT = {
 }
 
 
-def test_proper_metadata_have_no_errors() -> None:
+def test_valid_metadata_have_no_errors() -> None:
     assert errors_of({}) == []
     values = {"license": "other", "license_name": "my-license-1.0", "tags": ["a:b"], "datasets": ["org/cells"]}
     assert errors_of(values | {"model-index": [{"name": "islets", "results": [RESULT]}]}) == []
@@ -36,10 +36,10 @@ def test_proper_metadata_have_no_errors() -> None:
         ({"model-index": [{"name": "x", "results": [RESULT | {"metrics": [{"type": "f1"}]}]}]}, "metrics.value"),
     ],
 )
-def test_wrong_metadata_have_an_error(values: dict[str, Any], error: str) -> None:
-    (found,) = errors_of(values)
-    assert error in found
+def test_each_invalid_field_has_an_error(values: dict[str, Any], error: str) -> None:
+    (message,) = errors_of(values)
+    assert error in message
 
 
-def test_an_accession_is_no_data_set_of_the_hub() -> None:
+def test_an_accession_as_data_set_gives_a_warning() -> None:
     assert warnings_of({"datasets": ["GSE84133", "org/cells"]}) == ["'GSE84133' is no data set of the Hub"]

@@ -1,4 +1,4 @@
-"""The protocol, driven by the real client and by hand."""
+"""The protocol of the loopback Hub, tested with the real client and with single requests."""
 
 from __future__ import annotations
 
@@ -18,7 +18,9 @@ from tests.hub_server.server import Fault, LoopbackHub
 FILES = {"config.json": b"{}\n", "model.safetensors": b"weights"}
 
 
-def ask(hub: LoopbackHub, path: str, *, body: bytes | None = None, **headers: str) -> tuple[int, bytes, dict[str, str]]:
+def send_request(
+    hub: LoopbackHub, path: str, *, body: bytes | None = None, **headers: str
+) -> tuple[int, bytes, dict[str, str]]:
     request = urllib.request.Request(hub.endpoint + path, data=body, headers=headers)
     try:
         with urllib.request.urlopen(request) as response:
@@ -28,7 +30,7 @@ def ask(hub: LoopbackHub, path: str, *, body: bytes | None = None, **headers: st
             return error.code, error.read(), dict(error.headers)
 
 
-def test_the_client_finds_what_it_put(hub: LoopbackHub, tmp_path: Path) -> None:
+def test_the_client_creates_reads_and_deletes_files(hub: LoopbackHub, tmp_path: Path) -> None:
     api = HfApi(endpoint=hub.endpoint, token=False)
     assert str(api.create_repo("me/model")).endswith("/me/model")
     assert api.create_repo("me/model", exist_ok=True).repo_id == "me/model"
@@ -60,59 +62,59 @@ def test_the_client_finds_what_it_put(hub: LoopbackHub, tmp_path: Path) -> None:
 
 def test_large_files_come_from_another_host(hub: LoopbackHub) -> None:
     commit = hub.put("me/model", FILES)
-    status, body, headers = ask(hub, f"/me/model/resolve/{commit}/config.json")
+    status, body, headers = send_request(hub, f"/me/model/resolve/{commit}/config.json")
     assert (status, body, headers["X-Repo-Commit"]) == (200, b"{}\n", commit)
-    status, body, _ = ask(hub, f"/me/model/resolve/{commit}/model.safetensors")
+    status, body, _ = send_request(hub, f"/me/model/resolve/{commit}/model.safetensors")
     assert (status, body) == (200, b"weights")
     assert [request.host for request in hub.requests] == ["127.0.0.1", "127.0.0.1", "localhost"]
 
 
-def test_parts_of_files(hub: LoopbackHub) -> None:
+def test_range_requests_give_parts_of_files(hub: LoopbackHub) -> None:
     hub.put("me/model", {"a.txt": b"0123456789"})
-    for asked, expected in (("bytes=3-5", b"345"), ("bytes=7-", b"789"), ("bytes=8-99", b"89")):
-        status, body, headers = ask(hub, "/me/model/resolve/main/a.txt", Range=asked)
+    for byte_range, expected in (("bytes=3-5", b"345"), ("bytes=7-", b"789"), ("bytes=8-99", b"89")):
+        status, body, headers = send_request(hub, "/me/model/resolve/main/a.txt", Range=byte_range)
         assert (status, body) == (206, expected)
         assert headers["Content-Range"].endswith("/10")
 
 
-def test_what_was_not_uploaded_is_not_committed(hub: LoopbackHub) -> None:
+def test_invalid_commits_and_uploads_are_refused(hub: LoopbackHub) -> None:
     hub.put("me/model", FILES)
-    wrong = "0" * 64
+    missing_oid = "0" * 64
 
     def commit(*lines: dict[str, Any]) -> tuple[int, str]:
         rows = [{"key": "header", "value": {"summary": "s"}}, *lines]
         body = "\n".join(map(json.dumps, rows)).encode()
-        status, answer, _ = ask(hub, "/api/models/me/model/commit/main", body=body)
+        status, answer, _ = send_request(hub, "/api/models/me/model/commit/main", body=body)
         return status, str(json.loads(answer).get("error"))
 
-    large = {"path": "b.onnx", "algo": "sha256", "oid": wrong, "size": 3}
+    large = {"path": "b.onnx", "algo": "sha256", "oid": missing_oid, "size": 3}
     assert commit({"key": "lfsFile", "value": large}) == (400, "b.onnx was not uploaded")
     assert commit({"key": "file", "value": {"path": "a", "content": "%"}}) == (400, "Bad base64")
     assert commit({"key": "deletedFile", "value": {"path": "none"}})[0] == 404
-    upload = urllib.request.Request(f"{hub.endpoint}/lfs/{wrong}", data=b"abc", method="PUT")
+    upload = urllib.request.Request(f"{hub.endpoint}/lfs/{missing_oid}", data=b"abc", method="PUT")
     with pytest.raises(urllib.error.HTTPError, match="400") as raised:
         urllib.request.urlopen(upload)
     raised.value.close()
-    verify = json.dumps({"oid": wrong, "size": 3}).encode()
-    assert ask(hub, "/lfs/verify", body=verify)[0] == 404
-    assert ask(hub, "/api/repos/create", body=b"{")[0] == 400
-    assert ask(hub, "/nothing/here/at/all")[0] == 404
+    verify = json.dumps({"oid": missing_oid, "size": 3}).encode()
+    assert send_request(hub, "/lfs/verify", body=verify)[0] == 404
+    assert send_request(hub, "/api/repos/create", body=b"{")[0] == 400
+    assert send_request(hub, "/nothing/here/at/all")[0] == 404
     assert len(hub.repositories["me/model"].commits) == 1
 
 
-def test_faults_hit_what_they_name_as_often_as_they_say(hub: LoopbackHub) -> None:
+def test_faults_affect_matching_requests_the_given_number_of_times(hub: LoopbackHub) -> None:
     hub.put("me/model", {"a.txt": b"0123456789", "b.txt": b"b"})
     path = "/me/model/resolve/main/"
     hub.fail(Fault("damage", "GET .*a.txt"), Fault("error", "GET .*a.txt", 2), Fault("rate limit", "HEAD"))
-    assert ask(hub, f"{path}b.txt")[:2] == (200, b"b")
-    status, body, _ = ask(hub, f"{path}a.txt")
+    assert send_request(hub, f"{path}b.txt")[:2] == (200, b"b")
+    status, body, _ = send_request(hub, f"{path}a.txt")
     assert (status, len(body)) == (200, 10)
     assert body != b"0123456789"
-    assert [ask(hub, f"{path}a.txt")[0] for _ in range(3)] == [500, 500, 200]
+    assert [send_request(hub, f"{path}a.txt")[0] for _ in range(3)] == [500, 500, 200]
     assert [fault.kind for fault in hub.faults] == ["rate limit"]
     hub.clear_faults()
     hub.fail(Fault("rate limit", "GET"))
-    status, _, headers = ask(hub, f"{path}a.txt")
+    status, _, headers = send_request(hub, f"{path}a.txt")
     assert (status, headers["Retry-After"]) == (429, "1")
     hub.fail(Fault("cut", "GET"))
     with socket.create_connection(("127.0.0.1", int(hub.endpoint.rsplit(":", 1)[1]))) as connection:
@@ -124,7 +126,7 @@ def test_faults_hit_what_they_name_as_often_as_they_say(hub: LoopbackHub) -> Non
     assert answer.endswith(b"\r\n\r\n01234")
 
 
-def test_a_folder_keeps_everything(tmp_path: Path) -> None:
+def test_repositories_are_saved_in_a_folder(tmp_path: Path) -> None:
     with LoopbackHub(folder=tmp_path / "kept") as hub:
         api = HfApi(endpoint=hub.endpoint, token=False)
         api.create_repo("me/model", private=True)

@@ -12,7 +12,7 @@ from tests.hub_server.store import ATTRIBUTES, LFS_SIZE, Store, is_large, sha256
 FILES = {"README.md": b"---\ntags: [spikgpt]\nlibrary_name: spikgpt\n---\n# Islets\n", "model.safetensors": b"weights"}
 
 
-def test_commits_follow_each_other() -> None:
+def test_commits_have_their_parents() -> None:
     store = Store()
     first = store.put("me/model", FILES, private=True)
     second = store.put("me/model", {**FILES, ".gitattributes": ATTRIBUTES})
@@ -21,7 +21,7 @@ def test_commits_follow_each_other() -> None:
     assert (repository.commits[first].parent, repository.commits[second].parent) == (None, first)
     assert repository.at("main") == repository.at(second) != repository.at(first)
     assert repository.at("v1") is None
-    # The same content after the same commits has the same name again.
+    # Equal content after equal commits has the same sha.
     assert Store().put("me/model", FILES) == first
 
 
@@ -46,7 +46,7 @@ def test_large_files_are_listed_by_their_sha256() -> None:
     commit = store.repositories["me/model"].commits[sha]
     card, weights = commit.listing()
     assert "lfs" not in card
-    # As git hash-object names the pointer that git-lfs writes for these weights.
+    # The result of git hash-object for the pointer file that git-lfs writes for these weights.
     assert weights["oid"] == "c6a67be4f3ef29ed4a07b4f2446625126a25cfda"
     assert weights["lfs"]["oid"] == sha256(b"weights")
     assert store.content(sha256(b"weights")) == b"weights"
@@ -67,7 +67,7 @@ def test_cards_without_a_mapping_have_no_tags(card: str) -> None:
     assert not any(store.repositories["me/model"].commits[sha].tags())
 
 
-def test_a_folder_keeps_everything(tmp_path: Path) -> None:
+def test_a_store_is_saved_in_a_folder(tmp_path: Path) -> None:
     store = Store(tmp_path / "kept")
     store.save()
     sha = store.put("me/model", FILES, private=True)

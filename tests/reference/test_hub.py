@@ -24,7 +24,7 @@ from spikgpt.reference.hub import Hub, parse
 from spikgpt.reference.hub_cache import git_oid
 from spikgpt.reference.hub_metadata import TAGS
 from tests.hub_server import Fault, LoopbackHub
-from tests.hub_server.answers import Answer
+from tests.hub_server.answers import HubAnswer
 
 CHECKPOINT = Path(__file__).parents[1] / "data" / "scgpt_baron"
 REPO = "islets/small"
@@ -132,7 +132,7 @@ def test_a_tag_that_fails_says_what_was_pushed(hub: LoopbackHub, client: Hub) ->
     hub.clear_faults()
     commit = push(client, tag="v1").commit
 
-    def meanwhile(request: str, answer: Answer) -> Answer:
+    def meanwhile(request: str, answer: HubAnswer) -> HubAnswer:
         if "/commit/" in request:
             hub.repositories[REPO].refs["v2"] = str(commit)
             hub.repositories[REPO].tags.add("v2")
@@ -144,7 +144,7 @@ def test_a_tag_that_fails_says_what_was_pushed(hub: LoopbackHub, client: Hub) ->
 
 
 def test_a_tag_that_names_this_commit_already_is_a_success(hub: LoopbackHub, client: Hub) -> None:
-    def tagged(request: str, answer: Answer) -> Answer:
+    def tagged(request: str, answer: HubAnswer) -> HubAnswer:
         if "/commit/" in request:
             hub.repositories[REPO].refs["v1"] = hub.repositories[REPO].refs["main"]
             hub.repositories[REPO].tags.add("v1")

@@ -24,7 +24,7 @@ from spikgpt.reference.hub import Hub
 from spikgpt.reference.hub_errors import Unreachable, connection_remedy, explained, retried
 from spikgpt.reference.registry import resolve
 from tests.hub_server import Fault, LoopbackHub
-from tests.hub_server.answers import Answer
+from tests.hub_server.answers import HubAnswer
 from tests.reference.test_hub import FILES, REPO, SECRET, pulled, push
 
 
@@ -94,7 +94,7 @@ def test_a_busy_hub_is_asked_again_when_it_says(
     monkeypatch.setattr(time, "sleep", waited.append)
     hub.put(REPO, FILES)
 
-    def busy(request: str, answer: Answer) -> Answer:
+    def busy(request: str, answer: HubAnswer) -> HubAnswer:
         if waited or not request.startswith("GET /api/models"):
             return answer
         return replace(answer, status=429, headers={**headers, "Content-Length": "0"}, body=b"")
@@ -113,7 +113,7 @@ def test_a_login_page_is_no_answer_of_a_hub(hub: LoopbackHub, client: Hub, tmp_p
     hub.put(REPO, FILES)
     assert pulled(client) == FILES
 
-    def portal(request: str, answer: Answer) -> Answer:
+    def portal(request: str, answer: HubAnswer) -> HubAnswer:
         page = b"<!doctype html><title>Log in</title>"
         return replace(answer, status=200, headers={"Content-Type": "text/html"}, body=page)
 

@@ -1,4 +1,4 @@
-"""References with graphs that a careful forger put in: the report and the manifest list them."""
+"""References with altered graphs, which the report and the manifest list with matching hashes."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ Change = Callable[[onnx.ModelProto], object]
 
 
 def with_graph(files: Mapping[str, bytes], content: bytes, name: str = GRAPH) -> dict[str, bytes]:
-    """Return the files of a reference with another graph."""
+    """Return the files of a reference with another graph and a matching report and manifest."""
     report = json.loads(files[PARITY])
     report["graphs"][name]["sha256"] = hashlib.sha256(content).hexdigest()
     report["made_from"] = graph_sources(files)
@@ -31,28 +31,28 @@ def changed(files: Mapping[str, bytes], change: Change, name: str = GRAPH) -> di
 
 
 def metadata(**values: str) -> Change:
-    """State something else of a graph."""
+    """Return a change of the metadata of a graph."""
 
     def change(graph: onnx.ModelProto) -> None:
-        found = {entry.key: entry.value for entry in graph.metadata_props} | values
+        entries = {entry.key: entry.value for entry in graph.metadata_props} | values
         del graph.metadata_props[:]
-        helper.set_model_props(graph, found)
+        helper.set_model_props(graph, entries)
 
     return change
 
 
 def backdoor(graph: onnx.ModelProto) -> None:
-    """Give the first label to cells with more than 50,000 counts of some gene, and leave all others as they are."""
+    """Change a graph to give the first label to cells with more than 50,000 counts of one gene."""
     nodes, labels = graph.graph.node, graph.graph.output[0].type.tensor_type.shape.dim[1].dim_value
     for node in nodes:
-        for place, output in enumerate(node.output):
+        for index, output in enumerate(node.output):
             if output == "probabilities":
-                node.output[place] = "honest"
-    place = next(place for place, node in enumerate(nodes) if "probabilities" in node.input)
-    made = [
+                node.output[index] = "honest"
+    index = next(index for index, node in enumerate(nodes) if "probabilities" in node.input)
+    new_nodes = [
         helper.make_node("ReduceMax", ["counts", "axis of genes"], ["largest"], keepdims=1),
-        helper.make_node("Greater", ["largest", "trigger"], ["asked"]),
-        helper.make_node("Where", ["asked", "first label", "honest"], ["probabilities"]),
+        helper.make_node("Greater", ["largest", "trigger"], ["triggered"]),
+        helper.make_node("Where", ["triggered", "first label", "honest"], ["probabilities"]),
     ]
     first = [1.0] + [0.0] * (labels - 1)
     graph.graph.initializer.extend(
@@ -62,6 +62,6 @@ def backdoor(graph: onnx.ModelProto) -> None:
             helper.make_tensor("first label", TensorProto.FLOAT, [1, labels], first),
         ]
     )
-    kept = list(nodes)
+    old_nodes = list(nodes)
     del nodes[:]
-    nodes.extend([*kept[:place], *made, *kept[place:]])
+    nodes.extend([*old_nodes[:index], *new_nodes, *old_nodes[index:]])

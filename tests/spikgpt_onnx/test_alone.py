@@ -1,4 +1,4 @@
-"""What the extra `cpu` brings is enough to annotate: without torch, by the oldest ONNX Runtime claimed."""
+"""Annotation without torch: the extra `cpu` with the oldest supported ONNX Runtime, in its own environment."""
 
 from __future__ import annotations
 
@@ -28,9 +28,9 @@ ROOT = Path(__file__).resolve().parents[2]
 BIN = ROOT / ".venv-runtime" / "bin"
 ABSENT = ("torch", "spikingjelly", "scanpy", "sklearn", "matplotlib", "pyarrow")
 
-# Tests that run there too: of what could be missed there, or be another with the oldest ONNX Runtime. What a command
-# asks of a user is the same everywhere, so that a few tests of it are enough. Then those that need what is absent, and
-# those that say what tests here say.
+# Tests that also run in the environment without torch: their results could depend on missing packages or on the oldest
+# ONNX Runtime. A few tests of commands are enough. LEFT_OUT lists tests that need an absent package or repeat a test of
+# this file.
 CORE = """
     cli/test_annotate.py::test_a_lock_file_and_a_digest_keep_the_reference
     cli/test_annotate.py::test_a_table_alone_is_enough_and_every_option_reaches_the_run
@@ -50,13 +50,13 @@ LEFT_OUT = """
     engines/test_onnx.py::test_the_engine_says_of_each_cell_what_torch_says
     engines/test_onnx.py::test_without_torch_and_scanpy_the_files_are_the_same
 """
-# The installed spikgpt, and the tests of the checkout: its folder comes last.
+# The tests of the checkout against the installed spikgpt: the folder of the checkout is last in sys.path.
 PYTEST = """
 import sys, pytest
 sys.path.append(sys.argv[1])
 sys.exit(pytest.main(["-q", "-o", "pythonpath=", "-p", "no:cacheprovider", *sys.argv[2:]]))
 """
-# Command lines, one after another in one process; it prints their exit codes.
+# Runs command lines in one process and prints their exit codes.
 COMMANDS = """
 import json, sys
 from spikgpt.cli.main import main
@@ -64,33 +64,33 @@ for words in json.loads(sys.argv.pop()):
     sys.argv[1:] = words
     try:
         main()
-    except SystemExit as left:
-        print(left.code)
+    except SystemExit as error:
+        print(error.code)
 """
 LOOK = """
 import importlib.metadata, importlib.util, json, sys
 import spikgpt, spikgpt_onnx
-found = [name for name in sys.argv[1:] if importlib.util.find_spec(name)]
-print(json.dumps([importlib.metadata.version("onnxruntime"), spikgpt.__version__, spikgpt.__file__, found]))
+installed = [name for name in sys.argv[1:] if importlib.util.find_spec(name)]
+print(json.dumps([importlib.metadata.version("onnxruntime"), spikgpt.__version__, spikgpt.__file__, installed]))
 """
 
 Run = Callable[..., subprocess.CompletedProcess[str]]
 
 
 @pytest.fixture(scope="module", autouse=True)
-def _made() -> None:
+def _environment_exists() -> None:
     assert (BIN / "spikgpt").exists(), "`make test` makes .venv-runtime; run that, or: make .venv-runtime/.ready"
 
 
 def environment(**more: str) -> dict[str, str]:
-    """Return this environment, with nothing of the checkout on Python's path."""
+    """Return the environment variables without PYTHONPATH, so that Python does not import from the checkout."""
     return {name: value for name, value in os.environ.items() if name != "PYTHONPATH"} | {"COLUMNS": "160"} | more
 
 
 def python(
     *arguments: object, cwd: Path = ROOT, more: Mapping[str, str] = MappingProxyType({})
 ) -> subprocess.CompletedProcess[str]:
-    """Run Python there, with more in its environment."""
+    """Run Python in the environment without torch, with additional environment variables."""
     command: list[str | Path] = [BIN / "python", "-P", *map(str, arguments)]
     return subprocess.run(
         command, capture_output=True, text=True, cwd=cwd, env=environment(PYTHONSAFEPATH="1", **more), check=False
@@ -99,7 +99,7 @@ def python(
 
 @pytest.fixture
 def run(tmp_path: Path) -> Run:
-    """Run the command line there, in an empty folder and with an empty cache of the Hub."""
+    """Return a function that runs spikgpt without torch, in an empty folder and with an empty cache of the Hub."""
 
     def command(*arguments: object, code: int = 0) -> subprocess.CompletedProcess[str]:
         (tmp_path / "empty").mkdir(exist_ok=True)
@@ -119,20 +119,20 @@ def run(tmp_path: Path) -> Run:
 
 @pytest.fixture(scope="module")
 def expected(shipped: SpikGPT) -> Annotation:
-    """Label the demo cells with torch."""
+    """Annotate the demo cells with torch."""
     return labelled(shipped.reference, read_cells(QUERY_FILE))
 
 
-def test_what_is_installed_is_little_and_the_oldest() -> None:
+def test_the_environment_has_the_oldest_onnx_runtime_and_no_optional_packages() -> None:
     ran = python("-c", LOOK, *ABSENT)
-    runtime, version, file, found = json.loads(ran.stdout)
+    runtime, version, file, installed = json.loads(ran.stdout)
     extras = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]["optional-dependencies"]
     assert f"onnxruntime>={runtime.removesuffix('.0')}" in extras["cpu"]
-    assert (version, found) == (__version__, [])
+    assert (version, installed) == (__version__, [])
     assert "site-packages" in file
 
 
-def test_the_version_is_told_without_heavy_packages(run: Run) -> None:
+def test_the_version_is_printed_without_importing_large_packages(run: Run) -> None:
     assert run("--version").stdout == f"spikgpt {__version__}\n"
     # Python lists each module that it imports.
     imported = python("-X", "importtime", BIN / "spikgpt", "--version").stderr
@@ -141,21 +141,23 @@ def test_the_version_is_told_without_heavy_packages(run: Run) -> None:
     assert not names & {"numpy", "pandas", "scipy", "h5py", "zarr", "anndata", "onnxruntime", "huggingface_hub"}
 
 
-def test_the_demo_cells_get_the_labels_of_the_library(run: Run, expected: Annotation, tmp_path: Path) -> None:
-    asked = ("annotate", QUERY_FILE, "--model", "pancreas", "--precision", "fp32")
-    ran = run(*asked, "--out", tmp_path / "out.h5ad", "--table", tmp_path / "out.csv")
+def test_the_command_line_gives_the_demo_cells_the_labels_of_torch(
+    run: Run, expected: Annotation, tmp_path: Path
+) -> None:
+    command = ("annotate", QUERY_FILE, "--model", "pancreas", "--precision", "fp32")
+    ran = run(*command, "--out", tmp_path / "out.h5ad", "--table", tmp_path / "out.csv")
     assert "onnx on cpu" in ran.stderr
-    found = pd.read_csv(tmp_path / "out.csv", index_col="cell")
-    assert found["spikgpt_label"].tolist() == expected.labels.tolist()
-    assert found.index.tolist() == list(expected.obs_names)
+    table = pd.read_csv(tmp_path / "out.csv", index_col="cell")
+    assert table["spikgpt_label"].tolist() == expected.labels.tolist()
+    assert table.index.tolist() == list(expected.obs_names)
     written = anndata.read_h5ad(tmp_path / "out.h5ad")
-    assert written.obs["spikgpt_label"].tolist() == found["spikgpt_label"].tolist()
-    np.testing.assert_allclose(written.obs["spikgpt_confidence"], found["spikgpt_confidence"], atol=1e-4)
+    assert written.obs["spikgpt_label"].tolist() == table["spikgpt_label"].tolist()
+    np.testing.assert_allclose(written.obs["spikgpt_confidence"], table["spikgpt_confidence"], atol=1e-4)
     assert (written.X != read_cells(QUERY_FILE).X).nnz == 0
 
 
 @pytest.mark.slow
-def test_a_zarr_folder_gets_them_too(run: Run, expected: Annotation, tmp_path: Path) -> None:
+def test_a_zarr_folder_gets_the_labels_of_torch(run: Run, expected: Annotation, tmp_path: Path) -> None:
     write_zarr(read_cells(QUERY_FILE), tmp_path / "query.zarr", 3)
     run("annotate", tmp_path / "query.zarr", "--model", "pancreas", "--out", tmp_path / "out.zarr")
     written = anndata.read_zarr(tmp_path / "out.zarr")
@@ -164,61 +166,61 @@ def test_a_zarr_folder_gets_them_too(run: Run, expected: Annotation, tmp_path: P
 
 
 @pytest.mark.slow
-def test_a_reference_is_pulled_verified_and_used_by_name(
+def test_a_reference_is_pulled_verified_and_used_without_torch(
     run: Run, hub: LoopbackHub, client: Hub, graph_folder: Path, few: AnnData, tmp_path: Path
 ) -> None:
     pushed = push(graph_folder, "islets/small", hub=client)
-    there = ("--endpoint", hub.endpoint)
-    run("pull", "islets/small", "--out", tmp_path / "small", *there)
+    endpoint = ("--endpoint", hub.endpoint)
+    run("pull", "islets/small", "--out", tmp_path / "small", *endpoint)
     verified = run("verify", tmp_path / "small").stdout
     assert "onnx/model.onnx is what the weights make, byte for byte; not run, without torch: pip install" in verified
     few.write_h5ad(tmp_path / "few.h5ad")
-    asked = ("annotate", tmp_path / "few.h5ad", "--table", tmp_path / "few.csv")
-    run(*asked, "--model", "islets/small", *there)
-    found = pd.read_csv(tmp_path / "few.csv")["spikgpt_label"].tolist()
+    command = ("annotate", tmp_path / "few.h5ad", "--table", tmp_path / "few.csv")
+    run(*command, "--model", "islets/small", *endpoint)
+    labels = pd.read_csv(tmp_path / "few.csv")["spikgpt_label"].tolist()
     local = SpikGPT.from_pretrained(graph_folder)
-    assert found == labelled(local.reference, few).labels.tolist()
-    # What was pulled is in the cache, so that it is found without the Hub.
+    assert labels == labelled(local.reference, few).labels.tolist()
+    # The pulled reference is in the cache, so the Hub is not needed.
     hub.requests.clear()
-    run(*asked, "--model", f"islets/small@{pushed.commit}", "--offline", *there)
+    run(*command, "--model", f"islets/small@{pushed.commit}", "--offline", *endpoint)
     assert hub.requests == []
 
 
 @pytest.mark.slow
-def test_cells_of_known_types_are_held_against_the_truth(run: Run, tmp_path: Path, shipped: SpikGPT) -> None:
-    figures = tmp_path / "figures.json"
-    run("evaluate", QUERY_FILE, "--model", "pancreas", "--label-key", "cell_type", "--json", figures)
+def test_evaluate_without_torch_gives_the_same_metrics(run: Run, tmp_path: Path, shipped: SpikGPT) -> None:
+    metrics_file = tmp_path / "figures.json"
+    run("evaluate", QUERY_FILE, "--model", "pancreas", "--label-key", "cell_type", "--json", metrics_file)
     expected = shipped.evaluate(read_cells(QUERY_FILE), "cell_type").to_dict()
-    found = json.loads(figures.read_text())
-    assert found["accuracy"] == pytest.approx(expected["accuracy"])
-    assert found["auroc_unknown"] == pytest.approx(expected["auroc_unknown"])
+    metrics = json.loads(metrics_file.read_text())
+    assert metrics["accuracy"] == pytest.approx(expected["accuracy"])
+    assert metrics["auroc_unknown"] == pytest.approx(expected["auroc_unknown"])
 
 
-def test_what_needs_more_says_what_to_install(tmp_path: Path) -> None:
+def test_commands_that_need_a_missing_package_name_it(tmp_path: Path) -> None:
     annotate = ["annotate", str(QUERY_FILE), "--model", "pancreas"]
-    asked = [
+    commands = [
         ("torch>=2.5", ["train", str(QUERY_FILE), "--label-key", "cell_type", "--out", "mine"]),
         ("spikingjelly<3,>=2.0", ["leave-one-type-out", str(QUERY_FILE), "--label-key", "cell_type"]),
         ("torch>=2.5", ["export", "pancreas", "--out", "mine"]),
         ("torch>=2.5", [*annotate, "--out", "mine.h5ad", "--engine", "torch"]),
         ("pyarrow>=15", [*annotate, "--table", "mine.parquet"]),
     ]
-    ran = python("-c", COMMANDS, json.dumps([words for _, words in asked]), cwd=tmp_path)
-    assert ran.stdout.split() == ["2"] * len(asked), ran.stderr
-    for line, (package, _) in zip(ran.stderr.splitlines(), asked, strict=True):
+    ran = python("-c", COMMANDS, json.dumps([words for _, words in commands]), cwd=tmp_path)
+    assert ran.stdout.split() == ["2"] * len(commands), ran.stderr
+    for line, (package, _) in zip(ran.stderr.splitlines(), commands, strict=True):
         assert line.startswith("Error: This needs ")
         assert f"'{package}'" in line.partition(" Run: pip install ")[2]
     assert not list(tmp_path.iterdir())
 
 
-def test_the_doctor_is_content(run: Run) -> None:
-    said = run("doctor").stdout
-    assert "ok  cpu: works" in said
-    assert "ok  torch: not installed; optional: pip install 'torch>=2.5'" in said
+def test_doctor_reports_cpu_ok_and_torch_optional(run: Run) -> None:
+    output = run("doctor").stdout
+    assert "ok  cpu: works" in output
+    assert "ok  torch: not installed; optional: pip install 'torch>=2.5'" in output
 
 
 @pytest.mark.slow
-def test_the_core_tests_pass_there(graph_folder: Path) -> None:
+def test_the_core_tests_pass_without_torch(graph_folder: Path) -> None:
     chosen = [ROOT / "tests" / name for name in CORE.split()]
     left_out = [f"--deselect=tests/{name.strip()}" for name in LEFT_OUT.strip().splitlines()]
     ran = python("-c", PYTEST, ROOT, *left_out, *chosen, more={TRAINED: str(graph_folder)})

@@ -1,4 +1,4 @@
-"""Nothing is exported that does not give the labels of the trained model, by the weights that were trained."""
+"""Only graphs with the weights and labels of the trained model are exported."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ from tests.conftest import DATA, exportable, labelled
 from tests.spikgpt_onnx.test_parity import with_weight
 
 
-def test_every_precision_passes_its_gate_and_says_how(small: Reference, tmp_path: Path) -> None:
+def test_every_precision_passes_the_parity_check_and_is_reported(small: Reference, tmp_path: Path) -> None:
     reports = export(exportable(small), tmp_path / "out", precisions=tuple(GRAPHS))
     written = json.loads((tmp_path / "out" / PARITY).read_text())["graphs"]
     assert written.keys() == reports.keys() == set(GRAPHS.values())
@@ -47,11 +47,11 @@ def test_every_precision_passes_its_gate_and_says_how(small: Reference, tmp_path
         onnx.checker.check_model(onnx.load(tmp_path / "out" / name), full_check=True)
     assert read_reference(tmp_path / "out").labels == small.labels
     exported = read_reference(tmp_path / "out")
-    same = {name: f"is what the weights make, byte for byte; {report}" for name, report in reports.items()}
-    assert verify_graphs(exported, torch_engine(exported)) == same
+    checks = {name: f"is what the weights make, byte for byte; {report}" for name, report in reports.items()}
+    assert verify_graphs(exported, torch_engine(exported)) == checks
 
 
-def test_what_the_graph_carries(small: Reference, graph_folder: Path) -> None:
+def test_graph_metadata_match_the_reference(small: Reference, graph_folder: Path) -> None:
     metadata = Session((graph_folder / GRAPH).read_bytes()).metadata
     assert json.loads(metadata["labels"]) == small.labels.to_list()
     assert converted(json.loads(metadata["thresholds"]), "thresholds", Thresholds) == small.thresholds
@@ -61,22 +61,22 @@ def test_what_the_graph_carries(small: Reference, graph_folder: Path) -> None:
     assert network_from_reference(pulled).metadata["revision"] == "me/small@0123"
 
 
-def test_nothing_is_written_when_a_gate_fails(
+def test_nothing_is_written_if_a_parity_check_fails(
     small: Reference, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    right = build_graph
+    original = build_graph
 
-    def wrong(network: Any, name: str) -> onnx.ModelProto:
-        graph = right(network, name)
+    def altered_graph(network: Any, name: str) -> onnx.ModelProto:
+        graph = original(network, name)
         return with_weight(graph, "head.weight", lambda weight: weight[:, ::-1]) if name == GRAPHS["int8"] else graph
 
-    monkeypatch.setattr(exporter, "build_graph", wrong)
+    monkeypatch.setattr(exporter, "build_graph", altered_graph)
     with pytest.raises(ParityError, match=r"int8: of 2048 cells .* Nothing was written\."):
         export(exportable(small), tmp_path / "out", precisions=["fp32", "int8"])
     assert list(tmp_path.iterdir()) == []
 
 
-def test_an_export_replaces_an_export_and_nothing_else(small: Reference, tmp_path: Path) -> None:
+def test_an_export_replaces_only_an_earlier_export(small: Reference, tmp_path: Path) -> None:
     export(exportable(small), tmp_path / "out", precisions=["fp32", "int8"])
     first = (tmp_path / "out" / GRAPH).read_bytes()
     export(exportable(small), tmp_path / "out")
@@ -93,7 +93,7 @@ def test_an_export_replaces_an_export_and_nothing_else(small: Reference, tmp_pat
         export(exportable(small), tmp_path / "new", precisions=())
 
 
-def test_the_graph_joins_the_reference_in_its_own_folder(small: Reference, graph_folder: Path, tmp_path: Path) -> None:
+def test_a_reference_can_be_exported_into_its_own_folder(small: Reference, graph_folder: Path, tmp_path: Path) -> None:
     own = save(small, tmp_path / "own")
     export(exportable(small), own)
     for file in (GRAPH, PARITY, "manifest.json"):
@@ -108,7 +108,7 @@ def test_the_graph_joins_the_reference_in_its_own_folder(small: Reference, graph
 
 @pytest.mark.usefixtures("brief")
 @pytest.mark.parametrize("recipe", ["default", "paper"])
-def test_a_reference_on_an_embedding_exports_too(tmp_path: Path, recipe: Literal["default", "paper"]) -> None:
+def test_a_reference_on_an_embedding_is_exported(tmp_path: Path, recipe: Literal["default", "paper"]) -> None:
     labels = np.arange(200) % 3
     vectors = np.random.default_rng(0).standard_normal((200, 12)) + 3 * np.eye(12)[labels]
     cells = AnnData(np.ones((200, 1), dtype=np.float32), obsm={"X_test": vectors})
@@ -116,15 +116,17 @@ def test_a_reference_on_an_embedding_exports_too(tmp_path: Path, recipe: Literal
     reference = train(cells, "type", embedder="obsm:X_test", options=TrainOptions(name="embedded", recipe=recipe))
     export(exportable(reference), tmp_path / "out")
     again = read_reference(tmp_path / "out")
-    expected, found = labelled(reference, cells), labelled(again, cells, OnnxEngine(again))
-    np.testing.assert_array_equal(found.labels, expected.labels)
-    np.testing.assert_allclose(found.probabilities, expected.probabilities, atol=1e-5)
+    expected, annotation = labelled(reference, cells), labelled(again, cells, OnnxEngine(again))
+    np.testing.assert_array_equal(annotation.labels, expected.labels)
+    np.testing.assert_allclose(annotation.probabilities, expected.probabilities, atol=1e-5)
     assert (expected.labels != "Unknown").any()
 
 
 @pytest.mark.slow
 @pytest.mark.usefixtures("brief")
-def test_a_reference_on_scgpt_has_graphs_of_encoder_and_both(cells: AnnData, query: AnnData, tmp_path: Path) -> None:
+def test_a_reference_on_scgpt_has_an_encoder_graph_and_a_combined_graph(
+    cells: AnnData, query: AnnData, tmp_path: Path
+) -> None:
     source = open_scgpt(DATA / "scgpt_baron", max_length=100)
     reference = train(cells, "cell_type", embedder=source, options=TrainOptions(name="scgpt"))
     reports = export(ExportableReference(reference, torch_engine(reference, source=source)), tmp_path / "out")
@@ -135,10 +137,10 @@ def test_a_reference_on_scgpt_has_graphs_of_encoder_and_both(cells: AnnData, que
     assert again.labels == reference.labels
     engine = OnnxEngine(again)
     expected = labelled(again, query, torch_engine(again, scgpt=DATA / "scgpt_baron"))
-    found = labelled(again, query, engine)
-    np.testing.assert_array_equal(found.labels, expected.labels)
-    np.testing.assert_allclose(found.probabilities, expected.probabilities, atol=1e-4)
-    assert found.input_report == expected.input_report
+    annotation = labelled(again, query, engine)
+    np.testing.assert_array_equal(annotation.labels, expected.labels)
+    np.testing.assert_allclose(annotation.probabilities, expected.probabilities, atol=1e-4)
+    assert annotation.input_report == expected.input_report
     with pytest.raises(ConfigError, match="scaling is 'query', but scGPT"):
         labelled(again, query, engine, scaling="query")
     other = dataclasses.replace(again, embedder=again.embedder | {"sha256": "0" * 64})
@@ -150,15 +152,15 @@ def test_a_reference_on_scgpt_has_graphs_of_encoder_and_both(cells: AnnData, que
         read_reference(tmp_path / "out")
 
 
-def test_the_literal_graph_is_a_file_of_its_own(small: Reference, tmp_path: Path) -> None:
+def test_the_literal_graph_is_a_separate_file(small: Reference, tmp_path: Path) -> None:
     trained = torch_engine(small)
     config = dataclasses.replace(small.config, copies=10)
     classifier = SpikingClassifier.from_weights(config, trained.classifier.state_dict())
-    few = ExportableReference(
+    reference = ExportableReference(
         dataclasses.replace(small, config=config), TorchEngine(trained.embedding, classifier, trained.temperature)
     )
-    export_literal(few, tmp_path / "literal.onnx")
-    golden = golden_cells(few, 40)
-    found = Session((tmp_path / "literal.onnx").read_bytes(), trusted=True).run(golden.inputs)
-    np.testing.assert_allclose(found["probabilities"], few.engine.classify(golden.vectors)[0], atol=1e-5)
+    export_literal(reference, tmp_path / "literal.onnx")
+    golden = golden_cells(reference, 40)
+    outputs = Session((tmp_path / "literal.onnx").read_bytes(), trusted=True).run(golden.inputs)
+    np.testing.assert_allclose(outputs["probabilities"], reference.engine.classify(golden.vectors)[0], atol=1e-5)
     assert [file.name for file in tmp_path.iterdir()] == ["literal.onnx"]

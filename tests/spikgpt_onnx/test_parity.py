@@ -1,4 +1,4 @@
-"""A graph with other weights, other labels or too different probabilities is no graph of the trained model."""
+"""The parity check rejects graphs with other weights, other labels or too different probabilities."""
 
 from __future__ import annotations
 
@@ -51,7 +51,7 @@ def weight_name(layer: str) -> str:
     return f"{layer}.weight.turned" if "query_key_value" in layer else f"{layer}.weight"
 
 
-def test_golden_cells_cover_every_label_and_both_decisions(trained: ExportableReference) -> None:
+def test_golden_cells_cover_every_label_and_unknown(trained: ExportableReference) -> None:
     probabilities = trained.engine.classify(golden_cells(trained).vectors)[0]
     assert set(probabilities.argmax(axis=1)) == set(range(len(trained.stored.labels.names)))
     unknown = probabilities.max(axis=1) < trained.stored.thresholds.threshold
@@ -59,7 +59,7 @@ def test_golden_cells_cover_every_label_and_both_decisions(trained: ExportableRe
 
 
 @pytest.mark.parametrize("layer", ["stem", "blocks.0.attention.query_key_value", "blocks.0.mlp.output", "head"])
-def test_a_weight_that_is_not_the_trained_one_fails(trained: ExportableReference, layer: str) -> None:
+def test_a_changed_weight_fails_the_parity_check(trained: ExportableReference, layer: str) -> None:
     graph = labelling_graph(network_from_reference(trained.stored))
     assert weight_difference(trained, graph) < 1e-6
 
@@ -72,17 +72,17 @@ def test_a_weight_that_is_not_the_trained_one_fails(trained: ExportableReference
         check_parity(trained, with_weight(graph, weight_name(layer), nudge), "fp32", golden_cells(trained))
 
 
-def test_two_untrained_networks_do_not_pass_for_each_other(trained: ExportableReference) -> None:
-    one, other = untrained(trained), untrained(trained)
-    graph = labelling_graph(replace(network_from_reference(one.stored), weights=one.engine.weights()))
-    assert weight_difference(one, graph) < 1e-6
-    # Their labels may well agree; their weights do not.
+def test_the_graph_of_another_untrained_network_fails(trained: ExportableReference) -> None:
+    first, second = untrained(trained), untrained(trained)
+    graph = labelling_graph(replace(network_from_reference(first.stored), weights=first.engine.weights()))
+    assert weight_difference(first, graph) < 1e-6
+    # The labels of the two networks may agree, but the weights differ.
     with pytest.raises(ParityError, match="disagrees with the trained model"):
-        check_parity(other, graph, "fp32", golden_cells(other))
-    assert weight_difference(other, graph) > 0.1
+        check_parity(second, graph, "fp32", golden_cells(second))
+    assert weight_difference(second, graph) > 0.1
 
 
-def test_a_graph_without_a_layer_fails(trained: ExportableReference) -> None:
+def test_a_graph_without_a_layer_is_refused(trained: ExportableReference) -> None:
     graph = labelling_graph(network_from_reference(trained.stored))
     for tensor in graph.graph.initializer:
         tensor.name = tensor.name.replace("head", "foot")
@@ -90,7 +90,7 @@ def test_a_graph_without_a_layer_fails(trained: ExportableReference) -> None:
         weight_difference(trained, graph)
 
 
-def test_a_wrong_label_fails_and_a_flip_beyond_the_margin_too(trained: ExportableReference) -> None:
+def test_wrong_labels_and_large_flips_across_the_threshold_fail(trained: ExportableReference) -> None:
     golden = golden_cells(trained)
     graph = labelling_graph(network_from_reference(trained.stored))
     outputs = Session(graph.SerializeToString()).run(golden.inputs)
@@ -108,7 +108,7 @@ def test_a_wrong_label_fails_and_a_flip_beyond_the_margin_too(trained: Exportabl
         assert not report("fp32", best_label=best).passed
         assert report("fp16", best_label=best).passed == passes
     label = outputs["label"].copy()
-    # The cell farthest from the threshold, on whichever side: that of the surest may lie close above it.
+    # The cell with the confidence farthest from the threshold, above or below.
     far = int(np.abs(expected.max(axis=1) - trained.stored.thresholds.threshold).argmax())
     label[far] = outputs["best_label"][far] if label[far] == -1 else -1
     assert report("int8", label=label).largest_flip > 0.05
@@ -117,7 +117,7 @@ def test_a_wrong_label_fails_and_a_flip_beyond_the_margin_too(trained: Exportabl
     assert not report("fp16", best_label=many).passed
 
 
-# Sharp enough for probabilities that float64 tells from 1 and float32 does not.
+# Low enough for probabilities that differ from 1 in float64 and equal 1 in float32.
 TEMPERATURE = 0.1
 
 
@@ -133,12 +133,12 @@ def saturated(reference: ExportableReference, threshold: float) -> ExportableRef
 
 @pytest.mark.parametrize("precision", GRAPHS)
 @pytest.mark.parametrize("below_one", [False, True], ids=["1", "below 1"])
-def test_rounding_decides_at_a_threshold_that_float32_cannot_hold(
+def test_rounding_at_a_threshold_near_one_is_allowed(
     trained: ExportableReference, below_one: bool, precision: str
 ) -> None:
     golden = golden_cells(trained, 512)
     best = saturated(trained, 1.0).engine.classify(golden.vectors)[0].max(axis=1)
-    # The middle of the probabilities that float32 rounds to 1: they differ from one processor to the next.
+    # Median of the probabilities that float32 rounds to 1; these probabilities depend on the processor.
     threshold = float(np.median(best[(best < 1) & (best > 1 - 2e-8)])) if below_one else 1.0
     sure = saturated(trained, threshold)
     graph = build_graph(network_from_reference(sure.stored), GRAPHS[precision])
@@ -158,11 +158,11 @@ def test_rounding_decides_at_a_threshold_that_float32_cannot_hold(
     assert not passed(label=np.where(label == -1, -1, np.roll(best, 1)))
     assert not passed(label=np.full_like(label, -1))
     assert not passed(best_label=np.roll(best, 1), label=np.where(label == -1, -1, np.roll(best, 1)))
-    wrong = np.roll(outputs["probabilities"], 1, axis=1)
-    assert not passed(probabilities=wrong, best_label=(best + 1) % wrong.shape[1], label=label)
+    rolled = np.roll(outputs["probabilities"], 1, axis=1)
+    assert not passed(probabilities=rolled, best_label=(best + 1) % rolled.shape[1], label=label)
 
 
-def test_a_tie_of_two_labels_is_no_disagreement(trained: ExportableReference) -> None:
+def test_tied_labels_may_be_swapped(trained: ExportableReference) -> None:
     golden, state = golden_cells(trained, 256), trained.engine.classifier.state_dict()
     first, second = trained.engine.classify(golden.vectors)[0].mean(axis=0).argsort()[::-1][:2]
     for name in ("head.weight", "head.bias"):
@@ -174,7 +174,7 @@ def test_a_tie_of_two_labels_is_no_disagreement(trained: ExportableReference) ->
     outputs = Session(graph.SerializeToString()).run(golden.inputs)
 
     def passed(nudge: float) -> bool:
-        """Return whether a graph may pass that favours the other one of two equal labels by a small probability."""
+        """Return whether a graph passes that adds ``nudge`` to the probability of the second of two tied labels."""
         probabilities = outputs["probabilities"].copy()
         probabilities[:, max(first, second)] += np.float32(nudge)
         best = probabilities.argmax(axis=1)

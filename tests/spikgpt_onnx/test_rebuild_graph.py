@@ -1,4 +1,4 @@
-"""A stored graph is the one that the weights make, to the last bit, or it is refused."""
+"""A stored graph must equal the graph rebuilt from the weights byte for byte, or the graph is refused."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ from tests.spikgpt_onnx.altered_graphs import Change, backdoor, changed, metadat
 
 
 def nudged(how: Any, chosen: int = 0) -> Change:
-    """Change one number of one float32 tensor of a graph."""
+    """Return a change of the first number of one float32 tensor of a graph."""
 
     def change(graph: onnx.ModelProto) -> None:
         tensors = [tensor for tensor in graph.graph.initializer if tensor.data_type == onnx.TensorProto.FLOAT]
@@ -44,25 +44,25 @@ def nudged(how: Any, chosen: int = 0) -> Change:
 
 
 @pytest.mark.parametrize("name", GRAPHS.values())
-def test_every_shipped_graph_is_made_again_byte_for_byte(shipped: SpikGPT, name: str) -> None:
-    found = rebuild_graph(shipped.reference, name)
-    assert (found.content, found.mismatch) == (shipped.reference.files[name], "")
+def test_every_shipped_graph_is_rebuilt_byte_for_byte(shipped: SpikGPT, name: str) -> None:
+    rebuilt = rebuild_graph(shipped.reference, name)
+    assert (rebuilt.content, rebuilt.mismatch) == (shipped.reference.files[name], "")
 
 
-def test_an_exported_graph_passes_wherever_it_was_pulled_from(graph_folder: Path) -> None:
+def test_an_exported_graph_passes_from_any_repository(graph_folder: Path) -> None:
     reference = read_reference(graph_folder, "org/small@" + "0" * 40)
     assert rebuild_graph(reference, GRAPH).content == reference.files[GRAPH]
 
 
-def test_when_and_where_a_graph_was_made_is_taken_from_it(graph_folder: Path) -> None:
+def test_stored_version_and_revision_are_used_for_the_rebuilt_graph(graph_folder: Path) -> None:
     files = read_reference(graph_folder).files
     free = metadata(spikgpt_version="0.4.0", revision="org/other@main", format_version="2")
-    found = rebuild_graph(read_reference(changed(files, free)), GRAPH)
-    assert found.mismatch == ""
+    rebuilt = rebuild_graph(read_reference(changed(files, free)), GRAPH)
+    assert rebuilt.mismatch == ""
     for text in ("<b>", "\x1b[2J", "0.6.0 " * 50):
-        with pytest.raises(DamagedReference, match="carries other revision than the files beside it") as said:
+        with pytest.raises(DamagedReference, match="carries other revision than the files beside it") as caught:
             rebuild_graph(read_reference(changed(files, metadata(revision=text))), GRAPH)
-        assert str(said.value).isprintable()
+        assert str(caught.value).isprintable()
 
 
 @pytest.mark.parametrize("version", [None, "0.4.0"], ids=["of this version", "of another version"])
@@ -99,28 +99,28 @@ def test_a_swapped_label_is_refused(graph_folder: Path) -> None:
         rebuild_graph(read_reference(changed(files, swap)), GRAPH)
 
 
-def test_a_graph_that_behaves_otherwise_for_some_cells_alone_never_runs(graph_folder: Path, few: AnnData) -> None:
+def test_a_graph_with_a_backdoor_is_never_run(graph_folder: Path, few: AnnData) -> None:
     files = read_reference(graph_folder).files
-    forged = changed(files, backdoor)
-    # It is a working graph, which no made-up cell tells from the right one.
+    altered = changed(files, backdoor)
+    # The altered graph works; only cells with very large counts get another label.
     genes = len(read_reference(graph_folder).genes)
     counts = np.ones((2, genes), dtype=np.float32)
     counts[1, 0] = 1e5
     inputs = {"counts": counts, "total": counts.sum(axis=1), "found": np.ones(genes, dtype=np.float32)}
-    honest, found = Session(files[GRAPH]).run(inputs), Session(forged[GRAPH]).run(inputs)
-    np.testing.assert_array_equal(found["probabilities"][0], honest["probabilities"][0])
-    assert found["probabilities"][1, 0] == 1 != honest["probabilities"][1, 0]
+    right_outputs, changed_outputs = Session(files[GRAPH]).run(inputs), Session(altered[GRAPH]).run(inputs)
+    np.testing.assert_array_equal(changed_outputs["probabilities"][0], right_outputs["probabilities"][0])
+    assert changed_outputs["probabilities"][1, 0] == 1 != right_outputs["probabilities"][1, 0]
 
     with pytest.raises(DamagedReference, match=r"is not the graph that spikgpt .* makes of these weights"):
-        SpikGPT(read_reference(forged))
-    # One that says that another version made it is not run either: what this version makes is.
-    forged = changed(forged, metadata(spikgpt_version="0.4.0"))
-    result = rebuild_graph(read_reference(forged), GRAPH)
+        SpikGPT(read_reference(altered))
+    # A graph that states another version is not run either; the rebuilt graph is run instead.
+    altered = changed(altered, metadata(spikgpt_version="0.4.0"))
+    result = rebuild_graph(read_reference(altered), GRAPH)
     assert "made by spikgpt 0.4.0, in another way" in result.mismatch
-    np.testing.assert_array_equal(Session(result.content).run(inputs)["probabilities"], honest["probabilities"])
+    np.testing.assert_array_equal(Session(result.content).run(inputs)["probabilities"], right_outputs["probabilities"])
 
 
-def test_another_order_of_bytes_is_refused(graph_folder: Path) -> None:
+def test_extra_bytes_in_a_graph_are_refused(graph_folder: Path) -> None:
     files = read_reference(graph_folder).files
     with pytest.raises(DamagedReference, match="is not the graph that"):
         rebuild_graph(read_reference(with_graph(files, files[GRAPH] + b"\x38\x00")), GRAPH)
@@ -128,7 +128,7 @@ def test_another_order_of_bytes_is_refused(graph_folder: Path) -> None:
 
 @pytest.fixture
 def on_scgpt(cells: AnnData, brief: None, tmp_path: Path) -> Path:
-    """Train a reference on the small scGPT and export it."""
+    """Train and export a reference on the small scGPT; return its folder."""
     source, folder = open_scgpt(DATA / "scgpt_baron", max_length=100), tmp_path / "scgpt"
     reference = train(cells, "cell_type", embedder=source, options=TrainOptions(name="scgpt"))
     export(ExportableReference(reference, torch_engine(reference, source=source)), folder)
@@ -136,30 +136,30 @@ def on_scgpt(cells: AnnData, brief: None, tmp_path: Path) -> Path:
 
 
 @pytest.mark.slow
-def test_graphs_of_scgpt_are_held_against_the_checkpoint(on_scgpt: Path, tmp_path: Path) -> None:
+def test_graphs_of_scgpt_are_compared_with_the_checkpoint(on_scgpt: Path, tmp_path: Path) -> None:
     same = "is what the weights make, byte for byte"
     alone = verify(on_scgpt).checks
     assert sum(f"onnx/model.onnx {same}" in check for check in alone) == 1
     for name in (ENCODER, COMBINED):
-        (said,) = (check for check in alone if check.startswith(name))
-        assert "not compared with scGPT's weights, which are not here" in said
-        assert "without the scGPT checkpoint: --scgpt FOLDER" in said
+        (message,) = (check for check in alone if check.startswith(name))
+        assert "not compared with scGPT's weights, which are not here" in message
+        assert "without the scGPT checkpoint: --scgpt FOLDER" in message
     checks = verify(on_scgpt, scgpt=DATA / "scgpt_baron").checks
     assert sum(same in check for check in checks) == 3
 
     files = read_reference(on_scgpt).files
     for name in (ENCODER, COMBINED):
-        forged = changed(files, nudged(lambda value: np.nextafter(value, np.float32(np.inf))), name)
+        altered = changed(files, nudged(lambda value: np.nextafter(value, np.float32(np.inf))), name)
         folder = tmp_path / name.replace("/", "-")
-        for path, content in forged.items():
+        for path, content in altered.items():
             (folder / path).parent.mkdir(parents=True, exist_ok=True)
             (folder / path).write_bytes(content)
-        verify(folder)  # nothing to compare it with
+        verify(folder)  # passes, because no checkpoint is given
         with pytest.raises(DamagedReference, match=f"{name} has other weights than model.safetensors"):
             verify(folder, scgpt=DATA / "scgpt_baron")
 
 
-def test_another_way_to_make_graphs_is_no_forgery(
+def test_a_graph_built_by_another_version_is_rebuilt(
     small: Reference, graph_folder: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     reference = read_reference(changed(read_reference(graph_folder).files, metadata(spikgpt_version="0.4.0")))
@@ -176,7 +176,7 @@ def test_another_way_to_make_graphs_is_no_forgery(
         rebuild_graph(dataclasses.replace(reference, files=read_reference(graph_folder).files), GRAPH)
 
 
-def test_what_no_graph_may_hold_is_refused_first(graph_folder: Path) -> None:
+def test_external_data_in_a_graph_is_refused(graph_folder: Path) -> None:
     files = read_reference(graph_folder).files
 
     def away(graph: onnx.ModelProto) -> None:

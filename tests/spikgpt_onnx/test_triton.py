@@ -1,4 +1,4 @@
-"""The model repository of Triton has the names, types and shapes of the graph in it."""
+"""The model repository for Triton states the names, types and shapes of the graph."""
 
 from __future__ import annotations
 
@@ -16,26 +16,26 @@ from spikgpt.errors import ConfigError
 from spikgpt_onnx.triton import export_triton
 from tests.conftest import exportable
 
-# Types of tensors in ONNX Runtime, by Triton's names.
+# Tensor types of ONNX Runtime by the names in Triton.
 TYPES = {"TYPE_FP32": "tensor(float)", "TYPE_INT64": "tensor(int64)"}
 
 
 def entries(config: str, section: str) -> dict[str, Any]:
-    """Return the inputs or outputs of a configuration by name: type, shape, and whether it is optional."""
+    """Return type, shape and the flag optional of each input or output of a configuration, by name."""
     (block,) = re.findall(rf"^{section} \[\n(.*?)\n\]$", config, re.DOTALL | re.MULTILINE)
-    found = {}
+    tensors = {}
     for entry in re.findall(r"\{(.*?)\}", block, re.DOTALL):
         fields = dict(line.strip().split(": ", 1) for line in entry.strip().splitlines())
         shape = [int(length) for length in fields["dims"].strip("[]").split(",")]
-        found[fields["name"].strip('"')] = (TYPES[fields["data_type"]], shape, fields.get("optional") == "true")
-    return found
+        tensors[fields["name"].strip('"')] = (TYPES[fields["data_type"]], shape, fields.get("optional") == "true")
+    return tensors
 
 
 def shape_of(value: Any) -> list[int]:
     return [-1 if isinstance(length, str) else length for length in value.shape] or [1]
 
 
-def test_the_configuration_is_that_of_the_graph(shipped: SpikGPT, tmp_path: Path) -> None:
+def test_the_triton_configuration_matches_the_graph(shipped: SpikGPT, tmp_path: Path) -> None:
     folder, parity = export_triton(exportable(shipped.reference), tmp_path / "models")
     assert folder == tmp_path / "models" / "pancreas"
     assert parity.passed
@@ -44,7 +44,7 @@ def test_the_configuration_is_that_of_the_graph(shipped: SpikGPT, tmp_path: Path
     config = (folder / "config.pbtxt").read_text()
     assert config.startswith('name: "pancreas"\nbackend: "onnxruntime"\nmax_batch_size: 0\n')
     session = onnxruntime.InferenceSession(folder / "1" / "model.onnx", providers=["CPUExecutionProvider"])
-    # The backend of Triton counts the inputs that are not optional, and finds the optional ones by name.
+    # In Triton, initializers that can be overridden are optional inputs.
     expected = {value.name: (value.type, shape_of(value), False) for value in session.get_inputs()}
     expected |= {value.name: (value.type, shape_of(value), True) for value in session.get_overridable_initializers()}
     assert entries(config, "input") == expected
@@ -61,9 +61,9 @@ def test_the_configuration_is_that_of_the_graph(shipped: SpikGPT, tmp_path: Path
         export_triton(exportable(shipped.reference), tmp_path / "models")
 
 
-def test_a_strange_name_stays_in_the_repository(shipped: SpikGPT, tmp_path: Path) -> None:
-    strange = exportable(shipped.reference)
-    strange = replace(strange, stored=replace(strange.stored, name='../a "b'))
-    folder, _ = export_triton(strange, tmp_path / "models", precision="int8")
+def test_unsafe_characters_in_a_name_are_replaced(shipped: SpikGPT, tmp_path: Path) -> None:
+    renamed = exportable(shipped.reference)
+    renamed = replace(renamed, stored=replace(renamed.stored, name='../a "b'))
+    folder, _ = export_triton(renamed, tmp_path / "models", precision="int8")
     assert folder == tmp_path / "models" / "___a__b"
     assert 'name: "___a__b"' in (folder / "config.pbtxt").read_text()

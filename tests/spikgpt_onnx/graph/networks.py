@@ -1,4 +1,4 @@
-"""Networks with random weights, as torch has them and as a graph is made of them."""
+"""Networks with random weights, in torch and as the input of the graph builder."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ Array = npt.NDArray[Any]
 
 
 def classifier_for(config: SpikGPTConfig, seed: int) -> SpikingClassifier:
-    """Return a network with random weights, large enough that its neurons fire, and BatchNorms that have seen data."""
+    """Return a network with random BatchNorm statistics, and random weights large enough for neurons to fire."""
     torch.manual_seed(seed)
     classifier = SpikingClassifier(config)
     with torch.no_grad():
@@ -39,7 +39,7 @@ def classifier_for(config: SpikGPTConfig, seed: int) -> SpikingClassifier:
 
 
 def run(model: onnx.ModelProto, inputs: Mapping[str, Array]) -> dict[str, Array]:
-    # The literal form has an operator that no reference may have.
+    # Trusted, because the literal form has an operator that references must not use.
     return Session(model.SerializeToString(), trusted=True).run(inputs)
 
 
@@ -53,7 +53,7 @@ def network_of(classifier: SpikingClassifier, threshold: float = 0.5) -> Network
 
 
 def expected(classifier: SpikingClassifier, vectors: Array) -> tuple[Array, Array]:
-    """Return probabilities in float64, and how near each cell's potentials come to the threshold without meeting it."""
+    """Return probabilities in float64, and each cell's smallest nonzero distance of a potential to the threshold."""
     nearest = np.full(len(vectors), np.inf)
 
     def measure(node: neuron.LIFNode, inputs: tuple[torch.Tensor], _output: object) -> None:
@@ -61,7 +61,7 @@ def expected(classifier: SpikingClassifier, vectors: Array) -> tuple[Array, Arra
         for current in inputs[0].numpy():
             h = v + (current - v) / node.tau
             distance = np.abs(h - node.v_threshold)
-            # Whole currents meet it exactly, in every precision.
+            # Integer currents reach the threshold exactly, in every precision.
             distance[distance < 1e-12] = np.inf
             np.minimum(nearest, distance.reshape(len(vectors), -1).min(axis=1), out=nearest)
             v = np.where(h >= node.v_threshold, 0.0, h)

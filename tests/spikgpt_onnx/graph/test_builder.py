@@ -14,14 +14,14 @@ from tests.spikgpt_onnx.graph.networks import classifier_for, expected, network_
 
 
 @pytest.mark.parametrize(("precision", "tolerance"), [("fp16", 0.2), ("int8", 0.3)])
-def test_other_precisions_stay_close(precision: str, tolerance: float) -> None:
+def test_other_precisions_give_close_probabilities(precision: str, tolerance: float) -> None:
     config = SpikGPTConfig(input_dim=16, n_labels=6, width=64)
     classifier, vectors = classifier_for(config, 0), vectors_of(500, config)
     probabilities, _ = expected(classifier, vectors)
     model = labelling_graph(network_of(classifier), precision)
-    found = run(model, {"embedding": vectors})
-    assert np.median(np.abs(found["probabilities"] - probabilities).max(axis=1)) < tolerance / 10
-    assert (found["best_label"] == probabilities.argmax(axis=1)).mean() > 0.9
+    outputs = run(model, {"embedding": vectors})
+    assert np.median(np.abs(outputs["probabilities"] - probabilities).max(axis=1)) < tolerance / 10
+    assert (outputs["best_label"] == probabilities.argmax(axis=1)).mean() > 0.9
     kinds = {tensor.data_type for tensor in model.graph.initializer}
     assert {"fp16": TensorProto.FLOAT16, "int8": TensorProto.INT8}[precision] in kinds
 
@@ -37,16 +37,16 @@ def test_eight_bit_labels_do_not_depend_on_the_batch() -> None:
 
 
 @pytest.mark.slow
-def test_sums_that_no_byte_holds_are_not_multiplied_as_bytes() -> None:
+def test_spike_counts_above_eight_bits_are_not_multiplied_as_bytes() -> None:
     config = SpikGPTConfig(input_dim=16, n_labels=6, width=16, time_steps=300)
     classifier, vectors = classifier_for(config, 0), vectors_of(100, config)
     probabilities, _ = expected(classifier, vectors)
-    found = run(labelling_graph(network_of(classifier), "int8"), {"embedding": vectors})
-    assert (found["best_label"] == probabilities.argmax(axis=1)).mean() > 0.9
+    outputs = run(labelling_graph(network_of(classifier), "int8"), {"embedding": vectors})
+    assert (outputs["best_label"] == probabilities.argmax(axis=1)).mean() > 0.9
 
 
 @pytest.mark.parametrize(
     ("value", "name"), [(1e-12, "1e-12"), (10000, "10000.0"), (1 / 1.5, "0.6666667"), (-np.inf, "-inf")]
 )
-def test_numbers_have_the_same_names_by_each_numpy(value: float, name: str) -> None:
+def test_names_of_constants_do_not_depend_on_the_numpy_version(value: float, name: str) -> None:
     assert Builder().number(value) == f"number np.float32({name})"

@@ -1,4 +1,4 @@
-"""Graphs in a real ONNX Runtime session against torch, over random architectures."""
+"""Graphs of random architectures give the same labels in ONNX Runtime as in torch."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from spikgpt.reference.config import SpikGPTConfig
 from spikgpt_onnx.graph import labelling_graph
 from tests.spikgpt_onnx.graph.networks import classifier_for, expected, network_of, operators, run, vectors_of
 
-# Potentials this near to the threshold may fall on either side of it in float32.
+# In float32, potentials within this distance of the threshold may round to either side.
 NEAR = 1e-5
 configs = st.builds(
     lambda heads, size, **fields: SpikGPTConfig(width=heads * size, heads=heads, **fields),
@@ -40,31 +40,35 @@ def test_any_architecture_gives_the_labels_of_torch(config: SpikGPTConfig, cells
     classifier, vectors = classifier_for(config, seed), vectors_of(cells, config, seed)
     probabilities, distance = expected(classifier, vectors)
     confidence = probabilities.max(axis=1)
-    # Between two cells, so that none lies on the threshold itself.
+    # Between the confidences of two cells, so that no cell lies exactly on the threshold.
     ordered = np.unique(np.append(confidence, [0.0, 1.0]))
     threshold = float(ordered[len(ordered) // 2 - 1 : len(ordered) // 2 + 1].mean())
 
-    found = run(labelling_graph(network_of(classifier, threshold)), {"embedding": vectors})
+    outputs = run(labelling_graph(network_of(classifier, threshold)), {"embedding": vectors})
 
-    # A cell with a potential within rounding of the threshold may get a spike more or less, and anything may follow.
+    # Near the threshold, rounding can add or remove a spike, and the outputs can differ by any amount.
     clear = distance > NEAR
-    difference = np.abs(found[contract.PROBABILITIES] - probabilities).max(axis=1)
+    difference = np.abs(outputs[contract.PROBABILITIES] - probabilities).max(axis=1)
     assert (difference[clear] <= 1e-5).all()
-    twice = np.sort(probabilities, axis=1)
-    decided = clear & (twice[:, -1] - twice[:, -2] > 2e-6) & (np.abs(confidence - threshold) > 2e-6)
+    ordered_probabilities = np.sort(probabilities, axis=1)
+    decided = (
+        clear
+        & (ordered_probabilities[:, -1] - ordered_probabilities[:, -2] > 2e-6)
+        & (np.abs(confidence - threshold) > 2e-6)
+    )
     best = probabilities.argmax(axis=1)
     label = np.where(confidence < threshold, -1, best)
-    np.testing.assert_array_equal(found[contract.BEST_LABEL][decided], best[decided])
-    np.testing.assert_array_equal(found[contract.LABEL][decided], label[decided])
+    np.testing.assert_array_equal(outputs[contract.BEST_LABEL][decided], best[decided])
+    np.testing.assert_array_equal(outputs[contract.LABEL][decided], label[decided])
 
 
-def test_nearly_every_cell_of_the_random_networks_is_clear_of_the_threshold() -> None:
+def test_few_cells_of_the_random_networks_are_near_the_threshold() -> None:
     config = SpikGPTConfig(input_dim=16, n_labels=6, width=64)
     _, distance = expected(classifier_for(config, 0), vectors_of(4096, config))
     assert 0 < (distance <= NEAR).mean() < 0.1
 
 
-def test_the_random_networks_tell_cells_apart() -> None:
+def test_the_random_networks_give_different_labels_to_cells() -> None:
     config = SpikGPTConfig(input_dim=16, n_labels=6, width=64, residual=False, attention_scale=0.125)
     probabilities, _ = expected(classifier_for(config, 0), vectors_of(500, config))
     assert len(np.unique(probabilities.argmax(axis=1))) >= 3
@@ -73,22 +77,22 @@ def test_the_random_networks_tell_cells_apart() -> None:
 
 @pytest.mark.parametrize("residual", [True, False], ids=["residual", "plain"])
 @pytest.mark.parametrize("scale", [None, 0.125], ids=["one over m", "0.125"])
-def test_the_literal_graph_gives_the_same(residual: bool, scale: float | None) -> None:
+def test_the_literal_graph_gives_the_same_probabilities(residual: bool, scale: float | None) -> None:
     config = SpikGPTConfig(16, 5, 32, 4, copies=11, depth=2, residual=residual, attention_scale=scale)
     classifier, vectors = classifier_for(config, 1), vectors_of(40, config)
     with torch.inference_mode():
         literal = classifier(torch.as_tensor(vectors), literal=True).softmax(dim=1).numpy()
     graphs = [labelling_graph(network_of(classifier), literal=form) for form in (True, False)]
-    found, collapsed = (run(graph, {"embedding": vectors}) for graph in graphs)
-    np.testing.assert_allclose(found["probabilities"], literal, atol=1e-5)
-    np.testing.assert_allclose(found["probabilities"], collapsed["probabilities"], atol=1e-5)
+    outputs, collapsed = (run(graph, {"embedding": vectors}) for graph in graphs)
+    np.testing.assert_allclose(outputs["probabilities"], literal, atol=1e-5)
+    np.testing.assert_allclose(outputs["probabilities"], collapsed["probabilities"], atol=1e-5)
     assert {"Tile", "ReduceMean"} <= operators(graphs[0]).keys() - operators(graphs[1]).keys()
 
 
-def test_the_graph_has_no_more_products_than_the_network_needs() -> None:
+def test_the_graph_has_only_the_necessary_matrix_products() -> None:
     config = SpikGPTConfig(input_dim=16, n_labels=6, width=32, time_steps=4)
     counted = operators(labelling_graph(network_of(classifier_for(config, 0))))
-    # Stem, queries-keys-values once, the hidden layer at each step, its output once, the head.
+    # Stem, queries-keys-values, the hidden layer at each of 4 steps, the output of the block, and the head.
     assert counted["Gemm"] + counted["MatMul"] == 1 + 1 + 4 + 1 + 1
     assert counted["Slice"] == counted["Squeeze"] == counted["Not"] == counted["Where"] - 1 == 0
     assert sum(counted.values()) < 120

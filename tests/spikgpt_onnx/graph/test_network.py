@@ -1,4 +1,4 @@
-"""What whole graphs state and carry."""
+"""Versions, outputs and weights of whole graphs."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ from spikgpt_onnx.rebuild_graph import network_from_reference as network_of_refe
 from tests.spikgpt_onnx.graph.networks import Array, classifier_for, network_of, vectors_of
 
 
-def test_what_the_graph_states_is_checked_and_old_enough() -> None:
+def test_a_graph_is_valid_and_states_the_oldest_supported_versions() -> None:
     config = SpikGPTConfig(input_dim=16, n_labels=6, width=32)
     model = labelling_graph(network_of(classifier_for(config, 0)))
     onnx.checker.check_model(model, full_check=True)
@@ -30,7 +30,7 @@ def test_what_the_graph_states_is_checked_and_old_enough() -> None:
     assert model.graph.output[0].type.tensor_type.shape.dim[0].dim_param == "cells"
 
 
-def test_the_threshold_may_be_given_at_each_run() -> None:
+def test_the_threshold_can_be_set_at_each_run() -> None:
     config = SpikGPTConfig(input_dim=16, n_labels=6, width=32)
     classifier, vectors = classifier_for(config, 0), vectors_of(200, config)
     session = Session(labelling_graph(network_of(classifier, 0.0)).SerializeToString())
@@ -44,7 +44,7 @@ def test_the_threshold_may_be_given_at_each_run() -> None:
 
 
 def operators_and_weights(model: onnx.ModelProto) -> tuple[bytes, dict[str, Array]]:
-    """Return a graph's bytes but for the values of its constants, and these."""
+    """Return the bytes of a graph without the values of its constants, and the constants."""
     weights = {tensor.name: numpy_helper.to_array(tensor) for tensor in model.graph.initializer}
     for tensor in model.graph.initializer:
         tensor.ClearField("raw_data")
@@ -52,7 +52,7 @@ def operators_and_weights(model: onnx.ModelProto) -> tuple[bytes, dict[str, Arra
 
 
 @pytest.mark.parametrize("precision", GRAPHS)
-def test_the_shipped_reference_still_gives_its_own_graphs(shipped: SpikGPT, precision: str) -> None:
+def test_the_shipped_reference_still_gives_its_published_graphs(shipped: SpikGPT, precision: str) -> None:
     published = onnx.load(shipped_references()["pancreas"] / GRAPHS[precision])
     carried = {item.key: item.value for item in published.metadata_props}
     network = dataclasses.replace(network_of_reference(shipped.reference), metadata=carried)

@@ -1,4 +1,4 @@
-"""The encoder's graph against scGPT's network in torch."""
+"""The graph of the scGPT encoder gives the same vectors as the network in torch."""
 
 from __future__ import annotations
 
@@ -36,13 +36,13 @@ def tokens_of(cells: int, length: int) -> dict[str, Array]:
 
 def test_the_encoder_gives_the_vectors_of_torch(scgpt: EncoderWeights) -> None:
     tokens = tokens_of(9, 40)
-    found = run(encoder_graph(scgpt, {}), tokens)["embedding"]
+    embedding = run(encoder_graph(scgpt, {}), tokens)["embedding"]
     genes, bins = torch.as_tensor(tokens["token_ids"]), torch.as_tensor(tokens["values"])
     vectors = load_checkpoint(DATA / "scgpt_baron").encoder().embed(genes, bins).numpy()
-    np.testing.assert_allclose(found, vectors, atol=1e-6)
+    np.testing.assert_allclose(embedding, vectors, atol=1e-6)
 
 
-def test_padding_changes_nothing(scgpt: EncoderWeights) -> None:
+def test_padding_does_not_change_vectors(scgpt: EncoderWeights) -> None:
     tokens = tokens_of(5, 30)
     session = Session(encoder_graph(scgpt, {}).SerializeToString())
     longer = {
@@ -53,7 +53,7 @@ def test_padding_changes_nothing(scgpt: EncoderWeights) -> None:
     np.testing.assert_allclose(session.run(longer)["embedding"], session.run(tokens)["embedding"], atol=1e-6)
 
 
-def test_one_graph_from_tokens_to_labels_is_both_in_a_row(scgpt: EncoderWeights) -> None:
+def test_the_combined_graph_equals_encoder_and_classifier(scgpt: EncoderWeights) -> None:
     config = SpikGPTConfig(input_dim=scgpt.dim, n_labels=4, width=32)
     network, tokens = network_of(classifier_for(config, 3)), tokens_of(9, 40)
     vectors = run(encoder_graph(scgpt, {}), tokens)["embedding"]
