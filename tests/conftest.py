@@ -1,4 +1,4 @@
-"""Real cells and real references that several test files share."""
+"""Real cells, real references and other fixtures that several test files share."""
 
 from __future__ import annotations
 
@@ -13,12 +13,12 @@ from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-# Read by huggingface_hub when it is imported. The tests' own Hub has no xet storage.
+# huggingface_hub reads these variables on import. The loopback Hub has no xet storage.
 os.environ["HF_HUB_DISABLE_XET"] = os.environ["HF_HUB_DISABLE_PROGRESS_BARS"] = "1"
 os.environ["HF_HUB_DISABLE_TELEMETRY"] = "1"
-# Neither the user's cache nor the user's token.
+# Keeps the tests away from the user's cache and token.
 os.environ["HF_HOME"] = tempfile.mkdtemp(prefix="spikgpt-tests-")
-# Nothing listens there, so that no test asks the real one.
+# A port without a server, so that no test reaches the real Hub.
 os.environ["HF_ENDPOINT"] = "http://127.0.0.1:9"
 
 import numpy as np
@@ -43,12 +43,12 @@ from spikgpt.scoring.rejection import RejectionRule
 from spikgpt.types import InputReport
 from tests.hub_server import LoopbackHub
 
-# A shell lets what it starts in the background ignore Ctrl-C, and so would the commands that tests interrupt.
+# Processes that a shell starts in the background ignore Ctrl-C, and commands that tests interrupt would inherit this.
 signal.signal(signal.SIGINT, signal.default_int_handler)
-# The imports of the tests make half a million objects and next to no garbage.
+# The imports of the tests create half a million objects and almost no garbage.
 gc.disable()
 
-# Files whose tests take longest, so that no process is left with them when the others are done.
+# Files with the longest tests; these files run first, so that all processes end at about the same time.
 SLOWEST = (
     "test_alone.py",
     "test_page.py",
@@ -76,18 +76,18 @@ SLOWEST = (
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Begin with the slowest files, in their order."""
-    places = {name: place for place, name in enumerate(SLOWEST)}
-    items.sort(key=lambda item: places.get(item.path.name, len(places)))
+    """Run the slowest files first, in the order of SLOWEST."""
+    ranks = {name: rank for rank, name in enumerate(SLOWEST)}
+    items.sort(key=lambda item: ranks.get(item.path.name, len(ranks)))
 
 
 def pytest_collection_finish() -> None:
-    """Collect garbage again, without the imported modules: each full collection passed over all their objects."""
+    """Enable garbage collection again, and exclude the objects of imported modules to save time."""
     gc.freeze()
     gc.enable()
 
 
-# What needs torch or onnx is imported on use: some of these tests run where neither is installed.
+# Modules that need torch or onnx are imported on use, because some tests run without these packages.
 if TYPE_CHECKING:
     from playwright.sync_api import Browser
 
@@ -95,32 +95,32 @@ if TYPE_CHECKING:
 
 DATA = Path(__file__).parent / "data"
 QUERY_FILE = DATA / "pancreas_baron_human2_human4.h5ad"
-# Browser of Debian and Ubuntu. It draws with the processor, as a machine may have no graphics.
+# Browser of Debian and Ubuntu, with software rendering for machines without a GPU.
 CHROMIUM = Path("/usr/bin/chromium")
 BROWSER_FLAGS = ("--no-sandbox", "--use-gl=angle", "--use-angle=swiftshader", "--enable-unsafe-swiftshader")
-# Names the folder of ``small`` and its graph, for tests that run where nothing can be trained.
+# Environment variable with the folder of ``small`` and its graph, for tests without torch.
 TRAINED = "SPIKGPT_TESTS_TRAINED"
 
 
 def usual_engine(reference: Reference) -> Engine:
-    """Return the torch engine, or that of ONNX Runtime where there is no torch."""
+    """Return the torch engine, or the ONNX Runtime engine if torch is not installed."""
     return open_engine(reference, EngineOptions(engine="torch" if find_spec("torch") else "onnx"))
 
 
 def labelled(reference: Reference, adata: Any, engine: Any = None, **options: Any) -> Annotation:
-    """Annotate cells, by the usual engine unless another is given, and leave them as they are."""
+    """Return the annotation of cells by the given engine or the usual one; ``adata`` is not changed."""
     return annotate(reference, engine or usual_engine(reference), adata, options_of(AnnotateOptions, options))
 
 
 def exportable(reference: Reference) -> ExportableReference:
-    """Return a reference as the exporter takes it."""
+    """Return a reference in the form that the exporter needs."""
     from spikgpt_onnx.parity import ExportableReference
 
     return ExportableReference(reference, torch_engine(reference))
 
 
 def aligned(reference: Reference, adata: Any) -> AlignedCells:
-    """Return the cells as the embedding of a reference reads them, those that are not empty."""
+    """Return the nonempty cells, aligned to the genes of a reference."""
     chunks = usual_engine(reference).embedding.read(adata, layer=None, scaling="auto").chunks
     cells = joined(list(chunks))
     return cells.part(~cells.empty)
@@ -135,7 +135,7 @@ def _own_cache(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
 
 
 def unchanged(adata: AnnData) -> Iterator[AnnData]:
-    """Give cells that tests share, and see that all of them left these as they were."""
+    """Yield cells that tests share, and check at the end that no test changed the cells."""
     before = adata.copy()
     yield adata
     pd.testing.assert_frame_equal(adata.obs, before.obs)
@@ -158,7 +158,7 @@ def cells() -> Iterator[AnnData]:
 
 
 def made_once(name: str, factory: pytest.TempPathFactory, make: Callable[[Path], object]) -> Path:
-    """Return a folder that the first of the processes that run the tests makes for all of them."""
+    """Return a folder that the first test process creates and all test processes share."""
     base = factory.getbasetemp()
     folder = (base.parent if "PYTEST_XDIST_WORKER" in os.environ else base) / name
     with FileLock(folder.with_suffix(".lock")):
@@ -169,7 +169,7 @@ def made_once(name: str, factory: pytest.TempPathFactory, make: Callable[[Path],
 
 @pytest.fixture(scope="session")
 def small_folder(cells: AnnData, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Train a reference on ``cells`` by the default recipe; tests leave the folder as it is."""
+    """Return the folder of a reference trained on ``cells`` by the default recipe; tests must not change files."""
     if TRAINED in os.environ:
         return Path(os.environ[TRAINED])
     from spikgpt.training.train import train
@@ -180,13 +180,13 @@ def small_folder(cells: AnnData, tmp_path_factory: pytest.TempPathFactory) -> Pa
 
 @pytest.fixture(scope="session")
 def small(small_folder: Path) -> Reference:
-    """Return that reference."""
+    """Return the reference in ``small_folder``."""
     return read_reference(small_folder)
 
 
 @contextmanager
 def steps_at_least(minimum: int) -> Iterator[None]:
-    """Let trainings by the default recipe be shorter; 60 steps are enough to tell most types apart."""
+    """Shorten trainings by the default recipe; 60 steps are enough to distinguish most types."""
     from spikgpt.training.recipes import DEFAULT, RECIPES
 
     with pytest.MonkeyPatch.context() as patch:
@@ -196,14 +196,14 @@ def steps_at_least(minimum: int) -> Iterator[None]:
 
 @pytest.fixture
 def brief() -> Iterator[None]:
-    """Let trainings by the default recipe be short: what they learn does not matter to the test."""
+    """Shorten trainings by the default recipe for tests that do not depend on the labels."""
     with steps_at_least(0):
         yield
 
 
 @pytest.fixture(scope="session")
 def other_tissue(cells: AnnData, tmp_path_factory: pytest.TempPathFactory) -> Reference:
-    """Train a reference on ``cells`` with the names of genes that ``foreign`` has, and other names of labels."""
+    """Return a reference trained on ``cells`` with the gene names of ``foreign`` and other label names."""
     from spikgpt.training.train import train
 
     adata = cells.copy()
@@ -217,25 +217,25 @@ def other_tissue(cells: AnnData, tmp_path_factory: pytest.TempPathFactory) -> Re
 
 @pytest.fixture(scope="session")
 def shipped() -> SpikGPT:
-    """Load the pancreas reference inside the package."""
+    """Return the shipped pancreas reference."""
     return SpikGPT.from_pretrained("pancreas")
 
 
 @pytest.fixture(scope="session")
 def query() -> Iterator[AnnData]:
-    """300 cells of donors that no reference here has seen."""
+    """300 cells of donors that are not in the training cells of these references."""
     yield from unchanged(read_cells(QUERY_FILE)[::2][:300].copy())
 
 
 @pytest.fixture(scope="session")
 def few(query: AnnData) -> Iterator[AnnData]:
-    """120 of those cells, enough for composition scaling."""
+    """120 cells of ``query``, enough for composition scaling."""
     yield from unchanged(query[:120].copy())
 
 
 @pytest.fixture(scope="session")
 def foreign(few: AnnData) -> AnnData:
-    """Return the few cells with other names for their genes, as if they were of another tissue."""
+    """Return the cells of ``few`` with permuted gene names, like cells of another tissue."""
     adata = few.copy()
     adata.var_names = np.random.default_rng(0).permutation(few.var_names.to_numpy())
     return adata
@@ -243,14 +243,14 @@ def foreign(few: AnnData) -> AnnData:
 
 @pytest.fixture(scope="session")
 def logs(small: Reference, query: AnnData) -> sparse.csr_matrix:
-    """Log expression of the genes of ``small`` in ``query``."""
+    """Log expression in ``query`` of the genes of ``small``."""
     cells = aligned(small, query)
     return log_normalise(cells.values, cells.totals)
 
 
 @pytest.fixture(scope="session")
 def graph_folder(small: Reference, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Export ``small``; tests leave the folder as it is."""
+    """Return the folder of the exported ``small``; tests must not change files."""
     if TRAINED in os.environ:
         return Path(os.environ[TRAINED])
     from spikgpt_onnx.exporter import export
@@ -260,20 +260,20 @@ def graph_folder(small: Reference, tmp_path_factory: pytest.TempPathFactory) -> 
 
 @pytest.fixture
 def hub() -> Iterator[LoopbackHub]:
-    """Start a Hub on this machine where anyone may write."""
+    """Start a loopback Hub without tokens, where anyone may write."""
     with LoopbackHub() as server:
         yield server
 
 
 @pytest.fixture
 def client(hub: LoopbackHub, tmp_path: Path) -> Hub:
-    """Return a client of that Hub with an empty cache."""
+    """Return a client of ``hub`` with an empty cache."""
     return Hub(hub.endpoint, cache_dir=tmp_path / "cache")
 
 
 @pytest.fixture
 def annotation() -> Annotation:
-    """Make up an annotation of twelve cells."""
+    """Return a made-up annotation of twelve cells."""
     confidence = np.linspace(0.1, 0.95, 12).astype(np.float32)
     return Annotation(
         obs_names=pd.Index([f"cell {row}" for row in range(12)]),
@@ -299,9 +299,9 @@ def annotation() -> Annotation:
 
 @pytest.fixture(scope="module")
 def chromium() -> Iterator[Browser]:
-    """Start a browser, or skip the test where there is none.
+    """Start a browser, or skip the test if no browser is installed.
 
-    Until playwright ends, an event loop runs in this thread, and no other test can start one.
+    Until playwright ends, an event loop runs in this thread, and other tests cannot start another loop.
     """
     api = pytest.importorskip("playwright.sync_api", reason="playwright is not installed")
     if not CHROMIUM.exists():

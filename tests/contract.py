@@ -1,4 +1,4 @@
-"""Hold the labels of the Node.js example against those of the library, on real cells: `make test-contract`."""
+"""Compare the labels of the Node.js example with those of the library on real cells: `make test-contract`."""
 
 from __future__ import annotations
 
@@ -24,31 +24,31 @@ EXAMPLE = ROOT / "export" / "examples" / "node" / "annotate.mjs"
 
 
 def main() -> int:
-    """Run both on all cells, whole and with a third of the genes left out; exit code 1 when any label differs."""
+    """Compare the labels with all genes and with a third of the genes removed; return 1 if any label differs."""
     reference = open_reference("pancreas")
-    # The example leaves genes out that the query lacks.
+    # The example does not impute genes that the query lacks.
     engine = torch_engine(replace(reference, more_genes=None))
-    # Those of the graph, which sees each cell alone and knows no familiarity.
+    # The options of the graph, which labels each cell alone and without an OOD score.
     options = AnnotateOptions(scaling="reference", smoothing=False, threshold=reference.thresholds.threshold)
     cells = read_cells(CELLS)
-    kept = np.random.default_rng(0).random(cells.n_vars) < 2 / 3
+    kept_genes = np.random.default_rng(0).random(cells.n_vars) < 2 / 3
     different = 0
     with tempfile.TemporaryDirectory() as folder:
         counts, labels = Path(folder) / "counts.csv", Path(folder) / "labels.csv"
-        for query in (cells, cells[:, kept].copy()):
+        for query in (cells, cells[:, kept_genes].copy()):
             pd.DataFrame(query.X.toarray(), query.obs_names, query.var_names).to_csv(counts)
             arguments = [shipped_references()["pancreas"], counts, labels]
             subprocess.run(["node", EXAMPLE, *arguments], check=True)
-            found = pd.read_csv(labels, index_col="cell")
+            example = pd.read_csv(labels, index_col="cell")
             expected = annotate(reference, engine, query, options)
-            wrong = (found["label"].to_numpy() != expected.labels) | (
-                found["best_label"].to_numpy() != expected.best_labels
+            differs = (example["label"].to_numpy() != expected.labels) | (
+                example["best_label"].to_numpy() != expected.best_labels
             )
-            difference = float(np.abs(found["confidence"].to_numpy() - expected.confidence).max())
-            different += int(wrong.sum())
-            same, genes = int((~wrong).sum()), expected.input_report.genes_matched
+            difference = float(np.abs(example["confidence"].to_numpy() - expected.confidence).max())
+            different += int(differs.sum())
+            n_same, genes = int((~differs).sum()), expected.input_report.genes_matched
             sys.stdout.write(
-                f"{query.n_obs} cells, {genes} genes: {same} labels the same; confidence within {difference:.1e}\n"
+                f"{query.n_obs} cells, {genes} genes: {n_same} labels the same; confidence within {difference:.1e}\n"
             )
     return 1 if different else 0
 

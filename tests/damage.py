@@ -1,4 +1,4 @@
-"""Ways to damage a reference, or to forge one, each with what is said of it."""
+"""Damaged and maliciously altered references, each with the expected error message."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ Change = Callable[[dict[str, bytes]], dict[str, bytes]]
 
 
 def listed(files: dict[str, bytes]) -> dict[str, bytes]:
-    """List the files anew, as a careful forger would."""
+    """Return the files with a new manifest that matches the contents."""
     entries = {
         name: {"size": len(content), "sha256": hashlib.sha256(content).hexdigest()}
         for name, content in files.items()
@@ -29,7 +29,7 @@ def listed(files: dict[str, bytes]) -> dict[str, bytes]:
 
 
 def rewritten(name: str, change: Callable[[Any], Any]) -> Change:
-    """Change a JSON file, and the manifest with it."""
+    """Return a change of a JSON file and of its entry in the manifest."""
     return lambda files: listed(files | {name: json.dumps(change(json.loads(files[name]))).encode()})
 
 
@@ -42,27 +42,27 @@ def without(*names: str) -> Change:
 
 
 def tensors(change: Callable[[Tensors], object]) -> Change:
-    def forged(files: dict[str, bytes]) -> dict[str, bytes]:
+    def apply(files: dict[str, bytes]) -> dict[str, bytes]:
         weights = load_tensors(files["model.safetensors"])
         change(weights)
         return listed(files | {"model.safetensors": save_tensors(weights)})
 
-    return forged
+    return apply
 
 
 def manifest(change: Callable[[dict[str, Any]], object]) -> Change:
-    def forged(files: dict[str, bytes]) -> dict[str, bytes]:
+    def apply(files: dict[str, bytes]) -> dict[str, bytes]:
         values = json.loads(files[MANIFEST])
         change(values["files"])
         return files | {MANIFEST: json.dumps(values).encode()}
 
-    return forged
+    return apply
 
 
 def header(change: Callable[[dict[str, Any]], object]) -> Change:
-    """Change the header of the safetensors file and leave its data."""
+    """Return a change of the header of the safetensors file, which keeps the data."""
 
-    def forged(files: dict[str, bytes]) -> dict[str, bytes]:
+    def apply(files: dict[str, bytes]) -> dict[str, bytes]:
         content = files["model.safetensors"]
         (size,) = struct.unpack("<Q", content[:8])
         values = json.loads(content[8 : 8 + size])
@@ -70,7 +70,7 @@ def header(change: Callable[[dict[str, Any]], object]) -> Change:
         text = json.dumps(values).encode()
         return listed(files | {"model.safetensors": struct.pack("<Q", len(text)) + text + content[8 + size :]})
 
-    return forged
+    return apply
 
 
 def model(**values: Any) -> Change:
@@ -126,7 +126,7 @@ MALICIOUS: dict[str, tuple[Change, str]] = {
         manifest(lambda entries: entries["labels.json"].update(size=10**15)),
         "manifest.json lists 1000000000000000 bytes of labels.json; expected at most",
     ),
-    "a manifest with a size that is no number": (
+    "a manifest with a size that is text": (
         manifest(lambda entries: entries["labels.json"].update(size="1")),
         "Expected `int`, got `str`, in files.*size",
     ),
@@ -134,9 +134,9 @@ MALICIOUS: dict[str, tuple[Change, str]] = {
         manifest(lambda entries: entries.pop("thresholds.json")),
         "manifest.json does not list thresholds.json",
     ),
-    "a manifest that is no JSON": (lambda files: files | {MANIFEST: b"{"}, "manifest.json is not valid JSON"),
-    "a file that is not there": (without("genes.json"), "has no genes.json, which every reference has"),
-    "endless nesting": (replaced("metrics.json", b"[" * 100_000), "metrics.json is not valid JSON"),
+    "a manifest that is not JSON": (lambda files: files | {MANIFEST: b"{"}, "manifest.json is not valid JSON"),
+    "a missing file": (without("genes.json"), "has no genes.json, which every reference has"),
+    "deeply nested JSON": (replaced("metrics.json", b"[" * 100_000), "metrics.json is not valid JSON"),
     "a threshold stated twice": (
         lambda files: listed(
             files
@@ -164,11 +164,11 @@ MALICIOUS: dict[str, tuple[Change, str]] = {
         rewritten("labels.json", lambda rows: rows[:-1]),
         "labels.json names 3 labels; the network has 4",
     ),
-    "labels that are the same": (
+    "repeated labels": (
         rewritten("labels.json", lambda rows: [row | {"name": "beta"} for row in rows]),
         "beta occurs more than once",
     ),
-    "labels out of order": (rewritten("labels.json", lambda rows: rows[::-1]), "Row 0 of labels.json"),
+    "labels in another order": (rewritten("labels.json", lambda rows: rows[::-1]), "Row 0 of labels.json"),
     "a label with control characters": (
         rewritten("labels.json", lambda rows: [rows[0] | {"name": "\x1b[2Jalpha"}, *rows[1:]]),
         "is empty or has control characters",
@@ -191,8 +191,8 @@ MALICIOUS: dict[str, tuple[Change, str]] = {
         tensors(lambda weights: weights.update({"classifier.head.bias": np.zeros(5, dtype=np.float32)})),
         r"head.bias \(expected \(4,\), found \(5,\)\)",
     ),
-    "a tensor too few": (tensors(lambda weights: weights.pop("classifier.head.bias")), "found None"),
-    "a tensor too many": (
+    "a missing tensor": (tensors(lambda weights: weights.pop("classifier.head.bias")), "found None"),
+    "an additional tensor": (
         tensors(lambda weights: weights.update(extra=np.zeros(1, dtype=np.float32))),
         "holds the tensor 'extra'",
     ),
@@ -230,26 +230,26 @@ MALICIOUS: dict[str, tuple[Change, str]] = {
     "a huge network": (model(width=10**12, heads=1), "width of the network is 1000000000000: Expected `int` <= 100000"),
     "a wide network": (model(width=99_000, heads=1), "The network has about .* weights; expected at most"),
     "a deep network": (model(depth=90), "tensors differ, such as blocks.1."),
-    "endless time": (model(time_steps=10**9), "time_steps of the network is 1000000000: Expected `int` <= 100"),
+    "a billion time steps": (model(time_steps=10**9), "time_steps of the network is 1000000000: Expected `int` <= 100"),
     "a tau that overflows": (
         lambda files: listed(files | {"config.json": files["config.json"].replace(b'"tau": 2.0', b'"tau": 1e999')}),
         "config.json is not valid JSON .1e999 is no number",
     ),
-    "a setting that is missing": (
+    "a missing setting": (
         rewritten("config.json", lambda config: config | {"model": {"width": 8}}),
         "The model config lacks",
     ),
-    "a setting that is unknown": (model(backdoor=True), "has backdoor that is unknown"),
-    "an embedder that is unknown": (embedder(kind="eval"), "has the embedder .*'eval'"),
+    "an unknown setting": (model(backdoor=True), "has backdoor that is unknown"),
+    "an unknown embedder": (embedder(kind="eval"), "has the embedder .*'eval'"),
     "an embedder with a bad number": (
         embedder(clip="10"),
         "The pca embedder .*Expected `float`, got `str`, in clip: found '10'",
     ),
-    "genes that are not the hashed ones": (
+    "genes that differ from their hash": (
         rewritten("genes.json", lambda genes: genes | {"symbols": [*genes["symbols"][1:], "EVIL"]}),
         "genes.json states sha256",
     ),
-    "genes that are no text": (
+    "genes that are not text": (
         rewritten("genes.json", lambda genes: genes | {"symbols": [["INS"]] * len(genes["symbols"])}),
         "Expected `str`, got `array`, in symbols",
     ),
@@ -262,7 +262,7 @@ MALICIOUS: dict[str, tuple[Change, str]] = {
         rewritten("metrics.json", lambda metrics: metrics | {"cells_per_label": {"x": 1}}),
         "cells_per_label in metrics.json does not count the cells of each label",
     ),
-    "a confusion matrix that is none": (
+    "a confusion matrix that is not square": (
         held_out(confusion={"labels": ["a"], "counts": [[1, 2]]}),
         "counts must be a square matrix of 1 label",
     ),
@@ -270,15 +270,15 @@ MALICIOUS: dict[str, tuple[Change, str]] = {
         rewritten("config.json", lambda config: config | {"provenance": {"seed": 1}}),
         "missing required field `recipe`, in provenance",
     ),
-    "a source that moves the cursor": (
+    "a source with control characters": (
         rewritten("config.json", lambda config: config | {"provenance": config["provenance"] | {"source": "\x1b[9A"}}),
         "source is .* expected a line of text without control characters, in provenance",
     ),
-    "datasets that are no list": (
+    "datasets that are not a list": (
         rewritten("config.json", lambda config: config | {"provenance": config["provenance"] | {"datasets": "GSE1"}}),
         "Expected `array`, got `str`, in provenance.datasets",
     ),
-    "an ontology id that moves the cursor": (
+    "an ontology id with control characters": (
         rewritten("labels.json", lambda rows: [rows[0] | {"cell_ontology_id": "\x1b[9A"}, *rows[1:]]),
         "is no Cell Ontology id, such as",
     ),
@@ -290,13 +290,13 @@ MALICIOUS: dict[str, tuple[Change, str]] = {
         rewritten("config.json", lambda config: config | {"library": {"requires": "; rm -rf ~"}}),
         "requires spikgpt '; rm -rf ~'; expected a range",
     ),
-    "weights of a type that NumPy has not": (
+    "weights of a type that NumPy lacks": (
         header(lambda values: values["embedder.mean"].update(dtype="BF16", shape=[160])),
         "is not a safetensors file",
     ),
-    "fewer than no cells": (held_out(cells=-1), "Expected `int` >= 0, in held_out.cells: found -1"),
-    "a figure that is null": (held_out(macro_f1=None), "Expected `float`, got `null`, in held_out.macro_f1"),
-    "a seed that is no number": (
+    "a negative number of cells": (held_out(cells=-1), "Expected `int` >= 0, in held_out.cells: found -1"),
+    "a metric that is null": (held_out(macro_f1=None), "Expected `float`, got `null`, in held_out.macro_f1"),
+    "a seed that is not a number": (
         rewritten("config.json", lambda config: config | {"provenance": config["provenance"] | {"seed": True}}),
         "Expected `int`, got `bool`, in provenance.seed",
     ),
@@ -304,7 +304,7 @@ MALICIOUS: dict[str, tuple[Change, str]] = {
         rewritten("config.json", lambda config: config | {"provenance": config["provenance"] | {"paper": {"x": 1}}}),
         "in provenance.paper",
     ),
-    "a setting of no version in config.json": (
+    "a field of no version in config.json": (
         rewritten("config.json", lambda config: config | {"code": "setup.py"}),
         "unknown field `code`",
     ),
@@ -320,14 +320,14 @@ MALICIOUS: dict[str, tuple[Change, str]] = {
         lambda files: listed(files | {PARITY: json.dumps({"made_from": graph_sources(files), "graphs": {}}).encode()}),
         "has both graphs and onnx/parity.json, or neither",
     ),
-    "a graph that nobody checked": (
+    "a graph without a parity result": (
         lambda files: listed(
             files
             | {GRAPH: b"onnx", PARITY: json.dumps({"made_from": graph_sources(files), "graphs": {GRAPH: {}}}).encode()}
         ),
         "was written for another onnx/model.onnx than this",
     ),
-    "a second graph that nobody checked": (
+    "a second graph without a parity result": (
         lambda files: listed(
             files
             | {GRAPHS["int8"]: b"x", GRAPH: b"onnx"}
@@ -339,41 +339,41 @@ MALICIOUS: dict[str, tuple[Change, str]] = {
         first("classifier.stem.norm.running_var", (0,), -1.0),
         "running_var holds a variance below 0",
     ),
-    "a deviation of next to nothing": (first("embedder.std", (0,), 1e-45), "a deviation below 1e-06"),
-    "weights beyond all measure": (first("classifier.head.bias", (0,), 1e30), "holds 1e.30; expected at most 1e.12"),
-    "log expression beyond all measure": (first("embedder.mean", (0,), 1e6), "holds log expression of 1e.06"),
-    "shares that are too few": (
+    "a deviation near zero": (first("embedder.std", (0,), 1e-45), "a deviation below 1e-06"),
+    "very large weights": (first("classifier.head.bias", (0,), 1e30), "holds 1e.30; expected at most 1e.12"),
+    "very large log expression": (first("embedder.mean", (0,), 1e6), "holds log expression of 1e.06"),
+    "shares that add up to 0": (
         tensors(lambda weights: weights.update({"embedder.label_shares": weights["embedder.label_shares"] * 0})),
         "label shares of the pca embedder add up to 0; expected 1",
     ),
-    "a target sum beyond all numbers": (
+    "an infinite target sum": (
         lambda files: listed(files | {"config.json": files["config.json"].replace(b"10000.0", b"1e999")}),
         "config.json is not valid JSON .1e999 is no number",
     ),
-    "a target sum of next to nothing": (embedder(target_sum=5e-324), "Expected `float` >= 1.0, in target_sum"),
+    "a target sum near zero": (embedder(target_sum=5e-324), "Expected `float` >= 1.0, in target_sum"),
     "a number of 400 digits": (held_out(cells=10**400), "metrics.json is not valid JSON .1000+ is no number"),
     "a count beyond 64 bits": (held_out(cells=10**30), "metrics.json is not valid JSON .1000+ is no number"),
-    "lists within lists": (
+    "JSON with 50 nested lists": (
         rewritten("metrics.json", lambda metrics: metrics | {"more": json.loads("[" * 50 + "]" * 50)}),
         "metrics.json is not valid JSON .it has more than 32 lists and objects within each other",
     ),
-    "metrics without any": (replaced("metrics.json", b"{}"), "metrics.json .* missing required field"),
+    "empty metrics": (replaced("metrics.json", b"{}"), "metrics.json .* missing required field"),
     "a type of 8 bits": (
         header(lambda values: values["embedder.mean"].update(dtype="F8_E4M3", shape=[320])),
         "is not a safetensors file of known types",
     ),
-    "a shape that no array has": (
+    "a shape too large for an array": (
         header(lambda values: values.update(x={"dtype": "F32", "shape": [0, 2**62], "data_offsets": [0, 0]})),
         "is not a safetensors file of known types",
     ),
     "many time steps": (model(time_steps=1000), "The network has about .* values a cell; expected at most"),
     "many labels": (model(n_labels=100_000), "n_labels of the network is 100000: Expected `int` <= 10000"),
     "too many weights": (model(width=16_000, heads=1), "The network has about .* weights; expected at most"),
-    "a cell of many values": (
+    "many values per cell": (
         model(width=2_400, heads=1, time_steps=100),
         "The network has about .* values a cell; expected at most",
     ),
-    "labels that differ in case alone": (
+    "labels that differ only in case": (
         rewritten("labels.json", lambda rows: [rows[0] | {"name": "Tuft"}, rows[1] | {"name": "tuft"}, *rows[2:]]),
         "'Tuft' and 'tuft' differ only in case or width",
     ),

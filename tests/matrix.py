@@ -1,7 +1,7 @@
-"""Compare labels over environments: the newest of everything, the lowest versions that are claimed, the constraints.
+"""Compare labels between environments: newest versions, lowest supported versions, and pinned versions.
 
-``make matrix`` makes the environments with uv and runs :func:`check` in each. Torch comes from PyTorch's index of CPU
-builds, or else as pip finds it; an environment that gets none annotates and shares without torch.
+``make matrix`` creates the environments with uv and runs :func:`check` in each environment. Torch comes from the index
+of CPU builds, or else from local files. Without torch, an environment only annotates and shares.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ NOT_RUN = "not run, no torch"
 
 
 class Environment(NamedTuple):
-    """An environment: its Python, what uv is told, and the torch that is asked for."""
+    """An environment: its Python version, the options of uv, and the requested torch."""
 
     name: str
     python: str
@@ -45,13 +45,13 @@ ENVIRONMENTS = (
 
 
 def digest(labels: Any) -> str:
-    """Return a short name for labels in their order."""
+    """Return a short hash of the labels in order."""
     return hashlib.sha256("\n".join(map(str, labels)).encode()).hexdigest()[:12]
 
 
 def check() -> dict[str, Any]:
-    """Annotate, train, export and share in this environment; return versions and what each step gave."""
-    # Read by huggingface_hub when it is imported.
+    """Annotate, train, export and share in this environment; return versions and the result of each step."""
+    # huggingface_hub reads these variables on import.
     os.environ["HF_HUB_DISABLE_XET"] = os.environ["HF_HUB_DISABLE_TELEMETRY"] = "1"
     with tempfile.TemporaryDirectory() as folder:
         os.environ["HF_HOME"] = os.environ["SPIKGPT_CACHE"] = str(Path(folder, "cache"))
@@ -60,7 +60,7 @@ def check() -> dict[str, Any]:
 
 
 def _steps(folder: Path, engines: list[Any]) -> dict[str, Any]:
-    """Run each step; with the shipped reference all labels are to be the same."""
+    """Run each step and return the results; labels by the shipped reference must be equal for all engines."""
     import anndata
 
     from spikgpt import SpikGPT
@@ -103,21 +103,21 @@ def _version(name: str) -> str:
 
 
 def interpreter(wanted: str) -> str | None:
-    """Return an interpreter of a version such as 3.13 from PATH or pyenv, if there is one."""
+    """Return an interpreter of a version such as 3.13 from PATH or pyenv, or None."""
     pyenv = Path(os.environ.get("PYENV_ROOT", Path.home() / ".pyenv"))
     for path in (f"python{wanted}", *map(str, sorted(pyenv.glob(f"versions/{wanted}.*/bin/python")))):
-        # A shim of pyenv is there, and fails, where that version is not chosen.
+        # A shim of pyenv exists also for versions that are not selected, and fails then.
         if shutil.which(path) and not subprocess.run([path, "-c", ""], capture_output=True, check=False).returncode:
             return path
     return None
 
 
 def make(environment: Environment, base: str, folder: Path, index: str) -> Path:
-    """Make an environment from a Python; return its interpreter."""
+    """Create an environment from a base interpreter; return the interpreter of the environment."""
     python = folder / "bin" / "python"
     _uv("venv", "--quiet", "--clear", "--seed", "--python", base, str(folder))
     ways = [["--no-deps", "--index-url", index]] if index else []
-    # Without an index of CPU builds, only a file that lies on the disk, as PIP_FIND_LINKS names it: never CUDA.
+    # Without an index of CPU builds, torch comes only from local files in PIP_FIND_LINKS, to avoid CUDA builds.
     ways.append(["--no-deps", "--no-index"])
     pip = [str(python), "-m", "pip", "install", "--quiet", "--no-compile", "--retries", "1", "--timeout", "15"]
     torch = any(
@@ -126,7 +126,7 @@ def make(environment: Environment, base: str, folder: Path, index: str) -> Path:
     )
     extras = "cpu,train,parquet" if torch else "cpu,parquet"
     kept = folder / "torch.txt"
-    # The release that is there, whatever the resolution prefers.
+    # Keep the installed release, even if the resolution prefers another.
     kept.write_text(f"torch=={_installed_torch(python).partition('+')[0]}\n" if torch else "")
     options = [*environment.options, "--constraint", str(kept)]
     _uv("pip", "install", "--quiet", "--python", str(python), *options, f"{ROOT}[{extras}]")
@@ -143,48 +143,50 @@ def _uv(*arguments: str) -> None:
 
 
 def main() -> int:
-    """Make each environment, check it, print a table; exit code 1 where labels differ."""
+    """Create and check each environment, and print a table; return 1 if labels differ or a step fails."""
     parser = argparse.ArgumentParser(description=main.__doc__)
-    parser.add_argument("names", nargs="*", metavar="NAME", help=", ".join(one.name for one in ENVIRONMENTS))
+    parser.add_argument(
+        "names", nargs="*", metavar="NAME", help=", ".join(environment.name for environment in ENVIRONMENTS)
+    )
     parser.add_argument("--folder", type=Path, default=ROOT / "build" / "matrix")
     parser.add_argument("--index", default="", help="an index of CPU builds of torch")
-    parser.add_argument("--check", action="store_true", help="check this environment alone, and print JSON")
-    asked = parser.parse_args()
-    if asked.check:
+    parser.add_argument("--check", action="store_true", help="check only this environment, and print JSON")
+    options = parser.parse_args()
+    if options.check:
         sys.stdout.write(json.dumps(check()))
         return 0
-    rows, labels, wrong = [], set(), False
+    rows, labels, failed = [], set(), False
     for environment in ENVIRONMENTS:
-        if asked.names and environment.name not in asked.names:
+        if options.names and environment.name not in options.names:
             continue
         base = interpreter(environment.python)
         if base is None:
             rows.append(f"| {environment.name} | not run: Python {environment.python} is not on PATH or in pyenv |")
             continue
-        python = make(environment, base, asked.folder.resolve() / environment.name, asked.index)
-        # -P and an empty folder: what is installed is checked, not the sources of the checkout.
+        python = make(environment, base, options.folder.resolve() / environment.name, options.index)
+        # With -P and in another folder, so that Python imports the installed package and not the checkout.
         ran = subprocess.run(
             [str(python), "-P", "-W", "ignore::SyntaxWarning", str(Path(__file__).resolve()), "--check"],
             capture_output=True,
             text=True,
-            cwd=asked.folder,
+            cwd=options.folder,
             check=False,
         )
         if ran.returncode:
-            wrong = True
+            failed = True
             rows.append(f"| {environment.name} | failed: {ran.stderr.strip().splitlines()[-1]} |")
             sys.stderr.write(ran.stderr[-3000:])
             continue
         results = json.loads(ran.stdout)
         labels.update(results["annotate"])
-        wrong |= "differs" in (results["export"], results["hub"])
+        failed |= "differs" in (results["export"], results["hub"])
         shown = [", ".join(results["annotate"]), *(results[step] for step in STEPS[1:])]
         versions = [results["versions"][name] for name in ("python", *SHOWN)]
         rows.append("| " + " | ".join([environment.name, *versions, *shown]) + " |")
     heading = ("environment", "python", *SHOWN, "labels", "trained: accuracy", "exported", "pushed and pulled")
     sys.stdout.write("\n".join([f"| {' | '.join(heading)} |", "|---" * len(heading) + "|", *rows]) + "\n")
     sys.stdout.write("labels differ\n" if len(labels) > 1 else "")
-    return int(wrong or len(labels) != 1)
+    return int(failed or len(labels) != 1)
 
 
 if __name__ == "__main__":

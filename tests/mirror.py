@@ -53,8 +53,10 @@ class SyntheticCells:
         other, share = self.random.integers(len(self.labels), size=size), self.random.uniform(0, 0.5, size)
         for label in np.unique(other):
             rows = np.flatnonzero(other == label)
-            drawn = np.searchsorted(self._cumulative[label], self.random.random((len(rows), depth)))
-            columns[rows] = np.where(self.random.random(drawn.shape) < share[rows, None], drawn, columns[rows])
+            other_columns = np.searchsorted(self._cumulative[label], self.random.random((len(rows), depth)))
+            columns[rows] = np.where(
+                self.random.random(other_columns.shape) < share[rows, None], other_columns, columns[rows]
+            )
         columns = np.minimum(columns, genes - 1)
         starts = np.arange(0, size * depth + 1, depth)
         counts = sparse.csr_matrix((np.ones(size * depth, np.float32), columns.ravel(), starts), shape=(size, genes))

@@ -1,6 +1,6 @@
 """Run every method of the benchmark on a few hundred real cells: `make test-rivals`.
 
-Methods that need what is not here, such as R, are named and left out. `python -m tests.rivals NAME` runs one alone.
+Methods with missing requirements, such as R, are listed and skipped. `python -m tests.rivals NAME` runs only NAME.
 """
 
 from __future__ import annotations
@@ -19,36 +19,36 @@ from spikgpt_benchmark.task import BenchmarkTask
 DATA = Path(__file__).parent / "data"
 MARKERS = Path(__file__).parent.parent / "benchmarks" / "markers" / "pancreas.txt"
 OPTIONS = {"scgpt": str(DATA / "scgpt_baron"), "markers": str(MARKERS)}
-# Cells of the reference and of the query each.
+# Number of cells in the reference, and in the query.
 CELLS = 300
 
 
 def main() -> int:
-    """Run the methods; exit code 1 when one that can run fails, or labels no better than by chance."""
+    """Run the methods; return 1 if a method fails or is not more accurate than chance."""
     cells = read_cells(DATA / "pancreas_baron_human1.h5ad")
     rows = np.random.default_rng(0).permutation(cells.n_obs)
     reference, query = (cells[np.sort(part)].copy() for part in (rows[:CELLS], rows[CELLS : 2 * CELLS]))
     task = BenchmarkTask.from_cells("islets", reference, query, "cell_type").with_known_types()
-    # As often right as who always names the most frequent type.
+    # Accuracy of always predicting the most frequent type.
     chance = task.reference.obs["label"].value_counts(normalize=True).max()
     methods = [method for method in METHODS if method.name in (sys.argv[1:] or [method.name])]
-    wrong = 0
+    failures = 0
     with tempfile.TemporaryDirectory() as folder:
         for run in run_methods(
             [task], methods, BenchmarkPlan(Path(folder), threads=1, options=OPTIONS), lambda *_: None
         ):
             if run.result is None:
                 missing = run.note.startswith(("not installed", "not run")) or "R has no package" in run.note
-                wrong += not missing
+                failures += not missing
                 sys.stdout.write(f"{run.method}: {run.note}\n")
                 continue
             assert run.note == DONE
             accuracy = float((run.result.labels == task.truth).mean())
-            wrong += accuracy <= chance
+            failures += accuracy <= chance
             rejected = "" if run.result.assigned is None else f", {1 - run.result.assigned.mean():.2f} rejected"
             sys.stdout.write(f"{run.method}: accuracy {accuracy:.3f}{rejected}, {run.seconds:.0f} s\n")
             sys.stdout.flush()
-    return 1 if wrong else 0
+    return 1 if failures else 0
 
 
 if __name__ == "__main__":

@@ -1,6 +1,6 @@
-"""Upstream's scGPT, the oracle of the tests: its model and its collator, loaded without the package around them.
+"""Model and collator of the scgpt package, whose results the tests expect, loaded without the rest of the package.
 
-The package itself does not import on current torch, as its tokenizer needs torchtext.
+The package itself cannot be imported with current torch, because its tokenizer needs torchtext.
 """
 
 from __future__ import annotations
@@ -26,22 +26,22 @@ from spikgpt.engines.scgpt.checkpoint import Checkpoint
 
 
 def module(name: str) -> Any:
-    """Return a module of the installed scgpt, its packages replaced by empty ones."""
-    found = importlib.util.find_spec("scgpt") if "scgpt" not in sys.modules else None
-    if found is not None and found.submodule_search_locations:
-        root = Path(found.submodule_search_locations[0])
+    """Return a module of the installed scgpt, with its parent packages replaced by empty packages."""
+    spec = importlib.util.find_spec("scgpt") if "scgpt" not in sys.modules else None
+    if spec is not None and spec.submodule_search_locations:
+        root = Path(spec.submodule_search_locations[0])
         for package, folder in (("scgpt", root), ("scgpt.model", root / "model")):
             empty = types.ModuleType(package)
             empty.__path__ = [str(folder)]
             empty.__dict__["logger"] = logging.getLogger(package)
             sys.modules[package] = empty
     with warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # flash-attn is not installed
+        warnings.simplefilter("ignore")  # warning that flash-attn is not installed
         return importlib.import_module(name)
 
 
 def model(checkpoint: Checkpoint) -> Any:
-    """Return upstream's network with the weights of a checkpoint."""
+    """Return the network of scgpt with the weights of a checkpoint."""
     config = checkpoint.config
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
@@ -67,7 +67,7 @@ def model(checkpoint: Checkpoint) -> Any:
 def embed(network: nn.Module, genes: torch.Tensor, bins: torch.Tensor, pad_id: int) -> torch.Tensor:
     """Return the cell embeddings as ``get_batch_cell_embeddings`` computes them."""
     with torch.no_grad(), warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # nested tensors are a prototype
+        warnings.simplefilter("ignore")  # warning about nested tensors, which are a prototype
         vectors = network._encode(genes, bins.float(), src_key_padding_mask=genes.eq(pad_id))[:, 0]  # type: ignore[operator]
     result: torch.Tensor = vectors / vectors.norm(dim=1, keepdim=True)
     return result
@@ -75,7 +75,7 @@ def embed(network: nn.Module, genes: torch.Tensor, bins: torch.Tensor, pad_id: i
 
 @contextmanager
 def seeded(numpy_seed: int, torch_seed: int) -> Iterator[None]:
-    """Seed the global generators that upstream draws from, and set them back."""
+    """Seed the global random generators that scgpt uses, and restore their state at the end."""
     state = np.random.get_state()  # noqa: NPY002
     np.random.seed(numpy_seed)  # noqa: NPY002
     with torch.random.fork_rng():
@@ -85,7 +85,7 @@ def seeded(numpy_seed: int, torch_seed: int) -> Iterator[None]:
 
 
 def collator(pad_id: int, pad_value: int, max_length: int) -> Any:
-    """Return upstream's collator with the settings of its embedding."""
+    """Return the collator of scgpt with the settings of its embedding."""
     return module("scgpt.data_collator").DataCollator(
         do_padding=True,
         pad_token_id=pad_id,
@@ -101,7 +101,7 @@ def collator(pad_id: int, pad_value: int, max_length: int) -> Any:
 def examples(
     values: sparse.csr_matrix, gene_ids: npt.NDArray[np.int64], cls_id: int, pad_value: int
 ) -> list[dict[str, Any]]:
-    """Return the cells as upstream's dataset hands them to the collator."""
+    """Return the cells in the form in which the dataset of scgpt passes cells to the collator."""
     cells = []
     for row in range(values.shape[0]):
         part = slice(values.indptr[row], values.indptr[row + 1])
