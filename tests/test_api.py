@@ -1,4 +1,4 @@
-"""The class SpikGPT, as users call it."""
+"""Methods of the class SpikGPT."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ from tests.conftest import QUERY_FILE
 from tests.hub_server import LoopbackHub
 
 
-def test_a_reference_goes_to_a_folder_and_back(small: Reference, few: AnnData, tmp_path: Path) -> None:
+def test_a_saved_reference_can_be_loaded(small: Reference, few: AnnData, tmp_path: Path) -> None:
     folder = SpikGPT(small).save_pretrained(tmp_path / "mine")
     assert folder == tmp_path / "mine"
     with pytest.raises(ConfigError, match="already holds a reference"):
@@ -38,12 +38,12 @@ def test_a_reference_goes_to_a_folder_and_back(small: Reference, few: AnnData, t
     assert sum(row.cells for row in again.labels.rows) == small.metrics["cells"]
     assert again.card == (folder / "README.md").read_text()
     expected = SpikGPT(small).annotate(few.copy())
-    found = again.annotate(few.copy())
-    np.testing.assert_array_equal(found.labels, expected.labels)
-    assert found.probabilities.tobytes() == expected.probabilities.tobytes()
+    annotation = again.annotate(few.copy())
+    np.testing.assert_array_equal(annotation.labels, expected.labels)
+    assert annotation.probabilities.tobytes() == expected.probabilities.tobytes()
 
 
-def test_annotating_adds_and_changes_nothing_else(small: Reference, few: AnnData) -> None:
+def test_annotate_adds_columns_and_changes_nothing_else(small: Reference, few: AnnData) -> None:
     adata = few.copy()
     annotation = SpikGPT(small).annotate(adata)
     labels = {"label", "best_label", "label_broad", "ontology_term_id", "ontology_label"}
@@ -56,7 +56,7 @@ def test_annotating_adds_and_changes_nothing_else(small: Reference, few: AnnData
     assert adata.obs["spikgpt_label"].astype(str).tolist() == annotation.labels.tolist()
 
 
-def test_evaluating_leaves_the_cells_as_they_are(small: Reference, few: AnnData) -> None:
+def test_evaluate_does_not_change_the_cells(small: Reference, few: AnnData) -> None:
     adata = few.copy()
     evaluation = SpikGPT(small).evaluate(adata, "cell_type")
     assert list(adata.obs) == list(few.obs)
@@ -67,7 +67,7 @@ def test_evaluating_leaves_the_cells_as_they_are(small: Reference, few: AnnData)
         SpikGPT(small).evaluate(adata, "celltype")
 
 
-def test_explaining_takes_cells_a_file_or_an_annotation(shipped: SpikGPT, few: AnnData, tmp_path: Path) -> None:
+def test_explain_accepts_cells_a_file_or_an_annotation(shipped: SpikGPT, few: AnnData, tmp_path: Path) -> None:
     adata = few.copy()
     explanation = shipped.explain(adata, labels=["beta"], top=3)
     assert list(adata.obs) == list(few.obs)
@@ -88,7 +88,7 @@ def test_explaining_takes_cells_a_file_or_an_annotation(shipped: SpikGPT, few: A
         shipped.explain(few.obs)
 
 
-def test_ensembl_ids_get_their_attributions(shipped: SpikGPT, few: AnnData) -> None:
+def test_attributions_are_written_for_ensembl_ids(shipped: SpikGPT, few: AnnData) -> None:
     genes = dict(zip(shipped.reference.genes.symbols, shipped.reference.genes.ensembl_ids, strict=True))
     cells = few[:, few.var_names.isin(list(genes))].copy()
     cells.var_names = [genes[name] or name for name in cells.var_names]
@@ -99,32 +99,30 @@ def test_ensembl_ids_get_their_attributions(shipped: SpikGPT, few: AnnData) -> N
     assert cells.varm["spikgpt_attributions"][row, 0] == pytest.approx(expected)
 
 
-def test_training_from_the_class(cells: AnnData) -> None:
+def test_train_returns_a_model(cells: AnnData) -> None:
     model = SpikGPT.train(cells, "cell_type", recipe="paper", name="mine", seed=7)
     assert repr(model) == "SpikGPT('mine', 6 labels, embedding pca, torch on cpu)"
     assert model.reference.provenance["seed"] == 7
 
 
-def test_the_engine_is_onnx_where_there_is_a_graph_else_numpy(
-    small_folder: Path, graph_folder: Path, few: AnnData
-) -> None:
+def test_the_engine_is_onnx_if_a_graph_exists_else_numpy(small_folder: Path, graph_folder: Path, few: AnnData) -> None:
     assert SpikGPT.from_pretrained(small_folder).engine.name == "numpy on cpu"
     assert SpikGPT.from_pretrained(graph_folder).engine.name == "onnx on cpu"
-    both = [SpikGPT.from_pretrained(graph_folder, engine=engine) for engine in ("torch", "onnx")]
-    one, other = (model.annotate(few.copy()) for model in both)
-    np.testing.assert_array_equal(one.labels, other.labels)
+    models = [SpikGPT.from_pretrained(graph_folder, engine=engine) for engine in ("torch", "onnx")]
+    by_torch, by_onnx = (model.annotate(few.copy()) for model in models)
+    np.testing.assert_array_equal(by_torch.labels, by_onnx.labels)
     with pytest.raises(GraphError, match=r"has no onnx/model.onnx; make it with"):
         SpikGPT.from_pretrained(small_folder, engine="onnx")
 
 
-def test_a_file_is_read_a_few_cells_at_a_time(shipped: SpikGPT) -> None:
+def test_a_file_gets_the_labels_of_cells_in_memory(shipped: SpikGPT) -> None:
     adata = read_cells(QUERY_FILE)
-    found, expected = shipped.annotate(QUERY_FILE), shipped.annotate(adata)
-    np.testing.assert_array_equal(found.labels, expected.labels)
-    assert list(found.obs_names) == adata.obs_names.tolist()
+    from_file, from_memory = shipped.annotate(QUERY_FILE), shipped.annotate(adata)
+    np.testing.assert_array_equal(from_file.labels, from_memory.labels)
+    assert list(from_file.obs_names) == adata.obs_names.tolist()
 
 
-def test_a_wrong_option_is_a_plain_error(shipped: SpikGPT, few: AnnData) -> None:
+def test_an_invalid_option_is_a_config_error(shipped: SpikGPT, few: AnnData) -> None:
     with pytest.raises(ConfigError, match=r"no option 'treshold'.*Did you mean 'threshold'"):
         shipped.annotate(few.copy(), treshold=0.9)  # type: ignore[call-arg]
     with pytest.raises(ConfigError, match="threshold is 'high'"):
@@ -133,7 +131,7 @@ def test_a_wrong_option_is_a_plain_error(shipped: SpikGPT, few: AnnData) -> None
         SpikGPT.from_pretrained("pancreas", engine="tpu")  # type: ignore[arg-type]
 
 
-def test_a_file_warns_as_cells_in_memory_do(shipped: SpikGPT, foreign: AnnData, tmp_path: Path) -> None:
+def test_a_file_gives_the_warnings_of_cells_in_memory(shipped: SpikGPT, foreign: AnnData, tmp_path: Path) -> None:
     foreign.write_h5ad(tmp_path / "foreign.h5ad")
     notes = []
     for query in (tmp_path / "foreign.h5ad", foreign.copy()):
@@ -144,7 +142,7 @@ def test_a_file_warns_as_cells_in_memory_do(shipped: SpikGPT, foreign: AnnData, 
     assert notes[0] == notes[1] == annotation.notes()
 
 
-def test_labels_of_two_references_stand_side_by_side(shipped: SpikGPT, small: Reference, few: AnnData) -> None:
+def test_labels_of_two_references_can_have_different_keys(shipped: SpikGPT, small: Reference, few: AnnData) -> None:
     adata = few.copy()
     first = shipped.annotate(adata)
     second = SpikGPT(small).annotate(adata, key_added="small")
@@ -157,7 +155,7 @@ def test_labels_of_two_references_stand_side_by_side(shipped: SpikGPT, small: Re
             shipped.annotate(adata, key_added=key)  # type: ignore[arg-type]
 
 
-def test_a_view_is_labelled_in_one_step(shipped: SpikGPT, few: AnnData, tmp_path: Path) -> None:
+def test_a_view_can_be_annotated(shipped: SpikGPT, few: AnnData, tmp_path: Path) -> None:
     parent = few.copy()
     view = parent[parent.obs["donor"] == parent.obs["donor"].iloc[0]]
     with pytest.warns(SpikGPTWarning, match="parent has no labels"):
@@ -172,13 +170,13 @@ def test_a_view_is_labelled_in_one_step(shipped: SpikGPT, few: AnnData, tmp_path
 
 
 class MuData:
-    """An object of the name and the attribute of mudata's, which these tests do not need."""
+    """A stand-in for mudata.MuData with the attribute ``mod``; mudata is not installed."""
 
     mod: ClassVar = {"rna": None, "prot": None}
 
 
 @pytest.mark.parametrize(
-    ("wrong", "parts"),
+    ("value", "parts"),
     [
         (None, ("None", "scanpy")),
         (pd.DataFrame(np.ones((3, 2))), ("a DataFrame of shape (3, 2)", "anndata.AnnData(df)")),
@@ -191,11 +189,13 @@ class MuData:
     ],
     ids=lambda value: type(value).__name__,
 )
-def test_what_is_no_anndata_is_told_with_the_line_to_run(shipped: SpikGPT, wrong: Any, parts: tuple[str, ...]) -> None:
+def test_inputs_other_than_anndata_are_refused_with_the_line_to_run(
+    shipped: SpikGPT, value: Any, parts: tuple[str, ...]
+) -> None:
     calls: list[Callable[[], object]] = [
-        lambda: shipped.annotate(wrong),
-        lambda: shipped.evaluate(wrong, "cell_type"),
-        lambda: SpikGPT.train(wrong, "cell_type"),
+        lambda: shipped.annotate(value),
+        lambda: shipped.evaluate(value, "cell_type"),
+        lambda: SpikGPT.train(value, "cell_type"),
     ]
     for call in calls:
         with pytest.raises(DataError) as caught:
@@ -203,7 +203,7 @@ def test_what_is_no_anndata_is_told_with_the_line_to_run(shipped: SpikGPT, wrong
         assert all(part in str(caught.value) for part in (*parts, "expected an AnnData"))
 
 
-def test_other_wrong_arguments_are_told_with_the_line_to_run(shipped: SpikGPT, few: AnnData) -> None:
+def test_other_invalid_arguments_are_refused_with_the_line_to_run(shipped: SpikGPT, few: AnnData) -> None:
     for call in (lambda: shipped.evaluate("a.h5ad", "b"), lambda: SpikGPT.train(Path("a.h5ad"), "b")):
         with pytest.raises(DataError, match=r"adata = anndata.read_h5ad\('a.h5ad'\)"):
             call()
@@ -228,7 +228,7 @@ def test_other_wrong_arguments_are_told_with_the_line_to_run(shipped: SpikGPT, f
             write(None)  # type: ignore[arg-type]
 
 
-def test_export_and_share_from_the_class(small: Reference, tmp_path: Path, hub: LoopbackHub) -> None:
+def test_a_model_is_exported_and_pushed(small: Reference, tmp_path: Path, hub: LoopbackHub) -> None:
     model = SpikGPT(small)
     reports = model.export(tmp_path / "out")
     assert reports["onnx/model.onnx"].passed
@@ -238,7 +238,7 @@ def test_export_and_share_from_the_class(small: Reference, tmp_path: Path, hub: 
     assert pulled.reference.origin == f"me/small@{pushed.commit}"
 
 
-# A process of its own: it is forked after the network has run, by several threads.
+# Runs in a separate process, which is forked after several threads have run the network.
 PROCESSES = """
 import copy, os, pickle, signal, sys, threading
 from spikgpt import SpikGPT
@@ -253,30 +253,32 @@ if __name__ == "__main__":
     for engine in sys.argv[2:]:
         model = SpikGPT.from_pretrained("pancreas", engine=engine)
         expected = labels(model, cells)
-        found = {
+        results = {
             "pickle": labels(pickle.loads(pickle.dumps(model)), cells),
             "copy": labels(copy.copy(model), cells),
             "deepcopy": labels(copy.deepcopy(model), cells),
         }
-        threads = [threading.Thread(target=lambda n=n: found.update({n: labels(model, cells)})) for n in range(2)]
+        threads = [threading.Thread(target=lambda n=n: results.update({n: labels(model, cells)})) for n in range(2)]
         for thread in threads:
             thread.start()
         for thread in threads:
             thread.join()
-        # As gunicorn does with an application that it has loaded before.
+        # gunicorn with --preload forks a loaded application like this.
         if (child := os.fork()) == 0:
             signal.alarm(120)
             sys.exit(labels(model, cells) != expected)
-        found["preloaded"] = expected if os.waitpid(child, 0)[1] == 0 else None
-        assert len(found) == 6
-        # Not left in the buffer, which the next fork would copy.
-        print(engine, *sorted(str(name) for name, given in found.items() if given != expected), flush=True)
+        results["preloaded"] = expected if os.waitpid(child, 0)[1] == 0 else None
+        assert len(results) == 6
+        # Flushed, because the next fork would copy the buffer.
+        print(engine, *sorted(str(name) for name, result in results.items() if result != expected), flush=True)
 """
 
 
 @pytest.mark.skipif(not hasattr(os, "fork"), reason="this system forks no processes")
 @pytest.mark.parametrize("engines", [["onnx"], pytest.param(["onnx", "torch"], marks=pytest.mark.slow)], ids="-".join)
-def test_a_model_goes_to_other_processes_and_threads(few: AnnData, tmp_path: Path, engines: list[str]) -> None:
+def test_a_model_works_after_pickling_copying_forking_and_in_threads(
+    few: AnnData, tmp_path: Path, engines: list[str]
+) -> None:
     few[:20].copy().write_h5ad(tmp_path / "few.h5ad")
     (tmp_path / "program.py").write_text(PROCESSES)
     command = [sys.executable, "-W", "ignore", "program.py", "few.h5ad", *engines]

@@ -1,4 +1,4 @@
-"""A reference is chosen by the cells of a query."""
+"""Choice of the reference that suits a query best."""
 
 from __future__ import annotations
 
@@ -51,35 +51,35 @@ def test_the_reference_of_the_tissue_is_chosen(
 
 @settings(max_examples=4, deadline=None)
 @given(seed=st.integers(0, 2**32 - 1))
-def test_the_order_of_cells_and_genes_does_not_matter(
+def test_the_choice_does_not_depend_on_the_order_of_cells_genes_and_references(
     models: list[NamedModel], expected: ReferenceChoice, few: AnnData, seed: int
 ) -> None:
     random = np.random.default_rng(seed)
     shuffled = few[random.permutation(few.n_obs), random.permutation(few.n_vars)].copy()
-    found = choose(shuffled, models[::-1], OPTIONS)
-    assert [score.name for score in found.scores] == [score.name for score in expected.scores]
-    for one, other in zip(found.scores, expected.scores, strict=True):
-        assert (one.suits, one.genes_found) == (other.suits, other.genes_found)
-        assert one.correlation == pytest.approx(other.correlation, abs=1e-6)
+    choice = choose(shuffled, models[::-1], OPTIONS)
+    assert [score.name for score in choice.scores] == [score.name for score in expected.scores]
+    for first, second in zip(choice.scores, expected.scores, strict=True):
+        assert (first.suits, first.genes_found) == (second.suits, second.genes_found)
+        assert first.correlation == pytest.approx(second.correlation, abs=1e-6)
 
 
-def test_gene_key_names_the_column_of_the_genes(
+def test_gene_names_are_read_from_the_column_gene_key(
     models: list[NamedModel], expected: ReferenceChoice, few: AnnData, foreign: AnnData
 ) -> None:
     renamed = few.copy()
     renamed.var["mine"] = few.var_names
     renamed.var_names = foreign.var_names
     assert choose(renamed, models, OPTIONS).best == "other tissue"
-    found = choose(renamed, models, structs.replace(OPTIONS, gene_key="mine"))
-    assert found.best == expected.best
-    assert [score.genes_found for score in found.scores] == [score.genes_found for score in expected.scores]
+    choice = choose(renamed, models, structs.replace(OPTIONS, gene_key="mine"))
+    assert choice.best == expected.best
+    assert [score.genes_found for score in choice.scores] == [score.genes_found for score in expected.scores]
     by_name = choose_reference(renamed, ["pancreas"], gene_key="mine", progress=False)
     assert by_name.scores == choose_reference(few, ["pancreas"], progress=False).scores
     with pytest.raises(DataError, match="var has no column 'yours'; it has mine"):
         choose_reference(renamed, ["pancreas"], gene_key="yours", progress=False)
 
 
-def test_a_file_gives_the_choice_of_its_cells(shipped: SpikGPT, models: list[NamedModel], tmp_path: Path) -> None:
+def test_a_file_gives_the_choice_of_cells_in_memory(shipped: SpikGPT, models: list[NamedModel], tmp_path: Path) -> None:
     adata = anndata.read_h5ad(QUERY_FILE)
     references = [shipped, SpikGPT(models[0].reference, models[0].engine)]
     in_memory = choose_reference(adata, references)
@@ -87,12 +87,12 @@ def test_a_file_gives_the_choice_of_its_cells(shipped: SpikGPT, models: list[Nam
     assert in_memory == on_disk
     assert in_memory.best == "pancreas"
     with warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # anndata announces another default for zarr
+        warnings.simplefilter("ignore")  # anndata warns of a future default for zarr
         adata.write_zarr(tmp_path / "cells.zarr")
     assert choose_reference(tmp_path / "cells.zarr", references) == in_memory
 
 
-def test_the_table_and_the_texts_name_every_reference(expected: ReferenceChoice) -> None:
+def test_table_and_texts_name_every_reference(expected: ReferenceChoice) -> None:
     table = expected.table()
     assert table.index.tolist() == ["small", "other tissue"]
     assert table["suits"].tolist() == [True, False]
@@ -105,7 +105,7 @@ def test_the_table_and_the_texts_name_every_reference(expected: ReferenceChoice)
     assert expected.notes() == ()
 
 
-def test_references_that_suit_equally_well_are_named(expected: ReferenceChoice) -> None:
+def test_tied_references_are_named_in_a_note(expected: ReferenceChoice) -> None:
     best = expected.scores[0]
     assert best.correlation is not None
     near = replace(best, name="near", correlation=best.correlation - 0.015)
@@ -116,7 +116,7 @@ def test_references_that_suit_equally_well_are_named(expected: ReferenceChoice) 
     assert ReferenceChoice((), 0).best is None
 
 
-def test_a_reference_that_leaves_fewer_cells_unknown_comes_first() -> None:
+def test_a_reference_with_fewer_unknown_cells_ranks_higher() -> None:
     scores = [
         ReferenceScore("misses types", True, "", correlation=0.92, unknown_fraction=0.13),
         ReferenceScore("has all types", True, "", correlation=0.91, unknown_fraction=0.02),
@@ -209,7 +209,7 @@ def test_cached_references_are_compared_without_a_connection(
     assert failed[0].reason.startswith("cannot be opened: ")
 
 
-def test_one_reference_is_asked_for_elsewhere(few: AnnData, tmp_path: Path) -> None:
+def test_functions_for_one_reference_refuse_several(few: AnnData, tmp_path: Path) -> None:
     for name in ("auto", "pancreas,retina"):
         with pytest.raises(ConfigError, match="One reference is needed here"):
             SpikGPT.from_pretrained(name)
@@ -221,7 +221,7 @@ def test_one_reference_is_asked_for_elsewhere(few: AnnData, tmp_path: Path) -> N
         choose_reference(None)
 
 
-def test_a_tie_is_a_note(models: list[NamedModel], few: AnnData) -> None:
+def test_a_tie_gives_a_warning(models: list[NamedModel], few: AnnData) -> None:
     again = replace(models[1], name="again")
     adata = few.copy()
     annotation, choice, _ = annotate_by_best(adata, [models[1], again], OPTIONS)

@@ -1,4 +1,4 @@
-"""Errors, and a missing package, which is one line that names it."""
+"""Error classes, and messages on missing packages and system errors."""
 
 from __future__ import annotations
 
@@ -23,29 +23,29 @@ def is_error(value: object) -> bool:
     return isinstance(value, type) and issubclass(value, Exception)
 
 
-def test_the_family_is_drawn_as_it_is() -> None:
-    drawn: dict[str, str] = {}
+def test_the_module_docstring_shows_the_class_hierarchy() -> None:
+    documented: dict[str, str] = {}
     above: dict[int, str] = {}
     for line in (errors.__doc__ or "").splitlines():
-        if found := re.match(r"^    ([│├└─ ]*)([A-Z]\w+)", line):
-            depth = len(found[1]) // 4
-            above[depth] = found[2]
-            drawn[found[2]] = above[depth - 1] if depth else "Exception"
-    family = {
+        if match := re.match(r"^    ([│├└─ ]*)([A-Z]\w+)", line):
+            depth = len(match[1]) // 4
+            above[depth] = match[2]
+            documented[match[2]] = above[depth - 1] if depth else "Exception"
+    classes = {
         name: kind.__bases__[0].__name__
         for name, kind in inspect.getmembers(errors, inspect.isclass)
         if issubclass(kind, errors.SpikGPTError)
     }
-    assert drawn == family
-    assert len(family) == 14
+    assert documented == classes
+    assert len(classes) == 14
 
 
-def test_every_error_says_when_it_is_raised() -> None:
+def test_every_error_has_a_docstring() -> None:
     for name, kind in inspect.getmembers(errors, is_error):
         assert (kind.__doc__ or "").endswith("."), name
 
 
-def test_every_optional_package_is_one_of_an_extra() -> None:
+def test_every_optional_package_is_in_an_extra() -> None:
     project = tomllib.loads((Path(__file__).parents[1] / "pyproject.toml").read_text())["project"]
     brought = {Requirement(line).name for lines in project["optional-dependencies"].values() for line in lines}
     assert {name.replace("sklearn", "scikit-learn") for name in OPTIONAL} <= brought
@@ -61,14 +61,14 @@ def test_a_missing_package_is_named_with_its_version(monkeypatch: pytest.MonkeyP
         needs("scanpy"),
     ):
         importlib.import_module("numba")
-    # Training needs several; those that are here are left out.
+    # Training needs several packages; installed packages are not listed.
     for module in ("sklearn", "torch"):
         monkeypatch.setitem(sys.modules, module, None)
     with pytest.raises(ConfigError, match=r"Run: pip install 'scikit-learn>=1\.5' 'torch>=2\.5'( \(README|$)"), needs():
         importlib.import_module("sklearn")
 
 
-def test_sources_that_were_never_installed_name_packages_alone(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_without_installed_metadata_packages_have_no_versions(monkeypatch: pytest.MonkeyPatch) -> None:
     def unknown(name: str) -> list[str]:
         raise metadata.PackageNotFoundError(name)
 
@@ -76,27 +76,27 @@ def test_sources_that_were_never_installed_name_packages_alone(monkeypatch: pyte
     assert install_command("sklearn", "pyarrow") == "pip install scikit-learn pyarrow"
 
 
-def test_another_missing_package_is_no_users_mistake() -> None:
+def test_an_unknown_missing_package_is_not_a_config_error() -> None:
     with pytest.raises(ModuleNotFoundError, match="no_such_package"), needs():
         importlib.import_module("no_such_package")
 
 
 @pytest.mark.parametrize("number", FAULTS)
-def test_faults_of_the_machine_are_found_behind_other_errors(number: int) -> None:
+def test_system_errors_are_found_behind_other_errors(number: int) -> None:
     error = DataError("cannot be written")
     error.__cause__ = RuntimeError("wrapped")
     error.__cause__.__context__ = OSError(number, os.strerror(number))
     assert fault(error) == FAULTS[number]
 
 
-def test_the_number_of_a_fault_may_stand_in_the_text_alone() -> None:
-    told = "Can't write data (file write failed: errno = 28, error message = 'No space left on device')"
-    assert fault(OSError(told)) == FAULTS[errno.ENOSPC]
+def test_system_errors_are_recognised_by_the_number_in_their_text() -> None:
+    message = "Can't write data (file write failed: errno = 28, error message = 'No space left on device')"
+    assert fault(OSError(message)) == FAULTS[errno.ENOSPC]
     assert fault(OSError("something else")) is None
     assert fault(ValueError("No space left on device")) is None
 
 
-def test_what_strangers_wrote_is_one_line_that_a_terminal_can_show() -> None:
+def test_untrusted_text_in_messages_is_one_printable_line() -> None:
     text = str(ConfigError("\x1b[2Ja\nb\u202e" + "c" * 10**6 + " do this."))
     assert text.isprintable()
     assert text.startswith(r"\x1b[2Ja\nb\u202ecc")
@@ -104,7 +104,7 @@ def test_what_strangers_wrote_is_one_line_that_a_terminal_can_show() -> None:
     assert len(text) < 3100
 
 
-def test_a_number_has_its_noun_and_verb() -> None:
+def test_noun_and_verb_agree_with_the_number() -> None:
     assert [with_noun(count, "line") for count in (0, 1, 2)] == ["0 lines", "1 line", "2 lines"]
     assert with_noun(1, "batch is", "batches are") == "1 batch is"
     assert with_noun(1200, "batch is", "batches are", form=",") == "1,200 batches are"

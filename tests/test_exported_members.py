@@ -5,7 +5,7 @@ from importlib.metadata import version
 import spikgpt
 
 
-def test_all_names_what_is_public() -> None:
+def test_all_lists_the_public_names() -> None:
     assert list(spikgpt.__all__) == sorted(spikgpt.__all__)
     assert all(hasattr(spikgpt, name) for name in spikgpt.__all__)
     assert set(spikgpt.__all__) == {

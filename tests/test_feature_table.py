@@ -1,4 +1,4 @@
-"""What sharing a reference promises, one test a promise."""
+"""Guarantees on shared references, one test for each guarantee."""
 
 from __future__ import annotations
 
@@ -76,11 +76,11 @@ def test_thresholds_stored_with_the_weights_applied_identically_in_torch_and_onn
     assert msgspec.json.decode(inside, type=Thresholds) == thresholds
     assert reference.thresholds == thresholds
     expected = labelled(reference, few, smoothing=False)
-    found = labelled(reference, few, engine, smoothing=False)
-    np.testing.assert_array_equal(found.rejected, expected.rejected)
-    assert 0 < found.rejected.sum() < len(few)
-    assert found.typicality is not None
-    assert (found.typicality[found.rejected] < 0.2).all()
+    annotation = labelled(reference, few, engine, smoothing=False)
+    np.testing.assert_array_equal(annotation.rejected, expected.rejected)
+    assert 0 < annotation.rejected.sum() < len(few)
+    assert annotation.typicality is not None
+    assert (annotation.typicality[annotation.rejected] < 0.2).all()
 
 
 def test_gene_vocabulary_with_sha256(small_folder: Path, small: Reference) -> None:
@@ -92,7 +92,7 @@ def test_gene_vocabulary_with_sha256(small_folder: Path, small: Reference) -> No
 
 
 def test_format_version_library_version_range_migration_of_old_files(tmp_path: Path) -> None:
-    # Migrations themselves are in test_format.py; the frozen files of format 1 are read in any version.
+    # Migrations are tested in test_format.py. Every version reads the stored files of format 1.
     assert read_reference(FORMAT_1).name == "islets"
     files = files_of(FORMAT_1)
     config = json.loads(files["config.json"])
@@ -132,7 +132,7 @@ def test_strict_load_no_silent_defaults(tmp_path: Path) -> None:
 
 def test_card_weights_config_from_one_resolved_commit(hub: LoopbackHub, client: Hub, small_folder: Path) -> None:
     before = hub.put(REPO, files_of(FORMAT_1))
-    # The branch moves on while its files are fetched.
+    # The branch gets a new commit during the download.
     hub.fail(Fault("slow", "GET .*/resolve/.*model.safetensors", 1, 1.0))
     with ThreadPoolExecutor() as pool:
         pulling = pool.submit(resolve, REPO, hub=client)
@@ -141,8 +141,8 @@ def test_card_weights_config_from_one_resolved_commit(hub: LoopbackHub, client: 
         moved = hub.put(REPO, files_of(small_folder))
         folder = pulling.result().folder
     assert folder.name == before != moved
-    asked = {r.path.split("/resolve/")[1].split("/")[0] for r in hub.requests if "/resolve/" in r.path}
-    assert asked == {folder.name}
+    revisions = {r.path.split("/resolve/")[1].split("/")[0] for r in hub.requests if "/resolve/" in r.path}
+    assert revisions == {folder.name}
     assert files_of(folder) == files_of(FORMAT_1)
     again = resolve(REPO, hub=client).folder
     assert again.name == moved
@@ -164,7 +164,7 @@ def test_model_index_generated_from_the_metrics_file(small_folder: Path) -> None
 
 
 def test_fully_offline_onnx_included(graph_folder: Path, hub: LoopbackHub, client: Hub, tmp_path: Path) -> None:
-    # In a process that is denied networking: test_sharing.py.
+    # A process without network access is tested in test_sharing.py.
     push(graph_folder, REPO, hub=client)
     resolve(REPO, hub=client)
     hub.requests.clear()
@@ -183,8 +183,8 @@ def test_endpoint_argument(hub: LoopbackHub, small: Reference, tmp_path: Path) -
 def test_parity_gate_that_fails_the_export(small: Reference, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     trained = torch_engine(small)
     untrained = TorchEngine(trained.embedding, SpikingClassifier(small.config).eval(), trained.temperature)
-    wrong = labelling_graph(dataclasses.replace(network_from_reference(small), weights=untrained.weights()))
-    monkeypatch.setattr(exporter, "build_graph", lambda network, name: wrong)
+    untrained_graph = labelling_graph(dataclasses.replace(network_from_reference(small), weights=untrained.weights()))
+    monkeypatch.setattr(exporter, "build_graph", lambda network, name: untrained_graph)
     with pytest.raises(ParityError, match="disagrees with the trained model"):
         exporter.export(exportable(small), tmp_path / "out")
     assert list(tmp_path.iterdir()) == []
@@ -194,12 +194,12 @@ def test_strict_gpu_provider(graph_folder: Path) -> None:
     assert provider_of(graph_folder, "cpu") == "cpu"
     with pytest.raises(ConfigError, match="provider is 'tpu'"):
         SpikGPT.from_pretrained(graph_folder, provider="tpu")  # type: ignore[arg-type]
-    # On a machine with a GPU it runs there; anywhere else it says why not, and never runs on the CPU instead.
+    # Without a GPU, the error states the reason; the CPU is never used instead.
     assert re.search("^cuda$|has no cuda|cannot be run on cuda|instead of cuda", provider_of(graph_folder, "cuda"))
 
 
 def provider_of(folder: Path, provider: Provider) -> str:
-    """Return where a graph that was asked onto a device runs, or why it does not."""
+    """Return the provider on which a graph runs for the requested provider, or the error message."""
     try:
         return OnnxEngine(read_reference(folder), EngineOptions(provider=provider)).session.provider
     except GraphError as error:

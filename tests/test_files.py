@@ -1,4 +1,4 @@
-"""Files and folders that are whole or not there."""
+"""Files and folders are written completely or not at all."""
 
 from __future__ import annotations
 
@@ -18,9 +18,7 @@ from spikgpt.files import check_target, hold_lock, replacing
 
 
 @pytest.mark.parametrize("kind", ["file", "folder"])
-def test_what_was_there_stays_when_its_place_cannot_be_taken(
-    kind: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_the_old_file_is_kept_if_renaming_fails(kind: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     path, rename = tmp_path / "replaced", Path.replace
 
     def write(target: Path, text: str) -> None:
@@ -37,7 +35,7 @@ def test_what_was_there_stays_when_its_place_cannot_be_taken(
     with replacing(path) as temporary:
         write(temporary, "old")
     monkeypatch.setattr(Path, "replace", fail)
-    monkeypatch.setattr("spikgpt.files._swapped", lambda one, other: False)
+    monkeypatch.setattr("spikgpt.files._swapped", lambda first, second: False)
     with pytest.raises(OSError, match="no room"), replacing(path) as temporary:
         write(temporary, "new")
     monkeypatch.undo()
@@ -48,7 +46,7 @@ def test_what_was_there_stays_when_its_place_cannot_be_taken(
     assert [file.name for file in tmp_path.iterdir()] == ["replaced"]
 
 
-def test_what_was_there_stays_when_the_work_is_interrupted(tmp_path: Path) -> None:
+def test_the_old_file_is_kept_if_writing_is_interrupted(tmp_path: Path) -> None:
     path = tmp_path / "a.txt"
     path.write_text("older")
 
@@ -64,12 +62,12 @@ def test_what_was_there_stays_when_the_work_is_interrupted(tmp_path: Path) -> No
 
 
 @pytest.mark.skipif(sys.platform not in ("linux", "darwin"), reason="no system call swaps names here")
-def test_a_folder_is_whole_at_every_moment_while_it_is_replaced(tmp_path: Path) -> None:
-    path, done, found = tmp_path / "reference", threading.Event(), set()
+def test_a_folder_is_complete_at_every_moment_of_a_replacement(tmp_path: Path) -> None:
+    path, done, complete = tmp_path / "reference", threading.Event(), set()
 
     def look() -> None:
         while not done.is_set():
-            found.add((path / "a").exists() and (path / "b").exists())
+            complete.add((path / "a").exists() and (path / "b").exists())
 
     for round_ in range(200):
         with replacing(path) as temporary:
@@ -81,12 +79,12 @@ def test_a_folder_is_whole_at_every_moment_while_it_is_replaced(tmp_path: Path) 
             watch.start()
     done.set()
     watch.join()
-    assert found == {True}
+    assert complete == {True}
     assert (path / "a").read_text() == "199"
     assert [file.name for file in tmp_path.iterdir()] == ["reference"]
 
 
-def test_one_process_at_a_time_holds_a_file_and_a_killed_one_none(tmp_path: Path) -> None:
+def test_a_lock_is_exclusive_and_ends_with_its_process(tmp_path: Path) -> None:
     path = tmp_path / "folder" / "lock"
     lines = ("import sys", "from pathlib import Path", "from spikgpt.files import hold_lock")
     block = ("with hold_lock(Path(sys.argv[1]), ''):", " print('held', flush=True)", " sys.stdin.read()")
@@ -103,7 +101,7 @@ def test_one_process_at_a_time_holds_a_file_and_a_killed_one_none(tmp_path: Path
 
 
 @pytest.mark.parametrize("kind", ["file", "folder", "nothing"])
-def test_a_link_stays_and_what_it_leads_to_is_replaced(kind: str, tmp_path: Path) -> None:
+def test_the_target_of_a_link_is_replaced_and_the_link_kept(kind: str, tmp_path: Path) -> None:
     target, link = tmp_path / "data" / "target", tmp_path / "link"
     link.symlink_to("data/target")
     if kind == "folder":
@@ -124,7 +122,7 @@ def test_a_link_stays_and_what_it_leads_to_is_replaced(kind: str, tmp_path: Path
 
 
 @pytest.mark.parametrize("name", [".", "..", "/", "below/..", "loop"])
-def test_the_current_folder_and_those_above_it_are_not_replaced(
+def test_the_current_folder_and_its_parents_are_not_replaced(
     name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     (tmp_path / "here" / "below").mkdir(parents=True)
@@ -147,7 +145,7 @@ WRITE = """if True:
 
 
 @pytest.mark.skipif(sys.platform == "win32", reason="no locks on folders")
-def test_what_a_killed_process_left_is_removed_and_a_live_one_is_left_alone(tmp_path: Path) -> None:
+def test_temporary_files_of_killed_processes_only_are_removed(tmp_path: Path) -> None:
     path, kept = tmp_path / "out.h5ad", {".out.h5ad.backup", ".out.h5ad.training", ".other.txt"}
     for name in kept:
         (tmp_path / name).mkdir()
@@ -164,7 +162,9 @@ def test_what_a_killed_process_left_is_removed_and_a_live_one_is_left_alone(tmp_
         assert len(list(tmp_path.iterdir())) == 2 + len(kept)
         with replacing(path) as temporary:
             temporary.write_text("whole")
-        assert len(list(tmp_path.iterdir())) == 2 + len(kept)  # the file, and the folder of the live process
+        assert len(list(tmp_path.iterdir())) == 2 + len(
+            kept
+        )  # the output, and the temporary folder of the live process
         assert path.read_text() == "whole"
         live.communicate()
     assert path.read_text() == "half"
@@ -172,10 +172,10 @@ def test_what_a_killed_process_left_is_removed_and_a_live_one_is_left_alone(tmp_
 
 
 @pytest.mark.skipif(sys.platform == "win32", reason="no locks on folders")
-def test_leftovers_of_another_machine_are_removed_after_a_day_and_a_replaced_folder_comes_back(tmp_path: Path) -> None:
-    path, left = tmp_path / "out", tmp_path / ".out.01234567.abcdefgh"
-    (left / ".replaced").mkdir(parents=True)
-    (left / ".replaced" / "a").write_text("old")
+def test_leftovers_of_another_machine_are_restored_or_removed_after_a_day(tmp_path: Path) -> None:
+    path, leftover = tmp_path / "out", tmp_path / ".out.01234567.abcdefgh"
+    (leftover / ".replaced").mkdir(parents=True)
+    (leftover / ".replaced" / "a").write_text("old")
 
     def fail() -> None:
         with replacing(path):
@@ -183,8 +183,8 @@ def test_leftovers_of_another_machine_are_removed_after_a_day_and_a_replaced_fol
 
     with pytest.raises(KeyboardInterrupt):
         fail()
-    assert left.exists()
-    for file in (*left.rglob("*"), left):
+    assert leftover.exists()
+    for file in (*leftover.rglob("*"), leftover):
         os.utime(file, times=(time.time() - 90_000, time.time() - 90_000))
     with pytest.raises(KeyboardInterrupt):
         fail()
@@ -192,14 +192,14 @@ def test_leftovers_of_another_machine_are_removed_after_a_day_and_a_replaced_fol
     assert [file.name for file in tmp_path.iterdir()] == ["out"]
 
 
-def test_a_name_may_be_as_long_as_the_disk_allows(tmp_path: Path) -> None:
+def test_file_names_can_have_the_longest_length(tmp_path: Path) -> None:
     path = tmp_path / ("ü" * 120 + ".h5ad")
     with replacing(path) as temporary:
         temporary.write_text("a")
     assert [file.name for file in tmp_path.iterdir()] == [path.name]
 
 
-def test_a_folder_that_another_process_removed_before_it_was_locked_is_made_again(
+def test_a_temporary_folder_removed_before_locking_is_created_again(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     made, make = [], tempfile.mkdtemp
@@ -219,7 +219,7 @@ def test_a_folder_that_another_process_removed_before_it_was_locked_is_made_agai
 
 
 @pytest.mark.skipif(not Path("/proc/self").exists(), reason="needs /proc")
-def test_a_place_that_takes_no_files_is_named_as_the_user_did() -> None:
+def test_a_folder_without_write_access_is_an_error_with_its_path() -> None:
     message = "/proc/labels cannot be written: /proc takes no new files. Name another path."
     with pytest.raises(ConfigError, match=f"^{message}$"), replacing(Path("/proc/labels")):
         pass

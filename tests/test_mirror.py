@@ -1,4 +1,4 @@
-"""Mirrors from .h5ad files: the readers of a recipe give back the cells."""
+"""Mirrors written from .h5ad files: the readers of a recipe return the same cells."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ def islets(cells: AnnData) -> AnnData:
 
 
 def eyes(cells: AnnData) -> AnnData:
-    """Return cells with the columns of the studies of Voigt et al., two samples of two donors."""
+    """Return cells with the obs columns of Voigt et al., two samples of two donors."""
     few = islets(cells)
     even = np.arange(60) % 2 == 0
     few.obs = pd.DataFrame(
@@ -38,7 +38,7 @@ def eyes(cells: AnnData) -> AnnData:
         },
         index=[f"{'fovea_1' if first else 'peripheral_2'}_ACGT{cell}-1" for cell, first in enumerate(even.tolist())],
     )
-    # Each cell needs a count of one, as nearly every cell with all its genes has.
+    # A gene with count 1 in each cell, because nearly every real cell has a count of 1.
     few.X = sparse.hstack([few.X[:, 1:], np.ones((60, 1), np.float32)], format="csr")
     return few
 
@@ -57,7 +57,7 @@ def blood(cells: AnnData) -> AnnData:
 
 
 def lavage(cells: AnnData) -> AnnData:
-    """Return cells of the names that the recipe has labels for, of two samples."""
+    """Return cells of two samples with cell names that have a label in the recipe."""
     few = islets(cells)
     table = pd.read_csv(find_recipe("lung-lavage") / "labels.csv.gz", index_col="cell")["label"]
     named = pd.concat([table[table.index.str.startswith(sample)][:30] for sample in ("C144", "C146")])
@@ -72,7 +72,7 @@ def hearts(cells: AnnData) -> AnnData:
     return few
 
 
-# The cells, the study, and the column of obs that gives labels in the layout.
+# Function that makes the cells, name of the study, and obs column with the labels.
 CASES: dict[str, tuple[Callable[[AnnData], AnnData], str, str]] = {
     "pancreas": (islets, "Baron", "cell_type"),
     "retina": (eyes, "Voigt", "cluster"),
@@ -84,7 +84,7 @@ CASES: dict[str, tuple[Callable[[AnnData], AnnData], str, str]] = {
 
 
 @pytest.mark.parametrize("name", CASES)
-def test_the_readers_of_the_recipe_give_back_counts_and_labels(name: str, cells: AnnData, tmp_path: Path) -> None:
+def test_the_readers_of_a_recipe_return_the_counts_and_labels(name: str, cells: AnnData, tmp_path: Path) -> None:
     make, title, key = CASES[name]
     few = make(cells)
     LAYOUTS[name][0](few, tmp_path)
@@ -95,14 +95,14 @@ def test_the_readers_of_the_recipe_give_back_counts_and_labels(name: str, cells:
         for file in study.files
     }
     parts = list(read_study(study.files, paths))
-    # Cells come back sample by sample.
+    # The readers return cells sample by sample.
     if "donor" in few.obs:
         few = few[np.argsort(few.obs["donor"].astype(str).to_numpy(), kind="stable")]
     assert [label for part in parts for label in part.obs["cell_type"]] == few.obs[key].astype(str).tolist()
     assert {label for part in parts for label in part.obs["cell_type"]} <= set(study.labels)
     if "donor" in parts[0].obs:
-        found = [donor.replace("_", "") for part in parts for donor in part.obs["donor"]]
-        assert found == few.obs["donor"].astype(str).tolist()
+        donors = [donor.replace("_", "") for part in parts for donor in part.obs["donor"]]
+        assert donors == few.obs["donor"].astype(str).tolist()
     assert (sparse.vstack([part.X for part in parts]) != few.X).nnz == 0
     assert all(list(part.var_names) == list(few.var_names) for part in parts)
 
@@ -112,7 +112,7 @@ def test_every_registered_recipe_exists_and_is_tested() -> None:
     assert set(LAYOUTS) <= set(recipe_folders())
 
 
-def test_the_command_writes_the_files_and_names_them(cells: AnnData, tmp_path: Path) -> None:
+def test_the_command_writes_the_files_and_lists_them(cells: AnnData, tmp_path: Path) -> None:
     eyes(cells).write_h5ad(tmp_path / "retina_voigt_human.h5ad")
     command = [sys.executable, str(Path(mirror.__file__)), "retina", "--data", str(tmp_path), str(tmp_path / "out")]
     done = subprocess.run(command, capture_output=True, text=True, check=False)
@@ -123,13 +123,13 @@ def test_the_command_writes_the_files_and_names_them(cells: AnnData, tmp_path: P
     assert f"{tmp_path} has no file pbmc_10x_3k*.h5ad; expected the labelled cells" in refused.stderr
 
 
-def test_log_values_have_one_total(cells: AnnData) -> None:
+def test_log_values_have_the_same_total_per_cell(cells: AnnData) -> None:
     values = log_normalised(cells.X)
     values.data = np.expm1(values.data)
     np.testing.assert_allclose(row_sums(values), 1e4)
 
 
-def test_cells_come_from_every_file_of_the_pattern(tmp_path: Path, cells: AnnData) -> None:
+def test_cells_of_all_matching_files_are_read(tmp_path: Path, cells: AnnData) -> None:
     cells[:5].write_h5ad(tmp_path / "kidney_b.h5ad")
     cells[5:9].write_h5ad(tmp_path / "kidney_a.h5ad")
     assert read_data(tmp_path, "kidney_*.h5ad").obs_names.tolist() == [*cells.obs_names[5:9], *cells.obs_names[:5]]

@@ -29,7 +29,7 @@ from spikgpt.options import (
 )
 
 KINDS = ("Annotate", "Engine", "Hub", "Train", "Push")
-# The options of each method, beside its own parameters.
+# The option classes of each method.
 METHODS = {
     SpikGPT.annotate: (AnnotateOptions,),
     annotate: (AnnotateOptions,),
@@ -41,16 +41,16 @@ METHODS = {
     SpikGPT.explain: (ExplainOptions,),
 }
 METHOD_IDS = [method.__qualname__ for method in METHODS]
-# An evaluation compares the labels of single cells, and writes no columns.
+# Options that a method does not have. An evaluation compares labels of single cells, and writes no columns.
 WITHOUT = {
     SpikGPT.evaluate: {"key_added", "certainty", "cluster_key", "majority_vote"},
-    # No majority over all shards is known when one of them is labelled.
+    # The majority over all shards is unknown when a single shard is labelled.
     annotate_shards: {"cluster_key", "majority_vote"},
 }
 
 
 @pytest.mark.parametrize("method", METHODS, ids=METHOD_IDS)
-def test_the_methods_have_the_keywords_and_defaults_of_the_options(method: Any) -> None:
+def test_methods_have_the_keywords_and_defaults_of_their_options(method: Any) -> None:
     fields = {field.name: field.default for kind in METHODS[method] for field in msgspec.structs.fields(kind)}
     parameters = inspect.signature(method).parameters
     assert all(parameters[name].kind == inspect.Parameter.KEYWORD_ONLY for name in fields.keys() & parameters.keys())
@@ -59,13 +59,13 @@ def test_the_methods_have_the_keywords_and_defaults_of_the_options(method: Any) 
 
 
 @pytest.mark.parametrize("method", METHODS, ids=METHOD_IDS)
-def test_the_methods_document_each_of_their_parameters(method: Any) -> None:
+def test_methods_document_all_parameters(method: Any) -> None:
     documented = re.findall(r"^        (\w+(?:, \w+)*)$", str(inspect.getdoc(method)).replace("\n", "\n        "), re.M)
     names = {name for names in documented for name in names.split(", ")}
     assert set(inspect.signature(method).parameters) - {"self", "cls"} <= names
 
 
-# A process of its own, as a shell of IPython changes the interpreter.
+# Runs in a separate process, because an IPython shell changes the interpreter.
 SHELL = """
 import warnings
 from IPython.core.completer import provisionalcompleter
@@ -118,7 +118,7 @@ def test_every_field_has_a_default_and_can_be_described(name: str) -> None:
         assert options.expected(kind, field)
 
 
-def test_values_are_taken_as_what_they_are_meant_to_be() -> None:
+def test_option_values_are_converted() -> None:
     assert options_of(EngineOptions, {"engine_cache": "here"}) == EngineOptions(engine_cache=Path("here"))
     assert options_of(EngineOptions, {"engine_cache": Path("here")}) == EngineOptions(engine_cache=Path("here"))
     assert options_of(AnnotateOptions, {"threshold": np.float64(0.5), "batch_size": np.int64(3)}) == AnnotateOptions(
@@ -162,18 +162,18 @@ def test_values_are_taken_as_what_they_are_meant_to_be() -> None:
         ),
     ],
 )
-def test_messages(kind: type[Any], keywords: dict[str, Any], message: str) -> None:
+def test_invalid_options_are_refused_with_a_message(kind: type[Any], keywords: dict[str, Any], message: str) -> None:
     with pytest.raises(ConfigError) as error:
         options_of(kind, keywords)
     assert message in str(error.value)
 
 
-def test_an_option_is_called_as_the_user_calls_it() -> None:
+def test_errors_use_the_command_line_name_of_an_option() -> None:
     with pytest.raises(ConfigError, match=r"^--seed is -1; expected a whole number of at least 0\.$"):
         options_of(TrainOptions, {"seed": -1}, {"seed": "--seed"})
 
 
-def test_limits() -> None:
+def test_limits_of_an_option_are_described() -> None:
     assert limits(AnnotateOptions, "unknown_rate") == "at least 0 and below 1"
     assert limits(AnnotateOptions, "layer") == ""
 

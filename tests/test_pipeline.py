@@ -1,4 +1,4 @@
-"""Labels depend on the cells alone: not on storage, names, order, batch size, chunks or engine."""
+"""Labels do not depend on storage, gene names, order, batch size, chunks or engine."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ from tests.conftest import QUERY_FILE, labelled, usual_engine
 
 @pytest.fixture(scope="module")
 def named(query: AnnData) -> AnnData:
-    """Keep the genes of the query that have an Ensembl id of their own."""
+    """Return the query with the genes that have a unique Ensembl id."""
     ids = np.array(ensembl_ids_of(query.var_names), dtype=object)
     times = Counter(ids)
     unique = [gene is not None and times[gene] == 1 for gene in ids]
@@ -49,12 +49,12 @@ def expected(small: Reference, named: AnnData) -> Annotation:
 
 @pytest.fixture(scope="module")
 def all_cells() -> AnnData:
-    """Read the 756 cells that ``query`` is a part of."""
+    """Return all 756 cells, of which ``query`` is a part."""
     return read_cells(QUERY_FILE)
 
 
 @pytest.fixture(scope="module")
-def whole(shipped: SpikGPT, all_cells: AnnData) -> Annotation:
+def annotation_of_all(shipped: SpikGPT, all_cells: AnnData) -> Annotation:
     return labelled(shipped.reference, all_cells)
 
 
@@ -88,54 +88,58 @@ def by_lower_case(adata: AnnData) -> None:
     + [pytest.param(change, marks=pytest.mark.slow) for change in (as_csc, by_versioned_id)],
     ids=lambda f: f.__name__,
 )
-def test_storage_and_names_change_nothing(small: Reference, named: AnnData, expected: Annotation, change: Any) -> None:
+def test_labels_do_not_depend_on_storage_and_gene_names(
+    small: Reference, named: AnnData, expected: Annotation, change: Any
+) -> None:
     other = named.copy()
     change(other)
-    found = labelled(small, other)
-    np.testing.assert_array_equal(found.labels, expected.labels)
-    np.testing.assert_array_equal(found.probabilities, expected.probabilities)
+    annotation = labelled(small, other)
+    np.testing.assert_array_equal(annotation.labels, expected.labels)
+    np.testing.assert_array_equal(annotation.probabilities, expected.probabilities)
 
 
-def test_gene_order_changes_nothing(small: Reference, named: AnnData, expected: Annotation) -> None:
+def test_labels_do_not_depend_on_gene_order(small: Reference, named: AnnData, expected: Annotation) -> None:
     order = np.random.default_rng(0).permutation(named.n_vars)
     np.testing.assert_array_equal(labelled(small, named[:, order].copy()).probabilities, expected.probabilities)
 
 
-def test_cell_order_changes_nothing(small: Reference, named: AnnData, expected: Annotation) -> None:
+def test_labels_do_not_depend_on_cell_order(small: Reference, named: AnnData, expected: Annotation) -> None:
     order = np.random.default_rng(0).permutation(named.n_obs)
-    found = labelled(small, named[order].copy())
-    np.testing.assert_array_equal(found.labels, expected.labels[order])
-    np.testing.assert_allclose(found.probabilities, expected.probabilities[order], atol=1e-6)
-    assert found.compatibility == expected.compatibility
+    annotation = labelled(small, named[order].copy())
+    np.testing.assert_array_equal(annotation.labels, expected.labels[order])
+    np.testing.assert_allclose(annotation.probabilities, expected.probabilities[order], atol=1e-6)
+    assert annotation.compatibility == expected.compatibility
 
 
-def test_a_file_on_disk_changes_nothing(small: Reference, named: AnnData, expected: Annotation, tmp_path: Path) -> None:
+def test_a_file_gets_the_labels_of_its_cells_in_memory(
+    small: Reference, named: AnnData, expected: Annotation, tmp_path: Path
+) -> None:
     named.write_h5ad(tmp_path / "query.h5ad", compression="gzip")
     with warnings.catch_warnings():
         warnings.filterwarnings("ignore", "Writing zarr v2", UserWarning)
         named.write_zarr(tmp_path / "query.zarr")
     for name in ("query.h5ad", "query.zarr"):
         with open_cells(tmp_path / name) as opened:
-            found = labelled(small, opened)
-        np.testing.assert_array_equal(found.probabilities, expected.probabilities)
+            annotation = labelled(small, opened)
+        np.testing.assert_array_equal(annotation.probabilities, expected.probabilities)
 
 
 @pytest.mark.parametrize("batch_size", [pytest.param(1, marks=pytest.mark.slow), 7, 100_000])
-def test_the_batch_size_changes_nothing(
+def test_labels_do_not_depend_on_the_batch_size(
     small: Reference, named: AnnData, expected: Annotation, batch_size: int
 ) -> None:
-    found = labelled(small, named, batch_size=batch_size)
-    np.testing.assert_array_equal(found.labels, expected.labels)
-    np.testing.assert_array_equal(found.probabilities, expected.probabilities)
+    annotation = labelled(small, named, batch_size=batch_size)
+    np.testing.assert_array_equal(annotation.labels, expected.labels)
+    np.testing.assert_array_equal(annotation.probabilities, expected.probabilities)
 
 
 def test_log_values_get_the_labels_of_counts(small: Reference, named: AnnData, expected: Annotation) -> None:
     logs = named.copy()
     counts = named.X.toarray().astype(np.float64)
     logs.X = sparse.csr_matrix(np.log1p(1e4 * counts / counts.sum(axis=1, keepdims=True)).astype(np.float32))
-    found = labelled(small, logs)
-    assert (found.input_report.values, expected.input_report.values) == ("log", "counts")
-    assert (found.best_labels == expected.best_labels).mean() > 0.99
+    annotation = labelled(small, logs)
+    assert (annotation.input_report.values, expected.input_report.values) == ("log", "counts")
+    assert (annotation.best_labels == expected.best_labels).mean() > 0.99
 
 
 def test_real_cells_get_the_right_labels(shipped: SpikGPT, query: AnnData) -> None:
@@ -146,7 +150,7 @@ def test_real_cells_get_the_right_labels(shipped: SpikGPT, query: AnnData) -> No
     np.testing.assert_array_equal(annotation.confidence, annotation.probabilities.max(axis=1))
 
 
-# Share of the cells that are taken away, and how many labels and Unknown cells may change with them.
+# Share of removed cells, and largest shares of labels and of Unknown cells that may change.
 @pytest.mark.parametrize(
     ("left_out", "labels", "unknown"),
     [
@@ -156,21 +160,21 @@ def test_real_cells_get_the_right_labels(shipped: SpikGPT, query: AnnData) -> No
         pytest.param(0.3, 0.01, 0.02, marks=pytest.mark.slow),
     ],
 )
-def test_labels_hardly_depend_on_the_other_cells(
-    shipped: SpikGPT, all_cells: AnnData, whole: Annotation, left_out: float, labels: float, unknown: float
+def test_few_labels_change_if_other_cells_are_removed(
+    shipped: SpikGPT, all_cells: AnnData, annotation_of_all: Annotation, left_out: float, labels: float, unknown: float
 ) -> None:
     adata = all_cells
     order = np.random.default_rng(0).permutation(adata.n_obs)
-    # Both halves of a query; of the larger parts, one.
+    # With left_out 0.5 both halves, else only the kept part.
     parts = np.array_split(order, 2) if left_out == 0.5 else [order[round(left_out * adata.n_obs) :]]
     for part in parts:
-        found = labelled(shipped.reference, adata[part].copy())
-        assert (found.best_labels != whole.best_labels[part]).mean() <= labels
-        assert ((found.labels == "Unknown") != (whole.labels[part] == "Unknown")).mean() <= unknown
+        annotation = labelled(shipped.reference, adata[part].copy())
+        assert (annotation.best_labels != annotation_of_all.best_labels[part]).mean() <= labels
+        assert ((annotation.labels == "Unknown") != (annotation_of_all.labels[part] == "Unknown")).mean() <= unknown
 
 
-def test_sorted_cells_of_one_type_keep_their_label(shipped: SpikGPT) -> None:
-    """The query's own gene means are those of the type, so composition scaling would turn most labels round."""
+def test_cells_of_one_type_alone_keep_their_label(shipped: SpikGPT) -> None:
+    """In such a query the gene means are those of the type, so composition scaling would change most labels."""
     adata = read_cells(QUERY_FILE)
     alpha = adata[adata.obs["cell_type"] == "alpha"].copy()
     annotation = labelled(shipped.reference, alpha)
@@ -180,7 +184,7 @@ def test_sorted_cells_of_one_type_keep_their_label(shipped: SpikGPT) -> None:
     assert labelled(shipped.reference, alpha, scaling="composition").input_report.scaling == "composition"
 
 
-def test_empty_cells_are_kept_unknown_and_counted(small: Reference, query: AnnData) -> None:
+def test_empty_cells_are_unknown_and_counted_in_a_note(small: Reference, query: AnnData) -> None:
     with_empty = query.copy()
     matrix = with_empty.X.tolil()
     matrix[[3, 7]] = 0
@@ -195,7 +199,7 @@ def test_empty_cells_are_kept_unknown_and_counted(small: Reference, query: AnnDa
     assert (labelled(small, with_empty, threshold=0.0).labels[[3, 7]] == "Unknown").all()
 
 
-def test_the_threshold_decides(small: Reference, query: AnnData) -> None:
+def test_a_higher_threshold_gives_more_unknown_cells(small: Reference, query: AnnData) -> None:
     everything = labelled(small, query, threshold=0.0)
     assert everything.unknown_fraction == 0
     np.testing.assert_array_equal(everything.labels, everything.best_labels)
@@ -205,7 +209,7 @@ def test_the_threshold_decides(small: Reference, query: AnnData) -> None:
     assert any("is 'small' the right reference" in note for note in nothing.notes())
 
 
-def test_the_unknown_rate_decides(small: Reference, query: AnnData) -> None:
+def test_a_higher_unknown_rate_gives_more_unknown_cells(small: Reference, query: AnnData) -> None:
     each = [
         [labelled(small, query, unknown_rate=rate, reference_cutoff=same) for rate in (0.0, 0.02, 0.2, 0.9)]
         for same in (False, True)
@@ -220,9 +224,7 @@ def test_the_unknown_rate_decides(small: Reference, query: AnnData) -> None:
     assert each[1][-1].unknown_fraction > 0.5 > each[0][-1].unknown_fraction > 0
 
 
-def test_cells_of_another_tissue_are_all_unknown_unless_asked_otherwise(
-    small: Reference, few: AnnData, foreign: AnnData
-) -> None:
+def test_all_cells_of_another_tissue_are_unknown_by_default(small: Reference, few: AnnData, foreign: AnnData) -> None:
     for options in ({}, {"reference_cutoff": True}, {"unknown_rate": 0.2}, {"smoothing": False}):
         annotation = labelled(small, foreign, **options)
         assert annotation.compatibility is not None
@@ -261,13 +263,13 @@ def test_a_bad_threshold_is_refused(small: Reference, query: AnnData, threshold:
         labelled(small, query, threshold=threshold)
 
 
-def test_few_genes_are_reported_then_refused(small: Reference, query: AnnData) -> None:
+def test_few_genes_give_a_note_and_very_few_an_error(small: Reference, query: AnnData) -> None:
     genes = set(small.genes.symbols)
     shared = [name for name in query.var_names if name in genes]
-    others = [name for name in query.var_names if name not in genes][:500]
-    some = labelled(small, query[:, shared[:200] + others].copy())
-    assert any(note.startswith("Only 200 of the reference's") for note in some.notes())
-    assert any("In simulation, up to" in note for note in some.notes())
+    unknown_genes = [name for name in query.var_names if name not in genes][:500]
+    annotation = labelled(small, query[:, shared[:200] + unknown_genes].copy())
+    assert any(note.startswith("Only 200 of the reference's") for note in annotation.notes())
+    assert any("In simulation, up to" in note for note in annotation.notes())
     with pytest.raises(GenesError, match=r"Found 5 of .* at least 10 are needed"):
         labelled(small, query[:, shared[:5]].copy())
 
@@ -280,7 +282,7 @@ def test_scaled_data_are_refused(small: Reference, query: AnnData) -> None:
         labelled(small, scaled)
 
 
-def test_the_annotation_is_written_and_survives_a_file(small: Reference, query: AnnData, tmp_path: Path) -> None:
+def test_the_annotation_is_the_same_after_writing_and_reading(small: Reference, query: AnnData, tmp_path: Path) -> None:
     adata = query.copy()
     annotation = SpikGPT(small).annotate(adata)
     adata.write_h5ad(tmp_path / "out.h5ad")
@@ -304,7 +306,7 @@ def test_the_annotation_is_written_and_survives_a_file(small: Reference, query: 
     assert np.isnan(again.uns["spikgpt"]["unknown_rate"])
 
 
-def test_the_table_has_a_row_a_cell(expected: Annotation, named: AnnData) -> None:
+def test_the_table_has_one_row_per_cell(expected: Annotation, named: AnnData) -> None:
     table = expected.table()
     assert table.index.tolist() == named.obs_names.tolist()
     assert table.index.name == "cell"
@@ -316,21 +318,23 @@ def test_the_table_has_a_row_a_cell(expected: Annotation, named: AnnData) -> Non
     )
 
 
-def test_many_cells_are_learned_from_a_sample(shipped: SpikGPT, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_labels_from_a_sample_do_not_depend_on_order_and_engine(
+    shipped: SpikGPT, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setattr(sampling.sample_of, "__defaults__", (200,))
     monkeypatch.setattr(cell_cache, "IN_MEMORY", 1000)
     monkeypatch.setattr(align, "CHUNK", 100)
     adata = read_cells(QUERY_FILE)
-    found = labelled(shipped.reference, adata)
+    annotation = labelled(shipped.reference, adata)
     shuffled = np.random.default_rng(0).permutation(adata.n_obs)
     again = labelled(shipped.reference, adata[shuffled].copy())
-    np.testing.assert_array_equal(again.labels, found.labels[shuffled])
+    np.testing.assert_array_equal(again.labels, annotation.labels[shuffled])
     onnx = labelled(shipped.reference, adata, engine=open_engine(shipped.reference, EngineOptions(engine="onnx")))
-    np.testing.assert_array_equal(onnx.labels, found.labels)
+    np.testing.assert_array_equal(onnx.labels, annotation.labels)
 
 
-class Counting:
-    """The torch engine, with a count of the cells that went through the network."""
+class CountingEngine:
+    """The torch engine with a counter of the cells that the network has processed."""
 
     def __init__(self, reference: Reference) -> None:
         self.engine, self.cells = torch_engine(reference), 0
@@ -343,14 +347,14 @@ class Counting:
 
 
 @pytest.mark.parametrize("limit", [100, 20_000], ids=["a sample of 100", "all cells are the sample"])
-def test_each_cell_goes_through_the_network_once_and_the_sample_at_most_thrice_more(
+def test_the_network_processes_each_cell_once_and_the_sample_at_most_four_times(
     small: Reference, query: AnnData, limit: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(sampling.sample_of, "__defaults__", (limit,))
-    engine = Counting(small)
+    engine = CountingEngine(small)
     assert labelled(small, query, engine=engine).input_report.scaling == "composition"
     assert query.n_obs < engine.cells <= query.n_obs + 3 * min(limit, query.n_obs)
-    once = Counting(small)
+    once = CountingEngine(small)
     labelled(small, query, engine=once, scaling="reference")
     assert once.cells == query.n_obs
 
@@ -380,20 +384,20 @@ def test_each_cell_goes_through_the_network_once_and_the_sample_at_most_thrice_m
 def test_both_engines_give_the_same_labels(shipped: SpikGPT, query: AnnData, options: dict[str, Any]) -> None:
     expected = labelled(shipped.reference, query, **options)
     onnx = open_engine(shipped.reference, EngineOptions(engine="onnx"))
-    found = labelled(shipped.reference, query, engine=onnx, **options)
-    np.testing.assert_array_equal(found.labels, expected.labels)
-    np.testing.assert_array_equal(found.best_labels, expected.best_labels)
-    np.testing.assert_allclose(found.probabilities, expected.probabilities, atol=1e-5)
-    np.testing.assert_array_equal(found.broad_labels, expected.broad_labels)
-    assert found.typicality is not None
+    annotation = labelled(shipped.reference, query, engine=onnx, **options)
+    np.testing.assert_array_equal(annotation.labels, expected.labels)
+    np.testing.assert_array_equal(annotation.best_labels, expected.best_labels)
+    np.testing.assert_allclose(annotation.probabilities, expected.probabilities, atol=1e-5)
+    np.testing.assert_array_equal(annotation.broad_labels, expected.broad_labels)
+    assert annotation.typicality is not None
     assert expected.typicality is not None
-    np.testing.assert_allclose(found.typicality, expected.typicality, atol=1e-4)
-    assert found.rule.rule == expected.rule.rule
-    assert found.compatibility == expected.compatibility
-    assert found.input_report == expected.input_report
+    np.testing.assert_allclose(annotation.typicality, expected.typicality, atol=1e-4)
+    assert annotation.rule.rule == expected.rule.rule
+    assert annotation.compatibility == expected.compatibility
+    assert annotation.input_report == expected.input_report
 
 
-def test_below_100_cells_no_neighbours_are_asked_and_the_provenance_says_so(small: Reference, query: AnnData) -> None:
+def test_labels_of_fewer_than_100_cells_are_not_smoothed(small: Reference, query: AnnData) -> None:
     few, enough = labelled(small, query[:99].copy()), labelled(small, query[:100].copy())
     assert not few.smoothed
     assert enough.smoothed
@@ -415,7 +419,7 @@ def test_small_queries_have_labels_and_a_compatibility(shipped: SpikGPT, query: 
     assert annotation.rejected.sum() <= max(1, size // 20)
 
 
-def test_a_query_of_empty_cells_alone_is_refused(small: Reference, query: AnnData) -> None:
+def test_a_query_of_only_empty_cells_is_refused(small: Reference, query: AnnData) -> None:
     nothing = query[:5].copy()
     nothing.X = sparse.csr_matrix(nothing.shape, dtype=np.float32)
     with pytest.raises(DataError, match="holds only zeros"):
@@ -423,28 +427,28 @@ def test_a_query_of_empty_cells_alone_is_refused(small: Reference, query: AnnDat
 
 
 @pytest.mark.parametrize("option", [{}, {"unknown_rate": 0.0}, {"threshold": 0.0}, {"reference_cutoff": True}], ids=str)
-def test_cells_of_which_the_network_says_no_number_are_unknown(
+def test_cells_with_non_finite_network_outputs_are_unknown(
     small: Reference, few: AnnData, option: dict[str, Any], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     engine = usual_engine(small)
-    right, strange = type(engine).run, np.array([np.nan, np.inf, -np.inf])
+    original_run, not_finite = type(engine).run, np.array([np.nan, np.inf, -np.inf])
 
-    def wrong(self: Any, cells: AlignedCells, *arguments: Any, **options: Any) -> NetworkOutput:
-        output = right(self, cells, *arguments, **options)
+    def run_with_nan(self: Any, cells: AlignedCells, *arguments: Any, **options: Any) -> NetworkOutput:
+        output = original_run(self, cells, *arguments, **options)
         probabilities, energies = output.probabilities.copy(), output.energies.copy()
-        probabilities[:3, 0], energies[3:6] = strange, strange
+        probabilities[:3, 0], energies[3:6] = not_finite, not_finite
         return NetworkOutput.from_arrays(output.vectors, probabilities, energies)
 
-    monkeypatch.setattr(type(engine), "run", wrong)
-    found = labelled(small, few, engine, **option)
-    assert set(found.labels[:6]) == set(found.best_labels[:6]) == {"Unknown"}
-    assert (found.confidence[:6] == 0).all()
-    assert np.isfinite(found.probabilities).all()
-    assert (found.labels[6:] != "Unknown").any()
+    monkeypatch.setattr(type(engine), "run", run_with_nan)
+    annotation = labelled(small, few, engine, **option)
+    assert set(annotation.labels[:6]) == set(annotation.best_labels[:6]) == {"Unknown"}
+    assert (annotation.confidence[:6] == 0).all()
+    assert np.isfinite(annotation.probabilities).all()
+    assert (annotation.labels[6:] != "Unknown").any()
 
 
 @pytest.mark.parametrize("layer", ["X", "raw", "mine"])
-def test_layer_and_gene_key_work_for_all_kinds_of_storage(
+def test_layer_and_gene_key_work_in_memory_and_in_files(
     small: Reference, named: AnnData, expected: Annotation, tmp_path: Path, layer: str
 ) -> None:
     adata = named.copy()
@@ -461,38 +465,42 @@ def test_layer_and_gene_key_work_for_all_kinds_of_storage(
         adata.write_h5ad(tmp_path / "query.h5ad")
         adata.write_zarr(tmp_path / "query.zarr")
     options: dict[str, Any] = {"layer": layer, "gene_key": "my ids"}
-    found = [labelled(small, adata, **options)]
+    annotations = [labelled(small, adata, **options)]
     for name in ("query.h5ad", "query.zarr"):
         with open_cells(tmp_path / name) as opened:
-            found.append(labelled(small, opened, **options))
-    for one in found:
-        np.testing.assert_array_equal(one.probabilities, expected.probabilities)
-        np.testing.assert_array_equal(one.labels, expected.labels)
+            annotations.append(labelled(small, opened, **options))
+    for annotation in annotations:
+        np.testing.assert_array_equal(annotation.probabilities, expected.probabilities)
+        np.testing.assert_array_equal(annotation.labels, expected.labels)
     model = SpikGPT(small)
     parts = annotate_shards(model, [tmp_path / "query.zarr"], tmp_path / "labels", shard_size=70, **options).parts
     tables = [pd.read_parquet(part) for part in parts]
     assert pd.concat(tables)["spikgpt_label"].astype(str).tolist() == expected.labels.tolist()
 
 
-def test_clusters_get_the_label_of_the_majority(shipped: SpikGPT, all_cells: AnnData, whole: Annotation) -> None:
+def test_clusters_get_the_label_of_the_majority(
+    shipped: SpikGPT, all_cells: AnnData, annotation_of_all: Annotation
+) -> None:
     adata = all_cells.copy()
     adata.obs["mine"] = np.where(all_cells.obs["cell_type"] == "beta", "one", "two")
     annotation = shipped.annotate(adata, cluster_key="mine")
-    np.testing.assert_array_equal(annotation.labels, whole.labels)
+    np.testing.assert_array_equal(annotation.labels, annotation_of_all.labels)
     assert set(adata.obs["spikgpt_cluster_label"][adata.obs["mine"] == "one"]) == {"beta"}
     assert len(adata.uns["spikgpt_cluster_label_colors"]) == adata.obs["spikgpt_cluster_label"].nunique()
     with pytest.raises(LabelsError, match="obs has no column 'leiden'"):
         shipped.annotate(adata, cluster_key="leiden")
 
 
-def test_fine_clusters_depend_on_neither_order_nor_sample(
-    shipped: SpikGPT, all_cells: AnnData, whole: Annotation, monkeypatch: pytest.MonkeyPatch
+def test_fine_clusters_do_not_depend_on_order_and_hardly_on_the_sample(
+    shipped: SpikGPT, all_cells: AnnData, annotation_of_all: Annotation, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     pytest.importorskip("igraph")
     adata = all_cells.copy()
     annotation = shipped.annotate(adata, majority_vote=True)
-    np.testing.assert_array_equal(annotation.labels, whole.labels)
-    np.testing.assert_allclose(annotation.probabilities, whole.probabilities, atol=1e-5)  # another engine
+    np.testing.assert_array_equal(annotation.labels, annotation_of_all.labels)
+    np.testing.assert_allclose(
+        annotation.probabilities, annotation_of_all.probabilities, atol=1e-5
+    )  # the engines differ by rounding
     labels = annotation.cluster_labels
     assert labels is not None
     for cluster, cells in adata.obs.groupby("spikgpt_cluster", observed=True):
@@ -507,18 +515,20 @@ def test_fine_clusters_depend_on_neither_order_nor_sample(
     assert (sampled.cluster_labels == labels).mean() > 0.85
 
 
-def test_a_vote_needs_enough_cells(shipped: SpikGPT, few: AnnData) -> None:
+def test_a_majority_vote_needs_100_cells(shipped: SpikGPT, few: AnnData) -> None:
     with pytest.raises(DataError, match="majority_vote needs at least 100 cells with counts; the query has 50"):
         shipped.annotate(few[:50].copy(), majority_vote=True)
 
 
-def test_mouse_genes_get_labels_by_their_orthologues(shipped: SpikGPT, all_cells: AnnData, whole: Annotation) -> None:
+def test_mouse_genes_are_read_as_orthologues(
+    shipped: SpikGPT, all_cells: AnnData, annotation_of_all: Annotation
+) -> None:
     symbols, ids = orthologue_names(all_cells.var_names.tolist(), "human")
     for names in (symbols, ids):
         mouse = all_cells.copy()
         mouse.var_names = [name or f"Gm{number + 1000}" for number, name in enumerate(names)]
         annotation = shipped.annotate(mouse, species="mouse")
-        assert (annotation.best_labels == whole.best_labels).mean() > 0.98
+        assert (annotation.best_labels == annotation_of_all.best_labels).mean() > 0.98
         assert mouse.uns["spikgpt"]["orthologues_of"] == "mouse"
         assert any("as one-to-one orthologues of mouse genes." in sentence for sentence in annotation.sentences())
 
@@ -533,6 +543,6 @@ def test_nearest_cells_of_a_cell_are_in_the_sample(
     sample = annotation.query.rows
     assert len(sample) < query.n_obs
     np.testing.assert_array_equal(annotation.nearest[sample], np.repeat(np.arange(len(sample))[:, None], 3, axis=1))
-    others = np.setdiff1d(np.flatnonzero(~annotation.empty), sample)
-    assert (annotation.nearest[others] >= 0).all()
+    outside_sample = np.setdiff1d(np.flatnonzero(~annotation.empty), sample)
+    assert (annotation.nearest[outside_sample] >= 0).all()
     assert (annotation.nearest[annotation.empty] == -1).all()

@@ -1,4 +1,4 @@
-"""Several references label one query: each cell by the reference that fits the cell."""
+"""Annotation by several references: each cell gets the label of the reference that fits best."""
 
 from __future__ import annotations
 
@@ -37,7 +37,7 @@ def models(small: Reference, other_tissue: Reference) -> list[NamedModel]:
 
 @pytest.fixture(scope="module")
 def pool(few: AnnData, foreign: AnnData) -> AnnData:
-    """Join cells of two tissues, one after the other in turn."""
+    """Return cells of two tissues in alternating order."""
     both = anndata.concat([few, foreign[:, few.var_names]], index_unique="-", keys=["one", "other"], label="tissue")
     return both[np.arange(both.n_obs).reshape(2, -1).T.ravel()].copy()
 
@@ -58,7 +58,7 @@ def test_each_cell_is_labelled_by_the_reference_of_its_tissue(labelled_pool: Ann
     assert labelled_pool.compatibility.usable
 
 
-def test_one_reference_alone_labels_fewer_cells_right(
+def test_single_references_give_fewer_right_labels(
     models: list[NamedModel], labelled_pool: Annotation, pool: AnnData
 ) -> None:
     prefix = np.where(pool.obs["tissue"] == "one", "", "other ").astype(object)
@@ -69,7 +69,7 @@ def test_one_reference_alone_labels_fewer_cells_right(
         assert (alone.labels == truth).sum() < right
 
 
-def test_the_order_of_cells_and_of_references_changes_no_label(
+def test_labels_do_not_depend_on_the_order_of_cells_and_references(
     models: list[NamedModel], labelled_pool: Annotation, pool: AnnData
 ) -> None:
     order = np.random.default_rng(1).permutation(pool.n_obs)
@@ -79,10 +79,10 @@ def test_the_order_of_cells_and_of_references_changes_no_label(
     np.testing.assert_array_equal(np.asarray(again.columns["reference"]), expected)
 
 
-def test_a_reference_of_another_tissue_takes_no_cells(models: list[NamedModel], few: AnnData) -> None:
+def test_a_reference_of_another_tissue_does_not_change_labels(models: list[NamedModel], few: AnnData) -> None:
     expected = annotate_by_one(models[0].reference, models[0].engine, few, OPTIONS)
-    found = annotate_by_several(models, few, OPTIONS)
-    assert (found.best_labels == expected.best_labels).mean() > 0.9
+    annotation = annotate_by_several(models, few, OPTIONS)
+    assert (annotation.best_labels == expected.best_labels).mean() > 0.9
 
 
 def test_the_labels_are_written_with_their_references(
@@ -124,7 +124,7 @@ def test_each_label_is_explained_by_the_reference_that_gave_it(labelled_pool: An
     explanation.write_to(adata)
     read = np.isfinite(adata.varm["spikgpt_attributions"])
     for column, group in enumerate(explanation.groups):
-        # The genes of each reference are a part of all genes that any reference reads.
+        # Each reference reads some of the genes that all references read together.
         assert 0 < read[:, column].sum() < read.any(axis=1).sum()
         best = group.genes.of_role("supporting")[0]
         row = pool.var_names.get_loc(best.gene)
@@ -132,7 +132,7 @@ def test_each_label_is_explained_by_the_reference_that_gave_it(labelled_pool: An
     assert explanation.to_dict()["groups"][0]["reference"] == explanation.groups[0].reference
 
 
-def test_the_explanation_of_a_part_is_that_of_its_cells_alone(
+def test_an_explanation_uses_only_the_cells_of_its_reference(
     models: list[NamedModel], labelled_pool: Annotation, pool: AnnData
 ) -> None:
     own = np.asarray(labelled_pool.columns["reference"]) == "small"
@@ -140,11 +140,13 @@ def test_the_explanation_of_a_part_is_that_of_its_cells_alone(
     for group in labelled_pool.explain().groups:
         if group.reference == "small":
             label = ["Unknown" if group.unknown else group.genes.label]
-            expected = {one.name: one.genes.genes for one in alone.explain(labels=label).groups}
+            expected = {part.name: part.genes.genes for part in alone.explain(labels=label).groups}
             assert expected[group.name.removesuffix(" by small")] == group.genes.genes
 
 
-def test_cells_clusters_and_chosen_labels_go_to_their_reference(labelled_pool: Annotation, pool: AnnData) -> None:
+def test_chosen_cells_clusters_and_labels_are_explained_by_their_reference(
+    labelled_pool: Annotation, pool: AnnData
+) -> None:
     named = np.asarray(labelled_pool.columns["reference"]).astype(str)
     cells = [5, 0, 3, 2]
     explanation = labelled_pool.explain(cells=cells)
@@ -197,7 +199,7 @@ def test_a_label_of_two_references_is_explained_by_both(models: list[NamedModel]
     assert "beta" in {row.label for row in first.rows} & {row.label for row in second.rows}
 
 
-def test_one_of_several_references_does_not_explain_the_annotation(
+def test_a_single_reference_cannot_explain_an_annotation_by_several(
     models: list[NamedModel], labelled_pool: Annotation
 ) -> None:
     model = SpikGPT(models[0].reference, models[0].engine)
@@ -207,7 +209,9 @@ def test_one_of_several_references_does_not_explain_the_annotation(
         model.explain(labelled_pool)
 
 
-def test_the_only_reference_that_labelled_cells_explains_them(models: list[NamedModel], few: AnnData) -> None:
+def test_the_only_reference_with_labelled_cells_can_explain_the_annotation(
+    models: list[NamedModel], few: AnnData
+) -> None:
     annotation = annotate_by_several(models, few, OPTIONS)
     model = SpikGPT(models[0].reference, models[0].engine)
     explanation = model.explain(annotation, labels=["beta"])
@@ -217,12 +221,12 @@ def test_the_only_reference_that_labelled_cells_explains_them(models: list[Named
         annotation.explain(labels=["other beta"])
 
 
-def test_the_order_of_the_references_changes_no_explanation(labelled_pool: Annotation) -> None:
-    turned = replace(labelled_pool, queries=dict(reversed(list(labelled_pool.queries.items()))))
+def test_explanations_do_not_depend_on_the_order_of_references(labelled_pool: Annotation) -> None:
+    reversed_pool = replace(labelled_pool, queries=dict(reversed(list(labelled_pool.queries.items()))))
     labels = ["beta", "other beta"]
-    explanations = [one.explain(labels=labels).table() for one in (labelled_pool, turned)]
-    assert len(explanations[0])
-    pd.testing.assert_frame_equal(*(one.sort_values(["group", "gene"], ignore_index=True) for one in explanations))
+    tables = [annotation.explain(labels=labels).table() for annotation in (labelled_pool, reversed_pool)]
+    assert len(tables[0])
+    pd.testing.assert_frame_equal(*(table.sort_values(["group", "gene"], ignore_index=True) for table in tables))
 
 
 def test_the_report_has_the_genes_of_each_reference(labelled_pool: Annotation, pool: AnnData, tmp_path: Path) -> None:
@@ -242,12 +246,14 @@ def test_the_report_has_the_genes_of_each_reference(labelled_pool: Annotation, p
 def test_empty_cells_are_unknown(models: list[NamedModel], pool: AnnData) -> None:
     adata = pool[:40].copy()
     adata.X = sparse.diags((np.arange(40) != 3).astype(np.float32)) @ adata.X
-    found = annotate_by_several(models, adata, OPTIONS)
-    assert found.empty.tolist() == [row == 3 for row in range(40)]
-    assert found.labels[3] == "Unknown"
+    annotation = annotate_by_several(models, adata, OPTIONS)
+    assert annotation.empty.tolist() == [row == 3 for row in range(40)]
+    assert annotation.labels[3] == "Unknown"
 
 
-def test_a_reference_cannot_be_named_twice_and_needs_ood_scores(models: list[NamedModel], few: AnnData) -> None:
+def test_repeated_references_and_references_without_ood_scores_are_refused(
+    models: list[NamedModel], few: AnnData
+) -> None:
     with pytest.raises(ConfigError, match="The references are small, small; expected at least one, each once"):
         annotate_by_several([models[0], models[0]], few, OPTIONS)
     old = model_of(read_reference(DATA / "format_1" / "counts"), "old")

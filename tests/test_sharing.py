@@ -1,4 +1,4 @@
-"""References by name: found, pulled, pushed, verified, and refused when something is wrong with them."""
+"""Finding, pulling, pushing and verifying references; refusal of damaged and malicious references."""
 
 from __future__ import annotations
 
@@ -44,17 +44,17 @@ def files_of(folder: Path) -> dict[str, bytes]:
     return {str(path.relative_to(folder)): path.read_bytes() for path in folder.rglob("*") if path.is_file()}
 
 
-# Where references are found
+# Names and folders
 
 
-def test_the_checks_of_a_shipped_reference_are_named() -> None:
-    found = verify(shipped_references()["pancreas"])
-    assert found.checks[0] == "13 files have the size and sha256 that manifest.json lists"
-    assert len(found.checks) == 3 + len(GRAPHS)
+def test_verify_lists_the_checks_of_a_shipped_reference() -> None:
+    verification = verify(shipped_references()["pancreas"])
+    assert verification.checks[0] == "13 files have the size and sha256 that manifest.json lists"
+    assert len(verification.checks) == 3 + len(GRAPHS)
 
 
 @pytest.mark.parametrize("name", ["pancreaz", "Pancreas", "pancras"])
-def test_a_name_that_is_nearly_right_is_suggested(name: str, client: Hub) -> None:
+def test_similar_names_are_suggested(name: str, client: Hub) -> None:
     names = ", ".join(shipped_references())
     expected = (
         f"^There is no reference or folder '{name}'. Did you mean 'pancreas'\\? Shipped references: {names}. "
@@ -64,7 +64,7 @@ def test_a_name_that_is_nearly_right_is_suggested(name: str, client: Hub) -> Non
         resolve(name, hub=client)
 
 
-def test_an_unknown_name_is_said_to_be_unknown_offline_too(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_unknown_names_and_folders_are_errors_offline(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
     with pytest.raises(
         HubError, match=r"^There is no reference or folder 'xyz'\. Shipped references: .*pancreas.*\. Tried"
@@ -81,9 +81,7 @@ def test_an_unknown_name_is_said_to_be_unknown_offline_too(tmp_path: Path, monke
         SpikGPT.from_pretrained(__file__)
 
 
-def test_a_folder_is_found_by_path_and_a_name_means_a_shipped_one(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_names_mean_shipped_references_and_paths_mean_folders(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
     (tmp_path / "pancreas").mkdir()
     assert resolve("pancreas").folder == shipped_references()["pancreas"]
@@ -93,7 +91,7 @@ def test_a_folder_is_found_by_path_and_a_name_means_a_shipped_one(
         resolve(tmp_path / "pancreas", "v1")
 
 
-def test_short_names_mean_a_namespace_that_can_be_chosen(
+def test_short_names_use_a_configurable_namespace(
     hub: LoopbackHub, client: Hub, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     hub.put("spikgpt/islets", files_of(FORMAT_1))
@@ -101,7 +99,7 @@ def test_short_names_mean_a_namespace_that_can_be_chosen(
     assert str(resolve("islets", hub=client).origin).startswith("spikgpt/islets@")
     monkeypatch.setenv("SPIKGPT_NAMESPACE", "islets")
     assert resolve("small@v1", hub=client) == resolve("small", "v1", hub=client) == resolve(REPO, "v1", hub=client)
-    # With a revision even the name of a shipped reference means the Hub.
+    # With a revision, the name of a shipped reference is resolved on the Hub.
     with pytest.raises(ReferenceNotFound, match="Tried islets/pancreas on the Hub too"):
         resolve("pancreas", "v1", hub=client)
     with pytest.raises(ConfigError, match="names the revision v1, and revision='v2' was given too"):
@@ -111,36 +109,36 @@ def test_short_names_mean_a_namespace_that_can_be_chosen(
 # Push and pull
 
 
-def test_a_reference_goes_up_and_comes_down_to_the_last_bit(
+def test_a_pulled_reference_gives_the_same_probabilities(
     small: Reference, few: AnnData, hub: LoopbackHub, tmp_path: Path
 ) -> None:
     pushed = SpikGPT(small).push_to_hub(REPO, endpoint=hub.endpoint)
     again = SpikGPT.from_pretrained(REPO, endpoint=hub.endpoint, cache_dir=tmp_path / "cache")
     assert again.reference.origin == f"{REPO}@{pushed.commit}"
     query = few.copy()
-    expected, found = labelled(small, few, again.engine), again.annotate(query)
-    assert found.probabilities.tobytes() == expected.probabilities.tobytes()
+    expected, annotation = labelled(small, few, again.engine), again.annotate(query)
+    assert annotation.probabilities.tobytes() == expected.probabilities.tobytes()
     assert query.uns["spikgpt"]["reference_origin"] == again.reference.origin
 
 
-def test_a_pulled_folder_is_the_pushed_one_but_for_its_address(
+def test_pulled_and_pushed_folders_differ_only_by_the_address(
     graph_folder: Path, hub: LoopbackHub, client: Hub, tmp_path: Path
 ) -> None:
     push(graph_folder, REPO, hub=client)
-    found = pull(REPO, tmp_path / "pulled", hub=client)
-    before, after = files_of(graph_folder), files_of(found.folder)
+    pulled = pull(REPO, tmp_path / "pulled", hub=client)
+    before, after = files_of(graph_folder), files_of(pulled.folder)
     assert before.keys() == after.keys()
     assert {name for name in before if before[name] != after[name]} == {"README.md", "config.json", MANIFEST}
     assert f'from_pretrained("{REPO}")' in after["README.md"].decode()
-    assert not any(path.is_symlink() for path in found.folder.rglob("*"))
-    assert len(verify(found.folder).checks) == 4
+    assert not any(path.is_symlink() for path in pulled.folder.rglob("*"))
+    assert len(verify(pulled.folder).checks) == 4
     with pytest.raises(ConfigError, match="already holds a reference; choose another folder"):
         pull(REPO, tmp_path / "pulled", hub=client)
-    # Pulled and pushed again, nothing differs.
-    assert {change.kind for change in push(found.folder, REPO, hub=client).changes} == {"unchanged"}
+    # Pushing the pulled reference again changes nothing.
+    assert {change.kind for change in push(pulled.folder, REPO, hub=client).changes} == {"unchanged"}
 
 
-def test_a_graph_of_older_weights_does_not_stay_on_the_hub(
+def test_a_graph_of_older_weights_is_removed_from_the_hub(
     graph_folder: Path, small_folder: Path, hub: LoopbackHub, client: Hub
 ) -> None:
     push(graph_folder, REPO, hub=client)
@@ -157,7 +155,7 @@ def test_only_the_files_of_a_reference_are_pushed(hub: LoopbackHub, client: Hub,
     assert {change.path for change in pushed.changes} == {*FILES, PICTURE, MANIFEST}
 
 
-def test_a_reference_that_is_not_whole_is_not_pushed(hub: LoopbackHub, client: Hub, tmp_path: Path) -> None:
+def test_an_incomplete_reference_is_not_pushed(hub: LoopbackHub, client: Hub, tmp_path: Path) -> None:
     folder = tmp_path / "mine"
     shutil.copytree(FORMAT_1, folder)
     (folder / "labels.json").write_text("[]")
@@ -166,7 +164,7 @@ def test_a_reference_that_is_not_whole_is_not_pushed(hub: LoopbackHub, client: H
     assert hub.repositories == {}
 
 
-def test_an_old_revision_stays_the_old_one(
+def test_an_old_revision_does_not_change(
     small: Reference, small_folder: Path, graph_folder: Path, hub: LoopbackHub, client: Hub, tmp_path: Path
 ) -> None:
     first = push(graph_folder, REPO, PushOptions(tag="v1"), hub=client)
@@ -175,17 +173,17 @@ def test_an_old_revision_stays_the_old_one(
     second = push(save(build_reference(stricter), tmp_path / "stricter"), REPO, hub=client)
     assert first.commit != second.commit
     for revision in ("v1", str(first.commit)):
-        found = resolve(REPO, revision, hub=client)
-        assert files_of(found.folder) == old
-        assert found.origin == f"{REPO}@{first.commit}"
-        assert read_reference(found.folder).thresholds == small.thresholds
-        assert "at most 20% of cells" not in (found.folder / "README.md").read_text()
+        resolved = resolve(REPO, revision, hub=client)
+        assert files_of(resolved.folder) == old
+        assert resolved.origin == f"{REPO}@{first.commit}"
+        assert read_reference(resolved.folder).thresholds == small.thresholds
+        assert "at most 20% of cells" not in (resolved.folder / "README.md").read_text()
     newest = open_reference(REPO, hub=client)
     assert newest.thresholds.unknown_rate == 0.2
     assert "at most 20% of cells" in (resolve(REPO, hub=client).folder / "README.md").read_text()
 
 
-def test_a_reference_on_scgpt_says_what_it_needs(hub: LoopbackHub, client: Hub, tmp_path: Path) -> None:
+def test_pushing_a_reference_on_scgpt_needs_the_checkpoint(hub: LoopbackHub, client: Hub, tmp_path: Path) -> None:
     settings = {"kind": "scgpt", "source": "human", "revision": None, "sha256": "0" * 64, "max_length": 1200}
     stored = read_reference(FORMAT_1)
     weights = {name: array for name, array in stored.tensors.items() if name.startswith(CLASSIFIER)}
@@ -207,8 +205,8 @@ socket.socket.connect = socket.create_connection = socket.getaddrinfo = denied
 from spikgpt import SpikGPT, SpikGPTError
 from spikgpt.cells.reading import read_cells
 cells = read_cells(sys.argv[1])[:120]
-for asked in sys.argv[2:]:
-    engine, name = asked.split(":")
+for argument in sys.argv[2:]:
+    engine, name = argument.split(":")
     try:
         model = SpikGPT.from_pretrained(name, engine=engine)
         print(model.annotate(cells.copy()).probabilities.tobytes().hex()[:64], model.reference.origin)
@@ -217,10 +215,10 @@ for asked in sys.argv[2:]:
 """
 
 
-def offline(cache: Path, *asked: str, **environment: str) -> list[str]:
-    """Annotate in a process that is denied networking; return the line that it prints for each engine and name."""
+def offline(cache: Path, *models: str, **environment: str) -> list[str]:
+    """Annotate in a process without network access; return one printed line per ``engine:name``."""
     ran = subprocess.run(
-        [sys.executable, "-c", PROGRAM, str(QUERY_FILE), *asked],
+        [sys.executable, "-c", PROGRAM, str(QUERY_FILE), *models],
         env=os.environ | {"HF_HUB_CACHE": str(cache)} | environment,
         capture_output=True,
         text=True,
@@ -230,7 +228,7 @@ def offline(cache: Path, *asked: str, **environment: str) -> list[str]:
 
 
 @pytest.mark.slow
-def test_without_a_network_what_was_pulled_annotates_through_onnx_too(
+def test_a_pulled_reference_annotates_offline_with_both_engines(
     graph_folder: Path, hub: LoopbackHub, client: Hub, tmp_path: Path
 ) -> None:
     commit = push(graph_folder, REPO, hub=client).commit
@@ -240,20 +238,22 @@ def test_without_a_network_what_was_pulled_annotates_through_onnx_too(
         model = SpikGPT.from_pretrained(REPO, endpoint=hub.endpoint, cache_dir=tmp_path / "cache", engine=engine)
         expected[engine] = model.annotate(read_cells(QUERY_FILE)[:120].copy())
     assert expected["torch"].labels.tolist() == expected["onnx"].labels.tolist()
-    torch, onnx = (f"{one.probabilities.tobytes().hex()[:64]} {REPO}@{commit}" for one in expected.values())
-    *found, missing = offline(tmp_path / "cache", f"torch:{REPO}", f"onnx:{REPO}", "onnx:islets/other")
-    assert found == [torch, onnx]
+    torch, onnx = (
+        f"{annotation.probabilities.tobytes().hex()[:64]} {REPO}@{commit}" for annotation in expected.values()
+    )
+    *lines, missing = offline(tmp_path / "cache", f"torch:{REPO}", f"onnx:{REPO}", "onnx:islets/other")
+    assert lines == [torch, onnx]
     assert missing.startswith("HubError islets/other is not in the local cache. The Hub cannot be reached")
     assert "Check the connection and HF_ENDPOINT" in missing
     assert offline(tmp_path / "cache", "onnx:small", SPIKGPT_NAMESPACE="islets", HF_HUB_OFFLINE="1") == [onnx]
 
 
-# What arrives damaged
+# Damaged downloads and caches
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize("name", ["model.safetensors", "labels.json", "config.json", MANIFEST, GRAPH])
-def test_what_arrives_damaged_is_fetched_again_once_then_refused(
+def test_damaged_downloads_are_repeated_once_then_refused(
     graph_folder: Path, hub: LoopbackHub, client: Hub, name: str, tmp_path: Path
 ) -> None:
     push(graph_folder, REPO, hub=client)
@@ -281,7 +281,7 @@ def test_a_damaged_cache_is_refused_offline_and_kept(hub: LoopbackHub, client: H
     assert (folder / "model.safetensors").exists()
 
 
-def test_a_cache_that_is_not_whole_says_so_when_the_hub_is_away(hub: LoopbackHub, client: Hub, tmp_path: Path) -> None:
+def test_an_incomplete_cache_is_an_error_without_the_hub(hub: LoopbackHub, client: Hub, tmp_path: Path) -> None:
     hub.put(REPO, files_of(FORMAT_1))
     folder = resolve(REPO, hub=client).folder
     (folder / "labels.json").unlink()
@@ -290,7 +290,7 @@ def test_a_cache_that_is_not_whole_says_so_when_the_hub_is_away(hub: LoopbackHub
     assert read_reference(resolve(REPO, hub=client).folder).name == "islets"
 
 
-def test_a_revision_cannot_leave_the_cache(tmp_path: Path, client: Hub, hub: LoopbackHub) -> None:
+def test_a_revision_with_a_path_out_of_the_cache_is_refused(tmp_path: Path, client: Hub, hub: LoopbackHub) -> None:
     hub.put(REPO, files_of(FORMAT_1))
     resolve(REPO, hub=client)
     shutil.copytree(FORMAT_1, tmp_path / "outside")
@@ -299,7 +299,7 @@ def test_a_revision_cannot_leave_the_cache(tmp_path: Path, client: Hub, hub: Loo
         resolve(REPO, "../../../outside", hub=local)
 
 
-def test_an_interrupted_pull_goes_on(hub: LoopbackHub, client: Hub) -> None:
+def test_an_interrupted_pull_is_completed(hub: LoopbackHub, client: Hub) -> None:
     hub.put(REPO, files_of(FORMAT_1))
     folder = resolve(REPO, hub=client).folder
     (folder / "model.safetensors").unlink()
@@ -321,20 +321,20 @@ def test_malicious_and_damaged_repositories_are_refused(hub: LoopbackHub, client
     hub.put(REPO, change(good))
     with pytest.raises(DamagedReference, match=message):
         open_reference(REPO, hub=client)
-    # For that reason alone.
+    # The original files are accepted, so the change is the only reason.
     hub.put(REPO, good)
     assert open_reference(REPO, hub=client).name == "islets"
 
 
-def test_there_are_at_least_thirty_of_them() -> None:
+def test_at_least_thirty_malicious_references_are_tested() -> None:
     assert len(MALICIOUS) >= 30
 
 
-def test_pickles_beside_a_reference_are_not_even_fetched(hub: LoopbackHub, client: Hub) -> None:
+def test_pickles_beside_a_reference_are_not_downloaded(hub: LoopbackHub, client: Hub) -> None:
     hub.put(REPO, files_of(FORMAT_1) | {"pytorch_model.bin": PICKLE})
-    found = resolve(REPO, hub=client)
-    assert read_reference(found.folder).name == "islets"
-    assert not (found.folder / "pytorch_model.bin").exists()
+    resolved = resolve(REPO, hub=client)
+    assert read_reference(resolved.folder).name == "islets"
+    assert not (resolved.folder / "pytorch_model.bin").exists()
     assert not any("pytorch_model.bin" in request.path for request in hub.requests)
 
 
@@ -355,17 +355,17 @@ def test_links_out_of_the_folder_are_refused(tmp_path: Path, name: str) -> None:
 # Verify
 
 
-def test_verify_runs_the_graph(graph_folder: Path, tmp_path: Path) -> None:
+def test_verify_compares_and_runs_the_graph(graph_folder: Path, tmp_path: Path) -> None:
     checks = verify(graph_folder).checks
     assert checks[-1].startswith(
         "onnx/model.onnx is what the weights make, byte for byte; fp32: of 2048 cells 2048 have the same label"
     )
-    folder = tmp_path / "forged"
+    folder = tmp_path / "altered"
     shutil.copytree(graph_folder, folder)
     graph = onnx.load(folder / GRAPH)
     head = next(tensor for tensor in graph.graph.initializer if tensor.name == "head.weight")
     head.CopyFrom(onnx.numpy_helper.from_array(onnx.numpy_helper.to_array(head)[::-1].copy(), head.name))
-    forge_graph(folder, graph)
+    replace_graph(folder, graph)
     with pytest.raises(DamagedReference, match=r"has other weights than model\.safetensors, such as 'head\.weight'"):
         verify(folder)
     for key, message in (
@@ -375,52 +375,55 @@ def test_verify_runs_the_graph(graph_folder: Path, tmp_path: Path) -> None:
     ):
         graph = onnx.load(graph_folder / GRAPH)
         next(entry for entry in graph.metadata_props if entry.key == key).value = "{}"
-        forge_graph(folder, graph)
+        replace_graph(folder, graph)
         with pytest.raises(DamagedReference, match=message):
             verify(folder)
 
 
-def test_verify_reads_the_card(small_folder: Path, tmp_path: Path) -> None:
-    folder = tmp_path / "forged"
+def test_verify_compares_the_card_with_the_metrics(small_folder: Path, tmp_path: Path) -> None:
+    folder = tmp_path / "altered"
     shutil.copytree(small_folder, folder)
     card = (folder / "README.md").read_text()
     accuracy = json.loads((folder / "metrics.json").read_text())["held_out"]["accuracy"]
-    for forged in (card.replace(f"value: {accuracy}", "value: 0.999"), card.replace("## Unknown", "## Cited 99 times")):
-        assert forged != card
-        forge(folder, {"README.md": forged.encode()})
+    for altered in (
+        card.replace(f"value: {accuracy}", "value: 0.999"),
+        card.replace("## Unknown", "## Cited 99 times"),
+    ):
+        assert altered != card
+        write_altered(folder, {"README.md": altered.encode()})
         with pytest.raises(DamagedReference, match=r"The card differs from metrics.json"):
             verify(folder)
 
 
-def forge(folder: Path, changed: dict[str, bytes]) -> None:
+def write_altered(folder: Path, changed: dict[str, bytes]) -> None:
     for name, content in listed(files_of(folder) | changed).items():
         (folder / name).write_bytes(content)
 
 
-def forge_graph(folder: Path, graph: onnx.ModelProto) -> None:
-    """Put another graph into a reference, with a report and a manifest that list it."""
+def replace_graph(folder: Path, graph: onnx.ModelProto) -> None:
+    """Put another graph into a reference, with a matching report and manifest."""
     content = graph.SerializeToString()
     report = json.loads((folder / PARITY).read_text())
     report["graphs"][GRAPH]["sha256"] = hashlib.sha256(content).hexdigest()
-    forge(folder, {GRAPH: content, PARITY: json.dumps(report).encode()})
+    write_altered(folder, {GRAPH: content, PARITY: json.dumps(report).encode()})
 
 
-# Verifies a folder in a process that lacks some packages, then others.
-LACKING = """
+# Verifies a folder in a process in which the packages of each argument are missing.
+VERIFY_WITHOUT = """
 import json, sys
 for missing in sys.argv[2:]:
-    lacked = dict.fromkeys(missing.split())
-    sys.modules |= lacked
+    packages = dict.fromkeys(missing.split())
+    sys.modules |= packages
     from spikgpt.sharing import verify
     print(json.dumps(verify(sys.argv[1]).checks))
-    for name in lacked:
+    for name in packages:
         del sys.modules[name]
 """
 
 
-def test_verify_says_what_it_did_not_run(graph_folder: Path) -> None:
+def test_verify_lists_skipped_checks_and_missing_packages(graph_folder: Path) -> None:
     missing = ("torch spikingjelly sklearn scanpy matplotlib onnx numba", "torch onnxruntime")
-    command: list[str | Path] = [sys.executable, "-c", LACKING, graph_folder, *missing]
+    command: list[str | Path] = [sys.executable, "-c", VERIFY_WITHOUT, graph_folder, *missing]
     ran = subprocess.run(command, capture_output=True, text=True, check=True)
     little, more = map(json.loads, ran.stdout.splitlines())
     assert little[:3] == more[:3] == list(verify(graph_folder).checks[:3])

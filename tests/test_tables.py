@@ -7,7 +7,7 @@ from spikgpt.tables import by_number, html_table, html_view, text_table, unbroke
 ROWS = [("<b>&", "\x1b[2J")]
 
 
-def test_tables_hold_no_markup_and_no_control_characters() -> None:
+def test_tables_escape_markup_and_control_characters() -> None:
     assert "\\x1b[2J" in text_table(("a", "b"), ROWS, numbers=1)
     assert text_table(("name",), [], numbers=1) == "name"
     page = html_table(("a", "b"), ROWS, numbers=1)
@@ -15,13 +15,13 @@ def test_tables_hold_no_markup_and_no_control_characters() -> None:
     assert "\x1b" not in page
 
 
-def test_rows_may_start_with_a_square_of_their_colour() -> None:
+def test_rows_can_start_with_a_coloured_square() -> None:
     page = html_table(("label", "cells"), [("alpha", "3"), ("beta", "4")], numbers=1, colors=["#e69f00", "#56b4e9"])
     assert page.count("&#9632;") == 2
     assert '<span style="color:#56b4e9">&#9632;</span> beta</td><td style="text-align:right">4</td>' in page
 
 
-def test_names_are_not_divided_at_the_end_of_a_line() -> None:
+def test_names_are_not_broken_across_lines() -> None:
     page = html_table(("genes",), [(unbroken(["-PPY", "<b>", "A" * 200]),)], numbers=1)
     assert '<span style="white-space:nowrap">-PPY</span>, ' in page
     assert '<span style="white-space:nowrap">&lt;b&gt;</span>, AAA' in page
@@ -34,7 +34,7 @@ def test_a_view_has_heading_texts_tables_and_notes_in_this_order() -> None:
     )
 
 
-def test_numbers_come_first_and_in_their_order() -> None:
-    # Python turns no text of 5,000 digits into a number.
+def test_numbers_are_sorted_by_value_before_other_names() -> None:
+    # Python cannot convert a text of 5,000 digits to a number.
     names = ["b", "9" * 5000, "10", "9", "-1", "a", "\u00b2"]
     assert sorted(names, key=by_number) == ["9", "10", "-1", "9" * 5000, "a", "b", "\u00b2"]

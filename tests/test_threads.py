@@ -1,4 +1,4 @@
-"""Results come in the order of the items, and few items are taken ahead."""
+"""Results have the order of the items, and few items are read ahead."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ def test_two_items_are_computed_at_the_same_time() -> None:
     assert len(list(in_order(lambda _: together.wait(), range(4), 2))) == 4
 
 
-def test_few_items_are_taken_before_their_results_are_used() -> None:
+def test_few_items_are_read_ahead() -> None:
     taken: list[int] = []
 
     def items() -> Iterator[int]:
@@ -44,7 +44,7 @@ def test_few_items_are_taken_before_their_results_are_used() -> None:
     assert len(taken) == 4
 
 
-def test_an_error_of_one_item_is_raised_and_ends_the_others() -> None:
+def test_an_error_of_one_item_is_raised() -> None:
     def fail_at_three(item: int) -> int:
         if item == 3:
             msg = "three"
@@ -58,7 +58,7 @@ def test_an_error_of_one_item_is_raised_and_ends_the_others() -> None:
         next(results)
 
 
-def test_blas_has_one_thread_in_the_context_alone() -> None:
+def test_blas_has_one_thread_only_within_the_context() -> None:
     threadpoolctl = pytest.importorskip("threadpoolctl")
 
     def threads() -> list[int]:
@@ -70,7 +70,7 @@ def test_blas_has_one_thread_in_the_context_alone() -> None:
     assert threads() == before
 
 
-def test_blas_keeps_its_threads_without_the_package(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_blas_threads_are_unchanged_without_threadpoolctl(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, "threadpoolctl", None)
     with one_blas_thread() as context:
         assert context is None
