@@ -170,7 +170,7 @@ def test_a_view_can_be_annotated(shipped: SpikGPT, few: AnnData, tmp_path: Path)
 
 
 class MuData:
-    """A stand-in for mudata.MuData with the attribute ``mod``; mudata is not installed."""
+    """A stand-in for mudata.MuData with the attribute ``mod``, so that the tests do not need mudata."""
 
     mod: ClassVar = {"rna": None, "prot": None}
 

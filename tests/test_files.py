@@ -162,9 +162,8 @@ def test_temporary_files_of_killed_processes_only_are_removed(tmp_path: Path) ->
         assert len(list(tmp_path.iterdir())) == 2 + len(kept)
         with replacing(path) as temporary:
             temporary.write_text("whole")
-        assert len(list(tmp_path.iterdir())) == 2 + len(
-            kept
-        )  # the output, and the temporary folder of the live process
+        # The output, and the temporary folder of the live process.
+        assert len(list(tmp_path.iterdir())) == 2 + len(kept)
         assert path.read_text() == "whole"
         live.communicate()
     assert path.read_text() == "half"

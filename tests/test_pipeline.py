@@ -174,7 +174,7 @@ def test_few_labels_change_if_other_cells_are_removed(
 
 
 def test_cells_of_one_type_alone_keep_their_label(shipped: SpikGPT) -> None:
-    """In such a query the gene means are those of the type, so composition scaling would change most labels."""
+    """Check that composition scaling, which would change most of these labels, is not used."""
     adata = read_cells(QUERY_FILE)
     alpha = adata[adata.obs["cell_type"] == "alpha"].copy()
     annotation = labelled(shipped.reference, alpha)
@@ -498,9 +498,8 @@ def test_fine_clusters_do_not_depend_on_order_and_hardly_on_the_sample(
     adata = all_cells.copy()
     annotation = shipped.annotate(adata, majority_vote=True)
     np.testing.assert_array_equal(annotation.labels, annotation_of_all.labels)
-    np.testing.assert_allclose(
-        annotation.probabilities, annotation_of_all.probabilities, atol=1e-5
-    )  # the engines differ by rounding
+    # The two annotations are by different engines.
+    np.testing.assert_allclose(annotation.probabilities, annotation_of_all.probabilities, atol=1e-5)
     labels = annotation.cluster_labels
     assert labels is not None
     for cluster, cells in adata.obs.groupby("spikgpt_cluster", observed=True):
