@@ -223,7 +223,7 @@ def shipped() -> SpikGPT:
 
 @pytest.fixture(scope="session")
 def query() -> Iterator[AnnData]:
-    """300 cells of donors that are not in the training cells of these references."""
+    """300 cells of donors that none of these references was trained on."""
     yield from unchanged(read_cells(QUERY_FILE)[::2][:300].copy())
 
 

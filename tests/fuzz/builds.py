@@ -94,7 +94,7 @@ class BuildRun:
 
 
 def points(build: BuildRun) -> dict[str, Callable[[], bool]]:
-    """Return the points at which to kill the command, each with a function that is true from then on."""
+    """Return the points at which to kill the command, each with a function that tells if the point is reached."""
     folder = build.cache / "GSE84133"
     prepared, checkpoints = build.work / "prepared", build.work / "checkpoints"
 

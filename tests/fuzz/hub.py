@@ -50,7 +50,7 @@ ACTIONS = ("pull", "pull", "pull", "pull", "pull", "pull cached", "list", "push"
 
 
 def random_case(case: str) -> tuple[np.random.Generator, str, str, str, int]:
-    """Return the generator, action, alteration, request and number of altered answers of a case such as ``0-17``."""
+    """Return the generator, action, alteration, request and count of altered answers of a case such as ``0-17``."""
     random = np.random.default_rng([int(number) for number in case.split("-")])
     return (
         random,

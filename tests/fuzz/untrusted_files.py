@@ -1,6 +1,6 @@
 """Read altered recipes, study files and scGPT checkpoints: ``python -m tests.fuzz.untrusted_files --count 900``.
 
-Each case has its own folder. It must be read, or be refused with a message of one line, within PATIENCE seconds.
+Each case has its own folder. Its files must be read, or be refused with one line, within PATIENCE seconds.
 Failures are a crash, another exception, a hang, too much memory, and a file outside of the folders given.
 """
 
