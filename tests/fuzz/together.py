@@ -150,12 +150,13 @@ def main() -> int:
     parser.add_argument("--count", type=int, default=20)
     parser.add_argument("--seed", type=int, default=0)
     options = parser.parse_args()
-    for title, failures in (
-        (f"pull at once, {options.count} times", rounds(options.count, options.seed)),
-        ("annotate at once", annotate_concurrently()),
-    ):
+    results = {
+        f"pull at once, {options.count} times": rounds(options.count, options.seed),
+        "annotate at once": annotate_concurrently(),
+    }
+    for title, failures in results.items():
         sys.stdout.write("\n".join([f"{PROCESSES} {title}: {len(failures)} failures", *failures]) + "\n")
-    return 1 if failures else 0
+    return 1 if any(results.values()) else 0
 
 
 if __name__ == "__main__":
