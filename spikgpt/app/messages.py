@@ -9,7 +9,7 @@ from typing import NamedTuple
 import msgspec
 
 from spikgpt.app.folders import safe_name
-from spikgpt.service.messages import Job, JobProgress
+from spikgpt.service.messages import JobProgress, LabelJob
 
 # Folder of the results in a job's folder, and the files in it. No upload has a name that begins with a dot.
 RESULTS = ".results"
@@ -19,7 +19,7 @@ SUMMARY, CELLS, TABLE, REPORT = "summary.json", "labelled.h5ad", "labels.csv", "
 ENDINGS = re.compile(r"(\.(h5ad|h5|zarr|loom|mtx|csv|tsv|txt|parquet|tar|zip|gz))+$", re.IGNORECASE)
 
 
-class PageJob(Job, frozen=True, kw_only=True):
+class PageJob(LabelJob, frozen=True, kw_only=True):
     """A file to label: ``query`` is its path, from the job's folder or from the root."""
 
     query: str

@@ -14,7 +14,7 @@ import gradio
 
 from spikgpt.app import render
 from spikgpt.app.messages import Finished
-from spikgpt.app.runs import Request, Runs, Stopped
+from spikgpt.app.runs import LabelRequest, Runs, RunStopped
 from spikgpt.app.sessions import Sessions
 from spikgpt.app.settings import AppOptions
 from spikgpt.errors import SpikGPTError
@@ -41,7 +41,7 @@ EMPTY = """<div class="sg-empty sg-soft">The labels appear here: the compatibili
 table of cell types, the downloads and the report.</div>"""
 
 
-class Page:
+class GradioPage:
     """The page of a server.
 
     Parameters
@@ -146,7 +146,7 @@ class Page:
         idle = gradio.Button(interactive=True), gradio.Button(interactive=False)
         # Programs may send other types than the page.
         reference, path, cluster_key, batch_key = (str(one or "") for one in (reference, path, cluster_key, batch_key))
-        wanted = Request(reference, path, cluster_key, batch_key, bool(unknown))
+        wanted = LabelRequest(reference, path, cluster_key, batch_key, bool(unknown))
         status, labels, report = "", "", ""
         try:
             session = await self._sessions.of(str(request.session_hash))
@@ -157,7 +157,7 @@ class Page:
                     yield render.progress(step), "", "", *busy
         except SpikGPTError as error:
             status = render.error(error)
-        except Stopped:
+        except RunStopped:
             status = render.stopped()
         yield status, labels, report, *idle
 

@@ -25,7 +25,7 @@ WAITING = "Waiting for other files"
 STARTING = "Reading"
 
 
-class Request(NamedTuple):
+class LabelRequest(NamedTuple):
     """A file to label, and how: the fields of the page."""
 
     reference: str
@@ -35,7 +35,7 @@ class Request(NamedTuple):
     unknown: bool = True
 
 
-class Stopped(Exception):
+class RunStopped(Exception):
     """The user stopped a run."""
 
 
@@ -57,14 +57,14 @@ class Runs:
         """Number of labels of each reference, by its name."""
         return {reference.name: len(reference.labels) for reference in self._pool.references}
 
-    async def run(self, session: PageSession, request: Request) -> AsyncGenerator[Step | Finished]:
+    async def run(self, session: PageSession, request: LabelRequest) -> AsyncGenerator[Step | Finished]:
         """Label a file: yield the steps, and at last the labels.
 
         Raises
         ------
         SpikGPTError
             When the file cannot be labelled.
-        Stopped
+        RunStopped
             When the user stopped the run.
         """
         if session.run is not None and not session.run.done():
@@ -116,7 +116,7 @@ class Runs:
 
     def _finished(self, session: PageSession, job: PageJob, work: asyncio.Task[Done], seconds: float) -> Finished:
         if work.cancelled():
-            raise Stopped
+            raise RunStopped
         work.result()
         folder = Path(job.folder)
         summary = Summary.read(folder)
@@ -124,7 +124,7 @@ class Runs:
             (folder / job.query).unlink(missing_ok=True)
         return Finished(summary, session.keep_results(folder), seconds)
 
-    def _job(self, session: PageSession, request: Request) -> PageJob:
+    def _job(self, session: PageSession, request: LabelRequest) -> PageJob:
         """Return the job of a request, with a folder of its own.
 
         Raises

@@ -74,7 +74,7 @@ async def _serve(
         def announce(address: str) -> None:
             on_start(address + "/" + (f"?key={key}" if key else ""), names)
 
-        await _Server(web, listener, announce).run_until_stopped()
+        await _PageServer(web, listener, announce).run_until_stopped()
     finally:
         await sessions.close_all()
         await pool.close()
@@ -85,7 +85,7 @@ def _gradio_app(runs: Runs, sessions: Sessions, settings: AppOptions) -> Any:
     import gradio
     from fastapi import FastAPI
 
-    from spikgpt.app.page import STATIC, Page
+    from spikgpt.app.page import STATIC, GradioPage
 
     fonts = [gradio.themes.Font(name) for name in ("system-ui", "sans-serif")]
     mono = [gradio.themes.Font(name) for name in ("ui-monospace", "monospace")]
@@ -95,7 +95,7 @@ def _gradio_app(runs: Runs, sessions: Sessions, settings: AppOptions) -> Any:
     theme.set(**dark, **{f"{name}_dark": value for name, value in dark.items()})
     return gradio.mount_gradio_app(
         FastAPI(docs_url=None, redoc_url=None, openapi_url=None),
-        Page(runs, sessions, settings).blocks(),
+        GradioPage(runs, sessions, settings).blocks(),
         path="/",
         footer_links=[],
         show_error=False,
@@ -109,7 +109,7 @@ def _gradio_app(runs: Runs, sessions: Sessions, settings: AppOptions) -> Any:
     )
 
 
-class _Server(HTTPServer):
+class _PageServer(HTTPServer):
     """A server that stops after the first signal; files that are being labelled are dropped."""
 
     def handle_exit(self, sig: int, frame: FrameType | None) -> None:

@@ -14,7 +14,7 @@ from spikgpt.cli.annotate import annotate, evaluate
 from spikgpt.cli.build import build
 from spikgpt.cli.explain import explain
 from spikgpt.cli.flags import command
-from spikgpt.cli.output import Interrupted, inform, note, print_error, warnings_as_notes
+from spikgpt.cli.output import CommandInterrupted, inform, note, print_error, warnings_as_notes
 from spikgpt.cli.page import app_
 from spikgpt.cli.scgpt import convert_scgpt, embed, pretrain
 from spikgpt.cli.serve import serve
@@ -45,8 +45,8 @@ def run() -> int:
         with signals_as_interrupts(), warnings_as_notes():
             add_plug_ins(sys.argv[1:2])
             return int(app(sys.argv[1:] or ["--help"], prog_name="spikgpt", standalone_mode=False) or 0)
-    except (Interrupted, KeyboardInterrupt, typer.Abort) as stopped:
-        inform(f"Interrupted. {stopped if isinstance(stopped, Interrupted) else 'Nothing was written.'}")
+    except (CommandInterrupted, KeyboardInterrupt, typer.Abort) as stopped:
+        inform(f"Interrupted. {stopped if isinstance(stopped, CommandInterrupted) else 'Nothing was written.'}")
         return 128 + getattr(stopped, "number", signal.SIGINT)
     except BrokenPipeError:
         # Standard output raises no errors: a connection does.

@@ -27,7 +27,7 @@ LONGEST_NAME = 20
 console = Console(stderr=True, highlight=False)
 
 
-class Interrupted(Exception):
+class CommandInterrupted(Exception):
     """The user or a signal ended a command; the message names the files that remain."""
 
     def __init__(self, message: str, number: int = signal.SIGINT) -> None:
@@ -37,11 +37,11 @@ class Interrupted(Exception):
 
 @contextmanager
 def interruptible(message: Callable[[], str]) -> Iterator[None]:
-    """Raise :class:`Interrupted` with a message when the user interrupts the block."""
+    """Raise :class:`CommandInterrupted` with a message when the user interrupts the block."""
     try:
         yield
     except KeyboardInterrupt as stopped:
-        raise Interrupted(message(), getattr(stopped, "number", signal.SIGINT)) from None
+        raise CommandInterrupted(message(), getattr(stopped, "number", signal.SIGINT)) from None
 
 
 def resume_hint(saved: str, path: Path | None) -> str:

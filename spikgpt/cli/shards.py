@@ -101,10 +101,10 @@ def _client(shards: ShardOptions) -> Iterator[Any]:
 
 def _finished(folder: Path) -> str:
     """Return a sentence on the parts that are finished."""
-    from spikgpt.shards.manifest import MANIFEST, Manifest
+    from spikgpt.shards.manifest import MANIFEST, ShardManifest
 
     if not (folder / MANIFEST).is_file():
         return "Nothing was written."
-    manifest = msgspec.json.decode((folder / MANIFEST).read_bytes(), type=Manifest)
+    manifest = msgspec.json.decode((folder / MANIFEST).read_bytes(), type=ShardManifest)
     total = len(manifest.shards) or "the"
     return f"{len(manifest.parts)} of {total} parts are finished in {folder}; the same command resumes."

@@ -279,7 +279,7 @@ def var_rows(embedding: PCAProjection, names: Sequence[str], options: ExplainOpt
 
 
 @dataclass(frozen=True, eq=False)
-class Part:
+class ReferencePart:
     """Annotation by one of several references. The cells of the other references count as empty.
 
     Attributes
@@ -344,7 +344,7 @@ def explain_annotation(
     return replace(joined, groups=tuple(joined.groups[at] for at in order), notes=tuple(notes))
 
 
-def _parts(annotation: Annotation) -> Iterator[Part]:
+def _parts(annotation: Annotation) -> Iterator[ReferencePart]:
     """Yield, for each reference, the annotation limited to the cells that the reference labelled."""
     for name, query in fitted_queries(annotation).items():
         only = np.asarray(annotation.columns[REFERENCE] == name)
@@ -356,10 +356,10 @@ def _parts(annotation: Annotation) -> Iterator[Part]:
             empty=annotation.empty | ~only,
             rejected=annotation.rejected | ~only,
         )
-        yield Part(name, part, (*query.reference.labels.names, UNKNOWN), only)
+        yield ReferencePart(name, part, (*query.reference.labels.names, UNKNOWN), only)
 
 
-def _labels_of(part: Part, parts: Sequence[Part], chosen: Sequence[str], *, given: bool) -> list[str]:
+def _labels_of(part: ReferencePart, parts: Sequence[ReferencePart], chosen: Sequence[str], *, given: bool) -> list[str]:
     """Return the chosen labels that a part explains.
 
     Cells and clusters can be explained by any label of their reference. With ``given``, a label is explained by the
@@ -373,7 +373,7 @@ def _labels_of(part: Part, parts: Sequence[Part], chosen: Sequence[str], *, give
     return [label for label in own if part in (holders[label] or [first[label]])]
 
 
-def _sort_keys(explanation: Explanation, part: Part, rows: Rows | None) -> list[tuple[Any, ...]]:
+def _sort_keys(explanation: Explanation, part: ReferencePart, rows: Rows | None) -> list[tuple[Any, ...]]:
     """Return a sort key of each group: labels by size, clusters by name, and cells in the given order."""
     groups = explanation.groups
     if rows is not None:

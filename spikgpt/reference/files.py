@@ -22,7 +22,7 @@ from spikgpt.reference.config import SpikGPTConfig
 from spikgpt.reference.format import MANIFEST, PICTURE, RELIABILITY, digest_of, migrated, stored_files, with_manifest
 from spikgpt.reference.json_files import converted, decoded, dumped, parsed
 from spikgpt.reference.pictures import confusion_picture, reliability_picture
-from spikgpt.reference.schema import Config, Genes, Metrics, PCARecord, require
+from spikgpt.reference.schema import Config, Genes, MetricsRecord, PCARecord, require
 from spikgpt.reference.summary import label_agreement
 from spikgpt.scoring.label_map import LabelMap, LabelRow
 from spikgpt.scoring.ood_scorer import LabelGeometry
@@ -90,7 +90,7 @@ def read_reference(source: str | Path | Mapping[str, bytes], origin: str | None 
         msg = f"model.safetensors is not a safetensors file of known types ({error}). Get the reference again."
         raise DamagedReference(msg) from None
     genes = decoded(files["genes.json"], "genes.json", Genes)
-    converted(metrics, "metrics.json", Metrics)
+    converted(metrics, "metrics.json", MetricsRecord)
     try:
         reference = Reference(
             name=converted(config, "config.json", Config).name,

@@ -14,7 +14,7 @@ from packaging.specifiers import InvalidSpecifier, SpecifierSet
 from spikgpt.errors import ConfigError, DamagedReference, FormatError
 from spikgpt.files import check_target, replacing
 from spikgpt.reference.json_files import decoded, dumped
-from spikgpt.reference.schema import Entry, Header, Manifest, ParityRecord, require
+from spikgpt.reference.schema import Entry, Header, ParityRecord, ReferenceManifest, require
 from spikgpt.version import __version__
 
 FORMAT_VERSION = 3
@@ -106,7 +106,7 @@ def digest_of(manifest: bytes) -> str:
 
 def hashes_of(stored: Mapping[str, bytes]) -> dict[str, str]:
     """Return the sha256 of each file, as the manifest states them."""
-    return {name: entry.sha256 for name, entry in decoded(stored[MANIFEST], MANIFEST, Manifest).files.items()}
+    return {name: entry.sha256 for name, entry in decoded(stored[MANIFEST], MANIFEST, ReferenceManifest).files.items()}
 
 
 def check_graphs(files: Mapping[str, bytes], hashes: Mapping[str, str]) -> None:
@@ -163,7 +163,7 @@ def check_writable(folder: Path, *, overwrite: bool) -> None:
 def with_manifest(files: Mapping[str, bytes]) -> dict[str, bytes]:
     """Return the files of a reference in their order, the manifest last."""
     ordered = {name: files[name] for name in (*FILES, *OPTIONAL) if name in files}
-    return ordered | {MANIFEST: dumped(Manifest({name: _entry(content) for name, content in ordered.items()}))}
+    return ordered | {MANIFEST: dumped(ReferenceManifest({name: _entry(content) for name, content in ordered.items()}))}
 
 
 def _entry(content: bytes) -> Entry:
@@ -172,7 +172,7 @@ def _entry(content: bytes) -> Entry:
 
 def _entries(manifest: bytes) -> dict[str, Entry]:
     """Return the entries of a manifest; refuse missing and unknown files, and files that are too large."""
-    entries = decoded(manifest, MANIFEST, Manifest).files
+    entries = decoded(manifest, MANIFEST, ReferenceManifest).files
     missing, strange = sorted(set(FILES) - entries.keys()), sorted(entries.keys() - set(FILES) - set(OPTIONAL))
     require(not missing, f"{MANIFEST} does not list {', '.join(missing)}.")
     require(not strange, f"{MANIFEST} lists {', '.join(map(repr, strange))}, which no reference has.")

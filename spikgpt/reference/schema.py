@@ -47,7 +47,7 @@ class Entry(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     sha256: str
 
 
-class Manifest(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+class ReferenceManifest(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """``manifest.json``: every other file, by name."""
 
     files: dict[str, Entry]
@@ -286,7 +286,7 @@ class LeftOutRecord(Lines, frozen=True, kw_only=True):
     mistaken_for: dict[str, Count]
 
 
-class Metrics(Lines, frozen=True):
+class MetricsRecord(Lines, frozen=True):
     """``metrics.json``."""
 
     cells: Count

@@ -11,7 +11,7 @@ import msgspec
 from spikgpt.reference.format import migrated
 from spikgpt.reference.hub_metadata import CELL_TYPE, ORGANISM, TISSUE, values_of
 from spikgpt.reference.json_files import converted, parsed
-from spikgpt.reference.schema import Config, Metrics
+from spikgpt.reference.schema import Config, MetricsRecord, Spread
 from spikgpt.tables import Row, html_table, text_table
 
 if TYPE_CHECKING:
@@ -76,13 +76,6 @@ class Labels(tuple[str, ...]):
         return html_table(self.COLUMNS, self.table(), numbers=2)
 
 
-class Spread(msgspec.Struct, frozen=True):
-    """Mean and standard deviation of a score over donors or batches."""
-
-    mean: float
-    std: float
-
-
 class CrossValidationSummary(msgspec.Struct, frozen=True):
     """Scores with each donor or batch held out in turn."""
 
@@ -143,7 +136,7 @@ class ReferenceSummary(msgspec.Struct, frozen=True, kw_only=True):
         present = migrated(files)
         config, metrics = (parsed(present[name], name) for name in ("config.json", "metrics.json"))
         provenance = converted(config, "config.json", Config).provenance
-        scores = converted(metrics, "metrics.json", Metrics)
+        scores = converted(metrics, "metrics.json", MetricsRecord)
         validation = metrics.get("cross_validation")
         return msgspec.structs.replace(
             self,

@@ -17,8 +17,8 @@ from starlette.responses import FileResponse, JSONResponse, PlainTextResponse, R
 from starlette.routing import Route
 
 from spikgpt.errors import SpikGPTError, with_noun
-from spikgpt.service.messages import Job
-from spikgpt.service.metrics import Metrics
+from spikgpt.service.messages import LabelJob
+from spikgpt.service.metrics import ServiceMetrics
 from spikgpt.service.pool import STOPPING, WorkerPool
 from spikgpt.service.refusals import INTERNAL, Kind, Refusal
 from spikgpt.service.requests import MEDIA_TYPES, media_type, read_parameters
@@ -57,7 +57,7 @@ class Service:
         self.stopping = False
         self.admitted = 0
         self._pool, self._settings, self._folder = pool, settings, folder
-        self._metrics = Metrics()
+        self._metrics = ServiceMetrics()
         self._idle = asyncio.Event()
         self._idle.set()
 
@@ -98,7 +98,7 @@ class Service:
                 # Removed in every case, and the upload and the answer with it.
                 with tempfile.TemporaryDirectory(dir=self._folder, ignore_cleanup_errors=True) as folder:
                     await receive_upload(request, Path(folder), self._settings.max_bytes, self._settings.timeout)
-                    job = Job(folder=folder, model=name, options=options, media=media)
+                    job = LabelJob(folder=folder, model=name, options=options, media=media)
                     done = await self._pool.submit(job, self._settings.timeout, request.is_disconnected)
                     self._metrics.cells.labels(name).inc(done.cells)
                     answer = FileResponse(Path(folder) / done.file, media_type=media, headers=done.headers)

@@ -72,7 +72,7 @@ class Ready(msgspec.Struct, frozen=True, tag=True):
     references: tuple[Served, ...]
 
 
-class Job(msgspec.Struct, frozen=True, kw_only=True):
+class LabelJob(msgspec.Struct, frozen=True, kw_only=True):
     """A request: the folder with the upload, name of the reference, options of annotate, and type of the answer."""
 
     folder: str

@@ -14,7 +14,7 @@ from prometheus_client.exposition import CONTENT_TYPE_LATEST, generate_latest
 SECONDS = (0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0, 60.0, 120.0, 300.0)
 
 
-class Metrics:
+class ServiceMetrics:
     """Counters, gauges and the latency histogram of one service."""
 
     content_type = CONTENT_TYPE_LATEST

@@ -18,7 +18,7 @@ from typing import Any
 import msgspec
 
 from spikgpt.errors import SpikGPTError
-from spikgpt.service.messages import Begun, Done, Failed, Job, JobProgress, Model, Ready, Reply, Served, Setup
+from spikgpt.service.messages import Begun, Done, Failed, JobProgress, LabelJob, Model, Ready, Reply, Served, Setup
 from spikgpt.service.refusals import Kind, Refusal
 
 # Bytes of a reply at most.
@@ -31,7 +31,7 @@ STOPPING = "The service is stopping; send the request to another one, or again l
 log = logging.getLogger("spikgpt.service")
 
 
-class Worker:
+class WorkerProcess:
     """A worker process."""
 
     def __init__(self, process: asyncio.subprocess.Process) -> None:
@@ -39,7 +39,7 @@ class Worker:
         self.has_begun = False
 
     @classmethod
-    async def start(cls, setup: Setup, module: str = WORKER) -> tuple[Worker, Ready]:
+    async def start(cls, setup: Setup, module: str = WORKER) -> tuple[WorkerProcess, Ready]:
         """Start a process that runs a module, and let it load the references.
 
         Raises
@@ -66,7 +66,9 @@ class Worker:
             raise
         return worker, reply
 
-    async def ask(self, message: Setup | Job, on_progress: Callable[[JobProgress], None] | None = None) -> Reply | None:
+    async def ask(
+        self, message: Setup | LabelJob, on_progress: Callable[[JobProgress], None] | None = None
+    ) -> Reply | None:
         """Send a message and return the reply; None when the process died, before or after it had begun."""
         assert self.process.stdin is not None
         assert self.process.stdout is not None
@@ -102,7 +104,7 @@ class _Task:
 
     def __init__(
         self,
-        job: Job,
+        job: LabelJob,
         is_abandoned: Callable[[], Awaitable[bool]],
         on_progress: Callable[[JobProgress], None] | None = None,
     ) -> None:
@@ -132,7 +134,7 @@ class WorkerPool:
         self._setup, self._size, self._module = setup, size, module
         self._queue: asyncio.Queue[_Task] = asyncio.Queue()
         self._slots: list[asyncio.Task[None]] = []
-        self._workers: set[Worker] = set()
+        self._workers: set[WorkerProcess] = set()
         self._tasks: set[_Task] = set()
         self._loaded = 0
 
@@ -159,7 +161,7 @@ class WorkerPool:
         SpikGPTError
             When a reference cannot be loaded.
         """
-        first, ready = await Worker.start(self._setup, self._module)
+        first, ready = await WorkerProcess.start(self._setup, self._module)
         self.references = ready.references
         # The other workers load the same bytes, and do not contact the Hub.
         models = tuple(
@@ -172,7 +174,7 @@ class WorkerPool:
 
     async def submit(
         self,
-        job: Job,
+        job: LabelJob,
         timeout: float,
         is_abandoned: Callable[[], Awaitable[bool]],
         on_progress: Callable[[JobProgress], None] | None = None,
@@ -220,7 +222,7 @@ class WorkerPool:
             slot.cancel()
         await asyncio.gather(*self._slots, return_exceptions=True)
 
-    async def _run_slot(self, worker: Worker | None) -> None:
+    async def _run_slot(self, worker: WorkerProcess | None) -> None:
         """Keep one worker running, and give it one job after the other."""
         while True:
             worker = worker or await self._start_worker()
@@ -242,12 +244,12 @@ class WorkerPool:
             self.replaced += 1
             worker = None
 
-    async def _start_worker(self) -> Worker:
+    async def _start_worker(self) -> WorkerProcess:
         """Return a new worker, after as many attempts as are needed."""
         pause = FIRST_PAUSE
         while True:
             try:
-                worker, _ = await Worker.start(self._setup, self._module)
+                worker, _ = await WorkerProcess.start(self._setup, self._module)
             except (SpikGPTError, OSError) as error:
                 log.error("A worker process cannot be started: %s", error)
                 await asyncio.sleep(pause)
@@ -255,7 +257,7 @@ class WorkerPool:
             else:
                 return worker
 
-    async def _next_task(self, worker: Worker) -> _Task | None:
+    async def _next_task(self, worker: WorkerProcess) -> _Task | None:
         """Return the next job; None when the worker died while it had none."""
         died = asyncio.ensure_future(worker.process.wait())
         try:
@@ -281,7 +283,7 @@ class WorkerPool:
         finally:
             died.cancel()
 
-    async def _run_task(self, worker: Worker, task: _Task) -> bool:
+    async def _run_task(self, worker: WorkerProcess, task: _Task) -> bool:
         """Let a worker do a job; return False when the worker must be replaced."""
         asking = asyncio.ensure_future(worker.ask(task.job, task.on_progress))
         waited: set[asyncio.Future[Any]] = {asking, task.result}

@@ -47,13 +47,13 @@ async def _serve(
             await pool.start()
             service = Service(pool, settings, Path(folder))
             names = [one.name for one in pool.references]
-            server = _Server(service, settings.grace, listener, lambda address: on_start(address, names))
+            server = _DrainingServer(service, settings.grace, listener, lambda address: on_start(address, names))
             await server.run_until_stopped()
         finally:
             await pool.close()
 
 
-class _Server(HTTPServer):
+class _DrainingServer(HTTPServer):
     """A server that finishes its requests after the first signal, and stops at once after the second."""
 
     def __init__(

@@ -22,7 +22,7 @@ DENSE_VALUES = 4_000_000
 EXAMPLE = '{"genes": ["INS", "GCG"], "cells": ["cell 1"], "counts": [[12, 0]]}'
 
 
-class Table(msgspec.Struct, forbid_unknown_fields=True):
+class CountTable(msgspec.Struct, forbid_unknown_fields=True):
     """Table of n cells and G genes: ``counts``, shape (n, G), names, and columns of n values for ``obs``."""
 
     genes: list[str]
@@ -52,7 +52,7 @@ def read_json(path: Path, max_cells: int) -> AnnData:
         msg = f"The JSON has {size} bytes; expected at most {LARGEST_JSON}. Send an .h5ad or a Parquet file."
         raise Refusal(Kind.TOO_MANY_BYTES, msg)
     try:
-        table = msgspec.json.decode(path.read_bytes(), type=Table)
+        table = msgspec.json.decode(path.read_bytes(), type=CountTable)
     except (msgspec.DecodeError, RecursionError) as error:
         msg = f"{path} is no table ({error}); expected JSON such as {EXAMPLE}."
         raise DataError(msg) from None
@@ -96,7 +96,7 @@ def read_parquet(path: Path, max_cells: int) -> AnnData:
     remedy = "Write it again with pandas.DataFrame.to_parquet(), one row per cell and one column per gene."
     with as_data_errors(path, remedy=remedy), parquet.ParquetFile(path) as file:
         check_cells(file.metadata.num_rows, max_cells)
-        layout = _Layout.from_schema(file.schema_arrow, path)
+        layout = _ParquetLayout.from_schema(file.schema_arrow, path)
         for batch in file.iter_batches(batch_size=max(1, DENSE_VALUES // len(layout.genes))):
             dense = [batch.column(name).to_numpy(zero_copy_only=False) for name in layout.genes]
             parts.append(sparse.csr_matrix(np.stack(dense, axis=1).astype(np.float64)))  # (rows, G)
@@ -107,7 +107,7 @@ def read_parquet(path: Path, max_cells: int) -> AnnData:
     return _cells(parts, layout.genes, names, obs)
 
 
-class _Layout(NamedTuple):
+class _ParquetLayout(NamedTuple):
     """Columns of a Parquet table: genes, other columns, and the one of these that names the cells."""
 
     genes: list[str]
@@ -115,7 +115,7 @@ class _Layout(NamedTuple):
     cell_names: str | None
 
     @classmethod
-    def from_schema(cls, schema: Any, path: Path) -> _Layout:
+    def from_schema(cls, schema: Any, path: Path) -> _ParquetLayout:
         """Return the layout of a table from its types."""
         from pyarrow import types
 

@@ -20,7 +20,7 @@ from typing import TYPE_CHECKING, Any, BinaryIO, TypeAlias, TypeVar
 import msgspec
 
 from spikgpt.errors import ConfigError, SpikGPTError
-from spikgpt.service.messages import UPLOAD, Begun, Done, Failed, Job, Ready, Reply, Served, Setup
+from spikgpt.service.messages import UPLOAD, Begun, Done, Failed, LabelJob, Ready, Reply, Served, Setup
 from spikgpt.service.refusals import INTERNAL, Kind, Refusal
 
 if TYPE_CHECKING:
@@ -76,7 +76,7 @@ def described(models: Mapping[str, SpikGPT | NamedModel]) -> Ready:
     )
 
 
-def run_job(job: Job, models: dict[str, SpikGPT], max_cells: int) -> Done | Failed:
+def run_job(job: LabelJob, models: dict[str, SpikGPT], max_cells: int) -> Done | Failed:
     """Label an upload and write the answer beside it; errors that a user can correct are returned."""
     folder = Path(job.folder)
     try:
@@ -151,7 +151,7 @@ def main() -> None:
     answer_messages(
         load,
         described,
-        lambda line, models, setup, _: run_job(msgspec.json.decode(line, type=Job), models, setup.max_cells),
+        lambda line, models, setup, _: run_job(msgspec.json.decode(line, type=LabelJob), models, setup.max_cells),
     )
 
 

@@ -12,7 +12,7 @@ from distributed import Client, KilledWorker, WorkerPlugin, as_completed, get_wo
 
 from spikgpt.errors import ShardError, SpikGPTError
 from spikgpt.shards.pools import Pool, Result
-from spikgpt.shards.worker import Job, start_run, stop_run
+from spikgpt.shards.worker import ShardJob, start_run, stop_run
 
 # Attempts to reach all workers, and of a task that fails, as on a machine that is too busy to read a file in time.
 ATTEMPTS, RETRIES = 5, 1
@@ -22,7 +22,7 @@ LOST = "The scheduler was lost, or the tasks were cancelled. Run the same comman
 class RunPlugin(WorkerPlugin):  # type: ignore[misc]
     """Makes each worker of a cluster, also one that joins later, a worker of a run."""
 
-    def __init__(self, job: Job) -> None:
+    def __init__(self, job: ShardJob) -> None:
         self.job, self.name = job, f"spikgpt-{job.run[:16]}"
 
     def setup(self, worker: Any) -> None:
@@ -63,7 +63,7 @@ class OnCluster:
 
 
 @contextmanager
-def on_cluster(client: Client, job: Job) -> Iterator[Pool]:
+def on_cluster(client: Client, job: ShardJob) -> Iterator[Pool]:
     """Yield a pool of the workers of a cluster."""
     plugin = RunPlugin(job)
     for attempt in range(ATTEMPTS):

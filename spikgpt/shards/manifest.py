@@ -11,7 +11,7 @@ import msgspec
 from spikgpt.errors import ConfigError, listed, printable
 from spikgpt.files import replacing
 from spikgpt.shards.files import ShardFile
-from spikgpt.shards.parts import Part
+from spikgpt.shards.parts import FinishedPart
 
 MANIFEST, QUERY_MODEL = "manifest.json", "query_model.safetensors"
 FORMAT = 1
@@ -50,7 +50,7 @@ class Arguments(msgspec.Struct, frozen=True):
         return hashlib.sha256(msgspec.json.encode(self, order="deterministic")).hexdigest()
 
 
-class Manifest(msgspec.Struct, kw_only=True):
+class ShardManifest(msgspec.Struct, kw_only=True):
     """Contents of ``manifest.json``.
 
     ``shards``, ``batch_key`` and ``query_model``, the sha256 of its file, are set once the query model is fitted.
@@ -61,7 +61,7 @@ class Manifest(msgspec.Struct, kw_only=True):
     shards: list[Shard] = []
     batch_key: str | None = None
     query_model: str | None = None
-    parts: dict[str, Part] = {}
+    parts: dict[str, FinishedPart] = {}
 
     def save(self, folder: Path) -> None:
         """Write the manifest, atomically."""
@@ -69,7 +69,7 @@ class Manifest(msgspec.Struct, kw_only=True):
             temporary.write_bytes(msgspec.json.encode(self))
 
 
-def open_manifest(folder: Path, arguments: Arguments) -> Manifest:
+def open_manifest(folder: Path, arguments: Arguments) -> ShardManifest:
     """Return the manifest of a folder, or a new one for a new or empty folder.
 
     Raises
@@ -83,11 +83,11 @@ def open_manifest(folder: Path, arguments: Arguments) -> Manifest:
         if others:
             msg = f"{folder} holds {listed(sorted(others)[:NAMED])} and no {MANIFEST}; name a new or empty folder."
             raise ConfigError(msg)
-        manifest = Manifest(arguments=arguments)
+        manifest = ShardManifest(arguments=arguments)
         manifest.save(folder)
         return manifest
     try:
-        manifest = msgspec.json.decode(path.read_bytes(), type=Manifest)
+        manifest = msgspec.json.decode(path.read_bytes(), type=ShardManifest)
     except (msgspec.DecodeError, UnicodeDecodeError) as error:
         msg = f"{path} is no manifest of labels ({printable(str(error))}). Name a new folder."
         raise ConfigError(msg) from None

@@ -18,7 +18,7 @@ KEY = b"spikgpt"
 REMEDY = "Make room on the disk, or correct your access, and run the same command again."
 
 
-class Part(msgspec.Struct, frozen=True):
+class FinishedPart(msgspec.Struct, frozen=True):
     """A finished part: the sha256 of its file, and its numbers of cells."""
 
     sha256: str
@@ -38,7 +38,7 @@ def part_name(number: int) -> str:
     return f"part-{number:05}.parquet"
 
 
-def write_part(path: Path, annotation: Annotation, shard: str, *, run: str, query_model: str) -> Part:
+def write_part(path: Path, annotation: Annotation, shard: str, *, run: str, query_model: str) -> FinishedPart:
     """Write the labels of a shard; the file appears once it is complete.
 
     Parameters
@@ -61,10 +61,10 @@ def write_part(path: Path, annotation: Annotation, shard: str, *, run: str, quer
     with as_data_errors(path, "written", REMEDY), replacing(path) as temporary:
         pq.write_table(table, temporary, write_page_checksum=True)
         sha256 = sha256_of(temporary)
-    return Part(sha256, tally)
+    return FinishedPart(sha256, tally)
 
 
-def finished_part(path: Path, expected: Part | None, *, run: str, query_model: str) -> Part | None:
+def finished_part(path: Path, expected: FinishedPart | None, *, run: str, query_model: str) -> FinishedPart | None:
     """Return a part that is complete and of the same run; None if the shard has to be labelled.
 
     Parameters
@@ -88,4 +88,4 @@ def finished_part(path: Path, expected: Part | None, *, run: str, query_model: s
                     file.read_row_group(group)
     except (OSError, KeyError, pa.ArrowException, msgspec.DecodeError):
         return None
-    return Part(sha256, metadata.tally)
+    return FinishedPart(sha256, metadata.tally)

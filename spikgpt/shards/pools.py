@@ -12,7 +12,7 @@ from typing import Any, NamedTuple, Protocol
 from spikgpt.embedding.base import Engine
 from spikgpt.errors import SpikGPTError
 from spikgpt.reference.files import Reference
-from spikgpt.shards.worker import Job, start_run, stop_run
+from spikgpt.shards.worker import ShardJob, start_run, stop_run
 
 
 class Result(NamedTuple):
@@ -57,7 +57,7 @@ class InProcess:
 
 
 @contextmanager
-def in_process(job: Job, model: tuple[Reference, Engine]) -> Iterator[Pool]:
+def in_process(job: ShardJob, model: tuple[Reference, Engine]) -> Iterator[Pool]:
     """Yield a pool of this process, which uses a reference and an engine that are open."""
     with tempfile.TemporaryDirectory(prefix="spikgpt-") as scratch:
         start_run(job, Path(scratch), model)

@@ -36,10 +36,10 @@ from spikgpt.reference.format import with_manifest
 from spikgpt.sampling import sample_of
 from spikgpt.scoring.notes import QuerySummary
 from spikgpt.shards.files import ShardFile, identify_all
-from spikgpt.shards.manifest import FREE, QUERY_MODEL, Arguments, Manifest, Shard, open_manifest
+from spikgpt.shards.manifest import FREE, QUERY_MODEL, Arguments, Shard, ShardManifest, open_manifest
 from spikgpt.shards.parts import part_name
 from spikgpt.shards.pools import Pool, in_process
-from spikgpt.shards.worker import Job, ShardFacts, fetch_cells, label_shard, read_shard
+from spikgpt.shards.worker import ShardFacts, ShardJob, fetch_cells, label_shard, read_shard
 from spikgpt.types import InputReport, Integers, Rows
 from spikgpt.version import __version__
 
@@ -130,7 +130,7 @@ def annotate_shards(
     with hold_lock(folder / ".lock", refusal):
         manifest = open_manifest(folder, arguments)
         content = with_manifest(reference.files)
-        job = Job(arguments.digest, str(folder), content, reference.origin, worker_options, options)
+        job = ShardJob(arguments.digest, str(folder), content, reference.origin, worker_options, options)
         with _pool(client, job, (reference, engine)) as pool:
             run = _Run(reference, engine, folder, options, manifest, pool)
             run.fit()
@@ -145,7 +145,7 @@ class _Run:
     engine: Engine
     folder: Path
     options: AnnotateOptions
-    manifest: Manifest
+    manifest: ShardManifest
     pool: Pool
     # Worker that has the cells of a shard in its cache, by file and first row.
     workers: dict[tuple[int, int], str | None] = field(default_factory=dict)
@@ -304,7 +304,7 @@ def _current_client() -> Any:
         return None
 
 
-def _pool(client: Any, job: Job, model: tuple[Reference, Engine]) -> AbstractContextManager[Pool]:
+def _pool(client: Any, job: ShardJob, model: tuple[Reference, Engine]) -> AbstractContextManager[Pool]:
     """Return the pool of a client, or of this process."""
     if client is None:
         return in_process(job, model)

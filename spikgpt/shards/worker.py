@@ -30,12 +30,12 @@ from spikgpt.sampling import content_keys
 from spikgpt.shards.cache import ShardCache
 from spikgpt.shards.files import ShardFile, identify, local_copy
 from spikgpt.shards.manifest import MANIFEST, QUERY_MODEL
-from spikgpt.shards.parts import Part, finished_part, write_part
+from spikgpt.shards.parts import FinishedPart, finished_part, write_part
 from spikgpt.types import InputReport, Integers, Rows, Strings
 
 
 @dataclass(frozen=True)
-class Job:
+class ShardJob:
     """Everything that all tasks of a run need.
 
     Attributes
@@ -99,7 +99,7 @@ class _OpenFile:
     notes: tuple[str, ...]
 
 
-class Worker:
+class ShardWorker:
     """State of a run in one process: the reference, its engine, the query model, an open file, and caches.
 
     Parameters
@@ -110,7 +110,7 @@ class Worker:
         Reference and engine, if these are open already.
     """
 
-    def __init__(self, job: Job, scratch: Path, model: tuple[Reference, Engine] | None = None) -> None:
+    def __init__(self, job: ShardJob, scratch: Path, model: tuple[Reference, Engine] | None = None) -> None:
         self.job, self.scratch = job, scratch
         self._model = model
         self._query_model: tuple[str, QueryModel] | None = None
@@ -240,13 +240,13 @@ class Worker:
 
 
 # The runs of this process, by the digest of their arguments.
-_RUNS: dict[str, Worker] = {}
+_RUNS: dict[str, ShardWorker] = {}
 
 
-def start_run(job: Job, scratch: Path, model: tuple[Reference, Engine] | None = None) -> None:
-    """Make this process a worker of a run; see :class:`Worker`."""
+def start_run(job: ShardJob, scratch: Path, model: tuple[Reference, Engine] | None = None) -> None:
+    """Make this process a worker of a run; see :class:`ShardWorker`."""
     stop_run(job.run)
-    _RUNS[job.run] = Worker(job, scratch, model)
+    _RUNS[job.run] = ShardWorker(job, scratch, model)
 
 
 def stop_run(run: str) -> None:
@@ -286,8 +286,8 @@ def label_shard(
     batch_key: str | None,
     query_model: str,
     name: str,
-    expected: Part | None,
-) -> tuple[Part, bool]:
+    expected: FinishedPart | None,
+) -> tuple[FinishedPart, bool]:
     """Label a shard and write its part, unless the part is finished; return the part, and True if it was finished.
 
     Parameters

@@ -11,7 +11,7 @@ import msgspec
 import pytest
 
 from spikgpt.app.messages import RESULTS, SUMMARY, Finished, PageJob, Step
-from spikgpt.app.runs import STARTING, WAITING, Request, Runs, Stopped
+from spikgpt.app.runs import STARTING, WAITING, LabelRequest, Runs, RunStopped
 from spikgpt.app.sessions import PageSession
 from spikgpt.app.settings import AppOptions
 from spikgpt.errors import ConfigError, SpikGPTError
@@ -56,7 +56,7 @@ def runs_of(pool: MadeUpPool, **settings: Any) -> Runs:
     return Runs(cast(WorkerPool, pool), AppOptions(concurrent=1, queue=0, **settings))
 
 
-async def begun(runs: Runs, session: PageSession, request: Request, reports: list[Step | Finished]) -> None:
+async def begun(runs: Runs, session: PageSession, request: LabelRequest, reports: list[Step | Finished]) -> None:
     async for report in runs.run(session, request):
         reports.append(report)
 
@@ -70,7 +70,7 @@ async def uploaded(folder: Path) -> PageSession:
 def test_steps_are_followed_by_labels(tmp_path: Path) -> None:
     async def check() -> None:
         pool, session, reports = MadeUpPool(), await uploaded(tmp_path), list[Step | Finished]()
-        run = asyncio.create_task(begun(runs_of(pool), session, Request("pancreas", unknown=False), reports))
+        run = asyncio.create_task(begun(runs_of(pool), session, LabelRequest("pancreas", unknown=False), reports))
         await asyncio.sleep(0.5)
         assert session.run is not None
         pool.release.set()
@@ -96,7 +96,7 @@ def test_steps_are_followed_by_labels(tmp_path: Path) -> None:
 def test_one_run_a_page_and_as_many_as_the_server_admits(tmp_path: Path) -> None:
     async def check() -> None:
         pool, one, other = MadeUpPool(), await uploaded(tmp_path / "a"), await uploaded(tmp_path / "b")
-        runs, request = runs_of(pool), Request("pancreas")
+        runs, request = runs_of(pool), LabelRequest("pancreas")
         run = asyncio.create_task(begun(runs, one, request, []))
         await asyncio.sleep(0.1)
         with pytest.raises(Refusal, match="labels a file already"):
@@ -115,11 +115,11 @@ def test_one_run_a_page_and_as_many_as_the_server_admits(tmp_path: Path) -> None
 def test_a_run_that_is_stopped_keeps_nothing(way: str, tmp_path: Path) -> None:
     async def check() -> None:
         pool, session = MadeUpPool(), await uploaded(tmp_path)
-        run = asyncio.create_task(begun(runs_of(pool), session, Request("pancreas"), []))
+        run = asyncio.create_task(begun(runs_of(pool), session, LabelRequest("pancreas"), []))
         await asyncio.sleep(0.1)
         if way == "stop":
             assert await session.stop()
-            with pytest.raises(Stopped):
+            with pytest.raises(RunStopped):
                 await run
         else:
             run.cancel()
@@ -139,7 +139,7 @@ def test_an_error_of_the_worker_is_raised(tmp_path: Path) -> None:
         runs = runs_of(pool)
         for _ in range(2):
             with pytest.raises(Refusal, match="damaged"):
-                await begun(runs, session, Request("pancreas"), [])
+                await begun(runs, session, LabelRequest("pancreas"), [])
         assert files(tmp_path) == ["cells.h5ad"]
 
     asyncio.run(check())
@@ -149,20 +149,20 @@ def test_a_path_is_for_local_pages_only(tmp_path: Path) -> None:
     async def check() -> None:
         pool = MadeUpPool()
         pool.release.set()
-        await begun(runs_of(pool), PageSession(tmp_path), Request("auto", " ~/cells.h5ad ", " leiden ", " "), [])
+        await begun(runs_of(pool), PageSession(tmp_path), LabelRequest("auto", " ~/cells.h5ad ", " leiden ", " "), [])
         (job,) = pool.jobs
         assert job.query == str(Path.home() / "cells.h5ad")
         assert (job.cluster_key, job.options["batch_key"]) == ("leiden", None)
         with pytest.raises(ConfigError, match="No file is named"):
-            await begun(runs_of(pool, host="0.0.0.0"), PageSession(tmp_path), Request("auto", "/etc/passwd"), [])
+            await begun(runs_of(pool, host="0.0.0.0"), PageSession(tmp_path), LabelRequest("auto", "/etc/passwd"), [])
         with pytest.raises(ConfigError, match="Two files are named"):
-            await begun(runs_of(pool), await uploaded(tmp_path), Request("auto", "/etc/passwd"), [])
+            await begun(runs_of(pool), await uploaded(tmp_path), LabelRequest("auto", "/etc/passwd"), [])
         with pytest.raises(ConfigError, match="No reference is named"):
-            await begun(runs_of(pool), await uploaded(tmp_path), Request(" "), [])
+            await begun(runs_of(pool), await uploaded(tmp_path), LabelRequest(" "), [])
         session = await uploaded(tmp_path)
         session.uploads_running = 1
         with pytest.raises(ConfigError, match="not complete yet"):
-            await begun(runs_of(pool), session, Request("auto"), [])
+            await begun(runs_of(pool), session, LabelRequest("auto"), [])
         assert len(pool.jobs) == 1
 
     asyncio.run(check())

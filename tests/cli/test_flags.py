@@ -8,7 +8,7 @@ import pytest
 import typer
 
 from spikgpt.cli.flags import command
-from spikgpt.cli.output import Interrupted
+from spikgpt.cli.output import CommandInterrupted
 from spikgpt.errors import ConfigError
 from spikgpt.options import HubOptions, TrainOptions
 from tests.cli.conftest import Run
@@ -68,7 +68,7 @@ def test_an_interruption_is_an_error_of_its_own() -> None:
     def stop() -> None:
         raise KeyboardInterrupt
 
-    with pytest.raises(Interrupted, match=r"^Half of it is kept\.$"):
+    with pytest.raises(CommandInterrupted, match=r"^Half of it is kept\.$"):
         stop()
 
 

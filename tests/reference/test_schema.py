@@ -17,7 +17,7 @@ from spikgpt.reference.schema import (
     CrossValidation,
     GroupScore,
     Header,
-    Metrics,
+    MetricsRecord,
     Provenance,
     require,
 )
@@ -35,7 +35,7 @@ def test_figures_come_back_in_the_order_they_were_written() -> None:
 
 @pytest.mark.parametrize(
     ("values", "kind"),
-    [(METRICS, Metrics), (METRICS["held_out"], Agreement), (CONFIG["provenance"], Provenance), (CONFIG, Header)],
+    [(METRICS, MetricsRecord), (METRICS["held_out"], Agreement), (CONFIG["provenance"], Provenance), (CONFIG, Header)],
 )
 def test_what_another_version_adds_is_let_be(values: dict[str, Any], kind: type) -> None:
     assert converted(values | {"added": {"later": [1]}}, "x.json", kind) == converted(values, "x.json", kind)
@@ -82,7 +82,7 @@ def validation() -> dict[str, Any]:
 def test_a_cross_validation_comes_back() -> None:
     values = validation()
     assert values["accuracy"] == {"mean": pytest.approx(0.9), "std": pytest.approx(0.1 * 2**0.5)}
-    found = converted(METRICS | {"cross_validation": values}, "metrics.json", Metrics)
+    found = converted(METRICS | {"cross_validation": values}, "metrics.json", MetricsRecord)
     assert msgspec.to_builtins(found.cross_validation) == values
     assert [row.group for row in found.cross_validation.groups] == ["d0", "d1"]  # type: ignore[union-attr]
     one = GroupScore("d0", 1, 1.0, 1.0)
@@ -117,11 +117,11 @@ def test_a_forged_cross_validation_is_refused(path: tuple[Any, ...], value: Any,
         parent = parent[key]
     parent[path[-1]] = value
     with pytest.raises(DamagedReference, match=message):
-        converted(METRICS | {"cross_validation": values}, "metrics.json", Metrics)
+        converted(METRICS | {"cross_validation": values}, "metrics.json", MetricsRecord)
 
 
 def test_a_cross_validation_has_no_more_cells_of_a_label_than_the_reference() -> None:
     metrics = METRICS | {"cross_validation": validation()}
     metrics["cells_per_label"] = METRICS["cells_per_label"] | {"alpha": 6}
     with pytest.raises(DamagedReference, match="cross_validation has 7 cells of 'alpha'; expected at most 6"):
-        converted(metrics, "metrics.json", Metrics)
+        converted(metrics, "metrics.json", MetricsRecord)

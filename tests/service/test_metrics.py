@@ -6,11 +6,11 @@ import os
 
 from prometheus_client.parser import text_string_to_metric_families
 
-from spikgpt.service.metrics import Metrics
+from spikgpt.service.metrics import ServiceMetrics
 
 
 def test_metrics_parse() -> None:
-    metrics = Metrics()
+    metrics = ServiceMetrics()
     metrics.errors.labels("Busy").inc()
     metrics.seconds.observe(0.3)
     # A worker that has just ended has no memory.

@@ -12,7 +12,7 @@ import pytest
 from anndata import AnnData
 
 from spikgpt import Annotation
-from spikgpt.service.messages import UPLOAD, Done, Job, JobProgress, Model, Setup
+from spikgpt.service.messages import UPLOAD, Done, JobProgress, LabelJob, Model, Setup
 from spikgpt.service.pool import WorkerPool
 from spikgpt.service.refusals import Kind, Refusal
 from tests.cells.conftest import endless
@@ -55,7 +55,7 @@ def test_a_worker_killed_before_it_begins_costs_none(h5ad: bytes, expected: Anno
 
 def test_a_job_that_takes_too_long_is_stopped(h5ad: bytes, tmp_path: Path) -> None:
     (tmp_path / UPLOAD).write_bytes(h5ad)
-    job = Job(folder=str(tmp_path), model="pancreas", options={"progress": False}, media=CSV)
+    job = LabelJob(folder=str(tmp_path), model="pancreas", options={"progress": False}, media=CSV)
 
     async def is_abandoned() -> bool:
         return False
@@ -104,7 +104,7 @@ def test_another_module_reports_its_progress(tmp_path: Path, monkeypatch: pytest
         pool = WorkerPool(Setup(models=(), keywords={}, max_cells=1), 1, "made_up_worker")
         await pool.start()
         try:
-            job = Job(folder="a folder", model="", options={}, media="")
+            job = LabelJob(folder="a folder", model="", options={}, media="")
             return await pool.submit(job, 60, is_abandoned, heard.append)
         finally:
             await pool.close()

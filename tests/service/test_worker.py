@@ -7,7 +7,7 @@ from pathlib import Path
 import pandas as pd
 
 from spikgpt import Annotation, SpikGPT
-from spikgpt.service.messages import UPLOAD, Done, Failed, Job, Model, Setup
+from spikgpt.service.messages import UPLOAD, Done, Failed, LabelJob, Model, Setup
 from spikgpt.service.requests import CSV, JSON
 from spikgpt.service.worker import described, load, run_job, without_folder
 
@@ -15,7 +15,7 @@ from spikgpt.service.worker import described, load, run_job, without_folder
 def test_a_job_is_labelled_in_its_folder(shipped: SpikGPT, h5ad: bytes, expected: Annotation, tmp_path: Path) -> None:
     (tmp_path / UPLOAD).write_bytes(h5ad)
     here = Path.cwd()
-    job = Job(folder=str(tmp_path), model="pancreas", options={"progress": False}, media=CSV)
+    job = LabelJob(folder=str(tmp_path), model="pancreas", options={"progress": False}, media=CSV)
     done = run_job(job, {"pancreas": shipped}, 120)
     assert isinstance(done, Done)
     assert done.cells == 120
@@ -24,7 +24,7 @@ def test_a_job_is_labelled_in_its_folder(shipped: SpikGPT, h5ad: bytes, expected
 
 
 def test_errors_are_messages(shipped: SpikGPT, h5ad: bytes, tmp_path: Path) -> None:
-    job = Job(folder=str(tmp_path), model="pancreas", options={"progress": False}, media=JSON)
+    job = LabelJob(folder=str(tmp_path), model="pancreas", options={"progress": False}, media=JSON)
     for content, limit, kind in (
         (h5ad, 119, "TooManyCells"),
         (h5ad[:5000], 120, "DataError"),

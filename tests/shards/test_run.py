@@ -18,7 +18,7 @@ from spikgpt.cells.reading import read_cells
 from spikgpt.errors import ConfigError, DataError, LabelsError, ShardError
 from spikgpt.shards import run as runs
 from spikgpt.shards import worker
-from spikgpt.shards.manifest import MANIFEST, Manifest
+from spikgpt.shards.manifest import MANIFEST, ShardManifest
 from tests.shards.conftest import assert_same_labels, write_shards
 
 
@@ -78,7 +78,7 @@ def test_finished_parts_are_kept_and_damaged_ones_made_again(
 def test_a_driver_that_was_killed_before_it_listed_parts_loses_none(
     shipped: SpikGPT, shards: list[Path], whole: Annotation, folder: Path
 ) -> None:
-    manifest = msgspec.json.decode((folder / MANIFEST).read_bytes(), type=Manifest)
+    manifest = msgspec.json.decode((folder / MANIFEST).read_bytes(), type=ShardManifest)
     manifest.parts.clear()
     manifest.save(folder)
     column = pq.read_metadata(folder / "part-00003.parquet").row_group(0).column(5)

@@ -18,32 +18,32 @@ from spikgpt.sampling import content_keys
 from spikgpt.shards import worker as workers
 from spikgpt.shards.files import ShardFile, identify
 from spikgpt.shards.manifest import MANIFEST
-from spikgpt.shards.worker import Job, Worker, fetch_cells, label_shard, read_shard, start_run, stop_run
+from spikgpt.shards.worker import ShardJob, ShardWorker, fetch_cells, label_shard, read_shard, start_run, stop_run
 from tests.conftest import aligned
 from tests.shards.conftest import assert_same_labels
 from tests.shards.test_cache import largest_file
 
 
 @pytest.fixture
-def job(shipped: SpikGPT, tmp_path: Path) -> Iterator[Job]:
+def job(shipped: SpikGPT, tmp_path: Path) -> Iterator[ShardJob]:
     """Start a run in this process whose worker opens the reference from its files."""
     (tmp_path / "labels").mkdir()
     (tmp_path / "scratch").mkdir()
     reference = shipped.reference
     engine = EngineOptions(engine="onnx", threads=1)
-    job = Job("run", str(tmp_path / "labels"), with_manifest(reference.files), None, engine, AnnotateOptions())
+    job = ShardJob("run", str(tmp_path / "labels"), with_manifest(reference.files), None, engine, AnnotateOptions())
     start_run(job, tmp_path / "scratch")
     yield job
     stop_run(job.run)
     assert not list((tmp_path / "scratch").iterdir())
 
 
-def running() -> Worker:
+def running() -> ShardWorker:
     return workers._RUNS["run"]
 
 
 def test_a_shard_is_read_once_and_fetched_from_the_cache_or_again(
-    job: Job, shipped: SpikGPT, shards: list[Path], query: AnnData
+    job: ShardJob, shipped: SpikGPT, shards: list[Path], query: AnnData
 ) -> None:
     file, rows = identify(str(shards[0])), range(10, 35)
     facts = read_shard("run", file, range(10, 35))
@@ -62,20 +62,20 @@ def test_a_shard_is_read_once_and_fetched_from_the_cache_or_again(
         assert donors == query.obs["donor"].astype(str)[10:35].iloc[some].tolist()
 
 
-def test_a_file_that_was_changed_since_the_start_is_refused(job: Job, shards: list[Path]) -> None:
+def test_a_file_that_was_changed_since_the_start_is_refused(job: ShardJob, shards: list[Path]) -> None:
     file = identify(str(shards[0]))
     with pytest.raises(DataError, match=r"shard0.h5ad was changed or replaced"):
         read_shard("run", ShardFile(file.path, file.size + 1, file.version), range(10))
 
 
-def test_a_damaged_file_is_named(job: Job, tmp_path: Path) -> None:
+def test_a_damaged_file_is_named(job: ShardJob, tmp_path: Path) -> None:
     (tmp_path / "damaged.h5ad").write_bytes(b"\x89HDF\r\n\x1a\n" + bytes(500))
     with pytest.raises(DataError, match=r"damaged.h5ad"):
         read_shard("run", identify(str(tmp_path / "damaged.h5ad")), range(10))
 
 
 def test_a_worker_with_a_full_disk_reads_the_shard_again(
-    job: Job, shipped: SpikGPT, shards: list[Path], whole: Annotation, tmp_path: Path
+    job: ShardJob, shipped: SpikGPT, shards: list[Path], whole: Annotation, tmp_path: Path
 ) -> None:
     found = annotate_shards(shipped, shards, tmp_path / "finished")
     name, file = "part-00000.parquet", identify(str(shards[0]))
