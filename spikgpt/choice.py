@@ -157,12 +157,12 @@ class ReferenceChoice:
         if self.best is None:
             far = "; ".join(f"{score.name}: {score.reason}" for score in self.scores)
             return [f"No reference suits the query; {compared}. {far}."]
-        first, others = self.scores[0], self.scores[1:]
+        first, other_scores = self.scores[0], self.scores[1:]
         texts = [f"Reference {first.name}: {first.reason} ({', '.join(_figures(first))}). {compared}."]
         if self.ties:
             texts.append(f"About as good by r times the share of cells that are not Unknown: {listed(self.ties)}.")
-        if others:
-            texts.append(f"Other references: {'; '.join(map(_described, others))}.")
+        if other_scores:
+            texts.append(f"Other references: {'; '.join(map(_described, other_scores))}.")
         return texts
 
     def notes(self) -> tuple[str, ...]:
@@ -171,9 +171,9 @@ class ReferenceChoice:
             return (self.sentences()[0],)
         if not self.ties:
             return ()
-        others = listed(self.ties)
+        ties = listed(self.ties)
         return (
-            f"The references {self.best} and {others} suit the query about equally well; {self.best} was used. To use "
+            f"The references {self.best} and {ties} suit the query about equally well; {self.best} was used. To use "
             "another: model='NAME' (--model NAME). To use several: model=['NAME', 'NAME'] (--model NAME,NAME).",
         )
 
@@ -243,7 +243,7 @@ def models_at_hand(
     """
     hub = replace(hub or Hub(), local_files_only=True)
     addresses = {name: name for name in shipped_references()}
-    for cached in sorted(hub.cached((*FILES, MANIFEST)), key=lambda one: "main" not in one.refs):
+    for cached in sorted(hub.cached((*FILES, MANIFEST)), key=lambda commit: "main" not in commit.refs):
         addresses.setdefault(cached.repository, f"{cached.repository}@{cached.commit}")
     models, failed = dict[str, NamedModel](), list[ReferenceScore]()
     for name, address in addresses.items():
@@ -438,7 +438,7 @@ def choose_reference(
         When the cells cannot be read.
     """
     options = arguments_as(AnnotateOptions, locals())
-    models, failed = models_at_hand() if references is None else ([_opened(one) for one in references], [])
+    models, failed = models_at_hand() if references is None else ([_opened(reference) for reference in references], [])
     if isinstance(cells, str | Path):
         with open_cells(cells) as opened:
             return choose(opened, models, options, failed=failed)
@@ -505,7 +505,7 @@ def annotate(
     if model == AUTO:
         models, failed = models_at_hand()
         return written_to(cells, lambda opened: annotate_by_best(opened, models, options, failed=failed)[0])
-    named = [_opened(one) for one in ([model] if isinstance(model, Path | SpikGPT) else model)]
+    named = [_opened(reference) for reference in ([model] if isinstance(model, Path | SpikGPT) else model)]
     return written_to(cells, lambda opened: annotate_by_several(named, opened, options))
 
 

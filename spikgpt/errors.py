@@ -134,8 +134,10 @@ def needs(package: str = "") -> Iterator[None]:
         if missing not in OPTIONAL:
             raise
         together = TRAINING if missing in TRAINING and not package else ()
-        others = [name for name in together if name != missing and find_spec(name) is None]
-        msg = f"This needs {missing}, which cannot be imported ({error}). Run: {install_command(missing, *others)}"
+        also_missing = [name for name in together if name != missing and find_spec(name) is None]
+        msg = (
+            f"This needs {missing}, which cannot be imported ({error}). Run: {install_command(missing, *also_missing)}"
+        )
         raise ConfigError(msg) from None
 
 

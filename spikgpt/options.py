@@ -265,7 +265,7 @@ def options_of(kind: type[T], keywords: Mapping[str, Any], flags: Mapping[str, s
     # NumPy's numbers and paths become plain Python values, which msgspec converts.
     plain = {name: value.tolist() if hasattr(value, "tolist") else value for name, value in keywords.items()}
     # One text stands for a list of it.
-    annotations = {name: text for one in kind.__mro__ for name, text in getattr(one, "__annotations__", {}).items()}
+    annotations = {name: text for base in kind.__mro__ for name, text in getattr(base, "__annotations__", {}).items()}
     texts = {name for name, text in annotations.items() if "list[str]" in str(text)}
     plain |= {name: [value] for name, value in plain.items() if name in texts and isinstance(value, str)}
     plain |= {name: str(value) for name, value in plain.items() if isinstance(value, Path)}
@@ -309,7 +309,7 @@ def _with_new_names(keywords: Mapping[str, Any], known: Iterable[str]) -> dict[s
         if new not in known:
             near = difflib.get_close_matches(name, known, n=1)
             hint = f" Did you mean {near[0]!r}?" if near else ""
-            options = ", ".join(one for one in known if one not in ("self", "cls"))
+            options = ", ".join(option for option in known if option not in ("self", "cls"))
             msg = f"There is no option {name!r}; the options are {options}.{hint}"
             raise ConfigError(msg)
         if new != name:

@@ -111,8 +111,8 @@ def _settled(
         parts[index] = replace(part, nearest=None)
     refused = {index for index, part in parts.items() if not _suits(part)}
     if refused and len(refused) < len(parts):
-        others = tuple(index for index in indices if index not in refused)
-        fewer = _settled(models, cells, options, scores, others)
+        remaining = tuple(index for index in indices if index not in refused)
+        fewer = _settled(models, cells, options, scores, remaining)
         if all(map(_suits, fewer[0].values())):
             return fewer
     return parts, np.searchsorted(np.array(list(parts)), owner)

@@ -230,7 +230,7 @@ def _shared_genes(tables: Sequence[pd.DataFrame]) -> GeneList:
     genes = genes_of(tables[0])
     shared = np.ones(len(genes), dtype=bool)
     for table in tables[1:]:
-        shared &= match_genes(table, genes, minimum_share=0, at_least=1).found
+        shared &= match_genes(table, genes, minimum_share=0, at_least=1).genes_present
     if shared.sum() < min(MINIMUM_GENES, len(genes)):
         msg = (
             f"The tables share {int(shared.sum())} of the {len(genes)} genes of the first; expected at least "

@@ -128,7 +128,7 @@ class GradioPage:
     async def begin(self, request: gradio.Request) -> str:
         """Begin a session, and return the token for its uploads."""
         try:
-            return (await self._sessions.of(str(request.session_hash))).token
+            return (await self._sessions.session_of(str(request.session_hash))).token
         except SpikGPTError:
             return ""
 
@@ -145,11 +145,13 @@ class GradioPage:
         busy = gradio.Button(interactive=False), gradio.Button(interactive=True)
         idle = gradio.Button(interactive=True), gradio.Button(interactive=False)
         # Programs may send other types than the page.
-        reference, path, cluster_key, batch_key = (str(one or "") for one in (reference, path, cluster_key, batch_key))
+        reference, path, cluster_key, batch_key = (
+            str(text or "") for text in (reference, path, cluster_key, batch_key)
+        )
         wanted = LabelRequest(reference, path, cluster_key, batch_key, bool(unknown))
         status, labels, report = "", "", ""
         try:
-            session = await self._sessions.of(str(request.session_hash))
+            session = await self._sessions.session_of(str(request.session_hash))
             async for step in self._runs.run(session, wanted):
                 if isinstance(step, Finished):
                     labels, report = render.result(step), render.report(step)
@@ -163,4 +165,4 @@ class GradioPage:
 
     async def stop(self, request: gradio.Request) -> None:
         """Stop the run of a session."""
-        await (await self._sessions.of(str(request.session_hash))).stop()
+        await (await self._sessions.session_of(str(request.session_hash))).stop()

@@ -118,12 +118,13 @@ def _label(row: PageLabel, total: int) -> str:
 
 
 def _clusters(clusters: list[PageCluster]) -> str:
-    with_genes = any(one.genes for one in clusters)
+    with_genes = any(cluster.genes for cluster in clusters)
     rows = "".join(
-        f'<tr><td>{name(one.name)}</td><td class="sg-number">{one.cells:,}</td><td>{name(one.label)}</td>'
-        f'<td class="sg-number">{100 * one.share:.0f}%</td><td class="sg-number">{100 * one.unknown_share:.0f}%</td>'
-        + (f"<td>{text(one.genes)}</td></tr>" if with_genes else "</tr>")
-        for one in clusters
+        f'<tr><td>{name(cluster.name)}</td><td class="sg-number">{cluster.cells:,}</td><td>{name(cluster.label)}</td>'
+        f'<td class="sg-number">{100 * cluster.share:.0f}%</td>'
+        f'<td class="sg-number">{100 * cluster.unknown_share:.0f}%</td>'
+        + (f"<td>{text(cluster.genes)}</td></tr>" if with_genes else "</tr>")
+        for cluster in clusters
     )
     head = (
         '<th>cluster</th><th class="sg-number">cells</th><th>label</th><th class="sg-number">share</th>'
@@ -138,12 +139,12 @@ def _clusters(clusters: list[PageCluster]) -> str:
 def _more(sentences: list[str]) -> str:
     if not sentences:
         return ""
-    texts = "".join(f"<p>{text(one)}</p>" for one in sentences)
+    texts = "".join(f"<p>{text(sentence)}</p>" for sentence in sentences)
     return f'<details class="sg-more"><summary>Comparison with the other references</summary>{texts}</details>'
 
 
 def _list(title: str, texts: list[str], kind: str) -> str:
     if not texts:
         return ""
-    items = "".join(f"<li>{text(one)}</li>" for one in texts)
+    items = "".join(f"<li>{text(item)}</li>" for item in texts)
     return f'<div class="{kind}"><h3>{title}</h3><ul>{items}</ul></div>'

@@ -69,7 +69,7 @@ async def _serve(
         await asyncio.gather(pool.start(), asyncio.to_thread(importlib.import_module, "gradio"))
         key = secrets.token_urlsafe(16) if settings.is_local else None
         web = Web(_gradio_app(Runs(pool, settings), sessions, settings), sessions, settings, key)
-        names = [one.name for one in pool.references]
+        names = [reference.name for reference in pool.references]
 
         def announce(address: str) -> None:
             on_start(address + "/" + (f"?key={key}" if key else ""), names)

@@ -130,7 +130,7 @@ class Sessions:
     def __len__(self) -> int:
         return len(self._sessions)
 
-    async def of(self, key: str) -> PageSession:
+    async def session_of(self, key: str) -> PageSession:
         """Return the session of a page by Gradio's name for it, and begin it if there is none.
 
         Raises
@@ -174,11 +174,11 @@ class Sessions:
             When that is so.
         """
         await self._close_idle()
-        others = (one for one in self._sessions.values() if one is not session)
-        held = sum(one.upload is not None or one.results is not None for one in others)
-        held += sum(one.uploads_running for one in self._sessions.values())
-        if held >= self._most_files:
-            msg = f"The server holds {with_noun(held, 'upload')} already. Upload this file again later."
+        other_sessions = (other for other in self._sessions.values() if other is not session)
+        uploads = sum(other.upload is not None or other.results is not None for other in other_sessions)
+        uploads += sum(other.uploads_running for other in self._sessions.values())
+        if uploads >= self._most_files:
+            msg = f"The server holds {with_noun(uploads, 'upload')} already. Upload this file again later."
             raise Refusal(Kind.BUSY, msg)
 
     def results(self, address: str) -> Path | None:

@@ -196,7 +196,7 @@ def annotated(cells: Any, job: PageJob, models: Models) -> tuple[Annotation, lis
 
 def size_of(path: Path) -> int:
     """Return the bytes of a file, or of the files in a folder."""
-    return sum(one.stat().st_size for one in (path.rglob("*") if path.is_dir() else [path]) if one.is_file())
+    return sum(entry.stat().st_size for entry in (path.rglob("*") if path.is_dir() else [path]) if entry.is_file())
 
 
 def summarised(
@@ -221,14 +221,14 @@ def summarised(
     ]
     listed = [
         PageCluster(
-            name=one.name,
-            cells=one.cells,
-            label="Unknown, a new type?" if one.candidate else one.label,
-            share=one.share,
-            unknown_share=one.unknown_share,
-            genes=", ".join(marker.gene for marker in one.markers) or one.note,
+            name=cluster.name,
+            cells=cluster.cells,
+            label="Unknown, a new type?" if cluster.candidate else cluster.label,
+            share=cluster.share,
+            unknown_share=cluster.unknown_share,
+            genes=", ".join(marker.gene for marker in cluster.markers) or cluster.note,
         )
-        for one in (clusters.clusters if clusters else ())
+        for cluster in (clusters.clusters if clusters else ())
     ]
     return Summary(
         cells=len(annotation.best),
@@ -240,7 +240,7 @@ def summarised(
         evidence=" ".join(answer.evidence),
         choice=chosen,
         # The verdict has a place of its own.
-        sentences=[one for one in annotation.sentences() if not (check and one == check.sentence)],
+        sentences=[sentence for sentence in annotation.sentences() if not (check and sentence == check.sentence)],
         notes=notes,
         rows=rows,
         clusters=listed,

@@ -29,14 +29,14 @@ class AlignedCells:
 
     The result is the same, to the bit, for any order and naming of the genes and any storage of the matrix.
     ``values``, shape (n, G), float32, indices sorted, are counts, or linear values where the query holds no counts;
-    ``totals``, shape (n,), are the sums over all the query's genes. ``found``, shape (G,), marks
+    ``totals``, shape (n,), are the sums over all the query's genes. ``genes_present``, shape (G,), marks
     the genes that the query has. ``kind`` is ``counts``, ``linear``, ``log`` or ``embedding``. ``other_genes`` are the
     indices of further genes among those that a reference knows beside its own; their columns are the last of the G.
     """
 
     values: sparse.csr_matrix
     totals: npt.NDArray[np.float64]
-    found: Bools
+    genes_present: Bools
     kind: Kind | Literal["embedding"]
     other_genes: Rows = field(default_factory=lambda: np.empty(0, dtype=np.int64))
 
@@ -60,7 +60,7 @@ class AlignedCells:
         part = self.part(cells)
         if genes is None:
             return part
-        return replace(part, values=sparse.csr_matrix(part.values[:, genes]), found=self.found[genes])
+        return replace(part, values=sparse.csr_matrix(part.values[:, genes]), genes_present=self.genes_present[genes])
 
     @classmethod
     def from_vectors(cls, vectors: Floats, empty: Bools) -> Self:
@@ -108,7 +108,7 @@ def aligned_chunks(
     """
     size, rows = chunk_size or CHUNK, range(expression.n_cells) if rows is None else rows
     bounds = ((start, min(start + size, rows.stop)) for start in rows[::size])
-    aligner = _CompiledAligner.of(expression, match)
+    aligner = _CompiledAligner.from_match(expression, match)
     if aligner is None:
         for start, stop in bounds:
             yield _aligned_by_scipy(expression, match, start, stop)
@@ -118,7 +118,7 @@ def aligned_chunks(
         if aligned is None:
             yield _aligned_by_scipy(expression, match, start, stop)
         else:
-            yield AlignedCells(*aligned, match.found, expression.kind)
+            yield AlignedCells(*aligned, match.genes_present, expression.kind)
 
 
 def _aligned_by_scipy(expression: Expression, match: GeneMatch, start: int, stop: int) -> AlignedCells:
@@ -127,7 +127,7 @@ def _aligned_by_scipy(expression: Expression, match: GeneMatch, start: int, stop
     values = sparse.csr_matrix((linear @ match.selection).astype(np.float32))
     values.eliminate_zeros()
     values.sort_indices()
-    return AlignedCells(values, row_sums(linear), match.found, expression.kind)
+    return AlignedCells(values, row_sums(linear), match.genes_present, expression.kind)
 
 
 @dataclass(frozen=True)
@@ -143,7 +143,7 @@ class _CompiledAligner:
     n_genes: int
 
     @classmethod
-    def of(cls, expression: Expression, match: GeneMatch) -> _CompiledAligner | None:
+    def from_match(cls, expression: Expression, match: GeneMatch) -> _CompiledAligner | None:
         """Return the aligner, or None where SciPy is to be used: for few cells, mixed values or repeated columns."""
         content, selection = expression.content, match.selection.tocoo()
         plain = content.inverse is None and (content.kind == "log") == (content.log_base is not None)

@@ -100,13 +100,13 @@ class Expression:
         index = slice(start, stop) if self.index is None else self.index[start:stop]
         rows = read_rows(self.matrix, index, self.columns)
         too_large = (rows.data > LARGEST_LOG) & (self.kind == "log")
-        for wrong, problem, remedy in (
+        for invalid, problem, remedy in (
             (~np.isfinite(rows.data), "a NaN or infinite value", REMEDY),
             (rows.data < 0, "a negative value", REMEDY),
             (too_large, "a value too large for a logarithm, unlike other cells", MIXED_REMEDY),
         ):
-            if wrong.any():
-                first = int(wrong.argmax())
+            if invalid.any():
+                first = int(invalid.argmax())
                 cell = self._cell(start + int(np.searchsorted(rows.indptr, first, side="right")) - 1)
                 msg = f"{self.source} holds {problem} ({rows.data[first]:g}) in {cell}. {remedy}"
                 raise DataError(msg)
@@ -123,7 +123,7 @@ class Expression:
         rows = self.rows(start, stop)
         return untransformed(rows, self.content)
 
-    def of(self, adata: Cells, index: Integers) -> Expression:
+    def of_cells(self, adata: Cells, index: Integers) -> Expression:
         """Return the values of other cells from the same matrix; ``index`` holds their rows, ascending."""
         if self.source in ("X", "raw"):
             matrix = adata.X if self.source == "X" else adata.raw.X
@@ -213,11 +213,11 @@ def _check_row_order(adata: Cells, chosen: _Candidate, candidates: list[_Candida
     if candidate is None:
         return
     names = chosen.var.index, adata.var_names if candidate.var is adata.var else candidate.var.index
-    if wrong := out_of_place(chosen.matrix, candidate.matrix, names, (chosen.columns, candidate.columns)):
+    if mismatch := out_of_place(chosen.matrix, candidate.matrix, names, (chosen.columns, candidate.columns)):
         msg = (
-            f"The rows of {chosen.source} do not belong to the cells of {other}: {wrong} are less like their own row "
-            f"of {other} than like most other rows. Bring both into the order of obs_names, or pass layer='X' to read "
-            "X alone."
+            f"The rows of {chosen.source} do not belong to the cells of {other}: {mismatch} are less like their own "
+            f"row of {other} than like most other rows. Bring both into the order of obs_names, or pass layer='X' to "
+            "read X alone."
         )
         raise DataError(msg)
 
@@ -240,9 +240,9 @@ def _candidates(adata: Cells, layer: str | None, gene_key: str | None) -> list[_
     """Return the matrices to try, in order of preference."""
     main = [name for name, values in (("X", adata.X), ("raw", adata.raw)) if values is not None]
     if layer is not None and layer not in adata.layers and layer not in main:
-        layers, others = listed(adata.layers), " or ".join(main) or "none"
+        layers, alternatives = listed(adata.layers), " or ".join(main) or "none"
         present = f"the layers are {layers}. Name one of them, " if len(adata.layers) else "there are no layers. Name "
-        msg = f"There is no layer {layer!r}; {present}{others}, or leave it out."
+        msg = f"There is no layer {layer!r}; {present}{alternatives}, or leave it out."
         raise DataError(msg)
     if layer is not None and layer in adata.layers:
         main = []  # the layer itself is called X or raw
@@ -254,16 +254,16 @@ def _candidates(adata: Cells, layer: str | None, gene_key: str | None) -> list[_
             candidates.append(_Candidate(f"layers[{name!r}]", adata.layers[name], adata.var))
     if "raw" in main:
         candidates.append(_Candidate("raw", adata.raw.X, adata.raw.var))
-    on_disk = (replace(one, matrix=keep_on_disk(one.matrix, one.source)) for one in candidates)
-    of_rna = [_select_rna(one) for one in on_disk]
-    named = [one for one in of_rna if gene_key is None or gene_key in one.var]
+    on_disk = (replace(candidate, matrix=keep_on_disk(candidate.matrix, candidate.source)) for candidate in candidates)
+    of_rna = [_select_rna(candidate) for candidate in on_disk]
+    named = [candidate for candidate in of_rna if gene_key is None or gene_key in candidate.var]
     if of_rna and not named:
-        columns = list(dict.fromkeys(str(column) for one in of_rna for column in one.var.columns))
+        columns = list(dict.fromkeys(str(column) for candidate in of_rna for column in candidate.var.columns))
         near = difflib.get_close_matches(str(gene_key), columns, n=1, cutoff=0.5)
         hint = f"Did you mean {near[0]!r}?" if near else "Name a column of gene symbols or ids, or leave gene_key out."
         msg = f"var has no column {gene_key!r}; it has {listed(columns) or 'none'}. {hint}"
         raise DataError(msg)
-    return [_select_genes(one, gene_key) for one in named]
+    return [_select_genes(candidate, gene_key) for candidate in named]
 
 
 def _select_rna(candidate: _Candidate) -> _Candidate:

@@ -139,11 +139,11 @@ class GeneMatch:
     def columns(self) -> Rows:
         """Return the first query column of every gene, shape (G,), -1 for none."""
         first = np.full(self.selection.shape[1], -1, dtype=np.int64)
-        first[self.found] = self.selection.indices[self.selection.indptr[:-1][self.found]]
+        first[self.genes_present] = self.selection.indices[self.selection.indptr[:-1][self.genes_present]]
         return first
 
     @cached_property
-    def found(self) -> Bools:
+    def genes_present(self) -> Bools:
         """Mark the genes that the query has, shape (G,)."""
         return np.asarray(np.diff(self.selection.indptr) > 0)
 
@@ -310,18 +310,18 @@ class _Finder:
     def match(self, names: list[str]) -> _Matches:
         """Return the matched genes; a gene is matched by the first kind of name that fits."""
         matches: _Matches = {}
-        left = [column for column, name in enumerate(names) if name]
+        unmatched = [column for column, name in enumerate(names) if name]
         for kind, gene_of in self._tiers:
             new: _Matches = {}
             rest = []
-            for column in left:
+            for column in unmatched:
                 gene = gene_of(names[column])
                 if gene is None or gene in matches:
                     rest.append(column)
                 else:
                     new.setdefault(gene, (kind, []))[1].append(column)
             matches |= new
-            left = rest
+            unmatched = rest
         return matches
 
 
@@ -346,8 +346,8 @@ def _namings(var: pd.DataFrame, gene_key: str | None = None) -> list[tuple[str, 
         columns_with_names += [(f"var[{columns[key]!r}]", var[columns[key]]) for key in NAME_COLUMNS if key in columns]
     lists = [(label, list(map(_name, names))) for label, names in columns_with_names]
     if gene_key is None and not any(gene_share(names) > LEAST_GENE_SHARE for _, names in lists):
-        others = [(f"var[{column!r}]", list(map(_name, var[column]))) for column in var.columns]
-        lists += [(label, names) for label, names in others if gene_share(names) > LEAST_GENE_SHARE]
+        other_columns = [(f"var[{column!r}]", list(map(_name, var[column]))) for column in var.columns]
+        lists += [(label, names) for label, names in other_columns if gene_share(names) > LEAST_GENE_SHARE]
     return [(label, some) for label, names in lists for some in (without_suffixes(names), *spellings(names))]
 
 

@@ -227,7 +227,7 @@ class StoredDense(_Banded):
                 tile = sparse_rows(values)
                 tiles.append(tile.tocsc())
                 last += tile.shape[1]
-                if sum(one.nnz for one in tiles) >= BLOCK_VALUES or last == self.shape[1]:
+                if sum(part.nnz for part in tiles) >= BLOCK_VALUES or last == self.shape[1]:
                     block = _joined(tiles, "csc")
                     parts = block.data, block.indices + row, block.indptr
                     buckets.append(sparse.csc_matrix(parts, shape=(self.shape[0], last - first)), first)

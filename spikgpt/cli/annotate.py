@@ -129,8 +129,8 @@ def _annotate_file(query: Path, model: ModelOptions, options: LabelOptions, hub:
         msg = "--cluster-table needs --cluster-key, the column of obs that holds the clusters, or --majority-vote."
         raise ConfigError(msg)
     tables = Output("--table", table, TABLES), Output("--cluster-table", cluster_table, CSV), Output("--cas", cas, JSON)
-    others = Output("--report", report, HTML), Output("--lock-file", hub.pin().lock)
-    outputs = Output("--out", out, CELLS), *tables, *others
+    further = Output("--report", report, HTML), Output("--lock-file", hub.pin().lock)
+    outputs = Output("--out", out, CELLS), *tables, *further
     check_outputs(*outputs, inputs=(query, *separate_names(model.model), model.scgpt))
     written: list[Path] = []
     identity = identity_of(query)
@@ -300,7 +300,9 @@ def _annotated(
         if check and names != [AUTO]:
             msg = f"spikgpt evaluate takes one reference, or auto; got --model {model.model}."
             raise ConfigError(msg)
-        return annotated_by_choice(cells, names, model, options, hub, check=check and (lambda one, _: check(one)))
+        return annotated_by_choice(
+            cells, names, model, options, hub, check=check and (lambda candidate, _: check(candidate))
+        )
     reference, engine = opened(model, hub, check=check)
     return annotated(reference, engine, cells, options), engine.name, reference
 
@@ -329,10 +331,10 @@ def annotated_by_choice(
     if names != [AUTO]:
         models = [open_model(name, model, scgpt=model.scgpt, hub=client) for name in names]
         if check:
-            for one in models:
-                check(one.reference, one.engine)
+            for opened_model in models:
+                check(opened_model.reference, opened_model.engine)
         annotation = annotate_by_several(models, cells, options)
-        return annotation, ", ".join(dict.fromkeys(one.engine.name for one in models)), None
+        return annotation, ", ".join(dict.fromkeys(opened_model.engine.name for opened_model in models)), None
     models, failed = models_at_hand(model, scgpt=model.scgpt, hub=client)
     annotation, choice, best = annotate_by_best(cells, models, options, failed=failed)
     if check:

@@ -65,7 +65,7 @@ def add_plug_ins(words: list[str]) -> None:
     ConfigError
         When the word is a command whose plug-in is not installed.
     """
-    known = {one.name for one in app.registered_commands}
+    known = {registered.name for registered in app.registered_commands}
     if {"--version", *known} & {*words}:
         return
     for plug_in in entry_points(group="spikgpt.commands"):
@@ -106,11 +106,15 @@ def _usage_error_text(error: Any) -> str:
     elif message.startswith("No such option: -") and context:
         # Suggest the options that begin with a single letter.
         letter = error.option_name.strip("-")
-        names = [name for one in context.command.params for name in one.opts if name.startswith(f"--{letter}")]
+        names = [name for option in context.command.params for name in option.opts if name.startswith(f"--{letter}")]
         if len(letter) == 1 and names:
             sentences.append(f"Did you mean {' or '.join(names)}?")
     elif message.startswith("Got unexpected extra argument") and context:
-        names = [one.metavar or one.name.upper() for one in context.command.params if one.param_type_name == "argument"]
+        names = [
+            argument.metavar or argument.name.upper()
+            for argument in context.command.params
+            if argument.param_type_name == "argument"
+        ]
         again = "Run the command once for each, and put quotes around a name with spaces." if len(names) == 1 else ""
         sentences.append(f"{context.command_path} takes {' and '.join(names) or 'options only'}. {again}".rstrip())
     return f"{' '.join(sentences)} See {context.command_path if context else 'spikgpt'} --help."

@@ -69,8 +69,8 @@ def note(*texts: str) -> None:
 
 def describe(sentences: Sequence[str], engine: str, notes: Sequence[str]) -> None:
     """Print the sentences and the notes on an annotation; a sentence that is also a note is printed once."""
-    values, *others = sentences
-    for sentence in (f"{values} Engine: {engine}.", *others):
+    values, *rest = sentences
+    for sentence in (f"{values} Engine: {engine}.", *rest):
         if sentence not in notes:
             inform(sentence)
     note(*notes)

@@ -117,11 +117,11 @@ def _check_kind(flag: str, path: Path) -> None:
     raise ConfigError(msg)
 
 
-def _same(one: Path, other: Path) -> bool:
+def _same(first: Path, second: Path) -> bool:
     """Return whether two paths name one file, or would on a disk that ignores the case."""
-    if one.exists() and other.exists() and one.samefile(other):
+    if first.exists() and second.exists() and first.samefile(second):
         return True
-    return _canonical(one) == _canonical(other)
+    return _canonical(first) == _canonical(second)
 
 
 def _canonical(path: Path) -> str:

@@ -84,20 +84,20 @@ def _two_batches(points: Floats, best: Integers, profiles: Floats) -> Bools | No
     # Effects of the two batches, each the median over labels of the difference from the reference.
     first, second = (np.median(of_labels - profiles[labels], axis=0) for of_labels in means)
     apart = second - first
-    others = ~np.isin(best, labels)
-    shifts = points[others] - profiles[best[others]] - first
-    upper[others] = shifts @ apart > apart @ apart / 2
+    ungrouped = ~np.isin(best, labels)
+    shifts = points[ungrouped] - profiles[best[ungrouped]] - first
+    upper[ungrouped] = shifts @ apart > apart @ apart / 2
     return upper if min(upper.sum(), (~upper).sum()) >= CELLS_OF_BATCH else None
 
 
-def _concordance(one: Floats, other: Floats) -> float:
+def _concordance(first: Floats, second: Floats) -> float:
     """Return how alike the differences between labels are in two batches, from label means of shape (L, D).
 
     In each batch the mean over labels is subtracted from the mean of each label. The result is Lin's concordance of the
     two sets of deviations: 1 if they are equal, about 0 if one batch holds a single cell type.
     """
-    one, other = one - one.mean(axis=0), other - other.mean(axis=0)
-    return float(2 * (one * other).sum() / max((one**2).sum() + (other**2).sum(), 1e-12))
+    first, second = first - first.mean(axis=0), second - second.mean(axis=0)
+    return float(2 * (first * second).sum() / max((first**2).sum() + (second**2).sum(), 1e-12))
 
 
 def _best_split(groups: dict[int, Floats]) -> _Split:

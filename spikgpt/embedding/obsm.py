@@ -81,11 +81,11 @@ class ObsmEmbedding(WithoutExpression):
         for start in rows[::CHUNK]:
             part = stored[start : min(start + CHUNK, rows.stop)]
             vectors = (part.toarray() if sparse.issparse(part) else np.asarray(part)).astype(np.float64)
-            wrong = ~np.isfinite(vectors).all(axis=1)
-            if wrong.any():
+            not_finite = ~np.isfinite(vectors).all(axis=1)
+            if not_finite.any():
                 msg = (
-                    f"obsm[{self.key!r}] holds NaN or infinite values, first in row {start + int(wrong.argmax())}; "
-                    "remove such cells or embed them again."
+                    f"obsm[{self.key!r}] holds NaN or infinite values, first in row "
+                    f"{start + int(not_finite.argmax())}; remove such cells or embed them again."
                 )
                 raise DataError(msg)
             yield AlignedCells.from_vectors(vectors, np.zeros(len(vectors), dtype=bool))

@@ -138,11 +138,11 @@ class PCAProjection:
         """
         size = len(self.genes)
         mean, std = (array[:size] for array in scale)
-        found, missing = cells.found[:size], np.flatnonzero(~cells.found[:size])
+        present, missing = cells.genes_present[:size], np.flatnonzero(~cells.genes_present[:size])
         if (imputer := self.fitted_imputer(cells)) is None:
-            return cells.values, (mean, std), found
+            return cells.values, (mean, std), present
         logs = log_normalise(cells.values, cells.totals, self.target_sum).toarray().astype(np.float64)  # (n, U)
-        scaled = np.clip((logs - scale[0]) / scale[1], -self.clip, self.clip)[:, cells.found]
+        scaled = np.clip((logs - scale[0]) / scale[1], -self.clip, self.clip)[:, cells.genes_present]
         expected = imputer.scores(scaled) @ self.components[missing].astype(np.float64).T  # (n, missing)
         expected = mean[missing] + std[missing] * np.clip(expected, -self.clip, self.clip)
         values = cells.values[:, :size].toarray()
@@ -151,19 +151,19 @@ class PCAProjection:
 
     def fitted_imputer(self, cells: AlignedCells) -> FittedImputer | None:
         """Return the imputer for the genes that cells lack; None without an imputer or without missing genes."""
-        if self.imputer is None or cells.found[: len(self.genes)].all():
+        if self.imputer is None or cells.genes_present[: len(self.genes)].all():
             return None
         shares = self.label_shares.astype(np.float64)
-        return FittedImputer.fit(self._table_of(cells), cells.found, shares, self.imputer)
+        return FittedImputer.fit(self._table_of(cells), cells.genes_present, shares, self.imputer)
 
     def logs(self, cells: AlignedCells) -> sparse.csr_matrix:
         """Return log expression of the genes that query and reference share, shape (n, shared genes)."""
         logs = log_normalise(cells.values, cells.totals, self.target_sum)
-        return logs if cells.found.all() else sparse.csr_matrix(logs[:, cells.found])
+        return logs if cells.genes_present.all() else sparse.csr_matrix(logs[:, cells.genes_present])
 
     def profiles(self, cells: AlignedCells) -> Profiles:
         """Return the profiles of the labels in the genes that query and reference share."""
-        table = self._table_of(cells).at(np.flatnonzero(cells.found))
+        table = self._table_of(cells).at(np.flatnonzero(cells.genes_present))
         return Profiles(table.label_means, np.sqrt(self.label_shares.astype(np.float64) @ table.label_stds**2))
 
     def gene_names(self, cells: AlignedCells) -> tuple[str, ...]:
@@ -171,7 +171,7 @@ class PCAProjection:
         symbols = self.genes.symbols
         if self.imputer is not None:
             symbols += tuple(self.imputer.genes.symbols[gene] for gene in cells.other_genes)
-        return tuple(symbols[gene] for gene in np.flatnonzero(cells.found))
+        return tuple(symbols[gene] for gene in np.flatnonzero(cells.genes_present))
 
     def _table_of(self, cells: AlignedCells) -> GeneStatistics:
         """Return the statistics of the genes of aligned cells."""
@@ -184,8 +184,8 @@ class PCAProjection:
         own = [self.mean, self.std, self.components, self.label_means.T, self.label_stds.T]
         if self.imputer is not None:
             more = self.imputer
-            others = more.mean, more.std, more.loadings, more.label_means.T, more.label_stds.T
-            own = [np.concatenate(pair) for pair in zip(own, others, strict=True)]
+            further = more.mean, more.std, more.loadings, more.label_means.T, more.label_stds.T
+            own = [np.concatenate(pair) for pair in zip(own, further, strict=True)]
         mean, std, loadings, label_means, label_stds = (array.astype(np.float64) for array in own)
         return GeneStatistics(mean, std, loadings, label_means.T, label_stds.T)
 
@@ -195,7 +195,7 @@ class PCAProjection:
         Without imputation, the mean of a missing gene is 0, as is its value.
         """
         table = self._table_of(cells)
-        return (table.mean if self.imputer else np.where(cells.found, table.mean, 0.0)), table.std
+        return (table.mean if self.imputer else np.where(cells.genes_present, table.mean, 0.0)), table.std
 
     def read(
         self,
@@ -221,13 +221,13 @@ class PCAProjection:
             genes = self.genes + self.imputer.genes
             match = match_genes(expression.var, genes, minimum_share=0, at_least=GENES.least_genes, **names)
         # Each missing gene is replaced by one other gene, the best genes first.
-        more = np.flatnonzero(match.found[size:])[: int((~match.found[:size]).sum())]
+        more = np.flatnonzero(match.genes_present[size:])[: int((~match.genes_present[:size]).sum())]
         match = match.part(np.concatenate([np.arange(size), size + more]))
         report = InputReport(
             source=expression.source,
             values=expression.kind,
             scaling=scaling,
-            genes_matched=int(match.found[:size].sum()),
+            genes_matched=int(match.genes_present[:size].sum()),
             genes_total=size,
             notes=expression.notes + match.notes,
             orthologues_of=match.orthologues_of,
@@ -311,7 +311,8 @@ class PCAProjection:
     def _of_found_genes(self, mean: Floats, ratio: Floats, cells: AlignedCells) -> Scale:
         """Return a scale from means and ratios of deviations; missing genes get the reference's scale."""
         reference = self.reference_scale(cells)
-        return np.where(cells.found, mean, reference[0]), reference[1] * np.where(cells.found, ratio, 1.0)
+        present = cells.genes_present
+        return np.where(present, mean, reference[0]), reference[1] * np.where(present, ratio, 1.0)
 
     def _simulated_accuracy(self, sample: AlignedCells, run: Run) -> tuple[float | None, tuple[str, ...]]:
         """Return the share of simulated cells that get their label with the genes of a query, and a note.
@@ -325,7 +326,7 @@ class PCAProjection:
             When too many labels would be wrong.
         """
         size = len(self.genes)
-        missing = ~sample.found[:size]
+        missing = ~sample.genes_present[:size]
         if self.imputer is None or missing.mean() <= GENES.few_missing:
             return None, ()
         simulated, truth = self._simulated(sample)
@@ -355,7 +356,7 @@ class PCAProjection:
         means, stds = table.label_means[truth], table.label_stds[truth]  # (n, U)
         high = np.divide(means**2 + stds**2, means, out=np.zeros_like(means), where=means > 0)
         share = np.divide(means, high, out=np.zeros_like(means), where=high > 0)
-        logs = np.where(random.random(means.shape) < share, high, 0) * like.found
+        logs = np.where(random.random(means.shape) < share, high, 0) * like.genes_present
         values = sparse.csr_matrix(np.expm1(logs), dtype=np.float32)
         return replace(like, values=values, totals=np.full(len(truth), self.target_sum)), truth
 

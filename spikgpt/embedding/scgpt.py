@@ -64,7 +64,7 @@ class ScGPTEmbedding(WithoutExpression):
             source=expression.source,
             values=expression.kind,
             scaling="none",
-            genes_matched=int(match.found.sum()),
+            genes_matched=int(match.genes_present.sum()),
             genes_total=len(expression.var),
             notes=expression.notes + match.notes,
             of_query=True,

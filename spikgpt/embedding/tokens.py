@@ -125,7 +125,7 @@ def _quantiles(ordered: npt.NDArray[np.float32], shares: npt.NDArray[np.float64]
 
 
 @jit(cache=False)
-def _drawn(ids: npt.NDArray[np.int32], values: npt.NDArray[np.float32], draw: int) -> npt.NDArray[np.uint64]:
+def _random_words(ids: npt.NDArray[np.int32], values: npt.NDArray[np.float32], draw: int) -> npt.NDArray[np.uint64]:
     """Return a random word for each gene of a cell, a hash of the gene and of the cell's content."""
     words = values.view(np.uint32)
     # The hash of the content is a sum, so that the order of genes does not matter.
@@ -156,7 +156,7 @@ def _tokenise(
             continue
         values, ids = data[start:stop], gene_ids[columns[start:stop]]
         edges = _quantiles(np.sort(values), shares)
-        draws = _drawn(ids, values, draw)
+        draws = _random_words(ids, values, draw)
         # A long cell keeps the genes with the smallest draws.
         kept = offsets[cell + 1] - offsets[cell] - 1
         largest = np.sort(draws)[kept - 1] if kept < stop - start else np.uint64(0xFFFFFFFFFFFFFFFF)

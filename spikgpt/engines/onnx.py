@@ -67,11 +67,11 @@ class OnnxEngine:
                 assert projection is not None
                 assert scale is not None
                 batch = cells.part(part)
-                values, (mean, std), found = projection.impute(batch, scale)
+                values, (mean, std), present = projection.impute(batch, scale)
                 inputs = {
                     contract.COUNTS: values.toarray() if isinstance(values, sparse.csr_matrix) else values,
                     contract.TOTAL: batch.totals,
-                    contract.FOUND: found,
+                    contract.FOUND: present,
                     contract.GENE_MEAN: mean,
                     contract.GENE_STD: std,
                 }

@@ -142,7 +142,7 @@ def embed_query(
         # Upstream draws for one gene after another, in the query's order.
         var = find_expression(cells, layer=layer, gene_key=gene_key).var
         columns = match_genes(var, source.vocabulary.genes, minimum_share=0, gene_key=gene_key).columns
-        order = np.argsort(np.where(aligned.found, columns, cells.n_vars), kind="stable")
+        order = np.argsort(np.where(aligned.genes_present, columns, cells.n_vars), kind="stable")
         ids, values = ids[order], values[:, order].sorted_indices()
     vectors = embed_cells(
         source.checkpoint, values, ids, max_length=source.max_length, settings=settings, on_cells=on_cells

@@ -99,7 +99,7 @@ class GeneAttributor:
         return pull_front(pull_network(self.log_odds_of(logits, label)[1]))
 
     def attribute(
-        self, scaled: Floats, label: int, *, others: Integers | None = None, steps: int = STEPS
+        self, scaled: Floats, label: int, *, baselines: Integers | None = None, steps: int = STEPS
     ) -> Attributions:
         """Return the attributions of genes to the log-odds of a label in cells.
 
@@ -107,32 +107,32 @@ class GeneAttributor:
         ----------
         scaled
             Scaled expression of n cells, shape (n, U).
-        others
+        baselines
             Labels whose profiles serve as baselines; None for the nearest other labels of the mean cell.
         steps
             Points on the path from each baseline to a cell.
         """
-        others = self.nearest_labels(scaled, label)[:BASELINES] if others is None else others
+        baselines = self.nearest_labels(scaled, label)[:BASELINES] if baselines is None else baselines
         shares = (np.arange(steps) + 0.5)[:, None, None] / steps
         total, log_odds = np.zeros(scaled.shape), self.log_odds(scaled, label)
-        for other in others:
+        for other in baselines:
             difference = scaled - self.front.profiles[other]
             path = (scaled - (1 - shares) * difference).reshape(-1, scaled.shape[1])  # (steps n, U)
             total += difference * self.gradient(path, label).reshape(steps, *scaled.shape).mean(axis=0)
-        total /= len(others)
-        baseline = float(self.log_odds(self.front.profiles[others], label).mean())
+        total /= len(baselines)
+        baseline = float(self.log_odds(self.front.profiles[baselines], label).mean())
         return Attributions(_completed(total, log_odds - baseline), log_odds, baseline)
 
     def log_odds_of(self, logits: Floats, label: int) -> tuple[npt.NDArray[np.float64], npt.NDArray[np.float64]]:
         """Return the log-odds of a label, (n, L) to (n,), and their gradient by the logits, shape (n, L)."""
-        others = self.allowed[self.allowed != label]
-        of_others = logits[:, others]
+        other_labels = self.allowed[self.allowed != label]
+        of_others = logits[:, other_labels]
         largest = of_others.max(axis=1, keepdims=True)
         weights = np.exp(of_others - largest)
         total = weights.sum(axis=1, keepdims=True)
         gradient = np.zeros(logits.shape)
         gradient[:, label] = 1
-        gradient[:, others] = -weights / total
+        gradient[:, other_labels] = -weights / total
         return logits[:, label] - (largest + np.log(total))[:, 0], gradient
 
 

@@ -166,10 +166,18 @@ class Explanation:
         label match, other labels of the query.
         """
         rows = [
-            (group.name, why.nearest, one.name, one.value, one.typical, one.unusual, one.compared_with)
+            (
+                group.name,
+                why.nearest,
+                measure.name,
+                measure.value,
+                measure.typical,
+                measure.unusual,
+                measure.compared_with,
+            )
             for group in self.groups
             if (why := group.unknown) is not None
-            for one in why.measures
+            for measure in why.measures
         ]
         table = pd.DataFrame(rows, columns=list(UNKNOWN_COLUMNS))
         return table.astype({"value": float, "typical": float, "unusual": bool})
@@ -201,8 +209,8 @@ class Explanation:
         """
         assert self.var_rows is not None
         rows = self.var_rows(adata)
-        there = rows >= 0
-        if not there.any():
+        has_gene = rows >= 0
+        if not has_gene.any():
             msg = (
                 f"This AnnData has none of the {len(rows)} genes of the explained query; expected the same AnnData. "
                 "Pass the AnnData that was explained."
@@ -211,7 +219,7 @@ class Explanation:
         values = np.full((adata.n_vars, len(self.groups)), np.nan)
         for column, group in enumerate(self.groups):
             # Each of several references reads genes of its own, and two names may mean one gene.
-            read = there & ~np.isnan(group.genes.attributions)
+            read = has_gene & ~np.isnan(group.genes.attributions)
             values[rows[read], column] = group.genes.attributions[read]
         adata.varm[f"{key_added}_attributions"] = values
         adata.uns[f"{key_added}_attribution_groups"] = np.array([group.name for group in self.groups], dtype=object)
@@ -258,10 +266,10 @@ def _rows(group: ExplainedGroup, reference: str) -> list[tuple[Any, ...]]:
     head = group.name, reference, group.cells, genes.label, group.share, genes.agreement, why is not None
     rows: list[tuple[Any, ...]] = [
         (
-            *(*head, genes.runner_up, one.role, one.gene, one.measured, one.attribution, one.mean, one.expressed),
-            *(one.label_mean, one.runner_up_mean, one.absent),
+            *(*head, genes.runner_up, gene.role, gene.gene, gene.measured, gene.attribution, gene.mean, gene.expressed),
+            *(gene.label_mean, gene.runner_up_mean, gene.absent),
         )
-        for one in genes.genes
+        for gene in genes.genes
     ]
     for above in () if why is None else why.genes:
         figures = above.gene, True, None, above.mean, None, None, above.highest_mean, False

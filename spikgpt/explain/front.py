@@ -65,16 +65,16 @@ class GeneFront:
             When the reference reads no genes of its own.
         """
         embedding, template = expression_embedding(query.reference, query.engine), query.template
-        size, found = len(embedding.genes), template.found
+        size, present = len(embedding.genes), template.genes_present
         reference_mean, reference_std = embedding.reference_scale(template)
         mean, std = query.model.scale or (reference_mean, reference_std)
         own = embedding.components.astype(np.float64)
-        components = np.concatenate([own, np.zeros((len(found) - size, own.shape[1]))])[found]
+        components = np.concatenate([own, np.zeros((len(present) - size, own.shape[1]))])[present]
         imputer = embedding.fitted_imputer(template)
-        lost = np.flatnonzero(~found[:size]) if imputer else np.empty(0, dtype=np.int64)
+        lost = np.flatnonzero(~present[:size]) if imputer else np.empty(0, dtype=np.int64)
         means = embedding.profiles(template).means
-        profiles = np.clip((means - reference_mean[found]) / reference_std[found], -embedding.clip, embedding.clip)
-        return cls(mean[found], std[found], embedding.clip, components, own[lost], imputer, profiles)
+        profiles = np.clip((means - reference_mean[present]) / reference_std[present], -embedding.clip, embedding.clip)
+        return cls(mean[present], std[present], embedding.clip, components, own[lost], imputer, profiles)
 
     def scaled(self, logs: sparse.csr_matrix | Floats) -> npt.NDArray[np.float64]:
         """Return the scaled expression of cells from their log expression, both of shape (n, U)."""

@@ -225,7 +225,9 @@ class GroupExplainer:
         """
         names, decided = self.explainer.names, members.part(np.flatnonzero(members.unknown == unknown))
         counts = np.bincount(decided.best, minlength=len(names))
-        for label in [int(counts.argmax())] if not self.chosen else [names.index(one) for one in self.chosen]:
+        for label in (
+            [int(counts.argmax())] if not self.chosen else [names.index(chosen_name) for chosen_name in self.chosen]
+        ):
             group = self._group(name, label, decided, unknown=unknown)
             yield replace(group, size=len(members), share=float(counts[label] / len(members)))
 
@@ -368,8 +370,8 @@ def _labels_of(part: ReferencePart, parts: Sequence[ReferencePart], chosen: Sequ
     own = [label for label in chosen if label in part.labels]
     if not given:
         return own
-    holders = {label: [one for one in parts if label in one.given] for label in own}
-    first = {label: next(one for one in parts if label in one.labels) for label in own}
+    holders = {label: [other for other in parts if label in other.given] for label in own}
+    first = {label: next(other for other in parts if label in other.labels) for label in own}
     return [label for label in own if part in (holders[label] or [first[label]])]
 
 
@@ -386,15 +388,17 @@ def _sort_keys(explanation: Explanation, part: ReferencePart, rows: Rows | None)
 
 def _joined(explanations: Sequence[Explanation], kind: GroupKind, reference: str) -> Explanation:
     """Return the groups of explanations by several references, with the reference of each."""
-    genes = tuple(dict.fromkeys(gene for one in explanations for gene in one.gene_names))
+    genes = tuple(dict.fromkeys(gene for explanation in explanations for gene in explanation.gene_names))
     index = {gene: at for at, gene in enumerate(genes)}
-    columns = [np.array([index[gene] for gene in one.gene_names], dtype=np.int64) for one in explanations]
+    columns = [
+        np.array([index[gene] for gene in explanation.gene_names], dtype=np.int64) for explanation in explanations
+    ]
 
     def var_rows(adata: AnnData) -> Rows:
         rows = np.full(len(genes), -1)
-        for one, own in zip(explanations, columns, strict=True):
-            assert one.var_rows is not None
-            rows[own] = one.var_rows(adata)
+        for explanation, own in zip(explanations, columns, strict=True):
+            assert explanation.var_rows is not None
+            rows[own] = explanation.var_rows(adata)
         return rows
 
     def of_reference(group: ExplainedGroup, name: str, own: Rows) -> ExplainedGroup:
@@ -405,5 +409,7 @@ def _joined(explanations: Sequence[Explanation], kind: GroupKind, reference: str
         return replace(group, name=title, genes=replace(group.genes, attributions=attributions), reference=name)
 
     pairs = zip(explanations, columns, strict=True)
-    groups = tuple(of_reference(group, one.reference, own) for one, own in pairs for group in one.groups)
+    groups = tuple(
+        of_reference(group, explanation.reference, own) for explanation, own in pairs for group in explanation.groups
+    )
     return Explanation(groups, kind, reference, genes, (), var_rows)

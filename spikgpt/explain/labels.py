@@ -153,9 +153,9 @@ class LabelExplainer:
         logs = sparse.csr_matrix(logs)
         chosen = sample_of(content_keys(logs), cells_per_label)
         scaled = self.attributor.front.scaled(logs[chosen])
-        others = self.attributor.nearest_labels(scaled, label)
-        runner_up = int(others[0])
-        absent = scaled.mean(axis=0) < self.attributor.front.profiles[others[:BASELINES]].mean(axis=0)
+        other_labels = self.attributor.nearest_labels(scaled, label)
+        runner_up = int(other_labels[0])
+        absent = scaled.mean(axis=0) < self.attributor.front.profiles[other_labels[:BASELINES]].mean(axis=0)
         attribution = self.attributor.attribute(scaled, label)
         attributions = attribution.values.mean(axis=0)
         return LabelGenes(
@@ -213,7 +213,7 @@ class LabelExplainer:
         """Mean log expression in each label, shape (L,), of the reference's genes that the query lacks."""
         embedding = self.query.engine.embedding
         assert isinstance(embedding, PCAProjection)
-        lost = np.flatnonzero(~self.query.template.found[: len(embedding.genes)])
+        lost = np.flatnonzero(~self.query.template.genes_present[: len(embedding.genes)])
         return {embedding.genes.symbols[gene]: embedding.label_means[:, gene].astype(np.float64) for gene in lost}
 
     @cached_property

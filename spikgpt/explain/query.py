@@ -60,7 +60,7 @@ class FittedQuery:
         assert self.logs is not None
         assert isinstance(embedding, PCAProjection)  # no other embedding has log expression
         logs = self.logs.tocoo()
-        columns = np.flatnonzero(self.template.found)
+        columns = np.flatnonzero(self.template.genes_present)
         shape = logs.shape[0], self.template.values.shape[1]
         values = sparse.csr_matrix((np.expm1(logs.data), (logs.row, columns[logs.col])), shape)
         return replace(self.template, values=values, totals=np.full(shape[0], embedding.target_sum))

@@ -151,8 +151,8 @@ class UnknownExplainer:
         if len(kept) < CELLS_TO_COMPARE:
             kept = np.flatnonzero(~sample.unknown)
             compared_with = f"the {with_noun(len(kept), 'cell')} that kept a label" if len(kept) else ""
-        own, others = _values(self.query, cells), self.sample_values
-        measures = [_compared(name, own[name], others[name][kept], compared_with) for name in MEASURES if name in own]
+        own, sampled = _values(self.query, cells), self.sample_values
+        measures = [_compared(name, own[name], sampled[name][kept], compared_with) for name in MEASURES if name in own]
         if (match := _label_match(self.query, cells, nearest)) is not None:
             measures.insert([measure.name for measure in measures].index("marker excess") + 1, match)
         refused = model.compatibility is not None and not model.compatibility.usable
@@ -188,15 +188,15 @@ def _values(query: FittedQuery, cells: ScoredCells) -> dict[str, Floats]:
     return values
 
 
-def _compared(name: str, own: Floats, others: Floats, compared_with: str) -> Measure:
+def _compared(name: str, own: Floats, compared: Floats, compared_with: str) -> Measure:
     """Return a measure of Unknown cells, shape (n,), beside other cells, shape (m,)."""
     meaning, high = MEASURES[name]
     value = float(np.median(own))
-    if not len(others):
+    if not len(compared):
         return Measure(name, meaning, value, None, name == "OOD score" and value > 0)
-    bound = float(np.quantile(others, 1 - UNUSUAL if high else UNUSUAL))
+    bound = float(np.quantile(compared, 1 - UNUSUAL if high else UNUSUAL))
     unusual = value > bound if high else value < bound
-    return Measure(name, meaning, value, float(np.median(others)), unusual, compared_with)
+    return Measure(name, meaning, value, float(np.median(compared)), unusual, compared_with)
 
 
 def _label_match(query: FittedQuery, cells: ScoredCells, label: int) -> Measure | None:
@@ -206,12 +206,12 @@ def _label_match(query: FittedQuery, cells: ScoredCells, label: int) -> Measure 
         return None
     batch = int(np.bincount(cells.scores.batches).argmax())
     enough = match.cells[batch] >= LEAST_CELLS
-    others: Integers = np.flatnonzero(enough & (np.arange(len(enough)) != label))
-    if not enough[label] or not len(others):
+    other_labels: Integers = np.flatnonzero(enough & (np.arange(len(enough)) != label))
+    if not enough[label] or not len(other_labels):
         return None
-    value, scores = float(match.score[batch, label]), match.score[batch, others]
+    value, scores = float(match.score[batch, label]), match.score[batch, other_labels]
     name = "label match"
-    count = "other label" if len(others) == 1 else f"{len(others)} other labels"
+    count = "other label" if len(other_labels) == 1 else f"{len(other_labels)} other labels"
     compared_with = f"the {count} of {'the query' if len(match.cells) == 1 else 'the same batch'}"
     unusual = bool(value < scores.min())
     return Measure(name, MEASURES[name][0], value, float(np.median(scores)), unusual, compared_with)

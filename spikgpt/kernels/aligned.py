@@ -58,10 +58,10 @@ def aligned_values(
     # One place more than values, as the place after the last value is written to as well.
     data, genes = np.empty(len(linear) + 1, np.float32), np.empty(len(linear) + 1, np.int32)
     starts, totals, whole = np.zeros(rows + 1, np.int32), np.zeros(rows), np.empty(rows, np.bool_)
-    place, limit = 0, np.float32(largest)
+    position, limit = 0, np.float32(largest)
     for row in range(rows):
         first, last = indptr[row], indptr[row + 1]
-        before, values, places = stored[first:last], linear[first:last], indices[first:last]
+        before, values, row_columns = stored[first:last], linear[first:last], indices[first:last]
         bad, broken, total, top = np.int32(0), np.int32(0), 0.0, np.float32(0)
         for at in range(len(values)):  # compiled to vector instructions
             bad += np.int32(not ((before[at] >= 0) & (before[at] <= limit)))
@@ -69,10 +69,10 @@ def aligned_values(
         for at in range(len(values)):
             total += np.float64(values[at])
             top = max(top, values[at])
-        for at in range(len(places)):
-            bad += np.int32((places[at] < 0) | (places[at] >= columns))
-        for at in range(1, len(places)):
-            bad += np.int32(places[at] <= places[at - 1])
+        for at in range(len(row_columns)):
+            bad += np.int32((row_columns[at] < 0) | (row_columns[at] >= columns))
+        for at in range(1, len(row_columns)):
+            bad += np.int32(row_columns[at] <= row_columns[at - 1])
         if bad:
             return data[:0], genes[:0], starts, totals, False, whole
         whole[row] = broken == 0
@@ -83,12 +83,12 @@ def aligned_values(
                 total += np.rint(np.float64(values[at]) / grid) * grid
         totals[row] = total
         for at in range(len(values)):
-            dense[lookup[places[at]]] += np.float64(values[at])
+            dense[lookup[row_columns[at]]] += np.float64(values[at])
         for gene in range(n_genes):
             # Every value is written, and a zero is overwritten by the next one: this is faster than a branch.
-            data[place], genes[place] = dense[gene], gene
-            place += data[place] != 0
+            data[position], genes[position] = dense[gene], gene
+            position += data[position] != 0
         for gene in range(len(dense)):
             dense[gene] = 0.0
-        starts[row + 1] = place
-    return data[:place], genes[:place], starts, totals, True, whole
+        starts[row + 1] = position
+    return data[:position], genes[:position], starts, totals, True, whole

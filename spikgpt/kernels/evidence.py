@@ -104,9 +104,9 @@ def correlation_and_excess(
         for turn in range(neighbours.shape[1]):
             cell = neighbours[row, turn]
             values = sample_data[sample_indptr[cell] : sample_indptr[cell + 1]]
-            places = sample_indices[sample_indptr[cell] : sample_indptr[cell + 1]]
+            columns = sample_indices[sample_indptr[cell] : sample_indptr[cell + 1]]
             for at in range(len(values)):
-                mean[places[at]] += np.float64(values[at])
+                mean[columns[at]] += np.float64(values[at])
         for gene in range(genes):
             mean[gene] *= share
         for batch in range(len(effects)):

@@ -143,20 +143,20 @@ def _scan(query: Float32, tiles: Float32, first: int, size: int, squares: Float3
 
 @jit()
 def _sort_by_distance(
-    query: npt.NDArray[np.float64], points: npt.NDArray[np.float64], places: Rows, lengths: npt.NDArray[np.float64]
+    query: npt.NDArray[np.float64], points: npt.NDArray[np.float64], positions: Rows, lengths: npt.NDArray[np.float64]
 ) -> None:
     """Sort positions of points by their distance from a query; -1 comes last. ``lengths`` is scratch memory."""
-    for spot in range(len(places)):
-        place, length = places[spot], np.inf
-        if place >= 0:
+    for spot in range(len(positions)):
+        position, length = positions[spot], np.inf
+        if position >= 0:
             length = 0.0
             for d in range(len(query)):
-                length += (query[d] - points[place, d]) ** 2
+                length += (query[d] - points[position, d]) ** 2
         at = spot
         while at > 0 and lengths[at - 1] > length:
-            lengths[at], places[at] = lengths[at - 1], places[at - 1]
+            lengths[at], positions[at] = lengths[at - 1], positions[at - 1]
             at -= 1
-        lengths[at], places[at] = length, place
+        lengths[at], positions[at] = length, position
 
 
 @jit()
@@ -183,7 +183,7 @@ def _nearest(
     rows, dim = queries.shape
     count = neighbours.shape[1]
     wide = min(count + SPARE, len(points))
-    values, places, exact = np.empty(wide, np.float32), np.empty(wide, np.int64), np.empty(wide, np.float64)
+    values, positions, exact = np.empty(wide, np.float32), np.empty(wide, np.int64), np.empty(wide, np.float64)
     scratch = np.empty(len(points), np.float32)
     for row in range(rows):
         square = 0.0
@@ -191,7 +191,7 @@ def _nearest(
             square += queries[row, d] * queries[row, d]
         slack = SLACK * math.sqrt(square)
         for spot in range(wide):
-            values[spot], places[spot] = np.inf, -1
+            values[spot], positions[spot] = np.inf, -1
         worst, reach, closest = np.float32(np.inf), np.inf, 0
         for cluster in range(len(radii)):
             if distances[row, cluster] < distances[row, closest]:
@@ -214,11 +214,11 @@ def _nearest(
                     if value < worst and members[first + start + at] != own[row]:
                         spot = wide - 1
                         while spot > 0 and values[spot - 1] > value:
-                            values[spot], places[spot] = values[spot - 1], places[spot - 1]
+                            values[spot], positions[spot] = values[spot - 1], positions[spot - 1]
                             spot -= 1
-                        values[spot], places[spot] = value, members[first + start + at]
+                        values[spot], positions[spot] = value, members[first + start + at]
                         worst = values[wide - 1]
             reach = math.sqrt(max(np.float64(worst) + square, 0.0)) * (1 + SLACK) + slack
-        _sort_by_distance(queries[row], points, places, exact)
+        _sort_by_distance(queries[row], points, positions, exact)
         for spot in range(count):
-            neighbours[row, spot] = places[spot]
+            neighbours[row, spot] = positions[spot]

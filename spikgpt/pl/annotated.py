@@ -129,12 +129,12 @@ class AnnotatedCells:
     def colors(self, names: Iterable[str]) -> dict[str, str]:
         """Return the colour of each name: fixed for the labels of the reference, grey for Unknown."""
         colors = {MISSING: MISSING_COLOR} | dict(self.known_colors)
-        others = [name for name in names if name not in colors]
+        uncoloured = [name for name in names if name not in colors]
         used = set(colors.values())
-        free = [color for color in palette(len(used) + len(others)) if color not in used]
+        free = [color for color in palette(len(used) + len(uncoloured)) if color not in used]
         # More names than colours: they are repeated.
-        free = free or list(palette(len(others) or 1))
-        return {name: colors.get(name) or free[others.index(name) % len(free)] for name in names}
+        free = free or list(palette(len(uncoloured) or 1))
+        return {name: colors.get(name) or free[uncoloured.index(name) % len(free)] for name in names}
 
     def coordinates(self, basis: Any) -> tuple[np.ndarray[Any, Any], str]:
         """Return two coordinates of each cell, shape (n, 2), and their name.
@@ -147,17 +147,17 @@ class AnnotatedCells:
             When a coordinate is not finite.
         """
         if isinstance(basis, str):
-            found = [name for name in (basis, f"X_{basis}") if self.adata is not None and name in self.adata.obsm]
+            keys = [name for name in (basis, f"X_{basis}") if self.adata is not None and name in self.adata.obsm]
             if self.adata is None:
                 msg = "An Annotation has no map; pass the AnnData, or coordinates: basis=adata.obsm['X_umap']."
                 raise ConfigError(msg)
-            if not found:
+            if not keys:
                 msg = (
                     f"obsm has no {basis!r}; it has {listed(list(self.adata.obsm)[:NAMED])}. Compute a map with "
                     "sc.pp.neighbors and sc.tl.umap, or name another one: basis='X_tsne'."
                 )
                 raise ConfigError(msg)
-            points, name = np.asarray(self.adata.obsm[found[0]]), found[0].removeprefix("X_")
+            points, name = np.asarray(self.adata.obsm[keys[0]]), keys[0].removeprefix("X_")
             name = name.upper() if len(name) <= SHORT_NAME else name
         else:
             points, name = np.asarray(basis), "map"
@@ -166,9 +166,9 @@ class AnnotatedCells:
             raise ConfigError(msg)
         points = points[:, :2].astype(np.float64)
         if not np.isfinite(points).all():
-            wrong = int((~np.isfinite(points)).any(axis=1).sum())
+            not_finite = int((~np.isfinite(points)).any(axis=1).sum())
             msg = (
-                f"{with_noun(wrong, 'cell has', 'cells have')} NaN or infinite coordinates; remove such cells "
+                f"{with_noun(not_finite, 'cell has', 'cells have')} NaN or infinite coordinates; remove such cells "
                 "from adata first."
             )
             raise DataError(msg)

@@ -72,11 +72,11 @@ def genes(
         explained, titles = [group.genes for group in labels.groups], [group.name for group in labels.groups]
     else:
         explained = list(labels) if isinstance(labels, Iterable) else [labels]
-        titles = [str(getattr(one, "label", "")) for one in explained]
-    if wrong := [type(one).__name__ for one in explained if not isinstance(one, LabelGenes)]:
-        msg = f"labels has a value of the type {wrong[0]}; expected the result of SpikGPT.explain, or its LabelGenes."
+        titles = [str(getattr(label, "label", "")) for label in explained]
+    if types := [type(label).__name__ for label in explained if not isinstance(label, LabelGenes)]:
+        msg = f"labels has a value of the type {types[0]}; expected the result of SpikGPT.explain, or its LabelGenes."
         raise ConfigError(msg)
-    names = list(dict.fromkeys(gene.gene for one in explained for gene in one.of_role("supporting")[:n_genes]))
+    names = list(dict.fromkeys(gene.gene for label in explained for gene in label.of_role("supporting")[:n_genes]))
     if not 0 < len(names) <= MOST:
         msg = f"The labels have {len(names)} supporting genes; expected 1 to {MOST}. Choose other labels or n_genes."
         raise ConfigError(msg)
@@ -98,9 +98,9 @@ def genes(
 def _dots(explained: list[LabelGenes], names: list[str]) -> pd.DataFrame:
     """Return the dots: row, column, share of expressing cells, relative attribution, and kind of the gene."""
     columns, dots = {name: column for column, name in enumerate(names)}, []
-    for row, one in enumerate(explained):
-        largest = max((abs(gene.attribution or 0.0) for gene in one.genes), default=0.0) or 1.0
-        for gene in one.genes:
+    for row, label in enumerate(explained):
+        largest = max((abs(gene.attribution or 0.0) for gene in label.genes), default=0.0) or 1.0
+        for gene in label.genes:
             if gene.gene in columns:
                 dots.append(
                     {
@@ -120,7 +120,7 @@ def _draw(axes: Axes, dots: pd.DataFrame) -> None:
     missing = dots["missing"].to_numpy(dtype=bool)
     present, absent = dots[~missing], dots["absent"].to_numpy(dtype=bool)[~missing]
     areas: Floats = 6 + LARGEST * present["expressed"].to_numpy(dtype=np.float64)
-    drawn = axes.scatter(
+    collection = axes.scatter(
         present["column"],
         present["row"],
         s=areas,
@@ -128,12 +128,12 @@ def _draw(axes: Axes, dots: pd.DataFrame) -> None:
         cmap="PuOr_r",
         vmin=-1,
         vmax=1,
-        edgecolors=["black" if one else "#999999" for one in absent],
-        linewidths=[1.2 if one else 0.3 for one in absent],
+        edgecolors=["black" if is_absent else "#999999" for is_absent in absent],
+        linewidths=[1.2 if is_absent else 0.3 for is_absent in absent],
         zorder=2,
     )
     axes.scatter(dots[missing]["column"], dots[missing]["row"], marker="x", s=20, color="#444444", zorder=2)
-    figure_of(axes).colorbar(drawn, ax=axes, label="relative attribution", shrink=0.9, aspect=25, pad=0.02)
+    figure_of(axes).colorbar(collection, ax=axes, label="relative attribution", shrink=0.9, aspect=25, pad=0.02)
     handles = [
         axes.scatter([], [], s=6 + LARGEST * share, color="#bbbbbb", label=f"{100 * share:.0f}% of cells")
         for share in SHARES

@@ -114,11 +114,11 @@ def _by_number(points: Floats, values: Floats, area: float, ax: Axes | None) -> 
     if missing.any():
         axes.scatter(points[missing, 0], points[missing, 1], s=area, color=MISSING_COLOR, linewidths=0, rasterized=True)
     order = np.flatnonzero(~missing)[np.argsort(values[~missing], kind="stable")]
-    drawn = axes.scatter(
+    collection = axes.scatter(
         points[order, 0], points[order, 1], s=area, c=values[order], cmap="viridis", linewidths=0, rasterized=True
     )
     if len(order):
-        figure_of(axes).colorbar(drawn, ax=axes, shrink=0.7, aspect=30)
+        figure_of(axes).colorbar(collection, ax=axes, shrink=0.7, aspect=30)
     return axes
 
 
@@ -192,26 +192,26 @@ def _write(axes: Axes, texts: Sequence[str], anchors: Floats, *, partly: bool = 
     box, pixels = axes.get_window_extent(), axes.transData.transform(anchors)
     halo = [withStroke(linewidth=2, foreground="white")]
     style: dict[str, Any] = {"ha": "center", "va": "center", "fontsize": FONT, "path_effects": halo, "zorder": 5}
-    drawn = [axes.text(0, 0, text, **style) for text in texts]
-    extents = [text.get_window_extent() for text in drawn]
+    text_artists = [axes.text(0, 0, text, **style) for text in texts]
+    extents = [text.get_window_extent() for text in text_artists]
     sizes = np.array([(extent.width, extent.height) for extent in extents])
     start, bounds = np.array([box.x0, box.y0]), (box.width, box.height)
     centres = place_boxes(pixels - start, sizes, bounds, farthest=FARTHEST * min(bounds))
     missing = np.isnan(centres[:, 0])
     if missing.any() and not partly:
-        for text in drawn:
+        for text in text_artists:
             text.remove()
         return False
-    places = axes.transData.inverted().transform(centres + start)
-    for text, place, pixel, centre, anchor, extent in zip(
-        drawn, places, pixels - start, centres, anchors, sizes, strict=True
+    positions = axes.transData.inverted().transform(centres + start)
+    for text, position, pixel, centre, anchor, extent in zip(
+        text_artists, positions, pixels - start, centres, anchors, sizes, strict=True
     ):
         if np.isnan(centre[0]):
             text.remove()
             continue
-        text.set_position(tuple(place))
+        text.set_position(tuple(position))
         # Distance from the box of the text to its cells.
         gap = np.linalg.norm(np.maximum(np.abs(centre - pixel) - extent / 2, 0))
         if gap > FAR:
-            axes.plot(*zip(place, anchor, strict=True), color="#606060", linewidth=0.6, zorder=4)
+            axes.plot(*zip(position, anchor, strict=True), color="#606060", linewidth=0.6, zorder=4)
     return True

@@ -73,7 +73,7 @@ def raster(
         axes.axhspan(top - 0.5, top + neurons - 0.5, color=color, alpha=0.06, linewidth=0, zorder=-1)
         ticks.append((top + neurons / 2, f"{name}\n{neurons} neurons, {100 * layer.mean():.1f}%"))
         top += neurons + GAP
-    axes.set_yticks([place for place, _ in ticks], [text for _, text in ticks], fontsize=FONT)
+    axes.set_yticks([position for position, _ in ticks], [text for _, text in ticks], fontsize=FONT)
     axes.set_xticks(range(1, steps + 1))
     axes.set(xlim=(0.5, steps + 0.5), ylim=(top - GAP, -1), xlabel="time step")
     axes.spines[["top", "right"]].set_visible(False)

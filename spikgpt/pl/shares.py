@@ -100,15 +100,15 @@ def composition(
     columns, _, legend_width = legend_size(names, legend_rows)
     height = max(height, 0.6 + ROW * min(legend_rows, -(-len(names) // columns)))
     axes = ax or new_axes(BARS + legend_width + LETTER * min(40, max(map(len, rows))), height)[0]
-    positions, left = np.arange(len(rows)), np.zeros(len(rows))
+    positions, starts = np.arange(len(rows)), np.zeros(len(rows))
     for name in names:
         width = values[name].to_numpy(dtype=np.float64)
-        axes.barh(positions, width, left=left, height=0.8, color=colors[name], edgecolor="white", linewidth=0.4)
-        left = left + width
+        axes.barh(positions, width, left=starts, height=0.8, color=colors[name], edgecolor="white", linewidth=0.4)
+        starts = starts + width
     numbers = [f"{shown(row, 40)} ({int(total):,})" for row, total in zip(rows, totals, strict=True)]
     axes.set_yticks(positions, numbers, fontsize=FONT)
     axes.set_xlabel("cells" if counts else "share of the cells")
-    axes.set(xlim=(0, float(left.max(initial=0)) or 1), ylim=(len(rows) - 0.5, -0.5))
+    axes.set(xlim=(0, float(starts.max(initial=0)) or 1), ylim=(len(rows) - 0.5, -0.5))
     axes.spines[["top", "right", "left"]].set_visible(False)
     axes.tick_params(axis="y", length=0)
     if title:
@@ -164,8 +164,8 @@ def agreement(
     if by is None and f"{cells.key}_{CLUSTER}" not in cells.obs:
         msg = "This annotation has no clusters; name a column of obs, such as by='leiden', or use majority_vote=True."
         raise ConfigError(msg)
-    others, labels = cells.texts(CLUSTER if by is None else by, "by"), cells.texts(color, "color")
-    table = _counts(labels, others, cells.ordered(labels), cells.ordered(others))
+    groups, labels = cells.texts(CLUSTER if by is None else by, "by"), cells.texts(color, "color")
+    table = _counts(labels, groups, cells.ordered(labels), cells.ordered(groups))
     _check_size(len(table), "color")
     _check_size(len(table.columns), "by")
     # Columns whose cells are mostly of one label stand beside each other.

@@ -136,7 +136,7 @@ def _metadata(
         library_name="spikgpt",
         pipeline_tag=TASK,
         tags=tags_of(provenance, (terms.get(row["cell_ontology_id"], row["name"]) for row in labels)),
-        datasets=[one for one in provenance.get("datasets") or () if is_hub_dataset(one)] or None,
+        datasets=[dataset for dataset in provenance.get("datasets") or () if is_hub_dataset(dataset)] or None,
         model_name=name if results else None,
         eval_results=results,
     )
@@ -155,9 +155,9 @@ def _results(provenance: dict[str, Any], metrics: dict[str, Any]) -> list[Any]:
     held_out["dataset_name"] = f"held out: {metrics['held_out_by']}"
     scored = [
         # Results that differ in the name of their data alone are one result to the client.
-        ({"dataset_type": accessions.get(one, one), "dataset_name": one, "dataset_config": one}, row)
+        ({"dataset_type": accessions.get(study, study), "dataset_name": study, "dataset_config": study}, row)
         for row in metrics.get("studies") or ()
-        for one in [row["study"]]
+        for study in [row["study"]]
     ]
     return [
         EvalResult(
@@ -183,9 +183,9 @@ def read_metadata(text: str) -> dict[str, Any] | None:
     return values if isinstance(values, dict) else None
 
 
-def same_card(one: str | bytes, other: str | bytes) -> bool:
+def same_card(first: str | bytes, second: str | bytes) -> bool:
     """Return True for cards of the same metadata and text; the order of the metadata depends on huggingface_hub."""
-    texts = [text.decode(errors="replace") if isinstance(text, bytes) else text for text in (one, other)]
+    texts = [text.decode(errors="replace") if isinstance(text, bytes) else text for text in (first, second)]
     bodies = [FRONT.sub("", text, count=1) for text in texts]
     return bodies[0] == bodies[1] and read_metadata(texts[0]) == read_metadata(texts[1])
 

@@ -113,9 +113,9 @@ class SpikGPTConfig:
     def check(self, weights: Mapping[str, Any]) -> None:
         """Refuse weights of the classifier, arrays or tensors by name, with other shapes."""
         expected, given = self.shapes(), {name: tuple(weight.shape) for name, weight in weights.items()}
-        wrong = sorted(name for name in expected | given if expected.get(name) != given.get(name))
-        shown = ", ".join(f"{name} (expected {expected.get(name)}, found {given.get(name)})" for name in wrong[:3])
-        require(not wrong, f"The weights do not fit the network: {len(wrong)} tensors differ, such as {shown}.")
+        different = sorted(name for name in expected | given if expected.get(name) != given.get(name))
+        shown = ", ".join(f"{name} (expected {expected.get(name)}, found {given.get(name)})" for name in different[:3])
+        require(not different, f"The weights do not fit the network: {len(different)} tensors differ, such as {shown}.")
 
     @classmethod
     def from_dict(cls, values: dict[str, Any]) -> SpikGPTConfig:
@@ -123,7 +123,7 @@ class SpikGPTConfig:
         known = {field.name for field in dataclasses.fields(cls)}
         missing, unknown = sorted(known - values.keys()), sorted(values.keys() - known)
         if missing or unknown:
-            found = f"lacks {', '.join(missing) or 'no field'} and has {', '.join(unknown) or 'none'} that is unknown"
-            msg = f"The model config {found}; expected every field of SpikGPTConfig, as this version has them."
+            problem = f"lacks {', '.join(missing) or 'no field'} and has {', '.join(unknown) or 'none'} that is unknown"
+            msg = f"The model config {problem}; expected every field of SpikGPTConfig, as this version has them."
             raise ConfigError(msg)
         return cls(**values)

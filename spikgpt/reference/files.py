@@ -230,8 +230,8 @@ def _check_numbers(tensors: Tensors) -> None:
     """Refuse values of a pca embedder that no expression data have."""
     deviations = [tensors[name] for name in sorted(tensors) if name.endswith(("std", "stds", "shares"))]
     above = [tensors[name].min(initial=1) >= LEAST_DEVIATION for name in ("std", "more_std") if name in tensors]
-    sound = all(above) and all(array.min(initial=1) >= 0 for array in deviations)
-    require(sound, f"The pca embedder holds negative deviations or shares, or a deviation below {LEAST_DEVIATION:g}.")
+    valid = all(above) and all(array.min(initial=1) >= 0 for array in deviations)
+    require(valid, f"The pca embedder holds negative deviations or shares, or a deviation below {LEAST_DEVIATION:g}.")
     logs = [tensors[name] for name in sorted(tensors) if name.endswith(("mean", "means", "std", "stds"))]
     largest = max(map(_largest, logs))
     require(largest <= LARGEST_LOG, f"The pca embedder holds log expression of {largest:g}; expected {LARGEST_LOG:g}.")
@@ -240,8 +240,8 @@ def _check_numbers(tensors: Tensors) -> None:
     if "more_scatter" in tensors:
         scatter = tensors["more_scatter"].astype(float)
         lowest = float(np.linalg.eigvalsh((scatter + scatter.T) / 2)[0])
-        sound = np.allclose(scatter, scatter.T, atol=1e-3 * np.trace(scatter)) and lowest > -1e-3 * np.trace(scatter)
-        require(sound and np.trace(scatter) > 0, "The scatter of the pca embedder is no covariance.")
+        valid = np.allclose(scatter, scatter.T, atol=1e-3 * np.trace(scatter)) and lowest > -1e-3 * np.trace(scatter)
+        require(valid and np.trace(scatter) > 0, "The scatter of the pca embedder is no covariance.")
 
 
 def _check_embedder(reference: Reference) -> None:

@@ -81,8 +81,8 @@ def stored_files(source: Source) -> dict[str, bytes]:
     manifest = read_file(source, MANIFEST)
     entries = _entries(manifest)
     files = {name: read_file(source, name, entries[name].size) for name in LAYOUT if name in entries}
-    wrong = [name for name, content in files.items() if _entry(content) != entries[name]]
-    require(not wrong, f"{', '.join(wrong)} differs from what {MANIFEST} lists.")
+    altered = [name for name, content in files.items() if _entry(content) != entries[name]]
+    require(not altered, f"{', '.join(altered)} differs from what {MANIFEST} lists.")
     return files | {MANIFEST: manifest}
 
 
@@ -116,11 +116,13 @@ def check_graphs(files: Mapping[str, bytes], hashes: Mapping[str, str]) -> None:
     if not graphs:
         return
     report = decoded(files[PARITY], PARITY, ParityRecord)
-    others = [name for name in GRAPH_SOURCES if report.made_from.get(name) != hashes[name]]
-    require(not others, f"{', '.join(sorted(graphs))} was made from another {' and '.join(others)} than this.")
+    other_sources = [name for name in GRAPH_SOURCES if report.made_from.get(name) != hashes[name]]
+    require(
+        not other_sources, f"{', '.join(sorted(graphs))} was made from another {' and '.join(other_sources)} than this."
+    )
     checked = {name: graph.get("sha256") for name, graph in report.graphs.items()}
-    wrong = sorted(name for name in checked.keys() | graphs if checked.get(name) != graphs.get(name))
-    require(not wrong, f"{PARITY} was written for another {', '.join(wrong)} than this.")
+    different = sorted(name for name in checked.keys() | graphs if checked.get(name) != graphs.get(name))
+    require(not different, f"{PARITY} was written for another {', '.join(different)} than this.")
 
 
 def graph_sources(files: Mapping[str, bytes]) -> dict[str, str]:

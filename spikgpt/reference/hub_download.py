@@ -28,12 +28,12 @@ def download(api: HfApi, repo: str, folder: Path, files: Sequence[ListedFile]) -
     for file in files:
         if (link := folder / file.rfilename).is_symlink() and not cached_file(folder, file.rfilename):
             link.unlink()  # leads out of the cache, or nowhere
-    left = list(files)
+    remaining = list(files)
     for force in (False, True):
-        if left:
-            retried(partial(_attempt, api, repo, folder, left, force=force))
-    if left:
-        names = ", ".join(sorted(file.rfilename for file in left))
+        if remaining:
+            retried(partial(_attempt, api, repo, folder, remaining, force=force))
+    if remaining:
+        names = ", ".join(sorted(file.rfilename for file in remaining))
         msg = (
             f"{repo} at {folder.name} does not hold what it lists, downloaded twice: {names}. Nothing of it was used; "
             "tell its owner."
@@ -42,8 +42,8 @@ def download(api: HfApi, repo: str, folder: Path, files: Sequence[ListedFile]) -
     folder.mkdir(parents=True, exist_ok=True)
 
 
-def _attempt(api: HfApi, repo: str, folder: Path, left: list[ListedFile], *, force: bool) -> None:
-    """Download the files in ``left`` concurrently, and remove those from the list that are whole.
+def _attempt(api: HfApi, repo: str, folder: Path, remaining: list[ListedFile], *, force: bool) -> None:
+    """Download the files in ``remaining`` concurrently, and remove those from the list that are whole.
 
     The client keeps a cached file unless it is forced to replace it. The client moves a file into the cache before the
     hash is known. So the thread of each download deletes a damaged file itself, whatever becomes of the other files.
@@ -52,7 +52,7 @@ def _attempt(api: HfApi, repo: str, folder: Path, left: list[ListedFile], *, for
     from tqdm import tqdm
 
     session()
-    hidden, total = True if utils.are_progress_bars_disabled() else None, sum(file.length for file in left)
+    hidden, total = True if utils.are_progress_bars_disabled() else None, sum(file.length for file in remaining)
     with tqdm(desc=repo, total=total, unit="B", unit_scale=True, disable=hidden) as bar:
         one_bar: Any = lambda **_: nullcontext(bar)  # noqa: E731, the client expects a class
 
@@ -74,12 +74,12 @@ def _attempt(api: HfApi, repo: str, folder: Path, left: list[ListedFile], *, for
                     if not tries_left:
                         raise
             if whole:
-                left.remove(file)
+                remaining.remove(file)
             else:
                 _delete_damaged(folder, file)
 
-        meters = [Meter(file.length, folder.name, file.etag) for file in left]
-        run_concurrently(repo, [partial(fetch, file) for file in left], meters)
+        meters = [Meter(file.length, folder.name, file.etag) for file in remaining]
+        run_concurrently(repo, [partial(fetch, file) for file in remaining], meters)
 
 
 def _delete_damaged(folder: Path, file: ListedFile) -> None:

@@ -99,8 +99,8 @@ def _our_error(error: Exception, name: str, repo: str, done: str) -> SpikGPTErro
         kind = HubError if status_of(error) in REFUSALS else Unreachable
         return kind(_refusal(name, error, done))
     if isinstance(error, (bad_address(), TypeError, LookupError, AttributeError, AssertionError)):
-        found = f"{type(error).__name__}: {first_line(error)}"
-        return HubError(f"The Hub's answer about {name} cannot be understood ({found}). Check HF_ENDPOINT.")
+        problem = f"{type(error).__name__}: {first_line(error)}"
+        return HubError(f"The Hub's answer about {name} cannot be understood ({problem}). Check HF_ENDPOINT.")
     return None
 
 
@@ -131,12 +131,12 @@ def retried(call: Callable[[], T]) -> T:
 
     The wait is as long as the Hub asks for, or a second.
     """
-    for left in reversed(range(TRIES)):
+    for tries_left in reversed(range(TRIES)):
         try:
             return call()
         except network_error() as error:
             hopeless = type(error).__name__ in HOPELESS or status_of(error) in REFUSALS
-            if hopeless or not left or (asked_wait(error) or 0) > left * LONGEST_WAIT:
+            if hopeless or not tries_left or (asked_wait(error) or 0) > tries_left * LONGEST_WAIT:
                 raise
             time.sleep(wait_of(error))
     raise AssertionError  # the last try returns or raises

@@ -55,8 +55,8 @@ def reference_list(hub: Hub) -> ReferenceList:
     """Return :func:`list_references` by a client of the Hub."""
     summaries = [(folder, ReferenceSummary(name=name, source=SHIPPED)) for name, folder in shipped_references().items()]
     summaries += [
-        (one.folder, ReferenceSummary(name=_name_of(one), source=CACHED, commit=one.commit, refs=one.refs))
-        for one in hub.cached((*FILES, MANIFEST))
+        (cached.folder, ReferenceSummary(name=_name_of(cached), source=CACHED, commit=cached.commit, refs=cached.refs))
+        for cached in hub.cached((*FILES, MANIFEST))
     ]
     listed = []
     for folder, summary in summaries:
@@ -66,7 +66,9 @@ def reference_list(hub: Hub) -> ReferenceList:
             listed.append(msgspec.structs.replace(summary, verified=False))
             warn(f"{summary.name} is damaged. {error}")
     try:
-        listed += [ReferenceSummary.from_tags(one.id, one.tags) for one in hub.references(namespace())]
+        listed += [
+            ReferenceSummary.from_tags(repository.id, repository.tags) for repository in hub.references(namespace())
+        ]
     except HubError as error:
         warn(f"References on the Hub are not listed. {error}")
     return ReferenceList(listed)

@@ -158,8 +158,8 @@ def _checked_files(folder: Path) -> dict[str, bytes]:
     except FileNotFoundError as error:  # another process has just deleted a damaged file
         msg = f"{error.filename} is missing. Pull the reference again."
         raise DamagedReference(msg) from None
-    wrong = altered(folder, files)
-    require(not wrong, f"{', '.join(wrong)} differs from what the Hub listed.")
+    damaged = altered(folder, files)
+    require(not damaged, f"{', '.join(damaged)} differs from what the Hub listed.")
     return stored_files(files)
 
 

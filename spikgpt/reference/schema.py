@@ -219,15 +219,15 @@ class CrossValidation(Lines, frozen=True):
         for name in ("accuracy", "macro_f1"):
             stated, spread = getattr(self, name), Spread.from_scores([getattr(row, name) for row in self.groups])
             computed |= {f"{name}.mean": (stated.mean, spread.mean), f"{name}.std": (stated.std, spread.std)}
-        wrong = [name for name, (stated, found) in computed.items() if abs(stated - found) > ROUNDING]
+        inconsistent = [name for name, (stated, recomputed) in computed.items() if abs(stated - recomputed) > ROUNDING]
         if len({row.group for row in self.groups}) < len(self.groups):
-            wrong.append("the names of groups")
+            inconsistent.append("the names of groups")
         if {row.label: row.cells for row in self.pooled.per_label} != by_label or sum(by_label.values()) != cells:
-            wrong.append("the cells of pooled")
+            inconsistent.append("the cells of pooled")
         if sum(row.cells for row in self.groups) != cells:
-            wrong.append("the cells of groups")
-        if wrong:
-            msg = f"{wrong[0]} of the cross-validation differ from its other figures"
+            inconsistent.append("the cells of groups")
+        if inconsistent:
+            msg = f"{inconsistent[0]} of the cross-validation differ from its other figures"
             raise ValueError(msg)
 
     @classmethod

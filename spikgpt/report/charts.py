@@ -68,7 +68,7 @@ class Composition:
 class Cutoff:
     """A cut-off of a rule for Unknown, with its place in the figure from 0 to 1."""
 
-    place: float
+    position: float
     text: str
 
 
@@ -87,7 +87,7 @@ class Histogram:
     @property
     def top(self) -> int:
         """Return the largest number of cells of a bin."""
-        return max(1, *(one + other for one, other in zip(self.labelled, self.unknown, strict=True)))
+        return max(1, *(labelled + unknown for labelled, unknown in zip(self.labelled, self.unknown, strict=True)))
 
 
 @dataclass(frozen=True)
@@ -126,15 +126,15 @@ def label_rows(annotation: Annotation, labels: Categories) -> list[LabelTotal]:
 
 def compositions(annotation: Annotation, labels: Categories, adata: AnnData | None) -> list[Composition]:
     """Return the composition of each sample or batch: the columns of the batch key, or columns such as ``sample``."""
-    found: list[Composition] = []
+    result: list[Composition] = []
     columns = [] if adata is None else _batch_columns(annotation, adata)
     for name, values in [*annotation.columns.items(), *columns]:
         column = categories(str(name), values)
-        if column is None or len(column.values) < 2 or len(found) == MOST_COMPOSITIONS:
+        if column is None or len(column.values) < 2 or len(result) == MOST_COMPOSITIONS:
             continue
         rows, left_out = _shares(column, labels, MOST_GROUPS)
-        found.append(Composition(shortened(str(name)), labels.values, labels.colors, rows, left_out))
-    return found
+        result.append(Composition(shortened(str(name)), labels.values, labels.colors, rows, left_out))
+    return result
 
 
 def _batch_columns(annotation: Annotation, adata: AnnData) -> list[tuple[str, Any]]:
@@ -183,9 +183,9 @@ def histograms(annotation: Annotation) -> list[Histogram]:
         stated = score[np.isfinite(score)]
         low, high = (float(value) for value in np.quantile(stated, [0.002, 0.998]))
         low, high = min(low, -0.1), max(high, 0.1)
-        place = (0 - low) / (high - low)
+        position = (0 - low) / (high - low)
         text = "Distance from the cells of the same label, batch effect removed. The rule for Unknown uses this score."
-        cutoff = (Cutoff(place, "Unknown above 0"),) if rule.ood is not None else ()
+        cutoff = (Cutoff(position, "Unknown above 0"),) if rule.ood is not None else ()
         shown = filled & np.isfinite(score)
         figures.append(_histogram("OOD score", text, score, shown, rejected, (low, high), cutoff))
     return figures
@@ -212,8 +212,8 @@ def _histogram(
     low, high = limits
     bins = np.clip((values[shown] - low) / (high - low) * BINS, 0, BINS - 1).astype(np.int64)
     unknown = rejected[shown]
-    labelled, others = (np.bincount(bins[chosen], minlength=BINS).tolist() for chosen in (~unknown, unknown))
-    return Histogram(name, text, low, high, tuple(labelled), tuple(others), cutoffs)
+    labelled, unknown_counts = (np.bincount(bins[chosen], minlength=BINS).tolist() for chosen in (~unknown, unknown))
+    return Histogram(name, text, low, high, tuple(labelled), tuple(unknown_counts), cutoffs)
 
 
 def cluster_column(

@@ -176,9 +176,9 @@ def _colors(values: Sequence[str], known: Mapping[str, str]) -> list[str]:
     shared = [value for value in stated if value in known]
     colors = dict(zip(stated, palette(len(stated)), strict=True))
     if 2 * len(shared) >= len(stated):
-        others = [value for value in stated if value not in known]
-        free = [color for color in palette(len(known) + len(others)) if color not in known.values()]
-        colors = {value: known[value] for value in shared} | dict(zip(others, free, strict=False))
+        unlisted = [value for value in stated if value not in known]
+        free = [color for color in palette(len(known) + len(unlisted)) if color not in known.values()]
+        colors = {value: known[value] for value in shared} | dict(zip(unlisted, free, strict=False))
     return [colors.get(value, UNKNOWN_COLOR) for value in values]
 
 

@@ -118,17 +118,17 @@ def report_content(
         When there is no column ``cluster_key``.
     """
     cluster_key = cluster_key or options.cluster_key
-    found = charts.cluster_column(annotation, adata, cluster_key)
+    clustered = charts.cluster_column(annotation, adata, cluster_key)
     labels = label_columns(annotation)
-    others, left_out = obs_columns(annotation, adata)
-    if found is not None:
-        others = [found[0], *(column for column in others if column.name != found[0].name)]
+    of_obs, left_out = obs_columns(annotation, adata)
+    if clustered is not None:
+        of_obs = [clustered[0], *(column for column in of_obs if column.name != clustered[0].name)]
     usable = annotation.compatibility is None or annotation.compatibility.usable
-    agreement = charts.agreement(found[0], labels[0], found[1]) if usable and found is not None else None
+    agreement = charts.agreement(clustered[0], labels[0], clustered[1]) if usable and clustered is not None else None
     if not usable:
         clusters = None  # a nearest known type means nothing
-    elif clusters is None and adata is not None and found is not None and annotation.rejected.any():
-        clusters = summarise(annotation, adata, found[2], layer=options.layer, gene_key=options.gene_key)
+    elif clusters is None and adata is not None and clustered is not None and annotation.rejected.any():
+        clusters = summarise(annotation, adata, clustered[2], layer=options.layer, gene_key=options.gene_key)
     positions = cell_map(annotation, adata, map_key, source)
     own: list[Column] = [*labels, *score_columns(annotation)]
     reference = printable(annotation.reference_name)
@@ -139,7 +139,7 @@ def report_content(
         verdict=texts.verdict(annotation),
         notes=texts.notes(annotation),
         labels=tuple(charts.label_rows(annotation, labels[0])),
-        map=_map_content(positions, own, others, annotation),
+        map=_map_content(positions, own, of_obs, annotation),
         map_text=positions.text,
         compositions=tuple(charts.compositions(annotation, labels[0], adata)),
         batches=texts.batches(annotation, options),
@@ -158,7 +158,7 @@ def report_content(
 
 
 def _map_content(
-    positions: CellMap, own: list[Column], others: list[Column], annotation: Annotation
+    positions: CellMap, own: list[Column], of_obs: list[Column], annotation: Annotation
 ) -> MapContent | None:
     """Return the cells that have a position; None without a map."""
     rows = positions.placed
@@ -179,7 +179,7 @@ def _map_content(
         name=positions.name,
         positions=steps,
         rows=None if whole else rows.astype(np.uint32),
-        columns=tuple(column if whole else _part(column, rows) for column in (*own, *others)),
+        columns=tuple(column if whole else _part(column, rows) for column in (*own, *of_obs)),
         own=len(own),
         names=names,
     )

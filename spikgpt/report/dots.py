@@ -92,14 +92,14 @@ def dot_plot(query: FittedQuery) -> DotPlot | None:
     best, unknown = scored.best, scored.unknown
     names = query.reference.labels.names
     logs = sparse.csc_matrix(query.logs)[:, columns].tocsr()
-    cells = [np.flatnonzero((best == names.index(one.label)) & ~unknown) for one in labels]
+    cells = [np.flatnonzero((best == names.index(label.label)) & ~unknown) for label in labels]
     means = np.stack([np.asarray(logs[rows].mean(axis=0)).ravel() for rows in cells])  # (labels, genes)
     shares = np.stack([logs[rows].getnnz(axis=0) / len(rows) for rows in cells])
     levels = means / np.maximum(means.max(axis=0), 1e-12)
-    attributions = np.stack([one.attributions[columns] for one in labels])
+    attributions = np.stack([label.attributions[columns] for label in labels])
     rows = []
-    for at, one in enumerate(labels):
-        own = {gene for gene, owner in chosen if owner == at} | {gene.gene for gene in _present(one)[:MOST_OF_LABEL]}
+    for at, label in enumerate(labels):
+        own = {gene for gene, owner in chosen if owner == at} | {gene.gene for gene in _present(label)[:MOST_OF_LABEL]}
         figures = zip(chosen, shares[at], levels[at], means[at], attributions[at], strict=True)
         dots = tuple(
             Dot(float(share), float(level), float(mean), float(attribution), gene in own)
@@ -107,7 +107,7 @@ def dot_plot(query: FittedQuery) -> DotPlot | None:
             else None
             for (gene, _), share, level, mean, attribution in figures
         )
-        rows.append(DotRow(one.label, one.cells, one.runner_up, dots, _listed(one)))
+        rows.append(DotRow(label.label, label.cells, label.runner_up, dots, _listed(label)))
     return DotPlot(tuple(gene for gene, _ in chosen), tuple(owner for _, owner in chosen), tuple(rows))
 
 

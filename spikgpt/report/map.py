@@ -118,12 +118,12 @@ def cell_map(
     """
     if map_key is not None:
         return _map_of_obsm(adata, map_key)
-    if (found := _usual_map(adata, MAP_KEYS)) is not None:
-        return found
+    if (own_map := _usual_map(adata, MAP_KEYS)) is not None:
+        return own_map
     if (source := source or MapSource.from_annotation(annotation)) is not None:
         return _map_of_sample(source)
-    if (found := _usual_map(adata, ("X_pca",))) is not None:
-        return found
+    if (own_map := _usual_map(adata, ("X_pca",))) is not None:
+        return own_map
     if len(annotation.label_names) > 2 and len(annotation.best) > 1:
         points = _two_components(annotation.probabilities)
         points[annotation.empty] = np.nan
@@ -182,7 +182,7 @@ def _map_of_obsm(adata: AnnData | None, key: str) -> CellMap:
 def _map_of_sample(source: MapSource) -> CellMap:
     """Return the map of a query from the positions of its sample."""
     sample, name, text = _sample_positions(source.points, source.neighbours, source.origin)
-    points = place(sample, source.nearest)
+    points = interpolated_positions(sample, source.nearest)
     if (missing := int(np.isnan(points[:, 0]).sum())) and not source.neighbours.shape[1]:
         text += f" Cells outside the sample have no neighbours without smoothing, and are not on the map: {missing:,}."
     return CellMap(points, name, text)
@@ -230,10 +230,10 @@ def _sample_positions(points: Floats, neighbours: Integers, origin: str) -> tupl
     text = f"The map is a UMAP of the query's own {origin}, computed for {with_noun(len(own), 'cell', form=',')}."
     if every > 1:
         whole = np.empty((len(points), 2), dtype=np.float32)
-        order, others = np.full(len(points), -1), np.ones(len(points), dtype=bool)
-        order[chosen], others[chosen] = np.arange(len(chosen)), False
+        order, not_fitted = np.full(len(points), -1), np.ones(len(points), dtype=bool)
+        order[chosen], not_fitted[chosen] = np.arange(len(chosen)), False
         whole[chosen] = positions
-        whole[others] = place(positions, _nearest(own, points[others], 3))
+        whole[not_fitted] = interpolated_positions(positions, _nearest(own, points[not_fitted], 3))
         positions = whole
     if len(points) > len(own):
         text += " All other cells are placed between their nearest cells."
@@ -274,7 +274,7 @@ def _nearest(sample: Floats, points: Floats, count: int) -> Integers:
     return np.asarray(KDTree(sample).query(points, count)[1], dtype=np.int64)
 
 
-def place(sample: npt.NDArray[np.float32], nearest: Integers) -> npt.NDArray[np.float32]:
+def interpolated_positions(sample: npt.NDArray[np.float32], nearest: Integers) -> npt.NDArray[np.float32]:
     """Return positions between the nearest cells of a sample: (k, 2) and (n, 3) to (n, 2).
 
     The position is the mean of the nearest cells. Cells far from the first of them on the map do not count, so that no

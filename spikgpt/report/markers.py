@@ -74,11 +74,11 @@ class MarkerFinder:
         if self._outside is None or not np.array_equal(self._outside[0], outside):
             self._outside = None  # frees the memory of the previous cells first
             self._outside = outside, _SortedCells.from_logs(_log_values(self._expression, outside))
-        others = self._outside[1]
+        outside_cells = self._outside[1]
         cells = _SortedCells.from_logs(_log_values(self._expression, inside))
-        scores = cells.rank_sum_scores(others)
+        scores = cells.rank_sum_scores(outside_cells)
         adjusted_p = false_discovery_control(2 * norm.sf(np.abs(scores)))
-        fold_changes = np.log2((np.expm1(cells.means) + PSEUDOCOUNT) / (np.expm1(others.means) + PSEUDOCOUNT))
+        fold_changes = np.log2((np.expm1(cells.means) + PSEUDOCOUNT) / (np.expm1(outside_cells.means) + PSEUDOCOUNT))
         chosen = (adjusted_p < LARGEST_ADJUSTED_P) & (fold_changes > MINIMUM_LOG2_FOLD_CHANGE)
         best = np.lexsort((-fold_changes, -scores))
         return tuple(
@@ -87,7 +87,7 @@ class MarkerFinder:
                 float(fold_changes[gene]),
                 float(adjusted_p[gene]),
                 float(cells.expressing[gene] / cells.n_cells),
-                float(others.expressing[gene] / others.n_cells),
+                float(outside_cells.expressing[gene] / outside_cells.n_cells),
             )
             for gene in best[chosen[best]][:MOST_MARKERS]
         )
@@ -117,19 +117,19 @@ class _SortedCells:
         means = np.asarray(logs.sum(axis=0, dtype=np.float64)).ravel() / logs.shape[0]
         return cls(logs.shape[0], np.sort(keys), np.asarray(logs.getnnz(axis=0), dtype=np.int64), means)
 
-    def rank_sum_scores(self, others: Self) -> npt.NDArray[np.float64]:
+    def rank_sum_scores(self, other_cells: Self) -> npt.NDArray[np.float64]:
         """Return the z-score of the rank sum of these cells among all cells of both, for each gene, shape (G,).
 
         Rank sum - minimum = number of pairs of cells in which the cell of this side is higher; a tie counts half.
         """
         genes = (self.keys >> VALUE_BITS).astype(np.int64)
-        left, right = (np.searchsorted(others.keys, self.keys, side=side) for side in ("left", "right"))
-        zeros = others.n_cells - others.expressing  # (G,)
-        starts = np.cumsum(others.expressing) - others.expressing  # (G,)
-        lower = zeros[genes] + (left + right) / 2 - starts[genes]
+        first, last = (np.searchsorted(other_cells.keys, self.keys, side=side) for side in ("left", "right"))
+        zeros = other_cells.n_cells - other_cells.expressing  # (G,)
+        starts = np.cumsum(other_cells.expressing) - other_cells.expressing  # (G,)
+        lower = zeros[genes] + (first + last) / 2 - starts[genes]
         pairs = np.bincount(genes, weights=lower, minlength=len(zeros)) + (self.n_cells - self.expressing) * zeros / 2
-        product = self.n_cells * others.n_cells
-        return np.asarray((pairs - product / 2) / np.sqrt(product * (self.n_cells + others.n_cells + 1) / 12))
+        product = self.n_cells * other_cells.n_cells
+        return np.asarray((pairs - product / 2) / np.sqrt(product * (self.n_cells + other_cells.n_cells + 1) / 12))
 
 
 def _evenly_spaced(rows: Rows) -> Rows:

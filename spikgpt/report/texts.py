@@ -109,14 +109,14 @@ class GeneCoverage:
     ----------
     sentences
         Sentences on the genes that were found and imputed.
-    found, total, helping
+    present, total, helping
         Number of the reference's genes in the query, of all its genes, and of further genes that help to impute.
     missing
         Names of missing genes.
     """
 
     sentences: tuple[str, ...]
-    found: int
+    present: int
     total: int
     helping: int
     missing: tuple[str, ...]
@@ -160,10 +160,10 @@ def genes(annotation: Annotation) -> GeneCoverage:
     query, helping, missing = annotation.query, 0, tuple[str, ...]()
     noted = any(SIMULATED in note for note in report.notes)
     if isinstance(query, FittedQuery) and query.logs is not None and len(query.reference.genes):
-        symbols, found = query.reference.genes.symbols, query.template.found
-        own = found[: len(symbols)]
+        symbols, present = query.reference.genes.symbols, query.template.genes_present
+        own = present[: len(symbols)]
         missing = tuple(symbols[at] for at in np.flatnonzero(~own).tolist())
-        helping = int(found[len(symbols) :].sum())
+        helping = int(present[len(symbols) :].sum())
         if missing and helping:
             sentences.append(
                 f"The other {with_noun(len(missing), 'gene is', 'genes are', form=',')} imputed from these and from "

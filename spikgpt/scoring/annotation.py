@@ -339,8 +339,8 @@ class Annotation:
         note = f"The labels by the reference {which} were replaced."
         # Columns that this annotation does not write stay as they are.
         optional = (self.named(name) for name in (TYPICALITY, OLD_TYPICALITY, OOD_SCORE, CLUSTER_LABEL, REFERENCE))
-        if left := [f"obs[{name!r}]" for name in optional if name not in columns and name in target.obs.columns]:
-            note += f" {' and '.join(left)} may still be by {which}."
+        if stale := [f"obs[{name!r}]" for name in optional if name not in columns and name in target.obs.columns]:
+            note += f" {' and '.join(stale)} may still be by {which}."
         return [f"{note} To keep the labels of both, use key_added='NAME' (--key-added NAME)."]
 
     def write_to(self, adata: AnnData) -> None:

@@ -111,22 +111,22 @@ def _mean_marker_levels(
     labels = np.flatnonzero(query.cells >= LIMITS.least_cells)
     levels, cells = marker_levels(query, labels, profiles, markers), query.cells[labels]
     index = np.arange(len(labels))
-    own, others = levels[index, labels], levels.copy()
-    others[index, labels] = np.nan
-    known = ~np.isnan(own) & ~np.isnan(others).all(axis=1)
+    own, other_levels = levels[index, labels], levels.copy()
+    other_levels[index, labels] = np.nan
+    known = ~np.isnan(own) & ~np.isnan(other_levels).all(axis=1)
     if not len(labels) or cells[known].sum() < LIMITS.marker_share * cells.sum():
         return None, None
     shares = cells[known] / cells[known].sum()
-    return float(shares @ own[known]), float(shares @ np.nanmax(others[known], axis=1))
+    return float(shares @ own[known]), float(shares @ np.nanmax(other_levels[known], axis=1))
 
 
 def _correlation(query: Floats, reference: Floats, label_weights: Floats, gene_weights: Floats) -> float:
     """Return the weighted correlation of the differences between labels, from two sets of means, shape (labels, G)."""
     shares = label_weights / label_weights.sum()
     weights = shares[:, None] * gene_weights  # (labels, G)
-    one, other = (means - shares @ means for means in (query, reference))
-    lengths = (weights * one**2).sum() * (weights * other**2).sum()
-    return float((weights * one * other).sum() / np.sqrt(max(lengths, 1e-300)))
+    query_deviations, reference_deviations = (means - shares @ means for means in (query, reference))
+    lengths = (weights * query_deviations**2).sum() * (weights * reference_deviations**2).sum()
+    return float((weights * query_deviations * reference_deviations).sum() / np.sqrt(max(lengths, 1e-300)))
 
 
 def score_loss(id_scores: Floats, best: Integers, held_out: ConformalScores) -> float:

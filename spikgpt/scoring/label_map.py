@@ -43,8 +43,8 @@ class LabelMap:
             msg = f"Label names must differ; {', '.join(twice[:SHOWN])} occurs more than once."
             raise LabelsError(msg)
         for name in self.names:
-            if wrong := _wrong(name):
-                msg = f"The label name {name[:LONGEST]!r} {wrong}. Rename the label."
+            if fault := _fault_of(name):
+                msg = f"The label name {name[:LONGEST]!r} {fault}. Rename the label."
                 raise LabelsError(msg)
         if UNKNOWN in self.names:
             msg = f"{UNKNOWN!r} is the name for rejected cells, so no label may have it; rename the label."
@@ -84,7 +84,7 @@ class LabelMap:
             raise DamagedReference(msg) from None
 
 
-def _wrong(name: str) -> str:
+def _fault_of(name: str) -> str:
     """Describe the fault of a label name; an empty text for a valid name."""
     if not name or not name.isprintable():
         return "is empty or has control characters"

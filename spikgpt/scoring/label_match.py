@@ -116,8 +116,8 @@ def _marker_deficit(batch: LabelMeans, profiles: Profiles, markers: list[MarkerG
     labels = np.flatnonzero(batch.cells >= MATCH.least_cells)
     levels = marker_levels(batch, labels, profiles, markers)[np.arange(len(labels)), labels]
     labels, levels = labels[~np.isnan(levels)], np.minimum(levels[~np.isnan(levels)], 1)
-    others = _medians_of_others(levels[:, None])[:, 0] if len(labels) > 1 else MATCH.usual_markers
-    deficit[labels] = np.minimum(levels - (MATCH.usual_markers + others) / 2, 0)
+    other_levels = _medians_of_others(levels[:, None])[:, 0] if len(labels) > 1 else MATCH.usual_markers
+    deficit[labels] = np.minimum(levels - (MATCH.usual_markers + other_levels) / 2, 0)
     return deficit
 
 

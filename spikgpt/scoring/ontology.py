@@ -42,9 +42,9 @@ class Ontology:
         terms: set[str] = set()
         queue = [term] if term in self.names else []
         while queue:
-            if (one := queue.pop()) not in terms:
-                terms.add(one)
-                queue += self.parents[one]
+            if (current := queue.pop()) not in terms:
+                terms.add(current)
+                queue += self.parents[current]
         return terms
 
 

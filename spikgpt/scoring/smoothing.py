@@ -83,13 +83,13 @@ class KNNSmoother:
         for start in range(0, len(neighbours), CHUNK):
             part = slice(start, start + CHUNK)
             nearest, own = neighbours[part, : SMOOTHING.neighbours], probabilities[part]
-            others = self.probabilities[nearest]  # (chunk, neighbours, L)
+            near = self.probabilities[nearest]  # (chunk, neighbours, L)
             distances = np.linalg.norm(points[part, None] - self.points[nearest], axis=2)  # (chunk, neighbours)
             outside = np.maximum(distances / np.maximum(self.radius[nearest], 1e-12) - 1, 0)
             kernel = np.exp(-0.5 * (outside / SMOOTHING.bandwidth) ** 2)  # (chunk, neighbours)
-            weights = others.max(axis=2) * kernel
+            weights = near.max(axis=2) * kernel
             total = np.maximum(weights.sum(axis=1, keepdims=True), 1e-300)
-            mean = np.einsum("nk,nkl->nl", weights, others) / total  # (chunk, L)
+            mean = np.einsum("nk,nkl->nl", weights, near) / total  # (chunk, L)
             certainty = mean.max(axis=1) / np.maximum(own.max(axis=1), 1e-12)  # (chunk,)
             share = SMOOTHING.largest_share * np.minimum(kernel.mean(axis=1) * certainty, 1)[:, None]
             # A cell without probabilities keeps none.

@@ -73,7 +73,7 @@ class Service:
         handlers: dict[Any, Any] = {
             SpikGPTError: self._refused,
             HTTPException: self._refused,
-            ClientDisconnect: self._left,
+            ClientDisconnect: self._client_closed,
             Exception: self._failed,
         }
         self._paths = {route.path for route in routes}
@@ -198,7 +198,7 @@ class Service:
         self._metrics.errors.labels(refusal.kind).inc()
         return JSONResponse(refusal.body(), refusal.status)
 
-    async def _left(self, _: Request, __: Exception) -> Response:
+    async def _client_closed(self, _: Request, __: Exception) -> Response:
         """Answer nobody: the client closed the connection."""
         return Response(status_code=400)
 

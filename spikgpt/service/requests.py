@@ -64,11 +64,11 @@ def media_type(accept: str) -> str:
         When no accepted type can be written.
     """
     ranked = []
-    for place, part in enumerate(accept.lower().split(",")):
+    for index, part in enumerate(accept.lower().split(",")):
         name, *parameters = (text.strip() for text in part.split(";"))
         quality = next((text[2:] for text in parameters if text.startswith("q=")), "1")
         weight = float(quality) if quality.replace(".", "", 1).isdecimal() else 0.0
-        ranked.append((-weight, place, name))
+        ranked.append((-weight, index, name))
     for weight, _, name in sorted(ranked):
         for media in MEDIA_TYPES:
             if weight and name in (media, f"{media.partition('/')[0]}/*", "*/*"):

@@ -46,7 +46,7 @@ async def _serve(
         try:
             await pool.start()
             service = Service(pool, settings, Path(folder))
-            names = [one.name for one in pool.references]
+            names = [reference.name for reference in pool.references]
             server = _DrainingServer(service, settings.grace, listener, lambda address: on_start(address, names))
             await server.run_until_stopped()
         finally:

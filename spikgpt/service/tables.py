@@ -92,7 +92,7 @@ def read_parquet(path: Path, max_cells: int) -> AnnData:
         import pyarrow as pa
         from pyarrow import parquet
     parts: list[sparse.csr_matrix] = []
-    others: list[pa.Table] = []
+    obs_parts: list[pa.Table] = []
     remedy = "Write it again with pandas.DataFrame.to_parquet(), one row per cell and one column per gene."
     with as_data_errors(path, remedy=remedy), parquet.ParquetFile(path) as file:
         check_cells(file.metadata.num_rows, max_cells)
@@ -100,9 +100,9 @@ def read_parquet(path: Path, max_cells: int) -> AnnData:
         for batch in file.iter_batches(batch_size=max(1, DENSE_VALUES // len(layout.genes))):
             dense = [batch.column(name).to_numpy(zero_copy_only=False) for name in layout.genes]
             parts.append(sparse.csr_matrix(np.stack(dense, axis=1).astype(np.float64)))  # (rows, G)
-            others.append(pa.table({name: batch.column(name) for name in layout.others}))
+            obs_parts.append(pa.table({name: batch.column(name) for name in layout.obs_columns}))
             check_cells(sum(part.shape[0] for part in parts), max_cells)
-        obs = {name: pa.concat_tables(others).column(name).to_pandas() for name in layout.others if others}
+        obs = {name: pa.concat_tables(obs_parts).column(name).to_pandas() for name in layout.obs_columns if obs_parts}
     names = obs.pop(layout.cell_names).astype(str).tolist() if layout.cell_names in obs else None
     return _cells(parts, layout.genes, names, obs)
 
@@ -111,7 +111,7 @@ class _ParquetLayout(NamedTuple):
     """Columns of a Parquet table: genes, other columns, and the one of these that names the cells."""
 
     genes: list[str]
-    others: list[str]
+    obs_columns: list[str]
     cell_names: str | None
 
     @classmethod

@@ -79,9 +79,11 @@ def open_manifest(folder: Path, arguments: Arguments) -> ShardManifest:
     """
     path = folder / MANIFEST
     if not path.is_file():
-        others = [entry.name for entry in folder.iterdir() if not entry.name.startswith(".")] if folder.exists() else []
-        if others:
-            msg = f"{folder} holds {listed(sorted(others)[:NAMED])} and no {MANIFEST}; name a new or empty folder."
+        entries = (
+            [entry.name for entry in folder.iterdir() if not entry.name.startswith(".")] if folder.exists() else []
+        )
+        if entries:
+            msg = f"{folder} holds {listed(sorted(entries)[:NAMED])} and no {MANIFEST}; name a new or empty folder."
             raise ConfigError(msg)
         manifest = ShardManifest(arguments=arguments)
         manifest.save(folder)
@@ -105,9 +107,9 @@ def _differences(before: Arguments, now: Arguments) -> list[str]:
     """Return a phrase on each difference."""
     phrases = []
     for name in ("spikgpt_version", "reference", "reference_digest", "shard_size"):
-        one, other = getattr(before, name), getattr(now, name)
-        if one != other:
-            phrases.append(f"{name.replace('_', ' ')} was {one}, is {other}")
+        old_value, new_value = getattr(before, name), getattr(now, name)
+        if old_value != new_value:
+            phrases.append(f"{name.replace('_', ' ')} was {old_value}, is {new_value}")
     for kind in ("options", "engine"):
         old, new = getattr(before, kind), getattr(now, kind)
         phrases += [
@@ -115,7 +117,7 @@ def _differences(before: Arguments, now: Arguments) -> list[str]:
             for name in sorted(old.keys() | new.keys())
             if old.get(name) != new.get(name)
         ]
-    old_files, new_files = ({file.path: file for file in one.files} for one in (before, now))
+    old_files, new_files = ({file.path: file for file in arguments.files} for arguments in (before, now))
     phrases += [f"the shard {path} is missing" for path in old_files if path not in new_files]
     phrases += [f"the shard {path} is new" for path in new_files if path not in old_files]
     phrases += [

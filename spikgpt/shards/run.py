@@ -278,9 +278,9 @@ class _Run:
 
 def _check_folder(folder: Path, files: list[ShardFile]) -> None:
     """Refuse a folder where no parts can be written."""
-    there = next(part for part in (folder, *folder.parents) if part.exists())
-    if not there.is_dir() or not os.access(there, os.W_OK):
-        msg = f"{folder} cannot be written: {there} is {'not writable for you' if there.is_dir() else 'a file'}. "
+    existing = next(part for part in (folder, *folder.parents) if part.exists())
+    if not existing.is_dir() or not os.access(existing, os.W_OK):
+        msg = f"{folder} cannot be written: {existing} is {'not writable for you' if existing.is_dir() else 'a file'}. "
         raise ConfigError(msg + "Name another folder.")
     if shard := next((file.path for file in files if folder.is_relative_to(file.path)), None):
         msg = f"{folder} lies in the shard {shard}; name a folder outside the shards."
@@ -321,18 +321,18 @@ def _first_rows(shards: Sequence[Shard]) -> Integers:
 def _check_alike(files: list[ShardFile], facts: dict[tuple[int, int], ShardFacts], number: int) -> None:
     """Refuse a file whose values or genes differ from those of the other files."""
     other = min(file for file, start in facts if start == 0)
-    one, first = facts[number, 0], facts[other, 0]
+    compared, first = facts[number, 0], facts[other, 0]
     paths = files[number].path, files[other].path
-    if one.unit != first.unit:
+    if compared.unit != first.unit:
         msg = (
-            f"{paths[0]} holds {one.unit}, and {paths[1]} holds {first.unit}; expected one kind of values in all "
+            f"{paths[0]} holds {compared.unit}, and {paths[1]} holds {first.unit}; expected one kind of values in all "
             "shards. Write counts into all of them, or annotate them apart."
         )
         raise DataError(msg)
-    if one.genes != first.genes:
+    if compared.genes != first.genes:
         msg = (
-            f"{paths[0]} has other genes than {paths[1]} ({one.genes}; {first.genes}); expected the same genes in all "
-            "shards, in any order. Keep the genes that all have, or annotate the shards apart."
+            f"{paths[0]} has other genes than {paths[1]} ({compared.genes}; {first.genes}); expected the same genes in "
+            "all shards, in any order. Keep the genes that all have, or annotate the shards apart."
         )
         raise DataError(msg)
 

@@ -155,7 +155,7 @@ class ShardWorker:
             warnings.simplefilter("always", SpikGPTWarning)
             cells = stack.enter_context(open_cells(stack.enter_context(local_copy(file.path, self.scratch))))
             query = read_query(self.model[1], cells, self.job.options)
-            notes = tuple(str(one.message) for one in caught if issubclass(one.category, SpikGPTWarning))
+            notes = tuple(str(warning.message) for warning in caught if issubclass(warning.category, SpikGPTWarning))
             self._open[thread] = _OpenFile(file, stack.pop_all(), cells, query, notes)
         return self._open[thread]
 
@@ -366,5 +366,5 @@ def _digest_of_genes(query: QueryCells, chunk: AlignedCells) -> str:
     """Return a digest of the genes of a query in any order, and of those that the reference has."""
     names = [] if query.expression is None else sorted(map(str, query.expression.var.index))
     digest = hashlib.sha256("\n".join(names).encode())
-    digest.update(chunk.found.tobytes() + chunk.other_genes.tobytes())
+    digest.update(chunk.genes_present.tobytes() + chunk.other_genes.tobytes())
     return f"{len(names)} genes, {digest.hexdigest()[:12]}" if names else digest.hexdigest()[:12]

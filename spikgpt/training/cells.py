@@ -125,7 +125,7 @@ def prepare(
         # The unit is detected from these cells alone. A matrix on disk is read whole through a view of all cells.
         sample = np.unique(np.linspace(0, n_cells - 1, min(n_cells, SAMPLED)).astype(np.int64))
         part, key = adata[labelled.rows[sample]], options.gene_key
-        expression = find_expression(part, layer=options.layer, gene_key=key).of(adata, labelled.rows)
+        expression = find_expression(part, layer=options.layer, gene_key=key).of_cells(adata, labelled.rows)
         genes = genes_of(expression.var, key)
         values = CellsOnDemand(expression, match_genes(expression.var, genes, gene_key=key))
         in_memory = n_cells <= LARGEST_FIT

@@ -142,8 +142,8 @@ def leave_one_type_out(
         without = structs.replace(options, batch_key=options.batch_key if several else None, checkpoints=folder)
         reference = train(adata[cells.rows[known]].copy(), label_key, embedder=embedder, options=without)
         engine = torch_engine(reference, source=None if isinstance(embedder, str) else embedder)
-        asked = np.isin(labels[query_rows], [*reference.labels.names, name])
-        query = adata[cells.rows[query_rows[asked]]].copy()
+        included = np.isin(labels[query_rows], [*reference.labels.names, name])
+        query = adata[cells.rows[query_rows[included]]].copy()
         read = AnnotateOptions(layer=options.layer, gene_key=options.gene_key, progress=False)
         annotation = annotate(reference, engine, query, read)
         results.append(_result(name, annotation, query, label_key))
@@ -171,8 +171,10 @@ def _possible_types(
     trained = set(train_labels.tolist()) - check_trainable(train_labels, minimum_classes=0).keys()
 
     def is_possible(name: str) -> bool:
-        others = trained - {name}
-        return counts[name] >= LEAST_CELLS and name in in_query and len(others) > 1 and bool(others & in_query)
+        other_types = trained - {name}
+        return (
+            counts[name] >= LEAST_CELLS and name in in_query and len(other_types) > 1 and bool(other_types & in_query)
+        )
 
     possible = [name for name in sorted(types or counts) if is_possible(name)]
     if not possible:

@@ -182,18 +182,18 @@ def _plain(name: str) -> str:
     return re.sub(r"(?<=.)cell$", "", "".join(_words(name)))
 
 
-def _shortened(one: str, other: str) -> bool:
+def _shortened(first: str, second: str) -> bool:
     """Return True if two plain names differ only by an ending, such as a plural."""
-    short, long = sorted((one, other), key=len)
+    short, long = sorted((first, second), key=len)
     return len(short) > 3 and long.startswith(short) and ENDINGS.fullmatch(long[len(short) :]) is not None
 
 
-def _similar(one: str, other: str) -> bool:
+def _similar(first: str, second: str) -> bool:
     """Return True if two plain names differ in a letter or two, but not in a number such as CD14 and CD16."""
-    numbers = [re.findall(r"\d+|negative", name) for name in (one, other)]
+    numbers = [re.findall(r"\d+|negative", name) for name in (first, second)]
     if numbers[0] != numbers[1]:
         return False
-    pair = difflib.SequenceMatcher(None, one, other)
+    pair = difflib.SequenceMatcher(None, first, second)
     return pair.quick_ratio() >= LEAST_SIMILARITY and pair.ratio() >= LEAST_SIMILARITY
 
 

@@ -16,8 +16,8 @@ class AdamW:
 
     def __init__(self, network: nn.Module, weight_decay: float) -> None:
         matrices = [parameter for parameter in network.parameters() if parameter.ndim > 1]
-        others = [parameter for parameter in network.parameters() if parameter.ndim <= 1]
-        self.parameters = matrices + others
+        vectors = [parameter for parameter in network.parameters() if parameter.ndim <= 1]
+        self.parameters = matrices + vectors
         self._groups = ((range(len(matrices)), weight_decay), (range(len(matrices), len(self.parameters)), 0.0))
         self.state = {
             index: {

@@ -60,7 +60,7 @@ def fit_pca(
     logs = log_normalise(cells.values, cells.totals)
     moments = mean_and_std(logs)
     ranked = _most_different(logs, labels, moments)
-    chosen, others = np.sort(ranked[:n_genes]), ranked[n_genes:][:MOST_OTHERS]
+    chosen, other_genes = np.sort(ranked[:n_genes]), ranked[n_genes:][:MOST_OTHERS]
     variable = sparse.csr_matrix(logs[:, chosen])
     _, counts = np.unique(labels, return_counts=True)
     shares = counts / counts.sum()
@@ -78,12 +78,12 @@ def fit_pca(
         label_shares=shares.astype(np.float32),
         clip=float(clip),
     )
-    if not impute or not len(others):
+    if not impute or not len(other_genes):
         return projection
     scores = scaled.astype(np.float64) @ projection.components.astype(np.float64)  # (n, D)
-    of_others = moments[0][others], moments[1][others]
+    of_others = moments[0][other_genes], moments[1][other_genes]
     imputer = _fit_imputer(
-        projection, scores, sparse.csr_matrix(logs[:, others]), labels, genes.part(others), of_others
+        projection, scores, sparse.csr_matrix(logs[:, other_genes]), labels, genes.part(other_genes), of_others
     )
     return replace(projection, imputer=imputer)
 

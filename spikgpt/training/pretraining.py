@@ -161,14 +161,14 @@ def _view(values: sparse.csr_matrix, random: np.random.Generator) -> sparse.csr_
     profile = np.asarray(values.sum(axis=0)) / totals.sum()  # (1, G)
     ambient = np.minimum(random.beta(1, 4, totals.shape), LARGEST_AMBIENT)
     expected = (1 - ambient) * (values.toarray() / totals) + ambient * profile  # (n, G)
-    drawn = random.poisson(totals * random.uniform(*OTHER_DEPTH, totals.shape) * expected)
-    return sparse.csr_matrix(drawn.astype(np.float32))
+    counts = random.poisson(totals * random.uniform(*OTHER_DEPTH, totals.shape) * expected)
+    return sparse.csr_matrix(counts.astype(np.float32))
 
 
-def _contrast(one: Tensor, other: Tensor) -> Tensor:
+def _contrast(first_view: Tensor, second_view: Tensor) -> Tensor:
     """Return the cross-entropy of the match between the two views of each cell in a batch, in both directions."""
-    similarity = normalize(one, dim=1) @ normalize(other, dim=1).T / TEMPERATURE  # (n, n)
-    own = torch.arange(len(one), device=one.device)
+    similarity = normalize(first_view, dim=1) @ normalize(second_view, dim=1).T / TEMPERATURE  # (n, n)
+    own = torch.arange(len(first_view), device=first_view.device)
     return (cross_entropy(similarity, own) + cross_entropy(similarity.T, own)) / 2
 
 

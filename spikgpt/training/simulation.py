@@ -41,8 +41,8 @@ def simulated_vectors(projection: PCAProjection, cells: AlignedCells, *, seed: i
         part = slice(start, start + CHUNK)
         share = ambient[part, None]
         own = cells.values[part].toarray() / totals[part, None]
-        drawn = random.poisson(depths[part, None] * ((1 - share) * own + share * profile))  # (chunk, G)
-        vectors[part] = projection.project(drawn.astype(np.float64), depths[part])
+        counts = random.poisson(depths[part, None] * ((1 - share) * own + share * profile))  # (chunk, G)
+        vectors[part] = projection.project(counts.astype(np.float64), depths[part])
     return vectors
 
 

@@ -92,7 +92,7 @@ def folds(
         from sklearn.model_selection import StratifiedGroupKFold  # imported on use, as it takes half a second
 
         several = StratifiedGroupKFold(count, shuffle=True, random_state=seed)
-        splits = ((np.sort(train), np.sort(held)) for train, held in several.split(labels, labels, groups))
+        splits = ((np.sort(train), np.sort(held_out)) for train, held_out in several.split(labels, labels, groups))
     else:
         splits = ((np.flatnonzero(index != group), np.flatnonzero(index == group)) for group in range(len(names)))
     yield from (split for split in splits if _usable(labels, *split))
@@ -106,12 +106,12 @@ def can_hold_out(labels: Strings, groups: Strings) -> bool:
     return bool((np.unique(pairs[:, 0], return_counts=True)[1] > 1).any())
 
 
-def training_notes(cells: LabelledCells, train: Integers, held: Integers, *, refit: bool) -> list[str]:
+def training_notes(cells: LabelledCells, train: Integers, held_out: Integers, *, refit: bool) -> list[str]:
     """Return sentences on cells that are left out of a training, and on labels whose accuracy is not measured.
 
     Parameters
     ----------
-    train, held
+    train, held_out
         Indices of the training and the held-out cells.
     refit
         True if the reference is trained again on all cells in the end.
@@ -124,13 +124,13 @@ def training_notes(cells: LabelledCells, train: Integers, held: Integers, *, ref
         notes.append(
             f"{with_noun(cells.unlabelled, 'cell has no label and is', 'cells have no label and are')} left out."
         )
-    learned, measured = set(labels[train].tolist()), set(labels[held].tolist())
+    learned, measured = set(labels[train].tolist()), set(labels[held_out].tolist())
     if only := sorted(measured - learned):
         end = "their accuracy is not measured" if refit else "the reference will lack them"
         notes.append(f"All cells of {first_names(only)} are held out, so {end}. Try another seed, or no batch key.")
     if only := sorted(learned - measured):
         notes.append(f"No cell of {first_names(only)} is held out, so the accuracy of these labels is not measured.")
-    known = int(np.isin(labels[held], list(learned)).sum())
+    known = int(np.isin(labels[held_out], list(learned)).sum())
     if not conformal_rank(known, DEFAULT_UNKNOWN_RATE):
         needed = next(cells for cells in range(known, 10**3) if conformal_rank(cells, DEFAULT_UNKNOWN_RATE))
         notes.append(
@@ -148,9 +148,9 @@ def _stratified(labels: Strings, size: int, seed: int) -> tuple[Integers, Intege
     rows, random = list(rows_by_label(labels).values()), np.random.RandomState(seed)
     counts = np.array([len(some) for some in rows])
     trained = _apportioned(counts, len(labels) - size, random)
-    held = _apportioned(counts - trained, size, random)
+    held_out = _apportioned(counts - trained, size, random)
     mixed = [some[random.permutation(len(some))] for some in rows]
-    parts = zip(mixed, trained, held, strict=True)
+    parts = zip(mixed, trained, held_out, strict=True)
     first, second = zip(*((some[:own], some[own : own + other]) for some, own, other in parts), strict=True)
     return np.sort(np.concatenate(first)), np.sort(np.concatenate(second))
 
@@ -173,13 +173,13 @@ def _apportioned(counts: Integers, total: int, random: np.random.RandomState) ->
     return np.asarray(numbers.astype(np.int64))
 
 
-def _usable(labels: Strings, train: Integers, held: Integers) -> bool:
+def _usable(labels: Strings, train: Integers, held_out: Integers) -> bool:
     """Return True if the training part has two labels, and the held-out part one of them."""
     learned = np.unique(labels[train])
-    return len(learned) > 1 and bool(np.isin(labels[held], learned).any())
+    return len(learned) > 1 and bool(np.isin(labels[held_out], learned).any())
 
 
-def _rank(labels: Strings, train: Integers, held: Integers, share: float) -> tuple[Any, ...]:
+def _rank(labels: Strings, train: Integers, held_out: Integers, share: float) -> tuple[Any, ...]:
     """Return the rank of a split; the best split has the largest rank.
 
     At most half of the cells are held out, the most labels can be learned, and at least a tenth of the cells are held
@@ -187,7 +187,7 @@ def _rank(labels: Strings, train: Integers, held: Integers, share: float) -> tup
     as possible. Numbers above 20 count as 20.
     """
     names, index = np.unique(labels, return_inverse=True)
-    learned, measured = (np.bincount(index[rows], minlength=len(names)) for rows in (train, held))
+    learned, measured = (np.bincount(index[rows], minlength=len(names)) for rows in (train, held_out))
     fewest = np.sort(np.minimum(np.minimum(learned, measured), ENOUGH_CELLS)).tolist()
-    held_share = len(held) / len(labels)
+    held_share = len(held_out) / len(labels)
     return held_share <= 0.5, int((learned > 0).sum()), held_share >= 0.1, fewest, -abs(held_share - share)

@@ -124,17 +124,20 @@ def cross_validate(
         Training cells of a model that was fitted before, and the model; its training is not repeated.
     """
     labels, agreements = cells.labels, {}
-    for number, (train, held) in enumerate(folds(labels, groups, seed=options.seed), start=1):
+    for number, (train, held_out) in enumerate(folds(labels, groups, seed=options.seed), start=1):
         model = fitted[1]
         if not np.array_equal(train, fitted[0]):
             model = fit_model(cells, train, f"held-out {number}", recipe, options, on_epoch)
-        known = held[np.isin(labels[held], model.names) & np.isin(labels[held], names)]
+        known = held_out[np.isin(labels[held_out], model.names) & np.isin(labels[held_out], names)]
         for group in np.unique(groups[known]).tolist():
             rows = known[groups[known] == group]
             part = cells.values.select(rows, model.columns)
             _, measures = calibrate(model, part, labels[rows], temperature=recipe.calibrate)
             agreements[group] = converted(measures["held_out"], group, Agreement)
-    scores = [GroupScore(group, one.cells, one.accuracy, one.macro_f1) for group, one in sorted(agreements.items())]
+    scores = [
+        GroupScore(group, agreement.cells, agreement.accuracy, agreement.macro_f1)
+        for group, agreement in sorted(agreements.items())
+    ]
     return CrossValidation.summarise(options.batch_key or "", scores, pooled(list(agreements.values())))
 
 

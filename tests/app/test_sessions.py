@@ -56,8 +56,8 @@ def test_an_upload_that_fails_leaves_the_one_before(tmp_path: Path) -> None:
 def test_results_have_an_address_that_nobody_can_guess(tmp_path: Path) -> None:
     async def check() -> None:
         sessions = Sessions(tmp_path, 2)
-        one, other = await sessions.of("one"), await sessions.of("other")
-        assert one is await sessions.of("one")
+        one, other = await sessions.session_of("one"), await sessions.session_of("other")
+        assert one is await sessions.session_of("one")
         assert one is not other
         folder = one.new_folder()
         (folder / "labels.csv").write_text("labels")
@@ -78,7 +78,7 @@ def test_results_have_an_address_that_nobody_can_guess(tmp_path: Path) -> None:
 def test_a_session_ends_with_its_run_and_its_files(tmp_path: Path) -> None:
     async def check() -> None:
         sessions = Sessions(tmp_path, 2)
-        session = await sessions.of("one")
+        session = await sessions.session_of("one")
         await session.receive("one.h5ad", writing(b"1"))
         session.run = run = asyncio.create_task(asyncio.sleep(100))
         await asyncio.sleep(0)
@@ -97,7 +97,7 @@ def test_a_session_ends_with_its_run_and_its_files(tmp_path: Path) -> None:
 def test_an_upload_that_ends_after_its_session_is_removed(tmp_path: Path) -> None:
     async def check() -> None:
         sessions = Sessions(tmp_path, 2)
-        session = await sessions.of("one")
+        session = await sessions.session_of("one")
 
         async def write(folder: Path) -> Path:
             await sessions.close("one")
@@ -113,7 +113,7 @@ def test_an_upload_that_ends_after_its_session_is_removed(tmp_path: Path) -> Non
 def test_uploads_that_go_on_and_results_count_too(tmp_path: Path) -> None:
     async def check() -> None:
         sessions = Sessions(tmp_path, 1)
-        one, other = await sessions.of("one"), await sessions.of("other")
+        one, other = await sessions.session_of("one"), await sessions.session_of("other")
 
         async def write(folder: Path) -> Path:
             for session in (one, other):
@@ -134,24 +134,24 @@ def test_uploads_that_go_on_and_results_count_too(tmp_path: Path) -> None:
 def test_uploads_and_sessions_are_limited(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     async def check() -> None:
         sessions = Sessions(tmp_path, 1)
-        one, other = await sessions.of("one"), await sessions.of("other")
+        one, other = await sessions.session_of("one"), await sessions.session_of("other")
         await one.receive("one.h5ad", writing(b"1"))
         await sessions.check_room(one)
         with pytest.raises(Refusal, match="holds 1 upload already"):
             await sessions.check_room(other)
         monkeypatch.setattr(module, "MOST", 2)
         with pytest.raises(Refusal, match="2 pages are open"):
-            await sessions.of("third")
+            await sessions.session_of("third")
         # A page that is open stays, and a client that does nothing makes room.
         one.used -= 2 * module.IDLE
         sessions.connect("one")
         with pytest.raises(Refusal, match="2 pages are open"):
-            await sessions.of("third")
+            await sessions.session_of("third")
         assert files(tmp_path) == ["one.h5ad"]
         sessions.disconnect("one")
         one.used -= 2 * module.IDLE
         await sessions.check_room(other)
-        await sessions.of("third")
+        await sessions.session_of("third")
         assert files(tmp_path) == []
         await sessions.close_all()
         assert len(sessions) == 0

@@ -112,7 +112,7 @@ def test_the_browser_asks_no_other_server(tmp_path: Path) -> None:
 
 def test_uploads_are_received_limited_and_forgotten(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     async def check(client: httpx.AsyncClient, sessions: Sessions, web: Web) -> None:
-        session = await sessions.of("one")
+        session = await sessions.session_of("one")
         address = {"session": session.token, "name": "../cells.h5ad"}
         answer = await client.post("/upload", params=address, content=b"cells")
         assert (answer.status_code, answer.json()) == (200, {"size": 5})
@@ -132,7 +132,7 @@ def test_uploads_are_received_limited_and_forgotten(tmp_path: Path, monkeypatch:
         assert (await client.delete("/upload", params=address)).status_code == 200
         assert session.upload is None
         # Two sessions may hold uploads.
-        others = [await sessions.of(key) for key in ("two", "three", "four")]
+        others = [await sessions.session_of(key) for key in ("two", "three", "four")]
         sent = [await client.post("/upload", params={"session": one.token}, content=b"cells") for one in others]
         assert [one.status_code for one in sent] == [200, 200, 503]
 
@@ -149,7 +149,7 @@ def test_uploads_are_received_limited_and_forgotten(tmp_path: Path, monkeypatch:
 
 def test_results_are_files_of_their_session(tmp_path: Path) -> None:
     async def check(client: httpx.AsyncClient, sessions: Sessions, web: Web) -> None:
-        session = await sessions.of("one")
+        session = await sessions.session_of("one")
         folder = session.new_folder()
         (folder / RESULTS).mkdir()
         (folder / RESULTS / TABLE).write_text("cell,spikgpt_label")
@@ -183,7 +183,7 @@ def test_a_session_ends_after_its_last_connection(tmp_path: Path, monkeypatch: p
     monkeypatch.setattr(module, "GRACE", 0.1)
 
     async def check(client: httpx.AsyncClient, sessions: Sessions, web: Web) -> None:
-        await sessions.of("one")
+        await sessions.session_of("one")
         assert (await client.get("/gradio_api/heartbeat/one")).text == "Gradio: /gradio_api/heartbeat/one"
         # The page connects again in time.
         sessions.connect("one")

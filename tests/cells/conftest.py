@@ -70,7 +70,7 @@ def assert_identical(first: AlignedCells, second: AlignedCells) -> None:
         assert one.dtype == other.dtype
         assert one.tobytes() == other.tobytes()
     assert first.totals.tobytes() == second.totals.tobytes()
-    assert np.array_equal(first.found, second.found)
+    assert np.array_equal(first.genes_present, second.genes_present)
     assert np.array_equal(first.empty, second.empty)
 
 

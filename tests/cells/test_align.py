@@ -22,7 +22,7 @@ def test_aligned_counts_are_the_columns_by_name(real: AnnData, genes: GeneList) 
     assert np.array_equal(aligned.values.toarray(), real[:, list(genes.symbols)].X.toarray())
     assert aligned.values.dtype == np.float32
     assert np.array_equal(aligned.totals, real.X.toarray().astype(np.int64).sum(axis=1))
-    assert aligned.found.all()
+    assert aligned.genes_present.all()
     assert np.flatnonzero(aligned.empty).tolist() == [5]
 
 
@@ -36,7 +36,7 @@ def test_chunks_change_no_bit(real: AnnData, genes: GeneList, chunk_size: int) -
 
 def test_cells_on_demand_are_those_in_memory(real: AnnData, genes: GeneList) -> None:
     every = np.arange(real.n_obs)
-    expression = find_expression(real[:20].copy()).of(real, every[10:])
+    expression = find_expression(real[:20].copy()).of_cells(real, every[10:])
     stored = CellsOnDemand(expression, match_genes(expression.var, genes))
     memory = stored.select(every[:-10])
     assert np.array_equal(memory.totals, real.X[10:].toarray().astype(np.int64).sum(axis=1))
@@ -107,7 +107,7 @@ def test_columns_of_one_gene_are_summed(real: AnnData, genes: GeneList, log: boo
 def test_missing_genes_are_zero_and_totals_keep_all(real: AnnData, genes: GeneList) -> None:
     extended = GeneList(("not in the query", *genes.symbols), (None, *genes.ensembl_ids))
     aligned = align(find_expression(real), extended)
-    assert aligned.found.tolist() == [False] + [True] * len(genes)
+    assert aligned.genes_present.tolist() == [False] + [True] * len(genes)
     expected = align(find_expression(real), genes)
     assert np.array_equal(aligned.values.toarray()[:, 1:], expected.values.toarray())
     assert not aligned.values[:, [0]].toarray().any()

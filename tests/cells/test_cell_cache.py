@@ -48,7 +48,7 @@ def test_chunks_come_back_twice(
             for chunk, before in zip(back, chunks, strict=True):
                 assert (chunk.values != before.values).nnz == 0
                 assert chunk.values.dtype == np.float32
-                assert np.array_equal(chunk.found, whole.found)
+                assert np.array_equal(chunk.genes_present, whole.genes_present)
                 assert chunk.kind == whole.kind
 
 

@@ -128,7 +128,7 @@ def test_match_by_versioned_id(reference: GeneList) -> None:
 def test_match_by_column(reference: GeneList, column: str) -> None:
     ids = [gene_id or "" for gene_id in reference.ensembl_ids]
     match = match_genes(var_of([str(gene) for gene in range(200)], **{column: ids}), reference)
-    assert match.found.all()
+    assert match.genes_present.all()
     assert match.naming == f"var[{column!r}]"
     # A column of another name may hold other genes, such as those near a peak.
     assert [f"so {match.naming} was read. Pass gene_key" in note for note in match.notes] == (
@@ -167,7 +167,7 @@ def test_match_takes_missing_names_in_a_category(reference: GeneList) -> None:
     var["feature_name"] = pd.Categorical([None, *reference.symbols[1:]])
     match = match_genes(var, reference)
     assert match.columns[0] == -1
-    assert match.found.sum() == 199
+    assert match.genes_present.sum() == 199
 
 
 def test_match_respelled(reference: GeneList) -> None:
@@ -231,12 +231,12 @@ def test_too_few_genes(reference: GeneList) -> None:
     unknown = [f"novel{number}" for number in range(60)]
     with pytest.raises(GenesError, match="Put human gene symbols or Ensembl gene ids into var_names, or into"):
         match_genes(var_of(unknown), reference)
-    assert match_genes(var_of([*names, reference.symbols[49]]), reference).found.sum() == 50
+    assert match_genes(var_of([*names, reference.symbols[49]]), reference).genes_present.sum() == 50
 
 
 def test_minimum_share(reference: GeneList) -> None:
     query = var_of(reference.symbols[:100])
-    assert match_genes(query, reference, minimum_share=0.5).found.sum() == 100
+    assert match_genes(query, reference, minimum_share=0.5).genes_present.sum() == 100
     with pytest.raises(
         GenesError, match="Found 100 of the reference's 200 genes in the query; at least 120 are needed"
     ):
@@ -245,7 +245,7 @@ def test_minimum_share(reference: GeneList) -> None:
 
 def test_small_reference_needs_all_genes(reference: GeneList) -> None:
     small = GeneList(reference.symbols[:10], reference.ensembl_ids[:10])
-    assert match_genes(var_of(reference.symbols), small).found.all()
+    assert match_genes(var_of(reference.symbols), small).genes_present.all()
     with pytest.raises(GenesError, match="Found 9 of the reference's 10 genes in the query; at least 10 are needed"):
         match_genes(var_of(reference.symbols[1:]), small)
 
@@ -272,7 +272,7 @@ def test_mouse_symbols_that_match_too_little(reference: GeneList) -> None:
 
 def test_mouse_symbols_that_match_are_noted(reference: GeneList) -> None:
     match = match_genes(var_of([symbol.capitalize() for symbol in reference.symbols]), reference)
-    assert match.found.all()
+    assert match.genes_present.all()
     assert match.notes[0].startswith("The query looks like mouse: 200 of its 200 matched genes share only the letters")
 
 
@@ -280,7 +280,7 @@ def test_mouse_symbols_that_match_are_noted(reference: GeneList) -> None:
 def test_mouse_symbols_in_any_case_are_noted(reference: GeneList, spelled: Callable[[str], str]) -> None:
     mouse = ["Gm10000", "0610009B22Rik", "Gm867"]
     match = match_genes(var_of([spelled(symbol) for symbol in (*reference.symbols, *mouse)]), reference)
-    assert match.found.all()
+    assert match.genes_present.all()
     told = f"The query looks like mouse: 3 of its genes are mouse genes, like {spelled(mouse[0])},"
     assert match.notes[0].startswith(told)
     assert not match_genes(var_of([spelled(symbol) for symbol in reference.symbols]), reference).notes
@@ -329,7 +329,7 @@ def test_mouse_genes_are_mapped_to_orthologues(reference: GeneList) -> None:
     assert 100 < expected.sum() < 200
     for query in (var, var.set_index("mouse_id"), var_of([f"{name}.3" for name in var["mouse_id"][:200]])):
         match = match_genes(query, reference, species="mouse")
-        np.testing.assert_array_equal(match.found, expected)
+        np.testing.assert_array_equal(match.genes_present, expected)
         np.testing.assert_array_equal(match.columns[expected], np.flatnonzero(expected))
         assert (match.orthologues_of, match.notes) == ("mouse", ())
 

@@ -90,7 +90,7 @@ def test_as_many_other_genes_are_read_as_are_missing(small: Reference, few: AnnD
     assert projection.imputer is not None
     lacking = set(projection.genes.symbols[:30])
     cells = read(projection, few[:, [name not in lacking for name in few.var_names]].copy())
-    assert (~cells.found).sum() == len(cells.other_genes) == 30
+    assert (~cells.genes_present).sum() == len(cells.other_genes) == 30
     there = {name: at for at, name in enumerate(few.var_names)}
     columns = [there[projection.imputer.genes.symbols[at]] for at in cells.other_genes]
     np.testing.assert_array_equal(cells.values[:, -30:].toarray(), few.X[:, columns].toarray())

@@ -171,7 +171,7 @@ def test_profiles_are_what_the_labels_express_of_the_genes_that_were_found(small
     best = np.array([small.labels.names.index(name) for name in cells.obs["cell_type"]])
     means = np.stack([logs[best == label].mean(axis=0) for label in range(len(small.labels.names))])
 
-    profiles = embedder.profiles(replace(read(embedder, cells), found=found))
+    profiles = embedder.profiles(replace(read(embedder, cells), genes_present=found))
 
     np.testing.assert_allclose(profiles.means, means, atol=1e-4)
     np.testing.assert_allclose(profiles.within, np.sqrt(((logs - means[best]) ** 2).mean(axis=0)), atol=1e-3)

@@ -33,10 +33,10 @@ def test_each_cell_has_its_own_attributions(fitted: FittedQuery, attributor: Gen
     scaled = attributor.front.scaled(fitted.logs[:6])
     others = attributor.nearest_labels(scaled, 0)
     assert 0 not in others
-    whole = attributor.attribute(scaled, 0, others=others).values
-    turned = attributor.attribute(scaled[::-1], 0, others=others).values[::-1]
+    whole = attributor.attribute(scaled, 0, baselines=others).values
+    turned = attributor.attribute(scaled[::-1], 0, baselines=others).values[::-1]
     np.testing.assert_allclose(whole, turned, atol=1e-9)
-    np.testing.assert_allclose(attributor.attribute(scaled[2:3], 0, others=others).values, whole[2:3], atol=1e-9)
+    np.testing.assert_allclose(attributor.attribute(scaled[2:3], 0, baselines=others).values, whole[2:3], atol=1e-9)
 
 
 @pytest.mark.parametrize("name", ["fitted", "panel"])

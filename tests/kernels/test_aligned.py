@@ -111,7 +111,7 @@ def assert_same(found: AlignedCells, expected: AlignedCells) -> None:
         assert np.array_equal(one, other)
     assert np.array_equal(found.totals, expected.totals)
     found.values.check_format(full_check=True)
-    assert np.array_equal(found.found, expected.found)
+    assert np.array_equal(found.genes_present, expected.genes_present)
     assert found.kind == expected.kind
 
 

@@ -80,17 +80,17 @@ def test_each_cell_is_in_a_bin(annotated: Annotation) -> None:
     (cutoff,) = ood.cutoffs
     assert cutoff.text == "Unknown above 0"
     # All Unknown cells are above the cut-off.
-    assert sum(ood.unknown[: int(cutoff.place * len(ood.unknown))]) == 0
+    assert sum(ood.unknown[: int(cutoff.position * len(ood.unknown))]) == 0
 
 
 def test_cutoffs_of_other_rules(annotated: Annotation) -> None:
     confidence, *_ = histograms(with_rule(annotated, threshold=0.95, ood=None))
-    assert [(cutoff.place, cutoff.text) for cutoff in confidence.cutoffs] == [(0.95, "Unknown below 0.95")]
+    assert [(cutoff.position, cutoff.text) for cutoff in confidence.cutoffs] == [(0.95, "Unknown below 0.95")]
     assert sum(confidence.unknown) == annotated.rejected.sum()
     few, *_ = histograms(with_rule(annotated, least_confidence=0.6))
     assert few.cutoffs[0].text == "Unknown below 0.6, few genes"
     _, typicality, ood = histograms(with_rule(annotated, limits=np.zeros(13), unknown_rate=0.05, ood=None))
-    assert typicality.cutoffs[0].place == 0.05
+    assert typicality.cutoffs[0].position == 0.05
     assert ood.cutoffs == ()
     refused = with_rule(annotated, limits=np.full(13, np.inf), unknown_rate=0.05)
     assert histograms(refused)[1].cutoffs == ()

@@ -14,7 +14,7 @@ from scipy.spatial import KDTree
 from spikgpt import Annotation, SpikGPT
 from spikgpt.errors import ConfigError
 from spikgpt.report import map as map_module
-from spikgpt.report.map import MapSource, cell_map, check_map_key, neighbour_graph, place
+from spikgpt.report.map import MapSource, cell_map, check_map_key, interpolated_positions, neighbour_graph
 from tests.conftest import labelled
 
 
@@ -76,11 +76,11 @@ def test_without_umap_the_map_has_two_components(annotated: Annotation, monkeypa
 def test_a_cell_is_placed_between_its_nearest_cells_alone() -> None:
     sample = np.array([[0, 0], [1, 0], [0, 2], [100, 100]], dtype=np.float32)
     nearest = np.array([[0, 1, 2], [0, 1, 3], [3, 3, 3], [-1, -1, -1]], dtype=np.int32)
-    points = place(sample, nearest)
+    points = interpolated_positions(sample, nearest)
     expected = np.array([[1 / 3, 2 / 3], [0.5, 0], [100, 100]])
     np.testing.assert_allclose(points[:3], expected, rtol=1e-6)
     assert np.isnan(points[3]).all()
-    assert np.isnan(place(np.empty((0, 2), dtype=np.float32), nearest)).all()
+    assert np.isnan(interpolated_positions(np.empty((0, 2), dtype=np.float32), nearest)).all()
 
 
 def test_a_map_of_the_user_comes_first(annotated: Annotation, query: AnnData) -> None:

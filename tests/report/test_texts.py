@@ -62,7 +62,7 @@ def test_genes_that_are_missing_are_named(shipped: SpikGPT, query: AnnData) -> N
     symbols = shipped.reference.genes.symbols
     part = query[:, [name for name in query.var_names if name not in symbols[:300]]].copy()
     facts = genes(labelled(shipped.reference, part, shipped.engine))
-    assert (facts.found, facts.total) == (700, 1000)
+    assert (facts.present, facts.total) == (700, 1000)
     assert set(facts.missing) == set(symbols[:300])
     assert facts.helping > 0
     assert "The other 300 genes are imputed from these and from" in " ".join(facts.sentences)
@@ -104,7 +104,7 @@ def test_batches_that_were_chosen_automatically_are_named(annotated: Annotation)
 
 def test_without_missing_genes_there_is_nothing_to_impute(annotated: Annotation) -> None:
     found = genes(annotated)
-    assert (found.found, found.total, found.missing) == (1000, 1000, ())
+    assert (found.present, found.total, found.missing) == (1000, 1000, ())
     assert found.sentences == ("1000 of the reference's 1000 genes are in the query.",)
 
 

@@ -53,7 +53,7 @@ def test_cells_come_back_as_they_were(chunks: list[AlignedCells], tmp_path: Path
         one, other = joined(list(back)), joined(chunks)
         assert (one.values != other.values).nnz == 0
         np.testing.assert_array_equal(one.totals, other.totals)
-        np.testing.assert_array_equal(one.found, other.found)
+        np.testing.assert_array_equal(one.genes_present, other.genes_present)
         assert one.kind == other.kind
     for rows, expected in (([49], [0]), ([50, 99], [50]), ([0, 119], [0, 100]), ([], [])):
         assert [start for start, _ in cache.chunks(np.array(rows, dtype=np.int64))] == expected

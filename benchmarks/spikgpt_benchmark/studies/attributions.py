@@ -97,7 +97,7 @@ def with_shuffled_weights(attributor: GeneAttributor, seed: int = 0) -> GeneAttr
 def one_baseline(cells: LabelCells) -> Floats:
     """Return integrated gradients from the profile of the runner-up alone."""
     runner_up = cells.attributor.nearest_labels(cells.scaled, cells.label)[:1]
-    return cells.attributor.attribute(cells.scaled, cells.label, others=runner_up, steps=16).values
+    return cells.attributor.attribute(cells.scaled, cells.label, baselines=runner_up, steps=16).values
 
 
 def from_silence(cells: LabelCells) -> Floats:

@@ -132,7 +132,11 @@ def graph_records(context: StudyContext) -> Iterator[Record]:
     model = SpikGPT.from_pretrained("pancreas", engine="onnx", provider="cpu")
     content, aligned = model.reference.files[GRAPH], demo_cells(model.engine.embedding)
     chosen = np.resize(np.arange(len(aligned.totals)), BATCH)
-    counts = {"counts": aligned.values[chosen].toarray(), "total": aligned.totals[chosen], "found": aligned.found}
+    counts = {
+        "counts": aligned.values[chosen].toarray(),
+        "total": aligned.totals[chosen],
+        "found": aligned.genes_present,
+    }
     products, random = _products_only(onnx.load_from_string(content)), np.random.default_rng(0)
     widths = {node.name: node.type.tensor_type.shape.dim[1].dim_value for node in products.graph.input}
     simulated = {name: random.random((BATCH, width), dtype=np.float32) for name, width in widths.items()}

@@ -73,13 +73,13 @@ def _stated_types(var: pd.DataFrame) -> tuple[str | None, list[str] | None]:
         stated = var[columns[key]]
         texts = {value: "" if _missing(value) else str(_text(value)) for value in stated.unique()}
         names_rna = any(_key(text) in RNA_TYPES for text in texts.values())
-        others = {
+        other_types = {
             value: text
             for value, text in texts.items()
             if (_key(text) not in RNA_TYPES if names_rna else _key(text) in OTHER_TYPES)
         }
-        if any(others.values()):
-            return str(columns[key]), [others.get(value, "") for value in stated]
+        if any(other_types.values()):
+            return str(columns[key]), [other_types.get(value, "") for value in stated]
     return None, None
 
 

@@ -65,7 +65,7 @@ def _repeats(names: list[str], matrix: Any, columns: Rows | None) -> list[int]:
         return []  # the same error is reported when the values are read
     sampled = {at: number for number, at in enumerate(wanted.tolist())}
     repeats = []
-    for first, *others in several:
-        one = sample[:, [sampled[first]]]
-        repeats += [at for at in others if one.nnz and (one != sample[:, [sampled[at]]]).nnz == 0]
+    for first, *later in several:
+        column = sample[:, [sampled[first]]]
+        repeats += [at for at in later if column.nnz and (column != sample[:, [sampled[at]]]).nnz == 0]
     return sorted(repeats)

@@ -51,17 +51,21 @@ def out_of_place(
     if len(rows) < LEAST_CELLS or len(shared[0]) < LEAST_GENES:
         return ""
     try:
-        one, other = (
+        first_rows, second_rows = (
             read_rows(matrix, rows, at if chosen is None else chosen[at])
             for matrix, at, chosen in zip((first, second), shared, columns, strict=True)
         )
     except DataError:
         return ""
-    correlations = _correlations(one, other)
+    correlations = _correlations(first_rows, second_rows)
     if len(correlations) < LEAST_CELLS:
         return ""
-    wrong = int((correlations.diagonal() < np.median(correlations, axis=1)).sum())
-    return f"{wrong} of {len(correlations)} sampled cells" if wrong > MOST_OUT_OF_PLACE * len(correlations) else ""
+    mismatched = int((correlations.diagonal() < np.median(correlations, axis=1)).sum())
+    return (
+        f"{mismatched} of {len(correlations)} sampled cells"
+        if mismatched > MOST_OUT_OF_PLACE * len(correlations)
+        else ""
+    )
 
 
 def _shared(first: pd.Index, second: pd.Index) -> tuple[Rows, Rows]:

@@ -192,12 +192,12 @@ def _linear(sample: sparse.csr_matrix, whole: Bools, *, constant: bool = False) 
     share = float(whole[np.diff(sample.indptr) > 0].mean())
     if MIXED_SHARE < share < 1 - MIXED_SHARE:
         rest = sample[~whole]
-        others = _linear(rest, whole_cells(rest))
+        rest_content = _linear(rest, whole_cells(rest))
         counts = f"{100 * share:.0f}% of the cells hold counts, the others"
-        if others.inverse:
-            return Content(problem=f"is of two kinds: {counts} {others.inverse}", mixed=True)
+        if rest_content.inverse:
+            return Content(problem=f"is of two kinds: {counts} {rest_content.inverse}", mixed=True)
         note = f"{counts} normalised values; each was read as such."
-        return others if others.problem else Content("linear", notes=(note,))
+        return rest_content if rest_content.problem else Content("linear", notes=(note,))
     if _is_multiple(sample):
         return Content("linear")
     pairs = frequent_values(sample)
@@ -232,13 +232,13 @@ def _logs(sample: sparse.csr_matrix) -> Content:
 
 def _mixed(sample: sparse.csr_matrix, small: Bools, whole: Bools) -> Content:
     """Return the content of a matrix where only the ``small`` cells have small values that are not whole."""
-    others = ~small & (np.diff(sample.indptr) > 0)
+    rest = ~small & (np.diff(sample.indptr) > 0)
     some = sample[small]
     logs = _logs(some)
     if logs.log_base == 2.0 and small_cells(sample).all():
         # Some cells of few counts have whole logarithms to base 2.
         return _logs(sample)
-    share = f"{100 * small.sum() / (small | others).sum():.0f}%"
+    share = f"{100 * small.sum() / (small | rest).sum():.0f}%"
     _, evidence = _log_base(some, {base: multiples_distance(linear_values(some, base)) for base in LOG_BASES})
     if logs.kind == "log" and not logs.problem and evidence:
         base = "e" if logs.log_base == math.e else f"{logs.log_base:g}"
@@ -249,7 +249,7 @@ def _mixed(sample: sparse.csr_matrix, small: Bools, whole: Bools) -> Content:
         return other
     # Logarithms lie close to their mean, counts do not.
     peaks = sample.max(axis=1).toarray().ravel() * np.diff(sample.indptr) / np.maximum(_sums(sample), 1e-12)
-    if np.median(peaks[small]) > FLAT or np.median(peaks[others]) < GAP * np.median(peaks[small]):
+    if np.median(peaks[small]) > FLAT or np.median(peaks[rest]) < GAP * np.median(peaks[small]):
         return other
     ranges = f"up to {some.data.max():.3g} in {share} of the cells and up to {sample.data.max():.3g} in the others"
     return Content(problem=f"holds values {ranges}, as parts that were normalised differently do", mixed=True)

@@ -48,12 +48,12 @@ class Splitter:
         for delimiter in DELIMITERS:
             if delimiter == " " and best:
                 break
-            one = cls(delimiter, name)
-            widths = Counter(len(one(line)) for line in lines[1:])
+            splitter = cls(delimiter, name)
+            widths = Counter(len(splitter(line)) for line in lines[1:])
             width, count = widths.most_common(1)[0]
-            fits = abs(len(one(lines[0])) - width) <= 1 and 10 * count >= 9 * (len(lines) - 1)
+            fits = abs(len(splitter(lines[0])) - width) <= 1 and 10 * count >= 9 * (len(lines) - 1)
             if fits and width > most:
-                best, most = one, width
+                best, most = splitter, width
         if best is None:
             begin = lines[0][:60]
             msg = (

@@ -96,8 +96,8 @@ def _matrices(folder: Path) -> Iterator[Path]:
     level, seen = [folder], 0
     for _ in range(DEEPEST):
         below, matrices = [], []
-        for one in level:
-            for entry in sorted(one.iterdir()):
+        for parent in level:
+            for entry in sorted(parent.iterdir()):
                 seen += 1
                 if seen > MOST_ENTRIES:
                     return
@@ -243,10 +243,10 @@ def _match_lists(
     by_convention = not re.match(r"cells_x_|quants_mat", matrix_set.matrix.name)
     genes = list(lines_of(matrix_set.genes, (by_convention, not by_convention)))
     cells = list(lines_of(matrix_set.cells, (not by_convention, by_convention)))
-    for one in genes:
-        for other in cells:
-            if one[0] != other[0]:
-                return other, one
+    for gene_list in genes:
+        for cell_list in cells:
+            if gene_list[0] != cell_list[0]:
+                return cell_list, gene_list
     lists = listed(f"{name} {length}" for name, length in lengths.items())
     msg = (
         f"{matrix_set.matrix} has {with_noun(shape[0], 'row')} and {with_noun(shape[1], 'column')}; the lists "

@@ -66,9 +66,11 @@ def looks_like_table(path: Path, head: bytes) -> bool:
     name = path.name.lower().removesuffix(".gz")
     if not is_text(head) or name.endswith(OTHER_SUFFIXES):
         return False
-    first, *others = head.decode(errors="replace").splitlines()[:3] or [""]
+    first, *rest = head.decode(errors="replace").splitlines()[:3] or [""]
     # The header may be longer than the first bytes.
-    return name.endswith(SUFFIXES) or any(one in first and one in "".join(others or [first]) for one in DELIMITERS)
+    return name.endswith(SUFFIXES) or any(
+        delimiter in first and delimiter in "".join(rest or [first]) for delimiter in DELIMITERS
+    )
 
 
 def read_table(path: Path) -> AnnData:
@@ -334,23 +336,27 @@ def _shown(names: list[str]) -> str:
 
 def _without_comments(lines: Iterator[tuple[int, str]], name: object) -> Iterator[tuple[int, str]]:
     """Yield the lines of a table without comments, lines of GEO, and the sizes of a GCT file."""
-    held: tuple[int, str] | None = None
-    begun, comments = False, 0
+    comment: tuple[int, str] | None = None
+    in_table, comments = False, 0
     for line, text in lines:
-        comments = 0 if begun else comments + 1
+        comments = 0 if in_table else comments + 1
         if comments > MOST_COMMENTS:
             msg = f"{name} has more than {MOST_COMMENTS} lines of comments; expected a table."
             raise DataError(msg)
-        if text.startswith("!") or (not begun and re.fullmatch(r"sep=.", text)):
+        if text.startswith("!") or (not in_table and re.fullmatch(r"sep=.", text)):
             continue
-        if begun or not text.startswith("#"):
-            if not begun and held and held[1].startswith("#1."):
-                held = None  # the sizes of a GCT file
+        if in_table or not text.startswith("#"):
+            if not in_table and comment and comment[1].startswith("#1."):
+                comment = None  # the sizes of a GCT file
                 continue
             # The last comment may be the header.
-            if not begun and held and any(held[1].count(one) == text.count(one) > 0 for one in DELIMITERS):
-                yield held[0], held[1].lstrip("# ")
-            begun = True
+            if (
+                not in_table
+                and comment
+                and any(comment[1].count(delimiter) == text.count(delimiter) > 0 for delimiter in DELIMITERS)
+            ):
+                yield comment[0], comment[1].lstrip("# ")
+            in_table = True
             yield line, text
         else:
-            held = line, text
+            comment = line, text

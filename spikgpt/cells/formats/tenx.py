@@ -94,8 +94,8 @@ def _human_genome(genomes: list[str], name: object, notes: list[str]) -> str:
     if len(human) != 1:
         msg = f"{name} holds the genomes {listed(genomes)}; expected one human genome. Write the one to label as .h5ad."
         raise DataError(msg)
-    others = [genome for genome in genomes if genome != human[0]]
-    notes.append(f"The file holds several genomes. {human[0]} was read, {listed(others)} was left out.")
+    other_genomes = [genome for genome in genomes if genome != human[0]]
+    notes.append(f"The file holds several genomes. {human[0]} was read, {listed(other_genomes)} was left out.")
     return human[0]
 
 

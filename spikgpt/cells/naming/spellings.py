@@ -57,7 +57,7 @@ def spellings(names: list[str]) -> list[list[str]]:
     if sum(pair != ("", "") for pair in parts) > len(names) / 2:
         lists.append([symbol or name for (symbol, _), name in zip(parts, without, strict=True)])
         lists.append([gene_id or name for (_, gene_id), name in zip(parts, without, strict=True)])
-    return [without_suffixes(one) for one in lists]
+    return [without_suffixes(reading) for reading in lists]
 
 
 def without_suffixes(names: list[str]) -> list[str]:

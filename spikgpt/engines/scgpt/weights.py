@@ -88,10 +88,10 @@ def check_tensors(tensors: Mapping[str, Tensor], size: int, path: Path) -> None:
             msg = f"{path} holds {name[:100]!r}, which is no plain tensor. Save the weights as plain tensors."
             raise CheckpointError(msg)
         stated += tensor.numel() * tensor.element_size()
-        held = tensor.untyped_storage().nbytes()
-        if tensor.numel() * tensor.element_size() > held:
+        stored = tensor.untyped_storage().nbytes()
+        if tensor.numel() * tensor.element_size() > stored:
             shape = tuple(tensor.shape)
-            msg = f"{path} states the shape {shape} for {name[:100]!r} and holds {held} bytes of it. {AGAIN}"
+            msg = f"{path} states the shape {shape} for {name[:100]!r} and holds {stored} bytes of it. {AGAIN}"
             raise CheckpointError(msg)
     if stated > most_bytes(size):
         msg = f"{path} has {size} bytes and states {stated} bytes of tensors. {AGAIN}"
