@@ -150,7 +150,7 @@ class SpikGPT:
         memory_arena
             Let ONNX Runtime keep freed memory for the next chunk of cells.
         engine_cache
-            Folder in which TensorRT stores what it compiles.
+            Folder for the engines that TensorRT compiles.
         io_binding
             Use the IO binding of ONNX Runtime on a GPU.
         scgpt
@@ -596,7 +596,7 @@ class SpikGPT:
         DataError
             When the cells cannot be read, or all chosen cells are empty.
         ConfigError
-            When there are no such cells.
+            When ``cells`` names cells that ``adata`` lacks.
         """
         check_cells(adata, "spikes")
         return record_spikes(self.reference, self.engine, adata, cells, arguments_as(AnnotateOptions, locals()))
@@ -637,10 +637,10 @@ def annotate_shards(
         Reference.
     shards
         Files of cells or zarr folders, or addresses that fsspec reads, such as ``s3://bucket/cells.h5ad``. All have the
-        same genes, in any order, and the same kind of values. All workers see the paths.
+        same genes, in any order, and the same kind of values. All workers must be able to read the paths.
     folder
         Folder for the parts, ``part-00000.parquet`` and so on, with one row per cell, and for ``manifest.json`` and
-        ``query_model.safetensors``. All workers see it.
+        ``query_model.safetensors``. All workers must be able to write to the folder.
     client
         Client of a Dask cluster. None for the client that is open, or for this process if there is none.
     shard_size
@@ -657,7 +657,7 @@ def annotate_shards(
     ConfigError
         When an option is out of range, or the folder holds labels of other arguments.
     ShardError
-        When shards could not be labelled. The others are finished, and the same call labels what is left.
+        When some shards could not be labelled. The other shards are finished, and the same call labels the rest.
 
     Warns
     -----
@@ -716,7 +716,7 @@ def check_cells(cells: Any, function: str, *, paths: bool = False) -> None:
         remedy = "Make an AnnData, with cells as rows and genes as columns: anndata.AnnData(df)."
     elif hasattr(cells, "shape"):
         remedy = (
-            "It has no gene names. Make an AnnData, with cells as rows and genes as columns: "
+            "The value has no gene names. Make an AnnData, with cells as rows and genes as columns: "
             "anndata.AnnData(X, var=pandas.DataFrame(index=gene_names))."
         )
     elif isinstance(cells, Sequence | Mapping):

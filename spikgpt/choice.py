@@ -1,10 +1,11 @@
 """Choice of a reference for a query, and annotation with the chosen reference or with several.
 
-Each reference at hand is compared with a sample of at most 1,000 cells, which does not depend on their order. The
-comparison is the compatibility check of :mod:`spikgpt.scoring.compatibility`. References are ranked by the correlation
-of the expression profiles of labels, which the mean contrast of the check stands for, times the share of cells that are
-not Unknown. The share of typical cells does not rank them: a large batch effect lowers this share for the right
-reference too.
+Each available reference is compared with a sample of at most 1,000 cells. The sample does not depend on the order of
+the cells. The comparison is the compatibility check of :mod:`spikgpt.scoring.compatibility`.
+
+References are ranked by r times the share of cells that are not Unknown. r is the correlation of the expression
+profiles of labels, from the mean contrast -log(1.02 - r) of the check. The share of typical cells does not rank
+references: a large batch effect lowers this share for the right reference too.
 """
 
 from __future__ import annotations
@@ -160,7 +161,9 @@ class ReferenceChoice:
         first, other_scores = self.scores[0], self.scores[1:]
         texts = [f"Reference {first.name}: {first.reason} ({', '.join(_figures(first))}). {compared}."]
         if self.ties:
-            texts.append(f"About as good by r times the share of cells that are not Unknown: {listed(self.ties)}.")
+            texts.append(
+                f"About equally good, by r times the share of cells that are not Unknown: {listed(self.ties)}."
+            )
         if other_scores:
             texts.append(f"Other references: {'; '.join(map(_described, other_scores))}.")
         return texts
@@ -210,7 +213,7 @@ class ReferenceChoice:
 
 
 def _described(score: ReferenceScore) -> str:
-    """Return the name, the correlation and the verdict of a score."""
+    """Return the name of a reference, its figures, and the reason whether it suits the query."""
     return f"{score.name}: {', '.join([*_figures(score), 'suits' if score.suits else 'does not suit'])}: {score.reason}"
 
 
@@ -235,11 +238,11 @@ def models_at_hand(
 ) -> tuple[list[NamedModel], list[ReferenceScore]]:
     """Open the references in this package and in the cache, without a connection to the Hub.
 
-    Of a repository with several commits in the cache, the commit of its main branch is opened.
+    If the cache has several commits of a repository, the commit of the main branch is opened.
 
     Returns
     -------
-    The opened references, and a score that states the problem for each of the others.
+    The opened references, and a score with the problem of each reference that could not be opened.
     """
     hub = replace(hub or Hub(), local_files_only=True)
     addresses = {name: name for name in shipped_references()}
@@ -273,9 +276,9 @@ def choose(
     """
     expression = find_expression(cells, layer=options.layer, gene_key=options.gene_key)
     sample, batches = _sample(cells, expression, options.batch_key)
-    # The sample has one matrix, and the rule for Unknown is the default one.
+    # The sample has one matrix. References are compared by the default rule for Unknown.
     plain = structs.replace(options.plain(), layer=None)
-    # Genes of a named species are mapped to those of each reference.
+    # If the user names the species, genes are mapped to the species of each reference.
     species = None if options.species else species_of(expression.var, options.gene_key)
     scores = list(failed)
     with progress_bar("Comparing", len(models), options.progress) as bar:
@@ -286,7 +289,7 @@ def choose(
 
 
 def _sample(cells: Cells, expression: Expression, batch_key: str | None) -> tuple[AnnData, Integers]:
-    """Return a sample of the cells that are not empty, with the values as stored, and the batch of each.
+    """Return a sample of the cells that are not empty, with the values as stored, and the batch of each sampled cell.
 
     The sample depends on neither the order of cells nor that of genes.
     """
@@ -311,7 +314,9 @@ def _score(
     """Compare a reference with a sample of a query's cells."""
     reference, engine, name = model.reference, model.engine, model.name
     if engine.embedding.kind != "pca":
-        return ReferenceScore(name, False, f"its embedding {engine.embedding.kind} is not compared; name it to use it")
+        return ReferenceScore(
+            name, False, f"its embedding {engine.embedding.kind} cannot be compared; to use this reference, name it"
+        )
     try:
         query = read_query(engine, sample, options)
         with CellCache() as cache:
@@ -394,7 +399,7 @@ def annotate_by_best(
 
 def _refused(annotation: Annotation, evidence: str) -> Annotation:
     """Return an annotation whose cells are all Unknown, because no reference suits the query."""
-    rule, query = RejectionRule("no reference at hand suits this query"), annotation.query
+    rule, query = RejectionRule("no available reference suits this query"), annotation.query
     compatibility = Compatibility(OTHER, evidence, {})
     if isinstance(query, FittedQuery):
         # Explanations apply the rule to the query's sample.

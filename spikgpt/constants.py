@@ -1,7 +1,7 @@
-"""Constants that were chosen on data, with their units and meaning.
+"""Constants that were tuned on data, with their units and meaning.
 
-The constants were chosen on the tuning tasks only. ``docs/development/tried.md`` has the tables of these choices, and
-the variants that did worse. Each class belongs to one module, which its docstring names.
+The constants were tuned on the tuning tasks only. ``docs/development/tried.md`` has the tables of the tuned values, and
+of the variants with worse results. The docstring of each class names the module that uses the constants.
 """
 
 from __future__ import annotations
@@ -16,13 +16,13 @@ class SmoothingConstants:
     Attributes
     ----------
     least_cells
-        Cells of a query below which nothing is averaged: the nearest cell may then be of another type.
+        Least number of cells of a query that is smoothed. In a smaller query, the nearest cell may be of another type.
     neighbours
-        Neighbours whose probabilities are averaged with a cell's own.
+        Number of neighbours whose probabilities are averaged with those of a cell.
     expression_neighbours
-        Neighbours whose expression is averaged with a cell's own for the in-distribution score.
+        Number of neighbours whose expression is averaged with that of a cell, for the in-distribution score.
     largest_share
-        Largest share of the neighbours in the averaged probabilities.
+        Largest total weight of the neighbours in the averaged probabilities.
     bandwidth
         Bandwidth of the Gaussian kernel beyond a neighbour's radius, in radii.
     """
@@ -41,11 +41,11 @@ class QueryLDAConstants:
     Attributes
     ----------
     weight
-        Weight of the discriminant, a difference of log probabilities.
+        Weight of the linear discriminant, which is added to the log probabilities.
     shrinkage
         Share of the covariance within labels that is replaced by a multiple of the identity.
     least_cells
-        Sum of the probabilities of a label, in cells, below which the label is not reweighted.
+        Least sum of a label's probabilities, in cells, for a label that is reweighted.
     """
 
     weight: float = 0.05
@@ -60,19 +60,20 @@ class ScoreConstants:
     Attributes
     ----------
     gene_power
-        Power of a gene's standard deviation between labels that weights the gene in the correlation.
+        The weight of a gene in the correlation is its standard deviation between labels, raised to this power.
     energy_weight
-        Weight of the energy.
+        Weight of the energy in the in-distribution score.
     effect_cells, effect_labels, effect_sample
-        The batch effect needs so many cells of a label and so many labels; at most so many cells of each are used.
+        A batch effect is estimated from labels with at least ``effect_cells`` cells, if there are at least
+        ``effect_labels`` such labels. At most ``effect_sample`` cells of a label are used.
     excess_genes
-        Genes whose expression above every label is averaged.
+        Number of genes of the marker excess: the genes that exceed every label most.
     noise_floor
-        Added to the standard error of mean log expression.
+        Constant that is added to the standard error of the mean log expression.
     ridge
-        Added to the variances within labels, as a share of the mean variance.
+        Constant that is added to the variances within labels, as a share of their mean.
     within_share
-        Added to the deviation of each gene within labels, as a share of the median deviation.
+        Constant that is added to the standard deviation of each gene within labels, as a share of their median.
     """
 
     gene_power: int = 4
@@ -93,21 +94,24 @@ class LabelMatchConstants:
     Attributes
     ----------
     least_cells
-        Cells of a label in a batch below which the label has no values of its own.
+        Least number of cells of a label in a batch. A label with fewer cells has neither shift nor marker deficit of
+        its own.
     largest_correlation
-        The contrast is -log(largest_correlation - r).
+        The contrast is -log(largest_correlation - r), for the correlation r of a label with the reference.
     marker_weight
-        Weight of the marker deficit against the contrast.
+        Weight of the marker deficit M in the label match C + marker_weight M. C is the contrast.
     usual_markers
-        Usual marker level of a label, before the level of the other labels in the batch is known.
+        Marker level that is expected of a label. It is averaged with the median marker level of the other labels of the
+        batch.
     markers, least_markers
-        Number of marker genes of a label, and the least number.
+        Largest number of marker genes of a label, and least number of marker genes of a label with a marker level.
     least_difference
-        Least denominator of the level of a marker gene, in log expression.
+        Lower bound of the denominator of a marker level, in log expression.
     marker_range
-        Bounds of the level of a marker gene.
+        Lower and upper bound of the level of a marker gene.
     least_expression
-        Least mean expression, in counts of 10,000, of genes that a panel is recognised by.
+        Least mean expression, in counts per 10,000, of the genes whose median excess over the reference corrects a gene
+        panel.
     """
 
     least_cells: int = 10
@@ -128,27 +132,30 @@ class OODRuleConstants:
     Attributes
     ----------
     largest_excess
-        Largest marker excess, above the median of the batch, that is subtracted from the score of a cell.
+        Upper bound of the marker excess above the median of the batch. This excess is subtracted from the score of a
+        cell.
     neighbour_share
-        Share of the neighbours in each of the two averages of the score.
+        Weight of the neighbours in each of the two averages of the score.
     quantile
         Quantile of the scores of a label that stands for the label (q).
     held_out_share
-        Share of the label's held-out median that is subtracted (0.5 h).
+        Share of the median score of the label's held-out cells that is subtracted from the scores (0.5 h).
     low_share
-        Share of a label's low quantile that is put down to a batch effect (0.65).
+        Factor of q if q is negative, because a batch effect lowers the scores of a label (0.65).
     match_weight, excess_weight
-        Weights of the label match and of the excess of cells (0.6 and 0.6).
+        Weight of the label match (0.6), and of the excess n of cells of the label (0.6).
     offset
-        Distance of the cut-off below the quantile for a label without match (1.0).
+        Constant that is subtracted from the cut-off (1.0).
     present_weight, present_share
-        Weight of the presence in another batch (0.4), and least ratio of the shares of cells there and here.
+        Weight of the presence P of the label in another batch (0.4). P is 1 if the label's share of the cells there is
+        at least ``present_share`` times its share here.
     share_floor
-        Added to shares of cells before their ratio is taken.
+        Constant that is added to shares of cells before their ratio is taken.
     group_cells, group_gap, group_deviations
-        Two groups have so many cells each. Their means differ by so much, in scores and in deviations within groups.
+        Two groups of cells of a label have at least ``group_cells`` cells each. Their mean scores differ by at least
+        ``group_gap``, and by at least ``group_deviations`` standard deviations within groups.
     group_margin
-        A lower group is Unknown as a whole if its mean margin is below this.
+        The lower group is Unknown as a whole if its mean margin above the cut-off is below ``group_margin``.
     """
 
     largest_excess: float = 0.5
@@ -175,11 +182,11 @@ class RejectionConstants:
     Attributes
     ----------
     least_accuracy
-        Simulated accuracy below which a query has few of the reference's genes.
+        A query whose simulated accuracy is below this value has few of the reference's genes.
     largest_error
         Largest mean expected error, 1 - confidence, of the labelled cells of a query with few genes.
     spread_cells
-        Cells of a label that are needed to estimate the spread of its scores.
+        Least number of cells of a label for an estimate of the spread of its scores.
     """
 
     least_accuracy: float = 0.95
@@ -194,35 +201,42 @@ class CompatibilityConstants:
     Attributes
     ----------
     least_cells, least_share
-        Labels that are compared with each other have so many cells, and such a share of the query.
+        Least number of cells, and least share of the cells of the query, of a label that is compared with other labels.
     contrast_weight, other_weight
-        Weights of the mean contrast and of the markers of other labels in the similarity.
+        Weight of the mean contrast, and of the marker level of other labels, in the similarity.
     least_similarity
-        Least similarity of a query of the same tissue and species.
+        A query with a lower similarity is refused as another tissue or species.
     least_correlation
-        Least correlation there. It also stands for the correlation where no two labels can be compared.
+        A query that is far from the reference is refused if its correlation is below this value. In the similarity,
+        this value replaces the correlation if no two labels can be compared.
     other_excess
-        A query is refused if the markers of other labels exceed the cells' own markers by more than this.
+        A query is refused if the marker level of other labels exceeds that of the cells' own labels by more than this
+        value.
     several_labels
-        Number of labels from which on the correlation and the contrast alone can refuse a query.
+        Least number of labels for a refusal by the correlation and the contrast alone.
     far_contrast, far_correlation
-        Least mean contrast of cells that lie far, if the correlation is below far_correlation.
+        A query that is far from the reference is refused if its mean contrast and its correlation are both below these
+        values.
     near_contrast, near_correlation
-        Least mean contrast otherwise, if the correlation is below near_correlation. Above near_correlation, a low
-        contrast comes from a missing type that took over a label.
+        Any query is refused if its mean contrast and its correlation are both below these values. With a higher
+        correlation, a low contrast has another cause: cells of a missing type got one of the labels.
     marker_share
-        Least share of cells whose labels have enough marker genes.
+        Least share of the cells whose labels have enough marker genes. With a smaller share, marker levels are not
+        used.
     far_shift
-        Loss of the in-distribution score above which cells lie far from the reference.
+        A query is far from the reference if its loss of the in-distribution score is above this value.
     largest_shift
-        Loss above which a query without similarity and correlation is refused.
+        A query without similarity and correlation is refused if its loss of the in-distribution score is above this
+        value.
     agreement_cells
-        Number of cells that are sampled for the agreement of cells with their labels.
+        Largest number of cells that are compared with the profiles of their labels.
     least_agreement, largest_unexplained
-        A query is refused if the correlation of its cells with their labels is lower, and the variance that the labels
-        do not explain, as a share of the variance of the reference, is larger.
+        A query is refused if the correlation of its cells with the profiles of their labels is below
+        ``least_agreement``, and the variance that the labels do not explain is above ``largest_unexplained``. This
+        variance is a share of the variance in the reference.
     another_study
-        Ratio of expected and guaranteed share of false rejections above which the query is from another study.
+        A query is from another study if the expected share of false rejections exceeds this multiple of the guaranteed
+        share.
     """
 
     least_cells: int = 10
@@ -253,13 +267,13 @@ class ChoiceConstants:
     Attributes
     ----------
     sample_cells
-        Largest number of cells that references are compared with.
+        Largest number of cells of a query that references are compared with.
     least_correlation, least_agreement
-        Least correlation of the profiles of labels, and of the differences between labels, of a reference that suits a
-        query.
+        A reference suits a query if the correlation of the profiles of labels is at least ``least_correlation``, and
+        that of the differences between labels at least ``least_agreement``.
     tie
-        Difference of two references that suit a query about equally well, in the correlation times the share of cells
-        that are not Unknown.
+        Two references suit a query about equally well if their strengths differ by at most this value. The strength is
+        the correlation times the share of cells that are not Unknown.
     """
 
     sample_cells: int = 1000
@@ -275,15 +289,15 @@ class BatchConstants:
     Attributes
     ----------
     least_labels
-        Labels that must fall into two groups.
+        Least number of labels whose cells fall into two groups.
     least_agreement
-        Least cosine of a label's difference between groups with the sum of these differences over labels.
+        Least cosine between the difference of the two groups of a label and the sum of these differences over labels.
     least_length
-        Least length of that sum, divided by the number of labels with enough cells.
+        Least length of the sum of the differences, divided by the number of labels with enough cells.
     least_concordance
         Least concordance of the differences between labels in two batches.
     directions, rounds
-        Principal components that are tried, and refinements of each.
+        Number of principal components that are tried as directions, and number of refinements of each direction.
     largest_number
         Largest number of batches.
     """
@@ -304,15 +318,17 @@ class ScalingConstants:
     Attributes
     ----------
     least_cells
-        Cells below which ``auto`` takes the reference's scaling.
+        Least number of cells of a query for which ``auto`` compares scalings. A smaller query gets the reference's
+        scaling.
     compared_cells
-        Cells on which the two scalings are compared.
+        Largest number of cells on which the two scalings are compared.
     shift_cells
-        Cells of a label among the compared cells that the shift needs.
+        Least number of compared cells of a label that the shift is computed from.
     noted_change
-        Share of labels that change with the scaling above which a note says so.
+        A note is given if a larger share of the labels changes with the scaling.
     spread_floor, spread_range
-        Added to deviations of log expression before their ratio is taken, and bounds of the ratio.
+        Constant that is added to standard deviations of log expression before their ratio is taken, and bounds of the
+        ratio.
     """
 
     least_cells: int = 100
@@ -330,19 +346,19 @@ class GeneConstants:
     Attributes
     ----------
     few_missing
-        Share of missing genes up to which no accuracy is simulated.
+        Largest share of missing genes for which no accuracy is simulated.
     simulated_cells
-        Simulated cells of each label.
+        Number of simulated cells of each label.
     least_accuracy
-        Simulated accuracy below which a query is refused.
+        A query whose simulated accuracy is below this value is refused.
     least_genes
-        Genes below which a query is refused.
+        A query with fewer of the reference's genes is refused.
     evidence_weight
-        Weight of the evidence for a label, as genes depend on each other.
+        Factor of the evidence of all genes for a label. A factor below 1 allows for genes that depend on each other.
     least_noise
-        Least variance of a scaled gene around its expectation.
+        Lower bound of the variance of a scaled gene around its expectation.
     ridge
-        Added to the covariance of the scores, as a share of the mean variance.
+        Constant that is added to the diagonal of the covariance of the scores, as a share of the mean variance.
     """
 
     few_missing: float = 0.1
@@ -361,9 +377,9 @@ class QueryPCAConstants:
     Attributes
     ----------
     components
-        Number of components.
+        Number of principal components.
     spread_floor
-        Added to the deviation of each gene before scaling.
+        Constant that is added to the standard deviation of each gene before scaling.
     """
 
     components: int = 30
@@ -372,7 +388,7 @@ class QueryPCAConstants:
 
 @dataclass(frozen=True)
 class Constants:
-    """All constants that were chosen on data."""
+    """All constants that were tuned on data."""
 
     smoothing: SmoothingConstants = field(default_factory=SmoothingConstants)
     query_lda: QueryLDAConstants = field(default_factory=QueryLDAConstants)

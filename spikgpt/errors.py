@@ -12,8 +12,8 @@ The family::
     ├── ReferenceNotFound    no reference has this name
     ├── HubError             the Hugging Face Hub refuses a request or gives no proper answer
     ├── DownloadError        a published file cannot be downloaded or has another hash
-    ├── CheckpointError      a training checkpoint belongs to another training
-    ├── ShardError           shards of a query could not be labelled; the others are finished
+    ├── CheckpointError      a training checkpoint belongs to another training run
+    ├── ShardError           some shards of a query could not be labelled; the other shards are finished
     ├── ParityError          an exported graph disagrees with the trained model
     └── GraphError           a graph cannot be run on this machine
 
@@ -39,11 +39,11 @@ OPTIONAL = (*TRAINING, "distributed", "gradio", "igraph", "numba", "onnx", "onnx
 
 
 def printable(text: str) -> str:
-    """Return text on one line without control characters, so that text from strangers can be printed."""
+    """Return text on one line with control characters escaped, so that text from untrusted files can be printed."""
     return "".join(character if character.isprintable() else ascii(character)[1:-1] for character in text)
 
 
-# Characters of a message, about as many as fit on a screen.
+# Largest number of characters of a message: about one screen.
 LONGEST = 3000
 
 
@@ -51,7 +51,7 @@ class SpikGPTError(Exception):
     """Base class of the errors below, which a user can correct."""
 
     def __str__(self) -> str:
-        # A message may quote a stranger's text of any length. The end of the message says what to do.
+        # A message may quote long text from an untrusted file. The end of the message says what to do.
         text = printable(super().__str__())
         return text if len(text) <= LONGEST else f"{text[: LONGEST // 2]} ... {text[-LONGEST // 2 :]}"
 
@@ -93,11 +93,11 @@ class DownloadError(SpikGPTError):
 
 
 class CheckpointError(SpikGPTError):
-    """A training checkpoint belongs to another training."""
+    """A training checkpoint belongs to another training run."""
 
 
 class ShardError(SpikGPTError):
-    """Shards of a query could not be labelled; the parts of the others are finished."""
+    """Some shards of a query could not be labelled; the other shards are finished."""
 
 
 class ParityError(SpikGPTError):
@@ -109,11 +109,11 @@ class GraphError(SpikGPTError):
 
 
 class SpikGPTWarning(UserWarning):
-    """Something about the cells or the labels is unusual; the labels were computed all the same."""
+    """The cells or the labels are unusual; the labels were still computed."""
 
 
 def warn(*messages: str, category: type[Warning] = SpikGPTWarning) -> None:
-    """Warn at the line outside this package that called it, so that the warning shows the user's own code."""
+    """Give warnings that point at the user's own line of code: the first caller outside this package."""
     level, frame = 1, sys._getframe()
     while frame.f_back is not None and str(frame.f_globals.get("__name__")).partition(".")[0] == "spikgpt":
         level, frame = level + 1, frame.f_back
@@ -161,26 +161,26 @@ def install_command(*packages: str) -> str:
     return f"{command} (README.md has a smaller torch, without CUDA)" if smaller else command
 
 
-# Remedies for faults of the machine, by the number of the system's error.
+# Remedies for errors of the operating system, by errno.
 FAULTS = {
     errno.ENOSPC: "The disk is full: make room, or name a folder on another disk.",
-    errno.EDQUOT: "Your share of the disk is used up: make room, or name a folder on another disk.",
+    errno.EDQUOT: "Your disk quota is used up: make room, or name a folder on another disk.",
     errno.EFBIG: "The file would be larger than allowed here (ulimit -f, or the file system's limit).",
-    errno.EROFS: "The disk can only be read: name a folder on another disk.",
-    errno.EACCES: "You may not use it: change its permissions, or name another one.",
-    errno.EPERM: "You may not use it: change its permissions, or name another one.",
-    errno.EISDIR: "It is a folder: name a file.",
-    errno.ENOTDIR: "A file stands where a folder is meant: name another one.",
-    errno.ENOENT: "It is not there: check the path.",
+    errno.EROFS: "The disk is read-only: name a folder on another disk.",
+    errno.EACCES: "Access is denied: change the permissions, or name another path.",
+    errno.EPERM: "Access is denied: change the permissions, or name another path.",
+    errno.EISDIR: "The path is a folder: name a file.",
+    errno.ENOTDIR: "A part of the path is a file, not a folder: name another path.",
+    errno.ENOENT: "The path does not exist: check its spelling.",
     errno.EMFILE: "Too many files are open: raise the limit (ulimit -n).",
 }
 
 
 def fault(error: BaseException) -> str | None:
-    """Return the remedy for a fault of the machine behind an error; None for other errors."""
+    """Return the remedy for the system error behind an exception; None for other exceptions."""
     cause: BaseException | None = error
     while cause is not None:
-        # HDF5 states the number in its text alone.
+        # HDF5 gives the error number in the text of its message only.
         number = getattr(cause, "errno", None) or next(
             (number for number in (errno.ENOSPC, errno.EFBIG) if os.strerror(number) in str(cause)), None
         )
@@ -191,7 +191,7 @@ def fault(error: BaseException) -> str | None:
 
 
 def listed(names: Iterable[Any]) -> str:
-    """Return names as text."""
+    """Return names separated by commas; "none" without names."""
     return ", ".join(map(str, names)) or "none"
 
 

@@ -56,14 +56,14 @@ R = TypeVar("R")
 
 
 def cores() -> int:
-    """Return on how many cores this process may run, which may be fewer than the machine has."""
+    """Return the number of cores that this process may use; the machine may have more cores."""
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
 def about(description: str, flag: str | None = "", *, hidden: bool = False) -> Meta:
     """Describe a field; ``flag`` is the spelling of its flag, and None means that the field has no flag.
 
-    A hidden flag works, and the help does not list it.
+    A hidden flag works but is not listed in the help.
     """
     return Meta(description=description, extra={"flag": flag, "hidden": hidden})
 
@@ -77,7 +77,10 @@ QueryLayer = Annotated[
 QuerySpecies = Annotated[
     Species | None, about("Species of the query, to map genes to orthologues in the species of the reference.")
 ]
-BatchKey = Annotated[str | None, about("Column of obs with batches; auto: one such as sample, else inferred batches.")]
+BatchKey = Annotated[
+    str | None,
+    about("Column of obs with batches; auto: a column such as sample, else inferred from the cells."),
+]
 
 
 class Options(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
@@ -95,17 +98,22 @@ class AnnotateOptions(Options, frozen=True, kw_only=True):
     exclude: Annotated[list[str] | None, about("Labels that no cell may get, as A,B or repeated.")] = None
     unknown_rate: Annotated[
         Share | None,
-        about("Limit for the share of known cells that are Unknown; default: none, or 0.05 without smoothing."),
+        about("Largest share of known cells that may be Unknown; default: no limit, or 0.05 without smoothing."),
     ] = None
     threshold: Annotated[Probability | None, about("Confidence below which a cell is Unknown; paper: 0.95.")] = None
     reference_cutoff: Annotated[
-        bool, about("Set cut-offs by the held-out cells of the reference alone.", "--reference-cutoff")
+        bool,
+        about("Use cut-offs from held-out cells of the reference; ignore batch effects.", "--reference-cutoff"),
     ] = False
     smoothing: Annotated[bool, about("Average each cell's probabilities with those of its nearest neighbours.")] = True
-    scaling: Annotated[Scaling, about("Scaling of the genes; auto: composition or shift, by the energy.")] = "auto"
-    cluster_key: Annotated[str | None, about("Column of obs with clusters, to label by majority.")] = None
+    scaling: Annotated[
+        Scaling, about("Scaling of the genes; auto: composition or shift, whichever gives the higher mean energy.")
+    ] = "auto"
+    cluster_key: Annotated[
+        str | None, about("Column of obs with clusters; each cluster gets its most frequent label.")
+    ] = None
     majority_vote: Annotated[
-        bool, about("Cluster the cells finely, and label each cluster by majority.", "--majority-vote")
+        bool, about("Make many small clusters; each cluster gets its most frequent label.", "--majority-vote")
     ] = False
     certainty: Annotated[Share, about("Least probability of a cell's broad label and Cell Ontology term.")] = CERTAINTY
     batch_size: Annotated[Count | None, about("Cells classified at a time; does not change the labels.")] = None
@@ -178,14 +186,16 @@ class EngineOptions(Options, frozen=True, kw_only=True):
     whole_graph: Annotated[bool, about("Stop if a GPU cannot run the whole graph.", "--whole-graph/--any-part")] = True
     threads: Annotated[Count | None, about("Chunks of cells run in parallel on a CPU; default: one per core.")] = None
     memory_arena: Annotated[bool, about("Let ONNX Runtime keep freed memory for the next chunk of cells.")] = True
-    engine_cache: Annotated[Path | None, about("Folder in which TensorRT stores what it compiles.")] = None
+    engine_cache: Annotated[Path | None, about("Folder for the engines that TensorRT compiles.")] = None
     io_binding: Annotated[bool, about("Use the IO binding of ONNX Runtime on a GPU.")] = True
 
 
 class HubOptions(Options, frozen=True, kw_only=True):
     """Access to the Hugging Face Hub."""
 
-    token: Annotated[str | bool | None, about("Token; True: that of `hf auth login`; False: none.", None)] = None
+    token: Annotated[
+        str | bool | None, about("Access token; True: the token of `hf auth login`; False: no token.", None)
+    ] = None
     cache_dir: Annotated[Path | None, about("Folder for downloads; default: the cache of huggingface_hub.")] = None
     endpoint: Annotated[str | None, about("Address of the Hub; default: HF_ENDPOINT, or huggingface.co.")] = None
     local_files_only: Annotated[bool, about("Use cached files; do not contact the Hub.", "--offline")] = False
@@ -194,7 +204,9 @@ class HubOptions(Options, frozen=True, kw_only=True):
 class TrainOptions(Options, frozen=True, kw_only=True):
     """Training of a reference."""
 
-    batch_key: Annotated[str | None, about("Column of obs with donors or batches; whole ones are held out.")] = None
+    batch_key: Annotated[
+        str | None, about("Column of obs with donors or batches; whole donors or batches are held out.")
+    ] = None
     cross_validate: Annotated[
         bool, about("Also measure with each donor or batch held out in turn; needs --batch-key.", "--cross-validate")
     ] = False
@@ -204,7 +216,7 @@ class TrainOptions(Options, frozen=True, kw_only=True):
     name: Annotated[str, Meta(min_length=1, description="Name of the reference.", extra={"flag": None})] = "reference"
     seed: Annotated[int, Meta(ge=0, description="The same seed gives the same reference.")] = 0
     device: Annotated[str | None, about("Device of PyTorch, such as cpu; default: a GPU if there is one.")] = None
-    checkpoints: Annotated[Path | None, about("Folder that saves the training, to resume it.", None)] = None
+    checkpoints: Annotated[Path | None, about("Folder for the state of the training, to resume it.", None)] = None
     provenance: Annotated[dict[str, Any] | None, about("Facts to store, such as source and licence.", None)] = None
 
 
@@ -264,7 +276,7 @@ def options_of(kind: type[T], keywords: Mapping[str, Any], flags: Mapping[str, s
     keywords = _with_new_names(keywords, kind.__struct_fields__)
     # NumPy's numbers and paths become plain Python values, which msgspec converts.
     plain = {name: value.tolist() if hasattr(value, "tolist") else value for name, value in keywords.items()}
-    # One text stands for a list of it.
+    # A single text becomes a list with this text.
     annotations = {name: text for base in kind.__mro__ for name, text in getattr(base, "__annotations__", {}).items()}
     texts = {name for name, text in annotations.items() if "list[str]" in str(text)}
     plain |= {name: [value] for name, value in plain.items() if name in texts and isinstance(value, str)}
@@ -316,7 +328,7 @@ def _with_new_names(keywords: Mapping[str, Any], known: Iterable[str]) -> dict[s
             if new in keywords:
                 msg = f"{name} and {new} are two names of one option; pass {new} alone."
                 raise ConfigError(msg)
-            text = f"The option {name} is now called {new}; the old name will go in version 1.0."
+            text = f"The option {name} is now called {new}; the old name will be removed in version 1.0."
             warn(text, category=DeprecationWarning)
         renamed[new] = value
     return renamed

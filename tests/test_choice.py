@@ -164,7 +164,7 @@ def test_all_cells_are_unknown_if_no_reference_suits(models: list[NamedModel], f
     assert sum(group.cells for group in explanation.groups) == foreign.n_obs
     for group in explanation.groups:
         assert group.unknown is not None
-        assert group.unknown.rule.startswith("no reference at hand suits this query (small is nearest: ")
+        assert group.unknown.rule.startswith("no available reference suits this query (small is nearest: ")
     with pytest.raises(DataError, match="No reference suits the query; 0 references were compared"):
         annotate_by_best(foreign, [], OPTIONS)
 

@@ -51,7 +51,7 @@ class Models:
     named: dict[str, NamedModel]
     keywords: dict[str, Any]
     is_open: bool
-    # All references at hand, and scores of those that could not be opened; filled on use.
+    # All available references, and scores of references that could not be opened; filled on use.
     _at_hand: tuple[list[NamedModel], list[ReferenceScore]] | None = field(default=None, repr=False)
 
     def find(self, name: str) -> NamedModel:
@@ -70,7 +70,7 @@ class Models:
         return _opened(name, self.keywords)
 
     def at_hand(self) -> tuple[list[NamedModel], list[ReferenceScore]]:
-        """Return the references to choose from, and a score that states the problem for each of the others."""
+        """Return the references to choose from, and a score with the problem of each other reference."""
         if not self.is_open:
             return list(self.named.values()), []
         if self._at_hand is None:

@@ -27,7 +27,7 @@ if TYPE_CHECKING:
 class ModelOptions(EngineOptions, frozen=True, kw_only=True):
     """Reference, and program that runs its network."""
 
-    model: Annotated[str, about(f"{MODEL} `auto`: the best reference at hand. A,B: several tissues.")]
+    model: Annotated[str, about(f"{MODEL} `auto`: the best available reference. A,B: for several tissues.")]
     scgpt: Annotated[Path | None, about(SCGPT)] = None
 
 
@@ -35,7 +35,7 @@ class LabelOptions(AnnotateOptions, frozen=True):
     """Annotation of the query."""
 
     strict: Annotated[bool, about("Exit with code 3 if the query is of another tissue or species.", "--strict")] = False
-    no_unknown: Annotated[bool, about("Give every cell a label, unless it has no counts.", "--no-unknown")] = False
+    no_unknown: Annotated[bool, about("Give every cell with counts a label.", "--no-unknown")] = False
     no_batch: Annotated[bool, about("Treat all cells as one batch.", "--no-batch")] = False
     # Options of version 0.9.
     alone: Annotated[bool, about("Deprecated name of --no-smoothing.", "--alone/--neighbours", hidden=True)] = False
@@ -74,7 +74,7 @@ def annotate(
         list[str],
         typer.Argument(
             help="Cells to label: .h5ad, .zarr, a count matrix (10x, STARsolo, kallisto, alevin-fry, Parse), or a "
-            "table. With --out-dir several, as one query."
+            "table. With --out-dir, several files are one query."
         ),
     ],
     model: ModelOptions,
@@ -106,7 +106,7 @@ def annotate(
     if len(query) > 1:
         msg = (
             f"spikgpt annotate takes one QUERY, not {len(query)}. Run the command once for each, and put quotes around "
-            "a name with spaces. Or add --out-dir DIR to label them as one query. See spikgpt annotate --help."
+            "a name with spaces. Or add --out-dir DIR to label all files as one query. See spikgpt annotate --help."
         )
         raise ConfigError(msg)
     _annotate_file(Path(query[0]), model, options, hub, files)
@@ -159,7 +159,7 @@ def _annotate_file(query: Path, model: ModelOptions, options: LabelOptions, hub:
                 annotation.to_cas(cas, title=query.name, author_name=cas_author, more=sets)
                 written.append(cas)
             if report:
-                # The report comes last, so that the labels are kept if it cannot be drawn.
+                # The report comes last, so that the labels are kept if the report cannot be drawn.
                 inform(f"{_wrote(written)}Drawing the report.")
                 writer, title = annotation.reporter, f"Cell types of {query.name}"
                 assert isinstance(writer, ReportWriter)  # every annotation of this command has one
@@ -175,7 +175,7 @@ def _annotate_file(query: Path, model: ModelOptions, options: LabelOptions, hub:
 
 
 def _wrote(written: list[Path]) -> str:
-    """Return a sentence on the files that are written, with a space after it; an empty text without files."""
+    """Return a sentence on the written files that ends with a space; an empty text without files."""
     return f"Wrote {' and '.join(map(str, written))}. " if written else ""
 
 
@@ -260,11 +260,11 @@ def _check_outputs(files: _Files) -> None:
 
 
 def _check_alone(files: _Files) -> None:
-    """Refuse outputs beside ``--out-dir``."""
+    """Refuse other outputs together with ``--out-dir``."""
     flags: dict[str, object] = {"--out": files.out, "--table": files.table, "--cluster-table": files.cluster_table}
     flags |= {"--cas": files.cas, "--report": files.report, "--map-key": files.map_key}
     if named := [flag for flag, value in flags.items() if value]:
-        msg = f"--out-dir writes one table a part; leave out {', '.join(named)}, or leave out --out-dir for one file."
+        msg = f"--out-dir writes one table per part; leave out {', '.join(named)}, or leave out --out-dir for one file."
         raise ConfigError(msg)
 
 
@@ -290,10 +290,11 @@ def _annotated(
     from spikgpt.pipeline import annotate as annotated
     from spikgpt.reference.registry import AUTO, separate_names
 
+    # A missing column is refused before the cells are labelled.
     if column:
-        labels_of(cells, column)  # refuse a missing column before the work
+        labels_of(cells, column)
     if options.batch_key not in (None, "auto"):
-        column_of(cells, options.batch_key)  # and here
+        column_of(cells, options.batch_key)
     options = _resolved(options)
     names = separate_names(model.model)
     if names != [model.model] or model.model == AUTO:
@@ -316,7 +317,7 @@ def annotated_by_choice(
     *,
     check: Callable[[Reference, Engine], object] | None = None,
 ) -> tuple[Annotation, str, Reference | None]:
-    """Return the annotation by the best of the references at hand, or by several; see :func:`_annotated`.
+    """Return the annotation by the best available reference, or by several references; see :func:`_annotated`.
 
     ``check`` is called with each of several references before the cells are labelled, or with the best reference.
     """
@@ -325,7 +326,7 @@ def annotated_by_choice(
     from spikgpt.several import annotate_by_several
 
     if hub.expect or hub.pin().lock:
-        msg = f"--expect, --lock and --lock-file pin one reference; name one in place of --model {model.model}."
+        msg = f"--expect, --lock and --lock-file pin one reference; got --model {model.model}. Name one reference."
         raise ConfigError(msg)
     client = hub_of(hub)
     if names != [AUTO]:
@@ -372,7 +373,7 @@ def _resolved(options: LabelOptions) -> LabelOptions:
     resolved = structs.replace(options, **changes)
     for flag, new in (("--alone", "--no-smoothing"), ("--same-study", "--reference-cutoff")):
         if getattr(options, flag[2:].replace("-", "_")):
-            note(f"{flag} is now called {new}; the old name will go in version 1.0.")
+            note(f"{flag} is now called {new}; the old name will be removed in version 1.0.")
     return resolved
 
 

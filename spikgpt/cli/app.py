@@ -31,7 +31,7 @@ NUMBER_ERRORS = {
     re.compile("Input should be a valid integer.*"): "expected a whole number, such as 100",
 }
 
-# Commands of packages that are installed apart, and how.
+# Commands of separate packages, and the command that installs the package.
 PLUG_INS = {"benchmark": "pip install ./benchmarks"}
 
 app = typer.Typer(
@@ -49,8 +49,8 @@ def run() -> int:
         inform(f"Interrupted. {stopped if isinstance(stopped, CommandInterrupted) else 'Nothing was written.'}")
         return 128 + getattr(stopped, "number", signal.SIGINT)
     except BrokenPipeError:
-        # Standard output raises no errors: a connection does.
-        print_error("A connection was closed before all was sent; try again.")
+        # Standard output never raises this error; a network connection does.
+        print_error("A connection was closed before all data was sent; try again.")
         return 2
     except (SpikGPTError, UsageError, OSError) as error:
         print_error(error_text(error))
@@ -88,7 +88,7 @@ def error_text(error: Exception) -> str:
         return _usage_error_text(error)
     if isinstance(error, OSError):
         path = f": {error.filename}" if error.filename else ""
-        remedy = fault(error) or "Check the path, whether you may use it, and the free space."
+        remedy = fault(error) or "Check the path, its permissions, and the free space on the disk."
         return f"{error.strerror or error}{path}. {remedy}"
     return str(error)
 

@@ -24,7 +24,7 @@ class BuildOptions(Options, frozen=True):
     mirror: Annotated[str | None, about("Folder or web address that has the published files as ACCESSION/NAME.")] = None
     cache: Annotated[Path | None, about("Folder for downloaded files.")] = None
     steps: Annotated[str, about("Steps to run, with commas between them.")] = "download,prepare,train,evaluate,card"
-    variant: Annotated[str | None, about("Variant of the recipe, such as the variant shipped of pancreas.")] = None
+    variant: Annotated[str | None, about("Variant of the recipe, such as shipped for the recipe pancreas.")] = None
     only: Annotated[list[str] | None, about("Study or accession to build from; repeatable. Default: all studies.")] = (
         None
     )

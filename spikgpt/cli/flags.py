@@ -30,7 +30,7 @@ SCGPT = "Folder of the scGPT checkpoint, if the reference needs it and does not 
 
 
 def escaped(text: str) -> str:
-    """Return help text in which rich finds no markup."""
+    """Return help text with brackets escaped, which rich would read as markup."""
     return text.replace("[", "\\[")
 
 
@@ -46,7 +46,9 @@ class PinnedOptions(HubOptions, frozen=True, kw_only=True):
     """Download and version of the reference."""
 
     expect: Annotated[str | None, about("Digest that the reference must have, as `spikgpt pull` prints it.")] = None
-    lock: Annotated[bool, about("Use the version listed in spikgpt.lock; if none is listed, add it.", "--lock")] = False
+    lock: Annotated[
+        bool, about("Use the version pinned in spikgpt.lock; if none is pinned, pin the current version.", "--lock")
+    ] = False
     lock_file: Annotated[Path | None, about("Lock file to use instead of spikgpt.lock.")] = None
 
     def pin(self) -> VersionPin:
@@ -75,7 +77,7 @@ def check_server(name: str, packages: Mapping[str, str]) -> None:
         msg = f"spikgpt {name} needs Linux or macOS; use spikgpt annotate here, or a container."
         raise ConfigError(msg)
     if missing := [package for module, package in packages.items() if find_spec(module) is None]:
-        msg = f"spikgpt {name} needs the extra '{name}' (not here: {listed(missing)}). Run: {install_command(*missing)}"
+        msg = f"spikgpt {name} needs the extra '{name}' (missing: {listed(missing)}). Run: {install_command(*missing)}"
         raise ConfigError(msg)
 
 

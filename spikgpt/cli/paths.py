@@ -38,8 +38,8 @@ def check_outputs(*outputs: Output, inputs: Iterable[str | Path | None] = ()) ->
     Raises
     ------
     ConfigError
-        When a path is an input, a part of one, another output, a folder, a device or a pipe, has another ending, or
-        lies in a folder where nothing can be written.
+        When a path is an input, a part of an input, another output, a folder, a device or a pipe. When a path has
+        another ending, or lies in a folder that cannot be written to.
     """
     named = [(flag, path, endings) for flag, path, endings in outputs if path is not None]
     sources = [Path(path) for path in inputs if path is not None and Path(path).exists()]
@@ -118,7 +118,7 @@ def _check_kind(flag: str, path: Path) -> None:
 
 
 def _same(first: Path, second: Path) -> bool:
-    """Return whether two paths name one file, or would on a disk that ignores the case."""
+    """Return whether two paths name one file, or would name one file on a disk that ignores the case."""
     if first.exists() and second.exists() and first.samefile(second):
         return True
     return _canonical(first) == _canonical(second)

@@ -181,7 +181,7 @@ def leave_one_type_out(
 def _renamed(function: Callable[..., None], old: str, new: str) -> Callable[..., None]:
     @functools.wraps(function)
     def _run(**values: Any) -> None:
-        note(f"{old} is now called {new}; the old name will go in version 1.0.")
+        note(f"{old} is now called {new}; the old name will be removed in version 1.0.")
         function(**values)
 
     return _run

@@ -54,7 +54,7 @@ def explain(
     Parameters
     ----------
     adata
-        The query, for clusters and for cells outside of the query's sample; None if there is none at hand.
+        The query, for clusters and for cells outside of the query's sample; None without the query.
     cells
         Names or positions of the cells to explain one by one; None for labels or clusters.
     only

@@ -22,12 +22,12 @@ from spikgpt.scoring.compatibility import LIKE, OTHER, STUDY
 from spikgpt.types import UNKNOWN
 from spikgpt.version import __version__
 
-# Missing genes that a report names.
+# Largest number of missing genes that a report names.
 MOST_GENES = 500
 SOFTWARE = f"SpikGPT developers. SpikGPT (software), version {__version__}."
 PAPER = "SpikGPT: A High-Accuracy and Interpretable Spiking Attention Framework for Single-Cell Annotation."
 PACKAGES = ("anndata", "numpy", "scipy", "onnxruntime", "torch", "umap-learn")
-# Title and tone of each answer of the compatibility check.
+# Title, tone and text for each result of the compatibility check.
 VERDICTS = {
     LIKE: ("The reference suits these cells", "good", "The cells are like the cells of the reference."),
     STUDY: (
@@ -37,7 +37,7 @@ VERDICTS = {
     ),
     OTHER: ("Do not use these labels", "bad", "The cells are of another tissue or species than the reference."),
 }
-# Cells that the check needs.
+# Least number of cells for the check.
 LEAST_CELLS = 100
 TOO_FEW = (
     "Too few cells to check the reference",
@@ -45,8 +45,8 @@ TOO_FEW = (
     f"The check needs {LEAST_CELLS} cells. The labels can be wrong. Look at the confidence, and at the notes.",
 )
 OMITTED = (
-    "The genes behind the labels, the agreement of labels and clusters, and the candidates for new types are left out, "
-    "because they mean nothing for a reference that does not suit the cells."
+    "The reference does not suit the cells. So the report leaves out the genes behind the labels, the agreement of "
+    "labels and clusters, and the candidates for new types."
 )
 NOT_CHECKED = (
     "The compatibility was not checked",
@@ -70,15 +70,16 @@ MEASURES = {
 }
 LIMITS = CONSTANTS.compatibility
 MEANINGS = {
-    "similarity": "Sum of the correlation and of parts of the contrast and of the marker levels. "
-    f"Expected: at least {LIMITS.least_similarity:g}.",
-    "correlation": "1 if the same genes separate the labels as in the reference, 0 if others do.",
-    "mean_contrast": f"-log({CONSTANTS.label_match.largest_correlation:g} - r), where r is the correlation of the "
-    "expression of a label, compared with all labels, with that in the reference. Larger is better.",
+    "similarity": f"correlation + {LIMITS.contrast_weight:g} mean contrast + markers of the own labels (at most 1) - "
+    f"{LIMITS.other_weight:g} markers of the strongest other label. Expected: at least {LIMITS.least_similarity:g}.",
+    "correlation": "1 if the same genes separate the labels as in the reference, 0 if other genes do.",
+    "mean_contrast": f"-log({CONSTANTS.label_match.largest_correlation:g} - r). r is the correlation of the "
+    "expression of a label, relative to all labels, between the cells and the reference. Larger is better.",
     "score_loss": "Median score of held-out cells of the reference, minus that of these cells. "
     "About 0 for cells like the reference; larger for cells that differ from it.",
     "own_markers": "Expression of the marker genes of each cell's own label. 1: as in the reference.",
-    "other_markers": "The same for the other label whose markers are expressed most. Expected: below the own label.",
+    "other_markers": "Expression of the marker genes of another label: the label with the highest value. "
+    "Expected: below the own label.",
     "cell_correlation": "Correlation of cells with the expression of their labels in the reference, both relative to "
     "the mean of the batch. About 0 for cells of one type.",
     "unexplained_variance": "Variance of cells that their labels do not explain, as a share of that of the reference. "
@@ -147,7 +148,7 @@ def notes(annotation: Annotation) -> tuple[str, ...]:
 
 
 def _measure(name: str) -> tuple[str, str]:
-    """Return the name and the explanation of a number; a name may begin with that of one of several references."""
+    """Return the name and the explanation of a number; with several references, a name begins with its reference."""
     reference, _, measure = name.rpartition(": ")
     text = MEASURES.get(measure, measure)
     return printable(f"{reference}: {text}" if reference else text), MEANINGS.get(measure, "")
@@ -186,7 +187,7 @@ def batches(annotation: Annotation, options: AnnotateOptions) -> str:
 
 
 def run_facts(annotation: Annotation, options: AnnotateOptions) -> list[tuple[str, str]]:
-    """Return what was run: reference, input, rule, options and versions."""
+    """Return the facts on the run: reference, input, rule, options and versions."""
     report, queries = annotation.input_report, fitted_queries(annotation).values()
     smoothed = "averaged with the nearest cells" if annotation.smoothed else "of each cell alone"
     facts = {
@@ -209,9 +210,9 @@ def run_facts(annotation: Annotation, options: AnnotateOptions) -> list[tuple[st
 
 
 def _local_origin(digest: str) -> str:
-    """Return the origin of a reference that is not of the Hub."""
+    """Return the origin of a reference that is not from the Hub."""
     shipped = (digest_of((folder / MANIFEST).read_bytes()) for folder in shipped_references().values())
-    return "shipped with SpikGPT" if digest and digest in shipped else "a folder of this machine"
+    return "shipped with SpikGPT" if digest and digest in shipped else "a folder on this machine"
 
 
 def _provenance(queries: Collection[FittedQuery]) -> dict[str, str]:
@@ -223,7 +224,7 @@ def _provenance(queries: Collection[FittedQuery]) -> dict[str, str]:
 
 
 def _joined(texts: list[str]) -> str:
-    """Return the text of each reference, or the one text that all of them have; empty if all are empty."""
+    """Join the texts of the references; a shared text is given once. Empty if all texts are empty."""
     some = [text or "not stated" for text in texts] if any(texts) else []
     return " + ".join(some if len(set(some)) > 1 else some[:1])
 
@@ -246,7 +247,7 @@ def changed_options(options: AnnotateOptions) -> str:
 
 
 def _versions() -> str:
-    """Return the versions of SpikGPT and of the packages that matter."""
+    """Return the versions of SpikGPT, of Python, and of the packages that the labels depend on."""
     versions = [f"SpikGPT {__version__}", f"Python {platform.python_version()}"]
     for name in PACKAGES:
         try:

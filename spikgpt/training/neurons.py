@@ -65,7 +65,7 @@ class FastLIF(nn.Module):
 class _Spikes(torch.autograd.Function):
     """Spikes of input currents; the backward pass uses the surrogate gradient.
 
-    Every operation writes floats into memory at hand: masks of bools are several times slower on a CPU.
+    Every operation writes floats into allocated memory: masks of bools are several times slower on a CPU.
     """
 
     @staticmethod

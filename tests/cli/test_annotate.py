@@ -510,7 +510,7 @@ def test_several_references_label_one_query(run: Run, query_file: Path, small_fo
 
 def test_choices_that_one_reference_is_needed_for(run: Run, query_file: Path, tmp_path: Path) -> None:
     where = ("annotate", query_file, "--table", tmp_path / "labels.csv")
-    assert_refused(run(*where, "--model", "auto", "--lock"), "pin one reference; name one in place of --model auto")
+    assert_refused(run(*where, "--model", "auto", "--lock"), "pin one reference; got --model auto")
     assert_refused(run("annotate", query_file, "--model", "auto", "--out-dir", tmp_path / "parts"), "One reference is")
     assert_refused(run("info", "auto"), "One reference is needed here, not 'auto'")
     several = ("--model", "pancreas,retina", "--label-key", "cell_type")

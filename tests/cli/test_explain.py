@@ -108,5 +108,5 @@ def test_mistakes_are_refused_in_one_line(run: Run, query_file: Path, small_fold
     assert_refused(run(*where, "--out", tmp_path / "genes.png"), "expected a name that ends in .csv")
     assert_refused(run(*where, "--out", query_file), "is the input")
     assert_refused(run(*where, "--cluster-key", "leiden"), "obs has no column 'leiden'")
-    assert_refused(run("explain", query_file, "--model", "auto", "--lock"), "pin one reference; name one in place of")
+    assert_refused(run("explain", query_file, "--model", "auto", "--lock"), "pin one reference; got --model auto")
     assert not (tmp_path / "genes.png").exists()

@@ -88,7 +88,7 @@ def test_each_number_of_the_check_has_a_name_and_an_explanation(annotated: Annot
 def test_the_origin_of_a_local_reference(annotated: Annotation) -> None:
     assert dict(run_facts(annotated, AnnotateOptions()))["Origin"] == "shipped with SpikGPT"
     other = dataclasses.replace(annotated, reference_digest="0" * 64)
-    assert dict(run_facts(other, AnnotateOptions()))["Origin"] == "a folder of this machine"
+    assert dict(run_facts(other, AnnotateOptions()))["Origin"] == "a folder on this machine"
     hub = dataclasses.replace(annotated, reference_origin="hub:owner/name@1")
     assert dict(run_facts(hub, AnnotateOptions()))["Origin"] == "hub:owner/name@1"
 

@@ -331,7 +331,7 @@ def test_free_disk_space_is_checked_first(server: FileServer, tmp_path: Path) ->
 
 def test_a_cache_folder_that_cannot_be_created_is_an_error(server: FileServer, tmp_path: Path) -> None:
     (tmp_path / "file").touch()
-    with pytest.raises(DownloadError, match=r"cannot be made: .*A file stands where a folder is meant"):
+    with pytest.raises(DownloadError, match=r"cannot be made: .*A part of the path is a file, not a folder"):
         download([file_of(server)], tmp_path / "file", None, accession=ACCESSION)
 
 

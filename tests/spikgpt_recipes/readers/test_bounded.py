@@ -82,7 +82,7 @@ def test_a_line_above_the_length_limit_is_refused(tmp_path: Path, monkeypatch: p
 
 
 def test_a_missing_file_is_refused(tmp_path: Path) -> None:
-    with pytest.raises(DataError, match="none cannot be read: .*It is not there: check the path"):
+    with pytest.raises(DataError, match="none cannot be read: .*The path does not exist: check its spelling"):
         BoundedFile.from_path(tmp_path / "none")
 
 
