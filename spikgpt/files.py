@@ -22,7 +22,7 @@ if sys.platform != "win32":
 
 # Name of the old folder during its replacement.
 REPLACED = ".replaced"
-# Age in seconds of an unlocked folder of another machine that is taken for that of a killed process.
+# Age in seconds after which an unlocked folder of another machine counts as left behind by a killed process.
 LEFT_AFTER = 24 * 3600
 
 

@@ -1,13 +1,13 @@
 """Annotation of a query in two passes, the same for every engine.
 
-1. *Fit*: a :class:`spikgpt.engines.query_model.QueryModel` is fitted to a sample of at most 20,000 cells, which does
-   not depend on their order. It holds the scale of the query, its principal components, the sample for the neighbour
-   search, the batch effects, and the rule for Unknown.
+1. *Fit*: a :class:`spikgpt.engines.query_model.QueryModel` is fitted to a sample of at most 20,000 cells. The sample
+   does not depend on the order of the cells. The model holds the scale of the query, its principal components, the
+   sample for the neighbour search, the batch effects, and the rule for Unknown.
 2. *Label*: each chunk of cells is labelled with that model alone. So the labels depend on neither chunks nor order, and
    memory does not grow with the number of cells. The model can be saved and sent to other processes.
 
-Each cell passes through the network once. The choice of the scale takes one more pass over the sample, and two over at
-most 1,000 of its cells.
+Each cell passes through the network once. The choice of the scale needs further passes: one over the sample, and two
+over at most 1,000 cells of the sample.
 """
 
 from __future__ import annotations
@@ -36,7 +36,7 @@ from spikgpt.scoring.ontology import BroadLabels
 from spikgpt.threads import in_order
 from spikgpt.types import Bools, InputReport, Integers, Rows
 
-# Takes the place of the column name where batches were inferred from the cells.
+# Stands for the name of the column if batches were inferred from the cells.
 INFERRED = "inferred"
 
 

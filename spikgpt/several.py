@@ -4,7 +4,7 @@
 2. Each reference labels its own cells again, as a query of its own. So the compatibility check, the batch effects and
    the rule for Unknown refer to these cells alone.
 
-Cells of a reference that does not suit its own cells go to the other references, unless these do not suit them either.
+Cells of a reference that does not suit them go to the other references, unless no other reference suits these cells.
 """
 
 from __future__ import annotations

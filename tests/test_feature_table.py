@@ -101,7 +101,7 @@ def test_format_version_library_version_range_migration_of_old_files(tmp_path: P
     config["format_version"] = 4
     for name, content in with_manifest(files | {"config.json": json.dumps(config).encode()}).items():
         (tmp_path / name).write_bytes(content)
-    with pytest.raises(FormatError, match="reads up to format 3. Get spikgpt .* where you got this one"):
+    with pytest.raises(FormatError, match="reads up to format 3. Install spikgpt"):
         read_reference(tmp_path)
 
 

@@ -1,7 +1,7 @@
 """Temporary folder of the page's server, which never outlives the server.
 
 The folder is removed when the server ends. If the server is killed, its :mod:`spikgpt.app.reaper` removes the folder.
-If that was killed too, the next server removes the folder.
+If the reaper was killed too, the next server removes the folder.
 """
 
 from __future__ import annotations

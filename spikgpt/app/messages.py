@@ -24,7 +24,7 @@ class PageJob(LabelJob, frozen=True, kw_only=True):
 
     query: str
     cluster_key: str | None = None
-    # Bytes of a file at most, of which a labelled copy is written.
+    # Largest file, in bytes, of which a labelled copy is written.
     max_bytes: int
 
 

@@ -1,4 +1,4 @@
-"""The Gradio page: fields, buttons, and the places of progress, labels and report.
+"""The Gradio page: fields, buttons, and the areas for progress, labels and report.
 
 Gradio reads its settings from the environment when it is imported. So the server sets them before it imports this
 module.
@@ -103,7 +103,7 @@ class GradioPage:
             choices,
             value=choices[0][1],
             label="Reference",
-            info="Further ones: a folder, ORG/REPO on the Hub, or A,B for several tissues." if local else None,
+            info="Other references: a folder, ORG/REPO on the Hub, or A,B for several tissues." if local else None,
             allow_custom_value=local,
         )
         with gradio.Accordion("Options", open=False):
@@ -113,12 +113,12 @@ class GradioPage:
             batch_key = gradio.Textbox(
                 "auto",
                 label="Column with batches",
-                info="auto: one such as sample or donor, else inferred batches. Empty: all cells are one batch.",
+                info="auto: a column such as sample or donor, else inferred batches. Empty: all cells are one batch.",
             )
             unknown = gradio.Checkbox(
                 True,
                 label="Unknown",
-                info="Cells of types that the reference lacks are Unknown. Off: none is.",
+                info="Cells of types that the reference lacks are Unknown. Off: every cell gets a label.",
             )
         with gradio.Row():
             start = gradio.Button("Annotate", variant="primary", elem_id="annotate")

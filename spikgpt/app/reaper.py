@@ -1,4 +1,4 @@
-"""Remove a folder once the process that started this one is gone, even if it was killed.
+"""Remove a folder once the parent process has ended, even if the parent was killed.
 
 The server starts this file as a program, with a pipe as standard input. The system closes the pipe when the server
 ends. Only the standard library is imported, so that the process stays small.

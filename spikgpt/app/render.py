@@ -9,9 +9,9 @@ from spikgpt.app.messages import CELLS, REPORT, TABLE, Finished, PageCluster, Pa
 from spikgpt.errors import printable, with_noun
 from spikgpt.types import UNKNOWN
 
-# Signs that the templates of Gradio's page give a meaning.
+# Characters with a meaning in the templates of Gradio's page.
 SIGNS = {sign: f"&#{ord(sign)};" for sign in "{}$`@\\"}
-# Words of a download, and what it holds.
+# Title and content of each download.
 DOWNLOADS = {
     CELLS: ("Cells with labels (.h5ad)", "the file with the labels in obs"),
     TABLE: ("Table of labels (.csv)", "one row per cell"),
@@ -20,13 +20,13 @@ DOWNLOADS = {
 
 
 def text(value: object) -> str:
-    """Return a text of a stranger as HTML: without markup, control characters and signs of templates."""
+    """Return an untrusted text as HTML: without markup, control characters and signs of templates."""
     escaped = escape(printable(str(value)))
     return "".join(SIGNS.get(character, character) for character in escaped)
 
 
 def name(value: object) -> str:
-    """Return a name of a stranger as HTML; its direction does not change that of the text around it."""
+    """Return an untrusted name as HTML; right-to-left characters do not affect the text around the name."""
     return f"<bdi>{text(value)}</bdi>"
 
 

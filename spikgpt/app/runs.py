@@ -149,7 +149,7 @@ class Runs:
         session.forget_results()
         folder = session.new_folder()
         if session.upload is not None:
-            # The same bytes under the name of the user's file: a new upload does not change them.
+            # A hard link keeps the bytes of this upload under the name of the user's file.
             query = session.upload.name
             os.link(session.upload, folder / query)
         else:

@@ -23,7 +23,7 @@ from spikgpt.service.messages import Setup
 from spikgpt.service.pool import WorkerPool
 
 WORKER = "spikgpt.app.worker"
-# Settings of Gradio: it asks no server, shares no page, and starts no other server.
+# Settings of Gradio: no requests to other servers, no public link, and no second server.
 ENVIRONMENT = {
     "GRADIO_ANALYTICS_ENABLED": "False",
     "GRADIO_SHARE": "False",
@@ -65,7 +65,7 @@ async def _serve(
     pool, sessions = WorkerPool(setup, settings.workers, WORKER), Sessions(folder, settings.most_runs)
     try:
         os.environ.update(ENVIRONMENT | {"GRADIO_TEMP_DIR": str(folder / "gradio")})
-        # Both take seconds.
+        # Loading the references and importing Gradio take seconds each.
         await asyncio.gather(pool.start(), asyncio.to_thread(importlib.import_module, "gradio"))
         key = secrets.token_urlsafe(16) if settings.is_local else None
         web = Web(_gradio_app(Runs(pool, settings), sessions, settings), sessions, settings, key)

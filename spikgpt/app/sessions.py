@@ -31,7 +31,7 @@ class PageSession:
     """
 
     def __init__(self, parent: Path) -> None:
-        # Names the session in the address of its upload. Nobody can guess it.
+        # Secret name of the session in the address of its upload.
         self.token = secrets.token_urlsafe(24)
         self.folder = parent / secrets.token_hex(16)
         self.upload: Path | None = None
@@ -64,7 +64,7 @@ class PageSession:
         self.uploads_running += 1
         try:
             received = await write(folder)
-            # The name is in messages, and its ending tells tables from matrices.
+            # Messages show the name, and its ending separates tables from matrices.
             path = received.rename(folder / safe_name(name))
         except BaseException:
             shutil.rmtree(folder, ignore_errors=True)
@@ -83,7 +83,7 @@ class PageSession:
             self.upload = None
 
     def keep_results(self, folder: Path) -> str:
-        """Replace the results by those of a job's folder, and return their address, which nobody can guess."""
+        """Replace the results by those of a job's folder, and return their secret address."""
         self.forget_results()
         self.results = secrets.token_urlsafe(24), folder
         return self.results[0]
@@ -131,7 +131,7 @@ class Sessions:
         return len(self._sessions)
 
     async def session_of(self, key: str) -> PageSession:
-        """Return the session of a page by Gradio's name for it, and begin it if there is none.
+        """Return the session of a page by Gradio's key of the page; begin a session if there is none.
 
         Raises
         ------
@@ -163,15 +163,15 @@ class Sessions:
         raise Refusal(Kind.NOT_FOUND, msg)
 
     async def check_room(self, session: PageSession) -> None:
-        """Refuse an upload when too many others are kept or are being received.
+        """Refuse an upload when too many other uploads are kept or are being received.
 
-        Results count as an upload, as they have a copy of the cells. So does each upload that goes on, also those of
-        this session, so that nobody fills the disk by many uploads at once.
+        Results count as an upload, because they hold a copy of the cells. Unfinished uploads of all sessions count too,
+        so that many uploads at once cannot fill the disk.
 
         Raises
         ------
         Refusal
-            When that is so.
+            When there are too many uploads.
         """
         await self._close_idle()
         other_sessions = (other for other in self._sessions.values() if other is not session)
@@ -206,7 +206,7 @@ class Sessions:
         return key in self._connections
 
     async def _close_idle(self) -> None:
-        """End the sessions of clients that keep no connection, and do nothing."""
+        """End idle sessions without a connection."""
         now = time.monotonic()
         for key, session in list(self._sessions.items()):
             is_running = session.uploads_running or (session.run is not None and not session.run.done())

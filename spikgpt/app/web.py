@@ -1,4 +1,4 @@
-"""The page's web server in front of Gradio: who may use it, uploads, results, and headers against other addresses.
+"""The page's web server in front of Gradio: access, uploads, results, and security headers.
 
 Only the addresses that the page needs reach Gradio. Uploads and results do not pass through Gradio, which would keep
 copies of both beside those in the folder of the session.
@@ -33,13 +33,13 @@ GRADIO = re.compile(
 FILES = "|".join(map(re.escape, (CELLS, TABLE, REPORT)))
 RESULT = re.compile(rf"/results/(?P<address>[\w-]+)/(?P<file>{FILES})")
 MEDIA = {CELLS: "application/x-hdf5", TABLE: "text/csv; charset=utf-8", REPORT: "text/html; charset=utf-8"}
-# The browser asks no other server, and lets no other page frame a local one. Gradio makes its templates at run time.
+# The browser contacts no other server. Gradio compiles its templates at run time, which needs unsafe-eval.
 POLICY = (
     "default-src 'self'; script-src 'self' 'unsafe-inline' 'unsafe-eval'; style-src 'self' 'unsafe-inline'; "
     "img-src 'self' data: blob:; font-src 'self' data:; connect-src 'self' data: blob:; frame-src 'self'; "
     "object-src 'none'; base-uri 'self'; form-action 'self'"
 )
-# The report has an origin of its own, and asks no server.
+# The report has an origin of its own, and contacts no server.
 REPORT_POLICY = (
     "sandbox allow-scripts allow-downloads; default-src 'none'; script-src 'unsafe-inline'; "
     "style-src 'unsafe-inline'; img-src data:"
@@ -119,11 +119,11 @@ class Web:
             await self._sessions.close(key)
 
     def _refused(self, request: Request) -> Response | None:
-        """Return the answer to a request that may not use the page, or that brings the key; None for others."""
+        """Return the answer to a forbidden request, or to a request with the key; None for other requests."""
         if self._key is None:
             return None
         host, origin = request.headers.get("host", ""), request.headers.get("origin")
-        # A name of another machine may lead here: the page of a stranger would then reach this one.
+        # The name of another machine may resolve to this one (DNS rebinding). Its page would then reach this page.
         if re.sub(r":\d+$", "", host) not in (*LOCAL_HOSTS, self._settings.host):
             return PlainTextResponse("This page answers only on this machine.", 403)
         if origin is not None and origin.partition("://")[2] != host:

@@ -25,8 +25,8 @@ if TYPE_CHECKING:
     from spikgpt.scoring.annotation import Annotation
     from spikgpt.several import NamedModel
 
-# Bytes of a file that a worker may write, and of these for each byte of the largest upload: a packed file takes more
-# room unpacked.
+# Bytes of a file that a worker may write: ROOM, and ROOM_PER_BYTE for each byte of the largest upload, because packed
+# files grow when they are unpacked.
 ROOM, ROOM_PER_BYTE = 1 << 30, 8
 # Seconds between reports on the progress.
 REPORT_EVERY = 0.2
@@ -150,7 +150,7 @@ def label(job: PageJob, models: Models, max_cells: int, send: SendReply) -> Summ
         try:
             title = f"Cell types of {query.name}"
             annotation.report(results / REPORT, cells, cluster_key=job.cluster_key, title=title)
-        except SpikGPTError as error:  # the labels are worth having without a report
+        except SpikGPTError as error:  # the labels are useful without a report
             notes.append(f"There is no report. {error}")
     send(JobProgress(WRITING))
     write_table(annotation.table_chunks(), results / TABLE)
@@ -239,7 +239,7 @@ def summarised(
         explanation=answer.text,
         evidence=" ".join(answer.evidence),
         choice=chosen,
-        # The verdict has a place of its own.
+        # The page shows the compatibility apart.
         sentences=[sentence for sentence in annotation.sentences() if not (check and sentence == check.sentence)],
         notes=notes,
         rows=rows,

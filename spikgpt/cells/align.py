@@ -50,7 +50,7 @@ class AlignedCells:
         return replace(self, values=self.values[cells], totals=self.totals[cells])
 
     def only(self, kept: Bools) -> AlignedCells:
-        """Return the same cells, of which all but some are empty; ``kept`` is True for these, shape (n,)."""
+        """Return the same cells with the counts of all but the ``kept`` cells removed; ``kept`` has shape (n,)."""
         values = sparse.csr_matrix(self.values.multiply(kept[:, None]).astype(self.values.dtype))
         values.eliminate_zeros()
         return replace(self, values=values, totals=np.where(kept, self.totals, 0.0))
@@ -76,7 +76,7 @@ class AlignedCells:
 
 @dataclass(frozen=True)
 class CellsOnDemand:
-    """Cells of an expression that are read where they are selected."""
+    """Cells of an expression that are read when they are selected."""
 
     expression: Expression
     match: GeneMatch
@@ -162,7 +162,7 @@ class _CompiledAligner:
     ) -> tuple[int, int, tuple[sparse.csr_matrix, npt.NDArray[np.float64]] | None]:
         """Return the bounds of some rows, and their values and totals, from the bounds and the rows as stored.
 
-        Values and totals are None where a cell needs another look or has another kind of value.
+        Values and totals are None if a cell has values that the compiled code does not handle.
         """
         start, stop, (data, indices, indptr) = rows
         with np.errstate(over="ignore"):

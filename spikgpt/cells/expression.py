@@ -165,7 +165,7 @@ def find_expression(adata: Cells, *, layer: str | None = None, gene_key: str | N
     """
     if adata.n_obs == 0 or adata.n_vars == 0:
         size = f"{with_noun(adata.n_obs, 'cell')} and {with_noun(adata.n_vars, 'gene')}"
-        msg = f"The AnnData has {size}; it needs at least one of each. Check the filters that it went through."
+        msg = f"The AnnData has {size}; expected at least one cell and one gene. Check the filters of the AnnData."
         raise DataError(msg)
     candidates = _candidates(adata, layer, gene_key)
     contents = [_content_of(candidate) for candidate in candidates]
@@ -209,7 +209,7 @@ def _check_row_order(adata: Cells, chosen: _Candidate, candidates: list[_Candida
     if candidate is None and other == "X" and adata.X is not None:
         candidate = _Candidate("X", keep_on_disk(adata.X, "X"), adata.var)
         if isinstance(candidate.matrix, MatrixOnDisk) and candidate.matrix.by_columns:
-            return  # all of it would be read
+            return  # a sample of rows would need the whole matrix
     if candidate is None:
         return
     names = chosen.var.index, adata.var_names if candidate.var is adata.var else candidate.var.index

@@ -1,7 +1,7 @@
 """Read arrays of HDF5 files that are compressed with gzip, faster than the HDF5 library decompresses them.
 
 The compressed chunks are read as they are stored. libdeflate decompresses them, or zlib where the package ``deflate``
-is not installed. Both write at most the bytes that a chunk declares.
+is not installed. Both libraries write at most the bytes that a chunk declares.
 """
 
 from __future__ import annotations

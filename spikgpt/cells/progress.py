@@ -12,7 +12,7 @@ from tqdm import tqdm
 
 # Called with the name of a step, the number of cells that are done, and that of all cells if it is known.
 Listener: TypeAlias = Callable[[str, int, int | None], None]
-# Setting for steps that are not told; they show no bar by default.
+# Setting of :func:`showing`; without that context, steps show no bar.
 _SHOWN: ContextVar[bool | None] = ContextVar("progress", default=False)
 _LISTENER: ContextVar[Listener | None] = ContextVar("listener", default=None)
 
@@ -45,7 +45,7 @@ def progress_bar(task: str, cells: int | None, progress: bool | None) -> Any:
 
 
 def inner_bar(task: str, cells: int) -> Any:
-    """Return a bar as :func:`progress_bar` does, shown as :func:`showing` says."""
+    """Return a progress bar that is shown if :func:`showing` asks for bars."""
     return progress_bar(task, cells, _SHOWN.get())
 
 

@@ -48,7 +48,7 @@ def close_temporary(file: Any) -> None:
 
 
 class _Block(NamedTuple):
-    """Place in the file of the values that were added at once, sorted by bucket.
+    """Position in the file of one block of values, which are sorted by bucket.
 
     ``starts``, shape (buckets + 1,), are the indices of each bucket's first value. The columns start at the byte
     ``columns``, and the packed values, of type ``dtype``, at the byte ``packed``.

@@ -1,6 +1,7 @@
 """Open HDF5 files and zarr folders, after a check of their structure.
 
-A file of a hundred bytes may declare an array of a terabyte, or link to other files on the machine. Both are refused.
+A file of a hundred bytes may declare an array of a terabyte, or link to other files on the machine. Such files are
+refused.
 A damaged file may also let the HDF5 library hang, so a second process reads it first; see :mod:`spikgpt.cells.walk`.
 """
 
@@ -154,9 +155,9 @@ def open_store(path: Path, *, writable: bool = False, name: object = None) -> It
 
 @lru_cache(maxsize=64)
 def check_hdf5(path: Path, name: object, identity: Identity) -> None:
-    """Refuse an HDF5 file over which the HDF5 library hangs or crashes, as tried in a second process.
+    """Refuse an HDF5 file that makes the HDF5 library hang or crash, as tested in a second process.
 
-    Files pass where no second process can be started. A file is tried once as long as its ``identity`` stays the same.
+    If no second process can be started, the file is accepted. A file with the same ``identity`` is tested only once.
 
     Raises
     ------

@@ -1,4 +1,4 @@
-"""Read an AnnData from an open store, element by element, so that one unreadable element does no harm."""
+"""Read an AnnData from an open store, element by element, so that an unreadable element does not stop the reading."""
 
 from __future__ import annotations
 

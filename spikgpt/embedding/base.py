@@ -41,7 +41,7 @@ class QueryCells:
         return self.rows(range(self.n_obs), 1)
 
     def only(self, kept: Bools) -> QueryCells:
-        """Return the same cells, of which all but some are empty; ``kept`` is True for these, shape (n,)."""
+        """Return the same cells with the counts of all but the ``kept`` cells removed; ``kept`` has shape (n,)."""
 
         def rows(part: range, threads: int) -> Iterator[AlignedCells]:
             start = part.start

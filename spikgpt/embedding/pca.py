@@ -4,10 +4,10 @@ A query from another technology has other gene means than the reference, so the 
 The query's own scaling corrects that, but treats a query of few cell types as a query of all types. Two scalings
 separate a batch effect from a different composition:
 
-- ``composition`` starts from the labels under the query's own scaling. It computes the gene means and deviations of
-  reference cells with the same shares of labels, and maps the query's means and deviations onto these.
-- ``shift`` starts from the labels under the reference's scaling. It moves the mean of each gene by the median, over
-  these labels, of the difference between query and reference. A query of one type keeps its type. With three labels or
+- ``composition`` starts from the labels under the query's own scaling. The shares of these labels give the gene means
+  and deviations of reference cells with the same composition. The query's means and deviations are mapped onto them.
+- ``shift`` starts from the labels under the reference's scaling. The mean of each gene is moved by the difference
+  between query and reference, as median over labels. A query of one type keeps its type. With three labels or
   more, one label of a missing type does not change the median much.
 
 ``composition`` copes with large batch effects, ``shift`` with queries of few cell types. ``auto`` takes the scaling

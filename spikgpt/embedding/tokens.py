@@ -72,7 +72,7 @@ def tokenise(
     max_length
         Largest number of tokens of a cell, with ``<cls>``; of a longer cell a random subset of the genes is used.
     draw
-        Another number gives other ties and subsets, as training wants them in every epoch.
+        Seed of the random choice of ties and subsets. Training uses another number in every epoch.
     """
     lengths = np.minimum(np.diff(values.indptr), max_length - 1) + 1
     offsets = np.concatenate([[0], np.cumsum(lengths, dtype=np.int64)])

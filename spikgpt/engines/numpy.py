@@ -105,7 +105,7 @@ class NumpyClassifier:
 class NumpyEngine:
     """Run a reference on PCA or on an embedding in ``obsm``, in float64 on the CPU.
 
-    A reference on scGPT, and a provider that names a GPU, are a ConfigError.
+    A reference on scGPT, or a provider that names a GPU, raises a ConfigError.
     """
 
     name = "numpy on cpu"

@@ -35,8 +35,8 @@ class Session:
     """An open graph that runs on ``threads`` threads within a batch.
 
     ``content`` is the graph. :func:`spikgpt.engines.read_graph.read_graph` checks the graph first, unless it is
-    ``trusted``: built by this library. A GraphError says that ONNX Runtime is missing, installed twice, too old for the
-    graph, or has no such device.
+    ``trusted``: built by this library. A GraphError is raised if ONNX Runtime is missing, installed twice, too old for
+    the graph, or has no such device.
     """
 
     def __init__(

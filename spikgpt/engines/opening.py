@@ -28,11 +28,20 @@ def open_engine(
 ) -> Engine:
     """Return the engine of a reference.
 
-    ``auto`` is ONNX Runtime if it is installed and the reference has the graph. Otherwise it is NumPy, or torch for a
-    reference on scGPT. ``scgpt`` is the folder of the checkpoint if the reference neither carries it nor names a
-    repository; torch runs it. ``hub`` downloads a checkpoint that the reference names. Errors: a ConfigError for a
-    missing package or a wrong option, a GraphError for a graph that is missing or cannot be run, a CheckpointError for
-    a missing or different scGPT, and DamagedReference for files that do not fit together.
+    ``auto`` is ONNX Runtime if it is installed and the reference has the graph. Otherwise ``auto`` is NumPy, or torch
+    for a reference on scGPT. ``scgpt`` is the folder of the checkpoint, if the reference neither contains it nor names
+    a repository; torch runs the checkpoint. ``hub`` downloads a checkpoint that the reference names.
+
+    Raises
+    ------
+    ConfigError
+        When a package is missing, or an option is wrong.
+    GraphError
+        When a graph is missing or cannot be run.
+    CheckpointError
+        When scGPT is missing, or is another one.
+    DamagedReference
+        When files do not fit together.
     """
     options = options or EngineOptions()
     engine: str = options.engine

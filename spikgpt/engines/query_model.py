@@ -32,7 +32,7 @@ from spikgpt.scoring.smoothing import KNNSmoother
 from spikgpt.scoring.thresholds import Thresholds, tempered
 from spikgpt.types import Floats, InputReport, Integers, NetworkOutput, Profiles, Rows, Scale
 
-# Cells of the sample that place a cell on a map.
+# Number of sample cells that determine the position of a cell on a map.
 NEAREST = 3
 
 

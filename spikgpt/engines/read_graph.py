@@ -1,6 +1,6 @@
-"""Read a graph of a stranger as plain data, before ONNX Runtime opens it.
+"""Read an untrusted graph as plain data, before ONNX Runtime opens it.
 
-Everything that this library's builder does not emit is refused: other operators, external weights, graphs in a graph.
+A graph may only have parts that this library's builder emits: no other operators, no external weights, no subgraphs.
 """
 
 from __future__ import annotations
@@ -41,7 +41,7 @@ def read_graph(content: bytes, name: str = "The graph") -> onnx.ModelProto:
     except (DecodeError, ValueError, RecursionError) as error:
         problem = f"is no ONNX graph ({error})"
     if problem:
-        msg = f"{printable(f'{name} {problem}')}. Do not use this reference, or make its graphs anew: spikgpt export."
+        msg = f"{printable(f'{name} {problem}')}. Do not use this reference, or export it again: spikgpt export."
         raise GraphError(msg)
     return model
 

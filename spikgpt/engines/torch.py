@@ -132,8 +132,8 @@ def embed_query(
 ) -> tuple[npt.NDArray[np.float64], Bools, InputReport]:
     """Embed every cell of a query with scGPT.
 
-    Returns vectors, shape (n, dim); a mask of the cells without genes of the vocabulary, whose vectors mean nothing,
-    shape (n,); and the report on the input.
+    Returns vectors, shape (n, dim), a mask of the cells without genes of the vocabulary, shape (n,), and the report on
+    the input. The vectors of the masked cells are meaningless.
     """
     query = scgpt_embedding(source).read(cells, layer=layer, gene_key=gene_key)
     aligned = joined(list(query.chunks))

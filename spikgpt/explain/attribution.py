@@ -36,7 +36,7 @@ class Attributions:
     Attributes
     ----------
     values
-        Attributions, shape (n, U). Those of a cell add up to its log-odds minus ``baseline``. They do not where the
+        Attributions, shape (n, U). The attributions of a cell add up to its log-odds minus ``baseline``, unless the
         surrogate derivatives miss this difference by more than a factor of two.
     log_odds
         Log-odds of the label in each cell, shape (n,).

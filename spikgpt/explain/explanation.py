@@ -218,7 +218,7 @@ class Explanation:
             raise DataError(msg)
         values = np.full((adata.n_vars, len(self.groups)), np.nan)
         for column, group in enumerate(self.groups):
-            # Each of several references reads genes of its own, and two names may mean one gene.
+            # Several references read different genes, and two names may mean the same gene.
             read = has_gene & ~np.isnan(group.genes.attributions)
             values[rows[read], column] = group.genes.attributions[read]
         adata.varm[f"{key_added}_attributions"] = values

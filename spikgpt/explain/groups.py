@@ -194,7 +194,7 @@ class GroupExplainer:
             yield from self._groups(name, members, unknown=unknown)
 
     def note_low_agreement(self, groups: Sequence[ExplainedGroup]) -> None:
-        """Add a note on groups whose label neighbours decided; chosen labels are those of other cells too."""
+        """Add a note on groups whose label comes from neighbours; skipped if labels were chosen by the user."""
         chosen = self.chosen and (self.options.cluster_key is not None or any(not group.share for group in groups))
         low = [printable(group.name) for group in groups if group.genes.agreement < LEAST_AGREEMENT]
         if chosen or not low or not self.annotation.smoothed:
@@ -202,7 +202,7 @@ class GroupExplainer:
         more = f" and {len(low) - NAMED} more" if len(low) > NAMED else ""
         self.notes.append(
             f"The network alone gives another label to most of the explained cells of: {listed(low[:NAMED])}{more}. "
-            "Neighbouring cells decided the label, so its genes argue for a label that the network did not give."
+            "Neighbouring cells decided the label, so the genes support a label that the network alone did not give."
         )
 
     def cells(self, cells: Sequence[str | int]) -> Iterator[ExplainedGroup]:

@@ -228,7 +228,7 @@ class LabelExplainer:
         names, means = self._profiles
         own = self.attributor.allowed == label
         ratio = means[own][0] - means[~own].mean(axis=0)  # (genes,)
-        # A gene that separates the labels well differs by more than the labels differ among themselves.
+        # Genes with the highest log ratio to the mean of the other labels.
         order = np.argsort(-ratio, kind="stable")[:MARKERS]
         size = len(self.query.genes)
         return [(names[gene], int(gene) if gene < size else None) for gene in order if ratio[gene] >= MARKER_RATIO]

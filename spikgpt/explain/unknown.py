@@ -13,7 +13,7 @@ from spikgpt.explain.query import FittedQuery
 from spikgpt.explain.scored import ScoredCells
 from spikgpt.types import Floats, Integers, Rows
 
-# Cells of a label that are enough to compare with; else all cells that kept a label are compared.
+# Least number of cells of the same label for a comparison; else all cells that kept a label are compared.
 CELLS_TO_COMPARE = 10
 # Share of the compared cells that a usual value exceeds.
 UNUSUAL = 0.05
@@ -226,7 +226,7 @@ def _genes_above(query: FittedQuery, cells: ScoredCells) -> tuple[GeneAbove, ...
     means = np.asarray(cells.logs.astype(np.float64).mean(axis=0)).ravel()
     allowed = np.arange(len(scorer.profiles.means)) if scorer.geometry.allowed is None else scorer.geometry.allowed
     profiles = scorer.profiles.means[allowed]
-    # Few genes are left out below, so some more are looked at.
+    # Some genes are left out below, so more genes than needed are considered.
     order: Rows = np.argsort(-excess, kind="stable")[: 3 * GENES]
     names = query.reference.labels.names
     genes_above = tuple(

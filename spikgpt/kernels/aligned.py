@@ -1,6 +1,6 @@
 """Values of a reference's genes and sums over all genes, of cells in CSR form, compiled.
 
-The NumPy form is ``aligned_chunks`` in :mod:`spikgpt.cells.align`. Both return the same numbers, to the bit.
+The NumPy form is ``aligned_chunks`` in :mod:`spikgpt.cells.align`. Both forms return the same numbers, to the bit.
 """
 
 from __future__ import annotations
@@ -49,9 +49,9 @@ def aligned_values(
 
     Returns
     -------
-    Data, indices and indptr of the values of the reference's genes; sums over all columns, shape (n,); True if the
-    cells have no value that needs another look: negative, infinite, too large or NaN, or a column that is out of order
-    or does not exist; and True for the cells with whole stored values only, shape (n,).
+    Data, indices and indptr of the values of the reference's genes; sums over all columns, shape (n,); False if a value
+    is negative, infinite, too large or NaN, or a column is out of order or does not exist; and True for the cells with
+    whole stored values only, shape (n,).
     """
     rows, columns = len(indptr) - 1, len(lookup)
     dense = np.zeros(n_genes + SPARE_PLACES)

@@ -1,4 +1,4 @@
-"""Places for names on a map: none overlaps another, and none leaves the map."""
+"""Positions of names on a map, without overlaps and within the map."""
 
 from __future__ import annotations
 

@@ -39,7 +39,7 @@ class SpikGPTConfig:
     copies: Size = 300
     # The paper's T. Every layer sees the same input at each step; only membrane potentials change.
     time_steps: Annotated[int, Meta(ge=1, le=1000)] = 4
-    # One block, as in the paper. More did not pay on references of a few thousand cells.
+    # One block, as in the paper. More blocks gave no better labels on references of a few thousand cells.
     depth: Annotated[int, Meta(ge=1, le=100)] = 1
     # Hidden neurons of the MLP, as a multiple of width.
     mlp_ratio: Annotated[float, Meta(gt=0, le=100)] = 2.0

@@ -233,7 +233,7 @@ def _checked_format(source: Source) -> int:
     if version > FORMAT_VERSION or too_old:
         msg = (
             f"This reference is in format {version} and needs spikgpt {wanted}; spikgpt {__version__} reads up to "
-            f"format {FORMAT_VERSION}. Get spikgpt {wanted} where you got this one."
+            f"format {FORMAT_VERSION}. Install spikgpt {wanted}."
         )
         raise FormatError(msg)
     return version

@@ -107,7 +107,7 @@ class Hub:
         """Return the folder, named by the commit, of some files of a branch, a tag or a commit.
 
         A cached commit with all ``required`` files needs no request. A cached folder is used when the Hub cannot be
-        reached. Of ``files``, those that the repository lacks are left out. Every download has the hash that the Hub
+        reached. ``files`` that the repository lacks are left out. Every download has the hash that the Hub
         lists, or is deleted.
 
         Raises

@@ -1,6 +1,7 @@
 """The cache of huggingface_hub: ``models--ORG--NAME/snapshots/COMMIT/FILE``, each a link to ``blobs/HASH``.
 
-Nobody but the user vouches for the content of a cache. A link that leads anywhere but to a blob counts as missing.
+The content of a cache is not trusted: other programs may write to it. A link that leads anywhere but to a blob counts
+as missing.
 """
 
 from __future__ import annotations

@@ -46,7 +46,7 @@ def _attempt(api: HfApi, repo: str, folder: Path, remaining: list[ListedFile], *
     """Download the files in ``remaining`` concurrently, and remove those from the list that are whole.
 
     The client keeps a cached file unless it is forced to replace it. The client moves a file into the cache before the
-    hash is known. So the thread of each download deletes a damaged file itself, whatever becomes of the other files.
+    hash is known. So the thread of each download deletes a damaged file itself, also if other downloads fail.
     """
     from huggingface_hub import utils
     from tqdm import tqdm

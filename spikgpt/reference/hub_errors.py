@@ -1,4 +1,4 @@
-"""Errors of the Hub: which are worth another try, and the message of each.
+"""Errors of the Hub: the errors after which a request is repeated, and the message for each error.
 
 The client's errors are imported inside functions, as that takes a tenth of a second.
 """
@@ -57,7 +57,7 @@ def named(repo: str, revision: str | None) -> str:
 
 @contextmanager
 def explained(repo: str, revision: str | None = None, *, writing: bool = False) -> Iterator[None]:
-    """Turn the client's errors into ours."""
+    """Turn the client's errors into errors of this library."""
     try:
         yield
     except SpikGPTError:
@@ -108,7 +108,7 @@ def _refusal(name: str, error: Exception, done: str) -> str:
     """Return why the Hub refused a request or did not answer, and what to do."""
     status = status_of(error)
     if status == 401:
-        return f"The Hub does not know this token, or wants one, so {name} was not {done}: {LOG_IN}."
+        return f"The Hub does not know this token, or requires one, so {name} was not {done}: {LOG_IN}."
     if status == 403:
         return f"This token gives no access to {name}, which was not {done}; use another token."
     if status in (409, 412):

@@ -282,9 +282,9 @@ def session() -> Any:
 
 
 def _meter(request: Any) -> Meter | None:
-    """Return the meter of this thread; the client's own threads have one during a push.
+    """Return the meter of this thread; the client's own threads have a meter during a push.
 
-    These threads do not send GET. So downloads of other libraries in other threads keep their own limits.
+    The client's threads do not send GET. So downloads of other libraries in other threads keep their own limits.
     """
     if (meter := _METER.get()) is None and _PUSHES and request.method != "GET":
         return Meter()

@@ -20,7 +20,7 @@ from spikgpt.reference.schema import require
 # Stands for the reference that suits a query best.
 AUTO = "auto"
 SHORT_NAME = re.compile(r"(?P<name>[\w.-]+)(@(?P<revision>[\w./-]+))?")
-# Downloads of damaged files at most, as others may damage the cache meanwhile; and looks at a cache that seems intact.
+# Largest number of downloads of damaged files, and of checks of a cache that seems intact: others may write to it.
 TRIES, LOOKS = 9, 3
 # Files that hold code when they are loaded as weights. They are never opened.
 PICKLES = (".bin", ".pt", ".pth", ".ckpt", ".pkl", ".pickle", ".joblib", ".npy", ".npz")
@@ -142,8 +142,8 @@ def _downloaded(repo: str, revision: str | None, hub: Hub) -> Resolved:
             if hub.local_files_only:
                 msg = f"The cached copy of {repo} is damaged; pull it again while online. {error}"
                 raise DamagedReference(msg) from None
-            # A wrong file with the hash that the Hub lists is the owner's mistake. Another process may repair the cache
-            # between the two looks at it, so look again before the owner is blamed.
+            # A wrong file with the hash that the Hub lists is an error in the repository. Another process may repair
+            # the cache between two checks, so the cache is checked again before the repository is reported as damaged.
             intact = 0 if hub.repair(repo, folder.name, LAYOUT) else intact + 1
             if intact == LOOKS:
                 raise

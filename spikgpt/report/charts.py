@@ -66,7 +66,7 @@ class Composition:
 
 @dataclass(frozen=True)
 class Cutoff:
-    """A cut-off of a rule for Unknown, with its place in the figure from 0 to 1."""
+    """A cut-off of a rule for Unknown, with its position on the axis from 0 to 1."""
 
     position: float
     text: str
@@ -168,7 +168,7 @@ def histograms(annotation: Annotation) -> list[Histogram]:
     filled, rejected = ~annotation.empty, annotation.rejected
     limits = [(rule.threshold, "Unknown below {:.3g}"), (rule.least_confidence, "Unknown below {:.3g}, few genes")]
     cutoffs = tuple(Cutoff(limit, text.format(limit)) for limit, text in limits if limit is not None)
-    # The confidence of an Unknown cell means nothing, unless it is the reason.
+    # The confidence of Unknown cells is shown only if the rule for Unknown uses the confidence.
     shown = filled if cutoffs else filled & ~rejected
     text = "Calibrated probability of the best label."
     if shown.any():

@@ -171,7 +171,7 @@ def summarise(
     A cluster is a candidate for a new type if it has at least 10 cells and at least half of them are Unknown. Marker
     genes of a candidate have a log2 fold change above 1, and an adjusted p-value below 0.05 in a Wilcoxon rank-sum
     test on log-normalised values. The test compares the cluster with the cells of the nearest known type. If the query
-    has fewer than 10 of these, it compares the cluster with all cells outside the candidates. At most 5000 cells of
+    has fewer than 10 such cells, it compares the cluster with all cells outside the candidates. At most 5000 cells of
     each side are compared. Only the 100 largest candidates get marker genes.
 
     Parameters

@@ -126,7 +126,7 @@ def report_content(
     usable = annotation.compatibility is None or annotation.compatibility.usable
     agreement = charts.agreement(clustered[0], labels[0], clustered[1]) if usable and clustered is not None else None
     if not usable:
-        clusters = None  # a nearest known type means nothing
+        clusters = None  # the nearest known type is meaningless here
     elif clusters is None and adata is not None and clustered is not None and annotation.rejected.any():
         clusters = summarise(annotation, adata, clustered[2], layer=options.layer, gene_key=options.gene_key)
     positions = cell_map(annotation, adata, map_key, source)

@@ -26,7 +26,7 @@ if TYPE_CHECKING:
 
 # Arrays of obsm that hold a map of the user, in the order of preference.
 MAP_KEYS = ("X_umap", "X_tsne", "X_draw_graph_fa", "X_phate", "X_pacmap", "X_mde")
-# Cells that UMAP places. More cells take more time, and the others find their place between them.
+# Largest number of cells that UMAP places, to save time; other cells are placed between these cells.
 MOST_FITTED = 10_000
 # Rounds of UMAP for samples of this size.
 ROUNDS, MINIMUM_DISTANCE, SEED = 200, 0.3, 0
@@ -148,7 +148,7 @@ def check_map_key(adata: AnnData | None, key: str) -> None:
 
 
 def _usual_map(adata: AnnData | None, keys: Sequence[str]) -> CellMap | None:
-    """Return the first array with a usual name that is a map; None if there is none, as nobody asked for the array."""
+    """Return the first array with a usual name that is a map; None if there is none, without an error."""
     if adata is None:
         return None
     for key in keys:

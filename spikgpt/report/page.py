@@ -28,7 +28,7 @@ from spikgpt.version import __version__
 
 # Parts of the script, in their order; the page has them as one script.
 SCRIPTS = ("data.js", "draw.js", "labels.js", "map.js", "page.js")
-# Labels of a table before the rest is folded away; a handful more is not.
+# Labels of a table that are shown before the rest is folded away; a few more labels are not folded.
 FOLDED = 30
 # A faster compression is a tenth larger.
 COMPRESSION = 4
@@ -98,7 +98,7 @@ def percent(share: float) -> str:
 
 
 def p_value(value: float) -> str:
-    """Return a p-value with one digit; the smallest ones are below the smallest number of a computer."""
+    """Return a p-value with one digit; "<1e-300" for a value that underflows to 0."""
     return f"{value:.1g}" if value > 0 else "<1e-300"
 
 

@@ -117,7 +117,7 @@ def _checked(path: str | Path) -> Path:
 
 
 def _check_same_cells(annotation: Annotation, adata: AnnData) -> None:
-    """Refuse an AnnData of other cells, or of the same cells in another order, and what is no AnnData."""
+    """Refuse an object that is no AnnData, and an AnnData with other cells or another order of cells."""
     if not hasattr(adata, "obs_names"):
         msg = f"adata is of the type {type(adata).__name__}; expected the AnnData that was annotated, or None."
         raise ConfigError(msg)

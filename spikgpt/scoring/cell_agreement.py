@@ -41,7 +41,7 @@ class CellAgreement(NamedTuple):
     def fit(cls, scorer: OODScorer, best: Integers, neighbours: Rows) -> Self | None:
         """Compare a sample of cells, each averaged with its neighbours, with the profiles of their labels.
 
-        With three labels or more, the label that agrees least is left out, as a missing type may hide in it.
+        With three labels or more, the label that agrees least is left out: its cells may be of a missing type.
 
         Parameters
         ----------

@@ -1,7 +1,7 @@
 """Compatibility of a reference with a query: same tissue and species, or not.
 
 Cells of another study lie far from the reference, and so do cells of another tissue. The similarity of
-docs/concepts/formulas.md tells these two apart, also in queries of one or two cell types.
+docs/concepts/formulas.md separates the two cases, also in queries of one or two cell types.
 """
 
 from __future__ import annotations
@@ -21,13 +21,13 @@ Kind = Literal["like the reference", "another study, labels hold", "another tiss
 LIKE: Kind = "like the reference"
 STUDY: Kind = "another study, labels hold"
 OTHER: Kind = "another tissue or species, do not use"
-# The answers in words; the texts above are stored in files.
+# Sentences for users. The texts above are stored in files, so their wording is fixed.
 SENTENCES: dict[Kind, str] = {
     LIKE: "The cells are like those of the reference",
     STUDY: "The cells are of another study, and the labels can be used",
     OTHER: "The cells are of another tissue or species; do not use the labels",
 }
-# Reason against a reference. The correlation follows.
+# Reason against a reference; messages append the correlation.
 OTHER_GENES = "other genes than in the reference separate the cell types"
 
 LIMITS = CONSTANTS.compatibility
@@ -59,7 +59,7 @@ class Compatibility:
 
     @property
     def sentence(self) -> str:
-        """Sentence of the answer and the reason."""
+        """Sentence with the answer and the reason."""
         return f"{SENTENCES[self.kind]}: {self.evidence}."
 
 
@@ -73,8 +73,9 @@ class Comparison:
         Number of labels with enough cells to be compared with each other.
     correlation
         Correlation of the differences between labels in query and reference; None for fewer than two labels. The weight
-        of a gene is its variance between labels over that within; the weight of a label is the square root of its
-        cells. With three labels or more, the label that agrees least is left out, as a missing type may hide in it.
+        of a gene is its variance between labels over its variance within labels. The weight of a label is the square
+        root of its number of cells. With three labels or more, the label that agrees least is left out, because its
+        cells may be of a missing type.
     own_markers, other_markers
         Marker level of the cells' own label, and of the other label with the highest marker level, averaged over cells.
     cells
@@ -237,6 +238,6 @@ def _reason_to_refuse(
 
 
 def _beyond(name: str, value: float, bound: Literal["least", "most"], limit: float) -> str:
-    """Return a number beyond its limit as text, with two decimals, or more if the number looked like the limit."""
+    """Describe a number beyond its limit, with as many decimals as it takes to differ from the limit."""
     texts = (f"{value:.{decimals}f}" for decimals in range(2, 6))
     return f"{name} {next((text for text in texts if float(text) != limit), value)}, expected at {bound} {limit:g}"

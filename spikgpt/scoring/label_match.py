@@ -2,7 +2,7 @@
 
 The match is C + 1.5 M, with the contrast C and the marker deficit M of docs/concepts/formulas.md. Low marker expression
 counts against a label. High marker expression does not count for the label, as a closely related type can express the
-same markers. M depends on the other labels of the batch, as some chemistries show all markers less.
+same markers. M depends on the other labels of the batch, because some chemistries detect all markers less well.
 """
 
 from __future__ import annotations
@@ -148,7 +148,8 @@ def marker_levels(
     """Return the marker level of each label of the reference in cells of some labels, shape (labels, L).
 
     The level of a marker gene is (q - o) / (p - o) of log expression: q in the cells, p in the label in the reference,
-    and o the mean of the other labels there. It is averaged over the markers of a label; NaN for labels with few.
+    and o the mean of the other labels in the reference. The level of a label is the mean over its marker genes; NaN for
+    a label with few markers.
 
     Parameters
     ----------
@@ -185,6 +186,6 @@ def _medians_of_others(rows: Floats) -> npt.NDArray[np.float64]:
     if n < 2:
         return np.zeros_like(rows)
     ordered, ranks = np.sort(rows, axis=0), rows.argsort(axis=0, kind="stable").argsort(axis=0, kind="stable")
-    # Without a value, each larger value moves down by one rank.
+    # If one value is left out, each larger value moves down by one rank.
     pair = [np.take_along_axis(ordered, rank + (ranks <= rank), axis=0) for rank in ((n - 2) // 2, (n - 1) // 2)]
     return np.asarray((pair[0] + pair[1]) / 2)

@@ -22,7 +22,7 @@ from spikgpt.scoring.ood_scorer import OODEvidence
 from spikgpt.types import Bools, Floats, Integers, Rows
 
 RULE, LEAST_CELLS = CONSTANTS.ood_rule, CONSTANTS.label_match.least_cells
-# Margin of the cells of a group whose decision goes against their own margin.
+# Margin of cells that are Unknown, or known, because of their group and against their own score.
 DECIDED = 1e-6
 
 
@@ -176,7 +176,7 @@ def _present_elsewhere(known: Bools, best: Integers, batches: Integers, cells: I
     of_known = np.zeros(cells.shape)
     np.add.at(of_known, (batches, best), known)
     totals = np.maximum(cells.sum(axis=1, keepdims=True), 1)
-    # The share of known cells, where most of the label's cells are known.
+    # Share of known cells of labels whose cells are mostly known; 0 for other labels.
     shares = np.where((cells >= LEAST_CELLS) & (of_known > cells / 2), of_known / totals, 0)
     largest = np.stack([np.delete(shares, batch, axis=0).max(axis=0) for batch in range(len(cells))])
     return np.asarray((cells >= LEAST_CELLS) & (largest > 0) & (largest >= RULE.present_share * cells / totals))
@@ -186,7 +186,7 @@ def _scores(evidence: OODEvidence, median_excess: Floats) -> npt.NDArray[np.floa
     """Return the ID score minus the marker excess above the median of the cell's batch, shape (n,)."""
     if evidence.marker_excess is None:
         return evidence.id_score
-    # A treatment too switches genes on, so the excess is bounded.
+    # A treatment can also switch genes on, so the excess is bounded.
     return np.asarray(evidence.id_score - np.minimum(evidence.marker_excess - median_excess, RULE.largest_excess))
 
 

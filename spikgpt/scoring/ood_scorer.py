@@ -68,8 +68,8 @@ class LabelGeometry:
     """Position and spread of the labels of a reference in the space of its vectors.
 
     ``centroids``, shape (L, D), are the mean vectors of the labels. ``whitening``, shape (D, D), makes the covariance
-    within labels the identity. Both float32. ``allowed`` are the indices of the labels that a cell may get, with which
-    alone it is compared; None for all labels.
+    within labels the identity. Both arrays are float32. ``allowed`` are the indices of the labels that a cell may get;
+    None for all labels. Cells are compared with the allowed labels only.
     """
 
     centroids: npt.NDArray[np.float32]
@@ -208,7 +208,7 @@ class OODScorer:
     def batch_effect(self, best: Integers, neighbours: Rows, batch: int | None) -> npt.NDArray[np.float64] | None:
         """Return the difference of a batch, or of the whole query, from the reference, shape (G,).
 
-        The effect is the median over labels. It is None if too few labels have enough cells.
+        The effect is the median over labels; None if too few labels have enough cells.
 
         Parameters
         ----------

@@ -11,7 +11,7 @@ import numpy.typing as npt
 from spikgpt.types import Floats
 
 UNKNOWN_COLOR = "#b0b0b0"
-# Nobody distinguishes more colours; further labels repeat them.
+# More colours cannot be distinguished; further labels repeat these colours.
 MOST_COLORS = 500
 # Okabe and Ito's colours (Color Universal Design, 2008) that stand out on white paper and on a dark page.
 FIRST = ("#0072b2", "#d55e00", "#009e73", "#cc79a7")
@@ -20,7 +20,7 @@ WHITE, DARK = "#ffffff", "#15181c"
 LUMINANCE = np.array([0.2126, 0.7152, 0.0722])
 # Least contrast with white and with the dark page, and that of colours which are needed for many labels.
 CONTRAST, LEAST_CONTRAST = (3.0, 3.0), (1.5, 2.0)
-# Factor of a distance for each kind of eyes: eyes with all cones tell colours of one lightness apart by their hue too.
+# Factor of colour distances for normal vision and two kinds of colour blindness. Normal vision also sees hue.
 EYE_FACTORS = np.array([0.6, 1.0, 1.0])[:, None]
 # Least distance of two colours in OKLab, before colours of less contrast are used.
 APART = 0.04

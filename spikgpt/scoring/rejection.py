@@ -86,8 +86,8 @@ class RejectionRule:
     unknown_rate
         Guaranteed share of false rejections, if there is a guarantee.
     false_rejection
-        Expected share of the query's known cells below the limits. It is about ``unknown_rate`` in a study like the
-        reference. None where there are too few cells, or there is no guarantee.
+        Expected share of the query's known cells below the limits: about ``unknown_rate`` in a study like the
+        reference. None for too few cells, or without a guarantee.
     """
 
     rule: str
@@ -185,7 +185,7 @@ def fit_rejection(
     by_default = rate is None and not options.reference_cutoff
     least = least_confidence(sample.probabilities) if few_genes and by_default else None
     uncertain = "" if least is None else f"confidence below {least:.2f}, as the query has few genes; or "
-    # Without smoothing a known cell has a low score by chance: then the limits of held-out cells bound the rule.
+    # Without smoothing, known cells can have low scores by chance. So the limits of held-out cells apply too.
     if by_default and smoothed:
         return RejectionRule(f"{uncertain}{by_ood}", ood=ood, least_confidence=least)
     rate = thresholds.unknown_rate if rate is None else rate
@@ -215,7 +215,7 @@ def least_confidence(probabilities: Floats) -> float | None:
     kept = int((errors <= REJECTION.largest_error).sum())
     if kept == len(confidence):
         return None
-    # Halfway to the next cell, so that the last digits of an engine do not decide.
+    # The cut-off lies halfway to the next cell, so that rounding of an engine does not change the decision.
     return float(confidence[kept - 1 : kept + 1].mean()) if kept else 1.0
 
 

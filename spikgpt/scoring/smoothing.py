@@ -21,7 +21,7 @@ from spikgpt.types import Floats, Rows
 SMOOTHING = CONSTANTS.smoothing
 # Cells smoothed at a time, and cells whose distances to the sample are in memory at a time.
 CHUNK, DISTANCES = 1024, 128
-# Distances of which the smallest is compared first.
+# Number of distances in a block; the smallest distance of each block is compared first.
 BLOCK = 128
 
 
@@ -67,8 +67,8 @@ class KNNSmoother:
 
         The weight of a neighbour is its confidence times a Gaussian kernel of the distance beyond the neighbour's
         radius. The kernel protects cells of rare types: they lie outside the radius of neighbours of other types. The
-        neighbours together have at most half of the weight. They have less if they are far, or less certain of a common
-        label than the cell itself is of its own.
+        neighbours together have at most half of the weight. Their weight is smaller if they are far, or if their mean
+        probabilities are less certain than the probabilities of the cell.
 
         Parameters
         ----------

@@ -39,8 +39,8 @@ Probability = Annotated[float, Meta(ge=0, le=1)]
 def conformal_rank(cells: int, unknown_rate: float) -> int:
     """Return the number of held-out cells that may lie below a threshold; 0 if there are too few cells.
 
-    With n held-out cells exchangeable with a new one, the new one falls below the r-th smallest value with a
-    probability of at most r / (n + 1); r is the largest rank for which that is at most the rate.
+    If a new cell is exchangeable with n held-out cells, its score is below the r-th smallest score with a probability
+    of at most r / (n + 1). The rank r is the largest with r / (n + 1) at most the rate.
     """
     return math.floor(unknown_rate * (cells + 1))
 
@@ -77,7 +77,7 @@ class ConformalScores(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
         """Store the scores of held-out cells, shape (n,), or 1000 of them, spread evenly over the ranks."""
         ascending = np.sort(scores)
         kept = np.unique(np.linspace(0, len(scores) - 1, min(len(scores), LARGEST_KEPT)).astype(int))
-        # Rounded down. Rounded up, a limit could lie above the cell that sets it, and above cells with the same score.
+        # Scores are rounded down: a limit that is rounded up could lie above the cell that sets the limit.
         values = np.floor(ascending[kept] * 1e6) / 1e6
         return cls(len(scores), tuple((kept + 1).tolist()), tuple(values.tolist()))
 
@@ -130,7 +130,7 @@ class Calibration(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     def limits(self, label_names: tuple[str, ...], unknown_rate: float) -> npt.NDArray[np.float64]:
         """Return the score below which a cell is Unknown, for each label, shape (L,).
 
-        It is the lower one of the label's own limit and the limit of all cells, so that both guarantees hold.
+        The score is the lower of the label's own limit and the limit of all cells, so that both guarantees hold.
         """
         overall = self.everything.threshold(unknown_rate)
         own = {name: scores for name, scores in self.labels.items() if scores.cells >= CELLS_FOR_OWN_LIMIT}

@@ -80,7 +80,7 @@ class Service:
         return _Counted(Starlette(routes=routes, exception_handlers=handlers), self._count)
 
     async def drained(self, seconds: float) -> None:
-        """Admit no further requests, and return once all others are answered or the seconds are over."""
+        """Admit no further requests, and return once all admitted requests are answered or the time is over."""
         self.stopping = True
         try:
             await asyncio.wait_for(self._idle.wait(), seconds)
@@ -103,7 +103,7 @@ class Service:
                     self._metrics.cells.labels(name).inc(done.cells)
                     answer = FileResponse(Path(folder) / done.file, media_type=media, headers=done.headers)
                     with suppress(OSError):  # the client closed the connection
-                        # The whole file, whatever part the client asks for.
+                        # Send the whole file, also to a client that asks for a range.
                         await answer(dict(request.scope) | {"headers": []}, request.receive, send)
         finally:
             self._metrics.seconds.observe(time.monotonic() - started)
@@ -199,7 +199,7 @@ class Service:
         return JSONResponse(refusal.body(), refusal.status)
 
     async def _client_closed(self, _: Request, __: Exception) -> Response:
-        """Answer nobody: the client closed the connection."""
+        """Return an answer that nobody reads, because the client closed the connection."""
         return Response(status_code=400)
 
     def _count(self, path: str, status: int) -> None:

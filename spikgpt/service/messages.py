@@ -15,7 +15,7 @@ UPLOAD = "upload"
 
 
 class Model(msgspec.Struct, frozen=True):
-    """A reference to load; ``digest`` is the one that it must have, None for the first worker."""
+    """A reference to load; ``digest`` is the required digest, None for the first worker."""
 
     source: str
     digest: str | None = None
@@ -86,7 +86,7 @@ class Begun(msgspec.Struct, frozen=True, tag=True):
 
 
 class JobProgress(msgspec.Struct, frozen=True, tag=True):
-    """Report on a job that goes on: the step, and its numbers of cells that are done and of all; None if unknown."""
+    """Progress of a running job: the step, the number of cells done, and the number of all cells, None if unknown."""
 
     step: str
     done: int = 0

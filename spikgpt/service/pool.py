@@ -47,7 +47,7 @@ class WorkerProcess:
         Refusal
             When a reference cannot be loaded, or the process dies.
         """
-        # -P: the current folder holds no modules. The process finds the modules that this process found.
+        # -P ignores modules in the current folder. The worker has the module path of this process.
         process = await asyncio.create_subprocess_exec(
             *(sys.executable, "-P", "-m", module),
             stdin=asyncio.subprocess.PIPE,

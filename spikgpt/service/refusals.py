@@ -8,7 +8,7 @@ from spikgpt.errors import SpikGPTError
 
 
 class Kind(StrEnum):
-    """Kind of a refusal; kinds with the name of an error of the library have its meaning."""
+    """Kind of a refusal; a kind named like an error of the library has the meaning of that error."""
 
     BAD_REQUEST = "BadRequest"
     NOT_FOUND = "NotFound"

@@ -75,6 +75,6 @@ class _DrainingServer(HTTPServer):
         self._stopping = self._loop.create_task(self._stop())
 
     async def _stop(self) -> None:
-        # The socket stays open, so that new requests are told that the service stops.
+        # The socket stays open, so that new requests get the answer that the service is stopping.
         await self._service.drained(self._grace)
         self.should_exit = True

@@ -18,7 +18,7 @@ Message: TypeAlias = MutableMapping[str, Any]
 Receive: TypeAlias = Callable[[], Awaitable[Message]]
 Scope: TypeAlias = Any
 Send: TypeAlias = Callable[[Message], Awaitable[None]]
-# Bytes and seconds that are read and dropped before a refusal, as many clients read no answer before all is sent.
+# Bytes and seconds that are read and dropped before a refusal: many clients read no answer before they sent all.
 DROPPED_BYTES, DROPPED_SECONDS = 16 * 1024 * 1024, 2.0
 # Bytes around the file in a form.
 FORM_BYTES = 64 * 1024

@@ -1,7 +1,7 @@
 """Worker process: load references once, then label one upload after the other.
 
-Uploads come from strangers. A file that crashes or hangs the process harms one request, because the server replaces the
-process. Messages are lines of JSON on standard input and output; see :mod:`spikgpt.service.messages`.
+Uploads are untrusted. A file that makes the process crash or hang affects one request only, because the server replaces
+the process. Messages are lines of JSON on standard input and output; see :mod:`spikgpt.service.messages`.
 """
 
 from __future__ import annotations

@@ -14,13 +14,13 @@ from spikgpt.errors import ShardError, SpikGPTError
 from spikgpt.shards.pools import Pool, Result
 from spikgpt.shards.worker import ShardJob, start_run, stop_run
 
-# Attempts to reach all workers, and of a task that fails, as on a machine that is too busy to read a file in time.
+# Attempts to reach all workers, and repeats of a failed task: a busy machine may read a file too slowly.
 ATTEMPTS, RETRIES = 5, 1
 LOST = "The scheduler was lost, or the tasks were cancelled. Run the same command again."
 
 
 class RunPlugin(WorkerPlugin):  # type: ignore[misc]
-    """Makes each worker of a cluster, also one that joins later, a worker of a run."""
+    """Plug-in that prepares each worker of a cluster for a run, also workers that join later."""
 
     def __init__(self, job: ShardJob) -> None:
         self.job, self.name = job, f"spikgpt-{job.run[:16]}"
@@ -57,7 +57,7 @@ class OnCluster:
             future.release()
 
     def cancel(self) -> None:
-        """Cancel the tasks that are left."""
+        """Cancel the remaining tasks."""
         self._tasks.clear()
         self._done.clear()
 
@@ -99,7 +99,7 @@ def _result(key: Any, path: str, future: Any) -> Result:
         return Result(key, error=error)
     except KilledWorker:
         msg = (
-            f"{path}: several workers died over this shard, as processes do that take more memory than they may. Give "
+            f"{path}: several workers died while they read this shard, probably because they ran out of memory. Give "
             "each worker more memory, or take a smaller shard size."
         )
         return Result(key, error=ShardError(msg))

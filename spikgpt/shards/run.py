@@ -156,7 +156,7 @@ class _Run:
         return self.manifest.arguments.files
 
     def fit(self) -> None:
-        """Fit the query model, unless that of an earlier run is there."""
+        """Fit the query model, unless an earlier run has fitted the model."""
         path, known = self.folder / QUERY_MODEL, self.manifest.query_model
         if known is not None and path.is_file() and sha256_of(path) == known:
             return
@@ -252,7 +252,7 @@ class _Run:
             msg = (
                 f"{len(failures)} of {with_noun(len(shards), 'shard')} could not be labelled; the parts of the "
                 "others are in "
-                f"{self.folder}. {failures[0]} Correct that and run the same command again; it labels what is left."
+                f"{self.folder}. {failures[0]} Correct the problem and run the same command again; it labels the rest."
             )
             raise ShardError(msg)
         return self._annotation(resumed)
@@ -353,7 +353,7 @@ def _batches(facts: list[ShardFacts], batch_key: str | None) -> tuple[str | None
     for name in names:
         texts = [[row[list(fact.columns).index(name)] for row in fact.combinations] for fact in facts]
         kinds = {fact.columns[name] for fact in facts}
-        # Whole numbers become fractions where shards are joined of which one lacks a value.
+        # A missing value turns the whole numbers of a shard into floats; the other shards are converted alike.
         as_float = "f" in kinds and kinds <= set("fiu")
         values[name] = [str(float(text)) if as_float else text for of_shard in texts for text in of_shard]
     codes = {name: np.unique(np.array(texts, dtype=object), return_inverse=True)[1] for name, texts in values.items()}

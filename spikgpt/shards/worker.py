@@ -309,7 +309,7 @@ def label_shard(
     with _named(file, rows):
         folder = Path(worker.job.folder)
         if not (folder / MANIFEST).is_file():
-            msg = f"this worker does not see the folder {folder}; name a folder on a disk that all workers share."
+            msg = f"this worker cannot reach the folder {folder}; name a folder on a disk that all workers share."
             raise ShardError(msg)
         if part := finished_part(folder / name, expected, run=run, query_model=query_model):
             worker.forget(file, rows)

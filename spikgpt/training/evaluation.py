@@ -165,7 +165,7 @@ def evaluate(
 def known_score(annotation: Annotation) -> npt.NDArray[np.float64]:
     """Return the score by which cells became Unknown, shape (n,), higher for known types.
 
-    It is the negative OOD score, else the typicality, else the confidence.
+    The score is the negative OOD score if there is one, else the typicality, else the confidence.
     """
     if annotation.ood_score is not None:
         return -np.nan_to_num(annotation.ood_score.astype(np.float64), nan=np.inf)

@@ -28,7 +28,7 @@ from spikgpt.types import Strings
 if TYPE_CHECKING:
     import pandas as pd
 
-# Cells that a type needs to be left out: the figures of fewer cells mean little.
+# Least number of cells of a type that is left out: with fewer cells the figures are too uncertain.
 LEAST_CELLS = 30
 # Share of known cells that may be rejected for the TPR.
 FPR = 0.05

@@ -22,7 +22,7 @@ WITHIN_FLOOR = 0.1
 MINIMUM_EXPRESSING = 3
 # Other genes that are stored, to impute genes of a projection that a query lacks.
 MOST_OTHERS = 6000
-# Their loadings and label means are multiples of these steps, and their deviations have so many bits: see rounding.
+# Loadings and label means of stored genes are rounded to multiples of these steps, and deviations to so many bits.
 LOADING_STEP, MEAN_STEP, STD_BITS = 2**-7, 2**-6, 3
 
 
@@ -179,7 +179,8 @@ def anova(logs: sparse.csr_matrix, labels: Strings) -> Floats:
 def principal_components(scaled: npt.NDArray[np.float32], count: int, seed: int) -> npt.NDArray[np.float32]:
     """Return the principal components of scaled expression, (n, G) to (G, count), the largest variance first.
 
-    They are those of scikit-learn's ``PCA`` with ARPACK, to the bit. The largest value of each is positive.
+    The components equal those of scikit-learn's ``PCA`` with ARPACK, to the bit. The largest value of each component is
+    positive.
     """
     # A start of the legacy generator, as references of all versions have had.
     start = np.random.RandomState(seed).uniform(-1, 1, min(scaled.shape))

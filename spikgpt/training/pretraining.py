@@ -1,8 +1,8 @@
 """Train an scGPT network on cells without labels, by the prediction of masked bins.
 
-Both objectives are from the scGPT paper. One decoder predicts the masked bin of a gene from the gene's own vector. The
-inner-product decoder predicts the bin from the vector of ``<cls>`` alone, so that ``<cls>`` represents the cell. This
-decoder predicts bin 0 for genes that the cell lacks. The checkpoint can be read by upstream's package too.
+The two objectives are from the scGPT paper. The first decoder predicts the masked bin of a gene from the vector of the
+gene. The inner-product decoder predicts the bin from the vector of ``<cls>`` alone, so that ``<cls>`` represents the
+cell. It also predicts bin 0 for genes that the cell lacks. The scgpt package can read the checkpoint too.
 """
 
 from __future__ import annotations

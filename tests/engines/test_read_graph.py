@@ -154,7 +154,7 @@ FORGED = (
 def test_what_no_graph_holds_is_refused_in_one_line(model: onnx.ModelProto, forge: Any) -> None:
     read_graph(model.SerializeToString())
     forge(model)
-    with pytest.raises(GraphError, match=r"Do not use this reference, or make its graphs anew") as said:
+    with pytest.raises(GraphError, match=r"Do not use this reference, or export it again") as said:
         Session(model.SerializeToString())
     assert str(said.value).isprintable()
 

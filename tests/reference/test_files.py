@@ -240,7 +240,7 @@ def test_a_manifest_must_list_every_file(folder: Path) -> None:
 
 def test_a_newer_format_says_what_to_install(folder: Path) -> None:
     rewrite(folder, "config.json", lambda c: c | {"format_version": 4, "library": {"requires": ">=3"}})
-    expected = r"is in format 4 and needs spikgpt >=3; .*up to format 3. Get spikgpt >=3 where you"
+    expected = r"is in format 4 and needs spikgpt >=3; .*up to format 3. Install spikgpt >=3"
     with pytest.raises(FormatError, match=expected):
         read_reference(folder)
 

@@ -139,7 +139,7 @@ def test_what_needs_a_newer_library_says_which(folder: Path, found: int, require
     library = {"format_version": found, "library": {"requires": requires}}
     changed(folder, "config.json", lambda config: config | library)
     for read in (read_reference, verified_files):
-        with pytest.raises(FormatError, match=rf"is in format {found} and needs spikgpt .* Get spikgpt [<>]"):
+        with pytest.raises(FormatError, match=rf"is in format {found} and needs spikgpt .* Install spikgpt [<>]"):
             read(folder)
 
 

@@ -34,7 +34,7 @@ def test_tokens_open_what_they_may(tmp_path: Path) -> None:
         def client(token: str | None) -> Hub:
             return Hub(hub.endpoint, token, tmp_path / "cache")
 
-        with pytest.raises(HubError, match="does not know this token, or wants one.*hf auth login"):
+        with pytest.raises(HubError, match="does not know this token, or requires one.*hf auth login"):
             push(client(None))
         with pytest.raises(HubError, match="This token gives no access to islets/small"):
             push(client("hf_other"))

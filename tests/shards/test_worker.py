@@ -84,7 +84,7 @@ def test_a_worker_with_a_full_disk_reads_the_shard_again(
     assert not running()._caches[file.path, 0].intact
     sha256 = sha256_of(found.folder / "query_model.safetensors")
     plan = 0, [0] * len(facts.combinations), "donor", sha256, name, None
-    with pytest.raises(ShardError, match=r"shard0.h5ad: this worker does not see the folder"):
+    with pytest.raises(ShardError, match=r"shard0.h5ad: this worker cannot reach the folder"):
         label_shard("run", file, range(40), *plan)
     for copied in (MANIFEST, "query_model.safetensors"):
         (tmp_path / "labels" / copied).write_bytes((found.folder / copied).read_bytes())

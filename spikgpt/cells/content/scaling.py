@@ -18,7 +18,7 @@ LEAST_SHARE, LEAST_CELLS = 0.01, 5
 LEAST_CORRELATION = -0.2
 # Deviations or maxima count as constant if they vary by at most this share of their mean.
 CONSTANT = 0.1
-# Single-cell measurements do not detect such a share of so many genes.
+# No single-cell technology detects this share of so many genes.
 DENSE_SHARE, DENSE_GENES = 0.7, 1000
 # After an offset almost no value is 0, and the most frequent value of a gene, a former 0, fills this share of cells.
 OFFSET_SHARE, TIED_SHARE = 0.95, 0.2

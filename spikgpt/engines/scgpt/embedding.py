@@ -46,7 +46,8 @@ class RunSettings:
     Attributes
     ----------
     batch_size
-        Cells per batch; by default as many as are fast and fit into memory. It changes vectors only by rounding.
+        Cells per batch; by default as many as are fast and fit into memory. The batch size changes vectors only by
+        rounding.
     precision
         ``float32``; or ``bfloat16`` or ``float16``, which are faster on a GPU.
     device
