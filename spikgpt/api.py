@@ -154,8 +154,8 @@ class SpikGPT:
         io_binding
             Use the IO binding of ONNX Runtime on a GPU.
         scgpt
-            Folder of the scGPT checkpoint that the reference was trained with. This is needed if the reference neither
-            contains the checkpoint nor names its repository.
+            Folder of the scGPT checkpoint that the reference was trained with. The folder is needed if the reference
+            neither contains the checkpoint nor names its repository.
         token
             Access token for the Hub; True for the token of ``hf auth login``, False for none.
         cache_dir

@@ -101,8 +101,8 @@ class LabelMatchConstants:
     marker_weight
         Weight of the marker deficit M in the label match C + marker_weight M. C is the contrast.
     usual_markers
-        Marker level that is expected of a label. It is averaged with the median marker level of the other labels of the
-        batch.
+        Marker level that is expected of a label. The reference level of a label is the mean of ``usual_markers`` and of
+        the median marker level of the other labels of the batch.
     markers, least_markers
         Largest number of marker genes of a label, and least number of marker genes of a label with a marker level.
     least_difference

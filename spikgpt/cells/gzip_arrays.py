@@ -35,7 +35,7 @@ class GzipArray:
     Attributes
     ----------
     shape, chunks, dtype, size
-        Those of the array.
+        The same as for the array.
     """
 
     def __init__(self, array: Any) -> None:

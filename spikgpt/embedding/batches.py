@@ -1,8 +1,9 @@
 """Infer the batches of a query from its cells, if no column of obs names batches.
 
-A batch effect moves the cells of all labels in one direction. So the cells of a query are two batches if, along one
-direction of its principal components, the cells of most labels form two groups, and the labels differ from each other
-in the same way in both. A missing type splits only the label that it gets, or differs little between several labels.
+A batch effect moves the cells of all labels in one direction. So a query has two batches if there is a direction of its
+principal components with two properties: the cells of most labels form two groups along the direction, and the labels
+differ from each other in the same way in the two groups. A missing type splits only the label that its cells get, or
+differs little between several labels.
 Each batch is split again in the same way. A label without two groups goes to the batch with the nearer effect.
 """
 

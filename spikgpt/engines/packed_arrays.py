@@ -47,9 +47,9 @@ def unpack(packed: npt.NDArray[np.uint8], layout: Layout) -> npt.NDArray[Any]:
 def split_rows(matrix: sparse.csr_matrix) -> dict[str, npt.NDArray[Any]]:
     """Return a sparse matrix whose rows hold few different values, as logs of counts do, as arrays of small numbers.
 
-    The levels of a row are its distinct values. The arrays hold the levels (see :func:`_split_levels`), the number of
-    levels of each row, the index of the level of each stored value, and the step from its column to the column before
-    in its row.
+    The levels of a row are its distinct values. The arrays hold the levels (see :func:`_split_levels`) and the number
+    of levels of each row. For each stored value, the arrays hold the index of its level, and the difference of its
+    column from the previous column of the row.
     """
     rows = np.repeat(np.arange(matrix.shape[0]), np.diff(matrix.indptr))
     order = np.lexsort((matrix.data, rows))
@@ -87,9 +87,9 @@ def joined_rows(parts: Mapping[str, npt.NDArray[Any]], n_columns: int) -> sparse
 def _split_levels(levels: npt.NDArray[Any], of_row: npt.NDArray[Any]) -> dict[str, npt.NDArray[Any]]:
     """Return the levels of all rows as arrays of small numbers; the levels of a row ascend.
 
-    A level is log(1 + c * f) for a count c and a factor f of its cell. If the smallest count of a cell is 1, f is known
-    from the smallest level, and each level is a whole multiple of f, but for the rounding of the logarithm. The error
-    is the difference of the bit patterns, so any values come back.
+    A level is log(1 + c * f) for a count c and a factor f of its cell. If the smallest count of a cell is 1, the
+    smallest level gives f, and exp(level) - 1 is a whole multiple of f up to rounding. The rounding error is stored as
+    the difference of the bit patterns, so all values are restored exactly.
     """
     starts = (np.cumsum(of_row) - of_row)[of_row > 0]
     smallest = levels[starts]

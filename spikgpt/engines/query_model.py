@@ -163,7 +163,7 @@ class QueryModel:
         rows
             Row numbers of the cells in the query, shape (n,). The scores of the sample are not computed again.
         batches
-            As for :meth:`fit`. Where batches were inferred, a cell is in the batch of most of its neighbours.
+            As for :meth:`fit`. If batches were inferred, a cell is in the batch of most of its neighbours.
         """
         batches = np.zeros(len(rows), dtype=np.int64) if batches is None else batches
         sample = self.smoother.rows

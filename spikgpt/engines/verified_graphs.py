@@ -1,7 +1,8 @@
 """Open graphs that were compared with the weights of their reference.
 
-Building a graph again takes some tenths of a second. So the cache folder holds an empty file for each verified graph,
-named by a digest of the graph, the files it was made from, and the version of this library.
+Building a graph again takes some tenths of a second. So the cache folder holds an empty file for each verified graph.
+The name of this file is a digest of the graph, of the files that the graph was made from, and of the version of this
+library.
 """
 
 from __future__ import annotations
@@ -23,9 +24,9 @@ from spikgpt.version import __version__
 def open_graph(reference: Reference, name: str, options: EngineOptions | None = None, *, threads: int = 1) -> Session:
     """Open a graph of a reference, after comparing the graph with the weights.
 
-    A graph that another version of this library built in another way is replaced by the graph that this version builds,
-    with a SpikGPTWarning. scGPT's graphs are compared where the reference carries the checkpoint and torch is
-    installed. Elsewhere a SpikGPTWarning says that they were not compared, unless ``spikgpt verify`` did it before.
+    If another version of this library built the graph in another way, this version builds the graph again and gives a
+    SpikGPTWarning. scGPT's graphs are compared if the reference contains the checkpoint and torch is installed.
+    Otherwise a SpikGPTWarning says that the graphs were not compared, unless ``spikgpt verify`` has compared them.
 
     Raises
     ------

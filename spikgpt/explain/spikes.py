@@ -128,9 +128,9 @@ class SpikeActivity:
     def energy(self) -> pd.DataFrame:
         """Return operations and modelled energy of one cell, with spikes, without spikes and by a linear classifier.
 
-        Energies are in nJ, by :class:`spikgpt.explain.energy.EnergyModel`. The rows are the network with the m copies
-        of the paper, the network that SpikGPT runs, the least that this network needs, the network of the same layers
-        with activations in place of spikes, and logistic regression on the same vectors.
+        Energies are in nJ, by :class:`spikgpt.explain.energy.EnergyModel`. The first three rows are the network with
+        the m copies of the paper, the network that SpikGPT runs, and the least that this network needs. The other rows
+        are the network with activations in place of spikes, and logistic regression on the same vectors.
         """
         config = self.config
         networks = [

@@ -46,8 +46,8 @@ class Reference:
     """A reference.
 
     ``embedder`` (settings), ``provenance`` and ``metrics`` are plain JSON values. ``tensors`` are named as in
-    ``model.safetensors``. ``files`` holds all files but the manifest by name; it is empty until :func:`build_reference`
-    makes the files. ``origin`` is the repository and the commit on the Hub, ``digest`` the sha256 of the manifest.
+    ``model.safetensors``. ``files`` holds all files but the manifest by name, once :func:`build_reference` has made
+    the files. ``origin`` is the repository and the commit on the Hub, ``digest`` the sha256 of the manifest.
     """
 
     name: str

@@ -35,7 +35,7 @@ SCHEMES = ("http", "https", "socks5", "socks5h")
 OTHER_BUNDLES = ("REQUESTS_CA_BUNDLE", "CURL_CA_BUNDLE")
 ADDRESS = re.compile(r"https?://[^/\s'\"]+(/[^\s'\"]*)?")
 BEARER = re.compile(r"(Bearer [!-~]+)?")
-# Errors of a disk; those of writing name no file.
+# Errors of a disk; errors during writing name no file.
 DISK_ERRORS = (errno.EDQUOT, errno.EFBIG, errno.EIO, errno.ENOSPC, errno.EROFS, errno.ESTALE)
 LOG_IN = "log in with hf auth login, set HF_TOKEN or give a token"
 
@@ -161,7 +161,7 @@ def status_of(error: BaseException | None) -> int | None:
 
 
 def wait_of(error: BaseException | None) -> float:
-    """Return the seconds to wait before the next try: those that the Hub asks for, up to a minute, or one."""
+    """Return the seconds to wait before the next try: as many as the Hub asks for, up to a minute, or one second."""
     seconds = asked_wait(error)
     return 1.0 if seconds is None else min(seconds, LONGEST_WAIT)
 

@@ -22,7 +22,7 @@ AUTO = "auto"
 SHORT_NAME = re.compile(r"(?P<name>[\w.-]+)(@(?P<revision>[\w./-]+))?")
 # Largest number of downloads of damaged files, and of checks of a cache that seems intact: others may write to it.
 TRIES, LOOKS = 9, 3
-# Files that hold code when they are loaded as weights. They are never opened.
+# Files that can run code when they are loaded as weights, so SpikGPT never opens them.
 PICKLES = (".bin", ".pt", ".pth", ".ckpt", ".pkl", ".pickle", ".joblib", ".npy", ".npz")
 
 

@@ -171,7 +171,7 @@ def categories(name: str, values: Any, known: Mapping[str, str] | None = None) -
 
 
 def _colors(values: Sequence[str], known: Mapping[str, str]) -> list[str]:
-    """Return the colours of the values of a column: those of labels for cell types, and grey for words like Unknown."""
+    """Return the colours of the values of a column: label colours for cell types, and grey for words like Unknown."""
     stated = [value for value in values if value.lower() not in NO_LABEL]
     shared = [value for value in stated if value in known]
     colors = dict(zip(stated, palette(len(stated)), strict=True))

@@ -83,8 +83,8 @@ class CellAgreement(NamedTuple):
 class _Pools(NamedTuple):
     """Cells pooled by batch and label, K pools.
 
-    ``batches``, ``labels``, ``cells`` (numbers) and ``squares`` (sums over cells and genes) have shape (K,), and
-    ``means`` and ``expected``, the profiles of the labels, (K, G), in weighted genes.
+    ``batches``, ``labels``, ``cells`` (number of cells) and ``squares`` (sums over cells and genes) have shape (K,).
+    ``means`` and ``expected`` (the profiles of the labels) have shape (K, G), in weighted genes.
     """
 
     batches: Integers

@@ -17,7 +17,7 @@ from spikgpt.types import UNKNOWN, Bools, InputReport, Integers
 
 # Share of Unknown cells above which there is a note, and share of matched genes below which there is a note.
 SUSPICIOUS_UNKNOWN = SUSPICIOUS_GENES = 0.5
-# A note is made if more than this share of the confident cells is Unknown. It names so many labels.
+# Least confidence of a confident cell, share of Unknown confident cells above which a note is made, and named labels.
 CONFIDENT, CONFIDENT_UNKNOWN, LABELS_NAMED = 0.9, 0.1, 3
 LIMITS = CONSTANTS.compatibility
 

@@ -27,7 +27,7 @@ def over_cluster(neighbours: Rows, points: Floats, n_cells: int) -> npt.NDArray[
     neighbours
         Positions of the neighbours of each cell in the sample, shape (k, neighbours).
     points
-        Coordinates of the cells, shape (k, D). They put the cells into an order that does not depend on the rows.
+        Coordinates of the cells, shape (k, D). Cells are sorted by them, so the order of rows does not matter.
     n_cells
         Number of cells of the whole query, which sets the resolution.
 

@@ -41,9 +41,9 @@ OPPONENTS = np.array([[0.21045, 0.79362, -0.00407], [1.97800, -2.42859, 0.45059]
 def palette(size: int) -> tuple[str, ...]:
     """Return colours as hex codes; the first colours do not depend on the size.
 
-    Each colour is the point of a grid that is farthest from all earlier colours and from the grey of Unknown, for the
-    kind of colour vision that sees the smallest difference. The first 26 colours stand out on both backgrounds. Later
-    colours may have less contrast, because more colours with this contrast would look alike.
+    Each colour is the point of a grid that is farthest from all earlier colours and from the grey of Unknown. The
+    distance is the smallest over three kinds of colour vision. The first 26 colours stand out on both backgrounds.
+    Later colours may have less contrast, because more colours with this contrast would look alike.
     """
     levels = range(0, 256, 15)
     grid = np.array([(red, green, blue) for red in levels for green in levels for blue in levels])  # (5832, 3)

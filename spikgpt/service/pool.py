@@ -299,7 +299,7 @@ class WorkerPool:
             task.result.set_result(reply)
         elif isinstance(reply, Failed):
             task.result.set_exception(Refusal.from_name(reply.kind, reply.error))
-        elif not worker.has_begun:  # it died before it saw the job
+        elif not worker.has_begun:  # the process died before it saw the job
             self._queue.put_nowait(task)
         else:
             await worker.kill()

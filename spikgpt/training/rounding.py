@@ -15,7 +15,7 @@ from torch import nn
 from spikgpt.engines.model import NormedLinear, SpikingClassifier, inference_affine
 from spikgpt.types import Floats
 
-# Bits after the leading bit of a weight: those of bfloat16.
+# Bits after the leading bit of a weight, as in bfloat16.
 WEIGHT_BITS = 7
 
 
