@@ -15,7 +15,7 @@ from spikgpt.engines.opening import open_engine, torch_engine
 from spikgpt.errors import ConfigError, DataError, needs, warn, with_noun
 from spikgpt.explain.explanation import Explanation
 from spikgpt.explain.front import expression_embedding
-from spikgpt.explain.groups import explain, explain_annotation, made_by
+from spikgpt.explain.groups import checked_origin, explain, explain_annotation
 from spikgpt.explain.spikes import SpikeActivity, record_spikes
 from spikgpt.options import (
     CERTAINTY,
@@ -493,7 +493,7 @@ class SpikGPT:
         options = arguments_as(ExplainOptions, locals())
         expression_embedding(self.reference, self.engine)  # refuse other references before the work
         if isinstance(adata, Annotation):
-            return explain_annotation(made_by(adata, self.reference), None, options, cells=cells)
+            return explain_annotation(checked_origin(adata, self.reference), None, options, cells=cells)
         chosen = options.reading()
         if isinstance(adata, str | Path):
             with open_cells(adata) as opened:

@@ -63,7 +63,7 @@ def annotate_by_several(models: Sequence[NamedModel], cells: Cells, options: Ann
         raise ConfigError(msg)
     scored = [_scored(model, cells, options) for model in models]
     scores = np.stack([score for score, _ in scored])
-    parts, owner = _settled(models, cells, options, scores, tuple(range(len(models))))
+    parts, owner = _annotations_by_owner(models, cells, options, scores, tuple(range(len(models))))
     names = [model.reference.name for model in models]
     names = names if len(set(names)) == len(names) else [model.name for model in models]
     annotation = merged({names[index]: part for index, part in parts.items()}, owner, cells)
@@ -86,7 +86,7 @@ def _scored(
     return annotation.ood_score, MapSource.from_annotation(annotation)
 
 
-def _settled(
+def _annotations_by_owner(
     models: Sequence[NamedModel],
     cells: Cells,
     options: AnnotateOptions,
@@ -112,7 +112,7 @@ def _settled(
     refused = {index for index, part in parts.items() if not _suits(part)}
     if refused and len(refused) < len(parts):
         remaining = tuple(index for index in indices if index not in refused)
-        fewer = _settled(models, cells, options, scores, remaining)
+        fewer = _annotations_by_owner(models, cells, options, scores, remaining)
         if all(map(_suits, fewer[0].values())):
             return fewer
     return parts, np.searchsorted(np.array(list(parts)), owner)

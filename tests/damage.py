@@ -284,7 +284,7 @@ MALICIOUS: dict[str, tuple[Change, str]] = {
     ),
     "a newer format": (
         rewritten("config.json", lambda config: config | {"format_version": 99}),
-        "is in format 99 .* where you got this one",
+        "is in format 99 .* Install spikgpt",
     ),
     "a library range that is code": (
         rewritten("config.json", lambda config: config | {"library": {"requires": "; rm -rf ~"}}),

@@ -148,11 +148,11 @@ class GradioPage:
         reference, path, cluster_key, batch_key = (
             str(text or "") for text in (reference, path, cluster_key, batch_key)
         )
-        wanted = LabelRequest(reference, path, cluster_key, batch_key, bool(unknown))
+        label_request = LabelRequest(reference, path, cluster_key, batch_key, bool(unknown))
         status, labels, report = "", "", ""
         try:
             session = await self._sessions.session_of(str(request.session_hash))
-            async for step in self._runs.run(session, wanted):
+            async for step in self._runs.run(session, label_request):
                 if isinstance(step, Finished):
                     labels, report = render.result(step), render.report(step)
                 else:

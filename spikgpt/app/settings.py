@@ -23,7 +23,7 @@ class AppOptions(Options, frozen=True, kw_only=True):
     port: Annotated[int, Meta(ge=0, le=65535), about("Port to listen on; 0 takes a free port.")] = 7860
     max_mb: Annotated[Count, about("Largest upload in MB.")] = 2048
     max_cells: Annotated[Count, about("Largest number of cells of a file.")] = 1_000_000
-    timeout: Annotated[float, Meta(gt=0), about("Seconds for an upload, and again for its labels.")] = 1800.0
+    timeout: Annotated[float, Meta(gt=0), about("Seconds for an upload, and again for waiting and labelling.")] = 1800.0
     concurrent: Annotated[
         Count | None, about("Files labelled at the same time, each in a process; default: one per core, at most 2.")
     ] = None

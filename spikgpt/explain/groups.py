@@ -102,8 +102,8 @@ def _rows_of(names: Any, cells: Sequence[str | int]) -> Rows:
     return rows
 
 
-def made_by(annotation: Annotation, reference: Reference) -> Annotation:
-    """Return an annotation; raise ConfigError if another reference, or another version of it, made the annotation."""
+def checked_origin(annotation: Annotation, reference: Reference) -> Annotation:
+    """Return an annotation, or raise ConfigError if another reference or another version of it made the annotation."""
     name, version = reference.name, ""
     digests = annotation.reference_digest, reference.digest
     same = annotation.reference_name == name and ("" in digests or digests[0] == digests[1])
@@ -175,8 +175,8 @@ class GroupExplainer:
             else:
                 without.append(name)
         if without:
-            which = "the label" if len(without) == 1 else "one of the labels"
-            self.notes.append(f"No cell of the query got {which} {', '.join(without)}.")
+            labels_text = "the label" if len(without) == 1 else "one of the labels"
+            self.notes.append(f"No cell of the query got {labels_text} {', '.join(without)}.")
 
     def clusters(self, key: str) -> Iterator[ExplainedGroup]:
         """Yield the clusters of a column of obs, each with its most frequent label or the chosen labels."""

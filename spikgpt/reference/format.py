@@ -175,9 +175,9 @@ def _entry(content: bytes) -> Entry:
 def _entries(manifest: bytes) -> dict[str, Entry]:
     """Return the entries of a manifest; refuse missing and unknown files, and files that are too large."""
     entries = decoded(manifest, MANIFEST, ReferenceManifest).files
-    missing, strange = sorted(set(FILES) - entries.keys()), sorted(entries.keys() - set(FILES) - set(OPTIONAL))
+    missing, unexpected = sorted(set(FILES) - entries.keys()), sorted(entries.keys() - set(FILES) - set(OPTIONAL))
     require(not missing, f"{MANIFEST} does not list {', '.join(missing)}.")
-    require(not strange, f"{MANIFEST} lists {', '.join(map(repr, strange))}, which no reference has.")
+    require(not unexpected, f"{MANIFEST} lists {', '.join(map(repr, unexpected))}, which no reference has.")
     sizes = {name: (entry.size, LARGEST[name]) for name, entry in entries.items()}
     sizes["all JSON files"] = sum(size for name, (size, _) in sizes.items() if name.endswith(".json")), LARGEST_JSON
     for name, (size, largest) in sizes.items():
@@ -224,16 +224,16 @@ def _checked_format(source: Source) -> int:
     header = decoded(read_file(source, "config.json"), "config.json", Header)
     version, needs = header.format_version, header.library.get("requires", "of no version")
     try:
-        wanted = SpecifierSet(needs)
+        versions = SpecifierSet(needs)
     except InvalidSpecifier:
         msg = f"config.json requires spikgpt {needs!r}; expected a range such as '>=0.1'. Get the reference again."
         raise DamagedReference(msg) from None
     # A range may end below this version: older references can be read.
-    too_old = any(not part.contains(__version__, prereleases=True) for part in wanted if ">" in part.operator)
+    too_old = any(not part.contains(__version__, prereleases=True) for part in versions if ">" in part.operator)
     if version > FORMAT_VERSION or too_old:
         msg = (
-            f"This reference is in format {version} and needs spikgpt {wanted}; spikgpt {__version__} reads up to "
-            f"format {FORMAT_VERSION}. Install spikgpt {wanted}."
+            f"This reference is in format {version} and needs spikgpt {versions}; spikgpt {__version__} reads up to "
+            f"format {FORMAT_VERSION}. Install spikgpt {versions}."
         )
         raise FormatError(msg)
     return version

@@ -28,10 +28,10 @@ from spikgpt.reference.hub_errors import (
     Unreachable,
     check_endpoint,
     check_token,
-    explained,
     named,
     retried,
     status_of,
+    translated_errors,
 )
 from spikgpt.reference.hub_metadata import TAGS
 from spikgpt.reference.hub_requests import SPEED, Listing, RepositoryEntry, get_json, pushing, session, with_timeout
@@ -141,9 +141,9 @@ class Hub:
                 warnings.warn(msg, SpikGPTWarning, stacklevel=7)
             return cached
         folder = cache.storage / "snapshots" / listing.sha
-        wanted = [file for name, file in listing.files.items() if name in files]
-        with explained(repo, listing.sha):
-            download(self._api, repo, folder, [file for file in wanted if not cached_file(folder, file.rfilename)])
+        needed = [file for name, file in listing.files.items() if name in files]
+        with translated_errors(repo, listing.sha):
+            download(self._api, repo, folder, [file for file in needed if not cached_file(folder, file.rfilename)])
         cache.write_ref(revision or "main", listing.sha)
         return folder
 
@@ -156,7 +156,7 @@ class Hub:
             msg = f"{named(repo, commit)} is not whole in the local cache. {error}"
             raise HubError(msg) from None
         damaged = [file for name, file in listing.files.items() if name in files and not is_whole(folder, file)]
-        with explained(repo, commit):
+        with translated_errors(repo, commit):
             download(self._api, repo, folder, damaged)
         return bool(damaged)
 
@@ -185,7 +185,7 @@ class Hub:
             if name is not None and not REVISION.fullmatch(name):
                 msg = f"{name!r} is no name of a branch or a tag; use letters, digits and . _ - /"
                 raise ConfigError(msg)
-        with explained(repo, writing=True):
+        with translated_errors(repo, writing=True):
             before, tagged = self._state_before(repo, options)
             changes = _changes(before, files, removable)
             moves = any(change.kind != "unchanged" for change in changes)
@@ -225,7 +225,7 @@ class Hub:
         if self.local_files_only:
             return []
         parameters = {"author": author, "filter": TAGS[0], "limit": 1000}
-        with explained(f"the namespace {author}"):
+        with translated_errors(f"the namespace {author}"):
             url = f"{self._endpoint}/api/models"
             rows = get_json(
                 url,
@@ -259,7 +259,7 @@ class Hub:
     def _tag(self, repo: str, tag: str, commit: str) -> None:
         """Tag a commit that was pushed; say that the commit is there when it cannot be tagged."""
         try:
-            with explained(repo, writing=True):
+            with translated_errors(repo, writing=True):
                 self._push_step(lambda: self._api.create_tag(repo, tag=tag, revision=commit))
         except SpikGPTError as error:
             taken = status_of(error.__context__) == 409
@@ -273,7 +273,7 @@ class Hub:
 
     def _refs(self, repo: str) -> client.GitRefs:
         session()
-        with explained(repo):
+        with translated_errors(repo):
             return retried(lambda: with_timeout(f"the refs of {repo}", lambda: self._api.list_repo_refs(repo)))
 
     def _commit(self, repo: str, files: Mapping[str, bytes], options: PushOptions, removable: Collection[str]) -> Push:
@@ -340,7 +340,7 @@ class Hub:
 
     def _listing(self, repo: str, revision: str | None) -> Listing:
         """Request the commit and the files of a revision, and refuse unsafe names and sizes."""
-        with explained(repo, revision):
+        with translated_errors(repo, revision):
             url = f"{self._endpoint}/api/models/{repo}"
             url += f"/revision/{quote(revision, safe='')}" if revision else ""
             listing = retried(
@@ -380,7 +380,7 @@ def _check_names(repo: str, revision: str | None) -> None:
     if revision is not None and not REVISION.fullmatch(revision):
         msg = f"{revision!r} is no revision; name a branch, a tag or a commit."
         raise ReferenceNotFound(msg)
-    with explained(repo, revision):
+    with translated_errors(repo, revision):
         utils.validate_repo_id(repo)
 
 

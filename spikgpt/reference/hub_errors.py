@@ -56,7 +56,7 @@ def named(repo: str, revision: str | None) -> str:
 
 
 @contextmanager
-def explained(repo: str, revision: str | None = None, *, writing: bool = False) -> Iterator[None]:
+def translated_errors(repo: str, revision: str | None = None, *, writing: bool = False) -> Iterator[None]:
     """Turn the client's errors into errors of this library."""
     try:
         yield
@@ -114,7 +114,7 @@ def _refusal(name: str, error: Exception, done: str) -> str:
     if status in (409, 412):
         return f"Somebody else has committed to {name} meanwhile, so nothing was pushed. Look at it, then push again."
     if status == 429:
-        seconds = asked_wait(error)
+        seconds = requested_wait(error)
         wait = "some minutes" if seconds is None else f"{seconds:.0f} s"
         return f"The Hub asks for fewer requests, so {name} was not {done}. Try again in {wait}."
     if status in REFUSALS:
@@ -136,7 +136,7 @@ def retried(call: Callable[[], T]) -> T:
             return call()
         except network_error() as error:
             hopeless = type(error).__name__ in HOPELESS or status_of(error) in REFUSALS
-            if hopeless or not tries_left or (asked_wait(error) or 0) > tries_left * LONGEST_WAIT:
+            if hopeless or not tries_left or (requested_wait(error) or 0) > tries_left * LONGEST_WAIT:
                 raise
             time.sleep(wait_of(error))
     raise AssertionError  # the last try returns or raises
@@ -162,11 +162,11 @@ def status_of(error: BaseException | None) -> int | None:
 
 def wait_of(error: BaseException | None) -> float:
     """Return the seconds to wait before the next try: as many as the Hub asks for, up to a minute, or one second."""
-    seconds = asked_wait(error)
+    seconds = requested_wait(error)
     return 1.0 if seconds is None else min(seconds, LONGEST_WAIT)
 
 
-def asked_wait(error: BaseException | None) -> float | None:
+def requested_wait(error: BaseException | None) -> float | None:
     """Return the seconds that an answer asks to wait: as a number, as a date, or as the end of a window of requests."""
     headers = getattr(getattr(error, "response", None), "headers", {})
     after = headers.get("Retry-After", "").strip()

@@ -322,7 +322,7 @@ def _check_response(response: Any) -> None:
 
     # The stream classes of httpx and httpx2 differ; the client has either.
     methods = {"__iter__": chunks, "close": close}
-    response.stream = type("Bounded", (type(body).__bases__[0],), methods)()
+    response.stream = type("BoundedStream", (type(body).__bases__[0],), methods)()
     if meter.etag:
         _check_download(response, meter)
 

@@ -26,7 +26,7 @@ LARGEST, LOCK_PATIENCE = 1024 * 1024, 60.0
 DIGEST = re.compile(r"(?:sha256:)?([0-9a-fA-F]{64})")
 
 
-class Locked(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True, forbid_unknown_fields=True):
+class LockedReference(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True, forbid_unknown_fields=True):
     """A reference in a lock file."""
 
     digest: Sha256
@@ -38,7 +38,7 @@ class LockFile(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """The content of a lock file: references by the name that the user gave."""
 
     version: Literal[1]
-    references: dict[str, Locked]
+    references: dict[str, LockedReference]
 
 
 @dataclass(frozen=True)
@@ -108,13 +108,13 @@ class VersionPin:
             if key in references:
                 self.check(name, revision, digest)
                 return False
-            locked = Locked(digest=digest, repository=repository or None, commit=commit or None)
+            locked = LockedReference(digest=digest, repository=repository or None, commit=commit or None)
             content = LockFile(1, dict(sorted({**references, key: locked}.items())))
             with replacing(self.lock) as temporary:
                 temporary.write_bytes(dumped(content))
         return True
 
-    def _references(self) -> dict[str, Locked]:
+    def _references(self) -> dict[str, LockedReference]:
         if self.lock is None or not self.lock.exists():
             return {}
         try:

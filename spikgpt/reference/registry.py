@@ -21,7 +21,7 @@ from spikgpt.reference.schema import require
 AUTO = "auto"
 SHORT_NAME = re.compile(r"(?P<name>[\w.-]+)(@(?P<revision>[\w./-]+))?")
 # Largest number of downloads of damaged files, and of checks of a cache that seems intact: others may write to it.
-TRIES, LOOKS = 9, 3
+TRIES, CHECKS = 9, 3
 # Files that can run code when they are loaded as weights, so SpikGPT never opens them.
 PICKLES = (".bin", ".pt", ".pth", ".ckpt", ".pkl", ".pickle", ".joblib", ".npy", ".npz")
 
@@ -145,7 +145,7 @@ def _downloaded(repo: str, revision: str | None, hub: Hub) -> Resolved:
             # A wrong file with the hash that the Hub lists is an error in the repository. Another process may repair
             # the cache between two checks, so the cache is checked again before the repository is reported as damaged.
             intact = 0 if hub.repair(repo, folder.name, LAYOUT) else intact + 1
-            if intact == LOOKS:
+            if intact == CHECKS:
                 raise
     msg = f"{repo} is damaged in {folder} after each download. Check the disk of the cache."
     raise DamagedReference(msg)

@@ -335,12 +335,12 @@ class Annotation:
         name, digest = str(before.get("reference", "")), str(before.get("reference_digest", ""))
         if (name, digest) == (self.reference_name, self.reference_digest):
             return []
-        which = repr(name) if name != self.reference_name else f"{name!r} of the digest {digest or 'unknown'}"
-        note = f"The labels by the reference {which} were replaced."
+        other_reference = repr(name) if name != self.reference_name else f"{name!r} of the digest {digest or 'unknown'}"
+        note = f"The labels by the reference {other_reference} were replaced."
         # Columns that this annotation does not write stay as they are.
         optional = (self.named(name) for name in (TYPICALITY, OLD_TYPICALITY, OOD_SCORE, CLUSTER_LABEL, REFERENCE))
         if stale := [f"obs[{name!r}]" for name in optional if name not in columns and name in target.obs.columns]:
-            note += f" {' and '.join(stale)} may still be by {which}."
+            note += f" {' and '.join(stale)} may still be by {other_reference}."
         return [f"{note} To keep the labels of both, use key_added='NAME' (--key-added NAME)."]
 
     def write_to(self, adata: AnnData) -> None:

@@ -130,12 +130,12 @@ class QuerySummary:
         if self.tally.empty:
             empty = with_noun(self.tally.empty, "cell without counts is", "cells without counts are")
             notes.append(f"{empty} {UNKNOWN}.")
-        promised, expected = rule.unknown_rate, rule.false_rejection
-        another_study = bool(promised and expected is not None and expected > LIMITS.another_study * promised)
+        guaranteed, expected = rule.unknown_rate, rule.false_rejection
+        another_study = bool(guaranteed and expected is not None and expected > LIMITS.another_study * guaranteed)
         if another_study and usable and rule.ood is None:
             notes.append(
                 f"The query is from another study than the reference, so about {100 * (expected or 0):.0f}% of the "
-                f"cells of known types are {UNKNOWN}, not at most {100 * (promised or 0):g}%. Leave out "
+                f"cells of known types are {UNKNOWN}, not at most {100 * (guaranteed or 0):g}%. Leave out "
                 "reference_cutoff (--reference-cutoff) unless the query is from the reference's own study."
             )
         if usable and (least := rule.least_confidence) is not None:

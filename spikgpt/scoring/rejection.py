@@ -194,8 +194,8 @@ def fit_rejection(
     rule = f"in-distribution score below that of {100 * (1 - rate):g}% of held-out cells"
     if options.reference_cutoff:
         return RejectionRule(rule, limits, unknown_rate=rate, false_rejection=expected)
-    rule, promised = f"{uncertain}{rule}, and {by_ood}", rate if least is None else None
-    return RejectionRule(rule, limits, ood, unknown_rate=promised, false_rejection=expected, least_confidence=least)
+    rule, guaranteed = f"{uncertain}{rule}, and {by_ood}", rate if least is None else None
+    return RejectionRule(rule, limits, ood, unknown_rate=guaranteed, false_rejection=expected, least_confidence=least)
 
 
 def least_confidence(probabilities: Floats) -> float | None:

@@ -18,7 +18,7 @@ class ServeOptions(Options, frozen=True, kw_only=True):
     port: Annotated[int, Meta(ge=0, le=65535), about("Port to listen on; 0 takes a free port.")] = 8000
     max_bytes: Annotated[Count, about("Largest upload in bytes.")] = 256 * 1024 * 1024
     max_cells: Annotated[Count, about("Largest number of cells in a request.")] = 100_000
-    timeout: Annotated[float, Meta(gt=0), about("Seconds for an upload, and again for its labels.")] = 300.0
+    timeout: Annotated[float, Meta(gt=0), about("Seconds for an upload, and again for waiting and labelling.")] = 300.0
     concurrent: Annotated[
         Count | None, about("Requests labelled at the same time, each in a process; default: one per core, at most 4.")
     ] = None

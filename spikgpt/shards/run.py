@@ -213,8 +213,8 @@ class _Run:
             own = rows[(rows >= firsts[number]) & (rows < firsts[number + 1])] - firsts[number]
             if len(own) or not (len(rows) or number):
                 worker = self.workers.get((shard.file, shard.start))
-                where = self.files[shard.file], range(shard.start, shard.stop)
-                self.pool.submit(number, fetch_cells, *where, own, worker=worker)
+                file_rows = self.files[shard.file], range(shard.start, shard.stop)
+                self.pool.submit(number, fetch_cells, *file_rows, own, worker=worker)
         parts = {}
         for result in self.pool.results():
             if result.error:
@@ -230,11 +230,11 @@ class _Run:
         firsts, failures, resumed = _first_rows(shards), list[SpikGPTError](), 0
         with progress_bar("Labelling", int(firsts[-1]), self.options.progress) as bar:
             for number, shard in enumerate(shards):
-                where = self.files[shard.file], range(shard.start, shard.stop)
+                file_rows = self.files[shard.file], range(shard.start, shard.stop)
                 plan = int(firsts[number]), shard.batches, self.manifest.batch_key, self.manifest.query_model
                 name = part_name(number)
                 worker = self.workers.get((shard.file, shard.start))
-                self.pool.submit(number, label_shard, *where, *plan, name, parts.get(name), worker=worker)
+                self.pool.submit(number, label_shard, *file_rows, *plan, name, parts.get(name), worker=worker)
             try:
                 for result in self.pool.results():
                     if result.error:

@@ -272,8 +272,8 @@ def fetch_cells(run: str, file: ShardFile, rows: range, some: Rows) -> tuple[Ali
     with _named(file, rows):
         worker, parts = _RUNS[run], []
         for start, chunk in worker.chunks(file, rows, some):
-            wanted = some[(some >= start) & (some < start + len(chunk.totals))] - start
-            parts.append(chunk.part(wanted))
+            chosen = some[(some >= start) & (some < start + len(chunk.totals))] - start
+            parts.append(chunk.part(chosen))
         return joined(parts), worker.head(file, rows)[1][some]
 
 
@@ -337,8 +337,8 @@ def _named(file: ShardFile, rows: range) -> Iterator[None]:
     except (SpikGPTError, OSError, MemoryError) as error:
         kind = type(error) if isinstance(error, SpikGPTError) else ShardError
         text = " ".join(str(error).split()) or type(error).__name__
-        where = f", rows {rows.start} to {rows.stop}" if rows.start else ""
-        msg = text if text.startswith(file.path) else f"{file.path}{where}: {text}"
+        row_range = f", rows {rows.start} to {rows.stop}" if rows.start else ""
+        msg = text if text.startswith(file.path) else f"{file.path}{row_range}: {text}"
         raise kind(msg) from None
 
 

@@ -13,7 +13,7 @@ from scipy import sparse
 
 from spikgpt.errors import ConfigError, LabelsError
 from spikgpt.explain.explanation import Explanation
-from spikgpt.explain.groups import GroupExplainer, explain, made_by
+from spikgpt.explain.groups import GroupExplainer, checked_origin, explain
 from spikgpt.explain.query import FittedQuery
 from spikgpt.options import ExplainOptions, options_of
 from spikgpt.reference.files import Reference
@@ -184,11 +184,11 @@ def test_shards_are_refused(annotation: Annotation) -> None:
 
 
 def test_an_annotation_by_another_reference_is_refused(annotation: Annotation, small: Reference) -> None:
-    assert made_by(annotation, small) is annotation
+    assert checked_origin(annotation, small) is annotation
     with pytest.raises(ConfigError, match="is by the reference 'pbmc'; expected one by 'small'. Call annotation.expl"):
-        made_by(replace(annotation, reference_name="pbmc", reference_digest="0" * 64), small)
+        checked_origin(replace(annotation, reference_name="pbmc", reference_digest="0" * 64), small)
     with pytest.raises(ConfigError, match=r"'small' in another version \(digest 000000000000, not "):
-        made_by(replace(annotation, reference_digest="0" * 64), small)
+        checked_origin(replace(annotation, reference_digest="0" * 64), small)
 
 
 def test_an_annotation_explains_itself(annotation: Annotation, query: AnnData) -> None:

@@ -21,7 +21,7 @@ from spikgpt.errors import ConfigError, HubError, ReferenceNotFound, SpikGPTErro
 from spikgpt.reference import hub as hub_module
 from spikgpt.reference import hub_errors
 from spikgpt.reference.hub import Hub
-from spikgpt.reference.hub_errors import Unreachable, connection_remedy, explained, retried
+from spikgpt.reference.hub_errors import Unreachable, connection_remedy, retried, translated_errors
 from spikgpt.reference.registry import resolve
 from tests.hub_server import Fault, LoopbackHub
 from tests.hub_server.answers import HubAnswer
@@ -188,14 +188,17 @@ def test_what_cannot_succeed_is_not_tried_again(hub: LoopbackHub, client: Hub) -
         raise OfflineModeIsEnabled(msg)
 
     calls: list[int] = []
-    with pytest.raises(Unreachable, match="HF_HUB_OFFLINE is set, so a/b was not read. Unset it"), explained("a/b"):
+    with (
+        pytest.raises(Unreachable, match="HF_HUB_OFFLINE is set, so a/b was not read. Unset it"),
+        translated_errors("a/b"),
+    ):
         retried(offline)
     assert calls == [1]
 
 
 def test_uploads_say_what_they_wrap() -> None:
     with pytest.raises(Unreachable, match="TimeoutError: too late.*a/b@v1 was not written"):  # noqa: PT012
-        with explained("a/b", "v1", writing=True):
+        with translated_errors("a/b", "v1", writing=True):
             msg = "upload failed"
             raise RuntimeError(msg) from TimeoutError("too late")
 
@@ -211,7 +214,7 @@ def test_uploads_say_what_they_wrap() -> None:
     ],
 )
 def test_errors_of_a_disk_are_told_from_those_of_the_network(error: OSError, kind: type[SpikGPTError]) -> None:
-    with pytest.raises(kind), explained("a/b"):
+    with pytest.raises(kind), translated_errors("a/b"):
         raise error
 
 

@@ -78,7 +78,7 @@ def test_a_refused_reference_has_no_candidates_and_no_genes(annotated: Annotatio
         content = report_content(refused, query, OPTIONS, cluster_key="cell_type", clusters=clusters)
         assert (content.candidates, content.agreement, content.dots) == ((), None, ())
         text = page(content).decode()
-        assert text.count("candidates for new types are left out") == 1
+        assert text.count("So the report leaves out the genes behind the labels") == 1
         assert not {"dots-title", "agreement-title", "candidates-title"} & set(re.findall(r'id="([\w-]+)"', text))
     content = report_content(missing, query, OPTIONS, cluster_key="cell_type")
     assert content.omitted == ""

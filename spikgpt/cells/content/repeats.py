@@ -56,14 +56,14 @@ def _repeats(names: list[str], matrix: Any, columns: Rows | None) -> list[int]:
         if name in several_columns:
             groups[name].append(at)
     several = list(groups.values())
-    wanted = np.array(sorted(at for group in several for at in group))
+    positions = np.array(sorted(at for group in several for at in group))
     try:
         sample = read_rows(
-            matrix, sampled_rows(matrix.shape[0]), wanted if columns is None else columns[wanted]
+            matrix, sampled_rows(matrix.shape[0]), positions if columns is None else columns[positions]
         ).tocsc()
     except DataError:
         return []  # the same error is reported when the values are read
-    sampled = {at: number for number, at in enumerate(wanted.tolist())}
+    sampled = {at: number for number, at in enumerate(positions.tolist())}
     repeats = []
     for first, *later in several:
         column = sample[:, [sampled[first]]]

@@ -292,7 +292,7 @@ def _two_bases(sample: sparse.csr_matrix, distances: dict[float, npt.NDArray[np.
     telling = np.isfinite(np.stack(list(distances.values()))).all(axis=0)
     cells = {base: telling & (distances[base] < MULTIPLE) & _far(distances, base) for base in LOG_BASES}
     n_cells = int(telling.sum())
-    if sum(which.sum() for which in cells.values()) < CLEAR_SHARE * n_cells:
+    if sum(mask.sum() for mask in cells.values()) < CLEAR_SHARE * n_cells:
         n_cells = sample.shape[0]
         cells = {base: _of_one_sum(linear_values(sample, base)) for base in LOG_BASES}
     if n_cells < TELLING_CELLS:

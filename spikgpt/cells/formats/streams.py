@@ -22,7 +22,7 @@ ENCODINGS = {b"\xef\xbb\xbf": "utf-8-sig", b"\xff\xfe": "utf-16", b"\xfe\xff": "
 CUT_OFF = "Copy or download the file again: it ends too early, or its middle is damaged."
 
 
-class Bounded(io.RawIOBase):
+class BoundedStream(io.RawIOBase):
     """An unpacked stream that raises DataError after more than ``most`` bytes."""
 
     def __init__(self, stream: IO[bytes], most: int, name: object) -> None:
@@ -73,7 +73,7 @@ def open_unpacked(path: Path, name: object = None, *, most: int | None = None) -
             return
         size = path.stat().st_size
         with gzip.GzipFile(fileobj=file) as stream:
-            bounded = Bounded(cast(IO[bytes], stream), most_bytes(size) if most is None else most, name or path)
+            bounded = BoundedStream(cast(IO[bytes], stream), most_bytes(size) if most is None else most, name or path)
             yield cast(IO[bytes], io.BufferedReader(bounded, 1 << 20))
 
 
