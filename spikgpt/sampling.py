@@ -12,7 +12,7 @@ from spikgpt.types import Strings
 
 # Largest sample of a query, in which neighbours are searched: time then grows with the number of cells, not its square.
 LARGEST_SAMPLE = 20_000
-# Genes and components of a reference are fitted to about so many cells, and to at least so many of each label.
+# Number of cells that genes and components of a reference are fitted to, and least number of cells of each label.
 LARGEST_FIT, CELLS_OF_RARE = 50_000, 300
 # Keys that are sorted at a time.
 LARGEST_SORT = 50_000_000

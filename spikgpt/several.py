@@ -75,7 +75,7 @@ def annotate_by_several(models: Sequence[NamedModel], cells: Cells, options: Ann
 def _scored(
     model: NamedModel, cells: Cells, options: AnnotateOptions
 ) -> tuple[npt.NDArray[np.float32], MapSource | None]:
-    """Return the OOD score of each cell by a reference, shape (n,), and what places all cells on a map.
+    """Return the OOD score of each cell by a reference, shape (n,), and the sample that places all cells on a map.
 
     The reference may be of another tissue than the query.
     """

@@ -104,7 +104,7 @@ def aligned_chunks(
     rows
         Range of consecutive rows; by default all cells.
     threads
-        Number of chunks to align at the same time where compiled code does it; the calling thread reads them.
+        Number of chunks that compiled code aligns at the same time; the calling thread reads the chunks.
     """
     size, rows = chunk_size or CHUNK, range(expression.n_cells) if rows is None else rows
     bounds = ((start, min(start + size, rows.stop)) for start in rows[::size])
@@ -132,7 +132,7 @@ def _aligned_by_scipy(expression: Expression, match: GeneMatch, start: int, stop
 
 @dataclass(frozen=True)
 class _CompiledAligner:
-    """Aligns chunks of cells whose stored values need no other check or transformation than a logarithm's inverse.
+    """Aligns chunks of cells in compiled code. Stored values are plain, or logarithms, which are inverted.
 
     ``lookup``, shape (columns,), is that of :func:`spikgpt.kernels.aligned.lookup_table`.
     """

@@ -119,7 +119,7 @@ class GeneList:
 class GeneMatch:
     """The columns of a query for the G genes of a reference.
 
-    ``selection``, shape (query genes, G), holds a one for every query column of a gene: linear values times
+    ``selection``, shape (query genes, G), is 1 for every query column of a gene: linear values times
     ``selection`` are the values of the reference's genes, with columns of the same gene summed. ``how`` counts the
     matched genes by kind of name, ``naming`` is the source of the query's names, and ``notes`` are sentences on
     suspicious names. ``orthologues_of`` is the species of the query if its genes were mapped to orthologues.

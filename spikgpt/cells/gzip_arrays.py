@@ -20,7 +20,7 @@ import numpy.typing as npt
 LEAST_CHUNK, LARGEST_CHUNK = 8 * 1024, 64 * 1024 * 1024
 # Bytes of the largest chunk that is kept, because the next read may need the rest of it.
 KEPT_CHUNK = 8 * 1024 * 1024
-# Compressed bytes at most: random bytes grow by less than this share, and by some bytes for headers.
+# Bounds of compressed sizes: random bytes grow by less than this factor, and by some bytes for headers.
 LARGEST_GROWTH, HEADERS = 1.01, 1024
 
 

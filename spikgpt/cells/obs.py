@@ -114,7 +114,7 @@ def _codes_of(column: pd.Series[Any]) -> Integers:
 
 
 def _least(cells: Floats) -> float:
-    """Return how many cells a batch of its own needs, given the number of cells of each group, shape (n,)."""
+    """Return the least number of cells of a batch, given the number of cells of each group, shape (n,)."""
     return max(CELLS_OF_BATCH, SHARE_OF_BATCH * float(cells.sum()))
 
 

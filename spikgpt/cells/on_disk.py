@@ -38,7 +38,7 @@ LARGE_CHUNK = 8 * 1024 * 1024
 BAND_BYTES = 512 * 1024 * 1024
 # Bytes of the smallest chunk that is a tile of its own if it is compressed with gzip.
 SEPARATE_CHUNK = 128 * 1024
-# Values of a dense matrix per value that is not 0, about.
+# Approximate number of values of a dense matrix per value that is not 0.
 TYPICAL_ZEROS = 10
 # Consecutive rows of a CSR matrix that are read at once if only some are wanted.
 SPAN = 32

@@ -50,7 +50,7 @@ def inner_bar(task: str, cells: int) -> Any:
 
 
 class _Report:
-    """The part of a progress bar that the steps use, for a listener."""
+    """Stand-in for a progress bar that reports to a listener."""
 
     def __init__(self, task: str, total: int | None, listener: Listener) -> None:
         self.task, self.total, self.done, self._listener = task, total, 0, listener

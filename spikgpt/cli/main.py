@@ -12,7 +12,7 @@ def main() -> None:
     """Run the command line and exit.
 
     The exit code is 0 for success, 2 for a user's mistake, with one line on standard error, and 128 plus the number of
-    a signal: 130 for Ctrl-C. A command whose standard output fails does its work all the same: the exit code is 1 when
+    a signal: 130 for Ctrl-C. If standard output fails, the command still finishes its work. The exit code is then 1 if
     the reader closed standard output, and 2 for other failures.
     """
     with standard_streams() as out:

@@ -270,8 +270,8 @@ class PCAProjection:
         part = sample.part(compared)
         unmoved = _labels(run(part, reference))
         shift = self._shifted_scale(unmoved, logs[compared], part)
-        # Labels are counted, as every label has some mean probability. Repeated rounds change nothing within a species,
-        # and drift from the truth across a large batch effect.
+        # The composition is counted from labels, because every label has some mean probability. Further rounds change
+        # nothing within a species, and give a wrong composition across a large batch effect.
         counts = np.bincount(_labels(run(sample, own)), minlength=len(self.label_means))
         composition = self._composition_scale(counts / n_cells, mean, std, sample)
         composed, shifted = run(sample, composition), run(part, shift)

@@ -138,7 +138,7 @@ if hasattr(os, "register_at_fork"):
 
 
 def onnxruntime_module() -> ModuleType:
-    """Return the onnxruntime module; two installed distributions are a GraphError, as each breaks the other."""
+    """Return the onnxruntime module; raise GraphError for two installed distributions, which break each other."""
     installed = installed_distributions()
     if len(installed) > 1:
         msg = (

@@ -200,7 +200,7 @@ def _compared(name: str, own: Floats, compared: Floats, compared_with: str) -> M
 
 
 def _label_match(query: FittedQuery, cells: ScoredCells, label: int) -> Measure | None:
-    """Return the match of a label in the batch of cells, beside the other labels there; None for too few cells."""
+    """Return the match of a label in the batch of cells, compared with other labels; None for too few cells."""
     match = query.model.match
     if match is None:
         return None

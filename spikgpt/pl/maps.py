@@ -22,7 +22,7 @@ if TYPE_CHECKING:
     from matplotlib.axes import Axes
 
 LegendPlace = Literal["auto", "on data", "numbers", "right", "none"]
-# Names on the map with "auto": their largest number, and letters.
+# With "auto": largest number of names on the map, and of letters of a name.
 MOST_NAMES, LONGEST_NAME = 30, 28
 # Inches of a side of the map. A name is at most this share of the map away from its cells.
 SIDE, FARTHEST = 5.2, 0.25

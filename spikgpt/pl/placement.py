@@ -7,7 +7,7 @@ import numpy.typing as npt
 
 from spikgpt.types import Floats
 
-# Directions and steps of the search around a point. A step is this share of the height of a text.
+# Number of directions of the search around a point, and step of the search as a share of the height of a text.
 DIRECTIONS, STEP = 24, 0.6
 # Pixels between two texts.
 GAP = 2.0

@@ -46,7 +46,7 @@ class RepositoryCache:
                 with replacing(ref) as temporary:
                     temporary.write_text(commit)
         except OSError:
-            # The cache may belong to somebody else; and a branch a/b cannot stand beside the branch a.
+            # The cache may belong to another user. A branch a/b cannot be stored if there is a branch a.
             return
 
 

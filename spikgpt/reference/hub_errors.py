@@ -201,7 +201,7 @@ def connection_remedy(error: BaseException) -> str:
 
 
 def setting_error(error: Exception) -> str:
-    """Return which setting of the network keeps a client of the Hub from being made."""
+    """Return an error that names the network setting because of which no client of the Hub can be made."""
     fault = _certificate_fault() or _proxy_fault()
     settings = "Check HTTP_PROXY, HTTPS_PROXY, ALL_PROXY, NO_PROXY and SSL_CERT_FILE."
     return fault or f"The network settings cannot be used ({first_line(error)}). {settings}"
@@ -266,6 +266,6 @@ def first_line(error: BaseException) -> str:
 
 
 def _set_variables(*names: str) -> str:
-    """Return which of these environment variables are set, in either case, as text."""
+    """Return the names of the environment variables that are set, in either case, as text."""
     cases = (case for name in names for case in (name.lower(), name))
     return ", ".join(case for case in cases if os.environ.get(case))

@@ -40,7 +40,7 @@ def hub_licence(licence: str) -> tuple[str, str | None]:
 
 
 def is_hub_dataset(name: str) -> bool:
-    """Return whether a name has the form of a data set on the Hub; accessions such as GSE84133 have not."""
+    """Return whether a name has the form of a data set on the Hub; accessions such as GSE84133 do not."""
     return re.fullmatch(r"[\w.-]+/[\w.-]+", name) is not None
 
 

@@ -75,7 +75,7 @@ def frequent_values(sample: sparse.csr_matrix) -> npt.NDArray[np.float64]:
 
 
 def ratio_distance(frequent: npt.NDArray[np.float64], inverse: Callable[[Values], Values]) -> float:
-    """Return how far ``inverse`` of frequent values is from whole multiples of the smallest, as a median over cells."""
+    """Return the distance of ``inverse`` of frequent values from multiples of the smallest, as median over cells."""
     linear = inverse(frequent)
     ratios = linear[:, 1:] / linear[:, :1]
     second, third = (np.abs(ratios - np.rint(ratios)) + (np.rint(ratios) < 2)).T

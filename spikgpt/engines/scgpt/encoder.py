@@ -187,12 +187,12 @@ class ScGPTEncoder(nn.Module):
         self._value_table: Tensor | None = None
 
     def forward(self, genes: Tensor, bins: Tensor) -> Tensor:
-        """Return the vector of every token: (n, length) twice, to (n, length, dim)."""
+        """Return the vector of every token, (n, length, dim), from genes and bins, each (n, length)."""
         return self._transformed(self.encoder(genes) + self.value_encoder(bins), genes)
 
     @torch.inference_mode()
     def embed(self, genes: Tensor, bins: Tensor) -> Tensor:
-        """Return the vector of ``<cls>`` of each cell at unit length: (n, length) twice, to (n, dim) in float32."""
+        """Return the unit vector of ``<cls>`` of each cell, (n, dim), in float32, from genes and bins (n, length)."""
         if self._gene_table is None or self._value_table is None:
             self._lowest = min(self.config.pad_value, self.config.mask_value)
             every_bin = torch.arange(self._lowest, self.config.n_bins + 1, device=genes.device)
