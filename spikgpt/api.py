@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import tempfile
 from collections.abc import Callable, Iterable, Mapping, Sequence
+from contextlib import nullcontext
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -13,10 +14,6 @@ from spikgpt.cells.reading import open_cells
 from spikgpt.embedding.base import Engine
 from spikgpt.engines.opening import open_engine, torch_engine
 from spikgpt.errors import ConfigError, DataError, needs, warn, with_noun
-from spikgpt.explain.explanation import Explanation
-from spikgpt.explain.front import expression_embedding
-from spikgpt.explain.groups import checked_origin, explain, explain_annotation
-from spikgpt.explain.spikes import SpikeActivity, record_spikes
 from spikgpt.options import (
     CERTAINTY,
     KEY_ADDED,
@@ -50,6 +47,8 @@ if TYPE_CHECKING:
     from distributed import Client
 
     from spikgpt.engines.scgpt.source import ScGPTSource
+    from spikgpt.explain.explanation import Explanation
+    from spikgpt.explain.spikes import SpikeActivity
     from spikgpt.shards.run import ShardedAnnotation
     from spikgpt.training.evaluation import Evaluation
     from spikgpt_onnx.parity import GraphParity
@@ -490,16 +489,18 @@ class SpikGPT:
             When the reference reads no genes, such as a reference on scGPT, when an option is out of range, or
             when another reference made the annotation.
         """
+        from spikgpt.explain import front, groups
+
         options = arguments_as(ExplainOptions, locals())
-        expression_embedding(self.reference, self.engine)  # refuse other references before the work
+        front.expression_embedding(self.reference, self.engine)  # refuse other references before the work
         if isinstance(adata, Annotation):
-            return explain_annotation(checked_origin(adata, self.reference), None, options, cells=cells)
-        chosen = options.reading()
-        if isinstance(adata, str | Path):
-            with open_cells(adata) as opened:
-                return explain(annotate(self.reference, self.engine, opened, chosen), opened, options, cells=cells)
-        check_cells(adata, "explain", paths=True)
-        return explain(annotate(self.reference, self.engine, adata, chosen), adata, options, cells=cells)
+            annotation = groups.checked_origin(adata, self.reference)
+            return groups.explain_annotation(annotation, None, options, cells=cells)
+        if not isinstance(adata, str | Path):
+            check_cells(adata, "explain", paths=True)
+        with open_cells(adata) if isinstance(adata, str | Path) else nullcontext(adata) as opened:
+            annotation = annotate(self.reference, self.engine, opened, options.reading())
+            return groups.explain(annotation, opened, options, cells=cells)
 
     @checked_keywords
     def evaluate(
@@ -598,6 +599,8 @@ class SpikGPT:
         ConfigError
             When ``cells`` names cells that ``adata`` lacks.
         """
+        from spikgpt.explain.spikes import record_spikes
+
         check_cells(adata, "spikes")
         return record_spikes(self.reference, self.engine, adata, cells, arguments_as(AnnotateOptions, locals()))
 

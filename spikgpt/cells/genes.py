@@ -224,7 +224,7 @@ def match_genes(
     best = max(range(len(matches)), key=lambda index: len(matches[index]))
     label, names = (mapped or namings)[best]
     chosen = matches[best]
-    other = species_of(query, gene_key)
+    other = next(filter(None, (_species_of(names) for _, names in namings)), None)
     doubtful = bool(mapped) and species == "mouse" and other != "mouse"
     other = None if other == of_reference or mapped else other
     needed = min(len(genes), max(at_least, math.ceil(minimum_share * len(genes))))

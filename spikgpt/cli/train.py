@@ -12,7 +12,6 @@ import typer
 from msgspec import structs
 
 from spikgpt.cli.flags import CHECKPOINT, command, hub_of
-from spikgpt.cli.imports import without_collection
 from spikgpt.cli.output import (
     Bars,
     annotate_command,
@@ -27,6 +26,7 @@ from spikgpt.cli.output import (
 )
 from spikgpt.cli.paths import CSV, PNG, Output, check_outputs
 from spikgpt.errors import ConfigError
+from spikgpt.imports import without_collection
 from spikgpt.options import Count, HubOptions, Options, TrainOptions, about
 
 

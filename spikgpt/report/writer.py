@@ -11,17 +11,16 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from spikgpt.errors import ConfigError, with_noun
-from spikgpt.explain.explanation import Explanation
-from spikgpt.explain.groups import explain_annotation
 from spikgpt.files import check_target, replacing
 from spikgpt.options import READING, AnnotateOptions, ExplainOptions, options_of
-from spikgpt.report.map import MapSource, check_map_key
 from spikgpt.scoring.annotation import Annotation
 
 if TYPE_CHECKING:
     from anndata import AnnData
 
+    from spikgpt.explain.explanation import Explanation
     from spikgpt.report.clusters import ClusterReport
+    from spikgpt.report.map import MapSource
 
 # Endings of a report's name.
 ENDINGS = (".html", ".htm")
@@ -62,6 +61,7 @@ class ReportWriter:
         """
         # Imported here, because annotation needs no templates.
         from spikgpt.report.content import report_content
+        from spikgpt.report.map import check_map_key
         from spikgpt.report.page import page
 
         path = _checked(path)
@@ -91,6 +91,8 @@ class ReportWriter:
         chosen: Mapping[str, Any],
     ) -> Explanation:
         """Return the genes behind the labels; see :meth:`spikgpt.Annotation.explain`."""
+        from spikgpt.explain.groups import explain_annotation
+
         reading = {name: getattr(self.options, name) for name in READING}
         if adata is not None:
             _check_same_cells(annotation, adata)

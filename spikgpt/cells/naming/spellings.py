@@ -63,8 +63,10 @@ def spellings(names: list[str]) -> list[list[str]]:
 def without_suffixes(names: list[str]) -> list[str]:
     """Return names without suffixes of repeats: ``INS`` for ``INS.1`` if ``INS`` is present too."""
     present = set(names)
-    # Most names end otherwise, and need no regular expression.
-    return [(_repeats(name, present) if name[-1:].isdigit() else None) or name for name in names]
+    # Most names have no such suffix, and need no regular expression.
+    return [
+        (_repeats(name, present) if name[-2:-1] in SIGNS or name[-3:-2] in SIGNS else None) or name for name in names
+    ]
 
 
 def foreign_genes(names: Sequence[str]) -> Counter[str]:
@@ -138,7 +140,8 @@ def _parts(name: str) -> tuple[str, str]:
 
 def _repeats(name: str, present: set[str]) -> str | None:
     """Return the known human gene that a name repeats with a suffix, or None."""
-    if not ({*name[-3:-1]} & SIGNS) or not (match := REPEATED.fullmatch(name)) or match["name"] not in present:
+    match = REPEATED.fullmatch(name)
+    if not match or match["name"] not in present:
         return None
     genes, base = human_genes().respelled_ids, match["name"]
     known = human_id(base) or respelled(base) in genes

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import gc
+import subprocess
+import sys
 
 import pytest
 
-from spikgpt.cli.imports import without_collection
+from spikgpt.imports import without_collection
 
 
 def test_the_collector_is_off_in_the_block_alone() -> None:
@@ -30,3 +32,17 @@ def test_a_collector_that_was_off_stays_off() -> None:
         assert not gc.isenabled()
     finally:
         gc.enable()
+
+
+def test_public_names_are_imported_without_the_collector() -> None:
+    code = (
+        "import gc, sys, spikgpt\n"
+        "states = []\n"
+        "class Watch:\n"
+        "    def find_spec(self, name, path=None, target=None):\n"
+        "        states.append((name, gc.isenabled()))\n"
+        "sys.meta_path.insert(0, Watch())\n"
+        "spikgpt.SpikGPT\n"
+        "assert dict(states)['anndata'] is False and gc.isenabled()\n"
+    )
+    subprocess.run([sys.executable, "-c", code], check=True)
