@@ -10,10 +10,11 @@ from typing import TYPE_CHECKING, Any
 
 from anndata import AnnData
 
+from spikgpt.arguments import check_cells, check_folder, check_label_key, described
 from spikgpt.cells.reading import open_cells
 from spikgpt.embedding.base import Engine
 from spikgpt.engines.opening import open_engine, torch_engine
-from spikgpt.errors import ConfigError, DataError, needs, warn, with_noun
+from spikgpt.errors import ConfigError, DataError, needs, warn
 from spikgpt.options import (
     CERTAINTY,
     KEY_ADDED,
@@ -69,7 +70,7 @@ class SpikGPT:
     def __init__(self, reference: Reference, engine: Engine | None = None) -> None:
         if not isinstance(reference, Reference):
             shown = repr(str(reference)) if isinstance(reference, str | Path) else "NAME"
-            msg = f"SpikGPT() got {_described(reference)}. To load a reference, use SpikGPT.from_pretrained({shown})."
+            msg = f"SpikGPT() got {described(reference)}. To load a reference, use SpikGPT.from_pretrained({shown})."
             raise ConfigError(msg)
         self.reference = reference
         self.engine = engine or open_engine(reference)
@@ -183,7 +184,7 @@ class SpikGPT:
             When an option is out of range, or a package is missing.
         """
         if not isinstance(name, str | Path):
-            msg = f"name is {_described(name)}; expected a name such as 'pancreas', a folder, or 'org/repo'."
+            msg = f"name is {described(name)}; expected a name such as 'pancreas', a folder, or 'org/repo'."
             raise ConfigError(msg)
         engine_options = arguments_as(EngineOptions, locals())
         hub = Hub.from_options(arguments_as(HubOptions, locals()))
@@ -259,7 +260,7 @@ class SpikGPT:
             For anything unusual in the labels or the cells.
         """
         check_cells(adata, "SpikGPT.train")
-        _check_key(label_key)
+        check_label_key(label_key)
         with needs():
             from spikgpt.training.train import train
 
@@ -275,7 +276,7 @@ class SpikGPT:
         ConfigError
             When the folder exists, unless it holds a reference and ``overwrite`` is True.
         """
-        _check_folder(folder)
+        check_folder(folder)
         return save(self.reference, folder, overwrite=overwrite)
 
     def export(self, folder: str | Path, *, precisions: Sequence[str] = ("fp32",)) -> dict[str, GraphParity]:
@@ -299,7 +300,7 @@ class SpikGPT:
         ConfigError
             When the folder exists and holds no reference, or a package is missing.
         """
-        _check_folder(folder)
+        check_folder(folder)
         with needs():
             from spikgpt.engines.torch import TorchEngine
             from spikgpt_onnx.exporter import export
@@ -549,9 +550,9 @@ class SpikGPT:
             For anything unusual in the cells: the notes of the annotation.
         """
         check_cells(adata, "evaluate")
-        _check_key(label_key)
+        check_label_key(label_key)
         if label_map is not None and not isinstance(label_map, Mapping):
-            msg = f"label_map is {_described(label_map)}; expected a dict from the query's types to the reference's."
+            msg = f"label_map is {described(label_map)}; expected a dict from the query's types to the reference's."
             raise ConfigError(msg)
         with needs():
             from spikgpt.training.evaluation import evaluate, match_labels
@@ -668,14 +669,14 @@ def annotate_shards(
         For each note on the labels.
     """
     if not isinstance(model, SpikGPT):
-        msg = f"annotate_shards got {_described(model)}; expected a reference: SpikGPT.from_pretrained(NAME)."
+        msg = f"annotate_shards got {described(model)}; expected a reference: SpikGPT.from_pretrained(NAME)."
         raise ConfigError(msg)
     if isinstance(shards, str | Path):
         shards = [shards]
     if not isinstance(shard_size, int) or shard_size < 1:
-        msg = f"shard_size is {_described(shard_size)}; expected a whole number of at least 1."
+        msg = f"shard_size is {described(shard_size)}; expected a whole number of at least 1."
         raise ConfigError(msg)
-    _check_folder(folder)
+    check_folder(folder)
     with needs():
         from spikgpt.shards.run import annotate_shards as run
     options = arguments_as(AnnotateOptions, locals())
@@ -698,65 +699,3 @@ def written_to(cells: AnnData | str | Path, label: Callable[[AnnData], Annotatio
     annotation = label(cells)
     annotation.write_to(cells)
     return annotation
-
-
-def check_cells(cells: Any, function: str, *, paths: bool = False) -> None:
-    """Raise a DataError that says how to make an AnnData, unless cells are one."""
-    if isinstance(cells, AnnData):
-        return
-    kind = type(cells).__name__
-    if isinstance(cells, str | Path):
-        remedy = f"Read the file first: adata = anndata.read_h5ad({str(cells)!r})."
-    elif cells is None:
-        remedy = "Most functions of scanpy change the AnnData and return None: pass the AnnData itself."
-    elif kind == "MuData":
-        remedy = f"Pass the AnnData of its RNA, such as mdata['rna']; it holds {', '.join(map(str, cells.mod))}."
-    elif kind == "SpatialData":
-        remedy = "Pass the AnnData of its table, such as sdata.tables['table']."
-    elif kind == "Raw":
-        remedy = "Pass adata.raw.to_adata(), or the AnnData itself with layer='raw'."
-    elif kind == "DataFrame":
-        remedy = "Make an AnnData, with cells as rows and genes as columns: anndata.AnnData(df)."
-    elif hasattr(cells, "shape"):
-        remedy = (
-            "The value has no gene names. Make an AnnData, with cells as rows and genes as columns: "
-            "anndata.AnnData(X, var=pandas.DataFrame(index=gene_names))."
-        )
-    elif isinstance(cells, Sequence | Mapping):
-        remedy = "Pass one AnnData, or join several: anndata.concat(adatas)."
-    else:
-        remedy = "Read your cells first: adata = anndata.read_h5ad(FILE)."
-    expected = "an AnnData or the path of a file" if paths else "an AnnData"
-    msg = f"{function} got {_described(cells)}; expected {expected}. {remedy}"
-    raise DataError(msg)
-
-
-def _check_folder(folder: Any) -> None:
-    """Raise a ConfigError unless folder is a path."""
-    if not isinstance(folder, str | Path):
-        msg = f"folder is {_described(folder)}; expected the path of a folder to write, such as 'my_reference'."
-        raise ConfigError(msg)
-
-
-def _check_key(label_key: Any) -> None:
-    """Raise a ConfigError unless label_key is the name of a column."""
-    if not isinstance(label_key, str):
-        name = getattr(label_key, "name", None)
-        example = name if isinstance(name, str) else "cell_type"
-        msg = (
-            f"label_key is {_described(label_key)}; expected the name of a column of obs, such as "
-            f"label_key={example!r}."
-        )
-        raise ConfigError(msg)
-
-
-def _described(value: Any) -> str:
-    """Return the type and size of a value, such as "a DataFrame of shape (3, 2)"."""
-    if value is None or isinstance(value, bool | int | float | str):
-        return repr(value)[:100]
-    shape = getattr(value, "shape", None)
-    size = f" of shape {tuple(shape)}" if isinstance(shape, tuple) else ""
-    if isinstance(value, list | tuple | dict | set):
-        size = f" of {with_noun(len(value), 'item')}"
-    name = type(value).__name__
-    return f"{'an' if name[0] in 'aeiouAEIOU' else 'a'} {name}{size}"

@@ -21,7 +21,8 @@ import pandas as pd
 from anndata import AnnData
 from msgspec import structs
 
-from spikgpt.api import SpikGPT, check_cells, written_to
+from spikgpt.api import SpikGPT, written_to
+from spikgpt.arguments import check_cells
 from spikgpt.cells.align import CHUNK
 from spikgpt.cells.cell_cache import CellCache
 from spikgpt.cells.expression import Cells, Expression, find_expression
