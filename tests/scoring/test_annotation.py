@@ -25,7 +25,7 @@ from spikgpt.scoring.palette import UNKNOWN_COLOR, palette
 N_CELLS = 12
 LABELS = ("spikgpt_label", "spikgpt_best_label", "spikgpt_label_broad")
 ONTOLOGY = ("spikgpt_ontology_term_id", "spikgpt_ontology_label")
-# The last one is the name of the typicality in version 0.9.
+# "spikgpt_familiarity" is the name of the typicality in version 0.9.
 SCORES = ("spikgpt_confidence", "spikgpt_typicality", "spikgpt_familiarity")
 
 
@@ -37,33 +37,33 @@ def test_names_of_version_0_9_still_work(annotation: Annotation, old: str, name:
         assert getattr(annotation, old) is getattr(annotation, name)
 
 
-def test_a_note_on_another_study_appears_where_the_reference_cutoffs_decide_alone(
+def test_another_study_is_noted_if_the_reference_cutoffs_decide_alone(
     annotation: Annotation,
 ) -> None:
     far = dataclasses.replace(annotation.rule, ood=None, false_rejection=0.31)
-    (note,) = named(annotation, rule=far).notes()
+    (note,) = altered(annotation, rule=far).notes()
     assert all(fact in note for fact in ("31%", "5%", "reference_cutoff", "--reference-cutoff"))
     near = dataclasses.replace(far, false_rejection=0.1)
     by_ood = dataclasses.replace(far, ood=annotation.rule.ood)
     for rule in (annotation.rule, near, by_ood):
-        assert not named(annotation, rule=rule).notes()
+        assert not altered(annotation, rule=rule).notes()
 
 
 def test_incompatibility_is_the_first_note(annotation: Annotation) -> None:
     far = dataclasses.replace(annotation.rule, ood=None, false_rejection=0.31)
     report = dataclasses.replace(annotation.input_report, genes_matched=1)
-    nothing = named(annotation, rule=far, input_report=report, rejected=np.ones(N_CELLS, dtype=bool))
+    nothing = altered(annotation, rule=far, input_report=report, rejected=np.ones(N_CELLS, dtype=bool))
     genes, study, unknown = nothing.notes()
     assert genes.startswith("Only 1 of")
     assert "another study" in study
     assert unknown.startswith("100% of the cells are Unknown")
-    # The other notes follow from it.
-    unsuited = named(nothing, compatibility=Compatibility(OTHER, "it barks", {}))
-    first, *others = unsuited.notes()
+    # Unknown cells and an unlike study follow from the incompatibility, so those notes are left out.
+    unsuited = altered(nothing, compatibility=Compatibility(OTHER, "it barks", {}))
+    first, *remaining = unsuited.notes()
     assert first.startswith("The cells are of another tissue or species; do not use the labels: it barks.")
-    assert others == [genes]
+    assert remaining == [genes]
     for compatibility in (Compatibility(LIKE, "it meows", {}), Compatibility(STUDY, "it purrs", {}), None):
-        assert not any("do not use" in note for note in named(annotation, compatibility=compatibility).notes())
+        assert not any("do not use" in note for note in altered(annotation, compatibility=compatibility).notes())
 
 
 @pytest.mark.parametrize("kind", [LIKE, STUDY, OTHER, None])
@@ -73,7 +73,7 @@ def test_the_compatibility_and_its_evidence_are_stored(
     adata, compatibility = cells(annotation), kind and Compatibility(kind, "it barks", {"correlation": 0.5})
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", SpikGPTWarning)
-        named(annotation, compatibility=compatibility).write_to(adata)
+        altered(annotation, compatibility=compatibility).write_to(adata)
     adata.write_h5ad(tmp_path / "labelled.h5ad")
     stored = anndata.read_h5ad(tmp_path / "labelled.h5ad").uns["spikgpt"]
     assert (stored["compatibility"], stored["evidence"]) == ((kind, "it barks") if kind else ("", ""))
@@ -87,14 +87,16 @@ def test_the_ood_score_and_the_batches_are_stored(annotation: Annotation) -> Non
         "",
     )
     score = np.linspace(-1, 1, N_CELLS).astype(np.float32)
-    scored = named(annotation, ood_score=score, batch_key="donor x condition")
+    scored = altered(annotation, ood_score=score, batch_key="donor x condition")
     np.testing.assert_array_equal(scored.obs()["spikgpt_ood_score"], score)
     np.testing.assert_array_equal(scored.table()["spikgpt_ood_score"], score)
     assert scored.uns()["spikgpt"]["batch_key"] == "donor x condition"
 
 
-def test_confident_cells_that_are_unknown_are_told_by_label(annotation: Annotation) -> None:
-    sure = named(annotation, confidence=np.full(N_CELLS, 0.95, dtype=np.float32), rejected=np.arange(N_CELLS) % 6 == 0)
+def test_confident_unknown_cells_are_noted_by_label(annotation: Annotation) -> None:
+    sure = altered(
+        annotation, confidence=np.full(N_CELLS, 0.95, dtype=np.float32), rejected=np.arange(N_CELLS) % 6 == 0
+    )
     (note,) = sure.notes()
     assert note.startswith(
         "17% of the cells with a confidence of at least 0.9 are Unknown; by best label: alpha (2 of 6)."
@@ -102,21 +104,25 @@ def test_confident_cells_that_are_unknown_are_told_by_label(annotation: Annotati
     assert "batch_key='COLUMN' (--batch-key COLUMN)" in note
     assert note.endswith("unknown_rate=0 (--no-unknown).")
     by_threshold = dataclasses.replace(sure.rule, ood=None)
-    one, unsure = np.arange(N_CELLS) == 0, np.full(N_CELLS, 0.8, dtype=np.float32)
-    for other in (named(sure, rule=by_threshold), named(sure, rejected=one), named(sure, confidence=unsure)):
+    first_cell, unsure = np.arange(N_CELLS) == 0, np.full(N_CELLS, 0.8, dtype=np.float32)
+    for other in (
+        altered(sure, rule=by_threshold),
+        altered(sure, rejected=first_cell),
+        altered(sure, confidence=unsure),
+    ):
         assert not other.notes()
 
 
-def named(annotation: Annotation, **changes: Any) -> Annotation:
+def altered(annotation: Annotation, **changes: Any) -> Annotation:
     return dataclasses.replace(annotation, **changes)
 
 
 def cells(annotation: Annotation, **columns: Any) -> AnnData:
-    """Return unlabelled cells of the names of an annotation."""
+    """Return unlabelled cells with the names in an annotation."""
     return AnnData(np.ones((N_CELLS, 1), dtype=np.float32), obs=pd.DataFrame(columns, index=annotation.obs_names))
 
 
-def test_labels_are_written_beside_what_the_cells_hold(annotation: Annotation, tmp_path: Path) -> None:
+def test_labels_are_added_to_the_data_of_the_cells(annotation: Annotation, tmp_path: Path) -> None:
     adata = cells(annotation, depth=np.arange(N_CELLS))
     adata.obsm["X_umap"] = np.ones((N_CELLS, 2))
     annotation.write_to(adata)
@@ -152,7 +158,7 @@ def test_the_ontology_columns_hold_the_term_of_the_broad_label(annotation: Annot
     assert obs["spikgpt_label"].tolist() == ["Unknown"] * 6 + ["alpha", "beta"] * 3
     assert obs["spikgpt_ontology_term_id"].cat.categories.tolist() == ["CL:0000171", "CL:0008024", "unknown"]
     # Two labels of one term have one category.
-    same = named(annotation, broad_ids=("CL:0000171", "CL:0000171", "unknown", "CL:0000171")).obs()
+    same = altered(annotation, broad_ids=("CL:0000171", "CL:0000171", "unknown", "CL:0000171")).obs()
     assert same["spikgpt_ontology_term_id"].cat.categories.tolist() == ["CL:0000171", "unknown"]
 
 
@@ -161,23 +167,23 @@ def test_the_ontology_columns_hold_the_term_of_the_broad_label(annotation: Annot
     [(None, "beta"), ("CL:9999999", r"beta \(CL:9999999\)"), ("CL:0000548", r"beta \(CL:0000548\)")],
 )
 def test_labels_without_a_valid_term_are_noted(annotation: Annotation, term: str | None, shown: str) -> None:
-    changed = named(annotation, label_ids=("CL:0000171", term))
+    changed = altered(annotation, label_ids=("CL:0000171", term))
     assert changed.uns()["spikgpt"]["ontology_term_ids"].tolist() == ["CL:0000171", "unknown"]
     with pytest.warns(SpikGPTWarning, match=f"no cell type for these labels: {shown}. Their cells have 'unknown'"):
         changed.write_to(cells(annotation))
     # Labels without cells are not named.
-    assert not named(changed, best=np.zeros(N_CELLS, dtype=np.int16)).notes()
+    assert not altered(changed, best=np.zeros(N_CELLS, dtype=np.int16)).notes()
 
 
 def test_an_obsolete_term_is_replaced_and_noted(annotation: Annotation) -> None:
-    changed = named(annotation, label_ids=("CL:0000171", "CL:0000139"))
+    changed = altered(annotation, label_ids=("CL:0000171", "CL:0000139"))
     assert changed.uns()["spikgpt"]["ontology_term_ids"].tolist() == ["CL:0000171", "CL:0000059"]
     (note,) = changed.notes()
     assert note.endswith(r"their cells get the new ids: beta (CL:0000139, now CL:0000059).")
 
 
-def test_a_reference_without_ids_is_described_and_not_warned_of(annotation: Annotation) -> None:
-    nothing = named(annotation, label_ids=(None, None))
+def test_a_reference_without_ids_is_described_without_a_warning(annotation: Annotation) -> None:
+    nothing = altered(annotation, label_ids=(None, None))
     assert nothing.sentences()[-1] == "The labels of the reference have no Cell Ontology ids."
     assert nothing.notes() == []
     assert annotation.sentences()[-1] != nothing.sentences()[-1]
@@ -193,7 +199,7 @@ def test_labelled_cells_can_be_labelled_again(annotation: Annotation) -> None:
     assert str(adata.uns) == str(once.uns)
 
 
-def test_the_labels_of_a_query_as_a_table(annotation: Annotation) -> None:
+def test_the_table_holds_labels_and_probabilities(annotation: Annotation) -> None:
     table = annotation.table()
     assert table.columns.tolist()[-2:] == ["probability of alpha", "probability of beta"]
     assert table.index.name == "cell"
@@ -202,8 +208,8 @@ def test_the_labels_of_a_query_as_a_table(annotation: Annotation) -> None:
     assert table["spikgpt_confidence"].dtype == np.float32
 
 
-def test_a_table_in_chunks_is_the_table(annotation: Annotation, monkeypatch: pytest.MonkeyPatch) -> None:
-    repeated = named(annotation, obs_names=pd.Index(["cell"] * N_CELLS))
+def test_the_chunks_of_the_table_add_up_to_the_table(annotation: Annotation, monkeypatch: pytest.MonkeyPatch) -> None:
+    repeated = altered(annotation, obs_names=pd.Index(["cell"] * N_CELLS))
     monkeypatch.setattr("spikgpt.scoring.annotation.ROWS", 5)
     chunks = list(repeated.table_chunks())
     assert [len(chunk) for chunk in chunks] == [5, 5, 2]
@@ -212,10 +218,10 @@ def test_a_table_in_chunks_is_the_table(annotation: Annotation, monkeypatch: pyt
 
 def without_cells(annotation: Annotation) -> Annotation:
     fields = ("obs_names", "best", "confidence", "probabilities", "empty", "broad", "rejected", "typicality")
-    return named(annotation, **{name: getattr(annotation, name)[:0] for name in fields})
+    return altered(annotation, **{name: getattr(annotation, name)[:0] for name in fields})
 
 
-def test_no_cells_have_a_table_all_the_same(annotation: Annotation) -> None:
+def test_an_annotation_without_cells_has_an_empty_table(annotation: Annotation) -> None:
     nothing = without_cells(annotation)
     (chunk,) = nothing.table_chunks()
     assert chunk.columns.tolist() == annotation.table().columns.tolist()
@@ -224,10 +230,10 @@ def test_no_cells_have_a_table_all_the_same(annotation: Annotation) -> None:
     assert "<table>" in nothing._repr_html_()
 
 
-def test_provenance_says_what_was_done(annotation: Annotation) -> None:
-    # Of fewer than 100 cells neighbours are not asked, whatever the options.
+def test_provenance_records_the_smoothing(annotation: Annotation) -> None:
+    # Fewer than 100 cells are not smoothed, whatever the options.
     for smoothed in (True, False):
-        assert named(annotation, smoothed=smoothed).uns()["spikgpt"]["neighbours"] is smoothed
+        assert altered(annotation, smoothed=smoothed).uns()["spikgpt"]["neighbours"] is smoothed
 
 
 def test_colours_follow_the_labels_not_the_query(annotation: Annotation) -> None:
@@ -237,12 +243,12 @@ def test_colours_follow_the_labels_not_the_query(annotation: Annotation) -> None
     assert uns["spikgpt_label_colors"].tolist() == [UNKNOWN_COLOR, alpha, beta]
     assert uns["spikgpt_best_label_colors"].tolist() == [alpha, beta]
     assert uns["spikgpt_label_broad_colors"].tolist() == [UNKNOWN_COLOR, alpha, islet]
-    only_beta = named(annotation, best=np.ones(N_CELLS, dtype=np.int16), rejected=np.zeros(N_CELLS, dtype=bool))
+    only_beta = altered(annotation, best=np.ones(N_CELLS, dtype=np.int16), rejected=np.zeros(N_CELLS, dtype=bool))
     assert only_beta.uns()["spikgpt_label_colors"].tolist() == [beta]
 
 
 @pytest.mark.filterwarnings("ignore::PendingDeprecationWarning")
-def test_scanpy_takes_the_colours(annotation: Annotation) -> None:
+def test_scanpy_uses_the_colours(annotation: Annotation) -> None:
     adata = cells(annotation)
     annotation.write_to(adata)
     colors = adata.uns["spikgpt_label_colors"].tolist()
@@ -253,8 +259,8 @@ def test_scanpy_takes_the_colours(annotation: Annotation) -> None:
     matplotlib.pyplot.close(figure)
 
 
-def test_what_is_suspicious_is_warned_of_and_stored(annotation: Annotation) -> None:
-    strange = named(annotation, rejected=np.ones(N_CELLS, dtype=bool))
+def test_suspicious_results_give_a_warning_and_a_stored_note(annotation: Annotation) -> None:
+    strange = altered(annotation, rejected=np.ones(N_CELLS, dtype=bool))
     adata = cells(annotation)
     with pytest.warns(
         SpikGPTWarning, match="100% of the cells are Unknown; is 'hand-made' the right reference"
@@ -264,7 +270,7 @@ def test_what_is_suspicious_is_warned_of_and_stored(annotation: Annotation) -> N
     assert set(adata.obs["spikgpt_label"]) == {"Unknown"}
 
 
-def test_columns_of_another_origin_are_not_replaced_without_a_word(annotation: Annotation) -> None:
+def test_replaced_columns_of_another_tool_are_noted(annotation: Annotation) -> None:
     adata = cells(annotation, spikgpt_label=["mine"] * N_CELLS)
     adata.obsm["spikgpt_probabilities"] = np.ones((N_CELLS, 3))
     adata.uns["spikgpt_label_colors"] = ["#000000"]
@@ -276,15 +282,15 @@ def test_columns_of_another_origin_are_not_replaced_without_a_word(annotation: A
     with pytest.warns(SpikGPTWarning) as warned:
         annotation.write_to(adata)
     assert [str(warning.message) for warning in warned] == adata.uns["spikgpt"]["notes"].tolist() == [note]
-    # Labels of our own are.
+    # Labels of SpikGPT are replaced without a note.
     annotation.write_to(adata)
     assert annotation.notes(adata) == adata.uns["spikgpt"]["notes"].tolist() == []
 
 
-def test_labels_of_another_reference_are_not_replaced_without_a_word(annotation: Annotation, tmp_path: Path) -> None:
+def test_replaced_labels_of_another_reference_are_noted(annotation: Annotation, tmp_path: Path) -> None:
     adata = cells(annotation, spikgpt_cluster_label=["a"] * N_CELLS)
-    named(annotation, reference_digest="11").write_to(adata)
-    other = named(annotation, reference_name="liver", reference_digest="22", typicality=None)
+    altered(annotation, reference_digest="11").write_to(adata)
+    other = altered(annotation, reference_name="liver", reference_digest="22", typicality=None)
     adata.write_h5ad(tmp_path / "labelled.h5ad")
     for target in (adata, anndata.read_h5ad(tmp_path / "labelled.h5ad")):
         (note,) = other.notes(target)
@@ -293,12 +299,12 @@ def test_labels_of_another_reference_are_not_replaced_without_a_word(annotation:
         kept = " and ".join(f"obs['spikgpt_{name}']" for name in columns)
         assert f"{kept} may still be by 'hand-made'" in note
         assert "--key-added" in note
-    # The same reference again, and a reference of the same name.
-    assert named(annotation, reference_digest="11").notes(adata) == []
-    assert "'hand-made' of the digest 11 were replaced" in named(annotation, reference_digest="33").notes(adata)[0]
-    # Another key leaves all as it is.
+    # The same reference gives no note; another reference of the same name gives one.
+    assert altered(annotation, reference_digest="11").notes(adata) == []
+    assert "'hand-made' of the digest 11 were replaced" in altered(annotation, reference_digest="33").notes(adata)[0]
+    # With another key, the columns stay as they are.
     before = adata.copy()
-    beside = named(other, key_added="liver")
+    beside = altered(other, key_added="liver")
     beside.write_to(adata)
     pd.testing.assert_frame_equal(adata.obs[before.obs.columns.tolist()], before.obs)
     added = [
@@ -312,8 +318,8 @@ def test_labels_of_another_reference_are_not_replaced_without_a_word(annotation:
     assert beside.table().columns.tolist()[:6] == added
 
 
-def test_a_second_reference_never_replaces_columns_without_a_word(annotation: Annotation) -> None:
-    first, second = named(annotation, reference_name="lung"), named(annotation, reference_name="liver")
+def test_replaced_columns_of_unknown_origin_are_noted(annotation: Annotation) -> None:
+    first, second = altered(annotation, reference_name="lung"), altered(annotation, reference_name="liver")
     adata = cells(annotation)
     first.write_to(adata)
     # Concatenation keeps obs and drops uns, so the origin of the columns is not known.
@@ -323,16 +329,16 @@ def test_a_second_reference_never_replaces_columns_without_a_word(annotation: An
         SpikGPTWarning, match=r"obs\['spikgpt_label'\], .* was replaced. To keep such data, use key_added"
     ):
         second.write_to(joined)
-    # Columns of one prefix are found under another one too.
-    odd = named(annotation, key_added="lung_best")
-    named(first, key_added="lung").write_to(adata)
+    # The keys "lung" and "lung_best" share the column "lung_best_label".
+    odd = altered(annotation, key_added="lung_best")
+    altered(first, key_added="lung").write_to(adata)
     assert "obs['lung_best_label']" in odd.notes(adata)[0]
 
 
-def test_what_another_tool_keeps_under_the_key_is_not_replaced_without_a_word(annotation: Annotation) -> None:
+def test_a_replaced_uns_entry_of_another_tool_is_noted(annotation: Annotation) -> None:
     adata = cells(annotation)
     adata.uns["leiden"] = {"params": {"resolution": 1.0}}
-    (note,) = named(annotation, key_added="leiden").notes(adata)
+    (note,) = altered(annotation, key_added="leiden").notes(adata)
     assert note.startswith("Data of other tools in uns['leiden'] was replaced. To keep such data, use key_added=")
 
 
@@ -348,15 +354,15 @@ def test_a_view_is_labelled_and_its_parent_is_not(annotation: Annotation) -> Non
     assert (list(parent.obs), list(parent.obsm), list(parent.uns)) == ([], [], ["title"])
 
 
-def test_a_short_description(annotation: Annotation) -> None:
+def test_the_repr_counts_the_cells_of_each_label(annotation: Annotation) -> None:
     assert repr(annotation) == "Annotation of 12 cells by 'hand-made': alpha 3, beta 3, Unknown 6 (50.0%)"
     names = tuple("abcdefgh")
     best = np.array([0, 0, 0, 1, 1, 2, 3, 4, 5, 6, 7, 0], dtype=np.int16)
-    many = named(annotation, label_names=names, label_ids=(None,) * 8, best=best, rejected=np.arange(N_CELLS) == 11)
+    many = altered(annotation, label_names=names, label_ids=(None,) * 8, best=best, rejected=np.arange(N_CELLS) == 11)
     assert repr(many) == "Annotation of 12 cells by 'hand-made': a 3, b 2, c 1, d 1, e 1, ..., Unknown 1 (8.3%)"
 
 
-def test_a_description_for_notebooks(annotation: Annotation) -> None:
+def test_the_html_repr_escapes_names_and_lists_the_labels(annotation: Annotation) -> None:
     report = dataclasses.replace(annotation.input_report, notes=("One <u>note</u>\n.",))
     other = Compatibility(OTHER, "it <s>barks", {})
     changed = {
@@ -365,7 +371,7 @@ def test_a_description_for_notebooks(annotation: Annotation) -> None:
         "input_report": report,
         "compatibility": other,
     }
-    html = named(annotation, **changed)._repr_html_()
+    html = altered(annotation, **changed)._repr_html_()
     for stated in (
         "<p>5 of the reference&#x27;s 7 genes are in the query.</p>",
         "<p>Unknown: 6 of 12 cells (50.0%).</p>",
@@ -388,7 +394,7 @@ def test_a_description_for_notebooks(annotation: Annotation) -> None:
     assert f'color:{UNKNOWN_COLOR}">&#9632;</span> {unknown}{right}6</td>{right}50.0%</td>{right}</td>' in html
 
 
-def test_a_summary_of_the_labels(annotation: Annotation) -> None:
+def test_the_summary_has_cells_share_and_confidence_of_each_label(annotation: Annotation) -> None:
     summary = annotation.summary()
     assert summary.columns.tolist() == ["cells", "share", "confidence"]
     assert list(annotation.counts().items()) == [("Unknown", 6), ("alpha", 3), ("beta", 3)]
@@ -402,7 +408,7 @@ def test_the_cells_of_each_label_are_written_as_cas(annotation: Annotation, tmp_
     assert document["author_name"] == "Ada Lovelace"
     assert [labelset["name"] for labelset in document["labelsets"]] == ["spikgpt_label", "spikgpt_label_broad"]
     sets: dict[tuple[str, str], dict[str, Any]] = {
-        (one["labelset"], one["cell_label"]): one for one in document["annotations"]
+        (cell_set["labelset"], cell_set["cell_label"]): cell_set for cell_set in document["annotations"]
     }
     beta, islet = sets["spikgpt_label", "beta"], sets["spikgpt_label_broad", "islet cell"]
     assert beta["cell_ids"] == islet["cell_ids"] == ["cell 7", "cell 9", "cell 11"]
@@ -413,5 +419,5 @@ def test_the_cells_of_each_label_are_written_as_cas(annotation: Annotation, tmp_
     assert "cell_ontology_term_id" not in unknown
     # Each set of labels names each cell once.
     for name in ("spikgpt_label", "spikgpt_label_broad"):
-        ids = [cell for key, one in sets.items() if key[0] == name for cell in one["cell_ids"]]
+        ids = [cell for key, cell_set in sets.items() if key[0] == name for cell in cell_set["cell_ids"]]
         assert sorted(ids) == sorted(annotation.obs_names)

@@ -1,4 +1,4 @@
-"""Documents of the Cell Annotation Schema hold the required fields, and no others than the schema's."""
+"""Cell Annotation Schema documents hold the required fields, and only fields of the schema."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from spikgpt.scoring.cas import LONGEST_RATIONALE, CellSet, Document, Labelset
 from spikgpt.scoring.ontology import NO_TERM, ontology
 from spikgpt.types import UNKNOWN
 
-# Fields of an annotation in the general schema, version 1.1.0, of those that this package writes.
+# Annotation fields of the general schema, version 1.1.0, that this package writes.
 REQUIRED = {"labelset", "cell_label"}
 TEXTS = {"cell_fullname", "cell_ontology_term_id", "cell_ontology_term", "rationale"}
 LISTS = {"cell_ids", "marker_gene_evidence"}
@@ -26,8 +26,8 @@ term = st.sampled_from([NO_TERM, "CL:0000169", "CL:0000236"])
 def test_a_set_has_the_fields_of_the_schema(
     name: str, term: str, cells: list[str], rationale: str, markers: list[str]
 ) -> None:
-    made = CellSet.from_label("leiden", name, term, cells, rationale, {"cells": len(cells)}, markers)
-    written = json.loads(msgspec.json.encode(made))
+    cell_set = CellSet.from_label("leiden", name, term, cells, rationale, {"cells": len(cells)}, markers)
+    written = json.loads(msgspec.json.encode(cell_set))
     assert set(written) - TEXTS - LISTS - {"author_annotation_fields"} == REQUIRED
     assert all(isinstance(written[field], str) for field in (REQUIRED | TEXTS) & written.keys())
     assert all(isinstance(item, str) for field in LISTS & written.keys() for item in written[field])

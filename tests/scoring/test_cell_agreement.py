@@ -1,4 +1,4 @@
-"""The agreement of cells with their labels follows its formula, and finds labels that stand for many types."""
+"""Cell agreement follows its formula, and is zero if one label stands for many cell types."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ def fitted(small: Reference, query: AnnData) -> Fitted:
 
 
 def by_cell(fitted: Fitted, chosen: Bools) -> tuple[float, float]:
-    """Return the correlation and the unexplained variance of some cells, by their definitions."""
+    """Return the correlation and the unexplained variance of the chosen cells, by definition."""
     scorer, best, neighbours = fitted
     assert scorer.logs is not None
     assert scorer.profiles is not None
@@ -60,26 +60,26 @@ def test_the_label_that_agrees_least_is_left_out(fitted: Fitted, n_batches: int)
         for label in frequent:
             yield by_cell((scorer, best, neighbours), best != label)
 
-    found = CellAgreement.fit(scorer, best, neighbours)
-    assert found == pytest.approx(max(candidates()))
-    assert found is not None
-    assert found.correlation > 0.8
+    agreement = CellAgreement.fit(scorer, best, neighbours)
+    assert agreement == pytest.approx(max(candidates()))
+    assert agreement is not None
+    assert agreement.correlation > 0.8
 
 
 def test_two_labels_are_both_compared(fitted: Fitted) -> None:
     scorer, best, neighbours = fitted
     two = (best > np.median(best)).astype(np.int64)
-    found = CellAgreement.fit(scorer, two, neighbours)
-    assert found == pytest.approx(by_cell((scorer, two, neighbours), np.ones(len(two), dtype=bool)))
+    agreement = CellAgreement.fit(scorer, two, neighbours)
+    assert agreement == pytest.approx(by_cell((scorer, two, neighbours), np.ones(len(two), dtype=bool)))
 
 
 def test_one_label_for_many_types_explains_nothing(fitted: Fitted) -> None:
     scorer, best, neighbours = fitted
-    right, one = (CellAgreement.fit(scorer, labels, neighbours) for labels in (best, np.zeros_like(best)))
+    right, single = (CellAgreement.fit(scorer, labels, neighbours) for labels in (best, np.zeros_like(best)))
     assert right is not None
-    assert one is not None
-    assert one.correlation == 0
-    assert one.unexplained > 2 * right.unexplained
+    assert single is not None
+    assert single.correlation == 0
+    assert single.unexplained > 2 * right.unexplained
 
 
 def test_the_order_of_cells_changes_rounding_only(fitted: Fitted) -> None:
@@ -87,8 +87,8 @@ def test_the_order_of_cells_changes_rounding_only(fitted: Fitted) -> None:
     assert scorer.logs is not None
     order = np.random.default_rng(0).permutation(len(best))
     moved = replace(scorer, logs=scorer.logs[order], batches=scorer.batches[order])
-    found = CellAgreement.fit(moved, best[order], np.argsort(order)[neighbours[order]])
-    assert found == pytest.approx(CellAgreement.fit(scorer, best, neighbours))
+    agreement = CellAgreement.fit(moved, best[order], np.argsort(order)[neighbours[order]])
+    assert agreement == pytest.approx(CellAgreement.fit(scorer, best, neighbours))
 
 
 def test_neighbours_and_expression_are_needed(fitted: Fitted) -> None:

@@ -1,4 +1,4 @@
-"""Compatibility is decided by the differences between labels, and its evidence names the numbers."""
+"""Compatibility depends on the differences between labels, and the evidence states the numbers."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ GENES = 120
 
 
 def tissue(seed: int, labels: int = 4) -> Profiles:
-    """Make up what labels express."""
+    """Return made-up expression profiles of labels."""
     random = np.random.default_rng(seed)
     return Profiles(random.gamma(1, 1, (labels, GENES)), random.uniform(0.2, 0.8, GENES))
 
@@ -42,7 +42,7 @@ def compared(logs: sparse.csr_matrix, best: Integers, profiles: Profiles) -> Com
 def cells_of(
     profiles: Profiles, best: Integers, seed: int = 0, offset: npt.NDArray[np.float64] | float = 0.0
 ) -> sparse.csr_matrix:
-    """Make up cells of such labels, in a study that has its own offset of each gene."""
+    """Return made-up cells of the labels `best`; `offset` is the batch effect on each gene."""
     noise = np.random.default_rng(seed).normal(0, 1, (len(best), GENES)) * profiles.within
     return sparse.csr_matrix(np.maximum(profiles.means[best] + noise + offset, 0).astype(np.float32))
 
@@ -56,18 +56,18 @@ def cells_of(
         ((300, 200, 0, 40), [0, 1, 3]),
     ],
 )
-def test_the_correlation_is_that_of_a_loop_over_genes_and_labels(sizes: tuple[int, ...], labels: list[int]) -> None:
+def test_the_correlation_equals_a_loop_over_genes_and_labels(sizes: tuple[int, ...], labels: list[int]) -> None:
     random = np.random.default_rng(2)
     profiles = tissue(0)
     best = random.permutation(np.repeat(np.arange(4), sizes))
     logs = cells_of(profiles, best, offset=random.normal(1, 1, GENES))
     values = logs.toarray().astype(np.float64)
-    # Of three labels or more, the one that agrees least is left out.
+    # With three labels or more, the label that agrees least is left out.
     choices = [[label for label in labels if label != out] for out in labels] if len(labels) > 2 else [labels]
     expected = max(looped(values, best, profiles, choice, sizes) for choice in choices)
-    found = compared(logs, best, profiles)
-    assert found.correlation == pytest.approx(expected)
-    assert found.labels == len(labels)
+    comparison = compared(logs, best, profiles)
+    assert comparison.correlation == pytest.approx(expected)
+    assert comparison.labels == len(labels)
 
 
 def looped(
@@ -79,64 +79,66 @@ def looped(
     for gene in range(GENES):
         within = profiles.within[gene] + 0.1 * np.median(profiles.within)
         weight = np.var(profiles.means[:, gene]) / within**2
-        here = [np.mean([values[cell, gene] for cell in np.flatnonzero(best == label)]) for label in labels]
-        there = [profiles.means[label, gene] for label in labels]
-        here, there = (
-            [value - sum(root * other for root, other in zip(roots, side, strict=True)) / sum(roots) for value in side]
-            for side in (here, there)
+        means = (
+            [np.mean([values[cell, gene] for cell in np.flatnonzero(best == label)]) for label in labels],
+            [profiles.means[label, gene] for label in labels],
         )
-        for root, one, other in zip(roots, here, there, strict=True):
-            both += weight * root * one * other
-            query_only += weight * root * one**2
-            reference_only += weight * root * other**2
+        query, reference = (
+            [value - sum(root * other for root, other in zip(roots, side, strict=True)) / sum(roots) for value in side]
+            for side in means
+        )
+        for root, q, r in zip(roots, query, reference, strict=True):
+            both += weight * root * q * r
+            query_only += weight * root * q**2
+            reference_only += weight * root * r**2
     return float(both / np.sqrt(query_only * reference_only))
 
 
-def test_a_type_that_hides_in_one_label_does_not_make_another_tissue() -> None:
-    here, elsewhere = tissue(0, labels=6), tissue(100, labels=6)
+def test_cells_of_an_unseen_type_in_one_label_leave_the_query_usable() -> None:
+    reference, elsewhere = tissue(0, labels=6), tissue(100, labels=6)
     best = np.random.default_rng(0).integers(5, size=300)
-    logs = cells_of(here, best)
+    logs = cells_of(reference, best)
     unseen = cells_of(elsewhere, np.zeros(300, dtype=np.int64), seed=1)
     both = sparse.csr_matrix(sparse.vstack([logs, unseen]))
     given = np.concatenate([best, np.full(300, 2)])
-    assert compatibility_of(both, given, here).usable
+    assert compatibility_of(both, given, reference).usable
 
 
 def test_a_comparison_does_not_depend_on_the_order_of_cells() -> None:
     best = np.random.default_rng(1).integers(4, size=20_000)
     logs = cells_of(tissue(0), best)
     order = np.random.default_rng(0).permutation(len(best))
-    found = compared(logs, best, tissue(0))
+    comparison = compared(logs, best, tissue(0))
     again = compared(sparse.csr_matrix(logs[order]), best[order], tissue(0))
-    assert dataclasses.astuple(again) == pytest.approx(dataclasses.astuple(found), abs=1e-12)
+    assert dataclasses.astuple(again) == pytest.approx(dataclasses.astuple(comparison), abs=1e-12)
 
 
 def compatibility_of(
     logs: sparse.csr_matrix, best: Integers, reference: Profiles, shifted: float = 1.5
 ) -> Compatibility:
-    """Return the compatibility of cells that lie farther from a reference than its own, as in any other study."""
+    """Return the compatibility of cells with a reference, at a score loss of `shifted`."""
     batches = np.zeros_like(best)
     match = LabelMatch.fit(logs, best, batches, reference, marker_genes(reference))
     return check_compatibility(compared(logs, best, reference), match.mean_contrast, shifted, 0.5, 0.05)
 
 
 @pytest.mark.parametrize("seed", range(5))
-def test_cells_of_the_same_tissue_keep_their_labels_and_those_of_another_do_not(seed: int) -> None:
+def test_cells_of_the_same_tissue_are_compatible_and_cells_of_another_are_not(seed: int) -> None:
     random = np.random.default_rng(seed)
-    here, elsewhere = tissue(seed), tissue(seed + 100)
+    reference, elsewhere = tissue(seed), tissue(seed + 100)
     best = random.integers(4, size=300)
     offset = random.normal(0.3, 0.3, GENES)
-    assert compatibility_of(cells_of(here, best, seed), best, here, shifted=0.0).kind == LIKE
-    # What a study does to all cells hardly counts.
-    assert compatibility_of(cells_of(here, best, seed, offset), best, here).kind == STUDY
-    other = compatibility_of(cells_of(elsewhere, best, seed), best, here)
+    assert compatibility_of(cells_of(reference, best, seed), best, reference, shifted=0.0).kind == LIKE
+    # A batch effect on all cells hardly counts.
+    assert compatibility_of(cells_of(reference, best, seed, offset), best, reference).kind == STUDY
+    other = compatibility_of(cells_of(elsewhere, best, seed), best, reference)
     assert other.kind == OTHER
     assert not other.usable
-    # Each label may be found in another tissue, but not so that the differences between them are the same.
-    assert compatibility_of(cells_of(here, (best + 1) % 4, seed), best, here).kind == OTHER
+    # With permuted labels, the differences between labels are not those of the reference.
+    assert compatibility_of(cells_of(reference, (best + 1) % 4, seed), best, reference).kind == OTHER
 
 
-def test_cells_that_do_not_differ_are_not_of_the_tissue() -> None:
+def test_identical_cells_have_no_correlation_with_the_reference() -> None:
     best = np.arange(200) % 4
     same = sparse.csr_matrix(np.ones((200, GENES), dtype=np.float32))
     assert compared(same, best, tissue(0)).correlation == pytest.approx(0)
@@ -161,7 +163,7 @@ def test_the_shift_is_the_median_over_labels_of_medians() -> None:
     id_scores = np.repeat([0.5, -1.0, -3.0, -90.0], [200, 10, 10, 9])
     best = np.repeat([0, 2, 3, 1], [200, 10, 10, 9])
     assert score_loss(id_scores, best, held_out) == pytest.approx(1 - -1)
-    # Too few of any label: all cells.
+    # Each label has too few cells, so the median is that of all cells.
     assert score_loss(np.array([0.0, 4.0, 5.0]), np.array([0, 1, 2]), held_out) == pytest.approx(1 - 4)
     assert score_loss(np.array([-2.0]), np.array([3]), held_out) == pytest.approx(3)
 
@@ -171,7 +173,7 @@ def test_the_median_is_that_of_all_held_out_scores() -> None:
     assert ConformalScores.fit(values).median == pytest.approx(np.median(values), abs=1e-3)
 
 
-def test_markers_are_those_of_a_loop_over_labels_and_genes() -> None:
+def test_marker_levels_equal_a_loop_over_labels_and_genes() -> None:
     random, sizes = np.random.default_rng(3), (100, 60, 9, 30)
     profiles = tissue(0)
     best = random.permutation(np.repeat(np.arange(4), sizes))
@@ -181,56 +183,56 @@ def test_markers_are_those_of_a_loop_over_labels_and_genes() -> None:
     means = {label: values[best == label].mean(axis=0) for label in kept}
     ratios = list[float]()
     for gene in range(GENES):
-        here = np.expm1(sum(sizes[label] * means[label][gene] for label in kept) / 190)
-        there = np.expm1(sum(sizes[label] * profiles.means[label][gene] for label in kept) / 190)
-        ratios += [here / there] if min(here, there) > 0.1 else []
+        query = np.expm1(sum(sizes[label] * means[label][gene] for label in kept) / 190)
+        reference = np.expm1(sum(sizes[label] * profiles.means[label][gene] for label in kept) / 190)
+        ratios += [query / reference] if min(query, reference) > 0.1 else []
     assert np.median(ratios) > 1.1
     for label in kept:
         mean, expressed = np.log1p(np.expm1(means[label]) / np.median(ratios)), list[float]()
         for name in range(4):
-            others = [profiles.means[place] for place in range(4) if place != name]
+            other_means = [profiles.means[index] for index in range(4) if index != name]
             leads = {
-                gene: (profiles.means[name][gene] - max(one[gene] for one in others)) / within[gene]
+                gene: (profiles.means[name][gene] - max(row[gene] for row in other_means)) / within[gene]
                 for gene in range(GENES)
             }
             markers = [gene for gene in sorted(leads, key=lambda gene: -leads[gene])[:20] if leads[gene] > 0]
             parts = []
             for gene in markers:
-                base = np.mean([one[gene] for one in others])
+                base = np.mean([row[gene] for row in other_means])
                 parts.append((mean[gene] - base) / max(profiles.means[name][gene] - base, 0.05))
             expressed.append(float(np.mean(np.clip(parts, -0.5, 1.5))))
         own.append(expressed.pop(label))
         other.append(max(expressed))
-    found = compared(logs, best, profiles)
-    assert found.own_markers == pytest.approx(np.average(own, weights=(100, 60, 30)))
-    assert found.other_markers == pytest.approx(np.average(other, weights=(100, 60, 30)))
+    comparison = compared(logs, best, profiles)
+    assert comparison.own_markers == pytest.approx(np.average(own, weights=(100, 60, 30)))
+    assert comparison.other_markers == pytest.approx(np.average(other, weights=(100, 60, 30)))
 
 
 def test_a_panel_of_genes_is_compared_like_all_genes() -> None:
-    here, best = tissue(0), np.arange(300) % 4
-    values = cells_of(here, best)
+    profiles, best = tissue(0), np.arange(300) % 4
+    values = cells_of(profiles, best)
     panel = values.copy()
     panel.data = np.log1p(np.expm1(values.data) * np.float32(5))
-    whole, part = (compared(logs, best, here) for logs in (values, panel))
+    whole, part = (compared(logs, best, profiles) for logs in (values, panel))
     assert part.own_markers == pytest.approx(whole.own_markers, abs=0.2)
     assert part.other_markers == pytest.approx(whole.other_markers, abs=0.1)
-    # Fewer counts of all genes are no panel.
+    # Fewer counts of all genes lower the marker level.
     less = values.copy()
     less.data = np.log1p(np.expm1(values.data) / np.float32(30))
-    own = compared(less, best, here).own_markers
+    own = compared(less, best, profiles).own_markers
     assert own is not None
     assert own < 0.3
 
 
-def test_cells_of_one_type_are_told_from_those_of_another_tissue_by_their_markers() -> None:
-    here, elsewhere, alone = tissue(0), tissue(100), np.full(100, 2)
+def test_markers_separate_cells_of_one_type_from_cells_of_another_tissue() -> None:
+    reference, elsewhere, alone = tissue(0), tissue(100), np.full(100, 2)
     for shifted in (0.0, 9.0):
-        assert compatibility_of(cells_of(here, alone), alone, here, shifted).usable
-        strange = compatibility_of(cells_of(elsewhere, alone), alone, here, shifted)
+        assert compatibility_of(cells_of(reference, alone), alone, reference, shifted).usable
+        strange = compatibility_of(cells_of(elsewhere, alone), alone, reference, shifted)
         assert re.search(r"markers of their labels at -?\d+%", strange.evidence)
         assert not strange.usable
-        # The cells have another label of the reference.
-        assert not compatibility_of(cells_of(here, alone - 1), alone, here, shifted).usable
+        # The cells are of one type of the reference and have the label of another.
+        assert not compatibility_of(cells_of(reference, alone - 1), alone, reference, shifted).usable
 
 
 @pytest.mark.parametrize(
@@ -270,7 +272,7 @@ def test_the_evidence_names_the_numbers(
         # The correlation counts as 0.65 where no two labels can be compared.
         (None, 0.5, 0.4, 0.18, STUDY, "markers of their labels at 40%"),
         (None, 0.5, 0.4, 0.2, OTHER, "similarity 0.99, expected at least 1"),
-        # Markers of another label above the own markers refuse the query, whatever the contrast is.
+        # A query is refused if another label's markers exceed the own markers, whatever the contrast.
         (0.9, 3.0, 0.8, 0.85, STUDY, "r = 0.90"),
         (0.9, 3.0, 0.8, 0.86, OTHER, "at 80% of the usual level, and the markers of another label at 86%"),
         (0.9, 3.0, -0.2, -0.004, OTHER, "at 0% of the usual level, and the markers of another label at 0%"),
@@ -312,40 +314,38 @@ def test_the_labels_have_to_explain_the_differences_between_cells(cells: CellAgr
     [
         (1.0, 0.84, 1.3, STUDY),
         (0.99, 0.84, 1.3, OTHER),
-        # Cells that lie near, or correlate well, are of another tissue only where hardly anything is kept.
+        # With a low score loss or a high correlation, a contrast of 0.6 is enough.
         (0.6, 0.84, 1.2, STUDY),
         (0.6, 0.85, 1.3, STUDY),
         (0.59, 0.89, 0.0, OTHER),
-        # A missing type took over a label.
+        # At a correlation of 0.9, a low contrast means that a missing type has one of the labels.
         (0.1, 0.9, 1.3, STUDY),
         (None, 0.65, 1.3, STUDY),
     ],
 )
-def test_three_labels_have_to_keep_what_sets_them_apart(
-    kept: float | None, correlation: float, shifted: float, kind: Kind
-) -> None:
+def test_three_labels_need_a_mean_contrast(kept: float | None, correlation: float, shifted: float, kind: Kind) -> None:
     result = check_compatibility(Comparison(3, correlation, 0.8, 0.2), kept, shifted, 0.5, 0.05)
     assert result.kind == kind
     if kind == OTHER:
         least = 1 if kept == 0.99 else 0.6
         assert f"mean contrast {kept:.2f}, expected at least {least}" in result.evidence
-    # Where there is no similarity, so have two.
+    # Two labels without a similarity need the contrast too.
     assert check_compatibility(Comparison(2, correlation, None, None), kept, shifted, 0.5, 0.05).kind == kind
-    # Two labels have but each other to tell a batch effect by.
+    # With a similarity, the contrast of two labels does not decide: two labels do not show a batch effect.
     assert check_compatibility(Comparison(2, correlation, 0.8, 0.2), kept, shifted, 0.5, 0.05).usable
 
 
-def test_own_markers_above_those_of_the_reference_count_as_one_but_are_held_against_those_of_others() -> None:
+def test_the_similarity_counts_own_markers_as_one_at_most() -> None:
     result = check_compatibility(Comparison(2, 0.9, 1.3, 1.2), 1.0, 9.0, 0.5, 0.05)
     assert result.usable
     assert result.values["similarity"] == pytest.approx(0.9 + 0.2 + 1 - 0.96)
-    # Markers without a contrast make no similarity; then the familiarity counts.
+    # Without a contrast there is no similarity, and the score loss decides.
     assert check_compatibility(Comparison(1, None, 0.8, 0.2), None, 3.0, 0.5, 0.05).usable
     assert not check_compatibility(Comparison(1, None, 0.8, 0.2), None, 3.1, 0.5, 0.05).usable
 
 
-def test_markers_of_few_of_the_cells_count_for_nothing() -> None:
-    """No gene leads in most labels: label 1 expresses whatever the others do, and more."""
+def test_marker_genes_of_one_label_alone_give_no_marker_level() -> None:
+    """Label 1 expresses every gene more than label 0, so label 0 has no marker genes."""
     random = np.random.default_rng(0)
     means = np.concatenate([random.gamma(1, 1, (1, GENES)), np.full((1, GENES), 9.0)])
     profiles = Profiles(means, np.full(GENES, 0.5))

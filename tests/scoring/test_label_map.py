@@ -23,7 +23,7 @@ def read(rows: Any) -> LabelMap:
     return LabelMap.from_rows(converted(rows, "labels.json", list[LabelRow]))
 
 
-def test_rows_come_back_as_they_went() -> None:
+def test_a_label_map_survives_a_round_trip() -> None:
     labels = LabelMap(("alpha", "beta"), ("CL:0000171", None))
     assert labels.to_list() == ROWS
     assert read(ROWS) == labels
@@ -47,7 +47,7 @@ def test_rows_come_back_as_they_went() -> None:
         (("a", "b"), (None, "CL\n"), "is no Cell Ontology id, such as CL:0000169"),
     ],
 )
-def test_what_is_no_label_map_is_refused(names: tuple[str, ...], ids: tuple[str | None, ...], message: str) -> None:
+def test_invalid_labels_are_refused(names: tuple[str, ...], ids: tuple[str | None, ...], message: str) -> None:
     with pytest.raises(LabelsError, match=message):
         LabelMap(names, ids)
 
@@ -65,7 +65,7 @@ def test_what_is_no_label_map_is_refused(names: tuple[str, ...], ids: tuple[str 
     ],
     ids=["order", "number", "field", "another field", "twice", "text", "no rows"],
 )
-def test_rows_that_are_damaged_are_refused(rows: Any, message: str) -> None:
+def test_damaged_rows_are_refused(rows: Any, message: str) -> None:
     with pytest.raises(DamagedReference, match=message):
         read(rows)
 
@@ -73,17 +73,17 @@ def test_rows_that_are_damaged_are_refused(rows: Any, message: str) -> None:
 @pytest.mark.parametrize(
     "folder", [SHIPPED, DATA / "format_1" / "counts", DATA / "format_2" / "embedded"], ids=lambda folder: folder.name
 )
-def test_stored_labels_come_back_to_the_byte(folder: Path) -> None:
+def test_stored_labels_survive_a_round_trip_byte_for_byte(folder: Path) -> None:
     content = (folder / "labels.json").read_bytes()
     assert dumped(read(parsed(content, "labels.json")).to_list()) == content
 
 
 def test_many_labels_take_little_time() -> None:
-    names = tuple(f"label {place}" for place in range(50_000))
+    names = tuple(f"label {index}" for index in range(50_000))
     with pytest.raises(LabelsError, match="label 7 occurs more than once"):
         LabelMap((*names, "label 7"), (None,) * 50_001)
-    with pytest.raises(LabelsError, match="label 0, .* occurs more than once") as told:
+    with pytest.raises(LabelsError, match="label 0, .* occurs more than once") as refused:
         LabelMap(names * 2, (None,) * 100_000)
-    assert len(str(told.value)) < 200
+    assert len(str(refused.value)) < 200
     labels = LabelMap(names, (None,) * 50_000)
     assert read(labels.to_list()) == labels

@@ -1,4 +1,4 @@
-"""Contrast and marker genes separate known labels from missing types that were given the label."""
+"""Contrast and marker genes separate known labels from missing types with the same label."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ Array = npt.NDArray[np.float64]
 
 
 def made_up(seed: int = 0, genes: int = 60) -> tuple[Profiles, Array, Integers, Integers]:
-    """Give profiles of four labels, and the log expression, labels and batches of cells that have them."""
+    """Return profiles of four labels, and log expression, labels and batches of made-up cells."""
     random = np.random.default_rng(seed)
     means = random.gamma(1, 1, (4, genes))
     best, batches = np.repeat(np.arange(4), 50), np.arange(200) % 2
@@ -27,7 +27,7 @@ def made_up(seed: int = 0, genes: int = 60) -> tuple[Profiles, Array, Integers, 
 
 
 def matched(logs: Any, best: Integers, batches: Integers, profiles: Profiles) -> LabelMatch:
-    """Return the match of labels; vectors, which are dense, have no marker genes."""
+    """Return the label match; dense values are vectors and have no marker genes."""
     return LabelMatch.fit(logs, best, batches, profiles, marker_genes(profiles) if sparse.issparse(logs) else [])
 
 
@@ -35,21 +35,21 @@ def contrasts_of(logs: Any, best: Integers, batches: Integers, profiles: Profile
     return matched(logs, best, batches, profiles).contrast
 
 
-def test_contrasts_are_the_formula_in_plain_loops() -> None:
+def test_contrasts_equal_the_formula_in_plain_loops() -> None:
     profiles, logs, best, batches = made_up()
-    found = contrasts_of(sparse.csr_matrix(logs), best, batches, profiles)
+    contrasts = contrasts_of(sparse.csr_matrix(logs), best, batches, profiles)
     within = profiles.within + 0.1 * np.median(profiles.within)
     weights = profiles.means.var(axis=0) / within**2
     roots = np.sqrt(weights / weights.sum())
     for batch in range(2):
         means = np.stack([logs[(best == label) & (batches == batch)].mean(axis=0) for label in range(4)])
         for label in range(4):
-            others = [other for other in range(4) if other != label]
-            effect = np.median((means - profiles.means)[others], axis=0)
+            other_labels = [other for other in range(4) if other != label]
+            effect = np.median((means - profiles.means)[other_labels], axis=0)
             a = (means[label] - effect - profiles.means.mean(axis=0)) * roots
             p = (profiles.means[label] - profiles.means.mean(axis=0)) * roots
-            assert found[batch, label] == pytest.approx(-np.log(1.02 - a @ p / np.sqrt((a @ a) * (p @ p) + 1e-12)))
-    np.testing.assert_allclose(contrasts_of(logs, best, batches, profiles), found)
+            assert contrasts[batch, label] == pytest.approx(-np.log(1.02 - a @ p / np.sqrt((a @ a) * (p @ p) + 1e-12)))
+    np.testing.assert_allclose(contrasts_of(logs, best, batches, profiles), contrasts)
 
 
 def test_known_labels_keep_their_contrast_through_a_batch_effect_and_missing_types_do_not() -> None:
@@ -68,14 +68,14 @@ def test_labels_without_cells_have_no_contrast() -> None:
     some = best != 3
     contrasts = contrasts_of(sparse.csr_matrix(logs[some]), best[some], batches[some], profiles)
     assert (contrasts[:, 3] == 0).all()
-    one = best == 0
-    alone = contrasts_of(sparse.csr_matrix(logs[one]), best[one], batches[one], profiles)
+    first = best == 0
+    alone = contrasts_of(sparse.csr_matrix(logs[first]), best[first], batches[first], profiles)
     assert np.isfinite(alone).all()
     assert alone.shape == (2, 4)
 
 
 def test_a_marker_deficit_lowers_the_match_of_a_label() -> None:
-    # Fifteen markers for each of four labels, of which the last is rare.
+    # Each of the four labels has 15 markers; the last label is rare.
     profiles = Profiles(np.kron(np.eye(4), np.full(15, 2.0)), np.full(60, 0.5))
     best, batches = np.repeat([0, 1, 2, 3], [30, 20, 20, 9]), np.zeros(79, dtype=np.int64)
     # The first label has 3/4 of its markers' expression, the second more than the reference.
@@ -84,7 +84,7 @@ def test_a_marker_deficit_lowers_the_match_of_a_label() -> None:
     deficit = [[0.75 - (0.7 + 0.95) / 2, 0, 0, 0]]
     np.testing.assert_allclose(match.marker_deficit, deficit, atol=1e-12)
     np.testing.assert_allclose(match.score, match.contrast + 1.5 * np.array(deficit))
-    # Nine markers are too few, vectors have none, and a label that is alone is compared with the usual level.
+    # Nine markers are too few, and vectors have none. A single label is compared with the usual level.
     few = np.concatenate([np.arange(label * 15, label * 15 + 9) for label in range(4)])
     panel = Profiles(profiles.means[:, few], profiles.within[few])
     assert not matched(sparse.csr_matrix(logs[:, few]), best, batches, panel).marker_deficit.any()

@@ -1,4 +1,4 @@
-"""Numbers of cells add up over the parts of a query."""
+"""Cell counts add up over the parts of a query."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ def tally(annotation: Annotation, part: slice) -> Tally:
 
 
 @pytest.mark.parametrize("cut", [0, 1, 5, 12])
-def test_parts_add_up(annotation: Annotation, cut: int) -> None:
+def test_cell_counts_of_parts_add_up(annotation: Annotation, cut: int) -> None:
     changed = dataclasses.replace(
         annotation,
         empty=np.arange(12) == 3,

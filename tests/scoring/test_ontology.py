@@ -1,4 +1,4 @@
-"""Labels that are too close to call get the term that they share, where it says something."""
+"""Uncertain cells get the Cell Ontology term that their labels share, if the term is specific enough."""
 
 from __future__ import annotations
 
@@ -65,7 +65,7 @@ def broad(labels: dict[str, str | None], certainty: float = 0.95, **probabilitie
         (PANCREAS, {"beta": 0.6, "mast": 0.4}, UNKNOWN),
     ],
 )
-def test_labels_too_close_to_call(
+def test_uncertain_cells_get_the_shared_term(
     labels: dict[str, str | None], probabilities: dict[str, float], expected: str
 ) -> None:
     assert broad(dict(labels), **probabilities) == expected
@@ -73,17 +73,17 @@ def test_labels_too_close_to_call(
 
 def test_labels_without_ids_stay_as_they_are() -> None:
     assert broad({"x": None, "y": None}, x=0.6, y=0.4) == "x"
-    # Of one label alone something is known: the other keeps its name, and the known one has nothing to share.
+    # Only "CD4 T" has an id, so it shares no term with "y"; cells of "y" keep that name.
     assert broad({"CD4 T": BLOOD["CD4 T"], "y": None}, CD4_T=0.4, y=0.6) == "y"
     assert broad({"CD4 T": BLOOD["CD4 T"], "y": None}, CD4_T=0.6, y=0.4) == UNKNOWN
     assert broad({"CD4 T": "CL:9999999", "y": None}, CD4_T=0.6, y=0.4) == "CD4 T"
 
 
-def test_a_label_that_is_above_another_covers_it() -> None:
+def test_a_label_covers_the_labels_of_its_subtypes() -> None:
     assert broad({"T": "CL:0000084", "CD4 T": BLOOD["CD4 T"]}, T=0.5, CD4_T=0.5) == "T cell"
 
 
-def test_each_cell_gets_what_it_would_get_alone() -> None:
+def test_the_term_of_a_cell_does_not_depend_on_other_cells() -> None:
     random = np.random.default_rng(0)
     rows = random.dirichlet(np.full(len(BLOOD), 0.2), 300)
     rows[0] = 0  # a cell without counts
@@ -116,10 +116,10 @@ probabilities_of_cells = st.lists(st.floats(0.001, 1), min_size=len(BLOOD), max_
 
 
 @given(probabilities_of_cells, st.floats(0, 0.999), st.floats(0, 0.999))
-def test_the_term_is_the_most_specific_one_that_is_certain(weights: list[float], one: float, other: float) -> None:
+def test_the_term_is_the_most_specific_certain_term(weights: list[float], first: float, second: float) -> None:
     row = np.array([weights]) / np.sum(weights)
     among, table = broad_labels(dict(BLOOD)), ontology()
-    low, high = sorted((one, other))
+    low, high = sorted((first, second))
     terms = [among.term_ids[among.assign(row, certainty)[0]] for certainty in (low, high)]
     best = list(BLOOD.values())[int(row.argmax())]
     for certainty, term in zip((low, high), terms, strict=True):
@@ -131,7 +131,7 @@ def test_the_term_is_the_most_specific_one_that_is_certain(weights: list[float],
         if term != NO_TERM:
             assert term in table.above(best)
             assert share[term] > certainty - 1e-9
-        # No term between the label and the chosen one is certain.
+        # No term between the label and the chosen term is certain.
         below = [a for a in share if term == NO_TERM or (term in table.above(a) and a != term)]
         informative = [a for a in below if table.below.get(a, 0) <= 600]
         assert all(share[a] < certainty + 1e-9 for a in informative)
@@ -140,7 +140,7 @@ def test_the_term_is_the_most_specific_one_that_is_certain(weights: list[float],
     assert terms[0] != NO_TERM or terms[1] == NO_TERM
 
 
-def test_ids_are_those_that_cellxgene_accepts() -> None:
+def test_ids_that_cellxgene_refuses_become_unknown() -> None:
     assert [term_of(id) for id in ("CL:0000169", None, "", "CL:9999999", "CL:0000255", "CL:0000548")] == [
         "CL:0000169",
         *["unknown"] * 5,
@@ -166,7 +166,7 @@ def test_obsolete_ids_are_replaced() -> None:
     np.testing.assert_array_equal(labels.under[0], labels.under[1])
 
 
-def test_a_label_of_the_name_of_a_term_keeps_its_own_id() -> None:
+def test_a_label_named_like_a_term_keeps_its_own_id() -> None:
     labels = {"CD4 T": BLOOD["CD4 T"], "CD8 T": BLOOD["CD8 T"], "mature alpha-beta T cell": None}
     among = broad_labels(labels)
     codes = among.assign(np.array([[0.5, 0.5, 0.0], [0.0, 0.0, 1.0]]), 0.95)
@@ -174,7 +174,7 @@ def test_a_label_of_the_name_of_a_term_keeps_its_own_id() -> None:
     assert [among.term_ids[code] for code in codes] == ["CL:0000791", "unknown"]
 
 
-def test_the_table_is_the_published_one() -> None:
+def test_the_table_equals_the_published_table() -> None:
     content = (files("spikgpt") / "resources" / "cell_ontology.tsv.gz").read_bytes()
     assert hashlib.sha256(content).hexdigest() == SHA256
     table = ontology()
@@ -189,10 +189,10 @@ SHA256 = "6ddf9b8b667a4df2e20b532bda8cbc9f45514650ddbd26d70052b7c0ad09dda9"
 
 def test_many_labels_take_little_time() -> None:
     terms = list(ontology().names)
-    names = tuple(f"label {place}" for place in range(10_000))
-    labels = LabelMap(names, tuple(terms[place % len(terms)] for place in range(len(names))))
+    names = tuple(f"label {index}" for index in range(10_000))
+    labels = LabelMap(names, tuple(terms[index % len(terms)] for index in range(len(names))))
     start = time.process_time()
-    found = BroadLabels.from_labels(labels)
+    result = BroadLabels.from_labels(labels)
     assert time.process_time() - start < 2
-    assert found.under.shape == (len(names), len(found.codes))
-    assert found.under[:, -1].all()
+    assert result.under.shape == (len(names), len(result.codes))
+    assert result.under[:, -1].all()

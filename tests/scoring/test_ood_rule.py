@@ -40,7 +40,7 @@ def unknown(x: Array, best: Integers, batches: Integers, contrasts: Any = KEPT, 
     return rule_of(x, best, batches, contrasts, **changed).margins(x, best, batches) < 0
 
 
-def test_cutoffs_are_the_formula_in_plain_loops() -> None:
+def test_cutoffs_equal_the_formula_in_plain_loops() -> None:
     random = np.random.default_rng(1)
     x, best, batches = query(1, (100, 80, 60, 9))
     x -= 1.5 * (best == 2)
@@ -48,30 +48,33 @@ def test_cutoffs_are_the_formula_in_plain_loops() -> None:
     shares = np.array([0.5, 0.4, 0.05, 0.05])
     rule = rule_of(x, best, batches, contrasts, held_out_medians=baselines, held_out_shares=shares)
     for batch in range(2):
-        here = [cell for cell in range(len(x)) if batches[cell] == batch]
-        own = {label: [x[cell] - 0.5 * baselines[label] for cell in here if best[cell] == label] for label in range(4)}
+        cells_of_batch = [cell for cell in range(len(x)) if batches[cell] == batch]
+        own = {
+            label: [x[cell] - 0.5 * baselines[label] for cell in cells_of_batch if best[cell] == label]
+            for label in range(4)
+        }
         levels = {label: float(np.quantile(values, 0.9)) for label, values in own.items() if len(values) >= 10}
         middle = float(np.median(list(levels.values())))
         for label in range(4):
             e = levels[label] - middle if label in levels else 0.0
-            n = np.log((len(own[label]) / len(here) + 0.01) / (shares[label] + 0.01))
+            n = np.log((len(own[label]) / len(cells_of_batch) + 0.01) / (shares[label] + 0.01))
             cut = max(e, 0) + 0.65 * min(e, 0) + (0.6 * min(max(n, 0), 1) if e < 0 else 0)
             cut += middle + 0.5 * baselines[label] - 0.6 * contrasts[batch, label] - 1
-            # The labels of enough cells are known in the other batch, in about the same share.
+            # Labels with enough cells are known in the other batch, with about the same share.
             cut -= 0.6 * 0.4 * (label != 3)
             assert rule.cutoffs[batch, label] == pytest.approx(cut)
 
 
-def test_a_batch_that_lies_far_away_as_a_whole_loses_no_cell() -> None:
+def test_no_cell_is_unknown_in_a_batch_that_is_far_as_a_whole() -> None:
     x, best, batches = query()
     far = x - 5 * (batches == 1)
     assert not unknown(far, best, batches).any()
-    # Without the batches, the far one falls below the level of the neighbours one.
+    # Without batches, the far batch falls below the level of the other.
     pooled = unknown(far, best, np.zeros_like(batches))
     assert pooled[batches == 1].mean() > 0.9
 
 
-def test_a_label_whose_cells_are_all_changed_alike_is_known_while_it_keeps_its_contrast() -> None:
+def test_a_label_with_low_scores_is_known_while_it_keeps_its_contrast() -> None:
     x, best, batches = query()
     changed = best == 2
     contrasts = np.full((2, 5), KEPT)
@@ -81,7 +84,7 @@ def test_a_label_whose_cells_are_all_changed_alike_is_known_while_it_keeps_its_c
     assert not unknown(x - 2.0 * changed, best, batches, contrasts)[~changed].any()
 
 
-def test_a_low_label_that_holds_more_cells_than_expected_is_likelier_a_missing_type() -> None:
+def test_more_cells_than_expected_raise_the_cutoff_of_a_label_with_low_scores() -> None:
     x, best, batches = query(n_batches=1)
     low = x - 1.0 * (best == 2)
     expected = np.bincount(best) / len(best)
@@ -91,15 +94,15 @@ def test_a_low_label_that_holds_more_cells_than_expected_is_likelier_a_missing_t
     np.testing.assert_allclose(np.delete(after.cutoffs - before.cutoffs, 2, axis=1), 0, atol=1e-9)
 
 
-def test_the_lower_one_of_two_groups_of_a_label_is_unknown_as_a_whole() -> None:
+def test_the_lower_of_two_groups_of_a_label_is_unknown() -> None:
     random = np.random.default_rng(0)
     best, batches = np.repeat([0, 1, 2], 100), np.zeros(300, dtype=np.int64)
     x = random.normal(1, 0.2, 300)
     for size in (20, 80):
         lower = (best == 0) & (np.arange(300) < size)
-        found = unknown(x - 2.6 * lower, best, batches)
-        np.testing.assert_array_equal(found, lower)
-    # A few cells, or groups that are close, are no group.
+        is_unknown = unknown(x - 2.6 * lower, best, batches)
+        np.testing.assert_array_equal(is_unknown, lower)
+    # A few cells, or cells with slightly lower scores, form no group.
     for size, gap in ((14, 1.5), (50, 0.5)):
         assert not unknown(x - gap * ((best == 0) & (np.arange(300) < size)), best, batches).any()
 
@@ -125,19 +128,19 @@ def test_small_samples_have_margins(size: int) -> None:
     assert np.isfinite(rule.margins(x, best, batches)).all()
 
 
-def test_a_label_that_another_batch_has_in_the_same_share_matches_better() -> None:
+def test_the_cutoff_is_lower_if_another_batch_has_the_label_in_the_same_share() -> None:
     x, best, batches = query(5, (200, 150, 100))
 
     def cutoff(kept: Any, low: Any) -> float:
-        """Return the cut-off of the second label in the second batch, with some cells left out and some low."""
+        """Return the cut-off of the second label in the second batch, for the cells `kept`, of which `low` are low."""
         return float(rule_of(np.where(low, x - 9, x)[kept], best[kept], batches[kept]).cutoffs[1, 1])
 
     everywhere, nowhere = np.ones(len(x), dtype=bool), np.zeros(len(x), dtype=bool)
-    there, gain = (best == 1) & (batches == 0), 0.6 * 0.4
+    in_other_batch, gain = (best == 1) & (batches == 0), 0.6 * 0.4
     whole = cutoff(everywhere, nowhere)
-    # Not where the other batch does not have the label, has too little of it, or all of its cells there are Unknown.
-    rare = ~there | (np.cumsum(there) <= 25)
-    for kept, low in ((rare, nowhere), (~there, nowhere), (everywhere, there)):
+    # The gain is lost if the other batch has no or few cells of the label, or only Unknown cells.
+    rare = ~in_other_batch | (np.cumsum(in_other_batch) <= 25)
+    for kept, low in ((rare, nowhere), (~in_other_batch, nowhere), (everywhere, in_other_batch)):
         assert cutoff(kept, low) - whole > gain - 0.05
 
 
@@ -152,7 +155,7 @@ def test_a_missing_type_without_the_markers_of_its_label_is_unknown() -> None:
 
 
 def by_hand(evidence: OODEvidence, best: Integers, batches: Integers, neighbours: Rows) -> list[float]:
-    """Return the averaged scores of cells that are their own sample, in plain loops."""
+    """Return averaged scores by plain loops, with all cells as the sample."""
     cells = range(len(best))
     scores = list(evidence.id_score)
     if evidence.marker_excess is not None:
@@ -170,8 +173,8 @@ def by_hand(evidence: OODEvidence, best: Integers, batches: Integers, neighbours
     return scores
 
 
-def of_labels(seed: int = 0, sizes: tuple[int, ...] = (80, 60, 50, 40, 30)) -> tuple[Array, Integers, Integers, Rows]:
-    """Give id_score, labels, batches and neighbours of made-up cells; the neighbours are of the same label."""
+def made_up(seed: int = 0, sizes: tuple[int, ...] = (80, 60, 50, 40, 30)) -> tuple[Array, Integers, Integers, Rows]:
+    """Return ID scores, labels, batches and neighbours of made-up cells; neighbours share a label."""
     random = np.random.default_rng(seed)
     best = random.permutation(np.repeat(np.arange(len(sizes)), sizes))
     neighbours = np.stack([random.choice(np.flatnonzero(best == label), 14) for label in best])
@@ -186,21 +189,19 @@ def averaged(id_score: Floats, best: Integers, batches: Integers, neighbours: Ro
 @pytest.mark.parametrize("with_excess", [True, False])
 @pytest.mark.parametrize("sizes", [(100, 80, 60, 20, 10, 9), (150,), (50, 0, 50, 3)])
 @pytest.mark.parametrize("n_batches", [1, 3])
-def test_averaged_scores_are_those_of_a_loop_over_cells(
-    sizes: tuple[int, ...], with_excess: bool, n_batches: int
-) -> None:
+def test_averaged_scores_equal_a_loop_over_cells(sizes: tuple[int, ...], with_excess: bool, n_batches: int) -> None:
     random = np.random.default_rng(1)
     best = random.permutation(np.repeat(np.arange(len(sizes)), sizes))
     batches, neighbours = random.integers(n_batches, size=len(best)), random.integers(len(best), size=(len(best), 14))
     excess = random.gamma(2, 0.5, len(best)) + batches if with_excess else None
     evidence = OODEvidence(random.normal(np.arange(len(sizes))[best], 1), excess)
-    found = ScoreAverager.fit(evidence, best, batches, neighbours).average(evidence, batches, neighbours)
-    np.testing.assert_allclose(found, by_hand(evidence, best, batches, neighbours), atol=1e-12)
+    averages = ScoreAverager.fit(evidence, best, batches, neighbours).average(evidence, batches, neighbours)
+    np.testing.assert_allclose(averages, by_hand(evidence, best, batches, neighbours), atol=1e-12)
 
 
-def test_cells_beside_the_sample_are_averaged_with_their_neighbours_in_it() -> None:
+def test_cells_outside_the_sample_are_averaged_with_neighbours_in_the_sample() -> None:
     random = np.random.default_rng(0)
-    id_score, best, batches, neighbours = of_labels()
+    id_score, best, batches, neighbours = made_up()
     fitted = ScoreAverager.fit(OODEvidence(id_score, random.gamma(2, 0.5, len(best))), best, batches, neighbours)
     around = neighbours[:1]
     alone = -2.0 - min(1.0 - fitted.median_excess[1], 0.5)
@@ -210,7 +211,7 @@ def test_cells_beside_the_sample_are_averaged_with_their_neighbours_in_it() -> N
 
 
 def test_averaged_scores_depend_on_neither_chunks_nor_order() -> None:
-    id_score, best, batches, neighbours = of_labels()
+    id_score, best, batches, neighbours = made_up()
     excess = np.random.default_rng(3).gamma(2, 0.5, len(best))
     fitted = ScoreAverager.fit(OODEvidence(id_score, excess), best, batches, neighbours)
     whole = fitted.average(OODEvidence(id_score, excess), batches, neighbours)
@@ -219,13 +220,13 @@ def test_averaged_scores_depend_on_neither_chunks_nor_order() -> None:
         some = fitted.average(OODEvidence(id_score[part], excess[part]), batches[part], neighbours[part])
         np.testing.assert_allclose(some, whole[part], atol=1e-12)
     order = np.concatenate(parts)
-    place = np.argsort(order)
-    again = averaged(id_score[order], best[order], batches[order], place[neighbours[order]], excess[order])
+    position = np.argsort(order)
+    again = averaged(id_score[order], best[order], batches[order], position[neighbours[order]], excess[order])
     np.testing.assert_allclose(again, whole[order], atol=1e-12)
 
 
-def test_one_odd_cell_among_similar_cells_scores_like_these() -> None:
-    id_score, best, batches, neighbours = of_labels()
+def test_one_odd_cell_scores_like_its_neighbours() -> None:
+    id_score, best, batches, neighbours = made_up()
     odd = int(np.flatnonzero(best == 0)[0])
     neighbours[neighbours == odd] = neighbours[odd, 0]
     before = averaged(id_score, best, batches, neighbours)
@@ -235,8 +236,8 @@ def test_one_odd_cell_among_similar_cells_scores_like_these() -> None:
     np.testing.assert_allclose(np.delete(after, odd), np.delete(before, odd), atol=0.02)
 
 
-def test_marker_excess_lowers_scores_up_to_a_bound_and_not_where_the_batch_has_it() -> None:
-    id_score, best, batches, neighbours = of_labels()
+def test_marker_excess_lowers_scores_up_to_a_bound_unless_the_whole_batch_has_it() -> None:
+    id_score, best, batches, neighbours = made_up()
     nothing = np.zeros(len(best))
     plain = averaged(id_score, best, batches, neighbours)
     np.testing.assert_allclose(averaged(id_score, best, batches, neighbours, nothing), plain, atol=1e-12)
@@ -257,6 +258,6 @@ def test_small_samples_without_neighbours_have_averaged_scores(size: int, with_e
     random = np.random.default_rng(0)
     evidence = OODEvidence(random.normal(size=size), random.random(size) if with_excess else None)
     best, batches, neighbours = random.integers(3, size=size), np.zeros(size, int), np.empty((size, 0), dtype=np.int64)
-    found = ScoreAverager.fit(evidence, best, batches, neighbours).average(evidence, batches, neighbours)
-    assert found.shape == (size,)
-    assert np.isfinite(found).all()
+    averages = ScoreAverager.fit(evidence, best, batches, neighbours).average(evidence, batches, neighbours)
+    assert averages.shape == (size,)
+    assert np.isfinite(averages).all()

@@ -1,4 +1,4 @@
-"""Fine clusters: the same for any order of the cells, from one seed, and of one cell type each."""
+"""Overclustering does not depend on cell order or random state, and a cluster has cells of one type."""
 
 from __future__ import annotations
 
@@ -41,7 +41,7 @@ def test_a_cluster_has_cells_of_one_group() -> None:
 
 
 @pytest.mark.parametrize("seed", range(3))
-def test_neither_order_nor_other_random_numbers_change_the_clusters(seed: int) -> None:
+def test_clusters_depend_on_neither_cell_order_nor_random_state(seed: int) -> None:
     points, _ = three_groups(seed)
     order = np.random.default_rng(seed).permutation(len(points))
     expected = clusters_of(points)
@@ -49,7 +49,7 @@ def test_neither_order_nor_other_random_numbers_change_the_clusters(seed: int) -
     np.testing.assert_array_equal(clusters_of(points[order]), expected[order])
 
 
-def test_the_random_numbers_of_the_user_stay() -> None:
+def test_the_random_state_of_the_user_is_unchanged() -> None:
     random.seed(3)
     expected = random.random()
     random.seed(3)
@@ -65,7 +65,7 @@ def test_the_resolution_is_that_of_celltypist(cells: int, value: int) -> None:
 
 
 @given(arrays.arrays(np.int32, (5, 7), elements=st.integers(0, 3)))
-def test_the_most_frequent_code(codes: np.ndarray) -> None:
+def test_the_first_of_the_most_frequent_codes_is_chosen(codes: np.ndarray) -> None:
     for row, code in zip(codes, most_frequent(codes), strict=True):
         counts = np.bincount(row)
         assert counts[code] == counts.max()

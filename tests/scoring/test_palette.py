@@ -1,4 +1,4 @@
-"""Colours stay the same from query to query, and differ for all eyes."""
+"""Label colours are the same for every query, and differ with and without colour blindness."""
 
 from __future__ import annotations
 
@@ -22,10 +22,12 @@ def test_the_first_colours_never_change() -> None:
 @pytest.mark.parametrize(
     ("labels", "apart", "apart_for_most"), [(7, 0.075, 0.14), (20, 0.045, 0.08), (60, 0.035, 0.06), (150, 0.02, 0.035)]
 )
-def test_no_two_labels_look_alike_to_any_eyes(labels: int, apart: float, apart_for_most: float) -> None:
-    colors = seen((*palette(labels), UNKNOWN_COLOR))  # (3 kinds of eyes, labels + 1, 3)
+def test_label_colours_differ_with_and_without_colour_blindness(
+    labels: int, apart: float, apart_for_most: float
+) -> None:
+    colors = seen((*palette(labels), UNKNOWN_COLOR))  # (3 kinds of colour vision, labels + 1, 3)
     distances = np.linalg.norm(colors[:, :, None] - colors[:, None], axis=3) + np.eye(labels + 1)
-    # The eyes of most people see more of a difference than the others.
+    # Differences are larger with usual colour vision.
     assert distances.min() >= apart
     assert distances[0].min() >= apart_for_most
     assert len(set(palette(labels))) == labels
@@ -47,7 +49,7 @@ def test_lightness_is_that_of_oklab() -> None:
     np.testing.assert_allclose(seen(("#ffffff", "#000000"))[0], [[1, 0, 0], [0, 0, 0]], atol=1e-3)
     # Red, by Ottosson's reference implementation.
     np.testing.assert_allclose(seen(("#ff0000",))[0, 0], [0.6280, 0.2249, 0.1258], atol=1e-3)
-    # Without cones for it, red and a dark yellow are the same.
+    # With protanopia, red and a dark yellow look the same.
     protan = seen(("#ff0000", "#5d5d00"))[1]
     np.testing.assert_allclose(protan[0], protan[1], atol=0.03)
 

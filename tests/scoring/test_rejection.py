@@ -1,4 +1,4 @@
-"""Rules for Unknown keep their promise, and apply to each cell of a query in the same way."""
+"""Rules for Unknown keep their false rejection rate, and treat each cell of a query alike."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ def scores_of(scores: Any, best: Any = 0, averaged: Any = -9.0, probabilities: A
 
 
 def fitted(thresholds: Thresholds, scores: Any, best: Any = 0, **options: Any) -> tuple[RejectionRule, list[bool]]:
-    """Return the rule for a query from the reference's own study, and True for its Unknown cells."""
+    """Return the rule for a query from the reference's own study, and True for each Unknown cell."""
     of_cells = scores_of(scores, best)
     chosen = options_of(AnnotateOptions, options or {"reference_cutoff": True})
     rule = fit_rejection(thresholds, chosen, NAMES, of_cells, ONE_BATCH, smoothed=True)
@@ -46,7 +46,7 @@ def rejected(thresholds: Thresholds, scores: Any, best: Any = 0, **options: Any)
     return fitted(thresholds, scores, best, **options)[1]
 
 
-def test_the_limit_by_hand() -> None:
+def test_scores_below_the_limit_are_unknown() -> None:
     assert rejected(calibrated(), [0.049, 0.05, 0.5]) == [True, False, False]
     rate = {"unknown_rate": 0.04, "reference_cutoff": True}
     assert rejected(calibrated(), [0.049, 0.05, 0.5], **rate) == [False, False, False]
@@ -54,8 +54,8 @@ def test_the_limit_by_hand() -> None:
     assert rejected(calibrated(), [0.049, 0.05, 0.5], threshold=1.0) == [False, False, False]
 
 
-def of_a_label(**options: Any) -> tuple[RejectionRule, CellScores]:
-    """Return the rule for a query whose last five cells are unlike their label, and its scores."""
+def fitted_default(**options: Any) -> tuple[RejectionRule, CellScores]:
+    """Return the rule and the scores of a query whose last five cells are unlike their label."""
     random = np.random.default_rng(0)
     averaged = np.concatenate([random.normal(0, 0.2, 195), np.full(5, -9.0)])
     of_cells = scores_of(np.where(np.arange(200) % 2, 0.01, 0.9), 0, averaged)
@@ -64,7 +64,7 @@ def of_a_label(**options: Any) -> tuple[RejectionRule, CellScores]:
 
 
 def test_a_cell_is_unknown_by_default_if_it_is_unlike_its_label() -> None:
-    rule, of_cells = of_a_label()
+    rule, of_cells = fitted_default()
     assert "OOD score above 0" in rule.rule
     assert (rule.limits, rule.unknown_rate, rule.false_rejection) == (None, None, None)
     np.testing.assert_array_equal(rule.is_unknown(of_cells), np.arange(200) >= 195)
@@ -73,13 +73,13 @@ def test_a_cell_is_unknown_by_default_if_it_is_unlike_its_label() -> None:
     np.testing.assert_array_equal(ood > 0, np.arange(200) >= 195)
 
 
-def test_a_rate_that_is_asked_for_bounds_the_rule() -> None:
-    rule, of_cells = of_a_label(unknown_rate=0.05)
+def test_a_given_rate_adds_the_reference_cutoffs_to_the_rule() -> None:
+    rule, of_cells = fitted_default(unknown_rate=0.05)
     assert "95% of held-out cells" in rule.rule
     assert "OOD score above 0" in rule.rule
     assert rule.unknown_rate == 0.05
     np.testing.assert_array_equal(np.flatnonzero(rule.is_unknown(of_cells)), [195, 197, 199])
-    same, of_cells = of_a_label(reference_cutoff=True)
+    same, of_cells = fitted_default(reference_cutoff=True)
     assert "95% of held-out cells" in same.rule
     assert same.ood_scores(of_cells) is None
     np.testing.assert_array_equal(same.is_unknown(of_cells), np.arange(200) % 2 == 1)
@@ -87,9 +87,9 @@ def test_a_rate_that_is_asked_for_bounds_the_rule() -> None:
     assert same.false_rejection == rule.false_rejection
 
 
-def test_cells_without_a_score_are_not_rejected_by_it() -> None:
+def test_cells_without_scores_are_not_rejected() -> None:
     probabilities, scores = np.eye(2)[[0, 0, 1]], np.array([0.01, 0.9, 0.01])
-    rule, _ = of_a_label(reference_cutoff=True)
+    rule, _ = fitted_default(reference_cutoff=True)
     batches = np.zeros(3, dtype=np.int64)
     assert rule.is_unknown(CellScores(probabilities, batches, scores)).tolist() == [True, False, True]
     assert not rule.is_unknown(CellScores(probabilities, batches)).any()
@@ -119,23 +119,23 @@ def test_all_cells_of_an_incompatible_query_are_unknown_unless_an_option_says_ot
     assert (nowhere == rule) != everything
 
 
-def test_at_most_the_promised_share_is_rejected_on_average_of_all_cells_and_of_each_label() -> None:
+def test_the_false_rejection_rate_holds_for_all_cells_and_for_each_label() -> None:
     random = np.random.default_rng(0)
     shares: dict[str, list[float]] = {"all": [], "a": [], "b": []}
     for _ in range(500):
         best = random.choice(2, 400, p=[0.7, 0.3])
         scores = random.normal(np.where(best == 0, 2.0, 0.0), np.where(best == 0, 1.0, 3.0))
         thresholds = calibrated(scores[:200], np.array(NAMES)[best[:200]])
-        found = np.array(rejected(thresholds, scores[200:], best[200:]))
-        shares["all"].append(found.mean())
+        is_unknown = np.array(rejected(thresholds, scores[200:], best[200:]))
+        shares["all"].append(is_unknown.mean())
         for label, name in enumerate(NAMES):
-            shares[name].append(found[best[200:] == label].mean())
+            shares[name].append(is_unknown[best[200:] == label].mean())
     means = {name: float(np.mean(values)) for name, values in shares.items()}
     assert max(means.values()) <= 0.05, means
-    assert means["b"] > 0.03, means  # the harder label is not let off altogether
+    assert means["b"] > 0.03, means  # cells of the harder label are rejected too
 
 
-def test_how_many_cells_of_a_far_study_lie_below_the_limits_is_estimated() -> None:
+def test_the_false_rejection_of_another_study_is_estimated() -> None:
     random = np.random.default_rng(0)
     thresholds = calibrated(random.normal(0, 1, 1000), np.array(NAMES)[np.arange(1000) % 2])
     best = np.arange(600) % 2
@@ -144,7 +144,7 @@ def test_how_many_cells_of_a_far_study_lie_below_the_limits_is_estimated() -> No
     assert np.mean(unknown) > 0.5
     assert rule.false_rejection == pytest.approx(np.mean(unknown), abs=0.1)
     assert fitted(thresholds, near, best)[0].false_rejection == pytest.approx(0.05, abs=0.03)
-    # Cells of an unseen type among those of one label do not make it look as if the study were far.
+    # Cells of an unseen type in one label hardly raise the estimate.
     unseen = np.concatenate([near, random.normal(-9, 1, 200)])
     given = np.concatenate([best, np.zeros(200, dtype=int)])
     rule, unknown = fitted(thresholds, unseen, given)
@@ -153,7 +153,7 @@ def test_how_many_cells_of_a_far_study_lie_below_the_limits_is_estimated() -> No
     assert rule.false_rejection < 0.3
 
 
-def test_the_estimate_is_that_of_a_loop_over_labels() -> None:
+def test_the_estimate_equals_a_loop_over_labels() -> None:
     random = np.random.default_rng(0)
     names = ("a", "b", "c", "d")
     thresholds = calibrated(random.normal(size=1000), np.array(names)[np.arange(1000) % 3])
@@ -162,7 +162,7 @@ def test_the_estimate_is_that_of_a_loop_over_labels() -> None:
     calibration = thresholds.smoothed
     assert calibration is not None
     shares = []
-    for label in (0, 1):  # of c there are too few cells, and d has no calibration
+    for label in (0, 1):  # label c has too few cells, and label d has no calibration
         own = sorted(scores[best == label])
         middle = np.median(own)
         spread = [score for score in own if score >= middle]
@@ -171,12 +171,12 @@ def test_the_estimate_is_that_of_a_loop_over_labels() -> None:
     assert expected_false_rejection(calibration, names, best, scores, 0.1) == pytest.approx(sum(shares) / 2)
 
 
-def test_too_few_cells_tell_no_spread() -> None:
+def test_fewer_than_20_cells_give_no_estimate() -> None:
     assert fitted(calibrated(), [0.01] * 19)[0].false_rejection is None
     assert fitted(calibrated(), [0.01] * 20)[0].false_rejection == 1
 
 
-def test_cells_are_judged_one_by_one_once_the_cutoffs_are_set() -> None:
+def test_a_fitted_rule_does_not_depend_on_the_chunk() -> None:
     random = np.random.default_rng(0)
     thresholds = calibrated(random.normal(size=1000), np.array(NAMES)[np.arange(1000) % 2])
     probabilities = random.dirichlet([1, 1], 500)
@@ -191,8 +191,8 @@ def test_cells_are_judged_one_by_one_once_the_cutoffs_are_set() -> None:
         assert rule.is_unknown(of_cells.part(np.arange(0))).shape == (0,)
 
 
-def test_all_but_the_limits_and_the_ood_rule_are_json() -> None:
-    rule, _ = of_a_label(unknown_rate=0.1)
+def test_settings_without_limits_and_ood_rule_are_json() -> None:
+    rule, _ = fitted_default(unknown_rate=0.1)
     settings = {name: value for name, value in vars(rule).items() if name not in ("limits", "ood")}
     again = RejectionRule(**json.loads(json.dumps(settings)), limits=rule.limits, ood=rule.ood)
     assert again == rule
@@ -212,7 +212,7 @@ def test_all_but_the_limits_and_the_ood_rule_are_json() -> None:
         ({"recalibrate": True}, "There is no option 'recalibrate'"),
     ],
 )
-def test_options_that_make_no_sense_are_refused(options: dict[str, Any], message: str) -> None:
+def test_invalid_options_are_refused(options: dict[str, Any], message: str) -> None:
     with pytest.raises(ConfigError, match=message):
         options_of(AnnotateOptions, options)
 
@@ -223,7 +223,7 @@ def test_a_probability_at_the_threshold_is_kept() -> None:
     assert rule.is_unknown(scores).tolist() == [False, True]
 
 
-def test_a_reference_of_format_1_keeps_its_rule_and_promises_nothing() -> None:
+def test_a_reference_of_format_1_keeps_its_rule_and_refuses_a_rate() -> None:
     old = Thresholds("maximum probability", 0.5, 0.05, 100, 0.95)
     scores = CellScores(np.array([[0.6, 0.4], [0.45, 0.55], [0.49, 0.48]]), np.zeros(3, dtype=np.int64))
     rule = fit_rejection(old, AnnotateOptions(), NAMES, scores, None, smoothed=True)
@@ -253,12 +253,12 @@ def ood_of(cutoff: float) -> OODRule:
     ],
     ids=lambda rule: rule.rule,
 )
-def test_a_cell_of_which_nothing_is_said_is_unknown_by_every_rule(rule: RejectionRule) -> None:
+def test_cells_without_valid_probabilities_are_unknown_by_every_rule(rule: RejectionRule) -> None:
     probabilities = np.array([[0.9, 0.1], [0.0, 0.0], [np.nan, np.nan], [np.nan, 1.0]])
     assert rule.is_unknown(scores_of(np.zeros(4), None, 0.0, probabilities)).tolist() == [False, True, True, True]
 
 
-def test_a_score_that_is_no_number_is_below_every_limit() -> None:
+def test_nan_scores_are_below_every_limit() -> None:
     scores = scores_of([0.0, np.nan], 0, [np.nan, np.nan])
     assert RejectionRule("limits", limits=np.array([-5.0, -5.0])).is_unknown(scores).tolist() == [False, True]
     assert RejectionRule("ood", ood=ood_of(-5.0)).is_unknown(scores).tolist() == [True, True]
@@ -277,7 +277,7 @@ def test_a_score_that_is_no_number_is_below_every_limit() -> None:
         ([], None),
     ],
 )
-def test_the_least_confidence_by_hand(confidence: list[float], least: float | None) -> None:
+def test_the_least_confidence_keeps_the_mean_expected_error(confidence: list[float], least: float | None) -> None:
     probabilities = np.array([[value, 1 - value] for value in confidence]).reshape(-1, 2)
     assert least_confidence(probabilities) == (None if least is None else pytest.approx(least))
 

@@ -1,4 +1,4 @@
-"""Neighbours are the true ones, and averaging with them helps where the classifier is torn, not elsewhere."""
+"""Nearest neighbours are exact, and smoothing corrects uncertain cells without changing far cells."""
 
 from __future__ import annotations
 
@@ -17,15 +17,15 @@ from tests.conftest import QUERY_FILE
 
 
 def smooth(probabilities: Floats, points: Floats) -> np.ndarray:
-    among = KNNSmoother.fit(np.arange(len(points)), points, probabilities)
-    return among.smooth(probabilities, points, among.neighbours)
+    smoother = KNNSmoother.fit(np.arange(len(points)), points, probabilities)
+    return smoother.smooth(probabilities, points, smoother.neighbours)
 
 
 def nearest(points: Floats) -> np.ndarray:
     return KNNSmoother.fit(np.arange(len(points)), points, np.ones((len(points), 1))).neighbours
 
 
-def test_nearest_are_those_of_a_tree(logs: sparse.csr_matrix) -> None:
+def test_neighbours_equal_those_of_a_tree(logs: sparse.csr_matrix) -> None:
     points = QueryPCA.fit(logs).transform(logs)
     _, expected = KDTree(points).query(points, 15)
 
@@ -33,7 +33,7 @@ def test_nearest_are_those_of_a_tree(logs: sparse.csr_matrix) -> None:
 
 
 @pytest.mark.parametrize("size", [100, 127, 128, 129, 640, 641, 5000])
-def test_nearest_are_those_of_a_tree_whatever_the_number_of_cells(size: int) -> None:
+def test_neighbours_equal_those_of_a_tree_for_any_number_of_cells(size: int) -> None:
     points = np.random.default_rng(size).normal(size=(size, 3))
     _, expected = KDTree(points).query(points, 15)
 
@@ -49,15 +49,15 @@ def test_identical_cells_are_not_their_own_neighbours() -> None:
 def test_a_cell_outside_the_sample_may_have_every_neighbour() -> None:
     points = np.arange(150.0)[:, None]
     shown = np.delete(np.arange(150), 1)
-    among = KNNSmoother.fit(shown, points[shown], np.ones((149, 1)))
+    smoother = KNNSmoother.fit(shown, points[shown], np.ones((149, 1)))
 
-    found = among.nearest(points[[1]], np.array([1]))
+    neighbours = smoother.nearest(points[[1]], np.array([1]))
 
-    assert among.rows[found[0, 0]] in (0, 2)
+    assert smoother.rows[neighbours[0, 0]] in (0, 2)
 
 
-def lent(cell: int, probabilities: Floats, points: Floats, around: np.ndarray) -> np.ndarray:
-    """Return what a cell's own probabilities and those of its five nearest come to, in plain loops."""
+def smoothed_by_loops(cell: int, probabilities: Floats, points: Floats, around: np.ndarray) -> np.ndarray:
+    """Return the smoothed probabilities of a cell by plain loops over its five nearest cells."""
     nearness, weights = [], []
     for other in around[cell, :5]:
         reach = np.median([np.sqrt(((points[other] - points[third]) ** 2).sum()) for third in around[other]])
@@ -71,7 +71,7 @@ def lent(cell: int, probabilities: Floats, points: Floats, around: np.ndarray) -
     return np.asarray((1 - share) * probabilities[cell] + share * mean)
 
 
-def test_smoothing_is_that_of_a_loop_over_cells(logs: sparse.csr_matrix) -> None:
+def test_smoothing_equals_a_loop_over_cells(logs: sparse.csr_matrix) -> None:
     points = QueryPCA.fit(logs).transform(logs)
     probabilities = np.random.default_rng(0).dirichlet(np.full(4, 0.5), len(points))
     _, around = KDTree(points).query(points, 15)
@@ -79,7 +79,7 @@ def test_smoothing_is_that_of_a_loop_over_cells(logs: sparse.csr_matrix) -> None
     smoothed = smooth(probabilities, points)
 
     for cell in range(len(points)):
-        assert smoothed[cell] == pytest.approx(lent(cell, probabilities, points, around[:, 1:]), abs=1e-12)
+        assert smoothed[cell] == pytest.approx(smoothed_by_loops(cell, probabilities, points, around[:, 1:]), abs=1e-12)
     assert smoothed.sum(axis=1) == pytest.approx(1)
 
 
@@ -88,13 +88,13 @@ def test_smoothing_depends_on_neither_chunks_nor_order(
 ) -> None:
     points = QueryPCA.fit(logs).transform(logs)
     probabilities = np.random.default_rng(0).dirichlet(np.ones(4), len(points))
-    among = KNNSmoother.fit(np.arange(len(points)), points, probabilities)
-    smoothed = among.smooth(probabilities, points, among.neighbours)
+    smoother = KNNSmoother.fit(np.arange(len(points)), points, probabilities)
+    smoothed = smoother.smooth(probabilities, points, smoother.neighbours)
     order = np.random.default_rng(1).permutation(len(points))
     np.testing.assert_allclose(smooth(probabilities[order], points[order]), smoothed[order], atol=1e-12)
     monkeypatch.setattr(module, "CHUNK", 7)
-    again = KNNSmoother.fit(among.rows, points, probabilities)
-    np.testing.assert_array_equal(again.radius, among.radius)
+    again = KNNSmoother.fit(smoother.rows, points, probabilities)
+    np.testing.assert_array_equal(again.radius, smoother.radius)
     np.testing.assert_array_equal(again.smooth(probabilities, points, again.neighbours), smoothed)
     part = order[:50]
     few = again.smooth(probabilities[part], points[part], again.nearest(points[part], part))
@@ -102,24 +102,24 @@ def test_smoothing_depends_on_neither_chunks_nor_order(
 
 
 def groups(far: float = 0.0) -> tuple[np.ndarray, np.ndarray]:
-    """Return where 200 cells lie and what they are, two of them of a label of their own, so far from the others."""
+    """Return coordinates and probabilities of 200 cells; two cells have another label, at the distance `far`."""
     points = np.random.default_rng(0).normal(size=(200, 3))
     points[:2, 0] += far
     return points, np.where(np.arange(200)[:, None] < 2, [0.2, 0.8], [0.8, 0.2])
 
 
-def test_neighbours_correct_a_cell_among_them_and_not_one_far_away() -> None:
+def test_neighbours_correct_near_cells_and_not_far_cells() -> None:
     points, probabilities = groups()
     inside = smooth(probabilities, points)[:2]
     points, probabilities = groups(far=60)
     outside = smooth(probabilities, points)[:2]
 
     assert (inside[:, 1] < 0.7).all()
-    # All but one of a cell's five nearest are far away.
+    # Four of a cell's five nearest cells are far away.
     assert outside == pytest.approx(probabilities[:2], abs=1e-3)
 
 
-def test_neighbours_that_are_less_sure_have_less_of_a_say() -> None:
+def test_less_certain_neighbours_have_less_weight() -> None:
     points = np.random.default_rng(0).normal(size=(200, 3))
     shares = []
     for sure in (0.9, 0.7, 0.5):
@@ -131,7 +131,7 @@ def test_neighbours_that_are_less_sure_have_less_of_a_say() -> None:
     assert 0.25 < shares[0] <= 0.5
 
 
-def test_cells_that_are_all_alike_lend_one_another_half() -> None:
+def test_neighbours_of_identical_cells_weigh_half_at_most() -> None:
     probabilities = np.random.default_rng(0).dirichlet(np.ones(3), 120)
     points = np.zeros((120, 3))
     around = nearest(points)[:, :5]
@@ -146,7 +146,7 @@ def test_cells_that_are_all_alike_lend_one_another_half() -> None:
         assert smoothed[cell] == pytest.approx((1 - share) * probabilities[cell] + share * mean)
 
 
-def test_seen_alone_no_cell_has_neighbours() -> None:
+def test_without_smoothing_no_cell_has_neighbours() -> None:
     points, probabilities = groups()
     alone = KNNSmoother.fit(np.arange(200), points, probabilities, smoothed=False)
 
@@ -155,7 +155,7 @@ def test_seen_alone_no_cell_has_neighbours() -> None:
 
 
 @pytest.mark.parametrize("size", [0, 1, 14, 99])
-def test_few_cells_are_a_neighbourhood_without_neighbours(size: int) -> None:
+def test_few_cells_have_no_neighbours(size: int) -> None:
     few = KNNSmoother.fit(np.arange(size), np.zeros((size, 2)), np.ones((size, 3)))
 
     assert (few.neighbours.shape, few.radius.shape) == ((size, 0), (size,))
@@ -169,7 +169,7 @@ def test_few_cells_stay_as_they_are() -> None:
     assert np.array_equal(smooth(probabilities, np.zeros((size, 2))), probabilities)
 
 
-def test_neighbours_correct_noise_of_the_classifier(shipped: SpikGPT) -> None:
+def test_smoothing_raises_the_accuracy_at_low_counts(shipped: SpikGPT) -> None:
     thin = read_cells(QUERY_FILE)
     counts = thin.X.tocsr()
     counts.data = np.random.default_rng(0).binomial(counts.data.astype(int), 0.05).astype(np.float32)

@@ -1,4 +1,4 @@
-"""What is stored of held-out cells: ranks, limits, temperatures, and the bytes of thresholds.json."""
+"""Calibration on held-out cells: ranks, limits, temperatures, and the bytes of thresholds.json."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ def calibrated(scores: Any = None, best: Any = None) -> Thresholds:
     return Thresholds("familiarity", 0.5, 0.05, len(scores), 0.95, calibration, calibration)
 
 
-def test_the_rank_by_hand() -> None:
+def test_the_threshold_is_the_value_of_the_conformal_rank() -> None:
     # floor(0.05 * (99 + 1)) = 5: five of a hundred exchangeable cells may fall below the fifth smallest.
     values = np.linspace(0.01, 0.99, 99)
     thresholds, scores = Thresholds.fit(values, 0.05), ConformalScores.fit(values)
@@ -33,13 +33,13 @@ def test_the_rank_by_hand() -> None:
     assert thresholds.calibration_cells == scores.cells == 99
 
 
-def test_too_few_cells_reject_nobody() -> None:
+def test_too_few_cells_reject_no_cell() -> None:
     assert Thresholds.fit(np.array([0.3, 0.6]), 0.05).threshold == 0
     assert ConformalScores.fit(np.array([0.3, 0.6])).threshold(0.05) == -np.inf
 
 
 @pytest.mark.parametrize("saturated", [1.0, 1 - 1e-13, 1 - 4e-8])
-def test_held_out_cells_that_are_all_right_set_a_threshold_that_float32_holds_with_room(saturated: float) -> None:
+def test_saturated_confidence_gives_a_threshold_below_the_float32_values(saturated: float) -> None:
     confidence = np.full(99, saturated)
     threshold = Thresholds.fit(confidence).threshold
     assert threshold == 0.9999
@@ -47,7 +47,7 @@ def test_held_out_cells_that_are_all_right_set_a_threshold_that_float32_holds_wi
     assert not (confidence.astype(np.float32) < threshold).any()
 
 
-def test_the_share_of_known_cells_rejected_is_at_most_the_promised_one_on_average() -> None:
+def test_the_mean_share_of_rejected_known_cells_is_at_most_the_unknown_rate() -> None:
     random = np.random.default_rng(0)
     rejected = []
     for _ in range(2000):
@@ -72,14 +72,14 @@ def test_golden_bytes() -> None:
     [SHIPPED, DATA / "format_1" / "counts", DATA / "format_1" / "embedded", DATA / "format_2" / "embedded"],
     ids=lambda folder: "-".join(folder.parts[-2:]),
 )
-def test_stored_thresholds_come_back_to_the_byte(folder: Path) -> None:
+def test_stored_thresholds_survive_a_round_trip_byte_for_byte(folder: Path) -> None:
     content = (folder / "thresholds.json").read_bytes()
     thresholds = decoded(content, "thresholds.json", Thresholds)
     assert dumped(thresholds) == content
     assert (thresholds.calibration(smoothed=True) is None) == ("format_1" in folder.parts)
 
 
-def test_the_calibration_of_each_way_to_label() -> None:
+def test_smoothed_and_single_cells_have_their_own_calibration() -> None:
     single, smoothed = (Calibration.fit(np.linspace(0, 1, 40), np.full(40, "a"), 1 + extra) for extra in (0, 0.5))
     thresholds = Thresholds.fit(np.linspace(0, 1, 40), single=single, smoothed=smoothed)
     assert thresholds.calibration(smoothed=False) is single
@@ -159,7 +159,7 @@ def test_a_label_with_few_held_out_cells_shares_the_limit_of_all() -> None:
     assert own[0] > own[1]
 
 
-def test_familiarity_is_the_share_of_held_out_cells_that_are_less_familiar() -> None:
+def test_the_p_value_is_the_share_of_held_out_cells_with_lower_scores() -> None:
     scores = ConformalScores.fit(np.linspace(0, 1, 101))
     shares = scores.p_value(np.array([-9.0, -0.1, 0.0, 0.5, 0.505, 1.0, 1.1, 9.0]))
     assert (np.diff(shares) > 0).all()
@@ -168,7 +168,7 @@ def test_familiarity_is_the_share_of_held_out_cells_that_are_less_familiar() -> 
     assert 101 / 102 < shares[-1] < 1
 
 
-def test_many_scores_are_thinned_and_stay_safe() -> None:
+def test_thinned_scores_keep_the_rejection_rate() -> None:
     scores = np.random.default_rng(0).normal(size=20_000)
     kept = ConformalScores.fit(scores)
     assert len(kept.values) == 1000
@@ -177,13 +177,13 @@ def test_many_scores_are_thinned_and_stay_safe() -> None:
         assert (scores < kept.threshold(rate)).mean() == pytest.approx(rate, abs=0.0015)
 
 
-def test_rounding_rejects_no_cell_more() -> None:
+def test_rounding_rejects_no_additional_cell() -> None:
     scores = np.repeat(-np.arange(1, 26) / 7, 4)  # four cells tie everywhere
     for rate in (0.04, 0.05, 0.1, 0.5):
         assert (scores < ConformalScores.fit(scores).threshold(rate)).mean() <= rate
 
 
-def test_temperature_undoes_what_made_probabilities_too_sure() -> None:
+def test_the_temperature_undoes_overconfidence() -> None:
     random = np.random.default_rng(0)
     honest = random.dirichlet([1.0, 1.0, 1.0], 4000)
     truth = np.array([random.choice(3, p=row) for row in honest])
