@@ -1,4 +1,4 @@
-"""The report of the doctor, on this machine and without some packages."""
+"""The report of ``spikgpt doctor``, on this machine and without some packages."""
 
 from __future__ import annotations
 
@@ -18,13 +18,13 @@ def report() -> dict[str, doctor.Finding]:
 
 
 def test_the_report_names_versions_devices_and_the_default_engine() -> None:
-    found = report()
-    assert found["spikgpt"].state == __version__
-    assert found.keys() >= {"Python", "ONNX Runtime", *doctor.PACKAGES, *doctor.OPTIONAL, *PROVIDERS}
-    assert all(found[name].works for name in found.keys() - {"cuda", "tensorrt"})
-    assert "every part of the graph" in found["cpu"].state
-    assert "pip install 'onnxruntime-gpu>=" in found["cuda"].state or found["cuda"].works
-    assert found[doctor.DEFAULT_ENGINE].state.startswith("onnx on ")
+    findings = report()
+    assert findings["spikgpt"].state == __version__
+    assert findings.keys() >= {"Python", "ONNX Runtime", *doctor.PACKAGES, *doctor.OPTIONAL, *PROVIDERS}
+    assert all(findings[name].works for name in findings.keys() - {"cuda", "tensorrt"})
+    assert "every part of the graph" in findings["cpu"].state
+    assert "pip install 'onnxruntime-gpu>=" in findings["cuda"].state or findings["cuda"].works
+    assert findings[doctor.DEFAULT_ENGINE].state.startswith("onnx on ")
 
 
 def test_a_missing_package_is_a_problem_only_if_annotation_needs_it(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -36,18 +36,18 @@ def test_a_missing_package_is_a_problem_only_if_annotation_needs_it(monkeypatch:
     monkeypatch.setattr(doctor, "version", version)
     monkeypatch.setattr(doctor, "installed_distributions", list)
     monkeypatch.setitem(sys.modules, "onnxruntime", None)
-    found = report()
-    assert found["torch"] == doctor.Finding("torch", f"not installed; optional: {install_command('torch')}")
-    assert found["zarr"] == doctor.Finding("zarr", "not installed", works=False)
-    assert found["ONNX Runtime"].works
-    assert "pip install 'onnxruntime>=1.20'" in found["ONNX Runtime"].state
-    assert "cpu" not in found
-    assert found[doctor.DEFAULT_ENGINE] == doctor.Finding(doctor.DEFAULT_ENGINE, "numpy on cpu")
+    findings = report()
+    assert findings["torch"] == doctor.Finding("torch", f"not installed; optional: {install_command('torch')}")
+    assert findings["zarr"] == doctor.Finding("zarr", "not installed", works=False)
+    assert findings["ONNX Runtime"].works
+    assert "pip install 'onnxruntime>=1.20'" in findings["ONNX Runtime"].state
+    assert "cpu" not in findings
+    assert findings[doctor.DEFAULT_ENGINE] == doctor.Finding(doctor.DEFAULT_ENGINE, "numpy on cpu")
 
 
 def test_a_broken_installation_of_onnx_runtime_is_a_problem(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(onnx_session, "version", lambda name: "1.32.0")
-    found = report()
+    findings = report()
     for name in ("ONNX Runtime", doctor.DEFAULT_ENGINE):
-        assert not found[name].works
-        assert "pip uninstall -y onnxruntime onnxruntime-gpu" in found[name].state
+        assert not findings[name].works
+        assert "pip uninstall -y onnxruntime onnxruntime-gpu" in findings[name].state

@@ -1,4 +1,4 @@
-"""The network against an independent NumPy loop, in both of its forms."""
+"""The literal and the collapsed network equal an independent NumPy loop."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ INPUT_DIM, LABELS, CELLS = 24, 5, 6
 
 
 def classifier_for(overrides: dict[str, Any], *, seed: int = 0, trained: bool = False) -> SpikingClassifier:
-    """Return a classifier whose BatchNorms have seen data, and which was fitted a little when asked."""
+    """Return a classifier with BatchNorm statistics of data, trained for 40 steps if `trained`."""
     classifier = untrained(overrides)
     classifier.load_state_dict(weights_for(tuple(overrides.items()), seed, trained))
     return classifier.double().eval()
@@ -43,7 +43,7 @@ def untrained(overrides: dict[str, Any]) -> SpikingClassifier:
 
 @cache
 def weights_for(overrides: tuple[tuple[str, Any], ...], seed: int, trained: bool) -> dict[str, torch.Tensor]:
-    """Return the weights of a classifier, which several tests take."""
+    """Return the weights of a classifier, cached for several tests."""
     torch.manual_seed(seed)
     classifier = untrained(dict(overrides))
     optimizer = torch.optim.AdamW(classifier.parameters(), lr=1e-2)
@@ -67,7 +67,7 @@ def embeddings(cells: int = CELLS, *, seed: int = 1) -> torch.Tensor:
 
 
 class Recorder:
-    """Keeps the spikes of every LIF layer in a forward pass."""
+    """Recorder of the spikes of every LIF layer in a forward pass."""
 
     def __init__(self, classifier: SpikingClassifier) -> None:
         self.spikes: dict[str, Array] = {}
@@ -94,7 +94,7 @@ def run(classifier: SpikingClassifier, x: torch.Tensor, *, literal: bool) -> tup
 
 
 def numpy_lif(currents: Array, tau: float, v_threshold: float) -> Array:
-    """Leaky integrate-and-fire over the first axis: charge, fire, hard reset to 0."""
+    """Return the spikes of leaky integrate-and-fire neurons over the first axis: charge, fire, hard reset to 0."""
     v = np.zeros_like(currents[0])
     spikes = np.zeros_like(currents)
     for t in range(len(currents)):
@@ -107,7 +107,7 @@ def numpy_lif(currents: Array, tau: float, v_threshold: float) -> Array:
 def numpy_classifier(
     config: SpikGPTConfig, weights: dict[str, Array], x: Array, copies: int, gain: float
 ) -> tuple[Array, dict[str, Array]]:
-    """Cell by cell, head by head, token by token; shares no code with the model."""
+    """Return logits and spikes by loops over cells, heads and tokens; no code is shared with the model."""
     trains: dict[str, list[Array]] = {}
 
     def project(prefix: str, values: Array) -> Array:
@@ -220,7 +220,7 @@ def test_the_result_does_not_depend_on_an_earlier_forward_pass() -> None:
     np.testing.assert_array_equal(first, again)
 
 
-def test_folding_leaves_the_original_alone() -> None:
+def test_folding_leaves_the_original_unchanged() -> None:
     classifier = classifier_for({})
     before = {name: tensor.clone() for name, tensor in classifier.state_dict().items()}
     assert not any(isinstance(module, torch.nn.BatchNorm1d) for module in classifier.folded().modules())
@@ -235,7 +235,7 @@ def test_gradients_reach_every_weight() -> None:
     assert without == []
 
 
-def test_weights_that_do_not_fit_are_refused_by_name() -> None:
+def test_weights_that_do_not_fit_are_refused_with_their_names() -> None:
     classifier = classifier_for({})
     weights = dict(classifier.state_dict())
     del weights["head.bias"]

@@ -1,4 +1,4 @@
-"""The NumPy engine against torch and ONNX Runtime."""
+"""The NumPy engine equals torch and ONNX Runtime."""
 
 from __future__ import annotations
 
@@ -40,9 +40,9 @@ def test_logits_equal_torch_in_float64_and_labels_in_float32(overrides: dict[str
         singles = classifier.float().folded()(x.float()).numpy()
     logits = numpy_classifier(classifier.double()).logits(x.numpy())
     np.testing.assert_allclose(logits, expected, rtol=0, atol=4e-15 * max(1, np.abs(expected).max()))
-    found = numpy_classifier(classifier, np.float32).logits(x.numpy())
-    assert found.dtype == np.float32
-    np.testing.assert_array_equal(found.argmax(axis=1), singles.argmax(axis=1))
+    logits_32 = numpy_classifier(classifier, np.float32).logits(x.numpy())
+    assert logits_32.dtype == np.float32
+    np.testing.assert_array_equal(logits_32.argmax(axis=1), singles.argmax(axis=1))
 
 
 @pytest.fixture
@@ -56,13 +56,13 @@ def run_on_query(shipped: SpikGPT, few: AnnData) -> Callable[..., Any]:
 
 def test_outputs_equal_those_of_torch_and_onnx(shipped: SpikGPT, run_on_query: Callable[..., Any]) -> None:
     reference, done = shipped.reference, list[int]()
-    found = run_on_query(NumpyEngine(reference), batch_size=50, on_cells=done.append)
+    output = run_on_query(NumpyEngine(reference), batch_size=50, on_cells=done.append)
     assert sorted(done) == [20, 50, 50]
     for engine, tolerance in ((torch_engine(reference), 1e-13), (OnnxEngine(reference), 1e-4)):
         expected = run_on_query(engine)
         for name in ("vectors", "probabilities", "energies"):
-            np.testing.assert_allclose(getattr(found, name), getattr(expected, name), rtol=0, atol=tolerance)
-        np.testing.assert_array_equal(found.probabilities.argmax(axis=1), expected.probabilities.argmax(axis=1))
+            np.testing.assert_allclose(getattr(output, name), getattr(expected, name), rtol=0, atol=tolerance)
+        np.testing.assert_array_equal(output.probabilities.argmax(axis=1), expected.probabilities.argmax(axis=1))
 
 
 @pytest.mark.parametrize("threads", [1, 3])
@@ -72,18 +72,18 @@ def test_batches_and_threads_change_nothing(
 ) -> None:
     expected = run_on_query(NumpyEngine(shipped.reference))
     engine = NumpyEngine(shipped.reference, EngineOptions(threads=threads))
-    found = run_on_query(engine, batch_size=batch_size)
-    np.testing.assert_allclose(found.probabilities, expected.probabilities, rtol=0, atol=1e-12)
-    nobody = run_on_query(engine, slice(0, 0), batch_size=batch_size)
-    assert nobody.vectors.shape == (0, shipped.reference.config.input_dim)
-    assert nobody.probabilities.shape == (0, len(shipped.reference.labels.names))
+    output = run_on_query(engine, batch_size=batch_size)
+    np.testing.assert_allclose(output.probabilities, expected.probabilities, rtol=0, atol=1e-12)
+    without_cells = run_on_query(engine, slice(0, 0), batch_size=batch_size)
+    assert without_cells.vectors.shape == (0, shipped.reference.config.input_dim)
+    assert without_cells.probabilities.shape == (0, len(shipped.reference.labels.names))
 
 
 def test_a_query_gets_the_labels_of_torch(small: Reference, query: AnnData) -> None:
-    expected, found = labelled(small, query, torch_engine(small)), labelled(small, query, NumpyEngine(small))
-    np.testing.assert_array_equal(found.labels, expected.labels)
-    np.testing.assert_allclose(found.probabilities, expected.probabilities, atol=1e-6)
-    assert found.input_report == expected.input_report
+    expected, actual = labelled(small, query, torch_engine(small)), labelled(small, query, NumpyEngine(small))
+    np.testing.assert_array_equal(actual.labels, expected.labels)
+    np.testing.assert_allclose(actual.probabilities, expected.probabilities, atol=1e-6)
+    assert actual.input_report == expected.input_report
 
 
 def test_vectors_of_obsm_are_classified_and_overflow_gives_no_support(small: Reference) -> None:
@@ -115,7 +115,7 @@ def test_weights_that_do_not_fit_are_refused(small: Reference) -> None:
         NumpyClassifier(SpikGPTConfig(12, 3), small.part(CLASSIFIER))
 
 
-def test_it_runs_without_torch_onnx_and_onnx_runtime() -> None:
+def test_a_reference_opens_without_torch_onnx_and_onnx_runtime() -> None:
     code = (
         "import sys\n"
         "absent = ('torch', 'onnx', 'onnxruntime', 'scanpy', 'sklearn', 'matplotlib', 'numba', 'spikgpt_onnx')\n"

@@ -1,4 +1,4 @@
-"""A graph runs where it was asked to, or the reason is said."""
+"""A graph runs on the chosen device, or the error states the reason."""
 
 from __future__ import annotations
 
@@ -43,7 +43,7 @@ def test_options_are_checked() -> None:
         options_of(EngineOptions, {"threads": 0})
 
 
-def test_every_way_to_run_gives_the_same(content: bytes, small: Reference) -> None:
+def test_all_session_options_give_the_same_outputs(content: bytes, small: Reference) -> None:
     inputs = golden_cells(exportable(small), 300).inputs
     expected = Session(content, EngineOptions(provider="cpu")).run(inputs)
     for options in (
@@ -51,55 +51,57 @@ def test_every_way_to_run_gives_the_same(content: bytes, small: Reference) -> No
         EngineOptions(memory_arena=False),
         EngineOptions(provider="cpu", whole_graph=False, io_binding=False),
     ):
-        found = Session(content, options, threads=2).run(inputs)
-        assert found.keys() == {"probabilities", "confidence", "energy", "vector", "best_label", "label"}
-        np.testing.assert_allclose(found["probabilities"], expected["probabilities"], atol=1e-6)
-        np.testing.assert_array_equal(found["label"], expected["label"])
+        outputs = Session(content, options, threads=2).run(inputs)
+        assert outputs.keys() == {"probabilities", "confidence", "energy", "vector", "best_label", "label"}
+        np.testing.assert_allclose(outputs["probabilities"], expected["probabilities"], atol=1e-6)
+        np.testing.assert_array_equal(outputs["label"], expected["label"])
 
 
 def test_bound_inputs_and_outputs_give_the_same(content: bytes, small: Reference) -> None:
-    # What a GPU session does; ONNX Runtime binds on a CPU in the same calls.
+    # A GPU session binds inputs and outputs; ONNX Runtime has the same calls for a CPU.
     inputs = golden_cells(exportable(small), 300).inputs
     session = Session(content, EngineOptions(provider="cpu"))
     expected = session.run(inputs)
     session.provider = "bound"
-    found = session.run(inputs)
-    assert found.keys() == expected.keys()
-    for name in found:
-        np.testing.assert_array_equal(found[name], expected[name])
+    outputs = session.run(inputs)
+    assert outputs.keys() == expected.keys()
+    for name in outputs:
+        np.testing.assert_array_equal(outputs[name], expected[name])
 
 
 def test_a_cell_without_counts_is_unknown_inside_the_graph(content: bytes, small: Reference) -> None:
     inputs = golden_cells(exportable(small), 4).inputs
     inputs["counts"][1], inputs["total"][1] = 0, 0
-    found = Session(content).run(inputs)
-    assert (found["probabilities"][1].max(), found["confidence"][1], found["label"][1]) == (0, 0, -1)
-    assert (found["probabilities"][[0, 2, 3]].sum(axis=1) > 0.99).all()
+    outputs = Session(content).run(inputs)
+    assert (outputs["probabilities"][1].max(), outputs["confidence"][1], outputs["label"][1]) == (0, 0, -1)
+    assert (outputs["probabilities"][[0, 2, 3]].sum(axis=1) > 0.99).all()
 
 
-def test_what_is_no_graph_is_said_to_be_none(content: bytes) -> None:
-    for wrong in (b"", b"not a graph", content[: len(content) // 2]):
+def test_invalid_graphs_are_refused(content: bytes) -> None:
+    for invalid in (b"", b"not a graph", content[: len(content) // 2]):
         with pytest.raises(GraphError, match="is no ONNX graph"):
-            Session(wrong)
+            Session(invalid)
         with pytest.raises(GraphError, match=f"cannot be run on cpu by onnxruntime {onnxruntime.__version__}"):
-            Session(wrong, trusted=True)
+            Session(invalid, trusted=True)
 
 
-def test_what_the_runtime_cannot_run_is_one_error_on_one_line(content: bytes, small: Reference) -> None:
+def test_a_batch_that_cannot_run_gives_an_error_of_one_line(content: bytes, small: Reference) -> None:
     inputs = golden_cells(exportable(small), 4).inputs
     session = Session(content, EngineOptions(provider="cpu"))
     missing = {name: array for name, array in inputs.items() if name != "total"}
-    for wrong in (missing, inputs | {"counts": inputs["counts"][:, :-1]}, inputs | {"strange": np.zeros(3)}):
-        for where in ("cpu", "bound"):
-            session.provider = where
+    for invalid in (missing, inputs | {"counts": inputs["counts"][:, :-1]}, inputs | {"strange": np.zeros(3)}):
+        for device in ("cpu", "bound"):
+            session.provider = device
             with pytest.raises(
-                GraphError, match=rf"^ONNX Runtime cannot run this batch on {where}: .+ Try a .+$"
-            ) as said:
-                session.run(wrong)
-            assert "\n" not in str(said.value)
+                GraphError, match=rf"^ONNX Runtime cannot run this batch on {device}: .+ Try a .+$"
+            ) as refused:
+                session.run(invalid)
+            assert "\n" not in str(refused.value)
 
 
-def test_a_graph_cannot_name_other_files(content: bytes, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_graph_that_names_other_files_is_refused(
+    content: bytes, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     import onnx
 
     monkeypatch.chdir(tmp_path)
@@ -109,27 +111,27 @@ def test_a_graph_cannot_name_other_files(content: bytes, tmp_path: Path, monkeyp
     assert (tmp_path / "weights.bin").is_file()
     with pytest.raises(GraphError, match="wants to read the tensor '.*' from another file"):
         Session((tmp_path / "graph.onnx").read_bytes())
-    # And should one not be read before: ONNX Runtime seeks the file in an empty folder.
+    # A trusted graph is not checked, but ONNX Runtime looks for the file in an empty folder.
     with pytest.raises(GraphError, match="cannot be run on cpu"):
         Session((tmp_path / "graph.onnx").read_bytes(), trusted=True)
 
 
-class Pretended(ModuleType):
-    """An onnxruntime whose GPU is, or is not, there; ONNX Runtime itself does the rest."""
+class FakeRuntime(ModuleType):
+    """An onnxruntime module that reports chosen providers; the sessions run on the CPU."""
 
-    def __init__(self, available: list[str], taken: list[str]) -> None:
+    def __init__(self, available: list[str], used: list[str]) -> None:
         super().__init__("onnxruntime")
-        self.available, self.taken = available, taken
-        self.asked: list[Any] = []
+        self.available, self.used = available, used
+        self.requests: list[Any] = []
         self.SessionOptions, self.__version__ = onnxruntime.SessionOptions, onnxruntime.__version__
 
     def get_available_providers(self) -> list[str]:
         return self.available
 
     def InferenceSession(self, content: bytes, options: Any, providers: list[Any]) -> Any:
-        self.asked.append((providers, options))
+        self.requests.append((providers, options))
         session = onnxruntime.InferenceSession(content, providers=["CPUExecutionProvider"])
-        session.get_providers = lambda: self.taken
+        session.get_providers = lambda: self.used
         return session
 
 
@@ -138,32 +140,34 @@ TENSORRT = "TensorrtExecutionProvider"
 
 
 def test_a_gpu_that_silently_became_a_cpu_is_refused(content: bytes, monkeypatch: pytest.MonkeyPatch) -> None:
-    pretended = Pretended([TENSORRT, CUDA, CPU], [CPU])
-    monkeypatch.setattr(runtime, "onnxruntime_module", lambda: pretended)
+    runtime_module = FakeRuntime([TENSORRT, CUDA, CPU], [CPU])
+    monkeypatch.setattr(runtime, "onnxruntime_module", lambda: runtime_module)
     with pytest.raises(GraphError, match="took CPUExecutionProvider instead of cuda: there is no such device"):
         Session(content, EngineOptions(provider="cuda"))
     assert Session(content, EngineOptions(provider="auto")).provider == "cpu"
 
 
-def test_a_gpu_is_taken_when_there_is_one(content: bytes, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
-    pretended = Pretended([TENSORRT, CUDA, CPU], [CUDA, CPU])
-    monkeypatch.setattr(runtime, "onnxruntime_module", lambda: pretended)
+def test_an_available_gpu_is_used(content: bytes, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    runtime_module = FakeRuntime([TENSORRT, CUDA, CPU], [CUDA, CPU])
+    monkeypatch.setattr(runtime, "onnxruntime_module", lambda: runtime_module)
     assert Session(content).provider == "cuda"
-    ((providers, options),) = pretended.asked
+    ((providers, options),) = runtime_module.requests
     assert [name for name, _ in providers] == [CUDA]
     assert options.get_session_config_entry("session.disable_cpu_ep_fallback") == "1"
     Session(content, EngineOptions(provider="cuda", whole_graph=False))
     with pytest.raises(RuntimeError, match="session.disable_cpu_ep_fallback"):
-        pretended.asked[1][1].get_session_config_entry("session.disable_cpu_ep_fallback")
-    pretended.taken = [TENSORRT, CUDA, CPU]
+        runtime_module.requests[1][1].get_session_config_entry("session.disable_cpu_ep_fallback")
+    runtime_module.used = [TENSORRT, CUDA, CPU]
     assert Session(content, EngineOptions(provider="tensorrt", engine_cache=tmp_path)).provider == "tensorrt"
-    providers, _ = pretended.asked[-1]
+    providers, _ = runtime_module.requests[-1]
     assert [name for name, _ in providers] == [TENSORRT, CUDA]
     assert providers[0][1] == {"trt_engine_cache_enable": True, "trt_engine_cache_path": str(tmp_path)}
 
 
-def test_no_gpu_build_says_what_to_install(content: bytes, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(runtime, "onnxruntime_module", lambda: Pretended([CPU], [CPU]))
+def test_without_a_gpu_build_the_error_names_the_install_command(
+    content: bytes, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(runtime, "onnxruntime_module", lambda: FakeRuntime([CPU], [CPU]))
     for provider in ("cuda", "tensorrt"):
         with pytest.raises(GraphError, match=rf"has no {provider}\. Run: pip .* pip install 'onnxruntime-gpu>=.*'"):
             Session(content, EngineOptions(provider=provider))
@@ -175,7 +179,9 @@ def test_both_distributions_are_refused(content: bytes, monkeypatch: pytest.Monk
         Session(content)
 
 
-def test_no_onnxruntime_says_what_to_install(content: bytes, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_without_onnxruntime_the_error_names_the_install_command(
+    content: bytes, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setitem(sys.modules, "onnxruntime", None)
     with pytest.raises(
         GraphError, match=r"cannot be imported .*pip install 'onnxruntime>=1\.20', or onnxruntime-gpu, not both"

@@ -1,4 +1,4 @@
-"""The engine that was asked for, or the one that fits, or the reason why there is none."""
+"""The chosen engine opens, or the default engine, or the error states the reason."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ from tests.conftest import DATA
 SCGPT = DATA / "scgpt_baron"
 
 
-def test_onnx_is_taken_where_there_is_a_graph(small: Reference, graph_folder: Path) -> None:
+def test_onnx_is_the_default_for_a_reference_with_a_graph(small: Reference, graph_folder: Path) -> None:
     exported = read_reference(graph_folder)
     assert isinstance(open_engine(exported), OnnxEngine)
     assert isinstance(open_engine(exported, EngineOptions(engine="torch")), TorchEngine)
@@ -38,7 +38,7 @@ def test_onnx_is_taken_where_there_is_a_graph(small: Reference, graph_folder: Pa
         open_engine(small, EngineOptions(engine="onnx"))
 
 
-def test_scgpt_comes_from_the_folder_that_is_named(cells: AnnData, tmp_path: Path) -> None:
+def test_scgpt_is_read_from_the_given_folder(cells: AnnData, tmp_path: Path) -> None:
     options = TrainOptions(name="scgpt", recipe="paper")
     reference = train(cells, "cell_type", embedder=open_scgpt(SCGPT, max_length=50), options=options)
     with pytest.raises(CheckpointError, match="needs the scGPT checkpoint 'scgpt_baron'; give its folder with scgpt="):
@@ -48,22 +48,22 @@ def test_scgpt_comes_from_the_folder_that_is_named(cells: AnnData, tmp_path: Pat
     assert (engine.embedding.kind, engine.embedding.dim) == ("scgpt", reference.config.input_dim)
     with pytest.raises(CheckpointError, match="nowhere is no folder; expected args.json"):
         open_engine(reference, scgpt=tmp_path / "nowhere")
-    # A graph has its encoder in it; a folder that is named is run by torch all the same.
+    # A graph includes the encoder. With a checkpoint folder, torch runs nevertheless.
     export(ExportableReference(reference, engine), tmp_path / "out")
     exported = read_reference(tmp_path / "out")
     assert isinstance(open_engine(exported), OnnxEngine)
     assert isinstance(open_engine(exported, scgpt=SCGPT), TorchEngine)
 
 
-# What is opened, or told, where a package is missing: once for each package and engine.
+# Print the engine that opens without a package, or the error: a line for each pair of package and engine.
 WITHOUT = """
 import sys
 from spikgpt.engines.opening import open_engine
 from spikgpt.errors import SpikGPTError
 from spikgpt.options import EngineOptions
 from spikgpt.sharing import open_reference
-for asked in sys.argv[1:]:
-    missing, engine = asked.split(":")
+for pair in sys.argv[1:]:
+    missing, engine = pair.split(":")
     sys.modules[missing] = None
     try:
         print(open_engine(open_reference("pancreas"), EngineOptions(engine=engine)).name)
@@ -73,8 +73,8 @@ for asked in sys.argv[1:]:
 """
 
 
-def test_what_is_missing_is_named() -> None:
-    # Once onnxruntime is imported, other modules have it.
+def test_a_missing_package_is_named() -> None:
+    # The order matters: after an import of onnxruntime, other modules keep it.
     expected = {
         "onnxruntime:onnx": "Run: pip install 'onnxruntime>=1.20', or onnxruntime-gpu, not both.",
         "torch:torch": "Run: pip install 'torch>=2.5'",
@@ -83,5 +83,5 @@ def test_what_is_missing_is_named() -> None:
         "onnxruntime:auto": "numpy on cpu",
     }
     ran = subprocess.run([sys.executable, "-c", WITHOUT, *expected], capture_output=True, text=True, check=True)
-    for line, said in zip(ran.stdout.splitlines(), expected.values(), strict=True):
-        assert said in line
+    for line, message in zip(ran.stdout.splitlines(), expected.values(), strict=True):
+        assert message in line

@@ -1,4 +1,4 @@
-"""Packed arrays come back bit by bit."""
+"""Packed arrays unpack to the same bits."""
 
 from __future__ import annotations
 
@@ -29,11 +29,11 @@ RANDOM = np.random.default_rng(0)
     ],
     ids=lambda array: f"{array.dtype}{array.shape}",
 )
-def test_arrays_come_back(array: npt.NDArray[Any]) -> None:
+def test_arrays_survive_packing(array: npt.NDArray[Any]) -> None:
     packed, layout = pack(array)
-    found = unpack(packed, layout)
-    assert (found.dtype, found.shape) == (array.dtype, array.shape)
-    assert found.tobytes() == array.tobytes()
+    unpacked = unpack(packed, layout)
+    assert (unpacked.dtype, unpacked.shape) == (array.dtype, array.shape)
+    assert unpacked.tobytes() == array.tobytes()
 
 
 def test_whole_numbers_take_few_bytes() -> None:
@@ -41,23 +41,23 @@ def test_whole_numbers_take_few_bytes() -> None:
 
 
 @pytest.mark.parametrize("shape", [(20, 30), (5, 70_000), (0, 4), (3, 0)])
-def test_rows_come_back(shape: tuple[int, int]) -> None:
+def test_rows_survive_splitting(shape: tuple[int, int]) -> None:
     matrix = sparse.random(*shape, 0.2 if shape[1] < 100 else 0.001, format="csr", dtype=np.float32, random_state=0)
     matrix = sparse.csr_matrix(np.log1p(np.ceil(matrix.toarray() * 4)).astype(np.float32))
     matrix.sort_indices()
-    found = joined_rows(split_rows(matrix), shape[1])
-    assert found.shape == matrix.shape
+    unpacked = joined_rows(split_rows(matrix), shape[1])
+    assert unpacked.shape == matrix.shape
     for name in ("data", "indices", "indptr"):
-        np.testing.assert_array_equal(getattr(found, name), getattr(matrix, name))
-        assert getattr(found, name).dtype == getattr(matrix, name).dtype
+        np.testing.assert_array_equal(getattr(unpacked, name), getattr(matrix, name))
+        assert getattr(unpacked, name).dtype == getattr(matrix, name).dtype
 
 
 @pytest.mark.parametrize("dtype", [np.float32, np.float64])
-def test_rows_of_any_values_come_back(dtype: npt.DTypeLike) -> None:
+def test_rows_of_any_values_survive_splitting(dtype: npt.DTypeLike) -> None:
     values = np.array([2.0, -3.5, 1e-40, np.inf, 1e30, 700.0, 5e-324, 0.25], dtype=dtype)
     matrix = sparse.csr_matrix((values, [0, 1, 2, 0, 3, 1, 2, 3], [0, 3, 3, 5, 8]), (4, 4))
-    found = joined_rows(split_rows(matrix), 4)
-    assert found.data.tobytes() == values.tobytes()
+    unpacked = joined_rows(split_rows(matrix), 4)
+    assert unpacked.data.tobytes() == values.tobytes()
 
 
 def test_logs_of_counts_take_few_bytes() -> None:

@@ -11,7 +11,7 @@ import torch
 
 from spikgpt.engines.thread import TorchThread
 
-# Threads that have just ended, and one that still runs a network, when the process is forked.
+# The process forks after some threads ended, while another thread may still run a network.
 FORKS = """
 import os, signal, sys, threading
 import torch

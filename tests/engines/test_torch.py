@@ -1,4 +1,4 @@
-"""The torch engine says of cells what the trained network says, whatever the batch."""
+"""The torch engine gives the outputs of the trained network, for any batch size."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ from tests import upstream
 from tests.conftest import DATA, aligned
 
 
-def test_it_says_what_the_network_says(small: Reference, few: AnnData) -> None:
+def test_outputs_equal_those_of_the_network(small: Reference, few: AnnData) -> None:
     engine, cells = torch_engine(small), aligned(small, few)
     output = engine.run(cells, engine.embedding.fit_scale(cells, "reference", engine.run).scale)
     weights = {name: torch.from_numpy(array) for name, array in small.part(CLASSIFIER).items()}
@@ -37,19 +37,19 @@ def test_it_says_what_the_network_says(small: Reference, few: AnnData) -> None:
 
 
 @pytest.mark.parametrize("batch_size", [1, 7, 10_000])
-def test_the_batch_changes_nothing(small: Reference, few: AnnData, batch_size: int) -> None:
+def test_the_batch_size_does_not_matter(small: Reference, few: AnnData, batch_size: int) -> None:
     engine, cells = torch_engine(small), aligned(small, few)
     scale = engine.embedding.fit_scale(cells, "reference", engine.run).scale
     done: list[int] = []
     expected = engine.run(cells, scale)
-    found = engine.run(cells, scale, batch_size=batch_size, on_cells=done.append)
-    np.testing.assert_allclose(found.probabilities, expected.probabilities, atol=1e-12)
+    output = engine.run(cells, scale, batch_size=batch_size, on_cells=done.append)
+    np.testing.assert_allclose(output.probabilities, expected.probabilities, atol=1e-12)
     assert sum(done) == few.n_obs
-    nobody = engine.run(cells.part(slice(0, 0)), scale)
-    assert nobody.probabilities.shape == (0, len(small.labels.names))
+    without_cells = engine.run(cells.part(slice(0, 0)), scale)
+    assert without_cells.probabilities.shape == (0, len(small.labels.names))
 
 
-def test_vectors_that_the_user_brings_are_taken_as_they_are(small: Reference) -> None:
+def test_vectors_of_the_user_are_unchanged(small: Reference) -> None:
     engine = torch_engine(small)
     own = TorchEngine(ObsmEmbedding("X_own", small.config.input_dim), engine.classifier, engine.temperature)
     vectors = np.random.default_rng(0).standard_normal((5, small.config.input_dim))
@@ -58,7 +58,7 @@ def test_vectors_that_the_user_brings_are_taken_as_they_are(small: Reference) ->
     np.testing.assert_array_equal(output.probabilities, engine.classify(vectors)[0])
 
 
-def test_folded_weights_do_what_layer_and_norm_did(small: Reference) -> None:
+def test_folded_weights_equal_layer_and_norm(small: Reference) -> None:
     engine = torch_engine(small)
     trained, folded = engine.weights(), engine.folded_weights()
     layers = [name.removesuffix(".norm.weight") for name in trained if name.endswith(".norm.weight")]
@@ -70,8 +70,8 @@ def test_folded_weights_do_what_layer_and_norm_did(small: Reference) -> None:
         weight, gain, bias, mean, variance = (trained[f"{layer}.{name}"].astype(np.float64) for name in names)
         x = np.random.default_rng(0).standard_normal((5, weight.shape[1]))
         expected = (x @ weight.T - mean) / np.sqrt(variance + 1e-5) * gain + bias
-        found = x @ folded[f"{layer}.linear.weight"].T + folded[f"{layer}.linear.bias"]
-        np.testing.assert_allclose(found, expected, atol=1e-10)
+        actual = x @ folded[f"{layer}.linear.weight"].T + folded[f"{layer}.linear.bias"]
+        np.testing.assert_allclose(actual, expected, atol=1e-10)
     np.testing.assert_array_equal(folded["head.weight"], trained["head.weight"])
 
 
@@ -80,7 +80,7 @@ def source() -> ScGPTSource:
     return open_scgpt(DATA / "scgpt_baron", max_length=300)
 
 
-def test_scgpt_makes_the_vectors_of_cells(source: ScGPTSource, few: AnnData, tmp_path: Path) -> None:
+def test_scgpt_embeds_cells(source: ScGPTSource, few: AnnData, tmp_path: Path) -> None:
     embedding = scgpt_embedding(source)
     classifier = SpikingClassifier(SpikGPTConfig(embedding.dim, n_labels=3)).eval()
     cells = joined(list(embedding.read(few[:9]).chunks))
@@ -93,9 +93,9 @@ def test_scgpt_makes_the_vectors_of_cells(source: ScGPTSource, few: AnnData, tmp
     np.testing.assert_array_equal(kept.vectors(cells), vectors)
 
 
-def test_a_query_by_upstreams_draws_gets_upstreams_vectors(source: ScGPTSource, few: AnnData) -> None:
+def test_tokens_of_upstream_give_vectors_of_upstream(source: ScGPTSource, few: AnnData) -> None:
     checkpoint, pad_value = source.checkpoint, source.checkpoint.config.pad_value
-    # Upstream knows a gene by the vocabulary's own name and goes through a cell in the order of the file.
+    # Upstream matches genes by the names in the vocabulary, and reads the genes of a cell in file order.
     known = [name in checkpoint.vocabulary for name in few.var_names]
     shuffled = np.random.default_rng(0).permutation(np.flatnonzero(known))
     cells = few[:8, shuffled].copy()
@@ -106,8 +106,8 @@ def test_a_query_by_upstreams_draws_gets_upstreams_vectors(source: ScGPTSource, 
         batch = collate(upstream.examples(cells.X, ids, checkpoint.cls_id, pad_value))
     expected = upstream.embed(upstream.model(checkpoint), batch["gene"], batch["expr"], checkpoint.pad_id)
 
-    found, empty, report = embed_query(source, cells, RunSettings(tokenizer=UpstreamTokenizer(1, 2)))
+    vectors, empty, report = embed_query(source, cells, RunSettings(tokenizer=UpstreamTokenizer(1, 2)))
 
-    np.testing.assert_allclose(found, expected.numpy(), atol=1e-5)
+    np.testing.assert_allclose(vectors, expected.numpy(), atol=1e-5)
     assert not empty.any()
     assert report.genes_matched == len(shuffled)

@@ -1,4 +1,4 @@
-"""A graph is compared with its weights before its first use, and not again."""
+"""A graph is compared with its weights once, before its first use."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ def cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     return tmp_path / "cache"
 
 
-def test_the_second_time_nothing_is_made(reference: Reference, cache: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_verified_graph_is_not_rebuilt(reference: Reference, cache: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     first = open_graph(reference, GRAPH).metadata
     (kept,) = (cache / "graphs").iterdir()
     assert len(kept.name) == 64
@@ -38,17 +38,17 @@ def test_the_second_time_nothing_is_made(reference: Reference, cache: Path, monk
 
 
 @pytest.mark.slow
-def test_a_process_that_knows_a_graph_does_without_onnx(graph_folder: Path) -> None:
+def test_a_verified_graph_opens_without_onnx(graph_folder: Path) -> None:
     code = (
         "import sys\nfrom spikgpt.reference.files import read_reference\nfrom spikgpt.engines.onnx import OnnxEngine\n"
         f"OnnxEngine(read_reference({str(graph_folder)!r}))\nprint('onnx' in sys.modules)"
     )
-    said = [subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout]
-    said.append(subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout)
-    assert [text.strip() for text in said] == ["True", "False"]
+    outputs = [subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout]
+    outputs.append(subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout)
+    assert [text.strip() for text in outputs] == ["True", "False"]
 
 
-def test_another_graph_or_file_is_not_known(reference: Reference) -> None:
+def test_an_altered_graph_or_file_is_not_verified(reference: Reference) -> None:
     mark_verified(reference, GRAPH)
     assert is_verified(reference, GRAPH)
     assert not is_verified(read_reference(changed(reference.files, backdoor)), GRAPH)
@@ -59,7 +59,7 @@ def test_another_graph_or_file_is_not_known(reference: Reference) -> None:
     assert not is_verified(read_reference(changed(reference.files, backdoor)), GRAPH)
 
 
-def test_where_nothing_can_be_kept_graphs_are_made_each_time(
+def test_graphs_are_rebuilt_each_time_without_a_writable_cache(
     reference: Reference, cache: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     cache.write_text("a file")
@@ -72,19 +72,19 @@ def test_where_nothing_can_be_kept_graphs_are_made_each_time(
 
 
 def test_a_graph_that_another_version_built_differently_is_replaced(reference: Reference) -> None:
-    forged = read_reference(changed(changed(reference.files, backdoor), metadata(spikgpt_version="0.4.0")))
+    altered = read_reference(changed(changed(reference.files, backdoor), metadata(spikgpt_version="0.4.0")))
     with pytest.warns(SpikGPTWarning, match=r"onnx/model\.onnx was made by spikgpt 0\.4\.0, .* is run instead"):
-        session = open_graph(forged, GRAPH)
+        session = open_graph(altered, GRAPH)
     assert len(session.metadata["labels"]) > 2
-    assert not is_verified(forged, GRAPH)
+    assert not is_verified(altered, GRAPH)
 
 
-def test_a_graph_that_is_not_there(reference: Reference, small_folder: Path) -> None:
+def test_a_missing_graph_is_refused(reference: Reference, small_folder: Path) -> None:
     with pytest.raises(GraphError, match="make it with: spikgpt export"):
         open_graph(read_reference(small_folder), GRAPH)
 
 
-def test_the_usual_graph_opens_without_a_word(reference: Reference) -> None:
+def test_an_unchanged_graph_opens_without_a_warning(reference: Reference) -> None:
     with warnings.catch_warnings():
         warnings.simplefilter("error")
         assert isinstance(open_graph(reference, GRAPH), Session)

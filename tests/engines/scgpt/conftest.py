@@ -1,4 +1,4 @@
-"""Checkpoints of the scGPT format: random ones of any size, on real gene names."""
+"""Checkpoints in the scGPT format, with random weights and real gene names."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ SMALL = ScGPTConfig(dim=32, heads=4, hidden=48, layers=3, dropout=0.1)
 
 @pytest.fixture(scope="session")
 def random_checkpoint(query: AnnData) -> Callable[[ScGPTConfig], Checkpoint]:
-    """Make checkpoints of random weights, whose vocabulary is the genes of the test cells."""
+    """Return a function that makes checkpoints with random weights and the genes of the test cells."""
 
     def make(config: ScGPTConfig = SMALL) -> Checkpoint:
         tokens = (*query.var_names[:12_000], config.pad_token, CLS, END)
@@ -35,5 +35,5 @@ def random_checkpoint(query: AnnData) -> Callable[[ScGPTConfig], Checkpoint]:
 
 @pytest.fixture(scope="session")
 def checkpoint(random_checkpoint: Callable[[ScGPTConfig], Checkpoint]) -> Checkpoint:
-    """Make a small checkpoint of random weights."""
+    """Return a small checkpoint with random weights."""
     return random_checkpoint(SMALL)

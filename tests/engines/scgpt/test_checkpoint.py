@@ -1,4 +1,4 @@
-"""Checkpoint folders: every form of upstream's reads the same, and nothing else is read at all."""
+"""Checkpoint folders in every upstream form give the same weights, and invalid folders are refused."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ from tests import upstream
 
 @pytest.fixture
 def folder(checkpoint: Checkpoint, tmp_path: Path) -> Path:
-    """Write the checkpoint as upstream does, heads included."""
+    """Write the checkpoint with its heads as upstream does, and return the folder."""
     path = save_checkpoint(checkpoint, tmp_path / "checkpoint")
     (path / WEIGHTS).unlink()
     torch.save(upstream.model(checkpoint).state_dict(), path / UPSTREAM_WEIGHTS)
@@ -42,11 +42,11 @@ def stored(folder: Path) -> dict[str, Any]:
 
 
 def test_upstreams_folder_is_read(checkpoint: Checkpoint, folder: Path) -> None:
-    found = load_checkpoint(folder)
+    loaded = load_checkpoint(folder)
 
-    assert found.sha256 == checkpoint.sha256
-    assert found.vocabulary == checkpoint.vocabulary
-    assert "cls_decoder.out_layer.weight" in found.weights
+    assert loaded.sha256 == checkpoint.sha256
+    assert loaded.vocabulary == checkpoint.vocabulary
+    assert "cls_decoder.out_layer.weight" in loaded.weights
 
 
 @pytest.mark.parametrize(
@@ -64,13 +64,15 @@ def test_every_form_of_weights_is_read(
 ) -> None:
     torch.save(renamed(stored(folder)), folder / UPSTREAM_WEIGHTS)
 
-    found = load_checkpoint(folder).encoder().state_dict()
+    state = load_checkpoint(folder).encoder().state_dict()
 
     for name, tensor in checkpoint.encoder().state_dict().items():
-        torch.testing.assert_close(found[name], tensor, atol=1e-3, rtol=1e-3)
+        torch.testing.assert_close(state[name], tensor, atol=1e-3, rtol=1e-3)
 
 
-def test_conversion_there_and_back(checkpoint: Checkpoint, folder: Path, tmp_path: Path) -> None:
+def test_conversion_from_and_to_the_upstream_format_keeps_the_weights(
+    checkpoint: Checkpoint, folder: Path, tmp_path: Path
+) -> None:
     ours = save_checkpoint(load_checkpoint(folder), tmp_path / "ours")
     back = save_checkpoint(load_checkpoint(ours), tmp_path / "back", upstream=True)
 
@@ -85,13 +87,13 @@ def test_conversion_there_and_back(checkpoint: Checkpoint, folder: Path, tmp_pat
 
 def test_missing_special_tokens_are_added_at_the_end(checkpoint: Checkpoint, folder: Path) -> None:
     vocabulary = json.loads((folder / VOCABULARY).read_text())
-    del vocabulary["<eoc>"]  # the last
+    del vocabulary["<eoc>"]  # the last token
     (folder / VOCABULARY).write_text(json.dumps(vocabulary))
 
     assert load_checkpoint(folder).vocabulary == checkpoint.vocabulary
 
 
-def test_genes_have_their_ids_once(checkpoint: Checkpoint) -> None:
+def test_each_gene_has_its_id_of_the_vocabulary(checkpoint: Checkpoint) -> None:
     genes = checkpoint.genes
 
     assert [checkpoint.vocabulary[symbol] for symbol in genes.symbols] == checkpoint.with_length(9).gene_ids.tolist()
@@ -99,7 +101,7 @@ def test_genes_have_their_ids_once(checkpoint: Checkpoint) -> None:
 
 
 class Payload:
-    """Runs a command when it is unpickled."""
+    """Make a folder when the object is unpickled."""
 
     def __init__(self, path: Path) -> None:
         self.path = path
@@ -201,12 +203,12 @@ def not_finite(folder: Path) -> None:
         (lambda folder: shutil.rmtree(folder), r"is no folder; expected args.json"),
     ],
 )
-def test_other_things_are_refused(folder: Path, damage: Callable[[Path], object], message: str) -> None:
+def test_invalid_folders_are_refused(folder: Path, damage: Callable[[Path], object], message: str) -> None:
     damage(folder)
     with pytest.raises(CheckpointError, match=message):
         load_checkpoint(folder)
 
 
-def test_nothing_is_overwritten(checkpoint: Checkpoint, folder: Path) -> None:
+def test_an_existing_folder_is_not_overwritten(checkpoint: Checkpoint, folder: Path) -> None:
     with pytest.raises(CheckpointError, match="exists already; name a new folder"):
         save_checkpoint(checkpoint, folder)

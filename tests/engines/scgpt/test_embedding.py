@@ -1,4 +1,4 @@
-"""Embedding many cells: the same vector for the same cell, shards that survive an interruption, nothing done twice."""
+"""Embedding of many cells: the same vector for the same cell, and runs that resume from their shards."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ from tests import upstream
 
 @pytest.fixture(scope="module")
 def values(query: AnnData) -> sparse.csr_matrix:
-    """50 real cells on the genes of the checkpoint, one of them without counts."""
+    """Return 50 real cells and one cell without counts, on the genes of the checkpoint."""
     counts = query.X[:50, :12_000].tocsr().astype(np.float32)
     return sparse.csr_matrix(sparse.vstack([counts, sparse.csr_matrix((1, 12_000), dtype=np.float32)]))
 
@@ -54,28 +54,30 @@ def test_vectors_do_not_depend_on_order_or_batch(
     monkeypatch.setattr(embedding, "SHARD", 20)
     order = np.random.default_rng(batch_size).permutation(values.shape[0])
 
-    found = embed_cells(checkpoint, values[order], IDS, max_length=400, settings=RunSettings(batch_size=batch_size))
+    result = embed_cells(checkpoint, values[order], IDS, max_length=400, settings=RunSettings(batch_size=batch_size))
 
-    assert found == pytest.approx(vectors[order], abs=1e-6)
+    assert result == pytest.approx(vectors[order], abs=1e-6)
 
 
-def test_upstreams_draws_give_upstreams_vectors(checkpoint: Checkpoint, values: sparse.csr_matrix) -> None:
+def test_tokens_of_upstream_give_vectors_of_upstream(checkpoint: Checkpoint, values: sparse.csr_matrix) -> None:
     cells = values[:20]
     collate = upstream.collator(checkpoint.pad_id, checkpoint.config.pad_value, 400)
     with upstream.seeded(1, 2):
         batch = collate(upstream.examples(cells, IDS, checkpoint.cls_id, checkpoint.config.pad_value))
     expected = upstream.embed(upstream.model(checkpoint), batch["gene"], batch["expr"], checkpoint.pad_id)
 
-    found = embed_cells(checkpoint, cells, IDS, max_length=400, settings=RunSettings(tokenizer=UpstreamTokenizer(1, 2)))
+    result = embed_cells(
+        checkpoint, cells, IDS, max_length=400, settings=RunSettings(tokenizer=UpstreamTokenizer(1, 2))
+    )
 
-    assert found == pytest.approx(expected.numpy(), abs=1e-5)
+    assert result == pytest.approx(expected.numpy(), abs=1e-5)
 
 
 class Interrupted(Exception):
-    """Stands for the user's Ctrl-C."""
+    """Simulated Ctrl-C of the user."""
 
 
-def test_an_interrupted_run_goes_on(
+def test_an_interrupted_run_resumes(
     checkpoint: Checkpoint,
     values: sparse.csr_matrix,
     vectors: npt.NDArray[np.float32],
@@ -102,21 +104,21 @@ def test_an_interrupted_run_goes_on(
         return original(encoder, genes, bins)
 
     monkeypatch.setattr(ScGPTEncoder, "embed", counted)
-    told: list[int] = []
+    cells_done: list[int] = []
 
-    found = embed_cells(checkpoint, values, IDS, max_length=400, settings=settings, on_cells=told.append)
+    result = embed_cells(checkpoint, values, IDS, max_length=400, settings=settings, on_cells=cells_done.append)
 
-    assert found == pytest.approx(vectors, abs=1e-6)
+    assert result == pytest.approx(vectors, abs=1e-6)
     assert sum(embedded) == 51 - 16
-    assert sum(told) == 51
+    assert sum(cells_done) == 51
     embedded.clear()
     assert np.array_equal(
-        embed_cells(checkpoint, values, IDS, max_length=400, settings=RunSettings(cache=tmp_path)), found
+        embed_cells(checkpoint, values, IDS, max_length=400, settings=RunSettings(cache=tmp_path)), result
     )
     assert not embedded
 
 
-def test_other_cells_and_settings_are_not_taken_for_kept_ones(
+def test_other_cells_and_settings_have_a_cache_of_their_own(
     checkpoint: Checkpoint, values: sparse.csr_matrix, tmp_path: Path
 ) -> None:
     for changed, length in ((values, 400), (values, 300), (values * 2, 400), (values[:50], 400)):
@@ -125,7 +127,7 @@ def test_other_cells_and_settings_are_not_taken_for_kept_ones(
     assert len(list(tmp_path.iterdir())) == 4
 
 
-def test_a_damaged_shard_is_made_again(
+def test_a_damaged_shard_is_computed_again(
     checkpoint: Checkpoint, values: sparse.csr_matrix, vectors: npt.NDArray[np.float32], tmp_path: Path
 ) -> None:
     embed_cells(checkpoint, values, IDS, max_length=400, settings=RunSettings(cache=tmp_path))
@@ -138,14 +140,14 @@ def test_a_damaged_shard_is_made_again(
     assert shard.stat().st_size > 100
 
 
-def test_a_cache_that_cannot_be_written_is_done_without(
+def test_cells_are_embedded_without_a_writable_cache(
     checkpoint: Checkpoint, values: sparse.csr_matrix, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     (tmp_path / "file").write_text("no folder")
     monkeypatch.setattr("spikgpt.engines.scgpt.embedding.SHARD", 2)
-    with pytest.warns(SpikGPTWarning, match=r"Embeddings cannot be cached in .*file.*SPIKGPT_CACHE") as told:
+    with pytest.warns(SpikGPTWarning, match=r"Embeddings cannot be cached in .*file.*SPIKGPT_CACHE") as warned:
         vectors = embed_cells(checkpoint, values[:6], IDS, settings=RunSettings(cache=tmp_path / "file"))
-    assert len(told) == 1
+    assert len(warned) == 1
     assert vectors == pytest.approx(embed_cells(checkpoint, values[:6], IDS), abs=1e-6)
 
 
@@ -153,10 +155,10 @@ def test_a_cache_that_cannot_be_written_is_done_without(
 def test_lower_precision_is_close(
     checkpoint: Checkpoint, values: sparse.csr_matrix, vectors: npt.NDArray[np.float32], precision: str
 ) -> None:
-    found = embed_cells(checkpoint, values[:8], IDS, max_length=400, settings=RunSettings(precision=precision))
+    result = embed_cells(checkpoint, values[:8], IDS, max_length=400, settings=RunSettings(precision=precision))
 
-    assert found.dtype == np.float32
-    assert ((found * vectors[:8]).sum(axis=1) > 0.999).all()
+    assert result.dtype == np.float32
+    assert ((result * vectors[:8]).sum(axis=1) > 0.999).all()
 
 
 def test_options_out_of_range_are_refused(checkpoint: Checkpoint, values: sparse.csr_matrix) -> None:
@@ -167,12 +169,12 @@ def test_options_out_of_range_are_refused(checkpoint: Checkpoint, values: sparse
         embed_cells(checkpoint, values, IDS, max_length=1)
 
 
-def test_a_device_that_is_not_there_is_named() -> None:
+def test_an_unavailable_device_is_refused() -> None:
     with pytest.raises(ConfigError, match="The device 'gpu' cannot be used .*; name cpu, or cuda where it works"):
         device_named("gpu")
 
 
-def test_the_cache_is_where_the_user_says(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+def test_the_cache_folder_follows_the_environment(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     monkeypatch.setenv("SPIKGPT_CACHE", str(tmp_path))
     assert cache_folder() == tmp_path / "embeddings"
     monkeypatch.delenv("SPIKGPT_CACHE")

@@ -1,4 +1,4 @@
-"""The network gives upstream's vectors: full size and small, with padding, for the cell and for every token."""
+"""The encoder gives upstream's cell vectors, at full and small size, with padding."""
 
 from __future__ import annotations
 
@@ -37,14 +37,14 @@ def test_cell_vectors_are_upstreams(
     genes, bins = batch(checkpoint, cells, length)
 
     expected = upstream.embed(upstream.model(checkpoint), genes, bins, checkpoint.pad_id)
-    found = checkpoint.encoder().embed(genes, bins)
+    vectors = checkpoint.encoder().embed(genes, bins)
 
-    assert (found - expected).abs().max() < 1e-5
-    # Vectors that hardly differ between cells would pass whatever the network does.
-    assert (found[0] - found[1]).abs().max() > 1e-3
+    assert (vectors - expected).abs().max() < 1e-5
+    # If all cells had nearly the same vector, the comparison above would show nothing.
+    assert (vectors[0] - vectors[1]).abs().max() > 1e-3
 
 
-def test_the_whole_network_gives_the_same_as_its_shortcuts(checkpoint: Checkpoint) -> None:
+def test_embed_equals_the_whole_network(checkpoint: Checkpoint) -> None:
     genes, bins = batch(checkpoint, 4, 90)
     encoder = checkpoint.encoder()
 
@@ -53,7 +53,7 @@ def test_the_whole_network_gives_the_same_as_its_shortcuts(checkpoint: Checkpoin
     assert (encoder.embed(genes, bins) - whole).abs().max() < 1e-6
 
 
-def test_args_are_read_back() -> None:
+def test_args_survive_a_round_trip() -> None:
     assert ScGPTConfig.from_args(SMALL.to_args()) == SMALL
     published: dict[str, Any] = {
         "embsize": 512,
@@ -83,6 +83,6 @@ def test_other_networks_are_refused(changed: dict[str, Any], message: str) -> No
         ScGPTConfig.from_args(SMALL.to_args() | changed)
 
 
-def test_args_of_another_kind_are_refused() -> None:
+def test_args_that_are_no_object_are_refused() -> None:
     with pytest.raises(CheckpointError, match=r"args.json holds list; expected an object with embsize"):
         ScGPTConfig.from_args([])

@@ -1,4 +1,4 @@
-"""scGPT as an embedder: the same vectors however the genes are named and stored, and the right checkpoint or none."""
+"""scGPT as an embedder: vectors do not depend on gene names or storage, and other checkpoints are refused."""
 
 from __future__ import annotations
 
@@ -73,16 +73,16 @@ def test_vectors_do_not_depend_on_storage_names_or_order(source: ScGPTSource, fe
 
 
 @pytest.mark.slow
-def test_upstream_draws_follow_the_querys_order(source: ScGPTSource, few: AnnData) -> None:
+def test_upstream_tokens_depend_on_the_gene_order_of_the_query(source: ScGPTSource, few: AnnData) -> None:
     shuffled = few[:, np.random.default_rng(0).permutation(few.n_vars)].copy()
 
-    def drawn(adata: AnnData) -> Floats:
+    def upstream_vectors(adata: AnnData) -> Floats:
         return vectors_of(source, adata, RunSettings(tokenizer=UpstreamTokenizer(1, 2)))
 
-    assert np.array_equal(drawn(few), drawn(few))
-    assert np.abs(drawn(few) - drawn(shuffled)).max() > 1e-4
-    # Draws of ties move a cell little.
-    assert np.median((drawn(few) * vectors_of(source, few)).sum(axis=1)) > 0.95
+    assert np.array_equal(upstream_vectors(few), upstream_vectors(few))
+    assert np.abs(upstream_vectors(few) - upstream_vectors(shuffled)).max() > 1e-4
+    # Random draws for ties change a vector little.
+    assert np.median((upstream_vectors(few) * vectors_of(source, few)).sum(axis=1)) > 0.95
 
 
 def test_cells_without_counts_are_marked(source: ScGPTSource, few: AnnData) -> None:
@@ -101,7 +101,7 @@ def test_other_genes_are_refused(source: ScGPTSource, few: AnnData) -> None:
         vectors_of(source, adata)
 
 
-def test_a_scaling_has_no_meaning(source: ScGPTSource, few: AnnData) -> None:
+def test_a_scaling_is_refused(source: ScGPTSource, few: AnnData) -> None:
     with pytest.raises(ConfigError, match="scaling is 'query'"):
         scgpt_embedding(source).read(few, scaling="query")
 
@@ -121,20 +121,20 @@ def test_a_reference_names_its_checkpoint(trained: SpikGPT, few: AnnData, tmp_pa
 
     with pytest.raises(CheckpointError, match="needs the scGPT checkpoint 'scgpt_baron'; give its folder with scgpt="):
         SpikGPT.from_pretrained(folder)
-    found = SpikGPT.from_pretrained(folder, scgpt=CHECKPOINT).annotate(few.copy())
+    annotation = SpikGPT.from_pretrained(folder, scgpt=CHECKPOINT).annotate(few.copy())
 
-    assert np.array_equal(found.labels, expected.labels)
-    assert found.probabilities == pytest.approx(expected.probabilities, abs=1e-6)
+    assert np.array_equal(annotation.labels, expected.labels)
+    assert annotation.probabilities == pytest.approx(expected.probabilities, abs=1e-6)
 
 
 def test_another_checkpoint_is_refused(trained: SpikGPT, tmp_path: Path) -> None:
     folder = trained.save_pretrained(tmp_path / "islets")
     other = load_checkpoint(CHECKPOINT)
     other.weights["encoder.enc_norm.bias"][0] += 1e-3
-    wrong = save_checkpoint(other, tmp_path / "other")
+    other_folder = save_checkpoint(other, tmp_path / "other")
 
     with pytest.raises(CheckpointError, match=r"Found an scGPT checkpoint of sha256 .*expected scgpt_baron of sha256"):
-        SpikGPT.from_pretrained(folder, scgpt=wrong)
+        SpikGPT.from_pretrained(folder, scgpt=other_folder)
 
 
 @pytest.mark.usefixtures("brief")
@@ -142,17 +142,17 @@ def test_a_reference_can_carry_its_checkpoint(cells: AnnData, few: AnnData, tmp_
     bundled = SpikGPT.train(cells, "cell_type", embedder=open_scgpt(CHECKPOINT, bundled=True), name="islets")
     expected = bundled.annotate(few.copy())
 
-    found = SpikGPT.from_pretrained(bundled.save_pretrained(tmp_path / "islets")).annotate(few.copy())
+    annotation = SpikGPT.from_pretrained(bundled.save_pretrained(tmp_path / "islets")).annotate(few.copy())
 
-    assert np.array_equal(found.labels, expected.labels)
-    assert found.probabilities == pytest.approx(expected.probabilities, abs=1e-6)
+    assert np.array_equal(annotation.labels, expected.labels)
+    assert annotation.probabilities == pytest.approx(expected.probabilities, abs=1e-6)
 
 
 def test_a_damaged_source_is_refused(source: ScGPTSource) -> None:
     bundled = replace(source, bundled=True)
     settings, tensors, genes = bundled.settings(), bundled.tensors(), bundled.vocabulary.genes
     fewer = {name: tensor for name, tensor in tensors.items() if "norm2" not in name}
-    for changed, held, message in (
+    for changed, stored, message in (
         ({"sha256": 3}, tensors, "The scgpt embedder of config.json is"),
         ({"special_tokens": ["<cls>"]}, tensors, "The scgpt embedder of config.json is .*special_tokens"),
         ({"args": {}}, tensors, "args.json has embsize = None"),
@@ -165,13 +165,13 @@ def test_a_damaged_source_is_refused(source: ScGPTSource) -> None:
         ({}, fewer, "inside the reference is inconsistent: The weights hold nothing for"),
     ):
         with pytest.raises(DamagedReference, match=message):
-            ScGPTSource.from_settings(settings | changed, held, genes)
+            ScGPTSource.from_settings(settings | changed, stored, genes)
     with pytest.raises(CheckpointError, match="expected scgpt_baron of sha256"):
         ScGPTSource.from_settings(settings | {"sha256": "0" * 64}, tensors, genes)
 
 
 def test_a_vocabulary_may_hold_old_symbols_and_special_tokens(checkpoint: Checkpoint) -> None:
-    # SEPT2 is SEPTIN2 today; both stand in published vocabularies.
+    # SEPT2 is SEPTIN2 today; published vocabularies have both symbols.
     vocabulary = {token: index for index, token in enumerate(("<pad>", "SEPT2", "<cls>", "SEPTIN2", "INS", "<eoc>"))}
     genes = Checkpoint(ScGPTConfig(), vocabulary, checkpoint.weights).genes
 

@@ -1,4 +1,4 @@
-"""Upstream's draws exactly."""
+"""The upstream tokenizer gives exactly the tokens of upstream's collator."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ PAD, CLS, PAD_VALUE = 0, 1, -2
 
 @pytest.fixture(scope="module")
 def values(query: AnnData) -> sparse.csr_matrix:
-    """60 real cells, of which none is empty: upstream fails on a cell without counts."""
+    """Return 60 real cells, all with counts: upstream fails on a cell without counts."""
     return sparse.csr_matrix(query.X[:60])
 
 
@@ -27,7 +27,7 @@ def gene_ids(query: AnnData) -> npt.NDArray[np.int64]:
 
 @pytest.mark.parametrize("max_length", [1200, 300])
 @pytest.mark.parametrize("logs", [False, True])
-def test_upstream_draws_are_those_of_its_collator(
+def test_tokens_equal_those_of_the_collator(
     values: sparse.csr_matrix, gene_ids: npt.NDArray[np.int64], max_length: int, logs: bool
 ) -> None:
     used = values.log1p() if logs else values

@@ -1,4 +1,4 @@
-"""Weights of strangers are bounded by what their file holds, before anything of them is touched."""
+"""Untrusted weight files that state more data than they hold are refused before loading."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from spikgpt.engines.scgpt import weights
 from spikgpt.engines.scgpt.weights import read_pickle, read_safetensors
 from spikgpt.errors import CheckpointError
 
-# Numbers of a tensor that would take a terabyte.
+# Number of float32 values in a terabyte.
 HUGE = 2**38
 
 
@@ -26,21 +26,21 @@ def saved(content: Any, **options: Any) -> bytes:
     return file.getvalue()
 
 
-def sound() -> dict[str, Tensor]:
+def small_weights() -> dict[str, Tensor]:
     return {"a": torch.arange(6.0).reshape(2, 3), "b": torch.ones(4).half()}
 
 
 def repacked(size: int = 0, name: str = "data/0", compression: int = zipfile.ZIP_DEFLATED) -> bytes:
-    """Pack a file of torch once more, with one entry as large as wanted."""
+    """Return a torch file, repacked with `size` zero bytes as the content of one entry."""
     packed = io.BytesIO()
-    with zipfile.ZipFile(io.BytesIO(saved(sound()))) as old, zipfile.ZipFile(packed, "w", compression) as new:
+    with zipfile.ZipFile(io.BytesIO(saved(small_weights()))) as old, zipfile.ZipFile(packed, "w", compression) as new:
         for entry in old.namelist():
             new.writestr(entry, bytes(size) if size and entry.endswith(name) else old.read(entry))
     return packed.getvalue()
 
 
 def many_entries() -> bytes:
-    packed = io.BytesIO(saved(sound()))
+    packed = io.BytesIO(saved(small_weights()))
     with zipfile.ZipFile(packed, "a") as archive:
         for number in range(200):
             archive.writestr(f"archive/{number}", b"")
@@ -48,7 +48,7 @@ def many_entries() -> bytes:
 
 
 def commented() -> bytes:
-    packed = io.BytesIO(saved(sound()))
+    packed = io.BytesIO(saved(small_weights()))
     with zipfile.ZipFile(packed, "a") as archive:
         archive.comment = b"a comment in which another table of contents could stand"
     return packed.getvalue()
@@ -57,10 +57,10 @@ def commented() -> bytes:
 def test_weights_are_read(tmp_path: Path) -> None:
     path = tmp_path / "best_model.pt"
     shared = torch.ones(5)
-    for content in (saved(sound()), saved(sound(), _use_new_zipfile_serialization=False), repacked()):
+    for content in (saved(small_weights()), saved(small_weights(), _use_new_zipfile_serialization=False), repacked()):
         path.write_bytes(content)
         assert {name: tensor.tolist() for name, tensor in read_pickle(path).items()} == {
-            name: tensor.tolist() for name, tensor in sound().items()
+            name: tensor.tolist() for name, tensor in small_weights().items()
         }
     path.write_bytes(saved({"state_dict": {"one": shared, "other": shared, "rows": torch.ones(3, 4).T}, "epoch": 3}))
     assert sorted(read_pickle(path)) == ["one", "other", "rows"]
@@ -87,7 +87,7 @@ def test_weights_are_read(tmp_path: Path) -> None:
         (lambda: b"(" * 900, r"damaged or incomplete|more than weights"),
     ],
 )
-def test_what_states_more_than_it_holds_is_refused(
+def test_invalid_weight_files_are_refused(
     make: Callable[[], bytes], message: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(weights, "MOST_ENTRIES", 100)
@@ -99,7 +99,7 @@ def test_what_states_more_than_it_holds_is_refused(
 
 
 @pytest.mark.parametrize("content", [b"", b"x" * 100, b"\xff" * 8 + b"{}", b"\x02" + bytes(7) + b"{}x"])
-def test_what_is_no_safetensors_file_is_refused(content: bytes, tmp_path: Path) -> None:
+def test_invalid_safetensors_files_are_refused(content: bytes, tmp_path: Path) -> None:
     path = tmp_path / "model.safetensors"
     path.write_bytes(content)
     with pytest.raises(CheckpointError, match=r"model\.safetensors is not a safetensors file"):
