@@ -1,4 +1,4 @@
-"""Batches are inferred where one effect moves the cells of most labels, and not where a type is missing."""
+"""Batches are inferred if one effect shifts the cells of most labels; cells of a missing type are no batch."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ LABELS, SIZE = 5, 12
 
 
 def made_up(cells: int, batches: int = 1, seed: int = 0) -> tuple[Any, Any, Any, Any]:
-    """Return points of cells of several labels and batches, their labels, their batches, and the labels' profiles."""
+    """Return points, labels and batches of made-up cells, and the profiles of the labels."""
     random = np.random.default_rng(seed)
     profiles = 8 * random.normal(size=(LABELS, SIZE))
     best, of_batch = random.integers(LABELS, size=cells), random.integers(batches, size=cells)
@@ -24,20 +24,20 @@ def made_up(cells: int, batches: int = 1, seed: int = 0) -> tuple[Any, Any, Any,
 
 
 def inferred(points: Any, best: Any, profiles: Any) -> npt.NDArray[np.int64]:
-    """Return the batches of cells, with the neighbours that the library would find."""
+    """Return the inferred batches of cells, from the 14 nearest neighbours of each cell."""
     near = cKDTree(points).query(points, 15)[1][:, 1:]
     return infer_batches(points, best, near, profiles)
 
 
-def assert_same_parts(found: Any, expected: Any) -> None:
-    """Hold two ways to part cells against each other, whatever the parts are called."""
-    pairs = set(zip(found.tolist(), expected.tolist(), strict=True))
-    assert len(pairs) == len(set(found.tolist())) == len(set(expected.tolist()))
+def assert_same_parts(parts: Any, expected: Any) -> None:
+    """Assert that two partitions of cells are equal up to the codes of the parts."""
+    pairs = set(zip(parts.tolist(), expected.tolist(), strict=True))
+    assert len(pairs) == len(set(parts.tolist())) == len(set(expected.tolist()))
 
 
 @pytest.mark.parametrize("batches", [2, 3])
 @pytest.mark.parametrize("seed", range(3))
-def test_batches_are_found(batches: int, seed: int) -> None:
+def test_batches_are_inferred(batches: int, seed: int) -> None:
     points, best, of_batch, profiles = made_up(1500, batches, seed)
     assert_same_parts(inferred(points, best, profiles), of_batch)
 
@@ -55,7 +55,7 @@ def test_a_type_that_is_missing_from_the_reference_is_no_batch() -> None:
     assert not inferred(points, best, profiles).any()
 
 
-def test_a_missing_type_that_several_labels_are_given_is_no_batch() -> None:
+def test_a_missing_type_with_several_labels_is_no_batch() -> None:
     points, best, _, profiles = made_up(1200)
     missing = np.flatnonzero(best < 3)
     missing = missing[np.random.default_rng(0).random(len(missing)) < 0.4]
@@ -63,12 +63,12 @@ def test_a_missing_type_that_several_labels_are_given_is_no_batch() -> None:
     assert not inferred(points, best, profiles).any()
 
 
-def test_a_label_of_one_batch_and_a_rare_one_go_to_their_batch() -> None:
+def test_a_rare_label_and_a_label_of_one_batch_get_the_right_batch() -> None:
     points, best, of_batch, profiles = made_up(1500, 2)
     kept = ~((best == 1) & (of_batch == 0)) & ~((best == 2) & (np.arange(1500) > 200))
-    found = inferred(points[kept], best[kept], profiles)
+    batches = inferred(points[kept], best[kept], profiles)
     assert 0 < (best[kept] == 2).sum() < 60
-    assert_same_parts(found, of_batch[kept])
+    assert_same_parts(batches, of_batch[kept])
 
 
 def test_fewer_than_three_labels_or_a_hundred_cells_are_one_batch() -> None:
@@ -79,7 +79,7 @@ def test_fewer_than_three_labels_or_a_hundred_cells_are_one_batch() -> None:
     assert not infer_batches(points[:0], best[:0], np.empty((0, 0), dtype=np.int64), profiles).any()
 
 
-def test_order_and_place_do_not_matter() -> None:
+def test_order_and_origin_of_the_points_do_not_matter() -> None:
     points, best, _, profiles = made_up(1500, 3)
     order = np.random.default_rng(2).permutation(1500)
     moved = inferred(points[order] + 5, best[order], profiles + 5)

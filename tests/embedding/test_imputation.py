@@ -1,4 +1,4 @@
-"""Genes that are missing: the inference against dense formulas, and what it is for: labels of a panel."""
+"""Imputation of missing genes equals dense formulas, and improves the labels of a gene panel."""
 
 from __future__ import annotations
 
@@ -31,14 +31,14 @@ def read(projection: PCAProjection, adata: AnnData) -> AlignedCells:
     return joined(list(projection.read(adata, layer=None, scaling="auto").chunks))
 
 
-def panel(projection: PCAProjection, adata: AnnData, own: int, others: int) -> AnnData:
-    """Return a query with some of the genes that the network reads, and some that are known beside."""
+def panel(projection: PCAProjection, adata: AnnData, own: int, additional: int) -> AnnData:
+    """Return a query with some genes of the network, and some additional genes for the imputation."""
     assert projection.imputer is not None
-    names = [*projection.genes.symbols[::7][:own], *projection.imputer.genes.symbols[:others]]
+    names = [*projection.genes.symbols[::7][:own], *projection.imputer.genes.symbols[:additional]]
     return adata[:, names].copy()
 
 
-def test_expected_scores_are_those_of_the_mixture() -> None:
+def test_expected_scores_equal_those_of_the_mixture() -> None:
     random = np.random.default_rng(0)
     labels, genes, dim = 3, 12, 2
     table = GeneStatistics(
@@ -54,7 +54,7 @@ def test_expected_scores_are_those_of_the_mixture() -> None:
     none = np.empty(0, dtype=np.float16)
     more = GeneImputer(GeneList((), ()), none, none, none, none, none, centroids, scatter)
     scaled = random.normal(0, 1, (5, int(known.sum())))
-    found = FittedImputer.fit(table, known, shares, more).scores(scaled)
+    scores = FittedImputer.fit(table, known, shares, more).scores(scaled)
 
     within = scatter.astype(np.float64)
     within += 1e-6 * np.trace(within) / dim * np.eye(dim)
@@ -73,47 +73,48 @@ def test_expected_scores_are_those_of_the_mixture() -> None:
             )
             expected.append(centroids[label] + gain @ (expression - mean))
         weights = np.exp(np.array(logs) - max(logs))
-        np.testing.assert_allclose(found[cell], weights / weights.sum() @ np.array(expected), rtol=1e-6, atol=1e-8)
+        np.testing.assert_allclose(scores[cell], weights / weights.sum() @ np.array(expected), rtol=1e-6, atol=1e-8)
 
 
-def test_a_query_that_has_all_genes_is_taken_as_it_is(small: Reference, few: AnnData) -> None:
+def test_a_query_with_all_genes_is_unchanged(small: Reference, few: AnnData) -> None:
     projection = projection_of(small)
     cells = read(projection, few)
-    values, _, found = projection.impute(cells, projection.reference_scale(cells))
+    values, _, is_known = projection.impute(cells, projection.reference_scale(cells))
     assert not len(cells.other_genes)
-    assert found.all()
+    assert is_known.all()
     assert (values != cells.values).nnz == 0
 
 
-def test_as_many_other_genes_are_read_as_are_missing(small: Reference, few: AnnData) -> None:
+def test_another_gene_is_read_for_each_missing_gene(small: Reference, few: AnnData) -> None:
     projection = projection_of(small)
     assert projection.imputer is not None
     lacking = set(projection.genes.symbols[:30])
     cells = read(projection, few[:, [name not in lacking for name in few.var_names]].copy())
     assert (~cells.genes_present).sum() == len(cells.other_genes) == 30
-    there = {name: at for at, name in enumerate(few.var_names)}
-    columns = [there[projection.imputer.genes.symbols[at]] for at in cells.other_genes]
+    column_of = {name: column for column, name in enumerate(few.var_names)}
+    columns = [column_of[projection.imputer.genes.symbols[gene]] for gene in cells.other_genes]
     np.testing.assert_array_equal(cells.values[:, -30:].toarray(), few.X[:, columns].toarray())
 
 
-def test_a_panel_gets_better_labels_than_without_the_other_genes(small: Reference, query: AnnData) -> None:
+def test_additional_genes_improve_the_labels_of_a_panel(small: Reference, query: AnnData) -> None:
     projection = projection_of(small)
-    asked = panel(projection, query, 110, 90)
+    cells_of_panel = panel(projection, query, 110, 90)
     known = query.obs["cell_type"].isin(small.labels.names).to_numpy()
     truth = query.obs["cell_type"].astype(str).to_numpy()[known]
     right = {}
     for name, more in (("all", projection.imputer), ("none", None)):
         engine = replace(torch_engine(small), embedding=replace(projection, imputer=more))
-        right[name] = (labelled(small, asked, engine).best_labels[known] == truth).mean()
+        right[name] = (labelled(small, cells_of_panel, engine).best_labels[known] == truth).mean()
     assert right["all"] > 0.9
     assert right["all"] > right["none"]
 
 
 def test_engines_agree_on_a_panel(graph_folder: str, query: AnnData) -> None:
     reference = read_reference(graph_folder)
-    asked = panel(projection_of(reference), query, 60, 140)
+    cells_of_panel = panel(projection_of(reference), query, 60, 140)
     torch, onnx = (
-        labelled(reference, asked, open_engine(reference, EngineOptions(engine=name))) for name in ("torch", "onnx")
+        labelled(reference, cells_of_panel, open_engine(reference, EngineOptions(engine=name)))
+        for name in ("torch", "onnx")
     )
     np.testing.assert_array_equal(torch.labels, onnx.labels)
     np.testing.assert_allclose(torch.probabilities, onnx.probabilities, atol=1e-3)
@@ -121,29 +122,27 @@ def test_engines_agree_on_a_panel(graph_folder: str, query: AnnData) -> None:
 
 
 def test_on_a_small_panel_uncertain_cells_are_unknown_rather_than_wrong(small: Reference, query: AnnData) -> None:
-    asked = panel(projection_of(small), query, 4, 30)
+    cells_of_panel = panel(projection_of(small), query, 4, 30)
     truth = query.obs["cell_type"].astype(str).to_numpy()
     known = np.isin(truth, small.labels.names)
-    all_cells, default = labelled(small, asked, unknown_rate=0.0), labelled(small, asked)
+    all_cells, default = labelled(small, cells_of_panel, unknown_rate=0.0), labelled(small, cells_of_panel)
     assert default.input_report.few_genes
     assert (all_cells.labels != truth)[known].mean() > 0.1
-    wrong = (default.labels != truth) & (default.labels != UNKNOWN)
-    assert wrong[known].mean() < 0.1
+    mislabelled = (default.labels != truth) & (default.labels != UNKNOWN)
+    assert mislabelled[known].mean() < 0.1
     assert (default.labels == truth).any()
     assert any(note.startswith("The query has few of the reference's genes") for note in default.notes())
 
 
 def test_chunks_do_not_matter_on_a_panel(small: Reference, query: AnnData) -> None:
-    asked = panel(projection_of(small), query, 60, 140)
-    whole, part = labelled(small, asked), labelled(small, asked, batch_size=7)
+    cells_of_panel = panel(projection_of(small), query, 60, 140)
+    whole, part = labelled(small, cells_of_panel), labelled(small, cells_of_panel, batch_size=7)
     np.testing.assert_array_equal(whole.labels, part.labels)
 
 
-def test_genes_that_allow_too_little_are_refused_with_the_best_that_are_missing(
-    small: Reference, query: AnnData
-) -> None:
+def test_too_few_genes_are_refused_with_the_most_useful_missing_genes(small: Reference, query: AnnData) -> None:
     projection = projection_of(small)
     assert projection.imputer is not None
-    asked = query[:, [*projection.genes.symbols[:0], *projection.imputer.genes.symbols[-12:]]].copy()
+    cells_of_panel = query[:, [*projection.genes.symbols[:0], *projection.imputer.genes.symbols[-12:]]].copy()
     with pytest.raises(GenesError, match=r"\d+% of cells.*expected at least 50%.*missing genes: \w+"):
-        labelled(small, asked)
+        labelled(small, cells_of_panel)

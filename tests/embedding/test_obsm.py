@@ -24,7 +24,7 @@ def read(adata: AnnData, dim: int = 4) -> AlignedCells:
     return joined(list(ObsmEmbedding("X_scvi", dim).read(adata).chunks))
 
 
-def test_vectors_are_taken_as_they_are() -> None:
+def test_vectors_are_read_unchanged() -> None:
     fitted = ObsmEmbedding.fit(with_embedding(), "X_scvi")
     assert (fitted.kind, fitted.dim) == ("obsm:X_scvi", 4)
     cells = read(with_embedding())
@@ -47,7 +47,7 @@ def test_any_storage_gives_the_same_vectors(stored: Any) -> None:
     np.testing.assert_array_equal(read(with_embedding(stored)).values.toarray(), VECTORS)
 
 
-def test_settings_bring_it_back() -> None:
+def test_settings_survive_a_round_trip() -> None:
     embedding = ObsmEmbedding("X_scvi", 4)
     assert embedding.settings() == {"kind": "obsm", "key": "X_scvi", "dim": 4}
     assert embedding.tensors() == {}
@@ -63,7 +63,7 @@ def test_a_missing_embedding_is_refused() -> None:
         ObsmEmbedding.fit(AnnData(np.ones((6, 2), np.float32)), "X_scvi")
 
 
-def test_another_length_is_refused() -> None:
+def test_vectors_of_another_length_are_refused() -> None:
     with pytest.raises(DataError, match=r"obsm\['X_scvi'\] has 4 columns; the reference was trained on 7. Embed"):
         read(with_embedding(), 7)
 
@@ -98,7 +98,7 @@ def test_damaged_settings_are_refused(settings: dict[str, Any]) -> None:
 @pytest.mark.parametrize(
     "stored", [VECTORS.astype(str).astype(object), VECTORS[:, :, None]], ids=["text", "three axes"]
 )
-def test_what_is_no_matrix_of_numbers_is_refused(stored: Any) -> None:
+def test_values_other_than_a_matrix_of_numbers_are_refused(stored: Any) -> None:
     cells = with_embedding(stored)
     with pytest.raises(DataError, match="expected numbers, one row a cell"):
         read(cells)

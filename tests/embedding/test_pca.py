@@ -1,4 +1,4 @@
-"""The projection against plain NumPy, and its scalings against queries that differ from the reference."""
+"""The projection equals plain NumPy, and its scalings suit queries that differ from the reference."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ def vectors_of(projection: PCAProjection, adata: AnnData) -> npt.NDArray[np.floa
 
 
 def columns(adata: AnnData, projection: PCAProjection) -> list[int]:
-    """Where the projection's genes are, by name alone; every one of them must be there."""
+    """Return the columns of the projection's genes by name; all genes must be present."""
     positions = {name: index for index, name in enumerate(adata.var_names)}
     return [positions[symbol] for symbol in projection.genes.symbols]
 
@@ -83,7 +83,7 @@ def test_a_missing_gene_counts_as_the_reference_mean(small: Reference, query: An
 
 
 def test_composition_scaling_undoes_another_technology(small: Reference, cells: AnnData) -> None:
-    # Each gene is captured better or worse by a factor, and only three of the six types are there.
+    # Each gene is captured better or worse by a factor, and only three of the six types are present.
     truth = cells.obs["cell_type"].astype(str).to_numpy()
     few = np.isin(truth, np.unique(truth)[:3])
     random = np.random.default_rng(0)
@@ -96,19 +96,19 @@ def test_composition_scaling_undoes_another_technology(small: Reference, cells: 
     assert accuracy["composition"] > accuracy["query"]
 
 
-def test_shift_scaling_is_a_plain_numpy_computation(small: Reference, query: AnnData) -> None:
+def test_shift_scaling_equals_a_plain_numpy_computation(small: Reference, query: AnnData) -> None:
     projection, scaled = projection_of(small), scaled_by(small, query, "shift")
-    found = np.log1p(query.X.toarray() / query.X.sum(axis=1).A * 1e4)[:, columns(query, projection)]
+    logs = np.log1p(query.X.toarray() / query.X.sum(axis=1).A * 1e4)[:, columns(query, projection)]
     unmoved = labels_by(small, query, "reference")
     names = small.labels.names
     counts = np.array([(unmoved == name).sum() for name in names])
     shares, means, stds = counts / counts.sum(), projection.label_means, projection.label_stds
     expected = shares @ means
     deviation = np.sqrt(shares @ (stds.astype(np.float64) ** 2 + (means - expected) ** 2))
-    ratio = np.clip((found.std(axis=0) + 0.3) / (deviation + 0.3), 0.3, 3)
-    voting = [place for place, count in enumerate(counts) if count >= 10]
+    ratio = np.clip((logs.std(axis=0) + 0.3) / (deviation + 0.3), 0.3, 3)
+    voting = [index for index, count in enumerate(counts) if count >= 10]
     differences = [
-        found[unmoved == names[place]].mean(axis=0) - (means[place] - projection.mean) * ratio for place in voting
+        logs[unmoved == names[index]].mean(axis=0) - (means[index] - projection.mean) * ratio for index in voting
     ]
     assert len(voting) > 2
     assert scaled.scale is not None
@@ -127,7 +127,7 @@ def test_auto_keeps_the_type_of_sorted_cells(small: Reference, cells: AnnData) -
     assert min(right["composition"]) < 0.8
 
 
-def test_labels_that_change_with_the_scaling_are_told(small: Reference, cells: AnnData) -> None:
+def test_labels_that_change_with_the_scaling_are_noted(small: Reference, cells: AnnData) -> None:
     beta = cells.X[(cells.obs["cell_type"] == "beta").to_numpy()]
     alone = AnnData(sparse.vstack([beta] * 2, format="csr"), var=cells.var.copy())
     scaled = scaled_by(small, alone, "auto")
@@ -149,29 +149,29 @@ def test_notes_of_the_values_and_of_the_genes_are_joined(small: Reference, query
     assert mouse.startswith("The query looks like mouse")
 
 
-def test_what_the_network_said_in_the_chosen_scale_is_handed_on(small: Reference, query: AnnData) -> None:
+def test_the_network_output_in_the_chosen_scale_is_kept(small: Reference, query: AnnData) -> None:
     scaled = scaled_by(small, query, "composition")
     again = torch_engine(small).run(aligned(small, query), scaled.scale)
     assert scaled.output is not None
     np.testing.assert_array_equal(scaled.output.probabilities, again.probabilities)
 
 
-def test_a_query_that_cannot_be_scaled_with_confidence_says_so(small: Reference, query: AnnData) -> None:
+def test_an_uncertain_scaling_is_noted(small: Reference, query: AnnData) -> None:
     strange = query.copy()
     strange.var_names = np.random.default_rng(0).permutation(query.var_names)
     assert "of the labels change with the scaling method" in scaled_by(small, strange, "composition").notes[0]
     assert scaled_by(small, query, "auto").notes == ()
 
 
-def test_profiles_are_what_the_labels_express_of_the_genes_that_were_found(small: Reference, cells: AnnData) -> None:
+def test_profiles_hold_the_mean_expression_of_the_genes_in_the_query(small: Reference, cells: AnnData) -> None:
     embedder = projection_of(small)
-    found = np.random.default_rng(0).random(len(embedder.genes)) < 0.5
+    in_query = np.random.default_rng(0).random(len(embedder.genes)) < 0.5
     counts = cells.X.toarray().astype(np.float64)
-    logs = np.log1p(1e4 * counts / counts.sum(axis=1, keepdims=True))[:, columns(cells, embedder)][:, found]
+    logs = np.log1p(1e4 * counts / counts.sum(axis=1, keepdims=True))[:, columns(cells, embedder)][:, in_query]
     best = np.array([small.labels.names.index(name) for name in cells.obs["cell_type"]])
     means = np.stack([logs[best == label].mean(axis=0) for label in range(len(small.labels.names))])
 
-    profiles = embedder.profiles(replace(read(embedder, cells), genes_present=found))
+    profiles = embedder.profiles(replace(read(embedder, cells), genes_present=in_query))
 
     np.testing.assert_allclose(profiles.means, means, atol=1e-4)
     np.testing.assert_allclose(profiles.within, np.sqrt(((logs - means[best]) ** 2).mean(axis=0)), atol=1e-3)

@@ -1,4 +1,4 @@
-"""The space that cells span by themselves is that of a plain principal component analysis."""
+"""The PCA of a query equals a plain principal component analysis."""
 
 from __future__ import annotations
 
@@ -11,13 +11,13 @@ from spikgpt.embedding import query_pca
 from spikgpt.embedding.query_pca import QueryPCA
 
 
-def test_components_are_those_of_a_principal_component_analysis(logs: sparse.csr_matrix) -> None:
+def test_coordinates_equal_those_of_scikit_learn(logs: sparse.csr_matrix) -> None:
     dense = logs.toarray().astype(np.float64)
     expected = PCA(30, svd_solver="full").fit_transform(dense / (dense.std(axis=0) + query_pca.PCA.spread_floor))
 
-    found = QueryPCA.fit(logs).transform(logs)
+    coordinates = QueryPCA.fit(logs).transform(logs)
 
-    assert np.abs(found) == pytest.approx(np.abs(expected), abs=1e-8)
+    assert np.abs(coordinates) == pytest.approx(np.abs(expected), abs=1e-8)
 
 
 def test_components_do_not_depend_on_the_chunk(logs: sparse.csr_matrix, monkeypatch: pytest.MonkeyPatch) -> None:

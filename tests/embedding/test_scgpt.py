@@ -1,4 +1,4 @@
-"""Cells are read for scGPT by the genes of its vocabulary."""
+"""Cells for scGPT are read by the genes of the vocabulary."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ def test_values_are_those_of_the_vocabularys_genes(embedding: ScGPTEmbedding, fe
     assert read.report.genes == f"500 of the query's {few.n_vars} genes are in the vocabulary."
 
 
-def test_a_cell_without_such_genes_is_empty(embedding: ScGPTEmbedding, few: AnnData) -> None:
+def test_a_cell_without_genes_of_the_vocabulary_is_empty(embedding: ScGPTEmbedding, few: AnnData) -> None:
     cells = few[:3].copy()
     counts = cells.X.tolil()
     counts[1, :500] = 0
@@ -36,9 +36,9 @@ def test_a_cell_without_such_genes_is_empty(embedding: ScGPTEmbedding, few: AnnD
     assert joined(list(embedding.read(cells).chunks)).empty.tolist() == [False, True, False]
 
 
-def test_it_has_neither_scale_nor_expression(embedding: ScGPTEmbedding, few: AnnData) -> None:
+def test_the_embedding_has_neither_scale_nor_expression(embedding: ScGPTEmbedding, few: AnnData) -> None:
     cells = joined(list(embedding.read(few).chunks))
-    assert embedding.fit_scale(cells, "auto", lambda _, __: pytest.fail("no network is asked")).scale is None
+    assert embedding.fit_scale(cells, "auto", lambda _, __: pytest.fail("the network ran")).scale is None
     as_any: Embedding = embedding
     assert as_any.logs(cells) is None
     assert as_any.profiles(cells) is None

@@ -1,4 +1,4 @@
-"""Stored embeddings come back as what they were."""
+"""Stored embeddings are read back with their kind and content."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from spikgpt.embedding.stored import stored_embedding
 from spikgpt.reference.files import EMBEDDER, Reference
 
 
-def test_each_kind_comes_back(small: Reference) -> None:
+def test_each_kind_of_embedding_is_read_back(small: Reference) -> None:
     projection = stored_embedding(small.embedder, small.part(EMBEDDER), small.genes)
     assert isinstance(projection, PCAProjection)
     assert (projection.kind, projection.dim, projection.stored_genes) == ("pca", small.config.input_dim, small.genes)

@@ -1,4 +1,4 @@
-"""Tokens: by the distributions of upstream's draws, and the same for the same cell."""
+"""Tokens follow the distributions of upstream's random draws, and are the same for the same cell."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ PAD, CLS, PAD_VALUE = 0, 1, -2
 
 @pytest.fixture(scope="module")
 def values(query: AnnData) -> sparse.csr_matrix:
-    """60 real cells, and one without counts."""
+    """Return 60 real cells and one cell without counts."""
     counts = query.X[:60].tocsr()
     return sparse.csr_matrix(sparse.vstack([counts, sparse.csr_matrix((1, counts.shape[1]), dtype=counts.dtype)]))
 
@@ -68,7 +68,7 @@ def test_quantiles_are_numpys_for_any_values(row: list[float]) -> None:
 
 
 def test_ties_spread_evenly_over_their_bins() -> None:
-    # 20,000 genes with one count and as many with two: the ones fill bins 1 to 25, the twos the others.
+    # 20,000 genes have one count and fill bins 1 to 25; 20,000 genes have two counts and fill the other bins.
     values = sparse.csr_matrix(np.repeat(np.array([[1, 2]], dtype=np.float32), 20_000, axis=1))
     tokens = tokenise(values, np.arange(40_000), cls_id=CLS, pad_value=PAD_VALUE, max_length=100_000)
 
@@ -91,23 +91,23 @@ def test_a_long_cell_is_a_fair_subset() -> None:
     assert chosen.std() == pytest.approx(8.7, rel=0.15)
 
 
-def test_the_same_cell_has_the_same_tokens(values: sparse.csr_matrix, gene_ids: npt.NDArray[np.int64]) -> None:
+def test_tokens_do_not_depend_on_the_order_of_cells(values: sparse.csr_matrix, gene_ids: npt.NDArray[np.int64]) -> None:
     order = np.random.default_rng(0).permutation(values.shape[0])
     options = {"cls_id": CLS, "pad_value": PAD_VALUE, "max_length": 500}
     tokens = tokenise(values, gene_ids, **options)
     shuffled = tokenise(values[order], gene_ids, **options)
 
-    for place, index in enumerate(order):
-        (genes, bins), (other_genes, other_bins) = cell(tokens, index), cell(shuffled, place)
+    for row, index in enumerate(order):
+        (genes, bins), (other_genes, other_bins) = cell(tokens, index), cell(shuffled, row)
         assert np.array_equal(genes, other_genes)
         assert np.array_equal(bins, other_bins)
 
 
 def test_another_draw_gives_other_subsets(values: sparse.csr_matrix, gene_ids: npt.NDArray[np.int64]) -> None:
-    one, other = (
+    first, second = (
         tokenise(values, gene_ids, cls_id=CLS, pad_value=PAD_VALUE, max_length=500, draw=draw) for draw in (1, 2)
     )
-    assert not np.array_equal(one.genes, other.genes)
+    assert not np.array_equal(first.genes, second.genes)
 
 
 def test_a_cell_without_counts_is_cls_alone(values: sparse.csr_matrix, gene_ids: npt.NDArray[np.int64]) -> None:
@@ -121,7 +121,7 @@ def test_a_cell_without_counts_is_cls_alone(values: sparse.csr_matrix, gene_ids:
 
 
 def test_golden_tokens() -> None:
-    # Pins the hash: other tokens for the same cell would make kept embeddings and trained references wrong.
+    # The hash must not change: other tokens would invalidate cached embeddings and trained references.
     values = sparse.csr_matrix(np.array([[1, 1, 2, 1, 5, 3.5, 1, 300]], dtype=np.float32))
     tokens = tokenise(values, np.arange(8) * 10, cls_id=CLS, pad_value=PAD_VALUE, max_length=7)
 
@@ -133,10 +133,10 @@ GOLDEN_GENES = [1, 0, 10, 30, 40, 60, 70]
 GOLDEN_BINS = [-2, 20, 14, 18, 43, 11, 50]
 
 
-def test_cells_are_tokenised_where_compiled_code_cannot_be_kept() -> None:
+def test_cells_are_tokenised_without_a_writable_cache() -> None:
     code = """if True:
         from numba.core import caching
-        caching.CacheImpl._locator_classes = []  # as where no folder can be written to
+        caching.CacheImpl._locator_classes = []  # as if no folder were writable
         from spikgpt.embedding import tokens
         import numpy as np
         print(tokens._mix(np.uint64(1)))

@@ -1,4 +1,4 @@
-"""A vocabulary survives the graph that carries it, and says which of its tokens are genes."""
+"""A vocabulary survives a round trip through JSON, and separates genes from special tokens."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ def test_genes_are_the_tokens_that_are_not_special() -> None:
     assert (WORDS.pad_id, WORDS.cls_id) == (0, 1)
 
 
-def test_json_brings_it_back() -> None:
+def test_a_vocabulary_survives_a_round_trip() -> None:
     assert Vocabulary.from_json(WORDS.to_json()) == WORDS
 
 
@@ -34,6 +34,6 @@ def test_json_brings_it_back() -> None:
         *("nothing", "a list", "no JSON", "no <cls>", "fields missing", "many bins", "few bins", "text", "long", "low"),
     ],
 )
-def test_what_is_no_vocabulary_is_refused(text: str) -> None:
+def test_invalid_vocabularies_are_refused(text: str) -> None:
     with pytest.raises(DamagedReference, match=r"carries no vocabulary .* Export the reference again"):
         Vocabulary.from_json(text)

@@ -104,21 +104,21 @@ def aligned(expression: Expression, least_cells: int, chunk_size: int = 7, threa
         return joined(list(aligned_chunks(expression, match, chunk_size=chunk_size, threads=threads)))
 
 
-def assert_same(found: AlignedCells, expected: AlignedCells) -> None:
+def assert_same(actual: AlignedCells, expected: AlignedCells) -> None:
     for name in ("data", "indices", "indptr"):
-        one, other = getattr(found.values, name), getattr(expected.values, name)
-        assert one.dtype == other.dtype
-        assert np.array_equal(one, other)
-    assert np.array_equal(found.totals, expected.totals)
-    found.values.check_format(full_check=True)
-    assert np.array_equal(found.genes_present, expected.genes_present)
-    assert found.kind == expected.kind
+        array, expected_array = getattr(actual.values, name), getattr(expected.values, name)
+        assert array.dtype == expected_array.dtype
+        assert np.array_equal(array, expected_array)
+    assert np.array_equal(actual.totals, expected.totals)
+    actual.values.check_format(full_check=True)
+    assert np.array_equal(actual.genes_present, expected.genes_present)
+    assert actual.kind == expected.kind
 
 
 @pytest.mark.parametrize("kind", KINDS)
 @settings(max_examples=8, deadline=None)
 @given(seed=st.integers(0, 2**32 - 1), chunk_size=st.sampled_from([1, 7, 100]))
-def test_compiled_values_are_those_of_scipy_to_the_bit(kind: str, seed: int, chunk_size: int) -> None:
+def test_compiled_values_equal_those_of_scipy_to_the_bit(kind: str, seed: int, chunk_size: int) -> None:
     change, content = KINDS[kind]
     expression = expression_of(change(counts(np.random.default_rng(seed))), content)
 
@@ -127,7 +127,7 @@ def test_compiled_values_are_those_of_scipy_to_the_bit(kind: str, seed: int, chu
 
 @pytest.mark.parametrize("value", [-1.0, np.nan, np.inf, 1.5, 1e39])
 @pytest.mark.parametrize("kind", ["counts", "CPM", "natural logarithms"])
-def test_wrong_values_are_refused_in_the_same_words(value: float, kind: str) -> None:
+def test_invalid_values_are_refused_with_the_same_message(value: float, kind: str) -> None:
     change, content = KINDS[kind]
     matrix = change(counts(np.random.default_rng(0))).astype(np.float64)
     matrix.data[len(matrix.data) // 2] = value
@@ -150,7 +150,7 @@ def test_columns_of_one_gene_are_summed() -> None:
     assert_same(aligned(expression, 0), aligned(expression, 10**9))
 
 
-def test_the_last_cell_may_fill_all_genes() -> None:
+def test_every_cell_may_express_all_genes() -> None:
     matrix = sparse.csr_matrix(np.ones((3, GENES), dtype=np.float32))
     expression = expression_of(matrix, Content("counts"))
 

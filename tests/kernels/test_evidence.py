@@ -1,4 +1,4 @@
-"""The compiled scores are those of NumPy."""
+"""The compiled scores equal those of NumPy."""
 
 from __future__ import annotations
 
@@ -43,7 +43,7 @@ def evidence(scorer: OODScorer, neighbours: np.ndarray, rows: np.ndarray) -> OOD
     near=st.sampled_from([0, 14]),
     empty=st.booleans(),
 )
-def test_scores_are_those_of_numpy(seed: int, genes: int, labels: int, batches: int, near: int, empty: bool) -> None:
+def test_scores_equal_those_of_numpy(seed: int, genes: int, labels: int, batches: int, near: int, empty: bool) -> None:
     random = np.random.default_rng(seed)
     scorer = scorer_of(random, 40, genes, labels, batches, empty=empty)
     neighbours, rows = random.integers(0, 40, (25, near)), random.integers(0, 40, 25)
@@ -51,17 +51,17 @@ def test_scores_are_those_of_numpy(seed: int, genes: int, labels: int, batches: 
 
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(kernels, "LEAST_CELLS", 0)
-        found = evidence(scorer, neighbours, rows)
+        compiled = evidence(scorer, neighbours, rows)
 
     assert expected.marker_excess is not None
-    assert found.marker_excess is not None
-    np.testing.assert_allclose(found.marker_excess, expected.marker_excess, rtol=1e-10, atol=1e-12)
-    # Where all genes are equal, the correlation is 0 / 0: rounding decides, and the score is bounded.
+    assert compiled.marker_excess is not None
+    np.testing.assert_allclose(compiled.marker_excess, expected.marker_excess, rtol=1e-10, atol=1e-12)
+    # If all genes are equal, the correlation is 0 / 0: rounding decides, and the score is bounded.
     if not empty and genes > 2:
-        np.testing.assert_allclose(found.id_score, expected.id_score, rtol=1e-7, atol=1e-7)
+        np.testing.assert_allclose(compiled.id_score, expected.id_score, rtol=1e-7, atol=1e-7)
 
 
-def test_scores_do_not_depend_on_the_cells_beside(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_scores_do_not_depend_on_other_cells(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(kernels, "LEAST_CELLS", 0)
     random = np.random.default_rng(0)
     scorer = scorer_of(random, 60, 50, 6, 2, empty=False)

@@ -1,4 +1,4 @@
-"""Compiled functions compute as Python does, and are kept on disk where that can be done."""
+"""Compiled functions compute the same as in Python, and are cached on disk if a folder is writable."""
 
 from __future__ import annotations
 
@@ -39,15 +39,15 @@ def test_small_queries_and_absent_numba_use_numpy() -> None:
     assert run.returncode == 0, run.stderr
 
 
-def test_functions_are_compiled_where_nothing_can_be_kept(tmp_path: Path) -> None:
+def test_functions_are_compiled_without_a_writable_cache(tmp_path: Path) -> None:
     code = """if True:
         from numba.core import caching
-        caching.CacheImpl._locator_classes = []  # as where no folder can be written to
+        caching.CacheImpl._locator_classes = []  # as if no folder were writable
         import numpy as np
         from spikgpt.kernels.nearest import ClusteredPoints
         points = np.arange(20.0)[:, None]
-        found = ClusteredPoints.fit(points).nearest(points[:1], np.array([0]), 2)
-        assert found.tolist() == [[1, 2]], found
+        nearest = ClusteredPoints.fit(points).nearest(points[:1], np.array([0]), 2)
+        assert nearest.tolist() == [[1, 2]], nearest
     """
     run = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, cwd=tmp_path)
     assert run.returncode == 0, run.stderr

@@ -16,22 +16,22 @@ from spikgpt.types import Floats, Rows
 
 
 def distances_of(points: Floats, queries: Floats, own: Rows, count: int) -> np.ndarray:
-    """Return the distances of the nearest points by a plain loop, as equally near points may come in any order."""
-    found = []
-    for query, place in zip(queries, own, strict=True):
+    """Return the distances of the nearest points by a plain loop; equally near points may come in any order."""
+    distances = []
+    for query, row in zip(queries, own, strict=True):
         lengths = np.sqrt(((points - query) ** 2).sum(axis=1))
-        found.append(np.sort(np.delete(lengths, place) if place >= 0 else lengths)[:count])
-    return np.array(found)
+        distances.append(np.sort(np.delete(lengths, row) if row >= 0 else lengths)[:count])
+    return np.array(distances)
 
 
 def check(points: Floats, queries: Floats, own: Rows, count: int) -> None:
-    found = ClusteredPoints.fit(points).nearest(queries, own, count)
+    neighbours = ClusteredPoints.fit(points).nearest(queries, own, count)
 
-    lengths = np.sqrt(((points[found] - queries[:, None]) ** 2).sum(axis=2))
+    lengths = np.sqrt(((points[neighbours] - queries[:, None]) ** 2).sum(axis=2))
     scale = np.abs(points).max() + 1e-12
     np.testing.assert_allclose(lengths, distances_of(points, queries, own, count), atol=1e-6 * scale)
-    assert not (found == own[:, None]).any()
-    assert all(len(set(row)) == count for row in found)
+    assert not (neighbours == own[:, None]).any()
+    assert all(len(set(row)) == count for row in neighbours)
 
 
 @settings(max_examples=60, deadline=None)
@@ -42,7 +42,7 @@ def check(points: Floats, queries: Floats, own: Rows, count: int) -> None:
     scale=st.sampled_from([1e-6, 1.0, 1e6]),
     kind=st.sampled_from(["normal", "groups", "copies", "constant", "far from zero"]),
 )
-def test_nearest_are_those_of_a_comparison_with_all_points(
+def test_neighbours_equal_those_of_a_comparison_with_all_points(
     seed: int, size: int, dim: int, scale: float, kind: str
 ) -> None:
     random = np.random.default_rng(seed)
@@ -62,7 +62,9 @@ def test_nearest_are_those_of_a_comparison_with_all_points(
     check(points, queries, own, 14)
 
 
-def test_neighbours_are_those_of_numpy_on_real_cells(logs: sparse.csr_matrix, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_neighbours_equal_those_of_numpy_on_real_cells(
+    logs: sparse.csr_matrix, monkeypatch: pytest.MonkeyPatch
+) -> None:
     points = QueryPCA.fit(logs).transform(logs)
     rows, ones = np.arange(len(points)), np.ones((len(points), 1))
     expected = KNNSmoother.fit(rows, points, ones).neighbours

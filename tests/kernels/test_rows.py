@@ -32,7 +32,7 @@ def assert_equal(actual: sparse.csr_matrix, expected: sparse.csr_matrix) -> None
 
 @pytest.mark.parametrize("dtype", ["f4", "f8", "i8", "u1", bool])
 @pytest.mark.parametrize("width", [1, 8, 33])
-def test_values_of_tiles_are_those_of_numpy(dtype: Any, width: int) -> None:
+def test_values_of_tiles_equal_those_of_numpy(dtype: Any, width: int) -> None:
     with np.errstate(invalid="ignore"):
         dense = matrix_of(dtype)
     data, columns = np.empty(dense.size + 1, dtype=np.float32), np.empty(dense.size + 1, dtype=np.int32)
@@ -47,7 +47,7 @@ def test_values_of_tiles_are_those_of_numpy(dtype: Any, width: int) -> None:
 
 @pytest.mark.parametrize("bits", [0, 3, 8])
 @pytest.mark.parametrize("dtype", ["f4", "f8", "i8", "u1"])
-def test_buckets_are_those_of_scipy(dtype: Any, bits: int, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_buckets_equal_those_of_scipy(dtype: Any, bits: int, monkeypatch: pytest.MonkeyPatch) -> None:
     matrix = sparse.csc_matrix(matrix_of(dtype))
     results = []
     for least in (0, 10**9):
@@ -56,8 +56,8 @@ def test_buckets_are_those_of_scipy(dtype: Any, bits: int, monkeypatch: pytest.M
         for first in range(0, matrix.shape[1], 10):
             buckets.append(matrix[:, first : first + 10], first)
         results.append([buckets.read(number) for number in range(-(-matrix.shape[0] // (1 << bits)))])
-    for one, other in zip(*results, strict=True):
-        assert_equal(one, other)
+    for compiled, plain in zip(*results, strict=True):
+        assert_equal(compiled, plain)
 
 
 def test_repeated_values_are_summed(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -71,6 +71,6 @@ def test_repeated_values_are_summed(monkeypatch: pytest.MonkeyPatch) -> None:
 @pytest.mark.parametrize(
     ("value", "small"), [(0, True), (7, True), (8, False), (-1, False), (0.5, False), (np.nan, False)]
 )
-def test_whole_values_below_a_limit(value: float, small: bool) -> None:
+def test_small_whole_values_are_recognised(value: float, small: bool) -> None:
     values = np.array([1, 2, value, 3], dtype=np.float32)
     assert rows.small_whole(values, 8) is small

@@ -1,4 +1,4 @@
-"""Cards: the Hub's own validation accepts them, and their figures are those that were measured."""
+"""Model cards pass the validation of the Hub, and show the measured figures."""
 
 from __future__ import annotations
 
@@ -62,7 +62,7 @@ def text(provenance: dict[str, Any] | None = None, *, onnx: bool = False) -> str
 
 
 def recipe_of(name: str) -> dict[str, Any]:
-    """Return what a recipe says of a reference that was not trained yet."""
+    """Return name and provenance of an untrained reference, from its recipe."""
     folder = find_recipe(name)
     plan = plan_build(read_recipe(folder))
     return {"name": name, "provenance": provenance_of(plan, read_card(folder, plan.card))}
@@ -93,7 +93,7 @@ def recipe_of(name: str) -> dict[str, Any]:
         "(confusion_matrix.png)",
     ],
 )
-def test_everything_is_stated(stated: str) -> None:
+def test_a_card_states_all_facts(stated: str) -> None:
     assert stated in text()
 
 
@@ -109,14 +109,14 @@ def test_everything_is_stated(stated: str) -> None:
         "and of those that get the label alpha, at most 5% are Unknown on average",
     ],
 )
-def test_calibration_and_the_promise_are_stated(stated: str) -> None:
+def test_calibration_and_the_unknown_rate_are_stated(stated: str) -> None:
     scores = {"everything": {"cells": 300}, "labels": {"alpha": {"cells": 30}, "rare": {"cells": 12}}}
     bins = [{"confidence": 0.4, "accuracy": 0.5, "cells": 2}, {"confidence": 0.98, "accuracy": 1.0, "cells": 28}]
     metrics = METRICS | {"reliability": {"expected_calibration_error": 0.0123, "bins": bins}}
     assert stated in card("islets", LABELS, THRESHOLDS | {"together": scores}, metrics, PROVENANCE)
 
 
-def test_the_graph_is_used_where_there_is_one() -> None:
+def test_a_card_states_the_use_of_the_graph() -> None:
     assert "To add a graph: `spikgpt export org/islets --out FOLDER`." in text()
     assert "The ONNX graphs are used if ONNX Runtime is installed." in text(onnx=True)
     assert "spikgpt export" not in text(onnx=True)
@@ -141,18 +141,18 @@ def test_scores_on_other_studies_are_results_of_their_own() -> None:
     rows = [{"study": name, "cells": 9, "accuracy": 0.5, "macro_f1": 0.25} for name in ("Xin", "Segerstolpe")]
     rows = [row | dict.fromkeys(("share_right", "known_unknown", "known_unknown_by_paper"), 0.1) for row in rows]
     study = {"study": "Xin", "accession": "GSE81608", "role": "query", "cells": 9, "citation": "x", "licence": "none"}
-    made = card("islets", LABELS, THRESHOLDS, METRICS | {"studies": rows}, PROVENANCE | {"studies": [study]})
-    metadata = read_metadata(made)
+    content = card("islets", LABELS, THRESHOLDS, METRICS | {"studies": rows}, PROVENANCE | {"studies": [study]})
+    metadata = read_metadata(content)
     assert metadata is not None
     results = metadata["model-index"][0]["results"]
-    assert [(one["dataset"]["type"], one["dataset"]["name"]) for one in results] == [
+    assert [(result["dataset"]["type"], result["dataset"]["name"]) for result in results] == [
         ("GSE81608", "Xin"),
         ("Segerstolpe", "Segerstolpe"),
         ("GSE84133", "held out: donor human3"),
     ]
     assert [metric["value"] for metric in results[0]["metrics"]] == [0.5, 0.25]
     # Earlier versions of SpikGPT compare the last result with the metrics.
-    assert card_figures(made) == {"accuracy": 0.9876, "f1": 0.8765}
+    assert card_figures(content) == {"accuracy": 0.9876, "f1": 0.8765}
 
 
 def test_the_examples_of_a_card_run_as_they_are_written(
@@ -189,7 +189,7 @@ def test_a_card_is_text_with_a_short_form() -> None:
     assert Card("no metadata").metadata == {}
 
 
-def test_what_is_not_known_is_not_made_up() -> None:
+def test_missing_facts_are_stated_as_not_stated() -> None:
     unstated = text({"recipe": {"name": "paper"}, "seed": 0})
     assert "Origin of the cells: not stated\n" in unstated
     assert "license: unknown\n" in unstated
@@ -198,15 +198,15 @@ def test_what_is_not_known_is_not_made_up() -> None:
     assert "datasets:" not in unstated
 
 
-def test_the_hub_reads_the_figures_that_were_measured(tmp_path: Path) -> None:
+def test_the_hub_reads_the_measured_figures(tmp_path: Path) -> None:
     (tmp_path / "README.md").write_text(text())
-    found = ModelCard.load(tmp_path / "README.md").data
-    assert found.model_name == "islets"
-    assert {result.metric_type: result.metric_value for result in found.eval_results or ()} == {
+    card_data = ModelCard.load(tmp_path / "README.md").data
+    assert card_data.model_name == "islets"
+    assert {result.metric_type: result.metric_value for result in card_data.eval_results or ()} == {
         "accuracy": 0.9876,
         "f1": 0.8765,
     }
-    result = (found.eval_results or [])[0]
+    result = (card_data.eval_results or [])[0]
     assert (result.task_type, result.dataset_type, result.dataset_name) == (
         "tabular-classification",
         "GSE84133",
@@ -258,7 +258,7 @@ def test_the_hub_accepts_every_card(hub: LoopbackHub, tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("name", NAMES)
-def test_a_reference_that_was_not_trained_says_so_and_states_no_figure(name: str) -> None:
+def test_the_card_of_an_untrained_reference_has_no_figures(name: str) -> None:
     recipe = recipe_of(name)
     content = untrained_card(recipe)
     assert "**Not trained yet.** There are no weights here, and nothing was measured." in content
@@ -279,12 +279,12 @@ def test_a_card_without_figures_has_none(content: str) -> None:
     assert card_figures(content) == {}
 
 
-def test_what_strangers_wrote_is_neither_html_nor_front_matter() -> None:
+def test_untrusted_text_becomes_neither_html_nor_front_matter() -> None:
     evil = "<script>alert(1)</script>\n---\nlicense: evil\n---\n  +++\n<!-- x"
     names = {"source": "<img src=x>", "description": evil}
     paper = {"reference": "<b>", "query": "<i>", "figures": "<u>"}
-    made = text({**PROVENANCE, **names, "paper": paper})
-    _, front, body = made.split("---\n", 2)
+    content = text({**PROVENANCE, **names, "paper": paper})
+    _, front, body = content.split("---\n", 2)
     assert "<" not in body
     assert r"&lt;script>alert(1)&lt;/script>" in body
     assert [line for line in body.splitlines() if line.strip().startswith(("---", "+++"))] == []
@@ -313,23 +313,23 @@ def test_front_matter_is_read_as_plain_values_or_not_at_all(front: str) -> None:
     assert card_figures(f"---\n{front}\n---\n") == {}
 
 
-def test_what_a_build_measured_is_stated() -> None:
-    asked = {"study": "Xin", "cells": 9, "accuracy": 0.5, "macro_f1": 0.25, "share_right": 0.75, "known_unknown": 0.1}
+def test_the_measures_of_a_build_are_stated() -> None:
+    scores = {"study": "Xin", "cells": 9, "accuracy": 0.5, "macro_f1": 0.25, "share_right": 0.75, "known_unknown": 0.1}
     left_out = {"label": "alpha", "study": "Xin", "unseen_cells": 7, "known_cells": 2, "unseen_unknown": 0.97}
     left_out |= {"known_unknown": 0.02, "unseen_unknown_by_paper": 0.5, "known_unknown_by_paper": 0.4, "auroc": 0.9}
     metrics = METRICS | {
-        "studies": [asked | {"known_unknown_by_paper": 0.2}],
+        "studies": [scores | {"known_unknown_by_paper": 0.2}],
         "left_out": [left_out | {"mistaken_for": {"gamma": 5, "beta": 2}}],
     }
     study = {"study": "Xin", "accession": "GSE1", "role": "query", "cells": 9, "citation": "<b>", "licence": "none"}
-    told = PROVENANCE | {"studies": [study], "incomplete": "It has 3 cells of the 5."}
-    made = card("islets", LABELS, THRESHOLDS, metrics, told)
-    assert "| Xin | 9 | 0.500 | 0.250 | 0.750 | 10.0% | 20.0% |\n" in made
-    assert "| alpha | Xin | 7 | 97.0% | 2.0% | 50.0% | 40.0% | 0.900 | gamma 5, beta 2 |\n" in made
-    assert "| Xin | GSE1 | query | 9 | &lt;b> | none |\n" in made
-    assert "**Not yet trained on the full data.** It has 3 cells of the 5.\n" in made
-    assert "Made-up" not in made
-    synthetic = card("islets", LABELS, THRESHOLDS, metrics | {"synthetic": True}, told | {"synthetic": True})
+    provenance = PROVENANCE | {"studies": [study], "incomplete": "It has 3 cells of the 5."}
+    content = card("islets", LABELS, THRESHOLDS, metrics, provenance)
+    assert "| Xin | 9 | 0.500 | 0.250 | 0.750 | 10.0% | 20.0% |\n" in content
+    assert "| alpha | Xin | 7 | 97.0% | 2.0% | 50.0% | 40.0% | 0.900 | gamma 5, beta 2 |\n" in content
+    assert "| Xin | GSE1 | query | 9 | &lt;b> | none |\n" in content
+    assert "**Not yet trained on the full data.** It has 3 cells of the 5.\n" in content
+    assert "Made-up" not in content
+    synthetic = card("islets", LABELS, THRESHOLDS, metrics | {"synthetic": True}, provenance | {"synthetic": True})
     assert "**Made-up cells.**" in synthetic
     assert "## A label left out (made-up cells)" in synthetic
 
@@ -349,16 +349,19 @@ def test_a_cross_validation_is_stated() -> None:
     spreads = {"accuracy": {"mean": 0.95, "std": 0.0707}, "macro_f1": {"mean": 0.9, "std": 0.1414}}
     validation = {"batch_key": "donor", "groups": rows, "pooled": pooled, **spreads}
     metrics = METRICS | {"cross_validation": validation}
-    made = card("islets", LABELS, THRESHOLDS, metrics, PROVENANCE)
-    assert "In a cross-validation, each donor was held out in turn" in made
+    content = card("islets", LABELS, THRESHOLDS, metrics, PROVENANCE)
+    assert "In a cross-validation, each donor was held out in turn" in content
     assert (
-        "| held-out donor | cells | accuracy | macro-F1 |\n|---|---|---|---|\n| human1 | 30 | 0.900 | 0.800 |\n" in made
+        "| held-out donor | cells | accuracy | macro-F1 |\n|---|---|---|---|\n| human1 | 30 | 0.900 | 0.800 |\n"
+        in content
     )
-    assert "| a\\|b | 30 | 1.000 | 1.000 |\n| mean ± standard deviation | | 0.950 ± 0.071 | 0.900 ± 0.141 |\n\n" in made
+    assert (
+        "| a\\|b | 30 | 1.000 | 1.000 |\n| mean ± standard deviation | | 0.950 ± 0.071 | 0.900 ± 0.141 |\n\n" in content
+    )
     # The rows of labels pool all held-out cells.
     assert (
         "| alpha | CL:0000171 | 70 | 53 | 0.900 | 0.800 | 0.700 |\n| rare | - | 7 | 7 | 0.600 | 0.500 | 0.400 |\n"
-        in made
+        in content
     )
-    assert "Over 30 cells, accuracy is 0.988" in made
+    assert "Over 30 cells, accuracy is 0.988" in content
     assert "cross-validation" not in text()

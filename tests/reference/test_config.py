@@ -1,4 +1,4 @@
-"""The description of a network: checked when it is made, and whole when it is read."""
+"""A network config is checked when it is made, and must be complete when it is read."""
 
 from __future__ import annotations
 
@@ -50,7 +50,7 @@ def test_values_of_another_type_or_out_of_range_are_refused(values: dict[str, An
             make(VALUES | values)
 
 
-def test_a_config_is_stated_in_full() -> None:
+def test_missing_and_unknown_fields_are_refused() -> None:
     with pytest.raises(ConfigError, match="lacks copies and has colour that is unknown"):
         SpikGPTConfig.from_dict({name: value for name, value in VALUES.items() if name != "copies"} | {"colour": "red"})
 
@@ -62,7 +62,7 @@ def test_the_scale_defaults_to_one_copy() -> None:
 
 @settings(deadline=None)
 @given(st.integers(1, 12), st.integers(2, 5), st.integers(1, 4), st.integers(1, 3), st.floats(0.1, 3))
-def test_the_shapes_of_weights_are_those_of_the_network(
+def test_the_shapes_of_weights_equal_those_of_the_network(
     input_dim: int, n_labels: int, size: int, depth: int, mlp_ratio: float
 ) -> None:
     config = SpikGPTConfig(input_dim, n_labels, 3 * size, 3, depth=depth, mlp_ratio=mlp_ratio)

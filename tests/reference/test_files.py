@@ -1,4 +1,4 @@
-"""The files of a reference: exact bytes, strict reading, all or nothing. Nothing here needs torch."""
+"""Files of a reference: exact bytes, strict reading and complete writing, without torch."""
 
 from __future__ import annotations
 
@@ -80,7 +80,7 @@ def written(parts: Reference, folder: Path) -> Path:
 
 
 def rewrite(folder: Path, name: str, change: Callable[[Any], Any]) -> None:
-    """Change a JSON file of a reference and list it anew, as a careful forger would."""
+    """Change a JSON file of a reference, and its entry in the manifest."""
     content = json.loads((folder / name).read_text())
     replace_file(folder, name, json.dumps(change(content)).encode())
 
@@ -109,37 +109,45 @@ def folder(tmp_path: Path) -> Path:
     return written(tiny(), tmp_path / "tiny")
 
 
-# What is written
+# Content of the files
 
 
-def test_everything_comes_back_from_a_folder_and_from_memory(folder: Path) -> None:
+def test_a_reference_is_read_from_a_folder_and_from_memory(folder: Path) -> None:
     parts = tiny()
-    for found in (read_reference(folder, "org/tiny@1"), read_reference(files_of(folder), "org/tiny@1")):
-        assert (found.name, found.config, found.labels) == ("tiny", parts.config, parts.labels)
-        assert (found.genes, found.thresholds, found.origin) == (parts.genes, parts.thresholds, "org/tiny@1")
-        assert (found.metrics, found.provenance, found.embedder) == (parts.metrics, parts.provenance, parts.embedder)
-        assert found.files == {name: content for name, content in files_of(folder).items() if name != MANIFEST}
-        assert found.tensors.keys() == parts.tensors.keys()
-        np.testing.assert_array_equal(found.part(CLASSIFIER)["head.bias"], parts.tensors["classifier.head.bias"])
+    for reference in (read_reference(folder, "org/tiny@1"), read_reference(files_of(folder), "org/tiny@1")):
+        assert (reference.name, reference.config, reference.labels) == ("tiny", parts.config, parts.labels)
+        assert (reference.genes, reference.thresholds, reference.origin) == (
+            parts.genes,
+            parts.thresholds,
+            "org/tiny@1",
+        )
+        assert (reference.metrics, reference.provenance, reference.embedder) == (
+            parts.metrics,
+            parts.provenance,
+            parts.embedder,
+        )
+        assert reference.files == {name: content for name, content in files_of(folder).items() if name != MANIFEST}
+        assert reference.tensors.keys() == parts.tensors.keys()
+        np.testing.assert_array_equal(reference.part(CLASSIFIER)["head.bias"], parts.tensors["classifier.head.bias"])
 
 
 def test_the_shipped_reference_is_written_again_byte_for_byte() -> None:
     reference = read_reference(PANCREAS)
     again = build_files(reference)
     for name in (*FILES, PICTURE, RELIABILITY):
-        if name not in ("README.md", "config.json"):  # which state the version of this library
+        if name not in ("README.md", "config.json"):  # both files state the version of this library
             assert again[name] == reference.files[name], name
     config = json.loads(again["config.json"])
     config["library"]["version"] = json.loads(reference.files["config.json"])["library"]["version"]
     assert json.dumps(config, indent=1, ensure_ascii=False) + "\n" == reference.files["config.json"].decode()
 
 
-def test_tensors_are_written_as_torch_writes_them() -> None:
+def test_tensors_are_written_as_by_torch() -> None:
     content = read_reference(PANCREAS).files["model.safetensors"]
     assert save_torch(load_torch(content)) == content
 
 
-def test_a_reference_is_the_same_when_it_was_saved_again(tmp_path: Path) -> None:
+def test_a_reference_that_is_saved_again_is_the_same(tmp_path: Path) -> None:
     for source in (PANCREAS, DATA / "format_1" / "counts", DATA / "format_2" / "embedded"):
         assert files_of(save(read_reference(source), tmp_path / source.name)) == files_of(source)
 
@@ -166,8 +174,8 @@ def test_golden_bytes(folder: Path) -> None:
 def test_golden_bytes_of_familiarity(tmp_path: Path) -> None:
     calibration = Calibration.fit(np.array([0.25, -1.5]), np.array(["β", "β"]), 1.5)
     thresholds = Thresholds("familiarity", 0.5, 0.05, 2, 0.95, calibration, calibration)
-    where = LabelGeometry(np.zeros((2, 3), dtype=np.float32), np.eye(3, dtype=np.float32))
-    folder = written(replace(tiny(), thresholds=thresholds, familiarity=where), tmp_path / "tiny")
+    geometry = LabelGeometry(np.zeros((2, 3), dtype=np.float32), np.eye(3, dtype=np.float32))
+    folder = written(replace(tiny(), thresholds=thresholds, familiarity=geometry), tmp_path / "tiny")
     scores = b'{\n   "cells": 2,\n   "ranks": [\n    1,\n    2\n   ],\n   "values": [\n    -1.5,\n    0.25\n   ]\n  }'
     mode = b'{\n  "everything": ' + scores + b',\n  "labels": {},\n  "temperature": 1.5\n }'
     assert (folder / "thresholds.json").read_bytes() == (
@@ -177,13 +185,13 @@ def test_golden_bytes_of_familiarity(tmp_path: Path) -> None:
     again = read_reference(folder)
     assert again.thresholds == thresholds
     assert again.familiarity is not None
-    np.testing.assert_array_equal(again.familiarity.whitening, where.whitening)
+    np.testing.assert_array_equal(again.familiarity.whitening, geometry.whitening)
     replace_tensors(folder, lambda tensors: tensors.update({FAMILIARITY + "whitening": np.eye(4, dtype=np.float32)}))
     with pytest.raises(DamagedReference, match=r"tensors familiarity\.\* of model.safetensors are"):
         read_reference(folder)
 
 
-def test_the_card_states_what_was_measured(folder: Path) -> None:
+def test_the_card_states_the_measured_figures(folder: Path) -> None:
     card = (folder / "README.md").read_text()
     assert "accuracy is 0.500" in card
     assert "| T cell | CL:0000084 | 12 | 2 | 1.000 | 0.500 | 0.667 |" in card
@@ -208,7 +216,7 @@ def test_graphs_are_replaced_together() -> None:
     assert read_reference(files).metrics == reference.metrics
 
 
-# What is refused
+# Refused files
 
 
 @pytest.mark.parametrize("name", [*FILES, MANIFEST])
@@ -238,7 +246,7 @@ def test_a_manifest_must_list_every_file(folder: Path) -> None:
         read_reference(folder)
 
 
-def test_a_newer_format_says_what_to_install(folder: Path) -> None:
+def test_the_error_on_a_newer_format_names_the_version_to_install(folder: Path) -> None:
     rewrite(folder, "config.json", lambda c: c | {"format_version": 4, "library": {"requires": ">=3"}})
     expected = r"is in format 4 and needs spikgpt >=3; .*up to format 3. Install spikgpt >=3"
     with pytest.raises(FormatError, match=expected):
@@ -286,14 +294,14 @@ def test_inconsistent_files_are_refused(folder: Path, name: str, change: Callabl
         read_reference(folder)
 
 
-def poison(tensors: Tensors) -> None:
+def add_nan(tensors: Tensors) -> None:
     tensors["classifier.head.weight"][0, 0] = float("nan")
 
 
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        (poison, "classifier.head.weight in model.safetensors holds NaN"),
+        (add_nan, "classifier.head.weight in model.safetensors holds NaN"),
         (lambda t: t.pop("classifier.head.bias"), r"1 tensors .* head.bias \(expected \(2,\), found None"),
         (lambda t: t.update({"extra": np.zeros(1, dtype=np.float32)}), "holds the tensor 'extra'; expected those of"),
         (lambda t: t.update({"classifier.extra": np.zeros(1, dtype=np.float32)}), "such as extra"),
@@ -320,12 +328,12 @@ def test_bad_json_is_refused(folder: Path) -> None:
         read_reference(folder)
 
 
-def test_a_folder_that_is_not_there_is_refused(tmp_path: Path) -> None:
+def test_a_missing_folder_is_refused(tmp_path: Path) -> None:
     with pytest.raises(DamagedReference, match="There is no folder"):
         read_reference(tmp_path / "nowhere")
 
 
-def test_metrics_and_provenance_may_hold_more_than_is_known(folder: Path) -> None:
+def test_metrics_and_provenance_keep_unknown_fields(folder: Path) -> None:
     rewrite(folder, "metrics.json", lambda metrics: metrics | {"entropy": {"mean": 2}})
     rewrite(folder, "config.json", lambda c: c | {"provenance": c["provenance"] | {"chemistry": "v3"}})
     again = build_reference(read_reference(folder))
@@ -341,7 +349,7 @@ def test_a_file_of_absurd_size_is_refused_before_it_is_read(folder: Path, name: 
         read_reference(folder)
 
 
-def test_json_files_have_a_size_together(folder: Path) -> None:
+def test_the_total_size_of_json_files_is_limited(folder: Path) -> None:
     manifest = json.loads((folder / MANIFEST).read_text())
     for name in ("thresholds.json", "genes.json", "metrics.json"):
         manifest["files"][name]["size"] = 2**25
@@ -354,15 +362,15 @@ def test_json_files_have_a_size_together(folder: Path) -> None:
 def test_malicious_and_damaged_files_are_refused_in_memory(kind: str) -> None:
     files = files_of(DATA / "format_1" / "counts")
     assert read_reference(files).name == "islets"
-    if kind != "a path out of the folder in the repository":  # only what is listed is looked at
+    if kind != "a path out of the folder in the repository":  # only listed files are read
         with pytest.raises(DamagedReference):
             read_reference(MALICIOUS[kind][0](files))
 
 
-# How it is written
+# Replacement of folders
 
 
-def test_a_reference_is_replaced_only_when_asked(folder: Path) -> None:
+def test_a_reference_is_replaced_only_on_request(folder: Path) -> None:
     reference = read_reference(folder)
     with pytest.raises(ConfigError, match="already holds a reference; .*overwrite=True .--overwrite"):
         save(reference, folder)
@@ -370,14 +378,14 @@ def test_a_reference_is_replaced_only_when_asked(folder: Path) -> None:
     assert read_reference(folder).name == "tiny"
 
 
-def test_anything_else_is_never_replaced(tmp_path: Path) -> None:
+def test_a_folder_without_a_reference_is_never_replaced(tmp_path: Path) -> None:
     (tmp_path / "thesis.docx").write_text("precious")
     with pytest.raises(ConfigError, match="exists and is not a reference"):
         save(build_reference(tiny()), tmp_path, overwrite=True)
     assert (tmp_path / "thesis.docx").read_text() == "precious"
 
 
-def test_nothing_is_half_written(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_failed_save_changes_nothing(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     before, reference = files_of(folder), read_reference(folder)
     write = Path.write_bytes
 

@@ -1,4 +1,4 @@
-"""Formats: those of the past are read for ever, those of the future are refused."""
+"""Older formats of references are read, and newer formats are refused."""
 
 from __future__ import annotations
 
@@ -38,18 +38,18 @@ FORMAT_1, FORMAT_2 = DATA / "format_1", DATA / "format_2" / "embedded"
 EXPECTED = json.loads((FORMAT_1 / "expected.json").read_text())
 
 
-def test_format_1_on_an_embedding_is_read_for_ever() -> None:
+def test_format_1_on_an_embedding_is_read() -> None:
     reference = read_reference(FORMAT_1 / "embedded")
     vectors = np.array(EXPECTED["embedded"]["vectors"])
     cells = AnnData(np.zeros((len(vectors), 1), dtype=np.float32), obsm={"X_test": vectors})
-    found = torch_engine(reference).run(aligned(reference, cells), None)
-    np.testing.assert_allclose(found.probabilities, EXPECTED["embedded"]["probabilities"], atol=1e-9)
+    output = torch_engine(reference).run(aligned(reference, cells), None)
+    np.testing.assert_allclose(output.probabilities, EXPECTED["embedded"]["probabilities"], atol=1e-9)
     assert reference.labels.names == ("T cell", "β")
     assert reference.thresholds.threshold == 0.5
     assert reference.familiarity is None
 
 
-def test_format_1_on_counts_is_read_for_ever() -> None:
+def test_format_1_on_counts_is_read() -> None:
     assert [check.split()[0] for check in verify(FORMAT_1 / "counts").checks] == ["7", "weights,", "the"]
     annotation = labelled(read_reference(FORMAT_1 / "counts"), read_cells(QUERY_FILE)[:40].copy())
     expected = EXPECTED["counts"]
@@ -58,8 +58,8 @@ def test_format_1_on_counts_is_read_for_ever() -> None:
     np.testing.assert_allclose(annotation.confidence, expected["confidence"], atol=1e-5)
 
 
-def test_format_2_is_read_for_ever() -> None:
-    """Its labels are those of the version that wrote it; which cells are Unknown is for the rule of today."""
+def test_format_2_is_read() -> None:
+    """Labels are those of the version that wrote the reference; Unknown cells follow the current rule."""
     folder, expected = DATA / "format_2" / "embedded", json.loads((DATA / "format_2" / "expected.json").read_text())
     reference = read_reference(folder)
     cells = AnnData(np.zeros((120, 1), dtype=np.float32), obsm={"X_test": np.array(expected["vectors"])})
@@ -73,7 +73,7 @@ def test_format_2_is_read_for_ever() -> None:
 
 
 def predictions_of(name: str) -> dict[str, Any]:
-    """Return the labels and probabilities that a reference of an old format gives its committed cells today."""
+    """Return the current labels and probabilities of the committed cells, by a reference of an old format."""
     reference = read_reference(DATA / name)
     if name == "format_1/counts":
         cells = read_cells(QUERY_FILE)[:40].copy()
@@ -88,10 +88,10 @@ def predictions_of(name: str) -> dict[str, Any]:
 
 @pytest.mark.parametrize("name", ["format_1/counts", "format_1/embedded", "format_2/embedded"])
 def test_predictions_of_old_formats_are_frozen(name: str) -> None:
-    """Write ``predictions_of`` into the file again only where a new rule is meant to change labels."""
-    found, expected = predictions_of(name), json.loads((DATA / "predictions.json").read_text())[name]
-    assert found["labels"] == expected["labels"]
-    np.testing.assert_allclose(found["probabilities"], expected["probabilities"], rtol=0, atol=1e-6)
+    """Update predictions.json from ``predictions_of`` only if a new rule is meant to change labels."""
+    predictions, expected = predictions_of(name), json.loads((DATA / "predictions.json").read_text())[name]
+    assert predictions["labels"] == expected["labels"]
+    np.testing.assert_allclose(predictions["probabilities"], expected["probabilities"], rtol=0, atol=1e-6)
 
 
 def changed(folder: Path, name: str, change: Callable[[Any], Any]) -> Path:
@@ -129,34 +129,34 @@ def test_an_older_format_is_migrated_step_by_step(folder: Path, monkeypatch: pyt
 
 
 @pytest.mark.parametrize("requires", [">=0.1,<1", ">=0.1", f"=={version('spikgpt')}", "", "<0.0.1"])
-def test_a_range_that_reaches_this_version_or_ends_before_it_is_read(folder: Path, requires: str) -> None:
+def test_a_required_range_that_no_newer_version_needs_is_read(folder: Path, requires: str) -> None:
     changed(folder, "config.json", lambda config: config | {"library": {"requires": requires}})
     assert read_reference(folder).name == "tiny"
 
 
-@pytest.mark.parametrize(("found", "requires"), [(1, ">=7"), (1, ">7,<9"), (4, ">=0.1"), (4, ">=7")])
-def test_what_needs_a_newer_library_says_which(folder: Path, found: int, requires: str) -> None:
-    library = {"format_version": found, "library": {"requires": requires}}
+@pytest.mark.parametrize(("format_version", "requires"), [(1, ">=7"), (1, ">7,<9"), (4, ">=0.1"), (4, ">=7")])
+def test_the_error_on_a_newer_reference_names_the_library(folder: Path, format_version: int, requires: str) -> None:
+    library = {"format_version": format_version, "library": {"requires": requires}}
     changed(folder, "config.json", lambda config: config | library)
     for read in (read_reference, verified_files):
-        with pytest.raises(FormatError, match=rf"is in format {found} and needs spikgpt .* Install spikgpt [<>]"):
+        with pytest.raises(FormatError, match=rf"is in format {format_version} and needs spikgpt .* Install spikgpt [<>]"):
             read(folder)
 
 
-@pytest.mark.parametrize("found", [0, -1, True, "1", None, 1.5])
-def test_a_format_is_a_whole_number(folder: Path, found: object) -> None:
-    changed(folder, "config.json", lambda config: config | {"format_version": found})
+@pytest.mark.parametrize("format_version", [0, -1, True, "1", None, 1.5])
+def test_invalid_format_versions_are_refused(folder: Path, format_version: object) -> None:
+    changed(folder, "config.json", lambda config: config | {"format_version": format_version})
     with pytest.raises(DamagedReference, match="format_version"):
         read_reference(folder)
 
 
-def held(folder: Path) -> dict[str, bytes]:
+def files_in(folder: Path) -> dict[str, bytes]:
     return {path.relative_to(folder).as_posix(): path.read_bytes() for path in folder.rglob("*") if path.is_file()}
 
 
 def test_stored_files_are_those_of_the_folder_and_the_manifest_is_the_last(folder: Path) -> None:
     files = stored_files(folder)
-    assert files == held(folder)
+    assert files == files_in(folder)
     assert list(files)[-1] == MANIFEST
     assert read_reference(folder).digest == digest_of(files[MANIFEST])
 
@@ -181,19 +181,19 @@ def test_only_references_are_overwritten(folder: Path) -> None:
 
 
 @pytest.mark.parametrize("name", ["config.json", "manifest.json", "model.safetensors", "README.md"])
-@pytest.mark.parametrize("what", ["a pipe", "a link to a pipe", "a device", "a folder", "a huge file"])
-def test_what_is_no_regular_file_is_refused_at_once(what: str, name: str, tmp_path: Path) -> None:
+@pytest.mark.parametrize("kind", ["a pipe", "a link to a pipe", "a device", "a folder", "a huge file"])
+def test_irregular_and_huge_files_are_refused_at_once(kind: str, name: str, tmp_path: Path) -> None:
     folder = tmp_path / "copy"
     shutil.copytree(FORMAT_2, folder)
     (folder / name).unlink()
-    if what == "a pipe":
+    if kind == "a pipe":
         os.mkfifo(folder / name)
-    elif what == "a link to a pipe":
+    elif kind == "a link to a pipe":
         os.mkfifo(folder / "pipe")
         (folder / name).symlink_to(folder / "pipe")
-    elif what == "a device":
+    elif kind == "a device":
         (folder / name).symlink_to("/dev/zero")
-    elif what == "a folder":
+    elif kind == "a folder":
         (folder / name).mkdir()
     else:
         with (folder / name).open("wb") as file:
@@ -204,7 +204,7 @@ def test_what_is_no_regular_file_is_refused_at_once(what: str, name: str, tmp_pa
     assert time.perf_counter() - start < 5
 
 
-def test_every_file_has_a_size_that_it_may_have(tmp_path: Path) -> None:
+def test_a_file_above_its_size_limit_is_refused(tmp_path: Path) -> None:
     files = {path.name: path.read_bytes() for path in FORMAT_2.iterdir()}
     with pytest.raises(DamagedReference, match="config.json has 5000000 bytes; expected at most 4194304"):
         verified_files(files | {"config.json": b" " * 5_000_000})

@@ -1,4 +1,4 @@
-"""The Hub over real HTTP, from a small one on this machine."""
+"""The client of the Hub over real HTTP, with a small Hub on this machine."""
 
 from __future__ import annotations
 
@@ -46,7 +46,7 @@ def kinds(pushed: module.Push) -> dict[str, str]:
     return {change.path: change.kind for change in pushed.changes}
 
 
-def test_files_go_up_and_come_down(hub: LoopbackHub, client: Hub) -> None:
+def test_pushed_files_can_be_pulled(hub: LoopbackHub, client: Hub) -> None:
     pushed = push(client)
     assert set(kinds(pushed).values()) == {"new"}
     assert hub.repositories[REPO].refs["main"] == pushed.commit
@@ -55,7 +55,7 @@ def test_files_go_up_and_come_down(hub: LoopbackHub, client: Hub) -> None:
     assert client.names(REPO, None) == [".gitattributes", *sorted(FILES)]
 
 
-def test_a_push_sends_what_differs_and_removes_what_it_may(hub: LoopbackHub, client: Hub) -> None:
+def test_a_push_sends_changed_files_and_deletes_removable_files(hub: LoopbackHub, client: Hub) -> None:
     first = hub.put(REPO, {**FILES, "old.json": b"{}", "notes.txt": b"mine", ".gitattributes": b""})
     pushed = push(client, {**FILES, "a.json": b"[]\n"})
     assert kinds(pushed) == {
@@ -107,9 +107,9 @@ def test_branches_tags_and_pull_requests(hub: LoopbackHub, client: Hub) -> None:
         client.push("small", FILES, PushOptions())
 
 
-def test_a_tag_that_is_there_stops_a_push_before_anything_moves(hub: LoopbackHub, client: Hub) -> None:
+def test_an_existing_tag_stops_a_push_before_any_change(hub: LoopbackHub, client: Hub) -> None:
     first = push(client, tag="v1")
-    # The same files at the same commit: nothing to do, and nobody else to blame.
+    # The same files have the tag already, so there is nothing to push.
     again = push(client, tag="v1")
     assert (again.commit, set(kinds(again).values())) == (first.commit, {"unchanged"})
     each: tuple[dict[str, Any], ...] = ({}, {"branch": "next"}, {"dry_run": True})
@@ -123,7 +123,7 @@ def test_a_tag_that_is_there_stops_a_push_before_anything_moves(hub: LoopbackHub
     assert hub.repositories[REPO].refs == {"main": second.commit, "v1": first.commit, "v2": second.commit}
 
 
-def test_a_tag_that_fails_says_what_was_pushed(hub: LoopbackHub, client: Hub) -> None:
+def test_the_error_on_a_failed_tag_names_the_pushed_commit(hub: LoopbackHub, client: Hub) -> None:
     hub.fail(Fault("error", "POST .*/tag/", 9))
     with pytest.raises(
         HubError, match=r"islets/small is at commit \w{40}, but has no tag v1 there.*Push again with that tag"
@@ -163,7 +163,7 @@ def test_names_of_tags_and_branches_are_those_of_git(hub: LoopbackHub, client: H
     assert hub.requests == []
 
 
-def test_a_push_has_an_end(hub: LoopbackHub, client: Hub, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_slow_push_ends_with_an_error(hub: LoopbackHub, client: Hub, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(module, "PUSH_PATIENCE", 0.5)
     hub.forge = lambda request, answer: replace(answer, pause=0.05) if "/commit/" in request else answer
     with pytest.raises(HubError, match=r"The Hub is too slow: \d+ bytes in \d s of a push, which may have arrived"):
@@ -171,14 +171,14 @@ def test_a_push_has_an_end(hub: LoopbackHub, client: Hub, monkeypatch: pytest.Mo
 
 
 @pytest.mark.parametrize("body", [b"null", b"[]", b"{}", b"<html>", b'{"commitOid": 7}'])
-def test_an_odd_answer_to_a_push_is_one_line(hub: LoopbackHub, client: Hub, body: bytes) -> None:
+def test_an_invalid_answer_to_a_push_gives_an_error_of_one_line(hub: LoopbackHub, client: Hub, body: bytes) -> None:
     hub.forge = lambda request, answer: replace(answer, body=body, headers={}) if "/commit/" in request else answer
-    with pytest.raises(HubError) as told:
+    with pytest.raises(HubError) as refused:
         client.push(REPO, {"a.json": b"{}"}, PushOptions())
-    assert str(told.value).isprintable()
+    assert str(refused.value).isprintable()
 
 
-def test_another_commit_than_the_one_that_was_asked_for_is_refused(hub: LoopbackHub, client: Hub) -> None:
+def test_an_answer_with_another_commit_is_refused(hub: LoopbackHub, client: Hub) -> None:
     commit = hub.put(REPO, FILES)
     other = commit[::-1].encode()
     hub.forge = lambda request, answer: replace(answer, body=answer.body.replace(commit.encode(), other))
@@ -186,7 +186,7 @@ def test_another_commit_than_the_one_that_was_asked_for_is_refused(hub: Loopback
         pulled(client, commit)
 
 
-def test_files_larger_than_a_reference_has_are_refused(hub: LoopbackHub, client: Hub) -> None:
+def test_files_above_their_size_limit_are_refused(hub: LoopbackHub, client: Hub) -> None:
     hub.put(REPO, {**FILES, "README.md": b"x" * (LARGEST["README.md"] + 1)})
     with pytest.raises(
         DamagedReference, match=r"islets/small lists 1048577 bytes of README.md; expected at most 1048576"
@@ -204,7 +204,7 @@ def test_nothing_private_goes_to_a_public_repository(hub: LoopbackHub, client: H
     assert hub.repositories["islets/hidden"].private
 
 
-def test_somebody_elses_commit_is_not_overwritten(hub: LoopbackHub, client: Hub) -> None:
+def test_a_concurrent_commit_is_not_overwritten(hub: LoopbackHub, client: Hub) -> None:
     push(client)
     hub.fail(Fault("race", "POST .*/commit/"))
     with pytest.raises(HubError, match="Somebody else has committed to islets/small meanwhile, so nothing was pushed"):
@@ -242,7 +242,7 @@ def test_a_push_is_whole_or_nothing_and_can_be_repeated(
     hub.clear_faults()
     push(client)
     assert pulled(client) == FILES
-    # The first one, of the Hub itself, and ours: what arrived before the answer was lost is not committed twice.
+    # The Hub makes the first commit, the push the second. A push whose answer was lost is not committed twice.
     assert len(hub.repositories[REPO].commits) == 2
 
 
@@ -260,7 +260,7 @@ def test_tokens_stay_with_the_hub_and_out_of_logs(
         sent = {request.host: set[str | None]() for request in hub.requests}
         for request in hub.requests:
             sent[request.host].add(request.authorization)
-    # Large files come from another host, by the redirect or the address that the Hub gave.
+    # Large files come from another host, at an address that the Hub gave.
     assert sent == {"127.0.0.1": {f"Bearer {SECRET}"}, "localhost": {None}}
     out, err = capfd.readouterr()
     for text in (caplog.text, out, err, repr(client), str(raised.value)):
@@ -300,7 +300,7 @@ def test_a_slow_body_is_waited_for(hub: LoopbackHub, client: Hub, monkeypatch: p
     assert pulled(client) == FILES
 
 
-def test_what_is_cached_is_used_when_the_hub_is_away(hub: LoopbackHub, client: Hub, tmp_path: Path) -> None:
+def test_the_cache_is_used_without_a_connection(hub: LoopbackHub, client: Hub, tmp_path: Path) -> None:
     commit = hub.put(REPO, FILES)
     assert pulled(client) == FILES
     away = Hub("http://127.0.0.1:9", cache_dir=tmp_path / "cache")
@@ -316,7 +316,7 @@ def test_what_is_cached_is_used_when_the_hub_is_away(hub: LoopbackHub, client: H
     ):
         pulled(local, "v2")
     assert local.references("islets") == []
-    assert [(found.repository, found.commit) for found in local.cached(tuple(FILES))] == [(REPO, commit)]
+    assert [(entry.repository, entry.commit) for entry in local.cached(tuple(FILES))] == [(REPO, commit)]
     assert Hub(cache_dir=tmp_path / "none").cached(()) == []
 
 
@@ -343,20 +343,20 @@ def test_cached_files_are_named_by_their_content(hub: LoopbackHub, client: Hub) 
     assert git_oid(b"hello\n") == "ce013625030ba8dba906f756967f9e9ca394464a"
 
 
-def test_references_are_found_by_their_tag(hub: LoopbackHub, client: Hub) -> None:
+def test_references_are_listed_by_their_tag(hub: LoopbackHub, client: Hub) -> None:
     hub.put(REPO, FILES)
     hub.put("islets/other", {"README.md": b"---\ntags:\n- cats\n---\n"})
     hub.put("lungs/small", FILES)
-    (found,) = client.references("islets")
-    assert (found.id, found.tags[0]) == (REPO, "spikgpt")
+    (reference,) = client.references("islets")
+    assert (reference.id, reference.tags[0]) == (REPO, "spikgpt")
 
 
 def test_checkpoints_are_pulled_and_kept(hub: LoopbackHub, client: Hub) -> None:
     files = {file.name: file.read_bytes() for file in CHECKPOINT.iterdir()} | {"large.bin": b"0" * 1000}
     commit = hub.put("islets/scgpt", files)
-    found = open_scgpt("islets/scgpt", hub=client)
-    assert (found.source, found.revision) == ("islets/scgpt", commit)
-    assert found.checkpoint.sha256 == load_checkpoint(CHECKPOINT).sha256
+    scgpt = open_scgpt("islets/scgpt", hub=client)
+    assert (scgpt.source, scgpt.revision) == ("islets/scgpt", commit)
+    assert scgpt.checkpoint.sha256 == load_checkpoint(CHECKPOINT).sha256
     bodies = {r.path for r in hub.requests if r.method == "GET" and ("/resolve/" in r.path or "/cdn/" in r.path)}
     assert {path.rsplit("/", 1)[1] for path in bodies} == {"args.json", "model.safetensors", "vocab.json"}
     with pytest.raises(ReferenceNotFound, match=r"There is no repository nobody/nothing on the Hub, or it is private"):
@@ -380,16 +380,16 @@ def test_checkpoints_are_pulled_and_kept(hub: LoopbackHub, client: Hub) -> None:
         ("org/repo@", None),
     ],
 )
-def test_names_of_repositories(name: str, expected: tuple[str, str | None] | None) -> None:
+def test_names_of_repositories_are_parsed(name: str, expected: tuple[str, str | None] | None) -> None:
     assert parse(name) == expected
 
 
-def test_a_hub_is_made_of_options() -> None:
+def test_a_hub_is_made_from_options() -> None:
     options = HubOptions(endpoint="http://127.0.0.1:9", token=False, cache_dir=Path("cache"), local_files_only=True)
     assert Hub.from_options(options) == Hub("http://127.0.0.1:9", False, Path("cache"), True)
     assert Hub.from_options(HubOptions()) == Hub()
 
 
-def test_the_client_is_loaded_when_it_is_used() -> None:
+def test_importing_the_hub_does_not_load_the_http_client() -> None:
     program = "import sys, spikgpt.reference.hub; print([name for name in sys.modules if name.startswith('httpx')])"
     assert subprocess.run([sys.executable, "-c", program], capture_output=True, check=True).stdout.strip() == b"[]"

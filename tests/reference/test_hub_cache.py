@@ -1,4 +1,4 @@
-"""The cache: nothing of it is deleted, and no link leads out of it."""
+"""The cache: files are not deleted, and links out of the cache are not followed."""
 
 from __future__ import annotations
 
@@ -23,14 +23,12 @@ REFERENCE = {path.name: path.read_bytes() for path in FORMAT_1.iterdir()}
 
 @pytest.fixture
 def folder(hub: LoopbackHub, client: Hub) -> Path:
-    """Pull the files into the cache."""
+    """Pull the files into the cache, and return their folder."""
     hub.put(REPO, FILES)
     return client.snapshot(REPO, None, tuple(FILES), required=())
 
 
-def test_links_that_lead_elsewhere_are_as_good_as_none(
-    folder: Path, hub: LoopbackHub, client: Hub, tmp_path: Path
-) -> None:
+def test_links_to_other_files_are_replaced(folder: Path, hub: LoopbackHub, client: Hub, tmp_path: Path) -> None:
     outside = tmp_path / "outside"
     outside.write_bytes(b"mine")
     blob = (folder / "a.json").resolve()
@@ -40,11 +38,11 @@ def test_links_that_lead_elsewhere_are_as_good_as_none(
         (folder / "a.json").symlink_to(target)
         aside.write_bytes(FILES["a.json"])
         assert cached_file(folder, "a.json") is None
-        # Replaced in place, and what it led to stays.
+        # The link is replaced, and its target stays.
         assert pulled(client) == FILES
         assert outside.read_bytes() == b"mine"
         assert cached_file(folder, "a.json") == blob
-    # A blob that is itself a link is none either.
+    # A blob that is a link is replaced too.
     blob.unlink()
     blob.symlink_to(outside)
     assert cached_file(folder, "a.json") is None
@@ -69,21 +67,21 @@ def test_files_that_were_changed_with_their_manifest_are_repaired_or_refused(
     commit = hub.put(REPO, REFERENCE)
     folder = resolve(REPO, hub=client).folder
     changed = json.loads(REFERENCE[name]) | {"format_version": 99}
-    forged = with_manifest({**REFERENCE, name: json.dumps(changed).encode()})
+    altered = with_manifest({**REFERENCE, name: json.dumps(changed).encode()})
     for revision in (None, commit):
         for part in (name, MANIFEST):
-            (folder / part).resolve().write_bytes(forged[part])
+            (folder / part).resolve().write_bytes(altered[part])
         with pytest.raises(DamagedReference, match=f"{name}, {MANIFEST} differs from what the Hub listed"):
             resolve(REPO, revision, hub=replace(client, local_files_only=True))
         away = Hub("http://127.0.0.1:9", cache_dir=client.cache_dir)
         with pytest.raises(HubError, match="is not whole in the local cache. The Hub cannot be reached"):
             resolve(f"{REPO}@{commit}", hub=away)
-        assert (folder / name).read_bytes() == forged[name]
+        assert (folder / name).read_bytes() == altered[name]
         assert resolve(REPO, revision, hub=client).files == REFERENCE
         assert (folder / name).read_bytes() == REFERENCE[name]
 
 
-def test_a_cache_without_links_has_the_manifest_only(hub: LoopbackHub, client: Hub) -> None:
+def test_a_cache_without_links_is_checked_by_the_manifest(hub: LoopbackHub, client: Hub) -> None:
     hub.put(REPO, REFERENCE)
     folder = resolve(REPO, hub=client).folder
     for name in REFERENCE:
@@ -95,7 +93,7 @@ def test_a_cache_without_links_has_the_manifest_only(hub: LoopbackHub, client: H
     assert resolve(REPO, hub=client).files == REFERENCE
 
 
-def test_a_commit_that_is_a_link_or_no_commit_is_not_there(folder: Path, tmp_path: Path) -> None:
+def test_a_commit_that_is_a_link_or_has_an_invalid_name_is_ignored(folder: Path, tmp_path: Path) -> None:
     cache = RepositoryCache(folder.parents[1])
     assert cache.folder(None) == cache.folder(folder.name) == folder
     ref = cache.storage / "refs" / "main"
@@ -126,11 +124,11 @@ def test_a_commit_that_is_a_link_or_no_commit_is_not_there(folder: Path, tmp_pat
         "a@{b}",
     ],
 )
-def test_revisions_that_git_has_none_of_are_refused(hub: LoopbackHub, client: Hub, revision: str) -> None:
+def test_revisions_that_git_does_not_allow_are_refused(hub: LoopbackHub, client: Hub, revision: str) -> None:
     hub.put(REPO, FILES)
-    with pytest.raises(ReferenceNotFound, match="is no revision; name a branch, a tag or a commit") as told:
+    with pytest.raises(ReferenceNotFound, match="is no revision; name a branch, a tag or a commit") as refused:
         pulled(client, revision)
-    assert str(told.value).isprintable()
+    assert str(refused.value).isprintable()
     assert hub.requests == []
 
 
@@ -165,7 +163,7 @@ def test_a_hostile_hash_in_the_listing_is_refused(hub: LoopbackHub, client: Hub,
     assert list(tmp_path.iterdir()) == []
 
 
-def test_a_cache_that_cannot_be_written_is_told_as_that(hub: LoopbackHub, tmp_path: Path) -> None:
+def test_an_unwritable_cache_is_named_in_the_error(hub: LoopbackHub, tmp_path: Path) -> None:
     hub.put(REPO, FILES)
     (tmp_path / "file").write_text("")
     for cache in (tmp_path / "file", tmp_path / "file" / "deeper", Path("/proc/nothing")):
@@ -174,7 +172,7 @@ def test_a_cache_that_cannot_be_written_is_told_as_that(hub: LoopbackHub, tmp_pa
 
 
 @pytest.mark.skipif(os.geteuid() == 0, reason="root may write anywhere")
-def test_a_cache_of_somebody_else_can_be_read(folder: Path, hub: LoopbackHub, client: Hub) -> None:
+def test_a_read_only_cache_can_be_read(folder: Path, hub: LoopbackHub, client: Hub) -> None:
     storage = folder.parents[1]
     parts = [storage, *storage.rglob("*")]
     for part in (part for part in parts if part.is_dir() and not part.is_symlink()):

@@ -1,4 +1,4 @@
-"""Files from the Hub into the cache: of the listed hash, or not kept."""
+"""Downloads from the Hub are kept in the cache only with the listed hash."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from tests.hub_server import Fault, LoopbackHub
 from tests.reference.test_hub import FILES, REPO, pulled
 
 
-def test_what_arrives_with_another_hash_is_not_kept(hub: LoopbackHub, client: Hub, tmp_path: Path) -> None:
+def test_a_file_with_another_hash_is_not_kept(hub: LoopbackHub, client: Hub, tmp_path: Path) -> None:
     hub.put(REPO, FILES)
     hub.fail(Fault("damage", "GET /cdn"))
     assert pulled(client) == FILES
@@ -32,7 +32,7 @@ def test_what_arrives_with_another_hash_is_not_kept(hub: LoopbackHub, client: Hu
     assert pulled(client)["model.safetensors"] == b"newer"
 
 
-def test_what_is_cached_stays_until_another_copy_has_arrived(hub: LoopbackHub, client: Hub) -> None:
+def test_a_cached_file_stays_until_another_copy_has_arrived(hub: LoopbackHub, client: Hub) -> None:
     hub.put(REPO, FILES)
     folder = client.snapshot(REPO, None, tuple(FILES), required=())
     (folder / "a.json").resolve().write_bytes(b"damaged")
@@ -45,7 +45,7 @@ def test_what_is_cached_stays_until_another_copy_has_arrived(hub: LoopbackHub, c
     assert (folder / "a.json").read_bytes() == b"damaged"
 
 
-def test_a_disk_that_is_full_is_told_as_that(hub: LoopbackHub, client: Hub, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_full_disk_is_named_in_the_error(hub: LoopbackHub, client: Hub, monkeypatch: pytest.MonkeyPatch) -> None:
     def full(*_: object, **__: object) -> str:
         raise OSError(28, "No space left on device")
 
@@ -56,13 +56,13 @@ def test_a_disk_that_is_full_is_told_as_that(hub: LoopbackHub, client: Hub, monk
 
 
 @pytest.mark.parametrize("end", ["error", "slow", "Ctrl-C"])
-def test_a_forged_file_goes_whatever_becomes_of_the_others(
+def test_an_altered_file_is_deleted_if_other_downloads_fail(
     hub: LoopbackHub, client: Hub, end: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     commit = hub.put(REPO, FILES)
-    forged = FILES["model.safetensors"][::-1]
+    altered = FILES["model.safetensors"][::-1]
     other = "GET .*/resolve/.*a.json"
-    hub.forge = lambda request, answer: replace(answer, body=forged) if "GET /cdn" in request else answer
+    hub.forge = lambda request, answer: replace(answer, body=altered) if "GET /cdn" in request else answer
     if end == "error":
         monkeypatch.setattr(hub_errors, "TRIES", 1)
         hub.fail(Fault("error", other, 9))
@@ -74,7 +74,7 @@ def test_a_forged_file_goes_whatever_becomes_of_the_others(
     with pytest.raises(KeyboardInterrupt if end == "Ctrl-C" else HubError):
         pulled(client)
     assert any(request.path.startswith("/cdn") for request in hub.requests)
-    assert forged not in [path.read_bytes() for path in Path(str(client.cache_dir)).rglob("*") if path.is_file()]
+    assert altered not in [path.read_bytes() for path in Path(str(client.cache_dir)).rglob("*") if path.is_file()]
     hub.forge = lambda request, answer: answer
     hub.clear_faults()
     monkeypatch.setattr(hub_requests, "PATIENCE", 60.0)

@@ -1,4 +1,4 @@
-"""What goes wrong with the Hub: tried again where that helps, and told in one line."""
+"""Errors of the Hub are retried if that can help, and are reported in one line."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ from tests.hub_server.answers import HubAnswer
 from tests.reference.test_hub import FILES, REPO, SECRET, pulled, push
 
 
-def test_tokens_open_what_they_may(tmp_path: Path) -> None:
+def test_a_token_gives_access_to_its_own_namespace(tmp_path: Path) -> None:
     with LoopbackHub(tokens={SECRET: "islets", "hf_other": "other"}) as hub:
 
         def client(token: str | None) -> Hub:
@@ -64,7 +64,7 @@ def test_tokens_open_what_they_may(tmp_path: Path) -> None:
     ids=lambda fault: f"{fault.kind} {fault.request}",
 )
 @pytest.mark.slow
-def test_what_goes_wrong_once_is_tried_again(hub: LoopbackHub, client: Hub, fault: Fault) -> None:
+def test_a_request_that_fails_once_is_retried(hub: LoopbackHub, client: Hub, fault: Fault) -> None:
     hub.put(REPO, FILES)
     hub.fail(fault)
     assert pulled(client) == FILES
@@ -87,7 +87,7 @@ LATER = {"Retry-After": "Sat, 28 Nov 2026 10:00:03 GMT", "Date": "Sat, 28 Nov 20
     ],
     ids=str,
 )
-def test_a_busy_hub_is_asked_again_when_it_says(
+def test_a_busy_hub_is_retried_after_the_stated_time(
     hub: LoopbackHub, client: Hub, monkeypatch: pytest.MonkeyPatch, headers: dict[str, str], seconds: list[float]
 ) -> None:
     waited: list[float] = []
@@ -103,13 +103,13 @@ def test_a_busy_hub_is_asked_again_when_it_says(
     if seconds:
         assert pulled(client) == FILES
     else:
-        # Longer than all tries together would wait.
+        # The stated time is longer than all retries together would wait.
         with pytest.raises(HubError, match="The Hub asks for fewer requests, .* Try again in 300 s"):
             pulled(client)
     assert waited == seconds
 
 
-def test_a_login_page_is_no_answer_of_a_hub(hub: LoopbackHub, client: Hub, tmp_path: Path) -> None:
+def test_a_login_page_is_recognised(hub: LoopbackHub, client: Hub, tmp_path: Path) -> None:
     hub.put(REPO, FILES)
     assert pulled(client) == FILES
 
@@ -125,15 +125,15 @@ def test_a_login_page_is_no_answer_of_a_hub(hub: LoopbackHub, client: Hub, tmp_p
 
 
 @pytest.mark.parametrize(
-    ("status", "said"),
+    ("status", "message"),
     [(404, "The Hub answered 404, .*Check the name, and HF_ENDPOINT"), (503, "it answered 503.*Try again later")],
 )
 def test_an_answer_without_a_reason_has_its_own_remedy(
-    hub: LoopbackHub, client: Hub, monkeypatch: pytest.MonkeyPatch, status: int, said: str
+    hub: LoopbackHub, client: Hub, monkeypatch: pytest.MonkeyPatch, status: int, message: str
 ) -> None:
     monkeypatch.setattr(hub_errors, "TRIES", 1)
     hub.forge = lambda _, answer: replace(answer, status=status, headers={"Content-Length": "0"}, body=b"")
-    with pytest.raises(HubError, match=said):
+    with pytest.raises(HubError, match=message):
         pulled(client)
 
 
@@ -158,7 +158,7 @@ def test_errors_are_one_line_in_a_notebook(client: Hub, hub: LoopbackHub) -> Non
     ],
     ids=["error", "error of a file", "cut", "rate limit", "slow"],
 )
-def test_what_stays_wrong_is_said(
+def test_a_lasting_error_is_reported(
     hub: LoopbackHub, client: Hub, fault: Fault, message: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(hub_module, "TIMEOUT", 0.2)
@@ -172,7 +172,7 @@ def test_what_stays_wrong_is_said(
     assert pulled(client) == FILES
 
 
-def test_what_cannot_succeed_is_not_tried_again(hub: LoopbackHub, client: Hub) -> None:
+def test_requests_that_cannot_succeed_are_not_retried(hub: LoopbackHub, client: Hub) -> None:
     hub.put(REPO, FILES)
     with pytest.raises(
         ReferenceNotFound, match="islets/small@v9 is no revision of islets/small; name a branch, a tag or a commit"
@@ -196,7 +196,7 @@ def test_what_cannot_succeed_is_not_tried_again(hub: LoopbackHub, client: Hub) -
     assert calls == [1]
 
 
-def test_uploads_say_what_they_wrap() -> None:
+def test_the_cause_of_an_upload_error_is_named() -> None:
     with pytest.raises(Unreachable, match="TimeoutError: too late.*a/b@v1 was not written"):  # noqa: PT012
         with translated_errors("a/b", "v1", writing=True):
             msg = "upload failed"
@@ -213,7 +213,7 @@ def test_uploads_say_what_they_wrap() -> None:
         (ssl.SSLError(1, "[SSL] record layer failure"), Unreachable),
     ],
 )
-def test_errors_of_a_disk_are_told_from_those_of_the_network(error: OSError, kind: type[SpikGPTError]) -> None:
+def test_disk_errors_and_network_errors_are_distinguished(error: OSError, kind: type[SpikGPTError]) -> None:
     with pytest.raises(kind), translated_errors("a/b"):
         raise error
 
@@ -223,7 +223,7 @@ VARIABLES = ("HTTP_PROXY", "HTTPS_PROXY", "ALL_PROXY", "SSL_CERT_FILE", "REQUEST
 
 @pytest.fixture
 def _fresh_client(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
-    """Let the client be made anew, from the settings of the test."""
+    """Make a new client with the settings of the test."""
     for name in VARIABLES:
         monkeypatch.delenv(name, raising=False)
         monkeypatch.delenv(name.lower(), raising=False)
@@ -234,7 +234,7 @@ def _fresh_client(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
 
 @pytest.mark.usefixtures("_fresh_client")
 @pytest.mark.parametrize(
-    ("name", "value", "said"),
+    ("name", "value", "message"),
     [
         ("SSL_CERT_FILE", "none.pem", "SSL_CERT_FILE names none.pem, which does not exist"),
         ("SSL_CERT_FILE", "empty.pem", "SSL_CERT_FILE names empty.pem, which holds no certificates"),
@@ -248,7 +248,7 @@ def _fresh_client(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
     ],
 )
 def test_a_wrong_setting_is_named_and_the_cache_is_used(
-    hub: LoopbackHub, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, name: str, value: str, said: str
+    hub: LoopbackHub, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, name: str, value: str, message: str
 ) -> None:
     monkeypatch.chdir(tmp_path)
     Path("empty.pem").write_text("nothing")
@@ -258,9 +258,9 @@ def test_a_wrong_setting_is_named_and_the_cache_is_used(
     assert pulled(client) == FILES
     utils.close_session()
     monkeypatch.setenv(name, value)
-    with pytest.raises(HubError, match=said):
+    with pytest.raises(HubError, match=message):
         pulled(Hub(hub.endpoint, True, tmp_path / "other"))
-    with pytest.warns(SpikGPTWarning, match=f"{said.removeprefix('^')}.* The cached commit .* of {REPO} is used"):
+    with pytest.warns(SpikGPTWarning, match=f"{message.removeprefix('^')}.* The cached commit .* of {REPO} is used"):
         assert pulled(client) == FILES
 
 
@@ -277,7 +277,7 @@ def test_a_wrong_setting_is_named_and_the_cache_is_used(
         "http://:80",
     ],
 )
-def test_an_address_of_a_hub_that_is_none_is_said(endpoint: str, tmp_path: Path) -> None:
+def test_invalid_addresses_of_a_hub_are_refused(endpoint: str, tmp_path: Path) -> None:
     with pytest.raises(HubError, match="The endpoint is .*; expected an address such as https://HOST"):
         pulled(Hub(endpoint, cache_dir=tmp_path))
 
@@ -294,10 +294,10 @@ def test_a_slash_at_the_end_of_the_address_does_no_harm(hub: LoopbackHub, tmp_pa
 
 @pytest.fixture
 def untrusted(tmp_path: Path) -> Iterator[str]:
-    """Serve https with a certificate that nobody has signed."""
-    made = ["openssl", "req", "-x509", "-newkey", "rsa:2048", "-nodes", "-days", "1", "-subj", "/CN=127.0.0.1"]
-    where = ["-keyout", "key.pem", "-out", "cert.pem", "-addext", "subjectAltName=IP:127.0.0.1"]
-    subprocess.run([*made, *where], cwd=tmp_path, check=True, capture_output=True)
+    """Yield the address of an https server with a self-signed certificate."""
+    command = ["openssl", "req", "-x509", "-newkey", "rsa:2048", "-nodes", "-days", "1", "-subj", "/CN=127.0.0.1"]
+    options = ["-keyout", "key.pem", "-out", "cert.pem", "-addext", "subjectAltName=IP:127.0.0.1"]
+    subprocess.run([*command, *options], cwd=tmp_path, check=True, capture_output=True)
     context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
     context.load_cert_chain(tmp_path / "cert.pem", tmp_path / "key.pem")
     server = HTTPServer(("127.0.0.1", 0), BaseHTTPRequestHandler)
@@ -310,13 +310,11 @@ def untrusted(tmp_path: Path) -> Iterator[str]:
 
 
 @pytest.mark.usefixtures("_fresh_client")
-def test_a_certificate_that_is_not_trusted_is_said(
-    untrusted: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_an_untrusted_certificate_is_named(untrusted: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     client = Hub(untrusted, cache_dir=tmp_path)
     with pytest.raises(HubError, match="certificate is not trusted; set SSL_CERT_FILE to the certificates of"):
         pulled(client)
-    # Other programs read it, and this client does not.
+    # Other programs read REQUESTS_CA_BUNDLE, and this client does not.
     monkeypatch.setenv("REQUESTS_CA_BUNDLE", "/etc/lab.pem")
     with pytest.raises(HubError, match="set SSL_CERT_FILE to /etc/lab.pem; REQUESTS_CA_BUNDLE is not read here"):
         pulled(client)

@@ -1,4 +1,4 @@
-"""JSON that is read by a schema, or refused."""
+"""JSON files are read by a schema, or refused."""
 
 from __future__ import annotations
 
@@ -54,7 +54,7 @@ def test_json_is_read_strictly(content: bytes, message: str) -> None:
         ([], "Expected `object`, got `array`"),
     ],
 )
-def test_what_is_of_another_form_is_said_in_a_line(values: Any, message: str) -> None:
+def test_values_of_another_form_are_refused_in_one_line(values: Any, message: str) -> None:
     with pytest.raises(DamagedReference) as raised:
         converted(values, "x.json", Table)
     assert str(raised.value) == f"x.json is not valid: {message}. Get the reference again."
@@ -65,12 +65,12 @@ def test_a_value_gives_the_same_bytes() -> None:
 
 
 @pytest.mark.parametrize("coding", ["utf-16", "utf-16-le", "utf-32", "utf-8-sig"])
-def test_numbers_cannot_hide_in_another_coding(coding: str) -> None:
+def test_other_encodings_are_refused(coding: str) -> None:
     with pytest.raises(DamagedReference, match="is not valid JSON"):
         parsed('{"target_sum": 1e999}'.encode(coding), "config.json")
 
 
 @pytest.mark.parametrize("text", ["1E400", "1e+300", "1e0300", "123456789012345678901", "-1E+100"])
-def test_large_numbers_are_found_however_they_are_written(text: str) -> None:
+def test_large_numbers_are_refused_in_any_notation(text: str) -> None:
     with pytest.raises(DamagedReference, match="is no number"):
         parsed(b'{"a": [' + text.encode() + b"]}", "a.json")

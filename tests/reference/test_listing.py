@@ -30,7 +30,7 @@ def test_every_source_is_listed(
     client.snapshot("lab/islets", None, LAYOUT, required=())
     client.snapshot("lab/islets", commit, LAYOUT, required=())
     hub.put("lab/other", {"README.md": b"---\ntags:\n- cats\n---\n"})
-    listed = {(one.source, one.name): one for one in reference_list(client)}
+    listed = {(summary.source, summary.name): summary for summary in reference_list(client)}
     assert {name for source, name in listed if source == "shipped"} == set(shipped_references())
     assert {key for key in listed if key[0] != "shipped"} == {("cached", "lab/islets"), ("Hub", "lab/islets")}
     cached, remote = listed["cached", "lab/islets"], listed["Hub", "lab/islets"]
@@ -41,7 +41,7 @@ def test_every_source_is_listed(
 def test_a_cached_commit_without_a_branch_has_its_name(hub: LoopbackHub, client: Hub) -> None:
     commit = hub.put(REPO, reference_files())
     client.snapshot(REPO, commit, LAYOUT, required=())
-    names = [one.name for one in reference_list(client) if one.source == "cached"]
+    names = [summary.name for summary in reference_list(client) if summary.source == "cached"]
     assert names == [f"{REPO}@{commit}"]
 
 
@@ -51,13 +51,13 @@ def test_a_damaged_reference_stays_in_the_list(hub: LoopbackHub, client: Hub) ->
     (folder / "labels.json").resolve().write_bytes(b"[]")
     with pytest.warns(SpikGPTWarning, match=f"{REPO} is damaged. labels.json differs from what manifest.json lists"):
         listed = reference_list(client)
-    assert [one.verified for one in listed if one.name == REPO] == [False]
+    assert [summary.verified for summary in listed if summary.name == REPO] == [False]
 
 
 def test_a_hub_that_cannot_be_reached_is_a_warning(tmp_path: Path) -> None:
     with pytest.warns(SpikGPTWarning, match="References on the Hub are not listed. The Hub cannot be reached"):
         listed = list_references(endpoint="http://127.0.0.1:9", cache_dir=tmp_path)
-    assert {one.name for one in listed} == set(shipped_references())
+    assert {summary.name for summary in listed} == set(shipped_references())
 
 
 def test_a_hub_that_does_not_answer_delays_the_list_by_seconds(
@@ -69,12 +69,12 @@ def test_a_hub_that_does_not_answer_delays_the_list_by_seconds(
         assert reference_list(client)
 
 
-def test_offline_nothing_is_asked_and_nothing_is_noted(hub: LoopbackHub, tmp_path: Path) -> None:
+def test_offline_there_is_no_request_and_no_warning(hub: LoopbackHub, tmp_path: Path) -> None:
     with warnings.catch_warnings():
         warnings.simplefilter("error")
         listed = spikgpt.list_references(endpoint=hub.endpoint, cache_dir=tmp_path / "none", local_files_only=True)
     assert hub.requests == []
-    assert [one.source for one in listed] == ["shipped"] * len(shipped_references())
+    assert [summary.source for summary in listed] == ["shipped"] * len(shipped_references())
 
 
 def test_a_wrong_keyword_is_named() -> None:

@@ -1,4 +1,4 @@
-"""Digests and lock files: the same bytes for ever, or a line that says so."""
+"""Digests and lock files: a reference with other bytes is refused."""
 
 from __future__ import annotations
 
@@ -27,15 +27,15 @@ def test_a_digest_is_expected(hub: LoopbackHub, client: Hub, tmp_path: Path) -> 
     for expect in (DIGEST, DIGEST.upper(), f"sha256:{DIGEST}"):
         assert open_reference(REPO, hub=client, pin=VersionPin(expect)).digest == DIGEST
     assert pull(REPO, tmp_path / "out", hub=client, pin=VersionPin(DIGEST)).digest == DIGEST
-    # The same bytes, whatever this version would write.
+    # The bytes are those of the repository, even if this version would write others.
     assert files_of(tmp_path / "out") == reference_files()
     hub.put(REPO, OTHER)
     with pytest.raises(DamagedReference, match=f"{REPO} has the digest .*; expected {DIGEST}. Nothing was written"):
         pull(REPO, tmp_path / "other", hub=client, pin=VersionPin(DIGEST))
     assert not (tmp_path / "other").exists()
-    for wrong in ("", "x" * 64, DIGEST[:-1], DIGEST + "\n", f"md5:{DIGEST}"):
+    for invalid in ("", "x" * 64, DIGEST[:-1], DIGEST + "\n", f"md5:{DIGEST}"):
         with pytest.raises(ConfigError, match="give the 64 digits of a sha256"):
-            VersionPin(wrong)
+            VersionPin(invalid)
 
 
 def test_a_lock_file_keeps_the_commit_and_the_digest(hub: LoopbackHub, client: Hub, tmp_path: Path) -> None:
@@ -52,7 +52,7 @@ def test_a_lock_file_keeps_the_commit_and_the_digest(hub: LoopbackHub, client: H
     written = lock.read_bytes()
     hub.put(REPO, OTHER)
     hub.requests.clear()
-    # The branch has moved; the locked commit is asked for, and is cached.
+    # The branch has moved, but the locked commit is used, which is in the cache.
     pull(REPO, tmp_path / "second", hub=client, pin=pin)
     assert hub.requests == []
     pull(REPO, tmp_path / "third", hub=Hub(hub.endpoint, cache_dir=tmp_path / "fresh"), pin=pin)
@@ -64,7 +64,7 @@ def test_a_lock_file_keeps_the_commit_and_the_digest(hub: LoopbackHub, client: H
     assert list(json.loads(lock.read_text())["references"]) == [str(SOURCE), REPO, f"{REPO}@main"]
 
 
-def test_what_is_not_what_was_locked_is_refused(hub: LoopbackHub, client: Hub, tmp_path: Path) -> None:
+def test_a_digest_other_than_the_locked_digest_is_refused(hub: LoopbackHub, client: Hub, tmp_path: Path) -> None:
     hub.put(REPO, reference_files())
     lock, pin = tmp_path / "spikgpt.lock", VersionPin(lock=tmp_path / "spikgpt.lock")
     pull(REPO, tmp_path / "first", hub=client, pin=pin)
@@ -72,12 +72,12 @@ def test_what_is_not_what_was_locked_is_refused(hub: LoopbackHub, client: Hub, t
     with pytest.raises(DamagedReference, match=f"has the digest {DIGEST}; .*lock has 0000.*delete '{REPO}' from"):
         pull(REPO, tmp_path / "second", hub=client, pin=pin)
     assert not (tmp_path / "second").exists()
-    # Another process has written it since.
+    # Another process has written the entry meanwhile.
     with pytest.raises(DamagedReference, match="lock has 0000"):
         pin.record(REPO, None, None, DIGEST)
 
 
-def test_what_several_processes_lock_at_once_is_all_there(tmp_path: Path) -> None:
+def test_entries_of_several_processes_are_all_kept(tmp_path: Path) -> None:
     lock = tmp_path / "locks" / "spikgpt.lock"
     code = (
         "import sys\nfrom pathlib import Path\nimport filelock\nfrom spikgpt.reference.lockfile import VersionPin\n"
@@ -110,7 +110,7 @@ def test_what_several_processes_lock_at_once_is_all_there(tmp_path: Path) -> Non
         '{"version": 1, "references": {}, "references": {}}',
     ],
 )
-def test_a_lock_file_that_is_none_is_refused(tmp_path: Path, text: str) -> None:
+def test_an_invalid_lock_file_is_refused(tmp_path: Path, text: str) -> None:
     lock = tmp_path / "spikgpt.lock"
     lock.write_text(text)
     with pytest.raises(ConfigError, match=r"spikgpt.lock is not .*Correct the lock file, or delete it"):
@@ -120,7 +120,7 @@ def test_a_lock_file_that_is_none_is_refused(tmp_path: Path, text: str) -> None:
         open_reference("pancreas", pin=VersionPin(lock=tmp_path))
 
 
-def test_a_lock_means_the_repository_where_a_folder_has_its_name(
+def test_with_a_lock_a_repository_is_used_instead_of_a_folder_of_its_name(
     hub: LoopbackHub, client: Hub, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.chdir(tmp_path)

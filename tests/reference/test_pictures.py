@@ -1,4 +1,4 @@
-"""Pictures of a card."""
+"""Pictures of a model card."""
 
 from __future__ import annotations
 
@@ -30,23 +30,23 @@ def test_reliability_is_drawn_the_same_each_time() -> None:
     assert reliability_picture(BINS) == reliability_picture(BINS) != reliability_picture(BINS[:1])
 
 
-def test_without_matplotlib_that_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_without_matplotlib_the_error_names_the_package(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, "matplotlib.figure", None)
     with pytest.raises(ConfigError, match=r"^This needs matplotlib, .*\. Run: pip install 'matplotlib>=3\.8'$"):
         confusion_picture(CONFUSION)
 
 
-def test_a_confusion_matrix_has_at_most_so_many_pixels() -> None:
-    names = [f"type {place} of a tissue" for place in range(400)]
+def test_a_confusion_matrix_has_2400_pixels_a_side_at_most() -> None:
+    names = [f"type {label} of a tissue" for label in range(400)]
     counts = (10 * np.eye(400, dtype=int) + 1).tolist()
     width, height = struct.unpack(">II", confusion_picture({"labels": names, "counts": counts})[16:24])
     assert width == height == 2400
 
 
-def test_the_shares_of_a_thousand_labels_are_worked_out_at_once() -> None:
+def test_the_shares_of_many_labels_are_computed_in_few_passes() -> None:
     passes = 0
 
-    # A sum over a row for each of its numbers takes minutes.
+    # One sum over a row for each number of the row would take minutes.
     class Row(list[int]):
         def __iter__(self) -> Iterator[int]:
             nonlocal passes
@@ -54,7 +54,7 @@ def test_the_shares_of_a_thousand_labels_are_worked_out_at_once() -> None:
             return super().__iter__()
 
     counts = np.eye(60, dtype=int).tolist()
-    confusion_picture({"labels": [str(place) for place in range(60)], "counts": [Row(row) for row in counts]})
+    confusion_picture({"labels": [str(label) for label in range(60)], "counts": [Row(row) for row in counts]})
     assert passes <= 2 * 60
 
 

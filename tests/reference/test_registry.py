@@ -1,4 +1,4 @@
-"""The references that can be named."""
+"""References by name: shipped, in a folder, or on the Hub."""
 
 from __future__ import annotations
 
@@ -59,12 +59,12 @@ def test_the_card_of_a_shipped_reference_states_origin_licence_use_and_limits(na
 def test_the_labels_of_a_shipped_reference_are_terms_of_the_cell_ontology(name: str) -> None:
     labels = read_reference(shipped_references()[name]).labels
     # The table has no obsolete terms.
-    wrong = {
+    unknown_terms = {
         label: term
         for label, term in zip(labels.names, labels.cell_ontology_ids, strict=True)
         if term not in ontology().names
     }
-    assert wrong == {}
+    assert unknown_terms == {}
 
 
 def test_the_shipped_references_are_small() -> None:
@@ -79,7 +79,7 @@ def test_the_shipped_references_are_small() -> None:
     assert sum(sizes.values()) <= 20 * MEGABYTE
 
 
-def test_the_namespace_can_be_chosen(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_namespace_follows_the_environment(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.delenv("SPIKGPT_NAMESPACE", raising=False)
     assert namespace() == "spikgpt"
     monkeypatch.setenv("SPIKGPT_NAMESPACE", "my-lab")
@@ -94,36 +94,36 @@ def test_only_references_are_listed_from_the_cache(hub: LoopbackHub, client: Hub
     assert client.cached(wanted) == []
     for name in ("islets/small", "cats/large"):
         client.snapshot(name, None, LAYOUT, required=())
-    assert [(found.repository, found.commit, found.refs) for found in client.cached(wanted)] == [
+    assert [(entry.repository, entry.commit, entry.refs) for entry in client.cached(wanted)] == [
         ("islets/small", commit, ("main",))
     ]
 
 
-def test_what_was_checked_is_what_is_read(hub: LoopbackHub, client: Hub) -> None:
+def test_the_checked_files_are_read(hub: LoopbackHub, client: Hub) -> None:
     files = {path.name: path.read_bytes() for path in FORMAT_1.iterdir()}
     hub.put("islets/small", files)
-    found = resolve("islets/small", hub=client)
-    assert found.source == found.files == files
-    # The cache may be written by others meanwhile.
-    for path in found.folder.iterdir():
+    resolved = resolve("islets/small", hub=client)
+    assert resolved.source == resolved.files == files
+    # Another process may change the cache meanwhile.
+    for path in resolved.folder.iterdir():
         path.resolve().write_bytes(b"spoilt")
-    assert read_reference(found.source, found.origin).name == "islets"
+    assert read_reference(resolved.source, resolved.origin).name == "islets"
 
 
-def test_a_disk_that_keeps_nothing_is_named(hub: LoopbackHub, client: Hub, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_cache_that_stays_damaged_is_named(hub: LoopbackHub, client: Hub, monkeypatch: pytest.MonkeyPatch) -> None:
     files = {path.name: path.read_bytes() for path in FORMAT_1.iterdir()}
     hub.put("islets/small", files)
 
-    def spoilt(folder: Path, name: str) -> bytes:
+    def read_damaged(folder: Path, name: str) -> bytes:
         (folder / "labels.json").resolve().write_bytes(b"spoilt")
         return read_file(folder, name)
 
-    monkeypatch.setattr(registry, "read_file", spoilt)
+    monkeypatch.setattr(registry, "read_file", read_damaged)
     with pytest.raises(DamagedReference, match="islets/small is damaged in .* after each download"):
         resolve("islets/small", hub=client)
 
 
-def test_a_name_of_two_references_says_which_one_is_used(
+def test_a_warning_names_the_reference_that_an_ambiguous_name_means(
     hub: LoopbackHub, client: Hub, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.chdir(tmp_path)
@@ -142,7 +142,9 @@ def test_a_name_of_two_references_says_which_one_is_used(
         assert resolve("lab/islets", hub=client).folder == Path("lab/islets")
 
 
-def test_a_folder_of_other_things_is_no_reference_of_that_name(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_folder_without_a_reference_does_not_hide_a_shipped_reference(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.chdir(tmp_path)
     Path("pancreas").mkdir()
     with warnings.catch_warnings():

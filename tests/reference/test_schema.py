@@ -1,4 +1,4 @@
-"""What the JSON files of a reference may hold, and what they may not."""
+"""Schemas for the JSON files of a reference."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ METRICS: dict[str, Any] = json.loads((PANCREAS / "metrics.json").read_text())
 CONFIG: dict[str, Any] = json.loads((PANCREAS / "config.json").read_text())
 
 
-def test_figures_come_back_in_the_order_they_were_written() -> None:
+def test_figures_keep_their_order() -> None:
     held_out = converted(METRICS["held_out"], "held_out", Agreement)
     assert dumped(held_out) == dumped(METRICS["held_out"]) == dumped(held_out.to_dict())
 
@@ -37,7 +37,7 @@ def test_figures_come_back_in_the_order_they_were_written() -> None:
     ("values", "kind"),
     [(METRICS, MetricsRecord), (METRICS["held_out"], Agreement), (CONFIG["provenance"], Provenance), (CONFIG, Header)],
 )
-def test_what_another_version_adds_is_let_be(values: dict[str, Any], kind: type) -> None:
+def test_fields_of_another_version_are_ignored(values: dict[str, Any], kind: type) -> None:
     assert converted(values | {"added": {"later": [1]}}, "x.json", kind) == converted(values, "x.json", kind)
 
 
@@ -58,14 +58,14 @@ def test_provenance_that_cards_cannot_show_is_refused(change: dict[str, Any], me
         converted(CONFIG["provenance"] | change, "x.json", Provenance)
 
 
-def test_a_description_has_lines_and_a_config_has_what_is_known() -> None:
+def test_a_description_may_have_lines_and_a_config_has_known_fields() -> None:
     provenance = converted(CONFIG["provenance"] | {"description": "two\nlines"}, "x.json", Provenance)
     assert provenance.description == "two\nlines"
     with pytest.raises(DamagedReference, match="unknown field `added`"):
         converted(CONFIG | {"added": 1}, "x.json", Config)
 
 
-def test_what_does_not_hold_is_refused() -> None:
+def test_a_failed_requirement_is_refused() -> None:
     require(True, "All is well.")
     with pytest.raises(DamagedReference, match=r"^It is cracked\. Get the reference again, or another one\.$"):
         require(False, "It is cracked.")
@@ -75,18 +75,18 @@ def validation() -> dict[str, Any]:
     """Return the cross-validation of two donors."""
     parts = measure(["alpha"] * 3 + ["beta"] * 2, ["alpha"] * 4 + ["beta"]), measure(["alpha"] * 4, ["alpha"] * 4)
     rows = [GroupScore(f"d{n}", part.cells, part.accuracy, part.macro_f1) for n, part in enumerate(parts)]
-    found: dict[str, Any] = msgspec.to_builtins(CrossValidation.summarise("donor", rows, pooled(parts)))
-    return found
+    summary: dict[str, Any] = msgspec.to_builtins(CrossValidation.summarise("donor", rows, pooled(parts)))
+    return summary
 
 
-def test_a_cross_validation_comes_back() -> None:
+def test_a_cross_validation_survives_a_round_trip() -> None:
     values = validation()
     assert values["accuracy"] == {"mean": pytest.approx(0.9), "std": pytest.approx(0.1 * 2**0.5)}
-    found = converted(METRICS | {"cross_validation": values}, "metrics.json", MetricsRecord)
-    assert msgspec.to_builtins(found.cross_validation) == values
-    assert [row.group for row in found.cross_validation.groups] == ["d0", "d1"]  # type: ignore[union-attr]
-    one = GroupScore("d0", 1, 1.0, 1.0)
-    assert CrossValidation.summarise("donor", [one], measure(["a"], ["a"])).accuracy.std == 0
+    metrics = converted(METRICS | {"cross_validation": values}, "metrics.json", MetricsRecord)
+    assert msgspec.to_builtins(metrics.cross_validation) == values
+    assert [row.group for row in metrics.cross_validation.groups] == ["d0", "d1"]  # type: ignore[union-attr]
+    group = GroupScore("d0", 1, 1.0, 1.0)
+    assert CrossValidation.summarise("donor", [group], measure(["a"], ["a"])).accuracy.std == 0
 
 
 @pytest.mark.parametrize(
@@ -110,7 +110,7 @@ def test_a_cross_validation_comes_back() -> None:
         (("pooled", "per_label", 1, "label"), "gamma", "the cells of pooled"),
     ],
 )
-def test_a_forged_cross_validation_is_refused(path: tuple[Any, ...], value: Any, message: str) -> None:
+def test_an_inconsistent_cross_validation_is_refused(path: tuple[Any, ...], value: Any, message: str) -> None:
     values = validation()
     parent = values
     for key in path[:-1]:

@@ -24,7 +24,7 @@ def pancreas(**changes: object) -> ReferenceSummary:
     return msgspec.structs.replace(summary, **changes)
 
 
-def test_the_facts_of_a_reference_come_from_its_files() -> None:
+def test_the_summary_of_a_reference_comes_from_its_files() -> None:
     metrics, summary = json.loads((PANCREAS / "metrics.json").read_text()), pancreas()
     assert (summary.tissue, summary.organism, summary.licence) == ("pancreas", "Homo sapiens", "MIT")
     assert (summary.cell_types, summary.cells) == (len(metrics["cells_per_label"]), metrics["cells"])
@@ -89,7 +89,7 @@ def test_a_list_shows_itself_as_a_table() -> None:
     assert json.loads(json.dumps(references.to_list()))[0]["cell_types"] == references[0].cell_types
 
 
-def test_labels_are_their_names_and_show_their_figures(small: Reference) -> None:
+def test_labels_equal_their_names_and_show_their_figures(small: Reference) -> None:
     labels = Labels.from_metrics(small.labels, small.metrics)
     assert labels == small.labels.names
     assert small.labels.names[0] in labels

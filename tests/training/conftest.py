@@ -1,4 +1,4 @@
-"""Cells and models that the tests of several training modules share."""
+"""Cells and models shared by the tests of training."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ def scgpt() -> ScGPTSource:
 
 @pytest.fixture(scope="session")
 def embedded(cells: AnnData, small: Reference) -> AnnData:
-    """Bring the cells with an embedding of them, by the genes of ``small``."""
+    """Return the cells with their embedding by ``small`` in obsm["X_own"]."""
     adata = cells.copy()
     adata.obsm["X_own"] = torch_engine(small).vectors(aligned(small, cells))
     return adata
@@ -42,5 +42,5 @@ def prepared(cells: AnnData) -> TrainingCells:
 
 @pytest.fixture(scope="session")
 def fitted(prepared: TrainingCells) -> FittedModel:
-    """Learn from two of three cells."""
+    """Return a model fitted to two of three cells."""
     return fit_model(prepared, np.flatnonzero(TRAIN_ROWS), "held-out", ONCE, TrainOptions())

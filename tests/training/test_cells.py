@@ -27,7 +27,7 @@ def test_an_unknown_embedder_is_refused(kind: str, cells: AnnData) -> None:
         train(cells, "cell_type", embedder=kind)
 
 
-def test_cells_that_can_be_learned_from_are_chosen(cells: AnnData) -> None:
+def test_labelled_cells_of_frequent_types_are_chosen(cells: AnnData) -> None:
     labels = cells.obs["cell_type"].astype(str).to_numpy()
     labels[:3], labels[3:7] = "rare", "nan"
     adata = cells.copy()
@@ -40,9 +40,9 @@ def test_cells_that_can_be_learned_from_are_chosen(cells: AnnData) -> None:
     assert (chosen.labelled.dropped, chosen.labelled.unlabelled) == ({"rare": 3}, 4)
     assert sorted(chosen.labelled.ontology_ids) == sorted(set(labels[7:]))
     assert chosen.embedding is None
-    places = [chosen.genes.symbols.index(name) for name in cells.var_names[:50]]
+    columns = [chosen.genes.symbols.index(name) for name in cells.var_names[:50]]
     values = chosen.values.select(np.arange(cells.n_obs - 7))
-    np.testing.assert_array_equal(values.values[:, places].toarray(), cells.X[7:, :50].toarray())
+    np.testing.assert_array_equal(values.values[:, columns].toarray(), cells.X[7:, :50].toarray())
     np.testing.assert_array_equal(values.totals, np.asarray(cells.X[7:].sum(axis=1)).ravel())
     some = chosen.values.select(np.array([5, 30]), np.array([2, 9]))
     np.testing.assert_array_equal(some.values.toarray(), values.values[[5, 30]][:, [2, 9]].toarray())
@@ -64,7 +64,7 @@ def test_a_file_is_never_read_whole(cells: AnnData, tmp_path: Path, monkeypatch:
 
         return call
 
-    # Parts and samples of 90 of 360 cells, as if there were 200,000.
+    # Parts and samples have 90 of the 360 cells, as in a file of 200,000 cells.
     for name, value in (("sampling.LARGEST_FIT", 90), ("sampling.CELLS_OF_RARE", 10)):
         monkeypatch.setattr(f"spikgpt.{name}", value)
     for name in ("training.cells.SAMPLED", "training.cells.LARGEST_FIT", "cells.align.CHUNK"):
@@ -81,7 +81,7 @@ def test_a_file_is_never_read_whole(cells: AnnData, tmp_path: Path, monkeypatch:
     assert max(sizes) < expected.values.nnz / 2
 
 
-def test_an_embedding_that_the_user_brings_is_read_once(embedded: AnnData) -> None:
+def test_an_embedding_in_obsm_is_read_unchanged(embedded: AnnData) -> None:
     chosen = prepare(embedded, "cell_type", "obsm:X_own", TrainOptions())
     assert chosen.embedding == ObsmEmbedding("X_own", 64)
     np.testing.assert_array_equal(chosen.values.select(np.arange(360)).values.toarray(), embedded.obsm["X_own"])
@@ -104,7 +104,7 @@ def test_scgpt_embeds_every_cell_once(cells: AnnData, scgpt: ScGPTSource) -> Non
     assert chosen.embedding.settings() == scgpt.settings()
 
 
-def test_labels_that_readers_mix_up_are_refused_before_the_work(cells: AnnData) -> None:
+def test_labels_that_differ_only_in_case_are_refused_before_training(cells: AnnData) -> None:
     adata = cells.copy()
     labels = adata.obs["cell_type"].astype(str).to_numpy().copy()
     labels[np.flatnonzero(labels == "beta")[:20]] = "Beta"

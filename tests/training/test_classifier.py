@@ -28,8 +28,8 @@ def fitted(recipe: TrainingRecipe = QUICK, **options: Any) -> dict[str, torch.Te
     return fit_classifier(recipe, vectors, labels, LABELS, **options).state_dict()
 
 
-def equal(one: dict[str, torch.Tensor], other: dict[str, torch.Tensor]) -> bool:
-    return all(torch.equal(one[name], other[name]) for name in one)
+def equal(first: dict[str, torch.Tensor], second: dict[str, torch.Tensor]) -> bool:
+    return all(torch.equal(first[name], second[name]) for name in first)
 
 
 def test_the_same_seed_gives_the_same_weights_to_the_bit_and_another_does_not() -> None:
@@ -39,7 +39,7 @@ def test_the_same_seed_gives_the_same_weights_to_the_bit_and_another_does_not() 
     assert not equal(first, fitted(seed=4))
 
 
-def test_training_leaves_the_callers_random_state_alone() -> None:
+def test_training_leaves_the_random_state_of_the_caller_unchanged() -> None:
     torch.manual_seed(5)
     expected = torch.rand(3)
     torch.manual_seed(5)
@@ -63,14 +63,16 @@ def test_an_interrupted_run_resumes_to_the_same_weights(tmp_path: Path, recipe: 
     assert equal(resumed, fitted(recipe))
 
 
-def test_an_interruption_within_an_epoch_keeps_the_one_before(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_an_interruption_within_an_epoch_keeps_the_previous_epoch(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     checkpoint = tmp_path / "fit.safetensors"
     steps, original = 0, TrainingRun.step
 
     def interrupted(run: TrainingRun, epoch: int, step: int, loss: torch.Tensor, **options: Any) -> None:
         nonlocal steps
         steps += 1
-        if steps == 6:  # of 2 an epoch
+        if steps == 6:  # an epoch has 2 steps
             raise KeyboardInterrupt
         original(run, epoch, step, loss, **options)
 
@@ -110,17 +112,17 @@ def test_a_finished_run_is_not_trained_again(tmp_path: Path) -> None:
     assert [path.name for path in tmp_path.iterdir()] == ["fit.safetensors"]
 
 
-def test_the_number_of_threads_is_given_back_and_changes_no_bit() -> None:
+def test_the_number_of_threads_is_restored_and_changes_no_bit() -> None:
     before = torch.get_num_threads()
     try:
         torch.set_num_threads(1)
-        one = fitted()
+        with_one_thread = fitted()
         torch.set_num_threads(2)
-        two = fitted()
+        with_two_threads = fitted()
         assert torch.get_num_threads() == 2
     finally:
         torch.set_num_threads(before)
-    assert equal(one, two)
+    assert equal(with_one_thread, with_two_threads)
 
 
 def test_a_last_batch_of_one_cell_is_left_out() -> None:
@@ -136,8 +138,8 @@ def test_a_damaged_checkpoint_is_refused(tmp_path: Path) -> None:
 
 
 @pytest.mark.slow
-def test_it_learns() -> None:
-    # Far enough apart for the best possible classifier to be right on 99.5% of such cells.
+def test_the_classifier_learns() -> None:
+    # At this distance, the best possible classifier labels 99.5% of the cells correctly.
     vectors, labels = toy()
     vectors = vectors + 2 * np.eye(DIM)[labels]
     states: list[Progress] = []

@@ -1,4 +1,4 @@
-"""An annotation held against the truth: figures by hand, and labels that have another name in the query."""
+"""Evaluation of an annotation: the figures, and labels that have another name in the query."""
 
 from __future__ import annotations
 
@@ -51,7 +51,7 @@ def cells(labels: list[Any]) -> AnnData:
     )
 
 
-def test_figures_by_hand() -> None:
+def test_figures_of_a_small_example() -> None:
     annotation = annotated(["a", "a", "b", "b", "a", "b"], [0.9, 0.4, 0.8, 0.9, 0.3, 0.9])
     evaluation = evaluate(annotation, cells(["a", "a", "a", "b", "z", None]), "type")
     assert evaluation.metrics.cells == 4
@@ -95,7 +95,7 @@ def test_labels_of_another_vocabulary_are_refused() -> None:
         evaluate(annotated(["a", "b"], [0.9, 0.9]), cells(["A", "B"]), "type")
 
 
-def test_a_missing_column_lists_those_that_exist() -> None:
+def test_the_error_on_a_missing_column_lists_the_columns() -> None:
     with pytest.raises(LabelsError, match=r"obs has no column 'types'; it has .*type.*Did you mean 'type'"):
         evaluate(annotated(["a", "b"], [0.9, 0.9]), cells(["a", "b"]), "types")
 
@@ -115,7 +115,7 @@ def test_a_label_map_names_the_references_labels() -> None:
 
 
 @pytest.mark.parametrize("name", ["Alpha", "ALPHA", "alpha cell", "Alpha_Cells", "alpha-cells", "alphas"])
-def test_labels_that_differ_in_writing_are_asked_about_but_not_matched(name: str) -> None:
+def test_labels_in_another_spelling_are_suggested_but_not_matched(name: str) -> None:
     evaluation = evaluate(annotated(["alpha", "alpha", "beta"], SURE, ISLETS), cells([name, "alpha", "beta"]), "type")
     assert evaluation.unseen_labels == {name: 1}
     (note,) = evaluation.notes
@@ -123,7 +123,7 @@ def test_labels_that_differ_in_writing_are_asked_about_but_not_matched(name: str
     assert note.endswith(f"""--label-map '{{"{name}": "alpha"}}'""")
 
 
-def test_other_labels_are_not_asked_about() -> None:
+def test_other_labels_are_not_suggested() -> None:
     query = cells(["alphabet", "activated stellate cell", "beta"])
     evaluation = evaluate(annotated(["alpha", "activated_stellate", "beta"], SURE, ISLETS), query, "type")
     near, unseen = evaluation.notes
@@ -141,7 +141,7 @@ def test_labels_of_the_same_term_are_matched(column: str) -> None:
     assert evaluation.unseen_labels == {"type B pancreatic cell": 1}
     counted, _ = evaluation.notes
     assert counted == "'pancreatic A cell' counts as 'alpha': both are CL:0000171 in the Cell Ontology."
-    # What the user says goes first, and a term that two labels share says nothing.
+    # The label map of the user has priority. A term that two labels share is ambiguous.
     assert evaluate(annotation, query, "type", {"pancreatic A cell": "beta"}, labels=labels).metrics.accuracy == 0.5
     shared = LabelMap(ISLETS, ("CL:0000171", "CL:0000169", "CL:0000171"))
     assert not any("counts as" in note for note in evaluate(annotation, query, "type", labels=shared).notes)

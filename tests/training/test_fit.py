@@ -1,4 +1,4 @@
-"""Models fitted to some of the cells."""
+"""Models fitted to a part of the cells."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from spikgpt.training.fit import FittedModel, fit_model
 from tests.training.conftest import HELD_ROWS, ONCE, TRAIN_ROWS
 
 
-def test_a_part_is_fitted_to_its_own_cells_alone(prepared: TrainingCells, fitted: FittedModel) -> None:
+def test_a_model_depends_on_its_training_cells_alone(prepared: TrainingCells, fitted: FittedModel) -> None:
     values = prepared.values
     assert isinstance(values, AlignedCells)
     counts = values.values.toarray()
@@ -38,7 +38,7 @@ def test_a_part_is_fitted_to_its_own_cells_alone(prepared: TrainingCells, fitted
     assert embedding.label_shares == pytest.approx(1 / 6, abs=0.05)
 
 
-def test_an_embedding_of_the_users_is_not_augmented(embedded: AnnData) -> None:
+def test_an_embedding_of_the_user_is_not_augmented(embedded: AnnData) -> None:
     chosen = prepare(embedded, "cell_type", "obsm:X_own", TrainOptions())
     sizes: list[int] = []
 
@@ -53,7 +53,7 @@ def test_an_embedding_of_the_users_is_not_augmented(embedded: AnnData) -> None:
 
 
 @pytest.mark.parametrize(("kind", "copies"), [("counts", 2), ("linear", 1)])
-def test_only_counts_are_simulated_again(prepared: TrainingCells, kind: Any, copies: int) -> None:
+def test_only_counts_are_augmented(prepared: TrainingCells, kind: Any, copies: int) -> None:
     assert isinstance(prepared.values, AlignedCells)
     cells = replace(prepared, values=replace(prepared.values, kind=kind))
     recipe, epochs = replace(ONCE, epochs=1, minimum_steps=2, batch_size=360), []

@@ -1,4 +1,4 @@
-"""Leave-one-type-out trains without the type, and measures how its cells are rejected."""
+"""Leave-one-type-out trains without a type, and measures the rejection of the type's cells."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ def report(cells: AnnData, done: list[str], tmp_path_factory: pytest.TempPathFac
 
 
 @pytest.mark.slow
-def test_types_that_are_left_out_are_found(report: LeaveOneOutReport, done: list[str]) -> None:
+def test_left_out_types_are_detected(report: LeaveOneOutReport, done: list[str]) -> None:
     assert [row.label for row in report.rows] == done == ["alpha", "ductal"]
     for row in report.rows:
         assert row.unseen_cells == 18
@@ -39,7 +39,7 @@ def test_types_that_are_left_out_are_found(report: LeaveOneOutReport, done: list
 
 
 @pytest.mark.slow
-def test_the_table_and_the_picture(report: LeaveOneOutReport) -> None:
+def test_a_report_has_a_table_and_a_picture(report: LeaveOneOutReport) -> None:
     table = report.table()
     assert table["label"].tolist() == ["alpha", "ductal"]
     assert table["mistaken_for"].str.contains(r"[a-z_]+ \d+").all()
@@ -47,7 +47,7 @@ def test_the_table_and_the_picture(report: LeaveOneOutReport) -> None:
     assert report.picture().startswith(b"\x89PNG")
 
 
-def test_a_report_has_a_row_a_type() -> None:
+def test_a_report_has_a_row_for_each_type() -> None:
     alpha = LeaveOneOutResult("alpha", 40, 200, 0.9, 0.75, 0.5, 0.05, {"beta": 38, "delta": 2})
     beta = LeaveOneOutResult("beta", 60, 180, 0.7, 0.25, 0.1, 0.02, {"alpha": 60})
     report = LeaveOneOutReport((alpha, beta))

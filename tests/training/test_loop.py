@@ -24,7 +24,7 @@ def test_seeds_of_epochs_and_runs_do_not_collide() -> None:
     assert all(0 <= seed < 2**56 for seed in seeds)
 
 
-def test_the_callers_random_numbers_come_back() -> None:
+def test_the_random_state_of_the_caller_is_restored() -> None:
     torch.manual_seed(5)
     expected = torch.rand(3)
     torch.manual_seed(5)

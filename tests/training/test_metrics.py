@@ -12,7 +12,7 @@ from spikgpt.errors import LabelsError
 from spikgpt.training.metrics import measure, pooled, reliability, tpr_at_fpr, unknown_auroc
 
 
-def test_figures_by_hand() -> None:
+def test_figures_of_a_small_example() -> None:
     truth = ["a", "a", "a", "b", "b", "c"]
     predicted = ["a", "a", "b", "b", "d", "c"]
     metrics = measure(truth, predicted)
@@ -34,7 +34,7 @@ def test_the_confusion_has_a_row_for_each_true_label() -> None:
 
 
 @pytest.mark.parametrize("seed", range(5))
-def test_agreements_are_pooled_over_their_cells(seed: int) -> None:
+def test_metrics_are_pooled_over_cells(seed: int) -> None:
     random = np.random.default_rng(seed)
     truth, predicted = random.choice(list("abcd"), 200), random.choice(list("bcde"), 200)
     parts = np.split(np.arange(200), [20, 21, 90])
@@ -53,8 +53,8 @@ def test_figures_equal_those_of_sklearn(seed: int) -> None:
     assert metrics.macro_recall == pytest.approx(report["macro avg"]["recall"])
     for score in metrics.per_label:
         row = report[score.label]
-        found = (score.precision, score.recall, score.f1, score.cells)
-        assert found == pytest.approx((row["precision"], row["recall"], row["f1-score"], row["support"]))
+        values = (score.precision, score.recall, score.f1, score.cells)
+        assert values == pytest.approx((row["precision"], row["recall"], row["f1-score"], row["support"]))
     expected = confusion_matrix(truth, predicted, labels=metrics.confusion.labels)
     np.testing.assert_array_equal(metrics.confusion.counts, expected)
     confidence, known = np.round(random.random(200), 1), truth != "a"
@@ -85,22 +85,22 @@ def test_auroc_of_unknown() -> None:
     assert unknown_auroc(np.array([0.9, 0.3]), np.array([True, True])) is None
 
 
-def test_reliability_by_hand() -> None:
+def test_reliability_of_a_small_example() -> None:
     confidence = np.array([0.95, 0.99, 0.97, 0.4, 1.0])
     right = np.array([True, True, False, True, True])
-    found = reliability(confidence, right)
-    # One bin from 14/15 to 1, and the one that holds 0.4.
-    assert found["bins"] == [
+    result = reliability(confidence, right)
+    # One bin from 14/15 to 1, and the bin of 0.4.
+    assert result["bins"] == [
         {"confidence": 0.4, "accuracy": 1.0, "cells": 1},
         {"confidence": pytest.approx((0.95 + 0.99 + 0.97 + 1.0) / 4), "accuracy": 0.75, "cells": 4},
     ]
-    assert found["expected_calibration_error"] == pytest.approx((0.6 + 4 * abs(0.9775 - 0.75)) / 5)
+    assert result["expected_calibration_error"] == pytest.approx((0.6 + 4 * abs(0.9775 - 0.75)) / 5)
 
 
-def test_unseen_cells_below_nearly_all_known_ones_are_found() -> None:
+def test_the_tpr_counts_unseen_cells_below_nearly_all_known_cells() -> None:
     confidence = np.array([0.1, *np.linspace(0.5, 1, 39), 0.2, 0.4, 0.55, 0.9])
     known = np.arange(44) < 40
-    assert tpr_at_fpr(confidence, known, 0.05) == pytest.approx(0.5)  # two of 40 known ones may be below
+    assert tpr_at_fpr(confidence, known, 0.05) == pytest.approx(0.5)  # two of the 40 known cells may be below
     assert tpr_at_fpr(confidence, known, 0.0) == 0
 
 

@@ -1,4 +1,4 @@
-"""Labels of a query under other names: asked about with the line to run, never taken for another type."""
+"""Labels of a query under other names: suggested with an option to add, never matched to another type."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from spikgpt.errors import LabelsError
 from spikgpt.scoring.label_map import LabelMap
 from spikgpt.training.names import match_names
 
-# Labels of a reference, with the ids of some.
+# Labels of a reference; most have an id.
 BLOOD = {
     "B cell": "CL:0000236",
     "CD14+ Monocytes": "CL:0001054",
@@ -29,10 +29,10 @@ REFERENCE = LabelMap(tuple(BLOOD), tuple(BLOOD.values()))
 
 
 def suggested(name: str, term: str | None = None) -> str | None:
-    """Return what the line to run maps a name to, None where nothing is asked."""
+    """Return the suggested label for a name, None without a suggestion."""
     ids = {} if term is None else {name: term}
     notes = match_names([name, "NK"], REFERENCE, {}, ids).notes
-    lines = [shlex.split(found[1]) for note in notes if (found := re.search(r"add: (--label-map .*)$", note))]
+    lines = [shlex.split(match[1]) for note in notes if (match := re.search(r"add: (--label-map .*)$", note))]
     if not lines:
         assert any(f"no label like {name}" in note for note in notes)
         return None
@@ -66,29 +66,29 @@ def suggested(name: str, term: str | None = None) -> str | None:
         ("naive B cell", "B cell"),
     ],
 )
-def test_other_names_of_a_type_are_asked_about(name: str, label: str) -> None:
+def test_other_names_of_a_type_are_suggested(name: str, label: str) -> None:
     assert suggested(name) == label
 
 
 @pytest.mark.parametrize(
     "name", ["CD16 Mono", "CD4- T", "CD3 T", "alphabet", "T", "beta's friend", "hepatocyte", "stellate", "x"]
 )
-def test_other_types_are_not_asked_about(name: str) -> None:
+def test_other_types_are_not_suggested(name: str) -> None:
     assert suggested(name) is None
 
 
-def test_a_term_below_that_of_a_label_is_asked_about() -> None:
+def test_a_label_is_suggested_for_a_more_specific_term() -> None:
     assert suggested("some name", "CL:0000788") == "B cell"
 
 
-def test_the_line_keeps_what_was_given_and_quotes_for_a_shell() -> None:
+def test_the_suggested_option_keeps_the_given_map_and_quotes_for_a_shell() -> None:
     (note,) = match_names(["NK'", "B", "it's"], REFERENCE, {"it's": "CD8 T"}, {}).notes
     option, content = shlex.split(note.split(" add: ")[1])
     assert option == "--label-map"
     assert json.loads(content) == {"it's": "CD8 T", "B": "B cell", "NK'": "NK"}
 
 
-def test_labels_none_of_which_matches_are_refused_with_the_line_to_run() -> None:
+def test_a_query_without_matching_labels_is_refused_with_a_suggestion() -> None:
     with pytest.raises(LabelsError, match=r"None of the query's labels \(B\) is .*--label-map '\{\"B\": \"B cell\"\}'"):
         match_names(["B"], REFERENCE, {}, {})
     with pytest.raises(LabelsError, match=r"labels \(x0, .* and 12 more\) is a label of .*Choose another label column"):

@@ -1,4 +1,4 @@
-"""The fast neurons beside those of SpikingJelly, which define the network."""
+"""Fast neurons equal those of SpikingJelly, which define the network."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ def spikes_and_gradient(neurons: nn.Module, currents: Tensor, weights: Tensor) -
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
 @pytest.mark.parametrize("config", CONFIGS, ids=["default", "sigmoid", "one step"])
-def test_spikes_and_gradients_are_those_of_spikingjelly(config: SpikGPTConfig, dtype: torch.dtype) -> None:
+def test_spikes_and_gradients_equal_those_of_spikingjelly(config: SpikGPTConfig, dtype: torch.dtype) -> None:
     torch.manual_seed(0)
     currents = 2 * torch.randn(config.time_steps, 50, 7, dtype=dtype)
     currents[0, 0] = config.tau * config.v_threshold  # exactly at the threshold
@@ -47,7 +47,7 @@ def test_spikes_and_gradients_are_those_of_spikingjelly(config: SpikGPTConfig, d
 
 
 @pytest.mark.parametrize("recipe", [DEFAULT, PAPER], ids=lambda recipe: recipe.name)
-def test_gradients_of_the_weights_are_those_of_spikingjelly(recipe: TrainingRecipe) -> None:
+def test_gradients_of_the_weights_equal_those_of_spikingjelly(recipe: TrainingRecipe) -> None:
     torch.manual_seed(1)
     network = SpikingClassifier(network_config(recipe, 12, 3)).double()
     cells, labels = torch.randn(40, 12, dtype=torch.float64), torch.arange(40) % 3
@@ -63,7 +63,7 @@ def test_gradients_of_the_weights_are_those_of_spikingjelly(recipe: TrainingReci
         torch.testing.assert_close(fast, expected, rtol=1e-12, atol=1e-14)
 
 
-def test_the_neurons_of_spikingjelly_are_back_after_the_block() -> None:
+def test_the_neurons_of_spikingjelly_are_restored_after_the_block() -> None:
     network = SpikingClassifier(CONFIGS[0])
     before, state = list(network.modules()), list(network.state_dict())
     with fast_neurons(network):
@@ -83,7 +83,7 @@ def test_the_neurons_of_spikingjelly_are_back_after_the_block() -> None:
         nn.ReLU(),
     ],
 )
-def test_other_neurons_stay(other: nn.Module) -> None:
+def test_other_neurons_are_not_replaced(other: nn.Module) -> None:
     network = nn.Sequential(other)
     with fast_neurons(network):
         assert network[0] is other

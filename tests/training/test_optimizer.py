@@ -1,4 +1,4 @@
-"""Optimisers beside the classes of torch.optim."""
+"""Optimisers equal the classes of torch.optim."""
 
 from __future__ import annotations
 
@@ -24,8 +24,8 @@ def network() -> nn.Module:
 def torch_adamw(model: nn.Module) -> torch.optim.Optimizer:
     """Return AdamW with weight decay on matrices only."""
     matrices = [parameter for parameter in model.parameters() if parameter.ndim > 1]
-    others = [parameter for parameter in model.parameters() if parameter.ndim <= 1]
-    groups = [{"params": matrices, "weight_decay": 0.5}, {"params": others, "weight_decay": 0.0}]
+    rest = [parameter for parameter in model.parameters() if parameter.ndim <= 1]
+    groups = [{"params": matrices, "weight_decay": 0.5}, {"params": rest, "weight_decay": 0.0}]
     return torch.optim.AdamW(groups, RATES[0])
 
 
@@ -38,7 +38,7 @@ def torch_sgd(model: nn.Module) -> torch.optim.Optimizer:
     [(lambda model: AdamW(model, 0.5), torch_adamw), (lambda model: SGD(model, 0.9, 0.5), torch_sgd)],
     ids=["AdamW", "SGD"],
 )
-def test_the_weights_are_those_of_torch_to_the_bit(
+def test_the_weights_equal_those_of_torch_to_the_bit(
     own: Callable[[nn.Module], Optimizer], of_torch: Callable[[nn.Module], torch.optim.Optimizer]
 ) -> None:
     mine, theirs = network(), network()
@@ -67,7 +67,7 @@ def test_the_weights_are_those_of_torch_to_the_bit(
     )
 
 
-def test_the_compiler_of_torch_stays_out() -> None:
+def test_a_step_does_not_import_the_compiler_of_torch() -> None:
     code = (
         "import sys, torch\nfrom spikgpt.training.optimizer import AdamW\n"
         "network = torch.nn.Linear(2, 1)\ntorch.autograd.backward(network(torch.ones(3, 2)).sum())\n"

@@ -1,4 +1,4 @@
-"""The fit of the PCA embedding against plain NumPy, and training cells as another sample might show them."""
+"""The fit of the PCA embedding equals plain NumPy and scikit-learn."""
 
 from __future__ import annotations
 
@@ -31,11 +31,11 @@ def vectors_of(reference: Reference, adata: AnnData) -> npt.NDArray[np.float64]:
     return projection.project(cells.values, cells.totals)
 
 
-def test_the_fit_is_what_it_says(small: Reference, cells: AnnData) -> None:
+def test_the_fit_equals_plain_numpy(small: Reference, cells: AnnData) -> None:
     embedder = projection_of(small)
     counts = cells.X.toarray().astype(np.float64)
-    places = {name: place for place, name in enumerate(cells.var_names)}
-    chosen = [places[symbol] for symbol in embedder.genes.symbols]
+    columns = {name: column for column, name in enumerate(cells.var_names)}
+    chosen = [columns[symbol] for symbol in embedder.genes.symbols]
     logs = np.log1p(1e4 * counts / counts.sum(axis=1, keepdims=True))[:, chosen]
     labels = cells.obs["cell_type"].astype(str).to_numpy()
     names, sizes = np.unique(labels, return_counts=True)
@@ -82,7 +82,7 @@ def test_loadings_are_the_slopes_of_scaled_genes_on_scores(cells: AnnData) -> No
     np.testing.assert_allclose(imputer.centroids, means, atol=1e-3)
 
 
-def test_the_f_of_genes_is_that_of_scikit_learn(cells: AnnData) -> None:
+def test_the_f_statistic_equals_that_of_scikit_learn(cells: AnnData) -> None:
     aligned_cells, _, _ = read_every_gene(cells, None)
     logs = log_normalise(aligned_cells.values, aligned_cells.totals)
     logs = sparse.csr_matrix(logs[:, np.flatnonzero(logs.getnnz(axis=0) >= 3)])
@@ -92,7 +92,7 @@ def test_the_f_of_genes_is_that_of_scikit_learn(cells: AnnData) -> None:
     assert (logs != before).nnz == 0
 
 
-def test_components_are_those_of_scikit_learn() -> None:
+def test_components_equal_those_of_scikit_learn() -> None:
     scaled = np.random.default_rng(0).normal(size=(60, 40)).astype(np.float32) * np.linspace(1, 3, 40, dtype=np.float32)
     expected = PCA(7, svd_solver="arpack", random_state=3).fit(scaled.copy()).components_.T
     np.testing.assert_array_equal(principal_components(scaled, 7, seed=3), expected)

@@ -1,4 +1,4 @@
-"""Training an scGPT network: it learns, resumes to the same weights, and upstream's package reads the result."""
+"""Pretraining of scGPT lowers the loss, resumes to the same weights, and upstream's package reads the result."""
 
 from __future__ import annotations
 
@@ -39,7 +39,7 @@ def test_training_lowers_the_loss(trained: tuple[Checkpoint, list[float]]) -> No
 
 
 @pytest.mark.slow
-def test_the_embedding_tells_types_apart(trained: tuple[Checkpoint, list[float]], cells: AnnData) -> None:
+def test_the_embedding_separates_types(trained: tuple[Checkpoint, list[float]], cells: AnnData) -> None:
     vectors, _, _ = embed_query(ScGPTSource(trained[0], "mine"), cells, RunSettings())
     labels = cells.obs["cell_type"].to_numpy()
     train = np.arange(cells.n_obs) % 2 == 0
@@ -50,7 +50,7 @@ def test_the_embedding_tells_types_apart(trained: tuple[Checkpoint, list[float]]
 
 
 @pytest.mark.slow
-def test_an_interrupted_training_goes_on_to_the_same_weights(
+def test_an_interrupted_training_resumes_to_the_same_weights(
     trained: tuple[Checkpoint, list[float]], cells: AnnData, tmp_path: Path
 ) -> None:
     state = tmp_path / "state.safetensors"
@@ -100,7 +100,7 @@ def test_cells_without_genes_are_refused() -> None:
         pretrain(AnnData(np.ones((40, 10), np.float32)), CONFIG, SETTINGS)
 
 
-@pytest.mark.parametrize("wrong", [{"batch_size": 0}, {"epochs": 0}, {"max_length": 1}, {"learning_rate": 0.0}])
-def test_settings_out_of_range_are_refused(wrong: dict[str, Any]) -> None:
+@pytest.mark.parametrize("settings", [{"batch_size": 0}, {"epochs": 0}, {"max_length": 1}, {"learning_rate": 0.0}])
+def test_settings_out_of_range_are_refused(settings: dict[str, Any]) -> None:
     with pytest.raises(ConfigError, match="genes, epochs, batch_size and learning_rate must be positive"):
-        Pretraining(**wrong)
+        Pretraining(**settings)

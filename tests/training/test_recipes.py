@@ -5,7 +5,7 @@ import pytest
 from spikgpt.training.recipes import PAPER, network_config
 
 
-def test_the_paper_recipe_is_the_published_one() -> None:
+def test_the_paper_recipe_equals_the_published_recipe() -> None:
     assert (PAPER.optimizer, PAPER.learning_rate, PAPER.momentum, PAPER.weight_decay) == ("sgd", 0.01, 0.9, 1e-4)
     assert (PAPER.epochs, PAPER.minimum_steps, PAPER.batch_size, PAPER.warmup) == (10, 0, 128, 0)
     assert (PAPER.label_smoothing, PAPER.class_balance, PAPER.augmented_copies, PAPER.refit) == (0, 0, 0, False)

@@ -1,4 +1,4 @@
-"""Numbers that are rounded before they are stored."""
+"""Rounding of numbers before they are stored."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ def test_few_bits_are_kept_and_the_error_is_bounded(values: list[float], bits: i
     assert not (rounded.view(np.uint32) & ((1 << (23 - bits)) - 1)).any()
 
 
-def test_seven_bits_are_those_of_bfloat16() -> None:
+def test_seven_bits_equal_bfloat16() -> None:
     values = np.random.default_rng(0).standard_normal(1000).astype(np.float32)
     expected = torch.from_numpy(values).bfloat16().float().numpy()
     np.testing.assert_array_equal(round_bits(values, WEIGHT_BITS), expected)

@@ -1,4 +1,4 @@
-"""Simulated cells of another sample."""
+"""Simulated cells of another sample keep their labels."""
 
 from __future__ import annotations
 
@@ -18,8 +18,8 @@ def test_simulated_cells_look_like_their_type(small: Reference, cells: AnnData) 
     vectors = simulated_vectors(projection, query, seed=3)
     assert not np.allclose(vectors, projection.project(query.values, query.totals))
     truth = cells.obs["cell_type"].astype(str).to_numpy()
-    found = np.array(small.labels.names)[torch_engine(small).classify(vectors)[0].argmax(axis=1)]
-    assert (found == truth).mean() > 0.9
+    labels = np.array(small.labels.names)[torch_engine(small).classify(vectors)[0].argmax(axis=1)]
+    assert (labels == truth).mean() > 0.9
     np.testing.assert_array_equal(simulated_vectors(projection, query, seed=3), vectors)
 
 

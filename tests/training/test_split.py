@@ -1,4 +1,4 @@
-"""Which cells are held out, and that what cannot be held out is refused or said before the work."""
+"""Held-out cells: the choice, and errors and notes before training if labels or batches cannot be split."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from spikgpt.training.train import train
 
 CELLS = np.arange(240)
 LABELS = np.array(["a", "b", "c"])[CELLS % 3]
-# None of these leaves room for work: it is refused first.
+# Labels and batches that are refused before training, with the message.
 REFUSED = {
     "each label in one batch": (
         LABELS,
@@ -70,19 +70,19 @@ def labelled_cells(labels: npt.NDArray[Any], batch: npt.NDArray[Any] | None = No
 
 @pytest.mark.parametrize("work", [train, leave_one_type_out])
 @pytest.mark.parametrize("kind", REFUSED)
-def test_labels_and_batches_that_cannot_be_held_out_are_refused_before_the_work(kind: str, work: Any) -> None:
+def test_labels_and_batches_that_cannot_be_held_out_are_refused_before_training(kind: str, work: Any) -> None:
     labels, batch, message = REFUSED[kind]
     options = TrainOptions(batch_key=None if batch is None else "batch")
 
     def worked(*_: Any) -> None:
-        pytest.fail("the work began")
+        pytest.fail("the training began")
 
     called = {"on_epoch": worked} if work is train else {"on_type": worked}
     with pytest.raises(LabelsError, match=message):
         work(labelled_cells(labels, batch), "type", embedder="obsm:X_own", options=options, **called)
 
 
-def test_the_label_column_is_no_batch() -> None:
+def test_the_label_column_is_refused_as_batch() -> None:
     with pytest.raises(LabelsError, match=r"obs\['type'\] is both the label key and the batch key"):
         prepare(labelled_cells(LABELS), "type", "obsm:X_own", TrainOptions(batch_key="type"))
 
@@ -105,19 +105,19 @@ def test_types_that_cannot_be_left_out_are_named() -> None:
 
 def test_a_stratified_split_has_every_label_on_both_sides() -> None:
     labels = np.array(["a"] * 90 + ["b"] * 8 + ["c"] * 2)
-    train, held = hold_out(labels, seed=1)
-    assert sorted([*train, *held]) == list(range(100))
-    assert set(labels[train]) == set(labels[held]) == {"a", "b", "c"}
-    assert len(held) == 30
-    np.testing.assert_array_equal(hold_out(labels, seed=1)[1], held)
+    train, held_rows = hold_out(labels, seed=1)
+    assert sorted([*train, *held_rows]) == list(range(100))
+    assert set(labels[train]) == set(labels[held_rows]) == {"a", "b", "c"}
+    assert len(held_rows) == 30
+    np.testing.assert_array_equal(hold_out(labels, seed=1)[1], held_rows)
 
 
 def test_whole_groups_are_held_out() -> None:
     labels = np.array(["a", "b"] * 50)
     groups = np.repeat(["d1", "d2", "d3", "d4"], [20, 30, 30, 20])
-    train, held = hold_out(labels, groups)
-    assert not set(groups[train]) & set(groups[held])
-    assert 0.2 <= len(held) / 100 <= 0.4
+    train, held_rows = hold_out(labels, groups)
+    assert not set(groups[train]) & set(groups[held_rows])
+    assert 0.2 <= len(held_rows) / 100 <= 0.4
 
 
 def cells_of(counts: dict[str, dict[str, int]]) -> tuple[npt.NDArray[Any], npt.NDArray[Any]]:
@@ -143,11 +143,11 @@ def cells_of(counts: dict[str, dict[str, int]]) -> tuple[npt.NDArray[Any], npt.N
         ({"d1": {"a": 90, "r": 30}, "d2": {"a": 150, "r": 50}, "d3": {"a": 100, "r": 30}}, {"d3"}),
     ],
 )
-def test_the_rarest_label_decides(counts: dict[str, dict[str, int]], held_out: set[str]) -> None:
+def test_the_rarest_label_decides_the_held_out_group(counts: dict[str, dict[str, int]], held_out: set[str]) -> None:
     labels, groups = cells_of(counts)
-    train, held = hold_out(labels, groups)
-    assert set(groups[held]) == held_out
-    assert sorted([*train, *held]) == list(range(len(labels)))
+    train, held_rows = hold_out(labels, groups)
+    assert set(groups[held_rows]) == held_out
+    assert sorted([*train, *held_rows]) == list(range(len(labels)))
     # The order of cells does not matter.
     order = np.random.default_rng(0).permutation(len(labels))
     assert set(groups[order][hold_out(labels[order], groups[order])[1]]) == held_out
@@ -155,42 +155,42 @@ def test_the_rarest_label_decides(counts: dict[str, dict[str, int]], held_out: s
 
 def test_many_groups_are_held_out_together() -> None:
     groups = np.array([f"d{cell % 60}" for cell in CELLS])
-    train, held = hold_out(np.array(["a", "b"])[CELLS // 60 % 2], groups)
-    assert 0.2 <= len(held) / 240 <= 0.4
-    assert not set(groups[train]) & set(groups[held])
+    train, held_rows = hold_out(np.array(["a", "b"])[CELLS // 60 % 2], groups)
+    assert 0.2 <= len(held_rows) / 240 <= 0.4
+    assert not set(groups[train]) & set(groups[held_rows])
     # Each label but one is in a single group.
     labels = np.where(CELLS < 200, np.array([f"t{cell % 20}" for cell in CELLS]), "shared")
-    train, held = hold_out(labels, np.array([f"d{cell % 20}" for cell in CELLS]))
-    assert set(labels[held]) & set(labels[train]) == {"shared"}
+    train, held_rows = hold_out(labels, np.array([f"d{cell % 20}" for cell in CELLS]))
+    assert set(labels[held_rows]) & set(labels[train]) == {"shared"}
 
 
 @pytest.mark.parametrize(("n_groups", "splits"), [(2, 2), (3, 3), (5, 5), (6, 5), (40, 5)])
 def test_folds_hold_out_each_group_once(n_groups: int, splits: int) -> None:
     groups = np.array([f"d{cell % n_groups}" for cell in CELLS])
-    found = list(folds(np.array(["a", "b"])[CELLS // n_groups % 2], groups))
-    assert len(found) == splits
-    assert sorted(np.concatenate([held for _, held in found])) == list(CELLS)
-    for learned, held in found:
-        assert not set(groups[learned]) & set(groups[held])
-        assert len(learned) + len(held) == 240
+    pairs = list(folds(np.array(["a", "b"])[CELLS // n_groups % 2], groups))
+    assert len(pairs) == splits
+    assert sorted(np.concatenate([held_rows for _, held_rows in pairs])) == list(CELLS)
+    for learned, held_rows in pairs:
+        assert not set(groups[learned]) & set(groups[held_rows])
+        assert len(learned) + len(held_rows) == 240
 
 
-def test_a_fold_without_a_label_to_learn_and_measure_is_left_out() -> None:
+def test_a_fold_without_a_label_on_both_sides_is_left_out() -> None:
     labels, groups = cells_of({"d1": {"a": 9, "b": 9}, "d2": {"a": 9, "b": 9}, "d3": {"c": 9}})
-    assert [set(groups[held]) for _, held in folds(labels, groups)] == [{"d1"}, {"d2"}]
+    assert [set(groups[held_rows]) for _, held_rows in folds(labels, groups)] == [{"d1"}, {"d2"}]
 
 
 @pytest.mark.parametrize("seed", range(4))
 @pytest.mark.parametrize("sizes", [(1, 99), (50, 30, 20), (40, 20, 20, 10, 10)])
-def test_what_is_left_has_two_labels_and_what_is_held_out_one_of_them(sizes: tuple[int, ...], seed: int) -> None:
+def test_training_cells_have_two_labels_and_held_out_cells_one_of_them(sizes: tuple[int, ...], seed: int) -> None:
     groups = np.repeat(np.arange(len(sizes)), sizes).astype(str)
-    # Each group has a label of its own, the first and the last share another one.
+    # Each group has its own label. The first and the last group also share a label.
     labels = np.char.add("own ", groups)
     labels[[0, *range(95, 100)]] = "shared"
-    train, held = hold_out(labels, groups, seed=seed)
+    train, held_rows = hold_out(labels, groups, seed=seed)
     learned = set(labels[train])
     assert len(learned) > 1
-    assert learned & set(labels[held])
+    assert learned & set(labels[held_rows])
 
 
 def test_one_group_cannot_be_held_out() -> None:
@@ -204,9 +204,11 @@ def test_a_label_with_one_cell_cannot_be_split() -> None:
 
 
 def test_notes_name_labels_left_out_or_not_measured() -> None:
-    def notes(labels: npt.NDArray[Any], train: Any, held: Any, *, refit: bool = True, **left_out: Any) -> list[str]:
+    def notes(
+        labels: npt.NDArray[Any], train: Any, held_rows: Any, *, refit: bool = True, **left_out: Any
+    ) -> list[str]:
         cells = LabelledCells(CELLS, labels, None, {}, left_out.get("dropped", {}), left_out.get("unlabelled", 0))
-        return training_notes(cells, train, held, refit=refit)
+        return training_notes(cells, train, held_rows, refit=refit)
 
     half = CELLS[:120], CELLS[120:]
     assert notes(LABELS, *half) == []
@@ -227,7 +229,7 @@ def test_notes_name_labels_left_out_or_not_measured() -> None:
 
 
 @pytest.mark.parametrize("seed", range(8))
-def test_a_split_without_groups_is_that_of_scikit_learn(seed: int) -> None:
+def test_a_split_without_groups_equals_that_of_scikit_learn(seed: int) -> None:
     random = np.random.default_rng(seed)
     labels = np.concatenate(
         [np.array(["a", "b", "c", "d"])[random.integers(4, size=40 + 7 * seed)], [*"aabbccdde", "e"]]

@@ -1,4 +1,4 @@
-"""From labelled cells to a reference: what is learned of which cells, and what is measured on cells held out."""
+"""Training of a reference: the cells and labels it is trained on, and measures on held-out cells."""
 
 from __future__ import annotations
 
@@ -32,12 +32,12 @@ from tests.training.conftest import ONCE
 
 @pytest.fixture
 def once(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Let the default recipe keep the model that it measured."""
+    """Make the default recipe keep the model that was measured on held-out cells."""
     monkeypatch.setitem(RECIPES, "default", ONCE)
 
 
-def same(one: Reference, other: Reference) -> bool:
-    return one.files == other.files
+def same(first: Reference, second: Reference) -> bool:
+    return first.files == second.files
 
 
 def test_cell_ontology_ids_come_from_obs(small: Reference, cells: AnnData) -> None:
@@ -46,7 +46,7 @@ def test_cell_ontology_ids_come_from_obs(small: Reference, cells: AnnData) -> No
     assert all(gene_id.startswith("CL:") for gene_id in pairs.values())
 
 
-def test_a_reference_knows_how_it_was_made(small: Reference, cells: AnnData) -> None:
+def test_a_reference_records_its_training(small: Reference, cells: AnnData) -> None:
     assert small.metrics["cells"] == cells.n_obs
     assert small.metrics["cells_per_label"] == dict.fromkeys(small.labels.names, 60)
     assert small.metrics["held_out_by"] == "30% of the cells of each label"
@@ -83,7 +83,7 @@ def test_the_paper_recipe_batches_small_labels_and_an_embedding(cells: AnnData, 
     assert annotation.labels.shape == (adata.n_obs,)
 
 
-def test_refusals(cells: AnnData) -> None:
+def test_unsuitable_labels_batches_and_options_are_refused(cells: AnnData) -> None:
     adata = cells.copy()
     adata.obs["single"] = "beta"
     adata.obs["small"] = [f"type{i}" for i in range(adata.n_obs)]
@@ -107,7 +107,7 @@ def test_refusals(cells: AnnData) -> None:
 @pytest.mark.usefixtures("once")
 @pytest.mark.parametrize("embedder", ["pca", "obsm:X_own", pytest.param("scgpt", marks=pytest.mark.slow)])
 @pytest.mark.parametrize("recipe", ["default", pytest.param("paper", marks=pytest.mark.slow)])
-def test_what_is_measured_is_what_the_cells_held_out_get(
+def test_stored_measures_equal_an_evaluation_of_the_held_out_cells(
     embedded: AnnData, scgpt: ScGPTSource, embedder: str, recipe: str
 ) -> None:
     source = scgpt if embedder == "scgpt" else None
@@ -115,18 +115,18 @@ def test_what_is_measured_is_what_the_cells_held_out_get(
     reference = train(embedded, "cell_type", embedder=source or embedder, options=options)
     assert reference.embedder["kind"] == embedder.split(":")[0]
     _, rows = hold_out(embedded.obs["cell_type"].astype(str).to_numpy(), seed=4)
-    held = embedded[rows].copy()
+    held_out = embedded[rows].copy()
     engine = torch_engine(reference, source=source)
     for smoothing in (True, False):
-        annotation = annotate(reference, engine, held, AnnotateOptions(smoothing=smoothing, unknown_rate=0.05))
-        found = evaluate(annotation, held, "cell_type")
-        # 5% of 109: the promise counts the cell that is asked about. The paper's recipe learns too little from so few
-        # cells: all get one or two labels, which do not keep what sets them apart, and the query is refused.
+        annotation = annotate(reference, engine, held_out, AnnotateOptions(smoothing=smoothing, unknown_rate=0.05))
+        evaluation = evaluate(annotation, held_out, "cell_type")
+        # 5% of 109: the conformal rank counts the query cell too. The paper's recipe learns too little from so few
+        # cells: all cells get one or two labels, so the query counts as incompatible and all cells are Unknown.
         assert annotation.rejected.sum() <= 5 or recipe == "paper"
         assert annotation.typicality is not None
         assert annotation.typicality.mean() == pytest.approx(0.5, abs=0.01)
         if smoothing:
-            assert found.metrics.to_dict() == reference.metrics["held_out"]
+            assert evaluation.metrics.to_dict() == reference.metrics["held_out"]
             assert reference.metrics["paper_threshold_rejects"] == (annotation.confidence < 0.95).mean()
 
 
@@ -135,7 +135,7 @@ def test_what_is_measured_is_what_the_cells_held_out_get(
 
 @pytest.mark.usefixtures("brief")
 @pytest.mark.parametrize("embedder", ["pca", "obsm:X_own"])
-def test_the_expression_is_found_once(embedded: AnnData, embedder: str, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_expression_is_searched_once(embedded: AnnData, embedder: str, monkeypatch: pytest.MonkeyPatch) -> None:
     calls: list[int] = []
 
     def counted(adata: AnnData, **options: Any) -> Expression:
@@ -160,7 +160,7 @@ def test_a_label_of_the_held_out_batch_alone_needs_no_imputation(cells: AnnData)
 
 @pytest.mark.slow
 @pytest.mark.usefixtures("brief")
-def test_the_layer_that_is_asked_for_is_read_in_every_step(cells: AnnData) -> None:
+def test_the_given_layer_is_read_in_every_step(cells: AnnData) -> None:
     some = cells[:, ::4].copy()
     adata = some.copy()
     adata.layers["mine"] = some.X
@@ -179,27 +179,29 @@ def test_a_label_of_the_held_out_batch_alone_is_not_measured(embedded: AnnData) 
     reference = train(adata, "type", embedder="obsm:X_own", options=options)
     assert reference.metrics["held_out_by"] == "batch one"
     assert "ductal" in reference.labels.names
-    one = adata.obs["batch"] == "one"
-    assert reference.metrics["held_out"]["cells"] == int((one & (labels != "ductal")).sum())
+    in_batch_one = adata.obs["batch"] == "one"
+    assert reference.metrics["held_out"]["cells"] == int((in_batch_one & (labels != "ductal")).sum())
     measured = train(adata, "type", embedder="obsm:X_own", options=TrainOptions(batch_key="batch", recipe="paper"))
     assert "ductal" not in measured.labels.names
     assert "ductal" not in measured.metrics["cells_per_label"]
 
 
 def stop(stage: str, epoch: int) -> Callable[[str, Progress], None]:
-    """Return what interrupts a training after an epoch."""
+    """Return a callback that interrupts a training after an epoch of a stage."""
 
-    def called(found: str, progress: Progress) -> None:
-        if (found, progress.epoch) == (stage, epoch):
+    def called(current: str, progress: Progress) -> None:
+        if (current, progress.epoch) == (stage, epoch):
             raise KeyboardInterrupt
 
     return called
 
 
 @pytest.mark.usefixtures("brief")
-@pytest.mark.parametrize(("stage", "left"), [("held-out", {"held-out", "all-cells"}), ("all-cells", {"all-cells"})])
-def test_an_interrupted_training_goes_on_to_the_same_reference(
-    embedded: AnnData, stage: str, left: set[str], tmp_path: Path
+@pytest.mark.parametrize(
+    ("stage", "resumed_stages"), [("held-out", {"held-out", "all-cells"}), ("all-cells", {"all-cells"})]
+)
+def test_an_interrupted_training_resumes_to_the_same_reference(
+    embedded: AnnData, stage: str, resumed_stages: set[str], tmp_path: Path
 ) -> None:
     options = TrainOptions(checkpoints=tmp_path / "state")
     with pytest.raises(KeyboardInterrupt):
@@ -210,10 +212,10 @@ def test_an_interrupted_training_goes_on_to_the_same_reference(
         "cell_type",
         embedder="obsm:X_own",
         options=options,
-        on_epoch=lambda found, progress: epochs.append((found, progress.epoch)),
+        on_epoch=lambda current, progress: epochs.append((current, progress.epoch)),
     )
-    assert {found for found, _ in epochs} == left
-    assert [epoch for found, epoch in epochs if found == stage] == [3, 4, 5]
+    assert {current for current, _ in epochs} == resumed_stages
+    assert [epoch for current, epoch in epochs if current == stage] == [3, 4, 5]
     assert sorted(path.name for path in options.checkpoints.iterdir()) == [  # type: ignore[union-attr]
         "all-cells.safetensors",
         "held-out.safetensors",
@@ -225,10 +227,10 @@ def test_an_interrupted_training_goes_on_to_the_same_reference(
 
 
 class Stopped(Exception):
-    """Ends a training after its notes."""
+    """Raised to end a training after its notes."""
 
 
-def test_features_that_are_left_out_are_told_before_the_work(cells: AnnData) -> None:
+def test_left_out_features_are_noted_before_training(cells: AnnData) -> None:
     cite = cells[:, 5000:8000].copy()
     cite.var["feature_types"] = ["Antibody Capture"] * 20 + ["Gene Expression"] * 2980
     notes: list[str] = []
@@ -248,9 +250,9 @@ OPTIONS = TrainOptions(batch_key="third", cross_validate=True)
 
 @pytest.fixture(scope="module")
 def thirds(embedded: AnnData) -> AnnData:
-    """Bring the cells of three made-up donors; only the first has ductal cells."""
+    """Return the cells with three made-up donors; only the first donor has ductal cells."""
     adata = embedded.copy()
-    adata.obs["third"] = [f"d{1 + place % 3}" for place in range(adata.n_obs)]
+    adata.obs["third"] = [f"d{1 + index % 3}" for index in range(adata.n_obs)]
     labels = adata.obs["cell_type"].astype(str)
     adata.obs["type"] = labels.where((labels != "ductal") | (adata.obs["third"] == "d1"))
     return adata
@@ -283,7 +285,7 @@ def test_each_donor_is_labelled_by_a_model_without_it(thirds: AnnData) -> None:
     assert names[0] not in {row.label for row in some.pooled.per_label}
 
 
-def test_a_training_stores_the_figures_if_asked(thirds: AnnData, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_training_stores_the_cross_validation_on_request(thirds: AnnData, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(RECIPES, "default", replace(ONCE, refit=True))
 
     def trained(**options: Any) -> dict[str, Any]:
