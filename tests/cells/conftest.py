@@ -24,7 +24,7 @@ N_CELLS, N_GENES = 60, 1200
 def real() -> AnnData:
     """Return counts of 60 pancreas cells and 1200 genes that have an Ensembl id; the sixth cell is empty."""
     cells = anndata.read_h5ad(BARON)[::15]
-    # Symbols in the spelling of today, so that they differ from their ids in nothing but the name.
+    # Genes with a current symbol, so that symbols and ids name the same genes.
     ids = ensembl_ids_of(cells.var_names)
     named = [gene_id is not None and "." not in name for name, gene_id in zip(cells.var_names, ids, strict=True)]
     cells = cells[:N_CELLS, np.flatnonzero(named)[::13][:N_GENES]].copy()
@@ -35,7 +35,7 @@ def real() -> AnnData:
 
 @pytest.fixture(scope="package")
 def deep() -> AnnData:
-    """Return counts of 120 pancreas cells, every one with at least 500 of a third of all genes."""
+    """Return counts of 120 pancreas cells on every third gene; each cell expresses at least 500 genes."""
     cells = anndata.read_h5ad(BARON)[:, ::3].copy()
     rich = np.flatnonzero((cells.X > 0).sum(axis=1) >= 500)[:120]
     return AnnData(sparse.csr_matrix(cells.X[rich], dtype=np.float32), obs=cells.obs.iloc[rich], var=cells.var)
@@ -66,9 +66,9 @@ def scaled(cells: AnnData) -> npt.NDArray[np.float32]:
 
 def assert_identical(first: AlignedCells, second: AlignedCells) -> None:
     for name in ("data", "indices", "indptr"):
-        one, other = getattr(first.values, name), getattr(second.values, name)
-        assert one.dtype == other.dtype
-        assert one.tobytes() == other.tobytes()
+        array, other = getattr(first.values, name), getattr(second.values, name)
+        assert array.dtype == other.dtype
+        assert array.tobytes() == other.tobytes()
     assert first.totals.tobytes() == second.totals.tobytes()
     assert np.array_equal(first.genes_present, second.genes_present)
     assert np.array_equal(first.empty, second.empty)
@@ -82,10 +82,10 @@ def write_zarr(adata: AnnData, path: Path, version: int) -> None:
 
 
 def endless(path: Path) -> None:
-    """Let the first entry of each heap end where it begins, so that the HDF5 library never finds the heap's end."""
+    """Make the first entry of each heap end at its own start, so that the HDF5 library never reaches the heap's end."""
     content = bytearray(path.read_bytes())
-    place = -1
-    while (place := content.find(b"GCOL", place + 1)) >= 0:
-        # The header of a heap has 16 bytes, and the size of its first entry stands 8 bytes into that.
-        content[place + 24 : place + 32] = (2**64 - 16).to_bytes(8, "little")
+    position = -1
+    while (position := content.find(b"GCOL", position + 1)) >= 0:
+        # The header of a heap has 16 bytes; 8 bytes after the header is the size of the first entry.
+        content[position + 24 : position + 32] = (2**64 - 16).to_bytes(8, "little")
     path.write_bytes(content)

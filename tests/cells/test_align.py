@@ -1,4 +1,4 @@
-"""Aligning cells to the genes of a reference: nothing incidental changes a bit of it."""
+"""Alignment of cells to the genes of a reference does not depend on chunks, gene order or spelling."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ def test_chunks_change_no_bit(real: AnnData, genes: GeneList, chunk_size: int) -
     assert [len(chunk.totals) for chunk in chunks[:-1]] == [chunk_size] * (len(chunks) - 1)
 
 
-def test_cells_on_demand_are_those_in_memory(real: AnnData, genes: GeneList) -> None:
+def test_cells_on_demand_equal_those_in_memory(real: AnnData, genes: GeneList) -> None:
     every = np.arange(real.n_obs)
     expression = find_expression(real[:20].copy()).of_cells(real, every[10:])
     stored = CellsOnDemand(expression, match_genes(expression.var, genes))
@@ -45,7 +45,7 @@ def test_cells_on_demand_are_those_in_memory(real: AnnData, genes: GeneList) -> 
     assert memory.select(cells).values.toarray().tolist() == real[cells + 10, list(genes.symbols)].X.toarray().tolist()
 
 
-def test_vectors_take_the_place_of_genes() -> None:
+def test_aligned_cells_may_hold_vectors_instead_of_genes() -> None:
     vectors = np.array([[0.5, 0.0], [0.0, -2.0]])
     cells = AlignedCells.from_vectors(vectors, np.array([True, False]))
     np.testing.assert_array_equal(cells.vectors, vectors)
@@ -114,12 +114,12 @@ def test_missing_genes_are_zero_and_totals_keep_all(real: AnnData, genes: GeneLi
     assert np.array_equal(aligned.totals, expected.totals)
 
 
-def test_too_few_genes(real: AnnData) -> None:
+def test_too_few_genes_are_refused(real: AnnData) -> None:
     with pytest.raises(GenesError, match="Found 0 of the reference's 60 genes in the query; at least 50 are needed"):
         align(find_expression(real), GeneList(tuple(f"novel{gene}" for gene in range(60)), (None,) * 60))
 
 
-def test_the_query_is_left_as_it_was(real: AnnData, genes: GeneList) -> None:
+def test_the_query_is_unchanged(real: AnnData, genes: GeneList) -> None:
     before = real.X.copy()
     align(find_expression(real), genes)
     assert (before != real.X).nnz == 0

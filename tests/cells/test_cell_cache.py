@@ -1,4 +1,4 @@
-"""Cells that were put cache come back as they were."""
+"""Cached cells are read back unchanged."""
 
 from __future__ import annotations
 
@@ -20,8 +20,8 @@ from spikgpt.sampling import content_keys, sample_of
 
 
 @pytest.fixture
-def spooled(small: Reference, query: AnnData) -> tuple[AlignedCells, list[AlignedCells]]:
-    """All cells at once, two of them empty, and in chunks of 70."""
+def whole_and_chunks(small: Reference, query: AnnData) -> tuple[AlignedCells, list[AlignedCells]]:
+    """Return all cells at once, and in chunks of 70 cells; two cells are empty."""
     adata = query.copy()
     counts = adata.X.tolil()
     counts[[0, 100]] = 0
@@ -32,10 +32,10 @@ def spooled(small: Reference, query: AnnData) -> tuple[AlignedCells, list[Aligne
 
 
 @pytest.mark.parametrize("in_memory", [100, 10**9], ids=["on disk", "in memory"])
-def test_chunks_come_back_twice(
-    spooled: tuple[AlignedCells, list[AlignedCells]], in_memory: int, monkeypatch: pytest.MonkeyPatch
+def test_chunks_can_be_read_twice(
+    whole_and_chunks: tuple[AlignedCells, list[AlignedCells]], in_memory: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    whole, chunks = spooled
+    whole, chunks = whole_and_chunks
     monkeypatch.setattr(cell_cache, "IN_MEMORY", in_memory)
     with CellCache() as cache:
         for chunk in chunks:
@@ -52,10 +52,10 @@ def test_chunks_come_back_twice(
                 assert chunk.kind == whole.kind
 
 
-def test_the_sample_is_that_of_all_cells_that_are_not_empty(
-    spooled: tuple[AlignedCells, list[AlignedCells]], monkeypatch: pytest.MonkeyPatch
+def test_the_sample_is_chosen_among_cells_that_are_not_empty(
+    whole_and_chunks: tuple[AlignedCells, list[AlignedCells]], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    whole, chunks = spooled
+    whole, chunks = whole_and_chunks
     monkeypatch.setattr(sample_of, "__defaults__", (50,))
     filled = whole.part(~whole.empty)
     with CellCache() as cache:
@@ -72,7 +72,7 @@ def test_the_sample_is_that_of_all_cells_that_are_not_empty(
 
 @pytest.mark.parametrize("top", [255.0, 256.0, 0.5, 1e30])
 @pytest.mark.parametrize("dtype", [np.float32, np.float64])
-def test_values_come_back_to_the_bit(top: float, dtype: type) -> None:
+def test_values_are_read_back_to_the_bit(top: float, dtype: type) -> None:
     values = sparse.csr_matrix(np.array([[1, 0, top], [0, 0, 0], [0, 2, 3]], dtype=dtype))
     chunk = AlignedCells(values, np.array([9.0, 0, 5]), np.ones(3, dtype=bool), "linear")
     with CellCache() as cache:
@@ -84,7 +84,7 @@ def test_values_come_back_to_the_bit(top: float, dtype: type) -> None:
     np.testing.assert_array_equal(back.values.toarray(), values.toarray())
 
 
-def test_genes_beyond_65536_come_back() -> None:
+def test_genes_beyond_65536_are_read_back() -> None:
     values = sparse.csr_matrix((np.ones(2, dtype=np.float32), ([0, 0], [3, 70_000])), shape=(1, 70_001))
     with CellCache() as cache:
         cache.append(AlignedCells(values, np.ones(1), np.ones(70_001, dtype=bool), "counts"))
@@ -93,18 +93,18 @@ def test_genes_beyond_65536_come_back() -> None:
 
 
 def test_a_full_temporary_folder_is_named(
-    spooled: tuple[AlignedCells, list[AlignedCells]], monkeypatch: pytest.MonkeyPatch
+    whole_and_chunks: tuple[AlignedCells, list[AlignedCells]], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(cell_cache, "IN_MEMORY", 100)
     limits = resource.getrlimit(resource.RLIMIT_FSIZE)
     resource.setrlimit(resource.RLIMIT_FSIZE, (1024, limits[1]))
     try:
         with CellCache() as cache, pytest.raises(ConfigError, match="TMPDIR"):
-            cache.append(spooled[0])
+            cache.append(whole_and_chunks[0])
     finally:
         resource.setrlimit(resource.RLIMIT_FSIZE, limits)
 
 
-def test_nothing_put_cache_gives_nothing() -> None:
+def test_an_empty_cache_has_no_chunks() -> None:
     with CellCache() as cache:
         assert list(cache.chunks()) == []

@@ -1,4 +1,4 @@
-"""Choosing the values that are read: what is preferred, and what is refused."""
+"""Choice of the expression values: preferred sources, and refused values."""
 
 from __future__ import annotations
 
@@ -48,7 +48,7 @@ def test_logs_in_x_beat_logs_in_raw(real: AnnData) -> None:
     assert find_expression(cells).source == "X"
 
 
-def test_logs_in_raw_behind_scaled_x(real: AnnData) -> None:
+def test_logs_in_raw_beat_scaled_x(real: AnnData) -> None:
     cells = with_x(real, log_of(real))
     cells.raw = cells.copy()
     cells.X = scaled(real)
@@ -71,7 +71,7 @@ def test_all_genes_in_raw_beat_a_selection_in_x(real: AnnData) -> None:
     assert expression.notes == ("X has 400 genes of 1200, so raw was read.",)
 
 
-def test_requested_layer(real: AnnData) -> None:
+def test_a_requested_layer_is_read(real: AnnData) -> None:
     cells = real.copy()
     cells.layers["mine"] = log_of(real)
     expression = find_expression(cells, layer="mine")
@@ -94,7 +94,7 @@ def test_x_and_raw_can_be_requested(real: AnnData) -> None:
         find_expression(cells, layer="raw")
 
 
-def test_requested_layer_is_missing(real: AnnData) -> None:
+def test_a_missing_layer_is_refused(real: AnnData) -> None:
     cells = real.copy()
     cells.layers["mine"] = cells.X
     with pytest.raises(
@@ -103,14 +103,14 @@ def test_requested_layer_is_missing(real: AnnData) -> None:
         find_expression(cells, layer="counts")
 
 
-def test_requested_layer_is_scaled(real: AnnData) -> None:
+def test_a_scaled_layer_is_refused(real: AnnData) -> None:
     cells = real.copy()
     cells.layers["scaled"] = scaled(real)
     with pytest.raises(DataError, match=r"layers\['scaled'\] holds negative values \(down to -"):
         find_expression(cells, layer="scaled")
 
 
-def test_x_missing_but_layer_there(real: AnnData) -> None:
+def test_a_layer_is_read_if_x_is_missing(real: AnnData) -> None:
     cells = AnnData(obs=real.obs, var=real.var, layers={"counts": real.X})
     assert find_expression(cells).source == "layers['counts']"
 
@@ -161,10 +161,8 @@ def test_missing_x_is_refused(real: AnnData) -> None:
         find_expression(AnnData(obs=real.obs, var=real.var))
 
 
-def test_no_cells_or_genes(real: AnnData) -> None:
-    with pytest.raises(
-        DataError, match="^The AnnData has 0 cells and 1200 genes; expected at least one cell and one gene"
-    ):
+def test_no_cells_or_genes_are_refused(real: AnnData) -> None:
+    with pytest.raises(DataError, match="^The AnnData has 0 cells and 1200 genes; expected at least one cell and one gene"):
         find_expression(real[:0])
     with pytest.raises(DataError, match="^The AnnData has 60 cells and 0 genes"):
         find_expression(real[:, :0])
@@ -179,7 +177,9 @@ def test_no_cells_or_genes(real: AnnData) -> None:
     ],
 )
 @pytest.mark.parametrize("chunk_size", [1, 4096])
-def test_bad_value_in_a_row_that_was_not_sampled(real: AnnData, bad: float, message: str, chunk_size: int) -> None:
+def test_a_bad_value_in_a_row_outside_the_sample_is_refused(
+    real: AnnData, bad: float, message: str, chunk_size: int
+) -> None:
     logs = sparse.vstack([log_of(real)] * 40, format="csr").tolil()
     assert 25 not in sampled_rows(logs.shape[0])
     logs[25, 7] = bad
@@ -194,7 +194,7 @@ def test_bad_value_in_a_row_that_was_not_sampled(real: AnnData, bad: float, mess
 # --- gene names ------------------------------------------------------------------------------------------------------
 
 
-def test_a_column_of_gene_names_that_is_missing_is_named(real: AnnData) -> None:
+def test_a_missing_column_of_gene_names_is_named(real: AnnData) -> None:
     cells = real.copy()
     cells.var["my_symbols"] = cells.var_names
     assert find_expression(cells, gene_key="my_symbols").source == "X"
@@ -213,7 +213,7 @@ def test_a_matrix_without_the_column_is_not_read(real: AnnData) -> None:
         find_expression(cells, layer="raw", gene_key="my_symbols")
 
 
-def test_repeats_are_those_of_the_named_column(real: AnnData) -> None:
+def test_repeats_are_recognised_by_the_named_column(real: AnnData) -> None:
     names = pd.Index([f"gene {number}" for number in range(N_GENES + 1)])
     often = int((real.X > 0).sum(axis=0).argmax())
     cells = AnnData(real.X[:, [*range(N_GENES), often]], var=pd.DataFrame(index=names))

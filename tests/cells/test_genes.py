@@ -1,4 +1,4 @@
-"""Gene names: the table, the genes of a reference, and how a query's genes are matched."""
+"""Gene names: the table of human genes, the genes of a reference, and matching of a query's genes."""
 
 from __future__ import annotations
 
@@ -42,12 +42,12 @@ def var_of(names: list[str] | tuple[str, ...], **columns: list[str]) -> pd.DataF
     return pd.DataFrame(columns, index=pd.Index(names))
 
 
-def test_known_genes() -> None:
+def test_known_genes_have_their_ids() -> None:
     assert ensembl_ids_of(KNOWN) == list(KNOWN.values())
     known = {gene_id: symbol for symbol, gene_id in KNOWN.items() if gene_id is not None}
     assert genes_of(var_of(list(known))).symbols == tuple(sorted(known.values()))
-    others = ["ENSG00000115263.16", "ENSG00000254647.7_PAR_Y", "ENSMUSG00000000394"]
-    assert genes_of(var_of(others)).symbols == ("ENSMUSG00000000394", "GCG", "INS")
+    other_ids = ["ENSG00000115263.16", "ENSG00000254647.7_PAR_Y", "ENSMUSG00000000394"]
+    assert genes_of(var_of(other_ids)).symbols == ("ENSMUSG00000000394", "GCG", "INS")
 
 
 def test_ids_of_other_spellings() -> None:
@@ -59,13 +59,13 @@ def test_ids_of_other_spellings() -> None:
     ]
 
 
-def test_symbol_of_several_genes() -> None:
+def test_a_symbol_on_x_and_y_has_one_id_and_a_symbol_of_many_genes_none() -> None:
     # CD99 is on X and Y; Y_RNA names hundreds of genes and so identifies none.
     assert ensembl_ids_of(["CD99", "Y_RNA"]) == ["ENSG00000002586", None]
     assert genes_of(var_of(["ENSG00000292348"])).symbols == ("CD99",)
 
 
-def test_table_is_the_one_that_was_checked() -> None:
+def test_the_table_has_the_checked_content() -> None:
     content = (files("spikgpt") / "resources" / "human_genes.tsv.gz").read_bytes()
     assert hashlib.sha256(content).hexdigest() == "312656d138c38d63920194c91052a7fa4802888507a74267abf12f25181b5ba4"
 
@@ -90,7 +90,7 @@ def test_gene_list_digest() -> None:
         (("GCG", "INS"), ("ENSG00000115263", "ENSG00000115263"), "names ENSG00000115263 more than once"),
     ],
 )
-def test_gene_list_refuses(symbols: tuple[str, ...], ids: tuple[str | None, ...], message: str) -> None:
+def test_invalid_gene_lists_are_refused(symbols: tuple[str, ...], ids: tuple[str | None, ...], message: str) -> None:
     with pytest.raises(GenesError, match=message):
         GeneList(symbols, ids)
 
@@ -145,7 +145,7 @@ def test_other_columns_are_read_only_if_nothing_else_holds_genes(reference: Gene
     assert trained.symbols == tuple(sorted(reference.symbols))
 
 
-def test_people_read_symbols(reference: GeneList) -> None:
+def test_symbols_are_preferred_for_display(reference: GeneList) -> None:
     numbers, symbols = [str(gene) for gene in range(200)], list(reference.symbols)
     ids = [gene_id or "" for gene_id in reference.ensembl_ids]
     assert symbols_of(var_of(symbols, gene_ids=ids)) == symbols
@@ -156,7 +156,7 @@ def test_people_read_symbols(reference: GeneList) -> None:
     assert symbols_of(var_of(ids, chromosome=numbers)) == ids
 
 
-def test_match_by_column_that_finds_most(reference: GeneList) -> None:
+def test_match_by_the_column_with_the_most_matches(reference: GeneList) -> None:
     half = [symbol if gene % 2 else "" for gene, symbol in enumerate(reference.symbols)]
     var = var_of(half, gene_symbols=list(reference.symbols), gene_ids=half)
     assert match_genes(var, reference).naming == "var['gene_symbols']"
@@ -201,7 +201,7 @@ def test_match_by_id_that_the_reference_does_not_state() -> None:
     assert match.how["Ensembl id"] == 60
 
 
-def test_same_name_twice_is_summed(reference: GeneList) -> None:
+def test_columns_of_the_same_name_are_summed(reference: GeneList) -> None:
     names = [*reference.symbols, reference.symbols[3], reference.symbols[3]]
     match = match_genes(var_of(names), reference)
     assert match.selection[:, 3].nonzero()[0].tolist() == [3, 200, 201]
@@ -218,7 +218,7 @@ def test_repeated_genes_with_a_suffix_are_summed(suffix: str, reference: GeneLis
     assert match_genes(var_of([*reference.symbols, f"novel{suffix}"]), reference).selection.sum() == 200
 
 
-def test_too_few_genes(reference: GeneList) -> None:
+def test_too_few_genes_are_refused(reference: GeneList) -> None:
     names = [*reference.symbols[:49], "novel1", "novel2"]
     expected = (
         rf"^Found 49 of the reference's 200 genes in the query; at least 50 are needed\. The query names 51 genes like "
@@ -259,13 +259,13 @@ def test_small_reference_needs_all_genes(reference: GeneList) -> None:
         ("ENSXETG", r"another species \(ENSXETG ids\)"),
     ],
 )
-def test_ids_of_another_species(reference: GeneList, prefix: str, species: str) -> None:
+def test_ids_of_another_species_are_refused(reference: GeneList, prefix: str, species: str) -> None:
     names = [f"{prefix}{gene:011}" for gene in range(300)]
     with pytest.raises(GenesError, match=f"The query looks like {species}; this reference is human"):
         match_genes(var_of(names), reference)
 
 
-def test_mouse_symbols_that_match_too_little(reference: GeneList) -> None:
+def test_mouse_symbols_with_too_few_matches_are_refused(reference: GeneList) -> None:
     with pytest.raises(GenesError, match="The query looks like mouse; this reference is human. To map genes"):
         match_genes(var_of([f"Gm{gene}" for gene in range(300)]), reference)
 
@@ -281,8 +281,8 @@ def test_mouse_symbols_in_any_case_are_noted(reference: GeneList, spelled: Calla
     mouse = ["Gm10000", "0610009B22Rik", "Gm867"]
     match = match_genes(var_of([spelled(symbol) for symbol in (*reference.symbols, *mouse)]), reference)
     assert match.genes_present.all()
-    told = f"The query looks like mouse: 3 of its genes are mouse genes, like {spelled(mouse[0])},"
-    assert match.notes[0].startswith(told)
+    expected = f"The query looks like mouse: 3 of its genes are mouse genes, like {spelled(mouse[0])},"
+    assert match.notes[0].startswith(expected)
     assert not match_genes(var_of([spelled(symbol) for symbol in reference.symbols]), reference).notes
 
 
@@ -298,12 +298,12 @@ def test_mouse_symbols_in_any_case_are_noted(reference: GeneList, spelled: Calla
         ([str(3000 + 7 * number) for number in range(90)], "", "such as Entrez ids: map Entrez ids to symbols"),
     ],
 )
-def test_names_that_are_no_genes(names: list[str], cells: str, match: str, reference: GeneList) -> None:
+def test_names_other_than_genes_are_refused(names: list[str], cells: str, match: str, reference: GeneList) -> None:
     with pytest.raises(GenesError, match=match):
         match_genes(var_of(names), reference, cells=reference.symbols if cells else ())
 
 
-def test_genes_that_a_spreadsheet_made_dates(reference: GeneList) -> None:
+def test_gene_names_that_excel_made_dates_are_noted(reference: GeneList) -> None:
     match = match_genes(var_of([*reference.symbols, "1-Mar", "2-Sep"]), reference)
     assert match.notes == (
         "2 gene names are dates, like 1-Mar. Excel makes dates of names such as MARCHF1 or SEPTIN2. Genes with such "
@@ -311,7 +311,7 @@ def test_genes_that_a_spreadsheet_made_dates(reference: GeneList) -> None:
     )
 
 
-def test_names_of_bytes(reference: GeneList) -> None:
+def test_names_stored_as_bytes_are_matched(reference: GeneList) -> None:
     var = pd.DataFrame(index=pd.Index([symbol.encode() for symbol in reference.symbols], dtype=object))
     assert match_genes(var, reference).columns.tolist() == list(range(200))
 
@@ -345,7 +345,7 @@ def test_human_genes_are_mapped_for_a_reference_of_mouse(reference: GeneList) ->
         assert match.orthologues_of == "human"
 
 
-def test_the_species_of_the_reference_changes_nothing(reference: GeneList) -> None:
+def test_naming_the_species_of_the_reference_changes_nothing(reference: GeneList) -> None:
     query = var_of(list(reference.symbols))
     with_species, without = match_genes(query, reference, species="human"), match_genes(query, reference)
     assert (with_species.selection != without.selection).nnz == 0

@@ -1,4 +1,4 @@
-"""Chunks that are read as they are stored have the values that h5py reads, and damaged ones are refused."""
+"""Chunks that are decompressed without h5py have the values that h5py reads; damaged chunks are refused."""
 
 from __future__ import annotations
 
@@ -38,7 +38,7 @@ def _small_chunks(monkeypatch: pytest.MonkeyPatch) -> None:
 @pytest.mark.usefixtures("_library")
 @pytest.mark.parametrize("keywords", [GZIP, SHUFFLED], ids=["gzip", "shuffle"])
 @pytest.mark.parametrize("dtype", ["<f4", ">f4", "<f8", "<i8", "<i2", "u1"])
-def test_parts_are_those_that_h5py_reads(dtype: str, keywords: dict[str, Any], tmp_path: Path) -> None:
+def test_parts_equal_those_of_h5py(dtype: str, keywords: dict[str, Any], tmp_path: Path) -> None:
     with h5py.File(tmp_path / "file.h5", "w") as file:
         array = file.create_dataset("X", data=VALUES.astype(dtype), **keywords)
         flat = file.create_dataset("data", data=VALUES.ravel().astype(dtype), **keywords | {"chunks": (100,)})
@@ -50,7 +50,7 @@ def test_parts_are_those_that_h5py_reads(dtype: str, keywords: dict[str, Any], t
             np.testing.assert_array_equal(fast_flat[part], flat[part])
 
 
-def test_values_may_be_changed(tmp_path: Path) -> None:
+def test_changes_of_read_values_do_not_change_the_array(tmp_path: Path) -> None:
     with h5py.File(tmp_path / "file.h5", "w") as file:
         fast = fast_array(file.create_dataset("X", data=VALUES, **GZIP))
         for index in np.s_[0:16, 0:20], np.s_[0:5, 0:5]:
@@ -81,13 +81,13 @@ def test_missing_and_uncompressed_chunks_are_read(tmp_path: Path) -> None:
     ],
     ids=["contiguous", "chunks", "lzf", "checksum", "offset", "bool", "text"],
 )
-def test_other_arrays_stay_with_h5py(keywords: dict[str, Any], tmp_path: Path) -> None:
+def test_other_arrays_are_read_by_h5py(keywords: dict[str, Any], tmp_path: Path) -> None:
     with h5py.File(tmp_path / "file.h5", "w") as file:
         array = file.create_dataset("X", data=VALUES.astype(keywords.pop("dtype", "i4")), **keywords)
         assert fast_array(array) is array
 
 
-def test_large_chunks_stay_with_h5py(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_large_chunks_are_read_by_h5py(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(gzip_arrays, "LARGEST_CHUNK", 16 * 20 * VALUES.itemsize)
     with h5py.File(tmp_path / "file.h5", "w") as file:
         assert isinstance(fast_array(file.create_dataset("X", data=VALUES, **GZIP)), GzipArray)
@@ -95,7 +95,7 @@ def test_large_chunks_stay_with_h5py(tmp_path: Path, monkeypatch: pytest.MonkeyP
         assert fast_array(taller) is taller
 
 
-def test_numbers_of_unusual_width_stay_with_h5py(tmp_path: Path) -> None:
+def test_numbers_of_unusual_width_are_read_by_h5py(tmp_path: Path) -> None:
     with h5py.File(tmp_path / "file.h5", "w") as file:
         narrow = h5py.h5t.STD_I32LE.copy()
         narrow.set_precision(20)

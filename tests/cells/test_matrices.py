@@ -1,4 +1,4 @@
-"""Matrices on disk give the rows of the matrix in memory, and what a damaged one states is seen before it is used."""
+"""Matrices on disk give the rows of the matrix in memory, and damaged matrices are refused before use."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ MATRIX = sparse.random(40, 30, density=0.2, format="csr", dtype=np.float32, rand
 
 @pytest.mark.parametrize("stored", [MATRIX, MATRIX.tocsc(), MATRIX.toarray()], ids=["csr", "csc", "dense"])
 @pytest.mark.parametrize("rows", [slice(0, 40), slice(7, 9), slice(5, 5), np.array([0, 3, 39])], ids=str)
-def test_rows_on_disk_are_those_in_memory(stored: Any, rows: Any, tmp_path: Path) -> None:
+def test_rows_on_disk_equal_those_in_memory(stored: Any, rows: Any, tmp_path: Path) -> None:
     with h5py.File(tmp_path / "file.h5", "w") as file:
         write_elem(file, "X", stored)
         matrix = keep_on_disk(stored_matrix(file["X"], "X"), "X")
@@ -31,7 +31,7 @@ def test_rows_on_disk_are_those_in_memory(stored: Any, rows: Any, tmp_path: Path
 
 @pytest.mark.parametrize("stored", [MATRIX, MATRIX.tocsc(), MATRIX.toarray()], ids=["csr", "csc", "dense"])
 @pytest.mark.parametrize(("start", "stop"), [(0, 40), (7, 9), (5, 5)])
-def test_stored_rows_are_those_of_the_matrix(stored: Any, start: int, stop: int, tmp_path: Path) -> None:
+def test_stored_rows_equal_those_of_the_matrix(stored: Any, start: int, stop: int, tmp_path: Path) -> None:
     with h5py.File(tmp_path / "file.h5", "w") as file:
         write_elem(file, "X", stored)
         for matrix in (stored, keep_on_disk(stored_matrix(file["X"], "X"), "X")):
@@ -52,11 +52,11 @@ def test_stored_rows_in_memory_are_not_copied_and_keep_their_type() -> None:
 
 def test_stored_rows_with_columns_outside_of_the_matrix_are_refused() -> None:
     with pytest.raises(DataError, match="columns"):
-        stored_rows(spoiled("indices", 3, 30), 0, 40)
+        stored_rows(damaged("indices", 3, 30), 0, 40)
 
 
 class Chunked:
-    """Computes rows when asked to, as dask arrays do, of which this has no more than is used."""
+    """Matrix that computes rows on request, with the part of dask's interface that is used."""
 
     def __init__(self, matrix: Any) -> None:
         self.matrix, self.shape = matrix, matrix.shape
@@ -73,19 +73,19 @@ def test_rows_of_a_lazy_matrix_are_computed(stored: Any) -> None:
     np.testing.assert_array_equal(read_rows(Chunked(stored), slice(3, 9)).toarray(), MATRIX[3:9].toarray())
 
 
-def spoiled(name: str, place: int, value: int) -> sparse.csr_matrix:
-    """Return the matrix with one number of its structure changed, which scipy takes as it is."""
+def damaged(name: str, index: int, value: int) -> sparse.csr_matrix:
+    """Return the matrix with one number of its structure changed; scipy does not check the structure."""
     matrix = MATRIX.copy()
-    getattr(matrix, name)[place] = value
+    getattr(matrix, name)[index] = value
     return matrix
 
 
 DAMAGED = {
-    "starts that do not begin at 0": spoiled("indptr", 0, 1),
-    "starts that fall": spoiled("indptr", 5, 10_000),
-    "starts beyond the values": spoiled("indptr", -1, 10_000),
-    "a gene beyond the last": spoiled("indices", 3, 30),
-    "a gene before the first": spoiled("indices", 3, -1),
+    "starts that do not begin at 0": damaged("indptr", 0, 1),
+    "starts that fall": damaged("indptr", 5, 10_000),
+    "starts beyond the values": damaged("indptr", -1, 10_000),
+    "a gene beyond the last": damaged("indices", 3, 30),
+    "a gene before the first": damaged("indices", 3, -1),
 }
 
 

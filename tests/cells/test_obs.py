@@ -1,4 +1,4 @@
-"""Labels are those that a column states, and a column that states none is refused with the reason."""
+"""Labels and batches are read from a column of obs, and an unsuitable column is refused with the reason."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ def annotated(**columns: Any) -> AnnData:
     return AnnData(np.ones((length, 1), dtype=np.float32), obs=obs)
 
 
-def test_labels(few: AnnData) -> None:
+def test_labels_are_read(few: AnnData) -> None:
     labels, labelled = labels_of(few, "cell_type")
     assert labels.tolist() == few.obs["cell_type"].tolist()
     assert labels.dtype.kind == "U"
@@ -45,17 +45,17 @@ def test_missing_labels_are_masked() -> None:
         pd.array(["1", None, "2"], dtype="string"),
     ],
 )
-def test_labels_of_any_type(column: Any) -> None:
+def test_labels_of_any_type_are_read(column: Any) -> None:
     labels, labelled = labels_of(annotated(cluster=column), "cluster")
     assert labels.tolist() == ["1", "", "2"]
     assert labelled.tolist() == [True, False, True]
 
 
-def test_boolean_labels() -> None:
+def test_boolean_labels_are_read() -> None:
     assert labels_of(annotated(doublet=[True, False]), "doublet")[0].tolist() == ["True", "False"]
 
 
-def test_label_column_is_missing() -> None:
+def test_a_missing_label_column_is_refused() -> None:
     cells = annotated(cell_type=["alpha"], donor=["1"])
     with pytest.raises(
         LabelsError, match=r"^obs has no column 'celltype'; it has cell_type, donor\. Did you mean 'cell_type'\?$"
@@ -66,7 +66,7 @@ def test_label_column_is_missing() -> None:
 
 
 @pytest.mark.parametrize("column", [np.linspace(0, 1, 200), np.arange(200)])
-def test_measurements_are_no_labels(column: npt.NDArray[Any]) -> None:
+def test_measurements_are_refused_as_labels(column: npt.NDArray[Any]) -> None:
     cells = annotated(n_counts=column, cell_type=["alpha"] * 200)
     expected = (
         r"^obs\['n_counts'\] holds 200 different numbers in 200 cells: a measurement, not labels\. "
@@ -76,7 +76,7 @@ def test_measurements_are_no_labels(column: npt.NDArray[Any]) -> None:
         labels_of(cells, "n_counts")
 
 
-def test_no_label_at_all() -> None:
+def test_a_column_without_labels_is_refused() -> None:
     cells = annotated(cell_type=["unknown", "", "nan"])
     with pytest.raises(LabelsError, match=r"^obs\['cell_type'\] holds no label in any of 3 cells; choose another"):
         labels_of(cells, "cell_type")
@@ -88,7 +88,7 @@ def test_small_classes_are_left_out() -> None:
     assert check_trainable(labels, minimum_cells=4) == {}
 
 
-def test_too_few_classes() -> None:
+def test_too_few_classes_are_refused() -> None:
     labels = np.array(["alpha"] * 50 + ["beta"] * 4)
     expected = (
         r"^1 of 2 classes have 5 cells or more; at least 2 are needed\. Largest: alpha \(50\), beta \(4\)\. "
@@ -100,9 +100,9 @@ def test_too_few_classes() -> None:
         check_trainable(labels[:0])
 
 
-def test_labels_are_counted_the_largest_first_and_equal_ones_by_name() -> None:
-    found = counted(np.array(["delta", "beta", "alpha", "delta", "beta", "delta"]))
-    assert list(found.items()) == [("delta", 3), ("beta", 2), ("alpha", 1)]
+def test_label_counts_are_sorted_by_size_and_name() -> None:
+    counts = counted(np.array(["delta", "beta", "alpha", "delta", "beta", "delta"]))
+    assert list(counts.items()) == [("delta", 3), ("beta", 2), ("alpha", 1)]
     assert list(counted(np.array(["b", "a", "a", "b"]))) == ["a", "b"]
     assert counted(np.array([], dtype=np.str_)) == {}
 
@@ -115,56 +115,56 @@ def test_a_label_is_one_line(label: str) -> None:
     assert labels.tolist() == ["T cell", "a\\x07b"]
 
 
-def of_batches(**columns: Any) -> AnnData:
-    """Give 1000 cells with columns of obs."""
+def cells_with(**columns: Any) -> AnnData:
+    """Return 1000 cells with the given columns of obs."""
     random = np.random.default_rng(0)
     return annotated(cell_type=random.choice(["alpha", "beta"], 1000), n_genes=random.random(1000), **columns)
 
 
 def test_without_a_column_that_names_batches_all_cells_are_one_batch() -> None:
-    for cells, key in ((of_batches(), "auto"), (of_batches(donor=["one"] * 1000), "auto"), (of_batches(), None)):
+    for cells, key in ((cells_with(), "auto"), (cells_with(donor=["one"] * 1000), "auto"), (cells_with(), None)):
         batches = batches_of(cells, key)
         assert (batches.key, batches.n_batches) == (None, 1)
         assert batches.codes.shape == (1000,)
 
 
 @pytest.mark.parametrize("name", ["batch", "Batch", "sample_id", "orig.ident", "donor_id", "Condition"])
-def test_a_column_that_names_batches_is_found(name: str) -> None:
-    batches = batches_of(of_batches(**{name: np.repeat(["a", "b"], 500)}), "auto")
+def test_a_column_that_names_batches_is_recognised(name: str) -> None:
+    batches = batches_of(cells_with(**{name: np.repeat(["a", "b"], 500)}), "auto")
     assert (batches.key, batches.n_batches) == (name, 2)
     assert batches.codes.tolist() == [0] * 500 + [1] * 500
 
 
 def test_columns_are_combined_while_batches_stay_large() -> None:
     donors, conditions = np.repeat(["d1", "d2"], 500), np.tile(["control", "treated"], 500)
-    batches = batches_of(of_batches(donor=donors, condition=conditions), "auto")
+    batches = batches_of(cells_with(donor=donors, condition=conditions), "auto")
     assert (batches.key, batches.n_batches) == ("donor x condition", 4)
-    # Twelve cells a well are too few, and a column that splits nothing further is not named.
+    # Twelve cells per well are too few. A column that does not split the batches further is not named.
     wells = [f"well {row % 80}" for row in range(1000)]
-    batches = batches_of(of_batches(batch=wells, donor=donors, patient=donors), "auto")
+    batches = batches_of(cells_with(batch=wells, donor=donors, patient=donors), "auto")
     assert (batches.key, batches.n_batches) == ("donor", 2)
 
 
-def test_small_batches_are_one_batch_together() -> None:
+def test_small_batches_are_joined() -> None:
     names = ["large"] * 900 + ["small"] * 40 + ["smaller"] * 30 + [None] * 30
-    batches = batches_of(of_batches(donor=pd.Categorical(names)), "donor")
+    batches = batches_of(cells_with(donor=pd.Categorical(names)), "donor")
     assert batches.n_batches == 2
     assert len(set(batches.codes[:900].tolist())) == len(set(batches.codes[900:].tolist())) == 1
 
 
-def test_a_column_of_batches_is_asked_for_by_name() -> None:
-    cells = of_batches(plate=np.repeat([1, 2, 3, 4], 250), donor=np.repeat(["a", "b"], 500))
+def test_a_column_of_batches_can_be_named() -> None:
+    cells = cells_with(plate=np.repeat([1, 2, 3, 4], 250), donor=np.repeat(["a", "b"], 500))
     assert batches_of(cells, "plate").n_batches == 4
     with pytest.raises(LabelsError, match=r"obs has no column 'plates'; .* Did you mean 'plate'\?"):
         batches_of(cells, "plates")
 
 
 @pytest.mark.filterwarnings("ignore:Writing zarr v2:UserWarning")
-def test_batches_of_a_lazy_table(query: AnnData, tmp_path: Path) -> None:
+def test_batches_of_a_lazy_table_are_read(query: AnnData, tmp_path: Path) -> None:
     pytest.importorskip("xarray")
     query.write_zarr(tmp_path / "query.zarr")
     lazy = anndata.experimental.read_lazy(tmp_path / "query.zarr")
     for key in ("auto", "donor"):
-        expected, found = batches_of(query, key), batches_of(lazy, key)
-        assert found.key == expected.key == "donor"
-        np.testing.assert_array_equal(found.codes, expected.codes)
+        expected, batches = batches_of(query, key), batches_of(lazy, key)
+        assert batches.key == expected.key == "donor"
+        np.testing.assert_array_equal(batches.codes, expected.codes)

@@ -1,4 +1,4 @@
-"""Each layout on disk gives the rows that the matrix has in memory."""
+"""Each layout on disk gives the rows of the matrix in memory."""
 
 from __future__ import annotations
 
@@ -75,7 +75,7 @@ def stored(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[MatrixOnD
 
 @pytest.fixture(params=[None, 40], ids=["", "small blocks"])
 def blocks(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Let a matrix of 300 cells have several blocks, bands, tiles and windows."""
+    """Lower the limits so that a matrix of 300 cells has several blocks, bands, tiles and windows."""
     if request.param:
         for name in ("BLOCK_VALUES", "LARGE_CHUNK"):
             monkeypatch.setattr(on_disk, name, request.param)
@@ -84,7 +84,7 @@ def blocks(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> N
 
 
 @pytest.mark.usefixtures("blocks")
-def test_rows_are_those_in_memory(stored: MatrixOnDisk) -> None:
+def test_rows_equal_those_in_memory(stored: MatrixOnDisk) -> None:
     for start, stop in ((0, 300), (7, 9), (8, 150), (149, 300), (5, 5), (300, 300)):
         np.testing.assert_array_equal(read_rows(stored, slice(start, stop)).toarray(), MATRIX[start:stop].toarray())
         rows = stored_rows(stored, start, stop)
@@ -94,7 +94,7 @@ def test_rows_are_those_in_memory(stored: MatrixOnDisk) -> None:
         np.testing.assert_array_equal(read_rows(stored, wanted).toarray(), MATRIX[wanted].toarray())
 
 
-def test_rows_may_be_changed(stored: MatrixOnDisk) -> None:
+def test_changes_of_read_rows_do_not_change_the_matrix(stored: MatrixOnDisk) -> None:
     for _ in range(2):
         rows = stored.stored_rows(10, 20)
         np.testing.assert_allclose(rows.data.sum(dtype=np.float64), MATRIX[10:20].sum(dtype=np.float64))
@@ -117,7 +117,7 @@ def test_the_other_byte_order_is_read(form: Any, tmp_path: Path) -> None:
 
 
 def decoded_tiles(monkeypatch: pytest.MonkeyPatch) -> list[int]:
-    """Return a list that gets the first row of each band of tiles that is decoded from now on."""
+    """Return a list to which the first row of each decoded band of tiles is appended."""
     rows: list[int] = []
     original = StoredDense._tiles
     monkeypatch.setattr(StoredDense, "_tiles", lambda self, row: rows.append(row) or original(self, row))  # type: ignore[func-returns-value]

@@ -1,4 +1,4 @@
-"""Copies hold everything that the input held, and anndata opens them; tables hold a row a cell."""
+"""Copies hold all content of the input, and anndata opens the copies; tables hold a row for each cell."""
 
 from __future__ import annotations
 
@@ -48,7 +48,7 @@ def leftovers(folder: Path) -> list[str]:
 
 @pytest.fixture
 def full() -> AnnData:
-    """Make up cells with something in every place that an AnnData has."""
+    """Return made-up cells with content in every slot of an AnnData."""
     random = np.random.default_rng(0)
     counts = sparse.csr_matrix(random.poisson(2, (N_CELLS, 7)).astype(np.float32))
     obs = pd.DataFrame({"kind": ["a", "b"] * 6, "n": np.arange(12)}, index=[f"cell {row}" for row in range(12)])
@@ -88,7 +88,7 @@ def anndata_reads(path: Path) -> AnnData:
         ("table.csv", "b.h5ad"),
     ],
 )
-def test_a_copy_is_the_input_and_what_was_added(full: AnnData, source: str, target: str, tmp_path: Path) -> None:
+def test_a_copy_holds_the_input_and_the_additions(full: AnnData, source: str, target: str, tmp_path: Path) -> None:
     if source == "table.csv":
         full.to_df().to_csv(tmp_path / source)
     else:
@@ -104,8 +104,8 @@ def test_a_copy_is_the_input_and_what_was_added(full: AnnData, source: str, targ
     np.testing.assert_array_equal(after.obs["share"], ADDED["obs"]["share"])
     np.testing.assert_array_equal(after.obsm["X_new"], ADDED["obsm"]["X_new"])
     assert (after.uns["notes"]["text"], after.uns["notes"]["number"]) == ("ünï", 3)
-    for place in ("layers", "obsp", "varm", "uns"):
-        assert set(getattr(before, place)) <= set(getattr(after, place))
+    for slot in ("layers", "obsp", "varm", "uns"):
+        assert set(getattr(before, slot)) <= set(getattr(after, slot))
     assert before.obs_names.equals(after.obs_names)
     pd.testing.assert_frame_equal(after.var, before.var)
     assert (sparse.csr_matrix(after.X) != sparse.csr_matrix(before.X)).nnz == 0
@@ -145,7 +145,7 @@ def test_other_files_of_a_folder_are_copied_byte_by_byte(full: AnnData, version:
     assert "label" in anndata_reads(target).obs
 
 
-def test_a_folder_without_metadata_in_one_place_gets_none(full: AnnData, tmp_path: Path) -> None:
+def test_a_copy_has_consolidated_metadata_only_if_the_source_has(full: AnnData, tmp_path: Path) -> None:
     source = written(full, tmp_path / "a2.zarr")
     (source / ".zmetadata").unlink()
     write_copy(source, tmp_path / "b.zarr", **ADDED)
@@ -215,9 +215,9 @@ def test_a_source_that_was_replaced_since_it_was_read_is_refused(
     assert target.exists()
 
 
-def alter(name: str, place: int, value: int) -> Callable[[Any], None]:
+def alter(name: str, index: int, value: int) -> Callable[[Any], None]:
     def change(root: Any) -> None:
-        root[name][place] = value
+        root[name][index] = value
 
     return change
 
@@ -248,7 +248,9 @@ DAMAGES: dict[str, tuple[Callable[[Any], Any], str]] = {
 
 
 @pytest.mark.parametrize("damage", DAMAGES)
-def test_what_anndata_cannot_read_is_copied_with_a_warning(full: AnnData, damage: str, tmp_path: Path) -> None:
+def test_elements_that_anndata_cannot_read_are_copied_with_a_warning(
+    full: AnnData, damage: str, tmp_path: Path
+) -> None:
     source = written(full, tmp_path / "a.h5ad")
     change, match = DAMAGES[damage]
     with h5py.File(source, "r+") as file:
@@ -271,14 +273,14 @@ def test_large_matrices_are_checked_a_part_at_a_time(
     np.testing.assert_array_equal(anndata_reads(target).layers["dense"], full.layers["dense"])
 
 
-def test_a_target_that_cannot_be_written_is_told_in_one_line(full: AnnData, tmp_path: Path) -> None:
+def test_a_target_that_cannot_be_written_is_refused_in_one_line(full: AnnData, tmp_path: Path) -> None:
     source = written(full, tmp_path / "a.h5ad")
     (tmp_path / "file").write_text("")
     with pytest.raises(DataError, match=r"b\.h5ad cannot be written: .*(Not a directory|exists)"):
         write_copy(source, tmp_path / "file" / "b.h5ad", **ADDED)
 
 
-def test_the_csv_by_content(annotation: Annotation, tmp_path: Path) -> None:
+def test_the_lines_of_a_csv_file(annotation: Annotation, tmp_path: Path) -> None:
     write_table(annotation.table_chunks(), tmp_path / "labels.csv")
     lines = (tmp_path / "labels.csv").read_text().splitlines()
     assert lines[0] == (
@@ -312,8 +314,8 @@ except ConfigError as error:
 """
 
 
-def test_parquet_without_pyarrow_says_what_to_install(annotation: Annotation, tmp_path: Path) -> None:
-    # pandas keeps what it imported, so this takes a process of its own.
+def test_parquet_without_pyarrow_names_the_package_to_install(annotation: Annotation, tmp_path: Path) -> None:
+    # pandas keeps imported packages, so the test needs its own process.
     (tmp_path / "annotation").write_bytes(pickle.dumps(annotation))
     run = subprocess.run([sys.executable, "-c", WITHOUT_PYARROW], cwd=tmp_path, capture_output=True, text=True)
     assert run.stderr == ("Writing parquet needs pyarrow: pip install 'pyarrow>=15'. Or write a .csv file.\n")
@@ -322,7 +324,7 @@ def test_parquet_without_pyarrow_says_what_to_install(annotation: Annotation, tm
 
 
 @pytest.mark.parametrize("name", ["a.csv", "a.CSV.gz", "a.tsv", "a.b.Tsv.GZ", "a.PARQUET"])
-def test_a_table_is_what_its_ending_says_and_the_same_bytes_each_time(
+def test_the_suffix_sets_the_format_of_a_table_and_the_bytes_are_reproducible(
     annotation: Annotation, name: str, tmp_path: Path
 ) -> None:
     first, second = tmp_path / "1" / name, tmp_path / "2" / name
@@ -330,13 +332,13 @@ def test_a_table_is_what_its_ending_says_and_the_same_bytes_each_time(
         write_table(annotation.table_chunks(), path)
     assert first.read_bytes() == second.read_bytes()
     if name.endswith("PARQUET"):
-        found = pd.read_parquet(first)
+        table = pd.read_parquet(first)
     else:
         compression: Any = "gzip" if name.lower().endswith("gz") else None
         separator = "\t" if "tsv" in name.lower() else ","
-        found = pd.read_csv(first, sep=separator, compression=compression, index_col=0)
-    assert found.columns.tolist() == annotation.table().columns.tolist()
-    assert found["spikgpt_label"].tolist() == annotation.labels.tolist()
+        table = pd.read_csv(first, sep=separator, compression=compression, index_col=0)
+    assert table.columns.tolist() == annotation.table().columns.tolist()
+    assert table["spikgpt_label"].tolist() == annotation.labels.tolist()
 
 
 def test_no_text_of_a_csv_file_is_a_formula(tmp_path: Path) -> None:
@@ -353,7 +355,7 @@ def test_no_text_of_a_csv_file_is_a_formula(tmp_path: Path) -> None:
     ]
 
 
-RUN = [
+FORMULAS = [
     "=cmd",
     "+cmd|' /C calc'!A0",
     "-2+3+cmd",
@@ -370,21 +372,21 @@ KEPT = ["-1", "+1", "-", "+", "-1.5e-3", "-.5", "CD4+", "a=b", "a\nb", "a\r\nb",
 
 
 @pytest.mark.parametrize("name", ["t.csv", "t.tsv.gz"])
-def test_a_spreadsheet_runs_no_text_and_all_others_stay_as_they_are(name: str, tmp_path: Path) -> None:
-    texts = RUN + KEPT
+def test_formulas_are_escaped_and_other_texts_are_unchanged(name: str, tmp_path: Path) -> None:
+    texts = FORMULAS + KEPT
     rows = pd.DataFrame(
         {"kind": pd.Categorical(texts), "text": texts}, index=[f"cell {row}" for row in range(len(texts))]
     )
     write_table([rows, rows], tmp_path / name)
     separator = "\t" if "tsv" in name else ","
-    found = pd.read_csv(tmp_path / name, sep=separator, index_col=0, dtype=str, keep_default_na=False)
-    expected = [f"'{text}" for text in RUN] + KEPT
+    table = pd.read_csv(tmp_path / name, sep=separator, index_col=0, dtype=str, keep_default_na=False)
+    expected = [f"'{text}" for text in FORMULAS] + KEPT
     for column in ("kind", "text"):
-        assert found[column].tolist() == 2 * expected
+        assert table[column].tolist() == 2 * expected
 
 
 @pytest.mark.skipif(sys.platform == "win32", reason="no limit on the size of files")
-def test_a_limit_on_the_size_of_files_is_told_and_nothing_half_written(full: AnnData, tmp_path: Path) -> None:
+def test_a_limit_on_the_size_of_files_is_named_and_leaves_no_partial_file(full: AnnData, tmp_path: Path) -> None:
     code = """if True:
         import resource, sys
         from pathlib import Path

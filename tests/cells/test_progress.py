@@ -1,4 +1,4 @@
-"""Bars show cells and time left, for steps that are told to show one."""
+"""Progress bars show cells and time left, for steps that are to show a bar."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ def test_a_bar_has_cells_and_time_left(capsys: pytest.CaptureFixture[str]) -> No
     assert "cells/s" in shown
 
 
-def test_inner_steps_show_a_bar_only_where_it_is_wanted(capsys: pytest.CaptureFixture[str]) -> None:
+def test_inner_steps_show_a_bar_only_on_request(capsys: pytest.CaptureFixture[str]) -> None:
     for progress in (False, None):
         with showing(progress), inner_bar("Sorting", 200) as bar:
             bar.update(200)
@@ -31,8 +31,8 @@ def test_inner_steps_show_a_bar_only_where_it_is_wanted(capsys: pytest.CaptureFi
 
 
 def test_a_listener_gets_the_cells_instead_of_a_bar(capsys: pytest.CaptureFixture[str]) -> None:
-    heard: list[tuple[str, int, int | None]] = []
-    with reporting(lambda *report: heard.append(report)):
+    reports: list[tuple[str, int, int | None]] = []
+    with reporting(lambda *report: reports.append(report)):
         with progress_bar("Reading", 200, True) as bar:
             bar.update(150)
             bar.update(50)
@@ -40,7 +40,7 @@ def test_a_listener_gets_the_cells_instead_of_a_bar(capsys: pytest.CaptureFixtur
             bar.update()
     with progress_bar("Writing", 5, False) as bar:
         bar.update(5)
-    assert heard == [
+    assert reports == [
         ("Reading", 0, 200),
         ("Reading", 150, 200),
         ("Reading", 200, 200),

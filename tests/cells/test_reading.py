@@ -1,4 +1,4 @@
-"""Files are read as anndata reads them, with matrices left on disk, and what cannot be read is refused in one line."""
+"""Files are read as by anndata, with matrices left on disk, and unreadable files are refused in one line."""
 
 from __future__ import annotations
 
@@ -46,7 +46,7 @@ STORED: dict[str, Callable[[AnnData], Any]] = {
 
 
 def adata_of(kind: Any) -> AnnData:
-    """Return made-up counts with everything that an AnnData may hold."""
+    """Return made-up counts with content in the slots of an AnnData."""
     random = np.random.default_rng(0)
     counts = random.poisson(0.5, (CELLS, GENES)).astype(np.float32)
     var = pd.DataFrame(index=[f"ENSG{index:011}" for index in range(GENES)])
@@ -75,7 +75,7 @@ def rows_of(matrix: Any, index: Any) -> Any:
 
 @pytest.mark.parametrize("name", WRITERS)
 @pytest.mark.parametrize("kind", [np.asarray, sparse.csr_matrix, sparse.csc_matrix])
-def test_everything_is_as_anndata_has_it(kind: Any, name: str, tmp_path: Path) -> None:
+def test_all_content_equals_that_of_anndata(kind: Any, name: str, tmp_path: Path) -> None:
     adata = adata_of(kind)
     with opened(adata, tmp_path / name) as cells:
         assert (cells.n_obs, cells.n_vars) == adata.shape
@@ -95,12 +95,12 @@ def test_everything_is_as_anndata_has_it(kind: Any, name: str, tmp_path: Path) -
         assert_identical(align(find_expression(cells), genes), align(find_expression(adata), genes))
 
 
-def change_no_bit(real: AnnData, genes: GeneList, tmp_path: Path, stored: str, name: str, values: str) -> None:
+def assert_no_bit_changes(real: AnnData, genes: GeneList, tmp_path: Path, stored: str, name: str, values: str) -> None:
     cells = with_x(real, {"counts": real.X, "log": log_of(real), "linear": log_of(real).expm1()}[values])
     expected = align(find_expression(cells), genes)
     assert expected.kind == values
-    with opened(with_x(cells, STORED[stored](cells)), tmp_path / name) as found:
-        assert_identical(align(find_expression(found), genes), expected)
+    with opened(with_x(cells, STORED[stored](cells)), tmp_path / name) as stored_cells:
+        assert_identical(align(find_expression(stored_cells), genes), expected)
     assert_identical(align(find_expression(read_cells(tmp_path / name)), genes), expected)
 
 
@@ -117,16 +117,16 @@ def change_no_bit(real: AnnData, genes: GeneList, tmp_path: Path, stored: str, n
 def test_storage_changes_no_bit(
     real: AnnData, genes: GeneList, tmp_path: Path, stored: str, name: str, values: str
 ) -> None:
-    change_no_bit(real, genes, tmp_path, stored, name, values)
+    assert_no_bit_changes(real, genes, tmp_path, stored, name, values)
 
 
 @pytest.mark.slow
-def test_no_storage_of_any_values_changes_a_bit(real: AnnData, genes: GeneList, tmp_path: Path) -> None:
+def test_all_storages_of_all_kinds_of_values_change_no_bit(real: AnnData, genes: GeneList, tmp_path: Path) -> None:
     kinds = [("cells.h5ad", "counts"), ("cells.h5ad", "log"), ("cells.h5ad", "linear")]
     for name, values in [*kinds, ("v2.zarr", "counts"), ("v3.zarr", "log")]:
         for stored in STORED:
             (folder := tmp_path / values / stored).mkdir(parents=True, exist_ok=True)
-            change_no_bit(real, genes, folder, stored, name, values)
+            assert_no_bit_changes(real, genes, folder, stored, name, values)
 
 
 def test_a_sparse_matrix_in_the_other_byte_order_is_read(real: AnnData, genes: GeneList, tmp_path: Path) -> None:
@@ -142,7 +142,7 @@ def test_a_sparse_matrix_in_the_other_byte_order_is_read(real: AnnData, genes: G
     assert_identical(align(find_expression(read_cells(tmp_path / "cells.h5ad")), genes), expected)
 
 
-def test_16_bits_are_enough_for_small_counts(real: AnnData, genes: GeneList, tmp_path: Path) -> None:
+def test_small_counts_in_16_bits_change_no_bit(real: AnnData, genes: GeneList, tmp_path: Path) -> None:
     small = with_x(real, real.X.minimum(99))
     with opened(with_x(small, small.X.toarray().astype(np.float16)), tmp_path / "cells.h5ad") as cells:
         assert_identical(align(find_expression(cells), genes), align(find_expression(small), genes))
@@ -161,8 +161,8 @@ def test_raw_on_disk_changes_no_bit(real: AnnData, genes: GeneList, tmp_path: Pa
     cells = real.copy()
     cells.raw = real.copy()
     cells.X = scaled(real)
-    with opened(cells, tmp_path / name) as found:
-        expression = find_expression(found)
+    with opened(cells, tmp_path / name) as stored_cells:
+        expression = find_expression(stored_cells)
         assert expression.source == "raw"
         assert_identical(align(expression, genes), align(find_expression(real), genes))
 
@@ -193,7 +193,7 @@ def test_memory_does_not_grow_with_layers_and_raw(tmp_path: Path) -> None:
     assert peak < 0.8 * counts.data.nbytes * 2  # one matrix is 16 MB, the file 64 MB
 
 
-def test_files_of_before_anndata_0_7_are_read_as_far_as_anndata_reads_them(tmp_path: Path) -> None:
+def test_files_from_before_anndata_0_7_are_read(tmp_path: Path) -> None:
     random = np.random.default_rng(0)
     counts = random.poisson(1.0, (5, 3)).astype(np.float32)
     with h5py.File(tmp_path / "old.h5ad", "w") as file:
@@ -211,7 +211,7 @@ def test_files_of_before_anndata_0_7_are_read_as_far_as_anndata_reads_them(tmp_p
 
 
 def write_10x(adata: AnnData, path: Path) -> None:
-    """Write what Cell Ranger 3 writes, with one antibody."""
+    """Write a file or folder as Cell Ranger 3 does, with one antibody."""
     counts = sparse.csc_matrix(sparse.hstack([adata.X, np.ones((adata.n_obs, 1))]).T).astype(np.int32)
     ids, kinds = [*adata.var_names, "CD3"], ["Gene Expression"] * adata.n_vars + ["Antibody Capture"]
     if path.suffix == ".h5":
@@ -283,8 +283,8 @@ def test_other_kinds_of_files_need_neither_scanpy_nor_torch(real: AnnData, tmp_p
 # --- refusing --------------------------------------------------------------------------------------------------------
 
 
-def refused(path: Path, match: str) -> None:
-    """Read it both ways, to the end, and see one line each time."""
+def assert_refused(path: Path, match: str) -> None:
+    """Assert that a file, opened or read into memory, is refused with one line."""
 
     def opened() -> None:
         with open_cells(path) as cells:
@@ -296,24 +296,30 @@ def refused(path: Path, match: str) -> None:
         assert "\n" not in str(caught.value)
 
 
-def test_what_is_no_file_of_cells(few: AnnData, tmp_path: Path) -> None:
-    refused(tmp_path / "none.h5ad", r"none\.h5ad is not there; give an \.h5ad file, a \.zarr folder, a 10x \.h5 file")
-    refused(tmp_path, r"is a folder with none; give an \.h5ad file")
+def test_files_without_cells_are_refused(few: AnnData, tmp_path: Path) -> None:
+    assert_refused(
+        tmp_path / "none.h5ad", r"none\.h5ad is not there; give an \.h5ad file, a \.zarr folder, a 10x \.h5 file"
+    )
+    assert_refused(tmp_path, r"is a folder with none; give an \.h5ad file")
     (tmp_path / "text.h5ad").write_text("cell,gene\n")
-    refused(tmp_path / "text.h5ad", r"text\.h5ad is no HDF5 file, which every \.h5ad file is; give")
+    assert_refused(tmp_path / "text.h5ad", r"text\.h5ad is no HDF5 file, which every \.h5ad file is; give")
     with h5py.File(tmp_path / "other.h5", "w") as file:
         file.create_group("matrix")
-    refused(tmp_path / "other.h5", r"is HDF5 but neither AnnData nor 10x: it has matrix and lacks obs, var; give")
+    assert_refused(
+        tmp_path / "other.h5", r"is HDF5 but neither AnnData nor 10x: it has matrix and lacks obs, var; give"
+    )
     few.write_h5ad(tmp_path / "half.h5ad")
     (tmp_path / "half.h5ad").write_bytes((tmp_path / "half.h5ad").read_bytes()[:-1000])
-    refused(
+    assert_refused(
         tmp_path / "half.h5ad", r"half\.h5ad cannot be read: .*truncated.* cut short: \d+ of \d+ bytes are there\. Copy"
     )
     zipped(few, tmp_path / "half.h5ad.gz")
     (tmp_path / "half.h5ad.gz").write_bytes((tmp_path / "half.h5ad.gz").read_bytes()[:-1000])
-    refused(tmp_path / "half.h5ad.gz", r"half\.h5ad\.gz cannot be unpacked: Compressed file ended")
+    assert_refused(tmp_path / "half.h5ad.gz", r"half\.h5ad\.gz cannot be unpacked: Compressed file ended")
     (tmp_path / "bare.zarr").mkdir()
-    refused(tmp_path / "bare.zarr", r"bare\.zarr cannot be read: .*no metadata of zarr: no zarr\.json and no \.zgroup")
+    assert_refused(
+        tmp_path / "bare.zarr", r"bare\.zarr cannot be read: .*no metadata of zarr: no zarr\.json and no \.zgroup"
+    )
 
 
 def shorten(group: Any) -> None:
@@ -322,9 +328,9 @@ def shorten(group: Any) -> None:
     group["data"] = kept
 
 
-def put(name: str, place: int, value: int) -> Callable[[Any], None]:
+def put(name: str, index: int, value: int) -> Callable[[Any], None]:
     def change(root: Any) -> None:
-        root[name][place] = value
+        root[name][index] = value
 
     return change
 
@@ -369,10 +375,10 @@ def test_damaged_files_are_refused_in_one_line(damage: str, tmp_path: Path) -> N
     adata.write_h5ad(tmp_path / "a.h5ad")
     with h5py.File(tmp_path / "a.h5ad", "r+") as file:
         change(file)
-    refused(tmp_path / "a.h5ad", match)
+    assert_refused(tmp_path / "a.h5ad", match)
 
 
-def test_a_damaged_place_is_passed_over_for_a_whole_one(tmp_path: Path) -> None:
+def test_raw_is_read_if_x_is_damaged(tmp_path: Path) -> None:
     adata = adata_of(sparse.csr_matrix)
     adata.write_h5ad(tmp_path / "a.h5ad")
     with h5py.File(tmp_path / "a.h5ad", "r+") as file:
@@ -384,10 +390,10 @@ def test_a_damaged_place_is_passed_over_for_a_whole_one(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("missing", ["X/indices/0", "X/data/0", "obs/_index/0", "var/_index/0"])
-def test_a_zarr_folder_that_was_copied_in_part_is_refused(missing: str, tmp_path: Path) -> None:
+def test_a_partly_copied_zarr_folder_is_refused(missing: str, tmp_path: Path) -> None:
     write_zarr(adata_of(sparse.csr_matrix), tmp_path / "v2.zarr", 2)
     (tmp_path / "v2.zarr" / missing).unlink()
-    refused(tmp_path / "v2.zarr", "1 chunks (of its names )?missing")
+    assert_refused(tmp_path / "v2.zarr", "1 chunks (of its names )?missing")
 
 
 def test_a_damaged_matrix_in_memory_is_refused() -> None:
@@ -398,15 +404,15 @@ def test_a_damaged_matrix_in_memory_is_refused() -> None:
         find_expression(adata)
 
 
-def test_a_10x_file_that_leads_elsewhere_is_refused(real: AnnData, tmp_path: Path) -> None:
+def test_10x_files_with_indices_out_of_range_are_refused(real: AnnData, tmp_path: Path) -> None:
     write_10x(real, tmp_path / "10x.h5")
     with h5py.File(tmp_path / "10x.h5", "r+") as file:
         file["matrix/indices"][5] = 10**6
-    refused(tmp_path / "10x.h5", "X holds values in columns 1 to 1000000")
+    assert_refused(tmp_path / "10x.h5", "X holds values in columns 1 to 1000000")
     write_10x(real, tmp_path / "folder")
     with gzip.open(tmp_path / "folder" / "matrix.mtx.gz", "wt") as file:
         file.write("%%MatrixMarket matrix coordinate integer general\n%\n99999999999 60 1\n1 1 1\n")
-    refused(
+    assert_refused(
         tmp_path / "folder", r"matrix\.mtx\.gz has 99999999999 rows and 60 columns; the lists .* barcodes\.tsv\.gz 60"
     )
 
@@ -416,10 +422,10 @@ def test_unreadable_files_are_refused(few: AnnData, tmp_path: Path) -> None:
     (tmp_path / "a.h5ad").chmod(0)
     if os.access(tmp_path / "a.h5ad", os.R_OK):
         pytest.skip("root reads everything")
-    refused(tmp_path / "a.h5ad", "Permission denied")
+    assert_refused(tmp_path / "a.h5ad", "Permission denied")
 
 
-def test_a_folder_of_zarr_without_metadata_in_one_place_is_read(tmp_path: Path) -> None:
+def test_a_zarr_folder_without_consolidated_metadata_is_read(tmp_path: Path) -> None:
     adata = adata_of(sparse.csr_matrix)
     write_zarr(adata, tmp_path / "a.zarr", 2)
     (tmp_path / "a.zarr" / ".zmetadata").unlink()

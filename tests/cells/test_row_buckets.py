@@ -1,4 +1,4 @@
-"""Values that are added by columns come back by rows, and a full temporary folder is named."""
+"""Values that are added by columns are read by rows, and a full temporary folder is named."""
 
 from __future__ import annotations
 
@@ -66,7 +66,7 @@ def test_columns_beyond_65536_are_kept() -> None:
     ("rows", "values", "bits"),
     [(10**6, 10**9, MOST_BITS), (10**6, 8 * 10**9, 6), (0, 0, MOST_BITS), (1, 10**9, 0)],
 )
-def test_buckets_are_smaller_where_rows_have_many_values(rows: int, values: int, bits: int) -> None:
+def test_buckets_are_smaller_for_rows_with_many_values(rows: int, values: int, bits: int) -> None:
     assert bucket_bits(rows, values) <= bits
     assert bucket_bits(rows, values) >= bits - 1 or not rows
 

@@ -1,4 +1,4 @@
-"""Blocks of rows come back as they were; a full disk does no harm."""
+"""Cached blocks of rows are read back unchanged, and a full disk raises no error."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ ROWS = sparse.random(20, 30, density=0.3, format="csr", dtype=np.float32, random
 
 
 @pytest.mark.parametrize("values", [1, 255, 256, 0.5, -1, np.nan, np.inf])
-def test_blocks_come_back_by_their_number(values: float) -> None:
+def test_blocks_are_read_back_by_their_number(values: float) -> None:
     block = ROWS.copy()
     block.data[:] = values
     cache = RowCache(30)
@@ -37,7 +37,7 @@ def test_more_than_65536_columns_are_kept() -> None:
     assert (rows != wide).nnz == 0
 
 
-def test_a_block_that_finds_no_room_is_not_kept(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_block_is_not_kept_on_a_full_disk(monkeypatch: pytest.MonkeyPatch) -> None:
     def full(*_: object) -> None:
         raise OSError(28, "No space left on device")
 

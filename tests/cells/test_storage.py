@@ -1,4 +1,4 @@
-"""Files that lead to others, or state more than they can hold, are refused before anything is read from them."""
+"""Files with links to other data, or with arrays of impossible size, are refused before reading."""
 
 from __future__ import annotations
 
@@ -40,8 +40,8 @@ def virtual_array(file: h5py.File, other: Path) -> None:
 LINKS: dict[str, Callable[[Any, Path], Any]] = {
     "to another file": lambda file, other: file.__setitem__("uns/text", h5py.ExternalLink(other, "/obs")),
     "to itself": lambda file, _: file.__setitem__("uns/text", h5py.SoftLink("/uns/text")),
-    "to another place": lambda file, _: file.__setitem__("uns/text", h5py.SoftLink("/obs")),
-    "to what holds it": lambda file, _: file["uns"].__setitem__("text", file["uns"]),
+    "to another element": lambda file, _: file.__setitem__("uns/text", h5py.SoftLink("/obs")),
+    "to its own group": lambda file, _: file["uns"].__setitem__("text", file["uns"]),
     "to the bytes of another file": external_array,
     "to parts of another file": virtual_array,
 }
@@ -71,7 +71,7 @@ def test_links_of_a_folder_are_not_followed(real: AnnData, tmp_path: Path) -> No
 @pytest.mark.parametrize(
     ("shape", "chunks"), [((10**14,), (1000,)), ((10**9,), (10**9,)), ((10**7,), (1,)), ((10, 10**9), (1, 1000))]
 )
-def test_a_file_states_no_more_than_it_can_hold(
+def test_arrays_larger_than_the_file_can_hold_are_refused(
     real: AnnData, shape: tuple[int, ...], chunks: tuple[int, ...], tmp_path: Path
 ) -> None:
     real.write_h5ad(tmp_path / "a.h5ad")
@@ -90,7 +90,7 @@ def test_a_file_states_no_more_than_it_can_hold(
 
 
 @pytest.mark.slow
-def test_a_file_that_the_library_hangs_over_is_refused(
+def test_a_file_on_which_the_hdf5_library_hangs_is_refused(
     few: AnnData, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
     few.write_h5ad(tmp_path / "a.h5ad")
@@ -114,8 +114,8 @@ def test_a_file_that_the_library_hangs_over_is_refused(
 def locked(few: AnnData, path: Path) -> Iterator[None]:
     few.write_h5ad(path)
     code = "import sys, h5py; file = h5py.File(sys.argv[1], 'r+'); print('open', flush=True); sys.stdin.read()"
-    words = [sys.executable, "-c", code, str(path)]
-    with subprocess.Popen(words, stdin=subprocess.PIPE, stdout=subprocess.PIPE) as writer:
+    command = [sys.executable, "-c", code, str(path)]
+    with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE) as writer:
         assert writer.stdout is not None
         assert writer.stdout.readline() == b"open\n"
         yield
@@ -123,12 +123,12 @@ def locked(few: AnnData, path: Path) -> Iterator[None]:
 
 
 def without_filter(few: AnnData, path: Path) -> Iterator[None]:
-    # The number of gzip's filter becomes that of blosc, which h5py does not have.
+    # The filter number of gzip is replaced by that of blosc, which h5py lacks.
     few.write_h5ad(path, compression="gzip")
     content = bytearray(path.read_bytes())
-    place = -1
-    while (place := content.find(b"deflate\0", place + 1)) >= 0:
-        content[place - 8 : place - 6] = (32001).to_bytes(2, "little")
+    position = -1
+    while (position := content.find(b"deflate\0", position + 1)) >= 0:
+        content[position - 8 : position - 6] = (32001).to_bytes(2, "little")
     path.write_bytes(content)
     yield
 
@@ -164,7 +164,7 @@ CAUSES: dict[str, tuple[str, Callable[[AnnData, Path], Iterator[None]], str]] = 
 
 
 @pytest.mark.parametrize("cause", CAUSES)
-def test_a_cause_that_is_known_is_named(few: AnnData, cause: str, tmp_path: Path) -> None:
+def test_known_causes_are_named(few: AnnData, cause: str, tmp_path: Path) -> None:
     name, make, match = CAUSES[cause]
     with contextmanager(make)(few, tmp_path / name):
         with pytest.raises(DataError, match=match) as caught:
@@ -173,7 +173,7 @@ def test_a_cause_that_is_known_is_named(few: AnnData, cause: str, tmp_path: Path
         assert "\n" not in str(caught.value)
 
 
-def test_a_cause_that_is_not_known_is_not_made_up() -> None:
+def test_the_error_on_an_unknown_cause_is_the_message_of_the_library() -> None:
     match = r"^a\.h5ad cannot be read: 'seven'\. This is the message of the library\."
     with pytest.raises(DataError, match=match) as caught, storage.as_data_errors("a.h5ad"):
         dict[str, int]()["seven"]
@@ -182,18 +182,18 @@ def test_a_cause_that_is_not_known_is_not_made_up() -> None:
 
 @pytest.fixture
 def python(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Callable[[str, str], None]:
-    """Give a name and a shell command to what runs Python."""
+    """Return a function that replaces the Python executable by a named script with a shell command."""
 
-    def stands_for(name: str, command: str) -> None:
+    def replace_python(name: str, command: str) -> None:
         (tmp_path / name).write_text(f"#!/bin/sh\n{command}\n")
         (tmp_path / name).chmod(0o755)
         monkeypatch.setattr(sys, "executable", os.fspath(tmp_path / name))
 
-    return stands_for
+    return replace_python
 
 
 @pytest.mark.skipif(sys.platform == "win32", reason="needs a shell")
-def test_a_file_that_the_library_crashes_over_is_refused(
+def test_a_file_on_which_the_hdf5_library_crashes_is_refused(
     few: AnnData, python: Callable[[str, str], None], tmp_path: Path
 ) -> None:
     few.write_h5ad(tmp_path / "a.h5ad")
@@ -204,9 +204,7 @@ def test_a_file_that_the_library_crashes_over_is_refused(
 
 
 @pytest.mark.skipif(sys.platform == "win32", reason="needs a shell")
-def test_a_file_is_walked_over_once_as_long_as_it_stays_the_same(
-    few: AnnData, python: Callable[[str, str], None], tmp_path: Path
-) -> None:
+def test_an_unchanged_file_is_checked_once(few: AnnData, python: Callable[[str, str], None], tmp_path: Path) -> None:
     walks = tmp_path / "walks"
     python("python3", f"echo walked >> {walks}")
     for count in (1, 2):
@@ -216,8 +214,8 @@ def test_a_file_is_walked_over_once_as_long_as_it_stays_the_same(
         assert len(walks.read_text().split()) == count
 
 
-@pytest.mark.parametrize("name", ["an application", "python that is not there", "python without h5py"])
-def test_files_pass_where_no_other_process_can_look(
+@pytest.mark.parametrize("name", ["an application", "missing python", "python without h5py"])
+def test_files_are_read_if_no_other_process_can_check_them(
     few: AnnData,
     name: str,
     python: Callable[[str, str], None],
@@ -226,7 +224,7 @@ def test_files_pass_where_no_other_process_can_look(
 ) -> None:
     few.write_h5ad(tmp_path / "a.h5ad")
     python(name, "exit 1" if name.endswith("h5py") else f"touch {tmp_path}/started; kill -SEGV $$")
-    if name.endswith("there"):
+    if name.startswith("missing"):
         (tmp_path / name).unlink()
     assert read_cells(tmp_path / "a.h5ad").shape == few.shape
     assert not (tmp_path / "started").exists()

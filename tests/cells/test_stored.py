@@ -1,4 +1,4 @@
-"""Elements that nobody needs are in nobody's way, and files of other writers are read as far as anndata reads them."""
+"""Unreadable elements that are not needed are skipped, and files of other writers are read."""
 
 from __future__ import annotations
 
@@ -27,8 +27,8 @@ TYPES = ["alpha", "ß-cell", "beta", "alpha"]
 
 
 @pytest.fixture
-def made() -> AnnData:
-    """Make up four cells with something in every place."""
+def four_cells() -> AnnData:
+    """Return four made-up cells with content in every slot."""
     random = np.random.default_rng(0)
     counts = sparse.csr_matrix(random.poisson(1, (4, 5)).astype(np.float32))
     obs = pd.DataFrame({"type": pd.Categorical(TYPES), "n": np.arange(4)}, index=[f"cell {row}" for row in range(4)])
@@ -41,7 +41,7 @@ def made() -> AnnData:
 
 
 def unknown(name: str) -> Callable[[h5py.File], None]:
-    """Let an element have an encoding that no anndata knows yet."""
+    """Return a change that gives an element an encoding unknown to anndata."""
 
     def change(file: h5py.File) -> None:
         file[name].attrs["encoding-type"], file[name].attrs["encoding-version"] = "hologram", "9.0.0"
@@ -66,7 +66,7 @@ def shorten(name: str) -> Callable[[h5py.File], None]:
     return change
 
 
-# What is wrong with an element, and what a warning says of it where it might have been needed.
+# Change of an element, and the warning if the element might have been needed.
 ODD: dict[str, tuple[Callable[[h5py.File], object], str]] = {
     "uns": (unknown("uns/pca"), ""),
     "obsp": (unknown("obsp/distances"), ""),
@@ -86,27 +86,29 @@ ODD: dict[str, tuple[Callable[[h5py.File], object], str]] = {
 
 @pytest.mark.parametrize("odd", ODD)
 def test_an_element_that_cannot_be_read_stops_neither_labels_nor_a_copy(
-    made: AnnData, odd: str, tmp_path: Path
+    four_cells: AnnData, odd: str, tmp_path: Path
 ) -> None:
-    made.write_h5ad(tmp_path / "a.h5ad")
+    four_cells.write_h5ad(tmp_path / "a.h5ad")
     change, warning = ODD[odd]
     with h5py.File(tmp_path / "a.h5ad", "r+") as file:
         change(file)
     warned = pytest.warns(SpikGPTWarning, match=warning) if warning else nullcontext()
     with warned, open_cells(tmp_path / "a.h5ad") as opened:
         assert labels_of(opened, "type")[0].tolist() == TYPES
-        assert opened.obs_names.equals(made.obs_names)
-        assert opened.X[:].toarray().tolist() == made.X.toarray().tolist()
+        assert opened.obs_names.equals(four_cells.obs_names)
+        assert opened.X[:].toarray().tolist() == four_cells.X.toarray().tolist()
     labels = np.array(TYPES, dtype=object)
     write_copy(tmp_path / "a.h5ad", tmp_path / "b.h5ad", obs={"label": labels})
     with h5py.File(tmp_path / "b.h5ad") as file:
         assert file["obs/label"].asstr()[:].tolist() == TYPES
-        assert set(file["uns"]) == set(made.uns) | ({"none"} if odd == "a null in uns" else set())
+        assert set(file["uns"]) == set(four_cells.uns) | ({"none"} if odd == "a null in uns" else set())
 
 
 @pytest.mark.parametrize("layer", ["a layer", "a short layer"])
-def test_all_of_them_at_once_stop_no_copy_in_the_other_format(made: AnnData, layer: str, tmp_path: Path) -> None:
-    made.write_h5ad(tmp_path / "a.h5ad")
+def test_all_odd_elements_together_do_not_stop_a_copy_in_the_other_format(
+    four_cells: AnnData, layer: str, tmp_path: Path
+) -> None:
+    four_cells.write_h5ad(tmp_path / "a.h5ad")
     with h5py.File(tmp_path / "a.h5ad", "r+") as file:
         for odd in ODD.keys() - {"a layer", "a short layer"} | {layer}:
             ODD[odd][0](file)
@@ -165,16 +167,16 @@ WRITERS: dict[str, Callable[[h5py.File], None]] = {
 
 
 @pytest.mark.parametrize("writer", WRITERS)
-def test_tables_of_other_writers_are_read_and_written(made: AnnData, writer: str, tmp_path: Path) -> None:
-    made.write_h5ad(tmp_path / "a.h5ad")
+def test_tables_of_other_writers_are_read_and_written(four_cells: AnnData, writer: str, tmp_path: Path) -> None:
+    four_cells.write_h5ad(tmp_path / "a.h5ad")
     with h5py.File(tmp_path / "a.h5ad", "r+") as file:
         WRITERS[writer](file)
     with open_cells(tmp_path / "a.h5ad") as opened:
         assert labels_of(opened, "type")[0].tolist() == TYPES
-        assert opened.obs_names.equals(made.obs_names)
-        assert opened.var_names.equals(made.var_names)
+        assert opened.obs_names.equals(four_cells.obs_names)
+        assert opened.var_names.equals(four_cells.var_names)
         assert sorted(opened.obs.columns) == ["n", "type"]
-    assert read_cells(tmp_path / "a.h5ad").obs_names.equals(made.obs_names)
+    assert read_cells(tmp_path / "a.h5ad").obs_names.equals(four_cells.obs_names)
     write_copy(tmp_path / "a.h5ad", tmp_path / "b.h5ad", obs={"label": pd.Categorical(TYPES)})
     with open_cells(tmp_path / "b.h5ad") as opened:
         assert labels_of(opened, "type")[0].tolist() == labels_of(opened, "label")[0].tolist() == TYPES
@@ -183,8 +185,8 @@ def test_tables_of_other_writers_are_read_and_written(made: AnnData, writer: str
         assert read_elem(file["obs"])["label"].tolist() == TYPES
 
 
-def test_a_table_without_names_is_refused(made: AnnData, tmp_path: Path) -> None:
-    made.write_h5ad(tmp_path / "a.h5ad")
+def test_a_table_without_names_is_refused(four_cells: AnnData, tmp_path: Path) -> None:
+    four_cells.write_h5ad(tmp_path / "a.h5ad")
     with h5py.File(tmp_path / "a.h5ad", "r+") as file:
         without("_index")(file)
         del file["var/_index"]
@@ -192,16 +194,16 @@ def test_a_table_without_names_is_refused(made: AnnData, tmp_path: Path) -> None
         read_cells(tmp_path / "a.h5ad")
 
 
-def test_raw_of_old_files_beside_a_group(made: AnnData, tmp_path: Path) -> None:
-    made.write_h5ad(tmp_path / "a.h5ad")
+def test_raw_of_old_files_is_read_and_copied(four_cells: AnnData, tmp_path: Path) -> None:
+    four_cells.write_h5ad(tmp_path / "a.h5ad")
     with h5py.File(tmp_path / "a.h5ad", "r+") as file:
         del file["raw"]
-        file["raw.X"] = made.raw.X.toarray()
-        names = [(name.encode(), 1) for name in made.raw.var_names]
+        file["raw.X"] = four_cells.raw.X.toarray()
+        names = [(name.encode(), 1) for name in four_cells.raw.var_names]
         file["raw.var"] = np.array(names, dtype=[("index", "S9"), ("n", "i4")])
     with open_cells(tmp_path / "a.h5ad") as opened:
-        assert opened.raw.var_names.tolist() == made.raw.var_names.tolist()
-        np.testing.assert_array_equal(opened.raw.X, made.raw.X.toarray())
+        assert opened.raw.var_names.tolist() == four_cells.raw.var_names.tolist()
+        np.testing.assert_array_equal(opened.raw.X, four_cells.raw.X.toarray())
     write_copy(tmp_path / "a.h5ad", tmp_path / "b.h5ad", obs={"label": np.arange(4)})
     with pytest.warns(anndata.OldFormatWarning):
         written = anndata.read_h5ad(tmp_path / "b.h5ad")
@@ -211,44 +213,49 @@ def test_raw_of_old_files_beside_a_group(made: AnnData, tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("source", [".h5ad", ".zarr"])
 @pytest.mark.parametrize("target", [".h5ad", ".zarr"])
-def test_names_that_are_nullable_strings(made: AnnData, source: str, target: str, tmp_path: Path) -> None:
-    # As pandas 3 has them, with anndata 0.13.
-    made.obs["type"] = made.obs["type"].astype(str).astype("string").where(made.obs["n"] > 0)
-    made.obs.index, made.var.index = made.obs.index.astype("string"), made.var.index.astype("string")
-    made.raw = None
+def test_names_as_nullable_strings_are_copied(four_cells: AnnData, source: str, target: str, tmp_path: Path) -> None:
+    # pandas 3 with anndata 0.13 stores names as nullable strings.
+    four_cells.obs["type"] = four_cells.obs["type"].astype(str).astype("string").where(four_cells.obs["n"] > 0)
+    four_cells.obs.index, four_cells.var.index = (
+        four_cells.obs.index.astype("string"),
+        four_cells.var.index.astype("string"),
+    )
+    four_cells.raw = None
     with anndata.settings.override(allow_write_nullable_strings=True):
-        made.write_h5ad(tmp_path / "a.h5ad") if source == ".h5ad" else write_zarr(made, tmp_path / "a.zarr", 3)
+        four_cells.write_h5ad(tmp_path / "a.h5ad") if source == ".h5ad" else write_zarr(
+            four_cells, tmp_path / "a.zarr", 3
+        )
     path = tmp_path / f"b{target}"
     write_copy(tmp_path / f"a{source}", path, obs={"label": np.arange(4)})
     written = anndata.read_h5ad(path) if target == ".h5ad" else anndata.io.read_zarr(path)
-    assert written.obs_names.tolist() == made.obs_names.tolist()
+    assert written.obs_names.tolist() == four_cells.obs_names.tolist()
     assert written.obs["type"].isna().tolist() == [True, False, False, False]
     assert not anndata.settings.allow_write_nullable_strings
 
 
 @pytest.mark.parametrize("name", ["a.h5ad", "a.zarr"])
 def test_large_vectors_stay_in_the_store(
-    made: AnnData, name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    four_cells: AnnData, name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(stored, "BLOCK_BYTES", 50)
-    made.obsm["X_umap"] = np.zeros((4, 1))
-    made.write_h5ad(tmp_path / name) if name.endswith("h5ad") else write_zarr(made, tmp_path / name, 3)
+    four_cells.obsm["X_umap"] = np.zeros((4, 1))
+    four_cells.write_h5ad(tmp_path / name) if name.endswith("h5ad") else write_zarr(four_cells, tmp_path / name, 3)
     with open_cells(tmp_path / name) as cells:
         assert not isinstance(cells.obsm["X_pca"], np.ndarray)
         assert isinstance(cells.obsm["X_umap"], np.ndarray)
-        np.testing.assert_array_equal(cells.obsm["X_pca"][1:3], made.obsm["X_pca"][1:3])
+        np.testing.assert_array_equal(cells.obsm["X_pca"][1:3], four_cells.obsm["X_pca"][1:3])
     assert isinstance(read_cells(tmp_path / name).obsm["X_pca"], np.ndarray)
 
 
 def test_large_vectors_that_cannot_be_read_are_left_out(
-    made: AnnData, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    four_cells: AnnData, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(stored, "BLOCK_BYTES", 50)
-    made.write_h5ad(tmp_path / "a.h5ad", compression="gzip")
+    four_cells.write_h5ad(tmp_path / "a.h5ad", compression="gzip")
     with h5py.File(tmp_path / "a.h5ad") as file:
-        place = file["obsm/X_pca"].id.get_chunk_info(0).byte_offset
+        offset = file["obsm/X_pca"].id.get_chunk_info(0).byte_offset
     with (tmp_path / "a.h5ad").open("r+b") as raw:
-        raw.seek(place)
+        raw.seek(offset)
         raw.write(b"damaged")
     with pytest.warns(SpikGPTWarning, match="X_pca"), open_cells(tmp_path / "a.h5ad") as cells:
         assert list(cells.obsm) == []

@@ -1,4 +1,4 @@
-"""A walk over HDF5 files meets what readers meet, raises nothing, and ends where the library does not."""
+"""The walk over an HDF5 file reads the data of readers, raises no errors, and ends if the library hangs."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from tests.cells.conftest import endless
 
 
 class Reads:
-    """Names of the arrays and attributes that were read."""
+    """Recorder of the names of arrays and attributes that are read."""
 
     def __init__(self, monkeypatch: pytest.MonkeyPatch) -> None:
         self.arrays: set[str] = set()
@@ -37,7 +37,9 @@ class Reads:
         monkeypatch.setattr(h5py.AttributeManager, "__getitem__", attribute)
 
 
-def test_everything_but_many_numbers_is_read(few: AnnData, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+def test_all_data_but_large_numeric_arrays_is_read(
+    few: AnnData, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
     path = tmp_path / "a.h5ad"
     few.write_h5ad(path)
     with h5py.File(path, "r+") as file:
@@ -52,7 +54,7 @@ def test_everything_but_many_numbers_is_read(few: AnnData, monkeypatch: pytest.M
     assert {"encoding-type", "encoding-version", "column-order", "_index"} <= reads.attributes
 
 
-def test_nothing_elsewhere_or_too_large_is_read(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+def test_links_and_too_large_arrays_are_not_read(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     with h5py.File(tmp_path / "other.h5", "w") as other:
         other["text"] = np.arange(9)
     with h5py.File(tmp_path / "a.h5", "w") as file:
@@ -85,8 +87,8 @@ def test_errors_are_left_to_the_reader(few: AnnData, monkeypatch: pytest.MonkeyP
     assert len(reads.arrays) > 5
 
 
-@pytest.mark.skipif(sys.platform == "win32", reason="there the process that started it ends it")
-def test_it_ends_by_itself(few: AnnData, tmp_path: Path) -> None:
+@pytest.mark.skipif(sys.platform == "win32", reason="on Windows, the parent process ends the walk")
+def test_the_walk_ends_after_its_time_limit(few: AnnData, tmp_path: Path) -> None:
     few.write_h5ad(tmp_path / "a.h5ad")
     command = [sys.executable, "-I", walk.__file__, str(tmp_path / "a.h5ad"), "1000000"]
     assert subprocess.run([*command, "60", *filter(None, sys.path)]).returncode == 0
@@ -108,6 +110,6 @@ def test_a_damaged_group_does_not_hide_the_others(monkeypatch: pytest.MonkeyPatc
 
     monkeypatch.setattr(h5py.Group, "__iter__", damaged)
     reads = Reads(monkeypatch)
-    # The root, three groups and the arrays of two.
+    # The root, three groups, and the arrays of two groups.
     assert walk.read_all(tmp_path / "a.h5", most_bytes(1)) == 6
     assert reads.arrays == {"/a/values", "/c/values"}

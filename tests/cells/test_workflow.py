@@ -1,4 +1,4 @@
-"""Files that a scanpy workflow saved are read, and written with all that they hold."""
+"""Files of a scanpy workflow are read, and written with all content."""
 
 from __future__ import annotations
 
@@ -39,7 +39,7 @@ def analysed(query: AnnData) -> AnnData:
         cells.obs["leiden"] = pd.Categorical(np.where(cells.obsm["X_pca"][:, 0] > 0, "0", "1"))
         scanpy.tl.rank_genes_groups(cells, "leiden", method="t-test")
         scanpy.tl.dendrogram(cells, "leiden")
-    # As scanpy.tl.leiden, umap and its plots leave them, whose packages compile for long.
+    # Entries as scanpy.tl.leiden, umap and the plots write them; the packages of these steps compile for long.
     cells.uns |= {
         "leiden": {"params": {"resolution": 1.0, "random_state": 0, "n_iterations": -1}},
         "leiden_colors": ["#1f77b4", "#ff7f0e"],
@@ -53,15 +53,15 @@ def analysed(query: AnnData) -> AnnData:
     return cells
 
 
-def same(one: Any, other: Any) -> bool:
-    """Tell whether two elements of uns hold the same."""
-    if isinstance(one, dict):
-        return bool(one.keys() == other.keys()) and all(same(one[key], other[key]) for key in one)
-    if sparse.issparse(one):
-        return bool((one != other).nnz == 0)
-    if isinstance(one, np.ndarray | list):
-        return bool(np.asarray(one).tolist() == np.asarray(other).tolist())
-    return bool(one is other or one == other)
+def same(first: Any, second: Any) -> bool:
+    """Return True for two elements of uns with the same content."""
+    if isinstance(first, dict):
+        return bool(first.keys() == second.keys()) and all(same(first[key], second[key]) for key in first)
+    if sparse.issparse(first):
+        return bool((first != second).nnz == 0)
+    if isinstance(first, np.ndarray | list):
+        return bool(np.asarray(first).tolist() == np.asarray(second).tolist())
+    return bool(first is second or first == second)
 
 
 @pytest.mark.slow
@@ -85,7 +85,7 @@ def test_a_scanpy_workflow_is_read_and_written_whole(
     assert set(written.uns) == set(analysed.uns)
     pd.testing.assert_frame_equal(written.obs, analysed.obs)
     pd.testing.assert_frame_equal(written.var, analysed.var)
-    for place in ("layers", "obsm", "varm", "obsp"):
-        assert set(getattr(written, place)) == set(getattr(analysed, place))
+    for slot in ("layers", "obsm", "varm", "obsp"):
+        assert set(getattr(written, slot)) == set(getattr(analysed, slot))
     assert written.raw.shape == analysed.raw.shape
     assert written.uns["log1p"]["base"] is None

@@ -1,4 +1,4 @@
-"""Features that are not RNA are left out, whatever they and their types are called."""
+"""Features other than RNA are left out, by their type or by their name."""
 
 from __future__ import annotations
 
@@ -61,7 +61,7 @@ def test_features_of_another_type_are_left_out(real: AnnData, column: str, types
         ("chr1:9848-10355", "chr1-9848-10355", "chrX_1_20"),
     ],
 )
-def test_features_without_a_type_are_told_by_name(real: AnnData, names: tuple[str, ...]) -> None:
+def test_features_without_a_type_are_recognised_by_name(real: AnnData, names: tuple[str, ...]) -> None:
     expression = find_expression(with_antibodies(real, None, (None, None), names))
     assert (expression.rows(0, real.n_obs) != real.X).nnz == 0
     assert f"{len(names)} of {1200 + len(names)} features that are not RNA by their names" in expression.notes[0]
@@ -77,14 +77,14 @@ def test_features_without_a_type_are_told_by_name(real: AnnData, names: tuple[st
         ("feature_types", [float("nan"), "Gene Expression"]),
     ],
 )
-def test_kinds_of_genes_are_all_rna(real: AnnData, column: str, values: list[Any]) -> None:
+def test_all_biotypes_of_genes_count_as_rna(real: AnnData, column: str, values: list[Any]) -> None:
     var = real.var.copy()
     var[column] = np.resize(np.array(values, dtype=object), real.n_vars)
     assert rna_features(var) == (None, "")
 
 
 @pytest.mark.parametrize("stored", ["memory", "dense", "csc", "h5ad", "zarr", "raw"])
-def test_every_entrance_leaves_them_out(real: AnnData, stored: str, tmp_path: Path) -> None:
+def test_antibodies_are_left_out_of_every_kind_of_input(real: AnnData, stored: str, tmp_path: Path) -> None:
     cells = with_antibodies(real, "feature_types", ("Gene Expression", "Antibody Capture"), ANTIBODIES)
     if stored == "raw":
         cells.raw = cells.copy()
@@ -101,10 +101,10 @@ def test_every_entrance_leaves_them_out(real: AnnData, stored: str, tmp_path: Pa
     assert (rows != real.X).nnz == 0
 
 
-def test_values_are_those_of_the_rna(real: AnnData) -> None:
+def test_the_kind_of_values_is_that_of_the_rna(real: AnnData) -> None:
     cells = with_antibodies(real, "feature_types", ("Gene Expression", "Antibody Capture"), ANTIBODIES)
     plain = log_of(real).toarray()
-    # Antibodies are centred by another program, and counts of theirs say nothing of the genes.
+    # Antibody values may be centred or counts, and must not change the kind of the RNA values.
     cells.X = np.hstack([np.full((real.n_obs, 1), -1.0), plain, np.full((real.n_obs, 3), 90.0)]).astype(np.float32)
     expression = find_expression(cells)
     assert expression.kind == "log"

@@ -1,4 +1,4 @@
-"""Gene names in any spelling, repeated genes and genes of mice change no bit of what is read."""
+"""Spellings of gene names, repeated genes and mouse genes change no bit of the aligned cells."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ def test_spellings_change_no_bit(spelling: str, real: AnnData, genes: GeneList) 
 
 
 @pytest.mark.parametrize("spell", ["b'{}'", "{}  ", '"{}"'])
-def test_signs_around_names_change_no_bit(spell: str, real: AnnData, genes: GeneList) -> None:
+def test_quotes_and_spaces_around_names_change_no_bit(spell: str, real: AnnData, genes: GeneList) -> None:
     spelled = renamed(real, [spell.format(name) for name in real.var_names])
     assert_identical(align(find_expression(spelled), genes), align(find_expression(real), genes))
 
@@ -60,7 +60,7 @@ def test_a_second_column_of_a_gene_is_added(real: AnnData, genes: GeneList) -> N
     assert_identical(align(find_expression(wider(real, added, [f"{genes.symbols[0]}.1"])), genes), expected)
 
 
-def test_genes_of_mice_beside_human_ones_are_left_out(real: AnnData, genes: GeneList) -> None:
+def test_mouse_genes_beside_human_genes_are_left_out(real: AnnData, genes: GeneList) -> None:
     human = renamed(real, [f"GRCh38_{name}" for name in real.var_names])
     mixed = wider(human, 3 * real.X, [f"mm10___{name.capitalize()}" for name in real.var_names])
     expression = find_expression(mixed)

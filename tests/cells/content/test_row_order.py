@@ -1,4 +1,4 @@
-"""Rows that belong to other cells are refused, and those of real workflows are not."""
+"""Counts whose rows belong to other cells than X are refused, and counts of real workflows are read."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ from tests.cells.content.test_scaling import deviations, smoothed
 
 @pytest.fixture(scope="module")
 def cells_of(deep: AnnData) -> dict[str, AnnData]:
-    """Return counts of 120 cells of several types, and of 120 beta cells, of 1500 genes each."""
+    """Return counts of 120 cells of several types, and of 120 beta cells, both on 1500 genes."""
     read = anndata.read_h5ad(BARON)
     beta = read[(read.obs["cell_type"].astype(str) == "beta").to_numpy()][:120]
     kinds = {"several": deep, "beta": beta}
@@ -37,17 +37,17 @@ def standard(cells: AnnData) -> Any:
 
 
 def residuals(cells: AnnData) -> Any:
-    """Return logs without what the total of a cell explains, as sc.pp.regress_out leaves them."""
+    """Return logs after the total of each cell is regressed out, as by sc.pp.regress_out."""
     logs, totals = log_of(cells).toarray(), np.asarray(cells.X.sum(axis=1))
     design = np.hstack([np.ones_like(totals), totals])
     return logs - design @ np.linalg.lstsq(design, logs, rcond=None)[0]
 
 
 def components(cells: AnnData) -> Any:
-    """Return logs of ten principal components."""
+    """Return logs reconstructed from ten principal components."""
     logs = log_of(cells).toarray()
-    left, values, right = np.linalg.svd(logs - logs.mean(axis=0), full_matrices=False)
-    return (left[:, :10] * values[:10]) @ right[:10]
+    u, values, v = np.linalg.svd(logs - logs.mean(axis=0), full_matrices=False)
+    return (u[:, :10] * values[:10]) @ v[:10]
 
 
 X: dict[str, Callable[[AnnData], Any]] = {
@@ -65,7 +65,7 @@ ORDERS: dict[str, Callable[[int], Any]] = {
 }
 
 
-def beside(cells: AnnData, values: Any, *, order: Any, where: str, genes: Any = slice(None)) -> AnnData:
+def with_counts(cells: AnnData, values: Any, *, order: Any, where: str, genes: Any = slice(None)) -> AnnData:
     """Return cells with values in X, and their counts in another order in a layer or in raw."""
     both = with_x(cells, values)[:, genes].copy()
     if where == "raw":
@@ -80,7 +80,7 @@ def beside(cells: AnnData, values: Any, *, order: Any, where: str, genes: Any = 
 @pytest.mark.parametrize("x", X)
 def test_rows_of_the_same_cells_are_read(cells_of: dict[str, AnnData], x: str, where: str, kind: str) -> None:
     cells = cells_of[kind]
-    both = beside(cells, X[x](cells), order=slice(None), where=where, genes=np.arange(cells.n_vars) % 2 == 0)
+    both = with_counts(cells, X[x](cells), order=slice(None), where=where, genes=np.arange(cells.n_vars) % 2 == 0)
     assert where in find_expression(both, layer=where).source
 
 
@@ -91,35 +91,35 @@ def test_rows_of_other_cells_are_refused(
     cells_of: dict[str, AnnData], x: str, where: str, order: str, kind: str
 ) -> None:
     cells = cells_of[kind]
-    both = beside(cells, X[x](cells), order=ORDERS[order](cells.n_obs), where=where)
+    both = with_counts(cells, X[x](cells), order=ORDERS[order](cells.n_obs), where=where)
     for layer in (None, where):
         with pytest.raises(DataError, match=rf"^The rows of .*{where}.* do not belong to the cells of X: \d+ of 100"):
             find_expression(both, layer=layer)
 
 
 def test_genes_are_compared_by_name(deep: AnnData) -> None:
-    both = beside(deep, standard(deep), order=slice(None), where="raw")
-    turned = both[:, ::-3].copy()
-    assert find_expression(turned).source == "raw"
-    turned.var_names = turned.var_names[::-1]
+    both = with_counts(deep, standard(deep), order=slice(None), where="raw")
+    reordered = both[:, ::-3].copy()
+    assert find_expression(reordered).source == "raw"
+    reordered.var_names = reordered.var_names[::-1]
     with pytest.raises(DataError, match="do not belong"):
-        find_expression(turned)
-    turned.var_names = [f"other {name}" for name in turned.var_names]
-    assert find_expression(turned).source == "raw"
+        find_expression(reordered)
+    reordered.var_names = [f"other {name}" for name in reordered.var_names]
+    assert find_expression(reordered).source == "raw"
 
 
-def test_raw_of_other_cells_beside_counts_in_x(deep: AnnData) -> None:
-    both = beside(deep, deep.X, order=ORDERS["shuffled"](deep.n_obs), where="raw")
+def test_raw_of_other_cells_is_refused_beside_counts_in_x(deep: AnnData) -> None:
+    both = with_counts(deep, deep.X, order=ORDERS["shuffled"](deep.n_obs), where="raw")
     with pytest.raises(DataError, match=r"^The rows of X do not belong to the cells of raw: .* layer='X'"):
         find_expression(both)
     assert find_expression(both, layer="X").source == "X"
 
 
-def test_too_few_cells_or_genes_tell_nothing(deep: AnnData) -> None:
+def test_the_row_order_is_not_checked_with_too_few_cells_or_genes(deep: AnnData) -> None:
     names = (deep.var_names, deep.var_names)
-    turned = deep.X[::-1]
-    assert out_of_place(deep.X, turned, names, (None, None)).endswith("of 100 sampled cells")
-    assert not out_of_place(deep.X[:19], turned[:19], names, (None, None))
+    reordered = deep.X[::-1]
+    assert out_of_place(deep.X, reordered, names, (None, None)).endswith("of 100 sampled cells")
+    assert not out_of_place(deep.X[:19], reordered[:19], names, (None, None))
     few = np.arange(19)
-    assert not out_of_place(deep.X, turned, (deep.var_names[:19],) * 2, (few, few))
+    assert not out_of_place(deep.X, reordered, (deep.var_names[:19],) * 2, (few, few))
     assert not out_of_place(deep.X, sparse.csr_matrix(deep.shape), names, (None, None))

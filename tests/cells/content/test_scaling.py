@@ -1,4 +1,4 @@
-"""What cannot be undone is refused, and real cells are not taken for it."""
+"""Values after a step that cannot be undone are refused, and usual values are read."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ def smoothed(logs: Matrix) -> Matrix:
     return np.asarray(weights @ logs / weights.sum(axis=1, keepdims=True))
 
 
-SPOILED: dict[str, tuple[Callable[[Matrix, Matrix], Matrix], str]] = {
+IRREVERSIBLE: dict[str, tuple[Callable[[Matrix, Matrix], Matrix], str]] = {
     "z scores": (lambda _, logs: (logs - logs.mean(axis=0)) / deviations(logs), "negative values"),
     "residuals": (lambda counts, _: counts - counts.mean(axis=0), "negative values"),
     "scaled": (lambda _, logs: logs / deviations(logs), "one standard deviation"),
@@ -53,10 +53,10 @@ SPOILED: dict[str, tuple[Callable[[Matrix, Matrix], Matrix], str]] = {
 }
 
 
-@pytest.mark.parametrize("spoiled", SPOILED)
-def test_what_cannot_be_undone_is_refused(deep: AnnData, spoiled: str) -> None:
-    spoil, message = SPOILED[spoiled]
-    values = spoil(deep.X.toarray().astype(np.float64), log_of(deep).toarray().astype(np.float64))
+@pytest.mark.parametrize("step", IRREVERSIBLE)
+def test_values_after_an_irreversible_step_are_refused(deep: AnnData, step: str) -> None:
+    transform, message = IRREVERSIBLE[step]
+    values = transform(deep.X.toarray().astype(np.float64), log_of(deep).toarray().astype(np.float64))
     with pytest.raises(DataError, match=rf"^No expression values can be read: X holds .*{message}"):
         find_expression(with_x(deep, sparse.csr_matrix(values.astype(np.float32))))
 
@@ -80,7 +80,7 @@ REAL: dict[str, tuple[Callable[[Matrix, Matrix], Matrix], str]] = {
 
 
 @pytest.mark.parametrize("real", REAL)
-def test_what_is_in_use_is_read(deep: AnnData, real: str) -> None:
+def test_usual_values_are_read(deep: AnnData, real: str) -> None:
     make, kind = REAL[real]
     values = make(deep.X.toarray().astype(np.float64), log_of(deep).toarray().astype(np.float64))
     assert find_expression(with_x(deep, sparse.csr_matrix(values.astype(np.float32)))).kind == kind

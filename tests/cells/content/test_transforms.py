@@ -1,4 +1,4 @@
-"""What counts became is told, and undone."""
+"""Transformations of counts are recognised and undone."""
 
 from __future__ import annotations
 
@@ -30,18 +30,18 @@ UNDONE: dict[str, tuple[Callable[[Matrix], Matrix], str]] = {
 }
 
 
-@pytest.mark.parametrize("done", UNDONE)
-def test_what_can_be_undone_is(deep: AnnData, done: str) -> None:
-    transform, named = UNDONE[done]
+@pytest.mark.parametrize("name", UNDONE)
+def test_transformations_are_undone(deep: AnnData, name: str) -> None:
+    transform, word = UNDONE[name]
     counts = deep.X.toarray().astype(np.float64)
     expression = find_expression(with_x(deep, sparse.csr_matrix(transform(counts).astype(np.float32))))
     linear = expression.linear(0, deep.n_obs).toarray()
     expected = counts / counts.sum(axis=1, keepdims=True)
     np.testing.assert_allclose(linear / linear.sum(axis=1, keepdims=True), expected, rtol=0.03, atol=1e-5)
-    assert named in " ".join(expression.notes)
+    assert word in " ".join(expression.notes)
 
 
-def test_distances_and_frequent_values_are_of_single_cells() -> None:
+def test_distances_and_frequent_values_of_each_cell() -> None:
     rows = sparse.csr_matrix([[0.5, 1, 1.5, 0.5], [0, 0, 0, 0], [1, 1, 1, 1], [1, 1.8, 2.7, 3]])
     np.testing.assert_allclose(multiples_distance(rows), [0, np.nan, np.nan, (0.2 + 0.3 + 0) / 3])
     tied = sparse.csr_matrix([[0.7] * 5 + [1.1] * 4 + [3.0]] * 3)
@@ -51,7 +51,7 @@ def test_distances_and_frequent_values_are_of_single_cells() -> None:
     assert frequent_values(rows).shape == (0, 3)
 
 
-def test_logarithms_are_no_other_transformation(deep: AnnData) -> None:
+def test_logarithms_are_not_taken_for_another_transformation(deep: AnnData) -> None:
     for base in (np.e, 2.0, 10.0):
         for target in (None, 1e4, 1e6):
             expression = find_expression(with_x(deep, log_of(deep, base, target)))

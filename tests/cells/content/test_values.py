@@ -1,4 +1,4 @@
-"""Telling what values are: counts, linear values, and logarithms to any base."""
+"""Recognition of counts, linear values, and logarithms to any base."""
 
 from __future__ import annotations
 
@@ -18,13 +18,13 @@ from spikgpt.errors import DataError
 from tests.cells.conftest import log_of, with_x
 
 
-def test_counts_stored_as_inexact_floats(real: AnnData) -> None:
+def test_counts_stored_as_inexact_floats_are_recognised(real: AnnData) -> None:
     cells = with_x(real, real.X.astype(np.float64) * (1 + 1e-9))
     assert find_expression(cells).kind == "counts"
 
 
 @pytest.mark.parametrize("target", [1.0, 1e4, 1e6])
-def test_linear_values(real: AnnData, target: float) -> None:
+def test_linear_values_are_recognised(real: AnnData, target: float) -> None:
     counts = real.X.toarray()
     cells = with_x(real, counts * target / np.maximum(counts.sum(axis=1, keepdims=True), 1))
     assert find_expression(cells).kind == "linear"
@@ -33,7 +33,7 @@ def test_linear_values(real: AnnData, target: float) -> None:
 @pytest.mark.parametrize("genes_step", [1, 4])
 @pytest.mark.parametrize("target", [None, 1e4])
 @pytest.mark.parametrize("base", [np.e, 2.0, 10.0])
-def test_log_base(real: AnnData, base: float, target: float | None, genes_step: int) -> None:
+def test_the_log_base_is_recognised(real: AnnData, base: float, target: float | None, genes_step: int) -> None:
     cells = with_x(real, log_of(real, base, target))[:, ::genes_step]
     expression = find_expression(cells)
     assert expression.kind == "log"
@@ -44,8 +44,8 @@ def test_log_base(real: AnnData, base: float, target: float | None, genes_step: 
 
 
 @pytest.mark.parametrize("base", [np.e, 2.0])
-def test_log_base_of_corrected_counts(real: AnnData, base: float) -> None:
-    # Ambient correction leaves no multiples, so the constant sum has to tell.
+def test_the_log_base_of_corrected_counts_is_recognised(real: AnnData, base: float) -> None:
+    # Ambient correction leaves no multiples of one value, so the base follows from the constant sum.
     rng = np.random.default_rng(0)
     counts = real.X.toarray() * rng.uniform(0.5, 1, real.shape)
     counts *= 1e4 / np.maximum(counts.sum(axis=1, keepdims=True), 1)
@@ -62,13 +62,13 @@ def test_log_values_above_ln_of_a_million_are_base_2(real: AnnData) -> None:
     assert find_expression(with_x(real, logs)).log_base == np.e
 
 
-def test_one_cell_is_enough(real: AnnData) -> None:
+def test_one_cell_is_enough_for_the_log_base(real: AnnData) -> None:
     richest = int(np.asarray(real.X.sum(axis=1)).argmax())
     expression = find_expression(with_x(real, log_of(real, 2.0))[[richest]])
     assert (expression.kind, expression.log_base) == ("log", 2.0)
 
 
-def test_binary_values_are_noted_where_few_and_refused_where_many(real: AnnData) -> None:
+def test_few_binary_values_are_noted_and_many_are_refused(real: AnnData) -> None:
     binary = with_x(real, (real.X > 0).astype(np.float32))
     assert find_expression(binary[:3]).notes == ("The counts are all 0 or 1; were they binarised?",)
     with pytest.raises(DataError, match=r"X holds \d+ values that are all 1, as binarised data does"):
@@ -106,13 +106,13 @@ PARTS: dict[str, Callable[[AnnData], Any]] = {
 
 
 def mixture(cells: AnnData, first: str, second: str, share: float, order: str) -> AnnData:
-    """Return cells of which a share holds something else than the others, in blocks or shuffled."""
+    """Return cells of which a share holds values of the second kind, in blocks or shuffled."""
     chosen = np.arange(cells.n_obs) < share * cells.n_obs
     if order == "shuffled":
         chosen = np.random.default_rng(0).permutation(chosen)
-    others = sparse.diags_array((~chosen).astype(np.float32)) @ PARTS[first](cells)
+    first_part = sparse.diags_array((~chosen).astype(np.float32)) @ PARTS[first](cells)
     return with_x(
-        cells, sparse.csr_matrix(others + sparse.diags_array(chosen.astype(np.float32)) @ PARTS[second](cells))
+        cells, sparse.csr_matrix(first_part + sparse.diags_array(chosen.astype(np.float32)) @ PARTS[second](cells))
     )
 
 
@@ -123,7 +123,7 @@ def mixture(cells: AnnData, first: str, second: str, share: float, order: str) -
     [("counts", "logs"), ("logs", "counts"), ("CPM", "logs"), ("counts", "log2"), ("counts", "CPM")]
     + [("logs", "logs of a million"), ("logs", "few counts")],
 )
-def test_cells_of_two_kinds_are_read_one_by_one(
+def test_two_kinds_of_values_are_read_cell_by_cell(
     deep: AnnData, first: str, second: str, share: float, order: str
 ) -> None:
     expression = find_expression(mixture(deep, first, second, share, order))
@@ -143,12 +143,12 @@ def test_cells_of_two_kinds_are_read_one_by_one(
 @pytest.mark.parametrize(
     ("first", "second"), [("logs", "log2"), ("counts", "roots"), ("logs", "twice"), ("counts", "twice")]
 )
-def test_mixtures_that_are_not_clear_are_refused(deep: AnnData, first: str, second: str, share: float) -> None:
+def test_ambiguous_mixtures_are_refused(deep: AnnData, first: str, second: str, share: float) -> None:
     with pytest.raises(DataError, match=r"X (holds|is of two kinds).*of the cells.*annotate each part alone\.$"):
         find_expression(mixture(deep, first, second, share, "shuffled"))
 
 
-def test_logarithms_among_counts_are_seen_in_cells_that_were_not_sampled(deep: AnnData) -> None:
+def test_logarithms_among_counts_are_refused_in_cells_outside_the_sample(deep: AnnData) -> None:
     rows = sparse.vstack([deep.X[:25], log_of(deep)[25:26], *[deep.X] * 20], format="csr")
     assert 25 not in sampled_rows(rows.shape[0])
     expression = find_expression(AnnData(rows, var=deep.var))
@@ -157,7 +157,7 @@ def test_logarithms_among_counts_are_seen_in_cells_that_were_not_sampled(deep: A
         expression.linear(0, 100)
 
 
-def test_counts_among_logarithms_are_read_in_cells_that_were_not_sampled(deep: AnnData) -> None:
+def test_counts_among_logarithms_are_read_in_cells_outside_the_sample(deep: AnnData) -> None:
     few = deep.X[25:26].minimum(20)
     rows = sparse.vstack([log_of(deep)[:25], few, *[log_of(deep)] * 20], format="csr")
     assert 25 not in sampled_rows(rows.shape[0])

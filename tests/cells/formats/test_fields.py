@@ -21,13 +21,13 @@ from spikgpt.errors import DataError
         (["|INS|GCG", "a|1|0"], "|"),
     ],
 )
-def test_the_delimiter_is_told(lines: list[str], delimiter: str) -> None:
+def test_the_delimiter_is_recognised(lines: list[str], delimiter: str) -> None:
     split = Splitter.from_lines(lines, "a.csv")
     assert split.delimiter == delimiter
     assert [len(split(line)) for line in lines[1:]] == [3] * (len(lines) - 1)
 
 
-def test_decimal_commas() -> None:
+def test_decimal_commas_are_recognised() -> None:
     assert Splitter.from_lines([";INS", "a;1,5", "b;1,250"], "a.csv").comma
     assert not Splitter.from_lines([";INS", "a;1.5"], "a.csv").comma
     assert number(" 1,5 ", comma=True) == 1.5
@@ -37,7 +37,12 @@ def test_decimal_commas() -> None:
 
 @pytest.mark.parametrize(
     ("field", "kind"),
-    [*((one, MISSING_VALUE) for one in ("", "NA", "nan", "#N/A", " ")), ("1e3", NUMBER), ("-2", NUMBER), ("1_0", WORD)],
+    [
+        *((text, MISSING_VALUE) for text in ("", "NA", "nan", "#N/A", " ")),
+        ("1e3", NUMBER),
+        ("-2", NUMBER),
+        ("1_0", WORD),
+    ],
 )
 def test_kinds_of_fields(field: str, kind: int) -> None:
     assert kind_of(field, comma=False) == kind
@@ -55,6 +60,6 @@ def test_kinds_of_fields(field: str, kind: int) -> None:
         ([",INS", "a" + "," * (MOST_COLUMNS + 1)], "has more than 2000000 columns"),
     ],
 )
-def test_what_is_no_table(lines: list[str], match: str) -> None:
+def test_text_without_a_table_is_refused(lines: list[str], match: str) -> None:
     with pytest.raises(DataError, match=match):
         Splitter.from_lines(lines, "a.csv")

@@ -1,4 +1,4 @@
-"""Matrix Market files with lists beside them, as each program writes them and as GEO holds them."""
+"""Matrix Market files with lists of cells and genes, in the layouts of several programs and of GEO."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ Write = Callable[[AnnData, Path], Path | None]
 
 
 def put(path: Path, content: str | bytes) -> None:
-    """Write a file, packed where its name says so."""
+    """Write a file, compressed if the name ends with .gz."""
     path.parent.mkdir(parents=True, exist_ok=True)
     data = content.encode() if isinstance(content, str) else content
     path.write_bytes(gzip.compress(data, 1) if path.suffix == ".gz" else data)
@@ -47,7 +47,7 @@ def put_set(
     put_matrix(folder / matrix, cells.X if by_cell else cells.X.T)
     put(folder / barcodes, "".join(f"{name}\n" for name in cells.obs_names))
     ids = ensembl_ids_of(cells.var_names)
-    parts = [(one, name, "Gene Expression") for one, name in zip(ids, cells.var_names, strict=True)]
+    parts = [(gene_id, name, "Gene Expression") for gene_id, name in zip(ids, cells.var_names, strict=True)]
     lines = ["\t".join(map(str, part[1:2] if columns == 1 else part[:columns])) for part in parts]
     put(folder / genes, "".join(f"{line}\n" for line in lines))
 
@@ -67,13 +67,13 @@ def named(
 def write_kallisto(cells: AnnData, folder: Path) -> Path:
     put_set(cells, folder, "cells_x_genes.mtx", "cells_x_genes.barcodes.txt", "a", columns=1, by_cell=True)
     (folder / "a").unlink()
-    put(folder / "cells_x_genes.genes.txt", "".join(f"{one}.5\n" for one in ensembl_ids_of(cells.var_names)))
-    put(folder / "cells_x_genes.genes.names.txt", "".join(f"{one}\n" for one in cells.var_names))
+    put(folder / "cells_x_genes.genes.txt", "".join(f"{gene_id}.5\n" for gene_id in ensembl_ids_of(cells.var_names)))
+    put(folder / "cells_x_genes.genes.names.txt", "".join(f"{name}\n" for name in cells.var_names))
     return folder
 
 
 def write_fry(cells: AnnData, folder: Path) -> Path:
-    """Write what alevin-fry counts: spliced, unspliced and ambiguous columns."""
+    """Write counts as alevin-fry does: spliced, unspliced and ambiguous columns."""
     third = sparse.csr_matrix(cells.X.multiply(np.arange(cells.n_vars) % 3 == 0))
     put_matrix(folder / "quants_mat.mtx", sparse.hstack([cells.X - third, cells.X, third]))
     put(folder / "quants_mat_rows.txt", "".join(f"{name}\n" for name in cells.obs_names))
@@ -96,7 +96,7 @@ def write_outs(cells: AnnData, folder: Path) -> Path:
 
 
 def write_several(cells: AnnData, folder: Path) -> Path:
-    """Write the samples of a study into one folder, of which one is given."""
+    """Write two samples of a study into one folder, and return the matrix of one sample."""
     put_set(cells, folder, "GSM2_b_matrix.mtx.gz", "GSM2_b_barcodes.tsv.gz", "GSM2_b_features.tsv.gz")
     put_set(cells[:9], folder, "GSM1_a_matrix.mtx.gz", "GSM1_a_barcodes.tsv.gz", "GSM1_a_features.tsv.gz")
     return folder / "GSM2_b_matrix.mtx.gz"
@@ -143,17 +143,17 @@ LAYOUTS: dict[str, Callable[[AnnData, Path], Path]] = {
 @pytest.mark.parametrize("layout", LAYOUTS)
 def test_layouts_are_read_to_the_bit(layout: str, real: AnnData, genes: GeneList, tmp_path: Path) -> None:
     cells = real[:20].copy()
-    found = read_cells(LAYOUTS[layout](cells, tmp_path))
-    assert found.obs_names.tolist() == cells.obs_names.tolist()
-    assert_identical(align(find_expression(found), genes), align(find_expression(cells), genes))
-    assert len(reading_notes(found)) == (layout in ("alevin-fry", "STARsolo's folder", "Cell Ranger's outs"))
+    loaded = read_cells(LAYOUTS[layout](cells, tmp_path))
+    assert loaded.obs_names.tolist() == cells.obs_names.tolist()
+    assert_identical(align(find_expression(loaded), genes), align(find_expression(cells), genes))
+    assert len(reading_notes(loaded)) == (layout in ("alevin-fry", "STARsolo's folder", "Cell Ranger's outs"))
 
 
 def test_genes_are_named_as_scanpy_names_them(real: AnnData, tmp_path: Path) -> None:
-    found = read_cells(LAYOUTS["Cell Ranger 3"](real[:5].copy(), tmp_path))
-    assert found.var_names.tolist() == real.var_names.tolist()
-    assert found.var["gene_ids"].tolist() == ensembl_ids_of(real.var_names)
-    assert set(found.var["feature_types"]) == {"Gene Expression"}
+    loaded = read_cells(LAYOUTS["Cell Ranger 3"](real[:5].copy(), tmp_path))
+    assert loaded.var_names.tolist() == real.var_names.tolist()
+    assert loaded.var["gene_ids"].tolist() == ensembl_ids_of(real.var_names)
+    assert set(loaded.var["feature_types"]) == {"Gene Expression"}
 
 
 def only(name: str) -> Write:
@@ -197,7 +197,7 @@ REFUSED: dict[str, tuple[Write, str]] = {
 
 
 @pytest.mark.parametrize("damage", REFUSED)
-def test_what_does_not_fit_is_refused(damage: str, real: AnnData, tmp_path: Path) -> None:
+def test_inconsistent_files_are_refused(damage: str, real: AnnData, tmp_path: Path) -> None:
     LAYOUTS["Cell Ranger 2"](real[:20].copy(), tmp_path)
     change, match = REFUSED[damage]
     change(real, tmp_path)
@@ -207,12 +207,12 @@ def test_what_does_not_fit_is_refused(damage: str, real: AnnData, tmp_path: Path
     assert "write_h5ad" not in str(caught.value)
 
 
-def test_several_matrices_are_named_to_choose_from(real: AnnData, tmp_path: Path) -> None:
+def test_the_error_on_several_matrices_names_all_of_them(real: AnnData, tmp_path: Path) -> None:
     write_several(real[:20].copy(), tmp_path)
     with pytest.raises(DataError, match=r"holds 2 matrices: GSM1_a_matrix\.mtx\.gz, GSM2_b_matrix\.mtx\.gz\. Give the"):
         read_cells(tmp_path)
 
 
-def test_genes_of_a_read_set_make_a_reference(real: AnnData, tmp_path: Path) -> None:
-    found = read_cells(LAYOUTS["kallisto"](real[:5].copy(), tmp_path))
-    assert genes_of(found.var) == genes_of(real.var)
+def test_genes_of_a_loaded_matrix_are_those_of_the_cells(real: AnnData, tmp_path: Path) -> None:
+    loaded = read_cells(LAYOUTS["kallisto"](real[:5].copy(), tmp_path))
+    assert genes_of(loaded.var) == genes_of(real.var)

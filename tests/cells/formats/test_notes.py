@@ -1,4 +1,4 @@
-"""Notes of a reader reach those who label the cells."""
+"""Notes of a reader are kept with the cells and reported."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ def test_notes_stay_with_cells_and_reach_the_report(real: AnnData, tmp_path: Pat
     assert reading_notes(anndata.read_h5ad(tmp_path / "a.h5ad")) == reading_notes(cells)
 
 
-def test_no_notes_leave_nothing() -> None:
+def test_without_notes_nothing_is_stored() -> None:
     adata = with_notes(AnnData(np.ones((2, 2))), [])
     assert not adata.uns
     assert reading_notes(adata) == ()

@@ -1,4 +1,4 @@
-"""HDF5 files of other programs are named, with the line that makes an h5ad file of them."""
+"""HDF5 files of other programs are refused with the command that converts the file to h5ad."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from spikgpt.errors import DataError
 
 
 def mudata(few: AnnData, root: h5py.File | zarr.Group) -> None:
-    # As the mudata package writes it: the tables of all modalities at the top, and each modality below.
+    # The mudata package writes the tables of all modalities at the top, and each modality below.
     root.attrs["encoding-type"], root.attrs["encoding-version"] = "MuData", "0.1.0"
     write_elem(root, "obs", few.obs)
     write_elem(root, "var", few.var)

@@ -1,4 +1,4 @@
-"""Bounded text: line ends and encodings of any system, and small files that unpack to large ones."""
+"""Text in any encoding and with any line ends, and small files that unpack to very large files."""
 
 from __future__ import annotations
 
@@ -14,18 +14,18 @@ from spikgpt.cells.formats.streams import first_bytes, open_unpacked, text_lines
 from spikgpt.cells.storage import most_bytes
 from spikgpt.errors import DataError
 
-# Memory that a process may have that meets a bomb.
+# Memory limit of a process that reads decompression bombs.
 MOST_MEMORY = 2 * 1024**3
 
 
 @pytest.mark.parametrize("end", ["\n", "\r\n", "\r"])
 @pytest.mark.parametrize("encoding", ["utf-8", "utf-8-sig", "utf-16", "latin-1"])
-def test_lines_of_any_system(encoding: str, end: str, tmp_path: Path) -> None:
+def test_lines_of_any_system_are_read(encoding: str, end: str, tmp_path: Path) -> None:
     (tmp_path / "a.txt").write_bytes(end.join(["naïve", "", "Müller", "a"]).encode(encoding))
     assert list(text_lines(tmp_path / "a.txt")) == [(1, "naïve"), (3, "Müller"), (4, "a")]
 
 
-def test_a_packed_file_is_read_as_the_plain_one(tmp_path: Path) -> None:
+def test_a_packed_file_is_read_like_a_plain_file(tmp_path: Path) -> None:
     (tmp_path / "a.gz").write_bytes(gzip.compress(b"one\n") + gzip.compress(b"two\n"))
     assert [line for _, line in text_lines(tmp_path / "a.gz")] == ["one", "two"]
     assert first_bytes(tmp_path / "a.gz", 5) == b"one\nt"
@@ -51,7 +51,7 @@ def test_bytes_and_lines_are_bounded(tmp_path: Path, monkeypatch: pytest.MonkeyP
 
 
 HEAD = b"%%MatrixMarket matrix coordinate integer general\n"
-# What a bomb unpacks to at its begin, and what follows without end.
+# Content of a decompression bomb: the beginning, and the part that repeats.
 BOMBS = {
     "line.csv.gz": (b",INS\na,1\n", b"0"),
     "columns.csv.gz": (b",INS\na,1\n", b"0,"),
@@ -79,7 +79,7 @@ def test_bombs_are_refused_in_seconds_and_little_memory(tmp_path: Path) -> None:
             (path.parent / "matrix.mtx").write_bytes(HEAD + b"3 3 1\n1 1 1\n")
             plain = path.with_suffix("")
             plain.unlink(missing_ok=True)
-        # Members that are each a megabyte of the same; together more than the bound of such a file.
+        # Each gzip member unpacks to a megabyte. All members together exceed the limit for the file.
         block = gzip.compress(rest * (1024 * 1024 // len(rest)), 9)
         with path.open("wb") as file:
             file.write(gzip.compress(begin))

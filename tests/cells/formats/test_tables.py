@@ -41,7 +41,7 @@ def with_missing(frame: Frame) -> Frame:
 
 
 def of_ids(frame: Frame) -> Frame:
-    """Return genes in rows, by id, with their symbols and places beside them, as annotated tables have them."""
+    """Return genes in rows, by id, with columns of symbols and genomic positions as in annotated tables."""
     table = frame.T
     described = {"gene_name": frame.columns, "chr": "chr1", "start": range(len(table)), "length": 1000}
     table = with_obs(table, **described)
@@ -50,7 +50,7 @@ def of_ids(frame: Frame) -> Frame:
 
 
 def by_r(frame: Frame) -> str:
-    """Return what R's write.table writes: quoted names, spaces, and a header one name short."""
+    """Return a table as R's write.table writes it: quoted names, spaces, and a header one name short."""
     head = " ".join(f'"{name}"' for name in frame.columns)
     return "\n".join([head, *(f'"{row.name}" ' + " ".join(map(str, row)) for _, row in frame.iterrows())]) + "\n"
 
@@ -68,7 +68,7 @@ def types_above(frame: Frame) -> str:
 
 
 def counted(frame: Frame) -> str:
-    """Return genes in rows with what HTSeq and featureCounts write around them."""
+    """Return genes in rows, with the additional lines of HTSeq and featureCounts."""
     lines = frame.T.to_csv(sep="\t").splitlines()
     lost = [f"__{name}\t" + "\t".join(["1000"] * len(frame)) for name in ("no_feature", "ambiguous")]
     return "\n".join(["# Program:featureCounts v2.0.1", *lines, *lost]) + "\n"
@@ -88,7 +88,7 @@ def decimals(frame: Frame) -> str:
     return frame.astype(float).to_csv(sep=";", decimal=",", float_format="%.2f")
 
 
-# From counts to the text of a table, its name, and the notes on it.
+# Function from counts to the text of a table, file name, and the notes on the table.
 TABLES: dict[str, tuple[Callable[[Frame], str], str, list[str]]] = {
     "plain": (lambda frame: frame.to_csv(), "a.csv", []),
     "tabs": (lambda frame: frame.to_csv(sep="\t"), "a.tsv", []),
@@ -125,20 +125,20 @@ def test_layouts_are_read_to_the_bit(layout: str, real: AnnData, genes: GeneList
     write, name, notes = TABLES[layout]
     content = write(cells.to_df().astype(int)).encode()
     (tmp_path / name).write_bytes(gzip.compress(content, 1) if name.endswith(".gz") else content)
-    with open_cells(tmp_path / name) as found:
-        assert found.obs_names.tolist() == cells.obs_names.tolist()
-        assert_identical(align(find_expression(found), genes), align(find_expression(cells), genes))
-        read = reading_notes(found)
+    with open_cells(tmp_path / name) as opened:
+        assert opened.obs_names.tolist() == cells.obs_names.tolist()
+        assert_identical(align(find_expression(opened), genes), align(find_expression(cells), genes))
+        read = reading_notes(opened)
         assert len(read) == len(notes)
         assert all(any(part in note for note in read) for part in notes)
         if layout == "described":
-            assert found.obs["assigned_cluster"].tolist()[:2] == ["beta, young", "alpha"]
-            assert found.obs["nCount_RNA"].tolist()[:2] == [0.5, 1.5]
+            assert opened.obs["assigned_cluster"].tolist()[:2] == ["beta, young", "alpha"]
+            assert opened.obs["nCount_RNA"].tolist()[:2] == [0.5, 1.5]
         if layout == "types above":
-            assert set(found.obs["cell_type"]) == {"beta"}
+            assert set(opened.obs["cell_type"]) == {"beta"}
 
 
-def test_cells_by_number_and_repeated_genes(real: AnnData, tmp_path: Path) -> None:
+def test_numbered_cells_and_repeated_genes_are_read(real: AnnData, tmp_path: Path) -> None:
     frame = real[:20].to_df().astype(int).reset_index(drop=True)
     frame.to_csv(tmp_path / "a.csv")
     frame.to_csv(tmp_path / "b.csv", index=False)
@@ -148,13 +148,13 @@ def test_cells_by_number_and_repeated_genes(real: AnnData, tmp_path: Path) -> No
     assert read_cells(tmp_path / "c.csv").obs_names[0] == "5"
 
 
-def test_genes_without_any_value_are_not_there(real: AnnData, tmp_path: Path) -> None:
+def test_genes_without_any_value_are_left_out(real: AnnData, tmp_path: Path) -> None:
     frame = real[:20].to_df()
     frame.iloc[:, 3] = np.nan
     frame.to_csv(tmp_path / "a.csv")
-    found = read_cells(tmp_path / "a.csv")
-    assert found.var_names.tolist() == [name for at, name in enumerate(real.var_names) if at != 3]
-    assert "Genes without a value in any cell were left out: 1." in reading_notes(found)
+    opened = read_cells(tmp_path / "a.csv")
+    assert opened.var_names.tolist() == [name for column, name in enumerate(real.var_names) if column != 3]
+    assert "Genes without a value in any cell were left out: 1." in reading_notes(opened)
 
 
 REFUSED: dict[str, tuple[Callable[[Frame], str], str]] = {
@@ -178,7 +178,7 @@ REFUSED: dict[str, tuple[Callable[[Frame], str], str]] = {
 
 
 @pytest.mark.parametrize("damage", REFUSED)
-def test_what_is_no_such_table(damage: str, real: AnnData, tmp_path: Path) -> None:
+def test_unsuitable_tables_are_refused(damage: str, real: AnnData, tmp_path: Path) -> None:
     write, match = REFUSED[damage]
     (tmp_path / "a.csv").write_text(write(real[:20].to_df().astype(int)))
     with pytest.raises(DataError, match=match) as caught:
@@ -190,7 +190,7 @@ def test_what_is_no_such_table(damage: str, real: AnnData, tmp_path: Path) -> No
 @pytest.mark.parametrize(
     "titles", [("logfoldchanges", "pvals"), ("avg_log2FC", "p_val_adj"), ("log2FoldChange", "padj"), ("logFC", "FDR")]
 )
-def test_a_list_of_markers_is_no_matrix(titles: tuple[str, str], real: AnnData, tmp_path: Path) -> None:
+def test_a_list_of_markers_is_refused(titles: tuple[str, str], real: AnnData, tmp_path: Path) -> None:
     rows = [(count // 30, real.var_names[count % 30], count / 7, count / 300) for count in range(300)]
     pd.DataFrame(rows, columns=["group", "names", *titles]).to_csv(tmp_path / "markers.csv")
     with pytest.raises(DataError, match=rf"markers\.csv is a table of differential expression \({', '.join(titles)}\)"):

@@ -73,15 +73,15 @@ WRITERS: dict[str, Callable[[AnnData, Path], None]] = {
 def test_files_are_read_to_the_bit(writer: str, real: AnnData, genes: GeneList, tmp_path: Path) -> None:
     cells = real[:20].copy()
     WRITERS[writer](cells, tmp_path / "a.h5")
-    with open_cells(tmp_path / "a.h5") as found:
-        assert found.obs_names.tolist() == cells.obs_names.tolist()
-        assert found.var["gene_ids"].tolist() == ensembl_ids_of(cells.var_names)
-        assert_identical(align(find_expression(found), genes), align(find_expression(cells), genes))
+    with open_cells(tmp_path / "a.h5") as opened:
+        assert opened.obs_names.tolist() == cells.obs_names.tolist()
+        assert opened.var["gene_ids"].tolist() == ensembl_ids_of(cells.var_names)
+        assert_identical(align(find_expression(opened), genes), align(find_expression(cells), genes))
         expected = ["The file holds several genomes. hg19 was read, mm10 was left out."] * (writer == "two genomes")
-        assert list(reading_notes(found)) == expected
+        assert list(reading_notes(opened)) == expected
 
 
-def test_several_genomes_of_which_none_is_human(real: AnnData, tmp_path: Path) -> None:
+def test_several_genomes_without_a_human_genome_are_refused(real: AnnData, tmp_path: Path) -> None:
     write_2(real[:9].copy(), tmp_path / "a.h5", "mm10", "rn6")
     with pytest.raises(DataError, match=r"a\.h5 holds the genomes mm10, rn6; expected one human genome"):
         read_tenx(tmp_path / "a.h5", tmp_path / "a.h5")

@@ -1,4 +1,4 @@
-"""Files that hold no cells, or cells in a form that is not read: one sentence says what they are and what to do."""
+"""Files without cells or in unsupported forms are refused in one sentence, with the kind of file and a remedy."""
 
 from __future__ import annotations
 
@@ -76,10 +76,10 @@ FILES: dict[str, tuple[Callable[[], bytes], str]] = {
 
 
 @pytest.mark.parametrize("name", FILES)
-def test_one_sentence_says_what_it_is(name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_error_names_the_kind_of_file(name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     content, match = FILES[name]
     (tmp_path / name).write_bytes(content())
-    # The line to run names the file as the user did.
+    # The suggested command names the file as the user did.
     monkeypatch.chdir(tmp_path)
     with pytest.raises(DataError, match=match) as caught, open_cells(name):
         pass
@@ -96,7 +96,7 @@ def test_one_sentence_says_what_it_is(name: str, tmp_path: Path, monkeypatch: py
         ("none.h5ad", r"none\.h5ad is not there"),
     ],
 )
-def test_what_is_not_there(path: str, match: str) -> None:
+def test_missing_files_and_addresses_are_refused(path: str, match: str) -> None:
     with pytest.raises(DataError, match=match), open_cells(path):
         pass
     assert absent(Path("none")) == "is not there"
@@ -112,7 +112,9 @@ def test_what_is_not_there(path: str, match: str) -> None:
         (["matrix"], "is HDF5 but neither AnnData nor 10x: it has matrix and lacks obs, var"),
     ],
 )
-def test_other_hdf5_files(groups: list[str], match: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_other_hdf5_files_are_refused(
+    groups: list[str], match: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.chdir(tmp_path)
     with h5py.File("a.h5", "w") as file:
         for name in groups:

@@ -24,5 +24,5 @@ def test_both_directions_of_the_table_agree() -> None:
         ("INS", None),
     ],
 )
-def test_ids(name: str, gene_id: str | None) -> None:
+def test_human_ids_are_recognised(name: str, gene_id: str | None) -> None:
     assert human_id(name) == gene_id

@@ -35,23 +35,23 @@ IDS = sorted(name for name in TABLE if name.startswith("ENSG"))
         ("", "", ""),
     ],
 )
-def test_known_genes_of_mouse(mouse: str, human: str, gene_id: str) -> None:
+def test_known_mouse_genes_have_their_human_orthologue(mouse: str, human: str, gene_id: str) -> None:
     assert orthologue_names([mouse], "mouse") == [[human], [gene_id]]
 
 
-def test_known_genes_of_human() -> None:
+def test_known_human_genes_have_their_mouse_orthologue() -> None:
     names = ["GCG", "HLA-DMA", "ENSG00000115263.16", "INS", "no such gene"]
     assert orthologue_names(names, "human")[0] == ["Gcg", "H2-DMa", "Gcg", "", ""]
 
 
 @given(st.lists(st.sampled_from(IDS), unique=True, max_size=50))
-def test_there_and_back_is_the_same_gene(ids: list[str]) -> None:
+def test_mapping_to_mouse_and_back_gives_the_same_gene(ids: list[str]) -> None:
     mouse_ids = orthologue_names(ids, "human")[1]
     assert len(set(mouse_ids)) == len(ids)
     assert orthologue_names(mouse_ids, "mouse")[1] == ids
 
 
-def test_table_is_the_one_that_was_checked() -> None:
+def test_the_table_has_the_checked_content() -> None:
     content = (files("spikgpt") / "resources" / "mouse_orthologues.tsv.gz").read_bytes()
     assert hashlib.sha256(content).hexdigest() == "bd079f6739c4c1bfd94c8d5f2ba38e633bcb6afbaeaaac9e4faf368967d1ff28"
     assert len(IDS) == 17110

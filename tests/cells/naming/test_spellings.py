@@ -1,4 +1,4 @@
-"""Spellings of gene names in files lead to the names themselves."""
+"""Gene names in the spellings of files are converted to symbols and ids."""
 
 from __future__ import annotations
 
@@ -39,13 +39,15 @@ def test_symbols_are_found_in_every_spelling(spelling: str) -> None:
     assert gene_share(names) == 1
 
 
-@pytest.mark.parametrize("names", [SYMBOLS, IDS, [f"{one}.3" for one in IDS], [f"{one}_PAR_Y" for one in IDS]])
-def test_plain_names_are_left_as_they_are(names: list[str]) -> None:
+@pytest.mark.parametrize(
+    "names", [SYMBOLS, IDS, [f"{gene_id}.3" for gene_id in IDS], [f"{gene_id}_PAR_Y" for gene_id in IDS]]
+)
+def test_plain_names_have_no_other_spelling(names: list[str]) -> None:
     assert spellings(names) == []
 
 
 @pytest.mark.parametrize("spelled", ["b'INS'", 'b"INS"', '"INS"', " INS ", "'INS'", "INS"])
-def test_signs_around_names(spelled: str) -> None:
+def test_quotes_and_spaces_around_names_are_removed(spelled: str) -> None:
     assert plain(spelled) == "INS"
 
 
@@ -63,12 +65,12 @@ def test_repeated_names_lose_their_suffix(suffix: str) -> None:
 
 
 @pytest.mark.parametrize("name", ["HLA-DRB1-1", "IGHV1-69-2", "NKX2-2", "AC012345.1", "novel.1"])
-def test_suffixes_that_belong_to_names_stay(name: str) -> None:
+def test_suffixes_that_belong_to_names_are_kept(name: str) -> None:
     names = ["INS", "novel", "NKX2", "IGHV1-69", name]
     assert without_suffixes(names) == names
 
 
-def test_dates_of_excel() -> None:
+def test_dates_of_excel_are_recognised() -> None:
     assert dates(["1-Mar", "Sep-2", "2023-03-01", "2023-09-02 00:00:00", "MARCHF1", "1-2"]) == [
         "1-Mar",
         "Sep-2",
@@ -78,5 +80,5 @@ def test_dates_of_excel() -> None:
 
 
 @pytest.mark.parametrize("name", ["human2_lib1.final_cell_0107", "AAACCTGAGCATCATC-1", "cell 1", "1007_s_at", "17"])
-def test_what_is_no_gene(name: str) -> None:
+def test_other_names_are_not_taken_for_genes(name: str) -> None:
     assert not is_gene(name)
