@@ -18,7 +18,7 @@ from tests.cells.conftest import N_CELLS, N_GENES, log_of, scaled, with_x
 # --- choosing --------------------------------------------------------------------------------------------------------
 
 
-def test_counts_in_x(real: AnnData) -> None:
+def test_counts_in_x_are_read(real: AnnData) -> None:
     expression = find_expression(real)
     assert (expression.source, expression.kind, expression.log_base) == ("X", "counts", None)
     assert expression.n_cells == N_CELLS

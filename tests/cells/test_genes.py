@@ -50,7 +50,7 @@ def test_known_genes_have_their_ids() -> None:
     assert genes_of(var_of(other_ids)).symbols == ("ENSMUSG00000000394", "GCG", "INS")
 
 
-def test_ids_of_other_spellings() -> None:
+def test_other_spellings_have_the_same_ids() -> None:
     assert ensembl_ids_of(["gcg", "HLA.A", "hla_a", "no such gene"]) == [
         KNOWN["GCG"],
         KNOWN["HLA-A"],
@@ -70,7 +70,7 @@ def test_the_table_has_the_checked_content() -> None:
     assert hashlib.sha256(content).hexdigest() == "312656d138c38d63920194c91052a7fa4802888507a74267abf12f25181b5ba4"
 
 
-def test_gene_list_digest() -> None:
+def test_the_digest_of_a_gene_list_is_that_of_its_json() -> None:
     genes = GeneList(("GCG", "novel"), ("ENSG00000115263", None))
     canonical = b'{"ensembl_ids":["ENSG00000115263",null],"symbols":["GCG","novel"]}'
     assert len(genes) == 2
@@ -95,7 +95,7 @@ def test_invalid_gene_lists_are_refused(symbols: tuple[str, ...], ids: tuple[str
         GeneList(symbols, ids)
 
 
-def test_genes_of_a_training_set() -> None:
+def test_genes_of_a_training_set_are_sorted_by_symbol() -> None:
     expected = GeneList(("GCG", "INS", "novel"), (KNOWN["GCG"], KNOWN["INS"], None))
     assert genes_of(var_of(["novel", "INS", "GCG", "INS"])) == expected
     ids = ["ENSG00000254647.8", "ENSG00000115263", "ENSG00000115263.2", "novel"]
@@ -103,13 +103,13 @@ def test_genes_of_a_training_set() -> None:
     assert genes_of(var_of(["0", "1", "2", "3"], gene_ids=ids)) == expected
 
 
-def test_genes_of_a_gene_without_symbol() -> None:
+def test_a_gene_without_a_symbol_is_named_by_its_id() -> None:
     assert genes_of(var_of(["ENSG00000999999.1", "ENSG00000292348", "ENSG00000002586"])) == GeneList(
         ("CD99", "ENSG00000292348", "ENSG00000999999"), ("ENSG00000002586", "ENSG00000292348", "ENSG00000999999")
     )
 
 
-def test_match_by_symbol_in_any_order(reference: GeneList) -> None:
+def test_genes_are_matched_by_symbol_in_any_order(reference: GeneList) -> None:
     order = np.random.default_rng(0).permutation(len(reference))
     match = match_genes(var_of([reference.symbols[gene] for gene in order]), reference)
     assert np.array_equal(order[match.columns], np.arange(len(reference)))
@@ -118,14 +118,14 @@ def test_match_by_symbol_in_any_order(reference: GeneList) -> None:
     assert match.notes == ()
 
 
-def test_match_by_versioned_id(reference: GeneList) -> None:
+def test_genes_are_matched_by_versioned_id(reference: GeneList) -> None:
     match = match_genes(var_of([f"{gene_id}.12" for gene_id in reference.ensembl_ids]), reference)
     assert match.columns.tolist() == list(range(200))
     assert match.how == {"symbol": 0, "Ensembl id": 200, "respelled symbol": 0}
 
 
 @pytest.mark.parametrize("column", ["gene_ids", "feature_id", "Ensembl_ID", "Gene Symbol", "name"])
-def test_match_by_column(reference: GeneList, column: str) -> None:
+def test_genes_are_matched_by_a_column_of_var(reference: GeneList, column: str) -> None:
     ids = [gene_id or "" for gene_id in reference.ensembl_ids]
     match = match_genes(var_of([str(gene) for gene in range(200)], **{column: ids}), reference)
     assert match.genes_present.all()
@@ -156,13 +156,13 @@ def test_symbols_are_preferred_for_display(reference: GeneList) -> None:
     assert symbols_of(var_of(ids, chromosome=numbers)) == ids
 
 
-def test_match_by_the_column_with_the_most_matches(reference: GeneList) -> None:
+def test_the_column_with_the_most_matches_is_used(reference: GeneList) -> None:
     half = [symbol if gene % 2 else "" for gene, symbol in enumerate(reference.symbols)]
     var = var_of(half, gene_symbols=list(reference.symbols), gene_ids=half)
     assert match_genes(var, reference).naming == "var['gene_symbols']"
 
 
-def test_match_takes_missing_names_in_a_category(reference: GeneList) -> None:
+def test_missing_names_in_a_categorical_are_not_matched(reference: GeneList) -> None:
     var = var_of([str(gene) for gene in range(200)])
     var["feature_name"] = pd.Categorical([None, *reference.symbols[1:]])
     match = match_genes(var, reference)
@@ -170,7 +170,7 @@ def test_match_takes_missing_names_in_a_category(reference: GeneList) -> None:
     assert match.genes_present.sum() == 199
 
 
-def test_match_respelled(reference: GeneList) -> None:
+def test_respelled_symbols_are_matched(reference: GeneList) -> None:
     names = [symbol.lower().replace("-", ".") for symbol in reference.symbols]
     match = match_genes(var_of(names), reference)
     assert match.columns.tolist() == list(range(200))
@@ -178,14 +178,14 @@ def test_match_respelled(reference: GeneList) -> None:
     assert match.notes == ()
 
 
-def test_exact_symbol_beats_other_spelling(reference: GeneList) -> None:
+def test_an_exact_symbol_beats_another_spelling(reference: GeneList) -> None:
     first = reference.symbols[0]
     match = match_genes(var_of([first.lower(), *reference.symbols]), reference)
     assert match.selection[:, 0].nonzero()[0].tolist() == [1]
 
 
-def test_match_by_newer_symbol() -> None:
-    # AARS was renamed AARS1; its id stayed.
+def test_a_renamed_gene_is_matched_by_its_id() -> None:
+    # AARS was renamed AARS1, with the same id.
     filler = human_symbols(60)
     genes = GeneList(("AARS", *filler), ("ENSG00000090861", *ensembl_ids_of(filler)))
     match = match_genes(var_of([*filler, "AARS1"]), genes)
@@ -193,7 +193,7 @@ def test_match_by_newer_symbol() -> None:
     assert match.how == {"symbol": 60, "Ensembl id": 1, "respelled symbol": 0}
 
 
-def test_match_by_id_that_the_reference_does_not_state() -> None:
+def test_genes_are_matched_by_ids_that_the_reference_does_not_state() -> None:
     symbols = human_symbols(60)
     match = match_genes(
         var_of([gene_id or "" for gene_id in ensembl_ids_of(symbols)]), GeneList(tuple(symbols), (None,) * 60)
@@ -234,7 +234,7 @@ def test_too_few_genes_are_refused(reference: GeneList) -> None:
     assert match_genes(var_of([*names, reference.symbols[49]]), reference).genes_present.sum() == 50
 
 
-def test_minimum_share(reference: GeneList) -> None:
+def test_the_minimum_share_of_genes_can_be_set(reference: GeneList) -> None:
     query = var_of(reference.symbols[:100])
     assert match_genes(query, reference, minimum_share=0.5).genes_present.sum() == 100
     with pytest.raises(
@@ -243,7 +243,7 @@ def test_minimum_share(reference: GeneList) -> None:
         match_genes(query, reference, minimum_share=0.6)
 
 
-def test_small_reference_needs_all_genes(reference: GeneList) -> None:
+def test_a_small_reference_needs_all_genes(reference: GeneList) -> None:
     small = GeneList(reference.symbols[:10], reference.ensembl_ids[:10])
     assert match_genes(var_of(reference.symbols), small).genes_present.all()
     with pytest.raises(GenesError, match="Found 9 of the reference's 10 genes in the query; at least 10 are needed"):

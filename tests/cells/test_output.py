@@ -280,7 +280,7 @@ def test_a_target_that_cannot_be_written_is_refused_in_one_line(full: AnnData, t
         write_copy(source, tmp_path / "file" / "b.h5ad", **ADDED)
 
 
-def test_the_lines_of_a_csv_file(annotation: Annotation, tmp_path: Path) -> None:
+def test_a_csv_file_has_the_expected_lines(annotation: Annotation, tmp_path: Path) -> None:
     write_table(annotation.table_chunks(), tmp_path / "labels.csv")
     lines = (tmp_path / "labels.csv").read_text().splitlines()
     assert lines[0] == (

@@ -1,4 +1,4 @@
-"""The walk over an HDF5 file reads the data of readers, raises no errors, and ends if the library hangs."""
+"""The walk over an HDF5 file reads all that readers need, raises no errors, and ends if the library hangs."""
 
 from __future__ import annotations
 

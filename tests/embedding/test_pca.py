@@ -135,7 +135,7 @@ def test_labels_that_change_with_the_scaling_are_noted(small: Reference, cells: 
     assert "Pass scaling='composition' (--scaling composition) for the other." in scaled.notes[0]
 
 
-def test_auto_is_the_references_scaling_for_few_cells(small: Reference, query: AnnData) -> None:
+def test_auto_uses_the_scaling_of_the_reference_for_few_cells(small: Reference, query: AnnData) -> None:
     assert scaled_by(small, query, "auto").name in ("composition", "shift")
     assert scaled_by(small, query[:50].copy(), "auto").name == "reference"
 

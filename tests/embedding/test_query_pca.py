@@ -27,6 +27,6 @@ def test_components_do_not_depend_on_the_chunk(logs: sparse.csr_matrix, monkeypa
     assert np.abs(QueryPCA.fit(logs).transform(logs)) == pytest.approx(np.abs(whole), abs=1e-9)
 
 
-def test_no_cells_have_no_components() -> None:
+def test_an_empty_query_has_no_components() -> None:
     none = sparse.csr_matrix((0, 5))
     assert QueryPCA.fit(none).transform(none).shape == (0, 0)

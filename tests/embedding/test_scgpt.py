@@ -20,7 +20,7 @@ def embedding(query: AnnData) -> ScGPTEmbedding:
     return ScGPTEmbedding(Vocabulary(names, "<pad>", -2, 51, 1200, "0" * 64), 8, {"kind": "scgpt"})
 
 
-def test_values_are_those_of_the_vocabularys_genes(embedding: ScGPTEmbedding, few: AnnData) -> None:
+def test_values_are_read_for_the_genes_of_the_vocabulary(embedding: ScGPTEmbedding, few: AnnData) -> None:
     read = embedding.read(few)
     cells = joined(list(read.chunks))
     np.testing.assert_array_equal(cells.values.toarray(), few[:, list(embedding.vocabulary.genes.symbols)].X.toarray())

@@ -55,7 +55,7 @@ def test_bins_are_quantiles_with_ties_in_between(
 
 @settings(deadline=None)
 @given(st.lists(st.integers(1, 400) | st.floats(0.0078125, 300, width=32), min_size=1, max_size=80))
-def test_quantiles_are_numpys_for_any_values(row: list[float]) -> None:
+def test_quantiles_equal_those_of_numpy_for_any_values(row: list[float]) -> None:
     values = sparse.csr_matrix(np.array([row], dtype=np.float32))
     tokens = tokenise(values, np.arange(len(row)), cls_id=CLS, pad_value=PAD_VALUE)
     edges = np.quantile(values.data, np.linspace(0, 1, 50))

@@ -35,7 +35,7 @@ ISLETS = ["alpha", "beta", "delta", "gamma"]
         ([], []),
     ],
 )
-def test_texts_name_labels(texts: list[str], expected: list[str]) -> None:
+def test_texts_are_divided_into_labels(texts: list[str], expected: list[str]) -> None:
     assert find_labels(texts, NAMES, "labels") == expected
 
 
@@ -68,7 +68,7 @@ def test_too_few_labels_are_refused(shipped: SpikGPT, few: AnnData) -> None:
             shipped.annotate(few.copy(), labels=labels, exclude=exclude)
 
 
-def test_all_labels_are_no_restriction(shipped: SpikGPT) -> None:
+def test_naming_all_labels_restricts_nothing(shipped: SpikGPT) -> None:
     every = list(shipped.reference.labels.names)
     for options in (AnnotateOptions(), AnnotateOptions(labels=every), AnnotateOptions(exclude=[])):
         assert restrict(shipped.reference, shipped.engine, options) == (shipped.reference, shipped.engine)

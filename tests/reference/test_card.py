@@ -177,7 +177,7 @@ def test_the_examples_of_a_card_run_as_they_are_written(
     assert {request.method for request in counted} == {"HEAD", "GET"}
 
 
-def test_a_card_is_text_with_a_short_form() -> None:
+def test_a_card_is_text_with_a_short_repr() -> None:
     page = Card(text())
     assert page == text()
     assert repr(page) == f"<Card of islets, {len(text())} characters; print() shows the text>"
@@ -233,7 +233,7 @@ def test_the_hub_accepts_every_card(hub: LoopbackHub, tmp_path: Path) -> None:
     api.create_repo("me/model")
 
     def commit(content: str) -> None:
-        # The client asks the Hub to validate a card before it commits it.
+        # The client lets the Hub validate a card before the commit.
         operation = CommitOperationAdd("README.md", content.encode())
         api.create_commit("me/model", [operation], commit_message=content)
 

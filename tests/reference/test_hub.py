@@ -89,7 +89,7 @@ def test_a_dry_run_changes_nothing(hub: LoopbackHub, client: Hub) -> None:
     assert {request.method for request in hub.requests} == {"GET"}
 
 
-def test_branches_tags_and_pull_requests(hub: LoopbackHub, client: Hub) -> None:
+def test_files_are_pushed_to_branches_tags_and_pull_requests(hub: LoopbackHub, client: Hub) -> None:
     first = push(client, tag="v1")
     second = push(client, {**FILES, "a.json": b"[2]"}, branch="next")
     third = push(client, {**FILES, "a.json": b"[3]"}, pull_request=True)
@@ -156,7 +156,9 @@ def test_a_tag_that_names_this_commit_already_is_a_success(hub: LoopbackHub, cli
 
 
 @pytest.mark.parametrize("name", ["../x", "a b", "", "a\x1b", "-x", "x" * 300])
-def test_names_of_tags_and_branches_are_those_of_git(hub: LoopbackHub, client: Hub, name: str) -> None:
+def test_names_of_tags_and_branches_that_git_does_not_allow_are_refused(
+    hub: LoopbackHub, client: Hub, name: str
+) -> None:
     for option in ("tag", "branch"):
         with pytest.raises(ConfigError, match="is no name of a branch or a tag"):
             client.push(REPO, FILES, structs.replace(PushOptions(), **{option: name}))
@@ -246,7 +248,7 @@ def test_a_push_is_whole_or_nothing_and_can_be_repeated(
     assert len(hub.repositories[REPO].commits) == 2
 
 
-def test_tokens_stay_with_the_hub_and_out_of_logs(
+def test_tokens_are_sent_to_the_hub_alone_and_not_logged(
     tmp_path: Path, caplog: pytest.LogCaptureFixture, capfd: pytest.CaptureFixture[str]
 ) -> None:
     caplog.set_level(logging.DEBUG)
@@ -293,7 +295,7 @@ def test_names_that_leave_the_folder_are_refused(hub: LoopbackHub, client: Hub, 
     assert not list(tmp_path.rglob("*evil*"))
 
 
-def test_a_slow_body_is_waited_for(hub: LoopbackHub, client: Hub, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_slow_download_succeeds(hub: LoopbackHub, client: Hub, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(constants, "HF_HUB_DOWNLOAD_TIMEOUT", 0.3)
     hub.put(REPO, FILES)
     hub.fail(Fault("slow", "GET /cdn", 1, 1.0))

@@ -143,7 +143,7 @@ def test_revisions_that_git_does_not_allow_are_refused(hub: LoopbackHub, client:
     ],
     ids=str,
 )
-def test_a_hostile_header_is_refused_before_anything_is_written(
+def test_a_malicious_header_is_refused_before_anything_is_written(
     hub: LoopbackHub, client: Hub, tmp_path: Path, headers: dict[str, str]
 ) -> None:
     hub.put(REPO, FILES)
@@ -153,7 +153,7 @@ def test_a_hostile_header_is_refused_before_anything_is_written(
     assert [path.name for path in tmp_path.rglob("*")] == []
 
 
-def test_a_hostile_hash_in_the_listing_is_refused(hub: LoopbackHub, client: Hub, tmp_path: Path) -> None:
+def test_a_malicious_hash_in_the_listing_is_refused(hub: LoopbackHub, client: Hub, tmp_path: Path) -> None:
     hub.put(REPO, FILES)
     hub.forge = lambda request, answer: replace(
         answer, body=answer.body.replace(b'"blobId": "', b'"blobId": "../../../x')

@@ -56,7 +56,7 @@ def test_every_text_gives_a_licence_that_the_hub_accepts(licence: str) -> None:
 
 
 @given(st.text(max_size=50))
-def test_a_slug_is_its_own_slug(text: str) -> None:
+def test_the_slug_of_a_slug_is_the_same(text: str) -> None:
     assert slug(slug(text)) == slug(text)
     assert re.fullmatch(r"([a-z0-9]([a-z0-9.-]*[a-z0-9])?)?", slug(text))
 

@@ -22,7 +22,7 @@ DIGEST = digest_of(reference_files()[MANIFEST])
 OTHER = listed({**reference_files(), "genes.json": reference_files()["genes.json"] + b"\n"})
 
 
-def test_a_digest_is_expected(hub: LoopbackHub, client: Hub, tmp_path: Path) -> None:
+def test_a_reference_with_another_digest_is_refused(hub: LoopbackHub, client: Hub, tmp_path: Path) -> None:
     hub.put(REPO, reference_files())
     for expect in (DIGEST, DIGEST.upper(), f"sha256:{DIGEST}"):
         assert open_reference(REPO, hub=client, pin=VersionPin(expect)).digest == DIGEST

@@ -76,7 +76,7 @@ def test_a_long_commit_is_shortened_in_the_table_alone() -> None:
     assert ReferenceList([summary]).to_list()[0]["name"] == f"a/b@{commit}"
 
 
-def test_a_list_shows_itself_as_a_table() -> None:
+def test_the_repr_of_a_list_is_a_table() -> None:
     references = ReferenceList(pancreas(name=name) for name in NAMES)
     lines = repr(references).splitlines()
     assert len(lines) == 1 + len(NAMES)

@@ -143,7 +143,7 @@ def test_identical_cells_have_no_correlation_with_the_reference() -> None:
     same = sparse.csr_matrix(np.ones((200, GENES), dtype=np.float32))
     assert compared(same, best, tissue(0)).correlation == pytest.approx(0)
     nothing = Profiles(np.ones((4, GENES)), np.zeros(GENES))
-    # No gene of such a reference marks a label.
+    # A reference with equal profiles has no marker genes.
     assert compared(same, best, nothing) == Comparison(4, 0, None, None)
 
 
@@ -157,7 +157,7 @@ def test_one_label_cannot_be_compared(size: int) -> None:
     assert compared(logs, few, tissue(0)).correlation is None
 
 
-def test_the_shift_is_the_median_over_labels_of_medians() -> None:
+def test_the_score_loss_is_the_median_over_labels() -> None:
     held_out = ConformalScores.fit(np.linspace(0, 2, 101))
     assert held_out.median == pytest.approx(1)
     id_scores = np.repeat([0.5, -1.0, -3.0, -90.0], [200, 10, 10, 9])
@@ -252,7 +252,7 @@ def test_markers_separate_cells_of_one_type_from_cells_of_another_tissue() -> No
         (None, 3.0, 0.8, STUDY, "too few cell types to compare"),
     ],
 )
-def test_the_evidence_names_the_numbers(
+def test_the_evidence_states_the_numbers(
     correlation: float | None, shifted: float, farther: float | None, kind: Kind, facts: str
 ) -> None:
     result = check_compatibility(Comparison(3, correlation, None, None), None, shifted, farther, 0.05)

@@ -46,8 +46,8 @@ CORE = """
 LEFT_OUT = """
     test_errors.py::test_a_missing_package_is_named_with_its_version
     engines/test_onnx.py::test_a_reference_is_pulled_by_name
-    engines/test_onnx.py::test_a_reference_without_that_graph_is_refused
-    engines/test_onnx.py::test_the_engine_says_of_each_cell_what_torch_says
+    engines/test_onnx.py::test_a_reference_without_the_graph_is_refused
+    engines/test_onnx.py::test_outputs_equal_those_of_torch
     engines/test_onnx.py::test_without_torch_and_scanpy_the_files_are_the_same
 """
 # The tests of the checkout against the installed spikgpt: the folder of the checkout is last in sys.path.

@@ -51,7 +51,7 @@ def cells(labels: list[Any]) -> AnnData:
     )
 
 
-def test_figures_of_a_small_example() -> None:
+def test_figures_of_a_small_example_are_correct() -> None:
     annotation = annotated(["a", "a", "b", "b", "a", "b"], [0.9, 0.4, 0.8, 0.9, 0.3, 0.9])
     evaluation = evaluate(annotation, cells(["a", "a", "a", "b", "z", None]), "type")
     assert evaluation.metrics.cells == 4
@@ -104,7 +104,7 @@ ISLETS = ("alpha", "beta", "activated_stellate")
 SURE = [0.9] * 3
 
 
-def test_a_label_map_names_the_references_labels() -> None:
+def test_a_label_map_translates_labels_of_the_query() -> None:
     annotation = annotated(["alpha", "alpha", "beta"], SURE, ISLETS)
     query = cells(["pancreatic A cell", "A", "beta"])
     evaluation = evaluate(annotation, query, "type", {"pancreatic A cell": "alpha", "A": "alpha", "D": "beta"})

@@ -71,7 +71,7 @@ def test_too_few_types_are_refused(cells: AnnData) -> None:
 def test_training_and_query_read_the_same_layer_and_whole_donors(cells: AnnData) -> None:
     adata = cells.copy()
     adata.layers["counts"] = cells.X
-    adata.X = cells.X * 0  # nothing to read there
+    adata.X = cells.X * 0  # only the layer holds counts
     (row,) = leave_one_type_out(
         adata, "cell_type", types=["beta"], options=TrainOptions(layer="counts", batch_key="batch")
     ).rows

@@ -12,7 +12,7 @@ from spikgpt.errors import LabelsError
 from spikgpt.training.metrics import measure, pooled, reliability, tpr_at_fpr, unknown_auroc
 
 
-def test_figures_of_a_small_example() -> None:
+def test_figures_of_a_small_example_are_correct() -> None:
     truth = ["a", "a", "a", "b", "b", "c"]
     predicted = ["a", "a", "b", "b", "d", "c"]
     metrics = measure(truth, predicted)
@@ -27,7 +27,7 @@ def test_figures_of_a_small_example() -> None:
     assert metrics.macro_recall == pytest.approx((2 / 3 + 1 / 2 + 1) / 3)
 
 
-def test_the_confusion_has_a_row_for_each_true_label() -> None:
+def test_the_confusion_matrix_has_a_row_for_each_true_label() -> None:
     metrics = measure(["a", "a", "b"], ["a", "c", "b"])
     assert metrics.confusion.labels == ("a", "b", "c")
     assert metrics.confusion.counts == ((1, 0, 1), (0, 1, 0), (0, 0, 0))
@@ -77,7 +77,7 @@ def test_no_cells_are_refused() -> None:
         measure([], [])
 
 
-def test_auroc_of_unknown() -> None:
+def test_the_auroc_of_a_small_example_is_correct() -> None:
     known = np.array([True, True, False, False])
     assert unknown_auroc(np.array([0.9, 0.8, 0.2, 0.1]), known) == 1
     assert unknown_auroc(np.array([0.1, 0.2, 0.8, 0.9]), known) == 0
@@ -85,7 +85,7 @@ def test_auroc_of_unknown() -> None:
     assert unknown_auroc(np.array([0.9, 0.3]), np.array([True, True])) is None
 
 
-def test_reliability_of_a_small_example() -> None:
+def test_the_reliability_of_a_small_example_is_correct() -> None:
     confidence = np.array([0.95, 0.99, 0.97, 0.4, 1.0])
     right = np.array([True, True, False, True, True])
     result = reliability(confidence, right)

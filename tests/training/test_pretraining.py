@@ -45,7 +45,7 @@ def test_the_embedding_separates_types(trained: tuple[Checkpoint, list[float]], 
     train = np.arange(cells.n_obs) % 2 == 0
     model = LogisticRegression(C=100, max_iter=2000).fit(vectors[train], labels[train])
 
-    # Six types of equal size.
+    # There are six types of equal size, so chance gives an accuracy of 1/6.
     assert model.score(vectors[~train], labels[~train]) > 0.5
 
 
@@ -85,7 +85,7 @@ def test_upstream_reads_the_checkpoint(trained: tuple[Checkpoint, list[float]], 
 
 
 @pytest.mark.slow
-def test_the_pretraining_heads_are_upstreams(trained: tuple[Checkpoint, list[float]]) -> None:
+def test_the_pretraining_heads_equal_those_of_upstream(trained: tuple[Checkpoint, list[float]]) -> None:
     checkpoint = trained[0]
     network = upstream.model(checkpoint)
     heads = {name for name in network.state_dict() if name.startswith(("decoder.", "mvc_decoder."))}

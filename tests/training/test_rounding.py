@@ -55,7 +55,7 @@ def test_the_weights_of_a_graph_are_rounded_and_give_nearly_the_same_logits() ->
         weight, bias = fold_layer(after, name)
         np.testing.assert_allclose(weight, expected[name][0], rtol=2**-8)
         np.testing.assert_allclose(bias, expected[name][1], rtol=1e-5, atol=1e-6)
-        # As a graph stores the folded weights.
+        # A graph stores the folded weights in float32.
         stored = weight.astype(np.float32)
         np.testing.assert_array_equal(round_bits(stored), stored)
         assert len(zlib.compress(stored.tobytes())) < 0.6 * stored.nbytes

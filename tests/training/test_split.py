@@ -132,7 +132,7 @@ def cells_of(counts: dict[str, dict[str, int]]) -> tuple[npt.NDArray[Any], npt.N
     [
         # The rarest label has 12 held-out cells and 11 to learn from.
         ({"d1": {"a": 90, "r": 12}, "d2": {"a": 90, "r": 1}, "d3": {"a": 90, "r": 10}}, {"d1"}),
-        # With d1, only 2 cells of the rarest label would be left to learn from.
+        # With d2 or d3 held out, the rarest label would have at most 2 held-out cells.
         ({"d1": {"a": 90, "r": 30}, "d2": {"a": 80, "r": 2}, "d3": {"a": 90, "r": 1}}, {"d1"}),
         ({"d1": {"a": 90, "r": 30}, "d2": {"a": 90, "r": 6}, "d3": {"a": 90, "r": 9}}, {"d1"}),
         # A label of one donor is learned, so another donor is held out.

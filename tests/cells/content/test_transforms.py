@@ -41,7 +41,7 @@ def test_transformations_are_undone(deep: AnnData, name: str) -> None:
     assert word in " ".join(expression.notes)
 
 
-def test_distances_and_frequent_values_of_each_cell() -> None:
+def test_distances_and_frequent_values_are_per_cell() -> None:
     rows = sparse.csr_matrix([[0.5, 1, 1.5, 0.5], [0, 0, 0, 0], [1, 1, 1, 1], [1, 1.8, 2.7, 3]])
     np.testing.assert_allclose(multiples_distance(rows), [0, np.nan, np.nan, (0.2 + 0.3 + 0) / 3])
     tied = sparse.csr_matrix([[0.7] * 5 + [1.1] * 4 + [3.0]] * 3)

@@ -44,7 +44,7 @@ def test_decimal_commas_are_recognised() -> None:
         ("1_0", WORD),
     ],
 )
-def test_kinds_of_fields(field: str, kind: int) -> None:
+def test_kinds_of_fields_are_recognised(field: str, kind: int) -> None:
     assert kind_of(field, comma=False) == kind
 
 

@@ -111,7 +111,7 @@ def write_csv_lists(cells: AnnData, folder: Path) -> Path:
 
 
 def write_parse(cells: AnnData, folder: Path) -> Path:
-    """Write the tables with headers of Parse Biosciences beside its matrix of cells by genes."""
+    """Write a matrix of cells by genes and tables with headers, as Parse Biosciences does."""
     put_matrix(folder / "count_matrix.mtx", cells.X)
     genes = {"gene_id": ensembl_ids_of(cells.var_names), "gene_name": list(cells.var_names), "genome": "hg38"}
     pd.DataFrame(genes).to_csv(folder / "all_genes.csv", index=False)

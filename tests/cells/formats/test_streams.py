@@ -68,7 +68,7 @@ BOMBS = {
 
 
 @pytest.mark.slow
-def test_bombs_are_refused_in_seconds_and_little_memory(tmp_path: Path) -> None:
+def test_decompression_bombs_are_refused_in_seconds_and_little_memory(tmp_path: Path) -> None:
     paths = []
     for name, (begin, rest) in BOMBS.items():
         path = tmp_path / name

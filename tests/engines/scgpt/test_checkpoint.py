@@ -41,7 +41,7 @@ def stored(folder: Path) -> dict[str, Any]:
     return weights
 
 
-def test_upstreams_folder_is_read(checkpoint: Checkpoint, folder: Path) -> None:
+def test_a_folder_of_upstream_is_read(checkpoint: Checkpoint, folder: Path) -> None:
     loaded = load_checkpoint(folder)
 
     assert loaded.sha256 == checkpoint.sha256

@@ -35,7 +35,7 @@ def vectors(checkpoint: Checkpoint, values: sparse.csr_matrix) -> npt.NDArray[np
     return embed_cells(checkpoint, values, IDS, max_length=400)
 
 
-def test_vectors_are_those_of_single_cells(
+def test_vectors_equal_those_of_single_cells(
     checkpoint: Checkpoint, values: sparse.csr_matrix, vectors: npt.NDArray[np.float32]
 ) -> None:
     for cell in (0, 17, 49, 50):

@@ -30,7 +30,7 @@ def batch(checkpoint: Checkpoint, cells: int, length: int) -> tuple[torch.Tensor
 
 
 @pytest.mark.parametrize(("config", "cells", "length"), [(SMALL, 6, 150), (FULL, 2, 400)])
-def test_cell_vectors_are_upstreams(
+def test_cell_vectors_equal_those_of_upstream(
     random_checkpoint: Callable[[ScGPTConfig], Checkpoint], config: ScGPTConfig, cells: int, length: int
 ) -> None:
     checkpoint = random_checkpoint(config)
