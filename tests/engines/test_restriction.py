@@ -1,4 +1,4 @@
-"""A reference restricted to some labels: their names, their scores, and cells of excluded types."""
+"""A reference can be restricted to some labels; cells of excluded types become Unknown."""
 
 from __future__ import annotations
 

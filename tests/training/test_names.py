@@ -1,4 +1,4 @@
-"""Labels of a query under other names: suggested with an option to add, never matched to another type."""
+"""Query labels under other names are suggested as an option, and never matched to another type."""
 
 from __future__ import annotations
 

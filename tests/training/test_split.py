@@ -1,4 +1,4 @@
-"""Held-out cells: the choice, and errors and notes before training if labels or batches cannot be split."""
+"""Held-out cells are chosen by label and batch; data that cannot be split is refused before training."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Training of a reference: the cells and labels it is trained on, and measures on held-out cells."""
+"""Training makes a reference from labelled cells, and measures the reference on held-out cells."""
 
 from __future__ import annotations
 

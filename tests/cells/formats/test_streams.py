@@ -1,4 +1,4 @@
-"""Text in any encoding and with any line ends, and small files that unpack to very large files."""
+"""Text is read in any encoding and with any line ends, and decompression bombs are refused."""
 
 from __future__ import annotations
 
