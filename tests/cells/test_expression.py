@@ -162,7 +162,9 @@ def test_missing_x_is_refused(real: AnnData) -> None:
 
 
 def test_no_cells_or_genes_are_refused(real: AnnData) -> None:
-    with pytest.raises(DataError, match="^The AnnData has 0 cells and 1200 genes; expected at least one cell and one gene"):
+    with pytest.raises(
+        DataError, match="^The AnnData has 0 cells and 1200 genes; expected at least one cell and one gene"
+    ):
         find_expression(real[:0])
     with pytest.raises(DataError, match="^The AnnData has 60 cells and 0 genes"):
         find_expression(real[:, :0])

@@ -139,7 +139,9 @@ def test_the_error_on_a_newer_reference_names_the_library(folder: Path, format_v
     library = {"format_version": format_version, "library": {"requires": requires}}
     changed(folder, "config.json", lambda config: config | library)
     for read in (read_reference, verified_files):
-        with pytest.raises(FormatError, match=rf"is in format {format_version} and needs spikgpt .* Install spikgpt [<>]"):
+        with pytest.raises(
+            FormatError, match=rf"is in format {format_version} and needs spikgpt .* Install spikgpt [<>]"
+        ):
             read(folder)
 
 
