@@ -30,9 +30,9 @@ ENGINES = {"onnx": ("onnxruntime", "cpu"), "torch": ("torch", "train")}
 def required(name: str, extra: str = "") -> set[str]:
     """Return the names of a distribution and of its requirements."""
     names: set[str] = set()
-    left = [(name, {"", extra})]
-    while left:
-        current, extras = left.pop()
+    queue = [(name, {"", extra})]
+    while queue:
+        current, extras = queue.pop()
         try:
             stated = distribution(current).requires or []
         except PackageNotFoundError:
@@ -41,7 +41,7 @@ def required(name: str, extra: str = "") -> set[str]:
             marker = requirement.marker
             wanted = marker is None or any(marker.evaluate({"extra": chosen}) for chosen in extras)
             if wanted and requirement.name.lower() not in names:
-                left.append((requirement.name, {"", *requirement.extras}))
+                queue.append((requirement.name, {"", *requirement.extras}))
                 names.add(requirement.name.lower())
     return names | {name}
 

@@ -76,7 +76,7 @@ def main() -> None:
     arguments = parser.parse_args()
     if arguments.data is None:
         parser.error("no folder of queries: pass --data FOLDER, or set SPIKGPT_DATA")
-    named = dict(one.split("=", 1) for one in arguments.reference) or {name: name for name in shipped_references()}
+    named = dict(text.split("=", 1) for text in arguments.reference) or {name: name for name in shipped_references()}
     models = [replace(open_model(address), name=name) for name, address in named.items()]
     lines, summary, started = [HEAD], [], time.process_time()
     for query, cells in queries(arguments.data):

@@ -35,7 +35,7 @@ CHROMIUM = "/usr/bin/chromium"
 SOFTWARE_GL = ("--use-gl=angle", "--use-angle=swiftshader", "--enable-unsafe-swiftshader")
 
 
-def drawn(cells: AnnData, n_cells: int, genes: tuple[str, ...]) -> AnnData:
+def simulated_cells(cells: AnnData, n_cells: int, genes: tuple[str, ...]) -> AnnData:
     """Return thinned cells with some columns of obs."""
     kept = np.flatnonzero(cells.var_names.isin(genes))
     counts, parts = sparse.csr_matrix(cells.X)[:, kept].tocsr(), []
@@ -68,8 +68,8 @@ def barcodes(n_cells: int) -> list[str]:
 
 
 def measure(model: SpikGPT, cells: AnnData, n_cells: int, folder: Path) -> dict[str, Any]:
-    """Annotate drawn cells, write a report, and return seconds, size and memory."""
-    adata = drawn(cells, n_cells, model.reference.genes.symbols)
+    """Annotate simulated cells, write a report, and return seconds, size and memory."""
+    adata = simulated_cells(cells, n_cells, model.reference.genes.symbols)
     start = time.perf_counter()
     annotation = model.annotate(adata, progress=False)
     labelled = time.perf_counter()

@@ -178,8 +178,8 @@ def _compare_methods(cells: CellsOptions, options: RunOptions, out: Path) -> Non
     methods = options.selected_methods()
     limits = ResourceLimits(float(options.time_limit), options.memory_limit)
     plan = BenchmarkPlan(out, options.seeds, options.threads or cores(), limits, options.method_options())
-    if others := [name for name in REPORT if (out / name).exists() and not (out / "runs").is_dir()]:
-        msg = f"{out} holds {listed(others)} of something else, which would be replaced; name a new folder."
+    if existing := [name for name in REPORT if (out / name).exists() and not (out / "runs").is_dir()]:
+        msg = f"{out} holds {listed(existing)} of something else, which would be replaced; name a new folder."
         raise ConfigError(msg)
     tasks = cells.tasks()
     (out / "runs").mkdir(parents=True, exist_ok=True)

@@ -55,10 +55,10 @@ def installed(package: str) -> str | None:
     The version of SpikGPT includes a hash of its sources, as a checkout changes without its version.
     """
     try:
-        found = version(package)
+        package_version = version(package)
     except PackageNotFoundError:
         return None
-    return f"{found}+{_hash_sources()}" if package == "spikgpt" else found
+    return f"{package_version}+{_hash_sources()}" if package == "spikgpt" else package_version
 
 
 def python_path(method: Method, folder: Path) -> str | None:

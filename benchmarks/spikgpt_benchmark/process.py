@@ -91,9 +91,9 @@ def _resident(pid: int) -> int:
 
 def _kill(process: subprocess.Popen[bytes]) -> None:
     """Kill a process and its children, and wait for the process."""
-    for one in _family(process.pid):
+    for member in _family(process.pid):
         try:
-            one.kill()
+            member.kill()
         except psutil.NoSuchProcess:
             continue
     process.wait()

@@ -97,7 +97,7 @@ def build_rows(task: BenchmarkTask, methods: Sequence[Method], runs: Sequence[Be
         method.name: [run for run in runs if (run.task, run.method) == (task.name, method.name)] for method in methods
     }
     rows = [_build_row(task, method, own[method.name]) for method in methods if own[method.name]]
-    right = {name: _right_cells(task, found) for name, found in own.items()}
+    right = {name: _right_cells(task, own_runs) for name, own_runs in own.items()}
     modules = {method.name: method.module for method in methods}
     ranked = [_compare_with_rival(_rank(row, rows), rows, right, modules) for row in rows]
     return sorted(ranked, key=lambda row: -row.means.get("accuracy", -1.0))
@@ -140,24 +140,24 @@ def _right_cells(task: BenchmarkTask, runs: Sequence[BenchmarkRun]) -> Bools | N
 
 
 def _rank(row: ResultRow, rows: Sequence[ResultRow]) -> ResultRow:
-    """Return a row with its places."""
-    places = {}
+    """Return a row with its rank by each figure."""
+    ranks = {}
     for name in filter(row.is_ranked_by, RANKED):
         best = max((other for other in rows if other.is_ranked_by(name)), key=lambda other: other.means[name])
         behind = best.means[name] - row.means[name]
-        places[name] = FIRST if behind <= 0 else NEAR if behind <= best.errors.get(name, 0.0) else ""
-    return replace(row, places=places)
+        ranks[name] = FIRST if behind <= 0 else NEAR if behind <= best.errors.get(name, 0.0) else ""
+    return replace(row, places=ranks)
 
 
 def _compare_with_rival(
     row: ResultRow, rows: Sequence[ResultRow], right: dict[str, Bools | None], modules: dict[str, str]
 ) -> ResultRow:
     """Return a row with the best method of another module and the p-value against that method."""
-    others = [other for other in rows if other.means and modules[other.method] != modules[row.method]]
+    rivals = [other for other in rows if other.means and modules[other.method] != modules[row.method]]
     own = right[row.method]
-    if own is None or not others:
+    if own is None or not rivals:
         return row
-    best = max(others, key=lambda other: other.means["accuracy"])
+    best = max(rivals, key=lambda other: other.means["accuracy"])
     against = right[best.method]
     assert against is not None
     return replace(row, rival=best.title, p=mcnemar_p(own, against))
@@ -222,7 +222,7 @@ def as_frame(rows: Sequence[ResultRow]) -> pd.DataFrame:
             line |= {name: mean, f"{name}_sd": row.spreads[name]}
         line |= {f"{name}_se": error for name, error in row.errors.items()}
         line |= {f"f1: {label}": score for label, score in row.per_label.items()}
-        line |= {f"{name}_place": place for name, place in row.places.items()}
+        line |= {f"{name}_place": rank for name, rank in row.places.items()}
         lines.append(line | {"best_other": row.rival, "p": row.p, "versions": _versions(row), "note": row.note})
     return pd.DataFrame(lines)
 
@@ -285,8 +285,8 @@ def _cell(row: ResultRow, name: str, form: str) -> str:
         text += f" ± {form.format(row.spreads[name])}"
     if name == "open_set_accuracy" and not row.rejects:
         return f"({text})"
-    place = row.places.get(name, "")
-    return f"**{text}**" if place == FIRST else f"{text} ≈" if place == NEAR else text
+    rank = row.places.get(name, "")
+    return f"**{text}**" if rank == FIRST else f"{text} ≈" if rank == NEAR else text
 
 
 def _describe(about: dict[str, Any]) -> str:

@@ -101,16 +101,16 @@ def golden_cells(reference: ExportableReference, cells: int = GOLDEN_CELLS) -> G
         vectors = random.standard_normal((cells, embedder.dim)).astype(np.float32)
         vectors /= np.linalg.norm(vectors, axis=1, keepdims=True)
         return Golden({contract.EMBEDDING: vectors}, vectors.astype(np.float64))
-    one, other = random.integers(len(embedder.label_means), size=(2, cells))
+    first, second = random.integers(len(embedder.label_means), size=(2, cells))
     share = np.where(random.random(cells) < 0.5, 1.0, random.random(cells))[:, None]
     means, stds = (table.astype(np.float64) for table in (embedder.label_means, embedder.label_stds))
-    logs = share * means[one] + (1 - share) * means[other]
-    logs += random.standard_normal(logs.shape) * (share * stds[one] + (1 - share) * stds[other])
+    logs = share * means[first] + (1 - share) * means[second]
+    logs += random.standard_normal(logs.shape) * (share * stds[first] + (1 - share) * stds[second])
     total = np.exp(random.uniform(np.log(500), np.log(50_000), cells)).round()
     rate = np.expm1(np.maximum(logs, 0)) / embedder.target_sum
     counts = random.poisson(np.minimum(rate, 1) * total[:, None]).astype(np.float32)
-    found = np.ones(counts.shape[1])
-    inputs = {contract.COUNTS: counts, contract.TOTAL: total, contract.FOUND: found}
+    genes_found = np.ones(counts.shape[1])
+    inputs = {contract.COUNTS: counts, contract.TOTAL: total, contract.FOUND: genes_found}
     return Golden(inputs, embedder.project(counts, total))
 
 
@@ -165,7 +165,9 @@ def weight_difference(reference: ExportableReference, graph: onnx.ModelProto) ->
         # A layer of the graph may include the division by tau, with or without a change of sign, or by the time steps.
         divisors = (1, config.tau, -config.tau, config.time_steps)
         expected = [weight.astype(np.float64).T / divisor for divisor in divisors]
-        differences = [min(np.abs(one - other).max() / np.abs(other).max() for other in expected) for one in exported]
+        differences = [
+            min(np.abs(weights - trained).max() / np.abs(trained).max() for trained in expected) for weights in exported
+        ]
         largest = max(largest, float(max(differences)))
     return largest
 

@@ -92,10 +92,10 @@ def rebuild_graph(reference: Reference, name: str, encoder: EncoderWeights | Non
         return RebuiltGraph(content)
     version = metadata.get("spikgpt_version", "")
     problem = ""
-    if wrong := sorted(entry.key for entry in built.metadata_props if metadata.get(entry.key) != entry.value):
-        problem = f"{name} carries other {' and '.join(wrong)} than the files beside it"
-    elif wrong := _other_weights(stored, built):
-        problem = f"{name} has other weights than model.safetensors, such as {wrong[0]!r}"
+    if differing := sorted(entry.key for entry in built.metadata_props if metadata.get(entry.key) != entry.value):
+        problem = f"{name} carries other {' and '.join(differing)} than the files beside it"
+    elif differing := _other_weights(stored, built):
+        problem = f"{name} has other weights than model.safetensors, such as {differing[0]!r}"
     elif version == __version__:
         problem = f"{name} is not the graph that spikgpt {__version__}, which it names, makes of these weights"
     if problem:

@@ -101,9 +101,9 @@ def agrees(labels: pd.Series[Any], detected: pd.DataFrame, markers: pd.DataFrame
     result = pd.Series(False, index=labels.index)
     for name in sorted(set(labels) - {""}):
         rows = labels.index[labels == name]
-        others = compartments.index[compartments != compartments[name]]
+        other_types = compartments.index[compartments != compartments[name]]
         kept = (own.loc[rows, name] > 0) & (table.loc[rows, name] >= table.loc[rows].max(axis=1))
-        result[rows] = kept & (own.loc[rows, others].max(axis=1) < DOUBLET)
+        result[rows] = kept & (own.loc[rows, other_types].max(axis=1) < DOUBLET)
     return result
 
 

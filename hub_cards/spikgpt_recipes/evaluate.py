@@ -127,13 +127,13 @@ def leave_label_out(
 def _held_out(cells: Cells, labels: Strings, options: TrainOptions) -> tuple[Integers, TrainOptions, dict[str, Cells]]:
     """Return the rows to train on, the options of the training, and the held-out cells by title."""
     groups = labels_of(cells, options.batch_key)[0] if options.batch_key else None
-    rows, held = hold_out(labels, groups, seed=options.seed)
+    rows, held_out = hold_out(labels, groups, seed=options.seed)
     if groups is None:
-        return rows, options, {"held-out cells": cells[held]}
-    title = f"held-out {options.batch_key} {', '.join(np.unique(groups[held]).tolist())}"
+        return rows, options, {"held-out cells": cells[held_out]}
+    title = f"held-out {options.batch_key} {', '.join(np.unique(groups[held_out]).tolist())}"
     if not can_hold_out(labels[rows], groups[rows]):
         options = structs.replace(options, batch_key=None)
-    return rows, options, {title: cells[held]}
+    return rows, options, {title: cells[held_out]}
 
 
 def evaluate_left_out(label: str, study: str, reference: Reference, cells: Cells) -> LeftOutRecord:

@@ -61,8 +61,10 @@ def prepare(
     with tempfile.TemporaryDirectory(dir=out.parent, prefix=".parts.") as folder:
         parts, prefixed = _PartCache(Path(folder)), len(selections) > 1
         tallies = {
-            one.name: _add_study(parts, recipe, one, paths[one.name], prefix=f"{one.name} " if prefixed else "")
-            for one in selections
+            selection.name: _add_study(
+                parts, recipe, selection, paths[selection.name], prefix=f"{selection.name} " if prefixed else ""
+            )
+            for selection in selections
         }
         if not parts.obs:
             text = "; ".join(f"{study}: {vars(tally)}" for study, tally in tallies.items())

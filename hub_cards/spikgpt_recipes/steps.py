@@ -79,7 +79,9 @@ class Build:
         self.cache = self.cache or user_cache() / "sources"
         self.description = read_card(self.folder, self.plan.card)
         self._reference, self._trained = self.work / "prepared" / "reference.h5ad", self.work / "trained"
-        self._queries = {one.name: self.work / "prepared" / f"query-{one.name}.h5ad" for one in self.plan.query}
+        self._queries = {
+            selection.name: self.work / "prepared" / f"query-{selection.name}.h5ad" for selection in self.plan.query
+        }
 
     def run(self, steps: Sequence[str] = STEPS, on_step: Callable[[StepReport], None] | None = None) -> None:
         """Run the steps whose inputs have changed.
@@ -131,7 +133,11 @@ class Build:
                 for study, rows in self._results["download"].items()
             }
             rules = msgspec.to_builtins(recipe.labels), msgspec.to_builtins(recipe.preprocessing)
-            return files, *rules, *([one.to_builtins() for one in role] for role in (plan.reference, plan.query))
+            return (
+                files,
+                *rules,
+                *([selection.to_builtins() for selection in role] for role in (plan.reference, plan.query)),
+            )
         if step == "train":
             return self._keys["prepare"], plan.name, recipe.embedder, recipe.training, recipe.seed
         if step == "evaluate":
@@ -159,9 +165,9 @@ class Build:
             try:
                 paths = own | download(published, self.cache, self.mirror, accession=study.accession)
             except DownloadError as error:
-                others = [f"--only {other.study}" for other in self.plan.studies if other is not study]
-                hint = f" Or build from the other studies: {' '.join(others)}"
-                raise DownloadError(f"{error}{hint}" if others else str(error)) from None
+                flags = [f"--only {other.study}" for other in self.plan.studies if other is not study]
+                hint = f" Or build from the other studies: {' '.join(flags)}"
+                raise DownloadError(f"{error}{hint}" if flags else str(error)) from None
             # The hashes that the recipe states have been compared.
             known = {file.name: file.sha256 for file in study.files}
             result[study.study] = {
@@ -179,7 +185,10 @@ class Build:
         shutil.rmtree(folder, ignore_errors=True)
         folder.mkdir()
         reference = prepare(recipe, self.plan.reference, paths, self._reference)
-        query = {one.name: prepare(recipe, [one], paths, self._queries[one.name])[one.name] for one in self.plan.query}
+        query = {
+            selection.name: prepare(recipe, [selection], paths, self._queries[selection.name])[selection.name]
+            for selection in self.plan.query
+        }
         roles = {"reference": reference, "query": query}
         return {role: {study: vars(tally) for study, tally in tallies.items()} for role, tallies in roles.items()}
 
@@ -230,15 +239,15 @@ class Build:
         plan, tallies = self.plan, self._results["prepare"]
         studies = [
             {
-                "study": one.name,
-                "accession": one.study.accession,
+                "study": selection.name,
+                "accession": selection.study.accession,
                 "role": role,
-                "cells": tallies[role][one.name]["cells"],
-                "citation": one.study.citation,
-                "licence": one.study.licence,
+                "cells": tallies[role][selection.name]["cells"],
+                "citation": selection.study.citation,
+                "licence": selection.study.licence,
             }
             for role, selections in (("reference", plan.reference), ("query", plan.query))
-            for one in selections
+            for selection in selections
         ]
         provenance = provenance_of(plan, self.description) | {"studies": studies}
         incomplete = self._missing_data(sum(tally["cells"] for tally in tallies["reference"].values()))
@@ -306,7 +315,7 @@ def provenance_of(plan: BuildPlan, description: str) -> dict[str, Any]:
     provenance: dict[str, Any] = {
         "source": plan.source,
         "licence": recipe.licence,
-        "datasets": list(dict.fromkeys(one.study.accession for one in plan.reference)),
+        "datasets": list(dict.fromkeys(selection.study.accession for selection in plan.reference)),
         "tissue": recipe.tissue,
         "organism": recipe.organism,
         "description": description,

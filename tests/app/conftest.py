@@ -154,8 +154,8 @@ class User:
         self.context.close()
         assert not self.errors, self.errors
         # Addresses such as data: and blob: are no requests to a server.
-        asked = {url for url in self.requests if not url.startswith(("data:", "blob:"))}
-        assert {url for url in asked if not url.startswith(self.app.address)} == set()
+        requested = {url for url in self.requests if not url.startswith(("data:", "blob:"))}
+        assert {url for url in requested if not url.startswith(self.app.address)} == set()
 
 
 @pytest.fixture

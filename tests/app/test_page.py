@@ -132,7 +132,7 @@ def test_hostile_names_do_no_harm(user: User, few: AnnData, tmp_path: Path) -> N
     names = [row.locator("td").first.inner_text() for row in user.page.locator(".sg-clusters tbody tr").all()]
     assert len(names) == len(HOSTILE)
     assert {HOSTILE[0], HOSTILE[2].strip()} <= set(names)
-    assert not any("\u202e" in one or "\x1b" in one for one in names)
+    assert not any("\u202e" in name or "\x1b" in name for name in names)
     # No element came from a name, and nothing is wider than the page.
     assert user.page.locator("#labels img, #labels script, #labels b, .sg-file img").count() == 0
     assert user.page.evaluate("document.documentElement.scrollWidth <= window.innerWidth")
@@ -219,9 +219,9 @@ def test_the_page_is_closed_to_others_and_asks_nobody(app: App) -> None:
     # No other port: neither a share link nor a second server.
     process = psutil.Process(app.process.pid)
     ports = {
-        one.laddr.port
+        connection.laddr.port
         for child in (process, *process.children())
-        for one in child.net_connections("inet")
-        if one.status == psutil.CONN_LISTEN
+        for connection in child.net_connections("inet")
+        if connection.status == psutil.CONN_LISTEN
     }
     assert ports == {int(app.address.rstrip("/").rpartition(":")[2])}

@@ -36,8 +36,8 @@ class Elements(HTMLParser):
 
 def test_the_verdict_comes_first_then_files_and_labels() -> None:
     html = render.result(Finished(summary("alpha", "Unknown", files=(CELLS, TABLE)), "ADDRESS", 2.5))
-    places = [html.index(text) for text in ("Like the reference", CELLS, TABLE, "alpha", "Unknown", "2.5 s")]
-    assert places == sorted(places)
+    positions = [html.index(text) for text in ("Like the reference", CELLS, TABLE, "alpha", "Unknown", "2.5 s")]
+    assert positions == sorted(positions)
     assert 'href="results/ADDRESS/labels.csv?download=1" download="kang-labels.csv"' in html
     assert render.report(Finished(summary("alpha", files=(CELLS,)), "ADDRESS", 1)) == ""
 
@@ -65,7 +65,7 @@ def test_hostile_names_are_texts(name: str) -> None:
     html += render.progress(Step(JobProgress(name, 1, 2), 1))
     elements = Elements(html)
     assert elements.names <= KNOWN | {"progress"}
-    assert not {one for one in elements.attributes if one.startswith("on")}
+    assert not {name for name in elements.attributes if name.startswith("on")}
     # No sign that the templates of Gradio know, and no sign that turns or hides the text around it.
     assert not set("{}$`@\\") & set(html)
     assert all(character.isprintable() for character in html)

@@ -56,7 +56,7 @@ def runs_of(pool: MadeUpPool, **settings: Any) -> Runs:
     return Runs(cast(WorkerPool, pool), AppOptions(concurrent=1, queue=0, **settings))
 
 
-async def begun(runs: Runs, session: PageSession, request: LabelRequest, reports: list[Step | Finished]) -> None:
+async def collect_reports(runs: Runs, session: PageSession, request: Request, reports: list[Step | Finished]) -> None:
     async for report in runs.run(session, request):
         reports.append(report)
 
@@ -70,13 +70,13 @@ async def uploaded(folder: Path) -> PageSession:
 def test_steps_are_followed_by_labels(tmp_path: Path) -> None:
     async def check() -> None:
         pool, session, reports = MadeUpPool(), await uploaded(tmp_path), list[Step | Finished]()
-        run = asyncio.create_task(begun(runs_of(pool), session, LabelRequest("pancreas", unknown=False), reports))
+        run = asyncio.create_task(collect_reports(runs_of(pool), session, Request("pancreas", unknown=False), reports))
         await asyncio.sleep(0.5)
         assert session.run is not None
         pool.release.set()
         await run
         *steps, last = reports
-        assert [one.progress.step for one in steps if isinstance(one, Step)][0] == WAITING
+        assert [report.progress.step for report in steps if isinstance(report, Step)][0] == WAITING
         assert steps[-1].progress == JobProgress("Labelling", 1, 2)  # type: ignore[union-attr]
         assert isinstance(last, Finished)
         assert last.summary == LABELS
@@ -95,17 +95,17 @@ def test_steps_are_followed_by_labels(tmp_path: Path) -> None:
 
 def test_one_run_a_page_and_as_many_as_the_server_admits(tmp_path: Path) -> None:
     async def check() -> None:
-        pool, one, other = MadeUpPool(), await uploaded(tmp_path / "a"), await uploaded(tmp_path / "b")
-        runs, request = runs_of(pool), LabelRequest("pancreas")
-        run = asyncio.create_task(begun(runs, one, request, []))
+        pool, first, second = MadeUpPool(), await uploaded(tmp_path / "a"), await uploaded(tmp_path / "b")
+        runs, request = runs_of(pool), Request("pancreas")
+        run = asyncio.create_task(collect_reports(runs, first, request, []))
         await asyncio.sleep(0.1)
         with pytest.raises(Refusal, match="labels a file already"):
-            await begun(runs, one, request, [])
+            await collect_reports(runs, first, request, [])
         with pytest.raises(Refusal, match="1 file to label already"):
-            await begun(runs, other, request, [])
+            await collect_reports(runs, second, request, [])
         pool.release.set()
         await run
-        await begun(runs, other, request, [])
+        await collect_reports(runs, second, request, [])
         assert len(pool.jobs) == 2
 
     asyncio.run(check())
@@ -115,7 +115,7 @@ def test_one_run_a_page_and_as_many_as_the_server_admits(tmp_path: Path) -> None
 def test_a_run_that_is_stopped_keeps_nothing(way: str, tmp_path: Path) -> None:
     async def check() -> None:
         pool, session = MadeUpPool(), await uploaded(tmp_path)
-        run = asyncio.create_task(begun(runs_of(pool), session, LabelRequest("pancreas"), []))
+        run = asyncio.create_task(collect_reports(runs_of(pool), session, Request("pancreas"), []))
         await asyncio.sleep(0.1)
         if way == "stop":
             assert await session.stop()
@@ -139,7 +139,7 @@ def test_an_error_of_the_worker_is_raised(tmp_path: Path) -> None:
         runs = runs_of(pool)
         for _ in range(2):
             with pytest.raises(Refusal, match="damaged"):
-                await begun(runs, session, LabelRequest("pancreas"), [])
+                await collect_reports(runs, session, Request("pancreas"), [])
         assert files(tmp_path) == ["cells.h5ad"]
 
     asyncio.run(check())
@@ -149,20 +149,24 @@ def test_a_path_is_for_local_pages_only(tmp_path: Path) -> None:
     async def check() -> None:
         pool = MadeUpPool()
         pool.release.set()
-        await begun(runs_of(pool), PageSession(tmp_path), LabelRequest("auto", " ~/cells.h5ad ", " leiden ", " "), [])
+        await collect_reports(
+            runs_of(pool), PageSession(tmp_path), Request("auto", " ~/cells.h5ad ", " leiden ", " "), []
+        )
         (job,) = pool.jobs
         assert job.query == str(Path.home() / "cells.h5ad")
         assert (job.cluster_key, job.options["batch_key"]) == ("leiden", None)
         with pytest.raises(ConfigError, match="No file is named"):
-            await begun(runs_of(pool, host="0.0.0.0"), PageSession(tmp_path), LabelRequest("auto", "/etc/passwd"), [])
+            await collect_reports(
+                runs_of(pool, host="0.0.0.0"), PageSession(tmp_path), Request("auto", "/etc/passwd"), []
+            )
         with pytest.raises(ConfigError, match="Two files are named"):
-            await begun(runs_of(pool), await uploaded(tmp_path), LabelRequest("auto", "/etc/passwd"), [])
+            await collect_reports(runs_of(pool), await uploaded(tmp_path), Request("auto", "/etc/passwd"), [])
         with pytest.raises(ConfigError, match="No reference is named"):
-            await begun(runs_of(pool), await uploaded(tmp_path), LabelRequest(" "), [])
+            await collect_reports(runs_of(pool), await uploaded(tmp_path), Request(" "), [])
         session = await uploaded(tmp_path)
         session.uploads_running = 1
         with pytest.raises(ConfigError, match="not complete yet"):
-            await begun(runs_of(pool), session, LabelRequest("auto"), [])
+            await collect_reports(runs_of(pool), session, Request("auto"), [])
         assert len(pool.jobs) == 1
 
     asyncio.run(check())

@@ -23,13 +23,13 @@ pytest.importorskip("gradio")
 
 def reaper_of(app: App) -> psutil.Process:
     """Return the process that removes the folder of a page."""
-    return next(one for one in app.children() if reaper_file in one.cmdline())
+    return next(child for child in app.children() if reaper_file in child.cmdline())
 
 
 def test_the_extra_app_is_enough() -> None:
     """Import the server without the packages of other extras."""
-    others = ("psutil", "prometheus_client", "pyarrow", "torch", "matplotlib", "umap")
-    code = f"import sys; sys.modules.update(dict.fromkeys({others})); import spikgpt.app.server"
+    unneeded = ("psutil", "prometheus_client", "pyarrow", "torch", "matplotlib", "umap")
+    code = f"import sys; sys.modules.update(dict.fromkeys({unneeded})); import spikgpt.app.server"
     subprocess.run([sys.executable, "-c", code], check=True)
 
 

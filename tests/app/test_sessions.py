@@ -56,18 +56,18 @@ def test_an_upload_that_fails_leaves_the_one_before(tmp_path: Path) -> None:
 def test_results_have_an_address_that_nobody_can_guess(tmp_path: Path) -> None:
     async def check() -> None:
         sessions = Sessions(tmp_path, 2)
-        one, other = await sessions.session_of("one"), await sessions.session_of("other")
-        assert one is await sessions.session_of("one")
-        assert one is not other
-        folder = one.new_folder()
+        first, second = await sessions.of("one"), await sessions.of("other")
+        assert first is await sessions.of("one")
+        assert first is not second
+        folder = first.new_folder()
         (folder / "labels.csv").write_text("labels")
-        address = one.keep_results(folder)
+        address = first.keep_results(folder)
         assert len(address) > 30
         assert sessions.results(address) == folder
         assert sessions.results("") is None
-        assert sessions.results(other.token) is None
+        assert sessions.results(second.token) is None
         # New results replace them.
-        newer = one.keep_results(one.new_folder())
+        newer = first.keep_results(first.new_folder())
         assert sessions.results(address) is None
         assert sessions.results(newer) is not None
         assert files(tmp_path) == []
@@ -113,20 +113,20 @@ def test_an_upload_that_ends_after_its_session_is_removed(tmp_path: Path) -> Non
 def test_uploads_that_go_on_and_results_count_too(tmp_path: Path) -> None:
     async def check() -> None:
         sessions = Sessions(tmp_path, 1)
-        one, other = await sessions.session_of("one"), await sessions.session_of("other")
+        first, second = await sessions.of("one"), await sessions.of("other")
 
         async def write(folder: Path) -> Path:
-            for session in (one, other):
+            for session in (first, second):
                 with pytest.raises(Refusal, match="holds 1 upload already"):
                     await sessions.check_room(session)
             return await writing(b"1")(folder)
 
-        await one.receive("one.h5ad", write)
-        one.keep_results(one.new_folder())
-        one.forget_upload()
-        await sessions.check_room(one)
+        await first.receive("one.h5ad", write)
+        first.keep_results(first.new_folder())
+        first.forget_upload()
+        await sessions.check_room(first)
         with pytest.raises(Refusal, match="holds 1 upload already"):
-            await sessions.check_room(other)
+            await sessions.check_room(second)
 
     asyncio.run(check())
 
@@ -134,24 +134,24 @@ def test_uploads_that_go_on_and_results_count_too(tmp_path: Path) -> None:
 def test_uploads_and_sessions_are_limited(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     async def check() -> None:
         sessions = Sessions(tmp_path, 1)
-        one, other = await sessions.session_of("one"), await sessions.session_of("other")
-        await one.receive("one.h5ad", writing(b"1"))
-        await sessions.check_room(one)
+        first, second = await sessions.of("one"), await sessions.of("other")
+        await first.receive("one.h5ad", writing(b"1"))
+        await sessions.check_room(first)
         with pytest.raises(Refusal, match="holds 1 upload already"):
-            await sessions.check_room(other)
+            await sessions.check_room(second)
         monkeypatch.setattr(module, "MOST", 2)
         with pytest.raises(Refusal, match="2 pages are open"):
             await sessions.session_of("third")
         # A page that is open stays, and a client that does nothing makes room.
-        one.used -= 2 * module.IDLE
+        first.used -= 2 * module.IDLE
         sessions.connect("one")
         with pytest.raises(Refusal, match="2 pages are open"):
             await sessions.session_of("third")
         assert files(tmp_path) == ["one.h5ad"]
         sessions.disconnect("one")
-        one.used -= 2 * module.IDLE
-        await sessions.check_room(other)
-        await sessions.session_of("third")
+        first.used -= 2 * module.IDLE
+        await sessions.check_room(second)
+        await sessions.of("third")
         assert files(tmp_path) == []
         await sessions.close_all()
         assert len(sessions) == 0

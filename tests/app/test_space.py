@@ -35,7 +35,7 @@ def test_the_card_has_the_pinned_gradio_and_the_packages_of_the_extras() -> None
     extras = project["optional-dependencies"]
     needed = {*project["dependencies"], *extras["cpu"], *extras["report"], *extras["app"]}
     listed = {line for line in (SPACE / "requirements.txt").read_text().splitlines() if not line.startswith("#")}
-    assert listed == {one for one in needed if not one.startswith("gradio")}
+    assert listed == {package for package in needed if not package.startswith("gradio")}
 
 
 @pytest.mark.slow

@@ -132,15 +132,17 @@ def test_uploads_are_received_limited_and_forgotten(tmp_path: Path, monkeypatch:
         assert (await client.delete("/upload", params=address)).status_code == 200
         assert session.upload is None
         # Two sessions may hold uploads.
-        others = [await sessions.session_of(key) for key in ("two", "three", "four")]
-        sent = [await client.post("/upload", params={"session": one.token}, content=b"cells") for one in others]
-        assert [one.status_code for one in sent] == [200, 200, 503]
+        other_sessions = [await sessions.of(key) for key in ("two", "three", "four")]
+        sent = [
+            await client.post("/upload", params={"session": other.token}, content=b"cells") for other in other_sessions
+        ]
+        assert [response.status_code for response in sent] == [200, 200, 503]
 
         def full(*_: Any) -> None:
             raise OSError(28, "No space left on device")
 
         monkeypatch.setattr(module, "receive_upload", full)
-        failed = await client.post("/upload", params={"session": others[0].token}, content=b"cells")
+        failed = await client.post("/upload", params={"session": other_sessions[0].token}, content=b"cells")
         assert failed.status_code == 500
         assert "The disk is full" in failed.json()["error"]
 

@@ -47,7 +47,7 @@ def linked(path: Path, folder: Path) -> str:
 def test_a_file_is_labelled_as_by_the_library(
     models: Models, few_file: Path, expected: Annotation, tmp_path: Path
 ) -> None:
-    here = Path.cwd()
+    before = Path.cwd()
     done, sent = run(job_of(tmp_path, linked(few_file, tmp_path), cluster_key="leiden"), models)
     assert isinstance(done, Done), done
     assert done.cells == 120
@@ -56,7 +56,7 @@ def test_a_file_is_labelled_as_by_the_library(
     assert [row.confidence is None for row in summary.rows] == [row.label == "Unknown" for row in summary.rows]
     answer = verdict(expected)
     assert (summary.verdict, summary.tone, summary.query) == (answer.title, answer.tone, few_file.name)
-    assert {one.name for one in summary.clusters} == {"0", "1", "2"}
+    assert {cluster.name for cluster in summary.clusters} == {"0", "1", "2"}
     assert summary.files == [CELLS, TABLE, REPORT]
     report = (tmp_path / RESULTS / REPORT).read_text()
     assert report.startswith("<!DOCTYPE html>")
@@ -66,10 +66,10 @@ def test_a_file_is_labelled_as_by_the_library(
     labelled = anndata.read_h5ad(tmp_path / RESULTS / CELLS)
     assert labelled.obs["spikgpt_label"].astype(str).tolist() == expected.labels.tolist()
     # The steps of the work, and the cells that are done.
-    steps = [one.step for one in sent if isinstance(one, JobProgress)]
+    steps = [message.step for message in sent if isinstance(message, JobProgress)]
     assert {"Reading", "Labelling", worker.WRITING} <= set(steps)
-    assert any(one.done == one.total == 120 for one in sent if isinstance(one, JobProgress))
-    assert Path.cwd() == here
+    assert any(message.done == message.total == 120 for message in sent if isinstance(message, JobProgress))
+    assert Path.cwd() == before
 
 
 def test_several_references_and_auto(models: Models, few: AnnData, few_file: Path, tmp_path: Path) -> None:
@@ -115,12 +115,12 @@ def test_mistakes_have_the_words_of_the_command_line(models: Models, few_file: P
 def test_a_local_page_opens_any_reference(few_file: Path, expected: Annotation, tmp_path: Path) -> None:
     setup = Setup(models=(Model("pbmc"),), keywords={"is_open": True, "local_files_only": True}, max_cells=500)
     models = load(setup)
-    assert [one.name for one in described(models.named).references] == ["pbmc"]
+    assert [reference.name for reference in described(models.named).references] == ["pbmc"]
     done, _ = run(job_of(tmp_path, linked(few_file, tmp_path)), models)
     assert isinstance(done, Done), done
     assert {row.label: row.cells for row in Summary.read(tmp_path).rows} == expected.counts()
     at_hand, failed = models.at_hand()
-    assert {"pancreas", "pbmc", "retina"} <= {one.name for one in at_hand}
+    assert {"pancreas", "pbmc", "retina"} <= {reference.name for reference in at_hand}
     assert not failed
     assert models.at_hand()[0] is at_hand
     (tmp_path / "other").mkdir()

@@ -54,9 +54,9 @@ def label(reference: AnnData, query: AnnData, settings: MethodSettings) -> Metho
 def nearest(reference: AnnData, labels: np.ndarray, query: AnnData) -> MethodResult:
     """Label each cell by the type whose mean it correlates with most, and not at all below 0.3."""
     names = np.unique(labels)
-    learned, asked = (logs(cells) for cells in (reference, query))
+    learned, unlabelled = (logs(cells) for cells in (reference, query))
     means = np.stack([learned[labels == name].mean(axis=0) for name in names])
-    correlations = np.corrcoef(asked, means)[: len(asked), len(asked) :]
+    correlations = np.corrcoef(unlabelled, means)[: len(unlabelled), len(unlabelled) :]
     weights = np.exp(10 * correlations)
     best = correlations.max(axis=1)
     return MethodResult(

@@ -53,8 +53,8 @@ def test_a_benchmark_of_real_methods_tells_who_is_first_and_who_failed(
     run: Run, files: list[object], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     own = registry.METHODS[0]
-    others = method("nearest", "nearest", rejects=True), method("unlucky", "fail")
-    monkeypatch.setattr(registry, "METHODS", (own, *others))
+    fakes = method("nearest", "nearest", rejects=True), method("unlucky", "fail")
+    monkeypatch.setattr(registry, "METHODS", (own, *fakes))
     ran = run(*files)
     assert ran.code == 0
     assert "Note: islets, Unlucky: failed: RuntimeError: no luck today" in ran.err
@@ -134,6 +134,6 @@ def test_a_study_runs_by_its_name(run: Run, tmp_path: Path, monkeypatch: pytest.
 
 def test_a_missing_plug_in_is_named(run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("spikgpt.cli.app.entry_points", lambda group: ())
-    registered = [one for one in app.registered_commands if one.name != "benchmark"]
+    registered = [command for command in app.registered_commands if command.name != "benchmark"]
     monkeypatch.setattr(app, "registered_commands", registered)
     assert_refused(run("benchmark", "--help"), "pip install ./benchmarks")

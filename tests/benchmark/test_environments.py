@@ -55,9 +55,9 @@ def test_an_environment_is_made_once_and_reaches_this_package_alone(bare: Path) 
     done = subprocess.run(
         [python, "-P", "-c", code], env={"PYTHONPATH": path}, capture_output=True, text=True, check=True
     )
-    value, place = done.stdout.split()
+    value, module_path = done.stdout.split()
     assert value == "7"
-    assert Path(place).is_relative_to(folder)
+    assert Path(module_path).is_relative_to(folder)
     before = (python.parents[1] / "ready.json").stat().st_mtime_ns
     assert interpreter_of(own) == python
     assert (python.parents[1] / "ready.json").stat().st_mtime_ns == before

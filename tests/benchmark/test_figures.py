@@ -32,16 +32,16 @@ def size(picture: bytes, path: Path) -> tuple[int, ...]:
 
 @pytest.mark.slow
 def test_places_are_found_once(task: BenchmarkTask, tmp_path: Path) -> None:
-    found = umap_coordinates(task, tmp_path)
-    assert found.shape == (task.query.n_obs, 2)
+    coordinates = umap_coordinates(task, tmp_path)
+    assert coordinates.shape == (task.query.n_obs, 2)
     # Cells of a type are nearer to one another than to others.
     beta = task.truth == "beta"
-    inside = np.linalg.norm(found[beta] - np.median(found[beta], axis=0), axis=1)
-    outside = np.linalg.norm(found[~beta] - np.median(found[beta], axis=0), axis=1)
+    inside = np.linalg.norm(coordinates[beta] - np.median(coordinates[beta], axis=0), axis=1)
+    outside = np.linalg.norm(coordinates[~beta] - np.median(coordinates[beta], axis=0), axis=1)
     assert np.median(inside) < np.median(outside) / 2
     kept = tmp_path / f"{task.digest}.npy"
-    np.save(kept, found + 1)
-    np.testing.assert_array_equal(umap_coordinates(task, tmp_path), found + 1)
+    np.save(kept, coordinates + 1)
+    np.testing.assert_array_equal(umap_coordinates(task, tmp_path), coordinates + 1)
 
 
 def test_a_label_has_one_colour_and_unknown_is_grey(task: BenchmarkTask) -> None:

@@ -53,7 +53,11 @@ def folder(task: BenchmarkTask, tmp_path_factory: pytest.TempPathFactory) -> Pat
 
 def test_every_figure_is_a_file(folder: Path, task: BenchmarkTask) -> None:
     name = task.name.replace(" ", "_")
-    kinds = ["bars", "time", *(f"{one}-{kind}" for one in ("nearest", "<majority>") for kind in ("umap", "confusion"))]
+    kinds = [
+        "bars",
+        "time",
+        *(f"{method_name}-{kind}" for method_name in ("nearest", "<majority>") for kind in ("umap", "confusion")),
+    ]
     assert {path.name for path in (folder / "figures").iterdir()} == {f"{name}-{kind}.png" for kind in kinds}
     assert all(path.read_bytes().startswith(b"\x89PNG") for path in (folder / "figures").iterdir())
 

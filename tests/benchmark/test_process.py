@@ -20,8 +20,12 @@ def python(code: str) -> list[str]:
 
 def eaters() -> list[int]:
     """Return the processes of the child's program that go on, whoever their parent is now."""
-    found = psutil.process_iter(["cmdline", "status"])
-    return [one.pid for one in found if EATER in (one.info["cmdline"] or []) and one.info["status"] != "zombie"]
+    processes = psutil.process_iter(["cmdline", "status"])
+    return [
+        process.pid
+        for process in processes
+        if EATER in (process.info["cmdline"] or []) and process.info["status"] != "zombie"
+    ]
 
 
 def test_an_end_by_itself_is_told_with_time_and_memory(tmp_path: Path) -> None:

@@ -61,12 +61,12 @@ def test_what_is_finished_is_found_again_while_nothing_changes(task: BenchmarkTa
     assert again.result is not None
     assert first.result is not None
     assert again.result.labels.tolist() == first.result.labels.tolist()
-    place = run_stem(tmp_path, task.name, "nearest", 0).with_suffix(".json")
-    assert json.loads(place.read_text())["note"] == DONE
+    path = run_stem(tmp_path, task.name, "nearest", 0).with_suffix(".json")
+    assert json.loads(path.read_text())["note"] == DONE
     # Other settings, and a file that was cut short.
     changed = replace(plan, threads=2)
     assert not ran(task, [NEAREST], changed)[0].kept
-    place.write_text(place.read_text()[:50])
+    path.write_text(path.read_text()[:50])
     assert not ran(task, [NEAREST], changed)[0].kept
 
 

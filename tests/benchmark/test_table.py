@@ -33,21 +33,21 @@ METHODS = [
 ]
 
 
-def spoiled(task: BenchmarkTask, wrong: int) -> MethodResult:
+def result_with_errors(task: BenchmarkTask, errors: int) -> MethodResult:
     """MethodResult with the truth but for some cells; unseen types get a label too."""
     labels = np.where(task.known, task.truth, "beta")
-    places = np.flatnonzero(task.known & (labels != "beta"))[:wrong]
-    labels[places] = "beta"
+    rows = np.flatnonzero(task.known & (labels != "beta"))[:errors]
+    labels[rows] = "beta"
     return MethodResult(labels, confidence=task.known + 0.0, versions={"numpy": "2"}, train_seconds=1.0)
 
 
 @pytest.fixture(scope="module")
 def runs(task: BenchmarkTask) -> list[BenchmarkRun]:
     answers = {
-        ("good", 0): replace(spoiled(task, 2), assigned=task.known),
-        ("good", 1): replace(spoiled(task, 4), assigned=task.known),
-        ("near", 0): spoiled(task, 4),
-        ("bad", 0): spoiled(task, 25),
+        ("good", 0): replace(result_with_errors(task, 2), assigned=task.known),
+        ("good", 1): replace(result_with_errors(task, 4), assigned=task.known),
+        ("near", 0): result_with_errors(task, 4),
+        ("bad", 0): result_with_errors(task, 25),
     }
     runs = [BenchmarkRun(task.name, name, seed, DONE, 2.0, 10**9, result) for (name, seed), result in answers.items()]
     return [*runs, BenchmarkRun(task.name, "gone", 0, "failed: RuntimeError: no luck")]
@@ -80,10 +80,10 @@ def test_who_is_first_or_nearly(task: BenchmarkTask, runs: list[BenchmarkRun]) -
 
 def test_the_best_other_method_is_one_of_another_kind(task: BenchmarkTask, runs: list[BenchmarkRun]) -> None:
     twin = method("twin", "nearest")  # of the module of "good"
-    more = [*runs, BenchmarkRun(task.name, "twin", 0, DONE, result=spoiled(task, 0))]
+    more = [*runs, BenchmarkRun(task.name, "twin", 0, DONE, result=result_with_errors(task, 0))]
     rows = by_name(build_rows(task, [*METHODS, twin], more))
     assert (rows["good"].rival, rows["near"].rival, rows["twin"].rival) == ("Near", "Twin", "Near")
-    right = {wrong: (spoiled(task, wrong).labels == task.truth)[task.known] for wrong in (2, 4)}
+    right = {errors: (result_with_errors(task, errors).labels == task.truth)[task.known] for errors in (2, 4)}
     assert rows["good"].p == pytest.approx(mcnemar_p(right[2], right[4]))
 
 
@@ -118,7 +118,9 @@ def test_the_markdown_table_tells_all(task: BenchmarkTask, runs: list[BenchmarkR
 
 def test_known_cells_alone_need_no_columns_of_unseen_ones(task: BenchmarkTask) -> None:
     known = task.with_known_types()
-    rows = build_rows(known, METHODS[:1], [BenchmarkRun(known.name, "good", 0, DONE, result=spoiled(known, 1))])
+    rows = build_rows(
+        known, METHODS[:1], [BenchmarkRun(known.name, "good", 0, DONE, result=result_with_errors(known, 1))]
+    )
     assert not {"AUROC unseen", "unseen rejected"} & set(table_cells(rows)[0])
 
 

@@ -30,13 +30,13 @@ def folder(task: BenchmarkTask, tmp_path: Path) -> Path:
     return tmp_path
 
 
-def asked(folder: Path, how: str) -> Path:
+def write_settings(folder: Path, how: str) -> Path:
     MethodSettings(0, LABEL, options={"how": how}).write(folder)
     return folder
 
 
 def test_a_worker_writes_its_answer(task: BenchmarkTask, folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(sys, "argv", ["worker", MODULE, str(asked(folder, "nearest"))])
+    monkeypatch.setattr(sys, "argv", ["worker", MODULE, str(write_settings(folder, "nearest"))])
     main()
     result = MethodResult.read(folder)
     assert result.fault(task.query.n_obs) is None
@@ -45,11 +45,11 @@ def test_a_worker_writes_its_answer(task: BenchmarkTask, folder: Path, monkeypat
 
 def test_labels_that_the_reference_does_not_have_are_refused(folder: Path) -> None:
     with pytest.raises(ValueError, match="labels that the reference does not have: Unknown"):
-        run_method(MODULE, asked(folder, "strange"))
+        run_method(MODULE, write_settings(folder, "strange"))
 
 
 def test_a_worker_does_not_outlive_the_benchmark(folder: Path) -> None:
-    command = [sys.executable, "-c", PARENT, MODULE, str(asked(folder, "sleep"))]
+    command = [sys.executable, "-c", PARENT, MODULE, str(write_settings(folder, "sleep"))]
     with subprocess.Popen(command, stdout=subprocess.PIPE, env=dict(os.environ)) as parent:
         assert parent.stdout is not None
         worker = psutil.Process(int(parent.stdout.readline()))

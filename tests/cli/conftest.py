@@ -37,9 +37,9 @@ def run(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> 
         monkeypatch.setenv("COLUMNS", str(WIDTH))
         monkeypatch.setattr(console, "width", WIDTH)
         capsys.readouterr()
-        with pytest.raises(SystemExit) as left:
+        with pytest.raises(SystemExit) as error:
             main()
-        return Ran(int(left.value.code or 0), *capsys.readouterr())
+        return Ran(int(error.value.code or 0), *capsys.readouterr())
 
     return command
 

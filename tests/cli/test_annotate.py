@@ -84,9 +84,9 @@ def test_the_exit_code_of_strict_says_another_tissue(
             assert unsuited.err.count("another tissue or species") == 1
             assert f"Wrote {output}" in unsuited.err
             assert "Traceback" not in unsuited.err
-    found = anndata.read_h5ad(out)
-    assert found.uns["spikgpt"]["compatibility"] == "another tissue or species, do not use"
-    assert set(found.obs["spikgpt_label"]) == {"Unknown"}
+    labelled = anndata.read_h5ad(out)
+    assert labelled.uns["spikgpt"]["compatibility"] == "another tissue or species, do not use"
+    assert set(labelled.obs["spikgpt_label"]) == {"Unknown"}
     kept = run("annotate", query, "--model", small_folder, "--out", out, "--strict", "--no-unknown")
     assert kept.code == 3
     assert "Unknown" not in set(anndata.read_h5ad(out).obs["spikgpt_label"])
@@ -151,12 +151,14 @@ def test_labels_are_written_in_the_cell_annotation_schema(
     assert (document["title"], document["author_name"]) == ("query.h5ad", "Ada Lovelace")
     labels = pd.read_csv(table, index_col="cell")["spikgpt_label"]
     cluster_of = few.obs["cell_type"].astype(str)
-    for one in document["annotations"]:
-        if one["labelset"] == "spikgpt_label":
-            assert set(labels[one["cell_ids"]]) == {one["cell_label"].replace("unknown", "Unknown")}
-        if one["labelset"] == "spikgpt_cluster_label":
-            assert set(cluster_of[one["cell_ids"]]) == {one["author_annotation_fields"]["cluster"]}
-    assert {one["labelset"] for one in document["annotations"]} == {one["name"] for one in document["labelsets"]}
+    for annotation in document["annotations"]:
+        if annotation["labelset"] == "spikgpt_label":
+            assert set(labels[annotation["cell_ids"]]) == {annotation["cell_label"].replace("unknown", "Unknown")}
+        if annotation["labelset"] == "spikgpt_cluster_label":
+            assert set(cluster_of[annotation["cell_ids"]]) == {annotation["author_annotation_fields"]["cluster"]}
+    assert {annotation["labelset"] for annotation in document["annotations"]} == {
+        annotation["name"] for annotation in document["labelsets"]
+    }
     assert run(*where).code == 0
     assert_refused(
         run(*where[:-1], table), "--cas " + str(table) + " ends in '.csv'; expected a name that ends in .json"
@@ -258,11 +260,11 @@ def test_a_process_with_an_empty_cache_pulls_by_name_and_annotates(
     out = tmp_path / "out.h5ad"
     subprocess.run([*command, "--out", str(out)], env=os.environ | environment, check=True)
     expected = SpikGPT.from_pretrained(tmp_path / "islets").annotate(anndata.read_h5ad(query_file))
-    found = anndata.read_h5ad(out)
-    assert found.obsm["spikgpt_probabilities"].tobytes() == expected.probabilities.tobytes()
-    assert found.obs["spikgpt_label"].tolist() == expected.labels.tolist()
+    labelled = anndata.read_h5ad(out)
+    assert labelled.obsm["spikgpt_probabilities"].tobytes() == expected.probabilities.tobytes()
+    assert labelled.obs["spikgpt_label"].tolist() == expected.labels.tolist()
     commit = hub.repositories["shared/islets"].refs["main"]
-    assert found.uns["spikgpt"]["reference_origin"] == f"shared/islets@{commit}"
+    assert labelled.uns["spikgpt"]["reference_origin"] == f"shared/islets@{commit}"
 
 
 def test_a_lock_file_and_a_digest_keep_the_reference(
@@ -543,8 +545,8 @@ def test_a_report_has_the_clusters_and_the_map_of_the_file(
     assert "The map is obsm[&#39;X_own&#39;] of the query." in text
     assert "Clusters: <bdi>obs[&#39;cell_type&#39;]</bdi>" in text
     report.unlink()
-    wrong = run(*where, "--report", report, "--map-key", "X_umap")
-    assert_refused(wrong, "There is no map obsm['X_umap']; obsm has X_nan, X_own.")
+    missing = run(*where, "--report", report, "--map-key", "X_umap")
+    assert_refused(missing, "There is no map obsm['X_umap']; obsm has X_nan, X_own.")
     nowhere = run(*where, "--report", report, "--map-key", "X_nan")
     assert_refused(nowhere, "obsm['X_nan'] is no map: no cell has finite coordinates.")
     assert "Drawing the report" not in nowhere.err

@@ -24,18 +24,18 @@ def test_a_build_is_told_step_by_step_and_pushed(run: Run, cells: AnnData, tmp_p
     arguments = ["build", recipe, "--mirror", tmp_path / "mirror", "--out", out, "--synthetic"]
     ran = run(*arguments, "--steps", "download,prepare")
     assert ran.code == 0, ran.err
-    said = ran.err
-    assert "download (0." in said
-    assert "): reference: 200 cells of ReferenceStudy; query: 100 cells of QueryStudy.\n" in said
-    assert "Wrote" not in said
+    output = ran.err
+    assert "download (0." in output
+    assert "): reference: 200 cells of Learned; query: 100 cells of Asked.\n" in output
+    assert "Wrote" not in output
     ran = run(*arguments, "--push", "me/islets", "--endpoint", hub.endpoint)
     assert ran.code == 0, ran.err
-    said = ran.err
-    assert "prepare (unchanged): " in said
-    assert f"Wrote {out}; annotate with: spikgpt annotate QUERY.h5ad --model {out} --out OUT.h5ad\n" in said
+    output = ran.err
+    assert "prepare (unchanged): " in output
+    assert f"Wrote {out}; annotate with: spikgpt annotate QUERY.h5ad --model {out} --out OUT.h5ad\n" in output
     pulled = pull("me/islets", tmp_path / "pulled", hub=Hub(hub.endpoint, cache_dir=tmp_path / "cache"))
     assert pulled.origin is not None
-    assert f"me/islets is at commit {pulled.origin.partition('@')[2]}" in said
+    assert f"me/islets is at commit {pulled.origin.partition('@')[2]}" in output
     assert "**Made-up cells.**" in (tmp_path / "pulled" / "README.md").read_text()
     again = run(*arguments, "--push", "me/islets", "--endpoint", hub.endpoint)
     assert again.code == 0, again.err

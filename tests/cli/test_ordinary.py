@@ -62,5 +62,5 @@ def test_a_folder_that_cannot_be_written_is_told_before_the_work(shut: Path, tmp
     commands = (("pull", "pancreas"), ("export", "pancreas"), train)
     ran = run_all_as_ordinary(*((*words, "--out", shut / "out") for words in commands), home=tmp_path)
     assert ran.out.split() == ["2"] * 3, ran.err
-    told = f"Error: {shut}/out cannot be written: {shut} is not writable for you."
-    assert [line.startswith(told) for line in ran.err.splitlines()] == [True] * 3, ran.err
+    message = f"Error: {shut}/out cannot be written: {shut} is not writable for you."
+    assert [line.startswith(message) for line in ran.err.splitlines()] == [True] * 3, ran.err

@@ -31,9 +31,9 @@ def test_nothing_that_is_printed_steers_the_terminal(capsys: pytest.CaptureFixtu
 def test_results_go_to_standard_output(capsys: pytest.CaptureFixture[str], result: bool) -> None:
     show(("label", "cells"), [("T [CD4]", 3)], "a [title]", result=result)
     captured = capsys.readouterr()
-    said, silent = (captured.out, captured.err) if result else (captured.err, captured.out)
-    assert "T [CD4]" in said
-    assert "a [title]" in said
+    printed, silent = (captured.out, captured.err) if result else (captured.err, captured.out)
+    assert "T [CD4]" in printed
+    assert "a [title]" in printed
     assert silent == ""
 
 

@@ -34,8 +34,8 @@ def test_embed_adds_the_embedding(run: Run, query_file: Path, few: AnnData, tmp_
     assert embedded.obs_names.equals(few.obs_names)
     again = run("embed", query_file, "--scgpt", SCGPT, "--out", tmp_path / "upstream.h5ad", "--upstream-seeds", 1, 2)
     assert again.code == 0, again.err
-    drawn = anndata.read_h5ad(tmp_path / "upstream.h5ad").obsm["X_scGPT"]
-    assert not np.array_equal(drawn, embedded.obsm["X_mine"])
+    upstream = anndata.read_h5ad(tmp_path / "upstream.h5ad").obsm["X_scGPT"]
+    assert not np.array_equal(upstream, embedded.obsm["X_mine"])
 
 
 def finished(folder: Path) -> list[Path]:
@@ -159,8 +159,8 @@ def test_an_interrupted_embedding_says_what_is_kept(
     monkeypatch.setattr(embedding, "_write", interrupted)
     ran = run("embed", query_file, "--scgpt", SCGPT, "--out", tmp_path / "embedded.h5ad")
     kept = tmp_path / "cache" / "embeddings"
-    said = f"Interrupted. Finished cells are saved in {kept}; the same command resumes there.\n"
-    assert (ran.code, ran.err) == (130, said)
+    message = f"Interrupted. Finished cells are saved in {kept}; the same command resumes there.\n"
+    assert (ran.code, ran.err) == (130, message)
     assert len(finished(tmp_path)) == 1
     assert not (tmp_path / "embedded.h5ad").exists()
 

@@ -38,8 +38,8 @@ def test_list_shows_what_is_shipped_cached_and_on_the_hub(
     assert [row[0] for row in rows if row[-1] == "Hub"] == ["listed/islets"]
     assert "listed/other" not in ran.out
     listed = json.loads(run("list", "--json", "--endpoint", hub.endpoint).out)
-    assert [one["commit"] for one in listed if one["source"] == "cached"] == [commit]
-    assert {one["verified"] for one in listed if one["source"] == "shipped"} == {True}
+    assert [row["commit"] for row in listed if row["source"] == "cached"] == [commit]
+    assert {row["verified"] for row in listed if row["source"] == "shipped"} == {True}
     (folder / "labels.json").resolve().write_bytes(b"[]")
     ran = run("list", "--offline")
     assert [line.split()[-1] for line in ran.out.splitlines() if line.startswith("listed/islets")] == ["damaged"]

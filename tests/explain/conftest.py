@@ -14,9 +14,9 @@ from tests.conftest import labelled
 @pytest.fixture(scope="session")
 def fitted(small: Reference, query: AnnData) -> FittedQuery:
     """Annotate cells of other donors, and return the fitted query."""
-    found = labelled(small, query).query
-    assert isinstance(found, FittedQuery)
-    return found
+    fitted_query = labelled(small, query).query
+    assert isinstance(fitted_query, FittedQuery)
+    return fitted_query
 
 
 @pytest.fixture(scope="session")
@@ -24,6 +24,6 @@ def panel(small: Reference, query: AnnData) -> FittedQuery:
     """Return the fitted query of the same cells without two genes of three, which are imputed."""
     kept = np.arange(query.n_vars) % 3 == 0
     kept |= query.var_names.isin(["INS", "GCG"])
-    found = labelled(small, query[:, kept].copy()).query
-    assert isinstance(found, FittedQuery)
-    return found
+    fitted_query = labelled(small, query[:, kept].copy()).query
+    assert isinstance(fitted_query, FittedQuery)
+    return fitted_query

@@ -31,12 +31,12 @@ def test_log_odds_are_those_of_the_probabilities(fitted: FittedQuery, attributor
 def test_each_cell_has_its_own_attributions(fitted: FittedQuery, attributor: GeneAttributor) -> None:
     assert fitted.logs is not None
     scaled = attributor.front.scaled(fitted.logs[:6])
-    others = attributor.nearest_labels(scaled, 0)
-    assert 0 not in others
-    whole = attributor.attribute(scaled, 0, baselines=others).values
-    turned = attributor.attribute(scaled[::-1], 0, baselines=others).values[::-1]
+    other_labels = attributor.nearest_labels(scaled, 0)
+    assert 0 not in other_labels
+    whole = attributor.attribute(scaled, 0, others=other_labels).values
+    turned = attributor.attribute(scaled[::-1], 0, others=other_labels).values[::-1]
     np.testing.assert_allclose(whole, turned, atol=1e-9)
-    np.testing.assert_allclose(attributor.attribute(scaled[2:3], 0, baselines=others).values, whole[2:3], atol=1e-9)
+    np.testing.assert_allclose(attributor.attribute(scaled[2:3], 0, others=other_labels).values, whole[2:3], atol=1e-9)
 
 
 @pytest.mark.parametrize("name", ["fitted", "panel"])
@@ -48,10 +48,10 @@ def test_attributions_add_up_to_the_difference_of_log_odds(name: str, request: p
     beta = query.reference.labels.names.index("beta")
     cells = scaled[attributor.best(scaled) == beta]
     assert len(cells) >= 5
-    found = attributor.attribute(cells, beta)
-    np.testing.assert_allclose(found.log_odds, attributor.log_odds(cells, beta))
-    np.testing.assert_allclose(found.values.sum(axis=1), found.log_odds - found.baseline)
-    assert (found.log_odds > found.baseline + 5).all()
+    attributions = attributor.attribute(cells, beta)
+    np.testing.assert_allclose(attributions.log_odds, attributor.log_odds(cells, beta))
+    np.testing.assert_allclose(attributions.values.sum(axis=1), attributions.log_odds - attributions.baseline)
+    assert (attributions.log_odds > attributions.baseline + 5).all()
 
 
 def test_more_steps_change_little(fitted: FittedQuery, attributor: GeneAttributor) -> None:
@@ -81,12 +81,12 @@ def test_deletion_of_the_strongest_genes_lowers_the_log_odds_most(
 
 
 def test_only_allowed_labels_are_compared(small: Reference, query: AnnData) -> None:
-    found = labelled(small, query, labels=["alpha", "beta", "delta"]).query
-    assert isinstance(found, FittedQuery)
-    attributor, names = GeneAttributor.from_query(found), small.labels.names
+    fitted = labelled(small, query, labels=["alpha", "beta", "delta"]).query
+    assert isinstance(fitted, FittedQuery)
+    attributor, names = GeneAttributor.from_query(fitted), small.labels.names
     assert {names[label] for label in attributor.allowed} == {"alpha", "beta", "delta"}
-    assert found.logs is not None
-    scaled = attributor.front.scaled(found.logs[:5])
+    assert fitted.logs is not None
+    scaled = attributor.front.scaled(fitted.logs[:5])
     beta = names.index("beta")
     assert {names[label] for label in attributor.nearest_labels(scaled, beta)} == {"alpha", "delta"}
     gradient = attributor.gradient(scaled, beta)

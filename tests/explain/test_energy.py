@@ -76,38 +76,38 @@ def test_counts_are_those_of_spikingjelly(overrides: dict[str, Any], literal: bo
     folded, config = classifier.double().folded(), classifier.config
     recorded = activity(classifier, x)
     operations = spiking_operations(config, recorded.blocks, "literal" if literal else "collapsed")
-    found = counted(folded, x, literal=literal)
+    counts = counted(folded, x, literal=literal)
     neurons = operations.total("potentials") / 2
-    assert operations.total("macs") - neurons == pytest.approx(found["mac"], rel=1e-12)
-    assert operations.total("weights") == pytest.approx(found["weight_read_bytes"], rel=1e-12)
-    assert operations.total("biases") == pytest.approx(found["bias_read_bytes"], rel=1e-12)
-    assert neurons == pytest.approx(found["neuron_state_read_bytes"], rel=1e-12)
-    assert neurons == pytest.approx(found["neuron_state_write_bytes"], rel=1e-12)
+    assert operations.total("macs") - neurons == pytest.approx(counts["mac"], rel=1e-12)
+    assert operations.total("weights") == pytest.approx(counts["weight_read_bytes"], rel=1e-12)
+    assert operations.total("biases") == pytest.approx(counts["bias_read_bytes"], rel=1e-12)
+    assert neurons == pytest.approx(counts["neuron_state_read_bytes"], rel=1e-12)
+    assert neurons == pytest.approx(counts["neuron_state_write_bytes"], rel=1e-12)
     assert recorded.blocks[0].coincidences > 0
     if literal:
-        others = synaptic(operations, "accumulations", ("residual", "average"))
-        assert operations.total("accumulations") - others == pytest.approx(found["synop"], rel=1e-12)
+        uncounted = synaptic(operations, "accumulations", ("residual", "average"))
+        assert operations.total("accumulations") - uncounted == pytest.approx(counts["synop"], rel=1e-12)
         # The input of the first block is a view of one step and one copy. PyTorch adds the biases of its layer in an
         # operation of its own, which is counted here alone.
         biases = synaptic(operations, "biases", ("blocks.0.attention.query_key_value",))
-        assert operations.total("accumulations") + biases == pytest.approx(found["ac"], rel=1e-12)
+        assert operations.total("accumulations") + biases == pytest.approx(counts["ac"], rel=1e-12)
     else:
         # The collapsed attention is a sum over all neurons of a head, which SpikingJelly counts without its spikes.
         attention = synaptic(operations, "accumulations", (".attention",))
         sums = config.depth * config.time_steps * (config.width - config.heads)
-        assert operations.total("accumulations") - attention + sums == pytest.approx(found["ac"], rel=1e-12)
+        assert operations.total("accumulations") - attention + sums == pytest.approx(counts["ac"], rel=1e-12)
 
 
 def test_one_literal_copy_counts_the_attention_of_the_collapsed_network() -> None:
     classifier, x = classifier_for({"copies": 6}, trained=True), embeddings(CELLS).double()
     recorded = activity(classifier, x)
-    one = SpikingClassifier(replace(classifier.config, copies=1)).double()
-    one.load_state_dict(classifier.double().state_dict())
-    found = counted(one.eval().folded(), x, literal=True)
+    single = SpikingClassifier(replace(classifier.config, copies=1)).double()
+    single.load_state_dict(classifier.double().state_dict())
+    counts = counted(single.eval().folded(), x, literal=True)
     collapsed = recorded.operations
     assert collapsed.total("accumulations") - synaptic(
         collapsed, "accumulations", ("residual", "average")
-    ) == pytest.approx(found["synop"], rel=1e-12)
+    ) == pytest.approx(counts["synop"], rel=1e-12)
 
 
 def test_dense_and_linear_counts_are_those_of_spikingjelly() -> None:
@@ -116,12 +116,12 @@ def test_dense_and_linear_counts_are_those_of_spikingjelly() -> None:
     for name, module in list(classifier.named_modules()):
         if isinstance(module, LIFNode):
             classifier.set_submodule(name, nn.Softplus())
-    found, dense = counted(classifier, embeddings(CELLS)[:, :24].double()), dense_operations(config)
+    counts, dense = counted(classifier, embeddings(CELLS)[:, :24].double()), dense_operations(config)
     attention = synaptic(dense, "macs", (".attention",))
     assert attention == 2 * config.width
-    assert dense.total("macs") - attention == pytest.approx(found["mac"], rel=1e-12)
-    assert dense.total("weights") == pytest.approx(found["weight_read_bytes"], rel=1e-12)
-    assert dense.total("biases") == pytest.approx(found["bias_read_bytes"], rel=1e-12)
+    assert dense.total("macs") - attention == pytest.approx(counts["mac"], rel=1e-12)
+    assert dense.total("weights") == pytest.approx(counts["weight_read_bytes"], rel=1e-12)
+    assert dense.total("biases") == pytest.approx(counts["bias_read_bytes"], rel=1e-12)
     linear = counted(nn.Linear(24, 5).double(), torch.randn(CELLS, 24, dtype=torch.float64))
     assert linear_operations(24, 5).total("macs") == linear["mac"]
     assert linear_operations(24, 5).total("weights", "biases") == (

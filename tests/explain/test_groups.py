@@ -84,8 +84,8 @@ def test_few_cells_are_explained_without_neighbours(small: Reference, query: Ann
     explanation = explained(annotation)
     assert sum(group.genes.cells for group in explanation.groups) == 40
     assert any(group.unknown is not None for group in explanation.groups)
-    (one,) = explained(labelled(small, query[:1].copy())).groups
-    assert one.genes.cells == 1
+    (single,) = explained(labelled(small, query[:1].copy())).groups
+    assert single.genes.cells == 1
 
 
 def test_clusters_get_their_most_frequent_label(annotation: Annotation, query: AnnData) -> None:
@@ -137,8 +137,8 @@ def test_cells_are_explained_by_name_or_position(annotation: Annotation, query: 
     assert [group.genes.label for group in explanation.groups] == annotation.best_labels[[7, 3]].tolist()
     assert all(group.genes.cells == 1 for group in explanation.groups)
     assert [group.unknown is not None for group in explanation.groups] == annotation.rejected[[7, 3]].tolist()
-    one = explained(annotation, cells=names[7])
-    np.testing.assert_allclose(one.groups[0].genes.attributions, explanation.groups[0].genes.attributions)
+    single = explained(annotation, cells=names[7])
+    np.testing.assert_allclose(single.groups[0].genes.attributions, explanation.groups[0].genes.attributions)
 
 
 @pytest.mark.parametrize(

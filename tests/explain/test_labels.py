@@ -21,8 +21,8 @@ def explained(fitted: FittedQuery) -> dict[str, LabelGenes]:
 
 @pytest.mark.parametrize(("label", "gene"), [("beta", "INS"), ("alpha", "GCG"), ("delta", "SST")])
 def test_hormones_support_the_cells_that_make_them(explained: dict[str, LabelGenes], label: str, gene: str) -> None:
-    found = explained[label].of_role("supporting")
-    hormone = next(one for one in found[:5] if one.gene == gene)
+    supporting = explained[label].of_role("supporting")
+    hormone = next(evidence for evidence in supporting[:5] if evidence.gene == gene)
     assert not hormone.absent
     assert hormone.attribution is not None
     assert hormone.attribution > 0
@@ -51,18 +51,18 @@ def test_figures_are_those_of_the_cells_of_the_label(fitted: FittedQuery, explai
 def test_genes_that_cells_do_not_express_are_missing(small: Reference, query: AnnData) -> None:
     silent = query.copy()
     silent.X = silent.X @ sparse.diags((silent.var_names != "GCG").astype(np.float32)).tocsr()
-    found = labelled(small, silent, labels=["alpha", "beta", "ductal"]).query
-    assert isinstance(found, FittedQuery)
-    (alpha,) = explain_labels(found, ["alpha"])
+    fitted = labelled(small, silent, labels=["alpha", "beta", "ductal"]).query
+    assert isinstance(fitted, FittedQuery)
+    (alpha,) = explain_labels(fitted, ["alpha"])
     gene = alpha.of_role("missing")[0]
     assert (gene.gene, gene.mean, gene.expressed) == ("GCG", 0.0, 0.0)
     assert gene.label_mean > 4
 
 
 def test_genes_that_the_query_lacks_are_missing(small: Reference, query: AnnData) -> None:
-    found = labelled(small, query[:, query.var_names != "GCG"].copy()).query
-    assert isinstance(found, FittedQuery)
-    (alpha,) = explain_labels(found, ["alpha"])
+    fitted = labelled(small, query[:, query.var_names != "GCG"].copy()).query
+    assert isinstance(fitted, FittedQuery)
+    (alpha,) = explain_labels(fitted, ["alpha"])
     gene = alpha.of_role("missing")[0]
     assert (gene.gene, gene.attribution, gene.mean, gene.expressed) == ("GCG", None, None, None)
     assert gene.label_mean > 4

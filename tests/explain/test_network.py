@@ -39,8 +39,8 @@ def test_gradient_equals_that_of_torch(name: str) -> None:
     of_logits = torch.randn_like(logits)
     (expected,) = torch.autograd.grad(logits, vectors, of_logits)
 
-    found, pull = DifferentiableClassifier(config, weights).forward(vectors.detach().numpy())
-    np.testing.assert_allclose(found, logits.detach().numpy(), atol=1e-9)
+    computed, pull = DifferentiableClassifier(config, weights).forward(vectors.detach().numpy())
+    np.testing.assert_allclose(computed, logits.detach().numpy(), atol=1e-9)
     np.testing.assert_allclose(pull(of_logits.numpy()), expected.numpy(), atol=1e-9)
     assert np.abs(expected.numpy()).max() > 1e-3
 
@@ -50,5 +50,5 @@ def test_logits_are_those_of_the_engine() -> None:
     weights = {name: random.standard_normal(shape) for name, shape in config.shapes().items()}
     weights |= {name: np.abs(array) for name, array in weights.items() if name.endswith("running_var")}
     vectors = random.standard_normal((5, 6))
-    found, _ = DifferentiableClassifier(config, weights).forward(vectors)
-    np.testing.assert_allclose(found, NumpyClassifier(config, weights).logits(vectors), atol=1e-12)
+    computed, _ = DifferentiableClassifier(config, weights).forward(vectors)
+    np.testing.assert_allclose(computed, NumpyClassifier(config, weights).logits(vectors), atol=1e-12)

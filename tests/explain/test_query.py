@@ -15,8 +15,8 @@ def test_log_expression_has_the_genes_of_the_query(fitted: FittedQuery, query: A
     counts = query[fitted.rows].X
     totals = np.asarray(counts.sum(axis=1)).ravel()
     expected = np.log1p(np.asarray(query[fitted.rows, gene].X.todense()).ravel() / totals * 1e4)
-    found = fitted.logs[:, [fitted.genes.index(gene)]].toarray().ravel()
-    np.testing.assert_allclose(found, expected, rtol=1e-6)
+    logs = fitted.logs[:, [fitted.genes.index(gene)]].toarray().ravel()
+    np.testing.assert_allclose(logs, expected, rtol=1e-6)
 
 
 def test_cells_of_the_sample_give_the_output_that_the_model_was_fitted_to(fitted: FittedQuery) -> None:

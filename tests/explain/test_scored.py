@@ -25,9 +25,9 @@ def test_cells_that_are_read_equal_those_of_the_sample(fitted: FittedQuery) -> N
     expected = sample.part(chosen)
     assert len(expected) == 3
     batches = expected.scores.batches
-    found = ScoredCells.from_cells(fitted, fitted.cells.part(chosen), sample.rows[chosen], batches)
-    np.testing.assert_allclose(found.logs.toarray(), expected.logs.toarray(), atol=1e-5)
-    np.testing.assert_allclose(found.output.vectors, expected.output.vectors, atol=1e-4)
-    np.testing.assert_array_equal(found.neighbours, expected.neighbours)
-    np.testing.assert_array_equal(found.best, expected.best)
-    np.testing.assert_array_equal(found.unknown, expected.unknown)
+    read_cells = ScoredCells.from_cells(fitted, fitted.cells.part(chosen), sample.rows[chosen], batches)
+    np.testing.assert_allclose(read_cells.logs.toarray(), expected.logs.toarray(), atol=1e-5)
+    np.testing.assert_allclose(read_cells.output.vectors, expected.output.vectors, atol=1e-4)
+    np.testing.assert_array_equal(read_cells.neighbours, expected.neighbours)
+    np.testing.assert_array_equal(read_cells.best, expected.best)
+    np.testing.assert_array_equal(read_cells.unknown, expected.unknown)

@@ -48,11 +48,11 @@ def test_spikes_are_those_of_torch_and_recording_changes_no_bit(overrides: dict[
         folded(x)
     expected = {name: spikes[:, :, 0] for name, spikes in recorder.spikes.items()}
     weights = {name: tensor.numpy() for name, tensor in classifier.state_dict().items()}
-    numpy_classifier, found = NumpyClassifier(classifier.config, weights), dict[str, Any]()
-    recorded = numpy_classifier.logits(x.numpy(), lambda name, spikes: found.update({name: spikes}))
+    numpy_classifier, spikes_by_layer = NumpyClassifier(classifier.config, weights), dict[str, Any]()
+    recorded = numpy_classifier.logits(x.numpy(), lambda name, spikes: spikes_by_layer.update({name: spikes}))
     np.testing.assert_array_equal(recorded, numpy_classifier.logits(x.numpy()))
-    assert list(found) == list(expected)
-    for name, spikes in found.items():
+    assert list(spikes_by_layer) == list(expected)
+    for name, spikes in spikes_by_layer.items():
         np.testing.assert_array_equal(spikes, expected[name])
 
 
@@ -64,8 +64,8 @@ def test_rates_are_means_over_cells_of_each_layer_head_and_step(activity: SpikeA
     for layer in ("query", "value", "attention output"):
         spikes = np.mean([raster[layer] for raster in rasters], axis=0)  # (D, T)
         by_head = spikes.reshape(config.heads, -1, config.time_steps).mean(axis=1)  # (H, T)
-        found = np.array([[rates[layer, head + 1, step + 1] for step in range(4)] for head in range(config.heads)])
-        np.testing.assert_allclose(found, by_head, atol=1e-12)
+        head_rates = np.array([[rates[layer, head + 1, step + 1] for step in range(4)] for head in range(config.heads)])
+        np.testing.assert_allclose(head_rates, by_head, atol=1e-12)
     hidden = np.mean([raster["hidden"] for raster in rasters], axis=(0, 1))
     np.testing.assert_allclose([rates["hidden", 0, step + 1] for step in range(4)], hidden, atol=1e-12)
     np.testing.assert_allclose(
@@ -177,7 +177,7 @@ def test_vectors_of_a_reference_on_an_embedding_have_spikes_too(small: Reference
     vectors = np.random.default_rng(0).standard_normal((5, small.config.input_dim))
     reference = replace(small, embedder={"kind": "obsm", "key": "X_own", "dim": small.config.input_dim})
     adata = AnnData(obs=pd.DataFrame(index=list("abcde")), obsm={"X_own": vectors})
-    found = SpikGPT(reference, NumpyEngine(reference)).spikes(adata, ["e", "b"])
-    assert found.cells.tolist() == ["b", "e"]
+    recorded_spikes = SpikGPT(reference, NumpyEngine(reference)).spikes(adata, ["e", "b"])
+    assert recorded_spikes.cells.tolist() == ["b", "e"]
     expected = torch_engine(small).classify(vectors[[1, 4]])[0].argmax(axis=1)
-    np.testing.assert_array_equal(found.labels, np.array(small.labels.names)[expected])
+    np.testing.assert_array_equal(recorded_spikes.labels, np.array(small.labels.names)[expected])

@@ -75,9 +75,9 @@ def test_the_label_match_is_compared_with_other_labels(small: Reference, query: 
     for shown in (sample, replace(sample, unknown=np.ones(len(sample), dtype=bool))):
         reasons = UnknownExplainer(fitted, shown).explain(cells)
         match = next(measure for measure in reasons.measures if measure.name == "label match")
-        others = int((fitted.model.match.cells[0] >= LEAST_CELLS).sum()) - 1
-        assert match.compared_with == f"the {others} other labels of the query"
-        usual = f"{match.typical:.2f} is usual in the {others} other labels of the query."
+        n_labels = int((fitted.model.match.cells[0] >= LEAST_CELLS).sum()) - 1
+        assert match.compared_with == f"the {n_labels} other labels of the query"
+        usual = f"{match.typical:.2f} is usual in the {n_labels} other labels of the query."
         assert usual in " ".join(reasons.sentences())
     score = next(measure for measure in reasons.measures if measure.name == "OOD score")
     assert score.compared_with == ""

@@ -17,16 +17,16 @@ from tests.pl.made import annotated
 def test_an_annotation_and_its_anndata_have_the_same_columns_and_colours(shipped: SpikGPT, few: AnnData) -> None:
     adata = few.copy()
     annotation = shipped.annotate(adata)
-    one, other = AnnotatedCells.read(adata, "spikgpt"), AnnotatedCells.read(annotation, "ignored")
-    assert (one.key, other.key) == ("spikgpt", "spikgpt")
+    from_adata, from_annotation = AnnotatedCells.read(adata, "spikgpt"), AnnotatedCells.read(annotation, "ignored")
+    assert (from_adata.key, from_annotation.key) == ("spikgpt", "spikgpt")
     for name in ("label", "best_label", "label_broad", "spikgpt_confidence"):
-        np.testing.assert_array_equal(one.column(name, "color"), other.column(name, "color"))
+        np.testing.assert_array_equal(from_adata.column(name, "color"), from_annotation.column(name, "color"))
     for name in ("label", "label_broad"):
-        names = one.ordered(one.texts(name, "color"))
-        assert sorted(names) == sorted(other.ordered(other.texts(name, "color")))
-        assert one.colors(names) == other.colors(names)
+        names = from_adata.ordered(from_adata.texts(name, "color"))
+        assert sorted(names) == sorted(from_annotation.ordered(from_annotation.texts(name, "color")))
+        assert from_adata.colors(names) == from_annotation.colors(names)
     expected = dict(zip(annotation.label_names, annotation.colors(annotation.label_names), strict=True))
-    assert one.colors(annotation.label_names) == expected
+    assert from_adata.colors(annotation.label_names) == expected
 
 
 def test_colours_do_not_depend_on_the_labels_that_occur(islets: AnnData) -> None:

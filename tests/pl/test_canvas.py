@@ -23,7 +23,7 @@ def test_files_are_written_by_rename_and_their_figures_closed(islets: AnnData, t
     path = tmp_path / "folder" / f"map.{kind.upper()}"
     axes = pl.umap(islets, save=path)
     assert path.read_bytes().startswith(MAGIC[kind])
-    assert [one.name for one in path.parent.iterdir()] == [path.name]
+    assert [file.name for file in path.parent.iterdir()] == [path.name]
     assert plt.get_fignums() == []
     assert axes.get_xlabel() == "UMAP1"
 

@@ -58,11 +58,11 @@ def test_dots_have_the_attribution_and_the_share_of_expressing_cells() -> None:
     axes = pl.genes(LABELS)
     assert names_of(axes) == (["INS", "GCG", "SST"], ["beta", "alpha", "delta"])
     dots, crosses = axes.collections[:2]
-    places = {(int(x), int(y)): index for index, (x, y) in enumerate(np.asarray(dots.get_offsets()))}
-    assert set(places) == {(0, 0), (1, 0), (2, 0), (1, 1), (0, 1), (2, 2)}
+    indices = {(int(x), int(y)): index for index, (x, y) in enumerate(np.asarray(dots.get_offsets()))}
+    assert set(indices) == {(0, 0), (1, 0), (2, 0), (1, 1), (0, 1), (2, 2)}
     values, sizes = np.asarray(dots.get_array()), np.asarray(dots.get_sizes())  # type: ignore[attr-defined]
-    assert [values[places[place]] for place in ((0, 0), (1, 0), (2, 0), (1, 1))] == [1.0, 0.5, -0.25, 1.0]
-    assert sizes[places[0, 0]] > sizes[places[1, 1]] > sizes[places[0, 1]] > sizes[places[1, 0]]
+    assert [values[indices[position]] for position in ((0, 0), (1, 0), (2, 0), (1, 1))] == [1.0, 0.5, -0.25, 1.0]
+    assert sizes[indices[0, 0]] > sizes[indices[1, 1]] > sizes[indices[0, 1]] > sizes[indices[1, 0]]
     # Absent genes have a ring, and missing ones a cross.
     widths = np.asarray(dots.get_linewidth())
     assert (widths > 1).sum() == 2
@@ -75,7 +75,7 @@ def test_each_label_has_its_strongest_genes_once() -> None:
 
 
 def test_an_explanation_has_a_row_for_each_group() -> None:
-    groups = tuple(ExplainedGroup(f"cluster {row}", one) for row, one in enumerate(LABELS))
+    groups = tuple(ExplainedGroup(f"cluster {row}", label) for row, label in enumerate(LABELS))
     assert names_of(pl.genes(Explanation(groups, "cluster", "made up", ())))[1] == [
         "cluster 0",
         "cluster 1",

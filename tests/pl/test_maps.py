@@ -36,7 +36,7 @@ def overlapping(axes: Axes) -> int:
     boxes = [text.get_window_extent() for text in texts_on(axes)]
     inside = axes.get_window_extent()
     assert all(inside.containsx(x) and inside.containsy(y) for box in boxes for x, y in box.corners())
-    return sum(bool(one.overlaps(other)) for index, one in enumerate(boxes) for other in boxes[:index])
+    return sum(bool(box.overlaps(other)) for index, box in enumerate(boxes) for other in boxes[:index])
 
 
 def colors_of(axes: Axes, *layers: int) -> set[str]:

@@ -27,8 +27,8 @@ def test_each_spike_has_a_mark_in_its_layer_and_at_its_step(spikes: SpikeActivit
     assert [len(segments) for segments in marks] == [int(layer.sum()) for layer in expected.layers.values()]
     start = 0
     for segments, layer in zip(marks, expected.layers.values(), strict=True):
-        found = {(round(segment[0][1]) - start, round(segment[:, 0].mean()) - 1) for segment in segments}
-        assert found == set(zip(*map(np.ndarray.tolist, np.nonzero(layer)), strict=True))
+        points = {(round(segment[0][1]) - start, round(segment[:, 0].mean()) - 1) for segment in segments}
+        assert points == set(zip(*map(np.ndarray.tolist, np.nonzero(layer)), strict=True))
         start += len(layer) + 16
     assert axes.get_title() == f"cell 3, {expected.label}"
     first = axes.get_yticklabels()[0].get_text()

@@ -51,7 +51,7 @@ def test_a_threshold_on_the_confidence_is_a_cut_off(islets: AnnData, annotation:
     assert cutoffs(panel) == [0.95]
     assert len(panel.patches) == 20
     few_genes = replace(annotation, rule=replace(annotation.rule, least_confidence=0.7))
-    assert [cutoffs(one) for one in panels_of(few_genes)] == [[0.7], []]
+    assert [cutoffs(panels) for panels in panels_of(few_genes)] == [[0.7], []]
 
 
 def test_empty_cells_are_left_out(islets: AnnData) -> None:

@@ -25,20 +25,20 @@ def rows_of(axes: Axes) -> list[str]:
 
 def bars(axes: Axes) -> dict[str, list[float]]:
     """Return the widths of the bars by colour, from the first row to the last."""
-    found: dict[str, list[float]] = {}
+    widths: dict[str, list[float]] = {}
     for bar in axes.patches:
         assert isinstance(bar, Rectangle)
-        found.setdefault(to_hex(bar.get_facecolor()), []).append(bar.get_width())
-    return found
+        widths.setdefault(to_hex(bar.get_facecolor()), []).append(bar.get_width())
+    return widths
 
 
 def test_bars_are_the_shares_of_labels_in_each_batch(islets: AnnData) -> None:
     axes = pl.composition(islets)  # the batches of the annotation
     assert rows_of(axes) == ["d1 (200)", "d10 (200)", "d9 (200)"]
     expected = pd.crosstab(islets.obs["donor"], islets.obs["spikgpt_label"], normalize="index")
-    found = bars(axes)
+    widths = bars(axes)
     for name, color in zip(("alpha", "beta", "delta", "gamma", "Unknown"), (*palette(4), UNKNOWN_COLOR), strict=True):
-        np.testing.assert_allclose(found[color], expected[name].reindex(["d1", "d10", "d9"]))
+        np.testing.assert_allclose(widths[color], expected[name].reindex(["d1", "d10", "d9"]))
     counts = bars(pl.composition(islets, "donor", counts=True))
     assert sum(sum(row) for row in counts.values()) == islets.n_obs
 

@@ -145,8 +145,10 @@ def test_the_map_is_drawn_in_the_colours_of_the_labels(opened: Open, report: Pat
 def test_the_legend_is_readable_and_makes_labels_stand_out(opened: Open, report: Path, annotated: Annotation) -> None:
     page = opened(report)
     buttons = page.locator("#legend button")
-    found = {button.locator(".value").inner_text(): button.locator(".count").inner_text() for button in buttons.all()}
-    assert found == {label: str(cells) for label, cells in annotated.counts().items()}
+    counts_by_label = {
+        button.locator(".value").inner_text(): button.locator(".count").inner_text() for button in buttons.all()
+    }
+    assert counts_by_label == {label: str(cells) for label, cells in annotated.counts().items()}
     assert buttons.last.locator(".value").inner_text() == "Unknown"
     alpha, beta = annotated.colors(["alpha", "beta"])
     before = pixels(page)

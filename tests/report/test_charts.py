@@ -61,11 +61,14 @@ def test_several_batch_columns_have_a_figure_each(annotated: Annotation, query: 
     adata = query.copy()
     adata.obs["condition"] = np.arange(adata.n_obs) % 2
     both = dataclasses.replace(annotated, batch_key="donor x condition")
-    found = compositions(both, labels_of(both), adata)
-    assert [composition.column for composition in found] == ["donor", "condition"]
+    figures = compositions(both, labels_of(both), adata)
+    assert [composition.column for composition in figures] == ["donor", "condition"]
     # Batches that were inferred have no column.
     inferred = dataclasses.replace(annotated, batch_key="inferred")
-    assert [one.column for one in compositions(inferred, labels_of(inferred), adata)] == ["donor", "condition"]
+    assert [composition.column for composition in compositions(inferred, labels_of(inferred), adata)] == [
+        "donor",
+        "condition",
+    ]
 
 
 def test_each_cell_is_in_a_bin(annotated: Annotation) -> None:
@@ -102,9 +105,9 @@ def test_without_labels_there_is_no_confidence_to_show(annotated: Annotation) ->
 
 
 def test_agreement_counts_the_labels_of_each_cluster(annotated: Annotation, query: AnnData) -> None:
-    found = cluster_column(annotated, query, "cell_type")
-    assert found is not None
-    column, source, key = found
+    chosen = cluster_column(annotated, query, "cell_type")
+    assert chosen is not None
+    column, source, key = chosen
     assert (source, key) == ("obs['cell_type']", "cell_type")
     table = agreement(column, labels_of(annotated), source)
     types = query.obs["cell_type"].astype(str).to_numpy()
@@ -120,9 +123,9 @@ def test_clusters_come_from_the_option_the_vote_or_a_usual_column(annotated: Ann
     assert cluster_column(annotated, None, None) is None
     adata = query.copy()
     adata.obs["Leiden"] = (np.arange(adata.n_obs) % 3).astype(str)
-    found = cluster_column(annotated, adata, None)
-    assert found is not None
-    assert found[2] == "Leiden"
+    chosen = cluster_column(annotated, adata, None)
+    assert chosen is not None
+    assert chosen[2] == "Leiden"
     fine = dataclasses.replace(annotated, clusters=np.arange(-1, len(annotated.best) - 1, dtype=np.int32) % 4)
     voted = cluster_column(fine, adata, None)
     assert voted is not None

@@ -77,11 +77,17 @@ def genes_of(cluster: Cluster) -> list[str]:
 def test_votes_by_hand() -> None:
     annotation = labelled(["beta", "beta", "beta", "beta", "delta", "delta", "alpha"], unknown=[5])
     report = summarise(annotation, clustered(["1", "1", "1", "1", "1", "0", "0"]), "leiden")
-    zero, one = report.clusters
-    assert (one.name, one.cells, one.label, one.share, one.unknown_share) == ("1", 5, "beta", 0.8, 0.0)
-    assert one.frequencies == {"beta": 0.8, "delta": 0.2}
-    assert (one.nearest, one.candidate, one.markers, one.note) == ("beta", False, (), "")
-    assert (zero.frequencies, zero.unknown_share) == ({UNKNOWN: 0.5, "alpha": 0.5}, 0.5)
+    cluster_0, cluster_1 = report.clusters
+    assert (cluster_1.name, cluster_1.cells, cluster_1.label, cluster_1.share, cluster_1.unknown_share) == (
+        "1",
+        5,
+        "beta",
+        0.8,
+        0.0,
+    )
+    assert cluster_1.frequencies == {"beta": 0.8, "delta": 0.2}
+    assert (cluster_1.nearest, cluster_1.candidate, cluster_1.markers, cluster_1.note) == ("beta", False, (), "")
+    assert (cluster_0.frequencies, cluster_0.unknown_share) == ({UNKNOWN: 0.5, "alpha": 0.5}, 0.5)
     assert report.labels.tolist() == ["beta"] * 5 + [UNKNOWN] * 2
 
 
@@ -246,7 +252,7 @@ def test_large_clusters_are_compared_by_a_part(query: AnnData, monkeypatch: pyte
 def test_cell_sets_hold_the_cells_and_the_markers_of_each_cluster(query: AnnData, annotation: Annotation) -> None:
     report = summarise(without_alpha(query), query, "cell_type")
     described = dataclasses.replace(annotation, obs_names=query.obs_names)
-    sets = {one.author_annotation_fields["cluster"]: one for one in report.cell_sets(described)}
+    sets = {cell_set.author_annotation_fields["cluster"]: cell_set for cell_set in report.cell_sets(described)}
     alpha, beta = sets["alpha"], sets["beta"]
     assert (alpha.cell_label, alpha.cell_ontology_term_id) == ("unknown", UNSET)
     assert not isinstance(alpha.marker_gene_evidence, UnsetType)
@@ -254,8 +260,8 @@ def test_cell_sets_hold_the_cells_and_the_markers_of_each_cluster(query: AnnData
     assert "Compared with" in alpha.rationale
     assert (beta.cell_label, beta.cell_ontology_term_id) == ("beta", "CL:0000169")
     assert beta.marker_gene_evidence is UNSET
-    for name, one in sets.items():
-        assert one.cell_ids == query.obs_names[query.obs["cell_type"] == name].tolist()
+    for name, cell_set in sets.items():
+        assert cell_set.cell_ids == query.obs_names[query.obs["cell_type"] == name].tolist()
 
 
 def test_the_table_has_a_row_a_cluster(query: AnnData) -> None:

@@ -121,14 +121,14 @@ def test_columns_of_obs_without_those_of_the_annotation(
     adata = query.copy()
     adata.obs["spikgpt_label"] = "alpha"
     adata.obs["barcode"] = adata.obs_names
-    found, left_out = obs_columns(annotated, adata)
-    names = [column.name for column in found]
+    columns, left_out = obs_columns(annotated, adata)
+    names = [column.name for column in columns]
     assert "cell_type" in names
     assert "spikgpt_label" not in names
     assert left_out == ["barcode"]
     monkeypatch.setattr(columns_module, "MOST_COLUMNS", 1)
-    found, left_out = obs_columns(annotated, adata)
-    assert len(found) == 1
+    columns, left_out = obs_columns(annotated, adata)
+    assert len(columns) == 1
     assert len(left_out) == len(names)
     assert obs_columns(annotated, None) == ([], [])
 

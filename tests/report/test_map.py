@@ -19,30 +19,30 @@ from tests.conftest import labelled
 
 
 def test_types_are_apart_on_the_map_of_the_query(annotated: Annotation) -> None:
-    found = cell_map(annotated)
-    assert found.name == "UMAP"
-    assert "UMAP of the query's own principal components, computed for 300 cells" in found.text
-    assert found.points is not None
-    assert len(found.placed) == 300
+    umap = cell_map(annotated)
+    assert umap.name == "UMAP"
+    assert "UMAP of the query's own principal components, computed for 300 cells" in umap.text
+    assert umap.points is not None
+    assert len(umap.placed) == 300
     # Most of the nearest cells of a cell have its label.
-    nearest = KDTree(found.points).query(found.points, 6)[1][:, 1:]
+    nearest = KDTree(umap.points).query(umap.points, 6)[1][:, 1:]
     assert (annotated.best[nearest] == annotated.best[:, None]).mean() > 0.85
 
 
 def test_the_same_query_has_the_same_positions(annotated: Annotation) -> None:
-    one, other = cell_map(annotated), cell_map(annotated)
-    np.testing.assert_array_equal(one.points, other.points)
+    first, second = cell_map(annotated), cell_map(annotated)
+    np.testing.assert_array_equal(first.points, second.points)
 
 
 def test_more_cells_than_umap_takes_are_placed_between_the_others(
     annotated: Annotation, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(map_module, "MOST_FITTED", 100)
-    found = cell_map(annotated)
-    assert "computed for 100 cells. All other cells are placed between their nearest cells." in found.text
-    assert found.points is not None
-    assert len(found.placed) == 300
-    nearest = KDTree(found.points).query(found.points, 6)[1][:, 1:]
+    umap = cell_map(annotated)
+    assert "computed for 100 cells. All other cells are placed between their nearest cells." in umap.text
+    assert umap.points is not None
+    assert len(umap.placed) == 300
+    nearest = KDTree(umap.points).query(umap.points, 6)[1][:, 1:]
     assert (annotated.best[nearest] == annotated.best[:, None]).mean() > 0.8
 
 
@@ -66,11 +66,11 @@ def test_the_graph_is_that_of_umap() -> None:
 def test_without_umap_the_map_has_two_components(annotated: Annotation, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, "umap", None)
     monkeypatch.setitem(sys.modules, "umap.umap_", None)
-    found = cell_map(annotated)
-    assert found.name == "Principal components"
-    assert "For a UMAP: pip install" in found.text
-    assert "umap-learn" in found.text
-    assert len(found.placed) == 300
+    components = cell_map(annotated)
+    assert components.name == "Principal components"
+    assert "For a UMAP: pip install" in components.text
+    assert "umap-learn" in components.text
+    assert len(components.placed) == 300
 
 
 def test_a_cell_is_placed_between_its_nearest_cells_alone() -> None:
@@ -88,12 +88,12 @@ def test_a_map_of_the_user_comes_first(annotated: Annotation, query: AnnData) ->
     own = np.random.default_rng(0).normal(size=(adata.n_obs, 3))
     own[4, 1] = np.nan
     adata.obsm["X_umap"], adata.obsm["other"] = own, 2 * own
-    found = cell_map(annotated, adata)
-    assert (found.name, found.text) == ("umap", "The map is obsm['X_umap'] of the query.")
-    assert found.points is not None
-    np.testing.assert_allclose(found.points[0], own[0, :2], rtol=1e-6)
-    assert 4 not in found.placed
-    assert len(found.placed) == 299
+    user_map = cell_map(annotated, adata)
+    assert (user_map.name, user_map.text) == ("umap", "The map is obsm['X_umap'] of the query.")
+    assert user_map.points is not None
+    np.testing.assert_allclose(user_map.points[0], own[0, :2], rtol=1e-6)
+    assert 4 not in user_map.placed
+    assert len(user_map.placed) == 299
     assert cell_map(annotated, adata, "other").name == "other"
 
 
@@ -129,19 +129,19 @@ def test_the_sample_of_a_map_keeps_no_expression(annotated: Annotation) -> None:
 
 def test_few_cells_have_a_map_of_components(shipped: SpikGPT, query: AnnData) -> None:
     few = labelled(shipped.reference, query[:40].copy(), shipped.engine)
-    found = cell_map(few)
-    assert found.name == "Principal components"
-    assert "too few cells" in found.text
-    assert len(found.placed) == 40
-    one = labelled(shipped.reference, query[:1].copy(), shipped.engine)
-    assert "no map" in cell_map(one).text
+    few_map = cell_map(few)
+    assert few_map.name == "Principal components"
+    assert "too few cells" in few_map.text
+    assert len(few_map.placed) == 40
+    single = labelled(shipped.reference, query[:1].copy(), shipped.engine)
+    assert "no map" in cell_map(single).text
 
 
 def test_several_references_have_a_map_of_probabilities(annotated: Annotation, query: AnnData) -> None:
     several = dataclasses.replace(annotated, query=None, nearest=None)
-    found = cell_map(several)
-    assert "label probabilities" in found.text
-    assert len(found.placed) == 300
+    several_map = cell_map(several)
+    assert "label probabilities" in several_map.text
+    assert len(several_map.placed) == 300
     adata = query.copy()
     adata.obsm["X_pca"] = np.ones((adata.n_obs, 5)) * np.arange(5)
     assert cell_map(several, adata).name == "pca"

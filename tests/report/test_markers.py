@@ -32,26 +32,28 @@ def by_scanpy(cells: AnnData, inside: Rows, outside: Rows) -> pd.DataFrame:
 def test_markers_agree_with_scanpy(query: AnnData, monkeypatch: pytest.MonkeyPatch, inside: str, outside: str) -> None:
     monkeypatch.setattr("spikgpt.report.markers.MOST_MARKERS", query.n_vars)
     rows = [np.flatnonzero(query.obs["cell_type"] == name) for name in (inside, outside)]
-    found = MarkerFinder(find_expression(query)).markers(rows[0], rows[1])
+    markers = MarkerFinder(find_expression(query)).markers(rows[0], rows[1])
     table = by_scanpy(query, rows[0], rows[1])
-    assert len(found) > 5
-    assert {marker.gene for marker in found} == set(table.index)
-    own = table.loc[[marker.gene for marker in found]]
+    assert len(markers) > 5
+    assert {marker.gene for marker in markers} == set(table.index)
+    own = table.loc[[marker.gene for marker in markers]]
     # scanpy's order is any among genes of the same score.
     assert (np.diff(own["scores"]) <= 0).all()
-    np.testing.assert_allclose([marker.log2_fold_change for marker in found], own["logfoldchanges"], rtol=1e-3)
-    np.testing.assert_allclose([marker.adjusted_p for marker in found], own["pvals_adj"], rtol=1e-6)
+    np.testing.assert_allclose([marker.log2_fold_change for marker in markers], own["logfoldchanges"], rtol=1e-3)
+    np.testing.assert_allclose([marker.adjusted_p for marker in markers], own["pvals_adj"], rtol=1e-6)
     shares = [np.asarray((query[cells, own.index].X != 0).mean(axis=0)).ravel() for cells in rows]
-    np.testing.assert_allclose([marker.share_inside for marker in found], shares[0])
-    np.testing.assert_allclose([marker.share_outside for marker in found], shares[1])
+    np.testing.assert_allclose([marker.share_inside for marker in markers], shares[0])
+    np.testing.assert_allclose([marker.share_outside for marker in markers], shares[1])
 
 
 def test_among_equal_scores_the_larger_change_is_first() -> None:
     counts = np.ones((24, 12), dtype=np.int64)
     counts[:12, 3:6] = [4, 9, 6]
     counts[12:, 3:6] = 0
-    found = MarkerFinder(find_expression(AnnData(sparse.csr_matrix(counts)))).markers(np.arange(12), np.arange(12, 24))
-    assert [marker.gene for marker in found] == ["4", "5", "3"]
+    markers = MarkerFinder(find_expression(AnnData(sparse.csr_matrix(counts)))).markers(
+        np.arange(12), np.arange(12, 24)
+    )
+    assert [marker.gene for marker in markers] == ["4", "5", "3"]
 
 
 def test_cells_that_several_clusters_are_compared_with_are_read_once(
@@ -66,8 +68,8 @@ def test_cells_that_several_clusters_are_compared_with_are_read_once(
 
     monkeypatch.setattr(markers_module, "_log_values", counting)
     finder = MarkerFinder(find_expression(query))
-    first, second, others = np.arange(20), np.arange(20, 50), np.arange(50, 300)
-    together = [finder.markers(first, others), finder.markers(second, others), finder.markers(first, second)]
+    first, second, rest = np.arange(20), np.arange(20, 50), np.arange(50, 300)
+    together = [finder.markers(first, rest), finder.markers(second, rest), finder.markers(first, second)]
     assert read == [250, 20, 30, 30, 20]
-    alone = [MarkerFinder(find_expression(query)).markers(*rows) for rows in ((first, others), (second, others))]
+    alone = [MarkerFinder(find_expression(query)).markers(*rows) for rows in ((first, rest), (second, rest))]
     assert together[:2] == alone

@@ -59,9 +59,11 @@ def strange(hostile: tuple[Annotation, AnnData]) -> Page:
     return Page(page(content).decode())
 
 
-def policy(one: Page) -> str:
-    (found,) = [dict_["content"] for _, dict_ in one.elements if dict_.get("http-equiv") == "Content-Security-Policy"]
-    return str(found)
+def policy(parsed: Page) -> str:
+    (content,) = [
+        dict_["content"] for _, dict_ in parsed.elements if dict_.get("http-equiv") == "Content-Security-Policy"
+    ]
+    return str(content)
 
 
 def test_the_policy_allows_the_own_script_and_style_alone(ordinary: Page) -> None:
@@ -75,16 +77,16 @@ def test_the_policy_allows_the_own_script_and_style_alone(ordinary: Page) -> Non
 
 @pytest.mark.parametrize("kind", ["ordinary", "strange"])
 def test_nothing_is_loaded_and_nothing_runs_inline(kind: str, request: pytest.FixtureRequest) -> None:
-    one: Page = request.getfixturevalue(kind)
-    scripts = [attributes for tag, attributes in one.elements if tag == "script"]
+    parsed: Page = request.getfixturevalue(kind)
+    scripts = [attributes for tag, attributes in parsed.elements if tag == "script"]
     assert [script.get("type") for script in scripts].count(None) == 1
-    for tag, attributes in one.elements:
+    for tag, attributes in parsed.elements:
         assert tag not in ("img", "iframe", "object", "embed", "base", "form")
         assert not [name for name in attributes if name.startswith("on") or name == "style"]
         assert not attributes.get("src")
         assert str(attributes.get("href", "#")).startswith(("#", "data:"))
     # Names in SVG and MathML aside, the page holds no address.
-    style, script = one.raw["style"], one.raw["script"]
+    style, script = parsed.raw["style"], parsed.raw["script"]
     assert "http" not in style
     assert not re.search(r"https?://|\beval\b|new Function|innerHTML|insertAdjacentHTML|document\.write", script)
 
@@ -162,6 +164,6 @@ def test_a_p_value_of_zero_is_below_the_smallest_number() -> None:
 
 def test_assets_are_small_and_in_the_package() -> None:
     folder = files("spikgpt.report").joinpath("assets")
-    names = {one.name for one in folder.iterdir() if one.is_file()}
+    names = {file.name for file in folder.iterdir() if file.is_file()}
     assert names == {*SCRIPTS, "page.html", "page.css"}
     assert sum(len(asset(name)) for name in names) < 200_000

@@ -23,10 +23,10 @@ from tests.conftest import labelled
 
 def test_the_same_cells_have_the_same_report(annotated: Annotation, query: AnnData, tmp_path: Path) -> None:
     before = query.obs.copy()
-    one = annotated.report(tmp_path / "one.html", query)
-    other = annotated.report(str(tmp_path / "other.html"), query)
-    assert one == tmp_path / "one.html"
-    assert one.read_bytes() == other.read_bytes()
+    first = annotated.report(tmp_path / "one.html", query)
+    second = annotated.report(str(tmp_path / "other.html"), query)
+    assert first == tmp_path / "one.html"
+    assert first.read_bytes() == second.read_bytes()
     assert query.obs.equals(before)
     assert sorted(path.name for path in tmp_path.iterdir()) == ["one.html", "other.html"]
 
@@ -101,7 +101,9 @@ def test_few_cells_and_several_references_have_a_report(shipped: SpikGPT, query:
     few = labelled(shipped.reference, query[:30].copy(), shipped.engine)
     assert "two principal components" in few.report(tmp_path / "few.html").read_text()
     other = dataclasses.replace(shipped.reference, name="other")
-    models = [NamedModel(name, one, shipped.engine) for name, one in (("a", shipped.reference), ("b", other))]
+    models = [
+        NamedModel(name, reference, shipped.engine) for name, reference in (("a", shipped.reference), ("b", other))
+    ]
     several = annotate_by_several(models, query, AnnotateOptions())
     assert several.query is None
     text = several.report(tmp_path / "several.html", query).read_text()

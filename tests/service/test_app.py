@@ -130,8 +130,8 @@ def test_strangers_harm_nobody(
     foreign_names.write_h5ad(tmp_path / "foreign.h5ad")
     random = np.random.default_rng(0)
     damaged = bytearray(h5ad)
-    for place in random.integers(len(h5ad), size=2000):
-        damaged[place] = random.integers(256)
+    for index in random.integers(len(h5ad), size=2000):
+        damaged[index] = random.integers(256)
     refused = {
         "no cells": (b"no cells at all", "DataError"),
         "empty": (b"", "BadRequest"),

@@ -56,10 +56,10 @@ def test_limits(refused: Request, kind: Kind, tmp_path: Path) -> None:
 def test_the_rest_of_a_body_is_dropped_within_bounds(monkeypatch: pytest.MonkeyPatch) -> None:
     async def rest_of(some: Request) -> int:
         await drop_body(some)
-        left = 0
+        n_bytes = 0
         while not some.scope.get(uploads.ENDED):
-            left += len((await asyncio.wait_for(some.receive(), 0.1)).get("body", b""))
-        return left
+            n_bytes += len((await asyncio.wait_for(some.receive(), 0.1)).get("body", b""))
+        return n_bytes
 
     monkeypatch.setattr(uploads, "DROPPED_BYTES", 4)
     assert asyncio.run(rest_of(request([b"ab"]))) == 0

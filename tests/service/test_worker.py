@@ -14,13 +14,13 @@ from spikgpt.service.worker import described, load, run_job, without_folder
 
 def test_a_job_is_labelled_in_its_folder(shipped: SpikGPT, h5ad: bytes, expected: Annotation, tmp_path: Path) -> None:
     (tmp_path / UPLOAD).write_bytes(h5ad)
-    here = Path.cwd()
-    job = LabelJob(folder=str(tmp_path), model="pancreas", options={"progress": False}, media=CSV)
+    before = Path.cwd()
+    job = Job(folder=str(tmp_path), model="pancreas", options={"progress": False}, media=CSV)
     done = run_job(job, {"pancreas": shipped}, 120)
     assert isinstance(done, Done)
     assert done.cells == 120
     assert pd.read_csv(tmp_path / done.file)["spikgpt_label"].tolist() == expected.labels.tolist()
-    assert Path.cwd() == here
+    assert Path.cwd() == before
 
 
 def test_errors_are_messages(shipped: SpikGPT, h5ad: bytes, tmp_path: Path) -> None:

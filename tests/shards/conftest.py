@@ -26,9 +26,9 @@ def write_shards(adata: AnnData, folder: Path, cuts: Iterable[int]) -> list[Path
     return paths
 
 
-def assert_same_labels(found: ShardedAnnotation, expected: Annotation) -> None:
+def assert_same_labels(labelled: ShardedAnnotation, expected: Annotation) -> None:
     """Compare all parts with the annotation of one file with all cells, and the notes."""
-    table = pd.concat([pd.read_parquet(part) for part in found.parts]).set_index("cell")
+    table = pd.concat([pd.read_parquet(part) for part in labelled.parts]).set_index("cell")
     other = expected.table()
     assert sorted(table.index) == sorted(other.index)
     table = table.loc[other.index]
@@ -38,9 +38,9 @@ def assert_same_labels(found: ShardedAnnotation, expected: Annotation) -> None:
             np.testing.assert_allclose(table[name], column, atol=1e-6)
         else:
             assert (table[name].astype(str) == column.astype(str)).all()
-    assert found.counts() == expected.counts()
-    assert found.notes() == expected.notes()
-    assert found.sentences() == expected.sentences()
+    assert labelled.counts() == expected.counts()
+    assert labelled.notes() == expected.notes()
+    assert labelled.sentences() == expected.sentences()
 
 
 @pytest.fixture(scope="session")

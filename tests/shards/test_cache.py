@@ -50,11 +50,11 @@ def test_cells_come_back_as_they_were(chunks: list[AlignedCells], tmp_path: Path
     for _ in range(2):
         starts, back = zip(*cache.chunks(), strict=True)
         assert starts == (0, 50, 100)
-        one, other = joined(list(back)), joined(chunks)
-        assert (one.values != other.values).nnz == 0
-        np.testing.assert_array_equal(one.totals, other.totals)
-        np.testing.assert_array_equal(one.genes_present, other.genes_present)
-        assert one.kind == other.kind
+        cached, expected_cells = joined(list(back)), joined(chunks)
+        assert (cached.values != expected_cells.values).nnz == 0
+        np.testing.assert_array_equal(cached.totals, expected_cells.totals)
+        np.testing.assert_array_equal(cached.found, expected_cells.found)
+        assert cached.kind == expected_cells.kind
     for rows, expected in (([49], [0]), ([50, 99], [50]), ([0, 119], [0, 100]), ([], [])):
         assert [start for start, _ in cache.chunks(np.array(rows, dtype=np.int64))] == expected
 

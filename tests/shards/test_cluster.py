@@ -56,8 +56,8 @@ def test_two_workers_give_the_labels_of_one_file(
     with pytest.raises(DataError, match=r"damaged.h5ad"):
         annotate_shards(shipped, [*shards, tmp_path / "damaged.h5ad"], tmp_path / "other", client)
     # The workers keep nothing of a run.
-    left = client.run(lambda: list(importlib.import_module("spikgpt.shards.worker")._RUNS))
-    assert not any(left.values())
+    runs = client.run(lambda: list(importlib.import_module("spikgpt.shards.worker")._RUNS))
+    assert not any(runs.values())
 
 
 def test_killed_workers_lose_nothing(
@@ -104,9 +104,9 @@ def test_a_killed_driver_resumes(shards: list[Path], shipped: SpikGPT, tmp_path:
             assert driver.returncode == 130, error
             assert "of 75 parts are finished" in error
             assert json.loads((labels / MANIFEST).read_bytes())["parts"]
-    found = annotate_shards(shipped, [shard], labels, shard_size=2)
-    assert found.resumed >= 4
-    assert_same_labels(found, shipped.annotate(shard))
+    resumed = annotate_shards(shipped, [shard], labels, shard_size=2)
+    assert resumed.resumed >= 4
+    assert_same_labels(resumed, shipped.annotate(shard))
     done = subprocess.run([*command[:-1], "20"], capture_output=True, text=True, check=False)
     assert done.returncode == 2
     assert "shard size was 2, is 20" in done.stderr

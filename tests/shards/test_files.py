@@ -56,8 +56,8 @@ def test_objects_are_copied_and_labelled(
     with local_copy(str(names[1]), tmp_path) as copy:
         assert read_cells(copy).n_obs == 150
     assert not copy.exists()
-    found = annotate_shards(shipped, names, tmp_path / "labels", shard_size=100)
-    assert_same_labels(found, whole)
+    labelled = annotate_shards(shipped, names, tmp_path / "labels", shard_size=100)
+    assert_same_labels(labelled, whole)
     store.pipe("/cells/shard1.zarr/other", b"1")
     assert identify(str(names[1])) != before
     for name in ("memory://cells/no.h5ad", "nowhere://cells/no.h5ad"):

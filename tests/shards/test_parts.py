@@ -19,13 +19,13 @@ RUN = {"run": "run", "query_model": "model"}
 def test_a_part_holds_the_table(annotation: Annotation, tmp_path: Path) -> None:
     path = tmp_path / part_name(3)
     part = write_part(path, annotation, "a.h5ad", **RUN)
-    found = pd.read_parquet(path)
+    table = pd.read_parquet(path)
     assert path.name == "part-00003.parquet"
-    assert list(found)[:3] == ["cell", "shard", "spikgpt_label"]
-    assert set(found["shard"]) == {"a.h5ad"}
+    assert list(table)[:3] == ["cell", "shard", "spikgpt_label"]
+    assert set(table["shard"]) == {"a.h5ad"}
     expected = annotation.table()
     for name in expected:
-        assert found[name].astype(str).tolist() == expected[name].astype(str).tolist()
+        assert table[name].astype(str).tolist() == expected[name].astype(str).tolist()
     types = {str(field.type) for field in pq.read_schema(path)}
     assert types == {"string", "float"}
     assert part.tally.cells == 12

@@ -20,15 +20,15 @@ def doubled(run: str, number: int) -> Any:
 
 
 def test_errors_of_users_are_results() -> None:
-    pool, found = InProcess("run"), list[Result]()
+    pool, results = InProcess("run"), list[Result]()
     for number in (1, 2):
         pool.submit(number, doubled, number)
     for result in pool.results():
-        found.append(result)
+        results.append(result)
         if result.key == 2:
             pool.submit(3, doubled, 3, worker="one")
-    assert [(one.key, one.value) for one in found] == [(1, ("run", 2)), (2, None), (3, ("run", 6))]
-    assert [type(one.error) for one in found] == [type(None), DataError, type(None)]
+    assert [(result.key, result.value) for result in results] == [(1, ("run", 2)), (2, None), (3, ("run", 6))]
+    assert [type(result.error) for result in results] == [type(None), DataError, type(None)]
     pool.submit(6, doubled, 6)
     with pytest.raises(KeyError):
         list(pool.results())

@@ -39,10 +39,10 @@ def folder(finished: Path, tmp_path: Path) -> Path:
 def test_the_labels_are_those_of_one_file(
     shipped: SpikGPT, shards: list[Path], whole: Annotation, folder: Path, query: AnnData
 ) -> None:
-    found = annotate_shards(shipped, shards, folder, shard_size=70)
-    assert_same_labels(found, whole)
-    assert (found.n_cells, found.resumed) == (300, 6)
-    tables = [pd.read_parquet(part) for part in found.parts]
+    labelled = annotate_shards(shipped, shards, folder, shard_size=70)
+    assert_same_labels(labelled, whole)
+    assert (labelled.n_cells, labelled.resumed) == (300, 6)
+    tables = [pd.read_parquet(part) for part in labelled.parts]
     assert [len(table) for table in tables] == [40, 70, 70, 10, 70, 40]
     assert pd.concat(tables)["cell"].tolist() == query.obs_names.tolist()
     assert tables[1]["shard"].unique().tolist() == [str(shards[1])]
@@ -70,9 +70,9 @@ def test_finished_parts_are_kept_and_damaged_ones_made_again(
     damaged = bytearray((folder / "part-00002.parquet").read_bytes())
     damaged[200] ^= 1
     (folder / "part-00002.parquet").write_bytes(damaged)
-    found = annotate_shards(shipped, shards, folder, shard_size=70)
-    assert found.resumed == 4
-    assert_same_labels(found, whole)
+    labelled = annotate_shards(shipped, shards, folder, shard_size=70)
+    assert labelled.resumed == 4
+    assert_same_labels(labelled, whole)
 
 
 def test_a_driver_that_was_killed_before_it_listed_parts_loses_none(
@@ -85,9 +85,9 @@ def test_a_driver_that_was_killed_before_it_listed_parts_loses_none(
     damaged = bytearray((folder / "part-00003.parquet").read_bytes())
     damaged[column.data_page_offset + column.total_compressed_size - 1] ^= 1
     (folder / "part-00003.parquet").write_bytes(damaged)
-    found = annotate_shards(shipped, shards, folder, shard_size=70)
-    assert found.resumed == 5
-    assert_same_labels(found, whole)
+    labelled = annotate_shards(shipped, shards, folder, shard_size=70)
+    assert labelled.resumed == 5
+    assert_same_labels(labelled, whole)
 
 
 def test_other_arguments_are_refused_by_name(
@@ -151,9 +151,9 @@ def test_a_lost_shard_is_named_and_the_rest_is_finished(
         annotate_shards(shipped, paths, tmp_path / "labels")
     assert len(list((tmp_path / "labels").glob("*.parquet"))) == 2
     lost.rename(paths[1])
-    found = annotate_shards(shipped, paths, tmp_path / "labels")
-    assert found.resumed == 2
-    assert_same_labels(found, whole)
+    labelled = annotate_shards(shipped, paths, tmp_path / "labels")
+    assert labelled.resumed == 2
+    assert_same_labels(labelled, whole)
 
 
 @pytest.mark.parametrize("batch_key", ["lane", "auto", None])
@@ -169,9 +169,9 @@ def test_batches_are_those_of_all_shards(
     first.obs["lane"] = first.obs["lane"].astype(int)
     first.write_h5ad(paths[0])
     expected = shipped.annotate(cells.copy(), batch_key=batch_key)
-    found = annotate_shards(shipped, paths, tmp_path / "labels", shard_size=130, batch_key=batch_key)
-    assert found.summary.batch_key == expected.batch_key
-    assert_same_labels(found, expected)
+    labelled = annotate_shards(shipped, paths, tmp_path / "labels", shard_size=130, batch_key=batch_key)
+    assert labelled.summary.batch_key == expected.batch_key
+    assert_same_labels(labelled, expected)
 
 
 def test_a_batch_column_that_a_shard_lacks_is_named(shipped: SpikGPT, query: AnnData, tmp_path: Path) -> None:

@@ -77,17 +77,17 @@ def test_a_damaged_file_is_named(job: ShardJob, tmp_path: Path) -> None:
 def test_a_worker_with_a_full_disk_reads_the_shard_again(
     job: ShardJob, shipped: SpikGPT, shards: list[Path], whole: Annotation, tmp_path: Path
 ) -> None:
-    found = annotate_shards(shipped, shards, tmp_path / "finished")
+    labelled = annotate_shards(shipped, shards, tmp_path / "finished")
     name, file = "part-00000.parquet", identify(str(shards[0]))
     with largest_file(5000):
         facts = read_shard("run", file, range(40))
     assert not running()._caches[file.path, 0].intact
-    sha256 = sha256_of(found.folder / "query_model.safetensors")
+    sha256 = sha256_of(labelled.folder / "query_model.safetensors")
     plan = 0, [0] * len(facts.combinations), "donor", sha256, name, None
     with pytest.raises(ShardError, match=r"shard0.h5ad: this worker cannot reach the folder"):
         label_shard("run", file, range(40), *plan)
     for copied in (MANIFEST, "query_model.safetensors"):
-        (tmp_path / "labels" / copied).write_bytes((found.folder / copied).read_bytes())
+        (tmp_path / "labels" / copied).write_bytes((labelled.folder / copied).read_bytes())
     # The disk of the labels is full too: no part is left half-written.
     with largest_file(3000), pytest.raises(DataError, match=r"shard0.h5ad: .*part-00000.parquet cannot be written"):
         label_shard("run", file, range(40), *plan)
@@ -101,4 +101,4 @@ def test_a_worker_with_a_full_disk_reads_the_shard_again(
     running()._query_model = None
     with pytest.raises(ShardError, match=r"holds another query_model.safetensors"):
         label_shard("run", file, range(40), *plan)
-    assert_same_labels(found, whole)
+    assert_same_labels(labelled, whole)

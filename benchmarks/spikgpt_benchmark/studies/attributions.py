@@ -47,7 +47,7 @@ class LabelCells:
         return self.attributor.front.scaled(self.logs)
 
     @property
-    def others(self) -> Integers:
+    def other_labels(self) -> Integers:
         """Indices of the other labels."""
         return np.asarray(self.attributor.allowed[self.attributor.allowed != self.label])
 
@@ -129,7 +129,7 @@ def shapley_sampling(cells: LabelCells) -> Floats:
     The sums of a cell equal the difference of its log-odds from those of the mean profile of the other labels.
     """
     front, random = cells.attributor.front, np.random.default_rng(0)
-    base, gains = front.profiles[cells.others].mean(axis=0), np.zeros(cells.logs.shape)
+    base, gains = front.profiles[cells.other_labels].mean(axis=0), np.zeros(cells.logs.shape)
     for _ in range(ORDERS):
         order = random.permutation(len(base))
         for cell, values in enumerate(cells.scaled):
@@ -151,7 +151,7 @@ def expression(cells: LabelCells) -> Floats:
 
 def fold_change(cells: LabelCells) -> Floats:
     """Return the log fold change of the label against the other labels in the reference."""
-    contrast = cells.means[cells.label] - cells.means[cells.others].mean(axis=0)
+    contrast = cells.means[cells.label] - cells.means[cells.other_labels].mean(axis=0)
     return np.broadcast_to(contrast, cells.logs.shape)
 
 

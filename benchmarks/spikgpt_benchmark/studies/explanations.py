@@ -97,7 +97,7 @@ def curve_records(context: StudyContext) -> Iterator[Record]:
                         areas.setdefault((ranking, kind), []).append((deletion, insertion))
             joined = {key: tuple(map(np.concatenate, zip(*parts, strict=True))) for key, parts in areas.items()}
             for (ranking, kind), (deletion, insertion) in joined.items():
-                rivals = [joined[one, kind] for one in RANKINGS]
+                rivals = [joined[ranking, kind] for ranking in RANKINGS]
                 best = min((values[0] for values in rivals), key=lambda values: float(values.mean()))
                 record: Record = {"task": task, "seed": seed, "deleted to": kind, "ranking": ranking}
                 record |= {"cells": len(deletion), "deletion": float(deletion.mean())}
@@ -132,11 +132,11 @@ def marker_figures(cells: LabelCells, genes: tuple[str, ...], markers: list[str]
     is_marker = np.isin(genes, [gene for gene in markers if gene in genes][:MARKERS])
     shuffled = LabelCells(with_shuffled_weights(cells.attributor), cells.label, cells.logs, cells.means)
     scores = {"attribution": attribution(cells).mean(axis=0), "shuffled": attribution(shuffled).mean(axis=0)}
-    others = cells.attributor.nearest_labels(cells.scaled, cells.label)
-    low = cells.scaled.mean(axis=0) < cells.attributor.front.profiles[others].mean(axis=0)
+    other_labels = cells.attributor.nearest_labels(cells.scaled, cells.label)
+    low = cells.scaled.mean(axis=0) < cells.attributor.front.profiles[other_labels].mean(axis=0)
     # A gene that the cells lack can support a label, and is no marker of it.
     scores |= {f"{name}, absent genes last": np.where(low, -np.abs(values), values) for name, values in scores.items()}
-    scores["logFC of the reference"] = cells.means[cells.label] - cells.means[cells.others].mean(axis=0)
+    scores["logFC of the reference"] = cells.means[cells.label] - cells.means[cells.other_labels].mean(axis=0)
     scores["expression"] = cells.logs.mean(axis=0)
     record: Record = {"markers": int(is_marker.sum())}
     record |= {f"AUROC {name}": float(roc_auc_score(is_marker, values)) for name, values in scores.items()}
@@ -192,15 +192,15 @@ def stability_records(context: StudyContext) -> Iterator[Record]:
         by_seed = [
             label_attributions(train_or_load(reference, context.cache, seed), query) for seed in range(context.seeds)
         ]
-        for one, other in itertools.combinations(by_seed, 2):
-            yield {"task": task, "differs in": "seed", **agreement(one, other)}
+        for first, second in itertools.combinations(by_seed, 2):
+            yield {"task": task, "differs in": "seed", **agreement(first, second)}
         yield {"task": task, "differs in": "weights, shuffled", **agreement(by_seed[0], by_seed[0], shuffled=True)}
         if task in DONORS:
             study, donors, of_query = DONORS[task]
             parts = split_by(read_study(context.data, study), "donor")
             pair = [with_frequent_labels(parts[donor]) for donor in donors]
-            one, other = (label_attributions(train_or_load(cells, context.cache), parts[of_query]) for cells in pair)
-            yield {"task": task, "differs in": "donor", **agreement(one, other)}
+            first, second = (label_attributions(train_or_load(cells, context.cache), parts[of_query]) for cells in pair)
+            yield {"task": task, "differs in": "donor", **agreement(first, second)}
 
 
 # Attributions and attributions of shuffled weights by label, each by gene.
@@ -209,21 +209,21 @@ ByLabel = dict[str, tuple[pd.Series, pd.Series]]
 
 def label_attributions(model: SpikGPT, query: AnnData) -> ByLabel:
     """Return the mean attributions of each label in a query."""
-    explained, found = ExplainedQuery(model, query), {}
+    explained, attributions = ExplainedQuery(model, query), {}
     for name in explained.names:
         if (cells := explained.cells_of(name, LABEL_CELLS)) is not None:
             shuffled = LabelCells(with_shuffled_weights(cells.attributor), cells.label, cells.logs, cells.means)
-            means = (attribution(one).mean(axis=0) for one in (cells, shuffled))
+            means = (attribution(part).mean(axis=0) for part in (cells, shuffled))
             own, of_shuffled = (pd.Series(values, index=explained.query.genes) for values in means)
-            found[name] = own, of_shuffled
-    return found
+            attributions[name] = own, of_shuffled
+    return attributions
 
 
-def agreement(one: ByLabel, other: ByLabel, *, shuffled: bool = False) -> Record:
+def agreement(first_run: ByLabel, second_run: ByLabel, *, shuffled: bool = False) -> Record:
     """Return the mean rank correlation and the mean overlap of the top 20 genes, over labels and their shared genes."""
     correlations, overlaps, genes = [], [], 0
-    for name in one.keys() & other.keys():
-        first, second = one[name][0], other[name][1 if shuffled else 0]
+    for name in first_run.keys() & second_run.keys():
+        first, second = first_run[name][0], second_run[name][1 if shuffled else 0]
         shared = first.index.intersection(second.index)
         genes = len(shared)
         correlations.append(float(spearmanr(first[shared], second[shared])[0]))

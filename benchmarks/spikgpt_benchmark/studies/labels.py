@@ -184,10 +184,10 @@ def false_rejection_records(context: StudyContext) -> Iterator[Record]:
         for name, (group, number) in groups.items():
             counted.setdefault(name, []).append((int(rejected[group].sum()), int(group.sum()), number))
     for name, rows in counted.items():
-        lost, sizes, held = np.array(rows).T
+        lost, sizes, n_calibrating = np.array(rows).T
         # A conformal cut-off varies with its calibration cells, so the number of rejected cells is beta-binomial.
-        rank = np.floor(0.05 * (held + 1))
-        above = lost > betabinom.ppf(0.99, sizes, rank, held + 1 - rank)
+        rank = np.floor(0.05 * (n_calibrating + 1))
+        above = lost > betabinom.ppf(0.99, sizes, rank, n_calibrating + 1 - rank)
         record: Record = {"cells": name, "cells per split": float(sizes.mean()), "splits": len(rows)}
         yield record | {"Unknown": float(lost.sum() / max(1, sizes.sum())), "above the 99% bound": float(above.mean())}
 

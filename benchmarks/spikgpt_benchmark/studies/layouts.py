@@ -41,16 +41,16 @@ MOST_DENSE = 50_000
 def distinct_cells(n_cells: int, seed: int = 0) -> AnnData:
     """Return cells drawn from the demo cells with Poisson noise and depths of their own, so that no two are equal."""
     demo = read_cells(CELLS)
-    counts, blocks, drawn = sparse.csr_matrix(demo.X), [], []
+    counts, blocks, rows = sparse.csr_matrix(demo.X), [], []
     for start in range(0, n_cells, BLOCK):
         random = np.random.default_rng([seed, start])
-        drawn.append(random.integers(counts.shape[0], size=min(BLOCK, n_cells - start)))
-        block = counts[drawn[-1]].copy()
+        rows.append(random.integers(counts.shape[0], size=min(BLOCK, n_cells - start)))
+        block = counts[rows[-1]].copy()
         depths = random.uniform(LEAST_DEPTH, MOST_DEPTH, block.shape[0])
         block.data = random.poisson(block.data * np.repeat(depths, np.diff(block.indptr))).astype(np.float32)
         block.eliminate_zeros()
         blocks.append(block)
-    types = demo.obs["cell_type"].to_numpy()[np.concatenate(drawn)]
+    types = demo.obs["cell_type"].to_numpy()[np.concatenate(rows)]
     obs = pd.DataFrame({"cell_type": types}, index=[f"cell {number}" for number in range(n_cells)])
     return AnnData(sparse.vstack(blocks, format="csr"), obs=obs, var=demo.var[[]])
 

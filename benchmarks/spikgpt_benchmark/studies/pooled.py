@@ -97,8 +97,8 @@ def _blood_tasks(data: Path) -> Iterator[StudyTask]:
         "pooled: 3k and sorted blood", reference, {"3k": rest} | split_by(read_study(data, "zheng"), "source")
     )
     tumour = rename_types(read_study(data, "lung tumour"), COARSE_LABELS)
-    others = {"68k": pbmc_68k(), "tumour": tumour}
-    yield pool_batches("pooled: 3k to 68k and tumour", rename_types(blood, COARSE_LABELS), others)
+    other_studies = {"68k": pbmc_68k(), "tumour": tumour}
+    yield pool_batches("pooled: 3k to 68k and tumour", rename_types(blood, COARSE_LABELS), other_studies)
     conditions = split_by(read_study(data, "kang"), "condition")
     reference, control = split_randomly(conditions["CTRL"], [1, 1], 25)
     stimulated, _ = split_randomly(conditions["STIM"], [1, 1], 26)

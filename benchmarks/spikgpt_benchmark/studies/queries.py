@@ -51,8 +51,8 @@ def enriched(query: AnnData, cell_type: str, share: float) -> Rows:
     """Return the rows of a query in which a type makes up a share: its cells first, then cells of other types."""
     random = np.random.default_rng(0)
     own = (query.obs[LABEL] == cell_type).to_numpy()
-    of_type, others = random.permutation(np.flatnonzero(own))[:CELLS], random.permutation(np.flatnonzero(~own))
-    return np.concatenate([of_type, others[: round(len(of_type) * (1 - share) / share)]])
+    of_type, of_other_types = random.permutation(np.flatnonzero(own))[:CELLS], random.permutation(np.flatnonzero(~own))
+    return np.concatenate([of_type, of_other_types[: round(len(of_type) * (1 - share) / share)]])
 
 
 def population_records(context: StudyContext) -> Iterator[Record]:

@@ -94,7 +94,7 @@ def term_figures(terms: Strings, truth: Strings, rejected: int) -> Record:
     given, exact = terms != NO_TERM, terms == truth
     above = {pair: pair[0] in ontology().above(pair[1]) for pair in set(zip(terms, truth, strict=True))}
     right = np.array([above[pair] for pair in zip(terms, truth, strict=True)], dtype=bool)
-    levels = [depth_of(one) - depth_of(term) for term, one in zip(terms[right], truth[right], strict=True)]
+    levels = [depth_of(true_term) - depth_of(term) for term, true_term in zip(terms[right], truth[right], strict=True)]
     return {
         "right of those with a term": float(right[given].mean()) if given.any() else None,
         "right": float(right.mean()),

@@ -34,7 +34,7 @@ FEWEST_CELLS, TYPES, PAIRS = 50, 3, 2
 # Tissues that share types: the immune tissues, and tissues that hold immune cells.
 IMMUNE, WITH_IMMUNE = ("blood", "tumour", "lavage"), ("retina", "choroid", "heart", "brain", "fetal brain")
 RELATED = (
-    *({one, other} for one in IMMUNE for other in (*IMMUNE, *WITH_IMMUNE)),
+    *({tissue, other} for tissue in IMMUNE for other in (*IMMUNE, *WITH_IMMUNE)),
     {"retina", "choroid"},
     {"brain", "fetal brain"},
     {"heart", "choroid"},

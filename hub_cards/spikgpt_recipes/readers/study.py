@@ -216,9 +216,9 @@ def _whole_counts(values: sparse.csr_matrix, names: Sequence[str], file: Bounded
     np.minimum.at(least, rows, values.data)
     counts = values.data / least[rows]
     whole = np.rint(counts)
-    wrong = np.flatnonzero(np.abs(counts - whole) > LARGEST_ROUNDING)
-    if len(wrong):
-        cell, count = names[rows[wrong[0]]], counts[wrong[0]]
+    fractional = np.flatnonzero(np.abs(counts - whole) > LARGEST_ROUNDING)
+    if len(fractional):
+        cell, count = names[rows[fractional[0]]], counts[fractional[0]]
         msg = (
             f"{file.title}: a value of the cell {cell!r} is {count:.3f} times its least value; expected a whole number "
             "for normalised counts. Write values: log in the recipe."

@@ -139,8 +139,8 @@ class _TextTable:
         count, rest = divmod(self.width, layout.blocks)
         titled = len(header) - count
         if rest or not 0 <= titled <= layout.names:
-            held = f"{with_noun(self.width, 'value')} in {with_noun(layout.blocks, 'block')}"
-            problem = f"holds {held}, and the header has {with_noun(len(header), 'column')}"
+            values = f"{with_noun(self.width, 'value')} in {with_noun(layout.blocks, 'block')}"
+            problem = f"holds {values}, and the header has {with_noun(len(header), 'column')}"
             expected = f"as many names as values, and up to {layout.names} before them"
             raise self.file.line_error(number, f"{problem}; expected {expected}. Check names, blocks and delimiter")
         self.titles = header[titled:]

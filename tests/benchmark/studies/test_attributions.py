@@ -15,9 +15,9 @@ from spikgpt_benchmark.studies.explanations import ExplainedQuery
 
 @pytest.fixture(scope="module")
 def beta(small: Reference, query: AnnData) -> LabelCells:
-    found = ExplainedQuery(SpikGPT(small), query).cells_of("beta", 5)
-    assert found is not None
-    return found
+    cells = ExplainedQuery(SpikGPT(small), query).cells_of("beta", 5)
+    assert cells is not None
+    return cells
 
 
 def test_curves_lie_between_the_probabilities_of_their_ends(beta: LabelCells) -> None:
@@ -41,7 +41,7 @@ def test_good_rankings_delete_fast_and_insert_fast(beta: LabelCells) -> None:
 
 def test_sampled_shapley_values_add_up(beta: LabelCells) -> None:
     values = attributions.shapley_sampling(beta).sum(axis=1)
-    base = beta.attributor.front.profiles[beta.others].mean(axis=0)
+    base = beta.attributor.front.profiles[beta.other_labels].mean(axis=0)
     ends = [beta.attributor.log_odds(scaled, beta.label) for scaled in (beta.scaled, base[None])]
     np.testing.assert_allclose(values, ends[0] - ends[1], atol=1e-8)
 

@@ -48,13 +48,13 @@ def test_attributions_separate_markers_and_shuffled_weights_do_not(small: Refere
 
 
 def test_agreement_is_full_with_itself_and_small_with_shuffled_weights(small: Reference, query: AnnData) -> None:
-    found = label_attributions(SpikGPT(small), query)
-    same, shuffled = agreement(found, found), agreement(found, found, shuffled=True)
+    attributions = label_attributions(SpikGPT(small), query)
+    same, shuffled = agreement(attributions, attributions), agreement(attributions, attributions, shuffled=True)
     assert same["rank correlation"] == pytest.approx(1)
     assert same["top 20 shared"] == 1
     assert abs(shuffled["rank correlation"]) < 0.3
     assert shuffled["top 20 shared"] < 0.5
-    assert isinstance(found["beta"][0], pd.Series)
+    assert isinstance(attributions["beta"][0], pd.Series)
 
 
 def test_a_missing_study_is_named(tmp_path: Path) -> None:

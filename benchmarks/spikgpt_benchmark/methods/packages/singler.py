@@ -33,12 +33,12 @@ def fit(reference: AnnData, settings: MethodSettings) -> Predict:
     def predict(query: AnnData) -> MethodResult:
         # SingleR reads only ranks within a cell of the query.
         values = to_linear(query, settings).T.tocsc()
-        found = singler.classify_single(values, trained, num_threads=settings.threads)
-        scores = found.column("scores")
+        result = singler.classify_single(values, trained, num_threads=settings.threads)
+        scores = result.column("scores")
         classes = np.array(list(scores.column_names), dtype=str)
         table = np.stack([np.asarray(scores.column(name)) for name in scores.column_names], axis=1)
-        labels = np.array(found.column("best"), dtype=str)
-        confidence = np.asarray(found.column("delta"), dtype=np.float64)
+        labels = np.array(result.column("best"), dtype=str)
+        confidence = np.asarray(result.column("delta"), dtype=np.float64)
         return MethodResult(labels=labels, assigned=prune(table, labels, classes), confidence=confidence)
 
     return predict

@@ -48,9 +48,9 @@ class ProductQuantiser:
             # Chunks in which few cells differ have fewer groups.
             size = min(int(np.sqrt(len(cells))), len(np.unique(chunk, axis=0)))
             with threadpool_limits(1):  # threads that wait for each other on small chunks take ten times as long
-                found = KMeans(size, n_init=1, random_state=seed).fit(chunk)
-            centres.append(found.cluster_centers_)
-            codes.append(found.labels_)
+                clusters = KMeans(size, n_init=1, random_state=seed).fit(chunk)
+            centres.append(clusters.cluster_centers_)
+            codes.append(clusters.labels_)
         return cls(centres, np.stack(codes).astype(np.int64))
 
     def similarities(self, cells: npt.NDArray[np.float64]) -> npt.NDArray[np.float64]:

@@ -14,8 +14,8 @@ LABELS = np.array(["a", "a", "b"])
 
 
 def test_counts_are_per_million() -> None:
-    found = counts_per_million(sparse.csr_matrix([[1.0, 3.0], [0.0, 0.0]]))
-    np.testing.assert_allclose(found.toarray(), [[250_000, 750_000], [0, 0]])
+    values = counts_per_million(sparse.csr_matrix([[1.0, 3.0], [0.0, 0.0]]))
+    np.testing.assert_allclose(values.toarray(), [[250_000, 750_000], [0, 0]])
 
 
 def test_genes_with_the_largest_entropy_difference_are_chosen() -> None:

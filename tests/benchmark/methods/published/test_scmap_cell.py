@@ -14,17 +14,17 @@ def test_chunks_have_ten_genes() -> None:
 
 def test_similarities_are_those_with_the_nearest_centres() -> None:
     random = np.random.default_rng(0)
-    known, asked = (unit(random.gamma(1.0, 1.0, (size, 20))) for size in (36, 4))
+    known, queried = (unit(random.gamma(1.0, 1.0, (size, 20))) for size in (36, 4))
     quantiser = ProductQuantiser.fit(known)
     assert [len(centres) for centres in quantiser.centres] == [6, 6]
-    similarities = quantiser.similarities(asked)
+    similarities = quantiser.similarities(queried)
     for cell in range(4):
         for other in range(36):
             total = 0.0
             for chunk, centres in enumerate(quantiser.centres):
                 genes = slice(10 * chunk, 10 * chunk + 10)
                 nearest = ((centres - known[other, genes]) ** 2).sum(axis=1).argmin()
-                total += float(asked[cell, genes] @ centres[nearest])
+                total += float(queried[cell, genes] @ centres[nearest])
             np.testing.assert_allclose(similarities[cell, other], total)
 
 

@@ -22,19 +22,19 @@ def test_the_vote_is_that_of_three_similarities() -> None:
     votes = compare(values, centres)
     kinds = set()
     for cell, row in enumerate(values):
-        found = [
+        expected = [
             [1 - cosine(row, centre) for centre in centres],
             [pearsonr(row, centre).statistic for centre in centres],
             [spearmanr(row, centre).statistic for centre in centres],
         ]
-        chosen = [int(np.argmax(similarities)) for similarities in found]
+        chosen = [int(np.argmax(similarities)) for similarities in expected]
         most = max(chosen, key=chosen.count)
         if chosen.count(most) == 1:
             kinds.add("none agree")
             assert not votes.assigned[cell]
             assert votes.best[cell] == chosen[0]
             continue
-        score = max(max(similarities) for similarities, best in zip(found, chosen, strict=True) if best == most)
+        score = max(max(similarities) for similarities, best in zip(expected, chosen, strict=True) if best == most)
         kinds.add(f"{chosen.count(most)} agree, {'enough' if score >= 0.7 else 'too little'}")
         assert votes.best[cell] == most
         assert votes.similarity[cell] == pytest.approx(score)

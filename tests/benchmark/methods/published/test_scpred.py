@@ -46,9 +46,9 @@ def test_the_kernel_is_as_wide_as_cells_are_apart() -> None:
 def test_each_machine_knows_its_type_and_nothing_far_away() -> None:
     points, labels = made()
     machines = train_svms(points, labels, 0)
-    asked = np.zeros((3, 12))
-    asked[0, 0] = asked[1, 1] = 4
-    probabilities = np.stack([machines[name](asked) for name in "abc"], axis=1)
+    queried = np.zeros((3, 12))
+    queried[0, 0] = queried[1, 1] = 4
+    probabilities = np.stack([machines[name](queried) for name in "abc"], axis=1)
     assert probabilities.argmax(axis=1).tolist() == [0, 1, 2]
     assert (probabilities.max(axis=1) > 0.55).all()
     far = np.zeros((1, 12))
