@@ -63,7 +63,7 @@ def test_a_file_is_labelled_and_downloaded(user: User, few_file: Path, expected:
     assert labelled.uns["spikgpt"]["reference"] == "pancreas"
 
 
-def test_mistakes_are_one_line_and_the_page_goes_on(
+def test_mistakes_are_reported_in_one_line_and_the_page_still_works(
     user: User, damaged_file: Path, few_file: Path, expected: Annotation, run: Run, tmp_path: Path
 ) -> None:
     user.page.click("#annotate")
@@ -171,7 +171,7 @@ def test_a_run_is_stopped_and_another_one_begins(
 
 
 @pytest.mark.slow
-def test_a_page_that_is_closed_leaves_nothing(chromium: Any, app: App, few_file: Path) -> None:
+def test_a_closed_page_leaves_no_files(chromium: Any, app: App, few_file: Path) -> None:
     app.wait_until(lambda: not app.files())
     user = User(chromium, app)
     user.upload(few_file)
@@ -207,7 +207,7 @@ def test_ten_users_at_once_get_their_own_labels(
     app.wait_until(lambda: not app.files())
 
 
-def test_the_page_is_closed_to_others_and_asks_nobody(app: App) -> None:
+def test_other_users_are_refused_and_no_other_server_is_contacted(app: App) -> None:
     assert httpx.get(app.address).status_code == 403
     with httpx.Client(follow_redirects=True) as client:
         page = client.get(app.url)

@@ -34,7 +34,7 @@ class Elements(HTMLParser):
         self.text += data
 
 
-def test_the_verdict_comes_first_then_files_and_labels() -> None:
+def test_the_compatibility_comes_before_files_and_labels() -> None:
     html = render.result(Finished(summary("alpha", "Unknown", files=(CELLS, TABLE)), "ADDRESS", 2.5))
     positions = [html.index(text) for text in ("Like the reference", CELLS, TABLE, "alpha", "Unknown", "2.5 s")]
     assert positions == sorted(positions)
@@ -43,20 +43,20 @@ def test_the_verdict_comes_first_then_files_and_labels() -> None:
 
 
 @pytest.mark.parametrize("tone", ["good", "fair", "bad"])
-def test_the_verdict_has_the_colour_and_the_words_of_the_report(tone: str) -> None:
+def test_the_compatibility_has_the_colour_and_text_of_the_report(tone: str) -> None:
     html = render.result(Finished(summary("alpha", tone=tone), "ADDRESS", 1))
     assert f'<div class="sg-verdict sg-{tone}">' in html
     assert "<h2>Like the reference</h2><p>An explanation.</p><p>Made up.</p>" in html
 
 
 @pytest.mark.parametrize("scheme", [0, 1])
-def test_amber_is_that_of_the_report(scheme: int) -> None:
+def test_amber_is_the_colour_of_the_report(scheme: int) -> None:
     sheet = files("spikgpt.app").joinpath("static", "page.css").read_text()
     assert re.findall(r"--sg-fair: (#\w+);", sheet)[scheme] == re.findall(r"--fair: (#\w+);", asset("page.css"))[scheme]
 
 
 @pytest.mark.parametrize("name", HOSTILE)
-def test_hostile_names_are_texts(name: str) -> None:
+def test_hostile_names_are_shown_as_text(name: str) -> None:
     shown = summary(name, "Unknown", query=name, files=(TABLE,))
     shown.sentences.append(name)
     shown.notes.append(name)
@@ -80,7 +80,7 @@ def test_the_report_cannot_reach_the_page() -> None:
     assert "allow-same-origin" not in html
 
 
-def test_progress_has_a_bar_where_the_number_of_cells_is_known() -> None:
+def test_progress_has_a_bar_if_the_number_of_cells_is_known() -> None:
     html = render.progress(Step(JobProgress("Labelling", 1500, 3000), 7.4))
     assert '<progress value="1500" max="3000">' in html
     assert "Labelling, 1,500 of 3,000 " in html

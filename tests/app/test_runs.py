@@ -67,7 +67,7 @@ async def uploaded(folder: Path) -> PageSession:
     return session
 
 
-def test_steps_are_followed_by_labels(tmp_path: Path) -> None:
+def test_a_run_reports_its_steps_and_then_its_labels(tmp_path: Path) -> None:
     async def check() -> None:
         pool, session, reports = MadeUpPool(), await uploaded(tmp_path), list[Step | Finished]()
         run = asyncio.create_task(collect_reports(runs_of(pool), session, Request("pancreas", unknown=False), reports))
@@ -93,7 +93,7 @@ def test_steps_are_followed_by_labels(tmp_path: Path) -> None:
     assert STARTING != WAITING
 
 
-def test_one_run_a_page_and_as_many_as_the_server_admits(tmp_path: Path) -> None:
+def test_runs_are_limited_for_each_page_and_for_the_server(tmp_path: Path) -> None:
     async def check() -> None:
         pool, first, second = MadeUpPool(), await uploaded(tmp_path / "a"), await uploaded(tmp_path / "b")
         runs, request = runs_of(pool), Request("pancreas")
@@ -112,7 +112,7 @@ def test_one_run_a_page_and_as_many_as_the_server_admits(tmp_path: Path) -> None
 
 
 @pytest.mark.parametrize("way", ["stop", "leave"])
-def test_a_run_that_is_stopped_keeps_nothing(way: str, tmp_path: Path) -> None:
+def test_a_stopped_run_keeps_no_results(way: str, tmp_path: Path) -> None:
     async def check() -> None:
         pool, session = MadeUpPool(), await uploaded(tmp_path)
         run = asyncio.create_task(collect_reports(runs_of(pool), session, Request("pancreas"), []))

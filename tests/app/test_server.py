@@ -35,7 +35,7 @@ def test_the_extra_app_is_enough() -> None:
 
 @pytest.mark.slow
 @pytest.mark.parametrize("way", ["server", "server and helper", "terminated"])
-def test_killed_in_the_middle_it_leaves_nothing(way: str, chromium: Any, few: AnnData, tmp_path: Path) -> None:
+def test_a_killed_server_leaves_no_files(way: str, chromium: Any, few: AnnData, tmp_path: Path) -> None:
     hanging = tmp_path / "hanging.h5ad"
     few.write_h5ad(hanging)
     endless(hanging)

@@ -110,7 +110,7 @@ def test_an_upload_that_ends_after_its_session_is_removed(tmp_path: Path) -> Non
     asyncio.run(check())
 
 
-def test_uploads_that_go_on_and_results_count_too(tmp_path: Path) -> None:
+def test_running_uploads_and_results_count_towards_the_limit(tmp_path: Path) -> None:
     async def check() -> None:
         sessions = Sessions(tmp_path, 1)
         first, second = await sessions.of("one"), await sessions.of("other")

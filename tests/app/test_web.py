@@ -98,7 +98,7 @@ def test_only_what_the_page_needs_reaches_gradio(tmp_path: Path) -> None:
     checked(tmp_path, check)
 
 
-def test_the_browser_asks_no_other_server(tmp_path: Path) -> None:
+def test_the_policy_lets_the_browser_contact_no_other_server(tmp_path: Path) -> None:
     async def check(client: httpx.AsyncClient, sessions: Sessions, web: Web) -> None:
         headers = (await client.get("/")).headers
         policy = headers["content-security-policy"]
@@ -110,7 +110,7 @@ def test_the_browser_asks_no_other_server(tmp_path: Path) -> None:
     checked(tmp_path, check)
 
 
-def test_uploads_are_received_limited_and_forgotten(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_uploads_are_received_limited_and_deleted(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     async def check(client: httpx.AsyncClient, sessions: Sessions, web: Web) -> None:
         session = await sessions.session_of("one")
         address = {"session": session.token, "name": "../cells.h5ad"}

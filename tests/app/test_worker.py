@@ -88,7 +88,7 @@ def test_several_references_and_auto(models: Models, few: AnnData, few_file: Pat
         assert bool(summary.choice) is (model == "auto")
 
 
-def test_mistakes_have_the_words_of_the_command_line(models: Models, few_file: Path, tmp_path: Path) -> None:
+def test_errors_equal_those_of_the_command_line(models: Models, few_file: Path, tmp_path: Path) -> None:
     query = linked(few_file, tmp_path)
     (tmp_path / "damaged.h5ad").write_bytes(few_file.read_bytes()[:5000])
     (tmp_path / "notes.txt").write_text("no cells")
@@ -158,7 +158,7 @@ def test_the_size_of_written_files_is_limited() -> None:
         resource.setrlimit(resource.RLIMIT_FSIZE, before)
 
 
-def test_labels_come_without_a_report_that_cannot_be_written(
+def test_labels_are_kept_if_the_report_cannot_be_written(
     models: Models, few_file: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     def refuse(*_: object, **__: object) -> None:

@@ -49,7 +49,7 @@ def files(cells: AnnData, few: AnnData, tmp_path: Path, monkeypatch: pytest.Monk
 
 
 @pytest.mark.slow
-def test_a_benchmark_of_real_methods_tells_who_is_first_and_who_failed(
+def test_a_benchmark_of_real_methods_reports_figures_and_failures(
     run: Run, files: list[object], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     own = registry.METHODS[0]
@@ -73,7 +73,7 @@ def test_a_benchmark_of_real_methods_tells_who_is_first_and_who_failed(
 
 
 @pytest.mark.slow
-def test_a_benchmark_that_was_killed_goes_on(files: list[object], tmp_path: Path) -> None:
+def test_a_killed_benchmark_resumes(files: list[object], tmp_path: Path) -> None:
     go = tmp_path / "go"
     command = [sys.executable, "-c", PROGRAM, *map(str, (go, *files))]
     first, second = (tmp_path / "out" / "runs" / "islets" / f"{name}-0.json" for name in ("nearest", "slow"))
@@ -91,7 +91,7 @@ def test_a_benchmark_that_was_killed_goes_on(files: list[object], tmp_path: Path
     assert json.loads(second.read_text())["note"] == "done"
 
 
-def test_mistakes_are_told_in_one_line(run: Run, files: list[object], tmp_path: Path) -> None:
+def test_mistakes_are_reported_in_one_line(run: Run, files: list[object], tmp_path: Path) -> None:
     out = ("--out", tmp_path / "out")
     assert_refused(run(*files, "--methods", "spikgpt,celltipist"), "There is no method 'celltipist'; the methods are")
     assert_refused(run(*files, "--suite", "pbmc"), "--suite brings its own cells")
@@ -105,7 +105,7 @@ def test_mistakes_are_told_in_one_line(run: Run, files: list[object], tmp_path: 
     assert_refused(run(*files[:-1], tmp_path / "paper"), "paper holds figures of something else, which would be")
 
 
-def test_a_package_that_is_missing_is_named(run: Run, files: list[object], monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_missing_method_package_is_named(run: Run, files: list[object], monkeypatch: pytest.MonkeyPatch) -> None:
     for name in [name for name in sys.modules if name.startswith("spikgpt_benchmark")]:
         monkeypatch.delitem(sys.modules, name)
     monkeypatch.setitem(sys.modules, "psutil", None)

@@ -63,12 +63,12 @@ def test_an_environment_is_made_once_and_reaches_this_package_alone(bare: Path) 
     assert (python.parents[1] / "ready.json").stat().st_mtime_ns == before
 
 
-def test_one_that_cannot_be_made_is_told_in_a_line(bare: Path) -> None:
+def test_an_environment_that_cannot_be_made_is_reported_in_one_line(bare: Path) -> None:
     with pytest.raises(MethodUnavailable, match=r"^no environment: ERROR: No matching distribution .*no-such-thing"):
         interpreter_of(method("own", "nearest", environment=("no-such-thing==1",)))
 
 
-def test_the_version_of_this_package_tells_its_sources() -> None:
+def test_the_version_of_this_package_includes_a_hash_of_its_sources() -> None:
     assert installed("no-such-distribution") is None
     assert installed("numpy") == __import__("numpy").__version__
     version, _, sources = str(installed("spikgpt")).rpartition("+")

@@ -31,7 +31,7 @@ def size(picture: bytes, path: Path) -> tuple[int, ...]:
 
 
 @pytest.mark.slow
-def test_places_are_found_once(task: BenchmarkTask, tmp_path: Path) -> None:
+def test_umap_coordinates_are_computed_once(task: BenchmarkTask, tmp_path: Path) -> None:
     coordinates = umap_coordinates(task, tmp_path)
     assert coordinates.shape == (task.query.n_obs, 2)
     # Cells of a type are nearer to one another than to others.
@@ -72,7 +72,7 @@ def test_bars_have_room_for_every_method(tmp_path: Path) -> None:
     assert bars_picture("islets", [*rows, gone]) == bars_picture("islets", rows)
 
 
-def test_time_is_drawn_for_one_method_and_for_equals(tmp_path: Path) -> None:
+def test_time_is_drawn_for_one_method_and_for_equal_methods(tmp_path: Path) -> None:
     for rows in ([row("one", 0.9, 3.0)], [row(name, 0.9, 3.0) for name in ("one", "two", "three")]):
         assert min(size(time_picture("islets", rows), tmp_path / "time.png")) >= 390
 

@@ -29,9 +29,7 @@ def test_the_figures_are_those_of_scikit_learn(task: BenchmarkTask, result: Meth
     assert figures["total_seconds"] == 0.75
 
 
-def test_the_share_that_is_right_counts_unknown_as_right_for_unseen_cells(
-    task: BenchmarkTask, result: MethodResult
-) -> None:
+def test_open_set_accuracy_counts_unknown_as_right_for_unseen_cells(task: BenchmarkTask, result: MethodResult) -> None:
     assigned = np.random.default_rng(0).random(len(task.truth)) < 0.6
     figures = score_result(task, replace(result, assigned=assigned)).figures
     by_hand = [
@@ -46,7 +44,7 @@ def test_the_share_that_is_right_counts_unknown_as_right_for_unseen_cells(
     assert figures["accuracy_of_assigned"] == pytest.approx((result.labels == task.truth)[kept].mean())
 
 
-def test_what_a_method_or_a_task_does_not_have_is_none(task: BenchmarkTask, result: MethodResult) -> None:
+def test_figures_that_a_method_or_task_lacks_are_none(task: BenchmarkTask, result: MethodResult) -> None:
     bare = score_result(task.with_known_types(), MethodResult(result.labels[task.known]))
     missing = {name for name, figure in bare.figures.items() if figure is None}
     assert missing == {"rejected_unseen", "auroc_unseen", "calibration_error"}
@@ -54,7 +52,7 @@ def test_what_a_method_or_a_task_does_not_have_is_none(task: BenchmarkTask, resu
     assert set(bare.errors) == {"accuracy", "macro_f1", "open_set_accuracy"}
 
 
-def test_standard_errors_are_those_of_other_cells(task: BenchmarkTask, result: MethodResult) -> None:
+def test_standard_errors_are_taken_over_cells(task: BenchmarkTask, result: MethodResult) -> None:
     measured = score_result(task, result)
     share, cells = measured.figures["accuracy"], int(task.known.sum())
     assert share is not None
@@ -63,7 +61,7 @@ def test_standard_errors_are_those_of_other_cells(task: BenchmarkTask, result: M
     assert 0 < measured.errors["auroc_unseen"] < 0.2
 
 
-def test_labels_after_rejection(result: MethodResult) -> None:
+def test_rejected_cells_become_unknown(result: MethodResult) -> None:
     assigned = np.arange(len(result.labels)) % 2 == 0
     labels = labels_after_rejection(replace(result, assigned=assigned))
     assert set(labels[~assigned]) == {UNKNOWN}
@@ -71,7 +69,7 @@ def test_labels_after_rejection(result: MethodResult) -> None:
     np.testing.assert_array_equal(labels_after_rejection(replace(result, assigned=None)), result.labels)
 
 
-def test_the_paired_test_looks_at_cells_that_one_of_two_gets_right() -> None:
+def test_the_paired_test_counts_cells_that_one_method_alone_labels_right() -> None:
     right = np.array([True] * 9 + [False] + [True] * 50)
     other = np.array([False] * 9 + [True] + [True] * 50)
     # Of 10 such cells, 1 or fewer, or 9 or more: 2 * (1 + 10) / 1024.

@@ -62,7 +62,7 @@ def test_every_figure_is_a_file(folder: Path, task: BenchmarkTask) -> None:
     assert all(path.read_bytes().startswith(b"\x89PNG") for path in (folder / "figures").iterdir())
 
 
-def test_the_page_needs_no_other_file_and_takes_nothing_for_markup(folder: Path, task: BenchmarkTask) -> None:
+def test_the_page_needs_no_other_file_and_escapes_texts(folder: Path, task: BenchmarkTask) -> None:
     text = (folder / "report.html").read_text()
     parser = Balanced()
     parser.feed(text)
@@ -75,7 +75,7 @@ def test_the_page_needs_no_other_file_and_takes_nothing_for_markup(folder: Path,
     assert "**" not in text
 
 
-def test_the_table_is_there_in_three_forms(folder: Path) -> None:
+def test_the_table_is_written_in_three_formats(folder: Path) -> None:
     assert "failed: RuntimeError: a < b & c" in (folder / "results.md").read_text()
     stored = json.loads((folder / "results.json").read_text())
     with (folder / "results.csv").open(newline="") as file:

@@ -28,7 +28,7 @@ def eaters() -> list[int]:
     ]
 
 
-def test_an_end_by_itself_is_told_with_time_and_memory(tmp_path: Path) -> None:
+def test_a_finished_process_has_its_time_and_memory(tmp_path: Path) -> None:
     log = tmp_path / "log.txt"
     outcome = run_limited(
         python("import time; print('hello'); time.sleep(.3); exit(3)"), ResourceLimits(), log, os.environ

@@ -20,7 +20,7 @@ def ran(task: BenchmarkTask, methods: Sequence[Method], plan: BenchmarkPlan) -> 
     return list(run_methods([task], methods, plan, lambda *_: None))
 
 
-def test_methods_run_and_what_goes_wrong_is_a_row(task: BenchmarkTask, tmp_path: Path) -> None:
+def test_methods_run_and_each_failure_is_a_row(task: BenchmarkTask, tmp_path: Path) -> None:
     methods = [
         NEAREST,
         method("unlucky", "fail", deterministic=False),
@@ -53,7 +53,7 @@ def test_a_method_that_eats_memory_is_stopped(task: BenchmarkTask, tmp_path: Pat
     assert 0.4e9 < run.peak_bytes < 1e9
 
 
-def test_what_is_finished_is_found_again_while_nothing_changes(task: BenchmarkTask, tmp_path: Path) -> None:
+def test_finished_runs_are_kept_until_settings_change(task: BenchmarkTask, tmp_path: Path) -> None:
     plan = BenchmarkPlan(tmp_path)
     (first,) = ran(task, [NEAREST], plan)
     (again,) = ran(task, [NEAREST], plan)
@@ -81,7 +81,7 @@ def test_a_run_that_was_stopped_is_tried_again_with_other_limits(
     assert again.kept == kept
 
 
-def test_the_sources_of_a_method_are_those_that_it_takes_too() -> None:
+def test_the_sources_of_a_method_include_its_imported_modules() -> None:
     own = "spikgpt_benchmark.methods."
     assert set(method_sources("tests.benchmark.fake_methods")) == {"tests.benchmark.fake_methods", f"{own}result"}
     assert set(method_sources(f"{own}spikgpt")) == {f"{own}spikgpt", f"{own}result"}

@@ -39,7 +39,7 @@ def data(tmp_path: Path) -> Path:
     return tmp_path
 
 
-def test_labels_of_blood_are_joined_and_those_of_one_study_left_out(data: Path) -> None:
+def test_labels_of_blood_are_joined_and_labels_of_one_study_left_out(data: Path) -> None:
     (task,) = load_suite("pbmc", data)
     assert set(task.reference.obs["label"]) == {"CD4 T", "B", "Mk"}
     assert sorted(task.truth) == ["B"] * 7 + ["CD4 T"] * 6 + ["Mk"] * 4
@@ -54,7 +54,7 @@ def test_donors_are_kept_apart(data: Path) -> None:
     assert task.batch_key == "batch"
 
 
-def test_another_study_may_hold_logarithms_and_not_name_its_donors(data: Path) -> None:
+def test_a_study_may_hold_logarithms_and_no_donors(data: Path) -> None:
     (task,) = load_suite("xin", data)
     assert (task.query_values, task.batch_key, task.reference.n_vars) == ("log", "batch", 60)
 
@@ -67,7 +67,7 @@ def test_one_type_is_missing_from_each_of_the_novelty_tasks(data: Path) -> None:
         assert set(task.truth[~task.known]) == {left_out}
 
 
-def test_the_papers_suites_take_prepared_files(data: Path) -> None:
+def test_the_suites_of_the_paper_read_prepared_files(data: Path) -> None:
     with pytest.raises(DataError, match=r"no pancreas_reference.h5ad and no pancreas_query.h5ad .*spikgpt build"):
         load_suite("pancreas", data)
     types = {"alpha": 9, "beta": 9, "delta": 9}
@@ -78,7 +78,7 @@ def test_the_papers_suites_take_prepared_files(data: Path) -> None:
     assert (task.paper, task.batch_key) == ("97% of the unseen alpha cells rejected", "batch")
 
 
-def test_the_papers_suites_take_what_a_build_prepared(data: Path) -> None:
+def test_the_suites_of_the_paper_read_the_output_of_a_build(data: Path) -> None:
     folder = data / ".lung.build" / "prepared"
     folder.mkdir(parents=True)
     types = {"AT1": 9, "AT2": 9}

@@ -69,7 +69,7 @@ def test_figures_are_means_over_seeds_and_rows_go_by_accuracy(task: BenchmarkTas
     assert (rows[-1].note, rows[-1].means) == ("failed: RuntimeError: no luck", {})
 
 
-def test_who_is_first_or_nearly(task: BenchmarkTask, runs: list[BenchmarkRun]) -> None:
+def test_the_first_method_and_methods_near_it_are_marked(task: BenchmarkTask, runs: list[BenchmarkRun]) -> None:
     rows = by_name(build_rows(task, METHODS, runs))
     assert [rows[name].places["accuracy"] for name in ("good", "near", "bad")] == [FIRST, NEAR, ""]
     # Where a method cannot reject, what is right after rejection is no contest.
@@ -78,7 +78,7 @@ def test_who_is_first_or_nearly(task: BenchmarkTask, runs: list[BenchmarkRun]) -
     assert rows["bad"].places["auroc_unseen"] == FIRST
 
 
-def test_the_best_other_method_is_one_of_another_kind(task: BenchmarkTask, runs: list[BenchmarkRun]) -> None:
+def test_the_best_other_method_has_another_module(task: BenchmarkTask, runs: list[BenchmarkRun]) -> None:
     twin = method("twin", "nearest")  # of the module of "good"
     more = [*runs, BenchmarkRun(task.name, "twin", 0, DONE, result=result_with_errors(task, 0))]
     rows = by_name(build_rows(task, [*METHODS, twin], more))
@@ -87,7 +87,7 @@ def test_the_best_other_method_is_one_of_another_kind(task: BenchmarkTask, runs:
     assert rows["good"].p == pytest.approx(mcnemar_p(right[2], right[4]))
 
 
-def test_a_seed_that_failed_is_told_beside_the_figures_of_the_others(
+def test_a_failed_seed_is_noted_beside_the_figures_of_the_other_seeds(
     task: BenchmarkTask, runs: list[BenchmarkRun]
 ) -> None:
     more = [*runs, BenchmarkRun(task.name, "good", 2, "stopped: longer than 5 s")]
@@ -96,7 +96,9 @@ def test_a_seed_that_failed_is_told_beside_the_figures_of_the_others(
     assert "stopped: longer than 5 s" in rows["good"].note
 
 
-def test_the_markdown_table_tells_all(task: BenchmarkTask, runs: list[BenchmarkRun], tmp_path: Path) -> None:
+def test_the_markdown_table_has_all_figures_and_notes(
+    task: BenchmarkTask, runs: list[BenchmarkRun], tmp_path: Path
+) -> None:
     rows = build_rows(task, METHODS, runs)
     text = as_markdown(rows, [replace(task, paper="accuracy 0.9")], BenchmarkPlan(tmp_path, seeds=2))
     lines = text.splitlines()
@@ -116,7 +118,7 @@ def test_the_markdown_table_tells_all(task: BenchmarkTask, runs: list[BenchmarkR
     assert "seeds: 2" in text
 
 
-def test_known_cells_alone_need_no_columns_of_unseen_ones(task: BenchmarkTask) -> None:
+def test_without_unseen_cells_their_columns_are_left_out(task: BenchmarkTask) -> None:
     known = task.with_known_types()
     rows = build_rows(
         known, METHODS[:1], [BenchmarkRun(known.name, "good", 0, DONE, result=result_with_errors(known, 1))]

@@ -13,7 +13,7 @@ from spikgpt.errors import DataError, GenesError, LabelsError
 from spikgpt_benchmark.task import BenchmarkTask
 
 
-def test_a_method_sees_nothing_but_genes_labels_and_batches(cells: AnnData, few: AnnData) -> None:
+def test_a_method_sees_only_genes_labels_and_batches(cells: AnnData, few: AnnData) -> None:
     marked = few.copy()
     marked.obs["batch"] = "three"
     task = BenchmarkTask.from_cells("islets", cells, marked, "cell_type", "batch")
@@ -37,7 +37,7 @@ def test_small_types_and_cells_without_label_are_left_out(cells: AnnData, few: A
     assert task.batch_key is None
 
 
-def test_genes_are_the_shared_ones_each_once(cells: AnnData, few: AnnData) -> None:
+def test_each_shared_gene_is_kept_once(cells: AnnData, few: AnnData) -> None:
     part = few[:, ::-2].copy()
     part.var_names = [part.var_names[1], *part.var_names[1:]]
     task = BenchmarkTask.from_cells("islets", cells, part, "cell_type")
@@ -49,7 +49,7 @@ def test_genes_are_the_shared_ones_each_once(cells: AnnData, few: AnnData) -> No
         BenchmarkTask.from_cells("islets", cells, strange, "cell_type")
 
 
-def test_logarithms_are_taken_as_a_query_and_not_as_a_reference(cells: AnnData, few: AnnData) -> None:
+def test_logarithms_are_accepted_as_a_query_and_not_as_a_reference(cells: AnnData, few: AnnData) -> None:
     values = sparse.csr_matrix(few.X)
     logs = AnnData(log_normalise(values, np.asarray(values.sum(axis=1)).ravel()), obs=few.obs, var=few.var)
     task = BenchmarkTask.from_cells("islets", cells, logs, "cell_type")
@@ -78,7 +78,7 @@ def test_the_digest_is_that_of_the_cells(task: BenchmarkTask, cells: AnnData, fe
     assert BenchmarkTask.from_cells("islets", cells[kept, :2000].copy(), changed, "cell_type").digest != task.digest
 
 
-def test_files_are_read_and_a_missing_column_is_told(cells: AnnData, few: AnnData, tmp_path: Path) -> None:
+def test_files_are_read_and_a_missing_column_is_named(cells: AnnData, few: AnnData, tmp_path: Path) -> None:
     paths = tmp_path / "reference.h5ad", tmp_path / "islets.h5ad"
     for adata, path in zip((cells, few), paths, strict=True):
         adata[:, :500].write_h5ad(path)

@@ -35,7 +35,7 @@ def write_settings(folder: Path, how: str) -> Path:
     return folder
 
 
-def test_a_worker_writes_its_answer(task: BenchmarkTask, folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_worker_writes_its_result(task: BenchmarkTask, folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(sys, "argv", ["worker", MODULE, str(write_settings(folder, "nearest"))])
     main()
     result = MethodResult.read(folder)

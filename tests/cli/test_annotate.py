@@ -65,7 +65,7 @@ def test_options_choose_the_rule_for_unknown(run: Run, query_file: Path, small_f
         assert_refused(run(*where, "--threshold", 0.95, flag), "choose one")
 
 
-def test_the_exit_code_of_strict_says_another_tissue(
+def test_strict_exits_with_code_3_for_another_tissue(
     run: Run, query_file: Path, foreign: AnnData, small_folder: Path, tmp_path: Path
 ) -> None:
     query, out, figures = written(foreign, tmp_path / "foreign.h5ad"), tmp_path / "out.h5ad", tmp_path / "figures.json"
@@ -92,9 +92,7 @@ def test_the_exit_code_of_strict_says_another_tissue(
     assert "Unknown" not in set(anndata.read_h5ad(out).obs["spikgpt_label"])
 
 
-def test_the_terminal_says_whether_the_reference_suits(
-    run: Run, query_file: Path, small_folder: Path, tmp_path: Path
-) -> None:
+def test_the_terminal_shows_the_compatibility(run: Run, query_file: Path, small_folder: Path, tmp_path: Path) -> None:
     ran = run("annotate", query_file, "--model", small_folder, "--table", tmp_path / "a.csv")
     assert "The cells are like those of the reference: the same genes separate the cell types" in ran.err
 
@@ -166,7 +164,7 @@ def test_labels_are_written_in_the_cell_annotation_schema(
     assert_refused(run(*where, "--out-dir", tmp_path / "parts"), "leave out --cas")
 
 
-def test_labels_of_another_reference_in_a_file_are_not_replaced_without_a_word(
+def test_labels_of_another_reference_are_replaced_with_a_note(
     run: Run, query_file: Path, small_folder: Path, tmp_path: Path
 ) -> None:
     once, twice, beside = (tmp_path / f"{name}.h5ad" for name in ("once", "twice", "beside"))
@@ -321,7 +319,7 @@ def other_genes(few: AnnData, folder: Path) -> Path:
     ],
     ids=["missing", "folder", "not HDF5", "negative", "scaled", "mouse"],
 )
-def test_cells_that_cannot_be_read(
+def test_unreadable_cells_are_refused(
     run: Run,
     few: AnnData,
     small_folder: Path,
@@ -347,7 +345,7 @@ def test_cells_that_cannot_be_read(
     ],
     ids=lambda value: value[0] if isinstance(value, list) else "",
 )
-def test_bad_options_of_annotate(
+def test_invalid_options_of_annotate_are_refused(
     run: Run, query_file: Path, small_folder: Path, tmp_path: Path, options: list[str], message: str
 ) -> None:
     out = tmp_path / "out.h5ad"
@@ -382,7 +380,7 @@ def test_labels_do_not_reach_a_file_that_replaced_the_query(
     assert not (tmp_path / "out.h5ad").exists()
 
 
-def test_a_label_column_that_is_missing_in_evaluate(run: Run, query_file: Path, small_folder: Path) -> None:
+def test_evaluate_refuses_a_missing_label_column(run: Run, query_file: Path, small_folder: Path) -> None:
     ran = run("evaluate", query_file, "--model", small_folder, "--label-key", "celltype")
     assert_refused(ran, "obs has no column 'celltype'")
 
@@ -412,7 +410,7 @@ def test_all_engines_give_the_same_labels(run: Run, query_file: Path, tmp_path: 
     assert labels[0] == labels[1] == labels[2]
 
 
-def test_evaluate_takes_other_names_of_the_labels(run: Run, few: AnnData, small_folder: Path, tmp_path: Path) -> None:
+def test_evaluate_accepts_other_names_of_the_labels(run: Run, few: AnnData, small_folder: Path, tmp_path: Path) -> None:
     other = few.copy()
     # Without ids of the Cell Ontology, by which labels of other names are known too.
     other.obs = pd.DataFrame({"cell_type": few.obs["cell_type"].astype(str).replace({"beta": "B-cells of the islet"})})
@@ -451,7 +449,7 @@ def test_evaluate_takes_other_names_of_the_labels(run: Run, few: AnnData, small_
         (["--out", "FOLDER/out.h5ad", "--engine", "onnx"], "make it with: spikgpt export"),
     ],
 )
-def test_outputs_that_cannot_be_written(
+def test_outputs_that_cannot_be_written_are_refused(
     run: Run, few: AnnData, small_folder: Path, tmp_path: Path, options: list[str], message: str
 ) -> None:
     query = written(few, tmp_path / "query.h5ad")
@@ -460,7 +458,7 @@ def test_outputs_that_cannot_be_written(
     assert list(tmp_path.iterdir()) == [query]
 
 
-def test_an_interruption_says_what_was_written(
+def test_an_interruption_names_the_written_files(
     run: Run, query_file: Path, small_folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     out, table = tmp_path / "out.h5ad", tmp_path / "clusters.csv"
@@ -480,7 +478,7 @@ def test_an_interruption_says_what_was_written(
     assert list(tmp_path.iterdir()) == []
 
 
-def test_auto_chooses_a_reference_and_says_why(run: Run, query_file: Path, tmp_path: Path) -> None:
+def test_auto_chooses_a_reference_and_gives_the_reason(run: Run, query_file: Path, tmp_path: Path) -> None:
     cache = ("--cache-dir", tmp_path / "no-cache")
     out = tmp_path / "out.h5ad"
     ran = run("annotate", query_file, "--model", "auto", "--out", out, *cache)
@@ -510,7 +508,7 @@ def test_several_references_label_one_query(run: Run, query_file: Path, small_fo
     assert set(pd.read_csv(table)["spikgpt_reference"]) <= {"pancreas", "small"}
 
 
-def test_choices_that_one_reference_is_needed_for(run: Run, query_file: Path, tmp_path: Path) -> None:
+def test_commands_for_one_reference_refuse_several(run: Run, query_file: Path, tmp_path: Path) -> None:
     where = ("annotate", query_file, "--table", tmp_path / "labels.csv")
     assert_refused(run(*where, "--model", "auto", "--lock"), "pin one reference; got --model auto")
     assert_refused(run("annotate", query_file, "--model", "auto", "--out-dir", tmp_path / "parts"), "One reference is")

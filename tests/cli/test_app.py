@@ -30,7 +30,7 @@ def test_help_names_every_command(run: Run) -> None:
     assert all(command in ran.out for command in COMMANDS)
 
 
-def test_a_mistake_in_a_process_of_its_own(tmp_path: Path) -> None:
+def test_a_missing_file_is_refused_in_a_separate_process(tmp_path: Path) -> None:
     arguments = ["annotate", "missing.h5ad", "--model", "pancreas", "--out", "out.h5ad"]
     ran = subprocess.run([*PROGRAM, *arguments], cwd=tmp_path, capture_output=True, text=True)
     assert_refused(Ran(ran.returncode, ran.stdout, ran.stderr), "missing.h5ad is not there; give an .h5ad file")
@@ -55,17 +55,17 @@ def test_a_mistake_in_a_process_of_its_own(tmp_path: Path) -> None:
         (("annotat", "QUERY"), "Did you mean 'annotate'?"),
     ],
 )
-def test_a_wrong_word_gets_what_to_write_instead(run: Run, words: tuple[str, ...], message: str) -> None:
+def test_a_wrong_argument_gets_a_suggestion(run: Run, words: tuple[str, ...], message: str) -> None:
     ran = run(*words)
     assert_refused(ran, message)
     assert "--help." in ran.err
 
 
-def test_help_shows_what_stands_in_brackets(run: Run) -> None:
+def test_help_shows_text_in_brackets(run: Run) -> None:
     assert "[@REVISION]" in run("annotate", "--help").out
 
 
-def test_the_start_loads_nothing_heavy() -> None:
+def test_the_start_loads_no_large_package() -> None:
     program = (
         "import sys; from spikgpt.cli.app import app; app(['--version'], standalone_mode=False); print(*sys.modules)"
     )
@@ -105,7 +105,7 @@ def test_shell_completion() -> None:
     assert completions("spikgpt annotate x --engine ") == ["auto", "onnx", "numpy", "torch"]
 
 
-def test_who_has_seen_enough_is_not_told_of_it() -> None:
+def test_a_closed_pipe_is_no_error_message() -> None:
     command = [*PROGRAM, "info", "pancreas"]
     with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as ran:
         assert ran.stdout is not None
@@ -145,7 +145,7 @@ def test_without_a_command_there_is_help(run: Run) -> None:
     assert_refused(run("anotate"), "No such command 'anotate'. Did you mean 'annotate'? See spikgpt --help.")
 
 
-def test_doctor_tells_what_works(run: Run) -> None:
+def test_doctor_lists_working_packages_and_devices(run: Run) -> None:
     ran = run("doctor")
     assert ran.code == 0
     assert f"ok  numpy: {np.__version__}" in ran.out
@@ -153,7 +153,7 @@ def test_doctor_tells_what_works(run: Run) -> None:
     assert "cuda: " in ran.out
 
 
-def test_doctor_tells_of_two_distributions(run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_doctor_warns_of_two_distributions_of_onnx_runtime(run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("spikgpt.engines.onnx_session.version", lambda name: "1.32.0")
     ran = run("doctor")
     assert ran.code == 1

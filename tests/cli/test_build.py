@@ -18,7 +18,7 @@ from tests.spikgpt_recipes.file_server import FileServer
 
 
 @pytest.mark.slow
-def test_a_build_is_told_step_by_step_and_pushed(run: Run, cells: AnnData, tmp_path: Path, hub: LoopbackHub) -> None:
+def test_a_build_reports_each_step_and_is_pushed(run: Run, cells: AnnData, tmp_path: Path, hub: LoopbackHub) -> None:
     recipe, out = write_recipe(tmp_path / "recipe", training="paper"), tmp_path / "islets"
     pancreas(islets_of(cells), tmp_path / "mirror")
     arguments = ["build", recipe, "--mirror", tmp_path / "mirror", "--out", out, "--synthetic"]
@@ -43,7 +43,7 @@ def test_a_build_is_told_step_by_step_and_pushed(run: Run, cells: AnnData, tmp_p
     assert "Nothing changed, as every file is there already: me/islets is at commit " in again.err
 
 
-def test_the_first_steps_are_told_and_write_no_reference(run: Run, cells: AnnData, tmp_path: Path) -> None:
+def test_the_first_steps_are_reported_and_write_no_reference(run: Run, cells: AnnData, tmp_path: Path) -> None:
     recipe, out = write_recipe(tmp_path / "recipe"), tmp_path / "islets"
     pancreas(islets_of(cells), tmp_path / "mirror")
     arguments = ["build", recipe, "--mirror", tmp_path / "mirror", "--out", out, "--steps", "download,prepare"]
@@ -55,14 +55,14 @@ def test_the_first_steps_are_told_and_write_no_reference(run: Run, cells: AnnDat
     assert "prepare (unchanged): " in run(*arguments).err
 
 
-def test_a_push_that_cannot_be_is_refused_before_the_work(run: Run, tmp_path: Path) -> None:
+def test_an_impossible_push_is_refused_before_the_work(run: Run, tmp_path: Path) -> None:
     arguments = ["build", write_recipe(tmp_path / "recipe"), "--mirror", tmp_path, "--out", tmp_path / "out"]
     assert_refused(run(*arguments, "--push", "islets"), "'islets' is no name of a repository; expected ORG/NAME.")
     refused = run(*arguments, "--push", "me/islets", "--steps", "download,prepare")
     assert_refused(refused, "--push needs the step card; add it: --steps download,prepare,card")
 
 
-def test_a_typo_is_found_before_anything_is_asked_for(run: Run, tmp_path: Path) -> None:
+def test_a_typo_in_a_recipe_is_found_before_any_request(run: Run, tmp_path: Path) -> None:
     recipe = write_recipe(tmp_path / "recipe")
     text = (recipe / FILE).read_text()
     (recipe / FILE).write_text(text.replace("    accession:", "    acession:", 1))

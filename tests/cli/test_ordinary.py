@@ -29,7 +29,7 @@ def shut(tmp_path: Path) -> Iterator[Path]:
 
 
 @pytest.mark.parametrize("engine", ["onnx", pytest.param("torch", marks=pytest.mark.slow)])
-def test_annotating_does_without_a_cache(engine: str, query_file: Path, shut: Path, tmp_path: Path) -> None:
+def test_annotating_works_without_a_cache(engine: str, query_file: Path, shut: Path, tmp_path: Path) -> None:
     table = tmp_path / "labels.csv"
     ran = run_as_ordinary(
         "annotate", query_file, "--model", "pancreas", "--engine", engine, "--table", table, home=shut
@@ -41,7 +41,7 @@ def test_annotating_does_without_a_cache(engine: str, query_file: Path, shut: Pa
 
 
 @pytest.mark.slow
-def test_embedding_does_without_a_cache(query_file: Path, shut: Path, tmp_path: Path) -> None:
+def test_embedding_works_without_a_cache(query_file: Path, shut: Path, tmp_path: Path) -> None:
     out = tmp_path / "embedded.h5ad"
     ran = run_as_ordinary("embed", query_file, "--scgpt", SCGPT, "--out", out, home=shut)
     assert ran.code == 0, ran.err
@@ -49,15 +49,15 @@ def test_embedding_does_without_a_cache(query_file: Path, shut: Path, tmp_path: 
     assert anndata.read_h5ad(out).obsm["X_scGPT"].shape == (120, 96)
 
 
-def test_a_pull_says_that_its_cache_cannot_be_written(shut: Path, tmp_path: Path, hub: LoopbackHub) -> None:
-    hub.put(REPO, reference_files())
+def test_a_pull_names_a_cache_that_cannot_be_written(shut: Path, tmp_path: Path, hub: LoopbackHub) -> None:
+    hub.put(REPO, sound())
     ran = run_as_ordinary("pull", REPO, "--out", tmp_path / "out", "--endpoint", hub.endpoint, home=shut)
     assert_refused(ran, f"The cache cannot be written (Permission denied: {shut}/.cache). Free some space, or name")
     assert not (tmp_path / "out").exists()
 
 
 @pytest.mark.slow
-def test_a_folder_that_cannot_be_written_is_told_before_the_work(shut: Path, tmp_path: Path) -> None:
+def test_a_folder_that_cannot_be_written_is_refused_before_the_work(shut: Path, tmp_path: Path) -> None:
     train = ("train", DATA / "pancreas_baron_human3.h5ad", "--label-key", "cell_type")
     commands = (("pull", "pancreas"), ("export", "pancreas"), train)
     ran = run_all_as_ordinary(*((*words, "--out", shut / "out") for words in commands), home=tmp_path)

@@ -11,7 +11,7 @@ from spikgpt.cli.output import Bars, annotate_command, inform, note, show, show_
 from spikgpt.errors import SpikGPTWarning
 
 
-def test_a_sentence_is_one_line_and_no_markup(capsys: pytest.CaptureFixture[str]) -> None:
+def test_a_sentence_is_one_line_without_markup(capsys: pytest.CaptureFixture[str]) -> None:
     inform("Wrote [bold]x[/]\n" + 200 * "y")
     note("odd")
     captured = capsys.readouterr()
@@ -19,7 +19,7 @@ def test_a_sentence_is_one_line_and_no_markup(capsys: pytest.CaptureFixture[str]
     assert captured.out == ""
 
 
-def test_nothing_that_is_printed_steers_the_terminal(capsys: pytest.CaptureFixture[str]) -> None:
+def test_printed_text_cannot_control_the_terminal(capsys: pytest.CaptureFixture[str]) -> None:
     inform("a\x1b[2Jb\x9b31m\u202ec")
     show(("label",), [("d\x1b]0;title\x07e\rf",)], result=True)
     captured = capsys.readouterr()
@@ -83,11 +83,11 @@ def test_bars_are_for_terminals_only(capsys: pytest.CaptureFixture[str]) -> None
     ],
     ids=str,
 )
-def test_a_folder_is_shown_as_no_name_and_as_a_shell_takes_it(model: Path | str, shown: str) -> None:
+def test_a_folder_is_shown_as_a_path_quoted_for_the_shell(model: Path | str, shown: str) -> None:
     assert annotate_command(model) == f"spikgpt annotate QUERY.h5ad --model {shown} --out OUT.h5ad"
 
 
-def test_our_warnings_are_notes_and_others_stay(capsys: pytest.CaptureFixture[str]) -> None:
+def test_own_warnings_become_notes_and_other_warnings_stay(capsys: pytest.CaptureFixture[str]) -> None:
     def warn() -> None:
         with warnings_as_notes():
             warnings.warn("ours", SpikGPTWarning, stacklevel=1)

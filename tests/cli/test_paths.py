@@ -48,7 +48,7 @@ def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
         ("old.zarr", "old.zarr/x.h5ad"),
     ],
 )
-def test_an_output_is_no_input_and_neither_holds_the_other(folder: Path, out: str, source: str) -> None:
+def test_an_output_that_is_an_input_or_inside_it_is_refused(folder: Path, out: str, source: str) -> None:
     if not Path(source).exists():
         Path(source).touch()
     with pytest.raises(ConfigError, match="input"):
@@ -80,7 +80,7 @@ def test_a_part_of_an_input_is_not_replaced(folder: Path, out: str, source: str)
         ("new.csv", "new.csv/a.csv"),
     ],
 )
-def test_no_two_outputs_are_one_or_in_one_another(folder: Path, table: str, clusters: str) -> None:
+def test_equal_or_nested_outputs_are_refused(folder: Path, table: str, clusters: str) -> None:
     Path("dangling.csv").symlink_to("a.csv")
     with pytest.raises(ConfigError, match="--table.*--cluster-table"):
         check_outputs(Output("--table", Path(table), TABLES), Output("--cluster-table", Path(clusters), CSV))
@@ -89,7 +89,7 @@ def test_no_two_outputs_are_one_or_in_one_another(folder: Path, table: str, clus
 @pytest.mark.parametrize(
     "out", ["/dev/null", "pipe.h5ad", "socket.h5ad", "device.csv", "folder", "images.zarr", "cells.h5ad/a.h5ad", "."]
 )
-def test_what_is_no_file_of_cells_is_not_replaced(folder: Path, out: str) -> None:
+def test_devices_pipes_and_other_folders_are_not_replaced(folder: Path, out: str) -> None:
     before = sorted(os.walk("."))
     with pytest.raises(ConfigError, match=r"device|folder|a file"):
         check_outputs(Output("--out", Path(out)))
@@ -97,14 +97,14 @@ def test_what_is_no_file_of_cells_is_not_replaced(folder: Path, out: str) -> Non
 
 
 @pytest.mark.parametrize("name", ["a.h5ad", "a.H5AD", "a.b.Zarr", "old.zarr", "link.h5ad"])
-def test_cells_go_to_files_of_these_endings(folder: Path, name: str) -> None:
+def test_cells_are_written_to_h5ad_or_zarr(folder: Path, name: str) -> None:
     check_outputs(Output("--out", Path(name), CELLS))
     with pytest.raises(ConfigError, match=r"--table .* ends in '.*'; expected .*\.csv or .*\.parquet"):
         check_outputs(Output("--table", Path(name), TABLES))
 
 
 @pytest.mark.parametrize("name", ["a.csv", "a.tsv", "a.CSV.GZ", "a.tsv.gz"])
-def test_tables_go_to_files_of_these_endings(folder: Path, name: str) -> None:
+def test_tables_are_written_to_csv_or_tsv(folder: Path, name: str) -> None:
     check_outputs(Output("--table", Path(name), TABLES), Output("--cluster-table", None, CSV))
     with pytest.raises(ConfigError, match=r"--out .* ends in '.*'; expected .*\.h5ad or \.zarr"):
         check_outputs(Output("--out", Path(name), CELLS))

@@ -44,7 +44,7 @@ def finished(folder: Path) -> list[Path]:
 
 
 @pytest.mark.slow
-def test_a_killed_embedding_goes_on(run: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_killed_embedding_resumes(run: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("SPIKGPT_CACHE", str(tmp_path / "cache"))
     source, out = tmp_path / "cells.h5ad", tmp_path / "embedded.h5ad"
     cells = read_cells(DATA / "pancreas_baron_human3.h5ad")[:500].copy()
@@ -140,12 +140,14 @@ def test_gene_key_names_the_column_of_the_genes(run: Run, cells: AnnData, tmp_pa
         (["--scgpt", SCGPT, "--precision", "int4"], "'int4' is not one of 'float32', 'bfloat16', 'float16'"),
     ],
 )
-def test_embed_refuses(run: Run, query_file: Path, tmp_path: Path, options: list[object], message: str) -> None:
+def test_invalid_options_of_embed_are_refused(
+    run: Run, query_file: Path, tmp_path: Path, options: list[object], message: str
+) -> None:
     assert_refused(run("embed", query_file, "--out", tmp_path / "out.h5ad", *options), message)
     assert not (tmp_path / "out.h5ad").exists()
 
 
-def test_an_interrupted_embedding_says_what_is_kept(
+def test_an_interrupted_embedding_names_the_saved_cells(
     run: Run, query_file: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("SPIKGPT_CACHE", str(tmp_path / "cache"))
@@ -165,7 +167,9 @@ def test_an_interrupted_embedding_says_what_is_kept(
     assert not (tmp_path / "embedded.h5ad").exists()
 
 
-def test_an_interrupted_pretraining(run: Run, cells: AnnData, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_an_interrupted_pretraining_saves_nothing(
+    run: Run, cells: AnnData, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     def interrupt(*_: object, **__: object) -> None:
         raise KeyboardInterrupt
 

@@ -98,7 +98,9 @@ def test_push_pull_and_verify(
     )
 
 
-def test_a_push_says_when_nothing_changed_and_stops_at_a_tag(run: Run, small_folder: Path, hub: LoopbackHub) -> None:
+def test_a_push_without_changes_says_so_and_a_moved_tag_is_refused(
+    run: Run, small_folder: Path, hub: LoopbackHub
+) -> None:
     where = ("--endpoint", hub.endpoint)
     run("push", small_folder, "shared/islets", "--tag", "v1", *where)
     ran = run("push", small_folder, "shared/islets", "--tag", "v1", *where)
@@ -107,7 +109,7 @@ def test_a_push_says_when_nothing_changed_and_stops_at_a_tag(run: Run, small_fol
     assert_refused(run("push", small_folder, "shared/islets", "--tag", "v1", *where), "has the tag v1 at commit")
 
 
-def test_pull_holds_what_comes_against_a_digest_and_a_lock_file(
+def test_pull_checks_a_digest_and_a_lock_file(
     run: Run, hub: LoopbackHub, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.chdir(tmp_path)
@@ -128,11 +130,11 @@ def test_pull_holds_what_comes_against_a_digest_and_a_lock_file(
     assert not Path("five").exists()
 
 
-def test_a_damaged_reference(run: Run, tmp_path: Path) -> None:
+def test_info_refuses_a_damaged_reference(run: Run, tmp_path: Path) -> None:
     assert_refused(run("info", tmp_path), "has no config.json, which every reference has.")
 
 
-def test_export_writes_what_was_asked_for(run: Run, small_folder: Path, tmp_path: Path) -> None:
+def test_export_writes_the_named_precisions(run: Run, small_folder: Path, tmp_path: Path) -> None:
     out = tmp_path / "out"
     ran = run("export", small_folder, "--out", out, "--precision", "int8", "--precision", "fp32")
     assert ran.code == 0
@@ -156,7 +158,7 @@ def test_export_for_triton_writes_a_model_repository(run: Run, tmp_path: Path) -
     assert_refused(run("export", "pancreas", "--triton", tmp_path / "a", "--literal"), "--triton writes one graph")
 
 
-def test_an_interrupted_pull_leaves_nothing(
+def test_an_interrupted_pull_leaves_no_files(
     run: Run, hub: LoopbackHub, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     def interrupt(*_: object, **__: object) -> None:
@@ -169,7 +171,7 @@ def test_an_interrupted_pull_leaves_nothing(
     assert list(tmp_path.iterdir()) == []
 
 
-def test_info_offline_asks_nothing_of_the_hub(run: Run, hub: LoopbackHub) -> None:
+def test_info_offline_sends_no_request_to_the_hub(run: Run, hub: LoopbackHub) -> None:
     assert_refused(run("info", "shared/islets", "--offline", "--endpoint", hub.endpoint), "is not in the local cache")
     assert hub.requests == []
 
@@ -180,8 +182,8 @@ def test_a_literal_graph_never_replaces_a_folder(run: Run, tmp_path: Path) -> No
     assert (tmp_path / "thesis.docx").read_text() == "precious"
 
 
-def test_list_tells_of_a_reference_without_metrics(run: Run, hub: LoopbackHub, tmp_path: Path) -> None:
-    hub.put(REPO, listed(reference_files() | {"metrics.json": b"{}"}))
+def test_list_names_a_reference_with_invalid_metrics(run: Run, hub: LoopbackHub, tmp_path: Path) -> None:
+    hub.put(REPO, listed(sound() | {"metrics.json": b"{}"}))
     Hub(hub.endpoint, cache_dir=tmp_path).snapshot(REPO, None, LAYOUT, required=())
     ran = run("list", "--offline", "--cache-dir", tmp_path)
     assert ran.code == 0

@@ -60,7 +60,7 @@ def shell(redirection: str, folder: Path, *, words: str = "", **environment: str
         ("2>&1 | true; return ${PIPESTATUS[0]}", {}, 1),
     ],
 )
-def test_what_was_asked_for_is_written_whatever_the_streams(
+def test_files_are_written_whatever_the_standard_streams(
     redirection: str, environment: dict[str, str], code: int, tmp_path: Path
 ) -> None:
     ran = shell(redirection, tmp_path, **environment)
@@ -72,7 +72,7 @@ def test_what_was_asked_for_is_written_whatever_the_streams(
         assert (b"Standard output cannot be written" in error) == (code == 2)
 
 
-def test_a_mistake_is_one_line_whatever_the_streams(tmp_path: Path) -> None:
+def test_a_mistake_is_one_line_whatever_the_standard_streams(tmp_path: Path) -> None:
     ran = shell("", tmp_path, words="--wrong", PYTHONIOENCODING="ascii")
     assert (ran.returncode, ran.stderr.splitlines()[-1]) == (2, b"Error: \\u03b2 is wrong")
     assert shell("2>/dev/full", tmp_path, words="--wrong").returncode == 2

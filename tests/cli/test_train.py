@@ -74,12 +74,14 @@ def test_the_old_name_of_leave_one_type_out_is_deprecated(run: Run, query_file: 
     ],
     ids=["label key", "recipe", "embedder", "obsm", "batch key"],
 )
-def test_bad_options_of_train(run: Run, query_file: Path, tmp_path: Path, options: list[str], message: str) -> None:
+def test_invalid_options_of_train_are_refused(
+    run: Run, query_file: Path, tmp_path: Path, options: list[str], message: str
+) -> None:
     assert_refused(run("train", query_file, "--out", tmp_path / "mine", *options), message)
     assert list(tmp_path.iterdir()) == []
 
 
-def test_a_folder_in_the_way_is_left_alone(run: Run, query_file: Path, tmp_path: Path) -> None:
+def test_an_existing_folder_is_not_replaced(run: Run, query_file: Path, tmp_path: Path) -> None:
     (tmp_path / "thesis.docx").write_text("precious")
     ran = run("train", query_file, "--label-key", "cell_type", "--out", tmp_path, "--overwrite")
     assert_refused(ran, "exists and is not a reference; choose another folder.")
@@ -87,7 +89,7 @@ def test_a_folder_in_the_way_is_left_alone(run: Run, query_file: Path, tmp_path:
 
 
 @pytest.mark.usefixtures("brief")
-def test_an_interrupted_training_goes_on(
+def test_an_interrupted_training_resumes(
     run: Run, cells: AnnData, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     source, out, state = written(cells, tmp_path / "cells.h5ad"), tmp_path / "mine", tmp_path / ".mine.training"
@@ -110,7 +112,7 @@ def test_an_interrupted_training_goes_on(
     assert sorted(path.name for path in tmp_path.iterdir()) == ["cells.h5ad", "mine"]
 
 
-def test_a_card_that_cannot_be_read(run: Run, query_file: Path, tmp_path: Path) -> None:
+def test_a_card_that_cannot_be_read_is_refused(run: Run, query_file: Path, tmp_path: Path) -> None:
     where = ("train", query_file, "--label-key", "cell_type", "--out", tmp_path / "mine", "--description")
     assert_refused(run(*where, tmp_path), "--description takes a Markdown file.")
     (tmp_path / "card.md").write_bytes(b"\xff\xfe\x00")

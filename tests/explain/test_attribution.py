@@ -54,7 +54,7 @@ def test_attributions_add_up_to_the_difference_of_log_odds(name: str, request: p
     assert (attributions.log_odds > attributions.baseline + 5).all()
 
 
-def test_more_steps_change_little(fitted: FittedQuery, attributor: GeneAttributor) -> None:
+def test_more_integration_steps_change_attributions_little(fitted: FittedQuery, attributor: GeneAttributor) -> None:
     assert fitted.logs is not None
     cells = attributor.front.scaled(fitted.logs[:5])
     few, many = (attributor.attribute(cells, 0, steps=steps).values.ravel() for steps in (4, 32))

@@ -47,6 +47,6 @@ def test_cells_have_names_positions_or_marks(cells: Any, rows: list[int]) -> Non
         ("a  b", "Did you mean 'a b'"),
     ],
 )
-def test_wrong_cells_are_refused(cells: Any, message: str) -> None:
+def test_invalid_cells_are_refused(cells: Any, message: str) -> None:
     with pytest.raises(ConfigError, match=message):
         cell_rows(NAMES, cells)

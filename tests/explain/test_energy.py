@@ -129,7 +129,7 @@ def test_dense_and_linear_counts_are_those_of_spikingjelly() -> None:
     )
 
 
-def test_energy_is_that_of_the_figures_of_horowitz() -> None:
+def test_energy_follows_the_figures_of_horowitz() -> None:
     model = EnergyModel()
     assert [model.access(words) for words in (2048, 2049, 8192, 8193, 2**18, 2**18 + 1)] == [5, 10, 10, 50, 50, 650]
     layers = (

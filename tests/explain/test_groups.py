@@ -150,7 +150,7 @@ def test_cells_are_explained_by_name_or_position(annotation: Annotation, query: 
         (["no such cell"], "'no such cell', which is not one of the"),
     ],
 )
-def test_wrong_cells_are_refused(annotation: Annotation, chosen: list[Any], message: str) -> None:
+def test_invalid_cells_are_refused(annotation: Annotation, chosen: list[Any], message: str) -> None:
     with pytest.raises(ConfigError, match=message):
         explained(annotation, cells=chosen)
 

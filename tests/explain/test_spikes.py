@@ -115,7 +115,7 @@ def test_chosen_cells_are_scaled_by_the_whole_query(model: SpikGPT, activity: Sp
         ([], "cells chooses no cell"),
     ],
 )
-def test_wrong_cells_are_refused(model: SpikGPT, query: AnnData, names: Any, message: str) -> None:
+def test_invalid_cells_are_refused(model: SpikGPT, query: AnnData, names: Any, message: str) -> None:
     with pytest.raises(ConfigError, match=message):
         model.spikes(query, names)
 

@@ -57,7 +57,7 @@ def test_an_object_that_lost_its_uns_is_drawn_by_the_labels_that_occur(islets: A
     }
 
 
-def test_categories_of_numbers_and_categories_that_do_not_occur(islets: AnnData) -> None:
+def test_numeric_and_unused_categories_are_accepted(islets: AnnData) -> None:
     islets.obs["group"] = pd.Categorical.from_codes(np.arange(islets.n_obs) % 3 - 1, pd.Index([10, 9, 8]))
     texts = AnnotatedCells.read(islets, "spikgpt").texts("group", "by")
     assert sorted(texts.categories) == ["10", "9", MISSING]

@@ -75,7 +75,7 @@ def test_other_objects_than_axes_are_refused(islets: AnnData) -> None:
         pl.umap(islets, ax=plt.figure())  # type: ignore[arg-type]
 
 
-def test_without_matplotlib_that_is_named(islets: AnnData, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_missing_matplotlib_is_named(islets: AnnData, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, "matplotlib.pyplot", None)
     for draw in (pl.umap, pl.confidence, pl.composition):
         with pytest.raises(ConfigError, match=r"^This needs matplotlib, .*pip install 'matplotlib>=3\.8'$"):
@@ -89,7 +89,7 @@ def test_the_module_is_imported_without_matplotlib() -> None:
     assert ran.stdout.split() == ["agreement", "composition", "confidence", "genes", "raster", "umap"]
 
 
-def test_names_are_shortened_and_hold_no_formulas_and_no_control_characters() -> None:
+def test_names_are_short_without_formulas_and_control_characters() -> None:
     for name in HOSTILE:
         text = shown(name)
         assert text.isprintable()

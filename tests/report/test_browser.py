@@ -268,7 +268,7 @@ def test_the_keyboard_reaches_everything(opened: Open, report: Path, annotated: 
     assert page.locator("a, button, select, input, canvas[tabindex]").evaluate_all(nameless) == 0
 
 
-def test_without_webgl_the_map_says_so_and_works(opened: Open, report: Path, annotated: Annotation) -> None:
+def test_without_webgl_the_map_works_and_shows_a_note(opened: Open, report: Path, annotated: Annotation) -> None:
     block = """const get = HTMLCanvasElement.prototype.getContext;
     HTMLCanvasElement.prototype.getContext = function (kind, ...more) {
       return kind.startsWith("webgl") ? null : get.call(this, kind, ...more);
@@ -285,7 +285,7 @@ def test_without_webgl_the_map_says_so_and_works(opened: Open, report: Path, ann
 
 
 @pytest.mark.slow
-def test_many_cells_are_drawn_whole_after_each_move(opened: Open, annotated: Annotation, tmp_path: Path) -> None:
+def test_all_of_many_cells_are_drawn_after_each_move(opened: Open, annotated: Annotation, tmp_path: Path) -> None:
     content = report_content(annotated, None, AnnotateOptions())
     assert content.map is not None
     size, random = 300_000, np.random.default_rng(0)
@@ -323,7 +323,7 @@ def test_find_searches_all_labels(opened: Open, report: Path) -> None:
     assert page.locator("#legend li").count() == page.locator("#legend li:visible").count() > 1
 
 
-def test_on_a_phone_names_and_rows_are_whole(
+def test_on_a_phone_names_and_rows_are_not_cut(
     opened: Open, annotated: Annotation, query: AnnData, tmp_path: Path
 ) -> None:
     adata = query.copy()

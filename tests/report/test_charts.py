@@ -86,7 +86,7 @@ def test_each_cell_is_in_a_bin(annotated: Annotation) -> None:
     assert sum(ood.unknown[: int(cutoff.position * len(ood.unknown))]) == 0
 
 
-def test_cutoffs_of_other_rules(annotated: Annotation) -> None:
+def test_cutoffs_of_other_rules_are_shown(annotated: Annotation) -> None:
     confidence, *_ = histograms(with_rule(annotated, threshold=0.95, ood=None))
     assert [(cutoff.position, cutoff.text) for cutoff in confidence.cutoffs] == [(0.95, "Unknown below 0.95")]
     assert sum(confidence.unknown) == annotated.rejected.sum()

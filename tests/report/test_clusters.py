@@ -74,7 +74,7 @@ def genes_of(cluster: Cluster) -> list[str]:
     return [marker.gene for marker in cluster.markers]
 
 
-def test_votes_by_hand() -> None:
+def test_votes_equal_those_counted_by_hand() -> None:
     annotation = labelled(["beta", "beta", "beta", "beta", "delta", "delta", "alpha"], unknown=[5])
     report = summarise(annotation, clustered(["1", "1", "1", "1", "1", "0", "0"]), "leiden")
     cluster_0, cluster_1 = report.clusters
@@ -91,7 +91,7 @@ def test_votes_by_hand() -> None:
     assert report.labels.tolist() == ["beta"] * 5 + [UNKNOWN] * 2
 
 
-def test_ties_go_by_name() -> None:
+def test_ties_are_decided_by_name() -> None:
     report = summarise(labelled(["delta", "beta", "delta", "beta", "gamma"]), clustered([0, 0, 0, 0, 0]), "leiden")
     (cluster,) = report.clusters
     assert (cluster.label, cluster.nearest) == ("beta", "beta")
@@ -111,7 +111,7 @@ def test_cells_of_no_cluster_keep_their_label() -> None:
     assert report.unclustered_cells == 1
 
 
-def test_a_missing_column_lists_those_that_exist() -> None:
+def test_the_error_for_a_missing_column_lists_the_columns() -> None:
     with pytest.raises(LabelsError, match=r"obs has no column 'leidn'; it has leiden. Did you mean 'leiden'\?"):
         summarise(labelled(["a", "b"]), clustered([0, 1]), "leidn")
 
@@ -129,7 +129,7 @@ def test_an_unknown_type_is_found_by_its_hormone(query: AnnData) -> None:
         assert 0 <= marker.share_outside < marker.share_inside <= 1
 
 
-def test_without_cells_of_the_nearest_type_all_others_are_compared(query: AnnData) -> None:
+def test_without_cells_of_the_nearest_type_all_other_cells_are_compared(query: AnnData) -> None:
     alpha = only_candidate(summarise(without_alpha(query, "epsilon"), query, "cell_type"))
     assert alpha.nearest == "epsilon"
     assert alpha.compared_with == f"{(query.obs['cell_type'] != 'alpha').sum()} cells of no candidate"
@@ -146,7 +146,7 @@ def test_without_other_cells_there_are_no_markers(query: AnnData) -> None:
     )
 
 
-def test_cells_that_differ_in_nothing_have_no_markers() -> None:
+def test_equal_cells_have_no_markers() -> None:
     annotation = labelled(["beta"] * 40, unknown=list(range(20)))
     cluster = only_candidate(summarise(annotation, clustered([0] * 20 + [1] * 20), "leiden"))
     assert cluster.note == "No marker genes: no gene is clearly higher in the cluster."
@@ -162,12 +162,12 @@ def test_a_candidate_needs_ten_cells_and_half_of_them_unknown(cells: int, unknow
     assert cluster.label == (UNKNOWN if unknown >= 5 else "Alpha")
 
 
-def test_empty_cells_are_no_new_type() -> None:
+def test_empty_cells_are_no_candidate_for_a_new_type() -> None:
     (cluster,) = summarise(labelled([UNKNOWN] * 12), clustered([0] * 12), "leiden").clusters
     assert (cluster.label, cluster.candidate, cluster.nearest) == (UNKNOWN, False, None)
 
 
-def test_empty_cells_among_others_do_no_harm(query: AnnData) -> None:
+def test_an_empty_cell_does_not_change_the_markers(query: AnnData) -> None:
     adata = query.copy()
     counts = adata.X.tolil()
     counts[np.flatnonzero(adata.obs["cell_type"] == "alpha")[0]] = 0
@@ -175,7 +175,7 @@ def test_empty_cells_among_others_do_no_harm(query: AnnData) -> None:
     assert "GCG" in genes_of(only_candidate(summarise(without_alpha(adata), adata, "cell_type")))
 
 
-def test_query_without_readable_values_is_labelled_still(query: AnnData) -> None:
+def test_a_query_without_readable_values_is_still_labelled(query: AnnData) -> None:
     scaled = AnnData(np.full(query.shape, -1, dtype=np.float32), obs=query.obs)
     alpha = only_candidate(summarise(without_alpha(query), scaled, "cell_type"))
     assert alpha.label == UNKNOWN
@@ -207,7 +207,7 @@ def test_log_values_have_the_same_markers_in_any_base(query: AnnData, base: floa
         assert marker.log2_fold_change == pytest.approx(same.log2_fold_change, rel=1e-2)
 
 
-def test_a_layer_may_be_named(query: AnnData) -> None:
+def test_the_values_of_a_named_layer_are_compared(query: AnnData) -> None:
     adata = query.copy()
     adata.layers["mine"] = adata.X
     adata.X = None
@@ -215,7 +215,7 @@ def test_a_layer_may_be_named(query: AnnData) -> None:
     assert "GCG" in genes_of(alpha)
 
 
-def test_markers_are_symbols_where_the_index_holds_ids(query: AnnData) -> None:
+def test_markers_are_symbols_if_the_index_holds_ids(query: AnnData) -> None:
     adata = query.copy()
     adata.var["feature_id"] = [f"ENSG{i:011d}" for i in range(adata.n_vars)]
     adata.var["feature_name"] = adata.var_names
@@ -223,7 +223,7 @@ def test_markers_are_symbols_where_the_index_holds_ids(query: AnnData) -> None:
     assert "GCG" in genes_of(only_candidate(summarise(without_alpha(adata), adata, "cell_type")))
 
 
-def test_repeated_gene_names_are_no_obstacle(query: AnnData) -> None:
+def test_repeated_gene_names_are_accepted(query: AnnData) -> None:
     adata = query.copy()
     names = adata.var_names.to_numpy().astype(object)
     names[0] = "GCG"
@@ -231,7 +231,7 @@ def test_repeated_gene_names_are_no_obstacle(query: AnnData) -> None:
     assert "GCG" in genes_of(only_candidate(summarise(without_alpha(adata), adata, "cell_type")))
 
 
-def test_the_cells_given_stay_as_they_are(query: AnnData) -> None:
+def test_the_input_cells_are_not_changed(query: AnnData) -> None:
     before = query.copy()
     summarise(without_alpha(query), query, "cell_type")
     assert (query.X != before.X).nnz == 0
@@ -241,7 +241,7 @@ def test_the_cells_given_stay_as_they_are(query: AnnData) -> None:
     assert dict(query.uns) == dict(before.uns)
 
 
-def test_large_clusters_are_compared_by_a_part(query: AnnData, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_large_clusters_are_compared_by_a_sample(query: AnnData, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("spikgpt.report.markers.MOST_COMPARED", 20)
     monkeypatch.setattr("spikgpt.report.markers.CHUNK", 50)
     alpha = only_candidate(summarise(without_alpha(query), query, "cell_type"))

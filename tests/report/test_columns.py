@@ -111,7 +111,7 @@ def test_numbers_keep_four_digits() -> None:
         (pd.Series(pd.to_datetime(["2020-01-01", "2021-01-01"])), Categories),
     ],
 )
-def test_kinds_of_columns(values: pd.Series[Any], kind: type) -> None:
+def test_columns_get_their_kind_by_their_values(values: pd.Series[Any], kind: type) -> None:
     assert isinstance(column_of("name", values), kind)
 
 
@@ -133,7 +133,7 @@ def test_columns_of_obs_without_those_of_the_annotation(
     assert obs_columns(annotated, None) == ([], [])
 
 
-def test_texts_of_strangers_are_on_one_line_and_short() -> None:
+def test_untrusted_texts_are_on_one_line_and_short() -> None:
     assert shortened("two\nlines\u202e") == "two\\nlines\\u202e"
     assert len(shortened("x" * 500)) == 200
     assert shortened_lines(["plain", "é"]) == "plain\né"
@@ -142,6 +142,6 @@ def test_texts_of_strangers_are_on_one_line_and_short() -> None:
 
 
 @pytest.mark.parametrize("values", [[None] * 3, [np.nan] * 3, ["", " ", None]])
-def test_missing_values_alone_are_no_column(values: list[object]) -> None:
+def test_a_column_of_missing_values_is_left_out(values: list[object]) -> None:
     assert column_of("empty", pd.Series(values, dtype=object)) is None
     assert column_of("empty", pd.Series(pd.Categorical(values))) is None

@@ -21,7 +21,7 @@ from spikgpt.scoring.compatibility import OTHER, Compatibility
 OPTIONS = AnnotateOptions()
 
 
-def test_the_content_has_each_part(annotated: Annotation, query: AnnData) -> None:
+def test_the_content_has_all_parts(annotated: Annotation, query: AnnData) -> None:
     content = report_content(annotated, query, OPTIONS, cluster_key="cell_type", title="My\ncells")
     assert content.title == "My\\ncells"
     assert (content.cells, content.unknown) == (300, annotated.unknown_fraction)
@@ -86,14 +86,16 @@ def test_a_refused_reference_has_no_candidates_and_no_genes(annotated: Annotatio
     assert content.agreement
 
 
-def test_many_cells_have_no_names(annotated: Annotation, query: AnnData, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_names_of_many_cells_are_left_out(
+    annotated: Annotation, query: AnnData, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setattr(content_module, "MANY_CELLS", 299)
     content = report_content(annotated, query, OPTIONS)
     assert content.map is not None
     assert content.map.names == ""
 
 
-def test_without_a_map_the_rest_is_there(annotated: Annotation) -> None:
+def test_a_report_without_a_map_has_all_other_parts(annotated: Annotation) -> None:
     names, ids = annotated.label_names[:2], annotated.label_ids[:2]
     bare = dataclasses.replace(annotated, query=None, nearest=None, label_names=names, label_ids=ids)
     bare = dataclasses.replace(bare, best=bare.best % 2, broad=bare.broad * 0)

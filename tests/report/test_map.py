@@ -18,7 +18,7 @@ from spikgpt.report.map import MapSource, cell_map, check_map_key, interpolated_
 from tests.conftest import labelled
 
 
-def test_types_are_apart_on_the_map_of_the_query(annotated: Annotation) -> None:
+def test_cell_types_are_separate_on_the_map(annotated: Annotation) -> None:
     umap = cell_map(annotated)
     assert umap.name == "UMAP"
     assert "UMAP of the query's own principal components, computed for 300 cells" in umap.text
@@ -34,7 +34,7 @@ def test_the_same_query_has_the_same_positions(annotated: Annotation) -> None:
     np.testing.assert_array_equal(first.points, second.points)
 
 
-def test_more_cells_than_umap_takes_are_placed_between_the_others(
+def test_cells_outside_the_umap_sample_lie_between_their_neighbours(
     annotated: Annotation, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(map_module, "MOST_FITTED", 100)
@@ -47,7 +47,7 @@ def test_more_cells_than_umap_takes_are_placed_between_the_others(
 
 
 @pytest.mark.slow
-def test_the_graph_is_that_of_umap() -> None:
+def test_the_graph_equals_that_of_umap_learn() -> None:
     pytest.importorskip("umap")
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
@@ -97,7 +97,7 @@ def test_a_map_of_the_user_comes_first(annotated: Annotation, query: AnnData) ->
     assert cell_map(annotated, adata, "other").name == "other"
 
 
-def test_a_map_that_is_not_there_is_refused(annotated: Annotation, query: AnnData) -> None:
+def test_missing_and_invalid_maps_are_refused(annotated: Annotation, query: AnnData) -> None:
     adata = query.copy()
     adata.obsm["thin"] = np.ones((adata.n_obs, 1))
     with pytest.raises(ConfigError, match=r"There is no map obsm\['X_tsn'\]; obsm has thin\. Name an array"):
@@ -111,7 +111,7 @@ def test_a_map_that_is_not_there_is_refused(annotated: Annotation, query: AnnDat
         check_map_key(adata, "X_nan")
 
 
-def test_a_usual_array_that_is_no_map_does_not_stop_the_report(annotated: Annotation, query: AnnData) -> None:
+def test_an_invalid_default_map_does_not_stop_the_report(annotated: Annotation, query: AnnData) -> None:
     adata = query.copy()
     adata.obsm["X_umap"], adata.obsm["X_tsne"] = np.ones((adata.n_obs, 1)), np.full((adata.n_obs, 2), np.nan)
     assert cell_map(annotated, adata).name == "UMAP"

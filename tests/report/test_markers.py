@@ -56,9 +56,7 @@ def test_among_equal_scores_the_larger_change_is_first() -> None:
     assert [marker.gene for marker in markers] == ["4", "5", "3"]
 
 
-def test_cells_that_several_clusters_are_compared_with_are_read_once(
-    query: AnnData, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_shared_comparison_cells_are_read_once(query: AnnData, monkeypatch: pytest.MonkeyPatch) -> None:
     read: list[int] = []
     before = markers_module._log_values
 

@@ -66,7 +66,7 @@ def policy(parsed: Page) -> str:
     return str(content)
 
 
-def test_the_policy_allows_the_own_script_and_style_alone(ordinary: Page) -> None:
+def test_the_policy_allows_only_the_script_and_style_of_the_page(ordinary: Page) -> None:
     rules = dict(rule.strip().split(" ", 1) for rule in policy(ordinary).split(";"))
     assert rules["default-src"] == "'none'"
     assert set(rules) == {"default-src", "script-src", "style-src", "img-src", "base-uri", "form-action"}
@@ -91,7 +91,7 @@ def test_nothing_is_loaded_and_nothing_runs_inline(kind: str, request: pytest.Fi
     assert not re.search(r"https?://|\beval\b|new Function|innerHTML|insertAdjacentHTML|document\.write", script)
 
 
-def test_texts_of_strangers_are_readable(strange: Page) -> None:
+def test_untrusted_texts_are_readable(strange: Page) -> None:
     whole = "".join(strange.texts)
     for text in HOSTILE[:5]:
         assert text in whole
@@ -117,7 +117,7 @@ def test_the_data_of_the_map_are_complete(ordinary: Page, annotated: Annotation,
     assert sum(label["counts"]) == 300
 
 
-def test_strange_texts_in_the_data_cannot_end_the_script(strange: Page) -> None:
+def test_untrusted_texts_in_the_data_cannot_end_the_script(strange: Page) -> None:
     meta = json.loads(strange.raw["meta"])
     assert not re.search("[<>&\u2028\u2029]", strange.raw["meta"])
     assert HOSTILE[1] in meta["columns"][0]["values"]
@@ -131,7 +131,7 @@ def test_sections_are_in_order(ordinary: Page) -> None:
     assert titles == [f"{section}-title" for section in sections]
 
 
-def test_rare_labels_are_folded_away_but_not_unknown(
+def test_rare_labels_are_folded_except_unknown(
     annotated: Annotation, query: AnnData, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     content = report_content(annotated, query, AnnotateOptions())

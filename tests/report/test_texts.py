@@ -42,13 +42,13 @@ def test_the_compatibility_is_in_words(annotated: Annotation, kind: Kind, title:
 
 
 @pytest.mark.parametrize("kind", [LIKE, STUDY])
-def test_few_cells_have_no_answer(annotation: Annotation, kind: Kind) -> None:
+def test_the_compatibility_of_few_cells_is_not_checked(annotation: Annotation, kind: Kind) -> None:
     answer = verdict(dataclasses.replace(annotation, compatibility=Compatibility(kind, "it barks", {})))
     assert (answer.title, answer.tone) == ("Too few cells to check the reference", "fair")
     assert answer.text.startswith("The check needs 100 cells.")
 
 
-def test_other_tissue_without_labels_and_no_check(annotation: Annotation) -> None:
+def test_other_tissue_has_no_labels_and_a_skipped_check_is_stated(annotation: Annotation) -> None:
     check = Compatibility(OTHER, "it barks", {})
     rejected = np.ones(12, dtype=bool)
     answer = verdict(dataclasses.replace(annotation, compatibility=check, rejected=rejected))
@@ -108,7 +108,7 @@ def test_without_missing_genes_there_is_nothing_to_impute(annotated: Annotation)
     assert text.sentences == ("1000 of the reference's 1000 genes are in the query.",)
 
 
-def test_what_was_run(annotated: Annotation) -> None:
+def test_the_facts_of_a_run_name_engine_rule_and_options(annotated: Annotation) -> None:
     options = AnnotateOptions(batch_key="donor", smoothing=False, labels=["a", "b"], progress=True)
     facts = dict(run_facts(annotated, options))
     assert facts["Reference"] == "pancreas"

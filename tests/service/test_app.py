@@ -55,7 +55,7 @@ def test_an_h5ad_file_gets_the_labels_of_annotate(served: Server, h5ad: bytes, e
     assert json.loads(response.headers["SpikGPT-Notes"]) == expected.notes()
 
 
-def test_forms_json_and_parquet_get_the_same_labels(
+def test_form_json_and_parquet_uploads_get_the_same_labels(
     served: Server, few: AnnData, h5ad: bytes, expected: Annotation, shipped: SpikGPT, tmp_path: Path
 ) -> None:
     form = served.client.post("/v1/annotate", files={"file": ("few.h5ad", h5ad)}, params={"model": "pancreas"})
@@ -109,7 +109,7 @@ def test_tables_are_those_of_the_command_line(
         assert response.headers["SpikGPT-Digest"] == expected.reference_digest
 
 
-def test_parameters_are_refused_in_the_words_of_the_library(served: Server, h5ad: bytes) -> None:
+def test_invalid_parameters_get_the_message_of_the_library(served: Server, h5ad: bytes) -> None:
     message = assert_refused(served.annotate(h5ad, model="pancreas", unknown_rat=0.1), 422, "ConfigError")
     assert "the options are model, layer, gene_key" in message
     assert "Did you mean 'unknown_rate'?" in message
@@ -122,7 +122,7 @@ def test_parameters_are_refused_in_the_words_of_the_library(served: Server, h5ad
     assert_refused(served.client.get("/v2"), 404, "NotFound")
 
 
-def test_strangers_harm_nobody(
+def test_hostile_uploads_are_refused_and_other_requests_succeed(
     served: Server, h5ad: bytes, expected: Annotation, foreign: AnnData, tmp_path: Path
 ) -> None:
     foreign_names = foreign.copy()
@@ -158,7 +158,7 @@ def test_strangers_harm_nobody(
     assert served.metric("spikgpt_errors_total", kind="GenesError") >= 2
 
 
-def test_limits_on_bytes_and_cells(
+def test_uploads_beyond_the_limits_are_refused(
     served: Server, h5ad: bytes, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     message = assert_refused(served.annotate(QUERY_FILE.read_bytes(), model="pancreas"), 413, "TooManyCells")
@@ -180,7 +180,7 @@ def test_limits_on_bytes_and_cells(
     assert not folder.exists()
 
 
-def test_eight_clients_at_once(served: Server, h5ad: bytes, expected: Annotation) -> None:
+def test_eight_clients_at_once_get_their_labels(served: Server, h5ad: bytes, expected: Annotation) -> None:
     def post(_: int) -> httpx.Response:
         return httpx.post(f"{served.address}/v1/annotate?model=pancreas", content=h5ad, timeout=180)
 
@@ -190,7 +190,7 @@ def test_eight_clients_at_once(served: Server, h5ad: bytes, expected: Annotation
     assert served.metric("spikgpt_in_flight") == 0
 
 
-def test_a_client_that_leaves_is_forgotten(served: Server, h5ad: bytes) -> None:
+def test_the_request_of_a_disconnected_client_is_dropped(served: Server, h5ad: bytes) -> None:
     host, port = served.address.removeprefix("http://").split(":")
     for part in (h5ad[:1000], h5ad):
         with socket.create_connection((host, int(port))) as connection:
@@ -200,7 +200,7 @@ def test_a_client_that_leaves_is_forgotten(served: Server, h5ad: bytes) -> None:
     assert served.annotate(h5ad, model="pancreas").status_code == 200
 
 
-def test_metrics_and_the_page(served: Server, h5ad: bytes) -> None:
+def test_metrics_and_the_start_page_are_served(served: Server, h5ad: bytes) -> None:
     cells = served.metric("spikgpt_cells_total", reference="pancreas")
     answers = served.metric("spikgpt_requests_total", path="/v1/annotate", status="200")
     assert served.annotate(h5ad, model="pancreas").status_code == 200
@@ -220,7 +220,7 @@ def test_metrics_and_the_page(served: Server, h5ad: bytes) -> None:
 
 
 @pytest.mark.slow
-def test_memory_stays_flat(few: AnnData, tmp_path: Path) -> None:
+def test_memory_does_not_grow_with_requests(few: AnnData, tmp_path: Path) -> None:
     few[:5].copy().write_h5ad(tmp_path / "few.h5ad")
     upload = (tmp_path / "few.h5ad").read_bytes()
     with running("--concurrent", 1) as server:

@@ -29,7 +29,7 @@ def hanging(few: AnnData, tmp_path_factory: pytest.TempPathFactory) -> bytes:
     return path.read_bytes()
 
 
-def test_a_worker_killed_in_the_middle_costs_one_request(hanging: bytes, h5ad: bytes, expected: Annotation) -> None:
+def test_a_worker_killed_during_a_job_costs_one_request(hanging: bytes, h5ad: bytes, expected: Annotation) -> None:
     with running("--concurrent", 1) as server:
         (worker,) = server.workers()
         result = in_background(lambda: httpx.post(f"{server.address}/v1/annotate", content=hanging, timeout=180))
@@ -41,7 +41,7 @@ def test_a_worker_killed_in_the_middle_costs_one_request(hanging: bytes, h5ad: b
         assert server.metric("spikgpt_workers_replaced") == 1
 
 
-def test_a_worker_killed_before_it_begins_costs_none(h5ad: bytes, expected: Annotation) -> None:
+def test_a_worker_killed_before_its_job_costs_no_request(h5ad: bytes, expected: Annotation) -> None:
     with running("--concurrent", 1) as server:
         result = begin(server, h5ad)
         server.workers()[0].kill()

@@ -78,7 +78,7 @@ def test_other_parameters_are_refused(pairs: list[tuple[str, str]], message: str
         (f"text/csv;q=0, {JSON}", JSON),
     ],
 )
-def test_the_best_accepted_type_is_taken(accept: str, media: str) -> None:
+def test_the_best_accepted_type_is_used(accept: str, media: str) -> None:
     assert media_type(accept) == media
 
 

@@ -47,7 +47,7 @@ def test_a_body_becomes_a_file(tmp_path: Path) -> None:
         (request([b"ab"], content_encoding="gzip"), Kind.COMPRESSED),
     ],
 )
-def test_limits(refused: Request, kind: Kind, tmp_path: Path) -> None:
+def test_a_body_beyond_a_limit_is_refused(refused: Request, kind: Kind, tmp_path: Path) -> None:
     with pytest.raises(Refusal) as error:
         asyncio.run(receive_upload(refused, tmp_path, 3, 0.1))
     assert error.value.kind == kind

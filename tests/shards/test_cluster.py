@@ -60,7 +60,7 @@ def test_two_workers_give_the_labels_of_one_file(
     assert not any(runs.values())
 
 
-def test_killed_workers_lose_nothing(
+def test_killed_workers_lose_no_labels(
     client: Client,
     shipped: SpikGPT,
     shards: list[Path],

@@ -19,7 +19,7 @@ def doubled(run: str, number: int) -> Any:
     return run, 2 * number
 
 
-def test_errors_of_users_are_results() -> None:
+def test_an_error_of_the_user_becomes_a_result() -> None:
     pool, results = InProcess("run"), list[Result]()
     for number in (1, 2):
         pool.submit(number, doubled, number)

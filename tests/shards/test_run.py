@@ -90,7 +90,7 @@ def test_a_driver_that_was_killed_before_it_listed_parts_loses_none(
     assert_same_labels(labelled, whole)
 
 
-def test_other_arguments_are_refused_by_name(
+def test_changed_arguments_are_refused_and_named(
     shipped: SpikGPT, shards: list[Path], finished: Path, tmp_path: Path
 ) -> None:
     def refused(match: str, files: list[Path] = shards, **options: Any) -> None:
@@ -114,7 +114,7 @@ def test_other_arguments_are_refused_by_name(
         annotate_shards(shipped, shards, tmp_path / "other" / "notes.txt")
 
 
-def test_shards_of_other_values_or_genes_are_refused_by_name(
+def test_shards_of_other_values_or_genes_are_refused_and_named(
     shipped: SpikGPT, query: AnnData, shards: list[Path], tmp_path: Path
 ) -> None:
     logs, fewer = query[:60].copy(), query[:60, :15_000].copy()
@@ -183,7 +183,7 @@ def test_a_batch_column_that_a_shard_lacks_is_named(shipped: SpikGPT, query: Ann
         annotate_shards(shipped, paths, tmp_path / "labels", batch_key="donor")
 
 
-def test_empty_cells_are_unknown_and_a_query_of_them_too(shipped: SpikGPT, query: AnnData, tmp_path: Path) -> None:
+def test_empty_cells_get_the_same_labels_in_shards(shipped: SpikGPT, query: AnnData, tmp_path: Path) -> None:
     cells = query[:130].copy()
     counts = cells.X.tolil()
     counts[[0, 100]] = 0

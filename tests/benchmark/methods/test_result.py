@@ -7,13 +7,13 @@ import numpy as np
 from spikgpt_benchmark.methods.result import MethodResult, MethodSettings
 
 
-def test_settings_survive_the_way(tmp_path: Path) -> None:
+def test_settings_are_read_as_they_were_written(tmp_path: Path) -> None:
     settings = MethodSettings(3, "label", "batch", 2, {"recipe": "paper"}, "log", 2.0)
     settings.write(tmp_path)
     assert MethodSettings.read(tmp_path) == settings
 
 
-def test_an_answer_survives_the_way_and_is_no_pickle(tmp_path: Path) -> None:
+def test_a_result_is_read_as_it_was_written_and_is_no_pickle(tmp_path: Path) -> None:
     labels = np.array(["alpha", "β cell"], dtype=object)
     result = MethodResult(labels, None, np.array([0.5, 0.25]), train_seconds=1.5, versions={"numpy": "2"})
     result.write(tmp_path)
@@ -27,7 +27,7 @@ def test_an_answer_survives_the_way_and_is_no_pickle(tmp_path: Path) -> None:
     assert sorted(path.name for path in tmp_path.iterdir()) == ["result.json", "result.npz"]
 
 
-def test_what_is_wrong_with_an_answer_is_told() -> None:
+def test_the_fault_of_a_result_is_described() -> None:
     labels = np.array(["a", "b"])
     assert MethodResult(labels).fault(2) is None
     assert "labels has the shape (2,), not (3,)" in str(MethodResult(labels).fault(3))

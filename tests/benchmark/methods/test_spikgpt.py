@@ -7,7 +7,7 @@ from spikgpt_benchmark.methods.spikgpt import fit
 from spikgpt_benchmark.task import LABEL, BenchmarkTask
 
 
-def test_the_papers_recipe_rejects_below_its_confidence(task: BenchmarkTask) -> None:
+def test_the_paper_recipe_rejects_below_its_confidence(task: BenchmarkTask) -> None:
     """The default recipe runs in a test of the command."""
     result = fit(task.reference, MethodSettings(0, LABEL, options={"recipe": "paper"}))(task.query)
     assert result.fault(task.query.n_obs) is None

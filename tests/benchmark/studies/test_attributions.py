@@ -29,7 +29,7 @@ def test_curves_lie_between_the_probabilities_of_their_ends(beta: LabelCells) ->
     assert whole.mean() > 0.9 > nothing[0]
 
 
-def test_good_rankings_delete_fast_and_insert_fast(beta: LabelCells) -> None:
+def test_good_rankings_have_small_deletion_and_large_insertion_areas(beta: LabelCells) -> None:
     areas = {
         name: curve_areas(beta, attributions.RANKINGS[name](beta), np.zeros(beta.logs.shape[1]))
         for name in ("attribution", "random", "shuffled weights")

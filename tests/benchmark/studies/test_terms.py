@@ -12,7 +12,7 @@ from spikgpt_benchmark.studies.terms import BLOOD_TERMS, depth_of, term_figures,
 CD4, CD8, T, B = BLOOD_TERMS["CD4 T"], BLOOD_TERMS["CD8 T"], "CL:0000084", BLOOD_TERMS["B"]
 
 
-def test_a_term_is_right_if_it_is_the_true_one_or_above_it() -> None:
+def test_a_term_is_right_if_it_is_the_true_term_or_above_it() -> None:
     given = np.array([CD4, T, CD8, B, "unknown"])
     figures = term_figures(given, np.array([CD4] * 5), 1)
     shares = {

@@ -29,7 +29,7 @@ def test_genes_with_the_largest_entropy_difference_are_chosen() -> None:
     assert select_genes(values, LABELS, 2).tolist() == [1, 2]
 
 
-def test_a_type_is_its_share_of_each_gene() -> None:
+def test_a_type_is_described_by_its_share_of_each_gene() -> None:
     # log2(x + 1): a sums up to 1 + 2 and 0 + 1, b to 3 and 0.
     values = sparse.csr_matrix([[1.0, 0.0], [3.0, 1.0], [7.0, 0.0]])
     names, logs = fit_types(values, LABELS)

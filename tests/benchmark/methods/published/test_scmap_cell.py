@@ -28,13 +28,13 @@ def test_similarities_are_those_with_the_nearest_centres() -> None:
             np.testing.assert_allclose(similarities[cell, other], total)
 
 
-def test_cells_of_one_kind_are_their_own_centres() -> None:
+def test_cells_of_one_type_are_their_own_centres() -> None:
     kinds = np.eye(10)[:3]
     quantiser = ProductQuantiser.fit(np.repeat(kinds, 12, axis=0))
     np.testing.assert_allclose(quantiser.similarities(kinds), np.repeat(np.eye(3), 12, axis=1), atol=1e-12)
 
 
-def test_three_nearest_cells_have_to_agree_above_a_half() -> None:
+def test_three_nearest_cells_must_agree_with_similarity_above_half() -> None:
     labels = np.array(["a", "a", "a", "b", "b"])
     similarities = np.array(
         [

@@ -31,19 +31,19 @@ def test_components_are_chosen_at_a_rate_of_false_discoveries() -> None:
     assert len(expected) < 12
 
 
-def test_a_type_that_no_component_tells_keeps_all() -> None:
+def test_a_type_that_no_component_distinguishes_keeps_all_components() -> None:
     points = np.random.default_rng(0).normal(size=(60, 4))
     assert discriminating_components(points, np.arange(60) % 2 == 0).tolist() == [0, 1, 2, 3]
 
 
-def test_the_kernel_is_as_wide_as_cells_are_apart() -> None:
+def test_the_kernel_width_follows_the_distances_of_cells() -> None:
     points = np.array([[0.0], [1.0], [3.0]])
     squares = [1.0, 4.0, 9.0]
     low, high = np.quantile(squares, 0.1), np.quantile(squares, 0.9)
     assert kernel_width(points, 0) == pytest.approx((1 / low + 1 / high) / 2)
 
 
-def test_each_machine_knows_its_type_and_nothing_far_away() -> None:
+def test_each_machine_recognises_its_type_and_no_distant_cells() -> None:
     points, labels = made()
     machines = train_svms(points, labels, 0)
     queried = np.zeros((3, 12))

@@ -37,7 +37,7 @@ def put(folder: Path, text: str, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("PATH", str(folder), prepend=":")
 
 
-def test_a_script_gets_cells_and_answers(
+def test_a_script_receives_cells_and_returns_labels(
     pair: tuple[AnnData, AnnData], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     put(tmp_path, STAND_IN, monkeypatch)
@@ -47,7 +47,7 @@ def test_a_script_gets_cells_and_answers(
 
 
 @pytest.mark.parametrize(("code", "error"), [(3, LookupError), (1, ValueError)])
-def test_what_is_missing_or_fails_is_said(
+def test_missing_packages_and_failures_are_reported(
     code: int,
     error: type[Exception],
     pair: tuple[AnnData, AnnData],
