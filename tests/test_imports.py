@@ -1,4 +1,4 @@
-"""The garbage collector around imports."""
+"""The garbage collector is off during imports."""
 
 from __future__ import annotations
 

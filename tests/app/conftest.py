@@ -1,4 +1,4 @@
-"""A real page in a process of its own, and its users."""
+"""A running page in a separate process, and browsers of its users."""
 
 from __future__ import annotations
 
@@ -57,7 +57,7 @@ class App:
         return list(psutil.Process(self.process.pid).children())
 
     def wait_until(self, condition: Callable[[], Any], seconds: float = 60) -> None:
-        """Wait for a condition, which must come true."""
+        """Wait until a condition is true; fail after a time limit."""
         end = time.monotonic() + seconds
         while not condition():
             assert time.monotonic() < end, (self.log, self.files())
@@ -73,7 +73,7 @@ class App:
 
 @contextmanager
 def running(temporary: Path, *arguments: object) -> Iterator[App]:
-    """Run ``spikgpt app``, by default with the reference pancreas, and see that it leaves nothing behind."""
+    """Run ``spikgpt app``, by default with the reference pancreas, and assert that no files remain."""
     models = () if "--model" in arguments else ("--model", "pancreas")
     command = [*PROGRAM, "app", "--port", "0", *models, *map(str, arguments)]
     environment = {**os.environ, "TMPDIR": str(temporary)}
@@ -93,7 +93,7 @@ def running(temporary: Path, *arguments: object) -> Iterator[App]:
 
 @pytest.fixture(scope="session")
 def app(tmp_path_factory: pytest.TempPathFactory) -> Iterator[App]:
-    """Show a page with two references, for small files."""
+    """Run a page with two references, for small files."""
     pytest.importorskip("gradio")
     models = ("--model", "pancreas", "--model", "pbmc")
     with running(
@@ -103,7 +103,7 @@ def app(tmp_path_factory: pytest.TempPathFactory) -> Iterator[App]:
 
 
 class User:
-    """A user with a browser of their own, who watches its console and its requests."""
+    """A user with a separate browser, whose console and requests are recorded."""
 
     def __init__(self, browser: Any, app: App, **settings: Any) -> None:
         self.app = app
@@ -125,7 +125,7 @@ class User:
         self.page.wait_for_selector('.sg-zone[data-state="ready"]')
 
     def begin(self, reference: str = "pancreas (13 cell types)") -> None:
-        """Choose a reference, and press Annotate."""
+        """Choose a reference, and click Annotate."""
         self.page.get_by_label("Reference").click()
         self.page.get_by_role("option", name=reference).click()
         self.page.click("#annotate")
@@ -142,7 +142,7 @@ class User:
         return str(self.page.inner_text(".sg-error"))
 
     def download(self, ending: str, folder: Path) -> Path:
-        """Save the download of an ending."""
+        """Save the download with a file extension, and return its path."""
         with self.page.expect_download() as started:
             self.page.click(f'.sg-download[download$="{ending}"]')
         path = folder / str(started.value.suggested_filename)
@@ -150,24 +150,24 @@ class User:
         return path
 
     def leave(self) -> None:
-        """Close the browser, and see that it asked no other server and had no error."""
+        """Close the browser; assert that it had no error and sent requests to this server only."""
         self.context.close()
         assert not self.errors, self.errors
-        # Addresses such as data: and blob: are no requests to a server.
+        # The addresses data: and blob: send no request.
         requested = {url for url in self.requests if not url.startswith(("data:", "blob:"))}
         assert {url for url in requested if not url.startswith(self.app.address)} == set()
 
 
 @pytest.fixture
 def user(chromium: Any, app: App) -> Iterator[User]:
-    """Return a user of the page, who sees no error and asks no other server."""
+    """Return a user of the page; at the end, assert no errors and no requests to other servers."""
     visitor = User(chromium, app)
     yield visitor
     visitor.leave()
 
 
 def mapped(cells: AnnData) -> AnnData:
-    """Return cells with a map, so that the report needs no UMAP, whose code takes ten seconds to compile."""
+    """Return cells with a map: a UMAP would take ten seconds to compile."""
     adata = cells.copy()
     adata.obsm["X_umap"] = np.random.default_rng(0).normal(size=(adata.n_obs, 2)).astype(np.float32)
     return adata
@@ -185,13 +185,13 @@ def few_file(few: AnnData, tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="session")
 def expected(shipped: SpikGPT, few: AnnData) -> Annotation:
-    """Return the labels of these cells by the library."""
+    """Return the annotation of the same cells by the library."""
     return shipped.annotate(few.copy(), progress=False)
 
 
 @pytest.fixture(scope="session")
 def damaged_file(few_file: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Return a file of cells that is cut off."""
+    """Return a truncated file of cells."""
     path = tmp_path_factory.mktemp("cells") / "damaged.h5ad"
     path.write_bytes(few_file.read_bytes()[:5000])
     return path

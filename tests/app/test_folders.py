@@ -1,4 +1,4 @@
-"""The folder of a server ends with the server; names of uploads are harmless."""
+"""The folder of a server is removed at its end; names of uploads are harmless."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ def test_the_folder_is_removed_at_the_end(tmp_path: Path, monkeypatch: pytest.Mo
         assert folder.parent == tmp_path
         assert folder.stat().st_mode & 0o077 == 0
         (folder / "cells.h5ad").write_bytes(b"cells")
-        # Another server leaves it alone.
+        # Another server does not remove the folder.
         remove_leftovers(tmp_path)
         assert (folder / "cells.h5ad").exists()
     assert not list(tmp_path.iterdir())

@@ -1,4 +1,4 @@
-"""The summary of a run is read as it was written."""
+"""The summary of a run equals the written one after reading."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The page in a real browser: upload, labels, downloads, mistakes, and files that mean harm."""
+"""The page in a real browser: upload, labels, downloads, mistakes, and hostile files."""
 
 from __future__ import annotations
 
@@ -32,8 +32,8 @@ HOSTILE = (
 )
 
 
-def words_of_the_command_line(run: Run, query: Path, folder: Path) -> str:
-    """Return the error of spikgpt annotate, without the folder of the file."""
+def message_of_the_command_line(run: Run, query: Path, folder: Path) -> str:
+    """Return the error message of spikgpt annotate, without the folder of the file."""
     ran = run("annotate", query, "--model", "pancreas", "--table", folder / "labels.csv")
     assert ran.code == 2
     return ran.err.strip().replace(f"{query.parent}/", "")
@@ -43,7 +43,7 @@ def test_a_file_is_labelled_and_downloaded(user: User, few_file: Path, expected:
     user.upload(few_file)
     user.begin()
     assert user.counts() == expected.counts()
-    # The verdict is above the table.
+    # The compatibility is above the table.
     verdict = user.page.locator(".sg-verdict")
     assert words(expected).title in verdict.inner_text()
     assert verdict.bounding_box()["y"] < user.page.locator(".sg-labels").bounding_box()["y"]
@@ -51,7 +51,7 @@ def test_a_file_is_labelled_and_downloaded(user: User, few_file: Path, expected:
     assert path.name == "few-labels.csv"
     table = pd.read_csv(path, index_col=0)
     assert table["spikgpt_label"].tolist() == expected.labels.tolist()
-    # The report is drawn in its frame, and its script cannot reach the page.
+    # The report is shown in a frame, and its script cannot access the page.
     report = user.page.frame_locator(".sg-report")
     assert f"Cell types of {few_file.name}" in report.locator("body").inner_text()
     frame = user.page.query_selector(".sg-report").content_frame()
@@ -71,7 +71,7 @@ def test_mistakes_are_reported_in_one_line_and_the_page_still_works(
     user.upload(damaged_file)
     user.begin()
     user.page.wait_for_function("document.querySelector('.sg-error')?.innerText.includes('damaged.h5ad')")
-    assert user.error() == words_of_the_command_line(run, damaged_file, tmp_path)
+    assert user.error() == message_of_the_command_line(run, damaged_file, tmp_path)
     assert not user.page.locator(".sg-labels").count()
     user.upload(few_file)
     user.page.click("#annotate")
@@ -99,7 +99,7 @@ def test_the_options_change_the_labels(
     assert user.counts() == annotation.counts()
     assert "Unknown" not in annotation.counts()
     assert user.page.locator(".sg-clusters tbody tr").count() == 3
-    # A local file is read where it is.
+    # A local file is read without a copy.
     assert few_file.name not in [path.name for path in app.files() if path.parent.name != ".results"]
     table = pd.read_csv(user.download(".csv", tmp_path), index_col=0)
     assert table["spikgpt_cluster_label"].tolist() == list(adata.obs["spikgpt_cluster_label"])
@@ -133,7 +133,7 @@ def test_hostile_names_do_no_harm(user: User, few: AnnData, tmp_path: Path) -> N
     assert len(names) == len(HOSTILE)
     assert {HOSTILE[0], HOSTILE[2].strip()} <= set(names)
     assert not any("\u202e" in name or "\x1b" in name for name in names)
-    # No element came from a name, and nothing is wider than the page.
+    # Names create no HTML elements, and no element is wider than the page.
     assert user.page.locator("#labels img, #labels script, #labels b, .sg-file img").count() == 0
     assert user.page.evaluate("document.documentElement.scrollWidth <= window.innerWidth")
     table = pd.read_csv(user.download(".csv", tmp_path), index_col=0)
@@ -188,7 +188,7 @@ def test_ten_users_at_once_get_their_own_labels(
 ) -> None:
     users, wanted = [], []
     for number in range(10):
-        # Files of the same name and other cells.
+        # The files have the same name and different cells.
         cells = mapped(query[np.arange(number, 300, 2 + number % 3)])
         path = tmp_path / str(number) / "cells.h5ad"
         path.parent.mkdir()

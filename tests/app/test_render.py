@@ -1,4 +1,4 @@
-"""Texts of files are shown as text; the verdict comes first."""
+"""Texts from files are shown as text; the compatibility comes first."""
 
 from __future__ import annotations
 
@@ -66,7 +66,7 @@ def test_hostile_names_are_shown_as_text(name: str) -> None:
     elements = Elements(html)
     assert elements.names <= KNOWN | {"progress"}
     assert not {name for name in elements.attributes if name.startswith("on")}
-    # No sign that the templates of Gradio know, and no sign that turns or hides the text around it.
+    # No syntax of Gradio templates, and no character that reverses or hides the text around it.
     assert not set("{}$`@\\") & set(html)
     assert all(character.isprintable() for character in html)
     if name.isprintable():

@@ -25,7 +25,7 @@ LABELS = summary("alpha")
 
 
 class MadeUpPool:
-    """A pool whose worker waits for an event, and then answers."""
+    """Pool whose worker waits for an event before it returns a result."""
 
     def __init__(self, error: SpikGPTError | None = None) -> None:
         self.error, self.release = error, asyncio.Event()
@@ -85,7 +85,7 @@ def test_a_run_reports_its_steps_and_then_its_labels(tmp_path: Path) -> None:
         (job,) = pool.jobs
         assert (job.query, job.model, job.cluster_key) == ("cells.h5ad", "pancreas", None)
         assert job.options == {"batch_key": "auto", "unknown_rate": 0.0}
-        # The upload stays for the next run; its second name is gone.
+        # The upload stays for the next run; its link in the folder of the job is removed.
         assert files(tmp_path) == ["cells.h5ad", SUMMARY]
         assert session.run is None
 

@@ -1,4 +1,4 @@
-"""The server starts, stops and is killed without leaving a file."""
+"""The server leaves no files when it stops or is killed."""
 
 from __future__ import annotations
 
@@ -56,7 +56,7 @@ def test_a_killed_server_leaves_no_files(way: str, chromium: Any, few: AnnData, 
         user.context.close()
         if way == "server and helper":
             assert list(temporary.glob(f"{PREFIX}*"))
-            # The next page removes what is left.
+            # The next page removes the remaining files.
             with running(temporary, "--concurrent", 1):
                 assert len(list(temporary.glob(f"{PREFIX}*"))) == 1
         app.wait_until(lambda: not list(temporary.iterdir()))

@@ -1,4 +1,4 @@
-"""Each session has its own files, and they end with the session."""
+"""Each session has its own files, which are deleted with the session."""
 
 from __future__ import annotations
 
@@ -66,7 +66,7 @@ def test_results_have_an_address_that_nobody_can_guess(tmp_path: Path) -> None:
         assert sessions.results(address) == folder
         assert sessions.results("") is None
         assert sessions.results(second.token) is None
-        # New results replace them.
+        # New results replace the earlier results.
         newer = first.keep_results(first.new_folder())
         assert sessions.results(address) is None
         assert sessions.results(newer) is not None
@@ -141,8 +141,8 @@ def test_uploads_and_sessions_are_limited(tmp_path: Path, monkeypatch: pytest.Mo
             await sessions.check_room(second)
         monkeypatch.setattr(module, "MOST", 2)
         with pytest.raises(Refusal, match="2 pages are open"):
-            await sessions.session_of("third")
-        # A page that is open stays, and a client that does nothing makes room.
+            await sessions.of("third")
+        # An open page keeps its session; an idle client loses its session to a new one.
         first.used -= 2 * module.IDLE
         sessions.connect("one")
         with pytest.raises(Refusal, match="2 pages are open"):

@@ -1,4 +1,4 @@
-"""Limits of the page, and whether other machines can reach it."""
+"""Limits of the page, and addresses that only this machine can reach."""
 
 from __future__ import annotations
 

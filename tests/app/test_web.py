@@ -1,4 +1,4 @@
-"""The web server in front of Gradio: who may use it, uploads, results, and headers."""
+"""The web server in front of Gradio: access, uploads, results and headers."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ async def gradio(scope: Any, receive: Any, send: Any) -> None:
 def checked(
     folder: Path, check: Callable[[httpx.AsyncClient, Sessions, Web], Awaitable[None]], **settings: Any
 ) -> None:
-    """Run a check with a client of the web server, which has the key of a local page."""
+    """Run a check with a client of the web server; the client has the key of a local page."""
 
     async def run() -> None:
         options = AppOptions(max_mb=1, concurrent=1, queue=1, **settings)
@@ -59,7 +59,7 @@ def test_only_the_key_opens_a_local_page(tmp_path: Path) -> None:
         assert "httponly" in cookie
         assert "samesite=strict" in cookie
         assert KEY not in answer.headers["location"]
-        # The page of a stranger, by a name that leads here, and by requests of its own.
+        # Another website: a host name that resolves to this server (DNS rebinding), and cross-origin requests.
         assert (await client.get("/", headers={"host": "evil.example:7860"})).status_code == 403
         assert (await client.get("/", headers={"host": ""})).status_code == 403
         assert (await client.get("/", headers={"origin": "http://evil.example"})).status_code == 403
@@ -187,7 +187,7 @@ def test_a_session_ends_after_its_last_connection(tmp_path: Path, monkeypatch: p
     async def check(client: httpx.AsyncClient, sessions: Sessions, web: Web) -> None:
         await sessions.session_of("one")
         assert (await client.get("/gradio_api/heartbeat/one")).text == "Gradio: /gradio_api/heartbeat/one"
-        # The page connects again in time.
+        # The page reconnects before the session ends.
         sessions.connect("one")
         await asyncio.sleep(0.3)
         assert len(sessions) == 1

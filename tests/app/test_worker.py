@@ -1,4 +1,4 @@
-"""A worker labels files as the command line does, and writes what the page shows."""
+"""A worker labels files as the command line does, and writes the results for the page."""
 
 from __future__ import annotations
 
@@ -65,7 +65,7 @@ def test_a_file_is_labelled_as_by_the_library(
     assert table["spikgpt_label"].tolist() == expected.labels.tolist()
     labelled = anndata.read_h5ad(tmp_path / RESULTS / CELLS)
     assert labelled.obs["spikgpt_label"].astype(str).tolist() == expected.labels.tolist()
-    # The steps of the work, and the cells that are done.
+    # The worker reports its steps and the number of labelled cells.
     steps = [message.step for message in sent if isinstance(message, JobProgress)]
     assert {"Reading", "Labelling", worker.WRITING} <= set(steps)
     assert any(message.done == message.total == 120 for message in sent if isinstance(message, JobProgress))
@@ -126,7 +126,7 @@ def test_a_local_page_opens_any_reference(few_file: Path, expected: Annotation, 
     (tmp_path / "other").mkdir()
     refused, _ = run(job_of(tmp_path / "other", str(few_file), str(tmp_path / "no folder")), models)
     assert isinstance(refused, Failed)
-    # The words of the command line, which a service would keep to itself.
+    # A local page shows the message of the command line; a service hides this message.
     assert "There is no folder" in refused.error
 
 

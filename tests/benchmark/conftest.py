@@ -1,4 +1,4 @@
-"""A small task of real cells, and what the methods of the tests need."""
+"""A small task of real cells, and the import path of the test methods."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ ROOT = Path(__file__).parents[2]
 
 @pytest.fixture(scope="session")
 def task(cells: AnnData, few: AnnData) -> BenchmarkTask:
-    """Alpha cells are missing from the reference."""
+    """Return a task whose reference lacks alpha cells."""
     kept = (cells.obs["cell_type"] != "alpha").to_numpy()
     return BenchmarkTask.from_cells(
         "islets without alpha", cells[kept, :2000].copy(), few[:, :2000].copy(), "cell_type"
@@ -25,5 +25,5 @@ def task(cells: AnnData, few: AnnData) -> BenchmarkTask:
 
 @pytest.fixture(autouse=True)
 def _found_by_processes(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Let processes import this package and the methods of the tests."""
+    """Let subprocesses import this package and the test methods."""
     monkeypatch.setenv("PYTHONPATH", os.pathsep.join(map(str, (ROOT, ROOT / "export", ROOT / "benchmarks"))))

@@ -1,4 +1,4 @@
-"""Methods of the tests, which run in processes of their own; ``options["how"]`` selects the behaviour."""
+"""Test methods that run in separate processes; ``options["how"]`` selects their behaviour."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from spikgpt_benchmark.methods.result import MethodResult, MethodSettings, Predi
 
 
 def method(name: str, how: str, **fields: object) -> Method:
-    """Return a method of this module."""
+    """Return a test method with an entry point in this module."""
     return Method(name, name.capitalize(), __name__, **{"options": {"how": how}, "deterministic": True, **fields})  # type: ignore[arg-type]
 
 
@@ -52,7 +52,7 @@ def label(reference: AnnData, query: AnnData, settings: MethodSettings) -> Metho
 
 
 def nearest(reference: AnnData, labels: np.ndarray, query: AnnData) -> MethodResult:
-    """Label each cell by the type whose mean it correlates with most, and not at all below 0.3."""
+    """Label each cell by the type whose mean has the highest correlation; below 0.3 the cell is unassigned."""
     names = np.unique(labels)
     learned, unlabelled = (logs(cells) for cells in (reference, query))
     means = np.stack([learned[labels == name].mean(axis=0) for name in names])

@@ -22,7 +22,7 @@ from tests.benchmark.fake_methods import method
 from tests.cli.conftest import Run, assert_refused, written
 
 ROOT = Path(__file__).parents[2]
-# The command with two methods of the tests; the second one waits for a file.
+# The command with two test methods; the second method waits for a file.
 PROGRAM = """
 import sys
 from spikgpt_benchmark import methods as registry
@@ -35,7 +35,7 @@ main()
 
 @pytest.fixture
 def files(cells: AnnData, few: AnnData, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> list[object]:
-    """Write a reference without alpha cells and a query, and a place for each of its cells; return the flags."""
+    """Write a reference without alpha cells, a query and its UMAP coordinates; return the flags."""
     monkeypatch.setenv("PYTHONPATH", os.pathsep.join(map(str, (ROOT, ROOT / "export", ROOT / "benchmarks"))))
     kept = (cells.obs["cell_type"] != "alpha").to_numpy()
     reference = written(cells[kept, :2000].copy(), tmp_path / "reference.h5ad")

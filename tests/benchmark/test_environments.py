@@ -13,7 +13,7 @@ from tests.benchmark.fake_methods import method
 
 
 def wheel(folder: Path, name: str) -> Path:
-    """Write the smallest distribution there is."""
+    """Write a minimal wheel, and return its path."""
     path = folder / f"{name}-1.0-py3-none-any.whl"
     about = f"{name}-1.0.dist-info"
     files = {
@@ -30,7 +30,7 @@ def wheel(folder: Path, name: str) -> Path:
 
 @pytest.fixture
 def bare(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Path:
-    """Make environments in an empty cache, without an index and without what the worker needs."""
+    """Make environments in an empty cache, without an index and without the requirements of the worker."""
     monkeypatch.setenv("SPIKGPT_CACHE", str(tmp_path / "cache"))
     monkeypatch.setenv("PIP_NO_INDEX", "1")
     monkeypatch.setattr(environments, "BASE", ())
@@ -49,7 +49,7 @@ def test_an_environment_is_made_once_and_reaches_this_package_alone(bare: Path) 
     folder = bare / "run"
     folder.mkdir()
     code = "import tiny, spikgpt_benchmark.methods as methods; print(tiny.VALUE, methods.__file__)"
-    # What `import spikgpt` needs is not among the requirements here.
+    # The requirements here lack lazy_loader, which `import spikgpt` needs.
     (folder / "lazy_loader.py").write_text("def attach_stub(*_): return None, None, []\n")
     path = f"{python_path(own, folder)}:{folder}"
     done = subprocess.run(

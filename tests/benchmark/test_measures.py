@@ -72,6 +72,6 @@ def test_rejected_cells_become_unknown(result: MethodResult) -> None:
 def test_the_paired_test_counts_cells_that_one_method_alone_labels_right() -> None:
     right = np.array([True] * 9 + [False] + [True] * 50)
     other = np.array([False] * 9 + [True] + [True] * 50)
-    # Of 10 such cells, 1 or fewer, or 9 or more: 2 * (1 + 10) / 1024.
+    # 10 cells differ, 9 of them in favour of one method: p = 2 * (1 + 10) / 1024.
     assert mcnemar_p(right, other) == pytest.approx(22 / 1024)
     assert mcnemar_p(right, right) == 1

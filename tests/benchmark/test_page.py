@@ -19,7 +19,7 @@ VOID = {"meta", "img"}
 
 
 class Balanced(HTMLParser):
-    """Reads a page, and counts what is open."""
+    """Parser that records the open elements of a page."""
 
     def __init__(self) -> None:
         super().__init__()

@@ -10,7 +10,7 @@ import psutil
 from spikgpt_benchmark.process import ResourceLimits, run_limited
 
 EATER = "import time\neaten=[]\nwhile True: eaten.append(bytearray(b'x' * 20_000_000)); time.sleep(0.02)"
-# The memory is held by a child.
+# A child process uses the memory.
 PARENT = f"import subprocess, sys\nsubprocess.run([sys.executable, '-c', {EATER!r}])"
 
 
@@ -19,7 +19,7 @@ def python(code: str) -> list[str]:
 
 
 def eaters() -> list[int]:
-    """Return the processes of the child's program that go on, whoever their parent is now."""
+    """Return the running processes of the child's program, whatever their parent."""
     processes = psutil.process_iter(["cmdline", "status"])
     return [
         process.pid

@@ -14,7 +14,7 @@ from spikgpt_benchmark.suites import load_suite
 
 
 def made(types: dict[str, int], genes: int, donors: tuple[str, ...] = ("one",), *, logs: bool = False) -> AnnData:
-    """Make cells up: some of each type, the donors in turn."""
+    """Simulate some cells of each type, from each donor in turn."""
     random = np.random.default_rng(len(types) + genes)
     labels = np.repeat(list(types), list(types.values()))
     values = random.poisson(1.5, (len(labels), genes)).astype(np.float32)
@@ -26,7 +26,7 @@ def made(types: dict[str, int], genes: int, donors: tuple[str, ...] = ("one",), 
 
 @pytest.fixture
 def data(tmp_path: Path) -> Path:
-    """Files with the names of the real studies, and made-up cells."""
+    """Write files with the names of the real studies and simulated cells; return their folder."""
     blood = {"Naive CD4 T": 8, "Memory CD4 T": 8, "B": 12, "NK": 3, "Platelet": 6, "Megakaryoblast": 9}
     made(blood, 80).write_h5ad(tmp_path / "pbmc_10x_3k.h5ad")
     kang = {"CD4 Naive T": 6, "B": 7, "NK": 5, "Mk": 4, "Eryth": 6}

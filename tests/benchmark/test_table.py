@@ -34,7 +34,7 @@ METHODS = [
 
 
 def result_with_errors(task: BenchmarkTask, errors: int) -> MethodResult:
-    """MethodResult with the truth but for some cells; unseen types get a label too."""
+    """Return the true labels with some errors; cells of unseen types get the label beta."""
     labels = np.where(task.known, task.truth, "beta")
     rows = np.flatnonzero(task.known & (labels != "beta"))[:errors]
     labels[rows] = "beta"
@@ -72,7 +72,7 @@ def test_figures_are_means_over_seeds_and_rows_go_by_accuracy(task: BenchmarkTas
 def test_the_first_method_and_methods_near_it_are_marked(task: BenchmarkTask, runs: list[BenchmarkRun]) -> None:
     rows = by_name(build_rows(task, METHODS, runs))
     assert [rows[name].places["accuracy"] for name in ("good", "near", "bad")] == [FIRST, NEAR, ""]
-    # Where a method cannot reject, what is right after rejection is no contest.
+    # A method that cannot reject cells is not ranked by the open-set accuracy.
     assert rows["good"].places["open_set_accuracy"] == FIRST
     assert "open_set_accuracy" not in rows["near"].places
     assert rows["bad"].places["auroc_unseen"] == FIRST

@@ -1,4 +1,4 @@
-"""The command line, run in this process, and what every mistake looks like."""
+"""The command line, run in this process, and the form of its errors."""
 
 from __future__ import annotations
 

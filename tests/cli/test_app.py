@@ -1,4 +1,4 @@
-"""The command line as a whole: help, versions, completion, and that a user's mistake is one line and exit code 2."""
+"""The command line: help, versions, completion, and errors of users (one line, exit code 2)."""
 
 from __future__ import annotations
 
@@ -84,7 +84,7 @@ def test_labelling_loads_no_module_of_another_task(query_file: Path, tmp_path: P
     assert (ran.returncode, (tmp_path / "labels.csv").exists()) == (0, True), ran.stderr
     loaded = {*ran.stdout.split()}
     assert "anndata" in loaded
-    # Each takes longer to import than a small file to label.
+    # Importing one of these packages takes longer than labelling a small file.
     assert not loaded & {"torch", "sklearn", "matplotlib", "scipy.optimize", "scipy.spatial", "scipy.stats", "scipy.io"}
 
 

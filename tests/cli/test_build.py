@@ -1,4 +1,4 @@
-"""``spikgpt build``: what it says, and what it refuses before it asks for anything."""
+"""``spikgpt build``: its messages, and errors before the first request."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Options objects become flags, and come back as objects."""
+"""Fields of options objects become flags, and flags become options objects."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from tests.cli.conftest import Run
 
 
 def given(*arguments: str) -> tuple[str, TrainOptions, HubOptions]:
-    """Return what a function gets from the command line."""
+    """Return the arguments that a function receives from the command line."""
     got: list[tuple[str, TrainOptions, HubOptions]] = []
 
     @command()

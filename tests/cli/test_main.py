@@ -1,4 +1,4 @@
-"""The entry of the command line: the version, and a standard output that fails."""
+"""The entry point of the command line: the version, and errors of standard output."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What cannot be written: annotating goes on without a cache, all else is one line and leaves nothing behind."""
+"""Folders that cannot be written: annotation works without a cache, other commands end with one line."""
 
 from __future__ import annotations
 
@@ -16,12 +16,12 @@ from tests.fuzz.alter_answers import REPO, reference_files
 from tests.hub_server import LoopbackHub
 from tests.ordinary import run_all_as_ordinary, run_as_ordinary
 
-pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="Root is bound by modes on Linux alone.")
+pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="Only Linux can bind root to file modes.")
 
 
 @pytest.fixture
 def shut(tmp_path: Path) -> Iterator[Path]:
-    """Make a folder where nothing can be written."""
+    """Make a read-only folder; at the end, assert that it is empty."""
     folder = tmp_path / "shut"
     folder.mkdir(mode=0o555)
     yield folder
@@ -36,7 +36,7 @@ def test_annotating_works_without_a_cache(engine: str, query_file: Path, shut: P
     )
     assert ran.code == 0, ran.err
     assert len(pd.read_csv(table)) == 120
-    # Nor does ONNX Runtime tell that it could not keep an identifier of this machine.
+    # ONNX Runtime gives no warning that it cannot store an identifier of this machine.
     assert "onnxruntime" not in ran.err
 
 

@@ -1,4 +1,4 @@
-"""Outputs that would destroy an input, each other or something else are refused before the work."""
+"""Outputs that would overwrite an input, each other or another file are refused before the work."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from tests.cli.conftest import Run, assert_refused
 
 @pytest.fixture
 def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """Make a folder with inputs of several kinds and things that are no files, and go there."""
+    """Make a folder with inputs of several kinds, a pipe, a socket and a device; make it the working directory."""
     monkeypatch.chdir(tmp_path)
     Path("cells.h5ad").touch()
     Path("link.h5ad").symlink_to("cells.h5ad")
@@ -66,7 +66,7 @@ def test_an_output_that_is_an_input_or_inside_it_is_refused(folder: Path, out: s
 def test_a_part_of_an_input_is_not_replaced(folder: Path, out: str, source: str) -> None:
     with pytest.raises(ConfigError, match=source):
         check_outputs(Output("--table", Path(out)), inputs=[None, source])
-    # A file of one's own beside them may be written once more.
+    # The user's own file beside the input may be replaced.
     check_outputs(Output("--table", Path(source if Path(source).is_dir() else "tenx", "labels.csv")), inputs=[source])
 
 

@@ -1,4 +1,4 @@
-"""scGPT on the command line: embeddings, references on them, and networks of one's own."""
+"""scGPT on the command line: embeddings, references on embeddings, and pretraining."""
 
 from __future__ import annotations
 
@@ -39,7 +39,7 @@ def test_embed_adds_the_embedding(run: Run, query_file: Path, few: AnnData, tmp_
 
 
 def finished(folder: Path) -> list[Path]:
-    """Return the finished shards in a cache; what was being written when a process was killed lies deeper."""
+    """Return the finished shards in a cache; files that a killed process was writing lie in a subfolder."""
     return list(folder.glob("cache/embeddings/*/*.safetensors"))
 
 

@@ -1,4 +1,4 @@
-"""Standard streams of any kind keep no command from its work, and signals end it in order."""
+"""Commands work with any standard streams, and end cleanly on signals."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 
-# A command that prints a result with odd signs, then writes a file, then prints once more.
+# A command that prints a result with unusual characters, writes a file, and prints a note.
 PRINTS = """if True:
     import sys, typer
     from pathlib import Path
@@ -106,7 +106,7 @@ def test_a_signal_ends_a_command_in_order(name: str, tmp_path: Path) -> None:
         assert process.stdout.readline() == b"writing\n"
         process.send_signal(number)
         if number != signal.SIGINT:
-            process.send_signal(number)  # as a shell and the system do
+            process.send_signal(number)  # a shell and the system may both send the signal
         assert process.stderr.read() == b"Interrupted. Nothing was written.\n"
         assert process.wait() == 128 + number
     assert list(tmp_path.iterdir()) == []

@@ -21,7 +21,7 @@ def fitted(small: Reference, query: AnnData) -> FittedQuery:
 
 @pytest.fixture(scope="session")
 def panel(small: Reference, query: AnnData) -> FittedQuery:
-    """Return the fitted query of the same cells without two genes of three, which are imputed."""
+    """Return the fitted query of the same cells with a third of the genes; the other genes are imputed."""
     kept = np.arange(query.n_vars) % 3 == 0
     kept |= query.var_names.isin(["INS", "GCG"])
     fitted_query = labelled(small, query[:, kept].copy()).query

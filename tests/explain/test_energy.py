@@ -1,4 +1,4 @@
-"""Operations of networks against the counters of SpikingJelly, and the model of their energy."""
+"""Operations of networks, compared with the counters of SpikingJelly, and the energy model."""
 
 from __future__ import annotations
 
@@ -87,12 +87,12 @@ def test_counts_are_those_of_spikingjelly(overrides: dict[str, Any], literal: bo
     if literal:
         uncounted = synaptic(operations, "accumulations", ("residual", "average"))
         assert operations.total("accumulations") - uncounted == pytest.approx(counts["synop"], rel=1e-12)
-        # The input of the first block is a view of one step and one copy. PyTorch adds the biases of its layer in an
-        # operation of its own, which is counted here alone.
+        # The input of the first block is a view of one step and one copy. PyTorch adds the biases of this layer in a
+        # separate operation. SpikingJelly counts such an operation for this layer only.
         biases = synaptic(operations, "biases", ("blocks.0.attention.query_key_value",))
         assert operations.total("accumulations") + biases == pytest.approx(counts["ac"], rel=1e-12)
     else:
-        # The collapsed attention is a sum over all neurons of a head, which SpikingJelly counts without its spikes.
+        # SpikingJelly counts the collapsed attention as a sum over all neurons of a head, whether or not they fire.
         attention = synaptic(operations, "accumulations", (".attention",))
         sums = config.depth * config.time_steps * (config.width - config.heads)
         assert operations.total("accumulations") - attention + sums == pytest.approx(counts["ac"], rel=1e-12)

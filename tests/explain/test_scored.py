@@ -1,4 +1,4 @@
-"""Scored cells: the sample, and cells that are read for an explanation."""
+"""Scored cells: the sample, and further cells that an explanation reads."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Recorded spikes against those of torch, and what users get of them."""
+"""Recorded spikes equal those of torch; rates, tables and texts for users."""
 
 from __future__ import annotations
 

@@ -18,7 +18,7 @@ from tests.conftest import labelled
 
 @pytest.fixture(scope="module")
 def without_alpha(small: Reference, query: AnnData) -> WhyUnknown:
-    """Reasons why alpha cells are Unknown to a reference without that label."""
+    """Return the reasons why alpha cells are Unknown for a reference without alpha."""
     fitted = labelled(small, query, exclude=["alpha"]).query
     assert isinstance(fitted, FittedQuery)
     sample = ScoredCells.from_sample(fitted)

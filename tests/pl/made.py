@@ -8,7 +8,7 @@ import numpy as np
 import pandas as pd
 from anndata import AnnData
 
-# Names that could do harm.
+# Names with markup and control characters.
 HOSTILE = (
     "$x_{$",
     "$\\frac{1}{2}$",

@@ -40,7 +40,7 @@ def overlapping(axes: Axes) -> int:
 
 
 def colors_of(axes: Axes, *layers: int) -> set[str]:
-    """Return the colours of the points in some layers, by default in all of them."""
+    """Return the colours of the points in some layers, by default in all layers."""
     chosen = [axes.collections[layer] for layer in layers] if layers else axes.collections
     return {to_hex(color) for points in chosen for color in np.asarray(points.get_facecolor())}
 
@@ -78,7 +78,7 @@ def test_names_and_numbers_never_overlap(number: int) -> None:
 def test_hostile_names_do_no_harm(legend: Any) -> None:
     axes = pl.umap(annotated(HOSTILE), legend=legend)
     assert overlapping(axes) == 0
-    # Without room for the long names, numbers stand for names.
+    # If long names do not fit, numbers replace the names.
     assert len(legend_of(axes)) in {"none": (0,), "on data": (1, len(HOSTILE) + 1)}.get(legend, (len(HOSTILE) + 1,))
     assert len(texts_on(axes)) == {"none": 0, "right": 0}.get(legend, len(HOSTILE))
 

@@ -1,4 +1,4 @@
-"""Places of names on a map."""
+"""Positions of names on a map."""
 
 from __future__ import annotations
 

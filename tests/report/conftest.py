@@ -1,4 +1,4 @@
-"""Annotated cells for reports, and texts that do harm where they are not escaped."""
+"""Annotated cells for reports, and texts that do harm unless they are escaped."""
 
 from __future__ import annotations
 

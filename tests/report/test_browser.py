@@ -59,7 +59,7 @@ def report(annotated: Annotation, query: AnnData, tmp_path_factory: pytest.TempP
 
 @pytest.fixture
 def opened(chromium: Browser) -> Iterator[Open]:
-    """Open a file; in the end, see that the browser complained about nothing and asked for nothing else."""
+    """Open a file; in the end, assert that the browser reported no error and sent no other request."""
     complaints, requests, contexts = list[str](), set[str](), []
 
     def open_page(
@@ -100,7 +100,7 @@ def pixels(page: Page) -> np.ndarray[tuple[int, int, int], np.dtype[np.int64]]:
 
 
 def near(picture: np.ndarray[Any, np.dtype[np.int64]], color: str, reach: int = 40) -> int:
-    """Return the number of pixels of about a colour."""
+    """Return the number of pixels whose colour is close to a colour."""
     return int((np.abs(picture - list(bytes.fromhex(color[1:]))).max(axis=2) < reach).sum())
 
 
@@ -174,7 +174,7 @@ def test_texts_have_contrast_and_the_page_fits(opened: Open, report: Path, schem
 
 @pytest.mark.slow
 def test_names_never_overlap_while_zooming(opened: Open, annotated: Annotation, query: AnnData, tmp_path: Path) -> None:
-    # As many names as cells in a small place.
+    # One name for each cell, in a small area.
     names = tuple(f"cell type {number} of a long name" for number in range(100))
     best = (np.arange(300) % 100).astype(np.int16)
     probabilities = np.eye(100, dtype=np.float32)[best]
@@ -217,7 +217,7 @@ def test_hover_shows_the_facts_of_a_cell(opened: Open, report: Path, annotated: 
     text = tooltip.inner_text().split("\n")
     assert text[1:3] == ["Label", "Unknown"]
     assert "Confidence" not in text
-    # The pointer over the same cell, which is in the middle of the map now.
+    # The same cell is now in the middle of the map, under the pointer.
     x, y, width, height = middle(page)
     page.mouse.move(x + 2, y + 2)
     assert tooltip.is_hidden()
@@ -338,11 +338,11 @@ def test_on_a_phone_names_and_rows_are_not_cut(
     assert names.count() == 2
     lines = "(name) => new Set([...name.getClientRects()].map((box) => Math.round(box.top))).size"
     assert [name.evaluate(lines) for name in names.all()] == [1, 1]
-    # Shadows show that a longer list and a wider table go on.
+    # Shadows at the edges show that a list or table can be scrolled.
     page.select_option("#color-by", label="lane")
     assert page.locator("#legend").evaluate(size) > 100
     for selector in ("#legend", ".scroll"):
-        shadows = page.locator(selector).first.evaluate("(one) => getComputedStyle(one).backgroundAttachment")
+        shadows = page.locator(selector).first.evaluate("(element) => getComputedStyle(element).backgroundAttachment")
         assert shadows == "local, local, scroll, scroll"
 
 

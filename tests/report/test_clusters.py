@@ -28,7 +28,7 @@ from spikgpt.types import UNKNOWN
 
 
 class Labelled(Annotation):
-    """An annotation whose labels and compatibility are given; nothing else of it may be read."""
+    """Annotation with given labels and compatibility; any other attribute is missing."""
 
     compatibility = Compatibility(LIKE, "made <i>up", {})
 
@@ -47,7 +47,7 @@ class Labelled(Annotation):
 
 
 def labelled(best_labels: list[str], *, unknown: list[int] | None = None) -> Labelled:
-    """Return an annotation by labels before rejection and the cells that were rejected."""
+    """Return an annotation from labels before rejection and the rows of rejected cells."""
     rejected = set(unknown or [])
     return Labelled([UNKNOWN if i in rejected else label for i, label in enumerate(best_labels)], best_labels)
 
@@ -59,7 +59,7 @@ def clustered(clusters: Sequence[object]) -> AnnData:
 
 
 def without_alpha(adata: AnnData, nearest: str = "beta") -> Labelled:
-    """Return the true types, as from a reference without alpha cells, which lie nearest to another type."""
+    """Return an annotation by true types of a reference without alpha; alpha cells get the nearest other type."""
     types = adata.obs["cell_type"].astype(str).to_numpy()
     alpha = np.flatnonzero(types == "alpha").tolist()
     return labelled(np.where(types == "alpha", nearest, types).tolist(), unknown=alpha)
@@ -158,7 +158,7 @@ def test_a_candidate_needs_ten_cells_and_half_of_them_unknown(cells: int, unknow
     annotation = labelled(["Alpha"] * cells, unknown=list(range(unknown)))
     (cluster,) = summarise(annotation, clustered([0] * cells), "leiden").clusters
     assert cluster.candidate == candidate
-    # Half Unknown is Unknown, though "Alpha" comes first by name.
+    # A tie between Unknown and "Alpha" gives Unknown, although "Alpha" comes first by name.
     assert cluster.label == (UNKNOWN if unknown >= 5 else "Alpha")
 
 

@@ -1,4 +1,4 @@
-"""Columns that colour a map: small arrays, stable colours, and texts of strangers."""
+"""Columns that colour a map: small arrays, stable colours, and untrusted texts."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Positions of cells: UMAP of the query's own components, maps of the user, and places between neighbours."""
+"""Positions of cells: UMAP of the query's components, maps of the user, and interpolation between neighbours."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Marker genes agree with those of scanpy, and are found at the cost of reading the cells."""
+"""Marker genes agree with those of scanpy, and each cell is read once."""
 
 from __future__ import annotations
 
@@ -37,7 +37,7 @@ def test_markers_agree_with_scanpy(query: AnnData, monkeypatch: pytest.MonkeyPat
     assert len(markers) > 5
     assert {marker.gene for marker in markers} == set(table.index)
     own = table.loc[[marker.gene for marker in markers]]
-    # scanpy's order is any among genes of the same score.
+    # scanpy orders genes of equal score arbitrarily.
     assert (np.diff(own["scores"]) <= 0).all()
     np.testing.assert_allclose([marker.log2_fold_change for marker in markers], own["logfoldchanges"], rtol=1e-3)
     np.testing.assert_allclose([marker.adjusted_p for marker in markers], own["pvals_adj"], rtol=1e-6)

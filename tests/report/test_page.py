@@ -1,4 +1,4 @@
-"""The page is one file that loads nothing, and texts of strangers do no harm in it."""
+"""The page is one file that loads no other file, and shows untrusted texts safely."""
 
 from __future__ import annotations
 
@@ -85,7 +85,7 @@ def test_nothing_is_loaded_and_nothing_runs_inline(kind: str, request: pytest.Fi
         assert not [name for name in attributes if name.startswith("on") or name == "style"]
         assert not attributes.get("src")
         assert str(attributes.get("href", "#")).startswith(("#", "data:"))
-    # Names in SVG and MathML aside, the page holds no address.
+    # The page holds no address, except the namespaces of SVG and MathML.
     style, script = parsed.raw["style"], parsed.raw["script"]
     assert "http" not in style
     assert not re.search(r"https?://|\beval\b|new Function|innerHTML|insertAdjacentHTML|document\.write", script)
@@ -96,7 +96,7 @@ def test_untrusted_texts_are_readable(strange: Page) -> None:
     for text in HOSTILE[:5]:
         assert text in whole
     assert "{{ 7 * 7 }}" in whole
-    # Control characters and signs that turn the direction of text are spelled out.
+    # Control characters and characters that change the direction of text are spelled out.
     assert "\\u202eesrever" in whole
     assert not re.search("[\u202a-\u202e\u2066-\u2069\x00\x1b]", whole)
 

@@ -142,7 +142,7 @@ def test_the_works_to_cite_are_those_of_the_citation_file(annotated: Annotation)
     assert cited["authors"][0]["name"] in software
     assert paper.rstrip(".") == cited["references"][0]["title"]
     assert PAPER in (ROOT / "docs" / "cite.md").read_text()
-    # Once, although it is the study of training and test cells.
+    # The study of training and test cells is cited once.
     (study,) = studies
     assert study.startswith("Baron et al., Cell Systems 2016")
     assert study.endswith("(GSE84133)")

@@ -1,4 +1,4 @@
-"""A real service in a process of its own, on a free port of the loopback interface."""
+"""A running service in a separate process, on a free port of the loopback interface."""
 
 from __future__ import annotations
 
@@ -58,7 +58,7 @@ class Server:
         return list(psutil.Process(self.process.pid).children())
 
     def metric(self, name: str, **labels: str) -> float:
-        """Return a value of /metrics, 0 if it is not there."""
+        """Return a value of /metrics; 0 if the metric is missing."""
         for family in text_string_to_metric_families(self.client.get("/metrics").text):
             for sample in family.samples:
                 if sample.name == name and sample.labels == labels:
@@ -66,7 +66,7 @@ class Server:
         return 0.0
 
     def wait_until(self, condition: Any, seconds: float = 120) -> None:
-        """Wait for a condition, which must come true."""
+        """Wait until a condition is true; fail after a time limit."""
         end = time.monotonic() + seconds
         while not condition():
             assert time.monotonic() < end, self.log
@@ -84,7 +84,7 @@ class Server:
 
 
 def has_ended(process: psutil.Process) -> bool:
-    """Return True for a process that has ended, even if nobody has asked for its exit code."""
+    """Return True for a process that has ended, zombies included."""
     try:
         return not process.is_running() or process.status() == psutil.STATUS_ZOMBIE
     except psutil.NoSuchProcess:
@@ -93,7 +93,7 @@ def has_ended(process: psutil.Process) -> bool:
 
 @contextmanager
 def running(*arguments: object) -> Iterator[Server]:
-    """Run ``spikgpt serve``, by default with the reference pancreas, and see that it stops without leftovers."""
+    """Run ``spikgpt serve``, by default with the reference pancreas, and assert that its processes end."""
     models = () if "--model" in arguments else ("--model", "pancreas")
     command = [*PROGRAM, "serve", "--port", "0", *models, *map(str, arguments)]
     with subprocess.Popen(command, stderr=subprocess.PIPE, text=True) as process:
@@ -104,7 +104,7 @@ def running(*arguments: object) -> Iterator[Server]:
 
 
 def _until_stopped(server: Server) -> Iterator[Server]:
-    """Yield a service, and see that it stops."""
+    """Yield a service, and assert that it stops."""
     with server.client:
         server.wait_until_ready()
         workers = server.workers()
@@ -122,7 +122,7 @@ def write_islets(shipped: SpikGPT, folder: Path) -> Path:
 
 @pytest.fixture(scope="session")
 def islets(shipped: SpikGPT, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Return the folder of another reference; tests leave it as it is."""
+    """Return the folder of another reference, which tests must not change."""
     return write_islets(shipped, tmp_path_factory.mktemp("references") / "a folder")
 
 
@@ -143,7 +143,7 @@ def h5ad(few: AnnData, tmp_path_factory: pytest.TempPathFactory) -> bytes:
 
 @pytest.fixture(scope="session")
 def expected(shipped: SpikGPT, few: AnnData) -> Annotation:
-    """Return the labels of these cells by the library."""
+    """Return the annotation of the same cells by the library."""
     return shipped.annotate(few.copy(), progress=False)
 
 
@@ -152,7 +152,7 @@ run = command_line_run
 
 
 def assert_labels(response: httpx.Response, expected: Annotation) -> None:
-    """See that a JSON answer has exactly the labels and scores of an annotation."""
+    """Assert that a JSON answer has exactly the labels and scores of an annotation."""
     assert response.status_code == 200, response.text
     cells = response.json()["cells"]
     obs = expected.obs()
@@ -163,7 +163,7 @@ def assert_labels(response: httpx.Response, expected: Annotation) -> None:
 
 
 def assert_refused(response: httpx.Response, status: int, kind: str) -> str:
-    """See that an answer is a refusal without paths or a traceback, and return its message."""
+    """Assert that an answer is a refusal without paths or a traceback; return its message."""
     assert (response.status_code, response.json()["kind"]) == (status, kind), response.text
     assert set(response.json()) == {"error", "kind"}
     message = str(response.json()["error"])

@@ -1,4 +1,4 @@
-"""Requests over HTTP to a real service: labels, formats, limits, and uploads of strangers."""
+"""HTTP requests to a running service: labels, formats, limits, and hostile uploads."""
 
 from __future__ import annotations
 
@@ -60,7 +60,7 @@ def test_form_json_and_parquet_uploads_get_the_same_labels(
 ) -> None:
     form = served.client.post("/v1/annotate", files={"file": ("few.h5ad", h5ad)}, params={"model": "pancreas"})
     assert_labels(form, expected)
-    # Small tables: the genes of the reference alone.
+    # The tables have the genes of the reference only, to stay small.
     narrow = few[:, few.var_names.isin(shipped.reference.genes.symbols)].copy()
     narrow.write_h5ad(tmp_path / "narrow.h5ad")
     expected = shipped.annotate(tmp_path / "narrow.h5ad", progress=False)

@@ -1,4 +1,4 @@
-"""The server announces its address when it can be stopped; its socket is bound before the work starts."""
+"""The server binds its socket before the work, and announces its address once a signal can stop it."""
 
 from __future__ import annotations
 

@@ -13,7 +13,7 @@ def test_metrics_parse() -> None:
     metrics = ServiceMetrics()
     metrics.errors.labels("Busy").inc()
     metrics.seconds.observe(0.3)
-    # A worker that has just ended has no memory.
+    # A worker that has just ended has no memory figure.
     text = metrics.text(pids=[os.getpid(), 2**22 + 1], waiting=3, replaced=1).decode()
     samples = {
         (sample.name, *sample.labels.values()): sample.value

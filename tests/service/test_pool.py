@@ -1,4 +1,4 @@
-"""Workers that die, hang or are too slow are replaced, and harm one request each."""
+"""Workers that die, hang or are too slow are replaced; each costs one request."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ from tests.service.test_server import begin, in_background
 
 @pytest.fixture(scope="session")
 def hanging(few: AnnData, tmp_path_factory: pytest.TempPathFactory) -> bytes:
-    """Return a file over which the HDF5 library hangs."""
+    """Return a file on which the HDF5 library hangs."""
     path = tmp_path_factory.mktemp("cells") / "endless.h5ad"
     few.write_h5ad(path)
     endless(path)
@@ -33,7 +33,7 @@ def test_a_worker_killed_during_a_job_costs_one_request(hanging: bytes, h5ad: by
     with running("--concurrent", 1) as server:
         (worker,) = server.workers()
         result = in_background(lambda: httpx.post(f"{server.address}/v1/annotate", content=hanging, timeout=180))
-        server.wait_until(worker.children)  # the process that tries the file
+        server.wait_until(worker.children)  # the child process that tries to open the file
         worker.kill()
         message = assert_refused(result(), 500, "WorkerDied")
         assert "SIGKILL" in message
@@ -46,7 +46,7 @@ def test_a_worker_killed_before_its_job_costs_no_request(h5ad: bytes, expected: 
         result = begin(server, h5ad)
         server.workers()[0].kill()
         assert_labels(result(), expected)
-        # So is a worker that has no request.
+        # A worker without a request is replaced too.
         server.wait_until_ready()
         server.workers()[0].kill()
         assert_labels(server.annotate(h5ad), expected)
@@ -131,7 +131,7 @@ def test_a_request_that_takes_too_long_is_stopped(h5ad: bytes, expected: Annotat
 def test_a_file_over_which_hdf5_hangs_is_stopped(hanging: bytes) -> None:
     with running("--concurrent", 1, "--timeout", 5) as server:
         assert_refused(server.annotate(hanging), 504, "LabellingTimeout")
-        # The process that tries the file is gone with its worker.
+        # The child process that tries to open the file has ended with its worker.
         server.wait_until(lambda: not psutil.Process(server.process.pid).children(recursive=True)[1:])
     with running("--concurrent", 1) as server:
         assert "did not finish within" in assert_refused(server.annotate(hanging), 422, "DataError")

@@ -1,4 +1,4 @@
-"""Each kind has a status, and messages of unknown errors stay on the server."""
+"""Each kind of refusal has an HTTP status; messages of unexpected errors stay on the server."""
 
 from __future__ import annotations
 

@@ -37,7 +37,7 @@ def in_background(function: Callable[[], httpx.Response]) -> Callable[[], httpx.
 
 
 def begin(server: Server, h5ad: bytes) -> Callable[[], httpx.Response]:
-    """Post an upload while the only worker is stopped, so that the request is in the middle of its labelling."""
+    """Pause the only worker and post an upload; return a function that waits for the answer."""
     (worker,) = server.workers()
     worker.suspend()
     result = in_background(lambda: httpx.post(f"{server.address}/v1/annotate", content=h5ad, timeout=180))

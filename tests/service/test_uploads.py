@@ -17,7 +17,7 @@ from spikgpt.service.uploads import drop_body, noting_end, receive_upload
 
 
 def request(parts: Iterable[bytes], *, ends: bool = True, **headers: str) -> Request:
-    """Return a request whose body comes in parts, and perhaps never ends."""
+    """Return a request whose body arrives in parts; with ``ends=False`` the body never ends."""
     messages = [{"type": "http.request", "body": part, "more_body": True} for part in parts]
     if ends:
         messages.append({"type": "http.request", "body": b"", "more_body": False})

@@ -1,4 +1,4 @@
-"""A worker labels an upload in a folder, and its messages name no path."""
+"""A worker labels an upload in a folder; its messages contain no path."""
 
 from __future__ import annotations
 

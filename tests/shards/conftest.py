@@ -15,7 +15,7 @@ from spikgpt.shards.run import ShardedAnnotation
 
 
 def write_shards(adata: AnnData, folder: Path, cuts: Iterable[int]) -> list[Path]:
-    """Write consecutive cells to files; the second file has another order of the genes."""
+    """Write consecutive cells to files; the second file has its genes in another order."""
     paths = []
     for number, rows in enumerate(np.split(np.arange(adata.n_obs), list(cuts))):
         part = adata[rows]
@@ -45,12 +45,12 @@ def assert_same_labels(labelled: ShardedAnnotation, expected: Annotation) -> Non
 
 @pytest.fixture(scope="session")
 def shards(query: AnnData, tmp_path_factory: pytest.TempPathFactory) -> list[Path]:
-    """Write the query to three files of 40, 150 and 110 cells; tests leave these as they are."""
+    """Write the query to three files of 40, 150 and 110 cells, which tests must not change."""
     return write_shards(query, tmp_path_factory.mktemp("shards"), (40, 190))
 
 
 @pytest.fixture(scope="session")
 def whole(shipped: SpikGPT, query: AnnData) -> Annotation:
-    """Annotate the query in one piece."""
+    """Annotate the query as one file."""
     with pytest.MonkeyPatch.context():
         return shipped.annotate(query.copy())

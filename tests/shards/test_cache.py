@@ -1,4 +1,4 @@
-"""Cached cells come back as they were; a full disk loses the cache only."""
+"""Cached cells are read as they were written; a full disk loses only the cache."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from tests.conftest import aligned
 
 @contextmanager
 def largest_file(size: int) -> Iterator[None]:
-    """Let this process write no file of more bytes, as on a disk that is full."""
+    """Limit the size of files that this process writes, to simulate a full disk."""
     limits = resource.getrlimit(resource.RLIMIT_FSIZE)
     resource.setrlimit(resource.RLIMIT_FSIZE, (size, limits[1]))
     try:
@@ -30,7 +30,7 @@ def largest_file(size: int) -> Iterator[None]:
 
 @pytest.fixture(scope="module")
 def chunks(shipped: SpikGPT, few: AnnData) -> list[AlignedCells]:
-    """120 cells in chunks of 50."""
+    """Return 120 cells in chunks of 50."""
     cells = aligned(shipped.reference, few)
     return [cells.part(slice(start, start + 50)) for start in range(0, 120, 50)]
 

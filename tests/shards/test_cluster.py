@@ -1,4 +1,4 @@
-"""The workers of a real cluster: the same labels, also where workers and the driver are killed."""
+"""A real cluster gives the same labels, even if workers and the driver are killed."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ from tests.shards.conftest import assert_same_labels
 
 pytestmark = [
     pytest.mark.slow,
-    # Of sockets and processes of a cluster that is closed.
+    # Warnings about sockets and processes of a closed cluster.
     pytest.mark.filterwarnings("ignore::ResourceWarning", "ignore::pytest.PytestUnraisableExceptionWarning"),
 ]
 
@@ -51,11 +51,11 @@ def test_two_workers_give_the_labels_of_one_file(
     client: Client, shipped: SpikGPT, shards: list[Path], whole: Annotation, tmp_path: Path
 ) -> None:
     assert_same_labels(annotate_shards(shipped, shards, tmp_path / "labels", client, shard_size=70), whole)
-    # An error of a worker reaches the user as it is.
+    # The user gets the error of a worker unchanged.
     (tmp_path / "damaged.h5ad").write_bytes(b"\x89HDF\r\n\x1a\n" + bytes(500))
     with pytest.raises(DataError, match=r"damaged.h5ad"):
         annotate_shards(shipped, [*shards, tmp_path / "damaged.h5ad"], tmp_path / "other", client)
-    # The workers keep nothing of a run.
+    # The workers keep no data of a finished run.
     runs = client.run(lambda: list(importlib.import_module("spikgpt.shards.worker")._RUNS))
     assert not any(runs.values())
 
@@ -91,7 +91,7 @@ def test_killed_workers_lose_no_labels(
 def test_a_killed_driver_resumes(shards: list[Path], shipped: SpikGPT, tmp_path: Path) -> None:
     labels, shard = tmp_path / "labels", shards[1]
     command = [*PROGRAM, "annotate", str(shard), "--model", "pancreas", "--out-dir", str(labels)]
-    # Many parts, so that some are left when a signal arrives late on a busy machine.
+    # With many parts, some are unfinished even if a signal arrives late on a busy machine.
     command += ["--workers", "1", "--shard-size", "2"]
     for number in (signal.SIGKILL, signal.SIGINT):
         driver = subprocess.Popen(command, stderr=subprocess.PIPE, stdout=subprocess.DEVNULL, text=True)

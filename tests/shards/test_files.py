@@ -1,4 +1,4 @@
-"""Identities of local files and of objects, and copies of objects."""
+"""Identities of local files and remote objects, and copies of remote objects."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Parts hold the table of an annotation, and are kept only if they are complete and of the same run."""
+"""Parts hold the table of an annotation; only complete parts of the same run are kept."""
 
 from __future__ import annotations
 

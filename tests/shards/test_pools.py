@@ -1,4 +1,4 @@
-"""Tasks of this process run in order, and more can be added meanwhile."""
+"""The in-process pool runs tasks in order, and accepts further tasks meanwhile."""
 
 from __future__ import annotations
 

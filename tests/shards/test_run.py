@@ -1,4 +1,4 @@
-"""Labels of shards are those of one file; a run resumes, and refuses other arguments."""
+"""Shards get the labels of one file; a run resumes, and refuses changed arguments."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ def finished(shipped: SpikGPT, shards: list[Path], tmp_path_factory: pytest.Temp
 
 @pytest.fixture
 def folder(finished: Path, tmp_path: Path) -> Path:
-    """Copy the finished labels."""
+    """Return a copy of the finished labels."""
     return Path(shutil.copytree(finished, tmp_path / "labels"))
 
 

@@ -1,4 +1,4 @@
-"""All layouts hold the same cells, no two of which are equal."""
+"""All layouts hold the same cells, and no two cells are equal."""
 
 from __future__ import annotations
 

@@ -29,7 +29,7 @@ def test_the_summary_has_mean_mean_of_tasks_and_worst_value() -> None:
     assert lines["mean"]["accuracy"] == pytest.approx(0.7)
     assert lines["mean of tasks"]["accuracy"] == pytest.approx(0.65)
     assert lines["worst"]["accuracy"] == 0.5
-    # A larger share of Unknown cells is worse, and a missing figure counts in no mean.
+    # A larger share of Unknown cells is worse. Missing figures are left out of the means.
     assert lines["worst"]["known Unknown"] == 0.3
     assert lines["mean"]["known Unknown"] == pytest.approx(0.2)
     assert "kind" not in lines["mean"]

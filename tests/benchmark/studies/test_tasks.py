@@ -69,5 +69,5 @@ def test_open_set_accuracy_counts_unseen_cells_that_are_unknown() -> None:
     assert open_set_accuracy(right, known, np.array([False, True, False, True])) == 0.5
     # A cut-off between the third and the fourth cell rejects the unseen cell only.
     assert best_open_set_accuracy(np.array([0.1, 0.2, 0.3, 0.4]), right, known) == 0.75
-    # Cells of equal scores fall on the same side.
+    # Cells with equal scores are on the same side of the cut-off.
     assert best_open_set_accuracy(np.full(4, 0.1), right, known) == 0.5

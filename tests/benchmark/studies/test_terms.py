@@ -1,4 +1,4 @@
-"""Figures on Cell Ontology terms: right, exact, above, wrong and unknown ones."""
+"""Figures on Cell Ontology terms: right, exact, above, wrong and unknown terms."""
 
 from __future__ import annotations
 

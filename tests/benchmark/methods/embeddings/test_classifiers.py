@@ -16,5 +16,5 @@ def test_classifiers_give_probabilities_of_labels_in_order(name: str) -> None:
     probabilities = CLASSIFIERS[name](vectors, labels, 0)(centres)
     assert probabilities.shape == (3, 3)
     np.testing.assert_allclose(probabilities.sum(axis=1), 1)
-    # b, c and a stand in the order a, b, c.
+    # The columns are in alphabetical order: a, b, c.
     assert probabilities.argmax(axis=1).tolist() == [1, 2, 0]

@@ -21,5 +21,5 @@ def test_real_cells_are_labelled(cells: AnnData, classifier: str) -> None:
     assert result.fault(query.n_obs) is None
     assert (result.labels == task.truth).mean() > 0.9
     assert result.confidence is not None
-    # Of a cell without counts nothing is known.
+    # A cell without counts gets equal probabilities.
     assert result.confidence[0] == pytest.approx(1 / task.reference.obs["label"].nunique())

@@ -15,9 +15,9 @@ def test_values_are_logarithms_to_base_two() -> None:
 def test_genes_above_the_regression_line_are_chosen() -> None:
     random = np.random.default_rng(0)
     values = random.gamma(1.0, 2.0, (60, 20)) * (random.random((60, 20)) < random.uniform(0.2, 0.9, 20))
-    values[:, 3] = 0  # no cell has it
-    values[:, 5] = 1  # all cells have it
-    # The same with sums, one gene after the other.
+    values[:, 3] = 0  # no cell has the gene
+    values[:, 5] = 1  # all cells have the gene
+    # Compute the regression by explicit sums over the genes.
     points = {}
     for gene in range(20):
         lacking = 100 * sum(value == 0 for value in values[:, gene]) / 60

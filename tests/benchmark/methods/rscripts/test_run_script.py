@@ -11,7 +11,7 @@ from scipy import sparse
 from spikgpt_benchmark.methods.result import MethodSettings
 from spikgpt_benchmark.methods.rscripts.run_script import run_script
 
-# A program called Rscript, in place of R: it gives each cell the label of the first cell of the reference.
+# A stand-in for Rscript that gives each cell the label of the first cell of the reference.
 STAND_IN = """#!/bin/sh
 test "$(basename "$2")" = singler.R || exit 9
 cells=$(tail -n +2 "$3/query.mtx" | grep -v '^%' | head -n 1 | cut -d ' ' -f 2)
