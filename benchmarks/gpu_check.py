@@ -3,7 +3,7 @@
     python -m benchmarks.gpu_check [--cells 50000] [--providers cuda tensorrt] [--device cuda]
 
 The cells are drawn from the demo cells: each count is drawn again from a Poisson distribution, so that no two cells
-are equal. Without a GPU, ``--providers --device cpu`` tries the script itself. For the embedding by scGPT, run
+are equal. Without a GPU, ``--providers --device cpu`` tests the script itself. For the embedding by scGPT, run
 ``python -m benchmarks.scgpt_speed --device cuda``.
 """
 

@@ -2,10 +2,10 @@
 
     python benchmarks/report_size.py CELLS.h5ad --cells 100000 1000000
 
-The cells are drawn from real cells: each count is thinned by a share of its own cell, so that all cells differ. Only
-the reference's genes are kept, so that a million cells fit into memory. Columns of obs are drawn at random. The time of
-the map (UMAP of at most 10,000 cells, and places for the others) is measured apart. The output is one JSON object for
-each number of cells. The browser is measured where playwright and Chromium are installed.
+The cells are copies of real cells. Each copy keeps a random share of its counts, so that all cells differ. Only the
+reference's genes are kept, so that a million cells fit into memory. Columns of obs are random. The time of the map
+(UMAP of at most 10,000 cells, and interpolated positions of the other cells) is measured separately. The output is one
+JSON object for each number of cells. The browser is measured if playwright and Chromium are installed.
 """
 
 from __future__ import annotations
@@ -36,7 +36,7 @@ SOFTWARE_GL = ("--use-gl=angle", "--use-angle=swiftshader", "--enable-unsafe-swi
 
 
 def simulated_cells(cells: AnnData, n_cells: int, genes: tuple[str, ...]) -> AnnData:
-    """Return thinned cells with some columns of obs."""
+    """Return copies of cells with thinned counts and some columns of obs."""
     kept = np.flatnonzero(cells.var_names.isin(genes))
     counts, parts = sparse.csr_matrix(cells.X)[:, kept].tocsr(), []
     for number, rows in enumerate(np.array_split(np.arange(n_cells), max(1, n_cells // 50_000))):

@@ -1,9 +1,9 @@
-"""Cells a second and memory of `annotate_shards` with one, two and more workers.
+"""Cells per second and memory of `annotate_shards` with one, two and more workers.
 
     python benchmarks/shards.py CELLS.h5ad --cells 200000 --shards 16 --workers 1 2 4
 
-The cells are drawn from real cells: each count is thinned by a share of its own cell, so that all cells differ. Each
-number of workers labels all shards in a new folder. The output is one JSON object a run.
+The cells are copies of real cells. Each copy keeps a random share of its counts, so that all cells differ. All shards
+are labelled with each number of workers, in a new folder. The output is one JSON object for each run.
 """
 
 from __future__ import annotations
@@ -66,7 +66,7 @@ class PeakMemory(threading.Thread):
 
 
 class Passes:
-    """Seconds, and processor seconds of the workers, of each pass, by the progress bars on standard error."""
+    """Seconds and processor seconds of each pass over the cells, measured from the progress bars on standard error."""
 
     def __init__(self, memory: PeakMemory) -> None:
         self._memory = memory

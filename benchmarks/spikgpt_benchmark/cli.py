@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     from spikgpt_benchmark.table import ResultRow
     from spikgpt_benchmark.task import BenchmarkTask
 
-# Columns of the table that the terminal has room for.
+# Columns of the table in the terminal.
 SHOWN = ("method", "accuracy", "macro-F1", "open-set accuracy", "AUROC unseen", "train, s")
 # Parts of a report.
 REPORT = ("figures", "report.html", "results.csv", "results.json", "results.md", ".work")
@@ -131,7 +131,7 @@ def benchmark(
 
 
 def _are_studies(names: list[str]) -> bool:
-    """Return whether suites measure SpikGPT across studies, and do not compare methods."""
+    """Return True for suites that measure SpikGPT across studies instead of comparing methods."""
     from spikgpt_benchmark.suites import SUITES
 
     if set(names) <= set(SUITES):

@@ -180,7 +180,7 @@ def _environment(method: Method, folder: Path, threads: int) -> dict[str, str]:
 
 
 def _note(outcome: ProcessOutcome, folder: Path) -> str:
-    """Return how a process ended, in one line."""
+    """Return one line on the end of a process: done, stopped or failed."""
     if outcome.stopped:
         return outcome.stopped
     if outcome.code == 0 and (folder / FIGURES).exists():

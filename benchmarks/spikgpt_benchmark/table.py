@@ -87,7 +87,7 @@ class ResultRow:
     places: dict[str, str] = field(default_factory=dict)
 
     def is_ranked_by(self, figure: str) -> bool:
-        """Return whether the method takes part in the ranking by a figure."""
+        """Return True if the method takes part in the ranking by a figure."""
         return figure in self.means and (self.rejects or figure != "open_set_accuracy")
 
 
@@ -277,7 +277,7 @@ def _versions(row: ResultRow) -> str:
 
 
 def _cell(row: ResultRow, name: str, form: str) -> str:
-    """Return a figure as the table shows the figure."""
+    """Return the text of a figure in the table."""
     if name not in row.means or (name in OF_REJECTION and not row.rejects):
         return "-"
     text = form.format(row.means[name])

@@ -75,7 +75,7 @@ def attribution(cells: LabelCells) -> Floats:
 
 
 def mean_attribution(cells: LabelCells) -> Floats:
-    """Return the mean attribution of the label in each of its cells: one order for all cells, as in a list of genes."""
+    """Return the mean attribution of the label for each of its cells: one ranking for all cells."""
     return np.broadcast_to(attribution(cells).mean(axis=0), cells.logs.shape)
 
 
@@ -166,7 +166,7 @@ def fold_change_to_runner_up(cells: LabelCells) -> Floats:
     return np.broadcast_to(cells.means[cells.label] - cells.means[runner_up], cells.logs.shape)
 
 
-# The attributions and what they are tested against, and variants that were tried.
+# The attributions, the rankings that they are compared with, and variants of the attributions.
 RANKINGS: dict[str, Ranking] = {
     "attribution": attribution,
     "attribution, mean of the label": mean_attribution,

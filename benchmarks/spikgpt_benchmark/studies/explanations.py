@@ -29,7 +29,7 @@ from spikgpt_benchmark.studies.datasets import LABEL, load_pair, read_study, spl
 from spikgpt_benchmark.studies.scoring import annotate_with, train_or_load
 from spikgpt_benchmark.studies.suite import Record, StudyContext, StudySuite
 
-# The variants of the attribution were compared on the first three tasks, and on none of the others.
+# Variants of the attribution were compared on the first three tasks only.
 TASKS = ("pbmc", "baron", "retina", "xin", "choroid")
 # Tasks whose query is one donor of a study; the reference has the other donors.
 QUERY_DONORS = {"retina": "donor3", "choroid": "donor3"}
@@ -37,7 +37,7 @@ QUERY_DONORS = {"retina": "donor3", "choroid": "donor3"}
 DONORS = {"baron": ("baron", ("human1", "human3"), "human2"), "retina": ("retina", ("donor1", "donor2"), "donor3")}
 # Cells of a label for a deletion curve, and for the mean attribution of a label.
 CURVE_CELLS, LABEL_CELLS = 10, 30
-# Cells that a label needs to be tested.
+# Fewest cells of a tested label.
 LEAST_CELLS = 5
 # Genes of a list of markers, and the genes that are compared with it.
 MARKERS, TOP = 100, 20
@@ -57,7 +57,7 @@ def load_task(name: str, data: Path) -> tuple[AnnData, AnnData]:
 
 
 class ExplainedQuery:
-    """A query that was annotated by a reference, and the true labels of its sample."""
+    """A query annotated by a reference, and the true labels of the sampled cells."""
 
     def __init__(self, model: SpikGPT, query: AnnData) -> None:
         fitted = annotate_with(model, query, {}).query
@@ -71,7 +71,7 @@ class ExplainedQuery:
         self.of_network = self.attributor.best(self.attributor.front.scaled(self.sample.logs))
 
     def cells_of(self, name: str, most: int) -> LabelCells | None:
-        """Return cells that have a label rightly, drawn at random; None for too few."""
+        """Return a random sample of cells whose label is correct; None for too few cells."""
         label = self.names.index(name)
         right = np.flatnonzero((self.truth == name) & (self.of_network == label))
         if len(right) < LEAST_CELLS:
@@ -114,7 +114,7 @@ def standard_error(values: Floats) -> float:
 
 
 def marker_records(context: StudyContext) -> Iterator[Record]:
-    """Yield how well attributions separate the marker genes of each label from the other genes."""
+    """Yield the AUROC of attributions for the marker genes of each label, and related figures."""
     for task in filter(context.selects, TASKS):
         reference, query = load_task(task, context.data)
         markers, published = wilcoxon_markers(query), published_markers(task)
@@ -134,7 +134,7 @@ def marker_figures(cells: LabelCells, genes: tuple[str, ...], markers: list[str]
     scores = {"attribution": attribution(cells).mean(axis=0), "shuffled": attribution(shuffled).mean(axis=0)}
     other_labels = cells.attributor.nearest_labels(cells.scaled, cells.label)
     low = cells.scaled.mean(axis=0) < cells.attributor.front.profiles[other_labels].mean(axis=0)
-    # A gene that the cells lack can support a label, and is no marker of it.
+    # A gene that is absent from the cells can support a label, but is no marker of the label.
     scores |= {f"{name}, absent genes last": np.where(low, -np.abs(values), values) for name, values in scores.items()}
     scores["logFC of the reference"] = cells.means[cells.label] - cells.means[cells.other_labels].mean(axis=0)
     scores["expression"] = cells.logs.mean(axis=0)
@@ -172,7 +172,7 @@ def wilcoxon_markers(query: AnnData) -> dict[str, list[str]]:
 
 
 def published_markers(task: str) -> dict[str, list[str]]:
-    """Return the published markers of the types of a task, from the marker files of the benchmark; empty without."""
+    """Return the published markers of the types of a task; empty without a marker file in the benchmark."""
     if task not in PUBLISHED:
         return {}
     markers: dict[str, list[str]] = {}

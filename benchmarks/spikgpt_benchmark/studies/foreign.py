@@ -16,7 +16,7 @@ from spikgpt_benchmark.studies.scoring import DEFAULT, NO_REJECTION, annotate_wi
 from spikgpt_benchmark.studies.suite import Record, StudyContext, StudySuite
 from spikgpt_benchmark.studies.tasks import evaluation_tasks
 
-# Column of obs with the cells that are of the query's tissue.
+# Boolean column of obs: cells of the query's tissue.
 OWN = "own"
 # Shares of foreign cells in a contaminated query, and the task whose query is contaminated.
 SHARES = (0.05, 0.2, 0.5)
@@ -24,7 +24,7 @@ HOST = "baron: two donors to two"
 
 
 def foreign_records(context: StudyContext) -> Iterator[Record]:
-    """Yield how many foreign cells, and how many own cells beside them, a human pancreas reference calls Unknown."""
+    """Yield the shares of foreign cells and of pancreas cells that are Unknown for a human pancreas reference."""
     reference, query = load_pair("baron", context.data)
     human = read_study(context.data, "baron")
     reference, query = (human[human.obs_names.isin(cells.obs_names)].copy() for cells in (reference, query))
@@ -42,7 +42,7 @@ def foreign_records(context: StudyContext) -> Iterator[Record]:
 
 
 def foreign_queries(context: StudyContext, query: AnnData) -> Iterator[tuple[str, AnnData]]:
-    """Yield cells of other kinds, each query with its name; ``obs["own"]`` marks the cells of the query."""
+    """Yield queries with foreign cells, each with its name; ``obs["own"]`` is True for cells of the query's tissue."""
     random = np.random.default_rng(0)
     counts = sparse.csr_matrix(query.X)
     yield "human2 and human4", _with_own_first(counts, query.var, query.n_obs)
@@ -70,7 +70,7 @@ def empty_droplets(cells: AnnData, number: int, random: np.random.Generator) -> 
 
 
 def _with_own_first(values: sparse.spmatrix, genes: pd.DataFrame, n_own: int) -> AnnData:
-    """Return cells by their values, shape (n, G); the first cells are of the query's tissue."""
+    """Return cells with values of shape (n, G); the first ``n_own`` cells are of the query's tissue."""
     index = pd.RangeIndex(values.shape[0])
     obs = pd.DataFrame({OWN: index < n_own}, index=index.astype(str))
     return AnnData(sparse.csr_matrix(values), obs=obs, var=genes)
@@ -94,7 +94,7 @@ def contamination_records(context: StudyContext) -> Iterator[Record]:
 
 
 def contaminated_queries(query: AnnData, context: StudyContext) -> Iterator[tuple[str, float, AnnData]]:
-    """Yield the query with foreign cells after its cells: their name, their share, and all cells."""
+    """Yield the kind of the foreign cells, their share, and the query followed by these cells."""
     random = np.random.default_rng(0)
     names = {
         "blood": "3k",

@@ -33,7 +33,7 @@ RULES: dict[str, dict[str, Any]] = {
     "no smoothing": {"smoothing": False},
     "threshold 0.95": {"threshold": 0.95},
 }
-# Cells that a type needs in reference and query to be left out.
+# Fewest cells, in reference and in query, of a type that is left out.
 CELLS_TO_LEAVE_OUT = 30
 # References that the splits of the false rejection rate share.
 MODELS = 5
@@ -153,7 +153,7 @@ def other_scores(model: SpikGPT, reference: AnnData, query: AnnData) -> dict[str
 
 
 def false_rejection_records(context: StudyContext) -> Iterator[Record]:
-    """Yield how many known cells are Unknown at 5%, over splits of cells that a reference has not seen.
+    """Yield the false rejection rate at the unknown rate 5%, over splits of cells that a reference has not seen.
 
     One half of a split calibrates the cut-offs and the other half is the query; five references share the splits.
     """

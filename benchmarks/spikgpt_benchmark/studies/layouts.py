@@ -30,16 +30,16 @@ from spikgpt_benchmark.studies.suite import Record, StudyContext, StudySuite
 
 # Depth of a resampled cell, as a share of the real cell's.
 LEAST_DEPTH, MOST_DEPTH = 0.6, 1.4
-# Values of a chunk in a file of Cell Ranger; fewer where the file has fewer.
+# Most values of a chunk, as in files of Cell Ranger.
 TENX_CHUNK = 80_000
-# Shape of a chunk of a zarr array, and chunks of a shard at most in each dimension.
+# Shape of a chunk of a zarr array, and most chunks of a shard in each dimension.
 CHUNK_SHAPES, CHUNKS_OF_SHARD = {1: (1 << 16,), 2: (256, 2048)}, {1: (64,), 2: (16, 10)}
-# Cells of a dense file at most: each takes 80 KB.
+# Most cells of a dense file; each cell takes 80 KB.
 MOST_DENSE = 50_000
 
 
 def distinct_cells(n_cells: int, seed: int = 0) -> AnnData:
-    """Return cells drawn from the demo cells with Poisson noise and depths of their own, so that no two are equal."""
+    """Return demo cells drawn with replacement, with Poisson noise and random depths, so that all cells differ."""
     demo = read_cells(CELLS)
     counts, blocks, rows = sparse.csr_matrix(demo.X), [], []
     for start in range(0, n_cells, BLOCK):
@@ -129,7 +129,7 @@ LAYOUTS: dict[tuple[str, str], Callable[[AnnData, Path], None]] = {
 
 
 def read_file(path: Path) -> Record:
-    """Read and align the cells of a file; return processor time per cell, and memory in MB before and at most."""
+    """Read and align the cells of a file; return processor time per cell, and memory in MB before and at the peak."""
     genes = SpikGPT.from_pretrained("pancreas").engine.embedding.genes  # type: ignore[attr-defined]
     before, start = peak_megabytes(), time.process_time()
     with open_cells(path) as cells:

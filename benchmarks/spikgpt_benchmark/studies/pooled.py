@@ -68,7 +68,7 @@ def pooled_evaluation_tasks(data: Path) -> Iterator[StudyTask]:
 
 
 def _blood_tasks(data: Path) -> Iterator[StudyTask]:
-    """Yield tasks of blood: made-up batches, sorted cells, 68k and tumours, stimulated cells."""
+    """Yield tasks of blood: simulated batches, sorted cells, 68k and tumours, stimulated cells."""
     blood = read_study(data, "3k")
     half = np.random.default_rng(1).random(blood.n_obs) < 0.5
     reference, rest = blood[half], blood[~half]
@@ -106,7 +106,7 @@ def _blood_tasks(data: Path) -> Iterator[StudyTask]:
 
 
 def _pancreas_tasks(data: Path) -> Iterator[StudyTask]:
-    """Yield tasks of the pancreas: made-up batches, donors, mice, and mice with men."""
+    """Yield tasks of the pancreas: simulated batches, donors, mice, and mice pooled with humans."""
     human = read_study(data, "baron")
     donors, mouse = split_by(human, "donor"), mouse_pancreas(data)
     first, third, mice = donors["human1"], donors["human3"], split_by(mouse, "donor")
@@ -141,7 +141,7 @@ def _lung_tasks(data: Path) -> Iterator[StudyTask]:
 
 
 def _eye_tasks(data: Path) -> Iterator[StudyTask]:
-    """Yield tasks of retina and choroid: donors, regions, a few cells of a made-up batch."""
+    """Yield tasks of retina and choroid: donors, regions, a few cells of a simulated batch."""
     retina = read_study(data, "retina")
     first = retina[retina.obs["donor"] == "donor1"]
     samples = split_by(retina, "sample")
@@ -181,7 +181,7 @@ def split_randomly(cells: AnnData, sizes: Sequence[float], seed: int) -> list[An
 
 
 def remove_types(cells: AnnData, types: Sequence[str], share: float, seed: int) -> AnnData:
-    """Return another composition of the cells: a share of the cells of some types remains."""
+    """Return cells of another composition: only a share of the cells of some types remains."""
     kept = np.random.default_rng(seed).random(cells.n_obs) < share
     return cells[kept | ~cells.obs[LABEL].isin(types).to_numpy()].copy()
 

@@ -23,7 +23,7 @@ from spikgpt_benchmark.studies.scoring import (
 from spikgpt_benchmark.studies.suite import Record, StudyContext, StudySuite
 from spikgpt_benchmark.studies.tasks import StudyTask, evaluation_tasks
 
-# Cells of a type that make up a sorted query, and the fewest cells that a type needs.
+# Most cells of the type in a sorted query, and fewest cells of a tested type.
 CELLS, FEWEST_CELLS = 100, 50
 # Share of a query that is of one type.
 SHARES = (1.0, 0.98, 0.95, 0.9, 0.8)
@@ -56,7 +56,7 @@ def enriched(query: AnnData, cell_type: str, share: float) -> Rows:
 
 
 def population_records(context: StudyContext) -> Iterator[Record]:
-    """Yield how many cells of each type get their label: in the whole query, and where the type makes up a share."""
+    """Yield the share of cells of each type that get their label, in the query and in queries enriched for the type."""
     for task in population_tasks(context.data):
         if not context.selects(task.name):
             continue
@@ -74,7 +74,7 @@ def population_records(context: StudyContext) -> Iterator[Record]:
                 record: Record = {"task": task.name, "type": cell_type, "share": share or "whole query"}
                 for rule in RULES:
                     kept = float((right & ~scores.unknown[rule][positions]).mean())
-                    # Labels without rejection in the whole query are the most that can be reached.
+                    # The labels of the whole query without rejection are the upper bound.
                     record |= {rule: kept, f"kept: {rule}": kept / in_whole if in_whole else None}
                 yield record | {"cells": len(chosen), "refused": scores.refused}
 
@@ -109,7 +109,7 @@ def _same_tissue(task: StudyTask, data: Path) -> dict[str, AnnData]:
 
 
 def robustness_records(context: StudyContext) -> Iterator[Record]:
-    """Yield for how many cells of a query the label changes when the other cells of the query change."""
+    """Yield the share of cells whose label changes when the other cells of the query change."""
     for task in evaluation_tasks(context.data):
         if task.name not in STABLE or not context.selects(task.name):
             continue

@@ -14,7 +14,7 @@ from spikgpt_benchmark.studies.datasets import LABEL
 
 
 def _platform(cells: AnnData, seed: int) -> AnnData:
-    """Show cells as another platform might: each gene found better or worse, fewer counts, ambient RNA."""
+    """Simulate another platform: a capture efficiency for each gene, fewer counts, ambient RNA."""
     random = np.random.default_rng(seed)
     return resample_counts(
         cells, np.ones((1, 1)) * random.lognormal(0, 0.8, cells.n_vars), random, depth=0.5, ambient=0.1
@@ -22,13 +22,13 @@ def _platform(cells: AnnData, seed: int) -> AnnData:
 
 
 def _treatment(cells: AnnData, seed: int) -> AnnData:
-    """Treat all cells: 200 genes go up or down by a factor of about 5, in all types alike."""
+    """Simulate a treatment: 200 genes go up or down by a factor of about 5, equally in all types."""
     random = np.random.default_rng(seed)
     return resample_counts(cells, _response(cells, random), random)
 
 
 def _treatment_of_each(cells: AnnData, seed: int) -> AnnData:
-    """Treat all cells: 100 genes change in all types alike, and 60 more in each type alone."""
+    """Simulate a treatment: 100 genes change equally in all types, and 60 further genes in each type."""
     random = np.random.default_rng(seed)
     factors = np.ones((cells.n_obs, cells.n_vars)) * _response(cells, random, 100)
     labels = cells.obs[LABEL].to_numpy()
@@ -38,7 +38,7 @@ def _treatment_of_each(cells: AnnData, seed: int) -> AnnData:
 
 
 def _half_treated(cells: AnnData, seed: int) -> AnnData:
-    """Treat every other cell, as :func:`_treatment_of_each` does."""
+    """Simulate :func:`_treatment_of_each` for half of the cells."""
     random = np.random.default_rng(seed)
     treated = _treatment_of_each(cells, seed)
     other = random.random(cells.n_obs) < 0.5
@@ -48,7 +48,7 @@ def _half_treated(cells: AnnData, seed: int) -> AnnData:
 
 
 def _induced(cells: AnnData, seed: int) -> AnnData:
-    """Treat all cells: 80 genes, silent before, are switched on in all types, and 80 more in half of the types."""
+    """Simulate induction: 80 silent genes become expressed in all types, and 80 more in half of the types."""
     random = np.random.default_rng(seed)
     counts = sparse.csr_matrix(cells.X).astype(np.float64)
     seen = np.asarray((counts > 0).mean(axis=0)).ravel()
@@ -66,9 +66,9 @@ def _induced(cells: AnnData, seed: int) -> AnnData:
 
 
 def _culture(cells: AnnData, seed: int, strengths: tuple[float, ...] = (1.0, 1.0, 1.0)) -> AnnData:
-    """Keep all cells in culture: much changes in all types alike, and more in each of three lineages by itself.
+    """Simulate culture: many genes change equally in all types, and further genes in each of three lineages.
 
-    ``strengths`` says how much each lineage responds, in random order.
+    ``strengths`` are the strengths of the responses of the lineages, in random order.
     """
     random = np.random.default_rng(seed)
     counts = sparse.csr_matrix(cells.X).astype(np.float64)
@@ -88,12 +88,12 @@ def _culture(cells: AnnData, seed: int, strengths: tuple[float, ...] = (1.0, 1.0
 
 
 def _one_lineage(cells: AnnData, seed: int) -> AnnData:
-    """Keep all cells in culture, where one lineage changes much more than the others."""
+    """Simulate culture in which one lineage changes much more than the other lineages."""
     return _culture(cells, seed, (0.2, 0.4, 1.6))
 
 
 def _lineages(cells: AnnData, number: int) -> npt.NDArray[np.int64]:
-    """Return the lineage of each cell: types whose mean expression is alike, shape (n,)."""
+    """Return the lineage of each cell, shape (n,): a group of types with similar mean expression."""
     labels = cells.obs[LABEL].to_numpy()
     names = sorted(set(labels))
     means = np.stack([np.asarray(sparse.csr_matrix(cells.X)[labels == name].mean(axis=0)).ravel() for name in names])
@@ -104,12 +104,12 @@ def _lineages(cells: AnnData, number: int) -> npt.NDArray[np.int64]:
 
 
 def _another_lab(cells: AnnData, seed: int) -> AnnData:
-    """Show cells as another lab with another platform might: :func:`_culture`, then :func:`_platform`."""
+    """Simulate another lab with another platform: :func:`_culture`, then :func:`_platform`."""
     return _platform(_culture(cells, seed), seed)
 
 
 def _same(cells: AnnData, seed: int) -> AnnData:
-    """Leave cells as they are: the same study."""
+    """Return a copy of the cells, as from the same study."""
     return cells.copy()
 
 
@@ -127,7 +127,7 @@ SHIFTS: dict[str, Callable[[AnnData, int], AnnData]] = {
 
 
 def _response(cells: AnnData, random: np.random.Generator, n_genes: int = 200) -> npt.NDArray[np.float64]:
-    """Return by how much each gene changes: some do, most of them up, shape (G,)."""
+    """Return the factor of each gene, shape (G,); some genes change, and most of these genes go up."""
     factors = np.ones(cells.n_vars)
     expressed = np.flatnonzero(np.asarray(sparse.csr_matrix(cells.X).sum(axis=0)).ravel() > 0.05 * cells.n_obs)
     chosen = random.choice(expressed, n_genes, replace=False)

@@ -30,7 +30,7 @@ from spikgpt_benchmark.studies.suite import Record, StudyContext, StudySuite
 
 ROOT = Path(__file__).resolve().parents[3]
 CELLS = ROOT / "tests" / "data" / "pancreas_baron_human2_human4.h5ad"
-# Most cells of a file that is written at once, and cells of a batch of the graph.
+# Cells that are written at a time, and cells of a batch of the graph.
 BLOCK, BATCH = 10_000, 512
 LITERAL = "torch, literal: m copies over T steps; the classifier only, on 32 cells"
 KEYWORDS: dict[str, dict[str, Any]] = {
@@ -81,7 +81,7 @@ def demo_cells(embedding: Embedding) -> AlignedCells:
 
 
 def annotate_file(way: str, path: Path) -> Record:
-    """Annotate a file in one way; return cells, seconds, memory in MB before and at most, and the number of labels."""
+    """Annotate a file in one way; return cells, seconds, memory in MB before and at the peak, and label counts."""
     model = SpikGPT.from_pretrained("pancreas", **KEYWORDS[way])
     before = peak_megabytes()
     if way == LITERAL:
@@ -96,7 +96,7 @@ def annotate_file(way: str, path: Path) -> Record:
 
 
 def _literal(engine: Any) -> tuple[int, float]:
-    """Return how many cells the network with its m copies classified, and in how many seconds."""
+    """Return the number of cells and the seconds of the network with its m copies."""
     import torch
 
     vectors = torch.as_tensor(engine.vectors(demo_cells(engine.embedding).part(slice(32))), dtype=torch.float32)
@@ -105,7 +105,7 @@ def _literal(engine: Any) -> tuple[int, float]:
 
 
 def speed_records(context: StudyContext) -> Iterator[Record]:
-    """Yield time and memory of each way to annotate a file, and how many labels differ from those of torch."""
+    """Yield time and memory of each way to annotate a file, and the number of labels that differ from torch."""
     with tempfile.TemporaryDirectory(dir=context.cache) as folder:
         for n_cells in context.sizes or (1_000, 10_000, 100_000):
             path = Path(folder) / f"{n_cells}.h5ad"
@@ -147,14 +147,14 @@ def graph_records(context: StudyContext) -> Iterator[Record]:
             def seconds(session: Session, inputs: dict[str, Any], batches: int = 2 * threads) -> float:
                 return fastest(lambda: list(pool.map(lambda _: session.run(inputs), range(batches))), 1)
 
-            # Short rounds in turn: both sessions meet the same machine, and each meets some of its quiet moments.
+            # Short alternating rounds expose both sessions to the same load of the machine.
             rounds = np.array([[seconds(*session) for session in sessions] for _ in range(150)])
         graph, alone = 2 * threads * BATCH / rounds.min(axis=0)
         yield {"threads": threads, "graph, cells/s": graph, "products, cells/s": alone, "ratio": alone / graph}
 
 
 def _products_only(graph: Any) -> Any:
-    """Return a graph of the matrix products of another graph, each by itself."""
+    """Return a graph with only the matrix products of another graph, not connected to each other."""
     from onnx import TensorProto, helper, numpy_helper
 
     from spikgpt.engines.read_graph import IR_VERSION, OPSET
@@ -178,7 +178,7 @@ def _products_only(graph: Any) -> Any:
 
 
 def simulated_cells(n_labels: int, n_cells: int, seed: int = 0) -> AnnData:
-    """Return counts of cells; each type expresses 20 genes of its own more."""
+    """Return simulated counts; each type has 20 genes with higher expression."""
     random = np.random.default_rng(seed)
     mean = np.random.default_rng(0).gamma(0.3, 1.0, GENES)
     own = np.random.default_rng(1).integers(GENES, size=(n_labels, 20))
@@ -191,7 +191,7 @@ def simulated_cells(n_labels: int, n_cells: int, seed: int = 0) -> AnnData:
 
 
 class StepTimer:
-    """Records of the CPU seconds of steps, each with the largest memory of the process so far."""
+    """Records of the CPU seconds of each step, and the peak memory of the process so far."""
 
     def __init__(self) -> None:
         self.records: list[Record] = []
@@ -226,7 +226,7 @@ def many_clusters(n_clusters: int) -> list[Record]:
     model, few = SpikGPT.from_pretrained("pancreas"), simulated_cells(20, 1000, seed=5)
     few.var_names = [*model.reference.genes.symbols, *few.var_names][:GENES]
     annotation = annotate(model.reference, model.engine, few, AnnotateOptions(progress=False))
-    # The same cells are repeated. A tenth of the clusters is Unknown, and may get marker genes.
+    # The cells are repeated. A tenth of the clusters is Unknown and can get marker genes.
     rows = np.arange(n_clusters * CELLS_PER_CLUSTER) % few.n_obs
     query = AnnData(few.X[rows], obs=pd.DataFrame(index=[f"cell {n}" for n in range(len(rows))]), var=few.var)
     query.obs["cluster"] = (np.arange(len(rows)) // CELLS_PER_CLUSTER).astype(str)

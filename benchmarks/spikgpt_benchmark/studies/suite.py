@@ -21,7 +21,7 @@ from spikgpt.files import replacing
 Record = dict[str, Any]
 # Figures whose largest value is the worst; the smallest value of all other figures is the worst.
 LARGER_IS_WORSE = ("known Unknown", "labels changed", "Unknown changed", "calibration error", "refused", "seconds")
-# Columns of a printed table where there is no terminal.
+# Width of a printed table without a terminal, in characters.
 WIDTH = 240
 
 
@@ -42,7 +42,7 @@ class StudyContext:
     shared_genes
         Train on the genes that reference and query share too.
     sizes
-        Numbers of cells, labels or clusters that speed is measured with; empty for those of the suite.
+        Numbers of cells, labels or clusters that speed is measured with; empty for the sizes of the suite.
     """
 
     data: Path
@@ -55,15 +55,15 @@ class StudyContext:
     sizes: tuple[int, ...] = ()
 
     def selects(self, name: str) -> bool:
-        """Return whether a task is to be measured."""
+        """Return True if a task is to be measured."""
         return not self.tasks or name in self.tasks
 
 
 @dataclass(frozen=True)
 class StudySuite:
-    """A suite: what it measures, its records, and the columns that identify a record and that the summary groups by.
+    """A suite: title, records, columns that identify a record, and columns that the summary groups by.
 
-    Only the records that are ``notable`` are printed; all are written.
+    Only ``notable`` records are printed; all records are written.
     """
 
     title: str

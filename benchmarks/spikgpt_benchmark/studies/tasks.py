@@ -1,4 +1,4 @@
-"""Pairs of a reference and a query of the same tissue: some to tune rules on, others to test rules on."""
+"""Pairs of a reference and a query of the same tissue, for tuning or for testing rules."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ from spikgpt_benchmark.studies.datasets import (
 )
 from spikgpt_benchmark.studies.shifts import SHIFTS
 
-# Cells of the query that a type needs to be left out of the reference.
+# Fewest query cells of a type that is left out of the reference.
 CELLS_TO_LEAVE_OUT = 20
 # Genes that panels are drawn from.
 VARIABLE_GENES = 2000
@@ -70,7 +70,7 @@ def gene_panel(query: AnnData, n_genes: int, seed: int = 0) -> AnnData:
 
 
 def are_counts(cells: AnnData) -> bool:
-    """Return whether all values are whole numbers."""
+    """Return True if all values are whole numbers."""
     values = sparse.csr_matrix(cells.X).data
     return bool(np.all(values == np.round(values)))
 

@@ -1,4 +1,4 @@
-"""Cell Ontology terms of cells by the chosen certainty: how often they are right, and how specific they are."""
+"""Cell Ontology terms of cells by the chosen certainty: accuracy and specificity of the terms."""
 
 from __future__ import annotations
 
@@ -84,7 +84,7 @@ def depth_of(term: str) -> int:
 
 
 def term_figures(terms: Strings, truth: Strings, rejected: int) -> Record:
-    """Return shares of all cells by how the term of a cell, shape (n,), relates to the true term, shape (n,).
+    """Return the shares of cells whose term is exact, right, wrong or Unknown, from terms and true terms, shape (n,).
 
     Parameters
     ----------

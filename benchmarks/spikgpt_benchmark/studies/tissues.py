@@ -129,7 +129,7 @@ def tissue_records(context: StudyContext) -> Iterator[Record]:
 
 
 def is_mistake(record: Record) -> bool:
-    """Return whether a query of the right tissue is refused, or a query of another tissue accepted."""
+    """Return True if a query of the right tissue is refused, or a query of another tissue accepted."""
     return record["refused"] == (record["kind"] == RIGHT) and record["kind"] in (RIGHT, WRONG)
 
 

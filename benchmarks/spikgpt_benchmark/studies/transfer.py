@@ -17,7 +17,7 @@ from spikgpt_benchmark.studies.tasks import StudyTask, evaluation_tasks, gene_pa
 
 
 def transfer_records(tasks: Callable[[Path], Iterator[StudyTask]], context: StudyContext) -> Iterator[Record]:
-    """Yield the figures of each task: nothing missing, then without each type, for each gene panel.
+    """Yield the figures of each task, with all types and with one type left out, for each gene panel.
 
     Each reference is trained on all its genes once, whatever genes a query has.
     """

@@ -70,7 +70,7 @@ def _with_batches(cells: AnnData, counts: Any, side: str, settings: MethodSettin
 
 
 def _train(scvi: Any, cells: AnnData) -> Any:
-    """Return scANVI trained on a reference, with the settings that its guide to mapping names."""
+    """Return scANVI trained on a reference, with the settings of its guide to mapping."""
     scvi.model.SCVI.setup_anndata(cells, batch_key=BATCH, labels_key=LABEL)
     base = scvi.model.SCVI(
         cells, use_layer_norm="both", use_batch_norm="none", encode_covariates=True, dropout_rate=0.2, n_layers=2

@@ -86,7 +86,7 @@ def chunks(cells: npt.NDArray[np.float64]) -> list[npt.NDArray[np.float64]]:
 
 
 def vote(similarities: npt.NDArray[np.float64], labels: Strings) -> tuple[Strings, Bools, npt.NDArray[np.float64]]:
-    """Return label, whether it is assigned, and the highest similarity of m cells, from those with n, shape (m, n).
+    """Return labels, assignments and highest similarities of m cells, from their similarities to n cells, (m, n).
 
     A cell whose similarities are NaN, as it has none of the genes, is unassigned.
     """

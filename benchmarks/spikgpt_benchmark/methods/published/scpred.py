@@ -1,8 +1,8 @@
 """scPred: a support vector machine for each type, on the principal components that distinguish the type.
 
-Written from Alquicira-Hernandez et al., Genome Biology 2019, doi:10.1186/s13059-019-1862-5, and the settings that its
-users' guide names. The query is projected with the reference's means and deviations, and aligned by Harmony with the
-reference held still, as Symphony does. Variable genes are those of scanpy, the machine and its probabilities those of
+Written from Alquicira-Hernandez et al., Genome Biology 2019, doi:10.1186/s13059-019-1862-5, with the settings of its
+users' guide. The query is scaled with the means and deviations of the reference. Harmony aligns the query with the
+fixed reference, as in Symphony. Variable genes are those of scanpy. The machine and its probabilities are those of
 scikit-learn.
 """
 

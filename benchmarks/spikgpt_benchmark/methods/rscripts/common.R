@@ -1,4 +1,4 @@
-# What the scripts share: their cells, and how they answer.
+# Functions shared by the scripts: read the cells, and write the results.
 folder <- commandArgs(trailingOnly = TRUE)[1]
 arguments <- commandArgs(trailingOnly = TRUE)[-1]
 
@@ -10,7 +10,7 @@ need <- function(packages, how) {
   }
 }
 
-# Genes by cells; columns are called after the side that they are of.
+# Values, genes by cells; the names of the columns begin with the side, "reference" or "query".
 cells_of <- function(side) {
   values <- as(Matrix::readMM(file.path(folder, paste0(side, ".mtx"))), "CsparseMatrix")
   dimnames(values) <- list(readLines(file.path(folder, "genes.txt")), paste0(side, seq_len(ncol(values))))
@@ -26,8 +26,8 @@ answer <- function(cells, train, predict, packages) {
   write.csv(cells, file.path(folder, "cells.csv"), row.names = FALSE)
   write.csv(data.frame(train = train, predict = predict), file.path(folder, "seconds.csv"), row.names = FALSE)
   versions <- vapply(packages, function(package) as.character(packageVersion(package)), character(1))
-  told <- data.frame(package = c("R", packages), version = c(as.character(getRversion()), versions))
-  write.csv(told, file.path(folder, "versions.csv"), row.names = FALSE)
+  table <- data.frame(package = c("R", packages), version = c(as.character(getRversion()), versions))
+  write.csv(table, file.path(folder, "versions.csv"), row.names = FALSE)
 }
 
 seconds <- function() proc.time()[["elapsed"]]

@@ -6,7 +6,7 @@ suppressPackageStartupMessages(library(Seurat))
 labels <- readLines(file.path(folder, "labels.txt"))
 learn <- cells_of("reference")
 ask <- cells_of("query")
-# Seurat calls a gene with an underscore by another name.
+# Seurat renames genes with an underscore.
 rownames(learn) <- rownames(ask) <- paste0("gene", seq_len(nrow(learn)))
 set.seed(as.integer(arguments[1]))
 start <- seconds()
@@ -16,9 +16,9 @@ reference <- RunPCA(reference, verbose = FALSE)
 trained <- seconds()
 query <- NormalizeData(CreateSeuratObject(ask), verbose = FALSE)
 anchors <- FindTransferAnchors(reference, query, reduction = "cca", dims = 1:30, verbose = FALSE)
-found <- TransferData(anchors, labels, weight.reduction = "cca", dims = 1:30, verbose = FALSE)
-scores <- found[, grepl("^prediction.score", colnames(found)) & colnames(found) != "prediction.score.max"]
-# Names of columns are altered; their order is that of the labels as they come.
+result <- TransferData(anchors, labels, weight.reduction = "cca", dims = 1:30, verbose = FALSE)
+scores <- result[, grepl("^prediction.score", colnames(result)) & colnames(result) != "prediction.score.max"]
+# Seurat changes the names of the columns; their order is the first occurrence of each label.
 colnames(scores) <- paste0("score:", unique(labels))
-cells <- data.frame(label = found$predicted.id, score = found$prediction.score.max, scores, check.names = FALSE)
+cells <- data.frame(label = result$predicted.id, score = result$prediction.score.max, scores, check.names = FALSE)
 answer(cells, trained - start, seconds() - trained, "Seurat")

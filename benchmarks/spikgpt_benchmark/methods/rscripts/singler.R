@@ -1,4 +1,4 @@
-# SingleR with its defaults, and its pruning.
+# SingleR with its defaults and its pruning.
 source(file.path(dirname(sub("--file=", "", grep("--file=", commandArgs(), value = TRUE))), "common.R"))
 need("SingleR", "apt-get install r-bioc-singler, or BiocManager::install('SingleR') in R")
 suppressPackageStartupMessages(library(SingleR))
@@ -9,7 +9,7 @@ ask <- cells_of("query")
 start <- seconds()
 trained <- trainSingleR(log_normalised(learn), labels)
 middle <- seconds()
-found <- classifySingleR(log_normalised(ask), trained, prune = TRUE)
-cells <- data.frame(label = found$labels, kept = !is.na(found$pruned.labels))
-cells$delta <- getDeltaFromMedian(found)
+result <- classifySingleR(log_normalised(ask), trained, prune = TRUE)
+cells <- data.frame(label = result$labels, kept = !is.na(result$pruned.labels))
+cells$delta <- getDeltaFromMedian(result)
 answer(cells, middle - start, seconds() - middle, "SingleR")
