@@ -93,7 +93,7 @@ def show_accuracy(console: Console, evaluation: Evaluation) -> None:
 
 
 def export_and_compare(console: Console, model: SpikGPT, cells: AnnData, by_torch: Annotation, folder: Path) -> bool:
-    """Export the reference, label the same cells by its graphs, and return whether the labels are equal."""
+    """Export the reference, label the same cells by its graphs, and return True if the labels are equal."""
     console.print("\n[bold]2. Export to ONNX[/], with a parity check on made-up cells and on the weights.")
     for name, parity in model.export(folder, precisions=("fp32", "int8")).items():
         console.print(f"{name}, {parity}.")

@@ -358,7 +358,7 @@ def test_links_out_of_the_folder_are_refused(tmp_path: Path, name: str) -> None:
 def test_verify_compares_and_runs_the_graph(graph_folder: Path, tmp_path: Path) -> None:
     checks = verify(graph_folder).checks
     assert checks[-1].startswith(
-        "onnx/model.onnx is what the weights make, byte for byte; fp32: of 2048 cells 2048 have the same label"
+        "onnx/model.onnx equals the graph of the weights, byte for byte; fp32: of 2048 cells 2048 have the same label"
     )
     folder = tmp_path / "altered"
     shutil.copytree(graph_folder, folder)
@@ -432,6 +432,6 @@ def test_verify_lists_skipped_checks_and_missing_packages(graph_folder: Path) ->
         f"{install_command('torch', 'onnx')}"
     ]
     assert more[3:] == [
-        "onnx/model.onnx is what the weights make, byte for byte; not run, without onnxruntime and torch: "
+        "onnx/model.onnx equals the graph of the weights, byte for byte; not run, without onnxruntime and torch: "
         f"{install_command('onnxruntime', 'torch')}"
     ]

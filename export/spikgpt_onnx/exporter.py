@@ -57,7 +57,7 @@ def export(
     }
     files = with_graphs(reference.stored, graphs | {PARITY: dumped(report)})
     with tempfile.TemporaryDirectory() as temporary:
-        # Check manifest, hashes and metadata once more, in the way in which users load the files.
+        # Check manifest, hashes and metadata again, as users load the files.
         trial = verified_files(write_files(files, Path(temporary) / "trial"))
         for name in graphs:
             Session.from_files(trial, name)
@@ -81,7 +81,7 @@ def verify_graphs(stored: Reference, engine: TorchEngine | None = None) -> dict[
             results[name] = "has allowed operators only; not compared with scGPT's weights, which are not here"
             continue
         rebuilt = rebuild_graph(stored, name, encoder)
-        results[name] = rebuilt.mismatch or "is what the weights make, byte for byte"
+        results[name] = rebuilt.mismatch or "equals the graph of the weights, byte for byte"
         if not rebuilt.mismatch:
             mark_verified(stored, name)
         if reference and golden and name in PRECISIONS:
@@ -91,7 +91,7 @@ def verify_graphs(stored: Reference, engine: TorchEngine | None = None) -> dict[
 
 
 def export_literal(reference: ExportableReference, path: str | Path) -> None:
-    """Write a graph with the paper's m copies to a file, for comparison; it is no part of a reference."""
+    """Write a graph with the paper's m copies to a file, for comparison; the graph is not added to a reference."""
     graph = labelling_graph(network_from_reference(reference.stored), literal=True)
     with replacing(Path(path)) as temporary:
         temporary.write_bytes(graph.SerializeToString())

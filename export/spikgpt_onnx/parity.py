@@ -23,9 +23,9 @@ if TYPE_CHECKING:
     from spikgpt.engines.torch import TorchEngine
 
 GOLDEN_CELLS = 2048
-# float32 probabilities agree to rounding, unless a membrane potential is within rounding of the firing threshold. A
-# spike more or less then follows. The probabilities of such a cell may differ by more, but its label and its Unknown
-# decision may not. A decision between probabilities that differ by at most the tolerance is left to rounding.
+# float32 probabilities agree to rounding, unless a membrane potential is within rounding of the firing threshold.
+# Rounding then adds or removes a spike. The probabilities of such a cell may differ by more, but its label and its
+# Unknown decision may not. If the compared probabilities differ by at most the tolerance, either decision is accepted.
 TOLERANCE, SHARE_WITHIN_TOLERANCE = 1e-5, 0.99
 # For fp16 and int8: the least share of cells with the same label and the same Unknown decision. In every other cell,
 # the two probabilities that the decision compares may differ by at most the margin.
@@ -94,7 +94,7 @@ class Golden:
 
 
 def golden_cells(reference: ExportableReference, cells: int = GOLDEN_CELLS) -> Golden:
-    """Simulate cells of the reference's labels; half of them lie between two labels, so some are nearly Unknown."""
+    """Simulate cells of the reference's labels; half of them are mixtures of two labels, some nearly Unknown."""
     random = np.random.default_rng(0)
     embedder = reference.engine.embedding
     if not isinstance(embedder, PCAProjection):

@@ -1,7 +1,7 @@
 """Build a graph again from the weights of its reference, and compare it with the stored graph byte for byte.
 
-Any change of a stored graph shows, down to the last bit of a weight. If another version of this library built the graph
-differently, the graph of this version replaces it.
+The comparison detects any change of a stored graph. If another version of this library built the graph differently, the
+graph of this version replaces the stored graph.
 """
 
 from __future__ import annotations
@@ -79,8 +79,8 @@ def rebuild_graph(reference: Reference, name: str, encoder: EncoderWeights | Non
     GraphError
         When the stored graph holds an operator or a tensor that is not allowed.
     DamagedReference
-        When its weights, labels, thresholds or genes differ from the files; or when a graph of this version differs
-        at all.
+        When weights, labels, thresholds or genes of the graph differ from the files, or when a graph of this version
+        differs in any byte.
     """
     content = reference.files[name]
     stored, network = read_graph(content, name), network_from_reference(reference)
@@ -97,14 +97,14 @@ def rebuild_graph(reference: Reference, name: str, encoder: EncoderWeights | Non
     elif differing := _other_weights(stored, built):
         problem = f"{name} has other weights than model.safetensors, such as {differing[0]!r}"
     elif version == __version__:
-        problem = f"{name} is not the graph that spikgpt {__version__}, which it names, makes of these weights"
+        problem = f"{name} is not the graph that spikgpt {__version__}, its stated version, makes of these weights"
     if problem:
         msg = (
             f"{problem}. Do not use this graph: get the reference again. Or, if you trust the other files, make its "
             "graphs anew with: spikgpt export FOLDER --out FOLDER"
         )
         raise DamagedReference(msg)
-    return RebuiltGraph(expected, f"was made by spikgpt {version}, in another way than spikgpt {__version__} makes it")
+    return RebuiltGraph(expected, f"was made by spikgpt {version}, and differs from the graph of spikgpt {__version__}")
 
 
 def _other_weights(stored: onnx.ModelProto, built: onnx.ModelProto) -> list[str]:

@@ -28,9 +28,10 @@ README = """# {name}, {labels} labels, for the Triton Inference Server
 
     tritonserver --model-repository FOLDER   # the folder that holds this one
 
-The model turns cells into probabilities of labels. It is the graph alone, and not `spikgpt annotate`:
+The model turns cells into probabilities of labels. The graph does only a part of `spikgpt annotate`:
 
-- Unknown needs the whole query, and Triton sees single requests. The output `label` is -1 below a probability only.
+- Unknown needs the whole query, and Triton sees single requests. The output `label` is -1 only if the probability is
+  below the threshold.
 - Smoothing, the scaling of the query, the batches and the check of the reference need the whole query too.
 - The cells must be aligned to the genes of `genes.json` already, in that order. `labels.json` has the labels by index.
 
@@ -53,10 +54,10 @@ def export_triton(
     ParityError
         When the graph disagrees with the trained model. Nothing is written then.
     ConfigError
-        When the model is there already, or cannot be written.
+        When the model exists already, or cannot be written.
     """
     stored = reference.stored
-    # The name may come from a stranger, and becomes the name of a folder.
+    # The name may come from an untrusted reference, and becomes the name of a folder.
     model = re.sub(r"[^\w-]", "_", stored.name, flags=re.ASCII)
     target = Path(folder) / model
     if target.exists():

@@ -117,7 +117,7 @@ def write_labels(labels: pd.Series[Any], path: Path) -> None:
 
 
 def compare(labels: pd.Series[Any], stated: pd.Series[Any]) -> str:
-    """Return the agreement of the labels with others, as text. Each label counts as the most frequent other label."""
+    """Return the agreement of the labels with other labels, as text; a label means its most frequent other label."""
     labelled = labels != ""
     table = pd.crosstab(stated, labels.replace("", "no label"))
     right = table.drop(columns="no label").max()

@@ -23,7 +23,7 @@ from spikgpt.reference.hub_requests import ImproperAnswer, Meter, session, with_
 from spikgpt_recipes.layouts import StudyFile
 from spikgpt_recipes.paths import path_within
 
-# Tries without progress, and seconds to wait after the first one; the wait doubles.
+# Most tries without progress, and seconds to wait after the first try; the wait doubles.
 TRIES, WAIT = 5, 1.0
 # Seconds without a byte that end a try.
 TIMEOUT = 30.0
@@ -33,7 +33,7 @@ LARGEST_FILE, LARGEST_UNSTATED = 100 * 1024**3, 8 * 1024**3
 LEFT_FREE, CHECK_EVERY = 2 * 1024**3, 64 * 1024**2
 # First bytes that identify a web page; no table or archive begins with "<".
 HEAD = 256
-# Passing statuses, lasting statuses, and lasting errors by class name.
+# Temporary HTTP statuses, permanent HTTP statuses, and permanent errors by class name.
 PASSING, GONE = (408, 416, 425, 429), (401, 403, 404, 410)
 LASTING_ERRORS = ("ConnectError", "OfflineModeIsEnabled", "UnsupportedProtocol")
 
@@ -183,7 +183,7 @@ class _Download:
         if not stated or int(stated[1]) != start:
             msg = f"another part than from byte {start}"
             raise ImproperAnswer(msg)
-        # Servers that do not know If-Range send the rest of their present version.
+        # Servers without support for If-Range send the rest of their present version.
         if version not in ("", *_versions(response)) or (total and stated[2] not in (total, "*")):
             msg = "the server has another version of the file now"
             raise _ChangedError(msg)
@@ -206,7 +206,7 @@ class _Download:
         self.version.write_text(f"{'' if version.startswith('W/') else version}\n{length}")
 
     def _set_limit(self, stated: int | None) -> None:
-        """Set the most bytes of the file, by the recipe or else by the server, and check the disk."""
+        """Set the largest size of the file, from the recipe or else from the server, and check the disk."""
         self.limit = self.file.size if self.file.size is not None else LARGEST_UNSTATED
         if self.file.size is None and stated is not None:
             self.limit = min(stated, LARGEST_FILE)
@@ -231,12 +231,12 @@ class _Download:
         raise ImproperAnswer(problem)
 
     def _is_passing(self, error: Exception) -> bool:
-        """Return whether another try may succeed; delete a part that cannot be completed."""
+        """Return True if another try may succeed; delete a part that cannot be completed."""
         status = status_of(error)
         if status == 416 or isinstance(error, ImproperAnswer | _ChangedError):
             self.part.unlink(missing_ok=True)
         if isinstance(error, OSError) and error.errno:
-            return False  # an error of the disk: errors of the client have no number
+            return False  # an error of the disk: errors of the HTTP client have no number
         if isinstance(error, (ImproperAnswer, bad_address())) or type(error).__name__ in LASTING_ERRORS:
             return False
         return status is None or status >= 500 or status in PASSING

@@ -28,7 +28,7 @@ from spikgpt.training.train import train
 from spikgpt.types import Bools, Integers, Strings
 from spikgpt_recipes.recipe import LABEL
 
-# Most labels listed that unseen cells are mistaken for.
+# Most labels in the list of best labels of unseen cells.
 MOST_MISTAKEN = 5
 
 
@@ -137,7 +137,7 @@ def _held_out(cells: Cells, labels: Strings, options: TrainOptions) -> tuple[Int
 
 
 def evaluate_left_out(label: str, study: str, reference: Reference, cells: Cells) -> LeftOutRecord:
-    """Return the figures of a study that has a label which the reference lacks."""
+    """Return the figures of a study with a label that the reference lacks."""
     annotation = _annotate(reference, cells)
     result, truth = evaluate(annotation, cells, LABEL), labels_of(cells, LABEL)[0]
     unseen, known = truth == label, np.isin(truth, reference.labels.names)

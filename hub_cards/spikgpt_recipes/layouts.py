@@ -37,7 +37,7 @@ UNREADABLE = {
 def compile_pattern(pattern: str) -> re.Pattern[str]:
     """Return the compiled regular expression of a recipe.
 
-    RE2 takes time linear in the text for any expression: no recipe of a stranger can hang a build.
+    RE2 takes time linear in the text for any expression, so that an untrusted recipe cannot hang a build.
 
     Raises
     ------

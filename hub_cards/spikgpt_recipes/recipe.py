@@ -239,7 +239,7 @@ def read_recipe(folder: Path) -> BuildRecipe:
     except (yaml.YAMLError, RecursionError) as error:
         msg = f"{path} is no plain YAML: {' '.join(str(error).split())}"
         raise ConfigError(msg) from None
-    except (ValueError, TypeError, SpikGPTError) as error:  # of dates, keys and msgspec
+    except (ValueError, TypeError, SpikGPTError) as error:  # errors of dates, of keys and of msgspec
         problem, _, field = str(error).rstrip(".").partition(" - at `$")
         msg = f"{path} is invalid: {problem}{_location(values, field.rstrip('`'))}. Correct that line."
         raise ConfigError(msg) from None
@@ -347,7 +347,7 @@ def _read_text(folder: Path, name: str) -> str:
 
 
 def _read_bytes(folder: Path, name: str) -> bytes:
-    """Return a file of the recipe. A link in a stranger's folder could publish another file of the user."""
+    """Return a file of the recipe; a link is refused, as it could publish another file of the user."""
     path = folder / name
     try:
         # Installers may link the shipped recipes.

@@ -119,7 +119,7 @@ class Build:
         return StepReport(step, self._summary(step), time.perf_counter() - started, unchanged)
 
     def _inputs(self, step: str) -> tuple[Any, ...]:
-        """Return all that determines the result of a step, as plain values."""
+        """Return the inputs that determine the result of a step, as plain values."""
         plan, recipe = self.plan, self.plan.recipe
         if step == "download":
             return (

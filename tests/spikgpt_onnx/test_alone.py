@@ -173,7 +173,10 @@ def test_a_reference_is_pulled_verified_and_used_without_torch(
     endpoint = ("--endpoint", hub.endpoint)
     run("pull", "islets/small", "--out", tmp_path / "small", *endpoint)
     verified = run("verify", tmp_path / "small").stdout
-    assert "onnx/model.onnx is what the weights make, byte for byte; not run, without torch: pip install" in verified
+    assert (
+        "onnx/model.onnx equals the graph of the weights, byte for byte; not run, without torch: pip install"
+        in verified
+    )
     few.write_h5ad(tmp_path / "few.h5ad")
     command = ("annotate", tmp_path / "few.h5ad", "--table", tmp_path / "few.csv")
     run(*command, "--model", "islets/small", *endpoint)

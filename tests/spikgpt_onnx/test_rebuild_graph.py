@@ -136,8 +136,8 @@ def on_scgpt(cells: AnnData, brief: None, tmp_path: Path) -> Path:
 
 
 @pytest.mark.slow
-def test_graphs_of_scgpt_are_compared_with_the_checkpoint(on_scgpt: Path, tmp_path: Path) -> None:
-    same = "is what the weights make, byte for byte"
+def test_graphs_of_scgpt_are_held_against_the_checkpoint(on_scgpt: Path, tmp_path: Path) -> None:
+    same = "equals the graph of the weights, byte for byte"
     alone = verify(on_scgpt).checks
     assert sum(f"onnx/model.onnx {same}" in check for check in alone) == 1
     for name in (ENCODER, COMBINED):

@@ -34,7 +34,7 @@ class Linear:
     def carrying(self, before: Linear) -> Linear:
         """Return the layer with the bias of the layer before it included: W (x + b) = W x + W b."""
         own, other = (0.0 if layer.bias is None else layer.bias for layer in (self, before))
-        # Graphs are compared byte by byte, and the last bits of a matrix product depend on the processor.
+        # No matrix product: its last bits depend on the processor, and graphs are compared byte by byte.
         return Linear(self.name, self.weight, own + (self.weight * other).sum(axis=1))
 
     @classmethod
@@ -68,7 +68,7 @@ class Builder:
 
     def number(self, value: float) -> str:
         """Add a float32 number."""
-        # The name is the repr of numpy 2, as graphs are compared byte by byte and numpy 1 has another repr.
+        # The name is the repr of NumPy 2, also with NumPy 1, as graphs are compared byte by byte.
         return self.constant(f"number np.float32({np.float32(value)!s})", value)
 
     def integers(self, *values: int) -> str:
