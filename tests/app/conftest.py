@@ -166,7 +166,7 @@ def user(chromium: Any, app: App) -> Iterator[User]:
     visitor.leave()
 
 
-def mapped(cells: AnnData) -> AnnData:
+def with_map(cells: AnnData) -> AnnData:
     """Return cells with a map: a UMAP would take ten seconds to compile."""
     adata = cells.copy()
     adata.obsm["X_umap"] = np.random.default_rng(0).normal(size=(adata.n_obs, 2)).astype(np.float32)
@@ -176,7 +176,7 @@ def mapped(cells: AnnData) -> AnnData:
 @pytest.fixture(scope="session")
 def few_file(few: AnnData, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Return an .h5ad file of 120 cells in three clusters."""
-    adata = mapped(few)
+    adata = with_map(few)
     adata.obs["leiden"] = pd.Categorical([str(row % 3) for row in range(adata.n_obs)])
     path = tmp_path_factory.mktemp("cells") / "few.h5ad"
     adata.write_h5ad(path)

@@ -15,7 +15,7 @@ from anndata import AnnData
 
 from spikgpt import Annotation, SpikGPT
 from spikgpt.report.texts import verdict as words
-from tests.app.conftest import App, User, mapped
+from tests.app.conftest import App, User, with_map
 from tests.cells.conftest import endless
 from tests.cli.conftest import Run
 from tests.cli.conftest import run as command_line_run
@@ -189,7 +189,7 @@ def test_ten_users_at_once_get_their_own_labels(
     users, wanted = [], []
     for number in range(10):
         # The files have the same name and different cells.
-        cells = mapped(query[np.arange(number, 300, 2 + number % 3)])
+        cells = with_map(query[np.arange(number, 300, 2 + number % 3)])
         path = tmp_path / str(number) / "cells.h5ad"
         path.parent.mkdir()
         cells.write_h5ad(path)

@@ -19,7 +19,7 @@ from spikgpt.service.messages import Done, JobProgress
 from spikgpt.service.pool import WorkerPool
 from spikgpt.service.refusals import Kind, Refusal
 from tests.app.test_messages import summary
-from tests.app.test_sessions import files, writing
+from tests.app.test_sessions import files, upload_writer
 
 LABELS = summary("alpha")
 
@@ -61,15 +61,15 @@ async def collect_reports(runs: Runs, session: PageSession, request: Request, re
         reports.append(report)
 
 
-async def uploaded(folder: Path) -> PageSession:
+async def session_with_upload(folder: Path) -> PageSession:
     session = PageSession(folder)
-    await session.receive("cells.h5ad", writing(b"cells"))
+    await session.receive("cells.h5ad", upload_writer(b"cells"))
     return session
 
 
 def test_a_run_reports_its_steps_and_then_its_labels(tmp_path: Path) -> None:
     async def check() -> None:
-        pool, session, reports = MadeUpPool(), await uploaded(tmp_path), list[Step | Finished]()
+        pool, session, reports = MadeUpPool(), await session_with_upload(tmp_path), list[Step | Finished]()
         run = asyncio.create_task(collect_reports(runs_of(pool), session, Request("pancreas", unknown=False), reports))
         await asyncio.sleep(0.5)
         assert session.run is not None
@@ -95,7 +95,11 @@ def test_a_run_reports_its_steps_and_then_its_labels(tmp_path: Path) -> None:
 
 def test_runs_are_limited_for_each_page_and_for_the_server(tmp_path: Path) -> None:
     async def check() -> None:
-        pool, first, second = MadeUpPool(), await uploaded(tmp_path / "a"), await uploaded(tmp_path / "b")
+        pool, first, second = (
+            MadeUpPool(),
+            await session_with_upload(tmp_path / "a"),
+            await session_with_upload(tmp_path / "b"),
+        )
         runs, request = runs_of(pool), Request("pancreas")
         run = asyncio.create_task(collect_reports(runs, first, request, []))
         await asyncio.sleep(0.1)
@@ -114,7 +118,7 @@ def test_runs_are_limited_for_each_page_and_for_the_server(tmp_path: Path) -> No
 @pytest.mark.parametrize("way", ["stop", "leave"])
 def test_a_stopped_run_keeps_no_results(way: str, tmp_path: Path) -> None:
     async def check() -> None:
-        pool, session = MadeUpPool(), await uploaded(tmp_path)
+        pool, session = MadeUpPool(), await session_with_upload(tmp_path)
         run = asyncio.create_task(collect_reports(runs_of(pool), session, Request("pancreas"), []))
         await asyncio.sleep(0.1)
         if way == "stop":
@@ -134,7 +138,7 @@ def test_a_stopped_run_keeps_no_results(way: str, tmp_path: Path) -> None:
 
 def test_an_error_of_the_worker_is_raised(tmp_path: Path) -> None:
     async def check() -> None:
-        pool, session = MadeUpPool(Refusal(Kind.DATA_ERROR, "damaged")), await uploaded(tmp_path)
+        pool, session = MadeUpPool(Refusal(Kind.DATA_ERROR, "damaged")), await session_with_upload(tmp_path)
         pool.release.set()
         runs = runs_of(pool)
         for _ in range(2):
@@ -160,10 +164,12 @@ def test_a_path_is_for_local_pages_only(tmp_path: Path) -> None:
                 runs_of(pool, host="0.0.0.0"), PageSession(tmp_path), Request("auto", "/etc/passwd"), []
             )
         with pytest.raises(ConfigError, match="Two files are named"):
-            await collect_reports(runs_of(pool), await uploaded(tmp_path), Request("auto", "/etc/passwd"), [])
+            await collect_reports(
+                runs_of(pool), await session_with_upload(tmp_path), Request("auto", "/etc/passwd"), []
+            )
         with pytest.raises(ConfigError, match="No reference is named"):
-            await collect_reports(runs_of(pool), await uploaded(tmp_path), Request(" "), [])
-        session = await uploaded(tmp_path)
+            await collect_reports(runs_of(pool), await session_with_upload(tmp_path), Request(" "), [])
+        session = await session_with_upload(tmp_path)
         session.uploads_running = 1
         with pytest.raises(ConfigError, match="not complete yet"):
             await collect_reports(runs_of(pool), session, Request("auto"), [])

@@ -13,7 +13,7 @@ from spikgpt.app.sessions import PageSession, Sessions
 from spikgpt.service.refusals import Kind, Refusal
 
 
-def writing(content: bytes) -> Callable[[Path], Awaitable[Path]]:
+def upload_writer(content: bytes) -> Callable[[Path], Awaitable[Path]]:
     """Return a function that receives an upload."""
 
     async def write(folder: Path) -> Path:
@@ -29,8 +29,8 @@ def files(folder: Path) -> list[str]:
 
 def test_an_upload_replaces_the_one_before(tmp_path: Path) -> None:
     session = PageSession(tmp_path)
-    asyncio.run(session.receive("one.h5ad", writing(b"1")))
-    asyncio.run(session.receive("../two.h5ad", writing(b"2")))
+    asyncio.run(session.receive("one.h5ad", upload_writer(b"1")))
+    asyncio.run(session.receive("../two.h5ad", upload_writer(b"2")))
     assert files(tmp_path) == ["two.h5ad"]
     assert session.upload is not None
     assert session.upload.read_bytes() == b"2"
@@ -41,7 +41,7 @@ def test_an_upload_replaces_the_one_before(tmp_path: Path) -> None:
 
 def test_an_upload_that_fails_leaves_the_one_before(tmp_path: Path) -> None:
     session = PageSession(tmp_path)
-    asyncio.run(session.receive("one.h5ad", writing(b"1")))
+    asyncio.run(session.receive("one.h5ad", upload_writer(b"1")))
 
     async def fail(folder: Path) -> Path:
         (folder / "upload").write_bytes(b"half")
@@ -78,8 +78,8 @@ def test_results_have_an_address_that_nobody_can_guess(tmp_path: Path) -> None:
 def test_a_session_ends_with_its_run_and_its_files(tmp_path: Path) -> None:
     async def check() -> None:
         sessions = Sessions(tmp_path, 2)
-        session = await sessions.session_of("one")
-        await session.receive("one.h5ad", writing(b"1"))
+        session = await sessions.of("one")
+        await session.receive("one.h5ad", upload_writer(b"1"))
         session.run = run = asyncio.create_task(asyncio.sleep(100))
         await asyncio.sleep(0)
         await sessions.close("one")
@@ -101,7 +101,7 @@ def test_an_upload_that_ends_after_its_session_is_removed(tmp_path: Path) -> Non
 
         async def write(folder: Path) -> Path:
             await sessions.close("one")
-            return await writing(b"late")(folder)
+            return await upload_writer(b"late")(folder)
 
         with pytest.raises(FileNotFoundError):
             await session.receive("one.h5ad", write)
@@ -119,7 +119,7 @@ def test_running_uploads_and_results_count_towards_the_limit(tmp_path: Path) -> 
             for session in (first, second):
                 with pytest.raises(Refusal, match="holds 1 upload already"):
                     await sessions.check_room(session)
-            return await writing(b"1")(folder)
+            return await upload_writer(b"1")(folder)
 
         await first.receive("one.h5ad", write)
         first.keep_results(first.new_folder())
@@ -135,7 +135,7 @@ def test_uploads_and_sessions_are_limited(tmp_path: Path, monkeypatch: pytest.Mo
     async def check() -> None:
         sessions = Sessions(tmp_path, 1)
         first, second = await sessions.of("one"), await sessions.of("other")
-        await first.receive("one.h5ad", writing(b"1"))
+        await first.receive("one.h5ad", upload_writer(b"1"))
         await sessions.check_room(first)
         with pytest.raises(Refusal, match="holds 1 upload already"):
             await sessions.check_room(second)

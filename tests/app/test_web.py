@@ -28,7 +28,7 @@ async def gradio(scope: Any, receive: Any, send: Any) -> None:
     await send({"type": "http.response.body", "body": b"Gradio: " + scope["path"].encode()})
 
 
-def checked(
+def run_check(
     folder: Path, check: Callable[[httpx.AsyncClient, Sessions, Web], Awaitable[None]], **settings: Any
 ) -> None:
     """Run a check with a client of the web server; the client has the key of a local page."""
@@ -67,7 +67,7 @@ def test_only_the_key_opens_a_local_page(tmp_path: Path) -> None:
         for host in ("localhost:7860", "[::1]:7860", "127.0.0.1"):
             assert (await client.get("/", headers={"host": host, "origin": f"http://{host}"})).status_code == 200
 
-    checked(tmp_path, check)
+    run_check(tmp_path, check)
 
 
 def test_a_public_page_needs_no_key(tmp_path: Path) -> None:
@@ -76,7 +76,7 @@ def test_a_public_page_needs_no_key(tmp_path: Path) -> None:
         assert answer.status_code == 200
         assert "frame-ancestors" not in answer.headers["content-security-policy"]
 
-    checked(tmp_path, check, host="0.0.0.0")
+    run_check(tmp_path, check, host="0.0.0.0")
 
 
 def test_only_what_the_page_needs_reaches_gradio(tmp_path: Path) -> None:
@@ -95,7 +95,7 @@ def test_only_what_the_page_needs_reaches_gradio(tmp_path: Path) -> None:
         for path in ("/monitoring", "/login", "/file/x", "/results/../../etc/passwd", "/results/a/summary.json"):
             assert (await client.get(path)).status_code == 404
 
-    checked(tmp_path, check)
+    run_check(tmp_path, check)
 
 
 def test_the_policy_lets_the_browser_contact_no_other_server(tmp_path: Path) -> None:
@@ -107,7 +107,7 @@ def test_the_policy_lets_the_browser_contact_no_other_server(tmp_path: Path) -> 
         assert "frame-ancestors 'self'" in policy
         assert (headers["x-content-type-options"], headers["referrer-policy"]) == ("nosniff", "no-referrer")
 
-    checked(tmp_path, check)
+    run_check(tmp_path, check)
 
 
 def test_uploads_are_received_limited_and_deleted(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -146,7 +146,7 @@ def test_uploads_are_received_limited_and_deleted(tmp_path: Path, monkeypatch: p
         assert failed.status_code == 500
         assert "The disk is full" in failed.json()["error"]
 
-    checked(tmp_path, check)
+    run_check(tmp_path, check)
 
 
 def test_results_are_files_of_their_session(tmp_path: Path) -> None:
@@ -178,7 +178,7 @@ def test_results_are_files_of_their_session(tmp_path: Path) -> None:
         gone = await client.get(f"/results/{address}/{TABLE}")
         assert (gone.status_code, "Label the cells again" in gone.text) == (404, True)
 
-    checked(tmp_path, check)
+    run_check(tmp_path, check)
 
 
 def test_a_session_ends_after_its_last_connection(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -196,4 +196,4 @@ def test_a_session_ends_after_its_last_connection(tmp_path: Path, monkeypatch: p
         await asyncio.sleep(0.3)
         assert len(sessions) == 0
 
-    checked(tmp_path, check)
+    run_check(tmp_path, check)

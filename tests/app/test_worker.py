@@ -38,7 +38,7 @@ def run(job: PageJob, models: Models, limit: int = 500) -> tuple[Done | Failed, 
     return run_job(job, models, limit, sent.append), sent
 
 
-def linked(path: Path, folder: Path) -> str:
+def link_file(path: Path, folder: Path) -> str:
     """Put a file into the folder of a job, and return its name."""
     (folder / path.name).write_bytes(path.read_bytes())
     return path.name
@@ -48,7 +48,7 @@ def test_a_file_is_labelled_as_by_the_library(
     models: Models, few_file: Path, expected: Annotation, tmp_path: Path
 ) -> None:
     before = Path.cwd()
-    done, sent = run(job_of(tmp_path, linked(few_file, tmp_path), cluster_key="leiden"), models)
+    done, sent = run(job_of(tmp_path, link_file(few_file, tmp_path), cluster_key="leiden"), models)
     assert isinstance(done, Done), done
     assert done.cells == 120
     summary = Summary.read(tmp_path)
@@ -76,7 +76,7 @@ def test_several_references_and_auto(models: Models, few: AnnData, few_file: Pat
     for model, options in (("auto", {}), ("pancreas,pbmc", {"unknown_rate": 0.0})):
         folder = tmp_path / model
         folder.mkdir()
-        done, _ = run(job_of(folder, linked(few_file, folder), model, options=options), models)
+        done, _ = run(job_of(folder, link_file(few_file, folder), model, options=options), models)
         assert isinstance(done, Done), done
         named = ["pancreas", "pbmc"]
         if model == "auto":
@@ -89,7 +89,7 @@ def test_several_references_and_auto(models: Models, few: AnnData, few_file: Pat
 
 
 def test_errors_equal_those_of_the_command_line(models: Models, few_file: Path, tmp_path: Path) -> None:
-    query = linked(few_file, tmp_path)
+    query = link_file(few_file, tmp_path)
     (tmp_path / "damaged.h5ad").write_bytes(few_file.read_bytes()[:5000])
     (tmp_path / "notes.txt").write_text("no cells")
     for fields, limit, kind, words in (
@@ -116,7 +116,7 @@ def test_a_local_page_opens_any_reference(few_file: Path, expected: Annotation, 
     setup = Setup(models=(Model("pbmc"),), keywords={"is_open": True, "local_files_only": True}, max_cells=500)
     models = load(setup)
     assert [reference.name for reference in described(models.named).references] == ["pbmc"]
-    done, _ = run(job_of(tmp_path, linked(few_file, tmp_path)), models)
+    done, _ = run(job_of(tmp_path, link_file(few_file, tmp_path)), models)
     assert isinstance(done, Done), done
     assert {row.label: row.cells for row in Summary.read(tmp_path).rows} == expected.counts()
     at_hand, failed = models.at_hand()
@@ -166,7 +166,7 @@ def test_labels_are_kept_if_the_report_cannot_be_written(
         raise ConfigError(msg)
 
     monkeypatch.setattr(Annotation, "report", refuse)
-    done, _ = run(job_of(tmp_path, linked(few_file, tmp_path)), models)
+    done, _ = run(job_of(tmp_path, link_file(few_file, tmp_path)), models)
     assert isinstance(done, Done), done
     summary = Summary.read(tmp_path)
     assert summary.files == [CELLS, TABLE]

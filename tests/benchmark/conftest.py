@@ -24,6 +24,6 @@ def task(cells: AnnData, few: AnnData) -> BenchmarkTask:
 
 
 @pytest.fixture(autouse=True)
-def _found_by_processes(monkeypatch: pytest.MonkeyPatch) -> None:
+def _import_path_of_processes(monkeypatch: pytest.MonkeyPatch) -> None:
     """Let subprocesses import this package and the test methods."""
     monkeypatch.setenv("PYTHONPATH", os.pathsep.join(map(str, (ROOT, ROOT / "export", ROOT / "benchmarks"))))

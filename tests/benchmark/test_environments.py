@@ -29,7 +29,7 @@ def wheel(folder: Path, name: str) -> Path:
 
 
 @pytest.fixture
-def bare(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Path:
+def empty_cache(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Path:
     """Make environments in an empty cache, without an index and without the requirements of the worker."""
     monkeypatch.setenv("SPIKGPT_CACHE", str(tmp_path / "cache"))
     monkeypatch.setenv("PIP_NO_INDEX", "1")
@@ -42,11 +42,11 @@ def test_the_usual_environment_is_this_one() -> None:
     assert python_path(method("here", "nearest"), Path("unused")) is None
 
 
-def test_an_environment_is_made_once_and_reaches_this_package_alone(bare: Path) -> None:
-    own = method("own", "nearest", environment=(str(wheel(bare, "tiny")),))
+def test_an_environment_is_made_once_and_reaches_this_package_alone(empty_cache: Path) -> None:
+    own = method("own", "nearest", environment=(str(wheel(empty_cache, "tiny")),))
     python = interpreter_of(own)
-    assert python.is_relative_to(bare / "cache")
-    folder = bare / "run"
+    assert python.is_relative_to(empty_cache / "cache")
+    folder = empty_cache / "run"
     folder.mkdir()
     code = "import tiny, spikgpt_benchmark.methods as methods; print(tiny.VALUE, methods.__file__)"
     # The requirements here lack lazy_loader, which `import spikgpt` needs.
@@ -63,7 +63,7 @@ def test_an_environment_is_made_once_and_reaches_this_package_alone(bare: Path) 
     assert (python.parents[1] / "ready.json").stat().st_mtime_ns == before
 
 
-def test_an_environment_that_cannot_be_made_is_reported_in_one_line(bare: Path) -> None:
+def test_an_environment_that_cannot_be_made_is_reported_in_one_line(empty_cache: Path) -> None:
     with pytest.raises(MethodUnavailable, match=r"^no environment: ERROR: No matching distribution .*no-such-thing"):
         interpreter_of(method("own", "nearest", environment=("no-such-thing==1",)))
 

@@ -18,7 +18,7 @@ from tests.benchmark.fake_methods import method, nearest
 VOID = {"meta", "img"}
 
 
-class Balanced(HTMLParser):
+class OpenTags(HTMLParser):
     """Parser that records the open elements of a page."""
 
     def __init__(self) -> None:
@@ -64,7 +64,7 @@ def test_every_figure_is_a_file(folder: Path, task: BenchmarkTask) -> None:
 
 def test_the_page_needs_no_other_file_and_escapes_texts(folder: Path, task: BenchmarkTask) -> None:
     text = (folder / "report.html").read_text()
-    parser = Balanced()
+    parser = OpenTags()
     parser.feed(text)
     assert parser.open == []
     assert len(re.findall(r'src="data:image/png;base64,', text)) == text.count("<img") == 6

@@ -18,7 +18,7 @@ def python(code: str) -> list[str]:
     return [sys.executable, "-c", code]
 
 
-def eaters() -> list[int]:
+def memory_eaters() -> list[int]:
     """Return the running processes of the child's program, whatever their parent."""
     processes = psutil.process_iter(["cmdline", "status"])
     return [
@@ -44,9 +44,9 @@ def test_a_process_whose_child_eats_memory_is_stopped_with_it(tmp_path: Path) ->
     assert outcome.stopped == "stopped: memory above 0.2 GB"
     assert 0.2e9 < outcome.peak_bytes < 1e9
     deadline = time.monotonic() + 10
-    while eaters() and time.monotonic() < deadline:
+    while memory_eaters() and time.monotonic() < deadline:
         time.sleep(0.05)
-    assert eaters() == []
+    assert memory_eaters() == []
 
 
 def test_a_process_that_takes_too_long_is_stopped(tmp_path: Path) -> None:

@@ -16,7 +16,7 @@ from tests.benchmark.fake_methods import method
 NEAREST = method("nearest", "nearest")
 
 
-def ran(task: BenchmarkTask, methods: Sequence[Method], plan: BenchmarkPlan) -> list[BenchmarkRun]:
+def run_on_task(task: BenchmarkTask, methods: Sequence[Method], plan: BenchmarkPlan) -> list[BenchmarkRun]:
     return list(run_methods([task], methods, plan, lambda *_: None))
 
 
@@ -29,7 +29,7 @@ def test_methods_run_and_each_failure_is_a_row(task: BenchmarkTask, tmp_path: Pa
         method("without-r", "nearest", programs=("no-such-program",)),
         method("markers", "nearest", options={"how": "nearest", "markers": ""}),
     ]
-    runs = ran(task, methods, BenchmarkPlan(tmp_path, seeds=2))
+    runs = run_on_task(task, methods, BenchmarkPlan(tmp_path, seeds=2))
     assert [(run.method, run.note) for run in runs] == [
         ("nearest", DONE),
         ("unlucky", "failed: RuntimeError: no luck today"),
@@ -48,15 +48,15 @@ def test_methods_run_and_each_failure_is_a_row(task: BenchmarkTask, tmp_path: Pa
 
 
 def test_a_method_that_eats_memory_is_stopped(task: BenchmarkTask, tmp_path: Path) -> None:
-    (run,) = ran(task, [method("eater", "eat")], BenchmarkPlan(tmp_path, limits=ResourceLimits(gigabytes=0.4)))
+    (run,) = run_on_task(task, [method("eater", "eat")], BenchmarkPlan(tmp_path, limits=ResourceLimits(gigabytes=0.4)))
     assert run.note == "stopped: memory above 0.4 GB"
     assert 0.4e9 < run.peak_bytes < 1e9
 
 
 def test_finished_runs_are_kept_until_settings_change(task: BenchmarkTask, tmp_path: Path) -> None:
     plan = BenchmarkPlan(tmp_path)
-    (first,) = ran(task, [NEAREST], plan)
-    (again,) = ran(task, [NEAREST], plan)
+    (first,) = run_on_task(task, [NEAREST], plan)
+    (again,) = run_on_task(task, [NEAREST], plan)
     assert (first.kept, again.kept) == (False, True)
     assert again.result is not None
     assert first.result is not None
@@ -65,9 +65,9 @@ def test_finished_runs_are_kept_until_settings_change(task: BenchmarkTask, tmp_p
     assert json.loads(path.read_text())["note"] == DONE
     # Other settings, and a file that was cut short.
     changed = replace(plan, threads=2)
-    assert not ran(task, [NEAREST], changed)[0].kept
+    assert not run_on_task(task, [NEAREST], changed)[0].kept
     path.write_text(path.read_text()[:50])
-    assert not ran(task, [NEAREST], changed)[0].kept
+    assert not run_on_task(task, [NEAREST], changed)[0].kept
 
 
 @pytest.mark.parametrize(("seconds", "kept"), [(0.5, True), (0.6, False)])
@@ -75,9 +75,9 @@ def test_a_run_that_was_stopped_is_tried_again_with_other_limits(
     task: BenchmarkTask, tmp_path: Path, seconds: float, kept: bool
 ) -> None:
     sleeper = method("sleeper", "sleep", deterministic=False)
-    runs = ran(task, [sleeper], BenchmarkPlan(tmp_path, seeds=3, limits=ResourceLimits(seconds=0.5)))
+    runs = run_on_task(task, [sleeper], BenchmarkPlan(tmp_path, seeds=3, limits=ResourceLimits(seconds=0.5)))
     assert [run.note for run in runs] == ["stopped: longer than 0.5 s"]
-    (again,) = ran(task, [sleeper], BenchmarkPlan(tmp_path, limits=ResourceLimits(seconds=seconds)))
+    (again,) = run_on_task(task, [sleeper], BenchmarkPlan(tmp_path, limits=ResourceLimits(seconds=seconds)))
     assert again.kept == kept
 
 

@@ -13,7 +13,9 @@ from spikgpt_benchmark.studies.datasets import UNSEEN
 from spikgpt_benchmark.suites import load_suite
 
 
-def made(types: dict[str, int], genes: int, donors: tuple[str, ...] = ("one",), *, logs: bool = False) -> AnnData:
+def simulated_cells(
+    types: dict[str, int], genes: int, donors: tuple[str, ...] = ("one",), *, logs: bool = False
+) -> AnnData:
     """Simulate some cells of each type, from each donor in turn."""
     random = np.random.default_rng(len(types) + genes)
     labels = np.repeat(list(types), list(types.values()))
@@ -28,13 +30,13 @@ def made(types: dict[str, int], genes: int, donors: tuple[str, ...] = ("one",), 
 def data(tmp_path: Path) -> Path:
     """Write files with the names of the real studies and simulated cells; return their folder."""
     blood = {"Naive CD4 T": 8, "Memory CD4 T": 8, "B": 12, "NK": 3, "Platelet": 6, "Megakaryoblast": 9}
-    made(blood, 80).write_h5ad(tmp_path / "pbmc_10x_3k.h5ad")
+    simulated_cells(blood, 80).write_h5ad(tmp_path / "pbmc_10x_3k.h5ad")
     kang = {"CD4 Naive T": 6, "B": 7, "NK": 5, "Mk": 4, "Eryth": 6}
-    made(kang, 70).write_h5ad(tmp_path / "pbmc_kang_ifnb.h5ad")
+    simulated_cells(kang, 70).write_h5ad(tmp_path / "pbmc_kang_ifnb.h5ad")
     islets = {"alpha": 16, "beta": 16, "delta": 12, "epsilon": 3}
     donors = ("human1", "human2", "human3", "human4")
-    made(islets, 90, donors).write_h5ad(tmp_path / "pancreas_baron_human.h5ad")
-    xin = made({"alpha": 8, "beta": 8}, 60, ("unknown",), logs=True)
+    simulated_cells(islets, 90, donors).write_h5ad(tmp_path / "pancreas_baron_human.h5ad")
+    xin = simulated_cells({"alpha": 8, "beta": 8}, 60, ("unknown",), logs=True)
     xin.write_h5ad(tmp_path / "pancreas_xin_980genes.h5ad")
     return tmp_path
 
@@ -71,8 +73,8 @@ def test_the_suites_of_the_paper_read_prepared_files(data: Path) -> None:
     with pytest.raises(DataError, match=r"no pancreas_reference.h5ad and no pancreas_query.h5ad .*spikgpt build"):
         load_suite("pancreas", data)
     types = {"alpha": 9, "beta": 9, "delta": 9}
-    made(types, 60, ("a", "b")).write_h5ad(data / "pancreas_reference.h5ad")
-    made(types, 60).write_h5ad(data / "pancreas_query.h5ad")
+    simulated_cells(types, 60, ("a", "b")).write_h5ad(data / "pancreas_reference.h5ad")
+    simulated_cells(types, 60).write_h5ad(data / "pancreas_query.h5ad")
     (task,) = load_suite("pancreas", data)
     assert set(task.truth[~task.known]) == {"alpha"}
     assert (task.paper, task.batch_key) == ("97% of the unseen alpha cells rejected", "batch")
@@ -83,7 +85,7 @@ def test_the_suites_of_the_paper_read_the_output_of_a_build(data: Path) -> None:
     folder.mkdir(parents=True)
     types = {"AT1": 9, "AT2": 9}
     for name in ("reference", "query-GSE1", "query-GSE2"):
-        made(types, 60).write_h5ad(folder / f"{name}.h5ad")
+        simulated_cells(types, 60).write_h5ad(folder / f"{name}.h5ad")
     assert [task.name for task in load_suite("lung", data)] == ["lung to GSE1", "lung to GSE2"]
 
 

@@ -14,7 +14,7 @@ from spikgpt.options import HubOptions, TrainOptions
 from tests.cli.conftest import Run
 
 
-def given(*arguments: str) -> tuple[str, TrainOptions, HubOptions]:
+def parse_flags(*arguments: str) -> tuple[str, TrainOptions, HubOptions]:
     """Return the arguments that a function receives from the command line."""
     got: list[tuple[str, TrainOptions, HubOptions]] = []
 
@@ -31,18 +31,18 @@ def given(*arguments: str) -> tuple[str, TrainOptions, HubOptions]:
 
 
 def test_a_function_gets_the_checked_objects() -> None:
-    assert given("x") == ("x", TrainOptions(), HubOptions())
-    parsed = given("x", "--recipe", "paper", "--seed", "3", "--batch-key", "donor", "--endpoint", "http://here")
+    assert parse_flags("x") == ("x", TrainOptions(), HubOptions())
+    parsed = parse_flags("x", "--recipe", "paper", "--seed", "3", "--batch-key", "donor", "--endpoint", "http://here")
     options = TrainOptions(recipe="paper", seed=3, batch_key="donor")
     assert parsed == ("x", options, HubOptions(endpoint="http://here"))
     with pytest.raises(ConfigError, match=r"^--seed is -1; expected a whole number of at least 0\.$"):
-        given("x", "--seed", "-1")
+        parse_flags("x", "--seed", "-1")
 
 
 @pytest.mark.parametrize("hidden", ["--provenance", "--token", "--offline", "--cache-dir"])
 def test_fields_without_a_flag_cannot_be_given(hidden: str) -> None:
     with pytest.raises(typer.BadParameter.__bases__[0], match="No such option"):
-        given("x", hidden)
+        parse_flags("x", hidden)
 
 
 def test_help_shows_choices_ranges_and_defaults(run: Run) -> None:

@@ -38,7 +38,7 @@ def test_embed_adds_the_embedding(run: Run, query_file: Path, few: AnnData, tmp_
     assert not np.array_equal(upstream, embedded.obsm["X_mine"])
 
 
-def finished(folder: Path) -> list[Path]:
+def finished_shards(folder: Path) -> list[Path]:
     """Return the finished shards in a cache; files that a killed process was writing lie in a subfolder."""
     return list(folder.glob("cache/embeddings/*/*.safetensors"))
 
@@ -50,17 +50,17 @@ def test_a_killed_embedding_resumes(run: Run, tmp_path: Path, monkeypatch: pytes
     cells = read_cells(DATA / "pancreas_baron_human3.h5ad")[:500].copy()
     arguments = ["embed", str(written(cells, source)), "--scgpt", str(SCGPT), "--out", str(out)]
     with subprocess.Popen([*PROGRAM, *arguments, "--batch-size", "1"], stderr=subprocess.DEVNULL) as first:
-        while first.poll() is None and not finished(tmp_path):
+        while first.poll() is None and not finished_shards(tmp_path):
             time.sleep(0.002)
         first.kill()
-    kept = {path: path.stat().st_mtime_ns for path in finished(tmp_path)}
+    kept = {path: path.stat().st_mtime_ns for path in finished_shards(tmp_path)}
     assert 1 <= len(kept) < 4
     assert not out.exists()
 
     ran = run(*arguments)
 
     assert ran.code == 0, ran.err
-    shards = finished(tmp_path)
+    shards = finished_shards(tmp_path)
     assert len(shards) == 4  # of 128 cells, for 500
     assert all(path.stat().st_mtime_ns == written for path, written in kept.items())
     expected = embed_query(open_scgpt(SCGPT), cells, RunSettings())[0]
@@ -163,7 +163,7 @@ def test_an_interrupted_embedding_names_the_saved_cells(
     kept = tmp_path / "cache" / "embeddings"
     message = f"Interrupted. Finished cells are saved in {kept}; the same command resumes there.\n"
     assert (ran.code, ran.err) == (130, message)
-    assert len(finished(tmp_path)) == 1
+    assert len(finished_shards(tmp_path)) == 1
     assert not (tmp_path / "embedded.h5ad").exists()
 
 

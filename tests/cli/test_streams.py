@@ -34,7 +34,9 @@ PRINTS = """if True:
 ODD = [sys.executable, "-c", PRINTS, "odd"]
 
 
-def shell(redirection: str, folder: Path, *, words: str = "", **environment: str) -> subprocess.CompletedProcess[bytes]:
+def run_in_shell(
+    redirection: str, folder: Path, *, words: str = "", **environment: str
+) -> subprocess.CompletedProcess[bytes]:
     command = 'shift; "$@" ' + redirection
     return subprocess.run(
         ["bash", "-c", f'r() {{ {command}; }}; r "$@"', "bash", "r", *ODD, *words.split()],
@@ -63,7 +65,7 @@ def shell(redirection: str, folder: Path, *, words: str = "", **environment: str
 def test_files_are_written_whatever_the_standard_streams(
     redirection: str, environment: dict[str, str], code: int, tmp_path: Path
 ) -> None:
-    ran = shell(redirection, tmp_path, **environment)
+    ran = run_in_shell(redirection, tmp_path, **environment)
     assert (ran.returncode, (tmp_path / "written").read_text()) == (code, "whole"), ran.stderr
     assert b"Traceback" not in ran.stdout + ran.stderr
     assert b"Exception ignored" not in ran.stderr
@@ -73,9 +75,9 @@ def test_files_are_written_whatever_the_standard_streams(
 
 
 def test_a_mistake_is_one_line_whatever_the_standard_streams(tmp_path: Path) -> None:
-    ran = shell("", tmp_path, words="--wrong", PYTHONIOENCODING="ascii")
+    ran = run_in_shell("", tmp_path, words="--wrong", PYTHONIOENCODING="ascii")
     assert (ran.returncode, ran.stderr.splitlines()[-1]) == (2, b"Error: \\u03b2 is wrong")
-    assert shell("2>/dev/full", tmp_path, words="--wrong").returncode == 2
+    assert run_in_shell("2>/dev/full", tmp_path, words="--wrong").returncode == 2
     assert not (tmp_path / "written").exists()
 
 

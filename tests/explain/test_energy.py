@@ -47,7 +47,7 @@ def activity(classifier: SpikingClassifier, vectors: torch.Tensor) -> SpikeActiv
     return SpikeActivity.record(NumpyClassifier(classifier.config, weights), vectors.numpy(), names, labels, "made up")
 
 
-def counted(classifier: nn.Module, x: torch.Tensor, **how: Any) -> dict[str, float]:
+def spikingjelly_counts(classifier: nn.Module, x: torch.Tensor, **how: Any) -> dict[str, float]:
     """Return SpikingJelly's counts for one cell, without the neurons."""
     mac, synop = op_counter.MACCounter(), op_counter.SynOpCounter()
     ac = op_counter.ACCounter(extra_ignore_modules=[LIFNode])
@@ -64,7 +64,7 @@ def counted(classifier: nn.Module, x: torch.Tensor, **how: Any) -> dict[str, flo
     return {name: number / len(x) for name, number in (counts | words).items()}
 
 
-def synaptic(operations: Operations, field: str, names: Iterable[str]) -> float:
+def sum_over_layers(operations: Operations, field: str, names: Iterable[str]) -> float:
     """Return the sum of a field over the layers whose name ends with one of some names."""
     return float(sum(getattr(layer, field) for layer in operations.layers if layer.name.endswith(tuple(names))))
 
@@ -76,7 +76,7 @@ def test_counts_are_those_of_spikingjelly(overrides: dict[str, Any], literal: bo
     folded, config = classifier.double().folded(), classifier.config
     recorded = activity(classifier, x)
     operations = spiking_operations(config, recorded.blocks, "literal" if literal else "collapsed")
-    counts = counted(folded, x, literal=literal)
+    counts = spikingjelly_counts(folded, x, literal=literal)
     neurons = operations.total("potentials") / 2
     assert operations.total("macs") - neurons == pytest.approx(counts["mac"], rel=1e-12)
     assert operations.total("weights") == pytest.approx(counts["weight_read_bytes"], rel=1e-12)
@@ -85,15 +85,15 @@ def test_counts_are_those_of_spikingjelly(overrides: dict[str, Any], literal: bo
     assert neurons == pytest.approx(counts["neuron_state_write_bytes"], rel=1e-12)
     assert recorded.blocks[0].coincidences > 0
     if literal:
-        uncounted = synaptic(operations, "accumulations", ("residual", "average"))
+        uncounted = sum_over_layers(operations, "accumulations", ("residual", "average"))
         assert operations.total("accumulations") - uncounted == pytest.approx(counts["synop"], rel=1e-12)
         # The input of the first block is a view of one step and one copy. PyTorch adds the biases of this layer in a
         # separate operation. SpikingJelly counts such an operation for this layer only.
-        biases = synaptic(operations, "biases", ("blocks.0.attention.query_key_value",))
+        biases = sum_over_layers(operations, "biases", ("blocks.0.attention.query_key_value",))
         assert operations.total("accumulations") + biases == pytest.approx(counts["ac"], rel=1e-12)
     else:
         # SpikingJelly counts the collapsed attention as a sum over all neurons of a head, whether or not they fire.
-        attention = synaptic(operations, "accumulations", (".attention",))
+        attention = sum_over_layers(operations, "accumulations", (".attention",))
         sums = config.depth * config.time_steps * (config.width - config.heads)
         assert operations.total("accumulations") - attention + sums == pytest.approx(counts["ac"], rel=1e-12)
 
@@ -103,9 +103,9 @@ def test_one_literal_copy_counts_the_attention_of_the_collapsed_network() -> Non
     recorded = activity(classifier, x)
     single = SpikingClassifier(replace(classifier.config, copies=1)).double()
     single.load_state_dict(classifier.double().state_dict())
-    counts = counted(single.eval().folded(), x, literal=True)
+    counts = spikingjelly_counts(single.eval().folded(), x, literal=True)
     collapsed = recorded.operations
-    assert collapsed.total("accumulations") - synaptic(
+    assert collapsed.total("accumulations") - sum_over_layers(
         collapsed, "accumulations", ("residual", "average")
     ) == pytest.approx(counts["synop"], rel=1e-12)
 
@@ -116,13 +116,13 @@ def test_dense_and_linear_counts_are_those_of_spikingjelly() -> None:
     for name, module in list(classifier.named_modules()):
         if isinstance(module, LIFNode):
             classifier.set_submodule(name, nn.Softplus())
-    counts, dense = counted(classifier, embeddings(CELLS)[:, :24].double()), dense_operations(config)
-    attention = synaptic(dense, "macs", (".attention",))
+    counts, dense = spikingjelly_counts(classifier, embeddings(CELLS)[:, :24].double()), dense_operations(config)
+    attention = sum_over_layers(dense, "macs", (".attention",))
     assert attention == 2 * config.width
     assert dense.total("macs") - attention == pytest.approx(counts["mac"], rel=1e-12)
     assert dense.total("weights") == pytest.approx(counts["weight_read_bytes"], rel=1e-12)
     assert dense.total("biases") == pytest.approx(counts["bias_read_bytes"], rel=1e-12)
-    linear = counted(nn.Linear(24, 5).double(), torch.randn(CELLS, 24, dtype=torch.float64))
+    linear = spikingjelly_counts(nn.Linear(24, 5).double(), torch.randn(CELLS, 24, dtype=torch.float64))
     assert linear_operations(24, 5).total("macs") == linear["mac"]
     assert linear_operations(24, 5).total("weights", "biases") == (
         linear["weight_read_bytes"] + linear["bias_read_bytes"]

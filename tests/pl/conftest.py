@@ -10,7 +10,7 @@ import pandas as pd
 import pytest
 from anndata import AnnData
 
-from tests.pl.made import annotated
+from tests.pl.simulated import annotated
 
 mpl.use("Agg")
 

@@ -11,7 +11,7 @@ from spikgpt import Annotation, SpikGPT
 from spikgpt.errors import ConfigError, DataError
 from spikgpt.pl.annotated import MISSING, AnnotatedCells
 from spikgpt.scoring.palette import UNKNOWN_COLOR, palette
-from tests.pl.made import annotated
+from tests.pl.simulated import annotated
 
 
 def test_an_annotation_and_its_anndata_have_the_same_columns_and_colours(shipped: SpikGPT, few: AnnData) -> None:

@@ -13,7 +13,7 @@ from anndata import AnnData
 from spikgpt import pl
 from spikgpt.errors import ConfigError
 from spikgpt.pl.canvas import LEGEND_ROWS, figure_of, legend_size, shown
-from tests.pl.made import HOSTILE
+from tests.pl.simulated import HOSTILE
 
 MAGIC = {"png": b"\x89PNG\r\n\x1a\n", "pdf": b"%PDF", "svg": b"<?xml"}
 

@@ -13,7 +13,7 @@ from spikgpt import pl
 from spikgpt.errors import ConfigError
 from spikgpt.explain.explanation import ExplainedGroup, Explanation
 from spikgpt.explain.labels import GeneEvidence, LabelGenes
-from tests.pl.made import HOSTILE
+from tests.pl.simulated import HOSTILE
 
 
 def evidence(

@@ -17,7 +17,7 @@ from spikgpt import Annotation, pl
 from spikgpt.errors import ConfigError
 from spikgpt.pl.canvas import figure_of
 from spikgpt.scoring.palette import UNKNOWN_COLOR, palette
-from tests.pl.made import HOSTILE, annotated
+from tests.pl.simulated import HOSTILE, annotated
 
 
 def texts_on(axes: Axes) -> list[Text]:
@@ -29,7 +29,7 @@ def legend_of(axes: Axes) -> list[str]:
     return [text.get_text() for text in legend.get_texts()] if legend else []
 
 
-def overlapping(axes: Axes) -> int:
+def count_overlapping_texts(axes: Axes) -> int:
     """Return the number of pairs of texts on a map that overlap, after the figure is drawn."""
     figure = figure_of(axes)
     figure.canvas.draw()
@@ -66,7 +66,7 @@ def test_labels_have_their_colours_and_unknown_is_grey(islets: AnnData) -> None:
 def test_names_and_numbers_never_overlap(number: int) -> None:
     adata = annotated([f"some cell type {row}" for row in range(number)], 3000)
     axes = pl.umap(adata)
-    assert overlapping(axes) == 0
+    assert count_overlapping_texts(axes) == 0
     shown = len(texts_on(axes))
     assert shown >= (0.8 * number if number == 100 else number)
     if number == 100:
@@ -77,7 +77,7 @@ def test_names_and_numbers_never_overlap(number: int) -> None:
 @pytest.mark.parametrize("legend", ["auto", "on data", "numbers", "right", "none"])
 def test_hostile_names_do_no_harm(legend: Any) -> None:
     axes = pl.umap(annotated(HOSTILE), legend=legend)
-    assert overlapping(axes) == 0
+    assert count_overlapping_texts(axes) == 0
     # If long names do not fit, numbers replace the names.
     assert len(legend_of(axes)) in {"none": (0,), "on data": (1, len(HOSTILE) + 1)}.get(legend, (len(HOSTILE) + 1,))
     assert len(texts_on(axes)) == {"none": 0, "right": 0}.get(legend, len(HOSTILE))

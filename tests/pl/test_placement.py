@@ -8,7 +8,7 @@ import pytest
 from spikgpt.pl.placement import place_boxes
 
 
-def overlaps(centres: np.ndarray, sizes: np.ndarray) -> int:
+def count_overlaps(centres: np.ndarray, sizes: np.ndarray) -> int:
     """Return the number of pairs of boxes that overlap."""
     apart = np.abs(centres[:, None] - centres[None])
     touching = (apart < (sizes[:, None] + sizes[None]) / 2).all(axis=2)
@@ -23,7 +23,7 @@ def test_boxes_never_overlap_and_stay_on_the_map(number: int, seed: int) -> None
     sizes = np.column_stack([random.uniform(20, 120, number), np.full(number, 11.0)])
     centres = place_boxes(anchors, sizes, (500, 500), farthest=125)
     placed = ~np.isnan(centres[:, 0])
-    assert overlaps(centres[placed], sizes[placed]) == 0
+    assert count_overlaps(centres[placed], sizes[placed]) == 0
     assert (centres[placed] >= sizes[placed] / 2).all()
     assert (centres[placed] <= 500 - sizes[placed] / 2).all()
     assert (np.linalg.norm(centres - anchors, axis=1)[placed] <= 125 + 1e-9).all()

@@ -13,7 +13,7 @@ from spikgpt.errors import ConfigError
 from spikgpt.explain.spikes import SpikeActivity
 from tests.engines.test_model import classifier_for, embeddings
 from tests.explain.test_energy import activity
-from tests.pl.made import HOSTILE
+from tests.pl.simulated import HOSTILE
 
 
 @pytest.fixture(scope="module")

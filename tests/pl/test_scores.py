@@ -15,7 +15,7 @@ from spikgpt import Annotation, pl
 from spikgpt.errors import ConfigError
 
 
-def counted(panel: Axes) -> int:
+def cells_in_histogram(panel: Axes) -> int:
     """Return the number of cells in a stacked histogram."""
     return round(sum(bar.get_height() for bar in panel.patches if isinstance(bar, Rectangle)))
 
@@ -36,7 +36,7 @@ def test_each_score_has_a_panel_with_all_cells_and_the_cut_off_of_the_rule(islet
         "typicality",
         "out-of-distribution score",
     ]
-    assert [counted(panel) for panel in panels] == [islets.n_obs] * 3
+    assert [cells_in_histogram(panel) for panel in panels] == [islets.n_obs] * 3
     assert [cutoffs(panel) for panel in panels] == [[], [], [0.0]]
     unknown = int((islets.obs["spikgpt_label"] == "Unknown").sum())
     legend = panels[2].get_legend()
@@ -57,7 +57,7 @@ def test_a_threshold_on_the_confidence_is_a_cut_off(islets: AnnData, annotation:
 def test_empty_cells_are_left_out(islets: AnnData) -> None:
     islets.obs.loc[islets.obs_names[:5], "spikgpt_confidence"] = 0
     islets.obs.loc[islets.obs_names[:5], "spikgpt_ood_score"] = np.nan
-    assert [counted(panel) for panel in panels_of(islets)] == [islets.n_obs - 5] * 3
+    assert [cells_in_histogram(panel) for panel in panels_of(islets)] == [islets.n_obs - 5] * 3
 
 
 def test_one_score_is_drawn_on_given_axes(islets: AnnData) -> None:
@@ -89,4 +89,4 @@ def test_a_score_that_an_annotation_lacks_is_explained(annotation: Annotation) -
 
 
 def test_a_query_without_cells_is_drawn(islets: AnnData) -> None:
-    assert [counted(panel) for panel in panels_of(islets[:0].copy())] == [0, 0, 0]
+    assert [cells_in_histogram(panel) for panel in panels_of(islets[:0].copy())] == [0, 0, 0]

@@ -16,7 +16,7 @@ from matplotlib.patches import Rectangle
 from spikgpt import Annotation, pl
 from spikgpt.errors import ConfigError
 from spikgpt.scoring.palette import UNKNOWN_COLOR, palette
-from tests.pl.made import HOSTILE, annotated
+from tests.pl.simulated import HOSTILE, annotated
 
 
 def rows_of(axes: Axes) -> list[str]:

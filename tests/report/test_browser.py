@@ -86,7 +86,7 @@ def opened(chromium: Browser) -> Iterator[Open]:
     assert requests == set()
 
 
-def settle(page: Page) -> None:
+def wait_until_drawn(page: Page) -> None:
     """Wait until the picture of the last change is drawn."""
     frame = "requestAnimationFrame"
     page.evaluate(f"new Promise((done) => {frame}(() => {frame}(() => {frame}(() => {frame}(done)))))")
@@ -94,17 +94,17 @@ def settle(page: Page) -> None:
 
 def pixels(page: Page) -> np.ndarray[tuple[int, int, int], np.dtype[np.int64]]:
     """Return the pixels of the map without the mark of the focus around it, RGB from 0 to 255."""
-    settle(page)
+    wait_until_drawn(page)
     picture = page.locator("#canvas").screenshot()
     return np.asarray(np.rint(255 * matplotlib.image.imread(io.BytesIO(picture))[8:-8, 8:-8, :3]), dtype=np.int64)
 
 
-def near(picture: np.ndarray[Any, np.dtype[np.int64]], color: str, reach: int = 40) -> int:
+def count_pixels_near(picture: np.ndarray[Any, np.dtype[np.int64]], color: str, reach: int = 40) -> int:
     """Return the number of pixels whose colour is close to a colour."""
     return int((np.abs(picture - list(bytes.fromhex(color[1:]))).max(axis=2) < reach).sum())
 
 
-def middle(page: Page) -> tuple[float, float, float, float]:
+def map_box(page: Page) -> tuple[float, float, float, float]:
     """Return the box of the map: left, top, width, height."""
     page.locator("#canvas").scroll_into_view_if_needed()
     box = page.locator("#canvas").bounding_box()
@@ -112,10 +112,10 @@ def middle(page: Page) -> tuple[float, float, float, float]:
     return box["x"], box["y"], box["width"], box["height"]
 
 
-def outline(page: Page, inset: float = 4) -> None:
+def draw_lasso(page: Page, inset: float = 4) -> None:
     """Draw a lasso around the whole map."""
     page.click("#lasso")
-    x, y, width, height = middle(page)
+    x, y, width, height = map_box(page)
     page.mouse.move(x + inset, y + inset)
     page.mouse.down()
     corners = ((width - inset, inset), (width - inset, height - inset), (inset, height - inset), (inset, inset))
@@ -124,7 +124,7 @@ def outline(page: Page, inset: float = 4) -> None:
     page.mouse.up()
 
 
-def counts(page: Page) -> dict[str, int]:
+def selected_counts(page: Page) -> dict[str, int]:
     """Return the numbers of selected cells of each label."""
     rows = page.locator("#selection table").first.locator("tbody tr")
     texts = [row.locator("th, td").all_inner_texts() for row in rows.all()]
@@ -138,8 +138,8 @@ def test_the_map_is_drawn_in_the_colours_of_the_labels(opened: Open, report: Pat
     picture = pixels(page)
     for label in ("alpha", "beta", "ductal"):
         (color,) = annotated.colors([label])
-        assert near(picture, color) > 300, label
-    assert near(picture, "#ffffff", 2) > 0.7 * picture.shape[0] * picture.shape[1]
+        assert count_pixels_near(picture, color) > 300, label
+    assert count_pixels_near(picture, "#ffffff", 2) > 0.7 * picture.shape[0] * picture.shape[1]
 
 
 def test_the_legend_is_readable_and_makes_labels_stand_out(opened: Open, report: Path, annotated: Annotation) -> None:
@@ -154,8 +154,8 @@ def test_the_legend_is_readable_and_makes_labels_stand_out(opened: Open, report:
     before = pixels(page)
     buttons.filter(has_text="alpha").click()
     after = pixels(page)
-    assert near(after, alpha) >= 0.8 * near(before, alpha)
-    assert near(after, beta) < 0.2 * near(before, beta)
+    assert count_pixels_near(after, alpha) >= 0.8 * count_pixels_near(before, alpha)
+    assert count_pixels_near(after, beta) < 0.2 * count_pixels_near(before, beta)
 
 
 @pytest.mark.parametrize("scheme", ["light", "dark"])
@@ -188,7 +188,7 @@ def test_names_never_overlap_while_zooming(opened: Open, annotated: Annotation, 
     page = opened(many.report(tmp_path / "many.html", query))
     seen = []
     for _ in range(6):
-        settle(page)
+        wait_until_drawn(page)
         shown, overlaps = page.evaluate(OVERLAPS)
         assert overlaps == 0
         seen.append(shown)
@@ -218,7 +218,7 @@ def test_hover_shows_the_facts_of_a_cell(opened: Open, report: Path, annotated: 
     assert text[1:3] == ["Label", "Unknown"]
     assert "Confidence" not in text
     # The same cell is now in the middle of the map, under the pointer.
-    x, y, width, height = middle(page)
+    x, y, width, height = map_box(page)
     page.mouse.move(x + 2, y + 2)
     assert tooltip.is_hidden()
     page.mouse.move(x + width / 2, y + height / 2)
@@ -230,9 +230,9 @@ def test_hover_shows_the_facts_of_a_cell(opened: Open, report: Path, annotated: 
 
 def test_a_lasso_counts_labels(opened: Open, report: Path, annotated: Annotation) -> None:
     page = opened(report)
-    outline(page)
+    draw_lasso(page)
     assert page.locator("#selection h3").inner_text() == "300 cells selected"
-    assert counts(page) == annotated.counts()
+    assert selected_counts(page) == annotated.counts()
     page.select_option("#color-by", label="donor")
     assert page.locator("#selection table").count() == 2
     page.locator("#selection button").click()
@@ -279,9 +279,9 @@ def test_without_webgl_the_map_works_and_shows_a_note(opened: Open, report: Path
     picture = pixels(page)
     for label in ("alpha", "beta"):
         (color,) = annotated.colors([label])
-        assert near(picture, color) > 300
-    outline(page)
-    assert counts(page) == annotated.counts()
+        assert count_pixels_near(picture, color) > 300
+    draw_lasso(page)
+    assert selected_counts(page) == annotated.counts()
 
 
 @pytest.mark.slow
@@ -306,7 +306,7 @@ def test_all_of_many_cells_are_drawn_after_each_move(opened: Open, annotated: An
     np.testing.assert_allclose(pixels(page), before, atol=3)
     page.keyboard.press("Enter")
     assert page.locator("#selection h3").inner_text() == "300,000 cells selected"
-    assert sum(counts(page).values()) == size
+    assert sum(selected_counts(page).values()) == size
 
 
 def test_find_searches_all_labels(opened: Open, report: Path) -> None:
@@ -350,7 +350,7 @@ def test_numbers_colour_the_map(opened: Open, report: Path) -> None:
     page = opened(report)
     page.select_option("#color-by", label="Confidence")
     assert "Unknown cells, which have no confidence" in page.locator("#legend").inner_text()
-    assert near(pixels(page), "#fde725") > 300
+    assert count_pixels_near(pixels(page), "#fde725") > 300
     page.select_option("#color-by", label="depth")
     assert page.locator("#legend .ticks").inner_text().strip()
     assert page.evaluate(OVERLAPS) == [0, 0]
@@ -367,9 +367,9 @@ def test_hostile_texts_do_no_harm(opened: Open, hostile: tuple[Annotation, AnnDa
     for number in range(page.locator("#color-by option").count()):
         page.select_option("#color-by", index=number)
     page.select_option("#color-by", index=0)
-    outline(page)
-    assert sum(counts(page).values()) == adata.n_obs
-    x, y, width, height = middle(page)
+    draw_lasso(page)
+    assert sum(selected_counts(page).values()) == adata.n_obs
+    x, y, width, height = map_box(page)
     for step in range(0, int(width), 7):
         page.mouse.move(x + step, y + height / 2)
     page.locator("#find").fill("__proto__")

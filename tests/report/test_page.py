@@ -53,7 +53,7 @@ def ordinary(annotated: Annotation, query: AnnData) -> Page:
 
 
 @pytest.fixture(scope="module")
-def strange(hostile: tuple[Annotation, AnnData]) -> Page:
+def hostile_page(hostile: tuple[Annotation, AnnData]) -> Page:
     annotation, adata = hostile
     content = report_content(annotation, adata, AnnotateOptions(), title=HOSTILE[0], cluster_key="leiden")
     return Page(page(content).decode())
@@ -75,7 +75,7 @@ def test_the_policy_allows_only_the_script_and_style_of_the_page(ordinary: Page)
         assert rules[rule] == f"'sha256-{digest}'"
 
 
-@pytest.mark.parametrize("kind", ["ordinary", "strange"])
+@pytest.mark.parametrize("kind", ["ordinary", "hostile_page"])
 def test_nothing_is_loaded_and_nothing_runs_inline(kind: str, request: pytest.FixtureRequest) -> None:
     parsed: Page = request.getfixturevalue(kind)
     scripts = [attributes for tag, attributes in parsed.elements if tag == "script"]
@@ -91,8 +91,8 @@ def test_nothing_is_loaded_and_nothing_runs_inline(kind: str, request: pytest.Fi
     assert not re.search(r"https?://|\beval\b|new Function|innerHTML|insertAdjacentHTML|document\.write", script)
 
 
-def test_untrusted_texts_are_readable(strange: Page) -> None:
-    whole = "".join(strange.texts)
+def test_untrusted_texts_are_readable(hostile_page: Page) -> None:
+    whole = "".join(hostile_page.texts)
     for text in HOSTILE[:5]:
         assert text in whole
     assert "{{ 7 * 7 }}" in whole
@@ -117,9 +117,9 @@ def test_the_data_of_the_map_are_complete(ordinary: Page, annotated: Annotation,
     assert sum(label["counts"]) == 300
 
 
-def test_untrusted_texts_in_the_data_cannot_end_the_script(strange: Page) -> None:
-    meta = json.loads(strange.raw["meta"])
-    assert not re.search("[<>&\u2028\u2029]", strange.raw["meta"])
+def test_untrusted_texts_in_the_data_cannot_end_the_script(hostile_page: Page) -> None:
+    meta = json.loads(hostile_page.raw["meta"])
+    assert not re.search("[<>&\u2028\u2029]", hostile_page.raw["meta"])
     assert HOSTILE[1] in meta["columns"][0]["values"]
     assert HOSTILE[0] in [column["name"] for column in meta["columns"]]
     assert as_json({"a": "</script>&\u2028"}) == '{"a":"\\u003c/script\\u003e\\u0026\\u2028"}'

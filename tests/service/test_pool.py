@@ -17,11 +17,11 @@ from spikgpt.service.pool import WorkerPool
 from spikgpt.service.refusals import Kind, Refusal
 from tests.cells.conftest import endless
 from tests.service.conftest import CSV, Server, assert_labels, assert_refused, has_ended, running
-from tests.service.test_server import begin, in_background
+from tests.service.test_server import begin_request, in_background
 
 
 @pytest.fixture(scope="session")
-def hanging(few: AnnData, tmp_path_factory: pytest.TempPathFactory) -> bytes:
+def hanging_file(few: AnnData, tmp_path_factory: pytest.TempPathFactory) -> bytes:
     """Return a file on which the HDF5 library hangs."""
     path = tmp_path_factory.mktemp("cells") / "endless.h5ad"
     few.write_h5ad(path)
@@ -29,10 +29,10 @@ def hanging(few: AnnData, tmp_path_factory: pytest.TempPathFactory) -> bytes:
     return path.read_bytes()
 
 
-def test_a_worker_killed_during_a_job_costs_one_request(hanging: bytes, h5ad: bytes, expected: Annotation) -> None:
+def test_a_worker_killed_during_a_job_costs_one_request(hanging_file: bytes, h5ad: bytes, expected: Annotation) -> None:
     with running("--concurrent", 1) as server:
         (worker,) = server.workers()
-        result = in_background(lambda: httpx.post(f"{server.address}/v1/annotate", content=hanging, timeout=180))
+        result = in_background(lambda: httpx.post(f"{server.address}/v1/annotate", content=hanging_file, timeout=180))
         server.wait_until(worker.children)  # the child process that tries to open the file
         worker.kill()
         message = assert_refused(result(), 500, "WorkerDied")
@@ -43,7 +43,7 @@ def test_a_worker_killed_during_a_job_costs_one_request(hanging: bytes, h5ad: by
 
 def test_a_worker_killed_before_its_job_costs_no_request(h5ad: bytes, expected: Annotation) -> None:
     with running("--concurrent", 1) as server:
-        result = begin(server, h5ad)
+        result = begin_request(server, h5ad)
         server.workers()[0].kill()
         assert_labels(result(), expected)
         # A worker without a request is replaced too.
@@ -128,13 +128,13 @@ def test_a_request_that_takes_too_long_is_stopped(h5ad: bytes, expected: Annotat
 
 
 @pytest.mark.slow
-def test_a_file_over_which_hdf5_hangs_is_stopped(hanging: bytes) -> None:
+def test_a_file_over_which_hdf5_hangs_is_stopped(hanging_file: bytes) -> None:
     with running("--concurrent", 1, "--timeout", 5) as server:
-        assert_refused(server.annotate(hanging), 504, "LabellingTimeout")
+        assert_refused(server.annotate(hanging_file), 504, "LabellingTimeout")
         # The child process that tries to open the file has ended with its worker.
         server.wait_until(lambda: not psutil.Process(server.process.pid).children(recursive=True)[1:])
     with running("--concurrent", 1) as server:
-        assert "did not finish within" in assert_refused(server.annotate(hanging), 422, "DataError")
+        assert "did not finish within" in assert_refused(server.annotate(hanging_file), 422, "DataError")
         assert server.metric("spikgpt_workers_replaced") == 0
 
 

@@ -36,7 +36,7 @@ def in_background(function: Callable[[], httpx.Response]) -> Callable[[], httpx.
     return result
 
 
-def begin(server: Server, h5ad: bytes) -> Callable[[], httpx.Response]:
+def begin_request(server: Server, h5ad: bytes) -> Callable[[], httpx.Response]:
     """Pause the only worker and post an upload; return a function that waits for the answer."""
     (worker,) = server.workers()
     worker.suspend()
@@ -47,7 +47,7 @@ def begin(server: Server, h5ad: bytes) -> Callable[[], httpx.Response]:
 
 def test_a_signal_lets_requests_finish_and_refuses_new_ones(h5ad: bytes, expected: Annotation) -> None:
     with running("--concurrent", 1) as server:
-        result = begin(server, h5ad)
+        result = begin_request(server, h5ad)
         (worker,) = server.workers()
         server.process.send_signal(signal.SIGTERM)
         server.wait_until(lambda: server.client.get("/health").json() == {"status": "stopping"})
@@ -63,7 +63,7 @@ def test_a_signal_lets_requests_finish_and_refuses_new_ones(h5ad: bytes, expecte
 
 def test_the_time_to_finish_is_bounded(h5ad: bytes) -> None:
     with running("--concurrent", 1, "--grace", 0.5) as server:
-        result = begin(server, h5ad)
+        result = begin_request(server, h5ad)
         server.process.send_signal(signal.SIGINT)
         assert_refused(result(), 503, "Stopping")
         assert server.process.wait(120) == 0
@@ -71,7 +71,7 @@ def test_the_time_to_finish_is_bounded(h5ad: bytes) -> None:
 
 def test_a_second_signal_stops_at_once(h5ad: bytes) -> None:
     with running("--concurrent", 1) as server:
-        result = begin(server, h5ad)
+        result = begin_request(server, h5ad)
         server.process.send_signal(signal.SIGINT)
         server.wait_until(lambda: server.client.get("/health").json() == {"status": "stopping"})
         server.process.send_signal(signal.SIGINT)
@@ -89,7 +89,7 @@ def test_an_address_in_use_is_refused(run: Run) -> None:
 @pytest.mark.skipif(sys.platform != "linux", reason="of Linux alone")
 def test_workers_end_with_a_killed_server(h5ad: bytes) -> None:
     with running("--concurrent", 1) as server:
-        begin(server, h5ad)
+        begin_request(server, h5ad)
         (worker,) = server.workers()
         server.process.kill()
         server.process.wait()

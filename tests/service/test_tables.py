@@ -18,19 +18,19 @@ from spikgpt.service.refusals import Refusal
 from spikgpt.service.tables import read_json, read_parquet
 
 
-def written(path: Path, content: Any) -> Path:
+def write_json(path: Path, content: Any) -> Path:
     path.write_text(json.dumps(content))
     return path
 
 
 def test_json_becomes_cells(tmp_path: Path) -> None:
     content = {"genes": ["A", "B"], "counts": [[1, 0], [0, 2.5]], "cells": ["x", "y"], "obs": {"donor": ["1", None]}}
-    adata = read_json(written(tmp_path / "a.json", content), 2)
+    adata = read_json(write_json(tmp_path / "a.json", content), 2)
     assert adata.X.toarray().tolist() == [[1, 0], [0, 2.5]]
     assert adata.X.dtype == np.float32
     assert (list(adata.obs_names), list(adata.var_names)) == (["x", "y"], ["A", "B"])
     assert adata.obs["donor"].tolist() == ["1", None]
-    adata = read_json(written(tmp_path / "a.json", {"genes": ["A"], "counts": [[0.1]]}), 2)
+    adata = read_json(write_json(tmp_path / "a.json", {"genes": ["A"], "counts": [[0.1]]}), 2)
     assert adata.X.toarray().tolist() == [[0.1]]
     assert list(adata.obs_names) == ["0"]
 
@@ -50,11 +50,11 @@ def test_json_becomes_cells(tmp_path: Path) -> None:
 )
 def test_other_json_is_refused(content: Any, tmp_path: Path) -> None:
     with pytest.raises(DataError):
-        read_json(written(tmp_path / "a.json", content), 2)
+        read_json(write_json(tmp_path / "a.json", content), 2)
 
 
 def test_large_json_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    path = written(tmp_path / "a.json", {"genes": ["A"], "counts": [[1], [2], [3]]})
+    path = write_json(tmp_path / "a.json", {"genes": ["A"], "counts": [[1], [2], [3]]})
     with pytest.raises(Refusal, match="3 cells; expected at most 2"):
         read_json(path, 2)
     monkeypatch.setattr(tables, "LARGEST_JSON", 10)

@@ -18,7 +18,7 @@ from tests.conftest import aligned
 
 
 @contextmanager
-def largest_file(size: int) -> Iterator[None]:
+def limit_file_size(size: int) -> Iterator[None]:
     """Limit the size of files that this process writes, to simulate a full disk."""
     limits = resource.getrlimit(resource.RLIMIT_FSIZE)
     resource.setrlimit(resource.RLIMIT_FSIZE, (size, limits[1]))
@@ -35,7 +35,7 @@ def chunks(shipped: SpikGPT, few: AnnData) -> list[AlignedCells]:
     return [cells.part(slice(start, start + 50)) for start in range(0, 120, 50)]
 
 
-def filled(path: Path, chunks: list[AlignedCells]) -> ShardCache:
+def filled_cache(path: Path, chunks: list[AlignedCells]) -> ShardCache:
     cache = ShardCache(path, np.array([f"cell {row}" for row in range(120)]), np.arange(120) % 3)
     for number, chunk in enumerate(chunks):
         cache.append(50 * number, chunk)
@@ -43,7 +43,7 @@ def filled(path: Path, chunks: list[AlignedCells]) -> ShardCache:
 
 
 def test_cells_come_back_as_they_were(chunks: list[AlignedCells], tmp_path: Path) -> None:
-    cache = filled(tmp_path / "cells", chunks)
+    cache = filled_cache(tmp_path / "cells", chunks)
     assert cache.intact
     names, codes = cache.head()
     assert (names[119], codes[119]) == ("cell 119", 119 % 3)
@@ -60,7 +60,7 @@ def test_cells_come_back_as_they_were(chunks: list[AlignedCells], tmp_path: Path
 
 
 def test_a_cache_that_was_lost_or_cut_is_not_intact(chunks: list[AlignedCells], tmp_path: Path) -> None:
-    cache = filled(tmp_path / "cells", chunks)
+    cache = filled_cache(tmp_path / "cells", chunks)
     with (tmp_path / "cells").open("r+b") as file:
         file.truncate(1000)
     assert not cache.intact
@@ -72,7 +72,7 @@ def test_a_cache_that_was_lost_or_cut_is_not_intact(chunks: list[AlignedCells], 
 
 @pytest.mark.parametrize("size", [10, 20_000])
 def test_a_full_disk_loses_the_cache_only(chunks: list[AlignedCells], tmp_path: Path, size: int) -> None:
-    with largest_file(size):
-        cache = filled(tmp_path / "cells", chunks)
+    with limit_file_size(size):
+        cache = filled_cache(tmp_path / "cells", chunks)
     assert not cache.intact
     assert not list(tmp_path.iterdir())

@@ -21,7 +21,7 @@ from spikgpt.shards.manifest import MANIFEST
 from spikgpt.shards.worker import ShardJob, ShardWorker, fetch_cells, label_shard, read_shard, start_run, stop_run
 from tests.conftest import aligned
 from tests.shards.conftest import assert_same_labels
-from tests.shards.test_cache import largest_file
+from tests.shards.test_cache import limit_file_size
 
 
 @pytest.fixture
@@ -79,7 +79,7 @@ def test_a_worker_with_a_full_disk_reads_the_shard_again(
 ) -> None:
     labelled = annotate_shards(shipped, shards, tmp_path / "finished")
     name, file = "part-00000.parquet", identify(str(shards[0]))
-    with largest_file(5000):
+    with limit_file_size(5000):
         facts = read_shard("run", file, range(40))
     assert not running()._caches[file.path, 0].intact
     sha256 = sha256_of(labelled.folder / "query_model.safetensors")
@@ -89,7 +89,7 @@ def test_a_worker_with_a_full_disk_reads_the_shard_again(
     for copied in (MANIFEST, "query_model.safetensors"):
         (tmp_path / "labels" / copied).write_bytes((labelled.folder / copied).read_bytes())
     # With a full disk for the labels too, no half-written part remains.
-    with largest_file(3000), pytest.raises(DataError, match=r"shard0.h5ad: .*part-00000.parquet cannot be written"):
+    with limit_file_size(3000), pytest.raises(DataError, match=r"shard0.h5ad: .*part-00000.parquet cannot be written"):
         label_shard("run", file, range(40), *plan)
     assert not list((tmp_path / "labels").glob("*.parquet"))
     part, finished = label_shard("run", file, range(40), *plan)

@@ -1,7 +1,7 @@
 // Labels the cells of a CSV file: node annotate.mjs REFERENCE_FOLDER COUNTS.csv LABELS.csv
 //
-// The first row of COUNTS.csv names the genes (symbols or Ensembl ids) after an empty field; each further row is a cell:
-// its name, then its raw counts. Nothing of SpikGPT is used but the files of the reference and export/README.md.
+// The first row of COUNTS.csv has an empty field and the genes (symbols or Ensembl ids). Each further row has the name of a
+// cell and its raw counts. The script needs only the files of the reference; export/README.md describes them.
 
 import { createReadStream, readFileSync, renameSync, writeFileSync } from "node:fs";
 import { join } from "node:path";
@@ -19,13 +19,13 @@ const read = (name) => JSON.parse(readFileSync(join(folder, name), "utf8"));
 const labels = read("labels.json").map((row) => row.name);
 const genes = read("genes.json");
 
-// Alignment: a column belongs to the gene whose symbol or Ensembl id, without its version, it bears.
-const places = new Map();
-genes.symbols.forEach((symbol, gene) => places.set(symbol, gene));
-genes.ensembl_ids.forEach((id, gene) => id && !places.has(id) && places.set(id, gene));
-const placeOf = (name) => places.get(name) ?? places.get(name.replace(/^(ENSG\d{11})\.\d+$/, "$1")) ?? -1;
+// Alignment: match each column with the gene of the same symbol, or of the same Ensembl id without its version.
+const geneIndex = new Map();
+genes.symbols.forEach((symbol, gene) => geneIndex.set(symbol, gene));
+genes.ensembl_ids.forEach((id, gene) => id && !geneIndex.has(id) && geneIndex.set(id, gene));
+const indexOf = (name) => geneIndex.get(name) ?? geneIndex.get(name.replace(/^(ENSG\d{11})\.\d+$/, "$1")) ?? -1;
 
-// 3: errors alone; that inputs with a default can be overridden is no cause for a warning.
+// 3: log errors only, without warnings about inputs that have a default value.
 const session = await InferenceSession.create(join(folder, "onnx", "model.onnx"), { logSeverityLevel: 3 });
 const nGenes = genes.symbols.length;
 const found = new Float32Array(nGenes);
@@ -56,9 +56,9 @@ async function flush() {
 for await (const line of createInterface({ input: createReadStream(input) })) {
   const [name, ...fields] = line.split(",");
   if (!columns) {
-    columns = fields.map(placeOf);
+    columns = fields.map(indexOf);
     columns.forEach((gene) => gene >= 0 && (found[gene] = 1));
-    const share = found.reduce((sum, one) => sum + one, 0);
+    const share = found.reduce((sum, value) => sum + value, 0);
     if (share < Math.min(nGenes, Math.max(50, Math.ceil(0.1 * nGenes)))) {
       console.error(`Found ${share} of the reference's ${nGenes} genes in ${input}; it needs human gene symbols or Ensembl ids.`);
       process.exit(2);

@@ -7,7 +7,7 @@ from scipy.stats import mannwhitneyu
 from spikgpt_benchmark.methods.published.scpred import discriminating_components, kernel_width, train_svms
 
 
-def made(seed: int = 0) -> tuple[np.ndarray, np.ndarray]:
+def simulated_points(seed: int = 0) -> tuple[np.ndarray, np.ndarray]:
     """Return 90 cells of three types on 12 components, of which the first two separate the types."""
     random = np.random.default_rng(seed)
     labels = np.repeat(["a", "b", "c"], 30)
@@ -18,7 +18,7 @@ def made(seed: int = 0) -> tuple[np.ndarray, np.ndarray]:
 
 
 def test_components_are_chosen_at_a_rate_of_false_discoveries() -> None:
-    points, labels = made(3)
+    points, labels = simulated_points(3)
     points[:30, 5] += 0.6
     own = labels == "a"
     tested = [float(mannwhitneyu(points[own, at], points[~own, at]).pvalue) for at in range(12)]
@@ -44,7 +44,7 @@ def test_the_kernel_width_follows_the_distances_of_cells() -> None:
 
 
 def test_each_machine_recognises_its_type_and_no_distant_cells() -> None:
-    points, labels = made()
+    points, labels = simulated_points()
     machines = train_svms(points, labels, 0)
     queried = np.zeros((3, 12))
     queried[0, 0] = queried[1, 1] = 4

@@ -30,7 +30,7 @@ def pair() -> tuple[AnnData, AnnData]:
     return reference, AnnData(sparse.csr_matrix(np.ones((4, 3))), var=genes)
 
 
-def put(folder: Path, text: str, monkeypatch: pytest.MonkeyPatch) -> None:
+def install_rscript(folder: Path, text: str, monkeypatch: pytest.MonkeyPatch) -> None:
     program = folder / "Rscript"
     program.write_text(text)
     program.chmod(0o755)
@@ -40,7 +40,7 @@ def put(folder: Path, text: str, monkeypatch: pytest.MonkeyPatch) -> None:
 def test_a_script_receives_cells_and_returns_labels(
     pair: tuple[AnnData, AnnData], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    put(tmp_path, STAND_IN, monkeypatch)
+    install_rscript(tmp_path, STAND_IN, monkeypatch)
     cells, fields = run_script("singler.R", *pair, SETTINGS, "1")
     assert cells["label"].tolist() == ["beta cell"] * 4
     assert fields == {"train_seconds": 1.5, "predict_seconds": 2.0, "versions": {"R": "4.2", "rows": "3"}}
@@ -54,6 +54,6 @@ def test_missing_packages_and_failures_are_reported(
     tmp_path: Path,
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    put(tmp_path, f"#!/bin/sh\necho 'R has no package X: install it' >&2\nexit {code}\n", monkeypatch)
+    install_rscript(tmp_path, f"#!/bin/sh\necho 'R has no package X: install it' >&2\nexit {code}\n", monkeypatch)
     with pytest.raises(error, match="R has no package X: install it"):
         run_script("singler.R", *pair, SETTINGS)
